@@ -1,0 +1,100 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * wire.h - the frames between dsrun, agent and worker.
+ *
+ *      0        4       6       8        12
+ *      +--------+-------+-------+--------+--------------------+
+ *      | length | type  | flags | rank   | payload (length B) |   little endian
+ *      +--------+-------+-------+--------+--------------------+
+ *
+ * The first frame each side sends is HELLO.  Bytes before HELLO's magic are a
+ * login banner and are dropped, at most DS_MAX_BANNER_BYTES.  A length above
+ * DS_MAX_FRAME_BYTES or an unknown type ends the connection with -EPROTO.
+ *
+ * HELLO payload:  "DSRUN\r\n\032" | u32 protocol version | char build_id[32] | u8 nonce[16]
+ *
+ * The codec is pure: no descriptor, no clock, no allocation but the buffer's.
+ * Tests   tests/base/test_wire.c, tests/fuzz/fuzz_wire.c
+ */
+#ifndef DS_BASE_WIRE_H
+#define DS_BASE_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+
+enum { DS_WIRE_HEADER_BYTES = 12, DS_WIRE_VERSION = 1, DS_WIRE_BUILD_BYTES = 32 };
+#define DS_WIRE_NO_RANK UINT32_MAX /* the frame is about the host, not a rank */
+
+/* clang-format off */
+#define DS_WIRE_TYPES(X) \
+    X(HELLO,   1, "who speaks: protocol version, build id, nonce") \
+    X(SPEC,    2, "launcher to agent: what to start; agent to worker: the job") \
+    X(SPAWNED, 3, "agent: a rank runs; payload u32 pid") \
+    X(OUT,     4, "bytes a rank wrote to stdout") \
+    X(ERR,     5, "bytes a rank wrote to stderr") \
+    X(STORE,   6, "rendezvous key and value") \
+    X(METRIC,  7, "rank 0: one line of metrics.jsonl, a JSON object") \
+    X(EVENT,   8, "a rank or agent: one line of events.jsonl, a JSON object") \
+    X(BEAT,    9, "alive; payload u64 last step") \
+    X(SIGNAL, 10, "to ranks; payload u32 enum ds_wire_signal") \
+    X(EXIT,   11, "agent: a rank ended; payload u32 code, u32 signal, u32 flags (1: oom kill)") \
+    X(ACK,    12, "launcher to rank: everything up to your WANT_ACK frame is on disk")
+/* clang-format on */
+
+enum ds_wire_type {
+#define X(id, number, text) DS_WIRE_##id = (number),
+    DS_WIRE_TYPES(X)
+#undef X
+};
+
+enum ds_wire_flag { DS_WIRE_WANT_ACK = 1 };
+
+enum ds_wire_signal {
+    DS_SIGNAL_STOP = 1,  /* save at the next step that all ranks agree on, exit 75 */
+    DS_SIGNAL_ABORT = 2, /* another rank failed: give up waiting, exit at once */
+    DS_SIGNAL_KILL = 3,  /* agent only: SIGKILL this rank, or all for DS_WIRE_NO_RANK */
+};
+
+struct ds_frame {
+    uint16_t type;  /* enum ds_wire_type */
+    uint16_t flags; /* enum ds_wire_flag, or'ed */
+    uint32_t rank;  /* global rank or DS_WIRE_NO_RANK */
+    const void *payload; /* borrowed from the bytes decoded */
+    uint32_t len;
+};
+
+/* Append one frame.  -EMSGSIZE above DS_MAX_FRAME_BYTES, else as ds_buf_put(). */
+int ds_wire_encode(struct ds_buf *out, const struct ds_frame *frame);
+
+/* Look for one frame at the start of `bytes`.  1: `*frame` is set and `*used` bytes are
+ * consumed; 0: more bytes are needed; -EPROTO: `bytes` cannot be the start of a frame. */
+int ds_wire_decode(const void *bytes, size_t len, struct ds_frame *frame, size_t *used,
+                   struct ds_error *err) DS_NODISCARD;
+
+/* Offset of the HELLO frame in what a login may have printed before it: >= 0; -EAGAIN: not
+ * there yet; -EPROTO: not within DS_MAX_BANNER_BYTES. */
+long ds_wire_find_hello(const void *bytes, size_t len);
+
+struct ds_hello {
+    uint32_t version;
+    char build_id[DS_WIRE_BUILD_BYTES + 1];
+    uint8_t nonce[16];
+};
+int ds_wire_put_hello(struct ds_buf *out, const struct ds_hello *hello);
+int ds_wire_get_hello(const struct ds_frame *frame, struct ds_hello *hello, struct ds_error *err)
+    DS_NODISCARD;
+
+/* "HELLO", ...; NULL for an unknown type. */
+const char *ds_wire_type_name(uint16_t type);
+
+/* Little-endian scalars in payloads. */
+void ds_put_u32(void *at, uint32_t value);
+void ds_put_u64(void *at, uint64_t value);
+uint32_t ds_get_u32(const void *at);
+uint64_t ds_get_u64(const void *at);
+
+#endif

@@ -1,0 +1,53 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cli.h - what the command line said, and the commands that act on it.
+ *
+ * One table of options and one of commands (opt.c) give the parser, --help, shell completion and the
+ * check against the man page.  A command returns the exit code of the program; it prints its own
+ * errors with ds_log().
+ *
+ * Tests   tests/cli/
+ */
+#ifndef DS_CLI_CLI_H
+#define DS_CLI_CLI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum ds_color { DS_COLOR_AUTO, DS_COLOR_ALWAYS, DS_COLOR_NEVER };
+enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_SLURM };
+
+struct ds_cli { /* borrowed from argv; plain data */
+    const char *command;
+    const char *hostfile, *include, *exclude, *run_dir, *dtype;
+    uint64_t nodes, slots;            /* 0: not given */
+    int64_t restarts;                 /* -1: not given */
+    double grace_s, start_timeout_s;  /* < 0: not given */
+    enum ds_via via;
+    enum ds_color color;
+    bool dry_run, json, quiet, verbose, schedule;
+    const char **env;                 /* NAME or NAME=VALUE */
+    size_t envs;
+    const char **arg;                 /* positional words after the command's name */
+    size_t args;
+};
+
+int ds_cmd_run(const struct ds_cli *cli);    /* cmd_run.c */
+int ds_cmd_check(const struct ds_cli *cli);  /* cmd_check.c */
+int ds_cmd_plan(const struct ds_cli *cli);   /* cmd_plan.c */
+int ds_cmd_ckpt(const struct ds_cli *cli);   /* cmd_ckpt.c: ls verify export import */
+int ds_cmd_bench(const struct ds_cli *cli);  /* cmd_bench.c: gemm */
+
+/* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts applied. */
+struct ds_job;
+int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
+    DS_NODISCARD;
+
+/* Is colour wanted on this descriptor?  --color, then NO_COLOR, TERM=dumb, isatty. */
+bool ds_cli_color(const struct ds_cli *cli, int fd);
+
+#endif

@@ -1,0 +1,272 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * op.h - the one list of operations that a backend computes.
+ *
+ * Everything a training step does to numbers is one of these.  The list gives
+ * the enum, the names, the vtable and the loop of the backend tests; adding an
+ * operation is one line here, one args struct below, one function per backend.
+ * ds_<op>() in op.c checks the arguments once, then calls the backend's slot
+ * or fails with ENOTSUP; backends may therefore assume validity.
+ *
+ * Letters   B batch, T sequence, N = B*T tokens, C hidden size, V vocabulary,
+ *           NH query heads, NK key/value heads, HS head size, F ffn size.
+ * Layout    row-major, last dimension contiguous.  Rows of activations are
+ *           dense unless a leading dimension (`ld*`, in elements) is given.
+ * Types     `act` is the type of activations (F32 or BF16); `param` that of
+ *           parameters as the step reads them (F32 or BF16; equal to `act` in
+ *           this version).  Gradients of parameters, statistics, losses and
+ *           optimizer state are always F32.  All arithmetic is in F32.
+ * +=        An `accumulate` member of true adds to the output, false
+ *           overwrites it (its old contents are not read).
+ * Bits      A result depends on the arguments and the number of threads of the
+ *           stream only, never on timing.  Everything except matmul is also
+ *           independent of the number of threads.
+ * Errors    0; -EINVAL (a shape or pointer that cannot be right: our bug),
+ *           -ENOTSUP (the backend lacks it), -EIO (device failure).
+ * Tests     tests/kernels/ (every operation, shapes with odd tails, against float64)
+ */
+#ifndef DS_KERNELS_OP_H
+#define DS_KERNELS_OP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "kernels/dtype.h"
+
+/* clang-format off */
+#define DS_OPS(X) \
+    X(MATMUL,        matmul) \
+    X(BIAS_BWD,      bias_bwd) \
+    X(EMBED_FWD,     embed_fwd) \
+    X(EMBED_BWD,     embed_bwd) \
+    X(NORM_FWD,      norm_fwd) \
+    X(NORM_BWD,      norm_bwd) \
+    X(ROPE,          rope) \
+    X(ATTENTION_FWD, attention_fwd) \
+    X(ATTENTION_BWD, attention_bwd) \
+    X(GELU_FWD,      gelu_fwd) \
+    X(GELU_BWD,      gelu_bwd) \
+    X(SWIGLU_FWD,    swiglu_fwd) \
+    X(SWIGLU_BWD,    swiglu_bwd) \
+    X(XENT,          xent) \
+    X(SUMSQ,         sumsq) \
+    X(ADAMW,         adamw) \
+    X(CAST,          cast)
+/* clang-format on */
+
+enum ds_op {
+#define X(id, fn) DS_OP_##id,
+    DS_OPS(X)
+#undef X
+    DS_OP_COUNT
+};
+
+/* D[m,n] = op(A)[m,k] op(B)[k,n] + (C ? C : 0) + (bias ? bias : 0).
+ * op(A) is A stored [m,k], or with trans_a A stored [k,m]; likewise B [k,n] / [n,k].
+ * C has D's type and may be D itself (accumulate) or another matrix (a residual). */
+struct ds_matmul_args {
+    size_t m, n, k;
+    bool trans_a, trans_b;
+    enum ds_dtype in_type;  /* of A and B */
+    enum ds_dtype out_type; /* of C and D: in_type or F32 */
+    const void *a, *b;
+    size_t lda, ldb;
+    const void *c;
+    size_t ldc;
+    void *d;
+    size_t ldd;
+    const void *bias; /* [n] of in_type, or NULL */
+};
+
+/* dbias[n] (+)= sum over rows of dy[rows,n].  dbias F32. */
+struct ds_bias_bwd_args {
+    size_t rows, n;
+    enum ds_dtype act;
+    const void *dy;
+    float *dbias;
+    bool accumulate;
+};
+
+/* out[b,t,:] = wte[ids[b,t],:] + (wpe ? wpe[t,:] : 0).  0 <= ids < vocab is the caller's duty
+ * (the loader checks every token); a backend must not read outside wte even so. */
+struct ds_embed_fwd_args {
+    size_t batch, seq, channels, vocab;
+    enum ds_dtype act, param;
+    const int32_t *ids; /* [B,T], stride `ids_ld` between sequences */
+    size_t ids_ld;
+    const void *wte; /* [V,C] */
+    const void *wpe; /* [>=T,C] or NULL */
+    void *out;       /* [B,T,C] */
+};
+
+/* dwte[id,:] (+)= dout, dwpe[t,:] (+)= sum over batch; tokens in order, so the bits are fixed.
+ * Without accumulate all of dwte [V,C] and the first T rows of dwpe are overwritten; rows of
+ * dwpe from `seq` to `positions` are zeroed. */
+struct ds_embed_bwd_args {
+    size_t batch, seq, channels, vocab, positions;
+    enum ds_dtype act;
+    const int32_t *ids;
+    size_t ids_ld;
+    const void *dout;
+    float *dwte, *dwpe; /* dwpe NULL when there are no learned positions */
+    bool accumulate_wte, accumulate_wpe;
+};
+
+/* kind LAYER: y = (x - mean) * rstd * weight + bias;  RMS: y = x * rstd * weight.
+ * rstd = 1 / sqrt(var + eps), var over the row (RMS: mean of squares). */
+enum ds_norm_kind { DS_NORM_LAYER, DS_NORM_RMS };
+struct ds_norm_fwd_args {
+    size_t rows, channels;
+    enum ds_norm_kind kind;
+    float eps;
+    enum ds_dtype act, param;
+    const void *x;            /* [rows,C] */
+    const void *weight, *bias; /* [C]; bias NULL for RMS */
+    void *y;                  /* [rows,C] */
+    float *mean, *rstd;       /* [rows]; mean NULL for RMS */
+};
+
+/* dx = (dres ? dres : 0) + gradient through the norm; dx may be dres. */
+struct ds_norm_bwd_args {
+    size_t rows, channels;
+    enum ds_norm_kind kind;
+    enum ds_dtype act, param;
+    const void *dy, *x, *weight;
+    const float *mean, *rstd;
+    const void *dres;
+    void *dx;
+    float *dweight, *dbias; /* dbias NULL for RMS */
+    bool accumulate;        /* of dweight and dbias */
+};
+
+/* Rotate pairs (i, i + HS/2) of each head of x in place by position * theta^(-2i/HS);
+ * `inverse` rotates back (the backward pass).  x is [B,T,heads,HS] inside rows of `ld` elements:
+ * for a packed qkv row, heads = NH + NK and ld = (NH + 2 NK) * HS. */
+struct ds_rope_args {
+    size_t batch, seq, heads, head_size, ld;
+    enum ds_dtype act;
+    float theta;
+    bool inverse;
+    void *x;
+};
+
+/* Causal attention over packed rows qkv[b,t] = [NH*HS queries | NK*HS keys | NK*HS values],
+ * query head h uses key/value head h / (NH/NK).  out [B,T,NH,HS]; lse[b,h,t] = log of the sum of
+ * exp(scale * q k) over the visible keys, kept for the backward pass.  Never stores T x T. */
+struct ds_attention_fwd_args {
+    size_t batch, seq, heads, kv_heads, head_size;
+    enum ds_dtype act;
+    float scale; /* 1 / sqrt(HS) */
+    const void *qkv;
+    void *out;
+    float *lse; /* [B,NH,T] */
+};
+
+/* dqkv (all of it is written) from dout, and what the forward pass read and wrote. */
+struct ds_attention_bwd_args {
+    size_t batch, seq, heads, kv_heads, head_size;
+    enum ds_dtype act;
+    float scale;
+    const void *qkv, *out, *dout;
+    const float *lse;
+    void *dqkv;
+};
+
+/* y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), n elements. */
+struct ds_gelu_fwd_args {
+    size_t n;
+    enum ds_dtype act;
+    const void *x;
+    void *y;
+};
+/* dx = dy * gelu'(x); dx may be dy. */
+struct ds_gelu_bwd_args {
+    size_t n;
+    enum ds_dtype act;
+    const void *x, *dy;
+    void *dx;
+};
+
+/* y[r,f] = silu(gate) * up with x[r] = [F gates | F ups]. */
+struct ds_swiglu_fwd_args {
+    size_t rows, ffn;
+    enum ds_dtype act;
+    const void *x; /* [rows,2F] */
+    void *y;       /* [rows,F] */
+};
+struct ds_swiglu_bwd_args {
+    size_t rows, ffn;
+    enum ds_dtype act;
+    const void *x, *dy;
+    void *dx; /* [rows,2F]; may be x */
+};
+
+/* Softmax cross-entropy on a chunk of rows: losses[r] = log sum exp(logits[r]) - logits[r][target],
+ * in nats.  With dlogits: (softmax - onehot) * grad_scale of type `act`; it may be the logits' own
+ * memory when act is F32.  logits are F32 [rows, ld]. */
+struct ds_xent_args {
+    size_t rows, vocab;
+    enum ds_dtype act;
+    const float *logits;
+    size_t ld; /* of logits; dlogits has ld `dld` */
+    const int32_t *targets; /* [rows] */
+    float *losses;          /* [rows] */
+    void *dlogits;          /* or NULL: loss only */
+    size_t dld;
+    float grad_scale;
+};
+
+/* *sum = sum of squares of x[n] in double over fixed chunks of DS_SUMSQ_CHUNK, chunk sums added
+ * in order; *nonfinite = how many elements are NaN or infinite (they do not enter the sum). */
+enum { DS_SUMSQ_CHUNK = 16384 };
+struct ds_sumsq_args {
+    size_t n;
+    const float *x;
+    double *sum;
+    uint64_t *nonfinite;
+};
+
+/* AdamW with decoupled decay, one pass: g = grad * grad_scale; m, v updated; then
+ * p = p - lr * weight_decay * p - lr * (m / bias1) / (sqrt(v / bias2) + eps)
+ * with bias1 = 1 - beta1^t, bias2 = 1 - beta2^t for the t-th update, t from 1 (given by the caller
+ * in double).  When p_low is given the new p is also written there, rounded to BF16. */
+struct ds_adamw_args {
+    size_t n;
+    float *p, *m, *v;
+    const float *grad;
+    ds_bf16 *p_low; /* or NULL */
+    float lr, beta1, beta2, eps, weight_decay, grad_scale;
+    double bias1, bias2;
+};
+
+/* n elements from one type to another (F32 <-> BF16, or the same). */
+struct ds_cast_args {
+    size_t n;
+    enum ds_dtype from, to;
+    const void *x;
+    void *y;
+};
+
+struct ds_stream; /* where operations run; kernels/device.h */
+
+/* One const instance per backend; a NULL slot means ENOTSUP. */
+struct ds_kernels {
+    const char *name;
+#define X(id, fn) int (*fn)(const struct ds_##fn##_args *, struct ds_stream *, struct ds_error *);
+    DS_OPS(X)
+#undef X
+};
+
+/* The checked entries: int ds_matmul(const struct ds_matmul_args *, struct ds_stream *, err), ... */
+#define X(id, fn) \
+    int ds_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream, struct ds_error *err) \
+        DS_NODISCARD;
+DS_OPS(X)
+#undef X
+
+const char *ds_op_name(enum ds_op op);
+
+#endif

@@ -1,0 +1,31 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * scratch.h - how much scratch memory the CPU backend needs for a set of shapes.
+ *
+ * Pure arithmetic, linked into the planner as well, so that the memory is in
+ * the plan before it is allocated.
+ */
+#ifndef DS_KERNELS_SCRATCH_H
+#define DS_KERNELS_SCRATCH_H
+
+#include <stddef.h>
+
+#include "kernels/dtype.h"
+
+struct ds_scratch_query {
+    unsigned threads;
+    enum ds_dtype act;
+    size_t rows;       /* B*T of a micro-batch */
+    size_t seq;        /* T */
+    size_t hidden;     /* C */
+    size_t heads, kv_heads, head_size;
+    size_t ffn_in;     /* widest output row of a block: 2F for SwiGLU, F for GELU, (NH+2NK)*HS ... */
+    size_t vocab;
+    size_t logit_rows; /* rows of one classifier chunk */
+};
+
+/* Upper bound over all operations of a step with these shapes. */
+size_t ds_scratch_bytes(const struct ds_scratch_query *query);
+
+#endif

@@ -1,0 +1,46 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * spec.h - what an agent is told to start: bytes in one SPEC frame.
+ *
+ * The launcher knows nothing of training: `blob` is handed to each rank as the first frame on its
+ * link, unread.  Every string travels with its length; nothing is ever quoted or given to a shell.
+ *
+ * The agent sets for every rank: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, NODE_RANK,
+ * DSRUN_CORES, and when `link` is set DSRUN_LINK_FD and DSRUN_SHM_FD; then `env` ("NAME=VALUE",
+ * later wins) on top of the agent's own environment.
+ *
+ * Tests   tests/launcher/test_spec.c, tests/fuzz/fuzz_spec.c
+ */
+#ifndef DS_LAUNCHER_SPEC_H
+#define DS_LAUNCHER_SPEC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/error.h"
+
+struct ds_spec {
+    uint32_t world, first_rank, ranks; /* ranks on this host: first_rank .. first_rank+ranks-1 */
+    uint32_t node, nodes;
+    uint32_t threads;   /* cores per rank; 0: the host's allowed cores / ranks */
+    uint32_t grace_ms;  /* between TERM and KILL */
+    bool link;          /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
+    const char *cwd;    /* "" keeps the agent's */
+    size_t argc, envc;
+    const char **argv, **env; /* argv[0] "dsrun-worker": the one beside the agent's own binary */
+    const void *blob;
+    size_t blob_bytes;
+};
+
+int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_error *err)
+    DS_NODISCARD;
+
+/* Strings and arrays live in `arena`; blob is borrowed from `bytes`.  -EPROTO malformed. */
+int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct ds_spec *spec,
+                   struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,111 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * ckpt.h - checkpoints: a folder per step, safetensors parts and a manifest.
+ *
+ *   checkpoints/step-00000100/manifest.json
+ *                             weights-00001-of-00002.safetensors   Hugging Face names, F32 master
+ *                             optim-00001-of-00002.safetensors     exp_avg.<name>, exp_avg_sq.<name>
+ *   checkpoints/latest -> step-00000100
+ *
+ * The manifest maps ranges of global tensors to ranges of files, with an XXH3-64 of every range.
+ * Files are numbered by part, never by rank: any number of ranks loads them by range reads.
+ * A save builds the folder under a temporary name beside its final one; parts are written and
+ * fsynced, then the manifest (write, fsync, rename), then the folder is renamed and `latest`
+ * swapped.  A crash at any point leaves the previous checkpoint whole.
+ *
+ * Errors  EBADMSG damaged: the text names the file and the tensor; ENOENT; ENOSPC; EINVAL the
+ *         checkpoint does not fit the model (tensor missing, other shape).
+ * Tests   tests/ckpt/, tests/fuzz/fuzz_safetensors.c
+ */
+#ifndef DS_RUNTIME_CKPT_H
+#define DS_RUNTIME_CKPT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "kernels/dtype.h"
+#include "runtime/job.h"
+
+/* One tensor as the runtime holds it.  Borrowed memory; data may be any of the arenas. */
+struct ds_ckpt_tensor {
+    char name[DS_MAX_TENSOR_NAME + 1];
+    enum ds_dtype dtype; /* F32 for everything saved in this version */
+    unsigned ndim;
+    uint64_t shape[DS_MAX_TENSOR_DIMS];
+    void *data; /* whole tensor, row-major */
+};
+
+/* What a run must know to go on; small, human-readable, in the manifest. */
+struct ds_ckpt_state {
+    uint64_t step;      /* updates made */
+    uint64_t samples;   /* sequences consumed: the next position of the data order */
+    uint64_t tokens;
+    uint64_t skipped;   /* updates skipped by the guard so far */
+    uint64_t seed;
+    uint64_t job_digest;
+    struct ds_model_shape shape;
+    unsigned world; /* of the run that saved; information only */
+};
+
+/* Collective: all ranks call it with the same tensors; rank r writes the tensors of part r
+ * (balanced by bytes), rank 0 commits.  `barrier` is called between the phases; `before_commit`
+ * (may be NULL) on rank 0 just before the folder gets its final name; either may fail and ends
+ * the save.  Then removes checkpoints beyond the newest `keep` (never the one just made). */
+struct ds_ckpt_save_args {
+    const char *run_dir;
+    struct ds_ckpt_state state;
+    const struct ds_ckpt_tensor *weights, *moments; /* moments: exp_avg and exp_avg_sq, named so */
+    size_t n_weights, n_moments;
+    unsigned rank, world;
+    uint64_t keep;
+    int (*barrier)(void *user, struct ds_error *err);
+    int (*before_commit)(void *user, struct ds_error *err);
+    void *user;
+};
+int ds_ckpt_save(const struct ds_ckpt_save_args *args, struct ds_error *err) DS_NODISCARD;
+
+/* Fill the data of every tensor given from the checkpoint folder `path`, checking every range read
+ * against its checksum.  Tensors not asked for are not read.  n_moments 0: weights only. */
+int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
+                 size_t n_weights, struct ds_ckpt_tensor *moments, size_t n_moments,
+                 struct ds_error *err) DS_NODISCARD;
+
+/* Read the manifest alone (sizes of files checked, bytes not). */
+int ds_ckpt_peek(const char *path, struct ds_ckpt_state *state, struct ds_error *err)
+    DS_NODISCARD;
+
+/* Read every byte, compare every checksum. */
+int ds_ckpt_verify(const char *path, struct ds_error *err) DS_NODISCARD;
+
+/* Folders of `run_dir`/checkpoints, newest step first; names like "step-00000100". */
+struct ds_ckpt_list {
+    size_t count;
+    struct ds_ckpt_entry {
+        uint64_t step;
+        char name[32];
+    } *entry;
+};
+int ds_ckpt_list(const char *run_dir, struct ds_ckpt_list *list, struct ds_error *err)
+    DS_NODISCARD;
+void ds_ckpt_list_release(struct ds_ckpt_list *list);
+
+/* CKPT of the command line: a step folder as it is, or a run directory's latest.  out[DS_MAX_PATH]. */
+int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISCARD;
+
+/* Initial weights from a Hugging Face folder (model.safetensors, or shards with an index; F32, BF16
+ * and F16 are widened to F32).  Names with or without the "transformer." prefix; buffers such as
+ * attn.bias and a tied lm_head.weight are ignored; anything else missing or extra is an error. */
+int ds_hf_load(const char *dir, const struct ds_model_shape *shape,
+               struct ds_ckpt_tensor *weights, size_t n_weights, struct ds_error *err)
+    DS_NODISCARD;
+
+/* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16. */
+int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype, struct ds_error *err)
+    DS_NODISCARD;
+int ds_hf_import(const char *hf_dir, const char *ckpt, struct ds_error *err) DS_NODISCARD;
+
+#endif

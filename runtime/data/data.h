@@ -1,0 +1,54 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * data.h - samples of token ids as a pure function of (seed, position).
+ *
+ * A source is a list of memory-mapped files of one format.  Text and token
+ * streams are cut into sequences of `sequence` + 1 ids that overlap by one
+ * (sample i covers ids i*sequence .. i*sequence + sequence of its file, never
+ * across two files); `samples` are rows of a safetensors tensor `tokens` whose
+ * last dimension is `sequence` + 1.  Position p is epoch p / count, and within
+ * it sample p % count, permuted by (seed, epoch) when the order is shuffle.
+ *
+ * Formats   text    bytes are ids (vocabulary 256)
+ *           tokens  u16 little-endian ids; u32 when the file starts with the header
+ *                   or its name ends in ".u32.bin"; with llm.c's 1024-byte header
+ *                   (int32 20240520, version 1: u16; version 7: u32; count)
+ *           samples safetensors, I32 / I64 / U16
+ *           auto    by extension: .safetensors samples, .bin tokens, else text
+ * Errors    ENOENT no file matches, EINVAL too short or wrong shape, EBADMSG damaged file
+ *           or an id outside the vocabulary: the text names file and byte offset.
+ * Tests     tests/data/, tests/fuzz/fuzz_tokens.c
+ */
+#ifndef DS_RUNTIME_DATA_H
+#define DS_RUNTIME_DATA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "runtime/job.h"
+
+struct ds_data;
+
+struct ds_data_args {
+    const char *what;               /* "data.train", for messages */
+    const struct ds_strings *paths; /* files or globs, expanded in order, each glob sorted */
+    enum ds_data_format format;
+    enum ds_data_order order;
+    uint64_t sequence, vocab, seed;
+};
+
+int ds_data_open(struct ds_data **data, const struct ds_data_args *args, struct ds_error *err)
+    DS_NODISCARD;
+void ds_data_close(struct ds_data *data);
+
+uint64_t ds_data_samples(const struct ds_data *data); /* per epoch, >= 1 */
+uint64_t ds_data_tokens(const struct ds_data *data);  /* ids in all files */
+size_t ds_data_files(const struct ds_data *data);
+
+/* ids[sequence + 1] of the sample at `position` (counts on over epochs).  Allocates nothing. */
+int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids,
+                 struct ds_error *err) DS_NODISCARD;
+
+#endif

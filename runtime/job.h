@@ -1,0 +1,146 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * job.h - the job file: one key table gives parser, defaults, bounds, help and man page.
+ *
+ * A job is read from YAML text, then overridden by key=value words, then
+ * checked as a whole (ds_job_resolve()).  After that every field is final:
+ * no "auto" is left that the job alone can decide.
+ *
+ * Owner   all strings and lists live in job->arena; ds_job_release() frees.
+ * Errors  EINVAL with "file:line:column: what is wrong, what would be right".
+ * Man     dsrun-job(5), generated from the same table.
+ * Tests   tests/job/, tests/fuzz/fuzz_job.c
+ */
+#ifndef DS_RUNTIME_JOB_H
+#define DS_RUNTIME_JOB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/limits.h"
+
+enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA };
+enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
+enum ds_data_order { DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
+enum ds_schedule_kind {
+    DS_SCHEDULE_CONSTANT, DS_SCHEDULE_LINEAR, DS_SCHEDULE_COSINE, DS_SCHEDULE_WSD
+};
+enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16 }; /* fp16 is refused for now */
+enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL };
+enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
+enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
+enum ds_sink { DS_SINK_CONSOLE = 1, DS_SINK_JSONL = 2, DS_SINK_CSV = 4 }; /* or'ed */
+
+struct ds_strings { /* a list of strings; item[] in the job's arena */
+    size_t count;
+    const char **item;
+};
+
+/* The model's shape, whichever of job file and config.json it came from.  Plain data. */
+struct ds_model_shape {
+    enum ds_arch arch;
+    uint64_t layers, hidden, heads, kv_heads, head_size, ffn, vocab, context;
+    bool tie_embeddings;
+    double norm_eps, rope_theta;
+};
+
+struct ds_job {
+    struct ds_arena arena;
+    const char *name;
+    uint64_t seed;
+    const char *run_dir;
+    struct {
+        struct ds_model_shape shape; /* filled by ds_job_resolve() or from config.json */
+        double init_std;
+        const char *init_from; /* Hugging Face folder, or NULL: random */
+    } model;
+    struct {
+        struct ds_strings train, valid; /* paths or globs, as written */
+        enum ds_data_format format;
+        enum ds_data_order order;
+        const char *tokenizer; /* "bytes" */
+    } data;
+    struct {
+        uint64_t steps, global_batch, micro_batch, sequence;
+    } train;
+    struct {
+        const char *name; /* "adamw" */
+        double lr, beta1, beta2, eps, weight_decay, clip;
+    } optim;
+    struct {
+        enum ds_schedule_kind kind;
+        uint64_t warmup, steps;
+        double min_lr;
+    } schedule;
+    struct {
+        enum ds_compute compute;
+    } precision;
+    struct {
+        uint64_t data; /* 0: auto, all ranks */
+    } parallel;
+    struct {
+        uint64_t stage;     /* 0 in this version */
+        uint64_t bucket_mb; /* 0: auto */
+    } zero;
+    struct {
+        enum ds_recompute recompute;
+    } activation;
+    struct {
+        uint64_t every, keep;
+        const char *resume; /* "auto", "never", or a path to a checkpoint or run directory */
+    } checkpoint;
+    struct {
+        uint64_t every, batches;
+    } eval;
+    struct {
+        uint64_t every;
+        unsigned sinks; /* enum ds_sink */
+    } log;
+    struct {
+        enum ds_guard nonfinite;
+        uint64_t max_skips;
+    } guard;
+    struct {
+        enum ds_device_kind device;
+        uint64_t slots, threads; /* 0: auto */
+        uint64_t restarts;
+        struct ds_strings env; /* "NAME=VALUE" */
+    } launch;
+};
+
+void ds_job_init(struct ds_job *job);
+void ds_job_release(struct ds_job *job);
+
+/* Parse job text; `name` is what error positions show (the path).  Then apply `overrides`
+ * ("train.steps=10"; their errors say "override 'train.steps=10'").  Checks every key by itself
+ * and the job as a whole, except what needs files or the number of ranks. */
+int ds_job_parse(struct ds_job *job, const char *name, const void *text, size_t len,
+                 const char *const *overrides, size_t n_overrides, struct ds_error *err)
+    DS_NODISCARD;
+
+/* Read `path` (at most DS_MAX_YAML_BYTES) and parse it. */
+int ds_job_load(struct ds_job *job, const char *path, const char *const *overrides,
+                size_t n_overrides, struct ds_error *err) DS_NODISCARD;
+
+/* What depends on the number of ranks: global_batch divisible by ranks x micro_batch (the message
+ * lists values that would do). */
+int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err)
+    DS_NODISCARD;
+
+/* The resolved job as YAML text that ds_job_parse() reads back to an equal job. */
+int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err) DS_NODISCARD;
+
+/* 64-bit digest of everything that decides the bits of a run (not run_dir, log, launch.env ...). */
+uint64_t ds_job_digest(const struct ds_job *job);
+
+/* Model shape from a Hugging Face config.json in `dir` (runtime/ckpt/hf.c); used by the loader of
+ * jobs with model.init.from. -ENOENT, -EBADMSG, -ENOTSUP with the key that is not supported. */
+int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)
+    DS_NODISCARD;
+
+#endif

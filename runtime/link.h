@@ -1,0 +1,49 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * link.h - a worker's line to its agent: frames over an inherited socket.
+ *
+ * The agent starts a rank with the environment of launcher/spec.h (RANK, WORLD_SIZE, LOCAL_RANK,
+ * LOCAL_WORLD_SIZE, ...) and, for a dsrun-worker, DSRUN_LINK_FD (a stream socket, frames of
+ * base/wire.h both ways), DSRUN_SHM_FD (an empty memfd shared by the ranks of the host) and
+ * DSRUN_CORES ("0-3,8": the cores of this rank).  The first frame from the agent is SPEC, whose
+ * payload is the launcher's opaque blob; for a training job that is runtime/spec.h's text.
+ *
+ * One thread of the worker reads: SIGNAL(STOP) sets a flag, SIGNAL(ABORT) or the end of the line
+ * calls `on_abort` once, ACK wakes ds_link_flush().  Writing is done under a lock by any thread.
+ * SIGTERM and SIGINT of the process count as SIGNAL(STOP).
+ *
+ * Tests   tests/engine/test_link.c
+ */
+#ifndef DS_RUNTIME_LINK_H
+#define DS_RUNTIME_LINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+
+struct ds_link;
+
+/* `fd` is taken.  Waits for the SPEC frame and appends its payload to `spec`. */
+int ds_link_open(struct ds_link **link, int fd, uint32_t rank, struct ds_buf *spec,
+                 struct ds_error *err) DS_NODISCARD;
+void ds_link_close(struct ds_link *link);
+
+/* Called once, from the reading thread, when the job is over for this rank. */
+void ds_link_on_abort(struct ds_link *link, void (*on_abort)(void *user), void *user);
+
+/* One JSON object as text; it becomes a line of metrics.jsonl / events.jsonl. */
+int ds_link_metric(struct ds_link *link, const char *json, struct ds_error *err) DS_NODISCARD;
+int ds_link_event(struct ds_link *link, const char *json, struct ds_error *err) DS_NODISCARD;
+int ds_link_beat(struct ds_link *link, uint64_t step, struct ds_error *err) DS_NODISCARD;
+
+/* Wait until the launcher has on disk everything sent so far.  -ECANCELED when the line ends. */
+int ds_link_flush(struct ds_link *link, struct ds_error *err) DS_NODISCARD;
+
+/* Was a stop asked for (frame or signal)?  Cheap; from any thread. */
+bool ds_link_stop_requested(const struct ds_link *link);
+
+#endif

@@ -1,0 +1,67 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * model.h - which parameters a model has: pure tables, no memory, no arithmetic on weights.
+ *
+ * A model is a line of blocks: block 0 the embedding, 1 .. layers the transformer layers, the last
+ * one the head (final norm, classifier, loss).  Parameters are listed block by block, with the names
+ * and layouts of the family's Hugging Face checkpoints, so a checkpoint needs no conversion: GPT-2's
+ * matrices are [in, out], Llama's [out, in].  A tied head has no tensor of its own.
+ *
+ * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM.
+ * Tests   tests/plan/test_model.c
+ */
+#ifndef DS_RUNTIME_MODEL_H
+#define DS_RUNTIME_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "runtime/job.h"
+
+/* What a parameter is for; the same roles in every family.  */
+enum ds_role {
+    DS_ROLE_WTE, DS_ROLE_WPE,
+    DS_ROLE_NORM1_W, DS_ROLE_NORM1_B,
+    DS_ROLE_QKV_W, DS_ROLE_QKV_B,               /* gpt2: one packed matrix */
+    DS_ROLE_Q_W, DS_ROLE_K_W, DS_ROLE_V_W,      /* llama: adjacent, used as one [q+k+v, C] matrix */
+    DS_ROLE_PROJ_W, DS_ROLE_PROJ_B,
+    DS_ROLE_NORM2_W, DS_ROLE_NORM2_B,
+    DS_ROLE_FC_W, DS_ROLE_FC_B,                 /* gpt2 */
+    DS_ROLE_GATE_W, DS_ROLE_UP_W,               /* llama: adjacent, used as one [2F, C] matrix */
+    DS_ROLE_DOWN_W, DS_ROLE_DOWN_B,
+    DS_ROLE_NORMF_W, DS_ROLE_NORMF_B,
+    DS_ROLE_HEAD_W,
+    DS_ROLE_COUNT
+};
+
+enum ds_init { DS_INIT_NORMAL, DS_INIT_NORMAL_RESIDUAL, DS_INIT_ZERO, DS_INIT_ONE };
+
+struct ds_param {
+    char name[DS_MAX_TENSOR_NAME + 1]; /* "transformer.h.0.attn.c_attn.weight" */
+    unsigned block;
+    enum ds_role role;
+    unsigned ndim; /* 1 or 2 */
+    uint64_t shape[2];
+    uint64_t elems;
+    enum ds_init init; /* NORMAL_RESIDUAL: std / sqrt(2 * layers), GPT-2's rule for output projections */
+};
+
+/* How many parameters tensors the model has, and the i-th of them (i < count). */
+size_t ds_model_param_count(const struct ds_model_shape *shape);
+void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_param *param);
+
+unsigned ds_model_blocks(const struct ds_model_shape *shape); /* layers + 2 */
+uint64_t ds_model_elems(const struct ds_model_shape *shape);  /* of all parameters */
+
+/* FLOPs of one trained token, forward and backward: 6 N + 6 L C T (llm.c's convention: causal
+ * attention counted once, the embedding counted when tied). */
+double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence);
+
+/* head_size = hidden / heads, kv_heads | heads, even head_size for rotary positions, ... */
+int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,21 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * optim.h - learning rate and clipping as pure functions of the step.
+ *
+ * Tests   tests/engine/test_optim.c
+ */
+#ifndef DS_RUNTIME_OPTIM_H
+#define DS_RUNTIME_OPTIM_H
+
+#include <stdint.h>
+
+#include "runtime/job.h"
+
+/* Learning rate of update `step` (from 0), dsrun-job(5) SCHEDULE. */
+double ds_optim_lr(const struct ds_job *job, uint64_t step);
+
+/* clip / (norm + 1e-6) when that is below 1, else 1; 1 when clip is 0. */
+double ds_optim_clip_scale(double norm, double clip);
+
+#endif

@@ -1,0 +1,35 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * spec.h (runtime) - what dsrun tells every worker: run directory, launch facts, the resolved job.
+ *
+ * Text, so that it can be read in a log:
+ *     dsrun-job 1
+ *     run_dir /abs/path            where checkpoints are (absolute)
+ *     cwd /abs/path                what relative data paths are relative to
+ *     attempt 0                    0 for the first start, then 1, 2, ... for restarts
+ *     (empty line)
+ *     resolved job YAML
+ *
+ * Tests   tests/engine/test_spec.c
+ */
+#ifndef DS_RUNTIME_SPEC_H
+#define DS_RUNTIME_SPEC_H
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/limits.h"
+
+struct ds_run_spec {
+    char run_dir[DS_MAX_PATH], cwd[DS_MAX_PATH];
+    unsigned attempt;
+    const char *job_text; /* borrowed from the text parsed */
+    size_t job_bytes;
+};
+
+int ds_run_spec_write(const struct ds_run_spec *spec, struct ds_buf *out, struct ds_error *err)
+    DS_NODISCARD;
+int ds_run_spec_parse(struct ds_run_spec *spec, const char *text, size_t len,
+                      struct ds_error *err) DS_NODISCARD;
+
+#endif

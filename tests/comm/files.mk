@@ -1,0 +1,4 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+TESTS_comm :=
+TESTROOMS_comm :=

@@ -18,6 +18,22 @@ static void mark_cut(char *text, size_t cap, int len)
         memcpy(text + cap - 4, "...", 4);
 }
 
+/* Put ": <more>" behind the `len` bytes of `text`, as far as it goes. */
+static void append(char text[DS_MAX_ERROR_TEXT], size_t len, const char *more)
+{
+    const char *parts[] = {": ", more};
+
+    for (size_t i = 0; i < 2; i++) {
+        size_t room = DS_MAX_ERROR_TEXT - 1 - len, want = strlen(parts[i]);
+        size_t take = want < room ? want : room;
+
+        memcpy(text + len, parts[i], take);
+        len += take;
+        text[len] = '\0';
+        mark_cut(text, DS_MAX_ERROR_TEXT, want > room ? DS_MAX_ERROR_TEXT : 0);
+    }
+}
+
 int ds_fail_at(struct ds_error *err, int code, const char *file, int line, const char *fmt, ...)
 {
     va_list args;
@@ -47,10 +63,9 @@ int ds_error_context(struct ds_error *err, int rc, const char *fmt, ...)
     va_start(args, fmt);
     len = vsnprintf(err->text, sizeof(err->text), fmt, args);
     va_end(args);
-    if (len >= 0 && (size_t)len + 8 < sizeof(err->text)) { /* else the context alone fills it */
-        size_t room = sizeof(err->text) - (size_t)len;
-        mark_cut(err->text + len, room, snprintf(err->text + len, room, ": %.1000s", was));
-    }
+    mark_cut(err->text, sizeof(err->text), len);
+    if (len >= 0 && (size_t)len < sizeof(err->text))
+        append(err->text, (size_t)len, was);
     return rc;
 }
 

@@ -45,11 +45,12 @@ int ds_fs_sync_dir(const char *path, struct ds_error *err) DS_NODISCARD;
 /* Remove a folder and what is in it (never following links); a missing one is success. */
 int ds_fs_remove_tree(const char *path, struct ds_error *err) DS_NODISCARD;
 
-/* A file mapped read-only.  Zero length: data is NULL. */
+/* A regular file mapped read-only.  Zero length: data is NULL and fd -1.  Reading what the file
+ * lost by being truncated since is a SIGBUS. */
 struct ds_map {
     const void *data;
     size_t len;
-    int fd; /* kept open; -1 when released */
+    int fd; /* kept open; the owner may close it early and set -1; -1 when released */
 };
 int ds_fs_map(const char *path, struct ds_map *map, struct ds_error *err) DS_NODISCARD;
 void ds_map_release(struct ds_map *map);

@@ -3,48 +3,62 @@
 #
 # The one make file of the graph.  Each folder lists its sources in a files.mk,
 # as SRC_<room>; a room becomes build/lib<room>.a and the programs link rooms.
+# Groups of targets that build nothing of the product stand in tools/*.mk.
+#
 # User flags (CC CFLAGS CPPFLAGS LDFLAGS LDLIBS) come last and are only added to.
+# B=DIR builds elsewhere, V=1 shows the commands, WERROR=1 makes warnings errors.
 
-B      ?= build
-CC     ?= cc
-CFLAGS ?= -O2 -g
-PREFIX ?= /usr/local
-Q      := $(if $(V),,@)
+B       ?= build
+CC      ?= cc
+Q       := $(if $(V),,@)
 VERSION := $(shell cat VERSION)
+say      = $(if $(V),,@echo "  $(1)")
 
-all: programs
+all: programs man ## build the programs and the man pages
 
 ROOMS := base ops cpu launcher job plan comm data ckpt engine cli
 include base/files.mk kernels/files.mk launcher/files.mk runtime/files.mk cli/files.mk
--include tests/*/files.mk
-
+-include $(sort $(wildcard tests/*/files.mk))
 include tools/flags.mk
 
 ALL_CPPFLAGS = -I. -D_GNU_SOURCE -DDS_VERSION='"$(VERSION)"' $(DS_CPPFLAGS) $(CPPFLAGS)
 ALL_CFLAGS   = $(DS_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS  = $(DS_LDFLAGS) $(LDFLAGS)
 
-# --- objects and archives -------------------------------------------------------------------
+# --- what must be installed -------------------------------------------------------------------
+# Groups of packages (see tools/deps), probed once per build folder.  The commands of the README
+# install what is missing; a plain `make` only names it.
+DEPS_INSTALL := demo check bench lint deps check-% coverage fuzz fuzz-% analyze hooks
+DEPS_FLAG     = $(if $(filter $(DEPS_INSTALL),$(MAKECMDGOALS)),,--check)
+
+$(B)/deps-%.ok: tools/deps
+	$(Q)mkdir -p $(@D); CC='$(CC)' tools/deps $(DEPS_FLAG) $* && touch $@
+
+deps: $(B)/deps-build.ok $(B)/deps-test.ok ## install the missing packages that build and tests need
+
+# --- objects and archives -----------------------------------------------------------------------
 OBJ_OF = $(patsubst %.c,$(B)/%.o,$(1))
 ISA    := base v3 v4
 ISA_base :=
 ISA_v3   := -march=x86-64-v3 -mprefer-vector-width=256
 ISA_v4   := -march=x86-64-v4 -mprefer-vector-width=512
 
-$(B)/flags: FORCE
-	$(Q)mkdir -p $(B); echo '$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS)' > $@
+# Rewritten only when the flags differ, so that a flag change rebuilds and nothing else does.
+$(B)/flags: FORCE | $(B)/deps-build.ok
+	$(Q)mkdir -p $(B); echo '$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS)' >$@.new; \
+	cmp -s $@.new $@ && rm -f $@.new || mv -f $@.new $@
 
 $(B)/%.o: %.c $(B)/flags
 	$(Q)mkdir -p $(@D)
-	$(if $(V),,@echo "  CC      $<")
-	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(CFLAGS_$(subst /,_,$(basename $<))) -MMD -MP -c -o $@ $<
+	$(call say,CC      $<)
+	$(Q)$(CC) $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS_$(subst /,_,$(basename $<))) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # Kernels that are compiled once per instruction set; cpuid chooses at run time.
 define isa_rule
 $(B)/%.$(1).o: %.c $(B)/flags
 	$$(Q)mkdir -p $$(@D)
-	$$(if $$(V),,@echo "  CC      $$< ($(1))")
-	$$(Q)$$(CC) $$(ALL_CPPFLAGS) -DDS_CPU_ISA=$(1) -DDS_CPU_ISA_$(1) $$(ALL_CFLAGS) $$(ISA_$(1)) $$(CFLAGS_kernels) -MMD -MP -c -o $$@ $$<
+	$$(call say,CC      $$< ($(1)))
+	$$(Q)$$(CC) $$(ALL_CPPFLAGS) -DDS_CPU_ISA=$(1) -DDS_CPU_ISA_$(1) $$(DS_CFLAGS) $$(ISA_$(1)) $$(CFLAGS_kernels) $$(CFLAGS) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach i,$(ISA),$(eval $(call isa_rule,$(i))))
 
@@ -56,10 +70,11 @@ $(B)/lib$(1).a: $$(OBJ_$(1))
 endef
 $(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))
 
-LIB = $(foreach r,$(1),$(B)/lib$(r).a)
+LIB   = $(foreach r,$(1),$(B)/lib$(r).a)
 GROUP = -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
+LINK  = $(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(GROUP)
 
-# --- programs ---------------------------------------------------------------------------------
+# --- programs -----------------------------------------------------------------------------------
 PROGRAMS := $(B)/bin/dsrun $(B)/libexec/dsrun/dsrun-agent $(B)/libexec/dsrun/dsrun-worker
 programs: $(PROGRAMS)
 
@@ -76,33 +91,56 @@ $(B)/libexec/dsrun/dsrun-worker: LIBS = $(LIBS_worker)
 
 $(PROGRAMS):
 	$(Q)mkdir -p $(@D)
-	$(if $(V),,@echo "  LINK    $@")
-	$(Q)$(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(GROUP) $(LIBS) $(LDLIBS)
+	$(call say,LINK    $@)
+	$(Q)$(LINK) $(LIBS) $(LDLIBS)
 
 -include $(B)/cli/dsrun.d $(B)/cli/agent.d $(B)/cli/worker.d
 
-# --- unit tests -------------------------------------------------------------------------------
-# tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it links
-# in TESTROOMS_<room>.
+# --- tests --------------------------------------------------------------------------------------
+# tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it
+# links in TESTROOMS_<room>.  Every executable file right under tests/e2e/ is a test that prints TAP.
 TEST_ROOMS := base kernels launcher job plan comm data ckpt engine cli
 TEST_LIBS  := -lcriterion $(LIBS_worker)
 define test_rule
-TESTBIN_$(1) := $$(patsubst %.c,$(B)/%,$$(TESTS_$(1)))
-$$(TESTBIN_$(1)): $(B)/%: $(B)/%.o $$(call LIB,$$(TESTROOMS_$(1)))
-	$$(if $$(V),,@echo "  LINK    $$@")
-	$$(Q)$$(CC) $$(ALL_CFLAGS) -pie $$(ALL_LDFLAGS) -o $$@ $$(filter %.o,$$^) $$(GROUP) $$(TEST_LIBS) $$(LDLIBS)
-check-$(1): $$(TESTBIN_$(1)) programs
-	$$(Q)tests/run $$(TESTBIN_$(1))
+TESTBIN_$(1) := $$(patsubst %.c,$$(B)/%,$$(TESTS_$(1)))
+$$(TESTBIN_$(1):=.o): | $(B)/deps-test.ok
+$$(TESTBIN_$(1)): $$(B)/%: $$(B)/%.o $$(call LIB,$$(TESTROOMS_$(1)))
+	$$(call say,LINK    $$@)
+	$$(Q)$$(LINK) $$(TEST_LIBS) $$(LDLIBS)
+check-$(1): $$(TESTBIN_$(1))
+	$$(Q)B='$$(B)' tests/run $$(TESTBIN_$(1))
 -include $$(addsuffix .d,$$(TESTBIN_$(1)))
 endef
 $(foreach r,$(TEST_ROOMS),$(eval $(call test_rule,$(r))))
-ALL_TESTBIN := $(foreach r,$(TEST_ROOMS),$(TESTBIN_$(r)))
+
+ALL_TESTBIN := $(foreach r,$(TEST_ROOMS),$(TESTBIN_$(r))) \
+    $(foreach f,$(FUZZ),$(B)/tests/fuzz/replay_$(f))
+E2E         := $(sort $(shell find tests/e2e -maxdepth 1 -type f -perm -u+x 2>/dev/null))
+
 tests: $(ALL_TESTBIN)
 
-clean:
+check: all tests ## build everything, run every test; last line: N passed, N failed, N skipped
+	$(Q)B='$(B)' tests/run $(ALL_TESTBIN) $(E2E)
+
+check-unit: all tests ## the unit tests only
+	$(Q)B='$(B)' tests/run $(ALL_TESTBIN)
+
+check-e2e: all | $(B)/deps-test.ok ## the end-to-end tests only
+	$(Q)B='$(B)' tests/run $(E2E)
+
+demo: all ## train the small model of examples/tiny-gpt on this project's own text, 2 ranks
+	$(B)/bin/dsrun examples/tiny-gpt/train.yaml
+
+clean: ## remove the build folder
 	rm -rf $(B)
 
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+include tools/install.mk tools/lint.mk tools/sanitize.mk
+-include man/rules.mk bench/rules.mk tests/fuzz/rules.mk
+
 FORCE:
-.PHONY: all programs tests clean FORCE
+.PHONY: all programs deps tests check check-unit check-e2e demo man clean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -1,0 +1,7 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# The fuzz targets and the rooms each one links; one line per target, see rules.mk.
+FUZZ :=
+# FUZZ += wire
+# FUZZROOMS_wire := base

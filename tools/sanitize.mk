@@ -1,0 +1,53 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# What runs the tests under instruments, each in its own build folder.
+#
+# Criterion passes a test whose process leaked or whose sanitizer only printed; so reports go to
+# files, and tools/sanitized fails when there is one.  A self-test first proves, with seeded defects,
+# that the gate can go red.
+
+check-asan: | $(B)/deps-test.ok ## every test under AddressSanitizer, LeakSanitizer and UBSan
+	$(Q)$(MAKE) B=$(B)/asan SAN=address,undefined CFLAGS='-O1 -g' sanitized-check
+
+check-ubsan: check-asan
+
+sanitized-check: all tests sanitized-selftest
+	$(Q)B='$(B)' TEST_TIMEOUT=1800 tools/sanitized $(B)/reports tests/run $(ALL_TESTBIN) $(E2E)
+
+# One program per defect; the gate must refuse each of them.
+SEEDED := $(patsubst tests/seeded/%.c,$(B)/tests/seeded/%,$(sort $(wildcard tests/seeded/*.c)))
+$(SEEDED): $(B)/%: $(B)/%.o
+	$(call say,LINK    $@)
+	$(Q)$(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $< -lcriterion
+
+sanitized-selftest: $(SEEDED)
+	$(Q)for t in $(SEEDED); do \
+	    if B='$(B)' tools/sanitized $(B)/reports.selftest tests/run $$t >/dev/null 2>&1; then \
+	        echo "sanitized-selftest: the gate did not notice $$t"; exit 1; fi; \
+	done; echo "sanitized-selftest: $(words $(SEEDED)) seeded defects noticed"
+
+# Criterion does not start under ThreadSanitizer: the tests of the threaded rooms are compiled against
+# tests/support/mini/, a small replacement of the part of Criterion that they use.
+TSAN_TESTS := $(wildcard $(TESTS_TSAN))
+TSAN_BIN   := $(patsubst %.c,$(B)/%,$(TSAN_TESTS))
+check-tsan: | $(B)/deps-test.ok ## the threaded rooms under ThreadSanitizer
+	$(Q)$(MAKE) B=$(B)/tsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread' CPPFLAGS='-Itests/support/mini' \
+	    TEST_LIBS='$(LIBS_worker)' tsan-check
+
+tsan-check: $(TSAN_BIN)
+	$(Q)set -e; for t in $(TSAN_BIN); do echo "$$t"; TSAN_OPTIONS=halt_on_error=1 setarch -R $$t; done; \
+	echo "check-tsan: $(words $(TSAN_BIN)) programs ran clean"
+
+# --- coverage -------------------------------------------------------------------------------------
+COVERAGE_MIN ?= 85
+coverage: | $(B)/deps-test.ok $(B)/deps-cover.ok ## statement coverage by all tests; fails below COVERAGE_MIN (85)
+	$(Q)$(MAKE) B=$(B)/cov COVERAGE=1 CFLAGS='-O1 -g' coverage-run
+	$(Q)gcovr -r . --object-directory $(B)/cov --exclude 'tests/' --exclude 'bench/' --exclude 'examples/' \
+	    --print-summary --txt $(B)/coverage.txt --fail-under-line $(COVERAGE_MIN)
+	@echo "per file: $(B)/coverage.txt"
+
+coverage-run: all tests
+	$(Q)find $(B) -name '*.gcda' -delete; B='$(B)' tests/run $(ALL_TESTBIN) $(E2E)
+
+.PHONY: check-asan check-ubsan sanitized-check sanitized-selftest check-tsan tsan-check coverage coverage-run

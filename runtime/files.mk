@@ -5,5 +5,5 @@ SRC_job :=
 SRC_plan :=
 SRC_comm :=
 SRC_data :=
-SRC_ckpt :=
+SRC_ckpt := runtime/ckpt/safetensors.c
 SRC_engine :=

@@ -16,6 +16,7 @@
 #include <yaml.h>
 
 #include "base/limits.h"
+#include "base/utf8.h"
 
 struct reader {
     struct ds_arena *arena;
@@ -45,23 +46,15 @@ static struct ds_yaml_mark mark_of(yaml_mark_t mark)
 
 /* --- bytes ----------------------------------------------------------------------------------- */
 
-/* Length of the UTF-8 sequence at `s` (of `left` bytes), its code point in *code; 0: malformed. */
-static size_t utf8_next(const unsigned char *s, size_t left, uint32_t *code)
+/* Code point of the valid sequence of `len` bytes at `s`. */
+static uint32_t code_point(const char *s, size_t len)
 {
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t len = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
+    const unsigned char *at = (const unsigned char *)s;
+    uint32_t code = len == 1 ? at[0] : at[0] & (0x7Fu >> len);
 
-    if (len == 0 || len > left)
-        return 0;
-    *code = len == 1 ? s[0] : s[0] & (0x7Fu >> len);
-    for (size_t i = 1; i < len; i++) {
-        if (s[i] >> 6 != 2)
-            return 0;
-        *code = *code << 6 | (s[i] & 0x3Fu);
-    }
-    if (*code < least[len] || *code > 0x10FFFF || (*code >= 0xD800 && *code <= 0xDFFF))
-        return 0;
-    return len;
+    for (size_t i = 1; i < len; i++)
+        code = code << 6 | (at[i] & 0x3Fu);
+    return code;
 }
 
 /* YAML 1.1, section 4.1: what may stand in a stream. */
@@ -73,19 +66,21 @@ static bool printable(uint32_t code)
            code != 0xFFFE && code != 0xFFFF;
 }
 
-static int check_bytes(struct reader *r, const unsigned char *text, size_t len)
+static int check_bytes(struct reader *r, const char *text, size_t len)
 {
     struct ds_yaml_mark at = {1, 1};
-    uint32_t code = 0;
 
     for (size_t i = 0, step; i < len; i += step) {
-        step = utf8_next(text + i, len - i, &code);
+        uint32_t code;
+
+        step = ds_utf8_len(text + i, len - i);
         if (step == 0)
-            return FAIL_AT(r, at, "byte 0x%02x is not valid UTF-8", (unsigned)text[i]);
+            return FAIL_AT(r, at, "byte 0x%02x is not valid UTF-8", (unsigned char)text[i]);
+        code = code_point(text + i, step);
         if (code == 0xFEFF && i == 0)
             continue; /* a byte order mark takes no column */
         if (!printable(code))
-            return FAIL_AT(r, at, "control character U+%04X is not allowed", (unsigned)code);
+            return FAIL_AT(r, at, "control character U+%04X is not allowed", code);
         if (code == '\n' || (code == '\r' && (i + 1 == len || text[i + 1] != '\n')))
             at = (struct ds_yaml_mark){at.line + 1, 1};
         else if (code != '\r')
@@ -94,7 +89,8 @@ static int check_bytes(struct reader *r, const unsigned char *text, size_t len)
     return 0;
 }
 
-/* --- maps -------------------------------------------------------------------------------------- */
+/* --- maps --------------------------------------------------------------------------------------
+ */
 
 static int by_key(const void *a, const void *b)
 {
@@ -130,7 +126,8 @@ static int check_duplicates(struct reader *r, const struct ds_yaml *map)
     return 0;
 }
 
-/* --- events ------------------------------------------------------------------------------------ */
+/* --- events ------------------------------------------------------------------------------------
+ */
 
 static struct level *top(struct reader *r)
 {
@@ -246,8 +243,10 @@ static int take_event(struct reader *r, const yaml_event_t *event)
     case YAML_DOCUMENT_START_EVENT: return start_document(r, event);
     case YAML_STREAM_END_EVENT: return end_stream(r);
     case YAML_ALIAS_EVENT:
-        return FAIL_AT(r, node.mark, "alias '*%.64s' is not allowed; put text that starts with '*' "
-                       "in quotes", (const char *)event->data.alias.anchor);
+        return FAIL_AT(r, node.mark,
+                       "alias '*%.64s' is not allowed; put text that starts with '*' "
+                       "in quotes",
+                       (const char *)event->data.alias.anchor);
     case YAML_SCALAR_EVENT:
         rc = check_properties(r, event, event->data.scalar.anchor, event->data.scalar.tag);
         return rc != 0 ? rc : add_scalar(r, event);
@@ -318,7 +317,8 @@ int ds_yaml_parse(struct ds_arena *arena, const char *name, const void *text, si
     return rc;
 }
 
-/* --- reading the tree --------------------------------------------------------------------------- */
+/* --- reading the tree ---------------------------------------------------------------------------
+ */
 
 const struct ds_yaml *ds_yaml_get(const struct ds_yaml *map, const char *key)
 {
@@ -343,4 +343,36 @@ const char *ds_yaml_kind_name(const struct ds_yaml *node)
         [DS_YAML_SCALAR] = "text", [DS_YAML_SEQUENCE] = "a list", [DS_YAML_MAP] = "a map"};
 
     return names[node->kind];
+}
+
+/* --- writing ------------------------------------------------------------------------------------
+ */
+
+/* Must it be escaped in double quotes?  What is not printable, and YAML 1.1's own line breaks. */
+static bool needs_escape(uint32_t code)
+{
+    return !printable(code) || code < 0x20 || code == 0x85 || code == 0x2028 || code == 0x2029;
+}
+
+int ds_yaml_quote(const char *text, struct ds_buf *out)
+{
+    size_t len = strlen(text);
+
+    ds_buf_puts(out, "\"");
+    for (size_t i = 0, step; i < len; i += step) {
+        uint32_t code;
+
+        step = ds_utf8_len(text + i, len - i);
+        if (step == 0)
+            return -EINVAL;
+        code = code_point(text + i, step);
+        if (needs_escape(code)) { /* none of these is above U+FFFF */
+            ds_buf_printf(out, "\\u%04x", code);
+        } else {
+            if (code == '"' || code == '\\')
+                ds_buf_puts(out, "\\");
+            ds_buf_put(out, text + i, step);
+        }
+    }
+    return ds_buf_puts(out, "\"");
 }

@@ -22,6 +22,7 @@
 #include <stddef.h>
 
 #include "base/arena.h"
+#include "base/buf.h"
 #include "base/error.h"
 
 enum ds_yaml_kind { DS_YAML_SCALAR, DS_YAML_SEQUENCE, DS_YAML_MAP };
@@ -54,5 +55,9 @@ bool ds_yaml_is_null(const struct ds_yaml *node);
 
 /* "a map", "a list" or "text", for messages. */
 const char *ds_yaml_kind_name(const struct ds_yaml *node);
+
+/* Append `text` in double quotes, so that a parser reads back the same text.  0; -EINVAL when it is
+ * not UTF-8 and cannot be written; -ENOBUFS, -ENOMEM from the buffer (out->failed). */
+int ds_yaml_quote(const char *text, struct ds_buf *out);
 
 #endif

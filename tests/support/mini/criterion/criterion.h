@@ -9,6 +9,7 @@
  */
 #ifndef DS_TESTS_MINI_CRITERION_H
 #define DS_TESTS_MINI_CRITERION_H
+#pragma GCC system_header
 
 #include <math.h>
 #include <stdbool.h>

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""kill_resume - kill -9 any process of the job at any moment: the run goes on to the same bits.
+
+One undisturbed run to the last step; then a run in which a random process (dsrun, agent, a worker) is
+killed again and again, started anew each time until it is done.  The texts of loss and gradient norm
+and the exported weights must be byte-equal, and nothing may be left running or in shared memory.
+"""
+import os
+import random
+import signal
+import subprocess
+import time
+
+import harness as h
+
+STEPS, KILLS = 40, 6 if h.SANITIZED else 20
+SEED = int(os.environ.get("KILL_SEED", "1"))
+
+
+def job():
+    return h.write_job(steps=STEPS, every=4, eval=10, keep=3)
+
+
+def run_to_end(name):
+    run = h.work() / name
+    ran = h.dsrun("--slots", 2, "--run-dir", run, job())
+    h.ok(ran.returncode == 0, f"{name}: ends with 0", ran.stdout + ran.stderr)
+    return run
+
+
+def kill_one(chance):
+    """Kill one random process of the job; returns its command line, or None when there is none."""
+    alive = sorted(h.processes().items())
+    if not alive:
+        return None
+    pid, line = chance.choice(alive)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return None
+    return line.split()[0]
+
+
+def run_with_kills(name, whole_seconds):
+    """Start, kill at a random moment, start again, ... until KILLS kills hit and the job is done."""
+    chance, run, hit = random.Random(SEED), h.work() / name, []
+    for _ in range(20 * KILLS):
+        process = h.start("--slots", 2, "--run-dir", run, job())
+        if len(hit) < KILLS:
+            # Early and late alike: while starting, in a step, in a checkpoint.
+            try:
+                process.wait(chance.uniform(0.02, max(0.2, whole_seconds / 3)))
+            except subprocess.TimeoutExpired:
+                line = kill_one(chance)
+                hit += [line] if line else []
+        try:
+            code = process.wait(120)
+        except subprocess.TimeoutExpired:
+            h.ok(False, f"{name}: dsrun ends after a kill", f"after killing {hit[-1:]}")
+            h.reap()
+            return run
+        still = h.left()
+        if still:
+            h.ok(False, f"{name}: nothing is left running", still)
+            h.reap()
+        if code == 0 and len(hit) >= KILLS:
+            break
+        if code == 0:
+            break
+    h.ok(code == 0, f"{name}: done after {len(hit)} kills", (h.work() / "start.log").read_text()[-3000:])
+    return run
+
+
+def weights(run):
+    out = h.work() / (run.name + "-hf")
+    ran = h.dsrun("ckpt", "export", run, out)
+    h.ok(ran.returncode == 0, f"{run.name}: export", ran.stderr)
+    path = out / "model.safetensors"
+    return path.read_bytes() if path.exists() else b"none: " + run.name.encode()
+
+
+def same(a, b, what):
+    texts = h.metric_texts(a), h.metric_texts(b)
+    h.ok(len(texts[0]) == STEPS, f"{what}: each step stands once", len(texts[0]))
+    h.ok(texts[0] == texts[1], f"{what}: loss and gradient norm byte-equal",
+         [pair for pair in zip(*texts) if pair[0] != pair[1]][:3])
+    h.ok(weights(a) == weights(b), f"{what}: exported weights byte-equal")
+
+
+shared_before = h.shared_memory()
+begin = time.monotonic()
+once = run_to_end("once")
+seconds = time.monotonic() - begin
+same(once, run_to_end("twice"), "same seed")
+same(once, run_with_kills("killed", seconds), "killed and resumed")
+h.ok(not h.left(), "nothing is left running", h.processes())
+h.ok(h.shared_memory() <= shared_before, "nothing is left in /dev/shm", h.shared_memory() - shared_before)
+h.done()

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""parity - the reference cases through the real command line, against their float64 answers.
+
+tests/reference/<case>/ holds weights, tokens, the job and what an independent implementation computed
+(see its README.md).  Each case runs on 1, 2 and 4 ranks in fp32 and bf16, and with full recomputation;
+every step's loss, gradient norm and learning rate and the final weights are compared.
+"""
+import json
+import math
+
+import harness as h
+
+CASES = ("gpt2-tiny", "llama-tiny")
+# Largest relative error: loss, gradient norm, and L2 of each final weight.
+FP32 = {"loss": 1e-5, "grad_norm": 1e-4, "weights": 1e-4}
+BF16 = {"loss": 1e-2, "grad_norm": 5e-2, "weights": 2e-2}
+LR = 1e-6
+
+JOB = """\
+name: parity
+model: {{arch: {arch}, init: {{from: {case}}}}}
+data: {{train: [{case}/tokens.safetensors], format: samples, order: sequential}}
+train: {{steps: {steps}, global_batch: {batch}, micro_batch: {micro}, sequence: {seq}}}
+optim: {{name: adamw, lr: {lr}, betas: {betas}, eps: {eps}, weight_decay: {weight_decay}, clip: {clip}}}
+schedule: {{kind: cosine, warmup: {warmup}, steps: {total}, min_lr: {min_lr}}}
+precision: {{compute: {compute}}}
+activation: {{recompute: {recompute}}}
+checkpoint: {{every: {steps}, keep: 1}}
+launch: {{device: cpu}}
+"""
+
+
+def job_text(case, ranks, compute, recompute):
+    job = json.loads((case / "job.json").read_text())
+    config = json.loads((case / "config.json").read_text())
+    o, s, batch = job["optimizer"], job["schedule"], job["micro_batches"] * job["batch"]
+    return JOB.format(arch=config["model_type"], case=case, steps=job["steps"], batch=batch,
+                      micro=min(job["batch"], batch // ranks), seq=job["seq"], lr=o["lr"],
+                      betas=o["betas"], eps=o["eps"], weight_decay=o["weight_decay"], clip=job["clip"],
+                      warmup=s["warmup_steps"], total=s["total_steps"], min_lr=s["min_lr"],
+                      compute=compute, recompute=recompute)
+
+
+def relative(got, want):
+    return abs(got - want) / max(abs(want), 1e-12)
+
+
+def relative_l2(got, want):
+    difference = sum((a - b) ** 2 for a, b in zip(got, want))
+    return math.sqrt(difference / sum(b * b for b in want))
+
+
+def compare_steps(name, run, case, limits):
+    want, got = json.loads((case / "expected.json").read_text()), h.metrics(run)
+    if not h.ok(len(got) == len(want), f"{name}: every step is there", f"{len(got)} of {len(want)}"):
+        return
+    for key, limit in (("loss", limits["loss"]), ("grad_norm", limits["grad_norm"]), ("lr", LR)):
+        worst = max(relative(g[key], w[key]) for g, w in zip(got, want))
+        h.ok(worst < limit, f"{name}: {key} within {limit:g}", f"worst {worst:g}")
+
+
+def compare_weights(name, folder, case, limits):
+    got = h.safetensors(folder / "model.safetensors")
+    want = {k[len("final."):]: v for k, v in h.safetensors(case / "expected.safetensors").items()
+            if k.startswith("final.")}
+    if not h.ok(set(got) == set(want), f"{name}: names of the weights", set(got) ^ set(want)):
+        return
+    wrong = [k for k in want if got[k][0] != want[k][0]]
+    h.ok(not wrong, f"{name}: shapes of the weights", wrong)
+    worst = max((relative_l2(got[k][1], want[k][1]), k) for k in want)
+    h.ok(worst[0] < limits["weights"], f"{name}: final weights within {limits['weights']:g}", worst)
+
+
+def run_case(case, ranks, compute="fp32", recompute="none"):
+    name = f"{case.name}, {ranks} ranks, {compute}, recompute {recompute}"
+    folder = h.work() / name.replace(", ", "-").replace(" ", "-")
+    folder.mkdir()
+    (folder / "job.yaml").write_text(job_text(case, ranks, compute, recompute))
+    ran = h.dsrun("--slots", ranks, "--run-dir", folder / "run", folder / "job.yaml")
+    if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+        return
+    limits = FP32 if compute == "fp32" else BF16
+    compare_steps(name, folder / "run", case, limits)
+    ran = h.dsrun("ckpt", "export", folder / "run", folder / "hf")
+    if h.ok(ran.returncode == 0, f"{name}: export", ran.stderr):
+        compare_weights(name, folder / "hf", case, limits)
+
+
+for case_name in CASES:
+    reference = h.ROOT / "tests" / "reference" / case_name
+    for count in (1, 2, 4):
+        run_case(reference, count)
+        run_case(reference, count, compute="bf16")
+    run_case(reference, 2, recompute="full")
+h.done()

@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # One variable per room; rooms link upward only as docs/architecture.md draws.
 SRC_job :=
-SRC_plan :=
-SRC_comm :=
+SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
+    runtime/plan/bucket.c runtime/plan/schedule.c runtime/plan/memory.c runtime/plan/cost.c \
+    runtime/plan/describe.c runtime/optim.c runtime/spec.c
+SRC_comm := runtime/comm/comm.c runtime/comm/host_shm.c runtime/comm/region.c \
+    runtime/comm/sync.c runtime/comm/tree.c
 SRC_data :=
-SRC_ckpt := runtime/ckpt/safetensors.c
+SRC_ckpt := $(addprefix runtime/ckpt/,safetensors.c manifest.c manifest_write.c part.c store.c load.c list.c save.c)
 SRC_engine :=

@@ -12,7 +12,8 @@
  *                                         rank owns an equal slice of every bucket
  *   instructions              schedule.c  the step and the evaluation program
  *   buffers ─► offsets        memory.c    activations by lifetime over the instructions
- *   totals                    cost.c      bytes per arena, messages, FLOPs
+ *   totals                    cost.c      bytes per arena, messages, FLOPs; does it fit
+ *   text                      describe.c  header lines, tables, JSON
  *
  * The flat line of a bucket is the same in every arena: a parameter at element `offset` of the
  * parameter arena has its gradient and its two moments at that element of theirs.
@@ -46,6 +47,18 @@
     X(ACTIVATIONS, "activations") \
     X(STAGING,     "staging") \
     X(RUNTIME,     "program and libraries")
+/* The activations of a block and what its backward pass needs beside them. */
+#define DS_BUFFERS(X) \
+    X(IDS,       "ids")       X(TARGETS,   "targets")   X(LOSSES,  "losses") \
+    X(OUT,       "out")       X(NORM1,     "norm1")     X(STAT1,   "stat1") \
+    X(QKV,       "qkv")       X(ATTENTION, "attention") X(LSE,     "lse") \
+    X(MIDDLE,    "middle")    X(NORM2,     "norm2")     X(STAT2,   "stat2") \
+    X(FFN_IN,    "ffn_in")    X(FFN_ACT,   "ffn_act") \
+    X(NORMF,     "normf")     X(STATF,     "statf") \
+    X(LOGITS,    "logits")    X(DLOGITS,   "dlogits") \
+    X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide")
+/* The runs of a block's forward pass that have activations of their own. */
+#define DS_PASSES(X) X(TRAIN, "train") X(RECOMPUTE, "recompute") X(EVAL, "eval")
 /* clang-format on */
 
 enum ds_instr_op {
@@ -65,6 +78,18 @@ enum ds_arena_kind {
 #undef X
     DS_ARENA_COUNT
 };
+enum ds_buffer {
+#define X(id, name) DS_BUFFER_##id,
+    DS_BUFFERS(X)
+#undef X
+    DS_BUFFER_COUNT
+};
+enum ds_pass {
+#define X(id, name) DS_PASS_##id,
+    DS_PASSES(X)
+#undef X
+    DS_PASS_COUNT
+};
 
 #define DS_NO_EVENT UINT32_MAX
 
@@ -74,7 +99,7 @@ struct ds_instr {
     uint32_t block, bucket, micro_batch; /* UINT32_MAX where it does not apply */
     uint32_t waits_for, signals;         /* events, tied to one buffer; DS_NO_EVENT: none */
     bool recompute;                      /* FORWARD run again for its activations only */
-    bool accumulate;                     /* BACKWARD: gradients of this micro-batch are added */
+    bool accumulate;                     /* gradients of this micro-batch are added, not stored */
 };
 
 struct ds_program {
@@ -97,13 +122,24 @@ struct ds_bucket {
 };
 enum { DS_SHARD_ALIGN = 16 };
 
-/* One buffer of activations or gradients of activations. */
+/* A run of neighbouring parameters that the optimizer treats alike. */
+struct ds_plan_span {
+    uint32_t bucket;
+    uint64_t offset, elems; /* as in ds_plan_param */
+    bool decay;             /* tensors of two dimensions only */
+};
+
+/* One buffer of activations or gradients of activations.  Every micro-batch uses the same ones:
+ * `first` and `last` are instructions of the first micro-batch of the step, for the pass EVAL of
+ * the evaluation program. */
 struct ds_plan_buffer {
-    const char *name;       /* "qkv" */
+    enum ds_buffer buffer;
+    enum ds_pass pass;
     uint32_t block;
     uint64_t bytes, offset; /* in the activation arena */
-    uint32_t first, last;   /* instructions between which it lives */
+    uint32_t first, last;   /* instructions between which it lives, both included */
 };
+enum { DS_BUFFER_ALIGN = 64 };
 
 struct ds_plan {
     struct ds_arena arena;
@@ -115,12 +151,16 @@ struct ds_plan {
     size_t params;
     struct ds_bucket *bucket;
     size_t buckets;
+    struct ds_plan_span *span;
+    size_t spans;
+    uint64_t padded_elems;               /* of all buckets: elements of an arena */
     struct ds_plan_buffer *buffer;
     size_t buffers;
     struct ds_program step, eval;
-    uint64_t logit_rows;                 /* rows of one classifier chunk */
+    uint64_t logit_rows, logit_ld;       /* one classifier chunk: rows, elements from row to row */
     uint64_t arena_bytes[DS_ARENA_COUNT];
     uint64_t scratch_bytes;              /* of one stream; part of STAGING */
+    uint64_t peer_bytes;                 /* shared pages of other ranks that this one touches too */
     uint64_t wire_bytes_per_step;        /* sent by one rank */
     uint64_t messages_per_step;
     double flops_per_token;
@@ -137,7 +177,8 @@ int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct 
     DS_NODISCARD;
 void ds_plan_release(struct ds_plan *plan);
 
-uint64_t ds_plan_total_bytes(const struct ds_plan *plan); /* all arenas: peak resident size */
+/* Peak resident size of this rank: all arenas and the peers' pages it touches. */
+uint64_t ds_plan_total_bytes(const struct ds_plan *plan);
 
 /* Does this host hold `ranks` such ranks?  `available_bytes` from ds_mem_available().  -ENOMEM with
  * the table of arenas in the text. */
@@ -151,5 +192,14 @@ uint64_t ds_mem_available(void);
 const char *ds_instr_op_name(enum ds_instr_op op);
 const char *ds_queue_name(enum ds_queue queue);
 const char *ds_arena_name(enum ds_arena_kind kind);
+const char *ds_buffer_name(enum ds_buffer buffer);
+const char *ds_pass_name(enum ds_pass pass);
+
+/* What a person wants to know before the first step, in five lines. */
+void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out);
+/* The tables of dsrun plan: memory by arena, buckets; the instruction list; all of it as JSON. */
+void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out);
+void ds_plan_print_schedule(const struct ds_plan *plan, struct ds_buf *out);
+void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_buf *out);
 
 #endif

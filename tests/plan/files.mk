@@ -1,4 +1,4 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-TESTS_plan :=
-TESTROOMS_plan :=
+TESTS_plan := tests/plan/test_model.c tests/plan/test_plan.c tests/plan/test_optim.c
+TESTROOMS_plan := plan comm ops base

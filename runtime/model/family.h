@@ -1,0 +1,53 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * family.h - what distinguishes the model families: their parameter tables and a few switches.
+ *
+ * A family is data.  model.c expands its table for a shape; the blocks (layer.c, ends.c) are written
+ * once and read the switches.
+ */
+#ifndef DS_RUNTIME_MODEL_FAMILY_H
+#define DS_RUNTIME_MODEL_FAMILY_H
+
+#include "kernels/op.h"
+#include "runtime/model/model.h"
+
+/* The extents a parameter can have. */
+enum ds_extent {
+    DS_EXTENT_NONE,
+    DS_EXTENT_HIDDEN,
+    DS_EXTENT_VOCAB,
+    DS_EXTENT_CONTEXT,
+    DS_EXTENT_QKV, /* (heads + 2 kv_heads) * head_size */
+    DS_EXTENT_Q,   /* heads * head_size */
+    DS_EXTENT_KV,  /* kv_heads * head_size */
+    DS_EXTENT_FFN,
+};
+
+struct ds_param_rule {
+    const char *name; /* of a layer: what follows "<layer_prefix><index>." */
+    enum ds_role role;
+    enum ds_extent extent[2];
+    enum ds_init init;
+};
+
+struct ds_family {
+    const char *name, *layer_prefix;
+    const struct ds_param_rule *embed, *layer, *head;
+    unsigned n_embed, n_layer, n_head; /* the last of `head` is HEAD_W: left out when tied */
+    enum ds_norm_kind norm;
+    bool rope;       /* rotary positions; else learned ones are in `embed` */
+    bool swiglu;     /* gate and up of width ffn each; else GELU */
+    bool weight_out; /* matrices are [out, in]; else [in, out] */
+};
+
+extern const struct ds_family ds__family_gpt2, ds__family_llama;
+
+const struct ds_family *ds_family_of(enum ds_arch arch);
+
+/* Widths of one layer's activations: of the packed query, key and value row, of the feed-forward
+ * input (both halves for SwiGLU). */
+uint64_t ds_model_qkv_width(const struct ds_model_shape *shape);
+uint64_t ds_model_ffn_in_width(const struct ds_model_shape *shape);
+
+#endif

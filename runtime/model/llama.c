@@ -1,0 +1,47 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * llama.c - the Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, matrices [out, in].
+ *
+ * q, k, v and gate, up stand next to each other so that each group is one matrix product.
+ *
+ * Source  Hugging Face LlamaForCausalLM.
+ * Tests   tests/plan/test_model.c
+ */
+#include "runtime/model/family.h"
+
+/* clang-format off */
+static const struct ds_param_rule embed[] = {
+    {"model.embed_tokens.weight", DS_ROLE_WTE, {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+};
+static const struct ds_param_rule layer[] = {
+    {"input_layernorm.weight",          DS_ROLE_NORM1_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
+    {"self_attn.q_proj.weight",         DS_ROLE_Q_W,     {DS_EXTENT_Q, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"self_attn.k_proj.weight",         DS_ROLE_K_W,     {DS_EXTENT_KV, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"self_attn.v_proj.weight",         DS_ROLE_V_W,     {DS_EXTENT_KV, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"self_attn.o_proj.weight",         DS_ROLE_PROJ_W,  {DS_EXTENT_HIDDEN, DS_EXTENT_Q}, DS_INIT_NORMAL_RESIDUAL},
+    {"post_attention_layernorm.weight", DS_ROLE_NORM2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
+    {"mlp.gate_proj.weight",            DS_ROLE_GATE_W,  {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"mlp.up_proj.weight",              DS_ROLE_UP_W,    {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"mlp.down_proj.weight",            DS_ROLE_DOWN_W,  {DS_EXTENT_HIDDEN, DS_EXTENT_FFN}, DS_INIT_NORMAL_RESIDUAL},
+};
+static const struct ds_param_rule head[] = {
+    {"model.norm.weight", DS_ROLE_NORMF_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
+    {"lm_head.weight",    DS_ROLE_HEAD_W,  {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+};
+/* clang-format on */
+
+const struct ds_family ds__family_llama = {
+    .name = "llama",
+    .layer_prefix = "model.layers.",
+    .embed = embed,
+    .layer = layer,
+    .head = head,
+    .n_embed = sizeof(embed) / sizeof(embed[0]),
+    .n_layer = sizeof(layer) / sizeof(layer[0]),
+    .n_head = sizeof(head) / sizeof(head[0]),
+    .norm = DS_NORM_RMS,
+    .rope = true,
+    .swiglu = true,
+    .weight_out = true,
+};

@@ -1,0 +1,176 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * model.c - a family's parameter table expanded for a shape; the contract is in model.h.
+ */
+#include "runtime/model/model.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "runtime/model/family.h"
+
+const struct ds_family *ds_family_of(enum ds_arch arch)
+{
+    return arch == DS_ARCH_LLAMA ? &ds__family_llama : &ds__family_gpt2;
+}
+
+uint64_t ds_model_qkv_width(const struct ds_model_shape *shape)
+{
+    return (shape->heads + 2 * shape->kv_heads) * shape->head_size;
+}
+
+uint64_t ds_model_ffn_in_width(const struct ds_model_shape *shape)
+{
+    return ds_family_of(shape->arch)->swiglu ? 2 * shape->ffn : shape->ffn;
+}
+
+static uint64_t extent_of(const struct ds_model_shape *shape, enum ds_extent extent)
+{
+    switch (extent) {
+    case DS_EXTENT_HIDDEN: return shape->hidden;
+    case DS_EXTENT_VOCAB: return shape->vocab;
+    case DS_EXTENT_CONTEXT: return shape->context;
+    case DS_EXTENT_QKV: return ds_model_qkv_width(shape);
+    case DS_EXTENT_Q: return shape->heads * shape->head_size;
+    case DS_EXTENT_KV: return shape->kv_heads * shape->head_size;
+    case DS_EXTENT_FFN: return shape->ffn;
+    case DS_EXTENT_NONE: break;
+    }
+    return 1;
+}
+
+size_t ds_model_param_count(const struct ds_model_shape *shape)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+
+    return family->n_embed + (size_t)shape->layers * family->n_layer + family->n_head -
+           (shape->tie_embeddings ? 1 : 0);
+}
+
+/* The rule of parameter i, its block, and the index of its layer where it has one. */
+static const struct ds_param_rule *rule_of(const struct ds_model_shape *shape, size_t i,
+                                           unsigned *block)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+    size_t in_layers = (size_t)shape->layers * family->n_layer;
+
+    if (i < family->n_embed) {
+        *block = 0;
+        return &family->embed[i];
+    }
+    i -= family->n_embed;
+    if (i < in_layers) {
+        *block = 1 + (unsigned)(i / family->n_layer);
+        return &family->layer[i % family->n_layer];
+    }
+    *block = 1 + (unsigned)shape->layers;
+    return &family->head[i - in_layers];
+}
+
+void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_param *param)
+{
+    const struct ds_param_rule *rule;
+
+    assert(i < ds_model_param_count(shape));
+    *param = (struct ds_param){0};
+    rule = rule_of(shape, i, &param->block);
+    if (param->block == 0 || param->block == shape->layers + 1)
+        (void)snprintf(param->name, sizeof(param->name), "%s", rule->name);
+    else
+        (void)snprintf(param->name, sizeof(param->name), "%s%u.%s",
+                       ds_family_of(shape->arch)->layer_prefix, param->block - 1, rule->name);
+    param->role = rule->role;
+    param->ndim = rule->extent[1] == DS_EXTENT_NONE ? 1 : 2;
+    param->shape[0] = extent_of(shape, rule->extent[0]);
+    param->shape[1] = extent_of(shape, rule->extent[1]);
+    param->elems = param->shape[0] * param->shape[1];
+    param->init = rule->init;
+}
+
+unsigned ds_model_blocks(const struct ds_model_shape *shape)
+{
+    return (unsigned)shape->layers + 2;
+}
+
+static uint64_t rules_elems(const struct ds_model_shape *shape, const struct ds_param_rule *rule,
+                            unsigned count)
+{
+    uint64_t elems = 0;
+
+    for (unsigned i = 0; i < count; i++)
+        elems += extent_of(shape, rule[i].extent[0]) * extent_of(shape, rule[i].extent[1]);
+    return elems;
+}
+
+uint64_t ds_model_elems(const struct ds_model_shape *shape)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+
+    return rules_elems(shape, family->embed, family->n_embed) +
+           shape->layers * rules_elems(shape, family->layer, family->n_layer) +
+           rules_elems(shape, family->head, family->n_head - (shape->tie_embeddings ? 1 : 0));
+}
+
+double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence)
+{
+    double multiplied = (double)ds_model_elems(shape);
+
+    if (!shape->tie_embeddings) /* looked up only: the head has a matrix of its own */
+        multiplied -= (double)shape->vocab * (double)shape->hidden;
+    return 6.0 * multiplied + 6.0 * (double)shape->layers * (double)shape->heads *
+                                  (double)shape->head_size * (double)sequence;
+}
+
+struct bound {
+    const char *key;
+    uint64_t value, max;
+};
+
+static int check_bounds(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    const struct bound bounds[] = {
+        {"model.layers", shape->layers, DS_MAX_LAYERS},
+        {"model.hidden", shape->hidden, DS_MAX_HIDDEN},
+        {"model.heads", shape->heads, DS_MAX_HEADS},
+        {"model.kv_heads", shape->kv_heads, DS_MAX_HEADS},
+        {"model.ffn", shape->ffn, DS_MAX_FFN},
+        {"model.vocab", shape->vocab, DS_MAX_VOCAB},
+        {"model.context", shape->context, DS_MAX_CONTEXT},
+    };
+
+    for (size_t i = 0; i < sizeof(bounds) / sizeof(bounds[0]); i++)
+        if (bounds[i].value < 1 || bounds[i].value > bounds[i].max)
+            return ds_fail(err, EINVAL, "'%s' is %llu, must be between 1 and %llu", bounds[i].key,
+                           (unsigned long long)bounds[i].value, (unsigned long long)bounds[i].max);
+    return 0;
+}
+
+int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+    int rc = check_bounds(shape, err);
+
+    if (rc != 0)
+        return rc;
+    if (shape->hidden % shape->heads != 0 || shape->head_size != shape->hidden / shape->heads)
+        return ds_fail(err, EINVAL, "'model.hidden' %llu must be 'model.heads' %llu x the head size",
+                       (unsigned long long)shape->hidden, (unsigned long long)shape->heads);
+    if (shape->heads % shape->kv_heads != 0)
+        return ds_fail(err, EINVAL, "'model.kv_heads' %llu must divide 'model.heads' %llu",
+                       (unsigned long long)shape->kv_heads, (unsigned long long)shape->heads);
+    if (!family->rope && shape->kv_heads != shape->heads)
+        return ds_fail(err, EINVAL, "'model.kv_heads' must equal 'model.heads' for arch '%s'",
+                       family->name);
+    if (family->rope && shape->head_size % 2 != 0)
+        return ds_fail(err, EINVAL,
+                       "head size %llu must be even for rotary positions, change 'model.heads'",
+                       (unsigned long long)shape->head_size);
+    if (!(shape->norm_eps > 0.0) || !isfinite(shape->norm_eps))
+        return ds_fail(err, EINVAL, "'model.norm_eps' must be above 0");
+    if (family->rope && (!(shape->rope_theta > 0.0) || !isfinite(shape->rope_theta)))
+        return ds_fail(err, EINVAL, "'model.rope_theta' must be above 0");
+    return 0;
+}

@@ -1,0 +1,187 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cost.c - what a plan takes: bytes by arena, messages, FLOPs; and whether a host has them.
+ *
+ * Bytes are what becomes resident.  Gradients lie in shared memory: a rank that reduces its shard in
+ * place also touches that shard's pages of every peer, which the kernel counts to its resident size
+ * (peer_bytes) although the host holds them once.
+ *
+ * Tests   tests/plan/test_cost.c; tests/e2e compares with the worker's measured peak
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/scratch.h"
+#include "runtime/comm/comm.h"
+#include "runtime/model/family.h"
+#include "runtime/plan/internal.h"
+
+/* Resident size of a worker before its first arena: text and data of the program, libc, oneDNN and
+ * libgomp, stacks, the compiled matrix products.  Measured (VmRSS), not derived. */
+enum { RUNTIME_BYTES = 40 << 20, RUNTIME_THREAD_BYTES = 1 << 18 };
+
+static uint64_t scratch_bytes(const struct ds_plan *plan)
+{
+    const struct ds_model_shape *shape = &plan->shape;
+    uint64_t qkv = ds_model_qkv_width(shape), ffn_in = ds_model_ffn_in_width(shape);
+    const struct ds_scratch_query query = {
+        .threads = plan->threads,
+        .act = plan->compute == DS_COMPUTE_BF16 ? DS_BF16 : DS_F32,
+        .rows = plan->micro_batch * plan->sequence,
+        .seq = plan->sequence,
+        .hidden = shape->hidden,
+        .heads = shape->heads,
+        .kv_heads = shape->kv_heads,
+        .head_size = shape->head_size,
+        .ffn_in = ffn_in > qkv ? ffn_in : qkv,
+        .vocab = shape->vocab,
+        .logit_rows = plan->logit_rows,
+    };
+
+    return ds_scratch_bytes(&query);
+}
+
+void ds__plan_cost(struct ds_plan *plan)
+{
+    uint64_t line = plan->padded_elems * sizeof(float), peers = plan->world - 1;
+    uint64_t *bytes = plan->arena_bytes;
+
+    plan->scratch_bytes = scratch_bytes(plan);
+    bytes[DS_ARENA_PARAMS] = line;
+    bytes[DS_ARENA_PARAMS_LOW] =
+        plan->compute == DS_COMPUTE_BF16 ? plan->padded_elems * sizeof(ds_bf16) : 0;
+    bytes[DS_ARENA_GRADS] = line;
+    bytes[DS_ARENA_MOMENTS] = 2 * line;
+    bytes[DS_ARENA_STAGING] = plan->scratch_bytes + ds_comm_overhead_bytes(plan->world);
+    bytes[DS_ARENA_RUNTIME] = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
+    plan->peer_bytes = line / plan->world * peers;
+    plan->wire_bytes_per_step = 2 * (line / plan->world) * peers;
+    plan->messages_per_step = peers > 0 ? plan->buckets + 1 : 0;
+    plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->sequence);
+}
+
+/* What a rank adds to the memory of its host. */
+static uint64_t owned_bytes(const struct ds_plan *plan)
+{
+    uint64_t total = 0;
+
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
+        total += plan->arena_bytes[i];
+    return total;
+}
+
+uint64_t ds_plan_total_bytes(const struct ds_plan *plan)
+{
+    return owned_bytes(plan) + plan->peer_bytes;
+}
+
+int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
+                      struct ds_error *err)
+{
+    const double mib = 1024.0 * 1024.0;
+    uint64_t owned = owned_bytes(plan);
+    char table[DS_MAX_ERROR_TEXT / 2];
+    size_t at = 0;
+
+    if (owned <= available_bytes / ranks)
+        return 0;
+    table[0] = '\0';
+    for (unsigned i = 0; i < DS_ARENA_COUNT && at < sizeof(table); i++)
+        if (plan->arena_bytes[i] > 0)
+            at += (size_t)snprintf(table + at, sizeof(table) - at, "\n  %-22s %12.1f MiB",
+                                   ds_arena_name((enum ds_arena_kind)i),
+                                   (double)plan->arena_bytes[i] / mib);
+    return ds_fail(err, ENOMEM,
+                   "%u rank%s of %.1f MiB each need %.1f MiB and this host has %.1f MiB free, "
+                   "lower 'train.micro_batch', set 'activation.recompute' to full or use fewer "
+                   "ranks per host; each rank takes%s",
+                   ranks, ranks == 1 ? "" : "s", (double)owned / mib, (double)owned * ranks / mib,
+                   (double)available_bytes / mib, table);
+}
+
+/* The number after `key` in a file of "key number" lines; after nothing when key is "".
+ * UINT64_MAX when there is none ("max"). */
+static uint64_t read_number(const char *path, const char *key)
+{
+    FILE *file = fopen(path, "re");
+    uint64_t value = UINT64_MAX;
+    size_t len = strlen(key);
+    char line[256];
+
+    if (file == NULL)
+        return UINT64_MAX;
+    while (fgets(line, sizeof(line), file) != NULL) {
+        char *end;
+        unsigned long long number;
+
+        if (strncmp(line, key, len) != 0)
+            continue;
+        number = strtoull(line + len, &end, 10);
+        if (end != line + len)
+            value = number;
+        break;
+    }
+    (void)fclose(file);
+    return value;
+}
+
+static uint64_t file_number(const char *folder, const char *name, const char *key)
+{
+    char path[DS_MAX_PATH];
+    int len = snprintf(path, sizeof(path), "/sys/fs/cgroup%s/%s", folder, name);
+
+    return len < 0 || (size_t)len >= sizeof(path) ? UINT64_MAX : read_number(path, key);
+}
+
+/* Room below memory.max of one cgroup; its page cache can be given back. */
+static uint64_t cgroup_room(const char *folder)
+{
+    uint64_t max = file_number(folder, "memory.max", "");
+    uint64_t used = file_number(folder, "memory.current", "");
+    uint64_t cache = file_number(folder, "memory.stat", "file ");
+    uint64_t shared = file_number(folder, "memory.stat", "shmem ");
+
+    if (max == UINT64_MAX || used == UINT64_MAX)
+        return UINT64_MAX;
+    if (cache != UINT64_MAX && shared != UINT64_MAX && cache >= shared && cache - shared <= used)
+        used -= cache - shared;
+    return used < max ? max - used : 0;
+}
+
+/* The tightest cgroup from this process' own up to the root. */
+static uint64_t cgroup_available(void)
+{
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    char line[DS_MAX_PATH], *folder = line + 3, *slash;
+    uint64_t least = UINT64_MAX;
+
+    if (file == NULL)
+        return UINT64_MAX;
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (strncmp(line, "0::", 3) != 0)
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        while ((slash = strrchr(folder, '/')) != NULL) {
+            uint64_t room = cgroup_room(folder);
+
+            if (room < least)
+                least = room;
+            *slash = '\0';
+        }
+        break;
+    }
+    (void)fclose(file);
+    return least;
+}
+
+uint64_t ds_mem_available(void)
+{
+    uint64_t kib = read_number("/proc/meminfo", "MemAvailable:"), group = cgroup_available();
+    uint64_t host = kib > UINT64_MAX / 1024 ? UINT64_MAX : kib * 1024;
+
+    return host < group ? host : group;
+}

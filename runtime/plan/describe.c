@@ -1,0 +1,227 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * describe.c - a plan as text and as JSON.
+ *
+ * Tests   tests/plan/test_describe.c
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/json.h"
+#include "runtime/model/family.h"
+#include "runtime/plan/plan.h"
+
+struct amount {
+    char text[24];
+};
+
+/* 1234567 as "1.23 M": four characters of number, a unit of thousands. */
+static struct amount scaled(double value, double step, const char *const *units)
+{
+    struct amount amount;
+
+    for (; value >= 999.5 && units[1] != NULL; units++)
+        value /= step;
+    (void)snprintf(amount.text, sizeof(amount.text), "%.*f%s",
+                   units[0][0] == '\0' || value >= 99.95 ? 0
+                   : value >= 9.995              ? 1
+                                                 : 2,
+                   value, units[0]);
+    return amount;
+}
+
+static struct amount bytes_text(uint64_t bytes)
+{
+    static const char *const units[] = {" B", " KiB", " MiB", " GiB", " TiB", NULL};
+
+    return scaled((double)bytes, 1024.0, units);
+}
+
+static struct amount count_text(double value)
+{
+    static const char *const units[] = {"", "K", "M", "G", "T", "P", NULL};
+
+    return scaled(value, 1000.0, units);
+}
+
+static const char *compute_name(enum ds_compute compute)
+{
+    return compute == DS_COMPUTE_BF16 ? "bf16" : "fp32";
+}
+
+static bool has_recompute(const struct ds_plan *plan)
+{
+    for (size_t i = 0; i < plan->step.count; i++)
+        if (plan->step.instr[i].recompute)
+            return true;
+    return false;
+}
+
+void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out)
+{
+    const struct ds_model_shape *shape = &plan->shape;
+    uint64_t sequences = job->train.global_batch;
+
+    (void)ds_buf_printf(out,
+                        "model     %s, %s parameters: %" PRIu64 " layers x %" PRIu64 ", %" PRIu64
+                        " heads, vocabulary %" PRIu64 ", %s\n",
+                        ds_family_of(shape->arch)->name,
+                        count_text((double)ds_model_elems(shape)).text, shape->layers,
+                        shape->hidden, shape->heads, shape->vocab, compute_name(plan->compute));
+    (void)ds_buf_printf(out,
+                        "step      %" PRIu64 " sequences x %" PRIu64 " tokens = %s tokens, %" PRIu64
+                        " pass%s of %" PRIu64 " per rank, %" PRIu64 " steps\n",
+                        sequences, plan->sequence,
+                        count_text((double)(sequences * plan->sequence)).text, plan->micro_batches,
+                        plan->micro_batches == 1 ? "" : "es", plan->micro_batch, job->train.steps);
+    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO 0, %zu gradient bucket%s\n",
+                        plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->buckets,
+                        plan->buckets == 1 ? "" : "s");
+    (void)ds_buf_printf(out, "memory    %s per rank, activations %s%s\n",
+                        bytes_text(ds_plan_total_bytes(plan)).text,
+                        bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text,
+                        has_recompute(plan) ? " (layers computed twice)" : "");
+    (void)ds_buf_printf(out, "work      %s FLOP per token, %" PRIu64 " messages and %s per step\n",
+                        count_text(plan->flops_per_token).text, plan->messages_per_step,
+                        bytes_text(plan->wire_bytes_per_step).text);
+}
+
+void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
+{
+    (void)ds_buf_printf(out, "%-28s %16s\n", "memory per rank", "bytes");
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
+        (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n",
+                            ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i],
+                            bytes_text(plan->arena_bytes[i]).text);
+    if (plan->peer_bytes > 0)
+        (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n", "shared, of other ranks",
+                            plan->peer_bytes, bytes_text(plan->peer_bytes).text);
+    (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n\n", "total",
+                        ds_plan_total_bytes(plan), bytes_text(ds_plan_total_bytes(plan)).text);
+    (void)ds_buf_printf(out, "%6s %13s %16s %16s %16s\n", "bucket", "blocks", "parameters",
+                        "padded", "per rank");
+    for (size_t i = 0; i < plan->buckets; i++) {
+        const struct ds_bucket *bucket = &plan->bucket[i];
+        char blocks[32];
+
+        (void)snprintf(blocks, sizeof(blocks), "%" PRIu32 "-%" PRIu32, bucket->first_block,
+                       bucket->first_block + bucket->blocks - 1);
+        (void)ds_buf_printf(out, "%6zu %13s %16" PRIu64 " %16" PRIu64 " %16" PRIu64 "\n", i, blocks,
+                            bucket->elems, bucket->padded_elems, bucket->shard_elems);
+    }
+}
+
+static void print_index(struct ds_buf *out, uint32_t index)
+{
+    if (index == UINT32_MAX)
+        (void)ds_buf_puts(out, "      -");
+    else
+        (void)ds_buf_printf(out, " %6" PRIu32, index);
+}
+
+static void print_program(const struct ds_program *program, struct ds_buf *out)
+{
+    (void)ds_buf_printf(out, "%6s  %-9s %-8s %6s %6s %6s %6s %6s\n", "index", "op", "queue",
+                        "block", "bucket", "micro", "waits", "signal");
+    for (size_t i = 0; i < program->count; i++) {
+        const struct ds_instr *instr = &program->instr[i];
+
+        (void)ds_buf_printf(out, "%6zu  %-9s %-8s", i, ds_instr_op_name(instr->op),
+                            ds_queue_name(instr->queue));
+        print_index(out, instr->block);
+        print_index(out, instr->bucket);
+        print_index(out, instr->micro_batch);
+        print_index(out, instr->waits_for);
+        print_index(out, instr->signals);
+        (void)ds_buf_printf(out, "%s%s\n", instr->recompute ? " recompute" : "",
+                            instr->op == DS_INSTR_BACKWARD && instr->accumulate ? " accumulate"
+                                                                                : "");
+    }
+}
+
+void ds_plan_print_schedule(const struct ds_plan *plan, struct ds_buf *out)
+{
+    (void)ds_buf_puts(out, "step\n");
+    print_program(&plan->step, out);
+    (void)ds_buf_puts(out, "\nevaluation, each pass\n");
+    print_program(&plan->eval, out);
+}
+
+static void json_index(struct ds_json *json, const char *key, uint32_t index)
+{
+    if (index != UINT32_MAX)
+        ds_json_u64(json, key, index);
+}
+
+static void json_program(struct ds_json *json, const char *key, const struct ds_program *program)
+{
+    ds_json_array(json, key);
+    for (size_t i = 0; i < program->count; i++) {
+        const struct ds_instr *instr = &program->instr[i];
+
+        ds_json_object(json, NULL);
+        ds_json_string(json, "op", ds_instr_op_name(instr->op));
+        ds_json_string(json, "queue", ds_queue_name(instr->queue));
+        json_index(json, "block", instr->block);
+        json_index(json, "bucket", instr->bucket);
+        json_index(json, "micro_batch", instr->micro_batch);
+        json_index(json, "waits_for", instr->waits_for);
+        json_index(json, "signals", instr->signals);
+        if (instr->recompute)
+            ds_json_bool(json, "recompute", true);
+        if (instr->accumulate)
+            ds_json_bool(json, "accumulate", true);
+        ds_json_end_object(json);
+    }
+    ds_json_end_array(json);
+}
+
+static void json_memory(struct ds_json *json, const struct ds_plan *plan)
+{
+    ds_json_object(json, "memory_bytes");
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
+        ds_json_u64(json, ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i]);
+    ds_json_u64(json, "shared, of other ranks", plan->peer_bytes);
+    ds_json_u64(json, "total", ds_plan_total_bytes(plan));
+    ds_json_end_object(json);
+}
+
+void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_buf *out)
+{
+    struct ds_json json;
+    char hash[17];
+
+    (void)snprintf(hash, sizeof(hash), "%016" PRIx64, plan->hash);
+    ds_json_init(&json, out);
+    ds_json_object(&json, NULL);
+    ds_json_string(&json, "arch", ds_family_of(plan->shape.arch)->name);
+    ds_json_u64(&json, "parameters", ds_model_elems(&plan->shape));
+    ds_json_string(&json, "compute", compute_name(plan->compute));
+    ds_json_u64(&json, "world", plan->world);
+    ds_json_u64(&json, "threads", plan->threads);
+    ds_json_u64(&json, "micro_batches", plan->micro_batches);
+    ds_json_u64(&json, "micro_batch", plan->micro_batch);
+    ds_json_u64(&json, "sequence", plan->sequence);
+    ds_json_u64(&json, "zero_stage", 0);
+    json_memory(&json, plan);
+    ds_json_array(&json, "buckets");
+    for (size_t i = 0; i < plan->buckets; i++) {
+        ds_json_object(&json, NULL);
+        ds_json_u64(&json, "first_block", plan->bucket[i].first_block);
+        ds_json_u64(&json, "blocks", plan->bucket[i].blocks);
+        ds_json_u64(&json, "parameters", plan->bucket[i].elems);
+        ds_json_u64(&json, "padded", plan->bucket[i].padded_elems);
+        ds_json_end_object(&json);
+    }
+    ds_json_end_array(&json);
+    ds_json_u64(&json, "messages_per_step", plan->messages_per_step);
+    ds_json_u64(&json, "wire_bytes_per_step", plan->wire_bytes_per_step);
+    ds_json_f64(&json, "flops_per_token", plan->flops_per_token, 15);
+    ds_json_string(&json, "hash", hash);
+    if (schedule) {
+        json_program(&json, "step", &plan->step);
+        json_program(&json, "eval", &plan->eval);
+    }
+    ds_json_end_object(&json);
+}

@@ -1,0 +1,31 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - the stations of ds_plan_build(), in the order they are called.
+ *
+ * Each reads what the ones before it have put into the plan and allocates in plan->arena.
+ */
+#ifndef DS_RUNTIME_PLAN_INTERNAL_H
+#define DS_RUNTIME_PLAN_INTERNAL_H
+
+#include "runtime/plan/plan.h"
+
+/* bucket.c: param[], bucket[], span[], padded_elems. */
+int ds__plan_buckets(struct ds_plan *plan, uint64_t bucket_mb, struct ds_error *err) DS_NODISCARD;
+/* schedule.c: step, eval. */
+int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
+/* memory.c: buffer[], ACTIVATIONS. */
+int ds__plan_memory(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
+/* cost.c: the other arenas, messages, FLOPs. */
+void ds__plan_cost(struct ds_plan *plan);
+
+/* Give offsets to buf[n] so that no two which live at one time overlap; returns the bytes needed.
+ * `order` is room for n indices. */
+uint64_t ds__plan_pack(struct ds_plan_buffer *buf, size_t n, uint32_t *order);
+
+static inline uint64_t ds__round_up(uint64_t value, uint64_t unit)
+{
+    return (value + unit - 1) / unit * unit;
+}
+
+#endif

@@ -1,0 +1,235 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * memory.c - which activations there are, how long each lives, and where it lies.
+ *
+ * N tokens of a micro-batch pass through.  A layer keeps what its backward pass reads; with
+ * recompute that is written twice and lives for one instruction, then for two, so that all layers
+ * share one place without anyone saying so.  The classifier's logits exist for one chunk of rows.
+ *
+ * Packing: largest first, each at the lowest place that no neighbour in time occupies.
+ *
+ * Tests   tests/plan/test_memory.c (no two live buffers overlap, over many shapes)
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "kernels/dtype.h"
+#include "runtime/model/family.h"
+#include "runtime/plan/internal.h"
+
+enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 12 };
+
+struct maker {
+    struct ds_plan *plan;
+    uint64_t act, tokens, hidden, qkv, ffn_in, ffn; /* bytes of an activation; widths */
+    uint64_t blocks;
+};
+
+static void add(struct maker *maker, enum ds_buffer buffer, enum ds_pass pass, uint32_t block,
+                uint64_t bytes, uint32_t first, uint32_t last)
+{
+    maker->plan->buffer[maker->plan->buffers++] = (struct ds_plan_buffer){
+        .buffer = buffer,
+        .pass = pass,
+        .block = block,
+        .bytes = ds__round_up(bytes, DS_BUFFER_ALIGN),
+        .first = first,
+        .last = last,
+    };
+}
+
+/* Index of an instruction of the first micro-batch. */
+static uint32_t find(const struct ds_program *program, enum ds_instr_op op, uint64_t block,
+                     bool recompute)
+{
+    for (uint32_t i = 0; i < program->count; i++)
+        if (program->instr[i].op == op && program->instr[i].block == block &&
+            program->instr[i].recompute == recompute)
+            return i;
+    assert(!"the schedule lacks an instruction");
+    return 0;
+}
+
+/* What the layer of `block` computes on its way, alive over instructions first .. last. */
+static void add_layer(struct maker *maker, enum ds_pass pass, uint32_t block, uint32_t first,
+                      uint32_t last)
+{
+    uint64_t row = maker->tokens * maker->act, hidden = row * maker->hidden;
+    uint64_t stat = maker->tokens * 2 * sizeof(float);
+    const struct ds_model_shape *shape = &maker->plan->shape;
+
+    add(maker, DS_BUFFER_NORM1, pass, block, hidden, first, last);
+    add(maker, DS_BUFFER_STAT1, pass, block, stat, first, last);
+    add(maker, DS_BUFFER_QKV, pass, block, row * maker->qkv, first, last);
+    add(maker, DS_BUFFER_ATTENTION, pass, block, hidden, first, last);
+    add(maker, DS_BUFFER_LSE, pass, block, maker->tokens * shape->heads * sizeof(float), first,
+        last);
+    add(maker, DS_BUFFER_MIDDLE, pass, block, hidden, first, last);
+    add(maker, DS_BUFFER_NORM2, pass, block, hidden, first, last);
+    add(maker, DS_BUFFER_STAT2, pass, block, stat, first, last);
+    add(maker, DS_BUFFER_FFN_IN, pass, block, row * maker->ffn_in, first, last);
+    add(maker, DS_BUFFER_FFN_ACT, pass, block, row * maker->ffn, first, last);
+}
+
+/* Ids, targets and losses of a pass; normalised rows and logits of the head. */
+static void add_ends(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t head,
+                     uint32_t head_last, uint32_t embed_last)
+{
+    const struct ds_plan *plan = maker->plan;
+    uint64_t tokens = maker->tokens, chunk = plan->logit_rows * plan->logit_ld;
+    uint32_t block = (uint32_t)maker->blocks - 1;
+
+    add(maker, DS_BUFFER_IDS, pass, 0,
+        plan->micro_batch * (plan->sequence + 1) * sizeof(int32_t), first, embed_last);
+    add(maker, DS_BUFFER_TARGETS, pass, block, tokens * sizeof(int32_t), first, head);
+    add(maker, DS_BUFFER_LOSSES, pass, block, tokens * sizeof(float), head, head);
+    add(maker, DS_BUFFER_NORMF, pass, block, tokens * maker->hidden * maker->act, head, head_last);
+    add(maker, DS_BUFFER_STATF, pass, block, tokens * 2 * sizeof(float), head, head_last);
+    add(maker, DS_BUFFER_LOGITS, pass, block, chunk * sizeof(float), head, head);
+    if (pass == DS_PASS_TRAIN && maker->act != sizeof(float))
+        add(maker, DS_BUFFER_DLOGITS, pass, block, chunk * maker->act, head, head);
+}
+
+static void add_step(struct maker *maker, bool recompute)
+{
+    const struct ds_program *step = &maker->plan->step;
+    uint64_t row = maker->tokens * maker->act;
+    uint64_t wide = maker->qkv > maker->ffn ? maker->qkv : maker->ffn;
+    uint32_t head = (uint32_t)maker->blocks - 1, layers_last = find(step, DS_INSTR_BACKWARD, 1, 0);
+    uint32_t head_first = find(step, DS_INSTR_FORWARD, head, 0);
+    uint32_t head_last = find(step, DS_INSTR_BACKWARD, head, 0);
+    uint32_t last = find(step, DS_INSTR_BACKWARD, 0, 0);
+
+    add_ends(maker, DS_PASS_TRAIN, 0, head_first, head_last, last);
+    for (uint32_t block = 0; block < head; block++) {
+        uint32_t forward = find(step, DS_INSTR_FORWARD, block, 0);
+        uint32_t backward = find(step, DS_INSTR_BACKWARD, block, 0);
+
+        add(maker, DS_BUFFER_OUT, DS_PASS_TRAIN, block, row * maker->hidden, forward,
+            find(step, DS_INSTR_BACKWARD, block + 1, 0));
+        if (block == 0)
+            continue;
+        add_layer(maker, DS_PASS_TRAIN, block, forward, recompute ? forward : backward);
+        if (recompute)
+            add_layer(maker, DS_PASS_RECOMPUTE, block,
+                      find(step, DS_INSTR_FORWARD, block, true), backward);
+    }
+    add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, head_last, last);
+    add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, head_last + 1,
+        layers_last);
+    add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, head_last + 1, layers_last);
+}
+
+static void add_eval(struct maker *maker)
+{
+    uint32_t head = (uint32_t)maker->blocks - 1;
+
+    add_ends(maker, DS_PASS_EVAL, 0, head, head, 0);
+    for (uint32_t block = 0; block < head; block++) {
+        add(maker, DS_BUFFER_OUT, DS_PASS_EVAL, block, maker->tokens * maker->hidden * maker->act,
+            block, block + 1);
+        if (block > 0)
+            add_layer(maker, DS_PASS_EVAL, block, block, block);
+    }
+}
+
+/* For qsort_r: larger first, then as they stand, so that the result is the same everywhere. */
+static int by_bytes(const void *a, const void *b, void *user)
+{
+    const struct ds_plan_buffer *buf = user;
+    uint32_t i = *(const uint32_t *)a, j = *(const uint32_t *)b;
+
+    if (buf[i].bytes != buf[j].bytes)
+        return buf[i].bytes > buf[j].bytes ? -1 : 1;
+    return i < j ? -1 : i > j;
+}
+
+static bool live_together(const struct ds_plan_buffer *a, const struct ds_plan_buffer *b)
+{
+    return a->first <= b->last && b->first <= a->last;
+}
+
+/* placed[0 .. n) are indices of placed buffers, sorted by offset. */
+static uint64_t lowest_gap(const struct ds_plan_buffer *buf, const uint32_t *placed, size_t n,
+                           const struct ds_plan_buffer *wanted)
+{
+    uint64_t at = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct ds_plan_buffer *other = &buf[placed[i]];
+
+        if (!live_together(wanted, other) || other->offset + other->bytes <= at)
+            continue;
+        if (other->offset >= at + wanted->bytes)
+            break;
+        at = other->offset + other->bytes;
+    }
+    return at;
+}
+
+uint64_t ds__plan_pack(struct ds_plan_buffer *buf, size_t n, uint32_t *order)
+{
+    uint64_t end = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        order[i] = i;
+    qsort_r(order, n, sizeof(*order), by_bytes, buf);
+    for (size_t i = 0; i < n; i++) { /* order[0 .. i) becomes sorted by offset */
+        uint32_t index = order[i];
+        size_t at = i;
+
+        buf[index].offset = lowest_gap(buf, order, i, &buf[index]);
+        if (buf[index].offset + buf[index].bytes > end)
+            end = buf[index].offset + buf[index].bytes;
+        for (; at > 0 && buf[order[at - 1]].offset > buf[index].offset; at--)
+            order[at] = order[at - 1];
+        order[at] = index;
+    }
+    return end;
+}
+
+static void choose_chunk(struct ds_plan *plan, uint64_t tokens)
+{
+    uint64_t rows, chunks;
+
+    plan->logit_ld = ds__round_up(plan->shape.vocab, LOGIT_LD_UNIT);
+    rows = LOGIT_CHUNK_BYTES / (plan->logit_ld * sizeof(float));
+    if (rows < LOGIT_ROW_UNIT)
+        rows = LOGIT_ROW_UNIT;
+    chunks = (tokens + rows - 1) / rows;
+    rows = ds__round_up((tokens + chunks - 1) / chunks, LOGIT_ROW_UNIT);
+    plan->logit_rows = rows < tokens ? rows : tokens;
+}
+
+int ds__plan_memory(struct ds_plan *plan, bool recompute, struct ds_error *err)
+{
+    struct maker maker = {
+        .plan = plan,
+        .act = plan->compute == DS_COMPUTE_BF16 ? sizeof(ds_bf16) : sizeof(float),
+        .tokens = plan->micro_batch * plan->sequence,
+        .hidden = plan->shape.hidden,
+        .qkv = ds_model_qkv_width(&plan->shape),
+        .ffn_in = ds_model_ffn_in_width(&plan->shape),
+        .ffn = plan->shape.ffn,
+        .blocks = ds_model_blocks(&plan->shape),
+    };
+    size_t most = (size_t)maker.blocks * 3 * LAYER_BUFFERS + 32, in_step;
+    uint32_t *order = ds_arena_alloc(&plan->arena, most, sizeof(*order));
+    uint64_t step, eval;
+
+    plan->buffer = ds_arena_alloc(&plan->arena, most, sizeof(*plan->buffer));
+    if (order == NULL || plan->buffer == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a plan of %llu layers",
+                       (unsigned long long)plan->shape.layers);
+    choose_chunk(plan, maker.tokens);
+    add_step(&maker, recompute);
+    in_step = plan->buffers;
+    add_eval(&maker);
+    assert(plan->buffers <= most);
+    step = ds__plan_pack(plan->buffer, in_step, order);
+    eval = ds__plan_pack(plan->buffer + in_step, plan->buffers - in_step, order);
+    plan->arena_bytes[DS_ARENA_ACTIVATIONS] = step > eval ? step : eval;
+    return 0;
+}

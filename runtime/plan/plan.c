@@ -1,0 +1,201 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * plan.c - build, hash and release; the contract is in plan.h.
+ */
+#include "runtime/plan/plan.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "runtime/model/family.h"
+#include "runtime/plan/internal.h"
+
+/* No step is longer than this; far above any that trains in a lifetime. */
+enum { MAX_STEP_INSTRUCTIONS = 1 << 24 };
+
+static int check_world(const struct ds_plan_args *args, struct ds_error *err)
+{
+    const struct ds_job *job = args->job;
+
+    if (args->world < 1 || args->world > DS_MAX_RANKS || args->rank >= args->world)
+        return ds_fail(err, EINVAL, "rank %u of %u ranks makes no sense", args->rank, args->world);
+    if (args->threads < 1 || args->threads > DS_MAX_THREADS)
+        return ds_fail(err, EINVAL, "%u threads per rank, must be between 1 and %d", args->threads,
+                       DS_MAX_THREADS);
+    if (job->train.micro_batch < 1 || job->train.global_batch < 1 ||
+        job->train.micro_batch > DS_MAX_BATCH || job->train.global_batch > DS_MAX_BATCH)
+        return ds_fail(err, EINVAL, "'train.global_batch' and 'train.micro_batch' must be between "
+                                    "1 and %d", DS_MAX_BATCH);
+    if (job->train.global_batch % (job->train.micro_batch * args->world) != 0)
+        return ds_fail(err, EINVAL,
+                       "'train.global_batch' %llu is not divisible by %u ranks x "
+                       "'train.micro_batch' %llu",
+                       (unsigned long long)job->train.global_batch, args->world,
+                       (unsigned long long)job->train.micro_batch);
+    if (job->train.sequence < 1 || job->train.sequence > job->model.shape.context)
+        return ds_fail(err, EINVAL, "'train.sequence' %llu must be between 1 and 'model.context' %llu",
+                       (unsigned long long)job->train.sequence,
+                       (unsigned long long)job->model.shape.context);
+    if (job->zero.stage != 0)
+        return ds_fail(err, ENOTSUP, "'zero.stage' %llu is not supported yet",
+                       (unsigned long long)job->zero.stage);
+    return 0;
+}
+
+/* Every later product stays below this one; the bytes of all activations are bounded by it. */
+static int check_size(const struct ds_plan *plan, struct ds_error *err)
+{
+    uint64_t widest = ds_model_qkv_width(&plan->shape) + ds_model_ffn_in_width(&plan->shape) +
+                      4 * plan->shape.hidden + plan->shape.heads + 64;
+    uint64_t blocks = ds_model_blocks(&plan->shape), bytes, instructions;
+
+    if (__builtin_mul_overflow(plan->micro_batch * (plan->sequence + 1), widest, &bytes) ||
+        __builtin_mul_overflow(bytes, blocks * 16, &bytes) || bytes > UINT64_MAX / 4)
+        return ds_fail(err, EOVERFLOW,
+                       "a micro-batch of %llu sequences of %llu tokens is too large to plan",
+                       (unsigned long long)plan->micro_batch, (unsigned long long)plan->sequence);
+    instructions = plan->micro_batches * blocks * 3;
+    if (instructions > MAX_STEP_INSTRUCTIONS)
+        return ds_fail(err, EOVERFLOW,
+                       "a step of %llu micro-batches per rank is too long, raise "
+                       "'train.micro_batch'",
+                       (unsigned long long)plan->micro_batches);
+    return 0;
+}
+
+static uint64_t mix(uint64_t hash, uint64_t value)
+{
+    for (unsigned i = 0; i < 8; i++) { /* FNV-1a */
+        hash ^= (value >> (8 * i)) & 0xff;
+        hash *= 0x100000001b3u;
+    }
+    return hash;
+}
+
+/* Over what must be equal on all ranks; not rank, threads or what follows from them. */
+static uint64_t hash_of(const struct ds_plan *plan)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    const uint64_t scalars[] = {
+        plan->world,        plan->micro_batches, plan->micro_batch,  plan->sequence,
+        plan->compute,      plan->params,        plan->padded_elems, plan->logit_rows,
+        plan->shape.arch,   plan->shape.heads,   plan->shape.kv_heads,
+    };
+
+    for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
+        hash = mix(hash, scalars[i]);
+    for (size_t i = 0; i < plan->params; i++)
+        hash = mix(mix(hash, plan->param[i].offset), plan->param[i].param.elems);
+    for (size_t i = 0; i < plan->buckets; i++)
+        hash = mix(mix(hash, plan->bucket[i].offset), plan->bucket[i].shard_elems);
+    for (size_t i = 0; i < plan->step.count; i++) {
+        const struct ds_instr *instr = &plan->step.instr[i];
+
+        hash = mix(hash, (uint64_t)instr->op << 32 | instr->block);
+        hash = mix(hash, (uint64_t)instr->bucket << 32 | instr->micro_batch);
+    }
+    return hash;
+}
+
+static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+{
+    const struct ds_job *job = args->job;
+    bool recompute = job->activation.recompute == DS_RECOMPUTE_FULL;
+    int rc;
+
+    plan->shape = job->model.shape;
+    plan->world = args->world;
+    plan->rank = args->rank;
+    plan->threads = args->threads;
+    plan->compute = job->precision.compute;
+    plan->micro_batch = job->train.micro_batch;
+    plan->micro_batches = job->train.global_batch / (job->train.micro_batch * args->world);
+    plan->sequence = job->train.sequence;
+    if ((rc = check_size(plan, err)) != 0)
+        return rc;
+    if ((rc = ds__plan_buckets(plan, job->zero.bucket_mb, err)) != 0)
+        return rc;
+    if ((rc = ds__plan_schedule(plan, recompute, err)) != 0)
+        return rc;
+    if ((rc = ds__plan_memory(plan, recompute, err)) != 0)
+        return rc;
+    ds__plan_cost(plan);
+    plan->hash = hash_of(plan);
+    return 0;
+}
+
+int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+{
+    int rc;
+
+    memset(plan, 0, sizeof(*plan));
+    ds_arena_init(&plan->arena);
+    rc = ds_model_check(&args->job->model.shape, err);
+    if (rc == 0)
+        rc = check_world(args, err);
+    if (rc == 0)
+        rc = build(plan, args, err);
+    if (rc != 0)
+        ds_plan_release(plan);
+    return rc;
+}
+
+void ds_plan_release(struct ds_plan *plan)
+{
+    ds_arena_release(&plan->arena);
+    memset(plan, 0, sizeof(*plan));
+}
+
+/* clang-format off */
+static const char *const op_names[] = {
+#define X(id) [DS_INSTR_##id] = #id,
+    DS_INSTR_OPS(X)
+#undef X
+};
+static const char *const queue_names[] = {
+#define X(id) [DS_QUEUE_##id] = #id,
+    DS_QUEUES(X)
+#undef X
+};
+static const char *const arena_names[] = {
+#define X(id, name) [DS_ARENA_##id] = (name),
+    DS_ARENAS(X)
+#undef X
+};
+static const char *const buffer_names[] = {
+#define X(id, name) [DS_BUFFER_##id] = (name),
+    DS_BUFFERS(X)
+#undef X
+};
+static const char *const pass_names[] = {
+#define X(id, name) [DS_PASS_##id] = (name),
+    DS_PASSES(X)
+#undef X
+};
+/* clang-format on */
+
+const char *ds_instr_op_name(enum ds_instr_op op)
+{
+    return op_names[op];
+}
+
+const char *ds_queue_name(enum ds_queue queue)
+{
+    return queue_names[queue];
+}
+
+const char *ds_arena_name(enum ds_arena_kind kind)
+{
+    return arena_names[kind];
+}
+
+const char *ds_buffer_name(enum ds_buffer buffer)
+{
+    return buffer_names[buffer];
+}
+
+const char *ds_pass_name(enum ds_pass pass)
+{
+    return pass_names[pass];
+}

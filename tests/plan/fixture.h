@@ -1,0 +1,75 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * fixture.h - jobs for the tests of planner and engine, made without the job parser.
+ */
+#ifndef DS_TESTS_PLAN_FIXTURE_H
+#define DS_TESTS_PLAN_FIXTURE_H
+
+#include <string.h>
+
+#include "runtime/job.h"
+
+static inline struct ds_model_shape test_gpt2(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                              uint64_t vocab, uint64_t context)
+{
+    return (struct ds_model_shape){.arch = DS_ARCH_GPT2,
+                                   .layers = layers,
+                                   .hidden = hidden,
+                                   .heads = heads,
+                                   .kv_heads = heads,
+                                   .head_size = hidden / heads,
+                                   .ffn = 4 * hidden,
+                                   .vocab = vocab,
+                                   .context = context,
+                                   .tie_embeddings = true,
+                                   .norm_eps = 1e-5,
+                                   .rope_theta = 10000.0};
+}
+
+static inline struct ds_model_shape test_llama(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                               uint64_t kv_heads, uint64_t ffn, uint64_t vocab,
+                                               uint64_t context)
+{
+    struct ds_model_shape shape = test_gpt2(layers, hidden, heads, vocab, context);
+
+    shape.arch = DS_ARCH_LLAMA;
+    shape.kv_heads = kv_heads;
+    shape.ffn = ffn;
+    shape.tie_embeddings = false;
+    return shape;
+}
+
+/* A job as the parser would leave it; strings are literals, nothing to release. */
+static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
+                                     uint64_t micro_batch, uint64_t sequence)
+{
+    struct ds_job job;
+
+    memset(&job, 0, sizeof(job));
+    job.name = "test";
+    job.seed = 1;
+    job.model.shape = shape;
+    job.model.init_std = 0.02;
+    job.train.steps = 6;
+    job.train.global_batch = global_batch;
+    job.train.micro_batch = micro_batch;
+    job.train.sequence = sequence;
+    job.optim.name = "adamw";
+    job.optim.lr = 3e-3;
+    job.optim.beta1 = 0.9;
+    job.optim.beta2 = 0.95;
+    job.optim.eps = 1e-5;
+    job.optim.weight_decay = 0.1;
+    job.optim.clip = 1.0;
+    job.schedule.kind = DS_SCHEDULE_COSINE;
+    job.schedule.warmup = 2;
+    job.schedule.steps = 6;
+    job.schedule.min_lr = 3e-4;
+    job.checkpoint.resume = "auto";
+    job.log.every = 1;
+    job.guard.max_skips = 20;
+    return job;
+}
+
+#endif

@@ -1,0 +1,129 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_model - the parameter tables against the published models, and what is no model at all.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+
+#include "runtime/model/model.h"
+#include "tests/plan/fixture.h"
+
+static void expect(const struct ds_model_shape *shape, size_t i, const char *name, unsigned block,
+                   uint64_t rows, uint64_t cols, enum ds_init init)
+{
+    struct ds_param param;
+
+    ds_model_param(shape, i, &param);
+    cr_assert_str_eq(param.name, name);
+    cr_assert_eq(param.block, block, "%s: block %u", name, param.block);
+    cr_assert_eq(param.shape[0], rows, "%s", name);
+    cr_assert_eq(param.ndim, cols == 0 ? 1u : 2u, "%s", name);
+    cr_assert(cols == 0 || param.shape[1] == cols, "%s", name);
+    cr_assert_eq(param.elems, rows * (cols == 0 ? 1 : cols), "%s", name);
+    cr_assert_eq(param.init, init, "%s", name);
+}
+
+Test(model, gpt2_124m_is_the_published_one)
+{
+    struct ds_model_shape shape = test_gpt2(12, 768, 12, 50257, 1024);
+
+    cr_assert_eq(ds_model_param_count(&shape), 148);
+    cr_assert_eq(ds_model_elems(&shape), 124439808);
+    cr_assert_eq(ds_model_blocks(&shape), 14);
+    expect(&shape, 0, "transformer.wte.weight", 0, 50257, 768, DS_INIT_NORMAL);
+    expect(&shape, 1, "transformer.wpe.weight", 0, 1024, 768, DS_INIT_NORMAL);
+    expect(&shape, 4, "transformer.h.0.attn.c_attn.weight", 1, 768, 2304, DS_INIT_NORMAL);
+    expect(&shape, 2 + 11 * 12 + 10, "transformer.h.11.mlp.c_proj.weight", 12, 3072, 768,
+           DS_INIT_NORMAL_RESIDUAL);
+    expect(&shape, 146, "transformer.ln_f.weight", 13, 768, 0, DS_INIT_ONE);
+    expect(&shape, 147, "transformer.ln_f.bias", 13, 768, 0, DS_INIT_ZERO);
+}
+
+Test(model, llama_matrices_that_are_used_as_one_are_neighbours)
+{
+    struct ds_model_shape shape = test_llama(2, 64, 4, 2, 96, 113, 32);
+
+    cr_assert_eq(ds_model_param_count(&shape), 1 + 2 * 9 + 2);
+    expect(&shape, 2, "model.layers.0.self_attn.q_proj.weight", 1, 64, 64, DS_INIT_NORMAL);
+    expect(&shape, 3, "model.layers.0.self_attn.k_proj.weight", 1, 32, 64, DS_INIT_NORMAL);
+    expect(&shape, 4, "model.layers.0.self_attn.v_proj.weight", 1, 32, 64, DS_INIT_NORMAL);
+    expect(&shape, 7, "model.layers.0.mlp.gate_proj.weight", 1, 96, 64, DS_INIT_NORMAL);
+    expect(&shape, 8, "model.layers.0.mlp.up_proj.weight", 1, 96, 64, DS_INIT_NORMAL);
+    expect(&shape, 9, "model.layers.0.mlp.down_proj.weight", 1, 64, 96, DS_INIT_NORMAL_RESIDUAL);
+    expect(&shape, 20, "lm_head.weight", 3, 113, 64, DS_INIT_NORMAL);
+}
+
+Test(model, llama_7b_and_tied_heads_count_right)
+{
+    struct ds_model_shape shape = test_llama(32, 4096, 32, 32, 11008, 32000, 4096);
+
+    cr_assert_eq(ds_model_elems(&shape), 6738415616u); /* Llama 2 7B */
+    shape = test_llama(16, 2048, 32, 8, 8192, 128256, 4096);
+    shape.tie_embeddings = true;
+    cr_assert_eq(ds_model_elems(&shape), 1235814400u); /* Llama 3.2 1B */
+}
+
+Test(model, elements_are_the_sum_of_the_parameters)
+{
+    const struct ds_model_shape shapes[] = {test_gpt2(3, 48, 3, 97, 32),
+                                            test_llama(2, 64, 4, 2, 96, 113, 32)};
+
+    for (size_t s = 0; s < 2; s++)
+        for (int tied = 0; tied < 2; tied++) {
+            struct ds_model_shape shape = shapes[s];
+            uint64_t sum = 0;
+
+            shape.tie_embeddings = tied != 0;
+            for (size_t i = 0; i < ds_model_param_count(&shape); i++) {
+                struct ds_param param;
+
+                ds_model_param(&shape, i, &param);
+                sum += param.elems;
+            }
+            cr_assert_eq(sum, ds_model_elems(&shape), "shape %zu tied %d", s, tied);
+        }
+}
+
+Test(model, flops_follow_the_convention)
+{
+    struct ds_model_shape shape = test_gpt2(12, 768, 12, 50257, 1024);
+
+    cr_assert_float_eq(ds_model_flops_per_token(&shape, 1024),
+                       6.0 * 124439808 + 6.0 * 12 * 768 * 1024, 1.0);
+    shape.tie_embeddings = false; /* one matrix more, and still one that is multiplied */
+    cr_assert_float_eq(ds_model_flops_per_token(&shape, 1024),
+                       6.0 * 124439808 + 6.0 * 12 * 768 * 1024, 1.0);
+}
+
+Test(model, wrong_shapes_are_refused_with_the_key)
+{
+    static const struct {
+        const char *what;
+        uint64_t layers, hidden, heads, kv_heads, head_size;
+        enum ds_arch arch;
+        const char *says;
+    } cases[] = {
+        {"no layer", 0, 64, 4, 4, 16, DS_ARCH_GPT2, "model.layers"},
+        {"too wide", 1, 1 << 20, 4, 4, 16, DS_ARCH_GPT2, "model.hidden"},
+        {"no head", 1, 64, 0, 4, 16, DS_ARCH_GPT2, "model.heads"},
+        {"heads do not divide", 1, 64, 5, 5, 12, DS_ARCH_GPT2, "model.hidden"},
+        {"kv heads do not divide", 1, 64, 4, 3, 16, DS_ARCH_LLAMA, "model.kv_heads"},
+        {"gpt2 has no grouped queries", 1, 64, 4, 2, 16, DS_ARCH_GPT2, "model.kv_heads"},
+        {"odd head for rope", 1, 60, 4, 4, 15, DS_ARCH_LLAMA, "even"},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_model_shape shape = test_gpt2(1, 64, 4, 97, 32);
+        struct ds_error err = {0};
+
+        shape.arch = cases[i].arch;
+        shape.layers = cases[i].layers;
+        shape.hidden = cases[i].hidden;
+        shape.heads = cases[i].heads;
+        shape.kv_heads = cases[i].kv_heads;
+        shape.head_size = cases[i].head_size;
+        cr_assert_eq(ds_model_check(&shape, &err), -EINVAL, "%s", cases[i].what);
+        cr_assert(strstr(err.text, cases[i].says) != NULL, "%s: %s", cases[i].what, err.text);
+    }
+}

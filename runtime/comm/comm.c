@@ -1,0 +1,156 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * comm.c - checks, dispatch and counters; the contract is in comm.h.
+ */
+#include "runtime/comm/comm.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "runtime/comm/backend.h"
+
+static const struct ds_comm_backend *const backends[] = {&ds_comm_backend_host};
+
+static const struct {
+    const char *name;
+    unsigned trips;
+} ops[DS_COMM_OP_COUNT] = {
+#define X(id, name, trips) [DS_COMM_##id] = {#name, trips},
+    DS_COMM_OPS(X)
+#undef X
+};
+
+const char *ds_comm_op_name(unsigned op)
+{
+    return op < DS_COMM_OP_COUNT ? ops[op].name : "unknown";
+}
+
+static int check_args(const struct ds_comm_args *args, struct ds_error *err)
+{
+    if (args->world == 0 || args->world > DS_MAX_SLOTS)
+        return ds_fail(err, EINVAL, "world size %u is not in 1 to %d", args->world, DS_MAX_SLOTS);
+    if (args->rank >= args->world)
+        return ds_fail(err, EINVAL, "rank %u is not below world size %u", args->rank, args->world);
+    if (args->shm_fd < 0 && args->world > 1)
+        return ds_fail(err, EINVAL, "%u ranks need shared memory and there is none", args->world);
+    return 0;
+}
+
+int ds_comm_open(struct ds_comm **comm, const struct ds_comm_args *args, struct ds_error *err)
+{
+    const size_t count = sizeof(backends) / sizeof(backends[0]);
+    int rc = check_args(args, err);
+
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(backends[i]->name, args->backend) == 0)
+            return backends[i]->open(comm, args, err);
+    return ds_fail(err, ENOTSUP, "no communication backend '%s', use '%s'", args->backend,
+                   backends[0]->name);
+}
+
+void ds_comm_close(struct ds_comm *comm)
+{
+    if (comm != NULL)
+        comm->backend->close(comm);
+}
+
+void *ds_comm_arena(struct ds_comm *comm)
+{
+    return comm->backend->arena(comm);
+}
+
+void ds_comm_abort(struct ds_comm *comm)
+{
+    comm->backend->abort(comm);
+}
+
+void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats)
+{
+    *stats = comm->stats;
+}
+
+/* trips x bytes x (world - 1) / world, in an order that cannot overflow before the result does. */
+static uint64_t wire_bytes(enum ds_comm_op op, uint64_t bytes, uint64_t world)
+{
+    uint64_t all = ops[op].trips * bytes;
+
+    return all / world * (world - 1) + all % world * (world - 1) / world;
+}
+
+static int dispatch(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
+{
+    uint64_t waited = comm->stats.wait_ns, began = ds_clock_mono_ns();
+    int rc = comm->backend->run[call->op](comm, call, err);
+
+    comm->stats.work_ns += ds_clock_mono_ns() - began - (comm->stats.wait_ns - waited);
+    if (rc < 0)
+        return rc;
+    comm->stats.calls++;
+    comm->stats.bytes += wire_bytes(call->op, call->bytes, comm->world);
+    return 0;
+}
+
+/* A vector of n elements of `size` bytes. */
+static int vector_call(struct ds_comm *comm, enum ds_comm_op op, void *buf, size_t n, size_t size,
+                       struct ds_error *err)
+{
+    if (n > SIZE_MAX / 2 / size)
+        return ds_fail(err, EINVAL, "%s of %zu elements does not fit in memory", ops[op].name, n);
+    return dispatch(comm, &(struct ds_comm_call){.op = op, .buf = buf, .bytes = n * size}, err);
+}
+
+static int check_shards(const struct ds_comm *comm, enum ds_comm_op op, size_t n,
+                        struct ds_error *err)
+{
+    if (n % comm->world != 0)
+        return ds_fail(err, EINVAL, "%s of %zu elements cannot be cut into %u equal shards",
+                       ops[op].name, n, comm->world);
+    return 0;
+}
+
+int ds_comm_barrier(struct ds_comm *comm, struct ds_error *err)
+{
+    return dispatch(comm, &(struct ds_comm_call){.op = DS_COMM_BARRIER}, err);
+}
+
+int ds_comm_all_reduce_f32(struct ds_comm *comm, float *buf, size_t n, struct ds_error *err)
+{
+    return vector_call(comm, DS_COMM_ALL_REDUCE_F32, buf, n, sizeof(*buf), err);
+}
+
+int ds_comm_all_reduce_f64(struct ds_comm *comm, double *buf, size_t n, struct ds_error *err)
+{
+    if (n > DS_COMM_MAX_F64)
+        return ds_fail(err, EINVAL, "all_reduce_f64 of %zu elements, at most %d are taken", n,
+                       DS_COMM_MAX_F64);
+    return vector_call(comm, DS_COMM_ALL_REDUCE_F64, buf, n, sizeof(*buf), err);
+}
+
+int ds_comm_reduce_scatter_f32(struct ds_comm *comm, float *buf, size_t n, struct ds_error *err)
+{
+    int rc = check_shards(comm, DS_COMM_REDUCE_SCATTER, n, err);
+
+    return rc < 0 ? rc : vector_call(comm, DS_COMM_REDUCE_SCATTER, buf, n, sizeof(*buf), err);
+}
+
+int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_error *err)
+{
+    int rc = check_shards(comm, DS_COMM_ALL_GATHER, bytes, err);
+
+    return rc < 0 ? rc : vector_call(comm, DS_COMM_ALL_GATHER, buf, bytes, 1, err);
+}
+
+int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned root,
+                      struct ds_error *err)
+{
+    struct ds_comm_call call = {.op = DS_COMM_BROADCAST, .root = root, .buf = buf, .bytes = bytes};
+
+    if (root >= comm->world)
+        return ds_fail(err, EINVAL, "broadcast from rank %u, world size is %u", root, comm->world);
+    return dispatch(comm, &call, err);
+}

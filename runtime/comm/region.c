@@ -1,0 +1,187 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * region.c - the contract is in region.h.
+ */
+#include "runtime/comm/region.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/comm/sync.h"
+
+static const uint64_t MAGIC = UINT64_C(0x64736d31) << 32; /* "dsm1" */
+
+static_assert(sizeof(struct ds__control) <= DS_REGION_PAGE, "control is one page");
+static_assert(sizeof(struct ds__seat) <= DS_REGION_PAGE, "a seat is one page");
+static_assert(ATOMIC_LONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "shared between processes");
+
+static size_t align_up(size_t n)
+{
+    return (n + (DS_REGION_ALIGN - 1)) / DS_REGION_ALIGN * DS_REGION_ALIGN;
+}
+
+static size_t windows_at(unsigned world)
+{
+    return align_up(((size_t)world + 1) * DS_REGION_PAGE);
+}
+
+static size_t window_bytes(unsigned world)
+{
+    return world > 1 ? DS_REGION_WINDOW_BYTES : 0;
+}
+
+size_t ds__region_overhead_bytes(unsigned world)
+{
+    return windows_at(world) + world * window_bytes(world);
+}
+
+struct ds__control *ds__region_control(const struct ds__region *region)
+{
+    return (struct ds__control *)(void *)region->base;
+}
+
+struct ds__seat *ds__region_seat(const struct ds__region *region, unsigned rank)
+{
+    return (struct ds__seat *)(void *)(region->base + ((size_t)rank + 1) * DS_REGION_PAGE);
+}
+
+unsigned char *ds__region_window(const struct ds__region *region, unsigned rank)
+{
+    return region->base + region->windows_at + rank * region->window_bytes;
+}
+
+unsigned char *ds__region_arena(const struct ds__region *region, unsigned rank)
+{
+    return region->base + region->arenas_at + rank * region->arena_bytes;
+}
+
+static int draw(struct ds__region *region, const struct ds_comm_args *args, struct ds_error *err)
+{
+    size_t overhead = ds__region_overhead_bytes(args->world), room = PTRDIFF_MAX - overhead;
+
+    if (args->arena_bytes > room / args->world - DS_REGION_ALIGN)
+        return ds_fail(err, EOVERFLOW, "%u arenas of %zu bytes do not fit in memory", args->world,
+                       args->arena_bytes);
+    *region = (struct ds__region){
+        .windows_at = windows_at(args->world),
+        .arenas_at = overhead,
+        .window_bytes = window_bytes(args->world),
+        .arena_bytes = align_up(args->arena_bytes),
+        .world = args->world,
+    };
+    region->bytes = region->arenas_at + args->world * region->arena_bytes;
+    return 0;
+}
+
+/* Write `mine` if nobody wrote yet; returns what stands there. */
+static uint64_t agree(_Atomic uint64_t *word, uint64_t mine)
+{
+    uint64_t found = 0;
+
+    return atomic_compare_exchange_strong(word, &found, mine) ? mine : found;
+}
+
+static int compare(struct ds__control *control, const struct ds_comm_args *args,
+                   struct ds_error *err)
+{
+    uint64_t group = agree(&control->group, MAGIC | args->world);
+    uint64_t arena = agree(&control->arena_bytes, (uint64_t)args->arena_bytes + 1);
+    int rc = 0;
+
+    if ((group & ~(uint64_t)UINT32_MAX) != MAGIC)
+        return ds_fail(err, EPROTO, "the shared memory of rank %u holds something else",
+                       args->rank);
+    if (group != (MAGIC | args->world))
+        rc = ds_fail(err, EPROTO, "world size is %u for rank %u and %" PRIu64 " for its peers",
+                     args->world, args->rank, group & UINT32_MAX);
+    else if (arena != (uint64_t)args->arena_bytes + 1)
+        rc = ds_fail(err, EPROTO, "the arena has %zu bytes on rank %u and %" PRIu64 " on its peers",
+                     args->arena_bytes, args->rank, arena - 1);
+    if (rc < 0)
+        ds__sync_abort(control, args->rank); /* the peers need not wait for us */
+    return rc;
+}
+
+/* The agreement words must be readable before the size is agreed on: fallocate() grows the file
+ * to one page and, unlike ftruncate(), never cuts what a faster rank has made. */
+static int agree_in_file(const struct ds_comm_args *args, struct ds_error *err)
+{
+    void *page;
+    int rc;
+
+    do
+        rc = fallocate(args->shm_fd, 0, 0, DS_REGION_PAGE);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0)
+        return ds_fail(err, EIO, "cannot size the shared memory: %s", strerror(errno));
+    page = mmap(NULL, DS_REGION_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, args->shm_fd, 0);
+    if (page == MAP_FAILED)
+        return ds_fail(err, ENOMEM, "cannot map the shared memory: %s", strerror(errno));
+    rc = compare(page, args, err);
+    (void)munmap(page, DS_REGION_PAGE);
+    return rc;
+}
+
+static int grow(const struct ds__region *region, int fd, struct ds_error *err)
+{
+    struct stat st;
+    int rc;
+
+    do
+        rc = ftruncate(fd, (off_t)region->bytes);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0 || fstat(fd, &st) < 0)
+        return ds_fail(err, EIO, "cannot size the shared memory: %s", strerror(errno));
+    if (st.st_size != (off_t)region->bytes)
+        return ds_fail(err, EPROTO, "the shared memory has %jd bytes instead of %zu",
+                       (intmax_t)st.st_size, region->bytes);
+    return 0;
+}
+
+static int sit_down(struct ds__region *region, unsigned rank, struct ds_error *err)
+{
+    if (atomic_exchange(&ds__region_seat(region, rank)->taken, 1) == 0)
+        return 0;
+    return ds_fail(err, EPROTO, "two processes are rank %u of one group", rank);
+}
+
+int ds__region_open(struct ds__region *region, const struct ds_comm_args *args,
+                    struct ds_error *err)
+{
+    int rc = draw(region, args, err);
+    int flags = args->shm_fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    void *base;
+
+    if (rc == 0 && args->shm_fd >= 0)
+        rc = agree_in_file(args, err);
+    if (rc == 0 && args->shm_fd >= 0)
+        rc = grow(region, args->shm_fd, err);
+    if (rc < 0)
+        return rc;
+    base = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, flags, args->shm_fd, 0);
+    if (base == MAP_FAILED)
+        return ds_fail(err, ENOMEM, "cannot map %zu bytes of memory: %s", region->bytes,
+                       strerror(errno));
+    region->base = base;
+    /* Fewer page faults where the system lends huge pages; no harm where it does not. */
+    (void)madvise(region->base + region->arenas_at, region->bytes - region->arenas_at,
+                  MADV_HUGEPAGE);
+    rc = sit_down(region, args->rank, err);
+    if (rc < 0)
+        ds__region_close(region);
+    return rc;
+}
+
+void ds__region_close(struct ds__region *region)
+{
+    if (region->base != NULL)
+        (void)munmap(region->base, region->bytes);
+    region->base = NULL;
+}

@@ -1,0 +1,83 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * region.h - the shared mapping of the ranks of one host, drawn once.
+ *
+ *     control | seat 0 | seat 1 | ... | window 0 | window 1 | ... | arena 0 | arena 1 | ...
+ *
+ * control  one page: what the ranks must agree on, the barrier, the abort flag
+ * seat     one page per rank: what it is calling, written before a barrier, read after it
+ * window   staging for buffers that lie elsewhere; none where a rank is alone
+ * arena    the rank's own memory, read and written by the peers inside collectives
+ *
+ * The file has no name and grows from empty: whoever comes first writes the agreement words,
+ * everyone compares them, and only ranks that agree set the size, all the same one.
+ *
+ * Private to runtime/comm/.
+ * Tests   tests/comm/test_comm.c
+ */
+#ifndef DS_RUNTIME_COMM_REGION_H
+#define DS_RUNTIME_COMM_REGION_H
+
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "runtime/comm/backend.h"
+
+enum {
+    DS_REGION_LINE = 64,                 /* bytes; what two cores should not write both */
+    DS_REGION_PAGE = 4096,               /* bytes of control and of a seat */
+    DS_REGION_ALIGN = 65536,             /* of windows and arenas: any machine's page */
+    DS_REGION_WINDOW_BYTES = 1024 * 1024 /* two halves, used in turn */
+};
+
+struct ds__control {
+    _Atomic uint64_t group;                            /* magic << 32 | world; 0: nobody came yet */
+    _Atomic uint64_t arena_bytes;                      /* + 1; 0: nobody came yet */
+    _Atomic uint32_t aborter;                          /* rank + 1 of the first to abort */
+    alignas(DS_REGION_LINE) _Atomic uint32_t arrived;  /* ranks in the present barrier */
+    alignas(DS_REGION_LINE) _Atomic uint32_t epoch;    /* barriers done x 2, + 1 once aborted */
+    alignas(DS_REGION_LINE) _Atomic uint32_t sleepers; /* ranks in the kernel, or killed there */
+};
+
+/* What a rank is calling.  Two per seat, used in turn: one barrier later a peer may still read. */
+struct ds__post {
+    uint32_t op, root;
+    uint64_t bytes;
+    uint64_t offset; /* of the buffer in the arena, or DS_REGION_OUTSIDE */
+    double f64[DS_COMM_MAX_F64];
+};
+#define DS_REGION_OUTSIDE UINT64_MAX
+
+struct ds__seat {
+    _Atomic uint32_t taken;    /* a process sits here */
+    _Atomic uint32_t barriers; /* it has come to; names the missing one in a timeout */
+    alignas(DS_REGION_LINE) struct ds__post post[2];
+};
+
+struct ds__region {
+    unsigned char *base;
+    size_t bytes; /* of the mapping */
+    size_t windows_at, arenas_at;
+    size_t window_bytes, arena_bytes; /* per rank, aligned */
+    unsigned world;
+};
+
+/* Bytes of control, seats and windows of all ranks. */
+size_t ds__region_overhead_bytes(unsigned world);
+
+/* Map the region of `args` for its rank.  -EPROTO when ranks disagree or the seat is taken,
+ * -EOVERFLOW, -ENOMEM, -EIO.  On failure nothing stays mapped. */
+int ds__region_open(struct ds__region *region, const struct ds_comm_args *args,
+                    struct ds_error *err) DS_NODISCARD;
+void ds__region_close(struct ds__region *region);
+
+struct ds__control *ds__region_control(const struct ds__region *region);
+struct ds__seat *ds__region_seat(const struct ds__region *region, unsigned rank);
+unsigned char *ds__region_window(const struct ds__region *region, unsigned rank);
+unsigned char *ds__region_arena(const struct ds__region *region, unsigned rank);
+
+#endif

@@ -1,0 +1,145 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * tree.c - the contract is in tree.h.
+ *
+ * Sixteen bytes at a time with the compiler's vector type: large vectors are bound by memory, and
+ * four lanes per instruction already reach that bound, on every x86-64 and aarch64.
+ */
+#include "runtime/comm/tree.h"
+
+#include <string.h>
+
+typedef float vec4 __attribute__((vector_size(16)));
+
+enum { LANES = 4, STEP = 16 };
+
+static inline vec4 load(const float *p)
+{
+    vec4 v;
+
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static inline void store(float *p, vec4 v)
+{
+    memcpy(p, &v, sizeof(v));
+}
+
+static void add2(float *out, const float *a, const float *b, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + STEP <= n; i += STEP)
+        for (size_t k = i; k < i + STEP; k += LANES)
+            store(out + k, load(a + k) + load(b + k));
+    for (; i < n; i++)
+        out[i] = a[i] + b[i];
+}
+
+static void add3(float *out, const float *const *s, size_t at, size_t n)
+{
+    const float *a = s[0] + at, *b = s[1] + at, *c = s[2] + at;
+    size_t i = 0;
+
+    for (; i + STEP <= n; i += STEP)
+        for (size_t k = i; k < i + STEP; k += LANES)
+            store(out + k, (load(a + k) + load(b + k)) + load(c + k));
+    for (; i < n; i++)
+        out[i] = (a[i] + b[i]) + c[i];
+}
+
+static void add4(float *out, const float *const *s, size_t at, size_t n)
+{
+    const float *a = s[0] + at, *b = s[1] + at, *c = s[2] + at, *d = s[3] + at;
+    size_t i = 0;
+
+    for (; i + STEP <= n; i += STEP)
+        for (size_t k = i; k < i + STEP; k += LANES)
+            store(out + k, (load(a + k) + load(b + k)) + (load(c + k) + load(d + k)));
+    for (; i < n; i++)
+        out[i] = (a[i] + b[i]) + (c[i] + d[i]);
+}
+
+/* Both become their sum: the case of two ranks, one pass without a block buffer. */
+static void add_pair(float *a, float *b, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + STEP <= n; i += STEP)
+        for (size_t k = i; k < i + STEP; k += LANES) {
+            vec4 sum = load(a + k) + load(b + k);
+            store(a + k, sum);
+            store(b + k, sum);
+        }
+    for (; i < n; i++)
+        a[i] = b[i] = a[i] + b[i];
+}
+
+static unsigned left_count(unsigned count)
+{
+    unsigned half = 1;
+
+    while (half * 2 < count)
+        half *= 2;
+    return half;
+}
+
+/* One block, n <= DS_TREE_BLOCK.  The left half lands in `out`, the right one in scratch. */
+static void sum_block(float *out, const float *const *src, unsigned count, size_t at, size_t n,
+                      float *scratch)
+{
+    unsigned left;
+
+    switch (count) {
+    case 1: memmove(out, src[0] + at, n * sizeof(*out)); return;
+    case 2: add2(out, src[0] + at, src[1] + at, n); return;
+    case 3: add3(out, src, at, n); return;
+    case 4: add4(out, src, at, n); return;
+    default: break;
+    }
+    left = left_count(count);
+    sum_block(out, src, left, at, n, scratch);
+    if (count - left == 1) {
+        add2(out, out, src[left] + at, n);
+        return;
+    }
+    sum_block(scratch, src + left, count - left, at, n, scratch + DS_TREE_BLOCK);
+    add2(out, out, scratch, n);
+}
+
+void ds__tree_sum_f32(float *out, const float *const *src, unsigned count, size_t n, float *scratch)
+{
+    for (size_t at = 0; at < n; at += DS_TREE_BLOCK) {
+        size_t len = n - at < DS_TREE_BLOCK ? n - at : DS_TREE_BLOCK;
+
+        sum_block(scratch, src, count, at, len, scratch + DS_TREE_BLOCK);
+        memcpy(out + at, scratch, len * sizeof(*out));
+    }
+}
+
+void ds__tree_sum_all_f32(float *const *vec, unsigned count, size_t n, float *scratch)
+{
+    if (count == 2) {
+        add_pair(vec[0], vec[1], n);
+        return;
+    }
+    for (size_t at = 0; at < n; at += DS_TREE_BLOCK) {
+        size_t len = n - at < DS_TREE_BLOCK ? n - at : DS_TREE_BLOCK;
+
+        sum_block(scratch, (const float *const *)vec, count, at, len, scratch + DS_TREE_BLOCK);
+        for (unsigned k = 0; k < count; k++)
+            memcpy(vec[k] + at, scratch, len * sizeof(**vec));
+    }
+}
+
+double ds__tree_sum_f64(const double *x, unsigned count)
+{
+    unsigned left;
+
+    if (count == 1)
+        return x[0];
+    left = left_count(count);
+    return ds__tree_sum_f64(x, left) + ds__tree_sum_f64(x + left, count - left);
+}

@@ -1,0 +1,313 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_comm - the collectives between real processes: right to the bit, wherever buffers lie.
+ */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "tests/comm/ranks.h"
+
+enum { BIG = 1000003, ROUNDS = 300 };
+
+static const unsigned worlds[] = {1, 2, 3, 4, 5, 8};
+static const size_t sizes[] = {1, 15, 16, 17, BIG};
+
+enum place { INSIDE, OUTSIDE, SHIFTED, MIXED, PLACES };
+
+struct task {
+    size_t n;
+    enum place place;
+};
+
+/* A buffer of `bytes` where the task wants it: in the arena at one offset, at another offset on
+ * each rank, on the heap, or on the heap of rank 0 alone. */
+static void *place_buffer(const struct task *task, unsigned rank, struct ds_comm *comm,
+                          size_t bytes)
+{
+    bool outside = task->place == OUTSIDE || (task->place == MIXED && rank == 0);
+    size_t offset = task->place == SHIFTED ? (rank + 1) * sizeof(float) : 0;
+
+    return outside ? malloc(bytes + 1) : (char *)ds_comm_arena(comm) + offset;
+}
+
+static void drop_buffer(const struct task *task, unsigned rank, void *buf)
+{
+    if (task->place == OUTSIDE || (task->place == MIXED && rank == 0))
+        free(buf);
+}
+
+static struct ranks setup_of(unsigned world, const struct task *task)
+{
+    return (struct ranks){.world = world,
+                          .arena_bytes = (task->n + 64) * sizeof(float),
+                          .timeout_ms = 60000,
+                          .spin = world <= 2 ? 100 : 0,
+                          .user = task};
+}
+
+static void for_every_task(ranks_fn *fn, bool multiple)
+{
+    for (size_t w = 0; w < sizeof(worlds) / sizeof(worlds[0]); w++)
+        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
+            for (int place = 0; place < PLACES; place++) {
+                struct task task = {.n = sizes[s] * (multiple ? worlds[w] : 1),
+                                    .place = (enum place)place};
+                int line = ranks_run(setup_of(worlds[w], &task), fn);
+
+                cr_assert(line == 0, "world %u, %zu elements, place %d: line %d", worlds[w], task.n,
+                          place, line);
+            }
+}
+
+static bool same(float a, float b)
+{
+    return memcmp(&a, &b, sizeof(a)) == 0;
+}
+
+/* --- one operation, checked everywhere -------------------------------------------------------- */
+
+static int rank_all_reduce(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < task->n; i++)
+        buf[i] = ranks_value(rank, i);
+    EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, task->n, &err), &err);
+    for (size_t i = 0; i < task->n; i++)
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+    drop_buffer(task, rank, buf);
+    return 0;
+}
+
+Test(comm, all_reduce_is_the_tree_sum)
+{
+    for_every_task(rank_all_reduce, false);
+}
+
+static int rank_reduce_scatter(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
+    size_t shard = task->n / setup->world;
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < task->n; i++)
+        buf[i] = ranks_value(rank, i);
+    EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, task->n, &err), &err);
+    for (size_t i = rank * shard; i < (rank + 1) * shard; i++)
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+    drop_buffer(task, rank, buf);
+    return 0;
+}
+
+Test(comm, reduce_scatter_leaves_each_rank_its_shard)
+{
+    for_every_task(rank_reduce_scatter, true);
+}
+
+static int rank_all_gather(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
+    size_t shard = task->n / setup->world;
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < task->n; i++)
+        buf[i] = i / shard == rank ? ranks_value(rank, i) : -1.0f;
+    EXPECT_OK(ds_comm_all_gather(comm, buf, task->n * sizeof(*buf), &err), &err);
+    for (size_t i = 0; i < task->n; i++)
+        EXPECT(same(buf[i], ranks_value((unsigned)(i / shard), i)));
+    drop_buffer(task, rank, buf);
+    return 0;
+}
+
+Test(comm, all_gather_gives_everyone_the_whole)
+{
+    for_every_task(rank_all_gather, true);
+}
+
+static int rank_broadcast(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    size_t bytes = task->n * sizeof(float) - 1; /* any number of bytes */
+    unsigned char *buf = place_buffer(task, rank, comm, bytes);
+    struct ds_error err = {0};
+
+    for (unsigned root = 0; root < setup->world; root++) {
+        for (size_t i = 0; i < bytes; i++)
+            buf[i] = (unsigned char)(i * 7 + rank * 31);
+        EXPECT_OK(ds_comm_broadcast(comm, buf, bytes, root, &err), &err);
+        for (size_t i = 0; i < bytes; i++)
+            EXPECT(buf[i] == (unsigned char)(i * 7 + root * 31));
+    }
+    drop_buffer(task, rank, buf);
+    return 0;
+}
+
+Test(comm, broadcast_from_every_root)
+{
+    for_every_task(rank_broadcast, false);
+}
+
+/* --- many operations in a row: nobody may run ahead ------------------------------------------- */
+
+static int small_round(const struct ranks *setup, unsigned rank, struct ds_comm *comm, size_t k)
+{
+    double flags[64], sum = 0.0;
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < 64; i++)
+        flags[i] = (double)(rank + k + i);
+    for (unsigned r = 0; r < setup->world; r++)
+        sum += (double)(r + k);
+    EXPECT_OK(ds_comm_all_reduce_f64(comm, flags, 1 + k % 64, &err), &err);
+    for (size_t i = 0; i < 1 + k % 64; i++)
+        EXPECT(flags[i] == sum + (double)(i * setup->world));
+    return 0;
+}
+
+static int rank_rounds(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    float *inside = ds_comm_arena(comm), outside[600];
+    struct ds_error err = {0};
+
+    for (size_t k = 0; k < ROUNDS; k++) {
+        size_t n = 1 + k * 2 % 600;
+        int line = small_round(setup, rank, comm, k);
+
+        EXPECT(line == 0);
+        for (size_t i = 0; i < n; i++)
+            inside[i] = outside[i] = ranks_value(rank, i + k);
+        EXPECT_OK(ds_comm_all_reduce_f32(comm, inside, n, &err), &err);
+        EXPECT_OK(ds_comm_all_reduce_f32(comm, outside, n, &err), &err);
+        for (size_t i = 0; i < n; i++)
+            EXPECT(same(inside[i], ranks_tree(0, setup->world, i + k)) &&
+                   same(outside[i], inside[i]));
+        outside[0] = (float)rank;
+        EXPECT_OK(ds_comm_broadcast(comm, outside, sizeof(float), (unsigned)k % setup->world, &err),
+                  &err);
+        EXPECT(outside[0] == (float)(k % setup->world));
+        if (k % 3 == 0)
+            EXPECT_OK(ds_comm_barrier(comm, &err), &err);
+    }
+    return 0;
+}
+
+Test(comm, operations_follow_each_other)
+{
+    static const struct {
+        unsigned world, spin;
+    } cases[] = {{1, 0}, {2, 0}, {2, 5000}, {3, 0}, {4, 50}, {8, 0}};
+
+    for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+        struct ranks setup = {.world = cases[c].world,
+                              .arena_bytes = 600 * sizeof(float),
+                              .timeout_ms = 60000,
+                              .spin = cases[c].spin};
+        int line = ranks_run(setup, rank_rounds);
+
+        cr_assert(line == 0, "world %u, spin %u: line %d", cases[c].world, cases[c].spin, line);
+    }
+}
+
+/* --- the smaller promises --------------------------------------------------------------------- */
+
+static int rank_stats(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    float *buf = ds_comm_arena(comm);
+    double small[3] = {0};
+    struct ds_comm_stats stats;
+    struct ds_error err = {0};
+
+    EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, 1200, &err), &err);
+    ds_comm_stats(comm, &stats);
+    EXPECT(stats.calls == 1 && stats.bytes == 2 * 4800 * (setup->world - 1) / setup->world);
+    EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, 1200, &err), &err);
+    EXPECT_OK(ds_comm_all_gather(comm, buf, 4800, &err), &err);
+    ds_comm_stats(comm, &stats);
+    EXPECT(stats.calls == 3 && stats.bytes == 4 * 4800 * (setup->world - 1) / setup->world);
+    EXPECT_OK(ds_comm_all_reduce_f64(comm, small, 3, &err), &err);
+    EXPECT_OK(ds_comm_barrier(comm, &err), &err);
+    EXPECT_OK(ds_comm_broadcast(comm, buf, 1200, 0, &err), &err);
+    ds_comm_stats(comm, &stats);
+    EXPECT(stats.calls == 6 &&
+           stats.bytes == (4 * 4800 + 2 * 24 + 1200) * (setup->world - 1) / setup->world);
+    EXPECT(stats.work_ns > 0);
+    EXPECT(ds_comm_broadcast(comm, buf, 4, setup->world, &err) == -EINVAL); /* not counted */
+    ds_comm_stats(comm, &stats);
+    EXPECT(stats.calls == 6);
+    return 0;
+}
+
+Test(comm, stats_count_what_a_wire_would_carry)
+{
+    static const unsigned even[] = {1, 2, 3, 4};
+
+    for (size_t w = 0; w < sizeof(even) / sizeof(even[0]); w++) {
+        struct ranks setup = {.world = even[w], .arena_bytes = 4800, .timeout_ms = 60000};
+
+        cr_assert(ranks_run(setup, rank_stats) == 0, "world %u", even[w]);
+    }
+}
+
+static int rank_arena(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    unsigned char *arena = ds_comm_arena(comm);
+    struct ds_error err = {0};
+
+    EXPECT((uintptr_t)arena % (uintptr_t)sysconf(_SC_PAGESIZE) == 0);
+    for (size_t i = 0; i < setup->arena_bytes; i++)
+        EXPECT(arena[i] == 0);
+    EXPECT_OK(ds_comm_barrier(comm, &err), &err);
+    memset(arena, (int)rank + 1, setup->arena_bytes);
+    EXPECT_OK(ds_comm_barrier(comm, &err), &err);
+    for (size_t i = 0; i < setup->arena_bytes; i++)
+        EXPECT(arena[i] == rank + 1);
+    return 0;
+}
+
+Test(comm, arenas_are_zero_aligned_and_apart)
+{
+    struct ranks setup = {.world = 3, .arena_bytes = 70001, .timeout_ms = 60000};
+
+    cr_assert(ranks_run(setup, rank_arena) == 0);
+    setup.arena_bytes = 0;
+    cr_assert(ranks_run(setup, rank_arena) == 0);
+}
+
+Test(comm, one_rank_needs_no_shared_memory)
+{
+    struct ds_comm_args args = {.backend = "host", .world = 1, .shm_fd = -1, .arena_bytes = 4096};
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    float *buf, x[3] = {1, 2, 3};
+    double d = 4.0;
+
+    cr_assert(ds_comm_open(&comm, &args, &err) == 0, "%s", err.text);
+    buf = ds_comm_arena(comm);
+    buf[1023] = 5.0f;
+    cr_assert(ds_comm_all_reduce_f32(comm, buf, 1024, &err) == 0 && buf[1023] == 5.0f);
+    cr_assert(ds_comm_all_reduce_f32(comm, x, 3, &err) == 0 && x[2] == 3.0f);
+    cr_assert(ds_comm_reduce_scatter_f32(comm, x, 3, &err) == 0 && x[0] == 1.0f);
+    cr_assert(ds_comm_all_reduce_f64(comm, &d, 1, &err) == 0 && d == 4.0);
+    cr_assert(ds_comm_all_gather(comm, x, sizeof(x), &err) == 0 && x[1] == 2.0f);
+    cr_assert(ds_comm_broadcast(comm, x, sizeof(x), 0, &err) == 0 && x[1] == 2.0f);
+    ds_comm_close(comm);
+    ds_comm_close(NULL);
+}
+
+Test(comm, overhead_covers_control_and_staging)
+{
+    size_t alone = ds_comm_overhead_bytes(1);
+
+    cr_assert(alone > 0 && alone <= 65536);
+    for (unsigned world = 2; world <= 1024; world *= 2)
+        cr_assert(ds_comm_overhead_bytes(world) > alone &&
+                  ds_comm_overhead_bytes(world) < 2 * 1024 * 1024);
+}

@@ -76,7 +76,7 @@ int ds_fs_read(const char *path, size_t max_bytes, struct ds_buf *out, struct ds
     if (fd < 0)
         return fd;
     rc = st.st_size > 0 && (uintmax_t)st.st_size > max_bytes ? -EFBIG
-                                                              : read_rest(fd, max_bytes, out);
+                                                             : read_rest(fd, max_bytes, out);
     close(fd);
     if (rc == -EFBIG)
         return ds_fail(err, EFBIG, "'%s' is larger than the %zu bytes allowed here", path,

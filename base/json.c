@@ -152,7 +152,8 @@ void ds_json_null(struct ds_json *json, const char *key)
 void ds_json_f64(struct ds_json *json, const char *key, double value, int digits)
 {
     char text[400]; /* the compiler cannot see that 17 digits need 24 */
-    int least = digits == 17 ? 15 : digits; /* 15 digits are often enough for the same double */
+    /* 15 digits are often enough for the same double. */
+    int least = digits == 17 ? 15 : digits;
 
     if (!isfinite(value)) {
         ds_json_null(json, key);

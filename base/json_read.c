@@ -47,8 +47,8 @@ int ds_json_load(const char *path, size_t max_bytes, json_t **out, struct ds_err
 
 static int missing(const json_t *value, const char *key, const char *type, struct ds_error *err)
 {
-    return ds_fail(err, EBADMSG, value == NULL ? "key '%s' is missing" : "key '%s' must be %s",
-                   key, type);
+    return ds_fail(err, EBADMSG, value == NULL ? "key '%s' is missing" : "key '%s' must be %s", key,
+                   type);
 }
 
 int ds_json_get_u64(const json_t *object, const char *key, uint64_t max, uint64_t *out,

@@ -97,16 +97,20 @@ static inline float log_of(float x)
 /* Cosine and sine of `turn` / 2^32 of a full circle. */
 static inline void circle(uint32_t turn, float *cosine, float *sine)
 {
-    uint32_t quadrant = (turn + 0x20000000U) >> 30;                /* the nearest axis */
-    float a = (float)(int32_t)(turn - (quadrant << 30)) *          /* the angle from it, */
-              (1.57079632679489662F / 1073741824.0F);              /* within +-pi/4 */
-    float z = a * a;
-    float s = ((-1.9515295891e-4F * z + 8.3321608736e-3F) * z - 1.6666654611e-1F) * z * a + a;
-    float c = ((2.443315711809948e-5F * z - 1.388731625493765e-3F) * z + 4.166664568298827e-2F) *
-                  z * z - 0.5F * z + 1.0F;
+    const float scale = 1.57079632679489662F / 1073741824.0F;
+    uint32_t quadrant = (turn + 0x20000000U) >> 30;              /* the nearest axis */
+    float a = (float)(int32_t)(turn - (quadrant << 30)) * scale; /* the angle from it */
+    float z = a * a, s, c, x, y;
     bool swap = (quadrant & 1) != 0;
-    float x = swap ? s : c, y = swap ? c : s;
 
+    s = -1.9515295891e-4F * z + 8.3321608736e-3F;
+    s = s * z - 1.6666654611e-1F;
+    s = s * z * a + a;
+    c = 2.443315711809948e-5F * z - 1.388731625493765e-3F;
+    c = c * z + 4.166664568298827e-2F;
+    c = c * z * z - 0.5F * z + 1.0F;
+    x = swap ? s : c;
+    y = swap ? c : s;
     *cosine = ((quadrant + 1) & 2) != 0 ? -x : x;
     *sine = (quadrant & 2) != 0 ? -y : y;
 }

@@ -13,7 +13,8 @@
 #include "base/limits.h"
 
 enum { MAGIC_BYTES = 8, NONCE_BYTES = 16 };
-enum { /* offsets in HELLO's payload */
+/* Offsets in HELLO's payload. */
+enum {
     HELLO_VERSION = MAGIC_BYTES,
     HELLO_BUILD = HELLO_VERSION + 4,
     HELLO_NONCE = HELLO_BUILD + DS_WIRE_BUILD_BYTES,
@@ -73,7 +74,7 @@ uint64_t ds_get_u64(const void *at)
 const char *ds_wire_type_name(uint16_t type)
 {
     switch (type) {
-#define X(id, number, text) \
+#define X(id, number, text)                                                                        \
     case (number): return #id;
         DS_WIRE_TYPES(X)
 #undef X

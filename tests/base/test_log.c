@@ -1,0 +1,113 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_log.c - what may reach a terminal: escaping, levels, one line per call.
+ */
+#include <criterion/criterion.h>
+#include <criterion/redirect.h>
+
+#include <string.h>
+
+#include "base/log.h"
+#include "base/utf8.h"
+
+/* clang-format off */
+static const struct {
+    const char *in, *out;
+} escapes[] = {
+    {"", ""},
+    {"plain 'text' \\ \"quoted\"", "plain 'text' \\ \"quoted\""},
+    {"tab\tstays", "tab\tstays"},
+    {"two\nlines\r", "two\\x0alines\\x0d"},
+    {"\x1b[31mred\x07", "\\x1b[31mred\\x07"},
+    {"\x7f", "\\x7f"},
+    {"gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80", "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"},
+    {"\xc2\x9b" "1m", "\\xc2\\x9b1m"},           /* C1: an escape sequence in one character */
+    {"\xc2\xa0", "\xc2\xa0"},
+    {"\xff\xfe", "\\xff\\xfe"},
+    {"\xc3", "\\xc3"},                           /* cut */
+    {"\xc3(", "\\xc3("},
+    {"\xc0\xaf", "\\xc0\\xaf"},                  /* overlong */
+    {"\xe0\x80\xaf", "\\xe0\\x80\\xaf"},
+    {"\xed\xa0\x80", "\\xed\\xa0\\x80"},         /* surrogate */
+    {"\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"} /* above U+10FFFF */,
+};
+/* clang-format on */
+
+Test(log, escape)
+{
+    char out[256];
+
+    for (size_t i = 0; i < sizeof(escapes) / sizeof(escapes[0]); i++) {
+        unsigned long len =
+            ds_escape_control(out, sizeof(out), escapes[i].in, strlen(escapes[i].in));
+
+        cr_assert_str_eq(out, escapes[i].out, "case %zu", i);
+        cr_assert_eq(len, strlen(escapes[i].out), "case %zu", i);
+    }
+}
+
+Test(log, escape_shows_nul)
+{
+    char out[16];
+
+    cr_assert_eq(ds_escape_control(out, sizeof(out), "a\0b", 3), 6);
+    cr_assert_str_eq(out, "a\\x00b");
+}
+
+/* Cut at every capacity: terminated, within bounds, no half escape and no half character. */
+Test(log, escape_never_overruns)
+{
+    static const char in[] = "ab\x1b\xc3\xbc\xe2\x82\xac!";
+    static const size_t whole[] = {0, 1, 2, 6, 8, 11, 12}; /* lengths at which a cut may fall */
+    char out[32];
+
+    for (unsigned long cap = 0; cap <= 16; cap++) {
+        unsigned long len, want = 0;
+
+        memset(out, '#', sizeof(out));
+        len = ds_escape_control(out, cap, in, strlen(in));
+        for (size_t i = 0; i < sizeof(whole) / sizeof(whole[0]); i++)
+            if (whole[i] < cap)
+                want = whole[i];
+        cr_assert_eq(len, want, "cap %lu: %lu", cap, len);
+        if (cap > 0)
+            cr_assert_eq(out[len], '\0');
+        for (size_t i = cap; i < sizeof(out); i++)
+            cr_assert_eq(out[i], '#', "cap %lu wrote at %zu", cap, i);
+    }
+}
+
+Test(log, utf8_lengths)
+{
+    cr_assert_eq(ds_utf8_len("", 0), 0);
+    cr_assert_eq(ds_utf8_len("", 1), 1); /* NUL is a character */
+    cr_assert_eq(ds_utf8_len("\xe2\x82\xac", 3), 3);
+    cr_assert_eq(ds_utf8_len("\xe2\x82\xac", 2), 0);
+    cr_assert_eq(ds_utf8_len("\xf0\x9f\x98\x80", 3), 0);
+    cr_assert_eq(ds_utf8_len("\x80", 1), 0);
+}
+
+Test(log, one_escaped_line_at_or_above_the_level, .init = cr_redirect_stderr)
+{
+    ds_log_init("dsrun-test", DS_LOG_INFO);
+    ds_log(DS_LOG_ERROR, "file '%s'", "a\nb");
+    ds_log(DS_LOG_INFO, "step %d", 7);
+    ds_log(DS_LOG_DEBUG, "never");
+    cr_assert_stderr_eq_str("dsrun-test: error: file 'a\\x0ab'\ndsrun-test: info: step 7\n");
+}
+
+Test(log, long_text_is_cut_to_one_line, .init = cr_redirect_stderr)
+{
+    static char text[3 * DS_MAX_ERROR_TEXT], want[4 * DS_MAX_ERROR_TEXT + 64];
+    size_t at;
+
+    memset(text, 0x1b, sizeof(text) - 1);
+    at = (size_t)snprintf(want, sizeof(want), "p: warning: ");
+    for (int i = 0; i < DS_MAX_ERROR_TEXT - 1; i++, at += 4)
+        memcpy(want + at, "\\x1b", 4);
+    want[at] = '\n';
+    ds_log_init("p", DS_LOG_WARNING);
+    ds_log(DS_LOG_WARNING, "%s", text);
+    cr_assert_stderr_eq_str(want);
+}

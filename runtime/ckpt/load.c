@@ -1,0 +1,132 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * load.c - checkpoints into memory: range reads straight to where the tensors live.
+ *
+ * How many parts the checkpoint has, and how many ranks read it, do not matter to each other: every
+ * caller reads the ranges of the tensors that it asks for.
+ */
+#include "runtime/ckpt/ckpt.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/ckpt/safetensors.h"
+#include "runtime/ckpt/store.h"
+
+static bool same_shape(const struct ds_manifest_tensor *saved, const struct ds_ckpt_tensor *wanted)
+{
+    return saved->ndim == wanted->ndim &&
+           memcmp(saved->shape, wanted->shape, saved->ndim * sizeof(saved->shape[0])) == 0;
+}
+
+/* The saved tensor that fills `wanted`. */
+static int find_tensor(const struct ds__store *store, const struct ds_ckpt_tensor *wanted,
+                       const struct ds_manifest_tensor **out, struct ds_error *err)
+{
+    const struct ds_manifest_tensor *saved = ds_manifest_find(&store->manifest, wanted->name);
+    char is[DS_SHAPE_TEXT], must[DS_SHAPE_TEXT];
+
+    if (saved == NULL)
+        return ds_fail(err, EINVAL,
+                       "checkpoint '%s' has no tensor '%s': it was saved by another model",
+                       store->path, wanted->name);
+    if (!same_shape(saved, wanted))
+        return ds_fail(err, EINVAL,
+                       "checkpoint '%s': tensor '%s' has the shape %s, the model's has %s",
+                       store->path, wanted->name,
+                       ds_shape_text(saved->shape, saved->ndim, is),
+                       ds_shape_text(wanted->shape, wanted->ndim, must));
+    if (saved->dtype != wanted->dtype)
+        return ds_fail(err, EINVAL, "checkpoint '%s': tensor '%s' has the type %s, not %s",
+                       store->path, wanted->name, ds_dtype_name(saved->dtype),
+                       ds_dtype_name(wanted->dtype));
+    *out = saved;
+    return 0;
+}
+
+static int load_all(struct ds__store *store, struct ds_ckpt_tensor *tensors, size_t count,
+                    struct ds_error *err)
+{
+    const struct ds_manifest_tensor *saved;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < count; i++) /* all must fit before any is touched */
+        rc = find_tensor(store, &tensors[i], &saved, err);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        rc = find_tensor(store, &tensors[i], &saved, err);
+        if (rc == 0)
+            rc = ds__store_read(store, saved, tensors[i].data, err);
+    }
+    return rc;
+}
+
+/* Before the first update the moments are zero, and an imported checkpoint leaves them out. */
+static bool has_no_moments(const struct ds__store *store, const struct ds_ckpt_tensor *moments,
+                           size_t count)
+{
+    if (store->manifest.state.step != 0)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (ds_manifest_find(&store->manifest, moments[i].name) != NULL)
+            return false;
+    return true;
+}
+
+static void zero_all(struct ds_ckpt_tensor *tensors, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t elems = 0;
+
+        if (ds_shape_elems(tensors[i].shape, tensors[i].ndim, &elems))
+            memset(tensors[i].data, 0, (size_t)elems * ds_dtype_bytes(tensors[i].dtype));
+    }
+}
+
+int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
+                 size_t n_weights, struct ds_ckpt_tensor *moments, size_t n_moments,
+                 struct ds_error *err)
+{
+    struct ds__store store;
+    int rc = ds__store_open(&store, path, err);
+
+    if (rc < 0)
+        return rc;
+    rc = load_all(&store, weights, n_weights, err);
+    if (rc == 0 && has_no_moments(&store, moments, n_moments))
+        zero_all(moments, n_moments);
+    else if (rc == 0)
+        rc = load_all(&store, moments, n_moments, err);
+    if (rc == 0)
+        *state = store.manifest.state;
+    ds__store_close(&store);
+    return rc;
+}
+
+int ds_ckpt_peek(const char *path, struct ds_ckpt_state *state, struct ds_error *err)
+{
+    struct ds__store store;
+    int rc = ds__store_open(&store, path, err);
+
+    if (rc < 0)
+        return rc;
+    *state = store.manifest.state;
+    ds__store_close(&store);
+    return 0;
+}
+
+int ds_ckpt_verify(const char *path, struct ds_error *err)
+{
+    struct ds__store store;
+    int rc = ds__store_open(&store, path, err);
+
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; rc == 0 && i < store.manifest.files; i++)
+        rc = ds__store_check_header(&store, i, err);
+    for (size_t i = 0; rc == 0 && i < store.manifest.tensors; i++)
+        rc = ds__store_read(&store, &store.manifest.tensor[i], NULL, err);
+    ds__store_close(&store);
+    return rc;
+}

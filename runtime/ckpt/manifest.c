@@ -1,0 +1,456 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * manifest.c - reading a manifest; the format is drawn in manifest.h.
+ *
+ * The seal finds accidents: every byte of the file is under it.  It is no signature, so what follows
+ * it still believes nothing: sizes are added checked, names are plain, indices are bounded.
+ */
+#include "runtime/ckpt/manifest.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/fsio.h"
+#include "base/json_read.h"
+#include "runtime/ckpt/manifest_format.h"
+#include "runtime/ckpt/safetensors.h"
+
+/* clang-format off */
+const struct ds__manifest_key ds__shape_keys[DS__SHAPE_KEYS] = {
+#define KEY(name, max) {#name, offsetof(struct ds_model_shape, name), (max)}
+    KEY(layers,    DS_MAX_LAYERS),
+    KEY(hidden,    DS_MAX_HIDDEN),
+    KEY(heads,     DS_MAX_HEADS),
+    KEY(kv_heads,  DS_MAX_HEADS),
+    KEY(head_size, DS_MAX_HIDDEN),
+    KEY(ffn,       DS_MAX_FFN),
+    KEY(vocab,     DS_MAX_VOCAB),
+    KEY(context,   DS_MAX_CONTEXT),
+#undef KEY
+};
+
+const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS] = {
+#define KEY(name, max) {#name, offsetof(struct ds_ckpt_state, name), (max)}
+    KEY(step,    DS_MAX_STEPS),
+    KEY(samples, INT64_MAX),
+    KEY(tokens,  INT64_MAX),
+    KEY(skipped, INT64_MAX),
+#undef KEY
+};
+
+static const char *const arch_names[] = {
+    [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama",
+};
+/* clang-format on */
+
+const char *ds__arch_name(enum ds_arch arch)
+{
+    return arch_names[arch];
+}
+
+void ds__seal_text(const void *bytes, size_t len, char out[DS__SEAL_BYTES + 1])
+{
+    (void)snprintf(out, DS__SEAL_BYTES + 1, "\n,\"xxh3\":\"%016jx\"}\n",
+                   (uintmax_t)XXH3_64bits(bytes, len));
+}
+
+bool ds_plain_file_name(const char *name)
+{
+    size_t len = strlen(name);
+
+    return len > 0 && len <= DS_MAX_FILE_NAME && name[0] != '.' && strchr(name, '/') == NULL;
+}
+
+void ds_manifest_init(struct ds_manifest *manifest)
+{
+    memset(manifest, 0, sizeof(*manifest));
+    ds_arena_init(&manifest->arena);
+}
+
+void ds_manifest_release(struct ds_manifest *manifest)
+{
+    ds_arena_release(&manifest->arena);
+    memset(manifest, 0, sizeof(*manifest));
+}
+
+static int out_of_memory(struct ds_error *err)
+{
+    return ds_fail(err, ENOMEM, "out of memory");
+}
+
+/* A member that is a list of at most `max` elements. */
+static int get_list(const json_t *object, const char *key, size_t max, const json_t **out,
+                    struct ds_error *err)
+{
+    const json_t *list = json_object_get(object, key);
+
+    if (!json_is_array(list))
+        return ds_fail(err, EBADMSG, "'%s' is not a list", key);
+    if (json_array_size(list) > max)
+        return ds_fail(err, EBADMSG, "'%s' has %zu elements, at most %zu are read", key,
+                       json_array_size(list), max);
+    *out = list;
+    return 0;
+}
+
+static int get_object(const json_t *object, const char *key, const json_t **out,
+                      struct ds_error *err)
+{
+    *out = json_object_get(object, key);
+    if (!json_is_object(*out))
+        return ds_fail(err, EBADMSG, "'%s' is not an object", key);
+    return 0;
+}
+
+/* A 64-bit number written as a string, all of it digits of `base`. */
+static int get_number_text(const json_t *object, const char *key, int base, uint64_t *out,
+                           struct ds_error *err)
+{
+    const char *text = "";
+    char *end = NULL;
+    int rc = ds_json_get_string(object, key, &text, err);
+
+    if (rc < 0)
+        return rc;
+    errno = 0;
+    *out = strtoull(text, &end, base);
+    if (errno != 0 || *end != '\0' || strspn(text, "0123456789abcdef") != strlen(text) ||
+        text[0] == '\0')
+        return ds_fail(err, EBADMSG, "'%s' is not a number in base %d", key, base);
+    return 0;
+}
+
+static int get_bool(const json_t *object, const char *key, bool *out, struct ds_error *err)
+{
+    const json_t *value = json_object_get(object, key);
+
+    if (!json_is_boolean(value))
+        return ds_fail(err, EBADMSG, "'%s' is not true or false", key);
+    *out = json_is_true(value);
+    return 0;
+}
+
+static int read_state(const json_t *root, struct ds_ckpt_state *state, struct ds_error *err)
+{
+    const json_t *object;
+    uint64_t world = 0;
+    int rc = get_object(root, "state", &object, err);
+
+    for (size_t i = 0; rc == 0 && i < DS__STATE_KEYS; i++) {
+        uint64_t value = 0;
+
+        rc = ds_json_get_u64(object, ds__state_keys[i].name, ds__state_keys[i].max, &value, err);
+        memcpy((char *)state + ds__state_keys[i].offset, &value, sizeof(value));
+    }
+    if (rc < 0 || (rc = ds_json_get_u64(object, "world", DS_MAX_RANKS, &world, err)) < 0 ||
+        (rc = get_number_text(object, "seed", 10, &state->seed, err)) < 0)
+        return rc;
+    state->world = (unsigned)world;
+    return get_number_text(object, "job_digest", 16, &state->job_digest, err);
+}
+
+static int read_arch(const json_t *object, enum ds_arch *out, struct ds_error *err)
+{
+    const char *name = "";
+    int rc = ds_json_get_string(object, "arch", &name, err);
+
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < sizeof(arch_names) / sizeof(arch_names[0]); i++)
+        if (strcmp(arch_names[i], name) == 0) {
+            *out = (enum ds_arch)i;
+            return 0;
+        }
+    return ds_fail(err, ENOTSUP, "the model's family '%s' is not supported", name);
+}
+
+static int read_model(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *object;
+    int rc = get_object(root, "model", &object, err);
+
+    if (rc == 0)
+        rc = read_arch(object, &shape->arch, err);
+    for (size_t i = 0; rc == 0 && i < DS__SHAPE_KEYS; i++) {
+        uint64_t value = 0;
+
+        rc = ds_json_get_u64(object, ds__shape_keys[i].name, ds__shape_keys[i].max, &value, err);
+        memcpy((char *)shape + ds__shape_keys[i].offset, &value, sizeof(value));
+    }
+    if (rc < 0 || (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
+        (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
+        return rc;
+    return ds_json_get_f64(object, "rope_theta", &shape->rope_theta, err);
+}
+
+static int read_file(struct ds_manifest *m, const json_t *entry, struct ds_manifest_file *file,
+                     struct ds_error *err)
+{
+    const char *name = "";
+    int rc = ds_json_get_string(entry, "name", &name, err);
+
+    if (rc < 0)
+        return rc;
+    if (!ds_plain_file_name(name))
+        return ds_fail(err, EBADMSG, "'%.40s' is not a plain file name", name);
+    file->name = ds_arena_strdup(&m->arena, name);
+    if (file->name == NULL)
+        return out_of_memory(err);
+    if ((rc = ds_json_get_u64(entry, "bytes", INT64_MAX, &file->bytes, err)) < 0 ||
+        (rc = ds_json_get_u64(entry, "header_bytes", file->bytes, &file->header_bytes, err)) < 0)
+        return ds_error_context(err, rc, "file '%s'", name);
+    rc = get_number_text(entry, "header_xxh3", 16, &file->header_xxh3, err);
+    return ds_error_context(err, rc, "file '%s'", name);
+}
+
+static int read_files(struct ds_manifest *m, const json_t *root, struct ds_error *err)
+{
+    const json_t *list;
+    int rc = get_list(root, "files", (size_t)DS_MAX_RANKS * 2, &list, err);
+
+    if (rc < 0)
+        return rc;
+    m->files = json_array_size(list);
+    m->file = ds_arena_alloc(&m->arena, m->files + 1, sizeof(*m->file));
+    if (m->file == NULL)
+        return out_of_memory(err);
+    for (size_t i = 0; rc == 0 && i < m->files; i++)
+        rc = read_file(m, json_array_get(list, i), &m->file[i], err);
+    return rc;
+}
+
+/* One range of `t`; it must start at element `*at` and moves it on. */
+static int read_range(const struct ds_manifest *m, const struct ds_manifest_tensor *t,
+                      const json_t *entry, struct ds_manifest_range *range, uint64_t *at,
+                      struct ds_error *err)
+{
+    uint64_t file = 0, size = ds_dtype_bytes(t->dtype);
+    int rc = ds_json_get_u64(entry, "file", m->files, &file, err);
+
+    if (rc < 0)
+        return rc;
+    if (file >= m->files)
+        return ds_fail(err, EBADMSG, "range in file %ju of %zu", (uintmax_t)file, m->files);
+    range->file = (size_t)file;
+    if ((rc = ds_json_get_u64(entry, "offset", INT64_MAX, &range->offset, err)) < 0 ||
+        (rc = ds_json_get_u64(entry, "bytes", INT64_MAX, &range->bytes, err)) < 0 ||
+        (rc = ds_json_get_u64(entry, "begin", INT64_MAX, &range->begin_elem, err)) < 0 ||
+        (rc = get_number_text(entry, "xxh3", 16, &range->xxh3, err)) < 0)
+        return rc;
+    if (range->offset < m->file[file].header_bytes ||
+        range->bytes > m->file[file].bytes - range->offset || range->offset > m->file[file].bytes)
+        return ds_fail(err, EBADMSG, "a range does not lie in the data of file '%s'",
+                       m->file[file].name);
+    if (range->begin_elem != *at || range->bytes % size != 0 ||
+        range->bytes / size > t->elems - *at)
+        return ds_fail(err, EBADMSG, "its ranges do not follow each other at element %ju",
+                       (uintmax_t)*at);
+    *at += range->bytes / size;
+    return 0;
+}
+
+static int read_ranges(struct ds_manifest *m, const json_t *entry, struct ds_manifest_tensor *t,
+                       struct ds_error *err)
+{
+    const json_t *list;
+    uint64_t at = 0;
+    int rc = get_list(entry, "ranges", DS_MAX_RANKS, &list, err);
+
+    if (rc < 0)
+        return rc;
+    t->ranges = json_array_size(list);
+    t->range = ds_arena_alloc(&m->arena, t->ranges + 1, sizeof(*t->range));
+    if (t->range == NULL)
+        return out_of_memory(err);
+    for (size_t i = 0; rc == 0 && i < t->ranges; i++)
+        rc = read_range(m, t, json_array_get(list, i), &t->range[i], &at, err);
+    if (rc == 0 && at != t->elems)
+        rc = ds_fail(err, EBADMSG, "its ranges hold %ju of %ju elements", (uintmax_t)at,
+                     (uintmax_t)t->elems);
+    return rc;
+}
+
+static int read_layout(const json_t *entry, struct ds_manifest_tensor *t, struct ds_error *err)
+{
+    const json_t *shape;
+    const char *dtype = "";
+    int type, rc = ds_json_get_string(entry, "dtype", &dtype, err);
+
+    if (rc < 0 || (rc = get_list(entry, "shape", DS_MAX_TENSOR_DIMS, &shape, err)) < 0)
+        return rc;
+    type = ds_dtype_parse(dtype);
+    if (type < 0)
+        return ds_fail(err, ENOTSUP, "its type '%.40s' is not supported", dtype);
+    t->dtype = (enum ds_dtype)type;
+    t->ndim = (unsigned)json_array_size(shape);
+    for (unsigned i = 0; i < t->ndim; i++) {
+        const json_t *dim = json_array_get(shape, i);
+
+        if (!json_is_integer(dim) || json_integer_value(dim) < 0)
+            return ds_fail(err, EBADMSG, "dimension %u is not a whole number >= 0", i);
+        t->shape[i] = (uint64_t)json_integer_value(dim);
+    }
+    if (!ds_shape_elems(t->shape, t->ndim, &t->elems))
+        return ds_fail(err, EBADMSG, "its shape holds more than 2^64 elements");
+    return 0;
+}
+
+static int read_tensor(struct ds_manifest *m, const json_t *entry, struct ds_manifest_tensor *t,
+                       struct ds_error *err)
+{
+    const char *name = "";
+    int rc = ds_json_get_string(entry, "name", &name, err);
+
+    if (rc < 0)
+        return rc;
+    if (name[0] == '\0' || strlen(name) > DS_MAX_TENSOR_NAME)
+        return ds_fail(err, EBADMSG, "tensor name '%.40s' has %zu bytes, 1 to %d are read", name,
+                       strlen(name), DS_MAX_TENSOR_NAME);
+    t->name = ds_arena_strdup(&m->arena, name);
+    if (t->name == NULL)
+        return out_of_memory(err);
+    rc = read_layout(entry, t, err);
+    if (rc == 0)
+        rc = read_ranges(m, entry, t, err);
+    return ds_error_context(err, rc, "tensor '%s'", name);
+}
+
+static int read_tensors(struct ds_manifest *m, const json_t *root, struct ds_error *err)
+{
+    const json_t *list;
+    int rc = get_list(root, "tensors", DS_MAX_TENSORS, &list, err);
+
+    if (rc < 0)
+        return rc;
+    m->tensors = json_array_size(list);
+    m->tensor = ds_arena_alloc(&m->arena, m->tensors + 1, sizeof(*m->tensor));
+    if (m->tensor == NULL)
+        return out_of_memory(err);
+    for (size_t i = 0; i < m->tensors; i++) {
+        rc = read_tensor(m, json_array_get(list, i), &m->tensor[i], err);
+        if (rc < 0)
+            return rc;
+        if (i > 0 && strcmp(m->tensor[i - 1].name, m->tensor[i].name) >= 0)
+            return ds_fail(err, EBADMSG, "tensor '%s' stands twice or out of order",
+                           m->tensor[i].name);
+    }
+    return 0;
+}
+
+/* Header and ranges must fill each file: a byte that nothing sums over could rot unseen. */
+static int check_filled(struct ds_manifest *m, struct ds_error *err)
+{
+    uint64_t *left = ds_arena_alloc(&m->arena, m->files + 1, sizeof(*left));
+
+    if (left == NULL)
+        return out_of_memory(err);
+    for (size_t i = 0; i < m->files; i++)
+        left[i] = m->file[i].bytes - m->file[i].header_bytes;
+    for (size_t i = 0; i < m->tensors; i++)
+        for (size_t j = 0; j < m->tensor[i].ranges; j++) {
+            const struct ds_manifest_range *range = &m->tensor[i].range[j];
+
+            if (range->bytes > left[range->file])
+                return ds_fail(err, EBADMSG, "tensor '%s' shares bytes of file '%s' with another",
+                               m->tensor[i].name, m->file[range->file].name);
+            left[range->file] -= range->bytes;
+        }
+    for (size_t i = 0; i < m->files; i++)
+        if (left[i] != 0)
+            return ds_fail(err, EBADMSG, "%ju bytes of file '%s' belong to no tensor",
+                           (uintmax_t)left[i], m->file[i].name);
+    return 0;
+}
+
+static int read_root(struct ds_manifest *m, const json_t *root, struct ds_error *err)
+{
+    const char *format = "";
+    uint64_t version = 0;
+    int rc;
+
+    if (!json_is_object(root))
+        return ds_fail(err, EBADMSG, "it is not an object");
+    if ((rc = ds_json_get_string(root, "format", &format, err)) < 0 ||
+        (rc = ds_json_get_u64(root, "version", INT64_MAX, &version, err)) < 0)
+        return rc;
+    if (strcmp(format, DS__MANIFEST_FORMAT) != 0)
+        return ds_fail(err, EBADMSG, "its format is '%.40s', not '" DS__MANIFEST_FORMAT "'",
+                       format);
+    if (version != DS_MANIFEST_VERSION)
+        return ds_fail(err, ENOTSUP, "its format has version %ju, this program reads version %d",
+                       (uintmax_t)version, DS_MANIFEST_VERSION);
+    if ((rc = read_state(root, &m->state, err)) < 0 ||
+        (rc = read_model(root, &m->state.shape, err)) < 0 ||
+        (rc = read_files(m, root, err)) < 0 || (rc = read_tensors(m, root, err)) < 0)
+        return rc;
+    return check_filled(m, err);
+}
+
+static int check_seal(const char *bytes, size_t len, struct ds_error *err)
+{
+    char seal[DS__SEAL_BYTES + 1];
+
+    if (len < DS__SEAL_BYTES)
+        return ds_fail(err, EBADMSG, "cut off after %zu bytes", len);
+    ds__seal_text(bytes, len - DS__SEAL_BYTES, seal);
+    if (memcmp(bytes + len - DS__SEAL_BYTES, seal, DS__SEAL_BYTES) != 0)
+        return ds_fail(err, EBADMSG, "its %zu bytes do not match the checksum at their end", len);
+    return 0;
+}
+
+int ds_manifest_parse(struct ds_manifest *manifest, const void *bytes, size_t len,
+                      struct ds_error *err)
+{
+    json_t *root;
+    int rc;
+
+    ds_manifest_init(manifest);
+    if ((rc = check_seal(bytes, len, err)) < 0)
+        return rc;
+    root = ds_json_parse(bytes, len, err);
+    if (root == NULL)
+        return -EBADMSG;
+    rc = read_root(manifest, root, err);
+    json_decref(root);
+    if (rc < 0)
+        ds_manifest_release(manifest);
+    return rc;
+}
+
+int ds_manifest_load(struct ds_manifest *manifest, const char *path, struct ds_error *err)
+{
+    struct ds_buf text;
+    int rc;
+
+    ds_manifest_init(manifest);
+    ds_buf_init(&text, (size_t)DS_MAX_JSON_BYTES + 65536);
+    rc = ds_fs_read(path, DS_MAX_JSON_BYTES, &text, err);
+    if (rc == 0) {
+        rc = ds_manifest_parse(manifest, text.data, text.len, err);
+        rc = ds_error_context(err, rc, "damaged file '%s'", path);
+    }
+    ds_buf_release(&text);
+    return rc;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct ds_manifest_tensor *x = a, *y = b;
+
+    return strcmp(x->name, y->name);
+}
+
+const struct ds_manifest_tensor *ds_manifest_find(const struct ds_manifest *manifest,
+                                                  const char *name)
+{
+    const struct ds_manifest_tensor key = {.name = name};
+
+    if (manifest->tensors == 0)
+        return NULL;
+    return bsearch(&key, manifest->tensor, manifest->tensors, sizeof(key), by_name);
+}

@@ -1,0 +1,34 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * manifest_format.h - what the reader and the writer of manifests must agree on.
+ *
+ * Tests   tests/ckpt/test_manifest.c
+ */
+#ifndef DS_RUNTIME_MANIFEST_FORMAT_H
+#define DS_RUNTIME_MANIFEST_FORMAT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/job.h"
+
+#define DS__MANIFEST_FORMAT "dsrun-checkpoint"
+
+/* Members that are plain u64 fields of ds_model_shape and ds_ckpt_state: one table for both ways. */
+enum { DS__SHAPE_KEYS = 8, DS__STATE_KEYS = 4 };
+struct ds__manifest_key {
+    const char *name;
+    size_t offset;
+    uint64_t max;
+};
+extern const struct ds__manifest_key ds__shape_keys[DS__SHAPE_KEYS];
+extern const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS];
+
+const char *ds__arch_name(enum ds_arch arch);
+
+/* The last bytes of a manifest: a newline, the member "xxh3" over all before it, "}", a newline. */
+enum { DS__SEAL_BYTES = 29 };
+void ds__seal_text(const void *bytes, size_t len, char out[DS__SEAL_BYTES + 1]);
+
+#endif

@@ -1,0 +1,136 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * manifest_write.c - writing a manifest; the format is drawn in manifest.h.
+ *
+ * A line per file and per tensor, so that a person can read it and diff(1) can compare two.
+ */
+#include "runtime/ckpt/manifest.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "runtime/ckpt/manifest_format.h"
+
+static void put_hex(struct ds_json *json, const char *key, uint64_t value)
+{
+    char text[17];
+
+    (void)snprintf(text, sizeof(text), "%016jx", (uintmax_t)value);
+    ds_json_string(json, key, text);
+}
+
+static void put_keys(struct ds_json *json, const struct ds__manifest_key *keys, size_t count,
+                     const void *base)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t value;
+
+        memcpy(&value, (const char *)base + keys[i].offset, sizeof(value));
+        ds_json_u64(json, keys[i].name, value);
+    }
+}
+
+static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
+{
+    char seed[24];
+
+    (void)ds_buf_puts(json->out, "\n");
+    ds_json_object(json, "state");
+    put_keys(json, ds__state_keys, DS__STATE_KEYS, state);
+    (void)snprintf(seed, sizeof(seed), "%ju", (uintmax_t)state->seed);
+    ds_json_string(json, "seed", seed);
+    put_hex(json, "job_digest", state->job_digest);
+    ds_json_u64(json, "world", state->world);
+    ds_json_end_object(json);
+    (void)ds_buf_puts(json->out, "\n");
+    ds_json_object(json, "model");
+    ds_json_string(json, "arch", ds__arch_name(state->shape.arch));
+    put_keys(json, ds__shape_keys, DS__SHAPE_KEYS, &state->shape);
+    ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
+    ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);
+    ds_json_f64(json, "rope_theta", state->shape.rope_theta, 17);
+    ds_json_end_object(json);
+}
+
+static void put_files(struct ds_json *json, const struct ds_manifest *m)
+{
+    (void)ds_buf_puts(json->out, "\n");
+    ds_json_array(json, "files");
+    for (size_t i = 0; i < m->files; i++) {
+        (void)ds_buf_puts(json->out, "\n");
+        ds_json_object(json, NULL);
+        ds_json_string(json, "name", m->file[i].name);
+        ds_json_u64(json, "bytes", m->file[i].bytes);
+        ds_json_u64(json, "header_bytes", m->file[i].header_bytes);
+        put_hex(json, "header_xxh3", m->file[i].header_xxh3);
+        ds_json_end_object(json);
+    }
+    ds_json_end_array(json);
+}
+
+static void put_tensor(struct ds_json *json, const struct ds_manifest_tensor *t)
+{
+    (void)ds_buf_puts(json->out, "\n");
+    ds_json_object(json, NULL);
+    ds_json_string(json, "name", t->name);
+    ds_json_string(json, "dtype", ds_dtype_name(t->dtype));
+    ds_json_array(json, "shape");
+    for (unsigned i = 0; i < t->ndim; i++)
+        ds_json_u64(json, NULL, t->shape[i]);
+    ds_json_end_array(json);
+    ds_json_array(json, "ranges");
+    for (size_t i = 0; i < t->ranges; i++) {
+        ds_json_object(json, NULL);
+        ds_json_u64(json, "file", t->range[i].file);
+        ds_json_u64(json, "offset", t->range[i].offset);
+        ds_json_u64(json, "bytes", t->range[i].bytes);
+        ds_json_u64(json, "begin", t->range[i].begin_elem);
+        put_hex(json, "xxh3", t->range[i].xxh3);
+        ds_json_end_object(json);
+    }
+    ds_json_end_array(json);
+    ds_json_end_object(json);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct ds_manifest_tensor *x = a, *y = b;
+
+    return strcmp(x->name, y->name);
+}
+
+int ds_manifest_seal(struct ds_buf *out, struct ds_error *err)
+{
+    char seal[DS__SEAL_BYTES + 1];
+
+    ds__seal_text(ds_buf_text(out), out->len, seal);
+    (void)ds_buf_puts(out, seal);
+    return out->failed ? ds_fail(err, ENOBUFS, "the manifest is too large") : 0;
+}
+
+int ds_manifest_write(struct ds_manifest *manifest, struct ds_buf *out, struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (manifest->tensors > 0)
+        qsort(manifest->tensor, manifest->tensors, sizeof(*manifest->tensor), by_name);
+    for (size_t i = 1; i < manifest->tensors; i++)
+        if (strcmp(manifest->tensor[i - 1].name, manifest->tensor[i].name) == 0)
+            return ds_fail(err, EINVAL, "two tensors are named '%s'", manifest->tensor[i].name);
+    ds_json_init(&json, out);
+    ds_json_object(&json, NULL);
+    ds_json_string(&json, "format", DS__MANIFEST_FORMAT);
+    ds_json_u64(&json, "version", DS_MANIFEST_VERSION);
+    put_state(&json, &manifest->state);
+    put_files(&json, manifest);
+    (void)ds_buf_puts(out, "\n");
+    ds_json_array(&json, "tensors");
+    for (size_t i = 0; i < manifest->tensors; i++)
+        put_tensor(&json, &manifest->tensor[i]);
+    ds_json_end_array(&json);
+    return ds_manifest_seal(out, err); /* which closes the object */
+}

@@ -1,0 +1,63 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * store.h - what the files of this folder share: names on disk, and a checkpoint opened for reading.
+ *
+ *   checkpoints/step-00000100        a finished checkpoint
+ *   checkpoints/.step-00000100.tmp   one being written, or left by a crash: removed by the next save
+ *   checkpoints/.step-00000100.old   one that a new one of its step takes the place of
+ *   checkpoints/.step-00000100.gone  one being removed
+ *
+ * Tests   tests/ckpt/test_save.c, tests/ckpt/test_load.c
+ */
+#ifndef DS_RUNTIME_STORE_H
+#define DS_RUNTIME_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "runtime/ckpt/manifest.h"
+
+#define DS__CHECKPOINTS "checkpoints"
+#define DS__LATEST "latest"
+enum { DS__STEP_NAME = 32 }; /* bytes for the name of a step's folder, with its NUL */
+
+void ds__step_name(uint64_t step, char out[DS__STEP_NAME]);
+
+/* Is this exactly the name of a step's folder? */
+bool ds__step_parse(const char *name, uint64_t *step);
+
+/* A checkpoint opened for reading: the manifest, and at most one file at a time. */
+struct ds__store {
+    char path[DS_MAX_PATH];
+    struct ds_manifest manifest;
+    size_t open_file; /* index of the file that `fd` is, when fd >= 0 */
+    int fd;
+    bool *header_read;    /* per file: its header's checksum was compared */
+    unsigned char *piece; /* scratch; NULL until needed */
+};
+
+/* Read the manifest of the folder `path` and compare the sizes of its files.
+ * Errors  ENOENT no such folder; EBADMSG; the text names folder and file.  Nothing is left open. */
+int ds__store_open(struct ds__store *store, const char *path, struct ds_error *err) DS_NODISCARD;
+void ds__store_close(struct ds__store *store); /* a zeroed one is not fine: open first */
+
+/* Read the whole of a tensor of this manifest into `data`, or through scratch memory when `data` is
+ * NULL; each byte is read once and hashed.  EBADMSG names file and tensor. */
+int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, void *data,
+                   struct ds_error *err) DS_NODISCARD;
+
+/* Compare the checksum of a file's header. */
+int ds__store_check_header(struct ds__store *store, size_t file, struct ds_error *err) DS_NODISCARD;
+
+/* Remove what crashed saves left in the folder of checkpoints. */
+int ds__clean_stale(const char *root, struct ds_error *err) DS_NODISCARD;
+
+/* Keep `keep` whole checkpoints up to step `newest` and remove older ones; 0 keeps all. */
+int ds__prune(const char *run_dir, uint64_t newest, uint64_t keep, struct ds_error *err)
+    DS_NODISCARD;
+
+#endif

@@ -38,7 +38,7 @@ deps: $(B)/deps-build.ok $(B)/deps-test.ok ## install the missing packages that 
 
 # --- objects and archives -----------------------------------------------------------------------
 OBJ_OF = $(patsubst %.c,$(B)/%.o,$(1))
-ISA    := base v3 v4
+ISA    := base $(if $(filter x86_64-%,$(shell $(CC) -dumpmachine)),v3 v4)
 ISA_base :=
 ISA_v3   := -march=x86-64-v3 -mprefer-vector-width=256
 ISA_v4   := -march=x86-64-v4 -mprefer-vector-width=512

@@ -1,0 +1,174 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cpu.c - the CPU device: its threads, its memory, its instruction set.
+ *
+ * DSRUN_CPU_ISA=base|v3|v4 in the environment takes lesser instructions than
+ * the machine has.
+ */
+#include "kernels/cpu/cpu.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/isa.h"
+
+enum { PAGE = 4096, HUGE_FROM = 4 << 20 };
+
+struct cpu_device {
+    struct ds_device device; /* first */
+    struct ds_cpu_stream stream;
+};
+
+static bool has_base(void)
+{
+    return true;
+}
+
+#ifdef __x86_64__
+static bool has_v3(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi2");
+}
+
+static bool has_v4(void)
+{
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+static const struct isa {
+    const char *name, *text;
+    bool (*usable)(void);
+    const struct ds_kernels *kernels;
+} isas[] = { /* best first */
+#ifdef __x86_64__
+    {"v4", "AVX-512", has_v4, &ds__cpu_kernels_v4},
+    {"v3", "AVX2", has_v3, &ds__cpu_kernels_v3},
+#endif
+    {"base", "baseline", has_base, &ds__cpu_kernels_base},
+};
+
+static int choose_isa(const struct isa **out, struct ds_error *err)
+{
+    const char *wanted = getenv("DSRUN_CPU_ISA");
+
+    for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
+        if (isas[i].usable() && (wanted == NULL || strcmp(wanted, isas[i].name) == 0)) {
+            *out = &isas[i];
+            return 0;
+        }
+    }
+    return ds_fail(err, ENOTSUP, "this processor lacks the instruction set '%s' of DSRUN_CPU_ISA",
+                   wanted);
+}
+
+static int map(size_t bytes, void **out, struct ds_error *err)
+{
+    void *memory;
+
+    if (bytes == 0 || bytes > PTRDIFF_MAX)
+        return ds_fail(err, EINVAL, "cannot allocate %zu bytes", bytes);
+    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return ds_fail(err, ENOMEM, "cannot allocate %zu bytes: %s", bytes, strerror(errno));
+    if (bytes >= HUGE_FROM)
+        (void)madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: small pages work as well */
+    *out = memory;
+    return 0;
+}
+
+static void cpu_close(struct ds_device *device)
+{
+    struct cpu_device *cpu = (struct cpu_device *)(void *)device;
+
+    ds__pool_close(cpu->stream.pool);
+    ds__gemm_close(cpu->stream.gemm);
+    if (cpu->stream.scratch != NULL)
+        munmap(cpu->stream.scratch, cpu->stream.scratch_bytes);
+    free(cpu);
+}
+
+static int fill(struct cpu_device *cpu, const struct ds_device_args *args, struct ds_error *err)
+{
+    struct ds_cpu_stream *stream = &cpu->stream;
+    const struct isa *isa = NULL;
+    size_t bytes = (args->scratch_bytes / PAGE + 1) * PAGE;
+    void *memory = NULL;
+    int rc;
+
+    rc = choose_isa(&isa, err);
+    if (rc == 0)
+        rc = map(bytes, &memory, err);
+    if (rc != 0)
+        return rc;
+    stream->scratch = memory;
+    stream->scratch_bytes = bytes;
+    stream->stream.kernels = isa->kernels;
+    rc = ds__gemm_open(&stream->gemm, args->threads, err);
+    if (rc == 0)
+        rc = ds__pool_open(&stream->pool, args->threads, args->cores, err);
+    if (rc != 0)
+        return rc;
+    snprintf(cpu->device.description, sizeof(cpu->device.description), "cpu, %s, %u thread%s, %s",
+             isa->text, args->threads, args->threads == 1 ? "" : "s", ds__gemm_describe());
+    return 0;
+}
+
+static int cpu_open(struct ds_device **device, const struct ds_device_args *args,
+                    struct ds_error *err)
+{
+    struct cpu_device *cpu = calloc(1, sizeof(*cpu));
+    int rc;
+
+    if (cpu == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a device");
+    cpu->device.backend = &ds_backend_cpu;
+    cpu->device.stream = &cpu->stream.stream;
+    rc = fill(cpu, args, err);
+    if (rc != 0) {
+        cpu_close(&cpu->device);
+        return rc;
+    }
+    *device = &cpu->device;
+    return 0;
+}
+
+static int cpu_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
+{
+    (void)device;
+    return map(bytes, out, err);
+}
+
+static void cpu_free(struct ds_device *device, void *memory, size_t bytes)
+{
+    (void)device;
+    munmap(memory, bytes);
+}
+
+int ds__cpu_scratch(struct ds_stream *stream, size_t bytes, void *out, struct ds_error *err)
+{
+    struct ds_cpu_stream *cpu = ds__cpu_stream(stream);
+
+    if (bytes > cpu->scratch_bytes)
+        return ds_fail(err, ENOMEM, "an operation needs %zu bytes of scratch, the device has %zu",
+                       bytes, cpu->scratch_bytes);
+    *(void **)out = cpu->scratch;
+    return 0;
+}
+
+const struct ds_backend ds_backend_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+};

@@ -1,0 +1,136 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * loss.c - softmax cross-entropy over rows of logits.
+ *
+ * Three passes over a row that stays in the second cache: its largest value,
+ * exp() with its sum, and the scaling into gradients.  F32 gradients hold the
+ * exponentials between the last two passes; BF16 ones are computed anew, so
+ * that they are rounded once.
+ */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/need.h"
+#include "kernels/cpu/vec.h"
+
+#include <math.h>
+
+enum { UNROLL = 4 * DS_LANES };
+
+static float row_max(const float *x, size_t n)
+{
+    ds_vec max[4];
+    float largest;
+    size_t i = 0;
+
+    for (int j = 0; j < 4; j++)
+        max[j] = ds_vec_set(x[0]);
+    for (; i + UNROLL <= n; i += UNROLL) {
+        for (size_t j = 0; j < 4; j++)
+            max[j] = ds_vec_max(max[j], ds_vec_load(x + i + j * DS_LANES));
+    }
+    largest = ds_vec_largest(
+        ds_vec_max(ds_vec_max(max[0], max[1]), ds_vec_max(max[2], max[3])));
+    for (; i < n; i++)
+        largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+/* Sum of exp(x - max); the terms go to `e` unless it is NULL (e may be x). */
+DS_INLINE float row_exp(const float *x, size_t n, float max, float *e)
+{
+    ds_vec sum0 = {0}, sum1 = {0};
+    size_t i = 0;
+
+    for (; i + 2 * DS_LANES <= n; i += 2 * DS_LANES) {
+        ds_vec e0 = ds_vec_exp(ds_vec_load(x + i) - max);
+        ds_vec e1 = ds_vec_exp(ds_vec_load(x + i + DS_LANES) - max);
+
+        sum0 += e0;
+        sum1 += e1;
+        if (e != NULL) {
+            ds_vec_store(e + i, e0);
+            ds_vec_store(e + i + DS_LANES, e1);
+        }
+    }
+    for (; i < n; i += DS_LANES) {
+        size_t part = ds__min(DS_LANES, n - i);
+        ds_vec term = ds_vec_exp(ds_load_part(DS_F32, x, i, part) - max), used = {0};
+
+        ds_store_part(DS_F32, &used, 0, part, term);
+        sum0 += used;
+        if (e != NULL)
+            ds_store_part(DS_F32, e, i, part, used);
+    }
+    return ds_vec_sum(sum0 + sum1);
+}
+
+static void row_scale(float *x, size_t n, float by)
+{
+    size_t i = 0;
+
+    for (; i + DS_LANES <= n; i += DS_LANES)
+        ds_vec_store(x + i, ds_vec_load(x + i) * by);
+    for (; i < n; i++)
+        x[i] *= by;
+}
+
+static void row_narrow(const float *x, size_t n, float max, float by, ds_bf16 *out)
+{
+    size_t i = 0;
+
+    for (; i + DS_LANES <= n; i += DS_LANES)
+        ds_store(DS_BF16, out, i, ds_vec_exp(ds_vec_load(x + i) - max) * by);
+    if (i < n)
+        ds_store_part(DS_BF16, out, i, n - i,
+                      ds_vec_exp(ds_load_part(DS_F32, x, i, n - i) - max) * by);
+}
+
+static void row(const struct ds_xent_args *a, size_t r)
+{
+    const float *x = a->logits + r * a->ld;
+    size_t target = (size_t)a->targets[r];
+    bool inside = a->targets[r] >= 0 && target < a->vocab;
+    float wanted = inside ? x[target] : NAN;
+    float max = row_max(x, a->vocab), sum, p;
+
+    if (a->dlogits == NULL) {
+        a->losses[r] = logf(row_exp(x, a->vocab, max, NULL)) + max - wanted;
+        return;
+    }
+    if (a->act == DS_F32) {
+        float *d = (float *)a->dlogits + r * a->dld;
+
+        sum = row_exp(x, a->vocab, max, d);
+        p = inside ? d[target] / sum : NAN;
+        row_scale(d, a->vocab, a->grad_scale / sum);
+        if (inside)
+            d[target] = (p - 1.0f) * a->grad_scale;
+    } else {
+        ds_bf16 *d = (ds_bf16 *)a->dlogits + r * a->dld;
+
+        sum = row_exp(x, a->vocab, max, NULL);
+        row_narrow(x, a->vocab, max, a->grad_scale / sum, d);
+        if (inside)
+            d[target] = ds_bf16_from_f32((expf(wanted - max) / sum - 1.0f) * a->grad_scale);
+    }
+    a->losses[r] = logf(sum) + max - wanted;
+}
+
+static void xent_task(void *arg, size_t task, unsigned thread)
+{
+    const struct ds_xent_args *a = arg;
+
+    (void)thread;
+    row(a, task);
+}
+
+int DS_ISA(ds__cpu_xent)(const struct ds_xent_args *args, struct ds_stream *stream,
+                         struct ds_error *err)
+{
+    struct ds_xent_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, a.rows, xent_task, &a);
+    return 0;
+}

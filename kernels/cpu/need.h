@@ -1,0 +1,85 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * need.h - scratch memory of the CPU kernels, and the block sizes it follows from.
+ *
+ * Block sizes depend on shapes only, never on the number of threads, for they
+ * decide the order of sums.
+ */
+#ifndef DS_KERNELS_CPU_NEED_H
+#define DS_KERNELS_CPU_NEED_H
+
+#include <stddef.h>
+
+/* clang-format off */
+enum {
+    DS_LINE_FLOATS    = 16,  /* floats in a cache line */
+    DS_WIDE_M         = 384, /* tile of a BF16 product that is computed in F32 */
+    DS_WIDE_N         = 512,
+    DS_WIDE_K         = 512,
+    DS_SUMSQ_GROUP    = 1024, /* chunks summed at a time */
+    DS_ROW_BLOCK      = 32,   /* rows of one partial column sum, at least */
+    DS_ROW_BLOCKS_MAX = 16,   /* partial column sums of one operation */
+    DS_QUERY_BLOCK    = 64,   /* attention: queries of a tile */
+    DS_KEY_BLOCK      = 256,  /* attention: keys of a tile */
+};
+/* clang-format on */
+
+static inline size_t ds__round_line(size_t floats)
+{
+    return (floats + DS_LINE_FLOATS - 1) / DS_LINE_FLOATS * DS_LINE_FLOATS;
+}
+
+/* Partial column sums over `rows` rows: how many, and over how many rows each. */
+static inline size_t ds__row_blocks(size_t rows)
+{
+    size_t blocks = rows / DS_ROW_BLOCK;
+
+    if (blocks == 0)
+        return 1;
+    return blocks < DS_ROW_BLOCKS_MAX ? blocks : DS_ROW_BLOCKS_MAX;
+}
+
+static inline size_t ds__need_matmul(unsigned threads)
+{
+    return threads * sizeof(float) *
+           ((size_t)DS_WIDE_M * DS_WIDE_K + (size_t)DS_WIDE_K * DS_WIDE_N +
+            (size_t)DS_WIDE_M * DS_WIDE_N);
+}
+
+static inline size_t ds__need_bias_bwd(size_t rows, size_t n)
+{
+    return ds__row_blocks(rows) * ds__round_line(n) * sizeof(float);
+}
+
+static inline size_t ds__need_norm_bwd(size_t rows, size_t channels)
+{
+    return ds__row_blocks(rows) * 2 * ds__round_line(channels) * sizeof(float);
+}
+
+/* Per thread: cosines and sines of a position, and the rotation to the next, for each pair. */
+static inline size_t ds__need_rope(unsigned threads, size_t head_size)
+{
+    return threads * (head_size / 2 * (4 * sizeof(double) + 2 * sizeof(float)) + 64);
+}
+
+static inline size_t ds__need_sumsq(void)
+{
+    return DS_SUMSQ_GROUP * 2 * sizeof(double);
+}
+
+/* Per thread, in floats: tiles of scores and their gradients, of queries, outputs and their
+ * gradients, keys, values and their gradients of one head, and row statistics. */
+static inline size_t ds__attention_floats(size_t seq, size_t head_size)
+{
+    return 2 * (size_t)DS_QUERY_BLOCK * DS_KEY_BLOCK +
+           4 * ds__round_line(DS_QUERY_BLOCK * head_size) + 4 * ds__round_line(seq * head_size) +
+           4 * (size_t)DS_QUERY_BLOCK;
+}
+
+static inline size_t ds__need_attention(unsigned threads, size_t seq, size_t head_size)
+{
+    return threads * ds__attention_floats(seq, head_size) * sizeof(float);
+}
+
+#endif

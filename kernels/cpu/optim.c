@@ -1,0 +1,171 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * optim.c - sum of squares and AdamW over flat arrays.
+ */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/need.h"
+#include "kernels/cpu/vec.h"
+
+#include <math.h>
+
+enum { SPAN = 16384, HALF = DS_LANES / 2 };
+
+/* clang-format off */
+typedef double wide  __attribute__((vector_size(4 * DS_LANES)));
+typedef float  small __attribute__((vector_size(4 * HALF)));
+/* clang-format on */
+
+struct sumsq {
+    const struct ds_sumsq_args *a;
+    size_t first; /* chunk of this group */
+    double *sum;  /* [DS_SUMSQ_GROUP] */
+    uint64_t *nonfinite;
+};
+
+DS_INLINE wide widen(ds_vec x, size_t half)
+{
+    small part;
+
+    memcpy(&part, (const char *)&x + half * sizeof(part), sizeof(part));
+    return __builtin_convertvector(part, wide);
+}
+
+static void sumsq_task(void *arg, size_t task, unsigned thread)
+{
+    const struct sumsq *s = arg;
+    size_t i = (s->first + task) * DS_SUMSQ_CHUNK, end = ds__min(i + DS_SUMSQ_CHUNK, s->a->n);
+    wide low = {0}, high = {0};
+    ds_uvec bad = {0};
+    double sum = 0.0;
+    uint64_t count = 0;
+
+    (void)thread;
+    for (; i < end; i += DS_LANES) {
+        ds_vec x = i + DS_LANES <= end ? ds_vec_load(s->a->x + i)
+                                       : ds_load_part(DS_F32, s->a->x, i, end - i);
+        ds_ivec mask = ((ds_ivec)x & 0x7f800000) == 0x7f800000;
+        wide x0, x1;
+
+        x = (ds_vec)((ds_ivec)x & ~mask);
+        bad -= (ds_uvec)mask;
+        x0 = widen(x, 0);
+        x1 = widen(x, 1);
+        low += x0 * x0;
+        high += x1 * x1;
+    }
+    low += high;
+    for (size_t j = 0; j < HALF; j++)
+        sum += low[j];
+    for (size_t j = 0; j < DS_LANES; j++)
+        count += bad[j];
+    s->sum[task] = sum;
+    s->nonfinite[task] = count;
+}
+
+int DS_ISA(ds__cpu_sumsq)(const struct ds_sumsq_args *args, struct ds_stream *stream,
+                          struct ds_error *err)
+{
+    struct sumsq s = {.a = args};
+    size_t chunks = ds__div_up(args->n, DS_SUMSQ_CHUNK);
+    double sum = 0.0;
+    uint64_t nonfinite = 0;
+    int rc = ds__cpu_scratch(stream, ds__need_sumsq(), &s.sum, err);
+
+    if (rc != 0)
+        return rc;
+    s.nonfinite = (uint64_t *)(void *)(s.sum + DS_SUMSQ_GROUP);
+    for (; s.first < chunks; s.first += DS_SUMSQ_GROUP) {
+        size_t group = ds__min(DS_SUMSQ_GROUP, chunks - s.first);
+
+        ds__cpu_run(stream, group, sumsq_task, &s);
+        for (size_t i = 0; i < group; i++) {
+            sum += s.sum[i];
+            nonfinite += s.nonfinite[i];
+        }
+    }
+    *args->sum = sum;
+    *args->nonfinite = nonfinite;
+    return 0;
+}
+
+/* The update with everything that does not depend on the element worked out. */
+struct adamw {
+    const struct ds_adamw_args *a;
+    float keep;            /* 1 - lr * weight_decay */
+    float step;            /* lr / bias1 */
+    float root, eps;       /* sqrt(v) * root + eps */
+    float beta1_1, beta2_1; /* 1 - beta */
+};
+
+DS_INLINE ds_vec vec_sqrt(ds_vec x)
+{
+    ds_vec root;
+
+    for (size_t i = 0; i < DS_LANES; i++)
+        root[i] = __builtin_sqrtf(x[i]);
+    return root;
+}
+
+DS_INLINE void adamw_span(const struct adamw *w, size_t i, size_t end, bool low)
+{
+    const struct ds_adamw_args *a = w->a;
+
+    for (; i < end; i += DS_LANES) {
+        size_t part = ds__min(DS_LANES, end - i);
+        bool whole = part == DS_LANES;
+        ds_vec g = (whole ? ds_vec_load(a->grad + i) : ds_load_part(DS_F32, a->grad, i, part)) *
+                   a->grad_scale;
+        ds_vec m = whole ? ds_vec_load(a->m + i) : ds_load_part(DS_F32, a->m, i, part);
+        ds_vec v = whole ? ds_vec_load(a->v + i) : ds_load_part(DS_F32, a->v, i, part);
+        ds_vec p = whole ? ds_vec_load(a->p + i) : ds_load_part(DS_F32, a->p, i, part);
+
+        m = a->beta1 * m + w->beta1_1 * g;
+        v = a->beta2 * v + w->beta2_1 * (g * g);
+        p = w->keep * p - w->step * (m / (vec_sqrt(v) * w->root + w->eps));
+        if (whole) {
+            ds_vec_store(a->m + i, m);
+            ds_vec_store(a->v + i, v);
+            ds_vec_store(a->p + i, p);
+            if (low)
+                ds_store(DS_BF16, a->p_low, i, p);
+        } else {
+            ds_store_part(DS_F32, a->m, i, part, m);
+            ds_store_part(DS_F32, a->v, i, part, v);
+            ds_store_part(DS_F32, a->p, i, part, p);
+            if (low)
+                ds_store_part(DS_BF16, a->p_low, i, part, p);
+        }
+    }
+}
+
+static void adamw_task(void *arg, size_t task, unsigned thread)
+{
+    const struct adamw *w = arg;
+    size_t begin = task * SPAN, end = ds__min(begin + SPAN, w->a->n);
+
+    (void)thread;
+    if (w->a->p_low == NULL)
+        adamw_span(w, begin, end, false);
+    else
+        adamw_span(w, begin, end, true);
+}
+
+int DS_ISA(ds__cpu_adamw)(const struct ds_adamw_args *args, struct ds_stream *stream,
+                          struct ds_error *err)
+{
+    struct adamw w = {
+        .a = args,
+        .keep = (float)(1.0 - (double)args->lr * (double)args->weight_decay),
+        .step = (float)((double)args->lr / args->bias1),
+        .root = (float)(1.0 / sqrt(args->bias2)),
+        .eps = args->eps,
+        .beta1_1 = (float)(1.0 - (double)args->beta1),
+        .beta2_1 = (float)(1.0 - (double)args->beta2),
+    };
+
+    (void)err;
+    ds__cpu_run(stream, ds__div_up(args->n, SPAN), adamw_task, &w);
+    return 0;
+}

@@ -1,0 +1,332 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * pointwise.c - GELU, SwiGLU, rotary positions, casts.
+ *
+ * The tanh form of GELU is x times a sigmoid: 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which
+ * keeps its relative accuracy where tanh is near -1.
+ */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/need.h"
+#include "kernels/cpu/vec.h"
+
+#include <math.h>
+
+enum { SPAN = 8192, ROPE_POSITIONS = 16 };
+
+#define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
+#define GELU_B 0.07135481627f /* GELU_A * 0.044715 */
+
+DS_INLINE ds_vec gelu(ds_vec x)
+{
+    return x * ds_vec_sigmoid(x * (GELU_A + GELU_B * x * x)).value;
+}
+
+DS_INLINE ds_vec gelu_slope(ds_vec x)
+{
+    ds_vec square = x * x;
+    struct ds_sigmoid s = ds_vec_sigmoid(x * (GELU_A + GELU_B * square));
+
+    return s.value + s.value * s.complement * x * (GELU_A + 3.0f * GELU_B * square);
+}
+
+DS_INLINE void gelu_fwd(enum ds_dtype act, const void *x, void *y, size_t i, size_t end)
+{
+    for (; i + DS_LANES <= end; i += DS_LANES)
+        ds_store(act, y, i, gelu(ds_load(act, x, i)));
+    if (i < end)
+        ds_store_part(act, y, i, end - i, gelu(ds_load_part(act, x, i, end - i)));
+}
+
+static void gelu_fwd_task(void *arg, size_t task, unsigned thread)
+{
+    const struct ds_gelu_fwd_args *a = arg;
+    size_t begin = task * SPAN, end = ds__min(begin + SPAN, a->n);
+
+    (void)thread;
+    if (a->act == DS_F32)
+        gelu_fwd(DS_F32, a->x, a->y, begin, end);
+    else
+        gelu_fwd(DS_BF16, a->x, a->y, begin, end);
+}
+
+int DS_ISA(ds__cpu_gelu_fwd)(const struct ds_gelu_fwd_args *args, struct ds_stream *stream,
+                             struct ds_error *err)
+{
+    struct ds_gelu_fwd_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, ds__div_up(a.n, SPAN), gelu_fwd_task, &a);
+    return 0;
+}
+
+DS_INLINE void gelu_bwd(enum ds_dtype act, const void *x, const void *dy, void *dx, size_t i,
+                        size_t end)
+{
+    for (; i + DS_LANES <= end; i += DS_LANES)
+        ds_store(act, dx, i, ds_load(act, dy, i) * gelu_slope(ds_load(act, x, i)));
+    if (i < end)
+        ds_store_part(act, dx, i, end - i,
+                      ds_load_part(act, dy, i, end - i) *
+                          gelu_slope(ds_load_part(act, x, i, end - i)));
+}
+
+static void gelu_bwd_task(void *arg, size_t task, unsigned thread)
+{
+    const struct ds_gelu_bwd_args *a = arg;
+    size_t begin = task * SPAN, end = ds__min(begin + SPAN, a->n);
+
+    (void)thread;
+    if (a->act == DS_F32)
+        gelu_bwd(DS_F32, a->x, a->dy, a->dx, begin, end);
+    else
+        gelu_bwd(DS_BF16, a->x, a->dy, a->dx, begin, end);
+}
+
+int DS_ISA(ds__cpu_gelu_bwd)(const struct ds_gelu_bwd_args *args, struct ds_stream *stream,
+                             struct ds_error *err)
+{
+    struct ds_gelu_bwd_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, ds__div_up(a.n, SPAN), gelu_bwd_task, &a);
+    return 0;
+}
+
+/* One row [F gates | F ups] at `in`, its output at `out`. */
+DS_INLINE void swiglu_fwd(const struct ds_swiglu_fwd_args *a, enum ds_dtype act, size_t row)
+{
+    size_t ffn = a->ffn, in = row * 2 * ffn, out = row * ffn, i = 0;
+
+    for (; i + DS_LANES <= ffn; i += DS_LANES) {
+        ds_vec gate = ds_load(act, a->x, in + i), up = ds_load(act, a->x, in + ffn + i);
+
+        ds_store(act, a->y, out + i, gate * ds_vec_sigmoid(gate).value * up);
+    }
+    if (i < ffn) {
+        ds_vec gate = ds_load_part(act, a->x, in + i, ffn - i);
+        ds_vec up = ds_load_part(act, a->x, in + ffn + i, ffn - i);
+
+        ds_store_part(act, a->y, out + i, ffn - i, gate * ds_vec_sigmoid(gate).value * up);
+    }
+}
+
+static void swiglu_fwd_task(void *arg, size_t task, unsigned thread)
+{
+    const struct ds_swiglu_fwd_args *a = arg;
+
+    (void)thread;
+    if (a->act == DS_F32)
+        swiglu_fwd(a, DS_F32, task);
+    else
+        swiglu_fwd(a, DS_BF16, task);
+}
+
+int DS_ISA(ds__cpu_swiglu_fwd)(const struct ds_swiglu_fwd_args *args, struct ds_stream *stream,
+                               struct ds_error *err)
+{
+    struct ds_swiglu_fwd_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, a.rows, swiglu_fwd_task, &a);
+    return 0;
+}
+
+struct swiglu_grad {
+    ds_vec gate, up;
+};
+
+DS_INLINE struct swiglu_grad swiglu_grad(ds_vec gate, ds_vec up, ds_vec dy)
+{
+    struct ds_sigmoid s = ds_vec_sigmoid(gate);
+    ds_vec silu = gate * s.value;
+
+    return (struct swiglu_grad){.gate = dy * up * (s.value + silu * s.complement),
+                                .up = dy * silu};
+}
+
+DS_INLINE void swiglu_bwd(const struct ds_swiglu_bwd_args *a, enum ds_dtype act, size_t row)
+{
+    size_t ffn = a->ffn, in = row * 2 * ffn, out = row * ffn, i = 0;
+
+    for (; i + DS_LANES <= ffn; i += DS_LANES) {
+        struct swiglu_grad g = swiglu_grad(ds_load(act, a->x, in + i),
+                                           ds_load(act, a->x, in + ffn + i),
+                                           ds_load(act, a->dy, out + i));
+
+        ds_store(act, a->dx, in + i, g.gate);
+        ds_store(act, a->dx, in + ffn + i, g.up);
+    }
+    if (i < ffn) {
+        size_t n = ffn - i;
+        struct swiglu_grad g = swiglu_grad(ds_load_part(act, a->x, in + i, n),
+                                           ds_load_part(act, a->x, in + ffn + i, n),
+                                           ds_load_part(act, a->dy, out + i, n));
+
+        ds_store_part(act, a->dx, in + i, n, g.gate);
+        ds_store_part(act, a->dx, in + ffn + i, n, g.up);
+    }
+}
+
+static void swiglu_bwd_task(void *arg, size_t task, unsigned thread)
+{
+    const struct ds_swiglu_bwd_args *a = arg;
+
+    (void)thread;
+    if (a->act == DS_F32)
+        swiglu_bwd(a, DS_F32, task);
+    else
+        swiglu_bwd(a, DS_BF16, task);
+}
+
+int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_stream *stream,
+                               struct ds_error *err)
+{
+    struct ds_swiglu_bwd_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, a.rows, swiglu_bwd_task, &a);
+    return 0;
+}
+
+/* Angles of one position: exact at the start of a block of positions, then turned step by step in
+ * double, so that no table of all positions is needed. */
+struct rope {
+    const struct ds_rope_args *a;
+    char *scratch;
+};
+
+struct rope_angles {
+    size_t pairs;
+    double *cosine, *sine, *step_cosine, *step_sine; /* [pairs] each */
+    float *c, *s;                                    /* the same, as used */
+};
+
+static struct rope_angles rope_start(const struct rope *r, unsigned thread, size_t position)
+{
+    size_t pairs = r->a->head_size / 2;
+    double *d = (double *)(void *)(r->scratch + thread * ds__need_rope(1, r->a->head_size));
+    struct rope_angles w = {pairs,         d, d + pairs, d + 2 * pairs, d + 3 * pairs,
+                            (float *)(void *)(d + 4 * pairs), NULL};
+
+    w.s = w.c + pairs;
+    for (size_t i = 0; i < pairs; i++) {
+        double exponent = -2.0 * (double)i / (double)r->a->head_size;
+        double frequency = pow((double)r->a->theta, exponent);
+
+        sincos((double)position * frequency, &w.sine[i], &w.cosine[i]);
+        sincos(frequency, &w.step_sine[i], &w.step_cosine[i]);
+    }
+    return w;
+}
+
+static void rope_take(struct rope_angles *w, bool inverse)
+{
+    for (size_t i = 0; i < w->pairs; i++) {
+        w->c[i] = (float)w->cosine[i];
+        w->s[i] = inverse ? (float)-w->sine[i] : (float)w->sine[i];
+    }
+}
+
+static void rope_step(struct rope_angles *w)
+{
+    for (size_t i = 0; i < w->pairs; i++) {
+        double c = w->cosine[i] * w->step_cosine[i] - w->sine[i] * w->step_sine[i];
+
+        w->sine[i] = w->sine[i] * w->step_cosine[i] + w->cosine[i] * w->step_sine[i];
+        w->cosine[i] = c;
+    }
+}
+
+DS_INLINE void rope_head(const struct rope_angles *w, enum ds_dtype act, void *x, size_t at)
+{
+    size_t pairs = w->pairs, i = 0;
+
+    for (; i + DS_LANES <= pairs; i += DS_LANES) {
+        ds_vec c = ds_vec_load(w->c + i), s = ds_vec_load(w->s + i);
+        ds_vec x0 = ds_load(act, x, at + i), x1 = ds_load(act, x, at + pairs + i);
+
+        ds_store(act, x, at + i, x0 * c - x1 * s);
+        ds_store(act, x, at + pairs + i, x1 * c + x0 * s);
+    }
+    if (i < pairs) {
+        size_t n = pairs - i;
+        ds_vec c = ds_load_part(DS_F32, w->c, i, n), s = ds_load_part(DS_F32, w->s, i, n);
+        ds_vec x0 = ds_load_part(act, x, at + i, n), x1 = ds_load_part(act, x, at + pairs + i, n);
+
+        ds_store_part(act, x, at + i, n, x0 * c - x1 * s);
+        ds_store_part(act, x, at + pairs + i, n, x1 * c + x0 * s);
+    }
+}
+
+static void rope_task(void *arg, size_t task, unsigned thread)
+{
+    const struct rope *r = arg;
+    const struct ds_rope_args *a = r->a;
+    size_t begin = task * ROPE_POSITIONS, end = ds__min(begin + ROPE_POSITIONS, a->seq);
+    struct rope_angles w = rope_start(r, thread, begin);
+
+    for (size_t t = begin; t < end; t++) {
+        rope_take(&w, a->inverse);
+        for (size_t b = 0; b < a->batch; b++) {
+            size_t row = (b * a->seq + t) * a->ld;
+
+            for (size_t head = 0; head < a->heads; head++) {
+                if (a->act == DS_F32)
+                    rope_head(&w, DS_F32, a->x, row + head * a->head_size);
+                else
+                    rope_head(&w, DS_BF16, a->x, row + head * a->head_size);
+            }
+        }
+        rope_step(&w);
+    }
+}
+
+int DS_ISA(ds__cpu_rope)(const struct ds_rope_args *args, struct ds_stream *stream,
+                         struct ds_error *err)
+{
+    struct rope r = {.a = args};
+    int rc = ds__cpu_scratch(stream, ds__need_rope(ds__cpu_threads(stream), args->head_size),
+                             &r.scratch, err);
+
+    if (rc != 0)
+        return rc;
+    ds__cpu_run(stream, ds__div_up(args->seq, ROPE_POSITIONS), rope_task, &r);
+    return 0;
+}
+
+DS_INLINE void cast(enum ds_dtype from, enum ds_dtype to, const void *x, void *y, size_t i,
+                    size_t end)
+{
+    for (; i + DS_LANES <= end; i += DS_LANES)
+        ds_store(to, y, i, ds_load(from, x, i));
+    if (i < end)
+        ds_store_part(to, y, i, end - i, ds_load_part(from, x, i, end - i));
+}
+
+static void cast_task(void *arg, size_t task, unsigned thread)
+{
+    const struct ds_cast_args *a = arg;
+    size_t begin = task * SPAN, end = ds__min(begin + SPAN, a->n);
+    size_t bytes = ds_dtype_bytes(a->from);
+
+    (void)thread;
+    if (a->from == a->to)
+        memmove((char *)a->y + begin * bytes, (const char *)a->x + begin * bytes,
+                (end - begin) * bytes);
+    else if (a->from == DS_F32)
+        cast(DS_F32, DS_BF16, a->x, a->y, begin, end);
+    else
+        cast(DS_BF16, DS_F32, a->x, a->y, begin, end);
+}
+
+int DS_ISA(ds__cpu_cast)(const struct ds_cast_args *args, struct ds_stream *stream,
+                         struct ds_error *err)
+{
+    struct ds_cast_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, ds__div_up(a.n, SPAN), cast_task, &a);
+    return 0;
+}

@@ -1,0 +1,196 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * vec.h - vectors of the instruction set a file is compiled for.
+ *
+ * GCC and clang vector extensions, so that one source serves SSE2, AVX2,
+ * AVX-512 and others.  A ds_vec holds DS_LANES floats.  Loads and stores take
+ * the element type, which callers pass as a constant; they are inlined to one
+ * or two instructions.  Memory need not be aligned.
+ *
+ * Source  exp: Cephes expf (range reduction by ln 2 in two parts, polynomial of degree 5)
+ */
+#ifndef DS_KERNELS_CPU_VEC_H
+#define DS_KERNELS_CPU_VEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/dtype.h"
+
+#if defined(__AVX512F__)
+#define DS_LANES 16
+#elif defined(__AVX2__)
+#define DS_LANES 8
+#else
+#define DS_LANES 4
+#endif
+
+#define DS_INLINE static inline __attribute__((always_inline))
+
+/* clang-format off */
+typedef float    ds_vec  __attribute__((vector_size(4 * DS_LANES)));
+typedef int32_t  ds_ivec __attribute__((vector_size(4 * DS_LANES)));
+typedef uint32_t ds_uvec __attribute__((vector_size(4 * DS_LANES)));
+typedef uint16_t ds_hvec __attribute__((vector_size(2 * DS_LANES)));
+/* clang-format on */
+
+DS_INLINE ds_vec ds_vec_set(float x)
+{
+    return x - (ds_vec){0};
+}
+
+DS_INLINE ds_vec ds_vec_load(const float *p)
+{
+    ds_vec x;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+DS_INLINE void ds_vec_store(float *p, ds_vec x)
+{
+    memcpy(p, &x, sizeof(x));
+}
+
+DS_INLINE ds_vec ds_vec_from_bits(ds_uvec bits)
+{
+    return (ds_vec)bits;
+}
+
+DS_INLINE ds_vec ds_vec_widen(ds_hvec half)
+{
+    return (ds_vec)(__builtin_convertvector(half, ds_uvec) << 16);
+}
+
+/* Round to nearest even; a NaN stays one. */
+DS_INLINE ds_hvec ds_vec_narrow(ds_vec x)
+{
+    ds_uvec bits = (ds_uvec)x;
+    ds_uvec up = bits + 0x7fffu + ((bits >> 16) & 1u);
+    ds_uvec nan = (ds_uvec)((bits & 0x7fffffffu) > 0x7f800000u);
+
+    up = (up & ~nan) | ((bits | 0x400000u) & nan);
+    return __builtin_convertvector(up >> 16, ds_hvec);
+}
+
+/* DS_LANES elements of `type` at base[at]. */
+DS_INLINE ds_vec ds_load(enum ds_dtype type, const void *base, size_t at)
+{
+    ds_hvec half;
+
+    if (type == DS_F32)
+        return ds_vec_load((const float *)base + at);
+    memcpy(&half, (const ds_bf16 *)base + at, sizeof(half));
+    return ds_vec_widen(half);
+}
+
+DS_INLINE void ds_store(enum ds_dtype type, void *base, size_t at, ds_vec x)
+{
+    ds_hvec half;
+
+    if (type == DS_F32) {
+        ds_vec_store((float *)base + at, x);
+        return;
+    }
+    half = ds_vec_narrow(x);
+    memcpy((ds_bf16 *)base + at, &half, sizeof(half));
+}
+
+/* The first `n` < DS_LANES elements; the other lanes are 0. */
+DS_INLINE ds_vec ds_load_part(enum ds_dtype type, const void *base, size_t at, size_t n)
+{
+    ds_vec x = {0};
+
+    for (size_t i = 0; i < n; i++)
+        x[i] = type == DS_F32 ? ((const float *)base)[at + i]
+                              : ds_bf16_to_f32(((const ds_bf16 *)base)[at + i]);
+    return x;
+}
+
+DS_INLINE void ds_store_part(enum ds_dtype type, void *base, size_t at, size_t n, ds_vec x)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (type == DS_F32)
+            ((float *)base)[at + i] = x[i];
+        else
+            ((ds_bf16 *)base)[at + i] = ds_bf16_from_f32(x[i]);
+    }
+}
+
+/* Lanes of `yes` where mask is all ones, of `no` where it is 0. */
+DS_INLINE ds_vec ds_vec_pick(ds_ivec mask, ds_vec yes, ds_vec no)
+{
+    return (ds_vec)(((ds_ivec)yes & mask) | ((ds_ivec)no & ~mask));
+}
+
+/* NaN in x comes through. */
+DS_INLINE ds_vec ds_vec_min(ds_vec x, ds_vec limit)
+{
+    return ds_vec_pick(x > limit, limit, x);
+}
+
+DS_INLINE ds_vec ds_vec_max(ds_vec x, ds_vec limit)
+{
+    return ds_vec_pick(x < limit, limit, x);
+}
+
+/* Sum of the lanes, always in the same order. */
+DS_INLINE float ds_vec_sum(ds_vec x)
+{
+    float lane[DS_LANES];
+
+    ds_vec_store(lane, x);
+    for (size_t half = DS_LANES / 2; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; i++)
+            lane[i] += lane[i + half];
+    }
+    return lane[0];
+}
+
+DS_INLINE float ds_vec_largest(ds_vec x)
+{
+    float largest = x[0];
+
+    for (size_t i = 1; i < DS_LANES; i++)
+        largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+/* exp within 2 ulp; below -87.3 it is 0, above 88.7 infinite, NaN stays. */
+DS_INLINE ds_vec ds_vec_exp(ds_vec x)
+{
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    ds_vec t, n, r, p;
+    ds_uvec scale;
+    ds_ivec keep = ~(x < -87.33654f);
+
+    x = ds_vec_max(ds_vec_min(x, ds_vec_set(89.0f)), ds_vec_set(-87.33654f));
+    t = x * 1.44269504f + magic;
+    n = t - magic;
+    r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    scale = ((ds_uvec)t << 23) + 0x3f800000u;
+    return (ds_vec)((ds_ivec)(p * (ds_vec)scale) & keep);
+}
+
+/* 1 / (1 + exp(-x)), and the complement without cancellation. */
+struct ds_sigmoid {
+    ds_vec value, complement;
+};
+
+DS_INLINE struct ds_sigmoid ds_vec_sigmoid(ds_vec x)
+{
+    ds_vec e = ds_vec_exp(ds_vec_min(-x, ds_vec_set(80.0f)));
+    ds_vec value = 1.0f / (1.0f + e);
+
+    return (struct ds_sigmoid){.value = value, .complement = e * value};
+}
+
+#endif

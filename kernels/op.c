@@ -1,0 +1,241 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * op.c - the one place where arguments of operations are checked; the contract is in op.h.
+ *
+ * Each operation has a check_<op>() that tells what is wrong with its
+ * arguments, or NULL.  The entries ds_<op>() are generated from the list.
+ */
+#include "kernels/op.h"
+
+#include <errno.h>
+
+#include "kernels/device.h"
+
+static bool is_act(enum ds_dtype type)
+{
+    return type == DS_F32 || type == DS_BF16;
+}
+
+/* Would rows x columns elements of 8 bytes overflow the address space? */
+static bool too_big(size_t rows, size_t columns)
+{
+    return columns != 0 && rows > (size_t)PTRDIFF_MAX / 8 / columns;
+}
+
+static const char *check_matmul(const struct ds_matmul_args *a)
+{
+    if (a->m == 0 || a->n == 0 || a->k == 0)
+        return "an empty matrix";
+    if (a->a == NULL || a->b == NULL || a->d == NULL)
+        return "a matrix is missing";
+    if (!is_act(a->in_type) || (a->out_type != a->in_type && a->out_type != DS_F32))
+        return "a type that is not supported";
+    if (a->lda < (a->trans_a ? a->m : a->k) || a->ldb < (a->trans_b ? a->k : a->n) ||
+        a->ldd < a->n || (a->c != NULL && a->ldc < a->n))
+        return "a leading dimension shorter than the row";
+    if (a->c == a->d && a->ldc != a->ldd)
+        return "C is D with another leading dimension";
+    if (too_big(a->trans_a ? a->k : a->m, a->lda) || too_big(a->trans_b ? a->n : a->k, a->ldb) ||
+        too_big(a->m, a->ldd))
+        return "a matrix larger than memory";
+    return NULL;
+}
+
+static const char *check_bias_bwd(const struct ds_bias_bwd_args *a)
+{
+    if (a->rows == 0 || a->n == 0 || too_big(a->rows, a->n))
+        return "an impossible shape";
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    return a->dy == NULL || a->dbias == NULL ? "a pointer is missing" : NULL;
+}
+
+static const char *check_embed_fwd(const struct ds_embed_fwd_args *a)
+{
+    if (a->batch == 0 || a->seq == 0 || a->channels == 0 || a->vocab == 0 || a->ids_ld < a->seq)
+        return "an impossible shape";
+    if (!is_act(a->act) || !is_act(a->param))
+        return "a type that is not supported";
+    return a->ids == NULL || a->wte == NULL || a->out == NULL ? "a pointer is missing" : NULL;
+}
+
+static const char *check_embed_bwd(const struct ds_embed_bwd_args *a)
+{
+    if (a->batch == 0 || a->seq == 0 || a->channels == 0 || a->vocab == 0 || a->ids_ld < a->seq)
+        return "an impossible shape";
+    if (a->dwpe != NULL && a->positions < a->seq)
+        return "fewer positions than the sequence has";
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    return a->ids == NULL || a->dout == NULL || a->dwte == NULL ? "a pointer is missing" : NULL;
+}
+
+static const char *check_norm_fwd(const struct ds_norm_fwd_args *a)
+{
+    if (a->rows == 0 || a->channels == 0 || too_big(a->rows, a->channels))
+        return "an impossible shape";
+    if (!is_act(a->act) || !is_act(a->param))
+        return "a type that is not supported";
+    if (a->x == NULL || a->weight == NULL || a->y == NULL || a->rstd == NULL)
+        return "a pointer is missing";
+    if (a->kind == DS_NORM_LAYER && (a->bias == NULL || a->mean == NULL))
+        return "a pointer is missing";
+    return a->eps >= 0.0f ? NULL : "an epsilon that is not positive";
+}
+
+static const char *check_norm_bwd(const struct ds_norm_bwd_args *a)
+{
+    if (a->rows == 0 || a->channels == 0 || too_big(a->rows, a->channels))
+        return "an impossible shape";
+    if (!is_act(a->act) || !is_act(a->param))
+        return "a type that is not supported";
+    if (a->dy == NULL || a->x == NULL || a->weight == NULL || a->rstd == NULL || a->dx == NULL ||
+        a->dweight == NULL)
+        return "a pointer is missing";
+    if (a->kind == DS_NORM_LAYER && (a->dbias == NULL || a->mean == NULL))
+        return "a pointer is missing";
+    return NULL;
+}
+
+static const char *check_rope(const struct ds_rope_args *a)
+{
+    if (a->batch == 0 || a->seq == 0 || a->heads == 0 || a->head_size == 0)
+        return "an impossible shape";
+    if (a->head_size % 2 != 0)
+        return "an odd head size";
+    if (a->heads > a->ld / a->head_size)
+        return "a leading dimension shorter than the row";
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    if (!(a->theta > 0.0f))
+        return "a theta that is not positive";
+    return a->x == NULL ? "a pointer is missing" : NULL;
+}
+
+static const char *check_heads(size_t batch, size_t seq, size_t heads, size_t kv_heads,
+                               size_t head_size)
+{
+    if (batch == 0 || seq == 0 || heads == 0 || kv_heads == 0 || head_size == 0)
+        return "an impossible shape";
+    if (heads % kv_heads != 0)
+        return "query heads that the key/value heads do not divide";
+    if (seq > INT32_MAX || too_big(heads + 2 * kv_heads, head_size))
+        return "an impossible shape";
+    return NULL;
+}
+
+static const char *check_attention_fwd(const struct ds_attention_fwd_args *a)
+{
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    if (a->qkv == NULL || a->out == NULL || a->lse == NULL)
+        return "a pointer is missing";
+    return check_heads(a->batch, a->seq, a->heads, a->kv_heads, a->head_size);
+}
+
+static const char *check_attention_bwd(const struct ds_attention_bwd_args *a)
+{
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    if (a->qkv == NULL || a->out == NULL || a->dout == NULL || a->lse == NULL || a->dqkv == NULL)
+        return "a pointer is missing";
+    if (a->dqkv == a->qkv)
+        return "an output that is also an input";
+    return check_heads(a->batch, a->seq, a->heads, a->kv_heads, a->head_size);
+}
+
+static const char *check_gelu_fwd(const struct ds_gelu_fwd_args *a)
+{
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
+}
+
+static const char *check_gelu_bwd(const struct ds_gelu_bwd_args *a)
+{
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    return a->n != 0 && (a->x == NULL || a->dy == NULL || a->dx == NULL) ? "a pointer is missing"
+                                                                         : NULL;
+}
+
+static const char *check_swiglu_fwd(const struct ds_swiglu_fwd_args *a)
+{
+    if (a->rows == 0 || a->ffn == 0 || too_big(a->rows, a->ffn))
+        return "an impossible shape";
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    return a->x == NULL || a->y == NULL ? "a pointer is missing" : NULL;
+}
+
+static const char *check_swiglu_bwd(const struct ds_swiglu_bwd_args *a)
+{
+    if (a->rows == 0 || a->ffn == 0 || too_big(a->rows, a->ffn))
+        return "an impossible shape";
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    return a->x == NULL || a->dy == NULL || a->dx == NULL ? "a pointer is missing" : NULL;
+}
+
+static const char *check_xent(const struct ds_xent_args *a)
+{
+    if (a->rows == 0 || a->vocab == 0 || a->ld < a->vocab || too_big(a->rows, a->ld))
+        return "an impossible shape";
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    if (a->logits == NULL || a->targets == NULL || a->losses == NULL)
+        return "a pointer is missing";
+    if (a->dlogits != NULL && a->dld < a->vocab)
+        return "a leading dimension shorter than the row";
+    if (a->dlogits == (const void *)a->logits && (a->act != DS_F32 || a->dld != a->ld))
+        return "gradients in place of logits of another layout";
+    return NULL;
+}
+
+static const char *check_sumsq(const struct ds_sumsq_args *a)
+{
+    return (a->n != 0 && a->x == NULL) || a->sum == NULL || a->nonfinite == NULL
+               ? "a pointer is missing"
+               : NULL;
+}
+
+static const char *check_adamw(const struct ds_adamw_args *a)
+{
+    if (a->n != 0 && (a->p == NULL || a->m == NULL || a->v == NULL || a->grad == NULL))
+        return "a pointer is missing";
+    return a->bias1 > 0.0 && a->bias2 > 0.0 ? NULL : "a bias correction that is not positive";
+}
+
+static const char *check_cast(const struct ds_cast_args *a)
+{
+    if (!is_act(a->from) || !is_act(a->to))
+        return "a type that is not supported";
+    return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
+}
+
+/* clang-format off */
+#define X(id, fn) \
+    int ds_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream, struct ds_error *err) \
+    { \
+        const char *wrong = check_##fn(args); \
+        const struct ds_kernels *kernels = ds_stream_kernels(stream); \
+        if (wrong != NULL) \
+            return ds_fail(err, EINVAL, "operation '%s' was given %s", #fn, wrong); \
+        if (kernels->fn == NULL) \
+            return ds_fail(err, ENOTSUP, "device '%s' lacks operation '%s'", kernels->name, #fn); \
+        return kernels->fn(args, stream, err); \
+    }
+DS_OPS(X)
+#undef X
+/* clang-format on */
+
+const char *ds_op_name(enum ds_op op)
+{
+    static const char *const names[] = {
+#define X(id, fn) [DS_OP_##id] = #fn,
+        DS_OPS(X)
+#undef X
+    };
+    return (unsigned)op < DS_OP_COUNT ? names[op] : "?";
+}

@@ -1,0 +1,48 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * agent.c - main of dsrun-agent: frames on stdin and stdout, nothing else.
+ *
+ * The channel is moved away from descriptors 0 and 1, so that nothing that prints can damage it.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/exit.h"
+#include "base/fsio.h"
+#include "base/log.h"
+#include "launcher/agent.h"
+
+enum { FIRST_FD = 32 };
+
+int main(int argc, char **argv)
+{
+    char exe_dir[DS_MAX_PATH];
+    struct ds_agent_args args = {.exe_dir = exe_dir};
+    struct ds_error err = {0};
+    int null_fd;
+
+    ds_log_init("dsrun-agent", DS_LOG_WARNING);
+    if (argc == 2 && strcmp(argv[1], "--version") == 0)
+        return dprintf(STDOUT_FILENO, "dsrun-agent %s\n", DS_VERSION) < 0;
+    if (argc != 1 || isatty(STDIN_FILENO)) {
+        ds_log(DS_LOG_ERROR, "this program is started by dsrun, not by hand");
+        return DS_EXIT_USAGE;
+    }
+    if (ds_path_self_dir(exe_dir, &err) != 0) {
+        ds_log(DS_LOG_ERROR, "%s", err.text);
+        return DS_EXIT_SOFTWARE;
+    }
+    args.in_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);
+    args.out_fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);
+    null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (args.in_fd < 0 || args.out_fd < 0 || null_fd < 0 || dup2(null_fd, STDIN_FILENO) < 0 ||
+        dup2(null_fd, STDOUT_FILENO) < 0) {
+        ds_log(DS_LOG_ERROR, "stdin and stdout must be open");
+        return DS_EXIT_USAGE;
+    }
+    return ds_agent_run(&args);
+}

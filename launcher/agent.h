@@ -1,0 +1,30 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * agent.h - the one program on a host that starts ranks, and ends them.
+ *
+ *     launcher ── frames ──► agent ── link, stdout, stderr ──► rank 0 .. n-1
+ *
+ * The channel to the launcher is a lease: when it ends, whatever the agent started is killed.  What
+ * ranks write is passed up in order; while the launcher takes nothing, their pipes are left full.
+ * A rank's EXIT follows the last byte it wrote, and ranks are reported in the order of their deaths.
+ * The number of the rank in a frame is set here, never taken from the rank.
+ *
+ * SIGTERM, SIGINT and SIGHUP to the agent are a stop request: ranks get SIGNAL(STOP), after the
+ * grace of the SPEC, or at a second signal, SIGKILL.
+ *
+ * Tests   tests/e2e/processes.py
+ */
+#ifndef DS_LAUNCHER_AGENT_H
+#define DS_LAUNCHER_AGENT_H
+
+struct ds_agent_args {
+    int in_fd, out_fd;   /* the channel; taken */
+    const char *exe_dir; /* where dsrun-worker lies */
+};
+
+/* Serve one launcher until its job has ended here.  Returns the agent's exit code: OK, or
+ * UNAVAILABLE when the line broke or spoke nonsense.  Nothing started is left running. */
+int ds_agent_run(const struct ds_agent_args *args);
+
+#endif

@@ -1,0 +1,101 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * fleet.h - drive the agents of one job: supervise.h decides, this moves the bytes.
+ *
+ * One thread, one loop.  A fleet lives as long as dsrun and runs one attempt after the other; it
+ * owns SIGINT, SIGTERM and SIGHUP (a stop request each; the second one kills).
+ *
+ * Knows nothing of training: METRIC and EVENT are text for `ops`, the blob is for the ranks.
+ *
+ * Tests   tests/e2e/processes.py
+ */
+#ifndef DS_LAUNCHER_FLEET_FLEET_H
+#define DS_LAUNCHER_FLEET_FLEET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "launcher/fleet/logmux.h"
+#include "launcher/fleet/supervise.h"
+#include "launcher/loop.h"
+#include "launcher/remote/transport.h"
+#include "launcher/spec.h"
+
+struct ds_fleet_host; /* fleet.c */
+
+struct ds_place { /* where ranks go: one host of the placement */
+    const char *host;
+    uint32_t first_rank, ranks;
+};
+
+enum ds_fleet_note { /* what ops->note() is told */
+    DS_NOTE_STARTED, /* every rank runs */
+    DS_NOTE_STOP,    /* a stop was asked for; ranks are told */
+    DS_NOTE_FAILED,  /* something failed; ranks are told */
+    DS_NOTE_KILL     /* ranks are killed */
+};
+
+/* What happens, for whoever shows and records it.  Negative: the job cannot go on (a full disk). */
+struct ds_fleet_ops {
+    int (*output)(void *user, uint32_t rank, enum ds_log_stream stream, const char *bytes,
+                  size_t len, struct ds_error *err);
+    int (*metric)(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err);
+    int (*event)(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err);
+    /* Everything given so far must be on disk when this returns. */
+    int (*flush)(void *user, struct ds_error *err);
+    int (*ended)(void *user, uint32_t rank, struct ds_error *err); /* its last byte was given */
+    int (*note)(void *user, enum ds_fleet_note note, struct ds_error *err);
+};
+
+struct ds_fleet_args {
+    const struct ds_place *place;
+    uint32_t places, world;
+    const struct ds_transport *transport;
+    struct ds_transport_args transport_args;
+    const struct ds_spec *spec; /* ranks and nodes are filled in per host */
+    double grace_s, start_timeout_s; /* start_timeout_s 0: none */
+    const struct ds_fleet_ops *ops;
+    void *user;
+};
+
+struct ds_fleet_result {
+    int code; /* exit code of dsrun, if this attempt is final */
+    struct ds_failure first;
+    uint32_t victims;
+    int stop_signal;   /* 0: no stop */
+    int64_t last_step; /* from BEAT; -1: none */
+    char cause[DS_MAX_ERROR_TEXT]; /* of the first failure, a sentence; "" without one */
+};
+
+struct ds_fleet {
+    struct ds_loop loop;
+    struct ds_watch signals;
+    const struct ds_fleet_args *args; /* of the attempt that runs */
+    struct ds_fleet_host *host;
+    struct ds_super_rank *ranks;
+    struct ds_super_host *hosts;
+    struct ds_supervise super;
+    struct ds_error broken; /* why the launcher itself cannot go on */
+    int64_t last_step;
+    int pending_stop; /* a signal that came between attempts */
+    bool over;
+};
+
+int ds_fleet_init(struct ds_fleet *fleet, struct ds_error *err) DS_NODISCARD;
+void ds_fleet_release(struct ds_fleet *fleet);
+
+/* A descriptor that is readable while a signal waits; for whoever may block elsewhere. */
+int ds_fleet_signal_fd(const struct ds_fleet *fleet);
+
+/* One attempt, from start to the end of the last process.  0 with `*result`, or an error that
+ * kept it from starting anything. */
+int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
+                 struct ds_fleet_result *result, struct ds_error *err) DS_NODISCARD;
+
+/* Wait between attempts.  Returns the signal that ended the wait early, or 0. */
+int ds_fleet_wait(struct ds_fleet *fleet, unsigned ms);
+
+#endif

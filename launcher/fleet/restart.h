@@ -1,0 +1,36 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * restart.h - whether a job that failed is started again, and when.
+ *
+ * Pure.  Mistakes of the user and stops are final.  A job that fails at the same step twice, with
+ * no checkpoint made in between, would fail there for ever and is not tried a third time.
+ *
+ * Tests   tests/launcher/test_restart.c
+ */
+#ifndef DS_LAUNCHER_FLEET_RESTART_H
+#define DS_LAUNCHER_FLEET_RESTART_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ds_restart { /* zeroed at the start */
+    unsigned restarts; /* made so far */
+    bool failed_before;
+    int64_t step, checkpoint; /* of the attempt before */
+};
+
+struct ds_restart_facts { /* about the attempt that has just ended */
+    unsigned limit;       /* --restarts */
+    int code;             /* dsrun's exit code if this is final */
+    bool stopped;         /* a stop was asked for */
+    int64_t step;         /* last step heard of, -1: none */
+    int64_t checkpoint;   /* newest checkpoint heard of in any attempt, -1: none */
+};
+
+/* True: start again after *delay_ms (1 s, 2 s, 4 s ... at most 30 s).  False: final; *why is a
+ * reason worth telling, or NULL where nothing needs to be said. */
+bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *facts,
+                     unsigned *delay_ms, const char **why);
+
+#endif

@@ -1,0 +1,120 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * supervise.h - what to do about what happens: hosts and job as two state tables.
+ *
+ *   host   starting ─► up ─► draining ─► gone
+ *   job    launching ─► running ─► stopping / failing ─► ending ─► done
+ *
+ * A pure function (state, event, now) -> (state, actions): no clock, no descriptor, no allocation.
+ * The first failure wins: it is the one that is named and whose code dsrun returns; every rank that
+ * ends badly after it is a victim.  A rank that gives up only because another did says so with
+ * DS_RANK_VICTIM_EXIT, and is never first while a real failure is known.
+ *
+ * Units   *_ns are monotonic nanoseconds.
+ * Tests   tests/launcher/test_supervise.c
+ */
+#ifndef DS_LAUNCHER_FLEET_SUPERVISE_H
+#define DS_LAUNCHER_FLEET_SUPERVISE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum ds_host_state { DS_HOST_STARTING, DS_HOST_UP, DS_HOST_DRAINING, DS_HOST_GONE, DS_HOST_STATES };
+
+enum ds_job_state {
+    DS_JOB_LAUNCHING, /* not every rank runs yet */
+    DS_JOB_RUNNING,
+    DS_JOB_STOPPING,  /* ranks were asked to save and end */
+    DS_JOB_FAILING,   /* ranks were told that another failed */
+    DS_JOB_ENDING,    /* ranks are dead or were killed; hosts are to close */
+    DS_JOB_DONE,
+    DS_JOB_STATES
+};
+
+enum ds_super_kind {
+    DS_SUPER_HOST_UP,   /* host */
+    DS_SUPER_HOST_GONE, /* host */
+    DS_SUPER_SPAWNED,   /* rank */
+    DS_SUPER_EXIT,      /* rank, code, signal, oom */
+    DS_SUPER_STOP,      /* signal: INT or TERM to the launcher */
+    DS_SUPER_BROKEN,    /* code: the launcher itself cannot go on (a full disk) */
+    DS_SUPER_TICK       /* nothing but time */
+};
+
+struct ds_super_event {
+    enum ds_super_kind kind;
+    uint32_t host, rank;
+    int code, signal;
+    bool oom;
+};
+
+enum ds_super_action { /* or'ed */
+    DS_DO_STOP = 1,  /* SIGNAL(STOP) to every rank */
+    DS_DO_ABORT = 2, /* SIGNAL(ABORT) to every rank */
+    DS_DO_KILL = 4,  /* SIGNAL(KILL) to every rank */
+    DS_DO_CLOSE = 8, /* drop every host that is left */
+    DS_DO_END = 16   /* over: ds_supervise_code() is final */
+};
+
+enum ds_failure_kind {
+    DS_FAILURE_NONE,
+    DS_FAILURE_RANK,     /* rank, code or signal, oom */
+    DS_FAILURE_HOST,     /* host was lost */
+    DS_FAILURE_START,    /* not every rank ran within the start time-out */
+    DS_FAILURE_LAUNCHER, /* code */
+};
+
+struct ds_failure {
+    enum ds_failure_kind kind;
+    uint32_t host, rank;
+    int code, signal;
+    bool oom, victim; /* victim: no better explanation is known */
+};
+
+struct ds_super_rank { /* one per rank, memory of the caller */
+    bool spawned, ended;
+};
+
+struct ds_super_host { /* one per host, memory of the caller; first_rank and ranks set by it */
+    uint32_t first_rank, ranks, ended;
+    enum ds_host_state state;
+};
+
+struct ds_super_args {
+    struct ds_super_host *host;
+    struct ds_super_rank *rank;
+    uint32_t hosts, world;
+    uint64_t start_ns; /* start time-out, 0: none */
+    uint64_t grace_ns; /* from stop to kill */
+    uint64_t abort_ns; /* from abort to kill */
+    uint64_t close_ns; /* from kill to dropping the hosts */
+};
+
+struct ds_supervise {
+    struct ds_super_args args; /* borrowed arrays */
+    enum ds_job_state job;
+    uint64_t deadline_ns; /* 0: none; call with TICK when it has passed */
+    struct ds_failure first;
+    uint32_t spawned, ended, saved, hosts_gone;
+    uint32_t victims; /* ranks that ended badly beside the first */
+    int stop_signal;  /* of the launcher, or SIGTERM when ranks stopped by themselves; 0: no stop */
+    bool started;     /* every rank ran */
+    bool killed;      /* KILL was sent */
+    bool unsaved;     /* a rank ended in a stop without a checkpoint */
+};
+
+/* Exit code by which a rank says: it was another one. */
+enum { DS_RANK_VICTIM_EXIT = 79 };
+
+void ds_supervise_init(struct ds_supervise *super, const struct ds_super_args *args,
+                       uint64_t now_ns);
+
+/* Returns actions, or'ed; to be carried out in the order of their numbers. */
+unsigned ds_supervise(struct ds_supervise *super, const struct ds_super_event *event,
+                      uint64_t now_ns);
+
+/* Exit code of dsrun (base/exit.h) once DS_DO_END was returned. */
+int ds_supervise_code(const struct ds_supervise *super);
+
+#endif

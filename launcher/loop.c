@@ -1,0 +1,96 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * loop.c - the contract is in loop.h.
+ *
+ * epoll reports HUP and ERR even for an empty mask, so a watch that wants nothing is taken out of
+ * the epoll set and put back when it wants something again.
+ */
+#include "launcher/loop.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EVENTS_PER_TURN = 64 };
+
+int ds_loop_init(struct ds_loop *loop, struct ds_error *err)
+{
+    loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->epoll_fd < 0)
+        return ds_fail(err, errno, "cannot create an event loop: %s", strerror(errno));
+    return 0;
+}
+
+void ds_loop_release(struct ds_loop *loop)
+{
+    if (loop->epoll_fd >= 0)
+        (void)close(loop->epoll_fd);
+    loop->epoll_fd = -1;
+}
+
+static int control(struct ds_loop *loop, int op, struct ds_watch *watch, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = watch};
+
+    return epoll_ctl(loop->epoll_fd, op, watch->fd, &event);
+}
+
+int ds_loop_add(struct ds_loop *loop, struct ds_watch *watch, int fd, uint32_t events,
+                struct ds_error *err)
+{
+    watch->fd = fd;
+    watch->events = events;
+    if (events != 0 && control(loop, EPOLL_CTL_ADD, watch, events) != 0) {
+        int code = errno;
+
+        watch->fd = -1;
+        return ds_fail(err, code, "cannot watch descriptor %d: %s", fd, strerror(code));
+    }
+    return 0;
+}
+
+void ds_loop_want(struct ds_loop *loop, struct ds_watch *watch, uint32_t events)
+{
+    if (watch->fd < 0 || watch->events == events)
+        return;
+    if (events == 0)
+        (void)control(loop, EPOLL_CTL_DEL, watch, 0);
+    else
+        (void)control(loop, watch->events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, watch, events);
+    watch->events = events;
+}
+
+void ds_loop_remove(struct ds_loop *loop, struct ds_watch *watch)
+{
+    ds_loop_want(loop, watch, 0);
+    watch->fd = -1;
+}
+
+int ds_loop_turn(struct ds_loop *loop, int timeout_ms, struct ds_error *err)
+{
+    struct epoll_event event[EVENTS_PER_TURN];
+    int n = epoll_wait(loop->epoll_fd, event, EVENTS_PER_TURN, timeout_ms);
+
+    if (n < 0 && errno != EINTR)
+        return ds_fail(err, errno, "cannot wait for events: %s", strerror(errno));
+    for (int i = 0; i < n; i++) {
+        struct ds_watch *watch = event[i].data.ptr;
+
+        if (watch->fd >= 0 && watch->events != 0) /* else an earlier callback removed it */
+            watch->ready(watch, event[i].events);
+    }
+    return 0;
+}
+
+int ds_loop_timeout_ms(uint64_t deadline_ns, uint64_t now_ns)
+{
+    uint64_t left_ms;
+
+    if (deadline_ns == 0)
+        return -1;
+    if (deadline_ns <= now_ns)
+        return 0;
+    left_ms = (deadline_ns - now_ns + 999999) / 1000000;
+    return left_ms > 3600 * 1000 ? 3600 * 1000 : (int)left_ms;
+}

@@ -1,0 +1,21 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * reap.h - end every process below this one.
+ *
+ * A child subreaper inherits what its children leave behind, even a daemon that made its own
+ * session; so killing children until there are none leaves nothing running.
+ */
+#ifndef DS_LAUNCHER_REAP_H
+#define DS_LAUNCHER_REAP_H
+
+#include <sys/types.h>
+
+/* Orphans of this process's children become its own children. */
+void ds_reap_become(void);
+
+/* Kill and wait for every child and whatever they leave, with SIGKILL.  Bounded: a process that
+ * cannot die (uninterruptible sleep) is left behind after about a second. */
+void ds_reap_all(void);
+
+#endif

@@ -1,0 +1,254 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * channel.c - the contract is in channel.h.
+ */
+#include "launcher/remote/channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    READ_BYTES = 64 * 1024,
+    HIGH_BYTES = 1024 * 1024, /* congested above; one frame more still fits in the queue */
+    LOW_BYTES = 256 * 1024,
+};
+
+static void end(struct ds_channel *channel, int rc, const struct ds_error *err)
+{
+    if (channel->ended)
+        return;
+    channel->ended = true;
+    ds_loop_remove(channel->loop, &channel->in);
+    ds_loop_remove(channel->loop, &channel->out);
+    channel->ops->ended(channel, rc, err);
+}
+
+/* Tell epoll what matters now. */
+static void update(struct ds_channel *channel)
+{
+    uint32_t in = channel->paused ? 0 : (uint32_t)EPOLLIN;
+    uint32_t out = channel->tx.len > 0 ? (uint32_t)EPOLLOUT : 0;
+
+    if (channel->ended)
+        return;
+    if (channel->in_fd == channel->out_fd) {
+        ds_loop_want(channel->loop, &channel->in, in | out);
+    } else {
+        ds_loop_want(channel->loop, &channel->in, in);
+        ds_loop_want(channel->loop, &channel->out, out);
+    }
+}
+
+/* Send what the peer takes now. */
+static void flush(struct ds_channel *channel)
+{
+    size_t sent = 0;
+    int code = 0;
+
+    while (sent < channel->tx.len) {
+        ssize_t n = write(channel->out_fd, channel->tx.data + sent, channel->tx.len - sent);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            code = errno;
+            break;
+        }
+        sent += (size_t)n;
+    }
+    ds_buf_consume(&channel->tx, sent);
+    if (code != 0 && code != EAGAIN)
+        ds_buf_reset(&channel->tx); /* nobody reads; the reading side reports the end */
+    update(channel);
+    if (channel->was_congested && channel->tx.len < LOW_BYTES) {
+        channel->was_congested = false;
+        if (channel->ops->drained != NULL)
+            channel->ops->drained(channel);
+    }
+}
+
+/* Deliver the whole frames in rx.  Stops when paused; the rest is delivered on resume. */
+static int deliver(struct ds_channel *channel, struct ds_error *err)
+{
+    size_t at = 0;
+    int rc = 0;
+
+    if (channel->banner) {
+        long hello = ds_wire_find_hello(channel->rx.data, channel->rx.len);
+
+        if (hello == -EAGAIN)
+            return 0;
+        if (hello < 0)
+            return ds_fail(err, EPROTO, "no greeting within %d bytes", DS_MAX_BANNER_BYTES);
+        ds_buf_consume(&channel->rx, (size_t)hello);
+        channel->banner = false;
+    }
+    while (!channel->paused && !channel->ended) {
+        struct ds_frame frame;
+        size_t used = 0;
+
+        rc = ds_wire_decode(channel->rx.data + at, channel->rx.len - at, &frame, &used, err);
+        if (rc <= 0)
+            break;
+        at += used;
+        rc = channel->ops->frame(channel, &frame, err);
+        if (rc < 0)
+            break;
+    }
+    ds_buf_consume(&channel->rx, at);
+    return rc < 0 ? rc : 0;
+}
+
+static void deliver_or_end(struct ds_channel *channel)
+{
+    struct ds_error err = {0};
+    int rc = channel->rx.len > 0 ? deliver(channel, &err) : 0;
+
+    if (rc < 0)
+        end(channel, rc, &err);
+}
+
+bool ds_channel_pump(struct ds_channel *channel)
+{
+    void *room;
+    ssize_t n;
+
+    if (channel->paused || channel->ended)
+        return false;
+    room = ds_buf_reserve(&channel->rx, READ_BYTES);
+    if (room == NULL) {
+        struct ds_error err = {0};
+
+        end(channel, ds_fail(&err, ENOMEM, "no memory for the input of a channel"), &err);
+        return false;
+    }
+    n = read(channel->in_fd, room, READ_BYTES);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return errno == EINTR;
+    if (n <= 0) { /* ECONNRESET and EPIPE are ends like any other */
+        end(channel, 0, NULL);
+        return false;
+    }
+    ds_buf_commit(&channel->rx, (size_t)n);
+    deliver_or_end(channel);
+    return !channel->paused && !channel->ended;
+}
+
+static void on_ready(struct ds_watch *watch, uint32_t events)
+{
+    struct ds_channel *channel = watch->user;
+
+    if ((events & EPOLLOUT) != 0 || watch == &channel->out)
+        flush(channel);
+    if (watch == &channel->in && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
+        (void)ds_channel_pump(channel);
+}
+
+static int set_nonblocking(int fd, struct ds_error *err)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return ds_fail(err, errno, "descriptor %d of a channel: %s", fd, strerror(errno));
+    return 0;
+}
+
+int ds_channel_open(struct ds_channel *channel, struct ds_loop *loop,
+                    const struct ds_channel_args *args, struct ds_error *err)
+{
+    int rc;
+
+    *channel = (struct ds_channel){
+        .ops = args->ops,
+        .user = args->user,
+        .loop = loop,
+        .in = {.fd = -1, .ready = on_ready, .user = channel},
+        .out = {.fd = -1, .ready = on_ready, .user = channel},
+        .in_fd = args->in_fd,
+        .out_fd = args->out_fd,
+        .banner = args->banner,
+    };
+    ds_buf_init(&channel->rx, DS_MAX_FRAME_BYTES + DS_WIRE_HEADER_BYTES + DS_MAX_BANNER_BYTES +
+                                  READ_BYTES);
+    ds_buf_init(&channel->tx, DS_MAX_QUEUE_BYTES);
+    rc = set_nonblocking(args->in_fd, err);
+    if (rc == 0)
+        rc = set_nonblocking(args->out_fd, err);
+    if (rc == 0)
+        rc = ds_loop_add(loop, &channel->in, args->in_fd, EPOLLIN, err);
+    if (rc == 0 && args->out_fd != args->in_fd)
+        rc = ds_loop_add(loop, &channel->out, args->out_fd, 0, err);
+    if (rc != 0)
+        ds_channel_release(channel);
+    return rc;
+}
+
+void ds_channel_release(struct ds_channel *channel)
+{
+    if (channel->loop == NULL)
+        return;
+    ds_loop_remove(channel->loop, &channel->in);
+    ds_loop_remove(channel->loop, &channel->out);
+    if (channel->in_fd >= 0)
+        (void)close(channel->in_fd);
+    if (channel->out_fd >= 0 && channel->out_fd != channel->in_fd)
+        (void)close(channel->out_fd);
+    ds_buf_release(&channel->rx);
+    ds_buf_release(&channel->tx);
+    *channel = (struct ds_channel){.in_fd = -1, .out_fd = -1, .ended = true};
+}
+
+/* After appending to tx: `was` is the length before. */
+static int sent(struct ds_channel *channel, int rc, size_t was)
+{
+    if (rc != 0 || channel->tx.failed) {
+        channel->tx.len = was;
+        channel->tx.failed = false;
+        return rc != 0 ? rc : -ENOBUFS;
+    }
+    if (was == 0)
+        flush(channel);
+    channel->was_congested = channel->was_congested || channel->tx.len > HIGH_BYTES;
+    return 0;
+}
+
+int ds_channel_send(struct ds_channel *channel, const struct ds_frame *frame)
+{
+    size_t was = channel->tx.len;
+
+    if (channel->ended || channel->loop == NULL)
+        return -EPIPE;
+    return sent(channel, ds_wire_encode(&channel->tx, frame), was);
+}
+
+int ds_channel_send_hello(struct ds_channel *channel, const struct ds_hello *hello)
+{
+    size_t was = channel->tx.len;
+
+    if (channel->ended || channel->loop == NULL)
+        return -EPIPE;
+    return sent(channel, ds_wire_put_hello(&channel->tx, hello), was);
+}
+
+bool ds_channel_congested(const struct ds_channel *channel)
+{
+    return channel->was_congested;
+}
+
+bool ds_channel_idle(const struct ds_channel *channel)
+{
+    return channel->ended || channel->tx.len == 0;
+}
+
+void ds_channel_pause(struct ds_channel *channel, bool paused)
+{
+    if (channel->ended || channel->loop == NULL || channel->paused == paused)
+        return;
+    channel->paused = paused;
+    update(channel);
+    if (!paused)
+        deliver_or_end(channel);
+}

@@ -1,0 +1,112 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * local.c - the transport to this machine: an agent beside us, on a socket pair.
+ *
+ * The agent gets a session of its own, so that the terminal's signals reach dsrun alone, which
+ * decides what they mean.  Ranks that outlive a killed agent become children of dsrun (a
+ * subreaper) and are killed in finish().
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fsio.h"
+#include "launcher/reap.h"
+#include "launcher/remote/transport.h"
+
+enum { PATIENCE_MS = 1000 };
+
+static int spawn_agent(const char *path, int fd, int lease_fd, pid_t *pid)
+{
+    char *argv[] = {(char[]){"dsrun-agent"}, NULL};
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t attr;
+    sigset_t set;
+    int rc;
+
+    (void)posix_spawn_file_actions_init(&files);
+    (void)posix_spawnattr_init(&attr);
+    rc = posix_spawn_file_actions_adddup2(&files, fd, STDIN_FILENO);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(&files, fd, STDOUT_FILENO);
+    if (rc == 0 && lease_fd >= 0)
+        rc = posix_spawn_file_actions_adddup2(&files, lease_fd, DS_LEASE_FD);
+    (void)sigemptyset(&set);
+    (void)posix_spawnattr_setsigmask(&attr, &set);
+    (void)sigfillset(&set);
+    (void)posix_spawnattr_setsigdefault(&attr, &set);
+    (void)posix_spawnattr_setflags(&attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
+                                                  POSIX_SPAWN_SETSIGDEF));
+    if (rc == 0)
+        rc = posix_spawn(pid, path, &files, &attr, argv, environ);
+    (void)posix_spawnattr_destroy(&attr);
+    (void)posix_spawn_file_actions_destroy(&files);
+    return -rc;
+}
+
+static int local_start(struct ds_remote *remote, const struct ds_transport_args *args,
+                       struct ds_error *err)
+{
+    char path[DS_MAX_PATH];
+    int fd[2], rc;
+
+    rc = ds_path_join(path, args->libexec, "dsrun-agent", err);
+    if (rc != 0)
+        return rc;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd) != 0)
+        return ds_fail(err, errno, "cannot create a socket: %s", strerror(errno));
+    rc = spawn_agent(path, fd[1], args->lease_fd, &remote->pid);
+    (void)close(fd[1]);
+    if (rc != 0) {
+        (void)close(fd[0]);
+        remote->pid = 0;
+        return ds_fail(err, -rc, "cannot start '%s': %s", path, strerror(-rc));
+    }
+    remote->in_fd = remote->out_fd = fd[0];
+    return 0;
+}
+
+/* Did `pid` end within the time?  It is not collected here. */
+static bool ends_soon(pid_t pid)
+{
+    struct pollfd poll_fd = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    int n;
+
+    if (poll_fd.fd < 0)
+        return false;
+    do
+        n = poll(&poll_fd, 1, PATIENCE_MS);
+    while (n < 0 && errno == EINTR);
+    (void)close(poll_fd.fd);
+    return n > 0;
+}
+
+static void local_finish(struct ds_remote *remote, bool force)
+{
+    int status = 0;
+
+    if (remote->pid > 0) {
+        bool kill_it = force || !ends_soon(remote->pid);
+
+        if (kill_it)
+            (void)kill(remote->pid, SIGKILL);
+        while (waitpid(remote->pid, &status, 0) < 0 && errno == EINTR)
+            continue;
+        remote->code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+        remote->signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+        if (kill_it)
+            remote->code = -1;
+        remote->pid = 0;
+    }
+    ds_reap_all();
+}
+
+const struct ds_transport ds_transport_local = {
+    .name = "local", .start = local_start, .finish = local_finish};

@@ -1,0 +1,263 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * fake_worker.c - a rank that does what a script says, for tests of the launcher.
+ *
+ * Stands where dsrun-worker would: reads its SPEC frame, then runs FAKE_<rank> (else FAKE), a list
+ * of actions separated by ';'.  At the end of the script it exits with 0.
+ *
+ *   out:TEXT err:TEXT    write TEXT and a newline (C escapes \n \r \e \t)
+ *   spam:MB              write that many MiB of lines to stdout
+ *   metrics:FROM-TO      one METRIC and BEAT per step
+ *   metric:JSON event:JSON beat:N   one frame
+ *   flush                WANT_ACK and wait for the ACK
+ *   env:NAME             print a variable
+ *   orphan               leave a daemon in its own session, print its pid
+ *   garbage              bytes on the link that are no frame
+ *   sleep:MS  exit:N  kill:SIGNAL
+ *   wait                 until STOP (exit 75) or ABORT (exit 79) or the end of the link
+ *   deaf                 for ever, whatever is said
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/fsio.h"
+#include "base/wire.h"
+
+static struct ds_buf in;
+static int line_fd = -1;
+
+static _Noreturn void die(const char *what)
+{
+    perror(what);
+    _exit(70);
+}
+
+static void put(int fd, const void *bytes, size_t len)
+{
+    if (ds_fs_write_all(fd, bytes, len, NULL) != 0)
+        die("write");
+}
+
+/* The next frame, or type 0 at the end of the link.  The payload is lost with the next call. */
+static struct ds_frame next_frame(struct ds_buf *payload)
+{
+    for (;;) {
+        struct ds_frame frame;
+        size_t used = 0;
+        char bytes[4096];
+        ssize_t n;
+        int rc = ds_wire_decode(in.data, in.len, &frame, &used, NULL);
+
+        if (rc < 0)
+            die("frame");
+        if (rc > 0) {
+            ds_buf_reset(payload);
+            (void)ds_buf_put(payload, frame.payload, frame.len);
+            frame.payload = payload->data;
+            ds_buf_consume(&in, used);
+            return frame;
+        }
+        n = read(line_fd, bytes, sizeof(bytes));
+        if (n <= 0)
+            return (struct ds_frame){0};
+        (void)ds_buf_put(&in, bytes, (size_t)n);
+    }
+}
+
+static void send_frame(uint16_t type, uint16_t flags, const void *payload, size_t len)
+{
+    const struct ds_frame frame = {.type = type, .flags = flags, .rank = 12345,
+                                   .payload = payload, .len = (uint32_t)len};
+    struct ds_buf out;
+
+    ds_buf_init(&out, DS_MAX_QUEUE_BYTES);
+    if (ds_wire_encode(&out, &frame) != 0)
+        die("encode");
+    put(line_fd, out.data, out.len);
+    ds_buf_release(&out);
+}
+
+static void beat(unsigned long step)
+{
+    unsigned char bytes[8];
+
+    ds_put_u64(bytes, step);
+    send_frame(DS_WIRE_BEAT, 0, bytes, sizeof(bytes));
+}
+
+static void metrics(const char *range)
+{
+    char *end, json[256];
+    unsigned long from = strtoul(range, &end, 10), to = strtoul(end + 1, NULL, 10);
+
+    for (unsigned long step = from; step < to; step++) {
+        int len = snprintf(json, sizeof(json),
+                           "{\"step\":%lu,\"loss\":%.17g,\"grad_norm\":1.5,\"lr\":0.001,"
+                           "\"tokens\":%lu,\"tokens_per_s\":1000.5,\"step_ms\":10,\"mfu\":0.5,"
+                           "\"skipped\":0,\"time\":1.0}",
+                           step, 4.0 / (double)(step + 1), (step + 1) * 100);
+
+        send_frame(DS_WIRE_METRIC, 0, json, (size_t)len);
+        beat(step);
+    }
+}
+
+static _Noreturn void wait_for_end(void)
+{
+    struct ds_buf payload;
+
+    ds_buf_init(&payload, DS_MAX_FRAME_BYTES);
+    for (;;) {
+        struct ds_frame frame = next_frame(&payload);
+
+        if (frame.type == 0)
+            _exit(79);
+        if (frame.type == DS_WIRE_SIGNAL)
+            _exit(ds_get_u32(frame.payload) == DS_SIGNAL_STOP ? 75 : 79);
+    }
+}
+
+static void flush(void)
+{
+    struct ds_buf payload;
+    struct ds_frame frame;
+
+    ds_buf_init(&payload, DS_MAX_FRAME_BYTES);
+    send_frame(DS_WIRE_EVENT, DS_WIRE_WANT_ACK, "", 0);
+    do
+        frame = next_frame(&payload);
+    while (frame.type != DS_WIRE_ACK && frame.type != 0);
+    ds_buf_release(&payload);
+}
+
+static void spam(unsigned long mib)
+{
+    static char line[1024];
+
+    memset(line, 'x', sizeof(line) - 1);
+    line[sizeof(line) - 1] = '\n';
+    for (unsigned long i = 0; i < mib * 1024; i++)
+        put(STDOUT_FILENO, line, sizeof(line));
+}
+
+static void say(int fd, const char *text)
+{
+    char out[65536];
+    size_t len = 0;
+
+    for (; *text != '\0' && len < sizeof(out) - 2; text++) {
+        static const char from[] = "nret", to[] = "\n\r\033\t";
+        const char *escape = text[0] == '\\' && text[1] != '\0' ? strchr(from, text[1]) : NULL;
+
+        out[len++] = escape != NULL ? to[escape - from] : *text;
+        text += escape != NULL;
+    }
+    out[len++] = '\n';
+    put(fd, out, len);
+}
+
+static void sleep_ms(unsigned long ms)
+{
+    const struct timespec time = {.tv_sec = (time_t)(ms / 1000),
+                                  .tv_nsec = (long)(ms % 1000) * 1000000};
+
+    (void)nanosleep(&time, NULL);
+}
+
+static void orphan(void)
+{
+    char text[32];
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        (void)setsid();
+        for (;;)
+            (void)pause();
+    }
+    (void)snprintf(text, sizeof(text), "orphan %d", (int)pid);
+    say(STDOUT_FILENO, text);
+}
+
+static _Noreturn void deaf(void)
+{
+    (void)signal(SIGTERM, SIG_IGN);
+    (void)signal(SIGINT, SIG_IGN);
+    for (;;)
+        (void)pause();
+}
+
+static void act(const char *verb, const char *arg)
+{
+    unsigned long number = strtoul(arg, NULL, 10);
+
+    if (strcmp(verb, "out") == 0)
+        say(STDOUT_FILENO, arg);
+    else if (strcmp(verb, "err") == 0)
+        say(STDERR_FILENO, arg);
+    else if (strcmp(verb, "spam") == 0)
+        spam(number);
+    else if (strcmp(verb, "metrics") == 0)
+        metrics(arg);
+    else if (strcmp(verb, "metric") == 0)
+        send_frame(DS_WIRE_METRIC, 0, arg, strlen(arg));
+    else if (strcmp(verb, "event") == 0)
+        send_frame(DS_WIRE_EVENT, 0, arg, strlen(arg));
+    else if (strcmp(verb, "beat") == 0)
+        beat(number);
+    else if (strcmp(verb, "flush") == 0)
+        flush();
+    else if (strcmp(verb, "env") == 0)
+        say(STDOUT_FILENO, getenv(arg) != NULL ? getenv(arg) : "(unset)");
+    else if (strcmp(verb, "orphan") == 0)
+        orphan();
+    else if (strcmp(verb, "garbage") == 0)
+        put(line_fd, "\377\377\377\377\377\377\377\377\377\377\377\377", 12);
+    else if (strcmp(verb, "sleep") == 0)
+        sleep_ms(number);
+    else if (strcmp(verb, "exit") == 0)
+        _exit((int)number);
+    else if (strcmp(verb, "kill") == 0)
+        (void)raise((int)number);
+    else if (strcmp(verb, "wait") == 0)
+        wait_for_end();
+    else if (strcmp(verb, "deaf") == 0)
+        deaf();
+    else
+        die(verb);
+}
+
+int main(void)
+{
+    const char *rank = getenv("RANK"), *fd = getenv("DSRUN_LINK_FD"), *script;
+    struct ds_buf spec;
+    char name[64];
+
+    (void)snprintf(name, sizeof(name), "FAKE_%s", rank != NULL ? rank : "0");
+    script = getenv(name) != NULL ? getenv(name) : getenv("FAKE");
+    ds_buf_init(&in, DS_MAX_QUEUE_BYTES);
+    ds_buf_init(&spec, DS_MAX_FRAME_BYTES);
+    if (fd != NULL) {
+        line_fd = (int)strtol(fd, NULL, 10);
+        if (next_frame(&spec).type != DS_WIRE_SPEC)
+            die("SPEC");
+    }
+    while (script != NULL && *script != '\0') {
+        size_t len = strcspn(script, ";");
+        char action[65536];
+        char *colon;
+
+        (void)snprintf(action, sizeof(action), "%.*s", (int)len, script);
+        colon = strchr(action, ':');
+        if (colon != NULL)
+            *colon = '\0';
+        act(action, colon != NULL ? colon + 1 : "");
+        script += len + (script[len] == ';');
+    }
+    return 0;
+}

@@ -29,6 +29,14 @@ size_t ds_keys_find(const struct ds_keys *keys, const char *path)
     return keys->count;
 }
 
+bool ds_keys_overridden(const struct ds_keys *keys, const char *path)
+{
+    size_t i = ds_keys_find(keys, path);
+
+    assert(i < keys->count);
+    return keys->origin[i].override != NULL;
+}
+
 bool ds_keys_given(const struct ds_keys *keys, const char *path)
 {
     size_t i = ds_keys_find(keys, path);
@@ -76,20 +84,27 @@ static unsigned path_distance(const char *wrote, const char *path)
     return distance;
 }
 
-static const char *nearest_path(const struct ds_keys *keys, const char *wrote)
+/* Copy the key or section that is nearest to `wrote` into out[PATH_BYTES]; false when none is near. */
+static bool nearest_path(const struct ds_keys *keys, const char *wrote, char *out)
 {
     unsigned best = DS_NEAREST_FAR;
-    const char *path = NULL;
+    char path[PATH_BYTES];
 
     for (size_t i = 0; i < keys->count; i++) {
-        unsigned distance = path_distance(wrote, keys->key[i].path);
+        (void)snprintf(path, sizeof(path), "%s", keys->key[i].path);
+        for (char *end = path; end != NULL; end = strrchr(path, '.')) { /* the key, its sections */
+            unsigned distance;
 
-        if (distance < best) {
-            best = distance;
-            path = keys->key[i].path;
+            if (end != path)
+                *end = '\0';
+            distance = path_distance(wrote, path);
+            if (distance < best) {
+                best = distance;
+                memcpy(out, path, sizeof(path));
+            }
         }
     }
-    return ds_edit_close(best, wrote) ? path : NULL;
+    return ds_edit_close(best, wrote);
 }
 
 /* The names one level below `section`, for a message. */
@@ -116,10 +131,10 @@ static void section_names(const struct ds_keys *keys, const char *section, char 
 
 static int fail_unknown(const struct ds_keys *keys, const char *path, struct ds_error *err)
 {
-    const char *nearest = nearest_path(keys, path), *dot = strrchr(path, '.');
-    char section[PATH_BYTES], names[512];
+    char nearest[PATH_BYTES], section[PATH_BYTES], names[512];
+    const char *dot = strrchr(path, '.');
 
-    if (nearest != NULL)
+    if (nearest_path(keys, path, nearest))
         return ds_fail(err, EINVAL, "unknown key '%s', did you mean '%s'?", path, nearest);
     (void)snprintf(section, sizeof(section), "%.*s", dot == NULL ? 0 : (int)(dot - path), path);
     if (first_in_section(keys, section) == NULL)
@@ -211,10 +226,10 @@ static int read_child(struct ds_keys *keys, const struct ds_yaml *node, const ch
     int rc;
 
     if (strchr(node->key, '.') != NULL)
-        return place(keys, node->key_mark,
-                     ds_fail(err, EINVAL, "key '%.100s' holds a dot; nest the keys instead",
-                             node->key),
-                     err);
+        return place(
+            keys, node->key_mark,
+            ds_fail(err, EINVAL, "key '%.100s' holds a dot; nest the keys instead", node->key),
+            err);
     (void)snprintf(path, sizeof(path), "%.120s%s%.120s", section, section[0] == '\0' ? "" : ".",
                    node->key);
     i = ds_keys_find(keys, path);
@@ -331,6 +346,19 @@ static size_t open_sections(const char *last, const char *path, struct ds_buf *o
     return depth;
 }
 
+/* Has the struct nothing to say about `key`? */
+static bool left_out(const struct ds_keys *keys, const struct ds_key *key)
+{
+    const char *text;
+
+    if ((key->flags & DS_KEY_NO_FIELD) || (keys->skip != NULL && !strcmp(keys->skip, key->path)))
+        return true;
+    if (key->type != DS_KEY_TEXT)
+        return false;
+    memcpy(&text, (const char *)keys->base + key->offset, sizeof(text));
+    return text == NULL;
+}
+
 void ds_keys_write(const struct ds_keys *keys, struct ds_buf *out)
 {
     const char *last = "";
@@ -339,7 +367,7 @@ void ds_keys_write(const struct ds_keys *keys, struct ds_buf *out)
         const struct ds_key *key = &keys->key[i];
         size_t depth;
 
-        if (key->flags & DS_KEY_NO_FIELD)
+        if (left_out(keys, key))
             continue;
         depth = open_sections(last, key->path, out);
         ds_buf_printf(out, "%*s%s: ", (int)(2 * depth), "", last_name(key->path));

@@ -109,6 +109,7 @@ struct ds_keys { /* a table at work; borrowed pointers, nothing to free */
     struct ds_keys_origin *origin; /* [count] */
     const char *name;              /* of the file, for positions */
     const struct ds_yaml *root;    /* set by ds_keys_read() */
+    const char *skip;              /* a path that ds_keys_write() leaves out, or NULL */
 };
 
 /* Give every key its default. */
@@ -128,14 +129,15 @@ int ds_keys_require(const struct ds_keys *keys, struct ds_error *err) DS_NODISCA
 /* Index of a path; `count` when there is none. */
 size_t ds_keys_find(const struct ds_keys *keys, const char *path);
 
-/* Was it given by file or override?  The path must exist. */
+/* Was it given by file or override; by an override?  The path must exist. */
 bool ds_keys_given(const struct ds_keys *keys, const char *path);
+bool ds_keys_overridden(const struct ds_keys *keys, const char *path);
 
 /* Put the place where `path` was given (or where it would belong) before the message of `err`;
  * returns `rc`.  For checks over several keys. */
 int ds_keys_place(const struct ds_keys *keys, const char *path, int rc, struct ds_error *err);
 
-/* The struct as YAML, keys in table order, sections nested. */
+/* The struct as YAML, keys in table order, sections nested; a text that is NULL is left out. */
 void ds_keys_write(const struct ds_keys *keys, struct ds_buf *out);
 
 #endif

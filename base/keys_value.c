@@ -549,7 +549,7 @@ void ds_key_print(const struct ds_key *key, const void *base, struct ds_buf *out
     case DS_KEY_TEXT:
     case DS_KEY_WORD:
         fetch(key, base, &v.text, sizeof(v.text));
-        print_text(v.text, out);
+        print_text(v.text == NULL ? "" : v.text, out);
         break;
     case DS_KEY_ENUM:
     case DS_KEY_SET:

@@ -1,7 +1,7 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
 # One variable per room; rooms link upward only as docs/architecture.md draws.
-SRC_job :=
+SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
     runtime/plan/bucket.c runtime/plan/schedule.c runtime/plan/memory.c runtime/plan/cost.c \
     runtime/plan/describe.c runtime/optim.c runtime/spec.c

@@ -4,8 +4,8 @@
  * job.h - the job file: one key table gives parser, defaults, bounds, help and man page.
  *
  * A job is read from YAML text, then overridden by key=value words, then
- * checked as a whole (ds_job_resolve()).  After that every field is final:
- * no "auto" is left that the job alone can decide.
+ * checked as a whole.  After that every field is final: no "auto" is left that
+ * the job alone can decide.
  *
  * Owner   all strings and lists live in job->arena; ds_job_release() frees.
  * Errors  EINVAL with "file:line:column: what is wrong, what would be right".
@@ -22,6 +22,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/keys.h" /* struct ds_strings */
 #include "base/limits.h"
 
 enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA };
@@ -36,11 +37,6 @@ enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
 enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
 enum ds_sink { DS_SINK_CONSOLE = 1, DS_SINK_JSONL = 2, DS_SINK_CSV = 4 }; /* or'ed */
 
-struct ds_strings { /* a list of strings; item[] in the job's arena */
-    size_t count;
-    const char **item;
-};
-
 /* The model's shape, whichever of job file and config.json it came from.  Plain data. */
 struct ds_model_shape {
     enum ds_arch arch;
@@ -49,13 +45,16 @@ struct ds_model_shape {
     double norm_eps, rope_theta;
 };
 
+struct ds_job_source; /* where each key was given, for messages; in the arena */
+
 struct ds_job {
     struct ds_arena arena;
+    const struct ds_job_source *source;
     const char *name;
     uint64_t seed;
     const char *run_dir;
     struct {
-        struct ds_model_shape shape; /* filled by ds_job_resolve() or from config.json */
+        struct ds_model_shape shape; /* from the job, or from config.json of init_from */
         double init_std;
         const char *init_from; /* Hugging Face folder, or NULL: random */
     } model;
@@ -75,6 +74,7 @@ struct ds_job {
     struct {
         enum ds_schedule_kind kind;
         uint64_t warmup, steps;
+        uint64_t decay; /* wsd: the last steps, linear from lr to min_lr */
         double min_lr;
     } schedule;
     struct {
@@ -118,7 +118,8 @@ void ds_job_release(struct ds_job *job);
 
 /* Parse job text; `name` is what error positions show (the path).  Then apply `overrides`
  * ("train.steps=10"; their errors say "override 'train.steps=10'").  Checks every key by itself
- * and the job as a whole, except what needs files or the number of ranks. */
+ * and the job as a whole, except what needs data files or the number of ranks; the only file read
+ * is config.json of model.init.from. */
 int ds_job_parse(struct ds_job *job, const char *name, const void *text, size_t len,
                  const char *const *overrides, size_t n_overrides, struct ds_error *err)
     DS_NODISCARD;
@@ -135,7 +136,8 @@ int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error
 /* The resolved job as YAML text that ds_job_parse() reads back to an equal job. */
 int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err) DS_NODISCARD;
 
-/* 64-bit digest of everything that decides the bits of a run (not run_dir, log, launch.env ...). */
+/* 64-bit digest of everything that decides the bits of a run (not run_dir, train.steps, log, launch
+ * ...); 0 when memory ran out. */
 uint64_t ds_job_digest(const struct ds_job *job);
 
 /* Model shape from a Hugging Face config.json in `dir` (runtime/ckpt/hf.c); used by the loader of

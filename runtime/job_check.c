@@ -1,0 +1,333 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * job_check.c - what several keys say together; the contract is in job.h.
+ *
+ * Each check completes what follows from other keys and refuses what cannot
+ * be, at the place of the key that should change, with values that would do.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/job.h"
+#include "runtime/job_table.h"
+
+/* Fail at the place of `path`. */
+#define FAIL_AT(keys, path, code, ...)                                                             \
+    ds_keys_place((keys), (path), ds_fail(err, (code), __VA_ARGS__), err)
+
+/* --- values that would do ------------------------------------------------------------------------
+ */
+
+/* "3", or "2 or 4": the nearest divisors of `of` on both sides of `near`, at most `most`. */
+static void near_divisors(uint64_t of, uint64_t near, uint64_t most, char *out, size_t cap)
+{
+    uint64_t below = near < most ? near : most, above = near + 1;
+
+    while (below > 1 && of % below != 0)
+        below--;
+    while (above <= most && above <= of && of % above != 0)
+        above++;
+    if (above > most || above > of)
+        (void)snprintf(out, cap, "%" PRIu64, below);
+    else
+        (void)snprintf(out, cap, "%" PRIu64 " or %" PRIu64, below, above);
+}
+
+/* The same for multiples of `unit`. */
+static void near_multiples(uint64_t unit, uint64_t near, char *out, size_t cap)
+{
+    uint64_t below = near / unit * unit;
+
+    if (below == 0)
+        (void)snprintf(out, cap, "%" PRIu64, unit);
+    else
+        (void)snprintf(out, cap, "%" PRIu64 " or %" PRIu64, below, below + unit);
+}
+
+/* Which of two keys that do not fit is to blame: the one that was overridden, else `first`. */
+static const char *blame(const struct ds_keys *keys, const char *first, const char *second)
+{
+    return !ds_keys_overridden(keys, first) && ds_keys_overridden(keys, second) ? second : first;
+}
+
+/* --- name and places -----------------------------------------------------------------------------
+ */
+
+static int check_name(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const char *s = job->name;
+
+    while (isalnum((unsigned char)*s) || (*s != '\0' && strchr("._-", *s) != NULL))
+        s++;
+    if (*s != '\0' || job->name[0] == '.')
+        return FAIL_AT(keys, "name", EINVAL,
+                       "'name' must be of letters, digits, '.', '_' and '-' and not start with "
+                       "'.', not '%s'",
+                       job->name);
+    if (!ds_keys_given(keys, "run_dir"))
+        job->run_dir = ds_arena_printf(&job->arena, "runs/%s", job->name);
+    return job->run_dir == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+static int check_env(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    static const char *const taken[] = {
+        "RANK=", "WORLD_SIZE=", "LOCAL_RANK=", "LOCAL_WORLD_SIZE=", "NODE_RANK=", "DSRUN_"};
+
+    for (size_t i = 0; i < job->launch.env.count; i++) {
+        const char *word = job->launch.env.item[i];
+
+        for (size_t t = 0; t < sizeof(taken) / sizeof(taken[0]); t++) {
+            if (strncmp(word, taken[t], strlen(taken[t])) == 0)
+                return FAIL_AT(keys, "launch.env", EINVAL,
+                               "'%.*s' in 'launch.env' is set by dsrun itself; leave it out",
+                               (int)strcspn(word, "="), word);
+        }
+    }
+    return 0;
+}
+
+/* --- the model's shape ---------------------------------------------------------------------------
+ */
+
+/* Keys that config.json decides when weights come from a folder. */
+static const char *const shape_keys[] = {
+    "model.arch",     "model.layers",         "model.hidden",     "model.heads",
+    "model.ffn",      "model.kv_heads",       "model.vocab",      "model.context",
+    "model.norm_eps", "model.tie_embeddings", "model.rope_theta",
+};
+
+/* A key that was given must say what config.json says.  Both are compared as text. */
+static int check_same(const struct ds_job *job, const struct ds_job *config,
+                      const struct ds_keys *keys, const char *path, struct ds_error *err)
+{
+    const struct ds_key *key = &keys->key[ds_keys_find(keys, path)];
+    struct ds_buf mine, theirs;
+    int rc = 0;
+
+    ds_buf_init(&mine, 256);
+    ds_buf_init(&theirs, 256);
+    ds_key_print(key, job, &mine);
+    ds_key_print(key, config, &theirs);
+    if (mine.failed || theirs.failed)
+        rc = ds_fail(err, ENOMEM, "out of memory");
+    else if (strcmp(ds_buf_text(&mine), ds_buf_text(&theirs)) != 0)
+        rc = FAIL_AT(keys, path, EINVAL,
+                     "'%s' is %s, but config.json of 'model.init.from' says %s; leave the key out",
+                     path, ds_buf_text(&mine), ds_buf_text(&theirs));
+    ds_buf_release(&mine);
+    ds_buf_release(&theirs);
+    return rc;
+}
+
+static int shape_from_config(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    struct ds_job config = {.name = NULL};
+    int rc;
+
+    if (ds_keys_given(keys, "model.init.std"))
+        return FAIL_AT(keys, "model.init.std", EINVAL,
+                       "'model.init.std' and 'model.init.from' exclude each other; keep one");
+    rc = ds_hf_read_config(job->model.init_from, &config.model.shape, err);
+    if (rc != 0)
+        return ds_keys_place(keys, "model.init.from", rc, err);
+    for (size_t i = 0; i < sizeof(shape_keys) / sizeof(shape_keys[0]); i++) {
+        if (ds_keys_given(keys, shape_keys[i]))
+            rc = check_same(job, &config, keys, shape_keys[i], err);
+        if (rc != 0)
+            return rc;
+    }
+    job->model.shape = config.model.shape;
+    return 0;
+}
+
+static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    static const char *const needed[] = {"model.arch", "model.layers", "model.hidden",
+                                         "model.heads", "model.context"};
+    struct ds_model_shape *shape = &job->model.shape;
+    bool llama = shape->arch == DS_ARCH_LLAMA;
+
+    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+        if (!ds_keys_given(keys, needed[i]))
+            return FAIL_AT(keys, needed[i], EINVAL, "'%s' is required without 'model.init.from'",
+                           needed[i]);
+    }
+    if (llama && !ds_keys_given(keys, "model.ffn"))
+        return FAIL_AT(keys, "model.ffn", EINVAL,
+                       "'model.ffn' is required for llama; %" PRIu64 " is usual",
+                       (shape->hidden * 8 / 3 + 63) / 64 * 64);
+    if (!ds_keys_given(keys, "model.ffn"))
+        shape->ffn = 4 * shape->hidden;
+    if (!ds_keys_given(keys, "model.kv_heads"))
+        shape->kv_heads = shape->heads;
+    if (!ds_keys_given(keys, "model.vocab"))
+        shape->vocab = 256;
+    if (!ds_keys_given(keys, "model.tie_embeddings"))
+        shape->tie_embeddings = !llama;
+    return 0;
+}
+
+static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    struct ds_model_shape *shape = &job->model.shape;
+    char fit[64];
+
+    if (shape->hidden % shape->heads != 0) {
+        near_divisors(shape->hidden, shape->heads, DS_MAX_HEADS, fit, sizeof(fit));
+        return FAIL_AT(keys, blame(keys, "model.heads", "model.hidden"), EINVAL,
+                       "'model.heads' %" PRIu64 " must divide 'model.hidden' %" PRIu64
+                       "; %s would do",
+                       shape->heads, shape->hidden, fit);
+    }
+    if (shape->arch == DS_ARCH_GPT2 && shape->kv_heads != shape->heads)
+        return FAIL_AT(keys, "model.kv_heads", EINVAL,
+                       "'model.kv_heads' must be 'model.heads' %" PRIu64 " for gpt2, not %" PRIu64,
+                       shape->heads, shape->kv_heads);
+    if (shape->heads % shape->kv_heads != 0) {
+        near_divisors(shape->heads, shape->kv_heads, shape->heads, fit, sizeof(fit));
+        return FAIL_AT(keys, "model.kv_heads", EINVAL,
+                       "'model.kv_heads' %" PRIu64 " must divide 'model.heads' %" PRIu64
+                       "; %s would do",
+                       shape->kv_heads, shape->heads, fit);
+    }
+    shape->head_size = shape->hidden / shape->heads;
+    if (shape->arch == DS_ARCH_LLAMA && shape->head_size % 2 != 0)
+        return FAIL_AT(keys, "model.heads", EINVAL,
+                       "'model.hidden' / 'model.heads' must be even for llama, not %" PRIu64
+                       " / %" PRIu64 " = %" PRIu64,
+                       shape->hidden, shape->heads, shape->head_size);
+    return 0;
+}
+
+static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    int rc = job->model.init_from != NULL ? shape_from_config(job, keys, err)
+                                          : shape_from_keys(job, keys, err);
+
+    if (rc == 0)
+        rc = check_heads(job, keys, err);
+    if (rc == 0 && job->data.format == DS_DATA_TEXT && shape->vocab < 256)
+        rc = FAIL_AT(keys, "model.vocab", EINVAL,
+                     "'model.vocab' must be at least 256 for 'data.format' text, not %" PRIu64,
+                     shape->vocab);
+    return rc;
+}
+
+/* --- data, batch and schedule
+ * ---------------------------------------------------------------------- */
+
+static int check_data(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    if (job->data.train.count == 0)
+        return FAIL_AT(keys, "data.train", EINVAL, "'data.train' must name at least one file");
+    if (!ds_keys_given(keys, "eval.every"))
+        job->eval.every = job->data.valid.count > 0 ? 50 : 0;
+    if (job->eval.every > 0 && job->data.valid.count == 0)
+        return FAIL_AT(keys, "eval.every", EINVAL,
+                       "'eval.every' %" PRIu64 " needs 'data.valid'; name files there, or use 0",
+                       job->eval.every);
+    return 0;
+}
+
+static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
+    char fit[64], other[64];
+
+    if (!ds_keys_given(keys, "train.sequence"))
+        job->train.sequence = job->model.shape.context;
+    if (job->train.sequence > job->model.shape.context)
+        return FAIL_AT(keys, blame(keys, "train.sequence", "model.context"), EINVAL,
+                       "'train.sequence' must be at most 'model.context' %" PRIu64 ", not %" PRIu64,
+                       job->model.shape.context, job->train.sequence);
+    if (global % micro != 0) {
+        near_multiples(micro, global, fit, sizeof(fit));
+        near_divisors(global, micro, global, other, sizeof(other));
+        return FAIL_AT(keys, blame(keys, "train.global_batch", "train.micro_batch"), EINVAL,
+                       "'train.global_batch' %" PRIu64
+                       " must be a multiple of 'train.micro_batch' %" PRIu64
+                       "; %s would do, or a micro_batch of %s",
+                       global, micro, fit, other);
+    }
+    return 0;
+}
+
+static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    uint64_t most = job->schedule.steps - job->schedule.warmup;
+
+    if (!ds_keys_given(keys, "schedule.decay")) {
+        job->schedule.decay = job->schedule.steps / 10 > 0 ? job->schedule.steps / 10 : 1;
+        if (job->schedule.decay > most && most > 0)
+            job->schedule.decay = most;
+    }
+    if (job->schedule.kind == DS_SCHEDULE_WSD && job->schedule.decay > most)
+        return FAIL_AT(keys, "schedule.decay", EINVAL,
+                       "'schedule.decay' %" PRIu64 " must fit after 'schedule.warmup' %" PRIu64
+                       " in 'schedule.steps' %" PRIu64,
+                       job->schedule.decay, job->schedule.warmup, job->schedule.steps);
+    return 0;
+}
+
+static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    if (!ds_keys_given(keys, "schedule.steps"))
+        job->schedule.steps = job->train.steps;
+    if (job->schedule.warmup > job->schedule.steps)
+        return FAIL_AT(keys, blame(keys, "schedule.warmup", "schedule.steps"), EINVAL,
+                       "'schedule.warmup' must be at most 'schedule.steps' %" PRIu64
+                       ", not %" PRIu64,
+                       job->schedule.steps, job->schedule.warmup);
+    if (job->schedule.min_lr > job->optim.lr)
+        return FAIL_AT(keys, blame(keys, "schedule.min_lr", "optim.lr"), EINVAL,
+                       "'schedule.min_lr' must be at most 'optim.lr' %g, not %g", job->optim.lr,
+                       job->schedule.min_lr);
+    return check_decay(job, keys, err);
+}
+
+int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
+        check_name, check_env, check_model, check_data, check_batch, check_schedule,
+    };
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < sizeof(checks) / sizeof(checks[0]); i++)
+        rc = checks[i](job, keys, err);
+    return rc;
+}
+
+/* --- the number of ranks
+ * --------------------------------------------------------------------------- */
+
+int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
+    char fit[64], other[100] = "";
+    uint64_t share;
+
+    if (job->parallel.data != 0 && job->parallel.data != world)
+        return FAIL_AT(keys, "parallel.data", EINVAL,
+                       "'parallel.data' is %" PRIu64 " but there are %u ranks; use auto or %u",
+                       job->parallel.data, world, world);
+    if (global % (world * micro) == 0)
+        return 0;
+    near_multiples(world * micro, global, fit, sizeof(fit));
+    if (global % world == 0) {
+        share = global / world;
+        near_divisors(share, micro, share, other, sizeof(other));
+    }
+    return FAIL_AT(keys, blame(keys, "train.global_batch", "train.micro_batch"), EINVAL,
+                   "'train.global_batch' %" PRIu64
+                   " must be a multiple of ranks x micro_batch = %u x %" PRIu64 " = %" PRIu64
+                   "; %s would do%s%s",
+                   global, world, micro, world * micro, fit,
+                   other[0] == '\0' ? "" : ", or a micro_batch of ", other);
+}

@@ -1,0 +1,221 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * job_table.c - every key of the job file, once; the contract is in job_table.h.
+ *
+ * A choice or a number that is known but reserved is in the table too, so that
+ * it is refused by name and never ignored.
+ */
+#include "runtime/job_table.h"
+
+#include <stddef.h>
+
+/* --- choices --------------------------------------------------------------------------------- */
+
+/* clang-format off */
+static const struct ds_choice archs[] = {
+    {"gpt2", DS_ARCH_GPT2, false}, {"llama", DS_ARCH_LLAMA, false}, {NULL, 0, false}};
+static const struct ds_choice formats[] = {
+    {"auto", DS_DATA_AUTO, false}, {"text", DS_DATA_TEXT, false}, {"tokens", DS_DATA_TOKENS, false},
+    {"samples", DS_DATA_SAMPLES, false}, {NULL, 0, false}};
+static const struct ds_choice tokenizers[] = {{"bytes", 0, false}, {NULL, 0, false}};
+static const struct ds_choice orders[] = {
+    {"shuffle", DS_ORDER_SHUFFLE, false}, {"sequential", DS_ORDER_SEQUENTIAL, false},
+    {NULL, 0, false}};
+static const struct ds_choice optims[] = {{"adamw", 0, false}, {NULL, 0, false}};
+static const struct ds_choice schedules[] = {
+    {"constant", DS_SCHEDULE_CONSTANT, false}, {"linear", DS_SCHEDULE_LINEAR, false},
+    {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false}, {NULL, 0, false}};
+static const struct ds_choice computes[] = {
+    {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", 0, true},
+    {NULL, 0, false}};
+static const struct ds_choice shard_groups[] = {
+    {"all", 0, false}, {"node", 0, true}, {NULL, 0, false}};
+static const struct ds_choice offloads[] = {{"none", 0, false}, {NULL, 0, false}};
+static const struct ds_choice recomputes[] = {
+    {"none", DS_RECOMPUTE_NONE, false}, {"full", DS_RECOMPUTE_FULL, false}, {"selective", 0, true},
+    {NULL, 0, false}};
+static const struct ds_choice sinks[] = {
+    {"console", DS_SINK_CONSOLE, false}, {"jsonl", DS_SINK_JSONL, false},
+    {"csv", DS_SINK_CSV, false}, {"tensorboard", 0, true}, {NULL, 0, false}};
+static const struct ds_choice guards[] = {
+    {"skip", DS_GUARD_SKIP, false}, {"abort", DS_GUARD_ABORT, false}, {NULL, 0, false}};
+static const struct ds_choice devices[] = {
+    {"auto", DS_DEVICE_AUTO, false}, {"cpu", DS_DEVICE_CPU, false}, {"cuda", DS_DEVICE_CUDA, false},
+    {NULL, 0, false}};
+
+/* --- rows ------------------------------------------------------------------------------------ */
+
+/* Offset of a field, which must have this type. */
+#define FIELD(type, f)                                                                             \
+    (offsetof(struct ds_job, f) +                                                                  \
+     0 * sizeof(char[_Generic(&((struct ds_job *)0)->f, type *: 1)]))
+
+#define BOOL(path, f, flags, def, help) \
+    {path, DS_KEY_BOOL, flags, FIELD(bool, f), def, 0, 0, NULL, help}
+#define U64(path, f, flags, def, min, max, help) \
+    {path, DS_KEY_U64, flags, FIELD(uint64_t, f), def, min, max, NULL, help}
+#define F64(path, f, flags, def, min, max, help) \
+    {path, DS_KEY_F64, flags, FIELD(double, f), def, min, max, NULL, help}
+#define TEXT(path, f, flags, def, max, help) \
+    {path, DS_KEY_TEXT, flags, FIELD(const char *, f), def, 0, max, NULL, help}
+#define WORD(path, f, flags, def, choices, help) \
+    {path, DS_KEY_WORD, flags, FIELD(const char *, f), def, 0, 0, choices, help}
+#define ENUM(path, f, flags, def, choices, help) \
+    {path, DS_KEY_ENUM, flags, FIELD(unsigned, f), def, 0, 0, choices, help}
+#define SET(path, f, flags, def, choices, help) \
+    {path, DS_KEY_SET, flags, FIELD(unsigned, f), def, 0, 0, choices, help}
+#define LIST(path, f, flags, def, max, help) \
+    {path, DS_KEY_LIST, flags, FIELD(struct ds_strings, f), def, 0, max, NULL, help}
+#define PAIR(path, f, flags, def, min, max, help) \
+    {path, DS_KEY_PAIR, flags, FIELD(double, f), def, min, max, NULL, help}
+#define ENV(path, f, flags, def, help) \
+    {path, DS_KEY_ENV, flags, FIELD(struct ds_strings, f), def, 0, 0, NULL, help}
+/* Known to the format only. */
+#define ONLY_U64(path, def, min, max, help) \
+    {path, DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, def, min, max, NULL, help}
+#define ONLY_WORD(path, type, flags, def, choices, help) \
+    {path, type, DS_KEY_NO_FIELD | (flags), 0, def, 0, 0, choices, help}
+
+_Static_assert(offsetof(struct ds_job, optim.beta2) ==
+               offsetof(struct ds_job, optim.beta1) + sizeof(double), "betas are a pair");
+
+enum {
+    MUST = DS_KEY_REQUIRED,
+    FROM = DS_KEY_DERIVED, /* the default follows from other keys */
+    AUTO = DS_KEY_AUTO,
+    BITS = DS_KEY_DIGEST   /* decides the bits of a run */
+};
+
+#define MAX_EXACT 9007199254740992.0 /* 2^53: every whole number up to here is a double */
+#define MAX_PATH_TEXT (DS_MAX_PATH - 1)
+#define OF_CONFIG "required, unless model.init.from has it"
+
+static const struct ds_key job_keys[] = {
+    TEXT("name", name, MUST, NULL, DS_MAX_NAME,
+         "name of the run: letters, digits, '.', '_' and '-', not starting with '.'"),
+    U64("seed", seed, BITS, "1", 0, MAX_EXACT, "seed of the weights and of the data order"),
+    TEXT("run_dir", run_dir, FROM, "runs/<name>", MAX_PATH_TEXT,
+         "where metrics, logs and checkpoints go"),
+
+    ENUM("model.arch", model.shape.arch, FROM | BITS, OF_CONFIG, archs, "family of the model"),
+    U64("model.layers", model.shape.layers, FROM | BITS, OF_CONFIG, 1, DS_MAX_LAYERS,
+        "transformer layers"),
+    U64("model.hidden", model.shape.hidden, FROM | BITS, OF_CONFIG, 1, DS_MAX_HIDDEN,
+        "width of the residual stream; a multiple of model.heads"),
+    U64("model.heads", model.shape.heads, FROM | BITS, OF_CONFIG, 1, DS_MAX_HEADS,
+        "attention heads"),
+    U64("model.kv_heads", model.shape.kv_heads, FROM | BITS, "model.heads", 1, DS_MAX_HEADS,
+        "heads of keys and values; a divisor of model.heads; llama only"),
+    U64("model.ffn", model.shape.ffn, FROM | BITS, "4 x model.hidden; llama: required", 1,
+        DS_MAX_FFN, "width inside the feed-forward block"),
+    U64("model.vocab", model.shape.vocab, FROM | BITS, "256, the tokenizer's", 1, DS_MAX_VOCAB,
+        "number of token ids; at least 256 for text"),
+    U64("model.context", model.shape.context, FROM | BITS, OF_CONFIG, 1, DS_MAX_CONTEXT,
+        "longest sequence the model can see"),
+    BOOL("model.tie_embeddings", model.shape.tie_embeddings, FROM | BITS,
+         "true for gpt2, false for llama", "use the token embedding as the classifier too"),
+    F64("model.norm_eps", model.shape.norm_eps, BITS, "1e-5", 1e-12, 0.1,
+        "added to the variance in every norm"),
+    F64("model.rope_theta", model.shape.rope_theta, BITS, "10000", 1, 1e12,
+        "base of the rotary positions; llama only"),
+    F64("model.init.std", model.init_std, BITS, "0.02", 0, 10,
+        "standard deviation of random weights"),
+    TEXT("model.init.from", model.init_from, BITS, NULL, MAX_PATH_TEXT,
+         "folder with config.json and *.safetensors of Hugging Face to start from"),
+
+    LIST("data.train", data.train, MUST | BITS, NULL, MAX_PATH_TEXT,
+         "a path, a glob, or a list of them, to train on"),
+    LIST("data.valid", data.valid, 0, "[]", MAX_PATH_TEXT, "the same, to evaluate on"),
+    ENUM("data.format", data.format, BITS, "auto", formats, "what the files hold"),
+    WORD("data.tokenizer", data.tokenizer, DS_KEY_ONLY | BITS, "bytes", tokenizers,
+         "how text becomes token ids"),
+    ENUM("data.order", data.order, BITS, "shuffle", orders, "order of the sequences"),
+
+    U64("train.steps", train.steps, MUST, NULL, 1, DS_MAX_STEPS, "optimizer updates to make"),
+    U64("train.global_batch", train.global_batch, MUST | BITS, NULL, 1, DS_MAX_BATCH,
+        "sequences per update, over all ranks; a multiple of ranks x train.micro_batch"),
+    U64("train.micro_batch", train.micro_batch, MUST | BITS, NULL, 1, DS_MAX_BATCH,
+        "sequences per rank and pass"),
+    U64("train.sequence", train.sequence, FROM | BITS, "model.context", 1, DS_MAX_CONTEXT,
+        "tokens per sequence; at most model.context"),
+
+    WORD("optim.name", optim.name, DS_KEY_ONLY | BITS, "adamw", optims, "the optimizer"),
+    F64("optim.lr", optim.lr, BITS, "3e-4", 0, 1000, "peak learning rate"),
+    PAIR("optim.betas", optim.beta1, DS_KEY_BELOW | BITS, "[0.9, 0.95]", 0, 1,
+         "decay of the first and of the second moment"),
+    F64("optim.eps", optim.eps, BITS, "1e-8", 1e-20, 1, "added to the root of the second moment"),
+    F64("optim.weight_decay", optim.weight_decay, BITS, "0.1", 0, 10,
+        "decoupled weight decay, on tensors of two or more dimensions only"),
+    F64("optim.clip", optim.clip, BITS, "1", 0, 1e9,
+        "largest global L2 norm of the gradient; 0 turns clipping off"),
+
+    ENUM("schedule.kind", schedule.kind, BITS, "cosine", schedules,
+         "shape of the learning rate after the warm-up"),
+    U64("schedule.warmup", schedule.warmup, BITS, "0", 0, DS_MAX_STEPS,
+        "updates over which the learning rate rises; at most schedule.steps"),
+    U64("schedule.steps", schedule.steps, FROM | BITS, "train.steps", 1, DS_MAX_STEPS,
+        "update at which the learning rate reaches schedule.min_lr"),
+    U64("schedule.decay", schedule.decay, FROM | BITS, "a tenth of schedule.steps", 1, DS_MAX_STEPS,
+        "updates of the final decay; wsd only"),
+    F64("schedule.min_lr", schedule.min_lr, BITS, "0", 0, 1000,
+        "learning rate at the end; at most optim.lr"),
+
+    ENUM("precision.compute", precision.compute, BITS, "fp32", computes,
+         "type of activations and products; weights and sums are kept in fp32"),
+
+    U64("parallel.data", parallel.data, AUTO, "auto", 1, DS_MAX_RANKS,
+        "data-parallel ranks; auto is all of them"),
+    ONLY_U64("parallel.tensor", "1", 1, DS_MAX_RANKS, "ranks that share each matrix"),
+    ONLY_U64("parallel.pipeline", "1", 1, DS_MAX_RANKS, "ranks that share the layers"),
+    ONLY_U64("parallel.sequence", "1", 1, DS_MAX_RANKS, "ranks that share each sequence"),
+    ONLY_U64("parallel.expert", "1", 1, DS_MAX_RANKS, "ranks that share the experts"),
+
+    U64("zero.stage", zero.stage, DS_KEY_ONLY, "0", 0, 3,
+        "what ranks share: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too"),
+    U64("zero.bucket_mb", zero.bucket_mb, AUTO | BITS, "auto", 1, 4096,
+        "size of a gradient bucket in MiB"),
+    ONLY_WORD("zero.shard_group", DS_KEY_ENUM, 0, "all", shard_groups, "which ranks share"),
+
+    ONLY_WORD("offload.optim", DS_KEY_WORD, DS_KEY_ONLY, "none", offloads,
+              "where optimizer state lives besides the device"),
+    ENUM("activation.recompute", activation.recompute, 0, "none", recomputes,
+         "activations to compute again in the backward pass instead of keeping them"),
+
+    U64("checkpoint.every", checkpoint.every, 0, "100", 0, DS_MAX_STEPS,
+        "updates between checkpoints; the last one is always saved; 0 turns them off"),
+    U64("checkpoint.keep", checkpoint.keep, 0, "3", 1, 1000000, "newest checkpoints to keep"),
+    TEXT("checkpoint.resume", checkpoint.resume, 0, "auto", MAX_PATH_TEXT,
+         "auto: go on from the newest whole checkpoint of run_dir; never; or the path of a "
+         "checkpoint or run directory"),
+
+    U64("eval.every", eval.every, FROM, "50 with data.valid, else 0", 0, DS_MAX_STEPS,
+        "updates between evaluations; 0 turns them off"),
+    U64("eval.batches", eval.batches, 0, "8", 1, DS_MAX_BATCH,
+        "batches of train.global_batch sequences per evaluation"),
+
+    U64("log.every", log.every, 0, "1", 1, DS_MAX_STEPS, "updates between lines of metrics"),
+    SET("log.sinks", log.sinks, 0, "[console, jsonl, csv]", sinks, "where metrics go"),
+
+    ENUM("guard.nonfinite", guard.nonfinite, 0, "skip", guards,
+         "what to do when loss or gradient is not finite: skip the update, or abort"),
+    U64("guard.max_skips", guard.max_skips, 0, "20", 0, DS_MAX_STEPS,
+        "skipped updates in a row before the run is aborted"),
+
+    ENUM("launch.device", launch.device, 0, "auto", devices, "what the ranks compute on"),
+    U64("launch.slots", launch.slots, AUTO, "auto", 1, DS_MAX_SLOTS,
+        "ranks per host where neither hostfile, Slurm nor --slots says; auto is the GPUs found, "
+        "else 1"),
+    U64("launch.threads", launch.threads, AUTO, "auto", 1, DS_MAX_THREADS,
+        "threads per rank; auto is the cores of the host divided by its ranks"),
+    U64("launch.restarts", launch.restarts, 0, "0", 0, 1000000,
+        "times to start again after a failure"),
+    ENV("launch.env", launch.env, 0, "{}", "environment variables of every rank"),
+};
+/* clang-format on */
+
+const struct ds_key *ds_job_keys(size_t *count)
+{
+    *count = sizeof(job_keys) / sizeof(job_keys[0]);
+    return job_keys;
+}

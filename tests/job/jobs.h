@@ -1,0 +1,61 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * jobs.h - job texts and a stand-in for config.json, for the tests of the job room.
+ */
+#ifndef DS_TESTS_JOBS_H
+#define DS_TESTS_JOBS_H
+
+#include <errno.h>
+#include <string.h>
+
+#include "runtime/job.h"
+
+/* The smallest job: every required key on a line of its own. */
+#define SMALL                                                                                      \
+    "name: t\n"                                                                                    \
+    "model:\n"                                                                                     \
+    "  arch: gpt2\n"                                                                               \
+    "  layers: 2\n"                                                                                \
+    "  hidden: 64\n"                                                                               \
+    "  heads: 4\n"                                                                                 \
+    "  context: 32\n"                                                                              \
+    "data:\n"                                                                                      \
+    "  train: [a.txt]\n"                                                                           \
+    "train:\n"                                                                                     \
+    "  steps: 100\n"                                                                               \
+    "  global_batch: 32\n"                                                                         \
+    "  micro_batch: 8\n"
+
+/* What ds_hf_read_config() of these tests says: the folder "hf" holds this, no other exists. */
+static const struct ds_model_shape jobs_config = {
+    .arch = DS_ARCH_LLAMA,
+    .layers = 2,
+    .hidden = 64,
+    .heads = 4,
+    .kv_heads = 2,
+    .head_size = 16,
+    .ffn = 96,
+    .vocab = 113,
+    .context = 32,
+    .norm_eps = 1e-6,
+    .rope_theta = 50000,
+};
+
+int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)
+{
+    if (strcmp(dir, "hf") != 0)
+        return ds_fail(err, ENOENT, "'%s/config.json' does not exist", dir);
+    *shape = jobs_config;
+    return 0;
+}
+
+/* Parse `text` as "job.yaml" with up to one override (NULL: none). */
+static int jobs_parse(struct ds_job *job, const char *text, const char *override,
+                      struct ds_error *err)
+{
+    ds_job_init(job);
+    return ds_job_parse(job, "job.yaml", text, strlen(text), &override, override != NULL, err);
+}
+
+#endif

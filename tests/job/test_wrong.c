@@ -1,0 +1,394 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_wrong.c - jobs that are wrong: each ends with one sentence, at its place.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/job/jobs.h"
+
+/* clang-format off */
+static const struct wrong {
+    const char *text, *override;
+    int code;
+    const char *message;
+} wrongs[] = {
+    {"", NULL, EINVAL,
+     "job.yaml:1:1: the document is empty"},
+    {"# only a comment\n", NULL, EINVAL,
+     "job.yaml:1:1: the document is empty"},
+    {"---\n...\n", NULL, EINVAL,
+     "job.yaml:1:1: the document is empty"},
+    {"just text\n", NULL, EINVAL,
+     "job.yaml:1:1: the document must be a map of keys, not text"},
+    {"- a\n- b\n", NULL, EINVAL,
+     "job.yaml:1:1: the document must be a map of keys, not a list"},
+    {SMALL "---\nname: u\n", NULL, EINVAL,
+     "job.yaml:14:1: a second document is not allowed"},
+    {SMALL "seed: &a 1\n", NULL, EINVAL,
+     "job.yaml:14:7: anchor '&a' is not allowed"},
+    {SMALL "seed: *a\n", NULL, EINVAL,
+     "job.yaml:14:7: alias '*a' is not allowed; put text that starts with '*' in quotes"},
+    {SMALL "seed: !!int 1\n", NULL, EINVAL,
+     "job.yaml:14:7: tag 'tag:yaml.org,2002:int' is not allowed"},
+    {SMALL "<<: {seed: 1}\n", NULL, EINVAL,
+     "job.yaml:14:1: merge key '<<' is not allowed; write the keys out"},
+    {SMALL "seed: 1\nseed: 2\n", NULL, EINVAL,
+     "job.yaml:15:1: key 'seed' is already set on line 14"},
+    {SMALL "name: u\n", NULL, EINVAL,
+     "job.yaml:14:1: key 'name' is already set on line 1"},
+    {SMALL "? [a]\n: b\n", NULL, EINVAL,
+     "job.yaml:14:3: a key must be text, not a list"},
+    {SMALL "eval: {every: 0\n", NULL, EINVAL,
+     "job.yaml:15:1: not valid YAML: did not find expected ',' or '}' while parsing a flow mapping"},
+    {SMALL "eval:\n\tevery: 1\n", NULL, EINVAL,
+     "job.yaml:15:1: not valid YAML: found character that cannot start any token while scanning for the next token"},
+    {SMALL "run_dir: a\001b\n", NULL, EINVAL,
+     "job.yaml:14:11: control character U+0001 is not allowed"},
+    {SMALL "run_dir: \377b\n", NULL, EINVAL,
+     "job.yaml:14:10: byte 0xff is not valid UTF-8"},
+    {SMALL "run_dir: \"a\\0b\"\n", NULL, EINVAL,
+     "job.yaml:14:10: text must not hold a NUL"},
+    {SMALL "optim:\n  lr_rate: 1\n", NULL, EINVAL,
+     "job.yaml:15:3: unknown key 'optim.lr_rate', did you mean 'optim.lr'?"},
+    {SMALL "optmi: {}\n", NULL, EINVAL,
+     "job.yaml:14:1: unknown key 'optmi', did you mean 'optim'?"},
+    {SMALL "steps: 3\n", NULL, EINVAL,
+     "job.yaml:14:1: unknown key 'steps', did you mean 'train.steps'?"},
+    {SMALL "eval: {evry: 1}\n", NULL, EINVAL,
+     "job.yaml:14:8: unknown key 'eval.evry', did you mean 'eval.every'?"},
+    {SMALL "eval: {batch: 1}\n", NULL, EINVAL,
+     "job.yaml:14:8: unknown key 'eval.batch', did you mean 'eval.batches'?"},
+    {SMALL "eval: {completely_else: 1}\n", NULL, EINVAL,
+     "job.yaml:14:8: unknown key 'eval.completely_else'; known in 'eval' are every, batches"},
+    {SMALL "deepspeed: 1\n", NULL, EINVAL,
+     "job.yaml:14:1: unknown key 'deepspeed'; known are name, seed, run_dir, model, data, train, optim, schedule, precision, parallel, zero, offload, activation, checkpoint, eval, log, guard, launch"},
+    {SMALL "eval.every: 1\n", NULL, EINVAL,
+     "job.yaml:14:1: key 'eval.every' holds a dot; nest the keys instead"},
+    {SMALL "eval: 3\n", NULL, EINVAL,
+     "job.yaml:14:7: 'eval' must be a map of keys such as 'eval.every'"},
+    {SMALL "eval:\n", NULL, EINVAL,
+     "job.yaml:14:1: 'eval' must be a map of keys such as 'eval.every'"},
+    {SMALL, "train.steps=0", EINVAL,
+     "override 'train.steps=0': 'train.steps' must be a whole number between 1 and 1000000000, not '0'"},
+    {SMALL, "train.steps=-1", EINVAL,
+     "override 'train.steps=-1': 'train.steps' must be a whole number between 1 and 1000000000, not '-1'"},
+    {SMALL, "train.steps=1000000001", EINVAL,
+     "override 'train.steps=1000000001': 'train.steps' must be a whole number between 1 and 1000000000, not '1000000001'"},
+    {SMALL, "train.steps=99999999999999999999999", EINVAL,
+     "override 'train.steps=99999999999999999999999': 'train.steps' must be a whole number between 1 and 1000000000, not '99999999999999999999999'"},
+    {SMALL, "train.steps=1e5", EINVAL,
+     "override 'train.steps=1e5': 'train.steps' must be written in plain digits: 100000, not '1e5'"},
+    {SMALL, "train.steps=10.0", EINVAL,
+     "override 'train.steps=10.0': 'train.steps' must be written in plain digits: 10, not '10.0'"},
+    {SMALL, "train.steps=10.5", EINVAL,
+     "override 'train.steps=10.5': 'train.steps' must be a whole number between 1 and 1000000000, not '10.5'"},
+    {SMALL, "train.steps=0777", EINVAL,
+     "override 'train.steps=0777': 'train.steps' must be a whole number between 1 and 1000000000, not '0777'"},
+    {SMALL, "train.steps=0x10", EINVAL,
+     "override 'train.steps=0x10': 'train.steps' must be a whole number between 1 and 1000000000, not '0x10'"},
+    {SMALL, "train.steps=1_000", EINVAL,
+     "override 'train.steps=1_000': 'train.steps' must be a whole number between 1 and 1000000000, not '1_000'"},
+    {SMALL, "train.steps=+5", EINVAL,
+     "override 'train.steps=+5': 'train.steps' must be a whole number between 1 and 1000000000, not '+5'"},
+    {SMALL, "train.steps=yes", EINVAL,
+     "override 'train.steps=yes': 'train.steps' must be a whole number between 1 and 1000000000, not 'yes'"},
+    {SMALL, "train.steps=auto", EINVAL,
+     "override 'train.steps=auto': 'train.steps' must be a whole number between 1 and 1000000000, not 'auto'"},
+    {SMALL, "train.steps=\"5\"", EINVAL,
+     "override 'train.steps=\"5\"': 'train.steps' must be a number without quotes"},
+    {SMALL, "train.steps=[5]", EINVAL,
+     "override 'train.steps=[5]': 'train.steps' must be a number, not a list"},
+    {SMALL, "train.steps={a: 5}", EINVAL,
+     "override 'train.steps={a: 5}': 'train.steps' must be a number, not a map"},
+    {SMALL, "train.steps=~", EINVAL,
+     "override 'train.steps=~': 'train.steps' has no value; it must be a number"},
+    {SMALL "log:\n  every:\n", NULL, EINVAL,
+     "job.yaml:15:9: 'log.every' has no value; it must be a number"},
+    {SMALL "seed: 9007199254740993\n", NULL, EINVAL,
+     "job.yaml:14:7: 'seed' must be a whole number between 0 and 9007199254740992, not '9007199254740993'"},
+    {SMALL, "optim.lr=.5", EINVAL,
+     "override 'optim.lr=.5': 'optim.lr' must be a number between 0 and 1000, not '.5'"},
+    {SMALL, "optim.lr=1.", EINVAL,
+     "override 'optim.lr=1.': 'optim.lr' must be a number between 0 and 1000, not '1.'"},
+    {SMALL, "optim.lr=inf", EINVAL,
+     "override 'optim.lr=inf': 'optim.lr' must be a number between 0 and 1000, not 'inf'"},
+    {SMALL, "optim.lr=.inf", EINVAL,
+     "override 'optim.lr=.inf': 'optim.lr' must be a number between 0 and 1000, not '.inf'"},
+    {SMALL, "optim.lr=nan", EINVAL,
+     "override 'optim.lr=nan': 'optim.lr' must be a number between 0 and 1000, not 'nan'"},
+    {SMALL, "optim.lr=.nan", EINVAL,
+     "override 'optim.lr=.nan': 'optim.lr' must be a number between 0 and 1000, not '.nan'"},
+    {SMALL, "optim.lr=0x1p3", EINVAL,
+     "override 'optim.lr=0x1p3': 'optim.lr' must be a number between 0 and 1000, not '0x1p3'"},
+    {SMALL, "optim.lr=1e", EINVAL,
+     "override 'optim.lr=1e': 'optim.lr' must be a number between 0 and 1000, not '1e'"},
+    {SMALL, "optim.lr=1e+", EINVAL,
+     "override 'optim.lr=1e+': 'optim.lr' must be a number between 0 and 1000, not '1e+'"},
+    {SMALL, "optim.lr=--1", EINVAL,
+     "override 'optim.lr=--1': 'optim.lr' must be a number between 0 and 1000, not '--1'"},
+    {SMALL, "optim.lr=-", EINVAL,
+     "override 'optim.lr=-': 'optim.lr' must be a number between 0 and 1000, not '-'"},
+    {SMALL, "optim.lr=1e400", EINVAL,
+     "override 'optim.lr=1e400': 'optim.lr' must be a number between 0 and 1000, not '1e400'"},
+    {SMALL, "optim.lr=1001", EINVAL,
+     "override 'optim.lr=1001': 'optim.lr' must be a number between 0 and 1000, not '1001'"},
+    {SMALL, "optim.lr=-0.1", EINVAL,
+     "override 'optim.lr=-0.1': 'optim.lr' must be a number between 0 and 1000, not '-0.1'"},
+    {SMALL, "optim.lr=00.5", EINVAL,
+     "override 'optim.lr=00.5': 'optim.lr' must be a number between 0 and 1000, not '00.5'"},
+    {SMALL, "optim.lr=1,5", EINVAL,
+     "override 'optim.lr=1,5': 'optim.lr' must be a number between 0 and 1000, not '1,5'"},
+    {SMALL, "optim.betas=0.9", EINVAL,
+     "override 'optim.betas=0.9': 'optim.betas' must be a list of two numbers"},
+    {SMALL, "optim.betas=[0.9]", EINVAL,
+     "override 'optim.betas=[0.9]': 'optim.betas' must be a list of two numbers"},
+    {SMALL, "optim.betas=[0.9, 1]", EINVAL,
+     "override 'optim.betas=[0.9, 1]': 'optim.betas' must be a number at least 0 and below 1, not '1'"},
+    {SMALL, "optim.betas=[0.9, x]", EINVAL,
+     "override 'optim.betas=[0.9, x]': 'optim.betas' must be a number at least 0 and below 1, not 'x'"},
+    {SMALL, "optim.betas=[0.9", EINVAL,
+     "override 'optim.betas=[0.9': value:2:1: not valid YAML: did not find expected ',' or ']' while parsing a flow sequence"},
+    {SMALL, "model.tie_embeddings=yes", EINVAL,
+     "override 'model.tie_embeddings=yes': 'model.tie_embeddings' must be true or false, not 'yes'"},
+    {SMALL, "model.tie_embeddings=True", EINVAL,
+     "override 'model.tie_embeddings=True': 'model.tie_embeddings' must be true or false, not 'True'"},
+    {SMALL, "model.tie_embeddings=\"true\"", EINVAL,
+     "override 'model.tie_embeddings=\"true\"': 'model.tie_embeddings' must be true or false without quotes"},
+    {SMALL, "model.arch=bert", EINVAL,
+     "override 'model.arch=bert': 'model.arch' must be 'gpt2' or 'llama', not 'bert'"},
+    {SMALL, "launch.threads=0", EINVAL,
+     "override 'launch.threads=0': 'launch.threads' must be 'auto' or a whole number between 1 and 1024, not '0'"},
+    {SMALL, "launch.device=tpu", EINVAL,
+     "override 'launch.device=tpu': 'launch.device' must be 'auto', 'cpu' or 'cuda', not 'tpu'"},
+    {SMALL, "launch.env=A", EINVAL,
+     "override 'launch.env=A': 'launch.env' must be a map of names and texts, not text"},
+    {SMALL, "launch.env={1A: b}", EINVAL,
+     "override 'launch.env={1A: b}': '1A' in 'launch.env' is not a name of an environment variable; use letters, digits and '_'"},
+    {SMALL, "launch.env={A: [b]}", EINVAL,
+     "override 'launch.env={A: [b]}': 'launch.env' must be text, not a list"},
+    {SMALL, "launch.env={RANK: 3}", EINVAL,
+     "override 'launch.env={RANK: 3}': 'RANK' in 'launch.env' is set by dsrun itself; leave it out"},
+    {SMALL, "log.sinks=[console, disk]", EINVAL,
+     "override 'log.sinks=[console, disk]': 'log.sinks' must be 'console', 'jsonl' or 'csv', not 'disk'"},
+    {SMALL, "run_dir=", EINVAL,
+     "override 'run_dir=': 'run_dir' has no value; it must be text"},
+    {SMALL, "run_dir=''", EINVAL,
+     "override 'run_dir=''': 'run_dir' must not be empty"},
+    {SMALL, "name=null", EINVAL,
+     "override 'name=null': 'name' has no value; it must be text"},
+    {SMALL, "name=a/b", EINVAL,
+     "override 'name=a/b': 'name' must be of letters, digits, '.', '_' and '-' and not start with '.', not 'a/b'"},
+    {SMALL, "name=..", EINVAL,
+     "override 'name=..': 'name' must be of letters, digits, '.', '_' and '-' and not start with '.', not '..'"},
+    {SMALL, "name=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", EINVAL,
+     "override 'name=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa': 'name' must be at most 64 bytes long, not 65"},
+    {SMALL, "data.train=[a, {path: b, weight: 2}]", ENOTSUP,
+     "override 'data.train=[a, {path: b, weight: 2}]': a map as an item of 'data.train' is not supported yet; use its path alone"},
+    {SMALL, "data.train=[]", EINVAL,
+     "override 'data.train=[]': 'data.train' must name at least one file"},
+    {SMALL, "data.train=[a, [b]]", EINVAL,
+     "override 'data.train=[a, [b]]': 'data.train' must be a list of texts, not a list"},
+    {SMALL, "parallel.tensor=2", ENOTSUP,
+     "override 'parallel.tensor=2': 'parallel.tensor' 2 is not supported yet; use 1"},
+    {SMALL, "parallel.pipeline=4", ENOTSUP,
+     "override 'parallel.pipeline=4': 'parallel.pipeline' 4 is not supported yet; use 1"},
+    {SMALL, "parallel.sequence=2", ENOTSUP,
+     "override 'parallel.sequence=2': 'parallel.sequence' 2 is not supported yet; use 1"},
+    {SMALL, "parallel.expert=8", ENOTSUP,
+     "override 'parallel.expert=8': 'parallel.expert' 8 is not supported yet; use 1"},
+    {SMALL, "offload.optim=cpu", ENOTSUP,
+     "override 'offload.optim=cpu': 'offload.optim' 'cpu' is not supported yet; use 'none'"},
+    {SMALL, "activation.recompute=selective", ENOTSUP,
+     "override 'activation.recompute=selective': 'activation.recompute' 'selective' is not supported yet; use 'none' or 'full'"},
+    {SMALL, "precision.compute=fp16", ENOTSUP,
+     "override 'precision.compute=fp16': 'precision.compute' 'fp16' is not supported yet; use 'fp32' or 'bf16'"},
+    {SMALL, "log.sinks=[tensorboard]", ENOTSUP,
+     "override 'log.sinks=[tensorboard]': 'log.sinks' 'tensorboard' is not supported yet; use 'console', 'jsonl' or 'csv'"},
+    {SMALL, "data.tokenizer=tok/tokenizer.json", ENOTSUP,
+     "override 'data.tokenizer=tok/tokenizer.json': 'data.tokenizer' 'tok/tokenizer.json' is not supported yet; use 'bytes'"},
+    {SMALL, "optim.name=lion", ENOTSUP,
+     "override 'optim.name=lion': 'optim.name' 'lion' is not supported yet; use 'adamw'"},
+    {SMALL, "zero.stage=1", ENOTSUP,
+     "override 'zero.stage=1': 'zero.stage' 1 is not supported yet; use 0"},
+    {SMALL, "zero.stage=3", ENOTSUP,
+     "override 'zero.stage=3': 'zero.stage' 3 is not supported yet; use 0"},
+    {SMALL, "zero.shard_group=node", ENOTSUP,
+     "override 'zero.shard_group=node': 'zero.shard_group' 'node' is not supported yet; use 'all'"},
+    {SMALL "zero: {stage: 2}\n", NULL, ENOTSUP,
+     "job.yaml:14:15: 'zero.stage' 2 is not supported yet; use 0"},
+    {SMALL, "zero.stage=4", EINVAL,
+     "override 'zero.stage=4': 'zero.stage' must be a whole number between 0 and 3, not '4'"},
+    {SMALL, "zero.shard_group=rack", EINVAL,
+     "override 'zero.shard_group=rack': 'zero.shard_group' must be 'all', not 'rack'"},
+    {SMALL, "train.steps", EINVAL,
+     "override 'train.steps': not of the form key=value"},
+    {SMALL, "=5", EINVAL,
+     "override '=5': not of the form key=value"},
+    {SMALL, "train=5", EINVAL,
+     "override 'train=5': 'train' is a section; override one of its keys, such as 'train.steps'"},
+    {SMALL, "train.step=5", EINVAL,
+     "override 'train.step=5': unknown key 'train.step', did you mean 'train.steps'?"},
+    {SMALL, "run_dir=\377", EINVAL,
+     "override 'run_dir=\377': not valid UTF-8"},
+    {SMALL, "launch.env.A=b", EINVAL,
+     "override 'launch.env.A=b': unknown key 'launch.env.A', did you mean 'launch.env'?"},
+    {"model: {arch: gpt2}\n", NULL, EINVAL,
+     "job.yaml:1:1: 'name' is required"},
+    {"name: t\ndata: {train: a}\ntrain: {global_batch: 1, micro_batch: 1}\n", NULL, EINVAL,
+     "job.yaml:3:1: 'train.steps' is required"},
+    {"name: t\ndata: {train: a}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\n", NULL, EINVAL,
+     "job.yaml:1:1: 'model.arch' is required without 'model.init.from'"},
+    {"name: t\ndata: {train: a}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {arch: gpt2, layers: 1, heads: 1, context: 8}\n", NULL, EINVAL,
+     "job.yaml:4:1: 'model.hidden' is required without 'model.init.from'"},
+    {"name: t\ndata: {train: a}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {arch: llama, layers: 1, hidden: 64, heads: 1, context: 8}\n", NULL, EINVAL,
+     "job.yaml:4:1: 'model.ffn' is required for llama; 192 is usual"},
+    {"name: t\ndata: {train: a}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {arch: llama, layers: 1, hidden: 12, heads: 4, context: 8, ffn: 8}\n", NULL, EINVAL,
+     "job.yaml:4:52: 'model.hidden' / 'model.heads' must be even for llama, not 12 / 4 = 3"},
+    {"name: t\ndata: {train: a}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {arch: llama, layers: 1, hidden: 64, heads: 4, kv_heads: 3, context: 8, ffn: 8}\n", NULL, EINVAL,
+     "job.yaml:4:65: 'model.kv_heads' 3 must divide 'model.heads' 4; 2 or 4 would do"},
+    {SMALL, "model.heads=5", EINVAL,
+     "override 'model.heads=5': 'model.heads' 5 must divide 'model.hidden' 64; 4 or 8 would do"},
+    {SMALL, "model.heads=100", EINVAL,
+     "override 'model.heads=100': 'model.heads' 100 must divide 'model.hidden' 64; 64 would do"},
+    {SMALL, "model.kv_heads=2", EINVAL,
+     "override 'model.kv_heads=2': 'model.kv_heads' must be 'model.heads' 4 for gpt2, not 2"},
+    {SMALL "schedule: {warmup: 101}\n", NULL, EINVAL,
+     "job.yaml:14:20: 'schedule.warmup' must be at most 'schedule.steps' 100, not 101"},
+    {SMALL, "schedule.min_lr=0.5", EINVAL,
+     "override 'schedule.min_lr=0.5': 'schedule.min_lr' must be at most 'optim.lr' 0.0003, not 0.5"},
+    {SMALL "schedule: {kind: wsd, warmup: 50, decay: 51}\n", NULL, EINVAL,
+     "job.yaml:14:42: 'schedule.decay' 51 must fit after 'schedule.warmup' 50 in 'schedule.steps' 100"},
+    {SMALL, "train.sequence=33", EINVAL,
+     "override 'train.sequence=33': 'train.sequence' must be at most 'model.context' 32, not 33"},
+    {SMALL, "train.micro_batch=7", EINVAL,
+     "override 'train.micro_batch=7': 'train.global_batch' 32 must be a multiple of 'train.micro_batch' 7; 28 or 35 would do, or a micro_batch of 4 or 8"},
+    {SMALL, "train.micro_batch=64", EINVAL,
+     "override 'train.micro_batch=64': 'train.global_batch' 32 must be a multiple of 'train.micro_batch' 64; 64 would do, or a micro_batch of 32"},
+    {SMALL, "eval.every=5", EINVAL,
+     "override 'eval.every=5': 'eval.every' 5 needs 'data.valid'; name files there, or use 0"},
+    {SMALL "  sequence: 16\nmodel2: {}\n", NULL, EINVAL,
+     "job.yaml:15:1: unknown key 'model2', did you mean 'model'?"},
+    {"name: t\ndata: {train: a, format: samples}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {init: {from: hf, std: 0.02}}\n", NULL, EINVAL,
+     "job.yaml:4:31: 'model.init.std' and 'model.init.from' exclude each other; keep one"},
+    {"name: t\ndata: {train: a, format: samples}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {init: {from: gone}}\n", NULL, ENOENT,
+     "job.yaml:4:22: 'gone/config.json' does not exist"},
+    {"name: t\ndata: {train: a, format: samples}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {layers: 3, init: {from: hf}}\n", NULL, EINVAL,
+     "job.yaml:4:17: 'model.layers' is 3, but config.json of 'model.init.from' says 2; leave the key out"},
+    {"name: t\ndata: {train: a, format: samples}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {arch: gpt2, init: {from: hf}}\n", NULL, EINVAL,
+     "job.yaml:4:15: 'model.arch' is gpt2, but config.json of 'model.init.from' says llama; leave the key out"},
+    {"name: t\ndata: {train: a, format: samples}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {norm_eps: 1e-5, init: {from: hf}}\n", NULL, EINVAL,
+     "job.yaml:4:19: 'model.norm_eps' is 1e-05, but config.json of 'model.init.from' says 1e-06; leave the key out"},
+    {"name: t\ndata: {train: a, format: text}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {init: {from: hf}}\n", NULL, EINVAL,
+     "job.yaml:4:1: 'model.vocab' must be at least 256 for 'data.format' text, not 113"},
+};
+/* clang-format on */
+
+Test(wrong, each_job_ends_with_its_sentence)
+{
+    for (size_t i = 0; i < sizeof(wrongs) / sizeof(wrongs[0]); i++) {
+        const struct wrong *w = &wrongs[i];
+        struct ds_error err = {0};
+        struct ds_job job;
+        int rc = jobs_parse(&job, w->text, w->override, &err);
+
+        cr_expect(rc == -w->code, "%s: rc %d", w->message, rc);
+        cr_expect_str_eq(err.text, w->message);
+        ds_job_release(&job);
+    }
+}
+
+/* The same text `times` times between `head` and `tail`; freed by the caller. */
+static char *repeat(const char *head, const char *text, size_t times, const char *tail)
+{
+    size_t unit = strlen(text), before = strlen(head);
+    char *all = malloc(before + unit * times + strlen(tail) + 1);
+
+    cr_assert(all != NULL);
+    memcpy(all, head, before);
+    for (size_t i = 0; i < times; i++)
+        memcpy(all + before + i * unit, text, unit);
+    memcpy(all + before + unit * times, tail, strlen(tail) + 1);
+    return all;
+}
+
+Test(wrong, bounds_end_what_would_never_end, .timeout = 20)
+{
+    static const struct {
+        const char *head, *text;
+        size_t times;
+        const char *message;
+    } table[] = {
+        {"", "[", 100000, "job.yaml:1:33: nested more than 32 levels deep"},
+        {"a: ", "{a: ", 60000, "job.yaml:1:128: nested more than 32 levels deep"},
+        {"", "- ", 100000, "job.yaml:1:65: nested more than 32 levels deep"},
+        {"", "? ", 100000, "job.yaml:1:3: a key must be text, not a map"},
+        {"a: [", "0,", 20000, "job.yaml:1:19999: more than 10000 values"},
+        {"", "# comment\n", 30000, "job.yaml:1:1: larger than 262144 bytes"},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        char *text = repeat(table[i].head, table[i].text, table[i].times, "");
+        struct ds_error err = {0};
+        struct ds_job job;
+
+        cr_expect(jobs_parse(&job, text, NULL, &err) == -EINVAL);
+        cr_expect_str_eq(err.text, table[i].message);
+        ds_job_release(&job);
+        free(text);
+    }
+}
+
+Test(wrong, a_job_cut_anywhere_is_refused_or_whole)
+{
+    char text[sizeof(SMALL)];
+
+    for (size_t len = 0; len < sizeof(SMALL) - 1; len++) {
+        struct ds_error err = {0};
+        struct ds_job job;
+        int rc;
+
+        memcpy(text, SMALL, len);
+        text[len] = '\0';
+        rc = jobs_parse(&job, text, NULL, &err);
+        cr_expect(rc == 0 ? len >= sizeof(SMALL) - 2 : rc == -EINVAL && err.text[0] != '\0', "%zu",
+                  len);
+        ds_job_release(&job);
+    }
+}
+
+Test(wrong, files)
+{
+    struct ds_error err = {0};
+    struct ds_job job;
+
+    ds_job_init(&job);
+    cr_expect(ds_job_load(&job, "no/such/job.yaml", NULL, 0, &err) == -ENOENT);
+    cr_expect(strstr(err.text, "no/such/job.yaml") != NULL, "%s", err.text);
+    ds_job_release(&job);
+    ds_job_init(&job);
+    cr_expect(ds_job_load(&job, "/dev/zero", NULL, 0, &err) == -EINVAL);
+    ds_job_release(&job);
+    ds_job_init(&job);
+    cr_expect(ds_job_load(&job, "/", NULL, 0, &err) < 0);
+    ds_job_release(&job);
+}
+
+Test(wrong, too_many_overrides)
+{
+    static const char *words[DS_MAX_OVERRIDES + 1];
+    struct ds_error err = {0};
+    struct ds_job job;
+
+    for (size_t i = 0; i <= DS_MAX_OVERRIDES; i++)
+        words[i] = "seed=1";
+    ds_job_init(&job);
+    cr_expect(ds_job_parse(&job, "j", SMALL, strlen(SMALL), words, DS_MAX_OVERRIDES + 1, &err) ==
+              -EINVAL);
+    cr_expect_str_eq(err.text, "257 overrides are too many; at most 256 are allowed");
+    ds_job_release(&job);
+}

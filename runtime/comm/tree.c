@@ -12,7 +12,7 @@
 
 typedef float vec4 __attribute__((vector_size(16)));
 
-enum { LANES = 4, STEP = 16 };
+enum { LANES = 4, STEP = 16, PLACES = 4 };
 
 static inline vec4 load(const float *p)
 {
@@ -62,18 +62,25 @@ static void add4(float *out, const float *const *s, size_t at, size_t n)
         out[i] = (a[i] + b[i]) + (c[i] + d[i]);
 }
 
-/* Both become their sum: the case of two ranks, one pass without a block buffer. */
+static inline void add_pair_step(float *a, float *b)
+{
+    for (size_t k = 0; k < STEP; k += LANES) {
+        vec4 sum = load(a + k) + load(b + k);
+        store(a + k, sum);
+        store(b + k, sum);
+    }
+}
+
+/* Both become their sum: the case of two ranks, one pass without a block buffer.  Four places at
+ * once, for a core's prefetchers stop at the end of each page and more pages keep them busy. */
 static void add_pair(float *a, float *b, size_t n)
 {
-    size_t i = 0;
+    const size_t quarter = n / PLACES / STEP * STEP;
 
-    for (; i + STEP <= n; i += STEP)
-        for (size_t k = i; k < i + STEP; k += LANES) {
-            vec4 sum = load(a + k) + load(b + k);
-            store(a + k, sum);
-            store(b + k, sum);
-        }
-    for (; i < n; i++)
+    for (size_t i = 0; i < quarter; i += STEP)
+        for (size_t at = i; at < PLACES * quarter; at += quarter)
+            add_pair_step(a + at, b + at);
+    for (size_t i = PLACES * quarter; i < n; i++)
         a[i] = b[i] = a[i] + b[i];
 }
 

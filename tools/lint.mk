@@ -26,7 +26,10 @@ check-docs: all | $(B)/deps-lint.ok ## documents agree with the code: options, k
 	$(Q)B='$(B)' tools/check-docs
 
 tidy: | $(B)/deps-test.ok ## the ratchets: lengths, licence lines, banned calls, stray files
-	$(Q)tools/tidy
+	$(Q)tools/tidy $(LISTED)
+
+LISTED = cli/dsrun.c cli/agent.c cli/worker.c $(foreach r,$(ROOMS),$(SRC_$(r)) $(SRC_isa_$(r))) \
+    $(foreach r,$(TEST_ROOMS),$(TESTS_$(r))) $(TESTS_e2e)
 
 format: | $(B)/deps-lint.ok ## rewrite the C sources with clang-format
 	$(Q)clang-format -i $(C_FILES)

@@ -1,0 +1,413 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.c - the contract is in engine.h.
+ */
+#include "runtime/engine.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/model/net.h"
+#include "runtime/optim.h"
+#include "runtime/queue.h"
+
+/* What the ranks tell each other at the end of a step; sums over ranks. */
+enum flag { SUMSQ, NONFINITE, LOSS, STOP, HASH_LOW, HASH_HIGH, FLAGS };
+
+struct ds_engine {
+    struct ds_engine_args args;
+    const struct ds_plan *plan;
+    struct ds_stream *stream;
+    struct ds_engine_lines lines;
+    ds_bf16 *low; /* NULL when compute is fp32 */
+    void *activations;
+    struct ds_net net;
+    struct ds_queue_set queues;
+    uint64_t steps; /* begun since open; the number that events count in */
+    uint64_t step_tokens; /* of all ranks */
+    const struct ds_step_args *step;
+    struct ds_step_result result;
+    double clip_scale;
+};
+
+static int reserve(struct ds_engine *engine, enum ds_arena_kind kind, void **out,
+                   struct ds_error *err)
+{
+    int rc;
+
+    *out = NULL;
+    if (engine->plan->arena_bytes[kind] == 0)
+        return 0;
+    rc = ds_device_alloc(engine->args.device, engine->plan->arena_bytes[kind], out, err);
+    return ds_error_context(err, rc, "arena '%s'", ds_arena_name(kind));
+}
+
+static void release(struct ds_engine *engine, enum ds_arena_kind kind, void *memory)
+{
+    if (memory != NULL)
+        ds_device_free(engine->args.device, memory, engine->plan->arena_bytes[kind]);
+}
+
+static int reserve_all(struct ds_engine *engine, struct ds_error *err)
+{
+    void *params = NULL, *low = NULL, *moments = NULL;
+    int rc = reserve(engine, DS_ARENA_PARAMS, &params, err);
+
+    if (rc == 0)
+        rc = reserve(engine, DS_ARENA_PARAMS_LOW, &low, err);
+    if (rc == 0)
+        rc = reserve(engine, DS_ARENA_MOMENTS, &moments, err);
+    if (rc == 0)
+        rc = reserve(engine, DS_ARENA_ACTIVATIONS, &engine->activations, err);
+    engine->low = low;
+    engine->lines.params = params;
+    engine->lines.exp_avg = moments;
+    if (rc == 0)
+        engine->lines.exp_avg_sq = engine->lines.exp_avg + engine->plan->padded_elems;
+    engine->lines.grads = ds_comm_arena(engine->args.comm);
+    return rc;
+}
+
+static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err);
+
+/* One step of the reduce queue, on its own thread. */
+static int run_reduces(void *user, uint64_t step, struct ds_error *err)
+{
+    struct ds_engine *engine = user;
+    const struct ds_program *program = &engine->plan->step;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < program->count; i++) {
+        const struct ds_instr *instr = &program->instr[i];
+
+        if (instr->queue != DS_QUEUE_REDUCE)
+            continue;
+        if (instr->waits_for != DS_NO_EVENT)
+            rc = ds_queue_wait(&engine->queues, instr->waits_for, step, err);
+        if (rc == 0)
+            rc = exec(engine, instr, err);
+        if (rc == 0 && instr->signals != DS_NO_EVENT)
+            ds_queue_signal(&engine->queues, instr->signals, step);
+    }
+    return rc;
+}
+
+int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, struct ds_error *err)
+{
+    struct ds_engine *engine = calloc(1, sizeof(*engine));
+    const struct ds_plan *plan = args->plan;
+    int rc;
+
+    *out = NULL;
+    if (engine == NULL)
+        return ds_fail(err, ENOMEM, "no memory for the engine");
+    engine->args = *args;
+    engine->plan = plan;
+    engine->stream = ds_device_stream(args->device);
+    engine->step_tokens =
+        plan->world * plan->micro_batches * plan->micro_batch * plan->sequence;
+    rc = reserve_all(engine, err);
+    if (rc == 0) {
+        const struct ds_net_memory memory = {
+            .params = engine->low != NULL ? (const void *)engine->low : engine->lines.params,
+            .grads = engine->lines.grads,
+            .activations = engine->activations,
+        };
+
+        rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
+    }
+    engine->net.grad_scale = (float)(1.0 / (double)engine->step_tokens);
+    if (rc == 0)
+        rc = ds_queue_init(&engine->queues, plan->step.events, err);
+    if (rc == 0 && args->overlap && plan->world > 1)
+        rc = ds_queue_thread(&engine->queues, run_reduces, engine, err);
+    if (rc != 0) {
+        ds_engine_close(engine);
+        return rc;
+    }
+    *out = engine;
+    return 0;
+}
+
+void ds_engine_close(struct ds_engine *engine)
+{
+    if (engine == NULL)
+        return;
+    ds_queue_release(&engine->queues);
+    ds_net_release(&engine->net);
+    release(engine, DS_ARENA_PARAMS, engine->lines.params);
+    release(engine, DS_ARENA_PARAMS_LOW, engine->low);
+    release(engine, DS_ARENA_MOMENTS, engine->lines.exp_avg);
+    release(engine, DS_ARENA_ACTIVATIONS, engine->activations);
+    free(engine);
+}
+
+struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine)
+{
+    return engine->lines;
+}
+
+int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
+{
+    const struct ds_cast_args args = {
+        .n = engine->plan->padded_elems,
+        .from = DS_F32,
+        .to = DS_BF16,
+        .x = engine->lines.params,
+        .y = engine->low,
+    };
+
+    return engine->low == NULL ? 0 : ds_cast(&args, engine->stream, err);
+}
+
+/* --- instructions --------------------------------------------------------------------------- */
+
+/* Sequences of a step in order: micro-batch, then rank, then sequence of the micro-batch. */
+static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds_data *data,
+                    uint64_t position, uint64_t micro_batch, struct ds_error *err)
+{
+    const struct ds_plan *plan = engine->plan;
+    uint64_t first = position + (micro_batch * plan->world + plan->rank) * plan->micro_batch;
+    int rc = 0;
+
+    for (uint64_t b = 0; rc == 0 && b < plan->micro_batch; b++)
+        rc = ds_data_read(data, first + b, ds_net_ids(&engine->net, pass, b), err);
+    return rc;
+}
+
+static int forward(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+{
+    int rc = 0;
+
+    if (instr->block == 0)
+        rc = load_ids(engine, DS_PASS_TRAIN, engine->step->data, engine->step->position,
+                      instr->micro_batch, err);
+    if (rc != 0)
+        return rc;
+    return ds_net_forward(&engine->net, instr->block,
+                          instr->recompute ? DS_PASS_RECOMPUTE : DS_PASS_TRAIN, instr->accumulate,
+                          err);
+}
+
+static int reduce(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+{
+    const struct ds_bucket *bucket = &engine->plan->bucket[instr->bucket];
+
+    return ds_comm_all_reduce_f32(engine->args.comm, engine->lines.grads + bucket->offset,
+                                  bucket->padded_elems, err);
+}
+
+/* This rank's shard of every bucket, so that the sum is the same however gradients are sharded. */
+static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinite,
+                       struct ds_error *err)
+{
+    const struct ds_plan *plan = engine->plan;
+
+    *sum = 0.0;
+    *nonfinite = 0;
+    for (size_t i = 0; i < plan->buckets; i++) {
+        const struct ds_bucket *bucket = &plan->bucket[i];
+        double squares = 0.0;
+        uint64_t bad = 0;
+        const struct ds_sumsq_args args = {
+            .n = bucket->shard_elems,
+            .x = engine->lines.grads + bucket->offset + plan->rank * bucket->shard_elems,
+            .sum = &squares,
+            .nonfinite = &bad,
+        };
+        int rc = ds_sumsq(&args, engine->stream, err);
+
+        if (rc != 0)
+            return rc;
+        *sum += squares;
+        *nonfinite += bad;
+    }
+    return 0;
+}
+
+/* The first tensor in model order whose gradient is not finite; every rank finds the same. */
+static int find_bad(struct ds_engine *engine, const char **name, struct ds_error *err)
+{
+    *name = "loss";
+    for (size_t i = 0; i < engine->plan->params; i++) {
+        const struct ds_plan_param *param = &engine->plan->param[i];
+        double squares = 0.0;
+        uint64_t bad = 0;
+        const struct ds_sumsq_args args = {.n = param->param.elems,
+                                           .x = engine->lines.grads + param->offset,
+                                           .sum = &squares,
+                                           .nonfinite = &bad};
+        int rc = ds_sumsq(&args, engine->stream, err);
+
+        if (rc != 0)
+            return rc;
+        if (bad > 0) {
+            *name = param->param.name;
+            return 0;
+        }
+    }
+    return 0;
+}
+
+static int check_hash(const struct ds_engine *engine, const double *flags, struct ds_error *err)
+{
+    double world = engine->plan->world;
+
+    if (flags[HASH_LOW] == world * (double)(uint32_t)engine->plan->hash &&
+        flags[HASH_HIGH] == world * (double)(uint32_t)(engine->plan->hash >> 32))
+        return 0;
+    return ds_fail(err, EPROTO, "the ranks have different plans, is every host running the same "
+                                "version of dsrun");
+}
+
+static int norm(struct ds_engine *engine, struct ds_error *err)
+{
+    const struct ds_plan *plan = engine->plan;
+    double flags[FLAGS] = {
+        [LOSS] = engine->net.loss_sum,
+        [STOP] = engine->step->stop ? 1.0 : 0.0,
+        [HASH_LOW] = (double)(uint32_t)plan->hash,
+        [HASH_HIGH] = (double)(uint32_t)(plan->hash >> 32),
+    };
+    struct ds_step_result *result = &engine->result;
+    uint64_t nonfinite;
+    int rc = sum_squares(engine, &flags[SUMSQ], &nonfinite, err);
+
+    if (rc != 0)
+        return rc;
+    flags[NONFINITE] = (double)nonfinite;
+    rc = ds_comm_all_reduce_f64(engine->args.comm, flags, FLAGS, err);
+    if (rc == 0)
+        rc = check_hash(engine, flags, err);
+    if (rc != 0)
+        return rc;
+    *result = (struct ds_step_result){
+        .loss = flags[LOSS] / (double)engine->step_tokens,
+        .grad_norm = sqrt(flags[SUMSQ]),
+        .nonfinite = (uint64_t)flags[NONFINITE],
+        .stop = flags[STOP] > 0.0,
+    };
+    if (!isfinite(result->loss))
+        result->nonfinite++;
+    if (result->nonfinite > 0) {
+        result->grad_norm = (double)NAN;
+        return find_bad(engine, &result->bad, err);
+    }
+    engine->clip_scale = ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip);
+    return 0;
+}
+
+static int update(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+{
+    const struct ds_job *job = engine->args.job;
+    const struct ds_plan *plan = engine->plan;
+    double t = (double)engine->step->update;
+    int rc = 0;
+
+    if (engine->result.nonfinite > 0)
+        return 0;
+    for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
+        const struct ds_plan_span *span = &plan->span[i];
+        const struct ds_adamw_args args = {
+            .n = span->elems,
+            .p = engine->lines.params + span->offset,
+            .m = engine->lines.exp_avg + span->offset,
+            .v = engine->lines.exp_avg_sq + span->offset,
+            .grad = engine->lines.grads + span->offset,
+            .p_low = engine->low != NULL ? engine->low + span->offset : NULL,
+            .lr = (float)engine->step->lr,
+            .beta1 = (float)job->optim.beta1,
+            .beta2 = (float)job->optim.beta2,
+            .eps = (float)job->optim.eps,
+            .weight_decay = span->decay ? (float)job->optim.weight_decay : 0.0f,
+            .grad_scale = (float)engine->clip_scale,
+            .bias1 = 1.0 - pow(job->optim.beta1, t),
+            .bias2 = 1.0 - pow(job->optim.beta2, t),
+        };
+
+        if (span->bucket == instr->bucket)
+            rc = ds_adamw(&args, engine->stream, err);
+    }
+    return rc;
+}
+
+static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+{
+    switch (instr->op) {
+    case DS_INSTR_FORWARD: return forward(engine, instr, err);
+    case DS_INSTR_BACKWARD:
+        return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
+    case DS_INSTR_REDUCE: return reduce(engine, instr, err);
+    case DS_INSTR_NORM: return norm(engine, err);
+    case DS_INSTR_UPDATE: return update(engine, instr, err);
+    case DS_INSTR_GATHER:
+    case DS_INSTR_FREE:
+    case DS_INSTR_OFFLOAD:
+    case DS_INSTR_FETCH:
+    case DS_INSTR_SEND:
+    case DS_INSTR_RECV:
+    case DS_INSTR_SAVE: break;
+    }
+    return ds_fail(err, ENOTSUP, "this engine has no instruction '%s'",
+                   ds_instr_op_name(instr->op));
+}
+
+/* The compute queue, and every queue that has no thread of its own. */
+static int run_step(struct ds_engine *engine, struct ds_error *err)
+{
+    const struct ds_program *program = &engine->plan->step;
+    uint64_t step = engine->steps;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < program->count; i++) {
+        const struct ds_instr *instr = &program->instr[i];
+
+        if (engine->queues.threaded && instr->queue == DS_QUEUE_REDUCE)
+            continue;
+        if (instr->waits_for != DS_NO_EVENT)
+            rc = ds_queue_wait(&engine->queues, instr->waits_for, step, err);
+        if (rc == 0)
+            rc = exec(engine, instr, err);
+        if (rc == 0 && instr->signals != DS_NO_EVENT)
+            ds_queue_signal(&engine->queues, instr->signals, step);
+    }
+    return rc;
+}
+
+int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
+                   struct ds_step_result *result, struct ds_error *err)
+{
+    int rc;
+
+    engine->step = args;
+    engine->steps++;
+    engine->net.loss_sum = 0.0;
+    if (engine->queues.threaded)
+        ds_queue_start(&engine->queues, engine->steps);
+    rc = run_step(engine, err);
+    *result = engine->result;
+    return rc;
+}
+
+int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_t position,
+                   double *loss, struct ds_error *err)
+{
+    const struct ds_plan *plan = engine->plan;
+    double sum;
+    int rc = 0;
+
+    engine->net.loss_sum = 0.0;
+    for (uint64_t i = 0; rc == 0 && i < plan->micro_batches; i++) {
+        rc = load_ids(engine, DS_PASS_EVAL, data, position, i, err);
+        for (size_t j = 0; rc == 0 && j < plan->eval.count; j++)
+            rc = ds_net_forward(&engine->net, plan->eval.instr[j].block, DS_PASS_EVAL, false, err);
+    }
+    sum = engine->net.loss_sum;
+    if (rc == 0)
+        rc = ds_comm_all_reduce_f64(engine->args.comm, &sum, 1, err);
+    *loss = sum / (double)engine->step_tokens;
+    return rc;
+}

@@ -1,0 +1,74 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.h - walks a plan's instruction lists over memory, kernels and collectives.
+ *
+ * The engine knows what each instruction does and nothing about why it is where it is.  It owns the
+ * arenas of the plan, except the gradients, which are the arena of the comm.  Instructions of the
+ * reduce queue run on a thread of their own when `overlap` is set, else where they stand in the list;
+ * the results are the same.  Between open and close a step allocates nothing.
+ *
+ * One step ends with one small all-reduce of flags: sum of squares, non-finite count, loss, stop
+ * request and plan hash, so every rank takes the same decision.
+ *
+ * Tests   tests/engine/test_engine.c
+ */
+#ifndef DS_RUNTIME_ENGINE_H
+#define DS_RUNTIME_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "kernels/device.h"
+#include "runtime/comm/comm.h"
+#include "runtime/data/data.h"
+#include "runtime/job.h"
+#include "runtime/plan/plan.h"
+
+struct ds_engine;
+
+struct ds_engine_args { /* borrowed until ds_engine_close() */
+    const struct ds_plan *plan;
+    const struct ds_job *job; /* optimizer and clipping */
+    struct ds_device *device;
+    struct ds_comm *comm; /* its arena holds arena_bytes[DS_ARENA_GRADS] or more */
+    bool overlap;
+};
+
+int ds_engine_open(struct ds_engine **engine, const struct ds_engine_args *args,
+                   struct ds_error *err) DS_NODISCARD;
+/* After a failure call ds_comm_abort() first, or a thread may wait for a peer for ever. */
+void ds_engine_close(struct ds_engine *engine);
+
+/* The flat lines, for initial weights, checkpoints and tests; all zero after open. */
+struct ds_engine_lines {
+    float *params, *grads, *exp_avg, *exp_avg_sq; /* [plan->padded_elems] */
+};
+struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine);
+
+/* After the parameters were written from outside: bring what the kernels read up to date. */
+int ds_engine_publish(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
+
+struct ds_step_args {
+    const struct ds_data *data;
+    uint64_t position; /* of the step's first sequence */
+    double lr;
+    uint64_t update;   /* of AdamW, from 1 */
+    bool stop;         /* this rank was asked to stop */
+};
+struct ds_step_result {
+    double loss;        /* mean over the tokens of all ranks */
+    double grad_norm;   /* before clipping */
+    uint64_t nonfinite; /* > 0: nothing was updated */
+    const char *bad;    /* then: the first tensor with such a gradient, or "loss" */
+    bool stop;          /* some rank was asked to stop */
+};
+int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
+                   struct ds_step_result *result, struct ds_error *err) DS_NODISCARD;
+
+/* Mean loss of global_batch sequences from `position`, over all ranks. */
+int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_t position,
+                   double *loss, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,208 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * ends.c - the first and the last block: embedding; final norm, classifier and loss.
+ *
+ * In training a chunk of rows goes through the classifier both ways while its logits are in the
+ * cache: logits, losses and their gradient (in place for F32), the classifier's gradient, and the
+ * gradient of the normalised rows, which takes the rows' own place.
+ *
+ * Tests   tests/engine/test_net.c
+ */
+#include "runtime/model/net.h"
+
+#include <string.h>
+
+int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
+{
+    const struct ds_embed_fwd_args args = {
+        .batch = net->batch,
+        .seq = net->seq,
+        .channels = net->plan->shape.hidden,
+        .vocab = net->plan->shape.vocab,
+        .act = net->act,
+        .param = net->act,
+        .ids = net->block[0].buf[pass][DS_BUFFER_IDS],
+        .ids_ld = net->seq + 1,
+        .wte = net->block[0].weight[DS_ROLE_WTE],
+        .wpe = net->block[0].weight[DS_ROLE_WPE],
+        .out = net->block[0].buf[pass][DS_BUFFER_OUT],
+    };
+    int32_t *targets =
+        net->block[ds_model_blocks(&net->plan->shape) - 1].buf[pass][DS_BUFFER_TARGETS];
+
+    for (size_t b = 0; b < net->batch; b++) /* the id after each: dense, for chunks of rows */
+        memcpy(targets + b * net->seq, ds_net_ids(net, pass, b) + 1, net->seq * sizeof(*targets));
+    return ds_embed_fwd(&args, net->stream, err);
+}
+
+int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
+{
+    const struct ds_embed_bwd_args args = {
+        .batch = net->batch,
+        .seq = net->seq,
+        .channels = net->plan->shape.hidden,
+        .vocab = net->plan->shape.vocab,
+        .positions = net->plan->shape.context,
+        .act = net->act,
+        .ids = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_IDS],
+        .ids_ld = net->seq + 1,
+        .dout = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM],
+        .dwte = net->block[0].grad[DS_ROLE_WTE],
+        .dwpe = net->block[0].grad[DS_ROLE_WPE],
+        .accumulate_wte = accumulate || net->plan->shape.tie_embeddings,
+        .accumulate_wpe = accumulate,
+    };
+
+    return ds_embed_bwd(&args, net->stream, err);
+}
+
+/* Rows first .. first + rows of the classifier. */
+struct chunk {
+    size_t first, rows;
+    void *x;           /* normalised rows, then their gradient */
+    float *logits;
+    void *dlogits;     /* of type act: the logits themselves when that is F32 */
+};
+
+static int classify(const struct ds_net *net, const struct chunk *chunk, struct ds_error *err)
+{
+    size_t hidden = net->plan->shape.hidden;
+    const struct ds_matmul_args args = {
+        .m = chunk->rows,
+        .n = net->plan->shape.vocab,
+        .k = hidden,
+        .trans_b = true,
+        .in_type = net->act,
+        .out_type = DS_F32,
+        .a = chunk->x,
+        .b = net->block[net->plan->shape.layers + 1].weight[DS_ROLE_HEAD_W],
+        .lda = hidden,
+        .ldb = hidden,
+        .d = chunk->logits,
+        .ldd = net->plan->logit_ld,
+    };
+
+    return ds_matmul(&args, net->stream, err);
+}
+
+static int losses(const struct ds_net *net, enum ds_pass pass, const struct chunk *chunk,
+                  struct ds_error *err)
+{
+    void *const *buf = net->block[net->plan->shape.layers + 1].buf[pass];
+    const struct ds_xent_args args = {
+        .rows = chunk->rows,
+        .vocab = net->plan->shape.vocab,
+        .act = net->act,
+        .logits = chunk->logits,
+        .ld = net->plan->logit_ld,
+        .targets = (const int32_t *)buf[DS_BUFFER_TARGETS] + chunk->first,
+        .losses = (float *)buf[DS_BUFFER_LOSSES] + chunk->first,
+        .dlogits = chunk->dlogits,
+        .dld = net->plan->logit_ld,
+        .grad_scale = net->grad_scale,
+    };
+
+    return ds_xent(&args, net->stream, err);
+}
+
+/* dW (+)= dlogits^T x, then x = dlogits W. */
+static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, bool accumulate,
+                        struct ds_error *err)
+{
+    size_t hidden = net->plan->shape.hidden, vocab = net->plan->shape.vocab;
+    uint64_t head = net->plan->shape.layers + 1;
+    float *dweight = net->block[head].grad[DS_ROLE_HEAD_W];
+    const struct ds_matmul_args dw = {
+        .m = vocab,
+        .n = hidden,
+        .k = chunk->rows,
+        .trans_a = true,
+        .in_type = net->act,
+        .out_type = DS_F32,
+        .a = chunk->dlogits,
+        .b = chunk->x,
+        .lda = net->plan->logit_ld,
+        .ldb = hidden,
+        .c = accumulate ? dweight : NULL,
+        .ldc = hidden,
+        .d = dweight,
+        .ldd = hidden,
+    };
+    const struct ds_matmul_args dx = {
+        .m = chunk->rows,
+        .n = hidden,
+        .k = vocab,
+        .in_type = net->act,
+        .out_type = net->act,
+        .a = chunk->dlogits,
+        .b = net->block[head].weight[DS_ROLE_HEAD_W],
+        .lda = net->plan->logit_ld,
+        .ldb = hidden,
+        .d = chunk->x,
+        .ldd = hidden,
+    };
+    int rc = ds_matmul(&dw, net->stream, err);
+
+    return rc != 0 ? rc : ds_matmul(&dx, net->stream, err);
+}
+
+static struct ds_norm_use norm_of(const struct ds_net *net, enum ds_pass pass)
+{
+    uint32_t head = (uint32_t)net->plan->shape.layers + 1;
+
+    return (struct ds_norm_use){
+        .block = head,
+        .pass = pass,
+        .weight = DS_ROLE_NORMF_W,
+        .stat = DS_BUFFER_STATF,
+        .x = net->block[head - 1].buf[pass][DS_BUFFER_OUT],
+    };
+}
+
+static struct chunk chunk_at(const struct ds_net *net, enum ds_pass pass, size_t first)
+{
+    void *const *buf =
+        net->block[net->plan->shape.layers + 1].buf[pass];
+    size_t left = net->tokens - first, most = net->plan->logit_rows;
+    unsigned char *rows = buf[DS_BUFFER_NORMF];
+    struct chunk chunk = {
+        .first = first,
+        .rows = left < most ? left : most,
+        .x = rows + first * net->plan->shape.hidden * ds_dtype_bytes(net->act),
+        .logits = buf[DS_BUFFER_LOGITS],
+    };
+
+    if (pass == DS_PASS_TRAIN)
+        chunk.dlogits = net->act == DS_F32 ? chunk.logits : buf[DS_BUFFER_DLOGITS];
+    return chunk;
+}
+
+int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct ds_error *err)
+{
+    struct ds_norm_use norm = norm_of(net, pass);
+    void *const *buf = net->block[norm.block].buf[pass];
+    const float *loss = buf[DS_BUFFER_LOSSES];
+    int rc = ds__norm_fwd(net, &norm, buf[DS_BUFFER_NORMF], err);
+
+    for (size_t first = 0; rc == 0 && first < net->tokens; first += net->plan->logit_rows) {
+        struct chunk chunk = chunk_at(net, pass, first);
+
+        rc = classify(net, &chunk, err);
+        if (rc == 0)
+            rc = losses(net, pass, &chunk, err);
+        if (rc == 0 && pass == DS_PASS_TRAIN)
+            rc = classify_bwd(net, &chunk, accumulate || first > 0, err);
+    }
+    for (size_t i = 0; rc == 0 && i < net->tokens; i++)
+        net->loss_sum += (double)loss[i];
+    return rc;
+}
+
+int ds__head_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
+{
+    struct ds_norm_use norm = norm_of(net, DS_PASS_TRAIN);
+
+    return ds__norm_bwd(net, &norm, net->block[norm.block].buf[DS_PASS_TRAIN][DS_BUFFER_NORMF],
+                        NULL, net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM], accumulate, err);
+}

@@ -1,0 +1,265 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * layer.c - one transformer layer, forward and backward; the drawing is in net.h.
+ *
+ * The backward pass uses two buffers beside the stream's gradient: DNARROW for gradients as wide as
+ * the stream, DWIDE for those of the feed-forward activation, then of the packed qkv row.  GELU's
+ * input gradient replaces its output gradient; SwiGLU's replaces the input itself.
+ *
+ * Tests   tests/engine/test_net.c
+ */
+#include <math.h>
+
+#include "runtime/model/net.h"
+
+/* What a layer's code needs at hand. */
+struct layer {
+    struct ds_net *net;
+    uint32_t block;
+    enum ds_pass pass;
+    const void *const *w;
+    float *const *g;
+    void *const *buf;
+    const void *x; /* the layer's input */
+};
+
+static struct layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pass)
+{
+    enum ds_pass in = pass == DS_PASS_EVAL ? DS_PASS_EVAL : DS_PASS_TRAIN;
+
+    return (struct layer){
+        .net = net,
+        .block = block,
+        .pass = pass,
+        .w = net->block[block].weight,
+        .g = net->block[block].grad,
+        .buf = net->block[block].buf[pass],
+        .x = net->block[block - 1].buf[in][DS_BUFFER_OUT],
+    };
+}
+
+/* The four matrix products of a layer. */
+enum product { QKV, PROJ, FC, DOWN };
+
+static struct ds_linear linear_of(const struct layer *layer, enum product product)
+{
+    static const enum ds_role weights[] = {DS_ROLE_QKV_W, DS_ROLE_PROJ_W, DS_ROLE_FC_W,
+                                           DS_ROLE_DOWN_W};
+    static const enum ds_role biases[] = {DS_ROLE_QKV_B, DS_ROLE_PROJ_B, DS_ROLE_FC_B,
+                                          DS_ROLE_DOWN_B};
+    const struct ds_model_shape *shape = &layer->net->plan->shape;
+    const size_t in[] = {shape->hidden, shape->heads * shape->head_size, shape->hidden,
+                         shape->ffn};
+    const size_t out[] = {ds_model_qkv_width(shape), shape->hidden, ds_model_ffn_in_width(shape),
+                          shape->hidden};
+
+    return (struct ds_linear){
+        .weight = layer->w[weights[product]],
+        .bias = layer->w[biases[product]],
+        .dweight = layer->g[weights[product]],
+        .dbias = layer->g[biases[product]],
+        .rows = layer->net->tokens,
+        .in = in[product],
+        .out = out[product],
+    };
+}
+
+static struct ds_norm_use norm_of(const struct layer *layer, enum ds_role weight)
+{
+    bool first = weight == DS_ROLE_NORM1_W;
+
+    return (struct ds_norm_use){
+        .block = layer->block,
+        .pass = layer->pass,
+        .weight = weight,
+        .stat = first ? DS_BUFFER_STAT1 : DS_BUFFER_STAT2,
+        .x = first ? layer->x : layer->buf[DS_BUFFER_MIDDLE],
+    };
+}
+
+static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const struct ds_model_shape *shape = &net->plan->shape;
+    const struct ds_rope_args args = {
+        .batch = net->batch,
+        .seq = net->seq,
+        .heads = shape->heads + shape->kv_heads,
+        .head_size = shape->head_size,
+        .ld = ds_model_qkv_width(shape),
+        .act = net->act,
+        .theta = (float)shape->rope_theta,
+        .inverse = inverse,
+        .x = qkv,
+    };
+
+    return net->family->rope ? ds_rope(&args, net->stream, err) : 0;
+}
+
+static float attention_scale(const struct ds_net *net)
+{
+    return (float)(1.0 / sqrt((double)net->plan->shape.head_size));
+}
+
+static int attention_fwd(const struct layer *layer, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const struct ds_attention_fwd_args args = {
+        .batch = net->batch,
+        .seq = net->seq,
+        .heads = net->plan->shape.heads,
+        .kv_heads = net->plan->shape.kv_heads,
+        .head_size = net->plan->shape.head_size,
+        .act = net->act,
+        .scale = attention_scale(net),
+        .qkv = layer->buf[DS_BUFFER_QKV],
+        .out = layer->buf[DS_BUFFER_ATTENTION],
+        .lse = layer->buf[DS_BUFFER_LSE],
+    };
+
+    return ds_attention_fwd(&args, net->stream, err);
+}
+
+static int attention_bwd(const struct layer *layer, const void *dout, void *dqkv,
+                         struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const struct ds_attention_bwd_args args = {
+        .batch = net->batch,
+        .seq = net->seq,
+        .heads = net->plan->shape.heads,
+        .kv_heads = net->plan->shape.kv_heads,
+        .head_size = net->plan->shape.head_size,
+        .act = net->act,
+        .scale = attention_scale(net),
+        .qkv = layer->buf[DS_BUFFER_QKV],
+        .out = layer->buf[DS_BUFFER_ATTENTION],
+        .dout = dout,
+        .lse = layer->buf[DS_BUFFER_LSE],
+        .dqkv = dqkv,
+    };
+
+    return ds_attention_bwd(&args, net->stream, err);
+}
+
+static int act_fwd(const struct layer *layer, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    void *x = layer->buf[DS_BUFFER_FFN_IN], *y = layer->buf[DS_BUFFER_FFN_ACT];
+    size_t ffn = net->plan->shape.ffn;
+
+    if (net->family->swiglu) {
+        const struct ds_swiglu_fwd_args args = {
+            .rows = net->tokens, .ffn = ffn, .act = net->act, .x = x, .y = y};
+
+        return ds_swiglu_fwd(&args, net->stream, err);
+    }
+    const struct ds_gelu_fwd_args args = {.n = net->tokens * ffn, .act = net->act, .x = x, .y = y};
+
+    return ds_gelu_fwd(&args, net->stream, err);
+}
+
+/* From the gradient `dy` of the activation to that of its input, whose place is returned. */
+static int act_bwd(const struct layer *layer, void *dy, void **dx, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    void *x = layer->buf[DS_BUFFER_FFN_IN];
+    size_t ffn = net->plan->shape.ffn;
+
+    if (net->family->swiglu) {
+        const struct ds_swiglu_bwd_args args = {
+            .rows = net->tokens, .ffn = ffn, .act = net->act, .x = x, .dy = dy, .dx = x};
+
+        *dx = x;
+        return ds_swiglu_bwd(&args, net->stream, err);
+    }
+    const struct ds_gelu_bwd_args args = {
+        .n = net->tokens * ffn, .act = net->act, .x = x, .dy = dy, .dx = dy};
+
+    *dx = dy;
+    return ds_gelu_bwd(&args, net->stream, err);
+}
+
+int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
+{
+    struct layer layer = layer_of(net, block, pass);
+    struct ds_linear qkv = linear_of(&layer, QKV), proj = linear_of(&layer, PROJ);
+    struct ds_linear fc = linear_of(&layer, FC), down = linear_of(&layer, DOWN);
+    struct ds_norm_use norm1 = norm_of(&layer, DS_ROLE_NORM1_W);
+    struct ds_norm_use norm2 = norm_of(&layer, DS_ROLE_NORM2_W);
+    void *const *buf = layer.buf;
+    int rc = ds__norm_fwd(net, &norm1, buf[DS_BUFFER_NORM1], err);
+
+    if (rc == 0)
+        rc = ds__linear_fwd(net, &qkv, buf[DS_BUFFER_NORM1], NULL, buf[DS_BUFFER_QKV], err);
+    if (rc == 0)
+        rc = rotate(&layer, buf[DS_BUFFER_QKV], false, err);
+    if (rc == 0)
+        rc = attention_fwd(&layer, err);
+    if (rc == 0)
+        rc = ds__linear_fwd(net, &proj, buf[DS_BUFFER_ATTENTION], layer.x,
+                            buf[DS_BUFFER_MIDDLE], err);
+    if (rc == 0)
+        rc = ds__norm_fwd(net, &norm2, buf[DS_BUFFER_NORM2], err);
+    if (rc == 0)
+        rc = ds__linear_fwd(net, &fc, buf[DS_BUFFER_NORM2], NULL, buf[DS_BUFFER_FFN_IN], err);
+    if (rc == 0)
+        rc = act_fwd(&layer, err);
+    if (rc == 0 && pass != DS_PASS_RECOMPUTE) /* the output of a layer was kept */
+        rc = ds__linear_fwd(net, &down, buf[DS_BUFFER_FFN_ACT], buf[DS_BUFFER_MIDDLE],
+                            buf[DS_BUFFER_OUT], err);
+    return rc;
+}
+
+/* stream: gradient of the layer's output in, of `middle` out. */
+static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, struct ds_error *err)
+{
+    struct ds_net *net = layer->net;
+    struct ds_linear fc = linear_of(layer, FC), down = linear_of(layer, DOWN);
+    struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
+    void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
+    void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW], *dfc = NULL;
+    void *const *buf = layer->buf;
+    int rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], stream, accumulate, err);
+
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &down, stream, wide, err);
+    if (rc == 0)
+        rc = act_bwd(layer, wide, &dfc, err);
+    if (rc == 0)
+        rc = ds__linear_bwd_w(net, &fc, buf[DS_BUFFER_NORM2], dfc, accumulate, err);
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &fc, dfc, narrow, err);
+    if (rc == 0)
+        rc = ds__norm_bwd(net, &norm2, narrow, stream, stream, accumulate, err);
+    return rc;
+}
+
+int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
+{
+    struct layer layer = layer_of(net, block, DS_PASS_RECOMPUTE);
+    struct ds_linear qkv = linear_of(&layer, QKV), proj = linear_of(&layer, PROJ);
+    struct ds_norm_use norm1 = norm_of(&layer, DS_ROLE_NORM1_W);
+    void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
+    void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
+    void *stream = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM];
+    void *const *buf = layer.buf;
+    int rc = ffn_bwd(&layer, stream, accumulate, err);
+
+    if (rc == 0)
+        rc = ds__linear_bwd_w(net, &proj, buf[DS_BUFFER_ATTENTION], stream, accumulate, err);
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &proj, stream, narrow, err);
+    if (rc == 0)
+        rc = attention_bwd(&layer, narrow, wide, err);
+    if (rc == 0)
+        rc = rotate(&layer, wide, true, err);
+    if (rc == 0)
+        rc = ds__linear_bwd_w(net, &qkv, buf[DS_BUFFER_NORM1], wide, accumulate, err);
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &qkv, wide, narrow, err);
+    if (rc == 0)
+        rc = ds__norm_bwd(net, &norm1, narrow, stream, stream, accumulate, err);
+    return rc;
+}

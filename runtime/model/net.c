@@ -1,0 +1,241 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * net.c - binding and dispatch; the contract is in net.h.
+ */
+#include "runtime/model/net.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One role for a matrix, whichever tensors it is made of. */
+static enum ds_role first_of(enum ds_role role)
+{
+    switch (role) {
+    case DS_ROLE_Q_W: return DS_ROLE_QKV_W;
+    case DS_ROLE_GATE_W: return DS_ROLE_FC_W;
+    default: return role;
+    }
+}
+
+static void bind_params(struct ds_net *net, const struct ds_net_memory *memory)
+{
+    const unsigned char *params = memory->params;
+    size_t bytes = ds_dtype_bytes(net->act);
+    uint32_t head = ds_model_blocks(&net->plan->shape) - 1;
+
+    for (size_t i = 0; i < net->plan->params; i++) {
+        const struct ds_plan_param *param = &net->plan->param[i];
+        enum ds_role role = first_of(param->param.role);
+
+        net->block[param->param.block].weight[role] = params + param->offset * bytes;
+        net->block[param->param.block].grad[role] = memory->grads + param->offset;
+    }
+    if (net->plan->shape.tie_embeddings) {
+        net->block[head].weight[DS_ROLE_HEAD_W] = net->block[0].weight[DS_ROLE_WTE];
+        net->block[head].grad[DS_ROLE_HEAD_W] = net->block[0].grad[DS_ROLE_WTE];
+    }
+}
+
+/* A layer that is not computed twice has its activations of RECOMPUTE where TRAIN put them. */
+static void bind_buffers(struct ds_net *net, const struct ds_net_memory *memory)
+{
+    const struct ds_plan *plan = net->plan;
+    unsigned char *base = memory->activations;
+
+    for (size_t i = 0; i < plan->buffers; i++) {
+        const struct ds_plan_buffer *buffer = &plan->buffer[i];
+
+        net->block[buffer->block].buf[buffer->pass][buffer->buffer] = base + buffer->offset;
+    }
+    for (unsigned block = 0; block < ds_model_blocks(&plan->shape); block++)
+        for (unsigned i = 0; i < DS_BUFFER_COUNT; i++)
+            if (net->block[block].buf[DS_PASS_RECOMPUTE][i] == NULL)
+                net->block[block].buf[DS_PASS_RECOMPUTE][i] = net->block[block].buf[DS_PASS_TRAIN][i];
+}
+
+int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_net_memory *memory,
+                struct ds_stream *stream, struct ds_error *err)
+{
+    size_t blocks = ds_model_blocks(&plan->shape);
+
+    *net = (struct ds_net){
+        .plan = plan,
+        .family = ds_family_of(plan->shape.arch),
+        .stream = stream,
+        .act = plan->compute == DS_COMPUTE_BF16 ? DS_BF16 : DS_F32,
+        .batch = plan->micro_batch,
+        .seq = plan->sequence,
+        .tokens = plan->micro_batch * plan->sequence,
+        .block = calloc(blocks, sizeof(*net->block)),
+    };
+    if (net->block == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a model of %zu blocks", blocks);
+    bind_params(net, memory);
+    bind_buffers(net, memory);
+    return 0;
+}
+
+void ds_net_release(struct ds_net *net)
+{
+    free(net->block);
+    memset(net, 0, sizeof(*net));
+}
+
+int32_t *ds_net_ids(const struct ds_net *net, enum ds_pass pass, uint64_t b)
+{
+    return (int32_t *)net->block[0].buf[pass][DS_BUFFER_IDS] + b * (net->seq + 1);
+}
+
+int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
+                   struct ds_error *err)
+{
+    if (block == 0)
+        return ds__embed_fwd(net, pass, err);
+    if (block == net->plan->shape.layers + 1)
+        return ds__head_fwd(net, pass, accumulate, err);
+    return ds__layer_fwd(net, block, pass, err);
+}
+
+int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
+{
+    if (block == 0)
+        return ds__embed_bwd(net, accumulate, err);
+    if (block == net->plan->shape.layers + 1)
+        return ds__head_bwd(net, accumulate, err);
+    return ds__layer_bwd(net, block, accumulate, err);
+}
+
+int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
+                   const void *residual, void *y, struct ds_error *err)
+{
+    bool weight_out = net->family->weight_out;
+    const struct ds_matmul_args args = {
+        .m = linear->rows,
+        .n = linear->out,
+        .k = linear->in,
+        .trans_b = weight_out,
+        .in_type = net->act,
+        .out_type = net->act,
+        .a = x,
+        .b = linear->weight,
+        .lda = linear->in,
+        .ldb = weight_out ? linear->in : linear->out,
+        .c = residual,
+        .ldc = linear->out,
+        .d = y,
+        .ldd = linear->out,
+        .bias = linear->bias,
+    };
+
+    return ds_matmul(&args, net->stream, err);
+}
+
+int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, const void *dy,
+                     void *dx, struct ds_error *err)
+{
+    bool weight_out = net->family->weight_out;
+    const struct ds_matmul_args args = {
+        .m = linear->rows,
+        .n = linear->in,
+        .k = linear->out,
+        .trans_b = !weight_out,
+        .in_type = net->act,
+        .out_type = net->act,
+        .a = dy,
+        .b = linear->weight,
+        .lda = linear->out,
+        .ldb = weight_out ? linear->in : linear->out,
+        .d = dx,
+        .ldd = linear->in,
+    };
+
+    return ds_matmul(&args, net->stream, err);
+}
+
+int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, const void *x,
+                     const void *dy, bool accumulate, struct ds_error *err)
+{
+    bool weight_out = net->family->weight_out;
+    size_t rows = weight_out ? linear->out : linear->in;
+    size_t cols = weight_out ? linear->in : linear->out;
+    const struct ds_matmul_args args = {
+        .m = rows,
+        .n = cols,
+        .k = linear->rows,
+        .trans_a = true,
+        .in_type = net->act,
+        .out_type = DS_F32,
+        .a = weight_out ? dy : x,
+        .b = weight_out ? x : dy,
+        .lda = rows,
+        .ldb = cols,
+        .c = accumulate ? linear->dweight : NULL,
+        .ldc = cols,
+        .d = linear->dweight,
+        .ldd = cols,
+    };
+    const struct ds_bias_bwd_args bias = {.rows = linear->rows,
+                                          .n = linear->out,
+                                          .act = net->act,
+                                          .dy = dy,
+                                          .dbias = linear->dbias,
+                                          .accumulate = accumulate};
+    int rc = ds_matmul(&args, net->stream, err);
+
+    if (rc != 0 || linear->dbias == NULL)
+        return rc;
+    return ds_bias_bwd(&bias, net->stream, err);
+}
+
+int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *y,
+                 struct ds_error *err)
+{
+    const struct ds_net_block *block = &net->block[use->block];
+    bool centred = net->family->norm == DS_NORM_LAYER;
+    float *stats = block->buf[use->pass][use->stat];
+    const struct ds_norm_fwd_args args = {
+        .rows = net->tokens,
+        .channels = net->plan->shape.hidden,
+        .kind = net->family->norm,
+        .eps = (float)net->plan->shape.norm_eps,
+        .act = net->act,
+        .param = net->act,
+        .x = use->x,
+        .weight = block->weight[use->weight],
+        .bias = centred ? block->weight[use->weight + 1] : NULL,
+        .y = y,
+        .mean = centred ? stats + net->tokens : NULL,
+        .rstd = stats,
+    };
+
+    return ds_norm_fwd(&args, net->stream, err);
+}
+
+int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const void *dy,
+                 const void *dres, void *dx, bool accumulate, struct ds_error *err)
+{
+    const struct ds_net_block *block = &net->block[use->block];
+    bool centred = net->family->norm == DS_NORM_LAYER;
+    const float *stats = block->buf[use->pass][use->stat];
+    const struct ds_norm_bwd_args args = {
+        .rows = net->tokens,
+        .channels = net->plan->shape.hidden,
+        .kind = net->family->norm,
+        .act = net->act,
+        .param = net->act,
+        .dy = dy,
+        .x = use->x,
+        .weight = block->weight[use->weight],
+        .mean = centred ? stats + net->tokens : NULL,
+        .rstd = stats,
+        .dres = dres,
+        .dx = dx,
+        .dweight = block->grad[use->weight],
+        .dbias = centred ? block->grad[use->weight + 1] : NULL,
+        .accumulate = accumulate,
+    };
+
+    return ds_norm_bwd(&args, net->stream, err);
+}

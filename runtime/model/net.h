@@ -1,0 +1,106 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * net.h - a planned model bound to memory: its blocks run forward and backward on one stream.
+ *
+ * One implementation for all families, written against kernels/op.h; what differs is read from the
+ * family's switches.  A net owns tables of pointers only.  Nothing here allocates after init.
+ *
+ *   embedding   out = wte[ids] (+ wpe)
+ *   layer       middle = x + proj(attention(rope(qkv(norm1(x)))))
+ *               out = middle + down(act(fc(norm2(middle))))
+ *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
+ *
+ * The gradient of the residual stream is one buffer that every BACKWARD rewrites in place.  The scale
+ * of the loss is known before the step, so the head's training FORWARD also does the classifier's
+ * backward pass while a chunk's logits are there; its BACKWARD goes on through the norm.  A tied
+ * head writes its gradient into the embedding's, which then adds its own.
+ *
+ * Tests   tests/engine/test_net.c (gradients against the float64 reference)
+ */
+#ifndef DS_RUNTIME_MODEL_NET_H
+#define DS_RUNTIME_MODEL_NET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "kernels/device.h"
+#include "runtime/model/family.h"
+#include "runtime/plan/plan.h"
+
+struct ds_net_block { /* NULL where a block has no such thing */
+    const void *weight[DS_ROLE_COUNT]; /* QKV_W and FC_W stand for Llama's neighbours too */
+    float *grad[DS_ROLE_COUNT];
+    void *buf[DS_PASS_COUNT][DS_BUFFER_COUNT];
+};
+
+struct ds_net {
+    const struct ds_plan *plan;
+    const struct ds_family *family;
+    struct ds_stream *stream;
+    enum ds_dtype act;
+    size_t batch, seq, tokens; /* of a micro-batch */
+    struct ds_net_block *block;
+    float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
+    double loss_sum;  /* added to by the head, in nats over tokens */
+};
+
+struct ds_net_memory {      /* borrowed, laid out as the plan says */
+    const void *params;     /* of the activations' type */
+    float *grads;
+    void *activations;
+};
+
+int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_net_memory *memory,
+                struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+void ds_net_release(struct ds_net *net);
+
+/* Where the sequence + 1 ids of sequence `b` of the micro-batch belong, before FORWARD 0. */
+int32_t *ds_net_ids(const struct ds_net *net, enum ds_pass pass, uint64_t b);
+
+int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
+                   struct ds_error *err) DS_NODISCARD;
+int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
+    DS_NODISCARD;
+
+/* Between net.c and the blocks. */
+
+struct ds_linear { /* y = x W (+ bias), W in the family's layout */
+    const void *weight, *bias;
+    float *dweight, *dbias;
+    size_t rows, in, out;
+};
+int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
+                   const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
+/* dx = dy W^T */
+int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, const void *dy,
+                     void *dx, struct ds_error *err) DS_NODISCARD;
+/* dweight (+)= x^T dy, dbias (+)= sum of dy */
+int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, const void *x,
+                     const void *dy, bool accumulate, struct ds_error *err) DS_NODISCARD;
+
+struct ds_norm_use { /* one of the norms, on the rows of a micro-batch */
+    uint32_t block;
+    enum ds_pass pass;
+    enum ds_role weight; /* a bias is the role after it */
+    enum ds_buffer stat;
+    const void *x;
+};
+int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *y,
+                 struct ds_error *err) DS_NODISCARD;
+/* dx = dres + gradient of dy through the norm */
+int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const void *dy,
+                 const void *dres, void *dx, bool accumulate, struct ds_error *err) DS_NODISCARD;
+
+int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
+    DS_NODISCARD;
+int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
+    DS_NODISCARD;
+int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err) DS_NODISCARD;
+int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err) DS_NODISCARD;
+int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct ds_error *err)
+    DS_NODISCARD;
+int ds__head_bwd(struct ds_net *net, bool accumulate, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,308 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * fixture.h - ranks in threads: the whole trainer below train.c, without processes or job files.
+ *
+ * Reference cases are under tests/reference/ (weights, tokens, float64 answers); tests run in the
+ * top folder.
+ */
+#ifndef DS_TESTS_ENGINE_FIXTURE_H
+#define DS_TESTS_ENGINE_FIXTURE_H
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/fsio.h"
+#include "base/json_read.h"
+#include "runtime/ckpt/safetensors.h"
+#include "runtime/engine.h"
+#include "runtime/optim.h"
+#include "tests/plan/fixture.h"
+
+enum { TEST_MAX_WORLD = 4 };
+
+/* A safetensors file in memory. */
+struct test_tensors {
+    struct ds_map map;
+    struct ds_safetensors table;
+};
+
+static inline void test_tensors_open(struct test_tensors *file, const char *path)
+{
+    struct ds_error err = {0};
+
+    cr_assert_eq(ds_fs_map(path, &file->map, &err), 0, "%s: %s", path, err.text);
+    cr_assert_eq(ds_safetensors_parse(&file->table, file->map.data, file->map.len, file->map.len,
+                                      &err),
+                 0, "%s: %s", path, err.text);
+}
+
+static inline void test_tensors_close(struct test_tensors *file)
+{
+    ds_safetensors_release(&file->table);
+    ds_map_release(&file->map);
+}
+
+/* "<prefix><name>" as floats, copied. */
+static inline float *test_tensor(const struct test_tensors *file, const char *prefix,
+                                 const char *name, uint64_t elems)
+{
+    char full[DS_MAX_TENSOR_NAME + 32];
+    const struct ds_safetensor *tensor;
+    float *copy = malloc(elems * sizeof(*copy));
+
+    (void)snprintf(full, sizeof(full), "%s%s", prefix, name);
+    tensor = ds_safetensors_find(&file->table, full);
+    cr_assert_not_null(tensor, "no tensor %s", full);
+    cr_assert_not_null(copy);
+    cr_assert_eq(tensor->elems, elems, "%s", full);
+    memcpy(copy, (const char *)file->map.data + file->table.data_at + tensor->begin,
+           elems * sizeof(*copy));
+    return copy;
+}
+
+static inline double test_l2(const float *got, const float *want, uint64_t n)
+{
+    double diff = 0.0, norm = 0.0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        double by = (double)got[i] - (double)want[i];
+
+        diff += by * by;
+        norm += (double)want[i] * (double)want[i];
+    }
+    return sqrt(diff / (norm > 0.0 ? norm : 1.0));
+}
+
+struct test_case {
+    const char *folder;
+    struct ds_model_shape shape;
+};
+
+static inline struct test_case test_reference(unsigned i)
+{
+    if (i == 0)
+        return (struct test_case){"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32)};
+    return (struct test_case){"tests/reference/llama-tiny",
+                              test_llama(2, 64, 4, 2, 96, 113, 32)};
+}
+
+/* What a run of all ranks is given and leaves behind; lines and results are rank 0's. */
+struct test_run {
+    struct ds_job job;
+    const char *weights;  /* safetensors of initial weights, or NULL: small numbers */
+    const char *tokens;   /* safetensors of samples */
+    unsigned world, threads;
+    bool overlap;
+    unsigned steps;
+    uint64_t poison_step; /* set one parameter to NaN before this step; UINT64_MAX never */
+    struct ds_step_result result[16];
+    float *first_grads, *params, *exp_avg; /* [elems] of the plan's flat lines, copied */
+    uint64_t elems;
+    double eval;
+    struct ds_plan plan; /* rank 0's; test_run_release() */
+    int rc[TEST_MAX_WORLD];
+    struct ds_error err[TEST_MAX_WORLD];
+};
+
+struct test_rank {
+    struct test_run *run;
+    unsigned rank;
+    int shm_fd;
+};
+
+static inline void test_init_weights(const struct test_run *run, const struct ds_plan *plan,
+                                     float *params)
+{
+    struct test_tensors file;
+
+    if (run->weights == NULL) {
+        for (uint64_t i = 0; i < plan->padded_elems; i++)
+            params[i] = (float)((double)(i * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
+        return;
+    }
+    test_tensors_open(&file, run->weights);
+    for (size_t i = 0; i < plan->params; i++) {
+        const struct ds_plan_param *param = &plan->param[i];
+        float *copy = test_tensor(&file, "", param->param.name, param->param.elems);
+
+        memcpy(params + param->offset, copy, param->param.elems * sizeof(*copy));
+        free(copy);
+    }
+    test_tensors_close(&file);
+}
+
+static inline float *test_copy(const float *from, uint64_t n)
+{
+    float *copy = malloc(n * sizeof(*copy));
+
+    cr_assert_not_null(copy);
+    memcpy(copy, from, n * sizeof(*copy));
+    return copy;
+}
+
+static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engine *engine,
+                             const struct ds_plan *plan, struct ds_error *err)
+{
+    struct ds_strings paths = {.count = 1, .item = &run->tokens};
+    const struct ds_data_args data_args = {.what = "data.train",
+                                           .paths = &paths,
+                                           .format = DS_DATA_SAMPLES,
+                                           .order = DS_ORDER_SEQUENTIAL,
+                                           .sequence = run->job.train.sequence,
+                                           .vocab = run->job.model.shape.vocab,
+                                           .seed = run->job.seed};
+    struct ds_engine_lines lines = ds_engine_lines(engine);
+    struct ds_data *data;
+    double eval = 0.0;
+    int rc = ds_data_open(&data, &data_args, err);
+
+    for (unsigned i = 0; rc == 0 && i < run->steps; i++) {
+        struct ds_step_result result;
+        const struct ds_step_args args = {.data = data,
+                                          .position = i * run->job.train.global_batch,
+                                          .lr = ds_optim_lr(&run->job, i),
+                                          .update = i + 1,
+                                          .stop = i == 3 && rank == 1};
+
+        if (i == run->poison_step)
+            lines.params[plan->param[0].offset] = (float)NAN;
+        rc = ds_engine_step(engine, &args, &result, err);
+        if (rank == 0)
+            run->result[i] = result;
+        if (rank == 0 && i == 0)
+            run->first_grads = test_copy(lines.grads, plan->padded_elems);
+    }
+    if (rc == 0)
+        rc = ds_engine_eval(engine, data, 0, &eval, err);
+    run->eval = rank == 0 ? eval : run->eval;
+    ds_data_close(data);
+    return rc;
+}
+
+static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan,
+                                struct ds_comm *comm, struct ds_device *device,
+                                struct ds_error *err)
+{
+    struct test_run *run = me->run;
+    const struct ds_engine_args args = {.plan = plan,
+                                        .job = &run->job,
+                                        .device = device,
+                                        .comm = comm,
+                                        .overlap = run->overlap};
+    struct ds_engine *engine;
+    struct ds_engine_lines lines;
+    int rc = ds_engine_open(&engine, &args, err);
+
+    if (rc != 0)
+        return rc;
+    lines = ds_engine_lines(engine);
+    test_init_weights(run, plan, lines.params);
+    rc = ds_engine_publish(engine, err);
+    if (rc == 0)
+        rc = test_steps(run, me->rank, engine, plan, err);
+    if (me->rank == 0) {
+        run->elems = plan->padded_elems;
+        run->params = test_copy(lines.params, plan->padded_elems);
+        run->exp_avg = test_copy(lines.exp_avg, plan->padded_elems);
+    }
+    if (rc != 0)
+        ds_comm_abort(comm);
+    ds_engine_close(engine);
+    return rc;
+}
+
+static inline void *test_rank_main(void *arg)
+{
+    const struct test_rank *me = arg;
+    struct test_run *run = me->run;
+    struct ds_error *err = &run->err[me->rank];
+    struct ds_plan plan;
+    struct ds_comm *comm = NULL;
+    struct ds_device *device = NULL;
+    int rc = ds_plan_build(&plan,
+                           &(struct ds_plan_args){.job = &run->job,
+                                                  .world = run->world,
+                                                  .rank = me->rank,
+                                                  .threads = run->threads},
+                           err);
+
+    if (rc == 0)
+        rc = ds_comm_open(&comm,
+                          &(struct ds_comm_args){.backend = "host",
+                                                 .rank = me->rank,
+                                                 .world = run->world,
+                                                 .shm_fd = me->shm_fd,
+                                                 .arena_bytes = plan.arena_bytes[DS_ARENA_GRADS],
+                                                 .timeout_ms = 60000},
+                          err);
+    if (rc == 0)
+        rc = ds_device_open(&device,
+                            &(struct ds_device_args){.name = "cpu",
+                                                     .threads = run->threads,
+                                                     .scratch_bytes = plan.scratch_bytes},
+                            err);
+    if (rc == 0)
+        rc = test_rank_run(me, &plan, comm, device, err);
+    ds_device_close(device);
+    ds_comm_close(comm);
+    if (me->rank == 0)
+        run->plan = plan;
+    else
+        ds_plan_release(&plan);
+    run->rc[me->rank] = rc;
+    return NULL;
+}
+
+static inline void test_run(struct test_run *run)
+{
+    struct test_rank ranks[TEST_MAX_WORLD];
+    pthread_t thread[TEST_MAX_WORLD];
+    int fd = run->world > 1 ? memfd_create("test", MFD_CLOEXEC) : -1;
+
+    for (unsigned i = 0; i < run->world; i++) {
+        ranks[i] = (struct test_rank){.run = run, .rank = i, .shm_fd = fd};
+        cr_assert_eq(pthread_create(&thread[i], NULL, test_rank_main, &ranks[i]), 0);
+    }
+    for (unsigned i = 0; i < run->world; i++)
+        cr_assert_eq(pthread_join(thread[i], NULL), 0);
+    if (fd >= 0)
+        (void)close(fd);
+}
+
+/* A run that must succeed. */
+static inline void test_run_ok(struct test_run *run)
+{
+    test_run(run);
+    for (unsigned i = 0; i < run->world; i++)
+        cr_assert_eq(run->rc[i], 0, "rank %u: %s", i, run->err[i].text);
+}
+
+static inline void test_run_release(struct test_run *run)
+{
+    ds_plan_release(&run->plan);
+    free(run->first_grads);
+    free(run->params);
+    free(run->exp_avg);
+}
+
+/* The run of a reference case: 6 steps of 8 sequences of 17 tokens. */
+static inline struct test_run test_reference_run(unsigned i, unsigned world, uint64_t micro_batch)
+{
+    struct test_case ref = test_reference(i);
+    static char weights[2][64], tokens[2][64];
+    struct test_run run = {.world = world, .threads = 1, .steps = 6, .poison_step = UINT64_MAX};
+
+    (void)snprintf(weights[i], sizeof(weights[i]), "%s/model.safetensors", ref.folder);
+    (void)snprintf(tokens[i], sizeof(tokens[i]), "%s/tokens.safetensors", ref.folder);
+    run.job = test_job(ref.shape, 8, micro_batch, 17);
+    run.weights = weights[i];
+    run.tokens = tokens[i];
+    return run;
+}
+
+#endif

@@ -11,6 +11,7 @@
 B       ?= build
 CC      ?= cc
 Q       := $(if $(V),,@)
+MAKEFLAGS += --no-print-directory
 VERSION := $(shell cat VERSION)
 say      = $(if $(V),,@echo "  $(1)")
 

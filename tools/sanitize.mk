@@ -35,9 +35,16 @@ check-tsan: | $(B)/deps-test.ok ## the threaded rooms under ThreadSanitizer
 	$(Q)$(MAKE) B=$(B)/tsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread' CPPFLAGS='-Itests/support/mini' \
 	    TEST_LIBS='$(LIBS_worker)' tsan-check
 
-tsan-check: $(TSAN_BIN)
+RACE := $(B)/tests/seeded/thread/race
+$(RACE): $(RACE).o
+	$(call say,LINK    $@)
+	$(Q)$(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $<
+
+tsan-check: $(TSAN_BIN) $(RACE)
+	$(Q)if TSAN_OPTIONS=halt_on_error=1 setarch -R $(RACE) >/dev/null 2>&1; then \
+	    echo "check-tsan: the seeded race was not noticed"; exit 1; fi
 	$(Q)set -e; for t in $(TSAN_BIN); do echo "$$t"; TSAN_OPTIONS=halt_on_error=1 setarch -R $$t; done; \
-	echo "check-tsan: $(words $(TSAN_BIN)) programs ran clean"
+	echo "check-tsan: 1 seeded race noticed, $(words $(TSAN_BIN)) programs ran clean"
 
 # --- coverage -------------------------------------------------------------------------------------
 COVERAGE_MIN ?= 85

@@ -1,0 +1,185 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_embed.c - embeddings, their gradients, and gradients of biases, against double.
+ */
+#include "tests/kernels/harness.h"
+
+struct embed {
+    size_t batch, seq, n, vocab, positions, ids_ld;
+    enum ds_dtype act;
+    bool learned, accumulate;
+    int32_t *ids;
+    struct nums wte, wpe, dout, old_wte, old_wpe;
+    double *out, *dwte, *dwpe;
+};
+
+static void reference(struct embed *c)
+{
+    for (size_t i = 0; c->accumulate && i < c->vocab * c->n; i++)
+        c->dwte[i] = c->old_wte.d[i];
+    for (size_t i = 0; c->accumulate && i < c->positions * c->n; i++)
+        c->dwpe[i] = c->old_wpe.d[i];
+    for (size_t token = 0; token < c->batch * c->seq; token++) {
+        size_t t = token % c->seq, id = (size_t)c->ids[token / c->seq * c->ids_ld + t];
+
+        for (size_t i = 0; i < c->n; i++) {
+            c->out[token * c->n + i] =
+                c->wte.d[id * c->n + i] + (c->learned ? c->wpe.d[t * c->n + i] : 0.0);
+            c->dwte[id * c->n + i] += c->dout.d[token * c->n + i];
+            c->dwpe[t * c->n + i] += c->dout.d[token * c->n + i];
+        }
+    }
+}
+
+static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct embed *c = ctx;
+    struct ds_embed_fwd_args args = {.batch = c->batch, .seq = c->seq, .channels = c->n,
+                                     .vocab = c->vocab, .act = c->act, .param = c->act,
+                                     .ids = c->ids, .ids_ld = c->ids_ld, .wte = c->wte.data,
+                                     .wpe = c->learned ? c->wpe.data : NULL, .out = out[0]};
+
+    return ds_embed_fwd(&args, stream, err);
+}
+
+static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct embed *c = ctx;
+    struct ds_embed_bwd_args args = {.batch = c->batch, .seq = c->seq, .channels = c->n,
+                                     .vocab = c->vocab, .positions = c->positions, .act = c->act,
+                                     .ids = c->ids, .ids_ld = c->ids_ld, .dout = c->dout.data,
+                                     .dwte = out[0], .dwpe = c->learned ? out[1] : NULL,
+                                     .accumulate_wte = c->accumulate,
+                                     .accumulate_wpe = c->accumulate};
+
+    return ds_embed_bwd(&args, stream, err);
+}
+
+static void try_both(struct embed *c)
+{
+    struct trial t = {.what = "embed_fwd",
+                      .out = {{c->act, c->batch * c->seq * c->n, c->out, NULL}},
+                      .outs = 1,
+                      .run = run_fwd,
+                      .ctx = c};
+
+    try_all(&t);
+    t.what = "embed_bwd";
+    t.run = run_bwd;
+    t.outs = c->learned ? 2 : 1;
+    t.out[0] = (struct out){DS_F32, c->vocab * c->n, c->dwte, c->accumulate ? &c->old_wte : NULL};
+    t.out[1] =
+        (struct out){DS_F32, c->positions * c->n, c->dwpe, c->accumulate ? &c->old_wpe : NULL};
+    try_all(&t);
+}
+
+static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigned mode)
+{
+    struct embed c = {.batch = batch, .seq = seq, .n = n, .vocab = 70, .positions = seq + 3,
+                      .ids_ld = seq + 1, .act = act, .learned = mode & 1,
+                      .accumulate = (mode & 2) != 0};
+    size_t tokens = batch * seq;
+
+    c.ids = calloc(batch * c.ids_ld, sizeof(int32_t));
+    for (size_t i = 0; i < batch * c.ids_ld; i++)
+        c.ids[i] = (int32_t)(i * i * 31 % c.vocab);
+    c.wte = nums_random(act, c.vocab * n, 1.0, 0.0);
+    c.wpe = nums_random(act, c.positions * n, 1.0, 0.0);
+    c.dout = nums_random(act, tokens * n, 1.0, 0.0);
+    c.old_wte = nums_random(DS_F32, c.vocab * n, 1.0, 0.0);
+    c.old_wpe = nums_random(DS_F32, c.positions * n, 1.0, 0.0);
+    c.out = calloc(tokens * n, sizeof(double));
+    c.dwte = calloc(c.vocab * n, sizeof(double));
+    c.dwpe = calloc(c.positions * n, sizeof(double));
+    reference(&c);
+    try_both(&c);
+    nums_free(&c.wte);
+    nums_free(&c.wpe);
+    nums_free(&c.dout);
+    nums_free(&c.old_wte);
+    nums_free(&c.old_wpe);
+    free(c.ids);
+    free(c.out);
+    free(c.dwte);
+    free(c.dwpe);
+}
+
+Test(embed, shapes_and_modes)
+{
+    static const size_t widths[] = {3, 48, 64, 97, 113, 200};
+
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
+        for (unsigned mode = 0; mode < 4; mode++) {
+            check(2, 17, widths[i], DS_F32, mode);
+            check(3, 40, widths[i], DS_BF16, mode);
+        }
+    }
+}
+
+/* The caller's duty, yet nothing outside the table is read or written. */
+Test(embed, ids_outside_the_table_do_no_harm)
+{
+    struct ds_device *device = open_cpu(NULL, 1, 0);
+    int32_t ids[3] = {-1, 5, INT32_MAX};
+    struct nums wte = nums_random(DS_F32, 5 * 8, 1.0, 0.0), out = nums_blank(DS_F32, 3 * 8);
+    struct ds_embed_fwd_args args = {.batch = 1, .seq = 3, .channels = 8, .vocab = 5, .ids = ids,
+                                     .act = DS_F32, .param = DS_F32, .ids_ld = 3,
+                                     .wte = wte.data, .out = out.data};
+
+    cr_assert(ds_embed_fwd(&args, ds_device_stream(device), NULL) == 0);
+    cr_assert(nums_get(&out, 8) == wte.d[0]);
+    ds_device_close(device);
+    nums_free(&wte);
+    nums_free(&out);
+}
+
+struct bias {
+    size_t rows, n;
+    bool accumulate;
+    struct nums dy;
+};
+
+static int run_bias(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct bias *c = ctx;
+    struct ds_bias_bwd_args args = {.rows = c->rows, .n = c->n, .act = c->dy.type,
+                                    .dy = c->dy.data, .dbias = out[0],
+                                    .accumulate = c->accumulate};
+
+    return ds_bias_bwd(&args, stream, err);
+}
+
+static void check_bias(size_t rows, size_t n, enum ds_dtype act, bool accumulate)
+{
+    struct bias c = {rows, n, accumulate, nums_random(act, rows * n, 1.0, 0.2)};
+    struct nums old = nums_random(DS_F32, n, 1.0, 0.0);
+    double *want = calloc(n + 1, sizeof(double));
+    struct trial t = {.what = "bias_bwd",
+                      .out = {{DS_F32, n, want, accumulate ? &old : NULL}},
+                      .outs = 1,
+                      .run = run_bias,
+                      .ctx = &c,
+                      .query = {.rows = rows, .ffn_in = n}};
+
+    for (size_t i = 0; i < rows * n; i++)
+        want[i % n] += c.dy.d[i];
+    for (size_t i = 0; accumulate && i < n; i++)
+        want[i] += old.d[i];
+    try_all(&t);
+    nums_free(&c.dy);
+    nums_free(&old);
+    free(want);
+}
+
+Test(bias_bwd, shapes_and_types)
+{
+    static const size_t rows[] = {1, 3, 64, 65, 333, 1500}, widths[] = {1, 48, 97, 113, 600};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        for (size_t j = 0; j < sizeof(widths) / sizeof(widths[0]); j++) {
+            check_bias(rows[i], widths[j], DS_F32, (i + j) % 2);
+            check_bias(rows[i], widths[j], DS_BF16, (i + j + 1) % 2);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_op.c - what operations and devices refuse, names, types, sizes of scratch.
+ */
+#include "tests/kernels/harness.h"
+
+static struct ds_device *device;
+static struct ds_stream *stream;
+
+static void start(void)
+{
+    device = open_cpu(NULL, 1, 0);
+    cr_assert(device != NULL);
+    stream = ds_device_stream(device);
+}
+
+static void stop(void)
+{
+    ds_device_close(device);
+}
+
+static float f[4096];
+static int32_t ids[64];
+
+/* Call with good arguments after one change; both must be as said. */
+#define REFUSES(fn, good, change) \
+    do { \
+        struct ds_##fn##_args a = good; \
+        struct ds_error err = {0}; \
+        change; \
+        cr_assert(ds_##fn(&a, stream, &err) == -EINVAL, "%s: %s", #fn, #change); \
+        cr_assert(strstr(err.text, "'" #fn "'") != NULL, "%s", err.text); \
+    } while (0)
+
+#define ACCEPTS(fn, good) \
+    do { \
+        struct ds_##fn##_args a = good; \
+        struct ds_error err = {0}; \
+        cr_assert(ds_##fn(&a, stream, &err) == 0, "%s: %s", #fn, err.text); \
+    } while (0)
+
+TestSuite(op, .init = start, .fini = stop);
+
+Test(op, matmul_arguments)
+{
+    static const struct ds_matmul_args good = {.m = 2, .n = 3, .k = 4, .a = f, .b = f + 100,
+                                               .lda = 4, .ldb = 3, .d = f + 200, .ldd = 3};
+
+    ACCEPTS(matmul, good);
+    REFUSES(matmul, good, a.m = 0);
+    REFUSES(matmul, good, a.n = 0);
+    REFUSES(matmul, good, a.k = 0);
+    REFUSES(matmul, good, a.a = NULL);
+    REFUSES(matmul, good, a.b = NULL);
+    REFUSES(matmul, good, a.d = NULL);
+    REFUSES(matmul, good, a.lda = 3);
+    REFUSES(matmul, good, a.ldb = 2);
+    REFUSES(matmul, good, a.ldd = 2);
+    REFUSES(matmul, good, (a.trans_a = true, a.lda = 1));
+    REFUSES(matmul, good, (a.trans_b = true, a.ldb = 3));
+    REFUSES(matmul, good, (a.c = f, a.ldc = 2));
+    REFUSES(matmul, good, (a.c = a.d, a.ldc = 5));
+    REFUSES(matmul, good, a.in_type = DS_I32);
+    REFUSES(matmul, good, a.out_type = DS_BF16);
+    REFUSES(matmul, good, a.ldd = SIZE_MAX / 2);
+}
+
+Test(op, attention_arguments)
+{
+    static const struct ds_attention_fwd_args good = {
+        .batch = 1, .seq = 2, .heads = 2, .kv_heads = 1, .head_size = 4, .scale = 0.5f,
+        .qkv = f, .out = f + 100, .lse = f + 200};
+    static const struct ds_attention_bwd_args back = {
+        .batch = 1, .seq = 2, .heads = 2, .kv_heads = 1, .head_size = 4, .scale = 0.5f,
+        .qkv = f, .out = f + 100, .dout = f + 300, .lse = f + 200, .dqkv = f + 400};
+
+    REFUSES(attention_fwd, good, (a.heads = 3, a.kv_heads = 2));
+    REFUSES(attention_fwd, good, a.head_size = 0);
+    REFUSES(attention_fwd, good, a.lse = NULL);
+    REFUSES(attention_fwd, good, a.act = DS_U8);
+    REFUSES(attention_fwd, good, a.seq = SIZE_MAX / 2);
+    REFUSES(attention_bwd, back, a.dqkv = (void *)(uintptr_t)a.qkv);
+    REFUSES(attention_bwd, back, a.dout = NULL);
+    REFUSES(attention_bwd, back, a.kv_heads = 0);
+}
+
+Test(op, other_arguments)
+{
+    static const struct ds_norm_fwd_args norm = {.rows = 1, .channels = 4, .eps = 1e-5f, .x = f,
+                                                 .weight = f, .bias = f, .y = f + 100,
+                                                 .mean = f + 200, .rstd = f + 201};
+    static const struct ds_xent_args xent = {.rows = 1, .vocab = 4, .ld = 4, .logits = f,
+                                             .targets = ids, .losses = f + 100,
+                                             .dlogits = f + 200, .dld = 4};
+    static const struct ds_rope_args rope = {.batch = 1, .seq = 1, .heads = 1, .head_size = 4,
+                                             .ld = 4, .theta = 1e4f, .x = f + 100};
+    static const struct ds_embed_fwd_args embed = {.batch = 1, .seq = 2, .channels = 4,
+                                                   .vocab = 5, .ids = ids, .ids_ld = 2,
+                                                   .wte = f, .out = f + 100};
+    static const struct ds_adamw_args adamw = {.n = 3, .p = f, .m = f + 10, .v = f + 20,
+                                               .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1};
+
+    ACCEPTS(norm_fwd, norm);
+    REFUSES(norm_fwd, norm, a.bias = NULL);
+    REFUSES(norm_fwd, norm, a.mean = NULL);
+    REFUSES(norm_fwd, norm, a.rows = SIZE_MAX / 4);
+    REFUSES(norm_fwd, norm, a.eps = NAN);
+    ACCEPTS(xent, xent);
+    REFUSES(xent, xent, a.ld = 3);
+    REFUSES(xent, xent, a.dld = 3);
+    REFUSES(xent, xent, (a.dlogits = f, a.act = DS_BF16));
+    REFUSES(rope, rope, a.head_size = 3);
+    REFUSES(rope, rope, a.heads = 2);
+    REFUSES(rope, rope, a.theta = 0.0f);
+    ACCEPTS(embed_fwd, embed);
+    REFUSES(embed_fwd, embed, a.ids_ld = 1);
+    REFUSES(embed_fwd, embed, a.param = DS_I64);
+    ACCEPTS(adamw, adamw);
+    REFUSES(adamw, adamw, a.bias1 = 0.0);
+    REFUSES(adamw, adamw, a.grad = NULL);
+}
+
+Test(op, nothing_to_do)
+{
+    ACCEPTS(adamw, ((struct ds_adamw_args){.bias1 = 1.0, .bias2 = 1.0}));
+    ACCEPTS(gelu_fwd, (struct ds_gelu_fwd_args){0});
+    ACCEPTS(gelu_bwd, (struct ds_gelu_bwd_args){0});
+    ACCEPTS(cast, (struct ds_cast_args){0});
+}
+
+Test(op, scratch_that_is_too_small)
+{
+    static float dy[64 * 4096];
+    struct ds_bias_bwd_args args = {.rows = 64, .n = 4096, .dy = dy, .dbias = f};
+    struct ds_error err = {0};
+
+    cr_assert(ds_bias_bwd(&args, stream, &err) == -ENOMEM);
+    cr_assert(strstr(err.text, "scratch") != NULL, "%s", err.text);
+}
+
+Test(op, a_backend_without_the_operation)
+{
+    static const struct ds_kernels none = {.name = "none"};
+    struct {
+        const struct ds_kernels *kernels;
+    } empty = {&none};
+    struct ds_cast_args args = {0};
+    struct ds_error err = {0};
+
+    cr_assert(ds_cast(&args, (struct ds_stream *)(void *)&empty, &err) == -ENOTSUP);
+    cr_assert_str_eq(err.text, "device 'none' lacks operation 'cast'");
+}
+
+Test(op, names)
+{
+    cr_assert_str_eq(ds_op_name(DS_OP_MATMUL), "matmul");
+    cr_assert_str_eq(ds_op_name(DS_OP_CAST), "cast");
+    cr_assert_str_eq(ds_op_name(DS_OP_COUNT), "?");
+    for (int i = 0; i < DS_DTYPE_COUNT; i++) {
+        cr_assert(ds_dtype_parse(ds_dtype_name((enum ds_dtype)i)) == i);
+        cr_assert(ds_dtype_bytes((enum ds_dtype)i) > 0);
+    }
+    cr_assert(ds_dtype_parse("f32") == -1);
+    cr_assert(ds_dtype_bytes(DS_DTYPE_COUNT) == 0);
+    cr_assert_str_eq(ds_dtype_name(DS_DTYPE_COUNT), "?");
+}
+
+Test(device, what_it_refuses)
+{
+    static const struct {
+        const char *name;
+        unsigned threads;
+        int code;
+    } wrong[] = {{"tpu", 1, -ENOTSUP}, {"cpu", 0, -EINVAL}, {"cpu", 100000, -EINVAL}};
+
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct ds_device *none = NULL;
+        struct ds_device_args args = {.name = wrong[i].name, .threads = wrong[i].threads};
+        struct ds_error err = {0};
+
+        cr_assert(ds_device_open(&none, &args, &err) == wrong[i].code);
+        cr_assert(none == NULL && err.text[0] != '\0');
+    }
+    cr_assert(open_cpu("v9", 1, 0) == NULL);
+}
+
+Test(device, memory_is_zero_and_aligned)
+{
+    static const size_t sizes[] = {1, 4097, 10 << 20};
+    struct ds_device *cpu = open_cpu(NULL, 1, 0);
+
+    cr_assert(strncmp(ds_device_describe(cpu), "cpu, ", 5) == 0);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        void *memory = NULL;
+
+        cr_assert(ds_device_alloc(cpu, sizes[i], &memory, NULL) == 0);
+        cr_assert((uintptr_t)memory % 4096 == 0);
+        for (size_t j = 0; j < sizes[i]; j += 511)
+            cr_assert(((char *)memory)[j] == 0);
+        ds_device_free(cpu, memory, sizes[i]);
+    }
+    cr_assert(ds_device_alloc(cpu, SIZE_MAX, &(void *){NULL}, NULL) == -EINVAL);
+    cr_assert(ds_device_alloc(cpu, 0, &(void *){NULL}, NULL) == -EINVAL);
+    cr_assert(ds_device_alloc(cpu, (size_t)1 << 60, &(void *){NULL}, NULL) == -ENOMEM);
+    ds_device_close(cpu);
+    ds_device_close(NULL);
+}

@@ -1,0 +1,130 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_optim.c - AdamW and the sum of squares against double.
+ */
+#include "tests/kernels/harness.h"
+
+static const size_t sizes[] = {1, 7, 97, 113, 16384, 16385, 50001};
+
+struct adamw {
+    struct ds_adamw_args args;
+    bool low;
+    struct nums grad;
+};
+
+static int run_adamw(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct adamw *c = ctx;
+    struct ds_adamw_args args = c->args;
+
+    args.p = out[0];
+    args.m = out[1];
+    args.v = out[2];
+    args.p_low = c->low ? out[3] : NULL;
+    args.grad = (float *)(void *)c->grad.data;
+    return ds_adamw(&args, stream, err);
+}
+
+static void check_adamw(size_t n, unsigned step, bool low)
+{
+    struct adamw c = {.args = {.n = n, .lr = 3e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f,
+                               .weight_decay = 0.1f, .grad_scale = 0.5f},
+                      .low = low};
+    struct ds_adamw_args *a = &c.args;
+    struct nums p = nums_random(DS_F32, n, 1.0, 0.0), m = nums_random(DS_F32, n, 0.1, 0.0);
+    struct nums v = nums_random(DS_F32, n, 0.1, 1.0);
+    double *want[4];
+    struct trial t = {.what = "adamw", .outs = low ? 4 : 3, .run = run_adamw, .ctx = &c,
+                      .f32 = 1e-6, .bf16 = 4e-3};
+
+    a->bias1 = 1.0 - pow((double)a->beta1, step);
+    a->bias2 = 1.0 - pow((double)a->beta2, step);
+    c.grad = nums_random(DS_F32, n, 1.0, 0.0);
+    for (size_t i = 0; i < 4; i++)
+        want[i] = calloc(n, sizeof(double));
+    for (size_t i = 0; i < n; i++) {
+        double g = c.grad.d[i] * (double)a->grad_scale;
+
+        nums_set(&v, i, fabs(v.d[i]));
+        want[1][i] = (double)a->beta1 * m.d[i] + (1.0 - (double)a->beta1) * g;
+        want[2][i] = (double)a->beta2 * v.d[i] + (1.0 - (double)a->beta2) * g * g;
+        want[0][i] = p.d[i] - (double)a->lr * (double)a->weight_decay * p.d[i] -
+                     (double)a->lr * (want[1][i] / a->bias1) /
+                         (sqrt(want[2][i] / a->bias2) + (double)a->eps);
+        want[3][i] = want[0][i];
+    }
+    t.out[0] = (struct out){DS_F32, n, want[0], &p};
+    t.out[1] = (struct out){DS_F32, n, want[1], &m};
+    t.out[2] = (struct out){DS_F32, n, want[2], &v};
+    t.out[3] = (struct out){DS_BF16, n, want[3], NULL};
+    try_all(&t);
+    for (size_t i = 0; i < 4; i++)
+        free(want[i]);
+    nums_free(&p);
+    nums_free(&m);
+    nums_free(&v);
+    nums_free(&c.grad);
+}
+
+Test(adamw, sizes_and_steps)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        check_adamw(sizes[i], 1, false);
+        check_adamw(sizes[i], 1 + (unsigned)i * 10, true);
+    }
+}
+
+Test(sumsq, sum_and_nonfinite)
+{
+    static const char *const isas[] = {"v4", "v3", "base"};
+
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct nums x = nums_random(DS_F32, sizes[i], 3.0, 0.0);
+        double want = 0.0, first = 0.0;
+        uint64_t bad = 0;
+
+        for (size_t j = 0; j < sizes[i]; j += 1001, bad++)
+            nums_set(&x, j, (double)(bad % 3 == 0 ? NAN : bad % 3 == 1 ? INFINITY : -INFINITY));
+        for (size_t j = 0; j < sizes[i]; j++)
+            want += isfinite(x.d[j]) ? x.d[j] * x.d[j] : 0.0;
+        for (unsigned run = 0; run < 9; run++) {
+            struct ds_device *device =
+                open_cpu(isas[run / 3], run % 3 + 1, ds_scratch_bytes(&(struct ds_scratch_query){0}));
+            double sum = -1.0;
+            uint64_t nonfinite = 99;
+            struct ds_sumsq_args args = {.n = sizes[i], .x = (float *)(void *)x.data, .sum = &sum,
+                                         .nonfinite = &nonfinite};
+
+            if (device == NULL)
+                continue;
+            cr_assert(ds_sumsq(&args, ds_device_stream(device), NULL) == 0);
+            cr_assert(nonfinite == bad, "%zu of %zu", (size_t)nonfinite, (size_t)bad);
+            cr_assert(fabs(sum - want) <= 1e-12 * want, "%.17g for %.17g", sum, want);
+            if (run % 3 == 0)
+                first = sum;
+            cr_assert(memcmp(&first, &sum, sizeof(sum)) == 0, "bits vary with threads");
+            ds_device_close(device);
+        }
+        nums_free(&x);
+    }
+}
+
+Test(sumsq, many_groups_of_chunks)
+{
+    size_t n = (size_t)DS_SUMSQ_CHUNK * 1030 + 5;
+    struct ds_device *device = open_cpu(NULL, 2, ds_scratch_bytes(&(struct ds_scratch_query){0}));
+    double sum = 0.0;
+    uint64_t nonfinite = 1;
+    void *x = NULL;
+    struct ds_sumsq_args args = {.n = n, .sum = &sum, .nonfinite = &nonfinite};
+
+    cr_assert(ds_device_alloc(device, n * sizeof(float), &x, NULL) == 0);
+    for (size_t i = 0; i < n; i++)
+        ((float *)x)[i] = 2.0f;
+    args.x = x;
+    cr_assert(ds_sumsq(&args, ds_device_stream(device), NULL) == 0);
+    cr_assert(sum == 4.0 * (double)n && nonfinite == 0, "%g", sum);
+    ds_device_free(device, x, n * sizeof(float));
+    ds_device_close(device);
+}

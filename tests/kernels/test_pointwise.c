@@ -1,0 +1,270 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_pointwise.c - GELU, SwiGLU, rotary positions and casts against double.
+ */
+#include "tests/kernels/harness.h"
+
+struct pointwise {
+    size_t rows, n;
+    enum ds_dtype act;
+    struct nums x, dy;
+    struct ds_rope_args rope;
+    bool in_place;
+};
+
+static const size_t sizes[] = {1, 7, 8, 48, 97, 113, 1000, 20001};
+
+static double gelu(double x)
+{
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static double gelu_slope(double x)
+{
+    double t = tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x));
+
+    return 0.5 * (1.0 + t) +
+           0.5 * x * (1.0 - t * t) * sqrt(2.0 / M_PI) * (1.0 + 3.0 * 0.044715 * x * x);
+}
+
+static double sigmoid(double x)
+{
+    return 1.0 / (1.0 + exp(-x));
+}
+
+static int run_gelu(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct pointwise *c = ctx;
+    struct ds_gelu_fwd_args args = {.n = c->n, .act = c->act, .x = c->x.data, .y = out[0]};
+
+    return ds_gelu_fwd(&args, stream, err);
+}
+
+static int run_gelu_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct pointwise *c = ctx;
+    struct ds_gelu_bwd_args args = {.n = c->n, .act = c->act, .x = c->x.data,
+                                    .dy = c->in_place ? out[0] : c->dy.data, .dx = out[0]};
+
+    return ds_gelu_bwd(&args, stream, err);
+}
+
+static void check_gelu(size_t n, enum ds_dtype act, double scale)
+{
+    struct pointwise c = {.n = n, .act = act};
+    double *y = calloc(n, sizeof(double)), *dx = calloc(n, sizeof(double));
+    struct trial t = {.what = "gelu_fwd", .out = {{act, n, y, NULL}}, .outs = 1, .run = run_gelu,
+                      .ctx = &c};
+
+    c.x = nums_random(act, n, scale, 0.0);
+    c.dy = nums_random(act, n, 1.0, 0.0);
+    for (size_t i = 0; i < n; i++) {
+        y[i] = gelu(c.x.d[i]);
+        dx[i] = c.dy.d[i] * gelu_slope(c.x.d[i]);
+    }
+    try_all(&t);
+    t = (struct trial){.what = "gelu_bwd", .out = {{act, n, dx, NULL}}, .outs = 1,
+                       .run = run_gelu_bwd, .ctx = &c};
+    try_all(&t);
+    c.in_place = true;
+    t.out[0].before = &c.dy;
+    try_all(&t);
+    nums_free(&c.x);
+    nums_free(&c.dy);
+    free(y);
+    free(dx);
+}
+
+Test(pointwise, gelu)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        check_gelu(sizes[i], DS_F32, 2.0);
+        check_gelu(sizes[i], DS_BF16, 2.0);
+    }
+    check_gelu(100, DS_F32, 1e-3);
+    check_gelu(100, DS_F32, 50.0);
+    check_gelu(100, DS_F32, 1e5);
+}
+
+/* Each value alone, where the relative L2 of many would hide it. */
+Test(pointwise, gelu_of_every_magnitude)
+{
+    for (double x = -9.0; x < 12.0; x += 0.037) {
+        struct pointwise c = {.n = 1, .act = DS_F32};
+        double y[1];
+        struct trial t = {.what = "gelu_fwd of one value", .out = {{DS_F32, 1, y, NULL}},
+                          .outs = 1, .run = run_gelu, .ctx = &c, .f32 = 1e-5};
+
+        c.x = nums_blank(DS_F32, 1);
+        nums_set(&c.x, 0, x);
+        y[0] = c.x.d[0] * sigmoid(2.0 * sqrt(2.0 / M_PI) *
+                                  (c.x.d[0] + 0.044715 * c.x.d[0] * c.x.d[0] * c.x.d[0]));
+        try_all(&t);
+        nums_free(&c.x);
+    }
+}
+
+static int run_swiglu(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct pointwise *c = ctx;
+    struct ds_swiglu_fwd_args args = {
+        .rows = c->rows, .ffn = c->n, .act = c->act, .x = c->x.data, .y = out[0]};
+
+    return ds_swiglu_fwd(&args, stream, err);
+}
+
+static int run_swiglu_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct pointwise *c = ctx;
+    struct ds_swiglu_bwd_args args = {.rows = c->rows, .ffn = c->n, .act = c->act,
+                                      .x = c->in_place ? out[0] : c->x.data, .dy = c->dy.data,
+                                      .dx = out[0]};
+
+    return ds_swiglu_bwd(&args, stream, err);
+}
+
+static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
+{
+    struct pointwise c = {.rows = rows, .n = ffn, .act = act};
+    double *y = calloc(rows * ffn, sizeof(double)), *dx = calloc(2 * rows * ffn, sizeof(double));
+    struct trial t = {.what = "swiglu_fwd", .out = {{act, rows * ffn, y, NULL}}, .outs = 1,
+                      .run = run_swiglu, .ctx = &c};
+
+    c.x = nums_random(act, 2 * rows * ffn, 2.0, 0.0);
+    c.dy = nums_random(act, rows * ffn, 1.0, 0.0);
+    for (size_t i = 0; i < rows * ffn; i++) {
+        size_t g = i / ffn * 2 * ffn + i % ffn, u = g + ffn;
+        double s = sigmoid(c.x.d[g]), silu = c.x.d[g] * s;
+
+        y[i] = silu * c.x.d[u];
+        dx[g] = c.dy.d[i] * c.x.d[u] * (s + silu * (1.0 - s));
+        dx[u] = c.dy.d[i] * silu;
+    }
+    try_all(&t);
+    t = (struct trial){.what = "swiglu_bwd", .out = {{act, 2 * rows * ffn, dx, NULL}}, .outs = 1,
+                       .run = run_swiglu_bwd, .ctx = &c};
+    try_all(&t);
+    c.in_place = true;
+    t.out[0].before = &c.x;
+    try_all(&t);
+    nums_free(&c.x);
+    nums_free(&c.dy);
+    free(y);
+    free(dx);
+}
+
+Test(pointwise, swiglu)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) - 1; i++) {
+        check_swiglu(1 + i * 3, sizes[i], DS_F32);
+        check_swiglu(1 + i * 3, sizes[i], DS_BF16);
+    }
+}
+
+static int run_rope(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct pointwise *c = ctx;
+    struct ds_rope_args args = c->rope;
+
+    args.x = out[0];
+    return ds_rope(&args, stream, err);
+}
+
+static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size_t more,
+                       enum ds_dtype act, bool inverse)
+{
+    struct pointwise c = {.rope = {.batch = batch, .seq = seq, .heads = heads, .head_size = size,
+                                   .ld = heads * size + more, .act = act, .theta = 10000.0f,
+                                   .inverse = inverse}};
+    size_t n = batch * seq * c.rope.ld, half = size / 2;
+    double *y = calloc(n, sizeof(double));
+    struct trial t = {.what = "rope", .out = {{act, n, y, &c.x}}, .outs = 1, .run = run_rope,
+                      .ctx = &c, .query = {.act = act, .seq = seq, .head_size = size}};
+
+    c.x = nums_random(act, n, 1.0, 0.0);
+    memcpy(y, c.x.d, n * sizeof(double));
+    for (size_t i = 0; i < batch * seq * heads * half; i++) {
+        size_t pair = i % half, head = i / half % heads, row = i / half / heads;
+        size_t low = row * c.rope.ld + head * size + pair;
+        double angle = (double)(row % seq) * pow(10000.0, -2.0 * (double)pair / (double)size);
+        double s = inverse ? -sin(angle) : sin(angle);
+
+        y[low] = c.x.d[low] * cos(angle) - c.x.d[low + half] * s;
+        y[low + half] = c.x.d[low + half] * cos(angle) + c.x.d[low] * s;
+    }
+    try_all(&t);
+    nums_free(&c.x);
+    free(y);
+}
+
+Test(pointwise, rope)
+{
+    for (size_t type = 0; type < 2; type++) {
+        check_rope(2, 17, 3, 16, 32, both_types[type], false);
+        check_rope(1, 100, 2, 20, 0, both_types[type], true);
+        check_rope(1, 1, 1, 2, 5, both_types[type], false);
+        check_rope(1, 4099, 1, 8, 0, both_types[type], type == 0);
+        check_rope(2, 33, 2, 128, 64, both_types[type], false);
+    }
+}
+
+static int run_cast(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    struct pointwise *c = ctx;
+    struct ds_cast_args args = {
+        .n = c->n, .from = c->x.type, .to = c->act, .x = c->x.data, .y = out[0]};
+
+    return ds_cast(&args, stream, err);
+}
+
+static void check_cast(size_t n, enum ds_dtype from, enum ds_dtype to)
+{
+    struct pointwise c = {.n = n, .act = to, .x = nums_random(from, n, 1.0, 0.0)};
+    struct nums rounded = nums_blank(to, n);
+    struct trial t = {.what = "cast", .out = {{to, n, rounded.d, NULL}}, .outs = 1,
+                      .run = run_cast, .ctx = &c, .f32 = 1e-300, .bf16 = 1e-300};
+
+    for (size_t i = 0; i < n; i++)
+        nums_set(&rounded, i, c.x.d[i]);
+    try_all(&t);
+    nums_free(&c.x);
+    nums_free(&rounded);
+}
+
+Test(pointwise, cast)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        for (size_t from = 0; from < 2; from++) {
+            for (size_t to = 0; to < 2; to++)
+                check_cast(sizes[i], both_types[from], both_types[to]);
+        }
+    }
+}
+
+/* Ties, overflow to infinity, infinities and NaN, as the scalar rounding does them. */
+Test(pointwise, cast_of_special_values)
+{
+    static const uint32_t bits[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x3f807fff, 0x7f7fffff,
+                                    0x7f800000, 0xff800000, 0x7fc00001, 0x7f800001, 0xffffffff,
+                                    0x80000000, 0x00000001, 0x00018000, 0x80008000};
+    enum { N = sizeof(bits) / sizeof(bits[0]) };
+    static const char *const isas[] = {"v4", "v3", "base"};
+
+    for (size_t i = 0; i < 3; i++) {
+        struct ds_device *device = open_cpu(isas[i], 1, 0);
+        float x[2 * N];
+        ds_bf16 y[2 * N];
+        struct ds_cast_args args = {.n = 2 * N, .from = DS_F32, .to = DS_BF16, .x = x, .y = y};
+
+        if (device == NULL)
+            continue;
+        memcpy(x, bits, sizeof(bits));
+        memcpy(x + N, bits, sizeof(bits));
+        cr_assert(ds_cast(&args, ds_device_stream(device), NULL) == 0);
+        for (size_t j = 0; j < 2 * N; j++)
+            cr_assert(y[j] == ds_bf16_from_f32(x[j]), "isa %s: %08x became %04x, not %04x",
+                      isas[i], bits[j % N], y[j], ds_bf16_from_f32(x[j]));
+        ds_device_close(device);
+    }
+}

@@ -16,8 +16,9 @@
  *                   (int32 20240520, version 1: u16; version 7: u32; count)
  *           samples safetensors, I32 / I64 / U16
  *           auto    by extension: .safetensors samples, .bin tokens, else text
- * Errors    ENOENT no file matches, EINVAL too short or wrong shape, EBADMSG damaged file
- *           or an id outside the vocabulary: the text names file and byte offset.
+ * Errors    ENOENT no file matches, EINVAL no sample at all or wrong shape, EBADMSG damaged
+ *           file, one that was cut while in use, or an id outside the vocabulary: the text
+ *           names file and byte offset.
  * Tests     tests/data/, tests/fuzz/fuzz_tokens.c
  */
 #ifndef DS_RUNTIME_DATA_H

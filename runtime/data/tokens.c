@@ -1,0 +1,185 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * tokens.c - the contract is in tokens.h.
+ */
+#include "runtime/data/tokens.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/wire.h"
+#include "kernels/dtype.h"
+#include "runtime/ckpt/safetensors.h"
+
+enum { LLMC_MAGIC = 20240520, LLMC_HEADER_BYTES = 256 * 4, LLMC_U16 = 1, LLMC_U32 = 7 };
+
+size_t ds_token_bytes(enum ds_token_type type)
+{
+    static const size_t bytes[] = {
+        [DS_TOKEN_U8] = 1,  [DS_TOKEN_U16] = 2, [DS_TOKEN_U32] = 4,
+        [DS_TOKEN_I32] = 4, [DS_TOKEN_I64] = 8,
+    };
+
+    return bytes[type];
+}
+
+static bool ends_in(const char *path, const char *end)
+{
+    size_t len = strlen(path), end_len = strlen(end);
+
+    return len >= end_len && strcmp(path + len - end_len, end) == 0;
+}
+
+enum ds_data_format ds_tokens_format(enum ds_data_format format, const char *path)
+{
+    if (format != DS_DATA_AUTO)
+        return format;
+    if (ends_in(path, ".safetensors"))
+        return DS_DATA_SAMPLES;
+    return ends_in(path, ".bin") ? DS_DATA_TOKENS : DS_DATA_TEXT;
+}
+
+/* Samples of a stream overlap by the one id that is both last target and next first input. */
+static void cut_stream(struct ds_tokens *tokens, uint64_t sequence)
+{
+    tokens->stride = sequence;
+    tokens->samples = tokens->count == 0 ? 0 : (tokens->count - 1) / sequence;
+}
+
+static int parse_llmc(struct ds_tokens *tokens, const uint8_t *bytes, size_t len,
+                      struct ds_error *err)
+{
+    uint32_t version, count;
+    uint64_t body;
+
+    if (len < LLMC_HEADER_BYTES)
+        return ds_fail(err, EBADMSG, "the header is cut: %zu of its %d bytes are there", len,
+                       LLMC_HEADER_BYTES);
+    version = ds_get_u32(bytes + 4);
+    count = ds_get_u32(bytes + 8);
+    if (version != LLMC_U16 && version != LLMC_U32)
+        return ds_fail(err, EBADMSG, "version %u of the token header is not known, only %d and %d",
+                       version, LLMC_U16, LLMC_U32);
+    *tokens = (struct ds_tokens){.type = version == LLMC_U16 ? DS_TOKEN_U16 : DS_TOKEN_U32,
+                                 .at = LLMC_HEADER_BYTES,
+                                 .count = count};
+    body = len - LLMC_HEADER_BYTES;
+    if (count > INT32_MAX || body != count * ds_token_bytes(tokens->type))
+        return ds_fail(err, EBADMSG,
+                       "the header announces %u ids of %zu bytes, but %ju bytes follow it", count,
+                       ds_token_bytes(tokens->type), (uintmax_t)body);
+    return 0;
+}
+
+static int parse_stream(struct ds_tokens *tokens, const char *path, const uint8_t *bytes,
+                        size_t len, struct ds_error *err)
+{
+    size_t width;
+
+    if (len >= 4 && ds_get_u32(bytes) == LLMC_MAGIC)
+        return parse_llmc(tokens, bytes, len, err);
+    *tokens = (struct ds_tokens){.type = ends_in(path, ".u32.bin") ? DS_TOKEN_U32 : DS_TOKEN_U16};
+    width = ds_token_bytes(tokens->type);
+    if (len % width != 0)
+        return ds_fail(err, EBADMSG, "%zu bytes are no whole number of %zu-byte ids", len, width);
+    tokens->count = len / width;
+    return 0;
+}
+
+static int token_type(enum ds_dtype dtype, enum ds_token_type *type)
+{
+    switch (dtype) {
+    case DS_U16: *type = DS_TOKEN_U16; return 0;
+    case DS_I32: *type = DS_TOKEN_I32; return 0;
+    case DS_I64: *type = DS_TOKEN_I64; return 0;
+    default: return -EINVAL;
+    }
+}
+
+/* The rows of `tensor`, which the parser has checked against the file's length. */
+static int take_rows(struct ds_tokens *tokens, const struct ds_safetensors *file,
+                     const struct ds_safetensor *tensor, uint64_t sequence, struct ds_error *err)
+{
+    char shape[DS_SHAPE_TEXT];
+    enum ds_token_type type;
+
+    if (token_type((enum ds_dtype)tensor->dtype, &type) != 0)
+        return ds_fail(err, EINVAL, "tensor 'tokens' is %s, it must be I32, I64 or U16",
+                       tensor->dtype_name);
+    if (tensor->ndim == 0 || tensor->shape[tensor->ndim - 1] != sequence + 1)
+        return ds_fail(err, EINVAL,
+                       "tensor 'tokens' is %s, its last dimension must be train.sequence + 1 = %ju",
+                       ds_shape_text(tensor->shape, tensor->ndim, shape), (uintmax_t)sequence + 1);
+    *tokens = (struct ds_tokens){.type = type,
+                                 .at = file->data_at + tensor->begin,
+                                 .count = tensor->elems,
+                                 .stride = sequence + 1,
+                                 .samples = tensor->elems / (sequence + 1)};
+    return 0;
+}
+
+static int parse_samples(struct ds_tokens *tokens, const void *bytes, size_t len, uint64_t sequence,
+                         struct ds_error *err)
+{
+    struct ds_safetensors file;
+    const struct ds_safetensor *tensor;
+    int rc = ds_safetensors_parse(&file, bytes, len, len, err);
+
+    if (rc != 0)
+        return rc;
+    rc = ds_safetensors_get(&file, "tokens", &tensor, err);
+    if (rc == 0)
+        rc = take_rows(tokens, &file, tensor, sequence, err);
+    ds_safetensors_release(&file);
+    return rc;
+}
+
+int ds_tokens_parse(struct ds_tokens *tokens, const char *path, enum ds_data_format format,
+                    const void *bytes, size_t len, uint64_t sequence, struct ds_error *err)
+{
+    int rc = 0;
+
+    assert(sequence >= 1 && sequence <= DS_MAX_CONTEXT);
+    switch (ds_tokens_format(format, path)) {
+    case DS_DATA_SAMPLES: return parse_samples(tokens, bytes, len, sequence, err);
+    case DS_DATA_TOKENS: rc = parse_stream(tokens, path, bytes, len, err); break;
+    default: *tokens = (struct ds_tokens){.type = DS_TOKEN_U8, .count = len};
+    }
+    if (rc == 0)
+        cut_stream(tokens, sequence);
+    return rc;
+}
+
+static int64_t id_at(enum ds_token_type type, const uint8_t *at)
+{
+    switch (type) {
+    case DS_TOKEN_U8: return at[0];
+    case DS_TOKEN_U16: return at[0] | at[1] << 8;
+    case DS_TOKEN_U32: return ds_get_u32(at);
+    case DS_TOKEN_I32: return (int32_t)ds_get_u32(at);
+    case DS_TOKEN_I64: break;
+    }
+    return (int64_t)ds_get_u64(at);
+}
+
+int ds_tokens_copy(const struct ds_tokens *tokens, const void *bytes, uint64_t first, size_t n,
+                   uint64_t vocab, int32_t *ids, struct ds_error *err)
+{
+    size_t width = ds_token_bytes(tokens->type);
+    const uint8_t *from = (const uint8_t *)bytes + tokens->at + first * width;
+
+    assert(first <= tokens->count && n <= tokens->count - first && vocab <= DS_MAX_VOCAB);
+    for (size_t i = 0; i < n; i++) {
+        int64_t id = id_at(tokens->type, from + i * width);
+
+        if (id < 0 || (uint64_t)id >= vocab)
+            return ds_fail(
+                err, EBADMSG, "token %jd at byte %ju is outside the vocabulary of %ju ids",
+                (intmax_t)id, (uintmax_t)(tokens->at + (first + i) * width), (uintmax_t)vocab);
+        ids[i] = (int32_t)id;
+    }
+    return 0;
+}

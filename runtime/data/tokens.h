@@ -1,0 +1,49 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * tokens.h - where in the bytes of one data file the token ids lie.
+ *
+ * Pure: looks at nothing but the bytes it is given.  The formats are listed in data.h.
+ *
+ * llm.c's header is 256 little-endian int32: magic, version, number of ids, then nothing that
+ * is read here (llm.c, dev/data/data_common.py).
+ *
+ * Tests   tests/data/test_tokens.c, tests/fuzz/fuzz_tokens.c
+ */
+#ifndef DS_RUNTIME_DATA_TOKENS_H
+#define DS_RUNTIME_DATA_TOKENS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "runtime/job.h"
+
+enum ds_token_type { DS_TOKEN_U8, DS_TOKEN_U16, DS_TOKEN_U32, DS_TOKEN_I32, DS_TOKEN_I64 };
+
+struct ds_tokens { /* plain data */
+    enum ds_token_type type;
+    uint64_t at;     /* byte of the first id in the file */
+    uint64_t count;  /* ids */
+    uint64_t stride; /* ids from one sample's start to the next */
+    uint64_t samples;
+};
+
+/* The format that DS_DATA_AUTO means for a file of this name; any other is returned as it is. */
+enum ds_data_format ds_tokens_format(enum ds_data_format format, const char *path);
+
+/* Understand the `len` bytes of a file called `path` for samples of `sequence` + 1 ids
+ * (1 <= sequence <= DS_MAX_CONTEXT).  A stream too short for one sample has 0 samples.
+ * Errors   EBADMSG damaged, EINVAL wrong shape or type of `tokens`, ENOMEM; without the path. */
+int ds_tokens_parse(struct ds_tokens *tokens, const char *path, enum ds_data_format format,
+                    const void *bytes, size_t len, uint64_t sequence, struct ds_error *err)
+    DS_NODISCARD;
+
+size_t ds_token_bytes(enum ds_token_type type);
+
+/* Copy `n` ids from `first` on.  On an id that is not below `vocab`, which is at most
+ * DS_MAX_VOCAB: -EBADMSG, `err` names id and byte, and `ids` is filled up to it. */
+int ds_tokens_copy(const struct ds_tokens *tokens, const void *bytes, uint64_t first, size_t n,
+                   uint64_t vocab, int32_t *ids, struct ds_error *err) DS_NODISCARD;
+
+#endif

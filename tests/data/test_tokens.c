@@ -1,0 +1,324 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_tokens.c - the bytes of each format: well formed, cut at every byte, lying about themselves.
+ */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/wire.h"
+#include "runtime/data/tokens.h"
+
+enum { LLMC_BYTES = 1024 };
+
+/* Parse a copy of exactly this size, so that a sanitizer build sees a read past the end. */
+static int parse(struct ds_tokens *tokens, const char *path, const void *bytes, size_t len,
+                 uint64_t sequence, struct ds_error *err)
+{
+    unsigned char *copy = malloc(len + 1);
+    int rc;
+
+    cr_assert_not_null(copy);
+    memcpy(copy + 1, bytes, len);
+    rc = ds_tokens_parse(tokens, path, DS_DATA_AUTO, copy + 1, len, sequence, err);
+    free(copy);
+    return rc;
+}
+
+static void llmc_header(unsigned char *bytes, uint32_t version, uint32_t count)
+{
+    memset(bytes, 0, LLMC_BYTES);
+    ds_put_u32(bytes, 20240520);
+    ds_put_u32(bytes + 4, version);
+    ds_put_u32(bytes + 8, count);
+}
+
+/* A file of one tensor; returns its length. */
+static size_t safetensors(unsigned char *out, const char *header, size_t data_len)
+{
+    size_t len = strlen(header);
+
+    ds_put_u64(out, len);
+    memcpy(out + 8, header, len);
+    for (size_t i = 0; i < data_len; i++)
+        out[8 + len + i] = (unsigned char)(i % 8 == 0 ? i / 8 : 0);
+    return 8 + len + data_len;
+}
+
+Test(tokens, formats_by_name)
+{
+    static const struct {
+        const char *path;
+        enum ds_data_format format;
+    } cases[] = {
+        {"a.txt", DS_DATA_TEXT},       {"a.safetensors", DS_DATA_SAMPLES},
+        {"a.bin", DS_DATA_TOKENS},     {"a.u32.bin", DS_DATA_TOKENS},
+        {"Makefile", DS_DATA_TEXT},    {"bin", DS_DATA_TEXT},
+        {"safetensors", DS_DATA_TEXT}, {"a.bin.txt", DS_DATA_TEXT},
+        {".bin", DS_DATA_TOKENS},      {"", DS_DATA_TEXT},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        cr_assert_eq(ds_tokens_format(DS_DATA_AUTO, cases[i].path), cases[i].format, "%s",
+                     cases[i].path);
+    cr_assert_eq(ds_tokens_format(DS_DATA_TEXT, "a.bin"), DS_DATA_TEXT);
+}
+
+/* n ids, sequence s: floor((n - 1) / s) samples that share their border ids. */
+Test(tokens, samples_of_a_stream)
+{
+    static const struct {
+        size_t ids;
+        uint64_t sequence, samples;
+    } cases[] = {
+        {0, 4, 0}, {1, 4, 0}, {4, 4, 0},  {5, 4, 1},       {8, 4, 1},
+        {9, 4, 2}, {2, 1, 1}, {10, 1, 9}, {5, 1 << 24, 0},
+    };
+    static const char bytes[16];
+    struct ds_tokens tokens;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        cr_assert_eq(parse(&tokens, "a.txt", bytes, cases[i].ids, cases[i].sequence, NULL), 0);
+        cr_assert_eq(tokens.samples, cases[i].samples, "case %zu", i);
+        cr_assert_eq(tokens.stride, cases[i].sequence);
+        cr_assert_eq(tokens.count, cases[i].ids);
+    }
+}
+
+Test(tokens, widths)
+{
+    static const unsigned char bytes[] = {1, 2, 3, 0, 5, 6, 7, 0};
+    static const struct {
+        const char *path;
+        int32_t want[2];
+    } cases[] = {{"a.txt", {1, 2}}, {"a.bin", {0x0201, 3}}, {"a.u32.bin", {0x030201, 0x070605}}};
+    struct ds_tokens tokens;
+    int32_t ids[2];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        cr_assert_eq(parse(&tokens, cases[i].path, bytes, sizeof(bytes), 1, NULL), 0);
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 0, 2, DS_MAX_VOCAB, ids, NULL), 0);
+        cr_assert_arr_eq(ids, cases[i].want, sizeof(ids), "case %zu", i);
+    }
+}
+
+Test(tokens, ragged_streams_are_damaged)
+{
+    static const unsigned char bytes[16] = {1};
+    struct ds_error err = {0};
+    struct ds_tokens tokens;
+
+    for (size_t len = 0; len <= sizeof(bytes); len++) {
+        cr_assert_eq(parse(&tokens, "a.bin", bytes, len, 1, &err), len % 2 ? -EBADMSG : 0);
+        cr_assert_eq(parse(&tokens, "a.u32.bin", bytes, len, 1, &err), len % 4 ? -EBADMSG : 0);
+    }
+    cr_assert_eq(parse(&tokens, "a.u32.bin", bytes, 15, 1, &err), -EBADMSG);
+    cr_assert_str_eq(err.text, "15 bytes are no whole number of 4-byte ids");
+}
+
+/* --- llm.c --------------------------------------------------------------------------------- */
+
+Test(tokens, llmc)
+{
+    static const struct {
+        uint32_t version;
+        size_t width;
+    } cases[] = {{1, 2}, {7, 4}};
+    unsigned char bytes[LLMC_BYTES + 40] = {0};
+    struct ds_tokens tokens;
+    int32_t ids[10];
+
+    for (size_t i = 0; i < 2; i++) {
+        size_t width = cases[i].width;
+
+        llmc_header(bytes, cases[i].version, 10);
+        for (size_t k = 0; k < 10; k++)
+            bytes[LLMC_BYTES + k * width] = (unsigned char)(k + 1);
+        cr_assert_eq(parse(&tokens, "a.bin", bytes, LLMC_BYTES + 10 * width, 3, NULL), 0);
+        cr_assert_eq(tokens.at, LLMC_BYTES);
+        cr_assert_eq(tokens.count, 10);
+        cr_assert_eq(tokens.samples, 3);
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 0, 10, 100, ids, NULL), 0);
+        for (int k = 0; k < 10; k++)
+            cr_assert_eq(ids[k], k + 1);
+        memset(bytes, 0, sizeof(bytes));
+    }
+}
+
+/* A file that starts with the magic is llm.c's and must be whole to the byte. */
+Test(tokens, llmc_truncated_at_every_byte)
+{
+    unsigned char bytes[LLMC_BYTES + 21] = {0};
+    struct ds_tokens tokens;
+    size_t refused = 0;
+
+    llmc_header(bytes, 1, 10);
+    for (size_t len = 4; len <= sizeof(bytes); len++) {
+        int rc = parse(&tokens, "a.bin", bytes, len, 3, NULL);
+
+        cr_assert_eq(rc, len == LLMC_BYTES + 20 ? 0 : -EBADMSG, "%zu bytes", len);
+        refused += rc != 0;
+    }
+    cr_assert_eq(refused, LLMC_BYTES + 21 - 4);
+}
+
+Test(tokens, llmc_lies)
+{
+    static const struct {
+        uint32_t version, count;
+        const char *text;
+    } cases[] = {
+        {0, 10, "version 0"},
+        {2, 10, "version 2"},
+        {0xffffffff, 10, "version 4294967295"},
+        {1, 9, "announces 9 ids of 2 bytes, but 20 bytes follow"},
+        {1, 11, "announces 11"},
+        {7, 10, "announces 10 ids of 4 bytes"},
+        {1, 0, "announces 0"},
+        {1, 0x7fffffff, "announces 2147483647"},
+        {1, 0x8000000a, "announces 2147483658"}, /* * 2 wraps to 20 in 32 bits */
+        {7, 0x40000005, "announces 1073741829"}, /* * 4 wraps to 20 in 32 bits */
+        {1, 0xffffffff, "announces 4294967295"},
+    };
+    unsigned char bytes[LLMC_BYTES + 20] = {0};
+    struct ds_tokens tokens;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_error err = {0};
+
+        llmc_header(bytes, cases[i].version, cases[i].count);
+        cr_assert_eq(parse(&tokens, "a.bin", bytes, sizeof(bytes), 3, &err), -EBADMSG);
+        cr_assert_not_null(strstr(err.text, cases[i].text), "case %zu: %s", i, err.text);
+    }
+}
+
+/* --- samples ------------------------------------------------------------------------------- */
+
+Test(tokens, samples)
+{
+    static const struct {
+        const char *header;
+        size_t width;
+    } cases[] = {
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", 4},
+        {"{\"tokens\":{\"dtype\":\"I64\",\"shape\":[1,1,1,3],\"data_offsets\":[0,24]}}", 8},
+        {"{\"tokens\":{\"dtype\":\"U16\",\"shape\":[2,2,3],\"data_offsets\":[0,24]}}", 2},
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[3],\"data_offsets\":[0,12]},"
+         "\"x\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[12,24]}}",
+         4},
+    };
+    unsigned char bytes[512];
+    struct ds_tokens tokens;
+    int32_t ids[12];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        size_t len = safetensors(bytes, cases[i].header, 24), n;
+
+        cr_assert_eq(parse(&tokens, "a.safetensors", bytes, len, 2, NULL), 0, "case %zu", i);
+        n = i == 3 ? 3 : 24 / cases[i].width;
+        cr_assert_eq(tokens.count, n);
+        cr_assert_eq(tokens.samples, n / 3);
+        cr_assert_eq(tokens.stride, 3);
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 0, (size_t)tokens.count, 100, ids, NULL), 0);
+        for (size_t k = 0; k < n; k++) { /* byte 8 j holds j */
+            size_t byte = k * cases[i].width;
+
+            cr_assert_eq(ids[k], byte % 8 == 0 ? byte / 8 : 0, "case %zu id %zu", i, k);
+        }
+    }
+}
+
+Test(tokens, samples_of_wrong_kind)
+{
+    static const struct {
+        const char *header;
+        int rc;
+        const char *text;
+    } cases[] = {
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[2,3],\"data_offsets\":[0,23]}}", -EBADMSG, ""},
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[3,2],\"data_offsets\":[0,24]}}", -EINVAL,
+         "tensor 'tokens' is [3, 2], its last dimension must be train.sequence + 1 = 3"},
+        {"{\"tokens\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", -EINVAL,
+         "tensor 'tokens' is F32, it must be I32, I64 or U16"},
+        {"{\"tokens\":{\"dtype\":\"U8\",\"shape\":[8,3],\"data_offsets\":[0,24]}}", -EINVAL, "U8"},
+        {"{\"token\":{\"dtype\":\"I32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", -EBADMSG,
+         "tokens"},
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[4611686018427387910,3],"
+         "\"data_offsets\":[0,24]}}",
+         -EBADMSG, ""},
+        {"[]", -EBADMSG, ""},
+        {"", -EBADMSG, ""},
+    };
+    unsigned char bytes[512];
+    struct ds_tokens tokens;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_error err = {0};
+        size_t len = safetensors(bytes, cases[i].header, 24);
+
+        cr_assert_eq(parse(&tokens, "a.safetensors", bytes, len, 2, &err), cases[i].rc,
+                     "case %zu: %s", i, err.text);
+        cr_assert_not_null(strstr(err.text, cases[i].text), "case %zu: %s", i, err.text);
+    }
+}
+
+Test(tokens, samples_truncated_at_every_byte)
+{
+    unsigned char bytes[512];
+    struct ds_tokens tokens;
+    size_t len = safetensors(
+        bytes, "{\"tokens\":{\"dtype\":\"I32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", 24);
+
+    for (size_t cut = 0; cut < len; cut++)
+        cr_assert_eq(parse(&tokens, "a.safetensors", bytes, cut, 2, NULL), -EBADMSG, "%zu bytes",
+                     cut);
+}
+
+/* --- vocabulary ---------------------------------------------------------------------------- */
+
+Test(tokens, ids_outside_the_vocabulary)
+{
+    static const struct {
+        enum ds_token_type type;
+        uint64_t bits, vocab;
+        const char *text; /* NULL: inside */
+    } cases[] = {
+        {DS_TOKEN_U8, 255, 256, NULL},
+        {DS_TOKEN_U8, 255, 255, "token 255 at byte"},
+        {DS_TOKEN_U16, 65535, 65536, NULL},
+        {DS_TOKEN_U16, 50257, 50257, "token 50257 at byte"},
+        {DS_TOKEN_U32, 0xffffffff, DS_MAX_VOCAB, "token 4294967295"},
+        {DS_TOKEN_U32, DS_MAX_VOCAB - 1, DS_MAX_VOCAB, NULL},
+        {DS_TOKEN_I32, 0xffffffff, DS_MAX_VOCAB, "token -1"},
+        {DS_TOKEN_I32, 0x80000000, DS_MAX_VOCAB, "token -2147483648"},
+        {DS_TOKEN_I64, UINT64_MAX, DS_MAX_VOCAB, "token -1"},
+        {DS_TOKEN_I64, (UINT64_C(1) << 32) + 5, 256, "token 4294967301"},
+        {DS_TOKEN_I64, UINT64_C(1) << 63, 256, "token -9223372036854775808"},
+    };
+    char where[64];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        size_t width = ds_token_bytes(cases[i].type), bad = 5;
+        struct ds_tokens tokens = {.type = cases[i].type, .at = 16, .count = 8};
+        unsigned char bytes[16 + 8 * 8 + 8] = {0};
+        struct ds_error err = {0};
+        int32_t ids[8];
+
+        ds_put_u64(bytes + 16 + bad * width, cases[i].bits);
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 0, bad, cases[i].vocab, ids, &err), 0);
+        if (cases[i].text == NULL) {
+            cr_assert_eq(ds_tokens_copy(&tokens, bytes, 2, 6, cases[i].vocab, ids, &err), 0);
+            cr_assert_eq((uint64_t)ids[3], cases[i].bits);
+            continue;
+        }
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 2, 6, cases[i].vocab, ids, &err), -EBADMSG);
+        cr_assert_not_null(strstr(err.text, cases[i].text), "case %zu: %s", i, err.text);
+        (void)snprintf(where, sizeof(where), "at byte %zu is outside the vocabulary of %ju ids",
+                       16 + bad * width, (uintmax_t)cases[i].vocab);
+        cr_assert_not_null(strstr(err.text, where), "case %zu: %s", i, err.text);
+    }
+}

@@ -3,5 +3,7 @@
 #
 # The fuzz targets and the rooms each one links; one line per target, see rules.mk.
 FUZZ :=
-# FUZZ += wire
-# FUZZROOMS_wire := base
+FUZZ += wire
+FUZZROOMS_wire := base
+FUZZ += tokens
+FUZZROOMS_tokens := data ckpt ops base

@@ -1,0 +1,30 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# rules.mk - the benches.  The peers are built where their libraries are there, else left out.
+BENCH_BIN := $(B)/bench/allreduce $(B)/bench/adamw
+
+$(B)/bench/allreduce: $(B)/bench/allreduce.o $(call LIB,comm base)
+$(B)/bench/adamw: $(B)/bench/adamw.o $(call LIB,cpu ops base)
+$(B)/bench/adamw: BENCH_LIBS = $(LIBS_worker)
+$(BENCH_BIN):
+	$(call say,LINK    $@)
+	$(Q)$(LINK) $(BENCH_LIBS) $(LDLIBS)
+-include $(addsuffix .d,$(BENCH_BIN) $(B)/bench/floor)
+
+bench-peers: $(B)/bench/floor.o $(call LIB,base)
+	$(Q)$(CC) -o $(B)/bench/floor $^ -lopenblas 2>/dev/null || \
+	    echo '  no OpenBLAS to link: the matrix-product floor is left out (package libopenblas-dev)'
+	$(Q)if command -v mpicc >/dev/null; then \
+	    mpicc -O2 -std=c11 -o $(B)/bench/mpi_allreduce bench/peers/mpi_allreduce.c; \
+	else echo '  no mpicc: MPI is left out (package libopenmpi-dev)'; fi
+	$(Q)/usr/bin/python3 -c 'import torch' 2>/dev/null || \
+	    echo '  no PyTorch: it is left out (packages python3-torch libopenblas0-openmp)'
+
+bench: all $(BENCH_BIN) bench-peers ## measure against PyTorch, gloo, MPI and the matrix products
+	$(Q)python3 bench/run.py --build $(B)
+
+bench-quick: all $(BENCH_BIN) bench-peers ## the same in under two minutes: fewer rounds
+	$(Q)python3 bench/run.py --build $(B) --quick
+
+.PHONY: bench bench-quick bench-peers

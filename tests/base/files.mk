@@ -1,5 +1,10 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
 TESTS_base := tests/base/test_error.c tests/base/test_log.c tests/base/test_buf.c tests/base/test_arena.c \
-    tests/base/test_rng.c tests/base/test_fsio.c tests/base/test_wire.c tests/base/test_json.c
+    tests/base/test_rng.c tests/base/test_fsio.c tests/base/test_wire.c tests/base/test_json.c \
+    tests/base/test_faults.c
 TESTROOMS_base := base
+
+# tests/faults.h stands between the project's objects and these.
+FAULT_WRAPS := $(foreach f,open read write pread pwrite fsync rename mkdir mmap malloc calloc realloc,-Wl,--wrap=$(f))
+$(B)/tests/base/test_faults: private DS_LDFLAGS += $(FAULT_WRAPS)

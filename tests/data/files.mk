@@ -1,4 +1,5 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-TESTS_data := tests/data/test_order.c tests/data/test_tokens.c tests/data/test_data.c
+TESTS_data := tests/data/test_order.c tests/data/test_tokens.c tests/data/test_data.c tests/data/test_faults.c
 TESTROOMS_data := data ckpt ops base
+$(B)/tests/data/test_faults: private DS_LDFLAGS += $(FAULT_WRAPS)

@@ -49,7 +49,7 @@ static int find_tensor(const struct ds__store *store, const struct ds_ckpt_tenso
 static int load_all(struct ds__store *store, struct ds_ckpt_tensor *tensors, size_t count,
                     struct ds_error *err)
 {
-    const struct ds_manifest_tensor *saved;
+    const struct ds_manifest_tensor *saved = NULL;
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < count; i++) /* all must fit before any is touched */

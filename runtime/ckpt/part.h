@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * part.h - one safetensors file being written: header first, then tensor after tensor, hashed on
- * the way.
+ * the way and noted in a manifest.
  *
  * Tests   tests/ckpt/test_save.c
  */
@@ -14,24 +14,30 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "runtime/ckpt/manifest.h"
 #include "runtime/ckpt/safetensors.h"
 
 struct ds__part {
     int fd; /* -1: closed */
     char path[DS_MAX_PATH];
-    uint64_t header_bytes, header_xxh3;
-    uint64_t bytes; /* of the whole file */
+    struct ds_manifest *manifest; /* borrowed, or NULL */
+    uint64_t data_at;             /* where in the file the data starts */
 };
 
-/* Create the new file `name` in `dir` and write its header.  `tensors` as ds_safetensors_build()
- * takes them; their begin and end are then known.  On failure nothing is left open. */
+/* Room in the manifest for what parts will note there. */
+int ds__manifest_reserve(struct ds_manifest *manifest, size_t files, size_t tensors,
+                         struct ds_error *err) DS_NODISCARD;
+
+/* Create the new file `name` in `dir`, write its header and note it in `manifest` (may be NULL).
+ * `tensors` as ds_safetensors_build() takes them; their begin and end are then known, and they and
+ * their names must outlive the manifest.  On failure nothing is left open. */
 int ds__part_create(struct ds__part *part, const char *dir, const char *name,
-                    struct ds_safetensor *tensors, size_t count, const char *format,
+                    struct ds_safetensor *tensors, size_t count, struct ds_manifest *manifest,
                     struct ds_error *err) DS_NODISCARD;
 
-/* Write the whole of one tensor; *xxh3 becomes the XXH3-64 of its bytes. */
+/* Write the whole of one tensor and note it. */
 int ds__part_write(struct ds__part *part, const struct ds_safetensor *tensor, const void *data,
-                   uint64_t *xxh3, struct ds_error *err) DS_NODISCARD;
+                   struct ds_error *err) DS_NODISCARD;
 
 /* Make what was written durable and close; `rc` is the outcome so far and wins over errors here. */
 int ds__part_close(struct ds__part *part, int rc, struct ds_error *err) DS_NODISCARD;

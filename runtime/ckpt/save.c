@@ -104,12 +104,16 @@ static int largest_first(const void *a, const void *b)
     return strcmp(x->tensor->name, y->tensor->name);
 }
 
-static int by_part_then_name(const void *a, const void *b)
+/* Within a part the order of ds_safetensors_build(), so that tables and items stay in step. */
+static int by_part_then_place(const void *a, const void *b)
 {
     const struct item *x = a, *y = b;
+    size_t x_bytes = ds_dtype_bytes(x->tensor->dtype), y_bytes = ds_dtype_bytes(y->tensor->dtype);
 
     if (x->part != y->part)
         return x->part < y->part ? -1 : 1;
+    if (x_bytes != y_bytes)
+        return x_bytes > y_bytes ? -1 : 1;
     return strcmp(x->tensor->name, y->tensor->name);
 }
 
@@ -124,7 +128,7 @@ static size_t lightest(const uint64_t *load, size_t parts)
 }
 
 /* Share the tensors out over `parts` files, the largest first, each to the lightest part so far;
- * then sort them by part and name. */
+ * then sort them by part and place. */
 static int share_out(struct item *items, const struct ds_ckpt_tensor *tensors, size_t count,
                      size_t parts, struct ds_error *err)
 {
@@ -147,44 +151,20 @@ static int share_out(struct item *items, const struct ds_ckpt_tensor *tensors, s
         items[i].part = lightest(load, parts);
         load[items[i].part] += items[i].bytes;
     }
-    qsort(items, count, sizeof(*items), by_part_then_name);
+    qsort(items, count, sizeof(*items), by_part_then_place);
     free(load);
     return 0;
 }
 
-/* Add to the manifest a tensor that lies whole in file `file`. */
-static int note_tensor(struct ds_manifest *m, const struct ds_safetensor *t, size_t file,
-                       uint64_t header_bytes, uint64_t xxh3, struct ds_error *err)
-{
-    struct ds_manifest_tensor *to = &m->tensor[m->tensors];
-
-    to->range = ds_arena_alloc(&m->arena, 1, sizeof(*to->range));
-    if (to->range == NULL)
-        return out_of_memory(err);
-    to->ranges = 1;
-    *to->range = (struct ds_manifest_range){
-        .file = file, .offset = header_bytes + t->begin, .bytes = t->end - t->begin, .xxh3 = xxh3};
-    to->name = t->name;
-    to->dtype = (enum ds_dtype)t->dtype;
-    to->ndim = t->ndim;
-    memcpy(to->shape, t->shape, sizeof(to->shape));
-    to->elems = t->elems;
-    m->tensors++;
-    return 0;
-}
-
-/* Write one file of `count` tensors of one type, sorted by name, and note it in the manifest. */
+/* Write one file of `count` tensors in their order. */
 static int write_file(const struct save *s, const char *name, const struct item *items,
                       size_t count, struct ds_manifest *m, struct ds_error *err)
 {
     struct ds_safetensor *table = ds_arena_alloc(&m->arena, count, sizeof(*table));
-    struct ds_manifest_file *file = &m->file[m->files];
-    struct ds__part part = {.fd = -1};
-    uint64_t xxh3 = 0;
+    struct ds__part part;
     int rc;
 
-    file->name = ds_arena_strdup(&m->arena, name);
-    if (table == NULL || file->name == NULL)
+    if (table == NULL)
         return out_of_memory(err);
     for (size_t i = 0; i < count; i++) {
         const struct ds_ckpt_tensor *t = items[i].tensor;
@@ -192,18 +172,10 @@ static int write_file(const struct save *s, const char *name, const struct item 
         table[i] = (struct ds_safetensor){.name = t->name, .dtype = (int)t->dtype, .ndim = t->ndim};
         memcpy(table[i].shape, t->shape, sizeof(table[i].shape));
     }
-    rc = ds__part_create(&part, s->temp, name, table, count, "pt", err);
-    for (size_t i = 0; rc == 0 && i < count; i++) {
-        rc = ds__part_write(&part, &table[i], items[i].tensor->data, &xxh3, err);
-        if (rc == 0)
-            rc = note_tensor(m, &table[i], m->files, part.header_bytes, xxh3, err);
-    }
-    rc = ds__part_close(&part, rc, err);
-    file->bytes = part.bytes;
-    file->header_bytes = part.header_bytes;
-    file->header_xxh3 = part.header_xxh3;
-    m->files++;
-    return rc;
+    rc = ds__part_create(&part, s->temp, name, table, count, m, err);
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = ds__part_write(&part, &table[i], items[i].tensor->data, err);
+    return ds__part_close(&part, rc, err);
 }
 
 /* This rank's file of one kind; there is none when there are fewer tensors than ranks. */
@@ -265,12 +237,8 @@ static int write_part(const struct save *s, struct ds_manifest *m, struct ds_err
     int rc;
 
     m->state = args->state;
-    m->file = ds_arena_alloc(&m->arena, 2, sizeof(*m->file));
-    m->tensor = ds_arena_alloc(&m->arena, args->n_weights + args->n_moments + 1,
-                               sizeof(*m->tensor));
-    if (m->file == NULL || m->tensor == NULL)
-        return out_of_memory(err);
-    if ((rc = write_kind(s, "weights", args->weights, args->n_weights, m, err)) < 0 ||
+    if ((rc = ds__manifest_reserve(m, 2, args->n_weights + args->n_moments, err)) < 0 ||
+        (rc = write_kind(s, "weights", args->weights, args->n_weights, m, err)) < 0 ||
         (rc = write_kind(s, "optim", args->moments, args->n_moments, m, err)) < 0)
         return rc;
     return args->rank == 0 ? 0 : write_fragment(s, m, err);
@@ -330,10 +298,8 @@ static int write_manifest(const struct save *s, struct ds_manifest *parts, struc
     ds_manifest_init(&whole);
     ds_buf_init(&text, DS_MAX_JSON_BYTES);
     whole.state = s->args->state;
-    whole.file = ds_arena_alloc(&whole.arena, files + 1, sizeof(*whole.file));
-    whole.tensor = ds_arena_alloc(&whole.arena, tensors + 1, sizeof(*whole.tensor));
-    if (rc == 0 && (whole.file == NULL || whole.tensor == NULL))
-        rc = out_of_memory(err);
+    if (rc == 0)
+        rc = ds__manifest_reserve(&whole, files, tensors, err);
     for (size_t r = 0; rc == 0 && r < world; r++)
         merge(&whole, &parts[r]);
     if (rc == 0)

@@ -22,7 +22,7 @@
 #include "runtime/ckpt/manifest.h"
 
 #define DS__CHECKPOINTS "checkpoints"
-#define DS__LATEST "latest"
+#define DS__LATEST      "latest"
 enum { DS__STEP_NAME = 32 }; /* bytes for the name of a step's folder, with its NUL */
 
 void ds__step_name(uint64_t step, char out[DS__STEP_NAME]);

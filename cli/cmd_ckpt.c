@@ -1,0 +1,295 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cmd_ckpt.c - dsrun ckpt: list, verify, export, import and compare checkpoints.
+ *
+ * `ls` and the sizes it prints come from the manifests; reading every byte is what `verify` does.
+ *
+ * Tests   tests/ckpt/test_cmd.c
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/exit.h"
+#include "base/fsio.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/inspect.h"
+
+static int fail(const struct ds_error *err, int rc)
+{
+    ds_log(DS_LOG_ERROR, "%s", ds_error_text(err, rc));
+    return ds_exit_from_errno(rc);
+}
+
+/* Output that was lost (a full disk, say) is a failure of the command. */
+static int finish(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    ds_log(DS_LOG_ERROR, "cannot write to standard output: %s", strerror(errno));
+    return DS_EXIT_FAILURE;
+}
+
+static int print_json(struct ds_buf *text, int code)
+{
+    if (text->failed) {
+        ds_log(DS_LOG_ERROR, "out of memory");
+        code = DS_EXIT_FAILURE;
+    } else {
+        (void)printf("%s\n", ds_buf_text(text));
+    }
+    ds_buf_release(text);
+    return finish(code);
+}
+
+/* "1.5 MiB" */
+static const char *size_text(uint64_t bytes, char out[32])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double size = (double)bytes;
+    size_t unit = 0;
+
+    for (; size >= 1024.0 && unit < 6; unit++)
+        size /= 1024.0;
+    (void)snprintf(out, 32, "%.*f %s", unit == 0 ? 0 : 1, size, units[unit]);
+    return out;
+}
+
+/* --- ls ------------------------------------------------------------------------------------- */
+
+struct row {
+    const struct ds_ckpt_entry *entry;
+    struct ds_ckpt_info info;
+    struct ds_error err;
+    bool whole;
+};
+
+static int inspect_row(const char *run_dir, const struct ds_ckpt_entry *entry, struct row *row)
+{
+    char root[DS_MAX_PATH], path[DS_MAX_PATH];
+    int rc;
+
+    memset(row, 0, sizeof(*row));
+    row->entry = entry;
+    if ((rc = ds_path_join(root, run_dir, "checkpoints", &row->err)) < 0 ||
+        (rc = ds_path_join(path, root, entry->name, &row->err)) < 0)
+        return rc;
+    row->whole = ds_ckpt_inspect(path, &row->info, &row->err) == 0;
+    return 0;
+}
+
+static void print_row(const struct row *row)
+{
+    char size[32], why[2 * DS_MAX_ERROR_TEXT];
+
+    if (row->whole) {
+        (void)printf("%10ju  %12s  %5zu  %5u  whole\n", (uintmax_t)row->entry->step,
+                     size_text(row->info.bytes, size), row->info.parts, row->info.state.world);
+        return;
+    }
+    (void)ds_escape_control(why, sizeof(why), row->err.text, strlen(row->err.text));
+    (void)printf("%10ju  %12s  %5s  %5s  damaged: %s\n", (uintmax_t)row->entry->step, "-", "-", "-",
+                 why);
+}
+
+static void put_row(struct ds_json *json, const struct row *row)
+{
+    ds_json_object(json, NULL);
+    ds_json_u64(json, "step", row->entry->step);
+    ds_json_string(json, "name", row->entry->name);
+    ds_json_bool(json, "whole", row->whole);
+    if (row->whole) {
+        ds_json_u64(json, "bytes", row->info.bytes);
+        ds_json_u64(json, "parts", row->info.parts);
+        ds_json_u64(json, "world", row->info.state.world);
+        ds_json_u64(json, "tensors", row->info.tensors);
+        ds_json_u64(json, "tokens", row->info.state.tokens);
+    } else {
+        ds_json_string(json, "error", row->err.text);
+    }
+    ds_json_end_object(json);
+}
+
+static int list(const struct ds_cli *cli)
+{
+    struct ds_error err = {0};
+    struct ds_ckpt_list found;
+    struct ds_buf text;
+    struct ds_json json;
+    int rc = ds_ckpt_list(cli->arg[0], &found, &err);
+
+    if (rc < 0)
+        return fail(&err, rc);
+    ds_buf_init(&text, DS_MAX_JSON_BYTES);
+    ds_json_init(&json, &text);
+    ds_json_array(&json, NULL);
+    if (!cli->json && found.count > 0)
+        (void)printf("%10s  %12s  %5s  %5s  %s\n", "STEP", "SIZE", "PARTS", "RANKS", "STATE");
+    for (size_t i = 0; rc == 0 && i < found.count; i++) {
+        struct row row;
+
+        rc = inspect_row(cli->arg[0], &found.entry[i], &row);
+        if (rc < 0)
+            err = row.err;
+        else if (cli->json)
+            put_row(&json, &row);
+        else
+            print_row(&row);
+    }
+    ds_json_end_array(&json);
+    if (!cli->json && !cli->quiet && found.count == 0)
+        (void)printf("no checkpoints in '%s'\n", cli->arg[0]);
+    ds_ckpt_list_release(&found);
+    if (rc == 0 && cli->json)
+        return print_json(&text, DS_EXIT_OK);
+    ds_buf_release(&text);
+    return rc < 0 ? fail(&err, rc) : finish(DS_EXIT_OK);
+}
+
+/* --- verify, export, import ----------------------------------------------------------------- */
+
+static int verify(const struct ds_cli *cli)
+{
+    char path[DS_MAX_PATH], size[32];
+    struct ds_ckpt_info info;
+    struct ds_error err = {0};
+    int rc;
+
+    if ((rc = ds_ckpt_resolve(cli->arg[0], path, &err)) < 0 ||
+        (rc = ds_ckpt_inspect(path, &info, &err)) < 0 || (rc = ds_ckpt_verify(path, &err)) < 0)
+        return fail(&err, rc);
+    if (!cli->quiet)
+        (void)printf("'%s' is whole: step %ju, %zu tensors, %s\n", path, (uintmax_t)info.state.step,
+                     info.tensors, size_text(info.bytes, size));
+    return finish(DS_EXIT_OK);
+}
+
+static int export(const struct ds_cli *cli)
+{
+    enum ds_dtype dtype = DS_F32;
+    char path[DS_MAX_PATH];
+    struct ds_error err = {0};
+    int rc;
+
+    if (cli->dtype != NULL && strcmp(cli->dtype, "bf16") == 0) {
+        dtype = DS_BF16;
+    } else if (cli->dtype != NULL && strcmp(cli->dtype, "fp32") != 0) {
+        ds_log(DS_LOG_ERROR, "'--dtype' is '%s', must be fp32 or bf16", cli->dtype);
+        return DS_EXIT_USAGE;
+    }
+    if ((rc = ds_ckpt_resolve(cli->arg[0], path, &err)) < 0 ||
+        (rc = ds_hf_export(path, cli->arg[1], dtype, &err)) < 0)
+        return fail(&err, rc);
+    if (!cli->quiet)
+        (void)printf("exported '%s' to '%s'\n", path, cli->arg[1]);
+    return finish(DS_EXIT_OK);
+}
+
+static int import(const struct ds_cli *cli)
+{
+    struct ds_error err = {0};
+    int rc = ds_hf_import(cli->arg[0], cli->arg[1], &err);
+
+    if (rc < 0)
+        return fail(&err, rc);
+    if (!cli->quiet)
+        (void)printf("imported '%s' as checkpoint '%s', step 0\n", cli->arg[0], cli->arg[1]);
+    return finish(DS_EXIT_OK);
+}
+
+/* --- diff ----------------------------------------------------------------------------------- */
+
+static const char *const how_names[] = {
+    [DS_DIFF_VALUES] = "values",
+    [DS_DIFF_SHAPE] = "other shape or type",
+    [DS_DIFF_ONLY_A] = "only in the first",
+    [DS_DIFF_ONLY_B] = "only in the second",
+};
+
+static void print_difference(const struct ds_ckpt_diff_entry *entry)
+{
+    char name[4 * DS_MAX_TENSOR_NAME + 1];
+
+    (void)ds_escape_control(name, sizeof(name), entry->name, strlen(entry->name));
+    if (entry->how == DS_DIFF_VALUES)
+        (void)printf("%12.6g  %12.6g  %12ju  %s\n", entry->relative, entry->largest,
+                     (uintmax_t)entry->elems, name);
+    else
+        (void)printf("%12s  %12s  %12s  %s: %s\n", "-", "-", "-", name, how_names[entry->how]);
+}
+
+static void put_difference(struct ds_json *json, const struct ds_ckpt_diff_entry *entry)
+{
+    ds_json_object(json, NULL);
+    ds_json_string(json, "name", entry->name);
+    ds_json_string(json, "difference", how_names[entry->how]);
+    if (entry->how == DS_DIFF_VALUES) {
+        ds_json_f64(json, "relative", entry->relative, 17);
+        ds_json_f64(json, "largest", entry->largest, 17);
+        ds_json_u64(json, "elements", entry->elems);
+    }
+    ds_json_end_object(json);
+}
+
+static int show_diff(const struct ds_cli *cli, const struct ds_ckpt_diff *diff)
+{
+    int code = diff->count == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
+    struct ds_buf text;
+    struct ds_json json;
+
+    if (cli->json) {
+        ds_buf_init(&text, DS_MAX_JSON_BYTES);
+        ds_json_init(&json, &text);
+        ds_json_array(&json, NULL);
+        for (size_t i = 0; i < diff->count; i++)
+            put_difference(&json, &diff->entry[i]);
+        ds_json_end_array(&json);
+        return print_json(&text, code);
+    }
+    if (diff->count > 0 && !cli->quiet)
+        (void)printf("%12s  %12s  %12s  %s\n", "RELATIVE", "LARGEST", "ELEMENTS", "TENSOR");
+    for (size_t i = 0; i < diff->count && !cli->quiet; i++)
+        print_difference(&diff->entry[i]);
+    if (!cli->quiet)
+        (void)printf("%zu tensors compared, %zu differ\n", diff->compared, diff->count);
+    return finish(code);
+}
+
+static int compare(const struct ds_cli *cli)
+{
+    char a[DS_MAX_PATH], b[DS_MAX_PATH];
+    struct ds_ckpt_diff diff;
+    struct ds_error err = {0};
+    int rc, code;
+
+    if ((rc = ds_ckpt_resolve(cli->arg[0], a, &err)) < 0 ||
+        (rc = ds_ckpt_resolve(cli->arg[1], b, &err)) < 0 ||
+        (rc = ds_ckpt_diff(a, b, &diff, &err)) < 0)
+        return fail(&err, rc);
+    code = show_diff(cli, &diff);
+    ds_ckpt_diff_release(&diff);
+    return code;
+}
+
+int ds_cmd_ckpt(const struct ds_cli *cli)
+{
+    static const struct {
+        const char *name;
+        size_t words;
+        int (*run)(const struct ds_cli *cli);
+    } commands[] = {
+        {"ckpt ls", 1, list},       {"ckpt verify", 1, verify}, {"ckpt export", 2, export},
+        {"ckpt import", 2, import}, {"ckpt diff", 2, compare},
+    };
+
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (strcmp(cli->command, commands[i].name) == 0 && cli->args == commands[i].words)
+            return commands[i].run(cli);
+    ds_log(DS_LOG_ERROR, "'%s' with %zu words is not a command", cli->command, cli->args);
+    return DS_EXIT_USAGE;
+}

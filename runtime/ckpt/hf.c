@@ -1,0 +1,349 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hf.c - the weights of a Hugging Face folder; the contract is in hf.h and ckpt.h.
+ *
+ * Names are made those of the model's table first (the prefix "transformer." or "model." is added
+ * where a file leaves it out), so everything after speaks of one name per tensor.  Files may be
+ * symbolic links here: a download cache is made of them.
+ */
+#include "runtime/ckpt/hf.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fsio.h"
+#include "base/json_read.h"
+#include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/manifest.h"
+
+enum { MAX_SHARDS = 1000 };
+
+static const char *const prefixes[] = {[DS_ARCH_GPT2] = "transformer.", [DS_ARCH_LLAMA] = "model."};
+#define HEAD_NAME "lm_head.weight"
+
+static int out_of_memory(struct ds_error *err)
+{
+    return ds_fail(err, ENOMEM, "out of memory");
+}
+
+/* --- files ---------------------------------------------------------------------------------- */
+
+static int open_file(struct ds__hf *hf, const char *name, struct ds_error *err)
+{
+    struct ds__hf_file *file = &hf->file[hf->files];
+    char path[DS_MAX_PATH];
+    int rc = ds_path_join(path, hf->dir, name, err);
+
+    if (rc < 0)
+        return rc;
+    file->name = ds_arena_strdup(&hf->arena, name);
+    if (file->name == NULL)
+        return out_of_memory(err);
+    file->fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (file->fd < 0)
+        return ds_fail(err, errno, "cannot open '%s': %s", path, strerror(errno));
+    hf->files++;
+    return ds_error_context(err, ds_safetensors_read(&file->table, file->fd, err), "file '%s'",
+                            path);
+}
+
+static bool is_open(const struct ds__hf *hf, const char *name)
+{
+    for (size_t i = hf->files; i-- > 0;) /* neighbours in the index mostly share a file */
+        if (strcmp(hf->file[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* Open every file that the index names. */
+static int open_shards(struct ds__hf *hf, json_t *map, struct ds_error *err)
+{
+    for (void *at = json_object_iter(map); at != NULL; at = json_object_iter_next(map, at)) {
+        const json_t *value = json_object_iter_value(at);
+        const char *name = json_string_value(value);
+        int rc;
+
+        if (name == NULL || !ds_plain_file_name(name))
+            return ds_fail(err, EBADMSG, "tensor '%.100s' is not mapped to a plain file name",
+                           json_object_iter_key(at));
+        if (is_open(hf, name))
+            continue;
+        if (hf->files >= MAX_SHARDS)
+            return ds_fail(err, EBADMSG, "more than %d files", MAX_SHARDS);
+        if ((rc = open_file(hf, name, err)) < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int open_index(struct ds__hf *hf, const char *path, struct ds_error *err)
+{
+    json_t *root = NULL, *map;
+    int rc = ds_json_load(path, DS_MAX_JSON_BYTES, &root, err);
+
+    if (rc < 0)
+        return rc;
+    map = json_object_get(root, "weight_map");
+    rc = json_is_object(map) ? open_shards(hf, map, err)
+                             : ds_fail(err, EBADMSG, "'weight_map' is not an object");
+    json_decref(root);
+    return ds_error_context(err, rc, "'%s'", path);
+}
+
+/* One file, or those of an index. */
+static int open_files(struct ds__hf *hf, struct ds_error *err)
+{
+    char single[DS_MAX_PATH], index[DS_MAX_PATH];
+    int rc;
+
+    if ((rc = ds_path_join(single, hf->dir, DS__HF_SINGLE, err)) < 0 ||
+        (rc = ds_path_join(index, hf->dir, DS__HF_INDEX, err)) < 0)
+        return rc;
+    hf->file = ds_arena_alloc(&hf->arena, MAX_SHARDS, sizeof(*hf->file));
+    if (hf->file == NULL)
+        return out_of_memory(err);
+    if (access(single, F_OK) == 0)
+        return open_file(hf, DS__HF_SINGLE, err);
+    if (access(index, F_OK) == 0)
+        return open_index(hf, index, err);
+    return ds_fail(err, ENOENT, "'%s' has neither '" DS__HF_SINGLE "' nor '" DS__HF_INDEX "'",
+                   hf->dir);
+}
+
+/* --- names ---------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t len = strlen(text), end_len = strlen(end);
+
+    return len >= end_len && strcmp(text + len - end_len, end) == 0;
+}
+
+/* Tensors that files carry along and a model does not need: masks, frequencies, a tied head. */
+static bool is_buffer(const char *name, const struct ds_model_shape *shape)
+{
+    if (shape->tie_embeddings && strcmp(name, HEAD_NAME) == 0)
+        return true;
+    if (shape->arch == DS_ARCH_GPT2)
+        return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias");
+    return ends_with(name, "rotary_emb.inv_freq");
+}
+
+/* The name in the model's table, or NULL when memory runs out. */
+static const char *full_name(struct ds__hf *hf, const char *name, enum ds_arch arch)
+{
+    const char *prefix = prefixes[arch];
+
+    if (strncmp(name, prefix, strlen(prefix)) == 0 || strcmp(name, HEAD_NAME) == 0)
+        return name;
+    return ds_arena_printf(&hf->arena, "%s%s", prefix, name);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct ds__hf_tensor *x = a, *y = b;
+
+    return strcmp(x->name, y->name);
+}
+
+static int collect(struct ds__hf *hf, const struct ds_model_shape *shape, struct ds_error *err)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < hf->files; i++)
+        count += hf->file[i].table.count;
+    hf->tensor = ds_arena_alloc(&hf->arena, count + 1, sizeof(*hf->tensor));
+    if (hf->tensor == NULL)
+        return out_of_memory(err);
+    for (size_t i = 0; i < hf->files; i++)
+        for (size_t j = 0; j < hf->file[i].table.count; j++) {
+            const struct ds_safetensor *at = &hf->file[i].table.tensor[j];
+            struct ds__hf_tensor *to = &hf->tensor[hf->tensors];
+
+            if (is_buffer(at->name, shape))
+                continue;
+            to->name = full_name(hf, at->name, shape->arch);
+            to->file = &hf->file[i];
+            to->at = at;
+            if (to->name == NULL)
+                return out_of_memory(err);
+            hf->tensors++;
+        }
+    qsort(hf->tensor, hf->tensors, sizeof(*hf->tensor), by_name);
+    for (size_t i = 1; i < hf->tensors; i++)
+        if (strcmp(hf->tensor[i - 1].name, hf->tensor[i].name) == 0)
+            return ds_fail(err, EINVAL, "tensor '%s' stands in '%s' twice", hf->tensor[i].name,
+                           hf->dir);
+    return 0;
+}
+
+static struct ds__hf_tensor *find(const struct ds__hf *hf, const char *name)
+{
+    const struct ds__hf_tensor key = {.name = name};
+
+    return bsearch(&key, hf->tensor, hf->tensors, sizeof(key), by_name);
+}
+
+const struct ds__hf_tensor *ds__hf_find(const struct ds__hf *hf, const char *name)
+{
+    return find(hf, name);
+}
+
+static int check_tensor(const struct ds__hf_tensor *tensor, const struct ds_param *param,
+                        struct ds_error *err)
+{
+    const struct ds_safetensor *at = tensor->at;
+    char is[DS_SHAPE_TEXT], must[DS_SHAPE_TEXT];
+
+    if (at->dtype != DS_F32 && at->dtype != DS_BF16 && at->dtype != DS_F16)
+        return ds_fail(err, ENOTSUP,
+                       "file '%s', tensor '%s' has the type '%s', only F32, BF16 and F16 are read",
+                       tensor->file->name, at->name, at->dtype_name);
+    if (at->ndim != param->ndim ||
+        memcmp(at->shape, param->shape, at->ndim * sizeof(at->shape[0])) != 0)
+        return ds_fail(err, EINVAL, "file '%s', tensor '%s' has the shape %s, the model's has %s",
+                       tensor->file->name, at->name, ds_shape_text(at->shape, at->ndim, is),
+                       ds_shape_text(param->shape, param->ndim, must));
+    return 0;
+}
+
+/* Every parameter is there, and nothing but parameters. */
+static int check_all(struct ds__hf *hf, const struct ds_model_shape *shape, struct ds_error *err)
+{
+    size_t count = ds_model_param_count(shape);
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        struct ds__hf_tensor *tensor;
+        struct ds_param param;
+
+        ds_model_param(shape, i, &param);
+        tensor = find(hf, param.name);
+        if (tensor == NULL)
+            return ds_fail(err, EINVAL, "'%s' has no tensor '%s'", hf->dir, param.name);
+        tensor->wanted = true;
+        rc = check_tensor(tensor, &param, err);
+    }
+    for (size_t i = 0; rc == 0 && i < hf->tensors; i++)
+        if (!hf->tensor[i].wanted)
+            rc = ds_fail(err, EINVAL, "file '%s' has a tensor '%s' that the model has not",
+                         hf->tensor[i].file->name, hf->tensor[i].at->name);
+    return rc;
+}
+
+int ds__hf_open(struct ds__hf *hf, const char *dir, const struct ds_model_shape *shape,
+                struct ds_error *err)
+{
+    int rc;
+
+    memset(hf, 0, sizeof(*hf));
+    ds_arena_init(&hf->arena);
+    hf->dir = dir;
+    if ((rc = open_files(hf, err)) < 0 || (rc = collect(hf, shape, err)) < 0 ||
+        (rc = check_all(hf, shape, err)) < 0)
+        ds__hf_close(hf);
+    return rc;
+}
+
+void ds__hf_close(struct ds__hf *hf)
+{
+    for (size_t i = 0; i < hf->files; i++) {
+        (void)close(hf->file[i].fd);
+        ds_safetensors_release(&hf->file[i].table);
+    }
+    ds_arena_release(&hf->arena);
+    memset(hf, 0, sizeof(*hf));
+}
+
+/* --- numbers -------------------------------------------------------------------------------- */
+
+static float f16_to_f32(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = (half >> 10) & 0x1fu;
+    uint32_t fraction = half & 0x3ffu, word;
+    float value;
+
+    if (exponent == 0) { /* zero or subnormal: fraction x 2^-24 */
+        value = (float)fraction * 0x1p-24f;
+        return sign != 0 ? -value : value;
+    }
+    word = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
+    memcpy(&value, &word, sizeof(value));
+    return value;
+}
+
+/* Widen n 16-bit numbers that lie in the upper half of out[n], in place: the i-th is read before
+ * anything that covers it is written. */
+static void widen(float *out, size_t n, enum ds_dtype dtype)
+{
+    const char *from = (const char *)out + n * sizeof(uint16_t);
+
+    for (size_t i = 0; i < n; i++) {
+        uint16_t bits;
+
+        memcpy(&bits, from + i * sizeof(bits), sizeof(bits));
+        out[i] = dtype == DS_BF16 ? ds_bf16_to_f32(bits) : f16_to_f32(bits);
+    }
+}
+
+/* Index of the first NaN or infinity, or n. */
+static size_t first_non_finite(const float *data, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t word;
+
+        memcpy(&word, &data[i], sizeof(word));
+        if ((word & 0x7f800000u) == 0x7f800000u)
+            return i;
+    }
+    return n;
+}
+
+int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, float *out,
+                struct ds_error *err)
+{
+    const struct ds_safetensor *at = tensor->at;
+    size_t n = (size_t)at->elems, bytes = (size_t)(at->end - at->begin), bad;
+    char *to = (char *)out + n * sizeof(float) - bytes;
+    int rc =
+        ds_fs_pread_all(tensor->file->fd, to, bytes, tensor->file->table.data_at + at->begin, err);
+
+    if (rc < 0)
+        return ds_error_context(err, rc, "'%s', file '%s', tensor '%s'", hf->dir,
+                                tensor->file->name, at->name);
+    if (at->dtype != DS_F32)
+        widen(out, n, (enum ds_dtype)at->dtype);
+    bad = first_non_finite(out, n);
+    if (bad < n)
+        return ds_fail(err, EBADMSG, "'%s', file '%s', tensor '%s': element %zu is %s", hf->dir,
+                       tensor->file->name, at->name, bad,
+                       out[bad] != out[bad] ? "not a number" : "infinite");
+    return 0;
+}
+
+int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
+               size_t n_weights, struct ds_error *err)
+{
+    struct ds__hf hf;
+    int rc = ds__hf_open(&hf, dir, shape, err);
+
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; rc == 0 && i < n_weights; i++) {
+        const struct ds__hf_tensor *tensor = ds__hf_find(&hf, weights[i].name);
+        uint64_t elems = 0;
+
+        if (tensor == NULL || weights[i].dtype != DS_F32 ||
+            !ds_shape_elems(weights[i].shape, weights[i].ndim, &elems) ||
+            elems != tensor->at->elems)
+            rc = ds_fail(err, EINVAL, "'%s' has no tensor that fits '%s'", dir, weights[i].name);
+        else
+            rc = ds__hf_read(&hf, tensor, weights[i].data, err);
+    }
+    ds__hf_close(&hf);
+    return rc;
+}

@@ -1,0 +1,73 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hf.h - Hugging Face folders from the inside: config.json, and the tensors of all shards in one
+ * table.
+ *
+ * Tests   tests/ckpt/test_hf.c
+ */
+#ifndef DS_RUNTIME_HF_H
+#define DS_RUNTIME_HF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/error.h"
+#include "runtime/ckpt/safetensors.h"
+#include "runtime/job.h"
+#include "runtime/model/model.h"
+
+#define DS__HF_CONFIG "config.json"
+#define DS__HF_SINGLE "model.safetensors"
+#define DS__HF_INDEX  "model.safetensors.index.json"
+
+struct ds__hf_file {
+    const char *name;
+    int fd;
+    struct ds_safetensors table;
+};
+
+struct ds__hf_tensor {
+    const char *name; /* as the model's table has it (ds_model_param()) */
+    const struct ds__hf_file *file;
+    const struct ds_safetensor *at;
+    bool wanted; /* the model has it */
+};
+
+struct ds__hf {
+    struct ds_arena arena;
+    const char *dir; /* borrowed */
+    struct ds__hf_file *file;
+    size_t files;
+    struct ds__hf_tensor *tensor; /* sorted by name, names distinct, buffers left out */
+    size_t tensors;
+};
+
+/* Open the weights of `dir`; every parameter of `shape` is there in its shape and a type that can be
+ * widened, and nothing else is.  Nothing is left open on failure. */
+int ds__hf_open(struct ds__hf *hf, const char *dir, const struct ds_model_shape *shape,
+                struct ds_error *err) DS_NODISCARD;
+void ds__hf_close(struct ds__hf *hf);
+
+/* The tensor of that name, or NULL. */
+const struct ds__hf_tensor *ds__hf_find(const struct ds__hf *hf, const char *name);
+
+/* Read a tensor as F32 into out[elems]; EBADMSG when an element is NaN or infinite. */
+int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, float *out,
+                struct ds_error *err) DS_NODISCARD;
+
+/* config.json of a model whose weights are of type `dtype`. */
+int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
+                        struct ds_error *err) DS_NODISCARD;
+
+/* Make the folder `path`, or take it when it is there and empty: EINVAL when it is not. */
+int ds__folder_claim(const char *path, bool *made, struct ds_error *err) DS_NODISCARD;
+
+/* Export with files of at most `max_bytes` of data each (a larger tensor has one of its own). */
+int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
+                        uint64_t max_bytes, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,337 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hf_config.c - config.json of GPT-2 and Llama, read and written.
+ *
+ * A setting that changes what the model computes and is not supported is refused by name.  Dropout
+ * is let pass: the published GPT-2 files all say 0.1, it changes no weight and nothing at
+ * evaluation, and training here has none, which the job file (it has no such key) makes plain.
+ *
+ * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py.
+ */
+#include "runtime/ckpt/hf.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/fsio.h"
+#include "base/json.h"
+#include "base/json_read.h"
+
+/* A member that is a number of the shape; those with NULL as `otherwise` must be there, the others
+ * take the value of that member when they are missing or null. */
+struct size_key {
+    const char *name;
+    size_t offset;
+    uint64_t max;
+    const char *otherwise;
+};
+
+/* A member that may only have this value (true or false), which is also what its absence means. */
+struct flag_key {
+    const char *name;
+    bool must;
+};
+
+struct family {
+    const char *model_type, *architecture;
+    const struct size_key *size;
+    const struct flag_key *flag;  /* ended by a NULL name */
+    const char *act_key, *act[3]; /* the first is the default, and what is written */
+    const char *eps_key;
+    double eps_default;
+    bool tie_default;
+};
+
+/* clang-format off */
+#define SIZE(key, field, max, otherwise) \
+    {key, offsetof(struct ds_model_shape, field), max, otherwise}
+
+static const struct size_key gpt2_sizes[] = {
+    SIZE("vocab_size",  vocab,    DS_MAX_VOCAB,   NULL),
+    SIZE("n_positions", context,  DS_MAX_CONTEXT, NULL),
+    SIZE("n_embd",      hidden,   DS_MAX_HIDDEN,  NULL),
+    SIZE("n_layer",     layers,   DS_MAX_LAYERS,  NULL),
+    SIZE("n_head",      heads,    DS_MAX_HEADS,   NULL),
+    SIZE("n_inner",     ffn,      DS_MAX_FFN,     ""), /* 4 x n_embd */
+    {0},
+};
+
+static const struct size_key llama_sizes[] = {
+    SIZE("vocab_size",              vocab,    DS_MAX_VOCAB,   NULL),
+    SIZE("max_position_embeddings", context,  DS_MAX_CONTEXT, NULL),
+    SIZE("hidden_size",             hidden,   DS_MAX_HIDDEN,  NULL),
+    SIZE("intermediate_size",       ffn,      DS_MAX_FFN,     NULL),
+    SIZE("num_hidden_layers",       layers,   DS_MAX_LAYERS,  NULL),
+    SIZE("num_attention_heads",     heads,    DS_MAX_HEADS,   NULL),
+    SIZE("num_key_value_heads",     kv_heads, DS_MAX_HEADS,   "num_attention_heads"),
+    {0},
+};
+
+static const struct flag_key gpt2_flags[] = {
+    {"scale_attn_weights", true},
+    {"scale_attn_by_inverse_layer_idx", false},
+    {"reorder_and_upcast_attn", false},
+    {"add_cross_attention", false},
+    {0},
+};
+
+static const struct flag_key llama_flags[] = {
+    {"attention_bias", false},
+    {"mlp_bias", false},
+    {0},
+};
+
+static const struct family families[] = {
+    [DS_ARCH_GPT2] = {
+        .model_type = "gpt2", .architecture = "GPT2LMHeadModel",
+        .size = gpt2_sizes, .flag = gpt2_flags,
+        .act_key = "activation_function", .act = {"gelu_new", "gelu_pytorch_tanh"},
+        .eps_key = "layer_norm_epsilon", .eps_default = 1e-5, .tie_default = true,
+    },
+    [DS_ARCH_LLAMA] = {
+        .model_type = "llama", .architecture = "LlamaForCausalLM",
+        .size = llama_sizes, .flag = llama_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
+    },
+};
+/* clang-format on */
+
+/* A member, or NULL when it is missing or null. */
+static const json_t *member(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+
+    return json_is_null(value) ? NULL : value;
+}
+
+static int not_supported(const char *key, const json_t *value, struct ds_error *err)
+{
+    if (json_is_string(value))
+        return ds_fail(err, ENOTSUP, "'%s' is '%.40s', which is not supported", key,
+                       json_string_value(value));
+    if (json_is_boolean(value))
+        return ds_fail(err, ENOTSUP, "'%s' is %s, which is not supported", key,
+                       json_is_true(value) ? "true" : "false");
+    return ds_fail(err, ENOTSUP, "'%s' is set, which is not supported", key);
+}
+
+static int read_family(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const char *type = "";
+    int rc = ds_json_get_string(root, "model_type", &type, err);
+
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++)
+        if (strcmp(families[i].model_type, type) == 0) {
+            shape->arch = (enum ds_arch)i;
+            return 0;
+        }
+    return ds_fail(err, ENOTSUP, "'model_type' is '%.40s', only 'gpt2' and 'llama' are supported",
+                   type);
+}
+
+static int read_sizes(const json_t *root, const struct size_key *key, struct ds_model_shape *shape,
+                      struct ds_error *err)
+{
+    for (; key->name != NULL; key++) {
+        const char *name = key->name;
+        uint64_t value = 0;
+
+        if (key->otherwise != NULL && member(root, name) == NULL)
+            name = key->otherwise;
+        if (name[0] != '\0') {
+            int rc = ds_json_get_u64(root, name, key->max, &value, err);
+
+            if (rc < 0)
+                return rc;
+            if (value == 0)
+                return ds_fail(err, EBADMSG, "key '%s' is 0, not within 1 to %ju", name,
+                               (uintmax_t)key->max);
+        }
+        memcpy((char *)shape + key->offset, &value, sizeof(value));
+    }
+    return 0;
+}
+
+static int read_flags(const json_t *root, const struct flag_key *key, struct ds_error *err)
+{
+    for (; key->name != NULL; key++) {
+        const json_t *value = member(root, key->name);
+
+        if (value != NULL && !(json_is_boolean(value) && json_is_true(value) == key->must))
+            return not_supported(key->name, value, err);
+    }
+    return 0;
+}
+
+static int read_activation(const json_t *root, const struct family *family, struct ds_error *err)
+{
+    const json_t *value = member(root, family->act_key);
+
+    if (value == NULL)
+        return 0;
+    for (size_t i = 0; json_is_string(value) && family->act[i] != NULL; i++)
+        if (strcmp(family->act[i], json_string_value(value)) == 0)
+            return 0;
+    return not_supported(family->act_key, value, err);
+}
+
+static int read_tie(const json_t *root, const struct family *family, bool *out,
+                    struct ds_error *err)
+{
+    const json_t *value = member(root, "tie_word_embeddings");
+
+    if (value != NULL && !json_is_boolean(value))
+        return ds_fail(err, EBADMSG, "key 'tie_word_embeddings' must be true or false");
+    *out = value != NULL ? json_is_true(value) : family->tie_default;
+    return 0;
+}
+
+/* Positions that are scaled in any way are refused; "default" is the word for not scaled. */
+static int check_rope_type(const char *key, const json_t *rope, struct ds_error *err)
+{
+    const json_t *type = member(rope, "rope_type");
+    const json_t *partial = member(rope, "partial_rotary_factor");
+
+    if (type == NULL)
+        type = member(rope, "type");
+    if (!json_is_object(rope) || (partial != NULL && json_number_value(partial) != 1.0))
+        return not_supported(key, rope, err);
+    if (type != NULL && !(json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
+        return ds_error_context(err, not_supported("rope_type", type, err), "'%s'", key);
+    return 0;
+}
+
+/* rope_theta: a member of its own, or of "rope_parameters" (transformers 5). */
+static int read_rope(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    static const char *const nested[] = {"rope_scaling", "rope_parameters"};
+    int rc = 0;
+
+    shape->rope_theta = 10000.0;
+    if (member(root, "rope_theta") != NULL)
+        rc = ds_json_get_f64(root, "rope_theta", &shape->rope_theta, err);
+    for (size_t i = 0; rc == 0 && i < 2; i++) {
+        const json_t *rope = member(root, nested[i]);
+
+        if (rope == NULL)
+            continue;
+        rc = check_rope_type(nested[i], rope, err);
+        if (rc == 0 && member(rope, "rope_theta") != NULL)
+            rc = ds_json_get_f64(rope, "rope_theta", &shape->rope_theta, err);
+    }
+    return rc;
+}
+
+static int check_head_dim(const json_t *root, const struct ds_model_shape *shape,
+                          struct ds_error *err)
+{
+    uint64_t dim = shape->head_size;
+    int rc = 0;
+
+    if (member(root, "head_dim") != NULL)
+        rc = ds_json_get_u64(root, "head_dim", DS_MAX_HIDDEN, &dim, err);
+    if (rc == 0 && dim != shape->head_size)
+        rc = ds_fail(err, ENOTSUP,
+                     "'head_dim' is %ju, only 'hidden_size' / heads, %ju, is supported",
+                     (uintmax_t)dim, (uintmax_t)shape->head_size);
+    return rc;
+}
+
+static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const struct family *family;
+    int rc;
+
+    if (!json_is_object(root))
+        return ds_fail(err, EBADMSG, "it is not an object");
+    if ((rc = read_family(root, shape, err)) < 0)
+        return rc;
+    family = &families[shape->arch];
+    shape->norm_eps = family->eps_default;
+    if (member(root, "quantization_config") != NULL)
+        return not_supported("quantization_config", member(root, "quantization_config"), err);
+    if ((rc = read_sizes(root, family->size, shape, err)) < 0 ||
+        (rc = read_flags(root, family->flag, err)) < 0 ||
+        (rc = read_activation(root, family, err)) < 0 ||
+        (rc = read_tie(root, family, &shape->tie_embeddings, err)) < 0 ||
+        (rc = read_rope(root, shape, err)) < 0)
+        return rc;
+    if (member(root, family->eps_key) != NULL &&
+        (rc = ds_json_get_f64(root, family->eps_key, &shape->norm_eps, err)) < 0)
+        return rc;
+    if (shape->kv_heads == 0)
+        shape->kv_heads = shape->heads;
+    if (shape->ffn == 0)
+        shape->ffn = 4 * shape->hidden;
+    shape->head_size = shape->hidden / shape->heads;
+    if (shape->arch == DS_ARCH_LLAMA && (rc = check_head_dim(root, shape, err)) < 0)
+        return rc;
+    return ds_model_check(shape, err);
+}
+
+int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)
+{
+    struct ds_model_shape read = {0};
+    char path[DS_MAX_PATH];
+    json_t *root = NULL;
+    int rc = ds_path_join(path, dir, DS__HF_CONFIG, err);
+
+    if (rc < 0 || (rc = ds_json_load(path, DS_MAX_YAML_BYTES, &root, err)) < 0)
+        return rc;
+    rc = read_root(root, &read, err);
+    json_decref(root);
+    if (rc == 0)
+        *shape = read;
+    return ds_error_context(err, rc, "'%s'", path);
+}
+
+static void put_sizes(struct ds_json *json, const struct size_key *key,
+                      const struct ds_model_shape *shape)
+{
+    for (; key->name != NULL; key++) {
+        uint64_t value;
+
+        memcpy(&value, (const char *)shape + key->offset, sizeof(value));
+        ds_json_u64(json, key->name, value);
+    }
+}
+
+int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
+                        struct ds_error *err)
+{
+    const struct family *family = &families[shape->arch];
+    struct ds_json json;
+
+    ds_json_init(&json, out);
+    ds_json_object(&json, NULL);
+    ds_json_array(&json, "architectures");
+    ds_json_string(&json, NULL, family->architecture);
+    ds_json_end_array(&json);
+    ds_json_string(&json, "model_type", family->model_type);
+    put_sizes(&json, family->size, shape);
+    ds_json_string(&json, family->act_key, family->act[0]);
+    ds_json_f64(&json, family->eps_key, shape->norm_eps, 17);
+    for (const struct flag_key *flag = family->flag; flag->name != NULL; flag++)
+        ds_json_bool(&json, flag->name, flag->must);
+    if (shape->arch == DS_ARCH_LLAMA) {
+        ds_json_u64(&json, "head_dim", shape->head_size);
+        ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);
+        ds_json_null(&json, "rope_scaling");
+        ds_json_f64(&json, "attention_dropout", 0.0, 1);
+    } else {
+        ds_json_f64(&json, "resid_pdrop", 0.0, 1);
+        ds_json_f64(&json, "embd_pdrop", 0.0, 1);
+        ds_json_f64(&json, "attn_pdrop", 0.0, 1);
+    }
+    ds_json_bool(&json, "tie_word_embeddings", shape->tie_embeddings);
+    ds_json_null(&json, "bos_token_id");
+    ds_json_null(&json, "eos_token_id");
+    ds_json_string(&json, "torch_dtype", dtype == DS_BF16 ? "bfloat16" : "float32");
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(out, "\n");
+    return out->failed ? ds_fail(err, ENOMEM, "out of memory") : 0;
+}

@@ -15,8 +15,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/limits.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/peak.h"
 
 enum { PAGE = 4096, HUGE_FROM = 4 << 20 };
 
@@ -49,12 +51,13 @@ static const struct isa {
     const char *name, *text;
     bool (*usable)(void);
     const struct ds_kernels *kernels;
+    double (*multiply_add)(size_t turns);
 } isas[] = { /* best first */
 #ifdef __x86_64__
-    {"v4", "AVX-512", has_v4, &ds__cpu_kernels_v4},
-    {"v3", "AVX2", has_v3, &ds__cpu_kernels_v3},
+    {"v4", "AVX-512", has_v4, &ds__cpu_kernels_v4, ds__cpu_multiply_add_v4},
+    {"v3", "AVX2", has_v3, &ds__cpu_kernels_v3, ds__cpu_multiply_add_v3},
 #endif
-    {"base", "baseline", has_base, &ds__cpu_kernels_base},
+    {"base", "baseline", has_base, &ds__cpu_kernels_base, ds__cpu_multiply_add_base},
 };
 
 static int choose_isa(const struct isa **out, struct ds_error *err)
@@ -113,6 +116,7 @@ static int fill(struct cpu_device *cpu, const struct ds_device_args *args, struc
     stream->scratch = memory;
     stream->scratch_bytes = bytes;
     stream->stream.kernels = isa->kernels;
+    stream->multiply_add = isa->multiply_add;
     rc = ds__gemm_open(&stream->gemm, args->threads, err);
     if (rc == 0)
         rc = ds__pool_open(&stream->pool, args->threads, args->cores, err);
@@ -163,6 +167,32 @@ int ds__cpu_scratch(struct ds_stream *stream, size_t bytes, void *out, struct ds
                        bytes, cpu->scratch_bytes);
     *(void **)out = cpu->scratch;
     return 0;
+}
+
+struct peak {
+    double (*multiply_add)(size_t turns);
+    size_t turns;
+    double done[DS_MAX_THREADS]; /* by task */
+};
+
+static void peak_task(void *arg, size_t task, unsigned thread)
+{
+    struct peak *peak = arg;
+
+    (void)thread;
+    peak->done[task] = peak->multiply_add(peak->turns);
+}
+
+double ds__cpu_peak(struct ds_stream *stream, size_t turns)
+{
+    struct peak peak = {.multiply_add = ds__cpu_stream(stream)->multiply_add, .turns = turns};
+    unsigned threads = ds__cpu_threads(stream);
+    double done = 0.0;
+
+    ds__cpu_run(stream, threads, peak_task, &peak);
+    for (unsigned i = 0; i < threads; i++)
+        done += peak.done[i];
+    return done;
 }
 
 const struct ds_backend ds_backend_cpu = {

@@ -24,8 +24,10 @@ DS_OPS(X)
 #endif
 
 extern const struct ds_kernels ds__cpu_kernels_base;
+double ds__cpu_multiply_add_base(size_t turns);
 #ifdef __x86_64__
 extern const struct ds_kernels ds__cpu_kernels_v3, ds__cpu_kernels_v4;
+double ds__cpu_multiply_add_v3(size_t turns), ds__cpu_multiply_add_v4(size_t turns);
 #endif
 
 #endif

@@ -1,0 +1,48 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cmd_bench.c - `dsrun bench gemm`: becomes the worker, for only that one has kernels.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/exit.h"
+#include "base/fsio.h"
+#include "base/limits.h"
+#include "base/log.h"
+
+/* Where the worker lies: DSRUN_LIBEXEC, or ../libexec/dsrun beside this program. */
+static int find_worker(char *path, struct ds_error *err)
+{
+    const char *given = getenv("DSRUN_LIBEXEC");
+    char here[DS_MAX_PATH], folder[DS_MAX_PATH];
+    int rc;
+
+    if (given != NULL && given[0] != '\0')
+        return ds_path_join(path, given, "dsrun-worker", err);
+    rc = ds_path_self_dir(here, err);
+    if (rc == 0)
+        rc = ds_path_join(folder, here, "../libexec/dsrun", err);
+    return rc == 0 ? ds_path_join(path, folder, "dsrun-worker", err) : rc;
+}
+
+int ds_cmd_bench(const struct ds_cli *cli)
+{
+    struct ds_error err = {0};
+    char path[DS_MAX_PATH];
+    char program[] = "dsrun-worker", bench[] = "bench", gemm[] = "gemm", json[] = "--json";
+    char *argv[] = {program, bench, gemm, cli->json ? json : NULL, NULL};
+    int rc = find_worker(path, &err);
+
+    if (rc != 0) {
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
+        return ds_exit_from_errno(rc);
+    }
+    execv(path, argv);
+    ds_log(DS_LOG_ERROR, "cannot start '%s': %s", path, strerror(errno));
+    return DS_EXIT_SOFTWARE;
+}

@@ -94,6 +94,9 @@ int ds_key_set_text(const struct ds_key *key, void *base, struct ds_arena *arena
 /* Append the field's value as YAML that ds_key_set() reads back.  Failures stay in out->failed. */
 void ds_key_print(const struct ds_key *key, const void *base, struct ds_buf *out);
 
+/* Is this the name of an environment variable: letters, digits and '_', not a digit first? */
+bool ds_key_is_env_name(const char *name, size_t len);
+
 /* --- a table --------------------------------------------------------------------------------- */
 
 struct ds_keys_origin { /* where a key was given; all zero: nowhere */
@@ -116,8 +119,8 @@ struct ds_keys { /* a table at work; borrowed pointers, nothing to free */
 int ds_keys_defaults(struct ds_keys *keys, struct ds_error *err) DS_NODISCARD;
 
 /* Take every key of a tree; an unknown one is refused with the nearest known one. */
-int ds_keys_read(struct ds_keys *keys, const struct ds_yaml *root,
-                 struct ds_error *err) DS_NODISCARD;
+int ds_keys_read(struct ds_keys *keys, const struct ds_yaml *root, struct ds_error *err)
+    DS_NODISCARD;
 
 /* Take "path=value".  A value that starts with [ { " or ' is read as YAML, any other is the text
  * itself.  `word` must live as long as the table is at work. */

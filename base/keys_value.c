@@ -348,13 +348,14 @@ static int set_pair(const struct ds_key *key, void *base, const struct ds_yaml *
     return 0;
 }
 
-static bool is_env_name(const char *s)
+bool ds_key_is_env_name(const char *name, size_t len)
 {
-    if (!isalpha((unsigned char)*s) && *s != '_')
-        return false;
-    while (isalnum((unsigned char)*s) || *s == '_')
-        s++;
-    return *s == '\0';
+    for (size_t i = 0; i < len; i++) {
+        if (!isalpha((unsigned char)name[i]) && name[i] != '_' &&
+            (i == 0 || !isdigit((unsigned char)name[i])))
+            return false;
+    }
+    return len > 0;
 }
 
 static int set_env(const struct ds_key *key, void *base, struct ds_arena *arena,
@@ -369,7 +370,7 @@ static int set_env(const struct ds_key *key, void *base, struct ds_arena *arena,
                        ds_yaml_kind_name(node));
     rc = alloc_strings(arena, node->count, &list, err);
     for (const struct ds_yaml *item = node->child; rc == 0 && item != NULL; item = item->next) {
-        if (!is_env_name(item->key))
+        if (!ds_key_is_env_name(item->key, strlen(item->key)))
             return ds_fail(err, EINVAL,
                            "'" SHOWN "' in '%s' is not a name of an environment variable; "
                            "use letters, digits and '_'",

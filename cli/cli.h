@@ -21,26 +21,28 @@
 enum ds_color { DS_COLOR_AUTO, DS_COLOR_ALWAYS, DS_COLOR_NEVER };
 enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_SLURM };
 
-struct ds_cli { /* borrowed from argv; plain data */
-    const char *command;
+struct ds_cli {          /* borrowed from argv; plain data */
+    const char *command; /* the name in the table of commands: "run", "ckpt ls" */
     const char *hostfile, *include, *exclude, *run_dir, *dtype;
-    uint64_t nodes, slots;            /* 0: not given */
-    int64_t restarts;                 /* -1: not given */
-    double grace_s, start_timeout_s;  /* < 0: not given */
+    uint64_t nodes, slots;           /* 0: not given */
+    int64_t restarts;                /* -1: not given */
+    double grace_s, start_timeout_s; /* < 0: not given */
     enum ds_via via;
     enum ds_color color;
     bool dry_run, json, quiet, verbose, schedule;
-    const char **env;                 /* NAME or NAME=VALUE */
+    bool help, version;     /* printed by main, no command runs */
+    const char *completion; /* "bash": print the script; by main too */
+    const char **env;       /* NAME or NAME=VALUE */
     size_t envs;
-    const char **arg;                 /* positional words after the command's name */
+    const char **arg; /* positional words after the command's name */
     size_t args;
 };
 
-int ds_cmd_run(const struct ds_cli *cli);    /* cmd_run.c */
-int ds_cmd_check(const struct ds_cli *cli);  /* cmd_check.c */
-int ds_cmd_plan(const struct ds_cli *cli);   /* cmd_plan.c */
-int ds_cmd_ckpt(const struct ds_cli *cli);   /* cmd_ckpt.c: ls verify export import */
-int ds_cmd_bench(const struct ds_cli *cli);  /* cmd_bench.c: gemm */
+int ds_cmd_run(const struct ds_cli *cli);   /* cmd_run.c */
+int ds_cmd_check(const struct ds_cli *cli); /* cmd_check.c */
+int ds_cmd_plan(const struct ds_cli *cli);  /* cmd_plan.c */
+int ds_cmd_ckpt(const struct ds_cli *cli);  /* cmd_ckpt.c: ls verify export import */
+int ds_cmd_bench(const struct ds_cli *cli); /* cmd_bench.c: gemm */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts applied. */
 struct ds_job;

@@ -29,7 +29,10 @@ enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA };
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
 enum ds_data_order { DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
 enum ds_schedule_kind {
-    DS_SCHEDULE_CONSTANT, DS_SCHEDULE_LINEAR, DS_SCHEDULE_COSINE, DS_SCHEDULE_WSD
+    DS_SCHEDULE_CONSTANT,
+    DS_SCHEDULE_LINEAR,
+    DS_SCHEDULE_COSINE,
+    DS_SCHEDULE_WSD
 };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16 }; /* fp16 is refused for now */
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL };
@@ -130,8 +133,7 @@ int ds_job_load(struct ds_job *job, const char *path, const char *const *overrid
 
 /* What depends on the number of ranks: global_batch divisible by ranks x micro_batch (the message
  * lists values that would do). */
-int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err)
-    DS_NODISCARD;
+int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err) DS_NODISCARD;
 
 /* The resolved job as YAML text that ds_job_parse() reads back to an equal job. */
 int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err) DS_NODISCARD;

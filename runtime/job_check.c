@@ -204,6 +204,28 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
+/* Does data.format auto take this path or glob for text?  By its extension, as the data room does;
+ * a wildcard in the extension leaves it open. */
+static bool names_text(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *dot = strrchr(slash == NULL ? path : slash, '.');
+
+    if (strpbrk(dot == NULL ? path : dot, "*?[") != NULL)
+        return false;
+    return dot == NULL || (strcmp(dot, ".bin") != 0 && strcmp(dot, ".safetensors") != 0);
+}
+
+static bool reads_text(const struct ds_job *job)
+{
+    bool text = job->data.format == DS_DATA_TEXT;
+
+    for (size_t i = 0; job->data.format == DS_DATA_AUTO && i < job->data.train.count; i++)
+        text = text || names_text(job->data.train.item[i]);
+    for (size_t i = 0; job->data.format == DS_DATA_AUTO && i < job->data.valid.count; i++)
+        text = text || names_text(job->data.valid.item[i]);
+    return text;
+}
+
 static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
@@ -212,9 +234,9 @@ static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds
 
     if (rc == 0)
         rc = check_heads(job, keys, err);
-    if (rc == 0 && job->data.format == DS_DATA_TEXT && shape->vocab < 256)
+    if (rc == 0 && reads_text(job) && shape->vocab < 256)
         rc = FAIL_AT(keys, "model.vocab", EINVAL,
-                     "'model.vocab' must be at least 256 for 'data.format' text, not %" PRIu64,
+                     "'model.vocab' must be at least 256 for text, not %" PRIu64,
                      shape->vocab);
     return rc;
 }

@@ -10,22 +10,7 @@
 #include <string.h>
 
 #include "runtime/job.h"
-
-/* The smallest job: every required key on a line of its own. */
-#define SMALL                                                                                      \
-    "name: t\n"                                                                                    \
-    "model:\n"                                                                                     \
-    "  arch: gpt2\n"                                                                               \
-    "  layers: 2\n"                                                                                \
-    "  hidden: 64\n"                                                                               \
-    "  heads: 4\n"                                                                                 \
-    "  context: 32\n"                                                                              \
-    "data:\n"                                                                                      \
-    "  train: [a.txt]\n"                                                                           \
-    "train:\n"                                                                                     \
-    "  steps: 100\n"                                                                               \
-    "  global_batch: 32\n"                                                                         \
-    "  micro_batch: 8\n"
+#include "tests/job/small.h"
 
 /* What ds_hf_read_config() of these tests says: the folder "hf" holds this, no other exists. */
 static const struct ds_model_shape jobs_config = {

@@ -164,7 +164,7 @@ static const struct wrong {
     {SMALL, "launch.threads=0", EINVAL,
      "override 'launch.threads=0': 'launch.threads' must be 'auto' or a whole number between 1 and 1024, not '0'"},
     {SMALL, "launch.device=tpu", EINVAL,
-     "override 'launch.device=tpu': 'launch.device' must be 'auto', 'cpu' or 'cuda', not 'tpu'"},
+     "override 'launch.device=tpu': 'launch.device' must be 'auto' or 'cpu', not 'tpu'"},
     {SMALL, "launch.env=A", EINVAL,
      "override 'launch.env=A': 'launch.env' must be a map of names and texts, not text"},
     {SMALL, "launch.env={1A: b}", EINVAL,
@@ -223,6 +223,10 @@ static const struct wrong {
      "job.yaml:14:15: 'zero.stage' 2 is not supported yet; use 0"},
     {SMALL, "zero.stage=4", EINVAL,
      "override 'zero.stage=4': 'zero.stage' must be a whole number between 0 and 3, not '4'"},
+    {SMALL, "launch.device=cuda", ENOTSUP,
+     "override 'launch.device=cuda': 'launch.device' 'cuda' is not supported yet; use 'auto' or 'cpu'"},
+    {SMALL, "model.vocab=100", EINVAL,
+     "override 'model.vocab=100': 'model.vocab' must be at least 256 for text, not 100"},
     {SMALL, "zero.shard_group=rack", EINVAL,
      "override 'zero.shard_group=rack': 'zero.shard_group' must be 'all', not 'rack'"},
     {SMALL, "train.steps", EINVAL,
@@ -284,7 +288,7 @@ static const struct wrong {
     {"name: t\ndata: {train: a, format: samples}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {norm_eps: 1e-5, init: {from: hf}}\n", NULL, EINVAL,
      "job.yaml:4:19: 'model.norm_eps' is 1e-05, but config.json of 'model.init.from' says 1e-06; leave the key out"},
     {"name: t\ndata: {train: a, format: text}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\nmodel: {init: {from: hf}}\n", NULL, EINVAL,
-     "job.yaml:4:1: 'model.vocab' must be at least 256 for 'data.format' text, not 113"},
+     "job.yaml:4:1: 'model.vocab' must be at least 256 for text, not 113"},
 };
 /* clang-format on */
 

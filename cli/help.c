@@ -1,0 +1,269 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * help.c - --help, --version and the completion script, printed from the tables of opt.h.
+ */
+#include <elf.h>
+#include <link.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/opt.h"
+
+enum { COLUMNS = 80, NAME_COLUMN = 2, TEXT_COLUMN = 31, PATH_MOST = 64 };
+
+/* --- help ------------------------------------------------------------------------------------ */
+
+/* `text` from TEXT_COLUMN on, wrapped at blanks; the line already holds `used` columns. */
+static void print_text(const char *text, size_t used, struct ds_buf *out)
+{
+    size_t room = COLUMNS - TEXT_COLUMN;
+
+    if (used + 2 > TEXT_COLUMN) {
+        ds_buf_puts(out, "\n");
+        used = 0;
+    }
+    for (;;) {
+        size_t len = strlen(text);
+
+        if (len > room) {
+            for (len = room; len > 0 && text[len] != ' '; len--)
+                continue;
+            len = len == 0 ? room : len;
+        }
+        ds_buf_printf(out, "%*s%.*s\n", (int)(TEXT_COLUMN - used), "", (int)len, text);
+        text += len + (text[len] == ' ');
+        if (*text == '\0')
+            return;
+        used = 0;
+    }
+}
+
+static void print_option(const struct ds_option *option, struct ds_buf *out)
+{
+    char name[80], letter[8] = "    ";
+
+    if (option->letter != 0)
+        (void)snprintf(letter, sizeof(letter), "-%c, ", option->letter);
+    (void)snprintf(name, sizeof(name), "%*s%s%s%s%s", NAME_COLUMN, "", letter, option->key.path,
+                   option->value == NULL ? "" : " ", option->value == NULL ? "" : option->value);
+    ds_buf_puts(out, name);
+    print_text(option->key.help, strlen(name), out);
+}
+
+/* The options of one command, or all. */
+static void print_options(const struct ds_command *command, struct ds_buf *out)
+{
+    unsigned bit = command == NULL ? ~0u : 1u << (unsigned)(command - ds_commands);
+    size_t count;
+    const struct ds_option *options = ds_options(&count);
+
+    ds_buf_puts(out, "\nOptions:\n");
+    for (size_t i = 0; i < count; i++) {
+        if (options[i].commands == 0 || (options[i].commands & bit) != 0)
+            print_option(&options[i], out);
+    }
+}
+
+static void print_commands(struct ds_buf *out)
+{
+    const char *comma = "";
+
+    ds_buf_puts(out, "\nCommands:\n");
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        const struct ds_command *c = &ds_commands[i];
+        char name[80];
+
+        if (!c->supported)
+            continue;
+        (void)snprintf(name, sizeof(name), "%*s%s%s%s", NAME_COLUMN, "", c->name,
+                       c->words[0] == '\0' ? "" : " ", c->words);
+        ds_buf_puts(out, name);
+        print_text(c->help, strlen(name), out);
+    }
+    ds_buf_puts(out, "\nNot supported yet: ");
+    for (size_t i = 0, used = 19; i < DS_COMMAND_COUNT; i++) {
+        if (ds_commands[i].supported)
+            continue;
+        used += strlen(ds_commands[i].name) + 2;
+        if (used > COLUMNS) {
+            used = strlen(ds_commands[i].name) + 4;
+            comma = ",\n  ";
+        }
+        ds_buf_printf(out, "%s%s", comma, ds_commands[i].name);
+        comma = ", ";
+    }
+    ds_buf_puts(out, ".\n");
+}
+
+void ds_help_print(const struct ds_command *command, struct ds_buf *out)
+{
+    if (command != NULL) {
+        ds_buf_printf(out, "usage: dsrun %s [OPTIONS]%s%s\n\n%s\n", command->name,
+                      command->words[0] == '\0' ? "" : " ", command->words, command->help);
+        print_options(command, out);
+        return;
+    }
+    ds_buf_puts(out, "usage: dsrun [OPTIONS] JOB.yaml [key=value ...]\n"
+                     "       dsrun COMMAND [OPTIONS] WORDS ...\n\n"
+                     "Train a transformer language model as a job file says. Without a command,\n"
+                     "run. Keys of the job file: dsrun-job(5); examples: dsrun(1).\n");
+    print_commands(out);
+    print_options(NULL, out);
+}
+
+/* --- version --------------------------------------------------------------------------------- */
+
+/* The GNU build id among the notes of one loaded object, in hexadecimal. */
+static bool find_build_id(const char *note, size_t len, char *out, size_t cap)
+{
+    while (len >= sizeof(ElfW(Nhdr))) {
+        const ElfW(Nhdr) *head = (const void *)note;
+        size_t name = (head->n_namesz + 3u) & ~(size_t)3, desc = (head->n_descsz + 3u) & ~(size_t)3;
+        const char *text = note + sizeof(*head);
+
+        if (name > len - sizeof(*head) || desc > len - sizeof(*head) - name)
+            return false;
+        if (head->n_type == NT_GNU_BUILD_ID && head->n_namesz == 4 && memcmp(text, "GNU", 4) == 0) {
+            for (size_t i = 0; i < head->n_descsz && 2 * i + 3 <= cap; i++)
+                (void)snprintf(out + 2 * i, 3, "%02x", (unsigned char)text[name + i]);
+            return true;
+        }
+        note += sizeof(*head) + name + desc;
+        len -= sizeof(*head) + name + desc;
+    }
+    return false;
+}
+
+struct build_id {
+    char hex[65];
+};
+
+/* The first object is the program itself. */
+static int look_at_object(struct dl_phdr_info *info, size_t size, void *user)
+{
+    struct build_id *id = user;
+
+    (void)size;
+    for (size_t i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+
+        if (part->p_type == PT_NOTE &&
+            find_build_id((const char *)(info->dlpi_addr + part->p_vaddr), part->p_memsz, id->hex,
+                          sizeof(id->hex)))
+            break;
+    }
+    return 1;
+}
+
+void ds_version_print(struct ds_buf *out)
+{
+    struct build_id id = {"none"};
+
+    (void)dl_iterate_phdr(look_at_object, &id);
+    ds_buf_printf(out, "dsrun %s\nbuild id %s\n", DS_VERSION, id.hex);
+}
+
+/* --- completion ------------------------------------------------------------------------------ */
+
+/* The words after which only a file or a value of one's own can come. */
+static void print_choices(const struct ds_option *option, struct ds_buf *out)
+{
+    ds_buf_printf(out, "    %s) COMPREPLY=($(compgen -W '", option->key.path);
+    for (const struct ds_choice *c = option->key.choices; c->name != NULL; c++) {
+        if (!c->reserved)
+            ds_buf_printf(out, "%s ", c->name);
+    }
+    ds_buf_puts(out, "' -- \"$cur\")); return ;;\n");
+}
+
+static void print_values(struct ds_buf *out)
+{
+    size_t count;
+    const struct ds_option *options = ds_options(&count);
+
+    ds_buf_puts(out, "    case $prev in\n");
+    for (size_t i = 0; i < count; i++) {
+        const struct ds_option *o = &options[i];
+
+        if (o->key.choices != NULL)
+            print_choices(o, out);
+        else if (o->key.type == DS_KEY_U64 || o->key.type == DS_KEY_F64 ||
+                 o->key.type == DS_KEY_LIST)
+            ds_buf_printf(out, "    %s) return ;;\n", o->key.path);
+        else if (o->value != NULL)
+            ds_buf_printf(out, "    %s) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n",
+                          o->key.path);
+    }
+    ds_buf_puts(out, "    esac\n");
+}
+
+/* First words once each; second words of groups after their group. */
+static void print_names(struct ds_buf *out)
+{
+    char last[PATH_MOST] = "";
+
+    ds_buf_puts(out, "    local first='");
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        int len = (int)strcspn(ds_commands[i].name, " ");
+
+        if (!ds_commands[i].supported || strncmp(last, ds_commands[i].name, (size_t)len) == 0)
+            continue;
+        (void)snprintf(last, sizeof(last), "%.*s", len, ds_commands[i].name);
+        ds_buf_printf(out, "%s ", last);
+    }
+    ds_buf_puts(out, "' keys='");
+}
+
+static void print_seconds(struct ds_buf *out)
+{
+    ds_buf_puts(out, "    case $prev in\n");
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        const char *name = ds_commands[i].name, *space = strchr(name, ' ');
+        size_t group = space == NULL ? 0 : (size_t)(space - name);
+
+        if (space == NULL || !ds_commands[i].supported)
+            continue;
+        if (i == 0 || strncmp(ds_commands[i - 1].name, name, group + 1) != 0)
+            ds_buf_printf(out, "    %.*s) COMPREPLY=($(compgen -W '", (int)group, name);
+        ds_buf_printf(out, "%s ", space + 1);
+        if (i + 1 == DS_COMMAND_COUNT || !ds_commands[i + 1].supported ||
+            strncmp(ds_commands[i + 1].name, name, group + 1) != 0)
+            ds_buf_puts(out, "' -- \"$cur\")); return ;;\n");
+    }
+    ds_buf_puts(out, "    esac\n");
+}
+
+void ds_completion_print(const struct ds_key *keys, size_t count, struct ds_buf *out)
+{
+    size_t options_count;
+    const struct ds_option *options = ds_options(&options_count);
+
+    ds_buf_puts(out, "# bash completion for dsrun: eval \"$(dsrun --completion bash)\"\n"
+                     "_dsrun()\n{\n"
+                     "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n");
+    print_names(out);
+    for (size_t i = 0; i < count; i++) {
+        if (!(keys[i].flags & DS_KEY_NO_FIELD))
+            ds_buf_printf(out, "%s= ", keys[i].path);
+    }
+    ds_buf_puts(out, "'\n    local options='");
+    for (size_t i = 0; i < options_count; i++)
+        ds_buf_printf(out, "%s ", options[i].key.path);
+    ds_buf_puts(out, "'\n");
+    print_values(out);
+    print_seconds(out);
+    ds_buf_puts(
+        out, "    case $cur in\n"
+             "    -*) COMPREPLY=($(compgen -W \"$options\" -- \"$cur\")); return ;;\n"
+             "    esac\n"
+             "    COMPREPLY=($(compgen -f -- \"$cur\"))\n"
+             "    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
+             "        COMPREPLY+=($(compgen -W \"$first\" -- \"$cur\"))\n"
+             "    else\n"
+             "        local match=($(compgen -W \"$keys\" -- \"$cur\"))\n"
+             "        [ ${#match[@]} -gt 0 ] && COMPREPLY=(\"${match[@]}\") && compopt -o nospace\n"
+             "    fi\n"
+             "}\n"
+             "complete -o filenames -F _dsrun dsrun\n");
+}

@@ -1,0 +1,381 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * opt.c - the option table and the parser; the contract is in opt.h.
+ *
+ * Options are taken first, in one pass over argv; the words that remain then
+ * say which command it is, and only then can an option be out of place.
+ */
+#include "cli/opt.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/nearest.h"
+
+const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
+#define X(id, name, fn, words, fewest, most, help)                                                 \
+    [DS_COMMAND_##id] = {name, words, fewest, most, help, true},
+#define N(id, name, help) [DS_COMMAND_##id] = {name, "", 0, DS_WORDS_MAX, help, false},
+    DS_COMMANDS(X, N)
+#undef X
+#undef N
+};
+
+/* --- options --------------------------------------------------------------------------------- */
+
+/* clang-format off */
+static const struct ds_choice vias[] = {
+    {"auto", DS_VIA_AUTO, false}, {"local", DS_VIA_LOCAL, false}, {"ssh", DS_VIA_SSH, true},
+    {"slurm", DS_VIA_SLURM, true}, {NULL, 0, false}};
+static const struct ds_choice colors[] = {
+    {"auto", DS_COLOR_AUTO, false}, {"always", DS_COLOR_ALWAYS, false},
+    {"never", DS_COLOR_NEVER, false}, {NULL, 0, false}};
+static const struct ds_choice dtypes[] = {{"fp32", 0, false}, {"bf16", 0, false}, {NULL, 0, false}};
+static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
+
+#define BIT(id)  (1u << DS_COMMAND_##id)
+#define ON_HOSTS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS))
+#define JSON     (ON_HOSTS | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM))
+
+/* Offset of a field, which must have this type. */
+#define FIELD(type, f)                                                                             \
+    (offsetof(struct ds_cli, f) +                                                                  \
+     0 * sizeof(char[_Generic(&((struct ds_cli *)0)->f, type *: 1)]))
+#define TEXT(letter, path, value, f, commands, help) \
+    {{path, DS_KEY_TEXT, 0, FIELD(const char *, f), NULL, 0, DS_MAX_PATH - 1, NULL, help}, \
+     letter, value, commands}
+#define WORD(path, value, f, choices, commands, help) \
+    {{path, DS_KEY_WORD, 0, FIELD(const char *, f), NULL, 0, 0, choices, help}, 0, value, commands}
+#define ENUM(path, value, f, choices, commands, help) \
+    {{path, DS_KEY_ENUM, 0, FIELD(unsigned, f), NULL, 0, 0, choices, help}, 0, value, commands}
+#define WHOLE(path, value, type, f, min, max, commands, help) \
+    {{path, DS_KEY_U64, 0, FIELD(type, f), NULL, min, max, NULL, help}, 0, value, commands}
+#define SECONDS(path, f, commands, help) \
+    {{path, DS_KEY_F64, 0, FIELD(double, f), NULL, 0, 86400, NULL, help}, 0, "SECONDS", commands}
+#define FLAG(letter, path, f, commands, help) \
+    {{path, DS_KEY_BOOL, 0, FIELD(bool, f), NULL, 0, 0, NULL, help}, letter, NULL, commands}
+
+static const struct ds_option options[] = {
+    TEXT('H', "--hostfile", "FILE", hostfile, ON_HOSTS, "the hosts to use"),
+    TEXT('i', "--include", "SPEC", include, ON_HOSTS, "only these: HOST[:SLOT[,SLOT...]][@HOST...]"),
+    TEXT('e', "--exclude", "SPEC", exclude, ON_HOSTS, "all but these"),
+    WHOLE("--nodes", "N", uint64_t, nodes, 1, DS_MAX_HOSTS, ON_HOSTS, "use the first N hosts"),
+    WHOLE("--slots", "N", uint64_t, slots, 1, DS_MAX_SLOTS, ON_HOSTS, "ranks per host"),
+    ENUM("--via", "HOW", via, vias, ON_HOSTS, "how hosts are reached: auto or local"),
+    FLAG(0, "--dry-run", dry_run, ON_HOSTS, "decide and print everything, start nothing"),
+    TEXT(0, "--run-dir", "DIR", run_dir, ON_HOSTS, "where metrics, logs and checkpoints go"),
+    SECONDS("--grace", grace_s, ON_HOSTS, "between asking ranks to stop and killing them"),
+    SECONDS("--start-timeout", start_timeout_s, ON_HOSTS, "for all ranks to be ready"),
+    WHOLE("--restarts", "N", int64_t, restarts, 0, 1000000, ON_HOSTS,
+          "times to start again after a failure"),
+    {{"--env", DS_KEY_LIST, 0, FIELD(const char **, env), NULL, 0, 65536, NULL,
+      "give ranks a variable, or hand on one; repeatable"}, 0, "NAME[=VALUE]", ON_HOSTS},
+    FLAG(0, "--json", json, JSON, "print JSON"),
+    FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),
+    WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT), "of the weights: fp32 or bf16"),
+    FLAG('q', "--quiet", quiet, 0, "print errors only"),
+    FLAG('v', "--verbose", verbose, 0, "print more"),
+    ENUM("--color", "WHEN", color, colors, 0, "auto, always or never"),
+    WORD("--completion", "SHELL", completion, shells, 0, "print the completion script for bash"),
+    FLAG('h', "--help", help, 0, "print this help, or that of a command"),
+    FLAG(0, "--version", version, 0, "print version and build id"),
+};
+/* clang-format on */
+
+enum { OPTIONS = sizeof(options) / sizeof(options[0]) };
+
+const struct ds_option *ds_options(size_t *count)
+{
+    *count = OPTIONS;
+    return options;
+}
+
+struct parser {
+    int argc, next;
+    char **argv;
+    struct ds_arena *arena;
+    struct ds_cli *cli;
+    struct ds_error *err;
+    bool given[OPTIONS];
+};
+
+static int fail_unknown(const char *name, struct ds_error *err)
+{
+    unsigned best = DS_NEAREST_FAR;
+    const char *nearest = "";
+
+    for (size_t i = 0; i < OPTIONS; i++) {
+        unsigned distance = ds_edit_distance(name, options[i].key.path);
+
+        if (distance < best) {
+            best = distance;
+            nearest = options[i].key.path;
+        }
+    }
+    if (ds_edit_close(best, name))
+        return ds_fail(err, EINVAL, "unknown option '%s', did you mean '%s'?", name, nearest);
+    return ds_fail(err, EINVAL, "unknown option '%s'; 'dsrun --help' lists them", name);
+}
+
+static int add_env(struct parser *p, const char *word)
+{
+    size_t len = strcspn(word, "=");
+
+    if (!ds_key_is_env_name(word, len))
+        return ds_fail(p->err, EINVAL, "'--env' must be NAME or NAME=VALUE, not '%s'", word);
+    p->cli->env[p->cli->envs++] = word; /* there is room for all of argv */
+    return 0;
+}
+
+/* Store the value of option `i`. */
+static int take(struct parser *p, size_t i, const char *value)
+{
+    const struct ds_key *key = &options[i].key;
+
+    p->given[i] = true;
+    if (key->type == DS_KEY_LIST)
+        return add_env(p, value);
+    return ds_key_set_text(key, p->cli, p->arena, value, p->err);
+}
+
+/* The word after an option that needs a value. */
+static int next_value(struct parser *p, size_t i, const char **value)
+{
+    if (p->next == p->argc)
+        return ds_fail(p->err, EINVAL, "option '%s' needs a value: '%s %s'", options[i].key.path,
+                       options[i].key.path, options[i].value);
+    *value = p->argv[p->next++];
+    return 0;
+}
+
+static int take_long(struct parser *p, const char *word)
+{
+    size_t len = strcspn(word, "="), i = 0;
+    const char *value = word[len] == '=' ? word + len + 1 : NULL;
+    char name[DS_NEAREST_MAX + 1];
+    int rc;
+
+    (void)snprintf(name, sizeof(name), "%.*s", (int)(len < sizeof(name) ? len : sizeof(name) - 1),
+                   word);
+    while (i < OPTIONS && strcmp(options[i].key.path, name) != 0)
+        i++;
+    if (i == OPTIONS)
+        return fail_unknown(name, p->err);
+    if (options[i].value == NULL)
+        return value == NULL ? take(p, i, "true")
+                             : ds_fail(p->err, EINVAL, "option '%s' takes no value", name);
+    rc = value == NULL ? next_value(p, i, &value) : 0;
+    return rc != 0 ? rc : take(p, i, value);
+}
+
+static int take_letters(struct parser *p, const char *word)
+{
+    int rc = 0;
+
+    for (const char *s = word + 1; rc == 0 && *s != '\0'; s++) {
+        size_t i = 0;
+
+        while (i < OPTIONS && options[i].letter != *s)
+            i++;
+        if (i == OPTIONS)
+            return ds_fail(p->err, EINVAL,
+                           "unknown option '-%c' in '%s'; 'dsrun --help' lists them", *s, word);
+        if (options[i].value != NULL) { /* the rest of the word, or the next one */
+            const char *value = s + 1;
+
+            rc = *value == '\0' ? next_value(p, i, &value) : 0;
+            return rc != 0 ? rc : take(p, i, value);
+        }
+        rc = take(p, i, "true");
+    }
+    return rc;
+}
+
+static int take_options(struct parser *p)
+{
+    struct ds_cli *cli = p->cli;
+    bool words_only = false;
+    int rc = 0;
+
+    while (rc == 0 && p->next < p->argc) {
+        const char *word = p->argv[p->next++];
+
+        if (words_only || word[0] != '-' || word[1] == '\0')
+            cli->arg[cli->args++] = word;
+        else if (strcmp(word, "--") == 0)
+            words_only = true;
+        else if (word[1] == '-')
+            rc = take_long(p, word);
+        else
+            rc = take_letters(p, word);
+    }
+    return rc;
+}
+
+/* --- commands -------------------------------------------------------------------------------- */
+
+/* Does the command's name start with `word` as a whole word? */
+static bool starts_with(const struct ds_command *command, const char *word)
+{
+    size_t len = strlen(word);
+
+    return strncmp(command->name, word, len) == 0 &&
+           (command->name[len] == '\0' || command->name[len] == ' ');
+}
+
+/* The command of one or two words that `first` and `second` (may be NULL) name. */
+static const struct ds_command *find_command(const char *first, const char *second)
+{
+    char both[DS_NEAREST_MAX + 1];
+
+    (void)snprintf(both, sizeof(both), "%.30s %.30s", first, second == NULL ? "" : second);
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        if (strcmp(ds_commands[i].name, first) == 0 || strcmp(ds_commands[i].name, both) == 0)
+            return &ds_commands[i];
+    }
+    return NULL;
+}
+
+static bool is_group(const char *word)
+{
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        if (starts_with(&ds_commands[i], word))
+            return true;
+    }
+    return false;
+}
+
+/* The nearest command's name, or NULL when nothing is near. */
+static const char *nearest_command(const char *words)
+{
+    unsigned best = DS_NEAREST_FAR;
+    const char *nearest = NULL;
+
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        unsigned distance = ds_edit_distance(words, ds_commands[i].name);
+
+        if (distance < best) {
+            best = distance;
+            nearest = ds_commands[i].name;
+        }
+    }
+    return ds_edit_close(best, words) ? nearest : NULL;
+}
+
+/* A group such as ckpt, with a second word that none of its commands has. */
+static int fail_group(const char *group, const char *second, struct ds_error *err)
+{
+    char names[200] = "";
+    size_t used = 0;
+
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        if (!starts_with(&ds_commands[i], group) || !ds_commands[i].supported)
+            continue;
+        used += (size_t)snprintf(names + used, sizeof(names) - used, "%s'%s'",
+                                 used == 0 ? "" : ", ", ds_commands[i].name);
+        assert(used < sizeof(names));
+    }
+    if (second == NULL)
+        return ds_fail(err, EINVAL, "'%s' needs a second word: %s", group, names);
+    return ds_fail(err, EINVAL, "unknown command '%s %s'; there are %s", group, second, names);
+}
+
+/* Which command is it?  NULL with 0: no word at all.  The words of its name are taken off. */
+static int take_command(struct ds_cli *cli, const struct ds_command **command, struct ds_error *err)
+{
+    const char *first = cli->args > 0 ? cli->arg[0] : NULL;
+    const char *second = cli->args > 1 ? cli->arg[1] : NULL, *near;
+
+    *command = NULL;
+    if (first == NULL)
+        return 0;
+    *command = find_command(first, second);
+    if (*command != NULL) {
+        size_t words = strchr((*command)->name, ' ') == NULL ? 1 : 2;
+
+        cli->command = (*command)->name;
+        cli->arg += words;
+        cli->args -= words;
+        return 0;
+    }
+    if (is_group(first))
+        return fail_group(first, second, err);
+    near = strpbrk(first, "./") == NULL ? nearest_command(first) : NULL;
+    if (near != NULL)
+        return ds_fail(err, EINVAL, "unknown command '%s', did you mean '%s'?", first, near);
+    cli->command = ds_commands[DS_COMMAND_RUN].name;
+    *command = &ds_commands[DS_COMMAND_RUN];
+    return 0;
+}
+
+static int check_words(const struct ds_cli *cli, const struct ds_command *command,
+                       struct ds_error *err)
+{
+    if (cli->args < command->fewest)
+        return ds_fail(err, EINVAL, "a word is missing; the command is 'dsrun %s %s'",
+                       command->name, command->words);
+    if (cli->args > command->most)
+        return ds_fail(err, EINVAL, "unexpected word '%s'; the command is 'dsrun %s%s%s'",
+                       cli->arg[command->most], command->name, command->words[0] == '\0' ? "" : " ",
+                       command->words);
+    if (strstr(command->words, "key=value") == NULL)
+        return 0;
+    for (size_t i = 1; i < cli->args; i++) {
+        if (strchr(cli->arg[i], '=') == NULL)
+            return ds_fail(err, EINVAL, "unexpected word '%s'; after the job come key=value words",
+                           cli->arg[i]);
+    }
+    return 0;
+}
+
+static int check_options(const struct parser *p, const struct ds_command *command)
+{
+    unsigned bit = 1u << (unsigned)(command - ds_commands);
+
+    for (size_t i = 0; i < OPTIONS; i++) {
+        if (p->given[i] && options[i].commands != 0 && !(options[i].commands & bit))
+            return ds_fail(p->err, EINVAL, "option '%s' does not go with '%s'", options[i].key.path,
+                           command->name);
+    }
+    if (p->cli->include != NULL && p->cli->exclude != NULL)
+        return ds_fail(p->err, EINVAL, "'--include' and '--exclude' exclude each other; keep one");
+    if (p->cli->quiet && p->cli->verbose)
+        return ds_fail(p->err, EINVAL, "'--quiet' and '--verbose' exclude each other; keep one");
+    return 0;
+}
+
+int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *cli,
+                 const struct ds_command **command, struct ds_error *err)
+{
+    struct parser p = {.argc = argc, .argv = argv, .arena = arena, .cli = cli, .err = err};
+    size_t room = argc > 0 ? (size_t)argc : 1;
+    int rc;
+
+    *command = NULL;
+    *cli = (struct ds_cli){.restarts = -1, .grace_s = -1, .start_timeout_s = -1};
+    cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
+    cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
+    if (cli->arg == NULL || cli->env == NULL)
+        return ds_fail(err, ENOMEM, "out of memory");
+    p.next = 1; /* after the program's name */
+    rc = take_options(&p);
+    if (rc != 0 || cli->version || cli->completion != NULL)
+        return rc;
+    if (cli->help &&
+        (cli->args == 0 || find_command(cli->arg[0], cli->args > 1 ? cli->arg[1] : NULL) == NULL))
+        return 0;
+    rc = take_command(cli, command, err);
+    if (rc != 0 || cli->help)
+        return rc;
+    if (*command == NULL)
+        return ds_fail(err, EINVAL, "no job file is given; try 'dsrun JOB.yaml' or 'dsrun --help'");
+    if (!(*command)->supported)
+        return ds_fail(err, ENOTSUP, "command '%s' is not supported yet", (*command)->name);
+    rc = check_options(&p, *command);
+    return rc != 0 ? rc : check_words(cli, *command, err);
+}

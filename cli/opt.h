@@ -1,0 +1,107 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * opt.h - the command line: one table of commands, one of options.
+ *
+ * The same rows give the parser, --help, shell completion, the dispatch in
+ * dsrun.c and the tables of dsrun(1).  An option is a key (base/keys.h) with a
+ * letter and the commands that take it, so that its bounds and messages are
+ * made like those of the job file.
+ *
+ *     dsrun [OPTIONS] JOB.yaml [key=value ...]      the same as `dsrun run`
+ *     dsrun [OPTIONS] COMMAND [OPTIONS] WORDS ...
+ *
+ * Options may stand anywhere before `--`: `--name VALUE`, `--name=VALUE`,
+ * `-x VALUE`, `-xVALUE`; letters without a value may share a dash.  A first word
+ * that is no command is a job file, unless it looks like a misspelt command (no
+ * '.' and no '/' in it).
+ *
+ * Tests   tests/cli/test_opt.c
+ */
+#ifndef DS_CLI_OPT_H
+#define DS_CLI_OPT_H
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/keys.h"
+#include "cli/cli.h"
+
+enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
+
+/* X(id, name, function, words, fewest, most, what it does), N(id, name, what it will do) for what is
+ * not supported yet. */
+/* clang-format off */
+#define DS_COMMANDS(X, N) \
+    X(RUN, "run", ds_cmd_run, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
+      "train; each key=value overrides one key of the job") \
+    X(CHECK, "check", ds_cmd_check, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
+      "check job and hosts; print nothing but errors") \
+    X(PLAN, "plan", ds_cmd_plan, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
+      "print placement, memory, messages and FLOPs of a job") \
+    X(CKPT_LS, "ckpt ls", ds_cmd_ckpt, "RUN_DIR", 1, 1, \
+      "list the checkpoints of a run: step, size, whole or damaged") \
+    X(CKPT_VERIFY, "ckpt verify", ds_cmd_ckpt, "CKPT", 1, 1, \
+      "read every byte of a checkpoint and compare every checksum") \
+    X(CKPT_EXPORT, "ckpt export", ds_cmd_ckpt, "CKPT OUT_DIR", 2, 2, \
+      "write a checkpoint as a Hugging Face folder") \
+    X(CKPT_IMPORT, "ckpt import", ds_cmd_ckpt, "HF_DIR CKPT", 2, 2, \
+      "make a checkpoint at step 0 of a Hugging Face folder") \
+    X(CKPT_DIFF, "ckpt diff", ds_cmd_ckpt, "CKPT CKPT", 2, 2, \
+      "compare two checkpoints: the tensors that differ, the most different first") \
+    X(BENCH_GEMM, "bench gemm", ds_cmd_bench, "", 0, 0, \
+      "measure the matrix products of this machine") \
+    N(BENCH_COMM, "bench comm", "measure the collectives") \
+    N(BENCH_IO, "bench io", "measure the file system") \
+    N(LAUNCH, "launch", "run any program as ranks") \
+    N(EXEC, "exec", "run a program once on every host") \
+    N(HOSTS, "hosts", "probe every host") \
+    N(DATA, "data", "inspect and tokenize data") \
+    N(GENERATE, "generate", "sample text from a checkpoint") \
+    N(REPORT, "report", "one page with the plots of a run") \
+    N(CONVERT, "convert", "turn a DeepSpeed configuration into a job") \
+    N(TUNE, "tune", "search for the fastest layout")
+/* clang-format on */
+
+enum ds_command_id {
+#define X(id, name, fn, words, fewest, most, help) DS_COMMAND_##id,
+#define N(id, name, help)                          DS_COMMAND_##id,
+    DS_COMMANDS(X, N)
+#undef X
+#undef N
+        DS_COMMAND_COUNT
+};
+
+struct ds_command {
+    const char *name;  /* "ckpt ls" */
+    const char *words; /* after the name */
+    size_t fewest, most;
+    const char *help;
+    bool supported;
+};
+
+struct ds_option {
+    struct ds_key key; /* path: "--slots"; BOOL takes no value; LIST may be repeated */
+    char letter;       /* 0: none */
+    const char *value; /* its name in the help */
+    uint32_t commands; /* bit per enum ds_command_id; 0: every one */
+};
+
+extern const struct ds_command ds_commands[DS_COMMAND_COUNT];
+const struct ds_option *ds_options(size_t *count);
+
+/* Read the command line into `cli`; lists and numbers live in `arena`, texts are argv's.  With
+ * --help, --version or --completion the words are not checked.  `*command` is the row, or NULL when
+ * no command was named (for --help).  -EINVAL and -ENOTSUP are usage errors, exit code 2. */
+int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *cli,
+                 const struct ds_command **command, struct ds_error *err) DS_NODISCARD;
+
+/* The text of --help: of one command, or of all when `command` is NULL. */
+void ds_help_print(const struct ds_command *command, struct ds_buf *out);
+
+/* The completion script for bash; `keys` are the job's. */
+void ds_completion_print(const struct ds_key *keys, size_t count, struct ds_buf *out);
+
+/* "dsrun 0.1.0" and the build id of this program. */
+void ds_version_print(struct ds_buf *out);
+
+#endif

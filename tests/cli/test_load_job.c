@@ -1,0 +1,101 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_load_job.c - the job of a command line: options count for more than the file; colour.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "runtime/job.h"
+#include "tests/job/small.h"
+
+static char path[300];
+
+/* No job here starts from a folder. */
+int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)
+{
+    (void)shape;
+    return ds_fail(err, ENOENT, "'%s' is not expected", dir);
+}
+
+static void write_job(void)
+{
+    const char *tmp = getenv("TMPDIR") == NULL ? "/tmp" : getenv("TMPDIR");
+    FILE *file;
+    int fd;
+
+    (void)snprintf(path, sizeof(path), "%s/dsrun-job.XXXXXX", tmp);
+    fd = mkstemp(path);
+    cr_assert(fd >= 0);
+    file = fdopen(fd, "w");
+    cr_assert(file != NULL && fputs(SMALL, file) >= 0 && fclose(file) == 0);
+}
+
+static void remove_job(void)
+{
+    (void)unlink(path);
+}
+
+TestSuite(load_job, .init = write_job, .fini = remove_job);
+
+Test(load_job, options_count_for_more)
+{
+    const char *words[] = {path, "train.steps=7", "launch.slots=3"};
+    struct ds_cli cli = {
+        .arg = words, .args = 3, .restarts = 2, .slots = 4, .run_dir = "else where"};
+    struct ds_error err = {0};
+    struct ds_job job;
+
+    cr_assert(ds_cli_load_job(&cli, &job, &err) == 0, "%s", err.text);
+    cr_expect(job.train.steps == 7 && job.launch.slots == 4 && job.launch.restarts == 2);
+    cr_expect_str_eq(job.run_dir, "else where");
+    ds_job_release(&job);
+}
+
+Test(load_job, without_options_the_file_decides)
+{
+    const char *words[] = {path, "launch.slots=3", "launch.restarts=5"};
+    struct ds_cli cli = {.arg = words, .args = 3, .restarts = -1};
+    struct ds_error err = {0};
+    struct ds_job job;
+
+    cr_assert(ds_cli_load_job(&cli, &job, &err) == 0, "%s", err.text);
+    cr_expect(job.launch.slots == 3 && job.launch.restarts == 5);
+    cr_expect_str_eq(job.run_dir, "runs/t");
+    ds_job_release(&job);
+}
+
+Test(load_job, wrong_ones)
+{
+    const char *words[] = {path, "train.steps=0"}, *missing[] = {"no/such.yaml"};
+    struct ds_cli cli = {.arg = words, .args = 2, .restarts = -1};
+    struct ds_error err = {0};
+    struct ds_job job;
+
+    cr_expect(ds_cli_load_job(&cli, &job, &err) == -EINVAL);
+    ds_job_release(&job);
+    cli.args = 1;
+    cli.run_dir = "\xff";
+    cr_expect(ds_cli_load_job(&cli, &job, &err) == -EINVAL);
+    ds_job_release(&job);
+    cli.arg = missing;
+    cr_expect(ds_cli_load_job(&cli, &job, &err) == -ENOENT);
+    ds_job_release(&job);
+}
+
+Test(load_job, color)
+{
+    struct ds_cli cli = {.color = DS_COLOR_ALWAYS};
+    int pipe_fd[2];
+
+    cr_assert(pipe(pipe_fd) == 0);
+    cr_expect(ds_cli_color(&cli, pipe_fd[1]));
+    cli.color = DS_COLOR_NEVER;
+    cr_expect(!ds_cli_color(&cli, STDOUT_FILENO));
+    cli.color = DS_COLOR_AUTO;
+    cr_expect(!ds_cli_color(&cli, pipe_fd[1]), "a pipe has no colours");
+}

@@ -1,0 +1,290 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_opt.c - command lines, right and wrong; help, completion and version from the tables.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/opt.h"
+#include "runtime/job_table.h"
+
+enum { WORDS = 12 };
+
+struct line { /* a command line at work */
+    struct ds_arena arena;
+    struct ds_cli cli;
+    const struct ds_command *command;
+    struct ds_error err;
+    int rc;
+};
+
+/* Parse "dsrun" and the words up to the first NULL. */
+static void parse(struct line *line, const char *const *words)
+{
+    char *argv[WORDS + 2] = {0};
+    int argc = 0;
+
+    memset(line, 0, sizeof(*line));
+    ds_arena_init(&line->arena);
+    for (int i = 0; i <= WORDS && (i == 0 || words[i - 1] != NULL); i++) {
+        char *word = ds_arena_strdup(&line->arena, i == 0 ? "dsrun" : words[i - 1]);
+
+        cr_assert(word != NULL);
+        argv[argc++] = word;
+    }
+    line->rc = ds_opt_parse(argc, argv, &line->arena, &line->cli, &line->command, &line->err);
+}
+
+#define PARSE(line, ...) parse((line), (const char *const[WORDS + 1]){__VA_ARGS__})
+
+/* clang-format off */
+static const struct wrong {
+    const char *words[WORDS + 1];
+    int code;
+    const char *message;
+} wrongs[] = {
+    {{NULL}, EINVAL, "no job file is given; try 'dsrun JOB.yaml' or 'dsrun --help'"},
+    {{"-q"}, EINVAL, "no job file is given; try 'dsrun JOB.yaml' or 'dsrun --help'"},
+    {{"--"}, EINVAL, "no job file is given; try 'dsrun JOB.yaml' or 'dsrun --help'"},
+    {{"run"}, EINVAL, "a word is missing; the command is 'dsrun run JOB.yaml [key=value ...]'"},
+    {{"check"}, EINVAL, "a word is missing; the command is 'dsrun check JOB.yaml [key=value ...]'"},
+    {{"ckpt", "export", "a"}, EINVAL, "a word is missing; the command is 'dsrun ckpt export CKPT OUT_DIR'"},
+    {{"ckpt", "ls", "a", "b"}, EINVAL, "unexpected word 'b'; the command is 'dsrun ckpt ls RUN_DIR'"},
+    {{"bench", "gemm", "x"}, EINVAL, "unexpected word 'x'; the command is 'dsrun bench gemm'"},
+    {{"j.yaml", "foo"}, EINVAL, "unexpected word 'foo'; after the job come key=value words"},
+    {{"run", "j.yaml", "a=b", "foo"}, EINVAL, "unexpected word 'foo'; after the job come key=value words"},
+    {{"chek", "j.yaml"}, EINVAL, "unknown command 'chek', did you mean 'check'?"},
+    {{"rn"}, EINVAL, "unknown command 'rn', did you mean 'run'?"},
+    {{"ckpt"}, EINVAL, "'ckpt' needs a second word: 'ckpt ls', 'ckpt verify', 'ckpt export', 'ckpt import', 'ckpt diff'"},
+    {{"ckpt", "sl"}, EINVAL, "unknown command 'ckpt sl'; there are 'ckpt ls', 'ckpt verify', 'ckpt export', 'ckpt import', 'ckpt diff'"},
+    {{"bench"}, EINVAL, "'bench' needs a second word: 'bench gemm'"},
+    {{"launch", "--", "true"}, ENOTSUP, "command 'launch' is not supported yet"},
+    {{"exec", "--", "true"}, ENOTSUP, "command 'exec' is not supported yet"},
+    {{"hosts"}, ENOTSUP, "command 'hosts' is not supported yet"},
+    {{"hosts", "trust"}, ENOTSUP, "command 'hosts' is not supported yet"},
+    {{"bench", "comm"}, ENOTSUP, "command 'bench comm' is not supported yet"},
+    {{"bench", "io"}, ENOTSUP, "command 'bench io' is not supported yet"},
+    {{"data", "inspect", "x"}, ENOTSUP, "command 'data' is not supported yet"},
+    {{"generate", "x"}, ENOTSUP, "command 'generate' is not supported yet"},
+    {{"report", "x"}, ENOTSUP, "command 'report' is not supported yet"},
+    {{"convert", "ds_config.json"}, ENOTSUP, "command 'convert' is not supported yet"},
+    {{"tune", "j.yaml"}, ENOTSUP, "command 'tune' is not supported yet"},
+    {{"--via", "ssh", "j.yaml"}, ENOTSUP, "'--via' 'ssh' is not supported yet; use 'auto' or 'local'"},
+    {{"--via=slurm", "j.yaml"}, ENOTSUP, "'--via' 'slurm' is not supported yet; use 'auto' or 'local'"},
+    {{"--via", "pigeon", "j.yaml"}, EINVAL, "'--via' must be 'auto' or 'local', not 'pigeon'"},
+    {{"--color=mauve", "j.yaml"}, EINVAL, "'--color' must be 'auto', 'always' or 'never', not 'mauve'"},
+    {{"--completion", "fish"}, EINVAL, "'--completion' must be 'bash', not 'fish'"},
+    {{"j.yaml", "--slots"}, EINVAL, "option '--slots' needs a value: '--slots N'"},
+    {{"j.yaml", "-H"}, EINVAL, "option '--hostfile' needs a value: '--hostfile FILE'"},
+    {{"--slots=", "j.yaml"}, EINVAL, "'--slots' has no value; it must be a number"},
+    {{"--slots", "0", "j.yaml"}, EINVAL, "'--slots' must be a whole number between 1 and 1024, not '0'"},
+    {{"--slots", "-1", "j.yaml"}, EINVAL, "'--slots' must be a whole number between 1 and 1024, not '-1'"},
+    {{"--slots", "two", "j.yaml"}, EINVAL, "'--slots' must be a whole number between 1 and 1024, not 'two'"},
+    {{"--nodes", "65537", "j.yaml"}, EINVAL, "'--nodes' must be a whole number between 1 and 65536, not '65537'"},
+    {{"--restarts", "-2", "j.yaml"}, EINVAL, "'--restarts' must be a whole number between 0 and 1000000, not '-2'"},
+    {{"--grace", "soon", "j.yaml"}, EINVAL, "'--grace' must be a number between 0 and 86400, not 'soon'"},
+    {{"--start-timeout", "1e9", "j.yaml"}, EINVAL, "'--start-timeout' must be a number between 0 and 86400, not '1e9'"},
+    {{"--run-dir", "", "j.yaml"}, EINVAL, "'--run-dir' has no value; it must be text"},
+    {{"--env", "=x", "j.yaml"}, EINVAL, "'--env' must be NAME or NAME=VALUE, not '=x'"},
+    {{"--env", "A-B=x", "j.yaml"}, EINVAL, "'--env' must be NAME or NAME=VALUE, not 'A-B=x'"},
+    {{"--json=yes", "j.yaml"}, EINVAL, "option '--json' takes no value"},
+    {{"--solts", "2", "j.yaml"}, EINVAL, "unknown option '--solts', did you mean '--slots'?"},
+    {{"--slot", "2", "j.yaml"}, EINVAL, "unknown option '--slot', did you mean '--slots'?"},
+    {{"--entirely-else"}, EINVAL, "unknown option '--entirely-else'; 'dsrun --help' lists them"},
+    {{"-Z", "j.yaml"}, EINVAL, "unknown option '-Z' in '-Z'; 'dsrun --help' lists them"},
+    {{"-qZ", "j.yaml"}, EINVAL, "unknown option '-Z' in '-qZ'; 'dsrun --help' lists them"},
+    {{"-i", "a", "-e", "b", "j.yaml"}, EINVAL, "'--include' and '--exclude' exclude each other; keep one"},
+    {{"-qv", "j.yaml"}, EINVAL, "'--quiet' and '--verbose' exclude each other; keep one"},
+    {{"--schedule", "j.yaml"}, EINVAL, "option '--schedule' does not go with 'run'"},
+    {{"plan", "--dtype", "bf16", "j.yaml"}, EINVAL, "option '--dtype' does not go with 'plan'"},
+    {{"ckpt", "verify", "x", "--slots=2"}, EINVAL, "option '--slots' does not go with 'ckpt verify'"},
+    {{"ckpt", "export", "a", "b", "--dtype", "fp16"}, EINVAL, "'--dtype' must be 'fp32' or 'bf16', not 'fp16'"},
+};
+/* clang-format on */
+
+Test(opt, each_wrong_line_ends_with_its_sentence)
+{
+    for (size_t i = 0; i < sizeof(wrongs) / sizeof(wrongs[0]); i++) {
+        struct line line;
+
+        parse(&line, wrongs[i].words);
+        cr_expect(line.rc == -wrongs[i].code, "%s: rc %d", wrongs[i].message, line.rc);
+        cr_expect_str_eq(line.err.text, wrongs[i].message);
+        ds_arena_release(&line.arena);
+    }
+}
+
+Test(opt, a_job_alone_is_run)
+{
+    struct line line;
+
+    PARSE(&line, "j.yaml", "train.steps=3");
+    cr_assert(line.rc == 0, "%s", line.err.text);
+    cr_expect_str_eq(line.cli.command, "run");
+    cr_expect(line.command == &ds_commands[DS_COMMAND_RUN]);
+    cr_expect(line.cli.args == 2);
+    cr_expect_str_eq(line.cli.arg[0], "j.yaml");
+    cr_expect_str_eq(line.cli.arg[1], "train.steps=3");
+    cr_expect(line.cli.slots == 0 && line.cli.nodes == 0 && line.cli.restarts == -1);
+    cr_expect(line.cli.grace_s < 0 && line.cli.start_timeout_s < 0);
+    cr_expect(line.cli.via == DS_VIA_AUTO && line.cli.color == DS_COLOR_AUTO);
+    ds_arena_release(&line.arena);
+}
+
+Test(opt, every_form_of_a_value)
+{
+    struct line line;
+
+    PARSE(&line, "-Hhosts", "--slots=2", "run", "-i", "a:0,1", "--nodes", "3", "j.yaml", "-qe",
+          "x");
+    cr_expect(line.rc == -EINVAL, "-e after -i");
+    ds_arena_release(&line.arena);
+    PARSE(&line, "-Hhosts", "--slots=2", "run", "-i", "a:0,1", "--nodes", "3", "j.yaml", "-q");
+    cr_assert(line.rc == 0, "%s", line.err.text);
+    cr_expect_str_eq(line.cli.hostfile, "hosts");
+    cr_expect_str_eq(line.cli.include, "a:0,1");
+    cr_expect(line.cli.slots == 2 && line.cli.nodes == 3 && line.cli.quiet);
+    cr_expect(line.cli.args == 1);
+    ds_arena_release(&line.arena);
+    PARSE(&line, "--grace=2.5", "--start-timeout", "30", "--restarts", "0", "--env", "A=b", "--env",
+          "HOME", "--color=never", "--", "-odd.yaml");
+    cr_assert(line.rc == 0, "%s", line.err.text);
+    cr_expect(line.cli.grace_s == 2.5 && line.cli.start_timeout_s == 30 && line.cli.restarts == 0);
+    cr_expect(line.cli.envs == 2);
+    cr_expect_str_eq(line.cli.env[0], "A=b");
+    cr_expect_str_eq(line.cli.env[1], "HOME");
+    cr_expect(line.cli.color == DS_COLOR_NEVER);
+    cr_expect_str_eq(line.cli.arg[0], "-odd.yaml");
+    ds_arena_release(&line.arena);
+}
+
+Test(opt, words_of_two_word_commands)
+{
+    struct line line;
+
+    PARSE(&line, "ckpt", "export", "runs/a", "out", "--dtype", "bf16");
+    cr_assert(line.rc == 0, "%s", line.err.text);
+    cr_expect_str_eq(line.cli.command, "ckpt export");
+    cr_expect(line.cli.args == 2);
+    cr_expect_str_eq(line.cli.arg[0], "runs/a");
+    cr_expect_str_eq(line.cli.arg[1], "out");
+    cr_expect_str_eq(line.cli.dtype, "bf16");
+    ds_arena_release(&line.arena);
+}
+
+Test(opt, a_word_that_looks_like_a_file_is_a_job)
+{
+    static const char *const jobs[] = {"./run", "runn.yaml", "dir/chek", "somethingelse"};
+
+    for (size_t i = 0; i < sizeof(jobs) / sizeof(jobs[0]); i++) {
+        struct line line;
+
+        PARSE(&line, jobs[i]);
+        cr_expect(line.rc == 0, "%s: %s", jobs[i], line.err.text);
+        cr_expect(line.command == &ds_commands[DS_COMMAND_RUN]);
+        ds_arena_release(&line.arena);
+    }
+}
+
+Test(opt, help_wins_over_what_is_missing)
+{
+    struct line line;
+
+    PARSE(&line, "--help");
+    cr_expect(line.rc == 0 && line.cli.help && line.command == NULL);
+    ds_arena_release(&line.arena);
+    PARSE(&line, "plan", "-h");
+    cr_expect(line.rc == 0 && line.command == &ds_commands[DS_COMMAND_PLAN]);
+    ds_arena_release(&line.arena);
+    PARSE(&line, "ckpt", "--help");
+    cr_expect(line.rc == 0 && line.command == NULL);
+    ds_arena_release(&line.arena);
+    PARSE(&line, "--version");
+    cr_expect(line.rc == 0 && line.cli.version);
+    ds_arena_release(&line.arena);
+}
+
+Test(opt, help_names_every_option_and_fits_80_columns)
+{
+    struct ds_buf out;
+    size_t count, column = 0;
+    const struct ds_option *options = ds_options(&count);
+
+    ds_buf_init(&out, 1 << 16);
+    ds_help_print(NULL, &out);
+    for (size_t c = 0; c < DS_COMMAND_COUNT; c++) {
+        cr_expect(strstr(ds_buf_text(&out), ds_commands[c].name) != NULL, "%s",
+                  ds_commands[c].name);
+        if (ds_commands[c].supported)
+            ds_help_print(&ds_commands[c], &out);
+    }
+    for (size_t i = 0; i < count; i++)
+        cr_expect(strstr(ds_buf_text(&out), options[i].key.path) != NULL, "%s",
+                  options[i].key.path);
+    for (const char *s = ds_buf_text(&out); *s != '\0'; s++) {
+        column = *s == '\n' ? 0 : column + 1;
+        cr_assert(column <= 80, "line ends with ...%.20s", s - 19);
+        cr_expect(*s != '\n' || s[-1] != ' ', "blank at the end of a line");
+    }
+    ds_buf_release(&out);
+}
+
+Test(opt, help_of_a_command_has_its_options_only)
+{
+    struct ds_buf out;
+
+    ds_buf_init(&out, 1 << 16);
+    ds_help_print(&ds_commands[DS_COMMAND_CKPT_EXPORT], &out);
+    cr_expect(strstr(ds_buf_text(&out), "usage: dsrun ckpt export [OPTIONS] CKPT OUT_DIR\n") !=
+              NULL);
+    cr_expect(strstr(ds_buf_text(&out), "--dtype") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "--slots") == NULL);
+    ds_buf_release(&out);
+}
+
+Test(opt, completion_knows_options_and_keys)
+{
+    struct ds_buf out;
+    size_t count;
+    const struct ds_key *keys = ds_job_keys(&count);
+
+    ds_buf_init(&out, 1 << 16);
+    ds_completion_print(keys, count, &out);
+    cr_expect(strstr(ds_buf_text(&out), " train.steps= ") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "parallel.tensor=") == NULL);
+    cr_expect(strstr(ds_buf_text(&out), " --start-timeout ") != NULL);
+    cr_expect(strstr(ds_buf_text(&out),
+                     "    ckpt) COMPREPLY=($(compgen -W 'ls verify export import diff '") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "complete -o filenames -F _dsrun dsrun\n") != NULL);
+    ds_buf_release(&out);
+}
+
+Test(opt, version_has_a_build_id)
+{
+    struct ds_buf out;
+
+    ds_buf_init(&out, 1000);
+    ds_version_print(&out);
+    cr_expect(strncmp(ds_buf_text(&out), "dsrun " DS_VERSION "\nbuild id ", 16) == 0, "%s",
+              ds_buf_text(&out));
+    ds_buf_release(&out);
+}
+
+Test(opt, tables_are_well_formed)
+{
+    size_t count;
+    const struct ds_option *options = ds_options(&count);
+
+    for (size_t i = 0; i < count; i++) {
+        cr_expect(strncmp(options[i].key.path, "--", 2) == 0);
+        cr_expect((options[i].value == NULL) == (options[i].key.type == DS_KEY_BOOL));
+        for (size_t j = 0; j < i; j++) {
+            cr_expect(strcmp(options[i].key.path, options[j].key.path) != 0);
+            cr_expect(options[i].letter == 0 || options[i].letter != options[j].letter);
+        }
+    }
+    cr_expect((int)DS_COMMAND_COUNT <= 32, "commands are bits of 32");
+}

@@ -20,16 +20,12 @@
 #include "base/error.h"
 #include "launcher/fleet/logmux.h"
 #include "launcher/fleet/supervise.h"
+#include "launcher/hosts/placement.h"
 #include "launcher/loop.h"
 #include "launcher/remote/transport.h"
 #include "launcher/spec.h"
 
 struct ds_fleet_host; /* fleet.c */
-
-struct ds_place { /* where ranks go: one host of the placement */
-    const char *host;
-    uint32_t first_rank, ranks;
-};
 
 enum ds_fleet_note { /* what ops->note() is told */
     DS_NOTE_STARTED, /* every rank runs */

@@ -1,0 +1,255 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * metrics.c - the contract is in metrics.h.
+ */
+#include "cli/metrics.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fsio.h"
+#include "cli/rundir.h"
+
+/* The columns of metrics.csv, in their order. */
+static const char *const columns[] = {"step",    "loss", "grad_norm", "lr",
+                                      "tokens",  "tokens_per_s", "step_ms", "mfu",
+                                      "skipped", "time", "valid_loss"};
+enum { COLUMNS = sizeof(columns) / sizeof(columns[0]), LINE_BYTES = DS_MAX_FRAME_BYTES + 1 };
+
+/* The shortest decimal that reads back as `value`. */
+static void put_number(struct ds_buf *out, double value)
+{
+    char text[40];
+
+    for (int digits = 6; digits <= 17; digits++) {
+        (void)snprintf(text, sizeof(text), "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
+            break;
+    }
+    (void)ds_buf_puts(out, text);
+}
+
+static int csv_header(struct ds_buf *out)
+{
+    for (int i = 0; i < COLUMNS; i++)
+        (void)ds_buf_printf(out, "%s%s", i > 0 ? "," : "", columns[i]);
+    (void)ds_buf_puts(out, "\n");
+    return out->failed ? -ENOMEM : 0;
+}
+
+int ds_metrics_csv_row(const json_t *object, struct ds_buf *out)
+{
+    for (int i = 0; i < COLUMNS; i++) {
+        const json_t *value = json_object_get(object, columns[i]);
+
+        if (i > 0)
+            (void)ds_buf_puts(out, ",");
+        if (json_is_integer(value))
+            (void)ds_buf_printf(out, "%lld", (long long)json_integer_value(value));
+        else if (json_is_real(value))
+            put_number(out, json_real_value(value));
+    }
+    (void)ds_buf_puts(out, "\n");
+    return out->failed ? -ENOMEM : 0;
+}
+
+/* --- cutting ---------------------------------------------------------------------------------- */
+
+struct line {
+    uint64_t step;
+    bool valid; /* of an evaluation */
+};
+
+static bool read_csv_line(const char *text, size_t len, struct line *line)
+{
+    char *end;
+
+    line->step = strtoull(text, &end, 10);
+    line->valid = (size_t)(end - text) + 1 < len && end[0] == ',' && end[1] == ',';
+    return end > text && (size_t)(end - text) < len && *end == ',';
+}
+
+static bool read_json_line(const char *text, size_t len, struct line *line)
+{
+    static const char step_key[] = "\"step\":", valid_key[] = "\"valid_loss\":";
+    const char *step = memmem(text, len, step_key, sizeof(step_key) - 1);
+    char *end;
+
+    if (step == NULL || text[0] != '{' || text[len - 1] != '}')
+        return false;
+    step += sizeof(step_key) - 1;
+    line->step = strtoull(step, &end, 10);
+    line->valid = memmem(text, len, valid_key, sizeof(valid_key) - 1) != NULL;
+    return end > step;
+}
+
+int ds_metrics_cut(const char *text, size_t len, bool csv, uint64_t updates, struct ds_buf *out)
+{
+    bool first = true;
+
+    while (len > 0) {
+        const char *end = memchr(text, '\n', len);
+        size_t line_len;
+        struct line line;
+        bool keep;
+
+        if (end == NULL)
+            break; /* torn */
+        line_len = (size_t)(end - text);
+        if (csv && first)
+            keep = true; /* the names of the columns */
+        else
+            keep = line_len > 0 && updates > 0 &&
+                   (csv ? read_csv_line(text, line_len, &line)
+                        : read_json_line(text, line_len, &line)) &&
+                   (line.valid ? line.step <= updates : line.step < updates);
+        if (keep)
+            (void)ds_buf_put(out, text, line_len + 1);
+        first = false;
+        text += line_len + 1;
+        len -= line_len + 1;
+    }
+    return out->failed ? -ENOMEM : 0;
+}
+
+/* Replace the file by what stays of it, unless all of it does. */
+static int cut_file(const char *path, bool csv, uint64_t updates, struct ds_error *err)
+{
+    struct ds_map map;
+    struct ds_buf kept;
+    int rc = ds_fs_map(path, &map, err);
+
+    if (rc != 0)
+        return rc;
+    ds_buf_init(&kept, map.len);
+    if (ds_metrics_cut(map.data, map.len, csv, updates, &kept) != 0)
+        rc = ds_fail(err, ENOMEM, "no memory for '%s'", path);
+    else if (kept.len < map.len)
+        rc = ds_fs_replace(path, ds_buf_text(&kept), kept.len, err);
+    ds_buf_release(&kept);
+    ds_map_release(&map);
+    return rc;
+}
+
+/* --- the files -------------------------------------------------------------------------------- */
+
+static int write_header(struct ds_metrics *metrics, struct ds_error *err)
+{
+    int rc;
+
+    if (lseek(metrics->csv_fd, 0, SEEK_END) != 0)
+        return 0;
+    ds_buf_reset(&metrics->line);
+    rc = csv_header(&metrics->line);
+    if (rc == 0)
+        rc = ds_fs_write_all(metrics->csv_fd, metrics->line.data, metrics->line.len, err);
+    return ds_error_context(err, rc, "cannot write '%s'", metrics->csv_path);
+}
+
+static int open_files(struct ds_metrics *metrics, struct ds_error *err)
+{
+    int rc = 0;
+
+    if (metrics->jsonl_path[0] != '\0')
+        rc = ds_append_open(metrics->jsonl_path, &metrics->jsonl_fd, err);
+    if (rc == 0 && metrics->csv_path[0] != '\0')
+        rc = ds_append_open(metrics->csv_path, &metrics->csv_fd, err);
+    if (rc == 0 && metrics->csv_fd >= 0)
+        rc = write_header(metrics, err);
+    return rc;
+}
+
+static void close_files(struct ds_metrics *metrics)
+{
+    if (metrics->jsonl_fd >= 0)
+        (void)close(metrics->jsonl_fd);
+    if (metrics->csv_fd >= 0)
+        (void)close(metrics->csv_fd);
+    metrics->jsonl_fd = metrics->csv_fd = -1;
+}
+
+int ds_metrics_open(struct ds_metrics *metrics, const char *run_dir, bool jsonl, bool csv,
+                    struct ds_error *err)
+{
+    int rc = 0;
+
+    *metrics = (struct ds_metrics){.jsonl_fd = -1, .csv_fd = -1};
+    ds_buf_init(&metrics->line, LINE_BYTES);
+    if (jsonl)
+        rc = ds_path_join(metrics->jsonl_path, run_dir, "metrics.jsonl", err);
+    if (rc == 0 && csv)
+        rc = ds_path_join(metrics->csv_path, run_dir, "metrics.csv", err);
+    if (rc == 0)
+        rc = open_files(metrics, err);
+    if (rc != 0)
+        ds_metrics_close(metrics);
+    return rc;
+}
+
+void ds_metrics_close(struct ds_metrics *metrics)
+{
+    if (metrics->line.max == 0)
+        return;
+    close_files(metrics);
+    ds_buf_release(&metrics->line);
+}
+
+static int append(struct ds_metrics *metrics, int fd, const char *path, struct ds_error *err)
+{
+    int rc;
+
+    if (metrics->line.failed)
+        return ds_fail(err, ENOMEM, "no memory for a line of '%s'", path);
+    rc = ds_fs_write_all(fd, metrics->line.data, metrics->line.len, err);
+    return ds_error_context(err, rc, "cannot write '%s'", path);
+}
+
+int ds_metrics_add(struct ds_metrics *metrics, const char *json, size_t len, const json_t *object,
+                   struct ds_error *err)
+{
+    int rc = 0;
+
+    if (metrics->jsonl_fd >= 0) {
+        ds_buf_reset(&metrics->line);
+        (void)ds_buf_put(&metrics->line, json, len);
+        (void)ds_buf_puts(&metrics->line, "\n");
+        rc = append(metrics, metrics->jsonl_fd, metrics->jsonl_path, err);
+    }
+    if (rc == 0 && metrics->csv_fd >= 0) {
+        ds_buf_reset(&metrics->line);
+        (void)ds_metrics_csv_row(object, &metrics->line);
+        rc = append(metrics, metrics->csv_fd, metrics->csv_path, err);
+    }
+    return rc;
+}
+
+int ds_metrics_resume(struct ds_metrics *metrics, uint64_t updates, struct ds_error *err)
+{
+    int rc = 0;
+
+    close_files(metrics);
+    if (metrics->jsonl_path[0] != '\0')
+        rc = cut_file(metrics->jsonl_path, false, updates, err);
+    if (rc == 0 && metrics->csv_path[0] != '\0')
+        rc = cut_file(metrics->csv_path, true, updates, err);
+    if (rc == 0)
+        rc = open_files(metrics, err);
+    return rc;
+}
+
+int ds_metrics_flush(struct ds_metrics *metrics, struct ds_error *err)
+{
+    const struct {
+        int fd;
+        const char *path;
+    } file[] = {{metrics->jsonl_fd, metrics->jsonl_path}, {metrics->csv_fd, metrics->csv_path}};
+
+    for (int i = 0; i < 2; i++)
+        if (file[i].fd >= 0 && fdatasync(file[i].fd) != 0)
+            return ds_fail(err, errno, "cannot write '%s': %s", file[i].path, strerror(errno));
+    return 0;
+}

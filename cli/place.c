@@ -1,0 +1,117 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * place.c - the contract is in place.h.
+ */
+#include "cli/place.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <sched.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "launcher/cores.h"
+#include "runtime/job.h"
+
+static void own_name(char out[HOST_NAME_MAX + 1])
+{
+    if (gethostname(out, HOST_NAME_MAX) != 0)
+        memcpy(out, "localhost", sizeof("localhost"));
+    out[HOST_NAME_MAX] = '\0';
+}
+
+static unsigned allowed_cores(cpu_set_t *cores)
+{
+    CPU_ZERO(cores);
+    if (sched_getaffinity(0, sizeof(*cores), cores) != 0)
+        CPU_SET(0, cores);
+    return (unsigned)CPU_COUNT(cores);
+}
+
+/* The hosts named by the user, or this machine. */
+static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, const char *hostname,
+                      struct ds_error *err)
+{
+    const struct ds_host_spec here = {0};
+    size_t count;
+
+    if (cli->hostfile != NULL)
+        return ds_hostfile_load(&place->roster, cli->hostfile, err);
+    if (ds_range_count(hostname, &count, NULL) != 0 || count != 1)
+        hostname = "localhost";
+    return ds_roster_add(&place->roster, hostname, &here, err);
+}
+
+static int check_reachable(const struct ds_cli_place *place, const struct ds_cli *cli,
+                           const char *hostname, struct ds_error *err)
+{
+    if (cli->via == DS_VIA_SSH || cli->via == DS_VIA_SLURM)
+        return ds_fail(err, ENOTSUP, "'--via %s' is not supported yet: use local",
+                       cli->via == DS_VIA_SSH ? "ssh" : "slurm");
+    for (uint32_t i = 0; i < place->placement.places; i++)
+        if (!ds_host_is_here(place->placement.place[i].spec, hostname))
+            return ds_fail(err, EHOSTUNREACH, "host '%s' is not this machine: reaching other hosts "
+                           "is not supported yet", place->placement.place[i].host);
+    if (place->placement.places > 1)
+        return ds_fail(err, EINVAL, "hosts '%s' and '%s' are both this machine: name it once and "
+                       "give it more slots", place->placement.place[0].host,
+                       place->placement.place[1].host);
+    return 0;
+}
+
+int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
+                 struct ds_error *err)
+{
+    const struct ds_placement_args args = {.nodes = cli->nodes, .slots = cli->slots};
+    char hostname[HOST_NAME_MAX + 1];
+    cpu_set_t cores;
+    int rc;
+
+    *place = (struct ds_cli_place){0};
+    ds_roster_init(&place->roster);
+    own_name(hostname);
+    rc = read_hosts(place, cli, hostname, err);
+    for (size_t i = 0; rc == 0 && i < place->roster.hosts; i++)
+        if (place->roster.host[i].slots == 0)
+            place->roster.host[i].slots = (uint32_t)(cli->slots != 0          ? cli->slots
+                                                     : job->launch.slots != 0 ? job->launch.slots
+                                                                              : 1);
+    if (rc == 0)
+        rc = ds_roster_select(&place->roster, cli->include, cli->exclude, err);
+    if (rc == 0)
+        rc = ds_placement_build(&place->placement, &place->roster, &args, err);
+    if (rc == 0)
+        rc = check_reachable(place, cli, hostname, err);
+    if (rc == 0)
+        place->threads = ds_cores_per_rank(allowed_cores(&cores), place->placement.place[0].ranks,
+                                           (unsigned)job->launch.threads);
+    else
+        ds_cli_place_release(place);
+    return rc;
+}
+
+void ds_cli_place_release(struct ds_cli_place *place)
+{
+    ds_roster_release(&place->roster);
+    *place = (struct ds_cli_place){0};
+}
+
+void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out)
+{
+    char text[DS_CORES_TEXT];
+    cpu_set_t cores, mine;
+
+    (void)allowed_cores(&cores);
+    for (uint32_t i = 0; i < place->placement.places; i++) {
+        const struct ds_place *host = &place->placement.place[i];
+
+        for (uint32_t local = 0; local < host->ranks; local++) {
+            ds_cores_share(&cores, place->threads, local, &mine);
+            ds_cores_text(&mine, text);
+            (void)ds_buf_printf(out, "rank %u  host %s  slot %u  cores %s\n",
+                                host->first_rank + local, host->host,
+                                ds_placement_slot(host, local), text);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * place.h - from the command line and the job to a placement: hosts, slots, ranks, cores.
+ *
+ * Ranks per host: --slots, else the hostfile, else launch.slots, else 1.
+ *
+ * Tests   tests/e2e/processes.py
+ */
+#ifndef DS_CLI_PLACE_H
+#define DS_CLI_PLACE_H
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "cli/cli.h"
+#include "launcher/hosts/placement.h"
+#include "launcher/hosts/roster.h"
+
+struct ds_job;
+
+struct ds_cli_place {
+    struct ds_roster roster;
+    struct ds_placement placement;
+    unsigned threads; /* cores per rank on this machine */
+};
+
+/* -EINVAL and -ENOENT as the hostfile and selection say; -EHOSTUNREACH a host that is not this
+ * machine, -ENOTSUP a way to reach hosts that does not exist yet. */
+int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
+                 struct ds_error *err) DS_NODISCARD;
+void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struct */
+
+/* One line per rank: host, slot, cores. */
+void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);
+
+#endif

@@ -1,0 +1,173 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hostfile.c - which form a hostfile has, and the one-line form.
+ *
+ *     worker-0 slots=4 user=train port=22 address=10.0.0.7     # comment
+ *
+ * A file is YAML when its first line that says something looks like a map or a list.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/fsio.h"
+#include "launcher/hosts/roster.h"
+
+struct place { /* for messages */
+    const char *file;
+    unsigned line, column;
+};
+
+static int fail_here(struct ds_error *err, const struct place *at, const char *text,
+                     const char *what)
+{
+    return ds_fail(err, EINVAL, "%s:%u:%u: %s '%.100s'", at->file, at->line, at->column, what,
+                   text);
+}
+
+/* "slots" and "port": decimal, 1 .. max. */
+static int read_number(const char *value, uint32_t max, uint32_t *out)
+{
+    size_t digits = strspn(value, "0123456789");
+    unsigned long n;
+
+    if (digits == 0 || digits > 9 || value[digits] != '\0')
+        return -EINVAL;
+    n = strtoul(value, NULL, 10);
+    if (n == 0 || n > max)
+        return -EINVAL;
+    *out = (uint32_t)n;
+    return 0;
+}
+
+static int read_key(struct ds_host_spec *host, char *word, const struct place *at,
+                    struct ds_error *err)
+{
+    char *equals = strchr(word, '=');
+
+    if (equals == NULL || equals[1] == '\0')
+        return fail_here(err, at, word, "expected key=value after the host's name, found");
+    *equals = '\0';
+    if (strcmp(word, "slots") == 0) {
+        if (host->slots != 0)
+            return fail_here(err, at, word, "named twice on one line:");
+        if (read_number(equals + 1, DS_MAX_SLOTS, &host->slots) != 0)
+            return ds_fail(err, EINVAL, "%s:%u:%u: slots must be a number from 1 to %d, not "
+                           "'%.100s'", at->file, at->line, at->column, DS_MAX_SLOTS, equals + 1);
+    } else if (strcmp(word, "port") == 0) {
+        if (read_number(equals + 1, 65535, &host->port) != 0)
+            return fail_here(err, at, equals + 1, "port must be a number from 1 to 65535, not");
+    } else if (strcmp(word, "user") == 0) {
+        host->user = equals + 1;
+    } else if (strcmp(word, "address") == 0) {
+        host->address = equals + 1;
+    } else {
+        return ds_fail(err, EINVAL, "%s:%u:%u: unknown key '%.100s': known are slots, user, port "
+                       "and address", at->file, at->line, at->column, word);
+    }
+    return 0;
+}
+
+/* One line, which may be cut into words here. */
+static int read_line(struct ds_roster *roster, char *line, struct place *at, struct ds_error *err)
+{
+    static const char blank[] = " \t\r";
+    struct ds_host_spec host = {0};
+    const char *name = NULL;
+    unsigned name_column = 0;
+    int rc;
+
+    line[strcspn(line, "#")] = '\0';
+    for (char *word = line + strspn(line, blank); *word != '\0';) {
+        char *end = word + strcspn(word, blank);
+        char *next = end + strspn(end, blank);
+
+        *end = '\0';
+        at->column = (unsigned)(word - line) + 1;
+        if (name == NULL) {
+            name = word;
+            name_column = at->column;
+        } else {
+            rc = read_key(&host, word, at, err);
+            if (rc != 0)
+                return rc;
+        }
+        word = next;
+    }
+    if (name == NULL)
+        return 0;
+    rc = ds_roster_add(roster, name, &host, err);
+    return ds_error_context(err, rc, "%s:%u:%u", at->file, at->line, name_column);
+}
+
+static int read_lines(struct ds_roster *roster, const char *name, char *text, struct ds_error *err)
+{
+    struct place at = {.file = name};
+    int rc = 0;
+
+    while (rc == 0 && *text != '\0') {
+        size_t len = strcspn(text, "\n");
+        char *next = text + len + (text[len] == '\n');
+
+        text[len] = '\0';
+        at.line++;
+        rc = read_line(roster, text, &at, err);
+        text = next;
+    }
+    return rc;
+}
+
+/* Look at the first line that says something. */
+static bool looks_like_yaml(const char *text)
+{
+    for (;;) {
+        size_t skip = strspn(text, " \t\r\n");
+        const char *line = text + skip;
+        size_t len = strcspn(line, "\n");
+        size_t key = strcspn(line, " \t\r\n:#");
+
+        if (*line == '#') {
+            text = line + len;
+            continue;
+        }
+        return *line != '\0' && (strchr("{[-&!%", *line) != NULL || line[key] == ':');
+    }
+}
+
+int ds_hostfile_parse(struct ds_roster *roster, const char *name, const char *text, size_t len,
+                      struct ds_error *err)
+{
+    char *copy;
+    int rc;
+
+    if (len > DS_MAX_YAML_BYTES)
+        return ds_fail(err, EINVAL, "%s: larger than %d bytes", name, DS_MAX_YAML_BYTES);
+    if (memchr(text, '\0', len) != NULL)
+        return ds_fail(err, EINVAL, "%s:1:1: not a text file", name);
+    copy = ds_arena_strndup(&roster->arena, text, len);
+    if (copy == NULL)
+        return ds_fail(err, ENOMEM, "no memory for '%s'", name);
+    if (copy[strspn(copy, " \t\r\n")] != '\0' && looks_like_yaml(copy))
+        rc = ds__hostfile_yaml(roster, name, text, len, err);
+    else
+        rc = read_lines(roster, name, copy, err);
+    if (rc == 0 && roster->hosts == 0)
+        return ds_fail(err, EINVAL, "%s:1:1: no host is named here", name);
+    return rc;
+}
+
+int ds_hostfile_load(struct ds_roster *roster, const char *path, struct ds_error *err)
+{
+    struct ds_buf text;
+    int rc;
+
+    ds_buf_init(&text, DS_MAX_YAML_BYTES);
+    rc = ds_fs_read(path, DS_MAX_YAML_BYTES, &text, err);
+    if (rc == 0)
+        rc = ds_hostfile_parse(roster, path, ds_buf_text(&text), text.len, err);
+    ds_buf_release(&text);
+    return rc;
+}

@@ -1,0 +1,63 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * placement.c - the contract is in placement.h.
+ */
+#include "launcher/hosts/placement.h"
+
+#include <errno.h>
+
+/* Ranks on one host. */
+static int count_ranks(const struct ds_host_spec *host, uint64_t slots, uint32_t *ranks,
+                       struct ds_error *err)
+{
+    uint64_t n = slots != 0 ? slots : host->slot != NULL ? host->chosen : host->slots;
+
+    if (host->slot != NULL && n > host->chosen)
+        return ds_fail(err, EINVAL, "'--slots %llu' asks for more than the %u slots that are "
+                       "selected on host '%s'", (unsigned long long)slots, host->chosen,
+                       host->name);
+    if (n == 0 || n > DS_MAX_SLOTS)
+        return ds_fail(err, EINVAL, "%llu slots on host '%s': it must be 1 to %d",
+                       (unsigned long long)n, host->name, DS_MAX_SLOTS);
+    *ranks = (uint32_t)n;
+    return 0;
+}
+
+int ds_placement_build(struct ds_placement *placement, struct ds_roster *roster,
+                       const struct ds_placement_args *args, struct ds_error *err)
+{
+    struct ds_placement out = {0};
+
+    out.place = ds_arena_alloc(&roster->arena, roster->hosts, sizeof(*out.place));
+    if (out.place == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a placement on %zu hosts", roster->hosts);
+    for (size_t i = 0; i < roster->hosts; i++) {
+        const struct ds_host_spec *host = &roster->host[i];
+        struct ds_place *place = &out.place[out.places];
+        int rc;
+
+        if (host->excluded)
+            continue;
+        if (args->nodes != 0 && out.places == args->nodes)
+            break;
+        *place = (struct ds_place){.host = host->name, .spec = host, .first_rank = out.world};
+        rc = count_ranks(host, args->slots, &place->ranks, err);
+        if (rc != 0)
+            return rc;
+        if (place->ranks > DS_MAX_RANKS - out.world)
+            return ds_fail(err, EINVAL, "more than %d ranks", DS_MAX_RANKS);
+        out.world += place->ranks;
+        out.places++;
+    }
+    if (args->nodes > out.places)
+        return ds_fail(err, EINVAL, "'--nodes %llu': there are only %u hosts",
+                       (unsigned long long)args->nodes, out.places);
+    *placement = out;
+    return 0;
+}
+
+uint32_t ds_placement_slot(const struct ds_place *place, uint32_t local)
+{
+    return place->spec != NULL && place->spec->slot != NULL ? place->spec->slot[local] : local;
+}

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/wire.h"
@@ -335,6 +336,26 @@ int ds_link_flush(struct ds_link *link, struct ds_error *err)
         rc = ds_fail(err, ECANCELED, "the line to the agent has ended");
     (void)pthread_mutex_unlock(&link->lock);
     return rc;
+}
+
+bool ds_link_wait_over(struct ds_link *link, unsigned timeout_ms)
+{
+    struct timespec until;
+    bool over;
+
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    (void)pthread_mutex_lock(&link->lock);
+    while (!link->over && pthread_cond_timedwait(&link->changed, &link->lock, &until) == 0)
+        continue;
+    over = link->over;
+    (void)pthread_mutex_unlock(&link->lock);
+    return over;
 }
 
 bool ds_link_stop_requested(const struct ds_link *link)

@@ -32,7 +32,8 @@ int ds_link_open(struct ds_link **link, int fd, uint32_t rank, struct ds_buf *sp
                  struct ds_error *err) DS_NODISCARD;
 void ds_link_close(struct ds_link *link);
 
-/* Called once, from the reading thread, when the job is over for this rank. */
+/* Called once when the job is over for this rank: from the reading thread, or from here when that
+ * was the case before. */
 void ds_link_on_abort(struct ds_link *link, void (*on_abort)(void *user), void *user);
 
 /* One JSON object as text; it becomes a line of metrics.jsonl / events.jsonl. */
@@ -42,6 +43,9 @@ int ds_link_beat(struct ds_link *link, uint64_t step, struct ds_error *err) DS_N
 
 /* Wait until the launcher has on disk everything sent so far.  -ECANCELED when the line ends. */
 int ds_link_flush(struct ds_link *link, struct ds_error *err) DS_NODISCARD;
+
+/* Wait until the job is over for this rank, at most `timeout_ms`; true when it is. */
+bool ds_link_wait_over(struct ds_link *link, unsigned timeout_ms);
 
 /* Was a stop asked for (frame or signal)?  Cheap; from any thread. */
 bool ds_link_stop_requested(const struct ds_link *link);

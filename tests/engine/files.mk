@@ -1,4 +1,4 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-TESTS_engine := tests/engine/test_engine.c
+TESTS_engine := $(addprefix tests/engine/,test_engine.c test_worker.c)
 TESTROOMS_engine := engine data ckpt comm plan job cpu ops base

@@ -1,0 +1,167 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * worker.c - main of dsrun-worker: one rank of a training job, or a benchmark of this machine.
+ *
+ *   dsrun-worker                   started by an agent; environment as runtime/link.h says
+ *   dsrun-worker bench ARGS...     started by dsrun bench
+ *
+ * The only place below dsrun that prints: "dsrun-worker: error: ..." on stderr, once.  A rank that
+ * merely learns that another has failed says nothing and ends after it, so that the first failure is
+ * the one that is seen.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/exit.h"
+#include "base/log.h"
+#include "kernels/bench.h"
+#include "runtime/spec.h"
+#include "runtime/train.h"
+
+enum { VICTIM_WAIT_MS = 5000 };
+
+static int env_number(const char *name, uint64_t max, uint64_t *out, struct ds_error *err)
+{
+    const char *text = getenv(name);
+    char *end = NULL;
+    unsigned long long value;
+
+    if (text == NULL)
+        return ds_fail(err, EINVAL, "'%s' is not set, dsrun-worker is started by dsrun", name);
+    errno = 0;
+    value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value > max)
+        return ds_fail(err, EINVAL, "'%s' is '%.64s', must be a number up to %llu", name, text,
+                       (unsigned long long)max);
+    *out = value;
+    return 0;
+}
+
+/* "0-3,8" into a set; the number of cores, or 0 when it is malformed or empty. */
+static unsigned parse_cores(const char *text, cpu_set_t *set)
+{
+    CPU_ZERO(set);
+    while (*text >= '0' && *text <= '9') {
+        char *end;
+        unsigned long first = strtoul(text, &end, 10), last = first;
+
+        if (*end == '-')
+            last = strtoul(end + 1, &end, 10);
+        if (first > last || last >= CPU_SETSIZE)
+            return 0;
+        for (unsigned long core = first; core <= last; core++)
+            CPU_SET(core, set);
+        text = *end == ',' ? end + 1 : end;
+    }
+    return *text == '\0' ? (unsigned)CPU_COUNT(set) : 0;
+}
+
+/* Keep to DSRUN_CORES where it is given; the number of cores this rank may use. */
+static unsigned take_cores(unsigned local_world)
+{
+    const char *text = getenv("DSRUN_CORES");
+    cpu_set_t set;
+    unsigned cores = 0;
+
+    if (text != NULL)
+        cores = parse_cores(text, &set);
+    if (cores > 0 && sched_setaffinity(0, sizeof(set), &set) == 0)
+        return cores;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        cores = (unsigned)CPU_COUNT(&set) / local_world;
+    return cores > 0 ? cores : 1;
+}
+
+static int read_env(struct ds_train_args *args, int *link_fd, struct ds_error *err)
+{
+    uint64_t rank = 0, world = 0, local = 0, fd = 0;
+    int rc = env_number("WORLD_SIZE", DS_MAX_RANKS, &world, err);
+
+    if (rc == 0)
+        rc = env_number("RANK", DS_MAX_RANKS, &rank, err);
+    if (rc == 0)
+        rc = env_number("LOCAL_WORLD_SIZE", DS_MAX_SLOTS, &local, err);
+    if (rc == 0)
+        rc = env_number("DSRUN_LINK_FD", 1 << 20, &fd, err);
+    *link_fd = (int)fd;
+    args->shm_fd = -1;
+    if (rc == 0 && world > 1) {
+        rc = env_number("DSRUN_SHM_FD", 1 << 20, &fd, err);
+        args->shm_fd = (int)fd;
+    }
+    if (rc == 0 && (rank >= world || local < 1))
+        rc = ds_fail(err, EINVAL, "'RANK' and 'WORLD_SIZE' do not fit together");
+    args->rank = (unsigned)rank;
+    args->world = (unsigned)world;
+    args->local_world = (unsigned)local;
+    return rc;
+}
+
+static int run_job(struct ds_train_args *args, struct ds_buf *text, int *code, struct ds_error *err)
+{
+    struct ds_run_spec spec;
+    struct ds_job job;
+    int rc = ds_run_spec_parse(&spec, text->data, text->len, err);
+
+    if (rc != 0)
+        return rc;
+    if (chdir(spec.cwd) != 0)
+        return ds_fail(err, errno, "cannot enter the working directory '%s': %s", spec.cwd,
+                       strerror(errno));
+    ds_job_init(&job);
+    rc = ds_job_parse(&job, "job", spec.job_text, spec.job_bytes, NULL, 0, err);
+    if (rc == 0)
+        rc = ds_job_check_world(&job, args->world, err);
+    args->cores = take_cores(args->local_world);
+    args->threads = job.launch.threads > 0 ? (unsigned)job.launch.threads : args->cores;
+    args->job = &job;
+    args->run_dir = spec.run_dir;
+    args->attempt = spec.attempt;
+    if (rc == 0)
+        rc = ds_train(args, code, err);
+    ds_job_release(&job);
+    return rc;
+}
+
+static int run_worker(int *code, struct ds_error *err)
+{
+    struct ds_train_args args = {.shm_fd = -1};
+    struct ds_buf text;
+    int link_fd = -1, rc = read_env(&args, &link_fd, err);
+
+    if (rc != 0)
+        return rc;
+    ds_buf_init(&text, DS_MAX_FRAME_BYTES);
+    rc = ds_link_open(&args.link, link_fd, args.rank, &text, err);
+    if (rc == 0)
+        rc = run_job(&args, &text, code, err);
+    if (rc == -ECANCELED && args.link != NULL)
+        (void)ds_link_wait_over(args.link, VICTIM_WAIT_MS);
+    else if (rc != 0)
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(err, rc));
+    ds_link_close(args.link);
+    ds_buf_release(&text);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct ds_error err = {0};
+    int code = DS_EXIT_OK, rc;
+
+    ds_log_init("dsrun-worker", DS_LOG_WARNING);
+    if (argc > 1 && strcmp(argv[1], "bench") == 0)
+        return ds_bench_main(argc - 1, argv + 1);
+    if (argc > 1) {
+        ds_log(DS_LOG_ERROR, "unknown word '%s', dsrun-worker is started by dsrun", argv[1]);
+        return DS_EXIT_USAGE;
+    }
+    rc = run_worker(&code, &err);
+    return rc == 0 ? code : ds_exit_from_errno(rc);
+}

@@ -1,0 +1,173 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * monitor.c - the contract is in monitor.h.
+ */
+#include "runtime/monitor.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+
+enum { LINE_BYTES = 16 * 1024, TIME_DIGITS = 13, RATE_DIGITS = 6 };
+
+int ds_monitor_init(struct ds_monitor *monitor, struct ds_link *link, struct ds_error *err)
+{
+    *monitor = (struct ds_monitor){.link = link};
+    ds_buf_init(&monitor->line, LINE_BYTES);
+    if (ds_buf_reserve(&monitor->line, LINE_BYTES - 1) == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a line of metrics");
+    return 0;
+}
+
+void ds_monitor_release(struct ds_monitor *monitor)
+{
+    ds_buf_release(&monitor->line);
+}
+
+static struct ds_json begin(struct ds_monitor *monitor, const char *event)
+{
+    struct ds_json json;
+
+    ds_buf_reset(&monitor->line);
+    ds_json_init(&json, &monitor->line);
+    ds_json_object(&json, NULL);
+    if (event != NULL)
+        ds_json_string(&json, "event", event);
+    return json;
+}
+
+static int finish(struct ds_monitor *monitor, struct ds_json *json, bool metric,
+                  struct ds_error *err)
+{
+    ds_json_f64(json, "time", ds_clock_wall_s(), TIME_DIGITS);
+    ds_json_end_object(json);
+    if (monitor->line.failed)
+        return ds_fail(err, ENOBUFS, "a line of metrics does not fit in %d bytes", LINE_BYTES);
+    if (metric)
+        return ds_link_metric(monitor->link, ds_buf_text(&monitor->line), err);
+    return ds_link_event(monitor->link, ds_buf_text(&monitor->line), err);
+}
+
+int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *step,
+                    struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, NULL);
+    ds_json_u64(&json, "step", step->step);
+    ds_json_f64(&json, "loss", step->loss, DS_MONITOR_DIGITS);
+    ds_json_f64(&json, "grad_norm", step->grad_norm, DS_MONITOR_DIGITS);
+    ds_json_f64(&json, "lr", step->lr, DS_MONITOR_DIGITS);
+    ds_json_u64(&json, "tokens", step->tokens);
+    ds_json_f64(&json, "tokens_per_s", step->tokens_per_s, RATE_DIGITS);
+    ds_json_f64(&json, "step_ms", step->step_ms, RATE_DIGITS);
+    ds_json_null(&json, "mfu");
+    ds_json_u64(&json, "skipped", step->skipped);
+    return finish(monitor, &json, true, err);
+}
+
+int ds_monitor_valid(struct ds_monitor *monitor, uint64_t step, double loss, struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, NULL);
+    ds_json_u64(&json, "step", step);
+    ds_json_f64(&json, "valid_loss", loss, DS_MONITOR_DIGITS);
+    return finish(monitor, &json, true, err);
+}
+
+int ds_monitor_start(struct ds_monitor *monitor, const struct ds_monitor_start *start,
+                     struct ds_error *err)
+{
+    struct ds_json json;
+    char hash[17];
+
+    if (monitor->link == NULL)
+        return 0;
+    (void)snprintf(hash, sizeof(hash), "%016" PRIx64, start->plan_hash);
+    json = begin(monitor, "start");
+    ds_json_string(&json, "device", start->device);
+    ds_json_u64(&json, "world", start->world);
+    ds_json_u64(&json, "threads", start->threads);
+    ds_json_u64(&json, "attempt", start->attempt);
+    ds_json_u64(&json, "parameters", start->parameters);
+    ds_json_bool(&json, "overlap", start->overlap);
+    ds_json_string(&json, "plan", hash);
+    return finish(monitor, &json, false, err);
+}
+
+int ds_monitor_resumed(struct ds_monitor *monitor, uint64_t step, const char *from,
+                       struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, "resumed");
+    ds_json_u64(&json, "step", step);
+    if (from != NULL)
+        ds_json_string(&json, "from", from);
+    else
+        ds_json_null(&json, "from");
+    return finish(monitor, &json, false, err);
+}
+
+int ds_monitor_ready(struct ds_monitor *monitor, uint64_t step, double ms, struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, "ready");
+    ds_json_u64(&json, "step", step);
+    ds_json_f64(&json, "ms", ms, RATE_DIGITS);
+    return finish(monitor, &json, false, err);
+}
+
+int ds_monitor_checkpoint(struct ds_monitor *monitor, uint64_t step, const char *path, double ms,
+                          uint64_t bytes, struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, "checkpoint");
+    ds_json_u64(&json, "step", step);
+    ds_json_string(&json, "path", path);
+    ds_json_f64(&json, "ms", ms, RATE_DIGITS);
+    ds_json_u64(&json, "bytes", bytes);
+    return finish(monitor, &json, false, err);
+}
+
+int ds_monitor_warning(struct ds_monitor *monitor, const char *text, struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, "warning");
+    ds_json_string(&json, "text", text);
+    return finish(monitor, &json, false, err);
+}
+
+int ds_monitor_end(struct ds_monitor *monitor, const char *event, uint64_t step, const char *text,
+                   struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, event);
+    ds_json_u64(&json, "step", step);
+    if (text != NULL)
+        ds_json_string(&json, "text", text);
+    return finish(monitor, &json, false, err);
+}

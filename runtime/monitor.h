@@ -1,0 +1,66 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * monitor.h - what rank 0 tells the launcher: lines of metrics.jsonl and events.jsonl.
+ *
+ * One buffer, made at init, is reused for every line, so reporting allocates nothing.  On other
+ * ranks every call succeeds and does nothing.
+ *
+ * Digits  loss and norms are printed with DS_MONITOR_DIGITS significant digits: equal bits give
+ *         equal text.  A value that is not finite is null.
+ * mfu     is null on the CPU: no peak is known that it could be measured against.
+ * Tests   tests/engine/test_monitor.c
+ */
+#ifndef DS_RUNTIME_MONITOR_H
+#define DS_RUNTIME_MONITOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "runtime/link.h"
+
+enum { DS_MONITOR_DIGITS = 12 };
+
+struct ds_monitor {
+    struct ds_link *link; /* borrowed; NULL: say nothing */
+    struct ds_buf line;
+};
+
+int ds_monitor_init(struct ds_monitor *monitor, struct ds_link *link, struct ds_error *err)
+    DS_NODISCARD;
+void ds_monitor_release(struct ds_monitor *monitor);
+
+struct ds_monitor_step {
+    uint64_t step, tokens, skipped;
+    double loss, grad_norm, lr, tokens_per_s, step_ms;
+};
+int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *step,
+                    struct ds_error *err) DS_NODISCARD;
+/* After `step` updates. */
+int ds_monitor_valid(struct ds_monitor *monitor, uint64_t step, double loss, struct ds_error *err)
+    DS_NODISCARD;
+
+struct ds_monitor_start {
+    const char *device;
+    unsigned world, threads, attempt;
+    uint64_t parameters, plan_hash;
+    bool overlap;
+};
+int ds_monitor_start(struct ds_monitor *monitor, const struct ds_monitor_start *start,
+                     struct ds_error *err) DS_NODISCARD;
+/* `from` NULL: a new run. */
+int ds_monitor_resumed(struct ds_monitor *monitor, uint64_t step, const char *from,
+                       struct ds_error *err) DS_NODISCARD;
+int ds_monitor_ready(struct ds_monitor *monitor, uint64_t step, double ms, struct ds_error *err)
+    DS_NODISCARD;
+int ds_monitor_checkpoint(struct ds_monitor *monitor, uint64_t step, const char *path, double ms,
+                          uint64_t bytes, struct ds_error *err) DS_NODISCARD;
+int ds_monitor_warning(struct ds_monitor *monitor, const char *text, struct ds_error *err)
+    DS_NODISCARD;
+/* "stop" or "end", after `step` updates. */
+int ds_monitor_end(struct ds_monitor *monitor, const char *event, uint64_t step, const char *text,
+                   struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,259 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * start.c - where a run starts: at a checkpoint, with given weights, or from the seed.
+ *
+ *   resume never   the weights of model.init
+ *   resume auto    the newest whole checkpoint of the run directory, else as never
+ *   resume PATH    that checkpoint, which must be whole
+ *
+ * Every rank reads and verifies for itself; rank 0 names the candidate, and a damage that one rank
+ * sees counts for all.  A checkpoint of another model is an error, not a damage.
+ *
+ * Initial numbers are normals of (seed, index of the tensor, element): the same for every layout.
+ *
+ * Tests   tests/engine/test_start.c
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fsio.h"
+#include "base/rng.h"
+#include "runtime/trainer.h"
+
+/* Below this a thread costs more than it gains. */
+enum { INIT_THREAD_ELEMS = 1 << 20, CANDIDATE_BYTES = 32 };
+
+struct init_share {
+    const struct ds_trainer *trainer;
+    unsigned share, shares;
+    pthread_t thread;
+};
+
+static void fill(float *out, uint64_t n, float value)
+{
+    for (uint64_t i = 0; i < n; i++)
+        out[i] = value;
+}
+
+/* One thread's part of every tensor. */
+static void *init_share(void *arg)
+{
+    const struct init_share *me = arg;
+    const struct ds_trainer *trainer = me->trainer;
+    const struct ds_job *job = trainer->job;
+    float *params = ds_engine_lines(trainer->engine).params;
+    double std = job->model.init_std;
+    double residual = std / sqrt(2.0 * (double)trainer->plan.shape.layers);
+
+    for (size_t i = 0; i < trainer->plan.params; i++) {
+        const struct ds_plan_param *param = &trainer->plan.param[i];
+        uint64_t first = param->param.elems / me->shares * me->share;
+        uint64_t last = me->share + 1 == me->shares
+                            ? param->param.elems
+                            : param->param.elems / me->shares * (me->share + 1);
+        float *out = params + param->offset + first;
+
+        switch (param->param.init) {
+        case DS_INIT_NORMAL:
+        case DS_INIT_NORMAL_RESIDUAL:
+            ds_rng_fill_normal(out, last - first, job->seed, i, first,
+                               (float)(param->param.init == DS_INIT_NORMAL ? std : residual));
+            break;
+        case DS_INIT_ZERO: fill(out, last - first, 0.0f); break;
+        case DS_INIT_ONE: fill(out, last - first, 1.0f); break;
+        }
+    }
+    return NULL;
+}
+
+static void init_from_seed(const struct ds_trainer *trainer)
+{
+    struct init_share share[64];
+    uint64_t wanted = trainer->plan.padded_elems / INIT_THREAD_ELEMS + 1;
+    unsigned shares = trainer->args->threads, started = 1;
+
+    if (shares > wanted)
+        shares = (unsigned)wanted;
+    if (shares > sizeof(share) / sizeof(share[0]))
+        shares = sizeof(share) / sizeof(share[0]);
+    for (unsigned i = 0; i < shares; i++)
+        share[i] = (struct init_share){.trainer = trainer, .share = i, .shares = shares};
+    while (started < shares &&
+           pthread_create(&share[started].thread, NULL, init_share, &share[started]) == 0)
+        started++;
+    (void)init_share(&share[0]);
+    for (unsigned i = started; i < shares; i++) /* no thread could be had */
+        (void)init_share(&share[i]);
+    for (unsigned i = 1; i < started; i++)
+        (void)pthread_join(share[i].thread, NULL);
+}
+
+static void fresh_state(struct ds_trainer *trainer)
+{
+    struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
+
+    memset(lines.exp_avg, 0, trainer->plan.padded_elems * sizeof(float));
+    memset(lines.exp_avg_sq, 0, trainer->plan.padded_elems * sizeof(float));
+    trainer->state = (struct ds_ckpt_state){.step = 0};
+}
+
+static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const char *from = trainer->job->model.init_from;
+
+    if (from != NULL)
+        return ds_error_context(err,
+                                ds_hf_load(from, &trainer->plan.shape, trainer->weights,
+                                           trainer->n_weights, err),
+                                "model.init.from '%s'", from);
+    init_from_seed(trainer);
+    return 0;
+}
+
+/* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */
+static int load(struct ds_trainer *trainer, const char *path, struct ds_error *err)
+{
+    struct ds_ckpt_state *state = &trainer->state;
+    int rc = ds_ckpt_peek(path, state, err);
+
+    if (rc == 0 && state->step == 0)
+        fresh_state(trainer);
+    if (rc == 0)
+        rc = ds_ckpt_load(path, state, trainer->weights, trainer->n_weights, trainer->moments,
+                          state->step > 0 ? trainer->n_moments : 0, err);
+    return ds_error_context(err, rc, "checkpoint '%s'", path);
+}
+
+/* Load on all ranks; *whole tells whether all could.  Any failure but damage ends the run. */
+static int load_agreed(struct ds_trainer *trainer, const char *path, bool *whole,
+                       struct ds_error *err)
+{
+    struct ds_error mine = {0};
+    int loaded = load(trainer, path, &mine), rc;
+    double damaged = loaded == -EBADMSG || loaded == -ENOENT ? 1.0 : 0.0;
+
+    *whole = false;
+    if (loaded != 0 && damaged == 0.0) {
+        if (err != NULL)
+            *err = mine;
+        return loaded;
+    }
+    rc = ds_comm_all_reduce_f64(trainer->comm, &damaged, 1, err);
+    *whole = damaged == 0.0;
+    if (rc != 0 || *whole)
+        return rc;
+    if (loaded == 0)
+        (void)ds_fail(&mine, EBADMSG, "checkpoint '%s': another rank found it damaged", path);
+    if (err != NULL)
+        *err = mine;
+    return 0;
+}
+
+/* The checkpoint that is tried next, as rank 0 sees the folder; "" after the last. */
+static int candidate(struct ds_trainer *trainer, const struct ds_ckpt_list *list, size_t i,
+                     char name[CANDIDATE_BYTES], struct ds_error *err)
+{
+    memset(name, 0, CANDIDATE_BYTES);
+    if (trainer->args->rank == 0 && i < list->count)
+        (void)snprintf(name, CANDIDATE_BYTES, "%s", list->entry[i].name);
+    return ds_comm_broadcast(trainer->comm, name, CANDIDATE_BYTES, 0, err);
+}
+
+static int try_all(struct ds_trainer *trainer, const struct ds_ckpt_list *list,
+                   char from[DS_MAX_PATH], struct ds_error *err)
+{
+    char name[CANDIDATE_BYTES], folder[DS_MAX_PATH];
+    bool whole = false;
+    int rc = ds_path_join(folder, trainer->args->run_dir, "checkpoints", err);
+
+    from[0] = '\0';
+    for (size_t i = 0; rc == 0; i++) {
+        rc = candidate(trainer, list, i, name, err);
+        if (rc != 0)
+            return rc;
+        if (name[0] == '\0' && i > 0)
+            return ds_fail(err, EBADMSG, "no checkpoint under '%s' is whole, set "
+                                         "'checkpoint.resume' to never to start again", folder);
+        if (name[0] == '\0')
+            return 0;
+        rc = ds_path_join(from, folder, name, err);
+        if (rc == 0)
+            rc = load_agreed(trainer, from, &whole, err);
+        if (rc != 0 || whole)
+            return rc;
+        rc = ds_monitor_warning(&trainer->monitor, ds_error_text(err, -EBADMSG), NULL);
+        ds_error_clear(err);
+    }
+    return rc;
+}
+
+static int resume_newest(struct ds_trainer *trainer, char from[DS_MAX_PATH], struct ds_error *err)
+{
+    struct ds_ckpt_list list = {.count = 0};
+    int rc = 0;
+
+    if (trainer->args->rank == 0)
+        rc = ds_ckpt_list(trainer->args->run_dir, &list, err);
+    if (rc == -ENOENT)
+        rc = 0;
+    if (rc == 0)
+        rc = try_all(trainer, &list, from, err);
+    ds_ckpt_list_release(&list);
+    return rc;
+}
+
+static int resume_from(struct ds_trainer *trainer, const char *path, char from[DS_MAX_PATH],
+                       struct ds_error *err)
+{
+    bool whole = false;
+    int rc = ds_ckpt_resolve(path, from, err);
+
+    if (rc == 0)
+        rc = load_agreed(trainer, from, &whole, err);
+    if (rc == 0 && !whole)
+        rc = -EBADMSG; /* err says where */
+    return rc;
+}
+
+static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct ds_error *err)
+{
+    if (trainer->state.step == 0 || trainer->state.job_digest == digest)
+        return 0;
+    return ds_monitor_warning(&trainer->monitor,
+                              "the job has changed since the checkpoint was made, the run goes on "
+                              "with the new settings", err);
+}
+
+int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const char *resume = trainer->job->checkpoint.resume;
+    uint64_t digest = ds_job_digest(trainer->job);
+    char from[DS_MAX_PATH] = "";
+    int rc = 0;
+
+    if (strcmp(resume, "auto") == 0)
+        rc = resume_newest(trainer, from, err);
+    else if (strcmp(resume, "never") != 0)
+        rc = resume_from(trainer, resume, from, err);
+    if (rc == 0 && from[0] == '\0') {
+        fresh_state(trainer);
+        rc = init_weights(trainer, err);
+    }
+    if (rc == 0)
+        rc = ds_engine_publish(trainer->engine, err);
+    if (rc == 0)
+        rc = warn_if_changed(trainer, digest, err);
+    trainer->state.seed = trainer->job->seed;
+    trainer->state.job_digest = digest;
+    trainer->state.shape = trainer->plan.shape;
+    trainer->state.world = trainer->args->world;
+    if (rc == 0)
+        rc = ds_monitor_resumed(&trainer->monitor, trainer->state.step,
+                                from[0] != '\0' ? from : NULL, err);
+    return rc;
+}

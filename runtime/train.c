@@ -1,0 +1,313 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * train.c - the contract is in train.h.
+ */
+#include "runtime/train.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/exit.h"
+#include "runtime/optim.h"
+#include "runtime/trainer.h"
+
+/* No collective makes no progress for longer than this while all ranks live. */
+enum { COMM_TIMEOUT_MS = 30 * 60 * 1000, SPIN_POLLS = 4000 };
+
+static void on_abort(void *user)
+{
+    ds_comm_abort(user);
+}
+
+static int open_comm(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_train_args *args = trainer->args;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    const struct ds_comm_args comm = {
+        .backend = "host",
+        .rank = args->rank,
+        .world = args->world,
+        .shm_fd = args->world > 1 ? args->shm_fd : -1,
+        .arena_bytes = trainer->plan.arena_bytes[DS_ARENA_GRADS],
+        .timeout_ms = COMM_TIMEOUT_MS,
+        .spin = cores >= (long)args->local_world * (long)args->threads ? SPIN_POLLS : 0,
+    };
+    int rc = ds_comm_open(&trainer->comm, &comm, err);
+
+    if (rc == 0)
+        ds_link_on_abort(args->link, on_abort, trainer->comm);
+    return rc;
+}
+
+static int open_data(struct ds_data **out, const char *what, const struct ds_strings *paths,
+                     enum ds_data_order order, const struct ds_job *job, struct ds_error *err)
+{
+    const struct ds_data_args args = {
+        .what = what,
+        .paths = paths,
+        .format = job->data.format,
+        .order = order,
+        .sequence = job->train.sequence,
+        .vocab = job->model.shape.vocab,
+        .seed = job->seed,
+    };
+
+    return ds_data_open(out, &args, err);
+}
+
+/* Is there something to evaluate on? */
+static bool evaluates(const struct ds_job *job)
+{
+    return job->eval.every > 0 && job->eval.batches > 0 && job->data.valid.count > 0;
+}
+
+static int open_rest(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_train_args *args = trainer->args;
+    const struct ds_job *job = trainer->job;
+    const struct ds_device_args device = {
+        .name = "cpu", .threads = args->threads, .scratch_bytes = trainer->plan.scratch_bytes};
+    struct ds_engine_args engine = {
+        .plan = &trainer->plan, .job = job, .overlap = args->cores > args->threads};
+    int rc = open_data(&trainer->train, "data.train", &job->data.train, job->data.order, job, err);
+
+    if (rc == 0 && evaluates(job))
+        rc = open_data(&trainer->valid, "data.valid", &job->data.valid, DS_ORDER_SEQUENTIAL, job,
+                       err);
+    if (rc == 0)
+        rc = ds_device_open(&trainer->device, &device, err);
+    engine.device = trainer->device;
+    engine.comm = trainer->comm;
+    if (rc == 0)
+        rc = ds_engine_open(&trainer->engine, &engine, err);
+    return rc;
+}
+
+static int open_all(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_train_args *args = trainer->args;
+    const struct ds_plan_args plan = {
+        .job = args->job, .world = args->world, .rank = args->rank, .threads = args->threads};
+    int rc = ds_monitor_init(&trainer->monitor, args->rank == 0 ? args->link : NULL, err);
+
+    if (rc == 0)
+        rc = ds_plan_build(&trainer->plan, &plan, err);
+    if (rc == 0)
+        rc = open_comm(trainer, err);
+    if (rc == 0)
+        rc = open_rest(trainer, err);
+    if (rc == 0)
+        rc = ds__trainer_tensors(trainer, err);
+    return rc;
+}
+
+static void close_all(struct ds_trainer *trainer, bool failed)
+{
+    if (failed && trainer->comm != NULL)
+        ds_comm_abort(trainer->comm); /* no thread of ours waits for a peer any longer */
+    ds_link_on_abort(trainer->args->link, NULL, NULL);
+    ds_engine_close(trainer->engine);
+    ds_device_close(trainer->device);
+    ds_data_close(trainer->train);
+    ds_data_close(trainer->valid);
+    ds_comm_close(trainer->comm);
+    ds_plan_release(&trainer->plan);
+    ds_monitor_release(&trainer->monitor);
+    free(trainer->weights);
+    free(trainer->moments);
+}
+
+static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_monitor_start start = {
+        .device = ds_device_describe(trainer->device),
+        .world = trainer->args->world,
+        .threads = trainer->args->threads,
+        .attempt = trainer->args->attempt,
+        .parameters = ds_model_elems(&trainer->plan.shape),
+        .plan_hash = trainer->plan.hash,
+        .overlap = trainer->args->cores > trainer->args->threads,
+    };
+
+    return ds_monitor_start(&trainer->monitor, &start, err);
+}
+
+/* --- the step loop: nothing here allocates, but a checkpoint does ------------------------------ */
+
+/* A step whose gradient is not finite: count it, or give up. */
+static int guard(struct ds_trainer *trainer, const struct ds_step_result *result,
+                 struct ds_error *err)
+{
+    const struct ds_job *job = trainer->job;
+    char text[DS_MAX_TENSOR_NAME + 128];
+
+    if (job->guard.nonfinite == DS_GUARD_ABORT)
+        return ds_fail(err, EDOM,
+                       "step %" PRIu64 ": '%s' is not finite, lower 'optim.lr' or set "
+                       "'guard.nonfinite' to skip",
+                       trainer->state.step, result->bad);
+    trainer->state.skipped++;
+    if (trainer->state.skipped > job->guard.max_skips)
+        return ds_fail(err, EDOM,
+                       "step %" PRIu64 ": '%s' is not finite, and 'guard.max_skips' %" PRIu64
+                       " updates were skipped already, lower 'optim.lr'",
+                       trainer->state.step, result->bad, job->guard.max_skips);
+    (void)snprintf(text, sizeof(text), "step %" PRIu64 ": '%s' is not finite, update skipped",
+                   trainer->state.step, result->bad);
+    return ds_monitor_warning(&trainer->monitor, text, err);
+}
+
+static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *result, double lr,
+                     struct ds_error *err)
+{
+    const struct ds_job *job = trainer->job;
+    uint64_t step = trainer->state.step - 1;
+    double seconds = (double)trainer->timed_ns / 1e9, steps = (double)trainer->timed_steps;
+    double tokens = (double)(job->train.global_batch * job->train.sequence);
+    const struct ds_monitor_step line = {
+        .step = step,
+        .tokens = trainer->state.tokens,
+        .skipped = trainer->state.skipped,
+        .loss = result->loss,
+        .grad_norm = result->grad_norm,
+        .lr = lr,
+        .tokens_per_s = seconds > 0.0 ? tokens * steps / seconds : 0.0,
+        .step_ms = steps > 0.0 ? seconds * 1e3 / steps : 0.0,
+    };
+
+    if (step % job->log.every != 0 && trainer->state.step != job->train.steps)
+        return 0;
+    trainer->timed_ns = 0;
+    trainer->timed_steps = 0;
+    return ds_monitor_step(&trainer->monitor, &line, err);
+}
+
+static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *err)
+{
+    const struct ds_job *job = trainer->job;
+    struct ds_ckpt_state *state = &trainer->state;
+    uint64_t began = ds_clock_mono_ns();
+    struct ds_step_result result;
+    const struct ds_step_args args = {
+        .data = trainer->train,
+        .position = state->samples,
+        .lr = ds_optim_lr(job, state->step),
+        .update = state->step + 1 - state->skipped,
+        .stop = ds_link_stop_requested(trainer->args->link),
+    };
+    int rc = ds_engine_step(trainer->engine, &args, &result, err);
+
+    if (rc == 0 && result.nonfinite > 0)
+        rc = guard(trainer, &result, err);
+    if (rc != 0)
+        return rc;
+    state->step++;
+    state->samples += job->train.global_batch;
+    state->tokens += job->train.global_batch * job->train.sequence;
+    trainer->timed_ns += ds_clock_mono_ns() - began;
+    trainer->timed_steps++;
+    *stop = result.stop;
+    rc = tell_step(trainer, &result, args.lr, err);
+    if (rc == 0)
+        rc = ds_link_beat(trainer->args->link, state->step, err);
+    return rc;
+}
+
+/* Always the same sequences: the first eval.batches global batches, or as many as there are. */
+static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_job *job = trainer->job;
+    uint64_t whole = ds_data_samples(trainer->valid) / job->train.global_batch;
+    uint64_t batches = whole < job->eval.batches ? whole : job->eval.batches;
+    double sum = 0.0;
+    int rc = 0;
+
+    if (batches == 0)
+        batches = 1;
+    for (uint64_t i = 0; rc == 0 && i < batches; i++) {
+        double loss = 0.0;
+
+        rc = ds_engine_eval(trainer->engine, trainer->valid, i * job->train.global_batch, &loss,
+                            err);
+        sum += loss;
+    }
+    if (rc != 0)
+        return rc;
+    return ds_monitor_valid(&trainer->monitor, trainer->state.step, sum / (double)batches, err);
+}
+
+static bool saves_now(const struct ds_trainer *trainer, bool stop)
+{
+    const struct ds_job *job = trainer->job;
+
+    if (job->checkpoint.every == 0)
+        return false;
+    return stop || trainer->state.step == job->train.steps ||
+           trainer->state.step % job->checkpoint.every == 0;
+}
+
+static int run_steps(struct ds_trainer *trainer, bool *stopped, struct ds_error *err)
+{
+    const struct ds_job *job = trainer->job;
+    int rc = 0;
+
+    *stopped = false;
+    while (rc == 0 && trainer->state.step < job->train.steps && !*stopped) {
+        rc = train_step(trainer, stopped, err);
+        if (rc == 0 && trainer->valid != NULL && trainer->state.step % job->eval.every == 0)
+            rc = evaluate(trainer, err);
+        if (rc == 0 && saves_now(trainer, *stopped))
+            rc = ds__trainer_save(trainer, err);
+    }
+    if (trainer->state.step >= job->train.steps)
+        *stopped = false; /* asked in the last step: nothing is left to do */
+    return rc;
+}
+
+static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
+{
+    const struct ds_job *job = trainer->job;
+    bool stopped = false, done_before;
+    const char *text = NULL;
+    int rc = tell_start(trainer, err);
+
+    if (rc == 0)
+        rc = ds__trainer_start(trainer, err);
+    done_before = trainer->state.step >= job->train.steps;
+    if (rc == 0)
+        rc = ds_monitor_ready(&trainer->monitor, trainer->state.step,
+                              (double)(ds_clock_mono_ns() - trainer->began_ns) / 1e6, err);
+    if (rc == 0)
+        rc = run_steps(trainer, &stopped, err);
+    if (rc != 0)
+        return rc;
+    *code = !stopped ? DS_EXIT_OK
+            : job->checkpoint.every > 0 ? DS_EXIT_STOPPED
+                                        : DS_EXIT_TERMINATED;
+    if (done_before)
+        text = "the job was done before, nothing is left to train";
+    else if (stopped)
+        text = job->checkpoint.every > 0 ? "stopped as asked, run again to go on"
+                                         : "stopped as asked, checkpoints are off";
+    rc = ds_monitor_end(&trainer->monitor, stopped ? "stop" : "end", trainer->state.step, text, err);
+    return rc != 0 ? rc : ds_comm_barrier(trainer->comm, err);
+}
+
+int ds_train(const struct ds_train_args *args, int *code, struct ds_error *err)
+{
+    struct ds_trainer trainer = {
+        .args = args, .job = args->job, .began_ns = ds_clock_mono_ns()};
+    int rc = open_all(&trainer, err);
+
+    if (rc == 0)
+        rc = run(&trainer, code, err);
+    close_all(&trainer, rc != 0);
+    if (args->shm_fd >= 0)
+        (void)close(args->shm_fd);
+    return rc;
+}

@@ -1,0 +1,37 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * trainer.h - what train.c, start.c and snapshot.c share: one rank's run in memory.
+ */
+#ifndef DS_RUNTIME_TRAINER_H
+#define DS_RUNTIME_TRAINER_H
+
+#include "runtime/ckpt/ckpt.h"
+#include "runtime/engine.h"
+#include "runtime/monitor.h"
+#include "runtime/train.h"
+
+struct ds_trainer {
+    const struct ds_train_args *args;
+    const struct ds_job *job;
+    struct ds_plan plan;
+    struct ds_comm *comm;
+    struct ds_device *device;
+    struct ds_engine *engine;
+    struct ds_data *train, *valid;
+    struct ds_monitor monitor;
+    struct ds_ckpt_tensor *weights, *moments; /* views of the engine's lines */
+    size_t n_weights, n_moments;
+    struct ds_ckpt_state state;
+    uint64_t began_ns;
+    uint64_t timed_ns, timed_steps; /* since the last metric */
+};
+
+/* start.c: weights, moments and state from a checkpoint, a folder, or the seed; tells `resumed`. */
+int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+
+/* snapshot.c: the tables of tensors; a checkpoint of now. */
+int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+int ds__trainer_save(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+
+#endif

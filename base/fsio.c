@@ -42,35 +42,39 @@ static int open_regular(const char *path, struct stat *st, struct ds_error *err)
     return fd;
 }
 
+/* One read() into `out`, or into nothing to see whether the file ends; as read(), or -errno. */
+static ssize_t read_some(int fd, size_t want, struct ds_buf *out)
+{
+    char probe, *at = want > 0 ? ds_buf_reserve(out, want) : &probe;
+    ssize_t n;
+
+    if (at == NULL)
+        return -ENOBUFS;
+    do
+        n = read(fd, at, want > 0 ? want : 1);
+    while (n < 0 && errno == EINTR);
+    if (n > 0 && want > 0)
+        ds_buf_commit(out, (size_t)n);
+    return n < 0 ? -errno : n;
+}
+
 /* Append up to `max_bytes` of `fd`; -EFBIG when there is more. */
 static int read_rest(int fd, size_t max_bytes, struct ds_buf *out)
 {
-    size_t have = 0;
+    for (size_t left = max_bytes;;) {
+        ssize_t n = read_some(fd, left < READ_BYTES ? left : READ_BYTES, out);
 
-    for (;;) {
-        size_t left = max_bytes - have, want = left < READ_BYTES ? left : READ_BYTES;
-        char probe, *at = want > 0 ? ds_buf_reserve(out, want) : &probe;
-        ssize_t n;
-
-        if (at == NULL)
-            return -ENOBUFS;
-        n = read(fd, at, want > 0 ? want : 1);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            return 0;
-        if (want == 0)
+        if (n <= 0)
+            return (int)n;
+        if (left == 0)
             return -EFBIG;
-        ds_buf_commit(out, (size_t)n);
-        have += (size_t)n;
+        left -= (size_t)n;
     }
 }
 
 int ds_fs_read(const char *path, size_t max_bytes, struct ds_buf *out, struct ds_error *err)
 {
-    struct stat st;
+    struct stat st = {0};
     int rc, fd = open_regular(path, &st, err);
 
     if (fd < 0)
@@ -315,7 +319,7 @@ int ds_fs_remove_tree(const char *path, struct ds_error *err)
 
 int ds_fs_map(const char *path, struct ds_map *map, struct ds_error *err)
 {
-    struct stat st;
+    struct stat st = {0};
     int code, fd;
     void *data = NULL;
 
@@ -340,13 +344,8 @@ int ds_fs_map(const char *path, struct ds_map *map, struct ds_error *err)
 
 void ds_map_release(struct ds_map *map)
 {
-    union {
-        const void *borrowed;
-        void *owned;
-    } data = {.borrowed = map->data};
-
     if (map->data != NULL) {
-        (void)munmap(data.owned, map->len);
+        (void)munmap((void *)(uintptr_t)map->data, map->len);
         if (map->fd >= 0)
             close(map->fd);
     }

@@ -71,7 +71,7 @@ static size_t plain_len(const char *text, size_t len)
 unsigned long ds_escape_control(char *out, unsigned long cap, const char *text, unsigned long len)
 {
     static const char hex[] = "0123456789abcdef";
-    unsigned long used = 0, n;
+    unsigned long used = 0;
 
     if (cap == 0)
         return 0;
@@ -79,9 +79,8 @@ unsigned long ds_escape_control(char *out, unsigned long cap, const char *text, 
         unsigned char byte = (unsigned char)*text;
         char escaped[4] = {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
         const char *from = text;
-        unsigned long step = plain_len(text, len);
+        unsigned long step = plain_len(text, len), n = step;
 
-        n = step;
         if (step == 0) {
             from = escaped;
             n = sizeof(escaped);

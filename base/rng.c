@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { ROUNDS = 10, LANES = 32, FEISTEL_ROUNDS = 6 };
+enum { ROUNDS = 10, LANES = 32, BATCH = 2 * LANES, FEISTEL_ROUNDS = 6 };
 
 static const uint32_t mul0 = 0xd2511f53, mul1 = 0xcd9e8d57;   /* multipliers */
 static const uint32_t weyl0 = 0x9e3779b9, weyl1 = 0xbb67ae85; /* key steps: golden ratio, sqrt 3 */
@@ -165,9 +165,8 @@ static void blocks(uint64_t seed, uint64_t stream, uint64_t index, uint32_t w0[L
     memcpy(w1, x1, sizeof(x1));
 }
 
-/* The 2 * LANES numbers of LANES blocks from `index`. */
-static void fill_blocks(float out[2 * LANES], uint64_t seed, uint64_t stream, uint64_t index,
-                        float std)
+/* The BATCH numbers of LANES blocks from `index`. */
+static void fill_blocks(float out[BATCH], uint64_t seed, uint64_t stream, uint64_t index, float std)
 {
     uint32_t radius[LANES], turn[LANES];
     float even[LANES], odd[LANES];
@@ -175,7 +174,7 @@ static void fill_blocks(float out[2 * LANES], uint64_t seed, uint64_t stream, ui
     blocks(seed, stream, index, radius, turn);
     for (int i = 0; i < LANES; i++)
         normal_pair(radius[i], turn[i], &even[i], &odd[i]);
-    for (int i = 0; i < LANES; i++) {
+    for (size_t i = 0; i < LANES; i++) {
         out[2 * i] = even[i] * std;
         out[2 * i + 1] = odd[i] * std;
     }
@@ -186,10 +185,10 @@ void ds_rng_fill_normal(float *out, size_t n, uint64_t seed, uint64_t stream, ui
 {
     for (; n > 0 && first % 2 != 0; n--)
         *out++ = ds_rng_normal(seed, stream, first++) * std;
-    for (; n >= 2 * LANES; n -= 2 * LANES) {
+    for (; n >= BATCH; n -= BATCH) {
         fill_blocks(out, seed, stream, first / 2, std);
-        out += 2 * LANES;
-        first += 2 * LANES;
+        out += BATCH;
+        first += BATCH;
     }
     for (; n > 0; n--)
         *out++ = ds_rng_normal(seed, stream, first++) * std;

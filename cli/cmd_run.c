@@ -381,7 +381,7 @@ static int tell_start(struct run *run, struct ds_error *err)
     const struct ds_placement *placement = &run->place.placement;
     struct event event;
 
-    event_begin(&event, "start");
+    event_begin(&event, "launch");
     ds_json_u64(&event.json, "attempt", run->facts.attempt);
     ds_json_u64(&event.json, "pid", (uint64_t)getpid());
     ds_json_u64(&event.json, "ranks", placement->world);
@@ -474,7 +474,7 @@ static int tell_end(struct run *run, int code, struct ds_error *err)
         ds_console_note(&run->console, "stopped after a checkpoint; run again to go on");
     else if (code == DS_EXIT_INTERRUPT || code == DS_EXIT_TERMINATED)
         ds_console_note(&run->console, "stopped without a checkpoint");
-    event_begin(&event, "end");
+    event_begin(&event, "exit");
     ds_json_u64(&event.json, "code", (uint64_t)code);
     return event_end(run, &event, err);
 }

@@ -21,6 +21,7 @@
 #include "base/exit.h"
 #include "base/log.h"
 #include "kernels/bench.h"
+#include "launcher/spec.h"
 #include "runtime/spec.h"
 #include "runtime/train.h"
 
@@ -163,5 +164,7 @@ int main(int argc, char **argv)
         return DS_EXIT_USAGE;
     }
     rc = run_worker(&code, &err);
+    if (rc == -ECANCELED)
+        return DS_RANK_VICTIM_EXIT;
     return rc == 0 ? code : ds_exit_from_errno(rc);
 }

@@ -23,6 +23,9 @@
 #include "base/buf.h"
 #include "base/error.h"
 
+/* Exit code by which a rank says that it gave up only because another one did. */
+enum { DS_RANK_VICTIM_EXIT = 79 };
+
 struct ds_spec {
     uint32_t world, first_rank, ranks; /* ranks on this host: first_rank .. first_rank+ranks-1 */
     uint32_t node, nodes;

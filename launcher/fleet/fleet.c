@@ -178,8 +178,9 @@ static void on_output(struct ds_fleet_host *host, const struct ds_frame *frame)
           &err);
 }
 
-static int on_beat(struct ds_fleet *fleet, const struct ds_frame *frame, struct ds_error *err)
+static int on_beat(struct ds_fleet_host *host, const struct ds_frame *frame, struct ds_error *err)
 {
+    struct ds_fleet *fleet = host->fleet;
     uint64_t step;
 
     if (frame->len != 8)
@@ -187,6 +188,8 @@ static int on_beat(struct ds_fleet *fleet, const struct ds_frame *frame, struct 
     step = ds_get_u64(frame->payload);
     if (step <= DS_MAX_STEPS && (int64_t)step > fleet->last_step)
         fleet->last_step = (int64_t)step;
+    if ((frame->flags & DS_WIRE_WANT_ACK) != 0)
+        acknowledge(host, frame->rank);
     return 0;
 }
 
@@ -227,7 +230,7 @@ static int on_frame(struct ds_channel *channel, const struct ds_frame *frame, st
     case DS_WIRE_ERR: on_output(host, frame); return 0;
     case DS_WIRE_METRIC:
     case DS_WIRE_EVENT: on_text(host, frame); return 0;
-    case DS_WIRE_BEAT: return on_beat(host->fleet, frame, err);
+    case DS_WIRE_BEAT: return on_beat(host, frame, err);
     case DS_WIRE_EXIT: return on_exit_frame(host, frame, err);
     default:
         return ds_fail(err, EPROTO, "its agent sent %s", ds_wire_type_name(frame->type));

@@ -20,6 +20,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "launcher/spec.h"
+
 enum ds_host_state { DS_HOST_STARTING, DS_HOST_UP, DS_HOST_DRAINING, DS_HOST_GONE, DS_HOST_STATES };
 
 enum ds_job_state {
@@ -103,9 +105,6 @@ struct ds_supervise {
     bool killed;      /* KILL was sent */
     bool unsaved;     /* a rank ended in a stop without a checkpoint */
 };
-
-/* Exit code by which a rank says: it was another one. */
-enum { DS_RANK_VICTIM_EXIT = 79 };
 
 void ds_supervise_init(struct ds_supervise *super, const struct ds_super_args *args,
                        uint64_t now_ns);

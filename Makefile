@@ -83,7 +83,7 @@ LIBS_dsrun  := -lyaml -ljansson -lxxhash -lm
 LIBS_agent  :=
 LIBS_worker := -ldnnl -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
 
-$(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt plan job ops base)
+$(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt plan comm job ops base)
 $(B)/bin/dsrun: LIBS = $(LIBS_dsrun)
 $(B)/libexec/dsrun/dsrun-agent: $(B)/cli/agent.o $(call LIB,launcher base)
 $(B)/libexec/dsrun/dsrun-agent: LIBS = $(LIBS_agent)

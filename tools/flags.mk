@@ -38,4 +38,4 @@ DS_CFLAGS   := -std=c11 -O2 -g -fPIE -ffile-prefix-map=$(CURDIR)=. $(PROBED) \
     $(if $(WERROR),-Werror) \
     $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer,-fno-strict-overflow) \
     $(if $(COVERAGE),--coverage -fprofile-update=atomic -fprofile-abs-path)
-DS_LDFLAGS  := $(LINKING) $(if $(SAN),-fsanitize=$(SAN)) $(if $(COVERAGE),--coverage)
+DS_LDFLAGS  := $(LINKING) $(if $(SAN),-fsanitize=$(SAN)) $(if $(COVERAGE),--coverage -u __gcov_dump)

@@ -78,6 +78,16 @@ static inline int ranks_child(const struct ranks *setup, unsigned rank, ranks_fn
     return line;
 }
 
+extern void __gcov_dump(void) __attribute__((weak)); /* there in a coverage build only */
+
+/* As _exit(), but a coverage build keeps its counts. */
+static inline _Noreturn void ranks_exit(int status)
+{
+    if (__gcov_dump != NULL)
+        __gcov_dump();
+    _exit(status);
+}
+
 /* The line travels through a pipe: an exit status has eight bits. */
 static inline pid_t ranks_start(const struct ranks *setup, unsigned rank, ranks_fn *fn, int out)
 {
@@ -90,8 +100,8 @@ static inline pid_t ranks_start(const struct ranks *setup, unsigned rank, ranks_
     (void)alarm(RANKS_LIMIT_S);
     line = ranks_child(setup, rank, fn);
     if (line != 0 && write(out, &line, sizeof(line)) != (ssize_t)sizeof(line))
-        _exit(2);
-    _exit(line != 0);
+        ranks_exit(2);
+    ranks_exit(line != 0);
 }
 
 /* 0, the first line that failed, or -1 when a rank died of a signal other than `allowed_signal`. */

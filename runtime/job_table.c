@@ -200,7 +200,7 @@ static const struct ds_key job_keys[] = {
     ENUM("guard.nonfinite", guard.nonfinite, 0, "skip", guards,
          "what to do when loss or gradient is not finite: skip the update, or abort"),
     U64("guard.max_skips", guard.max_skips, 0, "20", 0, DS_MAX_STEPS,
-        "skipped updates in a row before the run is aborted"),
+        "updates that a run may skip before it is aborted"),
 
     ENUM("launch.device", launch.device, 0, "auto", devices, "what the ranks compute on"),
     U64("launch.slots", launch.slots, AUTO, "auto", 1, DS_MAX_SLOTS,

@@ -10,18 +10,21 @@
 
 #include <math.h>
 
-/* The last share of a wsd schedule (warm-up, stable, decay) that falls to min_lr. */
-static const double wsd_decay = 0.2;
-
 static double curve(enum ds_schedule_kind kind, double x)
 {
     switch (kind) {
     case DS_SCHEDULE_LINEAR: return 1.0 - x;
     case DS_SCHEDULE_COSINE: return 0.5 * (1.0 + cos(acos(-1.0) * x));
-    case DS_SCHEDULE_WSD: return x < 1.0 - wsd_decay ? 1.0 : (1.0 - x) / wsd_decay;
+    case DS_SCHEDULE_WSD:
     case DS_SCHEDULE_CONSTANT: break;
     }
     return 1.0;
+}
+
+/* Warm-up, stable, decay: the share of lr - min_lr that is left, in the last `decay` steps. */
+static double stable_share(uint64_t left, uint64_t decay)
+{
+    return left < decay ? (double)left / (double)decay : 1.0;
 }
 
 double ds_optim_lr(const struct ds_job *job, uint64_t step)
@@ -33,6 +36,9 @@ double ds_optim_lr(const struct ds_job *job, uint64_t step)
         return lr * (double)(step + 1) / (double)warmup;
     if (job->schedule.kind == DS_SCHEDULE_CONSTANT)
         return lr;
+    if (job->schedule.kind == DS_SCHEDULE_WSD)
+        return min_lr + (lr - min_lr) * stable_share(step < steps ? steps - step : 0,
+                                                     job->schedule.decay);
     if (step < steps)
         x = (double)(step - warmup) / (double)(steps - warmup);
     return min_lr + (lr - min_lr) * curve(job->schedule.kind, x);

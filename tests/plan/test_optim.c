@@ -18,7 +18,7 @@ Test(optim, rates_follow_the_schedule)
         uint64_t step;
         double lr;
     } cases[] = {
-        /* lr 3e-3, min 3e-4, warm-up 2 of 12 */
+        /* lr 3e-3, min 3e-4, warm-up 2 of 12, decay 2 */
         {DS_SCHEDULE_COSINE, 0, 1.5e-3},    {DS_SCHEDULE_COSINE, 1, 3e-3},
         {DS_SCHEDULE_COSINE, 2, 3e-3},      {DS_SCHEDULE_COSINE, 7, 1.65e-3},
         {DS_SCHEDULE_COSINE, 12, 3e-4},     {DS_SCHEDULE_COSINE, 1000, 3e-4},
@@ -31,6 +31,7 @@ Test(optim, rates_follow_the_schedule)
     struct ds_job job = test_job(test_gpt2(1, 8, 1, 3, 5), 1, 1, 4);
 
     job.schedule.steps = 12;
+    job.schedule.decay = 2;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         double lr;
 

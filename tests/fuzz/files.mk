@@ -7,3 +7,5 @@ FUZZ += wire
 FUZZROOMS_wire := base
 FUZZ += tokens
 FUZZROOMS_tokens := data ckpt ops base
+FUZZ += job
+FUZZROOMS_job := job base

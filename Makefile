@@ -18,7 +18,8 @@ say      = $(if $(V),,@echo "  $(1)")
 all: programs man ## build the programs and the man pages
 
 ROOMS := base ops cpu launcher job plan comm data ckpt engine cli
-include base/files.mk kernels/files.mk launcher/files.mk runtime/files.mk cli/files.mk
+LISTS := base/files.mk kernels/files.mk launcher/files.mk runtime/files.mk cli/files.mk
+include $(LISTS)
 -include $(sort $(wildcard tests/*/files.mk))
 include tools/flags.mk
 
@@ -65,8 +66,8 @@ $(foreach i,$(ISA),$(eval $(call isa_rule,$(i))))
 
 define room_rule
 OBJ_$(1) := $$(call OBJ_OF,$$(SRC_$(1))) $$(foreach i,$$(ISA),$$(patsubst %.c,$$(B)/%.$$(i).o,$$(SRC_isa_$(1))))
-$(B)/lib$(1).a: $$(OBJ_$(1))
-	$$(Q)mkdir -p $$(@D); rm -f $$@; $$(AR) rcs $$@ $$^
+$(B)/lib$(1).a: $$(OBJ_$(1)) $(LISTS)
+	$$(Q)mkdir -p $$(@D); rm -f $$@; $$(AR) rcs $$@ $$(OBJ_$(1))
 -include $$(OBJ_$(1):.o=.d)
 endef
 $(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))

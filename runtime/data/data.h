@@ -49,7 +49,7 @@ uint64_t ds_data_tokens(const struct ds_data *data);  /* ids in all files */
 size_t ds_data_files(const struct ds_data *data);
 
 /* ids[sequence + 1] of the sample at `position` (counts on over epochs).  Allocates nothing. */
-int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids,
-                 struct ds_error *err) DS_NODISCARD;
+int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids, struct ds_error *err)
+    DS_NODISCARD;
 
 #endif

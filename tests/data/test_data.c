@@ -175,7 +175,7 @@ Test(data, samples_are_rows_in_order)
 /* 8 files of 25 samples whose first id is their number. */
 static struct ds_data *numbered(enum ds_data_order order, uint64_t seed)
 {
-    char bytes[101], name[16];
+    char bytes[101], name[32];
     const char *glob;
     struct ds_strings paths = {1, &glob};
     struct ds_data_args args = args_of(&paths);

@@ -48,7 +48,7 @@ lint-c: | $(B)/deps-lint.ok
 	$(Q)mkdir -p $(B)/cppcheck; cppcheck --quiet -j2 --std=c11 --error-exitcode=2 --inline-suppr \
 	    --cppcheck-build-dir=$(B)/cppcheck --enable=warning,portability --suppressions-list=tools/cppcheck.supp \
 	    -I. -D_GNU_SOURCE -DDS_VERSION='"$(VERSION)"' -DDS_CPU_ISA=base -DDS_CPU_ISA_base \
-	    $(filter-out tests/%,$(filter %.c,$(C_FILES)))
+	    $(filter-out tests/% bench/%,$(filter %.c,$(C_FILES)))
 
 warnings: | $(B)/deps-lint.ok ## zero warnings with gcc and with clang, tests included
 	$(Q)$(MAKE) B=$(B)/gcc CC=gcc WERROR=1 all tests

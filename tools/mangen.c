@@ -1,0 +1,238 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * mangen.c - a manual page from its text: mangen < man/dsrun.1.in > man/dsrun.1
+ *
+ * Lines that are only @NAME@ are replaced by a table of the code, so that the manual cannot say
+ * anything else than the program: @commands@, @options@, @exits@, @reserved@, @keys SECTION@ and
+ * @version@.  Everything else is copied.
+ */
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/exit.h"
+#include "cli/opt.h"
+#include "runtime/job_table.h"
+
+enum { LINE_BYTES = 1000 };
+
+/* Text for troff: hyphens that are minus signs, backslashes; nothing that starts a request. */
+static void put(const char *text)
+{
+    if (*text == '.' || *text == '\'')
+        (void)printf("\\&");
+    for (; *text != '\0'; text++) {
+        if (*text == '-')
+            (void)printf("\\-");
+        else if (*text == '\\')
+            (void)printf("\\e");
+        else
+            (void)putchar(*text);
+    }
+}
+
+/* A phrase of the tables as a sentence on a line of its own. */
+static void put_sentence(const char *phrase)
+{
+    char first[2] = {(char)toupper((unsigned char)phrase[0]), '\0'};
+
+    put(first);
+    put(phrase + 1);
+    (void)printf(".\n");
+}
+
+static void put_paragraph(const char *bold, const char *roman)
+{
+    (void)printf(".TP\n\\fB");
+    put(bold);
+    (void)printf("\\fR");
+    if (roman[0] != '\0') {
+        (void)printf(" \\fI");
+        put(roman);
+        (void)printf("\\fR");
+    }
+    (void)printf("\n");
+}
+
+/* --- dsrun(1) -------------------------------------------------------------------------------- */
+
+static void print_commands(bool supported)
+{
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        if (ds_commands[i].supported != supported)
+            continue;
+        put_paragraph(ds_commands[i].name, ds_commands[i].words);
+        put_sentence(ds_commands[i].help);
+    }
+}
+
+/* "Only with plan and ckpt export." where not every command takes the option. */
+static void print_takers(const struct ds_option *option)
+{
+    const char *comma = "Only with ";
+
+    if (option->commands == 0)
+        return;
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        if (!ds_commands[i].supported || !(option->commands & (1u << i)))
+            continue;
+        (void)printf("%s\\fB", comma);
+        put(ds_commands[i].name);
+        (void)printf("\\fR");
+        comma = ", ";
+    }
+    (void)printf(".\n");
+}
+
+static void print_options(void)
+{
+    size_t count;
+    const struct ds_option *options = ds_options(&count);
+
+    for (size_t i = 0; i < count; i++) {
+        const struct ds_option *o = &options[i];
+        char name[80];
+
+        (void)snprintf(name, sizeof(name), "%s%c%s%s", o->letter == 0 ? "" : "-",
+                       o->letter == 0 ? ' ' : o->letter, o->letter == 0 ? "" : ", ", o->key.path);
+        put_paragraph(name + (o->letter == 0), o->value == NULL ? "" : o->value);
+        put_sentence(o->key.help);
+        if (o->key.type == DS_KEY_U64 || o->key.type == DS_KEY_F64)
+            (void)printf("From %.16g to %.16g.\n", o->key.min, o->key.max);
+        print_takers(o);
+    }
+}
+
+static void print_exits(void)
+{
+#define X(id, number, text)                                                                        \
+    (void)printf(".TP\n.B %d\n", number);                                                          \
+    put_sentence(text);
+    DS_EXITS(X)
+#undef X
+}
+
+/* --- dsrun-job(5) ---------------------------------------------------------------------------- */
+
+static void print_choices(const struct ds_key *key, bool reserved, const char *before)
+{
+    const char *comma = before;
+
+    for (const struct ds_choice *c = key->choices; c->name != NULL; c++) {
+        if (c->reserved != reserved)
+            continue;
+        (void)printf("%s\\fB", comma);
+        put(c->name);
+        (void)printf("\\fR");
+        comma = ", ";
+    }
+    if (comma != before)
+        (void)printf(".\n");
+}
+
+static void print_values(const struct ds_key *key)
+{
+    const char *to = key->flags & DS_KEY_BELOW ? "to below" : "to";
+
+    switch (key->type) {
+    case DS_KEY_BOOL: (void)printf("\\fBtrue\\fR or \\fBfalse\\fR.\n"); break;
+    case DS_KEY_U64:
+        (void)printf("A whole number from %.16g to %.16g%s.\n", key->min, key->max,
+                     key->flags & DS_KEY_AUTO ? ", or \\fBauto\\fR" : "");
+        break;
+    case DS_KEY_F64: (void)printf("A number from %.16g %s %.16g.\n", key->min, to, key->max); break;
+    case DS_KEY_PAIR:
+        (void)printf("A list of two numbers from %.16g %s %.16g.\n", key->min, to, key->max);
+        break;
+    case DS_KEY_TEXT: (void)printf("Text of at most %.0f bytes.\n", key->max); break;
+    case DS_KEY_LIST: (void)printf("A text or a list of texts.\n"); break;
+    case DS_KEY_ENV: (void)printf("A map of names and texts.\n"); break;
+    case DS_KEY_SET: print_choices(key, false, "A list of: "); break;
+    case DS_KEY_WORD:
+    case DS_KEY_ENUM:
+    default: print_choices(key, false, "One of: "); break;
+    }
+    if (key->choices != NULL)
+        print_choices(key, true, "Not supported yet: ");
+    if (key->flags & DS_KEY_ONLY) {
+        (void)printf("Not supported yet: anything but \\fB");
+        put(key->def);
+        (void)printf("\\fR.\n");
+    }
+}
+
+static void print_default(const struct ds_key *key)
+{
+    if (key->flags & DS_KEY_REQUIRED) {
+        (void)printf("Required.\n");
+    } else if (key->def == NULL) {
+        (void)printf("No default.\n");
+    } else {
+        (void)printf("Default: %s", key->flags & DS_KEY_DERIVED ? "" : "\\fB");
+        put(key->def);
+        (void)printf("%s.\n", key->flags & DS_KEY_DERIVED ? "" : "\\fR");
+    }
+}
+
+/* The keys of one section; "-" is the keys that stand at the top. */
+static void print_keys(const char *section)
+{
+    size_t count, len = strlen(section);
+    const struct ds_key *keys = ds_job_keys(&count);
+
+    for (size_t i = 0; i < count; i++) {
+        const char *path = keys[i].path;
+
+        if (strcmp(section, "-") == 0 ? strchr(path, '.') != NULL
+                                      : strncmp(path, section, len) != 0 || path[len] != '.')
+            continue;
+        put_paragraph(path, "");
+        put_sentence(keys[i].help);
+        print_values(&keys[i]);
+        print_default(&keys[i]);
+    }
+}
+
+/* --- the text -------------------------------------------------------------------------------- */
+
+/* Is the line a table's name?  Then print the table. */
+static bool print_table(const char *line)
+{
+    char section[LINE_BYTES];
+
+    if (strcmp(line, "@commands@\n") == 0)
+        print_commands(true);
+    else if (strcmp(line, "@reserved@\n") == 0)
+        print_commands(false);
+    else if (strcmp(line, "@options@\n") == 0)
+        print_options();
+    else if (strcmp(line, "@exits@\n") == 0)
+        print_exits();
+    else if (sscanf(line, "@keys %99[a-z-]@", section) == 1)
+        print_keys(section);
+    else
+        return false;
+    return true;
+}
+
+int main(void)
+{
+    char line[LINE_BYTES];
+
+    while (fgets(line, sizeof(line), stdin) != NULL) {
+        char *version = strstr(line, "@version@");
+
+        if (version != NULL) {
+            *version = '\0';
+            (void)printf("%s" DS_VERSION "%s", line, version + strlen("@version@"));
+        } else if (!print_table(line)) {
+            if (line[0] == '@') {
+                (void)fprintf(stderr, "mangen: unknown table %s", line);
+                return 1;
+            }
+            (void)fputs(line, stdout);
+        }
+    }
+    return ferror(stdin) || fflush(stdout) != 0;
+}

@@ -107,6 +107,6 @@ void ds_range_name(const char *pattern, size_t index, char *out)
             break;
         index -= n;
     }
-    (void)snprintf(out, DS_MAX_HOST_NAME + 1, "%.*s%0*lu%s", (int)before, pattern, part.width,
+    (void)snprintf(out, DS_MAX_HOST_NAME + 1, "%.*s%0*zu%s", (int)before, pattern, part.width,
                    part.first + index, strchr(pattern, ']') + 1);
 }

@@ -8,6 +8,8 @@
  *
  *   out:TEXT err:TEXT    write TEXT and a newline (C escapes \n \r \e \t)
  *   spam:MB              write that many MiB of lines to stdout
+ *   long:KB              one line of that many KiB on stdout
+ *   first:PATH           end with 0 here when PATH exists, else make it and go on
  *   metrics:FROM-TO      one METRIC and BEAT per step
  *   metric:JSON event:JSON beat:N   one frame
  *   flush                WANT_ACK and wait for the ACK
@@ -18,6 +20,7 @@
  *   wait                 until STOP (exit 75) or ABORT (exit 79) or the end of the link
  *   deaf                 for ever, whatever is said
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,6 +149,25 @@ static void spam(unsigned long mib)
         put(STDOUT_FILENO, line, sizeof(line));
 }
 
+static void long_line(unsigned long kib)
+{
+    static char bytes[1024];
+
+    memset(bytes, 'y', sizeof(bytes));
+    for (unsigned long i = 0; i < kib; i++)
+        put(STDOUT_FILENO, bytes, sizeof(bytes));
+    put(STDOUT_FILENO, "\n", 1);
+}
+
+static void first_time_only(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+
+    if (fd < 0)
+        _exit(0);
+    (void)close(fd);
+}
+
 static void say(int fd, const char *text)
 {
     char out[65536];
@@ -202,6 +224,10 @@ static void act(const char *verb, const char *arg)
         say(STDERR_FILENO, arg);
     else if (strcmp(verb, "spam") == 0)
         spam(number);
+    else if (strcmp(verb, "long") == 0)
+        long_line(number);
+    else if (strcmp(verb, "first") == 0)
+        first_time_only(arg);
     else if (strcmp(verb, "metrics") == 0)
         metrics(arg);
     else if (strcmp(verb, "metric") == 0)

@@ -84,7 +84,7 @@ static unsigned path_distance(const char *wrote, const char *path)
     return distance;
 }
 
-/* Copy the key or section that is nearest to `wrote` into out[PATH_BYTES]; false when none is near. */
+/* Copy the key or section nearest to `wrote` into out[PATH_BYTES]; false when none is near. */
 static bool nearest_path(const struct ds_keys *keys, const char *wrote, char *out)
 {
     unsigned best = DS_NEAREST_FAR;

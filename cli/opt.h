@@ -28,8 +28,8 @@
 
 enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
 
-/* X(id, name, function, words, fewest, most, what it does), N(id, name, what it will do) for what is
- * not supported yet. */
+/* X(id, name, function, words, fewest, most, what it does), and N(id, name, what it will do) for
+ * what is not supported yet. */
 /* clang-format off */
 #define DS_COMMANDS(X, N) \
     X(RUN, "run", ds_cmd_run, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \

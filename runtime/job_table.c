@@ -186,8 +186,8 @@ static const struct ds_key job_keys[] = {
         "updates between checkpoints; the last one is always saved; 0 turns them off"),
     U64("checkpoint.keep", checkpoint.keep, 0, "3", 1, 1000000, "newest checkpoints to keep"),
     TEXT("checkpoint.resume", checkpoint.resume, 0, "auto", MAX_PATH_TEXT,
-         "auto: go on from the newest whole checkpoint of run_dir; never; or the path of a "
-         "checkpoint or run directory"),
+         "what to go on from: auto is the newest whole checkpoint of run_dir, never is none, "
+         "anything else is the path of a checkpoint or run directory"),
 
     U64("eval.every", eval.every, FROM, "50 with data.valid, else 0", 0, DS_MAX_STEPS,
         "updates between evaluations; 0 turns them off"),

@@ -141,9 +141,9 @@ static void print_values(const struct ds_key *key)
         (void)printf("A whole number from %.16g to %.16g%s.\n", key->min, key->max,
                      key->flags & DS_KEY_AUTO ? ", or \\fBauto\\fR" : "");
         break;
-    case DS_KEY_F64: (void)printf("A number from %.16g %s %.16g.\n", key->min, to, key->max); break;
+    case DS_KEY_F64: (void)printf("A number from %g %s %g.\n", key->min, to, key->max); break;
     case DS_KEY_PAIR:
-        (void)printf("A list of two numbers from %.16g %s %.16g.\n", key->min, to, key->max);
+        (void)printf("A list of two numbers from %g %s %g.\n", key->min, to, key->max);
         break;
     case DS_KEY_TEXT: (void)printf("Text of at most %.0f bytes.\n", key->max); break;
     case DS_KEY_LIST: (void)printf("A text or a list of texts.\n"); break;
@@ -168,6 +168,8 @@ static void print_default(const struct ds_key *key)
         (void)printf("Required.\n");
     } else if (key->def == NULL) {
         (void)printf("No default.\n");
+    } else if (strncmp(key->def, "required", 8) == 0) {
+        put_sentence(key->def);
     } else {
         (void)printf("Default: %s", key->flags & DS_KEY_DERIVED ? "" : "\\fB");
         put(key->def);

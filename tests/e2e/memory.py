@@ -17,12 +17,12 @@ TOLERANCE = 0.10
 RANKS = 2
 
 # layers, hidden, heads, context, micro batch
-SIZES = [(4, 256, 4, 128, 8), (6, 384, 6, 256, 4), (4, 768, 12, 256, 2)]
+SIZES = [(4, 256, 4, 128, 8), (6, 384, 6, 256, 4), (3, 640, 10, 256, 2)]
 
 
 def job(layers, hidden, heads, context, micro, **more):
     return h.write_job(f"job-{hidden}.yaml", layers=layers, hidden=hidden, heads=heads, ffn=4 * hidden,
-                       context=context, sequence=context, micro=micro, batch=RANKS * micro, steps=4, **more)
+                       context=context, sequence=context, micro=micro, batch=RANKS * micro, steps=2, **more)
 
 
 def planned_bytes(path):

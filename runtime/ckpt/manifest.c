@@ -385,8 +385,8 @@ static int read_root(struct ds_manifest *m, const json_t *root, struct ds_error 
         return ds_fail(err, ENOTSUP, "its format has version %ju, this program reads version %d",
                        (uintmax_t)version, DS_MANIFEST_VERSION);
     if ((rc = read_state(root, &m->state, err)) < 0 ||
-        (rc = read_model(root, &m->state.shape, err)) < 0 ||
-        (rc = read_files(m, root, err)) < 0 || (rc = read_tensors(m, root, err)) < 0)
+        (rc = read_model(root, &m->state.shape, err)) < 0 || (rc = read_files(m, root, err)) < 0 ||
+        (rc = read_tensors(m, root, err)) < 0)
         return rc;
     return check_filled(m, err);
 }
@@ -433,6 +433,9 @@ int ds_manifest_load(struct ds_manifest *manifest, const char *path, struct ds_e
     if (rc == 0) {
         rc = ds_manifest_parse(manifest, text.data, text.len, err);
         rc = ds_error_context(err, rc, "damaged file '%s'", path);
+    } else if (rc == -EINVAL || rc == -EFBIG) {
+        rc = ds_fail(err, EBADMSG, "damaged: '%s' is not a regular file of at most %d bytes", path,
+                     DS_MAX_JSON_BYTES);
     }
     ds_buf_release(&text);
     return rc;

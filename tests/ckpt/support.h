@@ -27,6 +27,11 @@ struct set {
     struct ds_ckpt_tensor weight[SET_TENSORS], moment[2 * SET_TENSORS];
 };
 
+static inline void remove_dir(const char *path)
+{
+    cr_assert(ds_fs_remove_tree(path, NULL) == 0);
+}
+
 /* dir/name; one of four buffers in turn. */
 static inline const char *at(const char *dir, const char *name)
 {
@@ -149,6 +154,9 @@ static inline int shared_barrier(void *user, struct ds_error *err)
     return rc == 0 || rc == PTHREAD_BARRIER_SERIAL_THREAD ? 0 : -rc;
 }
 
+/* Called in each rank's process before it saves, when not NULL. */
+static void (*rank_starts)(unsigned rank);
+
 /* Save with `world` processes; rc[r] is what rank r returned (-255 to 0). */
 static inline void save_with_world(struct ds_ckpt_save_args args, unsigned world, int *rc)
 {
@@ -168,6 +176,8 @@ static inline void save_with_world(struct ds_ckpt_save_args args, unsigned world
         pid[r] = fork();
         if (pid[r] == 0) {
             args.rank = r;
+            if (rank_starts != NULL)
+                rank_starts(r);
             _exit(-ds_ckpt_save(&args, NULL) & 0xff);
         }
     }

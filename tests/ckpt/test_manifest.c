@@ -1,0 +1,182 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_manifest.c - manifests written, read back, and spoiled in every way that a seal cannot see.
+ */
+#include <errno.h>
+
+#include "runtime/ckpt/manifest.h"
+#include "tests/ckpt/support.h"
+
+TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
+
+/* A sound one, in the writer's own form but for the seal; %s places are what the cases replace. */
+/* clang-format off */
+#define HEAD "{\"format\":\"dsrun-checkpoint\",\"version\":1"
+#define STATE ",\"state\":{\"step\":4,\"samples\":8,\"tokens\":64,\"skipped\":0,\"seed\":\"18446744073709551615\"," \
+              "\"job_digest\":\"ffffffffffffffff\",\"world\":2}"
+#define MODEL ",\"model\":{\"arch\":\"llama\",\"layers\":1,\"hidden\":4,\"heads\":2,\"kv_heads\":1,\"head_size\":2," \
+              "\"ffn\":8,\"vocab\":5,\"context\":8,\"tie_embeddings\":false,\"norm_eps\":1e-05,\"rope_theta\":10000}"
+#define A_FILE ",\"files\":[{\"name\":\"w.safetensors\",\"bytes\":34,\"header_bytes\":10," \
+              "\"header_xxh3\":\"0000000000000001\"}]"
+#define RANGE(at, bytes, begin) "{\"file\":0,\"offset\":" #at ",\"bytes\":" #bytes ",\"begin\":" #begin \
+              ",\"xxh3\":\"00000000000000ff\"}"
+#define TENSOR(name, shape, ranges) "{\"name\":\"" name "\",\"dtype\":\"F32\",\"shape\":" shape \
+              ",\"ranges\":[" ranges "]}"
+#define TENSORS ",\"tensors\":[" TENSOR("a", "[2,2]", RANGE(10, 8, 0) "," RANGE(18, 8, 2)) "," \
+              TENSOR("b", "[2]", RANGE(26, 8, 0)) "]"
+#define ONLY(tensors) HEAD STATE MODEL A_FILE ",\"tensors\":[" tensors "]"
+
+static const struct { const char *body; int rc; const char *says; } bodies[] = {
+    {HEAD STATE MODEL A_FILE TENSORS, 0, ""},
+    {HEAD STATE MODEL A_FILE TENSORS ",\"later\":[1]", 0, ""}, /* members that are not known yet */
+    {"{\"format\":\"dsrun-checkpoint\",\"version\":2" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 2"},
+    {"{\"format\":\"other\",\"version\":1" STATE MODEL A_FILE TENSORS, -EBADMSG, "'other'"},
+    {"{\"version\":1" STATE MODEL A_FILE TENSORS, -EBADMSG, "'format'"},
+    {"[1", -EBADMSG, "line 2"},
+    {HEAD MODEL A_FILE TENSORS, -EBADMSG, "'state' is not an object"},
+    {HEAD STATE A_FILE TENSORS, -EBADMSG, "'model' is not an object"},
+    {HEAD STATE MODEL TENSORS, -EBADMSG, "'files' is not a list"},
+    {HEAD STATE MODEL A_FILE, -EBADMSG, "'tensors' is not a list"},
+    {HEAD ",\"state\":{\"step\":1000000001}" MODEL A_FILE TENSORS, -EBADMSG, "'step'"},
+    {HEAD ",\"state\":{\"step\":-1}" MODEL A_FILE TENSORS, -EBADMSG, "'step'"},
+    {HEAD ",\"state\":{\"step\":1,\"samples\":1,\"tokens\":1,\"skipped\":1,\"world\":1,\"seed\":\"-1\"}"
+     MODEL A_FILE TENSORS, -EBADMSG, "'seed'"},
+    {HEAD ",\"state\":{\"step\":1,\"samples\":1,\"tokens\":1,\"skipped\":1,\"world\":1,"
+     "\"seed\":\"18446744073709551616\"}" MODEL A_FILE TENSORS, -EBADMSG, "'seed'"},
+    {HEAD ",\"state\":{\"step\":1,\"samples\":1,\"tokens\":1,\"skipped\":1,\"world\":1,\"seed\":\"\"}"
+     MODEL A_FILE TENSORS, -EBADMSG, "'seed'"},
+    {HEAD STATE ",\"model\":{\"arch\":\"bert\"}" A_FILE TENSORS, -ENOTSUP, "'bert'"},
+    {HEAD STATE ",\"model\":{\"arch\":\"gpt2\",\"layers\":1025}" A_FILE TENSORS, -EBADMSG, "'layers'"},
+    {HEAD STATE MODEL ",\"files\":[{\"name\":\"../w\",\"bytes\":34,\"header_bytes\":10}]" TENSORS,
+     -EBADMSG, "'../w' is not a plain file name"},
+    {HEAD STATE MODEL ",\"files\":[{\"name\":\"/etc/passwd\"}]" TENSORS, -EBADMSG, "plain file name"},
+    {HEAD STATE MODEL ",\"files\":[{\"name\":\"..\"}]" TENSORS, -EBADMSG, "plain file name"},
+    {HEAD STATE MODEL ",\"files\":[{\"name\":\"\"}]" TENSORS, -EBADMSG, "plain file name"},
+    {HEAD STATE MODEL ",\"files\":[7]" TENSORS, -EBADMSG, "'name'"},
+    {HEAD STATE MODEL ",\"files\":[{\"name\":\"w\",\"bytes\":34,\"header_bytes\":35}]" TENSORS,
+     -EBADMSG, "'header_bytes'"},
+    {HEAD STATE MODEL ",\"files\":[]" TENSORS, -EBADMSG, "file 0 of 0"},
+    {ONLY("7"), -EBADMSG, "'name'"},
+    {ONLY(TENSOR("", "[1]", "")), -EBADMSG, "tensor name"},
+    {ONLY("{\"name\":\"a\",\"dtype\":\"Q4\",\"shape\":[],\"ranges\":[]}"), -ENOTSUP, "'Q4'"},
+    {ONLY(TENSOR("a", "[-1]", "")), -EBADMSG, "dimension 0"},
+    {ONLY(TENSOR("a", "[1,1,1,1,1,1,1,1,1]", "")), -EBADMSG, "'shape' has 9 elements"},
+    {ONLY(TENSOR("a", "[4294967296,4294967296]", "")), -EBADMSG, "2^64"},
+    {ONLY(TENSOR("a", "[6]", "")), -EBADMSG, "0 of 6 elements"},
+    {ONLY(TENSOR("a", "[6]", RANGE(10, 20, 0))), -EBADMSG, "5 of 6 elements"},
+    {ONLY(TENSOR("a", "[6]", RANGE(10, 28, 0))), -EBADMSG, "does not lie in the data"},
+    {ONLY(TENSOR("a", "[6]", RANGE(9, 24, 0))), -EBADMSG, "does not lie in the data"},
+    {ONLY(TENSOR("a", "[6]", RANGE(9223372036854775807, 24, 0))), -EBADMSG, "does not lie in the data"},
+    {ONLY(TENSOR("a", "[6]", RANGE(35, 0, 0))), -EBADMSG, "does not lie in the data"},
+    {ONLY(TENSOR("a", "[6]", RANGE(10, 23, 0))), -EBADMSG, "do not follow each other"},
+    {ONLY(TENSOR("a", "[6]", RANGE(10, 24, 1))), -EBADMSG, "do not follow each other"},
+    {ONLY(TENSOR("a", "[5]", RANGE(10, 24, 0))), -EBADMSG, "do not follow each other"},
+    {ONLY(TENSOR("a", "[4]", RANGE(10, 8, 0) "," RANGE(18, 8, 1))), -EBADMSG, "do not follow each other"},
+    {ONLY(TENSOR("a", "[4]", RANGE(10, 16, 0))), -EBADMSG, "8 bytes of file 'w.safetensors' belong to no"},
+    {ONLY(TENSOR("a", "[6]", RANGE(10, 24, 0)) "," TENSOR("b", "[1]", RANGE(10, 4, 0))), -EBADMSG,
+     "'b' shares bytes"},
+    {ONLY(TENSOR("b", "[3]", RANGE(10, 12, 0)) "," TENSOR("a", "[3]", RANGE(22, 12, 0))), -EBADMSG,
+     "out of order"},
+    {ONLY(TENSOR("a", "[3]", RANGE(10, 12, 0)) "," TENSOR("a", "[3]", RANGE(22, 12, 0))), -EBADMSG,
+     "stands twice"},
+    {ONLY("{\"name\":\"a\",\"name\":\"b\"}"), -EBADMSG, "duplicate"},
+};
+/* clang-format on */
+
+static struct ds_buf sealed(const char *body)
+{
+    struct ds_buf out;
+
+    ds_buf_init(&out, 1 << 16);
+    cr_assert(ds_buf_puts(&out, body) == 0 && ds_manifest_seal(&out, NULL) == 0);
+    return out;
+}
+
+Test(manifest, under_a_good_seal_everything_is_checked)
+{
+    for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
+        struct ds_buf text = sealed(bodies[i].body);
+        struct ds_manifest m;
+        struct ds_error err = {0};
+        int rc = ds_manifest_parse(&m, text.data, text.len, &err);
+
+        cr_assert(rc == bodies[i].rc, "case %zu: %d %s", i, rc, err.text);
+        cr_assert(strstr(err.text, bodies[i].says) != NULL, "case %zu: '%s'", i, err.text);
+        ds_manifest_release(&m);
+        ds_buf_release(&text);
+    }
+}
+
+Test(manifest, what_is_read_is_what_was_written)
+{
+    struct ds_buf text = sealed(bodies[0].body), again;
+    struct ds_manifest m;
+    const struct ds_manifest_tensor *a;
+
+    cr_assert(ds_manifest_parse(&m, text.data, text.len, NULL) == 0);
+    cr_assert(m.state.step == 4 && m.state.seed == UINT64_MAX && m.state.job_digest == UINT64_MAX);
+    cr_assert(m.state.world == 2 && m.state.shape.arch == DS_ARCH_LLAMA);
+    cr_assert(m.state.shape.kv_heads == 1 && !m.state.shape.tie_embeddings);
+    cr_assert(m.state.shape.norm_eps == 1e-5 && m.state.shape.rope_theta == 1e4);
+    a = ds_manifest_find(&m, "a");
+    cr_assert(a != NULL && a->ranges == 2 && a->range[1].begin_elem == 2 && a->elems == 4);
+    cr_assert(a->range[1].offset == 18 && a->range[1].xxh3 == 0xff);
+    cr_assert(ds_manifest_find(&m, "c") == NULL);
+    ds_buf_init(&again, 1 << 16);
+    cr_assert(ds_manifest_write(&m, &again, NULL) == 0);
+    ds_manifest_release(&m);
+    cr_assert(ds_manifest_parse(&m, again.data, again.len, NULL) == 0);
+    cr_assert(m.state.seed == UINT64_MAX && m.tensors == 2 && m.tensor[0].range[1].offset == 18);
+    ds_manifest_release(&m);
+    ds_buf_release(&text);
+    ds_buf_release(&again);
+}
+
+Test(manifest, every_flipped_bit_and_every_cut_breaks_the_seal)
+{
+    struct ds_buf text = sealed(bodies[0].body);
+    struct ds_manifest m;
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < text.len * 8; i++) {
+        text.data[i / 8] = (char)(text.data[i / 8] ^ (1 << i % 8));
+        cr_assert(ds_manifest_parse(&m, text.data, text.len, &err) == -EBADMSG, "bit %zu", i);
+        text.data[i / 8] = (char)(text.data[i / 8] ^ (1 << i % 8));
+    }
+    for (size_t len = 0; len < text.len; len++)
+        cr_assert(ds_manifest_parse(&m, text.data, len, &err) == -EBADMSG, "%zu bytes", len);
+    cr_assert(ds_manifest_parse(&m, text.data, text.len, &err) == 0);
+    ds_manifest_release(&m);
+    ds_buf_release(&text);
+}
+
+Test(manifest, two_tensors_of_one_name_are_not_written)
+{
+    struct ds_manifest_tensor twice[] = {{.name = "a"}, {.name = "b"}, {.name = "a"}};
+    struct ds_manifest m;
+    struct ds_error err = {0};
+    struct ds_buf text;
+
+    ds_manifest_init(&m);
+    m.tensor = twice;
+    m.tensors = 3;
+    ds_buf_init(&text, 1 << 16);
+    cr_assert(ds_manifest_write(&m, &text, &err) == -EINVAL);
+    cr_assert(strstr(err.text, "'a'") != NULL, "%s", err.text);
+    ds_buf_release(&text);
+    ds_buf_init(&text, 40);
+    m.tensors = 0;
+    cr_assert(ds_manifest_write(&m, &text, &err) == -ENOBUFS);
+    ds_buf_release(&text);
+}
+
+Test(manifest, a_missing_file_is_missing_and_a_folder_is_no_file)
+{
+    struct ds_manifest m;
+    struct ds_error err = {0};
+
+    cr_assert(ds_manifest_load(&m, tempdir_path("none"), &err) == -ENOENT);
+    cr_assert(strstr(err.text, "none") != NULL, "%s", err.text);
+    cr_assert(ds_manifest_load(&m, tempdir_path(""), &err) == -EBADMSG, "%s", err.text);
+}

@@ -107,10 +107,9 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
     const char *from = trainer->job->model.init_from;
 
     if (from != NULL)
-        return ds_error_context(err,
-                                ds_hf_load(from, &trainer->plan.shape, trainer->weights,
-                                           trainer->n_weights, err),
-                                "model.init.from '%s'", from);
+        return ds_error_context(
+            err, ds_hf_load(from, &trainer->plan.shape, trainer->weights, trainer->n_weights, err),
+            "model.init.from '%s'", from);
     init_from_seed(trainer);
     return 0;
 }
@@ -126,7 +125,7 @@ static int load(struct ds_trainer *trainer, const char *path, struct ds_error *e
     if (rc == 0)
         rc = ds_ckpt_load(path, state, trainer->weights, trainer->n_weights, trainer->moments,
                           state->step > 0 ? trainer->n_moments : 0, err);
-    return ds_error_context(err, rc, "checkpoint '%s'", path);
+    return rc;
 }
 
 /* Load on all ranks; *whole tells whether all could.  Any failure but damage ends the run. */
@@ -177,8 +176,10 @@ static int try_all(struct ds_trainer *trainer, const struct ds_ckpt_list *list,
         if (rc != 0)
             return rc;
         if (name[0] == '\0' && i > 0)
-            return ds_fail(err, EBADMSG, "no checkpoint under '%s' is whole, set "
-                                         "'checkpoint.resume' to never to start again", folder);
+            return ds_fail(err, EBADMSG,
+                           "no checkpoint under '%s' is whole, set "
+                           "'checkpoint.resume' to never to start again",
+                           folder);
         if (name[0] == '\0')
             return 0;
         rc = ds_path_join(from, folder, name, err);
@@ -226,7 +227,8 @@ static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct d
         return 0;
     return ds_monitor_warning(&trainer->monitor,
                               "the job has changed since the checkpoint was made, the run goes on "
-                              "with the new settings", err);
+                              "with the new settings",
+                              err);
 }
 
 int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)

@@ -111,7 +111,7 @@ int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *
     keys.key = ds_job_keys(&keys.count);
     keys.skip = job->model.init_from != NULL ? "model.init.std" : NULL; /* one or the other */
     ds_keys_write(&keys, out);
-    return out->failed ? ds_fail(err, ENOBUFS, "the resolved job does not fit in memory") : 0;
+    return out->failed ? ds_fail(err, ENOMEM, "the resolved job does not fit in memory") : 0;
 }
 
 uint64_t ds_job_digest(const struct ds_job *job)

@@ -36,8 +36,8 @@ int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_e
 }
 
 /* Parse `text` as "job.yaml" with up to one override (NULL: none). */
-static int jobs_parse(struct ds_job *job, const char *text, const char *override,
-                      struct ds_error *err)
+static inline int jobs_parse(struct ds_job *job, const char *text, const char *override,
+                             struct ds_error *err)
 {
     ds_job_init(job);
     return ds_job_parse(job, "job.yaml", text, strlen(text), &override, override != NULL, err);

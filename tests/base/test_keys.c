@@ -1,0 +1,273 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_keys.c - a table of every type: set, refused, printed, written; suggestions.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/keys.h"
+#include "base/limits.h"
+#include "base/nearest.h"
+
+struct thing {
+    bool flag;
+    uint64_t whole, automatic;
+    double real, pair[2];
+    const char *text, *word;
+    unsigned choice, set;
+    struct ds_strings list, env;
+};
+
+/* clang-format off */
+static const struct ds_choice choices[] = {
+    {"red", 1, false}, {"green", 2, false}, {"blue", 4, true}, {NULL, 0, false}};
+
+#define AT(f) offsetof(struct thing, f)
+static const struct ds_key keys[] = {
+    {"flag", DS_KEY_BOOL, 0, AT(flag), "true", 0, 0, NULL, "a"},
+    {"n.whole", DS_KEY_U64, DS_KEY_REQUIRED, AT(whole), NULL, 1, 1000, NULL, "b"},
+    {"n.automatic", DS_KEY_U64, DS_KEY_AUTO, AT(automatic), "auto", 1, 8, NULL, "c"},
+    {"n.real", DS_KEY_F64, 0, AT(real), "0.5", -1, 1, NULL, "d"},
+    {"n.deep.pair", DS_KEY_PAIR, DS_KEY_BELOW, AT(pair), "[0, 0.5]", 0, 1, NULL, "e"},
+    {"n.deep.fixed", DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, "1", 1, 9, NULL, "f"},
+    {"text", DS_KEY_TEXT, 0, AT(text), NULL, 0, 10, NULL, "g"},
+    {"word", DS_KEY_WORD, DS_KEY_ONLY, AT(word), "red", 0, 0, choices, "h"},
+    {"choice", DS_KEY_ENUM, 0, AT(choice), "green", 0, 0, choices, "i"},
+    {"set", DS_KEY_SET, 0, AT(set), "[red, green]", 0, 0, choices, "j"},
+    {"list", DS_KEY_LIST, 0, AT(list), "[]", 0, 10, NULL, "k"},
+    {"env", DS_KEY_ENV, 0, AT(env), "{}", 0, 0, NULL, "l"},
+};
+/* clang-format on */
+
+enum { KEYS = sizeof(keys) / sizeof(keys[0]) };
+
+struct work {
+    struct thing thing;
+    struct ds_arena arena;
+    struct ds_keys_origin origin[KEYS];
+    struct ds_keys keys;
+    struct ds_error err;
+};
+
+static void start(struct work *w)
+{
+    memset(w, 0, sizeof(*w));
+    ds_arena_init(&w->arena);
+    w->keys = (struct ds_keys){.key = keys,
+                               .count = KEYS,
+                               .base = &w->thing,
+                               .arena = &w->arena,
+                               .origin = w->origin,
+                               .name = "f"};
+    cr_assert(ds_keys_defaults(&w->keys, &w->err) == 0, "%s", w->err.text);
+}
+
+static int take(struct work *w, const char *text)
+{
+    struct ds_yaml *root = NULL;
+    int rc = ds_yaml_parse(&w->arena, "f", text, strlen(text), &root, &w->err);
+
+    return rc != 0 ? rc : ds_keys_read(&w->keys, root, &w->err);
+}
+
+Test(keys, defaults)
+{
+    struct work w;
+
+    start(&w);
+    cr_expect(w.thing.flag && w.thing.automatic == 0 && w.thing.real == 0.5);
+    cr_expect(w.thing.pair[0] == 0 && w.thing.pair[1] == 0.5);
+    cr_expect(w.thing.text == NULL && w.thing.choice == 2 && w.thing.set == 3);
+    cr_expect_str_eq(w.thing.word, "red");
+    cr_expect(w.thing.list.count == 0 && w.thing.env.count == 0);
+    cr_expect(!ds_keys_given(&w.keys, "flag"));
+    cr_expect(ds_keys_require(&w.keys, &w.err) == -EINVAL);
+    cr_expect_str_eq(w.err.text, "f:1:1: 'n.whole' is required");
+    ds_arena_release(&w.arena);
+}
+
+Test(keys, written_struct_reads_back)
+{
+    static const char *const words[] = {
+        "flag=false",
+        "n.whole=7",
+        "n.automatic=3",
+        "n.real=-1e-3",
+        "n.deep.pair=[0.25, 0.125]",
+        "text=\"a: #\"",
+        "choice=red",
+        "set=[green]",
+        "list=[a, \"- b\"]",
+        "env={A: '', B: \"x y\"}",
+    };
+    static const char expected[] = "flag: false\n"
+                                   "n:\n"
+                                   "  whole: 7\n"
+                                   "  automatic: 3\n"
+                                   "  real: -0.001\n"
+                                   "  deep:\n"
+                                   "    pair: [0.25, 0.125]\n"
+                                   "text: \"a: #\"\n"
+                                   "word: red\n"
+                                   "choice: red\n"
+                                   "set: [green]\n"
+                                   "list: [a, \"- b\"]\n"
+                                   "env: {\"A\": \"\", \"B\": \"x y\"}\n";
+    struct ds_buf first, second;
+    struct work w, again;
+
+    start(&w);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        cr_assert(ds_keys_override(&w.keys, words[i], &w.err) == 0, "%s", w.err.text);
+    cr_expect(ds_keys_require(&w.keys, &w.err) == 0);
+    cr_expect(ds_keys_overridden(&w.keys, "flag") && !ds_keys_overridden(&w.keys, "word"));
+    ds_buf_init(&first, 4000);
+    ds_buf_init(&second, 4000);
+    ds_keys_write(&w.keys, &first);
+    cr_expect_str_eq(ds_buf_text(&first), expected);
+    start(&again);
+    cr_assert(take(&again, ds_buf_text(&first)) == 0, "%s", again.err.text);
+    ds_keys_write(&again.keys, &second);
+    cr_expect_str_eq(ds_buf_text(&second), expected);
+    again.keys.skip = "word";
+    ds_buf_reset(&second);
+    ds_keys_write(&again.keys, &second);
+    cr_expect(strstr(ds_buf_text(&second), "word") == NULL);
+    ds_buf_release(&first);
+    ds_buf_release(&second);
+    ds_arena_release(&w.arena);
+    ds_arena_release(&again.arena);
+}
+
+Test(keys, each_wrong_value_has_its_sentence)
+{
+    static const struct {
+        const char *word;
+        int code;
+        const char *message;
+    } table[] = {
+        {"flag=1", EINVAL, "'flag' must be true or false, not '1'"},
+        {"n.whole=1001", EINVAL, "'n.whole' must be a whole number between 1 and 1000, not '1001'"},
+        {"n.whole=1e2", EINVAL, "'n.whole' must be written in plain digits: 100, not '1e2'"},
+        {"n.automatic=9", EINVAL,
+         "'n.automatic' must be 'auto' or a whole number between 1 and 8, not '9'"},
+        {"n.real=1.5", EINVAL, "'n.real' must be a number between -1 and 1, not '1.5'"},
+        {"n.real=\"1\"", EINVAL, "'n.real' must be a number without quotes"},
+        {"n.deep.pair=[0, 1]", EINVAL,
+         "'n.deep.pair' must be a number at least 0 and below 1, not '1'"},
+        {"n.deep.fixed=2", ENOTSUP, "'n.deep.fixed' 2 is not supported yet; use 1"},
+        {"text=12345678901", EINVAL, "'text' must be at most 10 bytes long, not 11"},
+        {"word=green", 0, NULL},
+        {"word=blue", ENOTSUP, "'word' 'blue' is not supported yet; use 'red' or 'green'"},
+        {"word=pink", ENOTSUP, "'word' 'pink' is not supported yet; use 'red' or 'green'"},
+        {"choice=pink", EINVAL, "'choice' must be 'red' or 'green', not 'pink'"},
+        {"set=[red, [green]]", EINVAL, "'set' must be a list of names, not a list"},
+        {"list=[12345678901]", EINVAL, "'list' must be at most 10 bytes long, not 11"},
+        {"list=[a, ~]", EINVAL, "'list' has no value; it must be a list of texts"},
+        {"env={'': x}", EINVAL,
+         "'' in 'env' is not a name of an environment variable; use letters, digits and '_'"},
+        {"env={A: ~}", EINVAL, "'env' has no value; it must be text"},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        char message[300];
+        struct work w;
+
+        start(&w);
+        cr_expect(ds_keys_override(&w.keys, table[i].word, &w.err) == -table[i].code, "%s",
+                  table[i].word);
+        (void)snprintf(message, sizeof(message), "override '%s': %s", table[i].word,
+                       table[i].message == NULL ? "" : table[i].message);
+        if (table[i].message != NULL)
+            cr_expect_str_eq(w.err.text, message);
+        ds_arena_release(&w.arena);
+    }
+}
+
+Test(keys, a_failed_set_leaves_the_field)
+{
+    struct work w;
+
+    start(&w);
+    cr_expect(take(&w, "n: {real: 2}") == -EINVAL);
+    cr_expect(w.thing.real == 0.5);
+    cr_expect(ds_keys_override(&w.keys, "n.deep.pair=[0.1, 7]", &w.err) == -EINVAL);
+    cr_expect(w.thing.pair[0] == 0 && w.thing.pair[1] == 0.5);
+    cr_expect(ds_keys_override(&w.keys, "set=[red, pink]", &w.err) == -EINVAL);
+    cr_expect(w.thing.set == 3);
+    ds_arena_release(&w.arena);
+}
+
+Test(keys, places)
+{
+    struct work w;
+
+    start(&w);
+    cr_assert(take(&w, "flag: true\nn:\n  real: 0\n  deep: {pair: [0, 0]}\n") == 0, "%s",
+              w.err.text);
+    cr_expect(ds_keys_place(&w.keys, "n.real", ds_fail(&w.err, EINVAL, "x"), &w.err) == -EINVAL);
+    cr_expect_str_eq(w.err.text, "f:3:9: x");
+    (void)ds_keys_place(&w.keys, "n.deep.fixed", ds_fail(&w.err, EINVAL, "x"), &w.err);
+    cr_expect_str_eq(w.err.text, "f:4:3: x");
+    (void)ds_keys_place(&w.keys, "n.whole", ds_fail(&w.err, EINVAL, "x"), &w.err);
+    cr_expect_str_eq(w.err.text, "f:2:1: x");
+    (void)ds_keys_place(&w.keys, "text", ds_fail(&w.err, EINVAL, "x"), &w.err);
+    cr_expect_str_eq(w.err.text, "f:1:1: x");
+    cr_assert(ds_keys_override(&w.keys, "n.real=1", &w.err) == 0);
+    (void)ds_keys_place(&w.keys, "n.real", ds_fail(&w.err, EINVAL, "x"), &w.err);
+    cr_expect_str_eq(w.err.text, "override 'n.real=1': x");
+    ds_arena_release(&w.arena);
+}
+
+Test(keys, doubles_print_as_the_fewest_digits_that_read_back)
+{
+    static const struct {
+        const char *in, *out;
+    } table[] = {{"0.1", "0.1"},
+                 {"1e-05", "1e-05"},
+                 {"0.30000000000000004", "0.30000000000000004"},
+                 {"-0.3333333333333333", "-0.3333333333333333"},
+                 {"1e-300", "1e-300"},
+                 {"0", "0"}};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_buf out;
+        struct work w;
+
+        start(&w);
+        ds_buf_init(&out, 100);
+        cr_assert(ds_key_set_text(&keys[3], &w.thing, &w.arena, table[i].in, &w.err) == 0, "%s",
+                  w.err.text);
+        ds_key_print(&keys[3], &w.thing, &out);
+        cr_expect_str_eq(ds_buf_text(&out), table[i].out);
+        ds_buf_release(&out);
+        ds_arena_release(&w.arena);
+    }
+}
+
+Test(nearest, distance)
+{
+    static const struct {
+        const char *a, *b;
+        unsigned distance;
+    } table[] = {{"", "", 0},       {"a", "", 1},          {"", "abc", 3},
+                 {"abc", "abc", 0}, {"abc", "acb", 1},     {"kitten", "sitting", 3},
+                 {"ca", "abc", 3},  {"optmi", "optim", 1}, {"--solts", "--slots", 1}};
+    char far[DS_NEAREST_MAX + 2];
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        cr_expect(ds_edit_distance(table[i].a, table[i].b) == table[i].distance, "%s %s",
+                  table[i].a, table[i].b);
+        cr_expect(ds_edit_distance(table[i].b, table[i].a) == table[i].distance);
+    }
+    memset(far, 'x', sizeof(far));
+    far[DS_NEAREST_MAX + 1] = '\0';
+    cr_expect(ds_edit_distance(far, far) == DS_NEAREST_FAR);
+    far[DS_NEAREST_MAX] = '\0';
+    cr_expect(ds_edit_distance(far, far) == 0);
+    cr_expect(ds_edit_close(2, "check") && !ds_edit_close(3, "check") && !ds_edit_close(1, "x"));
+}

@@ -7,8 +7,8 @@
  *   dsrun-worker bench ARGS...     started by dsrun bench
  *
  * The only place below dsrun that prints: "dsrun-worker: error: ..." on stderr, once.  A rank that
- * merely learns that another has failed says nothing and ends after it, so that the first failure is
- * the one that is seen.
+ * merely learns that another has failed says nothing and ends after it, so that the first failure
+ * is the one that is seen.
  */
 #include <errno.h>
 #include <sched.h>

@@ -26,7 +26,7 @@ struct ds_engine {
     void *activations;
     struct ds_net net;
     struct ds_queue_set queues;
-    uint64_t steps; /* begun since open; the number that events count in */
+    uint64_t steps;       /* begun since open; the number that events count in */
     uint64_t step_tokens; /* of all ranks */
     const struct ds_step_args *step;
     struct ds_step_result result;
@@ -107,8 +107,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     engine->args = *args;
     engine->plan = plan;
     engine->stream = ds_device_stream(args->device);
-    engine->step_tokens =
-        plan->world * plan->micro_batches * plan->micro_batch * plan->sequence;
+    engine->step_tokens = plan->world * plan->micro_batches * plan->micro_batch * plan->sequence;
     rc = reserve_all(engine, err);
     if (rc == 0) {
         const struct ds_net_memory memory = {
@@ -259,8 +258,9 @@ static int check_hash(const struct ds_engine *engine, const double *flags, struc
     if (flags[HASH_LOW] == world * (double)(uint32_t)engine->plan->hash &&
         flags[HASH_HIGH] == world * (double)(uint32_t)(engine->plan->hash >> 32))
         return 0;
-    return ds_fail(err, EPROTO, "the ranks have different plans, is every host running the same "
-                                "version of dsrun");
+    return ds_fail(err, EPROTO,
+                   "the ranks have different plans, is every host running the same "
+                   "version of dsrun");
 }
 
 static int norm(struct ds_engine *engine, struct ds_error *err)

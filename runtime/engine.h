@@ -5,8 +5,8 @@
  *
  * The engine knows what each instruction does and nothing about why it is where it is.  It owns the
  * arenas of the plan, except the gradients, which are the arena of the comm.  Instructions of the
- * reduce queue run on a thread of their own when `overlap` is set, else where they stand in the list;
- * the results are the same.  Between open and close a step allocates nothing.
+ * reduce queue run on a thread of their own when `overlap` is set, else where they stand in the
+ * list; the results are the same.  Between open and close a step allocates nothing.
  *
  * One step ends with one small all-reduce of flags: sum of squares, non-finite count, loss, stop
  * request and plan hash, so every rank takes the same decision.
@@ -54,8 +54,8 @@ struct ds_step_args {
     const struct ds_data *data;
     uint64_t position; /* of the step's first sequence */
     double lr;
-    uint64_t update;   /* of AdamW, from 1 */
-    bool stop;         /* this rank was asked to stop */
+    uint64_t update; /* of AdamW, from 1 */
+    bool stop;       /* this rank was asked to stop */
 };
 struct ds_step_result {
     double loss;        /* mean over the tokens of all ranks */

@@ -37,8 +37,8 @@ double ds_optim_lr(const struct ds_job *job, uint64_t step)
     if (job->schedule.kind == DS_SCHEDULE_CONSTANT)
         return lr;
     if (job->schedule.kind == DS_SCHEDULE_WSD)
-        return min_lr + (lr - min_lr) * stable_share(step < steps ? steps - step : 0,
-                                                     job->schedule.decay);
+        return min_lr +
+               (lr - min_lr) * stable_share(step < steps ? steps - step : 0, job->schedule.decay);
     if (step < steps)
         x = (double)(step - warmup) / (double)(steps - warmup);
     return min_lr + (lr - min_lr) * curve(job->schedule.kind, x);

@@ -4,8 +4,8 @@
  * queue.h - events between the queues of a step, and the thread that a queue may have.
  *
  * An event is a number that grows: it has happened in step g once it is g or more.  So nothing has
- * to be reset between steps.  A queue with a thread runs `run(user, step)` once per ds_queue_start().
- * After a failure, or once the queue is closed, every wait ends with -ECANCELED.
+ * to be reset between steps.  A queue with a thread runs `run(user, step)` once per
+ * ds_queue_start(). After a failure, or once the queue is closed, every wait ends with -ECANCELED.
  *
  * Tests   tests/engine/test_engine.c (same bits with and without a thread)
  */
@@ -36,8 +36,9 @@ struct ds_queue_set {
 };
 
 int ds_queue_init(struct ds_queue_set *set, uint32_t events, struct ds_error *err) DS_NODISCARD;
-int ds_queue_thread(struct ds_queue_set *set, int (*run)(void *user, uint64_t step, struct ds_error *err),
-                    void *user, struct ds_error *err) DS_NODISCARD;
+int ds_queue_thread(struct ds_queue_set *set,
+                    int (*run)(void *user, uint64_t step, struct ds_error *err), void *user,
+                    struct ds_error *err) DS_NODISCARD;
 void ds_queue_release(struct ds_queue_set *set);
 
 void ds_queue_start(struct ds_queue_set *set, uint64_t step);

@@ -29,7 +29,7 @@ struct ds_run_spec {
 
 int ds_run_spec_write(const struct ds_run_spec *spec, struct ds_buf *out, struct ds_error *err)
     DS_NODISCARD;
-int ds_run_spec_parse(struct ds_run_spec *spec, const char *text, size_t len,
-                      struct ds_error *err) DS_NODISCARD;
+int ds_run_spec_parse(struct ds_run_spec *spec, const char *text, size_t len, struct ds_error *err)
+    DS_NODISCARD;
 
 #endif

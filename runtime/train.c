@@ -137,7 +137,7 @@ static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
     return ds_monitor_start(&trainer->monitor, &start, err);
 }
 
-/* --- the step loop: nothing here allocates, but a checkpoint does ------------------------------ */
+/* --- the step loop: nothing here allocates, but a checkpoint does ---------------------------- */
 
 /* A step whose gradient is not finite: count it, or give up. */
 static int guard(struct ds_trainer *trainer, const struct ds_step_result *result,
@@ -286,7 +286,7 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
         rc = run_steps(trainer, &stopped, err);
     if (rc != 0)
         return rc;
-    *code = !stopped ? DS_EXIT_OK
+    *code = !stopped                    ? DS_EXIT_OK
             : job->checkpoint.every > 0 ? DS_EXIT_STOPPED
                                         : DS_EXIT_TERMINATED;
     if (done_before)
@@ -294,14 +294,14 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
     else if (stopped)
         text = job->checkpoint.every > 0 ? "stopped as asked, run again to go on"
                                          : "stopped as asked, checkpoints are off";
-    rc = ds_monitor_end(&trainer->monitor, stopped ? "stop" : "end", trainer->state.step, text, err);
+    rc =
+        ds_monitor_end(&trainer->monitor, stopped ? "stop" : "end", trainer->state.step, text, err);
     return rc != 0 ? rc : ds_comm_barrier(trainer->comm, err);
 }
 
 int ds_train(const struct ds_train_args *args, int *code, struct ds_error *err)
 {
-    struct ds_trainer trainer = {
-        .args = args, .job = args->job, .began_ns = ds_clock_mono_ns()};
+    struct ds_trainer trainer = {.args = args, .job = args->job, .began_ns = ds_clock_mono_ns()};
     int rc = open_all(&trainer, err);
 
     if (rc == 0)

@@ -3,8 +3,8 @@
  *
  * train.h - one rank's run from the first weight to the last checkpoint.
  *
- * Order of a step: update, metric, evaluation, checkpoint; a checkpoint is committed only once every
- * metric sent before it is on disk, because a resumed run will not make them again.
+ * Order of a step: update, metric, evaluation, checkpoint; a checkpoint is committed only once
+ * every metric sent before it is on disk, because a resumed run will not make them again.
  *
  * Tests   tests/engine/test_worker.c, tests/e2e/
  */
@@ -27,8 +27,9 @@ struct ds_train_args {
     int shm_fd;     /* taken; -1 when world is 1 */
 };
 
-/* Train.  Returns 0 and the exit code of the process in *code (0 done, 75 stopped after a checkpoint,
- * 143 stopped where none could be made), or a negative errno; -ECANCELED: another rank failed. */
+/* Train.  Returns 0 and the exit code of the process in *code (0 done, 75 stopped after a
+ * checkpoint, 143 stopped where none could be made), or a negative errno; -ECANCELED: another rank
+ * failed. */
 int ds_train(const struct ds_train_args *args, int *code, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -60,9 +60,9 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
 /* Rows first .. first + rows of the classifier. */
 struct chunk {
     size_t first, rows;
-    void *x;           /* normalised rows, then their gradient */
+    void *x; /* normalised rows, then their gradient */
     float *logits;
-    void *dlogits;     /* of type act: the logits themselves when that is F32 */
+    void *dlogits; /* of type act: the logits themselves when that is F32 */
 };
 
 static int classify(const struct ds_net *net, const struct chunk *chunk, struct ds_error *err)
@@ -162,8 +162,7 @@ static struct ds_norm_use norm_of(const struct ds_net *net, enum ds_pass pass)
 
 static struct chunk chunk_at(const struct ds_net *net, enum ds_pass pass, size_t first)
 {
-    void *const *buf =
-        net->block[net->plan->shape.layers + 1].buf[pass];
+    void *const *buf = net->block[net->plan->shape.layers + 1].buf[pass];
     size_t left = net->tokens - first, most = net->plan->logit_rows;
     unsigned char *rows = buf[DS_BUFFER_NORMF];
     struct chunk chunk = {

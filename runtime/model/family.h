@@ -3,8 +3,8 @@
  *
  * family.h - what distinguishes the model families: their parameter tables and a few switches.
  *
- * A family is data.  model.c expands its table for a shape; the blocks (layer.c, ends.c) are written
- * once and read the switches.
+ * A family is data.  model.c expands its table for a shape; the blocks (layer.c, ends.c) are
+ * written once and read the switches.
  */
 #ifndef DS_RUNTIME_MODEL_FAMILY_H
 #define DS_RUNTIME_MODEL_FAMILY_H

@@ -49,8 +49,7 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
     static const enum ds_role biases[] = {DS_ROLE_QKV_B, DS_ROLE_PROJ_B, DS_ROLE_FC_B,
                                           DS_ROLE_DOWN_B};
     const struct ds_model_shape *shape = &layer->net->plan->shape;
-    const size_t in[] = {shape->hidden, shape->heads * shape->head_size, shape->hidden,
-                         shape->ffn};
+    const size_t in[] = {shape->hidden, shape->heads * shape->head_size, shape->hidden, shape->ffn};
     const size_t out[] = {ds_model_qkv_width(shape), shape->hidden, ds_model_ffn_in_width(shape),
                           shape->hidden};
 
@@ -198,8 +197,8 @@ int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct 
     if (rc == 0)
         rc = attention_fwd(&layer, err);
     if (rc == 0)
-        rc = ds__linear_fwd(net, &proj, buf[DS_BUFFER_ATTENTION], layer.x,
-                            buf[DS_BUFFER_MIDDLE], err);
+        rc = ds__linear_fwd(net, &proj, buf[DS_BUFFER_ATTENTION], layer.x, buf[DS_BUFFER_MIDDLE],
+                            err);
     if (rc == 0)
         rc = ds__norm_fwd(net, &norm2, buf[DS_BUFFER_NORM2], err);
     if (rc == 0)

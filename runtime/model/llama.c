@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * llama.c - the Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, matrices [out, in].
+ * llama.c - the Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, [out, in].
  *
  * q, k, v and gate, up stand next to each other so that each group is one matrix product.
  *

@@ -156,7 +156,8 @@ int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
     if (rc != 0)
         return rc;
     if (shape->hidden % shape->heads != 0 || shape->head_size != shape->hidden / shape->heads)
-        return ds_fail(err, EINVAL, "'model.hidden' %llu must be 'model.heads' %llu x the head size",
+        return ds_fail(err, EINVAL,
+                       "'model.hidden' %llu must be 'model.heads' %llu x the head size",
                        (unsigned long long)shape->hidden, (unsigned long long)shape->heads);
     if (shape->heads % shape->kv_heads != 0)
         return ds_fail(err, EINVAL, "'model.kv_heads' %llu must divide 'model.heads' %llu",

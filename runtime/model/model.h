@@ -4,9 +4,9 @@
  * model.h - which parameters a model has: pure tables, no memory, no arithmetic on weights.
  *
  * A model is a line of blocks: block 0 the embedding, 1 .. layers the transformer layers, the last
- * one the head (final norm, classifier, loss).  Parameters are listed block by block, with the names
- * and layouts of the family's Hugging Face checkpoints, so a checkpoint needs no conversion: GPT-2's
- * matrices are [in, out], Llama's [out, in].  A tied head has no tensor of its own.
+ * one the head (final norm, classifier, loss).  Parameters are listed block by block, with the
+ * names and layouts of the family's Hugging Face checkpoints, so a checkpoint needs no conversion:
+ * GPT-2's matrices are [in, out], Llama's [out, in].  A tied head has no tensor of its own.
  *
  * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM.
  * Tests   tests/plan/test_model.c
@@ -22,7 +22,8 @@
 #include "base/limits.h"
 #include "runtime/job.h"
 
-/* What a parameter is for; the same roles in every family.  */
+/* What a parameter is for; the same roles in every family. */
+/* clang-format off */
 enum ds_role {
     DS_ROLE_WTE, DS_ROLE_WPE,
     DS_ROLE_NORM1_W, DS_ROLE_NORM1_B,
@@ -37,6 +38,7 @@ enum ds_role {
     DS_ROLE_HEAD_W,
     DS_ROLE_COUNT
 };
+/* clang-format on */
 
 enum ds_init { DS_INIT_NORMAL, DS_INIT_NORMAL_RESIDUAL, DS_INIT_ZERO, DS_INIT_ONE };
 
@@ -47,7 +49,8 @@ struct ds_param {
     unsigned ndim; /* 1 or 2 */
     uint64_t shape[2];
     uint64_t elems;
-    enum ds_init init; /* NORMAL_RESIDUAL: std / sqrt(2 * layers), GPT-2's rule for output projections */
+    enum ds_init
+        init; /* NORMAL_RESIDUAL: std / sqrt(2 * layers), GPT-2's rule for output projections */
 };
 
 /* How many parameters tensors the model has, and the i-th of them (i < count). */

@@ -52,7 +52,8 @@ static void bind_buffers(struct ds_net *net, const struct ds_net_memory *memory)
     for (unsigned block = 0; block < ds_model_blocks(&plan->shape); block++)
         for (unsigned i = 0; i < DS_BUFFER_COUNT; i++)
             if (net->block[block].buf[DS_PASS_RECOMPUTE][i] == NULL)
-                net->block[block].buf[DS_PASS_RECOMPUTE][i] = net->block[block].buf[DS_PASS_TRAIN][i];
+                net->block[block].buf[DS_PASS_RECOMPUTE][i] =
+                    net->block[block].buf[DS_PASS_TRAIN][i];
 }
 
 int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_net_memory *memory,

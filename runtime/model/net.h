@@ -11,10 +11,10 @@
  *               out = middle + down(act(fc(norm2(middle))))
  *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
  *
- * The gradient of the residual stream is one buffer that every BACKWARD rewrites in place.  The scale
- * of the loss is known before the step, so the head's training FORWARD also does the classifier's
- * backward pass while a chunk's logits are there; its BACKWARD goes on through the norm.  A tied
- * head writes its gradient into the embedding's, which then adds its own.
+ * The gradient of the residual stream is one buffer that every BACKWARD rewrites in place.  The
+ * scale of the loss is known before the step, so the head's training FORWARD also does the
+ * classifier's backward pass while a chunk's logits are there; its BACKWARD goes on through the
+ * norm.  A tied head writes its gradient into the embedding's, which then adds its own.
  *
  * Tests   tests/engine/test_net.c (gradients against the float64 reference)
  */
@@ -29,7 +29,7 @@
 #include "runtime/model/family.h"
 #include "runtime/plan/plan.h"
 
-struct ds_net_block { /* NULL where a block has no such thing */
+struct ds_net_block {                  /* NULL where a block has no such thing */
     const void *weight[DS_ROLE_COUNT]; /* QKV_W and FC_W stand for Llama's neighbours too */
     float *grad[DS_ROLE_COUNT];
     void *buf[DS_PASS_COUNT][DS_BUFFER_COUNT];
@@ -46,8 +46,8 @@ struct ds_net {
     double loss_sum;  /* added to by the head, in nats over tokens */
 };
 
-struct ds_net_memory {      /* borrowed, laid out as the plan says */
-    const void *params;     /* of the activations' type */
+struct ds_net_memory {  /* borrowed, laid out as the plan says */
+    const void *params; /* of the activations' type */
     float *grads;
     void *activations;
 };

@@ -63,8 +63,7 @@ static void place_buckets(struct ds_plan *plan)
         struct ds_bucket *bucket = &plan->bucket[i];
 
         bucket->offset = at;
-        bucket->padded_elems =
-            ds__round_up(bucket->elems, (uint64_t)plan->world * DS_SHARD_ALIGN);
+        bucket->padded_elems = ds__round_up(bucket->elems, (uint64_t)plan->world * DS_SHARD_ALIGN);
         bucket->shard_elems = bucket->padded_elems / plan->world;
         at += bucket->padded_elems;
     }
@@ -79,8 +78,7 @@ static void place_params(struct ds_plan *plan)
     for (size_t i = 0; i < plan->params; i++) {
         struct ds_plan_param *param = &plan->param[i];
 
-        while (param->param.block >=
-               plan->bucket[bucket].first_block + plan->bucket[bucket].blocks)
+        while (param->param.block >= plan->bucket[bucket].first_block + plan->bucket[bucket].blocks)
             at = plan->bucket[++bucket].offset;
         param->bucket = bucket;
         param->offset = at;

@@ -3,9 +3,9 @@
  *
  * cost.c - what a plan takes: bytes by arena, messages, FLOPs; and whether a host has them.
  *
- * Bytes are what becomes resident.  Gradients lie in shared memory: a rank that reduces its shard in
- * place also touches that shard's pages of every peer, which the kernel counts to its resident size
- * (peer_bytes) although the host holds them once.
+ * Bytes are what becomes resident.  Gradients lie in shared memory: a rank that reduces its shard
+ * in place also touches that shard's pages of every peer, which the kernel counts to its resident
+ * size (peer_bytes) although the host holds them once.
  *
  * Tests   tests/plan/test_cost.c; tests/e2e compares with the worker's measured peak
  */
@@ -20,9 +20,9 @@
 #include "runtime/model/family.h"
 #include "runtime/plan/internal.h"
 
-/* Resident size of a worker before its first arena: text and data of the program, libc, oneDNN and
- * libgomp, stacks, the compiled matrix products.  Measured (VmRSS), not derived. */
-enum { RUNTIME_BYTES = 40 << 20, RUNTIME_THREAD_BYTES = 1 << 18 };
+/* What a worker has resident beside its arenas: 12 MiB of program, libc, oneDNN and libgomp, and 5
+ * to 6 MiB of matrix products compiled for the shapes of a model.  Measured, not derived. */
+enum { RUNTIME_BYTES = 17 << 20, RUNTIME_THREAD_BYTES = 1 << 18 };
 
 static uint64_t scratch_bytes(const struct ds_plan *plan)
 {
@@ -82,25 +82,23 @@ uint64_t ds_plan_total_bytes(const struct ds_plan *plan)
 int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
                       struct ds_error *err)
 {
-    const double mib = 1024.0 * 1024.0;
     uint64_t owned = owned_bytes(plan);
-    char table[DS_MAX_ERROR_TEXT / 2];
+    char table[DS_MAX_ERROR_TEXT / 2] = "";
     size_t at = 0;
 
     if (owned <= available_bytes / ranks)
         return 0;
-    table[0] = '\0';
     for (unsigned i = 0; i < DS_ARENA_COUNT && at < sizeof(table); i++)
         if (plan->arena_bytes[i] > 0)
-            at += (size_t)snprintf(table + at, sizeof(table) - at, "\n  %-22s %12.1f MiB",
+            at += (size_t)snprintf(table + at, sizeof(table) - at, "%s%s %s", at > 0 ? ", " : "",
                                    ds_arena_name((enum ds_arena_kind)i),
-                                   (double)plan->arena_bytes[i] / mib);
+                                   ds__bytes_text(plan->arena_bytes[i]).text);
     return ds_fail(err, ENOMEM,
-                   "%u rank%s of %.1f MiB each need %.1f MiB and this host has %.1f MiB free, "
-                   "lower 'train.micro_batch', set 'activation.recompute' to full or use fewer "
-                   "ranks per host; each rank takes%s",
-                   ranks, ranks == 1 ? "" : "s", (double)owned / mib, (double)owned * ranks / mib,
-                   (double)available_bytes / mib, table);
+                   "not enough memory: %u rank%s need%s %s%s and this host has %s free; lower "
+                   "'train.micro_batch', set 'activation.recompute' to full or use fewer ranks per "
+                   "host (each rank takes %s)",
+                   ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
+                   ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text, table);
 }
 
 /* The number after `key` in a file of "key number" lines; after nothing when key is "".

@@ -10,35 +10,31 @@
 
 #include "base/json.h"
 #include "runtime/model/family.h"
-#include "runtime/plan/plan.h"
-
-struct amount {
-    char text[24];
-};
+#include "runtime/plan/internal.h"
 
 /* 1234567 as "1.23 M": four characters of number, a unit of thousands. */
-static struct amount scaled(double value, double step, const char *const *units)
+static struct ds__amount scaled(double value, double step, const char *const *units)
 {
-    struct amount amount;
+    struct ds__amount amount;
 
     for (; value >= 999.5 && units[1] != NULL; units++)
         value /= step;
     (void)snprintf(amount.text, sizeof(amount.text), "%.*f%s",
                    units[0][0] == '\0' || value >= 99.95 ? 0
-                   : value >= 9.995              ? 1
-                                                 : 2,
+                   : value >= 9.995                      ? 1
+                                                         : 2,
                    value, units[0]);
     return amount;
 }
 
-static struct amount bytes_text(uint64_t bytes)
+struct ds__amount ds__bytes_text(uint64_t bytes)
 {
     static const char *const units[] = {" B", " KiB", " MiB", " GiB", " TiB", NULL};
 
     return scaled((double)bytes, 1024.0, units);
 }
 
-static struct amount count_text(double value)
+static struct ds__amount count_text(double value)
 {
     static const char *const units[] = {"", "K", "M", "G", "T", "P", NULL};
 
@@ -79,12 +75,12 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->buckets,
                         plan->buckets == 1 ? "" : "s");
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s%s\n",
-                        bytes_text(ds_plan_total_bytes(plan)).text,
-                        bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text,
+                        ds__bytes_text(ds_plan_total_bytes(plan)).text,
+                        ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text,
                         has_recompute(plan) ? " (layers computed twice)" : "");
     (void)ds_buf_printf(out, "work      %s FLOP per token, %" PRIu64 " messages and %s per step\n",
                         count_text(plan->flops_per_token).text, plan->messages_per_step,
-                        bytes_text(plan->wire_bytes_per_step).text);
+                        ds__bytes_text(plan->wire_bytes_per_step).text);
 }
 
 void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
@@ -93,12 +89,12 @@ void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
         (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n",
                             ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i],
-                            bytes_text(plan->arena_bytes[i]).text);
+                            ds__bytes_text(plan->arena_bytes[i]).text);
     if (plan->peer_bytes > 0)
         (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n", "shared, of other ranks",
-                            plan->peer_bytes, bytes_text(plan->peer_bytes).text);
-    (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n\n", "total",
-                        ds_plan_total_bytes(plan), bytes_text(ds_plan_total_bytes(plan)).text);
+                            plan->peer_bytes, ds__bytes_text(plan->peer_bytes).text);
+    (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n\n", "total", ds_plan_total_bytes(plan),
+                        ds__bytes_text(ds_plan_total_bytes(plan)).text);
     (void)ds_buf_printf(out, "%6s %13s %16s %16s %16s\n", "bucket", "blocks", "parameters",
                         "padded", "per rank");
     for (size_t i = 0; i < plan->buckets; i++) {
@@ -179,7 +175,7 @@ static void json_program(struct ds_json *json, const char *key, const struct ds_
 
 static void json_memory(struct ds_json *json, const struct ds_plan *plan)
 {
-    ds_json_object(json, "memory_bytes");
+    ds_json_object(json, "memory");
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
         ds_json_u64(json, ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i]);
     ds_json_u64(json, "shared, of other ranks", plan->peer_bytes);

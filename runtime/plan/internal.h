@@ -23,6 +23,12 @@ void ds__plan_cost(struct ds_plan *plan);
  * `order` is room for n indices. */
 uint64_t ds__plan_pack(struct ds_plan_buffer *buf, size_t n, uint32_t *order);
 
+/* describe.c: "1.23 MiB". */
+struct ds__amount {
+    char text[24];
+};
+struct ds__amount ds__bytes_text(uint64_t bytes);
+
 static inline uint64_t ds__round_up(uint64_t value, uint64_t unit)
 {
     return (value + unit - 1) / unit * unit;

@@ -48,7 +48,7 @@ static uint32_t find(const struct ds_program *program, enum ds_instr_op op, uint
         if (program->instr[i].op == op && program->instr[i].block == block &&
             program->instr[i].recompute == recompute)
             return i;
-    assert(!"the schedule lacks an instruction");
+    assert(false); /* the schedule has every block's instructions */
     return 0;
 }
 
@@ -81,8 +81,8 @@ static void add_ends(struct maker *maker, enum ds_pass pass, uint32_t first, uin
     uint64_t tokens = maker->tokens, chunk = plan->logit_rows * plan->logit_ld;
     uint32_t block = (uint32_t)maker->blocks - 1;
 
-    add(maker, DS_BUFFER_IDS, pass, 0,
-        plan->micro_batch * (plan->sequence + 1) * sizeof(int32_t), first, embed_last);
+    add(maker, DS_BUFFER_IDS, pass, 0, plan->micro_batch * (plan->sequence + 1) * sizeof(int32_t),
+        first, embed_last);
     add(maker, DS_BUFFER_TARGETS, pass, block, tokens * sizeof(int32_t), first, head);
     add(maker, DS_BUFFER_LOSSES, pass, block, tokens * sizeof(float), head, head);
     add(maker, DS_BUFFER_NORMF, pass, block, tokens * maker->hidden * maker->act, head, head_last);
@@ -113,8 +113,8 @@ static void add_step(struct maker *maker, bool recompute)
             continue;
         add_layer(maker, DS_PASS_TRAIN, block, forward, recompute ? forward : backward);
         if (recompute)
-            add_layer(maker, DS_PASS_RECOMPUTE, block,
-                      find(step, DS_INSTR_FORWARD, block, true), backward);
+            add_layer(maker, DS_PASS_RECOMPUTE, block, find(step, DS_INSTR_FORWARD, block, true),
+                      backward);
     }
     add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, head_last, last);
     add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, head_last + 1,

@@ -25,8 +25,10 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
                        DS_MAX_THREADS);
     if (job->train.micro_batch < 1 || job->train.global_batch < 1 ||
         job->train.micro_batch > DS_MAX_BATCH || job->train.global_batch > DS_MAX_BATCH)
-        return ds_fail(err, EINVAL, "'train.global_batch' and 'train.micro_batch' must be between "
-                                    "1 and %d", DS_MAX_BATCH);
+        return ds_fail(err, EINVAL,
+                       "'train.global_batch' and 'train.micro_batch' must be between "
+                       "1 and %d",
+                       DS_MAX_BATCH);
     if (job->train.global_batch % (job->train.micro_batch * args->world) != 0)
         return ds_fail(err, EINVAL,
                        "'train.global_batch' %llu is not divisible by %u ranks x "
@@ -34,9 +36,9 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
                        (unsigned long long)job->train.global_batch, args->world,
                        (unsigned long long)job->train.micro_batch);
     if (job->train.sequence < 1 || job->train.sequence > job->model.shape.context)
-        return ds_fail(err, EINVAL, "'train.sequence' %llu must be between 1 and 'model.context' %llu",
-                       (unsigned long long)job->train.sequence,
-                       (unsigned long long)job->model.shape.context);
+        return ds_fail(
+            err, EINVAL, "'train.sequence' %llu must be between 1 and 'model.context' %llu",
+            (unsigned long long)job->train.sequence, (unsigned long long)job->model.shape.context);
     if (job->zero.stage != 0)
         return ds_fail(err, ENOTSUP, "'zero.stage' %llu is not supported yet",
                        (unsigned long long)job->zero.stage);
@@ -78,9 +80,9 @@ static uint64_t hash_of(const struct ds_plan *plan)
 {
     uint64_t hash = 0xcbf29ce484222325u;
     const uint64_t scalars[] = {
-        plan->world,        plan->micro_batches, plan->micro_batch,  plan->sequence,
-        plan->compute,      plan->params,        plan->padded_elems, plan->logit_rows,
-        plan->shape.arch,   plan->shape.heads,   plan->shape.kv_heads,
+        plan->world,      plan->micro_batches, plan->micro_batch,    plan->sequence,
+        plan->compute,    plan->params,        plan->padded_elems,   plan->logit_rows,
+        plan->shape.arch, plan->shape.heads,   plan->shape.kv_heads,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)

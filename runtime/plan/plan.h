@@ -70,25 +70,25 @@ enum ds_queue {
 #define X(id) DS_QUEUE_##id,
     DS_QUEUES(X)
 #undef X
-    DS_QUEUE_COUNT
+        DS_QUEUE_COUNT
 };
 enum ds_arena_kind {
 #define X(id, name) DS_ARENA_##id,
     DS_ARENAS(X)
 #undef X
-    DS_ARENA_COUNT
+        DS_ARENA_COUNT
 };
 enum ds_buffer {
 #define X(id, name) DS_BUFFER_##id,
     DS_BUFFERS(X)
 #undef X
-    DS_BUFFER_COUNT
+        DS_BUFFER_COUNT
 };
 enum ds_pass {
 #define X(id, name) DS_PASS_##id,
     DS_PASSES(X)
 #undef X
-    DS_PASS_COUNT
+        DS_PASS_COUNT
 };
 
 #define DS_NO_EVENT UINT32_MAX
@@ -116,9 +116,9 @@ struct ds_plan_param { /* a model parameter with its place */
 
 struct ds_bucket {
     uint32_t first_block, blocks;
-    uint64_t offset, elems;  /* real parameters */
-    uint64_t padded_elems;   /* a multiple of world * DS_SHARD_ALIGN */
-    uint64_t shard_elems;    /* padded_elems / world */
+    uint64_t offset, elems; /* real parameters */
+    uint64_t padded_elems;  /* a multiple of world * DS_SHARD_ALIGN */
+    uint64_t shard_elems;   /* padded_elems / world */
 };
 enum { DS_SHARD_ALIGN = 16 };
 
@@ -153,15 +153,15 @@ struct ds_plan {
     size_t buckets;
     struct ds_plan_span *span;
     size_t spans;
-    uint64_t padded_elems;               /* of all buckets: elements of an arena */
+    uint64_t padded_elems; /* of all buckets: elements of an arena */
     struct ds_plan_buffer *buffer;
     size_t buffers;
     struct ds_program step, eval;
-    uint64_t logit_rows, logit_ld;       /* one classifier chunk: rows, elements from row to row */
+    uint64_t logit_rows, logit_ld; /* one classifier chunk: rows, elements from row to row */
     uint64_t arena_bytes[DS_ARENA_COUNT];
-    uint64_t scratch_bytes;              /* of one stream; part of STAGING */
-    uint64_t peer_bytes;                 /* shared pages of other ranks that this one touches too */
-    uint64_t wire_bytes_per_step;        /* sent by one rank */
+    uint64_t scratch_bytes;       /* of one stream; part of STAGING */
+    uint64_t peer_bytes;          /* shared pages of other ranks that this one touches too */
+    uint64_t wire_bytes_per_step; /* sent by one rank */
     uint64_t messages_per_step;
     double flops_per_token;
     uint64_t hash;

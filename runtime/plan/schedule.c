@@ -125,8 +125,8 @@ int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err
     uint64_t blocks = ds_model_blocks(&plan->shape);
     struct writer step = {.plan = plan, .program = &plan->step, .recompute = recompute};
     struct writer eval = {.plan = plan, .program = &plan->eval};
-    int rc = make_room(plan, &plan->step,
-                       plan->micro_batches * 3 * blocks + 2 * plan->buckets + 1, err);
+    int rc =
+        make_room(plan, &plan->step, plan->micro_batches * 3 * blocks + 2 * plan->buckets + 1, err);
 
     if (rc == 0)
         rc = make_room(plan, &plan->eval, blocks, err);

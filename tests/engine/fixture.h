@@ -36,9 +36,9 @@ static inline void test_tensors_open(struct test_tensors *file, const char *path
     struct ds_error err = {0};
 
     cr_assert_eq(ds_fs_map(path, &file->map, &err), 0, "%s: %s", path, err.text);
-    cr_assert_eq(ds_safetensors_parse(&file->table, file->map.data, file->map.len, file->map.len,
-                                      &err),
-                 0, "%s: %s", path, err.text);
+    cr_assert_eq(
+        ds_safetensors_parse(&file->table, file->map.data, file->map.len, file->map.len, &err), 0,
+        "%s: %s", path, err.text);
 }
 
 static inline void test_tensors_close(struct test_tensors *file)
@@ -87,15 +87,14 @@ static inline struct test_case test_reference(unsigned i)
 {
     if (i == 0)
         return (struct test_case){"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32)};
-    return (struct test_case){"tests/reference/llama-tiny",
-                              test_llama(2, 64, 4, 2, 96, 113, 32)};
+    return (struct test_case){"tests/reference/llama-tiny", test_llama(2, 64, 4, 2, 96, 113, 32)};
 }
 
 /* What a run of all ranks is given and leaves behind; lines and results are rank 0's. */
 struct test_run {
     struct ds_job job;
-    const char *weights;  /* safetensors of initial weights, or NULL: small numbers */
-    const char *tokens;   /* safetensors of samples */
+    const char *weights; /* safetensors of initial weights, or NULL: small numbers */
+    const char *tokens;  /* safetensors of samples */
     unsigned world, threads;
     bool overlap;
     unsigned steps;
@@ -189,11 +188,8 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
                                 struct ds_error *err)
 {
     struct test_run *run = me->run;
-    const struct ds_engine_args args = {.plan = plan,
-                                        .job = &run->job,
-                                        .device = device,
-                                        .comm = comm,
-                                        .overlap = run->overlap};
+    const struct ds_engine_args args = {
+        .plan = plan, .job = &run->job, .device = device, .comm = comm, .overlap = run->overlap};
     struct ds_engine *engine;
     struct ds_engine_lines lines;
     int rc = ds_engine_open(&engine, &args, err);
@@ -224,12 +220,11 @@ static inline void *test_rank_main(void *arg)
     struct ds_plan plan;
     struct ds_comm *comm = NULL;
     struct ds_device *device = NULL;
-    int rc = ds_plan_build(&plan,
-                           &(struct ds_plan_args){.job = &run->job,
-                                                  .world = run->world,
-                                                  .rank = me->rank,
-                                                  .threads = run->threads},
-                           err);
+    int rc = ds_plan_build(
+        &plan,
+        &(struct ds_plan_args){
+            .job = &run->job, .world = run->world, .rank = me->rank, .threads = run->threads},
+        err);
 
     if (rc == 0)
         rc = ds_comm_open(&comm,

@@ -19,8 +19,8 @@ static void compare_trace(const struct test_run *run, const char *folder, double
         double loss = json_real_value(json_object_get(want, "loss"));
         double norm = json_real_value(json_object_get(want, "grad_norm"));
 
-        cr_assert(fabs(run->result[i].loss - loss) <= loss_tol * loss, "%s step %u: loss %.9g, %.9g",
-                  folder, i, run->result[i].loss, loss);
+        cr_assert(fabs(run->result[i].loss - loss) <= loss_tol * loss,
+                  "%s step %u: loss %.9g, %.9g", folder, i, run->result[i].loss, loss);
         cr_assert(fabs(run->result[i].grad_norm - norm) <= norm_tol * norm,
                   "%s step %u: norm %.9g, %.9g", folder, i, run->result[i].grad_norm, norm);
         cr_assert_eq(run->result[i].nonfinite, 0);
@@ -28,8 +28,7 @@ static void compare_trace(const struct test_run *run, const char *folder, double
     json_decref(trace);
 }
 
-/* Tensors of a flat line against "<prefix><name>" of the expected file.  The gradient of GPT-2's key
- * bias is zero but for rounding, so a tensor is also right when it is small beside the others. */
+/* Tensors of a flat line against "<prefix><name>" of the expected file. */
 static void compare_line(const struct test_run *run, const char *folder, const char *prefix,
                          const float *line, double tol)
 {

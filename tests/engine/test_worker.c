@@ -251,8 +251,7 @@ static struct outcome start(const char *job, unsigned attempt, struct plan_of_tr
 {
     struct rank ranks[WORLD];
     struct outcome out = {.resumed_at = -1};
-    struct ds_run_spec spec = {
-        .attempt = attempt, .job_text = job, .job_bytes = strlen(job)};
+    struct ds_run_spec spec = {.attempt = attempt, .job_text = job, .job_bytes = strlen(job)};
     struct ds_buf text;
     int shm = memfd_create("test", MFD_CLOEXEC);
 
@@ -332,8 +331,7 @@ static void interrupted(bool by_signal)
     cr_assert_eq(ds_fs_remove_tree(folder, NULL), 0);
     first = start(job_text, 0, (struct plan_of_trouble){.stop_after = 3, .by_signal = by_signal});
     for (unsigned i = 0; i < WORLD; i++)
-        cr_assert_eq(WEXITSTATUS(first.status[i]), DS_EXIT_STOPPED, "rank %u: %s", i,
-                     first.errors);
+        cr_assert_eq(WEXITSTATUS(first.status[i]), DS_EXIT_STOPPED, "rank %u: %s", i, first.errors);
     second = start(job_text, 0, (struct plan_of_trouble){0});
     expect_done(&second);
     cr_assert_eq(second.resumed_at, first.metrics);

@@ -19,14 +19,14 @@ Test(optim, rates_follow_the_schedule)
         double lr;
     } cases[] = {
         /* lr 3e-3, min 3e-4, warm-up 2 of 12, decay 2 */
-        {DS_SCHEDULE_COSINE, 0, 1.5e-3},    {DS_SCHEDULE_COSINE, 1, 3e-3},
-        {DS_SCHEDULE_COSINE, 2, 3e-3},      {DS_SCHEDULE_COSINE, 7, 1.65e-3},
-        {DS_SCHEDULE_COSINE, 12, 3e-4},     {DS_SCHEDULE_COSINE, 1000, 3e-4},
-        {DS_SCHEDULE_LINEAR, 2, 3e-3},      {DS_SCHEDULE_LINEAR, 7, 1.65e-3},
-        {DS_SCHEDULE_LINEAR, 12, 3e-4},     {DS_SCHEDULE_CONSTANT, 0, 1.5e-3},
-        {DS_SCHEDULE_CONSTANT, 5, 3e-3},    {DS_SCHEDULE_CONSTANT, 99, 3e-3},
-        {DS_SCHEDULE_WSD, 2, 3e-3},         {DS_SCHEDULE_WSD, 10, 3e-3},
-        {DS_SCHEDULE_WSD, 11, 1.65e-3},     {DS_SCHEDULE_WSD, 12, 3e-4},
+        {DS_SCHEDULE_COSINE, 0, 1.5e-3}, {DS_SCHEDULE_COSINE, 1, 3e-3},
+        {DS_SCHEDULE_COSINE, 2, 3e-3},   {DS_SCHEDULE_COSINE, 7, 1.65e-3},
+        {DS_SCHEDULE_COSINE, 12, 3e-4},  {DS_SCHEDULE_COSINE, 1000, 3e-4},
+        {DS_SCHEDULE_LINEAR, 2, 3e-3},   {DS_SCHEDULE_LINEAR, 7, 1.65e-3},
+        {DS_SCHEDULE_LINEAR, 12, 3e-4},  {DS_SCHEDULE_CONSTANT, 0, 1.5e-3},
+        {DS_SCHEDULE_CONSTANT, 5, 3e-3}, {DS_SCHEDULE_CONSTANT, 99, 3e-3},
+        {DS_SCHEDULE_WSD, 2, 3e-3},      {DS_SCHEDULE_WSD, 10, 3e-3},
+        {DS_SCHEDULE_WSD, 11, 1.65e-3},  {DS_SCHEDULE_WSD, 12, 3e-4},
     };
     struct ds_job job = test_job(test_gpt2(1, 8, 1, 3, 5), 1, 1, 4);
 

@@ -52,11 +52,10 @@ static void for_every_plan(void (*check)(const struct ds_plan *plan, const char 
         job.precision.compute = set.bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
         (void)snprintf(what, sizeof(what), "model %u world %u passes %u recompute %d bf16 %d",
                        set.model, set.world, (unsigned)set.passes, set.recompute, set.bf16);
-        cr_assert_eq(ds_plan_build(&plan,
-                                   &(struct ds_plan_args){
-                                       .job = &job, .world = set.world, .threads = 1},
-                                   &err),
-                     0, "%s: %s", what, err.text);
+        cr_assert_eq(
+            ds_plan_build(
+                &plan, &(struct ds_plan_args){.job = &job, .world = set.world, .threads = 1}, &err),
+            0, "%s: %s", what, err.text);
         check(&plan, what);
         ds_plan_release(&plan);
     }
@@ -247,8 +246,8 @@ static void check_memory(const struct ds_plan *plan, const char *what)
             if (!same_program || a->last < b->first || b->last < a->first)
                 continue;
             cr_assert(a->offset + a->bytes <= b->offset || b->offset + b->bytes <= a->offset,
-                      "%s: %s of block %u overlaps %s of block %u", what,
-                      ds_buffer_name(a->buffer), a->block, ds_buffer_name(b->buffer), b->block);
+                      "%s: %s of block %u overlaps %s of block %u", what, ds_buffer_name(a->buffer),
+                      a->block, ds_buffer_name(b->buffer), b->block);
         }
     }
 }
@@ -261,8 +260,8 @@ Test(memory, no_two_live_buffers_overlap)
 Test(memory, packing_reuses_the_dead_and_never_the_living)
 {
     struct ds_plan_buffer buf[] = {
-        {.bytes = 64, .first = 0, .last = 1},  {.bytes = 128, .first = 1, .last = 2},
-        {.bytes = 64, .first = 2, .last = 3},  {.bytes = 192, .first = 3, .last = 4},
+        {.bytes = 64, .first = 0, .last = 1}, {.bytes = 128, .first = 1, .last = 2},
+        {.bytes = 64, .first = 2, .last = 3}, {.bytes = 192, .first = 3, .last = 4},
         {.bytes = 64, .first = 5, .last = 9},
     };
     uint32_t order[5];
@@ -289,8 +288,7 @@ Test(memory, recompute_and_small_types_take_less)
     cr_assert_eq(ds_plan_build(&low, &args, NULL), 0);
     cr_assert_lt(again.arena_bytes[DS_ARENA_ACTIVATIONS],
                  plain.arena_bytes[DS_ARENA_ACTIVATIONS] / 2);
-    cr_assert_lt(low.arena_bytes[DS_ARENA_ACTIVATIONS],
-                 plain.arena_bytes[DS_ARENA_ACTIVATIONS]);
+    cr_assert_lt(low.arena_bytes[DS_ARENA_ACTIVATIONS], plain.arena_bytes[DS_ARENA_ACTIVATIONS]);
     cr_assert_eq(low.arena_bytes[DS_ARENA_PARAMS_LOW] * 2, low.arena_bytes[DS_ARENA_PARAMS]);
     cr_assert_leq(plain.logit_rows * plain.logit_ld * sizeof(float), (size_t)80 << 20);
     ds_plan_release(&plain);
@@ -304,8 +302,7 @@ static void check_cost(const struct ds_plan *plan, const char *what)
 
     cr_assert_eq(plan->arena_bytes[DS_ARENA_GRADS], line, "%s", what);
     cr_assert_eq(plan->arena_bytes[DS_ARENA_MOMENTS], 2 * line, "%s", what);
-    cr_assert_eq(plan->wire_bytes_per_step * plan->world, 2 * line * (plan->world - 1), "%s",
-                 what);
+    cr_assert_eq(plan->wire_bytes_per_step * plan->world, 2 * line * (plan->world - 1), "%s", what);
     cr_assert_eq(plan->messages_per_step, plan->world > 1 ? plan->buckets + 1 : 0, "%s", what);
 }
 
@@ -352,15 +349,14 @@ Test(plan, what_cannot_be_planned_is_refused)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), cases[i].global, cases[i].micro,
                                      cases[i].sequence);
-        struct ds_plan_args args = {.job = &job,
-                                    .world = (unsigned)cases[i].world,
-                                    .threads = (unsigned)cases[i].threads};
+        struct ds_plan_args args = {
+            .job = &job, .world = (unsigned)cases[i].world, .threads = (unsigned)cases[i].threads};
         struct ds_error err = {0};
         struct ds_plan plan;
 
         job.zero.stage = cases[i].stage;
-        cr_assert_eq(ds_plan_build(&plan, &args, &err), -(int)cases[i].says_code, "case %zu: %s",
-                     i, err.text);
+        cr_assert_eq(ds_plan_build(&plan, &args, &err), -(int)cases[i].says_code, "case %zu: %s", i,
+                     err.text);
         cr_assert(strstr(err.text, cases[i].says) != NULL, "case %zu: %s", i, err.text);
     }
 }

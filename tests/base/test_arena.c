@@ -62,5 +62,24 @@ Test(arena, strings)
     cr_assert_str_eq(ds_arena_strndup(&arena, NULL, 0), "");
     cr_assert_str_eq(ds_arena_printf(&arena, "h.%d.%s", 11, "ln_1"), "h.11.ln_1");
     cr_assert_eq(strlen(ds_arena_printf(&arena, "%*s", 10000, "")), 10000);
+    cr_assert_str_eq(ds_arena_printf(&arena, "%s", ""), "");
+    ds_arena_release(&arena);
+}
+
+/* Strings that fill their memory to the last byte keep their end. */
+Test(arena, strings_end_before_their_neighbours)
+{
+    char *text[64];
+    struct ds_arena arena;
+
+    ds_arena_init(&arena);
+    for (int i = 0; i < 64; i++)
+        text[i] = i % 2 != 0 ? ds_arena_printf(&arena, "%*d", i, i)
+                             : ds_arena_strndup(&arena,
+                                                "0123456789abcdef0123456789abcdef"
+                                                "0123456789abcdef0123456789abcdef",
+                                                (size_t)i);
+    for (int i = 2; i < 64; i++)
+        cr_assert_eq(strlen(text[i]), i, "%d: '%s'", i, text[i]);
     ds_arena_release(&arena);
 }

@@ -100,6 +100,23 @@ Test(buf, reserve_and_commit)
     ds_buf_release(&buf);
 }
 
+/* Appending byte by byte moves the buffer rarely. */
+Test(buf, growth_doubles)
+{
+    struct ds_buf buf;
+    size_t cap = 0;
+    unsigned moves = 0;
+
+    ds_buf_init(&buf, 1 << 20);
+    for (int i = 0; i < 1 << 16; i++) {
+        cr_assert_eq(ds_buf_put(&buf, "x", 1), 0);
+        moves += buf.cap != cap;
+        cap = buf.cap;
+    }
+    cr_assert_leq(moves, 9, "256 bytes to 64 KiB: %u steps", moves);
+    ds_buf_release(&buf);
+}
+
 /* A queue: what comes out is what went in, whatever the sizes. */
 Test(buf, append_and_consume_keep_order)
 {

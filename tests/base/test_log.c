@@ -78,6 +78,45 @@ Test(log, escape_never_overruns)
     }
 }
 
+/* The first and the last sequence of each kind, and what lies next to them. */
+Test(log, utf8_borders)
+{
+    static const struct {
+        const char *text;
+        size_t len;
+    } cases[] = {
+        {"\x7f", 1},
+        {"\xc1\xbf", 0},
+        {"\xc2\x80", 2},
+        {"\xdf\xbf", 2},
+        {"\xdf\xc0", 0},
+        {"\xe0\x9f\xbf", 0},
+        {"\xe0\xa0\x80", 3},
+        {"\xe0\xbf\xbf", 3},
+        {"\xe1\x80\x80", 3},
+        {"\xe1\x7f\x80", 0},
+        {"\xec\xbf\xbf", 3},
+        {"\xed\x80\x80", 3},
+        {"\xed\x9f\xbf", 3},
+        {"\xed\xa0\x80", 0},
+        {"\xee\x80\x80", 3},
+        {"\xef\xbf\xbf", 3},
+        {"\xef\xbf\x7f", 0},
+        {"\xf0\x8f\xbf\xbf", 0},
+        {"\xf0\x90\x80\x80", 4},
+        {"\xf1\x80\x80\x80", 4},
+        {"\xf3\xbf\xbf\xbf", 4},
+        {"\xf3\xbf\xbf\xc0", 0},
+        {"\xf4\x8f\xbf\xbf", 4},
+        {"\xf4\x90\x80\x80", 0},
+        {"\xf5\x80\x80\x80", 0},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        cr_assert_eq(ds_utf8_len(cases[i].text, strlen(cases[i].text)), cases[i].len, "case %zu",
+                     i);
+}
+
 Test(log, utf8_lengths)
 {
     cr_assert_eq(ds_utf8_len("", 0), 0);

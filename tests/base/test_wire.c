@@ -176,13 +176,17 @@ Test(wire, scalars)
 {
     static const uint64_t values[] = {
         0, 1, 0x80, 0x12345678, 0xffffffff, 0x123456789abcdef0, UINT64_MAX};
-    unsigned char at[9];
+    unsigned char at[10];
 
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+        memset(at, '#', sizeof(at));
         ds_put_u64(at + 1, values[i]); /* alignment does not matter */
+        cr_assert(at[0] == '#' && at[9] == '#');
         cr_assert_eq(ds_get_u64(at + 1), values[i]);
         cr_assert_eq(ds_get_u32(at + 1), (uint32_t)values[i]);
+        at[5] = '#';
         ds_put_u32(at + 1, (uint32_t)values[i]);
+        cr_assert_eq(at[5], '#');
         cr_assert_eq(ds_get_u32(at + 1), (uint32_t)values[i]);
     }
     ds_put_u32(at, 0x12345678);
@@ -205,14 +209,18 @@ static void put_hello(struct ds_buf *out)
 
 Test(wire, hello_round_trip)
 {
-    struct ds_hello full = hello, back;
+    struct ds_hello full = hello, zero = hello, back;
+    const struct ds_hello *const cases[] = {&hello, &full, &zero};
     struct ds_frame frame;
     struct ds_buf out;
     size_t used;
 
+    /* A build id as long as it may be, and nonces that could be taken for more of it. */
     memset(full.build_id, 'b', DS_WIRE_BUILD_BYTES);
-    for (int i = 0; i < 2; i++) {
-        const struct ds_hello *in = i == 0 ? &hello : &full;
+    memset(full.nonce, 'n', sizeof(full.nonce));
+    memset(zero.nonce, 0, sizeof(zero.nonce));
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct ds_hello *in = cases[i];
 
         ds_buf_init(&out, 1000);
         cr_assert_eq(ds_wire_put_hello(&out, in), 0);

@@ -164,6 +164,10 @@ Test(tokens, llmc_truncated_at_every_byte)
         refused += rc != 0;
     }
     cr_assert_eq(refused, LLMC_BYTES + 21 - 4);
+
+    llmc_header(bytes, 1, 0); /* a header alone is whole, and empty */
+    cr_assert_eq(parse(&tokens, "a.bin", bytes, LLMC_BYTES, 3, NULL), 0);
+    cr_assert_eq(tokens.samples, 0);
 }
 
 Test(tokens, llmc_lies)

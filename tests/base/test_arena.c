@@ -80,6 +80,6 @@ Test(arena, strings_end_before_their_neighbours)
                                                 "0123456789abcdef0123456789abcdef",
                                                 (size_t)i);
     for (int i = 2; i < 64; i++)
-        cr_assert_eq(strlen(text[i]), i, "%d: '%s'", i, text[i]);
+        cr_assert_eq(strlen(text[i]), (size_t)i, "%d: '%s'", i, text[i]);
     ds_arena_release(&arena);
 }

@@ -85,12 +85,13 @@ int ds_loop_turn(struct ds_loop *loop, int timeout_ms, struct ds_error *err)
 
 int ds_loop_timeout_ms(uint64_t deadline_ns, uint64_t now_ns)
 {
-    uint64_t left_ms;
+    uint64_t left_ns, left_ms;
 
     if (deadline_ns == 0)
         return -1;
     if (deadline_ns <= now_ns)
         return 0;
-    left_ms = (deadline_ns - now_ns + 999999) / 1000000;
+    left_ns = deadline_ns - now_ns;
+    left_ms = left_ns / 1000000 + (left_ns % 1000000 != 0);
     return left_ms > 3600 * 1000 ? 3600 * 1000 : (int)left_ms;
 }

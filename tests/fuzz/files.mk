@@ -9,3 +9,5 @@ FUZZ += tokens
 FUZZROOMS_tokens := data ckpt ops base
 FUZZ += job
 FUZZROOMS_job := job base
+FUZZ += spec
+FUZZROOMS_spec := launcher base

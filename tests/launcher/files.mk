@@ -1,4 +1,14 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-TESTS_launcher :=
-TESTROOMS_launcher :=
+TESTS_launcher := $(addprefix tests/launcher/,test_channel.c test_cores.c test_hostfile.c \
+    test_logmux.c test_placement.c test_restart.c test_select.c test_spawn.c test_spec.c \
+    test_supervise.c)
+TESTROOMS_launcher := launcher base
+
+# A rank that does what a script says, for tests/e2e/processes.py.
+FAKE_WORKER := $(B)/tests/e2e/fake_worker
+$(FAKE_WORKER): $(B)/tests/e2e/fake_worker.o $(B)/libbase.a
+	$(call say,LINK    $@)
+	$(Q)$(LINK) $(LDLIBS)
+-include $(FAKE_WORKER).d
+tests check check-e2e: $(FAKE_WORKER)

@@ -1,0 +1,65 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_placement.c - ranks to hosts: first ranks, limits, and the bounds.
+ */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "launcher/hosts/placement.h"
+
+static void hosts(struct ds_roster *roster, const char *text)
+{
+    ds_roster_init(roster);
+    cr_assert_eq(ds_hostfile_parse(roster, "hosts", text, strlen(text), NULL), 0);
+}
+
+Test(placement, deals_host_by_host)
+{
+    struct ds_placement_args args = {0};
+    struct ds_placement placement;
+    struct ds_roster roster;
+
+    hosts(&roster, "a slots=3\nb slots=2\nc slots=4");
+    cr_assert_eq(ds_placement_build(&placement, &roster, &args, NULL), 0);
+    cr_assert(placement.places == 3 && placement.world == 9);
+    cr_assert(placement.place[0].first_rank == 0 && placement.place[0].ranks == 3);
+    cr_assert(placement.place[1].first_rank == 3 && placement.place[1].ranks == 2);
+    cr_assert(placement.place[2].first_rank == 5 && placement.place[2].ranks == 4);
+    args = (struct ds_placement_args){.nodes = 2, .slots = 1};
+    cr_assert_eq(ds_placement_build(&placement, &roster, &args, NULL), 0);
+    cr_assert(placement.places == 2 && placement.world == 2 && placement.place[1].first_rank == 1);
+    ds_roster_release(&roster);
+}
+
+Test(placement, limits)
+{
+    static const struct {
+        const char *text, *include;
+        struct ds_placement_args args;
+        const char *want;
+    } table[] = {
+        {"a slots=2", NULL, {.nodes = 2}, "'--nodes 2': there are only 1 hosts"},
+        {"a slots=4", "a:1,2", {.slots = 3}, "more than the 2 slots that are selected"},
+        {"a slots=4", NULL, {.slots = 1025}, "1025 slots on host 'a'"},
+        {"a slots=4", NULL, {.slots = UINT64_MAX}, "slots on host 'a'"},
+        {"a", NULL, {0}, "0 slots on host 'a'"},
+        {"n[1-65] slots=1024", NULL, {0}, "more than 65536 ranks"},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_placement placement = {.world = 77};
+        struct ds_roster roster;
+        struct ds_error err = {0};
+
+        hosts(&roster, table[i].text);
+        cr_assert_eq(ds_roster_select(&roster, table[i].include, NULL, NULL), 0);
+        cr_assert_eq(ds_placement_build(&placement, &roster, &table[i].args, &err), -EINVAL,
+                     "row %zu", i);
+        cr_assert(strstr(err.text, table[i].want) != NULL, "row %zu: %s", i, err.text);
+        cr_assert_eq(placement.world, 77, "row %zu: untouched on failure", i);
+        ds_roster_release(&roster);
+    }
+}

@@ -4,8 +4,8 @@
  * ckpt.h - checkpoints: a folder per step, safetensors parts and a manifest.
  *
  *   checkpoints/step-00000100/manifest.json
- *                             weights-00001-of-00002.safetensors   Hugging Face names, F32 master
- *                             optim-00001-of-00002.safetensors     exp_avg.<name>, exp_avg_sq.<name>
+ *                             weights-00001-of-00002.safetensors  Hugging Face names, F32 master
+ *                             optim-00001-of-00002.safetensors    exp_avg.<name>, exp_avg_sq.<name>
  *   checkpoints/latest -> step-00000100
  *
  * The manifest maps ranges of global tensors to ranges of files, with an XXH3-64 of every range.
@@ -52,9 +52,12 @@ struct ds_ckpt_state {
 };
 
 /* Collective: all ranks call it with the same tensors; rank r writes the tensors of part r
- * (balanced by bytes), rank 0 commits.  `barrier` is called between the phases; `before_commit`
- * (may be NULL) on rank 0 just before the folder gets its final name; either may fail and ends
- * the save.  Then removes checkpoints beyond the newest `keep` (never the one just made). */
+ * (balanced by bytes), rank 0 commits.  `barrier` (NULL: one rank) is called three times, by a rank
+ * that has failed too, and not again once it has failed itself; `before_commit` (may be NULL) on
+ * rank 0 just before the folder gets its final name; either may fail and ends the save.  Whether
+ * there is a checkpoint is what rank 0 returns; the others return what they met themselves.
+ * Then keeps the newest `keep` whole checkpoints up to this step (0: all) and removes older ones,
+ * never the one just made. */
 struct ds_ckpt_save_args {
     const char *run_dir;
     struct ds_ckpt_state state;
@@ -69,7 +72,8 @@ struct ds_ckpt_save_args {
 int ds_ckpt_save(const struct ds_ckpt_save_args *args, struct ds_error *err) DS_NODISCARD;
 
 /* Fill the data of every tensor given from the checkpoint folder `path`, checking every range read
- * against its checksum.  Tensors not asked for are not read.  n_moments 0: weights only. */
+ * against its checksum.  Tensors not asked for are not read.  n_moments 0: weights only.  A checkpoint
+ * of step 0 may have no moments: they are zero then.  The data may be changed on failure. */
 int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
                  size_t n_weights, struct ds_ckpt_tensor *moments, size_t n_moments,
                  struct ds_error *err) DS_NODISCARD;
@@ -93,7 +97,8 @@ int ds_ckpt_list(const char *run_dir, struct ds_ckpt_list *list, struct ds_error
     DS_NODISCARD;
 void ds_ckpt_list_release(struct ds_ckpt_list *list);
 
-/* CKPT of the command line: a step folder as it is, or a run directory's latest.  out[DS_MAX_PATH]. */
+/* CKPT of the command line: a checkpoint's folder as it is, or a run directory's latest (its newest
+ * when there is no such link).  out[DS_MAX_PATH].  -ENOENT when there is neither. */
 int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISCARD;
 
 /* Initial weights from a Hugging Face folder (model.safetensors, or shards with an index; F32, BF16
@@ -103,7 +108,8 @@ int ds_hf_load(const char *dir, const struct ds_model_shape *shape,
                struct ds_ckpt_tensor *weights, size_t n_weights, struct ds_error *err)
     DS_NODISCARD;
 
-/* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16. */
+/* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16.  The folder written to (`ckpt` of
+ * an import is the checkpoint's own) is made, or is there and empty; on failure it is as it was. */
 int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype, struct ds_error *err)
     DS_NODISCARD;
 int ds_hf_import(const char *hf_dir, const char *ckpt, struct ds_error *err) DS_NODISCARD;

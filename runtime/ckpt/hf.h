@@ -46,8 +46,8 @@ struct ds__hf {
     size_t tensors;
 };
 
-/* Open the weights of `dir`; every parameter of `shape` is there in its shape and a type that can be
- * widened, and nothing else is.  Nothing is left open on failure. */
+/* Open the weights of `dir`; every parameter of `shape` is there in its shape and a type that can
+ * be widened, and nothing else is.  Nothing is left open on failure. */
 int ds__hf_open(struct ds__hf *hf, const char *dir, const struct ds_model_shape *shape,
                 struct ds_error *err) DS_NODISCARD;
 void ds__hf_close(struct ds__hf *hf);

@@ -3,8 +3,8 @@
  *
  * hf_export.c - a checkpoint as a Hugging Face folder, and the reverse.
  *
- * One tensor at a time goes through memory, so neither way needs more than the largest of them.  The
- * file that makes the result whole (config.json; manifest.json) is written last, and on failure
+ * One tensor at a time goes through memory, so neither way needs more than the largest of them.
+ * The file that makes the result whole (config.json; manifest.json) is written last, and on failure
  * every file made here is removed again: a folder that was empty is empty.
  */
 #include "runtime/ckpt/ckpt.h"

@@ -3,8 +3,8 @@
  *
  * manifest.c - reading a manifest; the format is drawn in manifest.h.
  *
- * The seal finds accidents: every byte of the file is under it.  It is no signature, so what follows
- * it still believes nothing: sizes are added checked, names are plain, indices are bounded.
+ * The seal finds accidents: every byte of the file is under it.  It is no signature, so the reader
+ * still believes nothing: sizes are added checked, names are plain, indices are bounded.
  */
 #include "runtime/ckpt/manifest.h"
 

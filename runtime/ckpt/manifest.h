@@ -14,8 +14,8 @@
  *   ,"xxh3":"0c24…"}
  *
  * `begin` is the first element of a range, in row-major order; the ranges of a tensor tile it in
- * order, and the header and the ranges of a file fill it.  The last line is the seal: the XXH3-64 of
- * every byte before it.  64-bit numbers that JSON readers may round stand as strings (seed decimal,
+ * order, and the header and the ranges of a file fill it.  The last line is the seal: the XXH3-64
+ * of every byte before it.  64-bit numbers that JSON readers may round stand as strings (seed decimal,
  * sums and digests as 16 hexadecimal digits).
  *
  * Owner   everything a manifest points to lives in its arena.
@@ -83,8 +83,8 @@ int ds_manifest_parse(struct ds_manifest *manifest, const void *bytes, size_t le
 int ds_manifest_load(struct ds_manifest *manifest, const char *path, struct ds_error *err)
     DS_NODISCARD;
 
-/* Write the manifest, sealed, to `out`, which is empty.  The tensors are sorted by name first, which
- * is why it is not const; two of one name are EINVAL. */
+/* Write the manifest, sealed, to `out`, which is empty.  The tensors are sorted by name first,
+ * which is why it is not const; two of one name are EINVAL. */
 int ds_manifest_write(struct ds_manifest *manifest, struct ds_buf *out, struct ds_error *err)
     DS_NODISCARD;
 

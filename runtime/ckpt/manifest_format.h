@@ -15,7 +15,7 @@
 
 #define DS__MANIFEST_FORMAT "dsrun-checkpoint"
 
-/* Members that are plain u64 fields of ds_model_shape and ds_ckpt_state: one table for both ways. */
+/* Members that are plain u64 fields of ds_model_shape and ds_ckpt_state: one table, both ways. */
 enum { DS__SHAPE_KEYS = 8, DS__STATE_KEYS = 4 };
 struct ds__manifest_key {
     const char *name;

@@ -4,7 +4,8 @@
  * safetensors.h - the header of a safetensors file: read with suspicion, written in order.
  *
  *   u64 length, little-endian | length bytes of JSON | data
- *   {"__metadata__": {...}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
+ *   {"__metadata__": {...},
+ *    "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
  *
  * Offsets count bytes from the start of the data.  The tensors must tile the data: no hole, no
  * overlap, nothing behind the last one.  Parsing looks at nothing but the bytes it is given, so it

@@ -11,9 +11,9 @@
  *            `latest`, remove what is beyond `keep`
  *   -------- barrier
  *
- * A rank that fails still comes to every barrier, so that nobody waits for it; rank 0 then finds its
- * part missing.  Whether there is a checkpoint is what rank 0 returns; the others know of their own
- * failures only.
+ * A rank that fails still comes to every barrier, so that nobody waits for it; rank 0 then finds
+ * its part missing.  Whether there is a checkpoint is what rank 0 returns; the others know of their
+ * own failures only.
  */
 #include "runtime/ckpt/ckpt.h"
 
@@ -59,8 +59,8 @@ static int init(struct save *s, const struct ds_ckpt_save_args *args, struct ds_
     return ds_path_join(s->final, s->root, s->name, err);
 }
 
-/* Come to the barrier whatever happened here, unless the barrier itself is broken; the first failure
- * wins. */
+/* Come to the barrier whatever happened here, unless the barrier itself is broken; the first
+ * failure wins. */
 static int meet(struct save *s, int rc, struct ds_error *err)
 {
     int met;

@@ -43,6 +43,18 @@ static inline const char *at(const char *dir, const char *name)
     return out;
 }
 
+/* tempdir_path() in memory of its own, for tests that need more than four. */
+struct path {
+    char text[DS_MAX_PATH];
+};
+static inline struct path held(const char *name)
+{
+    struct path path;
+
+    (void)snprintf(path.text, sizeof(path.text), "%s", tempdir_path(name));
+    return path;
+}
+
 static inline size_t tensor_elems(const struct ds_ckpt_tensor *t)
 {
     size_t elems = 1;

@@ -1,0 +1,549 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_hf.c - Hugging Face folders: what is read, what is refused, what is written.
+ *
+ * The folders are made here, tensor by tensor, so that every test can spoil one thing.
+ */
+#include <errno.h>
+
+#include "base/json_read.h"
+#include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/hf.h"
+#include "runtime/ckpt/inspect.h"
+#include "tests/ckpt/support.h"
+
+TestSuite(hf, .init = tempdir_make, .fini = tempdir_remove);
+
+/* clang-format off */
+#define GPT2 \
+    "{\"model_type\":\"gpt2\",\"vocab_size\":11,\"n_positions\":8,\"n_embd\":6,\"n_layer\":2,\"n_head\":2," \
+    "\"layer_norm_epsilon\":1e-06,\"resid_pdrop\":0.1,\"n_inner\":null"
+#define LLAMA \
+    "{\"model_type\":\"llama\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
+    "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4"
+/* clang-format on */
+
+enum { MAX_TENSORS = 64 };
+
+/* The tensors of a folder being made. */
+struct folder {
+    struct ds_safetensor tensor[MAX_TENSORS];
+    char name[MAX_TENSORS][DS_MAX_TENSOR_NAME + 1];
+    size_t count;
+};
+
+static void add(struct folder *f, const char *name, enum ds_dtype dtype, unsigned ndim,
+                const uint64_t *shape)
+{
+    struct ds_safetensor *t = &f->tensor[f->count];
+
+    cr_assert(f->count < MAX_TENSORS);
+    (void)snprintf(f->name[f->count], sizeof(f->name[0]), "%s", name);
+    *t = (struct ds_safetensor){.name = f->name[f->count], .dtype = (int)dtype, .ndim = ndim};
+    memcpy(t->shape, shape, ndim * sizeof(*shape));
+    f->count++;
+}
+
+static void fill(struct folder *f, const struct ds_model_shape *shape, enum ds_dtype dtype,
+                 size_t skip_prefix)
+{
+    f->count = 0;
+    for (size_t i = 0; i < ds_model_param_count(shape); i++) {
+        struct ds_param p;
+
+        ds_model_param(shape, i, &p);
+        add(f, p.name + (strcmp(p.name, "lm_head.weight") == 0 ? 0 : skip_prefix), dtype, p.ndim,
+            p.shape);
+    }
+}
+
+/* Element i of any tensor; exact in all three types. */
+static float value_at(uint64_t i)
+{
+    return (float)(i % 97) * 0.125f - 3.0f;
+}
+
+static uint16_t f16_bits(float value) /* of the values above: normal numbers and zero */
+{
+    uint32_t word;
+
+    memcpy(&word, &value, sizeof(word));
+    if ((word & 0x7fffffffu) == 0)
+        return (uint16_t)(word >> 16);
+    return (uint16_t)((word >> 16 & 0x8000u) | (((word >> 23 & 0xffu) - 112) << 10) |
+                      (word >> 13 & 0x3ffu));
+}
+
+static void put_values(struct ds_buf *out, const struct ds_safetensor *t)
+{
+    for (uint64_t i = 0; i < t->elems; i++) {
+        float value = value_at(i);
+        uint16_t half = t->dtype == DS_BF16 ? ds_bf16_from_f32(value) : f16_bits(value);
+
+        if (t->dtype == DS_F32)
+            cr_assert(ds_buf_put(out, &value, sizeof(value)) == 0);
+        else
+            for (size_t b = 0; b < ds_dtype_bytes((enum ds_dtype)t->dtype); b += 2)
+                cr_assert(ds_buf_put(out, &half, sizeof(half)) == 0);
+    }
+}
+
+/* Write `count` tensors from `first` as a safetensors file; returns where its data starts. */
+static size_t write_weights(struct folder *f, size_t first, size_t count, const char *path)
+{
+    struct ds_buf out;
+    size_t data_at;
+
+    ds_buf_init(&out, 1 << 24);
+    cr_assert(ds_safetensors_build(f->tensor + first, count, NULL, &out, NULL) == 0);
+    data_at = out.len;
+    for (size_t i = first; i < first + count; i++)
+        put_values(&out, &f->tensor[i]);
+    spill(path, out.data, out.len);
+    ds_buf_release(&out);
+    return data_at;
+}
+
+static const char *make_dir(const char *name)
+{
+    const char *dir = tempdir_path(name);
+
+    cr_assert(ds_fs_mkdirs(dir, NULL) == 0);
+    return dir;
+}
+
+static int read_config(const char *dir, const char *text, struct ds_model_shape *shape,
+                       struct ds_error *err)
+{
+    spill(at(dir, "config.json"), text, strlen(text));
+    return ds_hf_read_config(dir, shape, err);
+}
+
+/* --- config.json ---------------------------------------------------------------------------- */
+
+/* clang-format off */
+static const struct { const char *text; int rc; const char *says; } configs[] = {
+    {GPT2 "}", 0, ""},
+    {GPT2 ",\"activation_function\":\"gelu_pytorch_tanh\",\"attn_pdrop\":0.1,\"n_ctx\":8}", 0, ""},
+    {GPT2 ",\"scale_attn_weights\":true,\"reorder_and_upcast_attn\":false}", 0, ""},
+    {GPT2 ",\"quantization_config\":null,\"tie_word_embeddings\":null}", 0, ""},
+    {LLAMA "}", 0, ""},
+    {LLAMA ",\"rope_scaling\":null,\"head_dim\":null,\"hidden_act\":\"silu\",\"pretraining_tp\":1}", 0, ""},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"default\"}}", 0, ""},
+    {LLAMA ",\"rope_parameters\":{\"rope_theta\":500000.0,\"rope_type\":\"default\"}}", 0, ""},
+    {"", -EBADMSG, "config.json"},
+    {"[]", -EBADMSG, "not an object"},
+    {"{}", -EBADMSG, "'model_type'"},
+    {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2' and 'llama' are supported"},
+    {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":16777217}", -EBADMSG, "not within 0 to 16777216"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":11.5}", -EBADMSG, "'vocab_size' must be a whole number"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":1e400}", -EBADMSG, "config.json"},
+    {GPT2 ",\"n_head\":2}", -EBADMSG, "duplicate"},
+    {GPT2 ",\"activation_function\":\"relu\"}", -ENOTSUP, "'activation_function' is 'relu'"},
+    {GPT2 ",\"activation_function\":\"gelu\"}", -ENOTSUP, "'activation_function' is 'gelu'"},
+    {GPT2 ",\"scale_attn_weights\":false}", -ENOTSUP, "'scale_attn_weights' is false"},
+    {GPT2 ",\"scale_attn_by_inverse_layer_idx\":true}", -ENOTSUP, "'scale_attn_by_inverse_layer_idx' is true"},
+    {GPT2 ",\"reorder_and_upcast_attn\":true}", -ENOTSUP, "'reorder_and_upcast_attn' is true"},
+    {GPT2 ",\"add_cross_attention\":true}", -ENOTSUP, "'add_cross_attention' is true"},
+    {GPT2 ",\"add_cross_attention\":1}", -ENOTSUP, "'add_cross_attention' is set"},
+    {GPT2 ",\"quantization_config\":{}}", -ENOTSUP, "'quantization_config'"},
+    {GPT2 ",\"tie_word_embeddings\":\"yes\"}", -EBADMSG, "'tie_word_embeddings'"},
+    {LLAMA ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
+    {LLAMA ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
+    {LLAMA ",\"mlp_bias\":true}", -ENOTSUP, "'mlp_bias' is true"},
+    {LLAMA ",\"head_dim\":4}", -ENOTSUP, "'head_dim' is 4"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", -ENOTSUP, "'rope_type' is 'linear'"},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\"}}", -ENOTSUP, "'llama3'"},
+    {LLAMA ",\"rope_scaling\":4}", -ENOTSUP, "'rope_scaling' is set"},
+    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
+    {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", -ENOTSUP, "'rope_parameters'"},
+    {LLAMA ",\"rope_theta\":-1}", -EINVAL, "rope_theta"},
+    {LLAMA ",\"rope_theta\":\"big\"}", -EBADMSG, "'rope_theta'"},
+    {LLAMA ",\"num_key_value_heads\":3}", -EINVAL, "kv_heads"},
+    {LLAMA ",\"num_key_value_heads\":0}", -EBADMSG, "'num_key_value_heads' is 0"},
+    {LLAMA ",\"rms_norm_eps\":0}", -EINVAL, "norm_eps"},
+};
+/* clang-format on */
+
+Test(hf, configs_are_read_or_refused_by_key)
+{
+    for (size_t i = 0; i < sizeof(configs) / sizeof(configs[0]); i++) {
+        struct ds_model_shape shape = {.layers = 77};
+        struct ds_error err = {0};
+        int rc = read_config(tempdir_path(""), configs[i].text, &shape, &err);
+
+        cr_assert(rc == configs[i].rc, "case %zu %s: %d %s", i, configs[i].text, rc, err.text);
+        cr_assert(strstr(err.text, configs[i].says) != NULL, "case %zu: '%s'", i, err.text);
+        cr_assert(rc < 0 ? shape.layers == 77 : shape.layers == 2, "case %zu", i);
+        cr_assert(rc == 0 || strstr(err.text, "config.json") != NULL, "case %zu: '%s'", i,
+                  err.text);
+    }
+}
+
+Test(hf, what_a_config_leaves_out_is_the_familys_default)
+{
+    struct ds_model_shape shape;
+
+    cr_assert(read_config(tempdir_path(""), GPT2 "}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_GPT2 && shape.vocab == 11 && shape.context == 8);
+    cr_assert(shape.hidden == 6 && shape.heads == 2 && shape.kv_heads == 2 && shape.head_size == 3);
+    cr_assert(shape.ffn == 24 && shape.tie_embeddings && shape.norm_eps == 1e-6);
+    cr_assert(read_config(tempdir_path(""), GPT2 ",\"n_inner\":10}", &shape, NULL) == -EBADMSG);
+    cr_assert(read_config(tempdir_path(""), LLAMA "}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_LLAMA && shape.kv_heads == 4 && shape.head_size == 2);
+    cr_assert(!shape.tie_embeddings && shape.norm_eps == 1e-6 && shape.rope_theta == 10000.0);
+    cr_assert(read_config(tempdir_path(""),
+                          LLAMA
+                          ",\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"default\"},"
+                          "\"num_key_value_heads\":2,\"tie_word_embeddings\":true}",
+                          &shape, NULL) == 0);
+    cr_assert(shape.rope_theta == 5e5 && shape.kv_heads == 2 && shape.tie_embeddings);
+    cr_assert(ds_hf_read_config(tempdir_path("none"), &shape, NULL) == -ENOENT);
+}
+
+/* --- weights -------------------------------------------------------------------------------- */
+
+/* The model's tensors in memory, to be filled. */
+struct model {
+    struct ds_ckpt_tensor weight[MAX_TENSORS];
+    size_t count;
+};
+
+static void model_init(struct model *m, const struct ds_model_shape *shape)
+{
+    m->count = ds_model_param_count(shape);
+    cr_assert(m->count <= MAX_TENSORS);
+    for (size_t i = 0; i < m->count; i++) {
+        struct ds_param p;
+
+        ds_model_param(shape, i, &p);
+        init_tensor(&m->weight[i], "", p.name, (unsigned)p.shape[0],
+                    p.ndim == 2 ? (unsigned)p.shape[1] : 0, -99.0f);
+    }
+}
+
+static void model_release(struct model *m)
+{
+    for (size_t i = 0; i < m->count; i++)
+        free(m->weight[i].data);
+}
+
+static void must_hold_values(const struct model *m)
+{
+    for (size_t i = 0; i < m->count; i++)
+        for (size_t j = 0; j < tensor_elems(&m->weight[i]); j++)
+            cr_assert(((float *)m->weight[i].data)[j] == value_at(j), "%s element %zu is %g",
+                      m->weight[i].name, j, (double)((float *)m->weight[i].data)[j]);
+}
+
+Test(hf, all_types_and_prefixes_load)
+{
+    static const struct {
+        const char *config;
+        size_t prefix;
+    } models[] = {{GPT2 "}", sizeof("transformer.") - 1}, {LLAMA "}", sizeof("model.") - 1}};
+    static const enum ds_dtype types[] = {DS_F32, DS_BF16, DS_F16};
+
+    for (size_t i = 0; i < 12; i++) {
+        const struct path here = held("");
+        const char *dir = here.text;
+        struct ds_model_shape shape;
+        struct ds_error err = {0};
+        struct folder f;
+        struct model m;
+
+        cr_assert(read_config(dir, models[i % 2].config, &shape, NULL) == 0);
+        fill(&f, &shape, types[i / 4], i / 2 % 2 == 0 ? 0 : models[i % 2].prefix);
+        (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
+        model_init(&m, &shape);
+        cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "case %zu: %s", i,
+                  err.text);
+        must_hold_values(&m);
+        model_release(&m);
+    }
+}
+
+Test(hf, buffers_and_a_tied_head_are_passed_over)
+{
+    const struct path here = held("");
+    const char *dir = here.text;
+    struct ds_model_shape shape;
+    struct ds_error err = {0};
+    struct folder f;
+    struct model m;
+
+    cr_assert(read_config(dir, GPT2 "}", &shape, NULL) == 0);
+    fill(&f, &shape, DS_F32, 0);
+    add(&f, "transformer.h.0.attn.bias", DS_U8, 4, (uint64_t[]){1, 1, 8, 8});
+    add(&f, "h.1.attn.masked_bias", DS_F32, 0, NULL);
+    add(&f, "lm_head.weight", DS_F32, 2, (uint64_t[]){11, 6});
+    for (size_t i = 0; i < f.count; i++) /* values of one byte each are not made here */
+        f.tensor[i].dtype = f.tensor[i].dtype == DS_U8 ? (int)DS_U16 : f.tensor[i].dtype;
+    (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
+    model_init(&m, &shape);
+    cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+    must_hold_values(&m);
+    model_release(&m);
+    cr_assert(read_config(dir, LLAMA "}", &shape, NULL) == 0);
+    fill(&f, &shape, DS_F32, 0);
+    add(&f, "model.layers.0.self_attn.rotary_emb.inv_freq", DS_F32, 1, (uint64_t[]){1});
+    (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
+    model_init(&m, &shape);
+    cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+    model_release(&m);
+}
+
+/* Load must fail with `rc` and say so. */
+static void must_fail(const char *dir, const struct ds_model_shape *shape, int rc, const char *says)
+{
+    struct ds_error err = {0};
+    struct model m;
+    int got;
+
+    model_init(&m, shape);
+    got = ds_hf_load(dir, shape, m.weight, m.count, &err);
+    cr_assert(got == rc, "'%s': %d %s", says, got, err.text);
+    cr_assert(strstr(err.text, says) != NULL, "'%s' not in '%s'", says, err.text);
+    model_release(&m);
+}
+
+Test(hf, weights_that_do_not_fit_are_refused_by_name)
+{
+    const struct path here = held("");
+    const char *dir = here.text;
+    struct ds_model_shape shape;
+    struct folder f, g;
+
+    cr_assert(read_config(dir, LLAMA "}", &shape, NULL) == 0);
+    must_fail(dir, &shape, -ENOENT, "has neither 'model.safetensors' nor");
+    fill(&f, &shape, DS_F32, 0);
+#define SPOILED(change, rc, says)                                                                  \
+    do {                                                                                           \
+        g = f;                                                                                     \
+        for (size_t i_ = 0; i_ < g.count; i_++)                                                    \
+            g.tensor[i_].name = g.name[i_];                                                        \
+        change;                                                                                    \
+        (void)write_weights(&g, 0, g.count, at(dir, "model.safetensors"));                         \
+        must_fail(dir, &shape, rc, says);                                                          \
+    } while (0)
+    SPOILED(g.count--, -EINVAL, "has no tensor 'lm_head.weight'");
+    SPOILED(g.tensor[0].shape[0]++, -EINVAL, "has the shape [12, 8], the model's has [11, 8]");
+    SPOILED(g.tensor[1].ndim = 2; g.tensor[1].shape[1] = 1, -EINVAL, "the model's has [8]");
+    SPOILED(g.tensor[0].dtype = DS_I32, -ENOTSUP, "has the type 'I32'");
+    SPOILED(add(&g, "model.extra", DS_F32, 1, (uint64_t[]){3}), -EINVAL,
+            "'model.extra' that the model");
+    SPOILED(add(&g, "lm_head.bias", DS_F32, 1, (uint64_t[]){3}), -EINVAL,
+            "'lm_head.bias' that the model");
+    SPOILED(add(&g, "norm.weight", DS_F32, 1, (uint64_t[]){8}), -EINVAL,
+            "'model.norm.weight' stands in");
+    SPOILED(g.name[0][6] = 'X', -EINVAL, "has no tensor 'model.embed_tokens.weight'");
+    spill(at(dir, "model.safetensors"), "short", 5);
+    must_fail(dir, &shape, -EBADMSG, "model.safetensors': 5 bytes are too short");
+    cr_assert(unlink(at(dir, "model.safetensors")) == 0);
+    cr_assert(mkdir(at(dir, "model.safetensors"), 0755) == 0);
+    must_fail(dir, &shape, -EINVAL, "not a regular file");
+}
+
+Test(hf, weights_that_are_no_numbers_are_refused_by_name)
+{
+    static const uint32_t f32[] = {0x7fc00000u, 0x7f800000u, 0xff800000u, 0xffffffffu};
+    static const uint32_t half[2][2] = {{0x7fc0u, 0xff80u}, {0x7e00u, 0xfc00u}}; /* bf16, f16 */
+    static const enum ds_dtype types[] = {DS_F32, DS_BF16, DS_F16};
+    const struct path here = held(""), file_path = held("model.safetensors");
+    const char *dir = here.text, *path = file_path.text;
+    struct ds_model_shape shape;
+
+    cr_assert(read_config(dir, GPT2 "}", &shape, NULL) == 0);
+    for (size_t i = 0; i < 8; i++) {
+        enum ds_dtype type = types[i < 4 ? 0 : i / 2 - 1];
+        uint32_t bits = i < 4 ? f32[i] : half[i / 2 - 2][i % 2];
+        struct folder f;
+        struct ds_buf file;
+        size_t data_at;
+
+        fill(&f, &shape, type, 0);
+        data_at = write_weights(&f, 0, f.count, path);
+        file = slurp(path);
+        memcpy(file.data + data_at + 3 * ds_dtype_bytes(type), &bits, ds_dtype_bytes(type));
+        spill(path, file.data, file.len);
+        ds_buf_release(&file);
+        must_fail(dir, &shape, -EBADMSG, "element 3 is ");
+        must_fail(dir, &shape, -EBADMSG, f.tensor[0].name); /* the first in file order */
+    }
+}
+
+/* --- shards --------------------------------------------------------------------------------- */
+
+static void write_index(const struct folder *f, size_t cut, const char *a, const char *b)
+{
+    struct ds_buf text;
+
+    ds_buf_init(&text, 1 << 16);
+    cr_assert(ds_buf_puts(&text, "{\"metadata\":{\"total_size\":1},\"weight_map\":{") == 0);
+    for (size_t i = 0; i < f->count; i++)
+        cr_assert(ds_buf_printf(&text, "%s\"%s\":\"%s\"", i > 0 ? "," : "", f->tensor[i].name,
+                                i < cut ? a : b) == 0);
+    cr_assert(ds_buf_puts(&text, "}}") == 0);
+    spill(tempdir_path("model.safetensors.index.json"), text.data, text.len);
+    ds_buf_release(&text);
+}
+
+Test(hf, shards_are_put_together)
+{
+    const struct path here = held("");
+    const char *dir = here.text;
+    struct ds_model_shape shape;
+    struct ds_error err = {0};
+    struct folder f;
+    struct model m;
+
+    cr_assert(read_config(dir, GPT2 "}", &shape, NULL) == 0);
+    fill(&f, &shape, DS_F32, 0);
+    (void)write_weights(&f, 0, 9, tempdir_path("a.safetensors"));
+    (void)write_weights(&f, 9, f.count - 9, tempdir_path("blob"));
+    cr_assert(symlink("blob", tempdir_path("b.safetensors")) == 0); /* as a download cache has it */
+    write_index(&f, 9, "a.safetensors", "b.safetensors");
+    model_init(&m, &shape);
+    cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+    must_hold_values(&m);
+    model_release(&m);
+    write_index(&f, 9, "a.safetensors", "c.safetensors");
+    must_fail(dir, &shape, -ENOENT, "c.safetensors");
+    write_index(&f, 9, "a.safetensors", "../b.safetensors");
+    must_fail(dir, &shape, -EBADMSG, "not mapped to a plain file name");
+    write_index(&f, 9, "a.safetensors", "/etc/passwd");
+    must_fail(dir, &shape, -EBADMSG, "not mapped to a plain file name");
+    write_index(&f, f.count, "a.safetensors", "");
+    must_fail(dir, &shape, -EINVAL, "has no tensor");
+    spill(tempdir_path("model.safetensors.index.json"), "{\"weight_map\":[]}", 17);
+    must_fail(dir, &shape, -EBADMSG, "'weight_map' is not an object");
+    spill(tempdir_path("model.safetensors.index.json"), "{\"weight_map\":{\"a\":7}}", 22);
+    must_fail(dir, &shape, -EBADMSG, "'a' is not mapped");
+}
+
+/* --- export and import ---------------------------------------------------------------------- */
+
+static const char *import_model(const char *config, struct folder *f)
+{
+    static char ckpt[DS_MAX_PATH];
+    const char *dir = make_dir("source");
+    struct ds_model_shape shape;
+    struct ds_error err = {0};
+
+    (void)snprintf(ckpt, sizeof(ckpt), "%s", tempdir_path("ckpt"));
+    cr_assert(read_config(dir, config, &shape, NULL) == 0);
+    fill(f, &shape, DS_F32, 0);
+    (void)write_weights(f, 0, f->count, at(dir, "model.safetensors"));
+    cr_assert(ds_hf_import(dir, ckpt, &err) == 0, "%s", err.text);
+    cr_assert(ds_ckpt_verify(ckpt, &err) == 0, "%s", err.text);
+    return ckpt;
+}
+
+/* There and back with these settings; the values come back bit for bit. */
+static void round_trip(const char *config, enum ds_dtype dtype, uint64_t max_bytes, size_t shards)
+{
+    const struct path out_path = held("out/deep"), again_path = held("again");
+    const char *out = out_path.text, *again = again_path.text;
+    struct ds_model_shape shape, read;
+    struct ds_ckpt_state state;
+    struct ds_error err = {0};
+    struct folder f;
+    struct model m;
+    const char *ckpt = import_model(config, &f);
+    char last[64];
+
+    cr_assert(ds_ckpt_peek(ckpt, &state, &err) == 0 && state.step == 0);
+    shape = state.shape;
+    cr_assert(ds__hf_export_split(ckpt, out, dtype, max_bytes, &err) == 0, "%s", err.text);
+    (void)snprintf(last, sizeof(last), "model-%05zu-of-%05zu.safetensors", shards, shards);
+    cr_assert(exists(at(out, shards > 1 ? last : "model.safetensors")), "no '%s'", last);
+    cr_assert(exists(at(out, "model.safetensors.index.json")) == (shards > 1));
+    cr_assert(ds_hf_read_config(out, &read, &err) == 0, "%s", err.text);
+    cr_assert(memcmp(&read, &shape, sizeof(read)) == 0, "another shape comes back");
+    model_init(&m, &shape);
+    cr_assert(ds_hf_load(out, &read, m.weight, m.count, &err) == 0, "%s", err.text);
+    must_hold_values(&m); /* which are exact in bf16 too */
+    cr_assert(ds_hf_import(out, again, &err) == 0, "%s", err.text);
+    cr_assert(ds_ckpt_load(again, &state, m.weight, m.count, NULL, 0, &err) == 0, "%s", err.text);
+    must_hold_values(&m);
+    model_release(&m);
+    remove_dir(tempdir_path("out"));
+    remove_dir(again);
+    remove_dir(ckpt);
+    remove_dir(tempdir_path("source"));
+}
+
+Test(hf, export_and_import_return_the_same_bits)
+{
+    round_trip(GPT2 "}", DS_F32, UINT64_MAX, 1);
+    round_trip(GPT2 "}", DS_BF16, UINT64_MAX, 1);
+    round_trip(GPT2 ",\"tie_word_embeddings\":false}", DS_F32, UINT64_MAX, 1);
+    round_trip(LLAMA "}", DS_F32, UINT64_MAX, 1);
+    round_trip(LLAMA ",\"num_key_value_heads\":2,\"rope_theta\":12345.678}", DS_BF16, UINT64_MAX,
+               1);
+    round_trip(LLAMA ",\"tie_word_embeddings\":true}", DS_F32, UINT64_MAX, 1);
+    round_trip(LLAMA "}", DS_F32, 1, 21); /* every tensor alone */
+    round_trip(LLAMA "}", DS_F32, 2048, 3);
+    round_trip(LLAMA "}", DS_BF16, 2048, 2);
+}
+
+Test(hf, a_failed_export_leaves_nothing)
+{
+    const struct path out_path = held("out");
+    const char *out = out_path.text;
+    struct ds_error err = {0};
+    struct folder f;
+    const char *ckpt = import_model(LLAMA "}", &f);
+    const struct path part_path = held("ckpt/weights-00001-of-00001.safetensors");
+    const char *part = part_path.text;
+    struct ds_buf bytes = slurp(part);
+
+    cr_assert(ds_hf_export(ckpt, out, DS_F16, &err) == -ENOTSUP && !exists(out));
+    bytes.data[bytes.len - 1] ^= 1;
+    spill(part, bytes.data, bytes.len);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == -EBADMSG && !exists(out));
+    cr_assert(strstr(err.text, "weights-00001") != NULL, "%s", err.text);
+    cr_assert(mkdir(out, 0755) == 0);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == -EBADMSG);
+    cr_assert(rmdir(out) == 0, "the folder that was empty is not");
+    bytes.data[bytes.len - 1] ^= 1;
+    spill(part, bytes.data, bytes.len);
+    cr_assert(mkdir(out, 0755) == 0);
+    spill(at(out, "mine"), "x", 1);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == -EINVAL && exists(at(out, "mine")));
+    cr_assert(strstr(err.text, "is not empty") != NULL, "%s", err.text);
+    cr_assert(ds_hf_export(ckpt, at(out, "mine"), DS_F32, &err) == -EINVAL, "%s", err.text);
+    cr_assert(unlink(at(out, "mine")) == 0);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == 0, "%s", err.text);
+    cr_assert(ds_hf_export(tempdir_path("none"), out, DS_F32, &err) == -ENOENT);
+    ds_buf_release(&bytes);
+}
+
+Test(hf, a_failed_import_leaves_nothing)
+{
+    const struct path source_path = held("source"), weights = held("source/model.safetensors");
+    const char *source = source_path.text;
+    struct ds_error err = {0};
+    struct ds_buf bytes;
+    struct folder f;
+    const char *ckpt = import_model(GPT2 "}", &f);
+    uint32_t nan = 0x7fc00000u;
+
+    cr_assert(ds_hf_import(source, ckpt, &err) == -EINVAL, "%s", err.text);
+    cr_assert(strstr(err.text, "is not empty") != NULL, "%s", err.text);
+    cr_assert(ds_ckpt_verify(ckpt, &err) == 0, "%s", err.text);
+    bytes = slurp(weights.text);
+    memcpy(bytes.data + bytes.len - 4, &nan, 4);
+    spill(weights.text, bytes.data, bytes.len);
+    cr_assert(ds_hf_import(source, tempdir_path("new"), &err) == -EBADMSG);
+    cr_assert(strstr(err.text, "is not a number") != NULL, "%s", err.text);
+    cr_assert(!exists(tempdir_path("new")));
+    cr_assert(ds_hf_import(tempdir_path("none"), tempdir_path("new"), &err) == -ENOENT);
+    cr_assert(!exists(tempdir_path("new")));
+    ds_buf_release(&bytes);
+}

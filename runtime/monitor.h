@@ -9,7 +9,7 @@
  * Digits  loss and norms are printed with DS_MONITOR_DIGITS significant digits: equal bits give
  *         equal text.  A value that is not finite is null.
  * mfu     is null on the CPU: no peak is known that it could be measured against.
- * Tests   tests/engine/test_monitor.c
+ * Tests   tests/engine/test_link.c
  */
 #ifndef DS_RUNTIME_MONITOR_H
 #define DS_RUNTIME_MONITOR_H

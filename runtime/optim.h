@@ -3,7 +3,7 @@
  *
  * optim.h - learning rate and clipping as pure functions of the step.
  *
- * Tests   tests/engine/test_optim.c
+ * Tests   tests/plan/test_optim.c
  */
 #ifndef DS_RUNTIME_OPTIM_H
 #define DS_RUNTIME_OPTIM_H

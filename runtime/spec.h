@@ -11,7 +11,7 @@
  *     (empty line)
  *     resolved job YAML
  *
- * Tests   tests/engine/test_spec.c
+ * Tests   tests/plan/test_optim.c
  */
 #ifndef DS_RUNTIME_SPEC_H
 #define DS_RUNTIME_SPEC_H

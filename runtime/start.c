@@ -12,7 +12,7 @@
  *
  * Initial numbers are normals of (seed, index of the tensor, element): the same for every layout.
  *
- * Tests   tests/engine/test_start.c
+ * Tests   tests/engine/test_worker.c
  */
 #include <errno.h>
 #include <inttypes.h>

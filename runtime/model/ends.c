@@ -7,7 +7,7 @@
  * cache: logits, losses and their gradient (in place for F32), the classifier's gradient, and the
  * gradient of the normalised rows, which takes the rows' own place.
  *
- * Tests   tests/engine/test_net.c
+ * Tests   tests/engine/test_engine.c
  */
 #include "runtime/model/net.h"
 

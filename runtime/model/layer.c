@@ -7,7 +7,7 @@
  * the stream, DWIDE for those of the feed-forward activation, then of the packed qkv row.  GELU's
  * input gradient replaces its output gradient; SwiGLU's replaces the input itself.
  *
- * Tests   tests/engine/test_net.c
+ * Tests   tests/engine/test_engine.c
  */
 #include <math.h>
 

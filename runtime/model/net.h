@@ -16,7 +16,7 @@
  * classifier's backward pass while a chunk's logits are there; its BACKWARD goes on through the
  * norm.  A tied head writes its gradient into the embedding's, which then adds its own.
  *
- * Tests   tests/engine/test_net.c (gradients against the float64 reference)
+ * Tests   tests/engine/test_engine.c (gradients against the float64 reference)
  */
 #ifndef DS_RUNTIME_MODEL_NET_H
 #define DS_RUNTIME_MODEL_NET_H

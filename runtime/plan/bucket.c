@@ -7,7 +7,7 @@
  * that a bucket can be reduced as soon as it is full.  Within a bucket parameters have no gaps;
  * padding stands at its end only.  A tied head has no tensor: its gradient is the embedding's.
  *
- * Tests   tests/plan/test_bucket.c
+ * Tests   tests/plan/test_plan.c
  */
 #include <errno.h>
 

@@ -7,7 +7,7 @@
  * in place also touches that shard's pages of every peer, which the kernel counts to its resident
  * size (peer_bytes) although the host holds them once.
  *
- * Tests   tests/plan/test_cost.c; tests/e2e compares with the worker's measured peak
+ * Tests   tests/plan/test_plan.c; tests/e2e compares with the worker's measured peak
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -3,7 +3,7 @@
  *
  * describe.c - a plan as text and as JSON.
  *
- * Tests   tests/plan/test_describe.c
+ * Tests   tests/plan/test_plan.c
  */
 #include <inttypes.h>
 #include <stdio.h>

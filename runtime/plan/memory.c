@@ -9,7 +9,7 @@
  *
  * Packing: largest first, each at the lowest place that no neighbour in time occupies.
  *
- * Tests   tests/plan/test_memory.c (no two live buffers overlap, over many shapes)
+ * Tests   tests/plan/test_plan.c (no two live buffers overlap, over many shapes)
  */
 #include <assert.h>
 #include <errno.h>

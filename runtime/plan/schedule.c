@@ -11,7 +11,7 @@
  * Two events per bucket: its gradients are complete; they are reduced.  Each is signalled once a
  * step.  Instructions of one queue run in list order, so waiting for the last REDUCE waits for all.
  *
- * Tests   tests/plan/test_schedule.c
+ * Tests   tests/plan/test_plan.c
  */
 #include <errno.h>
 

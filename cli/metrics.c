@@ -25,7 +25,7 @@ static void put_number(struct ds_buf *out, double value)
 {
     char text[40];
 
-    for (int digits = 6; digits <= 17; digits++) {
+    for (int digits = 9; digits <= 17; digits++) {
         (void)snprintf(text, sizeof(text), "%.*g", digits, value);
         if (strtod(text, NULL) == value)
             break;

@@ -72,6 +72,8 @@ static const struct wrong {
     {{"report", "x"}, ENOTSUP, "command 'report' is not supported yet"},
     {{"convert", "ds_config.json"}, ENOTSUP, "command 'convert' is not supported yet"},
     {{"tune", "j.yaml"}, ENOTSUP, "command 'tune' is not supported yet"},
+    {{"tune", "--trials", "5", "j.yaml"}, ENOTSUP, "command 'tune' is not supported yet"},
+    {{"launch", "--help"}, ENOTSUP, "command 'launch' is not supported yet"},
     {{"--via", "ssh", "j.yaml"}, ENOTSUP, "'--via' 'ssh' is not supported yet; use 'auto' or 'local'"},
     {{"--via=slurm", "j.yaml"}, ENOTSUP, "'--via' 'slurm' is not supported yet; use 'auto' or 'local'"},
     {{"--via", "pigeon", "j.yaml"}, EINVAL, "'--via' must be 'auto' or 'local', not 'pigeon'"},

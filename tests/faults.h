@@ -84,6 +84,16 @@ FAULT_CALL(FAULT_MEMORY, void *, NULL, calloc, (size_t n, size_t len), (n, len))
 FAULT_CALL(FAULT_MEMORY, void *, NULL, realloc, (void *at, size_t len), (at, len))
 /* clang-format on */
 
+/* Closes all the same, as the kernel does; only a file that was written to has news to tell. */
+int __real_close(int fd);
+int __wrap_close(int fd);
+int __wrap_close(int fd)
+{
+    int flags = fcntl(fd, F_GETFL), rc = __real_close(fd);
+
+    return flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && faults_here(FAULT_IO) ? -1 : rc;
+}
+
 int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...)

@@ -6,5 +6,5 @@ TESTS_base := tests/base/test_yaml.c tests/base/test_keys.c tests/base/test_erro
 TESTROOMS_base := base
 
 # tests/faults.h stands between the project's objects and these.
-FAULT_WRAPS := $(foreach f,open read write pread pwrite fsync rename mkdir mmap malloc calloc realloc,-Wl,--wrap=$(f))
+FAULT_WRAPS := $(foreach f,open close read write pread pwrite fsync rename mkdir mmap malloc calloc realloc,-Wl,--wrap=$(f))
 $(B)/tests/base/test_faults: private DS_LDFLAGS += $(FAULT_WRAPS)

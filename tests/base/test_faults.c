@@ -69,8 +69,8 @@ Test(faults, replace)
         cr_assert(holds(path, "newer"));
         tempdir_write("latest", "old", 3);
     }
-    /* open, write, fsync, rename, open and fsync of the folder */
-    cr_assert_eq(failures, 6 * sizeof(codes) / sizeof(codes[0]));
+    /* open, write, fsync, close, rename, open and fsync of the folder */
+    cr_assert_eq(failures, 7 * sizeof(codes) / sizeof(codes[0]));
 }
 
 /* Until the rename, a failure leaves the old file. */
@@ -78,7 +78,7 @@ Test(faults, replace_keeps_the_old_file)
 {
     const char *path = tempdir_write("latest", "old", 3);
 
-    for (unsigned n = 1; n <= 4; n++) {
+    for (unsigned n = 1; n <= 5; n++) {
         cr_assert(faults_next(n, ENOSPC));
         cr_assert_eq(ds_fs_replace(path, "newer", 5, NULL), -ENOSPC);
         faults_off();

@@ -241,6 +241,14 @@ static const struct ds_command *find_command(const char *first, const char *seco
     return NULL;
 }
 
+/* Do the words so far name a command that is not supported yet? */
+static bool names_reserved(const struct ds_cli *cli, const struct ds_command **command)
+{
+    *command =
+        cli->args == 0 ? NULL : find_command(cli->arg[0], cli->args > 1 ? cli->arg[1] : NULL);
+    return *command != NULL && !(*command)->supported;
+}
+
 static bool is_group(const char *word)
 {
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
@@ -364,18 +372,17 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
         return ds_fail(err, ENOMEM, "out of memory");
     p.next = 1; /* after the program's name */
     rc = take_options(&p);
+    if (names_reserved(cli, command)) /* before its options, which nobody knows yet */
+        return ds_fail(err, ENOTSUP, "command '%s' is not supported yet", (*command)->name);
     if (rc != 0 || cli->version || cli->completion != NULL)
         return rc;
-    if (cli->help &&
-        (cli->args == 0 || find_command(cli->arg[0], cli->args > 1 ? cli->arg[1] : NULL) == NULL))
+    if (cli->help && *command == NULL)
         return 0;
     rc = take_command(cli, command, err);
     if (rc != 0 || cli->help)
         return rc;
     if (*command == NULL)
         return ds_fail(err, EINVAL, "no job file is given; try 'dsrun JOB.yaml' or 'dsrun --help'");
-    if (!(*command)->supported)
-        return ds_fail(err, ENOTSUP, "command '%s' is not supported yet", (*command)->name);
     rc = check_options(&p, *command);
     return rc != 0 ? rc : check_words(cli, *command, err);
 }

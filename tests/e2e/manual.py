@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""manual - the examples of the manual pages are true, and completion works in a real bash.
+
+Every job of dsrun-job(5) passes `dsrun check`, every hostfile of dsrun-hostfile(5) is read, every
+command line of dsrun(1) is taken, and the mistake shown there says what the page says.
+"""
+import re
+import shutil
+import subprocess
+
+import harness as h
+
+FAR = 69  # a host that is not this machine
+
+
+def page(name):
+    """The text of a page with its hyphens and backslashes as they are shown."""
+    text = (h.BUILD / "man" / name).read_text()
+    return text.replace("\\-", "-").replace("\\e", "\\")
+
+
+def examples(name):
+    return re.findall(r"^\.EX\n(.*?)^\.EE$", page(name), re.S | re.M)
+
+
+def jobs():
+    folder = h.work() / "gpt2-small"
+    folder.mkdir()
+    shutil.copy(h.ROOT / "tests/reference/gpt2-tiny/config.json", folder)
+    for number, text in enumerate(examples("dsrun-job.5")):
+        path = h.work() / f"example-{number}.yaml"
+        path.write_text(text)
+        words = ["train.sequence=16"] if "gpt2-small" in text else []
+        ran = h.dsrun("check", path.name, *words, cwd=h.work())
+        h.ok(ran.returncode == 0 and not ran.stdout + ran.stderr, f"dsrun-job(5): example {number + 1}",
+             ran.stderr)
+
+
+def hostfiles():
+    for number, text in enumerate(examples("dsrun-hostfile.5")):
+        (h.work() / "hosts").write_text(text)
+        ran = h.dsrun("check", "--hostfile", "hosts", "example-0.yaml", cwd=h.work())
+        want = 0 if "localhost" in text else FAR
+        h.ok(ran.returncode == want, f"dsrun-hostfile(5): example {number + 1}", ran.stderr)
+
+
+def command_lines():
+    """Lines that start with "$ dsrun" in dsrun(1); what would train or write is only checked."""
+    text = "".join(examples("dsrun.1")).replace("\\\n", " ")
+    for line in re.findall(r"^\$ dsrun (.*)$", text, re.M):
+        words = line.split()
+        if words[0] == "ckpt":
+            ran = h.dsrun(*words, cwd=h.work())
+            h.ok("hot" in ran.stderr and ran.returncode == 2, f"dsrun(1): dsrun {line}", ran.stderr)
+            continue
+        if words[0] not in ("check", "plan"):
+            words.insert(0, "check")
+        ran = h.dsrun(*words, cwd=h.ROOT)
+        want = 65 if "lr_rate" in line else 0
+        h.ok(ran.returncode == want, f"dsrun(1): dsrun {line}", ran.stderr)
+        if want:
+            shown = re.search(r"^dsrun: error: .*$", text, re.M).group(0)
+            h.ok(" ".join(shown.split()) == ran.stderr.strip(), "dsrun(1): the mistake says what is shown",
+                 ran.stderr)
+
+
+COMPLETE = r"""
+compopt() { :; }
+eval "$("$1" --completion bash)" || exit 1
+shift
+COMP_WORDS=(dsrun "$@"); COMP_CWORD=$#; COMPREPLY=()
+_dsrun
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+def completion():
+    for words, wanted in ((["ckp"], ["ckpt"]), (["ckpt", ""], ["ls", "verify", "export", "import", "diff"]),
+                          (["--via", ""], ["auto", "local"]), (["--start"], ["--start-timeout"]),
+                          (["job.yaml", "train.st"], ["train.steps="]), (["--slots", ""], [""]),
+                          (["-H", "exampl"], ["examples"])):
+        ran = subprocess.run(["bash", "-c", COMPLETE, "bash", h.DSRUN, *words], cwd=h.ROOT, capture_output=True,
+                             text=True, check=False)
+        h.ok(ran.stdout.split("\n")[:-1] == wanted and not ran.stderr, f"completion: {' '.join(words)}",
+             ran.stdout + ran.stderr)
+
+
+jobs()
+hostfiles()
+command_lines()
+completion()
+h.done()

@@ -72,8 +72,8 @@ struct ds_ckpt_save_args {
 int ds_ckpt_save(const struct ds_ckpt_save_args *args, struct ds_error *err) DS_NODISCARD;
 
 /* Fill the data of every tensor given from the checkpoint folder `path`, checking every range read
- * against its checksum.  Tensors not asked for are not read.  n_moments 0: weights only.  A checkpoint
- * of step 0 may have no moments: they are zero then.  The data may be changed on failure. */
+ * against its checksum.  Tensors not asked for are not read.  n_moments 0: weights only.  At step 0
+ * the moments may be missing: they are zero then.  The data may be changed on failure. */
 int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
                  size_t n_weights, struct ds_ckpt_tensor *moments, size_t n_moments,
                  struct ds_error *err) DS_NODISCARD;
@@ -108,8 +108,8 @@ int ds_hf_load(const char *dir, const struct ds_model_shape *shape,
                struct ds_ckpt_tensor *weights, size_t n_weights, struct ds_error *err)
     DS_NODISCARD;
 
-/* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16.  The folder written to (`ckpt` of
- * an import is the checkpoint's own) is made, or is there and empty; on failure it is as it was. */
+/* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16.  The folder written to (`ckpt`
+ * of an import is the checkpoint's own) is made, or is there and empty; on failure it is left so. */
 int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype, struct ds_error *err)
     DS_NODISCARD;
 int ds_hf_import(const char *hf_dir, const char *ckpt, struct ds_error *err) DS_NODISCARD;

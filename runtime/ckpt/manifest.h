@@ -15,8 +15,8 @@
  *
  * `begin` is the first element of a range, in row-major order; the ranges of a tensor tile it in
  * order, and the header and the ranges of a file fill it.  The last line is the seal: the XXH3-64
- * of every byte before it.  64-bit numbers that JSON readers may round stand as strings (seed decimal,
- * sums and digests as 16 hexadecimal digits).
+ * of every byte before it.  64-bit numbers that JSON readers may round stand as strings (the seed
+ * decimal, sums and digests as 16 hexadecimal digits).
  *
  * Owner   everything a manifest points to lives in its arena.
  * Errors  EBADMSG damaged or not a manifest, ENOTSUP a later version.

@@ -4,7 +4,7 @@
  * store.h - what the files of this folder share: names on disk, a checkpoint opened for reading.
  *
  *   checkpoints/step-00000100        a finished checkpoint
- *   checkpoints/.step-00000100.tmp   one being written, or left by a crash: the next save removes it
+ *   checkpoints/.step-00000100.tmp   one being written; after a crash the next save removes it
  *   checkpoints/.step-00000100.old   one that a new one of its step takes the place of
  *   checkpoints/.step-00000100.gone  one being removed
  *

@@ -11,3 +11,7 @@ FUZZ += job
 FUZZROOMS_job := job base
 FUZZ += spec
 FUZZROOMS_spec := launcher base
+FUZZ += safetensors
+FUZZROOMS_safetensors := ckpt ops base
+FUZZ += manifest
+FUZZROOMS_manifest := ckpt ops base

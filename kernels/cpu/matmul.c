@@ -3,17 +3,18 @@
  *
  * matmul.c - matrix products divided among threads, and what is added to them.
  *
- * The longer side of D is cut into one piece per thread; each thread runs
- * oneDNN on its piece.  C and bias are written into D first and the product is
- * added, which costs less than a pass over D afterwards.
- *
- * BF16 on a processor that cannot multiply it: tiles of A and B are widened to
- * F32 in scratch memory, multiplied there, and rounded once at the end.
+ * The longer side of D is cut into one piece per thread.  A piece is computed
+ * by oneDNN where that is the best there is (AVX-512, BF16 instructions), else
+ * here: B is packed in tiles that stay in the second cache, A as well unless
+ * its rows are used too seldom to pay for it, both widened to F32 on the way.
+ * C and bias are written into D first and the product is added, which costs
+ * less than a pass over D afterwards; BF16 is rounded once, at the end.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/need.h"
+#include "kernels/cpu/panel.h"
 #include "kernels/cpu/vec.h"
 
 #include <errno.h>
@@ -26,8 +27,13 @@ struct matmul {
     const struct ds_matmul_args *a;
     struct ds_gemm *gemm;
     size_t piece_m, piece_n, columns; /* pieces of D, `columns` of them side by side */
-    float *scratch;                   /* per thread: tiles of A, B and D */
+    float *scratch;                   /* per thread: struct own */
     _Atomic int rc;                   /* of the first piece that failed */
+};
+
+/* A thread's scratch: packed A, packed B, sums of a tile of BF16. */
+struct own {
+    float *a, *b, *c;
 };
 
 /* Rows [m0, m0 + m) and columns [n0, n0 + n) of D. */
@@ -144,69 +150,102 @@ static int compiled(const struct matmul *mm, unsigned thread, struct block b)
                         target(a, b.m0, b.n0));
 }
 
-/* Copy a tile of BF16, rows x n, as F32 without gaps. */
-static void widen(const void *from, size_t ld, size_t rows, size_t n, float *to)
+/* Rows [m0, m0 + m) of a tile by all its columns, over k0 ... k0 + k; B is packed. */
+static void own_rows(const struct ds_matmul_args *a, struct block b, size_t k0, size_t k,
+                     const struct own *own, float *c, size_t ldc, bool add)
 {
-    for (size_t row = 0; row < rows; row++) {
-        const ds_bf16 *x = (const ds_bf16 *)from + row * ld;
-        float *y = to + row * n;
-        size_t i = 0;
+    bool pack = a->trans_a || a->in_type == DS_BF16 || b.n > DS_UNPACKED_N;
+    struct ds_pack rows = {.type = a->in_type,
+                           .trans = a->trans_a,
+                           .from = a_at(a, b.m0, k0),
+                           .ld = a->lda,
+                           .m = b.m,
+                           .k = k,
+                           .to = own->a};
+    struct ds_panel panel = {.m = b.m, .k = k, .b_row = DS_PANEL_COLUMNS, .ldc = ldc, .add = add};
 
-        for (; i + DS_LANES <= n; i += DS_LANES)
-            ds_vec_store(y + i, ds_load(DS_BF16, x, i));
-        for (; i < n; i++)
-            y[i] = ds_bf16_to_f32(x[i]);
+    if (pack) {
+        DS_ISA(ds__pack_a)(&rows);
+        panel.a = own->a;
+        panel.a_row = 1;
+        panel.a_col = DS_PANEL_ROWS;
+        panel.a_group = k * DS_PANEL_ROWS;
+    } else {
+        panel.a = a_at(a, b.m0, k0);
+        panel.a_row = a->lda;
+        panel.a_col = 1;
+        panel.a_group = DS_PANEL_ROWS * a->lda;
+    }
+    for (size_t n = 0; n < b.n; n += DS_PANEL_COLUMNS) {
+        panel.n = ds__min(DS_PANEL_COLUMNS, b.n - n);
+        panel.b = own->b + n * k;
+        panel.c = c + n;
+        DS_ISA(ds__panel)(&panel);
     }
 }
 
-/* One tile of D, over all of k.  `b_ready`: its part of B lies in scratch already. */
-static int wide_tile(const struct ds_matmul_args *a, struct block b, float *scratch, bool b_ready)
+/* One tile: at most DS_TILE_N columns; and, when it is summed in scratch, DS_TILE_M rows. */
+static void own_tile(const struct ds_matmul_args *a, struct block tile, const struct own *own)
 {
-    float *wa = scratch, *wb = wa + (size_t)DS_WIDE_M * DS_WIDE_K;
-    float *wd = wb + (size_t)DS_WIDE_K * DS_WIDE_N;
+    bool in_place = a->out_type == DS_F32;
+    bool first = a->bias != NULL || (a->c != NULL && a->c != a->d);
+    float *c = in_place ? target(a, tile.m0, tile.n0) : own->c;
+    size_t ldc = in_place ? a->ldd : tile.n;
 
-    for (size_t k0 = 0; k0 < a->k; k0 += DS_WIDE_K) {
-        size_t k = ds__min(DS_WIDE_K, a->k - k0);
-        struct ds_gemm_f32 g = {.trans_a = a->trans_a,
-                                .trans_b = a->trans_b,
-                                .add = k0 != 0,
-                                .m = b.m,
-                                .n = b.n,
-                                .k = k,
-                                .a = wa,
-                                .b = wb,
-                                .lda = a->trans_a ? b.m : k,
-                                .ldb = a->trans_b ? k : b.n,
-                                .c = wd,
-                                .ldc = b.n};
-        int rc;
+    for (size_t k0 = 0; k0 < a->k; k0 += DS_TILE_K) {
+        size_t k = ds__min(DS_TILE_K, a->k - k0);
+        struct ds_pack columns = {.type = a->in_type,
+                                  .trans = a->trans_b,
+                                  .from = b_at(a, k0, tile.n0),
+                                  .ld = a->ldb,
+                                  .m = tile.n,
+                                  .k = k,
+                                  .to = own->b};
 
-        widen(a_at(a, b.m0, k0), a->lda, a->trans_a ? k : b.m, a->trans_a ? b.m : k, wa);
-        if (!b_ready)
-            widen(b_at(a, k0, b.n0), a->ldb, a->trans_b ? b.n : k, a->trans_b ? k : b.n, wb);
-        rc = ds__gemm_f32(&g);
-        if (rc != 0)
-            return rc;
-    }
-    finish(a, b, wd, a->bias != NULL);
-    return 0;
-}
+        DS_ISA(ds__pack_b)(&columns);
+        for (size_t m = 0; m < tile.m; m += DS_TILE_ROWS) {
+            struct block rows = tile;
 
-static int wide(const struct ds_matmul_args *a, struct block b, float *scratch)
-{
-    for (size_t n = 0; n < b.n; n += DS_WIDE_N) {
-        for (size_t m = 0; m < b.m; m += DS_WIDE_M) {
-            struct block tile = {.m0 = b.m0 + m,
-                                 .n0 = b.n0 + n,
-                                 .m = ds__min(DS_WIDE_M, b.m - m),
-                                 .n = ds__min(DS_WIDE_N, b.n - n)};
-            int rc = wide_tile(a, tile, scratch, m != 0 && a->k <= DS_WIDE_K);
-
-            if (rc != 0)
-                return rc;
+            rows.m0 += m;
+            rows.m = ds__min(DS_TILE_ROWS, tile.m - m);
+            if (k0 == 0 && in_place && first)
+                finish(a, rows, NULL, a->bias != NULL);
+            own_rows(a, rows, k0, k, own, c + m * ldc, ldc,
+                     k0 != 0 || (in_place && (first || a->c != NULL)));
         }
     }
-    return 0;
+    if (!in_place)
+        finish(a, tile, c, a->bias != NULL);
+}
+
+static void own_product(const struct ds_matmul_args *a, struct block b, float *scratch)
+{
+    struct own own = {.a = scratch};
+    size_t rows = a->out_type == DS_F32 ? b.m : DS_TILE_M;
+
+    own.b = own.a + (size_t)DS_TILE_ROWS * DS_TILE_K;
+    own.c = own.b + (size_t)DS_TILE_N * DS_TILE_K;
+    for (size_t n = 0; n < b.n; n += DS_TILE_N) {
+        for (size_t m = 0; m < b.m; m += rows) {
+            struct block tile = {.m0 = b.m0 + m,
+                                 .n0 = b.n0 + n,
+                                 .m = ds__min(rows, b.m - m),
+                                 .n = ds__min(DS_TILE_N, b.n - n)};
+
+            own_tile(a, tile, &own);
+        }
+    }
+}
+
+/* oneDNN has the better kernels where vectors are of 512 bits or BF16 is multiplied directly; with
+ * AVX2 it loses a third of its rate on small gradients of weights summed over many tokens. */
+static bool uses_onednn(const struct ds_matmul_args *a)
+{
+    if (a->in_type == DS_BF16)
+        return ds__gemm_has_bf16();
+    if (DS_LANES == 8)
+        return !a->trans_a || a->m > DS_SMALL_GRADIENT / a->n;
+    return DS_LANES == 16;
 }
 
 static void piece_task(void *arg, size_t task, unsigned thread)
@@ -215,16 +254,16 @@ static void piece_task(void *arg, size_t task, unsigned thread)
     const struct ds_matmul_args *a = mm->a;
     struct block b = {.m0 = task / mm->columns * mm->piece_m,
                       .n0 = task % mm->columns * mm->piece_n};
-    int rc, none = 0;
+    int rc = 0, none = 0;
 
     b.m = ds__min(mm->piece_m, a->m - b.m0);
     b.n = ds__min(mm->piece_n, a->n - b.n0);
-    if (a->in_type == DS_F32)
+    if (!uses_onednn(a))
+        own_product(a, b, mm->scratch + thread * (ds__need_matmul(1) / sizeof(float)));
+    else if (a->in_type == DS_F32)
         rc = plain(a, b);
-    else if (ds__gemm_has_bf16())
-        rc = compiled(mm, thread, b);
     else
-        rc = wide(a, b, mm->scratch + thread * (ds__need_matmul(1) / sizeof(float)));
+        rc = compiled(mm, thread, b);
     if (rc != 0)
         atomic_compare_exchange_strong(&mm->rc, &none, rc);
 }
@@ -249,7 +288,7 @@ int DS_ISA(ds__cpu_matmul)(const struct ds_matmul_args *args, struct ds_stream *
     else
         mm.piece_n = piece(args->n, threads);
     mm.columns = ds__div_up(args->n, mm.piece_n);
-    if (args->in_type == DS_BF16 && !ds__gemm_has_bf16())
+    if (!uses_onednn(args))
         rc = ds__cpu_scratch(stream, ds__need_matmul(threads), &mm.scratch, err);
     if (rc != 0)
         return rc;

@@ -14,9 +14,12 @@
 /* clang-format off */
 enum {
     DS_LINE_FLOATS    = 16,  /* floats in a cache line */
-    DS_WIDE_M         = 384, /* tile of a BF16 product that is computed in F32 */
-    DS_WIDE_N         = 512,
-    DS_WIDE_K         = 512,
+    DS_TILE_ROWS      = 192,  /* matmul: rows of A packed at a time */
+    DS_TILE_M         = 576,  /* rows of a tile that is summed in scratch */
+    DS_TILE_N         = 1024,
+    DS_TILE_K         = 256,
+    DS_UNPACKED_N     = 256,  /* A is not packed for fewer columns */
+    DS_SMALL_GRADIENT = 256 * 1024, /* elements of a gradient of weights that is computed here */
     DS_SUMSQ_GROUP    = 1024, /* chunks summed at a time */
     DS_ROW_BLOCK      = 32,   /* rows of one partial column sum, at least */
     DS_ROW_BLOCKS_MAX = 16,   /* partial column sums of one operation */
@@ -43,8 +46,8 @@ static inline size_t ds__row_blocks(size_t rows)
 static inline size_t ds__need_matmul(unsigned threads)
 {
     return threads * sizeof(float) *
-           ((size_t)DS_WIDE_M * DS_WIDE_K + (size_t)DS_WIDE_K * DS_WIDE_N +
-            (size_t)DS_WIDE_M * DS_WIDE_N);
+           ((size_t)DS_TILE_ROWS * DS_TILE_K + (size_t)DS_TILE_K * DS_TILE_N +
+            (size_t)DS_TILE_M * DS_TILE_N);
 }
 
 static inline size_t ds__need_bias_bwd(size_t rows, size_t n)

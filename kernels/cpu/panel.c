@@ -1,0 +1,240 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * panel.c - the contract is in panel.h.
+ */
+#include "kernels/cpu/panel.h"
+
+enum { ROWS = DS_PANEL_ROWS, COLUMNS = DS_PANEL_COLUMNS, DEAL = 16 };
+
+#if DS_LANES == 16
+#define UNROLL_ROWS _Pragma("GCC unroll 12")
+#else
+#define UNROLL_ROWS _Pragma("GCC unroll 6")
+#endif
+
+/* `rows` is a constant where this is inlined: the sums are registers. */
+DS_INLINE void group(const size_t rows, size_t k, const float *a, size_t a_row, size_t a_col,
+                     const float *b, size_t b_row, float *c, const struct ds_panel *panel)
+{
+    ds_vec sum[ROWS][2];
+    size_t ldc = panel->ldc, n = panel->n;
+
+    UNROLL_ROWS
+    for (size_t i = 0; i < rows; i++)
+        sum[i][0] = sum[i][1] = (ds_vec){0};
+    UNROLL_ROWS
+    for (size_t i = 0; i < rows; i++)
+        __builtin_prefetch(c + i * ldc, 1);
+    for (size_t p = 0; p < k; p++) {
+        ds_vec b0 = ds_vec_load(b), b1 = ds_vec_load(b + DS_LANES);
+
+        UNROLL_ROWS
+        for (size_t i = 0; i < rows; i++) {
+            sum[i][0] += a[i * a_row] * b0;
+            sum[i][1] += a[i * a_row] * b1;
+        }
+        a += a_col;
+        b += b_row;
+    }
+    UNROLL_ROWS
+    for (size_t i = 0; i < rows; i++) {
+        float *to = c + i * ldc, rest[COLUMNS];
+
+        if (n == COLUMNS) {
+            if (panel->add) {
+                sum[i][0] += ds_vec_load(to);
+                sum[i][1] += ds_vec_load(to + DS_LANES);
+            }
+            ds_vec_store(to, sum[i][0]);
+            ds_vec_store(to + DS_LANES, sum[i][1]);
+        } else {
+            ds_vec_store(rest, sum[i][0]);
+            ds_vec_store(rest + DS_LANES, sum[i][1]);
+            for (size_t j = 0; j < n; j++)
+                to[j] = panel->add ? to[j] + rest[j] : rest[j];
+        }
+    }
+}
+
+/* One group of up to ROWS rows, its strides constant where they can be. */
+DS_INLINE void any_rows(size_t rows, size_t k, const float *a, size_t a_row, size_t a_col,
+                        const float *b, size_t b_row, float *c, const struct ds_panel *panel)
+{
+    switch (rows) {
+#define CASE(count) \
+    case count: group(count, k, a, a_row, a_col, b, b_row, c, panel); break;
+        CASE(1)
+        CASE(2)
+        CASE(3)
+        CASE(4)
+        CASE(5)
+#if DS_LANES == 16
+        CASE(6)
+        CASE(7)
+        CASE(8)
+        CASE(9)
+        CASE(10)
+        CASE(11)
+#endif
+#undef CASE
+    default: group(ROWS, k, a, a_row, a_col, b, b_row, c, panel); break;
+    }
+}
+
+/* The columns of A that the mask leaves to `rows` rows from `i`. */
+static void masked(const struct ds_panel *p, size_t i, size_t rows, size_t *begin, size_t *end)
+{
+    *begin = 0;
+    *end = p->k;
+    if (p->part == DS_PANEL_BELOW && i + rows + p->diagonal < p->k)
+        *end = i + rows + p->diagonal;
+    if (p->part == DS_PANEL_ABOVE && i > p->diagonal)
+        *begin = i - p->diagonal < p->k ? i - p->diagonal : p->k;
+}
+
+DS_INLINE void all_groups(const struct ds_panel *p, bool unit_row, bool unit_column)
+{
+    const float *a = p->a;
+
+    for (size_t i = 0; i < p->m; i += ROWS, a += p->a_group) {
+        size_t rows = p->m - i < ROWS ? p->m - i : ROWS, begin, end;
+
+        masked(p, i, rows, &begin, &end);
+        any_rows(rows, end - begin, a + begin * p->a_col, unit_row ? 1 : p->a_row,
+                 unit_column ? 1 : p->a_col, p->b + begin * p->b_row, p->b_row, p->c + i * p->ldc,
+                 p);
+    }
+}
+
+void DS_ISA(ds__panel)(const struct ds_panel *panel)
+{
+    if (panel->a_row == 1)
+        all_groups(panel, true, false);
+    else
+        all_groups(panel, false, true);
+}
+
+typedef float quad __attribute__((vector_size(16)));
+
+DS_INLINE quad load_quad(enum ds_dtype type, const void *from, size_t at)
+{
+    quad x;
+
+    if (type == DS_F32) {
+        memcpy(&x, (const float *)from + at, sizeof(x));
+    } else {
+        for (size_t i = 0; i < 4; i++)
+            x[i] = ds_bf16_to_f32(((const ds_bf16 *)from)[at + i]);
+    }
+    return x;
+}
+
+DS_INLINE float load_one(enum ds_dtype type, const void *from, size_t at)
+{
+    return type == DS_F32 ? ((const float *)from)[at]
+                          : ds_bf16_to_f32(((const ds_bf16 *)from)[at]);
+}
+
+DS_INLINE void prefetch(enum ds_dtype type, const void *from, size_t at)
+{
+    if (type == DS_F32)
+        __builtin_prefetch((const float *)from + at);
+    else
+        __builtin_prefetch((const ds_bf16 *)from + at);
+}
+
+/* `rows` stored rows of k elements become k rows of `width`. */
+DS_INLINE void transpose(enum ds_dtype type, const void *from, size_t at, size_t ld, size_t rows,
+                         size_t k, float *to, size_t width)
+{
+    size_t r = 0, p;
+
+    for (; r + 4 <= rows; r += 4) {
+        for (p = 0; p + 4 <= k; p += 4) {
+            size_t here = at + r * ld + p;
+            quad x0 = load_quad(type, from, here), x1 = load_quad(type, from, here + ld);
+            quad x2 = load_quad(type, from, here + 2 * ld);
+            quad x3 = load_quad(type, from, here + 3 * ld);
+            quad low01 = __builtin_shufflevector(x0, x1, 0, 4, 1, 5);
+            quad low23 = __builtin_shufflevector(x2, x3, 0, 4, 1, 5);
+            quad high01 = __builtin_shufflevector(x0, x1, 2, 6, 3, 7);
+            quad high23 = __builtin_shufflevector(x2, x3, 2, 6, 3, 7);
+            quad y0 = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+            quad y1 = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+            quad y2 = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+            quad y3 = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+
+            memcpy(to + p * width + r, &y0, sizeof(y0));
+            memcpy(to + (p + 1) * width + r, &y1, sizeof(y1));
+            memcpy(to + (p + 2) * width + r, &y2, sizeof(y2));
+            memcpy(to + (p + 3) * width + r, &y3, sizeof(y3));
+        }
+        for (; p < k; p++) {
+            for (size_t i = r; i < r + 4; i++)
+                to[p * width + i] = load_one(type, from, at + i * ld + p);
+        }
+    }
+    for (; r < rows; r++) {
+        for (p = 0; p < k; p++)
+            to[p * width + r] = load_one(type, from, at + r * ld + p);
+    }
+}
+
+/* Stored rows are dealt out to the panels, a few at a time: reading them one by one would write to
+ * as many places as there are panels, which often share a set of the cache. */
+DS_INLINE void deal(const struct ds_pack *pack, enum ds_dtype type, const size_t width)
+{
+    for (size_t p0 = 0; p0 < pack->k; p0 += DEAL) {
+        size_t rows = pack->k - p0 < DEAL ? pack->k - p0 : DEAL;
+
+        for (size_t i = 0; i < pack->m; i += width) {
+            size_t at = pack->at + p0 * pack->ld + i, count = pack->m - i;
+            float *to = pack->to + i * pack->k + p0 * width;
+
+            for (size_t p = 0; p < rows; p++, at += pack->ld, to += width) {
+                if (p0 + p + DEAL < pack->k)
+                    prefetch(type, pack->from, at + DEAL * pack->ld);
+                if (count >= width) {
+                    for (size_t j = 0; j < width; j++)
+                        to[j] = load_one(type, pack->from, at + j);
+                } else {
+                    for (size_t j = 0; j < count; j++)
+                        to[j] = load_one(type, pack->from, at + j);
+                }
+            }
+        }
+    }
+}
+
+DS_INLINE void pack(const struct ds_pack *p, enum ds_dtype type, bool along_k, const size_t width,
+                    bool fill)
+{
+    size_t whole = p->m / width * width;
+
+    if (fill && whole < p->m)
+        memset(p->to + whole * p->k, 0, p->k * width * sizeof(float));
+    if (!along_k) {
+        deal(p, type, width);
+        return;
+    }
+    for (size_t i = 0; i < p->m; i += width)
+        transpose(type, p->from, p->at + i * p->ld, p->ld, i < whole ? width : p->m - whole, p->k,
+                  p->to + i * p->k, width);
+}
+
+void DS_ISA(ds__pack_a)(const struct ds_pack *p)
+{
+    if (p->type == DS_F32)
+        p->trans ? pack(p, DS_F32, false, ROWS, false) : pack(p, DS_F32, true, ROWS, false);
+    else
+        p->trans ? pack(p, DS_BF16, false, ROWS, false) : pack(p, DS_BF16, true, ROWS, false);
+}
+
+void DS_ISA(ds__pack_b)(const struct ds_pack *p)
+{
+    if (p->type == DS_F32)
+        p->trans ? pack(p, DS_F32, true, COLUMNS, true) : pack(p, DS_F32, false, COLUMNS, true);
+    else
+        p->trans ? pack(p, DS_BF16, true, COLUMNS, true) : pack(p, DS_BF16, false, COLUMNS, true);
+}

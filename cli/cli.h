@@ -3,9 +3,9 @@
  *
  * cli.h - what the command line said, and the commands that act on it.
  *
- * One table of options and one of commands (opt.c) give the parser, --help, shell completion and the
- * check against the man page.  A command returns the exit code of the program; it prints its own
- * errors with ds_log().
+ * One table of options and one of commands (opt.c) give the parser, --help, shell completion and
+ * the manual page.  A command returns the exit code of the program; it prints its own errors with
+ * ds_log().
  *
  * Tests   tests/cli/
  */
@@ -44,7 +44,8 @@ int ds_cmd_plan(const struct ds_cli *cli);  /* cmd_plan.c */
 int ds_cmd_ckpt(const struct ds_cli *cli);  /* cmd_ckpt.c: ls verify export import */
 int ds_cmd_bench(const struct ds_cli *cli); /* cmd_bench.c: gemm */
 
-/* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts applied. */
+/* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir and --restarts are
+ * applied. */
 struct ds_job;
 int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;

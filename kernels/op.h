@@ -260,7 +260,7 @@ struct ds_kernels {
 #undef X
 };
 
-/* The checked entries: int ds_matmul(const struct ds_matmul_args *, struct ds_stream *, err), ... */
+/* The checked entries: int ds_matmul(const struct ds_matmul_args *, stream, err), ... */
 #define X(id, fn) \
     int ds_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream, struct ds_error *err) \
         DS_NODISCARD;

@@ -20,7 +20,7 @@ struct ds_scratch_query {
     size_t seq;        /* T */
     size_t hidden;     /* C */
     size_t heads, kv_heads, head_size;
-    size_t ffn_in;     /* widest output row of a block: 2F for SwiGLU, F for GELU, (NH+2NK)*HS ... */
+    size_t ffn_in;     /* widest output row of a block: 2F for SwiGLU, F for GELU, ... */
     size_t vocab;
     size_t logit_rows; /* rows of one classifier chunk */
 };

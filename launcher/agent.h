@@ -7,7 +7,7 @@
  *
  * The channel to the launcher is a lease: when it ends, whatever the agent started is killed.  What
  * ranks write is passed up in order; while the launcher takes nothing, their pipes are left full.
- * A rank's EXIT follows the last byte it wrote, and ranks are reported in the order of their deaths.
+ * A rank's EXIT follows the last byte it wrote; ranks are reported in the order of their deaths.
  * The number of the rank in a frame is set here, never taken from the rank.
  *
  * SIGTERM, SIGINT and SIGHUP to the agent are a stop request: ranks get SIGNAL(STOP), after the

@@ -26,7 +26,8 @@
 #include "base/limits.h"
 
 enum { HELPER_BITS = 11, HELPER_MASK = (1 << HELPER_BITS) - 1, SPINS = 4000 };
-_Static_assert((int)DS_MAX_THREADS <= (int)HELPER_MASK, "the number of helpers must fit into the epoch");
+_Static_assert((int)DS_MAX_THREADS <= (int)HELPER_MASK,
+               "the number of helpers must fit into the epoch");
 
 struct helper {
     struct ds_pool *pool;

@@ -67,7 +67,7 @@ void ds_comm_abort(struct ds_comm *comm);
 
 /* Counted since open, for the plan's wire formulas and the comm log. */
 struct ds_comm_stats {
-    uint64_t calls, bytes; /* bytes that a rank would put on a wire: 2 n (w-1)/w for all_reduce ... */
+    uint64_t calls, bytes; /* bytes a rank would put on a wire: 2 n (w-1)/w for all_reduce ... */
     uint64_t wait_ns, work_ns;
 };
 void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats);

@@ -20,10 +20,11 @@
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/inspect.h"
 
+/* A folder that is in the way is a mistake on the command line. */
 static int fail(const struct ds_error *err, int rc)
 {
     ds_log(DS_LOG_ERROR, "%s", ds_error_text(err, rc));
-    return ds_exit_from_errno(rc);
+    return rc == -EEXIST ? DS_EXIT_USAGE : ds_exit_from_errno(rc);
 }
 
 /* Output that was lost (a full disk, say) is a failure of the command. */

@@ -109,7 +109,8 @@ int ds_hf_load(const char *dir, const struct ds_model_shape *shape,
     DS_NODISCARD;
 
 /* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16.  The folder written to (`ckpt`
- * of an import is the checkpoint's own) is made, or is there and empty; a failure leaves it so. */
+ * of an import is the checkpoint's own) is made, or is there and empty (else
+ * -EEXIST); a failure leaves it so. */
 int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype, struct ds_error *err)
     DS_NODISCARD;
 int ds_hf_import(const char *hf_dir, const char *ckpt, struct ds_error *err) DS_NODISCARD;

@@ -63,7 +63,7 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, flo
 int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
                         struct ds_error *err) DS_NODISCARD;
 
-/* Make the folder `path`, or take it when it is there and empty: EINVAL when it is not. */
+/* Make the folder `path`, or take it when it is there and empty: EEXIST when it is not. */
 int ds__folder_claim(const char *path, bool *made, struct ds_error *err) DS_NODISCARD;
 
 /* Export with files of at most `max_bytes` of data each (a larger tensor has one of its own). */

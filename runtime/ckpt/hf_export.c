@@ -48,11 +48,11 @@ int ds__folder_claim(const char *path, bool *made, struct ds_error *err)
     if (*made)
         return ds_fs_mkdirs(path, err);
     if (dir == NULL)
-        return ds_fail(err, errno == ENOTDIR ? EINVAL : errno, "cannot write to '%s': %s", path,
+        return ds_fail(err, errno == ENOTDIR ? EEXIST : errno, "cannot write to '%s': %s", path,
                        strerror(errno));
     while (rc == 0 && (entry = readdir(dir)) != NULL)
         if (!is_dots(entry->d_name))
-            rc = ds_fail(err, EINVAL, "the folder '%s' is not empty, name a new one", path);
+            rc = ds_fail(err, EEXIST, "the folder '%s' is not empty, name a new one", path);
     (void)closedir(dir);
     return rc;
 }

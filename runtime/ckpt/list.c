@@ -69,8 +69,10 @@ int ds_ckpt_list(const char *run_dir, struct ds_ckpt_list *list, struct ds_error
     if (rc < 0)
         return rc;
     dir = opendir(root);
-    if (dir == NULL && errno == ENOENT && access(run_dir, F_OK) == 0)
-        return 0;
+    if (dir == NULL && errno == ENOENT)
+        return access(run_dir, F_OK) == 0
+                   ? 0
+                   : ds_fail(err, ENOENT, "there is no run directory '%s'", run_dir);
     if (dir == NULL)
         return ds_fail(err, errno, "cannot list '%s': %s", root, strerror(errno));
     rc = scan(dir, list, err);
@@ -106,8 +108,7 @@ static bool looks_like_checkpoint(const char *path)
 
     if (ds__step_parse(slash != NULL ? slash + 1 : path, &step))
         return true;
-    return ds_path_join(manifest, path, DS_MANIFEST_NAME, NULL) == 0 &&
-           access(manifest, F_OK) == 0;
+    return ds_path_join(manifest, path, DS_MANIFEST_NAME, NULL) == 0 && access(manifest, F_OK) == 0;
 }
 
 /* The name that the link `latest` holds, when it is a step's that is there. */

@@ -50,6 +50,10 @@ struct ds_job;
 int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
 
+/* Path of a program that dsrun starts: in the folder DSRUN_LIBEXEC, else in ../libexec/dsrun beside
+ * dsrun itself.  out[DS_MAX_PATH]; an empty name gives the folder. */
+int ds_cli_libexec(char *out, const char *program, struct ds_error *err) DS_NODISCARD;
+
 /* Is colour wanted on this descriptor?  --color, then NO_COLOR, TERM=dumb, isatty. */
 bool ds_cli_color(const struct ds_cli *cli, int fd);
 

@@ -15,28 +15,13 @@
 #include "base/limits.h"
 #include "base/log.h"
 
-/* Where the worker lies: DSRUN_LIBEXEC, or ../libexec/dsrun beside this program. */
-static int find_worker(char *path, struct ds_error *err)
-{
-    const char *given = getenv("DSRUN_LIBEXEC");
-    char here[DS_MAX_PATH], folder[DS_MAX_PATH];
-    int rc;
-
-    if (given != NULL && given[0] != '\0')
-        return ds_path_join(path, given, "dsrun-worker", err);
-    rc = ds_path_self_dir(here, err);
-    if (rc == 0)
-        rc = ds_path_join(folder, here, "../libexec/dsrun", err);
-    return rc == 0 ? ds_path_join(path, folder, "dsrun-worker", err) : rc;
-}
-
 int ds_cmd_bench(const struct ds_cli *cli)
 {
     struct ds_error err = {0};
     char path[DS_MAX_PATH];
     char program[] = "dsrun-worker", bench[] = "bench", gemm[] = "gemm", json[] = "--json";
     char *argv[] = {program, bench, gemm, cli->json ? json : NULL, NULL};
-    int rc = find_worker(path, &err);
+    int rc = ds_cli_libexec(path, "dsrun-worker", &err);
 
     if (rc != 0) {
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));

@@ -26,10 +26,10 @@ enum {
     SEGMENT_BYTES = 48,
 };
 #define CLEAR_LINE "\r\033[K"
-#define RED "\033[31m"
-#define YELLOW "\033[33m"
-#define DIM "\033[2m"
-#define PLAIN "\033[0m"
+#define RED        "\033[31m"
+#define YELLOW     "\033[33m"
+#define DIM        "\033[2m"
+#define PLAIN      "\033[0m"
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
@@ -214,9 +214,13 @@ void ds_console_step_line(const json_t *object, uint64_t steps, double step_ms, 
     if (number(object, "lr", &value))
         segment(out, width, "lr %.2e", value);
     if (number(object, "tokens_per_s", &value))
-        segment(out, width, value >= 1e6 ? "%.2fM tok/s" : value >= 1e4 ? "%.1fk tok/s"
-                                                                       : "%.0f tok/s",
-                value >= 1e6 ? value / 1e6 : value >= 1e4 ? value / 1e3 : value);
+        segment(out, width,
+                value >= 1e6   ? "%.2fM tok/s"
+                : value >= 1e4 ? "%.1fk tok/s"
+                               : "%.0f tok/s",
+                value >= 1e6   ? value / 1e6
+                : value >= 1e4 ? value / 1e3
+                               : value);
     if (number(object, "mfu", &value))
         segment(out, width, "mfu %.1f%%", 100 * value);
     if (step_ms > 0 && step + 1 <= (double)steps)

@@ -27,20 +27,20 @@
 #include "base/error.h"
 
 struct ds_console_args {
-    int out_fd, err_fd;   /* borrowed */
-    int interrupt_fd;     /* readable: a signal waits; -1: none */
+    int out_fd, err_fd; /* borrowed */
+    int interrupt_fd;   /* readable: a signal waits; -1: none */
     bool color, quiet, json;
-    uint64_t steps;       /* of the whole job */
+    uint64_t steps; /* of the whole job */
 };
 
 struct ds_console {
     struct ds_console_args args;
-    bool tty;         /* there is a live line */
-    bool hurried;     /* a signal came while a reader stalled */
-    bool gone[2];     /* nobody reads stdout, stderr */
-    bool live;        /* the live line is on the screen */
+    bool tty;     /* there is a live line */
+    bool hurried; /* a signal came while a reader stalled */
+    bool gone[2]; /* nobody reads stdout, stderr */
+    bool live;    /* the live line is on the screen */
     uint64_t drawn_ns;
-    double step_ms;   /* smoothed */
+    double step_ms; /* smoothed */
     struct ds_buf line, out;
 };
 

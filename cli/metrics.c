@@ -15,9 +15,9 @@
 #include "cli/rundir.h"
 
 /* The columns of metrics.csv, in their order. */
-static const char *const columns[] = {"step",    "loss", "grad_norm", "lr",
-                                      "tokens",  "tokens_per_s", "step_ms", "mfu",
-                                      "skipped", "time", "valid_loss"};
+static const char *const columns[] = {"step",    "loss",         "grad_norm", "lr",
+                                      "tokens",  "tokens_per_s", "step_ms",   "mfu",
+                                      "skipped", "time",         "valid_loss"};
 enum { COLUMNS = sizeof(columns) / sizeof(columns[0]), LINE_BYTES = DS_MAX_FRAME_BYTES + 1 };
 
 /* The shortest decimal that reads back as `value`. */

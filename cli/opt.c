@@ -143,14 +143,17 @@ static int take(struct parser *p, size_t i, const char *value)
     return ds_key_set_text(key, p->cli, p->arena, value, p->err);
 }
 
-/* The word after an option that needs a value. */
-static int next_value(struct parser *p, size_t i, const char **value)
+/* Store the value of option `i`: `value`, or when that is NULL the next word. */
+static int take_value(struct parser *p, size_t i, const char *value)
 {
-    if (p->next == p->argc)
-        return ds_fail(p->err, EINVAL, "option '%s' needs a value: '%s %s'", options[i].key.path,
-                       options[i].key.path, options[i].value);
-    *value = p->argv[p->next++];
-    return 0;
+    const char *name = options[i].key.path;
+
+    if (value == NULL && p->next < p->argc)
+        value = p->argv[p->next++];
+    if (value == NULL)
+        return ds_fail(p->err, EINVAL, "option '%s' needs a value: '%s %s'", name, name,
+                       options[i].value);
+    return take(p, i, value);
 }
 
 static int take_long(struct parser *p, const char *word)
@@ -158,7 +161,6 @@ static int take_long(struct parser *p, const char *word)
     size_t len = strcspn(word, "="), i = 0;
     const char *value = word[len] == '=' ? word + len + 1 : NULL;
     char name[DS_NEAREST_MAX + 1];
-    int rc;
 
     (void)snprintf(name, sizeof(name), "%.*s", (int)(len < sizeof(name) ? len : sizeof(name) - 1),
                    word);
@@ -169,8 +171,7 @@ static int take_long(struct parser *p, const char *word)
     if (options[i].value == NULL)
         return value == NULL ? take(p, i, "true")
                              : ds_fail(p->err, EINVAL, "option '%s' takes no value", name);
-    rc = value == NULL ? next_value(p, i, &value) : 0;
-    return rc != 0 ? rc : take(p, i, value);
+    return take_value(p, i, value);
 }
 
 static int take_letters(struct parser *p, const char *word)
@@ -185,12 +186,8 @@ static int take_letters(struct parser *p, const char *word)
         if (i == OPTIONS)
             return ds_fail(p->err, EINVAL,
                            "unknown option '-%c' in '%s'; 'dsrun --help' lists them", *s, word);
-        if (options[i].value != NULL) { /* the rest of the word, or the next one */
-            const char *value = s + 1;
-
-            rc = *value == '\0' ? next_value(p, i, &value) : 0;
-            return rc != 0 ? rc : take(p, i, value);
-        }
+        if (options[i].value != NULL) /* the rest of the word, or the next one */
+            return take_value(p, i, s[1] == '\0' ? NULL : s + 1);
         rc = take(p, i, "true");
     }
     return rc;

@@ -51,12 +51,15 @@ static int check_reachable(const struct ds_cli_place *place, const struct ds_cli
                        cli->via == DS_VIA_SSH ? "ssh" : "slurm");
     for (uint32_t i = 0; i < place->placement.places; i++)
         if (!ds_host_is_here(place->placement.place[i].spec, hostname))
-            return ds_fail(err, EHOSTUNREACH, "host '%s' is not this machine: reaching other hosts "
-                           "is not supported yet", place->placement.place[i].host);
+            return ds_fail(err, EHOSTUNREACH,
+                           "host '%s' is not this machine: reaching other hosts "
+                           "is not supported yet",
+                           place->placement.place[i].host);
     if (place->placement.places > 1)
-        return ds_fail(err, EINVAL, "hosts '%s' and '%s' are both this machine: name it once and "
-                       "give it more slots", place->placement.place[0].host,
-                       place->placement.place[1].host);
+        return ds_fail(err, EINVAL,
+                       "hosts '%s' and '%s' are both this machine: name it once and "
+                       "give it more slots",
+                       place->placement.place[0].host, place->placement.place[1].host);
     return 0;
 }
 

@@ -62,8 +62,8 @@ static int wait_for_lock(int fd, struct ds_error *err)
         if (errno != EWOULDBLOCK)
             return ds_fail(err, errno, "cannot lock: %s", strerror(errno));
         if (pid > 0 && runs(pid))
-            return ds_fail(err, EBUSY, "in use by process %d; wait for it or choose another run_dir",
-                           (int)pid);
+            return ds_fail(err, EBUSY,
+                           "in use by process %d; wait for it or choose another run_dir", (int)pid);
         if (waited_ms >= LOCK_PATIENCE_MS)
             return ds_fail(err, EBUSY, "in use by processes that dsrun (process %d) left behind",
                            (int)pid);

@@ -43,9 +43,9 @@ void ds_cores_text(const cpu_set_t *cores, char out[DS_CORES_TEXT])
             continue;
         while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, cores))
             last++;
-        len += (size_t)(last == cpu
-                            ? snprintf(out + len, DS_CORES_TEXT - len, "%s%u", comma, cpu)
-                            : snprintf(out + len, DS_CORES_TEXT - len, "%s%u-%u", comma, cpu, last));
+        len += (size_t)(last == cpu ? snprintf(out + len, DS_CORES_TEXT - len, "%s%u", comma, cpu)
+                                    : snprintf(out + len, DS_CORES_TEXT - len, "%s%u-%u", comma,
+                                               cpu, last));
         cpu = last;
     }
 }

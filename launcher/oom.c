@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 enum { PROC_BYTES = 64 * 1024 };
 
 /* The whole of a small file of /proc or /sys, or "" when it cannot be read. */

@@ -57,9 +57,8 @@ static void kill_children(void)
     if (proc == NULL)
         return;
     while ((entry = readdir(proc)) != NULL) {
-        pid_t pid = isdigit((unsigned char)entry->d_name[0])
-                        ? (pid_t)strtol(entry->d_name, NULL, 10)
-                        : 0;
+        pid_t pid =
+            isdigit((unsigned char)entry->d_name[0]) ? (pid_t)strtol(entry->d_name, NULL, 10) : 0;
 
         if (pid > 0 && parent_of(entry->d_name) == getpid())
             (void)kill(pid, SIGKILL);

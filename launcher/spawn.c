@@ -79,8 +79,8 @@ int ds_spawn_init(struct ds_spawn *spawn, const struct ds_spec *spec, const char
     CPU_ZERO(&spawn->allowed);
     if (sched_getaffinity(0, sizeof(spawn->allowed), &spawn->allowed) != 0)
         CPU_SET(0, &spawn->allowed);
-    spawn->threads = ds_cores_per_rank((unsigned)CPU_COUNT(&spawn->allowed), spec->ranks,
-                                       spec->threads);
+    spawn->threads =
+        ds_cores_per_rank((unsigned)CPU_COUNT(&spawn->allowed), spec->ranks, spec->threads);
     return 0;
 }
 
@@ -198,8 +198,8 @@ static _Noreturn void child_main(const struct child *child)
     if (dup2(child->in_fd, STDIN_FILENO) < 0 || dup2(child->out_fd, STDOUT_FILENO) < 0 ||
         dup2(child->err_fd, STDERR_FILENO) < 0)
         child_fail(child);
-    if (spec->link && (dup2(child->link_fd, DS_SPAWN_LINK_FD) < 0 ||
-                       dup2(spawn->shm_fd, DS_SPAWN_SHM_FD) < 0))
+    if (spec->link &&
+        (dup2(child->link_fd, DS_SPAWN_LINK_FD) < 0 || dup2(spawn->shm_fd, DS_SPAWN_SHM_FD) < 0))
         child_fail(child);
     (void)syscall(SYS_close_range, spec->link ? DS_SPAWN_SHM_FD + 1U : STDERR_FILENO + 1U, ~0U,
                   4U /* CLOSE_RANGE_CLOEXEC: whatever the agent itself inherited */);
@@ -230,8 +230,8 @@ static void close_pair(struct pair *pair)
 static int make_pair(struct pair *pair, bool both_ways)
 {
     int fd[2];
-    int rc = both_ways ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd)
-                       : pipe2(fd, O_CLOEXEC);
+    int rc =
+        both_ways ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd) : pipe2(fd, O_CLOEXEC);
 
     if (rc != 0)
         return -errno;

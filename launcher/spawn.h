@@ -29,14 +29,14 @@ struct ds_spawn {
     char program[DS_MAX_PATH];
     int shm_fd, null_fd; /* owned */
     cpu_set_t allowed;
-    unsigned threads; /* cores per rank */
+    unsigned threads;    /* cores per rank */
     struct rlimit files; /* limit on open files as it was, given back to the ranks */
 };
 
 struct ds_spawned {
-    pid_t pid;   /* also its process group */
+    pid_t pid;                   /* also its process group */
     int out_fd, err_fd, link_fd; /* this end; link_fd is -1 without a link */
-    int exec_fd; /* end of file: exec happened; else an errno as int */
+    int exec_fd;                 /* end of file: exec happened; else an errno as int */
 };
 
 /* `exe_dir` is where dsrun-worker lies. */

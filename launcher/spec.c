@@ -117,12 +117,13 @@ static int check(const struct ds_spec *spec, int code, struct ds_error *err)
     if (spec->nodes == 0 || spec->nodes > DS_MAX_HOSTS || spec->node >= spec->nodes)
         return ds_fail(err, code, "node %u of %u does not exist", spec->node, spec->nodes);
     if (spec->threads > DS_MAX_THREADS)
-        return ds_fail(err, code, "%u threads per rank is above %d", spec->threads,
-                       DS_MAX_THREADS);
+        return ds_fail(err, code, "%u threads per rank is above %d", spec->threads, DS_MAX_THREADS);
     if (spec->argc == 0 || spec->argc > DS_MAX_SPEC_STRINGS ||
         spec->envc > DS_MAX_SPEC_STRINGS - spec->argc)
-        return ds_fail(err, code, "%zu arguments and %zu variables: at least one argument and at "
-                       "most %d of both", spec->argc, spec->envc, DS_MAX_SPEC_STRINGS);
+        return ds_fail(err, code,
+                       "%zu arguments and %zu variables: at least one argument and at "
+                       "most %d of both",
+                       spec->argc, spec->envc, DS_MAX_SPEC_STRINGS);
     if (spec->argv[0][0] == '\0')
         return ds_fail(err, code, "the program's name is empty");
     for (size_t i = 0; i < spec->envc; i++) {

@@ -29,10 +29,10 @@ enum { DS_RANK_VICTIM_EXIT = 79 };
 struct ds_spec {
     uint32_t world, first_rank, ranks; /* ranks on this host: first_rank .. first_rank+ranks-1 */
     uint32_t node, nodes;
-    uint32_t threads;   /* cores per rank; 0: the host's allowed cores / ranks */
-    uint32_t grace_ms;  /* between TERM and KILL */
-    bool link;          /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
-    const char *cwd;    /* "" keeps the agent's */
+    uint32_t threads;  /* cores per rank; 0: the host's allowed cores / ranks */
+    uint32_t grace_ms; /* between TERM and KILL */
+    bool link;         /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
+    const char *cwd;   /* "" keeps the agent's */
     size_t argc, envc;
     const char **argv, **env; /* argv[0] "dsrun-worker": the one beside the agent's own binary */
     const void *blob;

@@ -45,8 +45,10 @@ struct ds_fleet_host {
 static void broadcast(struct ds_fleet *fleet, uint32_t what)
 {
     unsigned char payload[4];
-    const struct ds_frame frame = {.type = DS_WIRE_SIGNAL, .rank = DS_WIRE_NO_RANK,
-                                   .payload = payload, .len = sizeof(payload)};
+    const struct ds_frame frame = {.type = DS_WIRE_SIGNAL,
+                                   .rank = DS_WIRE_NO_RANK,
+                                   .payload = payload,
+                                   .len = sizeof(payload)};
 
     ds_put_u32(payload, what);
     for (uint32_t i = 0; i < fleet->args->places; i++)
@@ -110,8 +112,10 @@ static int on_hello(struct ds_fleet_host *host, const struct ds_frame *frame, st
     if (rc != 0)
         return rc;
     if (hello.version != DS_WIRE_VERSION || strcmp(hello.build_id, DS_VERSION) != 0)
-        return ds_fail(err, EPROTO, "its agent is build '%s', this is '%s': install the same on "
-                       "all hosts", hello.build_id, DS_VERSION);
+        return ds_fail(err, EPROTO,
+                       "its agent is build '%s', this is '%s': install the same on "
+                       "all hosts",
+                       hello.build_id, DS_VERSION);
     if (memcmp(hello.nonce, host->nonce, sizeof(hello.nonce)) != 0)
         return ds_fail(err, EPROTO, "its agent answered another launcher");
     host->greeted = true;
@@ -150,8 +154,7 @@ static void on_text(struct ds_fleet_host *host, const struct ds_frame *frame)
 static int on_exit_frame(struct ds_fleet_host *host, const struct ds_frame *frame,
                          struct ds_error *err)
 {
-    struct ds_super_event event = {.kind = DS_SUPER_EXIT, .host = host->index,
-                                   .rank = frame->rank};
+    struct ds_super_event event = {.kind = DS_SUPER_EXIT, .host = host->index, .rank = frame->rank};
     const unsigned char *payload = frame->payload;
     struct ds_fleet *fleet = host->fleet;
     struct ds_error sink = {0};
@@ -206,15 +209,14 @@ static int on_host_frame(struct ds_fleet_host *host, const struct ds_frame *fram
     }
     if (frame->type == DS_WIRE_BEAT)
         return 0;
-    return ds_fail(err, EPROTO, "its agent sent %s without a rank",
-                   ds_wire_type_name(frame->type));
+    return ds_fail(err, EPROTO, "its agent sent %s without a rank", ds_wire_type_name(frame->type));
 }
 
 static int on_frame(struct ds_channel *channel, const struct ds_frame *frame, struct ds_error *err)
 {
     struct ds_fleet_host *host = channel->user;
-    struct ds_super_event spawned = {.kind = DS_SUPER_SPAWNED, .host = host->index,
-                                     .rank = frame->rank};
+    struct ds_super_event spawned = {
+        .kind = DS_SUPER_SPAWNED, .host = host->index, .rank = frame->rank};
 
     host->heard_ns = ds_clock_mono_ns();
     if (frame->type != DS_WIRE_HELLO && !host->greeted)
@@ -232,8 +234,7 @@ static int on_frame(struct ds_channel *channel, const struct ds_frame *frame, st
     case DS_WIRE_EVENT: on_text(host, frame); return 0;
     case DS_WIRE_BEAT: return on_beat(host, frame, err);
     case DS_WIRE_EXIT: return on_exit_frame(host, frame, err);
-    default:
-        return ds_fail(err, EPROTO, "its agent sent %s", ds_wire_type_name(frame->type));
+    default: return ds_fail(err, EPROTO, "its agent sent %s", ds_wire_type_name(frame->type));
     }
 }
 
@@ -269,7 +270,9 @@ static int start_host(struct ds_fleet *fleet, uint32_t index, struct ds_error *e
     if (rc == 0)
         rc = args->transport->start(&host->remote, &args->transport_args, err);
     if (rc == 0) {
-        const struct ds_channel_args channel = {.ops = &channel_ops, .user = host, .banner = true,
+        const struct ds_channel_args channel = {.ops = &channel_ops,
+                                                .user = host,
+                                                .banner = true,
                                                 .in_fd = host->remote.in_fd,
                                                 .out_fd = host->remote.out_fd};
 
@@ -336,8 +339,8 @@ static void on_signal(struct ds_watch *watch, uint32_t events)
 
     (void)events;
     while (read(watch->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
-        const struct ds_super_event event = {
-            .kind = DS_SUPER_STOP, .signal = info.ssi_signo == SIGINT ? SIGINT : SIGTERM};
+        const struct ds_super_event event = {.kind = DS_SUPER_STOP,
+                                             .signal = info.ssi_signo == SIGINT ? SIGINT : SIGTERM};
 
         if (fleet->args != NULL)
             tell(fleet, &event);
@@ -445,10 +448,12 @@ static int serve(struct ds_fleet *fleet, struct ds_error *err)
 static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                         struct ds_error *err)
 {
-    struct ds_super_args super = {.hosts = args->places, .world = args->world,
+    struct ds_super_args super = {.hosts = args->places,
+                                  .world = args->world,
                                   .start_ns = (uint64_t)(args->start_timeout_s * 1e9),
                                   .grace_ns = (uint64_t)(args->grace_s * 1e9),
-                                  .abort_ns = ABORT_NS, .close_ns = CLOSE_NS};
+                                  .abort_ns = ABORT_NS,
+                                  .close_ns = CLOSE_NS};
 
     fleet->host = calloc(args->places, sizeof(*fleet->host));
     fleet->hosts = calloc(args->places, sizeof(*fleet->hosts));
@@ -461,8 +466,8 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
     fleet->last_step = -1;
     fleet->broken = (struct ds_error){0};
     for (uint32_t i = 0; i < args->places; i++) {
-        fleet->host[i] = (struct ds_fleet_host){.fleet = fleet, .place = &args->place[i],
-                                                .index = i};
+        fleet->host[i] =
+            (struct ds_fleet_host){.fleet = fleet, .place = &args->place[i], .index = i};
         fleet->hosts[i].first_rank = args->place[i].first_rank;
         fleet->hosts[i].ranks = args->place[i].ranks;
         if (getrandom(fleet->host[i].nonce, sizeof(fleet->host[i].nonce), 0) < 0)

@@ -27,11 +27,11 @@
 
 struct ds_fleet_host; /* fleet.c */
 
-enum ds_fleet_note { /* what ops->note() is told */
-    DS_NOTE_STARTED, /* every rank runs */
-    DS_NOTE_STOP,    /* a stop was asked for; ranks are told */
-    DS_NOTE_FAILED,  /* something failed; ranks are told */
-    DS_NOTE_KILL     /* ranks are killed */
+enum ds_fleet_note {                  /* what ops->note() is told */
+                     DS_NOTE_STARTED, /* every rank runs */
+                     DS_NOTE_STOP,    /* a stop was asked for; ranks are told */
+                     DS_NOTE_FAILED,  /* something failed; ranks are told */
+                     DS_NOTE_KILL     /* ranks are killed */
 };
 
 /* What happens, for whoever shows and records it.  Negative: the job cannot go on (a full disk). */
@@ -51,7 +51,7 @@ struct ds_fleet_args {
     uint32_t places, world;
     const struct ds_transport *transport;
     struct ds_transport_args transport_args;
-    const struct ds_spec *spec; /* ranks and nodes are filled in per host */
+    const struct ds_spec *spec;      /* ranks and nodes are filled in per host */
     double grace_s, start_timeout_s; /* start_timeout_s 0: none */
     const struct ds_fleet_ops *ops;
     void *user;
@@ -61,8 +61,8 @@ struct ds_fleet_result {
     int code; /* exit code of dsrun, if this attempt is final */
     struct ds_failure first;
     uint32_t victims;
-    int stop_signal;   /* 0: no stop */
-    int64_t last_step; /* from BEAT; -1: none */
+    int stop_signal;               /* 0: no stop */
+    int64_t last_step;             /* from BEAT; -1: none */
     char cause[DS_MAX_ERROR_TEXT]; /* of the first failure, a sentence; "" without one */
 };
 

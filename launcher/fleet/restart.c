@@ -35,8 +35,8 @@ bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *
         *why = "not started again: it failed at the same step twice, with no checkpoint in between";
         return false;
     }
-    *delay_ms = restart->restarts < DOUBLINGS ? (unsigned)FIRST_MS << restart->restarts
-                                                       : (unsigned)LAST_MS;
+    *delay_ms =
+        restart->restarts < DOUBLINGS ? (unsigned)FIRST_MS << restart->restarts : (unsigned)LAST_MS;
     restart->restarts++;
     return true;
 }

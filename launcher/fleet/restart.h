@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct ds_restart { /* zeroed at the start */
+struct ds_restart {    /* zeroed at the start */
     unsigned restarts; /* made so far */
     bool failed_before;
     int64_t step, checkpoint; /* of the attempt before */

@@ -147,9 +147,12 @@ static void end_rank(struct ds_supervise *super, uint32_t rank)
 
 static enum word book_exit(struct ds_supervise *super, const struct ds_super_event *event)
 {
-    const struct ds_failure failure = {.kind = DS_FAILURE_RANK, .host = event->host,
-                                       .rank = event->rank, .code = event->code,
-                                       .signal = event->signal, .oom = event->oom,
+    const struct ds_failure failure = {.kind = DS_FAILURE_RANK,
+                                       .host = event->host,
+                                       .rank = event->rank,
+                                       .code = event->code,
+                                       .signal = event->signal,
+                                       .oom = event->oom,
                                        .victim = event->code == DS_RANK_VICTIM_EXIT};
     bool stopping = super->stop_signal != 0 && super->first.kind == DS_FAILURE_NONE;
 

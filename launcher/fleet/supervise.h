@@ -27,9 +27,9 @@ enum ds_host_state { DS_HOST_STARTING, DS_HOST_UP, DS_HOST_DRAINING, DS_HOST_GON
 enum ds_job_state {
     DS_JOB_LAUNCHING, /* not every rank runs yet */
     DS_JOB_RUNNING,
-    DS_JOB_STOPPING,  /* ranks were asked to save and end */
-    DS_JOB_FAILING,   /* ranks were told that another failed */
-    DS_JOB_ENDING,    /* ranks are dead or were killed; hosts are to close */
+    DS_JOB_STOPPING, /* ranks were asked to save and end */
+    DS_JOB_FAILING,  /* ranks were told that another failed */
+    DS_JOB_ENDING,   /* ranks are dead or were killed; hosts are to close */
     DS_JOB_DONE,
     DS_JOB_STATES
 };
@@ -51,12 +51,12 @@ struct ds_super_event {
     bool oom;
 };
 
-enum ds_super_action { /* or'ed */
-    DS_DO_STOP = 1,  /* SIGNAL(STOP) to every rank */
-    DS_DO_ABORT = 2, /* SIGNAL(ABORT) to every rank */
-    DS_DO_KILL = 4,  /* SIGNAL(KILL) to every rank */
-    DS_DO_CLOSE = 8, /* drop every host that is left */
-    DS_DO_END = 16   /* over: ds_supervise_code() is final */
+enum ds_super_action {                  /* or'ed */
+                       DS_DO_STOP = 1,  /* SIGNAL(STOP) to every rank */
+                       DS_DO_ABORT = 2, /* SIGNAL(ABORT) to every rank */
+                       DS_DO_KILL = 4,  /* SIGNAL(KILL) to every rank */
+                       DS_DO_CLOSE = 8, /* drop every host that is left */
+                       DS_DO_END = 16   /* over: ds_supervise_code() is final */
 };
 
 enum ds_failure_kind {

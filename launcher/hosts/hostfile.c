@@ -55,8 +55,10 @@ static int read_key(struct ds_host_spec *host, char *word, const struct place *a
         if (host->slots != 0)
             return fail_here(err, at, word, "named twice on one line:");
         if (read_number(equals + 1, DS_MAX_SLOTS, &host->slots) != 0)
-            return ds_fail(err, EINVAL, "%s:%u:%u: slots must be a number from 1 to %d, not "
-                           "'%.100s'", at->file, at->line, at->column, DS_MAX_SLOTS, equals + 1);
+            return ds_fail(err, EINVAL,
+                           "%s:%u:%u: slots must be a number from 1 to %d, not "
+                           "'%.100s'",
+                           at->file, at->line, at->column, DS_MAX_SLOTS, equals + 1);
     } else if (strcmp(word, "port") == 0) {
         if (read_number(equals + 1, 65535, &host->port) != 0)
             return fail_here(err, at, equals + 1, "port must be a number from 1 to 65535, not");
@@ -65,8 +67,10 @@ static int read_key(struct ds_host_spec *host, char *word, const struct place *a
     } else if (strcmp(word, "address") == 0) {
         host->address = equals + 1;
     } else {
-        return ds_fail(err, EINVAL, "%s:%u:%u: unknown key '%.100s': known are slots, user, port "
-                       "and address", at->file, at->line, at->column, word);
+        return ds_fail(err, EINVAL,
+                       "%s:%u:%u: unknown key '%.100s': known are slots, user, port "
+                       "and address",
+                       at->file, at->line, at->column, word);
     }
     return 0;
 }

@@ -34,8 +34,8 @@ struct reader {
     const char *file;
 };
 
-#define FAIL_AT(err, in, mark, ...) \
-    ds_error_context((err), ds_fail((err), EINVAL, __VA_ARGS__), "%s:%u:%u", (in)->file, \
+#define FAIL_AT(err, in, mark, ...)                                                                \
+    ds_error_context((err), ds_fail((err), EINVAL, __VA_ARGS__), "%s:%u:%u", (in)->file,           \
                      (mark).line, (mark).column)
 
 static int read_number(const struct reader *in, const struct ds_yaml *node, uint32_t min,
@@ -107,8 +107,8 @@ static int read_host(const struct reader *in, const struct ds_yaml *map, struct 
     for (const struct ds_yaml *node = map->child; node != NULL && rc == 0; node = node->next) {
         unsigned key = 0;
 
-        while (key < KEYS && (strcmp(keys[key].name, node->key) != 0 ||
-                              (name == NULL && !keys[key].defaults)))
+        while (key < KEYS &&
+               (strcmp(keys[key].name, node->key) != 0 || (name == NULL && !keys[key].defaults)))
             key++;
         if (key == KEYS)
             return FAIL_AT(err, in, node->key_mark, "unknown key '%.100s': known are %s", node->key,
@@ -152,12 +152,16 @@ int ds__hostfile_yaml(struct ds_roster *roster, const char *name, const char *te
     if (rc != 0)
         return rc;
     if (root->kind != DS_YAML_MAP)
-        return FAIL_AT(err, &in, root->mark, "a hostfile is a map with 'hosts' and 'defaults', not "
-                       "%s", ds_yaml_kind_name(root));
+        return FAIL_AT(err, &in, root->mark,
+                       "a hostfile is a map with 'hosts' and 'defaults', not "
+                       "%s",
+                       ds_yaml_kind_name(root));
     for (node = root->child; node != NULL; node = node->next)
         if (strcmp(node->key, "hosts") != 0 && strcmp(node->key, "defaults") != 0)
-            return FAIL_AT(err, &in, node->key_mark, "unknown key '%.100s': known are hosts and "
-                           "defaults", node->key);
+            return FAIL_AT(err, &in, node->key_mark,
+                           "unknown key '%.100s': known are hosts and "
+                           "defaults",
+                           node->key);
     node = ds_yaml_get(root, "defaults");
     if (node != NULL)
         rc = read_host(&in, node, &defaults, NULL, err);

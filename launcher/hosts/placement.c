@@ -14,9 +14,10 @@ static int count_ranks(const struct ds_host_spec *host, uint64_t slots, uint32_t
     uint64_t n = slots != 0 ? slots : host->slot != NULL ? host->chosen : host->slots;
 
     if (host->slot != NULL && n > host->chosen)
-        return ds_fail(err, EINVAL, "'--slots %llu' asks for more than the %u slots that are "
-                       "selected on host '%s'", (unsigned long long)slots, host->chosen,
-                       host->name);
+        return ds_fail(err, EINVAL,
+                       "'--slots %llu' asks for more than the %u slots that are "
+                       "selected on host '%s'",
+                       (unsigned long long)slots, host->chosen, host->name);
     if (n == 0 || n > DS_MAX_SLOTS)
         return ds_fail(err, EINVAL, "%llu slots on host '%s': it must be 1 to %d",
                        (unsigned long long)n, host->name, DS_MAX_SLOTS);

@@ -65,24 +65,30 @@ int ds_range_count(const char *pattern, size_t *count, struct ds_error *err)
         do {
             at++;
             if (!read_part(&at, &part))
-                return ds_fail(err, EINVAL, "'%.100s' has a bad range; write it like "
-                               "'node[01-16,20]'", pattern);
+                return ds_fail(err, EINVAL,
+                               "'%.100s' has a bad range; write it like "
+                               "'node[01-16,20]'",
+                               pattern);
             n += part.last - part.first + 1;
             if (n > DS_MAX_HOSTS)
                 return ds_fail(err, EINVAL, "'%.100s' names more than %d hosts", pattern,
                                DS_MAX_HOSTS);
         } while (*at == ',');
         if (*at != ']')
-            return ds_fail(err, EINVAL, "'%.100s' has a bad range; write it like "
-                           "'node[01-16,20]'", pattern);
+            return ds_fail(err, EINVAL,
+                           "'%.100s' has a bad range; write it like "
+                           "'node[01-16,20]'",
+                           pattern);
         at++;
         longest += MAX_DIGITS;
     } else {
         n = 1;
     }
     if (!is_name(pattern, before) || !is_name(at, strlen(at)))
-        return ds_fail(err, EINVAL, "'%.100s' is not a host name: letters, digits, '.', '_' and "
-                       "'-', and one range in brackets", pattern);
+        return ds_fail(err, EINVAL,
+                       "'%.100s' is not a host name: letters, digits, '.', '_' and "
+                       "'-', and one range in brackets",
+                       pattern);
     if (longest + strlen(at) > DS_MAX_HOST_NAME)
         return ds_fail(err, EINVAL, "host name '%.40s...' is longer than %d bytes", pattern,
                        DS_MAX_HOST_NAME);

@@ -24,13 +24,13 @@
 
 struct ds_host_spec {
     const char *name;
-    const char *address, *user;  /* NULL: not said */
-    uint32_t port, slots;        /* 0: not said */
-    const uint32_t *device;      /* NULL: not said */
+    const char *address, *user; /* NULL: not said */
+    uint32_t port, slots;       /* 0: not said */
+    const uint32_t *device;     /* NULL: not said */
     uint32_t devices;
-    const uint32_t *slot;        /* after selection: the slots chosen, rising; NULL: all */
-    uint32_t chosen;             /* how many */
-    bool excluded;               /* by selection */
+    const uint32_t *slot; /* after selection: the slots chosen, rising; NULL: all */
+    uint32_t chosen;      /* how many */
+    bool excluded;        /* by selection */
 };
 
 struct ds_roster {
@@ -44,7 +44,7 @@ struct ds_roster {
 void ds_roster_init(struct ds_roster *roster);
 void ds_roster_release(struct ds_roster *roster);
 
-/* Add `host` once per name of `pattern`; strings are copied.  -EINVAL with a reason (no position). */
+/* Add `host` once per name of `pattern`; strings are copied.  -EINVAL, without a position. */
 int ds_roster_add(struct ds_roster *roster, const char *pattern, const struct ds_host_spec *host,
                   struct ds_error *err) DS_NODISCARD;
 struct ds_host_spec *ds_roster_find(const struct ds_roster *roster, const char *name);
@@ -55,8 +55,7 @@ int ds_range_count(const char *pattern, size_t *count, struct ds_error *err) DS_
 void ds_range_name(const char *pattern, size_t index, char *out);
 
 /* Read a hostfile, YAML or one host a line.  -ENOENT missing; -EINVAL "file:line:column: ...". */
-int ds_hostfile_load(struct ds_roster *roster, const char *path, struct ds_error *err)
-    DS_NODISCARD;
+int ds_hostfile_load(struct ds_roster *roster, const char *path, struct ds_error *err) DS_NODISCARD;
 int ds_hostfile_parse(struct ds_roster *roster, const char *name, const char *text, size_t len,
                       struct ds_error *err) DS_NODISCARD;
 int ds__hostfile_yaml(struct ds_roster *roster, const char *name, const char *text, size_t len,

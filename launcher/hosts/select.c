@@ -12,7 +12,7 @@
 
 #include "launcher/hosts/roster.h"
 
-struct marks { /* of one host */
+struct marks {  /* of one host */
     bool *slot; /* NULL: the host is not named */
 };
 

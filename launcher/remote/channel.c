@@ -63,11 +63,8 @@ static void flush(struct ds_channel *channel)
     if (code != 0 && code != EAGAIN)
         ds_buf_reset(&channel->tx); /* nobody reads; the reading side reports the end */
     update(channel);
-    if (channel->was_congested && channel->tx.len < LOW_BYTES) {
-        channel->was_congested = false;
-        if (channel->ops->drained != NULL)
-            channel->ops->drained(channel);
-    }
+    if (channel->tx.len < LOW_BYTES)
+        channel->congested = false;
 }
 
 /* Deliver the whole frames in rx.  Stops when paused; the rest is delivered on resume. */
@@ -171,8 +168,8 @@ int ds_channel_open(struct ds_channel *channel, struct ds_loop *loop,
         .out_fd = args->out_fd,
         .banner = args->banner,
     };
-    ds_buf_init(&channel->rx, DS_MAX_FRAME_BYTES + DS_WIRE_HEADER_BYTES + DS_MAX_BANNER_BYTES +
-                                  READ_BYTES);
+    ds_buf_init(&channel->rx,
+                DS_MAX_FRAME_BYTES + DS_WIRE_HEADER_BYTES + DS_MAX_BANNER_BYTES + READ_BYTES);
     ds_buf_init(&channel->tx, DS_MAX_QUEUE_BYTES);
     rc = set_nonblocking(args->in_fd, err);
     if (rc == 0)
@@ -211,7 +208,7 @@ static int sent(struct ds_channel *channel, int rc, size_t was)
     }
     if (was == 0)
         flush(channel);
-    channel->was_congested = channel->was_congested || channel->tx.len > HIGH_BYTES;
+    channel->congested = channel->congested || channel->tx.len > HIGH_BYTES;
     return 0;
 }
 
@@ -235,7 +232,7 @@ int ds_channel_send_hello(struct ds_channel *channel, const struct ds_hello *hel
 
 bool ds_channel_congested(const struct ds_channel *channel)
 {
-    return channel->was_congested;
+    return channel->congested;
 }
 
 bool ds_channel_idle(const struct ds_channel *channel)

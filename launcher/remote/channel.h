@@ -4,8 +4,9 @@
  * channel.h - frames over a pair of descriptors (or one socket): the line between two programs.
  *
  * Reading and writing never block.  What cannot be sent at once is queued, at most
- * DS_MAX_QUEUE_BYTES; a user that produces bulk looks at ds_channel_congested() and stops
- * producing until `drained` is called.  A paused channel leaves its bytes with the sender.
+ * DS_MAX_QUEUE_BYTES; a user that produces bulk stops while ds_channel_congested(), which turns off
+ * again well below the mark where it turned on.  A paused channel leaves its bytes with the sender.
+ * Programs that use channels ignore SIGPIPE.
  *
  * Owner   the channel closes its descriptors in ds_channel_release().  Callbacks must not release
  *         the channel that calls them.
@@ -28,8 +29,6 @@ struct ds_channel_ops {
     int (*frame)(struct ds_channel *channel, const struct ds_frame *frame, struct ds_error *err);
     /* Called once: the peer is gone (0) or was dropped for a reason (-EPROTO, -ENOBUFS, ...). */
     void (*ended)(struct ds_channel *channel, int rc, const struct ds_error *err);
-    /* (optional) The queue fell below the low mark after it was congested. */
-    void (*drained)(struct ds_channel *channel);
 };
 
 struct ds_channel {
@@ -40,7 +39,7 @@ struct ds_channel {
     int in_fd, out_fd;
     struct ds_buf rx, tx;
     bool banner; /* HELLO has not been seen: drop what comes before it */
-    bool paused, ended, was_congested;
+    bool paused, ended, congested;
 };
 
 struct ds_channel_args {
@@ -60,8 +59,8 @@ void ds_channel_release(struct ds_channel *channel); /* fine on a zeroed struct 
 int ds_channel_send(struct ds_channel *channel, const struct ds_frame *frame);
 int ds_channel_send_hello(struct ds_channel *channel, const struct ds_hello *hello);
 
-bool ds_channel_congested(const struct ds_channel *channel); /* above the high mark */
-bool ds_channel_idle(const struct ds_channel *channel);      /* nothing left to send */
+bool ds_channel_congested(const struct ds_channel *channel);
+bool ds_channel_idle(const struct ds_channel *channel); /* nothing left to send */
 void ds_channel_pause(struct ds_channel *channel, bool paused);
 
 /* Read and deliver what is there now.  True: there may be more; false: nothing left, paused, or

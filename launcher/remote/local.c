@@ -42,8 +42,8 @@ static int spawn_agent(const char *path, int fd, int lease_fd, pid_t *pid)
     (void)posix_spawnattr_setsigmask(&attr, &set);
     (void)sigfillset(&set);
     (void)posix_spawnattr_setsigdefault(&attr, &set);
-    (void)posix_spawnattr_setflags(&attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                                  POSIX_SPAWN_SETSIGDEF));
+    (void)posix_spawnattr_setflags(
+        &attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
     if (rc == 0)
         rc = posix_spawn(pid, path, &files, &attr, argv, environ);
     (void)posix_spawnattr_destroy(&attr);

@@ -14,10 +14,10 @@
 
 #include "base/error.h"
 
-struct ds_remote {      /* one agent as its transport sees it */
-    int in_fd, out_fd;  /* frames from and to the agent; given to a channel by the caller */
-    pid_t pid;          /* the local process that stands for it; 0: none */
-    int code, signal;   /* how that ended, after finish(); code -1: it had to be killed */
+struct ds_remote {     /* one agent as its transport sees it */
+    int in_fd, out_fd; /* frames from and to the agent; given to a channel by the caller */
+    pid_t pid;         /* the local process that stands for it; 0: none */
+    int code, signal;  /* how that ended, after finish(); code -1: it had to be killed */
 };
 
 struct ds_transport_args {

@@ -152,8 +152,9 @@ Test(console, quiet)
     open_screen(&screen, true, false, true);
     everything(&screen.console);
     expect(screen.out[0], "");
-    expect(screen.err[0], "\033[33mdsrun: warning: \033[0ma\\x1bb\n\033[2m[host 3]\033[0m last words\n"
-                          "\033[31mdsrun: error: \033[0mbad \\x1b[31m luck\n");
+    expect(screen.err[0],
+           "\033[33mdsrun: warning: \033[0ma\\x1bb\n\033[2m[host 3]\033[0m last words\n"
+           "\033[31mdsrun: error: \033[0mbad \\x1b[31m luck\n");
     close_screen(&screen);
 }
 

@@ -9,9 +9,9 @@
 
 #include "cli/metrics.h"
 
-#define T(n) "{\"step\":" #n ",\"loss\":1.5}\n"
-#define V(n) "{\"step\":" #n ",\"valid_loss\":2.5}\n"
-#define HEAD "step,loss,grad_norm,lr,tokens,tokens_per_s,step_ms,mfu,skipped,time,valid_loss\n"
+#define T(n)  "{\"step\":" #n ",\"loss\":1.5}\n"
+#define V(n)  "{\"step\":" #n ",\"valid_loss\":2.5}\n"
+#define HEAD  "step,loss,grad_norm,lr,tokens,tokens_per_s,step_ms,mfu,skipped,time,valid_loss\n"
 #define CT(n) #n ",1.5,1,1,1,1,1,,0,1,\n"
 #define CV(n) #n ",,,,,,,,,1,2.5\n"
 
@@ -28,15 +28,21 @@ Test(metrics, cut)
         {T(0) T(1) V(2) T(2) V(3), false, 2, T(0) T(1) V(2)}, /* after two updates: it stays */
         {T(0) V(1) T(1), false, 0, ""},
         {V(0) T(0), false, 0, ""},
-        {T(0) "{\"step\":1,\"lo", false, 5, T(0)},       /* torn */
-        {T(0) "\n" "garbage\n" "{}\n" T(1), false, 5, T(0) T(1)}, /* damaged */
+        {T(0) "{\"step\":1,\"lo", false, 5, T(0)}, /* torn */
+        {T(0) "\n"
+              "garbage\n"
+              "{}\n" T(1),
+         false, 5, T(0) T(1)}, /* damaged */
         {"{\"a\":\"step\",\"step\":7}\n", false, 8, "{\"a\":\"step\",\"step\":7}\n"},
         {"", false, 3, ""},
         {"\n", false, 3, ""},
         {HEAD CT(0) CT(1) CV(1) CT(2), true, 1, HEAD CT(0) CV(1)},
         {HEAD CT(0), true, 0, HEAD},
         {HEAD CT(0) "1,1.", true, 9, HEAD CT(0)},
-        {HEAD CT(0) "x,1\n" "3\n" ",,\n", true, 9, HEAD CT(0)},
+        {HEAD CT(0) "x,1\n"
+                    "3\n"
+                    ",,\n",
+         true, 9, HEAD CT(0)},
         {HEAD CT(18446744073709551615) CT(99999999999999999999), true, 9, HEAD},
     };
 

@@ -75,8 +75,8 @@ static struct ds_frame next_frame(struct ds_buf *payload)
 
 static void send_frame(uint16_t type, uint16_t flags, const void *payload, size_t len)
 {
-    const struct ds_frame frame = {.type = type, .flags = flags, .rank = 12345,
-                                   .payload = payload, .len = (uint32_t)len};
+    const struct ds_frame frame = {
+        .type = type, .flags = flags, .rank = 12345, .payload = payload, .len = (uint32_t)len};
     struct ds_buf out;
 
     ds_buf_init(&out, DS_MAX_QUEUE_BYTES);

@@ -6,6 +6,7 @@ TESTS_launcher := $(addprefix tests/launcher/,test_channel.c test_cores.c test_h
 TESTROOMS_launcher := launcher base
 
 # A rank that does what a script says, for tests/e2e/processes.py.
+TESTS_e2e := tests/e2e/fake_worker.c
 FAKE_WORKER := $(B)/tests/e2e/fake_worker
 $(FAKE_WORKER): $(B)/tests/e2e/fake_worker.o $(B)/libbase.a
 	$(call say,LINK    $@)

@@ -20,7 +20,8 @@ Test(cores, threads)
 {
     static const struct {
         unsigned allowed, ranks, wanted, want;
-    } table[] = {{8, 2, 0, 4}, {8, 3, 0, 2}, {2, 4, 0, 1}, {8, 2, 7, 7}, {0, 1, 0, 1}, {4, 0, 0, 1}};
+    } table[] = {{8, 2, 0, 4}, {8, 3, 0, 2}, {2, 4, 0, 1},
+                 {8, 2, 7, 7}, {0, 1, 0, 1}, {4, 0, 0, 1}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         cr_assert_eq(ds_cores_per_rank(table[i].allowed, table[i].ranks, table[i].wanted),

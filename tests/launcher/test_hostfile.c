@@ -64,75 +64,75 @@ Test(hostfile, read)
     }
 }
 
-Test(hostfile, mistakes)
-{
-    static const struct {
-        const char *text, *want; /* what the message contains */
-    } table[] = {
-        {"", "hosts:1:1: no host"},
-        {"# nothing\n\n", "hosts:1:1: no host"},
-        {"a\nb\na\n", "hosts:3:1: host 'a' is named twice"},
-        {"a\nn[1-2]\n  n2", "hosts:3:3: host 'n2' is named twice"},
-        {"a slots=0", "hosts:1:3: slots must be a number from 1 to 1024, not '0'"},
-        {"a slots=1025", "hosts:1:3: slots must be"},
-        {"a slots=-1", "hosts:1:3: slots must be"},
-        {"a slots=1x", "hosts:1:3: slots must be"},
-        {"a slots=99999999999999999999", "hosts:1:3: slots must be"},
-        {"a slots=", "hosts:1:3: expected key=value"},
-        {"a slots", "hosts:1:3: expected key=value"},
-        {"a slots=1 slots=2", "hosts:1:11: named twice on one line"},
-        {"ok\na  port=0", "hosts:2:4: port must be a number"},
-        {"a port=65536", "hosts:1:3: port must be a number"},
-        {"a slot=4", "hosts:1:3: unknown key 'slot': known are"},
-        {"a b", "hosts:1:3: expected key=value"},
-        {"a/b", "hosts:1:1: 'a/b' is not a host name"},
-        {"a;rm", "hosts:1:1: 'a;rm' is not a host name"},
-        {"$(x)", "hosts:1:1: '$(x)' is not a host name"},
-        {"\033[1m", "hosts:1:1"},
-        {"n[1-", "hosts:1:1: 'n[1-' has a bad range"},
-        {"n[]", "hosts:1:1: 'n[]' has a bad range"},
-        {"n[3-1]", "hosts:1:1: 'n[3-1]' has a bad range"},
-        {"n[1-2", "bad range"},
-        {"n[1,]", "bad range"},
-        {"n[a-b]", "bad range"},
-        {"n[1-2][3-4]", "is not a host name"},
-        {"n[1-99999]", "names more than 65536 hosts"},
-        {"n[1-999999999]", "names more than 65536 hosts"},
-        {"n[1-9999999999]", "bad range"},
-        {"n[1-65536]\nm", "hosts:2:1: more than 65536 hosts"},
-        {"n[1-2] address=10.0.0.1", "2 hosts cannot have one address"},
-        {"hosts: []", "no host"},
-        {"hosts: 3", "hosts:1:8: 'hosts' must be a list"},
-        {"host: [a]", "hosts:1:1: unknown key 'host'"},
-        {"defaults: {slots: 1}", "hosts:1:1: 'hosts' must be a list"},
-        {"hosts:\n  - {slots: 2}", "hosts:2:5: a host without 'name'"},
-        {"hosts:\n  - {name: a, slots: 0}", "hosts:2:22: 'slots' must be a number from 1 to 1024"},
-        {"hosts:\n  - {name: a, slots: \"2\"}", "hosts:2:22: 'slots' must be a number"},
-        {"hosts:\n  - {name: a, port: 99999}", "'port' must be a number from 1 to 65535"},
-        {"hosts:\n  - {name: a, slot: 2}", "hosts:2:15: unknown key 'slot': known are name"},
-        {"hosts:\n  - {name: a, devices: 3}", "hosts:2:24: 'devices' must be a list"},
-        {"hosts:\n  - {name: a, devices: [x]}", "hosts:2:25: 'device' must be a number from 0"},
-        {"hosts:\n  - {name: [a]}", "hosts:2:12: 'name' must be text"},
-        {"hosts:\n  - {name: ~}", "'name' must be text"},
-        {"hosts:\n  - [a]", "hosts:2:5: expected a map of keys, found a list"},
-        {"hosts: [a, a]", "hosts:1:12: host 'a' is named twice"},
-        {"hosts: [\"a b\"]", "hosts:1:9: 'a b' is not a host name"},
-        {"defaults: {name: x}\nhosts: [a]", "hosts:1:12: unknown key 'name': known are slots"},
-        {"defaults: 3\nhosts: [a]", "hosts:1:11: expected a map"},
-        {"- a\n- b", "hosts:1:1: a hostfile is a map"},
-        {"hosts: [a", "hosts:"},
-        {"hosts: [a]\nhosts: [b]", "hosts:2:1"},
-        {"hosts: [&x a, *x]", "hosts:1:9"},
-    };
+static const struct {
+    const char *text, *want; /* what the message contains */
+} mistakes[] = {
+    {"", "hosts:1:1: no host"},
+    {"# nothing\n\n", "hosts:1:1: no host"},
+    {"a\nb\na\n", "hosts:3:1: host 'a' is named twice"},
+    {"a\nn[1-2]\n  n2", "hosts:3:3: host 'n2' is named twice"},
+    {"a slots=0", "hosts:1:3: slots must be a number from 1 to 1024, not '0'"},
+    {"a slots=1025", "hosts:1:3: slots must be"},
+    {"a slots=-1", "hosts:1:3: slots must be"},
+    {"a slots=1x", "hosts:1:3: slots must be"},
+    {"a slots=99999999999999999999", "hosts:1:3: slots must be"},
+    {"a slots=", "hosts:1:3: expected key=value"},
+    {"a slots", "hosts:1:3: expected key=value"},
+    {"a slots=1 slots=2", "hosts:1:11: named twice on one line"},
+    {"ok\na  port=0", "hosts:2:4: port must be a number"},
+    {"a port=65536", "hosts:1:3: port must be a number"},
+    {"a slot=4", "hosts:1:3: unknown key 'slot': known are"},
+    {"a b", "hosts:1:3: expected key=value"},
+    {"a/b", "hosts:1:1: 'a/b' is not a host name"},
+    {"a;rm", "hosts:1:1: 'a;rm' is not a host name"},
+    {"$(x)", "hosts:1:1: '$(x)' is not a host name"},
+    {"\033[1m", "hosts:1:1"},
+    {"n[1-", "hosts:1:1: 'n[1-' has a bad range"},
+    {"n[]", "hosts:1:1: 'n[]' has a bad range"},
+    {"n[3-1]", "hosts:1:1: 'n[3-1]' has a bad range"},
+    {"n[1-2", "bad range"},
+    {"n[1,]", "bad range"},
+    {"n[a-b]", "bad range"},
+    {"n[1-2][3-4]", "is not a host name"},
+    {"n[1-99999]", "names more than 65536 hosts"},
+    {"n[1-999999999]", "names more than 65536 hosts"},
+    {"n[1-9999999999]", "bad range"},
+    {"n[1-65536]\nm", "hosts:2:1: more than 65536 hosts"},
+    {"n[1-2] address=10.0.0.1", "2 hosts cannot have one address"},
+    {"hosts: []", "no host"},
+    {"hosts: 3", "hosts:1:8: 'hosts' must be a list"},
+    {"host: [a]", "hosts:1:1: unknown key 'host'"},
+    {"defaults: {slots: 1}", "hosts:1:1: 'hosts' must be a list"},
+    {"hosts:\n  - {slots: 2}", "hosts:2:5: a host without 'name'"},
+    {"hosts:\n  - {name: a, slots: 0}", "hosts:2:22: 'slots' must be a number from 1 to 1024"},
+    {"hosts:\n  - {name: a, slots: \"2\"}", "hosts:2:22: 'slots' must be a number"},
+    {"hosts:\n  - {name: a, port: 99999}", "'port' must be a number from 1 to 65535"},
+    {"hosts:\n  - {name: a, slot: 2}", "hosts:2:15: unknown key 'slot': known are name"},
+    {"hosts:\n  - {name: a, devices: 3}", "hosts:2:24: 'devices' must be a list"},
+    {"hosts:\n  - {name: a, devices: [x]}", "hosts:2:25: 'device' must be a number from 0"},
+    {"hosts:\n  - {name: [a]}", "hosts:2:12: 'name' must be text"},
+    {"hosts:\n  - {name: ~}", "'name' must be text"},
+    {"hosts:\n  - [a]", "hosts:2:5: expected a map of keys, found a list"},
+    {"hosts: [a, a]", "hosts:1:12: host 'a' is named twice"},
+    {"hosts: [\"a b\"]", "hosts:1:9: 'a b' is not a host name"},
+    {"defaults: {name: x}\nhosts: [a]", "hosts:1:12: unknown key 'name': known are slots"},
+    {"defaults: 3\nhosts: [a]", "hosts:1:11: expected a map"},
+    {"- a\n- b", "hosts:1:1: a hostfile is a map"},
+    {"hosts: [a", "hosts:"},
+    {"hosts: [a]\nhosts: [b]", "hosts:2:1"},
+    {"hosts: [&x a, *x]", "hosts:1:9"},
+};
 
-    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+Test(hostfile, every_mistake_has_its_place)
+{
+    for (size_t i = 0; i < sizeof(mistakes) / sizeof(mistakes[0]); i++) {
         struct ds_roster roster;
         struct ds_error err = {0};
-        int rc = parse(&roster, table[i].text, &err);
+        int rc = parse(&roster, mistakes[i].text, &err);
 
-        cr_assert_eq(rc, -EINVAL, "row %zu '%s': %d", i, table[i].text, rc);
-        cr_assert(strstr(err.text, table[i].want) != NULL, "row %zu '%s': %s", i, table[i].text,
-                  err.text);
+        cr_assert_eq(rc, -EINVAL, "row %zu '%s': %d", i, mistakes[i].text, rc);
+        cr_assert(strstr(err.text, mistakes[i].want) != NULL, "row %zu '%s': %s", i,
+                  mistakes[i].text, err.text);
         ds_roster_release(&roster);
     }
 }
@@ -185,9 +185,9 @@ Test(hostfile, here)
         const char *name, *address;
         bool here;
     } table[] = {
-        {"localhost", NULL, true},   {"127.0.0.1", NULL, true}, {"me", NULL, true},
-        {"me.lan", NULL, true},      {"you", NULL, false},      {"mee", NULL, false},
-        {"you", "127.0.0.1", true},  {"me", "10.0.0.1", false}, {"::1", NULL, true},
+        {"localhost", NULL, true},  {"127.0.0.1", NULL, true}, {"me", NULL, true},
+        {"me.lan", NULL, true},     {"you", NULL, false},      {"mee", NULL, false},
+        {"you", "127.0.0.1", true}, {"me", "10.0.0.1", false}, {"::1", NULL, true},
         {"me.other", NULL, true},
     };
 

@@ -22,8 +22,8 @@ Test(restart, backs_off_and_ends)
         cr_assert(ds_restart_next(&restart, &facts, &delay_ms, &why), "restart %d", i);
         cr_assert_eq(delay_ms, want[i], "restart %d: %u ms", i, delay_ms);
     }
-    cr_assert(!ds_restart_next(&restart, &(struct ds_restart_facts){.limit = 7, .code = 1, .step = 9},
-                               &delay_ms, &why));
+    cr_assert(!ds_restart_next(
+        &restart, &(struct ds_restart_facts){.limit = 7, .code = 1, .step = 9}, &delay_ms, &why));
     cr_assert(strstr(why, "used up") != NULL);
 }
 
@@ -58,7 +58,7 @@ Test(restart, the_same_step_twice_ends_it)
         int64_t step[2], checkpoint[2];
         bool again;
     } table[] = {
-        {{7, 7}, {-1, -1}, false},  {{7, 8}, {-1, -1}, true}, {{7, 7}, {-1, 5}, true},
+        {{7, 7}, {-1, -1}, false},   {{7, 8}, {-1, -1}, true}, {{7, 7}, {-1, 5}, true},
         {{-1, -1}, {-1, -1}, false}, {{7, 7}, {5, 5}, false},  {{7, 6}, {5, 5}, true},
     };
 
@@ -69,7 +69,9 @@ Test(restart, the_same_step_twice_ends_it)
         bool again = false;
 
         for (int k = 0; k < 2; k++) {
-            struct ds_restart_facts facts = {.limit = 9, .code = 1, .step = table[i].step[k],
+            struct ds_restart_facts facts = {.limit = 9,
+                                             .code = 1,
+                                             .step = table[i].step[k],
                                              .checkpoint = table[i].checkpoint[k]};
 
             again = ds_restart_next(&restart, &facts, &delay_ms, &why);

@@ -50,9 +50,18 @@ static void shell(const char *script, bool link, char *out, size_t cap, char *er
 {
     const char *argv[] = {"/bin/sh", "-c", script, NULL};
     const char *env[] = {"RANK=overridden", "NEW=1", "HOME=/h", NULL};
-    struct ds_spec spec = {.world = 9, .first_rank = 4, .ranks = 2, .node = 1, .nodes = 3,
-                           .threads = 1, .link = link, .cwd = "/", .argc = 3, .argv = argv,
-                           .envc = 3, .env = env};
+    struct ds_spec spec = {.world = 9,
+                           .first_rank = 4,
+                           .ranks = 2,
+                           .node = 1,
+                           .nodes = 3,
+                           .threads = 1,
+                           .link = link,
+                           .cwd = "/",
+                           .argc = 3,
+                           .argv = argv,
+                           .envc = 3,
+                           .env = env};
     struct ds_spawned child;
     struct ds_spawn spawn;
     int status, code = 0;
@@ -103,7 +112,8 @@ Test(spawn, stdin_is_empty_and_signals_are_plain)
     (void)sigfillset(&set);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     shell("cat; grep SigBlk /proc/self/status | cut -f2; grep SigIgn /proc/self/status | cut -f2; "
-          "exit 7", false, out, sizeof(out), errors);
+          "exit 7",
+          false, out, sizeof(out), errors);
     cr_assert_eq(strtoull(out, NULL, 16), 0, "blocked: %s", out);
     /* 32 and 33 belong to the C library, nobody can set them */
     cr_assert_eq(strtoull(strchr(out, '\n'), NULL, 16) & ~(3ULL << 31), 0, "ignored: %s", out);
@@ -112,8 +122,8 @@ Test(spawn, stdin_is_empty_and_signals_are_plain)
 Test(spawn, ranks_share_one_memory)
 {
     const char *argv[] = {"/bin/sh", "-c", "echo $RANK >>/proc/self/fd/4; exit 0", NULL};
-    struct ds_spec spec = {.world = 2, .ranks = 2, .nodes = 1, .link = true, .cwd = "", .argc = 3,
-                           .argv = argv};
+    struct ds_spec spec = {
+        .world = 2, .ranks = 2, .nodes = 1, .link = true, .cwd = "", .argc = 3, .argv = argv};
     struct ds_spawn spawn;
     char text[16] = "";
 
@@ -147,8 +157,8 @@ Test(spawn, failures_before_exec_are_told)
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         const char *argv[] = {table[i].program, NULL};
-        struct ds_spec spec = {.world = 1, .ranks = 1, .nodes = 1, .cwd = table[i].cwd, .argc = 1,
-                               .argv = argv};
+        struct ds_spec spec = {
+            .world = 1, .ranks = 1, .nodes = 1, .cwd = table[i].cwd, .argc = 1, .argv = argv};
         struct ds_spawned child;
         struct ds_spawn spawn;
         int status, code = 0;

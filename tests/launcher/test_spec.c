@@ -16,10 +16,21 @@ static const char *env[] = {"A=b", "LONG=with spaces and = signs", "EMPTY="};
 
 static struct ds_spec sample(void)
 {
-    return (struct ds_spec){.world = 8, .first_rank = 4, .ranks = 4, .node = 1, .nodes = 2,
-                            .threads = 3, .grace_ms = 30000, .link = true, .cwd = "/work",
-                            .argc = 3, .argv = argv, .envc = 3, .env = env,
-                            .blob = "bytes\0with NUL", .blob_bytes = 14};
+    return (struct ds_spec){.world = 8,
+                            .first_rank = 4,
+                            .ranks = 4,
+                            .node = 1,
+                            .nodes = 2,
+                            .threads = 3,
+                            .grace_ms = 30000,
+                            .link = true,
+                            .cwd = "/work",
+                            .argc = 3,
+                            .argv = argv,
+                            .envc = 3,
+                            .env = env,
+                            .blob = "bytes\0with NUL",
+                            .blob_bytes = 14};
 }
 
 Test(spec, round_trip)
@@ -102,14 +113,14 @@ Test(spec, refused_before_it_is_sent)
     struct ds_buf bytes;
     struct ds_spec in;
 
-#define REFUSED(change) \
-    do { \
-        struct ds_error err = {0}; \
-        in = sample(); \
-        change; \
-        ds_buf_reset(&bytes); \
-        cr_assert_eq(ds_spec_encode(&in, &bytes, &err), -EINVAL, #change); \
-        cr_assert(err.text[0] != '\0', #change); \
+#define REFUSED(change)                                                                            \
+    do {                                                                                           \
+        struct ds_error err = {0};                                                                 \
+        in = sample();                                                                             \
+        change;                                                                                    \
+        ds_buf_reset(&bytes);                                                                      \
+        cr_assert_eq(ds_spec_encode(&in, &bytes, &err), -EINVAL, #change);                         \
+        cr_assert(err.text[0] != '\0', #change);                                                   \
     } while (0)
 
     ds_buf_init(&bytes, 2 * DS_MAX_FRAME_BYTES);

@@ -26,9 +26,14 @@ struct scene {
 
 static void begin(struct scene *scene)
 {
-    struct ds_super_args args = {.host = scene->host, .rank = scene->rank, .hosts = HOSTS,
-                                 .world = WORLD, .start_ns = 60 * S, .grace_ns = 30 * S,
-                                 .abort_ns = 2 * S, .close_ns = 5 * S};
+    struct ds_super_args args = {.host = scene->host,
+                                 .rank = scene->rank,
+                                 .hosts = HOSTS,
+                                 .world = WORLD,
+                                 .start_ns = 60 * S,
+                                 .grace_ns = 30 * S,
+                                 .abort_ns = 2 * S,
+                                 .close_ns = 5 * S};
 
     memset(scene, 0, sizeof(*scene));
     for (uint32_t i = 0; i < HOSTS; i++) {
@@ -47,14 +52,38 @@ struct beat {
     enum ds_job_state job;
 };
 
-#define UP(h)        {.kind = DS_SUPER_HOST_UP, .host = (h)}
-#define GONE(h)      {.kind = DS_SUPER_HOST_GONE, .host = (h)}
-#define RUNS(r)      {.kind = DS_SUPER_SPAWNED, .rank = (r), .host = (r) / 2}
-#define EXIT(r, c)   {.kind = DS_SUPER_EXIT, .rank = (r), .host = (r) / 2, .code = (c)}
-#define KILLED(r, s) {.kind = DS_SUPER_EXIT, .rank = (r), .host = (r) / 2, .signal = (s)}
-#define STOP(s)      {.kind = DS_SUPER_STOP, .signal = (s)}
-#define BROKEN(c)    {.kind = DS_SUPER_BROKEN, .code = (c)}
-#define TICK         {.kind = DS_SUPER_TICK}
+#define UP(h)                                                                                      \
+    {                                                                                              \
+        .kind = DS_SUPER_HOST_UP, .host = (h)                                                      \
+    }
+#define GONE(h)                                                                                    \
+    {                                                                                              \
+        .kind = DS_SUPER_HOST_GONE, .host = (h)                                                    \
+    }
+#define RUNS(r)                                                                                    \
+    {                                                                                              \
+        .kind = DS_SUPER_SPAWNED, .rank = (r), .host = (r) / 2                                     \
+    }
+#define EXIT(r, c)                                                                                 \
+    {                                                                                              \
+        .kind = DS_SUPER_EXIT, .rank = (r), .host = (r) / 2, .code = (c)                           \
+    }
+#define KILLED(r, s)                                                                               \
+    {                                                                                              \
+        .kind = DS_SUPER_EXIT, .rank = (r), .host = (r) / 2, .signal = (s)                         \
+    }
+#define STOP(s)                                                                                    \
+    {                                                                                              \
+        .kind = DS_SUPER_STOP, .signal = (s)                                                       \
+    }
+#define BROKEN(c)                                                                                  \
+    {                                                                                              \
+        .kind = DS_SUPER_BROKEN, .code = (c)                                                       \
+    }
+#define TICK                                                                                       \
+    {                                                                                              \
+        .kind = DS_SUPER_TICK                                                                      \
+    }
 
 /* clang-format off */
 #define START \
@@ -199,7 +228,10 @@ static struct ds_super_event misfortune(struct scene *scene, uint64_t seed, uint
     switch (dice % 8) {
     case 0: event.kind = DS_SUPER_HOST_UP; break;
     case 1: event.kind = DS_SUPER_SPAWNED; break;
-    case 2: event.kind = DS_SUPER_STOP; event.signal = SIGINT; break;
+    case 2:
+        event.kind = DS_SUPER_STOP;
+        event.signal = SIGINT;
+        break;
     case 3:
         event.kind = (dice >> 16) % 8 == 0 ? DS_SUPER_BROKEN : DS_SUPER_TICK;
         event.code = 1;
@@ -209,7 +241,10 @@ static struct ds_super_event misfortune(struct scene *scene, uint64_t seed, uint
         event.kind = DS_SUPER_EXIT;
         event.signal = scene->super.killed ? SIGKILL : SIGSEGV;
         break;
-    default: event.kind = DS_SUPER_EXIT; event.code = codes[(dice >> 20) % 7]; break;
+    default:
+        event.kind = DS_SUPER_EXIT;
+        event.code = codes[(dice >> 20) % 7];
+        break;
     }
     return event;
 }

@@ -1,0 +1,310 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * report.c - the contract is in report.h.
+ */
+#include "cli/report.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/exit.h"
+#include "base/json.h"
+#include "base/json_read.h"
+#include "runtime/job.h"
+
+enum { EVENT_BYTES = 1024 * 1024 };
+
+/* --- events of dsrun itself ------------------------------------------------------------------- */
+
+struct event {
+    struct ds_buf text;
+    struct ds_json json;
+};
+
+static void event_begin(struct event *event, const char *name)
+{
+    ds_buf_init(&event->text, EVENT_BYTES);
+    ds_json_init(&event->json, &event->text);
+    ds_json_object(&event->json, NULL);
+    ds_json_string(&event->json, "event", name);
+    ds_json_f64(&event->json, "time", ds_clock_wall_s(), 16);
+}
+
+static int event_end(struct ds_report *report, struct event *event, struct ds_error *err)
+{
+    int rc;
+
+    ds_json_end_object(&event->json);
+    rc = event->text.failed ? ds_fail(err, ENOMEM, "no memory for an event")
+                            : ds_rundir_event(&report->dir, event->text.data, event->text.len, err);
+    if (rc == 0 && report->console.args.json)
+        ds_console_event(&report->console, NULL, event->text.data, event->text.len);
+    ds_buf_release(&event->text);
+    return rc;
+}
+
+/* --- what the fleet reports ------------------------------------------------------------------- */
+
+static const char *host_of(const struct ds_report *report, uint32_t rank)
+{
+    for (uint32_t i = 0; i < report->placement->places; i++) {
+        const struct ds_place *place = &report->placement->place[i];
+
+        if (rank - place->first_rank < place->ranks)
+            return place->host;
+    }
+    return "?";
+}
+
+static void on_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
+{
+    struct ds_report *report = user;
+
+    if (rank == 0)
+        ds_console_rank(&report->console, host_of(report, rank), rank, stream == DS_LOG_STDERR,
+                        text, false);
+}
+
+static void on_tail_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
+{
+    struct ds_report *report = user;
+
+    (void)stream;
+    ds_console_rank(&report->console, host_of(report, rank), rank, true, text, true);
+}
+
+static int on_output(void *user, uint32_t rank, enum ds_log_stream stream, const char *bytes,
+                     size_t len, struct ds_error *err)
+{
+    struct ds_report *report = user;
+    int rc = ds_rundir_log(&report->dir, rank, bytes, len, err);
+
+    if (rank == 0 || stream == DS_LOG_STDERR) /* the others' stdout is for the log alone */
+        ds_logmux_feed(&report->mux, rank, stream, bytes, len);
+    return rc;
+}
+
+static int on_rank_ended(void *user, uint32_t rank, struct ds_error *err)
+{
+    struct ds_report *report = user;
+
+    (void)err;
+    ds_logmux_end(&report->mux, rank);
+    return 0;
+}
+
+/* The JSON object that a rank sent; one line, or the files would not be what they say. */
+static json_t *parse_line(uint32_t rank, const char *json, size_t len, struct ds_error *err)
+{
+    json_t *object = NULL;
+    int rc = 0;
+
+    for (size_t i = 0; i < len && rc == 0; i++)
+        if ((unsigned char)json[i] < 0x20)
+            rc = ds_fail(err, EPROTO, "a control character in a record");
+    if (rc == 0)
+        object = ds_json_parse(json, len, err);
+    if (object != NULL && !json_is_object(object)) {
+        json_decref(object);
+        object = NULL;
+        (void)ds_fail(err, EPROTO, "a record that is not an object");
+    }
+    if (object == NULL)
+        (void)ds_error_context(err, -EPROTO, "rank %u", rank);
+    return object;
+}
+
+static int64_t step_of(const json_t *object)
+{
+    const json_t *step = json_object_get(object, "step");
+
+    return json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
+}
+
+static int on_metric(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err)
+{
+    struct ds_report *report = user;
+    json_t *object = parse_line(rank, json, len, err);
+    int rc;
+
+    if (object == NULL)
+        return -EPROTO;
+    rc = ds_metrics_add(&report->metrics, json, len, object, err);
+    if (rc == 0) {
+        report->last_metric = step_of(object);
+        ds_console_metric(&report->console, object, json, len);
+    }
+    json_decref(object);
+    return rc;
+}
+
+/* Events that mean something here: the start of a resumed run, a new checkpoint. */
+static int heed(struct ds_report *report, const json_t *object, struct ds_error *err)
+{
+    const char *name = json_string_value(json_object_get(object, "event"));
+    int64_t step = step_of(object);
+
+    if (name == NULL || step < 0)
+        return 0;
+    if (strcmp(name, "checkpoint") == 0)
+        report->checkpoint = step;
+    if (strcmp(name, "resumed") != 0)
+        return 0;
+    if (step > 0)
+        report->checkpoint = step;
+    return ds_metrics_resume(&report->metrics, (uint64_t)step, err);
+}
+
+static int on_event(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err)
+{
+    struct ds_report *report = user;
+    json_t *object = parse_line(rank, json, len, err);
+    int rc;
+
+    if (object == NULL)
+        return -EPROTO;
+    rc = heed(report, object, err);
+    if (rc == 0)
+        rc = ds_rundir_event(&report->dir, json, len, err);
+    if (rc == 0)
+        ds_console_event(&report->console, object, json, len);
+    json_decref(object);
+    return rc;
+}
+
+static int on_flush(void *user, struct ds_error *err)
+{
+    struct ds_report *report = user;
+    int rc = ds_metrics_flush(&report->metrics, err);
+
+    return rc == 0 ? ds_rundir_flush(&report->dir, err) : rc;
+}
+
+static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
+{
+    static const char *const names[] = {[DS_NOTE_STARTED] = "started",
+                                        [DS_NOTE_STOP] = "stop",
+                                        [DS_NOTE_FAILED] = "failing",
+                                        [DS_NOTE_KILL] = "kill"};
+    struct ds_report *report = user;
+    struct event event;
+
+    if (note == DS_NOTE_STOP)
+        ds_console_note(&report->console, "stopping: every rank saves at the same step; "
+                                          "once more to kill");
+    event_begin(&event, names[note]);
+    return event_end(report, &event, err);
+}
+
+const struct ds_fleet_ops ds_report_ops = {
+    .output = on_output,
+    .metric = on_metric,
+    .event = on_event,
+    .flush = on_flush,
+    .ended = on_rank_ended,
+    .note = on_note,
+};
+
+/* --- what dsrun itself tells ------------------------------------------------------------------ */
+
+int ds_report_launch(struct ds_report *report, unsigned attempt, struct ds_error *err)
+{
+    const struct ds_placement *placement = report->placement;
+    struct event event;
+    int rc;
+
+    ds_logmux_release(&report->mux);
+    rc = ds_logmux_init(&report->mux, placement->world, on_line, report, err);
+    if (rc != 0)
+        return rc;
+    report->last_metric = -1;
+    event_begin(&event, "launch");
+    ds_json_u64(&event.json, "attempt", attempt);
+    ds_json_u64(&event.json, "pid", (uint64_t)getpid());
+    ds_json_u64(&event.json, "ranks", placement->world);
+    ds_json_array(&event.json, "hosts");
+    for (uint32_t i = 0; i < placement->places; i++)
+        ds_json_string(&event.json, NULL, placement->place[i].host);
+    ds_json_end_array(&event.json);
+    return event_end(report, &event, err);
+}
+
+/* Say what failed: the rank's last lines, then the one sentence. */
+int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *result,
+                      struct ds_error *err)
+{
+    const struct ds_failure *first = &result->first;
+    bool seen = first->rank == 0 && !report->console.args.quiet && !report->console.args.json;
+    char victims[64] = "";
+    struct event event;
+
+    if (first->kind == DS_FAILURE_NONE)
+        return 0;
+    if (first->kind == DS_FAILURE_RANK && !seen)
+        ds_logmux_tail(&report->mux, first->rank, on_tail_line, report);
+    if (result->victims > 0)
+        (void)snprintf(victims, sizeof(victims), "; %u other rank%s ended because of it",
+                       result->victims, result->victims == 1 ? "" : "s");
+    ds_console_error(&report->console, "%s%s", result->cause, victims);
+    event_begin(&event, "failure");
+    ds_json_string(&event.json, "cause", result->cause);
+    if (first->kind == DS_FAILURE_RANK) {
+        ds_json_u64(&event.json, "rank", first->rank);
+        ds_json_u64(&event.json, first->signal != 0 ? "signal" : "code",
+                    (uint64_t)(first->signal != 0 ? first->signal : first->code));
+    }
+    ds_json_u64(&event.json, "victims", result->victims);
+    return event_end(report, &event, err);
+}
+
+int ds_report_restart(struct ds_report *report, unsigned attempt, unsigned delay_ms,
+                      struct ds_error *err)
+{
+    struct event event;
+
+    ds_console_warn(&report->console, "starting again in %g s (restart %u)", delay_ms / 1000.0,
+                    attempt);
+    event_begin(&event, "restart");
+    ds_json_u64(&event.json, "attempt", attempt);
+    ds_json_u64(&event.json, "delay_ms", delay_ms);
+    return event_end(report, &event, err);
+}
+
+int ds_report_exit(struct ds_report *report, int code, struct ds_error *err)
+{
+    struct event event;
+
+    if (code == DS_EXIT_OK)
+        ds_console_note(&report->console, "done; the record is in %s", report->run_dir);
+    else if (code == DS_EXIT_STOPPED)
+        ds_console_note(&report->console, "stopped after a checkpoint; run again to go on");
+    else if (code == DS_EXIT_INTERRUPT || code == DS_EXIT_TERMINATED)
+        ds_console_note(&report->console, "stopped without a checkpoint");
+    event_begin(&event, "exit");
+    ds_json_u64(&event.json, "code", (uint64_t)code);
+    return event_end(report, &event, err);
+}
+
+/* --- files -------------------------------------------------------------------------------------- */
+
+int ds_report_open(struct ds_report *report, const char *path, unsigned sinks, struct ds_error *err)
+{
+    int rc = ds_rundir_open(&report->dir, path, err);
+
+    report->checkpoint = report->last_metric = -1;
+    if (rc == 0)
+        rc = ds_metrics_open(&report->metrics, path, (sinks & DS_SINK_JSONL) != 0,
+                             (sinks & DS_SINK_CSV) != 0, err);
+    return rc;
+}
+
+void ds_report_close(struct ds_report *report)
+{
+    ds_logmux_release(&report->mux);
+    ds_metrics_close(&report->metrics);
+    ds_rundir_close(&report->dir);
+}

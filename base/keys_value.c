@@ -175,30 +175,32 @@ static void choices_text(const struct ds_key *key, char *out, size_t cap)
     }
 }
 
-static int find_choice(const struct ds_key *key, const char *text, const struct ds_choice **found,
-                       struct ds_error *err)
+/* The choice called `text`; NULL with *rc and `err` filled when there is none, or not yet. */
+static const struct ds_choice *find_choice(const struct ds_key *key, const char *text, int *rc,
+                                           struct ds_error *err)
 {
     const struct ds_choice *c = key->choices;
     char words[200];
 
     while (c->name != NULL && strcmp(c->name, text) != 0)
         c++;
+    if (c->name != NULL && !c->reserved)
+        return c;
     choices_text(key, words, sizeof(words));
-    if (c->name == NULL && !(key->flags & DS_KEY_ONLY))
-        return ds_fail(err, EINVAL, "'%s' must be %s, not '" SHOWN "'", key->path, words, text);
-    if (c->name == NULL || c->reserved)
-        return ds_fail(err, ENOTSUP, "'%s' '" SHOWN "' is not supported yet; use %s", key->path,
-                       text, words);
-    *found = c;
-    return 0;
+    if (c->name != NULL || (key->flags & DS_KEY_ONLY))
+        *rc = ds_fail(err, ENOTSUP, "'%s' '" SHOWN "' is not supported yet; use %s", key->path,
+                      text, words);
+    else
+        *rc = ds_fail(err, EINVAL, "'%s' must be %s, not '" SHOWN "'", key->path, words, text);
+    return NULL;
 }
 
 static int set_choice(const struct ds_key *key, void *base, const char *text, struct ds_error *err)
 {
-    const struct ds_choice *choice = NULL;
-    int rc = find_choice(key, text, &choice, err);
+    int rc = 0;
+    const struct ds_choice *choice = find_choice(key, text, &rc, err);
 
-    if (rc != 0)
+    if (choice == NULL)
         return rc;
     if (key->type == DS_KEY_WORD)
         store(key, base, &choice->name, sizeof(choice->name));
@@ -217,41 +219,29 @@ static int check_text(const struct ds_key *key, const char *text, struct ds_erro
     return 0;
 }
 
-static int keep_text(struct ds_arena *arena, const char *text, const char **kept,
-                     struct ds_error *err)
-{
-    *kept = ds_arena_strdup(arena, text);
-    return *kept == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
-}
-
 static int set_text(const struct ds_key *key, void *base, struct ds_arena *arena, const char *text,
                     struct ds_error *err)
 {
-    const char *kept = NULL;
     int rc = check_text(key, text, err);
+    const char *kept = rc == 0 ? ds_arena_strdup(arena, text) : NULL;
 
-    if (rc == 0)
-        rc = keep_text(arena, text, &kept, err);
-    if (rc == 0)
-        store(key, base, &kept, sizeof(kept));
-    return rc;
+    if (kept == NULL)
+        return rc != 0 ? rc : ds_fail(err, ENOMEM, "out of memory");
+    store(key, base, &kept, sizeof(kept));
+    return 0;
 }
 
 /* --- collections ----------------------------------------------------------------------------- */
 
+/* What the value of a key looks like. */
 static const char *type_text(const struct ds_key *key)
 {
     switch (key->type) {
     case DS_KEY_BOOL: return "true or false";
     case DS_KEY_U64:
     case DS_KEY_F64: return "a number";
-    case DS_KEY_SET:
-    case DS_KEY_LIST: return "a list";
     case DS_KEY_PAIR: return "a list of two numbers";
     case DS_KEY_ENV: return "a map of names and texts";
-    case DS_KEY_TEXT:
-    case DS_KEY_WORD:
-    case DS_KEY_ENUM: return "text";
     default: return "text";
     }
 }
@@ -288,7 +278,10 @@ static int list_item(const struct ds_key *key, struct ds_arena *arena, const str
     rc = check_scalar(key, node, "a list of texts", err);
     if (rc == 0)
         rc = check_text(key, node->text, err);
-    return rc != 0 ? rc : keep_text(arena, node->text, item, err);
+    if (rc != 0)
+        return rc;
+    *item = ds_arena_strdup(arena, node->text);
+    return *item == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
 }
 
 static int set_list(const struct ds_key *key, void *base, struct ds_arena *arena,
@@ -319,8 +312,8 @@ static int set_set(const struct ds_key *key, void *base, const struct ds_yaml *n
         int rc = check_scalar(key, item, "a list of names", err);
 
         if (rc == 0)
-            rc = find_choice(key, item->text, &choice, err);
-        if (rc != 0)
+            choice = find_choice(key, item->text, &rc, err);
+        if (choice == NULL)
             return rc;
         set |= choice->value;
     }

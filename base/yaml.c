@@ -9,6 +9,7 @@
  */
 #include "base/yaml.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -207,9 +208,10 @@ static int check_properties(struct reader *r, const yaml_event_t *event, const y
 
 static int end_level(struct reader *r)
 {
-    const struct ds_yaml *node = top(r)->node;
+    const struct ds_yaml *node;
 
-    r->depth--;
+    assert(r->depth > 0); /* libyaml's starts and ends balance */
+    node = r->level[--r->depth].node;
     return node->kind == DS_YAML_MAP ? check_duplicates(r, node) : 0;
 }
 

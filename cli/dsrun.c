@@ -15,14 +15,14 @@
 enum { PRINTED_BYTES = 1 << 20 };
 
 static int (*const commands[DS_COMMAND_COUNT])(const struct ds_cli *) = {
-#define X(id, name, fn, words, fewest, most, help) [DS_COMMAND_##id] = fn,
+#define X(id, name, fn, words, fewest, most, help) [DS_COMMAND_##id] = (fn),
 #define N(id, name, help)
     DS_COMMANDS(X, N)
 #undef X
 #undef N
 };
 
-/* A file opened later must not become stdin, stdout or stderr. */
+/* A file opened later must not become stdin, stdout or stderr; children keep these three. */
 static bool open_standard(void)
 {
     for (int fd = 0; fd <= 2; fd++) {

@@ -23,7 +23,7 @@ static int apply_options(const struct ds_cli *cli, struct ds_job *job, struct ds
         job->launch.restarts = (uint64_t)cli->restarts;
     if (cli->run_dir == NULL)
         return 0;
-    ds_buf_init(&quoted, 8 * DS_MAX_PATH); /* can it be written into job.yaml? */
+    ds_buf_init(&quoted, (size_t)8 * DS_MAX_PATH); /* can it be written into job.yaml? */
     rc = ds_yaml_quote(cli->run_dir, &quoted);
     ds_buf_release(&quoted);
     if (rc == -EINVAL)

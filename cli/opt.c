@@ -42,38 +42,38 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
 #define ON_HOSTS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS))
 #define JSON     (ON_HOSTS | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM))
 
-/* Offset of a field, which must have this type. */
+/* Offset of a field, whose address must have this type. */
 #define FIELD(type, f)                                                                             \
     (offsetof(struct ds_cli, f) +                                                                  \
-     0 * sizeof(char[_Generic(&((struct ds_cli *)0)->f, type *: 1)]))
+     0 * sizeof(char[_Generic(&((struct ds_cli *)0)->f, type: 1)]))
 #define TEXT(letter, path, value, f, commands, help) \
-    {{path, DS_KEY_TEXT, 0, FIELD(const char *, f), NULL, 0, DS_MAX_PATH - 1, NULL, help}, \
+    {{path, DS_KEY_TEXT, 0, FIELD(const char **, f), NULL, 0, DS_MAX_PATH - 1, NULL, help}, \
      letter, value, commands}
 #define WORD(path, value, f, choices, commands, help) \
-    {{path, DS_KEY_WORD, 0, FIELD(const char *, f), NULL, 0, 0, choices, help}, 0, value, commands}
+    {{path, DS_KEY_WORD, 0, FIELD(const char **, f), NULL, 0, 0, choices, help}, 0, value, commands}
 #define ENUM(path, value, f, choices, commands, help) \
-    {{path, DS_KEY_ENUM, 0, FIELD(unsigned, f), NULL, 0, 0, choices, help}, 0, value, commands}
+    {{path, DS_KEY_ENUM, 0, FIELD(unsigned *, f), NULL, 0, 0, choices, help}, 0, value, commands}
 #define WHOLE(path, value, type, f, min, max, commands, help) \
     {{path, DS_KEY_U64, 0, FIELD(type, f), NULL, min, max, NULL, help}, 0, value, commands}
 #define SECONDS(path, f, commands, help) \
-    {{path, DS_KEY_F64, 0, FIELD(double, f), NULL, 0, 86400, NULL, help}, 0, "SECONDS", commands}
+    {{path, DS_KEY_F64, 0, FIELD(double *, f), NULL, 0, 86400, NULL, help}, 0, "SECONDS", commands}
 #define FLAG(letter, path, f, commands, help) \
-    {{path, DS_KEY_BOOL, 0, FIELD(bool, f), NULL, 0, 0, NULL, help}, letter, NULL, commands}
+    {{path, DS_KEY_BOOL, 0, FIELD(bool *, f), NULL, 0, 0, NULL, help}, letter, NULL, commands}
 
 static const struct ds_option options[] = {
     TEXT('H', "--hostfile", "FILE", hostfile, ON_HOSTS, "the hosts to use"),
     TEXT('i', "--include", "SPEC", include, ON_HOSTS, "only these: HOST[:SLOT[,SLOT...]][@HOST...]"),
     TEXT('e', "--exclude", "SPEC", exclude, ON_HOSTS, "all but these"),
-    WHOLE("--nodes", "N", uint64_t, nodes, 1, DS_MAX_HOSTS, ON_HOSTS, "use the first N hosts"),
-    WHOLE("--slots", "N", uint64_t, slots, 1, DS_MAX_SLOTS, ON_HOSTS, "ranks per host; else the hostfile says, else launch.slots"),
+    WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, ON_HOSTS, "use the first N hosts"),
+    WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_HOSTS, "ranks per host; else the hostfile says, else launch.slots"),
     ENUM("--via", "HOW", via, vias, ON_HOSTS, "how hosts are reached: auto or local"),
     FLAG(0, "--dry-run", dry_run, ON_HOSTS, "decide and print everything, start nothing"),
     TEXT(0, "--run-dir", "DIR", run_dir, ON_HOSTS, "where metrics, logs and checkpoints go"),
     SECONDS("--grace", grace_s, ON_HOSTS, "from asking ranks to stop to killing them; 30 if not given"),
     SECONDS("--start-timeout", start_timeout_s, ON_HOSTS, "for all ranks to be ready; 60 if not given"),
-    WHOLE("--restarts", "N", int64_t, restarts, 0, 1000000, ON_HOSTS,
+    WHOLE("--restarts", "N", int64_t *, restarts, 0, 1000000, ON_HOSTS,
           "times to start again after a failure"),
-    {{"--env", DS_KEY_LIST, 0, FIELD(const char **, env), NULL, 0, 65536, NULL,
+    {{"--env", DS_KEY_LIST, 0, FIELD(const char ***, env), NULL, 0, 65536, NULL,
       "give ranks a variable, or hand on one; repeatable"}, 0, "NAME[=VALUE]", ON_HOSTS},
     FLAG(0, "--json", json, JSON, "print JSON"),
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),

@@ -28,24 +28,23 @@ void ds_job_release(struct ds_job *job)
     job->source = NULL;
 }
 
-/* The table over this job, remembered for messages. */
-static int open_source(struct ds_job *job, const char *name, struct ds_keys **keys,
-                       struct ds_error *err)
+/* The table over this job, remembered for messages; NULL when memory runs out. */
+static struct ds_keys *open_source(struct ds_job *job, const char *name)
 {
     struct ds_job_source *source = ds_arena_alloc(&job->arena, 1, sizeof(*source));
-    char *copy = ds_arena_strdup(&job->arena, name);
+    struct ds_keys *keys;
 
-    if (source == NULL || copy == NULL)
-        return ds_fail(err, ENOMEM, "out of memory");
-    source->keys = (struct ds_keys){.base = job, .arena = &job->arena, .name = copy};
-    source->keys.key = ds_job_keys(&source->keys.count);
-    source->keys.origin =
-        ds_arena_alloc(&job->arena, source->keys.count, sizeof(source->keys.origin[0]));
-    if (source->keys.origin == NULL)
-        return ds_fail(err, ENOMEM, "out of memory");
+    if (source == NULL)
+        return NULL;
+    keys = &source->keys;
+    *keys = (struct ds_keys){.base = job, .arena = &job->arena};
+    keys->key = ds_job_keys(&keys->count);
+    keys->name = ds_arena_strdup(&job->arena, name);
+    keys->origin = ds_arena_alloc(&job->arena, keys->count, sizeof(keys->origin[0]));
+    if (keys->name == NULL || keys->origin == NULL)
+        return NULL;
     job->source = source;
-    *keys = &source->keys;
-    return 0;
+    return keys;
 }
 
 static int apply_overrides(struct ds_keys *keys, const char *const *overrides, size_t count,
@@ -68,12 +67,13 @@ static int apply_overrides(struct ds_keys *keys, const char *const *overrides, s
 int ds_job_parse(struct ds_job *job, const char *name, const void *text, size_t len,
                  const char *const *overrides, size_t n_overrides, struct ds_error *err)
 {
-    struct ds_keys *keys = NULL;
+    struct ds_keys *keys = open_source(job, name);
     struct ds_yaml *root = NULL;
-    int rc = open_source(job, name, &keys, err);
+    int rc;
 
-    if (rc == 0)
-        rc = ds_keys_defaults(keys, err);
+    if (keys == NULL)
+        return ds_fail(err, ENOMEM, "out of memory");
+    rc = ds_keys_defaults(keys, err);
     if (rc == 0)
         rc = ds_yaml_parse(&job->arena, keys->name, text, len, &root, err);
     if (rc == 0)
@@ -121,7 +121,7 @@ uint64_t ds_job_digest(const struct ds_job *job)
     size_t count;
     const struct ds_key *keys = ds_job_keys(&count);
 
-    ds_buf_init(&text, 2 * DS_MAX_YAML_BYTES);
+    ds_buf_init(&text, (size_t)2 * DS_MAX_YAML_BYTES);
     for (size_t i = 0; i < count; i++) {
         if (!(keys[i].flags & DS_KEY_DIGEST))
             continue;

@@ -46,31 +46,31 @@ static const struct ds_choice devices[] = {
 
 /* --- rows ------------------------------------------------------------------------------------ */
 
-/* Offset of a field, which must have this type. */
+/* Offset of a field, whose address must have this type. */
 #define FIELD(type, f)                                                                             \
     (offsetof(struct ds_job, f) +                                                                  \
-     0 * sizeof(char[_Generic(&((struct ds_job *)0)->f, type *: 1)]))
+     0 * sizeof(char[_Generic(&((struct ds_job *)0)->f, type: 1)]))
 
 #define BOOL(path, f, flags, def, help) \
-    {path, DS_KEY_BOOL, flags, FIELD(bool, f), def, 0, 0, NULL, help}
+    {path, DS_KEY_BOOL, flags, FIELD(bool *, f), def, 0, 0, NULL, help}
 #define U64(path, f, flags, def, min, max, help) \
-    {path, DS_KEY_U64, flags, FIELD(uint64_t, f), def, min, max, NULL, help}
+    {path, DS_KEY_U64, flags, FIELD(uint64_t *, f), def, min, max, NULL, help}
 #define F64(path, f, flags, def, min, max, help) \
-    {path, DS_KEY_F64, flags, FIELD(double, f), def, min, max, NULL, help}
+    {path, DS_KEY_F64, flags, FIELD(double *, f), def, min, max, NULL, help}
 #define TEXT(path, f, flags, def, max, help) \
-    {path, DS_KEY_TEXT, flags, FIELD(const char *, f), def, 0, max, NULL, help}
+    {path, DS_KEY_TEXT, flags, FIELD(const char **, f), def, 0, max, NULL, help}
 #define WORD(path, f, flags, def, choices, help) \
-    {path, DS_KEY_WORD, flags, FIELD(const char *, f), def, 0, 0, choices, help}
+    {path, DS_KEY_WORD, flags, FIELD(const char **, f), def, 0, 0, choices, help}
 #define ENUM(path, f, flags, def, choices, help) \
-    {path, DS_KEY_ENUM, flags, FIELD(unsigned, f), def, 0, 0, choices, help}
+    {path, DS_KEY_ENUM, flags, FIELD(unsigned *, f), def, 0, 0, choices, help}
 #define SET(path, f, flags, def, choices, help) \
-    {path, DS_KEY_SET, flags, FIELD(unsigned, f), def, 0, 0, choices, help}
+    {path, DS_KEY_SET, flags, FIELD(unsigned *, f), def, 0, 0, choices, help}
 #define LIST(path, f, flags, def, max, help) \
-    {path, DS_KEY_LIST, flags, FIELD(struct ds_strings, f), def, 0, max, NULL, help}
+    {path, DS_KEY_LIST, flags, FIELD(struct ds_strings *, f), def, 0, max, NULL, help}
 #define PAIR(path, f, flags, def, min, max, help) \
-    {path, DS_KEY_PAIR, flags, FIELD(double, f), def, min, max, NULL, help}
+    {path, DS_KEY_PAIR, flags, FIELD(double *, f), def, min, max, NULL, help}
 #define ENV(path, f, flags, def, help) \
-    {path, DS_KEY_ENV, flags, FIELD(struct ds_strings, f), def, 0, 0, NULL, help}
+    {path, DS_KEY_ENV, flags, FIELD(struct ds_strings *, f), def, 0, 0, NULL, help}
 /* Known to the format only. */
 #define ONLY_U64(path, def, min, max, help) \
     {path, DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, def, min, max, NULL, help}

@@ -1,141 +1,291 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * attention.c - causal attention in tiles of queries x keys.
+ * attention.c - causal attention in tiles of queries by keys.
  *
- * Forward: a task is one block of queries of one head; it goes over the keys
- * it can see with a running maximum and sum.  Backward: a task is one
+ * Forward: a task is a span of queries of one head; it goes over tiles of keys
+ * with a running maximum and sum.  Backward: a task is one
  * key/value head of one sequence with all its query heads, so that the
  * gradients of keys and values have one writer.  Tiles are F32 in scratch
- * memory; BF16 is widened on the way in and rounded on the way out.
+ * memory; BF16 is widened on the way in and rounded on the way out.  Products
+ * skip what the mask hides, to within a few rows.
  *
  * Source  Dao et al., "FlashAttention", NeurIPS 2022, algorithms 1 and 4
  */
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/need.h"
+#include "kernels/cpu/panel.h"
 #include "kernels/cpu/vec.h"
 
-#include <errno.h>
 #include <math.h>
-#include <stdatomic.h>
 
-enum { QB = DS_QUERY_BLOCK, KB = DS_KEY_BLOCK };
+enum {
+    QB = DS_QUERY_BLOCK,
+    KB = DS_KEY_BLOCK,
+    SPAN = DS_QUERY_SPAN,
+    SCORE_LD = DS_SCORE_LD,
+    ROWS = DS_PANEL_ROWS,
+    COLUMNS = DS_PANEL_COLUMNS,
+    AHEAD = 8, /* rows prefetched */
+};
 
 /* What both directions know of the shapes. */
 struct shape {
     size_t batch, seq, heads, kv_heads, size; /* size: of a head */
+    size_t width;                             /* of a row of a tile: size, rounded up to panels */
     size_t group;                             /* query heads per key/value head */
-    size_t ld;                                /* of a packed row */
-    size_t blocks;                            /* of queries */
+    size_t ld;                                /* of a packed row of qkv */
     enum ds_dtype act;
     float scale;
 };
 
-/* A thread's tiles. */
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static struct shape make_shape(size_t batch, size_t seq, size_t heads, size_t kv_heads, size_t size)
+{
+    return (struct shape){.batch = batch,
+                          .seq = seq,
+                          .heads = heads,
+                          .kv_heads = kv_heads,
+                          .size = size,
+                          .width = round_up(size, COLUMNS),
+                          .group = heads / kv_heads,
+                          .ld = (heads + 2 * kv_heads) * size};
+}
+
+/* A thread's tiles.  Of keys and values: transposed panels (`kt`, `vt`, see panel.h) and rows. */
 struct tiles {
-    float *s, *p;             /* [QB][KB] */
-    float *q, *o, *dout, *dq; /* [QB][size] */
-    float *k, *v, *dk, *dv;   /* [seq][size] */
-    float *max, *sum, *dot;   /* [QB] */
+    float *s, *p;           /* [QB][SCORE_LD] */
+    float *q, *dout, *dq;   /* [QB][width] */
+    float *max, *sum, *dot; /* [SPAN] */
+    float *kt, *vt;         /* forward: of one tile of keys; backward: of all keys */
+    float *rows;            /* forward: values of the tile; backward: keys */
+    float *dk, *dv;         /* [seq][width] */
+    float *o;               /* forward: [SPAN][width]; backward: [QB][width] */
 };
 
-static struct tiles carve(float *scratch, unsigned thread, size_t seq, size_t size)
+static struct tiles carve(const struct shape *sh, float *scratch, unsigned thread)
 {
-    size_t row = ds__round_line(QB * size), column = ds__round_line(seq * size);
-    struct tiles t = {.s = scratch + thread * ds__attention_floats(seq, size)};
+    size_t row = QB * sh->width, column = round_up(sh->seq, COLUMNS) * sh->width;
+    struct tiles t = {.s = scratch + thread * ds__attention_floats(sh->seq, sh->size)};
 
-    t.p = t.s + (size_t)QB * KB;
-    t.q = t.p + (size_t)QB * KB;
-    t.o = t.q + row;
-    t.dout = t.o + row;
+    t.p = t.s + (size_t)QB * SCORE_LD;
+    t.q = t.p + (size_t)QB * SCORE_LD;
+    t.dout = t.q + row;
     t.dq = t.dout + row;
-    t.k = t.dq + row;
-    t.v = t.k + column;
-    t.dk = t.v + column;
+    t.o = t.dq + row;
+    t.max = t.o + ds__min(SPAN, round_up(sh->seq, QB)) * sh->width;
+    t.sum = t.max + SPAN;
+    t.dot = t.sum + SPAN;
+    t.kt = t.dot + SPAN;
+    t.vt = t.kt + column;
+    t.rows = t.vt + column;
+    t.dk = t.rows + column;
     t.dv = t.dk + column;
-    t.max = t.dv + column;
-    t.sum = t.max + QB;
-    t.dot = t.sum + QB;
     return t;
 }
 
-DS_INLINE void gather_rows(enum ds_dtype act, const void *x, size_t at, size_t ld, size_t rows,
-                           size_t n, float *to)
+/* Rows lie far apart, where the processor does not look ahead by itself. */
+DS_INLINE void prefetch_row(enum ds_dtype act, const void *x, size_t at, size_t n)
 {
-    for (size_t r = 0; r < rows; r++) {
+    size_t bytes = act == DS_F32 ? sizeof(float) : sizeof(ds_bf16);
+    const char *row = (const char *)x + at * bytes;
+
+    for (size_t i = 0; i < n * bytes; i += 64)
+        __builtin_prefetch(row + i);
+}
+
+DS_INLINE void gather_rows(enum ds_dtype act, const void *x, size_t at, size_t ld, size_t rows,
+                           size_t n, float *to, size_t to_ld)
+{
+    for (size_t r = 0; r < rows; r++, at += ld, to += to_ld) {
         size_t i = 0;
 
+        if (r + AHEAD < rows)
+            prefetch_row(act, x, at + AHEAD * ld, n);
         for (; i + DS_LANES <= n; i += DS_LANES)
-            ds_vec_store(to + r * n + i, ds_load(act, x, at + r * ld + i));
+            ds_vec_store(to + i, ds_load(act, x, at + i));
         if (i < n)
-            ds_store_part(DS_F32, to + r * n, i, n - i,
-                          ds_load_part(act, x, at + r * ld + i, n - i));
+            ds_store_part(DS_F32, to, i, n - i, ds_load_part(act, x, at + i, n - i));
     }
 }
 
-/* rows x n elements at x[at], as F32 without gaps. */
-static void gather(enum ds_dtype act, const void *x, size_t at, size_t ld, size_t rows, size_t n,
+/* Rows of one head at x[at] as rows of a tile. */
+static void gather(const struct shape *sh, const void *x, size_t at, size_t ld, size_t rows,
                    float *to)
 {
-    if (act == DS_F32)
-        gather_rows(DS_F32, x, at, ld, rows, n, to);
+    if (sh->act == DS_F32)
+        gather_rows(DS_F32, x, at, ld, rows, sh->size, to, sh->width);
     else
-        gather_rows(DS_BF16, x, at, ld, rows, n, to);
+        gather_rows(DS_BF16, x, at, ld, rows, sh->size, to, sh->width);
 }
 
-DS_INLINE void scatter_rows(enum ds_dtype act, const float *from, size_t rows, size_t n, void *x,
-                            size_t at, size_t ld)
+DS_INLINE void scatter_rows(enum ds_dtype act, const float *from, size_t from_ld, size_t rows,
+                            size_t n, void *x, size_t at, size_t ld)
 {
-    for (size_t r = 0; r < rows; r++) {
+    for (size_t r = 0; r < rows; r++, at += ld, from += from_ld) {
         size_t i = 0;
 
         for (; i + DS_LANES <= n; i += DS_LANES)
-            ds_store(act, x, at + r * ld + i, ds_vec_load(from + r * n + i));
+            ds_store(act, x, at + i, ds_vec_load(from + i));
         if (i < n)
-            ds_store_part(act, x, at + r * ld + i, n - i,
-                          ds_load_part(DS_F32, from + r * n, i, n - i));
+            ds_store_part(act, x, at + i, n - i, ds_load_part(DS_F32, from, i, n - i));
     }
 }
 
-static void scatter(enum ds_dtype act, const float *from, size_t rows, size_t n, void *x, size_t at,
+static void scatter(const struct shape *sh, const float *from, size_t rows, void *x, size_t at,
                     size_t ld)
 {
-    if (act == DS_F32)
-        scatter_rows(DS_F32, from, rows, n, x, at, ld);
+    if (sh->act == DS_F32)
+        scatter_rows(DS_F32, from, sh->width, rows, sh->size, x, at, ld);
     else
-        scatter_rows(DS_BF16, from, rows, n, x, at, ld);
+        scatter_rows(DS_BF16, from, sh->width, rows, sh->size, x, at, ld);
 }
 
-/* c[m,n] = op(a) op(b) (+ c); the tiles lie without gaps except scores, of row KB. */
-static int product(bool trans_a, bool trans_b, bool add, size_t m, size_t n, size_t k,
-                   const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc)
+/* Rows of a tile as transposed panels. */
+static void transpose(const struct shape *sh, const float *x, size_t rows, float *to)
 {
-    struct ds_gemm_f32 g = {.trans_a = trans_a,
-                            .trans_b = trans_b,
-                            .add = add,
-                            .m = m,
-                            .n = n,
-                            .k = k,
-                            .a = a,
-                            .b = b,
-                            .lda = lda,
-                            .ldb = ldb,
-                            .c = c,
-                            .ldc = ldc};
+    struct ds_pack pack = {.type = DS_F32,
+                           .trans = true,
+                           .from = x,
+                           .ld = sh->width,
+                           .m = rows,
+                           .k = sh->size,
+                           .to = to};
 
-    return ds__gemm_f32(&g);
+    DS_ISA(ds__pack_b)(&pack);
 }
 
-/* Keys that the query at `query` sees of a tile of `keys` from `first`. */
-static size_t visible(size_t query, size_t first, size_t keys)
+/* A tile: `rows` queries from `query` against `keys` keys from `first` <= query. */
+struct tile {
+    size_t query, rows, first, keys;
+};
+
+/* s = x y^T where the mask lets it through: x rows of queries, y panels from the tile's first. */
+static void scores(const struct shape *sh, struct tile t, const float *x, const float *y, float *s)
 {
-    return query < first ? 0 : ds__min(keys, query - first + 1);
+    struct ds_panel panel = {.k = sh->size,
+                             .a_row = sh->width,
+                             .a_col = 1,
+                             .a_group = ROWS * sh->width,
+                             .b_row = COLUMNS,
+                             .ldc = SCORE_LD};
+
+    for (size_t j = 0; j < t.keys; j += COLUMNS) {
+        size_t hidden = t.first + j > t.query ? t.first + j - t.query : 0;
+        size_t skip = hidden / ROWS * ROWS; /* rows that see none of these keys */
+
+        if (skip >= t.rows)
+            break;
+        panel.m = t.rows - skip;
+        panel.n = ds__min(COLUMNS, t.keys - j);
+        panel.a = x + skip * sh->width;
+        panel.b = y + j * sh->size;
+        panel.c = s + skip * SCORE_LD + j;
+        DS_ISA(ds__panel)(&panel);
+    }
 }
 
-/* s = exp(scale s - shift) over the `seen` first elements, 0 over the others; their sum. */
-DS_INLINE float exp_row(float *s, size_t seen, size_t keys, float scale, float shift)
+/* out (+)= s y: weights of keys times rows of keys. */
+static void by_rows(const struct shape *sh, struct tile t, const float *s, const float *y,
+                    float *out, bool add)
+{
+    struct ds_panel panel = {.m = t.rows,
+                             .k = t.keys,
+                             .a = s,
+                             .a_row = SCORE_LD,
+                             .a_col = 1,
+                             .a_group = ROWS * SCORE_LD,
+                             .b_row = sh->width,
+                             .ldc = sh->width,
+                             .add = add,
+                             .part = DS_PANEL_BELOW,
+                             .diagonal = t.query - t.first};
+
+    for (size_t j = 0; j < sh->size; j += COLUMNS) {
+        panel.n = ds__min(COLUMNS, sh->size - j);
+        panel.b = y + j;
+        panel.c = out + j;
+        DS_ISA(ds__panel)(&panel);
+    }
+}
+
+/* out += s^T y: weights of queries times rows of queries. */
+static void by_columns(const struct shape *sh, struct tile t, const float *s, const float *y,
+                       float *out)
+{
+    struct ds_panel panel = {.m = t.keys,
+                             .k = t.rows,
+                             .a = s,
+                             .a_row = 1,
+                             .a_col = SCORE_LD,
+                             .a_group = ROWS,
+                             .b_row = sh->width,
+                             .ldc = sh->width,
+                             .add = true,
+                             .part = DS_PANEL_ABOVE,
+                             .diagonal = t.query - t.first};
+
+    for (size_t j = 0; j < sh->size; j += COLUMNS) {
+        panel.n = ds__min(COLUMNS, sh->size - j);
+        panel.b = y + j;
+        panel.c = out + j;
+        DS_ISA(ds__panel)(&panel);
+    }
+}
+
+/* Keys of a tile that row `r` sees. */
+static size_t visible(struct tile t, size_t r)
+{
+    return ds__min(t.keys, t.query + r - t.first + 1);
+}
+
+/* All ones in the first `n` lanes. */
+DS_INLINE ds_ivec first_lanes(size_t n)
+{
+    static const int32_t ones[2 * DS_LANES] = {
+        -1, -1, -1, -1,
+#if DS_LANES >= 8
+        -1, -1, -1, -1,
+#endif
+#if DS_LANES >= 16
+        -1, -1, -1, -1, -1, -1, -1, -1,
+#endif
+    };
+    ds_ivec mask;
+
+    memcpy(&mask, ones + DS_LANES - n, sizeof(mask));
+    return mask;
+}
+
+/* Largest of the `seen` first scores; a row may be read up to a whole vector. */
+static float largest(const float *s, size_t seen)
+{
+    ds_vec max = ds_vec_set(s[0]);
+    size_t i = 0;
+
+    for (; i + DS_LANES <= seen; i += DS_LANES)
+        max = ds_vec_max(max, ds_vec_load(s + i));
+    if (i < seen)
+        max = ds_vec_max(max, ds_vec_pick(first_lanes(seen - i), ds_vec_load(s + i), max));
+    return ds_vec_largest(max);
+}
+
+/* Zeros behind the `seen` first elements, as far as products read. */
+DS_INLINE void clear_hidden(float *s, size_t seen, size_t keys)
+{
+    size_t end = ds__min(keys, seen + ROWS);
+
+    for (size_t i = round_up(seen, DS_LANES); i < end; i += DS_LANES)
+        ds_vec_store(s + i, (ds_vec){0});
+}
+
+/* s = exp(scale s - shift) over the `seen` first elements; their sum. */
+static float exp_row(float *s, size_t seen, size_t keys, float scale, float shift)
 {
     ds_vec sum = {0};
     size_t i = 0;
@@ -147,252 +297,223 @@ DS_INLINE float exp_row(float *s, size_t seen, size_t keys, float scale, float s
         sum += e;
     }
     if (i < seen) {
-        ds_vec e = ds_vec_exp(ds_load_part(DS_F32, s, i, seen - i) * scale - shift), used = {0};
+        ds_vec e = ds_vec_exp(ds_vec_load(s + i) * scale - shift);
 
-        ds_store_part(DS_F32, &used, 0, seen - i, e);
-        ds_store_part(DS_F32, s, i, seen - i, used);
-        sum += used;
+        e = ds_vec_pick(first_lanes(seen - i), e, (ds_vec){0});
+        ds_vec_store(s + i, e);
+        sum += e;
     }
-    if (seen < keys)
-        memset(s + seen, 0, (keys - seen) * sizeof(float));
+    clear_hidden(s, seen, keys);
     return ds_vec_sum(sum);
 }
 
-static float largest(const float *s, size_t n)
+static void scale_row(float *x, size_t width, float by)
 {
-    ds_vec max = ds_vec_set(s[0]);
-    float found;
-    size_t i = 0;
-
-    for (; i + DS_LANES <= n; i += DS_LANES)
-        max = ds_vec_max(max, ds_vec_load(s + i));
-    found = ds_vec_largest(max);
-    for (; i < n; i++)
-        found = s[i] > found ? s[i] : found;
-    return found;
-}
-
-DS_INLINE void scale_row(float *x, size_t n, float by)
-{
-    for (size_t i = 0; i < n; i++)
-        x[i] *= by;
+    for (size_t i = 0; i < width; i += DS_LANES)
+        ds_vec_store(x + i, ds_vec_load(x + i) * by);
 }
 
 struct fwd {
     const struct ds_attention_fwd_args *a;
     struct shape shape;
     float *scratch;
-    _Atomic int rc;
 };
 
-/* One tile of scores: turn them into weights, bring sums and outputs to the new maximum. */
-static void fwd_softmax(const struct shape *sh, struct tiles *t, size_t query, size_t rows,
-                        size_t first, size_t keys)
+/* Scores become weights; sums and outputs so far are brought to the new maximum. */
+static void fwd_softmax(const struct shape *sh, const struct tiles *ts, struct tile t, float *o,
+                        float *row_max, float *row_sum)
 {
-    for (size_t r = 0; r < rows; r++) {
-        float *s = t->s + r * KB;
-        size_t seen = visible(query + r, first, keys);
-        float max, before = t->max[r], shrink;
+    for (size_t r = 0; r < t.rows; r++) {
+        float *s = ts->s + r * SCORE_LD;
+        size_t seen = visible(t, r);
+        float max = largest(s, seen) * sh->scale, shrink = 0.0f;
 
-        if (seen == 0) {
-            memset(s, 0, keys * sizeof(float));
-            continue;
+        if (t.first != 0) {
+            max = max > row_max[r] ? max : row_max[r];
+            shrink = expf(row_max[r] - max);
+            if (shrink != 1.0f)
+                scale_row(o + r * sh->width, sh->width, shrink);
+            shrink *= row_sum[r];
         }
-        max = largest(s, seen) * sh->scale;
-        max = max > before ? max : before;
-        shrink = first == 0 ? 0.0f : expf(before - max);
-        t->max[r] = max;
-        t->sum[r] = t->sum[r] * shrink + exp_row(s, seen, keys, sh->scale, max);
-        if (first != 0 && shrink != 1.0f)
-            scale_row(t->o + r * sh->size, sh->size, shrink);
+        row_max[r] = max;
+        row_sum[r] = shrink + exp_row(s, seen, t.keys, sh->scale, max);
     }
 }
 
-static int fwd_block(const struct fwd *f, struct tiles *t, size_t b, size_t h, size_t query)
+static void fwd_tile(const struct fwd *f, struct tiles *ts, struct tile t, size_t at, size_t r)
 {
-    const struct ds_attention_fwd_args *a = f->a;
     const struct shape *sh = &f->shape;
-    size_t rows = ds__min(QB, sh->seq - query), d = sh->size, base = b * sh->seq * sh->ld;
-    size_t key_at = (sh->heads + h / sh->group) * d, value_at = key_at + sh->kv_heads * d;
-    int rc = 0;
+    float *o = ts->o + r * sh->width;
 
-    gather(sh->act, a->qkv, base + query * sh->ld + h * d, sh->ld, rows, d, t->q);
-    for (size_t r = 0; r < rows; r++) {
-        t->max[r] = -INFINITY;
-        t->sum[r] = 0.0f;
-    }
-    for (size_t first = 0; rc == 0 && first < query + rows; first += KB) {
-        size_t keys = ds__min(KB, query + rows - first);
-        size_t row = base + first * sh->ld;
-
-        gather(sh->act, a->qkv, row + key_at, sh->ld, keys, d, t->k);
-        gather(sh->act, a->qkv, row + value_at, sh->ld, keys, d, t->v);
-        rc = product(false, true, false, rows, keys, d, t->q, d, t->k, d, t->s, KB);
-        if (rc != 0)
-            break;
-        fwd_softmax(sh, t, query, rows, first, keys);
-        rc = product(false, false, first != 0, rows, d, keys, t->s, KB, t->v, d, t->o, d);
-    }
-    for (size_t r = 0; r < rows; r++) {
-        scale_row(t->o + r * d, d, 1.0f / t->sum[r]);
-        a->lse[(b * sh->heads + h) * sh->seq + query + r] = t->max[r] + logf(t->sum[r]);
-    }
-    scatter(sh->act, t->o, rows, d, a->out, ((b * sh->seq + query) * sh->heads + h) * d,
-            sh->heads * d);
-    return rc;
+    gather(sh, f->a->qkv, at, sh->ld, t.rows, ts->q);
+    scores(sh, t, ts->q, ts->kt, ts->s);
+    fwd_softmax(sh, ts, t, o, ts->max + r, ts->sum + r);
+    by_rows(sh, t, ts->s, ts->rows, o, t.first != 0);
 }
 
-static void note(_Atomic int *rc, int now)
+/* Outputs and lse of `count` queries from `begin`. */
+static void fwd_finish(const struct fwd *f, struct tiles *ts, size_t b, size_t h, size_t begin,
+                       size_t count)
 {
-    int none = 0;
+    const struct shape *sh = &f->shape;
 
-    if (now != 0)
-        atomic_compare_exchange_strong(rc, &none, now);
+    for (size_t r = 0; r < count; r++) {
+        scale_row(ts->o + r * sh->width, sh->width, 1.0f / ts->sum[r]);
+        f->a->lse[(b * sh->heads + h) * sh->seq + begin + r] = ts->max[r] + logf(ts->sum[r]);
+    }
+    scatter(sh, ts->o, count, f->a->out, ((b * sh->seq + begin) * sh->heads + h) * sh->size,
+            sh->heads * sh->size);
 }
 
 static void fwd_task(void *arg, size_t task, unsigned thread)
 {
-    struct fwd *f = arg;
+    const struct fwd *f = arg;
     const struct shape *sh = &f->shape;
-    struct tiles t = carve(f->scratch, thread, sh->seq, sh->size);
-    size_t block = sh->blocks - 1 - task / (sh->batch * sh->heads); /* the longest first */
-    size_t head = task % (sh->batch * sh->heads);
+    struct tiles ts = carve(sh, f->scratch, thread);
+    size_t heads = sh->batch * sh->heads, spans = ds__div_up(sh->seq, SPAN);
+    size_t b = task % heads / sh->heads, h = task % sh->heads, base = b * sh->seq * sh->ld;
+    size_t begin = (spans - 1 - task / heads) * SPAN; /* the longest first */
+    size_t end = ds__min(begin + SPAN, sh->seq);
+    size_t key_at = base + (sh->heads + h / sh->group) * sh->size;
+    size_t value_at = key_at + sh->kv_heads * sh->size;
 
-    note(&f->rc, fwd_block(f, &t, head / sh->heads, head % sh->heads, block * QB));
+    for (size_t first = 0; first < end; first += KB) {
+        size_t keys = ds__min(KB, end - first);
+
+        gather(sh, f->a->qkv, key_at + first * sh->ld, sh->ld, keys, ts.rows);
+        transpose(sh, ts.rows, keys, ts.kt);
+        gather(sh, f->a->qkv, value_at + first * sh->ld, sh->ld, keys, ts.rows);
+        for (size_t query = begin > first ? begin : first; query < end; query += QB) {
+            struct tile t = {query, ds__min(QB, end - query), first, 0};
+
+            t.keys = ds__min(keys, query + t.rows - first);
+            fwd_tile(f, &ts, t, base + query * sh->ld + h * sh->size, query - begin);
+        }
+    }
+    fwd_finish(f, &ts, b, h, begin, end - begin);
 }
 
 int DS_ISA(ds__cpu_attention_fwd)(const struct ds_attention_fwd_args *args,
                                   struct ds_stream *stream, struct ds_error *err)
 {
     struct fwd f = {.a = args,
-                    .shape = {.batch = args->batch,
-                              .seq = args->seq,
-                              .heads = args->heads,
-                              .kv_heads = args->kv_heads,
-                              .size = args->head_size,
-                              .group = args->heads / args->kv_heads,
-                              .ld = (args->heads + 2 * args->kv_heads) * args->head_size,
-                              .blocks = ds__div_up(args->seq, QB),
-                              .act = args->act,
-                              .scale = args->scale}};
+                    .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads,
+                                        args->head_size)};
     size_t need = ds__need_attention(ds__cpu_threads(stream), args->seq, args->head_size);
     int rc = ds__cpu_scratch(stream, need, &f.scratch, err);
 
     if (rc != 0)
         return rc;
-    ds__cpu_run(stream, f.shape.batch * f.shape.heads * f.shape.blocks, fwd_task, &f);
-    rc = atomic_load(&f.rc);
-    return rc == 0 ? 0 : ds_fail(err, -rc, "oneDNN failed in an attention head");
+    f.shape.act = args->act;
+    f.shape.scale = args->scale;
+    ds__cpu_run(stream, args->batch * args->heads * ds__div_up(args->seq, SPAN), fwd_task, &f);
+    return 0;
 }
 
 struct bwd {
     const struct ds_attention_bwd_args *a;
     struct shape shape;
     float *scratch;
-    _Atomic int rc;
 };
 
 /* s: scores to weights; p: gradients of weights to gradients of scores. */
-static void bwd_softmax(const struct shape *sh, struct tiles *t, const float *lse, size_t query,
-                        size_t rows, size_t first, size_t keys)
+static void bwd_softmax(const struct shape *sh, const struct tiles *ts, struct tile t,
+                        const float *lse)
 {
-    for (size_t r = 0; r < rows; r++) {
-        float *s = t->s + r * KB, *p = t->p + r * KB, dot = t->dot[r];
-        size_t seen = visible(query + r, first, keys), i = 0;
+    for (size_t r = 0; r < t.rows; r++) {
+        float *s = ts->s + r * SCORE_LD, *p = ts->p + r * SCORE_LD, dot = ts->dot[r];
+        size_t seen = visible(t, r), i = 0;
 
-        (void)exp_row(s, seen, keys, sh->scale, lse[r]);
-        for (; i + DS_LANES <= keys; i += DS_LANES)
-            ds_vec_store(p + i,
-                         ds_vec_load(s + i) * (ds_vec_load(p + i) - dot) * sh->scale);
-        for (; i < keys; i++)
-            p[i] = s[i] * (p[i] - dot) * sh->scale;
+        (void)exp_row(s, seen, t.keys, sh->scale, lse[r]);
+        for (; i + DS_LANES <= seen; i += DS_LANES)
+            ds_vec_store(p + i, ds_vec_load(s + i) * ((ds_vec_load(p + i) - dot) * sh->scale));
+        if (i < seen) {
+            ds_vec x = ds_vec_load(s + i) * ((ds_vec_load(p + i) - dot) * sh->scale);
+
+            ds_vec_store(p + i, ds_vec_pick(first_lanes(seen - i), x, (ds_vec){0}));
+        }
+        clear_hidden(p, seen, t.keys);
     }
 }
 
+static float row_dot(const float *x, const float *y, size_t n)
+{
+    ds_vec sum = {0};
+    size_t i = 0;
+
+    for (; i + DS_LANES <= n; i += DS_LANES)
+        sum += ds_vec_load(x + i) * ds_vec_load(y + i);
+    if (i < n)
+        sum += ds_load_part(DS_F32, x, i, n - i) * ds_load_part(DS_F32, y, i, n - i);
+    return ds_vec_sum(sum);
+}
+
 /* A block of queries of one head against all the keys it sees. */
-static int bwd_block(const struct bwd *w, struct tiles *t, size_t b, size_t h, size_t query)
+static void bwd_block(const struct bwd *w, struct tiles *ts, size_t b, size_t h, size_t query)
 {
     const struct ds_attention_bwd_args *a = w->a;
     const struct shape *sh = &w->shape;
-    size_t rows = ds__min(QB, sh->seq - query), d = sh->size, out_ld = sh->heads * d;
-    size_t row = (b * sh->seq + query) * sh->ld + h * d;
-    size_t out_at = (b * sh->seq + query) * out_ld + h * d;
+    size_t rows = ds__min(QB, sh->seq - query), out_ld = sh->heads * sh->size;
+    size_t at = (b * sh->seq + query) * sh->ld + h * sh->size;
+    size_t out_at = (b * sh->seq + query) * out_ld + h * sh->size;
     const float *lse = a->lse + (b * sh->heads + h) * sh->seq + query;
-    int rc = 0;
 
-    gather(sh->act, a->qkv, row, sh->ld, rows, d, t->q);
-    gather(sh->act, a->out, out_at, out_ld, rows, d, t->o);
-    gather(sh->act, a->dout, out_at, out_ld, rows, d, t->dout);
-    for (size_t r = 0; r < rows; r++) {
-        float dot = 0.0f;
+    gather(sh, a->qkv, at, sh->ld, rows, ts->q);
+    gather(sh, a->out, out_at, out_ld, rows, ts->o);
+    gather(sh, a->dout, out_at, out_ld, rows, ts->dout);
+    for (size_t r = 0; r < rows; r++)
+        ts->dot[r] = row_dot(ts->o + r * sh->width, ts->dout + r * sh->width, sh->size);
+    for (size_t first = 0; first < query + rows; first += KB) {
+        struct tile t = {query, rows, first, ds__min(KB, query + rows - first)};
+        size_t row = first * sh->width;
 
-        for (size_t i = 0; i < d; i++)
-            dot += t->o[r * d + i] * t->dout[r * d + i];
-        t->dot[r] = dot;
+        scores(sh, t, ts->q, ts->kt + first * sh->size, ts->s);
+        scores(sh, t, ts->dout, ts->vt + first * sh->size, ts->p);
+        bwd_softmax(sh, ts, t, lse);
+        by_columns(sh, t, ts->s, ts->dout, ts->dv + row);
+        by_columns(sh, t, ts->p, ts->q, ts->dk + row);
+        by_rows(sh, t, ts->p, ts->rows + row, ts->dq, first != 0);
     }
-    for (size_t first = 0; rc == 0 && first < query + rows; first += KB) {
-        size_t keys = ds__min(KB, query + rows - first);
-        float *k = t->k + first * d, *v = t->v + first * d;
-
-        rc = product(false, true, false, rows, keys, d, t->q, d, k, d, t->s, KB);
-        if (rc == 0)
-            rc = product(false, true, false, rows, keys, d, t->dout, d, v, d, t->p, KB);
-        if (rc != 0)
-            break;
-        bwd_softmax(sh, t, lse, query, rows, first, keys);
-        rc = product(true, false, true, keys, d, rows, t->s, KB, t->dout, d, t->dv + first * d, d);
-        if (rc == 0)
-            rc = product(true, false, true, keys, d, rows, t->p, KB, t->q, d, t->dk + first * d,
-                         d);
-        if (rc == 0)
-            rc = product(false, false, first != 0, rows, d, keys, t->p, KB, k, d, t->dq, d);
-    }
-    scatter(sh->act, t->dq, rows, d, a->dqkv, row, sh->ld);
-    return rc;
+    scatter(sh, ts->dq, rows, a->dqkv, at, sh->ld);
 }
 
 static void bwd_task(void *arg, size_t task, unsigned thread)
 {
-    struct bwd *w = arg;
+    const struct bwd *w = arg;
     const struct ds_attention_bwd_args *a = w->a;
     const struct shape *sh = &w->shape;
-    struct tiles t = carve(w->scratch, thread, sh->seq, sh->size);
-    size_t b = task / sh->kv_heads, kv = task % sh->kv_heads, d = sh->size;
-    size_t base = b * sh->seq * sh->ld, key_at = base + (sh->heads + kv) * d;
-    size_t value_at = key_at + sh->kv_heads * d;
+    struct tiles ts = carve(sh, w->scratch, thread);
+    size_t b = task / sh->kv_heads, kv = task % sh->kv_heads;
+    size_t key_at = b * sh->seq * sh->ld + (sh->heads + kv) * sh->size;
+    size_t value_at = key_at + sh->kv_heads * sh->size;
 
-    gather(sh->act, a->qkv, key_at, sh->ld, sh->seq, d, t.k);
-    gather(sh->act, a->qkv, value_at, sh->ld, sh->seq, d, t.v);
-    memset(t.dk, 0, sh->seq * d * sizeof(float));
-    memset(t.dv, 0, sh->seq * d * sizeof(float));
+    gather(sh, a->qkv, value_at, sh->ld, sh->seq, ts.rows);
+    transpose(sh, ts.rows, sh->seq, ts.vt);
+    gather(sh, a->qkv, key_at, sh->ld, sh->seq, ts.rows);
+    transpose(sh, ts.rows, sh->seq, ts.kt);
+    memset(ts.dk, 0, sh->seq * sh->width * sizeof(float));
+    memset(ts.dv, 0, sh->seq * sh->width * sizeof(float));
     for (size_t h = kv * sh->group; h < (kv + 1) * sh->group; h++) {
-        for (size_t block = 0; block < sh->blocks; block++)
-            note(&w->rc, bwd_block(w, &t, b, h, block * QB));
+        for (size_t query = 0; query < sh->seq; query += QB)
+            bwd_block(w, &ts, b, h, query);
     }
-    scatter(sh->act, t.dk, sh->seq, d, a->dqkv, key_at, sh->ld);
-    scatter(sh->act, t.dv, sh->seq, d, a->dqkv, value_at, sh->ld);
+    scatter(sh, ts.dk, sh->seq, a->dqkv, key_at, sh->ld);
+    scatter(sh, ts.dv, sh->seq, a->dqkv, value_at, sh->ld);
 }
 
 int DS_ISA(ds__cpu_attention_bwd)(const struct ds_attention_bwd_args *args,
                                   struct ds_stream *stream, struct ds_error *err)
 {
     struct bwd w = {.a = args,
-                    .shape = {.batch = args->batch,
-                              .seq = args->seq,
-                              .heads = args->heads,
-                              .kv_heads = args->kv_heads,
-                              .size = args->head_size,
-                              .group = args->heads / args->kv_heads,
-                              .ld = (args->heads + 2 * args->kv_heads) * args->head_size,
-                              .blocks = ds__div_up(args->seq, QB),
-                              .act = args->act,
-                              .scale = args->scale}};
+                    .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads,
+                                        args->head_size)};
     size_t need = ds__need_attention(ds__cpu_threads(stream), args->seq, args->head_size);
     int rc = ds__cpu_scratch(stream, need, &w.scratch, err);
 
     if (rc != 0)
         return rc;
-    ds__cpu_run(stream, w.shape.batch * w.shape.kv_heads, bwd_task, &w);
-    rc = atomic_load(&w.rc);
-    return rc == 0 ? 0 : ds_fail(err, -rc, "oneDNN failed in an attention head");
+    w.shape.act = args->act;
+    w.shape.scale = args->scale;
+    ds__cpu_run(stream, args->batch * args->kv_heads, bwd_task, &w);
+    return 0;
 }

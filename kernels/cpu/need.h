@@ -24,7 +24,10 @@ enum {
     DS_ROW_BLOCK      = 32,   /* rows of one partial column sum, at least */
     DS_ROW_BLOCKS_MAX = 16,   /* partial column sums of one operation */
     DS_QUERY_BLOCK    = 64,   /* attention: queries of a tile */
-    DS_KEY_BLOCK      = 256,  /* attention: keys of a tile */
+    DS_KEY_BLOCK      = 256,  /* attention: keys of a tile, a multiple of that */
+    DS_QUERY_SPAN     = 512,  /* attention: queries of a forward task, a multiple of both */
+    DS_SCORE_LD       = DS_KEY_BLOCK + 16, /* off the powers of two: rows in different cache sets */
+    DS_PANEL_MAX      = 32,   /* columns of a panel on any instruction set */
 };
 /* clang-format on */
 
@@ -71,13 +74,16 @@ static inline size_t ds__need_sumsq(void)
     return DS_SUMSQ_GROUP * 2 * sizeof(double);
 }
 
-/* Per thread, in floats: tiles of scores and their gradients, of queries, outputs and their
- * gradients, keys, values and their gradients of one head, and row statistics. */
+/* Per thread, in floats: two tiles of scores, tiles of queries and of gradients, outputs, row
+ * statistics, and five matrices the size of the keys of one head; see attention.c. */
 static inline size_t ds__attention_floats(size_t seq, size_t head_size)
 {
-    return 2 * (size_t)DS_QUERY_BLOCK * DS_KEY_BLOCK +
-           4 * ds__round_line(DS_QUERY_BLOCK * head_size) + 4 * ds__round_line(seq * head_size) +
-           4 * (size_t)DS_QUERY_BLOCK;
+    size_t width = (head_size + DS_PANEL_MAX - 1) / DS_PANEL_MAX * DS_PANEL_MAX;
+    size_t keys = (seq + DS_QUERY_BLOCK - 1) / DS_QUERY_BLOCK * DS_QUERY_BLOCK;
+    size_t span = keys < DS_QUERY_SPAN ? keys : DS_QUERY_SPAN;
+
+    return 2 * (size_t)DS_QUERY_BLOCK * DS_SCORE_LD +
+           (3 * (size_t)DS_QUERY_BLOCK + span + 5 * keys) * width + 3 * (size_t)DS_QUERY_SPAN;
 }
 
 static inline size_t ds__need_attention(unsigned threads, size_t seq, size_t head_size)

@@ -13,11 +13,22 @@ enum { ROWS = DS_PANEL_ROWS, COLUMNS = DS_PANEL_COLUMNS, DEAL = 16 };
 #define UNROLL_ROWS _Pragma("GCC unroll 6")
 #endif
 
+/* The first `n` columns of a row of sums. */
+static __attribute__((noinline)) void store_row_part(float *to, const ds_vec *sum, size_t n, bool add)
+{
+    float row[COLUMNS];
+
+    ds_vec_store(row, sum[0]);
+    ds_vec_store(row + DS_LANES, sum[1]);
+    for (size_t j = 0; j < n; j++)
+        to[j] = add ? to[j] + row[j] : row[j];
+}
+
 /* `rows` is a constant where this is inlined: the sums are registers. */
 DS_INLINE void group(const size_t rows, size_t k, const float *a, size_t a_row, size_t a_col,
                      const float *b, size_t b_row, float *c, const struct ds_panel *panel)
 {
-    ds_vec sum[ROWS][2];
+    ds_vec sum[ROWS][2] DS_UNINITIALIZED;
     size_t ldc = panel->ldc, n = panel->n;
 
     UNROLL_ROWS
@@ -39,7 +50,7 @@ DS_INLINE void group(const size_t rows, size_t k, const float *a, size_t a_row, 
     }
     UNROLL_ROWS
     for (size_t i = 0; i < rows; i++) {
-        float *to = c + i * ldc, rest[COLUMNS];
+        float *to = c + i * ldc;
 
         if (n == COLUMNS) {
             if (panel->add) {
@@ -49,10 +60,7 @@ DS_INLINE void group(const size_t rows, size_t k, const float *a, size_t a_row, 
             ds_vec_store(to, sum[i][0]);
             ds_vec_store(to + DS_LANES, sum[i][1]);
         } else {
-            ds_vec_store(rest, sum[i][0]);
-            ds_vec_store(rest + DS_LANES, sum[i][1]);
-            for (size_t j = 0; j < n; j++)
-                to[j] = panel->add ? to[j] + rest[j] : rest[j];
+            store_row_part(to, sum[i], n, panel->add);
         }
     }
 }

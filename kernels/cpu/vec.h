@@ -27,6 +27,16 @@
 #define DS_LANES 4
 #endif
 
+/* For arrays that live in registers: hardened builds fill every other one with zeros. */
+#if defined(__has_attribute)
+#if __has_attribute(uninitialized)
+#define DS_UNINITIALIZED __attribute__((uninitialized))
+#endif
+#endif
+#ifndef DS_UNINITIALIZED
+#define DS_UNINITIALIZED
+#endif
+
 #define DS_INLINE static inline __attribute__((always_inline))
 
 /* clang-format off */

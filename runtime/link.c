@@ -55,6 +55,7 @@ static int install_signals(struct ds_error *err)
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
     (void)sigemptyset(&action.sa_mask);
+    signal_seen = 0;
     if (sigaction(SIGTERM, &action, NULL) != 0 || sigaction(SIGINT, &action, NULL) != 0)
         return ds_fail(err, errno, "cannot catch SIGTERM and SIGINT");
     return 0;

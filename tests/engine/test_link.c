@@ -19,7 +19,7 @@
 
 static int agent; /* our end */
 static struct ds_link *line;
-static struct ds_buf spec;
+static struct ds_buf spec, in;
 
 static void put(enum ds_wire_type type, const void *bytes, size_t len)
 {
@@ -43,12 +43,9 @@ static void put_signal(enum ds_wire_signal signum)
 /* The next frame the worker sent; payload as text. */
 static struct ds_frame next(char text[1024])
 {
-    static struct ds_buf in;
     struct ds_frame frame;
     size_t used;
 
-    if (in.max == 0)
-        ds_buf_init(&in, 1 << 20);
     while (ds_wire_decode(in.data, in.len, &frame, &used, NULL) == 0) {
         ssize_t got = recv(agent, ds_buf_reserve(&in, 4096), 4096, 0);
 
@@ -70,6 +67,7 @@ static int other_end(void)
     cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
     agent = pair[0];
     ds_buf_init(&spec, 1 << 20);
+    ds_buf_init(&in, 1 << 20);
     return pair[1];
 }
 
@@ -86,11 +84,10 @@ static void close_line(void)
     ds_link_close(line);
     (void)close(agent);
     ds_buf_release(&spec);
+    ds_buf_release(&in);
 }
 
-TestSuite(link, .init = open_line, .fini = close_line, .timeout = 20);
-TestSuite(link_start, .timeout = 20);
-TestSuite(monitor, .init = open_line, .fini = close_line, .timeout = 20);
+#define FIXTURE .init = open_line, .fini = close_line, .timeout = 20
 
 static void wait_until(const atomic_int *value, int wanted)
 {
@@ -104,13 +101,13 @@ static void count_call(void *user)
     atomic_fetch_add((atomic_int *)user, 1);
 }
 
-Test(link, the_first_frame_is_the_job)
+Test(link, the_first_frame_is_the_job, FIXTURE)
 {
     cr_assert_str_eq(ds_buf_text(&spec), "the job");
     cr_assert_not(ds_link_stop_requested(line));
 }
 
-Test(link, reports_carry_the_rank_and_the_text)
+Test(link, reports_carry_the_rank_and_the_text, FIXTURE)
 {
     char text[1024];
     struct ds_frame frame;
@@ -127,7 +124,7 @@ Test(link, reports_carry_the_rank_and_the_text)
     cr_assert(frame.type == DS_WIRE_BEAT && frame.flags == 0 && ds_get_u64(text) == 77);
 }
 
-Test(link, a_stop_frame_sets_the_flag)
+Test(link, a_stop_frame_sets_the_flag, FIXTURE)
 {
     put_signal(DS_SIGNAL_STOP);
     for (int i = 0; i < 10000 && !ds_link_stop_requested(line); i++)
@@ -135,15 +132,15 @@ Test(link, a_stop_frame_sets_the_flag)
     cr_assert(ds_link_stop_requested(line));
 }
 
-Test(link, sigterm_counts_as_a_stop)
+Test(link, sigterm_counts_as_a_stop, FIXTURE)
 {
     cr_assert_eq(raise(SIGTERM), 0);
     cr_assert(ds_link_stop_requested(line));
 }
 
-Test(link, an_abort_calls_once_even_when_the_line_then_ends)
+Test(link, an_abort_calls_once_even_when_the_line_then_ends, FIXTURE)
 {
-    static atomic_int calls;
+    atomic_int calls = 0;
 
     ds_link_on_abort(line, count_call, &calls);
     put_signal(DS_SIGNAL_ABORT);
@@ -154,9 +151,9 @@ Test(link, an_abort_calls_once_even_when_the_line_then_ends)
     cr_assert_eq(atomic_load(&calls), 1);
 }
 
-Test(link, who_comes_too_late_for_the_abort_is_told_at_once)
+Test(link, who_comes_too_late_for_the_abort_is_told_at_once, FIXTURE)
 {
-    static atomic_int calls;
+    atomic_int calls = 0;
 
     cr_assert_not(ds_link_wait_over(line, 5));
     (void)shutdown(agent, SHUT_RDWR);
@@ -165,9 +162,9 @@ Test(link, who_comes_too_late_for_the_abort_is_told_at_once)
     cr_assert_eq(atomic_load(&calls), 1);
 }
 
-Test(link, closing_ones_own_end_is_no_abort)
+Test(link, closing_ones_own_end_is_no_abort, FIXTURE)
 {
-    static atomic_int calls;
+    atomic_int calls = 0;
 
     ds_link_on_abort(line, count_call, &calls);
     ds_link_close(line);
@@ -184,7 +181,7 @@ static void *flush_main(void *arg)
     return NULL;
 }
 
-Test(link, a_flush_waits_for_its_own_answer)
+Test(link, a_flush_waits_for_its_own_answer, FIXTURE)
 {
     char text[1024];
     pthread_t thread;
@@ -200,9 +197,9 @@ Test(link, a_flush_waits_for_its_own_answer)
     cr_assert_eq(pthread_join(thread, NULL), 0);
 }
 
-Test(link, malformed_frames_end_the_line)
+Test(link, malformed_frames_end_the_line, FIXTURE)
 {
-    static atomic_int calls;
+    atomic_int calls = 0;
     static const unsigned char noise[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
     ds_link_on_abort(line, count_call, &calls);
@@ -210,7 +207,7 @@ Test(link, malformed_frames_end_the_line)
     wait_until(&calls, 1);
 }
 
-Test(link_start, another_first_frame_or_none_is_an_error)
+Test(link_start, another_first_frame_or_none_is_an_error, .timeout = 20)
 {
     int fd = other_end();
     struct ds_error err = {0};
@@ -225,7 +222,7 @@ Test(link_start, another_first_frame_or_none_is_an_error)
     close_line();
 }
 
-Test(link_start, a_job_in_pieces_is_put_together)
+Test(link_start, a_job_in_pieces_is_put_together, .timeout = 20)
 {
     static char large[200000];
     int fd = other_end();
@@ -261,7 +258,7 @@ static double number(const json_t *json, const char *key)
     return json_number_value(value);
 }
 
-Test(monitor, a_step_has_every_field_of_the_contract)
+Test(monitor, a_step_has_every_field_of_the_contract, FIXTURE)
 {
     static const char *const keys[] = {"step",         "loss",    "grad_norm", "lr",      "tokens",
                                        "tokens_per_s", "step_ms", "mfu",       "skipped", "time"};
@@ -294,7 +291,7 @@ Test(monitor, a_step_has_every_field_of_the_contract)
     ds_monitor_release(&monitor);
 }
 
-Test(monitor, events_say_their_name)
+Test(monitor, events_say_their_name, FIXTURE)
 {
     const struct ds_monitor_start start = {.device = "cpu", .world = 2, .threads = 1};
     struct ds_monitor monitor;
@@ -322,7 +319,7 @@ Test(monitor, events_say_their_name)
     ds_monitor_release(&monitor);
 }
 
-Test(monitor, evaluations_are_metrics_and_other_ranks_are_silent)
+Test(monitor, evaluations_are_metrics_and_other_ranks_are_silent, FIXTURE)
 {
     struct ds_monitor monitor, silent;
     json_t *json;

@@ -91,7 +91,6 @@ static int find_paths(struct run *run, struct ds_error *err)
 
 static int open_run(struct run *run, struct ds_error *err)
 {
-    char path[DS_MAX_PATH];
     int rc = ds_cli_libexec(run->libexec, "", err);
 
     if (rc == 0)
@@ -100,10 +99,6 @@ static int open_run(struct run *run, struct ds_error *err)
         rc = ds_job_write(&run->job, &run->job_text, err);
     if (rc == 0)
         rc = ds_report_open(&run->report, run->facts.run_dir, run->job.log.sinks, err);
-    if (rc == 0)
-        rc = ds_path_join(path, run->facts.run_dir, "job.yaml", err);
-    if (rc == 0)
-        rc = ds_fs_replace(path, run->job_text.data, run->job_text.len, err);
     run->facts.job_text = ds_buf_text(&run->job_text);
     run->facts.job_bytes = run->job_text.len;
     return rc;
@@ -171,7 +166,7 @@ static int run_attempt(struct run *run, const struct env *env, struct ds_fleet_r
     const struct ds_cli *cli = run->cli;
     const struct ds_placement *placement = &run->place.placement;
     struct ds_spec spec = {.world = placement->world,
-                           .threads = (uint32_t)run->job.launch.threads,
+                           .threads = run->place.cores,
                            .link = true,
                            .cwd = run->facts.cwd,
                            .argc = 1,
@@ -292,6 +287,7 @@ static int run_all(struct run *run, struct ds_error *err)
         return ds_exit_from_errno(rc);
     run->report.placement = &run->place.placement;
     run->report.run_dir = run->job.run_dir;
+    run->report.job_text = &run->job_text;
     open_console(run);
     code = run_job(run, err);
     ds_console_release(&run->report.console);

@@ -63,12 +63,23 @@ static int check_reachable(const struct ds_cli_place *place, const struct ds_cli
     return 0;
 }
 
+/* Cores that no thread computes on let a rank reduce gradients beside its backward pass. */
+static void share_cores(struct ds_cli_place *place, unsigned threads)
+{
+    cpu_set_t set;
+    unsigned allowed = allowed_cores(&set), ranks = place->placement.place[0].ranks;
+
+    place->threads = ds_cores_per_rank(allowed, ranks, threads);
+    place->cores = ds_cores_per_rank(allowed, ranks, 0);
+    if (place->cores < place->threads)
+        place->cores = place->threads;
+}
+
 int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
                  struct ds_error *err)
 {
     const struct ds_placement_args args = {.nodes = cli->nodes, .slots = cli->slots};
     char hostname[HOST_NAME_MAX + 1];
-    cpu_set_t cores;
     int rc;
 
     *place = (struct ds_cli_place){0};
@@ -87,8 +98,7 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_c
     if (rc == 0)
         rc = check_reachable(place, cli, hostname, err);
     if (rc == 0)
-        place->threads = ds_cores_per_rank(allowed_cores(&cores), place->placement.place[0].ranks,
-                                           (unsigned)job->launch.threads);
+        share_cores(place, (unsigned)job->launch.threads);
     else
         ds_cli_place_release(place);
     return rc;
@@ -110,7 +120,7 @@ void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out)
         const struct ds_place *host = &place->placement.place[i];
 
         for (uint32_t local = 0; local < host->ranks; local++) {
-            ds_cores_share(&cores, place->threads, local, &mine);
+            ds_cores_share(&cores, place->cores, local, &mine);
             ds_cores_text(&mine, text);
             (void)ds_buf_printf(out, "rank %u  host %s  slot %u  cores %s\n",
                                 host->first_rank + local, host->host,

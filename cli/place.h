@@ -21,7 +21,8 @@ struct ds_job;
 struct ds_cli_place {
     struct ds_roster roster;
     struct ds_placement placement;
-    unsigned threads; /* cores per rank on this machine */
+    unsigned threads; /* that compute, per rank */
+    unsigned cores;   /* a rank may use: its share of the machine, or `threads` if that is more */
 };
 
 /* -EINVAL and -ENOENT as the hostfile and selection say; -EHOSTUNREACH a host that is not this

@@ -126,27 +126,34 @@ static size_t largest(const struct shape *s)
     return larger(widest * larger(hidden, rows), (size_t)s->seq * (size_t)s->seq);
 }
 
+static void fill(const struct matrices *x)
+{
+    for (size_t i = 0; i < x->floats; i++) {
+        x->a[i] = (float)(i % 13) * 0.01f;
+        x->b[i] = (float)(i % 7) * 0.02f;
+        x->c[i] = 0.0f;
+    }
+}
+
 static int run(const struct shape *s, int reps)
 {
     struct matrices x = {.floats = largest(s)};
+    bool fits;
 
     x.a = malloc(x.floats * sizeof(*x.a));
     x.b = malloc(x.floats * sizeof(*x.b));
     x.c = malloc(x.floats * sizeof(*x.c));
-    if (x.a == NULL || x.b == NULL || x.c == NULL) {
+    fits = x.a != NULL && x.b != NULL && x.c != NULL;
+    if (fits) {
+        fill(&x);
+        measure(&x, s, reps);
+    } else {
         fprintf(stderr, "floor: no memory for three matrices of %zu floats\n", x.floats);
-        return EXIT_FAILURE;
     }
-    for (size_t i = 0; i < x.floats; i++) {
-        x.a[i] = (float)(i % 13) * 0.01f;
-        x.b[i] = (float)(i % 7) * 0.02f;
-        x.c[i] = 0.0f;
-    }
-    measure(&x, s, reps);
     free(x.a);
     free(x.b);
     free(x.c);
-    return EXIT_SUCCESS;
+    return fits ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv)

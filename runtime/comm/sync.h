@@ -29,8 +29,8 @@ struct ds__sync {
 
 /* Wait for every rank.  What was written before it is seen by all after it.
  * -ECANCELED when the group was aborted, -ETIMEDOUT (and the group is aborted then). */
-int ds__sync_barrier(struct ds__sync *sync, const struct ds_comm_call *call,
-                     struct ds_error *err) DS_NODISCARD;
+int ds__sync_barrier(struct ds__sync *sync, const struct ds_comm_call *call, struct ds_error *err)
+    DS_NODISCARD;
 
 /* Every wait, present and to come, in every process of the group, ends.  Async-signal-safe. */
 void ds__sync_abort(struct ds__control *control, unsigned rank);

@@ -48,7 +48,7 @@ struct ds_ckpt_state {
     uint64_t seed;
     uint64_t job_digest;
     struct ds_model_shape shape;
-    unsigned world; /* of the run that saved; information only */
+    unsigned world; /* of the run that saved (a save fills it in); information only */
 };
 
 /* Collective: all ranks call it with the same tensors; rank r writes the tensors of part r

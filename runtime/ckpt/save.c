@@ -237,6 +237,9 @@ static int write_part(const struct save *s, struct ds_manifest *m, struct ds_err
     int rc;
 
     m->state = args->state;
+    m->state.world = args->world;
+    if (args->rank > 0 && access(s->temp, F_OK) < 0)
+        return ds_fail(err, ECANCELED, "rank 0 has not made '%s'", s->temp);
     if ((rc = ds__manifest_reserve(m, 2, args->n_weights + args->n_moments, err)) < 0 ||
         (rc = write_kind(s, "weights", args->weights, args->n_weights, m, err)) < 0 ||
         (rc = write_kind(s, "optim", args->moments, args->n_moments, m, err)) < 0)
@@ -297,7 +300,7 @@ static int write_manifest(const struct save *s, struct ds_manifest *parts, struc
     }
     ds_manifest_init(&whole);
     ds_buf_init(&text, DS_MAX_JSON_BYTES);
-    whole.state = s->args->state;
+    whole.state = parts[0].state;
     if (rc == 0)
         rc = ds__manifest_reserve(&whole, files, tensors, err);
     for (size_t r = 0; rc == 0 && r < world; r++)

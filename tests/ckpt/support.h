@@ -181,7 +181,7 @@ static inline void save_with_world(struct ds_ckpt_save_args args, unsigned world
     pthread_barrierattr_init(&attr);
     pthread_barrierattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
     pthread_barrier_init(barrier, &attr, world);
-    args.world = args.state.world = world;
+    args.world = world;
     args.barrier = shared_barrier;
     args.user = barrier;
     for (unsigned r = 0; r < world; r++) {

@@ -41,7 +41,8 @@ static void add(struct folder *f, const char *name, enum ds_dtype dtype, unsigne
     cr_assert(f->count < MAX_TENSORS);
     (void)snprintf(f->name[f->count], sizeof(f->name[0]), "%s", name);
     *t = (struct ds_safetensor){.name = f->name[f->count], .dtype = (int)dtype, .ndim = ndim};
-    memcpy(t->shape, shape, ndim * sizeof(*shape));
+    for (unsigned i = 0; i < ndim; i++)
+        t->shape[i] = shape[i];
     f->count++;
 }
 

@@ -8,8 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "cli/cli.h"
 #include "runtime/job.h"
+#include "runtime/job_table.h"
 
 /* What an option says counts for more than the job. */
 static int apply_options(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
@@ -32,12 +34,38 @@ static int apply_options(const struct ds_cli *cli, struct ds_job *job, struct ds
     return rc != 0 || job->run_dir == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
 }
 
+/* --verbose: what each key that was given is, and where. */
+static void tell_origins(const struct ds_job *job)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    struct ds_buf value;
+
+    ds_buf_init(&value, DS_MAX_YAML_BYTES);
+    for (size_t i = 0; i < keys->count; i++) {
+        const struct ds_keys_origin *origin = &keys->origin[i];
+
+        if (keys->key[i].flags & DS_KEY_NO_FIELD)
+            continue;
+        ds_buf_reset(&value);
+        ds_key_print(&keys->key[i], job, &value);
+        if (origin->override != NULL)
+            ds_log(DS_LOG_INFO, "%s is %s by the command line", keys->key[i].path,
+                   ds_buf_text(&value));
+        else if (origin->mark.line != 0)
+            ds_log(DS_LOG_INFO, "%s is %s by %s:%u:%u", keys->key[i].path, ds_buf_text(&value),
+                   keys->name, origin->mark.line, origin->mark.column);
+    }
+    ds_buf_release(&value);
+}
+
 int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
 {
     int rc;
 
     ds_job_init(job);
     rc = ds_job_load(job, cli->arg[0], cli->arg + 1, cli->args - 1, err);
+    if (rc == 0 && cli->verbose)
+        tell_origins(job);
     return rc != 0 ? rc : apply_options(cli, job, err);
 }
 

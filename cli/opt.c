@@ -79,7 +79,7 @@ static const struct ds_option options[] = {
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),
     WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT), "type of the weights: fp32 or bf16"),
     FLAG('q', "--quiet", quiet, 0, "print errors only"),
-    FLAG('v', "--verbose", verbose, 0, "print more"),
+    FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given"),
     ENUM("--color", "WHEN", color, colors, 0, "when to use color: auto, always or never"),
     WORD("--completion", "SHELL", completion, shells, 0, "print the completion script for bash"),
     FLAG('h', "--help", help, 0, "print this help, or that of a command"),

@@ -4,11 +4,14 @@
  * test_load_job.c - the job of a command line: options count for more than the file; colour.
  */
 #include <criterion/criterion.h>
+#include <criterion/redirect.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "cli/cli.h"
 #include "runtime/job.h"
 #include "tests/job/small.h"
@@ -33,6 +36,12 @@ static void write_job(void)
     cr_assert(fd >= 0);
     file = fdopen(fd, "w");
     cr_assert(file != NULL && fputs(SMALL, file) >= 0 && fclose(file) == 0);
+}
+
+static void write_job_and_redirect(void)
+{
+    write_job();
+    cr_redirect_stderr();
 }
 
 static void remove_job(void)
@@ -67,6 +76,30 @@ Test(load_job, without_options_the_file_decides)
     cr_expect(job.launch.slots == 3 && job.launch.restarts == 5);
     cr_expect_str_eq(job.run_dir, "runs/t");
     ds_job_release(&job);
+}
+
+Test(load_job, verbose_says_where_keys_were_given, .init = write_job_and_redirect)
+{
+    const char *words[] = {path, "train.steps=7"};
+    struct ds_cli cli = {.arg = words, .args = 2, .restarts = -1, .verbose = true};
+    struct ds_error err = {0};
+    char line[400], expected[400];
+    bool steps = false, batch = false;
+    struct ds_job job;
+    FILE *said;
+
+    ds_log_init("dsrun", DS_LOG_INFO);
+    cr_assert(ds_cli_load_job(&cli, &job, &err) == 0, "%s", err.text);
+    ds_job_release(&job);
+    (void)fflush(stderr);
+    said = cr_get_redirected_stderr();
+    (void)snprintf(expected, sizeof(expected),
+                   "dsrun: info: train.global_batch is 32 by %s:12:17\n", path);
+    while (!(steps && batch) && fgets(line, sizeof(line), said) != NULL) {
+        steps = steps || strcmp(line, "dsrun: info: train.steps is 7 by the command line\n") == 0;
+        batch = batch || strcmp(line, expected) == 0;
+    }
+    cr_expect(steps && batch);
 }
 
 Test(load_job, wrong_ones)

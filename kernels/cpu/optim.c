@@ -99,15 +99,6 @@ struct adamw {
     float beta1_1, beta2_1; /* 1 - beta */
 };
 
-DS_INLINE ds_vec vec_sqrt(ds_vec x)
-{
-    ds_vec root;
-
-    for (size_t i = 0; i < DS_LANES; i++)
-        root[i] = __builtin_sqrtf(x[i]);
-    return root;
-}
-
 DS_INLINE void adamw_span(const struct adamw *w, size_t i, size_t end, bool low)
 {
     const struct ds_adamw_args *a = w->a;
@@ -123,7 +114,7 @@ DS_INLINE void adamw_span(const struct adamw *w, size_t i, size_t end, bool low)
 
         m = a->beta1 * m + w->beta1_1 * g;
         v = a->beta2 * v + w->beta2_1 * (g * g);
-        p = w->keep * p - w->step * (m / (vec_sqrt(v) * w->root + w->eps));
+        p = w->keep * p - w->step * (m / (ds_vec_sqrt(v) * w->root + w->eps));
         if (whole) {
             ds_vec_store(a->m + i, m);
             ds_vec_store(a->v + i, v);

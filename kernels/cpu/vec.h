@@ -19,6 +19,10 @@
 
 #include "kernels/dtype.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define DS_LANES 16
 #elif defined(__AVX2__)
@@ -68,9 +72,46 @@ DS_INLINE ds_vec ds_vec_from_bits(ds_uvec bits)
     return (ds_vec)bits;
 }
 
+/* What compilers do not find by themselves, in the machine's own words; else plain vectors. */
+#if defined(__AVX512F__)
+#define DS_WIDEN(half)     ((ds_vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)(half)), 16))
+#define DS_UPPER(bits)     ((ds_hvec)_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)(bits), 16)))
+#define DS_MIN(x, limit)   ((ds_vec)_mm512_min_ps((__m512)(limit), (__m512)(x)))
+#define DS_MAX(x, limit)   ((ds_vec)_mm512_max_ps((__m512)(limit), (__m512)(x)))
+#define DS_SQRT(x)         ((ds_vec)_mm512_sqrt_ps((__m512)(x)))
+#elif defined(__AVX2__)
+#define DS_WIDEN(half)     ((ds_vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)(half)), 16))
+#define DS_MIN(x, limit)   ((ds_vec)_mm256_min_ps((__m256)(limit), (__m256)(x)))
+#define DS_MAX(x, limit)   ((ds_vec)_mm256_max_ps((__m256)(limit), (__m256)(x)))
+#define DS_SQRT(x)         ((ds_vec)_mm256_sqrt_ps((__m256)(x)))
+#elif defined(__SSE2__)
+#define DS_MIN(x, limit)   ((ds_vec)_mm_min_ps((__m128)(limit), (__m128)(x)))
+#define DS_MAX(x, limit)   ((ds_vec)_mm_max_ps((__m128)(limit), (__m128)(x)))
+#define DS_SQRT(x)         ((ds_vec)_mm_sqrt_ps((__m128)(x)))
+#endif
+
 DS_INLINE ds_vec ds_vec_widen(ds_hvec half)
 {
+#ifdef DS_WIDEN
+    return DS_WIDEN(half);
+#else
     return (ds_vec)(__builtin_convertvector(half, ds_uvec) << 16);
+#endif
+}
+
+/* The upper halves. */
+DS_INLINE ds_hvec ds_vec_upper(ds_uvec bits)
+{
+#if defined(__AVX512F__)
+    return DS_UPPER(bits);
+#elif defined(__AVX2__)
+    __m256i upper = _mm256_srai_epi32((__m256i)bits, 16);
+    __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(upper, upper), 0x08);
+
+    return (ds_hvec)_mm256_castsi256_si128(packed);
+#else
+    return __builtin_convertvector(bits >> 16, ds_hvec);
+#endif
 }
 
 /* Round to nearest even; a NaN stays one. */
@@ -78,10 +119,10 @@ DS_INLINE ds_hvec ds_vec_narrow(ds_vec x)
 {
     ds_uvec bits = (ds_uvec)x;
     ds_uvec up = bits + 0x7fffu + ((bits >> 16) & 1u);
-    ds_uvec nan = (ds_uvec)((bits & 0x7fffffffu) > 0x7f800000u);
+    ds_uvec nan = (ds_uvec)(x != x);
 
     up = (up & ~nan) | ((bits | 0x400000u) & nan);
-    return __builtin_convertvector(up >> 16, ds_hvec);
+    return ds_vec_upper(up);
 }
 
 /* DS_LANES elements of `type` at base[at]. */
@@ -137,12 +178,31 @@ DS_INLINE ds_vec ds_vec_pick(ds_ivec mask, ds_vec yes, ds_vec no)
 /* NaN in x comes through. */
 DS_INLINE ds_vec ds_vec_min(ds_vec x, ds_vec limit)
 {
+#ifdef DS_MIN
+    return DS_MIN(x, limit);
+#else
     return ds_vec_pick(x > limit, limit, x);
+#endif
 }
 
 DS_INLINE ds_vec ds_vec_max(ds_vec x, ds_vec limit)
 {
+#ifdef DS_MAX
+    return DS_MAX(x, limit);
+#else
     return ds_vec_pick(x < limit, limit, x);
+#endif
+}
+
+DS_INLINE ds_vec ds_vec_sqrt(ds_vec x)
+{
+#ifdef DS_SQRT
+    return DS_SQRT(x);
+#else
+    for (size_t i = 0; i < DS_LANES; i++)
+        x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
 }
 
 /* Sum of the lanes, always in the same order. */

@@ -93,15 +93,6 @@ static void init_from_seed(const struct ds_trainer *trainer)
         (void)pthread_join(share[i].thread, NULL);
 }
 
-static void fresh_state(struct ds_trainer *trainer)
-{
-    struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
-
-    memset(lines.exp_avg, 0, trainer->plan.padded_elems * sizeof(float));
-    memset(lines.exp_avg_sq, 0, trainer->plan.padded_elems * sizeof(float));
-    trainer->state = (struct ds_ckpt_state){.step = 0};
-}
-
 static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 {
     const char *from = trainer->job->model.init_from;
@@ -114,14 +105,22 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
     return 0;
 }
 
+static void clear_moments(const struct ds_trainer *trainer)
+{
+    struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
+
+    memset(lines.exp_avg, 0, trainer->plan.padded_elems * sizeof(float));
+    memset(lines.exp_avg_sq, 0, trainer->plan.padded_elems * sizeof(float));
+}
+
 /* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */
 static int load(struct ds_trainer *trainer, const char *path, struct ds_error *err)
 {
     struct ds_ckpt_state *state = &trainer->state;
     int rc = ds_ckpt_peek(path, state, err);
 
-    if (rc == 0 && state->step == 0)
-        fresh_state(trainer);
+    if (rc == 0 && state->step == 0) /* what a damaged one may have left */
+        clear_moments(trainer);
     if (rc == 0)
         rc = ds_ckpt_load(path, state, trainer->weights, trainer->n_weights, trainer->moments,
                           state->step > 0 ? trainer->n_moments : 0, err);
@@ -242,10 +241,8 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
         rc = resume_newest(trainer, from, err);
     else if (strcmp(resume, "never") != 0)
         rc = resume_from(trainer, resume, from, err);
-    if (rc == 0 && from[0] == '\0') {
-        fresh_state(trainer);
+    if (rc == 0 && from[0] == '\0') /* nothing was read: moments and state are zero as made */
         rc = init_weights(trainer, err);
-    }
     if (rc == 0)
         rc = ds_engine_publish(trainer->engine, err);
     if (rc == 0)

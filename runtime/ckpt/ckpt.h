@@ -41,10 +41,10 @@ struct ds_ckpt_tensor {
 
 /* What a run must know to go on; small, human-readable, in the manifest. */
 struct ds_ckpt_state {
-    uint64_t step;      /* updates made */
-    uint64_t samples;   /* sequences consumed: the next position of the data order */
+    uint64_t step;    /* updates made */
+    uint64_t samples; /* sequences consumed: the next position of the data order */
     uint64_t tokens;
-    uint64_t skipped;   /* updates skipped by the guard so far */
+    uint64_t skipped; /* updates skipped by the guard so far */
     uint64_t seed;
     uint64_t job_digest;
     struct ds_model_shape shape;
@@ -79,22 +79,21 @@ int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_t
                  struct ds_error *err) DS_NODISCARD;
 
 /* Read the manifest alone (sizes of files checked, bytes not). */
-int ds_ckpt_peek(const char *path, struct ds_ckpt_state *state, struct ds_error *err)
-    DS_NODISCARD;
+int ds_ckpt_peek(const char *path, struct ds_ckpt_state *state, struct ds_error *err) DS_NODISCARD;
 
 /* Read every byte, compare every checksum. */
 int ds_ckpt_verify(const char *path, struct ds_error *err) DS_NODISCARD;
 
 /* Folders of `run_dir`/checkpoints, newest step first; names like "step-00000100". */
+struct ds_ckpt_entry {
+    uint64_t step;
+    char name[32];
+};
 struct ds_ckpt_list {
     size_t count;
-    struct ds_ckpt_entry {
-        uint64_t step;
-        char name[32];
-    } *entry;
+    struct ds_ckpt_entry *entry;
 };
-int ds_ckpt_list(const char *run_dir, struct ds_ckpt_list *list, struct ds_error *err)
-    DS_NODISCARD;
+int ds_ckpt_list(const char *run_dir, struct ds_ckpt_list *list, struct ds_error *err) DS_NODISCARD;
 void ds_ckpt_list_release(struct ds_ckpt_list *list);
 
 /* CKPT of the command line: a checkpoint's folder as it is, or a run directory's latest (its newest
@@ -104,9 +103,8 @@ int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISC
 /* Initial weights from a Hugging Face folder (model.safetensors, or shards with an index; F32, BF16
  * and F16 are widened to F32).  Names with or without the "transformer." prefix; buffers such as
  * attn.bias and a tied lm_head.weight are ignored; anything else missing or extra is an error. */
-int ds_hf_load(const char *dir, const struct ds_model_shape *shape,
-               struct ds_ckpt_tensor *weights, size_t n_weights, struct ds_error *err)
-    DS_NODISCARD;
+int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
+               size_t n_weights, struct ds_error *err) DS_NODISCARD;
 
 /* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16.  The folder written to (`ckpt`
  * of an import is the checkpoint's own) is made, or is there and empty (else

@@ -165,21 +165,25 @@ static void shard_name(const struct export *x, size_t shard, char out[64])
         (void)snprintf(out, 64, "model-%05zu-of-%05zu.safetensors", shard + 1, x->shards);
 }
 
-/* The saved tensor of a parameter. */
-static int find_saved(const struct export *x, const struct ds_safetensor *param,
-                      const struct ds_manifest_tensor **out, struct ds_error *err)
+/* The saved tensor of a parameter; NULL with `err` filled (EBADMSG) when there is none that fits. */
+static const struct ds_manifest_tensor *find_saved(const struct export *x,
+                                                   const struct ds_safetensor *param,
+                                                   struct ds_error *err)
 {
     const struct ds_manifest_tensor *saved = ds_manifest_find(&x->store->manifest, param->name);
 
-    if (saved == NULL)
-        return ds_fail(err, EBADMSG, "checkpoint '%s' has no tensor '%s'", x->store->path,
-                       param->name);
+    if (saved == NULL) {
+        (void)ds_fail(err, EBADMSG, "checkpoint '%s' has no tensor '%s'", x->store->path,
+                      param->name);
+        return NULL;
+    }
     if (saved->dtype != DS_F32 || saved->elems != param->elems || saved->ndim != param->ndim ||
-        memcmp(saved->shape, param->shape, sizeof(saved->shape)) != 0)
-        return ds_fail(err, EBADMSG, "checkpoint '%s': tensor '%s' does not fit its own model",
-                       x->store->path, param->name);
-    *out = saved;
-    return 0;
+        memcmp(saved->shape, param->shape, sizeof(saved->shape)) != 0) {
+        (void)ds_fail(err, EBADMSG, "checkpoint '%s': tensor '%s' does not fit its own model",
+                      x->store->path, param->name);
+        return NULL;
+    }
+    return saved;
 }
 
 /* Round to BF16 in place; the i-th is read before anything that covers it is written. */
@@ -198,7 +202,6 @@ static int export_shard(struct export *x, size_t shard, struct ds_error *err)
 {
     struct ds_safetensor *table = x->table + x->first[shard];
     size_t count = x->first[shard + 1] - x->first[shard];
-    const struct ds_manifest_tensor *saved = NULL;
     struct ds__part part;
     char name[64];
     int rc;
@@ -206,11 +209,11 @@ static int export_shard(struct export *x, size_t shard, struct ds_error *err)
     shard_name(x, shard, name);
     rc = ds__part_create(&part, x->out_dir, name, table, count, NULL, err);
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        rc = find_saved(x, &table[i], &saved, err);
-        if (rc == 0)
-            rc = ds__store_read(x->store, saved, x->scratch, err);
+        const struct ds_manifest_tensor *saved = find_saved(x, &table[i], err);
+
+        rc = saved != NULL ? ds__store_read(x->store, saved, x->scratch, err) : -EBADMSG;
         if (rc == 0 && x->dtype == DS_BF16)
-            narrow(x->scratch, (size_t)saved->elems);
+            narrow(x->scratch, (size_t)table[i].elems);
         if (rc == 0)
             rc = ds__part_write(&part, &table[i], x->scratch, err);
     }
@@ -313,8 +316,11 @@ static int import_weights(const struct ds__hf *hf, const char *dir, struct ds_ma
     struct ds_safetensor *table = param_table(&m->arena, &m->state.shape, DS_F32, &count);
     float *scratch = table != NULL ? calloc((size_t)largest(table, count), sizeof(float)) : NULL;
     struct ds__part part = {.fd = -1};
-    int rc = scratch != NULL ? ds__manifest_reserve(m, 1, count, err) : out_of_memory(err);
+    int rc;
 
+    if (scratch == NULL)
+        return out_of_memory(err);
+    rc = ds__manifest_reserve(m, 1, count, err);
     if (rc == 0)
         rc = ds__part_create(&part, dir, IMPORT_NAME, table, count, m, err);
     for (size_t i = 0; rc == 0 && i < count; i++) {

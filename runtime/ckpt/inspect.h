@@ -3,7 +3,7 @@
  *
  * inspect.h - looking at checkpoints: what one holds, and how two differ.
  *
- * Tests   tests/ckpt/test_inspect.c
+ * Tests   tests/ckpt/test_cmd.c
  */
 #ifndef DS_RUNTIME_INSPECT_H
 #define DS_RUNTIME_INSPECT_H
@@ -26,16 +26,17 @@ int ds_ckpt_inspect(const char *path, struct ds_ckpt_info *info, struct ds_error
 
 enum ds_ckpt_difference { DS_DIFF_VALUES, DS_DIFF_SHAPE, DS_DIFF_ONLY_A, DS_DIFF_ONLY_B };
 
+struct ds_ckpt_diff_entry {
+    char name[DS_MAX_TENSOR_NAME + 1];
+    enum ds_ckpt_difference how;
+    double relative; /* |a - b| / |a| in L2; infinite unless `how` is VALUES */
+    double largest;  /* largest |a - b| of an element */
+    uint64_t elems;  /* that differ */
+};
 struct ds_ckpt_diff {
     size_t compared; /* tensors that both have in one shape */
     size_t count;
-    struct ds_ckpt_diff_entry {
-        char name[DS_MAX_TENSOR_NAME + 1];
-        enum ds_ckpt_difference how;
-        double relative; /* |a - b| / |a| in L2; infinite unless `how` is VALUES */
-        double largest;  /* largest |a - b| of an element */
-        uint64_t elems;  /* that differ */
-    } * entry;           /* largest relative difference first, then by name */
+    struct ds_ckpt_diff_entry *entry; /* largest relative difference first, then by name */
 };
 
 /* Compare all tensors, bit by bit; every checksum is compared on the way.  Tensors that are not F32

@@ -35,8 +35,7 @@ static int find_tensor(const struct ds__store *store, const struct ds_ckpt_tenso
     if (!same_shape(saved, wanted))
         return ds_fail(err, EINVAL,
                        "checkpoint '%s': tensor '%s' has the shape %s, the model's has %s",
-                       store->path, wanted->name,
-                       ds_shape_text(saved->shape, saved->ndim, is),
+                       store->path, wanted->name, ds_shape_text(saved->shape, saved->ndim, is),
                        ds_shape_text(wanted->shape, wanted->ndim, must));
     if (saved->dtype != wanted->dtype)
         return ds_fail(err, EINVAL, "checkpoint '%s': tensor '%s' has the type %s, not %s",

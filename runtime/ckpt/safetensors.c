@@ -128,9 +128,8 @@ static int read_offsets(const json_t *entry, uint64_t data_bytes, struct ds_safe
                        t->name);
     if (t->begin > t->end || t->end > data_bytes)
         return ds_fail(err, EBADMSG,
-                       "tensor '%s': bytes %ju to %ju do not lie in the %ju bytes of data",
-                       t->name, (uintmax_t)t->begin, (uintmax_t)t->end,
-                       (uintmax_t)data_bytes);
+                       "tensor '%s': bytes %ju to %ju do not lie in the %ju bytes of data", t->name,
+                       (uintmax_t)t->begin, (uintmax_t)t->end, (uintmax_t)data_bytes);
     return 0;
 }
 
@@ -145,8 +144,7 @@ static int check_size(const struct ds_safetensor *t, struct ds_error *err)
     if (!__builtin_mul_overflow(bits, t->elems, &bits) && bits % 8 == 0 && bits / 8 == bytes)
         return 0;
     return ds_fail(err, EBADMSG, "tensor '%s': %ju bytes do not hold %s of %s", t->name,
-                   (uintmax_t)bytes, t->dtype_name,
-                   ds_shape_text(t->shape, t->ndim, shape));
+                   (uintmax_t)bytes, t->dtype_name, ds_shape_text(t->shape, t->ndim, shape));
 }
 
 static int read_tensor(struct ds_safetensors *st, const char *name, const json_t *entry,
@@ -239,8 +237,8 @@ static int header_length(const void *bytes, size_t len, uint64_t file_len, uint6
         return ds_fail(err, EBADMSG, "a header of %ju bytes, at most %d are read",
                        (uintmax_t)length, DS_MAX_JSON_BYTES);
     if (length > file_len - LENGTH_BYTES)
-        return ds_fail(err, EBADMSG, "a header of %ju bytes in a file of %ju",
-                       (uintmax_t)length, (uintmax_t)file_len);
+        return ds_fail(err, EBADMSG, "a header of %ju bytes in a file of %ju", (uintmax_t)length,
+                       (uintmax_t)file_len);
     *out = length;
     return 0;
 }
@@ -249,7 +247,7 @@ static int parse(struct ds_safetensors *st, const char *bytes, size_t len, uint6
                  struct ds_error *err)
 {
     json_t *root;
-    uint64_t length;
+    uint64_t length = 0;
     int rc = header_length(bytes, len, file_len, &length, err);
 
     if (rc < 0)
@@ -303,8 +301,7 @@ int ds_safetensors_read(struct ds_safetensors *st, int fd, struct ds_error *err)
         return rc;
     bytes = malloc(LENGTH_BYTES + length);
     if (bytes == NULL)
-        return ds_fail(err, ENOMEM, "out of memory for a header of %ju bytes",
-                       (uintmax_t)length);
+        return ds_fail(err, ENOMEM, "out of memory for a header of %ju bytes", (uintmax_t)length);
     rc = ds_fs_pread_all(fd, bytes, LENGTH_BYTES + length, 0, err);
     if (rc == 0)
         rc = ds_safetensors_parse(st, bytes, LENGTH_BYTES + length, file_len, err);

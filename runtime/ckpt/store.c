@@ -148,8 +148,7 @@ static int read_hashed(struct ds__store *store, uint64_t offset, uint64_t bytes,
 
     if (data == NULL && store->piece == NULL)
         store->piece = malloc(PIECE_BYTES);
-    if ((data == NULL && store->piece == NULL) || hash == NULL ||
-        XXH3_64bits_reset(hash) != XXH_OK)
+    if ((data == NULL && store->piece == NULL) || hash == NULL || XXH3_64bits_reset(hash) != XXH_OK)
         rc = ds_fail(err, ENOMEM, "out of memory");
     while (rc == 0 && bytes > 0) {
         size_t len = bytes < PIECE_BYTES ? (size_t)bytes : PIECE_BYTES;

@@ -86,10 +86,16 @@ void ds_console_init(struct ds_console *console, const struct ds_console_args *a
     ds_buf_init(&console->out, LINE_BYTES);
 }
 
-void ds_console_release(struct ds_console *console)
+void ds_console_settle(struct ds_console *console)
 {
     if (console->live)
         put(console, false, "\n", 1);
+    console->live = false;
+}
+
+void ds_console_release(struct ds_console *console)
+{
+    ds_console_settle(console);
     ds_buf_release(&console->line);
     ds_buf_release(&console->out);
     *console = (struct ds_console){0};
@@ -262,7 +268,7 @@ static void smooth(struct ds_console *console, const json_t *object)
     double ms;
 
     if (number(object, "step_ms", &ms))
-        console->step_ms = console->step_ms > 0 ? 0.9 * console->step_ms + 0.1 * ms : ms;
+        console->step_ms = console->steps_seen++ < 2 ? ms : 0.9 * console->step_ms + 0.1 * ms;
 }
 
 /* --json: the text itself. */

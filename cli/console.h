@@ -40,12 +40,16 @@ struct ds_console {
     bool gone[2]; /* nobody reads stdout, stderr */
     bool live;    /* the live line is on the screen */
     uint64_t drawn_ns;
-    double step_ms; /* smoothed */
+    double step_ms; /* smoothed; the first step, which warms up, does not count for long */
+    unsigned steps_seen;
     struct ds_buf line, out;
 };
 
 void ds_console_init(struct ds_console *console, const struct ds_console_args *args);
-void ds_console_release(struct ds_console *console); /* the live line is ended, not erased */
+void ds_console_release(struct ds_console *console);
+
+/* The live line stays on the screen; what follows stands below it. */
+void ds_console_settle(struct ds_console *console);
 
 /* Lines of text, as they are: the header. */
 void ds_console_text(struct ds_console *console, const char *text);

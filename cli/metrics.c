@@ -147,7 +147,7 @@ static int write_header(struct ds_metrics *metrics, struct ds_error *err)
     rc = csv_header(&metrics->line);
     if (rc == 0)
         rc = ds_fs_write_all(metrics->csv_fd, metrics->line.data, metrics->line.len, err);
-    return ds_error_context(err, rc, "cannot write '%s'", metrics->csv_path);
+    return ds_error_context(err, rc, "'%s'", metrics->csv_path);
 }
 
 static int open_files(struct ds_metrics *metrics, struct ds_error *err)
@@ -205,7 +205,7 @@ static int append(struct ds_metrics *metrics, int fd, const char *path, struct d
     if (metrics->line.failed)
         return ds_fail(err, ENOMEM, "no memory for a line of '%s'", path);
     rc = ds_fs_write_all(fd, metrics->line.data, metrics->line.len, err);
-    return ds_error_context(err, rc, "cannot write '%s'", path);
+    return ds_error_context(err, rc, "'%s'", path);
 }
 
 int ds_metrics_add(struct ds_metrics *metrics, const char *json, size_t len, const json_t *object,

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/exit.h"
+#include "base/fsio.h"
 #include "base/json.h"
 #include "base/json_read.h"
 #include "runtime/job.h"
@@ -41,6 +42,10 @@ static int event_end(struct ds_report *report, struct event *event, struct ds_er
     ds_json_end_object(&event->json);
     rc = event->text.failed ? ds_fail(err, ENOMEM, "no memory for an event")
                             : ds_rundir_event(&report->dir, event->text.data, event->text.len, err);
+    if (rc != 0 && report->broken) {
+        ds_error_clear(err); /* what could not be written was told already */
+        rc = 0;
+    }
     if (rc == 0 && report->console.args.json)
         ds_console_event(&report->console, NULL, event->text.data, event->text.len);
     ds_buf_release(&event->text);
@@ -184,6 +189,18 @@ static int on_flush(void *user, struct ds_error *err)
     return rc == 0 ? ds_rundir_flush(&report->dir, err) : rc;
 }
 
+/* The fsync of job.yaml costs milliseconds that ranks use to load their libraries. */
+static int write_job(struct ds_report *report, struct ds_error *err)
+{
+    char path[DS_MAX_PATH];
+    int rc = ds_path_join(path, report->dir.path, "job.yaml", err);
+
+    if (rc == 0)
+        rc = ds_fs_replace(path, report->job_text->data, report->job_text->len, err);
+    report->job_written = rc == 0;
+    return rc;
+}
+
 static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
 {
     static const char *const names[] = {[DS_NOTE_STARTED] = "started",
@@ -192,12 +209,16 @@ static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
                                         [DS_NOTE_KILL] = "kill"};
     struct ds_report *report = user;
     struct event event;
+    int rc;
 
     if (note == DS_NOTE_STOP)
         ds_console_note(&report->console, "stopping: every rank saves at the same step; "
                                           "once more to kill");
     event_begin(&event, names[note]);
-    return event_end(report, &event, err);
+    rc = event_end(report, &event, err);
+    if (rc == 0 && note == DS_NOTE_STARTED && !report->job_written)
+        rc = write_job(report, err);
+    return rc;
 }
 
 const struct ds_fleet_ops ds_report_ops = {
@@ -244,9 +265,11 @@ int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *re
 
     if (first->kind == DS_FAILURE_NONE)
         return 0;
+    ds_console_settle(&report->console);
+    report->broken = first->kind == DS_FAILURE_LAUNCHER;
     if (first->kind == DS_FAILURE_RANK && !seen)
         ds_logmux_tail(&report->mux, first->rank, on_tail_line, report);
-    if (result->victims > 0)
+    if (first->kind == DS_FAILURE_RANK && result->victims > 0)
         (void)snprintf(victims, sizeof(victims), "; %u other rank%s ended because of it",
                        result->victims, result->victims == 1 ? "" : "s");
     ds_console_error(&report->console, "%s%s", result->cause, victims);
@@ -278,6 +301,7 @@ int ds_report_exit(struct ds_report *report, int code, struct ds_error *err)
 {
     struct event event;
 
+    ds_console_settle(&report->console);
     if (code == DS_EXIT_OK)
         ds_console_note(&report->console, "done; the record is in %s", report->run_dir);
     else if (code == DS_EXIT_STOPPED)

@@ -6,6 +6,7 @@
  *     OUT, ERR ─► logs/rank-NNNNN.log, lines of rank 0 ─► console
  *     METRIC   ─► metrics.jsonl, metrics.csv           ─► console
  *     EVENT    ─► events.jsonl                         ─► console
+ *     the resolved job ─► job.yaml, while the ranks begin
  *
  * dsrun's own events beside those of the ranks: launch, started, stop, failing, kill, failure,
  * restart, exit.  An event "resumed" of a rank cuts the metrics, "checkpoint" is remembered.
@@ -28,6 +29,9 @@
 struct ds_report {
     const struct ds_placement *placement; /* borrowed */
     const char *run_dir;                  /* as the user wrote it; borrowed */
+    const struct ds_buf *job_text;        /* for job.yaml, written once ranks run; borrowed */
+    bool job_written;
+    bool broken; /* a file could not be written, and that is the failure of the job */
     struct ds_rundir dir;
     struct ds_metrics metrics;
     struct ds_console console;

@@ -166,7 +166,7 @@ int ds_rundir_log(struct ds_rundir *dir, uint32_t rank, const char *bytes, size_
         dir->log[slot].rank = rank;
     }
     rc = ds_fs_write_all(fd, bytes, len, err);
-    return ds_error_context(err, rc, "cannot write '%s/logs/rank-%05u.log'", dir->path, rank);
+    return ds_error_context(err, rc, "'%s/logs/rank-%05u.log'", dir->path, rank);
 }
 
 int ds_rundir_event(struct ds_rundir *dir, const char *json, size_t len, struct ds_error *err)
@@ -175,7 +175,7 @@ int ds_rundir_event(struct ds_rundir *dir, const char *json, size_t len, struct 
 
     if (rc == 0)
         rc = ds_fs_write_all(dir->events_fd, "\n", 1, err);
-    return ds_error_context(err, rc, "cannot write '%s/events.jsonl'", dir->path);
+    return ds_error_context(err, rc, "'%s/events.jsonl'", dir->path);
 }
 
 int ds_rundir_flush(struct ds_rundir *dir, struct ds_error *err)

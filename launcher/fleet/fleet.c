@@ -201,10 +201,12 @@ static int on_host_frame(struct ds_fleet_host *host, const struct ds_frame *fram
 {
     if (frame->type == DS_WIRE_HELLO)
         return on_hello(host, frame, err);
-    if (frame->type == DS_WIRE_ERR) { /* the agent's own complaint */
+    if (frame->type == DS_WIRE_ERR) { /* the agent's own complaint: its first line */
+        const char *text = frame->len > 0 ? frame->payload : "";
+        const char *end = memchr(text, '\n', frame->len);
+
         (void)snprintf(host->reason, sizeof(host->reason), "%.*s",
-                       (int)strcspn(frame->len > 0 ? frame->payload : "", "\n"),
-                       (const char *)frame->payload);
+                       (int)(end != NULL ? (size_t)(end - text) : frame->len), text);
         return 0;
     }
     if (frame->type == DS_WIRE_BEAT)

@@ -222,6 +222,17 @@ static enum word book_tick(struct ds_supervise *super, uint64_t now_ns)
     return W_LATE;
 }
 
+/* timeout(1), batch systems and terminals may signal a process and its group: that is one stop. */
+static enum word book_stop(struct ds_supervise *super, int signal_number, uint64_t now_ns)
+{
+    bool echo = super->stop_ns != 0 && now_ns < super->stop_ns + DS_STOP_ECHO_NS;
+
+    if (super->stop_signal == 0)
+        super->stop_signal = signal_number;
+    super->stop_ns = echo ? super->stop_ns : now_ns;
+    return echo ? W_NONE : W_STOP;
+}
+
 static enum word book(struct ds_supervise *super, const struct ds_super_event *event,
                       uint64_t now_ns)
 {
@@ -235,10 +246,7 @@ static enum word book(struct ds_supervise *super, const struct ds_super_event *e
     case DS_SUPER_SPAWNED: return book_spawned(super, event->rank);
     case DS_SUPER_EXIT: return book_exit(super, event);
     case DS_SUPER_HOST_GONE: return book_host_gone(super, event);
-    case DS_SUPER_STOP:
-        if (super->stop_signal == 0)
-            super->stop_signal = event->signal;
-        return W_STOP;
+    case DS_SUPER_STOP: return book_stop(super, event->signal, now_ns);
     case DS_SUPER_BROKEN: {
         const struct ds_failure failure = {.kind = DS_FAILURE_LAUNCHER, .code = event->code};
 

@@ -93,6 +93,9 @@ struct ds_super_args {
     uint64_t close_ns; /* from kill to dropping the hosts */
 };
 
+/* A stop so soon after another is the same one, told twice. */
+#define DS_STOP_ECHO_NS UINT64_C(500000000)
+
 struct ds_supervise {
     struct ds_super_args args; /* borrowed arrays */
     enum ds_job_state job;
@@ -101,6 +104,7 @@ struct ds_supervise {
     uint32_t spawned, ended, saved, hosts_gone;
     uint32_t victims; /* ranks that ended badly beside the first */
     int stop_signal;  /* of the launcher, or SIGTERM when ranks stopped by themselves; 0: no stop */
+    uint64_t stop_ns; /* when it was asked for last; 0: never */
     bool started;     /* every rank ran */
     bool killed;      /* KILL was sent */
     bool unsaved;     /* a rank ended in a stop without a checkpoint */

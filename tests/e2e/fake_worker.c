@@ -206,6 +206,13 @@ static void orphan(void)
     say(STDOUT_FILENO, text);
 }
 
+/* By the signal itself, whatever a sanitizer would make of it. */
+static void die_of(int number)
+{
+    (void)signal(number, SIG_DFL);
+    (void)raise(number);
+}
+
 static _Noreturn void deaf(void)
 {
     (void)signal(SIGTERM, SIG_IGN);
@@ -249,7 +256,7 @@ static void act(const char *verb, const char *arg)
     else if (strcmp(verb, "exit") == 0)
         _exit((int)number);
     else if (strcmp(verb, "kill") == 0)
-        (void)raise((int)number);
+        die_of((int)number);
     else if (strcmp(verb, "wait") == 0)
         wait_for_end();
     else if (strcmp(verb, "deaf") == 0)
@@ -285,5 +292,7 @@ int main(void)
         act(action, colon != NULL ? colon + 1 : "");
         script += len + (script[len] == ';');
     }
+    ds_buf_release(&in);
+    ds_buf_release(&spec);
     return 0;
 }

@@ -61,7 +61,8 @@ def log(rank, run=None):
 
 
 def events(run=None):
-    return [json.loads(line) for line in ((run or last_run()) / "events.jsonl").read_text().splitlines()]
+    path = (run or last_run()) / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def steps(run):
@@ -79,8 +80,18 @@ def begin(*more, n=2, run=None, **fake):
     process = subprocess.Popen([h.DSRUN, *map(str, args(*more, ranks=n, run=run))], stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=h.work(),
                                env=h.environment(DSRUN_LIBEXEC=str(LIBEXEC), **fake))
-    wait_for(lambda: sum("dsrun-worker" in line for line in h.processes().values()) >= n)
+    wait_for(lambda: "started" in [e["event"] for e in events(run)])
     return process
+
+
+def stop_until_it_ends(process, number):
+    """Ask again and again, as an impatient user would."""
+    def ended():
+        if process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.2)
+        return process.poll() is not None
+    wait_for(ended)
 
 
 def wait_for(true, seconds=20.0):
@@ -214,11 +225,15 @@ def test_stop():
         h.ok(code == 75, f"stop by {name}: every rank saves, 75", f"{code}\n{output}")
     for name, number, want in [("INT", signal.SIGINT, 130), ("TERM", signal.SIGTERM, 143)]:
         process = begin(FAKE="deaf")
-        process.send_signal(number)
-        wait_for(lambda: "stop" in [e["event"] for e in events()])
-        process.send_signal(number)
+        stop_until_it_ends(process, number)
         code, output = finish(process)
         h.ok(code == want, f"stop by {name} twice: killed, {want}", f"{code}\n{output}")
+    process = begin(FAKE="sleep:300;wait")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    h.ok(code == 75, "a stop that is told twice at once is one stop", f"{code}\n{output}")
     process = begin("--grace", "0.2", FAKE="deaf")
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
@@ -238,9 +253,7 @@ def test_stop():
     process = begin(FAKE="deaf")
     agent = pids("dsrun-agent")[0]
     os.kill(agent, signal.SIGSTOP)
-    process.send_signal(signal.SIGTERM)
-    wait_for(lambda: "stop" in [e["event"] for e in events()])
-    process.send_signal(signal.SIGTERM)
+    stop_until_it_ends(process, signal.SIGTERM)
     code, output = finish(process)
     h.ok(code == 143, "a frozen agent is dropped", f"{code}\n{output}")
     nothing_left("stops")

@@ -139,7 +139,8 @@ static const struct story {
         {0, KILLED(3, SIGKILL), 0, DS_JOB_ENDING}, CLOSED } },
     { "a stop, twice", 130, DS_FAILURE_NONE, 0, 0, { START,
         {9, STOP(SIGINT), DS_DO_STOP, DS_JOB_STOPPING},
-        {0, STOP(SIGTERM), DS_DO_KILL, DS_JOB_ENDING}, {0, STOP(SIGTERM), 0, DS_JOB_ENDING},
+        {0, STOP(SIGINT), 0, DS_JOB_STOPPING}, /* an echo */
+        {1, STOP(SIGTERM), DS_DO_KILL, DS_JOB_ENDING}, {0, STOP(SIGTERM), 0, DS_JOB_ENDING},
         {0, KILLED(0, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(1, SIGKILL), 0, DS_JOB_ENDING},
         {0, KILLED(2, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(3, SIGKILL), 0, DS_JOB_ENDING},
         CLOSED } },
@@ -280,7 +281,7 @@ Test(supervise, every_random_story_ends)
             ends += happen(&scene, &event);
             scene.now_ns += ds_rng_u64(seed, 1, i) % (2 * S);
         }
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 3; i++, scene.now_ns += S)
             ends += happen(&scene, &stop);
         for (int i = 0; i < 4; i++) {
             scene.now_ns += 40 * S;

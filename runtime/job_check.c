@@ -236,8 +236,7 @@ static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds
         rc = check_heads(job, keys, err);
     if (rc == 0 && reads_text(job) && shape->vocab < 256)
         rc = FAIL_AT(keys, "model.vocab", EINVAL,
-                     "'model.vocab' must be at least 256 for text, not %" PRIu64,
-                     shape->vocab);
+                     "'model.vocab' must be at least 256 for text, not %" PRIu64, shape->vocab);
     return rc;
 }
 

@@ -21,7 +21,7 @@ struct ds_job_source { /* what a job was read from; borrowed by messages as long
 };
 
 /* Check and complete a job whose keys have been read (job_check.c). */
-int ds__job_check(struct ds_job *job, const struct ds_keys *keys,
-                  struct ds_error *err) DS_NODISCARD;
+int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+    DS_NODISCARD;
 
 #endif

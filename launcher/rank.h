@@ -4,7 +4,7 @@
  * rank.h - one rank in the hands of its agent, from fork to the report of its end.
  *
  * What the rank writes on stdout, stderr and its link is passed up as frames that carry its number.
- * While the line to the launcher is congested nothing is read, so the rank's pipes fill and it waits.
+ * While the line to the launcher is congested nothing is read: the rank's pipes fill and it waits.
  *
  * Tests   tests/e2e/processes.py
  */

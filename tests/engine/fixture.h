@@ -81,13 +81,21 @@ static inline double test_l2(const float *got, const float *want, uint64_t n)
 struct test_case {
     const char *folder;
     struct ds_model_shape shape;
+    uint64_t sequence;
 };
+enum { TEST_CASES = 4 };
 
 static inline struct test_case test_reference(unsigned i)
 {
-    if (i == 0)
-        return (struct test_case){"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32)};
-    return (struct test_case){"tests/reference/llama-tiny", test_llama(2, 64, 4, 2, 96, 113, 32)};
+    struct test_case cases[TEST_CASES] = {
+        {"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32), 17},
+        {"tests/reference/llama-tiny", test_llama(2, 64, 4, 2, 96, 113, 32), 17},
+        {"tests/reference/gpt2-edge", test_gpt2(1, 16, 16, 11, 8), 1}, /* nothing to attend to */
+        {"tests/reference/llama-tied", test_llama(2, 24, 6, 1, 10, 29, 16), 9},
+    };
+
+    cases[3].shape.tie_embeddings = true;
+    return cases[i];
 }
 
 /* What a run of all ranks is given and leaves behind; lines and results are rank 0's. */
@@ -285,16 +293,16 @@ static inline void test_run_release(struct test_run *run)
     free(run->exp_avg);
 }
 
-/* The run of a reference case: 6 steps of 8 sequences of 17 tokens. */
+/* The run of a reference case: 6 steps of 8 sequences. */
 static inline struct test_run test_reference_run(unsigned i, unsigned world, uint64_t micro_batch)
 {
     struct test_case ref = test_reference(i);
-    static char weights[2][64], tokens[2][64];
+    static char weights[TEST_CASES][64], tokens[TEST_CASES][64];
     struct test_run run = {.world = world, .threads = 1, .steps = 6, .poison_step = UINT64_MAX};
 
     (void)snprintf(weights[i], sizeof(weights[i]), "%s/model.safetensors", ref.folder);
     (void)snprintf(tokens[i], sizeof(tokens[i]), "%s/tokens.safetensors", ref.folder);
-    run.job = test_job(ref.shape, 8, micro_batch, 17);
+    run.job = test_job(ref.shape, 8, micro_batch, ref.sequence);
     run.weights = weights[i];
     run.tokens = tokens[i];
     return run;

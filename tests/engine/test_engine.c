@@ -75,7 +75,7 @@ Test(engine, llama_equals_the_reference)
 
 Test(engine, any_split_over_ranks_and_passes_equals_the_reference)
 {
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < TEST_CASES; i++) {
         check_reference(i, 2, 4, false, 1);
         check_reference(i, 4, 2, false, 1);
         check_reference(i, 2, 1, true, 2);
@@ -84,7 +84,7 @@ Test(engine, any_split_over_ranks_and_passes_equals_the_reference)
 
 Test(engine, bf16_stays_near_the_reference)
 {
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < TEST_CASES; i++) {
         struct test_run run = test_reference_run(i, 2, 4);
 
         run.job.precision.compute = DS_COMPUTE_BF16;

@@ -148,7 +148,7 @@ static int open_bench(struct bench *bench, struct ds_error *err)
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < (threads[1] > 1 ? 2u : 1u); i++) {
-        struct ds_scratch_query query = {.threads = threads[i]};
+        struct ds_scratch_query query = {.threads = threads[i], .act = DS_BF16};
         struct ds_device_args args = {
             .name = "cpu", .threads = threads[i], .scratch_bytes = ds_scratch_bytes(&query)};
 

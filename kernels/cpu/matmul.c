@@ -28,6 +28,7 @@ struct matmul {
     struct ds_gemm *gemm;
     size_t piece_m, piece_n, columns; /* pieces of D, `columns` of them side by side */
     float *scratch;                   /* per thread: struct own */
+    size_t scratch_floats;            /* of one thread */
     _Atomic int rc;                   /* of the first piece that failed */
 };
 
@@ -259,7 +260,7 @@ static void piece_task(void *arg, size_t task, unsigned thread)
     b.m = ds__min(mm->piece_m, a->m - b.m0);
     b.n = ds__min(mm->piece_n, a->n - b.n0);
     if (!uses_onednn(a))
-        own_product(a, b, mm->scratch + thread * (ds__need_matmul(1) / sizeof(float)));
+        own_product(a, b, mm->scratch + thread * mm->scratch_floats);
     else if (a->in_type == DS_F32)
         rc = plain(a, b);
     else
@@ -281,15 +282,17 @@ int DS_ISA(ds__cpu_matmul)(const struct ds_matmul_args *args, struct ds_stream *
                         .gemm = ds__cpu_stream(stream)->gemm,
                         .piece_m = args->m,
                         .piece_n = args->n};
+    bool bf16 = args->in_type == DS_BF16;
     int rc = 0;
 
+    mm.scratch_floats = ds__need_matmul(1, bf16) / sizeof(float);
     if (args->m >= args->n)
         mm.piece_m = piece(args->m, threads);
     else
         mm.piece_n = piece(args->n, threads);
     mm.columns = ds__div_up(args->n, mm.piece_n);
     if (!uses_onednn(args))
-        rc = ds__cpu_scratch(stream, ds__need_matmul(threads), &mm.scratch, err);
+        rc = ds__cpu_scratch(stream, ds__need_matmul(threads, bf16), &mm.scratch, err);
     if (rc != 0)
         return rc;
     ds__cpu_run(stream, ds__div_up(args->m, mm.piece_m) * mm.columns, piece_task, &mm);

@@ -9,6 +9,7 @@
 #ifndef DS_KERNELS_CPU_NEED_H
 #define DS_KERNELS_CPU_NEED_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* clang-format off */
@@ -46,11 +47,12 @@ static inline size_t ds__row_blocks(size_t rows)
     return blocks < DS_ROW_BLOCKS_MAX ? blocks : DS_ROW_BLOCKS_MAX;
 }
 
-static inline size_t ds__need_matmul(unsigned threads)
+/* Packed A and B, and with BF16 the sums of a tile. */
+static inline size_t ds__need_matmul(unsigned threads, bool bf16)
 {
     return threads * sizeof(float) *
            ((size_t)DS_TILE_ROWS * DS_TILE_K + (size_t)DS_TILE_K * DS_TILE_N +
-            (size_t)DS_TILE_M * DS_TILE_N);
+            (bf16 ? (size_t)DS_TILE_M * DS_TILE_N : 0));
 }
 
 static inline size_t ds__need_bias_bwd(size_t rows, size_t n)

@@ -85,6 +85,7 @@ static void check(size_t m, size_t n, size_t k, unsigned layout, enum ds_dtype i
                       .outs = 1,
                       .run = run,
                       .ctx = &p,
+                      .query = {.act = in},
                       .bits_vary = true,
                       .low = in == DS_BF16};
 

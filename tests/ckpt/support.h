@@ -169,7 +169,7 @@ static inline int shared_barrier(void *user, struct ds_error *err)
 /* Called in each rank's process before it saves, when not NULL. */
 static void (*rank_starts)(unsigned rank);
 
-/* Save with `world` processes; rc[r] is what rank r returned (-255 to 0). */
+/* Save with `world` processes, rank 0 being this one; rc[r] is what rank r returned (-255 to 0). */
 static inline void save_with_world(struct ds_ckpt_save_args args, unsigned world, int *rc)
 {
     pthread_barrier_t *barrier =
@@ -184,7 +184,7 @@ static inline void save_with_world(struct ds_ckpt_save_args args, unsigned world
     args.world = world;
     args.barrier = shared_barrier;
     args.user = barrier;
-    for (unsigned r = 0; r < world; r++) {
+    for (unsigned r = 1; r < world; r++) {
         pid[r] = fork();
         if (pid[r] == 0) {
             args.rank = r;
@@ -193,7 +193,11 @@ static inline void save_with_world(struct ds_ckpt_save_args args, unsigned world
             _exit(-ds_ckpt_save(&args, NULL) & 0xff);
         }
     }
-    for (unsigned r = 0; r < world; r++) {
+    args.rank = 0;
+    if (rank_starts != NULL)
+        rank_starts(0);
+    rc[0] = ds_ckpt_save(&args, NULL);
+    for (unsigned r = 1; r < world; r++) {
         int status = 0;
 
         cr_assert(waitpid(pid[r], &status, 0) == pid[r] && WIFEXITED(status));

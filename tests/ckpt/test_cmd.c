@@ -57,6 +57,8 @@ static int ckpt(struct ds_cli cli, const char *command, const char *a, const cha
 
 static const struct ds_cli plain;
 
+static uint64_t vocab = 7;
+
 /* A run whose checkpoints are those of a real, tiny model; the weights of `step` start at `first`. */
 static const char *save_model(uint64_t step, float first)
 {
@@ -69,7 +71,7 @@ static const char *save_model(uint64_t step, float first)
     run = held("run");
     set_init(&set, first);
     args = save_args(run.text, &set, step);
-    args.state.shape.vocab = 7;
+    args.state.shape.vocab = vocab;
     args.n_weights = ds_model_param_count(&args.state.shape);
     cr_assert(args.n_weights <= 32);
     for (size_t i = 0; i < args.n_weights; i++) {
@@ -199,6 +201,10 @@ Test(cmd, diff_names_what_differs_most_first)
     must_say(out, "\"only in the second\"");
     json_decref(rows);
     cr_assert(ckpt(plain, "ckpt diff", run, tempdir_path("none")) == 2);
+    vocab = 9;
+    (void)save_model(4, 2.0f);
+    cr_assert(ckpt(plain, "ckpt diff", at(run, "checkpoints/step-00000003"), run) == 1);
+    must_say(out, "transformer.wte.weight: other shape or type\n25 tensors compared, 1 differ");
 }
 
 Test(cmd, output_that_is_lost_is_a_failure)

@@ -351,6 +351,7 @@ Test(torture, a_rank_that_fails_ends_the_save_for_all)
             int rc[64];
 
             save_with_world(second_save(run, 2), 2, rc);
+            torture.mode = OFF;
             must_be_sound(run, "rank's call", tortured_call);
             cr_assert(rc[tortured_rank] != 0, "rank %u call %ld", tortured_rank, tortured_call);
             cr_assert(rc[0] != 0, "rank 0 has not seen that rank 1 failed");

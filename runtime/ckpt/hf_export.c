@@ -165,7 +165,7 @@ static void shard_name(const struct export *x, size_t shard, char out[64])
         (void)snprintf(out, 64, "model-%05zu-of-%05zu.safetensors", shard + 1, x->shards);
 }
 
-/* The saved tensor of a parameter; NULL with `err` filled (EBADMSG) when there is none that fits. */
+/* The saved tensor of a parameter; NULL with `err` filled (EBADMSG) when none fits. */
 static const struct ds_manifest_tensor *find_saved(const struct export *x,
                                                    const struct ds_safetensor *param,
                                                    struct ds_error *err)

@@ -22,7 +22,7 @@
 
 #include "base/limits.h"
 
-#define DS_NODISCARD __attribute__((warn_unused_result))
+#define DS_NODISCARD         __attribute__((warn_unused_result))
 #define DS_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 struct ds_error {

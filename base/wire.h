@@ -60,9 +60,9 @@ enum ds_wire_signal {
 };
 
 struct ds_frame {
-    uint16_t type;  /* enum ds_wire_type */
-    uint16_t flags; /* enum ds_wire_flag, or'ed */
-    uint32_t rank;  /* global rank or DS_WIRE_NO_RANK */
+    uint16_t type;       /* enum ds_wire_type */
+    uint16_t flags;      /* enum ds_wire_flag, or'ed */
+    uint32_t rank;       /* global rank or DS_WIRE_NO_RANK */
     const void *payload; /* borrowed from the bytes decoded */
     uint32_t len;
 };

@@ -313,7 +313,7 @@ int ds_report_exit(struct ds_report *report, int code, struct ds_error *err)
     return event_end(report, &event, err);
 }
 
-/* --- files -------------------------------------------------------------------------------------- */
+/* --- files ----------------------------------------------------------------------------------- */
 
 int ds_report_open(struct ds_report *report, const char *path, unsigned sinks, struct ds_error *err)
 {

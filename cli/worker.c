@@ -104,8 +104,10 @@ static int read_env(struct ds_train_args *args, int *link_fd, struct ds_error *e
     return rc;
 }
 
-static int run_job(struct ds_train_args *args, struct ds_buf *text, int *code, struct ds_error *err)
+static int run_job(const struct ds_train_args *started, struct ds_buf *text, int *code,
+                   struct ds_error *err)
 {
+    struct ds_train_args args = *started; /* what the job adds lives as long as the job */
     struct ds_run_spec spec;
     struct ds_job job;
     int rc = ds_run_spec_parse(&spec, text->data, text->len, err);
@@ -118,14 +120,14 @@ static int run_job(struct ds_train_args *args, struct ds_buf *text, int *code, s
     ds_job_init(&job);
     rc = ds_job_parse(&job, "job", spec.job_text, spec.job_bytes, NULL, 0, err);
     if (rc == 0)
-        rc = ds_job_check_world(&job, args->world, err);
-    args->cores = take_cores(args->local_world);
-    args->threads = job.launch.threads > 0 ? (unsigned)job.launch.threads : args->cores;
-    args->job = &job;
-    args->run_dir = spec.run_dir;
-    args->attempt = spec.attempt;
+        rc = ds_job_check_world(&job, args.world, err);
+    args.cores = take_cores(args.local_world);
+    args.threads = job.launch.threads > 0 ? (unsigned)job.launch.threads : args.cores;
+    args.job = &job;
+    args.run_dir = spec.run_dir;
+    args.attempt = spec.attempt;
     if (rc == 0)
-        rc = ds_train(args, code, err);
+        rc = ds_train(&args, code, err);
     ds_job_release(&job);
     return rc;
 }

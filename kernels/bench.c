@@ -32,7 +32,7 @@ static const struct layer {
     size_t tokens, in, out;
     bool head; /* the weight is the token table, stored [out, in] */
 } layers[] = {
-    {"d128 qkv", 2048, 128, 384, false},    {"d128 ffn up", 2048, 128, 512, false},
+    {"d128 qkv", 2048, 128, 384, false},      {"d128 ffn up", 2048, 128, 512, false},
     {"d128 ffn down", 2048, 512, 128, false}, {"d384 qkv", 2048, 384, 1152, false},
     {"d384 ffn up", 2048, 384, 1536, false},  {"d384 ffn down", 2048, 1536, 384, false},
     {"d768 qkv", 512, 768, 2304, false},      {"d768 ffn up", 512, 768, 3072, false},

@@ -25,7 +25,7 @@ enum ds_dtype {
 #define X(id, name, bytes) DS_##id,
     DS_DTYPES(X)
 #undef X
-    DS_DTYPE_COUNT
+        DS_DTYPE_COUNT
 };
 
 /* "F32", ... */

@@ -55,7 +55,6 @@
     X(SUMSQ,         sumsq) \
     X(ADAMW,         adamw) \
     X(CAST,          cast)
-/* clang-format on */
 
 enum ds_op {
 #define X(id, fn) DS_OP_##id,
@@ -63,6 +62,7 @@ enum ds_op {
 #undef X
     DS_OP_COUNT
 };
+/* clang-format on */
 
 /* D[m,n] = op(A)[m,k] op(B)[k,n] + (C ? C : 0) + (bias ? bias : 0).
  * op(A) is A stored [m,k], or with trans_a A stored [k,m]; likewise B [k,n] / [n,k].
@@ -123,10 +123,10 @@ struct ds_norm_fwd_args {
     enum ds_norm_kind kind;
     float eps;
     enum ds_dtype act, param;
-    const void *x;            /* [rows,C] */
+    const void *x;             /* [rows,C] */
     const void *weight, *bias; /* [C]; bias NULL for RMS */
-    void *y;                  /* [rows,C] */
-    float *mean, *rstd;       /* [rows]; mean NULL for RMS */
+    void *y;                   /* [rows,C] */
+    float *mean, *rstd;        /* [rows]; mean NULL for RMS */
 };
 
 /* dx = (dres ? dres : 0) + gradient through the norm; dx may be dres. */
@@ -211,7 +211,7 @@ struct ds_xent_args {
     size_t rows, vocab;
     enum ds_dtype act;
     const float *logits;
-    size_t ld; /* of logits; dlogits has ld `dld` */
+    size_t ld;              /* of logits; dlogits has ld `dld` */
     const int32_t *targets; /* [rows] */
     float *losses;          /* [rows] */
     void *dlogits;          /* or NULL: loss only */
@@ -261,7 +261,7 @@ struct ds_kernels {
 };
 
 /* The checked entries: int ds_matmul(const struct ds_matmul_args *, stream, err), ... */
-#define X(id, fn) \
+#define X(id, fn)                                                                                  \
     int ds_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream, struct ds_error *err) \
         DS_NODISCARD;
 DS_OPS(X)

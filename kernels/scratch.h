@@ -16,11 +16,11 @@
 struct ds_scratch_query {
     unsigned threads;
     enum ds_dtype act;
-    size_t rows;       /* B*T of a micro-batch */
-    size_t seq;        /* T */
-    size_t hidden;     /* C */
+    size_t rows;   /* B*T of a micro-batch */
+    size_t seq;    /* T */
+    size_t hidden; /* C */
     size_t heads, kv_heads, head_size;
-    size_t ffn_in;     /* widest output row of a block: 2F for SwiGLU, F for GELU, ... */
+    size_t ffn_in; /* widest output row of a block: 2F for SwiGLU, F for GELU, ... */
     size_t vocab;
     size_t logit_rows; /* rows of one classifier chunk */
 };

@@ -247,6 +247,7 @@ static size_t visible(struct tile t, size_t r)
 /* All ones in the first `n` lanes. */
 DS_INLINE ds_ivec first_lanes(size_t n)
 {
+    /* clang-format off */
     static const int32_t ones[2 * DS_LANES] = {
         -1, -1, -1, -1,
 #if DS_LANES >= 8
@@ -256,6 +257,7 @@ DS_INLINE ds_ivec first_lanes(size_t n)
         -1, -1, -1, -1, -1, -1, -1, -1,
 #endif
     };
+    /* clang-format on */
     ds_ivec mask;
 
     memcpy(&mask, ones + DS_LANES - n, sizeof(mask));
@@ -396,9 +398,9 @@ static void fwd_task(void *arg, size_t task, unsigned thread)
 int DS_ISA(ds__cpu_attention_fwd)(const struct ds_attention_fwd_args *args,
                                   struct ds_stream *stream, struct ds_error *err)
 {
-    struct fwd f = {.a = args,
-                    .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads,
-                                        args->head_size)};
+    struct fwd f = {
+        .a = args,
+        .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads, args->head_size)};
     size_t need = ds__need_attention(ds__cpu_threads(stream), args->seq, args->head_size);
     int rc = ds__cpu_scratch(stream, need, &f.scratch, err);
 
@@ -504,9 +506,9 @@ static void bwd_task(void *arg, size_t task, unsigned thread)
 int DS_ISA(ds__cpu_attention_bwd)(const struct ds_attention_bwd_args *args,
                                   struct ds_stream *stream, struct ds_error *err)
 {
-    struct bwd w = {.a = args,
-                    .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads,
-                                        args->head_size)};
+    struct bwd w = {
+        .a = args,
+        .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads, args->head_size)};
     size_t need = ds__need_attention(ds__cpu_threads(stream), args->seq, args->head_size);
     int rc = ds__cpu_scratch(stream, need, &w.scratch, err);
 

@@ -16,9 +16,9 @@ struct ds_gemm;
 struct ds_cpu_stream {
     struct ds_stream stream; /* first */
     struct ds_pool *pool;
-    struct ds_gemm *gemm; /* matrix products of oneDNN */
+    struct ds_gemm *gemm;                 /* matrix products of oneDNN */
     double (*multiply_add)(size_t turns); /* see peak.h */
-    char *scratch;        /* page-aligned */
+    char *scratch;                        /* page-aligned */
     size_t scratch_bytes;
 };
 

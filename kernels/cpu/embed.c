@@ -96,8 +96,8 @@ static void tokens_task(void *arg, size_t task, unsigned thread)
     for (size_t b = 0; b < a->batch; b++) {
         for (size_t t = 0; t < a->seq; t++) {
             size_t at = (b * a->seq + t) * a->channels + begin;
-            float *out = a->dwte + row_of(a->ids[b * a->ids_ld + t], a->vocab) * a->channels +
-                         begin;
+            float *out =
+                a->dwte + row_of(a->ids[b * a->ids_ld + t], a->vocab) * a->channels + begin;
 
             if (a->act == DS_F32)
                 add_row(DS_F32, a->dout, at, out, n);
@@ -158,11 +158,10 @@ DS_INLINE void bias_rows(const struct bias *b, enum ds_dtype act, size_t begin, 
         size_t at = row * n, i = 0;
 
         for (; i + DS_LANES <= n; i += DS_LANES)
-            ds_vec_store(sum + i,
-                         ds_vec_load(sum + i) +
-                             ((ds_load(act, dy, at + i) + ds_load(act, dy, at + n + i)) +
-                              (ds_load(act, dy, at + 2 * n + i) +
-                               ds_load(act, dy, at + 3 * n + i))));
+            ds_vec_store(sum + i, ds_vec_load(sum + i) +
+                                      ((ds_load(act, dy, at + i) + ds_load(act, dy, at + n + i)) +
+                                       (ds_load(act, dy, at + 2 * n + i) +
+                                        ds_load(act, dy, at + 3 * n + i))));
         for (size_t r = 0; i < n && r < 4; r++)
             add_row(act, dy, at + r * n + i, sum + i, n - i);
     }

@@ -118,8 +118,8 @@ static int open_lanes(struct ds_gemm *gemm)
         gemm->lane[i].entry = calloc(SLOTS, sizeof(struct entry));
         if (gemm->lane[i].entry == NULL)
             return -ENOMEM;
-        rc = code(dnnl_stream_create(&gemm->lane[i].stream, gemm->engine,
-                                     dnnl_stream_default_flags));
+        rc = code(
+            dnnl_stream_create(&gemm->lane[i].stream, gemm->engine, dnnl_stream_default_flags));
     }
     return rc;
 }

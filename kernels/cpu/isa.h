@@ -13,11 +13,11 @@
 #include "kernels/op.h"
 
 #define DS_ISA_PASTE(fn, isa) fn##_##isa
-#define DS_ISA_NAME(fn, isa) DS_ISA_PASTE(fn, isa)
-#define DS_ISA(fn) DS_ISA_NAME(fn, DS_CPU_ISA)
+#define DS_ISA_NAME(fn, isa)  DS_ISA_PASTE(fn, isa)
+#define DS_ISA(fn)            DS_ISA_NAME(fn, DS_CPU_ISA)
 
 #ifdef DS_CPU_ISA
-#define X(id, fn) \
+#define X(id, fn)                                                                                  \
     int DS_ISA(ds__cpu_##fn)(const struct ds_##fn##_args *, struct ds_stream *, struct ds_error *);
 DS_OPS(X)
 #undef X

@@ -29,8 +29,7 @@ static float row_max(const float *x, size_t n)
         for (size_t j = 0; j < 4; j++)
             max[j] = ds_vec_max(max[j], ds_vec_load(x + i + j * DS_LANES));
     }
-    largest = ds_vec_largest(
-        ds_vec_max(ds_vec_max(max[0], max[1]), ds_vec_max(max[2], max[3])));
+    largest = ds_vec_largest(ds_vec_max(ds_vec_max(max[0], max[1]), ds_vec_max(max[2], max[3])));
     for (; i < n; i++)
         largest = x[i] > largest ? x[i] : largest;
     return largest;

@@ -95,8 +95,7 @@ static void finish(const struct ds_matmul_args *a, struct block b, const float *
 
     for (size_t row = 0; row < b.m; row++) {
         const float *from = w == NULL ? NULL : w + row * b.n;
-        const void *c =
-            a->c == NULL ? NULL : element(a->c, a->out_type, b.m0 + row, a->ldc, b.n0);
+        const void *c = a->c == NULL ? NULL : element(a->c, a->out_type, b.m0 + row, a->ldc, b.n0);
         void *out = target(a, b.m0 + row, b.n0);
 
         if (a->out_type == DS_BF16)
@@ -278,10 +277,8 @@ int DS_ISA(ds__cpu_matmul)(const struct ds_matmul_args *args, struct ds_stream *
                            struct ds_error *err)
 {
     unsigned threads = ds__cpu_threads(stream);
-    struct matmul mm = {.a = args,
-                        .gemm = ds__cpu_stream(stream)->gemm,
-                        .piece_m = args->m,
-                        .piece_n = args->n};
+    struct matmul mm = {
+        .a = args, .gemm = ds__cpu_stream(stream)->gemm, .piece_m = args->m, .piece_n = args->n};
     bool bf16 = args->in_type == DS_BF16;
     int rc = 0;
 

@@ -62,7 +62,6 @@ DS_INLINE float row_squares(enum ds_dtype type, const void *x, size_t at, size_t
     return ds_vec_sum(sum0 + sum1);
 }
 
-
 DS_INLINE void fwd_row(const struct ds_norm_fwd_args *a, size_t row, bool layer, enum ds_dtype act,
                        enum ds_dtype param)
 {
@@ -201,8 +200,8 @@ DS_INLINE void bwd_dx(const struct ds_norm_bwd_args *a, struct bwd_row r, size_t
     }
 }
 
-DS_INLINE void bwd_rows(const struct bwd *b, size_t begin, size_t end, float *dweight,
-                        float *dbias, bool layer, enum ds_dtype act, enum ds_dtype param)
+DS_INLINE void bwd_rows(const struct bwd *b, size_t begin, size_t end, float *dweight, float *dbias,
+                        bool layer, enum ds_dtype act, enum ds_dtype param)
 {
     const struct ds_norm_bwd_args *a = b->a;
 
@@ -260,11 +259,10 @@ static void combine_task(void *arg, size_t task, unsigned thread)
 int DS_ISA(ds__cpu_norm_bwd)(const struct ds_norm_bwd_args *args, struct ds_stream *stream,
                              struct ds_error *err)
 {
-    struct bwd b = {.a = args,
-                    .blocks = ds__row_blocks(args->rows),
-                    .width = ds__round_line(args->channels)};
-    int rc = ds__cpu_scratch(stream, ds__need_norm_bwd(args->rows, args->channels), &b.partial,
-                             err);
+    struct bwd b = {
+        .a = args, .blocks = ds__row_blocks(args->rows), .width = ds__round_line(args->channels)};
+    int rc =
+        ds__cpu_scratch(stream, ds__need_norm_bwd(args->rows, args->channels), &b.partial, err);
 
     if (rc != 0)
         return rc;

@@ -93,9 +93,9 @@ int DS_ISA(ds__cpu_sumsq)(const struct ds_sumsq_args *args, struct ds_stream *st
 /* The update with everything that does not depend on the element worked out. */
 struct adamw {
     const struct ds_adamw_args *a;
-    float keep;            /* 1 - lr * weight_decay */
-    float step;            /* lr / bias1 */
-    float root, eps;       /* sqrt(v) * root + eps */
+    float keep;             /* 1 - lr * weight_decay */
+    float step;             /* lr / bias1 */
+    float root, eps;        /* sqrt(v) * root + eps */
     float beta1_1, beta2_1; /* 1 - beta */
 };
 

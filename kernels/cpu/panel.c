@@ -14,7 +14,8 @@ enum { ROWS = DS_PANEL_ROWS, COLUMNS = DS_PANEL_COLUMNS, DEAL = 16 };
 #endif
 
 /* The first `n` columns of a row of sums. */
-static __attribute__((noinline)) void store_row_part(float *to, const ds_vec *sum, size_t n, bool add)
+static __attribute__((noinline)) void store_row_part(float *to, const ds_vec *sum, size_t n,
+                                                     bool add)
 {
     float row[COLUMNS];
 
@@ -70,7 +71,7 @@ DS_INLINE void any_rows(size_t rows, size_t k, const float *a, size_t a_row, siz
                         const float *b, size_t b_row, float *c, const struct ds_panel *panel)
 {
     switch (rows) {
-#define CASE(count) \
+#define CASE(count)                                                                                \
     case count: group(count, k, a, a_row, a_col, b, b_row, c, panel); break;
         CASE(1)
         CASE(2)
@@ -140,8 +141,7 @@ DS_INLINE quad load_quad(enum ds_dtype type, const void *from, size_t at)
 
 DS_INLINE float load_one(enum ds_dtype type, const void *from, size_t at)
 {
-    return type == DS_F32 ? ((const float *)from)[at]
-                          : ds_bf16_to_f32(((const ds_bf16 *)from)[at]);
+    return type == DS_F32 ? ((const float *)from)[at] : ds_bf16_to_f32(((const ds_bf16 *)from)[at]);
 }
 
 DS_INLINE void prefetch(enum ds_dtype type, const void *from, size_t at)

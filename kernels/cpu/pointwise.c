@@ -142,8 +142,7 @@ DS_INLINE struct swiglu_grad swiglu_grad(ds_vec gate, ds_vec up, ds_vec dy)
     struct ds_sigmoid s = ds_vec_sigmoid(gate);
     ds_vec silu = gate * s.value;
 
-    return (struct swiglu_grad){.gate = dy * up * (s.value + silu * s.complement),
-                                .up = dy * silu};
+    return (struct swiglu_grad){.gate = dy * up * (s.value + silu * s.complement), .up = dy * silu};
 }
 
 DS_INLINE void swiglu_bwd(const struct ds_swiglu_bwd_args *a, enum ds_dtype act, size_t row)
@@ -151,9 +150,9 @@ DS_INLINE void swiglu_bwd(const struct ds_swiglu_bwd_args *a, enum ds_dtype act,
     size_t ffn = a->ffn, in = row * 2 * ffn, out = row * ffn, i = 0;
 
     for (; i + DS_LANES <= ffn; i += DS_LANES) {
-        struct swiglu_grad g = swiglu_grad(ds_load(act, a->x, in + i),
-                                           ds_load(act, a->x, in + ffn + i),
-                                           ds_load(act, a->dy, out + i));
+        struct swiglu_grad g =
+            swiglu_grad(ds_load(act, a->x, in + i), ds_load(act, a->x, in + ffn + i),
+                        ds_load(act, a->dy, out + i));
 
         ds_store(act, a->dx, in + i, g.gate);
         ds_store(act, a->dx, in + ffn + i, g.up);
@@ -207,8 +206,8 @@ static struct rope_angles rope_start(const struct rope *r, unsigned thread, size
 {
     size_t pairs = r->a->head_size / 2;
     double *d = (double *)(void *)(r->scratch + thread * ds__need_rope(1, r->a->head_size));
-    struct rope_angles w = {pairs,         d, d + pairs, d + 2 * pairs, d + 3 * pairs,
-                            (float *)(void *)(d + 4 * pairs), NULL};
+    struct rope_angles w = {
+        pairs, d, d + pairs, d + 2 * pairs, d + 3 * pairs, (float *)(void *)(d + 4 * pairs), NULL};
 
     w.s = w.c + pairs;
     for (size_t i = 0; i < pairs; i++) {

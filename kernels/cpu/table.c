@@ -6,11 +6,10 @@
 #include "kernels/cpu/isa.h"
 
 #define STRING2(x) #x
-#define STRING(x) STRING2(x)
+#define STRING(x)  STRING2(x)
 
-const struct ds_kernels DS_ISA(ds__cpu_kernels) = {
-    .name = "cpu-" STRING(DS_CPU_ISA),
+const struct ds_kernels DS_ISA(ds__cpu_kernels) = {.name = "cpu-" STRING(DS_CPU_ISA),
 #define X(id, fn) .fn = DS_ISA(ds__cpu_##fn),
-    DS_OPS(X)
+                                                   DS_OPS(X)
 #undef X
 };

@@ -148,8 +148,7 @@ static inline void fill_outs(const struct trial *t, struct nums *out, void **dat
     for (size_t i = 0; i < t->outs; i++) {
         out[i] = nums_blank(t->out[i].type, t->out[i].n);
         if (t->out[i].before != NULL)
-            memcpy(out[i].data, t->out[i].before->data,
-                   out[i].n * ds_dtype_bytes(t->out[i].type));
+            memcpy(out[i].data, t->out[i].before->data, out[i].n * ds_dtype_bytes(t->out[i].type));
         data[i] = out[i].data;
     }
 }

@@ -88,10 +88,16 @@ static void reference(struct attention *x)
 static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct attention *x = ctx;
-    struct ds_attention_fwd_args args = {.batch = x->batch, .seq = x->seq, .heads = x->heads,
-                                         .kv_heads = x->kv_heads, .head_size = x->size,
-                                         .act = x->act, .scale = (float)x->scale,
-                                         .qkv = x->qkv.data, .out = out[0], .lse = out[1]};
+    struct ds_attention_fwd_args args = {.batch = x->batch,
+                                         .seq = x->seq,
+                                         .heads = x->heads,
+                                         .kv_heads = x->kv_heads,
+                                         .head_size = x->size,
+                                         .act = x->act,
+                                         .scale = (float)x->scale,
+                                         .qkv = x->qkv.data,
+                                         .out = out[0],
+                                         .lse = out[1]};
 
     return ds_attention_fwd(&args, stream, err);
 }
@@ -99,11 +105,17 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
 static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct attention *x = ctx;
-    struct ds_attention_bwd_args args = {.batch = x->batch, .seq = x->seq, .heads = x->heads,
-                                         .kv_heads = x->kv_heads, .head_size = x->size,
-                                         .act = x->act, .scale = (float)x->scale,
-                                         .qkv = x->qkv.data, .out = x->out.data,
-                                         .dout = x->dout.data, .dqkv = out[0],
+    struct ds_attention_bwd_args args = {.batch = x->batch,
+                                         .seq = x->seq,
+                                         .heads = x->heads,
+                                         .kv_heads = x->kv_heads,
+                                         .head_size = x->size,
+                                         .act = x->act,
+                                         .scale = (float)x->scale,
+                                         .qkv = x->qkv.data,
+                                         .out = x->out.data,
+                                         .dout = x->dout.data,
+                                         .dqkv = out[0],
                                          .lse = (const float *)(void *)x->lse.data};
 
     return ds_attention_bwd(&args, stream, err);
@@ -112,14 +124,14 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
 static void try_both(struct attention *x, const char *what)
 {
     size_t tokens = x->batch * x->seq, out = tokens * x->heads * x->size;
-    struct trial t = {.what = what,
-                      .out = {{x->act, out, x->want_out, NULL},
-                              {DS_F32, tokens * x->heads, x->want_lse, NULL}},
-                      .outs = 2,
-                      .run = run_fwd,
-                      .ctx = x,
-                      .query = {.act = x->act, .seq = x->seq, .head_size = x->size},
-                      .low = x->act == DS_BF16};
+    struct trial t = {
+        .what = what,
+        .out = {{x->act, out, x->want_out, NULL}, {DS_F32, tokens * x->heads, x->want_lse, NULL}},
+        .outs = 2,
+        .run = run_fwd,
+        .ctx = x,
+        .query = {.act = x->act, .seq = x->seq, .head_size = x->size},
+        .low = x->act == DS_BF16};
 
     try_all(&t);
     for (size_t i = 0; i < out; i++)
@@ -136,8 +148,12 @@ static void try_both(struct attention *x, const char *what)
 static void check(size_t batch, size_t seq, size_t kv_heads, size_t group, size_t size,
                   enum ds_dtype act, double sharp)
 {
-    struct attention x = {.batch = batch, .seq = seq, .heads = kv_heads * group,
-                          .kv_heads = kv_heads, .size = size, .act = act,
+    struct attention x = {.batch = batch,
+                          .seq = seq,
+                          .heads = kv_heads * group,
+                          .kv_heads = kv_heads,
+                          .size = size,
+                          .act = act,
                           .scale = (double)(float)(1.0 / sqrt((double)size))};
     size_t tokens = batch * seq;
     char what[128];

@@ -35,10 +35,17 @@ static void reference(struct embed *c)
 static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct embed *c = ctx;
-    struct ds_embed_fwd_args args = {.batch = c->batch, .seq = c->seq, .channels = c->n,
-                                     .vocab = c->vocab, .act = c->act, .param = c->act,
-                                     .ids = c->ids, .ids_ld = c->ids_ld, .wte = c->wte.data,
-                                     .wpe = c->learned ? c->wpe.data : NULL, .out = out[0]};
+    struct ds_embed_fwd_args args = {.batch = c->batch,
+                                     .seq = c->seq,
+                                     .channels = c->n,
+                                     .vocab = c->vocab,
+                                     .act = c->act,
+                                     .param = c->act,
+                                     .ids = c->ids,
+                                     .ids_ld = c->ids_ld,
+                                     .wte = c->wte.data,
+                                     .wpe = c->learned ? c->wpe.data : NULL,
+                                     .out = out[0]};
 
     return ds_embed_fwd(&args, stream, err);
 }
@@ -46,10 +53,17 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
 static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct embed *c = ctx;
-    struct ds_embed_bwd_args args = {.batch = c->batch, .seq = c->seq, .channels = c->n,
-                                     .vocab = c->vocab, .positions = c->positions, .act = c->act,
-                                     .ids = c->ids, .ids_ld = c->ids_ld, .dout = c->dout.data,
-                                     .dwte = out[0], .dwpe = c->learned ? out[1] : NULL,
+    struct ds_embed_bwd_args args = {.batch = c->batch,
+                                     .seq = c->seq,
+                                     .channels = c->n,
+                                     .vocab = c->vocab,
+                                     .positions = c->positions,
+                                     .act = c->act,
+                                     .ids = c->ids,
+                                     .ids_ld = c->ids_ld,
+                                     .dout = c->dout.data,
+                                     .dwte = out[0],
+                                     .dwpe = c->learned ? out[1] : NULL,
                                      .accumulate_wte = c->accumulate,
                                      .accumulate_wpe = c->accumulate};
 
@@ -76,8 +90,14 @@ static void try_both(struct embed *c)
 
 static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigned mode)
 {
-    struct embed c = {.batch = batch, .seq = seq, .n = n, .vocab = 70, .positions = seq + 3,
-                      .ids_ld = seq + 1, .act = act, .learned = mode & 1,
+    struct embed c = {.batch = batch,
+                      .seq = seq,
+                      .n = n,
+                      .vocab = 70,
+                      .positions = seq + 3,
+                      .ids_ld = seq + 1,
+                      .act = act,
+                      .learned = mode & 1,
                       .accumulate = (mode & 2) != 0};
     size_t tokens = batch * seq;
 
@@ -123,9 +143,16 @@ Test(embed, ids_outside_the_table_do_no_harm)
     struct ds_device *device = open_cpu(NULL, 1, 0);
     int32_t ids[3] = {-1, 5, INT32_MAX};
     struct nums wte = nums_random(DS_F32, 5 * 8, 1.0, 0.0), out = nums_blank(DS_F32, 3 * 8);
-    struct ds_embed_fwd_args args = {.batch = 1, .seq = 3, .channels = 8, .vocab = 5, .ids = ids,
-                                     .act = DS_F32, .param = DS_F32, .ids_ld = 3,
-                                     .wte = wte.data, .out = out.data};
+    struct ds_embed_fwd_args args = {.batch = 1,
+                                     .seq = 3,
+                                     .channels = 8,
+                                     .vocab = 5,
+                                     .ids = ids,
+                                     .act = DS_F32,
+                                     .param = DS_F32,
+                                     .ids_ld = 3,
+                                     .wte = wte.data,
+                                     .out = out.data};
 
     cr_assert(ds_embed_fwd(&args, ds_device_stream(device), NULL) == 0);
     cr_assert(nums_get(&out, 8) == wte.d[0]);
@@ -143,8 +170,11 @@ struct bias {
 static int run_bias(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct bias *c = ctx;
-    struct ds_bias_bwd_args args = {.rows = c->rows, .n = c->n, .act = c->dy.type,
-                                    .dy = c->dy.data, .dbias = out[0],
+    struct ds_bias_bwd_args args = {.rows = c->rows,
+                                    .n = c->n,
+                                    .act = c->dy.type,
+                                    .dy = c->dy.data,
+                                    .dbias = out[0],
                                     .accumulate = c->accumulate};
 
     return ds_bias_bwd(&args, stream, err);

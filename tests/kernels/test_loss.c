@@ -34,10 +34,15 @@ static void reference_row(struct xent *c, size_t r)
 static int run(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct xent *c = ctx;
-    struct ds_xent_args args = {.rows = c->rows, .vocab = c->vocab, .act = c->act,
-                                .logits = c->in_place ? out[1] : c->logits.data, .ld = c->ld,
-                                .targets = c->targets, .losses = out[0],
-                                .dlogits = c->loss_only ? NULL : out[1], .dld = c->dld,
+    struct ds_xent_args args = {.rows = c->rows,
+                                .vocab = c->vocab,
+                                .act = c->act,
+                                .logits = c->in_place ? out[1] : c->logits.data,
+                                .ld = c->ld,
+                                .targets = c->targets,
+                                .losses = out[0],
+                                .dlogits = c->loss_only ? NULL : out[1],
+                                .dld = c->dld,
                                 .grad_scale = grad_scale};
 
     return ds_xent(&args, stream, err);
@@ -46,8 +51,8 @@ static int run(void *ctx, void **out, struct ds_stream *stream, struct ds_error 
 static void check(size_t rows, size_t vocab, size_t pad, enum ds_dtype act, bool in_place,
                   double scale)
 {
-    struct xent c = {.rows = rows, .vocab = vocab, .ld = vocab + pad, .act = act,
-                     .in_place = in_place};
+    struct xent c = {
+        .rows = rows, .vocab = vocab, .ld = vocab + pad, .act = act, .in_place = in_place};
     struct nums old;
     struct trial t = {.what = "xent", .outs = 2, .run = run, .ctx = &c, .f32 = 1e-5};
 
@@ -99,8 +104,13 @@ Test(xent, nan_shows_in_the_loss)
             struct ds_device *device = open_cpu(isas[i], 1, 0);
             float x[37] = {0}, loss = 0.0f;
             int32_t target = 5;
-            struct ds_xent_args args = {.rows = 1, .vocab = 37, .logits = x, .ld = 37,
-                                        .targets = &target, .losses = &loss, .act = DS_F32};
+            struct ds_xent_args args = {.rows = 1,
+                                        .vocab = 37,
+                                        .logits = x,
+                                        .ld = 37,
+                                        .targets = &target,
+                                        .losses = &loss,
+                                        .act = DS_F32};
 
             if (device == NULL)
                 break;

@@ -150,9 +150,18 @@ static void check_primitive(size_t m, size_t n, size_t k, unsigned layout, enum 
 {
     struct product p = make(m, n, k, layout, in, DS_F32, added, bias, 3);
     struct ds_matmul_args *a = &p.args;
-    struct ds_gemm_shape shape = {.m = m, .n = n, .k = k, .lda = a->lda, .ldb = a->ldb, .ldd = n,
-                                  .in_type = in, .out_type = DS_F32, .trans_a = a->trans_a,
-                                  .trans_b = a->trans_b, .add = added != NOTHING, .bias = bias};
+    struct ds_gemm_shape shape = {.m = m,
+                                  .n = n,
+                                  .k = k,
+                                  .lda = a->lda,
+                                  .ldb = a->ldb,
+                                  .ldd = n,
+                                  .in_type = in,
+                                  .out_type = DS_F32,
+                                  .trans_a = a->trans_a,
+                                  .trans_b = a->trans_b,
+                                  .add = added != NOTHING,
+                                  .bias = bias};
     struct ds_gemm *gemm = NULL;
     struct ds_error err = {0};
 
@@ -163,8 +172,8 @@ static void check_primitive(size_t m, size_t n, size_t k, unsigned layout, enum 
 
         if (added != NOTHING)
             memcpy(d.data, p.c.data, m * n * sizeof(float));
-        rc = ds__gemm_run(gemm, pass % 2, &shape, p.a.data, p.b.data,
-                          bias ? p.bias.data : NULL, d.data);
+        rc = ds__gemm_run(gemm, pass % 2, &shape, p.a.data, p.b.data, bias ? p.bias.data : NULL,
+                          d.data);
         if (rc == -ENOTSUP && in == DS_BF16) {
             nums_free(&d);
             break;
@@ -198,8 +207,14 @@ Test(matmul, primitive_table_overflows)
 
     cr_assert(ds__gemm_open(&gemm, 1, NULL) == 0);
     for (size_t k = 1; k < 600; k++) {
-        struct ds_gemm_shape shape = {.m = 1, .n = 1, .k = k, .lda = k, .ldb = 1, .ldd = 1,
-                                      .in_type = DS_F32, .out_type = DS_F32};
+        struct ds_gemm_shape shape = {.m = 1,
+                                      .n = 1,
+                                      .k = k,
+                                      .lda = k,
+                                      .ldb = 1,
+                                      .ldd = 1,
+                                      .in_type = DS_F32,
+                                      .out_type = DS_F32};
 
         cr_assert(ds__gemm_run(gemm, 0, &shape, a, b, NULL, d) == 0);
         cr_assert(d[0] == 2.0f);

@@ -47,9 +47,16 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
 {
     struct norm *c = ctx;
     bool layer = c->kind == DS_NORM_LAYER;
-    struct ds_norm_fwd_args args = {.rows = c->rows, .channels = c->n, .kind = c->kind, .eps = eps,
-                                    .act = c->act, .param = c->act, .x = c->x.data,
-                                    .weight = c->weight.data, .y = out[0], .rstd = out[1],
+    struct ds_norm_fwd_args args = {.rows = c->rows,
+                                    .channels = c->n,
+                                    .kind = c->kind,
+                                    .eps = eps,
+                                    .act = c->act,
+                                    .param = c->act,
+                                    .x = c->x.data,
+                                    .weight = c->weight.data,
+                                    .y = out[0],
+                                    .rstd = out[1],
                                     .bias = layer ? c->bias.data : NULL,
                                     .mean = layer ? out[2] : NULL};
 
@@ -60,13 +67,20 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
 {
     struct norm *c = ctx;
     bool layer = c->kind == DS_NORM_LAYER;
-    struct ds_norm_bwd_args args = {.rows = c->rows, .channels = c->n, .kind = c->kind,
-                                    .act = c->act, .param = c->act, .dy = c->dy.data,
-                                    .x = c->x.data, .weight = c->weight.data,
+    struct ds_norm_bwd_args args = {.rows = c->rows,
+                                    .channels = c->n,
+                                    .kind = c->kind,
+                                    .act = c->act,
+                                    .param = c->act,
+                                    .dy = c->dy.data,
+                                    .x = c->x.data,
+                                    .weight = c->weight.data,
                                     .mean = layer ? (float *)(void *)c->mean.data : NULL,
                                     .rstd = (float *)(void *)c->rstd.data,
-                                    .dres = c->residual ? c->dres.data : NULL, .dx = out[0],
-                                    .dweight = out[1], .dbias = layer ? out[2] : NULL,
+                                    .dres = c->residual ? c->dres.data : NULL,
+                                    .dx = out[0],
+                                    .dweight = out[1],
+                                    .dbias = layer ? out[2] : NULL,
                                     .accumulate = c->accumulate};
 
     if (c->in_place)
@@ -105,8 +119,13 @@ static void try_both(struct norm *c, const char *what)
 
 static void check(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act, unsigned mode)
 {
-    struct norm c = {.rows = rows, .n = n, .kind = kind, .act = act, .accumulate = mode & 1,
-                     .residual = (mode & 2) != 0, .in_place = mode == 3};
+    struct norm c = {.rows = rows,
+                     .n = n,
+                     .kind = kind,
+                     .act = act,
+                     .accumulate = mode & 1,
+                     .residual = (mode & 2) != 0,
+                     .in_place = mode == 3};
     struct nums *all[] = {&c.x,    &c.weight, &c.bias,     &c.dy,      &c.dres,
                           &c.mean, &c.rstd,   &c.before_w, &c.before_b};
     char what[128];

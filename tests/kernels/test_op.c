@@ -24,28 +24,28 @@ static float f[4096];
 static int32_t ids[64];
 
 /* Call with good arguments after one change; both must be as said. */
-#define REFUSES(fn, good, change) \
-    do { \
-        struct ds_##fn##_args a = good; \
-        struct ds_error err = {0}; \
-        change; \
-        cr_assert(ds_##fn(&a, stream, &err) == -EINVAL, "%s: %s", #fn, #change); \
-        cr_assert(strstr(err.text, "'" #fn "'") != NULL, "%s", err.text); \
+#define REFUSES(fn, good, change)                                                                  \
+    do {                                                                                           \
+        struct ds_##fn##_args a = good;                                                            \
+        struct ds_error err = {0};                                                                 \
+        change;                                                                                    \
+        cr_assert(ds_##fn(&a, stream, &err) == -EINVAL, "%s: %s", #fn, #change);                   \
+        cr_assert(strstr(err.text, "'" #fn "'") != NULL, "%s", err.text);                          \
     } while (0)
 
-#define ACCEPTS(fn, good) \
-    do { \
-        struct ds_##fn##_args a = good; \
-        struct ds_error err = {0}; \
-        cr_assert(ds_##fn(&a, stream, &err) == 0, "%s: %s", #fn, err.text); \
+#define ACCEPTS(fn, good)                                                                          \
+    do {                                                                                           \
+        struct ds_##fn##_args a = good;                                                            \
+        struct ds_error err = {0};                                                                 \
+        cr_assert(ds_##fn(&a, stream, &err) == 0, "%s: %s", #fn, err.text);                        \
     } while (0)
 
 TestSuite(op, .init = start, .fini = stop);
 
 Test(op, matmul_arguments)
 {
-    static const struct ds_matmul_args good = {.m = 2, .n = 3, .k = 4, .a = f, .b = f + 100,
-                                               .lda = 4, .ldb = 3, .d = f + 200, .ldd = 3};
+    static const struct ds_matmul_args good = {
+        .m = 2, .n = 3, .k = 4, .a = f, .b = f + 100, .lda = 4, .ldb = 3, .d = f + 200, .ldd = 3};
 
     ACCEPTS(matmul, good);
     REFUSES(matmul, good, a.m = 0);
@@ -68,12 +68,26 @@ Test(op, matmul_arguments)
 
 Test(op, attention_arguments)
 {
-    static const struct ds_attention_fwd_args good = {
-        .batch = 1, .seq = 2, .heads = 2, .kv_heads = 1, .head_size = 4, .scale = 0.5f,
-        .qkv = f, .out = f + 100, .lse = f + 200};
-    static const struct ds_attention_bwd_args back = {
-        .batch = 1, .seq = 2, .heads = 2, .kv_heads = 1, .head_size = 4, .scale = 0.5f,
-        .qkv = f, .out = f + 100, .dout = f + 300, .lse = f + 200, .dqkv = f + 400};
+    static const struct ds_attention_fwd_args good = {.batch = 1,
+                                                      .seq = 2,
+                                                      .heads = 2,
+                                                      .kv_heads = 1,
+                                                      .head_size = 4,
+                                                      .scale = 0.5f,
+                                                      .qkv = f,
+                                                      .out = f + 100,
+                                                      .lse = f + 200};
+    static const struct ds_attention_bwd_args back = {.batch = 1,
+                                                      .seq = 2,
+                                                      .heads = 2,
+                                                      .kv_heads = 1,
+                                                      .head_size = 4,
+                                                      .scale = 0.5f,
+                                                      .qkv = f,
+                                                      .out = f + 100,
+                                                      .dout = f + 300,
+                                                      .lse = f + 200,
+                                                      .dqkv = f + 400};
 
     REFUSES(attention_fwd, good, (a.heads = 3, a.kv_heads = 2));
     REFUSES(attention_fwd, good, a.head_size = 0);
@@ -87,19 +101,35 @@ Test(op, attention_arguments)
 
 Test(op, other_arguments)
 {
-    static const struct ds_norm_fwd_args norm = {.rows = 1, .channels = 4, .eps = 1e-5f, .x = f,
-                                                 .weight = f, .bias = f, .y = f + 100,
-                                                 .mean = f + 200, .rstd = f + 201};
-    static const struct ds_xent_args xent = {.rows = 1, .vocab = 4, .ld = 4, .logits = f,
-                                             .targets = ids, .losses = f + 100,
-                                             .dlogits = f + 200, .dld = 4};
-    static const struct ds_rope_args rope = {.batch = 1, .seq = 1, .heads = 1, .head_size = 4,
-                                             .ld = 4, .theta = 1e4f, .x = f + 100};
-    static const struct ds_embed_fwd_args embed = {.batch = 1, .seq = 2, .channels = 4,
-                                                   .vocab = 5, .ids = ids, .ids_ld = 2,
-                                                   .wte = f, .out = f + 100};
-    static const struct ds_adamw_args adamw = {.n = 3, .p = f, .m = f + 10, .v = f + 20,
-                                               .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1};
+    static const struct ds_norm_fwd_args norm = {.rows = 1,
+                                                 .channels = 4,
+                                                 .eps = 1e-5f,
+                                                 .x = f,
+                                                 .weight = f,
+                                                 .bias = f,
+                                                 .y = f + 100,
+                                                 .mean = f + 200,
+                                                 .rstd = f + 201};
+    static const struct ds_xent_args xent = {.rows = 1,
+                                             .vocab = 4,
+                                             .ld = 4,
+                                             .logits = f,
+                                             .targets = ids,
+                                             .losses = f + 100,
+                                             .dlogits = f + 200,
+                                             .dld = 4};
+    static const struct ds_rope_args rope = {
+        .batch = 1, .seq = 1, .heads = 1, .head_size = 4, .ld = 4, .theta = 1e4f, .x = f + 100};
+    static const struct ds_embed_fwd_args embed = {.batch = 1,
+                                                   .seq = 2,
+                                                   .channels = 4,
+                                                   .vocab = 5,
+                                                   .ids = ids,
+                                                   .ids_ld = 2,
+                                                   .wte = f,
+                                                   .out = f + 100};
+    static const struct ds_adamw_args adamw = {
+        .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1};
 
     ACCEPTS(norm_fwd, norm);
     REFUSES(norm_fwd, norm, a.bias = NULL);

@@ -28,15 +28,24 @@ static int run_adamw(void *ctx, void **out, struct ds_stream *stream, struct ds_
 
 static void check_adamw(size_t n, unsigned step, bool low)
 {
-    struct adamw c = {.args = {.n = n, .lr = 3e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f,
-                               .weight_decay = 0.1f, .grad_scale = 0.5f},
+    struct adamw c = {.args = {.n = n,
+                               .lr = 3e-2f,
+                               .beta1 = 0.9f,
+                               .beta2 = 0.95f,
+                               .eps = 1e-8f,
+                               .weight_decay = 0.1f,
+                               .grad_scale = 0.5f},
                       .low = low};
     struct ds_adamw_args *a = &c.args;
     struct nums p = nums_random(DS_F32, n, 1.0, 0.0), m = nums_random(DS_F32, n, 0.1, 0.0);
     struct nums v = nums_random(DS_F32, n, 0.1, 1.0);
     double *want[4];
-    struct trial t = {.what = "adamw", .outs = low ? 4 : 3, .run = run_adamw, .ctx = &c,
-                      .f32 = 1e-6, .bf16 = 4e-3};
+    struct trial t = {.what = "adamw",
+                      .outs = low ? 4 : 3,
+                      .run = run_adamw,
+                      .ctx = &c,
+                      .f32 = 1e-6,
+                      .bf16 = 4e-3};
 
     a->bias1 = 1.0 - pow((double)a->beta1, step);
     a->bias2 = 1.0 - pow((double)a->beta2, step);
@@ -89,12 +98,12 @@ Test(sumsq, sum_and_nonfinite)
         for (size_t j = 0; j < sizes[i]; j++)
             want += isfinite(x.d[j]) ? x.d[j] * x.d[j] : 0.0;
         for (unsigned run = 0; run < 9; run++) {
-            struct ds_device *device =
-                open_cpu(isas[run / 3], run % 3 + 1, ds_scratch_bytes(&(struct ds_scratch_query){0}));
+            struct ds_device *device = open_cpu(isas[run / 3], run % 3 + 1,
+                                                ds_scratch_bytes(&(struct ds_scratch_query){0}));
             double sum = -1.0;
             uint64_t nonfinite = 99;
-            struct ds_sumsq_args args = {.n = sizes[i], .x = (float *)(void *)x.data, .sum = &sum,
-                                         .nonfinite = &nonfinite};
+            struct ds_sumsq_args args = {
+                .n = sizes[i], .x = (float *)(void *)x.data, .sum = &sum, .nonfinite = &nonfinite};
 
             if (device == NULL)
                 continue;

@@ -44,8 +44,11 @@ static int run_gelu(void *ctx, void **out, struct ds_stream *stream, struct ds_e
 static int run_gelu_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct pointwise *c = ctx;
-    struct ds_gelu_bwd_args args = {.n = c->n, .act = c->act, .x = c->x.data,
-                                    .dy = c->in_place ? out[0] : c->dy.data, .dx = out[0]};
+    struct ds_gelu_bwd_args args = {.n = c->n,
+                                    .act = c->act,
+                                    .x = c->x.data,
+                                    .dy = c->in_place ? out[0] : c->dy.data,
+                                    .dx = out[0]};
 
     return ds_gelu_bwd(&args, stream, err);
 }
@@ -54,8 +57,8 @@ static void check_gelu(size_t n, enum ds_dtype act, double scale)
 {
     struct pointwise c = {.n = n, .act = act};
     double *y = calloc(n, sizeof(double)), *dx = calloc(n, sizeof(double));
-    struct trial t = {.what = "gelu_fwd", .out = {{act, n, y, NULL}}, .outs = 1, .run = run_gelu,
-                      .ctx = &c};
+    struct trial t = {
+        .what = "gelu_fwd", .out = {{act, n, y, NULL}}, .outs = 1, .run = run_gelu, .ctx = &c};
 
     c.x = nums_random(act, n, scale, 0.0);
     c.dy = nums_random(act, n, 1.0, 0.0);
@@ -64,8 +67,8 @@ static void check_gelu(size_t n, enum ds_dtype act, double scale)
         dx[i] = c.dy.d[i] * gelu_slope(c.x.d[i]);
     }
     try_all(&t);
-    t = (struct trial){.what = "gelu_bwd", .out = {{act, n, dx, NULL}}, .outs = 1,
-                       .run = run_gelu_bwd, .ctx = &c};
+    t = (struct trial){
+        .what = "gelu_bwd", .out = {{act, n, dx, NULL}}, .outs = 1, .run = run_gelu_bwd, .ctx = &c};
     try_all(&t);
     c.in_place = true;
     t.out[0].before = &c.dy;
@@ -93,8 +96,12 @@ Test(pointwise, gelu_of_every_magnitude)
     for (double x = -9.0; x < 12.0; x += 0.037) {
         struct pointwise c = {.n = 1, .act = DS_F32};
         double y[1];
-        struct trial t = {.what = "gelu_fwd of one value", .out = {{DS_F32, 1, y, NULL}},
-                          .outs = 1, .run = run_gelu, .ctx = &c, .f32 = 1e-5};
+        struct trial t = {.what = "gelu_fwd of one value",
+                          .out = {{DS_F32, 1, y, NULL}},
+                          .outs = 1,
+                          .run = run_gelu,
+                          .ctx = &c,
+                          .f32 = 1e-5};
 
         c.x = nums_blank(DS_F32, 1);
         nums_set(&c.x, 0, x);
@@ -117,8 +124,11 @@ static int run_swiglu(void *ctx, void **out, struct ds_stream *stream, struct ds
 static int run_swiglu_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct pointwise *c = ctx;
-    struct ds_swiglu_bwd_args args = {.rows = c->rows, .ffn = c->n, .act = c->act,
-                                      .x = c->in_place ? out[0] : c->x.data, .dy = c->dy.data,
+    struct ds_swiglu_bwd_args args = {.rows = c->rows,
+                                      .ffn = c->n,
+                                      .act = c->act,
+                                      .x = c->in_place ? out[0] : c->x.data,
+                                      .dy = c->dy.data,
                                       .dx = out[0]};
 
     return ds_swiglu_bwd(&args, stream, err);
@@ -128,8 +138,11 @@ static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
 {
     struct pointwise c = {.rows = rows, .n = ffn, .act = act};
     double *y = calloc(rows * ffn, sizeof(double)), *dx = calloc(2 * rows * ffn, sizeof(double));
-    struct trial t = {.what = "swiglu_fwd", .out = {{act, rows * ffn, y, NULL}}, .outs = 1,
-                      .run = run_swiglu, .ctx = &c};
+    struct trial t = {.what = "swiglu_fwd",
+                      .out = {{act, rows * ffn, y, NULL}},
+                      .outs = 1,
+                      .run = run_swiglu,
+                      .ctx = &c};
 
     c.x = nums_random(act, 2 * rows * ffn, 2.0, 0.0);
     c.dy = nums_random(act, rows * ffn, 1.0, 0.0);
@@ -142,8 +155,11 @@ static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
         dx[u] = c.dy.d[i] * silu;
     }
     try_all(&t);
-    t = (struct trial){.what = "swiglu_bwd", .out = {{act, 2 * rows * ffn, dx, NULL}}, .outs = 1,
-                       .run = run_swiglu_bwd, .ctx = &c};
+    t = (struct trial){.what = "swiglu_bwd",
+                       .out = {{act, 2 * rows * ffn, dx, NULL}},
+                       .outs = 1,
+                       .run = run_swiglu_bwd,
+                       .ctx = &c};
     try_all(&t);
     c.in_place = true;
     t.out[0].before = &c.x;
@@ -174,13 +190,22 @@ static int run_rope(void *ctx, void **out, struct ds_stream *stream, struct ds_e
 static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size_t more,
                        enum ds_dtype act, bool inverse)
 {
-    struct pointwise c = {.rope = {.batch = batch, .seq = seq, .heads = heads, .head_size = size,
-                                   .ld = heads * size + more, .act = act, .theta = 10000.0f,
+    struct pointwise c = {.rope = {.batch = batch,
+                                   .seq = seq,
+                                   .heads = heads,
+                                   .head_size = size,
+                                   .ld = heads * size + more,
+                                   .act = act,
+                                   .theta = 10000.0f,
                                    .inverse = inverse}};
     size_t n = batch * seq * c.rope.ld, half = size / 2;
     double *y = calloc(n, sizeof(double));
-    struct trial t = {.what = "rope", .out = {{act, n, y, &c.x}}, .outs = 1, .run = run_rope,
-                      .ctx = &c, .query = {.act = act, .seq = seq, .head_size = size}};
+    struct trial t = {.what = "rope",
+                      .out = {{act, n, y, &c.x}},
+                      .outs = 1,
+                      .run = run_rope,
+                      .ctx = &c,
+                      .query = {.act = act, .seq = seq, .head_size = size}};
 
     c.x = nums_random(act, n, 1.0, 0.0);
     memcpy(y, c.x.d, n * sizeof(double));
@@ -222,8 +247,13 @@ static void check_cast(size_t n, enum ds_dtype from, enum ds_dtype to)
 {
     struct pointwise c = {.n = n, .act = to, .x = nums_random(from, n, 1.0, 0.0)};
     struct nums rounded = nums_blank(to, n);
-    struct trial t = {.what = "cast", .out = {{to, n, rounded.d, NULL}}, .outs = 1,
-                      .run = run_cast, .ctx = &c, .f32 = 1e-300, .bf16 = 1e-300};
+    struct trial t = {.what = "cast",
+                      .out = {{to, n, rounded.d, NULL}},
+                      .outs = 1,
+                      .run = run_cast,
+                      .ctx = &c,
+                      .f32 = 1e-300,
+                      .bf16 = 1e-300};
 
     for (size_t i = 0; i < n; i++)
         nums_set(&rounded, i, c.x.d[i]);
@@ -263,8 +293,8 @@ Test(pointwise, cast_of_special_values)
         memcpy(x + N, bits, sizeof(bits));
         cr_assert(ds_cast(&args, ds_device_stream(device), NULL) == 0);
         for (size_t j = 0; j < 2 * N; j++)
-            cr_assert(y[j] == ds_bf16_from_f32(x[j]), "isa %s: %08x became %04x, not %04x",
-                      isas[i], bits[j % N], y[j], ds_bf16_from_f32(x[j]));
+            cr_assert(y[j] == ds_bf16_from_f32(x[j]), "isa %s: %08x became %04x, not %04x", isas[i],
+                      bits[j % N], y[j], ds_bf16_from_f32(x[j]));
         ds_device_close(device);
     }
 }

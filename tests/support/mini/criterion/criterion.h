@@ -24,7 +24,8 @@ struct mini_test {
     void (*body)(void);
     struct mini_test *next;
 };
-struct mini_options { /* what may stand behind the name in Test(); all but .init and .fini is ignored */
+struct
+    mini_options { /* what may stand behind the name in Test(); all but .init and .fini is ignored */
     void (*init)(void), (*fini)(void);
     double timeout;
     int signal, exit_code;
@@ -61,22 +62,22 @@ static struct mini_test *mini_tests;
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
-#define cr_assert_eq(a_, b_, ...) cr_assert((a_) == (b_))
-#define cr_assert_neq(a_, b_, ...) cr_assert((a_) != (b_))
-#define cr_assert_lt(a_, b_, ...) cr_assert((a_) < (b_))
-#define cr_assert_leq(a_, b_, ...) cr_assert((a_) <= (b_))
-#define cr_assert_gt(a_, b_, ...) cr_assert((a_) > (b_))
-#define cr_assert_geq(a_, b_, ...) cr_assert((a_) >= (b_))
-#define cr_assert_not(a_, ...) cr_assert(!(a_))
-#define cr_assert_null(a_, ...) cr_assert((a_) == NULL)
-#define cr_assert_not_null(a_, ...) cr_assert((a_) != NULL)
-#define cr_assert_str_eq(a_, b_, ...) cr_assert(strcmp((a_), (b_)) == 0)
+#define cr_assert_eq(a_, b_, ...)             cr_assert((a_) == (b_))
+#define cr_assert_neq(a_, b_, ...)            cr_assert((a_) != (b_))
+#define cr_assert_lt(a_, b_, ...)             cr_assert((a_) < (b_))
+#define cr_assert_leq(a_, b_, ...)            cr_assert((a_) <= (b_))
+#define cr_assert_gt(a_, b_, ...)             cr_assert((a_) > (b_))
+#define cr_assert_geq(a_, b_, ...)            cr_assert((a_) >= (b_))
+#define cr_assert_not(a_, ...)                cr_assert(!(a_))
+#define cr_assert_null(a_, ...)               cr_assert((a_) == NULL)
+#define cr_assert_not_null(a_, ...)           cr_assert((a_) != NULL)
+#define cr_assert_str_eq(a_, b_, ...)         cr_assert(strcmp((a_), (b_)) == 0)
 #define cr_assert_arr_eq(a_, b_, bytes_, ...) cr_assert(memcmp((a_), (b_), (bytes_)) == 0)
 #define cr_assert_float_eq(a_, b_, eps_, ...) cr_assert(fabs((double)(a_) - (double)(b_)) <= (eps_))
-#define cr_assert_fail(...) cr_assert(!"reached")
-#define cr_expect cr_assert
-#define cr_expect_eq cr_assert_eq
-#define cr_expect_str_eq cr_assert_str_eq
+#define cr_assert_fail(...)                   cr_assert(!"reached")
+#define cr_expect                             cr_assert
+#define cr_expect_eq                          cr_assert_eq
+#define cr_expect_str_eq                      cr_assert_str_eq
 
 int main(void)
 {

@@ -53,7 +53,7 @@ static const struct isa {
     const struct ds_kernels *kernels;
     double (*multiply_add)(size_t turns);
 } isas[] = {
-    /* best first */
+/* best first */
 #ifdef __x86_64__
     {"v4", "AVX-512", has_v4, &ds__cpu_kernels_v4, ds__cpu_multiply_add_v4},
     {"v3", "AVX2", has_v3, &ds__cpu_kernels_v3, ds__cpu_multiply_add_v3},

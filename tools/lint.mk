@@ -18,7 +18,7 @@ check-deps: | $(B)/deps-test.ok ## who may include whom: the folder table of doc
 check-headers: | $(B)/deps-lint.ok ## every header compiles alone
 	$(call say,HEADERS)
 	$(Q)for h in $$(git ls-files '*.h' | grep -v '^tests/support/mini/'); do \
-	    echo "#include \"$$h\"" | $(CC) $(ALL_CPPFLAGS) $(DS_CFLAGS) -DDS_CPU_ISA=base -DDS_CPU_ISA_base \
+	    printf '#include "%s"\nextern int ds_alone;\n' $$h | $(CC) $(ALL_CPPFLAGS) $(DS_CFLAGS) -DDS_CPU_ISA=base -DDS_CPU_ISA_base \
 	        -Werror -Wno-unused-macros -x c -fsyntax-only - || { echo "check-headers: $$h does not compile alone"; exit 1; }; \
 	done
 

@@ -21,7 +21,7 @@ SEED = int(os.environ.get("KILL_SEED", "1"))
 
 
 def job():
-    return h.write_job(steps=STEPS, every=4, eval=10, keep=3)
+    return h.write_job(steps=STEPS, every=2, eval=10, keep=3)
 
 
 def run_to_end(name):
@@ -44,6 +44,21 @@ def kill_one(chance):
     return line.split()[0]
 
 
+def saved_steps(run):
+    """The step of the newest checkpoint, 0 without one."""
+    try:
+        return int(os.readlink(run / "checkpoints" / "latest").rpartition("-")[2])
+    except OSError:
+        return 0
+
+
+def wait_for_moment(process, run, seconds, step):
+    """Until the time is up or the run has saved `step`: so no kill comes after the job's end."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end and saved_steps(run) < step:
+        time.sleep(0.002)
+
+
 def run_with_kills(name, whole_seconds):
     """Start, kill at a random moment, start again, ... until KILLS kills hit and the job is done."""
     chance, run, hit = random.Random(SEED), h.work() / name, []
@@ -51,9 +66,9 @@ def run_with_kills(name, whole_seconds):
         process = h.start("--slots", 2, "--run-dir", run, job())
         if len(hit) < KILLS:
             # Early and late alike: while starting, in a step, in a checkpoint.
-            try:
-                process.wait(chance.uniform(0.02, max(0.2, whole_seconds / 3)))
-            except subprocess.TimeoutExpired:
+            wait_for_moment(process, run, chance.uniform(0.02, max(0.2, whole_seconds / 3)),
+                            STEPS * (len(hit) + 1) // (KILLS + 1))
+            if process.poll() is None:
                 line = kill_one(chance)
                 hit += [line] if line else []
         try:
@@ -68,6 +83,7 @@ def run_with_kills(name, whole_seconds):
             h.reap()
         if code == 0:
             break
+    h.ok(len(hit) == KILLS, f"{name}: {KILLS} kills hit", hit)
     h.ok(code == 0, f"{name}: done after {len(hit)} kills", (h.work() / "start.log").read_text()[-3000:])
     return run
 

@@ -7,6 +7,7 @@
  *         ─► run directory ─► fleet, attempt after attempt ─► exit code
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -57,6 +58,22 @@ static int check_data(const struct ds_job *job, const struct ds_strings *paths, 
     return rc;
 }
 
+/* A plan that does not fit is refused before anything starts, with the table of where it goes. */
+static int check_memory(const struct run *run, struct ds_error *err)
+{
+    struct ds_buf table;
+    int rc =
+        ds_plan_check_fit(&run->plan, run->place.placement.place[0].ranks, ds_mem_available(), err);
+
+    if (rc != -ENOMEM)
+        return rc;
+    ds_buf_init(&table, TEXT_BYTES);
+    ds_plan_print_memory(&run->plan, &table);
+    (void)fputs(ds_buf_text(&table), stderr);
+    ds_buf_release(&table);
+    return rc;
+}
+
 static int prepare(struct run *run, struct ds_error *err)
 {
     struct ds_plan_args args = {.job = &run->job};
@@ -72,8 +89,7 @@ static int prepare(struct run *run, struct ds_error *err)
         rc = ds_plan_build(&run->plan, &args, err);
     }
     if (rc == 0)
-        rc = ds_plan_check_fit(&run->plan, run->place.placement.place[0].ranks, ds_mem_available(),
-                               err);
+        rc = check_memory(run, err);
     if (rc == 0)
         rc = check_data(&run->job, &run->job.data.train, "data.train", err);
     if (rc == 0)

@@ -66,7 +66,7 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         count_text((double)ds_model_elems(shape)).text, shape->layers,
                         shape->hidden, shape->heads, shape->vocab, compute_name(plan->compute));
     (void)ds_buf_printf(out,
-                        "step      %" PRIu64 " sequences x %" PRIu64 " tokens = %s tokens, %" PRIu64
+                        "step      %" PRIu64 " x %" PRIu64 " = %s tokens, %" PRIu64
                         " pass%s of %" PRIu64 " per rank, %" PRIu64 " steps\n",
                         sequences, plan->sequence,
                         count_text((double)(sequences * plan->sequence)).text, plan->micro_batches,
@@ -83,7 +83,7 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         ds__bytes_text(plan->wire_bytes_per_step).text);
 }
 
-void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
+void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
 {
     (void)ds_buf_printf(out, "%-28s %16s\n", "memory per rank", "bytes");
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
@@ -93,9 +93,14 @@ void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
     if (plan->peer_bytes > 0)
         (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n", "shared, of other ranks",
                             plan->peer_bytes, ds__bytes_text(plan->peer_bytes).text);
-    (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n\n", "total", ds_plan_total_bytes(plan),
+    (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n", "total", ds_plan_total_bytes(plan),
                         ds__bytes_text(ds_plan_total_bytes(plan)).text);
-    (void)ds_buf_printf(out, "%6s %13s %16s %16s %16s\n", "bucket", "blocks", "parameters",
+}
+
+void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
+{
+    ds_plan_print_memory(plan, out);
+    (void)ds_buf_printf(out, "\n%6s %13s %16s %16s %16s\n", "bucket", "blocks", "parameters",
                         "padded", "per rank");
     for (size_t i = 0; i < plan->buckets; i++) {
         const struct ds_bucket *bucket = &plan->bucket[i];

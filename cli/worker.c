@@ -160,7 +160,7 @@ int main(int argc, char **argv)
 
     ds_log_init("dsrun-worker", DS_LOG_WARNING);
     if (argc > 1 && strcmp(argv[1], "bench") == 0)
-        return ds_bench_main(argc - 1, argv + 1);
+        return ds_bench_main(argc - 2, argv + 2);
     if (argc > 1) {
         ds_log(DS_LOG_ERROR, "unknown word '%s', dsrun-worker is started by dsrun", argv[1]);
         return DS_EXIT_USAGE;

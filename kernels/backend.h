@@ -27,6 +27,7 @@ struct ds_backend {
     void (*close)(struct ds_device *);
     int (*alloc)(struct ds_device *, size_t bytes, void **out, struct ds_error *);
     void (*free)(struct ds_device *, void *memory, size_t bytes);
+    double (*peak)(struct ds_device *); /* FLOP/s */
 };
 
 extern const struct ds_backend ds_backend_cpu;

@@ -19,7 +19,6 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/log.h"
-#include "kernels/cpu/peak.h"
 #include "kernels/device.h"
 #include "kernels/scratch.h"
 
@@ -101,20 +100,6 @@ static int time_product(struct rate *rate, struct ds_stream *stream, double *gfl
     return rc;
 }
 
-static double time_peak(struct ds_stream *stream)
-{
-    double best = 0.0;
-
-    for (int run = 0; run < RUNS; run++) {
-        uint64_t start = ds_clock_mono_ns();
-        double ops = ds__cpu_peak(stream, 2000000);
-        double ns = (double)(ds_clock_mono_ns() - start);
-
-        best = ops / ns > best ? ops / ns : best;
-    }
-    return best;
-}
-
 static unsigned all_threads(void)
 {
     cpu_set_t set;
@@ -156,7 +141,7 @@ static int open_bench(struct bench *bench, struct ds_error *err)
         if (rc != 0)
             break;
         bench->threads[bench->devices++] = threads[i];
-        bench->peak[i] = time_peak(ds_device_stream(bench->device[i]));
+        bench->peak[i] = ds_device_peak(bench->device[i]) / 1e9;
     }
     for (size_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++) {
         size_t most = layers[i].in > layers[i].tokens ? layers[i].in : layers[i].tokens;

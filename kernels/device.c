@@ -53,6 +53,11 @@ void ds_device_free(struct ds_device *device, void *memory, size_t bytes)
         device->backend->free(device, memory, bytes);
 }
 
+double ds_device_peak(struct ds_device *device)
+{
+    return device->backend->peak(device);
+}
+
 const struct ds_kernels *ds_stream_kernels(const struct ds_stream *stream)
 {
     return stream->kernels;

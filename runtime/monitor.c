@@ -67,7 +67,7 @@ int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *st
     ds_json_u64(&json, "tokens", step->tokens);
     ds_json_f64(&json, "tokens_per_s", step->tokens_per_s, RATE_DIGITS);
     ds_json_f64(&json, "step_ms", step->step_ms, RATE_DIGITS);
-    ds_json_null(&json, "mfu");
+    ds_json_f64(&json, "mfu", step->mfu, RATE_DIGITS);
     ds_json_u64(&json, "skipped", step->skipped);
     return finish(monitor, &json, true, err);
 }
@@ -100,6 +100,7 @@ int ds_monitor_start(struct ds_monitor *monitor, const struct ds_monitor_start *
     ds_json_u64(&json, "attempt", start->attempt);
     ds_json_u64(&json, "parameters", start->parameters);
     ds_json_bool(&json, "overlap", start->overlap);
+    ds_json_f64(&json, "peak_gflops", start->peak / 1e9, RATE_DIGITS);
     ds_json_string(&json, "plan", hash);
     return finish(monitor, &json, false, err);
 }

@@ -8,7 +8,8 @@
  *
  * Digits  loss and norms are printed with DS_MONITOR_DIGITS significant digits: equal bits give
  *         equal text.  A value that is not finite is null.
- * mfu     is null on the CPU: no peak is known that it could be measured against.
+ * mfu     FLOPs of the tokens trained over the peak of all ranks' devices (ds_device_peak() of rank 0
+ *         times the ranks: hosts are taken to be alike).
  * Tests   tests/engine/test_link.c
  */
 #ifndef DS_RUNTIME_MONITOR_H
@@ -34,7 +35,7 @@ void ds_monitor_release(struct ds_monitor *monitor);
 
 struct ds_monitor_step {
     uint64_t step, tokens, skipped;
-    double loss, grad_norm, lr, tokens_per_s, step_ms;
+    double loss, grad_norm, lr, tokens_per_s, step_ms, mfu;
 };
 int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *step,
                     struct ds_error *err) DS_NODISCARD;
@@ -46,6 +47,7 @@ struct ds_monitor_start {
     const char *device;
     unsigned world, threads, attempt;
     uint64_t parameters, plan_hash;
+    double peak; /* FLOP/s of one rank's device */
     bool overlap;
 };
 int ds_monitor_start(struct ds_monitor *monitor, const struct ds_monitor_start *start,

@@ -132,8 +132,10 @@ static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
         .parameters = ds_model_elems(&trainer->plan.shape),
         .plan_hash = trainer->plan.hash,
         .overlap = trainer->args->cores > trainer->args->threads,
+        .peak = trainer->args->rank == 0 ? ds_device_peak(trainer->device) : 0.0,
     };
 
+    trainer->peak = start.peak * start.world;
     return ds_monitor_start(&trainer->monitor, &start, err);
 }
 
@@ -169,6 +171,7 @@ static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *re
     uint64_t step = trainer->state.step - 1;
     double seconds = (double)trainer->timed_ns / 1e9, steps = (double)trainer->timed_steps;
     double tokens = (double)(job->train.global_batch * job->train.sequence);
+    double rate = seconds > 0.0 ? tokens * steps / seconds : 0.0;
     const struct ds_monitor_step line = {
         .step = step,
         .tokens = trainer->state.tokens,
@@ -176,7 +179,8 @@ static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *re
         .loss = result->loss,
         .grad_norm = result->grad_norm,
         .lr = lr,
-        .tokens_per_s = seconds > 0.0 ? tokens * steps / seconds : 0.0,
+        .tokens_per_s = rate,
+        .mfu = trainer->peak > 0.0 ? rate * trainer->plan.flops_per_token / trainer->peak : 0.0,
         .step_ms = steps > 0.0 ? seconds * 1e3 / steps : 0.0,
     };
 

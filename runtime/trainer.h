@@ -23,6 +23,7 @@ struct ds_trainer {
     struct ds_ckpt_tensor *weights, *moments; /* views of the engine's lines */
     size_t n_weights, n_moments;
     struct ds_ckpt_state state;
+    double peak; /* FLOP/s of all ranks' devices */
     uint64_t began_ns;
     uint64_t timed_ns, timed_steps; /* since the last metric */
 };

@@ -17,7 +17,7 @@ struct ds_cpu_stream {
     struct ds_stream stream; /* first */
     struct ds_pool *pool;
     struct ds_gemm *gemm;                 /* matrix products of oneDNN */
-    double (*multiply_add)(size_t turns); /* see peak.h */
+    double (*multiply_add)(size_t turns); /* peak.c */
     char *scratch;                        /* page-aligned */
     size_t scratch_bytes;
 };

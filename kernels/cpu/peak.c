@@ -1,7 +1,9 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * peak.c - the contract is in peak.h.
+ * peak.c - the most that the arithmetic units do: a loop of multiply-adds in registers.
+ *
+ * Returns the operations done; the caller holds the clock (cpu.c).
  */
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/vec.h"

@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""bench - `dsrun bench gemm` measures, as a table and as JSON, and takes nothing else."""
+import json
+
+import harness as h
+
+if h.SANITIZED:
+    h.skip("bench gemm: table and JSON", "rates mean nothing under a sanitizer, and take minutes")
+else:
+    ran = h.dsrun("bench", "gemm", "--json")
+    h.ok(ran.returncode == 0 and not ran.stderr, "bench gemm --json: ends with 0", ran.stderr)
+    table = json.loads(ran.stdout or "{}")
+    h.ok(table.get("device", "").startswith("cpu"), "bench gemm --json: names the device", ran.stdout[:200])
+    products = table.get("products", [])
+    kinds = {(p["product"], p["type"]) for p in products}
+    h.ok(len(kinds) == 6, "bench gemm --json: forward, dx and dw in F32 and BF16", kinds)
+    h.ok(all(rate["gflops"] > 0 for p in products for rate in p["rates"]),
+         "bench gemm --json: every product has rates", ran.stdout[:500])
+ran = h.dsrun("bench", "gemm", "more")
+h.ok(ran.returncode == 2 and ran.stderr.count("error:") == 1, "bench gemm: an extra word is refused",
+     ran.stderr)
+h.done()

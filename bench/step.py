@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """step.py - training speed of three GPT-2 shapes through the real command line.
 
-In turn, once per round: the matrix-product floor, PyTorch, dsrun with one thread, two threads, two
+In turn, once per round: the matrix-product floor, two of them at once (the scaling that the
+machine itself allows), PyTorch, dsrun with one thread, two threads, two
 ranks of one thread, PyTorch under DDP, and for the largest shape dsrun in bf16.  A round's sample
 is the median over the measured steps of one run; steps before them warm the run up.
 """
 import array
+import concurrent.futures
 import json
 import os
 import random
@@ -93,12 +95,24 @@ def floor(build, config):
                         {"OPENBLAS_NUM_THREADS": "1"}, LIMIT_S)["tokens_per_s"]
 
 
+def two_floors(build, config):
+    """Two floors at once, a core each: what two cores of this machine do together."""
+    shape, _, reps = SHAPES[config]
+    argv = [build + "/bench/floor", *(str(x) for x in (*shape, reps))]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run_json, ["taskset", "-c", str(core), *argv],
+                            {"OPENBLAS_NUM_THREADS": "1"}, LIMIT_S) for core in cores()[:2]]
+        return sum(job.result()["tokens_per_s"] for job in jobs)
+
+
 def variants(context, config, with_torch):
     """name -> function that gives tokens per second."""
     build, found = context.build, {}
     two = len(cores()) > 1
     if os.path.exists(build + "/bench/floor"):
         found["floor"] = lambda: floor(build, config)
+        if two:
+            found["two floors at once"] = lambda: two_floors(build, config)
     if with_torch:
         found["torch"] = lambda: torch(config, 1, 1)
     found["dsrun"] = lambda: dsrun(build, config, 1, 1, "fp32")
@@ -163,4 +177,8 @@ def measure(context):
                          "samples": [round(s, 1) for s in samples]})
             context.say(f"    {config}  {name:<18} {statistics.median(samples):10.1f} tokens/s")
         goals += goals_of(config, speed)
+        if "two floors at once" in speed:
+            limit = paired(speed["two floors at once"], speed["floor"])
+            context.say(f"    {config}  two floors at once do {limit:.2f} times the work of one: "
+                        "what two cores of this machine allow")
     return rows, goals

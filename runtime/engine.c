@@ -71,28 +71,12 @@ static int reserve_all(struct ds_engine *engine, struct ds_error *err)
     return rc;
 }
 
-static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err);
+static int run_queues(struct ds_engine *engine, uint64_t step, bool reduces, struct ds_error *err);
 
 /* One step of the reduce queue, on its own thread. */
 static int run_reduces(void *user, uint64_t step, struct ds_error *err)
 {
-    struct ds_engine *engine = user;
-    const struct ds_program *program = &engine->plan->step;
-    int rc = 0;
-
-    for (size_t i = 0; rc == 0 && i < program->count; i++) {
-        const struct ds_instr *instr = &program->instr[i];
-
-        if (instr->queue != DS_QUEUE_REDUCE)
-            continue;
-        if (instr->waits_for != DS_NO_EVENT)
-            rc = ds_queue_wait(&engine->queues, instr->waits_for, step, err);
-        if (rc == 0)
-            rc = exec(engine, instr, err);
-        if (rc == 0 && instr->signals != DS_NO_EVENT)
-            ds_queue_signal(&engine->queues, instr->signals, step);
-    }
-    return rc;
+    return run_queues(user, step, true, err);
 }
 
 int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, struct ds_error *err)
@@ -355,17 +339,17 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
                    ds_instr_op_name(instr->op));
 }
 
-/* The compute queue, and every queue that has no thread of its own. */
-static int run_step(struct ds_engine *engine, struct ds_error *err)
+/* The instructions of one thread in list order: the reduce queue's own, or all that have none. */
+static int run_queues(struct ds_engine *engine, uint64_t step, bool reduces, struct ds_error *err)
 {
     const struct ds_program *program = &engine->plan->step;
-    uint64_t step = engine->steps;
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < program->count; i++) {
         const struct ds_instr *instr = &program->instr[i];
+        bool apart = engine->queues.threaded && instr->queue == DS_QUEUE_REDUCE;
 
-        if (engine->queues.threaded && instr->queue == DS_QUEUE_REDUCE)
+        if (apart != reduces)
             continue;
         if (instr->waits_for != DS_NO_EVENT)
             rc = ds_queue_wait(&engine->queues, instr->waits_for, step, err);
@@ -387,7 +371,7 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
     engine->net.loss_sum = 0.0;
     if (engine->queues.threaded)
         ds_queue_start(&engine->queues, engine->steps);
-    rc = run_step(engine, err);
+    rc = run_queues(engine, engine->steps, false, err);
     *result = engine->result;
     return rc;
 }

@@ -41,8 +41,9 @@ int ds_device_alloc(struct ds_device *device, size_t bytes, void **out, struct d
     DS_NODISCARD;
 void ds_device_free(struct ds_device *device, void *memory, size_t bytes);
 
-/* The most arithmetic the device's threads do, in FLOP/s: on the CPU F32 multiply-adds in registers,
- * the best of some runs of a fraction of a millisecond.  For utilisation figures, never decisions. */
+/* The most arithmetic the device's threads do, in FLOP/s: on the CPU F32 multiply-adds in
+ * registers, the best of some runs of a fraction of a millisecond.  For utilisation figures, never
+ * for decisions. */
 double ds_device_peak(struct ds_device *device);
 
 const struct ds_kernels *ds_stream_kernels(const struct ds_stream *stream);

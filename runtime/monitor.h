@@ -8,8 +8,8 @@
  *
  * Digits  loss and norms are printed with DS_MONITOR_DIGITS significant digits: equal bits give
  *         equal text.  A value that is not finite is null.
- * mfu     FLOPs of the tokens trained over the peak of all ranks' devices (ds_device_peak() of rank 0
- *         times the ranks: hosts are taken to be alike).
+ * mfu     FLOPs of the tokens trained over the peak of all ranks' devices (ds_device_peak() of
+ *         rank 0 times the ranks: hosts are taken to be alike).
  * Tests   tests/engine/test_link.c
  */
 #ifndef DS_RUNTIME_MONITOR_H

@@ -197,7 +197,8 @@ const char *ds_pass_name(enum ds_pass pass);
 
 /* What a person wants to know before the first step, in five lines. */
 void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out);
-/* The tables of dsrun plan: memory by arena; that and the buckets; the instructions; all as JSON. */
+/* The tables of dsrun plan: memory by arena; that and the buckets; the instructions; all as
+ * JSON. */
 void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out);
 void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out);
 void ds_plan_print_schedule(const struct ds_plan *plan, struct ds_buf *out);

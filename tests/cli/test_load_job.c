@@ -78,7 +78,8 @@ Test(load_job, without_options_the_file_decides)
     ds_job_release(&job);
 }
 
-Test(load_job, verbose_says_where_keys_were_given, .init = write_job_and_redirect)
+Test(load_job, verbose_says_where_keys_were_given, .init = write_job_and_redirect,
+     .fini = remove_job)
 {
     const char *words[] = {path, "train.steps=7"};
     struct ds_cli cli = {.arg = words, .args = 2, .restarts = -1, .verbose = true};

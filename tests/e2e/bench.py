@@ -9,7 +9,7 @@ import harness as h
 if h.SANITIZED:
     h.skip("bench gemm: table and JSON", "rates mean nothing under a sanitizer, and take minutes")
 else:
-    ran = h.dsrun("bench", "gemm", "--json")
+    ran = h.dsrun("bench", "gemm", "--json", timeout=800)
     h.ok(ran.returncode == 0 and not ran.stderr, "bench gemm --json: ends with 0", ran.stderr)
     table = json.loads(ran.stdout or "{}")
     h.ok(table.get("device", "").startswith("cpu"), "bench gemm --json: names the device", ran.stdout[:200])

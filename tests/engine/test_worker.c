@@ -49,11 +49,14 @@ struct plan_of_trouble {
     bool by_signal;
 };
 
-static char folder[64];
+static char folder[256];
 
 static void make_folder(void)
 {
-    (void)snprintf(folder, sizeof(folder), "/tmp/dsrun-test-worker.XXXXXX");
+    const char *parent = getenv("TMPDIR");
+
+    (void)snprintf(folder, sizeof(folder), "%s/dsrun-test-worker.XXXXXX",
+                   parent != NULL ? parent : "/tmp");
     cr_assert_not_null(mkdtemp(folder));
 }
 

@@ -150,15 +150,10 @@ static void on_signal(struct ds_watch *watch, uint32_t events)
 static int on_hello(struct agent *agent, const struct ds_frame *frame, struct ds_error *err)
 {
     struct ds_hello hello;
-    int rc = ds_wire_get_hello(frame, &hello, err);
+    int rc = ds_channel_get_hello(frame, &hello, err);
 
     if (rc != 0)
         return rc;
-    if (hello.version != DS_WIRE_VERSION || strcmp(hello.build_id, DS_VERSION) != 0)
-        return ds_fail(err, EPROTO,
-                       "the launcher is build '%s', this agent is '%s': install the "
-                       "same on all hosts",
-                       hello.build_id, DS_VERSION);
     agent->greeted = true;
     return ds_channel_send_hello(&agent->up, &hello);
 }

@@ -107,15 +107,10 @@ static int on_hello(struct ds_fleet_host *host, const struct ds_frame *frame, st
 {
     const struct ds_super_event event = {.kind = DS_SUPER_HOST_UP, .host = host->index};
     struct ds_hello hello;
-    int rc = ds_wire_get_hello(frame, &hello, err);
+    int rc = ds_channel_get_hello(frame, &hello, err);
 
     if (rc != 0)
         return rc;
-    if (hello.version != DS_WIRE_VERSION || strcmp(hello.build_id, DS_VERSION) != 0)
-        return ds_fail(err, EPROTO,
-                       "its agent is build '%s', this is '%s': install the same on "
-                       "all hosts",
-                       hello.build_id, DS_VERSION);
     if (memcmp(hello.nonce, host->nonce, sizeof(hello.nonce)) != 0)
         return ds_fail(err, EPROTO, "its agent answered another launcher");
     host->greeted = true;

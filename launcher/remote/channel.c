@@ -230,6 +230,20 @@ int ds_channel_send_hello(struct ds_channel *channel, const struct ds_hello *hel
     return sent(channel, ds_wire_put_hello(&channel->tx, hello), was);
 }
 
+int ds_channel_get_hello(const struct ds_frame *frame, struct ds_hello *hello, struct ds_error *err)
+{
+    int rc = ds_wire_get_hello(frame, hello, err);
+
+    if (rc != 0)
+        return rc;
+    if (hello->version != DS_WIRE_VERSION || strcmp(hello->build_id, DS_VERSION) != 0)
+        return ds_fail(err, EPROTO,
+                       "the other side is build '%s', this one is '%s': install the same on all "
+                       "hosts",
+                       hello->build_id, DS_VERSION);
+    return 0;
+}
+
 bool ds_channel_congested(const struct ds_channel *channel)
 {
     return channel->congested;

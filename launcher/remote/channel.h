@@ -59,6 +59,10 @@ void ds_channel_release(struct ds_channel *channel); /* fine on a zeroed struct 
 int ds_channel_send(struct ds_channel *channel, const struct ds_frame *frame);
 int ds_channel_send_hello(struct ds_channel *channel, const struct ds_hello *hello);
 
+/* The peer's HELLO, which must come from the same build.  -EPROTO: it does not, or is malformed. */
+int ds_channel_get_hello(const struct ds_frame *frame, struct ds_hello *hello, struct ds_error *err)
+    DS_NODISCARD;
+
 bool ds_channel_congested(const struct ds_channel *channel);
 bool ds_channel_idle(const struct ds_channel *channel); /* nothing left to send */
 void ds_channel_pause(struct ds_channel *channel, bool paused);

@@ -32,8 +32,13 @@ enum ds_schedule_kind {
     DS_SCHEDULE_CONSTANT,
     DS_SCHEDULE_LINEAR,
     DS_SCHEDULE_COSINE,
-    DS_SCHEDULE_WSD
+    DS_SCHEDULE_WSD,
+    DS_SCHEDULE_ONE_CYCLE,
+    DS_SCHEDULE_WARMUP_LR,
+    DS_SCHEDULE_WARMUP_DECAY_LR
 };
+enum ds_warmup { DS_WARMUP_LINEAR, DS_WARMUP_LOG };
+enum ds_anneal { DS_ANNEAL_COSINE, DS_ANNEAL_LINEAR };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16 }; /* fp16 is refused for now */
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
@@ -76,9 +81,11 @@ struct ds_job {
     } optim;
     struct {
         enum ds_schedule_kind kind;
+        enum ds_warmup warmup_kind;
+        enum ds_anneal anneal; /* one_cycle */
         uint64_t warmup, steps;
-        uint64_t decay; /* wsd: the last steps, linear from lr to min_lr */
-        double min_lr;
+        uint64_t decay;          /* wsd: the last steps, linear from lr to min_lr */
+        double start_lr, min_lr; /* where the warm-up starts, where the decay ends */
     } schedule;
     struct {
         enum ds_compute compute;

@@ -296,20 +296,67 @@ static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
+/* A key that another kind of schedule reads must be as it would be without it. */
+static int check_schedule_keys(const struct ds_job *job, const struct ds_keys *keys,
+                               struct ds_error *err)
+{
+    bool cycle = job->schedule.kind == DS_SCHEDULE_ONE_CYCLE;
+
+    if (cycle && job->schedule.warmup_kind != DS_WARMUP_LINEAR)
+        return FAIL_AT(keys, "schedule.warmup_kind", EINVAL,
+                       "'schedule.warmup_kind' log is not for one_cycle; use 'schedule.anneal'");
+    if (!cycle && job->schedule.anneal != DS_ANNEAL_COSINE)
+        return FAIL_AT(keys, "schedule.anneal", EINVAL,
+                       "'schedule.anneal' linear is for one_cycle only; leave it out");
+    return 0;
+}
+
+/* What a kind of schedule takes where the job says nothing. */
+static void default_rates(struct ds_job *job, const struct ds_keys *keys)
+{
+    bool cycle = job->schedule.kind == DS_SCHEDULE_ONE_CYCLE;
+    bool named = job->schedule.kind == DS_SCHEDULE_WARMUP_LR ||
+                 job->schedule.kind == DS_SCHEDULE_WARMUP_DECAY_LR;
+
+    if (!ds_keys_given(keys, "schedule.warmup"))
+        job->schedule.warmup = cycle ? job->schedule.steps * 3 / 10 : 0;
+    if (!ds_keys_given(keys, "schedule.warmup_kind"))
+        job->schedule.warmup_kind = named ? DS_WARMUP_LOG : DS_WARMUP_LINEAR;
+    if (cycle && !ds_keys_given(keys, "schedule.start_lr"))
+        job->schedule.start_lr = job->optim.lr / 25.0;
+    if (cycle && !ds_keys_given(keys, "schedule.min_lr"))
+        job->schedule.min_lr = job->schedule.start_lr / 1e4;
+    if (named && !ds_keys_given(keys, "schedule.start_lr"))
+        job->schedule.start_lr = job->schedule.min_lr;
+}
+
+static int check_rate(const struct ds_job *job, const struct ds_keys *keys, const char *path,
+                      double rate, struct ds_error *err)
+{
+    if (rate <= job->optim.lr)
+        return 0;
+    return FAIL_AT(keys, blame(keys, path, "optim.lr"), EINVAL,
+                   "'%s' must be at most 'optim.lr' %g, not %g", path, job->optim.lr, rate);
+}
+
 static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
+    int rc = check_schedule_keys(job, keys, err);
+
+    if (rc != 0)
+        return rc;
     if (!ds_keys_given(keys, "schedule.steps"))
         job->schedule.steps = job->train.steps;
+    default_rates(job, keys);
     if (job->schedule.warmup > job->schedule.steps)
         return FAIL_AT(keys, blame(keys, "schedule.warmup", "schedule.steps"), EINVAL,
                        "'schedule.warmup' must be at most 'schedule.steps' %" PRIu64
                        ", not %" PRIu64,
                        job->schedule.steps, job->schedule.warmup);
-    if (job->schedule.min_lr > job->optim.lr)
-        return FAIL_AT(keys, blame(keys, "schedule.min_lr", "optim.lr"), EINVAL,
-                       "'schedule.min_lr' must be at most 'optim.lr' %g, not %g", job->optim.lr,
-                       job->schedule.min_lr);
-    return check_decay(job, keys, err);
+    rc = check_rate(job, keys, "schedule.min_lr", job->schedule.min_lr, err);
+    if (rc == 0)
+        rc = check_rate(job, keys, "schedule.start_lr", job->schedule.start_lr, err);
+    return rc != 0 ? rc : check_decay(job, keys, err);
 }
 
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)

@@ -25,7 +25,13 @@ static const struct ds_choice orders[] = {
 static const struct ds_choice optims[] = {{"adamw", 0, false}, {NULL, 0, false}};
 static const struct ds_choice schedules[] = {
     {"constant", DS_SCHEDULE_CONSTANT, false}, {"linear", DS_SCHEDULE_LINEAR, false},
-    {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false}, {NULL, 0, false}};
+    {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false},
+    {"one_cycle", DS_SCHEDULE_ONE_CYCLE, false}, {"warmup_lr", DS_SCHEDULE_WARMUP_LR, false},
+    {"warmup_decay_lr", DS_SCHEDULE_WARMUP_DECAY_LR, false}, {NULL, 0, false}};
+static const struct ds_choice warmups[] = {
+    {"linear", DS_WARMUP_LINEAR, false}, {"log", DS_WARMUP_LOG, false}, {NULL, 0, false}};
+static const struct ds_choice anneals[] = {
+    {"cosine", DS_ANNEAL_COSINE, false}, {"linear", DS_ANNEAL_LINEAR, false}, {NULL, 0, false}};
 static const struct ds_choice computes[] = {
     {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", 0, true},
     {NULL, 0, false}};
@@ -152,13 +158,23 @@ static const struct ds_key job_keys[] = {
 
     ENUM("schedule.kind", schedule.kind, BITS, "cosine", schedules,
          "shape of the learning rate after the warm-up"),
-    U64("schedule.warmup", schedule.warmup, BITS, "0", 0, DS_MAX_STEPS,
+    U64("schedule.warmup", schedule.warmup, FROM | BITS,
+        "0; one_cycle: three tenths of schedule.steps", 0, DS_MAX_STEPS,
         "updates over which the learning rate rises; at most schedule.steps"),
+    ENUM("schedule.warmup_kind", schedule.warmup_kind, FROM | BITS,
+         "log for warmup_lr and warmup_decay_lr, else linear", warmups,
+         "how it rises; not for one_cycle, which has schedule.anneal"),
     U64("schedule.steps", schedule.steps, FROM | BITS, "train.steps", 1, DS_MAX_STEPS,
         "update at which the learning rate reaches schedule.min_lr"),
     U64("schedule.decay", schedule.decay, FROM | BITS, "a tenth of schedule.steps", 1, DS_MAX_STEPS,
         "updates of the final decay; wsd only"),
-    F64("schedule.min_lr", schedule.min_lr, BITS, "0", 0, 1000,
+    ENUM("schedule.anneal", schedule.anneal, BITS, "cosine", anneals,
+         "curve of both flanks; one_cycle only"),
+    F64("schedule.start_lr", schedule.start_lr, FROM | BITS,
+        "0; one_cycle: optim.lr / 25; warmup_lr and warmup_decay_lr: schedule.min_lr", 0, 1000,
+        "learning rate from which the warm-up starts; at most optim.lr"),
+    F64("schedule.min_lr", schedule.min_lr, FROM | BITS,
+        "0; one_cycle: schedule.start_lr / 10000", 0, 1000,
         "learning rate at the end; at most optim.lr"),
 
     ENUM("precision.compute", precision.compute, BITS, "fp32", computes,

@@ -3,45 +3,110 @@
  *
  * optim.c - the contract is in optim.h.
  *
- * After the warm-up every kind is a curve over x, the share of the remaining schedule that has
- * passed, from lr at 0 to min_lr at 1; past its end the rate stays there.
+ * After the warm-up most kinds are a curve over x, the share of the remaining schedule that has
+ * passed, from lr at 0 to min_lr at 1; past its end the rate stays there.  one_cycle and the two
+ * kinds that have DeepSpeed's names follow their own formulas, written beside them.
  */
 #include "runtime/optim.h"
 
 #include <math.h>
 
-static double curve(enum ds_schedule_kind kind, double x)
+static double half_cosine(double x)
 {
-    switch (kind) {
-    case DS_SCHEDULE_LINEAR: return 1.0 - x;
-    case DS_SCHEDULE_COSINE: return 0.5 * (1.0 + cos(acos(-1.0) * x));
-    case DS_SCHEDULE_WSD:
-    case DS_SCHEDULE_CONSTANT: break;
-    }
-    return 1.0;
+    return 0.5 * (1.0 + cos(acos(-1.0) * x));
+}
+
+static double share(uint64_t part, uint64_t whole)
+{
+    return (double)part / (double)whole;
+}
+
+static bool is_deepspeed(const struct ds_job *job)
+{
+    return job->schedule.kind == DS_SCHEDULE_WARMUP_LR ||
+           job->schedule.kind == DS_SCHEDULE_WARMUP_DECAY_LR;
+}
+
+/* Updates of warm-up; DeepSpeed's kinds have two at least. */
+static uint64_t warmup_of(const struct ds_job *job)
+{
+    return is_deepspeed(job) && job->schedule.warmup < 2 ? 2 : job->schedule.warmup;
+}
+
+/* How much of the way from start_lr to lr the warm-up has come at `step` < warmup. */
+static double warmed(const struct ds_job *job, uint64_t step)
+{
+    uint64_t warmup = warmup_of(job);
+
+    if (job->schedule.warmup_kind == DS_WARMUP_LINEAR)
+        return share(step + 1, warmup);
+    return fmin(1.0, log((double)step + 2.0) / log((double)(warmup < 2 ? 2 : warmup)));
 }
 
 /* Warm-up, stable, decay: the share of lr - min_lr that is left, in the last `decay` steps. */
 static double stable_share(uint64_t left, uint64_t decay)
 {
-    return left < decay ? (double)left / (double)decay : 1.0;
+    return left < decay ? share(left, decay) : 1.0;
+}
+
+/* PyTorch's OneCycleLR in two phases: up over warmup - 1 steps, then down until the last step. */
+static double one_cycle(const struct ds_job *job, uint64_t step)
+{
+    uint64_t peak = job->schedule.warmup > 0 ? job->schedule.warmup - 1 : 0;
+    uint64_t last = job->schedule.steps > 0 ? job->schedule.steps - 1 : 0;
+    double from = job->optim.lr, to = job->schedule.min_lr, x = 1.0;
+
+    if (step < peak) {
+        from = job->schedule.start_lr;
+        to = job->optim.lr;
+        x = share(step, peak);
+    } else if (step < last) {
+        x = share(step - peak, last - peak);
+    } else if (last <= peak) { /* the cycle ends at its peak */
+        x = 0.0;
+    }
+    if (job->schedule.anneal == DS_ANNEAL_LINEAR)
+        return from + (to - from) * x;
+    return to + (from - to) * half_cosine(x);
+}
+
+/* DeepSpeed's WarmupDecayLR after the warm-up: max(0, (T - i) / max(1, T - W)), updates from 1. */
+static double decay_share(const struct ds_job *job, uint64_t step)
+{
+    double end = (double)job->schedule.steps, warmup = (double)warmup_of(job);
+
+    return fmax(0.0, (end - ((double)step + 1.0)) / fmax(1.0, end - warmup));
+}
+
+/* The share of lr - min_lr that is left at `step` >= warmup. */
+static double left(const struct ds_job *job, uint64_t step)
+{
+    uint64_t warmup = job->schedule.warmup, steps = job->schedule.steps;
+    double x = step < steps ? share(step - warmup, steps - warmup) : 1.0;
+
+    switch (job->schedule.kind) {
+    case DS_SCHEDULE_LINEAR: return 1.0 - x;
+    case DS_SCHEDULE_COSINE: return half_cosine(x);
+    case DS_SCHEDULE_WSD: return stable_share(step < steps ? steps - step : 0, job->schedule.decay);
+    case DS_SCHEDULE_WARMUP_DECAY_LR: return decay_share(job, step);
+    case DS_SCHEDULE_CONSTANT:
+    case DS_SCHEDULE_ONE_CYCLE:
+    case DS_SCHEDULE_WARMUP_LR: break;
+    }
+    return 1.0;
 }
 
 double ds_optim_lr(const struct ds_job *job, uint64_t step)
 {
-    uint64_t warmup = job->schedule.warmup, steps = job->schedule.steps;
-    double lr = job->optim.lr, min_lr = job->schedule.min_lr, x = 1.0;
+    double lr = job->optim.lr, start = job->schedule.start_lr, end = job->schedule.min_lr;
 
-    if (step < warmup)
-        return lr * (double)(step + 1) / (double)warmup;
-    if (job->schedule.kind == DS_SCHEDULE_CONSTANT)
+    if (job->schedule.kind == DS_SCHEDULE_ONE_CYCLE)
+        return one_cycle(job, step);
+    if (step + is_deepspeed(job) < warmup_of(job)) /* DeepSpeed: i < W, updates from 1 */
+        return start + (lr - start) * warmed(job, step);
+    if (job->schedule.kind == DS_SCHEDULE_CONSTANT || job->schedule.kind == DS_SCHEDULE_WARMUP_LR)
         return lr;
-    if (job->schedule.kind == DS_SCHEDULE_WSD)
-        return min_lr +
-               (lr - min_lr) * stable_share(step < steps ? steps - step : 0, job->schedule.decay);
-    if (step < steps)
-        x = (double)(step - warmup) / (double)(steps - warmup);
-    return min_lr + (lr - min_lr) * curve(job->schedule.kind, x);
+    return end + (lr - end) * left(job, step);
 }
 
 double ds_optim_clip_scale(double norm, double clip)

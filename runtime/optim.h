@@ -3,7 +3,9 @@
  *
  * optim.h - learning rate and clipping as pure functions of the step.
  *
- * Tests   tests/plan/test_optim.c
+ * Source  PyTorch's lr_scheduler.py (OneCycleLR), DeepSpeed's lr_schedules.py (WarmupLR,
+ *         WarmupDecayLR), Hu et al., "MiniCPM" (wsd).
+ * Tests   tests/plan/test_schedule.c, tests/plan/test_optim.c
  */
 #ifndef DS_RUNTIME_OPTIM_H
 #define DS_RUNTIME_OPTIM_H

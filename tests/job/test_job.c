@@ -87,7 +87,7 @@ Test(job, small_job_gets_every_default)
     cr_expect(job.optim.eps == 1e-8 && job.optim.weight_decay == 0.1 && job.optim.clip == 1);
     cr_expect(job.schedule.kind == DS_SCHEDULE_COSINE);
     cr_expect(job.schedule.warmup == 0 && job.schedule.steps == 100);
-    cr_expect(job.schedule.decay == 10 && job.schedule.min_lr == 0);
+    cr_expect(job.schedule.decay == 10 && job.schedule.min_lr == 0 && job.schedule.start_lr == 0);
     cr_expect(job.precision.compute == DS_COMPUTE_FP32);
     cr_expect(job.parallel.data == 0);
     cr_expect(job.zero.stage == 0 && job.zero.bucket_mb == 0);
@@ -226,6 +226,22 @@ Test(job, llama_defaults)
     ds_job_release(&job);
 }
 
+Test(job, kinds_of_schedule_have_defaults_of_their_own)
+{
+    struct ds_job job;
+
+    parse(&job, SMALL "schedule: {kind: one_cycle}\noptim: {lr: 1.0}\n", NULL);
+    cr_expect(job.schedule.warmup == 30 && job.schedule.start_lr == 1.0 / 25.0);
+    cr_expect(job.schedule.min_lr == job.schedule.start_lr / 1e4);
+    ds_job_release(&job);
+    parse(&job, SMALL "schedule: {kind: warmup_decay_lr, warmup: 9, min_lr: 1.0e-5}\n", NULL);
+    cr_expect(job.schedule.warmup_kind == DS_WARMUP_LOG && job.schedule.start_lr == 1e-5);
+    ds_job_release(&job);
+    parse(&job, SMALL "schedule: {kind: linear, warmup: 9, min_lr: 1.0e-5}\n", NULL);
+    cr_expect(job.schedule.warmup_kind == DS_WARMUP_LINEAR && job.schedule.start_lr == 0);
+    ds_job_release(&job);
+}
+
 Test(job, digest_follows_what_decides_the_bits)
 {
     static const struct {
@@ -241,6 +257,10 @@ Test(job, digest_follows_what_decides_the_bits)
         {"activation.recompute=full", true},
         {"eval.batches=2", true},
         {"schedule.steps=100", true},
+        {"schedule.warmup_kind=linear", true},
+        {"schedule.warmup_kind=log", false},
+        {"schedule.kind=warmup_lr", false},
+        {"schedule.start_lr=1e-5", false},
         {"seed=2", false},
         {"optim.lr=0.1", false},
         {"model.layers=3", false},

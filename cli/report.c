@@ -93,12 +93,12 @@ static int on_output(void *user, uint32_t rank, enum ds_log_stream stream, const
     return rc;
 }
 
-static int on_rank_ended(void *user, uint32_t rank, struct ds_error *err)
+static int on_rank_ended(void *user, const struct ds_super_event *exit, struct ds_error *err)
 {
     struct ds_report *report = user;
 
     (void)err;
-    ds_logmux_end(&report->mux, rank);
+    ds_logmux_end(&report->mux, exit->rank);
     return 0;
 }
 

@@ -15,6 +15,7 @@ enum {
     PUMP_BYTES = 32 * 1024,
     AFTER_EXIT_BYTES = 1024 * 1024, /* of one stream; more is a process that escaped its group */
     EXIT_CANNOT_START = 126,
+    EXIT_NO_PROGRAM = 127,
 };
 
 void ds__up_send(struct ds_channel *up, uint16_t type, uint32_t rank, const void *payload,
@@ -191,7 +192,7 @@ void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channe
     if (rank->pid > 0)
         ds__rank_signal(rank, DS_SIGNAL_KILL);
     else
-        ds__rank_died(rank, EXIT_CANNOT_START, 0, false);
+        ds__rank_died(rank, rc == -ENOENT ? EXIT_NO_PROGRAM : EXIT_CANNOT_START, 0, false);
 }
 
 void ds__rank_release(struct ds_rank *rank)

@@ -21,6 +21,7 @@
 #include "base/arena.h"
 #include "base/fsio.h"
 #include "launcher/cores.h"
+#include "launcher/program.h"
 
 enum { FDS_PER_RANK = 8, FDS_OWN = 64, FD_SAFE = 32 };
 
@@ -36,13 +37,29 @@ static int safe_fd(int fd)
     return safe;
 }
 
-/* A program with a slash is taken as it is; a bare name lies beside the agent. */
+/* The value of PATH that the ranks will have. */
+static const char *rank_path(const struct ds_spec *spec)
+{
+    for (size_t i = spec->envc; i > 0; i--)
+        if (strncmp(spec->env[i - 1], "PATH=", 5) == 0)
+            return spec->env[i - 1] + 5;
+    return getenv("PATH");
+}
+
+/* A worker, which has a link, lies beside the agent; any other program where programs lie.  What is
+ * missing is remembered for the ranks to say. */
 static int find_program(struct ds_spawn *spawn, const char *exe_dir, struct ds_error *err)
 {
-    const char *name = spawn->spec->argv[0];
-    const char *base = strchr(name, '/') == NULL ? exe_dir : spawn->spec->cwd;
+    const struct ds_spec *spec = spawn->spec;
+    const char *name = spec->argv[0];
 
-    return ds_path_join(spawn->program, base[0] != '\0' ? base : ".", name, err);
+    if (ds_program_cwd(spawn->cwd, spec->cwd, &spawn->problem) != 0)
+        return 0;
+    if (spec->link && strchr(name, '/') == NULL)
+        return ds_path_join(spawn->program, exe_dir[0] != '\0' ? exe_dir : ".", name, err);
+    spawn->no_program = ds_program_find(spawn->program, name, spawn->cwd, rank_path(spec),
+                                        &spawn->problem) == -ENOENT;
+    return 0;
 }
 
 /* Room for the descriptors of many ranks; the ranks get the old limit back. */
@@ -171,7 +188,7 @@ static _Noreturn void child_fail(const struct child *child)
     ssize_t n = write(child->exec_fd, &code, sizeof(code));
 
     (void)n;
-    _exit(127);
+    _exit(code == ENOENT ? 127 : 126); /* as shells do */
 }
 
 static void child_signals(void)
@@ -205,7 +222,7 @@ static _Noreturn void child_main(const struct child *child)
                   4U /* CLOSE_RANGE_CLOEXEC: whatever the agent itself inherited */);
     (void)setrlimit(RLIMIT_NOFILE, &spawn->files);
     (void)sched_setaffinity(0, sizeof(child->cores), &child->cores);
-    if (spec->cwd[0] != '\0' && chdir(spec->cwd) != 0)
+    if (spawn->cwd[0] != '\0' && chdir(spawn->cwd) != 0)
         child_fail(child);
     (void)execve(spawn->program, (char *const *)(uintptr_t)spec->argv,
                  (char *const *)(uintptr_t)child->env);
@@ -281,6 +298,8 @@ int ds_spawn_rank(const struct ds_spawn *spawn, unsigned local, struct ds_spawne
     pid_t pid = -1;
     int rc;
 
+    if (spawn->problem.code != 0)
+        return ds_fail(err, spawn->no_program ? ENOENT : ECANCELED, "%s", spawn->problem.text);
     ds_arena_init(&arena);
     ds_cores_share(&spawn->allowed, spawn->threads, local, &child.cores);
     rc = make_pairs(pair, spawn->spec->link);

@@ -14,6 +14,7 @@
 #define DS_LAUNCHER_SPAWN_H
 
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/types.h>
@@ -26,8 +27,10 @@ enum { DS_SPAWN_LINK_FD = 3, DS_SPAWN_SHM_FD = 4 };
 /* What all ranks of a host share. */
 struct ds_spawn {
     const struct ds_spec *spec; /* borrowed */
-    char program[DS_MAX_PATH];
-    int shm_fd, null_fd; /* owned */
+    char program[DS_MAX_PATH], cwd[DS_MAX_PATH];
+    struct ds_error problem; /* why no rank can be started here; code 0: none */
+    bool no_program;         /* and that is because there is no such program */
+    int shm_fd, null_fd;     /* owned */
     cpu_set_t allowed;
     unsigned threads;    /* cores per rank */
     struct rlimit files; /* limit on open files as it was, given back to the ranks */
@@ -39,12 +42,14 @@ struct ds_spawned {
     int exec_fd;                 /* end of file: exec happened; else an errno as int */
 };
 
-/* `exe_dir` is where dsrun-worker lies. */
+/* `exe_dir` is where dsrun-worker lies.  A program or working directory that is not there is not
+ * an error here: it is each rank's, when it is started. */
 int ds_spawn_init(struct ds_spawn *spawn, const struct ds_spec *spec, const char *exe_dir,
                   struct ds_error *err) DS_NODISCARD;
 void ds_spawn_release(struct ds_spawn *spawn);
 
-/* Start local rank `local` (0 .. spec->ranks - 1).  Nothing is left behind on failure. */
+/* Start local rank `local` (0 .. spec->ranks - 1).  Nothing is left behind on failure.  -ENOENT:
+ * there is no such program. */
 int ds_spawn_rank(const struct ds_spawn *spawn, unsigned local, struct ds_spawned *out,
                   struct ds_error *err) DS_NODISCARD;
 

@@ -32,9 +32,9 @@ struct ds_spec {
     uint32_t threads;  /* cores per rank; 0: the host's allowed cores / ranks */
     uint32_t grace_ms; /* between TERM and KILL */
     bool link;         /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
-    const char *cwd;   /* "" keeps the agent's */
+    const char *cwd;   /* "" keeps the agent's, "~" is the user's home */
     size_t argc, envc;
-    const char **argv, **env; /* argv[0] "dsrun-worker": the one beside the agent's own binary */
+    const char **argv, **env; /* argv[0] with a link: beside the agent, else found in PATH */
     const void *blob;
     size_t blob_bytes;
 };

@@ -159,7 +159,7 @@ static int on_exit_frame(struct ds_fleet_host *host, const struct ds_frame *fram
     event.code = (int)ds_get_u32(payload);
     event.signal = (int)ds_get_u32(payload + 4);
     event.oom = (ds_get_u32(payload + 8) & 1) != 0;
-    check(fleet, fleet->args->ops->ended(fleet->args->user, frame->rank, &sink), &sink);
+    check(fleet, fleet->args->ops->ended(fleet->args->user, &event, &sink), &sink);
     tell(fleet, &event);
     return 0;
 }
@@ -285,7 +285,21 @@ static int start_host(struct ds_fleet *fleet, uint32_t index, struct ds_error *e
             rc = ds_channel_send(&host->channel, &frame);
     }
     ds_buf_release(&bytes);
-    return ds_error_context(err, rc, "host '%s'", host->place->host);
+    return rc;
+}
+
+/* A host that cannot be started is the end of the attempt, or only its own. */
+static int start_host_or_lose(struct ds_fleet *fleet, uint32_t index, struct ds_error *err)
+{
+    struct ds_fleet_host *host = &fleet->host[index];
+    int rc = start_host(fleet, index, err);
+
+    if (rc == 0 || !fleet->args->apart)
+        return ds_error_context(err, rc, "host '%s'", host->place->host);
+    (void)snprintf(host->reason, sizeof(host->reason), "%s", ds_error_text(err, rc));
+    ds_error_clear(err);
+    host->ended = true;
+    return 0;
 }
 
 /* Put away a host whose line has ended, and say how its agent did. */
@@ -304,6 +318,9 @@ static void close_host(struct ds_fleet *fleet, struct ds_fleet_host *host)
                        host->remote.signal, strsignal(host->remote.signal));
     else if (len == 0)
         (void)snprintf(host->reason, sizeof(host->reason), "its agent went away");
+    if (fleet->args->ops->lost != NULL &&
+        fleet->hosts[host->index].ended < fleet->hosts[host->index].ranks)
+        fleet->args->ops->lost(fleet->args->user, host->index, host->reason);
     tell(fleet, &event);
 }
 
@@ -316,9 +333,17 @@ static void close_hosts(struct ds_fleet *fleet)
 
 static void check_silence(struct ds_fleet *fleet, uint64_t now_ns)
 {
+    double timeout_s = fleet->args->start_timeout_s;
+
     for (uint32_t i = 0; i < fleet->args->places; i++) {
         struct ds_fleet_host *host = &fleet->host[i];
+        double waited_s = (double)(now_ns - fleet->start_ns) / 1e9;
 
+        if (!host->ended && !host->greeted && fleet->args->apart && timeout_s > 0 &&
+            waited_s >= timeout_s) {
+            (void)snprintf(host->reason, sizeof(host->reason), "no answer within %g s", timeout_s);
+            host->ended = true;
+        }
         if (host->ended || now_ns < host->heard_ns + SILENT_NS)
             continue;
         (void)snprintf(host->reason, sizeof(host->reason), "its agent was silent for %d s",
@@ -427,6 +452,7 @@ static int serve(struct ds_fleet *fleet, struct ds_error *err)
     const struct ds_super_event tick = {.kind = DS_SUPER_TICK};
     int rc = 0;
 
+    close_hosts(fleet); /* those that could not even be started */
     while (!fleet->over && rc == 0) {
         uint64_t now_ns = ds_clock_mono_ns();
         uint64_t next_ns = now_ns + NS_PER_S;
@@ -447,7 +473,9 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
 {
     struct ds_super_args super = {.hosts = args->places,
                                   .world = args->world,
-                                  .start_ns = (uint64_t)(args->start_timeout_s * 1e9),
+                                  .apart = args->apart,
+                                  .start_ns =
+                                      args->apart ? 0 : (uint64_t)(args->start_timeout_s * 1e9),
                                   .grace_ns = (uint64_t)(args->grace_s * 1e9),
                                   .abort_ns = ABORT_NS,
                                   .close_ns = CLOSE_NS};
@@ -470,6 +498,7 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
         if (getrandom(fleet->host[i].nonce, sizeof(fleet->host[i].nonce), 0) < 0)
             return ds_fail(err, errno, "cannot get random bytes: %s", strerror(errno));
     }
+    fleet->start_ns = ds_clock_mono_ns();
     super.host = fleet->hosts;
     super.rank = fleet->ranks;
     ds_supervise_init(&fleet->super, &super, ds_clock_mono_ns());
@@ -499,7 +528,7 @@ int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
     int rc = attempt_init(fleet, args, err);
 
     for (uint32_t i = 0; rc == 0 && i < args->places; i++)
-        rc = start_host(fleet, i, err);
+        rc = start_host_or_lose(fleet, i, err);
     if (rc == 0)
         rc = serve(fleet, err);
     if (rc == 0) {

@@ -42,7 +42,10 @@ struct ds_fleet_ops {
     int (*event)(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err);
     /* Everything given so far must be on disk when this returns. */
     int (*flush)(void *user, struct ds_error *err);
-    int (*ended)(void *user, uint32_t rank, struct ds_error *err); /* its last byte was given */
+    /* `exit` is a DS_SUPER_EXIT; the rank's last byte was given. */
+    int (*ended)(void *user, const struct ds_super_event *exit, struct ds_error *err);
+    /* A host went before its ranks had ended.  May be NULL: the result tells of the first. */
+    void (*lost)(void *user, uint32_t host, const char *reason);
     int (*note)(void *user, enum ds_fleet_note note, struct ds_error *err);
 };
 
@@ -53,6 +56,8 @@ struct ds_fleet_args {
     struct ds_transport_args transport_args;
     const struct ds_spec *spec;      /* ranks and nodes are filled in per host */
     double grace_s, start_timeout_s; /* start_timeout_s 0: none */
+    bool apart; /* ranks that have nothing to do with each other: a host that cannot be reached, or
+                   not within the start time-out, is lost and the others go on */
     const struct ds_fleet_ops *ops;
     void *user;
 };
@@ -77,6 +82,7 @@ struct ds_fleet {
     struct ds_error broken; /* why the launcher itself cannot go on */
     int64_t last_step;
     int pending_stop; /* a signal that came between attempts */
+    uint64_t start_ns;
     bool over;
 };
 

@@ -161,6 +161,10 @@ static enum word book_exit(struct ds_supervise *super, const struct ds_super_eve
     end_rank(super, event->rank);
     if (event->signal == 0 && event->code == 0)
         return W_NONE;
+    if (super->args.apart) {
+        blame(super, &failure);
+        return W_NONE;
+    }
     if (event->signal == 0 && event->code == DS_EXIT_STOPPED) {
         super->saved++;
         return W_SAVED;
@@ -198,7 +202,7 @@ static enum word book_host_gone(struct ds_supervise *super, const struct ds_supe
         return W_NONE;
     }
     blame(super, &failure);
-    return W_FAILED;
+    return super->args.apart ? W_NONE : W_FAILED;
 }
 
 static enum word book_spawned(struct ds_supervise *super, uint32_t rank)

@@ -11,6 +11,9 @@
  * ends badly after it is a victim.  A rank that gives up only because another did says so with
  * DS_RANK_VICTIM_EXIT, and is never first while a real failure is known.
  *
+ * Ranks that have nothing to do with each other (`apart`) go on whatever happens to another; the
+ * job then ends when the last of them does.
+ *
  * Units   *_ns are monotonic nanoseconds.
  * Tests   tests/launcher/test_supervise.c
  */
@@ -91,6 +94,7 @@ struct ds_super_args {
     uint64_t grace_ns; /* from stop to kill */
     uint64_t abort_ns; /* from abort to kill */
     uint64_t close_ns; /* from kill to dropping the hosts */
+    bool apart;        /* the end of a rank or host is no reason to end another */
 };
 
 /* A stop so soon after another is the same one, told twice. */

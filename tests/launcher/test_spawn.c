@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -143,36 +144,70 @@ Test(spawn, ranks_share_one_memory)
     ds_spawn_release(&spawn);
 }
 
-Test(spawn, failures_before_exec_are_told)
+/* What is missing on this host is each rank's error, told before anything is started. */
+Test(spawn, what_is_missing_is_told)
 {
     static const struct {
-        const char *program, *cwd;
+        const char *program, *cwd, *said;
         int code;
     } table[] = {
-        {"/nonexistent/program", "", ENOENT},
-        {"dsrun-worker", "", ENOENT}, /* beside the agent, and the agent's folder is empty */
-        {"/etc/passwd", "", EACCES},
-        {"/bin/sh", "/nonexistent", ENOENT},
+        {"/nonexistent/program", "", "cannot start '/nonexistent/program': No such file", ENOENT},
+        {"no-such-program", "", "cannot start 'no-such-program': no such program in PATH", ENOENT},
+        {"/etc/passwd", "", "cannot start '/etc/passwd': Permission denied", ECANCELED},
+        {"/bin/sh", "/nonexistent", "working directory '/nonexistent': No such file", ECANCELED},
+        {"/bin/sh", "/etc/passwd", "working directory '/etc/passwd': Not a directory", ECANCELED},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         const char *argv[] = {table[i].program, NULL};
         struct ds_spec spec = {
             .world = 1, .ranks = 1, .nodes = 1, .cwd = table[i].cwd, .argc = 1, .argv = argv};
+        struct ds_error err = {0};
         struct ds_spawned child;
         struct ds_spawn spawn;
-        int status, code = 0;
+
+        cr_assert_eq(ds_spawn_init(&spawn, &spec, "/nonexistent", &err), 0, "%s", err.text);
+        cr_expect_eq(ds_spawn_rank(&spawn, 0, &child, &err), -table[i].code, "row %zu", i);
+        cr_expect(strstr(err.text, table[i].said) == err.text, "row %zu: %s", i, err.text);
+        ds_spawn_release(&spawn);
+    }
+}
+
+Test(spawn, failures_of_exec_are_told)
+{
+    char script[] = "/tmp/dsrun-spawn.XXXXXX";
+    int fd = mkstemp(script), code, status;
+    const struct {
+        const char *program;
+        int code, exit;
+    } table[] = {
+        {"dsrun-worker", ENOENT, 127}, /* beside the agent, and the agent's folder is empty */
+        {script, ENOEXEC, 126},        /* no shell guesses what it is */
+    };
+
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(write(fd, "echo hello\n", 11), 11);
+    cr_assert_eq(fchmod(fd, 0700), 0);
+    (void)close(fd);
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        const char *argv[] = {table[i].program, NULL};
+        struct ds_spec spec = {
+            .world = 1, .ranks = 1, .nodes = 1, .link = true, .cwd = "", .argc = 1, .argv = argv};
+        struct ds_spawned child;
+        struct ds_spawn spawn;
 
         start(&spawn, &spec, &child);
-        cr_assert_eq(waitpid(child.pid, &status, 0), child.pid);
-        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 127);
-        cr_assert_eq(read(child.exec_fd, &code, sizeof(code)), (ssize_t)sizeof(code));
-        cr_assert_eq(code, table[i].code, "row %zu: %s", i, strerror(code));
+        cr_expect_eq(waitpid(child.pid, &status, 0), child.pid);
+        cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == table[i].exit, "row %zu", i);
+        cr_expect_eq(read(child.exec_fd, &code, sizeof(code)), (ssize_t)sizeof(code));
+        cr_expect_eq(code, table[i].code, "row %zu: %s", i, strerror(code));
         (void)close(child.out_fd);
         (void)close(child.err_fd);
         (void)close(child.exec_fd);
+        (void)close(child.link_fd);
         ds_spawn_release(&spawn);
     }
+    (void)unlink(script);
 }
 
 Test(spawn, a_rank_leads_its_group_and_can_be_killed_with_it)

@@ -218,6 +218,58 @@ Test(supervise, stories)
     }
 }
 
+/* Ranks that have nothing to do with each other: no end is the reason of another. */
+Test(supervise, apart)
+{
+    static const struct beat beats[] = {
+        {0, UP(0), 0, DS_JOB_LAUNCHING},       {0, RUNS(0), 0, DS_JOB_LAUNCHING},
+        {0, EXIT(0, 3), 0, DS_JOB_LAUNCHING},  {0, RUNS(1), 0, DS_JOB_LAUNCHING},
+        {0, EXIT(1, 75), 0, DS_JOB_LAUNCHING}, {0, GONE(0), 0, DS_JOB_LAUNCHING},
+        {0, UP(1), 0, DS_JOB_LAUNCHING},       {0, RUNS(2), 0, DS_JOB_LAUNCHING},
+        {0, RUNS(3), 0, DS_JOB_RUNNING},       {500, TICK, 0, DS_JOB_RUNNING},
+        {0, EXIT(2, 0), 0, DS_JOB_RUNNING},    {0, GONE(1), DS_DO_END, DS_JOB_DONE},
+    };
+    struct scene scene;
+
+    begin(&scene);
+    scene.super.args.apart = true;
+    scene.super.deadline_ns = 0;
+    for (size_t i = 0; i < sizeof(beats) / sizeof(beats[0]); i++) {
+        scene.now_ns += beats[i].wait_s * S;
+        cr_expect_eq(ds_supervise(&scene.super, &beats[i].event, scene.now_ns), beats[i].want,
+                     "beat %zu", i);
+        cr_expect_eq(scene.super.job, beats[i].job, "beat %zu", i);
+    }
+    cr_expect_eq(scene.super.first.rank, 0);
+    cr_expect_eq(scene.super.first.code, 3);
+    cr_expect_eq(scene.super.victims, 2, "the other two that ended badly");
+}
+
+/* A stop reaches them all, and time kills. */
+Test(supervise, apart_and_stopped)
+{
+    static const struct beat beats[] = {
+        START,
+        {0, EXIT(0, 1), 0, DS_JOB_RUNNING},
+        {0, STOP(SIGINT), DS_DO_STOP, DS_JOB_STOPPING},
+        {0, KILLED(1, SIGTERM), 0, DS_JOB_STOPPING},
+        {30, TICK, DS_DO_KILL, DS_JOB_ENDING},
+        {0, KILLED(2, SIGKILL), 0, DS_JOB_ENDING},
+        {0, KILLED(3, SIGKILL), 0, DS_JOB_ENDING},
+        CLOSED,
+    };
+    struct scene scene;
+
+    begin(&scene);
+    scene.super.args.apart = true;
+    for (size_t i = 0; i < sizeof(beats) / sizeof(beats[0]); i++) {
+        scene.now_ns += beats[i].wait_s * S;
+        cr_expect_eq(ds_supervise(&scene.super, &beats[i].event, scene.now_ns), beats[i].want,
+                     "beat %zu", i);
+        cr_expect_eq(scene.super.job, beats[i].job, "beat %zu", i);
+    }
+}
+
 /* What the world does next: mostly ranks that end one way or another, sometimes a host. */
 static struct ds_super_event misfortune(struct scene *scene, uint64_t seed, uint64_t i)
 {

@@ -5,7 +5,7 @@ SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
     runtime/plan/bucket.c runtime/plan/schedule.c runtime/plan/memory.c runtime/plan/cost.c \
     runtime/plan/describe.c runtime/optim.c runtime/spec.c
-SRC_comm := runtime/comm/comm.c runtime/comm/host_shm.c runtime/comm/region.c \
+SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c
 SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,safetensors.c manifest.c manifest_write.c part.c store.c load.c list.c save.c hf.c hf_config.c hf_export.c inspect.c)

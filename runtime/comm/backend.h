@@ -12,30 +12,11 @@
 #ifndef DS_RUNTIME_COMM_BACKEND_H
 #define DS_RUNTIME_COMM_BACKEND_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "runtime/comm/comm.h"
-
-/* Operation, its name in messages, and how often its bytes cross a rank's wire, in (w-1)/w. */
-/* clang-format off */
-#define DS_COMM_OPS(X) \
-    X(BARRIER,        barrier,        0) \
-    X(ALL_REDUCE_F32, all_reduce_f32, 2) \
-    X(ALL_REDUCE_F64, all_reduce_f64, 2) \
-    X(REDUCE_SCATTER, reduce_scatter, 1) \
-    X(ALL_GATHER,     all_gather,     1) \
-    X(BROADCAST,      broadcast,      1)
-/* clang-format on */
-
-enum ds_comm_op {
-#define X(id, name, trips) DS_COMM_##id,
-    DS_COMM_OPS(X)
-#undef X
-        DS_COMM_OP_COUNT
-};
-
-enum { DS_COMM_MAX_F64 = 64 }; /* doubles of one small all-reduce */
 
 struct ds_comm_call {
     enum ds_comm_op op;
@@ -47,6 +28,8 @@ struct ds_comm_call {
 struct ds_comm_backend {
     const char *name;
     int (*open)(struct ds_comm **comm, const struct ds_comm_args *args, struct ds_error *err);
+    int (*split)(struct ds_comm *comm, const struct ds_comm_group *group, struct ds_comm **out,
+                 struct ds_error *err); /* all ranks agree on their groups by then */
     void (*close)(struct ds_comm *comm);
     void *(*arena)(struct ds_comm *comm);
     void (*abort)(struct ds_comm *comm); /* async-signal-safe */
@@ -58,12 +41,12 @@ struct ds_comm_backend {
 struct ds_comm {
     const struct ds_comm_backend *backend;
     unsigned rank, world;
-    struct ds_comm_stats stats; /* wait_ns is the backend's to count, the rest is comm.c's */
+    unsigned groups;  /* split off so far */
+    bool is_group;    /* was split off itself */
+    uint64_t wait_ns; /* counted by the backend */
+    struct ds_comm_stats stats[DS_COMM_OP_COUNT];
 };
 
 extern const struct ds_comm_backend ds_comm_backend_host;
-
-/* "all_reduce_f32"; an op that a peer sent and that does not exist is "unknown". */
-const char *ds_comm_op_name(unsigned op);
 
 #endif

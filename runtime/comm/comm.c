@@ -6,6 +6,8 @@
 #include "runtime/comm/comm.h"
 
 #include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -69,9 +71,30 @@ void ds_comm_abort(struct ds_comm *comm)
     comm->backend->abort(comm);
 }
 
+unsigned ds_comm_rank(const struct ds_comm *comm)
+{
+    return comm->rank;
+}
+
+unsigned ds_comm_world(const struct ds_comm *comm)
+{
+    return comm->world;
+}
+
+void ds_comm_op_stats(const struct ds_comm *comm, enum ds_comm_op op, struct ds_comm_stats *stats)
+{
+    *stats = comm->stats[op];
+}
+
 void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats)
 {
-    *stats = comm->stats;
+    *stats = (struct ds_comm_stats){0};
+    for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
+        stats->calls += comm->stats[op].calls;
+        stats->bytes += comm->stats[op].bytes;
+        stats->wait_ns += comm->stats[op].wait_ns;
+        stats->work_ns += comm->stats[op].work_ns;
+    }
 }
 
 /* trips x bytes x (world - 1) / world, in an order that cannot overflow before the result does. */
@@ -84,14 +107,17 @@ static uint64_t wire_bytes(enum ds_comm_op op, uint64_t bytes, uint64_t world)
 
 static int dispatch(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    uint64_t waited = comm->stats.wait_ns, began = ds_clock_mono_ns();
+    struct ds_comm_stats *stats = &comm->stats[call->op];
+    uint64_t waited = comm->wait_ns, began = ds_clock_mono_ns();
     int rc = comm->backend->run[call->op](comm, call, err);
 
-    comm->stats.work_ns += ds_clock_mono_ns() - began - (comm->stats.wait_ns - waited);
+    waited = comm->wait_ns - waited;
+    stats->wait_ns += waited;
+    stats->work_ns += ds_clock_mono_ns() - began - waited;
     if (rc < 0)
         return rc;
-    comm->stats.calls++;
-    comm->stats.bytes += wire_bytes(call->op, call->bytes, comm->world);
+    stats->calls++;
+    stats->bytes += wire_bytes(call->op, call->bytes, comm->world);
     return 0;
 }
 
@@ -153,4 +179,77 @@ int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned ro
     if (root >= comm->world)
         return ds_fail(err, EINVAL, "broadcast from rank %u, world size is %u", root, comm->world);
     return dispatch(comm, &call, err);
+}
+
+/* --- groups --------------------------------------------------------------------------------- */
+
+static int check_group(const struct ds_comm *comm, const struct ds_comm_group *group,
+                       struct ds_error *err)
+{
+    if (comm->is_group)
+        return ds_fail(err, EINVAL, "a group cannot be split again");
+    if (comm->groups == DS_COMM_MAX_GROUPS)
+        return ds_fail(err, EINVAL, "a rank splits off at most %d groups", DS_COMM_MAX_GROUPS);
+    if (group->count == 0 || group->stride == 0 || group->first >= comm->world ||
+        (group->count - 1) > (comm->world - 1 - group->first) / group->stride)
+        return ds_fail(err, EINVAL, "no group of %u ranks from %u by %u in a world of %u",
+                       group->count, group->first, group->stride, comm->world);
+    if (comm->rank < group->first || (comm->rank - group->first) % group->stride != 0 ||
+        (comm->rank - group->first) / group->stride >= group->count)
+        return ds_fail(err, EINVAL, "rank %u is not in the group of %u ranks from %u by %u",
+                       comm->rank, group->count, group->first, group->stride);
+    return 0;
+}
+
+static bool same_group(const struct ds_comm_group *a, const struct ds_comm_group *b)
+{
+    return a->first == b->first && a->stride == b->stride && a->count == b->count;
+}
+
+/* Do the members of the group of `rank` all show that group?  The answer is the same everywhere. */
+static int compare_groups(const struct ds_comm_group *all, unsigned rank, struct ds_error *err)
+{
+    const struct ds_comm_group *group = &all[rank];
+
+    for (unsigned i = 0; i < group->count; i++) {
+        unsigned other = group->first + i * group->stride;
+
+        if (!same_group(group, &all[other]))
+            return ds_fail(err, EPROTO,
+                           "rank %u splits off %u ranks from %u by %u, rank %u %u from %u by %u",
+                           rank, group->count, group->first, group->stride, other, all[other].count,
+                           all[other].first, all[other].stride);
+        if (i == 0 && other != rank)
+            return 0; /* the first member compares for all */
+    }
+    return 0;
+}
+
+/* Everyone shows its group; one that does not fit ends the split for all. */
+static int agree_on_groups(struct ds_comm *comm, const struct ds_comm_group *group,
+                           struct ds_error *err)
+{
+    struct ds_comm_group *all = calloc(comm->world, sizeof(*all));
+    int rc;
+
+    if (all == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a group of %u ranks", group->count);
+    all[comm->rank] = *group;
+    rc = ds_comm_all_gather(comm, all, comm->world * sizeof(*all), err);
+    for (unsigned rank = 0; rc == 0 && rank < comm->world; rank++)
+        rc = compare_groups(all, rank, err);
+    free(all);
+    return rc;
+}
+
+int ds_comm_split(struct ds_comm *comm, const struct ds_comm_group *group, struct ds_comm **out,
+                  struct ds_error *err)
+{
+    int rc = check_group(comm, group, err);
+
+    if (rc == 0)
+        rc = agree_on_groups(comm, group, err);
+    if (rc == 0)
+        rc = comm->backend->split(comm, group, out, err);
+    return rc;
 }

@@ -1,15 +1,28 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * comm.h - collectives between the ranks of a job: one vtable, one group at a time.
+ * comm.h - collectives between the ranks of a job, or of a group of them; one vtable.
  *
  * Sums over ranks follow one binary tree over rank numbers (for [lo, hi): split at the largest
  * power of two below the count), whatever the backend and whoever shares a host, so the bits
  * depend on world size alone.
  *
- * Every rank of the group calls the same operations in the same order, from one thread at a time.
- * A wait ends with -ECANCELED once ds_comm_abort() was called in this process (from any thread)
- * or a peer aborted, and with -ETIMEDOUT after `timeout_ms` without progress.
+ * Groups: ds_comm_split() makes a group of some ranks, with ranks and a tree of its own.  Two axes
+ * of a mesh, for `zero.shard_group: node` with nodes of L consecutive ranks:
+ *
+ *     inside   {.first = rank - rank % L, .stride = 1, .count = L}
+ *     across   {.first = rank % L, .stride = L, .count = world / L}
+ *
+ * A reduce-scatter inside and an all-reduce of the shard across sum by the tree over a node's ranks
+ * first, then by the tree over nodes.  Where L is a power of two that is the one tree over all
+ * ranks, so the bits are those of a reduce-scatter over everybody; for other L they are not.
+ *
+ * Every rank of a group calls the same operations in the same order.  A rank uses a comm and the
+ * groups split from it from one thread at a time; two ranks that share several groups call them in
+ * the same order.
+ *
+ * A wait ends with -ECANCELED once ds_comm_abort() was called in this process (from any thread) or
+ * a peer aborted, and with -ETIMEDOUT after `timeout_ms` without progress.
  *
  * Shared memory: the backend `host` maps one region inherited from the agent (an anonymous memfd)
  * that holds control words and one arena per rank.  Buffers inside the arena are reduced in place,
@@ -27,6 +40,29 @@
 
 struct ds_comm;
 
+/* Operation, its name in messages, and how often its bytes cross a rank's wire, in (w-1)/w. */
+/* clang-format off */
+#define DS_COMM_OPS(X) \
+    X(BARRIER,        barrier,        0) \
+    X(ALL_REDUCE_F32, all_reduce_f32, 2) \
+    X(ALL_REDUCE_F64, all_reduce_f64, 2) \
+    X(REDUCE_SCATTER, reduce_scatter, 1) \
+    X(ALL_GATHER,     all_gather,     1) \
+    X(BROADCAST,      broadcast,      1)
+/* clang-format on */
+
+enum ds_comm_op {
+#define X(id, name, trips) DS_COMM_##id,
+    DS_COMM_OPS(X)
+#undef X
+        DS_COMM_OP_COUNT
+};
+
+enum {
+    DS_COMM_MAX_F64 = 64,  /* doubles of one small all-reduce */
+    DS_COMM_MAX_GROUPS = 4 /* that a rank splits off */
+};
+
 struct ds_comm_args {
     const char *backend; /* "host" */
     unsigned rank, world;
@@ -38,7 +74,22 @@ struct ds_comm_args {
 
 int ds_comm_open(struct ds_comm **comm, const struct ds_comm_args *args, struct ds_error *err)
     DS_NODISCARD;
-void ds_comm_close(struct ds_comm *comm);
+void ds_comm_close(struct ds_comm *comm); /* groups before the comm they were split from */
+
+/* Ranks first, first + stride, ... of the comm that is split, `count` of them. */
+struct ds_comm_group {
+    unsigned first, stride, count;
+};
+
+/* Make a group that this rank is in.  Every rank of `comm` calls it, the same number of times, each
+ * with its own group; members must name the same one, or
+ * nobody gets any.  `comm` is one that ds_comm_open() gave; its
+ * arena, timeout and abort are the group's, too.  At most DS_COMM_MAX_GROUPS times.
+ * -EINVAL  no such group, or this rank is not in it     -EPROTO  members disagree */
+int ds_comm_split(struct ds_comm *comm, const struct ds_comm_group *group, struct ds_comm **out,
+                  struct ds_error *err) DS_NODISCARD;
+unsigned ds_comm_rank(const struct ds_comm *comm);
+unsigned ds_comm_world(const struct ds_comm *comm);
 
 /* Bytes of shared memory per rank beside the arena (control, staging): pure, for the plan. */
 size_t ds_comm_overhead_bytes(unsigned world);
@@ -70,6 +121,9 @@ struct ds_comm_stats {
     uint64_t calls, bytes; /* bytes a rank would put on a wire: 2 n (w-1)/w for all_reduce ... */
     uint64_t wait_ns, work_ns;
 };
-void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats);
+void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats); /* of all operations */
+void ds_comm_op_stats(const struct ds_comm *comm, enum ds_comm_op op, struct ds_comm_stats *stats);
+/* "all_reduce_f32"; an op that a peer sent and that does not exist is "unknown". */
+const char *ds_comm_op_name(unsigned op);
 
 #endif

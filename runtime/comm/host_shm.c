@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * host_shm.c - the backend `host`: collectives through memory that the ranks of a host share.
+ * host_shm.c - collectives through memory that the ranks of a host share.
  *
  * Every operation opens with one barrier at which each rank shows what it calls (its post); ranks
  * that differ all fail with EPROTO, and where all buffers lie in arenas the work goes straight
@@ -17,99 +17,93 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/limits.h"
-#include "runtime/comm/backend.h"
-#include "runtime/comm/region.h"
-#include "runtime/comm/sync.h"
-#include "runtime/comm/tree.h"
+#include "runtime/comm/host.h"
 
 enum {
     SLICE_ELEMS = DS_REGION_LINE / (int)sizeof(float), /* slices start on a cache line */
     HALF_BYTES = DS_REGION_WINDOW_BYTES / 2
 };
 
-struct host {
-    struct ds_comm base; /* first: the group that callers hold */
-    struct ds__region region;
-    struct ds__sync sync;
-    uint32_t calls;            /* its lowest bit picks the post in use */
-    float *peer[DS_MAX_SLOTS]; /* where each rank's part of the present work lies */
-    double column[DS_MAX_SLOTS];
-    float scratch[DS_TREE_SCRATCH];
-};
-
 struct range {
     size_t at, len;
 };
 
-static struct host *host_of(struct ds_comm *comm)
+static struct ds__host *host_of(struct ds_comm *comm)
 {
-    return (struct host *)comm;
+    return (struct ds__host *)comm;
+}
+
+/* Of the member of the group. */
+static unsigned char *arena_of(const struct ds__host *host, unsigned member)
+{
+    return ds__region_arena(host->sync.region, host->desk[member]);
 }
 
 /* --- posts ---------------------------------------------------------------------------------- */
 
-static struct ds__post *post_of(const struct host *host, unsigned rank)
+static struct ds__post *post_of(const struct ds__host *host, unsigned rank)
 {
-    return &ds__region_seat(&host->region, rank)->post[host->calls & 1];
+    return &ds__region_seat(host->sync.region, host->desk[rank], host->sync.slot)
+                ->post[host->calls & 1];
 }
 
-static uint64_t offset_in_arena(const struct host *host, const struct ds_comm_call *call)
+static uint64_t offset_in_arena(const struct ds__host *host, const struct ds_comm_call *call)
 {
-    uintptr_t arena = (uintptr_t)ds__region_arena(&host->region, host->base.rank);
+    uintptr_t arena = (uintptr_t)arena_of(host, host->sync.me);
     uintptr_t at = (uintptr_t)call->buf - arena; /* wraps to a large number below the arena */
 
-    if (at >= host->region.arena_bytes || host->region.arena_bytes - at < call->bytes)
+    if (at >= host->sync.region->arena_bytes || host->sync.region->arena_bytes - at < call->bytes)
         return DS_REGION_OUTSIDE;
     return at;
 }
 
-static int describe_mismatch(const struct host *host, const struct ds__post *mine, unsigned rank,
-                             struct ds_error *err)
+static int describe_mismatch(const struct ds__host *host, const struct ds__post *mine,
+                             unsigned rank, struct ds_error *err)
 {
     const struct ds__post *its = post_of(host, rank);
 
     return ds_fail(err, EPROTO,
                    "rank %u calls %s of %" PRIu64 " bytes (root %" PRIu32
                    "), rank %u calls %s of %" PRIu64 " bytes (root %" PRIu32 ")",
-                   host->base.rank, ds_comm_op_name(mine->op), mine->bytes, mine->root, rank,
-                   ds_comm_op_name(its->op), its->bytes, its->root);
+                   host->name[host->sync.me], ds_comm_op_name(mine->op), mine->bytes, mine->root,
+                   host->name[rank], ds_comm_op_name(its->op), its->bytes, its->root);
 }
 
-static int compare_posts(const struct host *host, struct ds_error *err)
+static int compare_posts(const struct ds__host *host, struct ds_error *err)
 {
-    const struct ds__post *mine = post_of(host, host->base.rank);
+    const struct ds__post *mine = post_of(host, host->sync.me);
 
-    for (unsigned rank = 0; rank < host->base.world; rank++) {
+    for (unsigned rank = 0; rank < host->sync.members; rank++) {
         const struct ds__post *its = post_of(host, rank);
         bool fits = its->offset == DS_REGION_OUTSIDE ||
-                    (its->offset <= host->region.arena_bytes &&
-                     its->bytes <= host->region.arena_bytes - its->offset);
+                    (its->offset <= host->sync.region->arena_bytes &&
+                     its->bytes <= host->sync.region->arena_bytes - its->offset);
 
         if (its->op != mine->op || its->bytes != mine->bytes || its->root != mine->root)
             return describe_mismatch(host, mine, rank, err);
         if (!fits)
-            return ds_fail(err, EPROTO, "rank %u shows a buffer beyond its arena", rank);
+            return ds_fail(err, EPROTO, "rank %u shows a buffer beyond its arena",
+                           host->name[rank]);
     }
     return 0;
 }
 
-static int barrier(struct host *host, const struct ds_comm_call *call, struct ds_error *err)
+static int barrier(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
     int rc = ds__sync_barrier(&host->sync, call, err);
 
-    host->base.stats.wait_ns = host->sync.wait_ns;
+    host->base.wait_ns = host->sync.wait_ns;
     return rc;
 }
 
 /* Show the call, meet the others, see that all make the same. */
-static int enter(struct host *host, const struct ds_comm_call *call, struct ds_error *err)
+static int enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__post *post;
     int rc;
 
     host->calls++;
-    post = post_of(host, host->base.rank);
+    post = post_of(host, host->sync.me);
     post->op = call->op;
     post->root = call->root;
     post->bytes = call->bytes;
@@ -122,23 +116,23 @@ static int enter(struct host *host, const struct ds_comm_call *call, struct ds_e
 
 /* Where every rank's buffer lies, as far as the ranks in [first, last] go; false when one of them
  * is outside its arena.  All ranks come to the same answer. */
-static bool find_buffers(struct host *host, unsigned first, unsigned last)
+static bool find_buffers(struct ds__host *host, unsigned first, unsigned last)
 {
     for (unsigned rank = first; rank <= last; rank++) {
         uint64_t offset = post_of(host, rank)->offset;
 
         if (offset == DS_REGION_OUTSIDE)
             return false;
-        host->peer[rank] = (float *)(void *)(ds__region_arena(&host->region, rank) + offset);
+        host->peer[rank] = (float *)(void *)(arena_of(host, rank) + offset);
     }
     return true;
 }
 
 /* --- windows -------------------------------------------------------------------------------- */
 
-static unsigned char *half_window(const struct host *host, unsigned rank, size_t chunk)
+static unsigned char *half_window(const struct ds__host *host, unsigned rank, size_t chunk)
 {
-    return ds__region_window(&host->region, rank) + (chunk & 1) * HALF_BYTES;
+    return ds__region_window(host->sync.region, host->desk[rank]) + (chunk & 1) * HALF_BYTES;
 }
 
 /* Elements [at, at + len) of chunk number `chunk`. */
@@ -167,24 +161,24 @@ static struct range slice_range(size_t n, unsigned rank, unsigned world)
 /* --- all-reduce ----------------------------------------------------------------------------- */
 
 /* Add this rank's slice of the n elements at peer[] and give the sum to everyone. */
-static void reduce_slice(struct host *host, size_t n)
+static void reduce_slice(struct ds__host *host, size_t n)
 {
-    struct range mine = slice_range(n, host->base.rank, host->base.world);
+    struct range mine = slice_range(n, host->sync.me, host->sync.members);
 
     if (mine.len == 0)
         return;
-    for (unsigned rank = 0; rank < host->base.world; rank++)
+    for (unsigned rank = 0; rank < host->sync.members; rank++)
         host->peer[rank] += mine.at;
-    ds__tree_sum_all_f32(host->peer, host->base.world, mine.len, host->scratch);
+    ds__tree_sum_all_f32(host->peer, host->sync.members, mine.len, host->scratch);
 }
 
-static void find_windows(struct host *host, size_t chunk)
+static void find_windows(struct ds__host *host, size_t chunk)
 {
-    for (unsigned rank = 0; rank < host->base.world; rank++)
+    for (unsigned rank = 0; rank < host->sync.members; rank++)
         host->peer[rank] = (float *)(void *)half_window(host, rank, chunk);
 }
 
-static int all_reduce_staged(struct host *host, const struct ds_comm_call *call,
+static int all_reduce_staged(struct ds__host *host, const struct ds_comm_call *call,
                              struct ds_error *err)
 {
     const size_t chunk_elems = HALF_BYTES / sizeof(float), n = call->bytes / sizeof(float);
@@ -193,7 +187,7 @@ static int all_reduce_staged(struct host *host, const struct ds_comm_call *call,
     struct range now, next = chunk_range(n, chunk_elems, 0);
     int rc = 0;
 
-    memcpy(half_window(host, host->base.rank, 0), buf, next.len * sizeof(*buf));
+    memcpy(half_window(host, host->sync.me, 0), buf, next.len * sizeof(*buf));
     rc = barrier(host, call, err);
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
         find_windows(host, k);
@@ -201,20 +195,19 @@ static int all_reduce_staged(struct host *host, const struct ds_comm_call *call,
         reduce_slice(host, now.len);
         if (k + 1 < chunks) {
             next = chunk_range(n, chunk_elems, k + 1);
-            memcpy(half_window(host, host->base.rank, k + 1), buf + next.at,
-                   next.len * sizeof(*buf));
+            memcpy(half_window(host, host->sync.me, k + 1), buf + next.at, next.len * sizeof(*buf));
         }
         rc = barrier(host, call, err);
         if (rc == 0)
-            memcpy(buf + now.at, half_window(host, host->base.rank, k), now.len * sizeof(*buf));
+            memcpy(buf + now.at, half_window(host, host->sync.me, k), now.len * sizeof(*buf));
     }
     return rc;
 }
 
-static int all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call,
-                          struct ds_error *err)
+int ds__shm_all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call,
+                           struct ds_error *err)
 {
-    struct host *host = host_of(comm);
+    struct ds__host *host = host_of(comm);
     int rc = enter(host, call, err);
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
@@ -226,10 +219,10 @@ static int all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call,
 }
 
 /* The numbers travel in the posts; everyone adds them all up, so one barrier is enough. */
-static int all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
-                          struct ds_error *err)
+int ds__shm_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
+                           struct ds_error *err)
 {
-    struct host *host = host_of(comm);
+    struct ds__host *host = host_of(comm);
     double *buf = call->buf;
     int rc = enter(host, call, err);
 
@@ -246,19 +239,19 @@ static int all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
 /* --- reduce-scatter ------------------------------------------------------------------------- */
 
 /* Put elements `part` of every shard of `buf` end to end into this rank's half window. */
-static void stage_shards(struct host *host, const float *buf, size_t shard, struct range part,
+static void stage_shards(struct ds__host *host, const float *buf, size_t shard, struct range part,
                          size_t chunk)
 {
-    float *window = (float *)(void *)half_window(host, host->base.rank, chunk);
+    float *window = (float *)(void *)half_window(host, host->sync.me, chunk);
 
-    for (unsigned rank = 0; rank < host->base.world; rank++)
+    for (unsigned rank = 0; rank < host->sync.members; rank++)
         memcpy(window + rank * part.len, buf + rank * shard + part.at, part.len * sizeof(*buf));
 }
 
-static int reduce_scatter_staged(struct host *host, const struct ds_comm_call *call,
+static int reduce_scatter_staged(struct ds__host *host, const struct ds_comm_call *call,
                                  struct ds_error *err)
 {
-    const unsigned rank = host->base.rank, world = host->base.world;
+    const unsigned rank = host->sync.me, world = host->sync.members;
     const size_t shard = call->bytes / sizeof(float) / world;
     const size_t chunk_elems = HALF_BYTES / sizeof(float) / world;
     const size_t chunks = chunk_count(shard, chunk_elems);
@@ -284,10 +277,10 @@ static int reduce_scatter_staged(struct host *host, const struct ds_comm_call *c
     return rc;
 }
 
-static int reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call,
-                          struct ds_error *err)
+int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call,
+                           struct ds_error *err)
 {
-    struct host *host = host_of(comm);
+    struct ds__host *host = host_of(comm);
     size_t shard = call->bytes / sizeof(float) / comm->world;
     int rc = enter(host, call, err);
 
@@ -304,10 +297,10 @@ static int reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call,
 
 /* --- all-gather ----------------------------------------------------------------------------- */
 
-static int all_gather_staged(struct host *host, const struct ds_comm_call *call,
+static int all_gather_staged(struct ds__host *host, const struct ds_comm_call *call,
                              struct ds_error *err)
 {
-    const unsigned me = host->base.rank, world = host->base.world;
+    const unsigned me = host->sync.me, world = host->sync.members;
     const size_t shard = call->bytes / world, chunks = chunk_count(shard, HALF_BYTES);
     unsigned char *buf = call->buf;
     struct range now, next = chunk_range(shard, HALF_BYTES, 0);
@@ -329,9 +322,9 @@ static int all_gather_staged(struct host *host, const struct ds_comm_call *call,
     return rc;
 }
 
-static int all_gather(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
+int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    struct host *host = host_of(comm);
+    struct ds__host *host = host_of(comm);
     size_t shard = call->bytes / comm->world;
     int rc = enter(host, call, err);
 
@@ -348,11 +341,11 @@ static int all_gather(struct ds_comm *comm, const struct ds_comm_call *call, str
 
 /* --- broadcast ------------------------------------------------------------------------------ */
 
-static int broadcast_staged(struct host *host, const struct ds_comm_call *call,
+static int broadcast_staged(struct ds__host *host, const struct ds_comm_call *call,
                             struct ds_error *err)
 {
     const size_t chunks = chunk_count(call->bytes, HALF_BYTES);
-    const bool root = host->base.rank == call->root;
+    const bool root = host->sync.me == call->root;
     unsigned char *buf = call->buf;
     int rc = 0;
 
@@ -369,9 +362,9 @@ static int broadcast_staged(struct host *host, const struct ds_comm_call *call,
     return rc < 0 ? rc : barrier(host, call, err);
 }
 
-static int broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
+int ds__shm_broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    struct host *host = host_of(comm);
+    struct ds__host *host = host_of(comm);
     int rc = enter(host, call, err);
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
@@ -383,80 +376,7 @@ static int broadcast(struct ds_comm *comm, const struct ds_comm_call *call, stru
     return barrier(host, call, err);
 }
 
-/* --- the backend ---------------------------------------------------------------------------- */
-
-static int meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
+int ds__shm_meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     return enter(host_of(comm), call, err);
 }
-
-static void host_close(struct ds_comm *comm)
-{
-    struct host *host = host_of(comm);
-
-    ds__region_close(&host->region);
-    free(host);
-}
-
-static int host_open(struct ds_comm **comm, const struct ds_comm_args *args, struct ds_error *err)
-{
-    struct host *host = calloc(1, sizeof(*host));
-    int rc;
-
-    if (host == NULL)
-        return ds_fail(err, ENOMEM, "no memory for a group of %u ranks", args->world);
-    host->base.backend = &ds_comm_backend_host;
-    host->base.rank = args->rank;
-    host->base.world = args->world;
-    rc = ds__region_open(&host->region, args, err);
-    if (rc < 0) {
-        free(host);
-        return rc;
-    }
-    host->sync = (struct ds__sync){
-        .region = &host->region,
-        .rank = args->rank,
-        .world = args->world,
-        .spin = args->spin,
-        .timeout_ns = args->timeout_ms > UINT64_MAX / 1000000 ? 0 : args->timeout_ms * 1000000,
-    };
-    *comm = &host->base;
-    return 0;
-}
-
-static void *host_arena(struct ds_comm *comm)
-{
-    return ds__region_arena(&host_of(comm)->region, comm->rank);
-}
-
-static void host_abort(struct ds_comm *comm)
-{
-    ds__sync_abort(ds__region_control(&host_of(comm)->region), comm->rank);
-}
-
-size_t ds_comm_overhead_bytes(unsigned world)
-{
-    size_t all;
-
-    if (world == 0)
-        return 0;
-    all = ds__region_overhead_bytes(world);
-    return all / world + (all % world != 0);
-}
-
-const struct ds_comm_backend ds_comm_backend_host = {
-    .name = "host",
-    .open = host_open,
-    .close = host_close,
-    .arena = host_arena,
-    .abort = host_abort,
-    .run =
-        {
-            [DS_COMM_BARRIER] = meet,
-            [DS_COMM_ALL_REDUCE_F32] = all_reduce_f32,
-            [DS_COMM_ALL_REDUCE_F64] = all_reduce_f64,
-            [DS_COMM_REDUCE_SCATTER] = reduce_scatter,
-            [DS_COMM_ALL_GATHER] = all_gather,
-            [DS_COMM_BROADCAST] = broadcast,
-        },
-};

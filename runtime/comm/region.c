@@ -27,19 +27,19 @@ static size_t align_up(size_t n)
     return (n + (DS_REGION_ALIGN - 1)) / DS_REGION_ALIGN * DS_REGION_ALIGN;
 }
 
-static size_t windows_at(unsigned world)
+static size_t windows_at(unsigned ranks)
 {
-    return align_up(((size_t)world + 1) * DS_REGION_PAGE);
+    return align_up(((size_t)ranks * DS_REGION_SLOTS + 1) * DS_REGION_PAGE);
 }
 
-static size_t window_bytes(unsigned world)
+static size_t window_bytes(unsigned ranks)
 {
-    return world > 1 ? DS_REGION_WINDOW_BYTES : 0;
+    return ranks > 1 ? DS_REGION_WINDOW_BYTES : 0;
 }
 
-size_t ds__region_overhead_bytes(unsigned world)
+size_t ds__region_overhead_bytes(unsigned ranks)
 {
-    return windows_at(world) + world * window_bytes(world);
+    return windows_at(ranks) + ranks * window_bytes(ranks);
 }
 
 struct ds__control *ds__region_control(const struct ds__region *region)
@@ -47,9 +47,17 @@ struct ds__control *ds__region_control(const struct ds__region *region)
     return (struct ds__control *)(void *)region->base;
 }
 
-struct ds__seat *ds__region_seat(const struct ds__region *region, unsigned rank)
+struct ds__seat *ds__region_seat(const struct ds__region *region, unsigned rank, unsigned slot)
 {
-    return (struct ds__seat *)(void *)(region->base + ((size_t)rank + 1) * DS_REGION_PAGE);
+    size_t page = (size_t)rank * DS_REGION_SLOTS + slot + 1;
+
+    return (struct ds__seat *)(void *)(region->base + page * DS_REGION_PAGE);
+}
+
+struct ds__gate *ds__region_gate(const struct ds__region *region, unsigned first, unsigned slot)
+{
+    return slot == 0 ? &ds__region_control(region)->gate
+                     : &ds__region_seat(region, first, slot)->gate;
 }
 
 unsigned char *ds__region_window(const struct ds__region *region, unsigned rank)
@@ -62,21 +70,21 @@ unsigned char *ds__region_arena(const struct ds__region *region, unsigned rank)
     return region->base + region->arenas_at + rank * region->arena_bytes;
 }
 
-static int draw(struct ds__region *region, const struct ds_comm_args *args, struct ds_error *err)
+static int draw(struct ds__region *region, const struct ds__region_args *args, struct ds_error *err)
 {
-    size_t overhead = ds__region_overhead_bytes(args->world), room = PTRDIFF_MAX - overhead;
+    size_t overhead = ds__region_overhead_bytes(args->ranks), room = PTRDIFF_MAX - overhead;
 
-    if (args->arena_bytes > room / args->world - DS_REGION_ALIGN)
-        return ds_fail(err, EOVERFLOW, "%u arenas of %zu bytes do not fit in memory", args->world,
+    if (args->arena_bytes > room / args->ranks - DS_REGION_ALIGN)
+        return ds_fail(err, EOVERFLOW, "%u arenas of %zu bytes do not fit in memory", args->ranks,
                        args->arena_bytes);
     *region = (struct ds__region){
-        .windows_at = windows_at(args->world),
+        .windows_at = windows_at(args->ranks),
         .arenas_at = overhead,
-        .window_bytes = window_bytes(args->world),
+        .window_bytes = window_bytes(args->ranks),
         .arena_bytes = align_up(args->arena_bytes),
-        .world = args->world,
+        .ranks = args->ranks,
     };
-    region->bytes = region->arenas_at + args->world * region->arena_bytes;
+    region->bytes = region->arenas_at + args->ranks * region->arena_bytes;
     return 0;
 }
 
@@ -88,30 +96,31 @@ static uint64_t agree(_Atomic uint64_t *word, uint64_t mine)
     return atomic_compare_exchange_strong(word, &found, mine) ? mine : found;
 }
 
-static int compare(struct ds__control *control, const struct ds_comm_args *args,
+static int compare(struct ds__control *control, const struct ds__region_args *args,
                    struct ds_error *err)
 {
-    uint64_t group = agree(&control->group, MAGIC | args->world);
+    uint64_t group = agree(&control->group, MAGIC | args->ranks);
     uint64_t arena = agree(&control->arena_bytes, (uint64_t)args->arena_bytes + 1);
     int rc = 0;
 
     if ((group & ~(uint64_t)UINT32_MAX) != MAGIC)
         return ds_fail(err, EPROTO, "the shared memory of rank %u holds something else",
-                       args->rank);
-    if (group != (MAGIC | args->world))
-        rc = ds_fail(err, EPROTO, "world size is %u for rank %u and %" PRIu64 " for its peers",
-                     args->world, args->rank, group & UINT32_MAX);
+                       args->name);
+    if (group != (MAGIC | args->ranks))
+        rc = ds_fail(err, EPROTO,
+                     "%u ranks share this host for rank %u and %" PRIu64 " for its peers",
+                     args->ranks, args->name, group & UINT32_MAX);
     else if (arena != (uint64_t)args->arena_bytes + 1)
         rc = ds_fail(err, EPROTO, "the arena has %zu bytes on rank %u and %" PRIu64 " on its peers",
-                     args->arena_bytes, args->rank, arena - 1);
+                     args->arena_bytes, args->name, arena - 1);
     if (rc < 0)
-        ds__sync_abort(control, args->rank); /* the peers need not wait for us */
+        ds__sync_abort(control, args->name); /* the peers need not wait for us */
     return rc;
 }
 
 /* The agreement words must be readable before the size is agreed on: fallocate() grows the file
  * to one page and, unlike ftruncate(), never cuts what a faster rank has made. */
-static int agree_in_file(const struct ds_comm_args *args, struct ds_error *err)
+static int agree_in_file(const struct ds__region_args *args, struct ds_error *err)
 {
     void *page;
     int rc;
@@ -145,14 +154,15 @@ static int grow(const struct ds__region *region, int fd, struct ds_error *err)
     return 0;
 }
 
-static int sit_down(struct ds__region *region, unsigned rank, struct ds_error *err)
+static int sit_down(struct ds__region *region, const struct ds__region_args *args,
+                    struct ds_error *err)
 {
-    if (atomic_exchange(&ds__region_seat(region, rank)->taken, 1) == 0)
+    if (atomic_exchange(&ds__region_seat(region, args->rank, 0)->taken, 1) == 0)
         return 0;
-    return ds_fail(err, EPROTO, "two processes are rank %u of one group", rank);
+    return ds_fail(err, EPROTO, "two processes are rank %u of one group", args->name);
 }
 
-int ds__region_open(struct ds__region *region, const struct ds_comm_args *args,
+int ds__region_open(struct ds__region *region, const struct ds__region_args *args,
                     struct ds_error *err)
 {
     int rc = draw(region, args, err);
@@ -173,7 +183,7 @@ int ds__region_open(struct ds__region *region, const struct ds_comm_args *args,
     /* Fewer page faults where the system lends huge pages; no harm where it does not. */
     (void)madvise(region->base + region->arenas_at, region->bytes - region->arenas_at,
                   MADV_HUGEPAGE);
-    rc = sit_down(region, args->rank, err);
+    rc = sit_down(region, args, err);
     if (rc < 0)
         ds__region_close(region);
     return rc;

@@ -43,15 +43,31 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t ns)
     (void)syscall(SYS_futex, word, FUTEX_WAIT, expected, &nap, NULL, 0);
 }
 
-void ds__sync_abort(struct ds__control *control, unsigned rank)
+static void end_gate(struct ds__gate *gate)
 {
-    uint32_t nobody = 0;
     int saved = errno; /* may run in a signal handler */
 
-    (void)atomic_compare_exchange_strong(&control->aborter, &nobody, rank + 1);
-    (void)atomic_fetch_or(&control->epoch, ABORTED);
-    futex_wake_all(&control->epoch);
+    (void)atomic_fetch_or(&gate->epoch, ABORTED);
+    futex_wake_all(&gate->epoch);
     errno = saved;
+}
+
+void ds__sync_abort(struct ds__control *control, unsigned name)
+{
+    uint32_t nobody = 0;
+
+    (void)atomic_compare_exchange_strong(&control->aborter, &nobody, name + 1);
+    end_gate(&control->gate);
+}
+
+void ds__sync_abort_all(const struct ds__region *region, unsigned name)
+{
+    struct ds__control *control = ds__region_control(region);
+
+    ds__sync_abort(control, name);
+    for (unsigned slot = 1; slot <= atomic_load(&control->slots); slot++)
+        for (unsigned rank = 0; rank < region->ranks; rank++)
+            end_gate(ds__region_gate(region, rank, slot));
 }
 
 static int canceled(const struct ds__sync *sync, const struct ds_comm_call *call,
@@ -59,21 +75,26 @@ static int canceled(const struct ds__sync *sync, const struct ds_comm_call *call
 {
     uint32_t aborter = atomic_load(&ds__region_control(sync->region)->aborter) - 1;
 
-    if (aborter == sync->rank)
+    if (aborter == sync->name[sync->me])
         return ds_fail(err, ECANCELED, "%s was stopped", ds_comm_op_name(call->op));
     return ds_fail(err, ECANCELED, "%s was stopped by rank %" PRIu32, ds_comm_op_name(call->op),
                    aborter);
 }
 
-/* The first rank that has come to fewer barriers than this one. */
+static struct ds__seat *seat_of(const struct ds__sync *sync, unsigned member)
+{
+    return ds__region_seat(sync->region, sync->desk[member], sync->slot);
+}
+
+/* The first member that has come to fewer barriers than this one. */
 static unsigned find_missing(const struct ds__sync *sync)
 {
-    uint32_t mine = atomic_load(&ds__region_seat(sync->region, sync->rank)->barriers);
+    uint32_t mine = atomic_load(&seat_of(sync, sync->me)->barriers);
 
-    for (unsigned rank = 0; rank < sync->world; rank++)
-        if (atomic_load(&ds__region_seat(sync->region, rank)->barriers) != mine)
-            return rank;
-    return sync->rank;
+    for (unsigned member = 0; member < sync->members; member++)
+        if (atomic_load(&seat_of(sync, member)->barriers) != mine)
+            return sync->name[member];
+    return sync->name[sync->me];
 }
 
 static int timed_out(const struct ds__sync *sync, const struct ds_comm_call *call,
@@ -81,15 +102,15 @@ static int timed_out(const struct ds__sync *sync, const struct ds_comm_call *cal
 {
     unsigned missing = find_missing(sync);
 
-    ds__sync_abort(ds__region_control(sync->region), sync->rank);
+    ds__sync_abort_all(sync->region, sync->name[sync->me]);
     return ds_fail(err, ETIMEDOUT, "rank %u did not come to %s of %zu bytes within %" PRIu64 " ms",
                    missing, ds_comm_op_name(call->op), call->bytes, sync->timeout_ns / NS_PER_MS);
 }
 
-static bool poll_epoch(struct ds__control *control, uint32_t epoch, unsigned polls)
+static bool poll_epoch(struct ds__gate *gate, uint32_t epoch, unsigned polls)
 {
     for (unsigned i = 0; i < polls; i++) {
-        if (atomic_load_explicit(&control->epoch, memory_order_acquire) != epoch)
+        if (atomic_load_explicit(&gate->epoch, memory_order_acquire) != epoch)
             return true;
         pause_core();
     }
@@ -97,13 +118,13 @@ static bool poll_epoch(struct ds__control *control, uint32_t epoch, unsigned pol
 }
 
 /* Sleep until the epoch is another than `epoch`; false at the deadline. */
-static bool sleep_epoch(const struct ds__sync *sync, struct ds__control *control, uint32_t epoch,
-                        uint64_t began)
+static bool sleep_epoch(const struct ds__sync *sync, uint32_t epoch, uint64_t began)
 {
+    struct ds__gate *gate = sync->gate;
     bool moved = false;
 
-    (void)atomic_fetch_add(&control->sleepers, 1);
-    while (!(moved = atomic_load(&control->epoch) != epoch)) {
+    (void)atomic_fetch_add(&gate->sleepers, 1);
+    while (!(moved = atomic_load(&gate->epoch) != epoch)) {
         uint64_t nap = NAP_NS;
 
         if (sync->timeout_ns != 0) {
@@ -114,19 +135,19 @@ static bool sleep_epoch(const struct ds__sync *sync, struct ds__control *control
             if (sync->timeout_ns - waited < nap)
                 nap = sync->timeout_ns - waited;
         }
-        futex_wait(&control->epoch, epoch, nap);
+        futex_wait(&gate->epoch, epoch, nap);
     }
-    (void)atomic_fetch_sub(&control->sleepers, 1);
+    (void)atomic_fetch_sub(&gate->sleepers, 1);
     return moved;
 }
 
 static int wait_epoch(struct ds__sync *sync, uint32_t epoch, const struct ds_comm_call *call,
                       struct ds_error *err)
 {
-    struct ds__control *control = ds__region_control(sync->region);
+    struct ds__gate *gate = sync->gate;
     uint64_t began = ds_clock_mono_ns();
-    bool moved = poll_epoch(control, epoch, sync->spin) || sleep_epoch(sync, control, epoch, began);
-    uint32_t now = atomic_load(&control->epoch);
+    bool moved = poll_epoch(gate, epoch, sync->spin) || sleep_epoch(sync, epoch, began);
+    uint32_t now = atomic_load(&gate->epoch);
 
     sync->wait_ns += ds_clock_mono_ns() - began;
     if (!moved && now == epoch)
@@ -136,18 +157,17 @@ static int wait_epoch(struct ds__sync *sync, uint32_t epoch, const struct ds_com
 
 int ds__sync_barrier(struct ds__sync *sync, const struct ds_comm_call *call, struct ds_error *err)
 {
-    struct ds__control *control = ds__region_control(sync->region);
-    uint32_t epoch = atomic_load(&control->epoch);
+    struct ds__gate *gate = sync->gate;
+    uint32_t epoch = atomic_load(&gate->epoch);
 
     if ((epoch & ABORTED) != 0)
         return canceled(sync, call, err);
-    (void)atomic_fetch_add_explicit(&ds__region_seat(sync->region, sync->rank)->barriers, 1,
-                                    memory_order_relaxed);
-    if (atomic_fetch_add(&control->arrived, 1) + 1 < sync->world)
+    (void)atomic_fetch_add_explicit(&seat_of(sync, sync->me)->barriers, 1, memory_order_relaxed);
+    if (atomic_fetch_add(&gate->arrived, 1) + 1 < sync->members)
         return wait_epoch(sync, epoch, call, err);
-    atomic_store(&control->arrived, 0);
-    (void)atomic_fetch_add(&control->epoch, EPOCH);
-    if (atomic_load(&control->sleepers) != 0)
-        futex_wake_all(&control->epoch);
+    atomic_store(&gate->arrived, 0);
+    (void)atomic_fetch_add(&gate->epoch, EPOCH);
+    if (atomic_load(&gate->sleepers) != 0)
+        futex_wake_all(&gate->epoch);
     return 0;
 }

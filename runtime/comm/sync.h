@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * sync.h - the barrier of the ranks of one host, its deadline, and its abort.
+ * sync.h - the barrier of the ranks that share a host and a group, its deadline, and its abort.
  *
  * A barrier counts arrivals; the last one moves the epoch on.  The others poll the epoch a given
  * number of times and then sleep on it (futex), so a rank that shares its core with others gives
@@ -21,7 +21,9 @@
 
 struct ds__sync {
     const struct ds__region *region;
-    unsigned rank, world;
+    struct ds__gate *gate;
+    const unsigned *desk, *name; /* per member on this host: its rank there, and in all the job */
+    unsigned slot, me, members;
     unsigned spin;
     uint64_t timeout_ns; /* 0: none */
     uint64_t wait_ns;    /* counted here */
@@ -32,7 +34,10 @@ struct ds__sync {
 int ds__sync_barrier(struct ds__sync *sync, const struct ds_comm_call *call, struct ds_error *err)
     DS_NODISCARD;
 
-/* Every wait, present and to come, in every process of the group, ends.  Async-signal-safe. */
-void ds__sync_abort(struct ds__control *control, unsigned rank);
+/* Every wait for all ranks, present and to come, in every process of the host, ends, and is said to
+ * be stopped by the rank `name`.  Async-signal-safe. */
+void ds__sync_abort(struct ds__control *control, unsigned name);
+/* The same for the groups that were split off, too. */
+void ds__sync_abort_all(const struct ds__region *region, unsigned name);
 
 #endif

@@ -207,7 +207,7 @@ struct opened {
 /* clang-format off */
 static const struct opened second_opens[] = {
     {"same again, other rank", "",                                          2, 4096, 1, 0},
-    {"other world",            "world size is 3 for rank 1 and 2",          3, 4096, 1, -EPROTO},
+    {"other world",            "3 ranks share this host for rank 1 and 2",          3, 4096, 1, -EPROTO},
     {"other arena",            "has 8192 bytes on rank 1 and 4096 on",   2, 8192, 1, -EPROTO},
     {"same rank",              "two processes are rank 0",                  2, 4096, 0, -EPROTO},
 };

@@ -1,0 +1,45 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * host.h - what the files of the backend `host` share: a group as one rank of it sees it.
+ *
+ *     host.c       open, split, close; who does what
+ *     host_shm.c   the members of a group that share a host: posts, barriers, windows, collectives
+ *
+ * Private to runtime/comm/.
+ */
+#ifndef DS_RUNTIME_COMM_HOST_H
+#define DS_RUNTIME_COMM_HOST_H
+
+#include <stdint.h>
+
+#include "base/limits.h"
+#include "runtime/comm/backend.h"
+#include "runtime/comm/region.h"
+#include "runtime/comm/sync.h"
+#include "runtime/comm/tree.h"
+
+struct ds__host {
+    struct ds_comm base;     /* first: what callers hold */
+    struct ds__host *root;   /* itself, or the one that this group was split from */
+    struct ds__region store; /* of the root; groups use it through sync.region */
+    struct ds__sync sync;    /* who of the group is on this host, and their barrier */
+    unsigned desk[DS_MAX_SLOTS], name[DS_MAX_SLOTS];
+    uint32_t calls;            /* its lowest bit picks the post in use */
+    float *peer[DS_MAX_SLOTS]; /* where each member's part of the present work lies */
+    double column[DS_MAX_SLOTS];
+    float scratch[DS_TREE_SCRATCH];
+};
+
+/* A group all of whose ranks are on this host; members are in the order of their ranks. */
+int ds__shm_meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
+int ds__shm_all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call,
+                           struct ds_error *err);
+int ds__shm_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
+                           struct ds_error *err);
+int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call,
+                           struct ds_error *err);
+int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
+int ds__shm_broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
+
+#endif

@@ -183,7 +183,7 @@ static int reduce(struct ds_engine *engine, const struct ds_instr *instr, struct
                                   bucket->padded_elems, err);
 }
 
-/* This rank's shard of every bucket, so that the sum is the same however gradients are sharded. */
+/* This rank's slice of every bucket, so that the sum is the same however gradients are sharded. */
 static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinite,
                        struct ds_error *err)
 {
@@ -192,12 +192,12 @@ static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinit
     *sum = 0.0;
     *nonfinite = 0;
     for (size_t i = 0; i < plan->buckets; i++) {
-        const struct ds_bucket *bucket = &plan->bucket[i];
+        struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, i);
         double squares = 0.0;
         uint64_t bad = 0;
         const struct ds_sumsq_args args = {
-            .n = bucket->shard_elems,
-            .x = engine->lines.grads + bucket->offset + plan->rank * bucket->shard_elems,
+            .n = slice.count,
+            .x = engine->lines.grads + slice.at,
             .sum = &squares,
             .nonfinite = &bad,
         };

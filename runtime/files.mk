@@ -3,7 +3,7 @@
 # One variable per room; rooms link upward only as docs/architecture.md draws.
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
-    runtime/plan/bucket.c runtime/plan/schedule.c runtime/plan/memory.c runtime/plan/cost.c \
+    runtime/plan/bucket.c runtime/plan/held.c runtime/plan/schedule.c runtime/plan/memory.c runtime/plan/cost.c \
     runtime/plan/describe.c runtime/optim.c runtime/spec.c
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c

@@ -41,6 +41,7 @@ enum ds_warmup { DS_WARMUP_LINEAR, DS_WARMUP_LOG };
 enum ds_anneal { DS_ANNEAL_COSINE, DS_ANNEAL_LINEAR };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16 }; /* fp16 is refused for now */
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL };
+enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
 enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
 enum ds_sink { DS_SINK_CONSOLE = 1, DS_SINK_JSONL = 2, DS_SINK_CSV = 4 }; /* or'ed */
@@ -94,8 +95,10 @@ struct ds_job {
         uint64_t data; /* 0: auto, all ranks */
     } parallel;
     struct {
-        uint64_t stage;     /* 0 in this version */
-        uint64_t bucket_mb; /* 0: auto */
+        uint64_t stage;           /* 0 to 3 */
+        uint64_t bucket_mb;       /* 0: auto */
+        uint64_t replicate_below; /* elements; 0: nothing is */
+        enum ds_shard_group shard_group;
     } zero;
     struct {
         enum ds_recompute recompute;

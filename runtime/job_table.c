@@ -36,7 +36,7 @@ static const struct ds_choice computes[] = {
     {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", 0, true},
     {NULL, 0, false}};
 static const struct ds_choice shard_groups[] = {
-    {"all", 0, false}, {"node", 0, true}, {NULL, 0, false}};
+    {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, true}, {NULL, 0, false}};
 static const struct ds_choice offloads[] = {{"none", 0, false}, {NULL, 0, false}};
 static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE, false}, {"full", DS_RECOMPUTE_FULL, false}, {"selective", 0, true},
@@ -191,7 +191,9 @@ static const struct ds_key job_keys[] = {
         "what ranks share: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too"),
     U64("zero.bucket_mb", zero.bucket_mb, AUTO | BITS, "auto", 1, 4096,
         "size of a gradient bucket in MiB"),
-    ONLY_WORD("zero.shard_group", DS_KEY_ENUM, 0, "all", shard_groups, "which ranks share"),
+    U64("zero.replicate_below", zero.replicate_below, BITS, "0", 0, MAX_EXACT,
+        "tensors of fewer elements than this are whole on every rank at every stage"),
+    ENUM("zero.shard_group", zero.shard_group, BITS, "all", shard_groups, "which ranks share"),
 
     ONLY_WORD("offload.optim", DS_KEY_WORD, DS_KEY_ONLY, "none", offloads,
               "where optimizer state lives besides the device"),

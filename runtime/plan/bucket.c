@@ -6,6 +6,7 @@
  * Blocks are grouped from the last one down, the order in which the backward pass finishes them, so
  * that a bucket can be reduced as soon as it is full.  Within a bucket parameters have no gaps;
  * padding stands at its end only.  A tied head has no tensor: its gradient is the embedding's.
+ * Tensors below zero.replicate_below make one more bucket, the last, whatever their blocks are.
  *
  * Tests   tests/plan/test_plan.c
  */
@@ -29,6 +30,36 @@ static uint64_t target_bytes(const struct ds_plan *plan, uint64_t bucket_mb)
                                                         : (uint64_t)AUTO_BUCKET_MIB * MIB;
 }
 
+/* Llama's neighbours that are used as one matrix stay together. */
+static enum ds_role matrix_of(enum ds_role role)
+{
+    switch (role) {
+    case DS_ROLE_K_W:
+    case DS_ROLE_V_W: return DS_ROLE_Q_W;
+    case DS_ROLE_UP_W: return DS_ROLE_GATE_W;
+    default: return role;
+    }
+}
+
+static bool same_matrix(const struct ds_plan_param *a, const struct ds_plan_param *b)
+{
+    return a->param.block == b->param.block && matrix_of(a->param.role) == matrix_of(b->param.role);
+}
+
+/* Elements of the matrix that parameter i is, or is a part of. */
+static uint64_t matrix_elems(const struct ds_plan *plan, size_t i)
+{
+    const struct ds_plan_param *param = plan->param;
+    uint64_t elems = 0;
+    size_t first = i;
+
+    while (first > 0 && same_matrix(&param[first - 1], &param[i]))
+        first--;
+    for (; first < plan->params && same_matrix(&param[first], &param[i]); first++)
+        elems += param[first].param.elems;
+    return elems;
+}
+
 /* Fill first_block and blocks of the buckets, last bucket first; then turn them round. */
 static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t target)
 {
@@ -38,14 +69,14 @@ static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t t
 
     plan->buckets = 0;
     while (block-- > 0) {
-        if (bytes == 0)
+        if (plan->buckets == 0 || (bytes >= target && elems[block] > 0)) {
             bucket[plan->buckets++] = (struct ds_bucket){0};
+            bytes = 0;
+        }
         bucket[plan->buckets - 1].first_block = block;
         bucket[plan->buckets - 1].blocks++;
         bucket[plan->buckets - 1].elems += elems[block];
         bytes += elems[block] * sizeof(float);
-        if (bytes >= target)
-            bytes = 0;
     }
     for (size_t i = 0; i < plan->buckets / 2; i++) {
         struct ds_bucket swap = bucket[i];
@@ -53,6 +84,16 @@ static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t t
         bucket[i] = bucket[plan->buckets - 1 - i];
         bucket[plan->buckets - 1 - i] = swap;
     }
+}
+
+/* The bucket of what every rank keeps whole, behind the others; it is complete with block 0. */
+static void add_replicated(struct ds_plan *plan, uint64_t elems)
+{
+    if (elems == ds_model_elems(&plan->shape))
+        plan->buckets = 0;
+    if (elems > 0)
+        plan->bucket[plan->buckets++] = (struct ds_bucket){
+            .blocks = ds_model_blocks(&plan->shape), .elems = elems, .replicated = true};
 }
 
 static void place_buckets(struct ds_plan *plan)
@@ -64,20 +105,26 @@ static void place_buckets(struct ds_plan *plan)
 
         bucket->offset = at;
         bucket->padded_elems = ds__round_up(bucket->elems, (uint64_t)plan->world * DS_SHARD_ALIGN);
-        bucket->shard_elems = bucket->padded_elems / plan->world;
+        bucket->slice_elems = bucket->padded_elems / plan->world;
         at += bucket->padded_elems;
     }
     plan->padded_elems = at;
 }
 
-static void place_params(struct ds_plan *plan)
+static void place_params(struct ds_plan *plan, uint64_t below)
 {
-    uint32_t bucket = 0;
-    uint64_t at = 0;
+    uint32_t bucket = 0, last = (uint32_t)plan->buckets - 1;
+    uint64_t at = 0, replicated_at = plan->bucket[last].offset;
 
     for (size_t i = 0; i < plan->params; i++) {
         struct ds_plan_param *param = &plan->param[i];
 
+        if (matrix_elems(plan, i) < below) {
+            param->bucket = last;
+            param->offset = replicated_at;
+            replicated_at += param->param.elems;
+            continue;
+        }
         while (param->param.block >= plan->bucket[bucket].first_block + plan->bucket[bucket].blocks)
             at = plan->bucket[++bucket].offset;
         param->bucket = bucket;
@@ -95,7 +142,8 @@ static void make_spans(struct ds_plan *plan)
         const struct ds_plan_param *param = &plan->param[i];
         bool decay = param->param.ndim >= 2;
 
-        if (span == NULL || span->bucket != param->bucket || span->decay != decay) {
+        if (span == NULL || span->bucket != param->bucket || span->decay != decay ||
+            span->offset + span->elems != param->offset) {
             span = &plan->span[plan->spans++];
             *span = (struct ds_plan_span){
                 .bucket = param->bucket, .offset = param->offset, .decay = decay};
@@ -104,24 +152,27 @@ static void make_spans(struct ds_plan *plan)
     }
 }
 
-int ds__plan_buckets(struct ds_plan *plan, uint64_t bucket_mb, struct ds_error *err)
+int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
 {
     unsigned blocks = ds_model_blocks(&plan->shape);
     uint64_t *elems = ds_arena_alloc(&plan->arena, blocks, sizeof(*elems));
+    uint64_t below = job->zero.replicate_below, replicated = 0;
 
     plan->params = ds_model_param_count(&plan->shape);
     plan->param = ds_arena_alloc(&plan->arena, plan->params, sizeof(*plan->param));
     plan->span = ds_arena_alloc(&plan->arena, plan->params, sizeof(*plan->span));
-    plan->bucket = ds_arena_alloc(&plan->arena, blocks, sizeof(*plan->bucket));
+    plan->bucket = ds_arena_alloc(&plan->arena, blocks + 1, sizeof(*plan->bucket));
     if (elems == NULL || plan->param == NULL || plan->span == NULL || plan->bucket == NULL)
         return ds_fail(err, ENOMEM, "no memory for a plan of %zu parameters", plan->params);
-    for (size_t i = 0; i < plan->params; i++) {
+    for (size_t i = 0; i < plan->params; i++)
         ds_model_param(&plan->shape, i, &plan->param[i].param);
-        elems[plan->param[i].param.block] += plan->param[i].param.elems;
-    }
-    group_blocks(plan, elems, target_bytes(plan, bucket_mb));
+    for (size_t i = 0; i < plan->params; i++)
+        *(matrix_elems(plan, i) < below ? &replicated : &elems[plan->param[i].param.block]) +=
+            plan->param[i].param.elems;
+    group_blocks(plan, elems, target_bytes(plan, job->zero.bucket_mb));
+    add_replicated(plan, replicated);
     place_buckets(plan);
-    place_params(plan);
+    place_params(plan, below);
     make_spans(plan);
     return 0;
 }

@@ -109,7 +109,8 @@ void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
         (void)snprintf(blocks, sizeof(blocks), "%" PRIu32 "-%" PRIu32, bucket->first_block,
                        bucket->first_block + bucket->blocks - 1);
         (void)ds_buf_printf(out, "%6zu %13s %16" PRIu64 " %16" PRIu64 " %16" PRIu64 "\n", i, blocks,
-                            bucket->elems, bucket->padded_elems, bucket->shard_elems);
+                            bucket->elems, bucket->padded_elems,
+                            ds_plan_shard(plan, DS_ARENA_MOMENTS, i).count);
     }
 }
 
@@ -204,7 +205,7 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_buf
     ds_json_u64(&json, "micro_batches", plan->micro_batches);
     ds_json_u64(&json, "micro_batch", plan->micro_batch);
     ds_json_u64(&json, "sequence", plan->sequence);
-    ds_json_u64(&json, "zero_stage", 0);
+    ds_json_u64(&json, "zero_stage", plan->stage);
     json_memory(&json, plan);
     ds_json_array(&json, "buckets");
     for (size_t i = 0; i < plan->buckets; i++) {

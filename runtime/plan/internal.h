@@ -10,8 +10,13 @@
 
 #include "runtime/plan/plan.h"
 
+/* held.c: shards, replicas, stage; after the buckets are there: sharded[], shard_at. */
+int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+    DS_NODISCARD;
+void ds__plan_divide(struct ds_plan *plan);
 /* bucket.c: param[], bucket[], span[], padded_elems. */
-int ds__plan_buckets(struct ds_plan *plan, uint64_t bucket_mb, struct ds_error *err) DS_NODISCARD;
+int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+    DS_NODISCARD;
 /* schedule.c: step, eval. */
 int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
 /* memory.c: buffer[], ACTIVATIONS. */

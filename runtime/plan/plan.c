@@ -39,9 +39,6 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
         return ds_fail(
             err, EINVAL, "'train.sequence' %llu must be between 1 and 'model.context' %llu",
             (unsigned long long)job->train.sequence, (unsigned long long)job->model.shape.context);
-    if (job->zero.stage != 0)
-        return ds_fail(err, ENOTSUP, "'zero.stage' %llu is not supported yet",
-                       (unsigned long long)job->zero.stage);
     return 0;
 }
 
@@ -82,7 +79,8 @@ static uint64_t hash_of(const struct ds_plan *plan)
     const uint64_t scalars[] = {
         plan->world,      plan->micro_batches, plan->micro_batch,    plan->sequence,
         plan->compute,    plan->params,        plan->padded_elems,   plan->logit_rows,
-        plan->shape.arch, plan->shape.heads,   plan->shape.kv_heads,
+        plan->shape.arch, plan->shape.heads,   plan->shape.kv_heads, plan->stage,
+        plan->shards,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -90,7 +88,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
     for (size_t i = 0; i < plan->params; i++)
         hash = mix(mix(hash, plan->param[i].offset), plan->param[i].param.elems);
     for (size_t i = 0; i < plan->buckets; i++)
-        hash = mix(mix(hash, plan->bucket[i].offset), plan->bucket[i].shard_elems);
+        hash = mix(mix(hash, plan->bucket[i].offset), plan->bucket[i].slice_elems);
     for (size_t i = 0; i < plan->step.count; i++) {
         const struct ds_instr *instr = &plan->step.instr[i];
 
@@ -116,8 +114,11 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->sequence = job->train.sequence;
     if ((rc = check_size(plan, err)) != 0)
         return rc;
-    if ((rc = ds__plan_buckets(plan, job->zero.bucket_mb, err)) != 0)
+    if ((rc = ds__plan_groups(plan, args, err)) != 0)
         return rc;
+    if ((rc = ds__plan_buckets(plan, job, err)) != 0)
+        return rc;
+    ds__plan_divide(plan);
     if ((rc = ds__plan_schedule(plan, recompute, err)) != 0)
         return rc;
     if ((rc = ds__plan_memory(plan, recompute, err)) != 0)

@@ -10,13 +10,22 @@
  *
  *   parameters ─► buckets     bucket.c    consecutive blocks, laid end to end, padded so that every
  *                                         rank owns an equal slice of every bucket
+ *   buckets ─► who holds what held.c      shards, slices, ranges of tensors
  *   instructions              schedule.c  the step and the evaluation program
  *   buffers ─► offsets        memory.c    activations by lifetime over the instructions
  *   totals                    cost.c      bytes per arena, messages, FLOPs; does it fit
  *   text                      describe.c  header lines, tables, JSON
  *
- * The flat line of a bucket is the same in every arena: a parameter at element `offset` of the
- * parameter arena has its gradient and its two moments at that element of theirs.
+ * All parameters make one flat line, bucket after bucket; parameters, gradients and both moments
+ * are lines of the same form.  A rank holds a line whole, or its shard of every bucket:
+ *
+ *   rank = replica * shards + shard   `shards` ranks divide a line among them, replicas repeat it
+ *   shard s of a bucket               elements [s, s + 1) * padded_elems / shards
+ *   slice of a rank                   1 / world of a bucket, inside the rank's shard; all slices
+ *                                     together are the bucket, each element once: what a rank
+ *                                     counts in the norm and writes in a checkpoint
+ *
+ * A replicated bucket (tensors below zero.replicate_below) is held whole by every rank.
  *
  * Owner   everything hangs on plan->arena; ds_plan_release() frees.
  * Tests   tests/plan/
@@ -44,6 +53,8 @@
     X(PARAMS_LOW,  "bf16 parameters") \
     X(GRADS,       "gradients") \
     X(MOMENTS,     "optimizer") \
+    X(GATHERED,    "gathered parameters") \
+    X(STAGED,      "gradients on their way") \
     X(ACTIVATIONS, "activations") \
     X(STAGING,     "staging") \
     X(RUNTIME,     "program and libraries")
@@ -118,7 +129,9 @@ struct ds_bucket {
     uint32_t first_block, blocks;
     uint64_t offset, elems; /* real parameters */
     uint64_t padded_elems;  /* a multiple of world * DS_SHARD_ALIGN */
-    uint64_t shard_elems;   /* padded_elems / world */
+    uint64_t slice_elems;   /* padded_elems / world */
+    uint64_t shard_at;      /* where a rank's part lies in a sharded line, in elements */
+    bool replicated;        /* whole on every rank */
 };
 enum { DS_SHARD_ALIGN = 16 };
 
@@ -145,6 +158,9 @@ struct ds_plan {
     struct ds_arena arena;
     struct ds_model_shape shape;
     unsigned world, rank, threads;
+    unsigned stage;                                /* 0 where there is nobody to share with */
+    unsigned shards, replicas;                     /* ranks of a shard group, groups */
+    unsigned shard, replica;                       /* this rank's place in them */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     enum ds_compute compute;
     struct ds_plan_param *param;
@@ -153,7 +169,9 @@ struct ds_plan {
     size_t buckets;
     struct ds_plan_span *span;
     size_t spans;
-    uint64_t padded_elems; /* of all buckets: elements of an arena */
+    uint64_t padded_elems;        /* of all buckets: elements of a whole line */
+    uint64_t held_elems;          /* elements of a sharded line */
+    bool sharded[DS_ARENA_COUNT]; /* this rank holds a part of the line */
     struct ds_plan_buffer *buffer;
     size_t buffers;
     struct ds_program step, eval;
@@ -170,12 +188,36 @@ struct ds_plan {
 struct ds_plan_args {
     const struct ds_job *job; /* resolved */
     unsigned world, rank, threads;
+    unsigned local_world; /* ranks of each host; 0: all on one */
 };
 
 /* -EINVAL job and world do not fit, -EOVERFLOW, -ENOMEM. */
 int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;
 void ds_plan_release(struct ds_plan *plan);
+
+/* Elements first .. first + count of a flat line, or of a tensor in row-major order, which
+ * lie at element `at` of an arena. */
+struct ds_held {
+    uint64_t first, count, at;
+};
+
+/* What of the line of `bucket` this rank holds in `arena`: PARAMS, PARAMS_LOW, GRADS or MOMENTS (of
+ * the second moment at + ds_plan_line_elems() further on).  Counted from the bucket's start. */
+struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
+/* What of parameter `param`, in its own row-major elements; count 0: nothing. */
+struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,
+                                  size_t param);
+/* What this rank updates: its shard, or a bucket that is replicated.  `at` as in ds_plan_held(). */
+struct ds_held ds_plan_shard(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
+/* This rank's slice, and what of parameter `param` lies in it. */
+struct ds_held ds_plan_slice(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
+struct ds_held ds_plan_slice_param(const struct ds_plan *plan, enum ds_arena_kind arena,
+                                   size_t param);
+/* What of `held` lies in elements first .. first + count, counted from `first`; for spans. */
+struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t count);
+/* Elements of one line of `arena` on this rank. */
+uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena);
 
 /* Peak resident size of this rank: all arenas and the peers' pages it touches. */
 uint64_t ds_plan_total_bytes(const struct ds_plan *plan);

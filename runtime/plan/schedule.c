@@ -60,7 +60,7 @@ static uint32_t event_reduced(uint32_t bucket)
     return 2 * bucket + 1;
 }
 
-/* `backward` was the last to write into a bucket whose first block it is: hand the bucket over. */
+/* `backward` was the last to write into the buckets whose first block it is: hand them over. */
 static void emit_reduce(struct writer *writer, struct ds_instr *backward)
 {
     for (uint32_t i = 0; i < writer->plan->buckets; i++) {
@@ -68,10 +68,11 @@ static void emit_reduce(struct writer *writer, struct ds_instr *backward)
 
         if (writer->plan->bucket[i].first_block != backward->block)
             continue;
-        backward->signals = event_complete(i);
+        if (backward->signals == DS_NO_EVENT)
+            backward->signals = event_complete(i);
         reduce = emit(writer, DS_INSTR_REDUCE, DS_QUEUE_REDUCE);
         reduce->bucket = i;
-        reduce->waits_for = event_complete(i);
+        reduce->waits_for = backward->signals;
         reduce->signals = event_reduced(i);
     }
 }
@@ -104,7 +105,7 @@ static void emit_step(struct writer *writer)
         emit_micro_batch(writer, i);
     norm = emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE);
     if (plan->world > 1)
-        norm->waits_for = event_reduced(0);
+        norm->waits_for = writer->program->instr[writer->program->count - 2].signals;
     for (uint32_t i = 0; i < plan->buckets; i++)
         emit(writer, DS_INSTR_UPDATE, DS_QUEUE_COMPUTE)->bucket = i;
 }

@@ -1,0 +1,137 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * held.c - who holds what: shards and slices of a bucket, ranges of tensors, places in arenas.
+ *
+ * Everything that divides state among ranks asks here: engine, optimizer, checkpoints.
+ *
+ * Tests   tests/plan/test_held.c
+ */
+#include <errno.h>
+
+#include "runtime/plan/internal.h"
+
+/* --- who a rank is --------------------------------------------------------------------------- */
+
+int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+{
+    unsigned local = args->local_world != 0 ? args->local_world : args->world;
+
+    plan->shards = plan->world;
+    if (args->job->zero.shard_group == DS_SHARD_NODE) {
+        if (plan->world % local != 0)
+            return ds_fail(
+                err, EINVAL,
+                "'zero.shard_group' node needs as many ranks on every host, and %u ranks "
+                "are not a multiple of %u",
+                plan->world, local);
+        plan->shards = local;
+    }
+    plan->replicas = plan->world / plan->shards;
+    plan->shard = plan->rank % plan->shards;
+    plan->replica = plan->rank / plan->shards;
+    plan->stage = plan->shards > 1 ? (unsigned)args->job->zero.stage : 0;
+    return 0;
+}
+
+/* What each stage divides.  Whole FP32 parameters are what FP32 kernels read. */
+void ds__plan_divide(struct ds_plan *plan)
+{
+    bool low = plan->compute == DS_COMPUTE_BF16;
+    uint64_t at = 0;
+
+    plan->sharded[DS_ARENA_MOMENTS] = plan->stage >= 1;
+    plan->sharded[DS_ARENA_GRADS] = plan->stage >= 2;
+    plan->sharded[DS_ARENA_PARAMS] = plan->stage >= (low ? 1 : 3);
+    plan->sharded[DS_ARENA_PARAMS_LOW] = plan->stage >= 3;
+    for (size_t i = 0; i < plan->buckets; i++) {
+        struct ds_bucket *bucket = &plan->bucket[i];
+
+        bucket->shard_at = at;
+        at += bucket->replicated ? bucket->padded_elems : bucket->slice_elems * plan->replicas;
+    }
+    plan->held_elems = at;
+}
+
+/* --- ranges ---------------------------------------------------------------------------------- */
+
+uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena)
+{
+    return plan->sharded[arena] ? plan->held_elems : plan->padded_elems;
+}
+
+/* Where element `elem` of the bucket lies, which this rank holds. */
+static uint64_t place(const struct ds_plan *plan, enum ds_arena_kind arena, size_t index,
+                      uint64_t elem)
+{
+    const struct ds_bucket *bucket = &plan->bucket[index];
+
+    if (!plan->sharded[arena])
+        return bucket->offset + elem;
+    if (bucket->replicated)
+        return bucket->shard_at + elem;
+    return bucket->shard_at + elem - plan->shard * plan->replicas * bucket->slice_elems;
+}
+
+static struct ds_held range(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket,
+                            uint64_t first, uint64_t count)
+{
+    return (struct ds_held){
+        .first = first, .count = count, .at = place(plan, arena, bucket, first)};
+}
+
+struct ds_held ds_plan_shard(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
+{
+    uint64_t elems = plan->bucket[bucket].slice_elems * plan->replicas;
+
+    if (plan->stage == 0 || plan->bucket[bucket].replicated)
+        return range(plan, arena, bucket, 0, plan->bucket[bucket].padded_elems);
+    return range(plan, arena, bucket, plan->shard * elems, elems);
+}
+
+struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
+{
+    if (plan->sharded[arena])
+        return ds_plan_shard(plan, arena, bucket);
+    return range(plan, arena, bucket, 0, plan->bucket[bucket].padded_elems);
+}
+
+struct ds_held ds_plan_slice(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
+{
+    uint64_t elems = plan->bucket[bucket].slice_elems;
+    uint64_t index = (uint64_t)plan->shard * plan->replicas + plan->replica;
+
+    return range(plan, arena, bucket, index * elems, elems);
+}
+
+/* The part of `held` that is the parameter's, counted from the parameter's first element. */
+static struct ds_held of_param(const struct ds_plan *plan, size_t index, struct ds_held held)
+{
+    const struct ds_plan_param *param = &plan->param[index];
+
+    return ds_held_within(held, param->offset - plan->bucket[param->bucket].offset,
+                          param->param.elems);
+}
+
+struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t count)
+{
+    uint64_t from = held.first > first ? held.first : first, end = held.first + held.count;
+    uint64_t to = end < first + count ? end : first + count;
+
+    if (from >= to)
+        return (struct ds_held){0};
+    return (struct ds_held){
+        .first = from - first, .count = to - from, .at = held.at + (from - held.first)};
+}
+
+struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,
+                                  size_t param)
+{
+    return of_param(plan, param, ds_plan_held(plan, arena, plan->param[param].bucket));
+}
+
+struct ds_held ds_plan_slice_param(const struct ds_plan *plan, enum ds_arena_kind arena,
+                                   size_t param)
+{
+    return of_param(plan, param, ds_plan_slice(plan, arena, plan->param[param].bucket));
+}

@@ -39,7 +39,7 @@ enum { DS_WIRE_HEADER_BYTES = 12, DS_WIRE_VERSION = 1, DS_WIRE_BUILD_BYTES = 32 
     X(STORE,   6, "rendezvous key and value") \
     X(METRIC,  7, "rank 0: one line of metrics.jsonl, a JSON object") \
     X(EVENT,   8, "a rank or agent: one line of events.jsonl, a JSON object") \
-    X(BEAT,    9, "alive; payload u64 last step") \
+    X(BEAT,    9, "both ways: alive; of a rank: payload u64 step, u32 enum ds_wire_phase") \
     X(SIGNAL, 10, "to ranks; payload u32 enum ds_wire_signal") \
     X(EXIT,   11, "agent: a rank ended; payload u32 code, u32 signal, u32 flags (1: oom kill)") \
     X(ACK,    12, "launcher to rank: everything up to your WANT_ACK frame is on disk")
@@ -57,7 +57,17 @@ enum ds_wire_signal {
     DS_SIGNAL_STOP = 1,  /* save at the next step that all ranks agree on, exit 75 */
     DS_SIGNAL_ABORT = 2, /* another rank failed: give up waiting, exit at once */
     DS_SIGNAL_KILL = 3,  /* agent only: SIGKILL this rank, or all for DS_WIRE_NO_RANK */
+    DS_SIGNAL_WHERE = 4, /* no step for too long: answer with an EVENT that says where you are */
 };
+
+enum ds_wire_phase { /* what a rank does after the step it has made */
+                     DS_PHASE_STEP,
+                     DS_PHASE_EVALUATE,
+                     DS_PHASE_SAVE,
+                     DS_PHASE_DISK_FULL, /* it ends, because a disk is full */
+                     DS_PHASES
+};
+enum { DS_WIRE_BEAT_BYTES = 12 };
 
 struct ds_frame {
     uint16_t type;       /* enum ds_wire_type */

@@ -420,7 +420,8 @@ static void explain(const struct ds_fleet *fleet, struct ds_fleet_result *result
     const char *host = fleet->args->places > 0 ? fleet->host[first->host].place->host : "";
 
     switch (first->kind) {
-    case DS_FAILURE_NONE: break;
+    case DS_FAILURE_NONE:
+    case DS_FAILURE_KINDS: break;
     case DS_FAILURE_RANK:
         if (first->signal != 0)
             (void)snprintf(result->cause, sizeof(result->cause),
@@ -434,6 +435,19 @@ static void explain(const struct ds_fleet *fleet, struct ds_fleet_result *result
     case DS_FAILURE_HOST:
         (void)snprintf(result->cause, sizeof(result->cause), "host '%s' was lost: %s", host,
                        fleet->host[first->host].reason);
+        break;
+    case DS_FAILURE_SILENT:
+        (void)snprintf(result->cause, sizeof(result->cause), "host '%s' was silent for too long",
+                       host);
+        break;
+    case DS_FAILURE_HANG:
+        (void)snprintf(result->cause, sizeof(result->cause),
+                       "no rank has made a step for too long: rank %u on %s holds the others up",
+                       first->rank, host);
+        break;
+    case DS_FAILURE_SLEPT:
+        (void)snprintf(result->cause, sizeof(result->cause),
+                       "dsrun itself did not run for too long: hosts gave it up");
         break;
     case DS_FAILURE_START:
         (void)snprintf(result->cause, sizeof(result->cause),

@@ -24,7 +24,7 @@ struct scene {
     uint64_t now_ns;
 };
 
-static void begin(struct scene *scene)
+static void begin(struct scene *scene, unsigned silent_s, unsigned hang_s)
 {
     struct ds_super_args args = {.host = scene->host,
                                  .rank = scene->rank,
@@ -33,7 +33,9 @@ static void begin(struct scene *scene)
                                  .start_ns = 60 * S,
                                  .grace_ns = 30 * S,
                                  .abort_ns = 2 * S,
-                                 .close_ns = 5 * S};
+                                 .close_ns = 5 * S,
+                                 .silent_ns = silent_s * S,
+                                 .hang_ns = hang_s * S};
 
     memset(scene, 0, sizeof(*scene));
     for (uint32_t i = 0; i < HOSTS; i++) {
@@ -55,6 +57,22 @@ struct beat {
 #define UP(h)                                                                                      \
     {                                                                                              \
         .kind = DS_SUPER_HOST_UP, .host = (h)                                                      \
+    }
+#define HEARD(h)                                                                                   \
+    {                                                                                              \
+        .kind = DS_SUPER_HOST_HEARD, .host = (h)                                                   \
+    }
+#define STEP(r, s)                                                                                 \
+    {                                                                                              \
+        .kind = DS_SUPER_STEP, .rank = (r), .host = (r) / 2, .step = (s)                           \
+    }
+#define PHASE(r, s, p)                                                                             \
+    {                                                                                              \
+        .kind = DS_SUPER_STEP, .rank = (r), .host = (r) / 2, .step = (s), .phase = DS_PHASE_##p    \
+    }
+#define SAYS(r)                                                                                    \
+    {                                                                                              \
+        .kind = DS_SUPER_ANSWER, .rank = (r), .host = (r) / 2                                      \
     }
 #define GONE(h)                                                                                    \
     {                                                                                              \
@@ -97,96 +115,155 @@ static const struct story {
     int code;
     enum ds_failure_kind first;
     uint32_t rank, victims; /* rank of the first failure */
+    unsigned silent_s, hang_s; /* heartbeat limit, least time of a hang */
     struct beat beat[24];
 } stories[] = {
-    { "all is well", 0, DS_FAILURE_NONE, 0, 0, { START,
+    { "all is well", 0, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, EXIT(2, 0), 0, DS_JOB_RUNNING}, {0, EXIT(0, 0), 0, DS_JOB_RUNNING},
         {0, EXIT(3, 0), 0, DS_JOB_RUNNING}, {0, EXIT(1, 0), 0, DS_JOB_ENDING}, CLOSED } },
-    { "the first failure wins", 3, DS_FAILURE_RANK, 2, 3, { START,
+    { "the first failure wins", 3, DS_FAILURE_RANK, 2, 3, 0, 0, { START,
         {9, EXIT(2, 3), DS_DO_ABORT, DS_JOB_FAILING}, {0, EXIT(0, 1), 0, DS_JOB_FAILING},
         {0, KILLED(3, SIGSEGV), 0, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a signal is 128 + its number", 139, DS_FAILURE_RANK, 1, 0, { START,
+    { "a signal is 128 + its number", 139, DS_FAILURE_RANK, 1, 0, 0, 0, { START,
         {9, KILLED(1, SIGSEGV), DS_DO_ABORT, DS_JOB_FAILING}, {0, EXIT(0, 0), 0, DS_JOB_FAILING},
         {0, EXIT(2, 0), 0, DS_JOB_FAILING}, {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a victim that ends first is not blamed", 5, DS_FAILURE_RANK, 3, 3, { START,
+    { "a victim that ends first is not blamed", 5, DS_FAILURE_RANK, 3, 3, 0, 0, { START,
         {1, EXIT(0, 79), DS_DO_ABORT, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_FAILING},
         {0, EXIT(3, 5), 0, DS_JOB_FAILING}, {0, EXIT(2, 79), 0, DS_JOB_ENDING}, CLOSED } },
-    { "only victims", 79, DS_FAILURE_RANK, 0, 3, { START,
+    { "only victims", 79, DS_FAILURE_RANK, 0, 3, 0, 0, { START,
         {1, EXIT(0, 79), DS_DO_ABORT, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_FAILING},
         {0, EXIT(3, 79), 0, DS_JOB_FAILING}, {0, EXIT(2, 79), 0, DS_JOB_ENDING}, CLOSED } },
-    { "who does not end is killed", 3, DS_FAILURE_RANK, 0, 3, { START,
+    { "who does not end is killed", 3, DS_FAILURE_RANK, 0, 3, 0, 0, { START,
         {1, EXIT(0, 3), DS_DO_ABORT, DS_JOB_FAILING}, {1, TICK, 0, DS_JOB_FAILING},
         {1, TICK, DS_DO_KILL, DS_JOB_ENDING}, {0, KILLED(1, SIGKILL), 0, DS_JOB_ENDING},
         {0, KILLED(2, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(3, SIGKILL), 0, DS_JOB_ENDING},
         CLOSED } },
-    { "a host that does not answer is dropped", 3, DS_FAILURE_RANK, 0, 0, { START,
+    { "a host that does not answer is dropped", 3, DS_FAILURE_RANK, 0, 0, 0, 0, { START,
         {1, EXIT(0, 3), DS_DO_ABORT, DS_JOB_FAILING}, {2, TICK, DS_DO_KILL, DS_JOB_ENDING},
         {4, TICK, 0, DS_JOB_ENDING}, {1, TICK, DS_DO_CLOSE, DS_JOB_ENDING},
         {9, TICK, 0, DS_JOB_ENDING}, {0, GONE(0), 0, DS_JOB_ENDING},
         {0, GONE(1), DS_DO_END, DS_JOB_DONE} } },
-    { "a stop, everyone saves", 75, DS_FAILURE_NONE, 0, 0, { START,
+    { "a stop, everyone saves", 75, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, STOP(SIGTERM), DS_DO_STOP, DS_JOB_STOPPING}, {0, EXIT(0, 75), 0, DS_JOB_STOPPING},
         {0, EXIT(1, 75), 0, DS_JOB_STOPPING}, {0, EXIT(2, 75), 0, DS_JOB_STOPPING},
         {0, EXIT(3, 75), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a stop after the last step", 0, DS_FAILURE_NONE, 0, 0, { START,
+    { "a stop after the last step", 0, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, STOP(SIGINT), DS_DO_STOP, DS_JOB_STOPPING}, {0, EXIT(0, 0), 0, DS_JOB_STOPPING},
         {0, EXIT(1, 0), 0, DS_JOB_STOPPING}, {0, EXIT(2, 0), 0, DS_JOB_STOPPING},
         {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a stop that is too slow", 143, DS_FAILURE_NONE, 0, 0, { START,
+    { "a stop that is too slow", 143, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, STOP(SIGTERM), DS_DO_STOP, DS_JOB_STOPPING}, {29, TICK, 0, DS_JOB_STOPPING},
         {0, EXIT(0, 75), 0, DS_JOB_STOPPING}, {1, TICK, DS_DO_KILL, DS_JOB_ENDING},
         {0, KILLED(1, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(2, SIGKILL), 0, DS_JOB_ENDING},
         {0, KILLED(3, SIGKILL), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a stop, twice", 130, DS_FAILURE_NONE, 0, 0, { START,
+    { "a stop, twice", 130, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, STOP(SIGINT), DS_DO_STOP, DS_JOB_STOPPING},
         {0, STOP(SIGINT), 0, DS_JOB_STOPPING}, /* an echo */
         {1, STOP(SIGTERM), DS_DO_KILL, DS_JOB_ENDING}, {0, STOP(SIGTERM), 0, DS_JOB_ENDING},
         {0, KILLED(0, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(1, SIGKILL), 0, DS_JOB_ENDING},
         {0, KILLED(2, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(3, SIGKILL), 0, DS_JOB_ENDING},
         CLOSED } },
-    { "a stop where checkpoints are off", 130, DS_FAILURE_NONE, 0, 0, { START,
+    { "a stop where checkpoints are off", 130, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, STOP(SIGINT), DS_DO_STOP, DS_JOB_STOPPING}, {0, EXIT(0, 143), 0, DS_JOB_STOPPING},
         {0, EXIT(1, 143), 0, DS_JOB_STOPPING}, {0, EXIT(2, 143), 0, DS_JOB_STOPPING},
         {0, EXIT(3, 143), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a failure while stopping", 9, DS_FAILURE_RANK, 1, 0, { START,
+    { "a failure while stopping", 9, DS_FAILURE_RANK, 1, 0, 0, 0, { START,
         {9, STOP(SIGINT), DS_DO_STOP, DS_JOB_STOPPING}, {0, EXIT(0, 75), 0, DS_JOB_STOPPING},
         {0, EXIT(1, 9), DS_DO_ABORT, DS_JOB_FAILING}, {0, EXIT(2, 75), 0, DS_JOB_FAILING},
         {0, EXIT(3, 75), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a stop while failing kills", 9, DS_FAILURE_RANK, 1, 3, { START,
+    { "a stop while failing kills", 9, DS_FAILURE_RANK, 1, 3, 0, 0, { START,
         {9, EXIT(1, 9), DS_DO_ABORT, DS_JOB_FAILING}, {0, STOP(SIGINT), DS_DO_KILL, DS_JOB_ENDING},
         {0, KILLED(0, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(2, SIGKILL), 0, DS_JOB_ENDING},
         {0, KILLED(3, SIGKILL), 0, DS_JOB_ENDING}, CLOSED } },
-    { "ranks that stop by themselves", 75, DS_FAILURE_NONE, 0, 0, { START,
+    { "ranks that stop by themselves", 75, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, EXIT(0, 75), DS_DO_STOP, DS_JOB_STOPPING}, {0, EXIT(1, 75), 0, DS_JOB_STOPPING},
         {0, EXIT(2, 75), 0, DS_JOB_STOPPING}, {0, EXIT(3, 75), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a rank that cannot be started", 127, DS_FAILURE_RANK, 0, 0, {
+    { "a rank that cannot be started", 127, DS_FAILURE_RANK, 0, 0, 0, 0, {
         {0, UP(0), 0, DS_JOB_LAUNCHING}, {0, EXIT(0, 127), DS_DO_ABORT, DS_JOB_FAILING},
         {0, RUNS(1), 0, DS_JOB_FAILING}, {0, EXIT(1, 0), 0, DS_JOB_FAILING},
         {0, UP(1), 0, DS_JOB_FAILING}, {0, EXIT(2, 0), 0, DS_JOB_FAILING},
         {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a start that takes too long", 124, DS_FAILURE_START, 0, 2, {
+    { "a start that takes too long", 124, DS_FAILURE_START, 0, 2, 0, 0, {
         {0, UP(0), 0, DS_JOB_LAUNCHING}, {0, RUNS(0), 0, DS_JOB_LAUNCHING},
         {59, TICK, 0, DS_JOB_LAUNCHING}, {1, TICK, DS_DO_KILL, DS_JOB_ENDING},
         {0, KILLED(0, SIGKILL), 0, DS_JOB_ENDING}, {0, KILLED(1, SIGKILL), 0, DS_JOB_ENDING},
         {0, GONE(0), 0, DS_JOB_ENDING}, {5, TICK, DS_DO_CLOSE, DS_JOB_ENDING},
         {0, GONE(1), DS_DO_END, DS_JOB_DONE} } },
-    { "a host is lost before the start", 69, DS_FAILURE_HOST, 0, 0, {
+    { "a host is lost before the start", 69, DS_FAILURE_HOST, 0, 0, 0, 0, {
         {0, UP(0), 0, DS_JOB_LAUNCHING}, {0, RUNS(0), 0, DS_JOB_LAUNCHING},
         {0, GONE(1), DS_DO_ABORT, DS_JOB_FAILING}, {0, RUNS(1), 0, DS_JOB_FAILING},
         {0, EXIT(0, 0), 0, DS_JOB_FAILING}, {0, EXIT(1, 0), 0, DS_JOB_ENDING},
         {0, GONE(0), DS_DO_END, DS_JOB_DONE} } },
-    { "a host is lost later", 70, DS_FAILURE_HOST, 0, 2, { START,
+    { "a host is lost later", 70, DS_FAILURE_HOST, 0, 2, 0, 0, { START,
         {9, GONE(1), DS_DO_ABORT, DS_JOB_FAILING}, {0, GONE(1), 0, DS_JOB_FAILING},
         {0, EXIT(0, 79), 0, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_ENDING},
         {0, GONE(0), DS_DO_END, DS_JOB_DONE} } },
-    { "dsrun cannot keep its record", 1, DS_FAILURE_LAUNCHER, 0, 2, { START,
+    { "dsrun cannot keep its record", 1, DS_FAILURE_LAUNCHER, 0, 2, 0, 0, { START,
         {9, BROKEN(1), DS_DO_ABORT, DS_JOB_FAILING}, {0, BROKEN(1), 0, DS_JOB_FAILING},
         {0, EXIT(0, 0), 0, DS_JOB_FAILING}, {0, EXIT(1, 0), 0, DS_JOB_FAILING},
         {0, EXIT(2, 0), 0, DS_JOB_FAILING}, {0, EXIT(3, 79), 0, DS_JOB_ENDING}, CLOSED } },
-    { "a rank is told dead twice", 0, DS_FAILURE_NONE, 0, 0, { START,
+    { "a rank is told dead twice", 0, DS_FAILURE_NONE, 0, 0, 0, 0, { START,
         {9, EXIT(0, 0), 0, DS_JOB_RUNNING}, {0, EXIT(0, 9), 0, DS_JOB_RUNNING},
         {0, RUNS(0), 0, DS_JOB_RUNNING}, {0, EXIT(1, 0), 0, DS_JOB_RUNNING},
         {0, EXIT(2, 0), 0, DS_JOB_RUNNING}, {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
+    { "a silent host is lost", 70, DS_FAILURE_SILENT, 0, 2, 15, 0, { START,
+        {1, HEARD(0), 0, DS_JOB_RUNNING}, {1, HEARD(1), 0, DS_JOB_RUNNING},
+        {3, HEARD(0), 0, DS_JOB_RUNNING}, {3, TICK, 0, DS_JOB_RUNNING},
+        {3, TICK, 0, DS_JOB_RUNNING}, {3, TICK, 0, DS_JOB_RUNNING}, {2, TICK, 0, DS_JOB_RUNNING},
+        {1, TICK, DS_DO_DROP | DS_DO_ABORT, DS_JOB_FAILING}, {0, TICK, 0, DS_JOB_FAILING},
+        {0, EXIT(0, 79), 0, DS_JOB_FAILING}, {0, GONE(1), 0, DS_JOB_FAILING},
+        {0, EXIT(1, 79), 0, DS_JOB_ENDING}, {0, GONE(0), DS_DO_END, DS_JOB_DONE} } },
+    { "a host is not waited for before its agent has spoken", 124, DS_FAILURE_START, 0, 0, 15, 0, {
+        {0, {.kind = DS_SUPER_HOST_LINKED}, 0, DS_JOB_LAUNCHING},
+        {1, {.kind = DS_SUPER_HOST_LOGGED_IN}, 0, DS_JOB_LAUNCHING},
+        {58, TICK, 0, DS_JOB_LAUNCHING}, {1, TICK, DS_DO_KILL, DS_JOB_ENDING},
+        {0, GONE(0), 0, DS_JOB_ENDING}, {0, GONE(1), DS_DO_END, DS_JOB_DONE} } },
+    { "a dsrun that slept blames nobody", 0, DS_FAILURE_NONE, 0, 0, 15, 0, { START,
+        {14, TICK, 0, DS_JOB_RUNNING}, {1, TICK, 0, DS_JOB_RUNNING},
+        {0, HEARD(0), 0, DS_JOB_RUNNING}, {0, HEARD(1), 0, DS_JOB_RUNNING},
+        {9, EXIT(0, 0), 0, DS_JOB_RUNNING}, {0, EXIT(1, 0), 0, DS_JOB_RUNNING},
+        {0, EXIT(2, 0), 0, DS_JOB_RUNNING}, {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
+    { "hosts gave up a dsrun that slept", 124, DS_FAILURE_SLEPT, 0, 1, 15, 0, { START,
+        {20, TICK, 0, DS_JOB_RUNNING}, {0, GONE(1), DS_DO_ABORT, DS_JOB_FAILING},
+        {0, GONE(0), DS_DO_END, DS_JOB_DONE} } },
+    { "victims, and a host that does not answer", 70, DS_FAILURE_SILENT, 0, 2, 0, 0, { START,
+        {1, EXIT(0, 79), DS_DO_ABORT, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_FAILING},
+        {2, TICK, DS_DO_KILL, DS_JOB_ENDING}, {5, TICK, DS_DO_CLOSE, DS_JOB_ENDING},
+        {0, GONE(0), 0, DS_JOB_ENDING}, {0, GONE(1), DS_DO_END, DS_JOB_DONE} } },
+    { "a rank that hangs does not answer", 124, DS_FAILURE_HANG, 2, 3, 0, 60, { START,
+        {1, STEP(0, 1), 0, DS_JOB_RUNNING}, {1, STEP(0, 2), 0, DS_JOB_RUNNING},
+        {59, TICK, 0, DS_JOB_RUNNING}, {1, TICK, 0, DS_JOB_RUNNING},
+        {2, TICK, DS_DO_ASK, DS_JOB_RUNNING}, {0, SAYS(0), 0, DS_JOB_RUNNING},
+        {0, SAYS(1), 0, DS_JOB_RUNNING}, {0, SAYS(3), 0, DS_JOB_RUNNING},
+        {1, TICK, DS_DO_ABORT, DS_JOB_FAILING}, {0, KILLED(2, SIGKILL), 0, DS_JOB_FAILING},
+        {0, EXIT(0, 79), 0, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_FAILING},
+        {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
+    { "a rank that is behind", 124, DS_FAILURE_HANG, 1, 0, 0, 60, { START,
+        {1, STEP(0, 1), 0, DS_JOB_RUNNING}, {0, STEP(1, 1), 0, DS_JOB_RUNNING},
+        {1, STEP(0, 2), 0, DS_JOB_RUNNING}, {0, STEP(2, 2), 0, DS_JOB_RUNNING},
+        {0, STEP(3, 2), 0, DS_JOB_RUNNING}, {62, TICK, 0, DS_JOB_RUNNING},
+        {2, TICK, DS_DO_ASK, DS_JOB_RUNNING}, {1, TICK, DS_DO_ABORT, DS_JOB_FAILING},
+        {0, EXIT(0, 0), 0, DS_JOB_FAILING}, {0, EXIT(1, 0), 0, DS_JOB_FAILING},
+        {0, EXIT(2, 0), 0, DS_JOB_FAILING}, {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
+    { "a step just in time", 0, DS_FAILURE_NONE, 0, 0, 0, 60, { START,
+        {1, STEP(0, 1), 0, DS_JOB_RUNNING}, {1, STEP(0, 2), 0, DS_JOB_RUNNING},
+        {62, TICK, 0, DS_JOB_RUNNING}, {2, TICK, DS_DO_ASK, DS_JOB_RUNNING},
+        {0, STEP(1, 3), 0, DS_JOB_RUNNING}, {1, TICK, 0, DS_JOB_RUNNING},
+        {3, TICK, 0, DS_JOB_RUNNING}, {0, EXIT(0, 0), 0, DS_JOB_RUNNING},
+        {0, EXIT(1, 0), 0, DS_JOB_RUNNING}, {0, EXIT(2, 0), 0, DS_JOB_RUNNING},
+        {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
+    { "no hang while a rank saves", 0, DS_FAILURE_NONE, 0, 0, 0, 60, { START,
+        {1, STEP(0, 1), 0, DS_JOB_RUNNING}, {1, PHASE(0, 2, SAVE), 0, DS_JOB_RUNNING},
+        {1, PHASE(0, 2, SAVE), 0, DS_JOB_RUNNING}, {900, TICK, 0, DS_JOB_RUNNING},
+        {3, TICK, 0, DS_JOB_RUNNING}, {1, PHASE(0, 2, STEP), 0, DS_JOB_RUNNING},
+        {59, TICK, 0, DS_JOB_RUNNING}, {0, EXIT(0, 0), 0, DS_JOB_RUNNING},
+        {0, EXIT(1, 0), 0, DS_JOB_RUNNING}, {0, EXIT(2, 0), 0, DS_JOB_RUNNING},
+        {0, EXIT(3, 0), 0, DS_JOB_ENDING}, CLOSED } },
+    { "a disk that is full", 1, DS_FAILURE_RANK, 3, 2, 0, 0, { START,
+        {1, PHASE(3, 7, DISK_FULL), 0, DS_JOB_RUNNING},
+        {0, EXIT(3, 1), DS_DO_ABORT, DS_JOB_FAILING},
+        {0, EXIT(0, 79), 0, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_FAILING},
+        {0, EXIT(2, 0), 0, DS_JOB_ENDING}, CLOSED } },
 };
 /* clang-format on */
 
@@ -196,13 +273,13 @@ Test(supervise, stories)
         const struct story *story = &stories[s];
         struct scene scene;
 
-        begin(&scene);
+        begin(&scene, story->silent_s, story->hang_s);
         for (size_t i = 0; i < 24 && scene.super.job != DS_JOB_DONE; i++) {
             const struct beat *beat = &story->beat[i];
             unsigned got;
 
             scene.now_ns += beat->wait_s * S;
-            got = ds_supervise(&scene.super, &beat->event, scene.now_ns);
+            got = ds_supervise(&scene.super, &beat->event, scene.now_ns) & ~(unsigned)DS_DO_BEAT;
             cr_assert_eq(got, beat->want, "'%s', beat %zu: actions %u, not %u", story->name, i, got,
                          beat->want);
             cr_assert_eq(scene.super.job, beat->job, "'%s', beat %zu: state %d, not %d",
@@ -302,15 +379,18 @@ static struct ds_super_event misfortune(struct scene *scene, uint64_t seed, uint
     return event;
 }
 
-/* One event as fleet.c would bring it: a CLOSE is answered by the end of every host. */
+/* One event as fleet.c would bring it: CLOSE and DROP are answered by the end of hosts. */
 static unsigned happen(struct scene *scene, const struct ds_super_event *event)
 {
     unsigned actions = ds_supervise(&scene->super, event, scene->now_ns);
     unsigned ends = (actions & DS_DO_END) != 0;
 
-    for (uint32_t h = 0; h < HOSTS && (actions & DS_DO_CLOSE) != 0; h++) {
+    for (uint32_t h = 0; h < HOSTS; h++) {
         const struct ds_super_event gone = {.kind = DS_SUPER_HOST_GONE, .host = h};
 
+        if ((actions & DS_DO_CLOSE) == 0 &&
+            ((actions & DS_DO_DROP) == 0 || !scene->super.args.host[h].drop))
+            continue;
         ends += (ds_supervise(&scene->super, &gone, scene->now_ns) & DS_DO_END) != 0;
     }
     return ends;
@@ -326,7 +406,7 @@ Test(supervise, every_random_story_ends)
         struct scene scene;
         unsigned ends = 0;
 
-        begin(&scene);
+        begin(&scene, seed % 3 == 0 ? 15 : 0, seed % 2 == 0 ? 60 : 0);
         for (uint64_t i = 0; i < 1 + seed % 40; i++) {
             struct ds_super_event event = misfortune(&scene, seed, i);
 

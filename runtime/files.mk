@@ -8,6 +8,8 @@ SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c run
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c
 SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
-SRC_ckpt := $(addprefix runtime/ckpt/,safetensors.c manifest.c manifest_write.c part.c store.c load.c list.c save.c hf.c hf_config.c hf_export.c inspect.c)
+SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \
+    manifest_join.c part.c share.c reads.c store.c load.c list.c save.c hf.c hf_config.c hf_export.c \
+    inspect.c)
 SRC_engine := $(addprefix runtime/,engine.c queue.c link.c monitor.c start.c snapshot.c train.c model/net.c \
     model/layer.c model/ends.c)

@@ -20,6 +20,7 @@ static void view(struct ds_ckpt_tensor *tensor, const char *prefix,
         .dtype = DS_F32,
         .ndim = param->param.ndim,
         .shape = {param->param.shape[0], param->param.ndim > 1 ? param->param.shape[1] : 0},
+        .count = param->param.elems,
         .data = line + param->offset,
     };
     (void)snprintf(tensor->name, sizeof(tensor->name), "%s%.200s", prefix, param->param.name);

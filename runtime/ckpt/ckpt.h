@@ -5,11 +5,13 @@
  *
  *   checkpoints/step-00000100/manifest.json
  *                             weights-00001-of-00002.safetensors  Hugging Face names, F32 master
- *                             optim-00001-of-00002.safetensors    exp_avg.<name>, exp_avg_sq.<name>
+ *                             optim-00001-of-00002.safetensors    STATE.<name>, as exp_avg.<name>
  *   checkpoints/latest -> step-00000100
  *
- * The manifest maps ranges of global tensors to ranges of files, with an XXH3-64 of every range.
- * Files are numbered by part, never by rank: any number of ranks loads them by range reads.
+ * The manifest maps ranges of global tensors, in row-major order, to ranges of files, with an
+ * XXH3-64 of every block of them.  Whatever ranges a rank holds, it finds in whatever ranges were
+ * saved: stage, world and shard groups of the run that saved and of the run that loads do not
+ * matter to each other.  A part holds a whole tensor under its name, a piece as "name[first:end]".
  * A save builds the folder under a temporary name beside its final one; parts are written and
  * fsynced, then the manifest (write, fsync, rename), then the folder is renamed and `latest`
  * swapped.  A crash at any point leaves the previous checkpoint whole.
@@ -30,13 +32,27 @@
 #include "kernels/dtype.h"
 #include "runtime/job.h"
 
-/* One tensor as the runtime holds it.  Borrowed memory; data may be any of the arenas. */
+/* A range of a tensor as a rank holds it.  Borrowed memory; data may be any of the arenas.
+ *
+ * The same range of the same tensor may lie on several ranks (replicated parameters, the groups of
+ * `zero.shard_group`): each of these says how many they are and which of them it is, and a save
+ * has each write an equal part.  Ranges of one (replica, replicas) must be the same ranges, in the
+ * same order, on all ranks that share them.  A rank may hold several ranges of a tensor. */
 struct ds_ckpt_tensor {
     char name[DS_MAX_TENSOR_NAME + 1];
     enum ds_dtype dtype; /* F32 for everything saved in this version */
     unsigned ndim;
-    uint64_t shape[DS_MAX_TENSOR_DIMS];
-    void *data; /* whole tensor, row-major */
+    uint64_t shape[DS_MAX_TENSOR_DIMS]; /* of the whole tensor */
+    uint64_t first, count; /* elements held, in row-major order; count 0: none, not read or saved */
+    unsigned replica, replicas; /* replicas 0: all ranks of the save, replica is the rank */
+    void *data;                 /* of element `first` */
+};
+
+/* A named number of the run's state: a loss scale, a counter.  Finite. */
+enum { DS_CKPT_SCALAR_NAME = 31, DS_CKPT_MAX_SCALARS = 16 };
+struct ds_ckpt_scalar {
+    char name[DS_CKPT_SCALAR_NAME + 1];
+    double value;
 };
 
 /* What a run must know to go on; small, human-readable, in the manifest. */
@@ -48,11 +64,21 @@ struct ds_ckpt_state {
     uint64_t seed;
     uint64_t job_digest;
     struct ds_model_shape shape;
-    unsigned world; /* of the run that saved (a save fills it in); information only */
+    struct ds_ckpt_scalar scalar[DS_CKPT_MAX_SCALARS];
+    unsigned scalars;
+    /* Of the run that saved (a save fills in the world); information only. */
+    unsigned world, stage, shard_ranks; /* shard_ranks 0: not sharded */
 };
 
-/* Collective: all ranks call it with the same tensors; rank r writes the tensors of part r
- * (balanced by bytes), rank 0 commits.  `barrier` (NULL: one rank) is called three times, by a rank
+/* The scalar of that name, or `otherwise` where the checkpoint has none. */
+double ds_ckpt_scalar(const struct ds_ckpt_state *state, const char *name, double otherwise);
+/* Set or add one.  EINVAL: not finite, a bad name, or one too many. */
+int ds_ckpt_set_scalar(struct ds_ckpt_state *state, const char *name, double value,
+                       struct ds_error *err) DS_NODISCARD;
+
+/* Collective: every rank gives the ranges that it holds and writes its part of them, so that every
+ * byte of the whole is written once (a hole or an overlap is EINVAL, and no checkpoint); rank 0
+ * commits.  `barrier` (NULL: one rank) is called three times, by a rank
  * that has failed too, and not again once it has failed itself; `before_commit` (may be NULL) on
  * rank 0 just before the folder gets its final name; either may fail and ends the save.  Whether
  * there is a checkpoint is what rank 0 returns; the others return what they met themselves.
@@ -61,19 +87,22 @@ struct ds_ckpt_state {
 struct ds_ckpt_save_args {
     const char *run_dir;
     struct ds_ckpt_state state;
-    const struct ds_ckpt_tensor *weights, *moments; /* moments: exp_avg and exp_avg_sq, named so */
+    const struct ds_ckpt_tensor *weights, *moments; /* moments: all states of the optimizer */
     size_t n_weights, n_moments;
     unsigned rank, world;
     uint64_t keep;
+    uint64_t block_bytes; /* under one checksum: a multiple of 8; 0: DS_CKPT_BLOCK_BYTES */
     int (*barrier)(void *user, struct ds_error *err);
     int (*before_commit)(void *user, struct ds_error *err);
     void *user;
 };
+enum { DS_CKPT_BLOCK_BYTES = 256 * 1024, DS_CKPT_MAX_BLOCK_BYTES = 64 * 1024 * 1024 };
 int ds_ckpt_save(const struct ds_ckpt_save_args *args, struct ds_error *err) DS_NODISCARD;
 
-/* Fill the data of every tensor given from the checkpoint folder `path`, checking every range read
- * against its checksum.  Tensors not asked for are not read.  n_moments 0: weights only.  At step 0
- * the moments may be missing: they are zero then.  The data may be changed on failure. */
+/* Fill the data of every range given from the checkpoint folder `path`, whatever ranges it was
+ * saved in, checking every block read against its checksum.  What is not asked for is not read, but
+ * for the rest of a range's first and last block.  n_moments 0: weights only.  At step 0 the
+ * moments may be missing: they are zero then.  The data may be changed on failure. */
 int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
                  size_t n_weights, struct ds_ckpt_tensor *moments, size_t n_moments,
                  struct ds_error *err) DS_NODISCARD;

@@ -303,14 +303,14 @@ static size_t first_non_finite(const float *data, size_t n)
     return n;
 }
 
-int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, float *out,
-                struct ds_error *err)
+int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uint64_t first,
+                uint64_t count, float *out, struct ds_error *err)
 {
     const struct ds_safetensor *at = tensor->at;
-    size_t n = (size_t)at->elems, bytes = (size_t)(at->end - at->begin), bad;
-    char *to = (char *)out + n * sizeof(float) - bytes;
-    int rc =
-        ds_fs_pread_all(tensor->file->fd, to, bytes, tensor->file->table.data_at + at->begin, err);
+    size_t size = ds_dtype_bytes((enum ds_dtype)at->dtype), n = (size_t)count, bad;
+    char *to = (char *)out + n * (sizeof(float) - size);
+    uint64_t from = tensor->file->table.data_at + at->begin + first * size;
+    int rc = ds_fs_pread_all(tensor->file->fd, to, n * size, from, err);
 
     if (rc < 0)
         return ds_error_context(err, rc, "'%s', file '%s', tensor '%s'", hf->dir,
@@ -319,8 +319,8 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, flo
         widen(out, n, (enum ds_dtype)at->dtype);
     bad = first_non_finite(out, n);
     if (bad < n)
-        return ds_fail(err, EBADMSG, "'%s', file '%s', tensor '%s': element %zu is %s", hf->dir,
-                       tensor->file->name, at->name, bad,
+        return ds_fail(err, EBADMSG, "'%s', file '%s', tensor '%s': element %ju is %s", hf->dir,
+                       tensor->file->name, at->name, (uintmax_t)(first + bad),
                        out[bad] != out[bad] ? "not a number" : "infinite");
     return 0;
 }
@@ -339,10 +339,11 @@ int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ck
 
         if (tensor == NULL || weights[i].dtype != DS_F32 ||
             !ds_shape_elems(weights[i].shape, weights[i].ndim, &elems) ||
-            elems != tensor->at->elems)
+            elems != tensor->at->elems || weights[i].first > elems ||
+            weights[i].count > elems - weights[i].first)
             rc = ds_fail(err, EINVAL, "'%s' has no tensor that fits '%s'", dir, weights[i].name);
         else
-            rc = ds__hf_read(&hf, tensor, weights[i].data, err);
+            rc = ds__hf_read(&hf, tensor, weights[i].first, weights[i].count, weights[i].data, err);
     }
     ds__hf_close(&hf);
     return rc;

@@ -55,9 +55,10 @@ void ds__hf_close(struct ds__hf *hf);
 /* The tensor of that name, or NULL. */
 const struct ds__hf_tensor *ds__hf_find(const struct ds__hf *hf, const char *name);
 
-/* Read a tensor as F32 into out[elems]; EBADMSG when an element is NaN or infinite. */
-int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, float *out,
-                struct ds_error *err) DS_NODISCARD;
+/* Read elements `first` to first + count of a tensor (which it has) as F32 into out[count]; EBADMSG
+ * when one is NaN or infinite. */
+int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uint64_t first,
+                uint64_t count, float *out, struct ds_error *err) DS_NODISCARD;
 
 /* config.json of a model whose weights are of type `dtype`. */
 int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,

@@ -211,11 +211,12 @@ static int export_shard(struct export *x, size_t shard, struct ds_error *err)
     for (size_t i = 0; rc == 0 && i < count; i++) {
         const struct ds_manifest_tensor *saved = find_saved(x, &table[i], err);
 
-        rc = saved != NULL ? ds__store_read(x->store, saved, x->scratch, err) : -EBADMSG;
+        rc = saved != NULL ? ds__store_read(x->store, saved, 0, saved->elems, x->scratch, err)
+                           : -EBADMSG;
         if (rc == 0 && x->dtype == DS_BF16)
             narrow(x->scratch, (size_t)table[i].elems);
         if (rc == 0)
-            rc = ds__part_write(&part, &table[i], x->scratch, err);
+            rc = ds__part_write(&part, &table[i], NULL, x->scratch, err);
     }
     return ds__part_close(&part, rc, err);
 }
@@ -324,9 +325,9 @@ static int import_weights(const struct ds__hf *hf, const char *dir, struct ds_ma
     if (rc == 0)
         rc = ds__part_create(&part, dir, IMPORT_NAME, table, count, m, err);
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        rc = ds__hf_read(hf, ds__hf_find(hf, table[i].name), scratch, err);
+        rc = ds__hf_read(hf, ds__hf_find(hf, table[i].name), 0, table[i].elems, scratch, err);
         if (rc == 0)
-            rc = ds__part_write(&part, &table[i], scratch, err);
+            rc = ds__part_write(&part, &table[i], NULL, scratch, err);
     }
     rc = ds__part_close(&part, rc, err);
     free(scratch);

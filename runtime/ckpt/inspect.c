@@ -78,7 +78,7 @@ static int read_side(struct pair *pair, int side, const struct ds_manifest_tenso
         pair->data[side] = more;
         pair->bytes[side] = bytes;
     }
-    return ds__store_read(&pair->store[side], t, pair->data[side], err);
+    return ds__store_read(&pair->store[side], t, 0, t->elems, pair->data[side], err);
 }
 
 static int compare(struct pair *pair, const struct ds_manifest_tensor *a,

@@ -3,8 +3,8 @@
  *
  * load.c - checkpoints into memory: range reads straight to where the tensors live.
  *
- * How many parts the checkpoint has, and how many ranks read it, do not matter to each other: every
- * caller reads the ranges of the tensors that it asks for.
+ * Which ranges the checkpoint was saved in, and which ones are asked for, do not matter to each
+ * other: every caller reads the blocks that its ranges touch, and nothing else.
  */
 #include "runtime/ckpt/ckpt.h"
 
@@ -29,9 +29,10 @@ static int find_tensor(const struct ds__store *store, const struct ds_ckpt_tenso
     char is[DS_SHAPE_TEXT], must[DS_SHAPE_TEXT];
 
     if (saved == NULL)
-        return ds_fail(err, EINVAL,
-                       "checkpoint '%s' has no tensor '%s': it was saved by another model",
-                       store->path, wanted->name);
+        return ds_fail(
+            err, EINVAL,
+            "checkpoint '%s' has no tensor '%s': it was saved by another model or optimizer",
+            store->path, wanted->name);
     if (!same_shape(saved, wanted))
         return ds_fail(err, EINVAL,
                        "checkpoint '%s': tensor '%s' has the shape %s, the model's has %s",
@@ -41,6 +42,9 @@ static int find_tensor(const struct ds__store *store, const struct ds_ckpt_tenso
         return ds_fail(err, EINVAL, "checkpoint '%s': tensor '%s' has the type %s, not %s",
                        store->path, wanted->name, ds_dtype_name(saved->dtype),
                        ds_dtype_name(wanted->dtype));
+    if (wanted->first > saved->elems || wanted->count > saved->elems - wanted->first)
+        return ds_fail(err, EINVAL, "tensor '%s' has no elements %ju to %ju", wanted->name,
+                       (uintmax_t)wanted->first, (uintmax_t)(wanted->first + wanted->count));
     *out = saved;
     return 0;
 }
@@ -56,7 +60,8 @@ static int load_all(struct ds__store *store, struct ds_ckpt_tensor *tensors, siz
     for (size_t i = 0; rc == 0 && i < count; i++) {
         rc = find_tensor(store, &tensors[i], &saved, err);
         if (rc == 0)
-            rc = ds__store_read(store, saved, tensors[i].data, err);
+            rc = ds__store_read(store, saved, tensors[i].first, tensors[i].count, tensors[i].data,
+                                err);
     }
     return rc;
 }
@@ -75,12 +80,9 @@ static bool has_no_moments(const struct ds__store *store, const struct ds_ckpt_t
 
 static void zero_all(struct ds_ckpt_tensor *tensors, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        uint64_t elems = 0;
-
-        if (ds_shape_elems(tensors[i].shape, tensors[i].ndim, &elems))
-            memset(tensors[i].data, 0, (size_t)elems * ds_dtype_bytes(tensors[i].dtype));
-    }
+    for (size_t i = 0; i < count; i++)
+        if (tensors[i].count > 0)
+            memset(tensors[i].data, 0, (size_t)tensors[i].count * ds_dtype_bytes(tensors[i].dtype));
 }
 
 int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
@@ -125,7 +127,8 @@ int ds_ckpt_verify(const char *path, struct ds_error *err)
     for (size_t i = 0; rc == 0 && i < store.manifest.files; i++)
         rc = ds__store_check_header(&store, i, err);
     for (size_t i = 0; rc == 0 && i < store.manifest.tensors; i++)
-        rc = ds__store_read(&store, &store.manifest.tensor[i], NULL, err);
+        rc = ds__store_read(&store, &store.manifest.tensor[i], 0, store.manifest.tensor[i].elems,
+                            NULL, err);
     ds__store_close(&store);
     return rc;
 }

@@ -135,10 +135,53 @@ static int get_bool(const json_t *object, const char *key, bool *out, struct ds_
     return 0;
 }
 
+/* A member that may be missing: then *out stays as it is. */
+static int get_optional(const json_t *object, const char *key, uint64_t max, uint64_t *out,
+                        struct ds_error *err)
+{
+    return json_object_get(object, key) != NULL ? ds_json_get_u64(object, key, max, out, err) : 0;
+}
+
+static int read_scalars(const json_t *object, struct ds_ckpt_state *state, struct ds_error *err)
+{
+    json_t *scalars = json_object_get(object, "scalars");
+    int rc = 0;
+
+    if (scalars == NULL)
+        return 0;
+    if (!json_is_object(scalars))
+        return ds_fail(err, EBADMSG, "'scalars' is not an object");
+    for (void *at = json_object_iter(scalars); rc == 0 && at != NULL;
+         at = json_object_iter_next(scalars, at)) {
+        const char *name = json_object_iter_key(at);
+        double value = 0.0;
+
+        rc = ds_json_get_f64(scalars, name, &value, err);
+        if (rc == 0 && ds_ckpt_set_scalar(state, name, value, err) < 0)
+            rc = -EBADMSG;
+    }
+    return rc;
+}
+
+/* Which layout the run had that saved. */
+static int read_layout_of_run(const json_t *object, struct ds_ckpt_state *state,
+                              struct ds_error *err)
+{
+    uint64_t world = 0, stage = 0, shard = 0;
+    int rc = ds_json_get_u64(object, "world", DS_MAX_RANKS, &world, err);
+
+    if (rc < 0 || (rc = get_optional(object, "stage", DS_MAX_RANKS, &stage, err)) < 0 ||
+        (rc = get_optional(object, "shard_ranks", DS_MAX_RANKS, &shard, err)) < 0)
+        return rc;
+    state->world = (unsigned)world;
+    state->stage = (unsigned)stage;
+    state->shard_ranks = (unsigned)shard;
+    return 0;
+}
+
 static int read_state(const json_t *root, struct ds_ckpt_state *state, struct ds_error *err)
 {
     const json_t *object;
-    uint64_t world = 0;
     int rc = get_object(root, "state", &object, err);
 
     for (size_t i = 0; rc == 0 && i < DS__STATE_KEYS; i++) {
@@ -147,10 +190,10 @@ static int read_state(const json_t *root, struct ds_ckpt_state *state, struct ds
         rc = ds_json_get_u64(object, ds__state_keys[i].name, ds__state_keys[i].max, &value, err);
         memcpy((char *)state + ds__state_keys[i].offset, &value, sizeof(value));
     }
-    if (rc < 0 || (rc = ds_json_get_u64(object, "world", DS_MAX_RANKS, &world, err)) < 0 ||
-        (rc = get_number_text(object, "seed", 10, &state->seed, err)) < 0)
+    if (rc < 0 || (rc = read_layout_of_run(object, state, err)) < 0 ||
+        (rc = get_number_text(object, "seed", 10, &state->seed, err)) < 0 ||
+        (rc = read_scalars(object, state, err)) < 0)
         return rc;
-    state->world = (unsigned)world;
     return get_number_text(object, "job_digest", 16, &state->job_digest, err);
 }
 
@@ -224,8 +267,41 @@ static int read_files(struct ds_manifest *m, const json_t *root, struct ds_error
     return rc;
 }
 
-/* One range of `t`; it must start at element `*at` and moves it on. */
-static int read_range(const struct ds_manifest *m, const struct ds_manifest_tensor *t,
+uint64_t ds_manifest_sums(const struct ds_manifest *manifest, uint64_t bytes)
+{
+    uint64_t block = manifest->block_bytes;
+
+    return block == 0 ? 1 : bytes / block + (bytes % block != 0);
+}
+
+static int read_sums(struct ds_manifest *m, const json_t *entry, struct ds_manifest_range *range,
+                     struct ds_error *err)
+{
+    uint64_t sums = ds_manifest_sums(m, range->bytes);
+    const char *text = "";
+    int rc = ds_json_get_string(entry, "xxh3", &text, err);
+    size_t len = strlen(text);
+
+    if (rc < 0)
+        return rc;
+    if (len % DS__SUM_DIGITS != 0 || len / DS__SUM_DIGITS != sums ||
+        strspn(text, "0123456789abcdef") != len)
+        return ds_fail(err, EBADMSG, "'xxh3' does not hold %ju sums of %d digits in base 16",
+                       (uintmax_t)sums, DS__SUM_DIGITS);
+    range->xxh3 = ds_arena_alloc(&m->arena, (size_t)sums + 1, sizeof(*range->xxh3));
+    if (range->xxh3 == NULL)
+        return out_of_memory(err);
+    for (size_t i = 0; i < sums; i++) {
+        char digits[DS__SUM_DIGITS + 1] = "";
+
+        memcpy(digits, text + i * DS__SUM_DIGITS, DS__SUM_DIGITS);
+        range->xxh3[i] = strtoull(digits, NULL, 16);
+    }
+    return 0;
+}
+
+/* One range of `t`; it must start at element `*at`, in a part behind it, and moves it on. */
+static int read_range(struct ds_manifest *m, const struct ds_manifest_tensor *t,
                       const json_t *entry, struct ds_manifest_range *range, uint64_t *at,
                       struct ds_error *err)
 {
@@ -239,19 +315,20 @@ static int read_range(const struct ds_manifest *m, const struct ds_manifest_tens
     range->file = (size_t)file;
     if ((rc = ds_json_get_u64(entry, "offset", INT64_MAX, &range->offset, err)) < 0 ||
         (rc = ds_json_get_u64(entry, "bytes", INT64_MAX, &range->bytes, err)) < 0 ||
-        (rc = ds_json_get_u64(entry, "begin", INT64_MAX, &range->begin_elem, err)) < 0 ||
-        (rc = get_number_text(entry, "xxh3", 16, &range->xxh3, err)) < 0)
+        (rc = ds_json_get_u64(entry, "begin", INT64_MAX, &range->begin_elem, err)) < 0)
         return rc;
     if (range->offset < m->file[file].header_bytes ||
         range->bytes > m->file[file].bytes - range->offset || range->offset > m->file[file].bytes)
         return ds_fail(err, EBADMSG, "a range does not lie in the data of file '%s'",
                        m->file[file].name);
+    if (m->part && range->begin_elem > *at && range->begin_elem <= t->elems)
+        *at = range->begin_elem;
     if (range->begin_elem != *at || range->bytes % size != 0 ||
         range->bytes / size > t->elems - *at)
         return ds_fail(err, EBADMSG, "its ranges do not follow each other at element %ju",
                        (uintmax_t)*at);
     *at += range->bytes / size;
-    return 0;
+    return read_sums(m, entry, range, err);
 }
 
 static int read_ranges(struct ds_manifest *m, const json_t *entry, struct ds_manifest_tensor *t,
@@ -269,7 +346,7 @@ static int read_ranges(struct ds_manifest *m, const json_t *entry, struct ds_man
         return out_of_memory(err);
     for (size_t i = 0; rc == 0 && i < t->ranges; i++)
         rc = read_range(m, t, json_array_get(list, i), &t->range[i], &at, err);
-    if (rc == 0 && at != t->elems)
+    if (rc == 0 && at != t->elems && !m->part)
         rc = ds_fail(err, EBADMSG, "its ranges hold %ju of %ju elements", (uintmax_t)at,
                      (uintmax_t)t->elems);
     return rc;
@@ -367,24 +444,39 @@ static int check_filled(struct ds_manifest *m, struct ds_error *err)
     return 0;
 }
 
-static int read_root(struct ds_manifest *m, const json_t *root, struct ds_error *err)
+/* What the manifest is, and how it sums. */
+static int read_format(struct ds_manifest *m, const json_t *root, struct ds_error *err)
 {
     const char *format = "";
     uint64_t version = 0;
     int rc;
 
-    if (!json_is_object(root))
-        return ds_fail(err, EBADMSG, "it is not an object");
     if ((rc = ds_json_get_string(root, "format", &format, err)) < 0 ||
         (rc = ds_json_get_u64(root, "version", INT64_MAX, &version, err)) < 0)
         return rc;
-    if (strcmp(format, DS__MANIFEST_FORMAT) != 0)
+    m->part = strcmp(format, DS__PART_FORMAT) == 0;
+    if (!m->part && strcmp(format, DS__MANIFEST_FORMAT) != 0)
         return ds_fail(err, EBADMSG, "its format is '%.40s', not '" DS__MANIFEST_FORMAT "'",
                        format);
-    if (version != DS_MANIFEST_VERSION)
-        return ds_fail(err, ENOTSUP, "its format has version %ju, this program reads version %d",
+    if (version < 1 || version > DS_MANIFEST_VERSION)
+        return ds_fail(err, ENOTSUP,
+                       "its format has version %ju, this program reads versions 1 to %d",
                        (uintmax_t)version, DS_MANIFEST_VERSION);
-    if ((rc = read_state(root, &m->state, err)) < 0 ||
+    if (version == 1)
+        return 0;
+    rc = ds_json_get_u64(root, "block_bytes", DS_CKPT_MAX_BLOCK_BYTES, &m->block_bytes, err);
+    if (rc == 0 && (m->block_bytes == 0 || m->block_bytes % 8 != 0))
+        rc = ds_fail(err, EBADMSG, "'block_bytes' is not a multiple of 8 above 0");
+    return rc;
+}
+
+static int read_root(struct ds_manifest *m, const json_t *root, struct ds_error *err)
+{
+    int rc;
+
+    if (!json_is_object(root))
+        return ds_fail(err, EBADMSG, "it is not an object");
+    if ((rc = read_format(m, root, err)) < 0 || (rc = read_state(root, &m->state, err)) < 0 ||
         (rc = read_model(root, &m->state.shape, err)) < 0 || (rc = read_files(m, root, err)) < 0 ||
         (rc = read_tensors(m, root, err)) < 0)
         return rc;

@@ -3,9 +3,10 @@
  *
  * manifest.h - which bytes of which file are which elements of which tensor, and what they sum to.
  *
- *   {"format":"dsrun-checkpoint","version":1
+ *   {"format":"dsrun-checkpoint","version":2,"block_bytes":262144
  *   ,"state":{"step":100,"samples":3200,"tokens":819200,"skipped":0,"seed":"1",
- *             "job_digest":"91c3…","world":2}
+ *             "job_digest":"91c3…","world":2,"stage":1,"shard_ranks":2,
+ *             "scalars":{"loss_scale":65536}}
  *   ,"model":{"arch":"gpt2","layers":4,"hidden":128, …}
  *   ,"files":[{"name":"weights-00001-of-00002.safetensors","bytes":2048,"header_bytes":512,
  *              "header_xxh3":"5f0e…"}, …]
@@ -14,9 +15,13 @@
  *   ,"xxh3":"0c24…"}
  *
  * `begin` is the first element of a range, in row-major order; the ranges of a tensor tile it in
- * order, and the header and the ranges of a file fill it.  The last line is the seal: the XXH3-64
- * of every byte before it.  64-bit numbers that JSON readers may round stand as strings (the seed
- * decimal, sums and digests as 16 hexadecimal digits).
+ * order, and the header and the ranges of a file fill it.  A range's sums are those of its blocks
+ * of `block_bytes` bytes, the last one shorter, written one behind the other.  Version 1 has no
+ * blocks: one sum is over the whole range.  The part of one rank, "dsrun-checkpoint-part", is the
+ * same, but its ranges follow each other with gaps: it knows only of what it wrote.
+ *
+ * The last line is the seal: the XXH3-64 of every byte before it.  64-bit numbers that JSON readers
+ * may round stand as strings (the seed decimal, sums and digests as 16 hexadecimal digits).
  *
  * Owner   everything a manifest points to lives in its arena.
  * Errors  EBADMSG damaged or not a manifest, ENOTSUP a later version.
@@ -36,7 +41,7 @@
 #include "kernels/dtype.h"
 #include "runtime/ckpt/ckpt.h"
 
-enum { DS_MANIFEST_VERSION = 1, DS_MAX_FILE_NAME = 255 };
+enum { DS_MANIFEST_VERSION = 2, DS_MAX_FILE_NAME = 255 };
 #define DS_MANIFEST_NAME "manifest.json"
 
 struct ds_manifest_file {
@@ -49,7 +54,7 @@ struct ds_manifest_range {
     size_t file; /* index in the manifest's files */
     uint64_t offset, bytes;
     uint64_t begin_elem;
-    uint64_t xxh3; /* of the `bytes` bytes */
+    uint64_t *xxh3; /* [ds_manifest_sums()] */
 };
 
 struct ds_manifest_tensor {
@@ -64,6 +69,8 @@ struct ds_manifest_tensor {
 
 struct ds_manifest {
     struct ds_arena arena;
+    bool part;            /* of one rank, still to be joined with the others */
+    uint64_t block_bytes; /* 0: one sum per range (version 1) */
     struct ds_ckpt_state state;
     struct ds_manifest_file *file;
     size_t files;
@@ -87,6 +94,13 @@ int ds_manifest_load(struct ds_manifest *manifest, const char *path, struct ds_e
  * which is why it is not const; two of one name are EINVAL. */
 int ds_manifest_write(struct ds_manifest *manifest, struct ds_buf *out, struct ds_error *err)
     DS_NODISCARD;
+
+/* How many sums a range of `bytes` bytes has. */
+uint64_t ds_manifest_sums(const struct ds_manifest *manifest, uint64_t bytes);
+
+/* Bring pieces together: entries of one name become one tensor with their ranges in order.  In a
+ * whole manifest the ranges must then tile it (EINVAL). */
+int ds_manifest_join(struct ds_manifest *manifest, struct ds_error *err) DS_NODISCARD;
 
 /* Append the seal to an unsealed manifest (for tests and fuzzers). */
 int ds_manifest_seal(struct ds_buf *out, struct ds_error *err) DS_NODISCARD;

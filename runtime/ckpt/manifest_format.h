@@ -14,6 +14,9 @@
 #include "runtime/job.h"
 
 #define DS__MANIFEST_FORMAT "dsrun-checkpoint"
+#define DS__PART_FORMAT     DS__MANIFEST_FORMAT "-part"
+
+enum { DS__SUM_DIGITS = 16 }; /* hexadecimal digits of a sum */
 
 /* Members that are plain u64 fields of ds_model_shape and ds_ckpt_state: one table, both ways. */
 enum { DS__SHAPE_KEYS = 8, DS__STATE_KEYS = 4 };

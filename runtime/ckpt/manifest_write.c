@@ -34,6 +34,17 @@ static void put_keys(struct ds_json *json, const struct ds__manifest_key *keys, 
     }
 }
 
+static void put_layout(struct ds_json *json, const struct ds_ckpt_state *state)
+{
+    ds_json_u64(json, "world", state->world);
+    ds_json_u64(json, "stage", state->stage);
+    ds_json_u64(json, "shard_ranks", state->shard_ranks);
+    ds_json_object(json, "scalars");
+    for (unsigned i = 0; i < state->scalars; i++)
+        ds_json_f64(json, state->scalar[i].name, state->scalar[i].value, 17);
+    ds_json_end_object(json);
+}
+
 static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
 {
     char seed[24];
@@ -44,7 +55,7 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
     (void)snprintf(seed, sizeof(seed), "%ju", (uintmax_t)state->seed);
     ds_json_string(json, "seed", seed);
     put_hex(json, "job_digest", state->job_digest);
-    ds_json_u64(json, "world", state->world);
+    put_layout(json, state);
     ds_json_end_object(json);
     (void)ds_buf_puts(json->out, "\n");
     ds_json_object(json, "model");
@@ -72,7 +83,23 @@ static void put_files(struct ds_json *json, const struct ds_manifest *m)
     ds_json_end_array(json);
 }
 
-static void put_tensor(struct ds_json *json, const struct ds_manifest_tensor *t)
+/* Straight into the buffer: there may be millions. */
+static void put_sums(struct ds_json *json, const struct ds_manifest *m,
+                     const struct ds_manifest_range *range)
+{
+    uint64_t sums = ds_manifest_sums(m, range->bytes);
+    char text[DS__SUM_DIGITS + 1];
+
+    (void)ds_buf_puts(json->out, ",\"xxh3\":\"");
+    for (uint64_t i = 0; i < sums; i++) {
+        (void)snprintf(text, sizeof(text), "%016jx", (uintmax_t)range->xxh3[i]);
+        (void)ds_buf_puts(json->out, text);
+    }
+    (void)ds_buf_puts(json->out, "\"");
+}
+
+static void put_tensor(struct ds_json *json, const struct ds_manifest *m,
+                       const struct ds_manifest_tensor *t)
 {
     (void)ds_buf_puts(json->out, "\n");
     ds_json_object(json, NULL);
@@ -89,7 +116,7 @@ static void put_tensor(struct ds_json *json, const struct ds_manifest_tensor *t)
         ds_json_u64(json, "offset", t->range[i].offset);
         ds_json_u64(json, "bytes", t->range[i].bytes);
         ds_json_u64(json, "begin", t->range[i].begin_elem);
-        put_hex(json, "xxh3", t->range[i].xxh3);
+        put_sums(json, m, &t->range[i]);
         ds_json_end_object(json);
     }
     ds_json_end_array(json);
@@ -123,14 +150,16 @@ int ds_manifest_write(struct ds_manifest *manifest, struct ds_buf *out, struct d
             return ds_fail(err, EINVAL, "two tensors are named '%s'", manifest->tensor[i].name);
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
-    ds_json_string(&json, "format", DS__MANIFEST_FORMAT);
-    ds_json_u64(&json, "version", DS_MANIFEST_VERSION);
+    ds_json_string(&json, "format", manifest->part ? DS__PART_FORMAT : DS__MANIFEST_FORMAT);
+    ds_json_u64(&json, "version", manifest->block_bytes > 0 ? DS_MANIFEST_VERSION : 1);
+    if (manifest->block_bytes > 0)
+        ds_json_u64(&json, "block_bytes", manifest->block_bytes);
     put_state(&json, &manifest->state);
     put_files(&json, manifest);
     (void)ds_buf_puts(out, "\n");
     ds_json_array(&json, "tensors");
     for (size_t i = 0; i < manifest->tensors; i++)
-        put_tensor(&json, &manifest->tensor[i]);
+        put_tensor(&json, manifest, &manifest->tensor[i]);
     ds_json_end_array(&json);
     return ds_manifest_seal(out, err); /* which closes the object */
 }

@@ -27,6 +27,7 @@ static int out_of_memory(struct ds_error *err)
 int ds__manifest_reserve(struct ds_manifest *manifest, size_t files, size_t tensors,
                          struct ds_error *err)
 {
+    manifest->block_bytes = DS_CKPT_BLOCK_BYTES;
     manifest->file = ds_arena_alloc(&manifest->arena, files + 1, sizeof(*manifest->file));
     manifest->tensor = ds_arena_alloc(&manifest->arena, tensors + 1, sizeof(*manifest->tensor));
     return manifest->file == NULL || manifest->tensor == NULL ? out_of_memory(err) : 0;
@@ -49,29 +50,38 @@ static int note_file(struct ds_manifest *m, const char *name, const struct ds_bu
     return 0;
 }
 
-/* A tensor that lies whole in the file noted last. */
-static int note_tensor(const struct ds__part *part, const struct ds_safetensor *t, uint64_t xxh3,
-                       struct ds_error *err)
+/* Note an entry of the file noted last, with room for the sums of its blocks. */
+static int note_entry(const struct ds__part *part, const struct ds_safetensor *entry,
+                      const struct ds__piece *piece, struct ds_manifest_range **range,
+                      struct ds_error *err)
 {
+    const struct ds__piece whole = {
+        .name = entry->name, .ndim = entry->ndim, .shape = entry->shape, .first = 0};
+    const struct ds__piece *is = piece != NULL ? piece : &whole;
     struct ds_manifest *m = part->manifest;
     struct ds_manifest_tensor *to = &m->tensor[m->tensors];
+    uint64_t bytes = entry->end - entry->begin;
 
-    *to = (struct ds_manifest_tensor){
-        .name = t->name,
-        .dtype = (enum ds_dtype)t->dtype,
-        .ndim = t->ndim,
-        .elems = t->elems,
-        .range = ds_arena_alloc(&m->arena, 1, sizeof(*to->range)),
-        .ranges = 1,
-    };
-    if (to->range == NULL)
+    *to = (struct ds_manifest_tensor){.name = is->name,
+                                      .dtype = (enum ds_dtype)entry->dtype,
+                                      .ndim = is->ndim,
+                                      .range = ds_arena_alloc(&m->arena, 1, sizeof(*to->range)),
+                                      .ranges = 1};
+    memcpy(to->shape, is->shape, is->ndim * sizeof(to->shape[0]));
+    if (to->range == NULL || !ds_shape_elems(to->shape, to->ndim, &to->elems))
         return out_of_memory(err);
-    memcpy(to->shape, t->shape, sizeof(to->shape));
-    *to->range = (struct ds_manifest_range){.file = m->files - 1,
-                                            .offset = part->data_at + t->begin,
-                                            .bytes = t->end - t->begin,
-                                            .xxh3 = xxh3};
+    *to->range = (struct ds_manifest_range){
+        .file = m->files - 1,
+        .offset = part->data_at + entry->begin,
+        .bytes = bytes,
+        .begin_elem = is->first,
+        .xxh3 = ds_arena_alloc(&m->arena, (size_t)ds_manifest_sums(m, bytes) + 1,
+                               sizeof(*to->range->xxh3)),
+    };
+    if (to->range->xxh3 == NULL)
+        return out_of_memory(err);
     m->tensors++;
+    *range = to->range;
     return 0;
 }
 
@@ -112,29 +122,48 @@ int ds__part_create(struct ds__part *part, const char *dir, const char *name,
     return ds_error_context(err, rc, "file '%s'", part->path);
 }
 
-int ds__part_write(struct ds__part *part, const struct ds_safetensor *tensor, const void *data,
-                   struct ds_error *err)
+/* The sums of the blocks in `bytes`, which starts with a block; returns how many. */
+static size_t sum_blocks(const char *bytes, size_t len, size_t block, uint64_t *xxh3)
 {
+    size_t sums = 0;
+
+    for (size_t at = 0; at < len; at += block)
+        xxh3[sums++] = XXH3_64bits(bytes + at, len - at < block ? len - at : block);
+    return sums;
+}
+
+/* Sum and write, piece by piece; `xxh3` NULL: nobody asks for sums. */
+static int write_pieces(const struct ds__part *part, const struct ds_safetensor *entry,
+                        const void *data, uint64_t *xxh3, struct ds_error *err)
+{
+    size_t block = part->manifest != NULL ? (size_t)part->manifest->block_bytes : PIECE_BYTES;
+    size_t piece = block < PIECE_BYTES ? PIECE_BYTES - PIECE_BYTES % block : block;
+    uint64_t left = entry->end - entry->begin, at = part->data_at + entry->begin;
     const char *bytes = data;
-    uint64_t left = tensor->end - tensor->begin, at = part->data_at + tensor->begin;
-    XXH3_state_t *hash = XXH3_createState();
     int rc = 0;
 
-    if (hash == NULL || XXH3_64bits_reset(hash) != XXH_OK)
-        rc = out_of_memory(err);
     while (rc == 0 && left > 0) {
-        size_t len = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
+        size_t len = left < piece ? (size_t)left : piece;
 
-        (void)XXH3_64bits_update(hash, bytes, len);
+        if (xxh3 != NULL)
+            xxh3 += sum_blocks(bytes, len, block, xxh3);
         rc = ds_fs_pwrite_all(part->fd, bytes, len, at, err);
         bytes += len;
         at += len;
         left -= len;
     }
-    if (rc == 0 && part->manifest != NULL)
-        rc = note_tensor(part, tensor, XXH3_64bits_digest(hash), err);
-    (void)XXH3_freeState(hash);
-    return ds_error_context(err, rc, "file '%s', tensor '%s'", part->path, tensor->name);
+    return rc;
+}
+
+int ds__part_write(struct ds__part *part, const struct ds_safetensor *entry,
+                   const struct ds__piece *piece, const void *data, struct ds_error *err)
+{
+    struct ds_manifest_range *range = NULL;
+    int rc = part->manifest != NULL ? note_entry(part, entry, piece, &range, err) : 0;
+
+    if (rc == 0)
+        rc = write_pieces(part, entry, data, range != NULL ? range->xxh3 : NULL, err);
+    return ds_error_context(err, rc, "file '%s', tensor '%s'", part->path, entry->name);
 }
 
 int ds__part_close(struct ds__part *part, int rc, struct ds_error *err)

@@ -24,7 +24,15 @@ struct ds__part {
     uint64_t data_at;             /* where in the file the data starts */
 };
 
-/* Room in the manifest for what parts will note there. */
+/* What a file's entry is when it is not the whole of a tensor of its name. */
+struct ds__piece {
+    const char *name; /* of the tensor */
+    unsigned ndim;
+    const uint64_t *shape;
+    uint64_t first; /* element of it that the entry starts with */
+};
+
+/* Room in the manifest for what parts will note there; sums are of DS_CKPT_BLOCK_BYTES. */
 int ds__manifest_reserve(struct ds_manifest *manifest, size_t files, size_t tensors,
                          struct ds_error *err) DS_NODISCARD;
 
@@ -35,9 +43,10 @@ int ds__part_create(struct ds__part *part, const char *dir, const char *name,
                     struct ds_safetensor *tensors, size_t count, struct ds_manifest *manifest,
                     struct ds_error *err) DS_NODISCARD;
 
-/* Write the whole of one tensor and note it. */
-int ds__part_write(struct ds__part *part, const struct ds_safetensor *tensor, const void *data,
-                   struct ds_error *err) DS_NODISCARD;
+/* Write the whole of one entry and note it; `piece` NULL: as the tensor that it says it is. */
+int ds__part_write(struct ds__part *part, const struct ds_safetensor *entry,
+                   const struct ds__piece *piece, const void *data, struct ds_error *err)
+    DS_NODISCARD;
 
 /* Make what was written durable and close; `rc` is the outcome so far and wins over errors here. */
 int ds__part_close(struct ds__part *part, int rc, struct ds_error *err) DS_NODISCARD;

@@ -5,7 +5,8 @@
  *
  *   rank 0   make .step-N.tmp
  *   -------- barrier
- *   rank r   write and fsync the files of part r, and part-r.json: a manifest of these files alone
+ *   rank r   write and fsync the files of part r, which hold its share of what it holds, and
+ *            part-r.json: a manifest of these files alone
  *   -------- barrier
  *   rank 0   merge the parts into manifest.json, fsync all, rename the folder to step-N, swap
  *            `latest`, remove what is beyond `keep`
@@ -27,6 +28,7 @@
 
 #include "base/fsio.h"
 #include "runtime/ckpt/part.h"
+#include "runtime/ckpt/share.h"
 #include "runtime/ckpt/store.h"
 
 struct save {
@@ -35,6 +37,7 @@ struct save {
     char temp[DS_MAX_PATH];  /* root/.step-N.tmp */
     char final[DS_MAX_PATH]; /* root/step-N */
     char name[DS__STEP_NAME];
+    uint64_t block_bytes;
     bool temp_made; /* by this rank, so it removes it */
     bool broken;    /* a barrier has failed: nobody waits any more */
 };
@@ -51,6 +54,7 @@ static int init(struct save *s, const struct ds_ckpt_save_args *args, struct ds_
 
     memset(s, 0, sizeof(*s));
     s->args = args;
+    s->block_bytes = args->block_bytes > 0 ? args->block_bytes : DS_CKPT_BLOCK_BYTES;
     ds__step_name(args->state.step, s->name);
     (void)snprintf(temp, sizeof(temp), ".%s.tmp", s->name);
     if ((rc = ds_path_join(s->root, args->run_dir, DS__CHECKPOINTS, err)) < 0 ||
@@ -88,119 +92,136 @@ static int prepare(struct save *s, struct ds_error *err)
 
 /* --- phase 2: every rank writes its part ---------------------------------------------------- */
 
-/* A tensor on its way into a file. */
+/* Something on its way into a file, under the name that it has there. */
 struct item {
-    const struct ds_ckpt_tensor *tensor;
-    uint64_t bytes;
-    size_t part;
+    struct ds__share share;
+    const char *entry;
 };
 
-static int largest_first(const void *a, const void *b)
+/* The order of ds_safetensors_build(), so that its table and the items stay in step. */
+static int by_place(const void *a, const void *b)
 {
     const struct item *x = a, *y = b;
+    size_t x_bytes = ds_dtype_bytes(x->share.tensor->dtype);
+    size_t y_bytes = ds_dtype_bytes(y->share.tensor->dtype);
 
-    if (x->bytes != y->bytes)
-        return x->bytes > y->bytes ? -1 : 1;
-    return strcmp(x->tensor->name, y->tensor->name);
-}
-
-/* Within a part the order of ds_safetensors_build(), so that tables and items stay in step. */
-static int by_part_then_place(const void *a, const void *b)
-{
-    const struct item *x = a, *y = b;
-    size_t x_bytes = ds_dtype_bytes(x->tensor->dtype), y_bytes = ds_dtype_bytes(y->tensor->dtype);
-
-    if (x->part != y->part)
-        return x->part < y->part ? -1 : 1;
     if (x_bytes != y_bytes)
         return x_bytes > y_bytes ? -1 : 1;
-    return strcmp(x->tensor->name, y->tensor->name);
+    return strcmp(x->entry, y->entry);
 }
 
-static size_t lightest(const uint64_t *load, size_t parts)
+/* Is it all of its tensor? */
+static bool is_whole(const struct ds__share *share)
 {
-    size_t best = 0;
+    const struct ds_ckpt_tensor *t = share->tensor;
+    uint64_t elems = 0;
 
-    for (size_t i = 1; i < parts; i++)
-        if (load[i] < load[best])
-            best = i;
-    return best;
+    return ds_shape_elems(t->shape, t->ndim, &elems) && share->count == elems;
 }
 
-/* Share the tensors out over `parts` files, the largest first, each to the lightest part so far;
- * then sort them by part and place. */
-static int share_out(struct item *items, const struct ds_ckpt_tensor *tensors, size_t count,
-                     size_t parts, struct ds_error *err)
+static int name_items(struct ds_manifest *m, struct item *items, size_t count, struct ds_error *err)
 {
-    uint64_t *load = calloc(parts, sizeof(*load));
-
-    if (load == NULL)
-        return out_of_memory(err);
     for (size_t i = 0; i < count; i++) {
-        uint64_t elems = 0;
+        const struct ds__share *share = &items[i].share;
 
-        if (!ds_shape_elems(tensors[i].shape, tensors[i].ndim, &elems) ||
-            __builtin_mul_overflow(elems, ds_dtype_bytes(tensors[i].dtype), &items[i].bytes)) {
-            free(load);
-            return ds_fail(err, EOVERFLOW, "tensor '%s' does not fit in memory", tensors[i].name);
-        }
-        items[i].tensor = &tensors[i];
+        items[i].entry = is_whole(share)
+                             ? share->tensor->name
+                             : ds_arena_printf(&m->arena, "%s[%ju:%ju]", share->tensor->name,
+                                               (uintmax_t)share->first,
+                                               (uintmax_t)(share->first + share->count));
+        if (items[i].entry == NULL)
+            return out_of_memory(err);
     }
-    qsort(items, count, sizeof(*items), largest_first);
-    for (size_t i = 0; i < count; i++) {
-        items[i].part = lightest(load, parts);
-        load[items[i].part] += items[i].bytes;
-    }
-    qsort(items, count, sizeof(*items), by_part_then_place);
-    free(load);
+    qsort(items, count, sizeof(*items), by_place);
     return 0;
 }
 
-/* Write one file of `count` tensors in their order. */
+/* The table of a file: whole tensors in their shape, pieces in one dimension. */
+static struct ds_safetensor *make_table(struct ds_manifest *m, const struct item *items,
+                                        size_t count)
+{
+    struct ds_safetensor *table = ds_arena_alloc(&m->arena, count, sizeof(*table));
+
+    for (size_t i = 0; table != NULL && i < count; i++) {
+        const struct ds_ckpt_tensor *t = items[i].share.tensor;
+
+        table[i] = (struct ds_safetensor){.name = items[i].entry,
+                                          .dtype = (int)t->dtype,
+                                          .ndim = 1,
+                                          .shape = {items[i].share.count}};
+        if (is_whole(&items[i].share)) {
+            table[i].ndim = t->ndim;
+            memcpy(table[i].shape, t->shape, t->ndim * sizeof(t->shape[0]));
+        }
+    }
+    return table;
+}
+
+/* Write one file of `count` items in their order. */
 static int write_file(const struct save *s, const char *name, const struct item *items,
                       size_t count, struct ds_manifest *m, struct ds_error *err)
 {
-    struct ds_safetensor *table = ds_arena_alloc(&m->arena, count, sizeof(*table));
+    struct ds_safetensor *table = make_table(m, items, count);
     struct ds__part part;
     int rc;
 
     if (table == NULL)
         return out_of_memory(err);
-    for (size_t i = 0; i < count; i++) {
-        const struct ds_ckpt_tensor *t = items[i].tensor;
-
-        table[i] = (struct ds_safetensor){.name = t->name, .dtype = (int)t->dtype, .ndim = t->ndim};
-        memcpy(table[i].shape, t->shape, sizeof(table[i].shape));
-    }
     rc = ds__part_create(&part, s->temp, name, table, count, m, err);
-    for (size_t i = 0; rc == 0 && i < count; i++)
-        rc = ds__part_write(&part, &table[i], items[i].tensor->data, err);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        const struct ds__share *share = &items[i].share;
+        const struct ds_ckpt_tensor *t = share->tensor;
+        const struct ds__piece piece = {
+            .name = t->name, .ndim = t->ndim, .shape = t->shape, .first = share->first};
+
+        rc = ds__part_write(
+            &part, &table[i], &piece,
+            (const char *)t->data + (share->first - t->first) * ds_dtype_bytes(t->dtype), err);
+    }
     return ds__part_close(&part, rc, err);
 }
 
-/* This rank's file of one kind; there is none when there are fewer tensors than ranks. */
+/* What this rank writes of one kind, as items; free() them. */
+static int make_items(const struct save *s, const struct ds_ckpt_tensor *tensors, size_t count,
+                      struct ds_manifest *m, struct item **out, size_t *mine, struct ds_error *err)
+{
+    const struct ds__share_args args = {.tensors = tensors,
+                                        .count = count,
+                                        .rank = s->args->rank,
+                                        .world = s->args->world,
+                                        .block_bytes = m->block_bytes};
+    struct ds__share *shares = calloc(count + 1, sizeof(*shares));
+    struct item *items = calloc(count + 1, sizeof(*items));
+    int rc = shares == NULL || items == NULL ? out_of_memory(err)
+                                             : ds__share_out(&args, shares, mine, err);
+
+    for (size_t i = 0; rc == 0 && i < *mine; i++)
+        items[i].share = shares[i];
+    free(shares);
+    if (rc == 0)
+        rc = name_items(m, items, *mine, err);
+    if (rc < 0)
+        free(items);
+    else
+        *out = items;
+    return rc;
+}
+
+/* This rank's file of one kind; there is none when nothing of it is this rank's to write. */
 static int write_kind(const struct save *s, const char *kind, const struct ds_ckpt_tensor *tensors,
                       size_t count, struct ds_manifest *m, struct ds_error *err)
 {
-    size_t parts = count < s->args->world ? count : s->args->world, first = 0, mine = 0;
-    struct item *items;
+    struct item *items = NULL;
+    size_t mine = 0;
     char name[64];
-    int rc;
+    int rc = make_items(s, tensors, count, m, &items, &mine, err);
 
-    if (s->args->rank >= parts)
-        return 0;
-    items = calloc(count, sizeof(*items));
-    if (items == NULL)
-        return out_of_memory(err);
-    rc = share_out(items, tensors, count, parts, err);
-    for (size_t i = 0; rc == 0 && i < count; i++) {
-        first += items[i].part < s->args->rank;
-        mine += items[i].part == s->args->rank;
-    }
-    (void)snprintf(name, sizeof(name), "%s-%05u-of-%05zu.safetensors", kind, s->args->rank + 1,
-                   parts);
-    if (rc == 0)
-        rc = write_file(s, name, items + first, mine, m, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(name, sizeof(name), "%s-%05u-of-%05u.safetensors", kind, s->args->rank + 1,
+                   s->args->world);
+    if (mine > 0)
+        rc = write_file(s, name, items, mine, m, err);
     free(items);
     return rc;
 }
@@ -224,7 +245,10 @@ static int write_fragment(const struct save *s, struct ds_manifest *m, struct ds
     if (rc < 0)
         return rc;
     ds_buf_init(&text, DS_MAX_JSON_BYTES);
-    rc = ds_manifest_write(m, &text, err);
+    m->part = true;
+    rc = ds_manifest_join(m, err);
+    if (rc == 0)
+        rc = ds_manifest_write(m, &text, err);
     if (rc == 0)
         rc = ds_fs_replace(path, text.data, text.len, err);
     ds_buf_release(&text);
@@ -240,8 +264,10 @@ static int write_part(const struct save *s, struct ds_manifest *m, struct ds_err
     m->state.world = args->world;
     if (args->rank > 0 && access(s->temp, F_OK) < 0)
         return ds_fail(err, ECANCELED, "rank 0 has not made '%s'", s->temp);
-    if ((rc = ds__manifest_reserve(m, 2, args->n_weights + args->n_moments, err)) < 0 ||
-        (rc = write_kind(s, "weights", args->weights, args->n_weights, m, err)) < 0 ||
+    if ((rc = ds__manifest_reserve(m, 2, args->n_weights + args->n_moments, err)) < 0)
+        return rc;
+    m->block_bytes = s->block_bytes;
+    if ((rc = write_kind(s, "weights", args->weights, args->n_weights, m, err)) < 0 ||
         (rc = write_kind(s, "optim", args->moments, args->n_moments, m, err)) < 0)
         return rc;
     return args->rank == 0 ? 0 : write_fragment(s, m, err);
@@ -276,6 +302,8 @@ static int load_fragment(const struct save *s, unsigned rank, struct ds_manifest
     rc = ds_manifest_load(part, path, err);
     if (rc == -ENOENT)
         return ds_fail(err, ECANCELED, "rank %u has not written its part", rank);
+    if (rc == 0 && (!part->part || part->block_bytes != s->block_bytes))
+        return ds_fail(err, EBADMSG, "'%s' is not a part of this checkpoint", path);
     if (rc == 0 && unlink(path) < 0)
         return ds_fail(err, errno, "cannot remove '%s': %s", path, strerror(errno));
     return rc;
@@ -303,8 +331,11 @@ static int write_manifest(const struct save *s, struct ds_manifest *parts, struc
     whole.state = parts[0].state;
     if (rc == 0)
         rc = ds__manifest_reserve(&whole, files, tensors, err);
+    whole.block_bytes = s->block_bytes;
     for (size_t r = 0; rc == 0 && r < world; r++)
         merge(&whole, &parts[r]);
+    if (rc == 0)
+        rc = ds_manifest_join(&whole, err);
     if (rc == 0)
         rc = ds_manifest_write(&whole, &text, err);
     if (rc == 0)
@@ -417,6 +448,9 @@ int ds_ckpt_save(const struct ds_ckpt_save_args *args, struct ds_error *err)
     if (args->state.step > DS_MAX_STEPS)
         return ds_fail(err, EINVAL, "step %ju is above %d", (uintmax_t)args->state.step,
                        DS_MAX_STEPS);
+    if (args->block_bytes % 8 != 0 || args->block_bytes > DS_CKPT_MAX_BLOCK_BYTES)
+        return ds_fail(err, EINVAL, "blocks of %ju bytes cannot be summed",
+                       (uintmax_t)args->block_bytes);
     if ((rc = init(&s, args, err)) < 0)
         return rc;
     parts = calloc(count, sizeof(*parts));

@@ -18,6 +18,7 @@
 #include <xxhash.h>
 
 #include "base/fsio.h"
+#include "runtime/ckpt/reads.h"
 
 enum { PIECE_BYTES = 1024 * 1024 };
 
@@ -88,6 +89,8 @@ static int load_manifest(struct ds__store *store, struct ds_error *err)
     rc = ds_manifest_load(&store->manifest, path, err);
     if (rc == -ENOENT)
         return ds_fail(err, EBADMSG, "damaged: it has no '" DS_MANIFEST_NAME "'");
+    if (rc == 0 && store->manifest.part)
+        return ds_fail(err, EBADMSG, "damaged: '" DS_MANIFEST_NAME "' is that of one part");
     return rc;
 }
 
@@ -98,7 +101,8 @@ static int open_checked(struct ds__store *store, struct ds_error *err)
     if (rc < 0)
         return rc;
     store->header_read = calloc(store->manifest.files + 1, sizeof(*store->header_read));
-    if (store->header_read == NULL)
+    store->hash = XXH3_createState();
+    if (store->header_read == NULL || store->hash == NULL)
         return ds_fail(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < store->manifest.files; i++) {
         int fd = open_file(store, i, err);
@@ -133,44 +137,61 @@ void ds__store_close(struct ds__store *store)
     store->fd = -1;
     free(store->header_read);
     free(store->piece);
+    (void)XXH3_freeState(store->hash);
     store->header_read = NULL;
     store->piece = NULL;
+    store->hash = NULL;
     ds_manifest_release(&store->manifest);
 }
 
-/* Hash `bytes` bytes at `offset` of the open file on their way into `data` (or nowhere). */
-static int read_hashed(struct ds__store *store, uint64_t offset, uint64_t bytes, void *data,
-                       uint64_t *xxh3, struct ds_error *err)
+static int need_scratch(struct ds__store *store, struct ds_error *err)
 {
-    XXH3_state_t *hash = XXH3_createState();
-    char *to = data;
-    int rc = 0;
-
-    if (data == NULL && store->piece == NULL)
+    if (store->piece == NULL)
         store->piece = malloc(PIECE_BYTES);
-    if ((data == NULL && store->piece == NULL) || hash == NULL || XXH3_64bits_reset(hash) != XXH_OK)
-        rc = ds_fail(err, ENOMEM, "out of memory");
-    while (rc == 0 && bytes > 0) {
-        size_t len = bytes < PIECE_BYTES ? (size_t)bytes : PIECE_BYTES;
+    return store->piece == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+/* Read and hash `len` bytes at `offset` into `to`, or through scratch memory when it is NULL. */
+static int hash_bytes(struct ds__store *store, uint64_t offset, uint64_t len, char *to,
+                      struct ds_error *err)
+{
+    int rc = to == NULL ? need_scratch(store, err) : 0;
+
+    while (rc == 0 && len > 0) {
+        size_t now = len < PIECE_BYTES ? (size_t)len : PIECE_BYTES;
         void *at = to != NULL ? to : (char *)store->piece;
 
-        rc = ds_fs_pread_all(store->fd, at, len, offset, err);
+        rc = ds_fs_pread_all(store->fd, at, now, offset, err);
         if (rc == 0)
-            (void)XXH3_64bits_update(hash, at, len);
-        to = to != NULL ? to + len : NULL;
-        offset += len;
-        bytes -= len;
+            (void)XXH3_64bits_update(store->hash, at, now);
+        to = to != NULL ? to + now : NULL;
+        offset += now;
+        len -= now;
     }
-    if (rc == 0)
-        *xxh3 = XXH3_64bits_digest(hash);
-    XXH3_freeState(hash);
     return rc;
+}
+
+/* Read a block of the open file: what is asked for goes to `to` (NULL: nowhere), all is hashed. */
+static int read_hashed(struct ds__store *store, const struct ds__read *read, char *to,
+                       uint64_t *xxh3, struct ds_error *err)
+{
+    uint64_t behind = read->bytes - read->skip - read->take;
+    int rc;
+
+    (void)XXH3_64bits_reset(store->hash);
+    if ((rc = hash_bytes(store, read->offset, read->skip, NULL, err)) < 0 ||
+        (rc = hash_bytes(store, read->offset + read->skip, read->take, to, err)) < 0 ||
+        (rc = hash_bytes(store, read->offset + read->bytes - behind, behind, NULL, err)) < 0)
+        return rc;
+    *xxh3 = XXH3_64bits_digest(store->hash);
+    return 0;
 }
 
 /* Make `index` the open file; the first time its header is compared too. */
 static int select_file(struct ds__store *store, size_t index, struct ds_error *err)
 {
     const struct ds_manifest_file *file = &store->manifest.file[index];
+    const struct ds__read header = {.bytes = file->header_bytes, .take = file->header_bytes};
     uint64_t xxh3 = 0;
     int fd, rc;
 
@@ -185,7 +206,7 @@ static int select_file(struct ds__store *store, size_t index, struct ds_error *e
     store->open_file = index;
     if (store->header_read[index])
         return 0;
-    rc = read_hashed(store, 0, file->header_bytes, NULL, &xxh3, err);
+    rc = read_hashed(store, &header, NULL, &xxh3, err);
     if (rc < 0)
         return ds_error_context(err, rc, "file '%s'", file->name);
     if (xxh3 != file->header_xxh3)
@@ -195,39 +216,37 @@ static int select_file(struct ds__store *store, size_t index, struct ds_error *e
     return 0;
 }
 
-static int read_range(struct ds__store *store, const struct ds_manifest_tensor *tensor,
-                      const struct ds_manifest_range *range, char *data, struct ds_error *err)
+static int read_block(struct ds__store *store, const struct ds_manifest_tensor *tensor,
+                      const struct ds__read *read, char *data, struct ds_error *err)
 {
-    const char *name = store->manifest.file[range->file].name;
+    const char *name = store->manifest.file[read->file].name;
     uint64_t xxh3 = 0;
-    int rc = select_file(store, range->file, err);
+    int rc = select_file(store, read->file, err);
 
     if (rc < 0)
         return ds_error_context(err, rc, "tensor '%s'", tensor->name);
-    rc = read_hashed(store, range->offset, range->bytes, data, &xxh3, err);
+    rc = read_hashed(store, read, data != NULL ? data + read->to : NULL, &xxh3, err);
     if (rc < 0)
         return ds_error_context(err, rc, "file '%s', tensor '%s'", name, tensor->name);
-    if (xxh3 != range->xxh3)
+    if (xxh3 != read->xxh3)
         return ds_fail(err, EBADMSG,
                        "damaged: file '%s', tensor '%s': bytes %ju to %ju do not match their "
                        "checksum",
-                       name, tensor->name, (uintmax_t)range->offset,
-                       (uintmax_t)(range->offset + range->bytes));
+                       name, tensor->name, (uintmax_t)read->offset,
+                       (uintmax_t)(read->offset + read->bytes));
     return 0;
 }
 
-int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, void *data,
-                   struct ds_error *err)
+int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, uint64_t first,
+                   uint64_t count, void *data, struct ds_error *err)
 {
-    uint64_t size = ds_dtype_bytes(tensor->dtype);
+    struct ds__reads reads;
+    struct ds__read read;
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < tensor->ranges; i++) {
-        const struct ds_manifest_range *range = &tensor->range[i];
-        char *to = data != NULL ? (char *)data + range->begin_elem * size : NULL;
-
-        rc = read_range(store, tensor, range, to, err);
-    }
+    ds__reads_init(&reads, &store->manifest, tensor, first, count);
+    while (rc == 0 && ds__reads_next(&reads, &read))
+        rc = read_block(store, tensor, &read, data, err);
     return ds_error_context(err, rc, "checkpoint '%s'", store->path);
 }
 

@@ -38,6 +38,7 @@ struct ds__store {
     int fd;
     bool *header_read;    /* per file: its header's checksum was compared */
     unsigned char *piece; /* scratch; NULL until needed */
+    void *hash;           /* an XXH3_state_t */
 };
 
 /* Read the manifest of the folder `path` and compare the sizes of its files.
@@ -45,10 +46,11 @@ struct ds__store {
 int ds__store_open(struct ds__store *store, const char *path, struct ds_error *err) DS_NODISCARD;
 void ds__store_close(struct ds__store *store); /* a zeroed one is not fine: open first */
 
-/* Read the whole of a tensor of this manifest into `data`, or through scratch memory when `data` is
- * NULL; each byte is read once and hashed.  EBADMSG names file and tensor. */
-int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, void *data,
-                   struct ds_error *err) DS_NODISCARD;
+/* Read elements `first` to first + count of a tensor of this manifest (which it has) into `data`,
+ * or through scratch memory when `data` is NULL.  Each byte is read once and hashed, and with them
+ * those of the first and the last block that were not asked for.  EBADMSG names file and tensor. */
+int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, uint64_t first,
+                   uint64_t count, void *data, struct ds_error *err) DS_NODISCARD;
 
 /* Compare the checksum of a file's header. */
 int ds__store_check_header(struct ds__store *store, size_t file, struct ds_error *err) DS_NODISCARD;

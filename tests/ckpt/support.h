@@ -75,6 +75,7 @@ static inline void init_tensor(struct ds_ckpt_tensor *t, const char *prefix, con
     t->ndim = cols > 0 ? 2 : 1;
     t->shape[0] = rows;
     t->shape[1] = cols > 0 ? cols : 1; /* behind the last dimension: any value */
+    t->count = tensor_elems(t);
     t->data = data = calloc(tensor_elems(t) + 1, sizeof(float));
     for (size_t i = 0; i < tensor_elems(t); i++)
         data[i] = first + (float)i / 1024.0f;

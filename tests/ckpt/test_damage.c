@@ -239,9 +239,9 @@ Test(damage, a_tensor_in_ranges_is_put_together)
     memcpy(&files_of[0][0], value + 9, 12);
     spill(at(dir, "a.bin"), files_of[0], 28);
     spill(at(dir, "b.bin"), files_of[1], 20);
-    range[0].xxh3 = XXH3_64bits(value, 16);
-    range[1].xxh3 = XXH3_64bits(value + 4, 20);
-    range[2].xxh3 = XXH3_64bits(value + 9, 12);
+    range[0].xxh3 = (uint64_t[]){XXH3_64bits(value, 16)};
+    range[1].xxh3 = (uint64_t[]){XXH3_64bits(value + 4, 20)};
+    range[2].xxh3 = (uint64_t[]){XXH3_64bits(value + 9, 12)};
     two[0].header_xxh3 = two[1].header_xxh3 = XXH3_64bits("", 0);
     ds_manifest_init(&m);
     m.file = two;

@@ -242,6 +242,30 @@ static void must_hold_values(const struct model *m)
                       m->weight[i].name, j, (double)((float *)m->weight[i].data)[j]);
 }
 
+/* All but the first and the last element of each tensor, into a copy of what was loaded. */
+static void must_load_ranges(const char *dir, const struct ds_model_shape *shape,
+                             const struct model *m)
+{
+    struct ds_ckpt_tensor range[MAX_TENSORS];
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < m->count; i++) {
+        range[i] = m->weight[i];
+        range[i].first = 1;
+        range[i].count -= 2;
+        range[i].data = calloc(range[i].count, sizeof(float));
+    }
+    cr_assert(ds_hf_load(dir, shape, range, m->count, &err) == 0, "%s", err.text);
+    for (size_t i = 0; i < m->count; i++) {
+        cr_assert(memcmp(range[i].data, (const float *)m->weight[i].data + 1,
+                         range[i].count * sizeof(float)) == 0);
+        range[i].count += 2; /* one more than there are */
+    }
+    cr_assert(ds_hf_load(dir, shape, range, m->count, &err) == -EINVAL);
+    for (size_t i = 0; i < m->count; i++)
+        free(range[i].data);
+}
+
 Test(hf, all_types_and_prefixes_load)
 {
     static const struct {
@@ -265,6 +289,7 @@ Test(hf, all_types_and_prefixes_load)
         cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "case %zu: %s", i,
                   err.text);
         must_hold_values(&m);
+        must_load_ranges(dir, &shape, &m);
         model_release(&m);
     }
 }

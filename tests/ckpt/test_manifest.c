@@ -13,14 +13,19 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 /* A sound one, in the writer's own form but for the seal; %s places are what the cases replace. */
 /* clang-format off */
 #define HEAD "{\"format\":\"dsrun-checkpoint\",\"version\":1"
-#define STATE ",\"state\":{\"step\":4,\"samples\":8,\"tokens\":64,\"skipped\":0,\"seed\":\"18446744073709551615\"," \
-              "\"job_digest\":\"ffffffffffffffff\",\"world\":2}"
+#define BLOCKS(bytes) "{\"format\":\"dsrun-checkpoint\",\"version\":2,\"block_bytes\":" #bytes
+#define PART "{\"format\":\"dsrun-checkpoint-part\",\"version\":2,\"block_bytes\":32"
+#define STATED(more) ",\"state\":{\"step\":4,\"samples\":8,\"tokens\":64,\"skipped\":0," \
+              "\"seed\":\"18446744073709551615\",\"job_digest\":\"ffffffffffffffff\",\"world\":2" more "}"
+#define STATE STATED("")
 #define MODEL ",\"model\":{\"arch\":\"llama\",\"layers\":1,\"hidden\":4,\"heads\":2,\"kv_heads\":1,\"head_size\":2," \
               "\"ffn\":8,\"vocab\":5,\"context\":8,\"tie_embeddings\":false,\"norm_eps\":1e-05,\"rope_theta\":10000}"
 #define A_FILE ",\"files\":[{\"name\":\"w.safetensors\",\"bytes\":34,\"header_bytes\":10," \
               "\"header_xxh3\":\"0000000000000001\"}]"
-#define RANGE(at, bytes, begin) "{\"file\":0,\"offset\":" #at ",\"bytes\":" #bytes ",\"begin\":" #begin \
-              ",\"xxh3\":\"00000000000000ff\"}"
+#define SUM "00000000000000ff"
+#define SUMMED(at, bytes, begin, sums) "{\"file\":0,\"offset\":" #at ",\"bytes\":" #bytes ",\"begin\":" #begin \
+              ",\"xxh3\":\"" sums "\"}"
+#define RANGE(at, bytes, begin) SUMMED(at, bytes, begin, SUM)
 #define TENSOR(name, shape, ranges) "{\"name\":\"" name "\",\"dtype\":\"F32\",\"shape\":" shape \
               ",\"ranges\":[" ranges "]}"
 #define TENSORS ",\"tensors\":[" TENSOR("a", "[2,2]", RANGE(10, 8, 0) "," RANGE(18, 8, 2)) "," \
@@ -30,7 +35,40 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE MODEL A_FILE TENSORS, 0, ""},
     {HEAD STATE MODEL A_FILE TENSORS ",\"later\":[1]", 0, ""}, /* members that are not known yet */
-    {"{\"format\":\"dsrun-checkpoint\",\"version\":2" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 2"},
+    {"{\"format\":\"dsrun-checkpoint\",\"version\":3" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 3"},
+    {"{\"format\":\"dsrun-checkpoint\",\"version\":0" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 0"},
+    {BLOCKS(8) STATE MODEL A_FILE TENSORS, 0, ""},
+    {BLOCKS(16) STATE MODEL A_FILE TENSORS, 0, ""}, /* a block that is longer than its range */
+    {"{\"format\":\"dsrun-checkpoint\",\"version\":2" STATE MODEL A_FILE TENSORS, -EBADMSG, "'block_bytes'"},
+    {BLOCKS(0) STATE MODEL A_FILE TENSORS, -EBADMSG, "'block_bytes'"},
+    {BLOCKS(12) STATE MODEL A_FILE TENSORS, -EBADMSG, "'block_bytes'"},
+    {BLOCKS(67108872) STATE MODEL A_FILE TENSORS, -EBADMSG, "'block_bytes'"},
+    {BLOCKS(8) STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[6]", RANGE(10, 24, 0)) "]", -EBADMSG,
+     "does not hold 3 sums"},
+    {BLOCKS(8) STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[6]", SUMMED(10, 24, 0, SUM SUM SUM)) "]", 0, ""},
+    {BLOCKS(16) STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[6]", SUMMED(10, 24, 0, SUM SUM)) "]", 0, ""},
+    {BLOCKS(16) STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[6]", SUMMED(10, 24, 0, SUM SUM "0")) "]",
+     -EBADMSG, "does not hold 2 sums"},
+    {BLOCKS(32) STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[6]", SUMMED(10, 24, 0, "000000000000000G")) "]",
+     -EBADMSG, "does not hold 1 sums"},
+    /* what a part may leave out */
+    {PART STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[9]", RANGE(10, 8, 1) "," RANGE(18, 8, 4)) ","
+     TENSOR("b", "[2]", RANGE(26, 8, 0)) "]", 0, ""},
+    {PART STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[9]", RANGE(10, 8, 1) "," RANGE(18, 8, 2)) ","
+     TENSOR("b", "[2]", RANGE(26, 8, 0)) "]", -EBADMSG, "do not follow each other"},
+    {PART STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[9]", RANGE(10, 24, 4)) "]", -EBADMSG,
+     "do not follow each other"},
+    {PART STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[9]", RANGE(10, 24, 10)) "]", -EBADMSG,
+     "do not follow each other"},
+    {HEAD STATED(",\"stage\":3,\"shard_ranks\":2,\"scalars\":{\"loss_scale\":65536,\"x\":0.5}")
+     MODEL A_FILE TENSORS, 0, ""},
+    {HEAD STATED(",\"stage\":-1") MODEL A_FILE TENSORS, -EBADMSG, "'stage'"},
+    {HEAD STATED(",\"scalars\":[]") MODEL A_FILE TENSORS, -EBADMSG, "'scalars' is not an object"},
+    {HEAD STATED(",\"scalars\":{\"x\":\"1\"}") MODEL A_FILE TENSORS, -EBADMSG, "'x'"},
+    {HEAD STATED(",\"scalars\":{\"\":1}") MODEL A_FILE TENSORS, -EBADMSG, "no name of a number"},
+    {HEAD STATED(",\"scalars\":{\"0\":1,\"1\":1,\"2\":1,\"3\":1,\"4\":1,\"5\":1,\"6\":1,\"7\":1,\"8\":1,"
+     "\"9\":1,\"a\":1,\"b\":1,\"c\":1,\"d\":1,\"e\":1,\"f\":1,\"g\":1}") MODEL A_FILE TENSORS, -EBADMSG,
+     "one more than 16"},
     {"{\"format\":\"other\",\"version\":1" STATE MODEL A_FILE TENSORS, -EBADMSG, "'other'"},
     {"{\"version\":1" STATE MODEL A_FILE TENSORS, -EBADMSG, "'format'"},
     {"[1", -EBADMSG, "line 2"},
@@ -121,7 +159,7 @@ Test(manifest, what_is_read_is_what_was_written)
     cr_assert(m.state.shape.norm_eps == 1e-5 && m.state.shape.rope_theta == 1e4);
     a = ds_manifest_find(&m, "a");
     cr_assert(a != NULL && a->ranges == 2 && a->range[1].begin_elem == 2 && a->elems == 4);
-    cr_assert(a->range[1].offset == 18 && a->range[1].xxh3 == 0xff);
+    cr_assert(a->range[1].offset == 18 && a->range[1].xxh3[0] == 0xff);
     cr_assert(ds_manifest_find(&m, "c") == NULL);
     ds_buf_init(&again, 1 << 16);
     cr_assert(ds_manifest_write(&m, &again, NULL) == 0);

@@ -1,0 +1,123 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * share.c - the contract is in share.h.
+ */
+#include "runtime/ckpt/share.h"
+
+#include <errno.h>
+
+#include "runtime/ckpt/safetensors.h"
+
+/* Cuts inside of tensors lie at whole units, so that a piece starts where the disk likes it. */
+enum { UNITS_PER_BLOCK = 64, NEAR_PER_BLOCK = 4 };
+
+static unsigned replicas_of(const struct ds__share_args *args, const struct ds_ckpt_tensor *t)
+{
+    return t->replicas == 0 ? args->world : t->replicas;
+}
+
+static unsigned replica_of(const struct ds__share_args *args, const struct ds_ckpt_tensor *t)
+{
+    return t->replicas == 0 ? args->rank : t->replica;
+}
+
+static uint64_t bytes_of(const struct ds_ckpt_tensor *t)
+{
+    return t->count * ds_dtype_bytes(t->dtype);
+}
+
+static int check(const struct ds__share_args *args, const struct ds_ckpt_tensor *t,
+                 struct ds_error *err)
+{
+    uint64_t elems = 0, bytes = 0;
+
+    if (!ds_shape_elems(t->shape, t->ndim, &elems) ||
+        __builtin_mul_overflow(elems, ds_dtype_bytes(t->dtype), &bytes) || bytes > INT64_MAX)
+        return ds_fail(err, EOVERFLOW, "tensor '%s' does not fit in memory", t->name);
+    if (t->first > elems || t->count > elems - t->first)
+        return ds_fail(err, EINVAL, "tensor '%s' has no elements %ju to %ju", t->name,
+                       (uintmax_t)t->first, (uintmax_t)(t->first + t->count));
+    if (replica_of(args, t) >= replicas_of(args, t) || replicas_of(args, t) > args->world)
+        return ds_fail(err, EINVAL, "tensor '%s' cannot be replica %u of %u in a world of %u",
+                       t->name, t->replica, t->replicas, args->world);
+    return 0;
+}
+
+/* Bytes before part `part` of `parts` equal ones. */
+static uint64_t before(uint64_t total, unsigned part, unsigned parts)
+{
+    return total / parts * part + total % parts * part / parts;
+}
+
+/* Where the line is cut, given in bytes of the tensor that lies at [start, start + bytes) of it:
+ * close to one of its ends, there; else at a whole unit. */
+static uint64_t cut_in(uint64_t cut, uint64_t start, uint64_t bytes, uint64_t size,
+                       uint64_t block_bytes)
+{
+    uint64_t near = block_bytes / NEAR_PER_BLOCK, unit = block_bytes / UNITS_PER_BLOCK, at;
+
+    if (cut <= start)
+        return 0;
+    if (cut >= start + bytes)
+        return bytes;
+    at = cut - start;
+    if (at < near && at <= bytes - at)
+        return 0;
+    if (bytes - at < near)
+        return bytes;
+    unit = unit < size ? size : unit - unit % size;
+    return at - at % unit;
+}
+
+/* This rank's part of the line that `like` lies in. */
+static void share_line(const struct ds__share_args *args, const struct ds_ckpt_tensor *like,
+                       struct ds__share *shares)
+{
+    unsigned part = replica_of(args, like), parts = replicas_of(args, like);
+    uint64_t total = 0, start = 0, from, to;
+
+    for (size_t i = 0; i < args->count; i++)
+        if (replicas_of(args, &args->tensors[i]) == parts &&
+            replica_of(args, &args->tensors[i]) == part)
+            total += bytes_of(&args->tensors[i]);
+    from = before(total, part, parts);
+    to = before(total, part + 1, parts);
+    for (size_t i = 0; i < args->count; i++) {
+        const struct ds_ckpt_tensor *t = &args->tensors[i];
+        uint64_t size = ds_dtype_bytes(t->dtype), bytes = bytes_of(t), a, b;
+
+        if (replicas_of(args, t) != parts || replica_of(args, t) != part)
+            continue;
+        a = cut_in(from, start, bytes, size, args->block_bytes);
+        b = cut_in(to, start, bytes, size, args->block_bytes);
+        shares[i] =
+            (struct ds__share){.tensor = t, .first = t->first + a / size, .count = (b - a) / size};
+        start += bytes;
+    }
+}
+
+int ds__share_out(const struct ds__share_args *args, struct ds__share *shares, size_t *out,
+                  struct ds_error *err)
+{
+    uint64_t total = 0;
+    size_t kept = 0;
+
+    for (size_t i = 0; i < args->count; i++) {
+        int rc = check(args, &args->tensors[i], err);
+
+        if (rc < 0)
+            return rc;
+        if (__builtin_add_overflow(total, bytes_of(&args->tensors[i]), &total))
+            return ds_fail(err, EOVERFLOW, "the tensors do not fit in memory");
+        shares[i].tensor = NULL;
+    }
+    for (size_t i = 0; i < args->count; i++)
+        if (shares[i].tensor == NULL)
+            share_line(args, &args->tensors[i], shares);
+    for (size_t i = 0; i < args->count; i++)
+        if (shares[i].count > 0)
+            shares[kept++] = shares[i];
+    *out = kept;
+    return 0;
+}

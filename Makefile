@@ -17,7 +17,7 @@ say      = $(if $(V),,@echo "  $(1)")
 
 all: programs man ## build the programs and the man pages
 
-ROOMS := base ops cpu launcher job plan comm data ckpt engine cli
+ROOMS := base ops cpu launcher job plan cost comm data ckpt engine cli
 LISTS := base/files.mk kernels/files.mk launcher/files.mk runtime/files.mk cli/files.mk
 include $(LISTS)
 -include $(sort $(wildcard tests/*/files.mk))
@@ -89,7 +89,7 @@ LIBS_dsrun  := -lyaml -ljansson -lxxhash -lm
 LIBS_agent  :=
 LIBS_worker := -ldnnl -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
 
-$(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt plan comm job ops base)
+$(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt cost plan comm job ops base)
 $(B)/bin/dsrun: LIBS = $(LIBS_dsrun)
 $(B)/libexec/dsrun/dsrun-agent: $(B)/cli/agent.o $(call LIB,launcher base)
 $(B)/libexec/dsrun/dsrun-agent: LIBS = $(LIBS_agent)
@@ -106,7 +106,7 @@ $(PROGRAMS):
 # --- tests --------------------------------------------------------------------------------------
 # tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it
 # links in TESTROOMS_<room>.  Every executable file right under tests/e2e/ is a test that prints TAP.
-TEST_ROOMS := base kernels launcher job plan comm data ckpt engine cli
+TEST_ROOMS := base kernels launcher job plan cost comm data ckpt engine cli
 TEST_LIBS  := -lcriterion $(LIBS_worker)
 define test_rule
 TESTBIN_$(1) := $$(patsubst %.c,$$(B)/%,$$(TESTS_$(1)))

@@ -3,82 +3,216 @@
  *
  * cmd_plan.c - dsrun plan: what a run would take, without starting anything.
  *
- * The plan is printed whether or not it fits in this machine; that it does not is said, with exit
- * code 65, after it.
+ * The plan is for the hosts of the job, or with --cluster for hardware that a file describes; then,
+ * and where `dsrun bench machine` has left this machine's rates, the step's time is predicted too.
+ * The plan is printed whether or not it fits in memory; that it does not is said, with exit code
+ * 65, after it.
  *
- * Tests   tests/e2e/
+ * Tests   tests/e2e/plan.py
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/exit.h"
 #include "base/fsio.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/place.h"
+#include "runtime/cost/predict.h"
 #include "runtime/plan/plan.h"
 
 enum { TEXT_BYTES = 1 << 30 }; /* of a schedule; grows as needed */
 
-static void print(const struct ds_cli *cli, const struct ds_job *job,
-                  const struct ds_cli_place *place, const struct ds_plan *plan, struct ds_buf *out)
+struct request {
+    const struct ds_cli *cli;
+    struct ds_job job;
+    struct ds_cli_place place; /* places 0: planned for a described cluster */
+    struct ds_cluster cluster;
+    bool rates; /* cluster says how fast things are */
+    struct ds_plan plan;
+    struct ds_prediction prediction;
+};
+
+static void print(const struct request *r, struct ds_buf *out)
 {
-    if (cli->json) {
-        ds_plan_print_json(plan, cli->schedule, out);
+    ds_plan_describe(&r->plan, &r->job, out);
+    (void)ds_buf_puts(out, "\n");
+    if (r->place.placement.places > 0) {
+        ds_cli_place_print(&r->place, out);
         (void)ds_buf_puts(out, "\n");
-        return;
     }
-    ds_plan_describe(plan, job, out);
-    (void)ds_buf_puts(out, "\n");
-    ds_cli_place_print(place, out);
-    (void)ds_buf_puts(out, "\n");
-    ds_plan_print(plan, out);
-    if (cli->schedule) {
+    ds_plan_print(&r->plan, out);
+    if (r->rates) {
         (void)ds_buf_puts(out, "\n");
-        ds_plan_print_schedule(plan, out);
+        ds_prediction_print(&r->prediction, &r->cluster, out);
+    }
+    if (r->cli->schedule) {
+        (void)ds_buf_puts(out, "\n");
+        ds_plan_print_schedule(&r->plan, out);
     }
 }
 
-static int show(const struct ds_cli *cli, const struct ds_job *job,
-                const struct ds_cli_place *place, struct ds_error *err)
+static void print_json(const struct request *r, struct ds_buf *out)
 {
-    const struct ds_plan_args args = {
-        .job = job, .world = place->placement.world, .threads = place->threads};
-    struct ds_plan plan;
-    struct ds_buf out;
-    int rc = ds_plan_build(&plan, &args, err);
+    struct ds_json json;
+
+    ds_json_init(&json, out);
+    ds_json_object(&json, NULL);
+    ds_plan_print_json(&r->plan, r->cli->schedule, &json);
+    if (r->rates)
+        ds_prediction_print_json(&r->prediction, &json);
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(out, "\n");
+}
+
+/* --- what the plan is for --------------------------------------------------------------------- */
+
+/* The rates that `dsrun bench machine` printed and the user kept; none is no error. */
+static int load_machine(struct request *r, struct ds_error *err)
+{
+    const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    char path[DS_MAX_PATH];
+    bool own = config == NULL || config[0] == '\0';
+    int len, rc;
+
+    if (own && home == NULL)
+        return 0;
+    len = snprintf(path, sizeof(path), "%s%s/dsrun/machine.yaml", own ? home : config,
+                   own ? "/.config" : "");
+    if (len < 0 || (size_t)len >= sizeof(path))
+        return 0;
+    rc = ds_cluster_load(&r->cluster, path, err);
+    if (rc == -ENOENT)
+        return 0;
+    r->rates = rc == 0;
+    return rc;
+}
+
+/* This job's hosts at the rates of this machine. */
+static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct ds_error *err)
+{
+    int rc = ds_cli_place(r->cli, &r->job, &r->place, err);
+
+    if (rc == 0)
+        rc = load_machine(r, err);
+    if (rc != 0)
+        return rc;
+    args->world = r->place.placement.world;
+    args->threads = r->place.threads;
+    args->local_world = r->place.placement.place[0].ranks;
+    r->cluster.hosts = r->place.placement.places;
+    r->cluster.ranks = args->local_world;
+    r->rates = r->rates && ds_cluster_links(&r->cluster);
+    if (!r->rates && r->cli->timeline != NULL)
+        return ds_fail(err, EINVAL,
+                       "'--timeline' needs the rates of a machine: give '--cluster FILE', or keep "
+                       "what 'dsrun bench machine' prints in ~/.config/dsrun/machine.yaml");
+    return 0;
+}
+
+static int plan_for_cluster(struct request *r, struct ds_plan_args *args, struct ds_error *err)
+{
+    int rc = ds_cluster_load(&r->cluster, r->cli->cluster, err);
 
     if (rc != 0)
         return rc;
+    if (r->cluster.hosts * r->cluster.ranks > DS_MAX_RANKS)
+        return ds_fail(err, EINVAL, "%s: more than %d ranks", r->cli->cluster, DS_MAX_RANKS);
+    r->rates = true;
+    args->world = (unsigned)(r->cluster.hosts * r->cluster.ranks);
+    args->local_world = (unsigned)r->cluster.ranks;
+    args->threads = 1;
+    return 0;
+}
+
+static int write_timeline(const struct request *r, struct ds_error *err)
+{
+    struct ds_buf out;
+    int fd, rc;
+
     ds_buf_init(&out, TEXT_BYTES);
-    print(cli, job, place, &plan, &out);
+    ds_timeline_write(&r->plan, r->prediction.time, "predicted", &out);
+    if (out.failed) {
+        ds_buf_release(&out);
+        return ds_fail(err, ENOMEM, "the timeline is too long to write");
+    }
+    fd = open(r->cli->timeline, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    rc = fd < 0 ? ds_fail(err, errno, "cannot write '%s': %s", r->cli->timeline, strerror(errno))
+                : ds_fs_write_all(fd, out.data, out.len, err);
+    if (fd >= 0 && close(fd) != 0 && rc == 0)
+        rc = ds_fail(err, errno, "cannot write '%s': %s", r->cli->timeline, strerror(errno));
+    ds_buf_release(&out);
+    return rc;
+}
+
+static int show(struct request *r, struct ds_error *err)
+{
+    struct ds_buf out;
+    int rc = 0;
+
+    ds_buf_init(&out, TEXT_BYTES);
+    if (r->cli->json)
+        print_json(r, &out);
+    else
+        print(r, &out);
     if (out.failed)
         rc = ds_fail(err, ENOMEM, "the plan is too long to print");
     if (rc == 0)
         rc = ds_fs_write_all(STDOUT_FILENO, out.data, out.len, err);
-    if (rc == 0)
-        rc = ds_plan_check_fit(&plan, place->placement.place[0].ranks, ds_mem_available(), err);
     ds_buf_release(&out);
-    ds_plan_release(&plan);
     return rc;
+}
+
+static int check_fit(const struct request *r, struct ds_error *err)
+{
+    double memory = r->cluster.device.memory;
+
+    if (r->place.placement.places > 0)
+        return ds_plan_check_fit(&r->plan, r->place.placement.place[0].ranks, ds_mem_available(),
+                                 err);
+    return memory > 0.0 ? ds_plan_check_fit(&r->plan, 1, (uint64_t)memory, err) : 0;
+}
+
+static int plan(struct request *r, struct ds_error *err)
+{
+    struct ds_plan_args args = {.job = &r->job};
+    int rc =
+        r->cli->cluster != NULL ? plan_for_cluster(r, &args, err) : plan_for_hosts(r, &args, err);
+
+    if (rc == 0)
+        rc = ds_job_check_world(&r->job, args.world, err);
+    if (rc == 0)
+        rc = ds_plan_build(&r->plan, &args, err);
+    if (rc == 0 && r->rates)
+        rc = ds_predict(&r->prediction, &r->cluster, &r->plan, err);
+    if (rc == 0)
+        rc = show(r, err);
+    if (rc == 0 && r->cli->timeline != NULL)
+        rc = write_timeline(r, err);
+    return rc == 0 ? check_fit(r, err) : rc;
 }
 
 int ds_cmd_plan(const struct ds_cli *cli)
 {
-    struct ds_cli_place place = {0};
+    struct request request = {.cli = cli};
     struct ds_error err = {0};
-    struct ds_job job;
-    int rc = ds_cli_load_job(cli, &job, &err);
+    int rc;
 
+    ds_cluster_init(&request.cluster);
+    rc = ds_cli_load_job(cli, &request.job, &err);
     if (rc == 0)
-        rc = ds_cli_place(cli, &job, &place, &err);
-    if (rc == 0)
-        rc = ds_job_check_world(&job, place.placement.world, &err);
-    if (rc == 0)
-        rc = show(cli, &job, &place, &err);
+        rc = plan(&request, &err);
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
-    ds_cli_place_release(&place);
-    ds_job_release(&job);
+    ds_prediction_release(&request.prediction);
+    ds_plan_release(&request.plan);
+    ds_cluster_release(&request.cluster);
+    ds_cli_place_release(&request.place);
+    ds_job_release(&request.job);
     return ds_exit_from_errno(rc);
 }

@@ -77,6 +77,8 @@ static const struct ds_option options[] = {
       "give ranks a variable, or hand on one; repeatable"}, 0, "NAME[=VALUE]", ON_HOSTS},
     FLAG(0, "--json", json, JSON, "print JSON"),
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),
+    TEXT(0, "--cluster", "FILE", cluster, BIT(PLAN), "plan for the cluster that this file describes, and predict its step"),
+    TEXT(0, "--timeline", "FILE", timeline, BIT(PLAN), "write the predicted step there as a Chrome trace"),
     WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT), "type of the weights: fp32 or bf16"),
     FLAG('q', "--quiet", quiet, 0, "print errors only"),
     FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given"),

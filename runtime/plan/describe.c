@@ -189,41 +189,37 @@ static void json_memory(struct ds_json *json, const struct ds_plan *plan)
     ds_json_end_object(json);
 }
 
-void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_buf *out)
+void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_json *json)
 {
-    struct ds_json json;
     char hash[17];
 
     (void)snprintf(hash, sizeof(hash), "%016" PRIx64, plan->hash);
-    ds_json_init(&json, out);
-    ds_json_object(&json, NULL);
-    ds_json_string(&json, "arch", ds_family_of(plan->shape.arch)->name);
-    ds_json_u64(&json, "parameters", ds_model_elems(&plan->shape));
-    ds_json_string(&json, "compute", compute_name(plan->compute));
-    ds_json_u64(&json, "world", plan->world);
-    ds_json_u64(&json, "threads", plan->threads);
-    ds_json_u64(&json, "micro_batches", plan->micro_batches);
-    ds_json_u64(&json, "micro_batch", plan->micro_batch);
-    ds_json_u64(&json, "sequence", plan->sequence);
-    ds_json_u64(&json, "zero_stage", plan->stage);
-    json_memory(&json, plan);
-    ds_json_array(&json, "buckets");
+    ds_json_string(json, "arch", ds_family_of(plan->shape.arch)->name);
+    ds_json_u64(json, "parameters", ds_model_elems(&plan->shape));
+    ds_json_string(json, "compute", compute_name(plan->compute));
+    ds_json_u64(json, "world", plan->world);
+    ds_json_u64(json, "threads", plan->threads);
+    ds_json_u64(json, "micro_batches", plan->micro_batches);
+    ds_json_u64(json, "micro_batch", plan->micro_batch);
+    ds_json_u64(json, "sequence", plan->sequence);
+    ds_json_u64(json, "zero_stage", plan->stage);
+    json_memory(json, plan);
+    ds_json_array(json, "buckets");
     for (size_t i = 0; i < plan->buckets; i++) {
-        ds_json_object(&json, NULL);
-        ds_json_u64(&json, "first_block", plan->bucket[i].first_block);
-        ds_json_u64(&json, "blocks", plan->bucket[i].blocks);
-        ds_json_u64(&json, "parameters", plan->bucket[i].elems);
-        ds_json_u64(&json, "padded", plan->bucket[i].padded_elems);
-        ds_json_end_object(&json);
+        ds_json_object(json, NULL);
+        ds_json_u64(json, "first_block", plan->bucket[i].first_block);
+        ds_json_u64(json, "blocks", plan->bucket[i].blocks);
+        ds_json_u64(json, "parameters", plan->bucket[i].elems);
+        ds_json_u64(json, "padded", plan->bucket[i].padded_elems);
+        ds_json_end_object(json);
     }
-    ds_json_end_array(&json);
-    ds_json_u64(&json, "messages_per_step", plan->messages_per_step);
-    ds_json_u64(&json, "wire_bytes_per_step", plan->wire_bytes_per_step);
-    ds_json_f64(&json, "flops_per_token", plan->flops_per_token, 15);
-    ds_json_string(&json, "hash", hash);
+    ds_json_end_array(json);
+    ds_json_u64(json, "messages_per_step", plan->messages_per_step);
+    ds_json_u64(json, "wire_bytes_per_step", plan->wire_bytes_per_step);
+    ds_json_f64(json, "flops_per_token", plan->flops_per_token, 15);
+    ds_json_string(json, "hash", hash);
     if (schedule) {
-        json_program(&json, "step", &plan->step);
-        json_program(&json, "eval", &plan->eval);
+        json_program(json, "step", &plan->step);
+        json_program(json, "eval", &plan->eval);
     }
-    ds_json_end_object(&json);
 }

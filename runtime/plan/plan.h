@@ -40,6 +40,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/json.h"
 #include "runtime/job.h"
 #include "runtime/model/model.h"
 
@@ -240,10 +241,10 @@ const char *ds_pass_name(enum ds_pass pass);
 /* What a person wants to know before the first step, in five lines. */
 void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out);
 /* The tables of dsrun plan: memory by arena; that and the buckets; the instructions; all as
- * JSON. */
+ * members of an open JSON object. */
 void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out);
 void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out);
 void ds_plan_print_schedule(const struct ds_plan *plan, struct ds_buf *out);
-void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_buf *out);
+void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_json *json);
 
 #endif

@@ -392,6 +392,7 @@ Test(plan, the_hash_is_of_what_ranks_must_agree_on)
 
 Test(describe, five_lines_a_table_and_json_that_parses)
 {
+    struct ds_json writer;
     struct ds_job job = test_job(test_llama(2, 64, 4, 2, 96, 113, 32), 8, 2, 17);
     struct ds_plan plan;
     struct ds_buf out;
@@ -413,7 +414,10 @@ Test(describe, five_lines_a_table_and_json_that_parses)
     cr_assert(strstr(ds_buf_text(&out), "gradients") != NULL);
     cr_assert(strstr(ds_buf_text(&out), "REDUCE") != NULL);
     ds_buf_reset(&out);
-    ds_plan_print_json(&plan, true, &out);
+    ds_json_init(&writer, &out);
+    ds_json_object(&writer, NULL);
+    ds_plan_print_json(&plan, true, &writer);
+    ds_json_end_object(&writer);
     json = ds_json_parse(out.data, out.len, NULL);
     cr_assert_not_null(json, "%s", ds_buf_text(&out));
     cr_assert_eq(json_array_size(json_object_get(json, "step")), plan.step.count);

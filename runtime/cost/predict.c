@@ -1,0 +1,143 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * predict.c - the contract is in predict.h.
+ */
+#include "runtime/cost/predict.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct clocks {
+    double queue[DS_QUEUE_COUNT]; /* when it is free */
+    double *event;                /* when it last happened */
+    double overlap;
+};
+
+static bool talks(const struct ds_instr *instr)
+{
+    return instr->op == DS_INSTR_REDUCE || instr->op == DS_INSTR_GATHER;
+}
+
+/* The queue whose clock an instruction moves. */
+static enum ds_queue queue_of(const struct clocks *clocks, const struct ds_instr *instr)
+{
+    return clocks->overlap > 0.0 ? instr->queue : DS_QUEUE_COMPUTE;
+}
+
+static struct ds_span_time run(struct clocks *clocks, const struct ds_instr *instr, double seconds)
+{
+    enum ds_queue queue = queue_of(clocks, instr);
+    struct ds_span_time time = {.begin_s = clocks->queue[queue]};
+
+    if (instr->waits_for != DS_NO_EVENT)
+        time.begin_s = fmax(time.begin_s, clocks->event[instr->waits_for]);
+    time.end_s = time.begin_s + seconds;
+    clocks->queue[queue] = time.end_s;
+    if (queue != DS_QUEUE_COMPUTE && talks(instr))
+        clocks->queue[DS_QUEUE_COMPUTE] += seconds * (1.0 - clocks->overlap);
+    if (instr->signals != DS_NO_EVENT)
+        clocks->event[instr->signals] = time.end_s;
+    return time;
+}
+
+static void book(struct ds_prediction *p, const struct ds_instr *instr, struct ds_span_time time)
+{
+    double seconds = time.end_s - time.begin_s;
+
+    if (instr->op == DS_INSTR_FORWARD || instr->op == DS_INSTR_BACKWARD)
+        p->compute_s += seconds;
+    else if (instr->op == DS_INSTR_NORM || instr->op == DS_INSTR_UPDATE)
+        p->update_s += seconds;
+    else if (talks(instr))
+        p->comm_s += seconds;
+    p->step_s = fmax(p->step_s, time.end_s);
+}
+
+static double peak_of(const struct ds_cluster *cluster, enum ds_compute compute)
+{
+    double fp32 = cluster->device.peak.fp32, bf16 = cluster->device.peak.bf16;
+
+    return compute == DS_COMPUTE_FP32 ? (fp32 > 0.0 ? fp32 : bf16) : (bf16 > 0.0 ? bf16 : fp32);
+}
+
+static void sum_up(struct ds_prediction *p, const struct ds_cluster *cluster,
+                   const struct ds_plan *plan)
+{
+    double tokens = (double)plan->world * (double)plan->micro_batches * (double)plan->micro_batch *
+                    (double)plan->sequence;
+
+    p->exposed_s = fmax(0.0, p->step_s - p->compute_s - p->update_s);
+    p->tokens_per_s = tokens / p->step_s;
+    p->mfu = p->tokens_per_s * plan->flops_per_token /
+             (peak_of(cluster, plan->compute) * (double)plan->world);
+}
+
+int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluster,
+               const struct ds_plan *plan, struct ds_error *err)
+{
+    struct clocks clocks = {.overlap = cluster->overlap};
+
+    memset(prediction, 0, sizeof(*prediction));
+    if (plan->world != cluster->hosts * cluster->ranks)
+        return ds_fail(err, EINVAL,
+                       "a plan for %u ranks and a cluster of %" PRIu64 " hosts x %" PRIu64 " ranks",
+                       plan->world, cluster->hosts, cluster->ranks);
+    clocks.event = calloc(plan->step.events > 0 ? plan->step.events : 1, sizeof(*clocks.event));
+    prediction->time = calloc(plan->step.count, sizeof(*prediction->time));
+    prediction->count = plan->step.count;
+    if (clocks.event == NULL || prediction->time == NULL) {
+        free(clocks.event);
+        ds_prediction_release(prediction);
+        return ds_fail(err, ENOMEM, "no memory for a timeline of %zu instructions",
+                       plan->step.count);
+    }
+    for (size_t i = 0; i < plan->step.count; i++) {
+        const struct ds_instr *instr = &plan->step.instr[i];
+
+        prediction->time[i] = run(&clocks, instr, ds_work_instr(cluster, plan, instr));
+        book(prediction, instr, prediction->time[i]);
+    }
+    sum_up(prediction, cluster, plan);
+    free(clocks.event);
+    return 0;
+}
+
+void ds_prediction_release(struct ds_prediction *prediction)
+{
+    free(prediction->time);
+    memset(prediction, 0, sizeof(*prediction));
+}
+
+void ds_prediction_print(const struct ds_prediction *p, const struct ds_cluster *cluster,
+                         struct ds_buf *out)
+{
+    (void)ds_buf_printf(out, "predicted for %s, %" PRIu64 " x %" PRIu64 " ranks\n",
+                        cluster->device.name == NULL ? "this cluster" : cluster->device.name,
+                        cluster->hosts, cluster->ranks);
+    (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "step", p->step_s * 1e3);
+    (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "forward and backward", p->compute_s * 1e3);
+    (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "norm and update", p->update_s * 1e3);
+    (void)ds_buf_printf(out, "  %-26s %12.3f ms, of which %.3f ms are waited for\n", "collectives",
+                        p->comm_s * 1e3, p->exposed_s * 1e3);
+    (void)ds_buf_printf(out, "  %-26s %12.0f, %.0f per rank\n", "tokens per second",
+                        p->tokens_per_s,
+                        p->tokens_per_s / (double)(cluster->hosts * cluster->ranks));
+    (void)ds_buf_printf(out, "  %-26s %12.1f %%\n", "MFU", p->mfu * 100.0);
+}
+
+void ds_prediction_print_json(const struct ds_prediction *p, struct ds_json *json)
+{
+    ds_json_object(json, "predicted");
+    ds_json_f64(json, "step_ms", p->step_s * 1e3, 6);
+    ds_json_f64(json, "compute_ms", p->compute_s * 1e3, 6);
+    ds_json_f64(json, "update_ms", p->update_s * 1e3, 6);
+    ds_json_f64(json, "collectives_ms", p->comm_s * 1e3, 6);
+    ds_json_f64(json, "waited_ms", p->exposed_s * 1e3, 6);
+    ds_json_f64(json, "tokens_per_s", p->tokens_per_s, 6);
+    ds_json_f64(json, "mfu", p->mfu, 4);
+    ds_json_end_object(json);
+}

@@ -1,0 +1,237 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * work.c - the contract is in work.h.
+ */
+#include "runtime/cost/work.h"
+
+#include <math.h>
+
+#include "runtime/model/family.h"
+
+struct bench { /* one micro-batch on one rank, in elements */
+    const struct ds_cluster *cluster;
+    const struct ds_plan *plan;
+    const struct ds_family *family;
+    double tokens, hidden, qkv, heads, ffn_in, ffn, vocab; /* heads: width of all query heads */
+    double act;                                            /* bytes of an activation */
+};
+
+static struct bench open_bench(const struct ds_cluster *cluster, const struct ds_plan *plan)
+{
+    const struct ds_model_shape *shape = &plan->shape;
+
+    return (struct bench){
+        .cluster = cluster,
+        .plan = plan,
+        .family = ds_family_of(shape->arch),
+        .tokens = (double)(plan->micro_batch * plan->sequence),
+        .hidden = (double)shape->hidden,
+        .qkv = (double)ds_model_qkv_width(shape),
+        .heads = (double)(shape->heads * shape->head_size),
+        .ffn_in = (double)ds_model_ffn_in_width(shape),
+        .ffn = (double)shape->ffn,
+        .vocab = (double)shape->vocab,
+        .act = plan->compute == DS_COMPUTE_FP32 ? 4.0 : 2.0,
+    };
+}
+
+/* --- parts ------------------------------------------------------------------------------------ */
+
+static double rate_of(struct ds_rate rate, enum ds_compute compute)
+{
+    bool low = compute != DS_COMPUTE_FP32;
+    double value = low ? rate.bf16 : rate.fp32;
+
+    return value > 0.0 ? value : low ? rate.fp32 : rate.bf16; /* a cluster names one at least */
+}
+
+double ds_work_matmul(const struct ds_cluster *cluster, enum ds_compute compute, double m, double n,
+                      double k)
+{
+    double least = fmin(m, fmin(n, k)), size = compute == DS_COMPUTE_FP32 ? 4.0 : 2.0;
+    double rate = rate_of(cluster->device.flops, compute);
+    double compute_s = 2.0 * m * n * k / rate * (1.0 + cluster->device.matmul_half / least);
+    double memory_s = (m * k + k * n + m * n) * size / cluster->device.bandwidth;
+
+    return fmax(compute_s, memory_s) + cluster->device.launch_us * 1e-6;
+}
+
+static double pointwise(const struct bench *b, double bytes, double operations)
+{
+    return bytes / b->cluster->device.pointwise + operations * b->cluster->device.launch_us * 1e-6;
+}
+
+/* Scores, softmax and values over the visible half; `passes` 1 forward, 2.5 backward. */
+static double attention(const struct bench *b, double passes)
+{
+    double visible = ((double)b->plan->sequence + 1.0) / 2.0;
+    double flops = 4.0 * b->tokens * visible * b->heads * passes;
+
+    return flops / rate_of(b->cluster->device.attention, b->plan->compute) +
+           b->cluster->device.launch_us * 1e-6;
+}
+
+/* The four products of a layer, each with `tokens` rows. */
+static double layer_products(const struct bench *b, unsigned times, bool down)
+{
+    enum ds_compute compute = b->plan->compute;
+    double t = b->tokens, c = b->hidden;
+
+    return times * (ds_work_matmul(b->cluster, compute, t, b->qkv, c) +
+                    ds_work_matmul(b->cluster, compute, t, c, b->heads) +
+                    ds_work_matmul(b->cluster, compute, t, b->ffn_in, c) +
+                    (down ? ds_work_matmul(b->cluster, compute, t, c, b->ffn) : 0.0));
+}
+
+static double layer_forward(const struct bench *b, bool recompute)
+{
+    double norms = 2.0 * 2.0 * b->hidden, residuals = 2.0 * b->hidden;
+    double rope = b->family->rope ? 2.0 * b->qkv : 0.0;
+    double row = norms + residuals + rope + b->ffn_in + b->ffn;
+
+    return layer_products(b, 1, !recompute) + attention(b, 1.0) +
+           pointwise(b, row * b->tokens * b->act, b->family->rope ? 4.0 : 3.0);
+}
+
+static double layer_backward(const struct bench *b)
+{
+    double norms = 2.0 * 4.0 * b->hidden, rope = b->family->rope ? 2.0 * b->qkv : 0.0;
+    double biases = b->family->swiglu ? 0.0 : b->qkv + 2.0 * b->hidden + b->ffn_in;
+    double row = norms + rope + biases + 2.0 * b->ffn_in + b->ffn;
+
+    return layer_products(b, 2, true) + attention(b, 2.5) +
+           pointwise(b, row * b->tokens * b->act, b->family->rope ? 4.0 : 7.0);
+}
+
+/* Logits chunk by chunk in fp32; a training pass goes on to the gradients at once. */
+static double head_forward(const struct bench *b)
+{
+    enum ds_compute compute = b->plan->compute;
+    double product = ds_work_matmul(b->cluster, compute, b->tokens, b->vocab, b->hidden);
+
+    return 3.0 * product + pointwise(b, b->tokens * b->vocab * (8.0 + b->act), 2.0);
+}
+
+static double embed(const struct bench *b, bool backward)
+{
+    double table = backward && b->plan->shape.tie_embeddings == false ? b->vocab * b->hidden : 0.0;
+
+    return pointwise(
+        b, b->tokens * b->hidden * (2.0 * b->act + (backward ? 8.0 : 0.0)) + 4.0 * table, 1.0);
+}
+
+static double block_s(const struct bench *b, const struct ds_instr *instr)
+{
+    uint32_t last = ds_model_blocks(&b->plan->shape) - 1;
+    bool backward = instr->op == DS_INSTR_BACKWARD;
+
+    if (instr->block == 0)
+        return embed(b, backward);
+    if (instr->block < last)
+        return backward ? layer_backward(b) : layer_forward(b, instr->recompute);
+    return backward ? pointwise(b, 4.0 * b->hidden * b->tokens * b->act, 1.0) : head_forward(b);
+}
+
+/* --- collectives ------------------------------------------------------------------------------ */
+
+double ds_work_collective(const struct ds_cluster *cluster, struct ds_ring ring, double bytes,
+                          unsigned trips)
+{
+    bool apart = ring.ranks > ring.per_host;
+    const struct ds_link_rate *link = apart ? &cluster->network : &cluster->host;
+    double bandwidth = cluster->host.bandwidth, latency_us = link->latency_us;
+
+    if (ring.ranks < 2)
+        return 0.0;
+    if (apart) {
+        double out = cluster->network.bandwidth * (double)ring.per_host;
+
+        bandwidth = ring.per_host < 2 ? out : fmin(bandwidth, out);
+    }
+    return trips * (bytes * (double)(ring.ranks - 1) / (double)ring.ranks / bandwidth +
+                    ceil(log2((double)ring.ranks)) * latency_us * 1e-6);
+}
+
+static uint64_t least(uint64_t x, uint64_t y)
+{
+    return x < y ? x : y;
+}
+
+static struct ds_ring ring_of_world(const struct bench *b)
+{
+    return (struct ds_ring){b->plan->world, least(b->plan->world, b->cluster->ranks)};
+}
+
+/* Neighbours share a line. */
+static struct ds_ring ring_of_shards(const struct bench *b)
+{
+    return (struct ds_ring){b->plan->shards, least(b->plan->shards, b->cluster->ranks)};
+}
+
+/* Ranks with the same shard, one of every group. */
+static struct ds_ring ring_of_replicas(const struct bench *b)
+{
+    uint64_t groups = b->cluster->ranks / b->plan->shards;
+
+    return (struct ds_ring){b->plan->replicas, groups < 1 ? 1 : least(groups, b->plan->replicas)};
+}
+
+static double reduce_s(const struct bench *b, const struct ds_bucket *bucket)
+{
+    double bytes = (double)bucket->padded_elems * sizeof(float);
+
+    if (b->plan->stage == 0 || bucket->replicated)
+        return ds_work_collective(b->cluster, ring_of_world(b), bytes, 2);
+    return ds_work_collective(b->cluster, ring_of_shards(b), bytes, 1) +
+           ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
+}
+
+static double gather_s(const struct bench *b, const struct ds_bucket *bucket)
+{
+    return ds_work_collective(b->cluster, ring_of_shards(b), (double)bucket->padded_elems * b->act,
+                              1);
+}
+
+/* --- the end of a step ------------------------------------------------------------------------ */
+
+static double norm_s(const struct bench *b)
+{
+    double bytes = 0.0;
+
+    for (size_t i = 0; i < b->plan->buckets; i++)
+        bytes += (double)b->plan->bucket[i].slice_elems * sizeof(float);
+    return bytes / b->cluster->device.bandwidth + b->cluster->device.launch_us * 1e-6 +
+           ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2);
+}
+
+/* Reads parameters, gradients and states, writes parameters and states, and a bf16 copy. */
+static double update_s(const struct bench *b, uint32_t bucket)
+{
+    double held = (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, bucket).count;
+    double bytes = sizeof(float) * (3.0 + 2.0 * 2.0) + (b->act < 4.0 ? 2.0 : 0.0);
+
+    return held * bytes / b->cluster->device.update + b->cluster->device.launch_us * 1e-6;
+}
+
+double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                     const struct ds_instr *instr)
+{
+    struct bench b = open_bench(cluster, plan);
+
+    switch (instr->op) {
+    case DS_INSTR_FORWARD:
+    case DS_INSTR_BACKWARD: return block_s(&b, instr);
+    case DS_INSTR_REDUCE: return reduce_s(&b, &plan->bucket[instr->bucket]);
+    case DS_INSTR_GATHER: return gather_s(&b, &plan->bucket[instr->bucket]);
+    case DS_INSTR_NORM: return norm_s(&b);
+    case DS_INSTR_UPDATE: return update_s(&b, instr->bucket);
+    case DS_INSTR_FREE:
+    case DS_INSTR_OFFLOAD:
+    case DS_INSTR_FETCH:
+    case DS_INSTR_SEND:
+    case DS_INSTR_RECV:
+    case DS_INSTR_SAVE: break;
+    }
+    return 0.0;
+}

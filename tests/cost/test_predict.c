@@ -1,0 +1,203 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_predict - costs against sums done by hand, and what must hold for any plan on any cluster.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/json_read.h"
+#include "runtime/cost/predict.h"
+#include "tests/plan/fixture.h"
+
+static struct ds_cluster gpus(uint64_t hosts, uint64_t ranks)
+{
+    struct ds_cluster cluster;
+
+    ds_cluster_init(&cluster);
+    cluster.hosts = hosts;
+    cluster.ranks = ranks;
+    cluster.device.flops.bf16 = cluster.device.attention.bf16 = 500e12;
+    cluster.device.flops.fp32 = cluster.device.attention.fp32 = 50e12;
+    cluster.device.peak = cluster.device.flops;
+    cluster.device.bandwidth = cluster.device.pointwise = cluster.device.update = 3e12;
+    cluster.host = (struct ds_link_rate){.bandwidth = 400e9, .latency_us = 5};
+    cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
+    cluster.overlap = 1.0;
+    return cluster;
+}
+
+static void close_to(double value, double expected, const char *what)
+{
+    cr_assert_float_eq(value, expected, 1e-9 * fabs(expected), "%s: %.12g, not %.12g", what, value,
+                       expected);
+}
+
+Test(work, a_large_product_takes_its_flops_and_a_thin_one_its_bytes)
+{
+    struct ds_cluster cluster = gpus(1, 1);
+
+    close_to(ds_work_matmul(&cluster, DS_COMPUTE_BF16, 8192, 8192, 8192),
+             2.0 * 8192 * 8192 * 8192 / 500e12, "large");
+    close_to(ds_work_matmul(&cluster, DS_COMPUTE_BF16, 8192, 8192, 1),
+             (8192.0 + 8192.0 + 8192.0 * 8192.0) * 2 / 3e12, "thin");
+    cluster.device.matmul_half = 512;
+    close_to(ds_work_matmul(&cluster, DS_COMPUTE_BF16, 8192, 8192, 512),
+             2.0 * (2.0 * 8192 * 8192 * 512 / 500e12), "at the half extent");
+}
+
+Test(work, collectives_are_rings_through_the_narrowest_link)
+{
+    struct ds_cluster cluster = gpus(4, 8);
+
+    close_to(ds_work_collective(&cluster, (struct ds_ring){8, 8}, 8e9, 2),
+             2 * (8e9 * 7 / 8 / 400e9 + 3 * 5e-6), "in a host");
+    close_to(ds_work_collective(&cluster, (struct ds_ring){32, 8}, 8e9, 1),
+             8e9 * 31 / 32 / 400e9 + 5 * 10e-6, "eight rails carry what the host's links do");
+    close_to(ds_work_collective(&cluster, (struct ds_ring){4, 1}, 8e9, 1),
+             8e9 * 3 / 4 / 50e9 + 2 * 10e-6, "one rank a host");
+    cluster.network.bandwidth = 10e9;
+    close_to(ds_work_collective(&cluster, (struct ds_ring){32, 8}, 8e9, 2),
+             2 * (8e9 * 31 / 32 / 80e9 + 5 * 10e-6), "the network is the narrowest");
+    cr_assert_eq(ds_work_collective(&cluster, (struct ds_ring){1, 1}, 8e9, 2), 0.0);
+}
+
+struct world {
+    uint64_t hosts, ranks;
+    unsigned stage;
+    uint64_t micro_batches;
+    bool recompute;
+    double overlap;
+};
+
+static void predict(const struct world *world,
+                    void (*check)(const struct world *, const struct ds_plan *,
+                                  const struct ds_prediction *))
+{
+    struct ds_cluster cluster = gpus(world->hosts, world->ranks);
+    struct ds_model_shape shape = test_gpt2(12, 768, 12, 50257, 1024);
+    uint64_t ranks = world->hosts * world->ranks;
+    struct ds_job job = test_job(shape, ranks * world->micro_batches * 8, 8, 1024);
+    struct ds_prediction prediction;
+    struct ds_plan plan;
+    struct ds_error err = {0};
+
+    cluster.overlap = world->overlap;
+    job.precision.compute = DS_COMPUTE_BF16;
+    job.zero.stage = world->stage;
+    job.activation.recompute = world->recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+    cr_assert_eq(ds_plan_build(&plan,
+                               &(struct ds_plan_args){.job = &job,
+                                                      .world = (unsigned)ranks,
+                                                      .threads = 1,
+                                                      .local_world = (unsigned)world->ranks},
+                               &err),
+                 0, "%s", err.text);
+    cr_assert_eq(ds_predict(&prediction, &cluster, &plan, &err), 0, "%s", err.text);
+    check(world, &plan, &prediction);
+    ds_prediction_release(&prediction);
+    ds_plan_release(&plan);
+    ds_cluster_release(&cluster);
+}
+
+static void check_order(const struct world *world, const struct ds_plan *plan,
+                        const struct ds_prediction *p)
+{
+    double *happened = calloc(plan->step.events + 1, sizeof(*happened));
+    double free_at[DS_QUEUE_COUNT] = {0};
+
+    for (size_t i = 0; i < plan->step.count; i++) {
+        const struct ds_instr *instr = &plan->step.instr[i];
+        enum ds_queue queue = world->overlap > 0.0 ? instr->queue : DS_QUEUE_COMPUTE;
+
+        cr_assert_geq(p->time[i].begin_s, free_at[queue], "instruction %zu", i);
+        cr_assert_geq(p->time[i].end_s, p->time[i].begin_s, "instruction %zu", i);
+        if (instr->waits_for != DS_NO_EVENT)
+            cr_assert_geq(p->time[i].begin_s, happened[instr->waits_for], "instruction %zu", i);
+        if (instr->signals != DS_NO_EVENT)
+            happened[instr->signals] = p->time[i].end_s;
+        free_at[queue] = p->time[i].end_s;
+        cr_assert_leq(p->time[i].end_s, p->step_s);
+    }
+    cr_assert_geq(p->step_s, p->compute_s);
+    cr_assert_leq(p->step_s, (p->compute_s + p->comm_s + p->update_s) * (1 + 1e-9));
+    cr_assert(p->mfu > 0.0 && p->mfu < 1.0, "%g", p->mfu);
+    free(happened);
+}
+
+static const struct world worlds[] = {
+    {1, 1, 0, 1, false, 1.0}, {1, 8, 0, 2, false, 1.0},  {4, 8, 0, 1, true, 1.0},
+    {1, 8, 1, 2, false, 1.0}, {4, 8, 2, 3, false, 1.0},  {4, 8, 3, 2, true, 1.0},
+    {1, 2, 3, 1, false, 0.0}, {16, 8, 1, 1, false, 0.5},
+};
+
+Test(predict, nothing_begins_before_what_it_waits_for)
+{
+    for (size_t i = 0; i < sizeof(worlds) / sizeof(worlds[0]); i++)
+        predict(&worlds[i], check_order);
+}
+
+static double step_s;
+
+static void keep_step(const struct world *world, const struct ds_plan *plan,
+                      const struct ds_prediction *p)
+{
+    (void)world;
+    (void)plan;
+    step_s = p->step_s;
+}
+
+Test(predict, overlap_hides_collectives)
+{
+    struct world world = {4, 8, 0, 1, false, 0.0};
+    double apart, together;
+
+    predict(&world, keep_step);
+    apart = step_s;
+    world.overlap = 1.0;
+    predict(&world, keep_step);
+    together = step_s;
+    cr_assert_lt(together, apart);
+}
+
+static void check_trace(const struct world *world, const struct ds_plan *plan,
+                        const struct ds_prediction *p)
+{
+    struct ds_buf out;
+    struct ds_error err = {0};
+    json_t *root;
+
+    (void)world;
+    ds_buf_init(&out, 1 << 24);
+    ds_timeline_write(plan, p->time, "simulated", &out);
+    root = ds_json_parse(ds_buf_text(&out), out.len, &err);
+    cr_assert_not_null(root, "%s", err.text);
+    cr_assert_eq(json_array_size(json_object_get(root, "traceEvents")),
+                 plan->step.count + 1 + DS_QUEUE_COUNT);
+    json_decref(root);
+    ds_buf_release(&out);
+}
+
+Test(timeline, is_a_chrome_trace_of_every_instruction)
+{
+    for (size_t i = 0; i < sizeof(worlds) / sizeof(worlds[0]); i++)
+        predict(&worlds[i], check_trace);
+}
+
+Test(predict, refuses_another_cluster_than_the_plan_is_for)
+{
+    struct ds_cluster cluster = gpus(2, 2);
+    struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 2, 32);
+    struct ds_prediction prediction;
+    struct ds_plan plan;
+    struct ds_error err = {0};
+
+    cr_assert_eq(
+        ds_plan_build(&plan, &(struct ds_plan_args){.job = &job, .world = 2, .threads = 1}, &err),
+        0);
+    cr_assert_eq(ds_predict(&prediction, &cluster, &plan, &err), -EINVAL);
+    ds_plan_release(&plan);
+    ds_cluster_release(&cluster);
+}

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""plan - `dsrun plan` for described clusters: predictions, timelines, refusals, 16,384 ranks."""
+import json
+import os
+
+import harness as h
+
+JOB = """name: planned
+model: {arch: llama, layers: 32, hidden: 4096, heads: 32, kv_heads: 8, ffn: 14336, vocab: 128256,
+        context: 8192}
+data: {train: [none.txt]}
+train: {steps: 10, global_batch: %d, micro_batch: 1}
+precision: {compute: bf16}
+%s"""
+CLUSTER = """hosts: %d
+ranks: 8
+device: {name: H100, flops: {bf16: 660e12}, peak: {bf16: 989e12}, bandwidth: 2.9e12, memory: %s}
+link: {host: {bandwidth: 370e9, latency_us: 6}, network: {bandwidth: 46e9, latency_us: 12}}
+"""
+
+
+def write(name, text):
+    path = os.path.join(h.work(), name)
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(text)
+    return path
+
+
+def plan(hosts, *options, memory="80e9", more=""):
+    job = write("job.yaml", JOB % (hosts * 8 * 2, more))
+    cluster = write("cluster.yaml", CLUSTER % (hosts, memory))
+    return h.dsrun("plan", "--cluster", cluster, *options, job)
+
+
+ran = plan(1, "--json", memory="0")
+h.ok(ran.returncode == 0, "a described cluster: ends with 0", ran.stderr)
+found = json.loads(ran.stdout)["predicted"]
+h.ok(all(found[key] > 0 for key in ("step_ms", "compute_ms", "update_ms", "collectives_ms",
+                                    "tokens_per_s", "mfu")), "every prediction is a number", found)
+h.ok(0.2 < found["mfu"] < 0.7, "an 8B model on 8 GPUs: a credible MFU", found)
+h.ok(found["step_ms"] < found["compute_ms"] + found["update_ms"] + found["collectives_ms"],
+     "collectives overlap compute", found)
+
+ran = plan(1, memory="80e9")
+h.ok(ran.returncode == 65 and "not enough memory" in ran.stderr and "tokens per second" in ran.stdout,
+     "stage 0 of an 8B model does not fit 80 GB: printed, then refused", ran.stderr)
+
+trace = os.path.join(h.work(), "step.json")
+ran = plan(2048, "--timeline", trace, memory="0")
+h.ok(ran.returncode == 0 and "2048 x 8 ranks" in ran.stdout, "16,384 ranks", ran.stderr)
+with open(trace, encoding="utf-8") as source:
+    events = json.load(source)["traceEvents"]
+work = [e for e in events if e["ph"] == "X"]
+h.ok({"FORWARD block 0", "BACKWARD block 33"} <= {e["name"] for e in work},
+     "the timeline has every block", len(work))
+h.ok(all(e["dur"] >= 0 and e["ts"] >= 0 for e in work), "the timeline has times")
+h.ok(any(e["name"] == "thread_name" and e["args"]["name"] == "REDUCE" for e in events),
+     "the timeline names its queues")
+
+ran = plan(1, "--timeline", os.path.join(h.work(), "none", "x.json"), memory="0")
+h.ok(ran.returncode != 0 and ran.stderr.count("error:") == 1, "a timeline that cannot be written",
+     ran.stderr)
+job = write("job.yaml", JOB % (16, ""))
+for name, text, says in (
+        ("unknown key", "hosts: 1\ndevize: {}\n", ":2:1: "),
+        ("no rate", "device: {bandwidth: 1e9}\n", "device.flops"),
+        ("no network", "hosts: 2\ndevice: {flops: {bf16: 1e12}, bandwidth: 1e9}\n", "link.network"),
+        ("too many ranks", "hosts: 65536\nranks: 8\ndevice: {flops: {bf16: 1e12}, bandwidth: 1e9}\n"
+         "link: {host: {bandwidth: 1e9}, network: {bandwidth: 1e9}}\n", "more than")):
+    ran = h.dsrun("plan", "--cluster", write("bad.yaml", text), job)
+    h.ok(ran.returncode == 65 and says in ran.stderr and ran.stderr.count("error:") == 1,
+         f"cluster file refused: {name}", ran.stderr)
+ran = h.dsrun("plan", "--cluster", os.path.join(h.work(), "missing.yaml"), job)
+h.ok(ran.returncode == 2, "a cluster file that does not exist", ran.stderr)
+ran = h.dsrun("plan", "--timeline", trace, job, "train.global_batch=1",
+              XDG_CONFIG_HOME=os.path.join(h.work(), "config"))
+h.ok(ran.returncode == 65 and "bench machine" in ran.stderr, "no rates of this machine", ran.stderr)
+h.done()

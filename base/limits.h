@@ -27,6 +27,7 @@ enum {
     DS_MAX_SLOTS         = 1024,         /* ranks on one host */
     DS_MAX_RANKS         = 65536,
     DS_MAX_HOST_NAME     = 255,
+    DS_MAX_CPUS          = 65536,        /* of one host, as a batch system says */
 
     DS_MAX_LAYERS        = 1024,
     DS_MAX_HIDDEN        = 65536,

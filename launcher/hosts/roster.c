@@ -81,6 +81,8 @@ int ds_roster_add(struct ds_roster *roster, const char *pattern, const struct ds
                   struct ds_error *err)
 {
     struct ds_host_spec entry = *host;
+    char name[DS_MAX_HOST_NAME + 1];
+    struct ds_range range;
     size_t count;
     int rc = ds_range_count(pattern, &count, err);
 
@@ -92,12 +94,10 @@ int ds_roster_add(struct ds_roster *roster, const char *pattern, const struct ds
         return ds_fail(err, EINVAL, "%zu hosts cannot have one address", count);
     entry.address = copy(&roster->arena, host->address);
     entry.user = copy(&roster->arena, host->user);
-    for (size_t i = 0; i < count; i++) {
-        char name[DS_MAX_HOST_NAME + 1];
-        uint32_t *slot;
+    ds_range_start(&range, pattern);
+    while (ds_range_next(&range, name)) {
+        uint32_t *slot = lookup(roster, name);
 
-        ds_range_name(pattern, i, name);
-        slot = lookup(roster, name);
         if (*slot != 0)
             return ds_fail(err, EINVAL, "host '%s' is named twice", name);
         entry.name = ds_arena_strdup(&roster->arena, name);

@@ -4,8 +4,9 @@
  * roster.h - the hosts that a job may use, in the order in which they were named.
  *
  *   hostfile.c      both forms of the hostfile            ─┐
- *   range.c         node[01-16,20] to names                ├─► roster ─► select.c ─► placement.h
+ *   slurm_env.c     the allocation that this runs in       ├─► roster ─► select.c ─► placement.h
  *   (this machine)  ds_roster_add() of one name           ─┘
+ *   range.c         node[01-16,20] to names, for all of them
  *
  * Names are [A-Za-z0-9._-], at most DS_MAX_HOST_NAME bytes, and unique.
  *
@@ -25,7 +26,7 @@
 struct ds_host_spec {
     const char *name;
     const char *address, *user; /* NULL: not said */
-    uint32_t port, slots;       /* 0: not said */
+    uint32_t port, slots, cpus; /* 0: not said */
     const uint32_t *device;     /* NULL: not said */
     uint32_t devices;
     const uint32_t *slot; /* after selection: the slots chosen, rising; NULL: all */
@@ -49,10 +50,28 @@ int ds_roster_add(struct ds_roster *roster, const char *pattern, const struct ds
                   struct ds_error *err) DS_NODISCARD;
 struct ds_host_spec *ds_roster_find(const struct ds_roster *roster, const char *name);
 
-/* Names of a pattern: "node[01-16,20]" is 17.  One bracket; bounds keep their leading zeros. */
+/* Names of a pattern: "node[01-16,20]" is 17, "r[1-2]n[1-4]" is 8.  Bounds keep leading zeros. */
 int ds_range_count(const char *pattern, size_t *count, struct ds_error *err) DS_NODISCARD;
-/* Name `index` of a pattern that ds_range_count() accepted, into out[DS_MAX_HOST_NAME + 1]. */
-void ds_range_name(const char *pattern, size_t index, char *out);
+
+/* The names of a pattern that ds_range_count() accepted, one after the other, each into
+ * out[DS_MAX_HOST_NAME + 1].  False: that was all. */
+enum { DS_RANGE_BRACKETS = 4 };
+struct ds_range_part {
+    unsigned long first, last;
+    int width; /* digits of the first bound, kept when it has leading zeros */
+};
+struct ds_range {
+    const char *pattern; /* borrowed */
+    struct ds_range_bracket {
+        const char *open, *at; /* its '['; behind the part that is read now */
+        struct ds_range_part part;
+        unsigned long value;
+    } bracket[DS_RANGE_BRACKETS];
+    unsigned brackets;
+    bool over;
+};
+void ds_range_start(struct ds_range *range, const char *pattern);
+bool ds_range_next(struct ds_range *range, char *out);
 
 /* Read a hostfile, YAML or one host a line.  -ENOENT missing; -EINVAL "file:line:column: ...". */
 int ds_hostfile_load(struct ds_roster *roster, const char *path, struct ds_error *err) DS_NODISCARD;

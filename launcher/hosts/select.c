@@ -65,19 +65,20 @@ static int mark_item(struct ds_roster *roster, struct marks *marks, const char *
     const char *colon = memchr(item, ':', len);
     size_t name_len = colon != NULL ? (size_t)(colon - item) : len;
     const char *pattern = ds_arena_strndup(&roster->arena, item, name_len);
+    char name[DS_MAX_HOST_NAME + 1];
+    struct ds_range range;
     size_t count;
     int rc;
 
     if (pattern == NULL)
         return ds_fail(err, ENOMEM, "no memory for a selection");
     rc = ds_range_count(pattern, &count, err);
-    for (size_t i = 0; i < count && rc == 0; i++) {
-        char name[DS_MAX_HOST_NAME + 1];
-
-        ds_range_name(pattern, i, name);
+    if (rc != 0)
+        return rc;
+    ds_range_start(&range, pattern);
+    while (rc == 0 && ds_range_next(&range, name))
         rc = mark_host(roster, marks, name, colon != NULL ? colon + 1 : NULL,
                        colon != NULL ? len - name_len - 1 : 0, err);
-    }
     return rc;
 }
 

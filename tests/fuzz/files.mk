@@ -15,3 +15,5 @@ FUZZ += safetensors
 FUZZROOMS_safetensors := ckpt ops base
 FUZZ += manifest
 FUZZROOMS_manifest := ckpt ops base
+FUZZ += slurm_env
+FUZZROOMS_slurm_env := launcher base

@@ -70,6 +70,8 @@ static size_t expand(char *list, char (*out)[32])
     char *item = list;
 
     for (char *at = list;; at++) {
+        char name[DS_MAX_HOST_NAME + 1];
+        struct ds_range range;
         bool end = *at == '\0';
         size_t count;
 
@@ -79,12 +81,9 @@ static size_t expand(char *list, char (*out)[32])
             continue;
         *at = '\0';
         cr_assert_eq(ds_range_count(item, &count, NULL), 0, "%s", item);
-        for (size_t i = 0; i < count; i++) {
-            char name[DS_MAX_HOST_NAME + 1];
-
-            ds_range_name(item, i, name);
+        ds_range_start(&range, item);
+        while (ds_range_next(&range, name))
             (void)snprintf(out[n++], 32, "%.31s", name);
-        }
         item = at + 1;
         if (end)
             return n;

@@ -16,6 +16,7 @@ enum { EVENTS_PER_TURN = 64 };
 
 int ds_loop_init(struct ds_loop *loop, struct ds_error *err)
 {
+    *loop = (struct ds_loop){.turn = 1};
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (loop->epoll_fd < 0)
         return ds_fail(err, errno, "cannot create an event loop: %s", strerror(errno));
@@ -61,17 +62,60 @@ void ds_loop_want(struct ds_loop *loop, struct ds_watch *watch, uint32_t events)
     watch->events = events;
 }
 
+static void forget(struct ds_loop *loop, struct ds_watch *watch)
+{
+    struct ds_watch *before = NULL;
+
+    for (struct ds_watch *at = loop->again; at != watch; at = at->next)
+        before = at;
+    if (before == NULL)
+        loop->again = watch->next;
+    else
+        before->next = watch->next;
+    if (loop->last == watch)
+        loop->last = before;
+    watch->again = 0;
+}
+
 void ds_loop_remove(struct ds_loop *loop, struct ds_watch *watch)
 {
     ds_loop_want(loop, watch, 0);
     watch->fd = -1;
+    if (watch->again != 0)
+        forget(loop, watch);
+}
+
+void ds_loop_again(struct ds_loop *loop, struct ds_watch *watch)
+{
+    if (watch->again != 0 || watch->fd < 0)
+        return;
+    watch->again = loop->turn;
+    watch->next = NULL;
+    if (loop->last == NULL)
+        loop->again = watch;
+    else
+        loop->last->next = watch;
+    loop->last = watch;
+}
+
+/* Those that asked before this turn; each may ask once more, or remove any other. */
+static void run_again(struct ds_loop *loop)
+{
+    while (loop->again != NULL && loop->again->again < loop->turn) {
+        struct ds_watch *watch = loop->again;
+
+        forget(loop, watch);
+        watch->ready(watch, 0);
+    }
 }
 
 int ds_loop_turn(struct ds_loop *loop, int timeout_ms, struct ds_error *err)
 {
     struct epoll_event event[EVENTS_PER_TURN];
-    int n = epoll_wait(loop->epoll_fd, event, EVENTS_PER_TURN, timeout_ms);
+    int n =
+        epoll_wait(loop->epoll_fd, event, EVENTS_PER_TURN, loop->again != NULL ? 0 : timeout_ms);
 
+    loop->turn++;
     if (n < 0 && errno != EINTR)
         return ds_fail(err, errno, "cannot wait for events: %s", strerror(errno));
     for (int i = 0; i < n; i++) {
@@ -80,6 +124,7 @@ int ds_loop_turn(struct ds_loop *loop, int timeout_ms, struct ds_error *err)
         if (watch->fd >= 0 && watch->events != 0) /* else an earlier callback removed it */
             watch->ready(watch, event[i].events);
     }
+    run_again(loop);
     return 0;
 }
 

@@ -22,10 +22,14 @@ struct ds_watch {
     uint32_t events; /* EPOLLIN, EPOLLOUT, or 0: known, but reports nothing, not even HUP */
     void (*ready)(struct ds_watch *watch, uint32_t events);
     void *user;
+    struct ds_watch *next; /* of those to run again */
+    uint64_t again;        /* asked in this turn; 0: not asked */
 };
 
 struct ds_loop {
     int epoll_fd;
+    struct ds_watch *again, *last; /* to run again, in this order */
+    uint64_t turn;                 /* counts from 1 */
 };
 
 int ds_loop_init(struct ds_loop *loop, struct ds_error *err) DS_NODISCARD;
@@ -36,6 +40,10 @@ int ds_loop_add(struct ds_loop *loop, struct ds_watch *watch, int fd, uint32_t e
                 struct ds_error *err) DS_NODISCARD;
 void ds_loop_want(struct ds_loop *loop, struct ds_watch *watch, uint32_t events);
 void ds_loop_remove(struct ds_loop *loop, struct ds_watch *watch); /* fine when not added */
+
+/* Run watch->ready(watch, 0) in the next turn, which then does not wait: for who has more to do
+ * than is fair in one turn. */
+void ds_loop_again(struct ds_loop *loop, struct ds_watch *watch);
 
 /* Wait at most `timeout_ms` (-1: for ever) and run what is ready. */
 int ds_loop_turn(struct ds_loop *loop, int timeout_ms, struct ds_error *err) DS_NODISCARD;

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/exit.h"
 #include "base/log.h"
+#include "launcher/fleet/cause.h"
 #include "launcher/reap.h"
 #include "launcher/remote/channel.h"
 
@@ -36,6 +37,7 @@ struct ds_fleet_host {
     struct ds_channel channel;
     uint64_t heard_ns;
     uint8_t nonce[16];
+    bool up;                     /* the line carries frames */
     bool greeted, ended, closed; /* ended: nothing more will come; closed: and it is put away */
     char reason[512];            /* why it ended, when that is known */
 };
@@ -248,11 +250,11 @@ static const struct ds_channel_ops channel_ops = {.frame = on_frame, .ended = on
 
 /* --- hosts ------------------------------------------------------------------------------------ */
 
-static int start_host(struct ds_fleet *fleet, uint32_t index, struct ds_error *err)
+/* Tell the agent of a host, whose line is up, what to start. */
+static int send_spec(struct ds_fleet_host *host, struct ds_error *err)
 {
-    const struct ds_fleet_args *args = fleet->args;
-    struct ds_fleet_host *host = &fleet->host[index];
-    struct ds_spec spec = *args->spec;
+    struct ds_fleet *fleet = host->fleet;
+    struct ds_spec spec = *fleet->args->spec;
     struct ds_frame frame = {.type = DS_WIRE_SPEC, .rank = DS_WIRE_NO_RANK};
     struct ds_hello hello = {.version = DS_WIRE_VERSION, .build_id = DS_VERSION};
     struct ds_buf bytes;
@@ -261,56 +263,67 @@ static int start_host(struct ds_fleet *fleet, uint32_t index, struct ds_error *e
     ds_buf_init(&bytes, DS_MAX_FRAME_BYTES);
     spec.first_rank = host->place->first_rank;
     spec.ranks = host->place->ranks;
-    spec.node = index;
-    spec.nodes = args->places;
+    spec.node = host->index;
+    spec.nodes = fleet->args->places;
+    memcpy(hello.nonce, host->nonce, sizeof(hello.nonce));
     rc = ds_spec_encode(&spec, &bytes, err);
+    frame.payload = bytes.data;
+    frame.len = (uint32_t)bytes.len;
     if (rc == 0)
-        rc = args->transport->start(&host->remote, &args->transport_args, err);
-    if (rc == 0) {
-        const struct ds_channel_args channel = {.ops = &channel_ops,
-                                                .user = host,
-                                                .banner = true,
-                                                .in_fd = host->remote.in_fd,
-                                                .out_fd = host->remote.out_fd};
-
-        host->heard_ns = ds_clock_mono_ns();
-        rc = ds_channel_open(&host->channel, &fleet->loop, &channel, err);
-    }
-    if (rc == 0) {
-        memcpy(hello.nonce, host->nonce, sizeof(hello.nonce));
-        frame.payload = bytes.data;
-        frame.len = (uint32_t)bytes.len;
         rc = ds_channel_send_hello(&host->channel, &hello);
-        if (rc == 0)
-            rc = ds_channel_send(&host->channel, &frame);
-    }
+    if (rc == 0)
+        rc = ds_channel_send(&host->channel, &frame);
     ds_buf_release(&bytes);
     return rc;
 }
 
-/* A host that cannot be started is the end of the attempt, or only its own. */
-static int start_host_or_lose(struct ds_fleet *fleet, uint32_t index, struct ds_error *err)
+static void on_up(struct ds_remote *remote)
 {
-    struct ds_fleet_host *host = &fleet->host[index];
-    int rc = start_host(fleet, index, err);
+    struct ds_fleet_host *host = remote->user;
+    const struct ds_channel_args channel = {.ops = &channel_ops,
+                                            .user = host,
+                                            .banner = true,
+                                            .in_fd = remote->in_fd,
+                                            .out_fd = remote->out_fd,
+                                            .stream = remote->stream};
+    struct ds_error err = {0};
+    int rc;
 
-    if (rc == 0 || !fleet->args->apart)
-        return ds_error_context(err, rc, "host '%s'", host->place->host);
-    (void)snprintf(host->reason, sizeof(host->reason), "%s", ds_error_text(err, rc));
-    ds_error_clear(err);
-    host->ended = true;
-    return 0;
+    host->up = true;
+    host->fleet->up++;
+    host->heard_ns = ds_clock_mono_ns();
+    rc = ds_channel_open(&host->channel, &host->fleet->loop, &channel, &err);
+    if (rc == 0)
+        rc = send_spec(host, &err);
+    if (rc != 0)
+        on_ended(&host->channel, rc, &err);
 }
+
+static void on_down(struct ds_remote *remote, int rc, const struct ds_error *err)
+{
+    struct ds_fleet_host *host = remote->user;
+    struct ds_fleet *fleet = host->fleet;
+
+    (void)snprintf(host->reason, sizeof(host->reason), "%s", ds_error_text(err, rc));
+    host->ended = true;
+    fleet->down++;
+    if (fleet->refused.code == 0)
+        (void)ds_fail(&fleet->refused, -rc, "host '%s': %s", host->place->host, host->reason);
+    else
+        ds_log(DS_LOG_ERROR, "host '%s': %s", host->place->host, host->reason);
+}
+
+static const struct ds_remote_ops remote_ops = {.up = on_up, .down = on_down};
 
 /* Put away a host whose line has ended, and say how its agent did. */
 static void close_host(struct ds_fleet *fleet, struct ds_fleet_host *host)
 {
     const struct ds_super_event event = {.kind = DS_SUPER_HOST_GONE, .host = host->index};
-    bool force = !host->channel.ended; /* dropped by us */
+    bool force = !host->up || !host->channel.ended; /* dropped by us */
     size_t len;
 
     ds_channel_release(&host->channel);
-    fleet->args->transport->finish(&host->remote, force);
+    fleet->args->transport->finish(fleet->starter, &host->remote, force);
     host->closed = true;
     len = strlen(host->reason);
     if (len == 0 && host->remote.signal != 0 && host->remote.code != -1)
@@ -339,12 +352,12 @@ static void check_silence(struct ds_fleet *fleet, uint64_t now_ns)
         struct ds_fleet_host *host = &fleet->host[i];
         double waited_s = (double)(now_ns - fleet->start_ns) / 1e9;
 
-        if (!host->ended && !host->greeted && fleet->args->apart && timeout_s > 0 &&
+        if (host->up && !host->ended && !host->greeted && fleet->args->apart && timeout_s > 0 &&
             waited_s >= timeout_s) {
             (void)snprintf(host->reason, sizeof(host->reason), "no answer within %g s", timeout_s);
             host->ended = true;
         }
-        if (host->ended || now_ns < host->heard_ns + SILENT_NS)
+        if (!host->up || host->ended || now_ns < host->heard_ns + SILENT_NS)
             continue;
         (void)snprintf(host->reason, sizeof(host->reason), "its agent was silent for %d s",
                        (int)(SILENT_NS / NS_PER_S));
@@ -416,49 +429,21 @@ int ds_fleet_signal_fd(const struct ds_fleet *fleet)
 /* The first failure as a sentence. */
 static void explain(const struct ds_fleet *fleet, struct ds_fleet_result *result)
 {
-    const struct ds_failure *first = &result->first;
-    const char *host = fleet->args->places > 0 ? fleet->host[first->host].place->host : "";
+    const struct ds_fleet_host *host = &fleet->host[result->first.host];
+    const struct ds_cause_facts facts = {.host = host->place->host,
+                                         .reason = host->reason,
+                                         .broken = ds_error_text(&fleet->broken, 0),
+                                         .spawned = fleet->super.spawned,
+                                         .world = fleet->args->world,
+                                         .start_timeout_s = fleet->args->start_timeout_s};
 
-    switch (first->kind) {
-    case DS_FAILURE_NONE:
-    case DS_FAILURE_KINDS: break;
-    case DS_FAILURE_RANK:
-        if (first->signal != 0)
-            (void)snprintf(result->cause, sizeof(result->cause),
-                           "rank %u on %s was killed by signal %d (%s)%s", first->rank, host,
-                           first->signal, strsignal(first->signal),
-                           first->oom ? ": the host ran out of memory" : "");
-        else
-            (void)snprintf(result->cause, sizeof(result->cause), "rank %u on %s ended with code %d",
-                           first->rank, host, first->code);
-        break;
-    case DS_FAILURE_HOST:
-        (void)snprintf(result->cause, sizeof(result->cause), "host '%s' was lost: %s", host,
-                       fleet->host[first->host].reason);
-        break;
-    case DS_FAILURE_SILENT:
-        (void)snprintf(result->cause, sizeof(result->cause), "host '%s' was silent for too long",
-                       host);
-        break;
-    case DS_FAILURE_HANG:
-        (void)snprintf(result->cause, sizeof(result->cause),
-                       "no rank has made a step for too long: rank %u on %s holds the others up",
-                       first->rank, host);
-        break;
-    case DS_FAILURE_SLEPT:
-        (void)snprintf(result->cause, sizeof(result->cause),
-                       "dsrun itself did not run for too long: hosts gave it up");
-        break;
-    case DS_FAILURE_START:
-        (void)snprintf(result->cause, sizeof(result->cause),
-                       "%u of %u ranks had started when the start time-out of %g s was over",
-                       fleet->super.spawned, fleet->args->world, fleet->args->start_timeout_s);
-        break;
-    case DS_FAILURE_LAUNCHER:
-        (void)snprintf(result->cause, sizeof(result->cause), "%s",
-                       ds_error_text(&fleet->broken, -fleet->broken.code));
-        break;
-    }
+    ds_cause_text(&result->first, &facts, result->cause);
+}
+
+/* Could a host not be started while nothing was anywhere? */
+static bool refused(const struct ds_fleet *fleet)
+{
+    return fleet->refused.code != 0 && fleet->up == 0 && !fleet->args->apart;
 }
 
 static int serve(struct ds_fleet *fleet, struct ds_error *err)
@@ -470,15 +455,24 @@ static int serve(struct ds_fleet *fleet, struct ds_error *err)
     while (!fleet->over && rc == 0) {
         uint64_t now_ns = ds_clock_mono_ns();
         uint64_t next_ns = now_ns + NS_PER_S;
+        uint64_t due_ns = fleet->args->transport->tick(fleet->starter, now_ns);
 
+        if (refused(fleet))
+            break;
+        if (due_ns != 0 && due_ns < next_ns)
+            next_ns = due_ns;
         if (fleet->super.deadline_ns != 0 && fleet->super.deadline_ns < next_ns)
             next_ns = fleet->super.deadline_ns;
         rc = ds_loop_turn(&fleet->loop, ds_loop_timeout_ms(next_ns, now_ns), err);
+        if (refused(fleet))
+            break;
         now_ns = ds_clock_mono_ns();
         check_silence(fleet, now_ns);
         close_hosts(fleet);
         tell(fleet, &tick);
     }
+    if (rc == 0 && refused(fleet))
+        return ds_fail(err, fleet->refused.code, "%s", fleet->refused.text);
     return rc;
 }
 
@@ -503,10 +497,13 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
     fleet->args = args;
     fleet->over = false;
     fleet->last_step = -1;
-    fleet->broken = (struct ds_error){0};
+    fleet->broken = fleet->refused = (struct ds_error){0};
+    fleet->up = fleet->down = 0;
     for (uint32_t i = 0; i < args->places; i++) {
         fleet->host[i] =
             (struct ds_fleet_host){.fleet = fleet, .place = &args->place[i], .index = i};
+        fleet->host[i].remote = (struct ds_remote){
+            .host = args->place[i].spec, .user = &fleet->host[i], .in_fd = -1, .out_fd = -1};
         fleet->hosts[i].first_rank = args->place[i].first_rank;
         fleet->hosts[i].ranks = args->place[i].ranks;
         if (getrandom(fleet->host[i].nonce, sizeof(fleet->host[i].nonce), 0) < 0)
@@ -522,11 +519,14 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
 static void attempt_release(struct ds_fleet *fleet)
 {
     for (uint32_t i = 0; fleet->args != NULL && i < fleet->args->places; i++) {
-        if (fleet->host[i].closed)
+        if (fleet->host[i].closed || fleet->starter == NULL)
             continue;
         ds_channel_release(&fleet->host[i].channel);
-        fleet->args->transport->finish(&fleet->host[i].remote, true);
+        fleet->args->transport->finish(fleet->starter, &fleet->host[i].remote, true);
     }
+    if (fleet->starter != NULL)
+        fleet->args->transport->close(fleet->starter);
+    fleet->starter = NULL;
     free(fleet->host);
     free(fleet->hosts);
     free(fleet->ranks);
@@ -539,10 +539,21 @@ static void attempt_release(struct ds_fleet *fleet)
 int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                  struct ds_fleet_result *result, struct ds_error *err)
 {
+    struct ds_transport_args transport = args->transport_args;
     int rc = attempt_init(fleet, args, err);
 
-    for (uint32_t i = 0; rc == 0 && i < args->places; i++)
-        rc = start_host_or_lose(fleet, i, err);
+    transport.apart = args->apart;
+    transport.loop = &fleet->loop;
+    transport.ops = &remote_ops;
+    transport.start_ns = args->start_timeout_s == 0
+                             ? 0
+                             : ds_clock_mono_ns() + (uint64_t)(args->start_timeout_s * 1e9);
+    if (rc == 0)
+        rc = args->transport->open(&fleet->starter, &transport, err);
+    for (uint32_t i = 0; rc == 0 && i < args->places; i++) {
+        rc = args->transport->start(fleet->starter, &fleet->host[i].remote, err);
+        rc = ds_error_context(err, rc, "host '%s'", args->place[i].host);
+    }
     if (rc == 0)
         rc = serve(fleet, err);
     if (rc == 0) {

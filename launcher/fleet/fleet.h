@@ -53,9 +53,9 @@ struct ds_fleet_args {
     const struct ds_place *place;
     uint32_t places, world;
     const struct ds_transport *transport;
-    struct ds_transport_args transport_args;
-    const struct ds_spec *spec;      /* ranks and nodes are filled in per host */
-    double grace_s, start_timeout_s; /* start_timeout_s 0: none */
+    struct ds_transport_args transport_args; /* loop, ops, start_ns and apart are filled in */
+    const struct ds_spec *spec;              /* ranks and nodes are filled in per host */
+    double grace_s, start_timeout_s;         /* start_timeout_s 0: none */
     bool apart; /* ranks that have nothing to do with each other: a host that cannot be reached, or
                    not within the start time-out, is lost and the others go on */
     const struct ds_fleet_ops *ops;
@@ -75,11 +75,14 @@ struct ds_fleet {
     struct ds_loop loop;
     struct ds_watch signals;
     const struct ds_fleet_args *args; /* of the attempt that runs */
+    struct ds_starter *starter;       /* of it */
     struct ds_fleet_host *host;
     struct ds_super_rank *ranks;
     struct ds_super_host *hosts;
     struct ds_supervise super;
-    struct ds_error broken; /* why the launcher itself cannot go on */
+    struct ds_error broken;  /* why the launcher itself cannot go on */
+    struct ds_error refused; /* why the first host could not be started, while none was up */
+    uint32_t up, down;       /* hosts that were, and that could not be */
     int64_t last_step;
     int pending_stop; /* a signal that came between attempts */
     uint64_t start_ns;
@@ -93,7 +96,7 @@ void ds_fleet_release(struct ds_fleet *fleet);
 int ds_fleet_signal_fd(const struct ds_fleet *fleet);
 
 /* One attempt, from start to the end of the last process.  0 with `*result`, or an error that
- * kept it from starting anything. */
+ * kept it from starting anything (the hosts that could not be reached, by name). */
 int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                  struct ds_fleet_result *result, struct ds_error *err) DS_NODISCARD;
 

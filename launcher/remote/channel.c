@@ -12,9 +12,23 @@
 
 enum {
     READ_BYTES = 64 * 1024,
+    FAIR_READS = 4,           /* of a stream, in one turn */
+    KEEP_BYTES = 16 * 1024,   /* an empty buffer larger than this is given back */
     HIGH_BYTES = 1024 * 1024, /* congested above; one frame more still fits in the queue */
     LOW_BYTES = 256 * 1024,
 };
+
+/* Drop the first bytes; a large buffer that is empty now is given back. */
+static void consume(struct ds_buf *buf, size_t len)
+{
+    size_t max = buf->max;
+
+    ds_buf_consume(buf, len);
+    if (buf->len == 0 && buf->cap > KEEP_BYTES) {
+        ds_buf_release(buf);
+        ds_buf_init(buf, max);
+    }
+}
 
 static void end(struct ds_channel *channel, int rc, const struct ds_error *err)
 {
@@ -23,10 +37,12 @@ static void end(struct ds_channel *channel, int rc, const struct ds_error *err)
     channel->ended = true;
     ds_loop_remove(channel->loop, &channel->in);
     ds_loop_remove(channel->loop, &channel->out);
+    if (channel->stream != NULL)
+        channel->stream->ops->want(channel->stream, false, false);
     channel->ops->ended(channel, rc, err);
 }
 
-/* Tell epoll what matters now. */
+/* Tell epoll, or the stream, what matters now. */
 static void update(struct ds_channel *channel)
 {
     uint32_t in = channel->paused ? 0 : (uint32_t)EPOLLIN;
@@ -34,7 +50,9 @@ static void update(struct ds_channel *channel)
 
     if (channel->ended)
         return;
-    if (channel->in_fd == channel->out_fd) {
+    if (channel->stream != NULL) {
+        channel->stream->ops->want(channel->stream, in != 0, out != 0);
+    } else if (channel->in_fd == channel->out_fd) {
         ds_loop_want(channel->loop, &channel->in, in | out);
     } else {
         ds_loop_want(channel->loop, &channel->in, in);
@@ -42,25 +60,48 @@ static void update(struct ds_channel *channel)
     }
 }
 
+/* Bytes taken, or a negative errno. */
+static ssize_t write_some(struct ds_channel *channel, const void *bytes, size_t len)
+{
+    ssize_t n;
+
+    if (channel->stream != NULL)
+        return channel->stream->ops->write(channel->stream, bytes, len);
+    do
+        n = write(channel->out_fd, bytes, len);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+/* Bytes read, 0 at the end, or a negative errno. */
+static ssize_t read_some(struct ds_channel *channel, void *bytes, size_t len, struct ds_error *err)
+{
+    ssize_t n;
+
+    if (channel->stream != NULL)
+        return channel->stream->ops->read(channel->stream, bytes, len, err);
+    do
+        n = read(channel->in_fd, bytes, len);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EAGAIN)
+        return 0; /* ECONNRESET and EPIPE are ends like any other */
+    return n < 0 ? -EAGAIN : n;
+}
+
 /* Send what the peer takes now. */
 static void flush(struct ds_channel *channel)
 {
     size_t sent = 0;
-    int code = 0;
+    ssize_t n = 0;
 
     while (sent < channel->tx.len) {
-        ssize_t n = write(channel->out_fd, channel->tx.data + sent, channel->tx.len - sent);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            code = errno;
+        n = write_some(channel, channel->tx.data + sent, channel->tx.len - sent);
+        if (n < 0)
             break;
-        }
         sent += (size_t)n;
     }
-    ds_buf_consume(&channel->tx, sent);
-    if (code != 0 && code != EAGAIN)
+    consume(&channel->tx, sent);
+    if (n < 0 && n != -EAGAIN)
         ds_buf_reset(&channel->tx); /* nobody reads; the reading side reports the end */
     update(channel);
     if (channel->tx.len < LOW_BYTES)
@@ -95,7 +136,7 @@ static int deliver(struct ds_channel *channel, struct ds_error *err)
         if (rc < 0)
             break;
     }
-    ds_buf_consume(&channel->rx, at);
+    consume(&channel->rx, at);
     return rc < 0 ? rc : 0;
 }
 
@@ -108,30 +149,42 @@ static void deliver_or_end(struct ds_channel *channel)
         end(channel, rc, &err);
 }
 
+/* A launcher has a thousand lines, most of them silent: what is read goes through the stack, so
+ * that a line holds no more memory than its unfinished frame. */
 bool ds_channel_pump(struct ds_channel *channel)
 {
-    void *room;
+    char bytes[READ_BYTES];
+    struct ds_error err = {0};
     ssize_t n;
 
     if (channel->paused || channel->ended)
         return false;
-    room = ds_buf_reserve(&channel->rx, READ_BYTES);
-    if (room == NULL) {
-        struct ds_error err = {0};
-
+    n = read_some(channel, bytes, sizeof(bytes), &err);
+    if (n == -EAGAIN)
+        return false;
+    if (n <= 0) {
+        end(channel, (int)n, n < 0 ? &err : NULL);
+        return false;
+    }
+    if (ds_buf_put(&channel->rx, bytes, (size_t)n) != 0) {
         end(channel, ds_fail(&err, ENOMEM, "no memory for the input of a channel"), &err);
         return false;
     }
-    n = read(channel->in_fd, room, READ_BYTES);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return errno == EINTR;
-    if (n <= 0) { /* ECONNRESET and EPIPE are ends like any other */
-        end(channel, 0, NULL);
-        return false;
-    }
-    ds_buf_commit(&channel->rx, (size_t)n);
     deliver_or_end(channel);
     return !channel->paused && !channel->ended;
+}
+
+bool ds_channel_ready(struct ds_channel *channel)
+{
+    bool more = true;
+
+    if (channel->ended || channel->loop == NULL)
+        return false;
+    if (channel->tx.len > 0)
+        flush(channel);
+    for (int i = 0; more && i < FAIR_READS; i++)
+        more = ds_channel_pump(channel);
+    return more;
 }
 
 static void on_ready(struct ds_watch *watch, uint32_t events)
@@ -153,10 +206,23 @@ static int set_nonblocking(int fd, struct ds_error *err)
     return 0;
 }
 
+static int watch_fds(struct ds_channel *channel, struct ds_error *err)
+{
+    int rc = set_nonblocking(channel->in_fd, err);
+
+    if (rc == 0)
+        rc = set_nonblocking(channel->out_fd, err);
+    if (rc == 0)
+        rc = ds_loop_add(channel->loop, &channel->in, channel->in_fd, EPOLLIN, err);
+    if (rc == 0 && channel->out_fd != channel->in_fd)
+        rc = ds_loop_add(channel->loop, &channel->out, channel->out_fd, 0, err);
+    return rc;
+}
+
 int ds_channel_open(struct ds_channel *channel, struct ds_loop *loop,
                     const struct ds_channel_args *args, struct ds_error *err)
 {
-    int rc;
+    int rc = 0;
 
     *channel = (struct ds_channel){
         .ops = args->ops,
@@ -164,20 +230,20 @@ int ds_channel_open(struct ds_channel *channel, struct ds_loop *loop,
         .loop = loop,
         .in = {.fd = -1, .ready = on_ready, .user = channel},
         .out = {.fd = -1, .ready = on_ready, .user = channel},
-        .in_fd = args->in_fd,
-        .out_fd = args->out_fd,
+        .stream = args->stream,
+        .in_fd = args->stream == NULL ? args->in_fd : -1,
+        .out_fd = args->stream == NULL ? args->out_fd : -1,
         .banner = args->banner,
     };
     ds_buf_init(&channel->rx,
                 DS_MAX_FRAME_BYTES + DS_WIRE_HEADER_BYTES + DS_MAX_BANNER_BYTES + READ_BYTES);
     ds_buf_init(&channel->tx, DS_MAX_QUEUE_BYTES);
-    rc = set_nonblocking(args->in_fd, err);
-    if (rc == 0)
-        rc = set_nonblocking(args->out_fd, err);
-    if (rc == 0)
-        rc = ds_loop_add(loop, &channel->in, args->in_fd, EPOLLIN, err);
-    if (rc == 0 && args->out_fd != args->in_fd)
-        rc = ds_loop_add(loop, &channel->out, args->out_fd, 0, err);
+    if (channel->stream == NULL) {
+        rc = watch_fds(channel, err);
+    } else {
+        channel->stream->channel = channel;
+        update(channel);
+    }
     if (rc != 0)
         ds_channel_release(channel);
     return rc;
@@ -193,6 +259,10 @@ void ds_channel_release(struct ds_channel *channel)
         (void)close(channel->in_fd);
     if (channel->out_fd >= 0 && channel->out_fd != channel->in_fd)
         (void)close(channel->out_fd);
+    if (channel->stream != NULL) {
+        channel->stream->ops->want(channel->stream, false, false);
+        channel->stream->channel = NULL;
+    }
     ds_buf_release(&channel->rx);
     ds_buf_release(&channel->tx);
     *channel = (struct ds_channel){.in_fd = -1, .out_fd = -1, .ended = true};

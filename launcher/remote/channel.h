@@ -1,21 +1,23 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * channel.h - frames over a pair of descriptors (or one socket): the line between two programs.
+ * channel.h - frames over a pair of descriptors, one socket or a stream: the line between two
+ * programs.
  *
  * Reading and writing never block.  What cannot be sent at once is queued, at most
  * DS_MAX_QUEUE_BYTES; a user that produces bulk stops while ds_channel_congested(), which turns off
  * again well below the mark where it turned on.  A paused channel leaves its bytes with the sender.
  * Programs that use channels ignore SIGPIPE.
  *
- * Owner   the channel closes its descriptors in ds_channel_release().  Callbacks must not release
- *         the channel that calls them.
+ * Owner   the channel closes its descriptors in ds_channel_release(); a stream stays its owner's.
+ *         Callbacks must not release the channel that calls them.
  * Tests   tests/launcher/test_channel.c
  */
 #ifndef DS_LAUNCHER_REMOTE_CHANNEL_H
 #define DS_LAUNCHER_REMOTE_CHANNEL_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "base/buf.h"
 #include "base/error.h"
@@ -31,11 +33,28 @@ struct ds_channel_ops {
     void (*ended)(struct ds_channel *channel, int rc, const struct ds_error *err);
 };
 
+/* What a channel speaks through where there is no descriptor of its own (one SSH channel of many in
+ * a session).  Embedded by whoever carries the bytes. */
+struct ds_stream {
+    const struct ds_stream_ops *ops;
+    struct ds_channel *channel; /* that uses it now, or NULL */
+};
+
+struct ds_stream_ops {
+    /* > 0: so many bytes; 0: the end; -EAGAIN: nothing now; else the line is lost, says `err`. */
+    ssize_t (*read)(struct ds_stream *stream, void *bytes, size_t len, struct ds_error *err);
+    /* > 0: so many were taken; -EAGAIN: none now; else nobody reads any more. */
+    ssize_t (*write)(struct ds_stream *stream, const void *bytes, size_t len);
+    /* What the channel waits for from now on: call ds_channel_ready() when it may go on. */
+    void (*want)(struct ds_stream *stream, bool in, bool out);
+};
+
 struct ds_channel {
     const struct ds_channel_ops *ops;
     void *user;
     struct ds_loop *loop;
-    struct ds_watch in, out; /* of one socket, `in` does both */
+    struct ds_stream *stream; /* instead of descriptors; or NULL */
+    struct ds_watch in, out;  /* of one socket, `in` does both */
     int in_fd, out_fd;
     struct ds_buf rx, tx;
     bool banner; /* HELLO has not been seen: drop what comes before it */
@@ -45,7 +64,8 @@ struct ds_channel {
 struct ds_channel_args {
     const struct ds_channel_ops *ops;
     void *user;
-    int in_fd, out_fd; /* taken, made non-blocking; may be the same */
+    int in_fd, out_fd;        /* taken, made non-blocking; may be the same */
+    struct ds_stream *stream; /* borrowed; then the descriptors are not used */
     bool banner;
 };
 
@@ -70,5 +90,9 @@ void ds_channel_pause(struct ds_channel *channel, bool paused);
 /* Read and deliver what is there now.  True: there may be more; false: nothing left, paused, or
  * ended. */
 bool ds_channel_pump(struct ds_channel *channel);
+
+/* For streams: send what waits, read and deliver a fair share of what is there.  Returns as
+ * ds_channel_pump(). */
+bool ds_channel_ready(struct ds_channel *channel);
 
 #endif

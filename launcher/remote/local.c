@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/pidfd.h>
@@ -22,6 +23,28 @@
 #include "launcher/remote/transport.h"
 
 enum { PATIENCE_MS = 1000 };
+
+struct local {
+    struct ds_starter base;
+    struct ds_remote *booked;
+};
+
+static int local_open(struct ds_starter **starter, const struct ds_transport_args *args,
+                      struct ds_error *err)
+{
+    struct local *local = calloc(1, sizeof(*local));
+
+    if (local == NULL)
+        return ds_fail(err, ENOMEM, "no memory to start an agent");
+    local->base = (struct ds_starter){.transport = &ds_transport_local, .args = *args};
+    *starter = &local->base;
+    return 0;
+}
+
+static void local_close(struct ds_starter *starter)
+{
+    free(starter);
+}
 
 static int spawn_agent(const char *path, int fd, int lease_fd, pid_t *pid)
 {
@@ -51,7 +74,7 @@ static int spawn_agent(const char *path, int fd, int lease_fd, pid_t *pid)
     return -rc;
 }
 
-static int local_start(struct ds_remote *remote, const struct ds_transport_args *args,
+static int start_agent(struct ds_remote *remote, const struct ds_transport_args *args,
                        struct ds_error *err)
 {
     char path[DS_MAX_PATH];
@@ -73,6 +96,35 @@ static int local_start(struct ds_remote *remote, const struct ds_transport_args 
     return 0;
 }
 
+static int local_start(struct ds_starter *starter, struct ds_remote *remote, struct ds_error *err)
+{
+    struct local *local = (struct local *)starter;
+
+    (void)err;
+    remote->next = local->booked;
+    local->booked = remote;
+    return 0;
+}
+
+static uint64_t local_tick(struct ds_starter *starter, uint64_t now_ns)
+{
+    struct local *local = (struct local *)starter;
+
+    (void)now_ns;
+    while (local->booked != NULL) {
+        struct ds_remote *remote = local->booked;
+        struct ds_error err = {0};
+        int rc = start_agent(remote, &starter->args, &err);
+
+        local->booked = remote->next;
+        if (rc == 0)
+            starter->args.ops->up(remote);
+        else
+            starter->args.ops->down(remote, rc, &err);
+    }
+    return 0;
+}
+
 /* Did `pid` end within the time?  It is not collected here. */
 static bool ends_soon(pid_t pid)
 {
@@ -88,10 +140,11 @@ static bool ends_soon(pid_t pid)
     return n > 0;
 }
 
-static void local_finish(struct ds_remote *remote, bool force)
+static void local_finish(struct ds_starter *starter, struct ds_remote *remote, bool force)
 {
     int status = 0;
 
+    (void)starter;
     if (remote->pid > 0) {
         bool kill_it = force || !ends_soon(remote->pid);
 
@@ -108,5 +161,9 @@ static void local_finish(struct ds_remote *remote, bool force)
     ds_reap_all();
 }
 
-const struct ds_transport ds_transport_local = {
-    .name = "local", .start = local_start, .finish = local_finish};
+const struct ds_transport ds_transport_local = {.name = "local",
+                                                .open = local_open,
+                                                .start = local_start,
+                                                .tick = local_tick,
+                                                .finish = local_finish,
+                                                .close = local_close};

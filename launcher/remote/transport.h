@@ -1,40 +1,83 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * transport.h - how an agent is started on a host; everything after that is the channel.
+ * transport.h - how agents are started on hosts; everything after that is the channel.
  *
- * A transport starts dsrun-agent and gives the two ends of its stdin and stdout.  The end of those
- * is the end of the job on that host, whatever the transport.
+ * Starting is asynchronous: start() books a host and returns; then, out of tick() or the loop, each
+ * host gets exactly one call: up(), its line carries frames, or down(), it could not be started.
+ * Nothing begins before the first tick(), so a transport knows all hosts of an attempt by then: it
+ * may start them in one go (a Slurm step), or make sure that every host can be reached and trusted
+ * before an agent starts on any (ssh).
+ *
+ * A line's end is the end of the job on that host, whatever the transport.
+ *
+ *     open ─► start, start, ... ─► tick, tick, ... ─► finish, finish, ... ─► close
+ *                                   └► up or down, once per host
+ *
+ * Owner   the caller owns each ds_remote and keeps it until close(); the transport owns streams.
  */
 #ifndef DS_LAUNCHER_REMOTE_TRANSPORT_H
 #define DS_LAUNCHER_REMOTE_TRANSPORT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "launcher/hosts/roster.h"
+#include "launcher/loop.h"
+#include "launcher/remote/channel.h"
 
-struct ds_remote {     /* one agent as its transport sees it */
-    int in_fd, out_fd; /* frames from and to the agent; given to a channel by the caller */
-    pid_t pid;         /* the local process that stands for it; 0: none */
-    int code, signal;  /* how that ended, after finish(); code -1: it had to be killed */
+struct ds_remote {                   /* one agent as caller and transport see it */
+    const struct ds_host_spec *host; /* by the caller: whom to reach */
+    void *user;                      /* of the caller */
+    struct ds_remote *next;          /* of the transport */
+    void *state;                     /* of the transport */
+    int in_fd, out_fd;        /* with up(): frames from and to the agent, for a channel ... */
+    struct ds_stream *stream; /* ... unless it speaks through this */
+    pid_t pid;                /* the local process that stands for it; 0: none */
+    int code, signal;         /* how it ended, after finish(); code -1: had to be killed */
 };
 
+/* Called from tick() or the loop, never from start() or finish(); may not call the transport. */
+struct ds_remote_ops {
+    void (*up)(struct ds_remote *remote);
+    /* `rc` is -EHOSTUNREACH for what the user can mend (network, keys), else what went wrong. */
+    void (*down)(struct ds_remote *remote, int rc, const struct ds_error *err);
+};
+
+enum ds_push { DS_PUSH_AUTO, DS_PUSH_NEVER };
+
 struct ds_transport_args {
-    const char *libexec; /* where dsrun-agent lies, for transports that run it from here */
+    struct ds_loop *loop;
+    const struct ds_remote_ops *ops;
+    const char *libexec; /* where dsrun-agent and dsrun-worker lie here */
     int lease_fd;        /* (local) a lock the agent keeps until it has ended; -1: none */
+    bool apart;          /* hosts do not wait for each other: one that is ready starts */
+    uint64_t start_ns;   /* monotonic time by which every host must be up or down; 0: none */
+    enum ds_push push;   /* may programs be copied to hosts that lack this build? */
+    bool worker;         /* ranks are dsrun-worker, which must be there too */
 };
 
 /* Descriptor at which a local agent holds the lock. */
 enum { DS_LEASE_FD = 3 };
 
+struct ds_starter { /* one attempt's use of a transport; the first member of the transport's own */
+    const struct ds_transport *transport;
+    struct ds_transport_args args;
+};
+
 struct ds_transport {
     const char *name; /* also a value of --via */
-    int (*start)(struct ds_remote *remote, const struct ds_transport_args *args,
-                 struct ds_error *err);
-    /* After the channel was closed: wait for the agent's end, not longer than about a second, or
-     * not at all when `force`; then make sure that nothing of it is left. */
-    void (*finish)(struct ds_remote *remote, bool force);
+    int (*open)(struct ds_starter **starter, const struct ds_transport_args *args,
+                struct ds_error *err);
+    int (*start)(struct ds_starter *starter, struct ds_remote *remote, struct ds_error *err);
+    /* Do what is due; returns when to be called again at the latest, 0: no need. */
+    uint64_t (*tick)(struct ds_starter *starter, uint64_t now_ns);
+    /* After the channel was released, or at any time before: wait for the agent's end, not longer
+     * than about a second, or not at all when `force`; then nothing of it is left here. */
+    void (*finish)(struct ds_starter *starter, struct ds_remote *remote, bool force);
+    void (*close)(struct ds_starter *starter); /* every remote was finished; fine with NULL */
 };
 
 extern const struct ds_transport ds_transport_local;

@@ -265,3 +265,127 @@ Test(channel, what_cannot_be_watched_is_refused)
     cr_assert(err.text[0] != '\0');
     cr_assert_lt(fcntl(args.in_fd, F_GETFD), 0, "its descriptors are closed");
 }
+
+struct pipe_stream { /* a stream whose bytes come from one buffer and go to another */
+    struct ds_stream stream;
+    const char *in;
+    size_t in_len, takes; /* takes: bytes write() accepts before -EAGAIN */
+    int end;              /* what read() returns when `in` is used up */
+    char out[4096];
+    size_t out_len;
+    bool want_in, want_out;
+};
+
+static ssize_t stream_read(struct ds_stream *stream, void *bytes, size_t len, struct ds_error *err)
+{
+    struct pipe_stream *pipe = (struct pipe_stream *)stream;
+    size_t n = pipe->in_len < 5 ? pipe->in_len : 5; /* never a whole header at once */
+
+    cr_assert_geq(len, n);
+    if (n == 0)
+        return pipe->end < 0 && pipe->end != -EAGAIN ? ds_fail(err, -pipe->end, "cut") : pipe->end;
+    memcpy(bytes, pipe->in, n);
+    pipe->in += n;
+    pipe->in_len -= n;
+    return (ssize_t)n;
+}
+
+static ssize_t stream_write(struct ds_stream *stream, const void *bytes, size_t len)
+{
+    struct pipe_stream *pipe = (struct pipe_stream *)stream;
+    size_t n = len < pipe->takes ? len : pipe->takes;
+
+    if (n == 0)
+        return -EAGAIN;
+    memcpy(pipe->out + pipe->out_len, bytes, n);
+    pipe->out_len += n;
+    pipe->takes -= n;
+    return (ssize_t)n;
+}
+
+static void stream_want(struct ds_stream *stream, bool in, bool out)
+{
+    struct pipe_stream *pipe = (struct pipe_stream *)stream;
+
+    pipe->want_in = in;
+    pipe->want_out = out;
+}
+
+static const struct ds_stream_ops stream_ops = {
+    .read = stream_read, .write = stream_write, .want = stream_want};
+
+Test(channel, a_stream_takes_the_place_of_descriptors)
+{
+    const char frames[] = "\2\0\0\0\4\0\0\0\3\0\0\0ab\2\0\0\0\4\0\0\0\4\0\0\0cd";
+    struct pipe_stream pipe = {
+        .stream.ops = &stream_ops, .in = frames, .in_len = sizeof(frames) - 1, .end = -EAGAIN};
+    struct end end = {0};
+    const struct ds_channel_args args = {.ops = &ops, .user = &end, .stream = &pipe.stream};
+
+    cr_assert_eq(ds_channel_open(&end.channel, &loop, &args, NULL), 0);
+    cr_assert(pipe.want_in && !pipe.want_out && pipe.stream.channel == &end.channel);
+    cr_assert(ds_channel_ready(&end.channel), "28 bytes by 5 are more than a fair share");
+    cr_assert_not(ds_channel_ready(&end.channel));
+    cr_assert(end.frames == 2 && end.bytes == 4 && end.last_rank == 4 && end.ends == 0);
+    cr_assert_eq(send_bytes(&end, 1, 100), 0);
+    cr_assert(pipe.want_out && pipe.out_len == 0, "the stream takes nothing yet");
+    pipe.takes = 50;
+    (void)ds_channel_ready(&end.channel);
+    cr_assert(pipe.out_len == 50 && pipe.want_out);
+    pipe.takes = 1000;
+    (void)ds_channel_ready(&end.channel);
+    cr_assert(pipe.out_len == 112 && !pipe.want_out && ds_channel_idle(&end.channel));
+    ds_channel_pause(&end.channel, true);
+    cr_assert_not(pipe.want_in);
+    ds_channel_pause(&end.channel, false);
+    pipe.end = -ECONNRESET;
+    (void)ds_channel_ready(&end.channel);
+    cr_assert(end.ends == 1 && end.rc == -ECONNRESET && !pipe.want_in);
+    ds_channel_release(&end.channel);
+    cr_assert_null(pipe.stream.channel);
+}
+
+struct busy { /* a watch that runs itself again `left` times */
+    struct ds_watch watch;
+    struct ds_watch *victim;
+    unsigned left, runs;
+};
+
+static void on_busy(struct ds_watch *watch, uint32_t events)
+{
+    struct busy *busy = watch->user;
+
+    cr_assert_eq(events, 0);
+    busy->runs++;
+    if (busy->victim != NULL)
+        ds_loop_remove(&loop, busy->victim);
+    if (busy->left-- > 1)
+        ds_loop_again(&loop, watch);
+}
+
+Test(channel, a_watch_runs_again_without_an_event)
+{
+    struct busy a = {.left = 3}, b = {.left = 9};
+    int fd[2];
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+    a.watch = (struct ds_watch){.ready = on_busy, .user = &a};
+    b.watch = (struct ds_watch){.ready = on_busy, .user = &b};
+    cr_assert_eq(ds_loop_add(&loop, &a.watch, fd[0], 0, NULL), 0);
+    cr_assert_eq(ds_loop_add(&loop, &b.watch, fd[1], 0, NULL), 0);
+    ds_loop_again(&loop, &a.watch);
+    ds_loop_again(&loop, &a.watch);
+    ds_loop_again(&loop, &b.watch);
+    cr_assert_eq(ds_loop_turn(&loop, -1, NULL), 0, "it does not wait");
+    cr_assert(a.runs == 1 && b.runs == 1, "each once a turn");
+    a.victim = &b.watch;
+    cr_assert_eq(ds_loop_turn(&loop, -1, NULL), 0);
+    cr_assert(a.runs == 2 && b.runs == 1, "what was removed does not run");
+    a.victim = NULL;
+    cr_assert_eq(ds_loop_turn(&loop, -1, NULL), 0);
+    cr_assert_eq(ds_loop_turn(&loop, 0, NULL), 0);
+    cr_assert(a.runs == 3 && b.runs == 1);
+    ds_loop_remove(&loop, &a.watch);
+    (void)close(fd[0]);
+    (void)close(fd[1]);
+}

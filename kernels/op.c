@@ -200,11 +200,45 @@ static const char *check_sumsq(const struct ds_sumsq_args *a)
                : NULL;
 }
 
+/* What every optimizer is given. */
+static const char *check_update(size_t n, const void *p, const void *grad, enum ds_dtype grad_type,
+                                const void *low, enum ds_dtype low_type)
+{
+    if (n != 0 && (p == NULL || grad == NULL))
+        return "a pointer is missing";
+    return !is_act(grad_type) || (low != NULL && low_type != DS_BF16)
+               ? "a type that is not supported"
+               : NULL;
+}
+
 static const char *check_adamw(const struct ds_adamw_args *a)
 {
-    if (a->n != 0 && (a->p == NULL || a->m == NULL || a->v == NULL || a->grad == NULL))
+    if (a->n != 0 && (a->m == NULL || a->v == NULL))
         return "a pointer is missing";
-    return a->bias1 > 0.0 && a->bias2 > 0.0 ? NULL : "a bias correction that is not positive";
+    if (!(a->bias1 > 0.0 && a->bias2 > 0.0))
+        return "a bias correction that is not positive";
+    return check_update(a->n, a->p, a->grad, a->grad_type, a->p_low, a->low_type);
+}
+
+static const char *check_sgd(const struct ds_sgd_args *a)
+{
+    if (a->m == NULL && a->nesterov)
+        return "a pointer is missing";
+    return check_update(a->n, a->p, a->grad, a->grad_type, a->p_low, a->low_type);
+}
+
+static const char *check_lion(const struct ds_lion_args *a)
+{
+    if (a->n != 0 && a->m == NULL)
+        return "a pointer is missing";
+    return check_update(a->n, a->p, a->grad, a->grad_type, a->p_low, a->low_type);
+}
+
+static const char *check_adagrad(const struct ds_adagrad_args *a)
+{
+    if (a->n != 0 && a->v == NULL)
+        return "a pointer is missing";
+    return check_update(a->n, a->p, a->grad, a->grad_type, a->p_low, a->low_type);
 }
 
 static const char *check_cast(const struct ds_cast_args *a)

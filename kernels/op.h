@@ -54,6 +54,9 @@
     X(XENT,          xent) \
     X(SUMSQ,         sumsq) \
     X(ADAMW,         adamw) \
+    X(SGD,           sgd) \
+    X(LION,          lion) \
+    X(ADAGRAD,       adagrad) \
     X(CAST,          cast)
 
 enum ds_op {
@@ -229,17 +232,63 @@ struct ds_sumsq_args {
     uint64_t *nonfinite;
 };
 
-/* AdamW with decoupled decay, one pass: g = grad * grad_scale; m, v updated; then
- * p = p - lr * weight_decay * p - lr * (m / bias1) / (sqrt(v / bias2) + eps)
- * with bias1 = 1 - beta1^t, bias2 = 1 - beta2^t for the t-th update, t from 1 (given by the caller
- * in double).  When p_low is given the new p is also written there, rounded to BF16. */
+/* --- optimizers: one pass over n elements ---------------------------------------------------------
+ *
+ * In all of them g = grad * grad_scale, grad is F32 or BF16, and when p_low is given the new p is
+ * also written there, rounded to `low_type` (BF16).  An element's new value depends on nothing but
+ * that element, so a range may be cut into any pieces.  Constants are worked out in double and
+ * rounded to F32 once. */
+
+/* Adam: m, v updated; then, with bias1 = 1 - beta1^t and bias2 = 1 - beta2^t for the t-th update, t
+ * from 1 (given by the caller in double),
+ *   AdamW     p = p - lr * weight_decay * p - lr * (m / bias1) / (sqrt(v / bias2) + eps)
+ *   l2: Adam  the same without decay of p; g = g + weight_decay * p comes first. */
 struct ds_adamw_args {
     size_t n;
     float *p, *m, *v;
-    const float *grad;
-    ds_bf16 *p_low; /* or NULL */
-    float lr, beta1, beta2, eps, weight_decay, grad_scale;
+    enum ds_dtype grad_type;
+    const void *grad;
+    enum ds_dtype low_type;
+    void *p_low; /* or NULL */
+    double lr, beta1, beta2, eps, weight_decay, grad_scale;
+    bool l2;
     double bias1, bias2;
+};
+
+/* g = g + weight_decay * p; m = momentum * m + g; p = p - lr * (nesterov ? g + momentum * m : m).
+ * m NULL: p = p - lr * g.  PyTorch's SGD without dampening. */
+struct ds_sgd_args {
+    size_t n;
+    float *p, *m;
+    enum ds_dtype grad_type;
+    const void *grad;
+    enum ds_dtype low_type;
+    void *p_low;
+    double lr, momentum, weight_decay, grad_scale;
+    bool nesterov;
+};
+
+/* p = p - lr * weight_decay * p - lr * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2)
+ * * g.  sign(0) is 0. */
+struct ds_lion_args {
+    size_t n;
+    float *p, *m;
+    enum ds_dtype grad_type;
+    const void *grad;
+    enum ds_dtype low_type;
+    void *p_low;
+    double lr, beta1, beta2, weight_decay, grad_scale;
+};
+
+/* g = g + weight_decay * p; v = v + g^2; p = p - lr * g / (sqrt(v) + eps). */
+struct ds_adagrad_args {
+    size_t n;
+    float *p, *v;
+    enum ds_dtype grad_type;
+    const void *grad;
+    enum ds_dtype low_type;
+    void *p_low;
+    double lr, eps, weight_decay, grad_scale;
 };
 
 /* n elements from one type to another (F32 <-> BF16, or the same). */

@@ -1,162 +1,229 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * optim.c - sum of squares and AdamW over flat arrays.
+ * optim.c - optimizers over flat arrays, each one pass over memory.
+ *
+ * An optimizer is a rule on DS_LANES elements; sweep() does the loads and stores around it and is
+ * inlined once per rule, type of gradient and type of low copy.
+ *
+ * Source  Adam: Kingma and Ba, 2014; AdamW: Loshchilov and Hutter, 2017; Lion: Chen et al., 2023;
+ *         AdaGrad: Duchi et al., 2011; momentum as in PyTorch's SGD.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/cpu/need.h"
 #include "kernels/cpu/vec.h"
 
 #include <math.h>
 
-enum { SPAN = 16384, HALF = DS_LANES / 2 };
+enum { SPAN = 16384, STATES = 2 };
 
-/* clang-format off */
-typedef double wide  __attribute__((vector_size(4 * DS_LANES)));
-typedef float  small __attribute__((vector_size(4 * HALF)));
-/* clang-format on */
-
-struct sumsq {
-    const struct ds_sumsq_args *a;
-    size_t first; /* chunk of this group */
-    double *sum;  /* [DS_SUMSQ_GROUP] */
-    uint64_t *nonfinite;
+struct lanes { /* of one vector of elements */
+    ds_vec p, g, s[STATES];
 };
 
-DS_INLINE wide widen(ds_vec x, size_t half)
-{
-    small part;
+/* The arrays, and what of the formula does not depend on the element. */
+struct sweep {
+    size_t n;
+    float *p, *state[STATES];
+    enum ds_dtype grad_type;
+    const void *grad;
+    enum ds_dtype low_type;
+    void *low;
+    float grad_scale;
+    float l2;   /* decay that enters the gradient */
+    float keep; /* 1 - lr * decay of the parameter itself */
+    float step; /* factor of the update */
+    float root; /* Adam: sqrt(v) * root + eps */
+    float eps;
+    float beta1, beta1_1, beta2, beta2_1; /* beta and 1 - beta */
+};
 
-    memcpy(&part, (const char *)&x + half * sizeof(part), sizeof(part));
-    return __builtin_convertvector(part, wide);
+typedef void rule_fn(const struct sweep *w, struct lanes *x);
+
+DS_INLINE void adam_rule(const struct sweep *w, struct lanes *x)
+{
+    x->s[0] = w->beta1 * x->s[0] + w->beta1_1 * x->g;
+    x->s[1] = w->beta2 * x->s[1] + w->beta2_1 * (x->g * x->g);
+    x->p = w->keep * x->p - w->step * (x->s[0] / (ds_vec_sqrt(x->s[1]) * w->root + w->eps));
 }
 
-static void sumsq_task(void *arg, size_t task, unsigned thread)
+DS_INLINE void sgd_rule(const struct sweep *w, struct lanes *x)
 {
-    const struct sumsq *s = arg;
-    size_t i = (s->first + task) * DS_SUMSQ_CHUNK, end = ds__min(i + DS_SUMSQ_CHUNK, s->a->n);
-    wide low = {0}, high = {0};
-    ds_uvec bad = {0};
-    double sum = 0.0;
-    uint64_t count = 0;
-
-    (void)thread;
-    for (; i < end; i += DS_LANES) {
-        ds_vec x = i + DS_LANES <= end ? ds_vec_load(s->a->x + i)
-                                       : ds_load_part(DS_F32, s->a->x, i, end - i);
-        ds_ivec mask = ((ds_ivec)x & 0x7f800000) == 0x7f800000;
-        wide x0, x1;
-
-        x = (ds_vec)((ds_ivec)x & ~mask);
-        bad -= (ds_uvec)mask;
-        x0 = widen(x, 0);
-        x1 = widen(x, 1);
-        low += x0 * x0;
-        high += x1 * x1;
-    }
-    low += high;
-    for (size_t j = 0; j < HALF; j++)
-        sum += low[j];
-    for (size_t j = 0; j < DS_LANES; j++)
-        count += bad[j];
-    s->sum[task] = sum;
-    s->nonfinite[task] = count;
+    x->p -= w->step * x->g;
 }
 
-int DS_ISA(ds__cpu_sumsq)(const struct ds_sumsq_args *args, struct ds_stream *stream,
-                          struct ds_error *err)
+DS_INLINE void momentum_rule(const struct sweep *w, struct lanes *x)
 {
-    struct sumsq s = {.a = args};
-    size_t chunks = ds__div_up(args->n, DS_SUMSQ_CHUNK);
-    double sum = 0.0;
-    uint64_t nonfinite = 0;
-    int rc = ds__cpu_scratch(stream, ds__need_sumsq(), &s.sum, err);
+    x->s[0] = w->beta1 * x->s[0] + x->g;
+    x->p -= w->step * x->s[0];
+}
 
-    if (rc != 0)
-        return rc;
-    s.nonfinite = (uint64_t *)(void *)(s.sum + DS_SUMSQ_GROUP);
-    for (; s.first < chunks; s.first += DS_SUMSQ_GROUP) {
-        size_t group = ds__min(DS_SUMSQ_GROUP, chunks - s.first);
+DS_INLINE void nesterov_rule(const struct sweep *w, struct lanes *x)
+{
+    x->s[0] = w->beta1 * x->s[0] + x->g;
+    x->p -= w->step * (x->g + w->beta1 * x->s[0]);
+}
 
-        ds__cpu_run(stream, group, sumsq_task, &s);
-        for (size_t i = 0; i < group; i++) {
-            sum += s.sum[i];
-            nonfinite += s.nonfinite[i];
-        }
+DS_INLINE void lion_rule(const struct sweep *w, struct lanes *x)
+{
+    ds_vec u = w->beta1 * x->s[0] + w->beta1_1 * x->g;
+    ds_vec sign = (ds_vec)(((ds_ivec)u & INT32_MIN) | (ds_ivec)ds_vec_set(w->step));
+
+    x->s[0] = w->beta2 * x->s[0] + w->beta2_1 * x->g;
+    x->p = w->keep * x->p - (ds_vec)((ds_ivec)sign & (u != 0.0f));
+}
+
+DS_INLINE void adagrad_rule(const struct sweep *w, struct lanes *x)
+{
+    x->s[0] += x->g * x->g;
+    x->p -= w->step * (x->g / (ds_vec_sqrt(x->s[0]) + w->eps));
+}
+
+/* Elements [i, i + part) by `rule`, which keeps `states` arrays. */
+DS_INLINE void turn(const struct sweep *w, size_t i, size_t part, unsigned states,
+                    enum ds_dtype grad_type, bool low, rule_fn *rule)
+{
+    bool whole = part == DS_LANES;
+    struct lanes x;
+
+    x.g = whole ? ds_load(grad_type, w->grad, i) : ds_load_part(grad_type, w->grad, i, part);
+    x.p = whole ? ds_vec_load(w->p + i) : ds_load_part(DS_F32, w->p, i, part);
+    for (unsigned s = 0; s < states; s++)
+        x.s[s] = whole ? ds_vec_load(w->state[s] + i) : ds_load_part(DS_F32, w->state[s], i, part);
+    x.g = x.g * w->grad_scale;
+    if (w->l2 != 0.0f)
+        x.g += w->l2 * x.p;
+    rule(w, &x);
+    for (unsigned s = 0; s < states; s++) {
+        if (whole)
+            ds_vec_store(w->state[s] + i, x.s[s]);
+        else
+            ds_store_part(DS_F32, w->state[s], i, part, x.s[s]);
     }
-    *args->sum = sum;
-    *args->nonfinite = nonfinite;
+    if (whole)
+        ds_vec_store(w->p + i, x.p);
+    else
+        ds_store_part(DS_F32, w->p, i, part, x.p);
+    if (low && whole)
+        ds_store(DS_BF16, w->low, i, x.p);
+    else if (low)
+        ds_store_part(DS_BF16, w->low, i, part, x.p);
+}
+
+/* One loop for whole and partial vectors: the arithmetic is compiled once, so that an element gets
+ * the same bits wherever a range is cut. */
+DS_INLINE void span(const struct sweep *w, size_t task, unsigned states, enum ds_dtype grad_type,
+                    bool low, rule_fn *rule)
+{
+    size_t i = task * SPAN, end = ds__min(i + SPAN, w->n);
+
+    for (; i < end; i += DS_LANES)
+        turn(w, i, ds__min(DS_LANES, end - i), states, grad_type, low, rule);
+}
+
+/* A task of the pool for a rule with that many states. */
+#define TASK(rule, states)                                                                         \
+    static void rule##_task(void *arg, size_t task, unsigned thread)                               \
+    {                                                                                              \
+        const struct sweep *w = arg;                                                               \
+                                                                                                   \
+        (void)thread;                                                                              \
+        if (w->grad_type == DS_F32 && w->low == NULL)                                              \
+            span(w, task, states, DS_F32, false, rule);                                            \
+        else if (w->grad_type == DS_F32)                                                           \
+            span(w, task, states, DS_F32, true, rule);                                             \
+        else if (w->low == NULL)                                                                   \
+            span(w, task, states, DS_BF16, false, rule);                                           \
+        else                                                                                       \
+            span(w, task, states, DS_BF16, true, rule);                                            \
+    }
+
+TASK(adam_rule, 2)
+TASK(sgd_rule, 0)
+TASK(momentum_rule, 1)
+TASK(nesterov_rule, 1)
+TASK(lion_rule, 1)
+TASK(adagrad_rule, 1)
+
+/* The fields that all args structs have. */
+#define SWEEP_OF(a)                                                                                \
+    {                                                                                              \
+        .n = (a)->n, .p = (a)->p, .grad_type = (a)->grad_type, .grad = (a)->grad,                  \
+        .low_type = (a)->low_type, .low = (a)->p_low, .grad_scale = (float)(a)->grad_scale,        \
+        .keep = 1.0f                                                                               \
+    }
+
+static int sweep(const struct sweep *w, struct ds_stream *stream, ds_task_fn *task)
+{
+    ds__cpu_run(stream, ds__div_up(w->n, SPAN), task, (void *)(uintptr_t)w);
     return 0;
 }
 
-/* The update with everything that does not depend on the element worked out. */
-struct adamw {
-    const struct ds_adamw_args *a;
-    float keep;             /* 1 - lr * weight_decay */
-    float step;             /* lr / bias1 */
-    float root, eps;        /* sqrt(v) * root + eps */
-    float beta1_1, beta2_1; /* 1 - beta */
-};
-
-DS_INLINE void adamw_span(const struct adamw *w, size_t i, size_t end, bool low)
+static float kept(double lr, double weight_decay)
 {
-    const struct ds_adamw_args *a = w->a;
-
-    for (; i < end; i += DS_LANES) {
-        size_t part = ds__min(DS_LANES, end - i);
-        bool whole = part == DS_LANES;
-        ds_vec g = (whole ? ds_vec_load(a->grad + i) : ds_load_part(DS_F32, a->grad, i, part)) *
-                   a->grad_scale;
-        ds_vec m = whole ? ds_vec_load(a->m + i) : ds_load_part(DS_F32, a->m, i, part);
-        ds_vec v = whole ? ds_vec_load(a->v + i) : ds_load_part(DS_F32, a->v, i, part);
-        ds_vec p = whole ? ds_vec_load(a->p + i) : ds_load_part(DS_F32, a->p, i, part);
-
-        m = a->beta1 * m + w->beta1_1 * g;
-        v = a->beta2 * v + w->beta2_1 * (g * g);
-        p = w->keep * p - w->step * (m / (ds_vec_sqrt(v) * w->root + w->eps));
-        if (whole) {
-            ds_vec_store(a->m + i, m);
-            ds_vec_store(a->v + i, v);
-            ds_vec_store(a->p + i, p);
-            if (low)
-                ds_store(DS_BF16, a->p_low, i, p);
-        } else {
-            ds_store_part(DS_F32, a->m, i, part, m);
-            ds_store_part(DS_F32, a->v, i, part, v);
-            ds_store_part(DS_F32, a->p, i, part, p);
-            if (low)
-                ds_store_part(DS_BF16, a->p_low, i, part, p);
-        }
-    }
-}
-
-static void adamw_task(void *arg, size_t task, unsigned thread)
-{
-    const struct adamw *w = arg;
-    size_t begin = task * SPAN, end = ds__min(begin + SPAN, w->a->n);
-
-    (void)thread;
-    if (w->a->p_low == NULL)
-        adamw_span(w, begin, end, false);
-    else
-        adamw_span(w, begin, end, true);
+    return (float)(1.0 - lr * weight_decay);
 }
 
 int DS_ISA(ds__cpu_adamw)(const struct ds_adamw_args *args, struct ds_stream *stream,
                           struct ds_error *err)
 {
-    struct adamw w = {
-        .a = args,
-        .keep = (float)(1.0 - (double)args->lr * (double)args->weight_decay),
-        .step = (float)((double)args->lr / args->bias1),
-        .root = (float)(1.0 / sqrt(args->bias2)),
-        .eps = args->eps,
-        .beta1_1 = (float)(1.0 - (double)args->beta1),
-        .beta2_1 = (float)(1.0 - (double)args->beta2),
-    };
+    struct sweep w = SWEEP_OF(args);
 
     (void)err;
-    ds__cpu_run(stream, ds__div_up(args->n, SPAN), adamw_task, &w);
-    return 0;
+    w.state[0] = args->m;
+    w.state[1] = args->v;
+    w.l2 = args->l2 ? (float)args->weight_decay : 0.0f;
+    w.keep = args->l2 ? 1.0f : kept(args->lr, args->weight_decay);
+    w.step = (float)(args->lr / args->bias1);
+    w.root = (float)(1.0 / sqrt(args->bias2));
+    w.eps = (float)args->eps;
+    w.beta1 = (float)args->beta1;
+    w.beta2 = (float)args->beta2;
+    w.beta1_1 = (float)(1.0 - args->beta1);
+    w.beta2_1 = (float)(1.0 - args->beta2);
+    return sweep(&w, stream, adam_rule_task);
+}
+
+int DS_ISA(ds__cpu_sgd)(const struct ds_sgd_args *args, struct ds_stream *stream,
+                        struct ds_error *err)
+{
+    struct sweep w = SWEEP_OF(args);
+
+    (void)err;
+    w.state[0] = args->m;
+    w.l2 = (float)args->weight_decay;
+    w.step = (float)args->lr;
+    w.beta1 = (float)args->momentum;
+    if (args->m == NULL)
+        return sweep(&w, stream, sgd_rule_task);
+    return sweep(&w, stream, args->nesterov ? nesterov_rule_task : momentum_rule_task);
+}
+
+int DS_ISA(ds__cpu_lion)(const struct ds_lion_args *args, struct ds_stream *stream,
+                         struct ds_error *err)
+{
+    struct sweep w = SWEEP_OF(args);
+
+    (void)err;
+    w.state[0] = args->m;
+    w.keep = kept(args->lr, args->weight_decay);
+    w.step = (float)args->lr;
+    w.beta1 = (float)args->beta1;
+    w.beta2 = (float)args->beta2;
+    w.beta1_1 = (float)(1.0 - args->beta1);
+    w.beta2_1 = (float)(1.0 - args->beta2);
+    return sweep(&w, stream, lion_rule_task);
+}
+
+int DS_ISA(ds__cpu_adagrad)(const struct ds_adagrad_args *args, struct ds_stream *stream,
+                            struct ds_error *err)
+{
+    struct sweep w = SWEEP_OF(args);
+
+    (void)err;
+    w.state[0] = args->v;
+    w.l2 = (float)args->weight_decay;
+    w.step = (float)args->lr;
+    w.eps = (float)args->eps;
+    return sweep(&w, stream, adagrad_rule_task);
 }

@@ -130,6 +130,9 @@ Test(op, other_arguments)
                                                    .out = f + 100};
     static const struct ds_adamw_args adamw = {
         .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1};
+    static const struct ds_sgd_args sgd = {.n = 3, .p = f, .grad = f + 30};
+    static const struct ds_lion_args lion = {.n = 3, .p = f, .m = f + 10, .grad = f + 30};
+    static const struct ds_adagrad_args adagrad = {.n = 3, .p = f, .v = f + 10, .grad = f + 30};
 
     ACCEPTS(norm_fwd, norm);
     REFUSES(norm_fwd, norm, a.bias = NULL);
@@ -149,6 +152,15 @@ Test(op, other_arguments)
     ACCEPTS(adamw, adamw);
     REFUSES(adamw, adamw, a.bias1 = 0.0);
     REFUSES(adamw, adamw, a.grad = NULL);
+    REFUSES(adamw, adamw, a.grad_type = DS_F16);
+    REFUSES(adamw, adamw, (a.p_low = f, a.low_type = DS_F32));
+    ACCEPTS(sgd, sgd);
+    REFUSES(sgd, sgd, a.nesterov = true);
+    REFUSES(sgd, sgd, a.p = NULL);
+    ACCEPTS(lion, lion);
+    REFUSES(lion, lion, a.m = NULL);
+    ACCEPTS(adagrad, adagrad);
+    REFUSES(adagrad, adagrad, a.v = NULL);
 }
 
 Test(op, nothing_to_do)

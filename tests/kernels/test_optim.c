@@ -22,6 +22,7 @@ static int run_adamw(void *ctx, void **out, struct ds_stream *stream, struct ds_
     args.m = out[1];
     args.v = out[2];
     args.p_low = c->low ? out[3] : NULL;
+    args.low_type = DS_BF16;
     args.grad = (float *)(void *)c->grad.data;
     return ds_adamw(&args, stream, err);
 }
@@ -29,12 +30,12 @@ static int run_adamw(void *ctx, void **out, struct ds_stream *stream, struct ds_
 static void check_adamw(size_t n, unsigned step, bool low)
 {
     struct adamw c = {.args = {.n = n,
-                               .lr = 3e-2f,
-                               .beta1 = 0.9f,
-                               .beta2 = 0.95f,
-                               .eps = 1e-8f,
-                               .weight_decay = 0.1f,
-                               .grad_scale = 0.5f},
+                               .lr = 3e-2,
+                               .beta1 = 0.9,
+                               .beta2 = 0.95,
+                               .eps = 1e-8,
+                               .weight_decay = 0.1,
+                               .grad_scale = 0.5},
                       .low = low};
     struct ds_adamw_args *a = &c.args;
     struct nums p = nums_random(DS_F32, n, 1.0, 0.0), m = nums_random(DS_F32, n, 0.1, 0.0);
@@ -47,20 +48,19 @@ static void check_adamw(size_t n, unsigned step, bool low)
                       .f32 = 1e-6,
                       .bf16 = 4e-3};
 
-    a->bias1 = 1.0 - pow((double)a->beta1, step);
-    a->bias2 = 1.0 - pow((double)a->beta2, step);
+    a->bias1 = 1.0 - pow(a->beta1, step);
+    a->bias2 = 1.0 - pow(a->beta2, step);
     c.grad = nums_random(DS_F32, n, 1.0, 0.0);
     for (size_t i = 0; i < 4; i++)
         want[i] = calloc(n, sizeof(double));
     for (size_t i = 0; i < n; i++) {
-        double g = c.grad.d[i] * (double)a->grad_scale;
+        double g = c.grad.d[i] * a->grad_scale;
 
         nums_set(&v, i, fabs(v.d[i]));
-        want[1][i] = (double)a->beta1 * m.d[i] + (1.0 - (double)a->beta1) * g;
-        want[2][i] = (double)a->beta2 * v.d[i] + (1.0 - (double)a->beta2) * g * g;
-        want[0][i] = p.d[i] - (double)a->lr * (double)a->weight_decay * p.d[i] -
-                     (double)a->lr * (want[1][i] / a->bias1) /
-                         (sqrt(want[2][i] / a->bias2) + (double)a->eps);
+        want[1][i] = a->beta1 * m.d[i] + (1.0 - a->beta1) * g;
+        want[2][i] = a->beta2 * v.d[i] + (1.0 - a->beta2) * g * g;
+        want[0][i] = p.d[i] - a->lr * a->weight_decay * p.d[i] -
+                     a->lr * (want[1][i] / a->bias1) / (sqrt(want[2][i] / a->bias2) + a->eps);
         want[3][i] = want[0][i];
     }
     t.out[0] = (struct out){DS_F32, n, want[0], &p};

@@ -1,0 +1,89 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * sumsq.c - sum of squares over a flat array.
+ */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/need.h"
+#include "kernels/cpu/vec.h"
+
+enum { HALF = DS_LANES / 2 };
+
+/* clang-format off */
+typedef double wide  __attribute__((vector_size(4 * DS_LANES)));
+typedef float  small __attribute__((vector_size(4 * HALF)));
+/* clang-format on */
+
+struct sumsq {
+    const struct ds_sumsq_args *a;
+    size_t first; /* chunk of this group */
+    double *sum;  /* [DS_SUMSQ_GROUP] */
+    uint64_t *nonfinite;
+};
+
+DS_INLINE wide widen(ds_vec x, size_t half)
+{
+    small part;
+
+    memcpy(&part, (const char *)&x + half * sizeof(part), sizeof(part));
+    return __builtin_convertvector(part, wide);
+}
+
+static void sumsq_task(void *arg, size_t task, unsigned thread)
+{
+    const struct sumsq *s = arg;
+    size_t i = (s->first + task) * DS_SUMSQ_CHUNK, end = ds__min(i + DS_SUMSQ_CHUNK, s->a->n);
+    wide low = {0}, high = {0};
+    ds_uvec bad = {0};
+    double sum = 0.0;
+    uint64_t count = 0;
+
+    (void)thread;
+    for (; i < end; i += DS_LANES) {
+        ds_vec x = i + DS_LANES <= end ? ds_vec_load(s->a->x + i)
+                                       : ds_load_part(DS_F32, s->a->x, i, end - i);
+        ds_ivec mask = ((ds_ivec)x & 0x7f800000) == 0x7f800000;
+        wide x0, x1;
+
+        x = (ds_vec)((ds_ivec)x & ~mask);
+        bad -= (ds_uvec)mask;
+        x0 = widen(x, 0);
+        x1 = widen(x, 1);
+        low += x0 * x0;
+        high += x1 * x1;
+    }
+    low += high;
+    for (size_t j = 0; j < HALF; j++)
+        sum += low[j];
+    for (size_t j = 0; j < DS_LANES; j++)
+        count += bad[j];
+    s->sum[task] = sum;
+    s->nonfinite[task] = count;
+}
+
+int DS_ISA(ds__cpu_sumsq)(const struct ds_sumsq_args *args, struct ds_stream *stream,
+                          struct ds_error *err)
+{
+    struct sumsq s = {.a = args};
+    size_t chunks = ds__div_up(args->n, DS_SUMSQ_CHUNK);
+    double sum = 0.0;
+    uint64_t nonfinite = 0;
+    int rc = ds__cpu_scratch(stream, ds__need_sumsq(), &s.sum, err);
+
+    if (rc != 0)
+        return rc;
+    s.nonfinite = (uint64_t *)(void *)(s.sum + DS_SUMSQ_GROUP);
+    for (; s.first < chunks; s.first += DS_SUMSQ_GROUP) {
+        size_t group = ds__min(DS_SUMSQ_GROUP, chunks - s.first);
+
+        ds__cpu_run(stream, group, sumsq_task, &s);
+        for (size_t i = 0; i < group; i++) {
+            sum += s.sum[i];
+            nonfinite += s.nonfinite[i];
+        }
+    }
+    *args->sum = sum;
+    *args->nonfinite = nonfinite;
+    return 0;
+}

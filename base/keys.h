@@ -18,6 +18,8 @@
  *   LIST   a text or a list of texts (struct ds_strings)
  *   PAIR   a list of two F64, kept in two adjacent doubles
  *   ENV    a map NAME: text, kept as "NAME=text" (struct ds_strings)
+ *   ROWS   a list of at most `max` maps, each with the keys of a table of its own (struct ds_rows);
+ *          a key that a map leaves out has its default, a DERIVED F64 is NaN then
  * Numbers, booleans and null in quotes are text.
  *
  * Owner   the table is constant; text that is stored lives in the arena given.
@@ -42,6 +44,11 @@ struct ds_strings { /* a list of strings, owned by an arena */
     const char **item;
 };
 
+struct ds_rows { /* a list of structs, owned by an arena */
+    size_t count;
+    void *row;
+};
+
 enum ds_key_type {
     DS_KEY_BOOL,
     DS_KEY_U64,
@@ -52,7 +59,8 @@ enum ds_key_type {
     DS_KEY_SET,
     DS_KEY_LIST,
     DS_KEY_PAIR,
-    DS_KEY_ENV
+    DS_KEY_ENV,
+    DS_KEY_ROWS
 };
 
 enum ds_key_flag {
@@ -79,7 +87,13 @@ struct ds_key {
     const char *def; /* default as text; NULL: none (zero bytes) */
     double min, max; /* numbers: bounds, at most 2^53; TEXT, LIST: `max` bytes each */
     const struct ds_choice *choices;
-    const char *help; /* one phrase, no capital, no full stop */
+    const char *help;               /* one phrase, no capital, no full stop */
+    const struct ds_key_rows *rows; /* of ROWS */
+};
+
+struct ds_key_rows { /* the table of one row; its paths have no dots, its keys are not ROWS */
+    const struct ds_key *key;
+    size_t count, row_bytes;
 };
 
 /* --- one value ------------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/keys.h"
+#include "base/keys_rows.h"
 
 _Static_assert(sizeof(enum ds_key_type) == sizeof(unsigned), "enums are stored as unsigned");
 
@@ -393,6 +394,7 @@ int ds_key_set(const struct ds_key *key, void *base, struct ds_arena *arena,
     case DS_KEY_SET: return set_set(key, base, node, err);
     case DS_KEY_PAIR: return set_pair(key, base, node, err);
     case DS_KEY_ENV: return set_env(key, base, arena, node, err);
+    case DS_KEY_ROWS: return ds__key_set_rows(key, base, arena, node, err);
     case DS_KEY_BOOL:
     case DS_KEY_U64:
     case DS_KEY_F64:
@@ -553,6 +555,7 @@ void ds_key_print(const struct ds_key *key, const void *base, struct ds_buf *out
         else
             print_set(key, v.word, out);
         break;
+    case DS_KEY_ROWS: ds__key_print_rows(key, base, out); break;
     case DS_KEY_LIST:
     case DS_KEY_ENV:
     default:

@@ -47,18 +47,18 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
     (offsetof(struct ds_cli, f) +                                                                  \
      0 * sizeof(char[_Generic(&((struct ds_cli *)0)->f, type: 1)]))
 #define TEXT(letter, path, value, f, commands, help) \
-    {{path, DS_KEY_TEXT, 0, FIELD(const char **, f), NULL, 0, DS_MAX_PATH - 1, NULL, help}, \
+    {{path, DS_KEY_TEXT, 0, FIELD(const char **, f), NULL, 0, DS_MAX_PATH - 1, NULL, help, NULL}, \
      letter, value, commands}
 #define WORD(path, value, f, choices, commands, help) \
-    {{path, DS_KEY_WORD, 0, FIELD(const char **, f), NULL, 0, 0, choices, help}, 0, value, commands}
+    {{path, DS_KEY_WORD, 0, FIELD(const char **, f), NULL, 0, 0, choices, help, NULL}, 0, value, commands}
 #define ENUM(path, value, f, choices, commands, help) \
-    {{path, DS_KEY_ENUM, 0, FIELD(unsigned *, f), NULL, 0, 0, choices, help}, 0, value, commands}
+    {{path, DS_KEY_ENUM, 0, FIELD(unsigned *, f), NULL, 0, 0, choices, help, NULL}, 0, value, commands}
 #define WHOLE(path, value, type, f, min, max, commands, help) \
-    {{path, DS_KEY_U64, 0, FIELD(type, f), NULL, min, max, NULL, help}, 0, value, commands}
+    {{path, DS_KEY_U64, 0, FIELD(type, f), NULL, min, max, NULL, help, NULL}, 0, value, commands}
 #define SECONDS(path, f, commands, help) \
-    {{path, DS_KEY_F64, 0, FIELD(double *, f), NULL, 0, 86400, NULL, help}, 0, "SECONDS", commands}
+    {{path, DS_KEY_F64, 0, FIELD(double *, f), NULL, 0, 86400, NULL, help, NULL}, 0, "SECONDS", commands}
 #define FLAG(letter, path, f, commands, help) \
-    {{path, DS_KEY_BOOL, 0, FIELD(bool *, f), NULL, 0, 0, NULL, help}, letter, NULL, commands}
+    {{path, DS_KEY_BOOL, 0, FIELD(bool *, f), NULL, 0, 0, NULL, help, NULL}, letter, NULL, commands}
 
 static const struct ds_option options[] = {
     TEXT('H', "--hostfile", "FILE", hostfile, ON_HOSTS, "the hosts to use"),
@@ -74,7 +74,7 @@ static const struct ds_option options[] = {
     WHOLE("--restarts", "N", int64_t *, restarts, 0, 1000000, ON_HOSTS,
           "times to start again after a failure"),
     {{"--env", DS_KEY_LIST, 0, FIELD(const char ***, env), NULL, 0, 65536, NULL,
-      "give ranks a variable, or hand on one; repeatable"}, 0, "NAME[=VALUE]", ON_HOSTS},
+      "give ranks a variable, or hand on one; repeatable", NULL}, 0, "NAME[=VALUE]", ON_HOSTS},
     FLAG(0, "--json", json, JSON, "print JSON"),
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),
     TEXT(0, "--cluster", "FILE", cluster, BIT(PLAN), "plan for the cluster that this file describes, and predict its step"),

@@ -232,7 +232,7 @@ struct ds_sumsq_args {
     uint64_t *nonfinite;
 };
 
-/* --- optimizers: one pass over n elements ---------------------------------------------------------
+/* --- optimizers: one pass over n elements -------------------------------------------------------
  *
  * In all of them g = grad * grad_scale, grad is F32 or BF16, and when p_low is given the new p is
  * also written there, rounded to `low_type` (BF16).  An element's new value depends on nothing but
@@ -268,8 +268,8 @@ struct ds_sgd_args {
     bool nesterov;
 };
 
-/* p = p - lr * weight_decay * p - lr * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2)
- * * g.  sign(0) is 0. */
+/* p = p - lr * weight_decay * p - lr * sign(beta1 * m + (1 - beta1) * g), where sign(0) is 0;
+ * m = beta2 * m + (1 - beta2) * g. */
 struct ds_lion_args {
     size_t n;
     float *p, *m;

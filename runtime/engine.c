@@ -13,6 +13,7 @@
 #include "runtime/model/net.h"
 #include "runtime/optim.h"
 #include "runtime/queue.h"
+#include "runtime/update.h"
 
 /* What the ranks tell each other at the end of a step; sums over ranks. */
 enum flag { SUMSQ, NONFINITE, LOSS, STOP, HASH_LOW, HASH_HIGH, FLAGS };
@@ -23,7 +24,7 @@ struct ds_engine {
     struct ds_stream *stream;
     struct ds_engine_lines lines;
     ds_bf16 *low; /* NULL when compute is fp32 */
-    void *activations;
+    void *moments, *activations;
     struct ds_net net;
     struct ds_queue_set queues;
     uint64_t steps;       /* begun since open; the number that events count in */
@@ -53,20 +54,19 @@ static void release(struct ds_engine *engine, enum ds_arena_kind kind, void *mem
 
 static int reserve_all(struct ds_engine *engine, struct ds_error *err)
 {
-    void *params = NULL, *low = NULL, *moments = NULL;
+    void *params = NULL, *low = NULL;
     int rc = reserve(engine, DS_ARENA_PARAMS, &params, err);
 
     if (rc == 0)
         rc = reserve(engine, DS_ARENA_PARAMS_LOW, &low, err);
     if (rc == 0)
-        rc = reserve(engine, DS_ARENA_MOMENTS, &moments, err);
+        rc = reserve(engine, DS_ARENA_MOMENTS, &engine->moments, err);
     if (rc == 0)
         rc = reserve(engine, DS_ARENA_ACTIVATIONS, &engine->activations, err);
     engine->low = low;
     engine->lines.params = params;
-    engine->lines.exp_avg = moments;
-    if (rc == 0)
-        engine->lines.exp_avg_sq = engine->lines.exp_avg + engine->plan->padded_elems;
+    for (unsigned i = 0; rc == 0 && i < engine->plan->optim_states; i++)
+        engine->lines.state[i] = (float *)engine->moments + i * engine->plan->padded_elems;
     engine->lines.grads = ds_comm_arena(engine->args.comm);
     return rc;
 }
@@ -123,7 +123,7 @@ void ds_engine_close(struct ds_engine *engine)
     ds_net_release(&engine->net);
     release(engine, DS_ARENA_PARAMS, engine->lines.params);
     release(engine, DS_ARENA_PARAMS_LOW, engine->low);
-    release(engine, DS_ARENA_MOMENTS, engine->lines.exp_avg);
+    release(engine, DS_ARENA_MOMENTS, engine->moments);
     release(engine, DS_ARENA_ACTIVATIONS, engine->activations);
     free(engine);
 }
@@ -284,39 +284,35 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
     return 0;
 }
 
+static int update_span(struct ds_engine *engine, const struct ds_plan_span *span,
+                       struct ds_error *err)
+{
+    struct ds_update args = {
+        .n = span->elems,
+        .p = engine->lines.params + span->offset,
+        .grad = engine->lines.grads + span->offset,
+        .low = engine->low != NULL ? engine->low + span->offset : NULL,
+        .lr = engine->step->lr * span->lr_mult,
+        .weight_decay = span->weight_decay,
+        .grad_scale = engine->clip_scale,
+        .update = engine->step->update,
+    };
+
+    for (unsigned i = 0; i < engine->plan->optim_states; i++)
+        args.state[i] = engine->lines.state[i] + span->offset;
+    return ds_update(engine->args.job, &args, engine->stream, err);
+}
+
 static int update(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
-    const struct ds_job *job = engine->args.job;
     const struct ds_plan *plan = engine->plan;
-    double t = (double)engine->step->update;
     int rc = 0;
 
     if (engine->result.nonfinite > 0)
         return 0;
-    for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
-        const struct ds_plan_span *span = &plan->span[i];
-        const struct ds_adamw_args args = {
-            .n = span->elems,
-            .p = engine->lines.params + span->offset,
-            .m = engine->lines.exp_avg + span->offset,
-            .v = engine->lines.exp_avg_sq + span->offset,
-            .grad = engine->lines.grads + span->offset,
-            .grad_type = DS_F32,
-            .low_type = DS_BF16,
-            .p_low = engine->low != NULL ? engine->low + span->offset : NULL,
-            .lr = engine->step->lr,
-            .beta1 = job->optim.beta1,
-            .beta2 = job->optim.beta2,
-            .eps = job->optim.eps,
-            .weight_decay = span->decay ? job->optim.weight_decay : 0.0,
-            .grad_scale = engine->clip_scale,
-            .bias1 = 1.0 - pow(job->optim.beta1, t),
-            .bias2 = 1.0 - pow(job->optim.beta2, t),
-        };
-
-        if (span->bucket == instr->bucket)
-            rc = ds_adamw(&args, engine->stream, err);
-    }
+    for (size_t i = 0; rc == 0 && i < plan->spans; i++)
+        if (plan->span[i].bucket == instr->bucket)
+            rc = update_span(engine, &plan->span[i], err);
     return rc;
 }
 

@@ -24,6 +24,7 @@
 #include "runtime/comm/comm.h"
 #include "runtime/data/data.h"
 #include "runtime/job.h"
+#include "runtime/optim.h"
 #include "runtime/plan/plan.h"
 
 struct ds_engine;
@@ -43,7 +44,8 @@ void ds_engine_close(struct ds_engine *engine);
 
 /* The flat lines, for initial weights, checkpoints and tests; all zero after open. */
 struct ds_engine_lines {
-    float *params, *grads, *exp_avg, *exp_avg_sq; /* [plan->padded_elems] */
+    float *params, *grads;         /* [plan->padded_elems] */
+    float *state[DS_OPTIM_STATES]; /* of the optimizer, plan->optim_states of them; else NULL */
 };
 struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine);
 
@@ -54,7 +56,7 @@ struct ds_step_args {
     const struct ds_data *data;
     uint64_t position; /* of the step's first sequence */
     double lr;
-    uint64_t update; /* of AdamW, from 1 */
+    uint64_t update; /* of the optimizer, from 1 */
     bool stop;       /* this rank was asked to stop */
 };
 struct ds_step_result {

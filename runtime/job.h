@@ -22,7 +22,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/error.h"
-#include "base/keys.h" /* struct ds_strings */
+#include "base/keys.h" /* struct ds_strings, struct ds_rows */
 #include "base/limits.h"
 
 enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA };
@@ -39,6 +39,7 @@ enum ds_schedule_kind {
 };
 enum ds_warmup { DS_WARMUP_LINEAR, DS_WARMUP_LOG };
 enum ds_anneal { DS_ANNEAL_COSINE, DS_ANNEAL_LINEAR };
+enum ds_optim_kind { DS_OPTIM_ADAMW, DS_OPTIM_ADAM, DS_OPTIM_SGD, DS_OPTIM_LION, DS_OPTIM_ADAGRAD };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16 }; /* fp16 is refused for now */
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL };
 enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
@@ -52,6 +53,13 @@ struct ds_model_shape {
     uint64_t layers, hidden, heads, kv_heads, head_size, ffn, vocab, context;
     bool tie_embeddings;
     double norm_eps, rope_theta;
+};
+
+/* Tensors that the optimizer treats their own way; a row of job->optim.groups. */
+struct ds_optim_group {
+    const char *match; /* glob on the tensor's name */
+    double lr_mult;
+    double weight_decay; /* NaN: as without the group */
 };
 
 struct ds_job_source; /* where each key was given, for messages; in the arena */
@@ -77,8 +85,10 @@ struct ds_job {
         uint64_t steps, global_batch, micro_batch, sequence;
     } train;
     struct {
-        const char *name; /* "adamw" */
-        double lr, beta1, beta2, eps, weight_decay, clip;
+        enum ds_optim_kind kind;
+        double lr, beta1, beta2, eps, weight_decay, clip, momentum;
+        bool nesterov;
+        struct ds_rows groups; /* of struct ds_optim_group; the first that matches counts */
     } optim;
     struct {
         enum ds_schedule_kind kind;

@@ -279,6 +279,65 @@ static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
+/* What an optimizer takes where the job says nothing, and which keys mean something to it. */
+static const struct optim_rule {
+    const char *name;
+    double beta1, beta2, eps, weight_decay;
+    bool betas, has_eps, momentum;
+} optim_rules[] = {
+    [DS_OPTIM_ADAMW] = {"adamw", 0.9, 0.95, 1e-8, 0.1, true, true, false},
+    [DS_OPTIM_ADAM] = {"adam", 0.9, 0.999, 1e-8, 0.0, true, true, false},
+    [DS_OPTIM_SGD] = {"sgd", 0.9, 0.95, 1e-8, 0.0, false, false, true},
+    [DS_OPTIM_LION] = {"lion", 0.9, 0.99, 1e-8, 0.1, true, false, false},
+    [DS_OPTIM_ADAGRAD] = {"adagrad", 0.9, 0.95, 1e-10, 0.0, false, true, false},
+};
+
+static void default_optim(struct ds_job *job, const struct ds_keys *keys)
+{
+    const struct optim_rule *rule = &optim_rules[job->optim.kind];
+
+    if (!ds_keys_given(keys, "optim.betas")) {
+        job->optim.beta1 = rule->beta1;
+        job->optim.beta2 = rule->beta2;
+    }
+    if (!ds_keys_given(keys, "optim.eps"))
+        job->optim.eps = rule->eps;
+    if (!ds_keys_given(keys, "optim.weight_decay"))
+        job->optim.weight_decay = rule->weight_decay;
+}
+
+/* A key that says nothing to the optimizer must be as it would be without it. */
+static int check_optim(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct optim_rule *rule = &optim_rules[job->optim.kind];
+    const struct {
+        const char *path;
+        bool wrong;
+    } table[] = {
+        {"optim.betas",
+         !rule->betas && (job->optim.beta1 != rule->beta1 || job->optim.beta2 != rule->beta2)},
+        {"optim.eps", !rule->has_eps && job->optim.eps != rule->eps},
+        {"optim.momentum", !rule->momentum && job->optim.momentum != 0.0},
+        {"optim.nesterov", !rule->momentum && job->optim.nesterov},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].wrong)
+            return FAIL_AT(keys, blame(keys, table[i].path, "optim.name"), EINVAL,
+                           "'%s' means nothing to %s; leave it out", table[i].path, rule->name);
+    if (job->optim.nesterov && job->optim.momentum == 0.0)
+        return FAIL_AT(keys, "optim.nesterov", EINVAL,
+                       "'optim.nesterov' needs 'optim.momentum' above 0; 0.9 is usual");
+    return 0;
+}
+
+static int default_and_check_optim(struct ds_job *job, const struct ds_keys *keys,
+                                   struct ds_error *err)
+{
+    default_optim(job, keys);
+    return check_optim(job, keys, err);
+}
+
 static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     uint64_t most = job->schedule.steps - job->schedule.warmup;
@@ -362,7 +421,8 @@ static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
-        check_name, check_env, check_model, check_data, check_batch, check_schedule,
+        check_name,     check_env, check_model, check_data, check_batch, default_and_check_optim,
+        check_schedule,
     };
     int rc = 0;
 

@@ -22,7 +22,9 @@ static const struct ds_choice tokenizers[] = {{"bytes", 0, false}, {NULL, 0, fal
 static const struct ds_choice orders[] = {
     {"shuffle", DS_ORDER_SHUFFLE, false}, {"sequential", DS_ORDER_SEQUENTIAL, false},
     {NULL, 0, false}};
-static const struct ds_choice optims[] = {{"adamw", 0, false}, {NULL, 0, false}};
+static const struct ds_choice optims[] = {
+    {"adamw", DS_OPTIM_ADAMW, false}, {"adam", DS_OPTIM_ADAM, false}, {"sgd", DS_OPTIM_SGD, false},
+    {"lion", DS_OPTIM_LION, false}, {"adagrad", DS_OPTIM_ADAGRAD, false}, {NULL, 0, false}};
 static const struct ds_choice schedules[] = {
     {"constant", DS_SCHEDULE_CONSTANT, false}, {"linear", DS_SCHEDULE_LINEAR, false},
     {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false},
@@ -58,30 +60,32 @@ static const struct ds_choice devices[] = {
      0 * sizeof(char[_Generic(&((struct ds_job *)0)->f, type: 1)]))
 
 #define BOOL(path, f, flags, def, help) \
-    {path, DS_KEY_BOOL, flags, FIELD(bool *, f), def, 0, 0, NULL, help}
+    {path, DS_KEY_BOOL, flags, FIELD(bool *, f), def, 0, 0, NULL, help, NULL}
 #define U64(path, f, flags, def, min, max, help) \
-    {path, DS_KEY_U64, flags, FIELD(uint64_t *, f), def, min, max, NULL, help}
+    {path, DS_KEY_U64, flags, FIELD(uint64_t *, f), def, min, max, NULL, help, NULL}
 #define F64(path, f, flags, def, min, max, help) \
-    {path, DS_KEY_F64, flags, FIELD(double *, f), def, min, max, NULL, help}
+    {path, DS_KEY_F64, flags, FIELD(double *, f), def, min, max, NULL, help, NULL}
 #define TEXT(path, f, flags, def, max, help) \
-    {path, DS_KEY_TEXT, flags, FIELD(const char **, f), def, 0, max, NULL, help}
+    {path, DS_KEY_TEXT, flags, FIELD(const char **, f), def, 0, max, NULL, help, NULL}
 #define WORD(path, f, flags, def, choices, help) \
-    {path, DS_KEY_WORD, flags, FIELD(const char **, f), def, 0, 0, choices, help}
+    {path, DS_KEY_WORD, flags, FIELD(const char **, f), def, 0, 0, choices, help, NULL}
 #define ENUM(path, f, flags, def, choices, help) \
-    {path, DS_KEY_ENUM, flags, FIELD(unsigned *, f), def, 0, 0, choices, help}
+    {path, DS_KEY_ENUM, flags, FIELD(unsigned *, f), def, 0, 0, choices, help, NULL}
 #define SET(path, f, flags, def, choices, help) \
-    {path, DS_KEY_SET, flags, FIELD(unsigned *, f), def, 0, 0, choices, help}
+    {path, DS_KEY_SET, flags, FIELD(unsigned *, f), def, 0, 0, choices, help, NULL}
 #define LIST(path, f, flags, def, max, help) \
-    {path, DS_KEY_LIST, flags, FIELD(struct ds_strings *, f), def, 0, max, NULL, help}
+    {path, DS_KEY_LIST, flags, FIELD(struct ds_strings *, f), def, 0, max, NULL, help, NULL}
 #define PAIR(path, f, flags, def, min, max, help) \
-    {path, DS_KEY_PAIR, flags, FIELD(double *, f), def, min, max, NULL, help}
+    {path, DS_KEY_PAIR, flags, FIELD(double *, f), def, min, max, NULL, help, NULL}
 #define ENV(path, f, flags, def, help) \
-    {path, DS_KEY_ENV, flags, FIELD(struct ds_strings *, f), def, 0, 0, NULL, help}
+    {path, DS_KEY_ENV, flags, FIELD(struct ds_strings *, f), def, 0, 0, NULL, help, NULL}
+#define ROWS(path, f, flags, max, rows, help) \
+    {path, DS_KEY_ROWS, flags, FIELD(struct ds_rows *, f), "[]", 0, max, NULL, help, rows}
 /* Known to the format only. */
 #define ONLY_U64(path, def, min, max, help) \
-    {path, DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, def, min, max, NULL, help}
+    {path, DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, def, min, max, NULL, help, NULL}
 #define ONLY_WORD(path, type, flags, def, choices, help) \
-    {path, type, DS_KEY_NO_FIELD | (flags), 0, def, 0, 0, choices, help}
+    {path, type, DS_KEY_NO_FIELD | (flags), 0, def, 0, 0, choices, help, NULL}
 
 _Static_assert(offsetof(struct ds_job, optim.beta2) ==
                offsetof(struct ds_job, optim.beta1) + sizeof(double), "betas are a pair");
@@ -96,6 +100,21 @@ enum {
 #define MAX_EXACT 9007199254740992.0 /* 2^53: every whole number up to here is a double */
 #define MAX_PATH_TEXT (DS_MAX_PATH - 1)
 #define OF_CONFIG "required, unless model.init.from has it"
+
+#define IN_GROUP(type, f) \
+    (offsetof(struct ds_optim_group, f) + \
+     0 * sizeof(char[_Generic(&((struct ds_optim_group *)0)->f, type: 1)]))
+
+static const struct ds_key group_keys[] = {
+    {"match", DS_KEY_TEXT, MUST, IN_GROUP(const char **, match), NULL, 0, DS_MAX_TENSOR_NAME, NULL,
+     "glob on the names of tensors, as in a checkpoint: *, ? and [...]", NULL},
+    {"lr_mult", DS_KEY_F64, 0, IN_GROUP(double *, lr_mult), "1", 0, 1000, NULL,
+     "factor of the learning rate", NULL},
+    {"weight_decay", DS_KEY_F64, FROM, IN_GROUP(double *, weight_decay), "optim.weight_decay", 0, 10,
+     NULL, "weight decay of these tensors, whatever their dimensions", NULL},
+};
+static const struct ds_key_rows group_rows = {
+    group_keys, sizeof(group_keys) / sizeof(group_keys[0]), sizeof(struct ds_optim_group)};
 
 static const struct ds_key job_keys[] = {
     TEXT("name", name, MUST, NULL, DS_MAX_NAME,
@@ -146,13 +165,24 @@ static const struct ds_key job_keys[] = {
     U64("train.sequence", train.sequence, FROM | BITS, "model.context", 1, DS_MAX_CONTEXT,
         "tokens per sequence; at most model.context"),
 
-    WORD("optim.name", optim.name, DS_KEY_ONLY | BITS, "adamw", optims, "the optimizer"),
+    ENUM("optim.name", optim.kind, BITS, "adamw", optims, "the optimizer"),
     F64("optim.lr", optim.lr, BITS, "3e-4", 0, 1000, "peak learning rate"),
-    PAIR("optim.betas", optim.beta1, DS_KEY_BELOW | BITS, "[0.9, 0.95]", 0, 1,
-         "decay of the first and of the second moment"),
-    F64("optim.eps", optim.eps, BITS, "1e-8", 1e-20, 1, "added to the root of the second moment"),
-    F64("optim.weight_decay", optim.weight_decay, BITS, "0.1", 0, 10,
-        "decoupled weight decay, on tensors of two or more dimensions only"),
+    PAIR("optim.betas", optim.beta1, DS_KEY_BELOW | FROM | BITS,
+         "[0.9, 0.95]; adam: [0.9, 0.999]; lion: [0.9, 0.99]", 0, 1,
+         "decay of the first and of the second moment; adamw, adam and lion only"),
+    F64("optim.eps", optim.eps, FROM | BITS, "1e-8; adagrad: 1e-10", 1e-20, 1,
+        "added to the root of the second moment; adamw, adam and adagrad only"),
+    F64("optim.momentum", optim.momentum, DS_KEY_BELOW | BITS, "0", 0, 1,
+        "decay of the sum of gradients; sgd only"),
+    BOOL("optim.nesterov", optim.nesterov, BITS, "false",
+         "look ahead along the momentum; sgd only"),
+    F64("optim.weight_decay", optim.weight_decay, FROM | BITS,
+        "0.1; adam, sgd and adagrad: 0", 0, 10,
+        "weight decay, on tensors of two or more dimensions only; decoupled in adamw and lion, part "
+        "of the gradient in adam, sgd and adagrad"),
+    ROWS("optim.groups", optim.groups, BITS, DS_MAX_OPTIM_GROUPS, &group_rows,
+         "tensors with a learning rate or decay of their own; the first map that matches counts, and "
+         "each must match some tensor"),
     F64("optim.clip", optim.clip, BITS, "1", 0, 1e9,
         "largest global L2 norm of the gradient; 0 turns clipping off"),
 

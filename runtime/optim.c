@@ -9,6 +9,7 @@
  */
 #include "runtime/optim.h"
 
+#include <fnmatch.h>
 #include <math.h>
 
 static double half_cosine(double x)
@@ -114,4 +115,46 @@ double ds_optim_clip_scale(double norm, double clip)
     double scale = clip / (norm + 1e-6);
 
     return clip > 0.0 && scale < 1.0 ? scale : 1.0;
+}
+
+/* Names as PyTorch's optimizers have them. */
+static const struct {
+    const char *name, *state[DS_OPTIM_STATES];
+} optims[] = {
+    [DS_OPTIM_ADAMW] = {"adamw", {"exp_avg", "exp_avg_sq"}},
+    [DS_OPTIM_ADAM] = {"adam", {"exp_avg", "exp_avg_sq"}},
+    [DS_OPTIM_SGD] = {"sgd", {"momentum_buffer", NULL}},
+    [DS_OPTIM_LION] = {"lion", {"exp_avg", NULL}},
+    [DS_OPTIM_ADAGRAD] = {"adagrad", {"sum", NULL}},
+};
+
+unsigned ds_optim_states(const struct ds_job *job)
+{
+    unsigned states = 0;
+
+    if (job->optim.kind == DS_OPTIM_SGD && job->optim.momentum == 0.0)
+        return 0;
+    while (states < DS_OPTIM_STATES && optims[job->optim.kind].state[states] != NULL)
+        states++;
+    return states;
+}
+
+const char *ds_optim_state_name(const struct ds_job *job, unsigned state)
+{
+    return optims[job->optim.kind].state[state];
+}
+
+const char *ds_optim_name(enum ds_optim_kind kind)
+{
+    return optims[kind].name;
+}
+
+const struct ds_optim_group *ds_optim_group_of(const struct ds_job *job, const char *tensor)
+{
+    const struct ds_optim_group *group = job->optim.groups.row;
+
+    for (size_t i = 0; i < job->optim.groups.count; i++)
+        if (fnmatch(group[i].match, tensor, FNM_NOESCAPE) == 0)
+            return &group[i];
+    return NULL;
 }

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * optim.h - learning rate and clipping as pure functions of the step.
+ * optim.h - learning rate and clipping as pure functions of the step; what optimizers keep.
  *
  * Source  PyTorch's lr_scheduler.py (OneCycleLR), DeepSpeed's lr_schedules.py (WarmupLR,
  *         WarmupDecayLR), Hu et al., "MiniCPM" (wsd).
@@ -19,5 +19,17 @@ double ds_optim_lr(const struct ds_job *job, uint64_t step);
 
 /* clip / (norm + 1e-6) when that is below 1, else 1; 1 when clip is 0. */
 double ds_optim_clip_scale(double norm, double clip);
+
+/* The lines of state that the job's optimizer keeps beside the parameters, one float an element
+ * each, and what a checkpoint calls them: "exp_avg" for "exp_avg.<tensor>". */
+enum { DS_OPTIM_STATES = 2 };
+unsigned ds_optim_states(const struct ds_job *job);
+const char *ds_optim_state_name(const struct ds_job *job, unsigned state);
+
+/* "adamw", ... */
+const char *ds_optim_name(enum ds_optim_kind kind);
+
+/* The first group that the tensor belongs to, or NULL. */
+const struct ds_optim_group *ds_optim_group_of(const struct ds_job *job, const char *tensor);
 
 #endif

@@ -13,7 +13,8 @@
 #include "base/clock.h"
 #include "runtime/trainer.h"
 
-static void view(struct ds_ckpt_tensor *tensor, const char *prefix,
+/* `state` is "" for the weights. */
+static void view(struct ds_ckpt_tensor *tensor, const char *state,
                  const struct ds_plan_param *param, float *line)
 {
     *tensor = (struct ds_ckpt_tensor){
@@ -23,26 +24,29 @@ static void view(struct ds_ckpt_tensor *tensor, const char *prefix,
         .count = param->param.elems,
         .data = line + param->offset,
     };
-    (void)snprintf(tensor->name, sizeof(tensor->name), "%s%.200s", prefix, param->param.name);
+    (void)snprintf(tensor->name, sizeof(tensor->name), "%s%s%.200s", state,
+                   state[0] != '\0' ? "." : "", param->param.name);
 }
 
 int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
 {
     struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
     size_t count = trainer->plan.params;
+    unsigned states = trainer->plan.optim_states;
 
     trainer->weights = calloc(count, sizeof(*trainer->weights));
-    trainer->moments = calloc(count, 2 * sizeof(*trainer->moments));
+    trainer->moments = calloc(count, (states + 1) * sizeof(*trainer->moments));
     if (trainer->weights == NULL || trainer->moments == NULL)
         return ds_fail(err, ENOMEM, "no memory for the names of %zu tensors", count);
     trainer->n_weights = count;
-    trainer->n_moments = 2 * count;
+    trainer->n_moments = states * count;
     for (size_t i = 0; i < count; i++) {
         const struct ds_plan_param *param = &trainer->plan.param[i];
 
         view(&trainer->weights[i], "", param, lines.params);
-        view(&trainer->moments[i], "exp_avg.", param, lines.exp_avg);
-        view(&trainer->moments[count + i], "exp_avg_sq.", param, lines.exp_avg_sq);
+        for (unsigned k = 0; k < states; k++)
+            view(&trainer->moments[k * count + i], ds_optim_state_name(trainer->job, k), param,
+                 lines.state[k]);
     }
     return 0;
 }
@@ -78,7 +82,8 @@ int ds__trainer_save(struct ds_trainer *trainer, struct ds_error *err)
         .before_commit = before_commit,
         .user = trainer,
     };
-    uint64_t bytes = 3 * ds_model_elems(&trainer->plan.shape) * sizeof(float);
+    uint64_t bytes =
+        (1 + trainer->plan.optim_states) * ds_model_elems(&trainer->plan.shape) * sizeof(float);
     char path[DS_MAX_PATH];
     int rc = ds_ckpt_save(&args, err);
 

@@ -109,8 +109,8 @@ static void clear_moments(const struct ds_trainer *trainer)
 {
     struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
 
-    memset(lines.exp_avg, 0, trainer->plan.padded_elems * sizeof(float));
-    memset(lines.exp_avg_sq, 0, trainer->plan.padded_elems * sizeof(float));
+    for (unsigned i = 0; i < trainer->plan.optim_states; i++)
+        memset(lines.state[i], 0, trainer->plan.padded_elems * sizeof(float));
 }
 
 /* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */

@@ -131,6 +131,26 @@ static void print_choices(const struct ds_key *key, bool reserved, const char *b
         (void)printf(".\n");
 }
 
+static void print_values(const struct ds_key *key);
+
+/* The keys of one map of a list. */
+static void print_rows(const struct ds_key *key)
+{
+    (void)printf("A list of at most %.0f maps of these keys.\n.RS\n", key->max);
+    for (size_t i = 0; i < key->rows->count; i++) {
+        const struct ds_key *inner = &key->rows->key[i];
+
+        (void)printf(".TP\n.B ");
+        put(inner->path);
+        (void)printf("\n");
+        put_sentence(inner->help);
+        print_values(inner);
+        if (inner->flags & DS_KEY_REQUIRED)
+            (void)printf("Required.\n");
+    }
+    (void)printf(".RE\n.IP\n");
+}
+
 static void print_values(const struct ds_key *key)
 {
     const char *to = key->flags & DS_KEY_BELOW ? "to below" : "to";
@@ -148,6 +168,7 @@ static void print_values(const struct ds_key *key)
     case DS_KEY_TEXT: (void)printf("Text of at most %.0f bytes.\n", key->max); break;
     case DS_KEY_LIST: (void)printf("A text or a list of texts.\n"); break;
     case DS_KEY_ENV: (void)printf("A map of names and texts.\n"); break;
+    case DS_KEY_ROWS: print_rows(key); break;
     case DS_KEY_SET: print_choices(key, false, "A list of: "); break;
     case DS_KEY_WORD:
     case DS_KEY_ENUM:

@@ -11,7 +11,9 @@
  * Tests   tests/plan/test_plan.c
  */
 #include <errno.h>
+#include <math.h>
 
+#include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
 enum { MIB = 1 << 20, AUTO_BUCKET_MIB = 32, AUTO_BUCKETS = 4 };
@@ -133,23 +135,58 @@ static void place_params(struct ds_plan *plan, uint64_t below)
     }
 }
 
-static void make_spans(struct ds_plan *plan)
+/* What optim.groups says of a tensor; without a group matrices decay and vectors do not. */
+static struct ds_plan_span treatment(const struct ds_job *job, const struct ds_plan_param *param)
+{
+    const struct ds_optim_group *group = ds_optim_group_of(job, param->param.name);
+    struct ds_plan_span span = {
+        .bucket = param->bucket,
+        .offset = param->offset,
+        .lr_mult = group != NULL ? group->lr_mult : 1.0,
+        .weight_decay = param->param.ndim >= 2 ? job->optim.weight_decay : 0.0,
+    };
+
+    if (group != NULL && !isnan(group->weight_decay))
+        span.weight_decay = group->weight_decay;
+    return span;
+}
+
+static void make_spans(struct ds_plan *plan, const struct ds_job *job)
 {
     struct ds_plan_span *span = NULL;
 
     plan->spans = 0;
     for (size_t i = 0; i < plan->params; i++) {
         const struct ds_plan_param *param = &plan->param[i];
-        bool decay = param->param.ndim >= 2;
+        struct ds_plan_span next = treatment(job, param);
 
-        if (span == NULL || span->bucket != param->bucket || span->decay != decay ||
-            span->offset + span->elems != param->offset) {
+        if (span == NULL || span->bucket != next.bucket || span->lr_mult != next.lr_mult ||
+            span->weight_decay != next.weight_decay || span->offset + span->elems != next.offset) {
             span = &plan->span[plan->spans++];
-            *span = (struct ds_plan_span){
-                .bucket = param->bucket, .offset = param->offset, .decay = decay};
+            *span = next;
         }
         span->elems += param->param.elems;
     }
+}
+
+/* A group without a tensor is a misspelt one. */
+static int check_groups(const struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+{
+    const struct ds_optim_group *group = job->optim.groups.row;
+
+    for (size_t i = 0; i < job->optim.groups.count; i++) {
+        size_t k = 0;
+
+        while (k < plan->params && ds_optim_group_of(job, plan->param[k].param.name) != &group[i])
+            k++;
+        if (k == plan->params)
+            return ds_fail(
+                err, EINVAL,
+                "'optim.groups' item %zu: no tensor is left for '%s'; tensors are called "
+                "like '%s'",
+                i + 1, group[i].match, plan->param[plan->params - 1].param.name);
+    }
+    return 0;
 }
 
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
@@ -173,6 +210,6 @@ int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_e
     add_replicated(plan, replicated);
     place_buckets(plan);
     place_params(plan, below);
-    make_spans(plan);
-    return 0;
+    make_spans(plan, job);
+    return check_groups(plan, job, err);
 }

@@ -55,7 +55,8 @@ void ds__plan_cost(struct ds_plan *plan)
     bytes[DS_ARENA_PARAMS_LOW] =
         plan->compute == DS_COMPUTE_BF16 ? plan->padded_elems * sizeof(ds_bf16) : 0;
     bytes[DS_ARENA_GRADS] = line;
-    bytes[DS_ARENA_MOMENTS] = 2 * ds_plan_line_elems(plan, DS_ARENA_MOMENTS) * sizeof(float);
+    bytes[DS_ARENA_MOMENTS] =
+        plan->optim_states * ds_plan_line_elems(plan, DS_ARENA_MOMENTS) * sizeof(float);
     bytes[DS_ARENA_STAGING] = plan->scratch_bytes + ds_comm_overhead_bytes(plan->world);
     bytes[DS_ARENA_RUNTIME] = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
     plan->peer_bytes = line / plan->world * peers;

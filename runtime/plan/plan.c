@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "runtime/model/family.h"
+#include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
 /* No step is longer than this; far above any that trains in a lifetime. */
@@ -80,7 +81,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->world,      plan->micro_batches, plan->micro_batch,    plan->sequence,
         plan->compute,    plan->params,        plan->padded_elems,   plan->logit_rows,
         plan->shape.arch, plan->shape.heads,   plan->shape.kv_heads, plan->stage,
-        plan->shards,
+        plan->shards,     plan->optim_states,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -109,6 +110,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->rank = args->rank;
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
+    plan->optim_states = ds_optim_states(job);
     plan->micro_batch = job->train.micro_batch;
     plan->micro_batches = job->train.global_batch / (job->train.micro_batch * args->world);
     plan->sequence = job->train.sequence;

@@ -140,7 +140,7 @@ enum { DS_SHARD_ALIGN = 16 };
 struct ds_plan_span {
     uint32_t bucket;
     uint64_t offset, elems; /* as in ds_plan_param */
-    bool decay;             /* tensors of two dimensions only */
+    double lr_mult, weight_decay;
 };
 
 /* One buffer of activations or gradients of activations.  Every micro-batch uses the same ones:
@@ -164,6 +164,7 @@ struct ds_plan {
     unsigned shard, replica;                       /* this rank's place in them */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     enum ds_compute compute;
+    unsigned optim_states; /* lines of MOMENTS */
     struct ds_plan_param *param;
     size_t params;
     struct ds_bucket *bucket;

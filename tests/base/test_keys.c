@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,11 @@
 #include "base/limits.h"
 #include "base/nearest.h"
 
+struct row {
+    const char *name;
+    double number, maybe;
+};
+
 struct thing {
     bool flag;
     uint64_t whole, automatic;
@@ -20,6 +26,7 @@ struct thing {
     const char *text, *word;
     unsigned choice, set;
     struct ds_strings list, env;
+    struct ds_rows rows;
 };
 
 /* clang-format off */
@@ -27,19 +34,28 @@ static const struct ds_choice choices[] = {
     {"red", 1, false}, {"green", 2, false}, {"blue", 4, true}, {NULL, 0, false}};
 
 #define AT(f) offsetof(struct thing, f)
+static const struct ds_key row_keys[] = {
+    {"name", DS_KEY_TEXT, DS_KEY_REQUIRED, offsetof(struct row, name), NULL, 0, 10, NULL, "", NULL},
+    {"number", DS_KEY_F64, 0, offsetof(struct row, number), "1", 0, 9, NULL, "", NULL},
+    {"maybe", DS_KEY_F64, DS_KEY_DERIVED, offsetof(struct row, maybe), "prose", 0, 9, NULL, "",
+     NULL},
+};
+static const struct ds_key_rows rows = {row_keys, 3, sizeof(struct row)};
+
 static const struct ds_key keys[] = {
-    {"flag", DS_KEY_BOOL, 0, AT(flag), "true", 0, 0, NULL, "a"},
-    {"n.whole", DS_KEY_U64, DS_KEY_REQUIRED, AT(whole), NULL, 1, 1000, NULL, "b"},
-    {"n.automatic", DS_KEY_U64, DS_KEY_AUTO, AT(automatic), "auto", 1, 8, NULL, "c"},
-    {"n.real", DS_KEY_F64, 0, AT(real), "0.5", -1, 1, NULL, "d"},
-    {"n.deep.pair", DS_KEY_PAIR, DS_KEY_BELOW, AT(pair), "[0, 0.5]", 0, 1, NULL, "e"},
-    {"n.deep.fixed", DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, "1", 1, 9, NULL, "f"},
-    {"text", DS_KEY_TEXT, 0, AT(text), NULL, 0, 10, NULL, "g"},
-    {"word", DS_KEY_WORD, DS_KEY_ONLY, AT(word), "red", 0, 0, choices, "h"},
-    {"choice", DS_KEY_ENUM, 0, AT(choice), "green", 0, 0, choices, "i"},
-    {"set", DS_KEY_SET, 0, AT(set), "[red, green]", 0, 0, choices, "j"},
-    {"list", DS_KEY_LIST, 0, AT(list), "[]", 0, 10, NULL, "k"},
-    {"env", DS_KEY_ENV, 0, AT(env), "{}", 0, 0, NULL, "l"},
+    {"flag", DS_KEY_BOOL, 0, AT(flag), "true", 0, 0, NULL, "a", NULL},
+    {"n.whole", DS_KEY_U64, DS_KEY_REQUIRED, AT(whole), NULL, 1, 1000, NULL, "b", NULL},
+    {"n.automatic", DS_KEY_U64, DS_KEY_AUTO, AT(automatic), "auto", 1, 8, NULL, "c", NULL},
+    {"n.real", DS_KEY_F64, 0, AT(real), "0.5", -1, 1, NULL, "d", NULL},
+    {"n.deep.pair", DS_KEY_PAIR, DS_KEY_BELOW, AT(pair), "[0, 0.5]", 0, 1, NULL, "e", NULL},
+    {"n.deep.fixed", DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, "1", 1, 9, NULL, "f", NULL},
+    {"text", DS_KEY_TEXT, 0, AT(text), NULL, 0, 10, NULL, "g", NULL},
+    {"word", DS_KEY_WORD, DS_KEY_ONLY, AT(word), "red", 0, 0, choices, "h", NULL},
+    {"choice", DS_KEY_ENUM, 0, AT(choice), "green", 0, 0, choices, "i", NULL},
+    {"set", DS_KEY_SET, 0, AT(set), "[red, green]", 0, 0, choices, "j", NULL},
+    {"list", DS_KEY_LIST, 0, AT(list), "[]", 0, 10, NULL, "k", NULL},
+    {"env", DS_KEY_ENV, 0, AT(env), "{}", 0, 0, NULL, "l", NULL},
+    {"rows", DS_KEY_ROWS, 0, AT(rows), "[]", 0, 3, NULL, "m", &rows},
 };
 /* clang-format on */
 
@@ -103,6 +119,7 @@ Test(keys, written_struct_reads_back)
         "set=[green]",
         "list=[a, \"- b\"]",
         "env={A: '', B: \"x y\"}",
+        "rows=[{name: '*.a', maybe: 0}, {number: 2.5, name: b}]",
     };
     static const char expected[] = "flag: false\n"
                                    "n:\n"
@@ -116,7 +133,9 @@ Test(keys, written_struct_reads_back)
                                    "choice: red\n"
                                    "set: [green]\n"
                                    "list: [a, \"- b\"]\n"
-                                   "env: {\"A\": \"\", \"B\": \"x y\"}\n";
+                                   "env: {\"A\": \"\", \"B\": \"x y\"}\n"
+                                   "rows: [{name: \"*.a\", number: 1, maybe: 0}, "
+                                   "{name: b, number: 2.5}]\n";
     struct ds_buf first, second;
     struct work w, again;
 
@@ -270,4 +289,40 @@ Test(nearest, distance)
     far[DS_NEAREST_MAX] = '\0';
     cr_expect(ds_edit_distance(far, far) == 0);
     cr_expect(ds_edit_close(2, "check") && !ds_edit_close(3, "check") && !ds_edit_close(1, "x"));
+}
+
+Test(keys, rows_are_structs_by_their_own_table)
+{
+    static const struct {
+        const char *text, *error;
+    } wrongs[] = {
+        {"rows: {name: a}\n", "f:1:7: 'rows' must be a list of maps, not a map"},
+        {"rows: [a]\n", "f:1:7: 'rows' item 1: must be a map of keys, not text"},
+        {"rows: [{name: a}, {number: 1}]\n", "f:1:7: 'rows' item 2: 'name' is required"},
+        {"rows: [{name: a, nmae: b}]\n",
+         "f:1:7: 'rows' item 1: unknown key 'nmae'; known are name, number, maybe"},
+        {"rows: [{name: a, number: 10}]\n",
+         "f:1:7: 'rows' item 1: 'number' must be a number between 0 and 9, not '10'"},
+        {"rows: [{name: a, maybe: x}]\n",
+         "f:1:7: 'rows' item 1: 'maybe' must be a number between 0 and 9, not 'x'"},
+        {"rows: [{name: a}, {name: a}, {name: a}, {name: a}]\n",
+         "f:1:7: 'rows' must have at most 3 items, not 4"},
+    };
+    const struct row *row;
+    struct work w;
+
+    for (size_t i = 0; i < sizeof(wrongs) / sizeof(wrongs[0]); i++) {
+        start(&w);
+        cr_expect(take(&w, wrongs[i].text) == -EINVAL, "case %zu", i);
+        cr_expect_str_eq(w.err.text, wrongs[i].error);
+        cr_expect(w.thing.rows.count == 0, "untouched on failure");
+        ds_arena_release(&w.arena);
+    }
+    start(&w);
+    cr_expect(take(&w, "rows:\n  - {name: a}\n  - name: b\n    maybe: 3\n") == 0, "%s", w.err.text);
+    row = w.thing.rows.row;
+    cr_assert(w.thing.rows.count == 2);
+    cr_expect_str_eq(row[0].name, "a");
+    cr_expect(row[0].number == 1.0 && isnan(row[0].maybe) && row[1].maybe == 3.0);
+    ds_arena_release(&w.arena);
 }

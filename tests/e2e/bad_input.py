@@ -125,7 +125,7 @@ JOBS = [
     ("optim: {lr: 1.0e-3}", "optim: {lr: .inf}", r"lr"),
     ("optim: {lr: 1.0e-3}", "optim: {betas: [0.9]}", r"betas"),
     ("optim: {lr: 1.0e-3}", "optim: {betas: [0.9, 1.0]}", r"betas"),
-    ("optim: {lr: 1.0e-3}", "optim: {name: sgd}", r"sgd|adamw"),
+    ("optim: {lr: 1.0e-3}", "optim: {name: sdg}", r"sdg"),
     ("optim: {lr: 1.0e-3}", "schedule: {kind: cosine, min_lr: 1}", r"min_lr"),
     ("optim: {lr: 1.0e-3}", "schedule: {kind: triangle}", r"triangle"),
     ("optim: {lr: 1.0e-3}", "schedule: {warmup: 10, steps: 5}", r"warmup"),

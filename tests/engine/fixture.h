@@ -108,7 +108,8 @@ struct test_run {
     unsigned steps;
     uint64_t poison_step; /* set one parameter to NaN before this step; UINT64_MAX never */
     struct ds_step_result result[16];
-    float *first_grads, *params, *exp_avg; /* [elems] of the plan's flat lines, copied */
+    float *first_grads, *params; /* [elems] of the plan's flat lines, copied */
+    float *exp_avg;              /* the first line of state; NULL where there is none */
     uint64_t elems;
     double eval;
     struct ds_plan plan; /* rank 0's; test_run_release() */
@@ -212,7 +213,8 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
     if (me->rank == 0) {
         run->elems = plan->padded_elems;
         run->params = test_copy(lines.params, plan->padded_elems);
-        run->exp_avg = test_copy(lines.exp_avg, plan->padded_elems);
+        if (lines.state[0] != NULL)
+            run->exp_avg = test_copy(lines.state[0], plan->padded_elems);
     }
     if (rc != 0)
         ds_comm_abort(comm);

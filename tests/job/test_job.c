@@ -82,7 +82,7 @@ Test(job, small_job_gets_every_default)
     cr_expect(job.data.order == DS_ORDER_SHUFFLE);
     cr_expect_str_eq(job.data.tokenizer, "bytes");
     cr_expect(job.train.sequence == 32);
-    cr_expect_str_eq(job.optim.name, "adamw");
+    cr_expect(job.optim.kind == DS_OPTIM_ADAMW);
     cr_expect(job.optim.lr == 3e-4 && job.optim.beta1 == 0.9 && job.optim.beta2 == 0.95);
     cr_expect(job.optim.eps == 1e-8 && job.optim.weight_decay == 0.1 && job.optim.clip == 1);
     cr_expect(job.schedule.kind == DS_SCHEDULE_COSINE);
@@ -163,6 +163,7 @@ Test(job, written_job_reads_back_equal)
         "data.train='[]x'",
         "launch.env={A: '#: \"', B: null-ish}",
         "log.sinks=[]",
+        "optim.groups=[{match: '*.bias', weight_decay: 0}, {lr_mult: 0.1, match: 'h.[0-3].*'}]",
     };
 
     for (size_t t = 0; t < 2; t++) {
@@ -226,6 +227,28 @@ Test(job, llama_defaults)
     ds_job_release(&job);
 }
 
+Test(job, optimizers_have_defaults_of_their_own)
+{
+    static const struct {
+        const char *override;
+        double beta2, eps, decay;
+    } table[] = {
+        {"optim.name=adamw", 0.95, 1e-8, 0.1}, {"optim.name=adam", 0.999, 1e-8, 0},
+        {"optim.name=lion", 0.99, 1e-8, 0.1},  {"optim.name=adagrad", 0.95, 1e-10, 0},
+        {"optim.name=sgd", 0.95, 1e-8, 0},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_job job;
+
+        parse(&job, SMALL, table[i].override);
+        cr_expect(job.optim.beta2 == table[i].beta2 && job.optim.eps == table[i].eps &&
+                      job.optim.weight_decay == table[i].decay,
+                  "%s", table[i].override);
+        ds_job_release(&job);
+    }
+}
+
 Test(job, kinds_of_schedule_have_defaults_of_their_own)
 {
     struct ds_job job;
@@ -268,6 +291,10 @@ Test(job, digest_follows_what_decides_the_bits)
         {"train.micro_batch=4", false},
         {"data.train=b.txt", false},
         {"optim.betas=[0.9, 0.96]", false},
+        {"optim.betas=[0.9, 0.95]", true},
+        {"optim.name=lion", false},
+        {"optim.groups=[]", true},
+        {"optim.groups=[{match: a}]", false},
         {"train.steps=99", false},
     };
     struct ds_job base;

@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <math.h>
 
 #include "base/json_read.h"
 #include "runtime/plan/internal.h"
@@ -113,7 +114,9 @@ static void check_params(const struct ds_plan *plan, const char *what)
                 param->offset + param->param.elems > span->offset + span->elems)
                 continue;
             in++;
-            cr_assert_eq(span->decay, param->param.ndim == 2, "%s: %s", what, param->param.name);
+            cr_assert(span->lr_mult == 1.0 &&
+                          (span->weight_decay > 0.0) == (param->param.ndim == 2),
+                      "%s: %s", what, param->param.name);
             cr_assert_eq(span->bucket, param->bucket, "%s: %s", what, param->param.name);
         }
         cr_assert_eq(in, 1, "%s: %s is in %u spans", what, param->param.name, in);
@@ -208,6 +211,47 @@ static void check_schedule(const struct ds_plan *plan, const char *what)
     }
     cr_assert_eq(updated, plan->buckets, "%s", what);
     cr_assert_eq(plan->eval.count, blocks, "%s", what);
+}
+
+/* Every real element is in one span, with what its tensor is due. */
+Test(bucket, spans_carry_groups)
+{
+    static struct ds_optim_group groups[] = {{"*.ln_?.*", 0.5, 0.3},
+                                             {"*.weight", 2.0, (double)NAN}};
+    struct ds_job job = test_job(test_gpt2(2, 8, 2, 11, 6), 4, 2, 6);
+    struct ds_plan plan;
+    struct ds_error err = {0};
+    uint64_t covered = 0;
+
+    job.optim.groups = (struct ds_rows){2, groups};
+    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0}, &err), 0, "%s",
+                 err.text);
+    for (size_t i = 0; i < plan.spans; i++)
+        covered += plan.span[i].elems;
+    cr_assert_eq(covered, ds_model_elems(&plan.shape));
+    for (size_t i = 0; i < plan.params; i++) {
+        const struct ds_plan_param *param = &plan.param[i];
+        const struct ds_plan_span *span = plan.span;
+        bool norm = strstr(param->param.name, ".ln_1.") != NULL ||
+                    strstr(param->param.name, ".ln_2.") != NULL ||
+                    strstr(param->param.name, ".ln_f.") != NULL;
+        bool weight = strstr(param->param.name, ".weight") != NULL;
+
+        while (span->offset + span->elems <= param->offset)
+            span++;
+        cr_assert_eq(span->bucket, param->bucket);
+        cr_assert(span->lr_mult == (norm ? 0.5 : weight ? 2.0 : 1.0), "%s", param->param.name);
+        cr_assert(span->weight_decay == (norm                    ? 0.3
+                                         : param->param.ndim > 1 ? 0.1
+                                                                 : 0.0),
+                  "%s", param->param.name);
+    }
+    ds_plan_release(&plan);
+    groups[1].match = "transformer.*.ln_1.bias";
+    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0}, &err), -EINVAL);
+    cr_assert_str_eq(err.text,
+                     "'optim.groups' item 2: no tensor is left for 'transformer.*.ln_1.bias'; "
+                     "tensors are called like 'transformer.ln_f.bias'");
 }
 
 Test(schedule, every_instruction_comes_after_what_it_needs)

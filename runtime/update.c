@@ -1,0 +1,81 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * update.c - the contract is in update.h.
+ */
+#include "runtime/update.h"
+
+#include <errno.h>
+#include <math.h>
+
+/* The members that all optimizers' arguments have. */
+#define SHARED(u)                                                                                  \
+    .n = (u)->n, .p = (u)->p, .grad_type = DS_F32, .grad = (u)->grad, .low_type = DS_BF16,         \
+    .p_low = (u)->low, .lr = (u)->lr, .weight_decay = (u)->weight_decay,                           \
+    .grad_scale = (u)->grad_scale
+
+static int adam(const struct ds_job *job, const struct ds_update *u, struct ds_stream *stream,
+                struct ds_error *err)
+{
+    double t = (double)u->update;
+    const struct ds_adamw_args args = {
+        SHARED(u),
+        .m = u->state[0],
+        .v = u->state[1],
+        .beta1 = job->optim.beta1,
+        .beta2 = job->optim.beta2,
+        .eps = job->optim.eps,
+        .l2 = job->optim.kind == DS_OPTIM_ADAM,
+        .bias1 = 1.0 - pow(job->optim.beta1, t),
+        .bias2 = 1.0 - pow(job->optim.beta2, t),
+    };
+
+    return ds_adamw(&args, stream, err);
+}
+
+static int sgd(const struct ds_job *job, const struct ds_update *u, struct ds_stream *stream,
+               struct ds_error *err)
+{
+    const struct ds_sgd_args args = {
+        SHARED(u),
+        .m = u->state[0],
+        .momentum = job->optim.momentum,
+        .nesterov = job->optim.nesterov,
+    };
+
+    return ds_sgd(&args, stream, err);
+}
+
+static int lion(const struct ds_job *job, const struct ds_update *u, struct ds_stream *stream,
+                struct ds_error *err)
+{
+    const struct ds_lion_args args = {
+        SHARED(u),
+        .m = u->state[0],
+        .beta1 = job->optim.beta1,
+        .beta2 = job->optim.beta2,
+    };
+
+    return ds_lion(&args, stream, err);
+}
+
+static int adagrad(const struct ds_job *job, const struct ds_update *u, struct ds_stream *stream,
+                   struct ds_error *err)
+{
+    const struct ds_adagrad_args args = {SHARED(u), .v = u->state[0], .eps = job->optim.eps};
+
+    return ds_adagrad(&args, stream, err);
+}
+
+int ds_update(const struct ds_job *job, const struct ds_update *update, struct ds_stream *stream,
+              struct ds_error *err)
+{
+    switch (job->optim.kind) {
+    case DS_OPTIM_ADAMW:
+    case DS_OPTIM_ADAM: return adam(job, update, stream, err);
+    case DS_OPTIM_SGD: return sgd(job, update, stream, err);
+    case DS_OPTIM_LION: return lion(job, update, stream, err);
+    case DS_OPTIM_ADAGRAD: return adagrad(job, update, stream, err);
+    }
+    return ds_fail(err, EINVAL, "optimizer %d is unknown", (int)job->optim.kind);
+}

@@ -1,0 +1,35 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * update.h - the job's optimizer on a run of neighbouring elements.
+ *
+ * Every optimizer here works element by element, so a caller may cut its lines anywhere, at the
+ * borders of shards say, and gets the same bits.
+ *
+ * Tests   tests/engine/test_update.c; the kernels in tests/kernels/test_update.c
+ */
+#ifndef DS_RUNTIME_UPDATE_H
+#define DS_RUNTIME_UPDATE_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "kernels/op.h"
+#include "runtime/job.h"
+#include "runtime/optim.h"
+
+struct ds_update {
+    uint64_t n;
+    float *p;
+    float *state[DS_OPTIM_STATES]; /* as many as ds_optim_states() says */
+    const float *grad;
+    ds_bf16 *low;        /* the new p rounded, or NULL */
+    double lr;           /* of these elements: group and schedule are in it */
+    double weight_decay; /* of these elements */
+    double grad_scale;   /* clipping */
+    uint64_t update;     /* from 1 */
+};
+int ds_update(const struct ds_job *job, const struct ds_update *update, struct ds_stream *stream,
+              struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,135 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_update.c - one update of the engine with every optimizer and groups, against its formula.
+ *
+ * From zero state the first update is a closed form of p and g.  What a group does to a tensor is
+ * worked out here from its name, not by the plan.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "tests/engine/fixture.h"
+
+struct setting {
+    enum ds_optim_kind kind;
+    double momentum;
+    bool nesterov;
+};
+
+static const struct setting settings[] = {
+    {DS_OPTIM_ADAMW, 0, false},   {DS_OPTIM_ADAM, 0, false}, {DS_OPTIM_SGD, 0, false},
+    {DS_OPTIM_SGD, 0.9, false},   {DS_OPTIM_SGD, 0.9, true}, {DS_OPTIM_LION, 0, false},
+    {DS_OPTIM_ADAGRAD, 0, false},
+};
+
+/* The first of these that a name matches counts. */
+static struct ds_optim_group groups[] = {
+    {"*.bias", 2.0, (double)NAN},
+    {"transformer.h.0.*", 1.0, 0.5},
+    {"transformer.wte.weight", 0.0, (double)NAN},
+    {"transformer.h.?.ln_[12].weight", 1.0, 0.25},
+};
+
+static void group_by_hand(const char *name, bool matrix, double *lr, double *decay)
+{
+    if (!matrix)
+        *decay = 0.0;
+    if (strstr(name, ".bias") != NULL)
+        *lr *= 2.0;
+    else if (strncmp(name, "transformer.h.0.", 16) == 0)
+        *decay = 0.5;
+    else if (strcmp(name, "transformer.wte.weight") == 0)
+        *lr = 0.0;
+    else if (strstr(name, ".ln_1.weight") != NULL || strstr(name, ".ln_2.weight") != NULL)
+        *decay = 0.25;
+}
+
+static double first_update(const struct ds_job *job, double p, double g, double lr, double decay)
+{
+    double eps = job->optim.eps;
+
+    switch (job->optim.kind) {
+    case DS_OPTIM_ADAMW: return p - lr * decay * p - lr * g / (fabs(g) + eps);
+    case DS_OPTIM_ADAM: g += decay * p; return p - lr * g / (fabs(g) + eps);
+    case DS_OPTIM_SGD:
+        g += decay * p;
+        return p - lr * (job->optim.nesterov ? (1.0 + job->optim.momentum) * g : g);
+    case DS_OPTIM_LION: return p - lr * decay * p - lr * ((g > 0) - (g < 0));
+    case DS_OPTIM_ADAGRAD: g += decay * p; return p - lr * g / (fabs(g) + eps);
+    }
+    return (double)NAN;
+}
+
+static void check(const struct setting *setting, unsigned world)
+{
+    struct test_run before = test_reference_run(0, world, 8 / world), after;
+    struct ds_job *job = &before.job;
+    double scale, error = 0.0, norm = 0.0;
+
+    job->optim.kind = setting->kind;
+    job->optim.momentum = setting->momentum;
+    job->optim.nesterov = setting->nesterov;
+    job->optim.eps = 1e-8;
+    job->optim.clip = 0.5;
+    job->optim.groups = (struct ds_rows){4, groups};
+    after = before;
+    before.steps = 0;
+    after.steps = 1;
+    test_run_ok(&before);
+    test_run_ok(&after);
+    scale = ds_optim_clip_scale(after.result[0].grad_norm, 0.5);
+    cr_assert_lt(scale, 1.0);
+    for (size_t i = 0; i < after.plan.params; i++) {
+        const struct ds_plan_param *param = &after.plan.param[i];
+        double lr = ds_optim_lr(job, 0), decay = job->optim.weight_decay;
+
+        group_by_hand(param->param.name, param->param.ndim > 1, &lr, &decay);
+        for (uint64_t k = param->offset; k < param->offset + param->param.elems; k++) {
+            double p = (double)before.params[k], g = (double)after.first_grads[k] * scale;
+            double want = first_update(job, p, g, lr, decay) - p;
+            double is = (double)after.params[k] - p;
+
+            error += (is - want) * (is - want);
+            norm += want * want;
+        }
+    }
+    cr_assert_lt(sqrt(error / norm), 2e-4, "%s, world %u: %g", ds_optim_name(setting->kind), world,
+                 sqrt(error / norm));
+    test_run_release(&before);
+    test_run_release(&after);
+}
+
+Test(update, the_first_step_is_each_formula_with_its_groups)
+{
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+        check(&settings[i], 1);
+        check(&settings[i], 2);
+    }
+}
+
+/* With one state line, with none, and with two, six steps bring the loss down. */
+Test(update, every_optimizer_learns)
+{
+    static const double rates[] = {[DS_OPTIM_ADAMW] = 3e-3,
+                                   [DS_OPTIM_ADAM] = 3e-3,
+                                   [DS_OPTIM_SGD] = 0.3,
+                                   [DS_OPTIM_LION] = 1e-3,
+                                   [DS_OPTIM_ADAGRAD] = 2e-3};
+
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+        struct test_run run = test_reference_run(1, 2, 4);
+
+        run.job.optim.kind = settings[i].kind;
+        run.job.optim.momentum = settings[i].momentum;
+        run.job.optim.nesterov = settings[i].nesterov;
+        run.job.optim.lr = rates[settings[i].kind];
+        test_run_ok(&run);
+        cr_assert_eq(run.plan.arena_bytes[DS_ARENA_MOMENTS],
+                     ds_optim_states(&run.job) * run.plan.padded_elems * sizeof(float));
+        cr_assert_lt(run.eval, run.result[0].loss, "%s: %g after %g",
+                     ds_optim_name(settings[i].kind), run.eval, run.result[0].loss);
+        test_run_release(&run);
+    }
+}

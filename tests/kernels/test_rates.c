@@ -1,0 +1,60 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_rates - rates for the cost model: the fit gives back what it was made from, and every rate of
+ * this machine is a number.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+
+#include "kernels/rates.h"
+
+static double rate(double flops, double half, double extent)
+{
+    return flops / (1.0 + half / extent);
+}
+
+Test(rates, the_fit_gives_back_what_it_was_made_from)
+{
+    static const double halves[] = {0.0, 1.0, 24.0, 300.0};
+
+    for (size_t i = 0; i < sizeof(halves) / sizeof(halves[0]); i++) {
+        double flops = 0.0, half = -1.0;
+
+        ds_rates_fit(128, rate(1e11, halves[i], 128), 768, rate(1e11, halves[i], 768), &flops,
+                     &half);
+        cr_assert_float_eq(flops, 1e11, 1.0, "half %g: %g", halves[i], flops);
+        cr_assert_float_eq(half, halves[i], 1e-6, "half %g: %g", halves[i], half);
+    }
+}
+
+Test(rates, a_small_product_that_is_faster_fits_as_equal)
+{
+    double flops = 0.0, half = -1.0;
+
+    ds_rates_fit(128, 2e11, 768, 1e11, &flops, &half);
+    cr_assert_eq(flops, 1e11);
+    cr_assert_eq(half, 0.0);
+}
+
+Test(rates, every_rate_of_this_machine_is_positive_and_finite)
+{
+    const struct ds_device_args args = {
+        .name = "cpu", .threads = 1, .scratch_bytes = ds_rates_scratch_bytes(1)};
+    struct ds_device *device = NULL;
+    struct ds_rates rates;
+    struct ds_error err = {0};
+
+    cr_assert_eq(ds_device_open(&device, &args, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_rates_measure(device, &rates, &err), 0, "%s", err.text);
+    for (const double *r = &rates.flops_fp32; r <= &rates.launch_us; r++)
+        cr_assert(isfinite(*r) && *r >= 0.0, "rate %td: %g", r - &rates.flops_fp32, *r);
+    cr_assert_gt(rates.flops_fp32, 0.0);
+    cr_assert_gt(rates.flops_bf16, 0.0);
+    cr_assert_gt(rates.bandwidth, 0.0);
+    cr_log_info("fp32 %.3g bf16 %.3g half %.3g att %.3g %.3g bw %.3g pw %.3g upd %.3g us %.3g",
+                rates.flops_fp32, rates.flops_bf16, rates.matmul_half, rates.attention_fp32,
+                rates.attention_bf16, rates.bandwidth, rates.pointwise, rates.update,
+                rates.launch_us);
+    ds_device_close(device);
+}

@@ -14,7 +14,7 @@ enum { FIRST_MS = 1000, LAST_MS = 30000, DOUBLINGS = 5 };
 bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *facts,
                      unsigned *delay_ms, const char **why)
 {
-    bool stuck = restart->failed_before && restart->step == facts->step &&
+    bool stuck = restart->failed_before && !facts->replaced && restart->step == facts->step &&
                  restart->checkpoint == facts->checkpoint;
 
     *why = NULL;

@@ -4,7 +4,8 @@
  * restart.h - whether a job that failed is started again, and when.
  *
  * Pure.  Mistakes of the user and stops are final.  A job that fails at the same step twice, with
- * no checkpoint made in between, would fail there for ever and is not tried a third time.
+ * no checkpoint made in between, would fail there for ever and is not tried a third time; unless
+ * it failed because of a host (spares.h) that another one has taken the place of.
  *
  * Tests   tests/launcher/test_restart.c
  */
@@ -24,6 +25,7 @@ struct ds_restart_facts { /* about the attempt that has just ended */
     unsigned limit;       /* --restarts */
     int code;             /* dsrun's exit code if this is final */
     bool stopped;         /* a stop was asked for */
+    bool replaced;        /* what failed first was a host, which is replaced now */
     int64_t step;         /* last step heard of, -1: none */
     int64_t checkpoint;   /* newest checkpoint heard of in any attempt, -1: none */
 };

@@ -235,6 +235,7 @@ static enum word lose(struct ds_supervise *super, enum ds_failure_kind kind, uin
     struct ds_failure failure = {.kind = kind, .host = index};
 
     end_ranks(super, &super->args.host[index], now_ns);
+    super->args.host[index].lost = !super->slept && !super->killed;
     if (super->slept)
         failure.kind = DS_FAILURE_SLEPT;
     if (super->killed && !super->first.victim) { /* it was on its way out */

@@ -116,7 +116,8 @@ struct ds_super_rank { /* one per rank, memory of the caller, zeroed */
 struct ds_super_host { /* one per host, memory of the caller; first_rank and ranks set by it */
     uint32_t first_rank, ranks, ended;
     enum ds_host_state state;
-    bool drop; /* lost: to be dropped */
+    bool drop; /* silent: to be dropped */
+    bool lost; /* it went, or was silent, with ranks on it before they were killed */
     struct ds_pulse_host pulse;
 };
 

@@ -80,3 +80,19 @@ Test(restart, the_same_step_twice_ends_it)
         cr_assert_eq(again, table[i].again, "row %zu", i);
     }
 }
+
+/* A host that another took the place of: the job may fail at the same step once more. */
+Test(restart, a_replaced_host_is_not_a_loop)
+{
+    struct ds_restart restart = {0};
+    struct ds_restart_facts facts = {
+        .limit = 9, .code = 70, .step = -1, .checkpoint = -1, .replaced = true};
+    unsigned delay_ms;
+    const char *why;
+
+    for (int i = 0; i < 3; i++)
+        cr_assert(ds_restart_next(&restart, &facts, &delay_ms, &why), "restart %d", i);
+    facts.replaced = false;
+    cr_assert(!ds_restart_next(&restart, &facts, &delay_ms, &why));
+    cr_assert(strstr(why, "same step twice") != NULL);
+}

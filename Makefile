@@ -145,7 +145,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 include tools/install.mk tools/lint.mk tools/sanitize.mk
--include man/rules.mk bench/rules.mk tests/fuzz/rules.mk
+-include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
 FORCE:
 .PHONY: all programs deps tests check check-unit check-e2e demo man clean help FORCE

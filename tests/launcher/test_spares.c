@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 
+#include <stdio.h>
 #include <string.h>
 
 #include "launcher/fleet/spares.h"
@@ -35,14 +36,15 @@ static const char *fail(struct scene *scene, enum ds_failure_kind kind, uint32_t
                         unsigned lost, bool *first)
 {
     static char text[64];
+    size_t used = 0;
     const struct ds_failure failure = {.kind = kind, .host = place};
 
-    text[0] = '\0';
     for (uint32_t i = 0; i < PLACES; i++)
         scene->hosts[i].lost = (lost >> i & 1) != 0;
     (void)ds_spares_replace(&scene->spares, scene->hosts, &failure, first);
     for (uint32_t i = 0; i < PLACES; i++) {
-        strcat(text, scene->placement.place[i].host);
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s",
+                                 scene->placement.place[i].host);
         cr_assert_str_eq(scene->placement.place[i].spec->name, scene->placement.place[i].host);
     }
     return text;

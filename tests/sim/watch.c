@@ -29,16 +29,18 @@ static void command(struct world *world, enum ds_super_action action)
     }
 }
 
-/* Beats reach who can be reached; they are not worth an item each. */
+/* Beats go to hosts whose agent has spoken, and reach who can be reached; they are not worth an
+ * item each. */
 static void beat(struct world *world)
 {
-    uint64_t most = world->silent_ns / ds_pulse_interval_ns(world->silent_ns) + 12;
+    uint64_t most = world->silent_ns / ds_pulse_interval_ns(world->silent_ns) + 8;
 
     world->beat_sent_ns = world->now_ns;
     for (uint32_t i = 0; i < world->placement->places && world->silent_ns != 0; i++) {
         struct sim_host *host = &world->host[i];
 
-        if (host->closed || host->gone || (!host->cut && !host->frozen))
+        if (host->closed || host->gone || (!host->cut && !host->frozen) ||
+            world->super_host[i].state < DS_HOST_UP)
             continue;
         if (++host->waiting > most && !world->slept)
             (void)world_fail(world, "%u frames wait for host %u, at most %" PRIu64 " may",

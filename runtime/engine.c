@@ -16,7 +16,7 @@
 #include "runtime/update.h"
 
 /* What the ranks tell each other at the end of a step; sums over ranks. */
-enum flag { SUMSQ, NONFINITE, LOSS, STOP, HASH_LOW, HASH_HIGH, FLAGS };
+enum flag { SUMSQ, NONFINITE, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
 
 struct ds_engine {
     struct ds_engine_args args;
@@ -253,6 +253,7 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
     double flags[FLAGS] = {
         [LOSS] = engine->net.loss_sum,
         [STOP] = engine->step->stop ? 1.0 : 0.0,
+        [WRITING] = engine->step->writing ? 1.0 : 0.0,
         [HASH_LOW] = (double)(uint32_t)plan->hash,
         [HASH_HIGH] = (double)(uint32_t)(plan->hash >> 32),
     };
@@ -273,6 +274,7 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
         .grad_norm = sqrt(flags[SUMSQ]),
         .nonfinite = (uint64_t)flags[NONFINITE],
         .stop = flags[STOP] > 0.0,
+        .writing = flags[WRITING] > 0.0,
     };
     if (!isfinite(result->loss))
         result->nonfinite++;

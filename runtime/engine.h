@@ -58,6 +58,7 @@ struct ds_step_args {
     double lr;
     uint64_t update; /* of the optimizer, from 1 */
     bool stop;       /* this rank was asked to stop */
+    bool writing;    /* this rank writes a checkpoint behind the step */
 };
 struct ds_step_result {
     double loss;        /* mean over the tokens of all ranks */
@@ -65,6 +66,7 @@ struct ds_step_result {
     uint64_t nonfinite; /* > 0: nothing was updated */
     const char *bad;    /* then: the first tensor with such a gradient, or "loss" */
     bool stop;          /* some rank was asked to stop */
+    bool writing;       /* some rank writes a checkpoint */
 };
 int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
                    struct ds_step_result *result, struct ds_error *err) DS_NODISCARD;

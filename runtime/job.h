@@ -115,6 +115,7 @@ struct ds_job {
     } activation;
     struct {
         uint64_t every, keep;
+        bool async;         /* written behind the steps */
         const char *resume; /* "auto", "never", or a path to a checkpoint or run directory */
     } checkpoint;
     struct {

@@ -233,6 +233,9 @@ static const struct ds_key job_keys[] = {
     U64("checkpoint.every", checkpoint.every, 0, "100", 0, DS_MAX_STEPS,
         "updates between checkpoints; the last one is always saved; 0 turns them off"),
     U64("checkpoint.keep", checkpoint.keep, 0, "3", 1, 1000000, "newest checkpoints to keep"),
+    BOOL("checkpoint.async", checkpoint.async, 0, "true",
+         "write checkpoints while the run goes on, from a copy of what each rank writes; it takes "
+         "that much memory"),
     TEXT("checkpoint.resume", checkpoint.resume, 0, "auto", MAX_PATH_TEXT,
          "what to go on from: auto is the newest whole checkpoint of run_dir, never is none, "
          "anything else is the path of a checkpoint or run directory"),

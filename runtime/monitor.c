@@ -133,18 +133,19 @@ int ds_monitor_ready(struct ds_monitor *monitor, uint64_t step, double ms, struc
     return finish(monitor, &json, false, err);
 }
 
-int ds_monitor_checkpoint(struct ds_monitor *monitor, uint64_t step, const char *path, double ms,
-                          uint64_t bytes, struct ds_error *err)
+int ds_monitor_checkpoint(struct ds_monitor *monitor, const struct ds_monitor_saved *saved,
+                          struct ds_error *err)
 {
     struct ds_json json;
 
     if (monitor->link == NULL)
         return 0;
     json = begin(monitor, "checkpoint");
-    ds_json_u64(&json, "step", step);
-    ds_json_string(&json, "path", path);
-    ds_json_f64(&json, "ms", ms, RATE_DIGITS);
-    ds_json_u64(&json, "bytes", bytes);
+    ds_json_u64(&json, "step", saved->step);
+    ds_json_string(&json, "path", saved->path);
+    ds_json_f64(&json, "ms", saved->ms, RATE_DIGITS);
+    ds_json_f64(&json, "stall_ms", saved->stall_ms, RATE_DIGITS);
+    ds_json_u64(&json, "bytes", saved->bytes);
     return finish(monitor, &json, false, err);
 }
 

@@ -57,8 +57,13 @@ int ds_monitor_resumed(struct ds_monitor *monitor, uint64_t step, const char *fr
                        struct ds_error *err) DS_NODISCARD;
 int ds_monitor_ready(struct ds_monitor *monitor, uint64_t step, double ms, struct ds_error *err)
     DS_NODISCARD;
-int ds_monitor_checkpoint(struct ds_monitor *monitor, uint64_t step, const char *path, double ms,
-                          uint64_t bytes, struct ds_error *err) DS_NODISCARD;
+struct ds_monitor_saved {
+    uint64_t step, bytes;
+    double ms, stall_ms; /* until the checkpoint was there; that the run stood still for it */
+    const char *path;
+};
+int ds_monitor_checkpoint(struct ds_monitor *monitor, const struct ds_monitor_saved *saved,
+                          struct ds_error *err) DS_NODISCARD;
 int ds_monitor_warning(struct ds_monitor *monitor, const char *text, struct ds_error *err)
     DS_NODISCARD;
 /* "stop" or "end", after `step` updates. */

@@ -65,10 +65,9 @@ static int before_commit(void *user, struct ds_error *err)
     return ds_link_flush(trainer->args->link, err);
 }
 
-int ds__trainer_save(struct ds_trainer *trainer, struct ds_error *err)
+static struct ds_ckpt_save_args save_args(struct ds_trainer *trainer)
 {
-    uint64_t began = ds_clock_mono_ns();
-    const struct ds_ckpt_save_args args = {
+    return (struct ds_ckpt_save_args){
         .run_dir = trainer->args->run_dir,
         .state = trainer->state,
         .weights = trainer->weights,
@@ -82,14 +81,78 @@ int ds__trainer_save(struct ds_trainer *trainer, struct ds_error *err)
         .before_commit = before_commit,
         .user = trainer,
     };
-    uint64_t bytes =
-        (1 + trainer->plan.optim_states) * ds_model_elems(&trainer->plan.shape) * sizeof(float);
-    char path[DS_MAX_PATH];
-    int rc = ds_ckpt_save(&args, err);
+}
 
+int ds__trainer_saver(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_ckpt_save_args args = save_args(trainer);
+
+    return trainer->plan.snapshot_bytes > 0 ? ds_saver_open(&trainer->saver, &args, err) : 0;
+}
+
+/* `rc` is what a save came to: 1 when there is a new checkpoint to tell of. */
+static int tell(struct ds_trainer *trainer, int rc, const struct ds_saved *saved,
+                struct ds_error *err)
+{
+    char path[DS_MAX_PATH];
+    const struct ds_monitor_saved line = {
+        .step = saved->step,
+        .bytes =
+            (1 + trainer->plan.optim_states) * ds_model_elems(&trainer->plan.shape) * sizeof(float),
+        .ms = (double)saved->ns / 1e6,
+        .stall_ms = (double)saved->stall_ns / 1e6,
+        .path = path,
+    };
+
+    if (rc <= 0)
+        return rc;
+    (void)snprintf(path, sizeof(path), "checkpoints/step-%08" PRIu64, saved->step);
+    return ds_monitor_checkpoint(&trainer->monitor, &line, err);
+}
+
+int ds__trainer_saving(struct ds_trainer *trainer, bool *writing, struct ds_error *err)
+{
+    int rc = trainer->saver != NULL ? ds_saver_poll(trainer->saver, err) : 0;
+
+    *writing = rc > 0;
+    return rc < 0 ? rc : 0;
+}
+
+int ds__trainer_saved(struct ds_trainer *trainer, bool writing, struct ds_error *err)
+{
+    struct ds_saved saved = {0};
+    int rc = trainer->saver != NULL ? ds_saver_turn(trainer->saver, writing, &saved, err) : 0;
+
+    return tell(trainer, rc, &saved, err);
+}
+
+/* At once, from where the tensors lie; what is under way comes first. */
+static int save_now(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_ckpt_save_args args = save_args(trainer);
+    uint64_t began = ds_clock_mono_ns();
+    struct ds_saved saved = {0};
+    int rc = trainer->saver != NULL ? ds_saver_finish(trainer->saver, &saved, err) : 0;
+
+    rc = tell(trainer, rc, &saved, err);
+    if (rc == 0)
+        rc = ds_ckpt_save(&args, err);
     if (rc != 0)
-        return ds_error_context(err, rc, "checkpoint of step %" PRIu64, trainer->state.step);
-    (void)snprintf(path, sizeof(path), "checkpoints/step-%08" PRIu64, trainer->state.step);
-    return ds_monitor_checkpoint(&trainer->monitor, trainer->state.step, path,
-                                 (double)(ds_clock_mono_ns() - began) / 1e6, bytes, err);
+        return rc;
+    saved = (struct ds_saved){.step = trainer->state.step, .ns = ds_clock_mono_ns() - began};
+    saved.stall_ns = saved.ns;
+    return tell(trainer, 1, &saved, err);
+}
+
+int ds__trainer_save(struct ds_trainer *trainer, bool last, struct ds_error *err)
+{
+    struct ds_saved saved = {0};
+    int rc;
+
+    if (last || trainer->saver == NULL)
+        rc = save_now(trainer, err);
+    else
+        rc = tell(trainer, ds_saver_begin(trainer->saver, &trainer->state, &saved, err), &saved,
+                  err);
+    return ds_error_context(err, rc, "checkpoint of step %" PRIu64, trainer->state.step);
 }

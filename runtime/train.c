@@ -103,6 +103,8 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
         rc = open_rest(trainer, err);
     if (rc == 0)
         rc = ds__trainer_tensors(trainer, err);
+    if (rc == 0)
+        rc = ds__trainer_saver(trainer, err);
     return rc;
 }
 
@@ -111,6 +113,7 @@ static void close_all(struct ds_trainer *trainer, bool failed)
     if (failed && trainer->comm != NULL)
         ds_comm_abort(trainer->comm); /* no thread of ours waits for a peer any longer */
     ds_link_on_abort(trainer->args->link, NULL, NULL);
+    ds_saver_close(trainer->saver);
     ds_engine_close(trainer->engine);
     ds_device_close(trainer->device);
     ds_data_close(trainer->train);
@@ -197,15 +200,17 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
     struct ds_ckpt_state *state = &trainer->state;
     uint64_t began = ds_clock_mono_ns();
     struct ds_step_result result;
-    const struct ds_step_args args = {
+    struct ds_step_args args = {
         .data = trainer->train,
         .position = state->samples,
         .lr = ds_optim_lr(job, state->step),
         .update = state->step + 1 - state->skipped,
         .stop = ds_link_stop_requested(trainer->args->link),
     };
-    int rc = ds_engine_step(trainer->engine, &args, &result, err);
+    int rc = ds__trainer_saving(trainer, &args.writing, err);
 
+    if (rc == 0)
+        rc = ds_engine_step(trainer->engine, &args, &result, err);
     if (rc == 0 && result.nonfinite > 0)
         rc = guard(trainer, &result, err);
     if (rc != 0)
@@ -217,6 +222,8 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
     trainer->timed_steps++;
     *stop = result.stop;
     rc = tell_step(trainer, &result, args.lr, err);
+    if (rc == 0)
+        rc = ds__trainer_saved(trainer, result.writing, err);
     if (rc == 0)
         rc = ds_link_beat(trainer->args->link, state->step, err);
     return rc;
@@ -266,7 +273,8 @@ static int run_steps(struct ds_trainer *trainer, bool *stopped, struct ds_error 
         if (rc == 0 && trainer->valid != NULL && trainer->state.step % job->eval.every == 0)
             rc = evaluate(trainer, err);
         if (rc == 0 && saves_now(trainer, *stopped))
-            rc = ds__trainer_save(trainer, err);
+            rc =
+                ds__trainer_save(trainer, *stopped || trainer->state.step == job->train.steps, err);
     }
     if (trainer->state.step >= job->train.steps)
         *stopped = false; /* asked in the last step: nothing is left to do */

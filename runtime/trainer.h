@@ -7,6 +7,7 @@
 #define DS_RUNTIME_TRAINER_H
 
 #include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/saver.h"
 #include "runtime/engine.h"
 #include "runtime/monitor.h"
 #include "runtime/train.h"
@@ -22,6 +23,7 @@ struct ds_trainer {
     struct ds_monitor monitor;
     struct ds_ckpt_tensor *weights, *moments; /* views of the engine's lines */
     size_t n_weights, n_moments;
+    struct ds_saver *saver; /* NULL: checkpoints are written at once */
     struct ds_ckpt_state state;
     double peak; /* FLOP/s of all ranks' devices */
     uint64_t began_ns;
@@ -31,8 +33,16 @@ struct ds_trainer {
 /* start.c: weights, moments and state from a checkpoint, a folder, or the seed; tells `resumed`. */
 int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 
-/* snapshot.c: the tables of tensors; a checkpoint of now. */
+/* snapshot.c: the tables of tensors; what writes them behind the run, where the plan has memory for
+ * it. */
 int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
-int ds__trainer_save(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+int ds__trainer_saver(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+
+/* A checkpoint of now; `last`: there when this returns, else written behind the steps.  These ask
+ * before each whether this rank still writes, and tell after it whether any rank did. */
+int ds__trainer_save(struct ds_trainer *trainer, bool last, struct ds_error *err) DS_NODISCARD;
+int ds__trainer_saving(struct ds_trainer *trainer, bool *writing, struct ds_error *err)
+    DS_NODISCARD;
+int ds__trainer_saved(struct ds_trainer *trainer, bool writing, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -29,7 +29,8 @@ sanitized-selftest: $(SEEDED)
 
 # Criterion does not start under ThreadSanitizer: the tests of the threaded rooms are compiled against
 # tests/support/mini/, a small replacement of the part of Criterion that they use.
-TSAN_TESTS := $(wildcard tests/kernels/test_pool.c tests/engine/test_link.c)
+TSAN_TESTS := $(wildcard tests/kernels/test_pool.c tests/engine/test_link.c \
+    tests/ckpt/test_saver.c)
 TSAN_BIN   := $(patsubst %.c,$(B)/%,$(TSAN_TESTS))
 check-tsan: | $(B)/deps-test.ok ## the threaded rooms under ThreadSanitizer
 	$(Q)$(MAKE) B=$(B)/tsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread' CPPFLAGS='-Itests/support/mini' \

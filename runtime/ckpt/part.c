@@ -3,8 +3,8 @@
  *
  * part.c - the contract is in part.h.
  *
- * Pieces of 8 MiB: large enough for the disk, small enough that the hash finds its bytes in cache
- * and the page cache starts to write behind early.
+ * Pieces of 8 MiB: large enough for the disk, small enough that it is kept busy while the next one
+ * is hashed and copied.
  */
 #include "runtime/ckpt/part.h"
 
@@ -148,6 +148,8 @@ static int write_pieces(const struct ds__part *part, const struct ds_safetensor 
         if (xxh3 != NULL)
             xxh3 += sum_blocks(bytes, len, block, xxh3);
         rc = ds_fs_pwrite_all(part->fd, bytes, len, at, err);
+        if (rc == 0) /* let the disk begin; whether it can is seen by the fsync at the end */
+            (void)sync_file_range(part->fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
         bytes += len;
         at += len;
         left -= len;

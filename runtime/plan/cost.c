@@ -45,7 +45,21 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
     return ds_scratch_bytes(&query);
 }
 
-void ds__plan_cost(struct ds_plan *plan)
+bool ds__saves_behind(const struct ds_job *job)
+{
+    return job->checkpoint.async && job->checkpoint.every > 0 &&
+           job->checkpoint.every < job->train.steps;
+}
+
+/* What one rank writes of an arena: its part of those who hold the same. */
+static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind arena)
+{
+    unsigned holders = plan->sharded[arena] ? plan->replicas : plan->world;
+
+    return plan->arena_bytes[arena] / holders;
+}
+
+void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
 {
     uint64_t line = plan->padded_elems * sizeof(float), peers = plan->world - 1;
     uint64_t *bytes = plan->arena_bytes;
@@ -57,7 +71,11 @@ void ds__plan_cost(struct ds_plan *plan)
     bytes[DS_ARENA_GRADS] = line;
     bytes[DS_ARENA_MOMENTS] =
         plan->optim_states * ds_plan_line_elems(plan, DS_ARENA_MOMENTS) * sizeof(float);
-    bytes[DS_ARENA_STAGING] = plan->scratch_bytes + ds_comm_overhead_bytes(plan->world);
+    plan->snapshot_bytes =
+        saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
+                     : 0;
+    bytes[DS_ARENA_STAGING] =
+        plan->scratch_bytes + plan->snapshot_bytes + ds_comm_overhead_bytes(plan->world);
     bytes[DS_ARENA_RUNTIME] = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
     plan->peer_bytes = line / plan->world * peers;
     plan->wire_bytes_per_step = 2 * (line / plan->world) * peers;
@@ -94,12 +112,14 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
             at += (size_t)snprintf(table + at, sizeof(table) - at, "%s%s %s", at > 0 ? ", " : "",
                                    ds_arena_name((enum ds_arena_kind)i),
                                    ds__bytes_text(plan->arena_bytes[i]).text);
-    return ds_fail(err, ENOMEM,
-                   "not enough memory: %u rank%s need%s %s%s and this host has %s free; lower "
-                   "'train.micro_batch', set 'activation.recompute' to full or use fewer ranks per "
-                   "host (each rank takes %s)",
-                   ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
-                   ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text, table);
+    return ds_fail(
+        err, ENOMEM,
+        "not enough memory: %u rank%s need%s %s%s and this host has %s free; lower "
+        "'train.micro_batch', set 'activation.recompute' to full%s or use fewer ranks per "
+        "host (each rank takes %s)",
+        ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
+        ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
+        plan->snapshot_bytes > 0 ? ", 'checkpoint.async' to false" : "", table);
 }
 
 /* The number after `key` in a file of "key number" lines; after nothing when key is "".

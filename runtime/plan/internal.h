@@ -22,7 +22,10 @@ int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err
 /* memory.c: buffer[], ACTIVATIONS. */
 int ds__plan_memory(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
 /* cost.c: the other arenas, messages, FLOPs. */
-void ds__plan_cost(struct ds_plan *plan);
+void ds__plan_cost(struct ds_plan *plan, bool saves_behind);
+
+/* Are checkpoints written while the run goes on?  The last one is not: nothing is left to do. */
+bool ds__saves_behind(const struct ds_job *job);
 
 /* Give offsets to buf[n] so that no two which live at one time overlap; returns the bytes needed.
  * `order` is room for n indices. */

@@ -125,7 +125,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
         return rc;
     if ((rc = ds__plan_memory(plan, recompute, err)) != 0)
         return rc;
-    ds__plan_cost(plan);
+    ds__plan_cost(plan, ds__saves_behind(job));
     plan->hash = hash_of(plan);
     return 0;
 }

@@ -180,6 +180,7 @@ struct ds_plan {
     uint64_t logit_rows, logit_ld; /* one classifier chunk: rows, elements from row to row */
     uint64_t arena_bytes[DS_ARENA_COUNT];
     uint64_t scratch_bytes;       /* of one stream; part of STAGING */
+    uint64_t snapshot_bytes;      /* of a checkpoint written behind; 0: none is; part of STAGING */
     uint64_t peer_bytes;          /* shared pages of other ranks that this one touches too */
     uint64_t wire_bytes_per_step; /* sent by one rank */
     uint64_t messages_per_step;

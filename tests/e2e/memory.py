@@ -20,9 +20,9 @@ RANKS = 2
 SIZES = [(4, 256, 4, 128, 8), (6, 384, 6, 256, 4), (3, 640, 10, 256, 2)]
 
 
-def job(layers, hidden, heads, context, micro, **more):
-    return h.write_job(f"job-{hidden}.yaml", layers=layers, hidden=hidden, heads=heads, ffn=4 * hidden,
-                       context=context, sequence=context, micro=micro, batch=RANKS * micro, steps=2, **more)
+def job(layers, hidden, heads, context, micro, every=0):
+    return h.write_job(f"job-{hidden}-{every}.yaml", layers=layers, hidden=hidden, heads=heads, ffn=4 * hidden,
+                       context=context, sequence=context, micro=micro, batch=RANKS * micro, steps=2, every=every)
 
 
 def planned_bytes(path):
@@ -50,13 +50,14 @@ def peaks(process):
     return seen
 
 
-def compare(size):
-    name = "hidden %d, %d layers" % (size[1], size[0])
-    path = job(*size)
+def compare(size, every=0):
+    """`every` 1: with a checkpoint that is written behind the second step."""
+    name = "hidden %d, %d layers, a checkpoint every %d" % (size[1], size[0], every)
+    path = job(*size, every=every)
     planned = planned_bytes(path)
     if planned is None:
         return
-    process = h.start("--slots", RANKS, "--run-dir", h.work() / f"run-{size[1]}", path)
+    process = h.start("--slots", RANKS, "--run-dir", h.work() / f"run-{size[1]}-{every}", path)
     seen = peaks(process)
     h.ok(process.returncode == 0, f"{name}: the job ends with 0", (h.work() / "start.log").read_text()[-2000:])
     if not h.ok(len(seen) == RANKS, f"{name}: every worker was seen", seen):
@@ -71,6 +72,7 @@ if h.SANITIZED:
 else:
     for one in SIZES:
         compare(one)
+    compare(SIZES[1], every=1)
 
 huge = job(1000, 32768, 64, 512, 8, every=0)
 refused = h.dsrun("--slots", RANKS, "--run-dir", h.work() / "huge", huge)

@@ -295,6 +295,8 @@ Test(monitor, a_step_has_every_field_of_the_contract, FIXTURE)
 Test(monitor, events_say_their_name, FIXTURE)
 {
     const struct ds_monitor_start start = {.device = "cpu", .world = 2, .threads = 1};
+    const struct ds_monitor_saved saved = {
+        .step = 5, .bytes = 99, .ms = 2.0, .stall_ms = 1.0, .path = "checkpoints/x"};
     struct ds_monitor monitor;
     static const char *const names[] = {"start",      "resumed", "resumed", "ready",
                                         "checkpoint", "warning", "stop"};
@@ -304,7 +306,7 @@ Test(monitor, events_say_their_name, FIXTURE)
     cr_assert_eq(ds_monitor_resumed(&monitor, 0, NULL, NULL), 0);
     cr_assert_eq(ds_monitor_resumed(&monitor, 5, "a\"b", NULL), 0);
     cr_assert_eq(ds_monitor_ready(&monitor, 5, 1.5, NULL), 0);
-    cr_assert_eq(ds_monitor_checkpoint(&monitor, 5, "checkpoints/x", 2.0, 99, NULL), 0);
+    cr_assert_eq(ds_monitor_checkpoint(&monitor, &saved, NULL), 0);
     cr_assert_eq(ds_monitor_warning(&monitor, "beware", NULL), 0);
     cr_assert_eq(ds_monitor_end(&monitor, "stop", 6, NULL, NULL), 0);
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {

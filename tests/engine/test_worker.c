@@ -283,9 +283,12 @@ static struct outcome start(const char *job, unsigned attempt, struct plan_of_tr
     "data: {train: [README.md], valid: [LICENSE]}\n"                                               \
     "optim: {lr: 1.0e-3}\nschedule: {kind: cosine, warmup: 2, steps: 12, min_lr: 1.0e-4}\n"
 #define JOB_STEPS "train: {steps: 12, global_batch: 8, micro_batch: 2, sequence: 32}\n"
-static const char job_text[] =
-    JOB_HEAD JOB_STEPS "checkpoint: {every: 5, keep: 2}\neval: {every: 6, batches: 2}\n"
-                       "launch: {device: cpu, threads: 1}\n";
+#define JOB(checkpoint)                                                                            \
+    JOB_HEAD JOB_STEPS "checkpoint: {" checkpoint "}\neval: {every: 6, batches: 2}\n"              \
+                       "launch: {device: cpu, threads: 1}\n"
+static const char job_text[] = JOB("every: 5, keep: 2");
+static const char job_at_once[] = JOB("every: 5, keep: 2, async: false");
+static const char job_every_step[] = JOB("every: 1, keep: 2");
 
 static void expect_done(const struct outcome *out)
 {
@@ -354,18 +357,35 @@ Test(worker, sigterm_of_one_rank_saves_and_the_run_goes_on_with_the_same_bits)
 
 Test(worker, a_killed_rank_ends_the_other_and_the_run_goes_on_with_the_same_bits)
 {
-    struct outcome whole = start(job_text, 0, (struct plan_of_trouble){0}), first, second;
+    struct outcome whole = start(job_at_once, 0, (struct plan_of_trouble){0}), first, second;
 
     cr_assert_eq(ds_fs_remove_tree(folder, NULL), 0);
-    first = start(job_text, 0, (struct plan_of_trouble){.kill_after = 7});
+    first = start(job_at_once, 0, (struct plan_of_trouble){.kill_after = 7});
     cr_assert(WIFSIGNALED(first.status[1]) && WTERMSIG(first.status[1]) == SIGKILL);
     cr_assert(WIFEXITED(first.status[0]));
     cr_assert_neq(WEXITSTATUS(first.status[0]), 0);
     cr_assert_str_eq(first.errors, "", "a victim spoke: %s", first.errors);
-    second = start(job_text, 1, (struct plan_of_trouble){0});
+    second = start(job_at_once, 1, (struct plan_of_trouble){0});
     expect_done(&second);
     cr_assert_geq(second.resumed_at, 5);
     expect_same(&whole, &second, second.resumed_at);
+}
+
+/* With a checkpoint under way at every moment.  All that are there are whole; a second save waits
+ * for the first, so that the last but one step's is there. */
+Test(worker, killed_while_it_writes_behind_it_goes_on_with_the_same_bits)
+{
+    struct outcome whole = start(job_at_once, 0, (struct plan_of_trouble){0}), first, second;
+
+    cr_assert_eq(ds_fs_remove_tree(folder, NULL), 0);
+    first = start(job_every_step, 0, (struct plan_of_trouble){.kill_after = 7});
+    cr_assert(WIFSIGNALED(first.status[1]));
+    second = start(job_every_step, 1, (struct plan_of_trouble){0});
+    expect_done(&second);
+    cr_assert_str_eq(second.warning, "", "%s", second.warning);
+    cr_assert_geq(second.resumed_at, 5);
+    expect_same(&whole, &second, second.resumed_at);
+    cr_assert_eq(second.checkpoints, 12 - second.resumed_at);
 }
 
 /* Change one byte in the middle of the newest checkpoint's weights. */

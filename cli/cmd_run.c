@@ -86,6 +86,7 @@ static int prepare(struct run *run, struct ds_error *err)
     if (rc == 0) {
         args.world = run->place.placement.world;
         args.threads = run->place.threads;
+        args.local_world = run->place.placement.place[0].ranks;
         rc = ds_plan_build(&run->plan, &args, err);
     }
     if (rc == 0)

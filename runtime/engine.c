@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/exchange.h"
 #include "runtime/model/net.h"
 #include "runtime/optim.h"
 #include "runtime/queue.h"
@@ -22,9 +23,12 @@ struct ds_engine {
     struct ds_engine_args args;
     const struct ds_plan *plan;
     struct ds_stream *stream;
+    void *own[DS_ARENA_COUNT]; /* arenas allocated here; the others are the comm's */
+    struct ds_exchange exchange;
     struct ds_engine_lines lines;
-    ds_bf16 *low; /* NULL when compute is fp32 */
-    void *moments, *activations;
+    ds_bf16 *low;        /* NULL when compute is fp32 */
+    const void **params; /* [buckets]: where the net reads and writes */
+    float **grads;
     struct ds_net net;
     struct ds_queue_set queues;
     uint64_t steps;       /* begun since open; the number that events count in */
@@ -34,47 +38,58 @@ struct ds_engine {
     double clip_scale;
 };
 
-static int reserve(struct ds_engine *engine, enum ds_arena_kind kind, void **out,
-                   struct ds_error *err)
+static int reserve(struct ds_engine *engine, struct ds_error *err)
 {
-    int rc;
+    const struct ds_plan *plan = engine->plan;
 
-    *out = NULL;
-    if (engine->plan->arena_bytes[kind] == 0)
-        return 0;
-    rc = ds_device_alloc(engine->args.device, engine->plan->arena_bytes[kind], out, err);
-    return ds_error_context(err, rc, "arena '%s'", ds_arena_name(kind));
+    for (unsigned i = 0; i < DS_ARENA_STAGING; i++) {
+        int rc = 0;
+
+        if (plan->arena_bytes[i] > 0 && plan->shared_at[i] == DS_NOT_SHARED)
+            rc = ds_device_alloc(engine->args.device, plan->arena_bytes[i], &engine->own[i], err);
+        if (rc != 0)
+            return ds_error_context(err, rc, "arena '%s'", ds_arena_name((enum ds_arena_kind)i));
+    }
+    return ds_exchange_open(&engine->exchange, plan, engine->args.comm, engine->own, err);
 }
 
-static void release(struct ds_engine *engine, enum ds_arena_kind kind, void *memory)
+static void release(struct ds_engine *engine)
 {
-    if (memory != NULL)
-        ds_device_free(engine->args.device, memory, engine->plan->arena_bytes[kind]);
+    ds_exchange_close(&engine->exchange);
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
+        if (engine->own[i] != NULL)
+            ds_device_free(engine->args.device, engine->own[i], engine->plan->arena_bytes[i]);
 }
 
-static int reserve_all(struct ds_engine *engine, struct ds_error *err)
+/* Where lines and buckets lie. */
+static int bind(struct ds_engine *engine, struct ds_error *err)
 {
-    void *params = NULL, *low = NULL;
-    int rc = reserve(engine, DS_ARENA_PARAMS, &params, err);
+    const struct ds_plan *plan = engine->plan;
+    void *const *memory = engine->exchange.memory;
 
-    if (rc == 0)
-        rc = reserve(engine, DS_ARENA_PARAMS_LOW, &low, err);
-    if (rc == 0)
-        rc = reserve(engine, DS_ARENA_MOMENTS, &engine->moments, err);
-    if (rc == 0)
-        rc = reserve(engine, DS_ARENA_ACTIVATIONS, &engine->activations, err);
-    engine->low = low;
-    engine->lines.params = params;
-    for (unsigned i = 0; rc == 0 && i < engine->plan->optim_states; i++)
-        engine->lines.state[i] = (float *)engine->moments + i * engine->plan->padded_elems;
-    engine->lines.grads = ds_comm_arena(engine->args.comm);
-    return rc;
+    engine->low = memory[DS_ARENA_PARAMS_LOW];
+    engine->lines = (struct ds_engine_lines){
+        .params = memory[DS_ARENA_PARAMS],
+        .grads = memory[DS_ARENA_GRADS],
+    };
+    for (unsigned i = 0; i < plan->optim_states; i++)
+        engine->lines.state[i] =
+            (float *)memory[DS_ARENA_MOMENTS] + i * ds_plan_line_elems(plan, DS_ARENA_MOMENTS);
+    engine->params = calloc(plan->buckets, sizeof(*engine->params));
+    engine->grads = calloc(plan->buckets, sizeof(*engine->grads));
+    if (engine->params == NULL || engine->grads == NULL)
+        return ds_fail(err, ENOMEM, "no memory for the engine");
+    for (size_t i = 0; i < plan->buckets; i++) {
+        engine->params[i] = ds_exchange_params(&engine->exchange, i);
+        engine->grads[i] = ds_exchange_grads(&engine->exchange, i);
+    }
+    return 0;
 }
 
-static int run_queues(struct ds_engine *engine, uint64_t step, bool reduces, struct ds_error *err);
+static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err);
 
-/* One step of the reduce queue, on its own thread. */
-static int run_reduces(void *user, uint64_t step, struct ds_error *err)
+/* One step of the queues between ranks, on their own thread. */
+static int run_apart(void *user, uint64_t step, struct ds_error *err)
 {
     return run_queues(user, step, true, err);
 }
@@ -92,12 +107,14 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     engine->plan = plan;
     engine->stream = ds_device_stream(args->device);
     engine->step_tokens = plan->world * plan->micro_batches * plan->micro_batch * plan->sequence;
-    rc = reserve_all(engine, err);
+    rc = reserve(engine, err);
+    if (rc == 0)
+        rc = bind(engine, err);
     if (rc == 0) {
         const struct ds_net_memory memory = {
-            .params = engine->low != NULL ? (const void *)engine->low : engine->lines.params,
-            .grads = engine->lines.grads,
-            .activations = engine->activations,
+            .params = engine->params,
+            .grads = engine->grads,
+            .activations = engine->own[DS_ARENA_ACTIVATIONS],
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
@@ -106,7 +123,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     if (rc == 0)
         rc = ds_queue_init(&engine->queues, plan->step.events, err);
     if (rc == 0 && args->overlap && plan->world > 1)
-        rc = ds_queue_thread(&engine->queues, run_reduces, engine, err);
+        rc = ds_queue_thread(&engine->queues, run_apart, engine, err);
     if (rc != 0) {
         ds_engine_close(engine);
         return rc;
@@ -121,10 +138,9 @@ void ds_engine_close(struct ds_engine *engine)
         return;
     ds_queue_release(&engine->queues);
     ds_net_release(&engine->net);
-    release(engine, DS_ARENA_PARAMS, engine->lines.params);
-    release(engine, DS_ARENA_PARAMS_LOW, engine->low);
-    release(engine, DS_ARENA_MOMENTS, engine->moments);
-    release(engine, DS_ARENA_ACTIVATIONS, engine->activations);
+    release(engine);
+    free(engine->params);
+    free(engine->grads);
     free(engine);
 }
 
@@ -133,17 +149,45 @@ struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine)
     return engine->lines;
 }
 
-int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
+/* This rank's shard of a bucket for the kernels. */
+static int narrow(struct ds_engine *engine, size_t bucket, struct ds_error *err)
 {
+    const struct ds_plan *plan = engine->plan;
+    struct ds_held shard = ds_plan_shard(plan, DS_ARENA_PARAMS, bucket);
     const struct ds_cast_args args = {
-        .n = engine->plan->padded_elems,
+        .n = shard.count,
         .from = DS_F32,
         .to = DS_BF16,
-        .x = engine->lines.params,
-        .y = engine->low,
+        .x = engine->lines.params + shard.at,
+        .y = engine->low + ds_plan_shard(plan, DS_ARENA_PARAMS_LOW, bucket).at,
     };
 
-    return engine->low == NULL ? 0 : ds_cast(&args, engine->stream, err);
+    return ds_cast(&args, engine->stream, err);
+}
+
+int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
+{
+    const struct ds_plan *plan = engine->plan;
+    int rc = ds_engine_settle(engine, err);
+
+    for (size_t i = 0; rc == 0 && engine->low != NULL && i < plan->buckets; i++)
+        rc = narrow(engine, i, err);
+    for (size_t i = 0; rc == 0 && i < plan->step.count; i++) /* as a step would end */
+        if (plan->step.instr[i].op == DS_INSTR_GATHER &&
+            plan->step.instr[i].micro_batch == UINT32_MAX)
+            rc = ds_exchange_gather(&engine->exchange, plan->step.instr[i].bucket, err);
+    return rc;
+}
+
+int ds_engine_settle(struct ds_engine *engine, struct ds_error *err)
+{
+    return engine->queues.threaded ? ds_queue_settle(&engine->queues, engine->steps, err) : 0;
+}
+
+void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
+                       struct ds_comm_stats *stats)
+{
+    ds_exchange_stats(&engine->exchange, op, stats);
 }
 
 /* --- instructions --------------------------------------------------------------------------- */
@@ -175,14 +219,6 @@ static int forward(struct ds_engine *engine, const struct ds_instr *instr, struc
                           err);
 }
 
-static int reduce(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
-{
-    const struct ds_bucket *bucket = &engine->plan->bucket[instr->bucket];
-
-    return ds_comm_all_reduce_f32(engine->args.comm, engine->lines.grads + bucket->offset,
-                                  bucket->padded_elems, err);
-}
-
 /* This rank's slice of every bucket, so that the sum is the same however gradients are sharded. */
 static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinite,
                        struct ds_error *err)
@@ -192,7 +228,8 @@ static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinit
     *sum = 0.0;
     *nonfinite = 0;
     for (size_t i = 0; i < plan->buckets; i++) {
-        struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, i);
+        struct ds_held slice = ds_held_within(ds_plan_slice(plan, DS_ARENA_GRADS, i), 0,
+                                              plan->bucket[i].elems); /* no padding */
         double squares = 0.0;
         uint64_t bad = 0;
         const struct ds_sumsq_args args = {
@@ -211,28 +248,45 @@ static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinit
     return 0;
 }
 
-/* The first tensor in model order whose gradient is not finite; every rank finds the same. */
-static int find_bad(struct ds_engine *engine, const char **name, struct ds_error *err)
+/* The first tensor of which this rank's gradient is not finite; `params` when there is none. */
+static int first_bad(struct ds_engine *engine, size_t *index, struct ds_error *err)
 {
-    *name = "loss";
-    for (size_t i = 0; i < engine->plan->params; i++) {
-        const struct ds_plan_param *param = &engine->plan->param[i];
+    const struct ds_plan *plan = engine->plan;
+
+    for (*index = 0; *index < plan->params; ++*index) {
+        struct ds_held slice = ds_plan_slice_param(plan, DS_ARENA_GRADS, *index);
         double squares = 0.0;
         uint64_t bad = 0;
-        const struct ds_sumsq_args args = {.n = param->param.elems,
-                                           .x = engine->lines.grads + param->offset,
+        const struct ds_sumsq_args args = {.n = slice.count,
+                                           .x = engine->lines.grads + slice.at,
                                            .sum = &squares,
                                            .nonfinite = &bad};
-        int rc = ds_sumsq(&args, engine->stream, err);
+        int rc = slice.count == 0 ? 0 : ds_sumsq(&args, engine->stream, err);
 
-        if (rc != 0)
+        if (rc != 0 || bad > 0)
             return rc;
-        if (bad > 0) {
-            *name = param->param.name;
-            return 0;
-        }
     }
     return 0;
+}
+
+/* The first such tensor of all ranks, by halving: only sums are at hand. */
+static int find_bad(struct ds_engine *engine, const char **name, struct ds_error *err)
+{
+    size_t mine, low = 0, high = engine->plan->params;
+    int rc = first_bad(engine, &mine, err);
+
+    while (rc == 0 && low < high) {
+        size_t middle = low + (high - low) / 2;
+        double below = mine <= middle ? 1.0 : 0.0;
+
+        rc = ds_comm_all_reduce_f64(engine->args.comm, &below, 1, err);
+        if (below > 0.0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    *name = low < engine->plan->params ? engine->plan->param[low].param.name : "loss";
+    return rc;
 }
 
 static int check_hash(const struct ds_engine *engine, const double *flags, struct ds_error *err)
@@ -286,23 +340,34 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
     return 0;
 }
 
+/* What of a span this rank updates, where it lies in `kind`. */
+static struct ds_held part_of(const struct ds_plan *plan, enum ds_arena_kind kind,
+                              const struct ds_plan_span *span)
+{
+    return ds_held_within(ds_plan_shard(plan, kind, span->bucket),
+                          span->offset - plan->bucket[span->bucket].offset, span->elems);
+}
+
 static int update_span(struct ds_engine *engine, const struct ds_plan_span *span,
                        struct ds_error *err)
 {
+    const struct ds_plan *plan = engine->plan;
+    struct ds_held states = part_of(plan, DS_ARENA_MOMENTS, span);
     struct ds_update args = {
-        .n = span->elems,
-        .p = engine->lines.params + span->offset,
-        .grad = engine->lines.grads + span->offset,
-        .low = engine->low != NULL ? engine->low + span->offset : NULL,
+        .n = states.count,
+        .p = engine->lines.params + part_of(plan, DS_ARENA_PARAMS, span).at,
+        .grad = engine->lines.grads + part_of(plan, DS_ARENA_GRADS, span).at,
+        .low =
+            engine->low != NULL ? engine->low + part_of(plan, DS_ARENA_PARAMS_LOW, span).at : NULL,
         .lr = engine->step->lr * span->lr_mult,
         .weight_decay = span->weight_decay,
         .grad_scale = engine->clip_scale,
         .update = engine->step->update,
     };
 
-    for (unsigned i = 0; i < engine->plan->optim_states; i++)
-        args.state[i] = engine->lines.state[i] + span->offset;
-    return ds_update(engine->args.job, &args, engine->stream, err);
+    for (unsigned i = 0; i < plan->optim_states; i++)
+        args.state[i] = engine->lines.state[i] + states.at;
+    return args.n == 0 ? 0 : ds_update(engine->args.job, &args, engine->stream, err);
 }
 
 static int update(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
@@ -324,11 +389,11 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     case DS_INSTR_FORWARD: return forward(engine, instr, err);
     case DS_INSTR_BACKWARD:
         return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
-    case DS_INSTR_REDUCE: return reduce(engine, instr, err);
+    case DS_INSTR_REDUCE: return ds_exchange_reduce(&engine->exchange, instr, err);
+    case DS_INSTR_GATHER: return ds_exchange_gather(&engine->exchange, instr->bucket, err);
+    case DS_INSTR_FREE: return 0; /* its place is taken by a later GATHER */
     case DS_INSTR_NORM: return norm(engine, err);
     case DS_INSTR_UPDATE: return update(engine, instr, err);
-    case DS_INSTR_GATHER:
-    case DS_INSTR_FREE:
     case DS_INSTR_OFFLOAD:
     case DS_INSTR_FETCH:
     case DS_INSTR_SEND:
@@ -339,20 +404,27 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
                    ds_instr_op_name(instr->op));
 }
 
-/* The instructions of one thread in list order: the reduce queue's own, or all that have none. */
-static int run_queues(struct ds_engine *engine, uint64_t step, bool reduces, struct ds_error *err)
+/* Wait until `event`, if there is one, has happened in `step`. */
+static int wait_for(struct ds_engine *engine, uint32_t event, uint64_t step, struct ds_error *err)
+{
+    return event == DS_NO_EVENT ? 0 : ds_queue_wait(&engine->queues, event, step, err);
+}
+
+/* The instructions of one thread in list order: what moves between ranks, or all the rest.  The
+ * first are one thread's, because a group of ranks takes one call at a time in one order. */
+static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err)
 {
     const struct ds_program *program = &engine->plan->step;
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < program->count; i++) {
         const struct ds_instr *instr = &program->instr[i];
-        bool apart = engine->queues.threaded && instr->queue == DS_QUEUE_REDUCE;
 
-        if (apart != reduces)
+        if ((engine->queues.threaded && instr->queue != DS_QUEUE_COMPUTE) != apart)
             continue;
-        if (instr->waits_for != DS_NO_EVENT)
-            rc = ds_queue_wait(&engine->queues, instr->waits_for, step, err);
+        rc = wait_for(engine, instr->waits_for, instr->last_step ? step - 1 : step, err);
+        if (rc == 0)
+            rc = wait_for(engine, instr->room_after, step, err);
         if (rc == 0)
             rc = exec(engine, instr, err);
         if (rc == 0 && instr->signals != DS_NO_EVENT)
@@ -381,13 +453,18 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
 {
     const struct ds_plan *plan = engine->plan;
     double sum;
-    int rc = 0;
+    int rc = ds_engine_settle(engine, err);
 
     engine->net.loss_sum = 0.0;
     for (uint64_t i = 0; rc == 0 && i < plan->micro_batches; i++) {
         rc = load_ids(engine, DS_PASS_EVAL, data, position, i, err);
-        for (size_t j = 0; rc == 0 && j < plan->eval.count; j++)
-            rc = ds_net_forward(&engine->net, plan->eval.instr[j].block, DS_PASS_EVAL, false, err);
+        for (size_t j = 0; rc == 0 && j < plan->eval.count; j++) {
+            const struct ds_instr *instr = &plan->eval.instr[j];
+
+            rc = instr->op == DS_INSTR_FORWARD
+                     ? ds_net_forward(&engine->net, instr->block, DS_PASS_EVAL, false, err)
+                     : exec(engine, instr, err);
+        }
     }
     sum = engine->net.loss_sum;
     if (rc == 0)

@@ -3,10 +3,12 @@
  *
  * engine.h - walks a plan's instruction lists over memory, kernels and collectives.
  *
- * The engine knows what each instruction does and nothing about why it is where it is.  It owns the
- * arenas of the plan, except the gradients, which are the arena of the comm.  Instructions of the
- * reduce queue run on a thread of their own when `overlap` is set, else where they stand in the
- * list; the results are the same.  Between open and close a step allocates nothing.
+ * The engine knows what each instruction does and nothing about why it is where it is: no ZeRO
+ * stage, only what the plan says a rank holds.  It owns the arenas of the plan, except those that
+ * ranks share, which lie in the arena of the comm.  Instructions of the reduce and the gather queue
+ * run on one thread of their own when `overlap` is set, else where they stand in the list; the
+ * results are the same.  A step may end while parameters are still gathered for the next one.
+ * Between open and close a step allocates nothing.
  *
  * One step ends with one small all-reduce of flags: sum of squares, non-finite count, loss, stop
  * request and plan hash, so every rank takes the same decision.
@@ -33,7 +35,7 @@ struct ds_engine_args { /* borrowed until ds_engine_close() */
     const struct ds_plan *plan;
     const struct ds_job *job; /* optimizer and clipping */
     struct ds_device *device;
-    struct ds_comm *comm; /* its arena holds arena_bytes[DS_ARENA_GRADS] or more */
+    struct ds_comm *comm; /* its arena holds plan->shared_bytes or more */
     bool overlap;
 };
 
@@ -42,15 +44,24 @@ int ds_engine_open(struct ds_engine **engine, const struct ds_engine_args *args,
 /* After a failure call ds_comm_abort() first, or a thread may wait for a peer for ever. */
 void ds_engine_close(struct ds_engine *engine);
 
-/* The flat lines, for initial weights, checkpoints and tests; all zero after open. */
+/* The flat lines, for initial weights, checkpoints and tests; all zero after open.  What of them
+ * this rank holds, and where: ds_plan_held().  Settled lines only. */
 struct ds_engine_lines {
-    float *params, *grads;         /* [plan->padded_elems] */
+    float *params, *grads;         /* [ds_plan_line_elems()] */
     float *state[DS_OPTIM_STATES]; /* of the optimizer, plan->optim_states of them; else NULL */
 };
 struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine);
 
-/* After the parameters were written from outside: bring what the kernels read up to date. */
+/* After the parameters were written from outside, on every rank: bring what the kernels read up to
+ * date.  Of a line that is held whole each rank's own shard counts.  Collective. */
 int ds_engine_publish(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
+
+/* Wait for what the last step left under way.  Before anything else uses the comm or the lines. */
+int ds_engine_settle(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
+
+/* What this rank has sent since open. */
+void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
+                       struct ds_comm_stats *stats);
 
 struct ds_step_args {
     const struct ds_data *data;

@@ -3,8 +3,8 @@
 # One variable per room; rooms link upward only as docs/architecture.md draws.
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
-    runtime/plan/bucket.c runtime/plan/held.c runtime/plan/schedule.c runtime/plan/memory.c runtime/plan/cost.c \
-    runtime/plan/describe.c runtime/plan/timeline.c runtime/optim.c runtime/spec.c
+    $(addprefix runtime/plan/,bucket.c held.c sequence.c window.c schedule.c memory.c wire.c cost.c \
+    describe.c timeline.c) runtime/optim.c runtime/spec.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c work.c predict.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c
@@ -12,5 +12,5 @@ SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \
     manifest_join.c part.c share.c reads.c store.c load.c list.c saving.c commit.c save.c saver.c hf.c hf_config.c hf_export.c \
     inspect.c)
-SRC_engine := $(addprefix runtime/,engine.c update.c queue.c link.c monitor.c start.c snapshot.c train.c model/net.c \
+SRC_engine := $(addprefix runtime/,engine.c exchange.c update.c queue.c link.c monitor.c start.c snapshot.c train.c model/net.c \
     model/layer.c model/ends.c)

@@ -38,7 +38,7 @@ static const struct ds_choice computes[] = {
     {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", 0, true},
     {NULL, 0, false}};
 static const struct ds_choice shard_groups[] = {
-    {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, true}, {NULL, 0, false}};
+    {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, false}, {NULL, 0, false}};
 static const struct ds_choice offloads[] = {{"none", 0, false}, {NULL, 0, false}};
 static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE, false}, {"full", DS_RECOMPUTE_FULL, false}, {"selective", 0, true},
@@ -217,7 +217,7 @@ static const struct ds_key job_keys[] = {
     ONLY_U64("parallel.sequence", "1", 1, DS_MAX_RANKS, "ranks that share each sequence"),
     ONLY_U64("parallel.expert", "1", 1, DS_MAX_RANKS, "ranks that share the experts"),
 
-    U64("zero.stage", zero.stage, DS_KEY_ONLY, "0", 0, 3,
+    U64("zero.stage", zero.stage, 0, "0", 0, 3,
         "what ranks share: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too"),
     U64("zero.bucket_mb", zero.bucket_mb, AUTO | BITS, "auto", 1, 4096,
         "size of a gradient bucket in MiB"),

@@ -66,6 +66,7 @@ static void *run_steps(void *arg)
         rc = set->run(set->user, step, &err);
         if (rc != 0)
             break;
+        reach(set, &set->done, step);
     }
     finish(set, rc, &err);
     return NULL;
@@ -85,7 +86,7 @@ int ds_queue_thread(struct ds_queue_set *set,
     rc = pthread_create(&set->thread, NULL, run_steps, set);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc != 0)
-        return ds_fail(err, rc, "cannot start the thread that reduces gradients");
+        return ds_fail(err, rc, "cannot start the thread that talks to the other ranks");
     set->threaded = true;
     return 0;
 }
@@ -113,9 +114,10 @@ void ds_queue_signal(struct ds_queue_set *set, uint32_t event, uint64_t step)
     reach(set, &set->event[event], step);
 }
 
-int ds_queue_wait(struct ds_queue_set *set, uint32_t event, uint64_t step, struct ds_error *err)
+static int wait_or_say(struct ds_queue_set *set, atomic_uint_least64_t *value, uint64_t step,
+                       struct ds_error *err)
 {
-    int rc = wait_for(set, &set->event[event], step);
+    int rc = wait_for(set, value, step);
 
     if (rc == 0)
         return 0;
@@ -129,4 +131,14 @@ int ds_queue_wait(struct ds_queue_set *set, uint32_t event, uint64_t step, struc
     }
     (void)pthread_mutex_unlock(&set->lock);
     return rc;
+}
+
+int ds_queue_wait(struct ds_queue_set *set, uint32_t event, uint64_t step, struct ds_error *err)
+{
+    return wait_or_say(set, &set->event[event], step, err);
+}
+
+int ds_queue_settle(struct ds_queue_set *set, uint64_t step, struct ds_error *err)
+{
+    return wait_or_say(set, &set->done, step, err);
 }

@@ -26,9 +26,9 @@ struct ds_queue_set {
     uint32_t events;
     atomic_bool over;
     bool made;
-    pthread_t thread; /* of the reduce queue */
+    pthread_t thread; /* of the queues that are not the caller's */
     bool threaded;
-    atomic_uint_least64_t started; /* steps given to the thread */
+    atomic_uint_least64_t started, done; /* steps given to the thread, finished by it */
     int (*run)(void *user, uint64_t step, struct ds_error *err);
     void *user;
     int failure; /* of the thread, under lock */
@@ -42,6 +42,8 @@ int ds_queue_thread(struct ds_queue_set *set,
 void ds_queue_release(struct ds_queue_set *set);
 
 void ds_queue_start(struct ds_queue_set *set, uint64_t step);
+/* Wait until the thread has finished `step`. */
+int ds_queue_settle(struct ds_queue_set *set, uint64_t step, struct ds_error *err) DS_NODISCARD;
 void ds_queue_signal(struct ds_queue_set *set, uint32_t event, uint64_t step);
 int ds_queue_wait(struct ds_queue_set *set, uint32_t event, uint64_t step, struct ds_error *err)
     DS_NODISCARD;

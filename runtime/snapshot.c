@@ -13,16 +13,23 @@
 #include "base/clock.h"
 #include "runtime/trainer.h"
 
-/* `state` is "" for the weights. */
-static void view(struct ds_ckpt_tensor *tensor, const char *state,
-                 const struct ds_plan_param *param, float *line)
+/* What this rank holds of a parameter in a line of `arena`; `state` is "" for the weights. */
+static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct ds_plan *plan,
+                 size_t index, enum ds_arena_kind arena, float *line)
 {
+    const struct ds_plan_param *param = &plan->param[index];
+    struct ds_held held = ds_plan_held_param(plan, arena, index);
+    bool shared = plan->sharded[arena] && !plan->bucket[param->bucket].replicated;
+
     *tensor = (struct ds_ckpt_tensor){
         .dtype = DS_F32,
         .ndim = param->param.ndim,
         .shape = {param->param.shape[0], param->param.ndim > 1 ? param->param.shape[1] : 0},
-        .count = param->param.elems,
-        .data = line + param->offset,
+        .first = held.first,
+        .count = held.count,
+        .replica = shared ? plan->replica : 0,
+        .replicas = shared ? plan->replicas : 0,
+        .data = line + held.at,
     };
     (void)snprintf(tensor->name, sizeof(tensor->name), "%s%s%.200s", state,
                    state[0] != '\0' ? "." : "", param->param.name);
@@ -41,12 +48,10 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
     trainer->n_weights = count;
     trainer->n_moments = states * count;
     for (size_t i = 0; i < count; i++) {
-        const struct ds_plan_param *param = &trainer->plan.param[i];
-
-        view(&trainer->weights[i], "", param, lines.params);
+        view(&trainer->weights[i], "", &trainer->plan, i, DS_ARENA_PARAMS, lines.params);
         for (unsigned k = 0; k < states; k++)
-            view(&trainer->moments[k * count + i], ds_optim_state_name(trainer->job, k), param,
-                 lines.state[k]);
+            view(&trainer->moments[k * count + i], ds_optim_state_name(trainer->job, k),
+                 &trainer->plan, i, DS_ARENA_MOMENTS, lines.state[k]);
     }
     return 0;
 }
@@ -54,8 +59,9 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
 static int barrier(void *user, struct ds_error *err)
 {
     struct ds_trainer *trainer = user;
+    int rc = ds_engine_settle(trainer->engine, err); /* the comm is one thread's at a time */
 
-    return ds_comm_barrier(trainer->comm, err);
+    return rc != 0 ? rc : ds_comm_barrier(trainer->comm, err);
 }
 
 static int before_commit(void *user, struct ds_error *err)
@@ -147,8 +153,10 @@ static int save_now(struct ds_trainer *trainer, struct ds_error *err)
 int ds__trainer_save(struct ds_trainer *trainer, bool last, struct ds_error *err)
 {
     struct ds_saved saved = {0};
-    int rc;
+    int rc = ds_engine_settle(trainer->engine, err);
 
+    if (rc != 0)
+        return rc;
     if (last || trainer->saver == NULL)
         rc = save_now(trainer, err);
     else

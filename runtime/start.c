@@ -52,11 +52,12 @@ static void *init_share(void *arg)
 
     for (size_t i = 0; i < trainer->plan.params; i++) {
         const struct ds_plan_param *param = &trainer->plan.param[i];
-        uint64_t first = param->param.elems / me->shares * me->share;
-        uint64_t last = me->share + 1 == me->shares
-                            ? param->param.elems
-                            : param->param.elems / me->shares * (me->share + 1);
-        float *out = params + param->offset + first;
+        struct ds_held held = ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i);
+        uint64_t from = held.count / me->shares * me->share;
+        uint64_t to =
+            me->share + 1 == me->shares ? held.count : held.count / me->shares * (me->share + 1);
+        uint64_t first = held.first + from, last = held.first + to;
+        float *out = params + held.at + from;
 
         switch (param->param.init) {
         case DS_INIT_NORMAL:
@@ -108,9 +109,10 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 static void clear_moments(const struct ds_trainer *trainer)
 {
     struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
+    uint64_t elems = ds_plan_line_elems(&trainer->plan, DS_ARENA_MOMENTS);
 
     for (unsigned i = 0; i < trainer->plan.optim_states; i++)
-        memset(lines.state[i], 0, trainer->plan.padded_elems * sizeof(float));
+        memset(lines.state[i], 0, elems * sizeof(float));
 }
 
 /* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */

@@ -33,7 +33,7 @@ static int open_comm(struct ds_trainer *trainer, struct ds_error *err)
         .rank = args->rank,
         .world = args->world,
         .shm_fd = args->world > 1 ? args->shm_fd : -1,
-        .arena_bytes = trainer->plan.arena_bytes[DS_ARENA_GRADS],
+        .arena_bytes = trainer->plan.shared_bytes,
         .timeout_ms = COMM_TIMEOUT_MS,
         .spin = cores >= (long)args->local_world * (long)args->threads ? SPIN_POLLS : 0,
     };
@@ -91,8 +91,11 @@ static int open_rest(struct ds_trainer *trainer, struct ds_error *err)
 static int open_all(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_train_args *args = trainer->args;
-    const struct ds_plan_args plan = {
-        .job = args->job, .world = args->world, .rank = args->rank, .threads = args->threads};
+    const struct ds_plan_args plan = {.job = args->job,
+                                      .world = args->world,
+                                      .rank = args->rank,
+                                      .threads = args->threads,
+                                      .local_world = args->local_world};
     int rc = ds_monitor_init(&trainer->monitor, args->rank == 0 ? args->link : NULL, err);
 
     if (rc == 0)
@@ -308,6 +311,8 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
                                          : "stopped as asked, checkpoints are off";
     rc =
         ds_monitor_end(&trainer->monitor, stopped ? "stop" : "end", trainer->state.step, text, err);
+    if (rc == 0)
+        rc = ds_engine_settle(trainer->engine, err);
     return rc != 0 ? rc : ds_comm_barrier(trainer->comm, err);
 }
 

@@ -98,7 +98,7 @@ void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats)
 }
 
 /* trips x bytes x (world - 1) / world, in an order that cannot overflow before the result does. */
-static uint64_t wire_bytes(enum ds_comm_op op, uint64_t bytes, uint64_t world)
+uint64_t ds_comm_wire_bytes(enum ds_comm_op op, uint64_t bytes, uint64_t world)
 {
     uint64_t all = ops[op].trips * bytes;
 
@@ -117,7 +117,7 @@ static int dispatch(struct ds_comm *comm, const struct ds_comm_call *call, struc
     if (rc < 0)
         return rc;
     stats->calls++;
-    stats->bytes += wire_bytes(call->op, call->bytes, comm->world);
+    stats->bytes += ds_comm_wire_bytes(call->op, call->bytes, comm->world);
     return 0;
 }
 

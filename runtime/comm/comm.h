@@ -123,6 +123,8 @@ struct ds_comm_stats {
 };
 void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats); /* of all operations */
 void ds_comm_op_stats(const struct ds_comm *comm, enum ds_comm_op op, struct ds_comm_stats *stats);
+/* What one such call on `bytes` puts on a rank's wire. */
+uint64_t ds_comm_wire_bytes(enum ds_comm_op op, uint64_t bytes, uint64_t world);
 /* "all_reduce_f32"; an op that a peer sent and that does not exist is "unknown". */
 const char *ds_comm_op_name(unsigned op);
 

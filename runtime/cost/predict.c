@@ -35,6 +35,8 @@ static struct ds_span_time run(struct clocks *clocks, const struct ds_instr *ins
 
     if (instr->waits_for != DS_NO_EVENT)
         time.begin_s = fmax(time.begin_s, clocks->event[instr->waits_for]);
+    if (instr->room_after != DS_NO_EVENT)
+        time.begin_s = fmax(time.begin_s, clocks->event[instr->room_after]);
     time.end_s = time.begin_s + seconds;
     clocks->queue[queue] = time.end_s;
     if (queue != DS_QUEUE_COMPUTE && talks(instr))

@@ -21,16 +21,17 @@ static enum ds_role first_of(enum ds_role role)
 
 static void bind_params(struct ds_net *net, const struct ds_net_memory *memory)
 {
-    const unsigned char *params = memory->params;
     size_t bytes = ds_dtype_bytes(net->act);
     uint32_t head = ds_model_blocks(&net->plan->shape) - 1;
 
     for (size_t i = 0; i < net->plan->params; i++) {
         const struct ds_plan_param *param = &net->plan->param[i];
+        const unsigned char *params = memory->params[param->bucket];
+        uint64_t at = param->offset - net->plan->bucket[param->bucket].offset;
         enum ds_role role = first_of(param->param.role);
 
-        net->block[param->param.block].weight[role] = params + param->offset * bytes;
-        net->block[param->param.block].grad[role] = memory->grads + param->offset;
+        net->block[param->param.block].weight[role] = params + at * bytes;
+        net->block[param->param.block].grad[role] = memory->grads[param->bucket] + at;
     }
     if (net->plan->shape.tie_embeddings) {
         net->block[head].weight[DS_ROLE_HEAD_W] = net->block[0].weight[DS_ROLE_WTE];

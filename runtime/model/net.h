@@ -46,9 +46,9 @@ struct ds_net {
     double loss_sum;  /* added to by the head, in nats over tokens */
 };
 
-struct ds_net_memory {  /* borrowed, laid out as the plan says */
-    const void *params; /* of the activations' type */
-    float *grads;
+struct ds_net_memory {         /* borrowed, laid out as the plan says */
+    const void *const *params; /* [buckets]: element 0 of each, of the activations' type */
+    float *const *grads;       /* [buckets] */
     void *activations;
 };
 

@@ -1,11 +1,11 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * cost.c - what a plan takes: bytes by arena, messages, FLOPs; and whether a host has them.
+ * cost.c - what a plan takes: bytes by arena, FLOPs; and whether a host has them.
  *
  * Bytes are what becomes resident.  Gradients lie in shared memory: a rank that reduces its shard
  * in place also touches that shard's pages of every peer, which the kernel counts to its resident
- * size (peer_bytes) although the host holds them once.
+ * size (peer_bytes, wire.c) although the host holds them once.
  *
  * Tests   tests/plan/test_plan.c; tests/e2e compares with the worker's measured peak
  */
@@ -61,25 +61,24 @@ static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind are
 
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
 {
-    uint64_t line = plan->padded_elems * sizeof(float), peers = plan->world - 1;
     uint64_t *bytes = plan->arena_bytes;
+    bool low = plan->compute == DS_COMPUTE_BF16;
 
     plan->scratch_bytes = scratch_bytes(plan);
-    bytes[DS_ARENA_PARAMS] = line;
+    bytes[DS_ARENA_PARAMS] = ds_plan_line_elems(plan, DS_ARENA_PARAMS) * sizeof(float);
     bytes[DS_ARENA_PARAMS_LOW] =
-        plan->compute == DS_COMPUTE_BF16 ? plan->padded_elems * sizeof(ds_bf16) : 0;
-    bytes[DS_ARENA_GRADS] = line;
+        low ? ds_plan_line_elems(plan, DS_ARENA_PARAMS_LOW) * sizeof(ds_bf16) : 0;
+    bytes[DS_ARENA_GRADS] = ds_plan_line_elems(plan, DS_ARENA_GRADS) * sizeof(float);
     bytes[DS_ARENA_MOMENTS] =
         plan->optim_states * ds_plan_line_elems(plan, DS_ARENA_MOMENTS) * sizeof(float);
+    bytes[DS_ARENA_GATHERED] = plan->gathered_elems * (low ? sizeof(ds_bf16) : sizeof(float));
+    bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
                      : 0;
     bytes[DS_ARENA_STAGING] =
         plan->scratch_bytes + plan->snapshot_bytes + ds_comm_overhead_bytes(plan->world);
     bytes[DS_ARENA_RUNTIME] = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
-    plan->peer_bytes = line / plan->world * peers;
-    plan->wire_bytes_per_step = 2 * (line / plan->world) * peers;
-    plan->messages_per_step = peers > 0 ? plan->buckets + 1 : 0;
     plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->sequence);
 }
 

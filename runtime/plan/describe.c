@@ -54,6 +54,16 @@ static bool has_recompute(const struct ds_plan *plan)
     return false;
 }
 
+/* " in 2 x 4" where two groups of four ranks share apart, else "". */
+static struct ds__amount groups_text(const struct ds_plan *plan)
+{
+    struct ds__amount text = {.text = ""};
+
+    if (plan->stage > 0 && plan->replicas > 1)
+        (void)snprintf(text.text, sizeof(text.text), " in %u x %u", plan->replicas, plan->shards);
+    return text;
+}
+
 void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out)
 {
     const struct ds_model_shape *shape = &plan->shape;
@@ -71,9 +81,9 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         sequences, plan->sequence,
                         count_text((double)(sequences * plan->sequence)).text, plan->micro_batches,
                         plan->micro_batches == 1 ? "" : "es", plan->micro_batch, job->train.steps);
-    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO 0, %zu gradient bucket%s\n",
-                        plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->buckets,
-                        plan->buckets == 1 ? "" : "s");
+    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s, %zu gradient bucket%s\n",
+                        plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
+                        groups_text(plan).text, plan->buckets, plan->buckets == 1 ? "" : "s");
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s%s\n",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
                         ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text,
@@ -124,8 +134,8 @@ static void print_index(struct ds_buf *out, uint32_t index)
 
 static void print_program(const struct ds_program *program, struct ds_buf *out)
 {
-    (void)ds_buf_printf(out, "%6s  %-9s %-8s %6s %6s %6s %6s %6s\n", "index", "op", "queue",
-                        "block", "bucket", "micro", "waits", "signal");
+    (void)ds_buf_printf(out, "%6s  %-9s %-8s %6s %6s %6s %6s %6s %6s\n", "index", "op", "queue",
+                        "block", "bucket", "micro", "waits", "room", "signal");
     for (size_t i = 0; i < program->count; i++) {
         const struct ds_instr *instr = &program->instr[i];
 
@@ -135,10 +145,12 @@ static void print_program(const struct ds_program *program, struct ds_buf *out)
         print_index(out, instr->bucket);
         print_index(out, instr->micro_batch);
         print_index(out, instr->waits_for);
+        print_index(out, instr->room_after);
         print_index(out, instr->signals);
-        (void)ds_buf_printf(out, "%s%s\n", instr->recompute ? " recompute" : "",
-                            instr->op == DS_INSTR_BACKWARD && instr->accumulate ? " accumulate"
-                                                                                : "");
+        (void)ds_buf_printf(out, "%s%s%s\n", instr->last_step ? " last-step" : "",
+                            instr->recompute ? " recompute" : "",
+                            instr->op != DS_INSTR_FORWARD && instr->accumulate ? " accumulate"
+                                                                               : "");
     }
 }
 
@@ -169,7 +181,10 @@ static void json_program(struct ds_json *json, const char *key, const struct ds_
         json_index(json, "bucket", instr->bucket);
         json_index(json, "micro_batch", instr->micro_batch);
         json_index(json, "waits_for", instr->waits_for);
+        json_index(json, "room_after", instr->room_after);
         json_index(json, "signals", instr->signals);
+        if (instr->last_step)
+            ds_json_bool(json, "last_step", true);
         if (instr->recompute)
             ds_json_bool(json, "recompute", true);
         if (instr->accumulate)
@@ -203,6 +218,9 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_u64(json, "micro_batch", plan->micro_batch);
     ds_json_u64(json, "sequence", plan->sequence);
     ds_json_u64(json, "zero_stage", plan->stage);
+    ds_json_u64(json, "shards", plan->shards);
+    ds_json_u64(json, "replicas", plan->replicas);
+    ds_json_u64(json, "prefetch", plan->prefetch);
     json_memory(json, plan);
     ds_json_array(json, "buckets");
     for (size_t i = 0; i < plan->buckets; i++) {

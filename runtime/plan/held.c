@@ -17,6 +17,7 @@ int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struc
 {
     unsigned local = args->local_world != 0 ? args->local_world : args->world;
 
+    plan->local_world = local;
     plan->shards = plan->world;
     if (args->job->zero.shard_group == DS_SHARD_NODE) {
         if (plan->world % local != 0)

@@ -8,6 +8,8 @@
 #ifndef DS_RUNTIME_PLAN_INTERNAL_H
 #define DS_RUNTIME_PLAN_INTERNAL_H
 
+#include <errno.h>
+
 #include "runtime/plan/plan.h"
 
 /* held.c: shards, replicas, stage; after the buckets are there: sharded[], shard_at. */
@@ -17,15 +19,52 @@ void ds__plan_divide(struct ds_plan *plan);
 /* bucket.c: param[], bucket[], span[], padded_elems. */
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
-/* schedule.c: step, eval. */
+/* sequence.c, schedule.c: step, eval, the rooms. */
 int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
 /* memory.c: buffer[], ACTIVATIONS. */
 int ds__plan_memory(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
-/* cost.c: the other arenas, messages, FLOPs. */
+/* cost.c: the other arenas, FLOPs. */
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind);
-
 /* Are checkpoints written while the run goes on?  The last one is not: nothing is left to do. */
 bool ds__saves_behind(const struct ds_job *job);
+/* wire.c: shared_at[]; traffic[], messages, wire bytes; peer_bytes. */
+void ds__plan_share(struct ds_plan *plan);
+void ds__plan_traffic(struct ds_plan *plan);
+int ds__plan_peers(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
+
+/* window.c: buckets that lie gathered, looked at ahead. */
+struct ds__ref { /* an instruction that reads a bucket */
+    uint32_t position, bucket;
+};
+struct ds__window {
+    struct ds__ref *ref; /* of one micro-batch, in order; at most two of a position */
+    uint32_t refs, positions;
+    uint64_t rounds; /* micro-batches */
+    unsigned depth;  /* buckets gathered ahead, 1 .. DS_MAX_PREFETCH */
+};
+int ds__window_init(struct ds__window *window, struct ds_arena *arena, uint32_t positions)
+    DS_NODISCARD;
+void ds__window_read(struct ds__window *window, uint32_t position, uint32_t bucket);
+uint32_t ds__window_bucket(const struct ds__window *window, uint64_t ref);
+/* Positions are numbered through all micro-batches, too. */
+uint64_t ds__window_position(const struct ds__window *window, uint64_t ref);
+/* Does a stay begin, end with this reference; at which position is it gathered? */
+bool ds__window_arrives(const struct ds__window *window, uint64_t ref);
+bool ds__window_leaves(const struct ds__window *window, uint64_t ref);
+uint64_t ds__window_issue(const struct ds__window *window, uint64_t ref);
+
+struct ds__room { /* memory that buckets take in turn */
+    size_t buckets;
+    unsigned char *inside, *met; /* now; [a][b] at one time, [a][a] at any */
+    uint64_t *at;                /* place in elements, once packed */
+    uint32_t *order;
+};
+int ds__room_init(struct ds__room *room, struct ds_arena *arena, size_t buckets) DS_NODISCARD;
+void ds__room_clear(struct ds__room *room);
+void ds__room_enter(struct ds__room *room, uint32_t bucket);
+void ds__room_leave(struct ds__room *room, uint32_t bucket);
+/* Find the places; returns the elements of the room. */
+uint64_t ds__room_pack(struct ds__room *room, const struct ds_bucket *bucket);
 
 /* Give offsets to buf[n] so that no two which live at one time overlap; returns the bytes needed.
  * `order` is room for n indices. */

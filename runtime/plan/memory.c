@@ -124,14 +124,19 @@ static void add_step(struct maker *maker, bool recompute)
 
 static void add_eval(struct maker *maker)
 {
-    uint32_t head = (uint32_t)maker->blocks - 1;
+    const struct ds_program *eval = &maker->plan->eval;
+    uint32_t blocks = (uint32_t)maker->blocks, at = find(eval, DS_INSTR_FORWARD, 0, false);
+    uint32_t head = find(eval, DS_INSTR_FORWARD, blocks - 1, false);
 
-    add_ends(maker, DS_PASS_EVAL, 0, head, head, 0);
-    for (uint32_t block = 0; block < head; block++) {
+    add_ends(maker, DS_PASS_EVAL, 0, head, head, at);
+    for (uint32_t block = 0; block + 1 < blocks; block++) {
+        uint32_t next = find(eval, DS_INSTR_FORWARD, block + 1, false);
+
         add(maker, DS_BUFFER_OUT, DS_PASS_EVAL, block, maker->tokens * maker->hidden * maker->act,
-            block, block + 1);
+            at, next);
         if (block > 0)
-            add_layer(maker, DS_PASS_EVAL, block, block, block);
+            add_layer(maker, DS_PASS_EVAL, block, at, at);
+        at = next;
     }
 }
 

@@ -126,6 +126,10 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if ((rc = ds__plan_memory(plan, recompute, err)) != 0)
         return rc;
     ds__plan_cost(plan, ds__saves_behind(job));
+    ds__plan_share(plan);
+    ds__plan_traffic(plan);
+    if ((rc = ds__plan_peers(plan, err)) != 0)
+        return rc;
     plan->hash = hash_of(plan);
     return 0;
 }

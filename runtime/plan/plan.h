@@ -13,7 +13,8 @@
  *   buckets ─► who holds what held.c      shards, slices, ranges of tensors
  *   instructions              schedule.c  the step and the evaluation program
  *   buffers ─► offsets        memory.c    activations by lifetime over the instructions
- *   totals                    cost.c      bytes per arena, messages, FLOPs; does it fit
+ *   totals                    cost.c      bytes per arena, FLOPs; does it fit
+ *                             wire.c      messages, and the memory that ranks share
  *   text                      describe.c  header lines, tables, JSON
  *
  * All parameters make one flat line, bucket after bucket; parameters, gradients and both moments
@@ -41,6 +42,7 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "runtime/comm/comm.h"
 #include "runtime/job.h"
 #include "runtime/model/model.h"
 
@@ -110,8 +112,10 @@ struct ds_instr {
     enum ds_queue queue;
     uint32_t block, bucket, micro_batch; /* UINT32_MAX where it does not apply */
     uint32_t waits_for, signals;         /* events, tied to one buffer; DS_NO_EVENT: none */
+    uint32_t room_after;                 /* one more to wait for: the gradients' place is free */
+    bool last_step;                      /* waits_for is of the step before */
     bool recompute;                      /* FORWARD run again for its activations only */
-    bool accumulate;                     /* gradients of this micro-batch are added, not stored */
+    bool accumulate;                     /* gradients are added to what is there, not stored */
 };
 
 struct ds_program {
@@ -128,13 +132,14 @@ struct ds_plan_param { /* a model parameter with its place */
 
 struct ds_bucket {
     uint32_t first_block, blocks;
-    uint64_t offset, elems; /* real parameters */
-    uint64_t padded_elems;  /* a multiple of world * DS_SHARD_ALIGN */
-    uint64_t slice_elems;   /* padded_elems / world */
-    uint64_t shard_at;      /* where a rank's part lies in a sharded line, in elements */
-    bool replicated;        /* whole on every rank */
+    uint64_t offset, elems;          /* real parameters */
+    uint64_t padded_elems;           /* a multiple of world * DS_SHARD_ALIGN */
+    uint64_t slice_elems;            /* padded_elems / world */
+    uint64_t shard_at;               /* where a rank's part lies in a sharded line, in elements */
+    bool replicated;                 /* whole on every rank */
+    uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */
 };
-enum { DS_SHARD_ALIGN = 16 };
+enum { DS_SHARD_ALIGN = 16, DS_MAX_PREFETCH = 4 };
 
 /* A run of neighbouring parameters that the optimizer treats alike. */
 struct ds_plan_span {
@@ -155,10 +160,17 @@ struct ds_plan_buffer {
 };
 enum { DS_BUFFER_ALIGN = 64 };
 
+#define DS_NOT_SHARED UINT64_MAX
+
+struct ds_plan_traffic { /* per step; bytes as the comm counts them */
+    uint64_t calls, bytes;
+};
+
 struct ds_plan {
     struct ds_arena arena;
     struct ds_model_shape shape;
     unsigned world, rank, threads;
+    unsigned local_world;                          /* ranks of this host */
     unsigned stage;                                /* 0 where there is nobody to share with */
     unsigned shards, replicas;                     /* ranks of a shard group, groups */
     unsigned shard, replica;                       /* this rank's place in them */
@@ -171,18 +183,23 @@ struct ds_plan {
     size_t buckets;
     struct ds_plan_span *span;
     size_t spans;
-    uint64_t padded_elems;        /* of all buckets: elements of a whole line */
-    uint64_t held_elems;          /* elements of a sharded line */
-    bool sharded[DS_ARENA_COUNT]; /* this rank holds a part of the line */
+    uint64_t padded_elems;                 /* of all buckets: elements of a whole line */
+    uint64_t held_elems;                   /* elements of a sharded line */
+    uint64_t gathered_elems, staged_elems; /* of the two rooms */
+    unsigned prefetch;                     /* buckets gathered ahead of their use */
+    bool sharded[DS_ARENA_COUNT];          /* this rank holds a part of the line */
     struct ds_plan_buffer *buffer;
     size_t buffers;
     struct ds_program step, eval;
     uint64_t logit_rows, logit_ld; /* one classifier chunk: rows, elements from row to row */
     uint64_t arena_bytes[DS_ARENA_COUNT];
-    uint64_t scratch_bytes;       /* of one stream; part of STAGING */
-    uint64_t snapshot_bytes;      /* of a checkpoint written behind; 0: none is; part of STAGING */
-    uint64_t peer_bytes;          /* shared pages of other ranks that this one touches too */
-    uint64_t wire_bytes_per_step; /* sent by one rank */
+    uint64_t scratch_bytes;  /* of one stream; part of STAGING */
+    uint64_t snapshot_bytes; /* of a checkpoint written behind; 0: none is; part of STAGING */
+    uint64_t peer_bytes;     /* shared pages of other ranks that this one touches too */
+    uint64_t shared_at[DS_ARENA_COUNT]; /* in the comm's arena, or DS_NOT_SHARED */
+    uint64_t shared_bytes;              /* of the comm's arena */
+    struct ds_plan_traffic traffic[DS_COMM_OP_COUNT];
+    uint64_t wire_bytes_per_step; /* sent by one rank, but for the flags */
     uint64_t messages_per_step;
     double flops_per_token;
     uint64_t hash;

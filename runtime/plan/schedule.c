@@ -5,27 +5,33 @@
  *
  *   for each micro-batch   FORWARD 0 .. head, BACKWARD head .. 0
  *                          (recompute: FORWARD again before each layer's BACKWARD)
- *   last micro-batch       REDUCE of a bucket as soon as its first block's BACKWARD is done
+ *   stages 0, 1            REDUCE of a bucket in the last micro-batch, as soon as nothing of it is
+ *                          still to come
+ *   stages 2, 3            that in every micro-batch; gradients lie in a room that buckets share
+ *   stage 3                GATHER of a bucket ahead of its first use, FREE after the last
  *   then                   NORM (waits for the last REDUCE), UPDATE of every bucket
+ *   stages 1, 2            GATHER of a bucket after its UPDATE; in the next step the first
+ *                          instruction that reads it waits for that
  *
- * Two events per bucket: its gradients are complete; they are reduced.  Each is signalled once a
- * step.  Instructions of one queue run in list order, so waiting for the last REDUCE waits for all.
+ * The list in its order is a correct program by itself: whatever an instruction waits for stands
+ * before it, or was in the step before.  Instructions of one queue run in list order, so waiting
+ * for the last of several waits for all.
  *
- * Tests   tests/plan/test_plan.c
+ * Events   of stages above 0, [0, buckets): gathered after the update; [buckets, 2 buckets):
+ *          updated; then in list order, each signalled once a step.
+ * Rooms    a bucket's gradients may come into the room while those of one other bucket are on
+ *          their way; the instruction that writes first waits for the REDUCE before that one.
+ *
+ * Tests   tests/plan/test_plan.c, tests/plan/test_stages.c
  */
-#include <errno.h>
+#include "runtime/plan/schedule.h"
 
-#include "runtime/plan/internal.h"
-
-struct writer {
-    const struct ds_plan *plan;
-    struct ds_program *program;
-    bool recompute;
-};
-
-static struct ds_instr *emit(struct writer *writer, enum ds_instr_op op, enum ds_queue queue)
+/* A writer without room for instructions counts them. */
+static struct ds_instr *emit(struct ds__writer *writer, enum ds_instr_op op, enum ds_queue queue)
 {
-    struct ds_instr *instr = &writer->program->instr[writer->program->count++];
+    uint64_t at = writer->count++;
+    struct ds_instr *instr =
+        writer->program->instr == NULL ? &writer->counted : &writer->program->instr[at];
 
     *instr = (struct ds_instr){
         .op = op,
@@ -35,107 +41,211 @@ static struct ds_instr *emit(struct writer *writer, enum ds_instr_op op, enum ds
         .micro_batch = UINT32_MAX,
         .waits_for = DS_NO_EVENT,
         .signals = DS_NO_EVENT,
+        .room_after = DS_NO_EVENT,
     };
     return instr;
 }
 
-static struct ds_instr *emit_block(struct writer *writer, enum ds_instr_op op, uint32_t block,
-                                   uint32_t micro_batch)
+static uint32_t event_gathered(uint32_t bucket)
 {
-    struct ds_instr *instr = emit(writer, op, DS_QUEUE_COMPUTE);
-
-    instr->block = block;
-    instr->micro_batch = micro_batch;
-    instr->accumulate = micro_batch > 0;
-    return instr;
+    return bucket;
 }
 
-static uint32_t event_complete(uint32_t bucket)
+static uint32_t event_updated(const struct ds_plan *plan, uint32_t bucket)
 {
-    return 2 * bucket;
+    return (uint32_t)plan->buckets + bucket;
 }
 
-static uint32_t event_reduced(uint32_t bucket)
+static uint32_t next_event(struct ds__writer *writer)
 {
-    return 2 * bucket + 1;
+    return writer->program->events++;
 }
 
-/* `backward` was the last to write into the buckets whose first block it is: hand them over. */
-static void emit_reduce(struct writer *writer, struct ds_instr *backward)
-{
-    for (uint32_t i = 0; i < writer->plan->buckets; i++) {
-        struct ds_instr *reduce;
+/* --- gathered parameters ----------------------------------------------------------------------*/
 
-        if (writer->plan->bucket[i].first_block != backward->block)
+static void emit_gather(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch)
+{
+    struct ds_instr *gather = emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
+
+    gather->bucket = bucket;
+    gather->micro_batch = (uint32_t)micro_batch;
+    gather->waits_for = writer->freed;
+    if (writer->freed == DS_NO_EVENT && !writer->sequence->eval) {
+        gather->waits_for = event_updated(writer->plan, bucket);
+        gather->last_step = true;
+    }
+    gather->signals = writer->gathered[bucket] = next_event(writer);
+    ds__room_enter(&writer->rooms->gathered, bucket);
+}
+
+/* What is due at `position`, counted through all micro-batches. */
+static void emit_gathers(struct ds__writer *writer, uint64_t position)
+{
+    const struct ds__window *window = &writer->sequence->window;
+
+    for (; writer->ref < window->rounds * window->refs; writer->ref++) {
+        if (ds__window_issue(window, writer->ref) > position)
+            break;
+        if (ds__window_arrives(window, writer->ref))
+            emit_gather(writer, ds__window_bucket(window, writer->ref), writer->ref / window->refs);
+    }
+}
+
+/* The buckets whose last reference of a stay this position had. */
+static void emit_frees(struct ds__writer *writer, uint64_t position)
+{
+    const struct ds__window *window = &writer->sequence->window;
+
+    for (; writer->left < window->rounds * window->refs &&
+           ds__window_position(window, writer->left) <= position;
+         writer->left++) {
+        uint32_t bucket = ds__window_bucket(window, writer->left);
+        struct ds_instr *instr;
+
+        if (!ds__window_leaves(window, writer->left))
+            continue;
+        instr = emit(writer, DS_INSTR_FREE, DS_QUEUE_COMPUTE);
+        instr->bucket = bucket;
+        instr->signals = writer->freed = next_event(writer);
+        ds__room_leave(&writer->rooms->gathered, bucket);
+    }
+}
+
+/* Wait for the parameters that are read, once per stay: of two events the later. */
+static void wait_for_reads(struct ds__writer *writer, const struct ds__use *use,
+                           struct ds_instr *instr)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t bucket = use->read[i];
+
+        if (bucket == UINT32_MAX || writer->gathered[bucket] == DS_NO_EVENT)
+            continue;
+        if (instr->waits_for == DS_NO_EVENT || instr->waits_for < writer->gathered[bucket])
+            instr->waits_for = writer->gathered[bucket];
+        writer->gathered[bucket] = DS_NO_EVENT;
+    }
+    instr->last_step = instr->waits_for < writer->plan->buckets && writer->plan->stage < 3;
+}
+
+/* --- gradients --------------------------------------------------------------------------------*/
+
+/* Gradients of `bucket` come into the room with this instruction. */
+static void wait_for_room(struct ds__writer *writer, uint32_t bucket, struct ds_instr *instr)
+{
+    uint32_t event;
+
+    if (bucket == UINT32_MAX || writer->rooms->staged.inside[bucket] == DS__ROOM_WRITING)
+        return;
+    event = bucket == writer->reduced ? writer->reduced_event : writer->reduced_before;
+    if (bucket == writer->reduced)
+        writer->reduced = UINT32_MAX;
+    if (instr->room_after == DS_NO_EVENT || (event != DS_NO_EVENT && event > instr->room_after))
+        instr->room_after = event;
+    ds__room_enter(&writer->rooms->staged, bucket);
+    writer->rooms->staged.inside[bucket] = DS__ROOM_WRITING;
+}
+
+static void emit_reduce(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch,
+                        uint32_t complete)
+{
+    struct ds_instr *reduce = emit(writer, DS_INSTR_REDUCE, DS_QUEUE_REDUCE);
+    struct ds__room *staged = &writer->rooms->staged;
+
+    reduce->bucket = bucket;
+    reduce->micro_batch = (uint32_t)micro_batch;
+    reduce->accumulate = writer->plan->stage >= 2 && micro_batch > 0;
+    reduce->waits_for = complete;
+    reduce->signals = next_event(writer);
+    if (writer->plan->stage < 2) {
+        writer->reduced_event = reduce->signals;
+        return;
+    }
+    if (writer->reduced != UINT32_MAX)
+        ds__room_leave(staged, writer->reduced);
+    staged->inside[bucket] = DS__ROOM_REDUCING;
+    writer->reduced_before = writer->reduced_event;
+    writer->reduced_event = reduce->signals;
+    writer->reduced = bucket;
+}
+
+/* Hand over the buckets that `backward`, the last instruction, was the last to write into. */
+static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uint64_t micro_batch,
+                         struct ds_instr *backward)
+{
+    bool due = writer->plan->world > 1 && !writer->sequence->eval &&
+               (writer->plan->stage >= 2 || micro_batch + 1 == writer->plan->micro_batches);
+
+    for (unsigned i = 0; due && i < 2; i++) {
+        if (op->complete[i] == UINT32_MAX)
             continue;
         if (backward->signals == DS_NO_EVENT)
-            backward->signals = event_complete(i);
-        reduce = emit(writer, DS_INSTR_REDUCE, DS_QUEUE_REDUCE);
-        reduce->bucket = i;
-        reduce->waits_for = backward->signals;
-        reduce->signals = event_reduced(i);
+            backward->signals = next_event(writer);
+        emit_reduce(writer, op->complete[i], micro_batch, backward->signals);
     }
 }
 
-static void emit_micro_batch(struct writer *writer, uint32_t micro_batch)
+/* --- programs ---------------------------------------------------------------------------------*/
+
+static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
 {
+    const struct ds__sequence *sequence = writer->sequence;
     const struct ds_plan *plan = writer->plan;
-    uint32_t blocks = ds_model_blocks(&plan->shape);
-    bool reduce = plan->world > 1 && micro_batch + 1 == plan->micro_batches;
 
-    for (uint32_t block = 0; block < blocks; block++)
-        emit_block(writer, DS_INSTR_FORWARD, block, micro_batch);
-    for (uint32_t block = blocks; block-- > 0;) {
-        struct ds_instr *backward;
+    for (uint32_t i = 0; i < sequence->count; i++) {
+        const struct ds__op *op = &sequence->op[i];
+        uint64_t position = micro_batch * sequence->count + i;
+        struct ds_instr *instr;
 
-        if (writer->recompute && block > 0 && block + 1 < blocks)
-            emit_block(writer, DS_INSTR_FORWARD, block, micro_batch)->recompute = true;
-        backward = emit_block(writer, DS_INSTR_BACKWARD, block, micro_batch);
-        if (reduce)
-            emit_reduce(writer, backward);
+        if (plan->stage == 3)
+            emit_gathers(writer, position);
+        instr = emit(writer, op->op, DS_QUEUE_COMPUTE);
+        instr->block = op->block;
+        instr->micro_batch = (uint32_t)micro_batch;
+        instr->recompute = op->recompute;
+        instr->accumulate = micro_batch > 0 && plan->stage < 2;
+        wait_for_reads(writer, &op->use, instr);
+        for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < 2; j++)
+            wait_for_room(writer, op->use.write[j], instr);
+        emit_reduces(writer, op, micro_batch, instr);
+        if (plan->stage == 3)
+            emit_frees(writer, position);
     }
 }
 
-static void emit_step(struct writer *writer)
+static void emit_update(struct ds__writer *writer, uint32_t bucket)
 {
     const struct ds_plan *plan = writer->plan;
-    struct ds_instr *norm;
+    struct ds_instr *instr = emit(writer, DS_INSTR_UPDATE, DS_QUEUE_COMPUTE);
 
-    for (uint32_t i = 0; i < plan->micro_batches; i++)
-        emit_micro_batch(writer, i);
-    norm = emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE);
-    if (plan->world > 1)
-        norm->waits_for = writer->program->instr[writer->program->count - 2].signals;
+    instr->bucket = bucket;
+    if (plan->stage == 0)
+        return;
+    instr->signals = event_updated(plan, bucket);
+    if (plan->stage == 3 || plan->bucket[bucket].replicated)
+        return;
+    instr = emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
+    instr->bucket = bucket;
+    instr->waits_for = event_updated(plan, bucket);
+    instr->signals = event_gathered(bucket);
+}
+
+void ds__write(struct ds__writer *writer)
+{
+    const struct ds_plan *plan = writer->plan;
+    bool eval = writer->sequence->eval, gathers = plan->stage == 1 || plan->stage == 2;
+
+    writer->count = writer->ref = writer->left = 0;
+    writer->freed = writer->reduced_event = writer->reduced_before = DS_NO_EVENT;
+    writer->reduced = UINT32_MAX;
+    writer->program->events = plan->stage > 0 ? 2 * (uint32_t)plan->buckets : 0;
     for (uint32_t i = 0; i < plan->buckets; i++)
-        emit(writer, DS_INSTR_UPDATE, DS_QUEUE_COMPUTE)->bucket = i;
-}
-
-static int make_room(struct ds_plan *plan, struct ds_program *program, uint64_t count,
-                     struct ds_error *err)
-{
-    program->instr =
-        count > UINT32_MAX ? NULL : ds_arena_alloc(&plan->arena, count, sizeof(*program->instr));
-    if (program->instr == NULL)
-        return ds_fail(err, ENOMEM, "no memory for a schedule of %llu instructions",
-                       (unsigned long long)count);
-    return 0;
-}
-
-int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err)
-{
-    uint64_t blocks = ds_model_blocks(&plan->shape);
-    struct writer step = {.plan = plan, .program = &plan->step, .recompute = recompute};
-    struct writer eval = {.plan = plan, .program = &plan->eval};
-    int rc =
-        make_room(plan, &plan->step, plan->micro_batches * 3 * blocks + 2 * plan->buckets + 1, err);
-
-    if (rc == 0)
-        rc = make_room(plan, &plan->eval, blocks, err);
-    if (rc != 0)
-        return rc;
-    emit_step(&step);
-    plan->step.events = 2 * (uint32_t)plan->buckets;
-    for (uint32_t block = 0; block < blocks; block++)
-        emit_block(&eval, DS_INSTR_FORWARD, block, 0);
-    return 0;
+        writer->gathered[i] =
+            gathers && !eval && !plan->bucket[i].replicated ? event_gathered(i) : DS_NO_EVENT;
+    for (uint64_t i = 0; i < writer->sequence->window.rounds; i++)
+        emit_micro_batch(writer, i);
+    if (eval)
+        return;
+    emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE)->waits_for = writer->reduced_event;
+    for (uint32_t i = 0; i < plan->buckets; i++)
+        emit_update(writer, i);
 }

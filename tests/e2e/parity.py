@@ -4,7 +4,7 @@
 """parity - the reference cases through the real command line, against their float64 answers.
 
 tests/reference/<case>/ holds weights, tokens, the job and what an independent implementation computed
-(see its README.md).  Each case runs on 1, 2 and 4 ranks in fp32 and bf16, and with full recomputation;
+(see its README.md).  Each case runs on 1, 2 and 4 ranks at every ZeRO stage in fp32 and bf16, and with full recomputation;
 every step's loss, gradient norm and learning rate and the final weights are compared.
 """
 import json
@@ -27,12 +27,13 @@ optim: {{name: adamw, lr: {lr}, betas: {betas}, eps: {eps}, weight_decay: {weigh
 schedule: {{kind: cosine, warmup: {warmup}, steps: {total}, min_lr: {min_lr}}}
 precision: {{compute: {compute}}}
 activation: {{recompute: {recompute}}}
+zero: {{stage: {stage}, replicate_below: {below}}}
 checkpoint: {{every: {steps}, keep: 1}}
 launch: {{device: cpu}}
 """
 
 
-def job_text(case, ranks, compute, recompute):
+def job_text(case, ranks, compute, recompute, stage):
     job = json.loads((case / "job.json").read_text())
     config = json.loads((case / "config.json").read_text())
     o, s, batch = job["optimizer"], job["schedule"], job["micro_batches"] * job["batch"]
@@ -40,7 +41,7 @@ def job_text(case, ranks, compute, recompute):
                       micro=min(job["batch"], batch // ranks), seq=job["seq"], lr=o["lr"],
                       betas=o["betas"], eps=o["eps"], weight_decay=o["weight_decay"], clip=job["clip"],
                       warmup=s["warmup_steps"], total=s["total_steps"], min_lr=s["min_lr"],
-                      compute=compute, recompute=recompute)
+                      compute=compute, recompute=recompute, stage=stage, below=100 if stage == 2 else 0)
 
 
 def relative(got, want):
@@ -73,11 +74,11 @@ def compare_weights(name, folder, case, limits):
     h.ok(worst[0] < limits["weights"], f"{name}: final weights within {limits['weights']:g}", worst)
 
 
-def run_case(case, ranks, compute="fp32", recompute="none"):
-    name = f"{case.name}, {ranks} ranks, {compute}, recompute {recompute}"
+def run_case(case, ranks, compute="fp32", recompute="none", stage=0):
+    name = f"{case.name}, {ranks} ranks, {compute}, recompute {recompute}, stage {stage}"
     folder = h.work() / name.replace(", ", "-").replace(" ", "-")
     folder.mkdir()
-    (folder / "job.yaml").write_text(job_text(case, ranks, compute, recompute))
+    (folder / "job.yaml").write_text(job_text(case, ranks, compute, recompute, stage))
     ran = h.dsrun("--slots", ranks, "--run-dir", folder / "run", folder / "job.yaml")
     if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
         return
@@ -91,7 +92,8 @@ def run_case(case, ranks, compute="fp32", recompute="none"):
 for case_name in CASES:
     reference = h.ROOT / "tests" / "reference" / case_name
     for count in (1, 2, 4):
-        run_case(reference, count)
-        run_case(reference, count, compute="bf16")
+        for zero in (0, 1, 2, 3) if count > 1 else (0, 3):
+            run_case(reference, count, stage=zero)
+            run_case(reference, count, compute="bf16", stage=zero)
     run_case(reference, 2, recompute="full")
 h.done()

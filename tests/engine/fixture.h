@@ -19,6 +19,7 @@
 #include "base/fsio.h"
 #include "base/json_read.h"
 #include "runtime/ckpt/safetensors.h"
+#include "runtime/comm/backend.h"
 #include "runtime/engine.h"
 #include "runtime/optim.h"
 #include "tests/plan/fixture.h"
@@ -98,19 +99,22 @@ static inline struct test_case test_reference(unsigned i)
     return cases[i];
 }
 
-/* What a run of all ranks is given and leaves behind; lines and results are rank 0's. */
+/* What a run of all ranks is given and leaves behind; lines are put together from every rank's
+ * slices, results are rank 0's. */
 struct test_run {
     struct ds_job job;
     const char *weights; /* safetensors of initial weights, or NULL: small numbers */
     const char *tokens;  /* safetensors of samples */
     unsigned world, threads;
+    unsigned local_world; /* ranks of a host, or 0 */
     bool overlap;
+    const struct ds_comm_backend *backend; /* to take the place of the comm's own, or NULL */
     unsigned steps;
     uint64_t poison_step; /* set one parameter to NaN before this step; UINT64_MAX never */
     struct ds_step_result result[16];
-    float *first_grads, *params; /* [elems] of the plan's flat lines, copied */
-    float *exp_avg;              /* the first line of state; NULL where there is none */
+    float *first_grads, *params, *exp_avg; /* [elems] of the plan's flat lines */
     uint64_t elems;
+    struct ds_plan_traffic traffic[DS_COMM_OP_COUNT]; /* of the steps of rank 0 */
     double eval;
     struct ds_plan plan; /* rank 0's; test_run_release() */
     int rc[TEST_MAX_WORLD];
@@ -128,29 +132,58 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
 {
     struct test_tensors file;
 
-    if (run->weights == NULL) {
-        for (uint64_t i = 0; i < plan->padded_elems; i++)
-            params[i] = (float)((double)(i * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
-        return;
-    }
-    test_tensors_open(&file, run->weights);
+    if (run->weights != NULL)
+        test_tensors_open(&file, run->weights);
     for (size_t i = 0; i < plan->params; i++) {
         const struct ds_plan_param *param = &plan->param[i];
-        float *copy = test_tensor(&file, "", param->param.name, param->param.elems);
+        struct ds_held held = ds_plan_held_param(plan, DS_ARENA_PARAMS, i);
+        float *copy = run->weights == NULL
+                          ? NULL
+                          : test_tensor(&file, "", param->param.name, param->param.elems);
 
-        memcpy(params + param->offset, copy, param->param.elems * sizeof(*copy));
+        for (uint64_t j = held.first; j < held.first + held.count; j++)
+            params[held.at + j - held.first] =
+                copy != NULL
+                    ? copy[j]
+                    : (float)((double)((i * 977 + j) * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
         free(copy);
     }
-    test_tensors_close(&file);
+    if (run->weights != NULL)
+        test_tensors_close(&file);
 }
 
-static inline float *test_copy(const float *from, uint64_t n)
+/* This rank's slices of a line, to where they belong in the whole one. */
+static inline void test_collect(const struct ds_plan *plan, enum ds_arena_kind arena, float *whole,
+                                const float *line)
 {
-    float *copy = malloc(n * sizeof(*copy));
+    for (size_t i = 0; i < plan->buckets; i++) {
+        struct ds_held slice =
+            ds_held_within(ds_plan_slice(plan, arena, i), 0, plan->bucket[i].elems);
+        struct ds_held start = ds_plan_slice(plan, arena, i);
 
-    cr_assert_not_null(copy);
-    memcpy(copy, from, n * sizeof(*copy));
-    return copy;
+        memcpy(whole + plan->bucket[i].offset + start.first, line + start.at,
+               slice.count * sizeof(*whole));
+    }
+}
+
+static inline void test_poison(const struct ds_plan *plan, float *params)
+{
+    struct ds_held held = ds_plan_held_param(plan, DS_ARENA_PARAMS, 0);
+
+    if (held.count > 0 && held.first == 0)
+        params[held.at] = (float)NAN;
+}
+
+/* Count what the steps have sent: after - before. */
+static inline void test_traffic(struct test_run *run, const struct ds_engine *engine, bool after)
+{
+    for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
+        struct ds_comm_stats stats;
+
+        ds_engine_traffic(engine, (enum ds_comm_op)op, &stats);
+        run->traffic[op].calls = stats.calls - (after ? run->traffic[op].calls : 0);
+        run->traffic[op].bytes = stats.bytes - (after ? run->traffic[op].bytes : 0);
+    }
 }
 
 static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engine *engine,
@@ -169,6 +202,8 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
     double eval = 0.0;
     int rc = ds_data_open(&data, &data_args, err);
 
+    if (rank == 0)
+        test_traffic(run, engine, false);
     for (unsigned i = 0; rc == 0 && i < run->steps; i++) {
         struct ds_step_result result;
         const struct ds_step_args args = {.data = data,
@@ -178,13 +213,17 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
                                           .stop = i == 3 && rank == 1};
 
         if (i == run->poison_step)
-            lines.params[plan->param[0].offset] = (float)NAN;
+            test_poison(plan, lines.params);
         rc = ds_engine_step(engine, &args, &result, err);
         if (rank == 0)
             run->result[i] = result;
-        if (rank == 0 && i == 0)
-            run->first_grads = test_copy(lines.grads, plan->padded_elems);
+        if (rc == 0 && i == 0)
+            test_collect(plan, DS_ARENA_GRADS, run->first_grads, lines.grads);
     }
+    if (rc == 0)
+        rc = ds_engine_settle(engine, err);
+    if (rank == 0)
+        test_traffic(run, engine, true);
     if (rc == 0)
         rc = ds_engine_eval(engine, data, 0, &eval, err);
     run->eval = rank == 0 ? eval : run->eval;
@@ -210,16 +249,27 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
     rc = ds_engine_publish(engine, err);
     if (rc == 0)
         rc = test_steps(run, me->rank, engine, plan, err);
-    if (me->rank == 0) {
-        run->elems = plan->padded_elems;
-        run->params = test_copy(lines.params, plan->padded_elems);
+    if (rc == 0) {
+        test_collect(plan, DS_ARENA_PARAMS, run->params, lines.params);
         if (lines.state[0] != NULL)
-            run->exp_avg = test_copy(lines.state[0], plan->padded_elems);
+            test_collect(plan, DS_ARENA_MOMENTS, run->exp_avg, lines.state[0]);
     }
     if (rc != 0)
         ds_comm_abort(comm);
     ds_engine_close(engine);
     return rc;
+}
+
+static inline int test_plan(struct ds_plan *plan, const struct test_run *run, unsigned rank,
+                            struct ds_error *err)
+{
+    return ds_plan_build(plan,
+                         &(struct ds_plan_args){.job = &run->job,
+                                                .world = run->world,
+                                                .rank = rank,
+                                                .threads = run->threads,
+                                                .local_world = run->local_world},
+                         err);
 }
 
 static inline void *test_rank_main(void *arg)
@@ -230,11 +280,7 @@ static inline void *test_rank_main(void *arg)
     struct ds_plan plan;
     struct ds_comm *comm = NULL;
     struct ds_device *device = NULL;
-    int rc = ds_plan_build(
-        &plan,
-        &(struct ds_plan_args){
-            .job = &run->job, .world = run->world, .rank = me->rank, .threads = run->threads},
-        err);
+    int rc = test_plan(&plan, run, me->rank, err);
 
     if (rc == 0)
         rc = ds_comm_open(&comm,
@@ -242,9 +288,11 @@ static inline void *test_rank_main(void *arg)
                                                  .rank = me->rank,
                                                  .world = run->world,
                                                  .shm_fd = me->shm_fd,
-                                                 .arena_bytes = plan.arena_bytes[DS_ARENA_GRADS],
+                                                 .arena_bytes = plan.shared_bytes,
                                                  .timeout_ms = 60000},
                           err);
+    if (rc == 0 && run->backend != NULL)
+        comm->backend = run->backend;
     if (rc == 0)
         rc = ds_device_open(&device,
                             &(struct ds_device_args){.name = "cpu",
@@ -269,6 +317,13 @@ static inline void test_run(struct test_run *run)
     pthread_t thread[TEST_MAX_WORLD];
     int fd = run->world > 1 ? memfd_create("test", MFD_CLOEXEC) : -1;
 
+    cr_assert_eq(test_plan(&run->plan, run, 0, NULL), 0);
+    run->elems = run->plan.padded_elems;
+    ds_plan_release(&run->plan);
+    run->first_grads = calloc(run->elems, sizeof(float));
+    run->params = calloc(run->elems, sizeof(float));
+    run->exp_avg = calloc(run->elems, sizeof(float));
+    cr_assert(run->first_grads != NULL && run->params != NULL && run->exp_avg != NULL);
     for (unsigned i = 0; i < run->world; i++) {
         ranks[i] = (struct test_rank){.run = run, .rank = i, .shm_fd = fd};
         cr_assert_eq(pthread_create(&thread[i], NULL, test_rank_main, &ranks[i]), 0);

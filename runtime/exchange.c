@@ -1,0 +1,144 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * exchange.c - the contract is in exchange.h.
+ */
+#include "runtime/exchange.h"
+
+#include <string.h>
+
+#include "kernels/dtype.h"
+
+static int split(struct ds_exchange *exchange, struct ds_error *err)
+{
+    const struct ds_plan *plan = exchange->plan;
+    const struct ds_comm_group inside = {
+        .first = plan->rank - plan->shard, .stride = 1, .count = plan->shards};
+    const struct ds_comm_group across = {
+        .first = plan->shard, .stride = plan->shards, .count = plan->replicas};
+    int rc;
+
+    exchange->inside = exchange->comm;
+    if (plan->stage == 0 || plan->replicas == 1)
+        return 0;
+    exchange->inside = NULL;
+    rc = ds_comm_split(exchange->comm, &inside, &exchange->inside, err);
+    return rc != 0 ? rc : ds_comm_split(exchange->comm, &across, &exchange->across, err);
+}
+
+int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, struct ds_comm *comm,
+                     void *const memory[DS_ARENA_COUNT], struct ds_error *err)
+{
+    bool low = plan->compute == DS_COMPUTE_BF16;
+    int rc;
+
+    *exchange = (struct ds_exchange){
+        .plan = plan,
+        .comm = comm,
+        .own = low ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS,
+        .param_bytes = low ? sizeof(ds_bf16) : sizeof(float),
+    };
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++) {
+        exchange->memory[i] = memory[i];
+        if (plan->shared_at[i] != DS_NOT_SHARED)
+            exchange->memory[i] = (unsigned char *)ds_comm_arena(comm) + plan->shared_at[i];
+    }
+    rc = split(exchange, err);
+    if (rc != 0)
+        ds_exchange_close(exchange);
+    return rc;
+}
+
+void ds_exchange_close(struct ds_exchange *exchange)
+{
+    ds_comm_close(exchange->across);
+    if (exchange->inside != exchange->comm)
+        ds_comm_close(exchange->inside);
+    exchange->inside = exchange->across = NULL;
+}
+
+static void *element(const struct ds_exchange *exchange, enum ds_arena_kind kind, uint64_t at)
+{
+    return (unsigned char *)exchange->memory[kind] + at * exchange->param_bytes;
+}
+
+void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket)
+{
+    const struct ds_plan *plan = exchange->plan;
+
+    if (plan->gathered_elems > 0 && !plan->bucket[bucket].replicated)
+        return element(exchange, DS_ARENA_GATHERED, plan->bucket[bucket].gathered_at);
+    return element(exchange, exchange->own, ds_plan_held(plan, exchange->own, bucket).at);
+}
+
+float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket)
+{
+    const struct ds_plan *plan = exchange->plan;
+    float *staged = exchange->memory[DS_ARENA_STAGED], *grads = exchange->memory[DS_ARENA_GRADS];
+
+    return plan->staged_elems > 0 ? staged + plan->bucket[bucket].staged_at
+                                  : grads + ds_plan_held(plan, DS_ARENA_GRADS, bucket).at;
+}
+
+static int sum_over_ranks(struct ds_exchange *exchange, size_t bucket, float *grads,
+                          struct ds_held shard, struct ds_error *err)
+{
+    uint64_t elems = exchange->plan->bucket[bucket].padded_elems;
+    int rc;
+
+    if (shard.count == elems)
+        return ds_comm_all_reduce_f32(exchange->comm, grads, elems, err);
+    rc = ds_comm_reduce_scatter_f32(exchange->inside, grads, elems, err);
+    if (rc != 0 || exchange->across == NULL)
+        return rc;
+    return ds_comm_all_reduce_f32(exchange->across, grads + shard.first, shard.count, err);
+}
+
+int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *instr,
+                       struct ds_error *err)
+{
+    struct ds_held shard = ds_plan_shard(exchange->plan, DS_ARENA_GRADS, instr->bucket);
+    float *grads = ds_exchange_grads(exchange, instr->bucket), *from = grads + shard.first;
+    float *to = (float *)exchange->memory[DS_ARENA_GRADS] + shard.at;
+    int rc = sum_over_ranks(exchange, instr->bucket, grads, shard, err);
+
+    if (rc != 0 || from == to)
+        return rc;
+    if (!instr->accumulate)
+        memcpy(to, from, shard.count * sizeof(*to));
+    for (uint64_t i = 0; instr->accumulate && i < shard.count; i++)
+        to[i] += from[i];
+    return 0;
+}
+
+int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_error *err)
+{
+    struct ds_held shard = ds_plan_shard(exchange->plan, exchange->own, bucket);
+    unsigned char *whole = ds_exchange_params(exchange, bucket);
+    unsigned char *to = whole + shard.first * exchange->param_bytes;
+    unsigned char *from = element(exchange, exchange->own, shard.at);
+    size_t bytes = exchange->plan->bucket[bucket].padded_elems * exchange->param_bytes;
+
+    if (from != to)
+        memcpy(to, from, shard.count * exchange->param_bytes);
+    return ds_comm_all_gather(exchange->inside, whole, bytes, err);
+}
+
+void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
+                       struct ds_comm_stats *stats)
+{
+    const struct ds_comm *groups[] = {exchange->inside != exchange->comm ? exchange->inside : NULL,
+                                      exchange->across};
+    struct ds_comm_stats more;
+
+    ds_comm_op_stats(exchange->comm, op, stats);
+    for (unsigned i = 0; i < 2; i++) {
+        if (groups[i] == NULL)
+            continue;
+        ds_comm_op_stats(groups[i], op, &more);
+        stats->calls += more.calls;
+        stats->bytes += more.bytes;
+        stats->wait_ns += more.wait_ns;
+        stats->work_ns += more.work_ns;
+    }
+}

@@ -1,0 +1,47 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * exchange.h - what REDUCE and GATHER move between ranks, and where a bucket lies for the kernels.
+ *
+ * A bucket is divided among the ranks of this rank's shard group or held whole, as the plan says;
+ * nothing here knows more of a stage.  Where shard groups are repeated, a reduced shard is summed
+ * across the groups as well.  Sums over ranks have the order of comm.h; sums over micro-batches add
+ * in the order of the micro-batches.
+ *
+ * Tests   tests/engine/test_stages.c
+ */
+#ifndef DS_RUNTIME_EXCHANGE_H
+#define DS_RUNTIME_EXCHANGE_H
+
+#include "base/error.h"
+#include "runtime/comm/comm.h"
+#include "runtime/plan/plan.h"
+
+struct ds_exchange {
+    const struct ds_plan *plan;
+    struct ds_comm *comm, *inside, *across; /* everybody; the shard group; its likes, or NULL */
+    void *memory[DS_ARENA_COUNT];           /* borrowed; NULL where the plan has no such arena */
+    enum ds_arena_kind own;                 /* what the kernels read is made of: PARAMS(_LOW) */
+    size_t param_bytes;                     /* of an element of that */
+};
+
+/* `memory` holds every arena but what is shared, which is found in the comm's.  Collective where
+ * there are shard groups. */
+int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, struct ds_comm *comm,
+                     void *const memory[DS_ARENA_COUNT], struct ds_error *err) DS_NODISCARD;
+void ds_exchange_close(struct ds_exchange *exchange);
+
+/* Element 0 of a bucket as kernels read its parameters, write its gradients. */
+void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket);
+float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket);
+
+int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *instr,
+                       struct ds_error *err) DS_NODISCARD;
+int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_error *err)
+    DS_NODISCARD;
+
+/* What this rank has sent since it was opened, groups included. */
+void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
+                       struct ds_comm_stats *stats);
+
+#endif

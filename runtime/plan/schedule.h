@@ -1,0 +1,57 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * schedule.h - between sequence.c, which says what a pass computes and touches, and schedule.c,
+ * which writes the instructions of that.
+ *
+ * Private to runtime/plan/.
+ */
+#ifndef DS_RUNTIME_PLAN_SCHEDULE_H
+#define DS_RUNTIME_PLAN_SCHEDULE_H
+
+#include "runtime/plan/internal.h"
+
+struct ds__use { /* buckets, UINT32_MAX where there are fewer */
+    uint32_t read[2], write[2];
+};
+
+struct ds__op { /* a compute instruction of a micro-batch */
+    enum ds_instr_op op;
+    uint32_t block;
+    bool recompute;
+    struct ds__use use;
+    uint32_t complete[2]; /* buckets whose gradients are all there after it */
+};
+
+struct ds__sequence { /* of one micro-batch, or of an evaluation pass */
+    struct ds__op *op;
+    uint32_t count;
+    bool eval;
+    struct ds__window window;
+};
+
+struct ds__rooms {
+    struct ds__room gathered, staged;
+};
+
+/* ds__room.inside[] of gradients. */
+enum { DS__ROOM_REDUCING = 1, DS__ROOM_WRITING };
+
+struct ds__writer {
+    const struct ds_plan *plan;
+    const struct ds__sequence *sequence;
+    struct ds__rooms *rooms;
+    struct ds_program *program;
+    struct ds_instr counted; /* where instructions go that are only counted */
+    uint64_t count;
+    uint64_t ref, left;                     /* references looked at for GATHER, for FREE */
+    uint32_t *gathered;                     /* of each bucket: the event to wait for */
+    uint32_t freed;                         /* event of the last FREE */
+    uint32_t reduced;                       /* bucket of the last REDUCE that is still inside */
+    uint32_t reduced_event, reduced_before; /* events of the last two */
+};
+
+/* Write the list, or count it where program->instr is NULL; marks who meets in the rooms. */
+void ds__write(struct ds__writer *writer);
+
+#endif

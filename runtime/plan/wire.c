@@ -1,0 +1,149 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * wire.c - what the collectives of a step move, and the memory that they move it through.
+ *
+ * Counted over the instruction list, as the comm layer counts what it does.  For P parameters, G
+ * micro-batches and N ranks that is, in units of P x element size x (N - 1) / N: 2 at stage 0, 2 at
+ * stage 1, G + 1 at stage 2; at stage 3 3 G less what a pass need not gather again (window.c).
+ *
+ * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a
+ * host read each other's without a copy.  Pages of a peer that a rank reads count to the resident
+ * size of both.
+ *
+ * Tests   tests/plan/test_stages.c; tests/engine/test_stages.c compares with what was counted
+ */
+#include "kernels/dtype.h"
+#include "runtime/plan/internal.h"
+
+enum { SHARED_ALIGN = 4096 };
+
+static void count(struct ds_plan *plan, enum ds_comm_op op, uint64_t bytes, uint64_t ranks)
+{
+    if (ranks < 2)
+        return;
+    plan->traffic[op].calls++;
+    plan->traffic[op].bytes += ds_comm_wire_bytes(op, bytes, ranks);
+}
+
+static uint64_t param_bytes(const struct ds_plan *plan)
+{
+    return plan->compute == DS_COMPUTE_BF16 ? sizeof(ds_bf16) : sizeof(float);
+}
+
+static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
+{
+    uint64_t bytes = bucket->padded_elems * sizeof(float);
+
+    if (plan->stage == 0 || bucket->replicated) {
+        count(plan, DS_COMM_ALL_REDUCE_F32, bytes, plan->world);
+        return;
+    }
+    count(plan, DS_COMM_REDUCE_SCATTER, bytes, plan->shards);
+    count(plan, DS_COMM_ALL_REDUCE_F32, bytes / plan->shards, plan->replicas);
+}
+
+void ds__plan_traffic(struct ds_plan *plan)
+{
+    plan->wire_bytes_per_step = plan->messages_per_step = 0;
+    for (size_t i = 0; i < plan->step.count; i++) {
+        const struct ds_instr *instr = &plan->step.instr[i];
+        const struct ds_bucket *bucket = &plan->bucket[instr->bucket];
+
+        if (instr->op == DS_INSTR_REDUCE)
+            count_reduce(plan, bucket);
+        if (instr->op == DS_INSTR_GATHER)
+            count(plan, DS_COMM_ALL_GATHER, bucket->padded_elems * param_bytes(plan), plan->shards);
+    }
+    for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
+        plan->messages_per_step += plan->traffic[op].calls;
+        plan->wire_bytes_per_step += plan->traffic[op].bytes;
+    }
+    plan->messages_per_step += plan->world > 1; /* the flags of NORM */
+}
+
+/* --- shared memory --------------------------------------------------------------------------- */
+
+static void share(struct ds_plan *plan, enum ds_arena_kind kind)
+{
+    plan->shared_at[kind] = plan->shared_bytes;
+    plan->shared_bytes += ds__round_up(plan->arena_bytes[kind], SHARED_ALIGN);
+}
+
+static enum ds_arena_kind read_arena(const struct ds_plan *plan)
+{
+    if (plan->stage == 3)
+        return DS_ARENA_GATHERED;
+    return plan->compute == DS_COMPUTE_BF16 ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
+}
+
+static enum ds_arena_kind written_arena(const struct ds_plan *plan)
+{
+    return plan->stage >= 2 ? DS_ARENA_STAGED : DS_ARENA_GRADS;
+}
+
+void ds__plan_share(struct ds_plan *plan)
+{
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
+        plan->shared_at[i] = DS_NOT_SHARED;
+    plan->shared_bytes = 0;
+    share(plan, written_arena(plan));
+    if (plan->stage > 0)
+        share(plan, read_arena(plan));
+}
+
+struct span {
+    uint64_t from, to;
+};
+
+/* Elements of an arena that lie in the part [part, part + 1) / parts of any bucket, each once. */
+static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, struct span *span,
+                        uint64_t part, uint64_t parts)
+{
+    uint64_t sum = 0, end = 0;
+    size_t n = 0;
+
+    for (size_t i = 0; i < plan->buckets; i++) {
+        const struct ds_bucket *bucket = &plan->bucket[i];
+        uint64_t elems = bucket->padded_elems / parts;
+        uint64_t at = kind == DS_ARENA_GATHERED ? bucket->gathered_at
+                      : kind == DS_ARENA_STAGED ? bucket->staged_at
+                                                : bucket->offset;
+        size_t j = n++;
+
+        if (bucket->replicated && kind == DS_ARENA_GATHERED)
+            elems = 0;
+        for (; j > 0 && span[j - 1].from > at + part * elems; j--)
+            span[j] = span[j - 1];
+        span[j] = (struct span){.from = at + part * elems, .to = at + (part + 1) * elems};
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint64_t from = span[i].from > end ? span[i].from : end;
+
+        if (span[i].to <= from)
+            continue;
+        sum += span[i].to - from;
+        end = span[i].to;
+    }
+    return sum;
+}
+
+int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
+{
+    struct span *span = ds_arena_alloc(&plan->arena, plan->buckets, sizeof(*span));
+    bool divided = plan->stage > 0;
+    uint64_t parts = divided ? plan->shards : plan->world;
+    uint64_t part = divided ? plan->shard : plan->rank;
+    uint64_t local = plan->local_world < parts ? plan->local_world : parts;
+    uint64_t host = part / local * local, end = host + local < parts ? host + local : parts;
+
+    if (span == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a plan of %zu buckets", plan->buckets);
+    plan->peer_bytes =
+        (end - host - 1) * sizeof(float) * touched(plan, written_arena(plan), span, part, parts);
+    for (uint64_t peer = host; divided && peer < end; peer++)
+        if (peer != part)
+            plan->peer_bytes +=
+                param_bytes(plan) * touched(plan, read_arena(plan), span, peer, parts);
+    return 0;
+}

@@ -1,0 +1,195 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_stages - ZeRO stages change who holds what and nothing else: the same bits over families,
+ * worlds, shard groups, recomputation and precision; the reference answers; the bytes that the plan
+ * said would be sent.  A changed order of one sum is seen.
+ */
+#include <errno.h>
+
+#include "tests/engine/fixture.h"
+
+struct setting {
+    unsigned family, world, local;
+    uint64_t passes;
+    bool recompute, bf16;
+};
+
+static struct test_run setting_run(const struct setting *set, unsigned stage)
+{
+    struct ds_model_shape shape =
+        set->family == 0 ? test_gpt2(3, 128, 4, 257, 32) : test_llama(3, 128, 4, 2, 344, 257, 32);
+    struct test_run run = {.world = set->world,
+                           .local_world = set->local,
+                           .threads = 1,
+                           .steps = 3,
+                           .poison_step = UINT64_MAX,
+                           .overlap = (stage + set->family + set->world) % 2 == 0,
+                           .tokens = "tests/reference/gpt2-tiny/tokens.safetensors"};
+
+    run.job = test_job(shape, set->world * set->passes, 1, 17);
+    run.job.zero.stage = stage;
+    run.job.zero.bucket_mb = 1;
+    run.job.zero.replicate_below = set->world % 2 == 1 ? 300 : 0;
+    run.job.zero.shard_group = set->local != set->world ? DS_SHARD_NODE : DS_SHARD_ALL;
+    run.job.activation.recompute = set->recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+    run.job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+    return run;
+}
+
+/* What differs first, or NULL. */
+static const char *difference(const struct test_run *a, const struct test_run *b)
+{
+    for (unsigned i = 0; i < a->steps; i++) {
+        if (memcmp(&a->result[i].loss, &b->result[i].loss, sizeof(double)) != 0)
+            return "a loss";
+        if (memcmp(&a->result[i].grad_norm, &b->result[i].grad_norm, sizeof(double)) != 0)
+            return "a norm";
+    }
+    if (a->elems != b->elems || memcmp(a->params, b->params, a->elems * sizeof(float)) != 0)
+        return "the weights";
+    if (memcmp(a->exp_avg, b->exp_avg, a->elems * sizeof(float)) != 0)
+        return "the moments";
+    return memcmp(&a->eval, &b->eval, sizeof(double)) != 0 ? "the evaluation" : NULL;
+}
+
+/* Every collective of the run, as often and as large as planned; the flags apart. */
+static void check_traffic(const struct test_run *run, const char *what)
+{
+    for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
+        if (op == DS_COMM_ALL_REDUCE_F64)
+            continue;
+        cr_assert_eq(run->traffic[op].calls, run->steps * run->plan.traffic[op].calls,
+                     "%s: %llu calls of %s", what, (unsigned long long)run->traffic[op].calls,
+                     ds_comm_op_name(op));
+        cr_assert_eq(run->traffic[op].bytes, run->steps * run->plan.traffic[op].bytes,
+                     "%s: %llu bytes of %s", what, (unsigned long long)run->traffic[op].bytes,
+                     ds_comm_op_name(op));
+    }
+}
+
+static void check_setting(const struct setting *set)
+{
+    struct test_run run[4];
+    char what[128];
+
+    for (unsigned stage = 0; stage < 4; stage++) {
+        run[stage] = setting_run(set, stage);
+        (void)snprintf(what, sizeof(what),
+                       "family %u, world %u, groups of %u, %u passes, recompute %d, bf16 %d, "
+                       "stage %u",
+                       set->family, set->world, set->local, (unsigned)set->passes, set->recompute,
+                       set->bf16, stage);
+        test_run(&run[stage]);
+        for (unsigned i = 0; i < set->world; i++)
+            cr_assert_eq(run[stage].rc[i], 0, "%s: rank %u: %s", what, i, run[stage].err[i].text);
+        check_traffic(&run[stage], what);
+        if (stage > 0) {
+            unsigned like = set->passes > 1 && stage == 3 ? 2 : 0;
+            const char *other = difference(&run[stage], &run[like]);
+
+            if (set->passes == 1 || stage != 2) /* 2 sums in another order than 1, by design */
+                cr_assert_null(other, "%s differs from stage %u in %s", what, like, other);
+        }
+    }
+    for (unsigned stage = 0; stage < 4; stage++)
+        test_run_release(&run[stage]);
+}
+
+static void check_all(unsigned family, bool bf16)
+{
+    static const unsigned groups[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {4, 2}};
+
+    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]) * 4; i++) {
+        const struct setting set = {.family = family,
+                                    .bf16 = bf16,
+                                    .world = groups[i / 4][0],
+                                    .local = groups[i / 4][1],
+                                    .recompute = i % 2,
+                                    .passes = i / 2 % 2 == 0 ? 1 : 4};
+
+        check_setting(&set);
+    }
+}
+
+Test(stages, gpt2_has_the_same_bits_at_every_stage)
+{
+    check_all(0, false);
+}
+
+Test(stages, gpt2_in_bf16_has_the_same_bits_at_every_stage)
+{
+    check_all(0, true);
+}
+
+Test(stages, llama_has_the_same_bits_at_every_stage)
+{
+    check_all(1, false);
+}
+
+Test(stages, llama_in_bf16_has_the_same_bits_at_every_stage)
+{
+    check_all(1, true);
+}
+
+/* --- a planted change ------------------------------------------------------------------------- */
+
+static struct ds_comm_backend mutant;
+
+/* A reduce-scatter whose shard is summed from the first rank to the last, not by the tree. */
+static int linear_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call,
+                                 struct ds_error *err)
+{
+    size_t n = call->bytes / sizeof(float), shard = n / comm->world;
+    float *copy = calloc(n, sizeof(*copy)), *sum = calloc(shard, sizeof(*sum));
+    struct ds_comm_call send = {.op = DS_COMM_BROADCAST, .buf = copy, .bytes = call->bytes};
+    int rc = copy == NULL || sum == NULL ? -ENOMEM : 0;
+
+    for (send.root = 0; rc == 0 && send.root < comm->world; send.root++) {
+        if (send.root == comm->rank)
+            memcpy(copy, call->buf, call->bytes);
+        rc = mutant.run[DS_COMM_BROADCAST](comm, &send, err);
+        for (size_t i = 0; i < shard; i++)
+            sum[i] += copy[comm->rank * shard + i];
+    }
+    if (rc == 0)
+        memcpy((float *)call->buf + comm->rank * shard, sum, shard * sizeof(*sum));
+    free(copy);
+    free(sum);
+    return rc;
+}
+
+Test(stages, another_order_of_one_sum_is_seen)
+{
+    const struct setting set = {.world = 4, .local = 4, .passes = 1};
+    struct test_run plain = setting_run(&set, 0), changed = setting_run(&set, 1);
+
+    mutant = ds_comm_backend_host;
+    mutant.run[DS_COMM_REDUCE_SCATTER] = linear_reduce_scatter;
+    changed.backend = &mutant;
+    test_run_ok(&plain);
+    test_run_ok(&changed);
+    cr_assert_not_null(difference(&plain, &changed));
+    test_run_release(&plain);
+    test_run_release(&changed);
+}
+
+/* --- the rest ----------------------------------------------------------------------------------*/
+
+Test(stages, a_nan_is_found_by_its_owner_and_named_to_all)
+{
+    for (unsigned stage = 0; stage < 4; stage++) {
+        const struct setting set = {.world = 3, .local = 3, .passes = 1};
+        struct test_run run = setting_run(&set, stage), before = setting_run(&set, stage);
+
+        run.poison_step = before.steps = 2;
+        test_run_ok(&run);
+        test_run_ok(&before);
+        cr_assert_gt(run.result[2].nonfinite, 0, "stage %u", stage);
+        cr_assert_str_eq(run.result[2].bad, "transformer.wte.weight", "stage %u", stage);
+        cr_assert_eq(memcmp(run.exp_avg, before.exp_avg, run.elems * sizeof(float)), 0,
+                     "stage %u: a skipped update was made", stage);
+        test_run_release(&run);
+        test_run_release(&before);
+    }
+}

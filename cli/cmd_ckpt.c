@@ -87,15 +87,17 @@ static int inspect_row(const char *run_dir, const struct ds_ckpt_entry *entry, s
 static void print_row(const struct row *row)
 {
     char size[32], why[2 * DS_MAX_ERROR_TEXT];
+    const struct ds_ckpt_state *state = &row->info.state;
 
     if (row->whole) {
-        (void)printf("%10ju  %12s  %5zu  %5u  whole\n", (uintmax_t)row->entry->step,
-                     size_text(row->info.bytes, size), row->info.parts, row->info.state.world);
+        (void)printf("%10ju  %12s  %5zu  %5u  %5u  %6u  whole\n", (uintmax_t)row->entry->step,
+                     size_text(row->info.bytes, size), row->info.parts, state->world, state->stage,
+                     state->shard_ranks > 0 ? state->shard_ranks : 1);
         return;
     }
     (void)ds_escape_control(why, sizeof(why), row->err.text, strlen(row->err.text));
-    (void)printf("%10ju  %12s  %5s  %5s  damaged: %s\n", (uintmax_t)row->entry->step, "-", "-", "-",
-                 why);
+    (void)printf("%10ju  %12s  %5s  %5s  %5s  %6s  damaged: %s\n", (uintmax_t)row->entry->step, "-",
+                 "-", "-", "-", "-", why);
 }
 
 static void put_row(struct ds_json *json, const struct row *row)
@@ -108,6 +110,8 @@ static void put_row(struct ds_json *json, const struct row *row)
         ds_json_u64(json, "bytes", row->info.bytes);
         ds_json_u64(json, "parts", row->info.parts);
         ds_json_u64(json, "world", row->info.state.world);
+        ds_json_u64(json, "stage", row->info.state.stage);
+        ds_json_u64(json, "shard_ranks", row->info.state.shard_ranks);
         ds_json_u64(json, "tensors", row->info.tensors);
         ds_json_u64(json, "tokens", row->info.state.tokens);
     } else {
@@ -130,7 +134,8 @@ static int list(const struct ds_cli *cli)
     ds_json_init(&json, &text);
     ds_json_array(&json, NULL);
     if (!cli->json && found.count > 0)
-        (void)printf("%10s  %12s  %5s  %5s  %s\n", "STEP", "SIZE", "PARTS", "RANKS", "STATE");
+        (void)printf("%10s  %12s  %5s  %5s  %5s  %6s  %s\n", "STEP", "SIZE", "PARTS", "RANKS",
+                     "STAGE", "SHARDS", "STATE");
     for (size_t i = 0; rc == 0 && i < found.count; i++) {
         struct row row;
 

@@ -13,6 +13,8 @@
 
 #include "runtime/ckpt/store.h"
 
+enum { PIECE_BYTES = 1024 * 1024 }; /* a multiple of every type's size */
+
 int ds_ckpt_inspect(const char *path, struct ds_ckpt_info *info, struct ds_error *err)
 {
     struct ds__store store;
@@ -40,51 +42,78 @@ static void add(struct ds_ckpt_diff *diff, const char *name, struct ds_ckpt_diff
     diff->entry[diff->count++] = entry;
 }
 
-/* The numbers of two F32 tensors whose bytes differ. */
-static struct ds_ckpt_diff_entry measure(const float *a, const float *b, uint64_t elems)
-{
-    struct ds_ckpt_diff_entry entry = {.how = DS_DIFF_VALUES};
-    double norm = 0.0, distance = 0.0;
+/* Two tensors on their way past each other. */
+struct sums {
+    bool differ;
+    double norm, distance, largest;
+    uint64_t elems; /* that differ */
+};
 
-    for (uint64_t i = 0; i < elems; i++) {
+/* Add the numbers of two pieces of F32. */
+static void measure(struct sums *sums, const float *a, const float *b, size_t elems)
+{
+    for (size_t i = 0; i < elems; i++) {
         double delta = fabs((double)a[i] - (double)b[i]);
 
-        entry.elems += memcmp(&a[i], &b[i], sizeof(a[i])) != 0;
-        norm += (double)a[i] * (double)a[i];
-        distance += delta * delta;
-        if (delta > entry.largest || isnan(delta))
-            entry.largest = delta;
+        sums->elems += memcmp(&a[i], &b[i], sizeof(a[i])) != 0;
+        sums->norm += (double)a[i] * (double)a[i];
+        sums->distance += delta * delta;
+        if (delta > sums->largest || isnan(delta))
+            sums->largest = delta;
     }
-    entry.relative = norm > 0.0 ? sqrt(distance / norm) : distance > 0.0 ? HUGE_VAL : 0.0;
+}
+
+static struct ds_ckpt_diff_entry difference(const struct sums *sums, enum ds_dtype dtype)
+{
+    struct ds_ckpt_diff_entry entry = {
+        .how = DS_DIFF_VALUES, .relative = HUGE_VAL, .largest = HUGE_VAL, .elems = sums->elems};
+
+    if (dtype != DS_F32)
+        return entry;
+    entry.largest = sums->largest;
+    if (sums->norm > 0.0)
+        entry.relative = sqrt(sums->distance / sums->norm);
+    else if (!(sums->distance > 0.0))
+        entry.relative = 0.0;
     return entry;
 }
 
 struct pair {
     struct ds__store store[2];
-    void *data[2];
-    uint64_t bytes[2]; /* room at data */
+    void *piece[2]; /* [PIECE_BYTES] */
 };
 
-static int read_side(struct pair *pair, int side, const struct ds_manifest_tensor *t,
-                     struct ds_error *err)
+/* Read both tensors once, piece by piece. */
+static int sum_up(struct pair *pair, const struct ds_manifest_tensor *a,
+                  const struct ds_manifest_tensor *b, struct sums *sums, struct ds_error *err)
 {
-    uint64_t bytes = t->elems * ds_dtype_bytes(t->dtype);
+    uint64_t left = a->elems * ds_dtype_bytes(a->dtype);
+    struct ds__stream stream[2];
+    int rc = 0;
 
-    if (bytes > pair->bytes[side]) {
-        void *more = realloc(pair->data[side], (size_t)bytes);
+    *sums = (struct sums){.differ = false};
+    ds__stream_init(&stream[0], &pair->store[0], a);
+    ds__stream_init(&stream[1], &pair->store[1], b);
+    while (rc == 0 && left > 0) {
+        size_t len = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
 
-        if (more == NULL)
-            return out_of_memory(err);
-        pair->data[side] = more;
-        pair->bytes[side] = bytes;
+        for (int side = 0; rc == 0 && side < 2; side++)
+            rc = ds__stream_next(&stream[side], pair->piece[side], len, err);
+        if (rc < 0)
+            return rc;
+        sums->differ = sums->differ || memcmp(pair->piece[0], pair->piece[1], len) != 0;
+        if (a->dtype == DS_F32)
+            measure(sums, pair->piece[0], pair->piece[1], len / sizeof(float));
+        left -= len;
     }
-    return ds__store_read(&pair->store[side], t, 0, t->elems, pair->data[side], err);
+    return rc;
 }
 
 static int compare(struct pair *pair, const struct ds_manifest_tensor *a,
                    const struct ds_manifest_tensor *b, struct ds_ckpt_diff *diff,
                    struct ds_error *err)
 {
+    struct sums sums;
     int rc;
 
     if (a->dtype != b->dtype || a->ndim != b->ndim ||
@@ -93,18 +122,10 @@ static int compare(struct pair *pair, const struct ds_manifest_tensor *a,
         return 0;
     }
     diff->compared++;
-    if ((rc = read_side(pair, 0, a, err)) < 0 || (rc = read_side(pair, 1, b, err)) < 0)
-        return rc;
-    if (a->elems == 0 ||
-        memcmp(pair->data[0], pair->data[1], a->elems * ds_dtype_bytes(a->dtype)) == 0)
-        return 0;
-    if (a->dtype == DS_F32)
-        add(diff, a->name, measure(pair->data[0], pair->data[1], a->elems));
-    else
-        add(diff, a->name,
-            (struct ds_ckpt_diff_entry){
-                .how = DS_DIFF_VALUES, .relative = HUGE_VAL, .largest = HUGE_VAL});
-    return 0;
+    rc = sum_up(pair, a, b, &sums, err);
+    if (rc == 0 && sums.differ)
+        add(diff, a->name, difference(&sums, a->dtype));
+    return rc;
 }
 
 /* Both tables are sorted by name: walk them side by side. */
@@ -151,7 +172,7 @@ static void close_pair(struct pair *pair)
 {
     for (int side = 0; side < 2; side++) {
         ds__store_close(&pair->store[side]);
-        free(pair->data[side]);
+        free(pair->piece[side]);
     }
 }
 
@@ -168,7 +189,10 @@ int ds_ckpt_diff(const char *a, const char *b, struct ds_ckpt_diff *diff, struct
         ds__store_close(&pair.store[0]);
         return rc;
     }
-    rc = compare_all(&pair, diff, err);
+    pair.piece[0] = malloc(PIECE_BYTES);
+    pair.piece[1] = malloc(PIECE_BYTES);
+    rc = pair.piece[0] == NULL || pair.piece[1] == NULL ? out_of_memory(err)
+                                                        : compare_all(&pair, diff, err);
     close_pair(&pair);
     if (rc < 0)
         ds_ckpt_diff_release(diff);

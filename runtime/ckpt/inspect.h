@@ -39,8 +39,10 @@ struct ds_ckpt_diff {
     struct ds_ckpt_diff_entry *entry; /* largest relative difference first, then by name */
 };
 
-/* Compare all tensors, bit by bit; every checksum is compared on the way.  Tensors that are not F32
- * are compared without numbers: relative and largest are infinite when their bytes differ. */
+/* Compare all tensors, bit by bit; every checksum is compared on the way.  The layouts of the two
+ * do not matter, and neither does the size of a tensor: both are read once, a piece at a time.
+ * Tensors that are not F32 are compared without numbers: relative and largest are infinite when
+ * their bytes differ. */
 int ds_ckpt_diff(const char *a, const char *b, struct ds_ckpt_diff *diff, struct ds_error *err)
     DS_NODISCARD;
 void ds_ckpt_diff_release(struct ds_ckpt_diff *diff);

@@ -18,7 +18,6 @@
 #include <xxhash.h>
 
 #include "base/fsio.h"
-#include "runtime/ckpt/reads.h"
 
 enum { PIECE_BYTES = 1024 * 1024 };
 
@@ -216,10 +215,21 @@ static int select_file(struct ds__store *store, size_t index, struct ds_error *e
     return 0;
 }
 
+/* Is the sum of a block what the manifest says? */
+static int check_sum(const struct ds__store *store, const struct ds_manifest_tensor *tensor,
+                     const struct ds__read *read, uint64_t xxh3, struct ds_error *err)
+{
+    if (xxh3 == read->xxh3)
+        return 0;
+    return ds_fail(err, EBADMSG,
+                   "damaged: file '%s', tensor '%s': bytes %ju to %ju do not match their checksum",
+                   store->manifest.file[read->file].name, tensor->name, (uintmax_t)read->offset,
+                   (uintmax_t)(read->offset + read->bytes));
+}
+
 static int read_block(struct ds__store *store, const struct ds_manifest_tensor *tensor,
                       const struct ds__read *read, char *data, struct ds_error *err)
 {
-    const char *name = store->manifest.file[read->file].name;
     uint64_t xxh3 = 0;
     int rc = select_file(store, read->file, err);
 
@@ -227,14 +237,9 @@ static int read_block(struct ds__store *store, const struct ds_manifest_tensor *
         return ds_error_context(err, rc, "tensor '%s'", tensor->name);
     rc = read_hashed(store, read, data != NULL ? data + read->to : NULL, &xxh3, err);
     if (rc < 0)
-        return ds_error_context(err, rc, "file '%s', tensor '%s'", name, tensor->name);
-    if (xxh3 != read->xxh3)
-        return ds_fail(err, EBADMSG,
-                       "damaged: file '%s', tensor '%s': bytes %ju to %ju do not match their "
-                       "checksum",
-                       name, tensor->name, (uintmax_t)read->offset,
-                       (uintmax_t)(read->offset + read->bytes));
-    return 0;
+        return ds_error_context(err, rc, "file '%s', tensor '%s'",
+                                store->manifest.file[read->file].name, tensor->name);
+    return check_sum(store, tensor, read, xxh3, err);
 }
 
 int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, uint64_t first,
@@ -248,6 +253,51 @@ int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *ten
     while (rc == 0 && ds__reads_next(&reads, &read))
         rc = read_block(store, tensor, &read, data, err);
     return ds_error_context(err, rc, "checkpoint '%s'", store->path);
+}
+
+/* --- a tensor in pieces --------------------------------------------------------------------- */
+
+void ds__stream_init(struct ds__stream *stream, struct ds__store *store,
+                     const struct ds_manifest_tensor *tensor)
+{
+    *stream = (struct ds__stream){.store = store, .tensor = tensor};
+    ds__reads_init(&stream->reads, &store->manifest, tensor, 0, tensor->elems);
+}
+
+/* Up to `bytes` bytes of the block under way; *len: how many. */
+static int read_on(struct ds__stream *stream, char *to, size_t bytes, size_t *len,
+                   struct ds_error *err)
+{
+    struct ds__store *store = stream->store;
+    struct ds__read *block = &stream->block;
+    int rc;
+
+    if (stream->done == block->bytes) {
+        if (!ds__reads_next(&stream->reads, block))
+            return ds_fail(err, EINVAL, "tensor '%s' ends", stream->tensor->name);
+        stream->done = 0;
+        if ((rc = select_file(store, block->file, err)) < 0)
+            return rc;
+        (void)XXH3_64bits_reset(store->hash);
+    }
+    *len = block->bytes - stream->done < bytes ? (size_t)(block->bytes - stream->done) : bytes;
+    rc = hash_bytes(store, block->offset + stream->done, *len, to, err);
+    stream->done += *len;
+    if (rc == 0 && stream->done == block->bytes)
+        rc = check_sum(store, stream->tensor, block, XXH3_64bits_digest(store->hash), err);
+    return rc;
+}
+
+int ds__stream_next(struct ds__stream *stream, void *to, size_t bytes, struct ds_error *err)
+{
+    char *at = to;
+    size_t len = 0;
+    int rc = 0;
+
+    for (; rc == 0 && bytes > 0; bytes -= len, at += len)
+        rc = read_on(stream, at, bytes, &len, err);
+    return ds_error_context(err, rc, "checkpoint '%s', tensor '%s'", stream->store->path,
+                            stream->tensor->name);
 }
 
 int ds__store_check_header(struct ds__store *store, size_t file, struct ds_error *err)

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "runtime/ckpt/manifest.h"
+#include "runtime/ckpt/reads.h"
 
 #define DS__CHECKPOINTS "checkpoints"
 #define DS__LATEST      "latest"
@@ -51,6 +52,22 @@ void ds__store_close(struct ds__store *store); /* a zeroed one is not fine: open
  * those of the first and the last block that were not asked for.  EBADMSG names file and tensor. */
 int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, uint64_t first,
                    uint64_t count, void *data, struct ds_error *err) DS_NODISCARD;
+
+/* A tensor read from its first byte to its last in pieces of the caller's size, for what does not
+ * fit in memory.  One at a time per store. */
+struct ds__stream {
+    struct ds__store *store; /* borrowed */
+    const struct ds_manifest_tensor *tensor;
+    struct ds__reads reads;
+    struct ds__read block; /* under way */
+    uint64_t done;         /* of its bytes */
+};
+void ds__stream_init(struct ds__stream *stream, struct ds__store *store,
+                     const struct ds_manifest_tensor *tensor);
+/* The next `bytes` bytes, which there are.  A block's checksum is compared when its last byte is
+ * read: only after the tensor's last byte is all of it known to be sound. */
+int ds__stream_next(struct ds__stream *stream, void *to, size_t bytes, struct ds_error *err)
+    DS_NODISCARD;
 
 /* Compare the checksum of a file's header. */
 int ds__store_check_header(struct ds__store *store, size_t file, struct ds_error *err) DS_NODISCARD;

@@ -72,6 +72,8 @@ static const char *save_model(uint64_t step, float first)
     set_init(&set, first);
     args = save_args(run.text, &set, step);
     args.state.shape.vocab = vocab;
+    args.state.stage = 3;
+    args.state.shard_ranks = 2;
     args.n_weights = ds_model_param_count(&args.state.shape);
     cr_assert(args.n_weights <= 32);
     for (size_t i = 0; i < args.n_weights; i++) {
@@ -100,8 +102,10 @@ Test(cmd, ls_shows_whole_and_damaged)
     (void)save_model(20, 1.0f);
     cr_assert(truncate(at(run, "checkpoints/step-00000001/manifest.json"), 9) == 0);
     cr_assert(ckpt(plain, "ckpt ls", run, NULL) == 0);
-    must_say(out, "STEP          SIZE  PARTS  RANKS  STATE\n        20      ");
-    must_say(out, " KiB      2      1  whole\n         1             -      -      -  damaged: ");
+    must_say(out, "STEP          SIZE  PARTS  RANKS  STAGE  SHARDS  STATE\n        20      ");
+    must_say(out, " KiB      2      1      3       2  whole\n         1             -      -      "
+                  "-      -       -  "
+                  "damaged: ");
     must_say(out, "manifest.json': cut off after 9 bytes\n");
     cr_assert(errors[0] == '\0');
     cr_assert(ckpt(json, "ckpt ls", run, NULL) == 0);

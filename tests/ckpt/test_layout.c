@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <xxhash.h>
 
+#include "runtime/ckpt/inspect.h"
 #include "runtime/ckpt/manifest.h"
 #include "tests/ckpt/layouts.h"
 
@@ -267,4 +268,84 @@ Test(layout, a_part_is_no_checkpoint)
     cr_assert(strstr(err.text, "of one part") != NULL, "%s", err.text);
     ds_buf_release(&text);
     ds_manifest_release(&m);
+}
+
+/* --- diff ----------------------------------------------------------------------------------- */
+
+static void change_one(struct held *held, unsigned rank)
+{
+    float *data = held->weight[2].data;
+
+    if (rank == 1)
+        data[7] += 1.0f;
+}
+
+Test(layout, two_layouts_of_the_same_numbers_do_not_differ)
+{
+    const struct layout slices = {SLICES, 3, 3}, owners = {OWNERS, 6, 2};
+    struct path a = held("a"), b = held("b"), c = held("c");
+    struct path in_a = held("a/checkpoints/step-00000009");
+    struct path in_b = held("b/checkpoints/step-00000009");
+    struct path in_c = held("c/checkpoints/step-00000009");
+    struct ds_ckpt_diff diff;
+    struct ds_error err = {0};
+    int rc[MAX_WORLD];
+
+    save_layout(a.text, &slices, 24, rc, NULL);
+    save_layout(b.text, &owners, 0, rc, NULL);
+    spoil_held = change_one;
+    save_layout(c.text, &slices, 0, rc, NULL);
+    spoil_held = NULL;
+    cr_assert(ds_ckpt_diff(in_a.text, in_b.text, &diff, &err) == 0, "%s", err.text);
+    cr_assert(diff.compared == 3 * (size_t)GLOBALS && diff.count == 0);
+    ds_ckpt_diff_release(&diff);
+    make_old(in_b.text);
+    cr_assert(ds_ckpt_diff(in_b.text, in_c.text, &diff, &err) == 0, "%s", err.text);
+    cr_assert(diff.count == 1 && strcmp(diff.entry[0].name, globals[2].name) == 0);
+    cr_assert(diff.entry[0].elems == 1 && diff.entry[0].largest == 1.0);
+    ds_ckpt_diff_release(&diff);
+}
+
+enum { LARGE = 1 << 20 }; /* elements: four pieces of 1 MiB */
+
+static void save_large(const char *run, float last, uint64_t block_bytes)
+{
+    struct ds_ckpt_save_args args = save_args(run, &(struct set){0}, 9);
+    struct ds_ckpt_tensor large;
+
+    init_tensor(&large, "", "large", LARGE, 0, 0.0f);
+    ((float *)large.data)[LARGE - 1] += last;
+    args.weights = &large;
+    args.n_weights = 1;
+    args.n_moments = 0;
+    args.block_bytes = block_bytes;
+    cr_assert(ds_ckpt_save(&args, NULL) == 0);
+    free(large.data);
+}
+
+Test(layout, a_tensor_larger_than_a_piece_is_compared_to_its_end)
+{
+    struct path a = held("a"), b = held("b");
+    struct path in_a = held("a/checkpoints/step-00000009");
+    struct path in_b = held("b/checkpoints/step-00000009");
+    struct path file = held("a/checkpoints/step-00000009/weights-00001-of-00001.safetensors");
+    struct ds_ckpt_diff diff;
+    struct ds_error err = {0};
+    struct ds_buf bytes;
+
+    save_large(a.text, 0.0f, 40);
+    save_large(b.text, 0.0f, 0);
+    cr_assert(ds_ckpt_diff(in_a.text, in_b.text, &diff, &err) == 0, "%s", err.text);
+    cr_assert(diff.count == 0);
+    ds_ckpt_diff_release(&diff);
+    save_large(b.text, 2.0f, 3 << 20);
+    cr_assert(ds_ckpt_diff(in_a.text, in_b.text, &diff, &err) == 0, "%s", err.text);
+    cr_assert(diff.count == 1 && diff.entry[0].elems == 1 && diff.entry[0].largest == 2.0);
+    ds_ckpt_diff_release(&diff);
+    bytes = slurp(file.text);
+    bytes.data[bytes.len - 1] ^= 1;
+    spill(file.text, bytes.data, bytes.len);
+    ds_buf_release(&bytes);
+    cr_assert(ds_ckpt_diff(in_a.text, in_b.text, &diff, &err) == -EBADMSG);
+    cr_assert(strstr(err.text, "weights-00001-of-00001") != NULL, "%s", err.text);
 }

@@ -20,11 +20,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import adamw
 import allreduce
+import stages
 import start
 import step
 from common import HERE, Failed, machine
 
-BENCHES = {"allreduce": allreduce, "adamw": adamw, "start": start, "step": step}
+BENCHES = {"allreduce": allreduce, "adamw": adamw, "start": start, "step": step,
+           "stages": stages}
 
 
 class Context:
@@ -69,7 +71,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--build", required=True)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, small shapes")
-    parser.add_argument("--only", help="allreduce, adamw, start, step; with commas between")
+    parser.add_argument("--only", help="names of benches, with commas between")
     parser.add_argument("--config", help="shapes of the step bench, with commas between")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args()

@@ -67,12 +67,12 @@ def read_speeds(folder, warm, steps):
     return statistics.median(speeds[warm:])
 
 
-def dsrun(build, config, ranks, threads, compute):
+def dsrun(build, config, ranks, threads, compute, more=()):
     shape, warm, steps = SHAPES[config]
     with tempfile.TemporaryDirectory() as folder:
         write_job(folder, shape, warm + steps, ranks, threads, compute)
         run([os.path.abspath(build) + "/bin/dsrun", "--slots", str(ranks), "--run-dir",
-             folder + "/run", folder + "/job.yaml", f"data.train={folder}/tokens.bin"],
+             folder + "/run", folder + "/job.yaml", f"data.train={folder}/tokens.bin", *more],
             limit_s=LIMIT_S)
         return read_speeds(folder, warm, steps)
 

@@ -1,0 +1,385 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_stages - the instruction lists of every stage: whatever order the queues come to, nothing is
+ * read before it is there, nothing is written over that is still in use; bytes by the formulas.
+ *
+ * What happens before what is worked out with one clock per queue; memory is compared by place, so
+ * the rooms that buckets share are checked together with the waits that protect them.
+ */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/plan/plan.h"
+#include "tests/plan/fixture.h"
+
+struct setting {
+    unsigned model, world, local, stage;
+    uint64_t passes, bucket_mb, replicate_below;
+    bool recompute, bf16;
+};
+
+static struct ds_model_shape model(unsigned i)
+{
+    switch (i) {
+    case 0: return test_gpt2(6, 256, 4, 997, 64);
+    case 1: return test_llama(5, 256, 8, 2, 688, 3001, 64);
+    case 2: return test_gpt2(1, 8, 1, 3, 5);
+    default: return test_gpt2(12, 768, 12, 50257, 1024);
+    }
+}
+
+static void build(struct ds_plan *plan, const struct setting *set)
+{
+    struct ds_model_shape shape = model(set->model);
+    struct ds_job job =
+        test_job(shape, set->passes * set->world, 1, shape.context > 64 ? 64 : shape.context);
+    struct ds_error err = {0};
+
+    job.zero.stage = set->stage;
+    job.zero.bucket_mb = set->bucket_mb;
+    job.zero.replicate_below = set->replicate_below;
+    job.zero.shard_group = set->local != set->world ? DS_SHARD_NODE : DS_SHARD_ALL;
+    job.activation.recompute = set->recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+    job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+    cr_assert_eq(ds_plan_build(
+                     plan,
+                     &(struct ds_plan_args){
+                         .job = &job, .world = set->world, .threads = 1, .local_world = set->local},
+                     &err),
+                 0, "%s", err.text);
+}
+
+/* --- what an instruction touches, from the drawing in model/net.h ------------------------------ */
+
+enum touch { READS = 1, WRITES = 2 };
+
+static unsigned touches(const struct ds_plan *plan, const struct ds_instr *instr, uint32_t bucket)
+{
+    uint32_t head = ds_model_blocks(&plan->shape) - 1;
+    bool forward = instr->op == DS_INSTR_FORWARD;
+    unsigned what = 0;
+
+    if (instr->op != DS_INSTR_FORWARD && instr->op != DS_INSTR_BACKWARD)
+        return 0;
+    for (size_t i = 0; i < plan->params; i++) {
+        const struct ds_plan_param *param = &plan->param[i];
+
+        if (param->bucket != bucket)
+            continue;
+        if (param->param.role == DS_ROLE_HEAD_W ||
+            (param->param.role == DS_ROLE_WTE && plan->shape.tie_embeddings &&
+             instr->block == head)) {
+            if (instr->block == head && forward)
+                what |= READS | WRITES;
+        } else if (param->param.block == instr->block) {
+            if (forward || instr->block > 0)
+                what |= READS;
+            if (!forward)
+                what |= WRITES;
+        }
+    }
+    return what;
+}
+
+/* --- clocks ------------------------------------------------------------------------------------*/
+
+struct clock {
+    uint32_t done[DS_QUEUE_COUNT]; /* instructions of the list, + 1, that came before */
+};
+
+static void join(struct clock *clock, const struct clock *other)
+{
+    for (unsigned i = 0; i < DS_QUEUE_COUNT; i++)
+        if (other->done[i] > clock->done[i])
+            clock->done[i] = other->done[i];
+}
+
+static struct clock *clocks_of(const struct ds_program *program, const char *what)
+{
+    struct clock *clock = calloc(program->count, sizeof(*clock)), queue[DS_QUEUE_COUNT] = {0};
+    uint32_t *signaller = calloc(program->events + 1, sizeof(*signaller));
+
+    for (uint32_t i = 0; i < program->count; i++) {
+        const struct ds_instr *instr = &program->instr[i];
+        const uint32_t waits[] = {instr->last_step ? DS_NO_EVENT : instr->waits_for,
+                                  instr->room_after};
+
+        clock[i] = queue[instr->queue];
+        for (unsigned j = 0; j < 2; j++) {
+            if (waits[j] == DS_NO_EVENT)
+                continue;
+            cr_assert_lt(waits[j], program->events, "%s: %u", what, i);
+            cr_assert_neq(signaller[waits[j]], 0, "%s: %u waits in vain", what, i);
+            join(&clock[i], &clock[signaller[waits[j]] - 1]);
+        }
+        clock[i].done[instr->queue] = i + 1;
+        queue[instr->queue] = clock[i];
+        if (instr->signals == DS_NO_EVENT)
+            continue;
+        cr_assert_lt(instr->signals, program->events, "%s: %u", what, i);
+        cr_assert_eq(signaller[instr->signals], 0, "%s: %u signals again", what, i);
+        signaller[instr->signals] = i + 1;
+    }
+    free(signaller);
+    return clock;
+}
+
+static bool before(const struct ds_program *program, const struct clock *clock, uint32_t a,
+                   uint32_t b)
+{
+    return clock[b].done[program->instr[a].queue] > a;
+}
+
+/* --- rules -------------------------------------------------------------------------------------*/
+
+static bool overlap(uint64_t a, uint64_t a_elems, uint64_t b, uint64_t b_elems)
+{
+    return a < b + b_elems && b < a + a_elems && a_elems > 0 && b_elems > 0;
+}
+
+static bool same_room(const struct ds_plan *plan, uint32_t a, uint32_t b, bool gathered)
+{
+    const struct ds_bucket *x = &plan->bucket[a], *y = &plan->bucket[b];
+
+    return gathered ? overlap(x->gathered_at, x->padded_elems, y->gathered_at, y->padded_elems)
+                    : overlap(x->staged_at, x->padded_elems, y->staged_at, y->padded_elems);
+}
+
+/* Every read of a gathered bucket after its GATHER, and before one that takes its place. */
+static void check_gathered(const struct ds_plan *plan, const struct ds_program *program,
+                           const struct clock *clock, const char *what)
+{
+    for (uint32_t bucket = 0; bucket < plan->buckets; bucket++) {
+        uint32_t there = UINT32_MAX; /* the GATHER that holds now */
+
+        for (uint32_t i = 0; !plan->bucket[bucket].replicated && i < program->count; i++) {
+            const struct ds_instr *instr = &program->instr[i];
+
+            if (instr->op == DS_INSTR_GATHER && instr->bucket == bucket) {
+                cr_assert_leq(plan->bucket[bucket].gathered_at + plan->bucket[bucket].padded_elems,
+                              plan->gathered_elems, "%s", what);
+                there = i;
+            } else if (instr->op == DS_INSTR_FREE && instr->bucket == bucket) {
+                cr_assert_neq(there, UINT32_MAX, "%s: %u frees nothing", what, i);
+                there = UINT32_MAX;
+            } else if (instr->op == DS_INSTR_GATHER) {
+                cr_assert(there == UINT32_MAX || !same_room(plan, bucket, instr->bucket, true),
+                          "%s: %u takes the place of bucket %u", what, i, bucket);
+                for (uint32_t j = 0; j < i; j++)
+                    if (same_room(plan, bucket, instr->bucket, true) &&
+                        (touches(plan, &program->instr[j], bucket) & READS))
+                        cr_assert(before(program, clock, j, i), "%s: %u may still read at %u", what,
+                                  j, i);
+            } else if (touches(plan, instr, bucket) & READS) {
+                cr_assert_neq(there, UINT32_MAX, "%s: %u reads bucket %u, which is not there", what,
+                              i, bucket);
+                cr_assert(before(program, clock, there, i), "%s: %u does not wait", what, i);
+            }
+        }
+    }
+}
+
+/* A bucket is reduced after every write of its micro-batch; its place is written after that. */
+static void check_staged(const struct ds_plan *plan, const struct clock *clock, const char *what)
+{
+    const struct ds_program *program = &plan->step;
+
+    for (uint32_t i = 0; i < program->count; i++) {
+        const struct ds_instr *instr = &program->instr[i];
+
+        for (uint32_t j = 0; j < i; j++) {
+            const struct ds_instr *other = &program->instr[j];
+
+            if (instr->op == DS_INSTR_REDUCE && (touches(plan, other, instr->bucket) & WRITES))
+                cr_assert(before(program, clock, j, i), "%s: %u reduces what %u writes", what, i,
+                          j);
+            if (other->op != DS_INSTR_REDUCE || plan->stage < 2)
+                continue;
+            for (uint32_t bucket = 0; bucket < plan->buckets; bucket++)
+                if ((touches(plan, instr, bucket) & WRITES) &&
+                    same_room(plan, bucket, other->bucket, false))
+                    cr_assert(before(program, clock, j, i), "%s: %u writes where %u reduces", what,
+                              i, j);
+        }
+    }
+}
+
+/* No two buckets whose gradients are being made lie in one place. */
+static void check_writing(const struct ds_plan *plan, const char *what)
+{
+    bool writing[64] = {false};
+
+    cr_assert_leq(plan->buckets, 64);
+    for (uint32_t i = 0; i < plan->step.count; i++) {
+        const struct ds_instr *instr = &plan->step.instr[i];
+
+        if (instr->op == DS_INSTR_REDUCE)
+            writing[instr->bucket] = false;
+        for (uint32_t bucket = 0; bucket < plan->buckets; bucket++) {
+            if ((touches(plan, instr, bucket) & WRITES) == 0)
+                continue;
+            writing[bucket] = true;
+            for (uint32_t other = 0; other < plan->buckets; other++)
+                cr_assert(other == bucket || !writing[other] ||
+                              !same_room(plan, bucket, other, false),
+                          "%s: %u: buckets %u and %u", what, i, bucket, other);
+        }
+    }
+}
+
+static void check_counts(const struct ds_plan *plan, const char *what)
+{
+    uint64_t reduces = 0, updates = 0, norms = 0, gathers = 0, replicated = 0;
+
+    for (size_t i = 0; i < plan->buckets; i++)
+        replicated += plan->bucket[i].replicated;
+    for (uint32_t i = 0; i < plan->step.count; i++) {
+        reduces += plan->step.instr[i].op == DS_INSTR_REDUCE;
+        updates += plan->step.instr[i].op == DS_INSTR_UPDATE;
+        gathers += plan->step.instr[i].op == DS_INSTR_GATHER;
+        if (plan->step.instr[i].op == DS_INSTR_NORM) {
+            norms++;
+            cr_assert_eq(updates, 0, "%s", what);
+        }
+    }
+    cr_assert_eq(norms, 1, "%s", what);
+    cr_assert_eq(updates, plan->buckets, "%s", what);
+    cr_assert_eq(reduces,
+                 plan->world == 1 ? 0 : plan->buckets * (plan->stage < 2 ? 1 : plan->micro_batches),
+                 "%s", what);
+    if (plan->stage == 0)
+        cr_assert_eq(gathers, 0, "%s", what);
+    else if (plan->stage < 3)
+        cr_assert_eq(gathers, plan->buckets - replicated, "%s", what);
+    else
+        cr_assert_leq(gathers, 2 * plan->micro_batches * (plan->buckets + 1), "%s", what);
+}
+
+static void check(const struct setting *set)
+{
+    struct ds_plan plan;
+    struct clock *step, *eval;
+    char what[128];
+
+    (void)snprintf(what, sizeof(what),
+                   "model %u, world %u, groups of %u, stage %u, %u passes, %u MiB, whole below %u, "
+                   "recompute %d",
+                   set->model, set->world, set->local, set->stage, (unsigned)set->passes,
+                   (unsigned)set->bucket_mb, (unsigned)set->replicate_below, set->recompute);
+    build(&plan, set);
+    step = clocks_of(&plan.step, what);
+    eval = clocks_of(&plan.eval, what);
+    check_counts(&plan, what);
+    check_staged(&plan, step, what);
+    if (plan.stage >= 2)
+        check_writing(&plan, what);
+    if (plan.stage == 3) {
+        check_gathered(&plan, &plan.step, step, what);
+        check_gathered(&plan, &plan.eval, eval, what);
+    }
+    free(step);
+    free(eval);
+    ds_plan_release(&plan);
+}
+
+Test(stages, no_order_of_the_queues_reads_early_or_writes_over)
+{
+    static const unsigned groups[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 2}};
+
+    for (unsigned i = 0; i < 3 * 4 * 4 * 4; i++)
+        for (unsigned stage = 0; stage < 4; stage++)
+            check(&(struct setting){.model = i % 3,
+                                    .world = groups[i / 3 % 4][0],
+                                    .local = groups[i / 3 % 4][1],
+                                    .stage = stage,
+                                    .passes = i / 12 % 2 == 0 ? 1 : 3,
+                                    .recompute = i / 24 % 2,
+                                    .bucket_mb = i / 48 % 2 == 0 ? 1 : 4,
+                                    .replicate_below = i / 96 % 2 == 0 ? 0 : 2000,
+                                    .bf16 = i % 5 == 0});
+}
+
+/* --- bytes -------------------------------------------------------------------------------------*/
+
+/* 2, 2, G + 1 in units of parameters x 4 bytes x (N - 1) / N; bf16 gathers half of that. */
+Test(stages, bytes_on_the_wire_follow_the_formulas)
+{
+    for (unsigned i = 0; i < 3 * 2 * 4 * 3; i++) {
+        struct setting set = {.model = i % 3,
+                              .bf16 = i / 3 % 2,
+                              .world = i / 6 % 4 + 1,
+                              .passes = i / 24 + 1,
+                              .bucket_mb = 1};
+
+        set.local = set.world;
+        for (set.stage = 0; set.stage < 3; set.stage++) {
+            struct ds_plan plan;
+            uint64_t unit, gathered, want;
+
+            build(&plan, &set);
+            unit = plan.padded_elems / set.world * (set.world - 1) * sizeof(float);
+            gathered = set.bf16 ? unit / 2 : unit;
+            want = set.stage == 0   ? 2 * unit
+                   : set.stage == 1 ? unit + gathered
+                                    : set.passes * unit + gathered;
+            cr_assert_eq(plan.wire_bytes_per_step, want, "stage %u", set.stage);
+            ds_plan_release(&plan);
+        }
+    }
+}
+
+/* 3 G less what need not come again: with one layer a bucket, in every pass the embedding is
+ * gathered for itself and for the tied classifier, the last layer stays at the turn; the first one
+ * stays from one pass to the next. */
+Test(stages, stage_3_gathers_what_it_must_and_no_more)
+{
+    for (uint64_t passes = 1; passes < 4; passes++) {
+        struct setting set = {
+            .model = 3, .world = 2, .local = 2, .stage = 3, .passes = passes, .bucket_mb = 1};
+        struct ds_plan plan;
+        uint64_t gathers[64] = {0}, elems = 0;
+
+        build(&plan, &set);
+        cr_assert_eq(plan.buckets, 13);
+        cr_assert_eq(plan.prefetch, 1);
+        for (size_t i = 0; i < plan.step.count; i++)
+            if (plan.step.instr[i].op == DS_INSTR_GATHER)
+                gathers[plan.step.instr[i].bucket]++;
+        cr_assert_eq(gathers[0], 2 * passes);
+        cr_assert_eq(gathers[1], passes + 1);
+        for (unsigned i = 2; i < 12; i++)
+            cr_assert_eq(gathers[i], 2 * passes, "bucket %u", i);
+        cr_assert_eq(gathers[12], passes);
+        for (unsigned i = 0; i < 13; i++)
+            elems += (gathers[i] + passes) * plan.bucket[i].padded_elems;
+        cr_assert_eq(plan.wire_bytes_per_step, elems / 2 * sizeof(float));
+        cr_assert_leq(plan.wire_bytes_per_step, 3 * passes * plan.padded_elems / 2 * sizeof(float));
+        ds_plan_release(&plan);
+    }
+}
+
+/* Memory per rank by stage: 16, 12 + 4 / N ... bytes per parameter of fp32, and the rooms. */
+Test(stages, a_higher_stage_holds_less)
+{
+    struct setting set = {.model = 3, .world = 4, .local = 4, .passes = 1};
+    uint64_t line, bytes[4];
+
+    for (set.stage = 0; set.stage < 4; set.stage++) {
+        struct ds_plan plan;
+        uint64_t *arena = plan.arena_bytes;
+
+        build(&plan, &set);
+        line = plan.padded_elems * sizeof(float);
+        bytes[set.stage] = arena[DS_ARENA_PARAMS] + arena[DS_ARENA_GRADS] +
+                           arena[DS_ARENA_MOMENTS] + arena[DS_ARENA_GATHERED] +
+                           arena[DS_ARENA_STAGED];
+        cr_assert_eq(arena[DS_ARENA_PARAMS], set.stage < 3 ? line : line / 4);
+        cr_assert_eq(arena[DS_ARENA_GRADS], set.stage < 2 ? line : line / 4);
+        cr_assert_eq(arena[DS_ARENA_MOMENTS], set.stage < 1 ? 2 * line : line / 2);
+        cr_assert_lt(arena[DS_ARENA_GATHERED] + arena[DS_ARENA_STAGED], 2 * line);
+        cr_assert(set.stage == 0 || bytes[set.stage] < bytes[set.stage - 1], "stage %u", set.stage);
+        ds_plan_release(&plan);
+    }
+}

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # rules.mk - the benches.  The peers are built where their libraries are there, else left out.
-BENCH_BIN := $(B)/bench/allreduce $(B)/bench/adamw
+BENCH_BIN := $(B)/bench/allreduce $(B)/bench/adamw $(B)/bench/ckpt
 
 $(B)/bench/allreduce: $(B)/bench/allreduce.o $(call LIB,comm base)
 $(B)/bench/adamw: $(B)/bench/adamw.o $(call LIB,cpu ops base)
+$(B)/bench/ckpt: $(B)/bench/ckpt.o $(call LIB,ckpt plan job ops base)
+$(B)/bench/ckpt: BENCH_LIBS = $(LIBS_worker)
 $(B)/bench/adamw: BENCH_LIBS = $(LIBS_worker)
 $(BENCH_BIN):
 	$(call say,LINK    $@)

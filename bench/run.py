@@ -20,12 +20,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import adamw
 import allreduce
+import ckpt
 import stages
 import start
 import step
 from common import HERE, Failed, machine
 
-BENCHES = {"allreduce": allreduce, "adamw": adamw, "start": start, "step": step,
+BENCHES = {"allreduce": allreduce, "adamw": adamw, "ckpt": ckpt, "start": start, "step": step,
            "stages": stages}
 
 

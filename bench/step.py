@@ -43,16 +43,21 @@ launch: {{threads: {threads}}}
 """
 
 
+def write_tokens(folder, shape, steps):
+    seq, vocab, batch = shape[3:]
+    dice = random.Random(1)
+    tokens = array.array("H", (dice.randrange(vocab) for _ in range((steps + 2) * batch * seq + 1)))
+    with open(folder + "/tokens.bin", "wb") as file:
+        tokens.tofile(file)
+
+
 def write_job(folder, shape, steps, ranks, threads, compute):
     layers, width, heads, seq, vocab, batch = shape
     text = JOB.format(layers=layers, width=width, heads=heads, seq=seq, vocab=vocab, steps=steps,
                       batch=batch, micro=batch // ranks, compute=compute, threads=threads)
-    dice = random.Random(1)
-    tokens = array.array("H", (dice.randrange(vocab) for _ in range((steps + 2) * batch * seq + 1)))
     with open(folder + "/job.yaml", "w", encoding="utf-8") as file:
         file.write(text)
-    with open(folder + "/tokens.bin", "wb") as file:
-        tokens.tofile(file)
+    write_tokens(folder, shape, steps)
 
 
 def read_speeds(folder, warm, steps):

@@ -253,8 +253,8 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
     trainer->state.job_digest = digest;
     trainer->state.shape = trainer->plan.shape;
     trainer->state.world = trainer->args->world;
-    trainer->state.stage = (unsigned)trainer->job->zero.stage;
-    trainer->state.shard_ranks = trainer->plan.shards > 1 ? trainer->plan.shards : 0;
+    trainer->state.stage = trainer->plan.stage;
+    trainer->state.shard_ranks = trainer->plan.stage > 0 ? trainer->plan.shards : 0;
     if (rc == 0)
         rc = ds_monitor_resumed(&trainer->monitor, trainer->state.step,
                                 from[0] != '\0' ? from : NULL, err);

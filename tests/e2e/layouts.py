@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""layouts - a checkpoint of any stage and any number of ranks goes on at any other.
+
+A run of each layout is stopped half way, and the rest of it is done in every layout.  Where the number of
+ranks is the same, all weights and moments at the end are those of the run that was never stopped, to the
+bit and whatever the stages; where it is not, sums are taken in another order, and losses agree closely.
+"""
+import re
+import shutil
+
+import harness as h
+
+# stage, ranks
+LAYOUTS = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 2), (1, 3), (3, 3), (0, 4), (2, 4), (3, 4)]
+if h.SANITIZED:
+    LAYOUTS = [(0, 1), (1, 2), (3, 2), (3, 3)]
+STEPS, HALF, BATCH = 6, 3, 12
+LOSS_TOLERANCE = 2e-4  # relative; what another order of summation may change in six steps
+
+
+def name_of(layout):
+    return "stage %d at %d" % layout
+
+
+def train(run, layout, steps):
+    """Train in this layout up to `steps` updates; one micro-batch a rank, so that all stages sum alike."""
+    stage, ranks = layout
+    ran = h.dsrun("--slots", ranks, "--run-dir", run, JOB, f"zero.stage={stage}",
+                  f"train.micro_batch={BATCH // ranks}", f"train.steps={steps}")
+    return h.ok(ran.returncode == 0, f"{run.name}: {name_of(layout)} trains to step {steps}",
+                ran.stdout + ran.stderr)
+
+
+def folder(layout):
+    return h.work() / ("run-%d-%d" % layout)
+
+
+def losses(run):
+    return [row["loss"] for row in h.metrics(run)]
+
+
+def close(a, b):
+    return len(a) == len(b) == STEPS and all(abs(x - y) <= LOSS_TOLERANCE * abs(y) for x, y in zip(a, b))
+
+
+def go_on(source, target):
+    """Resume a copy of the half run of `source` as `target`."""
+    run = h.work() / "on"
+    shutil.copytree(str(folder(source)) + "-half", run, symlinks=True)
+    name = f"saved as {name_of(source)}, loaded as {name_of(target)}"
+    if train(run, target, STEPS):
+        h.ok(close(losses(run), losses(folder(target))), f"{name}: the losses are close",
+             f"{losses(run)}\n{losses(folder(target))}")
+        if source[1] == target[1]:
+            same = h.dsrun("ckpt", "diff", run, folder(target))
+            h.ok(same.returncode == 0, f"{name}: the same bits", same.stdout + same.stderr)
+    shutil.rmtree(run)
+
+
+JOB = h.write_job(steps=STEPS, batch=BATCH, micro=1, every=1, keep=2, hidden=36, heads=3, ffn=52, seed=3)
+for one in LAYOUTS:
+    whole, half = folder(one), folder(one).with_name(folder(one).name + "-half")
+    train(whole, one, STEPS)
+    train(half, one, HALF)
+    listed = h.dsrun("ckpt", "ls", half).stdout
+    stage, ranks = one
+    shown = (ranks, stage if ranks > 1 else 0, ranks if stage > 0 and ranks > 1 else 1)
+    h.ok(re.search(r"^ +%d .* %d +%d +%d  whole$" % (HALF, *shown), listed, re.M),
+         f"ckpt ls shows {name_of(one)}", listed)
+for one in LAYOUTS:
+    for other in LAYOUTS:
+        go_on(one, other)
+h.ok(not h.left(), "nothing is left running", h.left())
+h.done()

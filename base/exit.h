@@ -30,7 +30,8 @@ enum ds_exit {
 };
 
 /* Exit code of a negative errno as returned by the library: EINVAL, EBADMSG,
- * ERANGE, EOVERFLOW, ENOTSUP, ENOMEM: DATA; ENOENT: USAGE; ETIMEDOUT: TIMEOUT;
+ * ERANGE, EOVERFLOW, ENOTSUP, ENOMEM: DATA; ENOENT, and EDOM, an
+ * option that cannot be followed: USAGE; ETIMEDOUT: TIMEOUT;
  * EHOSTUNREACH, EPROTO: UNAVAILABLE; anything else: FAILURE; 0: OK. */
 int ds_exit_from_errno(int rc);
 

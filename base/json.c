@@ -55,10 +55,8 @@ static void put_escaped(struct ds_buf *out, char byte)
     }
 }
 
-static void put_string(struct ds_buf *out, const char *text)
+static void put_bytes(struct ds_buf *out, const char *text, size_t len)
 {
-    size_t len = strlen(text);
-
     (void)ds_buf_put(out, "\"", 1);
     while (len > 0) {
         size_t run = plain_run(text, len);
@@ -80,7 +78,7 @@ static void begin(struct ds_json *json, const char *key)
     if (json->comma)
         (void)ds_buf_put(json->out, ",", 1);
     if (key != NULL) {
-        put_string(json->out, key);
+        put_bytes(json->out, key, strlen(key));
         (void)ds_buf_put(json->out, ":", 1);
     }
     json->comma = true;
@@ -121,8 +119,13 @@ void ds_json_end_array(struct ds_json *json)
 
 void ds_json_string(struct ds_json *json, const char *key, const char *text)
 {
+    ds_json_bytes(json, key, text, strlen(text));
+}
+
+void ds_json_bytes(struct ds_json *json, const char *key, const char *bytes, size_t len)
+{
     begin(json, key);
-    put_string(json->out, text);
+    put_bytes(json->out, bytes, len);
 }
 
 void ds_json_u64(struct ds_json *json, const char *key, uint64_t value)

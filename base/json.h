@@ -30,6 +30,8 @@ void ds_json_array(struct ds_json *json, const char *key);  /* [ */
 void ds_json_end_object(struct ds_json *json);
 void ds_json_end_array(struct ds_json *json);
 void ds_json_string(struct ds_json *json, const char *key, const char *text);
+/* Any bytes; a NUL is \u0000. */
+void ds_json_bytes(struct ds_json *json, const char *key, const char *bytes, size_t len);
 void ds_json_u64(struct ds_json *json, const char *key, uint64_t value);
 void ds_json_i64(struct ds_json *json, const char *key, int64_t value);
 void ds_json_bool(struct ds_json *json, const char *key, bool value);

@@ -48,6 +48,8 @@ enum {
 
     DS_MAX_LINE_BYTES    = 64 * 1024,    /* one line of rank output */
     DS_MAX_QUEUE_BYTES   = 8 * 1024 * 1024, /* unsent bytes to one peer */
+    DS_MAX_FOLD_BYTES    = 1024 * 1024,  /* output of one host that is kept to be compared */
+    DS_MAX_FOLD_ALL      = 64 * 1024 * 1024, /* and of all hosts, each different text once */
     DS_TAIL_LINES        = 20,           /* last stderr lines kept per rank for the error report */
 };
 /* clang-format on */

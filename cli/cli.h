@@ -33,8 +33,12 @@ struct ds_cli {          /* borrowed from argv; plain data */
     bool dry_run, json, quiet, verbose, schedule;
     bool help, version;     /* printed by main, no command runs */
     const char *completion; /* "bash": print the script; by main too */
-    const char **env;       /* NAME or NAME=VALUE */
+    const char **env;       /* NAME, NAME=VALUE or a pattern of names */
     size_t envs;
+    const char **env_file; /* paths */
+    size_t env_files;
+    const char *cwd;  /* where programs run; NULL: not given */
+    bool live;        /* show lines as they come */
     const char **arg; /* positional words after the command's name */
     size_t args;
 };
@@ -43,6 +47,7 @@ int ds_cmd_run(const struct ds_cli *cli);   /* cmd_run.c */
 int ds_cmd_check(const struct ds_cli *cli); /* cmd_check.c */
 int ds_cmd_plan(const struct ds_cli *cli);  /* cmd_plan.c */
 int ds_cmd_ckpt(const struct ds_cli *cli);  /* cmd_ckpt.c: ls verify export import */
+int ds_cmd_exec(const struct ds_cli *cli);  /* cmd_exec.c */
 int ds_cmd_bench(const struct ds_cli *cli); /* cmd_bench.c: gemm */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir and --restarts are

@@ -16,6 +16,7 @@
 #include "base/fsio.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/env.h"
 #include "cli/place.h"
 #include "cli/report.h"
 #include "launcher/fleet/fleet.h"
@@ -143,40 +144,7 @@ static void open_console(struct run *run)
 
 /* --- attempts --------------------------------------------------------------------------------- */
 
-struct env { /* of the ranks; entries borrowed or in the job's arena */
-    const char **item;
-    size_t count;
-};
-
-/* launch.env of the job, then --env; NAME alone takes the value it has here. */
-static int collect_env(struct run *run, struct env *env, struct ds_error *err)
-{
-    const struct ds_strings *job = &run->job.launch.env;
-    const struct ds_cli *cli = run->cli;
-
-    env->count = 0;
-    env->item = ds_arena_alloc(&run->job.arena, job->count + cli->envs + 1, sizeof(*env->item));
-    if (env->item == NULL)
-        return ds_fail(err, ENOMEM, "no memory for the environment");
-    for (size_t i = 0; i < job->count; i++)
-        env->item[env->count++] = job->item[i];
-    for (size_t i = 0; i < cli->envs; i++) {
-        const char *entry = cli->env[i];
-
-        if (strchr(entry, '=') == NULL) {
-            if (getenv(entry) == NULL)
-                return ds_fail(err, EINVAL, "'--env %s': no such variable; use --env %s=VALUE",
-                               entry, entry);
-            entry = ds_arena_printf(&run->job.arena, "%s=%s", entry, getenv(entry));
-        }
-        if (entry == NULL)
-            return ds_fail(err, ENOMEM, "no memory for the environment");
-        env->item[env->count++] = entry;
-    }
-    return 0;
-}
-
-static int run_attempt(struct run *run, const struct env *env, struct ds_fleet_result *result,
+static int run_attempt(struct run *run, const struct ds_env *env, struct ds_fleet_result *result,
                        struct ds_error *err)
 {
     static const char *argv[] = {"dsrun-worker", NULL};
@@ -251,11 +219,12 @@ static int run_job(struct run *run, struct ds_error *err)
 {
     struct ds_restart restart = {0};
     struct ds_fleet_result result = {0};
-    struct env env;
-    int rc = collect_env(run, &env, err);
+    const struct ds_strings *vars = &run->job.launch.env;
+    struct ds_env env;
+    int rc = ds_cli_env(run->cli, vars->item, vars->count, &run->job.arena, &env, err);
 
     if (rc != 0)
-        return DS_EXIT_USAGE;
+        return ds_exit_from_errno(rc);
     do {
         rc = run_attempt(run, &env, &result, err);
         if (rc != 0)

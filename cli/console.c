@@ -170,6 +170,30 @@ void ds_console_rank(struct ds_console *console, const char *host, uint32_t rank
     flush(console, is_err);
 }
 
+void ds_console_host(struct ds_console *console, const char *host, bool is_err, const char *text)
+{
+    const char *dim = console->args.color ? DIM : "", *plain = console->args.color ? PLAIN : "";
+
+    (void)ds_buf_printf(&console->out, "%s[%s]%s ", dim, host, plain);
+    (void)ds_buf_puts(&console->out, text);
+    (void)ds_buf_puts(&console->out, "\n");
+    flush(console, is_err);
+}
+
+void ds_console_head(const struct ds_console *console, const char *hosts, struct ds_buf *text)
+{
+    const char *dim = console->args.color ? DIM : "", *plain = console->args.color ? PLAIN : "";
+
+    (void)ds_buf_puts(text, dim);
+    (void)ds_buf_puts(text, hosts);
+    (void)ds_buf_printf(text, ":%s\n", plain);
+}
+
+void ds_console_put(struct ds_console *console, bool is_err, const struct ds_buf *text)
+{
+    put(console, is_err, ds_buf_text(text), text->len);
+}
+
 /* --- steps ------------------------------------------------------------------------------------ */
 
 static bool number(const json_t *object, const char *key, double *out)

@@ -62,6 +62,12 @@ void ds_console_error(struct ds_console *console, const char *fmt, ...) DS_PRINT
 void ds_console_rank(struct ds_console *console, const char *host, uint32_t rank, bool is_err,
                      const char *text, bool force);
 
+/* For commands whose work is output: shown even when quiet.  A line of a host, already escaped. */
+void ds_console_host(struct ds_console *console, const char *host, bool is_err, const char *text);
+/* Text as it is; and the head of such text, appended to it. */
+void ds_console_put(struct ds_console *console, bool is_err, const struct ds_buf *text);
+void ds_console_head(const struct ds_console *console, const char *hosts, struct ds_buf *text);
+
 /* One METRIC or EVENT: the object and its text. */
 void ds_console_metric(struct ds_console *console, const json_t *object, const char *json,
                        size_t len);

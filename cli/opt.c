@@ -40,6 +40,9 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
 
 #define BIT(id)  (1u << DS_COMMAND_##id)
 #define ON_HOSTS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS))
+#define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH))
+#define STARTING (ON_RANKS | BIT(EXEC))
+#define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
 #define JSON     (ON_HOSTS | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM))
 
 /* Offset of a field, whose address must have this type. */
@@ -65,16 +68,21 @@ static const struct ds_option options[] = {
     TEXT('i', "--include", "SPEC", include, ON_HOSTS, "only these: HOST[:SLOT[,SLOT...]][@HOST...]"),
     TEXT('e', "--exclude", "SPEC", exclude, ON_HOSTS, "all but these"),
     WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, ON_HOSTS, "use the first N hosts"),
-    WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_HOSTS, "ranks per host; else the hostfile says, else launch.slots"),
+    WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_RANKS, "ranks per host; else the hostfile says, else launch.slots"),
     ENUM("--via", "HOW", via, vias, ON_HOSTS, "how hosts are reached: auto or local"),
     FLAG(0, "--dry-run", dry_run, ON_HOSTS, "decide and print everything, start nothing"),
-    TEXT(0, "--run-dir", "DIR", run_dir, ON_HOSTS, "where metrics, logs and checkpoints go"),
-    SECONDS("--grace", grace_s, ON_HOSTS, "from asking ranks to stop to killing them; 30 if not given"),
+    TEXT(0, "--run-dir", "DIR", run_dir, ON_RANKS, "where metrics, logs and checkpoints go"),
+    SECONDS("--grace", grace_s, STARTING, "from asking ranks to stop to killing them; 30 if not given"),
     SECONDS("--start-timeout", start_timeout_s, ON_HOSTS, "for all ranks to be ready; 60 if not given"),
-    WHOLE("--restarts", "N", int64_t *, restarts, 0, 1000000, ON_HOSTS,
+    WHOLE("--restarts", "N", int64_t *, restarts, 0, 1000000, ON_RANKS,
           "times to start again after a failure"),
     {{"--env", DS_KEY_LIST, 0, FIELD(const char ***, env), NULL, 0, 65536, NULL,
-      "give ranks a variable, or hand on one; repeatable", NULL}, 0, "NAME[=VALUE]", ON_HOSTS},
+      "give ranks a variable; without a value the one it has here, or all that match a pattern "
+      "like 'NCCL_*'; repeatable", NULL}, 0, "NAME[=VALUE]", STARTING},
+    {{"--env-file", DS_KEY_LIST, 0, FIELD(const char ***, env_file), NULL, 0, DS_MAX_PATH - 1, NULL,
+      "give ranks the variables of a file of NAME=value lines; repeatable", NULL}, 0, "FILE", STARTING},
+    TEXT(0, "--cwd", "DIR", cwd, PROGRAM, "where the program runs"),
+    FLAG(0, "--live", live, BIT(EXEC), "show every line as it comes, with its host before it"),
     FLAG(0, "--json", json, JSON, "print JSON"),
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),
     TEXT(0, "--cluster", "FILE", cluster, BIT(PLAN), "plan for the cluster that this file describes, and predict its step"),
@@ -127,10 +135,19 @@ static int fail_unknown(const char *name, struct ds_error *err)
 static int add_env(struct parser *p, const char *word)
 {
     size_t len = strcspn(word, "=");
+    bool pattern = word[len] == '\0' && strpbrk(word, "*?[") != NULL;
 
-    if (!ds_key_is_env_name(word, len))
+    if (!pattern && !ds_key_is_env_name(word, len))
         return ds_fail(p->err, EINVAL, "'--env' must be NAME or NAME=VALUE, not '%s'", word);
     p->cli->env[p->cli->envs++] = word; /* there is room for all of argv */
+    return 0;
+}
+
+static int add_env_file(struct parser *p, const char *word)
+{
+    if (word[0] == '\0')
+        return ds_fail(p->err, EINVAL, "'--env-file' has no value; it must be text");
+    p->cli->env_file[p->cli->env_files++] = word;
     return 0;
 }
 
@@ -141,7 +158,8 @@ static int take(struct parser *p, size_t i, const char *value)
 
     p->given[i] = true;
     if (key->type == DS_KEY_LIST)
-        return add_env(p, value);
+        return key->offset == offsetof(struct ds_cli, env) ? add_env(p, value)
+                                                           : add_env_file(p, value);
     return ds_key_set_text(key, p->cli, p->arena, value, p->err);
 }
 
@@ -195,6 +213,27 @@ static int take_letters(struct parser *p, const char *word)
     return rc;
 }
 
+/* The command of one or two words that `first` and `second` (may be NULL) name. */
+static const struct ds_command *find_command(const char *first, const char *second)
+{
+    char both[DS_NEAREST_MAX + 1];
+
+    (void)snprintf(both, sizeof(both), "%.30s %.30s", first, second == NULL ? "" : second);
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        if (strcmp(ds_commands[i].name, first) == 0 || strcmp(ds_commands[i].name, both) == 0)
+            return &ds_commands[i];
+    }
+    return NULL;
+}
+
+/* Do the words so far end with the program of a command that takes one? */
+static bool at_program(const struct ds_cli *cli)
+{
+    const struct ds_command *command = cli->args == 2 ? find_command(cli->arg[0], NULL) : NULL;
+
+    return command != NULL && ((1u << (unsigned)(command - ds_commands)) & (PROGRAM)) != 0;
+}
+
 static int take_options(struct parser *p)
 {
     struct ds_cli *cli = p->cli;
@@ -204,9 +243,10 @@ static int take_options(struct parser *p)
     while (rc == 0 && p->next < p->argc) {
         const char *word = p->argv[p->next++];
 
-        if (words_only || word[0] != '-' || word[1] == '\0')
+        if (words_only || word[0] != '-' || word[1] == '\0') {
             cli->arg[cli->args++] = word;
-        else if (strcmp(word, "--") == 0)
+            words_only = words_only || at_program(cli); /* what follows is the program's */
+        } else if (strcmp(word, "--") == 0)
             words_only = true;
         else if (word[1] == '-')
             rc = take_long(p, word);
@@ -225,19 +265,6 @@ static bool starts_with(const struct ds_command *command, const char *word)
 
     return strncmp(command->name, word, len) == 0 &&
            (command->name[len] == '\0' || command->name[len] == ' ');
-}
-
-/* The command of one or two words that `first` and `second` (may be NULL) name. */
-static const struct ds_command *find_command(const char *first, const char *second)
-{
-    char both[DS_NEAREST_MAX + 1];
-
-    (void)snprintf(both, sizeof(both), "%.30s %.30s", first, second == NULL ? "" : second);
-    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (strcmp(ds_commands[i].name, first) == 0 || strcmp(ds_commands[i].name, both) == 0)
-            return &ds_commands[i];
-    }
-    return NULL;
 }
 
 /* Do the words so far name a command that is not supported yet? */
@@ -367,7 +394,8 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
     *cli = (struct ds_cli){.restarts = -1, .grace_s = -1, .start_timeout_s = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
-    if (cli->arg == NULL || cli->env == NULL)
+    cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));
+    if (cli->arg == NULL || cli->env == NULL || cli->env_file == NULL)
         return ds_fail(err, ENOMEM, "out of memory");
     p.next = 1; /* after the program's name */
     rc = take_options(&p);

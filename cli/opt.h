@@ -11,7 +11,8 @@
  *     dsrun [OPTIONS] JOB.yaml [key=value ...]      the same as `dsrun run`
  *     dsrun [OPTIONS] COMMAND [OPTIONS] WORDS ...
  *
- * Options may stand anywhere before `--`: `--name VALUE`, `--name=VALUE`,
+ * Options may stand anywhere before `--`, or before the PROGRAM of a command that takes one:
+ * `--name VALUE`, `--name=VALUE`,
  * `-x VALUE`, `-xVALUE`; letters without a value may share a dash.  A first word
  * that is no command is a job file, unless it looks like a misspelt command (no
  * '.' and no '/' in it).
@@ -38,6 +39,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "check job and hosts; print nothing but errors") \
     X(PLAN, "plan", ds_cmd_plan, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "print placement, memory, messages and FLOPs of a job") \
+    X(EXEC, "exec", ds_cmd_exec, "[--] PROGRAM [ARGS ...]", 1, DS_WORDS_MAX, \
+      "run a program once on every host; output that is the same is shown once") \
     X(CKPT_LS, "ckpt ls", ds_cmd_ckpt, "RUN_DIR", 1, 1, \
       "list the checkpoints of a run: step, size, whole or damaged") \
     X(CKPT_VERIFY, "ckpt verify", ds_cmd_ckpt, "CKPT", 1, 1, \
@@ -53,7 +56,6 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
     N(BENCH_COMM, "bench comm", "measure the collectives") \
     N(BENCH_IO, "bench io", "measure the file system") \
     N(LAUNCH, "launch", "run any program as ranks") \
-    N(EXEC, "exec", "run a program once on every host") \
     N(HOSTS, "hosts", "probe every host") \
     N(DATA, "data", "inspect and tokenize data") \
     N(GENERATE, "generate", "sample text from a checkpoint") \

@@ -55,6 +55,12 @@ static int check_reachable(const struct ds_cli_place *place, const struct ds_cli
                            "host '%s' is not this machine: reaching other hosts "
                            "is not supported yet",
                            place->placement.place[i].host);
+    return 0;
+}
+
+/* Ranks that train share memory on a host, so that a machine is one host to them. */
+static int check_once(const struct ds_cli_place *place, struct ds_error *err)
+{
     if (place->placement.places > 1)
         return ds_fail(err, EINVAL,
                        "hosts '%s' and '%s' are both this machine: name it once and "
@@ -75,10 +81,21 @@ static void share_cores(struct ds_cli_place *place, unsigned threads)
         place->cores = place->threads;
 }
 
-int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
-                 struct ds_error *err)
+/* Hosts, slots and ranks as the options want them. */
+static int select_and_build(const struct ds_cli *cli, struct ds_cli_place *place,
+                            struct ds_error *err)
 {
     const struct ds_placement_args args = {.nodes = cli->nodes, .slots = cli->slots};
+    int rc = ds_roster_select(&place->roster, cli->include, cli->exclude, err);
+
+    if (rc == 0)
+        rc = ds_placement_build(&place->placement, &place->roster, &args, err);
+    return rc == -EINVAL ? -EDOM : rc;
+}
+
+int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
+                       struct ds_error *err)
+{
     char hostname[HOST_NAME_MAX + 1];
     int rc;
 
@@ -88,15 +105,26 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_c
     rc = read_hosts(place, cli, hostname, err);
     for (size_t i = 0; rc == 0 && i < place->roster.hosts; i++)
         if (place->roster.host[i].slots == 0)
-            place->roster.host[i].slots = (uint32_t)(cli->slots != 0          ? cli->slots
-                                                     : job->launch.slots != 0 ? job->launch.slots
-                                                                              : 1);
+            place->roster.host[i].slots = (uint32_t)(cli->slots != 0 ? cli->slots : slots);
     if (rc == 0)
-        rc = ds_roster_select(&place->roster, cli->include, cli->exclude, err);
-    if (rc == 0)
-        rc = ds_placement_build(&place->placement, &place->roster, &args, err);
+        rc = select_and_build(cli, place, err);
     if (rc == 0)
         rc = check_reachable(place, cli, hostname, err);
+    if (rc == 0)
+        share_cores(place, 0);
+    else
+        ds_cli_place_release(place);
+    return rc;
+}
+
+int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
+                 struct ds_error *err)
+{
+    int rc = ds_cli_place_hosts(cli, job->launch.slots != 0 ? job->launch.slots : 1, place, err);
+
+    if (rc != 0)
+        return rc;
+    rc = check_once(place, err);
     if (rc == 0)
         share_cores(place, (unsigned)job->launch.threads);
     else

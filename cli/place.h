@@ -25,10 +25,15 @@ struct ds_cli_place {
     unsigned cores;   /* a rank may use: its share of the machine, or `threads` if that is more */
 };
 
-/* -EINVAL and -ENOENT as the hostfile and selection say; -EHOSTUNREACH a host that is not this
- * machine, -ENOTSUP a way to reach hosts that does not exist yet. */
+/* -EINVAL and -ENOENT as the hostfile says; -EDOM a selection that cannot be; -EHOSTUNREACH a host
+ * that is not this machine, -ENOTSUP a way to reach hosts that does not exist yet. */
 int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
                  struct ds_error *err) DS_NODISCARD;
+
+/* The same without a job: `slots` ranks on a host for which nobody says how many; the cores of a
+ * host are for all of its ranks.  A machine may be named more than once. */
+int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
+                       struct ds_error *err) DS_NODISCARD;
 void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struct */
 
 /* One line per rank: host, slot, cores. */

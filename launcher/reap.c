@@ -28,42 +28,65 @@ void ds_reap_become(void)
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1UL, 0UL, 0UL, 0UL);
 }
 
-/* Parent of `pid`, or -1. */
-static pid_t parent_of(const char *pid)
+struct kin {
+    pid_t parent, session;
+};
+
+/* Whose child is the process of this number, and in which session? */
+static struct kin kin_of(const char *pid)
 {
+    struct kin kin = {-1, -1};
     char path[64], text[512];
     const char *end;
+    long parent, session;
     ssize_t n;
     int fd;
 
     (void)snprintf(path, sizeof(path), "/proc/%.20s/stat", pid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return -1;
+        return kin;
     n = read(fd, text, sizeof(text) - 1);
     (void)close(fd);
-    if (n <= 0)
-        return -1;
-    text[n] = '\0';
-    end = strrchr(text, ')'); /* the name may hold anything; "... ) S PPID" follows it */
-    return end != NULL && strlen(end) > 4 ? (pid_t)strtol(end + 4, NULL, 10) : -1;
+    text[n > 0 ? n : 0] = '\0';
+    end = strrchr(text, ')'); /* the name may hold anything; ") STATE PPID PGRP SESSION" follows */
+    if (end != NULL && sscanf(end, ") %*c %ld %*d %ld", &parent, &session) == 2)
+        kin = (struct kin){(pid_t)parent, (pid_t)session};
+    return kin;
 }
 
-static void kill_children(void)
+/* Those of `session`, or all for 0.  Returns how many there were. */
+static unsigned kill_children(pid_t session)
 {
     DIR *proc = opendir("/proc");
     struct dirent *entry;
+    unsigned count = 0;
 
     if (proc == NULL)
-        return;
+        return 0;
     while ((entry = readdir(proc)) != NULL) {
         pid_t pid =
             isdigit((unsigned char)entry->d_name[0]) ? (pid_t)strtol(entry->d_name, NULL, 10) : 0;
+        struct kin kin = pid > 0 ? kin_of(entry->d_name) : (struct kin){-1, -1};
 
-        if (pid > 0 && parent_of(entry->d_name) == getpid())
-            (void)kill(pid, SIGKILL);
+        if (kin.parent != getpid() || (session != 0 && kin.session != session))
+            continue;
+        (void)kill(pid, SIGKILL);
+        if (session != 0)
+            (void)waitpid(pid, NULL, WNOHANG);
+        count++;
     }
     (void)closedir(proc);
+    return count;
+}
+
+void ds_reap_session(pid_t session)
+{
+    const struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
+
+    for (int round = 0; round < ROUNDS && kill_children(session) > 0; round++)
+        if (round > 0)
+            (void)nanosleep(&pause, NULL);
 }
 
 void ds_reap_all(void)
@@ -78,7 +101,7 @@ void ds_reap_all(void)
         while (pid > 0 || (pid < 0 && errno == EINTR));
         if (pid < 0)
             return; /* ECHILD */
-        kill_children();
+        (void)kill_children(0);
         if (round > 0)
             (void)nanosleep(&pause, NULL);
     }

@@ -18,4 +18,8 @@ void ds_reap_become(void);
  * cannot die (uninterruptible sleep) is left behind after about a second. */
 void ds_reap_all(void);
 
+/* The same for the children of one session: what a dead agent left behind while
+ * other agents live.  Who made a session of its own is left to ds_reap_all(). */
+void ds_reap_session(pid_t session);
+
 #endif

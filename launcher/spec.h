@@ -23,6 +23,13 @@
 #include "base/buf.h"
 #include "base/error.h"
 
+/* Variables that an agent sets for each rank, in some job or other. */
+/* clang-format off */
+#define DS_RANK_VARS(X) \
+    X("RANK") X("WORLD_SIZE") X("LOCAL_RANK") X("LOCAL_WORLD_SIZE") X("NODE_RANK") X("GROUP_RANK") \
+    X("MASTER_ADDR") X("MASTER_PORT") X("DSRUN_CORES") X("DSRUN_LINK_FD") X("DSRUN_SHM_FD")
+/* clang-format on */
+
 /* Exit code by which a rank says that it gave up only because another one did. */
 enum { DS_RANK_VICTIM_EXIT = 79 };
 

@@ -4,8 +4,8 @@
  * mangen.c - a manual page from its text: mangen < man/dsrun.1.in > man/dsrun.1
  *
  * Lines that are only @NAME@ are replaced by a table of the code, so that the manual cannot say
- * anything else than the program: @commands@, @options@, @exits@, @reserved@, @keys SECTION@ and
- * @version@.  Everything else is copied.
+ * anything else than the program: @commands@, @options@, @options COMMAND@, @exits@, @reserved@,
+ * @keys SECTION@ and @version@.  Everything else is copied.
  */
 #include <ctype.h>
 #include <stdio.h>
@@ -85,22 +85,31 @@ static void print_takers(const struct ds_option *option)
     (void)printf(".\n");
 }
 
-static void print_options(void)
+/* The options of all commands, or of the one named. */
+static void print_options(const char *command)
 {
     size_t count;
     const struct ds_option *options = ds_options(&count);
+    uint32_t bit = ~UINT32_C(0);
+
+    for (size_t i = 0; command != NULL && i < DS_COMMAND_COUNT; i++)
+        if (strcmp(ds_commands[i].name, command) == 0)
+            bit = UINT32_C(1) << i;
 
     for (size_t i = 0; i < count; i++) {
         const struct ds_option *o = &options[i];
         char name[80];
 
+        if (o->commands != 0 && (o->commands & bit) == 0)
+            continue;
         (void)snprintf(name, sizeof(name), "%s%c%s%s", o->letter == 0 ? "" : "-",
                        o->letter == 0 ? ' ' : o->letter, o->letter == 0 ? "" : ", ", o->key.path);
         put_paragraph(name + (o->letter == 0), o->value == NULL ? "" : o->value);
         put_sentence(o->key.help);
         if (o->key.type == DS_KEY_U64 || o->key.type == DS_KEY_F64)
             (void)printf("From %.16g to %.16g.\n", o->key.min, o->key.max);
-        print_takers(o);
+        if (command == NULL)
+            print_takers(o);
     }
 }
 
@@ -229,7 +238,9 @@ static bool print_table(const char *line)
     else if (strcmp(line, "@reserved@\n") == 0)
         print_commands(false);
     else if (strcmp(line, "@options@\n") == 0)
-        print_options();
+        print_options(NULL);
+    else if (sscanf(line, "@options %99[a-z -]@", section) == 1)
+        print_options(section);
     else if (strcmp(line, "@exits@\n") == 0)
         print_exits();
     else if (sscanf(line, "@keys %99[a-z-]@", section) == 1)

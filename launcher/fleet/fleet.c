@@ -527,6 +527,7 @@ static void attempt_release(struct ds_fleet *fleet)
     if (fleet->starter != NULL)
         fleet->args->transport->close(fleet->starter);
     fleet->starter = NULL;
+    ds_reap_all();
     free(fleet->host);
     free(fleet->hosts);
     free(fleet->ranks);

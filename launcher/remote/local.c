@@ -5,7 +5,7 @@
  *
  * The agent gets a session of its own, so that the terminal's signals reach dsrun alone, which
  * decides what they mean.  Ranks that outlive a killed agent become children of dsrun (a
- * subreaper) and are killed in finish().
+ * subreaper) and are killed in finish(); the fleet ends whoever made a session of its own.
  */
 #include <errno.h>
 #include <poll.h>
@@ -143,6 +143,7 @@ static bool ends_soon(pid_t pid)
 static void local_finish(struct ds_starter *starter, struct ds_remote *remote, bool force)
 {
     int status = 0;
+    pid_t agent = remote->pid;
 
     (void)starter;
     if (remote->pid > 0) {
@@ -158,7 +159,8 @@ static void local_finish(struct ds_starter *starter, struct ds_remote *remote, b
             remote->code = -1;
         remote->pid = 0;
     }
-    ds_reap_all();
+    if (agent > 0)
+        ds_reap_session(agent); /* its own, which it leads */
 }
 
 const struct ds_transport ds_transport_local = {.name = "local",

@@ -62,7 +62,16 @@ static const struct wrong {
     {{"ckpt", "sl"}, EINVAL, "unknown command 'ckpt sl'; there are 'ckpt ls', 'ckpt verify', 'ckpt export', 'ckpt import', 'ckpt diff'"},
     {{"bench"}, EINVAL, "'bench' needs a second word: 'bench gemm'"},
     {{"launch", "--", "true"}, ENOTSUP, "command 'launch' is not supported yet"},
-    {{"exec", "--", "true"}, ENOTSUP, "command 'exec' is not supported yet"},
+    {{"exec"}, EINVAL, "a word is missing; the command is 'dsrun exec [--] PROGRAM [ARGS ...]'"},
+    {{"exec", "--"}, EINVAL, "a word is missing; the command is 'dsrun exec [--] PROGRAM [ARGS ...]'"},
+    {{"exec", "--slots", "2", "true"}, EINVAL, "option '--slots' does not go with 'exec'"},
+    {{"exec", "--restarts=2", "true"}, EINVAL, "option '--restarts' does not go with 'exec'"},
+    {{"exec", "--run-dir=r", "true"}, EINVAL, "option '--run-dir' does not go with 'exec'"},
+    {{"j.yaml", "--live"}, EINVAL, "option '--live' does not go with 'run'"},
+    {{"j.yaml", "--cwd", "/"}, EINVAL, "option '--cwd' does not go with 'run'"},
+    {{"--env-file=", "j.yaml"}, EINVAL, "'--env-file' has no value; it must be text"},
+    {{"--env", "A-*", "ckpt", "ls", "x"}, EINVAL, "option '--env' does not go with 'ckpt ls'"},
+    {{"--env", "A*=x", "j.yaml"}, EINVAL, "'--env' must be NAME or NAME=VALUE, not 'A*=x'"},
     {{"hosts"}, ENOTSUP, "command 'hosts' is not supported yet"},
     {{"hosts", "trust"}, ENOTSUP, "command 'hosts' is not supported yet"},
     {{"bench", "comm"}, ENOTSUP, "command 'bench comm' is not supported yet"},
@@ -161,6 +170,30 @@ Test(opt, every_form_of_a_value)
     cr_expect(line.cli.color == DS_COLOR_NEVER);
     cr_expect_str_eq(line.cli.arg[0], "-odd.yaml");
     ds_arena_release(&line.arena);
+}
+
+/* What follows the program is the program's, with or without "--". */
+Test(opt, programs)
+{
+    static const char *const lines[][WORDS + 1] = {
+        {"exec", "-H", "h", "--", "ls", "-l", "--", "--nodes=x"},
+        {"exec", "-H", "h", "ls", "-l", "--", "--nodes=x"},
+        {"-H", "h", "exec", "ls", "-l", "--", "--nodes=x"},
+    };
+
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        struct line line;
+
+        parse(&line, lines[i]);
+        cr_assert(line.rc == 0, "line %zu: %s", i, line.err.text);
+        cr_expect_str_eq(line.cli.hostfile, "h");
+        cr_expect_eq(line.cli.args, 4, "line %zu", i);
+        cr_expect_str_eq(line.cli.arg[0], "ls");
+        cr_expect_str_eq(line.cli.arg[1], "-l");
+        cr_expect_str_eq(line.cli.arg[2], "--");
+        cr_expect_str_eq(line.cli.arg[3], "--nodes=x");
+        ds_arena_release(&line.arena);
+    }
 }
 
 Test(opt, words_of_two_word_commands)

@@ -418,7 +418,7 @@ def test_hosts():
             ("a host left out", "localhost slots=2\nnode1 slots=2\n", ["-e", "node1"], 0, ""),
             ("a host twice", "localhost\nlocalhost\n", [], 65, "hosts:2:1: host 'localhost' is named twice"),
             ("no slots", "localhost slots=0\n", [], 65, "hosts:1:11: slots must be a number from 1"),
-            ("an unknown host", "localhost\n", ["-i", "mars"], 65, "unknown host 'mars'"),
+            ("an unknown host", "localhost\n", ["-i", "mars"], 2, "unknown host 'mars'"),
             ("ssh", "localhost\n", ["--via", "ssh"], 2, "not supported yet"),
     ]:
         hosts.write_text(text)

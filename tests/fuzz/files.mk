@@ -17,3 +17,5 @@ FUZZ += manifest
 FUZZROOMS_manifest := ckpt ops base
 FUZZ += slurm_env
 FUZZROOMS_slurm_env := launcher base
+FUZZ += envfile
+FUZZROOMS_envfile := cli launcher job base

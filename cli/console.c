@@ -348,6 +348,8 @@ void ds_console_event(struct ds_console *console, const json_t *object, const ch
     else if (strcmp(name, "checkpoint") == 0)
         ds_console_note(console, "step %.0f/%" PRIu64 "  checkpoint saved", step,
                         console->args.steps);
+    else if (strcmp(name, "comm") == 0 && text != NULL)
+        ds_console_note(console, "step %.0f/%" PRIu64 "  %s", step, console->args.steps, text);
     else if (strcmp(name, "resumed") == 0 && step > 0)
         ds_console_note(console, "going on from the checkpoint at step %.0f", step);
 }

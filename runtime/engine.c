@@ -18,6 +18,7 @@
 
 /* What the ranks tell each other at the end of a step; sums over ranks. */
 enum flag { SUMSQ, NONFINITE, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
+_Static_assert((int)FLAGS == (int)DS_STEP_FLAGS, "the plan counts them");
 
 struct ds_engine {
     struct ds_engine_args args;

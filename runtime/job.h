@@ -123,6 +123,7 @@ struct ds_job {
     } eval;
     struct {
         uint64_t every;
+        bool comm;      /* tell what collectives send */
         unsigned sinks; /* enum ds_sink */
     } log;
     struct {

@@ -246,6 +246,8 @@ static const struct ds_key job_keys[] = {
         "batches of train.global_batch sequences per evaluation"),
 
     U64("log.every", log.every, 0, "1", 1, DS_MAX_STEPS, "updates between lines of metrics"),
+    BOOL("log.comm", log.comm, 0, "false",
+         "with every line of metrics tell what each collective sent, in events.jsonl too"),
     SET("log.sinks", log.sinks, 0, "[console, jsonl, csv]", sinks, "where metrics go"),
 
     ENUM("guard.nonfinite", guard.nonfinite, 0, "skip", guards,

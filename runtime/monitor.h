@@ -20,6 +20,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "runtime/commlog.h"
 #include "runtime/link.h"
 
 enum { DS_MONITOR_DIGITS = 12 };
@@ -64,6 +65,9 @@ struct ds_monitor_saved {
 };
 int ds_monitor_checkpoint(struct ds_monitor *monitor, const struct ds_monitor_saved *saved,
                           struct ds_error *err) DS_NODISCARD;
+/* What the collectives of the last steps sent, and what the plan says they do. */
+int ds_monitor_comm(struct ds_monitor *monitor, uint64_t step, const struct ds_comm_log *log,
+                    const struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 int ds_monitor_warning(struct ds_monitor *monitor, const char *text, struct ds_error *err)
     DS_NODISCARD;
 /* "stop" or "end", after `step` updates. */

@@ -189,12 +189,17 @@ static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *re
         .mfu = trainer->peak > 0.0 ? rate * trainer->plan.flops_per_token / trainer->peak : 0.0,
         .step_ms = steps > 0.0 ? seconds * 1e3 / steps : 0.0,
     };
+    int rc;
 
     if (step % job->log.every != 0 && trainer->state.step != job->train.steps)
         return 0;
     trainer->timed_ns = 0;
     trainer->timed_steps = 0;
-    return ds_monitor_step(&trainer->monitor, &line, err);
+    rc = ds_monitor_step(&trainer->monitor, &line, err);
+    if (rc == 0 && trainer->comm_log.on)
+        rc = ds_monitor_comm(&trainer->monitor, step, &trainer->comm_log, &trainer->plan, err);
+    ds_comm_log_clear(&trainer->comm_log);
+    return rc;
 }
 
 static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *err)
@@ -213,7 +218,11 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
     int rc = ds__trainer_saving(trainer, &args.writing, err);
 
     if (rc == 0)
+        rc = ds_comm_log_begin(&trainer->comm_log, trainer->engine, err);
+    if (rc == 0)
         rc = ds_engine_step(trainer->engine, &args, &result, err);
+    if (rc == 0)
+        rc = ds_comm_log_end(&trainer->comm_log, trainer->engine, err);
     if (rc == 0 && result.nonfinite > 0)
         rc = guard(trainer, &result, err);
     if (rc != 0)
@@ -318,7 +327,10 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
 
 int ds_train(const struct ds_train_args *args, int *code, struct ds_error *err)
 {
-    struct ds_trainer trainer = {.args = args, .job = args->job, .began_ns = ds_clock_mono_ns()};
+    struct ds_trainer trainer = {.args = args,
+                                 .job = args->job,
+                                 .began_ns = ds_clock_mono_ns(),
+                                 .comm_log.on = args->job->log.comm};
     int rc = open_all(&trainer, err);
 
     if (rc == 0)

@@ -21,6 +21,7 @@ struct ds_trainer {
     struct ds_engine *engine;
     struct ds_data *train, *valid;
     struct ds_monitor monitor;
+    struct ds_comm_log comm_log;
     struct ds_ckpt_tensor *weights, *moments; /* views of the engine's lines */
     size_t n_weights, n_moments;
     struct ds_saver *saver; /* NULL: checkpoints are written at once */

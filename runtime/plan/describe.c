@@ -107,6 +107,17 @@ void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
                         ds__bytes_text(ds_plan_total_bytes(plan)).text);
 }
 
+static void print_traffic(const struct ds_plan *plan, struct ds_buf *out)
+{
+    (void)ds_buf_printf(out, "\n%-16s %13s %16s\n", "collective", "calls a step", "bytes a rank");
+    for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++)
+        if (plan->traffic[op].calls > 0)
+            (void)ds_buf_printf(out, "%-16s %13" PRIu64 " %16" PRIu64 "  %10s\n",
+                                ds_comm_op_name(op), plan->traffic[op].calls,
+                                plan->traffic[op].bytes,
+                                ds__bytes_text(plan->traffic[op].bytes).text);
+}
+
 void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
 {
     ds_plan_print_memory(plan, out);
@@ -122,6 +133,8 @@ void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
                             bucket->elems, bucket->padded_elems,
                             ds_plan_shard(plan, DS_ARENA_MOMENTS, i).count);
     }
+    if (plan->messages_per_step > 0)
+        print_traffic(plan, out);
 }
 
 static void print_index(struct ds_buf *out, uint32_t index)
@@ -232,6 +245,16 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
         ds_json_end_object(json);
     }
     ds_json_end_array(json);
+    ds_json_object(json, "traffic");
+    for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
+        if (plan->traffic[op].calls == 0)
+            continue;
+        ds_json_object(json, ds_comm_op_name(op));
+        ds_json_u64(json, "calls", plan->traffic[op].calls);
+        ds_json_u64(json, "bytes", plan->traffic[op].bytes);
+        ds_json_end_object(json);
+    }
+    ds_json_end_object(json);
     ds_json_u64(json, "messages_per_step", plan->messages_per_step);
     ds_json_u64(json, "wire_bytes_per_step", plan->wire_bytes_per_step);
     ds_json_f64(json, "flops_per_token", plan->flops_per_token, 15);

@@ -59,7 +59,8 @@ void ds__plan_traffic(struct ds_plan *plan)
         plan->messages_per_step += plan->traffic[op].calls;
         plan->wire_bytes_per_step += plan->traffic[op].bytes;
     }
-    plan->messages_per_step += plan->world > 1; /* the flags of NORM */
+    count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
+    plan->messages_per_step += plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
 }
 
 /* --- shared memory --------------------------------------------------------------------------- */

@@ -168,14 +168,32 @@ static int show(struct request *r, struct ds_error *err)
     return rc;
 }
 
-static int check_fit(const struct request *r, struct ds_error *err)
+/* How many ranks share how much memory; a cluster that does not say has enough. */
+static uint64_t memory_of(const struct request *r, unsigned *ranks)
 {
+    bool own = r->place.placement.places > 0;
     double memory = r->cluster.device.memory;
 
-    if (r->place.placement.places > 0)
-        return ds_plan_check_fit(&r->plan, r->place.placement.place[0].ranks, ds_mem_available(),
-                                 err);
-    return memory > 0.0 ? ds_plan_check_fit(&r->plan, 1, (uint64_t)memory, err) : 0;
+    *ranks = own ? r->place.placement.place[0].ranks : 1;
+    if (own)
+        return ds_mem_available();
+    return memory > 0.0 ? (uint64_t)memory : UINT64_MAX;
+}
+
+static int settle(struct request *r, const struct ds_plan_args *args, struct ds_error *err)
+{
+    unsigned ranks;
+    uint64_t memory = memory_of(r, &ranks);
+
+    return ds_plan_settle(&r->job, args, ranks, memory, err);
+}
+
+static int check_fit(const struct request *r, struct ds_error *err)
+{
+    unsigned ranks;
+    uint64_t memory = memory_of(r, &ranks);
+
+    return ds_plan_check_fit(&r->plan, ranks, memory, err);
 }
 
 static int plan(struct request *r, struct ds_error *err)
@@ -186,6 +204,8 @@ static int plan(struct request *r, struct ds_error *err)
 
     if (rc == 0)
         rc = ds_job_check_world(&r->job, args.world, err);
+    if (rc == 0)
+        rc = settle(r, &args, err);
     if (rc == 0)
         rc = ds_plan_build(&r->plan, &args, err);
     if (rc == 0 && r->rates)

@@ -88,8 +88,11 @@ static int prepare(struct run *run, struct ds_error *err)
         args.world = run->place.placement.world;
         args.threads = run->place.threads;
         args.local_world = run->place.placement.place[0].ranks;
-        rc = ds_plan_build(&run->plan, &args, err);
+        rc = ds_plan_settle(&run->job, &args, run->place.placement.place[0].ranks,
+                            ds_mem_available(), err);
     }
+    if (rc == 0)
+        rc = ds_plan_build(&run->plan, &args, err);
     if (rc == 0)
         rc = check_memory(run, err);
     if (rc == 0)

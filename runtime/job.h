@@ -41,7 +41,12 @@ enum ds_warmup { DS_WARMUP_LINEAR, DS_WARMUP_LOG };
 enum ds_anneal { DS_ANNEAL_COSINE, DS_ANNEAL_LINEAR };
 enum ds_optim_kind { DS_OPTIM_ADAMW, DS_OPTIM_ADAM, DS_OPTIM_SGD, DS_OPTIM_LION, DS_OPTIM_ADAGRAD };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16 }; /* fp16 is refused for now */
-enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL };
+enum ds_recompute {
+    DS_RECOMPUTE_NONE,
+    DS_RECOMPUTE_SELECTIVE,
+    DS_RECOMPUTE_FULL,
+    DS_RECOMPUTE_AUTO /* ds_plan_settle() turns it into one of the others */
+};
 enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
 enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
@@ -112,6 +117,7 @@ struct ds_job {
     } zero;
     struct {
         enum ds_recompute recompute;
+        uint64_t layers; /* that recompute, from the first; 0: all */
     } activation;
     struct {
         uint64_t every, keep;

@@ -418,11 +418,29 @@ static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct
     return rc != 0 ? rc : check_decay(job, keys, err);
 }
 
+static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    uint64_t layers = job->activation.layers;
+
+    if (layers > job->model.shape.layers)
+        return FAIL_AT(keys, blame(keys, "activation.layers", "model.layers"), EINVAL,
+                       "'activation.layers' must be at most 'model.layers' %" PRIu64
+                       ", not %" PRIu64,
+                       job->model.shape.layers, layers);
+    if (layers > 0 && job->activation.recompute != DS_RECOMPUTE_SELECTIVE &&
+        job->activation.recompute != DS_RECOMPUTE_FULL)
+        return FAIL_AT(keys, blame(keys, "activation.layers", "activation.recompute"), EINVAL,
+                       "'activation.layers' is for 'activation.recompute' selective or full; leave "
+                       "it out");
+    return 0;
+}
+
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
-        check_name,     check_env, check_model, check_data, check_batch, default_and_check_optim,
-        check_schedule,
+        check_name,     check_env,       check_model,
+        check_data,     check_batch,     default_and_check_optim,
+        check_schedule, check_recompute,
     };
     int rc = 0;
 

@@ -41,8 +41,8 @@ static const struct ds_choice shard_groups[] = {
     {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, false}, {NULL, 0, false}};
 static const struct ds_choice offloads[] = {{"none", 0, false}, {NULL, 0, false}};
 static const struct ds_choice recomputes[] = {
-    {"none", DS_RECOMPUTE_NONE, false}, {"full", DS_RECOMPUTE_FULL, false}, {"selective", 0, true},
-    {NULL, 0, false}};
+    {"none", DS_RECOMPUTE_NONE, false}, {"selective", DS_RECOMPUTE_SELECTIVE, false},
+    {"full", DS_RECOMPUTE_FULL, false}, {"auto", DS_RECOMPUTE_AUTO, false}, {NULL, 0, false}};
 static const struct ds_choice sinks[] = {
     {"console", DS_SINK_CONSOLE, false}, {"jsonl", DS_SINK_JSONL, false},
     {"csv", DS_SINK_CSV, false}, {"tensorboard", 0, true}, {NULL, 0, false}};
@@ -228,7 +228,11 @@ static const struct ds_key job_keys[] = {
     ONLY_WORD("offload.optim", DS_KEY_WORD, DS_KEY_ONLY, "none", offloads,
               "where optimizer state lives besides the device"),
     ENUM("activation.recompute", activation.recompute, 0, "none", recomputes,
-         "activations to compute again in the backward pass instead of keeping them"),
+         "activations to compute again in the backward pass instead of keeping them: selective "
+         "norms and the feed-forward activation, full whole layers, auto the least that fits in "
+         "memory"),
+    U64("activation.layers", activation.layers, AUTO, "auto", 1, DS_MAX_LAYERS,
+        "layers, from the first, that compute again; auto is all of them"),
 
     U64("checkpoint.every", checkpoint.every, 0, "100", 0, DS_MAX_STEPS,
         "updates between checkpoints; the last one is always saved; 0 turns them off"),

@@ -17,11 +17,11 @@
     (offsetof(struct ds_cluster, f) +                                                              \
      0 * sizeof(char[_Generic(&((struct ds_cluster *)0)->f, type: 1)]))
 #define U64(path, f, def, min, max, help) \
-    {path, DS_KEY_U64, 0, FIELD(uint64_t *, f), def, min, max, NULL, help}
+    {path, DS_KEY_U64, 0, FIELD(uint64_t *, f), def, min, max, NULL, help, NULL}
 #define F64(path, f, flags, def, min, max, help) \
-    {path, DS_KEY_F64, flags, FIELD(double *, f), def, min, max, NULL, help}
+    {path, DS_KEY_F64, flags, FIELD(double *, f), def, min, max, NULL, help, NULL}
 #define TEXT(path, f, max, help) \
-    {path, DS_KEY_TEXT, 0, FIELD(const char **, f), NULL, 0, max, NULL, help}
+    {path, DS_KEY_TEXT, 0, FIELD(const char **, f), NULL, 0, max, NULL, help, NULL}
 
 #define MAX_RATE 1e18
 #define MAX_US   1e6

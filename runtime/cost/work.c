@@ -84,12 +84,22 @@ static double layer_products(const struct bench *b, unsigned times, bool down)
                     (down ? ds_work_matmul(b->cluster, compute, t, c, b->ffn) : 0.0));
 }
 
+/* Both norms and the feed-forward activation again. */
+static double selective_forward(const struct bench *b)
+{
+    double row = 2.0 * 2.0 * b->hidden + b->ffn_in + b->ffn;
+
+    return pointwise(b, row * b->tokens * b->act, 3.0);
+}
+
 static double layer_forward(const struct bench *b, bool recompute)
 {
     double norms = 2.0 * 2.0 * b->hidden, residuals = 2.0 * b->hidden;
     double rope = b->family->rope ? 2.0 * b->qkv : 0.0;
     double row = norms + residuals + rope + b->ffn_in + b->ffn;
 
+    if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
+        return selective_forward(b);
     return layer_products(b, 1, !recompute) + attention(b, 1.0) +
            pointwise(b, row * b->tokens * b->act, b->family->rope ? 4.0 : 3.0);
 }

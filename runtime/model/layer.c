@@ -180,35 +180,63 @@ static int act_bwd(const struct layer *layer, void *dy, void **dx, struct ds_err
     return ds_gelu_bwd(&args, net->stream, err);
 }
 
-int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
+/* Must this pass make `buffer`?  A pass that computes again makes what was dropped only. */
+static bool makes(const struct layer *layer, enum ds_buffer buffer)
 {
-    struct layer layer = layer_of(net, block, pass);
-    struct ds_linear qkv = linear_of(&layer, QKV), proj = linear_of(&layer, PROJ);
-    struct ds_linear fc = linear_of(&layer, FC), down = linear_of(&layer, DOWN);
-    struct ds_norm_use norm1 = norm_of(&layer, DS_ROLE_NORM1_W);
-    struct ds_norm_use norm2 = norm_of(&layer, DS_ROLE_NORM2_W);
-    void *const *buf = layer.buf;
-    int rc = ds__norm_fwd(net, &norm1, buf[DS_BUFFER_NORM1], err);
+    return layer->pass != DS_PASS_RECOMPUTE ||
+           ds_plan_drops(layer->net->plan, layer->block, buffer);
+}
 
-    if (rc == 0)
+/* middle = x + proj(attention(rope(qkv(norm1(x))))) */
+static int attend_fwd(const struct layer *layer, struct ds_error *err)
+{
+    struct ds_net *net = layer->net;
+    struct ds_linear qkv = linear_of(layer, QKV), proj = linear_of(layer, PROJ);
+    struct ds_norm_use norm1 = norm_of(layer, DS_ROLE_NORM1_W);
+    void *const *buf = layer->buf;
+    int rc = 0;
+
+    if (makes(layer, DS_BUFFER_NORM1))
+        rc = ds__norm_fwd(net, &norm1, buf[DS_BUFFER_NORM1], err);
+    if (rc == 0 && makes(layer, DS_BUFFER_QKV))
         rc = ds__linear_fwd(net, &qkv, buf[DS_BUFFER_NORM1], NULL, buf[DS_BUFFER_QKV], err);
-    if (rc == 0)
-        rc = rotate(&layer, buf[DS_BUFFER_QKV], false, err);
-    if (rc == 0)
-        rc = attention_fwd(&layer, err);
-    if (rc == 0)
-        rc = ds__linear_fwd(net, &proj, buf[DS_BUFFER_ATTENTION], layer.x, buf[DS_BUFFER_MIDDLE],
+    if (rc == 0 && makes(layer, DS_BUFFER_QKV))
+        rc = rotate(layer, buf[DS_BUFFER_QKV], false, err);
+    if (rc == 0 && makes(layer, DS_BUFFER_ATTENTION))
+        rc = attention_fwd(layer, err);
+    if (rc == 0 && makes(layer, DS_BUFFER_MIDDLE))
+        rc = ds__linear_fwd(net, &proj, buf[DS_BUFFER_ATTENTION], layer->x, buf[DS_BUFFER_MIDDLE],
                             err);
-    if (rc == 0)
+    return rc;
+}
+
+/* out = middle + down(act(fc(norm2(middle)))) */
+static int ffn_fwd(const struct layer *layer, struct ds_error *err)
+{
+    struct ds_net *net = layer->net;
+    struct ds_linear fc = linear_of(layer, FC), down = linear_of(layer, DOWN);
+    struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
+    void *const *buf = layer->buf;
+    int rc = 0;
+
+    if (makes(layer, DS_BUFFER_NORM2))
         rc = ds__norm_fwd(net, &norm2, buf[DS_BUFFER_NORM2], err);
-    if (rc == 0)
+    if (rc == 0 && makes(layer, DS_BUFFER_FFN_IN))
         rc = ds__linear_fwd(net, &fc, buf[DS_BUFFER_NORM2], NULL, buf[DS_BUFFER_FFN_IN], err);
-    if (rc == 0)
-        rc = act_fwd(&layer, err);
-    if (rc == 0 && pass != DS_PASS_RECOMPUTE) /* the output of a layer was kept */
+    if (rc == 0 && makes(layer, DS_BUFFER_FFN_ACT))
+        rc = act_fwd(layer, err);
+    if (rc == 0 && layer->pass != DS_PASS_RECOMPUTE) /* the output of a layer was kept */
         rc = ds__linear_fwd(net, &down, buf[DS_BUFFER_FFN_ACT], buf[DS_BUFFER_MIDDLE],
                             buf[DS_BUFFER_OUT], err);
     return rc;
+}
+
+int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
+{
+    struct layer layer = layer_of(net, block, pass);
+    int rc = attend_fwd(&layer, err);
+
+    return rc != 0 ? rc : ffn_fwd(&layer, err);
 }
 
 /* stream: gradient of the layer's output in, of `middle` out. */

@@ -39,7 +39,7 @@ static void bind_params(struct ds_net *net, const struct ds_net_memory *memory)
     }
 }
 
-/* A layer that is not computed twice has its activations of RECOMPUTE where TRAIN put them. */
+/* What is not computed twice is in RECOMPUTE where TRAIN put it. */
 static void bind_buffers(struct ds_net *net, const struct ds_net_memory *memory)
 {
     const struct ds_plan *plan = net->plan;

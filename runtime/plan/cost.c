@@ -114,7 +114,7 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
     return ds_fail(
         err, ENOMEM,
         "not enough memory: %u rank%s need%s %s%s and this host has %s free; lower "
-        "'train.micro_batch', set 'activation.recompute' to full%s or use fewer ranks per "
+        "'train.micro_batch', set 'activation.recompute' to auto%s or use fewer ranks per "
         "host (each rank takes %s)",
         ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
         ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,

@@ -46,12 +46,12 @@ static const char *compute_name(enum ds_compute compute)
     return compute == DS_COMPUTE_BF16 ? "bf16" : "fp32";
 }
 
-static bool has_recompute(const struct ds_plan *plan)
+static void describe_recompute(const struct ds_plan *plan, struct ds_buf *out)
 {
-    for (size_t i = 0; i < plan->step.count; i++)
-        if (plan->step.instr[i].recompute)
-            return true;
-    return false;
+    if (plan->recompute == DS_RECOMPUTE_FULL || plan->recompute == DS_RECOMPUTE_SELECTIVE)
+        (void)ds_buf_printf(out, " (%s%" PRIu64 " of %" PRIu64 " layers computed twice)",
+                            plan->recompute == DS_RECOMPUTE_FULL ? "" : "norms, activation in ",
+                            plan->recompute_layers, plan->shape.layers);
 }
 
 /* " in 2 x 4" where two groups of four ranks share apart, else "". */
@@ -84,10 +84,11 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
     (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s, %zu gradient bucket%s\n",
                         plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
                         groups_text(plan).text, plan->buckets, plan->buckets == 1 ? "" : "s");
-    (void)ds_buf_printf(out, "memory    %s per rank, activations %s%s\n",
+    (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
-                        ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text,
-                        has_recompute(plan) ? " (layers computed twice)" : "");
+                        ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text);
+    describe_recompute(plan, out);
+    (void)ds_buf_puts(out, "\n");
     (void)ds_buf_printf(out, "work      %s FLOP per token, %" PRIu64 " messages and %s per step\n",
                         count_text(plan->flops_per_token).text, plan->messages_per_step,
                         ds__bytes_text(plan->wire_bytes_per_step).text);

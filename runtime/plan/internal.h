@@ -20,9 +20,9 @@ void ds__plan_divide(struct ds_plan *plan);
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
 /* sequence.c, schedule.c: step, eval, the rooms. */
-int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
+int ds__plan_schedule(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 /* memory.c: buffer[], ACTIVATIONS. */
-int ds__plan_memory(struct ds_plan *plan, bool recompute, struct ds_error *err) DS_NODISCARD;
+int ds__plan_memory(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 /* cost.c: the other arenas, FLOPs. */
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind);
 /* Are checkpoints written while the run goes on?  The last one is not: nothing is left to do. */

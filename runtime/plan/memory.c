@@ -3,9 +3,9 @@
  *
  * memory.c - which activations there are, how long each lives, and where it lies.
  *
- * N tokens of a micro-batch pass through.  A layer keeps what its backward pass reads; with
- * recompute that is written twice and lives for one instruction, then for two, so that all layers
- * share one place without anyone saying so.  The classifier's logits exist for one chunk of rows.
+ * N tokens of a micro-batch pass through.  A layer keeps what its backward pass reads; what it
+ * recomputes is written twice and lives for one instruction, then for two, so that all layers share
+ * one place without anyone saying so.  The classifier's logits exist for one chunk of rows.
  *
  * Packing: largest first, each at the lowest place that no neighbour in time occupies.
  *
@@ -52,25 +52,36 @@ static uint32_t find(const struct ds_program *program, enum ds_instr_op op, uint
     return 0;
 }
 
+/* What of a layer's activations a pass has: all, what it keeps for its backward pass, or what it
+ * drops and computes again. */
+enum part { ALL, KEPT, DROPPED };
+
 /* What the layer of `block` computes on its way, alive over instructions first .. last. */
-static void add_layer(struct maker *maker, enum ds_pass pass, uint32_t block, uint32_t first,
-                      uint32_t last)
+static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, uint32_t block,
+                      uint32_t first, uint32_t last)
 {
+    const struct ds_plan *plan = maker->plan;
     uint64_t row = maker->tokens * maker->act, hidden = row * maker->hidden;
     uint64_t stat = maker->tokens * 2 * sizeof(float);
-    const struct ds_model_shape *shape = &maker->plan->shape;
+    const struct {
+        enum ds_buffer buffer;
+        uint64_t bytes;
+    } table[] = {
+        {DS_BUFFER_NORM1, hidden},
+        {DS_BUFFER_STAT1, stat},
+        {DS_BUFFER_QKV, row * maker->qkv},
+        {DS_BUFFER_ATTENTION, hidden},
+        {DS_BUFFER_LSE, maker->tokens * plan->shape.heads * sizeof(float)},
+        {DS_BUFFER_MIDDLE, hidden},
+        {DS_BUFFER_NORM2, hidden},
+        {DS_BUFFER_STAT2, stat},
+        {DS_BUFFER_FFN_IN, row * maker->ffn_in},
+        {DS_BUFFER_FFN_ACT, row * maker->ffn},
+    };
 
-    add(maker, DS_BUFFER_NORM1, pass, block, hidden, first, last);
-    add(maker, DS_BUFFER_STAT1, pass, block, stat, first, last);
-    add(maker, DS_BUFFER_QKV, pass, block, row * maker->qkv, first, last);
-    add(maker, DS_BUFFER_ATTENTION, pass, block, hidden, first, last);
-    add(maker, DS_BUFFER_LSE, pass, block, maker->tokens * shape->heads * sizeof(float), first,
-        last);
-    add(maker, DS_BUFFER_MIDDLE, pass, block, hidden, first, last);
-    add(maker, DS_BUFFER_NORM2, pass, block, hidden, first, last);
-    add(maker, DS_BUFFER_STAT2, pass, block, stat, first, last);
-    add(maker, DS_BUFFER_FFN_IN, pass, block, row * maker->ffn_in, first, last);
-    add(maker, DS_BUFFER_FFN_ACT, pass, block, row * maker->ffn, first, last);
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (part == ALL || ds_plan_drops(plan, block, table[i].buffer) == (part == DROPPED))
+            add(maker, table[i].buffer, pass, block, table[i].bytes, first, last);
 }
 
 /* Ids, targets and losses of a pass; normalised rows and logits of the head. */
@@ -92,7 +103,7 @@ static void add_ends(struct maker *maker, enum ds_pass pass, uint32_t first, uin
         add(maker, DS_BUFFER_DLOGITS, pass, block, chunk * maker->act, head, head);
 }
 
-static void add_step(struct maker *maker, bool recompute)
+static void add_step(struct maker *maker)
 {
     const struct ds_program *step = &maker->plan->step;
     uint64_t row = maker->tokens * maker->act;
@@ -111,10 +122,12 @@ static void add_step(struct maker *maker, bool recompute)
             find(step, DS_INSTR_BACKWARD, block + 1, 0));
         if (block == 0)
             continue;
-        add_layer(maker, DS_PASS_TRAIN, block, forward, recompute ? forward : backward);
-        if (recompute)
-            add_layer(maker, DS_PASS_RECOMPUTE, block, find(step, DS_INSTR_FORWARD, block, true),
-                      backward);
+        add_layer(maker, DS_PASS_TRAIN, KEPT, block, forward, backward);
+        if (!ds_plan_recomputes(maker->plan, block))
+            continue;
+        add_layer(maker, DS_PASS_TRAIN, DROPPED, block, forward, forward);
+        add_layer(maker, DS_PASS_RECOMPUTE, DROPPED, block,
+                  find(step, DS_INSTR_FORWARD, block, true), backward);
     }
     add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, head_last, last);
     add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, head_last + 1,
@@ -135,7 +148,7 @@ static void add_eval(struct maker *maker)
         add(maker, DS_BUFFER_OUT, DS_PASS_EVAL, block, maker->tokens * maker->hidden * maker->act,
             at, next);
         if (block > 0)
-            add_layer(maker, DS_PASS_EVAL, block, at, at);
+            add_layer(maker, DS_PASS_EVAL, ALL, block, at, at);
         at = next;
     }
 }
@@ -208,7 +221,7 @@ static void choose_chunk(struct ds_plan *plan, uint64_t tokens)
     plan->logit_rows = rows < tokens ? rows : tokens;
 }
 
-int ds__plan_memory(struct ds_plan *plan, bool recompute, struct ds_error *err)
+int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
 {
     struct maker maker = {
         .plan = plan,
@@ -229,7 +242,7 @@ int ds__plan_memory(struct ds_plan *plan, bool recompute, struct ds_error *err)
         return ds_fail(err, ENOMEM, "no memory for a plan of %llu layers",
                        (unsigned long long)plan->shape.layers);
     choose_chunk(plan, maker.tokens);
-    add_step(&maker, recompute);
+    add_step(&maker);
     in_step = plan->buffers;
     add_eval(&maker);
     assert(plan->buffers <= most);

@@ -102,7 +102,6 @@ static uint64_t hash_of(const struct ds_plan *plan)
 static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
 {
     const struct ds_job *job = args->job;
-    bool recompute = job->activation.recompute == DS_RECOMPUTE_FULL;
     int rc;
 
     plan->shape = job->model.shape;
@@ -111,9 +110,14 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
     plan->optim_states = ds_optim_states(job);
+    plan->recompute = job->activation.recompute;
+    plan->recompute_layers =
+        job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;
     plan->micro_batch = job->train.micro_batch;
     plan->micro_batches = job->train.global_batch / (job->train.micro_batch * args->world);
     plan->sequence = job->train.sequence;
+    if (plan->recompute == DS_RECOMPUTE_AUTO)
+        return ds_fail(err, EINVAL, "'activation.recompute' auto was not settled");
     if ((rc = check_size(plan, err)) != 0)
         return rc;
     if ((rc = ds__plan_groups(plan, args, err)) != 0)
@@ -121,9 +125,9 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if ((rc = ds__plan_buckets(plan, job, err)) != 0)
         return rc;
     ds__plan_divide(plan);
-    if ((rc = ds__plan_schedule(plan, recompute, err)) != 0)
+    if ((rc = ds__plan_schedule(plan, err)) != 0)
         return rc;
-    if ((rc = ds__plan_memory(plan, recompute, err)) != 0)
+    if ((rc = ds__plan_memory(plan, err)) != 0)
         return rc;
     ds__plan_cost(plan, ds__saves_behind(job));
     ds__plan_share(plan);

@@ -11,6 +11,7 @@
  *   parameters ─► buckets     bucket.c    consecutive blocks, laid end to end, padded so that every
  *                                         rank owns an equal slice of every bucket
  *   buckets ─► who holds what held.c      shards, slices, ranges of tensors
+ *   what is kept              recompute.c what backward passes find, what they compute again
  *   instructions              schedule.c  the step and the evaluation program
  *   buffers ─► offsets        memory.c    activations by lifetime over the instructions
  *   totals                    cost.c      bytes per arena, FLOPs; does it fit
@@ -177,7 +178,9 @@ struct ds_plan {
     unsigned shard, replica;                       /* this rank's place in them */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     enum ds_compute compute;
-    unsigned optim_states; /* lines of MOMENTS */
+    unsigned optim_states;       /* lines of MOMENTS */
+    enum ds_recompute recompute; /* never AUTO */
+    uint64_t recompute_layers;   /* blocks 1 .. recompute_layers do */
     struct ds_plan_param *param;
     size_t params;
     struct ds_bucket *bucket;
@@ -239,6 +242,16 @@ struct ds_held ds_plan_slice_param(const struct ds_plan *plan, enum ds_arena_kin
 struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t count);
 /* Elements of one line of `arena` on this rank. */
 uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena);
+
+/* Does the layer of this block compute something again before its BACKWARD; is `buffer` one of what
+ * it has dropped until then? */
+bool ds_plan_recomputes(const struct ds_plan *plan, uint32_t block);
+bool ds_plan_drops(const struct ds_plan *plan, uint32_t block, enum ds_buffer buffer);
+
+/* Settle activation.recompute auto: the least that lets `ranks` such ranks fit in
+ * `available_bytes`; full where nothing does.  args->job is `job`.  Errors of ds_plan_build(). */
+int ds_plan_settle(struct ds_job *job, const struct ds_plan_args *args, unsigned ranks,
+                   uint64_t available_bytes, struct ds_error *err) DS_NODISCARD;
 
 /* Peak resident size of this rank: all arenas and the peers' pages it touches. */
 uint64_t ds_plan_total_bytes(const struct ds_plan *plan);

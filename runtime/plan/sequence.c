@@ -76,7 +76,7 @@ static void mark_complete(struct ds__sequence *sequence, uint32_t bucket)
 }
 
 static int make_sequence(struct ds_plan *plan, struct ds__sequence *sequence, bool eval,
-                         bool recompute, struct ds_error *err)
+                         struct ds_error *err)
 {
     uint32_t blocks = ds_model_blocks(&plan->shape);
 
@@ -87,7 +87,7 @@ static int make_sequence(struct ds_plan *plan, struct ds__sequence *sequence, bo
     for (uint32_t block = 0; block < blocks; block++)
         add_op(plan, sequence, DS_INSTR_FORWARD, block, false);
     for (uint32_t block = eval ? 0 : blocks; block-- > 0;) {
-        if (recompute && block > 0 && block + 1 < blocks)
+        if (ds_plan_recomputes(plan, block))
             add_op(plan, sequence, DS_INSTR_FORWARD, block, true);
         add_op(plan, sequence, DS_INSTR_BACKWARD, block, false);
     }
@@ -179,13 +179,13 @@ static void place_rooms(struct maker *maker)
     }
 }
 
-int ds__plan_schedule(struct ds_plan *plan, bool recompute, struct ds_error *err)
+int ds__plan_schedule(struct ds_plan *plan, struct ds_error *err)
 {
     struct maker maker = {.plan = plan};
-    int rc = make_sequence(plan, &maker.step, false, recompute, err);
+    int rc = make_sequence(plan, &maker.step, false, err);
 
     if (rc == 0)
-        rc = make_sequence(plan, &maker.eval, true, false, err);
+        rc = make_sequence(plan, &maker.eval, true, err);
     if (rc != 0)
         return rc;
     maker.writer = (struct ds__writer){.plan = plan, .rooms = &maker.rooms};

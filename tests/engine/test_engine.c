@@ -132,6 +132,37 @@ Test(engine, bits_do_not_depend_on_where_or_when_work_is_done)
     }
 }
 
+/* Every way to recompute, in both families, both types, several passes. */
+Test(engine, bits_do_not_depend_on_what_is_kept)
+{
+    static const struct {
+        enum ds_recompute recompute;
+        uint64_t layers;
+    } ways[] = {{DS_RECOMPUTE_SELECTIVE, 0},
+                {DS_RECOMPUTE_SELECTIVE, 1},
+                {DS_RECOMPUTE_FULL, 0},
+                {DS_RECOMPUTE_FULL, 1}};
+
+    for (unsigned i = 0; i < 4; i++) {
+        struct test_run plain = test_reference_run(i % 2, 2, 2);
+
+        plain.job.precision.compute = i < 2 ? DS_COMPUTE_FP32 : DS_COMPUTE_BF16;
+        for (size_t k = 0; k < sizeof(ways) / sizeof(ways[0]); k++) {
+            struct test_run kept = plain, again = plain;
+
+            again.job.activation.recompute = ways[k].recompute;
+            again.job.activation.layers = ways[k].layers;
+            test_run_ok(&kept);
+            test_run_ok(&again);
+            cr_assert_lt(again.plan.arena_bytes[DS_ARENA_ACTIVATIONS],
+                         kept.plan.arena_bytes[DS_ARENA_ACTIVATIONS] + (ways[k].layers == 1));
+            expect_same(&kept, &again, "recompute");
+            test_run_release(&kept);
+            test_run_release(&again);
+        }
+    }
+}
+
 Test(engine, a_stop_request_of_one_rank_reaches_all_in_the_same_step)
 {
     struct test_run run = test_reference_run(0, 2, 4);

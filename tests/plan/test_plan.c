@@ -14,7 +14,8 @@
 struct setting {
     unsigned model, world;
     uint64_t passes, micro_batch, bucket_mb;
-    bool recompute, bf16;
+    enum ds_recompute recompute;
+    bool bf16;
 };
 
 static struct ds_model_shape model(unsigned i)
@@ -33,14 +34,14 @@ static void for_every_plan(void (*check)(const struct ds_plan *plan, const char 
 {
     static const unsigned worlds[] = {1, 2, 3, 4, 7};
 
-    for (unsigned i = 0; i < 5 * 5 * 8; i++) {
+    for (unsigned i = 0; i < 5 * 5 * 12; i++) {
         struct setting set = {.model = i % 5,
                               .world = worlds[i / 5 % 5],
                               .passes = i % 3 + 1,
                               .micro_batch = i % 2 + 1,
                               .bucket_mb = i % 4 == 0 ? 1 : 0,
-                              .recompute = i / 25 % 2,
-                              .bf16 = i / 50 % 2};
+                              .recompute = (enum ds_recompute)(i / 25 % 3),
+                              .bf16 = i / 75 % 2};
         struct ds_model_shape shape = model(set.model);
         struct ds_job job = test_job(shape, set.passes * set.micro_batch * set.world,
                                      set.micro_batch, shape.context > 64 ? 64 : shape.context);
@@ -49,9 +50,10 @@ static void for_every_plan(void (*check)(const struct ds_plan *plan, const char 
         char what[96];
 
         job.zero.bucket_mb = set.bucket_mb;
-        job.activation.recompute = set.recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+        job.activation.recompute = set.recompute;
+        job.activation.layers = set.recompute != DS_RECOMPUTE_NONE ? i % 3 % (shape.layers + 1) : 0;
         job.precision.compute = set.bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
-        (void)snprintf(what, sizeof(what), "model %u world %u passes %u recompute %d bf16 %d",
+        (void)snprintf(what, sizeof(what), "model %u world %u passes %u recompute %u bf16 %d",
                        set.model, set.world, (unsigned)set.passes, set.recompute, set.bf16);
         cr_assert_eq(
             ds_plan_build(

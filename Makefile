@@ -85,8 +85,9 @@ LINK  = $(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(GROUP)
 PROGRAMS := $(B)/bin/dsrun $(B)/libexec/dsrun/dsrun-agent $(B)/libexec/dsrun/dsrun-worker
 programs: $(PROGRAMS)
 
-LIBS_dsrun  := -lyaml -ljansson -lxxhash -lm
-LIBS_agent  :=
+LIBS_dsrun  := -lsodium -lyaml -ljansson -lxxhash -lm
+# Pushed to bare hosts, so what it needs beyond libc is inside it.
+LIBS_agent  := -l:libsodium.a
 LIBS_worker := -ldnnl -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
 
 $(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt cost plan comm job ops base)
@@ -107,7 +108,7 @@ $(PROGRAMS):
 # tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it
 # links in TESTROOMS_<room>.  Every executable file right under tests/e2e/ is a test that prints TAP.
 TEST_ROOMS := base kernels launcher job plan cost comm data ckpt engine cli
-TEST_LIBS  := -lcriterion $(LIBS_worker)
+TEST_LIBS  := -lcriterion $(LIBS_worker) -lsodium
 define test_rule
 TESTBIN_$(1) := $$(patsubst %.c,$$(B)/%,$$(TESTS_$(1)))
 $$(TESTBIN_$(1):=.o): | $(B)/deps-test.ok

@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * agent.c - main of dsrun-agent: frames on stdin and stdout, nothing else.
+ * agent.c - main of dsrun-agent: frames on stdin and stdout, nothing else; as `dsrun-agent slurm`,
+ * started by srun, an invitation on stdin and frames over the connection that it names.
  *
  * The channel is moved away from descriptors 0 and 1, so that nothing that prints can damage it.
  */
@@ -15,6 +16,7 @@
 #include "base/fsio.h"
 #include "base/log.h"
 #include "launcher/agent.h"
+#include "launcher/remote/slurm.h"
 
 enum { FIRST_FD = 32 };
 
@@ -22,13 +24,16 @@ int main(int argc, char **argv)
 {
     char exe_dir[DS_MAX_PATH];
     struct ds_agent_args args = {.exe_dir = exe_dir};
+    struct ds_slurm_join join = {.fd = -1};
     struct ds_error err = {0};
+    bool slurm;
     int null_fd;
 
     ds_log_init("dsrun-agent", DS_LOG_WARNING);
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
         return dprintf(STDOUT_FILENO, "dsrun-agent %s\n", DS_VERSION) < 0;
-    if (argc != 1 || isatty(STDIN_FILENO)) {
+    slurm = argc == 2 && strcmp(argv[1], "slurm") == 0;
+    if ((argc != 1 && !slurm) || isatty(STDIN_FILENO)) {
         ds_log(DS_LOG_ERROR, "this program is started by dsrun, not by hand");
         return DS_EXIT_USAGE;
     }
@@ -43,6 +48,13 @@ int main(int argc, char **argv)
         dup2(null_fd, STDOUT_FILENO) < 0) {
         ds_log(DS_LOG_ERROR, "stdin and stdout must be open");
         return DS_EXIT_USAGE;
+    }
+    if (slurm) {
+        if (ds_slurm_join(&join, args.in_fd, &err) != 0) {
+            ds_log(DS_LOG_ERROR, "%s", err.text);
+            return DS_EXIT_UNAVAILABLE;
+        }
+        args.join = &join;
     }
     return ds_agent_run(&args);
 }

@@ -346,7 +346,7 @@ static int run(struct exec *exec, struct ds_fleet_result *result, struct ds_erro
     struct ds_fleet_args args = {.place = placement->place,
                                  .places = placement->places,
                                  .world = placement->world,
-                                 .transport = &ds_transport_local,
+                                 .transport = exec->place.transport,
                                  .transport_args = {.libexec = exec->libexec, .lease_fd = -1},
                                  .spec = &spec,
                                  .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,

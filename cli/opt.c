@@ -31,7 +31,7 @@ const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 /* clang-format off */
 static const struct ds_choice vias[] = {
     {"auto", DS_VIA_AUTO, false}, {"local", DS_VIA_LOCAL, false}, {"ssh", DS_VIA_SSH, true},
-    {"slurm", DS_VIA_SLURM, true}, {NULL, 0, false}};
+    {"slurm", DS_VIA_SLURM, false}, {NULL, 0, false}};
 static const struct ds_choice colors[] = {
     {"auto", DS_COLOR_AUTO, false}, {"always", DS_COLOR_ALWAYS, false},
     {"never", DS_COLOR_NEVER, false}, {NULL, 0, false}};

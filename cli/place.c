@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include "launcher/cores.h"
+#include "launcher/hosts/slurm_env.h"
+#include "launcher/remote/slurm.h"
 #include "runtime/job.h"
 
 static void own_name(char out[HOST_NAME_MAX + 1])
@@ -29,13 +31,50 @@ static unsigned allowed_cores(cpu_set_t *cores)
     return (unsigned)CPU_COUNT(cores);
 }
 
-/* The hosts named by the user, or this machine. */
+/* Only nodes of the allocation can be used through it. */
+static int check_allocated(const struct ds_roster *roster, const struct ds_slurm_env *env,
+                           struct ds_error *err)
+{
+    struct ds_roster allocated;
+    int rc;
+
+    ds_roster_init(&allocated);
+    rc = ds_slurm_env_parse(&allocated, env, err);
+    for (size_t i = 0; rc == 0 && i < roster->hosts; i++) {
+        const struct ds_host_spec *node = ds_roster_find(&allocated, roster->host[i].name);
+
+        if (node == NULL)
+            rc = ds_fail(err, EINVAL, "host '%s' is not in this Slurm allocation: %.200s",
+                         roster->host[i].name, env->nodelist);
+        else
+            roster->host[i].cpus = node->cpus;
+    }
+    ds_roster_release(&allocated);
+    return rc;
+}
+
+/* The hosts named by the user, those of the allocation, or this machine. */
 static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, const char *hostname,
                       struct ds_error *err)
 {
     const struct ds_host_spec here = {0};
+    struct ds_slurm_env env;
+    bool inside = ds_slurm_env_get(&env);
     size_t count;
+    int rc;
 
+    place->transport = &ds_transport_local;
+    if (cli->via == DS_VIA_SLURM && !inside)
+        return ds_fail(err, ENOTSUP,
+                       "'--via slurm': this is not inside an allocation (SLURM_JOB_ID is not set): "
+                       "use sbatch or salloc");
+    if (cli->via == DS_VIA_SLURM || (cli->via == DS_VIA_AUTO && cli->hostfile == NULL && inside)) {
+        place->transport = &ds_transport_slurm;
+        if (cli->hostfile == NULL)
+            return ds_slurm_env_parse(&place->roster, &env, err);
+        rc = ds_hostfile_load(&place->roster, cli->hostfile, err);
+        return rc != 0 ? rc : check_allocated(&place->roster, &env, err);
+    }
     if (cli->hostfile != NULL)
         return ds_hostfile_load(&place->roster, cli->hostfile, err);
     if (ds_range_count(hostname, &count, NULL) != 0 || count != 1)
@@ -46,9 +85,10 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, cons
 static int check_reachable(const struct ds_cli_place *place, const struct ds_cli *cli,
                            const char *hostname, struct ds_error *err)
 {
-    if (cli->via == DS_VIA_SSH || cli->via == DS_VIA_SLURM)
-        return ds_fail(err, ENOTSUP, "'--via %s' is not supported yet: use local",
-                       cli->via == DS_VIA_SSH ? "ssh" : "slurm");
+    if (place->transport == &ds_transport_slurm)
+        return 0;
+    if (cli->via == DS_VIA_SSH)
+        return ds_fail(err, ENOTSUP, "'--via ssh' is not supported yet: use local");
     for (uint32_t i = 0; i < place->placement.places; i++)
         if (!ds_host_is_here(place->placement.place[i].spec, hostname))
             return ds_fail(err, EHOSTUNREACH,
@@ -61,7 +101,7 @@ static int check_reachable(const struct ds_cli_place *place, const struct ds_cli
 /* Ranks that train share memory on a host, so that a machine is one host to them. */
 static int check_once(const struct ds_cli_place *place, struct ds_error *err)
 {
-    if (place->placement.places > 1)
+    if (place->transport == &ds_transport_local && place->placement.places > 1)
         return ds_fail(err, EINVAL,
                        "hosts '%s' and '%s' are both this machine: name it once and "
                        "give it more slots",
@@ -69,14 +109,28 @@ static int check_once(const struct ds_cli_place *place, struct ds_error *err)
     return 0;
 }
 
-/* Cores that no thread computes on let a rank reduce gradients beside its backward pass. */
-static void share_cores(struct ds_cli_place *place, unsigned threads)
+/* Cores of a host: what Slurm says, else as many as here. */
+static unsigned cores_of(const struct ds_place *host)
 {
     cpu_set_t set;
-    unsigned allowed = allowed_cores(&set), ranks = place->placement.place[0].ranks;
 
-    place->threads = ds_cores_per_rank(allowed, ranks, threads);
-    place->cores = ds_cores_per_rank(allowed, ranks, 0);
+    return host->spec->cpus != 0 ? host->spec->cpus : allowed_cores(&set);
+}
+
+/* Cores that no thread computes on let a rank reduce gradients beside its backward pass.  All ranks
+ * get as many: those of the host with the fewest for each. */
+static void share_cores(struct ds_cli_place *place, unsigned threads)
+{
+    for (uint32_t i = 0; i < place->placement.places; i++) {
+        const struct ds_place *host = &place->placement.place[i];
+        unsigned computing = ds_cores_per_rank(cores_of(host), host->ranks, threads);
+        unsigned cores = ds_cores_per_rank(cores_of(host), host->ranks, 0);
+
+        if (i == 0 || computing < place->threads)
+            place->threads = computing;
+        if (i == 0 || cores < place->cores)
+            place->cores = cores;
+    }
     if (place->cores < place->threads)
         place->cores = place->threads;
 }
@@ -148,11 +202,15 @@ void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out)
         const struct ds_place *host = &place->placement.place[i];
 
         for (uint32_t local = 0; local < host->ranks; local++) {
-            ds_cores_share(&cores, place->cores, local, &mine);
-            ds_cores_text(&mine, text);
-            (void)ds_buf_printf(out, "rank %u  host %s  slot %u  cores %s\n",
-                                host->first_rank + local, host->host,
-                                ds_placement_slot(host, local), text);
+            (void)ds_buf_printf(out, "rank %u  host %s  slot %u  ", host->first_rank + local,
+                                host->host, ds_placement_slot(host, local));
+            if (place->transport == &ds_transport_local) {
+                ds_cores_share(&cores, place->cores, local, &mine);
+                ds_cores_text(&mine, text);
+                (void)ds_buf_printf(out, "cores %s\n", text);
+            } else { /* which ones is for its agent to say */
+                (void)ds_buf_printf(out, "%u cores\n", place->cores);
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
  *
  * place.h - from the command line and the job to a placement: hosts, slots, ranks, cores.
  *
- * Ranks per host: --slots, else the hostfile, else launch.slots, else 1.
+ * Hosts: those of the hostfile, else of the Slurm allocation that this runs in, else this machine.
+ * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else 1.
  *
  * Tests   tests/e2e/processes.py
  */
@@ -17,16 +18,18 @@
 #include "launcher/hosts/roster.h"
 
 struct ds_job;
+struct ds_transport;
 
 struct ds_cli_place {
     struct ds_roster roster;
     struct ds_placement placement;
-    unsigned threads; /* that compute, per rank */
-    unsigned cores;   /* a rank may use: its share of the machine, or `threads` if that is more */
+    const struct ds_transport *transport; /* how the hosts are reached */
+    unsigned threads;                     /* that compute, per rank */
+    unsigned cores; /* a rank may use: its share of the machine, or `threads` if that is more */
 };
 
 /* -EINVAL and -ENOENT as the hostfile says; -EDOM a selection that cannot be; -EHOSTUNREACH a host
- * that is not this machine, -ENOTSUP a way to reach hosts that does not exist yet. */
+ * that is not this machine, -ENOTSUP a way to reach hosts that does not exist here. */
 int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
                  struct ds_error *err) DS_NODISCARD;
 

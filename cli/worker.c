@@ -114,6 +114,8 @@ static int run_job(const struct ds_train_args *started, struct ds_buf *text, int
 
     if (rc != 0)
         return rc;
+    if (args.local_world != args.world)
+        return ds_fail(err, ENOTSUP, "ranks on several hosts cannot train together yet");
     if (chdir(spec.cwd) != 0)
         return ds_fail(err, errno, "cannot enter the working directory '%s': %s", spec.cwd,
                        strerror(errno));

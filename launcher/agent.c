@@ -23,6 +23,8 @@
 #include "launcher/rank.h"
 #include "launcher/reap.h"
 #include "launcher/remote/channel.h"
+#include "launcher/remote/sealed.h"
+#include "launcher/remote/slurm.h"
 #include "launcher/spawn.h"
 #include "launcher/spec.h"
 
@@ -32,6 +34,9 @@ enum { BEAT_MS = 1000 };
 struct agent {
     struct ds_loop loop;
     struct ds_channel up;
+    struct ds_sealed sealed; /* under Slurm: what the channel speaks through */
+    struct ds_watch lease;   /* and stdin, which ends with srun */
+    bool joined;
     const char *exe_dir;
     struct ds_arena arena;
     struct ds_buf spec_bytes;
@@ -72,6 +77,7 @@ static int start_ranks(struct agent *agent, struct ds_error *err)
         rc = ds_spawn_init(&agent->spawn, &agent->spec, agent->exe_dir, err);
     if (rc != 0)
         return rc;
+    agent->spawn.shielded = agent->joined;
     agent->rank = ds_arena_alloc(&agent->arena, agent->spec.ranks, sizeof(*agent->rank));
     agent->order = ds_arena_alloc(&agent->arena, agent->spec.ranks, sizeof(*agent->order));
     if (agent->rank == NULL || agent->order == NULL)
@@ -138,6 +144,8 @@ static void on_signal(struct ds_watch *watch, uint32_t events)
     while (read(watch->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo == SIGCHLD)
             continue; /* every turn reaps */
+        if (agent->joined && agent->kill_ns != 0)
+            continue;
         signal_ranks(agent, agent->kill_ns == 0 ? DS_SIGNAL_STOP : DS_SIGNAL_KILL);
         if (agent->ranks == 0)
             agent->over = true;
@@ -223,13 +231,48 @@ static const struct ds_channel_ops up_ops = {.frame = on_up_frame, .ended = on_u
 
 /* --- the loop --------------------------------------------------------------------------------- */
 
+/* Nothing is said on stdin once the invitation was read. */
+static void on_lease(struct ds_watch *watch, uint32_t events)
+{
+    struct agent *agent = watch->user;
+    char bytes[256];
+    ssize_t n = read(watch->fd, bytes, sizeof(bytes));
+
+    (void)events;
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+        return;
+    ds_loop_remove(&agent->loop, watch);
+    agent->over = true;
+    agent->exit_code = DS_EXIT_UNAVAILABLE;
+}
+
+/* The line to the launcher. */
+static int open_line(struct agent *agent, const struct ds_agent_args *args, struct ds_error *err)
+{
+    struct ds_channel_args up = {.ops = &up_ops,
+                                 .user = agent,
+                                 .in_fd = args->in_fd,
+                                 .out_fd = args->out_fd,
+                                 .banner = true};
+    int rc;
+
+    if (args->join != NULL) {
+        const struct ds_sealed_args sealed = {
+            .fd = args->join->fd, .key = args->join->key, .identity = args->join->node};
+
+        agent->joined = true;
+        rc = ds_sealed_open(&agent->sealed, &agent->loop, &sealed, err);
+        if (rc == 0)
+            rc = ds_loop_add(&agent->loop, &agent->lease, args->in_fd, EPOLLIN, err);
+        if (rc != 0)
+            return rc;
+        up.stream = &agent->sealed.stream;
+    }
+    return ds_channel_open(&agent->up, &agent->loop, &up, err);
+}
+
 static int agent_init(struct agent *agent, const struct ds_agent_args *args, struct ds_error *err)
 {
-    const struct ds_channel_args up = {.ops = &up_ops,
-                                       .user = agent,
-                                       .in_fd = args->in_fd,
-                                       .out_fd = args->out_fd,
-                                       .banner = true};
     sigset_t set;
     int fd, rc;
 
@@ -243,10 +286,11 @@ static int agent_init(struct agent *agent, const struct ds_agent_args *args, str
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGHUP);
+    (void)sigaddset(&set, SIGUSR1);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     rc = ds_loop_init(&agent->loop, err);
     if (rc == 0)
-        rc = ds_channel_open(&agent->up, &agent->loop, &up, err);
+        rc = open_line(agent, args, err);
     if (rc != 0)
         return rc;
     fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -266,7 +310,9 @@ static void agent_release(struct agent *agent)
     ds_loop_remove(&agent->loop, &agent->signals);
     if (fd >= 0)
         (void)close(fd);
+    ds_loop_remove(&agent->loop, &agent->lease);
     ds_channel_release(&agent->up);
+    ds_sealed_close(&agent->sealed);
     ds_loop_release(&agent->loop);
     ds_spawn_release(&agent->spawn);
     ds_buf_release(&agent->spec_bytes);
@@ -310,6 +356,7 @@ int ds_agent_run(const struct ds_agent_args *args)
     struct agent agent = {.loop = {.epoll_fd = -1},
                           .exe_dir = args->exe_dir,
                           .up = {.in_fd = -1, .out_fd = -1},
+                          .lease = {.fd = -1, .ready = on_lease, .user = &agent},
                           .signals = {.fd = -1, .ready = on_signal, .user = &agent}};
     struct ds_error err = {0};
     int rc = agent_init(&agent, args, &err);

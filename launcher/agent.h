@@ -10,16 +10,22 @@
  * A rank's EXIT follows the last byte it wrote; ranks are reported in the order of their deaths.
  * The number of the rank in a frame is set here, never taken from the rank.
  *
- * SIGTERM, SIGINT and SIGHUP to the agent are a stop request: ranks get SIGNAL(STOP), after the
- * grace of the SPEC, or at a second signal, SIGKILL.
+ * SIGTERM, SIGINT, SIGHUP and SIGUSR1 to the agent are a stop request: ranks get SIGNAL(STOP),
+ * after the grace of the SPEC, or at a second signal, SIGKILL.  Under Slurm a second signal is the
+ * first one told twice (by slurmd and by srun): only time kills.
  *
  * Tests   tests/e2e/processes.py
  */
 #ifndef DS_LAUNCHER_AGENT_H
 #define DS_LAUNCHER_AGENT_H
 
+struct ds_slurm_join;
+
 struct ds_agent_args {
-    int in_fd, out_fd;   /* the channel; taken */
+    int in_fd, out_fd; /* the channel; taken */
+    /* (optional) The channel is this connection instead; then in_fd is only the lease, and out_fd
+     * is not used.  Its socket is taken. */
+    const struct ds_slurm_join *join;
     const char *exe_dir; /* where dsrun-worker lies */
 };
 

@@ -191,12 +191,16 @@ static _Noreturn void child_fail(const struct child *child)
     _exit(code == ENOENT ? 127 : 126); /* as shells do */
 }
 
-static void child_signals(void)
+static void child_signals(const struct ds_spawn *spawn)
 {
     sigset_t none;
 
     for (int sig = 1; sig < NSIG; sig++)
         (void)signal(sig, SIG_DFL); /* fails for KILL and STOP, rightly */
+    if (spawn->shielded)
+        (void)signal(SIGUSR1, SIG_IGN);
+    if (spawn->shielded && spawn->spec->link)
+        (void)signal(SIGTERM, SIG_IGN);
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -207,7 +211,7 @@ static _Noreturn void child_main(const struct child *child)
     const struct ds_spec *spec = spawn->spec;
 
     (void)setpgid(0, 0);
-    child_signals();
+    child_signals(spawn);
     if (prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) != 0)
         child_fail(child);
     if (getppid() != child->parent) /* it died before the line above */

@@ -8,6 +8,10 @@
  * link at DS_SPAWN_LINK_FD and the shared memory at DS_SPAWN_SHM_FD; every other descriptor is
  * closed by exec.  It leads its own process group, runs on its own cores and dies with its parent.
  *
+ * slurmd signals every process of a step.  A shielded rank ignores USR1, and one with a link TERM
+ * too: its agent gets the same signal and tells it to stop, so that all ranks save at the same
+ * step.
+ *
  * Tests   tests/launcher/test_spawn.c
  */
 #ifndef DS_LAUNCHER_SPAWN_H
@@ -30,6 +34,7 @@ struct ds_spawn {
     char program[DS_MAX_PATH], cwd[DS_MAX_PATH];
     struct ds_error problem; /* why no rank can be started here; code 0: none */
     bool no_program;         /* and that is because there is no such program */
+    bool shielded;           /* Slurm's signals to the job are for the agent, not for ranks */
     int shm_fd, null_fd;     /* owned */
     cpu_set_t allowed;
     unsigned threads;    /* cores per rank */

@@ -5,7 +5,7 @@
 
 LINT := check-deps check-headers check-docs tidy format-check lint-sh lint-c warnings
 C_FILES  = $(shell git ls-files '*.c' '*.h')
-SH_FILES = $(shell git ls-files | xargs grep -lE '^\#!/(bin/sh|usr/bin/env bash|bin/bash)' 2>/dev/null)
+SH_FILES = $(shell git ls-files ':!man/*' | xargs grep -lE '^\#!/(bin/sh|usr/bin/env bash|bin/bash)' 2>/dev/null)
 PY_FILES = $(shell git ls-files | xargs grep -lE '^\#!/usr/bin/env python3' 2>/dev/null)
 
 lint: $(LINT) hardening-check ## every static check of the project

@@ -396,6 +396,7 @@ int ds_fleet_init(struct ds_fleet *fleet, struct ds_error *err)
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGHUP);
+    (void)sigaddset(&set, SIGUSR1); /* a batch system's word that time is running out */
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     rc = ds_loop_init(&fleet->loop, err);
     if (rc != 0)

@@ -382,14 +382,17 @@ static enum word book_deadline(struct ds_supervise *super, uint64_t now_ns)
     return W_LATE;
 }
 
-/* timeout(1), batch systems and terminals may signal a process and its group: that is one stop. */
+/* timeout(1), batch systems and terminals may signal a process and its group: that is one stop.
+ * So is the first signal here after ranks have begun to stop by themselves: theirs was told to
+ * them first. */
 static enum word book_stop(struct ds_supervise *super, int signal_number, uint64_t now_ns)
 {
-    bool echo = super->stop_ns != 0 && now_ns < super->stop_ns + DS_STOP_ECHO_NS;
+    bool echo = super->stop_ns == 0 ? super->job == DS_JOB_STOPPING
+                                    : now_ns < super->stop_ns + DS_STOP_ECHO_NS;
 
     if (super->stop_signal == 0)
         super->stop_signal = signal_number;
-    super->stop_ns = echo ? super->stop_ns : now_ns;
+    super->stop_ns = echo && super->stop_ns != 0 ? super->stop_ns : now_ns;
     return echo ? W_NONE : W_STOP;
 }
 

@@ -19,3 +19,5 @@ FUZZ += slurm_env
 FUZZROOMS_slurm_env := launcher base
 FUZZ += envfile
 FUZZROOMS_envfile := cli launcher job base
+FUZZ += seal
+FUZZROOMS_seal := launcher base

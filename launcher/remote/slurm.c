@@ -1,0 +1,555 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * slurm.c - the launcher's half of slurm.h.
+ *
+ * A connection is nobody's until it has proved the key and named a node that is still waited for;
+ * one that does neither within PROOF_NS is dropped, and only so many may be undecided at a time.
+ * What is dead is freed in tick(), between turns of the loop.
+ */
+#include "launcher/remote/slurm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fsio.h"
+#include "launcher/hosts/hostlist.h"
+#include "launcher/remote/sealed.h"
+
+#define PROOF_NS UINT64_C(10000000000)
+
+enum { SPARE_LINKS = 64, TAIL_BYTES = 2048, PATIENCE_MS = 1000, STRAGGLE_MS = 3000 };
+
+struct link { /* one accepted connection */
+    struct ds_sealed sealed;
+    struct slurm *slurm;
+    struct ds_remote *remote; /* NULL: not decided yet */
+    uint64_t proof_ns;        /* when it must be */
+    bool dead;
+    struct link *next;
+};
+
+struct slurm {
+    struct ds_starter base;
+    struct ds_remote *waiting; /* neither up nor down */
+    size_t remotes, links;
+    struct link *link;
+    struct ds_watch listener, output; /* of srun: its stdout and stderr */
+    pid_t pid;                        /* of srun; 0: none */
+    int stdin_fd;                     /* of srun: our end; -1: none */
+    uint8_t key[DS_SEAL_KEY_BYTES];
+    char tail[TAIL_BYTES]; /* what srun said last */
+    size_t tail_len;
+    bool begun, srun_ended;
+};
+
+/* --- srun's arguments ------------------------------------------------------------------------- */
+
+int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts, const char *agent,
+                  const char *const **argv, struct ds_error *err)
+{
+    struct ds_buf list;
+    const char **out = ds_arena_alloc(arena, 16, sizeof(*out));
+    size_t n = 0;
+    int rc;
+
+    ds_buf_init(&list, DS_MAX_HOSTS * (DS_MAX_HOST_NAME + 1));
+    rc = ds_hostlist_print(host, hosts, &list);
+    if (out != NULL && rc == 0) {
+        out[n++] = "srun";
+        out[n++] = ds_arena_printf(arena, "--nodes=%zu", hosts);
+        out[n++] = ds_arena_printf(arena, "--ntasks=%zu", hosts);
+        out[n++] = "--ntasks-per-node=1";
+        out[n++] = ds_arena_printf(arena, "--nodelist=%s", ds_buf_text(&list));
+        out[n++] = "-K0";             /* who dies is for dsrun to say */
+        out[n++] = "--wait=0";        /* and when */
+        out[n++] = "--overlap";       /* beside the step that dsrun itself may be in */
+        out[n++] = "--cpu-bind=none"; /* ranks are bound by their agent */
+        out[n++] = "--mpi=none";
+        out[n++] = "--export=ALL";
+        out[n++] = "--input=all";
+        out[n++] = agent;
+        out[n++] = "slurm";
+        for (size_t i = 0; i < n; i++)
+            rc = out[i] == NULL ? -ENOMEM : rc;
+    }
+    ds_buf_release(&list);
+    if (out == NULL || rc != 0)
+        return ds_fail(err, ENOMEM, "no memory for the arguments of srun");
+    *argv = out;
+    return 0;
+}
+
+/* Variables of the job that srun would take for options of this step. */
+static bool is_geometry(const char *variable)
+{
+    static const char *const names[] = {
+        "SLURM_CPUS_PER_TASK",  "SRUN_CPUS_PER_TASK",    "SLURM_GPUS_PER_TASK",
+        "SLURM_NTASKS_PER_GPU", "SLURM_TRES_PER_TASK",   "SLURM_EXACT",
+        "SLURM_DISTRIBUTION",   "SLURM_LABELIO",         "SLURM_UNBUFFEREDIO",
+        "SLURM_MULTI_PROG",     "SLURM_NTASKS_PER_CORE", "SLURM_NTASKS_PER_SOCKET",
+    };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        size_t len = strlen(names[i]);
+
+        if (strncmp(variable, names[i], len) == 0 && variable[len] == '=')
+            return true;
+    }
+    return false;
+}
+
+/* The environment without those; strings borrowed. */
+static char **step_environment(struct ds_arena *arena)
+{
+    size_t n = 0, kept = 0;
+    char **out;
+
+    while (environ[n] != NULL)
+        n++;
+    out = ds_arena_alloc(arena, n + 1, sizeof(*out));
+    for (size_t i = 0; out != NULL && i < n; i++)
+        if (!is_geometry(environ[i]))
+            out[kept++] = environ[i];
+    return out;
+}
+
+/* --- connections ------------------------------------------------------------------------------ */
+
+static void forget_waiting(struct slurm *slurm, const struct ds_remote *remote)
+{
+    struct ds_remote **at = &slurm->waiting;
+
+    while (*at != NULL && *at != remote)
+        at = &(*at)->next;
+    if (*at != NULL)
+        *at = remote->next;
+}
+
+/* The peer has the key: which node is it? */
+static void on_opened(struct ds_sealed *sealed)
+{
+    struct link *link = sealed->user;
+    struct slurm *slurm = link->slurm;
+    struct ds_remote *remote = slurm->waiting;
+
+    while (remote != NULL && strcmp(remote->host->name, sealed->seal.identity) != 0)
+        remote = remote->next;
+    if (remote == NULL) { /* not of this job, or it is connected already */
+        link->dead = true;
+        return;
+    }
+    forget_waiting(slurm, remote);
+    link->remote = remote;
+    remote->state = link;
+    remote->stream = &sealed->stream;
+    slurm->base.args.ops->up(remote);
+}
+
+static void on_failed(struct ds_sealed *sealed)
+{
+    struct link *link = sealed->user;
+
+    link->dead = true;
+}
+
+static void on_connection(struct ds_watch *watch, uint32_t events)
+{
+    struct slurm *slurm = watch->user;
+    int fd, on = 1;
+
+    (void)events;
+    while ((fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0) {
+        struct link *link =
+            slurm->links < slurm->remotes + SPARE_LINKS ? calloc(1, sizeof(*link)) : NULL;
+        const struct ds_sealed_args args = {
+            .fd = fd, .key = slurm->key, .opened = on_opened, .failed = on_failed, .user = link};
+
+        if (link == NULL) {
+            (void)close(fd);
+            continue;
+        }
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        if (ds_sealed_open(&link->sealed, slurm->base.args.loop, &args, NULL) != 0) {
+            free(link);
+            continue;
+        }
+        link->slurm = slurm;
+        link->proof_ns = ds_clock_mono_ns() + PROOF_NS;
+        link->next = slurm->link;
+        slurm->link = link;
+        slurm->links++;
+    }
+}
+
+static void free_link(struct slurm *slurm, struct link **at)
+{
+    struct link *link = *at;
+
+    *at = link->next;
+    slurm->links--;
+    ds_sealed_close(&link->sealed);
+    free(link);
+}
+
+/* Drop what is dead or too slow.  Returns when the next undecided one will be. */
+static uint64_t sweep(struct slurm *slurm, uint64_t now_ns)
+{
+    uint64_t due_ns = 0;
+
+    for (struct link **at = &slurm->link; *at != NULL;) {
+        struct link *link = *at;
+
+        if (link->dead || (link->remote == NULL && now_ns >= link->proof_ns)) {
+            free_link(slurm, at);
+            continue;
+        }
+        if (link->remote == NULL && (due_ns == 0 || link->proof_ns < due_ns))
+            due_ns = link->proof_ns;
+        at = &link->next;
+    }
+    return due_ns;
+}
+
+static int start_listening(struct slurm *slurm, unsigned *port, struct ds_error *err)
+{
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT};
+    struct sockaddr_in four = {.sin_family = AF_INET};
+    struct sockaddr_storage bound = {0};
+    socklen_t len = sizeof(bound);
+    int off = 0, type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    int fd = socket(AF_INET6, type, 0);
+
+    if (fd < 0 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) != 0 ||
+        bind(fd, (struct sockaddr *)&six, sizeof(six)) != 0) {
+        if (fd >= 0)
+            (void)close(fd);
+        fd = socket(AF_INET, type, 0);
+        if (fd < 0 || bind(fd, (struct sockaddr *)&four, sizeof(four)) != 0) {
+            int code = errno;
+
+            if (fd >= 0)
+                (void)close(fd);
+            return ds_fail(err, code, "cannot listen for agents: %s", strerror(code));
+        }
+    }
+    if (listen(fd, SOMAXCONN) != 0 || getsockname(fd, (struct sockaddr *)&bound, &len) != 0 ||
+        ds_loop_add(slurm->base.args.loop, &slurm->listener, fd, EPOLLIN, err) != 0) {
+        (void)close(fd);
+        return ds_fail(err, EIO, "cannot listen for agents");
+    }
+    *port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
+                                              : ((struct sockaddr_in *)&bound)->sin_port);
+    return 0;
+}
+
+/* --- srun ------------------------------------------------------------------------------------- */
+
+static void on_output(struct ds_watch *watch, uint32_t events)
+{
+    struct slurm *slurm = watch->user;
+    char bytes[TAIL_BYTES / 2];
+    ssize_t n = read(watch->fd, bytes, sizeof(bytes));
+
+    (void)events;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        int fd = watch->fd;
+
+        ds_loop_remove(slurm->base.args.loop, watch);
+        (void)close(fd);
+        slurm->srun_ended = true;
+        return;
+    }
+    if (slurm->tail_len + (size_t)n > TAIL_BYTES - 1) {
+        memmove(slurm->tail, slurm->tail + TAIL_BYTES / 2, TAIL_BYTES / 2);
+        slurm->tail_len = slurm->tail_len > TAIL_BYTES / 2 ? slurm->tail_len - TAIL_BYTES / 2 : 0;
+    }
+    memcpy(slurm->tail + slurm->tail_len, bytes, (size_t)n);
+    slurm->tail_len += (size_t)n;
+    slurm->tail[slurm->tail_len] = '\0';
+}
+
+/* In what srun said last, the first error that is a reason and not only the end of a task; else the
+ * first error, else the first line.  Without its newline. */
+static void complaint(const struct slurm *slurm, char *out, size_t size)
+{
+    static const char mark[] = "error: ";
+    const char *found = NULL;
+
+    for (const char *at = slurm->tail; (at = strstr(at, mark)) != NULL;) {
+        const char *text = at + strlen(mark), *task = strstr(text, ": task ");
+        size_t len = strcspn(text, "\n");
+
+        found = found == NULL ? text : found;
+        at = text + len;
+        if (task == NULL || task > at) {
+            found = text;
+            break;
+        }
+    }
+    if (found == NULL)
+        found = slurm->tail;
+    (void)snprintf(out, size, "%.*s", (int)strcspn(found, "\n"), found);
+    for (char *c = out; *c != '\0'; c++)
+        if ((unsigned char)*c < ' ' || *c == 127)
+            *c = '?';
+}
+
+static int spawn_srun(struct slurm *slurm, const char *const *argv, char **env, const int in[2],
+                      const int out[2], struct ds_error *err)
+{
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t attr;
+    sigset_t set;
+    int rc;
+
+    (void)posix_spawn_file_actions_init(&files);
+    (void)posix_spawnattr_init(&attr);
+    rc = posix_spawn_file_actions_adddup2(&files, in[0], STDIN_FILENO);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(&files, out[1], STDOUT_FILENO);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(&files, out[1], STDERR_FILENO);
+    (void)sigemptyset(&set);
+    (void)posix_spawnattr_setsigmask(&attr, &set);
+    (void)sigfillset(&set);
+    (void)posix_spawnattr_setsigdefault(&attr, &set);
+    (void)posix_spawnattr_setflags(/* the terminal's signals are for dsrun */
+                                   &attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
+                                                  POSIX_SPAWN_SETSIGDEF));
+    if (rc == 0)
+        rc = posix_spawnp(&slurm->pid, "srun", &files, &attr, (char *const *)(uintptr_t)argv, env);
+    (void)posix_spawnattr_destroy(&attr);
+    (void)posix_spawn_file_actions_destroy(&files);
+    if (rc != 0)
+        slurm->pid = 0;
+    return rc == 0 ? 0 : ds_fail(err, rc, "cannot start 'srun': %s", strerror(rc));
+}
+
+static int start_srun(struct slurm *slurm, const char *const *argv, char **env, unsigned port,
+                      struct ds_error *err)
+{
+    struct ds_invitation invitation = {.port = port};
+    char line[DS_INVITATION_BYTES];
+    int in[2] = {-1, -1}, out[2] = {-1, -1}, rc;
+
+    if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0)
+        rc = ds_fail(err, errno, "cannot create a pipe: %s", strerror(errno));
+    else
+        rc = spawn_srun(slurm, argv, env, in, out, err);
+    if (in[0] >= 0)
+        (void)close(in[0]);
+    if (out[1] >= 0)
+        (void)close(out[1]);
+    slurm->stdin_fd = in[1];
+    if (rc == 0 && fcntl(out[0], F_SETFL, O_NONBLOCK) < 0)
+        rc = ds_fail(err, errno, "a pipe: %s", strerror(errno));
+    if (rc == 0)
+        rc = ds_loop_add(slurm->base.args.loop, &slurm->output, out[0], EPOLLIN, err);
+    if (rc != 0 && out[0] >= 0)
+        (void)close(out[0]);
+    if (rc != 0)
+        return rc;
+    memcpy(invitation.key, slurm->key, sizeof(slurm->key));
+    ds_invitation_write(&invitation, line);
+    rc = ds_fs_write_all(slurm->stdin_fd, line, strlen(line), err); /* fits into the pipe */
+    sodium_memzero(line, sizeof(line));
+    sodium_memzero(&invitation, sizeof(invitation));
+    return rc;
+}
+
+/* The step: a key, a listener, and srun for all hosts that were booked. */
+static int begin(struct slurm *slurm, struct ds_error *err)
+{
+    char agent[DS_MAX_PATH];
+    const char *const *argv = NULL;
+    const char **host;
+    struct ds_arena arena;
+    unsigned port = 0;
+    size_t n = 0;
+    int rc = sodium_init() < 0 ? ds_fail(err, EIO, "libsodium cannot be used here") : 0;
+
+    ds_arena_init(&arena);
+    if (rc == 0)
+        rc = ds_path_join(agent, slurm->base.args.libexec, "dsrun-agent", err);
+    host = ds_arena_alloc(&arena, slurm->remotes, sizeof(*host));
+    if (rc == 0 && host == NULL)
+        rc = ds_fail(err, ENOMEM, "no memory for %zu hosts", slurm->remotes);
+    for (struct ds_remote *remote = slurm->waiting; rc == 0 && remote != NULL;
+         remote = remote->next)
+        host[n++] = remote->host->name;
+    if (rc == 0)
+        rc = ds_slurm_argv(&arena, host, n, agent, &argv, err);
+    if (rc == 0)
+        rc = start_listening(slurm, &port, err);
+    if (rc == 0) {
+        char **env = step_environment(&arena);
+
+        randombytes_buf(slurm->key, sizeof(slurm->key));
+        rc = env == NULL ? ds_fail(err, ENOMEM, "no memory for an environment")
+                         : start_srun(slurm, argv, env, port, err);
+    }
+    ds_arena_release(&arena);
+    return rc;
+}
+
+/* --- the transport ---------------------------------------------------------------------------- */
+
+static int slurm_open(struct ds_starter **starter, const struct ds_transport_args *args,
+                      struct ds_error *err)
+{
+    struct slurm *slurm = calloc(1, sizeof(*slurm));
+
+    if (slurm == NULL)
+        return ds_fail(err, ENOMEM, "no memory to start agents");
+    slurm->base = (struct ds_starter){.transport = &ds_transport_slurm, .args = *args};
+    slurm->listener = (struct ds_watch){.fd = -1, .ready = on_connection, .user = slurm};
+    slurm->output = (struct ds_watch){.fd = -1, .ready = on_output, .user = slurm};
+    slurm->stdin_fd = -1;
+    *starter = &slurm->base;
+    return 0;
+}
+
+static int slurm_start(struct ds_starter *starter, struct ds_remote *remote, struct ds_error *err)
+{
+    struct slurm *slurm = (struct slurm *)starter;
+
+    (void)err;
+    remote->next = slurm->waiting;
+    slurm->waiting = remote;
+    slurm->remotes++;
+    return 0;
+}
+
+static void all_down(struct slurm *slurm, int rc, const struct ds_error *err)
+{
+    while (slurm->waiting != NULL) {
+        struct ds_remote *remote = slurm->waiting;
+
+        slurm->waiting = remote->next;
+        slurm->base.args.ops->down(remote, rc, err);
+    }
+}
+
+static uint64_t slurm_tick(struct ds_starter *starter, uint64_t now_ns)
+{
+    struct slurm *slurm = (struct slurm *)starter;
+    uint64_t start_ns = starter->args.start_ns;
+    uint64_t due_ns;
+    struct ds_error err = {0};
+    char said[512];
+    int rc = 0;
+
+    if (!slurm->begun) {
+        slurm->begun = true;
+        rc = begin(slurm, &err);
+        if (rc != 0)
+            all_down(slurm, rc, &err);
+    }
+    due_ns = sweep(slurm, now_ns);
+    if (slurm->waiting == NULL)
+        return due_ns;
+    complaint(slurm, said, sizeof(said));
+    if (slurm->srun_ended) {
+        rc = ds_fail(&err, EHOSTUNREACH, "srun could not start its agent%s%s",
+                     said[0] == '\0' ? "" : ": ", said);
+        all_down(slurm, rc, &err);
+    } else if (start_ns != 0 && now_ns >= start_ns) {
+        rc = ds_fail(&err, EHOSTUNREACH, "its agent did not connect in time%s%s",
+                     said[0] == '\0' ? "" : "; srun says: ", said);
+        all_down(slurm, rc, &err);
+    }
+    if (slurm->waiting != NULL && start_ns != 0 && (due_ns == 0 || start_ns < due_ns))
+        due_ns = start_ns;
+    return due_ns;
+}
+
+/* The agent ends with its connection; that all have ended is awaited in close(), with srun. */
+static void slurm_finish(struct ds_starter *starter, struct ds_remote *remote, bool force)
+{
+    struct slurm *slurm = (struct slurm *)starter;
+
+    (void)force;
+    forget_waiting(slurm, remote);
+    for (struct link **at = &slurm->link; *at != NULL; at = &(*at)->next)
+        if ((*at)->remote == remote) {
+            free_link(slurm, at);
+            break;
+        }
+    remote->state = NULL;
+    remote->stream = NULL;
+}
+
+/* Did `pid` end within the time? */
+static bool ends_within(pid_t pid, int ms)
+{
+    struct pollfd poll_fd = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    int n;
+
+    if (poll_fd.fd < 0)
+        return false;
+    do
+        n = poll(&poll_fd, 1, ms);
+    while (n < 0 && errno == EINTR);
+    (void)close(poll_fd.fd);
+    return n > 0;
+}
+
+/* srun ends when its tasks have; at the end of its stdin they do. */
+static void end_srun(struct slurm *slurm)
+{
+    if (slurm->stdin_fd >= 0)
+        (void)close(slurm->stdin_fd);
+    if (slurm->pid <= 0)
+        return;
+    if (!ends_within(slurm->pid, STRAGGLE_MS)) {
+        (void)kill(slurm->pid, SIGTERM);
+        if (!ends_within(slurm->pid, PATIENCE_MS))
+            (void)kill(slurm->pid, SIGKILL);
+    }
+    while (waitpid(slurm->pid, NULL, 0) < 0 && errno == EINTR)
+        continue;
+}
+
+static void slurm_close(struct ds_starter *starter)
+{
+    struct slurm *slurm = (struct slurm *)starter;
+    int fd;
+
+    if (slurm == NULL)
+        return;
+    while (slurm->link != NULL)
+        free_link(slurm, &slurm->link);
+    fd = slurm->listener.fd;
+    ds_loop_remove(starter->args.loop, &slurm->listener);
+    if (fd >= 0)
+        (void)close(fd);
+    end_srun(slurm);
+    fd = slurm->output.fd;
+    ds_loop_remove(starter->args.loop, &slurm->output);
+    if (fd >= 0)
+        (void)close(fd);
+    sodium_memzero(slurm->key, sizeof(slurm->key));
+    free(slurm);
+}
+
+const struct ds_transport ds_transport_slurm = {.name = "slurm",
+                                                .open = slurm_open,
+                                                .start = slurm_start,
+                                                .tick = slurm_tick,
+                                                .finish = slurm_finish,
+                                                .close = slurm_close};

@@ -1,0 +1,59 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * slurm.h - the transport inside a Slurm allocation: one srun step with one agent on each node.
+ *
+ *     dsrun ── argv ──► srun ─► slurmd ─► dsrun-agent slurm        on every node
+ *       │  └─ stdin: the invitation (port, key); open as long as dsrun lives
+ *       └◄════ sealed TCP (sealed.h), one connection for each agent ════┘
+ *
+ * srun only starts agents.  What they say goes over a connection that each opens to the address
+ * from which srun came (SLURM_LAUNCH_NODE_IPADDR). The key is made for the step and travels
+ * through srun's stdin: never in an argument or a variable. An agent ends when its connection or
+ * its stdin ends, so nothing outlives dsrun or srun.
+ *
+ * dsrun decides who dies and which code is returned: -K0.  Nothing of srun's geometry is inherited
+ * from the job, so that an agent finds all cores and devices that the job has on its node.
+ *
+ * Tests   tests/launcher/test_slurm.c, tests/e2e/slurm.py
+ */
+#ifndef DS_LAUNCHER_REMOTE_SLURM_H
+#define DS_LAUNCHER_REMOTE_SLURM_H
+
+#include <stddef.h>
+
+#include "base/arena.h"
+#include "base/error.h"
+#include "launcher/hosts/roster.h"
+#include "launcher/remote/seal.h"
+#include "launcher/remote/transport.h"
+
+extern const struct ds_transport ds_transport_slurm;
+
+/* The argument vector of srun for these hosts, NULL at its end; in `arena`.  Pure. */
+int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts, const char *agent,
+                  const char *const **argv, struct ds_error *err) DS_NODISCARD;
+
+/* What an agent reads from its stdin, one line:  "dsrun-join 1 PORT KEY\n", the key in hex. */
+enum { DS_INVITATION_BYTES = 128 };
+struct ds_invitation {
+    unsigned port;
+    uint8_t key[DS_SEAL_KEY_BYTES];
+};
+void ds_invitation_write(const struct ds_invitation *invitation, char out[DS_INVITATION_BYTES]);
+/* `line` without its newline.  -EPROTO. */
+int ds_invitation_read(struct ds_invitation *invitation, const char *line, struct ds_error *err)
+    DS_NODISCARD;
+
+/* An agent's way to its launcher. */
+struct ds_slurm_join {
+    int fd; /* a socket that is connecting; the caller's */
+    uint8_t key[DS_SEAL_KEY_BYTES];
+    const char *node; /* from the environment */
+};
+
+/* Read the invitation from `in_fd`, which blocks, and begin to connect.  -EPROTO: what was read or
+ * the environment is not as srun of a dsrun leaves it. */
+int ds_slurm_join(struct ds_slurm_join *join, int in_fd, struct ds_error *err) DS_NODISCARD;
+
+#endif

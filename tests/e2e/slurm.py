@@ -1,0 +1,347 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""slurm - dsrun inside the allocations of a real Slurm: run, fail, cancel, time limit, signals, requeue,
+two jobs at once, unequal nodes, strangers at the door; and what srun itself would have returned.
+
+The ranks are fake_worker.c (see processes.py) but where training is meant.
+"""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import beds
+import harness as h
+
+beds.require("slurm")
+FAKE = h.BUILD / "tests" / "e2e" / "fake_worker"
+AGENT = h.BUILD / "libexec" / "dsrun" / "dsrun-agent"
+CPUS = "4 2 8 4"
+LIMIT = 60  # seconds for anything to happen; nothing takes nearly as long
+_runs = 0
+
+
+def libexec(name, *files):
+    folder = h.work() / name
+    folder.mkdir()
+    for source, target in files:
+        shutil.copy(source, folder / target)
+    return folder
+
+
+LIBEXEC = libexec("libexec", (AGENT, "dsrun-agent"), (FAKE, "dsrun-worker"))
+EMPTY = libexec("empty")
+JOB = h.write_job(steps=10, batch=12)
+
+
+def until(what, seconds=LIMIT):
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.05)
+    return what()
+
+
+class Run:
+    """One dsrun, in its own run directory."""
+
+    def __init__(self, bed, *options, job=JOB, **fake):
+        global _runs
+        _runs += 1
+        self.bed, self.dir = bed, h.work() / f"run-{_runs}"
+        self.env = {"DSRUN_LIBEXEC": str(LIBEXEC), **fake}
+        self.args = [h.DSRUN, "--run-dir", self.dir, *options, job]
+
+    def salloc(self, *options, timeout=LIMIT):
+        return self.bed.run("salloc", "-Q", *options, *self.args, timeout=timeout, **self.env)
+
+    def start(self, *options):
+        """In the background; the Popen is salloc's, .pid() is dsrun's."""
+        self.popen = self.bed.start("salloc", "-Q", *options, *self.args, stderr=subprocess.PIPE, **self.env)
+        return self
+
+    def pid(self):
+        return next(p for p, line in h.processes().items() if line.startswith(h.DSRUN) and str(self.dir) in line)
+
+    def batch(self, *options, before="", after="echo $? >$CODE"):
+        """As a batch script, which writes dsrun's exit code to .code; returns the job's number."""
+        self.code = self.dir.with_suffix(".code")
+        script = self.dir.with_suffix(".sh")
+        words = " ".join(map(str, self.args))
+        exports = "".join(f"export {name}='{value}'\n" for name, value in {**self.env, "CODE": self.code}.items())
+        script.write_text(f"#!/bin/sh\n{exports}{before} {words}\n{after}\n")
+        done = self.bed.run("sbatch", "--parsable", "-o", self.dir.with_suffix(".out"), *options, script)
+        self.job = done.stdout.strip()
+        return self
+
+    def events(self):
+        path = self.dir / "events.jsonl"
+        return path.read_text() if path.exists() else ""
+
+    def started(self):
+        return until(lambda: '"event":"started"' in self.events())
+
+    def exit_code(self):
+        """What dsrun recorded as its own end."""
+        until(lambda: '"event":"exit"' in self.events())
+        found = re.findall(r'"event":"exit".*"code":(\d+)', self.events())
+        return int(found[-1]) if found else None
+
+    def log(self, rank):
+        path = self.dir / "logs" / f"rank-{rank:05}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def output(self):
+        return self.dir.with_suffix(".out").read_text(errors="replace")
+
+
+def nothing_left(bed, name, nodes=("node1", "node2", "node3")):
+    """No process of a job on these hosts (the job with a time limit is on node4), no shared memory."""
+    def left():
+        return [(node, list(bed.processes(node).values()) + bed.on(node, "ls", "-A", "/dev/shm").stdout.split())
+                for node in nodes]
+    until(lambda: not any(found for _, found in left()), 10)
+    found = [(node, what) for node, what in left() if what]
+    h.ok(not found, f"{name}: nothing is left on any host", found)
+
+
+def dry_run(bed):
+    run = Run(bed, "--dry-run")
+    done = run.salloc("-N3", "-n6")
+    lines = done.stdout.splitlines()
+    ranks = [line.split()[3] for line in lines if line.startswith("rank ")]
+    h.ok(lines[-1:] and re.fullmatch(
+        r"srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --nodelist=node\[1-3\] -K0 --wait=0 --overlap "
+        r"--cpu-bind=none --mpi=none --export=ALL --input=all \S+/dsrun-agent slurm", lines[-1]),
+        "--dry-run prints what srun gets", done.stdout + done.stderr)
+    counts = bed.run("salloc", "-Q", "-N3", "-n6", "printenv", "SLURM_TASKS_PER_NODE").stdout.strip()
+    h.ok(counts == ",".join(str(ranks.count(n)) for n in ("node1", "node2", "node3")) or "(x" in counts,
+         "ranks are placed as Slurm says", f"{counts}\n{ranks}")
+    outside = bed.run(h.DSRUN, "--via", "slurm", JOB)
+    h.ok(outside.returncode == 2 and "not inside an allocation" in outside.stderr,
+         "--via slurm outside of an allocation", f"{outside.returncode} {outside.stderr}")
+    hostfile = h.work() / "subset"
+    hostfile.write_text("node2 slots=2\n")
+    done = Run(bed, "--via", "slurm", "-H", hostfile, FAKE="env:SLURMD_NODENAME").salloc("-N3")
+    h.ok(done.returncode == 0 and "[node2 0] node2" in done.stdout, "a hostfile may name some of the nodes",
+         done.stdout + done.stderr)
+    hostfile.write_text("node4 slots=2\n")
+    done = Run(bed, "--via", "slurm", "-H", hostfile).salloc("-N3")
+    h.ok(done.returncode == 65 and "host 'node4' is not in this Slurm allocation" in done.stderr,
+         "and no other", f"{done.returncode} {done.stderr}")
+    done = bed.run("salloc", "-Q", "-N2", "srun", h.DSRUN, JOB)
+    h.ok(done.returncode and "start dsrun once, without srun" in done.stderr, "srun dsrun is refused", done.stderr)
+
+
+def unequal(bed):
+    """-n12 on nodes of 4, 2 and 8 cores: 4, 2 and 6 ranks."""
+    run = Run(bed, FAKE="env:RANK;env:LOCAL_RANK;env:LOCAL_WORLD_SIZE;env:NODE_RANK;env:SLURMD_NODENAME")
+    done = run.salloc("-N3", "-n12", "-w", "node[1-3]")
+    want, rank = [], 0
+    for node, ranks in enumerate((4, 2, 6)):
+        for local in range(ranks):
+            want.append(f"{rank} {local} {ranks} {node} node{node + 1}")
+            rank += 1
+    seen = [" ".join(run.log(r).split()) for r in range(12)]
+    h.ok(done.returncode == 0 and seen == want, "unequal nodes: every rank is where it should be",
+         f"{done.returncode} {done.stderr}\n{seen}")
+    nothing_left(bed, "a run")
+
+
+def failures(bed):
+    """The first failure is named and its code returned; srun's own codes beside it."""
+    run = Run(bed, FAKE="sleep:600000", FAKE_1="err:boom;exit:3")
+    begin = time.monotonic()
+    done = run.salloc("-N2", "-w", "node[1-2]")
+    took = time.monotonic() - begin
+    h.ok(done.returncode == 3 and "rank 1 on node2 ended with code 3" in done.stderr,
+         f"rank 1 exits 3 on the second node: 3 ({took:.1f} s)", f"{done.returncode} {done.stderr}")
+    nothing_left(bed, "a failure")
+    script = "if [ $SLURM_PROCID = 1 ]; then exit 3; else exec sleep 4; fi"
+    codes = {}
+    for option in ("-K1", "-K0"):
+        begin = time.monotonic()
+        codes[option] = bed.run("srun", "-Q", option, "-N2", "sh", "-c", script).returncode
+        codes[option + " s"] = round(time.monotonic() - begin, 1)
+    h.ok(codes["-K1"] == 143 and codes["-K0"] == 3 and codes["-K0 s"] >= 4,
+         f"srun -K1 returns the victims' 143, -K0 waits for them: {codes}", codes)
+    done = Run(bed, FAKE="sleep:600000", FAKE_1="kill:9").salloc("-N2", "-w", "node[1-2]")
+    own = bed.run("srun", "-Q", "-K1", "-N1", "sh", "-c", "kill -9 $$").returncode
+    h.ok(done.returncode == 137 and "rank 1 on node2 was killed by signal 9" in done.stderr,
+         f"a rank killed by 9: 137 (srun: {own})", f"{done.returncode} {done.stderr}")
+    done = Run(bed, DSRUN_LIBEXEC=str(EMPTY)).salloc("-N2", "-w", "node[1-2]")
+    h.ok(done.returncode == 69 and "No such file or directory" in done.stderr, "no agent there: 69, in srun's words",
+         f"{done.returncode} {done.stderr}")
+    run = Run(bed, "--grace", "1", FAKE="deaf").start("-N2", "-w", "node[1-2]")
+    run.started()
+    os.kill(run.pid(), signal.SIGTERM)
+    h.ok(run.popen.wait(LIMIT) == 143, "ranks deaf to a stop are killed after the grace: 143", run.popen.returncode)
+    nothing_left(bed, "a hard stop")
+
+
+def killed(bed):
+    """SIGKILL to an agent, to srun, to dsrun: the job ends, and nothing survives."""
+    run = Run(bed, FAKE="wait").start("-N2", "-w", "node[1-2]")
+    run.started()
+    bed.on("node2", "pkill", "-KILL", "-f", "dsrun-agent slurm")
+    code = run.popen.wait(LIMIT)
+    said = run.popen.stderr.read().decode()
+    h.ok(code not in (0, 75) and "host 'node2' was lost" in said, f"an agent is killed: {code}", said)
+    nothing_left(bed, "a killed agent")
+    for victim in ("srun", "dsrun"):
+        run = Run(bed, FAKE="wait").start("-N2", "-w", "node[1-2]")
+        run.started()
+        pid = run.pid()
+        if victim == "srun":
+            pid = next(p for p, line in h.processes().items() if line.startswith("srun --nodes=2"))
+        os.kill(pid, signal.SIGKILL)
+        code = run.popen.wait(LIMIT)  # of salloc, which returns 0 when its command was killed
+        h.ok(victim == "dsrun" or code not in (0, 75), f"{victim} is killed: {code}")
+        nothing_left(bed, f"a killed {victim}")
+
+
+def stops(bed):
+    """Every way in which Slurm asks a job to end is one stop: all ranks save, 75."""
+    cases = (("scancel -s USR1, the step", {}, ("-s", "USR1"), True),
+             ("scancel --full -s USR1, step and script", {}, ("--full", "-s", "USR1"), None),
+             ("scancel --batch -s USR1, the script is dsrun", {"before": "exec"}, ("--batch", "-s", "USR1"), False),
+             ("scancel", {}, (), False))
+    for name, script, options, coded in cases:
+        run = Run(bed, FAKE="wait").batch("-N2", "-w", "node[1-2]", **script)
+        run.started()
+        bed.run("scancel", *options, run.job)
+        code = run.exit_code()
+        h.ok(code == 75 and '"event":"stop"' in run.events(), f"{name}: 75", f"{run.events()}\n{run.output()}")
+        if coded:
+            h.ok(until(lambda: run.code.exists() and run.code.read_text() == "75\n"), "the script sees 75, too")
+    nothing_left(bed, "a cancelled job")
+
+
+def two_jobs(bed):
+    """^C to one of two jobs on the same nodes: the other does not notice."""
+    gate = h.work() / "gate"
+    first = Run(bed, FAKE="wait").start("-N2", "-w", "node[1,3]")
+    second = Run(bed, FAKE="first:" + str(gate) + ";wait").start("-N2", "-w", "node[1,3]")
+    h.ok(first.started() and second.started(), "two jobs share their nodes")
+    os.kill(first.pid(), signal.SIGINT)
+    h.ok(first.popen.wait(LIMIT) == 75, "^C to one: it saves", first.popen.returncode)
+    pid = second.pid()
+    h.ok("exit" not in second.events() and second.popen.poll() is None, "the other goes on")
+    os.kill(pid, signal.SIGTERM)
+    h.ok(second.popen.wait(LIMIT) == 75, "until it is its turn", second.popen.returncode)
+    nothing_left(bed, "two jobs")
+
+
+def strangers(bed):
+    """Whoever finds the port without the key gets nowhere, and does not disturb."""
+    run = Run(bed, FAKE="wait").start("-N2", "-w", "node[1-2]")
+    run.started()
+    listed = bed.on("head", "ss", "-Hltnp").stdout
+    port = re.search(r':(\d+)\s+\S+\s+users:\(\("dsrun",pid=%d,fd=\d+\)\)' % run.pid(), listed)
+    probe = ("import socket, sys, os, time\n"
+             "def open(): s = socket.create_connection(('127.0.0.1', %s), 5); s.settimeout(5); return s\n"
+             "hello = b'DSSEAL1\\n' + os.urandom(32)\n"
+             "idle = []\n"
+             "for _ in range(100):\n"
+             "    try: idle.append(open())\n"
+             "    except OSError: pass\n"
+             "said = []\n"
+             "time.sleep(0.5)\n"
+             "for s in idle: s.close()\n"
+             "time.sleep(0.5)\n"
+             "bad = os.urandom(24)\n"
+             "for first, then in ((b'GET / HTTP/1.1\\r\\n' * 9, b''), (hello, bad + b'\\x11\\0\\0\\0' + bad),\n"
+             "                    (hello, bad + b'\\xff\\xff\\xff\\xff')):\n"
+             "    s = open(); s.sendall(first); time.sleep(0.3 if then else 0); s.sendall(then)\n"
+             "    got = b''\n"
+             "    try:\n"
+             "        while True:\n"
+             "            more = s.recv(4096)\n"
+             "            if not more: break\n"
+             "            got += more\n"
+             "    except OSError: pass\n"
+             "    said.append(len(got))\n"
+             "print(said)\n") % (port.group(1) if port else 0)
+    done = bed.run("/usr/bin/env", "python3", "-c", probe)
+    h.ok(port and done.stdout == "[0, 85, 85]\n", "no key: a hello and a proof that says nothing, then the end",
+         f"{listed}\n{done.stdout}{done.stderr}")
+    os.kill(run.pid(), signal.SIGTERM)
+    h.ok(run.popen.wait(LIMIT) == 75, "the job did not notice", run.popen.returncode)
+    key = [line for node in ("head", *bed.names) for line in bed.on(
+        node, "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"
+    ).stdout.splitlines() if "dsrun-join" in line]
+    h.ok(not key, "no key in an argument or a variable", key)
+
+
+def example(bed, name, *options, args=(), **env):
+    """Submit examples/slurm/NAME.sbatch as a user would; returns the job's number."""
+    path = f"{h.BUILD / 'bin'}:/usr/local/bin:/usr/bin:/bin"
+    done = bed.run("sbatch", "--parsable", *options, h.ROOT / "examples" / "slurm" / f"{name}.sbatch", *args,
+                   PATH=path, **env)
+    return done.stdout.strip()
+
+
+def ended(bed, job):
+    return until(lambda: not bed.run("squeue", "-h", "-j", job).stdout.strip(), 120)
+
+
+def manual():
+    """The scripts of dsrun-slurm(7) are those of examples/slurm."""
+    page = (h.BUILD / "man" / "dsrun-slurm.7").read_text().replace("\\-", "-").replace("\\e", "\\")
+    shown = set(re.findall(r"^\.EX\n(#!.*?\n)\.EE$", page, re.S | re.M))
+    scripts = {re.sub(r"^# (Copyright|SPDX).*\n", "", p.read_text(), flags=re.M).replace("sh\n#\n", "sh\n")
+               for p in (h.ROOT / "examples" / "slurm").glob("*.sbatch")}
+    h.ok(len(shown) == 3 and shown == scripts, "dsrun-slurm(7) shows the examples", shown ^ scripts)
+
+
+def examples(bed):
+    """train, array, requeue: with real training, which gives the numbers of a run without Slurm."""
+    job = h.write_job("train.yaml", steps=60, layers=4, hidden=64, every=1000, batch=4)
+    plain = h.work() / "plain"
+    straight = h.dsrun("-q", "--slots", "2", "--run-dir", plain, job)
+    run = Run(bed)
+    number = example(bed, "requeue", "-N1", "--time=UNLIMITED", args=("-q", "--run-dir", run.dir, job))
+    until(lambda: (run.dir / "metrics.jsonl").exists() and len(h.metrics(run.dir)) > 3)
+    bed.run("scancel", "-s", "USR1", number)
+    first = run.exit_code()
+    saved = list((run.dir / "checkpoints").glob("step-*"))
+    h.ok(first == 75 and saved, "requeue.sbatch, USR1: a checkpoint, 75", run.events())
+    short = h.write_job("short.yaml", steps=4, batch=4)
+    plain_3 = h.dsrun("-q", "--slots", "2", "--run-dir", h.work() / "plain-3", short, "seed=3")
+    trained = example(bed, "train", "-N1", args=("-q", "--run-dir", h.work() / "trained", short, "seed=3"))
+    array = example(bed, "array", args=("-q", short))
+    ended(bed, trained)
+    ended(bed, array)
+    want = h.metric_texts(h.work() / "plain-3")
+    h.ok(plain_3.returncode == 0 and h.metric_texts(h.work() / "trained") == want, "train.sbatch trains")
+    seeds = [h.metric_texts(h.work() / "runs" / f"seed-{seed}") for seed in (1, 2, 3)]
+    h.ok(seeds[2] == want and seeds[0] != seeds[1], "array.sbatch: three seeds, three runs")
+    ended(bed, number)
+    codes = re.findall(r'"event":"exit".*"code":(\d+)', run.events())
+    h.ok(codes == ["75", "0"], "requeue.sbatch: queued again, it goes on to the end", run.events())
+    h.ok(straight.returncode == 0 and len(h.metrics(run.dir)) == 60 and
+         h.metric_texts(run.dir) == h.metric_texts(plain), "with the numbers of a run that was never stopped")
+
+
+def time_limit(bed, run):
+    """Started first, as Slurm's shortest limit is a minute."""
+    code = run.exit_code() if until(lambda: '"event":"exit"' in run.events(), 120) else None
+    h.ok(code == 75, "a time limit is a stop: 75", f"{run.events()}\n{run.output()}")
+
+
+with beds.Slurm(4, cpus=CPUS, user="root" if h.SANITIZED else "tester") as slurm:  # who may write reports
+    limited = Run(slurm, FAKE="wait").batch("-N1", "-t", "1", "-w", "node4")
+    dry_run(slurm)
+    unequal(slurm)
+    failures(slurm)
+    killed(slurm)
+    stops(slurm)
+    two_jobs(slurm)
+    strangers(slurm)
+    examples(slurm)
+    manual()
+    time_limit(slurm, limited)
+    nothing_left(slurm, "all of it", slurm.names)
+h.done()

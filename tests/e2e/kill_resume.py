@@ -5,7 +5,8 @@
 
 One undisturbed run to the last step; then a run in which a random process (dsrun, agent, a worker) is
 killed again and again, started anew each time until it is done.  The texts of loss and gradient norm
-and the exported weights must be byte-equal, and nothing may be left running or in shared memory.
+and the exported weights must be byte-equal, and nothing may be left running or in shared memory.  The same
+again with everything in shards (ZeRO stage 3).
 """
 import functools
 import os
@@ -24,9 +25,13 @@ def job():
     return h.write_job(steps=STEPS, every=2, eval=10, keep=3)
 
 
-def run_to_end(name):
+def command(run, stage):
+    return ("--slots", 2, "--run-dir", run, job(), f"zero.stage={stage}")
+
+
+def run_to_end(name, stage=0):
     run = h.work() / name
-    ran = h.dsrun("--slots", 2, "--run-dir", run, job())
+    ran = h.dsrun(*command(run, stage))
     h.ok(ran.returncode == 0, f"{name}: ends with 0", ran.stdout + ran.stderr)
     return run
 
@@ -59,15 +64,15 @@ def wait_for_moment(process, run, seconds, step):
         time.sleep(0.002)
 
 
-def run_with_kills(name, whole_seconds):
-    """Start, kill at a random moment, start again, ... until KILLS kills hit and the job is done."""
+def run_with_kills(name, whole_seconds, kills=KILLS, stage=0):
+    """Start, kill at a random moment, start again, ... until `kills` kills hit and the job is done."""
     chance, run, hit = random.Random(SEED), h.work() / name, []
-    for _ in range(20 * KILLS):
-        process = h.start("--slots", 2, "--run-dir", run, job())
-        if len(hit) < KILLS:
+    for _ in range(20 * kills):
+        process = h.start(*command(run, stage))
+        if len(hit) < kills:
             # Early and late alike: while starting, in a step, in a checkpoint.
             wait_for_moment(process, run, chance.uniform(0.02, max(0.2, whole_seconds / 3)),
-                            STEPS * (len(hit) + 1) // (KILLS + 1))
+                            STEPS * (len(hit) + 1) // (kills + 1))
             if process.poll() is None:
                 line = kill_one(chance)
                 hit += [line] if line else []
@@ -83,7 +88,7 @@ def run_with_kills(name, whole_seconds):
             h.reap()
         if code == 0:
             break
-    h.ok(len(hit) == KILLS, f"{name}: {KILLS} kills hit", hit)
+    h.ok(len(hit) == kills, f"{name}: {kills} kills hit", hit)
     h.ok(code == 0, f"{name}: done after {len(hit)} kills", (h.work() / "start.log").read_text()[-3000:])
     return run
 
@@ -111,6 +116,8 @@ once = run_to_end("once")
 seconds = time.monotonic() - begin
 same(once, run_to_end("twice"), "same seed")
 same(once, run_with_kills("killed", seconds), "killed and resumed")
+shards = run_to_end("shards", stage=3)
+same(shards, run_with_kills("shards-killed", seconds, KILLS // 2, stage=3), "stage 3, killed and resumed")
 h.ok(not h.left(), "nothing is left running", h.processes())
 h.ok(h.shared_memory() <= shared_before, "nothing is left in /dev/shm", h.shared_memory() - shared_before)
 h.done()

@@ -357,6 +357,43 @@ Test(cost, bytes_and_messages_follow_the_formulas)
     for_every_plan(check_cost);
 }
 
+/* What the ranks copy aside for a checkpoint is, all together, every number once. */
+Test(cost, a_checkpoint_behind_the_run_takes_a_copy_of_each_ranks_part)
+{
+    static const struct {
+        uint64_t stage, every;
+        bool async, copies;
+    } cases[] = {{0, 5, true, true},  {1, 5, true, true},   {2, 1, true, true},  {3, 9, true, true},
+                 {0, 0, true, false}, {3, 10, true, false}, {1, 5, false, false}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_job job = test_job(model(1), 4, 1, 32);
+        uint64_t numbers = 3 * ds_model_elems(&job.model.shape) * sizeof(float), copied, without;
+        struct ds_plan plan;
+
+        job.train.steps = 10;
+        job.zero.stage = cases[i].stage;
+        cr_assert_eq(ds_plan_build(&plan,
+                                   &(struct ds_plan_args){.job = &job, .world = 4, .threads = 1},
+                                   NULL),
+                     0);
+        without = plan.arena_bytes[DS_ARENA_STAGING];
+        ds_plan_release(&plan);
+        job.checkpoint.every = cases[i].every;
+        job.checkpoint.async = cases[i].async;
+        cr_assert_eq(ds_plan_build(&plan,
+                                   &(struct ds_plan_args){.job = &job, .world = 4, .threads = 1},
+                                   NULL),
+                     0);
+        copied = 4 * plan.snapshot_bytes;
+        cr_assert_eq(plan.arena_bytes[DS_ARENA_STAGING], without + plan.snapshot_bytes);
+        cr_assert(cases[i].copies ? copied >= numbers && copied < numbers + numbers / 10
+                                  : copied == 0,
+                  "case %zu: %ju of %ju bytes", i, (uintmax_t)copied, (uintmax_t)numbers);
+        ds_plan_release(&plan);
+    }
+}
+
 Test(cost, a_plan_that_does_not_fit_is_refused_with_its_table)
 {
     struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 4, 1, 16);

@@ -56,7 +56,6 @@ static void book(struct ds_prediction *p, const struct ds_instr *instr, struct d
         p->update_s += seconds;
     else if (talks(instr))
         p->comm_s += seconds;
-    p->step_s = fmax(p->step_s, time.end_s);
 }
 
 static double peak_of(const struct ds_cluster *cluster, enum ds_compute compute)
@@ -78,6 +77,24 @@ static void sum_up(struct ds_prediction *p, const struct ds_cluster *cluster,
              (peak_of(cluster, plan->compute) * (double)plan->world);
 }
 
+/* A step after whatever the clocks have seen; its times count from where compute was free. */
+static void run_step(struct ds_prediction *p, struct clocks *clocks,
+                     const struct ds_cluster *cluster, const struct ds_plan *plan)
+{
+    double begin_s = clocks->queue[DS_QUEUE_COMPUTE];
+
+    p->compute_s = p->update_s = p->comm_s = 0.0;
+    for (size_t i = 0; i < plan->step.count; i++) {
+        const struct ds_instr *instr = &plan->step.instr[i];
+        struct ds_span_time time = run(clocks, instr, ds_work_instr(cluster, plan, instr));
+
+        p->time[i].begin_s = time.begin_s - begin_s;
+        p->time[i].end_s = time.end_s - begin_s;
+        book(p, instr, time);
+    }
+    p->step_s = clocks->queue[DS_QUEUE_COMPUTE] - begin_s;
+}
+
 int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluster,
                const struct ds_plan *plan, struct ds_error *err)
 {
@@ -97,12 +114,8 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
         return ds_fail(err, ENOMEM, "no memory for a timeline of %zu instructions",
                        plan->step.count);
     }
-    for (size_t i = 0; i < plan->step.count; i++) {
-        const struct ds_instr *instr = &plan->step.instr[i];
-
-        prediction->time[i] = run(&clocks, instr, ds_work_instr(cluster, plan, instr));
-        book(prediction, instr, prediction->time[i]);
-    }
+    run_step(prediction, &clocks, cluster, plan);
+    run_step(prediction, &clocks, cluster, plan);
     sum_up(prediction, cluster, plan);
     free(clocks.event);
     return 0;

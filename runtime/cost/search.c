@@ -1,0 +1,145 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * search.c - the contract is in search.h.
+ */
+#include "runtime/cost/search.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/job_table.h"
+
+enum { STAGES = 4, MAX_CANDIDATES = 4096 };
+
+/* The keys that a candidate decides. */
+static const char *const searched[] = {"train.micro_batch", "zero.stage", "zero.shard_group",
+                                       "activation.recompute"};
+
+struct search {
+    const struct ds_search_args *args;
+    struct ds_candidate *candidate;
+    size_t count;
+    uint64_t ranks;
+    struct ds_error last; /* why the last impossible one was */
+};
+
+struct ds_job ds_candidate_job(const struct ds_job *job, const struct ds_candidate *candidate)
+{
+    struct ds_job copy = *job;
+
+    copy.train.micro_batch = candidate->micro_batch;
+    copy.zero.stage = candidate->stage;
+    copy.zero.shard_group = candidate->shard_group;
+    copy.activation.recompute = candidate->recompute;
+    return copy;
+}
+
+void ds_candidate_print(const struct ds_job *job, const struct ds_candidate *candidate,
+                        struct ds_buf *out)
+{
+    const struct ds_job copy = ds_candidate_job(job, candidate);
+    size_t keys;
+    const struct ds_key *key = ds_job_keys(&keys);
+
+    for (size_t i = 0; i < sizeof(searched) / sizeof(searched[0]); i++)
+        for (size_t j = 0; j < keys; j++)
+            if (strcmp(key[j].path, searched[i]) == 0) {
+                (void)ds_buf_printf(out, "%s%s=", i > 0 ? " " : "", searched[i]);
+                ds_key_print(&key[j], &copy, out);
+            }
+}
+
+/* Cost one; a layout that no plan can be made for is left out. */
+static int try_one(struct search *search, struct ds_candidate candidate, struct ds_error *err)
+{
+    const struct ds_search_args *args = search->args;
+    const struct ds_job job = ds_candidate_job(args->job, &candidate);
+    const struct ds_plan_args plan_args = {.job = &job,
+                                           .world = (unsigned)search->ranks,
+                                           .threads = args->threads,
+                                           .local_world = (unsigned)args->cluster->ranks};
+    struct ds_prediction prediction;
+    struct ds_plan plan;
+    int rc = ds_plan_build(&plan, &plan_args, &search->last);
+
+    if (rc != 0)
+        return rc == -ENOMEM ? ds_fail(err, ENOMEM, "%s", search->last.text) : 0;
+    rc = ds_predict(&prediction, args->cluster, &plan, err);
+    candidate.bytes = ds_plan_total_bytes(&plan);
+    candidate.fits = args->available_bytes == 0 ||
+                     ds_plan_check_fit(&plan, 1, args->available_bytes, &search->last) == 0;
+    ds_plan_release(&plan);
+    if (rc != 0)
+        return rc;
+    candidate.step_s = prediction.step_s;
+    candidate.tokens_per_s = prediction.tokens_per_s;
+    candidate.mfu = prediction.mfu;
+    ds_prediction_release(&prediction);
+    search->candidate[search->count++] = candidate;
+    return 0;
+}
+
+/* Every stage and group of one micro-batch; one rank has nobody to share with. */
+static int try_layouts(struct search *search, uint64_t micro_batch, enum ds_recompute recompute,
+                       struct ds_error *err)
+{
+    const struct ds_cluster *cluster = search->args->cluster;
+    uint64_t stages = search->ranks > 1 ? STAGES : 1;
+    bool groups = cluster->hosts > 1 && cluster->ranks > 1;
+    int rc = 0;
+
+    for (uint64_t stage = 0; rc == 0 && stage < stages; stage++)
+        for (unsigned group = DS_SHARD_ALL; rc == 0 && group <= DS_SHARD_NODE; group++) {
+            const struct ds_candidate candidate = {.micro_batch = micro_batch,
+                                                   .stage = stage,
+                                                   .shard_group = group,
+                                                   .recompute = recompute};
+
+            if (search->count == MAX_CANDIDATES ||
+                (group == DS_SHARD_NODE && (!groups || stage == 0)))
+                continue;
+            rc = try_one(search, candidate, err);
+        }
+    return rc;
+}
+
+static int compare(const void *x, const void *y)
+{
+    const struct ds_candidate *a = x, *b = y;
+
+    if (a->fits != b->fits)
+        return a->fits ? -1 : 1;
+    if (a->tokens_per_s != b->tokens_per_s)
+        return a->tokens_per_s > b->tokens_per_s ? -1 : 1;
+    return (a->bytes > b->bytes) - (a->bytes < b->bytes);
+}
+
+int ds_search(const struct ds_search_args *args, struct ds_candidate **candidate, size_t *count,
+              struct ds_error *err)
+{
+    static const enum ds_recompute recomputes[] = {DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL};
+    struct search search = {.args = args, .ranks = args->cluster->hosts * args->cluster->ranks};
+    uint64_t global = args->job->train.global_batch, most;
+    int rc = 0;
+
+    search.candidate = ds_arena_alloc(args->arena, MAX_CANDIDATES, sizeof(*search.candidate));
+    if (search.candidate == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a search");
+    if (search.ranks == 0 || global % search.ranks != 0)
+        return ds_fail(err, EINVAL,
+                       "'train.global_batch' %llu is not divisible by %llu ranks, so no layout is "
+                       "possible",
+                       (unsigned long long)global, (unsigned long long)search.ranks);
+    most = global / search.ranks;
+    for (uint64_t micro = 1; rc == 0 && micro <= most; micro++)
+        for (size_t i = 0; rc == 0 && most % micro == 0 && i < 2; i++)
+            rc = try_layouts(&search, micro, recomputes[i], err);
+    if (rc == 0 && search.count == 0)
+        return ds_fail(err, EINVAL, "no layout is possible: %s", search.last.text);
+    qsort(search.candidate, search.count, sizeof(*search.candidate), compare);
+    *candidate = search.candidate;
+    *count = search.count;
+    return rc;
+}

@@ -1,0 +1,101 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_search - the layouts of a job: all of them, in order, and none that is impossible.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+#include "runtime/cost/search.h"
+#include "tests/plan/fixture.h"
+
+#define LIMIT ((uint64_t)3 << 30)
+
+static struct ds_cluster two_hosts(void)
+{
+    struct ds_cluster cluster;
+
+    ds_cluster_init(&cluster);
+    cluster.hosts = 2;
+    cluster.ranks = 4;
+    cluster.device.flops.bf16 = cluster.device.attention.bf16 = 500e12;
+    cluster.device.peak = cluster.device.flops;
+    cluster.device.bandwidth = cluster.device.pointwise = cluster.device.update = 3e12;
+    cluster.host = (struct ds_link_rate){.bandwidth = 400e9, .latency_us = 5};
+    cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
+    cluster.overlap = 1.0;
+    return cluster;
+}
+
+static size_t search(uint64_t available, uint64_t global, struct ds_arena *arena,
+                     struct ds_candidate **found, int expected)
+{
+    struct ds_cluster cluster = two_hosts();
+    struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), global, 1, 1024);
+    const struct ds_search_args args = {.job = &job,
+                                        .cluster = &cluster,
+                                        .threads = 1,
+                                        .available_bytes = available,
+                                        .arena = arena};
+    struct ds_error err = {0};
+    size_t count = 0;
+
+    job.precision.compute = DS_COMPUTE_BF16;
+    cr_assert_eq(ds_search(&args, found, &count, &err), expected, "%s", err.text);
+    ds_cluster_release(&cluster);
+    return count;
+}
+
+Test(search, has_every_layout_once_the_fastest_that_fits_first)
+{
+    struct ds_candidate *found = NULL;
+    struct ds_arena arena;
+    size_t count, fitting = 0;
+
+    ds_arena_init(&arena);
+    count = search(LIMIT, 64, &arena, &found, 0);
+    /* 8 ranks, 8 sequences each: micro-batches 1 2 4 8; stage 0, and 1 to 3 with 2 groups; 2 ways
+     * to keep activations. */
+    cr_assert_eq(count, 4 * 7 * 2, "%zu", count);
+    for (size_t i = 0; i < count; i++) {
+        fitting += found[i].fits;
+        cr_assert_eq(found[i].fits, found[i].bytes <= LIMIT, "%zu", i);
+        for (size_t j = 0; j < i; j++)
+            cr_assert(found[i].micro_batch != found[j].micro_batch ||
+                      found[i].stage != found[j].stage ||
+                      found[i].shard_group != found[j].shard_group ||
+                      found[i].recompute != found[j].recompute);
+        if (i == 0 || found[i].fits != found[i - 1].fits)
+            continue;
+        cr_assert_leq(found[i].tokens_per_s, found[i - 1].tokens_per_s, "%zu", i);
+    }
+    cr_assert(fitting > 0 && fitting < count, "%zu of %zu fit, %zu to %zu bytes", fitting, count,
+              (size_t)found[0].bytes, (size_t)found[count - 1].bytes);
+    cr_assert(found[0].fits);
+    ds_arena_release(&arena);
+}
+
+Test(search, says_why_nothing_is_possible)
+{
+    struct ds_candidate *found = NULL;
+    struct ds_arena arena;
+
+    ds_arena_init(&arena);
+    (void)search(0, 12, &arena, &found, -EINVAL);
+    ds_arena_release(&arena);
+}
+
+Test(search, prints_the_overrides_of_a_candidate)
+{
+    struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 2, 32);
+    const struct ds_candidate candidate = {
+        .micro_batch = 4, .stage = 2, .shard_group = DS_SHARD_NODE, .recompute = DS_RECOMPUTE_FULL};
+    struct ds_buf out;
+
+    ds_buf_init(&out, 4096);
+    ds_candidate_print(&job, &candidate, &out);
+    cr_assert_str_eq(ds_buf_text(&out), "train.micro_batch=4 zero.stage=2 zero.shard_group=node "
+                                        "activation.recompute=full");
+    ds_buf_release(&out);
+}

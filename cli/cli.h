@@ -25,9 +25,9 @@ struct ds_cli {          /* borrowed from argv; plain data */
     const char *command; /* the name in the table of commands: "run", "ckpt ls" */
     const char *hostfile, *include, *exclude, *run_dir, *dtype;
     const char *cluster, *timeline;
-    uint64_t nodes, slots;           /* 0: not given */
-    int64_t restarts;                /* -1: not given */
-    double grace_s, start_timeout_s; /* < 0: not given */
+    uint64_t nodes, slots;                        /* 0: not given */
+    int64_t restarts;                             /* -1: not given */
+    double grace_s, start_timeout_s, heartbeat_s; /* < 0: not given */
     enum ds_via via;
     enum ds_color color;
     bool dry_run, json, quiet, verbose, schedule;
@@ -50,7 +50,8 @@ int ds_cmd_ckpt(const struct ds_cli *cli);  /* cmd_ckpt.c: ls verify export impo
 int ds_cmd_exec(const struct ds_cli *cli);  /* cmd_exec.c */
 int ds_cmd_bench(const struct ds_cli *cli); /* cmd_bench.c: gemm */
 
-/* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir and --restarts are
+/* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
+ * --heartbeat are
  * applied. */
 struct ds_job;
 int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)

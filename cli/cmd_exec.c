@@ -33,6 +33,7 @@
 enum {
     GRACE_S = 30,
     START_TIMEOUT_S = 60,
+    HEARTBEAT_S = 15,
     LINE_BYTES = 4 * DS_MAX_LINE_BYTES + 1, /* "\\x1b" for every byte */
     PAGE_BYTES = 64 * 1024,
     TEXT_BYTES = 16 * 1024 * 1024, /* any list of hosts; six bytes of JSON for each byte kept */
@@ -314,6 +315,8 @@ static int init(struct exec *exec, struct ds_error *err)
         .out_fd = STDOUT_FILENO,
         .err_fd = STDERR_FILENO,
         .interrupt_fd = ds_fleet_signal_fd(&exec->fleet),
+        .waiting = ds_fleet_stall,
+        .user = &exec->fleet,
         .color = ds_cli_color(exec->cli, STDOUT_FILENO),
         .quiet = exec->cli->quiet,
     };
@@ -343,20 +346,22 @@ static int run(struct exec *exec, struct ds_fleet_result *result, struct ds_erro
                            .argv = cli->arg,
                            .envc = exec->env.count,
                            .env = exec->env.item};
-    struct ds_fleet_args args = {.place = placement->place,
-                                 .places = placement->places,
-                                 .world = placement->world,
-                                 .transport = exec->place.transport,
-                                 .transport_args = {.libexec = exec->libexec, .lease_fd = -1},
-                                 .spec = &spec,
-                                 .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
-                                 .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S
-                                                                             : cli->start_timeout_s,
-                                 .apart = true,
-                                 .ops = &ops,
-                                 .user = exec};
+    struct ds_fleet_args args = {
+        .place = placement->place,
+        .places = placement->places,
+        .world = placement->world,
+        .transport = exec->place.transport,
+        .transport_args = {.libexec = exec->libexec, .lease_fd = -1},
+        .spec = &spec,
+        .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
+        .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
+        .heartbeat_s = cli->heartbeat_s < 0 ? HEARTBEAT_S : cli->heartbeat_s,
+        .apart = true,
+        .ops = &ops,
+        .user = exec};
 
     spec.grace_ms = (uint32_t)(args.grace_s * 1000);
+    spec.lease_ms = (uint32_t)(args.heartbeat_s * 1000);
     return ds_fleet_run(&exec->fleet, &args, result, err);
 }
 

@@ -21,6 +21,7 @@
 #include "cli/report.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
+#include "launcher/fleet/spares.h"
 #include "launcher/remote/slurm.h"
 #include "runtime/data/data.h"
 #include "runtime/job.h"
@@ -37,6 +38,7 @@ struct run {
     struct ds_report report;
     struct ds_fleet fleet;
     struct ds_run_spec facts; /* for the workers */
+    struct ds_spares spares;
     struct ds_buf job_text;
     char libexec[DS_MAX_PATH];
 };
@@ -132,6 +134,8 @@ static void open_console(struct run *run)
         .out_fd = STDOUT_FILENO,
         .err_fd = STDERR_FILENO,
         .interrupt_fd = ds_fleet_signal_fd(&run->fleet),
+        .waiting = ds_fleet_stall,
+        .user = &run->fleet,
         .color = ds_cli_color(run->cli, STDOUT_FILENO),
         .quiet = run->cli->quiet || (run->job.log.sinks & DS_SINK_CONSOLE) == 0,
         .json = run->cli->json,
@@ -171,12 +175,15 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
         .spec = &spec,
         .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
         .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
+        .heartbeat_s = run->job.launch.heartbeat,
+        .hang_s = run->job.launch.hang,
         .ops = &ds_report_ops,
         .user = &run->report};
     struct ds_buf blob;
     int rc;
 
     spec.grace_ms = (uint32_t)(args.grace_s * 1000);
+    spec.lease_ms = (uint32_t)(args.heartbeat_s * 1000);
     ds_buf_init(&blob, DS_MAX_FRAME_BYTES);
     rc = ds_run_spec_write(&run->facts, &blob, err);
     if (rc == 0)
@@ -194,17 +201,18 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
 static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_result *result,
                   struct ds_error *err)
 {
-    const struct ds_restart_facts facts = {.limit = (unsigned)run->job.launch.restarts,
-                                           .code = result->code,
-                                           .stopped = result->stop_signal != 0,
-                                           .checkpoint = run->report.checkpoint,
-                                           .step = result->last_step > run->report.last_metric
-                                                       ? result->last_step
-                                                       : run->report.last_metric};
+    struct ds_restart_facts facts = {.limit = (unsigned)run->job.launch.restarts,
+                                     .code = result->code,
+                                     .stopped = result->stop_signal != 0,
+                                     .checkpoint = run->report.checkpoint,
+                                     .step = result->last_step > run->report.last_metric
+                                                 ? result->last_step
+                                                 : run->report.last_metric};
     const char *why;
     unsigned delay_ms;
     int stop;
 
+    (void)ds_spares_replace(&run->spares, result->lost, &result->first, &facts.replaced);
     if (!ds_restart_next(restart, &facts, &delay_ms, &why)) {
         if (why != NULL)
             ds_console_error(&run->report.console, "%s", why);
@@ -227,6 +235,9 @@ static int run_job(struct run *run, struct ds_error *err)
     struct ds_env env;
     int rc = ds_cli_env(run->cli, vars->item, vars->count, &run->job.arena, &env, err);
 
+    if (rc != 0)
+        return ds_exit_from_errno(rc);
+    rc = ds_spares_init(&run->spares, &run->place.roster, &run->place.placement, err);
     if (rc != 0)
         return ds_exit_from_errno(rc);
     do {

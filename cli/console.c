@@ -21,6 +21,7 @@
 enum {
     WRITE_BYTES = 4096, /* a pipe that polls as writable takes so much */
     REDRAW_MS = 50,
+    WAITING_MS = 100,
     LINE_BYTES = 512 * 1024,
     WIDTH_DEFAULT = 80,
     SEGMENT_BYTES = 48,
@@ -40,9 +41,13 @@ static bool may_write(struct ds_console *console, int fd)
                              {.fd = console->args.interrupt_fd, .events = POLLIN}};
     int n;
 
-    do
-        n = poll(wait, console->hurried ? 1 : 2, console->hurried ? 0 : -1);
-    while (n < 0 && errno == EINTR);
+    for (;;) {
+        n = poll(wait, console->hurried ? 1 : 2, console->hurried ? 0 : WAITING_MS);
+        if (n > 0 || console->hurried || (n < 0 && errno != EINTR))
+            break;
+        if (console->args.waiting != NULL)
+            console->args.waiting(console->args.user);
+    }
     if (n > 0 && wait[0].revents == 0 && wait[1].revents != 0)
         console->hurried = true;
     return n > 0 && wait[0].revents != 0;

@@ -27,8 +27,10 @@
 #include "base/error.h"
 
 struct ds_console_args {
-    int out_fd, err_fd; /* borrowed */
-    int interrupt_fd;   /* readable: a signal waits; -1: none */
+    int out_fd, err_fd;          /* borrowed */
+    int interrupt_fd;            /* readable: a signal waits; -1: none */
+    void (*waiting)(void *user); /* called now and then while the reader takes nothing; or NULL */
+    void *user;
     bool color, quiet, json;
     uint64_t steps; /* of the whole job */
 };

@@ -23,6 +23,8 @@ static int apply_options(const struct ds_cli *cli, struct ds_job *job, struct ds
         job->launch.slots = cli->slots;
     if (cli->restarts >= 0)
         job->launch.restarts = (uint64_t)cli->restarts;
+    if (cli->heartbeat_s >= 0)
+        job->launch.heartbeat = cli->heartbeat_s;
     if (cli->run_dir == NULL)
         return 0;
     ds_buf_init(&quoted, (size_t)8 * DS_MAX_PATH); /* can it be written into job.yaml? */

@@ -74,6 +74,8 @@ static const struct ds_option options[] = {
     TEXT(0, "--run-dir", "DIR", run_dir, ON_RANKS, "where metrics, logs and checkpoints go"),
     SECONDS("--grace", grace_s, STARTING, "from asking ranks to stop to killing them; 30 if not given"),
     SECONDS("--start-timeout", start_timeout_s, ON_HOSTS, "for all ranks to be ready; 60 if not given"),
+    SECONDS("--heartbeat", heartbeat_s, STARTING,
+            "without a word after which a host is lost; 15 if not given, 0: never"),
     WHOLE("--restarts", "N", int64_t *, restarts, 0, 1000000, ON_RANKS,
           "times to start again after a failure"),
     {{"--env", DS_KEY_LIST, 0, FIELD(const char ***, env), NULL, 0, 65536, NULL,
@@ -391,7 +393,7 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
     int rc;
 
     *command = NULL;
-    *cli = (struct ds_cli){.restarts = -1, .grace_s = -1, .start_timeout_s = -1};
+    *cli = (struct ds_cli){.restarts = -1, .grace_s = -1, .start_timeout_s = -1, .heartbeat_s = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
     cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));

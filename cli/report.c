@@ -148,13 +148,20 @@ static int on_metric(void *user, uint32_t rank, const char *json, size_t len, st
 }
 
 /* Events that mean something here: the start of a resumed run, a new checkpoint. */
-static int heed(struct ds_report *report, const json_t *object, struct ds_error *err)
+static int heed(struct ds_report *report, uint32_t rank, const json_t *object, struct ds_error *err)
 {
     const char *name = json_string_value(json_object_get(object, "event"));
     int64_t step = step_of(object);
 
     if (name == NULL || step < 0)
         return 0;
+    if (strcmp(name, "where") == 0) {
+        const char *at = json_string_value(json_object_get(object, "at"));
+
+        ds_console_warn(&report->console, "rank %u on %s is at step %lld%s%s", rank,
+                        host_of(report, rank), (long long)step,
+                        at != NULL && at[0] != '\0' ? ", " : "", at != NULL ? at : "");
+    }
     if (strcmp(name, "checkpoint") == 0)
         report->checkpoint = step;
     if (strcmp(name, "resumed") != 0)
@@ -172,7 +179,7 @@ static int on_event(void *user, uint32_t rank, const char *json, size_t len, str
 
     if (object == NULL)
         return -EPROTO;
-    rc = heed(report, object, err);
+    rc = heed(report, rank, object, err);
     if (rc == 0)
         rc = ds_rundir_event(&report->dir, json, len, err);
     if (rc == 0)

@@ -146,6 +146,9 @@ static int run_worker(int *code, struct ds_error *err)
     rc = ds_link_open(&args.link, link_fd, args.rank, &text, err);
     if (rc == 0)
         rc = run_job(&args, &text, code, err);
+    if ((rc == -ENOSPC || rc == -EDQUOT) && args.link != NULL &&
+        ds_link_phase(args.link, DS_PHASE_DISK_FULL, NULL) != 0)
+        ds_log(DS_LOG_ERROR, "the line to the agent has ended");
     if (rc == -ECANCELED && args.link != NULL)
         (void)ds_link_wait_over(args.link, VICTIM_WAIT_MS);
     else if (rc != 0)

@@ -18,6 +18,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/exit.h"
+#include "launcher/fleet/pulse.h"
 #include "launcher/loop.h"
 #include "launcher/oom.h"
 #include "launcher/rank.h"
@@ -28,7 +29,6 @@
 #include "launcher/spawn.h"
 #include "launcher/spec.h"
 
-enum { BEAT_MS = 1000 };
 #define NS_PER_MS UINT64_C(1000000)
 
 struct agent {
@@ -48,6 +48,7 @@ struct agent {
     unsigned ranks, ended, reported; /* started; dead; dead and told */
     unsigned *order;                 /* local ranks in the order of their deaths */
     uint64_t beat_ns, kill_ns;       /* deadlines; 0: none */
+    uint64_t heard_ns, turned_ns;    /* the launcher's last frame; the last turn of the loop */
     bool greeted, throttled, over;
     int exit_code;
 };
@@ -202,6 +203,7 @@ static int on_up_frame(struct ds_channel *up, const struct ds_frame *frame, stru
 {
     struct agent *agent = up->user;
 
+    agent->heard_ns = ds_clock_mono_ns();
     if (frame->type != DS_WIRE_HELLO && !agent->greeted)
         return ds_fail(err, EPROTO, "the first frame is %s, not HELLO",
                        ds_wire_type_name(frame->type));
@@ -319,15 +321,41 @@ static void agent_release(struct agent *agent)
     ds_arena_release(&agent->arena);
 }
 
+static uint64_t lease_ns(const struct agent *agent)
+{
+    return agent->spec.lease_ms * NS_PER_MS;
+}
+
+static uint64_t interval_ns(const struct agent *agent)
+{
+    return ds_pulse_interval_ns(lease_ns(agent));
+}
+
+/* The launcher beats; without it for the whole lease the job is over here, though the line may
+ * stand.  Time in which this process itself did not run is not the launcher's. */
+static void check_lease(struct agent *agent, uint64_t now_ns)
+{
+    uint64_t slept_ns = now_ns - agent->turned_ns;
+
+    agent->turned_ns = now_ns;
+    if (slept_ns > 3 * interval_ns(agent))
+        agent->heard_ns = now_ns;
+    if (agent->ranks == 0 || lease_ns(agent) == 0 || now_ns < agent->heard_ns + lease_ns(agent))
+        return;
+    (void)dprintf(STDERR_FILENO, "dsrun-agent: nothing came from dsrun for %g s\n",
+                  agent->spec.lease_ms / 1e3);
+    agent->over = true;
+    agent->exit_code = DS_EXIT_UNAVAILABLE;
+}
+
 static void on_time(struct agent *agent, uint64_t now_ns)
 {
-    unsigned char step[8];
+    static const unsigned char payload[DS_WIRE_BEAT_BYTES];
 
     if (now_ns >= agent->beat_ns) {
-        ds_put_u64(step, 0);
-        if (agent->greeted)
-            ds__up_send(&agent->up, DS_WIRE_BEAT, DS_WIRE_NO_RANK, step, sizeof(step));
-        agent->beat_ns = now_ns + BEAT_MS * NS_PER_MS;
+        if (agent->greeted && ds_channel_idle(&agent->up))
+            ds__up_send(&agent->up, DS_WIRE_BEAT, DS_WIRE_NO_RANK, payload, sizeof(payload));
+        agent->beat_ns = now_ns + interval_ns(agent);
     }
     if (agent->kill_ns != 0 && now_ns >= agent->kill_ns)
         signal_ranks(agent, DS_SIGNAL_KILL);
@@ -337,12 +365,14 @@ static int serve(struct agent *agent, struct ds_error *err)
 {
     int rc = 0;
 
+    agent->heard_ns = agent->turned_ns = ds_clock_mono_ns();
     while (rc == 0 && !agent->over) {
         uint64_t now_ns = ds_clock_mono_ns();
 
         on_time(agent, now_ns);
         rc = ds_loop_turn(&agent->loop, ds_loop_timeout_ms(agent->beat_ns, now_ns), err);
         balance(agent);
+        check_lease(agent, ds_clock_mono_ns());
         reap(agent);
         report_dead(agent);
         if (agent->ranks > 0 && agent->reported == agent->ranks && ds_channel_idle(&agent->up))

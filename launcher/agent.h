@@ -5,7 +5,8 @@
  *
  *     launcher ── frames ──► agent ── link, stdout, stderr ──► rank 0 .. n-1
  *
- * The channel to the launcher is a lease: when it ends, whatever the agent started is killed.  What
+ * The channel to the launcher is a lease: when it ends, or when nothing came through it for
+ * SPEC's lease_ms (the launcher beats), whatever the agent started is killed.  What
  * ranks write is passed up in order; while the launcher takes nothing, their pipes are left full.
  * A rank's EXIT follows the last byte it wrote; ranks are reported in the order of their deaths.
  * The number of the rank in a frame is set here, never taken from the rank.

@@ -3,7 +3,7 @@
 SRC_launcher := launcher/agent.c launcher/cores.c launcher/loop.c launcher/oom.c launcher/program.c launcher/rank.c launcher/reap.c \
     launcher/spawn.c launcher/spec.c launcher/remote/channel.c launcher/remote/local.c \
     launcher/remote/seal.c launcher/remote/sealed.c launcher/remote/slurm.c launcher/remote/slurm_join.c \
-    launcher/fleet/cause.c launcher/fleet/fleet.c launcher/fleet/logmux.c launcher/fleet/pulse.c launcher/fleet/restart.c \
+    launcher/fleet/cause.c launcher/fleet/fleet.c launcher/fleet/fleet_host.c launcher/fleet/logmux.c launcher/fleet/pulse.c launcher/fleet/restart.c \
     launcher/fleet/spares.c launcher/fleet/supervise.c launcher/hosts/hostlist.c launcher/hosts/hostfile.c launcher/hosts/hostfile_yaml.c \
     launcher/hosts/placement.c launcher/hosts/range.c launcher/hosts/roster.c \
     launcher/hosts/select.c launcher/hosts/slurm_env.c

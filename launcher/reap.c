@@ -30,15 +30,17 @@ void ds_reap_become(void)
 
 struct kin {
     pid_t parent, session;
+    char state;
 };
 
 /* Whose child is the process of this number, and in which session? */
 static struct kin kin_of(const char *pid)
 {
-    struct kin kin = {-1, -1};
+    struct kin kin = {-1, -1, 0};
     char path[64], text[512];
     const char *end;
     long parent, session;
+    char state;
     ssize_t n;
     int fd;
 
@@ -50,9 +52,17 @@ static struct kin kin_of(const char *pid)
     (void)close(fd);
     text[n > 0 ? n : 0] = '\0';
     end = strrchr(text, ')'); /* the name may hold anything; ") STATE PPID PGRP SESSION" follows */
-    if (end != NULL && sscanf(end, ") %*c %ld %*d %ld", &parent, &session) == 2)
-        kin = (struct kin){(pid_t)parent, (pid_t)session};
+    if (end != NULL && sscanf(end, ") %c %ld %*d %ld", &state, &parent, &session) == 3)
+        kin = (struct kin){(pid_t)parent, (pid_t)session, state};
     return kin;
+}
+
+char ds_proc_state(pid_t pid)
+{
+    char number[24];
+
+    (void)snprintf(number, sizeof(number), "%d", (int)pid);
+    return kin_of(number).state;
 }
 
 /* Those of `session`, or all for 0.  Returns how many there were. */
@@ -67,7 +77,7 @@ static unsigned kill_children(pid_t session)
     while ((entry = readdir(proc)) != NULL) {
         pid_t pid =
             isdigit((unsigned char)entry->d_name[0]) ? (pid_t)strtol(entry->d_name, NULL, 10) : 0;
-        struct kin kin = pid > 0 ? kin_of(entry->d_name) : (struct kin){-1, -1};
+        struct kin kin = pid > 0 ? kin_of(entry->d_name) : (struct kin){-1, -1, 0};
 
         if (kin.parent != getpid() || (session != 0 && kin.session != session))
             continue;

@@ -14,6 +14,9 @@
 /* Orphans of this process's children become its own children. */
 void ds_reap_become(void);
 
+/* State of a process as the kernel tells it: 'R', 'S', 'T' stopped, 'Z' ...; 0: there is none. */
+char ds_proc_state(pid_t pid);
+
 /* Kill and wait for every child and whatever they leave, with SIGKILL.  Bounded: a process that
  * cannot die (uninterruptible sleep) is left behind after about a second. */
 void ds_reap_all(void);

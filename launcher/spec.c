@@ -4,8 +4,8 @@
  * spec.c - the contract is in spec.h; the bytes, little endian:
  *
  *     u32 world | u32 first_rank | u32 ranks | u32 node | u32 nodes | u32 threads | u32 grace_ms
- *     u32 flags (1: link) | string cwd | u32 argc | argc strings | u32 envc | envc strings
- *     u32 blob_bytes | blob
+ *     u32 lease_ms | u32 flags (1: link) | string cwd | u32 argc | argc strings
+ *     u32 envc | envc strings | u32 blob_bytes | blob
  *
  * A string is u32 length and that many bytes without NUL.  Nothing may follow the blob.
  */
@@ -17,7 +17,7 @@
 #include "base/limits.h"
 #include "base/wire.h"
 
-enum { SPEC_SCALARS = 8, SPEC_FLAG_LINK = 1 };
+enum { SPEC_SCALARS = 9, SPEC_FLAG_LINK = 1 };
 
 struct reader {
     const unsigned char *at;
@@ -138,8 +138,9 @@ static int check(const struct ds_spec *spec, int code, struct ds_error *err)
 int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_error *err)
 {
     const uint32_t scalars[SPEC_SCALARS] = {
-        spec->world, spec->first_rank, spec->ranks,    spec->node,
-        spec->nodes, spec->threads,    spec->grace_ms, spec->link ? SPEC_FLAG_LINK : 0,
+        spec->world,    spec->first_rank, spec->ranks,
+        spec->node,     spec->nodes,      spec->threads,
+        spec->grace_ms, spec->lease_ms,   spec->link ? SPEC_FLAG_LINK : 0,
     };
     int rc = check(spec, EINVAL, err);
 
@@ -177,6 +178,7 @@ int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct
     out.nodes = get_u32(&in);
     out.threads = get_u32(&in);
     out.grace_ms = get_u32(&in);
+    out.lease_ms = get_u32(&in);
     flags = get_u32(&in);
     out.link = (flags & SPEC_FLAG_LINK) != 0;
     out.cwd = get_string(&in, arena);

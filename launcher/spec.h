@@ -38,6 +38,7 @@ struct ds_spec {
     uint32_t node, nodes;
     uint32_t threads;  /* cores per rank; 0: the host's allowed cores / ranks */
     uint32_t grace_ms; /* between TERM and KILL */
+    uint32_t lease_ms; /* without a word from the launcher for so long, the job is over; 0: never */
     bool link;         /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
     const char *cwd;   /* "" keeps the agent's, "~" is the user's home */
     size_t argc, envc;

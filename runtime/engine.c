@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +39,7 @@ struct ds_engine {
     const struct ds_step_args *step;
     struct ds_step_result result;
     double clip_scale;
+    atomic_size_t at[2]; /* instructions begun by the main and by the reduce thread */
 };
 
 static int reserve(struct ds_engine *engine, struct ds_error *err)
@@ -423,6 +426,7 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
 
         if ((engine->queues.threaded && instr->queue != DS_QUEUE_COMPUTE) != apart)
             continue;
+        atomic_store_explicit(&engine->at[apart], i + 1, memory_order_relaxed);
         rc = wait_for(engine, instr->waits_for, instr->last_step ? step - 1 : step, err);
         if (rc == 0)
             rc = wait_for(engine, instr->room_after, step, err);
@@ -432,6 +436,28 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
             ds_queue_signal(&engine->queues, instr->signals, step);
     }
     return rc;
+}
+
+void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)
+{
+    const struct ds_program *program = &engine->plan->step;
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (int thread = 0; thread < 2; thread++) {
+        size_t at = atomic_load_explicit(&engine->at[thread], memory_order_relaxed);
+        const struct ds_instr *instr;
+        bool bucket;
+
+        if (at == 0 || at > program->count || used >= cap)
+            continue;
+        instr = &program->instr[at - 1];
+        bucket = instr->bucket != UINT32_MAX;
+        used +=
+            (size_t)snprintf(out + used, cap - used, "%sinstruction %zu of %zu: %s %s %u",
+                             used > 0 ? "; " : "", at, program->count, ds_instr_op_name(instr->op),
+                             bucket ? "bucket" : "block", bucket ? instr->bucket : instr->block);
+    }
 }
 
 int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,

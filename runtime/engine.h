@@ -82,6 +82,10 @@ struct ds_step_result {
 int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
                    struct ds_step_result *result, struct ds_error *err) DS_NODISCARD;
 
+/* What the engine is at, in a few words: "instruction 17 of 40: reduce bucket 3".  From any
+ * thread, while a step is under way or not. */
+void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap);
+
 /* Mean loss of global_batch sequences from `position`, over all ranks. */
 int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_t position,
                    double *loss, struct ds_error *err) DS_NODISCARD;

@@ -140,7 +140,8 @@ struct ds_job {
         enum ds_device_kind device;
         uint64_t slots, threads; /* 0: auto */
         uint64_t restarts;
-        struct ds_strings env; /* "NAME=VALUE" */
+        double heartbeat, hang; /* seconds; 0: off */
+        struct ds_strings env;  /* "NAME=VALUE" */
     } launch;
 };
 

@@ -267,6 +267,11 @@ static const struct ds_key job_keys[] = {
         "threads per rank; auto is the cores of the host divided by its ranks"),
     U64("launch.restarts", launch.restarts, 0, "0", 0, 1000000,
         "times to start again after a failure"),
+    F64("launch.heartbeat", launch.heartbeat, 0, "15", 0, 86400,
+        "seconds without a word after which a host is lost, and for a host dsrun; 0: never"),
+    F64("launch.hang", launch.hang, 0, "60", 0, 86400,
+        "least seconds without a step, and ten times as long as a usual one, that are a hang; 0: "
+        "never"),
     ENV("launch.env", launch.env, 0, "{}", "environment variables of every rank"),
 };
 /* clang-format on */

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -30,6 +31,7 @@ struct ds_link {
     pthread_mutex_t out_lock; /* guards out and the order of frames on the line */
     struct ds_buf out;
     uint64_t last_step; /* of the last beat, under out_lock */
+    enum ds_wire_phase phase;
     pthread_t reader;
     bool reading;
     pthread_mutex_t lock; /* guards the members below */
@@ -38,6 +40,8 @@ struct ds_link {
     bool over, closing;
     void (*on_abort)(void *user);
     void *user;
+    void (*where)(void *user, char *out, size_t cap);
+    void *where_user;
     atomic_bool stop;
 };
 
@@ -116,6 +120,59 @@ static void end_line(struct ds_link *link)
         call(link->user);
 }
 
+static int send_all(int fd, const char *bytes, size_t len, struct ds_error *err)
+{
+    while (len > 0) {
+        ssize_t sent = send(fd, bytes, len, MSG_NOSIGNAL);
+
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0)
+            return ds_fail(err, ECANCELED, "the line to the agent has ended");
+        bytes += sent;
+        len -= (size_t)sent;
+    }
+    return 0;
+}
+
+/* out_lock is held. */
+static int send_frame(struct ds_link *link, enum ds_wire_type type, uint16_t flags,
+                      const void *payload, size_t len, struct ds_error *err)
+{
+    const struct ds_frame frame = {.type = (uint16_t)type,
+                                   .flags = flags,
+                                   .rank = link->rank,
+                                   .payload = payload,
+                                   .len = (uint32_t)len};
+    int rc;
+
+    if (len > DS_MAX_FRAME_BYTES)
+        return ds_fail(err, EMSGSIZE, "a report of %zu bytes does not fit in a frame", len);
+    ds_buf_reset(&link->out);
+    rc = ds_wire_encode(&link->out, &frame);
+    if (rc != 0)
+        return ds_fail(err, -rc, "cannot encode a frame for the agent");
+    return send_all(link->fd, link->out.data, link->out.len, err);
+}
+
+/* Say where this rank is.  A line that has ended needs no answer. */
+static void answer_where(struct ds_link *link)
+{
+    static const char *const phases[DS_PHASES] = {"step", "evaluate", "save", "disk full"};
+    char at[128] = "", json[256];
+
+    (void)pthread_mutex_lock(&link->lock);
+    if (link->where != NULL)
+        link->where(link->where_user, at, sizeof(at));
+    (void)pthread_mutex_unlock(&link->lock);
+    (void)pthread_mutex_lock(&link->out_lock);
+    (void)snprintf(json, sizeof(json),
+                   "{\"event\":\"where\",\"rank\":%u,\"step\":%llu,\"phase\":\"%s\",\"at\":\"%s\"}",
+                   link->rank, (unsigned long long)link->last_step, phases[link->phase], at);
+    (void)send_frame(link, DS_WIRE_EVENT, 0, json, strlen(json), NULL);
+    (void)pthread_mutex_unlock(&link->out_lock);
+}
+
 static void take_frame(struct ds_link *link, const struct ds_frame *frame)
 {
     uint32_t signum = 0;
@@ -131,6 +188,8 @@ static void take_frame(struct ds_link *link, const struct ds_frame *frame)
         signum = ds_get_u32(frame->payload);
     if (signum == DS_SIGNAL_STOP)
         atomic_store(&link->stop, true);
+    else if (signum == DS_SIGNAL_WHERE)
+        answer_where(link);
     else if (signum == DS_SIGNAL_ABORT)
         end_line(link);
 }
@@ -239,41 +298,6 @@ void ds_link_on_abort(struct ds_link *link, void (*on_abort)(void *user), void *
         on_abort(user);
 }
 
-static int send_all(int fd, const char *bytes, size_t len, struct ds_error *err)
-{
-    while (len > 0) {
-        ssize_t sent = send(fd, bytes, len, MSG_NOSIGNAL);
-
-        if (sent < 0 && errno == EINTR)
-            continue;
-        if (sent < 0)
-            return ds_fail(err, ECANCELED, "the line to the agent has ended");
-        bytes += sent;
-        len -= (size_t)sent;
-    }
-    return 0;
-}
-
-/* out_lock is held. */
-static int send_frame(struct ds_link *link, enum ds_wire_type type, uint16_t flags,
-                      const void *payload, size_t len, struct ds_error *err)
-{
-    const struct ds_frame frame = {.type = (uint16_t)type,
-                                   .flags = flags,
-                                   .rank = link->rank,
-                                   .payload = payload,
-                                   .len = (uint32_t)len};
-    int rc;
-
-    if (len > DS_MAX_FRAME_BYTES)
-        return ds_fail(err, EMSGSIZE, "a report of %zu bytes does not fit in a frame", len);
-    ds_buf_reset(&link->out);
-    rc = ds_wire_encode(&link->out, &frame);
-    if (rc != 0)
-        return ds_fail(err, -rc, "cannot encode a frame for the agent");
-    return send_all(link->fd, link->out.data, link->out.len, err);
-}
-
 static int send_text(struct ds_link *link, enum ds_wire_type type, const char *json,
                      struct ds_error *err)
 {
@@ -298,9 +322,10 @@ int ds_link_event(struct ds_link *link, const char *json, struct ds_error *err)
 /* A beat; with WANT_ACK it also counts as a question, under out_lock so that answers match. */
 static int send_beat(struct ds_link *link, uint16_t flags, uint64_t *ticket, struct ds_error *err)
 {
-    uint8_t payload[8];
+    uint8_t payload[DS_WIRE_BEAT_BYTES];
 
     ds_put_u64(payload, link->last_step);
+    ds_put_u32(payload + 8, (uint32_t)link->phase);
     if (ticket != NULL) {
         (void)pthread_mutex_lock(&link->lock);
         *ticket = ++link->asked;
@@ -315,9 +340,30 @@ int ds_link_beat(struct ds_link *link, uint64_t step, struct ds_error *err)
 
     (void)pthread_mutex_lock(&link->out_lock);
     link->last_step = step;
+    link->phase = DS_PHASE_STEP;
     rc = send_beat(link, 0, NULL, err);
     (void)pthread_mutex_unlock(&link->out_lock);
     return rc;
+}
+
+int ds_link_phase(struct ds_link *link, enum ds_wire_phase phase, struct ds_error *err)
+{
+    int rc;
+
+    (void)pthread_mutex_lock(&link->out_lock);
+    link->phase = phase;
+    rc = send_beat(link, 0, NULL, err);
+    (void)pthread_mutex_unlock(&link->out_lock);
+    return rc;
+}
+
+void ds_link_on_where(struct ds_link *link, void (*where)(void *user, char *out, size_t cap),
+                      void *user)
+{
+    (void)pthread_mutex_lock(&link->lock);
+    link->where = where;
+    link->where_user = user;
+    (void)pthread_mutex_unlock(&link->lock);
 }
 
 int ds_link_flush(struct ds_link *link, struct ds_error *err)

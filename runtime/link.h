@@ -9,6 +9,10 @@
  * DSRUN_CORES ("0-3,8": the cores of this rank).  The first frame from the agent is SPEC, whose
  * payload is the launcher's opaque blob; for a training job that is runtime/spec.h's text.
  *
+ * A beat tells the launcher the step that was made and what the rank does next (enum
+ * ds_wire_phase); without a step for too long the launcher asks with SIGNAL(WHERE), and the reading
+ * thread answers with an event "where", whatever the others wait for.
+ *
  * One thread of the worker reads: SIGNAL(STOP) sets a flag, SIGNAL(ABORT) or the end of the line
  * calls `on_abort` once, ACK wakes ds_link_flush().  Writing is done under a lock by any thread.
  * SIGTERM and SIGINT of the process count as SIGNAL(STOP).
@@ -24,6 +28,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/wire.h"
 
 struct ds_link;
 
@@ -40,6 +45,14 @@ void ds_link_on_abort(struct ds_link *link, void (*on_abort)(void *user), void *
 int ds_link_metric(struct ds_link *link, const char *json, struct ds_error *err) DS_NODISCARD;
 int ds_link_event(struct ds_link *link, const char *json, struct ds_error *err) DS_NODISCARD;
 int ds_link_beat(struct ds_link *link, uint64_t step, struct ds_error *err) DS_NODISCARD;
+/* A beat that says what is done until the next one. */
+int ds_link_phase(struct ds_link *link, enum ds_wire_phase phase, struct ds_error *err)
+    DS_NODISCARD;
+
+/* `where` writes a few words, terminated, at most `cap` bytes: what the rank is at.  Called by the
+ * reading thread; NULL: nothing more is known than the step. */
+void ds_link_on_where(struct ds_link *link, void (*where)(void *user, char *out, size_t cap),
+                      void *user);
 
 /* Wait until the launcher has on disk everything sent so far.  -ECANCELED when the line ends. */
 int ds_link_flush(struct ds_link *link, struct ds_error *err) DS_NODISCARD;

@@ -116,6 +116,7 @@ static void close_all(struct ds_trainer *trainer, bool failed)
     if (failed && trainer->comm != NULL)
         ds_comm_abort(trainer->comm); /* no thread of ours waits for a peer any longer */
     ds_link_on_abort(trainer->args->link, NULL, NULL);
+    ds_link_on_where(trainer->args->link, NULL, NULL);
     ds_saver_close(trainer->saver);
     ds_engine_close(trainer->engine);
     ds_device_close(trainer->device);
@@ -126,6 +127,14 @@ static void close_all(struct ds_trainer *trainer, bool failed)
     ds_monitor_release(&trainer->monitor);
     free(trainer->weights);
     free(trainer->moments);
+}
+
+/* Asked by the launcher, from the thread that reads the line. */
+static void tell_where(void *user, char *out, size_t cap)
+{
+    const struct ds_trainer *trainer = user;
+
+    ds_engine_where(trainer->engine, out, cap);
 }
 
 static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
@@ -248,7 +257,7 @@ static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
     uint64_t whole = ds_data_samples(trainer->valid) / job->train.global_batch;
     uint64_t batches = whole < job->eval.batches ? whole : job->eval.batches;
     double sum = 0.0;
-    int rc = 0;
+    int rc = ds_link_phase(trainer->args->link, DS_PHASE_EVALUATE, err);
 
     if (batches == 0)
         batches = 1;
@@ -259,9 +268,18 @@ static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
                             err);
         sum += loss;
     }
-    if (rc != 0)
-        return rc;
-    return ds_monitor_valid(&trainer->monitor, trainer->state.step, sum / (double)batches, err);
+    if (rc == 0)
+        rc = ds_monitor_valid(&trainer->monitor, trainer->state.step, sum / (double)batches, err);
+    return rc != 0 ? rc : ds_link_phase(trainer->args->link, DS_PHASE_STEP, err);
+}
+
+static int save(struct ds_trainer *trainer, bool last, struct ds_error *err)
+{
+    int rc = ds_link_phase(trainer->args->link, DS_PHASE_SAVE, err);
+
+    if (rc == 0)
+        rc = ds__trainer_save(trainer, last, err);
+    return rc != 0 ? rc : ds_link_phase(trainer->args->link, DS_PHASE_STEP, err);
 }
 
 static bool saves_now(const struct ds_trainer *trainer, bool stop)
@@ -285,8 +303,7 @@ static int run_steps(struct ds_trainer *trainer, bool *stopped, struct ds_error 
         if (rc == 0 && trainer->valid != NULL && trainer->state.step % job->eval.every == 0)
             rc = evaluate(trainer, err);
         if (rc == 0 && saves_now(trainer, *stopped))
-            rc =
-                ds__trainer_save(trainer, *stopped || trainer->state.step == job->train.steps, err);
+            rc = save(trainer, *stopped || trainer->state.step == job->train.steps, err);
     }
     if (trainer->state.step >= job->train.steps)
         *stopped = false; /* asked in the last step: nothing is left to do */
@@ -300,6 +317,7 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
     const char *text = NULL;
     int rc = tell_start(trainer, err);
 
+    ds_link_on_where(trainer->args->link, tell_where, trainer);
     if (rc == 0)
         rc = ds__trainer_start(trainer, err);
     done_before = trainer->state.step >= job->train.steps;

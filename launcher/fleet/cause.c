@@ -10,41 +10,47 @@
 
 #include "base/limits.h"
 
+static void rank_text(const struct ds_failure *first, const struct ds_cause_facts *facts, char *out)
+{
+    if (first->signal != 0)
+        (void)snprintf(out, DS_MAX_ERROR_TEXT, "rank %u on %s was killed by signal %d (%s)%s",
+                       first->rank, facts->host, first->signal, strsignal(first->signal),
+                       first->oom ? ": the host ran out of memory" : "");
+    else
+        (void)snprintf(out, DS_MAX_ERROR_TEXT, "rank %u on %s ended with code %d%s", first->rank,
+                       facts->host, first->code, first->disk ? ": a disk is full" : "");
+}
+
 void ds_cause_text(const struct ds_failure *first, const struct ds_cause_facts *facts, char *out)
 {
     out[0] = '\0';
     switch (first->kind) {
     case DS_FAILURE_NONE:
     case DS_FAILURE_KINDS: break;
-    case DS_FAILURE_RANK:
-        if (first->signal != 0)
-            (void)snprintf(out, DS_MAX_ERROR_TEXT, "rank %u on %s was killed by signal %d (%s)%s",
-                           first->rank, facts->host, first->signal, strsignal(first->signal),
-                           first->oom ? ": the host ran out of memory" : "");
-        else
-            (void)snprintf(out, DS_MAX_ERROR_TEXT, "rank %u on %s ended with code %d", first->rank,
-                           facts->host, first->code);
-        break;
+    case DS_FAILURE_RANK: rank_text(first, facts, out); break;
     case DS_FAILURE_HOST:
+    case DS_FAILURE_SILENT:
         (void)snprintf(out, DS_MAX_ERROR_TEXT, "host '%s' was lost: %s", facts->host,
                        facts->reason);
         break;
-    case DS_FAILURE_SILENT:
-        (void)snprintf(out, DS_MAX_ERROR_TEXT, "host '%s' was silent for too long", facts->host);
-        break;
     case DS_FAILURE_HANG:
         (void)snprintf(out, DS_MAX_ERROR_TEXT,
-                       "no rank has made a step for too long: rank %u on %s holds the others up",
-                       first->rank, facts->host);
+                       "hang: no rank has made a step for %.3g s, a step takes %.3g s; rank %u on "
+                       "%s, at step %llu, %s",
+                       facts->idle_s, facts->step_s, first->rank, facts->host,
+                       (unsigned long long)first->step,
+                       first->mute ? "does not answer" : "is the one the others wait for");
         break;
     case DS_FAILURE_SLEPT:
         (void)snprintf(out, DS_MAX_ERROR_TEXT,
-                       "dsrun itself did not run for too long: hosts gave it up");
+                       "dsrun itself was stopped for longer than the heartbeat limit: its hosts "
+                       "gave it up");
         break;
     case DS_FAILURE_START:
         (void)snprintf(out, DS_MAX_ERROR_TEXT,
-                       "%u of %u ranks had started when the start time-out of %g s was over",
-                       facts->spawned, facts->world, facts->start_timeout_s);
+                       "%u of %u ranks had started when the start time-out of %g s was over; "
+                       "host '%s' is late",
+                       facts->spawned, facts->world, facts->start_timeout_s, facts->host);
         break;
     case DS_FAILURE_LAUNCHER: (void)snprintf(out, DS_MAX_ERROR_TEXT, "%s", facts->broken); break;
     }

@@ -18,6 +18,7 @@ struct ds_cause_facts {      /* borrowed */
     const char *broken;      /* why the launcher cannot go on */
     uint32_t spawned, world; /* ranks */
     double start_timeout_s;
+    double idle_s, step_s; /* since the last step; of a usual step */
 };
 
 /* Into out[DS_MAX_ERROR_TEXT]; "" for no failure. */

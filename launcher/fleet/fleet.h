@@ -25,7 +25,7 @@
 #include "launcher/remote/transport.h"
 #include "launcher/spec.h"
 
-struct ds_fleet_host; /* fleet.c */
+struct ds_fleet_host; /* fleet_host.h */
 
 enum ds_fleet_note {                  /* what ops->note() is told */
                      DS_NOTE_STARTED, /* every rank runs */
@@ -46,6 +46,7 @@ struct ds_fleet_ops {
     int (*ended)(void *user, const struct ds_super_event *exit, struct ds_error *err);
     /* A host went before its ranks had ended.  May be NULL: the result tells of the first. */
     void (*lost)(void *user, uint32_t host, const char *reason);
+    void (*step)(void *user, uint64_t step); /* a rank has made it, as the first one; or NULL */
     int (*note)(void *user, enum ds_fleet_note note, struct ds_error *err);
 };
 
@@ -56,6 +57,7 @@ struct ds_fleet_args {
     struct ds_transport_args transport_args; /* loop, ops, start_ns and apart are filled in */
     const struct ds_spec *spec;              /* ranks and nodes are filled in per host */
     double grace_s, start_timeout_s;         /* start_timeout_s 0: none */
+    double heartbeat_s, hang_s;              /* ds_super_args; 0: none */
     bool apart; /* ranks that have nothing to do with each other: a host that cannot be reached, or
                    not within the start time-out, is lost and the others go on */
     const struct ds_fleet_ops *ops;
@@ -68,6 +70,7 @@ struct ds_fleet_result {
     uint32_t victims;
     int stop_signal;               /* 0: no stop */
     int64_t last_step;             /* from BEAT; -1: none */
+    const bool *lost;              /* by place: its host was; the fleet's, until its next run */
     char cause[DS_MAX_ERROR_TEXT]; /* of the first failure, a sentence; "" without one */
 };
 
@@ -79,6 +82,7 @@ struct ds_fleet {
     struct ds_fleet_host *host;
     struct ds_super_rank *ranks;
     struct ds_super_host *hosts;
+    bool *lost;
     struct ds_supervise super;
     struct ds_error broken;  /* why the launcher itself cannot go on */
     struct ds_error refused; /* why the first host could not be started, while none was up */
@@ -99,6 +103,10 @@ int ds_fleet_signal_fd(const struct ds_fleet *fleet);
  * kept it from starting anything (the hosts that could not be reached, by name). */
 int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                  struct ds_fleet_result *result, struct ds_error *err) DS_NODISCARD;
+
+/* For ops that block although nothing is wrong (a console that takes nothing): call it now and
+ * then with the fleet, so that its hosts hear of it. */
+void ds_fleet_stall(void *fleet);
 
 /* Wait between attempts.  Returns the signal that ended the wait early, or 0. */
 int ds_fleet_wait(struct ds_fleet *fleet, unsigned ms);

@@ -49,6 +49,12 @@ bool ds_pulse_look(struct ds_pulse *pulse, uint64_t now_ns)
     return pulse->args.silent_ns != 0 && gap_ns >= pulse->args.silent_ns;
 }
 
+void ds_pulse_stall(struct ds_pulse *pulse, uint64_t now_ns)
+{
+    pulse->looked_ns = now_ns;
+    pulse->judge_ns = now_ns + 2 * ds_pulse_interval_ns(pulse->args.silent_ns);
+}
+
 bool ds_pulse_due(struct ds_pulse *pulse, uint64_t now_ns)
 {
     if (now_ns < pulse->beat_ns)

@@ -56,6 +56,9 @@ uint64_t ds_pulse_interval_ns(uint64_t silent_ns);
 /* Call first, with every event.  True: this program did not run for the whole heartbeat limit. */
 bool ds_pulse_look(struct ds_pulse *pulse, uint64_t now_ns);
 
+/* This program lives, but reads nothing (its console takes nothing): nobody is judged for it. */
+void ds_pulse_stall(struct ds_pulse *pulse, uint64_t now_ns);
+
 /* Is it time to send a beat?  Asking starts the next interval. */
 bool ds_pulse_due(struct ds_pulse *pulse, uint64_t now_ns);
 

@@ -30,12 +30,12 @@ int ds_spares_init(struct ds_spares *spares, struct ds_roster *roster,
 }
 
 /* Was this failure the host's, or is it too often the host where ranks fail? */
-static bool is_to_go(struct ds_spares *spares, const struct ds_super_host *hosts, uint32_t place,
+static bool is_to_go(struct ds_spares *spares, const bool *lost, uint32_t place,
                      const struct ds_failure *first)
 {
     struct ds_spare_host *entry = entry_of(spares, &spares->placement->place[place]);
 
-    if (hosts[place].lost)
+    if (lost[place])
         return true;
     if (first->host != place)
         return false;
@@ -71,7 +71,7 @@ static const struct ds_host_spec *find_spare(const struct ds_spares *spares,
     return NULL;
 }
 
-uint32_t ds_spares_replace(struct ds_spares *spares, const struct ds_super_host *hosts,
+uint32_t ds_spares_replace(struct ds_spares *spares, const bool *lost,
                            const struct ds_failure *first, bool *first_replaced)
 {
     uint32_t replaced = 0;
@@ -80,7 +80,7 @@ uint32_t ds_spares_replace(struct ds_spares *spares, const struct ds_super_host 
     for (uint32_t i = 0; i < spares->placement->places; i++) {
         struct ds_place *place = &spares->placement->place[i];
         const struct ds_host_spec *spare =
-            is_to_go(spares, hosts, i, first) ? find_spare(spares, place) : NULL;
+            is_to_go(spares, lost, i, first) ? find_spare(spares, place) : NULL;
 
         if (spare == NULL)
             continue;

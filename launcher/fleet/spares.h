@@ -35,9 +35,9 @@ struct ds_spares {
 int ds_spares_init(struct ds_spares *spares, struct ds_roster *roster,
                    struct ds_placement *placement, struct ds_error *err) DS_NODISCARD;
 
-/* After an attempt: `hosts` as supervise left them, one per place.  Returns how many places were
+/* After an attempt: `lost` says for each place whether its host was.  Returns how many places were
  * given to a spare; *first_replaced: the place that failed first is among them. */
-uint32_t ds_spares_replace(struct ds_spares *spares, const struct ds_super_host *hosts,
+uint32_t ds_spares_replace(struct ds_spares *spares, const bool *lost,
                            const struct ds_failure *first, bool *first_replaced);
 
 #endif

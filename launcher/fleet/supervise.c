@@ -233,10 +233,11 @@ static enum word lose(struct ds_supervise *super, enum ds_failure_kind kind, uin
                       uint64_t now_ns)
 {
     struct ds_failure failure = {.kind = kind, .host = index};
+    bool slept = now_ns < super->slept_ns;
 
     end_ranks(super, &super->args.host[index], now_ns);
-    super->args.host[index].lost = !super->slept && !super->killed;
-    if (super->slept)
+    super->args.host[index].lost = !slept && !super->killed;
+    if (slept)
         failure.kind = DS_FAILURE_SLEPT;
     if (super->killed && !super->first.victim) { /* it was on its way out */
         super->unsaved = true;
@@ -433,7 +434,8 @@ unsigned ds_supervise(struct ds_supervise *super, const struct ds_super_event *e
 
     if (super->job == DS_JOB_DONE)
         return 0;
-    super->slept = ds_pulse_look(&super->pulse, now_ns) || super->slept;
+    if (ds_pulse_look(&super->pulse, now_ns))
+        super->slept_ns = now_ns + super->args.silent_ns;
     actions |= apply(super, book(super, event, now_ns), now_ns);
     if (event->kind == DS_SUPER_TICK) {
         actions |= apply(super, book_silence(super, &actions, now_ns), now_ns);

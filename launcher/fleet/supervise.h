@@ -153,7 +153,7 @@ struct ds_supervise {
     bool started;     /* every rank ran */
     bool killed;      /* KILL was sent */
     bool unsaved;     /* a rank ended in a stop without a checkpoint */
-    bool slept;       /* this program did not run for the whole heartbeat limit */
+    uint64_t slept_ns; /* until then a lost host is one that gave up a launcher that slept; or 0 */
 };
 
 void ds_supervise_init(struct ds_supervise *super, const struct ds_super_args *args,

@@ -163,9 +163,18 @@ static void local_finish(struct ds_starter *starter, struct ds_remote *remote, b
         ds_reap_session(agent); /* its own, which it leads */
 }
 
+/* It shares this kernel: only its own process can be stopped. */
+static enum ds_reach local_reach(struct ds_starter *starter, struct ds_remote *remote)
+{
+    (void)starter;
+    return remote->pid > 0 && ds_proc_state(remote->pid) == 'T' ? DS_REACH_FROZEN
+                                                                : DS_REACH_UNKNOWN;
+}
+
 const struct ds_transport ds_transport_local = {.name = "local",
                                                 .open = local_open,
                                                 .start = local_start,
                                                 .tick = local_tick,
                                                 .finish = local_finish,
+                                                .reach = local_reach,
                                                 .close = local_close};

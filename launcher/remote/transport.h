@@ -46,6 +46,12 @@ struct ds_remote_ops {
     void (*down)(struct ds_remote *remote, int rc, const struct ds_error *err);
 };
 
+enum ds_reach {
+    DS_REACH_UNKNOWN,
+    DS_REACH_NONE,  /* nothing that is sent to it is confirmed */
+    DS_REACH_FROZEN /* it confirms what is sent to it, or is seen to be stopped */
+};
+
 enum ds_push { DS_PUSH_AUTO, DS_PUSH_NEVER };
 
 struct ds_transport_args {
@@ -77,6 +83,8 @@ struct ds_transport {
     /* After the channel was released, or at any time before: wait for the agent's end, not longer
      * than about a second, or not at all when `force`; then nothing of it is left here. */
     void (*finish)(struct ds_starter *starter, struct ds_remote *remote, bool force);
+    /* What the transport can tell of a host that has been silent; NULL: nothing. */
+    enum ds_reach (*reach)(struct ds_starter *starter, struct ds_remote *remote);
     void (*close)(struct ds_starter *starter); /* every remote was finished; fine with NULL */
 };
 

@@ -16,11 +16,15 @@
  *   env:NAME             print a variable
  *   orphan               leave a daemon in its own session, print its pid
  *   garbage              bytes on the link that are no frame
+ *   train:MS             make steps of so many ms for ever, heeding STOP, ABORT and WHERE
+ *   fill:PATH            write there until the disk is full, tell so, and end with 1
  *   sleep:MS  exit:N  kill:SIGNAL
  *   wait                 until STOP (exit 75) or ABORT (exit 79) or the end of the link
  *   deaf                 for ever, whatever is said
  */
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +35,8 @@
 #include "base/buf.h"
 #include "base/fsio.h"
 #include "base/wire.h"
+
+#define WHERE "{\"event\":\"where\",\"rank\":0,\"step\":0,\"phase\":\"step\",\"at\":\"the script\"}"
 
 static struct ds_buf in;
 static int line_fd = -1;
@@ -86,11 +92,12 @@ static void send_frame(uint16_t type, uint16_t flags, const void *payload, size_
     ds_buf_release(&out);
 }
 
-static void beat(unsigned long step)
+static void beat(unsigned long step, enum ds_wire_phase phase)
 {
-    unsigned char bytes[8];
+    unsigned char bytes[DS_WIRE_BEAT_BYTES];
 
     ds_put_u64(bytes, step);
+    ds_put_u32(bytes + 8, (uint32_t)phase);
     send_frame(DS_WIRE_BEAT, 0, bytes, sizeof(bytes));
 }
 
@@ -107,8 +114,22 @@ static void metrics(const char *range)
                            step, 4.0 / (double)(step + 1), (step + 1) * 100);
 
         send_frame(DS_WIRE_METRIC, 0, json, (size_t)len);
-        beat(step);
+        beat(step, DS_PHASE_STEP);
     }
+}
+
+/* One frame, heeded as a worker would. */
+static void heed(struct ds_buf *payload)
+{
+    struct ds_frame frame = next_frame(payload);
+
+    if (frame.type == 0)
+        _exit(79);
+    if (frame.type != DS_WIRE_SIGNAL)
+        return;
+    if (ds_get_u32(frame.payload) != DS_SIGNAL_WHERE)
+        _exit(ds_get_u32(frame.payload) == DS_SIGNAL_STOP ? 75 : 79);
+    send_frame(DS_WIRE_EVENT, 0, WHERE, strlen(WHERE));
 }
 
 static _Noreturn void wait_for_end(void)
@@ -116,14 +137,38 @@ static _Noreturn void wait_for_end(void)
     struct ds_buf payload;
 
     ds_buf_init(&payload, DS_MAX_FRAME_BYTES);
-    for (;;) {
-        struct ds_frame frame = next_frame(&payload);
+    for (;;)
+        heed(&payload);
+}
 
-        if (frame.type == 0)
-            _exit(79);
-        if (frame.type == DS_WIRE_SIGNAL)
-            _exit(ds_get_u32(frame.payload) == DS_SIGNAL_STOP ? 75 : 79);
+static _Noreturn void train(unsigned long ms)
+{
+    struct pollfd line = {.fd = line_fd, .events = POLLIN};
+    struct ds_buf payload;
+
+    ds_buf_init(&payload, DS_MAX_FRAME_BYTES);
+    for (unsigned long step = 1;; step++) {
+        while (poll(&line, 1, (int)ms) > 0)
+            heed(&payload);
+        beat(step, DS_PHASE_STEP);
     }
+}
+
+static _Noreturn void fill(const char *path)
+{
+    static const char bytes[64 * 1024];
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+    if (fd < 0)
+        die(path);
+    while (write(fd, bytes, sizeof(bytes)) > 0)
+        continue;
+    if (errno != ENOSPC)
+        die(path);
+    (void)close(fd);
+    (void)unlink(path);
+    beat(1, DS_PHASE_DISK_FULL);
+    _exit(1);
 }
 
 static void flush(void)
@@ -242,7 +287,7 @@ static void act(const char *verb, const char *arg)
     else if (strcmp(verb, "event") == 0)
         send_frame(DS_WIRE_EVENT, 0, arg, strlen(arg));
     else if (strcmp(verb, "beat") == 0)
-        beat(number);
+        beat(number, DS_PHASE_STEP);
     else if (strcmp(verb, "flush") == 0)
         flush();
     else if (strcmp(verb, "env") == 0)
@@ -259,6 +304,10 @@ static void act(const char *verb, const char *arg)
         die_of((int)number);
     else if (strcmp(verb, "wait") == 0)
         wait_for_end();
+    else if (strcmp(verb, "train") == 0)
+        train(number);
+    else if (strcmp(verb, "fill") == 0)
+        fill(arg);
     else if (strcmp(verb, "deaf") == 0)
         deaf();
     else

@@ -16,6 +16,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 
@@ -44,7 +45,9 @@ _runs = 0
 def args(*more, ranks=2, run=None):
     global _runs
     _runs += 1
-    return ["--slots", ranks, "--run-dir", run or h.work() / f"run-{_runs}", *more, JOB]
+    keys = [word for word in more if str(word).startswith("launch.")]
+    options = [word for word in more if word not in keys]
+    return ["--slots", ranks, "--run-dir", run or h.work() / f"run-{_runs}", *options, JOB, *keys]
 
 
 def ranks(*more, n=2, run=None, timeout=60, **fake):
@@ -259,6 +262,47 @@ def test_stop():
     nothing_left("stops")
 
 
+def test_silence():
+    """What stands still is named for what it is, whoever it is."""
+    process = begin("--heartbeat", "2", FAKE="train:50")
+    os.kill(pids("dsrun-agent")[0], signal.SIGSTOP)
+    code, output = finish(process)
+    h.ok(code == 70 and "was lost: it is frozen" in output, "a stopped agent is lost after the heartbeat limit",
+         f"{code}\n{output}")
+    nothing_left("a stopped agent")
+    process = begin("--heartbeat", "2", FAKE="deaf")
+    process.send_signal(signal.SIGSTOP)
+    h.ok(wait_for(lambda: not pids("dsrun-worker") and not pids("dsrun-agent")),
+         "ranks do not outlive the lease of a stopped dsrun", h.processes())
+    process.send_signal(signal.SIGCONT)
+    code, output = finish(process)
+    h.ok(code == 124 and "dsrun itself was stopped" in output, "and it says that it was stopped itself",
+         f"{code}\n{output}")
+    nothing_left("a stopped dsrun")
+    process = begin("launch.hang=2", FAKE="train:50")
+    wait_for(lambda: len(pids("dsrun-worker")) == 2)
+    time.sleep(0.5)
+    victim = pids("dsrun-worker")[0]
+    rank = dict(item.split("=", 1) for item in open(f"/proc/{victim}/environ").read().split("\0") if "=" in item)["RANK"]
+    for pid in pids("dsrun-worker"):  # the others would wait for it
+        os.kill(pid, signal.SIGSTOP)
+    code, output = finish(process)
+    h.ok(code == 124 and "hang: no rank has made a step" in output and "does not answer" in output,
+         "ranks that make no step are a hang, 124", f"{code} rank {rank}\n{output}")
+    nothing_left("a hang")
+    process = begin("--heartbeat", "1", n=1, FAKE="spam:4;train:50")  # nobody reads its console
+    rank_log = last_run() / "logs/rank-00000.log"
+    wait_for(lambda: rank_log.exists() and rank_log.stat().st_size > 100000)
+    time.sleep(2.5)
+    h.ok(process.poll() is None and pids("dsrun-worker"), "a console that nobody reads is nobody's silence",
+         h.processes())
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: process.poll() is not None)
+    h.ok(process.poll() == 75, "and the job still stops", process.poll())
+    process.stdout.close()
+    nothing_left("silence")
+
+
 # --- output -------------------------------------------------------------------------------------------------
 
 def test_output():
@@ -471,7 +515,8 @@ def test_terminal():
 
 
 shared = h.shared_memory()
-for test in [value for name, value in list(globals().items()) if name.startswith("test_")]:
-    test()
+chosen = sys.argv[1:] or [name for name in globals() if name.startswith("test_")]
+for chosen_name in chosen:
+    globals()[chosen_name]()
 h.ok(h.shared_memory() <= shared, "nothing is left in /dev/shm", h.shared_memory() - shared)
 h.done()

@@ -16,7 +16,7 @@ struct scene {
     struct ds_roster roster;
     struct ds_placement placement;
     struct ds_spares spares;
-    struct ds_super_host hosts[PLACES];
+    bool lost[PLACES];
 };
 
 static void begin(struct scene *scene, const char *text, const char *exclude, uint64_t slots)
@@ -40,8 +40,8 @@ static const char *fail(struct scene *scene, enum ds_failure_kind kind, uint32_t
     const struct ds_failure failure = {.kind = kind, .host = place};
 
     for (uint32_t i = 0; i < PLACES; i++)
-        scene->hosts[i].lost = (lost >> i & 1) != 0;
-    (void)ds_spares_replace(&scene->spares, scene->hosts, &failure, first);
+        scene->lost[i] = (lost >> i & 1) != 0;
+    (void)ds_spares_replace(&scene->spares, scene->lost, &failure, first);
     for (uint32_t i = 0; i < PLACES; i++) {
         used += (size_t)snprintf(text + used, sizeof(text) - used, "%s",
                                  scene->placement.place[i].host);

@@ -244,6 +244,7 @@ static void check_placement(struct job *job, uint32_t left, uint32_t replaced)
 /* Is there another attempt? */
 static bool again(struct job *job)
 {
+    static bool lost[MOST_HOSTS];
     struct world *world = &job->world;
     const struct ds_failure *first = &world->super.first;
     struct ds_restart_facts facts = {.limit = job->restarts,
@@ -258,7 +259,9 @@ static bool again(struct job *job)
     const char *why;
     bool next;
 
-    replaced = ds_spares_replace(&job->spares, world->super_host, first, &facts.replaced);
+    for (uint32_t i = 0; i < job->placement.places; i++)
+        lost[i] = world->super_host[i].lost;
+    replaced = ds_spares_replace(&job->spares, lost, first, &facts.replaced);
     check_placement(job, left, replaced);
     if (replaced == 0 && left > 0 && facts.code != 0 &&
         (first->kind == DS_FAILURE_SILENT || first->kind == DS_FAILURE_HOST))

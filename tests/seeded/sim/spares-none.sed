@@ -2,4 +2,4 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # A lost host is not replaced.
-s/if (hosts\[place\].lost)/if (false)/; s/case DS_FAILURE_SILENT:/case DS_FAILURE_SILENT: return false;/; s/case DS_FAILURE_HOST:/case DS_FAILURE_HOST: return false;/
+s/if (lost\[place\])/if (false)/; s/case DS_FAILURE_SILENT:/case DS_FAILURE_SILENT: return false;/; s/case DS_FAILURE_HOST:/case DS_FAILURE_HOST: return false;/

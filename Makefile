@@ -133,6 +133,9 @@ check: all tests | $(B)/deps-hosts.ok ## build everything, run every test; last 
 check-unit: all tests ## the unit tests only
 	$(Q)B='$(B)' tests/run $(ALL_TESTBIN)
 
+check-memory: all ## planned against measured memory, up to 350 million parameters; 1 to 4 ranks
+	$(Q)DSRUN_MEMORY=full B='$(B)' tests/run tests/e2e/memory.py
+
 check-e2e: all | $(B)/deps-test.ok $(B)/deps-hosts.ok ## the end-to-end tests only
 	$(Q)B='$(B)' tests/run $(E2E)
 
@@ -149,6 +152,6 @@ include tools/install.mk tools/lint.mk tools/sanitize.mk
 -include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
 FORCE:
-.PHONY: all programs deps tests check check-unit check-e2e demo man clean help FORCE
+.PHONY: all programs deps tests check check-unit check-memory check-e2e demo man clean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -16,10 +16,11 @@
 #include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
-enum { MIB = 1 << 20, AUTO_BUCKET_MIB = 32, AUTO_BUCKETS = 4 };
+enum { MIB = 1 << 20, AUTO_BUCKET_MIB = 32, AUTO_BUCKETS = 16 };
 
 /* Bytes of gradients that close a bucket: as asked for, else 32 MiB, less where that would leave
- * fewer than four buckets to overlap, but at least 1 MiB. */
+ * fewer than sixteen buckets, so that a few of them are a small part of the model, but at least
+ * 1 MiB. */
 static uint64_t target_bytes(const struct ds_plan *plan, uint64_t bucket_mb)
 {
     uint64_t total = ds_model_elems(&plan->shape) * sizeof(float);

@@ -114,11 +114,12 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
     return ds_fail(
         err, ENOMEM,
         "not enough memory: %u rank%s need%s %s%s and this host has %s free; lower "
-        "'train.micro_batch', set 'activation.recompute' to auto%s or use fewer ranks per "
+        "'train.micro_batch', set 'activation.recompute' to auto%s%s or use fewer ranks per "
         "host (each rank takes %s)",
         ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
         ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
-        plan->snapshot_bytes > 0 ? ", 'checkpoint.async' to false" : "", table);
+        plan->snapshot_bytes > 0 ? ", 'checkpoint.async' to false" : "",
+        plan->stage < 3 && plan->world > 1 ? ", raise 'zero.stage'" : "", table);
 }
 
 /* The number after `key` in a file of "key number" lines; after nothing when key is "".
@@ -147,50 +148,79 @@ static uint64_t read_number(const char *path, const char *key)
     return value;
 }
 
-static uint64_t file_number(const char *folder, const char *name, const char *key)
+/* Where the two versions of cgroups keep the same things. */
+struct cgroups {
+    const char *line; /* of /proc/self/cgroup, behind the first colon */
+    const char *root, *limit, *used, *cache;
+};
+static const struct cgroups versions[] = {
+    {":", "/sys/fs/cgroup", "memory.max", "memory.current", "file "},
+    {"memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+     "cache "},
+};
+
+static uint64_t file_number(const struct cgroups *version, const char *folder, const char *name,
+                            const char *key)
 {
     char path[DS_MAX_PATH];
-    int len = snprintf(path, sizeof(path), "/sys/fs/cgroup%s/%s", folder, name);
+    int len = snprintf(path, sizeof(path), "%s%s/%s", version->root, folder, name);
 
     return len < 0 || (size_t)len >= sizeof(path) ? UINT64_MAX : read_number(path, key);
 }
 
-/* Room below memory.max of one cgroup; its page cache can be given back. */
-static uint64_t cgroup_room(const char *folder)
+/* Room below the limit of one cgroup; its page cache can be given back. */
+static uint64_t cgroup_room(const struct cgroups *version, const char *folder)
 {
-    uint64_t max = file_number(folder, "memory.max", "");
-    uint64_t used = file_number(folder, "memory.current", "");
-    uint64_t cache = file_number(folder, "memory.stat", "file ");
-    uint64_t shared = file_number(folder, "memory.stat", "shmem ");
+    uint64_t limit = file_number(version, folder, version->limit, "");
+    uint64_t used = file_number(version, folder, version->used, "");
+    uint64_t cache = file_number(version, folder, "memory.stat", version->cache);
+    uint64_t shared = file_number(version, folder, "memory.stat", "shmem ");
 
-    if (max == UINT64_MAX || used == UINT64_MAX)
+    if (limit == UINT64_MAX || used == UINT64_MAX)
         return UINT64_MAX;
     if (cache != UINT64_MAX && shared != UINT64_MAX && cache >= shared && cache - shared <= used)
         used -= cache - shared;
-    return used < max ? max - used : 0;
+    return used < limit ? limit - used : 0;
 }
 
-/* The tightest cgroup from this process' own up to the root. */
+/* The tightest cgroup from `folder` up to the root. */
+static uint64_t least_room(const struct cgroups *version, char *folder)
+{
+    uint64_t least = UINT64_MAX;
+    char *slash;
+
+    folder[strcspn(folder, "\n")] = '\0';
+    while ((slash = strrchr(folder, '/')) != NULL) {
+        uint64_t room = cgroup_room(version, folder);
+
+        if (room < least)
+            least = room;
+        *slash = '\0';
+    }
+    return least;
+}
+
+/* Of this process, in whichever versions are mounted. */
 static uint64_t cgroup_available(void)
 {
     FILE *file = fopen("/proc/self/cgroup", "re");
-    char line[DS_MAX_PATH], *folder = line + 3, *slash;
     uint64_t least = UINT64_MAX;
+    char line[DS_MAX_PATH];
 
     if (file == NULL)
         return UINT64_MAX;
     while (fgets(line, sizeof(line), file) != NULL) {
-        if (strncmp(line, "0::", 3) != 0)
-            continue;
-        line[strcspn(line, "\n")] = '\0';
-        while ((slash = strrchr(folder, '/')) != NULL) {
-            uint64_t room = cgroup_room(folder);
+        char *rest = strchr(line, ':');
 
+        for (size_t i = 0; rest != NULL && i < sizeof(versions) / sizeof(versions[0]); i++) {
+            size_t len = strlen(versions[i].line);
+            uint64_t room = UINT64_MAX;
+
+            if (strncmp(rest + 1, versions[i].line, len) == 0)
+                room = least_room(&versions[i], rest + 1 + len);
             if (room < least)
                 least = room;
-            *slash = '\0';
         }
-        break;
     }
     (void)fclose(file);
     return least;

@@ -85,7 +85,7 @@ LINK  = $(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(GROUP)
 PROGRAMS := $(B)/bin/dsrun $(B)/libexec/dsrun/dsrun-agent $(B)/libexec/dsrun/dsrun-worker
 programs: $(PROGRAMS)
 
-LIBS_dsrun  := -lsodium -lyaml -ljansson -lxxhash -lm
+LIBS_dsrun  := -lsodium -lyaml -ljansson -lxxhash -lssh2 -lcrypto -lm
 # Pushed to bare hosts, so what it needs beyond libc is inside it.
 LIBS_agent  := -l:libsodium.a
 LIBS_worker := -ldnnl -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
@@ -96,6 +96,16 @@ $(B)/libexec/dsrun/dsrun-agent: $(B)/cli/agent.o $(call LIB,launcher base)
 $(B)/libexec/dsrun/dsrun-agent: LIBS = $(LIBS_agent)
 $(B)/libexec/dsrun/dsrun-worker: $(B)/cli/worker.o $(call LIB,engine data ckpt comm plan job cpu ops base)
 $(B)/libexec/dsrun/dsrun-worker: LIBS = $(LIBS_worker)
+
+# One id for the programs of a build: the version and a hash of all sources and flags.
+SOURCES := $(sort $(wildcard $(foreach d,base kernels launcher runtime cli,$(d)/*.[ch] $(d)/*/*.[ch])))
+$(B)/build-id: FORCE $(B)/flags
+	$(Q)echo "$(VERSION)-$$(cat $(B)/flags $(SOURCES) | sha256sum | cut -c1-12)" >$@.new; \
+	cmp -s $@.new $@ && rm -f $@.new || mv -f $@.new $@
+$(B)/base/build.id.o: base/build.c $(B)/build-id
+	$(Q)mkdir -p $(@D); $(CC) $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) \
+	    -DDS_BUILD_ID="\"$$(cat $(B)/build-id)\"" -c -o $@ $<
+$(PROGRAMS): $(B)/base/build.id.o
 
 $(PROGRAMS):
 	$(Q)mkdir -p $(@D)
@@ -108,7 +118,7 @@ $(PROGRAMS):
 # tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it
 # links in TESTROOMS_<room>.  Every executable file right under tests/e2e/ is a test that prints TAP.
 TEST_ROOMS := base kernels launcher job plan cost comm data ckpt engine cli
-TEST_LIBS  := -lcriterion $(LIBS_worker) -lsodium
+TEST_LIBS  := -lcriterion $(LIBS_worker) -lsodium -lssh2 -lcrypto
 define test_rule
 TESTBIN_$(1) := $$(patsubst %.c,$$(B)/%,$$(TESTS_$(1)))
 $$(TESTBIN_$(1):=.o): | $(B)/deps-test.ok

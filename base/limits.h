@@ -29,6 +29,14 @@ enum {
     DS_MAX_HOST_NAME     = 255,
     DS_MAX_CPUS          = 65536,        /* of one host, as a batch system says */
 
+    DS_MAX_KNOWN_KEYS    = 32,           /* entries of one host in the known_hosts files */
+    DS_MAX_KEY_BYTES     = 4096,         /* one public key */
+    DS_MAX_SSH_FILE      = 4 * 1024 * 1024, /* a known_hosts file; an ssh config, an identity */
+    DS_MAX_SSH_LINE      = 4096,         /* one line of an ssh config */
+    DS_MAX_SSH_INCLUDE   = 8,            /* files within files */
+    DS_MAX_SSH_IDENTITY  = 8,            /* key files tried for one host */
+    DS_MAX_SSH_JUMPS     = 8,            /* hosts on the way to one host */
+
     DS_MAX_LAYERS        = 1024,
     DS_MAX_HIDDEN        = 65536,
     DS_MAX_HEADS         = 1024,

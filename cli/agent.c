@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/build.h"
 #include "base/error.h"
 #include "base/exit.h"
 #include "base/fsio.h"
@@ -31,7 +32,7 @@ int main(int argc, char **argv)
 
     ds_log_init("dsrun-agent", DS_LOG_WARNING);
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
-        return dprintf(STDOUT_FILENO, "dsrun-agent %s\n", DS_VERSION) < 0;
+        return dprintf(STDOUT_FILENO, "dsrun-agent %s\n", ds_build_id) < 0;
     slurm = argc == 2 && strcmp(argv[1], "slurm") == 0;
     if ((argc != 1 && !slurm) || isatty(STDIN_FILENO)) {
         ds_log(DS_LOG_ERROR, "this program is started by dsrun, not by hand");

@@ -19,7 +19,7 @@
 #include "base/error.h"
 
 enum ds_color { DS_COLOR_AUTO, DS_COLOR_ALWAYS, DS_COLOR_NEVER };
-enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_SLURM };
+enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_OPENSSH, DS_VIA_SLURM };
 
 struct ds_cli {          /* borrowed from argv; plain data */
     const char *command; /* the name in the table of commands: "run", "ckpt ls" */
@@ -29,6 +29,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     int64_t restarts;                             /* -1: not given */
     double grace_s, start_timeout_s, heartbeat_s; /* < 0: not given */
     enum ds_via via;
+    unsigned push; /* enum ds_push */
     enum ds_color color;
     bool dry_run, json, quiet, verbose, schedule;
     bool help, version;     /* printed by main, no command runs */

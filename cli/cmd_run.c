@@ -166,19 +166,22 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
                            .argv = argv,
                            .envc = env->count,
                            .env = env->item};
-    struct ds_fleet_args args = {
-        .place = placement->place,
-        .places = placement->places,
-        .world = placement->world,
-        .transport = run->place.transport,
-        .transport_args = {.libexec = run->libexec, .lease_fd = run->report.dir.lock_fd},
-        .spec = &spec,
-        .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
-        .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
-        .heartbeat_s = run->job.launch.heartbeat,
-        .hang_s = run->job.launch.hang,
-        .ops = &ds_report_ops,
-        .user = &run->report};
+    struct ds_fleet_args args = {.place = placement->place,
+                                 .places = placement->places,
+                                 .world = placement->world,
+                                 .transport = run->place.transport,
+                                 .transport_args = {.libexec = run->libexec,
+                                                    .lease_fd = run->report.dir.lock_fd,
+                                                    .push = (enum ds_push)cli->push,
+                                                    .worker = true},
+                                 .spec = &spec,
+                                 .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
+                                 .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S
+                                                                             : cli->start_timeout_s,
+                                 .heartbeat_s = run->job.launch.heartbeat,
+                                 .hang_s = run->job.launch.hang,
+                                 .ops = &ds_report_ops,
+                                 .user = &run->report};
     struct ds_buf blob;
     int rc;
 

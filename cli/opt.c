@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/nearest.h"
+#include "launcher/remote/transport.h"
 
 const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 #define X(id, name, fn, words, fewest, most, help)                                                 \
@@ -30,8 +31,10 @@ const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 
 /* clang-format off */
 static const struct ds_choice vias[] = {
-    {"auto", DS_VIA_AUTO, false}, {"local", DS_VIA_LOCAL, false}, {"ssh", DS_VIA_SSH, true},
-    {"slurm", DS_VIA_SLURM, false}, {NULL, 0, false}};
+    {"auto", DS_VIA_AUTO, false}, {"local", DS_VIA_LOCAL, false}, {"ssh", DS_VIA_SSH, false},
+    {"openssh", DS_VIA_OPENSSH, false}, {"slurm", DS_VIA_SLURM, false}, {NULL, 0, false}};
+static const struct ds_choice pushes[] = {
+    {"auto", DS_PUSH_AUTO, false}, {"never", DS_PUSH_NEVER, false}, {NULL, 0, false}};
 static const struct ds_choice colors[] = {
     {"auto", DS_COLOR_AUTO, false}, {"always", DS_COLOR_ALWAYS, false},
     {"never", DS_COLOR_NEVER, false}, {NULL, 0, false}};
@@ -69,7 +72,8 @@ static const struct ds_option options[] = {
     TEXT('e', "--exclude", "SPEC", exclude, ON_HOSTS, "all but these"),
     WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, ON_HOSTS, "use the first N hosts"),
     WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_RANKS, "ranks per host; else the hostfile says, else launch.slots"),
-    ENUM("--via", "HOW", via, vias, ON_HOSTS, "how hosts are reached: auto or local"),
+    ENUM("--via", "HOW", via, vias, ON_HOSTS, "how hosts are reached: auto, local, ssh, openssh or slurm"),
+    ENUM("--push", "WHEN", push, pushes, STARTING, "copy programs to hosts that lack them: auto or never"),
     FLAG(0, "--dry-run", dry_run, ON_HOSTS, "decide and print everything, start nothing"),
     TEXT(0, "--run-dir", "DIR", run_dir, ON_RANKS, "where metrics, logs and checkpoints go"),
     SECONDS("--grace", grace_s, STARTING, "from asking ranks to stop to killing them; 30 if not given"),

@@ -14,6 +14,7 @@
 #include "launcher/cores.h"
 #include "launcher/hosts/slurm_env.h"
 #include "launcher/remote/slurm.h"
+#include "launcher/remote/transport.h"
 #include "runtime/job.h"
 
 static void own_name(char out[HOST_NAME_MAX + 1])
@@ -82,18 +83,11 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, cons
     return ds_roster_add(&place->roster, hostname, &here, err);
 }
 
-static int check_reachable(const struct ds_cli_place *place, const struct ds_cli *cli,
-                           const char *hostname, struct ds_error *err)
+static int check_local(const struct ds_cli_place *place, const char *hostname, struct ds_error *err)
 {
-    if (place->transport == &ds_transport_slurm)
-        return 0;
-    if (cli->via == DS_VIA_SSH)
-        return ds_fail(err, ENOTSUP, "'--via ssh' is not supported yet: use local");
     for (uint32_t i = 0; i < place->placement.places; i++)
         if (!ds_host_is_here(place->placement.place[i].spec, hostname))
-            return ds_fail(err, EHOSTUNREACH,
-                           "host '%s' is not this machine: reaching other hosts "
-                           "is not supported yet",
+            return ds_fail(err, EHOSTUNREACH, "host '%s' is not this machine: use --via ssh",
                            place->placement.place[i].host);
     return 0;
 }
@@ -106,6 +100,30 @@ static int check_once(const struct ds_cli_place *place, struct ds_error *err)
                        "hosts '%s' and '%s' are both this machine: name it once and "
                        "give it more slots",
                        place->placement.place[0].host, place->placement.place[1].host);
+    return 0;
+}
+
+/* By themselves, hosts are reached over SSH unless there is but this machine. */
+static int choose_transport(struct ds_cli_place *place, const struct ds_cli *cli,
+                            const char *hostname, struct ds_error *err)
+{
+    bool here = true;
+
+    for (uint32_t i = 0; i < place->placement.places; i++)
+        here = here && ds_host_is_here(place->placement.place[i].spec, hostname);
+    if (place->transport == &ds_transport_slurm)
+        return 0;
+    switch (cli->via) {
+    case DS_VIA_SSH: place->transport = &ds_transport_ssh; return 0;
+    case DS_VIA_OPENSSH: place->transport = &ds_transport_openssh; return 0;
+    case DS_VIA_SLURM:
+    case DS_VIA_AUTO:
+    case DS_VIA_LOCAL: break;
+    }
+    place->transport = &ds_transport_local;
+    if (cli->via == DS_VIA_LOCAL || here)
+        return check_local(place, hostname, err);
+    place->transport = &ds_transport_ssh;
     return 0;
 }
 
@@ -163,7 +181,7 @@ int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_p
     if (rc == 0)
         rc = select_and_build(cli, place, err);
     if (rc == 0)
-        rc = check_reachable(place, cli, hostname, err);
+        rc = choose_transport(place, cli, hostname, err);
     if (rc == 0)
         share_cores(place, 0);
     else

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/build.h"
 #include "base/log.h"
 
 /* --- frames from agents ----------------------------------------------------------------------- */
@@ -175,7 +176,7 @@ static int send_spec(struct ds_fleet_host *host, struct ds_error *err)
     struct ds_fleet *fleet = host->fleet;
     struct ds_spec spec = *fleet->args->spec;
     struct ds_frame frame = {.type = DS_WIRE_SPEC, .rank = DS_WIRE_NO_RANK};
-    struct ds_hello hello = {.version = DS_WIRE_VERSION, .build_id = DS_VERSION};
+    struct ds_hello hello = {.version = DS_WIRE_VERSION};
     struct ds_buf bytes;
     int rc;
 
@@ -184,6 +185,7 @@ static int send_spec(struct ds_fleet_host *host, struct ds_error *err)
     spec.ranks = host->place->ranks;
     spec.node = host->index;
     spec.nodes = fleet->args->places;
+    (void)snprintf(hello.build_id, sizeof(hello.build_id), "%s", ds_build_id);
     memcpy(hello.nonce, host->nonce, sizeof(hello.nonce));
     rc = ds_spec_encode(&spec, &bytes, err);
     frame.payload = bytes.data;

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/build.h"
+
 enum {
     READ_BYTES = 64 * 1024,
     FAIR_READS = 4,           /* of a stream, in one turn */
@@ -306,11 +308,11 @@ int ds_channel_get_hello(const struct ds_frame *frame, struct ds_hello *hello, s
 
     if (rc != 0)
         return rc;
-    if (hello->version != DS_WIRE_VERSION || strcmp(hello->build_id, DS_VERSION) != 0)
+    if (hello->version != DS_WIRE_VERSION || strcmp(hello->build_id, ds_build_id) != 0)
         return ds_fail(err, EPROTO,
                        "the other side is build '%s', this one is '%s': install the same on all "
                        "hosts",
-                       hello->build_id, DS_VERSION);
+                       hello->build_id, ds_build_id);
     return 0;
 }
 

@@ -7,7 +7,8 @@
  * host gets exactly one call: up(), its line carries frames, or down(), it could not be started.
  * Nothing begins before the first tick(), so a transport knows all hosts of an attempt by then: it
  * may start them in one go (a Slurm step), or make sure that every host can be reached and trusted
- * before an agent starts on any (ssh).
+ * before an agent starts on any (ssh).  A transport that refuses the whole attempt calls down() for
+ * the hosts that are to blame, and nothing for the others.
  *
  * A line's end is the end of the job on that host, whatever the transport.
  *
@@ -88,6 +89,6 @@ struct ds_transport {
     void (*close)(struct ds_starter *starter); /* every remote was finished; fine with NULL */
 };
 
-extern const struct ds_transport ds_transport_local;
+extern const struct ds_transport ds_transport_local, ds_transport_ssh, ds_transport_openssh;
 
 #endif

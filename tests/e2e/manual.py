@@ -91,7 +91,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 
 def completion():
     for words, wanted in ((["ckp"], ["ckpt"]), (["ckpt", ""], ["ls", "verify", "export", "import", "diff"]),
-                          (["--via", ""], ["auto", "local", "slurm"]), (["--start"], ["--start-timeout"]),
+                          (["--via", ""], ["auto", "local", "ssh", "openssh", "slurm"]), (["--start"], ["--start-timeout"]),
                           (["job.yaml", "train.st"], ["train.steps="]), (["--slots", ""], [""]),
                           (["-H", "exampl"], ["examples"])):
         ran = subprocess.run(["bash", "-c", COMPLETE, "bash", h.DSRUN, *words], cwd=h.ROOT, capture_output=True,

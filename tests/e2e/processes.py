@@ -458,12 +458,11 @@ def test_hosts():
     for name, text, more, code, want in [
             ("localhost", "localhost slots=2\n", [], 0, ""),
             ("this host by name", f"hosts: [{{name: {os.uname().nodename}, slots: 4}}]\n", [], 0, ""),
-            ("another host", "node1 slots=2\n", [], 69, "host 'node1' is not this machine"),
+            ("another host", "node1 slots=2\n", ["--via", "local"], 69, "host 'node1' is not this machine"),
             ("a host left out", "localhost slots=2\nnode1 slots=2\n", ["-e", "node1"], 0, ""),
             ("a host twice", "localhost\nlocalhost\n", [], 65, "hosts:2:1: host 'localhost' is named twice"),
             ("no slots", "localhost slots=0\n", [], 65, "hosts:1:11: slots must be a number from 1"),
             ("an unknown host", "localhost\n", ["-i", "mars"], 2, "unknown host 'mars'"),
-            ("ssh", "localhost\n", ["--via", "ssh"], 2, "not supported yet"),
     ]:
         hosts.write_text(text)
         ran = h.dsrun("-H", hosts, "--run-dir", h.work() / "hosts-run", *more, JOB, cwd=h.work(),

@@ -21,3 +21,7 @@ FUZZ += envfile
 FUZZROOMS_envfile := cli launcher job base
 FUZZ += seal
 FUZZROOMS_seal := launcher base
+FUZZ += known_hosts
+FUZZROOMS_known_hosts := launcher base
+FUZZ += ssh_config
+FUZZROOMS_ssh_config := launcher base

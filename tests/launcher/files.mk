@@ -1,6 +1,6 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-TESTS_launcher := $(addprefix tests/launcher/,test_channel.c test_cores.c test_hostfile.c test_hostlist.c \
+TESTS_launcher := $(addprefix tests/launcher/,test_boot.c test_channel.c test_known_hosts.c test_ssh_config.c test_cores.c test_hostfile.c test_hostlist.c \
     test_logmux.c test_placement.c test_program.c test_pulse.c test_restart.c test_select.c test_spares.c test_spawn.c test_spec.c \
     test_seal.c test_sealed.c test_slurm.c test_slurm_env.c test_supervise.c)
 TESTROOMS_launcher := launcher base
@@ -8,7 +8,7 @@ TESTROOMS_launcher := launcher base
 # A rank that does what a script says, for tests/e2e/processes.py.
 TESTS_e2e := tests/e2e/fake_worker.c
 FAKE_WORKER := $(B)/tests/e2e/fake_worker
-$(FAKE_WORKER): $(B)/tests/e2e/fake_worker.o $(B)/libbase.a
+$(FAKE_WORKER): $(B)/tests/e2e/fake_worker.o $(B)/base/build.id.o $(B)/libbase.a
 	$(call say,LINK    $@)
 	$(Q)$(LINK) $(LDLIBS)
 -include $(FAKE_WORKER).d

@@ -1,0 +1,448 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * openssh.c - the transport over the installed ssh(1): one process per host, frames on its stdin
+ * and stdout.
+ *
+ * For what libssh2 cannot do: Kerberos, certificates, hardware keys, RSA keys, ProxyCommand.
+ * ssh(1) reads its own configuration; it is told to ask nothing and to trust no unknown key.  Its
+ * key checks happen host by host, so the gate stands after the boot: no line is up before every
+ * agent runs.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/build.h"
+#include "base/clock.h"
+#include "launcher/remote/boot.h"
+#include "launcher/remote/ssh_site.h"
+#include "launcher/remote/transport.h"
+
+enum { WINDOW = 16, BOOT_S = 60, COMPLAINT_BYTES = 512, PATIENCE_MS = 1000, BOOT_READ = 4096 };
+#define NS_PER_S UINT64_C(1000000000)
+
+enum phase { BOOKED, BOOTING, STARTED, UP, GONE, PHASES };
+
+struct link {
+    struct openssh *openssh;
+    struct link *next;
+    struct ds_remote *remote;
+    enum phase phase;
+    uint64_t deadline_ns;
+    bool told;
+    int fd, err_fd;
+    struct ds_watch line, complaints;
+    struct ds_boot boot;
+    char complaint[COMPLAINT_BYTES];
+    int rc;
+    struct ds_error err;
+};
+
+struct openssh {
+    struct ds_starter base;
+    struct ds_boot_plan plan;
+    struct link *links;
+    unsigned hosts, count[PHASES];
+};
+
+static void enter(struct link *link, enum phase phase)
+{
+    link->openssh->count[link->phase]--;
+    link->openssh->count[phase]++;
+    link->phase = phase;
+}
+
+static void drop(struct link *link)
+{
+    struct ds_loop *loop = link->openssh->base.args.loop;
+
+    ds_loop_remove(loop, &link->line);
+    ds_loop_remove(loop, &link->complaints);
+    if (link->fd >= 0)
+        (void)close(link->fd);
+    if (link->err_fd >= 0)
+        (void)close(link->err_fd);
+    link->fd = link->err_fd = -1;
+    ds_boot_release(&link->boot);
+}
+
+/* The last line that ssh(1) wrote to stderr. */
+static const char *complaint(struct link *link)
+{
+    char *line;
+
+    for (size_t n = strlen(link->complaint); n > 0 && (unsigned char)link->complaint[n - 1] <= ' ';
+         n--)
+        link->complaint[n - 1] = '\0';
+    line = strrchr(link->complaint, '\n');
+    line = line == NULL ? link->complaint : line + 1;
+    for (char *c = line; *c != '\0'; c++)
+        if ((unsigned char)*c < ' ' || *c == 127)
+            *c = '?';
+    return line[0] == '\0' ? "ssh ended without a word" : line;
+}
+
+static void give_up(struct link *link, int rc, const struct ds_error *err)
+{
+    link->rc = rc;
+    link->err = *err;
+    drop(link);
+    enter(link, GONE);
+}
+
+static void hear(struct ds_watch *watch, uint32_t events)
+{
+    struct link *link = watch->user;
+    size_t used = strlen(link->complaint);
+    char bytes[COMPLAINT_BYTES / 2];
+    ssize_t n = read(link->err_fd, bytes, sizeof(bytes));
+
+    (void)events;
+    if (n <= 0) {
+        if (n == 0 || errno != EAGAIN)
+            ds_loop_remove(link->openssh->base.args.loop, watch);
+        return;
+    }
+    if (used + (size_t)n >= COMPLAINT_BYTES) { /* the last is what counts */
+        size_t drop_bytes = used + (size_t)n - COMPLAINT_BYTES + 1;
+
+        memmove(link->complaint, link->complaint + drop_bytes, used - drop_bytes);
+        used -= drop_bytes;
+    }
+    memcpy(link->complaint + used, bytes, (size_t)n);
+    link->complaint[used + (size_t)n] = '\0';
+}
+
+/* --- the boot --------------------------------------------------------------------------------- */
+
+static int send_boot(struct link *link, struct ds_error *err)
+{
+    while (link->boot.out_bytes > 0) {
+        ssize_t n = send(link->fd, link->boot.out, link->boot.out_bytes, MSG_NOSIGNAL);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0)
+            return ds_fail(err, EHOSTUNREACH, "%s", complaint(link));
+        ds_boot_sent(&link->boot, (size_t)n);
+    }
+    ds_loop_want(link->openssh->base.args.loop, &link->line,
+                 link->boot.out_bytes > 0 ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    return 0;
+}
+
+static int boot(struct link *link, struct ds_error *err)
+{
+    char bytes[BOOT_READ];
+    size_t used;
+    ssize_t n;
+    int rc = send_boot(link, err);
+
+    if (rc != 0)
+        return rc;
+    n = recv(link->fd, bytes, sizeof(bytes), 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return 0;
+    if (n <= 0) {
+        hear(&link->complaints, 0); /* what it said before it went */
+        return ds_fail(err, EHOSTUNREACH, "%s", complaint(link));
+    }
+    rc = ds_boot_feed(&link->boot, bytes, (size_t)n, &used, err);
+    if (rc == 1 && used != (size_t)n)
+        return ds_fail(err, EPROTO, "its agent spoke before it was asked");
+    return rc == 0 ? send_boot(link, err) : rc;
+}
+
+static void on_line(struct ds_watch *watch, uint32_t events)
+{
+    struct link *link = watch->user;
+    struct ds_error err = {0};
+    int rc = boot(link, &err);
+
+    (void)events;
+    if (rc < 0) {
+        give_up(link, rc, &err);
+    } else if (rc == 1) {
+        ds_loop_remove(link->openssh->base.args.loop, &link->line);
+        enter(link, STARTED);
+    }
+}
+
+/* --- ssh(1) ----------------------------------------------------------------------------------- */
+
+static int spawn(const char *const *argv, int line_fd, int err_fd, pid_t *pid)
+{
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t attr;
+    sigset_t set;
+    void *args; /* posix_spawnp() does not change them */
+    int rc;
+
+    memcpy(&args, &argv, sizeof(args));
+    (void)posix_spawn_file_actions_init(&files);
+    (void)posix_spawnattr_init(&attr);
+    rc = posix_spawn_file_actions_adddup2(&files, line_fd, STDIN_FILENO);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(&files, line_fd, STDOUT_FILENO);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(&files, err_fd, STDERR_FILENO);
+    (void)sigemptyset(&set);
+    (void)posix_spawnattr_setsigmask(&attr, &set);
+    (void)sigfillset(&set);
+    (void)posix_spawnattr_setsigdefault(&attr, &set);
+    (void)posix_spawnattr_setflags(
+        &attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
+    if (rc == 0)
+        rc = posix_spawnp(pid, argv[0], &files, &attr, args, environ);
+    (void)posix_spawnattr_destroy(&attr);
+    (void)posix_spawn_file_actions_destroy(&files);
+    return rc;
+}
+
+static int start_ssh(struct link *link, int line_fd, int err_fd, struct ds_error *err)
+{
+    const struct ds_host_spec *host = link->remote->host;
+    char port[16];
+    const char *argv[24] = {"ssh", "-T",
+                            "-x",  "-a",
+                            "-o",  "BatchMode=yes",
+                            "-o",  "StrictHostKeyChecking=yes",
+                            "-o",  "ClearAllForwardings=yes",
+                            "-o",  "PermitLocalCommand=no",
+                            "-o",  "ConnectTimeout=15"};
+    size_t n = 14;
+    int rc;
+
+    (void)snprintf(port, sizeof(port), "%u", host->port);
+    if (host->port != 0) {
+        argv[n++] = "-p";
+        argv[n++] = port;
+    }
+    if (host->user != NULL) {
+        argv[n++] = "-l";
+        argv[n++] = host->user;
+    }
+    argv[n++] = "--";
+    argv[n++] = host->address != NULL ? host->address : host->name;
+    argv[n++] = ds_boot_command;
+    rc = spawn(argv, line_fd, err_fd, &link->remote->pid);
+    if (rc != 0)
+        link->remote->pid = 0;
+    return rc == 0 ? 0 : ds_fail(err, EHOSTUNREACH, "cannot run ssh: %s", strerror(rc));
+}
+
+static int begin(struct link *link, struct ds_error *err)
+{
+    struct ds_loop *loop = link->openssh->base.args.loop;
+    int line[2] = {-1, -1}, errors[2] = {-1, -1};
+    int rc = ds_boot_init(&link->boot, &link->openssh->plan, err);
+
+    if (rc != 0)
+        return rc;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, line) != 0 ||
+        pipe2(errors, O_CLOEXEC) != 0)
+        rc = ds_fail(err, errno, "cannot create a socket: %s", strerror(errno));
+    if (rc == 0)
+        rc = start_ssh(link, line[1], errors[1], err);
+    link->fd = line[0];
+    link->err_fd = errors[0];
+    if (line[1] >= 0)
+        (void)close(line[1]);
+    if (errors[1] >= 0)
+        (void)close(errors[1]);
+    if (rc != 0)
+        return rc;
+    (void)fcntl(link->fd, F_SETFL, O_RDWR | O_NONBLOCK);
+    (void)fcntl(link->err_fd, F_SETFL, O_NONBLOCK);
+    rc = ds_loop_add(loop, &link->line, link->fd, EPOLLIN | EPOLLOUT, err);
+    if (rc == 0)
+        rc = ds_loop_add(loop, &link->complaints, link->err_fd, EPOLLIN, err);
+    return rc;
+}
+
+/* --- the transport ---------------------------------------------------------------------------- */
+
+static void begin_booked(struct openssh *openssh, uint64_t now_ns)
+{
+    for (struct link *link = openssh->links; link != NULL; link = link->next) {
+        struct ds_error err = {0};
+        int rc;
+
+        if (link->phase != BOOKED || openssh->count[BOOTING] >= WINDOW)
+            continue;
+        enter(link, BOOTING);
+        link->deadline_ns = now_ns + BOOT_S * NS_PER_S;
+        rc = begin(link, &err);
+        if (rc != 0)
+            give_up(link, rc, &err);
+    }
+}
+
+static void go_up(struct openssh *openssh)
+{
+    for (struct link *link = openssh->links; link != NULL; link = link->next) {
+        if (link->phase != STARTED)
+            continue;
+        enter(link, UP);
+        ds_boot_release(&link->boot);
+        link->told = true;
+        link->remote->in_fd = link->remote->out_fd = link->fd;
+        link->fd = -1; /* the channel's now */
+        openssh->base.args.ops->up(link->remote);
+    }
+}
+
+static void mind_gate(struct openssh *openssh)
+{
+    unsigned settled = openssh->count[GONE] + openssh->count[STARTED] + openssh->count[UP];
+
+    if (openssh->base.args.apart || (settled == openssh->hosts && openssh->count[GONE] == 0))
+        go_up(openssh);
+    if (!openssh->base.args.apart && settled != openssh->hosts)
+        return;
+    for (struct link *link = openssh->links; link != NULL; link = link->next)
+        if (link->phase == GONE && !link->told) {
+            link->told = true;
+            openssh->base.args.ops->down(link->remote, link->rc, &link->err);
+        }
+}
+
+static uint64_t openssh_tick(struct ds_starter *starter, uint64_t now_ns)
+{
+    struct openssh *openssh = (struct openssh *)starter;
+    uint64_t start_ns = starter->args.start_ns, next_ns = 0;
+
+    if (openssh->count[UP] == openssh->hosts)
+        return 0;
+    begin_booked(openssh, now_ns);
+    for (struct link *link = openssh->links; link != NULL; link = link->next) {
+        uint64_t by_ns = start_ns != 0 && (link->phase == BOOKED || start_ns < link->deadline_ns)
+                             ? start_ns
+                             : link->deadline_ns;
+        struct ds_error err = {0};
+
+        if (link->phase > BOOTING || by_ns == 0)
+            continue;
+        if (now_ns >= by_ns) {
+            give_up(link, ds_fail(&err, EHOSTUNREACH, "no answer for too long"), &err);
+            continue;
+        }
+        next_ns = next_ns == 0 || by_ns < next_ns ? by_ns : next_ns;
+    }
+    mind_gate(openssh);
+    return next_ns;
+}
+
+static int openssh_start(struct ds_starter *starter, struct ds_remote *remote, struct ds_error *err)
+{
+    struct openssh *openssh = (struct openssh *)starter;
+    int rc = ds_ssh_check_host(remote->host, err);
+    struct link *link = rc == 0 ? calloc(1, sizeof(*link)) : NULL;
+
+    if (rc != 0)
+        return rc;
+    if (link == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a host");
+    link->openssh = openssh;
+    link->remote = remote;
+    link->fd = link->err_fd = -1;
+    link->line = (struct ds_watch){.fd = -1, .ready = on_line, .user = link};
+    link->complaints = (struct ds_watch){.fd = -1, .ready = hear, .user = link};
+    link->next = openssh->links;
+    openssh->links = link;
+    openssh->hosts++;
+    openssh->count[BOOKED]++;
+    remote->state = link;
+    return 0;
+}
+
+static bool ends_soon(pid_t pid)
+{
+    struct pollfd wait = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    int n;
+
+    if (wait.fd < 0)
+        return false;
+    do
+        n = poll(&wait, 1, PATIENCE_MS);
+    while (n < 0 && errno == EINTR);
+    (void)close(wait.fd);
+    return n > 0;
+}
+
+static void openssh_finish(struct ds_starter *starter, struct ds_remote *remote, bool force)
+{
+    struct link *link = remote->state;
+    int status = 0;
+
+    (void)starter;
+    if (link == NULL)
+        return;
+    drop(link);
+    if (remote->pid > 0) {
+        if (force || !ends_soon(remote->pid))
+            (void)kill(remote->pid, SIGTERM);
+        if (!ends_soon(remote->pid))
+            (void)kill(remote->pid, SIGKILL);
+        while (waitpid(remote->pid, &status, 0) < 0 && errno == EINTR)
+            continue;
+        remote->pid = 0;
+    }
+    if (link->phase != GONE)
+        enter(link, GONE);
+    remote->state = NULL;
+}
+
+static void openssh_close(struct ds_starter *starter)
+{
+    struct openssh *openssh = (struct openssh *)starter;
+
+    if (openssh == NULL)
+        return;
+    while (openssh->links != NULL) {
+        struct link *link = openssh->links;
+
+        openssh->links = link->next;
+        free(link);
+    }
+    ds_boot_plan_release(&openssh->plan);
+    free(openssh);
+}
+
+static int openssh_open(struct ds_starter **starter, const struct ds_transport_args *args,
+                        struct ds_error *err)
+{
+    struct openssh *openssh = calloc(1, sizeof(*openssh));
+    int rc;
+
+    if (openssh == NULL)
+        return ds_fail(err, ENOMEM, "no memory for ssh");
+    openssh->base = (struct ds_starter){.transport = &ds_transport_openssh, .args = *args};
+    rc = ds_boot_plan_open(&openssh->plan, args->libexec, ds_build_id, args->push == DS_PUSH_AUTO,
+                           args->worker, err);
+    if (rc != 0) {
+        openssh_close(&openssh->base);
+        return rc;
+    }
+    *starter = &openssh->base;
+    return 0;
+}
+
+const struct ds_transport ds_transport_openssh = {.name = "openssh",
+                                                  .open = openssh_open,
+                                                  .start = openssh_start,
+                                                  .tick = openssh_tick,
+                                                  .finish = openssh_finish,
+                                                  .close = openssh_close};

@@ -1,0 +1,254 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * ssh_auth.c - whose key opens a connection; the step is described in ssh.h.
+ *
+ * Candidates in order: the key files that the config names, the keys of the ssh-agent, the usual
+ * key files.  A server gives a client about six tries, so no more than that are made.
+ */
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fsio.h"
+#include "launcher/remote/ssh.h"
+
+enum { MAX_TRIES = 6 };
+
+enum use { USE_FILE, USE_AGENT, USE_END };
+
+/* --- key files -------------------------------------------------------------------------------- */
+
+static uint32_t get_u32(const unsigned char *at)
+{
+    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+/* The beginning of an OpenSSH key: cipher, kdf, options, one public key.  NULL: it can be used. */
+static const char *judge_openssh(const unsigned char *bytes, size_t len)
+{
+    static const char magic[] = "openssh-key-v1";
+    size_t at = sizeof(magic), n = 0;
+    char type[64];
+
+    if (len < at + 4 || memcmp(bytes, magic, at) != 0)
+        return "is damaged";
+    n = get_u32(bytes + at);
+    if (n != 4 || at + 8 > len || memcmp(bytes + at + 4, "none", 4) != 0)
+        return "is encrypted: give it to an ssh-agent with ssh-add";
+    for (int i = 0; i < 3; i++) { /* cipher, kdf, options */
+        if (at + 4 > len || get_u32(bytes + at) > len - at - 4)
+            return "is damaged";
+        at += 4 + get_u32(bytes + at);
+    }
+    if (at + 8 > len)
+        return "is damaged";
+    ds_key_type(type, bytes + at + 8, len - at - 8);
+    if (strcmp(type, "ssh-rsa") == 0)
+        return "is RSA, which libssh2 can use with old servers only: use ed25519 or --via openssh";
+    if (strncmp(type, "sk-", 3) == 0)
+        return "is a hardware key: use --via openssh";
+    return NULL;
+}
+
+/* Why a private key cannot be used, or NULL. */
+static const char *judge_key(const char *text)
+{
+    static const char begin[] = "-----BEGIN OPENSSH PRIVATE KEY-----";
+    unsigned char bytes[768], line[1024];
+    const char *at = strstr(text, begin);
+    size_t len = 0;
+    int n;
+
+    if (at == NULL && strstr(text, "ENCRYPTED") != NULL)
+        return "is encrypted: give it to an ssh-agent with ssh-add";
+    if (at == NULL && strstr(text, "BEGIN RSA PRIVATE KEY") != NULL)
+        return "is RSA, which libssh2 can use with old servers only: use ed25519 or --via openssh";
+    if (at == NULL)
+        return strstr(text, "PRIVATE KEY-----") != NULL ? NULL : "is no private key";
+    for (at += sizeof(begin) - 1; *at != '\0' && *at != '-' && len < sizeof(line); at++)
+        if (*at != '\n' && *at != '\r')
+            line[len++] = (unsigned char)*at;
+    len -= len % 4;
+    n = EVP_DecodeBlock(bytes, line, (int)len);
+    return n < 0 ? "is damaged" : judge_openssh(bytes, (size_t)n);
+}
+
+static void add_note(struct ds_ssh_auth *auth, const char *path, const char *why)
+{
+    size_t used = strlen(auth->notes);
+
+    (void)snprintf(auth->notes + used, sizeof(auth->notes) - used, "; %s %s", path, why);
+}
+
+/* Can this file be tried?  A missing one is no news unless the config names it. */
+static bool usable(struct ds_ssh_link *link, const char *path)
+{
+    struct ds_error err = {0};
+    struct stat info;
+    struct ds_buf text;
+    const char *why;
+
+    if (stat(path, &info) != 0) {
+        if (link->target->identities_given)
+            add_note(link->auth, path, strerror(errno));
+        return false;
+    }
+    if ((info.st_mode & 077) != 0 && info.st_uid == getuid()) {
+        add_note(link->auth, path, "can be read by others");
+        return false;
+    }
+    ds_buf_init(&text, 64 * 1024);
+    why = ds_fs_read(path, 64 * 1024, &text, &err) != 0 ? err.text : judge_key(ds_buf_text(&text));
+    if (why != NULL)
+        add_note(link->auth, path, why);
+    if (text.data != NULL)
+        explicit_bzero(text.data, text.cap);
+    ds_buf_release(&text);
+    return why == NULL;
+}
+
+/* --- the agent -------------------------------------------------------------------------------- */
+
+static void open_agent(struct ds_ssh *ssh, const char *path)
+{
+    struct ds_error err = {0};
+
+    if (path == NULL || path[0] == '\0' ||
+        (ssh->agent_path != NULL && strcmp(path, ssh->agent_path) == 0))
+        return;
+    ds_ssh_agent_close(&ssh->agent);
+    ssh->agent_path = path;
+    if (ds_ssh_agent_open(&ssh->agent, path, &err) != 0)
+        ssh->agent.keys = 0; /* like one without keys; a failed login says which were tried */
+}
+
+/* With IdentitiesOnly, keys whose public half lies beside a named file. */
+static bool agent_key_wanted(struct ds_ssh_link *link, const struct ds_ssh_agent_key *key)
+{
+    const struct ds_ssh_target *target = link->target;
+    unsigned char text[(DS_MAX_KEY_BYTES + 2) / 3 * 4 + 1];
+    char path[DS_MAX_PATH], type[64];
+    bool found = false;
+
+    ds_key_type(type, key->blob, key->len);
+    if (strcmp(type, "ssh-rsa") == 0 || strncmp(type, "sk-", 3) == 0) {
+        add_note(link->auth, "a key of the ssh-agent", "is RSA or of hardware: --via openssh");
+        return false;
+    }
+    if (!target->identities_only || key->len > DS_MAX_KEY_BYTES)
+        return key->len <= DS_MAX_KEY_BYTES;
+    (void)EVP_EncodeBlock(text, key->blob, (int)key->len);
+    for (size_t i = 0; !found && i < target->identity.count; i++) {
+        struct ds_buf file;
+
+        if (snprintf(path, sizeof(path), "%s.pub", target->identity.item[i]) >= (int)sizeof(path))
+            continue;
+        ds_buf_init(&file, 64 * 1024);
+        if (ds_fs_read(path, 64 * 1024, &file, NULL) == 0)
+            found = strstr(ds_buf_text(&file), (const char *)text) != NULL;
+        ds_buf_release(&file);
+    }
+    return found;
+}
+
+struct signer {
+    struct ds_ssh_agent *agent;
+    const struct ds_ssh_agent_key *key;
+};
+
+static LIBSSH2_USERAUTH_PUBLICKEY_SIGN_FUNC(sign_with_agent)
+{
+    struct signer *signer = *abstract;
+
+    (void)session;
+    return ds_ssh_agent_sign(signer->agent, signer->key, data, data_len, sig, sig_len, NULL) == 0
+               ? 0
+               : LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
+}
+
+/* --- candidates ------------------------------------------------------------------------------- */
+
+/* What candidate `next` is: an index into files or keys. */
+static enum use find_use(const struct ds_ssh_link *link, size_t *index)
+{
+    const struct ds_ssh_target *target = link->target;
+    size_t files = target->identity.count, keys = link->ssh->agent.keys, at = link->auth->next;
+    size_t first = target->identities_given ? files : keys;
+
+    if (at >= files + keys)
+        return USE_END;
+    *index = at < first ? at : at - first;
+    return (at < first) == target->identities_given ? USE_FILE : USE_AGENT;
+}
+
+/* Try candidate `next`: 1 in, 0 not now, -EACCES refused, -ENOENT not tried. */
+static int try_one(struct ds_ssh_link *link, enum use use, size_t index)
+{
+    const struct ds_ssh_target *target = link->target;
+    struct ds_ssh_agent *agent = &link->ssh->agent;
+    unsigned user_len = (unsigned)strlen(target->user);
+    int rc;
+
+    if (use == USE_FILE) {
+        if (!link->auth->begun && !usable(link, target->identity.item[index]))
+            return -ENOENT;
+        link->auth->begun = true;
+        rc = libssh2_userauth_publickey_fromfile_ex(link->session, target->user, user_len, NULL,
+                                                    target->identity.item[index], NULL);
+    } else {
+        struct signer signer = {agent, &agent->key[index]};
+        void *abstract = &signer;
+
+        if (!link->auth->begun && !agent_key_wanted(link, &agent->key[index]))
+            return -ENOENT;
+        link->auth->begun = true;
+        rc = libssh2_userauth_publickey(link->session, target->user, agent->key[index].blob,
+                                        agent->key[index].len, sign_with_agent, &abstract);
+    }
+    if (rc == LIBSSH2_ERROR_EAGAIN)
+        return 0;
+    if (rc == 0)
+        return 1;
+    return rc == LIBSSH2_ERROR_SOCKET_DISCONNECT || rc == LIBSSH2_ERROR_SOCKET_RECV ||
+                   rc == LIBSSH2_ERROR_SOCKET_SEND
+               ? -ECONNRESET
+               : -EACCES;
+}
+
+int ds__ssh_authenticate(struct ds_ssh_link *link, struct ds_error *err)
+{
+    size_t index = 0;
+    enum use use;
+    int rc;
+
+    if (link->auth == NULL) {
+        link->auth = calloc(1, sizeof(*link->auth));
+        if (link->auth == NULL)
+            return ds_fail(err, ENOMEM, "no memory to log in");
+        open_agent(link->ssh, link->target->agent);
+    }
+    while (link->auth->tried < MAX_TRIES && (use = find_use(link, &index)) != USE_END) {
+        rc = try_one(link, use, index);
+        if (rc == 0)
+            return 0;
+        if (rc == -ECONNRESET)
+            return ds_fail(err, EHOSTUNREACH, "its sshd hung up during the login of '%s'%s",
+                           link->target->user, link->auth->notes);
+        if (rc == 1) {
+            free(link->auth);
+            link->auth = NULL;
+            ds__ssh_enter(link, DS_SSH_READY);
+            return 1;
+        }
+        link->auth->tried += rc == -EACCES;
+        link->auth->begun = false;
+        link->auth->next++;
+    }
+    return ds_fail(err, EHOSTUNREACH, "it accepts no key for user '%s' (%u tried)%s",
+                   link->target->user, link->auth->tried, link->auth->notes);
+}

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""ssh - dsrun over SSH on real hosts: keys, configuration, jumps, pushes, noise, and what sshd is asked to run.
+
+Every sshd of the bed records the command that it is given, so that the last point can say that it was
+the same bytes each time, whatever stood in hostfiles, options, arguments and paths.
+"""
+import re
+import shutil
+
+import beds
+import harness as h
+
+RECORD = """#!/bin/sh
+printf '%s\\n--end--\\n' "$SSH_ORIGINAL_COMMAND" >>@LOG@
+exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"
+"""
+
+
+def main():
+    beds.require()
+    log, record = h.work() / "asked", h.work() / "record"
+    record.write_text(RECORD.replace("@LOG@", str(log)))
+    record.chmod(0o755)
+    log.touch()
+    with beds.Hosts(3, sshd=f"-o ForceCommand={record}") as bed:
+        home = bed.base / "home" / "root"
+        exec_points(bed, home)
+        key_points(bed, home)
+        config_points(bed, home)
+        push_points(bed, home)
+        fault_points(bed)
+        string_points(bed)
+    asked = set(log.read_text().split("--end--\n")) - {""}
+    h.ok(len(asked) == 1 and "touch" not in "".join(asked), "sshd was asked for the same bytes every time", asked)
+    h.done()
+
+
+def run(bed, *args, hosts="node1\nnode2\nnode3\n", command=("exec",), **env):
+    bed.hostfile.write_text(hosts)
+    return bed.run(h.DSRUN, *command, "-H", bed.hostfile, *args, **env)
+
+
+def exec_points(bed, home):
+    for via in ("ssh", "openssh"):
+        ran = run(bed, "--via", via, "--", "hostname")
+        h.ok(ran.returncode == 0 and all(f"\n{name}\n" in "\n" + ran.stdout for name in bed.names),
+             f"{via}: three hosts answer", ran.stdout + ran.stderr)
+        ran = run(bed, "--via", via, "--", "sh", "-c", "exit 7")
+        h.ok(ran.returncode == 7, f"{via}: the code of the program", ran.stderr)
+    (home / ".bashrc").write_text("echo DSRUN welcome; echo noise >&2; printf '\\033[31m'\n")
+    ran = run(bed, "--", "hostname")
+    h.ok(ran.returncode == 0 and "welcome" not in ran.stdout, "what a login prints has no effect", ran.stdout)
+    (home / ".bashrc").unlink()
+    h.ok(not any(bed.processes(name) for name in bed.names), "nothing is left on any host")
+
+
+def key_points(bed, home):
+    known = home / ".ssh" / "known_hosts"
+    right = known.read_text()
+    line = next(l for l in right.splitlines() if l.startswith("node2,"))
+    other = next(l for l in right.splitlines() if l.startswith("node3,")).split()[2]
+    for name, text, want in [
+            ("unknown", right.replace(line + "\n", ""), "its key is not known: ssh-ed25519 SHA256:"),
+            ("changed", right.replace(line, line.replace(line.split()[2], other)), "its key has CHANGED"),
+            ("revoked", right + "@revoked * " + " ".join(line.split()[1:]) + "\n", "is revoked (/"),
+            ("certified", right.replace(line, "@cert-authority " + line), "needs --via openssh")]:
+        known.write_text(text)
+        ran = run(bed, "--", "hostname", hosts="node2\n")
+        h.ok(ran.returncode == 69 and want in ran.stderr and "node2" not in ran.stdout,
+             f"a key that is {name} ends it with 69", f"{ran.returncode} {ran.stderr}")
+        h.ok(not bed.processes("node2"), f"and with a key that is {name} nothing was started")
+    known.write_text(right)
+    bed.run("ssh-keygen", "-H", "-f", known)
+    ran = run(bed, "--", "true")
+    h.ok("|1|" in known.read_text() and ran.returncode != 69, "hashed names are found", ran.stderr)
+    known.write_text(right)
+
+
+def config_points(bed, home):
+    ran = run(bed, "--", "true", hosts="node1 user=ghost\n")
+    h.ok(ran.returncode == 69 and "accepts no key for user 'ghost'" in ran.stderr, "a user without a key", ran.stderr)
+    config = home / ".ssh" / "config"
+    right = config.read_text()
+    config.write_text("Host far\n  HostName node3\n  ProxyJump node1,node2\n" + right)
+    ran = run(bed, "--via", "ssh", "--", "sh", "-c", "hostname; echo $SSH_CONNECTION", hosts="far\n")
+    h.ok(ran.returncode == 0 and "node3" in ran.stdout, "a host behind two others", ran.stdout + ran.stderr)
+    config.write_text("Host node2\n  ProxyCommand nc %h %p\n" + right)
+    ran = run(bed, "--", "true", hosts="node2\n")
+    h.ok(ran.returncode != 0 and re.search(r"config:2: 'ProxyCommand' .*--via openssh", ran.stderr),
+         "what cannot be honoured is named with its line", ran.stderr)
+    key = home / ".ssh" / "id_ed25519"
+    plain = key.read_bytes()
+    bed.run("ssh-keygen", "-p", "-q", "-P", "", "-N", "secret", "-f", key)
+    config.write_text(right)
+    ran = run(bed, "--", "true", hosts="node1\n", SSH_AUTH_SOCK="")
+    h.ok(ran.returncode == 69 and "is encrypted" in ran.stderr and "ssh-add" in ran.stderr,
+         "an encrypted key without an agent", ran.stderr)
+    key.write_bytes(plain)
+    script = f"""eval "$(ssh-agent -s)" >/dev/null; ssh-keygen -y -f {key} >{key}.pub; ssh-add -q {key}; mv {key} {key}.away
+        {h.DSRUN} exec -H {bed.hostfile} -- hostname; code=$?; mv {key}.away {key}; ssh-agent -k >/dev/null; exit $code"""
+    ran = bed.run("sh", "-c", script)
+    h.ok(ran.returncode == 0 and "node1" in ran.stdout, "a key that only the ssh-agent has", ran.stdout + ran.stderr)
+
+
+def push_points(bed, home):
+    libexec = h.work() / "libexec"  # where hosts have nothing: their /tmp is their own, and this is hidden there
+    shutil.copytree(h.BUILD / "libexec" / "dsrun", libexec)
+    for name in bed.names:
+        bed.on(name, "mount", "-t", "tmpfs", "none", libexec)
+    ran = run(bed, "--", "hostname", DSRUN_LIBEXEC=str(libexec))
+    cache = list((home / ".cache" / "dsrun").glob("*"))
+    h.ok(ran.returncode == 0 and len(cache) == 1 and (cache[0] / "dsrun-agent").exists(),
+         "programs are pushed to hosts that lack them", ran.stdout + ran.stderr)
+    h.ok(cache and cache[0].stat().st_mode & 0o7777 == 0o700 and [p.name for p in cache[0].iterdir()] == ["dsrun-agent"],
+         "into a folder of the user alone, and nothing else is left there", cache)
+    before = (cache[0] / "dsrun-agent").stat().st_ino
+    ran = run(bed, "--", "hostname", DSRUN_LIBEXEC=str(libexec))
+    h.ok(ran.returncode == 0 and (cache[0] / "dsrun-agent").stat().st_ino == before, "once", ran.stderr)
+    with open(cache[0] / "dsrun-agent", "ab") as file:
+        file.write(b"x")
+    ran = run(bed, "--", "hostname", DSRUN_LIBEXEC=str(libexec))
+    h.ok(ran.returncode == 0 and (cache[0] / "dsrun-agent").read_bytes() == (libexec / "dsrun-agent").read_bytes(),
+         "a copy that was changed does not run, it is replaced", ran.stderr)
+    ran = run(bed, "--push", "never", "--", "hostname", DSRUN_LIBEXEC=str(libexec))
+    h.ok(ran.returncode == 69 and "may not be pushed" in ran.stderr, "--push never", ran.stderr)
+
+
+def fault_points(bed):
+    bed.fault("hang-sshd", "node2")
+    ran = run(bed, "--start-timeout", 2, "--", "hostname", hosts="node2\n")
+    h.ok(ran.returncode == 69 and "time-out" in ran.stderr and "greeting" in ran.stderr, "an sshd that hangs", ran.stderr)
+    bed.fault("cont", "node2")
+    bed.fault("poweroff", "node2")
+    ran = run(bed, "--start-timeout", 2, "--", "hostname")
+    h.ok(ran.returncode == 69 and "node1" in ran.stdout and "node3" in ran.stdout and "connecting" in ran.stderr,
+         "a dead host is named, the others answer", f"{ran.returncode} {ran.stdout} {ran.stderr}")
+
+
+def string_points(bed):
+    for text in ("$(touch x)", "`touch x`", "a'b\"c", "two\nlines", "-oProxyCommand=touch x", "; touch x", "%h%n", ""):
+        ran = run(bed, "--env", f"ODD={text}", "--", "sh", "-c", 'printf "%s|%s" "$1" "$ODD"', "sh", text, hosts="node1\n")
+        h.ok(ran.returncode == 0 and f"{text}|{text}" in ran.stdout, f"argument and value {text!r} arrive as they are",
+             ran.stdout + ran.stderr)
+    for via in ("ssh", "openssh"):
+        for line in ("node1 user=-oProxyCommand=x\n", "node1 address=-oProxyCommand=x\n", "node1 user=$(touch\n"):
+            ran = run(bed, "--via", via, "--", "true", hosts=line)
+            h.ok(ran.returncode not in (0, 70), f"{via}: {line.strip()} is refused", ran.stderr)
+
+
+main()

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "runtime/exchange.h"
 #include "runtime/model/net.h"
 #include "runtime/optim.h"
@@ -37,6 +38,8 @@ struct ds_engine {
     uint64_t steps;       /* begun since open; the number that events count in */
     uint64_t step_tokens; /* of all ranks */
     const struct ds_step_args *step;
+    struct ds_span_time *trace; /* of step number trace_step, which began at trace_ns */
+    uint64_t trace_step, trace_ns;
     struct ds_step_result result;
     double clip_scale;
     atomic_size_t at[2]; /* instructions begun by the main and by the reduce thread */
@@ -408,6 +411,22 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
                    ds_instr_op_name(instr->op));
 }
 
+static double since_s(uint64_t begin_ns, uint64_t ns)
+{
+    return (double)(ns - begin_ns) * 1e-9;
+}
+
+static int exec_traced(struct ds_engine *engine, size_t i, struct ds_error *err)
+{
+    struct ds_span_time *time = &engine->trace[i];
+    int rc;
+
+    time->begin_s = since_s(engine->trace_ns, ds_clock_mono_ns());
+    rc = exec(engine, &engine->plan->step.instr[i], err);
+    time->end_s = since_s(engine->trace_ns, ds_clock_mono_ns());
+    return rc;
+}
+
 /* Wait until `event`, if there is one, has happened in `step`. */
 static int wait_for(struct ds_engine *engine, uint32_t event, uint64_t step, struct ds_error *err)
 {
@@ -431,7 +450,8 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
         if (rc == 0)
             rc = wait_for(engine, instr->room_after, step, err);
         if (rc == 0)
-            rc = exec(engine, instr, err);
+            rc =
+                step == engine->trace_step ? exec_traced(engine, i, err) : exec(engine, instr, err);
         if (rc == 0 && instr->signals != DS_NO_EVENT)
             ds_queue_signal(&engine->queues, instr->signals, step);
     }
@@ -468,9 +488,16 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
     engine->step = args;
     engine->steps++;
     engine->net.loss_sum = 0.0;
+    if (args->trace != NULL) {
+        engine->trace = args->trace;
+        engine->trace_step = engine->steps;
+        engine->trace_ns = ds_clock_mono_ns();
+    }
     if (engine->queues.threaded)
         ds_queue_start(&engine->queues, engine->steps);
     rc = run_queues(engine, engine->steps, false, err);
+    if (rc == 0 && args->trace != NULL)
+        rc = ds_engine_settle(engine, err);
     *result = engine->result;
     return rc;
 }

@@ -28,6 +28,7 @@
 #include "runtime/job.h"
 #include "runtime/optim.h"
 #include "runtime/plan/plan.h"
+#include "runtime/plan/timeline.h"
 
 struct ds_engine;
 
@@ -67,9 +68,11 @@ struct ds_step_args {
     const struct ds_data *data;
     uint64_t position; /* of the step's first sequence */
     double lr;
-    uint64_t update; /* of the optimizer, from 1 */
-    bool stop;       /* this rank was asked to stop */
-    bool writing;    /* this rank writes a checkpoint behind the step */
+    uint64_t update;            /* of the optimizer, from 1 */
+    bool stop;                  /* this rank was asked to stop */
+    struct ds_span_time *trace; /* NULL, or [plan->step.count]: when each instruction ran; the step
+                                 * then ends with its last one, gathers included */
+    bool writing;               /* this rank writes a checkpoint behind the step */
 };
 struct ds_step_result {
     double loss;        /* mean over the tokens of all ranks */

@@ -47,6 +47,7 @@ enum ds_recompute {
     DS_RECOMPUTE_FULL,
     DS_RECOMPUTE_AUTO /* ds_plan_settle() turns it into one of the others */
 };
+enum ds_trace { DS_TRACE_NONE, DS_TRACE_STEP };
 enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
 enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
@@ -131,6 +132,7 @@ struct ds_job {
         uint64_t every;
         bool comm;      /* tell what collectives send */
         unsigned sinks; /* enum ds_sink */
+        enum ds_trace trace;
     } log;
     struct {
         enum ds_guard nonfinite;

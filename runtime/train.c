@@ -18,6 +18,8 @@
 
 /* No collective makes no progress for longer than this while all ranks live. */
 enum { COMM_TIMEOUT_MS = 30 * 60 * 1000, SPIN_POLLS = 4000 };
+/* The first two pay for pages touched and products compiled for the first time. */
+enum { TRACED_STEP = 3 };
 
 static void on_abort(void *user)
 {
@@ -101,6 +103,8 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
     if (rc == 0)
         rc = ds_plan_build(&trainer->plan, &plan, err);
     if (rc == 0)
+        rc = ds__trainer_trace_open(trainer, err);
+    if (rc == 0)
         rc = open_comm(trainer, err);
     if (rc == 0)
         rc = open_rest(trainer, err);
@@ -125,6 +129,7 @@ static void close_all(struct ds_trainer *trainer, bool failed)
     ds_comm_close(trainer->comm);
     ds_plan_release(&trainer->plan);
     ds_monitor_release(&trainer->monitor);
+    free(trainer->trace);
     free(trainer->weights);
     free(trainer->moments);
 }
@@ -217,12 +222,14 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
     struct ds_ckpt_state *state = &trainer->state;
     uint64_t began = ds_clock_mono_ns();
     struct ds_step_result result;
+    bool trace = trainer->trace != NULL && ++trainer->stepped == TRACED_STEP;
     struct ds_step_args args = {
         .data = trainer->train,
         .position = state->samples,
         .lr = ds_optim_lr(job, state->step),
         .update = state->step + 1 - state->skipped,
         .stop = ds_link_stop_requested(trainer->args->link),
+        .trace = trace ? trainer->trace : NULL,
     };
     int rc = ds__trainer_saving(trainer, &args.writing, err);
 
@@ -243,6 +250,8 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
     trainer->timed_steps++;
     *stop = result.stop;
     rc = tell_step(trainer, &result, args.lr, err);
+    if (rc == 0 && trace)
+        rc = ds__trainer_trace_write(trainer, err);
     if (rc == 0)
         rc = ds__trainer_saved(trainer, result.writing, err);
     if (rc == 0)

@@ -28,6 +28,8 @@ struct ds_trainer {
     struct ds_ckpt_state state;
     double peak; /* FLOP/s of all ranks' devices */
     uint64_t began_ns;
+    struct ds_span_time *trace;     /* [plan.step.count], or NULL: no step is traced */
+    uint64_t stepped;               /* since the start */
     uint64_t timed_ns, timed_steps; /* since the last metric */
 };
 
@@ -45,5 +47,10 @@ int ds__trainer_save(struct ds_trainer *trainer, bool last, struct ds_error *err
 int ds__trainer_saving(struct ds_trainer *trainer, bool *writing, struct ds_error *err)
     DS_NODISCARD;
 int ds__trainer_saved(struct ds_trainer *trainer, bool writing, struct ds_error *err) DS_NODISCARD;
+
+/* trace.c: room for the times of a step, when the job asks for them; the step that was traced, as
+ * run_dir/trace/rank-00000.json. */
+int ds__trainer_trace_open(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+int ds__trainer_trace_write(const struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 
 #endif

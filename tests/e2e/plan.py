@@ -77,4 +77,18 @@ h.ok(ran.returncode == 2, "a cluster file that does not exist", ran.stderr)
 ran = h.dsrun("plan", "--timeline", trace, job, "train.global_batch=1",
               XDG_CONFIG_HOME=os.path.join(h.work(), "config"))
 h.ok(ran.returncode == 65 and "bench machine" in ran.stderr, "no rates of this machine", ran.stderr)
+
+# A real step, traced: the instructions of the plan, one rank a file.
+h.text_file()
+ran = h.dsrun("--slots", "2", h.write_job(steps=4), "run_dir=traced", "log.trace=step", "zero.stage=2")
+h.ok(ran.returncode == 0, "log.trace: the job ends with 0", ran.stderr)
+for rank in range(2):
+    with open(os.path.join(h.work(), "traced", "trace", f"rank-{rank:05}.json"), encoding="utf-8") as source:
+        events = json.load(source)["traceEvents"]
+    work = [e for e in events if e["ph"] == "X"]
+    names = {e["name"].split()[0] for e in work}
+    h.ok(names >= {"FORWARD", "BACKWARD", "REDUCE", "GATHER", "NORM", "UPDATE"},
+         f"log.trace: rank {rank} has every kind of instruction", names)
+    h.ok(all(e["pid"] == rank and e["dur"] >= 0 for e in work) and sum(e["dur"] for e in work) > 0,
+         f"log.trace: rank {rank} has times")
 h.done()

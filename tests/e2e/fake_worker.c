@@ -16,7 +16,8 @@
  *   env:NAME             print a variable
  *   orphan               leave a daemon in its own session, print its pid
  *   garbage              bytes on the link that are no frame
- *   train:MS             make steps of so many ms for ever, heeding STOP, ABORT and WHERE
+ *   train:MS[:STEPS]     make steps of so many ms, heeding STOP, ABORT and WHERE; after so many
+ *                        wait as for the others
  *   fill:PATH            write there until the disk is full, tell so, and end with 1
  *   sleep:MS  exit:N  kill:SIGNAL
  *   wait                 until STOP (exit 75) or ABORT (exit 79) or the end of the link
@@ -24,6 +25,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -116,6 +118,7 @@ static void metrics(const char *range)
         send_frame(DS_WIRE_METRIC, 0, json, (size_t)len);
         beat(step, DS_PHASE_STEP);
     }
+    wait_for_end();
 }
 
 /* One frame, heeded as a worker would. */
@@ -141,13 +144,13 @@ static _Noreturn void wait_for_end(void)
         heed(&payload);
 }
 
-static _Noreturn void train(unsigned long ms)
+static _Noreturn void train(unsigned long ms, unsigned long steps)
 {
     struct pollfd line = {.fd = line_fd, .events = POLLIN};
     struct ds_buf payload;
 
     ds_buf_init(&payload, DS_MAX_FRAME_BYTES);
-    for (unsigned long step = 1;; step++) {
+    for (unsigned long step = 1; step <= steps; step++) {
         while (poll(&line, 1, (int)ms) > 0)
             heed(&payload);
         beat(step, DS_PHASE_STEP);
@@ -305,7 +308,8 @@ static void act(const char *verb, const char *arg)
     else if (strcmp(verb, "wait") == 0)
         wait_for_end();
     else if (strcmp(verb, "train") == 0)
-        train(number);
+        train(number,
+              strchr(arg, ':') != NULL ? strtoul(strchr(arg, ':') + 1, NULL, 10) : ULONG_MAX);
     else if (strcmp(verb, "fill") == 0)
         fill(arg);
     else if (strcmp(verb, "deaf") == 0)

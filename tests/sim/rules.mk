@@ -32,4 +32,7 @@ tests check check-e2e: $(SIM) $(MUTANTS)
 check-sim: $(SIM) $(MUTANTS) ## the simulator: SIM_COUNT=100000 seeded sequences of failures
 	$(Q)time $(SIM) $(SIM_COUNT)
 
-.PHONY: check-sim
+campaign: all $(FAKE_WORKER) ## the fault campaign: 200 seeded trials on 8 hosts over ssh
+	$(Q)B='$(B)' tests/e2e/campaign.py 200
+
+.PHONY: check-sim campaign

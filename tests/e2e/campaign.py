@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""campaign - seeded faults on jobs of 8 real hosts over ssh: the cause is named, in time, and nothing stays.
+
+    tests/e2e/campaign.py [TRIALS [SEED]]        24 trials without words; `make campaign` runs 200
+
+A trial starts a job of fake ranks that make steps, waits a moment drawn from the seed, and does one thing:
+kills a rank, an agent, the sshd that serves a host, or dsrun; stops (SIGSTOP) a rank, an agent or dsrun; cuts a
+host off; fills its disk; freezes it.  The job must end with the code and the sentence of that fault, within the
+grace or the heartbeat limit and two seconds more (and a margin for a busy machine, which is printed), and then
+no process, connection, shared memory or file of it may be on any host.  One trial in four has a spare host and
+a restart, and must go on there.  The beds, of 9 hosts each, are worked on side by side.
+"""
+import concurrent.futures
+import json
+import os
+import queue
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+
+import beds
+import harness as h
+
+TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+HOSTS, BEDS, HEARTBEAT, GRACE, HANG, MARGIN = 8, 3, 3.0, 1.0, 2.0, 20.0
+
+beds.require()
+LIBEXEC = h.work() / "libexec"
+LIBEXEC.mkdir()
+shutil.copy(h.BUILD / "libexec" / "dsrun" / "dsrun-agent", LIBEXEC / "dsrun-agent")
+shutil.copy(h.BUILD / "tests" / "e2e" / "fake_worker", LIBEXEC / "dsrun-worker")
+JOB = h.write_job(steps=10, batch=HOSTS)
+
+#        fault            code  what the sentence must say; {rank} and {host} are the victim's
+FAULTS = {
+    "kill a rank":      (137, r"rank {rank} on {host} was killed by signal 9"),
+    "kill an agent":    (70, r"host '{host}' was lost: "),
+    "kill sshd's child": (70, r"host '{host}' was lost: "),
+    "kill dsrun":       (-9, None),
+    "stop a rank":      (124, r"hang: .* rank {rank} on {host}, .* does not answer"),
+    "stop an agent":    (70, r"host '{host}' was lost: it is frozen: .*for 3 s"),
+    "stop dsrun":       (124, r"dsrun itself was stopped"),
+    "cut a host":       (70, r"host '{host}' was lost: it cannot be reached: .*for 3 s"),
+    "fill a disk":      (1, r"rank {rank} on {host} ended with code 1: a disk is full"),
+    "freeze a host":    (70, r"host '{host}' was lost: it is frozen: .*for 3 s"),
+}
+# Those that a host is to blame for: its spare takes over at once.
+LOSES_HOST = ("kill an agent", "kill sshd's child", "stop an agent", "cut a host", "freeze a host")
+
+
+def wait_for(true, seconds):
+    end = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
+class Trial:
+    def __init__(self, number):
+        self.dice = random.Random(f"{SEED}/{number}")
+        self.number = number
+        self.fault = list(FAULTS)[number % len(FAULTS)]
+        self.rank = self.dice.randrange(HOSTS)
+        self.host = f"node{self.rank + 1}"
+        self.spare = self.fault in LOSES_HOST and self.dice.random() < 0.5
+        self.run = h.work() / f"run-{number}"
+        self.err = h.work() / f"err-{number}"
+        self.took = 0.0
+        self.wrong = []
+
+    def say(self, what):
+        self.wrong.append(what)
+
+    def events(self):
+        try:
+            return [json.loads(line) for line in (self.run / "events.jsonl").read_text().splitlines()]
+        except (OSError, ValueError):
+            return []
+
+    def count(self, name):
+        return sum(event["event"] == name for event in self.events())
+
+    def start(self, bed):
+        script = f"train:{self.dice.choice((20, 50, 100))}"
+        if self.fault == "stop a rank":  # the others come to wait for it
+            script = "train:100:20"
+        victim = f"sleep:400;fill:/tmp/full-{self.number}" if self.fault == "fill a disk" else script
+        options = ["-H", bed.hostfile, "--nodes", HOSTS, "--via", "ssh", "--heartbeat", HEARTBEAT, "--grace", GRACE,
+                   "--run-dir", self.run, "--env", f"FAKE={script}", "--env", f"FAKE_{self.rank}={victim}"]
+        if self.spare:
+            options += ["--restarts", 1]
+        with open(self.err, "wb") as log:
+            self.process = bed.start(h.DSRUN, *options, JOB, f"launch.hang={HANG}", stdout=log, stderr=log,
+                                     DSRUN_LIBEXEC=str(LIBEXEC))
+        return wait_for(lambda: self.count("started") or self.process.poll() is not None, 60) and \
+            self.process.poll() is None
+
+    def pid_on_host(self, bed, word):
+        return next((pid for pid, line in bed.processes(self.host).items() if word in line), None)
+
+    def strike(self, bed):
+        kind = self.fault
+        number = "KILL" if kind.startswith("kill") else "STOP"
+        if kind in ("kill dsrun", "stop dsrun"):
+            self.process.send_signal(signal.SIGKILL if number == "KILL" else signal.SIGSTOP)
+        elif kind in ("kill a rank", "stop a rank", "kill an agent", "stop an agent"):
+            pid = self.pid_on_host(bed, "dsrun-worker" if "rank" in kind else "dsrun-agent")
+            bed.on(self.host, "kill", f"-{number}", str(pid))
+        elif kind == "kill sshd's child":
+            bed.on(self.host, "pkill", "-KILL", "-f", "^sshd: .*@notty")
+        elif kind == "cut a host":
+            bed.fault("drop", self.host)
+        elif kind == "freeze a host":
+            bed.fault("freeze", self.host)
+        elif kind == "fill a disk":
+            return  # its rank does
+        self.began = time.monotonic()
+
+    def wait_end(self, bed):
+        limit = GRACE + 2.0
+        if self.fault == "stop a rank":
+            limit += HANG + 2.0
+        elif self.fault in ("stop an agent", "stop dsrun", "cut a host", "freeze a host", "kill dsrun"):
+            limit += HEARTBEAT
+        if self.fault in ("kill dsrun", "stop dsrun"):
+            if not wait_for(lambda: not any(bed.processes(name) for name in bed.names), limit + MARGIN):
+                self.say("ranks outlive their dsrun")
+            self.took = time.monotonic() - self.began
+            self.process.send_signal(signal.SIGCONT)
+            limit += 2.0
+        if self.spare:
+            if not wait_for(lambda: self.count("started") == 2 or self.process.poll() is not None, limit + MARGIN) or \
+                    self.process.poll() is not None:
+                self.say("it does not go on with the spare host")
+            self.took = time.monotonic() - self.began
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+        if not wait_for(lambda: self.process.poll() is not None, limit + MARGIN):
+            self.say(f"it does not end within {limit} s and {MARGIN} s")
+            self.process.kill()
+            self.process.wait()
+        self.took = self.took or time.monotonic() - self.began
+
+    def check(self):
+        code, sentence = FAULTS[self.fault]
+        text = self.err.read_text(errors="replace")
+        if self.process.returncode != (75 if self.spare else code):
+            self.say(f"exit code {self.process.returncode}, not {code}")
+        if sentence and not re.search(sentence.format(rank=self.rank, host=self.host), text):
+            self.say("the cause is not named")
+        if self.spare and not any(event["event"] == "launch" and f"node{HOSTS + 1}" in event["hosts"]
+                                  for event in self.events()):
+            self.say("the spare host is not used")
+
+    def check_left(self, bed):
+        if self.fault == "cut a host":
+            bed.fault("heal", self.host)
+        elif self.fault == "freeze a host":
+            bed.fault("thaw", self.host)
+        elif self.fault == "stop an agent":
+            bed.on(self.host, "pkill", "-CONT", "dsrun-agent")
+
+        def left():
+            found = []
+            for name in bed.names:
+                found += [f"{name}: process {line}" for line in bed.processes(name).values()]
+                listed = bed.on(name, "sh", "-c", "ls -A /tmp /dev/shm | grep -v '^/\\|^$\\|^dsrun-bed\\|^dsrun-e2e'; "
+                                "ss -Htn state established state fin-wait-1 state fin-wait-2 state close-wait")
+                found += [f"{name}: {line}" for line in listed.stdout.splitlines() if line.strip()]
+            return found
+        still = [None]
+
+        def clean():
+            still[0] = left()
+            return not still[0]
+        if not wait_for(clean, HEARTBEAT + 2.0 + MARGIN):
+            self.say(f"left behind: {still[0]}")
+
+    def go(self, bed):
+        try:
+            if not self.start(bed):
+                self.say("it does not start")
+                return self
+            self.began = time.monotonic()
+            time.sleep(0.3 + self.dice.random() * 0.5)
+            self.strike(bed)
+            self.wait_end(bed)
+            self.check()
+            self.check_left(bed)
+        except Exception as error:  # a trial that cannot be made has failed
+            self.say(f"{type(error).__name__}: {error}")
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+        return self
+
+
+def main():
+    free = queue.Queue()
+    raised = [beds.Hosts(HOSTS + 1, disk="1m") for _ in range(min(BEDS, TRIALS))]
+    for bed in raised:
+        free.put(bed)
+
+    def one(number):
+        bed = free.get()
+        try:
+            return Trial(number).go(bed)
+        finally:
+            free.put(bed)
+
+    failures, took = 0, []
+    with concurrent.futures.ThreadPoolExecutor(len(raised)) as pool:
+        for trial in pool.map(one, range(TRIALS)):
+            took.append(trial.took)
+            failures += bool(trial.wrong)
+            name = f"trial {trial.number}: {trial.fault} on {trial.host}{' with a spare' if trial.spare else ''}"
+            h.ok(not trial.wrong, f"{name}, over in {trial.took:.1f} s",
+                 "\n".join(trial.wrong) + "\n" + trial.err.read_text(errors="replace")[-1500:])
+            shutil.rmtree(trial.run, ignore_errors=True)
+    print(f"# {TRIALS} trials from seed {SEED} on {HOSTS} hosts, {failures} failures; longest {max(took):.1f} s")
+    for bed in raised:
+        bed.down()
+    shared = [name for name in os.listdir("/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified")
+                                          else "/sys/fs/cgroup") if name.startswith("dsrun-job")]
+    h.ok(not shared, "no cgroup of a job is left", shared)
+
+
+main()
+h.done()

@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -514,9 +516,24 @@ static void ssh_finish(struct ds_starter *starter, struct ds_remote *remote, boo
     remote->stream = NULL;
 }
 
+/* Beats were sent all the time: does the other kernel confirm them?  Nothing is known of a host
+ * behind another one. */
+static enum ds_reach ssh_reach(struct ds_starter *starter, struct ds_remote *remote)
+{
+    const struct ds_ssh_link *link = remote->state;
+    int unconfirmed = 0;
+
+    (void)starter;
+    if (link == NULL || link->via != NULL || link->fd < 0 ||
+        ioctl(link->fd, SIOCOUTQ, &unconfirmed) != 0)
+        return DS_REACH_UNKNOWN;
+    return unconfirmed > 0 ? DS_REACH_NONE : DS_REACH_FROZEN;
+}
+
 const struct ds_transport ds_transport_ssh = {.name = "ssh",
                                               .open = ssh_open,
                                               .start = ssh_start,
                                               .tick = ssh_tick,
                                               .finish = ssh_finish,
+                                              .reach = ssh_reach,
                                               .close = ssh_close};

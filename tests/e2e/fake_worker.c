@@ -118,7 +118,6 @@ static void metrics(const char *range)
         send_frame(DS_WIRE_METRIC, 0, json, (size_t)len);
         beat(step, DS_PHASE_STEP);
     }
-    wait_for_end();
 }
 
 /* One frame, heeded as a worker would. */
@@ -155,6 +154,7 @@ static _Noreturn void train(unsigned long ms, unsigned long steps)
             heed(&payload);
         beat(step, DS_PHASE_STEP);
     }
+    wait_for_end();
 }
 
 static _Noreturn void fill(const char *path)

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/arena.h"
+#include "base/build.h"
 #include "base/clock.h"
 #include "base/exit.h"
 #include "launcher/fleet/pulse.h"
@@ -161,10 +162,12 @@ static int on_hello(struct agent *agent, const struct ds_frame *frame, struct ds
     struct ds_hello hello;
     int rc = ds_channel_get_hello(frame, &hello, err);
 
-    if (rc != 0)
-        return rc;
-    agent->greeted = true;
-    return ds_channel_send_hello(&agent->up, &hello);
+    agent->greeted = rc == 0;
+    if (rc != 0 && ds_wire_get_hello(frame, &hello, NULL) == 0) { /* so that it can name both */
+        (void)snprintf(hello.build_id, sizeof(hello.build_id), "%s", ds_build_id);
+        (void)ds_channel_send_hello(&agent->up, &hello);
+    }
+    return rc != 0 ? rc : ds_channel_send_hello(&agent->up, &hello);
 }
 
 static int on_spec(struct agent *agent, const struct ds_frame *frame, struct ds_error *err)

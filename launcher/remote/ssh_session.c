@@ -113,8 +113,8 @@ int ds__ssh_boot(struct ds_ssh_link *link, struct ds_error *err)
 
     while (rc == 0) {
         /* One byte at a time would be exact; as the agent is silent until HELLO, a chunk is too. */
-        n = libssh2_channel_read(link->channel, bytes, sizeof(bytes));
         ds__ssh_hear_stderr(link);
+        n = libssh2_channel_read(link->channel, bytes, sizeof(bytes));
         if (n == LIBSSH2_ERROR_EAGAIN || n == LIBSSH2_ERROR_BAD_USE ||
             (n == 0 && libssh2_channel_eof(link->channel) == 0))
             return 0;
@@ -167,8 +167,8 @@ static ssize_t stream_read(struct ds_stream *stream, void *bytes, size_t len, st
 
     if (link->cut)
         return 0;
+    ds__ssh_hear_stderr(link); /* first: it may take in what stands on the other stream */
     n = libssh2_channel_read(link->channel, bytes, len);
-    ds__ssh_hear_stderr(link);
     if (n > 0)
         return n;
     if (n == LIBSSH2_ERROR_EAGAIN || n == LIBSSH2_ERROR_BAD_USE)
@@ -178,14 +178,18 @@ static ssize_t stream_read(struct ds_stream *stream, void *bytes, size_t len, st
     return libssh2_channel_eof(link->channel) == 0 || !is_over(link) ? -EAGAIN : 0;
 }
 
+/* A write takes in what has come meanwhile: the socket is empty then, and reports nothing. */
 static ssize_t stream_write(struct ds_stream *stream, const void *bytes, size_t len)
 {
-    struct ds_ssh_link *link = link_of(stream);
+    struct ds_ssh_link *link = link_of(stream), *root = link;
     ssize_t n;
 
     if (link->cut)
         return -EPIPE;
     n = libssh2_channel_write(link->channel, bytes, len);
+    while (root->via != NULL)
+        root = root->via;
+    ds_loop_again(link->ssh->base.args.loop, &root->watch);
     return n == LIBSSH2_ERROR_EAGAIN || n == 0 ? -EAGAIN : n < 0 ? -EPIPE : n;
 }
 

@@ -150,6 +150,16 @@ def unequal(bed):
     nothing_left(bed, "a run")
 
 
+def execute(bed):
+    """dsrun exec in an allocation: a program once on every node."""
+    run = bed.run("salloc", "-Q", "-N3", "-w", "node[1-3]", h.DSRUN, "exec", "--", "hostname")
+    h.ok(run.returncode == 0 and all(f"node{i}" in run.stdout for i in (1, 2, 3)), "exec runs on every node",
+         f"{run.returncode} {run.stdout}{run.stderr}")
+    run = bed.run("salloc", "-Q", "-N2", "-w", "node[1-2]", h.DSRUN, "exec", "--", "sh", "-c",
+                  '[ "$SLURMD_NODENAME" = node1 ] || exit 3')
+    h.ok(run.returncode == 3, "and returns what failed", f"{run.returncode} {run.stdout}{run.stderr}")
+
+
 def failures(bed):
     """The first failure is named and its code returned; srun's own codes beside it."""
     run = Run(bed, FAKE="sleep:600000", FAKE_1="err:boom;exit:3")
@@ -335,6 +345,7 @@ with beds.Slurm(4, cpus=CPUS, user="root" if h.SANITIZED else "tester") as slurm
     limited = Run(slurm, FAKE="wait").batch("-N1", "-t", "1", "-w", "node4")
     dry_run(slurm)
     unequal(slurm)
+    execute(slurm)
     failures(slurm)
     killed(slurm)
     stops(slurm)

@@ -17,6 +17,7 @@
 #include "base/fsio.h"
 #include "base/log.h"
 #include "launcher/agent.h"
+#include "launcher/guard.h"
 #include "launcher/remote/slurm.h"
 
 enum { FIRST_FD = 32 };
@@ -27,14 +28,15 @@ int main(int argc, char **argv)
     struct ds_agent_args args = {.exe_dir = exe_dir};
     struct ds_slurm_join join = {.fd = -1};
     struct ds_error err = {0};
-    bool slurm;
-    int null_fd;
+    bool slurm, local, guard = false;
+    int null_fd, code = DS_EXIT_OK;
 
     ds_log_init("dsrun-agent", DS_LOG_WARNING);
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
         return dprintf(STDOUT_FILENO, "dsrun-agent %s\n", ds_build_id) < 0;
     slurm = argc == 2 && strcmp(argv[1], "slurm") == 0;
-    if ((argc != 1 && !slurm) || isatty(STDIN_FILENO)) {
+    local = argc == 2 && strcmp(argv[1], "local") == 0; /* dsrun itself is its guard */
+    if ((argc != 1 && !slurm && !local) || isatty(STDIN_FILENO)) {
         ds_log(DS_LOG_ERROR, "this program is started by dsrun, not by hand");
         return DS_EXIT_USAGE;
     }
@@ -42,6 +44,12 @@ int main(int argc, char **argv)
         ds_log(DS_LOG_ERROR, "%s", err.text);
         return DS_EXIT_SOFTWARE;
     }
+    if (!local && !slurm && ds_guard_enter(&guard, &code, &err) != 0) {
+        ds_log(DS_LOG_ERROR, "%s", err.text);
+        return DS_EXIT_SOFTWARE;
+    }
+    if (guard)
+        return code;
     args.in_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);
     args.out_fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);
     null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);

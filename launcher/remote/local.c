@@ -48,7 +48,7 @@ static void local_close(struct ds_starter *starter)
 
 static int spawn_agent(const char *path, int fd, int lease_fd, pid_t *pid)
 {
-    char *argv[] = {(char[]){"dsrun-agent"}, NULL};
+    char *argv[] = {(char[]){"dsrun-agent"}, (char[]){"local"}, NULL};
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
     sigset_t set;

@@ -102,7 +102,7 @@ class Trial:
             self.process.poll() is None
 
     def pid_on_host(self, bed, word):
-        return next((pid for pid, line in bed.processes(self.host).items() if word in line), None)
+        return max((pid for pid, line in bed.processes(self.host).items() if word in line), default=None)
 
     def strike(self, bed):
         kind = self.fault

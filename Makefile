@@ -94,7 +94,7 @@ $(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt cost plan com
 $(B)/bin/dsrun: LIBS = $(LIBS_dsrun)
 $(B)/libexec/dsrun/dsrun-agent: $(B)/cli/agent.o $(call LIB,launcher base)
 $(B)/libexec/dsrun/dsrun-agent: LIBS = $(LIBS_agent)
-$(B)/libexec/dsrun/dsrun-worker: $(B)/cli/worker.o $(call LIB,engine data ckpt comm plan job cpu ops base)
+$(B)/libexec/dsrun/dsrun-worker: $(B)/cli/worker.o $(call LIB,engine data ckpt cost comm plan job cpu ops base)
 $(B)/libexec/dsrun/dsrun-worker: LIBS = $(LIBS_worker)
 
 # One id for the programs of a build: the version and a hash of all sources and flags.

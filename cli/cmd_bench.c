@@ -1,11 +1,12 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * cmd_bench.c - `dsrun bench gemm`: becomes the worker, for only that one has kernels.
+ * cmd_bench.c - `dsrun bench gemm` and `comm`: become the worker, for only that one has kernels.
  */
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,15 +20,19 @@ int ds_cmd_bench(const struct ds_cli *cli)
 {
     struct ds_error err = {0};
     char path[DS_MAX_PATH];
-    char program[] = "dsrun-worker", bench[] = "bench", gemm[] = "gemm", json[] = "--json";
-    char *argv[] = {program, bench, gemm, cli->json ? json : NULL, NULL};
+    const char *argv[6] = {"dsrun-worker", "bench", cli->command + sizeof("bench")};
+    size_t argc = 3;
     int rc = ds_cli_libexec(path, "dsrun-worker", &err);
 
     if (rc != 0) {
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
         return ds_exit_from_errno(rc);
     }
-    execv(path, argv);
+    if (cli->args > 0)
+        argv[argc++] = cli->arg[0];
+    if (cli->json)
+        argv[argc++] = "--json";
+    execv(path, (char **)(uintptr_t)argv); /* exec leaves them as they are */
     ds_log(DS_LOG_ERROR, "cannot start '%s': %s", path, strerror(errno));
     return DS_EXIT_SOFTWARE;
 }

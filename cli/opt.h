@@ -53,6 +53,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "compare two checkpoints: the tensors that differ, the most different first") \
     X(BENCH_GEMM, "bench gemm", ds_cmd_bench, "", 0, 0, \
       "measure the matrix products of this machine") \
+    X(BENCH_MACHINE, "bench machine", ds_cmd_bench, "[RANKS]", 0, 1, \
+      "measure this machine for plan and tune: a cluster file, on standard output") \
     N(BENCH_COMM, "bench comm", "measure the collectives") \
     N(BENCH_IO, "bench io", "measure the file system") \
     N(LAUNCH, "launch", "run any program as ranks") \

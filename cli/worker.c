@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "kernels/bench.h"
 #include "launcher/spec.h"
+#include "runtime/cost/machine.h"
 #include "runtime/spec.h"
 #include "runtime/train.h"
 
@@ -164,6 +165,8 @@ int main(int argc, char **argv)
     int code = DS_EXIT_OK, rc;
 
     ds_log_init("dsrun-worker", DS_LOG_WARNING);
+    if (argc > 2 && strcmp(argv[1], "bench") == 0 && strcmp(argv[2], "machine") == 0)
+        return ds_machine_main(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "bench") == 0)
         return ds_bench_main(argc - 2, argv + 2);
     if (argc > 1) {

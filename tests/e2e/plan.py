@@ -78,6 +78,21 @@ ran = h.dsrun("plan", "--timeline", trace, job, "train.global_batch=1",
               XDG_CONFIG_HOME=os.path.join(h.work(), "config"))
 h.ok(ran.returncode == 65 and "bench machine" in ran.stderr, "no rates of this machine", ran.stderr)
 
+# This machine's rates, and a plan at them.
+if h.SANITIZED:
+    h.skip("bench machine: a plan at this machine's rates", "rates mean nothing under a sanitizer")
+else:
+    ran = h.dsrun("bench", "machine", timeout=600)
+    h.ok(ran.returncode == 0 and not ran.stderr, "bench machine: ends with 0", ran.stderr)
+    os.makedirs(os.path.join(h.work(), "config", "dsrun"))
+    write("config/dsrun/machine.yaml", ran.stdout)
+    ran = h.dsrun("plan", "--json", h.write_job(), XDG_CONFIG_HOME=os.path.join(h.work(), "config"))
+    h.ok(ran.returncode == 0 and json.loads(ran.stdout).get("predicted", {}).get("step_ms", 0) > 0,
+         "bench machine: a plan at this machine's rates", ran.stderr or ran.stdout)
+ran = h.dsrun("bench", "machine", "none")
+h.ok(ran.returncode == 2 and ran.stderr.count("error:") == 1, "bench machine: ranks that are no number",
+     ran.stderr)
+
 # A real step, traced: the instructions of the plan, one rank a file.
 h.text_file()
 ran = h.dsrun("--slots", "2", h.write_job(steps=4), "run_dir=traced", "log.trace=step", "zero.stage=2")

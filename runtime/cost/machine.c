@@ -1,0 +1,281 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * machine.c - the contract is in machine.h.
+ *
+ * Ranks are processes of this machine, each on its share of the cores, and all measure at the same
+ * time, because that is how they will run: they share memory bandwidth and heat.  What is printed
+ * is the mean over the ranks.
+ */
+#include "runtime/cost/machine.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/exit.h"
+#include "base/fsio.h"
+#include "base/log.h"
+#include "kernels/rates.h"
+#include "runtime/comm/comm.h"
+#include "runtime/cost/cluster.h"
+
+enum { MOST_RANKS = 64, WAIT_MS = 600000, REPEATS = 7, SMALL_REPEATS = 200, TEXT_BYTES = 1 << 16 };
+enum { RATES = sizeof(struct ds_rates) / sizeof(double) };
+#define LARGE_BYTES ((size_t)64 << 20)
+
+struct machine {
+    unsigned world, rank, threads;
+    int fd;
+    cpu_set_t cores; /* of all ranks */
+    struct ds_comm *comm;
+    struct ds_rates rates;        /* mean of all ranks */
+    double bandwidth, latency_us; /* between ranks, as cluster.h counts them */
+};
+
+static int by_value(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+/* Stay on the share of the cores that a rank of a job would have. */
+static void take_cores(const struct machine *machine)
+{
+    unsigned skip = machine->rank * machine->threads, take = machine->threads;
+    cpu_set_t mine;
+
+    CPU_ZERO(&mine);
+    for (size_t cpu = 0; cpu < CPU_SETSIZE && take > 0; cpu++) {
+        if (!CPU_ISSET(cpu, &machine->cores))
+            continue;
+        if (skip > 0) {
+            skip--;
+            continue;
+        }
+        CPU_SET(cpu, &mine);
+        take--;
+    }
+    if (CPU_COUNT(&mine) > 0)
+        (void)sched_setaffinity(0, sizeof(mine), &mine);
+}
+
+static int open_comm(struct machine *machine, struct ds_error *err)
+{
+    const struct ds_comm_args args = {.backend = "host",
+                                      .rank = machine->rank,
+                                      .world = machine->world,
+                                      .shm_fd = machine->world > 1 ? machine->fd : -1,
+                                      .arena_bytes = LARGE_BYTES,
+                                      .timeout_ms = WAIT_MS};
+
+    return ds_comm_open(&machine->comm, &args, err);
+}
+
+static int measure_rates(struct machine *machine, struct ds_error *err)
+{
+    const struct ds_device_args args = {.name = "cpu",
+                                        .threads = machine->threads,
+                                        .scratch_bytes = ds_rates_scratch_bytes(machine->threads)};
+    struct ds_device *device = NULL;
+    double mean[RATES];
+    int rc = ds_device_open(&device, &args, err);
+
+    if (rc == 0)
+        rc = ds_comm_barrier(machine->comm, err);
+    if (rc == 0)
+        rc = ds_rates_measure(device, &machine->rates, err);
+    ds_device_close(device);
+    if (rc != 0)
+        return rc;
+    memcpy(mean, &machine->rates, sizeof(mean));
+    rc = ds_comm_all_reduce_f64(machine->comm, mean, RATES, err);
+    for (size_t i = 0; i < RATES; i++)
+        mean[i] /= machine->world;
+    memcpy(&machine->rates, mean, sizeof(mean));
+    return rc;
+}
+
+/* Median seconds of an all-reduce of `elems` numbers, from a barrier on. */
+static int time_all_reduce(struct machine *machine, size_t elems, int repeats, double *seconds,
+                           struct ds_error *err)
+{
+    double sample[SMALL_REPEATS];
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < repeats; i++) {
+        uint64_t began;
+
+        rc = ds_comm_barrier(machine->comm, err);
+        began = ds_clock_mono_ns();
+        if (rc == 0)
+            rc = ds_comm_all_reduce_f32(machine->comm, ds_comm_arena(machine->comm), elems, err);
+        sample[i] = (double)(ds_clock_mono_ns() - began) * 1e-9;
+    }
+    qsort(sample, (size_t)repeats, sizeof(sample[0]), by_value);
+    *seconds = sample[repeats / 2];
+    return rc;
+}
+
+/* What makes ds_work_collective() say what was measured. */
+static int measure_links(struct machine *machine, struct ds_error *err)
+{
+    double w = machine->world, doublings = 0, small = 0, large = 0, wire;
+    int rc;
+
+    if (machine->world < 2)
+        return 0;
+    for (unsigned ranks = 1; ranks < machine->world; ranks *= 2)
+        doublings++;
+    rc = time_all_reduce(machine, machine->world, SMALL_REPEATS, &small, err);
+    if (rc == 0)
+        rc = time_all_reduce(machine, LARGE_BYTES / sizeof(float) / machine->world * machine->world,
+                             REPEATS, &large, err);
+    wire = 2.0 * (double)LARGE_BYTES * (w - 1) / w;
+    machine->latency_us = small / (2.0 * doublings) * 1e6;
+    machine->bandwidth = wire / (large > 2.0 * small ? large - small : large);
+    return rc;
+}
+
+static int run_rank(struct machine *machine, struct ds_error *err)
+{
+    int rc;
+
+    take_cores(machine);
+    rc = open_comm(machine, err);
+    if (rc == 0)
+        rc = measure_rates(machine, err);
+    if (rc == 0)
+        rc = measure_links(machine, err);
+    if (rc != 0 && machine->comm != NULL)
+        ds_comm_abort(machine->comm);
+    ds_comm_close(machine->comm);
+    return rc;
+}
+
+static int run_child(struct machine machine, unsigned rank)
+{
+    struct ds_error err = {0};
+    int rc;
+
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    machine.rank = rank;
+    rc = run_rank(&machine, &err);
+    if (rc != 0 && rc != -ECANCELED)
+        ds_log(DS_LOG_ERROR, "rank %u: %s", rank, ds_error_text(&err, rc));
+    return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
+}
+
+static int run_all(struct machine *machine, struct ds_error *err)
+{
+    int status, failed = 0, rc;
+
+    machine->fd = memfd_create("dsrun-machine", MFD_CLOEXEC);
+    if (machine->fd < 0)
+        return ds_fail(err, errno, "no shared memory: %s", strerror(errno));
+    for (unsigned rank = 1; failed == 0 && rank < machine->world; rank++) {
+        pid_t pid = fork();
+
+        if (pid == 0)
+            _exit(run_child(*machine, rank));
+        failed = pid < 0 ? errno : 0;
+    }
+    rc = failed != 0 ? ds_fail(err, failed, "cannot start %u ranks", machine->world)
+                     : run_rank(machine, err);
+    while (wait(&status) > 0)
+        if (status != 0 && rc == 0)
+            rc = ds_fail(err, EIO, "a rank has failed");
+    (void)close(machine->fd);
+    return rc;
+}
+
+/* Four digits: more would be noise. */
+static double rounded(double value)
+{
+    char text[32];
+
+    (void)snprintf(text, sizeof(text), "%.4g", value);
+    return strtod(text, NULL);
+}
+
+static struct ds_rate rate_of(double fp32, double bf16)
+{
+    return (struct ds_rate){rounded(fp32), rounded(bf16)};
+}
+
+static int print(const struct machine *machine, struct ds_error *err)
+{
+    const struct ds_rates *rates = &machine->rates;
+    struct ds_cluster cluster;
+    struct ds_buf out;
+    int rc;
+
+    ds_cluster_init(&cluster);
+    cluster.hosts = 1;
+    cluster.ranks = machine->world;
+    cluster.device.name = "this machine";
+    cluster.device.flops = rate_of(rates->flops_fp32, rates->flops_bf16);
+    cluster.device.peak = cluster.device.flops;
+    cluster.device.matmul_half = rounded(rates->matmul_half);
+    cluster.device.attention = rate_of(rates->attention_fp32, rates->attention_bf16);
+    cluster.device.bandwidth = rounded(rates->bandwidth);
+    cluster.device.pointwise = rounded(rates->pointwise);
+    cluster.device.update = rounded(rates->update);
+    cluster.device.launch_us = rounded(rates->launch_us);
+    cluster.host = (struct ds_link_rate){rounded(machine->bandwidth), rounded(machine->latency_us)};
+    cluster.overlap = 0.0; /* every core computes */
+    ds_buf_init(&out, TEXT_BYTES);
+    rc = ds_cluster_write(&cluster, &out, err);
+    if (rc == 0)
+        rc = ds_fs_write_all(STDOUT_FILENO, out.data, out.len, err);
+    ds_buf_release(&out);
+    ds_cluster_release(&cluster);
+    return rc;
+}
+
+static bool read_ranks(const char *text, unsigned most, unsigned *ranks)
+{
+    char *end;
+    unsigned long value;
+
+    errno = 0;
+    value = strtoul(text, &end, 10);
+    *ranks = (unsigned)value;
+    return text[0] >= '0' && text[0] <= '9' && *end == '\0' && errno == 0 && value >= 1 &&
+           value <= most;
+}
+
+int ds_machine_main(int argc, char **argv)
+{
+    struct machine machine = {.world = 1};
+    struct ds_error err = {0};
+    unsigned cores, most;
+    int rc;
+
+    if (sched_getaffinity(0, sizeof(machine.cores), &machine.cores) != 0)
+        CPU_ZERO(&machine.cores);
+    cores = CPU_COUNT(&machine.cores) > 0 ? (unsigned)CPU_COUNT(&machine.cores) : 1;
+    most = cores < MOST_RANKS ? cores : MOST_RANKS;
+    if (argc > 2 || (argc == 2 && !read_ranks(argv[1], most, &machine.world))) {
+        ds_log(DS_LOG_ERROR, "bench machine: ranks are '%.32s', must be 1 to %u, the cores here",
+               argc > 1 ? argv[1] : "", most);
+        return DS_EXIT_USAGE;
+    }
+    machine.threads = cores / machine.world;
+    rc = run_all(&machine, &err);
+    if (rc == 0)
+        rc = print(&machine, &err);
+    if (rc != 0)
+        ds_log(DS_LOG_ERROR, "bench machine: %s", ds_error_text(&err, rc));
+    return rc == 0 ? DS_EXIT_OK : ds_exit_from_errno(rc);
+}

@@ -226,7 +226,8 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
         test_traffic(run, engine, true);
     if (rc == 0)
         rc = ds_engine_eval(engine, data, 0, &eval, err);
-    run->eval = rank == 0 ? eval : run->eval;
+    if (rank == 0)
+        run->eval = eval;
     ds_data_close(data);
     return rc;
 }

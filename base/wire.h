@@ -42,7 +42,9 @@ enum { DS_WIRE_HEADER_BYTES = 12, DS_WIRE_VERSION = 1, DS_WIRE_BUILD_BYTES = 32 
     X(BEAT,    9, "both ways: alive; of a rank: payload u64 step, u32 enum ds_wire_phase") \
     X(SIGNAL, 10, "to ranks; payload u32 enum ds_wire_signal") \
     X(EXIT,   11, "agent: a rank ended; payload u32 code, u32 signal, u32 flags (1: oom kill)") \
-    X(ACK,    12, "launcher to rank: everything up to your WANT_ACK frame is on disk")
+    X(ACK,    12, "launcher to rank: everything up to your WANT_ACK frame is on disk") \
+    X(READY,  13, "agent: its host can start its ranks; payload in launcher/gather.h") \
+    X(GO,     14, "launcher to agent: start them, and where they meet; the same payload")
 /* clang-format on */
 
 enum ds_wire_type {

@@ -44,12 +44,13 @@ struct ds_cli {          /* borrowed from argv; plain data */
     size_t args;
 };
 
-int ds_cmd_run(const struct ds_cli *cli);   /* cmd_run.c */
-int ds_cmd_check(const struct ds_cli *cli); /* cmd_check.c */
-int ds_cmd_plan(const struct ds_cli *cli);  /* cmd_plan.c */
-int ds_cmd_ckpt(const struct ds_cli *cli);  /* cmd_ckpt.c: ls verify export import */
-int ds_cmd_exec(const struct ds_cli *cli);  /* cmd_exec.c */
-int ds_cmd_bench(const struct ds_cli *cli); /* cmd_bench.c: gemm */
+int ds_cmd_run(const struct ds_cli *cli);    /* cmd_run.c */
+int ds_cmd_check(const struct ds_cli *cli);  /* cmd_check.c */
+int ds_cmd_plan(const struct ds_cli *cli);   /* cmd_plan.c */
+int ds_cmd_ckpt(const struct ds_cli *cli);   /* cmd_ckpt.c: ls verify export import */
+int ds_cmd_exec(const struct ds_cli *cli);   /* cmd_exec.c */
+int ds_cmd_launch(const struct ds_cli *cli); /* cmd_launch.c */
+int ds_cmd_bench(const struct ds_cli *cli);  /* cmd_bench.c: gemm */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
  * --heartbeat are

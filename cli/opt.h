@@ -39,6 +39,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "check job and hosts; print nothing but errors") \
     X(PLAN, "plan", ds_cmd_plan, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "print placement, memory, messages and FLOPs of a job") \
+    X(LAUNCH, "launch", ds_cmd_launch, "[--] PROGRAM [ARGS ...]", 1, DS_WORDS_MAX, \
+      "run any program as ranks, with the variables that torchrun sets") \
     X(EXEC, "exec", ds_cmd_exec, "[--] PROGRAM [ARGS ...]", 1, DS_WORDS_MAX, \
       "run a program once on every host; output that is the same is shown once") \
     X(CKPT_LS, "ckpt ls", ds_cmd_ckpt, "RUN_DIR", 1, 1, \
@@ -57,7 +59,6 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "measure this machine for plan and tune: a cluster file, on standard output") \
     N(BENCH_COMM, "bench comm", "measure the collectives") \
     N(BENCH_IO, "bench io", "measure the file system") \
-    N(LAUNCH, "launch", "run any program as ranks") \
     N(HOSTS, "hosts", "probe every host") \
     N(DATA, "data", "inspect and tokenize data") \
     N(GENERATE, "generate", "sample text from a checkpoint") \

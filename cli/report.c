@@ -65,11 +65,32 @@ static const char *host_of(const struct ds_report *report, uint32_t rank)
     return "?";
 }
 
+/* A line of a program as an object of its own. */
+static void json_line(struct ds_report *report, uint32_t rank, enum ds_log_stream stream,
+                      const char *text)
+{
+    struct ds_json json;
+    struct ds_buf line;
+
+    ds_buf_init(&line, EVENT_BYTES);
+    ds_json_init(&json, &line);
+    ds_json_object(&json, NULL);
+    ds_json_u64(&json, "rank", rank);
+    ds_json_string(&json, "host", host_of(report, rank));
+    ds_json_string(&json, stream == DS_LOG_STDERR ? "stderr" : "stdout", text);
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(&line, "\n");
+    ds_console_put(&report->console, false, &line);
+    ds_buf_release(&line);
+}
+
 static void on_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
 {
     struct ds_report *report = user;
 
-    if (rank == 0)
+    if (report->program && report->console.args.json)
+        json_line(report, rank, stream, text);
+    else if (rank == 0 || report->program)
         ds_console_rank(&report->console, host_of(report, rank), rank, stream == DS_LOG_STDERR,
                         text, false);
 }
@@ -88,7 +109,8 @@ static int on_output(void *user, uint32_t rank, enum ds_log_stream stream, const
     struct ds_report *report = user;
     int rc = ds_rundir_log(&report->dir, rank, bytes, len, err);
 
-    if (rank == 0 || stream == DS_LOG_STDERR) /* the others' stdout is for the log alone */
+    if (rank == 0 || report->program ||
+        stream == DS_LOG_STDERR) /* the others' stdout is for the log alone */
         ds_logmux_feed(&report->mux, rank, stream, bytes, len);
     return rc;
 }
@@ -218,12 +240,14 @@ static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
     struct event event;
     int rc;
 
-    if (note == DS_NOTE_STOP)
+    if (note == DS_NOTE_STOP && report->program)
+        ds_console_note(&report->console, "stopping: every rank gets SIGTERM; once more to kill");
+    else if (note == DS_NOTE_STOP)
         ds_console_note(&report->console, "stopping: every rank saves at the same step; "
                                           "once more to kill");
     event_begin(&event, names[note]);
     rc = event_end(report, &event, err);
-    if (rc == 0 && note == DS_NOTE_STARTED && !report->job_written)
+    if (rc == 0 && note == DS_NOTE_STARTED && !report->job_written && !report->program)
         rc = write_job(report, err);
     return rc;
 }
@@ -266,7 +290,8 @@ int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *re
                       struct ds_error *err)
 {
     const struct ds_failure *first = &result->first;
-    bool seen = first->rank == 0 && !report->console.args.quiet && !report->console.args.json;
+    bool seen = (first->rank == 0 || report->program) && !report->console.args.quiet &&
+                !report->console.args.json;
     char victims[64] = "";
     struct event event;
 
@@ -309,7 +334,10 @@ int ds_report_exit(struct ds_report *report, int code, struct ds_error *err)
     struct event event;
 
     ds_console_settle(&report->console);
-    if (code == DS_EXIT_OK)
+    if (report->program) {
+        if (report->dir.path[0] != '\0')
+            ds_console_note(&report->console, "the record is in %s", report->run_dir);
+    } else if (code == DS_EXIT_OK)
         ds_console_note(&report->console, "done; the record is in %s", report->run_dir);
     else if (code == DS_EXIT_STOPPED)
         ds_console_note(&report->console, "stopped after a checkpoint; run again to go on");
@@ -331,6 +359,14 @@ int ds_report_open(struct ds_report *report, const char *path, unsigned sinks, s
         rc = ds_metrics_open(&report->metrics, path, (sinks & DS_SINK_JSONL) != 0,
                              (sinks & DS_SINK_CSV) != 0, err);
     return rc;
+}
+
+int ds_report_open_program(struct ds_report *report, const char *path, struct ds_error *err)
+{
+    report->program = true;
+    report->checkpoint = report->last_metric = -1;
+    report->dir.lock_fd = report->dir.events_fd = -1;
+    return path != NULL ? ds_rundir_open(&report->dir, path, err) : 0;
 }
 
 void ds_report_close(struct ds_report *report)

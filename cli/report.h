@@ -3,7 +3,7 @@
  *
  * report.h - what a fleet tells, on its way to the run directory and to the console.
  *
- *     OUT, ERR ─► logs/rank-NNNNN.log, lines of rank 0 ─► console
+ *     OUT, ERR ─► logs/rank-NNNNN.log, lines of rank 0, or of all of a program ─► console
  *     METRIC   ─► metrics.jsonl, metrics.csv           ─► console
  *     EVENT    ─► events.jsonl                         ─► console
  *     the resolved job ─► job.yaml, while the ranks begin
@@ -29,6 +29,7 @@
 struct ds_report {
     const struct ds_placement *placement; /* borrowed */
     const char *run_dir;                  /* as the user wrote it; borrowed */
+    bool program;                         /* ranks are any program: all are shown */
     const struct ds_buf *job_text;        /* for job.yaml, written once ranks run; borrowed */
     bool job_written;
     bool broken; /* a file could not be written, and that is the failure of the job */
@@ -45,6 +46,9 @@ extern const struct ds_fleet_ops ds_report_ops;
 
 /* Take the run directory and open its files; `path` is absolute, `sinks` the job's. */
 int ds_report_open(struct ds_report *report, const char *path, unsigned sinks, struct ds_error *err)
+    DS_NODISCARD;
+/* The same for ranks that are any program; `path` may be NULL: nothing is recorded. */
+int ds_report_open_program(struct ds_report *report, const char *path, struct ds_error *err)
     DS_NODISCARD;
 void ds_report_close(struct ds_report *report); /* fine on a zeroed struct */
 

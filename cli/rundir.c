@@ -154,6 +154,8 @@ int ds_rundir_log(struct ds_rundir *dir, uint32_t rank, const char *bytes, size_
     int fd = dir->log[slot].fd;
     int rc = 0;
 
+    if (dir->path[0] == '\0')
+        return 0;
     if (fd != 0 && dir->log[slot].rank != rank) {
         (void)close(fd);
         dir->log[slot].fd = fd = 0;
@@ -171,8 +173,11 @@ int ds_rundir_log(struct ds_rundir *dir, uint32_t rank, const char *bytes, size_
 
 int ds_rundir_event(struct ds_rundir *dir, const char *json, size_t len, struct ds_error *err)
 {
-    int rc = ds_fs_write_all(dir->events_fd, json, len, err);
+    int rc;
 
+    if (dir->path[0] == '\0')
+        return 0;
+    rc = ds_fs_write_all(dir->events_fd, json, len, err);
     if (rc == 0)
         rc = ds_fs_write_all(dir->events_fd, "\n", 1, err);
     return ds_error_context(err, rc, "'%s/events.jsonl'", dir->path);
@@ -180,7 +185,7 @@ int ds_rundir_event(struct ds_rundir *dir, const char *json, size_t len, struct 
 
 int ds_rundir_flush(struct ds_rundir *dir, struct ds_error *err)
 {
-    if (fdatasync(dir->events_fd) != 0)
+    if (dir->path[0] != '\0' && fdatasync(dir->events_fd) != 0)
         return ds_fail(err, errno, "cannot write '%s/events.jsonl': %s", dir->path,
                        strerror(errno));
     return 0;

@@ -37,6 +37,7 @@ struct ds_rundir {
 int ds_rundir_open(struct ds_rundir *dir, const char *path, struct ds_error *err) DS_NODISCARD;
 void ds_rundir_close(struct ds_rundir *dir); /* fine on a zeroed struct */
 
+/* These do nothing where no run directory is open. */
 int ds_rundir_log(struct ds_rundir *dir, uint32_t rank, const char *bytes, size_t len,
                   struct ds_error *err) DS_NODISCARD;
 /* `json` is one object without a line end. */

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/exit.h"
 #include "launcher/fleet/pulse.h"
+#include "launcher/gather.h"
 #include "launcher/loop.h"
 #include "launcher/oom.h"
 #include "launcher/rank.h"
@@ -50,7 +51,9 @@ struct agent {
     unsigned *order;                 /* local ranks in the order of their deaths */
     uint64_t beat_ns, kill_ns;       /* deadlines; 0: none */
     uint64_t heard_ns, turned_ns;    /* the launcher's last frame; the last turn of the loop */
+    int port_fd;                     /* holds the port where ranks will meet; -1: none */
     bool greeted, throttled, over;
+    bool waiting; /* for GO */
     int exit_code;
 };
 
@@ -70,7 +73,7 @@ static void balance(struct agent *agent)
         ds__rank_throttle(&agent->rank[i], on);
 }
 
-static int start_ranks(struct agent *agent, struct ds_error *err)
+static int prepare_ranks(struct agent *agent, struct ds_error *err)
 {
     int rc = ds_spec_decode(agent->spec_bytes.data, agent->spec_bytes.len, &agent->arena,
                             &agent->spec, err);
@@ -84,13 +87,74 @@ static int start_ranks(struct agent *agent, struct ds_error *err)
     agent->order = ds_arena_alloc(&agent->arena, agent->spec.ranks, sizeof(*agent->order));
     if (agent->rank == NULL || agent->order == NULL)
         return ds_fail(err, ENOMEM, "no memory for %u ranks", agent->spec.ranks);
+    return 0;
+}
+
+static void start_ranks(struct agent *agent)
+{
     for (unsigned i = 0; i < agent->spec.ranks; i++) {
         ds__rank_start(&agent->rank[i], &agent->loop, &agent->up, &agent->spawn, i);
         agent->ranks++;
         if (agent->rank[i].dead)
             agent->order[agent->ended++] = i;
     }
+}
+
+/* --- ranks that wait for GO (gather.h) -------------------------------------------------------- */
+
+static void forget_port(struct agent *agent)
+{
+    if (agent->port_fd >= 0)
+        (void)close(agent->port_fd);
+    agent->port_fd = -1;
+    agent->waiting = false;
+}
+
+static int be_ready(struct agent *agent, struct ds_error *err)
+{
+    unsigned char payload[DS_GATHER_BYTES];
+    struct ds_gather here = {0};
+    size_t len;
+
+    if (agent->spec.first_rank == 0) {
+        int rc = ds_gather_port(&agent->port_fd, &here.port, err);
+
+        if (rc != 0)
+            return rc;
+    }
+    ds_gather_here(getenv("SSH_CONNECTION"), here.address);
+    len = ds_gather_write(&here, payload);
+    agent->waiting = true;
+    ds__up_send(&agent->up, DS_WIRE_READY, DS_WIRE_NO_RANK, payload, len);
     return 0;
+}
+
+static int on_go(struct agent *agent, const struct ds_frame *frame, struct ds_error *err)
+{
+    int rc;
+
+    if (!agent->waiting)
+        return ds_fail(err, EPROTO, "a GO that nobody waits for");
+    rc = ds_gather_read(&agent->spawn.meet, frame->payload, frame->len, err);
+    if (rc != 0)
+        return rc;
+    forget_port(agent); /* now it is the ranks' */
+    start_ranks(agent);
+    return 0;
+}
+
+/* It is over before anything was started: ranks end as they would have. */
+static void refuse_ranks(struct agent *agent, uint32_t what)
+{
+    int code = what == DS_SIGNAL_STOP ? DS_EXIT_TERMINATED : DS_RANK_VICTIM_EXIT;
+
+    forget_port(agent);
+    for (unsigned i = 0; i < agent->spec.ranks; i++) {
+        ds__rank_refuse(&agent->rank[i], &agent->loop, &agent->up, agent->spec.first_rank + i,
+                        what == DS_SIGNAL_KILL ? 0 : code, what == DS_SIGNAL_KILL ? SIGKILL : 0);
+        agent->order[agent->ended++] = i;
+        agent->ranks++;
+    }
 }
 
 static void signal_ranks(struct agent *agent, uint32_t what)
@@ -178,7 +242,11 @@ static int on_spec(struct agent *agent, const struct ds_frame *frame, struct ds_
         return ds_fail(err, EPROTO, "a second start specification");
     if (ds_buf_put(&agent->spec_bytes, frame->payload, frame->len) != 0)
         return ds_fail(err, ENOMEM, "no memory for the start specification");
-    rc = start_ranks(agent, err);
+    rc = prepare_ranks(agent, err);
+    if (rc == 0 && agent->spec.gather && agent->spawn.problem.code == 0)
+        rc = be_ready(agent, err);
+    else if (rc == 0)
+        start_ranks(agent);
     if (rc != 0)
         ds__up_complain(&agent->up, DS_WIRE_NO_RANK, ds_error_text(err, rc));
     return rc;
@@ -191,6 +259,10 @@ static int on_relay(struct agent *agent, const struct ds_frame *frame, struct ds
 
     if (frame->type == DS_WIRE_SIGNAL && frame->len != 4)
         return ds_fail(err, EPROTO, "a signal frame of %u bytes", frame->len);
+    if (frame->type == DS_WIRE_SIGNAL && all && agent->waiting) {
+        refuse_ranks(agent, ds_get_u32(frame->payload));
+        return 0;
+    }
     if (!all && local >= agent->ranks)
         return ds_fail(err, EPROTO, "rank %u is not on this host", frame->rank);
     for (unsigned i = all ? 0 : local; i < (all ? agent->ranks : local + 1); i++) {
@@ -213,6 +285,7 @@ static int on_up_frame(struct ds_channel *up, const struct ds_frame *frame, stru
     switch (frame->type) {
     case DS_WIRE_HELLO: return on_hello(agent, frame, err);
     case DS_WIRE_SPEC: return on_spec(agent, frame, err);
+    case DS_WIRE_GO: return on_go(agent, frame, err);
     case DS_WIRE_SIGNAL:
     case DS_WIRE_STORE:
     case DS_WIRE_ACK: return on_relay(agent, frame, err);
@@ -310,6 +383,7 @@ static void agent_release(struct agent *agent)
 
     signal_ranks(agent, DS_SIGNAL_KILL);
     ds_reap_all();
+    forget_port(agent);
     for (unsigned i = 0; i < agent->ranks; i++)
         ds__rank_release(&agent->rank[i]);
     ds_loop_remove(&agent->loop, &agent->signals);
@@ -388,6 +462,7 @@ int ds_agent_run(const struct ds_agent_args *args)
 {
     struct agent agent = {.loop = {.epoll_fd = -1},
                           .exe_dir = args->exe_dir,
+                          .port_fd = -1,
                           .up = {.in_fd = -1, .out_fd = -1},
                           .lease = {.fd = -1, .ready = on_lease, .user = &agent},
                           .signals = {.fd = -1, .ready = on_signal, .user = &agent}};

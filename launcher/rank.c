@@ -164,6 +164,27 @@ static int watch_rank(struct ds_rank *rank, const struct ds_spec *job,
     return rc;
 }
 
+static void rank_init(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
+                      uint32_t number)
+{
+    *rank = (struct ds_rank){
+        .loop = loop,
+        .up = up,
+        .number = number,
+        .out = {.watch = {.fd = -1, .ready = on_out, .user = rank}, .type = DS_WIRE_OUT},
+        .err = {.watch = {.fd = -1, .ready = on_out, .user = rank}, .type = DS_WIRE_ERR},
+        .exec = {.fd = -1, .ready = on_exec, .user = rank},
+        .link = {.in_fd = -1, .out_fd = -1, .ended = true},
+    };
+}
+
+void ds__rank_refuse(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
+                     uint32_t number, int code, int signal_number)
+{
+    rank_init(rank, loop, up, number);
+    ds__rank_died(rank, code, signal_number, false);
+}
+
 void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
                     const struct ds_spawn *spawn, unsigned local)
 {
@@ -171,16 +192,8 @@ void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channe
     struct ds_error err = {0};
     int rc;
 
-    *rank = (struct ds_rank){
-        .loop = loop,
-        .up = up,
-        .program = spawn->program,
-        .number = spawn->spec->first_rank + local,
-        .out = {.watch = {.fd = -1, .ready = on_out, .user = rank}, .type = DS_WIRE_OUT},
-        .err = {.watch = {.fd = -1, .ready = on_out, .user = rank}, .type = DS_WIRE_ERR},
-        .exec = {.fd = -1, .ready = on_exec, .user = rank},
-        .link = {.in_fd = -1, .out_fd = -1, .ended = true},
-    };
+    rank_init(rank, loop, up, spawn->spec->first_rank + local);
+    rank->program = spawn->program;
     rc = ds_spawn_rank(spawn, local, &proc, &err);
     if (rc == 0) {
         rank->pid = proc.pid;

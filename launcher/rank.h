@@ -51,6 +51,9 @@ void ds__up_complain(struct ds_channel *up, uint32_t rank, const char *text);
  * about to be.  `rank` must stay where it is. */
 void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
                     const struct ds_spawn *spawn, unsigned local);
+/* It is over before it was started: as if it had ended like this. */
+void ds__rank_refuse(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
+                     uint32_t number, int code, int signal_number);
 void ds__rank_release(struct ds_rank *rank);
 
 /* Stop or go on reading from it. */

@@ -23,7 +23,7 @@
 #include "launcher/cores.h"
 #include "launcher/program.h"
 
-enum { FDS_PER_RANK = 8, FDS_OWN = 64, FD_SAFE = 32 };
+enum { OWN_VARS = 16, FDS_PER_RANK = 8, FDS_OWN = 64, FD_SAFE = 32 };
 
 /* The same descriptor, out of the way of the numbers that the child uses. */
 static int safe_fd(int fd)
@@ -133,12 +133,40 @@ static void env_set(struct env_list *env, const char *entry)
     env->item[env->count++] = entry;
 }
 
+static bool is_set(const struct ds_spec *spec, const char *name)
+{
+    size_t len = strlen(name);
+
+    for (size_t i = 0; i < spec->envc; i++)
+        if (strncmp(spec->env[i], name, len) == 0 && spec->env[i][len] == '=')
+            return true;
+    return getenv(name) != NULL;
+}
+
+/* What torchrun sets; returns how many. */
+static size_t gather_env(const struct ds_spawn *spawn, unsigned local, unsigned cores,
+                         struct ds_arena *arena, const char **own)
+{
+    const struct ds_spec *spec = spawn->spec;
+    size_t n = 0;
+
+    own[n++] = ds_arena_printf(arena, "GROUP_RANK=%u", spec->node);
+    own[n++] = ds_arena_printf(arena, "GROUP_WORLD_SIZE=%u", spec->nodes);
+    own[n++] = ds_arena_printf(arena, "ROLE_RANK=%u", spec->first_rank + local);
+    own[n++] = ds_arena_printf(arena, "ROLE_WORLD_SIZE=%u", spec->world);
+    own[n++] = ds_arena_printf(arena, "MASTER_ADDR=%s", spawn->meet.address);
+    own[n++] = ds_arena_printf(arena, "MASTER_PORT=%u", (unsigned)spawn->meet.port);
+    if (!is_set(spec, "OMP_NUM_THREADS"))
+        own[n++] = ds_arena_printf(arena, "OMP_NUM_THREADS=%u", cores);
+    return n;
+}
+
 static int build_env(const struct ds_spawn *spawn, unsigned local, const cpu_set_t *cores,
                      struct ds_arena *arena, const char ***out)
 {
     const struct ds_spec *spec = spawn->spec;
     char text[DS_CORES_TEXT];
-    const char *own[8];
+    const char *own[OWN_VARS];
     size_t owns = 0, base = 0;
     struct env_list env = {0};
 
@@ -155,6 +183,8 @@ static int build_env(const struct ds_spawn *spawn, unsigned local, const cpu_set
         own[owns++] = ds_arena_printf(arena, "DSRUN_LINK_FD=%d", DS_SPAWN_LINK_FD);
         own[owns++] = ds_arena_printf(arena, "DSRUN_SHM_FD=%d", DS_SPAWN_SHM_FD);
     }
+    if (spec->gather)
+        owns += gather_env(spawn, local, (unsigned)CPU_COUNT(cores), arena, own + owns);
     env.item = ds_arena_alloc(arena, base + owns + spec->envc + 1, sizeof(*env.item));
     if (env.item == NULL)
         return -ENOMEM;

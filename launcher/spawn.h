@@ -24,6 +24,7 @@
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "launcher/gather.h"
 #include "launcher/spec.h"
 
 enum { DS_SPAWN_LINK_FD = 3, DS_SPAWN_SHM_FD = 4 };
@@ -33,6 +34,7 @@ struct ds_spawn {
     const struct ds_spec *spec; /* borrowed */
     char program[DS_MAX_PATH], cwd[DS_MAX_PATH];
     struct ds_error problem; /* why no rank can be started here; code 0: none */
+    struct ds_gather meet;   /* where ranks meet, when they gather; set before the first one */
     bool no_program;         /* and that is because there is no such program */
     bool shielded;           /* Slurm's signals to the job are for the agent, not for ranks */
     int shm_fd, null_fd;     /* owned */

@@ -4,7 +4,7 @@
  * spec.c - the contract is in spec.h; the bytes, little endian:
  *
  *     u32 world | u32 first_rank | u32 ranks | u32 node | u32 nodes | u32 threads | u32 grace_ms
- *     u32 lease_ms | u32 flags (1: link) | string cwd | u32 argc | argc strings
+ *     u32 lease_ms | u32 flags (1: link, 2: gather) | string cwd | u32 argc | argc strings
  *     u32 envc | envc strings | u32 blob_bytes | blob
  *
  * A string is u32 length and that many bytes without NUL.  Nothing may follow the blob.
@@ -17,7 +17,9 @@
 #include "base/limits.h"
 #include "base/wire.h"
 
-enum { SPEC_SCALARS = 9, SPEC_FLAG_LINK = 1 };
+#define DEVICES "CUDA_VISIBLE_DEVICES="
+
+enum { SPEC_SCALARS = 9, SPEC_FLAG_LINK = 1, SPEC_FLAG_GATHER = 2 };
 
 struct reader {
     const unsigned char *at;
@@ -124,6 +126,8 @@ static int check(const struct ds_spec *spec, int code, struct ds_error *err)
                        "%zu arguments and %zu variables: at least one argument and at "
                        "most %d of both",
                        spec->argc, spec->envc, DS_MAX_SPEC_STRINGS);
+    if (spec->link && spec->gather)
+        return ds_fail(err, code, "ranks have a link or gather, not both");
     if (spec->argv[0][0] == '\0')
         return ds_fail(err, code, "the program's name is empty");
     for (size_t i = 0; i < spec->envc; i++) {
@@ -137,10 +141,11 @@ static int check(const struct ds_spec *spec, int code, struct ds_error *err)
 
 int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_error *err)
 {
+    const uint32_t flags =
+        (spec->link ? SPEC_FLAG_LINK : 0U) | (spec->gather ? SPEC_FLAG_GATHER : 0U);
     const uint32_t scalars[SPEC_SCALARS] = {
-        spec->world,    spec->first_rank, spec->ranks,
-        spec->node,     spec->nodes,      spec->threads,
-        spec->grace_ms, spec->lease_ms,   spec->link ? SPEC_FLAG_LINK : 0,
+        spec->world,   spec->first_rank, spec->ranks,    spec->node, spec->nodes,
+        spec->threads, spec->grace_ms,   spec->lease_ms, flags,
     };
     int rc = check(spec, EINVAL, err);
 
@@ -152,7 +157,12 @@ int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_err
     put_u32(out, (uint32_t)spec->argc);
     for (size_t i = 0; i < spec->argc; i++)
         put_string(out, spec->argv[i]);
-    put_u32(out, (uint32_t)spec->envc);
+    put_u32(out, (uint32_t)spec->envc + (spec->devices != NULL));
+    if (spec->devices != NULL) {
+        put_u32(out, (uint32_t)(strlen(DEVICES) + strlen(spec->devices)));
+        (void)ds_buf_puts(out, DEVICES);
+        (void)ds_buf_puts(out, spec->devices);
+    }
     for (size_t i = 0; i < spec->envc; i++)
         put_string(out, spec->env[i]);
     put_u32(out, (uint32_t)spec->blob_bytes);
@@ -181,12 +191,13 @@ int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct
     out.lease_ms = get_u32(&in);
     flags = get_u32(&in);
     out.link = (flags & SPEC_FLAG_LINK) != 0;
+    out.gather = (flags & SPEC_FLAG_GATHER) != 0;
     out.cwd = get_string(&in, arena);
     out.argv = get_strings(&in, arena, &out.argc);
     out.env = get_strings(&in, arena, &out.envc);
     out.blob_bytes = get_u32(&in);
     out.blob = get_bytes(&in, out.blob_bytes);
-    if (in.bad || in.left != 0 || (flags & ~(uint32_t)SPEC_FLAG_LINK) != 0)
+    if (in.bad || in.left != 0 || (flags & ~(uint32_t)(SPEC_FLAG_LINK | SPEC_FLAG_GATHER)) != 0)
         return ds_fail(err, EPROTO, "malformed start specification of %zu bytes", len);
     rc = check(&out, EPROTO, err);
     if (rc != 0)

@@ -7,8 +7,8 @@
  * link, unread.  Every string travels with its length; nothing is ever quoted or given to a shell.
  *
  * The agent sets for every rank: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, NODE_RANK,
- * DSRUN_CORES, and when `link` is set DSRUN_LINK_FD and DSRUN_SHM_FD; then `env` ("NAME=VALUE",
- * later wins) on top of the agent's own environment.
+ * DSRUN_CORES, and when `link` is set DSRUN_LINK_FD and DSRUN_SHM_FD, when `gather` is set those of
+ * torchrun; then `env` ("NAME=VALUE", later wins) on top of the agent's own environment.
  *
  * Tests   tests/launcher/test_spec.c, tests/fuzz/fuzz_spec.c
  */
@@ -26,7 +26,8 @@
 /* Variables that an agent sets for each rank, in some job or other. */
 /* clang-format off */
 #define DS_RANK_VARS(X) \
-    X("RANK") X("WORLD_SIZE") X("LOCAL_RANK") X("LOCAL_WORLD_SIZE") X("NODE_RANK") X("GROUP_RANK") \
+    X("RANK") X("WORLD_SIZE") X("LOCAL_RANK") X("LOCAL_WORLD_SIZE") X("NODE_RANK") \
+    X("GROUP_RANK") X("GROUP_WORLD_SIZE") X("ROLE_RANK") X("ROLE_WORLD_SIZE") \
     X("MASTER_ADDR") X("MASTER_PORT") X("DSRUN_CORES") X("DSRUN_LINK_FD") X("DSRUN_SHM_FD")
 /* clang-format on */
 
@@ -39,8 +40,10 @@ struct ds_spec {
     uint32_t threads;  /* cores per rank; 0: the host's allowed cores / ranks */
     uint32_t grace_ms; /* between TERM and KILL */
     uint32_t lease_ms; /* without a word from the launcher for so long, the job is over; 0: never */
+    bool gather;       /* wait for GO (gather.h) and tell ranks of each other as PyTorch expects */
     bool link;         /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
-    const char *cwd;   /* "" keeps the agent's, "~" is the user's home */
+    const char *devices; /* encoding: in front of `env`, as CUDA_VISIBLE_DEVICES; NULL: none */
+    const char *cwd;     /* "" keeps the agent's, "~" is the user's home */
     size_t argc, envc;
     const char **argv, **env; /* argv[0] with a link: beside the agent, else found in PATH */
     const void *blob;

@@ -272,7 +272,7 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
     super.host = fleet->hosts;
     super.rank = fleet->ranks;
     ds_supervise_init(&fleet->super, &super, ds_clock_mono_ns());
-    return 0;
+    return ds_meet_init(&fleet->meet, args->place, args->places, err);
 }
 
 static void attempt_release(struct ds_fleet *fleet)
@@ -287,6 +287,7 @@ static void attempt_release(struct ds_fleet *fleet)
         fleet->args->transport->close(fleet->starter);
     fleet->starter = NULL;
     ds_reap_all();
+    ds_meet_release(&fleet->meet);
     free(fleet->host);
     free(fleet->hosts);
     free(fleet->ranks);

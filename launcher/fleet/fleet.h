@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "launcher/fleet/logmux.h"
+#include "launcher/fleet/meet.h"
 #include "launcher/fleet/supervise.h"
 #include "launcher/hosts/placement.h"
 #include "launcher/loop.h"
@@ -56,8 +57,9 @@ struct ds_fleet_args {
     const struct ds_transport *transport;
     struct ds_transport_args transport_args; /* loop, ops, start_ns and apart are filled in */
     const struct ds_spec *spec;              /* ranks and nodes are filled in per host */
-    double grace_s, start_timeout_s;         /* start_timeout_s 0: none */
-    double heartbeat_s, hang_s;              /* ds_super_args; 0: none */
+    const char *const *devices;      /* per place, those of its ranks: "0,2", or NULL; NULL: none */
+    double grace_s, start_timeout_s; /* start_timeout_s 0: none */
+    double heartbeat_s, hang_s;      /* ds_super_args; 0: none */
     bool apart; /* ranks that have nothing to do with each other: a host that cannot be reached, or
                    not within the start time-out, is lost and the others go on */
     const struct ds_fleet_ops *ops;
@@ -87,6 +89,7 @@ struct ds_fleet {
     struct ds_error broken;  /* why the launcher itself cannot go on */
     struct ds_error refused; /* why the first host could not be started, while none was up */
     uint32_t up, down;       /* hosts that were, and that could not be */
+    struct ds_meet meet;     /* of ranks that gather */
     int64_t last_step;
     int pending_stop; /* a signal that came between attempts */
     uint64_t start_ns;

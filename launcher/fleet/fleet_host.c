@@ -114,6 +114,23 @@ static int on_beat(struct ds_fleet_host *host, const struct ds_frame *frame, str
     return 0;
 }
 
+/* Once every agent can start its ranks, let them. */
+static int on_ready(struct ds_fleet_host *host, const struct ds_frame *frame, struct ds_error *err)
+{
+    struct ds_fleet *fleet = host->fleet;
+    unsigned char payload[DS_GATHER_BYTES];
+    struct ds_frame go = {.type = DS_WIRE_GO, .rank = DS_WIRE_NO_RANK, .payload = payload};
+    struct ds_error own = {0};
+    int rc = ds_meet_ready(&fleet->meet, host->index, frame->payload, frame->len, err);
+
+    if (rc <= 0 || fleet->super.job != DS_JOB_LAUNCHING)
+        return rc < 0 ? rc : 0;
+    ds__fleet_check(fleet, ds_meet_choose(&fleet->meet, payload, &go.len, &own), &own);
+    for (uint32_t i = 0; go.len > 0 && i < fleet->args->places; i++)
+        (void)ds_channel_send(&fleet->host[i].channel, &go);
+    return 0;
+}
+
 static int on_host_frame(struct ds_fleet_host *host, const struct ds_frame *frame,
                          struct ds_error *err)
 {
@@ -127,6 +144,8 @@ static int on_host_frame(struct ds_fleet_host *host, const struct ds_frame *fram
                        (int)(end != NULL ? (size_t)(end - text) : frame->len), text);
         return 0;
     }
+    if (frame->type == DS_WIRE_READY)
+        return on_ready(host, frame, err);
     if (frame->type == DS_WIRE_BEAT)
         return 0;
     return ds_fail(err, EPROTO, "its agent sent %s without a rank", ds_wire_type_name(frame->type));
@@ -185,6 +204,7 @@ static int send_spec(struct ds_fleet_host *host, struct ds_error *err)
     spec.ranks = host->place->ranks;
     spec.node = host->index;
     spec.nodes = fleet->args->places;
+    spec.devices = fleet->args->devices != NULL ? fleet->args->devices[host->index] : NULL;
     (void)snprintf(hello.build_id, sizeof(hello.build_id), "%s", ds_build_id);
     memcpy(hello.nonce, host->nonce, sizeof(hello.nonce));
     rc = ds_spec_encode(&spec, &bytes, err);

@@ -185,7 +185,8 @@ static enum word book_exit(struct ds_supervise *super, const struct ds_super_eve
         super->unsaved = true;
         return W_NONE;
     }
-    if (stopping && (event->code == DS_EXIT_INTERRUPT || event->code == DS_EXIT_TERMINATED)) {
+    if (stopping && (event->signal == SIGTERM || event->code == DS_EXIT_INTERRUPT ||
+                     event->code == DS_EXIT_TERMINATED)) { /* as it was told */
         super->unsaved = true;
         return W_SAVED;
     }

@@ -1,0 +1,291 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cmd_launch.c - dsrun launch: any program as ranks, supervised as training is.
+ *
+ * Ranks have no link to their agent; they are told of each other as torchrun tells them (gather.h).
+ * What each writes is shown line by line with its host and rank, and with --run-dir kept in a log
+ * of its own.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/exit.h"
+#include "base/fsio.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/env.h"
+#include "cli/place.h"
+#include "cli/report.h"
+#include "launcher/fleet/fleet.h"
+#include "launcher/fleet/restart.h"
+
+enum { GRACE_S = 30, START_TIMEOUT_S = 60, TEXT_BYTES = 16 * 1024 * 1024, OWN_VARS = 4 };
+
+struct launch {
+    const struct ds_cli *cli;
+    struct ds_arena arena;
+    struct ds_cli_place place;
+    struct ds_report report;
+    struct ds_fleet fleet;
+    unsigned attempt;
+    const char **devices; /* per place, or NULL */
+    char cwd[DS_MAX_PATH], run_dir[DS_MAX_PATH], libexec[DS_MAX_PATH];
+};
+
+/* --- before anything starts ------------------------------------------------------------------- */
+
+/* "0,2": the devices of the slots of a host; NULL where nobody named any. */
+static int list_devices(struct launch *launch, const struct ds_place *place, const char **out,
+                        struct ds_error *err)
+{
+    const struct ds_host_spec *host = place->spec;
+    struct ds_buf text;
+    int rc = 0;
+
+    *out = NULL;
+    if (host->device == NULL && host->slot == NULL)
+        return 0;
+    ds_buf_init(&text, TEXT_BYTES);
+    for (uint32_t local = 0; rc == 0 && local < place->ranks; local++) {
+        uint32_t slot = ds_placement_slot(place, local);
+
+        if (host->device != NULL && slot >= host->devices)
+            rc = ds_fail(err, EDOM, "host '%s' has %u devices and no one for slot %u", host->name,
+                         host->devices, slot);
+        else
+            (void)ds_buf_printf(&text, "%s%u", local > 0 ? "," : "",
+                                host->device != NULL ? host->device[slot] : slot);
+    }
+    if (rc == 0) {
+        *out = ds_arena_strdup(&launch->arena, ds_buf_text(&text));
+        if (*out == NULL)
+            rc = ds_fail(err, ENOMEM, "no memory for the devices of '%s'", host->name);
+    }
+    ds_buf_release(&text);
+    return rc;
+}
+
+static int all_devices(struct launch *launch, struct ds_error *err)
+{
+    const struct ds_placement *placement = &launch->place.placement;
+    int rc = 0;
+
+    launch->devices = ds_arena_alloc(&launch->arena, placement->places, sizeof(char *));
+    if (launch->devices == NULL)
+        return ds_fail(err, ENOMEM, "no memory for %u hosts", placement->places);
+    for (uint32_t i = 0; rc == 0 && i < placement->places; i++)
+        rc = list_devices(launch, &placement->place[i], &launch->devices[i], err);
+    return rc;
+}
+
+/* Where ranks run, and where their logs go. */
+static int find_paths(struct launch *launch, struct ds_error *err)
+{
+    const struct ds_cli *cli = launch->cli;
+    char here[DS_MAX_PATH];
+    int rc;
+
+    if (getcwd(here, sizeof(here)) == NULL)
+        return ds_fail(err, errno, "the working directory: %s", strerror(errno));
+    rc = ds_path_join(launch->cwd, here, cli->cwd != NULL ? cli->cwd : ".", err);
+    if (cli->cwd == NULL || strcmp(cli->cwd, "~") == 0)
+        rc = ds_path_join(launch->cwd, cli->cwd == NULL ? here : "~", "", err);
+    if (rc == 0 && cli->run_dir != NULL)
+        rc = ds_path_join(launch->run_dir, here, cli->run_dir, err);
+    return rc == 0 ? ds_cli_libexec(launch->libexec, "", err) : rc;
+}
+
+static int prepare(struct launch *launch, struct ds_env *env, struct ds_error *err)
+{
+    const struct ds_cli *cli = launch->cli;
+    int rc = ds_cli_env(cli, NULL, 0, &launch->arena, env, err);
+
+    if (rc == 0)
+        rc = ds_cli_place_hosts(cli, 1, &launch->place, err);
+    if (rc == 0)
+        rc = all_devices(launch, err);
+    return rc == 0 ? find_paths(launch, err) : rc;
+}
+
+static int dry_run(const struct launch *launch)
+{
+    const struct ds_placement *placement = &launch->place.placement;
+    struct ds_error err = {0};
+    struct ds_buf text;
+    int rc;
+
+    ds_buf_init(&text, TEXT_BYTES);
+    ds_cli_place_print(&launch->place, &text);
+    for (uint32_t i = 0; i < placement->places; i++)
+        if (launch->devices[i] != NULL)
+            (void)ds_buf_printf(&text, "host %s  devices %s\n", placement->place[i].host,
+                                launch->devices[i]);
+    rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
+    ds_buf_release(&text);
+    return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
+}
+
+/* --- attempts --------------------------------------------------------------------------------- */
+
+/* What torchrun tells all ranks alike, then what the user gives. */
+static int attempt_env(struct launch *launch, const struct ds_env *given, struct ds_env *all,
+                       struct ds_error *err)
+{
+    int64_t restarts = launch->cli->restarts > 0 ? launch->cli->restarts : 0;
+
+    *all = (struct ds_env){
+        .item = ds_arena_alloc(&launch->arena, given->count + OWN_VARS, sizeof(*all->item))};
+    if (all->item == NULL)
+        return ds_fail(err, ENOMEM, "no memory for the environment");
+    all->item[all->count++] = "ROLE_NAME=default";
+    all->item[all->count++] =
+        ds_arena_printf(&launch->arena, "TORCHELASTIC_RUN_ID=dsrun-%d", (int)getpid());
+    all->item[all->count++] =
+        ds_arena_printf(&launch->arena, "TORCHELASTIC_RESTART_COUNT=%u", launch->attempt);
+    all->item[all->count++] =
+        ds_arena_printf(&launch->arena, "TORCHELASTIC_MAX_RESTARTS=%lld", (long long)restarts);
+    for (size_t i = 0; i < OWN_VARS; i++)
+        if (all->item[i] == NULL)
+            return ds_fail(err, ENOMEM, "no memory for the environment");
+    for (size_t i = 0; i < given->count; i++)
+        all->item[all->count++] = given->item[i];
+    return 0;
+}
+
+static int run_attempt(struct launch *launch, const struct ds_env *given,
+                       struct ds_fleet_result *result, struct ds_error *err)
+{
+    const struct ds_cli *cli = launch->cli;
+    const struct ds_placement *placement = &launch->place.placement;
+    struct ds_spec spec = {.world = placement->world,
+                           .gather = true,
+                           .cwd = launch->cwd,
+                           .argc = cli->args,
+                           .argv = cli->arg};
+    struct ds_fleet_args args = {
+        .place = placement->place,
+        .places = placement->places,
+        .world = placement->world,
+        .transport = &ds_transport_local,
+        .transport_args = {.libexec = launch->libexec, .lease_fd = launch->report.dir.lock_fd},
+        .spec = &spec,
+        .devices = launch->devices,
+        .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
+        .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
+        .ops = &ds_report_ops,
+        .user = &launch->report};
+    struct ds_env env;
+    int rc = attempt_env(launch, given, &env, err);
+
+    if (rc == 0)
+        rc = ds_report_launch(&launch->report, launch->attempt, err);
+    if (rc != 0)
+        return rc;
+    spec.env = env.item;
+    spec.envc = env.count;
+    spec.grace_ms = (uint32_t)(args.grace_s * 1000);
+    return ds_fleet_run(&launch->fleet, &args, result, err);
+}
+
+/* Is there to be another attempt?  Waits for its time. */
+static bool again(struct launch *launch, struct ds_restart *restart, struct ds_fleet_result *result,
+                  struct ds_error *err)
+{
+    const struct ds_restart_facts facts = {
+        .limit = launch->cli->restarts > 0 ? (unsigned)launch->cli->restarts : 0,
+        .code = result->code,
+        .stopped = result->stop_signal != 0,
+        .step =
+            restart->restarts, /* nobody knows how far a program came: each attempt is another */
+        .checkpoint = -1};
+    const char *why;
+    unsigned delay_ms;
+    int stop;
+
+    if (!ds_restart_next(restart, &facts, &delay_ms, &why)) {
+        if (why != NULL)
+            ds_console_error(&launch->report.console, "%s", why);
+        return false;
+    }
+    launch->attempt = restart->restarts;
+    if (ds_report_restart(&launch->report, launch->attempt, delay_ms, err) != 0)
+        return false;
+    stop = ds_fleet_wait(&launch->fleet, delay_ms);
+    if (stop != 0)
+        result->code = 128 + stop;
+    return stop == 0;
+}
+
+static int run_program(struct launch *launch, const struct ds_env *env, struct ds_error *err)
+{
+    struct ds_restart restart = {0};
+    struct ds_fleet_result result = {0};
+    int rc;
+
+    do {
+        rc = run_attempt(launch, env, &result, err);
+        if (rc != 0)
+            return rc == -EMSGSIZE || rc == -EINVAL ? DS_EXIT_USAGE : DS_EXIT_UNAVAILABLE;
+        rc = ds_report_failure(&launch->report, &result, err);
+    } while (rc == 0 && again(launch, &restart, &result, err));
+    if (rc == 0)
+        rc = ds_report_exit(&launch->report, result.code, err);
+    return rc == 0 ? result.code : result.code != 0 ? result.code : DS_EXIT_FAILURE;
+}
+
+/* --- the command ------------------------------------------------------------------------------ */
+
+static void open_console(struct launch *launch)
+{
+    const struct ds_console_args args = {
+        .out_fd = STDOUT_FILENO,
+        .err_fd = STDERR_FILENO,
+        .interrupt_fd = ds_fleet_signal_fd(&launch->fleet),
+        .color = ds_cli_color(launch->cli, STDOUT_FILENO),
+        .quiet = launch->cli->quiet,
+        .json = launch->cli->json,
+    };
+
+    ds_console_init(&launch->report.console, &args);
+}
+
+static int launch_all(struct launch *launch, struct ds_error *err)
+{
+    struct ds_env env;
+    int rc = prepare(launch, &env, err);
+
+    if (rc == 0 && launch->cli->dry_run)
+        return dry_run(launch);
+    if (rc == 0)
+        rc = ds_report_open_program(&launch->report,
+                                    launch->run_dir[0] != '\0' ? launch->run_dir : NULL, err);
+    if (rc == 0)
+        rc = ds_fleet_init(&launch->fleet, err);
+    if (rc != 0)
+        return ds_exit_from_errno(rc);
+    launch->report.placement = &launch->place.placement;
+    launch->report.run_dir = launch->cli->run_dir;
+    open_console(launch);
+    return run_program(launch, &env, err);
+}
+
+int ds_cmd_launch(const struct ds_cli *cli)
+{
+    struct launch launch = {.cli = cli};
+    struct ds_error err = {0};
+    int code;
+
+    ds_arena_init(&launch.arena);
+    code = launch_all(&launch, &err);
+    ds_console_release(&launch.report.console);
+    if (err.code != 0)
+        ds_log(DS_LOG_ERROR, "%s", err.text);
+    ds_report_close(&launch.report);
+    ds_fleet_release(&launch.fleet);
+    ds_cli_place_release(&launch.place);
+    ds_arena_release(&launch.arena);
+    return code;
+}

@@ -55,11 +55,18 @@ enum ds_wire_type {
 
 enum ds_wire_flag { DS_WIRE_WANT_ACK = 1 };
 
+/* clang-format off */
+#define DS_WIRE_SIGNALS(X) \
+    X(STOP,  1, "save at the next step that all ranks agree on, exit 75") \
+    X(ABORT, 2, "another rank failed: give up waiting, exit at once") \
+    X(KILL,  3, "to agents only: SIGKILL to this rank, or to all of the host") \
+    X(WHERE, 4, "no step for too long: answer with an EVENT that says where you are")
+/* clang-format on */
+
 enum ds_wire_signal {
-    DS_SIGNAL_STOP = 1,  /* save at the next step that all ranks agree on, exit 75 */
-    DS_SIGNAL_ABORT = 2, /* another rank failed: give up waiting, exit at once */
-    DS_SIGNAL_KILL = 3,  /* agent only: SIGKILL this rank, or all for DS_WIRE_NO_RANK */
-    DS_SIGNAL_WHERE = 4, /* no step for too long: answer with an EVENT that says where you are */
+#define X(id, number, text) DS_SIGNAL_##id = (number),
+    DS_WIRE_SIGNALS(X)
+#undef X
 };
 
 enum ds_wire_phase { /* what a rank does after the step it has made */

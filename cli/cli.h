@@ -49,6 +49,7 @@ int ds_cmd_check(const struct ds_cli *cli);  /* cmd_check.c */
 int ds_cmd_plan(const struct ds_cli *cli);   /* cmd_plan.c */
 int ds_cmd_ckpt(const struct ds_cli *cli);   /* cmd_ckpt.c: ls verify export import */
 int ds_cmd_exec(const struct ds_cli *cli);   /* cmd_exec.c */
+int ds_cmd_hosts(const struct ds_cli *cli);  /* cmd_hosts.c */
 int ds_cmd_launch(const struct ds_cli *cli); /* cmd_launch.c */
 int ds_cmd_bench(const struct ds_cli *cli);  /* cmd_bench.c: gemm */
 

@@ -28,7 +28,6 @@
 #include "cli/fold.h"
 #include "cli/place.h"
 #include "launcher/fleet/fleet.h"
-#include "launcher/hosts/hostlist.h"
 
 enum {
     GRACE_S = 30,
@@ -58,6 +57,7 @@ struct exec {
     struct ds_logmux mux;
     struct ds_fold fold[FOLDS];
     struct exec_host *host;
+    const char **name; /* of the hosts */
     char libexec[DS_MAX_PATH];
 };
 
@@ -170,21 +170,6 @@ static const struct ds_fleet_ops ops = {.output = on_output,
 
 /* --- what is shown ---------------------------------------------------------------------------- */
 
-/* The hosts that share the text of `leader`, as a list. */
-static void print_hosts(const struct exec *exec, const struct ds_fold *fold, uint32_t leader,
-                        struct ds_buf *out)
-{
-    const struct ds_placement *placement = &exec->place.placement;
-    const char **name = calloc(placement->places, sizeof(*name));
-    size_t count = 0;
-
-    for (uint32_t i = leader; name != NULL && i != DS_FOLD_END; i = ds_fold_after(fold, i))
-        name[count++] = placement->place[i].host;
-    if (name == NULL || ds_hostlist_print(name, count, out) != 0)
-        (void)ds_buf_puts(out, placement->place[leader].host);
-    free(name);
-}
-
 /* Whole lines, each made harmless; `page` is a buffer to fill and to show. */
 static void show_text(struct exec *exec, bool is_err, const struct ds_buf *text,
                       struct ds_buf *page)
@@ -221,7 +206,7 @@ static void show_stream(struct exec *exec, enum ds_log_stream stream)
             continue;
         ds_buf_init(&hosts, TEXT_BYTES);
         ds_buf_init(&page, TEXT_BYTES);
-        print_hosts(exec, fold, i, &hosts);
+        ds_fold_list(fold, i, exec->name, &hosts);
         ds_console_head(&exec->console, ds_buf_text(&hosts), &page);
         show_text(exec, stream == DS_LOG_STDERR, ds_fold_text(fold, i), &page);
         ds_buf_release(&hosts);
@@ -239,7 +224,7 @@ static void show_ends(struct exec *exec)
         if (!ds_fold_leads(fold, i))
             continue;
         ds_buf_init(&text, TEXT_BYTES);
-        print_hosts(exec, fold, i, &text);
+        ds_fold_list(fold, i, exec->name, &text);
         ds_console_error(&exec->console, "%s: %s", ds_buf_text(&text),
                          ds_buf_text(ds_fold_text(fold, i)));
         ds_buf_release(&text);
@@ -328,8 +313,11 @@ static int init(struct exec *exec, struct ds_error *err)
     if (rc != 0)
         return rc;
     exec->host = calloc(hosts, sizeof(*exec->host));
-    if (exec->host == NULL)
+    exec->name = calloc(hosts, sizeof(*exec->name));
+    if (exec->host == NULL || exec->name == NULL)
         return ds_fail(err, ENOMEM, "no memory for %u hosts", hosts);
+    for (uint32_t i = 0; i < hosts; i++)
+        exec->name[i] = exec->place.placement.place[i].host;
     for (uint32_t i = 0; exec->cli->live && i < hosts; i++)
         exec->host[i].live[DS_LOG_STDOUT] = exec->host[i].live[DS_LOG_STDERR] = true;
     ds_console_init(&exec->console, &console);
@@ -435,6 +423,7 @@ int ds_cmd_exec(const struct ds_cli *cli)
     for (int i = 0; i < FOLDS; i++)
         ds_fold_release(&exec.fold[i]);
     free(exec.host);
+    free(exec.name);
     ds_fleet_release(&exec.fleet);
     ds_cli_place_release(&exec.place);
     ds_arena_release(&exec.arena);

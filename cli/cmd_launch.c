@@ -22,7 +22,13 @@
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
 
-enum { GRACE_S = 30, START_TIMEOUT_S = 60, TEXT_BYTES = 16 * 1024 * 1024, OWN_VARS = 4 };
+enum {
+    GRACE_S = 30,
+    START_TIMEOUT_S = 60,
+    HEARTBEAT_S = 15,
+    TEXT_BYTES = 16 * 1024 * 1024,
+    OWN_VARS = 4
+};
 
 struct launch {
     const struct ds_cli *cli;
@@ -169,12 +175,15 @@ static int run_attempt(struct launch *launch, const struct ds_env *given,
         .place = placement->place,
         .places = placement->places,
         .world = placement->world,
-        .transport = &ds_transport_local,
-        .transport_args = {.libexec = launch->libexec, .lease_fd = launch->report.dir.lock_fd},
+        .transport = launch->place.transport,
+        .transport_args = {.libexec = launch->libexec,
+                           .lease_fd = launch->report.dir.lock_fd,
+                           .push = (enum ds_push)cli->push},
         .spec = &spec,
         .devices = launch->devices,
         .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
         .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
+        .heartbeat_s = cli->heartbeat_s < 0 ? HEARTBEAT_S : cli->heartbeat_s,
         .ops = &ds_report_ops,
         .user = &launch->report};
     struct ds_env env;
@@ -187,6 +196,7 @@ static int run_attempt(struct launch *launch, const struct ds_env *given,
     spec.env = env.item;
     spec.envc = env.count;
     spec.grace_ms = (uint32_t)(args.grace_s * 1000);
+    spec.lease_ms = (uint32_t)(args.heartbeat_s * 1000);
     return ds_fleet_run(&launch->fleet, &args, result, err);
 }
 

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "launcher/hosts/hostlist.h"
+
 /* FNV-1a; equal hashes are compared byte for byte. */
 #define HASH_BASIS UINT64_C(0xcbf29ce484222325)
 #define HASH_PRIME UINT64_C(0x100000001b3)
@@ -126,4 +128,17 @@ bool ds_fold_leads(const struct ds_fold *fold, uint32_t host)
 uint32_t ds_fold_after(const struct ds_fold *fold, uint32_t host)
 {
     return fold->text[host].next;
+}
+
+void ds_fold_list(const struct ds_fold *fold, uint32_t host, const char *const *names,
+                  struct ds_buf *out)
+{
+    const char **name = calloc(fold->hosts, sizeof(*name));
+    size_t count = 0;
+
+    for (uint32_t i = host; name != NULL && i != DS_FOLD_END; i = ds_fold_after(fold, i))
+        name[count++] = names[i];
+    if (name == NULL || ds_hostlist_print(name, count, out) != 0)
+        (void)ds_buf_puts(out, names[host]);
+    free(name);
 }

@@ -60,4 +60,8 @@ bool ds_fold_leads(const struct ds_fold *fold, uint32_t host);
 /* Sealed: the next host with the text of `host`, or DS_FOLD_END. */
 uint32_t ds_fold_after(const struct ds_fold *fold, uint32_t host);
 
+/* Sealed: the hosts with the text of `host`, which leads, as a list of their names. */
+void ds_fold_list(const struct ds_fold *fold, uint32_t host, const char *const *names,
+                  struct ds_buf *out);
+
 #endif

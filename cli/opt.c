@@ -73,9 +73,9 @@ static const struct ds_option options[] = {
     WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, ON_HOSTS, "use the first N hosts"),
     WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_RANKS, "ranks per host; else the hostfile says, else launch.slots"),
     ENUM("--via", "HOW", via, vias, ON_HOSTS, "how hosts are reached: auto, local, ssh, openssh or slurm"),
-    ENUM("--push", "WHEN", push, pushes, STARTING, "copy programs to hosts that lack them: auto or never"),
+    ENUM("--push", "WHEN", push, pushes, STARTING | BIT(HOSTS), "copy programs to hosts that lack them: auto or never"),
     FLAG(0, "--dry-run", dry_run, ON_HOSTS, "decide and print everything, start nothing"),
-    TEXT(0, "--run-dir", "DIR", run_dir, ON_RANKS, "where metrics, logs and checkpoints go"),
+    TEXT(0, "--run-dir", "DIR", run_dir, ON_RANKS | BIT(HOSTS), "where metrics, logs and checkpoints go"),
     SECONDS("--grace", grace_s, STARTING, "from asking ranks to stop to killing them; 30 if not given"),
     SECONDS("--start-timeout", start_timeout_s, ON_HOSTS, "for all ranks to be ready; 60 if not given"),
     SECONDS("--heartbeat", heartbeat_s, STARTING,
@@ -225,10 +225,10 @@ static const struct ds_command *find_command(const char *first, const char *seco
     char both[DS_NEAREST_MAX + 1];
 
     (void)snprintf(both, sizeof(both), "%.30s %.30s", first, second == NULL ? "" : second);
-    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (strcmp(ds_commands[i].name, first) == 0 || strcmp(ds_commands[i].name, both) == 0)
-            return &ds_commands[i];
-    }
+    for (int words = 2; words > 0; words--) /* the longer name wins */
+        for (size_t i = 0; i < DS_COMMAND_COUNT; i++)
+            if (strcmp(ds_commands[i].name, words == 2 ? both : first) == 0)
+                return &ds_commands[i];
     return NULL;
 }
 

@@ -43,6 +43,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "run any program as ranks, with the variables that torchrun sets") \
     X(EXEC, "exec", ds_cmd_exec, "[--] PROGRAM [ARGS ...]", 1, DS_WORDS_MAX, \
       "run a program once on every host; output that is the same is shown once") \
+    X(HOSTS, "hosts", ds_cmd_hosts, "", 0, 0, \
+      "ask every host what it is; say first where hosts differ") \
     X(CKPT_LS, "ckpt ls", ds_cmd_ckpt, "RUN_DIR", 1, 1, \
       "list the checkpoints of a run: step, size, whole or damaged") \
     X(CKPT_VERIFY, "ckpt verify", ds_cmd_ckpt, "CKPT", 1, 1, \
@@ -59,7 +61,6 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "measure this machine for plan and tune: a cluster file, on standard output") \
     N(BENCH_COMM, "bench comm", "measure the collectives") \
     N(BENCH_IO, "bench io", "measure the file system") \
-    N(HOSTS, "hosts", "probe every host") \
     N(DATA, "data", "inspect and tokenize data") \
     N(GENERATE, "generate", "sample text from a checkpoint") \
     N(REPORT, "report", "one page with the plots of a run") \

@@ -23,6 +23,7 @@
 #include "launcher/gather.h"
 #include "launcher/loop.h"
 #include "launcher/oom.h"
+#include "launcher/probe.h"
 #include "launcher/rank.h"
 #include "launcher/reap.h"
 #include "launcher/remote/channel.h"
@@ -143,6 +144,25 @@ static int on_go(struct agent *agent, const struct ds_frame *frame, struct ds_er
     return 0;
 }
 
+/* The host itself answers, as its ranks would. */
+static void probe(struct agent *agent)
+{
+    const char *dir = agent->spec.argc > 1 ? agent->spec.argv[1] : NULL;
+    struct ds_buf text;
+
+    ds_buf_init(&text, DS_MAX_FRAME_BYTES);
+    ds_probe_write(dir, &text);
+    for (unsigned i = 0; i < agent->spec.ranks; i++) {
+        uint32_t number = agent->spec.first_rank + i;
+
+        ds__up_send(&agent->up, DS_WIRE_OUT, number, ds_buf_text(&text), text.len);
+        ds__rank_refuse(&agent->rank[i], &agent->loop, &agent->up, number, 0, 0);
+        agent->order[agent->ended++] = i;
+        agent->ranks++;
+    }
+    ds_buf_release(&text);
+}
+
 /* It is over before anything was started: ranks end as they would have. */
 static void refuse_ranks(struct agent *agent, uint32_t what)
 {
@@ -243,7 +263,9 @@ static int on_spec(struct agent *agent, const struct ds_frame *frame, struct ds_
     if (ds_buf_put(&agent->spec_bytes, frame->payload, frame->len) != 0)
         return ds_fail(err, ENOMEM, "no memory for the start specification");
     rc = prepare_ranks(agent, err);
-    if (rc == 0 && agent->spec.gather && agent->spawn.problem.code == 0)
+    if (rc == 0 && agent->spec.probe)
+        probe(agent);
+    else if (rc == 0 && agent->spec.gather && agent->spawn.problem.code == 0)
         rc = be_ready(agent, err);
     else if (rc == 0)
         start_ranks(agent);

@@ -1,6 +1,6 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-SRC_launcher := launcher/agent.c launcher/cores.c launcher/gather.c launcher/guard.c launcher/loop.c launcher/oom.c launcher/program.c launcher/rank.c launcher/reap.c \
+SRC_launcher := launcher/agent.c launcher/cores.c launcher/gather.c launcher/guard.c launcher/loop.c launcher/oom.c launcher/probe.c launcher/program.c launcher/rank.c launcher/reap.c \
     launcher/spawn.c launcher/spec.c launcher/remote/boot.c \
     launcher/remote/channel.c launcher/remote/known_hosts.c launcher/remote/local.c \
     launcher/remote/openssh.c launcher/remote/pattern.c launcher/remote/ssh.c launcher/remote/ssh_agent.c \

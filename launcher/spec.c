@@ -4,8 +4,8 @@
  * spec.c - the contract is in spec.h; the bytes, little endian:
  *
  *     u32 world | u32 first_rank | u32 ranks | u32 node | u32 nodes | u32 threads | u32 grace_ms
- *     u32 lease_ms | u32 flags (1: link, 2: gather) | string cwd | u32 argc | argc strings
- *     u32 envc | envc strings | u32 blob_bytes | blob
+ *     u32 lease_ms | u32 flags (1: link, 2: gather, 4: probe) | string cwd
+ *     u32 argc | argc strings | u32 envc | envc strings | u32 blob_bytes | blob
  *
  * A string is u32 length and that many bytes without NUL.  Nothing may follow the blob.
  */
@@ -19,7 +19,7 @@
 
 #define DEVICES "CUDA_VISIBLE_DEVICES="
 
-enum { SPEC_SCALARS = 9, SPEC_FLAG_LINK = 1, SPEC_FLAG_GATHER = 2 };
+enum { SPEC_SCALARS = 9, SPEC_FLAG_LINK = 1, SPEC_FLAG_GATHER = 2, SPEC_FLAG_PROBE = 4 };
 
 struct reader {
     const unsigned char *at;
@@ -126,8 +126,8 @@ static int check(const struct ds_spec *spec, int code, struct ds_error *err)
                        "%zu arguments and %zu variables: at least one argument and at "
                        "most %d of both",
                        spec->argc, spec->envc, DS_MAX_SPEC_STRINGS);
-    if (spec->link && spec->gather)
-        return ds_fail(err, code, "ranks have a link or gather, not both");
+    if (spec->link + spec->gather + spec->probe > 1)
+        return ds_fail(err, code, "ranks have a link, or gather, or are a probe");
     if (spec->argv[0][0] == '\0')
         return ds_fail(err, code, "the program's name is empty");
     for (size_t i = 0; i < spec->envc; i++) {
@@ -141,8 +141,9 @@ static int check(const struct ds_spec *spec, int code, struct ds_error *err)
 
 int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_error *err)
 {
-    const uint32_t flags =
-        (spec->link ? SPEC_FLAG_LINK : 0U) | (spec->gather ? SPEC_FLAG_GATHER : 0U);
+    const uint32_t flags = (spec->link ? SPEC_FLAG_LINK : 0U) |
+                           (spec->gather ? SPEC_FLAG_GATHER : 0U) |
+                           (spec->probe ? SPEC_FLAG_PROBE : 0U);
     const uint32_t scalars[SPEC_SCALARS] = {
         spec->world,   spec->first_rank, spec->ranks,    spec->node, spec->nodes,
         spec->threads, spec->grace_ms,   spec->lease_ms, flags,
@@ -192,12 +193,14 @@ int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct
     flags = get_u32(&in);
     out.link = (flags & SPEC_FLAG_LINK) != 0;
     out.gather = (flags & SPEC_FLAG_GATHER) != 0;
+    out.probe = (flags & SPEC_FLAG_PROBE) != 0;
     out.cwd = get_string(&in, arena);
     out.argv = get_strings(&in, arena, &out.argc);
     out.env = get_strings(&in, arena, &out.envc);
     out.blob_bytes = get_u32(&in);
     out.blob = get_bytes(&in, out.blob_bytes);
-    if (in.bad || in.left != 0 || (flags & ~(uint32_t)(SPEC_FLAG_LINK | SPEC_FLAG_GATHER)) != 0)
+    if (in.bad || in.left != 0 ||
+        (flags & ~(uint32_t)(SPEC_FLAG_LINK | SPEC_FLAG_GATHER | SPEC_FLAG_PROBE)) != 0)
         return ds_fail(err, EPROTO, "malformed start specification of %zu bytes", len);
     rc = check(&out, EPROTO, err);
     if (rc != 0)

@@ -41,6 +41,7 @@ struct ds_spec {
     uint32_t grace_ms; /* between TERM and KILL */
     uint32_t lease_ms; /* without a word from the launcher for so long, the job is over; 0: never */
     bool gather;       /* wait for GO (gather.h) and tell ranks of each other as PyTorch expects */
+    bool probe;        /* start nothing: write what the host is (probe.h), argv[1] is a folder */
     bool link;         /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
     const char *devices; /* encoding: in front of `env`, as CUDA_VISIBLE_DEVICES; NULL: none */
     const char *cwd;     /* "" keeps the agent's, "~" is the user's home */

@@ -5,13 +5,15 @@
  *
  * Lines that are only @NAME@ are replaced by a table of the code, so that the manual cannot say
  * anything else than the program: @commands@, @options@, @options COMMAND@, @exits@, @reserved@,
- * @keys SECTION@ and @version@.  Everything else is copied.
+ * @keys SECTION@, @wires@ and @signals@.  In a line, @version@ and the other words of `words` are
+ * replaced.  Everything else is copied.
  */
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/exit.h"
+#include "base/wire.h"
 #include "cli/opt.h"
 #include "runtime/job_table.h"
 
@@ -119,6 +121,28 @@ static void print_exits(void)
     (void)printf(".TP\n.B %d\n", number);                                                          \
     put_sentence(text);
     DS_EXITS(X)
+#undef X
+}
+
+/* --- dsrun-wire(7) --------------------------------------------------------------------------- */
+
+static void put_numbered(const char *name, int number, const char *text)
+{
+    (void)printf(".TP\n.BR %s \" (%d)\"\n", name, number);
+    put_sentence(text);
+}
+
+static void print_wires(void)
+{
+#define X(id, number, text) put_numbered(#id, number, text);
+    DS_WIRE_TYPES(X)
+#undef X
+}
+
+static void print_signals(void)
+{
+#define X(id, number, text) put_numbered(#id, number, text);
+    DS_WIRE_SIGNALS(X)
 #undef X
 }
 
@@ -241,6 +265,10 @@ static bool print_table(const char *line)
         print_options(NULL);
     else if (sscanf(line, "@options %99[a-z -]@", section) == 1)
         print_options(section);
+    else if (strcmp(line, "@wires@\n") == 0)
+        print_wires();
+    else if (strcmp(line, "@signals@\n") == 0)
+        print_signals();
     else if (strcmp(line, "@exits@\n") == 0)
         print_exits();
     else if (sscanf(line, "@keys %99[a-z-]@", section) == 1)
@@ -250,16 +278,59 @@ static bool print_table(const char *line)
     return true;
 }
 
+static const struct {
+    const char *word;
+    const char *text; /* NULL: the number */
+    long number;
+} words[] = {
+    {"@version@", DS_VERSION, 0},
+    {"@wire version@", NULL, DS_WIRE_VERSION},
+    {"@max frame@", NULL, DS_MAX_FRAME_BYTES},
+    {"@max banner@", NULL, DS_MAX_BANNER_BYTES},
+    {"@max queue@", NULL, DS_MAX_QUEUE_BYTES},
+};
+
+/* The word of the table that stands first in the line, and where. */
+static const char *find_word(const char *line, size_t *which)
+{
+    const char *first = NULL;
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        const char *at = strstr(line, words[i].word);
+
+        if (at != NULL && (first == NULL || at < first)) {
+            first = at;
+            *which = i;
+        }
+    }
+    return first;
+}
+
+/* A line with its words replaced. */
+static void put_line(const char *line)
+{
+    size_t which = 0;
+    const char *at;
+
+    while ((at = find_word(line, &which)) != NULL) {
+        (void)printf("%.*s", (int)(at - line), line);
+        if (words[which].text != NULL)
+            (void)fputs(words[which].text, stdout);
+        else
+            (void)printf("%ld", words[which].number);
+        line = at + strlen(words[which].word);
+    }
+    (void)fputs(line, stdout);
+}
+
 int main(void)
 {
     char line[LINE_BYTES];
+    size_t which;
 
     while (fgets(line, sizeof(line), stdin) != NULL) {
-        char *version = strstr(line, "@version@");
-
-        if (version != NULL) {
-            *version = '\0';
-            (void)printf("%s" DS_VERSION "%s", line, version + strlen("@version@"));
+        if (find_word(line, &which) != NULL) {
+            put_line(line);
         } else if (!print_table(line)) {
             if (line[0] == '@') {
                 (void)fprintf(stderr, "mangen: unknown table %s", line);

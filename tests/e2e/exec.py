@@ -170,18 +170,18 @@ def test_live():
 
 
 def test_stop():
-    def begin(script, *options):
+    def begin(script, *options, before=""):
         flag = h.work() / "flags"
         for old in flag.glob("*") if flag.exists() else []:
             old.unlink()
         flag.mkdir(exist_ok=True)
         process = subprocess.Popen([h.DSRUN, "exec", "-H", HOSTS, *options, "--", "sh", "-c",
-                                    f"touch {flag}/$RANK; {script}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                    f"{before} touch {flag}/$RANK; {script}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, cwd=h.work(), env=h.environment())
         wait_for(lambda: len(list(flag.iterdir())) == 4)
         return process
 
-    process = begin("echo begun; sleep 1000")
+    process = begin("sleep 1000", before="echo begun;")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     h.ok(process.returncode == 130 and out == b"node[1-4]:\nbegun\n" and b"killed by signal 15" in err,

@@ -1,152 +1,119 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""hosts - the test beds themselves: hosts, faults and Slurm are real, and a bed leaves nothing behind."""
-import os
-import pathlib
-import re
-import signal
-import subprocess
-import sys
-import time
+"""hosts - what dsrun hosts says of this machine under several names, and of hosts that do not answer.
 
-import beds
+That hosts differ is made by agents that lie: scripts in a folder of their own that change one fact of what
+the real agent says.
+"""
+import json
+import os
+import platform
+import re
+
 import harness as h
 
-if h.SANITIZED:
-    h.skip("test beds", "nothing of ours runs in this test, so a sanitizer finds nothing")
-    h.done()
-beds.require("slurm")
+AGENT = h.BUILD / "libexec" / "dsrun" / "dsrun-agent"
+NODES = [f"node{i}" for i in range(1, 5)]
+HOSTS = h.work() / "hosts"
+HOSTS.write_text("hosts:\n" + "".join(f"  - {{name: {n}, address: 127.0.0.{i + 1}}}\n" for i, n in enumerate(NODES)))
+
+# Frames are passed on; an OUT whose JSON has the fact gets the other value, the n-th agent started only.
+LIAR = r"""#!/usr/bin/env python3
+import os, pathlib, struct, subprocess, sys, threading
+here = pathlib.Path(__file__).parent
+turn = len(list(here.glob("turn-*")))
+while True:
+    try:
+        (here / f"turn-{turn}").touch(exist_ok=False)
+        break
+    except FileExistsError:
+        turn += 1
+if turn == int(os.environ["LIE_TURN"]) and os.environ.get("LIE_DIE"):
+    sys.exit(9)
+agent = subprocess.Popen([os.environ["REAL_AGENT"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def down():
+    while data := os.read(0, 65536):
+        agent.stdin.write(data)
+        agent.stdin.flush()
+    agent.stdin.close()
+threading.Thread(target=down, daemon=True).start()
+old, new = os.environ["LIE_OLD"].encode(), os.environ["LIE_NEW"].encode()
+while len(head := agent.stdout.read(12)) == 12:
+    length, kind = struct.unpack("<IH", head[:6])
+    body = agent.stdout.read(length)
+    if kind == 4 and turn == int(os.environ["LIE_TURN"]):
+        body = body.replace(old, new)
+        head = struct.pack("<I", len(body)) + head[4:]
+    os.write(1, head + body)
+os._exit(agent.wait())
+"""
 
 
-def traces():
-    """What beds of this process could leave: namespaces, folders, cgroups, mounts, processes of their tag."""
-    mine = f"dsrun-bed.{os.getpid()}."
-    found = [str(p) for p in pathlib.Path("/tmp").glob(mine + "*")]
-    found += [line for line in pathlib.Path("/proc/self/mounts").read_text().splitlines() if mine in line]
-    for tag in TAGS:
-        found += [str(p) for p in pathlib.Path("/run/netns").glob(tag + "-*")]
-        for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-            found += [str(p) for p in pathlib.Path(root).glob(tag)]
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mine.encode() in (entry / "cmdline").read_bytes():
-                found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
-        except OSError:
-            continue
-    return found
+def lying(name, turn, old, new, **more):
+    """The environment with an agent that says `new` for `old` on one host."""
+    folder = h.work() / name
+    folder.mkdir()
+    (folder / "dsrun-agent").write_text(LIAR)
+    (folder / "dsrun-agent").chmod(0o755)
+    return dict(DSRUN_LIBEXEC=str(folder), REAL_AGENT=str(AGENT), LIE_TURN=str(turn), LIE_OLD=old, LIE_NEW=new, **more)
 
 
-TAGS = []
+def test_alike():
+    ran = h.dsrun("hosts", "-H", HOSTS)
+    text = ran.stdout
+    h.ok(ran.returncode == 0 and "differs" not in text and "the same on all 4 hosts\n" in text, "hosts that are alike",
+         ran.stdout + ran.stderr)
+    h.ok(re.search(rf"^  kernel +{re.escape(platform.release())}$", text, re.M) and
+         re.search(rf"^  cores +{len(os.sched_getaffinity(0))}$", text, re.M) and
+         re.search(rf"^  libc +{platform.libc_ver()[1]}$", text, re.M), "the facts are true", text)
+    h.ok(all(re.search(rf"^{n} .* GiB +[0-9.]+ GiB$", text, re.M) for n in NODES), "a row for each host", text)
+    ran = h.dsrun("hosts", "-H", HOSTS, "-i", "node2", "--run-dir", "/")
+    h.ok(ran.returncode == 0 and "the same on 1 host\n" in ran.stdout and "run dir free" in ran.stdout and
+         "node1" not in ran.stdout, "one host, and the disk of a folder", ran.stdout + ran.stderr)
+    ran = h.dsrun("hosts", "-H", HOSTS, "--dry-run")
+    h.ok(ran.stdout == "".join(f"host {n}\n" for n in NODES), "--dry-run asks nobody", ran.stdout + ran.stderr)
 
 
-def tag(bed):
-    TAGS.append(re.search(r"^TAG=(\S+)", (bed.base / "bed").read_text(), re.M).group(1))
+def test_json():
+    ran = h.dsrun("hosts", "-H", HOSTS, "--json", "--run-dir", h.work())
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    h.ok(ran.returncode == 0 and [line["host"] for line in lines] == NODES, "json: an object a host, in order", ran.stdout)
+    h.ok(all(line["kernel"] == platform.release() and line["dir_free_bytes"] > 0 and abs(line["clock_offset_s"]) < 60
+             for line in lines), "json: facts", ran.stdout)
 
 
-def until(what, seconds=30):
-    end = time.monotonic() + seconds
-    while not what() and time.monotonic() < end:
-        time.sleep(0.05)
-    return what()
+def test_different():
+    kernel = platform.release()
+    ran = h.dsrun("hosts", "-H", HOSTS, **lying("other", 1, f'"kernel":"{kernel}"', '"kernel":"0.99\\u001b[2J"'))
+    first = ran.stdout.split("the same on")[0]
+    h.ok(ran.returncode == 0 and re.fullmatch(
+        rf"differs\n  kernel +{re.escape(kernel)} +node\[.*\]\n +0\.99\\x1b\[2J +node\d\n", first),
+         "what differs comes first, the most common value before the others, escaped", ran.stdout + ran.stderr)
+    ran = h.dsrun("hosts", "-H", HOSTS, **lying("less", 1, '"libc"', '"other"'))
+    h.ok(ran.returncode == 0 and re.search(r"^ +- +node\d$", ran.stdout, re.M), "what a host does not say is a dash",
+         ran.stdout + ran.stderr)
+    ran = h.dsrun("hosts", "-H", HOSTS, **lying("nonsense", 1, '{"time"', '["time"'))
+    h.ok(ran.returncode == 69 and re.search(r"host 'node\d': its agent sent a malformed answer", ran.stderr) and
+         "the same on all 3 hosts" in ran.stdout, "nonsense is refused, the others are shown", ran.stdout + ran.stderr)
 
 
-def ssh(bed, host, *command):
-    return bed.run("ssh", "-o", "ConnectTimeout=2", host, *command)
+def test_lost():
+    ran = h.dsrun("hosts", "-H", HOSTS, **lying("dead", 1, "x", "x", LIE_DIE="1"))
+    h.ok(ran.returncode == 69 and re.search(r"error: host 'node\d': its agent went away", ran.stderr) and
+         "the same on all 3 hosts" in ran.stdout, "a host that does not answer is named", ran.stdout + ran.stderr)
+    ran = h.dsrun("hosts", "-H", HOSTS, "--json", **lying("dead-json", 1, "x", "x", LIE_DIE="1"))
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    h.ok(ran.returncode == 69 and sum("error" in line for line in lines) == 1 and len(lines) == 4,
+         "in JSON, too", ran.stdout + ran.stderr)
+    ran = h.dsrun("hosts", "-H", HOSTS, DSRUN_LIBEXEC="/nonexistent")
+    h.ok(ran.returncode == 69 and ran.stdout == "" and ran.stderr.count("No such file") >= 4, "no host answers",
+         ran.stdout + ran.stderr)
+    h.ok(not h.left(), "nothing is left running", h.left(0))
 
 
-def hosts():
-    with beds.Hosts(4, user="tester", disk="8m") as bed:
-        tag(bed)
-        said = [ssh(bed, name, "hostname; id -un; echo $$; ls -A /tmp | wc -l").stdout.split() for name in bed.names]
-        h.ok([s[:2] for s in said] == [[name, "tester"] for name in bed.names], "ssh reaches each host as the user",
-             said)
-        bed.on("node1", "touch", "/tmp/mine", "/dev/shm/mine")
-        h.ok(bed.on("node2", "ls", "/tmp/mine", "/dev/shm/mine").returncode == 2, "hosts share no /tmp, no /dev/shm")
-        h.ok(not bed.processes("node3"), "a host without a login runs nothing", bed.processes("node3"))
-        h.ok(bed.run("cat", h.ROOT / "VERSION").stdout == (h.ROOT / "VERSION").read_text(), "the head sees the build")
-        network(bed)
-        freezing(bed)
-        bed.fault("fill", "node1")
-        full = bed.on("node1", "sh", "-c", "cat /etc/passwd >/tmp/more")
-        bed.fault("heal", "node1")
-        h.ok(full.returncode and "No space" in full.stderr and not bed.on(
-            "node1", "sh", "-c", "cat /etc/passwd >/tmp/more").returncode, "a full disk, and room again", full.stderr)
-        h.ok(not bed.on("node3", "true").returncode, "the other hosts did not notice")
-    h.ok(bed.head and not traces(), "nothing is left of it", "\n".join(traces()))
-
-
-def network(bed):
-    """Every fault of the network is seen, and healed."""
-    for action, rc, words in (("unplug", 255, "timed out"), ("drop", 255, "timed out"), ("reject", 255, "refused"),
-                              ("loss:99", 255, "timed out"), ("slow:1mbit", 0, "")):
-        bed.fault(action, "node2")
-        seen = ssh(bed, "node2", "true")
-        bed.fault("heal", "node2")
-        healed = ssh(bed, "node2", "true")
-        h.ok(seen.returncode == rc and words in seen.stderr and healed.returncode == 0, f"{action}, then heal",
-             f"{seen.returncode} {seen.stderr}\nhealed: {healed.returncode} {healed.stderr}")
-
-
-def freezing(bed):
-    """A frozen and a stopped host do not answer, and do again; a killed one refuses until it is booted."""
-    for action, undo in (("freeze", "thaw"), ("stop", "cont"), ("hang-sshd", "cont")):
-        if action == "freeze" and not (bed.base / "hosts" / "node4" / "cgroup").exists():
-            h.skip("freeze, then thaw", "no cgroup2 on this machine")
-            continue
-        bed.fault(action, "node4")
-        seen = ssh(bed, "node4", "true")
-        bed.fault(undo, "node4")
-        h.ok(seen.returncode == 255 and ssh(bed, "node4", "true").returncode == 0, f"{action}, then {undo}",
-             seen.stderr)
-    job = bed.start("ssh", "node4", "sleep 1000")
-    h.ok(until(lambda: "sleep 1000" in bed.processes("node4").values()), "a login is seen to run its program")
-    bed.fault("killall", "node4")
-    h.ok(job.wait(30) == 255 and not bed.processes("node4"), "killall ends it, and sshd stays")
-    for action, words in (("kill", "refused"), ("poweroff", "timed out")):
-        bed.fault(action, "node4")
-        seen = ssh(bed, "node4", "true")
-        bed.fault("boot", "node4")
-        h.ok(words in seen.stderr and ssh(bed, "node4", "true").returncode == 0, f"{action}, then boot", seen.stderr)
-
-
-def aliases():
-    with beds.Hosts(0, aliases=300) as bed:
-        tag(bed)
-        said = [ssh(bed, name, "hostname").stdout.strip() for name in (bed.aliases[0], bed.aliases[299])]
-        h.ok(said == ["alias1", "alias300"], "one sshd answers as 300 hosts", said)
-    h.ok(not traces(), "nothing is left of it", "\n".join(traces()))
-
-
-def slurm():
-    with beds.Slurm(2, cpus="2 3", gpus=2) as bed:
-        tag(bed)
-        said = bed.run("srun", "-N2", "--gpus-per-node=1", "sh", "-c",
-                       "echo $SLURMD_NODENAME $(hostname) $SLURM_JOB_CPUS_PER_NODE $SLURM_GPUS_ON_NODE")
-        h.ok(sorted(said.stdout.splitlines()) == ["node1 node1 1(x2) 1", "node2 node2 1(x2) 1"],
-             "srun starts a task on each host", said.stdout + said.stderr)
-        said = bed.run("srun", "-N1", "-c3", "hostname")
-        h.ok(said.stdout == "node2\n", "nodes may have different sizes", said.stdout + said.stderr)
-    h.ok(not traces(), "nothing is left of it", "\n".join(traces()))
-
-
-def stopped():
-    """A test that is told to stop in the middle takes its bed with it."""
-    code = "import beds, time\nwith beds.Hosts(2) as bed:\n print(bed.base, flush=True)\n time.sleep(1000)"
-    for number in (signal.SIGTERM, signal.SIGINT):
-        test = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                text=True, cwd=h.work(), env=dict(os.environ, PYTHONPATH=str(h.ROOT / "tests/e2e")))
-        base = pathlib.Path(test.stdout.readline().strip())
-        there = (base / "bed").exists()
-        tag_of = re.search(r"^TAG=(\S+)", (base / "bed").read_text(), re.M).group(1)
-        test.send_signal(number)
-        test.wait(60)
-        h.ok(there and not base.exists() and not list(pathlib.Path("/run/netns").glob(tag_of + "-*")),
-             f"{number.name} to a test takes its bed down")
-
-
-hosts()
-aliases()
-slurm()
-stopped()
+test_alike()
+test_json()
+test_different()
+test_lost()
 h.done()

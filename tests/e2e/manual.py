@@ -4,12 +4,13 @@
 """manual - the examples of the manual pages are true, and completion works in a real bash.
 
 Every job of dsrun-job(5) passes `dsrun check`, every hostfile of dsrun-hostfile(5) is read, every
-command line of dsrun(1) is taken, and the mistake shown there says what the page says.  The examples of dsrun-exec(1)
-and dsrun-launch(1) are run, and print what is shown.
+command line of dsrun(1) is taken, and the mistake shown there says what the page says.  The examples of dsrun-exec(1),
+dsrun-launch(1) and dsrun-hosts(1) are run, and print what is shown; the frames of dsrun-wire(7) are frames.
 """
 import os
 import re
 import shutil
+import struct
 import subprocess
 
 import harness as h
@@ -82,6 +83,16 @@ def sessions(name):
             h.ok(cores + ran.stderr == shown, f"{name}: {line}", ran.stdout + ran.stderr)
 
 
+def frames():
+    """The bytes shown in dsrun-wire(7) are frames of the types that the text before them names."""
+    header = (h.ROOT / "base/wire.h").read_text()
+    numbers = {name: int(number) for name, number in re.findall(r"^ +X\((\w+), +(\d+),", header, re.M)}
+    shown = [bytes.fromhex(text) for text in examples("dsrun-wire.7") if re.fullmatch(r"[0-9a-f \n]+", text)]
+    want = [(4, numbers["SIGNAL"], 0, 0xffffffff, numbers["STOP"]), (12, numbers["EXIT"], 0, 3, 0, 9, 1)]
+    got = [struct.unpack("<IHHI" + "I" * ((len(frame) - 12) // 4), frame) for frame in shown]
+    h.ok(got == want, "dsrun-wire(7): the frames that are shown", got)
+
+
 COMPLETE = r"""
 compopt() { :; }
 eval "$("$1" --completion bash)" || exit 1
@@ -108,5 +119,7 @@ hostfiles()
 command_lines()
 sessions("dsrun-exec.1")
 sessions("dsrun-launch.1")
+sessions("dsrun-hosts.1")
+frames()
 completion()
 h.done()

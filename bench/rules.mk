@@ -29,4 +29,7 @@ bench: all $(BENCH_BIN) bench-peers ## measure against PyTorch, gloo, MPI and th
 bench-quick: all $(BENCH_BIN) bench-peers ## the same in under two minutes: fewer rounds
 	$(Q)python3 bench/run.py --build $(B) --quick
 
-.PHONY: bench bench-quick bench-peers
+bench-launch: all ## start `true` on 2, 16 and 64 hosts of a test bed, against pdsh, mpirun and ssh; root
+	$(Q)tools/deps hosts && python3 bench/launch.py --build $(B)
+
+.PHONY: bench bench-quick bench-launch bench-peers

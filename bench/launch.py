@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch.py - start `true` on 2, 16 and 64 real hosts: dsrun exec against pdsh, mpirun and a loop of ssh.
+
+    launch.py --build DIR [--hosts 2,16,64] [--rounds 5] [--many 1000]
+
+Hosts are those of tests/hosts (root, see there); their sshds share this machine's cores, so a figure is the
+work of both ends.  Rounds take all programs in turn; medians are printed.  Twice: with bash and the default key
+exchange, and with a light one (FAST=1).  Then --many addresses of one sshd: the launcher's resident memory.
+A table on the terminal and bench/results/launch.json.
+"""
+import argparse
+import json
+import os
+import pathlib
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+SCRIPTS = HERE.parent / "tests" / "hosts"
+GOAL_CPU_MS, GOAL_RSS_KB = 4.0, 100
+
+
+def bed(base, hosts, **env):
+    subprocess.run([SCRIPTS / "up.sh", base, str(hosts)], check=True, stdout=subprocess.DEVNULL,
+                   env=dict(os.environ, ONE_KEY="1", SEEN=str(HERE.parent), **env))
+
+
+def down(base):
+    subprocess.run([SCRIPTS / "down.sh", base], check=True, stdout=subprocess.DEVNULL)
+
+
+def timed(base, command):
+    """(wall ms, processor ms of the command and its children, exit code)"""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    ran = subprocess.run([base / "bin" / "head", *map(str, command)], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE, check=False)
+    wall = 1000 * (time.monotonic() - start)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return wall, cpu, ran
+
+
+def programs(dsrun, names, hostfile, hosts):
+    loop = "for h in " + " ".join(names) + "; do ssh $h true || exit 1; done"
+    found = {"dsrun exec": [dsrun, "exec", "-H", hostfile, "--", "true"], "loop of ssh": ["sh", "-c", loop]}
+    if shutil.which("pdsh"):
+        found["pdsh -R ssh"] = ["pdsh", "-R", "ssh", "-w", ",".join(names), "true"]
+    if shutil.which("mpirun"):
+        found["mpirun"] = ["mpirun", "--allow-run-as-root", "-n", str(hosts), "--host", ",".join(names), "true"]
+    return found
+
+
+def compare(dsrun, base, hosts, rounds, fast):
+    bed(base, hosts, FAST="1" if fast else "")
+    try:
+        names = [f"node{i + 1}" for i in range(hosts)]
+        hostfile = base / "etc" / "hosts.list"
+        commands = programs(dsrun, names, hostfile, hosts)
+        results = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, command in commands.items():
+                wall, cpu, ran = timed(base, command)
+                if ran.returncode:
+                    sys.exit(f"{name} on {hosts} hosts ended with {ran.returncode}: {ran.stderr.decode()[-300:]}")
+                results[name].append((wall, cpu))
+    finally:
+        down(base)
+    rows = []
+    for name, values in results.items():
+        wall, cpu = (statistics.median(v[i] for v in values) for i in (0, 1))
+        rows.append({"hosts": hosts, "ssh": "light" if fast else "default", "program": name, "rounds": rounds,
+                     "wall_ms": round(wall, 1), "cpu_ms_per_host": round(cpu / hosts, 2)})
+        print(f"{hosts:>5} hosts  {rows[-1]['ssh']:<8} {name:<12} {wall:>9.0f} ms  {cpu / hosts:>7.2f} ms of CPU a host",
+              flush=True)
+    return rows
+
+
+def many(dsrun, base, hosts):
+    """Peak resident memory of the launcher with all lines open (they stay until all are there), less that with one."""
+    bed(base, 0, FAST="1", ALIASES=str(hosts))
+    try:
+        peak = {}
+        for count in (1, hosts):
+            listed = base / "etc" / f"first.{count}"
+            listed.write_text("".join(f"alias{i + 1}\n" for i in range(count)))
+            watch = ("import resource,subprocess,sys; c=subprocess.call(sys.argv[1:]); "
+                     "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(c)")
+            ran = subprocess.run([base / "bin" / "head", sys.executable, "-c", watch, dsrun, "exec", "-H", listed,
+                                  "--start-timeout", "280", "--", "sleep", str(hosts // 20)], capture_output=True, text=True, check=False)
+            if ran.returncode:
+                sys.exit(f"dsrun exec on {count} addresses ended with {ran.returncode}: {ran.stderr[-300:]}")
+            peak[count] = int(ran.stdout.splitlines()[-1])
+    finally:
+        down(base)
+    each = (peak[hosts] - peak[1]) / hosts
+    print(f"{hosts:>5} addresses of one sshd: {peak[hosts]} KiB resident, {each:.1f} KiB a host", flush=True)
+    return {"hosts": hosts, "peak_kib": peak[hosts], "kib_per_host": round(each, 1)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--hosts", default="2,16,64")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--many", type=int, default=1000)
+    args = parser.parse_args()
+    dsrun = pathlib.Path(args.build).resolve() / "bin" / "dsrun"
+    base = pathlib.Path(f"/tmp/dsrun-bench.{os.getpid()}")
+    rows = []
+    for fast in (False, True):
+        for hosts in map(int, args.hosts.split(",")):
+            rows += compare(dsrun, base, hosts, args.rounds, fast)
+    memory = many(dsrun, base, args.many) if args.many else None
+    for row in rows:
+        if row["program"] == "dsrun exec":
+            others = [r["wall_ms"] for r in rows if r["hosts"] == row["hosts"] and r["ssh"] == row["ssh"] and r is not row]
+            print(f"{row['hosts']} hosts, {row['ssh']} ssh: "
+                  f"{'faster than all' if row['wall_ms'] < min(others) else 'NOT faster than all'}; "
+                  f"CPU a host {'met' if row['cpu_ms_per_host'] < GOAL_CPU_MS else 'MISSED'}")
+    if memory:
+        print(f"memory a host {'met' if memory['kib_per_host'] < GOAL_RSS_KB else 'MISSED'}")
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "launch.json").write_text(json.dumps({"start": rows, "memory": memory}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

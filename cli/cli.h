@@ -52,6 +52,8 @@ int ds_cmd_exec(const struct ds_cli *cli);   /* cmd_exec.c */
 int ds_cmd_hosts(const struct ds_cli *cli);  /* cmd_hosts.c */
 int ds_cmd_launch(const struct ds_cli *cli); /* cmd_launch.c */
 int ds_cmd_bench(const struct ds_cli *cli);  /* cmd_bench.c: gemm */
+int ds_cmd_ps(const struct ds_cli *cli);     /* cmd_ps.c */
+int ds_cmd_kill(const struct ds_cli *cli);   /* cmd_ps.c */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
  * --heartbeat are

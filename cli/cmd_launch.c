@@ -254,12 +254,32 @@ static void open_console(struct launch *launch)
         .out_fd = STDOUT_FILENO,
         .err_fd = STDERR_FILENO,
         .interrupt_fd = ds_fleet_signal_fd(&launch->fleet),
+        .waiting = ds_fleet_stall,
+        .user = &launch->fleet,
         .color = ds_cli_color(launch->cli, STDOUT_FILENO),
         .quiet = launch->cli->quiet,
         .json = launch->cli->json,
     };
 
     ds_console_init(&launch->report.console, &args);
+}
+
+/* For dsrun ps.  A program that cannot be listed runs all the same. */
+static void open_record(struct launch *launch)
+{
+    const char *program = launch->cli->arg[0], *slash = strrchr(program, '/');
+    struct ds_error err = {0};
+    int rc;
+
+    launch->report.record =
+        (struct ds_job_record){.name = slash != NULL ? slash + 1 : program,
+                               .run_dir = launch->run_dir[0] != '\0' ? launch->run_dir : "-",
+                               .hosts = launch->place.placement.places,
+                               .ranks = launch->place.placement.world};
+    rc = ds_job_record_open(&launch->report.record, &err);
+    if (rc != 0)
+        ds_console_warn(&launch->report.console, "dsrun ps will not list this job: %s",
+                        ds_error_text(&err, rc));
 }
 
 static int launch_all(struct launch *launch, struct ds_error *err)
@@ -279,6 +299,7 @@ static int launch_all(struct launch *launch, struct ds_error *err)
     launch->report.placement = &launch->place.placement;
     launch->report.run_dir = launch->cli->run_dir;
     open_console(launch);
+    open_record(launch);
     return run_program(launch, &env, err);
 }
 

@@ -128,6 +128,23 @@ static int open_run(struct run *run, struct ds_error *err)
     return rc;
 }
 
+/* For dsrun ps.  A job that cannot be listed runs all the same. */
+static void open_record(struct run *run)
+{
+    struct ds_error err = {0};
+    int rc;
+
+    run->report.record = (struct ds_job_record){.name = run->job.name,
+                                                .run_dir = run->facts.run_dir,
+                                                .hosts = run->place.placement.places,
+                                                .ranks = run->place.placement.world,
+                                                .steps = run->job.train.steps};
+    rc = ds_job_record_open(&run->report.record, &err);
+    if (rc != 0)
+        ds_console_warn(&run->report.console, "dsrun ps will not list this job: %s",
+                        ds_error_text(&err, rc));
+}
+
 static void open_console(struct run *run)
 {
     const struct ds_console_args args = {
@@ -325,6 +342,7 @@ static int run_all(struct run *run, struct ds_error *err)
     run->report.run_dir = run->job.run_dir;
     run->report.job_text = &run->job_text;
     open_console(run);
+    open_record(run);
     code = run_job(run, err);
     ds_console_release(&run->report.console);
     return code;

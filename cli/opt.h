@@ -45,6 +45,9 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "run a program once on every host; output that is the same is shown once") \
     X(HOSTS, "hosts", ds_cmd_hosts, "", 0, 0, \
       "ask every host what it is; say first where hosts differ") \
+    X(PS, "ps", ds_cmd_ps, "", 0, 0, "list the jobs of this user that run on this machine") \
+    X(KILL, "kill", ds_cmd_kill, "JOB", 1, 1, \
+      "stop a job, by its number or name: every rank saves; a second time kills") \
     X(CKPT_LS, "ckpt ls", ds_cmd_ckpt, "RUN_DIR", 1, 1, \
       "list the checkpoints of a run: step, size, whole or damaged") \
     X(CKPT_VERIFY, "ckpt verify", ds_cmd_ckpt, "CKPT", 1, 1, \

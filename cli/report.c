@@ -236,10 +236,15 @@ static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
                                         [DS_NOTE_STOP] = "stop",
                                         [DS_NOTE_FAILED] = "failing",
                                         [DS_NOTE_KILL] = "kill"};
+    static const char *const states[] = {[DS_NOTE_STARTED] = "running",
+                                         [DS_NOTE_STOP] = "stopping",
+                                         [DS_NOTE_FAILED] = "failing",
+                                         [DS_NOTE_KILL] = "ending"};
     struct ds_report *report = user;
     struct event event;
     int rc;
 
+    ds_job_record_state(&report->record, states[note]);
     if (note == DS_NOTE_STOP && report->program)
         ds_console_note(&report->console, "stopping: every rank gets SIGTERM; once more to kill");
     else if (note == DS_NOTE_STOP)
@@ -252,7 +257,15 @@ static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
     return rc;
 }
 
+static void on_step(void *user, uint64_t step)
+{
+    struct ds_report *report = user;
+
+    ds_job_record_step(&report->record, step);
+}
+
 const struct ds_fleet_ops ds_report_ops = {
+    .step = on_step,
     .output = on_output,
     .metric = on_metric,
     .event = on_event,
@@ -321,6 +334,7 @@ int ds_report_restart(struct ds_report *report, unsigned attempt, unsigned delay
 {
     struct event event;
 
+    ds_job_record_state(&report->record, "restarting");
     ds_console_warn(&report->console, "starting again in %g s (restart %u)", delay_ms / 1000.0,
                     attempt);
     event_begin(&event, "restart");
@@ -371,6 +385,7 @@ int ds_report_open_program(struct ds_report *report, const char *path, struct ds
 
 void ds_report_close(struct ds_report *report)
 {
+    ds_job_record_close(&report->record);
     ds_logmux_release(&report->mux);
     ds_metrics_close(&report->metrics);
     ds_rundir_close(&report->dir);

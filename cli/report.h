@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "cli/console.h"
+#include "cli/jobs.h"
 #include "cli/metrics.h"
 #include "cli/rundir.h"
 #include "launcher/fleet/fleet.h"
@@ -37,8 +38,9 @@ struct ds_report {
     struct ds_metrics metrics;
     struct ds_console console;
     struct ds_logmux mux;
-    int64_t checkpoint;  /* newest step heard of, -1: none */
-    int64_t last_metric; /* last step recorded in this attempt, -1: none */
+    struct ds_job_record record; /* for dsrun ps */
+    int64_t checkpoint;          /* newest step heard of, -1: none */
+    int64_t last_metric;         /* last step recorded in this attempt, -1: none */
 };
 
 /* `user` is the struct ds_report. */

@@ -28,7 +28,7 @@ import harness as h
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 24
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-HOSTS, BEDS, HEARTBEAT, GRACE, HANG, MARGIN = 8, 6, 3.0, 1.0, 2.0, 20.0
+HOSTS, BEDS, HEARTBEAT, GRACE, HANG, MARGIN = 8, 6, 3.0, 2.0, 2.0, 20.0
 
 beds.require()
 LIBEXEC = h.work() / "libexec"

@@ -428,6 +428,49 @@ def test_lock():
     nothing_left("lock")
 
 
+def test_ps():
+    """Jobs of this user, by number and by name; files that were left over are no jobs."""
+    state = h.work() / "state"
+    state.mkdir(exist_ok=True)
+    where = dict(XDG_RUNTIME_DIR=str(state))
+    ps = lambda: [json.loads(line) for line in h.dsrun("ps", "--json", **where).stdout.splitlines()]
+    h.ok(ps() == [] and h.dsrun("ps", **where).stdout == "", "ps: no job, no line")
+    process = begin(FAKE="train:50", **where)
+    wait_for(lambda: ps() and ps()[0]["step"] > 0)
+    job = ps()
+    h.ok(len(job) == 1 and job[0] == {**job[0], "pid": process.pid, "name": "tiny", "state": "running", "hosts": 1,
+                                      "ranks": 2, "steps": 10, "run_dir": str(last_run())} and job[0]["step"] > 0,
+         "ps --json: name, state, hosts, ranks, step, run directory", job)
+    table = h.dsrun("ps", **where).stdout.splitlines()
+    h.ok(len(table) == 2 and table[1].split()[:3] == [str(process.pid), "tiny", "running"] and
+         str(last_run()) in table[1], "ps: a table", table)
+    folder = state / "dsrun" / "jobs"
+    h.ok((folder.stat().st_mode & 0o777, (folder / str(process.pid)).stat().st_mode & 0o777) == (0o700, 0o600),
+         "nobody else may look", oct(folder.stat().st_mode))
+    ran = h.dsrun("kill", "nobody", **where)
+    h.ok(ran.returncode == 2 and "no job 'nobody'" in ran.stderr, "kill: a job that is not there", ran.stderr)
+    second = begin(FAKE="train:50", **where)
+    ran = h.dsrun("kill", "tiny", **where)
+    h.ok(ran.returncode == 2 and "2 jobs are named 'tiny'" in ran.stderr, "kill: a name that two have", ran.stderr)
+    ran = h.dsrun("kill", str(second.pid), **where)
+    h.ok(ran.returncode == 0 and finish(second)[0] == 75, "kill by number: saved, 75", ran.stderr)
+    ran = h.dsrun("kill", "tiny", **where)
+    h.ok(ran.returncode == 0 and finish(process)[0] == 75 and ps() == [], "kill by name; then there is no job")
+    process = begin(FAKE="wait", **where)
+    process.kill()
+    finish(process)
+    (folder / "1").write_text('{"pid":1,"name":"tiny"}\n')
+    ran = h.dsrun("kill", "1", **where)
+    h.ok(ran.returncode == 2 and ps() == [] and not any(folder.iterdir()),
+         "what a killed dsrun or a stranger left is no job, and removed", ran.stderr)
+    folder.chmod(0o755)
+    ran = h.dsrun("ps", **where)
+    h.ok(ran.returncode == 1 and "closed to others" in ran.stderr, "a folder that others may enter is refused", ran.stderr)
+    ran = ranks(FAKE="", **where)
+    h.ok(ran.returncode == 0 and "will not list this job" in ran.stderr, "and a job says that it is not listed", ran.stderr)
+    nothing_left("ps")
+
+
 # --- restarts -----------------------------------------------------------------------------------------------------
 
 def test_restarts():

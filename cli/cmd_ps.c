@@ -1,0 +1,136 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cmd_ps.c - dsrun ps, the jobs of this user on this machine, and dsrun kill, which stops one.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/exit.h"
+#include "base/json_read.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/jobs.h"
+
+static uint64_t whole(const json_t *job, const char *key)
+{
+    const json_t *value = json_object_get(job, key);
+
+    return json_is_integer(value) && json_integer_value(value) >= 0
+               ? (uint64_t)json_integer_value(value)
+               : 0;
+}
+
+static const char *word(const json_t *job, const char *key)
+{
+    const char *text = json_string_value(json_object_get(job, key));
+
+    return text != NULL ? text : "?";
+}
+
+/* --- ps --------------------------------------------------------------------------------------- */
+
+struct list {
+    bool json;
+    unsigned count;
+};
+
+static void age_text(double seconds, char out[32])
+{
+    uint64_t s = seconds > 0 ? (uint64_t)seconds : 0;
+
+    if (s < 3600)
+        (void)snprintf(out, 32, "%" PRIu64 ":%02" PRIu64, s / 60, s % 60);
+    else
+        (void)snprintf(out, 32, "%" PRIu64 ":%02" PRIu64 ":%02" PRIu64, s / 3600, s / 60 % 60,
+                       s % 60);
+}
+
+static int show(void *user, pid_t pid, const char *json, size_t len)
+{
+    struct list *list = user;
+    json_t *job = ds_json_parse(json, len, NULL);
+    char age[32], steps[48], dir[4 * DS_MAX_PATH];
+
+    if (job == NULL)
+        return 0; /* half written: it has just begun */
+    if (list->json) {
+        (void)printf("%.*s\n", (int)len, json);
+    } else {
+        if (list->count == 0)
+            (void)printf("%-8s %-20s %-10s %6s %6s %15s %10s  %s\n", "JOB", "NAME", "STATE",
+                         "HOSTS", "RANKS", "STEP", "AGE", "RUN DIRECTORY");
+        age_text(ds_clock_wall_s() - json_number_value(json_object_get(job, "started")), age);
+        (void)snprintf(steps, sizeof(steps), "%" PRIu64 "/%" PRIu64, whole(job, "step"),
+                       whole(job, "steps"));
+        (void)ds_escape_control(dir, sizeof(dir), word(job, "run_dir"),
+                                strlen(word(job, "run_dir")));
+        (void)printf("%-8d %-20s %-10s %6" PRIu64 " %6" PRIu64 " %15s %10s  %s\n", (int)pid,
+                     word(job, "name"), word(job, "state"), whole(job, "hosts"),
+                     whole(job, "ranks"), steps, age, dir);
+    }
+    list->count++;
+    json_decref(job);
+    return 0;
+}
+
+int ds_cmd_ps(const struct ds_cli *cli)
+{
+    struct list list = {.json = cli->json};
+    struct ds_error err = {0};
+    int rc = ds_jobs_each(show, &list, &err);
+
+    if (rc != 0)
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
+    else if (fflush(stdout) != 0)
+        return DS_EXIT_FAILURE;
+    return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
+}
+
+/* --- kill ------------------------------------------------------------------------------------- */
+
+struct search {
+    const char *word;
+    pid_t pid;
+    unsigned found;
+};
+
+static int match(void *user, pid_t pid, const char *json, size_t len)
+{
+    struct search *search = user;
+    json_t *job = ds_json_parse(json, len, NULL);
+    char number[24];
+
+    (void)snprintf(number, sizeof(number), "%d", (int)pid);
+    if (strcmp(search->word, number) == 0 ||
+        (job != NULL && strcmp(search->word, word(job, "name")) == 0)) {
+        search->found++;
+        search->pid = pid;
+    }
+    json_decref(job);
+    return 0;
+}
+
+int ds_cmd_kill(const struct ds_cli *cli)
+{
+    struct search search = {.word = cli->arg[0]};
+    struct ds_error err = {0};
+    int rc = ds_jobs_each(match, &search, &err);
+
+    if (rc == 0 && search.found == 0)
+        rc = ds_fail(&err, ENOENT, "no job '%s' of this user runs on this machine: see dsrun ps",
+                     search.word);
+    else if (rc == 0 && search.found > 1)
+        rc = ds_fail(&err, EINVAL, "%u jobs are named '%s': give the number that dsrun ps shows",
+                     search.found, search.word);
+    if (rc == 0)
+        rc = ds_jobs_signal(search.pid, SIGTERM, &err);
+    if (rc == 0)
+        return DS_EXIT_OK;
+    ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
+    return rc == -ENOENT || rc == -EINVAL || rc == -ESRCH ? DS_EXIT_USAGE : DS_EXIT_FAILURE;
+}

@@ -1,0 +1,45 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * jobs.h - the jobs of this user that run on this machine, for `dsrun ps` and `dsrun kill`.
+ *
+ * One file per running dsrun in a folder that only its user can enter: dsrun/jobs in
+ * $XDG_RUNTIME_DIR, else in $XDG_STATE_HOME or ~/.local/state.  The file is named by the process
+ * and locked by it as long as it lives: a file whose lock is free is left over, and removed by
+ * whoever meets it.  Its first line is one JSON object.
+ *
+ * Tests   tests/e2e/processes.py
+ */
+#ifndef DS_CLI_JOBS_H
+#define DS_CLI_JOBS_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+
+struct ds_job_record {
+    const char *name, *run_dir; /* borrowed */
+    const char *state;          /* "launching", "running", "stopping", "failing", "restarting" */
+    uint32_t hosts, ranks;
+    uint64_t step, steps; /* made, of */
+    double started;       /* seconds since 1970 */
+    int fd, dir_fd;       /* -1: not listed */
+    uint64_t written_ns;
+};
+
+/* List this process; name, run_dir, hosts, ranks and steps are set.  A job that cannot be listed
+ * runs all the same: who opens says so. */
+int ds_job_record_open(struct ds_job_record *record, struct ds_error *err) DS_NODISCARD;
+void ds_job_record_state(struct ds_job_record *record, const char *state);
+void ds_job_record_step(struct ds_job_record *record, uint64_t step); /* now and then on disk */
+void ds_job_record_close(struct ds_job_record *record);
+
+/* Call `each` with the text of every job that runs. */
+int ds_jobs_each(int (*each)(void *user, pid_t pid, const char *json, size_t len), void *user,
+                 struct ds_error *err) DS_NODISCARD;
+
+/* Send a signal to the process of a job, if that still is the one that was listed.  -ESRCH. */
+int ds_jobs_signal(pid_t pid, int number, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -55,4 +55,47 @@ static inline ds_bf16 ds_bf16_from_f32(float value)
     return (ds_bf16)(word >> 16);
 }
 
+typedef uint16_t ds_f16; /* the bits; IEEE half */
+
+static inline float ds_f16_to_f32(ds_f16 bits)
+{
+    uint32_t sign = (uint32_t)(bits & 0x8000u) << 16, rest = bits & 0x7fffu, word;
+    float value;
+
+    if (rest < 0x400u) { /* subnormal: a multiple of 2^-24 */
+        value = (float)rest * 0x1p-24f;
+        memcpy(&word, &value, sizeof(word));
+    } else {
+        word = (rest << 13) + 0x38000000u;
+        if (rest >= 0x7c00u) /* infinite or NaN, which becomes a quiet one */
+            word += 0x38000000u | (rest > 0x7c00u ? 0x400000u & ~word : 0u);
+    }
+    word |= sign;
+    memcpy(&value, &word, sizeof(value));
+    return value;
+}
+
+/* Round to nearest, ties to even; from 65520 on it is infinite; NaN stays NaN. */
+static inline ds_f16 ds_f16_from_f32(float value)
+{
+    uint32_t word, sign;
+    float small;
+
+    memcpy(&word, &value, sizeof(word));
+    sign = word >> 16 & 0x8000u;
+    word &= 0x7fffffffu;
+    if (word > 0x7f800000u)
+        return (ds_f16)(sign | 0x7e00u | (word >> 13 & 0x3ffu));
+    if (word >= 0x47800000u)
+        return (ds_f16)(sign | 0x7c00u);
+    if (word < 0x38800000u) { /* the last bit of 0.5 + x is 2^-24 */
+        memcpy(&small, &word, sizeof(small));
+        small += 0.5f;
+        memcpy(&word, &small, sizeof(word));
+        return (ds_f16)(sign | (word - 0x3f000000u));
+    }
+    word += 0xfffu + (word >> 13 & 1u);
+    return (ds_f16)(sign | (word - 0x38000000u) >> 13);
+}
+
 #endif

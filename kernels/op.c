@@ -14,7 +14,7 @@
 
 static bool is_act(enum ds_dtype type)
 {
-    return type == DS_F32 || type == DS_BF16;
+    return type == DS_F32 || type == DS_BF16 || type == DS_F16;
 }
 
 /* Would rows x columns elements of 8 bytes overflow the address space? */
@@ -206,7 +206,7 @@ static const char *check_update(size_t n, const void *p, const void *grad, enum 
 {
     if (n != 0 && (p == NULL || grad == NULL))
         return "a pointer is missing";
-    return !is_act(grad_type) || (low != NULL && low_type != DS_BF16)
+    return !is_act(grad_type) || (low != NULL && low_type != DS_BF16 && low_type != DS_F16)
                ? "a type that is not supported"
                : NULL;
 }

@@ -13,8 +13,8 @@
  *           NH query heads, NK key/value heads, HS head size, F ffn size.
  * Layout    row-major, last dimension contiguous.  Rows of activations are
  *           dense unless a leading dimension (`ld*`, in elements) is given.
- * Types     `act` is the type of activations (F32 or BF16); `param` that of
- *           parameters as the step reads them (F32 or BF16; equal to `act` in
+ * Types     `act` is the type of activations (F32, BF16 or F16); `param` that of
+ *           parameters as the step reads them (the same three; equal to `act` in
  *           this version).  Gradients of parameters, statistics, losses and
  *           optimizer state are always F32.  All arithmetic is in F32.
  * +=        An `accumulate` member of true adds to the output, false
@@ -234,10 +234,10 @@ struct ds_sumsq_args {
 
 /* --- optimizers: one pass over n elements -------------------------------------------------------
  *
- * In all of them g = grad * grad_scale, grad is F32 or BF16, and when p_low is given the new p is
- * also written there, rounded to `low_type` (BF16).  An element's new value depends on nothing but
- * that element, so a range may be cut into any pieces.  Constants are worked out in double and
- * rounded to F32 once. */
+ * In all of them g = grad * grad_scale, grad is F32, BF16 or F16, and when p_low is given the new p
+ * is also written there, rounded to `low_type` (BF16 or F16).  An element's new value depends on
+ * nothing but that element, so a range may be cut into any pieces.  Constants are worked out in
+ * double and rounded to F32 once. */
 
 /* Adam: m, v updated; then, with bias1 = 1 - beta1^t and bias2 = 1 - beta2^t for the t-th update, t
  * from 1 (given by the caller in double),
@@ -291,7 +291,7 @@ struct ds_adagrad_args {
     double lr, eps, weight_decay, grad_scale;
 };
 
-/* n elements from one type to another (F32 <-> BF16, or the same). */
+/* n elements from one type to another of F32, BF16 and F16, or the same. */
 struct ds_cast_args {
     size_t n;
     enum ds_dtype from, to;

@@ -17,7 +17,7 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
     size_t widest = max(max(q->hidden, q->ffn_in), (q->heads + 2 * q->kv_heads) * q->head_size);
     size_t bytes = ds__need_sumsq();
 
-    bytes = max(bytes, ds__need_matmul(q->threads, q->act == DS_BF16));
+    bytes = max(bytes, ds__need_matmul(q->threads, q->act != DS_F32));
     bytes = max(bytes, ds__need_bias_bwd(q->rows, widest));
     bytes = max(bytes, ds__need_norm_bwd(q->rows, q->hidden));
     if (q->head_size != 0) {

@@ -30,7 +30,7 @@ struct ds_engine {
     void *own[DS_ARENA_COUNT]; /* arenas allocated here; the others are the comm's */
     struct ds_exchange exchange;
     struct ds_engine_lines lines;
-    ds_bf16 *low;        /* NULL when compute is fp32 */
+    uint16_t *low;       /* NULL when compute is fp32 */
     const void **params; /* [buckets]: where the net reads and writes */
     float **grads;
     struct ds_net net;
@@ -41,6 +41,7 @@ struct ds_engine {
     struct ds_span_time *trace; /* of step number trace_step, which began at trace_ns */
     uint64_t trace_step, trace_ns;
     struct ds_step_result result;
+    double loss_scale; /* of this step */
     double clip_scale;
     atomic_size_t at[2]; /* instructions begun by the main and by the reduce thread */
 };
@@ -126,7 +127,6 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
     }
-    engine->net.grad_scale = (float)(1.0 / (double)engine->step_tokens);
     if (rc == 0)
         rc = ds_queue_init(&engine->queues, plan->step.events, err);
     if (rc == 0 && args->overlap && plan->world > 1)
@@ -164,7 +164,7 @@ static int narrow(struct ds_engine *engine, size_t bucket, struct ds_error *err)
     const struct ds_cast_args args = {
         .n = shard.count,
         .from = DS_F32,
-        .to = DS_BF16,
+        .to = ds_compute_dtype(plan->compute),
         .x = engine->lines.params + shard.at,
         .y = engine->low + ds_plan_shard(plan, DS_ARENA_PARAMS_LOW, bucket).at,
     };
@@ -332,7 +332,7 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
         return rc;
     *result = (struct ds_step_result){
         .loss = flags[LOSS] / (double)engine->step_tokens,
-        .grad_norm = sqrt(flags[SUMSQ]),
+        .grad_norm = sqrt(flags[SUMSQ]) / engine->loss_scale,
         .nonfinite = (uint64_t)flags[NONFINITE],
         .stop = flags[STOP] > 0.0,
         .writing = flags[WRITING] > 0.0,
@@ -364,11 +364,12 @@ static int update_span(struct ds_engine *engine, const struct ds_plan_span *span
         .n = states.count,
         .p = engine->lines.params + part_of(plan, DS_ARENA_PARAMS, span).at,
         .grad = engine->lines.grads + part_of(plan, DS_ARENA_GRADS, span).at,
+        .low_type = ds_compute_dtype(plan->compute),
         .low =
             engine->low != NULL ? engine->low + part_of(plan, DS_ARENA_PARAMS_LOW, span).at : NULL,
         .lr = engine->step->lr * span->lr_mult,
         .weight_decay = span->weight_decay,
-        .grad_scale = engine->clip_scale,
+        .grad_scale = engine->clip_scale / engine->loss_scale,
         .update = engine->step->update,
     };
 
@@ -488,6 +489,8 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
     engine->step = args;
     engine->steps++;
     engine->net.loss_sum = 0.0;
+    engine->loss_scale = args->loss_scale > 0.0 ? args->loss_scale : 1.0;
+    engine->net.grad_scale = (float)(engine->loss_scale / (double)engine->step_tokens);
     if (args->trace != NULL) {
         engine->trace = args->trace;
         engine->trace_step = engine->steps;

@@ -68,6 +68,7 @@ struct ds_step_args {
     const struct ds_data *data;
     uint64_t position; /* of the step's first sequence */
     double lr;
+    double loss_scale;          /* of fp16; 0 is 1 */
     uint64_t update;            /* of the optimizer, from 1 */
     bool stop;                  /* this rank was asked to stop */
     struct ds_span_time *trace; /* NULL, or [plan->step.count]: when each instruction ran; the step
@@ -76,7 +77,7 @@ struct ds_step_args {
 };
 struct ds_step_result {
     double loss;        /* mean over the tokens of all ranks */
-    double grad_norm;   /* before clipping */
+    double grad_norm;   /* before clipping, without the loss scale */
     uint64_t nonfinite; /* > 0: nothing was updated */
     const char *bad;    /* then: the first tensor with such a gradient, or "loss" */
     bool stop;          /* some rank was asked to stop */

@@ -29,14 +29,14 @@ static int split(struct ds_exchange *exchange, struct ds_error *err)
 int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, struct ds_comm *comm,
                      void *const memory[DS_ARENA_COUNT], struct ds_error *err)
 {
-    bool low = plan->compute == DS_COMPUTE_BF16;
+    bool low = plan->compute != DS_COMPUTE_FP32;
     int rc;
 
     *exchange = (struct ds_exchange){
         .plan = plan,
         .comm = comm,
         .own = low ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS,
-        .param_bytes = low ? sizeof(ds_bf16) : sizeof(float),
+        .param_bytes = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
     };
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++) {
         exchange->memory[i] = memory[i];

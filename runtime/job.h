@@ -40,7 +40,7 @@ enum ds_schedule_kind {
 enum ds_warmup { DS_WARMUP_LINEAR, DS_WARMUP_LOG };
 enum ds_anneal { DS_ANNEAL_COSINE, DS_ANNEAL_LINEAR };
 enum ds_optim_kind { DS_OPTIM_ADAMW, DS_OPTIM_ADAM, DS_OPTIM_SGD, DS_OPTIM_LION, DS_OPTIM_ADAGRAD };
-enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16 }; /* fp16 is refused for now */
+enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16, DS_COMPUTE_FP16 };
 enum ds_recompute {
     DS_RECOMPUTE_NONE,
     DS_RECOMPUTE_SELECTIVE,
@@ -106,6 +106,10 @@ struct ds_job {
     } schedule;
     struct {
         enum ds_compute compute;
+        uint64_t loss_scale; /* 0: by the scaler; fp16 only */
+        struct {
+            uint64_t init_power, window, hysteresis, min;
+        } scaler;
     } precision;
     struct {
         uint64_t data; /* 0: auto, all ranks */

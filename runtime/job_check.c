@@ -418,6 +418,23 @@ static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct
     return rc != 0 ? rc : check_decay(job, keys, err);
 }
 
+static int check_scale(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    bool fp16 = job->precision.compute == DS_COMPUTE_FP16;
+
+    if (!fp16 && job->precision.loss_scale != 0)
+        return FAIL_AT(keys, blame(keys, "precision.loss_scale", "precision.compute"), EINVAL,
+                       "'precision.loss_scale' is for 'precision.compute' fp16; leave it out");
+    if (fp16 && job->precision.loss_scale == 0 &&
+        job->precision.scaler.min > (uint64_t)1 << job->precision.scaler.init_power)
+        return FAIL_AT(keys, blame(keys, "precision.scaler.min", "precision.scaler.init_power"),
+                       EINVAL,
+                       "'precision.scaler.min' %" PRIu64
+                       " must be at most 2 to the 'precision.scaler.init_power' %" PRIu64,
+                       job->precision.scaler.min, job->precision.scaler.init_power);
+    return 0;
+}
+
 static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     uint64_t layers = job->activation.layers;
@@ -440,7 +457,7 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
         check_name,     check_env,       check_model,
         check_data,     check_batch,     default_and_check_optim,
-        check_schedule, check_recompute,
+        check_schedule, check_recompute, check_scale,
     };
     int rc = 0;
 

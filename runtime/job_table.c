@@ -35,7 +35,7 @@ static const struct ds_choice warmups[] = {
 static const struct ds_choice anneals[] = {
     {"cosine", DS_ANNEAL_COSINE, false}, {"linear", DS_ANNEAL_LINEAR, false}, {NULL, 0, false}};
 static const struct ds_choice computes[] = {
-    {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", 0, true},
+    {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", DS_COMPUTE_FP16, false},
     {NULL, 0, false}};
 static const struct ds_choice shard_groups[] = {
     {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, false}, {NULL, 0, false}};
@@ -211,6 +211,17 @@ static const struct ds_key job_keys[] = {
 
     ENUM("precision.compute", precision.compute, BITS, "fp32", computes,
          "type of activations and products; weights and sums are kept in fp32"),
+
+    U64("precision.loss_scale", precision.loss_scale, AUTO | BITS, "auto", 1, 1 << 24,
+        "factor of the loss in fp16; auto follows the overflows"),
+    U64("precision.scaler.init_power", precision.scaler.init_power, BITS, "16", 0, 24,
+        "loss_scale auto starts at this power of two"),
+    U64("precision.scaler.window", precision.scaler.window, BITS, "1000", 1, DS_MAX_STEPS,
+        "updates without overflow after which the loss scale doubles"),
+    U64("precision.scaler.hysteresis", precision.scaler.hysteresis, BITS, "2", 1, 1000,
+        "overflows after which the loss scale is halved"),
+    U64("precision.scaler.min", precision.scaler.min, BITS, "1", 1, 1 << 24,
+        "least loss scale; an overflow there ends the run"),
 
     U64("parallel.data", parallel.data, AUTO, "auto", 1, DS_MAX_RANKS,
         "data-parallel ranks; auto is all of them"),

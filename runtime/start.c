@@ -222,6 +222,47 @@ static int resume_from(struct ds_trainer *trainer, const char *path, char from[D
     return rc;
 }
 
+/* The names of the numbers that fp16 adds to a checkpoint; what is missing there starts anew. */
+static const char scale_name[] = "loss_scale", iteration_name[] = "scaler_iteration",
+                  hysteresis_name[] = "scaler_hysteresis", overflow_name[] = "scaler_overflow";
+
+int ds__trainer_note_scaler(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_scaler *scaler = &trainer->scaler;
+    struct ds_ckpt_state *state = &trainer->state;
+    int rc;
+
+    if (!scaler->on || scaler->fixed)
+        return 0;
+    rc = ds_ckpt_set_scalar(state, scale_name, scaler->scale, err);
+    if (rc == 0)
+        rc = ds_ckpt_set_scalar(state, iteration_name, (double)scaler->iteration, err);
+    if (rc == 0)
+        rc = ds_ckpt_set_scalar(state, hysteresis_name, (double)scaler->hysteresis, err);
+    if (rc == 0)
+        rc = ds_ckpt_set_scalar(state, overflow_name, (double)scaler->last_overflow, err);
+    return rc;
+}
+
+static void load_scaler(struct ds_trainer *trainer)
+{
+    const struct ds_ckpt_state *state = &trainer->state;
+    struct ds_scaler *scaler = &trainer->scaler;
+    double scale = ds_ckpt_scalar(state, scale_name, 0.0);
+    double iteration = ds_ckpt_scalar(state, iteration_name, -1.0);
+    double hysteresis = ds_ckpt_scalar(state, hysteresis_name, 0.0);
+    double overflow = ds_ckpt_scalar(state, overflow_name, -2.0);
+
+    if (!scaler->on || scaler->fixed || !(scale >= 1.0) || !(iteration >= 0.0) ||
+        !(iteration <= DS_MAX_STEPS) || !(hysteresis >= 1.0) || !(hysteresis <= 1000.0) ||
+        !(overflow >= -1.0) || !(overflow < iteration))
+        return;
+    scaler->scale = scale;
+    scaler->iteration = (uint64_t)iteration;
+    scaler->hysteresis = (uint64_t)hysteresis;
+    scaler->last_overflow = (int64_t)overflow;
+}
+
 static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct ds_error *err)
 {
     if (trainer->state.step == 0 || trainer->state.job_digest == digest)
@@ -239,6 +280,7 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
     char from[DS_MAX_PATH] = "";
     int rc = 0;
 
+    ds_scaler_init(&trainer->scaler, trainer->job);
     if (strcmp(resume, "auto") == 0)
         rc = resume_newest(trainer, from, err);
     else if (strcmp(resume, "never") != 0)
@@ -247,6 +289,8 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
         rc = init_weights(trainer, err);
     if (rc == 0)
         rc = ds_engine_publish(trainer->engine, err);
+    if (rc == 0 && from[0] != '\0')
+        load_scaler(trainer);
     if (rc == 0)
         rc = warn_if_changed(trainer, digest, err);
     trainer->state.seed = trainer->job->seed;

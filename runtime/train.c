@@ -184,6 +184,27 @@ static int guard(struct ds_trainer *trainer, const struct ds_step_result *result
     return ds_monitor_warning(&trainer->monitor, text, err);
 }
 
+/* Gradients that overflowed in fp16 under a dynamic scale are no fault: the update is skipped and
+ * the scale may fall. */
+static int rescale(struct ds_trainer *trainer, const struct ds_step_result *result,
+                   struct ds_error *err)
+{
+    char text[DS_MAX_TENSOR_NAME + 128];
+    bool overflow = result->nonfinite > 0;
+    int rc = ds_scaler_update(&trainer->scaler, trainer->job, overflow, err);
+
+    if (rc != 0)
+        return ds_error_context(err, rc, "step %" PRIu64 ": '%s'", trainer->state.step,
+                                result->bad);
+    if (!overflow || !trainer->scaler.on || trainer->scaler.fixed)
+        return overflow ? guard(trainer, result, err) : 0;
+    trainer->state.skipped++;
+    (void)snprintf(text, sizeof(text),
+                   "step %" PRIu64 ": '%s' is not finite, update skipped, loss scale is %g",
+                   trainer->state.step, result->bad, trainer->scaler.scale);
+    return ds_monitor_warning(&trainer->monitor, text, err);
+}
+
 static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *result, double lr,
                      struct ds_error *err)
 {
@@ -227,6 +248,7 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
         .data = trainer->train,
         .position = state->samples,
         .lr = ds_optim_lr(job, state->step),
+        .loss_scale = trainer->scaler.scale,
         .update = state->step + 1 - state->skipped,
         .stop = ds_link_stop_requested(trainer->args->link),
         .trace = trace ? trainer->trace : NULL,
@@ -239,8 +261,10 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
         rc = ds_engine_step(trainer->engine, &args, &result, err);
     if (rc == 0)
         rc = ds_comm_log_end(&trainer->comm_log, trainer->engine, err);
-    if (rc == 0 && result.nonfinite > 0)
-        rc = guard(trainer, &result, err);
+    if (rc == 0)
+        rc = rescale(trainer, &result, err);
+    if (rc == 0)
+        rc = ds__trainer_note_scaler(trainer, err);
     if (rc != 0)
         return rc;
     state->step++;

@@ -10,6 +10,7 @@
 #include "runtime/ckpt/saver.h"
 #include "runtime/engine.h"
 #include "runtime/monitor.h"
+#include "runtime/scaler.h"
 #include "runtime/train.h"
 
 struct ds_trainer {
@@ -26,6 +27,7 @@ struct ds_trainer {
     size_t n_weights, n_moments;
     struct ds_saver *saver; /* NULL: checkpoints are written at once */
     struct ds_ckpt_state state;
+    struct ds_scaler scaler;
     double peak; /* FLOP/s of all ranks' devices */
     uint64_t began_ns;
     struct ds_span_time *trace;     /* [plan.step.count], or NULL: no step is traced */
@@ -35,6 +37,8 @@ struct ds_trainer {
 
 /* start.c: weights, moments and state from a checkpoint, a folder, or the seed; tells `resumed`. */
 int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+/* The loss scale, into the state that the next checkpoint keeps. */
+int ds__trainer_note_scaler(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 
 /* snapshot.c: the tables of tensors; what writes them behind the run, where the plan has memory for
  * it. */

@@ -10,7 +10,7 @@
 
 /* The members that all optimizers' arguments have. */
 #define SHARED(u)                                                                                  \
-    .n = (u)->n, .p = (u)->p, .grad_type = DS_F32, .grad = (u)->grad, .low_type = DS_BF16,         \
+    .n = (u)->n, .p = (u)->p, .grad_type = DS_F32, .grad = (u)->grad, .low_type = (u)->low_type,   \
     .p_low = (u)->low, .lr = (u)->lr, .weight_decay = (u)->weight_decay,                           \
     .grad_scale = (u)->grad_scale
 

@@ -23,11 +23,12 @@ struct ds_update {
     float *p;
     float *state[DS_OPTIM_STATES]; /* as many as ds_optim_states() says */
     const float *grad;
-    ds_bf16 *low;        /* the new p rounded, or NULL */
-    double lr;           /* of these elements: group and schedule are in it */
-    double weight_decay; /* of these elements */
-    double grad_scale;   /* clipping */
-    uint64_t update;     /* from 1 */
+    enum ds_dtype low_type; /* BF16 or F16 */
+    void *low;              /* the new p rounded, or NULL */
+    double lr;              /* of these elements: group and schedule are in it */
+    double weight_decay;    /* of these elements */
+    double grad_scale;      /* clipping */
+    uint64_t update;        /* from 1 */
 };
 int ds_update(const struct ds_job *job, const struct ds_update *update, struct ds_stream *stream,
               struct ds_error *err) DS_NODISCARD;

@@ -118,10 +118,7 @@ DS_INLINE void gather_rows(enum ds_dtype act, const void *x, size_t at, size_t l
 static void gather(const struct shape *sh, const void *x, size_t at, size_t ld, size_t rows,
                    float *to)
 {
-    if (sh->act == DS_F32)
-        gather_rows(DS_F32, x, at, ld, rows, sh->size, to, sh->width);
-    else
-        gather_rows(DS_BF16, x, at, ld, rows, sh->size, to, sh->width);
+    DS_TYPED(sh->act, gather_rows(T, x, at, ld, rows, sh->size, to, sh->width));
 }
 
 DS_INLINE void scatter_rows(enum ds_dtype act, const float *from, size_t from_ld, size_t rows,
@@ -140,10 +137,7 @@ DS_INLINE void scatter_rows(enum ds_dtype act, const float *from, size_t from_ld
 static void scatter(const struct shape *sh, const float *from, size_t rows, void *x, size_t at,
                     size_t ld)
 {
-    if (sh->act == DS_F32)
-        scatter_rows(DS_F32, from, sh->width, rows, sh->size, x, at, ld);
-    else
-        scatter_rows(DS_BF16, from, sh->width, rows, sh->size, x, at, ld);
+    DS_TYPED(sh->act, scatter_rows(T, from, sh->width, rows, sh->size, x, at, ld));
 }
 
 /* Rows of a tile as transposed panels. */

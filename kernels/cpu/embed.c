@@ -99,10 +99,7 @@ static void tokens_task(void *arg, size_t task, unsigned thread)
             float *out =
                 a->dwte + row_of(a->ids[b * a->ids_ld + t], a->vocab) * a->channels + begin;
 
-            if (a->act == DS_F32)
-                add_row(DS_F32, a->dout, at, out, n);
-            else
-                add_row(DS_BF16, a->dout, at, out, n);
+            DS_TYPED(a->act, add_row(T, a->dout, at, out, n));
         }
     }
 }
@@ -120,10 +117,7 @@ static void positions_task(void *arg, size_t t, unsigned thread)
     for (size_t b = 0; b < a->batch; b++) {
         size_t at = (b * a->seq + t) * a->channels;
 
-        if (a->act == DS_F32)
-            add_row(DS_F32, a->dout, at, out, a->channels);
-        else
-            add_row(DS_BF16, a->dout, at, out, a->channels);
+        DS_TYPED(a->act, add_row(T, a->dout, at, out, a->channels));
     }
 }
 
@@ -177,10 +171,7 @@ static void bias_task(void *arg, size_t task, unsigned thread)
 
     (void)thread;
     memset(sum, 0, b->width * sizeof(float));
-    if (b->a->act == DS_F32)
-        bias_rows(b, DS_F32, begin, end, sum);
-    else
-        bias_rows(b, DS_BF16, begin, end, sum);
+    DS_TYPED(b->a->act, bias_rows(b, T, begin, end, sum));
 }
 
 static void combine_task(void *arg, size_t task, unsigned thread)

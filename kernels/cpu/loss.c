@@ -5,7 +5,7 @@
  *
  * Three passes over a row that stays in the second cache: its largest value,
  * exp() with its sum, and the scaling into gradients.  F32 gradients hold the
- * exponentials between the last two passes; BF16 ones are computed anew, so
+ * exponentials between the last two passes; smaller ones are computed anew, so
  * that they are rounded once.
  */
 #include "kernels/cpu/cpu.h"
@@ -74,14 +74,15 @@ static void row_scale(float *x, size_t n, float by)
         x[i] *= by;
 }
 
-static void row_narrow(const float *x, size_t n, float max, float by, ds_bf16 *out)
+DS_INLINE void row_narrow(enum ds_dtype type, const float *x, size_t n, float max, float by,
+                          void *out)
 {
     size_t i = 0;
 
     for (; i + DS_LANES <= n; i += DS_LANES)
-        ds_store(DS_BF16, out, i, ds_vec_exp(ds_vec_load(x + i) - max) * by);
+        ds_store(type, out, i, ds_vec_exp(ds_vec_load(x + i) - max) * by);
     if (i < n)
-        ds_store_part(DS_BF16, out, i, n - i,
+        ds_store_part(type, out, i, n - i,
                       ds_vec_exp(ds_load_part(DS_F32, x, i, n - i) - max) * by);
 }
 
@@ -106,12 +107,12 @@ static void row(const struct ds_xent_args *a, size_t r)
         if (inside)
             d[target] = (p - 1.0f) * a->grad_scale;
     } else {
-        ds_bf16 *d = (ds_bf16 *)a->dlogits + r * a->dld;
+        void *d = (uint16_t *)a->dlogits + r * a->dld;
 
         sum = row_exp(x, a->vocab, max, NULL);
-        row_narrow(x, a->vocab, max, a->grad_scale / sum, d);
+        DS_TYPED(a->act, row_narrow(T, x, a->vocab, max, a->grad_scale / sum, d));
         if (inside)
-            d[target] = ds_bf16_from_f32((expf(wanted - max) / sum - 1.0f) * a->grad_scale);
+            ds_store_one(a->act, d, target, (expf(wanted - max) / sum - 1.0f) * a->grad_scale);
     }
     a->losses[r] = logf(sum) + max - wanted;
 }

@@ -8,7 +8,7 @@
  * here: B is packed in tiles that stay in the second cache, A as well unless
  * its rows are used too seldom to pay for it, both widened to F32 on the way.
  * C and bias are written into D first and the product is added, which costs
- * less than a pass over D afterwards; BF16 is rounded once, at the end.
+ * less than a pass over D afterwards; BF16 and F16 are rounded once, at the end.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm.h"
@@ -32,7 +32,7 @@ struct matmul {
     _Atomic int rc;                   /* of the first piece that failed */
 };
 
-/* A thread's scratch: packed A, packed B, sums of a tile of BF16. */
+/* A thread's scratch: packed A, packed B, sums of a tile of BF16 or F16. */
 struct own {
     float *a, *b, *c;
 };
@@ -98,12 +98,10 @@ static void finish(const struct ds_matmul_args *a, struct block b, const float *
         const void *c = a->c == NULL ? NULL : element(a->c, a->out_type, b.m0 + row, a->ldc, b.n0);
         void *out = target(a, b.m0 + row, b.n0);
 
-        if (a->out_type == DS_BF16)
-            add_span(DS_BF16, DS_BF16, b.n, from, c, bias, out);
-        else if (a->in_type == DS_BF16)
-            add_span(DS_F32, DS_BF16, b.n, from, c, bias, out);
+        if (a->out_type == a->in_type)
+            DS_TYPED(a->in_type, add_span(T, T, b.n, from, c, bias, out));
         else
-            add_span(DS_F32, DS_F32, b.n, from, c, bias, out);
+            DS_TYPED(a->in_type, add_span(DS_F32, T, b.n, from, c, bias, out));
     }
 }
 
@@ -154,7 +152,7 @@ static int compiled(const struct matmul *mm, unsigned thread, struct block b)
 static void own_rows(const struct ds_matmul_args *a, struct block b, size_t k0, size_t k,
                      const struct own *own, float *c, size_t ldc, bool add)
 {
-    bool pack = a->trans_a || a->in_type == DS_BF16 || b.n > DS_UNPACKED_N;
+    bool pack = a->trans_a || a->in_type != DS_F32 || b.n > DS_UNPACKED_N;
     struct ds_pack rows = {.type = a->in_type,
                            .trans = a->trans_a,
                            .from = a_at(a, b.m0, k0),
@@ -241,6 +239,8 @@ static void own_product(const struct ds_matmul_args *a, struct block b, float *s
  * AVX2 it loses a third of its rate on small gradients of weights summed over many tokens. */
 static bool uses_onednn(const struct ds_matmul_args *a)
 {
+    if (a->in_type == DS_F16)
+        return false; /* oneDNN 2.6 multiplies halves on no CPU */
     if (a->in_type == DS_BF16)
         return ds__gemm_has_bf16();
     if (DS_LANES == 8)
@@ -279,17 +279,17 @@ int DS_ISA(ds__cpu_matmul)(const struct ds_matmul_args *args, struct ds_stream *
     unsigned threads = ds__cpu_threads(stream);
     struct matmul mm = {
         .a = args, .gemm = ds__cpu_stream(stream)->gemm, .piece_m = args->m, .piece_n = args->n};
-    bool bf16 = args->in_type == DS_BF16;
+    bool low = args->in_type != DS_F32;
     int rc = 0;
 
-    mm.scratch_floats = ds__need_matmul(1, bf16) / sizeof(float);
+    mm.scratch_floats = ds__need_matmul(1, low) / sizeof(float);
     if (args->m >= args->n)
         mm.piece_m = piece(args->m, threads);
     else
         mm.piece_n = piece(args->n, threads);
     mm.columns = ds__div_up(args->n, mm.piece_n);
     if (!uses_onednn(args))
-        rc = ds__cpu_scratch(stream, ds__need_matmul(threads, bf16), &mm.scratch, err);
+        rc = ds__cpu_scratch(stream, ds__need_matmul(threads, low), &mm.scratch, err);
     if (rc != 0)
         return rc;
     ds__cpu_run(stream, ds__div_up(args->m, mm.piece_m) * mm.columns, piece_task, &mm);

@@ -47,12 +47,12 @@ static inline size_t ds__row_blocks(size_t rows)
     return blocks < DS_ROW_BLOCKS_MAX ? blocks : DS_ROW_BLOCKS_MAX;
 }
 
-/* Packed A and B, and with BF16 the sums of a tile. */
-static inline size_t ds__need_matmul(unsigned threads, bool bf16)
+/* Packed A and B, and below F32 the sums of a tile. */
+static inline size_t ds__need_matmul(unsigned threads, bool low)
 {
     return threads * sizeof(float) *
            ((size_t)DS_TILE_ROWS * DS_TILE_K + (size_t)DS_TILE_K * DS_TILE_N +
-            (bf16 ? (size_t)DS_TILE_M * DS_TILE_N : 0));
+            (low ? (size_t)DS_TILE_M * DS_TILE_N : 0));
 }
 
 static inline size_t ds__need_bias_bwd(size_t rows, size_t n)

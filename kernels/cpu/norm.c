@@ -103,12 +103,10 @@ static void fwd_task(void *arg, size_t task, unsigned thread)
     bool layer = a->kind == DS_NORM_LAYER;
 
     (void)thread;
-    if (a->act == DS_F32 && a->param == DS_F32)
-        layer ? fwd_rows(a, begin, end, true, DS_F32, DS_F32)
-              : fwd_rows(a, begin, end, false, DS_F32, DS_F32);
-    else if (a->act == DS_BF16 && a->param == DS_BF16)
-        layer ? fwd_rows(a, begin, end, true, DS_BF16, DS_BF16)
-              : fwd_rows(a, begin, end, false, DS_BF16, DS_BF16);
+    if (a->act == a->param && layer)
+        DS_TYPED(a->act, fwd_rows(a, begin, end, true, T, T));
+    else if (a->act == a->param)
+        DS_TYPED(a->act, fwd_rows(a, begin, end, false, T, T));
     else
         fwd_rows(a, begin, end, layer, a->act, a->param);
 }
@@ -223,12 +221,10 @@ static void bwd_task(void *arg, size_t task, unsigned thread)
 
     (void)thread;
     memset(dweight, 0, 2 * b->width * sizeof(float));
-    if (a->act == DS_F32 && a->param == DS_F32)
-        layer ? bwd_rows(b, begin, end, dweight, dbias, true, DS_F32, DS_F32)
-              : bwd_rows(b, begin, end, dweight, dbias, false, DS_F32, DS_F32);
-    else if (a->act == DS_BF16 && a->param == DS_BF16)
-        layer ? bwd_rows(b, begin, end, dweight, dbias, true, DS_BF16, DS_BF16)
-              : bwd_rows(b, begin, end, dweight, dbias, false, DS_BF16, DS_BF16);
+    if (a->act == a->param && layer)
+        DS_TYPED(a->act, bwd_rows(b, begin, end, dweight, dbias, true, T, T));
+    else if (a->act == a->param)
+        DS_TYPED(a->act, bwd_rows(b, begin, end, dweight, dbias, false, T, T));
     else
         bwd_rows(b, begin, end, dweight, dbias, layer, a->act, a->param);
 }

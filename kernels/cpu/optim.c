@@ -81,7 +81,7 @@ DS_INLINE void adagrad_rule(const struct sweep *w, struct lanes *x)
 
 /* Elements [i, i + part) by `rule`, which keeps `states` arrays. */
 DS_INLINE void turn(const struct sweep *w, size_t i, size_t part, unsigned states,
-                    enum ds_dtype grad_type, bool low, rule_fn *rule)
+                    enum ds_dtype grad_type, enum ds_dtype low_type, rule_fn *rule)
 {
     bool whole = part == DS_LANES;
     struct lanes x;
@@ -104,38 +104,37 @@ DS_INLINE void turn(const struct sweep *w, size_t i, size_t part, unsigned state
         ds_vec_store(w->p + i, x.p);
     else
         ds_store_part(DS_F32, w->p, i, part, x.p);
-    if (low && whole)
-        ds_store(DS_BF16, w->low, i, x.p);
-    else if (low)
-        ds_store_part(DS_BF16, w->low, i, part, x.p);
+    if (low_type != DS_F32 && whole)
+        ds_store(low_type, w->low, i, x.p);
+    else if (low_type != DS_F32)
+        ds_store_part(low_type, w->low, i, part, x.p);
 }
 
 /* One loop for whole and partial vectors: the arithmetic is compiled once, so that an element gets
  * the same bits wherever a range is cut. */
 DS_INLINE void span(const struct sweep *w, size_t task, unsigned states, enum ds_dtype grad_type,
-                    bool low, rule_fn *rule)
+                    enum ds_dtype low_type, rule_fn *rule)
 {
     size_t i = task * SPAN, end = ds__min(i + SPAN, w->n);
 
     for (; i < end; i += DS_LANES)
-        turn(w, i, ds__min(DS_LANES, end - i), states, grad_type, low, rule);
+        turn(w, i, ds__min(DS_LANES, end - i), states, grad_type, low_type, rule);
 }
 
-/* A task of the pool for a rule with that many states. */
+/* A task of the pool for a rule with that many states; a low copy of F32 is none. */
 #define TASK(rule, states)                                                                         \
     static void rule##_task(void *arg, size_t task, unsigned thread)                               \
     {                                                                                              \
         const struct sweep *w = arg;                                                               \
+        const enum ds_dtype low = w->low == NULL ? DS_F32 : w->low_type;                           \
                                                                                                    \
         (void)thread;                                                                              \
-        if (w->grad_type == DS_F32 && w->low == NULL)                                              \
-            span(w, task, states, DS_F32, false, rule);                                            \
-        else if (w->grad_type == DS_F32)                                                           \
-            span(w, task, states, DS_F32, true, rule);                                             \
-        else if (w->low == NULL)                                                                   \
-            span(w, task, states, DS_BF16, false, rule);                                           \
+        if (low == DS_F32)                                                                         \
+            DS_TYPED(w->grad_type, span(w, task, states, T, DS_F32, rule));                        \
+        else if (low == DS_BF16)                                                                   \
+            DS_TYPED(w->grad_type, span(w, task, states, T, DS_BF16, rule));                       \
         else                                                                                       \
-            span(w, task, states, DS_BF16, true, rule);                                            \
+            DS_TYPED(w->grad_type, span(w, task, states, T, DS_F16, rule));                        \
     }
 
 TASK(adam_rule, 2)

@@ -134,14 +134,9 @@ DS_INLINE quad load_quad(enum ds_dtype type, const void *from, size_t at)
         memcpy(&x, (const float *)from + at, sizeof(x));
     } else {
         for (size_t i = 0; i < 4; i++)
-            x[i] = ds_bf16_to_f32(((const ds_bf16 *)from)[at + i]);
+            x[i] = ds_load_one(type, from, at + i);
     }
     return x;
-}
-
-DS_INLINE float load_one(enum ds_dtype type, const void *from, size_t at)
-{
-    return type == DS_F32 ? ((const float *)from)[at] : ds_bf16_to_f32(((const ds_bf16 *)from)[at]);
 }
 
 DS_INLINE void prefetch(enum ds_dtype type, const void *from, size_t at)
@@ -149,7 +144,7 @@ DS_INLINE void prefetch(enum ds_dtype type, const void *from, size_t at)
     if (type == DS_F32)
         __builtin_prefetch((const float *)from + at);
     else
-        __builtin_prefetch((const ds_bf16 *)from + at);
+        __builtin_prefetch((const uint16_t *)from + at);
 }
 
 /* `rows` stored rows of k elements become k rows of `width`. */
@@ -180,12 +175,12 @@ DS_INLINE void transpose(enum ds_dtype type, const void *from, size_t at, size_t
         }
         for (; p < k; p++) {
             for (size_t i = r; i < r + 4; i++)
-                to[p * width + i] = load_one(type, from, at + i * ld + p);
+                to[p * width + i] = ds_load_one(type, from, at + i * ld + p);
         }
     }
     for (; r < rows; r++) {
         for (p = 0; p < k; p++)
-            to[p * width + r] = load_one(type, from, at + r * ld + p);
+            to[p * width + r] = ds_load_one(type, from, at + r * ld + p);
     }
 }
 
@@ -205,10 +200,10 @@ DS_INLINE void deal(const struct ds_pack *pack, enum ds_dtype type, const size_t
                     prefetch(type, pack->from, at + DEAL * pack->ld);
                 if (count >= width) {
                     for (size_t j = 0; j < width; j++)
-                        to[j] = load_one(type, pack->from, at + j);
+                        to[j] = ds_load_one(type, pack->from, at + j);
                 } else {
                     for (size_t j = 0; j < count; j++)
-                        to[j] = load_one(type, pack->from, at + j);
+                        to[j] = ds_load_one(type, pack->from, at + j);
                 }
             }
         }
@@ -233,16 +228,16 @@ DS_INLINE void pack(const struct ds_pack *p, enum ds_dtype type, bool along_k, c
 
 void DS_ISA(ds__pack_a)(const struct ds_pack *p)
 {
-    if (p->type == DS_F32)
-        p->trans ? pack(p, DS_F32, false, ROWS, false) : pack(p, DS_F32, true, ROWS, false);
+    if (p->trans)
+        DS_TYPED(p->type, pack(p, T, false, ROWS, false));
     else
-        p->trans ? pack(p, DS_BF16, false, ROWS, false) : pack(p, DS_BF16, true, ROWS, false);
+        DS_TYPED(p->type, pack(p, T, true, ROWS, false));
 }
 
 void DS_ISA(ds__pack_b)(const struct ds_pack *p)
 {
-    if (p->type == DS_F32)
-        p->trans ? pack(p, DS_F32, true, COLUMNS, true) : pack(p, DS_F32, false, COLUMNS, true);
+    if (p->trans)
+        DS_TYPED(p->type, pack(p, T, true, COLUMNS, true));
     else
-        p->trans ? pack(p, DS_BF16, true, COLUMNS, true) : pack(p, DS_BF16, false, COLUMNS, true);
+        DS_TYPED(p->type, pack(p, T, false, COLUMNS, true));
 }

@@ -45,10 +45,7 @@ static void gelu_fwd_task(void *arg, size_t task, unsigned thread)
     size_t begin = task * SPAN, end = ds__min(begin + SPAN, a->n);
 
     (void)thread;
-    if (a->act == DS_F32)
-        gelu_fwd(DS_F32, a->x, a->y, begin, end);
-    else
-        gelu_fwd(DS_BF16, a->x, a->y, begin, end);
+    DS_TYPED(a->act, gelu_fwd(T, a->x, a->y, begin, end));
 }
 
 int DS_ISA(ds__cpu_gelu_fwd)(const struct ds_gelu_fwd_args *args, struct ds_stream *stream,
@@ -78,10 +75,7 @@ static void gelu_bwd_task(void *arg, size_t task, unsigned thread)
     size_t begin = task * SPAN, end = ds__min(begin + SPAN, a->n);
 
     (void)thread;
-    if (a->act == DS_F32)
-        gelu_bwd(DS_F32, a->x, a->dy, a->dx, begin, end);
-    else
-        gelu_bwd(DS_BF16, a->x, a->dy, a->dx, begin, end);
+    DS_TYPED(a->act, gelu_bwd(T, a->x, a->dy, a->dx, begin, end));
 }
 
 int DS_ISA(ds__cpu_gelu_bwd)(const struct ds_gelu_bwd_args *args, struct ds_stream *stream,
@@ -117,10 +111,7 @@ static void swiglu_fwd_task(void *arg, size_t task, unsigned thread)
     const struct ds_swiglu_fwd_args *a = arg;
 
     (void)thread;
-    if (a->act == DS_F32)
-        swiglu_fwd(a, DS_F32, task);
-    else
-        swiglu_fwd(a, DS_BF16, task);
+    DS_TYPED(a->act, swiglu_fwd(a, T, task));
 }
 
 int DS_ISA(ds__cpu_swiglu_fwd)(const struct ds_swiglu_fwd_args *args, struct ds_stream *stream,
@@ -173,10 +164,7 @@ static void swiglu_bwd_task(void *arg, size_t task, unsigned thread)
     const struct ds_swiglu_bwd_args *a = arg;
 
     (void)thread;
-    if (a->act == DS_F32)
-        swiglu_bwd(a, DS_F32, task);
-    else
-        swiglu_bwd(a, DS_BF16, task);
+    DS_TYPED(a->act, swiglu_bwd(a, T, task));
 }
 
 int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_stream *stream,
@@ -272,10 +260,7 @@ static void rope_task(void *arg, size_t task, unsigned thread)
             size_t row = (b * a->seq + t) * a->ld;
 
             for (size_t head = 0; head < a->heads; head++) {
-                if (a->act == DS_F32)
-                    rope_head(&w, DS_F32, a->x, row + head * a->head_size);
-                else
-                    rope_head(&w, DS_BF16, a->x, row + head * a->head_size);
+                DS_TYPED(a->act, rope_head(&w, T, a->x, row + head * a->head_size));
             }
         }
         rope_step(&w);
@@ -315,9 +300,11 @@ static void cast_task(void *arg, size_t task, unsigned thread)
         memmove((char *)a->y + begin * bytes, (const char *)a->x + begin * bytes,
                 (end - begin) * bytes);
     else if (a->from == DS_F32)
-        cast(DS_F32, DS_BF16, a->x, a->y, begin, end);
+        DS_TYPED(a->to, cast(DS_F32, T, a->x, a->y, begin, end));
+    else if (a->to == DS_F32)
+        DS_TYPED(a->from, cast(T, DS_F32, a->x, a->y, begin, end));
     else
-        cast(DS_BF16, DS_F32, a->x, a->y, begin, end);
+        cast(a->from, a->to, a->x, a->y, begin, end);
 }
 
 int DS_ISA(ds__cpu_cast)(const struct ds_cast_args *args, struct ds_stream *stream,

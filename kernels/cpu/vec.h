@@ -125,6 +125,71 @@ DS_INLINE ds_hvec ds_vec_narrow(ds_vec x)
     return ds_vec_upper(up);
 }
 
+/* IEEE halves; in the machine's words where it has them. */
+DS_INLINE ds_vec ds_vec_from_f16(ds_hvec half)
+{
+#if defined(__AVX512F__)
+    return (ds_vec)_mm512_cvtph_ps((__m256i)half);
+#elif defined(__F16C__)
+    return (ds_vec)_mm256_cvtph_ps((__m128i)half);
+#else
+    ds_vec x = {0};
+
+    for (size_t i = 0; i < DS_LANES; i++)
+        x[i] = ds_f16_to_f32(half[i]);
+    return x;
+#endif
+}
+
+DS_INLINE ds_hvec ds_vec_to_f16(ds_vec x)
+{
+#if defined(__AVX512F__)
+    return (ds_hvec)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+    return (ds_hvec)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    ds_hvec half = {0};
+
+    for (size_t i = 0; i < DS_LANES; i++)
+        half[i] = ds_f16_from_f32(x[i]);
+    return half;
+#endif
+}
+
+/* One element. */
+DS_INLINE float ds_load_one(enum ds_dtype type, const void *base, size_t at)
+{
+    switch (type) {
+    case DS_F32: return ((const float *)base)[at];
+    case DS_BF16: return ds_bf16_to_f32(((const ds_bf16 *)base)[at]);
+    default: return ds_f16_to_f32(((const ds_f16 *)base)[at]);
+    }
+}
+
+DS_INLINE void ds_store_one(enum ds_dtype type, void *base, size_t at, float x)
+{
+    switch (type) {
+    case DS_F32: ((float *)base)[at] = x; break;
+    case DS_BF16: ((ds_bf16 *)base)[at] = ds_bf16_from_f32(x); break;
+    default: ((ds_f16 *)base)[at] = ds_f16_from_f32(x); break;
+    }
+}
+
+/* Run the statement with the constant T for `type`, one of the three that kernels compute with. */
+#define DS_TYPED(type, ...)                                                                        \
+    do {                                                                                           \
+        if ((type) == DS_F32) {                                                                    \
+            const enum ds_dtype T = DS_F32;                                                        \
+            __VA_ARGS__;                                                                           \
+        } else if ((type) == DS_BF16) {                                                            \
+            const enum ds_dtype T = DS_BF16;                                                       \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            const enum ds_dtype T = DS_F16;                                                        \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
 /* DS_LANES elements of `type` at base[at]. */
 DS_INLINE ds_vec ds_load(enum ds_dtype type, const void *base, size_t at)
 {
@@ -132,8 +197,8 @@ DS_INLINE ds_vec ds_load(enum ds_dtype type, const void *base, size_t at)
 
     if (type == DS_F32)
         return ds_vec_load((const float *)base + at);
-    memcpy(&half, (const ds_bf16 *)base + at, sizeof(half));
-    return ds_vec_widen(half);
+    memcpy(&half, (const uint16_t *)base + at, sizeof(half));
+    return type == DS_BF16 ? ds_vec_widen(half) : ds_vec_from_f16(half);
 }
 
 DS_INLINE void ds_store(enum ds_dtype type, void *base, size_t at, ds_vec x)
@@ -144,8 +209,8 @@ DS_INLINE void ds_store(enum ds_dtype type, void *base, size_t at, ds_vec x)
         ds_vec_store((float *)base + at, x);
         return;
     }
-    half = ds_vec_narrow(x);
-    memcpy((ds_bf16 *)base + at, &half, sizeof(half));
+    half = type == DS_BF16 ? ds_vec_narrow(x) : ds_vec_to_f16(x);
+    memcpy((uint16_t *)base + at, &half, sizeof(half));
 }
 
 /* The first `n` < DS_LANES elements; the other lanes are 0. */
@@ -154,19 +219,14 @@ DS_INLINE ds_vec ds_load_part(enum ds_dtype type, const void *base, size_t at, s
     ds_vec x = {0};
 
     for (size_t i = 0; i < n; i++)
-        x[i] = type == DS_F32 ? ((const float *)base)[at + i]
-                              : ds_bf16_to_f32(((const ds_bf16 *)base)[at + i]);
+        x[i] = ds_load_one(type, base, at + i);
     return x;
 }
 
 DS_INLINE void ds_store_part(enum ds_dtype type, void *base, size_t at, size_t n, ds_vec x)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (type == DS_F32)
-            ((float *)base)[at + i] = x[i];
-        else
-            ((ds_bf16 *)base)[at + i] = ds_bf16_from_f32(x[i]);
-    }
+    for (size_t i = 0; i < n; i++)
+        ds_store_one(type, base, at + i, x[i]);
 }
 
 /* Lanes of `yes` where mask is all ones, of `no` where it is 0. */

@@ -66,7 +66,7 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
         .plan = plan,
         .family = ds_family_of(plan->shape.arch),
         .stream = stream,
-        .act = plan->compute == DS_COMPUTE_BF16 ? DS_BF16 : DS_F32,
+        .act = ds_compute_dtype(plan->compute),
         .batch = plan->micro_batch,
         .seq = plan->sequence,
         .tokens = plan->micro_batch * plan->sequence,

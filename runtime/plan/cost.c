@@ -30,7 +30,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
     uint64_t qkv = ds_model_qkv_width(shape), ffn_in = ds_model_ffn_in_width(shape);
     const struct ds_scratch_query query = {
         .threads = plan->threads,
-        .act = plan->compute == DS_COMPUTE_BF16 ? DS_BF16 : DS_F32,
+        .act = ds_compute_dtype(plan->compute),
         .rows = plan->micro_batch * plan->sequence,
         .seq = plan->sequence,
         .hidden = shape->hidden,
@@ -62,16 +62,17 @@ static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind are
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
 {
     uint64_t *bytes = plan->arena_bytes;
-    bool low = plan->compute == DS_COMPUTE_BF16;
+    bool low = plan->compute != DS_COMPUTE_FP32;
 
     plan->scratch_bytes = scratch_bytes(plan);
     bytes[DS_ARENA_PARAMS] = ds_plan_line_elems(plan, DS_ARENA_PARAMS) * sizeof(float);
     bytes[DS_ARENA_PARAMS_LOW] =
-        low ? ds_plan_line_elems(plan, DS_ARENA_PARAMS_LOW) * sizeof(ds_bf16) : 0;
+        low ? ds_plan_line_elems(plan, DS_ARENA_PARAMS_LOW) * sizeof(uint16_t) : 0;
     bytes[DS_ARENA_GRADS] = ds_plan_line_elems(plan, DS_ARENA_GRADS) * sizeof(float);
     bytes[DS_ARENA_MOMENTS] =
         plan->optim_states * ds_plan_line_elems(plan, DS_ARENA_MOMENTS) * sizeof(float);
-    bytes[DS_ARENA_GATHERED] = plan->gathered_elems * (low ? sizeof(ds_bf16) : sizeof(float));
+    bytes[DS_ARENA_GATHERED] =
+        plan->gathered_elems * ds_dtype_bytes(ds_compute_dtype(plan->compute));
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)

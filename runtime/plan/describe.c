@@ -43,7 +43,7 @@ static struct ds__amount count_text(double value)
 
 static const char *compute_name(enum ds_compute compute)
 {
-    return compute == DS_COMPUTE_BF16 ? "bf16" : "fp32";
+    return compute == DS_COMPUTE_FP32 ? "fp32" : compute == DS_COMPUTE_BF16 ? "bf16" : "fp16";
 }
 
 static void describe_recompute(const struct ds_plan *plan, struct ds_buf *out)

@@ -38,7 +38,7 @@ int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struc
 /* What each stage divides.  Whole FP32 parameters are what FP32 kernels read. */
 void ds__plan_divide(struct ds_plan *plan)
 {
-    bool low = plan->compute == DS_COMPUTE_BF16;
+    bool low = plan->compute != DS_COMPUTE_FP32;
     uint64_t at = 0;
 
     plan->sharded[DS_ARENA_MOMENTS] = plan->stage >= 1;

@@ -225,7 +225,7 @@ int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
 {
     struct maker maker = {
         .plan = plan,
-        .act = plan->compute == DS_COMPUTE_BF16 ? sizeof(ds_bf16) : sizeof(float),
+        .act = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
         .tokens = plan->micro_batch * plan->sequence,
         .hidden = plan->shape.hidden,
         .qkv = ds_model_qkv_width(&plan->shape),

@@ -42,6 +42,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/error.h"
+#include "kernels/dtype.h"
 #include "base/json.h"
 #include "runtime/comm/comm.h"
 #include "runtime/job.h"
@@ -54,7 +55,7 @@
 #define DS_QUEUES(X)  X(COMPUTE) X(REDUCE) X(GATHER) X(COPY_IN) X(COPY_OUT)
 #define DS_ARENAS(X) \
     X(PARAMS,      "parameters") \
-    X(PARAMS_LOW,  "bf16 parameters") \
+    X(PARAMS_LOW,  "16-bit parameters") \
     X(GRADS,       "gradients") \
     X(MOMENTS,     "optimizer") \
     X(GATHERED,    "gathered parameters") \
@@ -214,6 +215,12 @@ struct ds_plan_args {
     unsigned world, rank, threads;
     unsigned local_world; /* ranks of each host; 0: all on one */
 };
+
+/* The type of activations and of the parameters that kernels read. */
+static inline enum ds_dtype ds_compute_dtype(enum ds_compute compute)
+{
+    return compute == DS_COMPUTE_FP32 ? DS_F32 : compute == DS_COMPUTE_BF16 ? DS_BF16 : DS_F16;
+}
 
 /* -EINVAL job and world do not fit, -EOVERFLOW, -ENOMEM. */
 int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)

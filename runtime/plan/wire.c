@@ -28,7 +28,7 @@ static void count(struct ds_plan *plan, enum ds_comm_op op, uint64_t bytes, uint
 
 static uint64_t param_bytes(const struct ds_plan *plan)
 {
-    return plan->compute == DS_COMPUTE_BF16 ? sizeof(ds_bf16) : sizeof(float);
+    return ds_dtype_bytes(ds_compute_dtype(plan->compute));
 }
 
 static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
@@ -75,7 +75,7 @@ static enum ds_arena_kind read_arena(const struct ds_plan *plan)
 {
     if (plan->stage == 3)
         return DS_ARENA_GATHERED;
-    return plan->compute == DS_COMPUTE_BF16 ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
+    return plan->compute != DS_COMPUTE_FP32 ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
 }
 
 static enum ds_arena_kind written_arena(const struct ds_plan *plan)

@@ -129,7 +129,7 @@ JOBS = [
     ("optim: {lr: 1.0e-3}", "schedule: {kind: cosine, min_lr: 1}", r"min_lr"),
     ("optim: {lr: 1.0e-3}", "schedule: {kind: triangle}", r"triangle"),
     ("optim: {lr: 1.0e-3}", "schedule: {warmup: 10, steps: 5}", r"warmup"),
-    ("optim: {lr: 1.0e-3}", "precision: {compute: fp16}", r"fp16.*not supported yet"),
+    ("optim: {lr: 1.0e-3}", "precision: {compute: fp8}", r"fp16.*fp8"),
     ("optim: {lr: 1.0e-3}", "parallel: {tensor: 2}", r"tensor.*not supported yet"),
     ("optim: {lr: 1.0e-3}", "zero: {stage: 4}", r"stage.*between 0 and 3"),
     ("optim: {lr: 1.0e-3}", "offload: {optim: cpu}", r"offload\.optim.*not supported yet"),

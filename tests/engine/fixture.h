@@ -110,6 +110,7 @@ struct test_run {
     bool overlap;
     const struct ds_comm_backend *backend; /* to take the place of the comm's own, or NULL */
     unsigned steps;
+    double loss_scale;    /* 0: 1 */
     uint64_t poison_step; /* set one parameter to NaN before this step; UINT64_MAX never */
     struct ds_step_result result[16];
     float *first_grads, *params, *exp_avg; /* [elems] of the plan's flat lines */
@@ -209,6 +210,7 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
         const struct ds_step_args args = {.data = data,
                                           .position = i * run->job.train.global_batch,
                                           .lr = ds_optim_lr(&run->job, i),
+                                          .loss_scale = run->loss_scale,
                                           .update = i + 1,
                                           .stop = i == 3 && rank == 1};
 

@@ -94,6 +94,54 @@ Test(engine, bf16_stays_near_the_reference)
     }
 }
 
+/* Small gradients are lost without a scale, none are with one. */
+Test(engine, fp16_stays_near_the_reference)
+{
+    for (unsigned i = 0; i < TEST_CASES; i++) {
+        struct test_run run = test_reference_run(i, 2, 4);
+
+        run.job.precision.compute = DS_COMPUTE_FP16;
+        run.loss_scale = 1024.0;
+        test_run_ok(&run);
+        compare_trace(&run, test_reference(i).folder, 2e-3, 1e-2);
+        test_run_release(&run);
+    }
+}
+
+/* The scale is a power of two: in fp32 nothing changes but the exponent of gradients. */
+Test(engine, a_loss_scale_changes_nothing_but_gradients)
+{
+    struct test_run plain = test_reference_run(0, 2, 4), scaled = plain;
+
+    scaled.loss_scale = 4096.0;
+    test_run_ok(&plain);
+    test_run_ok(&scaled);
+    for (unsigned i = 0; i < plain.steps; i++)
+        cr_assert_float_eq(scaled.result[i].grad_norm / plain.result[i].grad_norm, 1.0, 1e-6);
+    for (uint64_t i = 0; i < plain.elems; i++)
+        cr_assert_float_eq((double)scaled.params[i], (double)plain.params[i], 1e-5);
+    cr_assert_eq(scaled.first_grads[0], 4096.0f * plain.first_grads[0]);
+    test_run_release(&plain);
+    test_run_release(&scaled);
+}
+
+Test(engine, fp16_that_overflows_is_counted_and_not_applied)
+{
+    struct test_run run = test_reference_run(0, 2, 4), before = run;
+
+    run.job.precision.compute = before.job.precision.compute = DS_COMPUTE_FP16;
+    run.loss_scale = 16777216.0 * 65536.0;
+    run.steps = 1;
+    before.steps = 0;
+    test_run_ok(&run);
+    test_run_ok(&before);
+    cr_assert_gt(run.result[0].nonfinite, 0);
+    cr_assert(isfinite(run.result[0].loss));
+    cr_assert_eq(memcmp(run.params, before.params, run.elems * sizeof(float)), 0);
+    test_run_release(&run);
+    test_run_release(&before);
+}
+
 static void expect_same(const struct test_run *a, const struct test_run *b, const char *what)
 {
     for (unsigned i = 0; i < a->steps; i++) {

@@ -32,7 +32,9 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
     run.job.zero.bucket_mb = 1;
     run.job.zero.replicate_below = set->world % 2 == 1 ? 300 : 0;
     run.job.zero.shard_group = set->local != set->world ? DS_SHARD_NODE : DS_SHARD_ALL;
-    run.job.activation.recompute = set->recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+    run.job.activation.recompute = !set->recompute       ? DS_RECOMPUTE_NONE
+                                   : set->world % 2 == 1 ? DS_RECOMPUTE_SELECTIVE
+                                                         : DS_RECOMPUTE_FULL;
     run.job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
     return run;
 }

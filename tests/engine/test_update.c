@@ -133,3 +133,33 @@ Test(update, every_optimizer_learns)
         test_run_release(&run);
     }
 }
+
+/* Every stage of four ranks, in every type: the same bits from every optimizer, with groups whose
+ * borders no shard respects. */
+Test(update, every_optimizer_has_the_same_bits_at_every_stage)
+{
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+        struct test_run run[4];
+
+        for (unsigned stage = 0; stage < 4; stage++) {
+            struct ds_job *job = &run[stage].job;
+
+            run[stage] = test_reference_run(0, 4, 2);
+            job->zero.stage = stage;
+            job->precision.compute = (enum ds_compute)(i % 3);
+            job->optim.kind = settings[i].kind;
+            job->optim.momentum = settings[i].momentum;
+            job->optim.nesterov = settings[i].nesterov;
+            job->optim.lr = 1e-3;
+            job->optim.groups = (struct ds_rows){4, groups};
+            run[stage].loss_scale = job->precision.compute == DS_COMPUTE_FP16 ? 512.0 : 0.0;
+            run[stage].steps = 3;
+            test_run_ok(&run[stage]);
+            cr_assert_eq(run[stage].elems, run[0].elems);
+            cr_assert_eq(memcmp(run[stage].params, run[0].params, run[0].elems * sizeof(float)), 0,
+                         "%s, stage %u", ds_optim_name(settings[i].kind), stage);
+        }
+        for (unsigned stage = 0; stage < 4; stage++)
+            test_run_release(&run[stage]);
+    }
+}

@@ -47,16 +47,21 @@ static inline struct nums nums_blank(enum ds_dtype type, size_t n)
 
 static inline double nums_get(const struct nums *x, size_t i)
 {
-    return x->type == DS_F32 ? (double)((float *)(void *)x->data)[i]
-                             : (double)ds_bf16_to_f32(((ds_bf16 *)(void *)x->data)[i]);
+    switch (x->type) {
+    case DS_F32: return (double)((float *)(void *)x->data)[i];
+    case DS_BF16: return (double)ds_bf16_to_f32(((ds_bf16 *)(void *)x->data)[i]);
+    default: return (double)ds_f16_to_f32(((ds_f16 *)(void *)x->data)[i]);
+    }
 }
 
 static inline void nums_set(struct nums *x, size_t i, double value)
 {
     if (x->type == DS_F32)
         ((float *)(void *)x->data)[i] = (float)value;
-    else
+    else if (x->type == DS_BF16)
         ((ds_bf16 *)(void *)x->data)[i] = ds_bf16_from_f32((float)value);
+    else
+        ((ds_f16 *)(void *)x->data)[i] = ds_f16_from_f32((float)value);
     x->d[i] = nums_get(x, i);
 }
 
@@ -157,7 +162,7 @@ static inline void compare(const struct trial *t, const struct nums *out, const 
                            unsigned threads)
 {
     for (size_t i = 0; i < t->outs; i++) {
-        bool low = t->low || out[i].type == DS_BF16;
+        bool low = t->low || out[i].type != DS_F32;
         double limit = low ? (t->bf16 > 0.0 ? t->bf16 : 1e-2) : (t->f32 > 0.0 ? t->f32 : 1e-5);
         double error = relative_l2(&out[i], t->out[i].want);
 
@@ -215,6 +220,6 @@ static inline void try_all(const struct trial *t)
     cr_assert(tried > 0, "%s: no instruction set to test", t->what);
 }
 
-static const enum ds_dtype both_types[] = {DS_F32, DS_BF16};
+static const enum ds_dtype act_types[] = {DS_F32, DS_BF16, DS_F16};
 
 #endif

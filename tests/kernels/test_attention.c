@@ -131,7 +131,7 @@ static void try_both(struct attention *x, const char *what)
         .run = run_fwd,
         .ctx = x,
         .query = {.act = x->act, .seq = x->seq, .head_size = x->size},
-        .low = x->act == DS_BF16};
+        .low = x->act != DS_F32};
 
     try_all(&t);
     for (size_t i = 0; i < out; i++)
@@ -187,6 +187,7 @@ Test(attention, lengths_and_head_sizes)
         for (size_t j = 0; j < sizeof(sizes) / sizeof(sizes[0]); j++) {
             check(seqs[i] < 100 ? 2 : 1, seqs[i], 1 + (i + j) % 2, 1, sizes[j], DS_F32, 1.0);
             check(1, seqs[i], 1, 2, sizes[j], DS_BF16, 1.0);
+            check(1, seqs[i], 1, 2, sizes[j], DS_F16, 1.0);
         }
     }
 }
@@ -197,6 +198,7 @@ Test(attention, groups_of_query_heads)
     check(2, 33, 2, 2, 16, DS_F32, 1.0);
     check(1, 130, 2, 4, 32, DS_F32, 1.0);
     check(1, 70, 1, 4, 64, DS_BF16, 1.0);
+    check(1, 70, 1, 4, 64, DS_F16, 1.0);
 }
 
 Test(attention, sharp_weights)
@@ -209,4 +211,5 @@ Test(attention, several_key_tiles)
 {
     check(1, 600, 1, 1, 16, DS_F32, 1.0);
     check(1, 515, 1, 2, 32, DS_BF16, 1.0);
+    check(1, 515, 1, 2, 32, DS_F16, 1.0);
 }

@@ -133,6 +133,7 @@ Test(embed, shapes_and_modes)
         for (unsigned mode = 0; mode < 4; mode++) {
             check(2, 17, widths[i], DS_F32, mode);
             check(3, 40, widths[i], DS_BF16, mode);
+            check(3, 40, widths[i], DS_F16, mode);
         }
     }
 }
@@ -210,6 +211,7 @@ Test(bias_bwd, shapes_and_types)
         for (size_t j = 0; j < sizeof(widths) / sizeof(widths[0]); j++) {
             check_bias(rows[i], widths[j], DS_F32, (i + j) % 2);
             check_bias(rows[i], widths[j], DS_BF16, (i + j + 1) % 2);
+            check_bias(rows[i], widths[j], DS_F16, (i + j + 1) % 2);
         }
     }
 }

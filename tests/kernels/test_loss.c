@@ -121,3 +121,11 @@ Test(xent, nan_shows_in_the_loss)
         }
     }
 }
+
+Test(xent, halves)
+{
+    static const size_t widths[] = {2, 7, 97, 257, 1024};
+
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++)
+        check(5, widths[i], i % 3, DS_F16, false, 2.0);
+}

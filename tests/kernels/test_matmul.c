@@ -87,7 +87,7 @@ static void check(size_t m, size_t n, size_t k, unsigned layout, enum ds_dtype i
                       .ctx = &p,
                       .query = {.act = in},
                       .bits_vary = true,
-                      .low = in == DS_BF16};
+                      .low = in != DS_F32};
 
     snprintf(what, sizeof(what), "%zux%zux%zu layout %u %s to %s add %d bias %d", m, n, k, layout,
              ds_dtype_name(in), ds_dtype_name(out), (int)added, (int)bias);
@@ -131,8 +131,11 @@ Test(matmul, bf16_tiles)
 {
     for (unsigned layout = 0; layout < 4; layout++) {
         check(400, 37, 1030, layout, DS_BF16, DS_BF16, OTHER, true, 3);
+        check(400, 37, 1030, layout, DS_F16, DS_F16, OTHER, true, 3);
         check(33, 1100, 70, layout, DS_BF16, DS_F32, ITSELF, false, 0);
+        check(33, 1100, 70, layout, DS_F16, DS_F32, ITSELF, false, 0);
         check(800, 520, 40, layout, DS_BF16, DS_F32, NOTHING, true, 0);
+        check(800, 520, 40, layout, DS_F16, DS_F32, NOTHING, true, 0);
     }
 }
 

@@ -99,7 +99,7 @@ static void try_both(struct norm *c, const char *what)
                       .run = run_fwd,
                       .ctx = c,
                       .query = {.act = c->act, .rows = c->rows, .hidden = c->n},
-                      .low = c->act == DS_BF16};
+                      .low = c->act != DS_F32};
 
     try_all(&t);
     for (size_t i = 0; i < c->rows; i++) {
@@ -167,9 +167,9 @@ Test(norm, shapes_types_and_modes)
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         for (size_t j = 0; j < sizeof(widths) / sizeof(widths[0]); j++) {
-            for (size_t type = 0; type < 2; type++) {
-                check(rows[i], widths[j], DS_NORM_LAYER, both_types[type], mode++ % 4);
-                check(rows[i], widths[j], DS_NORM_RMS, both_types[type], mode % 4);
+            for (size_t type = 0; type < 3; type++) {
+                check(rows[i], widths[j], DS_NORM_LAYER, act_types[type], mode++ % 4);
+                check(rows[i], widths[j], DS_NORM_RMS, act_types[type], mode % 4);
             }
         }
     }

@@ -152,7 +152,7 @@ Test(op, other_arguments)
     ACCEPTS(adamw, adamw);
     REFUSES(adamw, adamw, a.bias1 = 0.0);
     REFUSES(adamw, adamw, a.grad = NULL);
-    REFUSES(adamw, adamw, a.grad_type = DS_F16);
+    REFUSES(adamw, adamw, a.grad_type = DS_I32);
     REFUSES(adamw, adamw, (a.p_low = f, a.low_type = DS_F32));
     ACCEPTS(sgd, sgd);
     REFUSES(sgd, sgd, a.nesterov = true);

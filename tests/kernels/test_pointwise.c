@@ -84,6 +84,7 @@ Test(pointwise, gelu)
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         check_gelu(sizes[i], DS_F32, 2.0);
         check_gelu(sizes[i], DS_BF16, 2.0);
+        check_gelu(sizes[i], DS_F16, 2.0);
     }
     check_gelu(100, DS_F32, 1e-3);
     check_gelu(100, DS_F32, 50.0);
@@ -175,6 +176,7 @@ Test(pointwise, swiglu)
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) - 1; i++) {
         check_swiglu(1 + i * 3, sizes[i], DS_F32);
         check_swiglu(1 + i * 3, sizes[i], DS_BF16);
+        check_swiglu(1 + i * 3, sizes[i], DS_F16);
     }
 }
 
@@ -225,12 +227,12 @@ static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size
 
 Test(pointwise, rope)
 {
-    for (size_t type = 0; type < 2; type++) {
-        check_rope(2, 17, 3, 16, 32, both_types[type], false);
-        check_rope(1, 100, 2, 20, 0, both_types[type], true);
-        check_rope(1, 1, 1, 2, 5, both_types[type], false);
-        check_rope(1, 4099, 1, 8, 0, both_types[type], type == 0);
-        check_rope(2, 33, 2, 128, 64, both_types[type], false);
+    for (size_t type = 0; type < 3; type++) {
+        check_rope(2, 17, 3, 16, 32, act_types[type], false);
+        check_rope(1, 100, 2, 20, 0, act_types[type], true);
+        check_rope(1, 1, 1, 2, 5, act_types[type], false);
+        check_rope(1, 4099, 1, 8, 0, act_types[type], type == 0);
+        check_rope(2, 33, 2, 128, 64, act_types[type], false);
     }
 }
 
@@ -265,9 +267,9 @@ static void check_cast(size_t n, enum ds_dtype from, enum ds_dtype to)
 Test(pointwise, cast)
 {
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        for (size_t from = 0; from < 2; from++) {
-            for (size_t to = 0; to < 2; to++)
-                check_cast(sizes[i], both_types[from], both_types[to]);
+        for (size_t from = 0; from < 3; from++) {
+            for (size_t to = 0; to < 3; to++)
+                check_cast(sizes[i], act_types[from], act_types[to]);
         }
     }
 }
@@ -295,6 +297,84 @@ Test(pointwise, cast_of_special_values)
         for (size_t j = 0; j < 2 * N; j++)
             cr_assert(y[j] == ds_bf16_from_f32(x[j]), "isa %s: %08x became %04x, not %04x", isas[i],
                       bits[j % N], y[j], ds_bf16_from_f32(x[j]));
+        ds_device_close(device);
+    }
+}
+
+/* Every half there is widens to the value its bits stand for, and rounds back to itself. */
+Test(pointwise, every_half)
+{
+    static const char *const isas[] = {"v4", "v3", "base"};
+    static ds_f16 half[65536], back[65536];
+    static float wide[65536];
+
+    for (unsigned i = 0; i < 65536; i++) {
+        double mantissa = i & 0x3ff, power = i >> 10 & 0x1f;
+        double value = power > 0 ? ldexp(1024 + mantissa, (int)power - 25) : ldexp(mantissa, -24);
+
+        half[i] = (ds_f16)i;
+        if (power < 31)
+            cr_assert((double)ds_f16_to_f32((ds_f16)i) == (i & 0x8000 ? -value : value), "%04x", i);
+        else if (mantissa > 0)
+            cr_assert(isnan(ds_f16_to_f32((ds_f16)i)), "%04x", i);
+        else
+            cr_assert(isinf(ds_f16_to_f32((ds_f16)i)), "%04x", i);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        struct ds_device *device = open_cpu(isas[i], 1, 0);
+        struct ds_cast_args widen = {
+            .n = 65536, .from = DS_F16, .to = DS_F32, .x = half, .y = wide};
+        struct ds_cast_args narrow = {
+            .n = 65536, .from = DS_F32, .to = DS_F16, .x = wide, .y = back};
+
+        if (device == NULL)
+            continue;
+        cr_assert(ds_cast(&widen, ds_device_stream(device), NULL) == 0);
+        cr_assert(ds_cast(&narrow, ds_device_stream(device), NULL) == 0);
+        for (unsigned j = 0; j < 65536; j++) {
+            float one = ds_f16_to_f32(half[j]);
+            bool nan = isnan(one);
+
+            cr_assert(memcmp(&one, &wide[j], sizeof(one)) == 0, "isa %s: %04x", isas[i], j);
+            cr_assert(back[j] == (nan ? half[j] | 0x200 : half[j]), "isa %s: %04x came back %04x",
+                      isas[i], j, back[j]);
+        }
+        ds_device_close(device);
+    }
+}
+
+/* Between two halves the nearer one is taken, of two as near the even one. */
+Test(pointwise, halves_are_rounded_to_nearest_even)
+{
+    static const char *const isas[] = {"v4", "v3", "base"};
+
+    for (size_t i = 0; i < 3; i++) {
+        struct ds_device *device = open_cpu(isas[i], 1, 0);
+
+        for (unsigned h = 0; device != NULL && h < 0x7c00; h += 1 + h % 5) {
+            double low = (double)ds_f16_to_f32((ds_f16)h);
+            double high = h == 0x7bff ? 65536.0 : (double)ds_f16_to_f32((ds_f16)(h + 1));
+            float middle = (float)((low + high) / 2), x[6];
+            ds_f16 y[6], even = (ds_f16)(h + (h & 1)), up = (ds_f16)(h + 1);
+            struct ds_cast_args args = {.n = 6, .from = DS_F32, .to = DS_F16, .x = x, .y = y};
+
+            for (unsigned k = 0; k < 2; k++) {
+                float sign = k == 0 ? 1.0f : -1.0f;
+
+                x[3 * k] = sign * middle;
+                x[3 * k + 1] = sign * nextafterf(middle, 0.0f);
+                x[3 * k + 2] = sign * nextafterf(middle, 1e9f);
+            }
+            cr_assert(ds_cast(&args, ds_device_stream(device), NULL) == 0);
+            for (unsigned k = 0; k < 6; k++) {
+                ds_f16 want = k % 3 == 0 ? even : k % 3 == 1 ? (ds_f16)h : up;
+
+                want |= k < 3 ? 0 : 0x8000;
+                cr_assert(y[k] == want && ds_f16_from_f32(x[k]) == want,
+                          "isa %s: %a became %04x and %04x, not %04x", isas[i], (double)x[k], y[k],
+                          ds_f16_from_f32(x[k]), want);
+            }
+        }
         ds_device_close(device);
     }
 }

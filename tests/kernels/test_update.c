@@ -99,6 +99,12 @@ struct run {
 
 static const double grad_scale = 0.5;
 
+/* What kernels of a job with such gradients read. */
+static enum ds_dtype low_type_of(enum ds_dtype grad_type)
+{
+    return grad_type == DS_F16 ? DS_F16 : DS_BF16;
+}
+
 /* The `t`-th update of elements [at, at + n). */
 static int update(const struct run *run, void **out, size_t at, size_t n, unsigned t,
                   struct ds_stream *stream, struct ds_error *err)
@@ -110,8 +116,9 @@ static int update(const struct run *run, void **out, size_t at, size_t n, unsign
     void *low = run->low ? (ds_bf16 *)out[3] + at : NULL;
 
 #define SHARED                                                                                     \
-    .n = n, .p = p, .grad_type = grad->type, .grad = g, .p_low = low, .low_type = DS_BF16,         \
-    .lr = h->lr, .weight_decay = h->decay, .grad_scale = grad_scale
+    .n = n, .p = p, .grad_type = grad->type, .grad = g, .p_low = low,                              \
+    .low_type = low_type_of(grad->type), .lr = h->lr, .weight_decay = h->decay,                    \
+    .grad_scale = grad_scale
     const struct ds_adamw_args adam = {SHARED,
                                        .m = s0,
                                        .v = s1,
@@ -195,7 +202,7 @@ static void check(const struct setting *h, size_t n, enum ds_dtype grad_type, bo
     t.out[0] = (struct out){DS_F32, n, want[0], &p};
     t.out[1] = (struct out){DS_F32, n, want[1], &zero};
     t.out[2] = (struct out){DS_F32, n, want[2], &zero};
-    t.out[3] = (struct out){DS_BF16, n, want[3], NULL};
+    t.out[3] = (struct out){low_type_of(grad_type), n, want[3], NULL};
     try_all(&t);
     for (size_t i = 0; i < 4; i++)
         free(want[i]);
@@ -213,6 +220,7 @@ Test(update, follows_its_formula)
         for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
             check(&settings[h], sizes[i], DS_F32, i % 2 == 0);
             check(&settings[h], sizes[i], DS_BF16, i % 2 != 0);
+            check(&settings[h], sizes[i], DS_F16, i % 2 != 0);
         }
 }
 

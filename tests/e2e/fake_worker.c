@@ -18,6 +18,7 @@
  *   garbage              bytes on the link that are no frame
  *   train:MS[:STEPS]     make steps of so many ms, heeding STOP, ABORT and WHERE; after so many
  *                        wait as for the others
+ *   eat:MB               take that much memory and use it
  *   fill:PATH            write there until the disk is full, tell so, and end with 1
  *   sleep:MS  exit:N  kill:SIGNAL
  *   wait                 until STOP (exit 75) or ABORT (exit 79) or the end of the link
@@ -155,6 +156,17 @@ static _Noreturn void train(unsigned long ms, unsigned long steps)
         beat(step, DS_PHASE_STEP);
     }
     wait_for_end();
+}
+
+static void eat(unsigned long mib)
+{
+    for (unsigned long i = 0; i < mib; i++) {
+        char *bytes = malloc(1024 * 1024);
+
+        if (bytes == NULL)
+            die("malloc");
+        memset(bytes, (int)i + 1, 1024 * 1024); /* kept: the process ends with it */
+    }
 }
 
 static _Noreturn void fill(const char *path)
@@ -310,6 +322,8 @@ static void act(const char *verb, const char *arg)
     else if (strcmp(verb, "train") == 0)
         train(number,
               strchr(arg, ':') != NULL ? strtoul(strchr(arg, ':') + 1, NULL, 10) : ULONG_MAX);
+    else if (strcmp(verb, "eat") == 0)
+        eat(number);
     else if (strcmp(verb, "fill") == 0)
         fill(arg);
     else if (strcmp(verb, "deaf") == 0)

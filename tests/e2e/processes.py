@@ -303,6 +303,47 @@ def test_silence():
     nothing_left("silence")
 
 
+def memory_group():
+    """A fresh cgroup that allows 128 MiB, or why there is none."""
+    for root, limit, value in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "128M"),
+                               ("/sys/fs/cgroup", "memory.max", "128M")]:
+        group = f"{root}/dsrun-test-{os.getpid()}"
+        try:
+            os.mkdir(group)
+        except OSError:
+            continue
+        try:
+            with open(f"{group}/{limit}", "w") as file:
+                file.write(value)
+            return group, None
+        except OSError as error:
+            os.rmdir(group)
+            why = error
+        return None, f"no memory controller: {why}"
+    return None, "no cgroup can be made"
+
+
+def test_memory():
+    group, why = memory_group()
+    if group is None or h.SANITIZED:
+        h.skip("a kill for want of memory", why or "sanitizers take memory of their own")
+        return
+
+    def enter():
+        with open(f"{group}/cgroup.procs", "w") as file:
+            file.write("0")
+    try:
+        ran = subprocess.run([h.DSRUN, *map(str, args())], capture_output=True, text=True, cwd=h.work(), timeout=60,
+                             env=h.environment(DSRUN_LIBEXEC=str(LIBEXEC), FAKE="wait", FAKE_1="sleep:300;eat:400"),
+                             preexec_fn=enter, check=False)
+        h.ok(ran.returncode == 137 and re.search(r"rank 1 on \S+ was killed by signal 9 .*ran out of memory", ran.stderr),
+             "a kill for want of memory is named as one, by the cgroup", f"{ran.returncode}\n{ran.stderr}")
+        nothing_left("want of memory")
+    finally:
+        wait_for(lambda: not open(f"{group}/cgroup.procs").read().strip())
+        os.rmdir(group)
+
+
 # --- output -------------------------------------------------------------------------------------------------
 
 def test_output():

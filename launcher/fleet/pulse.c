@@ -44,9 +44,11 @@ bool ds_pulse_look(struct ds_pulse *pulse, uint64_t now_ns)
     uint64_t gap_ns = now_ns - pulse->looked_ns;
 
     pulse->looked_ns = now_ns;
-    if (gap_ns > 3 * interval_ns)
-        pulse->judge_ns = now_ns + 2 * interval_ns;
-    return pulse->args.silent_ns != 0 && gap_ns >= pulse->args.silent_ns;
+    if (gap_ns <= 3 * interval_ns)
+        return false;
+    pulse->judge_ns = now_ns + 2 * interval_ns;
+    /* The last beat was sent up to an interval before. */
+    return pulse->args.silent_ns != 0 && gap_ns + 2 * interval_ns >= pulse->args.silent_ns;
 }
 
 void ds_pulse_stall(struct ds_pulse *pulse, uint64_t now_ns)

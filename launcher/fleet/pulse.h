@@ -53,7 +53,8 @@ void ds_pulse_init(struct ds_pulse *pulse, const struct ds_pulse_args *args, uin
 /* Between two beats, for a heartbeat limit (0: none). */
 uint64_t ds_pulse_interval_ns(uint64_t silent_ns);
 
-/* Call first, with every event.  True: this program did not run for the whole heartbeat limit. */
+/* Call first, with every event.  True: this program did not run for so long that hosts, which miss
+ * its beats, may have given it up. */
 bool ds_pulse_look(struct ds_pulse *pulse, uint64_t now_ns);
 
 /* This program lives, but reads nothing (its console takes nothing): nobody is judged for it. */

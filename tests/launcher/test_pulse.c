@@ -94,10 +94,11 @@ Test(pulse, a_program_that_slept_judges_nobody)
 
     begin(&scene, 15 * S, 0);
     ds_pulse_heard(&scene.pulse, 0, S);
-    cr_assert(!ds_pulse_look(&scene.pulse, 15 * S));
-    cr_assert_eq(ds_pulse_silent(&scene.pulse, 16 * S), DS_PULSE_NOBODY, "it has just woken up");
-    cr_assert_eq(ds_pulse_silent(&scene.pulse, 17 * S), 0);
-    cr_assert(ds_pulse_look(&scene.pulse, 30 * S), "slept for the whole limit");
+    cr_assert(!ds_pulse_look(&scene.pulse, 3 * S));
+    cr_assert(!ds_pulse_look(&scene.pulse, 15 * S + 500 * MS), "not for so long");
+    cr_assert_eq(ds_pulse_silent(&scene.pulse, 17 * S), DS_PULSE_NOBODY, "it has just woken up");
+    cr_assert_eq(ds_pulse_silent(&scene.pulse, 17 * S + 500 * MS), 0);
+    cr_assert(ds_pulse_look(&scene.pulse, 28 * S + 500 * MS), "its hosts missed its beats");
 }
 
 Test(pulse, hang)

@@ -88,7 +88,7 @@ programs: $(PROGRAMS)
 LIBS_dsrun  := -lsodium -lyaml -ljansson -lxxhash -lssh2 -lcrypto -lm
 # Pushed to bare hosts, so what it needs beyond libc is inside it.
 LIBS_agent  := -l:libsodium.a
-LIBS_worker := -ldnnl -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
+LIBS_worker := -ldnnl -lsodium -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
 
 $(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt cost plan comm job ops base)
 $(B)/bin/dsrun: LIBS = $(LIBS_dsrun)

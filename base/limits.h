@@ -22,6 +22,9 @@ enum {
     DS_MAX_FRAME_BYTES   = 1024 * 1024,  /* payload of one wire frame */
     DS_MAX_BANNER_BYTES  = 64 * 1024,    /* login noise before HELLO */
     DS_MAX_SPEC_STRINGS  = 4096,         /* argv plus environment of a rank */
+    DS_MAX_STORE_KEY     = 64,           /* bytes of a rendezvous key */
+    DS_MAX_STORE_VALUE   = 1024,
+    DS_MAX_STORE_PUTS    = 4,            /* keys that one rank puts */
 
     DS_MAX_HOSTS         = 65536,
     DS_MAX_SLOTS         = 1024,         /* ranks on one host */

@@ -36,7 +36,7 @@ enum { DS_WIRE_HEADER_BYTES = 12, DS_WIRE_VERSION = 1, DS_WIRE_BUILD_BYTES = 32 
     X(SPAWNED, 3, "agent: a rank runs; payload u32 pid") \
     X(OUT,     4, "bytes a rank wrote to stdout") \
     X(ERR,     5, "bytes a rank wrote to stderr") \
-    X(STORE,   6, "rendezvous key and value") \
+    X(STORE,   6, "rendezvous: put, get, answer (base/rendezvous.h)") \
     X(METRIC,  7, "rank 0: one line of metrics.jsonl, a JSON object") \
     X(EVENT,   8, "a rank or agent: one line of events.jsonl, a JSON object") \
     X(BEAT,    9, "both ways: alive; of a rank: payload u64 step, u32 enum ds_wire_phase") \

@@ -46,7 +46,7 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
 #define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
-#define JSON     (ON_HOSTS | BIT(PS) | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM))
+#define JSON     (ON_HOSTS | BIT(PS) | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM))
 
 /* Offset of a field, whose address must have this type. */
 #define FIELD(type, f)                                                                             \

@@ -62,7 +62,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "measure the matrix products of this machine") \
     X(BENCH_MACHINE, "bench machine", ds_cmd_bench, "[RANKS]", 0, 1, \
       "measure this machine for plan and tune: a cluster file, on standard output") \
-    N(BENCH_COMM, "bench comm", "measure the collectives") \
+    X(BENCH_COMM, "bench comm", ds_cmd_bench, "[RANKS]", 0, 1, \
+      "measure the collectives of this machine, in memory and over TCP") \
     N(BENCH_IO, "bench io", "measure the file system") \
     N(DATA, "data", "inspect and tokenize data") \
     N(GENERATE, "generate", "sample text from a checkpoint") \

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "kernels/bench.h"
 #include "launcher/spec.h"
+#include "runtime/comm/bench.h"
 #include "runtime/cost/machine.h"
 #include "runtime/spec.h"
 #include "runtime/train.h"
@@ -82,13 +83,17 @@ static unsigned take_cores(unsigned local_world)
 
 static int read_env(struct ds_train_args *args, int *link_fd, struct ds_error *err)
 {
-    uint64_t rank = 0, world = 0, local = 0, fd = 0;
+    uint64_t rank = 0, world = 0, local = 0, local_rank = 0, node = 0, fd = 0;
     int rc = env_number("WORLD_SIZE", DS_MAX_RANKS, &world, err);
 
     if (rc == 0)
         rc = env_number("RANK", DS_MAX_RANKS, &rank, err);
     if (rc == 0)
         rc = env_number("LOCAL_WORLD_SIZE", DS_MAX_SLOTS, &local, err);
+    if (rc == 0)
+        rc = env_number("LOCAL_RANK", DS_MAX_SLOTS, &local_rank, err);
+    if (rc == 0)
+        rc = env_number("NODE_RANK", DS_MAX_HOSTS, &node, err);
     if (rc == 0)
         rc = env_number("DSRUN_LINK_FD", 1 << 20, &fd, err);
     *link_fd = (int)fd;
@@ -97,11 +102,13 @@ static int read_env(struct ds_train_args *args, int *link_fd, struct ds_error *e
         rc = env_number("DSRUN_SHM_FD", 1 << 20, &fd, err);
         args->shm_fd = (int)fd;
     }
-    if (rc == 0 && (rank >= world || local < 1))
+    if (rc == 0 && (rank >= world || local < 1 || local > world || local_rank >= local))
         rc = ds_fail(err, EINVAL, "'RANK' and 'WORLD_SIZE' do not fit together");
     args->rank = (unsigned)rank;
     args->world = (unsigned)world;
     args->local_world = (unsigned)local;
+    args->local_rank = (unsigned)local_rank;
+    args->node = (unsigned)node;
     return rc;
 }
 
@@ -150,9 +157,10 @@ static int run_worker(int *code, struct ds_error *err)
     if ((rc == -ENOSPC || rc == -EDQUOT) && args.link != NULL &&
         ds_link_phase(args.link, DS_PHASE_DISK_FULL, NULL) != 0)
         ds_log(DS_LOG_ERROR, "the line to the agent has ended");
-    if (rc == -ECANCELED && args.link != NULL)
-        (void)ds_link_wait_over(args.link, VICTIM_WAIT_MS);
-    else if (rc != 0)
+    if ((rc == -ECANCELED || rc == -ECONNRESET) && args.link != NULL &&
+        ds_link_wait_over(args.link, VICTIM_WAIT_MS))
+        rc = -ECANCELED; /* a peer that hung up has failed; a network that did is ours to report */
+    else if (rc != 0 && rc != -ECANCELED)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(err, rc));
     ds_link_close(args.link);
     ds_buf_release(&text);
@@ -168,7 +176,8 @@ int main(int argc, char **argv)
     if (argc > 2 && strcmp(argv[1], "bench") == 0 && strcmp(argv[2], "machine") == 0)
         return ds_machine_main(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "bench") == 0)
-        return ds_bench_main(argc - 2, argv + 2);
+        return argc > 2 && strcmp(argv[2], "comm") == 0 ? ds_comm_bench_main(argc - 2, argv + 2)
+                                                        : ds_bench_main(argc - 2, argv + 2);
     if (argc > 1) {
         ds_log(DS_LOG_ERROR, "unknown word '%s', dsrun-worker is started by dsrun", argv[1]);
         return DS_EXIT_USAGE;

@@ -11,3 +11,4 @@ SRC_launcher := launcher/agent.c launcher/cores.c launcher/gather.c launcher/gua
     launcher/fleet/spares.c launcher/fleet/supervise.c launcher/hosts/hostlist.c launcher/hosts/hostfile.c launcher/hosts/hostfile_yaml.c \
     launcher/hosts/placement.c launcher/hosts/range.c launcher/hosts/roster.c \
     launcher/hosts/select.c launcher/hosts/slurm_env.c
+SRC_launcher += launcher/fleet/store.c

@@ -147,6 +147,7 @@ struct ds_job {
         uint64_t slots, threads; /* 0: auto */
         uint64_t restarts;
         double heartbeat, hang; /* seconds; 0: off */
+        const char *interface;  /* "auto", or what runtime/comm/address.h takes */
         struct ds_strings env;  /* "NAME=VALUE" */
     } launch;
 };

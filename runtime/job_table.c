@@ -287,6 +287,9 @@ static const struct ds_key job_keys[] = {
     F64("launch.hang", launch.hang, 0, "60", 0, 86400,
         "least seconds without a step, and ten times as long as a usual one, that are a hang; 0: "
         "never"),
+    TEXT("launch.interface", launch.interface, 0, "auto", MAX_PATH_TEXT,
+         "where ranks of different hosts speak to each other: an interface, an address or a "
+         "network; auto is the address on which the host was reached"),
     ENV("launch.env", launch.env, 0, "{}", "environment variables of every rank"),
 };
 /* clang-format on */

@@ -20,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/rendezvous.h"
 #include "base/wire.h"
 
 enum { READ_CHUNK = 64 * 1024, MAX_INPUT = DS_MAX_FRAME_BYTES + DS_WIRE_HEADER_BYTES + READ_CHUNK };
@@ -37,7 +38,8 @@ struct ds_link {
     pthread_mutex_t lock; /* guards the members below */
     pthread_cond_t changed;
     uint64_t asked, acked;
-    bool over, closing;
+    bool over, closing, waits; /* waits: a ds_link_get() does */
+    struct ds_buf answer;      /* what it gets; empty: nothing yet */
     void (*on_abort)(void *user);
     void *user;
     void (*where)(void *user, char *out, size_t cap);
@@ -173,6 +175,15 @@ static void answer_where(struct ds_link *link)
     (void)pthread_mutex_unlock(&link->out_lock);
 }
 
+static void take_answer(struct ds_link *link, const struct ds_frame *frame)
+{
+    (void)pthread_mutex_lock(&link->lock);
+    if (link->waits && link->answer.len == 0) /* else: an answer that came too late */
+        (void)ds_buf_put(&link->answer, frame->payload, frame->len);
+    (void)pthread_cond_broadcast(&link->changed);
+    (void)pthread_mutex_unlock(&link->lock);
+}
+
 static void take_frame(struct ds_link *link, const struct ds_frame *frame)
 {
     uint32_t signum = 0;
@@ -182,6 +193,10 @@ static void take_frame(struct ds_link *link, const struct ds_frame *frame)
         link->acked++;
         (void)pthread_cond_broadcast(&link->changed);
         (void)pthread_mutex_unlock(&link->lock);
+        return;
+    }
+    if (frame->type == DS_WIRE_STORE) {
+        take_answer(link, frame);
         return;
     }
     if (frame->type == DS_WIRE_SIGNAL && frame->len == sizeof(signum))
@@ -247,6 +262,7 @@ int ds_link_open(struct ds_link **out, int fd, uint32_t rank, struct ds_buf *spe
     link->rank = rank;
     ds_buf_init(&link->in, MAX_INPUT);
     ds_buf_init(&link->out, MAX_INPUT);
+    ds_buf_init(&link->answer, DS_MAX_FRAME_BYTES);
     (void)pthread_mutex_init(&link->out_lock, NULL);
     (void)pthread_mutex_init(&link->lock, NULL);
     (void)pthread_cond_init(&link->changed, NULL);
@@ -282,6 +298,9 @@ void ds_link_close(struct ds_link *link)
     (void)pthread_mutex_destroy(&link->out_lock);
     ds_buf_release(&link->in);
     ds_buf_release(&link->out);
+    if (link->answer.data != NULL)
+        explicit_bzero(link->answer.data, link->answer.cap); /* it may hold the job's key */
+    ds_buf_release(&link->answer);
     free(link);
 }
 
@@ -385,10 +404,10 @@ int ds_link_flush(struct ds_link *link, struct ds_error *err)
     return rc;
 }
 
-bool ds_link_wait_over(struct ds_link *link, unsigned timeout_ms)
+/* The time in `timeout_ms` as the condition variable counts it. */
+static struct timespec deadline(unsigned timeout_ms)
 {
     struct timespec until;
-    bool over;
 
     (void)clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += timeout_ms / 1000;
@@ -397,12 +416,95 @@ bool ds_link_wait_over(struct ds_link *link, unsigned timeout_ms)
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
+    return until;
+}
+
+bool ds_link_wait_over(struct ds_link *link, unsigned timeout_ms)
+{
+    struct timespec until = deadline(timeout_ms);
+    bool over;
+
     (void)pthread_mutex_lock(&link->lock);
     while (!link->over && pthread_cond_timedwait(&link->changed, &link->lock, &until) == 0)
         continue;
     over = link->over;
     (void)pthread_mutex_unlock(&link->lock);
     return over;
+}
+
+/* --- rendezvous ------------------------------------------------------------------------------- */
+
+static int send_note(struct ds_link *link, const struct ds_store_note *note, struct ds_error *err)
+{
+    struct ds_buf bytes;
+    int rc;
+
+    ds_buf_init(&bytes, DS_MAX_FRAME_BYTES);
+    rc = ds_store_note_put(&bytes, note);
+    if (rc != 0)
+        rc = ds_fail(err, -rc, "no memory for a rendezvous note");
+    (void)pthread_mutex_lock(&link->out_lock);
+    if (rc == 0)
+        rc = send_frame(link, DS_WIRE_STORE, 0, bytes.data, bytes.len, err);
+    (void)pthread_mutex_unlock(&link->out_lock);
+    ds_buf_release(&bytes);
+    return rc;
+}
+
+int ds_link_put(struct ds_link *link, const char *key, const void *value, size_t bytes,
+                struct ds_error *err)
+{
+    const struct ds_store_note note = {.what = DS_STORE_PUT,
+                                       .key = key,
+                                       .key_bytes = (uint32_t)strlen(key),
+                                       .rest = value,
+                                       .rest_bytes = (uint32_t)bytes};
+
+    return send_note(link, &note, err);
+}
+
+/* lock is held: until an answer is there, the line ends, or time is up. */
+static int wait_answer(struct ds_link *link, const char *key, unsigned timeout_ms,
+                       struct ds_error *err)
+{
+    struct timespec until = deadline(timeout_ms);
+    bool late = false;
+
+    while (link->answer.len == 0 && !link->over && !link->answer.failed && !late)
+        late = pthread_cond_timedwait(&link->changed, &link->lock, &until) == ETIMEDOUT;
+    if (link->answer.len > 0)
+        return 0;
+    if (link->over)
+        return ds_fail(err, ECANCELED, "the line to the agent has ended");
+    if (link->answer.failed)
+        return ds_fail(err, ENOMEM, "no memory for the rendezvous answer '%s'", key);
+    return ds_fail(err, ETIMEDOUT, "the rendezvous '%s' was not answered within %u ms", key,
+                   timeout_ms);
+}
+
+int ds_link_get(struct ds_link *link, const char *key, uint32_t count, unsigned timeout_ms,
+                struct ds_buf *answer, struct ds_error *err)
+{
+    const struct ds_store_note note = {.what = DS_STORE_GET,
+                                       .count = count,
+                                       .key = key,
+                                       .key_bytes = (uint32_t)strlen(key),
+                                       .rest = ""};
+    int rc;
+
+    (void)pthread_mutex_lock(&link->lock);
+    ds_buf_reset(&link->answer);
+    link->waits = true;
+    (void)pthread_mutex_unlock(&link->lock);
+    rc = send_note(link, &note, err);
+    (void)pthread_mutex_lock(&link->lock);
+    if (rc == 0)
+        rc = wait_answer(link, key, timeout_ms, err);
+    link->waits = false;
+    if (rc == 0 && ds_buf_put(answer, link->answer.data, link->answer.len) != 0)
+        rc = ds_fail(err, ENOMEM, "no memory for the rendezvous answer '%s'", key);
+    (void)pthread_mutex_unlock(&link->lock);
+    return rc;
 }
 
 bool ds_link_stop_requested(const struct ds_link *link)

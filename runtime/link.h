@@ -14,8 +14,8 @@
  * thread answers with an event "where", whatever the others wait for.
  *
  * One thread of the worker reads: SIGNAL(STOP) sets a flag, SIGNAL(ABORT) or the end of the line
- * calls `on_abort` once, ACK wakes ds_link_flush().  Writing is done under a lock by any thread.
- * SIGTERM and SIGINT of the process count as SIGNAL(STOP).
+ * calls `on_abort` once, ACK wakes ds_link_flush(), STORE ds_link_get().  Writing is done under a
+ * lock by any thread.  SIGTERM and SIGINT of the process count as SIGNAL(STOP).
  *
  * Tests   tests/engine/test_link.c
  */
@@ -56,6 +56,15 @@ void ds_link_on_where(struct ds_link *link, void (*where)(void *user, char *out,
 
 /* Wait until the launcher has on disk everything sent so far.  -ECANCELED when the line ends. */
 int ds_link_flush(struct ds_link *link, struct ds_error *err) DS_NODISCARD;
+
+/* Rendezvous with the other ranks through the launcher (base/rendezvous.h).  Put a key once. */
+int ds_link_put(struct ds_link *link, const char *key, const void *value, size_t bytes,
+                struct ds_error *err) DS_NODISCARD;
+/* Wait for the value of `key` (count 0) or for `count` keys that begin with it; `answer` becomes
+ * the payload of the frame, read with ds_store_note_get().  One thread at a time.
+ * -ECANCELED when the line ends, -ETIMEDOUT. */
+int ds_link_get(struct ds_link *link, const char *key, uint32_t count, unsigned timeout_ms,
+                struct ds_buf *answer, struct ds_error *err) DS_NODISCARD;
 
 /* Wait until the job is over for this rank, at most `timeout_ms`; true when it is. */
 bool ds_link_wait_over(struct ds_link *link, unsigned timeout_ms);

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/exit.h"
+#include "runtime/peers.h"
 #include "runtime/optim.h"
 #include "runtime/trainer.h"
 
@@ -29,8 +30,10 @@ static void on_abort(void *user)
 static int open_comm(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_train_args *args = trainer->args;
+    const bool far = args->local_world < args->world;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    const struct ds_comm_args comm = {
+    struct ds_peers meet;
+    struct ds_comm_args comm = {
         .backend = "host",
         .rank = args->rank,
         .world = args->world,
@@ -39,8 +42,19 @@ static int open_comm(struct ds_trainer *trainer, struct ds_error *err)
         .timeout_ms = COMM_TIMEOUT_MS,
         .spin = cores >= (long)args->local_world * (long)args->threads ? SPIN_POLLS : 0,
     };
-    int rc = ds_comm_open(&trainer->comm, &comm, err);
+    int rc = 0;
 
+    if (far) {
+        comm.local_rank = args->local_rank;
+        comm.local_world = args->local_world;
+        comm.meet = &meet.comm;
+        rc = ds_peers_init(&meet, args->link, args->rank, args->world, args->node,
+                           args->job->launch.interface, err);
+    }
+    if (rc == 0)
+        rc = ds_comm_open(&trainer->comm, &comm, err);
+    if (far)
+        ds_peers_release(&meet);
     if (rc == 0)
         ds_link_on_abort(args->link, on_abort, trainer->comm);
     return rc;

@@ -22,9 +22,10 @@ struct ds_train_args {
     const struct ds_job *job;
     const char *run_dir; /* absolute */
     struct ds_link *link;
-    unsigned rank, world, local_world, threads, attempt;
-    unsigned cores; /* this rank may use, >= 1 */
-    int shm_fd;     /* taken; -1 when world is 1 */
+    unsigned rank, world, threads, attempt;
+    unsigned local_rank, local_world, node; /* on this host; its number */
+    unsigned cores;                         /* this rank may use, >= 1 */
+    int shm_fd;                             /* taken; -1 when world is 1 */
 };
 
 /* Train.  Returns 0 and the exit code of the process in *code (0 done, 75 stopped after a

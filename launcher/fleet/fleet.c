@@ -246,6 +246,7 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
                                   .close_ns = CLOSE_NS,
                                   .silent_ns = (uint64_t)(args->heartbeat_s * 1e9),
                                   .hang_ns = (uint64_t)(args->hang_s * 1e9)};
+    int rc;
 
     super.abort_ns = args->spec->link && super.grace_ns > ABORT_NS ? ABORT_NS : super.grace_ns;
     fleet->host = calloc(args->places, sizeof(*fleet->host));
@@ -272,7 +273,8 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
     super.host = fleet->hosts;
     super.rank = fleet->ranks;
     ds_supervise_init(&fleet->super, &super, ds_clock_mono_ns());
-    return ds_meet_init(&fleet->meet, args->place, args->places, err);
+    rc = ds_meet_init(&fleet->meet, args->place, args->places, err);
+    return rc != 0 ? rc : ds_store_init(&fleet->store, args->world, ds__fleet_answer, fleet, err);
 }
 
 static void attempt_release(struct ds_fleet *fleet)
@@ -288,6 +290,7 @@ static void attempt_release(struct ds_fleet *fleet)
     fleet->starter = NULL;
     ds_reap_all();
     ds_meet_release(&fleet->meet);
+    ds_store_release(&fleet->store);
     free(fleet->host);
     free(fleet->hosts);
     free(fleet->ranks);

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "launcher/fleet/logmux.h"
 #include "launcher/fleet/meet.h"
+#include "launcher/fleet/store.h"
 #include "launcher/fleet/supervise.h"
 #include "launcher/hosts/placement.h"
 #include "launcher/loop.h"
@@ -86,6 +87,7 @@ struct ds_fleet {
     struct ds_super_host *hosts;
     bool *lost;
     struct ds_supervise super;
+    struct ds_store store;   /* of the attempt, with its job key */
     struct ds_error broken;  /* why the launcher itself cannot go on */
     struct ds_error refused; /* why the first host could not be started, while none was up */
     uint32_t up, down;       /* hosts that were, and that could not be */

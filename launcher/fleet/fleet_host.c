@@ -131,6 +131,17 @@ static int on_ready(struct ds_fleet_host *host, const struct ds_frame *frame, st
     return 0;
 }
 
+void ds__fleet_answer(void *user, uint32_t rank, const void *payload, size_t len)
+{
+    const struct ds_frame frame = {
+        .type = DS_WIRE_STORE, .rank = rank, .payload = payload, .len = (uint32_t)len};
+    const struct ds_fleet *fleet = user;
+    struct ds_fleet_host *host =
+        &fleet->host[ds_place_of(fleet->args->place, fleet->args->places, rank)];
+
+    host->ended = ds_channel_send(&host->channel, &frame) != 0 || host->ended;
+}
+
 static int on_host_frame(struct ds_fleet_host *host, const struct ds_frame *frame,
                          struct ds_error *err)
 {
@@ -174,6 +185,8 @@ static int on_frame(struct ds_channel *channel, const struct ds_frame *frame, st
     case DS_WIRE_EVENT: on_text(host, frame); return 0;
     case DS_WIRE_BEAT: return on_beat(host, frame, err);
     case DS_WIRE_EXIT: return on_exit_frame(host, frame, err);
+    case DS_WIRE_STORE:
+        return ds_store_take(&host->fleet->store, frame->rank, frame->payload, frame->len, err);
     default: return ds_fail(err, EPROTO, "its agent sent %s", ds_wire_type_name(frame->type));
     }
 }

@@ -48,4 +48,7 @@ void ds__host_drop(struct ds_fleet_host *host);
 /* Put away a host whose line has ended, and say how its agent did. */
 void ds__host_close(struct ds_fleet_host *host);
 
+/* The store's answer to a rank; a host that takes none is lost.  `user` is the fleet. */
+void ds__fleet_answer(void *user, uint32_t rank, const void *payload, size_t len);
+
 #endif

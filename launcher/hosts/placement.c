@@ -62,3 +62,18 @@ uint32_t ds_placement_slot(const struct ds_place *place, uint32_t local)
 {
     return place->spec != NULL && place->spec->slot != NULL ? place->spec->slot[local] : local;
 }
+
+uint32_t ds_place_of(const struct ds_place *place, uint32_t places, uint32_t rank)
+{
+    uint32_t lo = 0, hi = places;
+
+    while (hi - lo > 1) { /* places are in the order of their ranks */
+        uint32_t middle = lo + (hi - lo) / 2;
+
+        if (place[middle].first_rank <= rank)
+            lo = middle;
+        else
+            hi = middle;
+    }
+    return lo;
+}

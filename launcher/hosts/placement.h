@@ -36,6 +36,9 @@ struct ds_placement_args {
 int ds_placement_build(struct ds_placement *placement, struct ds_roster *roster,
                        const struct ds_placement_args *args, struct ds_error *err) DS_NODISCARD;
 
+/* The index of the place that holds `rank`, which is below the number of all ranks. */
+uint32_t ds_place_of(const struct ds_place *place, uint32_t places, uint32_t rank);
+
 /* The slot of rank `place->first_rank + local` on its host. */
 uint32_t ds_placement_slot(const struct ds_place *place, uint32_t local);
 

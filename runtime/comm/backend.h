@@ -41,9 +41,9 @@ struct ds_comm_backend {
 struct ds_comm {
     const struct ds_comm_backend *backend;
     unsigned rank, world;
-    unsigned groups;  /* split off so far */
-    bool is_group;    /* was split off itself */
-    uint64_t wait_ns; /* counted by the backend */
+    unsigned groups;              /* split off so far */
+    bool is_group;                /* was split off itself */
+    uint64_t wait_ns, sent_bytes; /* counted by the backend */
     struct ds_comm_stats stats[DS_COMM_OP_COUNT];
 };
 

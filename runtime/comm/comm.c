@@ -16,27 +16,17 @@
 
 static const struct ds_comm_backend *const backends[] = {&ds_comm_backend_host};
 
-static const struct {
-    const char *name;
-    unsigned trips;
-} ops[DS_COMM_OP_COUNT] = {
-#define X(id, name, trips) [DS_COMM_##id] = {#name, trips},
-    DS_COMM_OPS(X)
-#undef X
-};
-
-const char *ds_comm_op_name(unsigned op)
-{
-    return op < DS_COMM_OP_COUNT ? ops[op].name : "unknown";
-}
-
 static int check_args(const struct ds_comm_args *args, struct ds_error *err)
 {
     if (args->world == 0 || args->world > DS_MAX_SLOTS)
         return ds_fail(err, EINVAL, "world size %u is not in 1 to %d", args->world, DS_MAX_SLOTS);
     if (args->rank >= args->world)
         return ds_fail(err, EINVAL, "rank %u is not below world size %u", args->rank, args->world);
-    if (args->shm_fd < 0 && args->world > 1)
+    if (args->meet != NULL && (args->local_world == 0 || args->local_world > args->world ||
+                               args->local_rank >= args->local_world))
+        return ds_fail(err, EINVAL, "rank %u of %u on a host does not fit a world of %u",
+                       args->local_rank, args->local_world, args->world);
+    if (args->shm_fd < 0 && (args->meet != NULL ? args->local_world : args->world) > 1)
         return ds_fail(err, EINVAL, "%u ranks need shared memory and there is none", args->world);
     return 0;
 }
@@ -92,27 +82,21 @@ void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats)
     for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
         stats->calls += comm->stats[op].calls;
         stats->bytes += comm->stats[op].bytes;
+        stats->sent += comm->stats[op].sent;
         stats->wait_ns += comm->stats[op].wait_ns;
         stats->work_ns += comm->stats[op].work_ns;
     }
 }
 
-/* trips x bytes x (world - 1) / world, in an order that cannot overflow before the result does. */
-uint64_t ds_comm_wire_bytes(enum ds_comm_op op, uint64_t bytes, uint64_t world)
-{
-    uint64_t all = ops[op].trips * bytes;
-
-    return all / world * (world - 1) + all % world * (world - 1) / world;
-}
-
 static int dispatch(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds_comm_stats *stats = &comm->stats[call->op];
-    uint64_t waited = comm->wait_ns, began = ds_clock_mono_ns();
+    uint64_t waited = comm->wait_ns, sent = comm->sent_bytes, began = ds_clock_mono_ns();
     int rc = comm->backend->run[call->op](comm, call, err);
 
     waited = comm->wait_ns - waited;
     stats->wait_ns += waited;
+    stats->sent += comm->sent_bytes - sent;
     stats->work_ns += ds_clock_mono_ns() - began - waited;
     if (rc < 0)
         return rc;
@@ -126,7 +110,8 @@ static int vector_call(struct ds_comm *comm, enum ds_comm_op op, void *buf, size
                        struct ds_error *err)
 {
     if (n > SIZE_MAX / 2 / size)
-        return ds_fail(err, EINVAL, "%s of %zu elements does not fit in memory", ops[op].name, n);
+        return ds_fail(err, EINVAL, "%s of %zu elements does not fit in memory",
+                       ds_comm_op_name(op), n);
     return dispatch(comm, &(struct ds_comm_call){.op = op, .buf = buf, .bytes = n * size}, err);
 }
 
@@ -135,7 +120,7 @@ static int check_shards(const struct ds_comm *comm, enum ds_comm_op op, size_t n
 {
     if (n % comm->world != 0)
         return ds_fail(err, EINVAL, "%s of %zu elements cannot be cut into %u equal shards",
-                       ops[op].name, n, comm->world);
+                       ds_comm_op_name(op), n, comm->world);
     return 0;
 }
 
@@ -181,7 +166,7 @@ int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned ro
     return dispatch(comm, &call, err);
 }
 
-/* --- groups --------------------------------------------------------------------------------- */
+/* --- groups -------------------------------------------------------------------------------- */
 
 static int check_group(const struct ds_comm *comm, const struct ds_comm_group *group,
                        struct ds_error *err)

@@ -24,6 +24,12 @@
  * A wait ends with -ECANCELED once ds_comm_abort() was called in this process (from any thread) or
  * a peer aborted, and with -ETIMEDOUT after `timeout_ms` without progress.
  *
+ * Several hosts: with `meet`, ranks of different hosts are connected by TCP, every pair before
+ * ds_comm_open() returns; connections are mutually authenticated by the job's key, not encrypted.
+ * Inside a host memory is shared as ever; only sums that are whole subtrees of the one tree are
+ * formed there, so that the bits do not depend on who shares a host.  When a peer hangs up, its
+ * partners get -ECONNRESET and the ranks beside them -ECANCELED, for good.
+ *
  * Shared memory: the backend `host` maps one region inherited from the agent (an anonymous memfd)
  * that holds control words and one arena per rank.  Buffers inside the arena are reduced in place,
  * read by all ranks without a copy; any other buffer is staged through a bounded window of it.
@@ -63,13 +69,29 @@ enum {
     DS_COMM_MAX_GROUPS = 4 /* that a rank splits off */
 };
 
+enum { DS_COMM_KEY_BYTES = 32 };
+
+/* How ranks on several hosts find and trust each other. */
+struct ds_comm_meet {
+    const char *host;    /* this one's name, for messages */
+    const char *address; /* numeric, of this host: where to listen and where from to connect */
+    uint32_t node;       /* the same for ranks that share memory, another for any other rank */
+    const uint8_t *key;  /* DS_COMM_KEY_BYTES that only ranks of this job know */
+    unsigned timeout_ms; /* until every pair of ranks is connected */
+    /* Everybody's `bytes` bytes, in the order of ranks, through a channel that is safe already. */
+    int (*gather)(void *user, const void *mine, size_t bytes, void *all, struct ds_error *err);
+    void *user;
+};
+
 struct ds_comm_args {
     const char *backend; /* "host" */
     unsigned rank, world;
-    int shm_fd;          /* borrowed; -1: private memory, world must be 1 */
-    size_t arena_bytes;  /* the same on every rank */
-    uint64_t timeout_ms; /* 0: wait for ever */
-    unsigned spin;       /* polls before sleeping; 0 where ranks outnumber cores */
+    unsigned local_rank, local_world; /* on this host; 0, 0: all ranks are */
+    const struct ds_comm_meet *meet;  /* NULL: all ranks are on this host; borrowed during open */
+    int shm_fd;                       /* borrowed; -1: private memory, world must be 1 */
+    size_t arena_bytes;               /* the same on every rank */
+    uint64_t timeout_ms;              /* 0: wait for ever */
+    unsigned spin;                    /* polls before sleeping; 0 where ranks outnumber cores */
 };
 
 int ds_comm_open(struct ds_comm **comm, const struct ds_comm_args *args, struct ds_error *err)
@@ -91,7 +113,8 @@ int ds_comm_split(struct ds_comm *comm, const struct ds_comm_group *group, struc
 unsigned ds_comm_rank(const struct ds_comm *comm);
 unsigned ds_comm_world(const struct ds_comm *comm);
 
-/* Bytes of shared memory per rank beside the arena (control, staging): pure, for the plan. */
+/* Bytes of shared memory per rank beside the arena (control, staging): pure, for the plan.
+ * `world` is the number of ranks on one host. */
 size_t ds_comm_overhead_bytes(unsigned world);
 
 /* This rank's arena: arena_bytes, zeroed, page-aligned.  Owned by the comm. */
@@ -119,6 +142,7 @@ void ds_comm_abort(struct ds_comm *comm);
 /* Counted since open, for the plan's wire formulas and the comm log. */
 struct ds_comm_stats {
     uint64_t calls, bytes; /* bytes a rank would put on a wire: 2 n (w-1)/w for all_reduce ... */
+    uint64_t sent;         /* bytes of payload given to TCP by this rank; 0 inside a host */
     uint64_t wait_ns, work_ns;
 };
 void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats); /* of all operations */

@@ -5,19 +5,25 @@
  *
  *     host.c       open, split, close; who does what
  *     host_shm.c   the members of a group that share a host: posts, barriers, windows, collectives
+ *     host_net.c   the collectives of a group on several hosts, by exchanges of net.h
  *
  * Private to runtime/comm/.
  */
 #ifndef DS_RUNTIME_COMM_HOST_H
 #define DS_RUNTIME_COMM_HOST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/limits.h"
 #include "runtime/comm/backend.h"
+#include "runtime/comm/mesh.h"
+#include "runtime/comm/net.h"
 #include "runtime/comm/region.h"
 #include "runtime/comm/sync.h"
 #include "runtime/comm/tree.h"
+
+enum { DS_HOST_HALF_BYTES = DS_REGION_WINDOW_BYTES / 2 };
 
 struct ds__host {
     struct ds_comm base;     /* first: what callers hold */
@@ -25,11 +31,27 @@ struct ds__host {
     struct ds__region store; /* of the root; groups use it through sync.region */
     struct ds__sync sync;    /* who of the group is on this host, and their barrier */
     unsigned desk[DS_MAX_SLOTS], name[DS_MAX_SLOTS];
-    uint32_t calls;            /* its lowest bit picks the post in use */
+    struct ds__mesh mesh; /* of the root, when there are several hosts */
+    struct ds__net net;   /* of a group on several hosts; else net.edges is 0 and layout empty */
+    uint32_t calls;       /* its lowest bit picks the post in use */
     float *peer[DS_MAX_SLOTS]; /* where each member's part of the present work lies */
     double column[DS_MAX_SLOTS];
     float scratch[DS_TREE_SCRATCH];
 };
+
+/* Show a call to the members on this host and see that all make the same; one barrier. */
+int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
+int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
+struct ds__post *ds__shm_post(const struct ds__host *host, unsigned member);
+/* Fill peer[] of members [first, last]; false: one of them has its buffer outside its arena. */
+bool ds__shm_find_buffers(struct ds__host *host, unsigned first, unsigned last);
+/* Fill peer[] with the first halves of the members' windows. */
+void ds__shm_find_windows(struct ds__host *host, size_t chunk);
+
+/* A group on several hosts. */
+int ds__net_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
+                           struct ds_error *err);
+int ds__net_vector(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
 
 /* A group all of whose ranks are on this host; members are in the order of their ranks. */
 int ds__shm_meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);

@@ -21,7 +21,7 @@
 
 enum {
     SLICE_ELEMS = DS_REGION_LINE / (int)sizeof(float), /* slices start on a cache line */
-    HALF_BYTES = DS_REGION_WINDOW_BYTES / 2
+    HALF_BYTES = DS_HOST_HALF_BYTES
 };
 
 struct range {
@@ -39,9 +39,9 @@ static unsigned char *arena_of(const struct ds__host *host, unsigned member)
     return ds__region_arena(host->sync.region, host->desk[member]);
 }
 
-/* --- posts ---------------------------------------------------------------------------------- */
+/* --- posts --------------------------------------------------------------------------------- */
 
-static struct ds__post *post_of(const struct ds__host *host, unsigned rank)
+struct ds__post *ds__shm_post(const struct ds__host *host, unsigned rank)
 {
     return &ds__region_seat(host->sync.region, host->desk[rank], host->sync.slot)
                 ->post[host->calls & 1];
@@ -60,7 +60,7 @@ static uint64_t offset_in_arena(const struct ds__host *host, const struct ds_com
 static int describe_mismatch(const struct ds__host *host, const struct ds__post *mine,
                              unsigned rank, struct ds_error *err)
 {
-    const struct ds__post *its = post_of(host, rank);
+    const struct ds__post *its = ds__shm_post(host, rank);
 
     return ds_fail(err, EPROTO,
                    "rank %u calls %s of %" PRIu64 " bytes (root %" PRIu32
@@ -71,10 +71,10 @@ static int describe_mismatch(const struct ds__host *host, const struct ds__post 
 
 static int compare_posts(const struct ds__host *host, struct ds_error *err)
 {
-    const struct ds__post *mine = post_of(host, host->sync.me);
+    const struct ds__post *mine = ds__shm_post(host, host->sync.me);
 
     for (unsigned rank = 0; rank < host->sync.members; rank++) {
-        const struct ds__post *its = post_of(host, rank);
+        const struct ds__post *its = ds__shm_post(host, rank);
         bool fits = its->offset == DS_REGION_OUTSIDE ||
                     (its->offset <= host->sync.region->arena_bytes &&
                      its->bytes <= host->sync.region->arena_bytes - its->offset);
@@ -88,38 +88,38 @@ static int compare_posts(const struct ds__host *host, struct ds_error *err)
     return 0;
 }
 
-static int barrier(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
+int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
     int rc = ds__sync_barrier(&host->sync, call, err);
 
-    host->base.wait_ns = host->sync.wait_ns;
+    host->base.wait_ns = host->sync.wait_ns + host->net.wait_ns;
     return rc;
 }
 
 /* Show the call, meet the others, see that all make the same. */
-static int enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
+int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__post *post;
     int rc;
 
     host->calls++;
-    post = post_of(host, host->sync.me);
+    post = ds__shm_post(host, host->sync.me);
     post->op = call->op;
     post->root = call->root;
     post->bytes = call->bytes;
     post->offset = offset_in_arena(host, call);
     if (call->op == DS_COMM_ALL_REDUCE_F64 && call->bytes != 0)
         memcpy(post->f64, call->buf, call->bytes);
-    rc = barrier(host, call, err);
+    rc = ds__shm_barrier(host, call, err);
     return rc < 0 ? rc : compare_posts(host, err);
 }
 
 /* Where every rank's buffer lies, as far as the ranks in [first, last] go; false when one of them
  * is outside its arena.  All ranks come to the same answer. */
-static bool find_buffers(struct ds__host *host, unsigned first, unsigned last)
+bool ds__shm_find_buffers(struct ds__host *host, unsigned first, unsigned last)
 {
     for (unsigned rank = first; rank <= last; rank++) {
-        uint64_t offset = post_of(host, rank)->offset;
+        uint64_t offset = ds__shm_post(host, rank)->offset;
 
         if (offset == DS_REGION_OUTSIDE)
             return false;
@@ -128,7 +128,7 @@ static bool find_buffers(struct ds__host *host, unsigned first, unsigned last)
     return true;
 }
 
-/* --- windows -------------------------------------------------------------------------------- */
+/* --- windows ------------------------------------------------------------------------------- */
 
 static unsigned char *half_window(const struct ds__host *host, unsigned rank, size_t chunk)
 {
@@ -158,7 +158,7 @@ static struct range slice_range(size_t n, unsigned rank, unsigned world)
     return (struct range){at, n - at < elems ? n - at : elems};
 }
 
-/* --- all-reduce ----------------------------------------------------------------------------- */
+/* --- all-reduce ---------------------------------------------------------------------------- */
 
 /* Add this rank's slice of the n elements at peer[] and give the sum to everyone. */
 static void reduce_slice(struct ds__host *host, size_t n)
@@ -172,7 +172,7 @@ static void reduce_slice(struct ds__host *host, size_t n)
     ds__tree_sum_all_f32(host->peer, host->sync.members, mine.len, host->scratch);
 }
 
-static void find_windows(struct ds__host *host, size_t chunk)
+void ds__shm_find_windows(struct ds__host *host, size_t chunk)
 {
     for (unsigned rank = 0; rank < host->sync.members; rank++)
         host->peer[rank] = (float *)(void *)half_window(host, rank, chunk);
@@ -188,16 +188,16 @@ static int all_reduce_staged(struct ds__host *host, const struct ds_comm_call *c
     int rc = 0;
 
     memcpy(half_window(host, host->sync.me, 0), buf, next.len * sizeof(*buf));
-    rc = barrier(host, call, err);
+    rc = ds__shm_barrier(host, call, err);
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
-        find_windows(host, k);
+        ds__shm_find_windows(host, k);
         now = next;
         reduce_slice(host, now.len);
         if (k + 1 < chunks) {
             next = chunk_range(n, chunk_elems, k + 1);
             memcpy(half_window(host, host->sync.me, k + 1), buf + next.at, next.len * sizeof(*buf));
         }
-        rc = barrier(host, call, err);
+        rc = ds__shm_barrier(host, call, err);
         if (rc == 0)
             memcpy(buf + now.at, half_window(host, host->sync.me, k), now.len * sizeof(*buf));
     }
@@ -208,14 +208,14 @@ int ds__shm_all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call
                            struct ds_error *err)
 {
     struct ds__host *host = host_of(comm);
-    int rc = enter(host, call, err);
+    int rc = ds__shm_enter(host, call, err);
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
         return rc;
-    if (!find_buffers(host, 0, comm->world - 1))
+    if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return all_reduce_staged(host, call, err);
     reduce_slice(host, call->bytes / sizeof(float));
-    return barrier(host, call, err);
+    return ds__shm_barrier(host, call, err);
 }
 
 /* The numbers travel in the posts; everyone adds them all up, so one barrier is enough. */
@@ -224,19 +224,19 @@ int ds__shm_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call
 {
     struct ds__host *host = host_of(comm);
     double *buf = call->buf;
-    int rc = enter(host, call, err);
+    int rc = ds__shm_enter(host, call, err);
 
     if (rc < 0)
         return rc;
     for (size_t i = 0; i < call->bytes / sizeof(*buf); i++) {
         for (unsigned rank = 0; rank < comm->world; rank++)
-            host->column[rank] = post_of(host, rank)->f64[i];
+            host->column[rank] = ds__shm_post(host, rank)->f64[i];
         buf[i] = ds__tree_sum_f64(host->column, comm->world);
     }
     return 0;
 }
 
-/* --- reduce-scatter ------------------------------------------------------------------------- */
+/* --- reduce-scatter ------------------------------------------------------------------------ */
 
 /* Put elements `part` of every shard of `buf` end to end into this rank's half window. */
 static void stage_shards(struct ds__host *host, const float *buf, size_t shard, struct range part,
@@ -260,10 +260,10 @@ static int reduce_scatter_staged(struct ds__host *host, const struct ds_comm_cal
     int rc;
 
     stage_shards(host, buf, shard, next, 0);
-    rc = barrier(host, call, err);
+    rc = ds__shm_barrier(host, call, err);
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
         now = next;
-        find_windows(host, k);
+        ds__shm_find_windows(host, k);
         for (unsigned peer = 0; peer < world; peer++)
             host->peer[peer] += rank * now.len;
         ds__tree_sum_f32(buf + rank * shard + now.at, (const float *const *)host->peer, world,
@@ -272,7 +272,7 @@ static int reduce_scatter_staged(struct ds__host *host, const struct ds_comm_cal
             next = chunk_range(shard, chunk_elems, k + 1);
             stage_shards(host, buf, shard, next, k + 1);
         }
-        rc = barrier(host, call, err);
+        rc = ds__shm_barrier(host, call, err);
     }
     return rc;
 }
@@ -282,20 +282,20 @@ int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call
 {
     struct ds__host *host = host_of(comm);
     size_t shard = call->bytes / sizeof(float) / comm->world;
-    int rc = enter(host, call, err);
+    int rc = ds__shm_enter(host, call, err);
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
         return rc;
-    if (!find_buffers(host, 0, comm->world - 1))
+    if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return reduce_scatter_staged(host, call, err);
     for (unsigned peer = 0; peer < comm->world; peer++)
         host->peer[peer] += comm->rank * shard;
     ds__tree_sum_f32(host->peer[comm->rank], (const float *const *)host->peer, comm->world, shard,
                      host->scratch);
-    return barrier(host, call, err);
+    return ds__shm_barrier(host, call, err);
 }
 
-/* --- all-gather ----------------------------------------------------------------------------- */
+/* --- all-gather ---------------------------------------------------------------------------- */
 
 static int all_gather_staged(struct ds__host *host, const struct ds_comm_call *call,
                              struct ds_error *err)
@@ -307,7 +307,7 @@ static int all_gather_staged(struct ds__host *host, const struct ds_comm_call *c
     int rc;
 
     memcpy(half_window(host, me, 0), buf + me * shard, next.len);
-    rc = barrier(host, call, err);
+    rc = ds__shm_barrier(host, call, err);
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
         now = next;
         for (unsigned rank = 0; rank < world; rank++)
@@ -317,7 +317,7 @@ static int all_gather_staged(struct ds__host *host, const struct ds_comm_call *c
             next = chunk_range(shard, HALF_BYTES, k + 1);
             memcpy(half_window(host, me, k + 1), buf + me * shard + next.at, next.len);
         }
-        rc = barrier(host, call, err);
+        rc = ds__shm_barrier(host, call, err);
     }
     return rc;
 }
@@ -326,20 +326,20 @@ int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, st
 {
     struct ds__host *host = host_of(comm);
     size_t shard = call->bytes / comm->world;
-    int rc = enter(host, call, err);
+    int rc = ds__shm_enter(host, call, err);
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
         return rc;
-    if (!find_buffers(host, 0, comm->world - 1))
+    if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return all_gather_staged(host, call, err);
     for (unsigned rank = 0; rank < comm->world; rank++)
         if (rank != comm->rank)
             memcpy((unsigned char *)call->buf + rank * shard,
                    (unsigned char *)host->peer[rank] + rank * shard, shard);
-    return barrier(host, call, err);
+    return ds__shm_barrier(host, call, err);
 }
 
-/* --- broadcast ------------------------------------------------------------------------------ */
+/* --- broadcast ----------------------------------------------------------------------------- */
 
 static int broadcast_staged(struct ds__host *host, const struct ds_comm_call *call,
                             struct ds_error *err)
@@ -354,29 +354,29 @@ static int broadcast_staged(struct ds__host *host, const struct ds_comm_call *ca
 
         if (root)
             memcpy(half_window(host, call->root, k), buf + now.at, now.len);
-        rc = barrier(host, call, err);
+        rc = ds__shm_barrier(host, call, err);
         if (rc == 0 && !root)
             memcpy(buf + now.at, half_window(host, call->root, k), now.len);
     }
     /* The half that was read last may be filled again by the next operation. */
-    return rc < 0 ? rc : barrier(host, call, err);
+    return rc < 0 ? rc : ds__shm_barrier(host, call, err);
 }
 
 int ds__shm_broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__host *host = host_of(comm);
-    int rc = enter(host, call, err);
+    int rc = ds__shm_enter(host, call, err);
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
         return rc;
-    if (!find_buffers(host, call->root, call->root))
+    if (!ds__shm_find_buffers(host, call->root, call->root))
         return broadcast_staged(host, call, err);
     if (comm->rank != call->root)
         memcpy(call->buf, host->peer[call->root], call->bytes);
-    return barrier(host, call, err);
+    return ds__shm_barrier(host, call, err);
 }
 
 int ds__shm_meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    return enter(host_of(comm), call, err);
+    return ds__shm_enter(host_of(comm), call, err);
 }

@@ -42,6 +42,16 @@ size_t ds__region_overhead_bytes(unsigned ranks)
     return windows_at(ranks) + ranks * window_bytes(ranks);
 }
 
+size_t ds_comm_overhead_bytes(unsigned world)
+{
+    size_t all;
+
+    if (world == 0)
+        return 0;
+    all = ds__region_overhead_bytes(world);
+    return all / world + (all % world != 0);
+}
+
 struct ds__control *ds__region_control(const struct ds__region *region)
 {
     return (struct ds__control *)(void *)region->base;
@@ -72,7 +82,9 @@ unsigned char *ds__region_arena(const struct ds__region *region, unsigned rank)
 
 static int draw(struct ds__region *region, const struct ds__region_args *args, struct ds_error *err)
 {
-    size_t overhead = ds__region_overhead_bytes(args->ranks), room = PTRDIFF_MAX - overhead;
+    size_t window = args->windows ? DS_REGION_WINDOW_BYTES : window_bytes(args->ranks);
+    size_t overhead = windows_at(args->ranks) + args->ranks * window;
+    size_t room = PTRDIFF_MAX - overhead;
 
     if (args->arena_bytes > room / args->ranks - DS_REGION_ALIGN)
         return ds_fail(err, EOVERFLOW, "%u arenas of %zu bytes do not fit in memory", args->ranks,
@@ -80,7 +92,7 @@ static int draw(struct ds__region *region, const struct ds__region_args *args, s
     *region = (struct ds__region){
         .windows_at = windows_at(args->ranks),
         .arenas_at = overhead,
-        .window_bytes = window_bytes(args->ranks),
+        .window_bytes = window,
         .arena_bytes = align_up(args->arena_bytes),
         .ranks = args->ranks,
     };

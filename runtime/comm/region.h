@@ -25,6 +25,7 @@
 
 #include <stdalign.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -67,6 +68,7 @@ struct ds__seat {
     _Atomic uint32_t barriers; /* it has come to; names the missing one in a timeout */
     struct ds__gate gate;      /* of the group whose first member sits here; none in slot 0 */
     alignas(DS_REGION_LINE) struct ds__post post[2];
+    double result[2][DS_COMM_MAX_F64]; /* of the first member: what all hosts came to */
 };
 
 struct ds__region {
@@ -82,6 +84,7 @@ struct ds__region_args {
     unsigned name;        /* the rank in all the job, for messages */
     int shm_fd;           /* borrowed; -1: private memory, for one rank */
     size_t arena_bytes;   /* the same for every rank */
+    bool windows;         /* even for one rank: it may be alone here and work with other hosts */
 };
 
 /* Bytes of control, seats and windows of all ranks. */

@@ -81,6 +81,12 @@ static int canceled(const struct ds__sync *sync, const struct ds_comm_call *call
                    aborter);
 }
 
+int ds__sync_stopped(const struct ds__sync *sync, const struct ds_comm_call *call,
+                     struct ds_error *err)
+{
+    return (atomic_load(&sync->gate->epoch) & ABORTED) != 0 ? canceled(sync, call, err) : 0;
+}
+
 static struct ds__seat *seat_of(const struct ds__sync *sync, unsigned member)
 {
     return ds__region_seat(sync->region, sync->desk[member], sync->slot);

@@ -34,6 +34,10 @@ struct ds__sync {
 int ds__sync_barrier(struct ds__sync *sync, const struct ds_comm_call *call, struct ds_error *err)
     DS_NODISCARD;
 
+/* 0, or -ECANCELED when the group was aborted. */
+int ds__sync_stopped(const struct ds__sync *sync, const struct ds_comm_call *call,
+                     struct ds_error *err);
+
 /* Every wait for all ranks, present and to come, in every process of the host, ends, and is said to
  * be stopped by the rank `name`.  Async-signal-safe. */
 void ds__sync_abort(struct ds__control *control, unsigned name);

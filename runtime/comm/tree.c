@@ -84,7 +84,7 @@ static void add_pair(float *a, float *b, size_t n)
         a[i] = b[i] = a[i] + b[i];
 }
 
-static unsigned left_count(unsigned count)
+unsigned ds__tree_left(unsigned count)
 {
     unsigned half = 1;
 
@@ -106,7 +106,7 @@ static void sum_block(float *out, const float *const *src, unsigned count, size_
     case 4: add4(out, src, at, n); return;
     default: break;
     }
-    left = left_count(count);
+    left = ds__tree_left(count);
     sum_block(out, src, left, at, n, scratch);
     if (count - left == 1) {
         add2(out, out, src[left] + at, n);
@@ -147,6 +147,49 @@ double ds__tree_sum_f64(const double *x, unsigned count)
 
     if (count == 1)
         return x[0];
-    left = left_count(count);
+    left = ds__tree_left(count);
     return ds__tree_sum_f64(x, left) + ds__tree_sum_f64(x + left, count - left);
+}
+
+void ds__tree_run_f32(float *out, const int *program, unsigned steps, const float *const *src,
+                      size_t n, float *scratch)
+{
+    const float *stack[DS_TREE_LEVELS + 1];
+
+    for (size_t at = 0; at < n; at += DS_TREE_BLOCK) {
+        size_t len = n - at < DS_TREE_BLOCK ? n - at : DS_TREE_BLOCK;
+        unsigned top = 0;
+
+        for (unsigned step = 0; step < steps; step++) {
+            float *sum = out + at;
+
+            if (program[step] >= 0) {
+                stack[top++] = src[program[step]] + at;
+                continue;
+            }
+            top -= 2;
+            if (step + 1 < steps)
+                sum = scratch + (size_t)top * DS_TREE_BLOCK;
+            add2(sum, stack[top], stack[top + 1], len);
+            stack[top++] = sum;
+        }
+        if (stack[0] != out + at)
+            memmove(out + at, stack[0], len * sizeof(*out));
+    }
+}
+
+double ds__tree_run_f64(const int *program, unsigned steps, const double *src)
+{
+    double stack[DS_TREE_LEVELS + 1] = {0};
+    unsigned top = 0;
+
+    for (unsigned step = 0; step < steps; step++) {
+        if (program[step] >= 0) {
+            stack[top++] = src[program[step]];
+            continue;
+        }
+        top--;
+        stack[top - 1] += stack[top];
+    }
+    return stack[0];
 }

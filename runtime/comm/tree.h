@@ -33,4 +33,13 @@ void ds__tree_sum_all_f32(float *const *vec, unsigned count, size_t n, float *sc
 /* Tree sum of x[0..count). */
 double ds__tree_sum_f64(const double *x, unsigned count);
 
+/* Where the tree splits `count` >= 2 ranks: the largest power of two below it. */
+unsigned ds__tree_left(unsigned count);
+
+/* Add partial sums by a postfix program: a number from 0 puts src[number] on the stack, a negative
+ * one adds the upper two.  `out` may be one of the sources. */
+void ds__tree_run_f32(float *out, const int *program, unsigned steps, const float *const *src,
+                      size_t n, float *scratch);
+double ds__tree_run_f64(const int *program, unsigned steps, const double *src);
+
 #endif

@@ -132,7 +132,7 @@ static inline int ranks_run(struct ranks setup, ranks_fn *fn)
     return ranks_run_dying(setup, fn, 0);
 }
 
-/* --- numbers whose sum depends on the order, and the order that is right ---------------------- */
+/* --- numbers whose sum depends on the order, and the order that is right --------------------- */
 
 static inline float ranks_value(unsigned rank, size_t i)
 {

@@ -68,7 +68,7 @@ static bool same(float a, float b)
     return memcmp(&a, &b, sizeof(a)) == 0;
 }
 
-/* --- one operation, checked everywhere -------------------------------------------------------- */
+/* --- one operation, checked everywhere ------------------------------------------------------- */
 
 static int rank_all_reduce(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
@@ -155,7 +155,7 @@ Test(comm, broadcast_from_every_root)
     for_every_task(rank_broadcast, false);
 }
 
-/* --- many operations in a row: nobody may run ahead ------------------------------------------- */
+/* --- many operations in a row: nobody may run ahead ------------------------------------------ */
 
 static int small_round(const struct ranks *setup, unsigned rank, struct ds_comm *comm, size_t k)
 {
@@ -216,7 +216,7 @@ Test(comm, operations_follow_each_other)
     }
 }
 
-/* --- the smaller promises --------------------------------------------------------------------- */
+/* --- the smaller promises -------------------------------------------------------------------- */
 
 static int rank_stats(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {

@@ -26,7 +26,7 @@ static struct ranks setup_of(unsigned world, uint64_t timeout_ms, unsigned spin)
         .world = world, .arena_bytes = 4096, .timeout_ms = timeout_ms, .spin = spin};
 }
 
-/* --- abort ------------------------------------------------------------------------------------ */
+/* --- abort ----------------------------------------------------------------------------------- */
 
 static int rank_abort(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
@@ -100,7 +100,7 @@ Test(fault, abort_of_a_lone_rank)
     ds_comm_close(comm);
 }
 
-/* --- ranks that do not come ------------------------------------------------------------------- */
+/* --- ranks that do not come ------------------------------------------------------------------ */
 
 /* Rank 2 stays away.  One rank sees the deadline first and names it; it tells the others. */
 static int rank_timeout(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
@@ -145,7 +145,7 @@ Test(fault, a_dead_peer_is_a_timeout)
     cr_assert(ranks_run_dying(setup_of(3, SHORT_MS, 0), rank_death, SIGKILL) == 0);
 }
 
-/* --- ranks that disagree ---------------------------------------------------------------------- */
+/* --- ranks that disagree --------------------------------------------------------------------- */
 
 static int call_of(unsigned kind, struct ds_comm *comm, struct ds_error *err)
 {

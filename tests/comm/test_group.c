@@ -55,7 +55,7 @@ static float nested(const struct mesh *mesh, unsigned lo, unsigned hi, size_t i)
     return nested(mesh, lo, lo + left, i) + nested(mesh, lo + left, hi, i);
 }
 
-/* --- two axes --------------------------------------------------------------------------------- */
+/* --- two axes -------------------------------------------------------------------------------- */
 
 /* What a hybrid shard does each step: scatter inside, reduce across, gather inside. */
 static int rank_hybrid(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
@@ -145,7 +145,7 @@ Test(group, buffers_anywhere)
     cr_assert(ranks_run(setup_of(&mesh), rank_staged) == 0);
 }
 
-/* --- what is refused -------------------------------------------------------------------------- */
+/* --- what is refused ------------------------------------------------------------------------- */
 
 static int rank_wrong(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
@@ -199,7 +199,7 @@ Test(group, members_that_disagree_are_told)
     cr_assert(ranks_run(setup_of(&mesh), rank_disagree) == 0);
 }
 
-/* --- the end ---------------------------------------------------------------------------------- */
+/* --- the end --------------------------------------------------------------------------------- */
 
 /* Ranks 0 and 1 wait for each other's node in vain; rank 3, in another group, ends the job. */
 static int rank_abort(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
@@ -258,7 +258,7 @@ Test(group, a_member_that_stays_away_is_named_by_its_rank_in_the_job)
     cr_assert(ranks_run(setup, rank_missing) == 0);
 }
 
-/* --- counters --------------------------------------------------------------------------------- */
+/* --- counters -------------------------------------------------------------------------------- */
 
 static int rank_stats(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {

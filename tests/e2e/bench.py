@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""bench - `dsrun bench gemm` measures, as a table and as JSON, and takes nothing else."""
+"""bench - `dsrun bench gemm` and `bench comm` measure, as tables and as JSON, and take nothing else."""
 import json
 
 import harness as h
@@ -21,4 +21,13 @@ else:
 ran = h.dsrun("bench", "gemm", "more")
 h.ok(ran.returncode == 2 and ran.stderr.count("error:") == 1, "bench gemm: an extra word is refused",
      ran.stderr)
+ran = h.dsrun("bench", "comm", "1")
+h.ok(ran.returncode == 2 and "must be 2 to 64" in ran.stderr, "bench comm: one rank is refused", ran.stderr)
+ran = h.dsrun("bench", "comm", "--json")
+comm = json.loads(ran.stdout) if ran.returncode == 0 else {"cases": []}
+h.ok({(c["op"], c["over"]) for c in comm["cases"]} ==
+     {(op, over) for op in ("all_reduce_f32", "reduce_scatter", "all_gather")
+      for over in ("memory", "tcp")}, "bench comm --json: three operations, memory and TCP", ran.stderr)
+h.ok(all(c["gb_s"] > 0 and c["of_copy"] > 0 for c in comm["cases"]) and comm.get("copy_gb_s", 0) > 0,
+     "bench comm --json: every case has a rate and its share of copying", ran.stdout[:300])
 h.done()

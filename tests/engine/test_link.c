@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/json_read.h"
+#include "base/rendezvous.h"
 #include "base/wire.h"
 #include "runtime/link.h"
 #include "runtime/monitor.h"
@@ -338,4 +339,81 @@ Test(monitor, evaluations_are_metrics_and_other_ranks_are_silent, FIXTURE)
     json_decref(json);
     ds_monitor_release(&monitor);
     ds_monitor_release(&silent);
+}
+
+/* --- rendezvous ------------------------------------------------------------------------------- */
+
+static struct ds_buf answer;
+
+static void *ask_key(void *result)
+{
+    *(int *)result = ds_link_get(line, DS_JOB_KEY, 0, 20000, &answer, NULL);
+    return NULL;
+}
+
+static pthread_t start_asking(int *result)
+{
+    pthread_t thread;
+    char text[1024];
+    struct ds_frame frame;
+    struct ds_store_note note;
+
+    ds_buf_init(&answer, 4096);
+    cr_assert_eq(pthread_create(&thread, NULL, ask_key, result), 0);
+    frame = next(text);
+    cr_assert_eq(frame.type, DS_WIRE_STORE);
+    cr_assert_eq(frame.rank, 3);
+    cr_assert_eq(ds_store_note_get(frame.payload, frame.len, &note, NULL), 0);
+    cr_assert_eq(note.what, DS_STORE_GET);
+    cr_assert_eq(note.count, 0);
+    cr_assert_eq(memcmp(note.key, "job/key", note.key_bytes), 0);
+    return thread;
+}
+
+Test(link, a_question_waits_for_its_answer, FIXTURE)
+{
+    int rc = 1;
+    pthread_t thread = start_asking(&rc);
+
+    put(DS_WIRE_STORE, "the answer", 10);
+    (void)pthread_join(thread, NULL);
+    cr_assert_eq(rc, 0);
+    cr_assert_str_eq(ds_buf_text(&answer), "the answer");
+    put(DS_WIRE_STORE, "nobody asked", 12);
+    ds_buf_release(&answer);
+}
+
+Test(link, a_question_ends_with_the_line, FIXTURE)
+{
+    int rc = 1;
+    pthread_t thread = start_asking(&rc);
+
+    put_signal(DS_SIGNAL_ABORT);
+    (void)pthread_join(thread, NULL);
+    cr_assert_eq(rc, -ECANCELED);
+    ds_buf_release(&answer);
+}
+
+Test(link, a_question_ends_in_time, FIXTURE)
+{
+    struct ds_error err = {0};
+
+    ds_buf_init(&answer, 4096);
+    cr_assert_eq(ds_link_get(line, "comm/", 4, 10, &answer, &err), -ETIMEDOUT);
+    cr_assert(strstr(err.text, "'comm/' was not answered within 10 ms") != NULL);
+    ds_buf_release(&answer);
+}
+
+Test(link, a_key_is_put, FIXTURE)
+{
+    char text[1024];
+    struct ds_frame frame;
+    struct ds_store_note note;
+
+    cr_assert_eq(ds_link_put(line, "comm/3", "\0\1", 2, NULL), 0);
+    frame = next(text);
+    cr_assert_eq(ds_store_note_get(frame.payload, frame.len, &note, NULL), 0);
+    cr_assert_eq(note.what, DS_STORE_PUT);
+    cr_assert_eq(note.rest_bytes, 2);
+    cr_assert_eq(memcmp(note.rest, "\0\1", 2), 0);
 }

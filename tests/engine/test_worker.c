@@ -88,6 +88,7 @@ static void become_worker(const char *path, unsigned rank, int link, int shm, in
     (void)setenv("LOCAL_RANK", text, 1);
     (void)setenv("WORLD_SIZE", "2", 1);
     (void)setenv("LOCAL_WORLD_SIZE", "2", 1);
+    (void)setenv("NODE_RANK", "0", 1);
     (void)snprintf(text, sizeof(text), "%d", link);
     (void)setenv("DSRUN_LINK_FD", text, 1);
     (void)snprintf(text, sizeof(text), "%d", shm);

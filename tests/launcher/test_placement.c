@@ -63,3 +63,16 @@ Test(placement, limits)
         ds_roster_release(&roster);
     }
 }
+
+Test(placement, the_place_of_a_rank_is_found)
+{
+    static const struct ds_place place[] = {{.first_rank = 0, .ranks = 3},
+                                            {.first_rank = 3, .ranks = 1},
+                                            {.first_rank = 4, .ranks = 8},
+                                            {.first_rank = 12, .ranks = 2}};
+    static const uint32_t expected[] = {0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3};
+
+    for (uint32_t rank = 0; rank < 14; rank++)
+        cr_assert_eq(ds_place_of(place, 4, rank), expected[rank], "rank %u", rank);
+    cr_assert_eq(ds_place_of(place, 1, 2), 0);
+}

@@ -1,0 +1,343 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_net - the collectives between hosts: every operation, however the ranks are placed, wherever
+ * buffers lie, to the bit; and the bytes on the wire are those of the formulas.
+ */
+#include <criterion/criterion.h>
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "tests/comm/hosts.h"
+
+enum { BIG = 300007, ROUNDS = 100 };
+
+/* Worlds of 2, 3, 4, 5, 6 and 8 ranks on hosts of all kinds. */
+static const unsigned placements[][RANKS_MAX + 1] = {
+    {1, 1},
+    {1, 1, 1},
+    {2, 1},
+    {1, 2},
+    {4},
+    {1, 1, 1, 1},
+    {2, 2},
+    {3, 1},
+    {1, 3},
+    {2, 1, 1},
+    {1, 2, 1},
+    {3, 2},
+    {1, 1, 2, 1},
+    {4, 2},
+    {3, 3},
+    {2, 4},
+    {1, 5},
+    {4, 4},
+    {5, 3},
+    {1, 6, 1},
+    {2, 2, 2, 2},
+    {3, 2, 3},
+    {1, 1, 1, 1, 1, 1, 1, 1},
+};
+
+enum { PLACEMENTS = sizeof(placements) / sizeof(placements[0]) };
+
+static const size_t sizes[] = {1, 15, 17, 4099, BIG};
+
+enum place { INSIDE, OUTSIDE, MIXED, PLACES }; /* MIXED: rank 0's buffer alone is elsewhere */
+
+struct task {
+    size_t n;
+    enum place place;
+    unsigned root;
+};
+
+static bool outside(const struct task *task, unsigned rank)
+{
+    return task->place == OUTSIDE || (task->place == MIXED && rank == 0);
+}
+
+static void *place_buffer(const struct task *task, unsigned rank, struct ds_comm *comm,
+                          size_t bytes)
+{
+    return outside(task, rank) ? malloc(bytes + 1) : ds_comm_arena(comm);
+}
+
+static void drop_buffer(const struct task *task, unsigned rank, void *buf)
+{
+    if (outside(task, rank))
+        free(buf);
+}
+
+static struct hosts setup_of(const unsigned *count, const void *task, size_t n)
+{
+    struct hosts setup = {
+        .arena_bytes = (n + 64) * sizeof(float), .timeout_ms = 60000, .user = task};
+
+    memcpy(setup.count, count, sizeof(setup.count));
+    return setup;
+}
+
+static unsigned world_of(const unsigned *count)
+{
+    unsigned world = 0;
+
+    while (*count > 0)
+        world += *count++;
+    return world;
+}
+
+static void for_every_task(hosts_fn *fn, bool multiple)
+{
+    for (size_t p = 0; p < PLACEMENTS; p++)
+        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
+            for (int place = 0; place < PLACES; place++) {
+                unsigned world = world_of(placements[p]);
+                struct task task = {.n = sizes[s] * (multiple ? world : 1),
+                                    .place = (enum place)place,
+                                    .root = (unsigned)(p + s) % world};
+                int line;
+
+                if (sizes[s] == BIG && place != INSIDE && p % 3 != 0)
+                    continue; /* enough of the slow ones */
+                line = hosts_run(setup_of(placements[p], &task, task.n), fn);
+                cr_assert(line == 0, "placement %zu, %zu elements, place %d: line %d", p, task.n,
+                          place, line);
+            }
+}
+
+static bool same(float a, float b)
+{
+    return memcmp(&a, &b, sizeof(a)) == 0;
+}
+
+/* --- every operation, to the bit -------------------------------------------------------------- */
+
+static int rank_all_reduce(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < task->n; i++)
+        buf[i] = ranks_value(rank, i);
+    EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, task->n, &err), &err);
+    for (size_t i = 0; i < task->n; i++)
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+    drop_buffer(task, rank, buf);
+    return 0;
+}
+
+Test(net, all_reduce_is_the_one_tree_wherever_ranks_are)
+{
+    for_every_task(rank_all_reduce, false);
+}
+
+static int rank_reduce_scatter(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
+    size_t shard = task->n / setup->world;
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < task->n; i++)
+        buf[i] = ranks_value(rank, i);
+    EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, task->n, &err), &err);
+    for (size_t i = rank * shard; i < (rank + 1) * shard; i++)
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+    drop_buffer(task, rank, buf);
+    return 0;
+}
+
+Test(net, reduce_scatter_leaves_each_rank_its_shard)
+{
+    for_every_task(rank_reduce_scatter, true);
+}
+
+static int rank_all_gather(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    unsigned char *buf = place_buffer(task, rank, comm, task->n * sizeof(float));
+    size_t shard = task->n; /* bytes: shards need not be aligned */
+    struct ds_error err = {0};
+
+    if (task->place == INSIDE && shard * setup->world > (task->n + 64) * sizeof(float))
+        shard = task->n * sizeof(float) / setup->world;
+    if (task->place != INSIDE) {
+        drop_buffer(task, rank, buf);
+        buf = malloc(shard * setup->world);
+    }
+    memset(buf, 0xee, shard * setup->world);
+    for (size_t i = 0; i < shard; i++)
+        buf[rank * shard + i] = (unsigned char)(rank * 7 + i);
+    EXPECT_OK(ds_comm_all_gather(comm, buf, shard * setup->world, &err), &err);
+    for (unsigned peer = 0; peer < setup->world; peer++)
+        for (size_t i = 0; i < shard; i++)
+            EXPECT(buf[peer * shard + i] == (unsigned char)(peer * 7 + i));
+    if (task->place != INSIDE)
+        free(buf);
+    return 0;
+}
+
+Test(net, all_gather_gives_everyone_everything)
+{
+    for_every_task(rank_all_gather, false);
+}
+
+static int rank_broadcast(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+    unsigned char *buf = place_buffer(task, rank, comm, task->n);
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < task->n; i++)
+        buf[i] = (unsigned char)(rank == task->root ? i * 31 + 5 : 0);
+    EXPECT_OK(ds_comm_broadcast(comm, buf, task->n, task->root, &err), &err);
+    for (size_t i = 0; i < task->n; i++)
+        EXPECT(buf[i] == (unsigned char)(i * 31 + 5));
+    drop_buffer(task, rank, buf);
+    return 0;
+}
+
+Test(net, broadcast_from_any_rank)
+{
+    for_every_task(rank_broadcast, false);
+}
+
+static double tree_f64(unsigned lo, unsigned hi, size_t i)
+{
+    unsigned left = 1;
+
+    if (hi - lo == 1)
+        return (double)ranks_value(lo, i) * 1.0000000001;
+    while (left * 2 < hi - lo)
+        left *= 2;
+    return tree_f64(lo, lo + left, i) + tree_f64(lo + left, hi, i);
+}
+
+static int rank_small(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    struct ds_error err = {0};
+    double x[DS_COMM_MAX_F64];
+
+    for (size_t round = 0; round < ROUNDS; round++) {
+        size_t n = round % (DS_COMM_MAX_F64 + 1);
+
+        for (size_t i = 0; i < n; i++)
+            x[i] = (double)ranks_value(rank, i + round) * 1.0000000001;
+        EXPECT_OK(ds_comm_all_reduce_f64(comm, x, n, &err), &err);
+        for (size_t i = 0; i < n; i++)
+            EXPECT(x[i] == tree_f64(0, setup->world, i + round));
+        EXPECT_OK(ds_comm_barrier(comm, &err), &err);
+    }
+    return 0;
+}
+
+Test(net, small_sums_and_barriers)
+{
+    for (size_t p = 0; p < PLACEMENTS; p++)
+        cr_assert(hosts_run(setup_of(placements[p], NULL, 0), rank_small) == 0, "placement %zu", p);
+}
+
+/* --- groups ----------------------------------------------------------------------------------- */
+
+enum { MESH_ELEMS = 12 * 1001 };
+
+/* Groups of `inside` consecutive ranks and those across, whatever the hosts. */
+static int rank_hybrid(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const unsigned inside = *(const unsigned *)setup->user, world = setup->world;
+    const struct ds_comm_group in_group = {
+        .first = rank - rank % inside, .stride = 1, .count = inside};
+    const struct ds_comm_group out_group = {
+        .first = rank % inside, .stride = inside, .count = world / inside};
+    const size_t shard = MESH_ELEMS / inside;
+    struct ds_comm *in = NULL, *across = NULL;
+    float *buf = ds_comm_arena(comm);
+    struct ds_error err = {0};
+
+    EXPECT_OK(ds_comm_split(comm, &in_group, &in, &err), &err);
+    EXPECT_OK(ds_comm_split(comm, &out_group, &across, &err), &err);
+    for (unsigned round = 0; round < 5; round++) {
+        double flag = 1;
+
+        for (size_t i = 0; i < MESH_ELEMS; i++)
+            buf[i] = ranks_value(rank, i + round);
+        EXPECT_OK(ds_comm_reduce_scatter_f32(in, buf, MESH_ELEMS, &err), &err);
+        EXPECT_OK(ds_comm_all_reduce_f32(across, buf + (rank % inside) * shard, shard, &err), &err);
+        EXPECT_OK(ds_comm_all_gather(in, buf, MESH_ELEMS * sizeof(*buf), &err), &err);
+        for (size_t i = 0; i < MESH_ELEMS; i++)
+            EXPECT(same(buf[i], ranks_tree(0, world, i + round))); /* powers of two */
+        EXPECT_OK(ds_comm_all_reduce_f64(comm, &flag, 1, &err), &err);
+        EXPECT(flag == world);
+    }
+    ds_comm_close(in);
+    ds_comm_close(across);
+    return 0;
+}
+
+Test(net, hybrid_shards_across_hosts)
+{
+    static const struct {
+        unsigned count[RANKS_MAX + 1], inside;
+    } cases[] = {{{2, 2}, 2}, {{1, 1, 1, 1}, 2}, {{3, 1}, 2}, {{2, 2, 2}, 2},
+                 {{4, 4}, 4}, {{2, 4, 2}, 2},    {{1, 3}, 1}, {{5, 3}, 4}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        cr_assert(hosts_run(setup_of(cases[i].count, &cases[i].inside, MESH_ELEMS), rank_hybrid) ==
+                      0,
+                  "case %zu", i);
+}
+
+/* --- bytes on the wire ------------------------------------------------------------------------ */
+
+/* One rank a host: what is sent is what the formulas say, to the byte where shards are equal. */
+static int rank_wire(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const size_t n = 16 * 1024 * setup->world;
+    const uint64_t once = n * sizeof(float) / setup->world * (setup->world - 1);
+    float *buf = ds_comm_arena(comm);
+    struct ds_comm_stats stats;
+
+    memset(buf, 0, n * sizeof(*buf));
+    EXPECT(ds_comm_all_reduce_f32(comm, buf, n, NULL) == 0);
+    EXPECT(ds_comm_reduce_scatter_f32(comm, buf, n, NULL) == 0);
+    EXPECT(ds_comm_all_gather(comm, buf, n * sizeof(*buf), NULL) == 0);
+    ds_comm_op_stats(comm, DS_COMM_ALL_REDUCE_F32, &stats);
+    EXPECT(stats.sent == 2 * once && stats.bytes == stats.sent);
+    ds_comm_op_stats(comm, DS_COMM_REDUCE_SCATTER, &stats);
+    EXPECT(stats.sent == once && stats.bytes == stats.sent);
+    ds_comm_op_stats(comm, DS_COMM_ALL_GATHER, &stats);
+    EXPECT(stats.sent == once && stats.bytes == stats.sent);
+    return 0;
+}
+
+Test(net, bytes_sent_are_two_one_one)
+{
+    static const unsigned counts[][RANKS_MAX + 1] = {
+        {1, 1}, {1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1, 1}};
+
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        cr_assert(hosts_run(setup_of(counts[i], NULL, 5 * 16 * 1024), rank_wire) == 0, "%zu", i);
+}
+
+/* Two ranks on each of two hosts: a host sends its sums once, not its ranks' numbers. */
+static int rank_wire_shared(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const size_t n = 64 * 1024;
+    float *buf = ds_comm_arena(comm);
+    struct ds_comm_stats stats;
+
+    memset(buf, 0, n * sizeof(*buf));
+    EXPECT(ds_comm_reduce_scatter_f32(comm, buf, n, NULL) == 0);
+    ds_comm_op_stats(comm, DS_COMM_REDUCE_SCATTER, &stats);
+    EXPECT(stats.sent >= n * sizeof(float) / 4 && stats.sent < n * sizeof(float) / 4 + 64);
+    return 0;
+}
+
+Test(net, a_host_sends_its_sum_once)
+{
+    static const unsigned count[RANKS_MAX + 1] = {2, 2};
+
+    cr_assert(hosts_run(setup_of(count, NULL, 64 * 1024), rank_wire_shared) == 0);
+}

@@ -178,6 +178,15 @@ static const char *check_swiglu_bwd(const struct ds_swiglu_bwd_args *a)
     return a->x == NULL || a->dy == NULL || a->dx == NULL ? "a pointer is missing" : NULL;
 }
 
+static const char *check_dropout(const struct ds_dropout_args *a)
+{
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    if (!(a->rate >= 0.0 && a->rate < 1.0))
+        return "a rate that is not in [0, 1)";
+    return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
+}
+
 static const char *check_xent(const struct ds_xent_args *a)
 {
     if (a->rows == 0 || a->vocab == 0 || a->ld < a->vocab || too_big(a->rows, a->ld))

@@ -51,6 +51,7 @@
     X(GELU_BWD,      gelu_bwd) \
     X(SWIGLU_FWD,    swiglu_fwd) \
     X(SWIGLU_BWD,    swiglu_bwd) \
+    X(DROPOUT,       dropout) \
     X(XENT,          xent) \
     X(SUMSQ,         sumsq) \
     X(ADAMW,         adamw) \
@@ -205,6 +206,19 @@ struct ds_swiglu_bwd_args {
     enum ds_dtype act;
     const void *x, *dy;
     void *dx; /* [rows,2F]; may be x */
+};
+
+/* y = (kept ? x / (1 - rate) : 0) + (residual ? residual : 0), n elements; y may be x or residual.
+ * Element i is kept unless word e % 4 of the Philox block with counter (e / 4, stream) and key
+ * `seed`, e = first + i, is below rate * 2^32; base/rng.h.  So the same elements are kept wherever
+ * and in whatever pieces they are computed, and the backward pass is the same call on gradients. */
+struct ds_dropout_args {
+    size_t n;
+    enum ds_dtype act;
+    double rate; /* in [0, 1) */
+    uint64_t seed, stream, first;
+    const void *x, *residual;
+    void *y;
 };
 
 /* Softmax cross-entropy on a chunk of rows: losses[r] = log sum exp(logits[r]) - logits[r][target],

@@ -126,6 +126,8 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
+        engine->net.dropout = args->job->model.dropout;
+        engine->net.seed = args->job->seed;
     }
     if (rc == 0)
         rc = ds_queue_init(&engine->queues, plan->step.events, err);
@@ -200,11 +202,16 @@ void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
 /* --- instructions --------------------------------------------------------------------------- */
 
 /* Sequences of a step in order: micro-batch, then rank, then sequence of the micro-batch. */
+static uint64_t first_sequence(const struct ds_plan *plan, uint64_t position, uint64_t micro_batch)
+{
+    return position + (micro_batch * plan->world + plan->rank) * plan->micro_batch;
+}
+
 static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds_data *data,
                     uint64_t position, uint64_t micro_batch, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
-    uint64_t first = position + (micro_batch * plan->world + plan->rank) * plan->micro_batch;
+    uint64_t first = first_sequence(plan, position, micro_batch);
     int rc = 0;
 
     for (uint64_t b = 0; rc == 0 && b < plan->micro_batch; b++)
@@ -216,6 +223,7 @@ static int forward(struct ds_engine *engine, const struct ds_instr *instr, struc
 {
     int rc = 0;
 
+    engine->net.first = first_sequence(engine->plan, engine->step->position, instr->micro_batch);
     if (instr->block == 0)
         rc = load_ids(engine, DS_PASS_TRAIN, engine->step->data, engine->step->position,
                       instr->micro_batch, err);
@@ -224,6 +232,12 @@ static int forward(struct ds_engine *engine, const struct ds_instr *instr, struc
     return ds_net_forward(&engine->net, instr->block,
                           instr->recompute ? DS_PASS_RECOMPUTE : DS_PASS_TRAIN, instr->accumulate,
                           err);
+}
+
+static int backward(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+{
+    engine->net.first = first_sequence(engine->plan, engine->step->position, instr->micro_batch);
+    return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
 }
 
 /* This rank's slice of every bucket, so that the sum is the same however gradients are sharded. */
@@ -395,8 +409,7 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
 {
     switch (instr->op) {
     case DS_INSTR_FORWARD: return forward(engine, instr, err);
-    case DS_INSTR_BACKWARD:
-        return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
+    case DS_INSTR_BACKWARD: return backward(engine, instr, err);
     case DS_INSTR_REDUCE: return ds_exchange_reduce(&engine->exchange, instr, err);
     case DS_INSTR_GATHER: return ds_exchange_gather(&engine->exchange, instr->bucket, err);
     case DS_INSTR_FREE: return 0; /* its place is taken by a later GATHER */

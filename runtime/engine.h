@@ -34,7 +34,7 @@ struct ds_engine;
 
 struct ds_engine_args { /* borrowed until ds_engine_close() */
     const struct ds_plan *plan;
-    const struct ds_job *job; /* optimizer and clipping */
+    const struct ds_job *job; /* optimizer, clipping, dropout */
     struct ds_device *device;
     struct ds_comm *comm; /* its arena holds plan->shared_bytes or more */
     bool overlap;

@@ -80,6 +80,7 @@ struct ds_job {
         struct ds_model_shape shape; /* from the job, or from config.json of init_from */
         double init_std;
         const char *init_from; /* Hugging Face folder, or NULL: random */
+        double dropout;        /* rate of the embedding and of both products added to the stream */
     } model;
     struct {
         struct ds_strings train, valid; /* paths or globs, as written */

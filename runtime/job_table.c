@@ -146,6 +146,8 @@ static const struct ds_key job_keys[] = {
         "added to the variance in every norm"),
     F64("model.rope_theta", model.shape.rope_theta, BITS, "10000", 1, 1e12,
         "base of the rotary positions; llama only"),
+    F64("model.dropout", model.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
+        "share of the elements dropped from the embedding and from what each half of a layer adds"),
     F64("model.init.std", model.init_std, BITS, "0.02", 0, 10,
         "standard deviation of random weights"),
     TEXT("model.init.from", model.init_from, BITS, NULL, MAX_PATH_TEXT,

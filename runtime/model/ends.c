@@ -30,14 +30,19 @@ int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
     };
     int32_t *targets =
         net->block[ds_model_blocks(&net->plan->shape) - 1].buf[pass][DS_BUFFER_TARGETS];
+    int rc;
 
     for (size_t b = 0; b < net->batch; b++) /* the id after each: dense, for chunks of rows */
         memcpy(targets + b * net->seq, ds_net_ids(net, pass, b) + 1, net->seq * sizeof(*targets));
-    return ds_embed_fwd(&args, net->stream, err);
+    rc = ds_embed_fwd(&args, net->stream, err);
+    return rc == 0 && ds__drops(net, pass)
+               ? ds__dropout(net, 0, DS_DROP_EMBED, args.out, NULL, args.out, err)
+               : rc;
 }
 
 int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
 {
+    void *dout = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM];
     const struct ds_embed_bwd_args args = {
         .batch = net->batch,
         .seq = net->seq,
@@ -47,14 +52,17 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
         .act = net->act,
         .ids = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_IDS],
         .ids_ld = net->seq + 1,
-        .dout = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM],
+        .dout = dout,
         .dwte = net->block[0].grad[DS_ROLE_WTE],
         .dwpe = net->block[0].grad[DS_ROLE_WPE],
         .accumulate_wte = accumulate || net->plan->shape.tie_embeddings,
         .accumulate_wpe = accumulate,
     };
+    int rc = ds__drops(net, DS_PASS_TRAIN)
+                 ? ds__dropout(net, 0, DS_DROP_EMBED, dout, NULL, dout, err)
+                 : 0;
 
-    return ds_embed_bwd(&args, net->stream, err);
+    return rc != 0 ? rc : ds_embed_bwd(&args, net->stream, err);
 }
 
 /* Rows first .. first + rows of the classifier. */

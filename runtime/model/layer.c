@@ -4,8 +4,9 @@
  * layer.c - one transformer layer, forward and backward; the drawing is in net.h.
  *
  * The backward pass uses two buffers beside the stream's gradient: DNARROW for gradients as wide as
- * the stream, DWIDE for those of the feed-forward activation, then of the packed qkv row.  GELU's
- * input gradient replaces its output gradient; SwiGLU's replaces the input itself.
+ * the stream, DWIDE for those of the feed-forward activation, then of the packed qkv row.  Dropout
+ * writes what it leaves of the stream's gradient into the one that is free.  GELU's input gradient
+ * replaces its output gradient; SwiGLU's replaces the input itself.
  *
  * Tests   tests/engine/test_engine.c
  */
@@ -62,6 +63,11 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
         .in = in[product],
         .out = out[product],
     };
+}
+
+static enum ds_drop drop_of(enum product product)
+{
+    return product == PROJ ? DS_DROP_PROJ : DS_DROP_DOWN;
 }
 
 static struct ds_norm_use norm_of(const struct layer *layer, enum ds_role weight)
@@ -187,11 +193,37 @@ static bool makes(const struct layer *layer, enum ds_buffer buffer)
            ds_plan_drops(layer->net->plan, layer->block, buffer);
 }
 
+/* y = residual + what dropout leaves of the product with x. */
+static int add_product(const struct layer *layer, enum product product, const void *x,
+                       const void *residual, void *y, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    struct ds_linear linear = linear_of(layer, product);
+    int rc;
+
+    if (!ds__drops(net, layer->pass))
+        return ds__linear_fwd(net, &linear, x, residual, y, err);
+    rc = ds__linear_fwd(net, &linear, x, NULL, y, err);
+    return rc != 0 ? rc : ds__dropout(net, layer->block, drop_of(product), y, residual, y, err);
+}
+
+/* From the gradient of the stream to that of a product that was added to it: *dy is the same, or
+ * in `room`. */
+static int add_product_bwd(const struct layer *layer, enum product product, const void *stream,
+                           void *room, const void **dy, struct ds_error *err)
+{
+    bool drops = ds__drops(layer->net, layer->pass);
+
+    *dy = drops ? room : stream;
+    return drops ? ds__dropout(layer->net, layer->block, drop_of(product), stream, NULL, room, err)
+                 : 0;
+}
+
 /* middle = x + proj(attention(rope(qkv(norm1(x))))) */
 static int attend_fwd(const struct layer *layer, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
-    struct ds_linear qkv = linear_of(layer, QKV), proj = linear_of(layer, PROJ);
+    struct ds_linear qkv = linear_of(layer, QKV);
     struct ds_norm_use norm1 = norm_of(layer, DS_ROLE_NORM1_W);
     void *const *buf = layer->buf;
     int rc = 0;
@@ -205,8 +237,8 @@ static int attend_fwd(const struct layer *layer, struct ds_error *err)
     if (rc == 0 && makes(layer, DS_BUFFER_ATTENTION))
         rc = attention_fwd(layer, err);
     if (rc == 0 && makes(layer, DS_BUFFER_MIDDLE))
-        rc = ds__linear_fwd(net, &proj, buf[DS_BUFFER_ATTENTION], layer->x, buf[DS_BUFFER_MIDDLE],
-                            err);
+        rc = add_product(layer, PROJ, buf[DS_BUFFER_ATTENTION], layer->x, buf[DS_BUFFER_MIDDLE],
+                         err);
     return rc;
 }
 
@@ -214,7 +246,7 @@ static int attend_fwd(const struct layer *layer, struct ds_error *err)
 static int ffn_fwd(const struct layer *layer, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
-    struct ds_linear fc = linear_of(layer, FC), down = linear_of(layer, DOWN);
+    struct ds_linear fc = linear_of(layer, FC);
     struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
     void *const *buf = layer->buf;
     int rc = 0;
@@ -226,8 +258,8 @@ static int ffn_fwd(const struct layer *layer, struct ds_error *err)
     if (rc == 0 && makes(layer, DS_BUFFER_FFN_ACT))
         rc = act_fwd(layer, err);
     if (rc == 0 && layer->pass != DS_PASS_RECOMPUTE) /* the output of a layer was kept */
-        rc = ds__linear_fwd(net, &down, buf[DS_BUFFER_FFN_ACT], buf[DS_BUFFER_MIDDLE],
-                            buf[DS_BUFFER_OUT], err);
+        rc = add_product(layer, DOWN, buf[DS_BUFFER_FFN_ACT], buf[DS_BUFFER_MIDDLE],
+                         buf[DS_BUFFER_OUT], err);
     return rc;
 }
 
@@ -248,10 +280,13 @@ static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, str
     void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
     void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW], *dfc = NULL;
     void *const *buf = layer->buf;
-    int rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], stream, accumulate, err);
+    const void *dy;
+    int rc = add_product_bwd(layer, DOWN, stream, narrow, &dy, err);
 
     if (rc == 0)
-        rc = ds__linear_bwd_x(net, &down, stream, wide, err);
+        rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &down, dy, wide, err);
     if (rc == 0)
         rc = act_bwd(layer, wide, &dfc, err);
     if (rc == 0)
@@ -272,12 +307,15 @@ int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds
     void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
     void *stream = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM];
     void *const *buf = layer.buf;
+    const void *dy;
     int rc = ffn_bwd(&layer, stream, accumulate, err);
 
     if (rc == 0)
-        rc = ds__linear_bwd_w(net, &proj, buf[DS_BUFFER_ATTENTION], stream, accumulate, err);
+        rc = add_product_bwd(&layer, PROJ, stream, wide, &dy, err);
     if (rc == 0)
-        rc = ds__linear_bwd_x(net, &proj, stream, narrow, err);
+        rc = ds__linear_bwd_w(net, &proj, buf[DS_BUFFER_ATTENTION], dy, accumulate, err);
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &proj, dy, narrow, err);
     if (rc == 0)
         rc = attention_bwd(&layer, narrow, wide, err);
     if (rc == 0)

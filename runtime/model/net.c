@@ -109,6 +109,33 @@ int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct 
     return ds__layer_bwd(net, block, accumulate, err);
 }
 
+/* Streams of random numbers that nothing else with the job's seed draws from. */
+#define DROP_STREAMS (UINT64_C(0x64726f70) << 32)
+
+bool ds__drops(const struct ds_net *net, enum ds_pass pass)
+{
+    return net->dropout > 0.0 && pass != DS_PASS_EVAL;
+}
+
+int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, const void *x,
+                const void *residual, void *y, struct ds_error *err)
+{
+    size_t row = net->seq * net->plan->shape.hidden;
+    const struct ds_dropout_args args = {
+        .n = net->batch * row,
+        .act = net->act,
+        .rate = net->dropout,
+        .seed = net->seed,
+        .stream = DROP_STREAMS + (uint64_t)block * DS_DROP_COUNT + drop,
+        .first = net->first * row,
+        .x = x,
+        .residual = residual,
+        .y = y,
+    };
+
+    return ds_dropout(&args, net->stream, err);
+}
+
 int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                    const void *residual, void *y, struct ds_error *err)
 {

@@ -11,6 +11,9 @@
  *               out = middle + down(act(fc(norm2(middle))))
  *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
  *
+ * With dropout, elements of the embedding's out, of proj(...) and of down(...) are dropped before
+ * the sums, in training only.
+ *
  * The gradient of the residual stream is one buffer that every BACKWARD rewrites in place.  The
  * scale of the loss is known before the step, so the head's training FORWARD also does the
  * classifier's backward pass while a chunk's logits are there; its BACKWARD goes on through the
@@ -44,6 +47,9 @@ struct ds_net {
     struct ds_net_block *block;
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
     double loss_sum;  /* added to by the head, in nats over tokens */
+    double dropout;   /* rate; 0: none */
+    uint64_t seed;
+    uint64_t first; /* place of the micro-batch's first sequence in the order of the run */
 };
 
 struct ds_net_memory {         /* borrowed, laid out as the plan says */
@@ -92,6 +98,15 @@ int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *
 /* dx = dres + gradient of dy through the norm */
 int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const void *dy,
                  const void *dres, void *dx, bool accumulate, struct ds_error *err) DS_NODISCARD;
+
+/* Where elements are dropped, each with random numbers of its own. */
+enum ds_drop { DS_DROP_EMBED, DS_DROP_PROJ, DS_DROP_DOWN, DS_DROP_COUNT };
+/* Does this pass drop anything? */
+bool ds__drops(const struct ds_net *net, enum ds_pass pass);
+/* y = dropout(x) (+ residual) on rows of the stream; of gradients, too.  Nothing is stored: what is
+ * kept follows from the seed, the place and the number of the sequence in the run. */
+int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, const void *x,
+                const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
 
 int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
     DS_NODISCARD;

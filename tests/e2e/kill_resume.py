@@ -6,7 +6,7 @@
 One undisturbed run to the last step; then a run in which a random process (dsrun, agent, a worker) is
 killed again and again, started anew each time until it is done.  The texts of loss and gradient norm
 and the exported weights must be byte-equal, and nothing may be left running or in shared memory.  The same
-again with everything in shards (ZeRO stage 3).
+again with everything in shards (ZeRO stage 3) and with dropout.
 """
 import functools
 import os
@@ -26,7 +26,8 @@ def job():
 
 
 def command(run, stage):
-    return ("--slots", 2, "--run-dir", run, job(), f"zero.stage={stage}")
+    return ("--slots", 2, "--run-dir", run, job(), f"zero.stage={stage}",
+            f"model.dropout={0.1 if stage == 3 else 0}")
 
 
 def run_to_end(name, stage=0):

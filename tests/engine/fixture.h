@@ -111,6 +111,8 @@ struct test_run {
     const struct ds_comm_backend *backend; /* to take the place of the comm's own, or NULL */
     unsigned steps;
     double loss_scale;    /* 0: 1 */
+    const float *nudge;   /* a whole line to add this often to the initial weights, or NULL; one */
+    float nudge_by;       /* rank only */
     uint64_t poison_step; /* set one parameter to NaN before this step; UINT64_MAX never */
     struct ds_step_result result[16];
     float *first_grads, *params, *exp_avg; /* [elems] of the plan's flat lines */
@@ -149,6 +151,8 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
                     : (float)((double)((i * 977 + j) * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
         free(copy);
     }
+    for (uint64_t j = 0; run->nudge != NULL && j < plan->padded_elems; j++)
+        params[j] += run->nudge_by * run->nudge[j];
     if (run->weights != NULL)
         test_tensors_close(&file);
 }

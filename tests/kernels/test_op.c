@@ -163,6 +163,18 @@ Test(op, other_arguments)
     REFUSES(adagrad, adagrad, a.v = NULL);
 }
 
+Test(op, dropout_arguments)
+{
+    static const struct ds_dropout_args dropout = {.n = 3, .rate = 0.5, .x = f, .y = f + 10};
+
+    ACCEPTS(dropout, dropout);
+    REFUSES(dropout, dropout, a.rate = 1.0);
+    REFUSES(dropout, dropout, a.rate = -0.1);
+    REFUSES(dropout, dropout, a.rate = NAN);
+    REFUSES(dropout, dropout, a.act = DS_I32);
+    REFUSES(dropout, dropout, a.x = NULL);
+}
+
 Test(op, nothing_to_do)
 {
     ACCEPTS(adamw, ((struct ds_adamw_args){.bias1 = 1.0, .bias2 = 1.0}));

@@ -20,7 +20,8 @@
 /* p folder, b build, r nonce, a n agent's hash and size, w m worker's; d the cache folder.
  *   t  tell the launcher         e  end with a reason        q  has FILE this hash?
  *   k  is program NAME in DIR the one with this hash         o  has DIR all that is needed?
- *   f  a folder of our own that nobody else may write to     u  get program NAME if need be */
+ *   f  a folder of our own that nobody else may write to     u  get program NAME if need be
+ *   s  sweep up what copies that broke off an hour ago or longer have left */
 /* clang-format off */
 const char ds_boot_command[] =
     "exec /bin/sh -c '"
@@ -34,7 +35,9 @@ const char ds_boot_command[] =
     "f() { [ -d \"$1\" ] || mkdir -m 700 \"$1\" 2>/dev/null; "
         "[ -L \"$1\" ] && e \"$1 is a symbolic link\"; "
         "[ -d \"$1\" ] && [ -O \"$1\" ] && chmod 700 \"$1\" || e \"cannot use the folder $1\"; }; "
-    "u() { k \"$d\" \"$1\" \"$2\" && return; x=\"$d/.$1.$r\"; t put \"$1\"; "
+    "s() { find \"$d\" -maxdepth 1 -type f -name \".dsrun-*\" -user \"$(id -u)\" -mmin +60 "
+        "-exec rm -f {} + ; } 2>/dev/null; "
+    "u() { k \"$d\" \"$1\" \"$2\" && return; s; x=\"$d/.$1.$r\"; t put \"$1\"; "
         "( umask 077; set -C; head -c \"$3\" >\"$x\" ) && q \"$x\" \"$2\" && chmod 700 \"$x\" && "
         "mv -f \"$x\" \"$d/$1\" || { rm -f \"$x\"; e \"cannot write $1 into $d\"; }; }; "
     "if [ \"$a\" = - ]; then [ -x \"$p/dsrun-agent\" ] && g \"$p\"; "

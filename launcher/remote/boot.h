@@ -19,6 +19,9 @@
  * ${XDG_CACHE_HOME:-~/.cache}/dsrun/BUILD, where it is put if it is missing.  What a login prints
  * before is dropped, as much as DS_MAX_BANNER_BYTES.
  *
+ * A copy that breaks off leaves .NAME.NONCE in the cache folder; the next copy into it removes
+ * those of the user that are an hour old, where the host has find(1).
+ *
  * struct ds_boot is pure: bytes in, bytes out.
  *
  * Tests   tests/launcher/test_boot.c (the script itself, too)

@@ -7,6 +7,7 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "launcher/remote/boot.h"
@@ -97,7 +99,8 @@ static struct outcome start(const char *shell, const struct ds_boot_plan *plan)
         while ((n = recv(fd[0], outcome.said + have, sizeof(outcome.said) - 1 - have, 0)) > 0)
             have += (size_t)n;
     } else {
-        (void)snprintf(outcome.said, sizeof(outcome.said), "%s", err.text);
+        (void)snprintf(outcome.said, sizeof(outcome.said), "%.*s", (int)sizeof(outcome.said) - 1,
+                       err.text);
     }
     (void)close(fd[0]);
     (void)waitpid(pid, NULL, 0);
@@ -135,6 +138,42 @@ Test(boot, programs_are_pushed_once_and_kept_for_the_user_alone)
     cr_assert_eq(stat(tempdir_path(".cache/dsrun/1.0-test"), &info), 0);
     cr_expect_eq(info.st_mode & 07777, 0700);
     ds_boot_plan_release(&plan);
+}
+
+/* A file in the cache, last written so long ago. */
+static const char *leave(const char *name, time_t seconds)
+{
+    const struct timespec when[2] = {{.tv_sec = time(NULL) - seconds},
+                                     {.tv_sec = time(NULL) - seconds}};
+    char path[128];
+
+    (void)snprintf(path, sizeof(path), ".cache/dsrun/1.0-test/%s", name);
+    cr_assert_eq(ds_fs_replace(tempdir_path(path), "x", 1, NULL), 0);
+    cr_assert_eq(utimensat(AT_FDCWD, tempdir_path(path), when, 0), 0);
+    return tempdir_path(path);
+}
+
+Test(boot, what_broken_copies_left_is_swept_up_when_it_is_old)
+{
+    char *old, *young, *other;
+    struct ds_boot_plan plan;
+
+    make_folder("here");
+    make_folder(".cache/dsrun/1.0-test");
+    write_program("here", "dsrun-agent", "pushed");
+    old = strdup(leave(".dsrun-agent.0011", 3 * 3600));
+    young = strdup(leave(".dsrun-agent.0022", 60));
+    other = strdup(leave("dsrun-old", 3 * 3600));
+    plan = plan_of("here", true, false);
+    plan.folder = "";
+    cr_assert_eq(start("sh", &plan).rc, 1);
+    cr_expect_neq(access(old, F_OK), 0, "an old one goes");
+    cr_expect_eq(access(young, F_OK), 0, "one that may be in use stays");
+    cr_expect_eq(access(other, F_OK), 0, "what is none stays");
+    ds_boot_plan_release(&plan);
+    free(old);
+    free(young);
+    free(other);
 }
 
 Test(boot, what_is_installed_with_the_same_bytes_runs_where_it_is)

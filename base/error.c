@@ -96,6 +96,7 @@ int ds_exit_from_errno(int rc)
     case ENOENT: return DS_EXIT_USAGE;
     case ETIMEDOUT: return DS_EXIT_TIMEOUT;
     case EHOSTUNREACH:
+    case EKEYREJECTED:
     case EPROTO: return DS_EXIT_UNAVAILABLE;
     default: return DS_EXIT_FAILURE;
     }

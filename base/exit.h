@@ -32,7 +32,7 @@ enum ds_exit {
 /* Exit code of a negative errno as returned by the library: EINVAL, EBADMSG,
  * ERANGE, EOVERFLOW, ENOTSUP, ENOMEM: DATA; ENOENT, and EDOM, an
  * option that cannot be followed: USAGE; ETIMEDOUT: TIMEOUT;
- * EHOSTUNREACH, EPROTO: UNAVAILABLE; anything else: FAILURE; 0: OK. */
+ * EHOSTUNREACH, EKEYREJECTED, EPROTO: UNAVAILABLE; anything else: FAILURE; 0: OK. */
 int ds_exit_from_errno(int rc);
 
 #endif

@@ -347,6 +347,7 @@ static int run(struct exec *exec, struct ds_fleet_result *result, struct ds_erro
         .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
         .heartbeat_s = cli->heartbeat_s < 0 ? HEARTBEAT_S : cli->heartbeat_s,
         .apart = true,
+        .verify = true,
         .ops = &ops,
         .user = exec};
 

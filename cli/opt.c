@@ -43,6 +43,7 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
 
 #define BIT(id)  (1u << DS_COMMAND_##id)
 #define ON_HOSTS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS))
+#define CHOOSING (ON_HOSTS | BIT(HOSTS_TRUST))
 #define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
@@ -67,17 +68,17 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
     {{path, DS_KEY_BOOL, 0, FIELD(bool *, f), NULL, 0, 0, NULL, help, NULL}, letter, NULL, commands}
 
 static const struct ds_option options[] = {
-    TEXT('H', "--hostfile", "FILE", hostfile, ON_HOSTS, "the hosts to use"),
-    TEXT('i', "--include", "SPEC", include, ON_HOSTS, "only these: HOST[:SLOT[,SLOT...]][@HOST...]"),
-    TEXT('e', "--exclude", "SPEC", exclude, ON_HOSTS, "all but these"),
-    WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, ON_HOSTS, "use the first N hosts"),
+    TEXT('H', "--hostfile", "FILE", hostfile, CHOOSING, "the hosts to use"),
+    TEXT('i', "--include", "SPEC", include, CHOOSING, "only these: HOST[:SLOT[,SLOT...]][@HOST...]"),
+    TEXT('e', "--exclude", "SPEC", exclude, CHOOSING, "all but these"),
+    WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, CHOOSING, "use the first N hosts"),
     WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_RANKS, "ranks per host; else the hostfile says, else launch.slots"),
-    ENUM("--via", "HOW", via, vias, ON_HOSTS, "how hosts are reached: auto, local, ssh, openssh or slurm"),
+    ENUM("--via", "HOW", via, vias, CHOOSING, "how hosts are reached: auto, local, ssh, openssh or slurm"),
     ENUM("--push", "WHEN", push, pushes, STARTING | BIT(HOSTS), "copy programs to hosts that lack them: auto or never"),
     FLAG(0, "--dry-run", dry_run, ON_HOSTS, "decide and print everything, start nothing"),
     TEXT(0, "--run-dir", "DIR", run_dir, ON_RANKS | BIT(HOSTS), "where metrics, logs and checkpoints go"),
     SECONDS("--grace", grace_s, STARTING, "from asking ranks to stop to killing them; 30 if not given"),
-    SECONDS("--start-timeout", start_timeout_s, ON_HOSTS, "for all ranks to be ready; 60 if not given"),
+    SECONDS("--start-timeout", start_timeout_s, CHOOSING, "for all ranks to be ready; 60 if not given"),
     SECONDS("--heartbeat", heartbeat_s, STARTING,
             "without a word after which a host is lost; 15 if not given, 0: never"),
     WHOLE("--restarts", "N", int64_t *, restarts, 0, 1000000, ON_RANKS,

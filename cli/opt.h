@@ -45,6 +45,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "run a program once on every host; output that is the same is shown once") \
     X(HOSTS, "hosts", ds_cmd_hosts, "", 0, 0, \
       "ask every host what it is; say first where hosts differ") \
+    X(HOSTS_TRUST, "hosts trust", ds_cmd_trust, "", 0, 0, \
+      "show the keys of hosts that are not known yet; record them on yes") \
     X(PS, "ps", ds_cmd_ps, "", 0, 0, "list the jobs of this user that run on this machine") \
     X(KILL, "kill", ds_cmd_kill, "JOB", 1, 1, \
       "stop a job, by its number or name: every rank saves; a second time kills") \

@@ -5,7 +5,7 @@ SRC_launcher := launcher/agent.c launcher/cores.c launcher/gather.c launcher/gua
     launcher/remote/channel.c launcher/remote/known_hosts.c launcher/remote/local.c \
     launcher/remote/openssh.c launcher/remote/pattern.c launcher/remote/ssh.c launcher/remote/ssh_agent.c \
     launcher/remote/ssh_auth.c launcher/remote/ssh_config.c launcher/remote/ssh_link.c \
-    launcher/remote/ssh_session.c launcher/remote/ssh_site.c \
+    launcher/remote/ssh_session.c launcher/remote/ssh_site.c launcher/remote/trust.c \
     launcher/remote/seal.c launcher/remote/sealed.c launcher/remote/slurm.c launcher/remote/slurm_join.c \
     launcher/fleet/cause.c launcher/fleet/fleet.c launcher/fleet/fleet_host.c launcher/fleet/logmux.c launcher/fleet/meet.c launcher/fleet/pulse.c launcher/fleet/restart.c \
     launcher/fleet/spares.c launcher/fleet/supervise.c launcher/hosts/hostlist.c launcher/hosts/hostfile.c launcher/hosts/hostfile_yaml.c \

@@ -95,6 +95,11 @@ static void note(struct ds_fleet *fleet, enum ds_fleet_note what)
     ds__fleet_check(fleet, fleet->args->ops->note(fleet->args->user, what, &err), &err);
 }
 
+bool ds__fleet_refuses(const struct ds_fleet *fleet, int code)
+{
+    return code != 0 && (!fleet->args->apart || (fleet->args->verify && code == EKEYREJECTED));
+}
+
 static void close_hosts(struct ds_fleet *fleet)
 {
     for (uint32_t i = 0; i < fleet->args->places; i++)
@@ -109,7 +114,8 @@ static void check_start(struct ds_fleet *fleet, uint64_t now_ns)
     char reason[64];
 
     if (!fleet->args->apart || timeout_s <= 0 ||
-        (double)(now_ns - fleet->start_ns) / 1e9 < timeout_s)
+        (double)(now_ns - fleet->start_ns) / 1e9 < timeout_s ||
+        (double)(now_ns - fleet->up_ns) / 1e9 < timeout_s)
         return;
     (void)snprintf(reason, sizeof(reason), "no answer within %g s", timeout_s);
     for (uint32_t i = 0; i < fleet->args->places; i++) {
@@ -203,7 +209,7 @@ static void explain(const struct ds_fleet *fleet, struct ds_fleet_result *result
 /* Could a host not be started while nothing was anywhere? */
 static bool refused(const struct ds_fleet *fleet)
 {
-    return fleet->refused.code != 0 && fleet->up == 0 && !fleet->args->apart;
+    return fleet->up == 0 && ds__fleet_refuses(fleet, fleet->refused.code);
 }
 
 static int serve(struct ds_fleet *fleet, struct ds_error *err)
@@ -262,6 +268,7 @@ static int attempt_init(struct ds_fleet *fleet, const struct ds_fleet_args *args
     fleet->last_step = -1;
     fleet->broken = fleet->refused = (struct ds_error){0};
     fleet->up = fleet->down = 0;
+    fleet->up_ns = 0;
     for (uint32_t i = 0; i < args->places; i++) {
         ds__host_init(&fleet->host[i], fleet, i);
         fleet->hosts[i].first_rank = args->place[i].first_rank;
@@ -307,6 +314,7 @@ int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
     int rc = attempt_init(fleet, args, err);
 
     transport.apart = args->apart;
+    transport.verify = args->verify;
     transport.loop = &fleet->loop;
     transport.ops = &ds__host_remote_ops;
     transport.start_ns = args->start_timeout_s == 0

@@ -56,13 +56,15 @@ struct ds_fleet_args {
     const struct ds_place *place;
     uint32_t places, world;
     const struct ds_transport *transport;
-    struct ds_transport_args transport_args; /* loop, ops, start_ns and apart are filled in */
+    struct ds_transport_args transport_args; /* loop, ops, start_ns, apart, verify are filled in */
     const struct ds_spec *spec;              /* ranks and nodes are filled in per host */
     const char *const *devices;      /* per place, those of its ranks: "0,2", or NULL; NULL: none */
     double grace_s, start_timeout_s; /* start_timeout_s 0: none */
     double heartbeat_s, hang_s;      /* ds_super_args; 0: none */
-    bool apart; /* ranks that have nothing to do with each other: a host that cannot be reached, or
+    bool apart;  /* ranks that have nothing to do with each other: a host that cannot be reached, or
                    not within the start time-out, is lost and the others go on */
+    bool verify; /* (apart) no rank starts anywhere before every key was checked; one that is not
+                    trusted refuses the attempt */
     const struct ds_fleet_ops *ops;
     void *user;
 };
@@ -93,8 +95,8 @@ struct ds_fleet {
     uint32_t up, down;       /* hosts that were, and that could not be */
     struct ds_meet meet;     /* of ranks that gather */
     int64_t last_step;
-    int pending_stop; /* a signal that came between attempts */
-    uint64_t start_ns;
+    int pending_stop;         /* a signal that came between attempts */
+    uint64_t start_ns, up_ns; /* up_ns: the last one came up */
     bool over;
 };
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/build.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 /* --- frames from agents ----------------------------------------------------------------------- */
@@ -245,6 +246,7 @@ static void on_up(struct ds_remote *remote)
 
     host->up = true;
     host->fleet->up++;
+    host->fleet->up_ns = ds_clock_mono_ns();
     rc = ds_channel_open(&host->channel, &host->fleet->loop, &channel, &err);
     if (rc == 0)
         rc = send_spec(host, &err);
@@ -261,7 +263,7 @@ static void on_down(struct ds_remote *remote, int rc, const struct ds_error *err
     fleet->down++;
     if (fleet->refused.code == 0)
         (void)ds_fail(&fleet->refused, -rc, "host '%s': %s", host->place->host, host->reason);
-    else
+    else if (ds__fleet_refuses(fleet, -rc)) /* else ops->lost told it */
         ds_log(DS_LOG_ERROR, "host '%s': %s", host->place->host, host->reason);
 }
 

@@ -32,6 +32,9 @@ struct ds_fleet_host {
 void ds__fleet_tell(struct ds_fleet *fleet, const struct ds_super_event *event);
 void ds__fleet_check(struct ds_fleet *fleet, int rc, const struct ds_error *err);
 
+/* Is a host that could not be started for this reason the end of the attempt? */
+bool ds__fleet_refuses(const struct ds_fleet *fleet, int code);
+
 extern const struct ds_remote_ops ds__host_remote_ops;
 
 void ds__host_init(struct ds_fleet_host *host, struct ds_fleet *fleet, uint32_t index);

@@ -164,6 +164,11 @@ void ds_key_type(char *out, const void *blob, size_t len)
         return;
     memcpy(out, bytes + 4, n);
     out[n] = '\0';
+    for (uint32_t i = 0; i < n; i++)
+        if (!isalnum((unsigned char)out[i]) && (out[i] == '\0' || strchr("@.-", out[i]) == NULL)) {
+            out[0] = '\0'; /* it could not stand in a line of a file */
+            return;
+        }
 }
 
 static bool same_key(const struct ds_known_entry *entry, const void *blob, size_t len)

@@ -100,19 +100,21 @@ static void give_up(struct link *link, int rc, const struct ds_error *err)
     enter(link, GONE);
 }
 
-static void hear(struct ds_watch *watch, uint32_t events)
+/* Some of what ssh(1) says; false: there is no more now. */
+static bool hear_some(struct link *link)
 {
-    struct link *link = watch->user;
     size_t used = strlen(link->complaint);
     char bytes[COMPLAINT_BYTES / 2];
     ssize_t n = read(link->err_fd, bytes, sizeof(bytes));
 
-    (void)events;
     if (n <= 0) {
-        if (n == 0 || errno != EAGAIN)
-            ds_loop_remove(link->openssh->base.args.loop, watch);
-        return;
+        if (n == 0 || (errno != EAGAIN && errno != EINTR))
+            ds_loop_remove(link->openssh->base.args.loop, &link->complaints);
+        return false;
     }
+    for (ssize_t i = 0; i < n; i++)
+        if (bytes[i] == '\0')
+            bytes[i] = '?';
     if (used + (size_t)n >= COMPLAINT_BYTES) { /* the last is what counts */
         size_t drop_bytes = used + (size_t)n - COMPLAINT_BYTES + 1;
 
@@ -121,6 +123,28 @@ static void hear(struct ds_watch *watch, uint32_t events)
     }
     memcpy(link->complaint + used, bytes, (size_t)n);
     link->complaint[used + (size_t)n] = '\0';
+    return true;
+}
+
+static void hear(struct ds_watch *watch, uint32_t events)
+{
+    (void)events;
+    (void)hear_some(watch->user);
+}
+
+/* ssh(1) hung up: all that it said before it went is there.  Its last words on a key that it does
+ * not trust are always the same. */
+static int lost(struct link *link, struct ds_error *err)
+{
+    const char *text;
+    bool key;
+
+    while (hear_some(link))
+        continue;
+    text = complaint(link);
+    key = strcmp(text, "Host key verification failed.") == 0;
+
+    return ds_fail(err, key ? EKEYREJECTED : EHOSTUNREACH, "%s", text);
 }
 
 /* --- the boot --------------------------------------------------------------------------------- */
@@ -135,7 +159,7 @@ static int send_boot(struct link *link, struct ds_error *err)
         if (n < 0 && errno == EAGAIN)
             break;
         if (n < 0)
-            return ds_fail(err, EHOSTUNREACH, "%s", complaint(link));
+            return lost(link, err);
         ds_boot_sent(&link->boot, (size_t)n);
     }
     ds_loop_want(link->openssh->base.args.loop, &link->line,
@@ -156,8 +180,7 @@ static int boot(struct link *link, struct ds_error *err)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
     if (n <= 0) {
-        hear(&link->complaints, 0); /* what it said before it went */
-        return ds_fail(err, EHOSTUNREACH, "%s", complaint(link));
+        return lost(link, err);
     }
     rc = ds_boot_feed(&link->boot, bytes, (size_t)n, &used, err);
     if (rc == 1 && used != (size_t)n)
@@ -307,13 +330,17 @@ static void go_up(struct openssh *openssh)
 static void mind_gate(struct openssh *openssh)
 {
     unsigned settled = openssh->count[GONE] + openssh->count[STARTED] + openssh->count[UP];
+    const struct ds_transport_args *args = &openssh->base.args;
+    bool untrusted = false;
 
-    if (openssh->base.args.apart || (settled == openssh->hosts && openssh->count[GONE] == 0))
-        go_up(openssh);
-    if (!openssh->base.args.apart && settled != openssh->hosts)
+    if ((!args->apart || args->verify) && settled != openssh->hosts)
         return;
+    for (struct link *link = openssh->links; args->verify && link != NULL; link = link->next)
+        untrusted = untrusted || (link->phase == GONE && link->rc == -EKEYREJECTED);
+    if (!untrusted && (args->apart || openssh->count[GONE] == 0))
+        go_up(openssh);
     for (struct link *link = openssh->links; link != NULL; link = link->next)
-        if (link->phase == GONE && !link->told) {
+        if (link->phase == GONE && !link->told && (!untrusted || link->rc == -EKEYREJECTED)) {
             link->told = true;
             openssh->base.args.ops->down(link->remote, link->rc, &link->err);
         }

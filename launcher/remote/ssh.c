@@ -166,9 +166,11 @@ void ds__ssh_fail(struct ds_ssh_link *link, int rc, const struct ds_error *err)
         if (at->via == link && at->phase != DS_SSH_GONE) {
             struct ds_error lost = {0};
 
-            (void)ds_fail(&lost, EHOSTUNREACH, "the host before it, '%s': %s", link->target->name,
+            int code = rc == -EKEYREJECTED ? EKEYREJECTED : EHOSTUNREACH;
+
+            (void)ds_fail(&lost, code, "the host before it, '%s': %s", link->target->name,
                           err->text);
-            ds__ssh_fail(at, -EHOSTUNREACH, &lost);
+            ds__ssh_fail(at, -code, &lost);
         }
 }
 
@@ -260,11 +262,32 @@ static void open_gate(struct ds_ssh *ssh, enum ds_ssh_phase from, enum ds_ssh_ph
     }
 }
 
+/* Was every key checked that could be?  A host whose key is not trusted is named, and no other is
+ * let on, ever.  What the slowest took does not count against the others. */
+static bool verify(struct ds_ssh *ssh)
+{
+    bool trusted = true;
+
+    if (ssh->verified || ssh->count[DS_SSH_READY] + ssh->count[DS_SSH_GONE] != ssh->hosts)
+        return ssh->verified;
+    for (struct ds_ssh_link *link = ssh->links; link != NULL; link = link->next)
+        if (link->remote != NULL && link->rc == -EKEYREJECTED) {
+            trusted = false;
+            tell_down(link);
+        }
+    ssh->verified = trusted;
+    if (ssh->base.args.start_ns != 0)
+        ssh->base.args.start_ns = ds_clock_mono_ns() + ssh->start_span_ns;
+    return trusted;
+}
+
 /* Open the gates that can be opened; or name the hosts that keep one shut. */
 static void mind_gates(struct ds_ssh *ssh)
 {
     unsigned gone = ssh->count[DS_SSH_GONE];
 
+    if (ssh->base.args.verify && !verify(ssh))
+        return;
     if (ssh->base.args.apart) {
         open_gate(ssh, DS_SSH_READY, DS_SSH_OPEN);
         open_gate(ssh, DS_SSH_STARTED, DS_SSH_UP);
@@ -467,6 +490,8 @@ static int ssh_open(struct ds_starter **starter, const struct ds_transport_args 
     }
     ssh->base = (struct ds_starter){.transport = &ds_transport_ssh, .args = *args};
     ssh->agent.fd = -1;
+    if (args->start_ns != 0)
+        ssh->start_span_ns = args->start_ns - ds_clock_mono_ns();
     rc = ds_boot_plan_open(&ssh->plan, args->libexec, ds_build_id, args->push == DS_PUSH_AUTO,
                            args->worker, err);
     if (rc == 0)

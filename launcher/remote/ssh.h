@@ -105,6 +105,8 @@ struct ds_ssh {
     unsigned open;                             /* of the two gates: before OPEN, before UP */
     unsigned ends;                             /* links between end-of-file and the end */
     bool planned;
+    bool verified; /* (verify) every key */
+    uint64_t start_span_ns;
 };
 
 /* Move on as far as it goes now. */

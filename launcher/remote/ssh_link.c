@@ -254,11 +254,11 @@ static int check_known(struct ds_ssh_link *link, const char *types, struct ds_er
     if (types[0] != '\0')
         return 0;
     if (authority)
-        return ds_fail(err, EHOSTUNREACH,
+        return ds_fail(err, EKEYREJECTED,
                        "its key is trusted by certificate (@cert-authority) only, which needs "
                        "--via openssh");
     if (rsa)
-        return ds_fail(err, EHOSTUNREACH,
+        return ds_fail(err, EKEYREJECTED,
                        "it is known by an RSA key only, which needs --via openssh");
     return 0; /* unknown: any type, so that the key can be shown */
 }
@@ -309,26 +309,53 @@ static int judge(const struct ds_ssh_link *link, enum ds_known_answer answer,
     switch (answer) {
     case DS_KNOWN_TRUSTED: return 0;
     case DS_KNOWN_IS_REVOKED:
-        return ds_fail(err, EHOSTUNREACH, "its key %s is revoked (%s:%u)", print, file, line);
+        return ds_fail(err, EKEYREJECTED, "its key %s is revoked (%s:%u)", print, file, line);
     case DS_KNOWN_CHANGED:
-        return ds_fail(err, EHOSTUNREACH,
+        return ds_fail(err, EKEYREJECTED,
                        "its key has CHANGED: it shows %s %s, %s:%u has another; somebody may be in "
                        "between",
                        type, print, file, line);
     case DS_KNOWN_CA_ONLY:
-        return ds_fail(err, EHOSTUNREACH,
+        return ds_fail(err, EKEYREJECTED,
                        "its key is trusted by certificate (@cert-authority) only, which needs "
                        "--via openssh");
     case DS_KNOWN_OTHER_TYPE:
+        return ds_fail(err, EKEYREJECTED,
+                       "it shows %s %s, but is known by another type of key (%s:%u), which needs "
+                       "--via openssh",
+                       type, print, file, line);
     case DS_KNOWN_UNKNOWN: break;
     }
-    return ds_fail(err, EHOSTUNREACH,
+    return ds_fail(err, EKEYREJECTED,
                    "its key is not known: %s %s for '%s'; see `dsrun hosts trust`", type, print,
                    link->target->key_name);
 }
 
+static int show_key(const struct ds_ssh_link *link, const void *blob, size_t len,
+                    struct ds_error *err)
+{
+    const struct ds_transport_args *args = &link->ssh->base.args;
+    struct sockaddr_storage peer = {0};
+    socklen_t peer_len = sizeof(peer);
+    char address[NI_MAXHOST];
+    struct ds_shown_key key = {.host = link->target->name,
+                               .address = link->target->address,
+                               .name = link->target->key_name,
+                               .file = link->target->known_own,
+                               .blob = blob,
+                               .len = len};
+
+    if (link->fd >= 0 && getpeername(link->fd, (struct sockaddr *)&peer, &peer_len) == 0 &&
+        getnameinfo((struct sockaddr *)&peer, peer_len, address, sizeof(address), NULL, 0,
+                    NI_NUMERICHOST) == 0)
+        key.address = address;
+    args->key(args->key_user, &key);
+    return ds_fail(err, ENOKEY, "its key is not known yet");
+}
+
 static int check_key(struct ds_ssh_link *link, struct ds_error *err)
 {
+    const struct ds_transport_args *args = &link->ssh->base.args;
     const struct ds_known_entry *entry;
     enum ds_known_answer answer;
     char type[64], print[64];
@@ -343,6 +370,10 @@ static int check_key(struct ds_ssh_link *link, struct ds_error *err)
     ds_key_fingerprint(print, blob, len);
     answer = ds_known_check(link->known, blob, len, &entry);
     rc = judge(link, answer, entry, type, print, err);
+    if (args->key != NULL && answer == DS_KNOWN_UNKNOWN)
+        rc = show_key(link, blob, len, err);
+    else if (args->key != NULL && rc == 0 && link->remote != NULL)
+        rc = ds_fail(err, EALREADY, "its key is known");
     free(link->known);
     link->known = NULL;
     return rc;

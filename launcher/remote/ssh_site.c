@@ -139,6 +139,7 @@ static int fill_lists(struct ds_ssh_site *site, const struct ds_ssh_config *conf
     if (rc == 0)
         rc = expand_list(site, config->known.set ? &config->known : &default_known, tokens,
                          &target->known, err);
+    target->known_own = target->known.count > 0 ? target->known.item[0] : NULL;
     if (rc == 0)
         rc = expand_list(site, config->global_known.set ? &config->global_known : &default_global,
                          tokens, &target->known, err);

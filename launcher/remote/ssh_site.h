@@ -38,6 +38,7 @@ struct ds_ssh_target {                            /* one host, resolved; borrowe
     struct ds_ssh_list identity; /* expanded paths */
     bool identities_given, identities_only;
     struct ds_ssh_list known; /* expanded paths, the user's first */
+    const char *known_own;    /* the first of the user's; NULL: none */
     struct ds_ssh_hop hop[DS_MAX_SSH_JUMPS];
     size_t hops;
 };

@@ -43,7 +43,8 @@ struct ds_remote {                   /* one agent as caller and transport see it
 /* Called from tick() or the loop, never from start() or finish(); may not call the transport. */
 struct ds_remote_ops {
     void (*up)(struct ds_remote *remote);
-    /* `rc` is -EHOSTUNREACH for what the user can mend (network, keys), else what went wrong. */
+    /* `rc` is -EKEYREJECTED for a host whose key is not trusted, -EHOSTUNREACH for what else the
+     * user can mend (network, login), else what went wrong. */
     void (*down)(struct ds_remote *remote, int rc, const struct ds_error *err);
 };
 
@@ -55,15 +56,29 @@ enum ds_reach {
 
 enum ds_push { DS_PUSH_AUTO, DS_PUSH_NEVER };
 
+struct ds_shown_key {           /* of a host that is in no known_hosts file; for the call only */
+    const char *host, *address; /* as the user names it; where it is */
+    const char *name, *file;    /* to record it by, and in: the user's own known_hosts, or NULL */
+    const void *blob;
+    size_t len;
+};
+
 struct ds_transport_args {
     struct ds_loop *loop;
     const struct ds_remote_ops *ops;
     const char *libexec; /* where dsrun-agent and dsrun-worker lie here */
     int lease_fd;        /* (local) a lock the agent keeps until it has ended; -1: none */
     bool apart;          /* hosts do not wait for each other: one that is ready starts */
+    bool verify;         /* (apart) ... but not before the key of every host that can be reached was
+                            checked; one that is not trusted refuses them all */
     uint64_t start_ns;   /* monotonic time by which every host must be up or down; 0: none */
     enum ds_push push;   /* may programs be copied to hosts that lack this build? */
     bool worker;         /* ranks are dsrun-worker, which must be there too */
+    /* (ssh) Only look at keys: an unknown one is shown, no host is logged in to but those on the
+     * way to others; a host with a trusted key is down with -EALREADY, one whose key was shown
+     * with -ENOKEY.  NULL: start agents. */
+    void (*key)(void *user, const struct ds_shown_key *key);
+    void *key_user;
 };
 
 /* Descriptor at which a local agent holds the lock. */

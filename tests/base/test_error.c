@@ -125,6 +125,7 @@ Test(exit, errnos_map_to_the_table)
         {ENOENT, DS_EXIT_USAGE},
         {ETIMEDOUT, DS_EXIT_TIMEOUT},
         {EHOSTUNREACH, DS_EXIT_UNAVAILABLE},
+        {EKEYREJECTED, DS_EXIT_UNAVAILABLE},
         {EPROTO, DS_EXIT_UNAVAILABLE},
         {EIO, DS_EXIT_FAILURE},
         {ENOSPC, DS_EXIT_FAILURE},

@@ -74,6 +74,8 @@ static const struct wrong {
     {{"--env", "A*=x", "j.yaml"}, EINVAL, "'--env' must be NAME or NAME=VALUE, not 'A*=x'"},
     {{"hosts", "x"}, EINVAL, "unexpected word 'x'; the command is 'dsrun hosts'"},
     {{"hosts", "--slots", "2"}, EINVAL, "option '--slots' does not go with 'hosts'"},
+    {{"hosts", "trust", "x"}, EINVAL, "unexpected word 'x'; the command is 'dsrun hosts trust'"},
+    {{"hosts", "trust", "--json"}, EINVAL, "option '--json' does not go with 'hosts trust'"},
     {{"bench", "io"}, ENOTSUP, "command 'bench io' is not supported yet"},
     {{"data", "inspect", "x"}, ENOTSUP, "command 'data' is not supported yet"},
     {{"generate", "x"}, ENOTSUP, "command 'generate' is not supported yet"},

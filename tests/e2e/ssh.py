@@ -6,8 +6,13 @@
 Every sshd of the bed records the command that it is given, so that the last point can say that it was
 the same bytes each time, whatever stood in hostfiles, options, arguments and paths.
 """
+import os
+import pty
 import re
+import select
 import shutil
+import subprocess
+import time
 
 import beds
 import harness as h
@@ -28,9 +33,11 @@ def main():
         home = bed.base / "home" / "root"
         exec_points(bed, home)
         key_points(bed, home)
+        gate_points(bed, home, log)
+        trust_points(bed, home)
         config_points(bed, home)
         push_points(bed, home)
-        fault_points(bed)
+        fault_points(bed, log)
         string_points(bed)
     asked = set(log.read_text().split("--end--\n")) - {""}
     h.ok(len(asked) == 1 and "touch" not in "".join(asked), "sshd was asked for the same bytes every time", asked)
@@ -75,6 +82,100 @@ def key_points(bed, home):
     bed.run("ssh-keygen", "-H", "-f", known)
     ran = run(bed, "--", "true")
     h.ok("|1|" in known.read_text() and ran.returncode != 69, "hashed names are found", ran.stderr)
+    known.write_text(right)
+
+
+def gate_points(bed, home, log):
+    """One bad host of three: no program runs on any, whatever the command and transport."""
+    known, mark, job = home / ".ssh" / "known_hosts", h.work() / "ran", h.write_job(batch=3)
+    right = known.read_text()
+    line = next(l for l in right.splitlines() if l.startswith("node2,"))
+    other = next(l for l in right.splitlines() if l.startswith("node3,")).split()[2]
+    touch = ("exec", ("--", "touch", str(mark)))
+    for name, text in [("unknown", right.replace(line + "\n", "")),
+                       ("changed", right.replace(line, line.replace(line.split()[2], other))),
+                       ("revoked", right + "@revoked * " + " ".join(line.split()[1:]) + "\n")]:
+        known.write_text(text)
+        for via, (command, words) in [("ssh", touch), ("openssh", touch), ("ssh", ("run", ("--run-dir", "gate", str(job))))]:
+            before = log.read_text()
+            ran = run(bed, "--via", via, *words, command=(command,))
+            h.ok(ran.returncode == 69 and "node2: " in ran.stderr.replace("'", "") and not mark.exists()
+                 and (via == "openssh" or log.read_text() == before) and not any(map(bed.processes, bed.names)),
+                 f"{command} by {via}: one host of three has a key that is {name}, and nothing starts on any",
+                 f"{ran.returncode} {ran.stdout} {ran.stderr}")
+    known.write_text(right)
+    ran = run(bed, *touch[1])
+    h.ok(ran.returncode == 0 and mark.exists(), "and with the right keys all do", ran.stderr)
+
+
+def at_terminal(bed, answer, *command):
+    """Run a command on the head at a terminal of its own, and answer its question: (code, what it showed)."""
+    master, slave = pty.openpty()
+    child = subprocess.Popen([*bed.head, *map(str, command)], stdin=slave, stdout=slave, stderr=slave, cwd=h.work(),
+                             env=h.environment())
+    os.close(slave)
+    shown, until = "", time.monotonic() + 60
+    while time.monotonic() < until:
+        if not select.select([master], [], [], 1)[0]:
+            continue
+        try:
+            data = os.read(master, 4096)
+        except OSError:  # the other end is closed
+            break
+        shown += data.decode(errors="replace")
+        if answer and "(yes/no): " in shown:
+            os.write(master, answer.encode())
+            answer = ""
+    os.close(master)
+    return child.wait(timeout=60), shown
+
+
+def trust_points(bed, home):
+    """dsrun hosts trust: what ssh-keygen says of the keys; recorded on yes at a terminal only."""
+    known = home / ".ssh" / "known_hosts"
+    right = known.read_text()
+    lines = {name: next(l for l in right.splitlines() if l.startswith(name + ",")) for name in bed.names}
+    prints = {name: bed.run("ssh-keygen", "-lf", bed.base / "hosts" / name / "key.pub").stdout.split()[1]
+              for name in bed.names}
+    only_one = lines["node1"] + "\n"
+    trust = (h.DSRUN, "hosts", "trust", "-H", bed.hostfile)
+    bed.hostfile.write_text("node1\nnode2\nnode3\n")
+    known.write_text(only_one)
+    ran = bed.run(*trust)
+    h.ok(ran.returncode == 69 and known.read_text() == only_one and "node1" not in ran.stdout
+         and all(re.search(rf"^{name} +10[.]\S+ +ssh-ed25519 +{re.escape(prints[name])}$", ran.stdout, re.M)
+                 for name in ("node2", "node3")), "unknown keys are shown, and not recorded without a terminal",
+         f"{ran.returncode} {ran.stdout} {ran.stderr}")
+    code, shown = at_terminal(bed, "y\n", *trust)
+    h.ok(code == 69 and "(yes/no)" in shown and known.read_text() == only_one, "nor on anything but yes", shown)
+    code, shown = at_terminal(bed, "yes\n", *trust)
+    h.ok(code == 0 and prints["node2"] in shown, "on yes they are recorded", f"{code} {shown}")
+    ran = bed.run("ssh-keygen", "-l", "-F", "node3", "-f", known)
+    h.ok(prints["node3"] in ran.stdout, "as ssh-keygen finds them", known.read_text())
+    ran = run(bed, "--", "hostname")
+    h.ok(ran.returncode == 0 and "node3" in ran.stdout, "and programs run there", ran.stderr)
+    ran = bed.run(*trust)
+    h.ok(ran.returncode == 0 and "of all 3 hosts are known" in ran.stdout, "then nothing is left to trust", ran.stdout)
+    text = only_one + lines["node2"].replace(lines["node2"].split()[2], lines["node3"].split()[2]) + "\n"
+    known.write_text(text + "@revoked * " + " ".join(lines["node3"].split()[1:]) + "\n")
+    before = known.read_text()
+    code, shown = at_terminal(bed, "yes\n", *trust)
+    h.ok(code == 69 and "CHANGED" in shown and "is revoked" in shown and "(yes/no)" not in shown
+         and known.read_text() == before, "changed and revoked keys are not to be had", shown)
+    config = home / ".ssh" / "config"
+    plain = config.read_text()
+    config.write_text("Host far\n  HostName node3\n  ProxyJump node2\n" + plain)
+    bed.hostfile.write_text("far\n")
+    known.write_text(only_one)
+    bed.run("ssh-keygen", "-H", "-f", known)
+    first = at_terminal(bed, "yes\n", *trust)
+    second = at_terminal(bed, "yes\n", *trust)
+    ran = bed.run(h.DSRUN, "exec", "--via", "ssh", "-H", bed.hostfile, "--", "hostname")
+    h.ok(first[0] == 69 and prints["node2"] in first[1] and second[0] == 0 and prints["node3"] in second[1]
+         and ran.returncode == 0 and "node3" in ran.stdout and "node" not in known.read_text().replace("node1,", ""),
+         "a host behind another: first the one before it, then itself, hashed as the file is",
+         f"{first} {second} {ran.stderr} {known.read_text()}")
+    config.write_text(plain)
     known.write_text(right)
 
 
@@ -125,9 +226,21 @@ def push_points(bed, home):
          "a copy that was changed does not run, it is replaced", ran.stderr)
     ran = run(bed, "--push", "never", "--", "hostname", DSRUN_LIBEXEC=str(libexec))
     h.ok(ran.returncode == 69 and "may not be pushed" in ran.stderr, "--push never", ran.stderr)
+    agent = (libexec / "dsrun-agent").read_bytes()
+    mine = re.search(rb"\d+[.]\d+[.]\d+-([0-9a-f]{12})\0", agent)
+    theirs = mine[0][:-13] + b"0" * 12
+    other = h.work() / "other-agent"
+    other.write_bytes(agent.replace(mine[0][:-1], theirs))
+    other.chmod(0o755)
+    for name in bed.names:
+        bed.on(name, "cp", other if name == "node2" else h.BUILD / "libexec" / "dsrun" / "dsrun-agent",
+               libexec / "dsrun-agent")
+    ran = run(bed, "--push", "never", "--", "hostname", DSRUN_LIBEXEC=str(libexec))
+    h.ok(ran.returncode == 69 and "node2: " in ran.stderr and mine[0][:-1].decode() in ran.stderr
+         and theirs.decode() in ran.stderr, "an agent of another build is an error that names both", ran.stderr)
 
 
-def fault_points(bed):
+def fault_points(bed, log):
     bed.fault("hang-sshd", "node2")
     ran = run(bed, "--start-timeout", 2, "--", "hostname", hosts="node2\n")
     h.ok(ran.returncode == 69 and "time-out" in ran.stderr and "greeting" in ran.stderr, "an sshd that hangs", ran.stderr)
@@ -136,6 +249,10 @@ def fault_points(bed):
     ran = run(bed, "--start-timeout", 2, "--", "hostname")
     h.ok(ran.returncode == 69 and "node1" in ran.stdout and "node3" in ran.stdout and "connecting" in ran.stderr,
          "a dead host is named, the others answer", f"{ran.returncode} {ran.stdout} {ran.stderr}")
+    before = log.read_text()
+    ran = run(bed, "--start-timeout", 2, "--run-dir", "dead", h.write_job(batch=3), command=("run",))
+    h.ok(ran.returncode == 69 and "node2" in ran.stderr and log.read_text() == before,
+         "a job does not start without it, on no host", f"{ran.returncode} {ran.stdout} {ran.stderr}")
 
 
 def string_points(bed):

@@ -125,6 +125,9 @@ Test(known_hosts, a_line_that_is_written_is_read_again)
     cr_expect_null(strstr(ds_buf_text(&out), "one"));
     cr_expect_eq(ask(ds_buf_text(&out), "one", 22, KEY_C), DS_KNOWN_TRUSTED);
     cr_expect_lt(ds_known_line(&out, "one", "\0\0\0\377x", 5, NULL), 0, "no key");
+    cr_expect_lt(ds_known_line(&out, "one", "\0\0\0\3a\nb", 7, NULL), 0, "a line of its own");
+    cr_expect_lt(ds_known_line(&out, "one", "\0\0\0\3a b", 7, NULL), 0, "two words");
+    cr_expect_lt(ds_known_line(&out, "one", "\0\0\0\3a\0b", 7, NULL), 0, "an end");
     ds_buf_release(&out);
 }
 

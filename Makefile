@@ -117,7 +117,7 @@ $(PROGRAMS):
 # --- tests --------------------------------------------------------------------------------------
 # tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it
 # links in TESTROOMS_<room>.  Every executable file right under tests/e2e/ is a test that prints TAP.
-TEST_ROOMS := base kernels launcher job plan cost comm data ckpt engine cli
+TEST_ROOMS := base kernels cuda-emu launcher job plan cost comm data ckpt engine cli
 TEST_LIBS  := -lcriterion $(LIBS_worker) -lsodium -lssh2 -lcrypto
 define test_rule
 TESTBIN_$(1) := $$(patsubst %.c,$$(B)/%,$$(TESTS_$(1)))
@@ -159,6 +159,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 include tools/install.mk tools/lint.mk tools/sanitize.mk
+include kernels/cuda/rules.mk
 -include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
 FORCE:

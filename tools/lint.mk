@@ -4,7 +4,7 @@
 # What reads the sources instead of running them.  `make lint` is all of it but `analyze`.
 
 LINT := check-deps check-headers check-docs tidy format-check lint-sh lint-c warnings
-C_FILES  = $(shell git ls-files '*.c' '*.h')
+C_FILES  = $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 SH_FILES = $(shell git ls-files ':!man/*' | xargs grep -lE '^\#!/(bin/sh|usr/bin/env bash|bin/bash)' 2>/dev/null)
 PY_FILES = $(shell git ls-files | xargs grep -lE '^\#!/usr/bin/env python3' 2>/dev/null)
 
@@ -28,7 +28,7 @@ check-docs: all | $(B)/deps-lint.ok ## documents agree with the code: options, k
 tidy: | $(B)/deps-test.ok ## the ratchets: lengths, licence lines, banned calls, stray files
 	$(Q)tools/tidy $(LISTED)
 
-LISTED = cli/dsrun.c cli/agent.c cli/worker.c $(foreach r,$(ROOMS),$(SRC_$(r)) $(SRC_isa_$(r))) \
+LISTED = cli/dsrun.c cli/agent.c cli/worker.c $(SRC_cuda) $(CU) tests/cudaemu/planted.cu $(foreach r,$(ROOMS),$(SRC_$(r)) $(SRC_isa_$(r))) \
     $(foreach r,$(TEST_ROOMS),$(TESTS_$(r))) $(TESTS_e2e)
 
 format: | $(B)/deps-lint.ok ## rewrite the C sources with clang-format

@@ -97,6 +97,7 @@ static inline void nums_free(struct nums *x)
     *x = (struct nums){0};
 }
 
+#ifndef DS_TESTS_EMULATED /* else tests/cudaemu/emulated.h has one */
 static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size_t scratch_bytes)
 {
     struct ds_device *device = NULL;
@@ -112,6 +113,7 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
         return NULL; /* the processor lacks it */
     return device;
 }
+#endif
 
 /* An output: wanted values, and what it holds before (`before` NULL: poison). */
 struct out {

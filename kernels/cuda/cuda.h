@@ -1,0 +1,30 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda.h - the CUDA backend's kernels as the rest of the backend sees them; plain C.
+ *
+ * An operation is queued on the stream and returns at once; -EIO when the launch is refused.
+ * Pointers of the args structs are device memory, those of results too (ds_sumsq_args: sum and
+ * nonfinite).  What the table lacks fails with ENOTSUP.
+ *
+ * State  The kernels run under the emulation of tests/cudaemu/ only: none has run on a GPU yet, and
+ *        nothing here tells of speed.  No program loads this backend yet.
+ * Tests  tests/cudaemu/ (every kernel against the CPU backend and float64)
+ */
+#ifndef DS_KERNELS_CUDA_CUDA_H
+#define DS_KERNELS_CUDA_CUDA_H
+
+#include <stddef.h>
+
+#include "kernels/backend.h"
+
+struct ds_cuda_stream {
+    struct ds_stream base;
+    void *stream;  /* a cudaStream_t */
+    void *scratch; /* device memory for partial results; 16-byte aligned */
+    size_t scratch_bytes;
+};
+
+extern const struct ds_kernels ds__cuda_kernels;
+
+#endif

@@ -1,0 +1,173 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * device.cuh - what the kernels share: types, 16-byte loads with tails, sums over a block.
+ *
+ * Memory is moved in packs of PACK elements.  A pack that is whole and whose address is aligned
+ * goes as 16-byte words, any other one element by element: rows of odd length need no padding.
+ * Sums over a block add in an order that depends on the size of the block only.
+ */
+#ifndef DS_KERNELS_CUDA_DEVICE_CUH
+#define DS_KERNELS_CUDA_DEVICE_CUH
+
+#include <errno.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define DS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
+    kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+#define DS_DYN_SHARED(type, name)                                                                  \
+    extern __shared__ uint4 ds_dyn_shared[];                                                       \
+    type *name = reinterpret_cast<type *>(ds_dyn_shared)
+#endif
+
+extern "C" {
+#include "kernels/cuda/cuda.h"
+}
+
+enum { PACK = 8, WARP = 32, BLOCK = 256, MAX_GRID = 2048 };
+
+/* Run the statement with T as the element type of that name. */
+#define DS_TYPED(type, T, ...)                                                                     \
+    do {                                                                                           \
+        if ((type) == DS_F32) {                                                                    \
+            using T = float;                                                                       \
+            __VA_ARGS__;                                                                           \
+        } else if ((type) == DS_BF16) {                                                            \
+            using T = __nv_bfloat16;                                                               \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            using T = __half;                                                                      \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+static __device__ __forceinline__ float widen(float x)
+{
+    return x;
+}
+
+static __device__ __forceinline__ float widen(__nv_bfloat16 x)
+{
+    return __bfloat162float(x);
+}
+
+static __device__ __forceinline__ float widen(__half x)
+{
+    return __half2float(x);
+}
+
+static __device__ __forceinline__ void narrow(float *to, float x)
+{
+    *to = x;
+}
+
+static __device__ __forceinline__ void narrow(__nv_bfloat16 *to, float x)
+{
+    *to = __float2bfloat16_rn(x);
+}
+
+static __device__ __forceinline__ void narrow(__half *to, float x)
+{
+    *to = __float2half_rn(x);
+}
+
+static __device__ __forceinline__ bool aligned(const void *p)
+{
+    return (uintptr_t)p % 16 == 0;
+}
+
+/* At most PACK of the `left` elements from p; zeros behind them. */
+template <class T>
+static __device__ __forceinline__ void take(const T *p, size_t left, float (&out)[PACK])
+{
+    if (left >= PACK && aligned(p)) {
+        constexpr int WORDS = PACK * sizeof(T) / 16;
+        uint4 word[WORDS];
+        T x[PACK];
+
+        for (int i = 0; i < WORDS; i++)
+            word[i] = reinterpret_cast<const uint4 *>(p)[i];
+        memcpy(x, word, sizeof(x));
+        for (int i = 0; i < PACK; i++)
+            out[i] = widen(x[i]);
+        return;
+    }
+    for (int i = 0; i < PACK; i++)
+        out[i] = (size_t)i < left ? widen(p[i]) : 0.0f;
+}
+
+template <class T>
+static __device__ __forceinline__ void give(T *p, size_t left, const float (&in)[PACK])
+{
+    T x[PACK];
+
+    for (int i = 0; i < PACK; i++)
+        narrow(&x[i], in[i]);
+    if (left >= PACK && aligned(p)) {
+        constexpr int WORDS = PACK * sizeof(T) / 16;
+        uint4 word[WORDS];
+
+        memcpy(word, x, sizeof(x));
+        for (int i = 0; i < WORDS; i++)
+            reinterpret_cast<uint4 *>(p)[i] = word[i];
+        return;
+    }
+    for (int i = 0; i < PACK; i++) {
+        if ((size_t)i < left)
+            p[i] = x[i];
+    }
+}
+
+/* The sum over the block, in every thread.  `shared` has BLOCK / WARP places; all threads call. */
+template <class T> static __device__ T block_sum(T x, T *shared)
+{
+    unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+
+    for (unsigned o = WARP / 2; o > 0; o /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, o);
+    if (lane == 0)
+        shared[warp] = x;
+    __syncthreads();
+    x = lane < BLOCK / WARP ? shared[lane] : T(0);
+    for (unsigned o = WARP / 2; o > 0; o /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, o);
+    __syncthreads(); /* before `shared` is used again */
+    return x;
+}
+
+/* Blocks of BLOCK threads for n elements, PACK a thread; what is more is done in rounds. */
+static inline unsigned flat_grid(size_t n)
+{
+    size_t blocks = (n + (size_t)BLOCK * PACK - 1) / ((size_t)BLOCK * PACK);
+
+    return blocks < MAX_GRID ? (unsigned)blocks : (unsigned)MAX_GRID;
+}
+
+/* Rows, one block each; what is more than a grid may hold is done in rounds. */
+static inline unsigned row_grid(size_t rows)
+{
+    return (unsigned)(rows < (1u << 30) ? rows : 1u << 30);
+}
+
+static inline cudaStream_t stream_of(struct ds_stream *stream)
+{
+    return (cudaStream_t) reinterpret_cast<struct ds_cuda_stream *>(stream)->stream;
+}
+
+/* What the launches since the last call came to. */
+static inline int launched(const char *what, struct ds_error *err)
+{
+    cudaError_t error = cudaGetLastError();
+
+    if (error == cudaSuccess)
+        return 0;
+    return ds_fail(err, EIO, "CUDA kernel '%s' was refused: %s", what, cudaGetErrorString(error));
+}
+
+#endif

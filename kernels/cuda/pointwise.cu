@@ -1,0 +1,221 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * pointwise.cu - GELU, SwiGLU, rotary positions, casts.  Not yet run on a GPU.
+ *
+ * A thread turns PACK elements at a time.  The tanh form of GELU is x times a sigmoid:
+ * 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which keeps its relative accuracy where tanh is near -1.
+ */
+#include "kernels/cuda/device.cuh"
+
+#define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
+#define GELU_B 0.07135481627f /* GELU_A * 0.044715 */
+
+/* Packs of a flat array, in rounds of the whole grid. */
+#define FOR_PACKS(i, n)                                                                            \
+    for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK; i < (n);                    \
+         i += (size_t)gridDim.x * BLOCK * PACK)
+
+/* Rows in rounds of the grid, and the packs of each. */
+#define FOR_ROWS(r, rows) for (size_t r = blockIdx.x; r < (rows); r += gridDim.x)
+#define FOR_ROW_PACKS(i, length)                                                                   \
+    for (size_t i = threadIdx.x * PACK; i < (length); i += BLOCK * PACK)
+
+static __device__ __forceinline__ float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK) gelu_fwd(size_t n, const T *x, T *y)
+{
+    FOR_PACKS(i, n)
+    {
+        float v[PACK];
+
+        take(x + i, n - i, v);
+        for (int j = 0; j < PACK; j++)
+            v[j] *= sigmoid(v[j] * (GELU_A + GELU_B * v[j] * v[j]));
+        give(y + i, n - i, v);
+    }
+}
+
+static __device__ __forceinline__ float gelu_slope(float x)
+{
+    float square = x * x, u = x * (GELU_A + GELU_B * square), s = sigmoid(u);
+
+    return s + s * sigmoid(-u) * x * (GELU_A + 3.0f * GELU_B * square);
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK) gelu_bwd(size_t n, const T *x, const T *dy, T *dx)
+{
+    FOR_PACKS(i, n)
+    {
+        float v[PACK], d[PACK];
+
+        take(x + i, n - i, v);
+        take(dy + i, n - i, d);
+        for (int j = 0; j < PACK; j++)
+            d[j] *= gelu_slope(v[j]);
+        give(dx + i, n - i, d);
+    }
+}
+
+/* Rows [F gates | F ups]. */
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    swiglu_fwd(size_t rows, size_t ffn, const T *x, T *y)
+{
+    FOR_ROWS(r, rows)
+    {
+        FOR_ROW_PACKS(i, ffn)
+        {
+            float gate[PACK], up[PACK];
+
+            take(x + r * 2 * ffn + i, ffn - i, gate);
+            take(x + r * 2 * ffn + ffn + i, ffn - i, up);
+            for (int j = 0; j < PACK; j++)
+                up[j] *= gate[j] * sigmoid(gate[j]);
+            give(y + r * ffn + i, ffn - i, up);
+        }
+    }
+}
+
+/* dx may be x: a thread has read its packs before it writes them. */
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    swiglu_bwd(size_t rows, size_t ffn, const T *x, const T *dy, T *dx)
+{
+    FOR_ROWS(r, rows)
+    {
+        FOR_ROW_PACKS(i, ffn)
+        {
+            float gate[PACK], up[PACK], d[PACK];
+
+            take(x + r * 2 * ffn + i, ffn - i, gate);
+            take(x + r * 2 * ffn + ffn + i, ffn - i, up);
+            take(dy + r * ffn + i, ffn - i, d);
+            for (int j = 0; j < PACK; j++) {
+                float s = sigmoid(gate[j]), silu = gate[j] * s;
+
+                gate[j] = d[j] * up[j] * (s + silu * sigmoid(-gate[j]));
+                up[j] = d[j] * silu;
+            }
+            give(dx + r * 2 * ffn + i, ffn - i, gate);
+            give(dx + r * 2 * ffn + ffn + i, ffn - i, up);
+        }
+    }
+}
+
+/* One token a block: the angles of its position first, in double as the CPU has them, then all its
+ * heads. */
+template <class T> static __global__ void __launch_bounds__(BLOCK) rope(struct ds_rope_args a, T *x)
+{
+    DS_DYN_SHARED(float, cosine);
+    size_t pairs = a.head_size / 2, packs = (pairs + PACK - 1) / PACK;
+    float *sine = cosine + pairs;
+
+    FOR_ROWS(token, a.batch * a.seq)
+    {
+        for (size_t i = threadIdx.x; i < pairs; i += BLOCK) {
+            double frequency = pow((double)a.theta, -2.0 * (double)i / (double)a.head_size);
+            double s, c;
+
+            sincos((double)(token % a.seq) * frequency, &s, &c);
+            cosine[i] = (float)c;
+            sine[i] = (float)(a.inverse ? -s : s);
+        }
+        __syncthreads();
+        for (size_t at = threadIdx.x; at < a.heads * packs; at += BLOCK) {
+            size_t i = at % packs * PACK, left = pairs - i;
+            T *low = x + token * a.ld + at / packs * a.head_size + i, *high = low + pairs;
+            float x0[PACK], x1[PACK];
+
+            take(low, left, x0);
+            take(high, left, x1);
+            for (int j = 0; j < PACK && (size_t)j < left; j++) {
+                float c = cosine[i + j], s = sine[i + j], turned = x0[j] * c - x1[j] * s;
+
+                x1[j] = x1[j] * c + x0[j] * s;
+                x0[j] = turned;
+            }
+            give(low, left, x0);
+            give(high, left, x1);
+        }
+        __syncthreads(); /* before the angles of the next token */
+    }
+}
+
+template <class From, class To>
+static __global__ void __launch_bounds__(BLOCK) cast(size_t n, const From *x, To *y)
+{
+    FOR_PACKS(i, n)
+    {
+        float v[PACK];
+
+        take(x + i, n - i, v);
+        give(y + i, n - i, v);
+    }
+}
+
+extern "C" int ds__cuda_rope(const struct ds_rope_args *a, struct ds_stream *stream,
+                             struct ds_error *err)
+{
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(rope, row_grid(a->batch * a->seq), BLOCK, a->head_size * sizeof(float),
+                       stream_of(stream), *a, (T *)a->x));
+    return launched("rope", err);
+}
+
+extern "C" int ds__cuda_gelu_fwd(const struct ds_gelu_fwd_args *a, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    if (a->n == 0)
+        return 0;
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(gelu_fwd, flat_grid(a->n), BLOCK, 0, stream_of(stream), a->n,
+                       (const T *)a->x, (T *)a->y));
+    return launched("gelu_fwd", err);
+}
+
+extern "C" int ds__cuda_gelu_bwd(const struct ds_gelu_bwd_args *a, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    if (a->n == 0)
+        return 0;
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(gelu_bwd, flat_grid(a->n), BLOCK, 0, stream_of(stream), a->n,
+                       (const T *)a->x, (const T *)a->dy, (T *)a->dx));
+    return launched("gelu_bwd", err);
+}
+
+extern "C" int ds__cuda_swiglu_fwd(const struct ds_swiglu_fwd_args *a, struct ds_stream *stream,
+                                   struct ds_error *err)
+{
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(swiglu_fwd, row_grid(a->rows), BLOCK, 0, stream_of(stream), a->rows, a->ffn,
+                       (const T *)a->x, (T *)a->y));
+    return launched("swiglu_fwd", err);
+}
+
+extern "C" int ds__cuda_swiglu_bwd(const struct ds_swiglu_bwd_args *a, struct ds_stream *stream,
+                                   struct ds_error *err)
+{
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(swiglu_bwd, row_grid(a->rows), BLOCK, 0, stream_of(stream), a->rows, a->ffn,
+                       (const T *)a->x, (const T *)a->dy, (T *)a->dx));
+    return launched("swiglu_bwd", err);
+}
+
+extern "C" int ds__cuda_cast(const struct ds_cast_args *a, struct ds_stream *stream,
+                             struct ds_error *err)
+{
+    if (a->n == 0)
+        return 0;
+    DS_TYPED(a->from, From,
+             DS_TYPED(a->to, To,
+                      DS_LAUNCH(cast, flat_grid(a->n), BLOCK, 0, stream_of(stream), a->n,
+                                (const From *)a->x, (To *)a->y)));
+    return launched("cast", err);
+}

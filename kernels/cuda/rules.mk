@@ -1,0 +1,49 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
+# nvcc, where there is one, into objects for the devices.  No program links them yet.
+CU   := $(addprefix kernels/cuda/,pointwise.cu)
+CXX  ?= g++
+# No C++ library is linked: no exceptions, no type information, no guards of statics.
+EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
+    -fno-threadsafe-statics -fno-strict-aliasing -fno-asynchronous-unwind-tables -fcf-protection=none \
+    -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
+    -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
+SRC_cuda := kernels/cuda/table.c
+OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/cudaemu.emu.o $(B)/tests/cudaemu/planted.emu.o \
+    $(patsubst %.cu,$(B)/%.emu.o,$(CU))
+
+$(B)/%.emu.o: %.cu $(B)/flags | $(B)/deps-build.ok
+	$(Q)mkdir -p $(@D)
+	$(call say,EMU     $<)
+	$(Q)$(CXX) -x c++ $(EMU_CXXFLAGS) -I. -include tests/cudaemu/cudaemu.cuh -MMD -MP -c -o $@ $<
+
+$(B)/%.emu.o: %.cc $(B)/flags | $(B)/deps-build.ok
+	$(Q)mkdir -p $(@D)
+	$(call say,EMU     $<)
+	$(Q)$(CXX) $(EMU_CXXFLAGS) -I. -MMD -MP -c -o $@ $<
+
+$(B)/libemu.a: $(OBJ_emu)
+	$(Q)rm -f $@; $(AR) rcs $@ $^
+
+# --- for devices ----------------------------------------------------------------------------------
+CUDA_HOME ?= /usr/local/cuda
+NVCC      := $(wildcard $(CUDA_HOME)/bin/nvcc)
+NVCC_ARCH := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90
+
+$(B)/%.cuda.o: %.cu $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,NVCC    $<)
+	$(Q)$(NVCC) -std=c++17 -O3 $(NVCC_ARCH) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
+	    -I. -MMD -MF $(@:.o=.d) -c -o $@ $<
+
+ifeq ($(NVCC),)
+cuda-objects: ## compile the CUDA kernels for sm_80 and sm_90 with nvcc
+	@echo "cuda-objects: no nvcc at $(CUDA_HOME)/bin; name its folder with CUDA_HOME=" >&2; exit 1
+else
+cuda-objects: $(patsubst %.cu,$(B)/%.cuda.o,$(CU)) ## compile the CUDA kernels for sm_80 and sm_90 with nvcc
+endif
+
+.PHONY: cuda-objects
+-include $(OBJ_emu:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU))

@@ -1,0 +1,185 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cudaemu.cuh - compile a .cu file with an ordinary C++17 compiler and run it on the CPU, for tests.
+ *
+ * Every CUDA thread of a block is a fiber of one OS thread: the fibers take turns at barriers and
+ * warp collectives only, and the blocks of a grid run one after the other.  The file is put before
+ * the kernels by -include; kernels start their launches with DS_LAUNCH and take dynamic shared
+ * memory from DS_DYN_SHARED, which kernels/cuda/device.cuh defines for nvcc.
+ *
+ * Found here  (abort with file and line) barriers and collectives in divergent code, mismatched
+ *             masks, a lane outside its own mask, deadlock.  A launch of an impossible shape fails
+ *             as on a device.  AddressSanitizer sees accesses past global, shared and local memory;
+ *             dynamic shared memory starts as NaN; cudaemu_order() changes which thread goes first.
+ * Not seen    races between blocks, the memory model, alignment of vector loads, registers, time.
+ * Subset      *_sync collectives of at most 8 bytes, block barriers, 1 to 3 dimensions; no inline
+ *             PTX, no waiting for another block.
+ * Tests       tests/cudaemu/test_emulation.c
+ */
+#ifndef DS_TESTS_CUDAEMU_CUH
+#define DS_TESTS_CUDAEMU_CUH
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <type_traits>
+
+#include "kernels/dtype.h"
+
+/* The scheduler reads and writes stacks of fibers: none of AddressSanitizer's business. */
+#if defined(__SANITIZE_ADDRESS__)
+#define CUDAEMU_INTERNAL __attribute__((noinline, no_sanitize("address")))
+#else
+#define CUDAEMU_INTERNAL
+#endif
+
+#define DS_CUDAEMU 1
+#define __global__
+#define __device__
+#define __host__
+#define __shared__      static /* one block at a time, on one OS thread */
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct uint3 {
+    unsigned x, y, z;
+};
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
+    {
+    }
+};
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+/* --- numbers of 16 bits ------------------------------------------------------------------------ */
+
+struct __nv_bfloat16 {
+    uint16_t bits;
+};
+
+struct __half {
+    uint16_t bits;
+};
+
+static inline __nv_bfloat16 __float2bfloat16_rn(float x)
+{
+    return {isnan(x) ? (uint16_t)0x7fff : ds_bf16_from_f32(x)}; /* the one NaN of a device */
+}
+
+static inline float __bfloat162float(__nv_bfloat16 x)
+{
+    return ds_bf16_to_f32(x.bits);
+}
+
+static inline __half __float2half_rn(float x)
+{
+    return {isnan(x) ? (uint16_t)0x7fff : ds_f16_from_f32(x)};
+}
+
+static inline float __half2float(__half x)
+{
+    return ds_f16_to_f32(x.bits);
+}
+
+static inline unsigned __float_as_uint(float x)
+{
+    unsigned bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+/* --- the scheduler (cudaemu.cc) ---------------------------------------------------------------- */
+
+struct cudaemu_thread {
+    uint3 tid;
+    unsigned index; /* of all threads of the block */
+    int state;
+    const char *file; /* where it waits */
+    int line;
+    void *sp;
+    char *stack;
+    size_t stack_bytes;
+    void *fake; /* AddressSanitizer's stack of this fiber */
+    uint64_t value, result;
+    unsigned source; /* the lane whose value a collective gives to this one */
+};
+
+extern cudaemu_thread *cudaemu_current;
+extern uint3 cudaemu_block;
+extern dim3 cudaemu_block_dim, cudaemu_grid_dim;
+
+void *cudaemu_shared();
+void cudaemu_barrier(const char *file, int line);
+uint64_t cudaemu_collective(unsigned mask, uint64_t value, unsigned source, const char *file,
+                            int line);
+void cudaemu_launch(dim3 grid, dim3 block, size_t shared_bytes, const char *name,
+                    void (*run)(void *), void *arg);
+
+/* The order in which threads that may run are started: 0 forward, 1 backward, else a random one of
+ * that seed at every barrier. */
+extern "C" void cudaemu_order(unsigned order);
+
+#define threadIdx (cudaemu_current->tid)
+#define blockIdx  (cudaemu_block)
+#define blockDim  (cudaemu_block_dim)
+#define gridDim   (cudaemu_grid_dim)
+
+#define DS_DYN_SHARED(type, name) type *name = static_cast<type *>(cudaemu_shared())
+#define DS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
+    do {                                                                                           \
+        auto cudaemu_run = [&] { kernel(__VA_ARGS__); };                                           \
+        (void)(stream);                                                                            \
+        cudaemu_launch((grid), (block), (shared_bytes), #kernel,                                   \
+                       [](void *run) { (*static_cast<decltype(cudaemu_run) *>(run))(); },          \
+                       &cudaemu_run);                                                              \
+    } while (0)
+
+/* --- collectives ------------------------------------------------------------------------------- */
+
+#define __syncthreads()                 cudaemu_barrier(__FILE__, __LINE__)
+#define __shfl_xor_sync(mask, value, d) cudaemu_shfl_xor((mask), (value), (d), __FILE__, __LINE__)
+
+template <class T>
+static inline T cudaemu_shfl_xor(unsigned mask, T value, unsigned distance, const char *file,
+                                 int line)
+{
+    static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "type of a shuffle");
+    uint64_t bits = 0;
+
+    memcpy(&bits, &value, sizeof(value));
+    bits = cudaemu_collective(mask, bits, (cudaemu_current->index & 31u) ^ distance, file, line);
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* --- the little of the runtime that launchers use ---------------------------------------------- */
+
+typedef int cudaError_t;
+typedef void *cudaStream_t;
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };
+
+extern cudaError_t cudaemu_last;
+
+static inline cudaError_t cudaGetLastError()
+{
+    cudaError_t last = cudaemu_last;
+
+    cudaemu_last = cudaSuccess;
+    return last;
+}
+
+static inline const char *cudaGetErrorString(cudaError_t error)
+{
+    return error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
+                                                  : "out of memory";
+}
+
+#endif

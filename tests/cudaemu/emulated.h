@@ -1,0 +1,58 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * emulated.h - the tests of tests/kernels/ on the CUDA kernels under emulation.
+ *
+ * Included before one of their files, it puts an emulated device in the place of the CPU's: where
+ * the harness asks for an instruction set and a number of threads it gets another order of the
+ * threads of a block instead.  So the references in double, the odd shapes, the poisoned outputs and
+ * the demand for equal bits are those of the CPU backend, which meets the same references.
+ */
+#ifndef DS_TESTS_CUDAEMU_EMULATED_H
+#define DS_TESTS_CUDAEMU_EMULATED_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/cuda.h"
+
+#define DS_TESTS_EMULATED 1
+
+void cudaemu_order(unsigned order);
+
+enum { EMULATED_SCRATCH = 1 << 18 };
+
+struct emulated {
+    struct ds_device device;
+    struct ds_cuda_stream stream;
+};
+
+static inline void emulated_close(struct ds_device *device)
+{
+    struct emulated *e = (struct emulated *)(void *)device;
+
+    free(e->stream.scratch);
+    free(e);
+}
+
+static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size_t scratch_bytes)
+{
+    static const struct ds_backend backend = {.name = "emulated", .close = emulated_close};
+    struct emulated *e = calloc(1, sizeof(*e));
+    unsigned kind = isa == NULL || strcmp(isa, "v4") == 0 ? 0 : strcmp(isa, "v3") == 0 ? 1 : 2;
+
+    (void)scratch_bytes; /* what the CPU backend needs */
+    if (e == NULL)
+        abort();
+    e->device.backend = &backend;
+    e->device.stream = &e->stream.base;
+    e->stream.base.kernels = &ds__cuda_kernels;
+    e->stream.scratch_bytes = EMULATED_SCRATCH;
+    if (posix_memalign(&e->stream.scratch, 16, EMULATED_SCRATCH) != 0)
+        abort();
+    memset(e->stream.scratch, 0xff, EMULATED_SCRATCH);
+    cudaemu_order(kind * 3 + threads - 1); /* 0 forward, 1 backward, others by chance */
+    return &e->device;
+}
+
+#endif

@@ -1,0 +1,17 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * planted.h - a kernel of 64 threads that writes 63, 62, ... 0, with a defect at will.
+ */
+#ifndef DS_TESTS_CUDAEMU_PLANTED_H
+#define DS_TESTS_CUDAEMU_PLANTED_H
+
+enum { NONE, NO_BARRIER, DIVERGENT, DEADLOCK, HALF_WARP, UNSET_SHARED, PAST_SHARED, PAST_GLOBAL };
+
+/* `out` has n places; the kernel writes the first 64. */
+void planted(float *out, int n, int defect);
+
+/* 0 when a block of that many threads is accepted, else -EIO. */
+int planted_shape(unsigned threads);
+
+#endif

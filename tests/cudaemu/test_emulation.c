@@ -1,0 +1,96 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The emulation notices what it says it notices: planted defects.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "tests/cudaemu/emulated.h"
+#include "tests/cudaemu/planted.h"
+
+static int wrong_places(int defect, unsigned order)
+{
+    float *out = malloc(64 * sizeof(float));
+    int wrong = 0;
+
+    cr_assert(out != NULL);
+    cudaemu_order(order);
+    planted(out, 64, defect);
+    for (int i = 0; i < 64; i++)
+        wrong += !(out[i] == (float)(63 - i));
+    free(out);
+    return wrong;
+}
+
+Test(emulation, a_right_kernel_is_right_in_any_order)
+{
+    for (unsigned order = 0; order < 20; order++)
+        cr_assert(wrong_places(NONE, order) == 0);
+}
+
+/* Once a process: the next time the numbers would still be there. */
+Test(emulation, a_missing_barrier_is_wrong_forward)
+{
+    cr_assert(wrong_places(NO_BARRIER, 0) > 0);
+}
+
+Test(emulation, a_missing_barrier_is_wrong_backward)
+{
+    cr_assert(wrong_places(NO_BARRIER, 1) > 0);
+}
+
+Test(emulation, a_missing_barrier_is_wrong_by_chance)
+{
+    cr_assert(wrong_places(NO_BARRIER, 2) > 0);
+}
+
+Test(emulation, unset_shared_memory_is_nan)
+{
+    cr_assert(wrong_places(UNSET_SHARED, 0) == 64);
+}
+
+Test(emulation, barriers_in_divergent_code, .signal = SIGABRT)
+{
+    wrong_places(DIVERGENT, 0);
+}
+
+Test(emulation, a_deadlock, .signal = SIGABRT)
+{
+    wrong_places(DEADLOCK, 0);
+}
+
+Test(emulation, a_lane_outside_its_own_mask, .signal = SIGABRT)
+{
+    wrong_places(HALF_WARP, 0);
+}
+
+Test(emulation, an_impossible_shape_is_refused)
+{
+    cr_assert(planted_shape(1025) == -EIO);
+    cr_assert(planted_shape(0) == -EIO);
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+
+/* The report goes to stderr: in a file it would count as one of the build's own. */
+static void past(int defect)
+{
+    __sanitizer_set_report_path("stderr");
+    wrong_places(defect, 0);
+}
+
+Test(emulation, past_the_end_of_shared_memory, .exit_code = 1)
+{
+    past(PAST_SHARED);
+}
+
+Test(emulation, past_the_end_of_global_memory, .exit_code = 1)
+{
+    past(PAST_GLOBAL);
+}
+#endif

@@ -26,6 +26,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     const char *hostfile, *include, *exclude, *run_dir, *dtype;
     const char *cluster, *timeline;
     uint64_t nodes, slots;                        /* 0: not given */
+    int64_t trials;                               /* -1: not given */
     int64_t restarts;                             /* -1: not given */
     double grace_s, start_timeout_s, heartbeat_s; /* < 0: not given */
     enum ds_via via;
@@ -47,6 +48,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
 int ds_cmd_run(const struct ds_cli *cli);    /* cmd_run.c */
 int ds_cmd_check(const struct ds_cli *cli);  /* cmd_check.c */
 int ds_cmd_plan(const struct ds_cli *cli);   /* cmd_plan.c */
+int ds_cmd_tune(const struct ds_cli *cli);   /* cmd_tune.c */
 int ds_cmd_ckpt(const struct ds_cli *cli);   /* cmd_ckpt.c: ls verify export import */
 int ds_cmd_exec(const struct ds_cli *cli);   /* cmd_exec.c */
 int ds_cmd_hosts(const struct ds_cli *cli);  /* cmd_hosts.c */

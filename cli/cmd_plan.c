@@ -12,8 +12,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -22,6 +20,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/machine.h"
 #include "cli/place.h"
 #include "runtime/cost/predict.h"
 #include "runtime/plan/plan.h"
@@ -72,34 +71,13 @@ static void print_json(const struct request *r, struct ds_buf *out)
 
 /* --- what the plan is for --------------------------------------------------------------------- */
 
-/* The rates that `dsrun bench machine` printed and the user kept; none is no error. */
-static int load_machine(struct request *r, struct ds_error *err)
-{
-    const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-    char path[DS_MAX_PATH];
-    bool own = config == NULL || config[0] == '\0';
-    int len, rc;
-
-    if (own && home == NULL)
-        return 0;
-    len = snprintf(path, sizeof(path), "%s%s/dsrun/machine.yaml", own ? home : config,
-                   own ? "/.config" : "");
-    if (len < 0 || (size_t)len >= sizeof(path))
-        return 0;
-    rc = ds_cluster_load(&r->cluster, path, err);
-    if (rc == -ENOENT)
-        return 0;
-    r->rates = rc == 0;
-    return rc;
-}
-
 /* This job's hosts at the rates of this machine. */
 static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct ds_error *err)
 {
     int rc = ds_cli_place(r->cli, &r->job, &r->place, err);
 
     if (rc == 0)
-        rc = load_machine(r, err);
+        rc = ds_cli_machine(&r->cluster, &r->rates, err);
     if (rc != 0)
         return rc;
     args->world = r->place.placement.world;

@@ -42,9 +42,10 @@ static const struct ds_choice dtypes[] = {{"fp32", 0, false}, {"bf16", 0, false}
 static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
 
 #define BIT(id)  (1u << DS_COMMAND_##id)
-#define ON_HOSTS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS))
+#define ON_HOSTS                                                                                   \
+    (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS) | BIT(TUNE))
 #define CHOOSING (ON_HOSTS | BIT(HOSTS_TRUST))
-#define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH))
+#define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
 #define JSON     (ON_HOSTS | BIT(PS) | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM))
@@ -92,7 +93,8 @@ static const struct ds_option options[] = {
     FLAG(0, "--live", live, BIT(EXEC), "show every line as it comes, with its host before it"),
     FLAG(0, "--json", json, JSON, "print JSON"),
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),
-    TEXT(0, "--cluster", "FILE", cluster, BIT(PLAN), "plan for the cluster that this file describes, and predict its step"),
+    TEXT(0, "--cluster", "FILE", cluster, BIT(PLAN) | BIT(TUNE), "plan for the cluster that this file describes, and predict its step"),
+    WHOLE("--trials", "N", int64_t *, trials, 0, DS_MAX_TRIALS, BIT(TUNE), "layouts to try for some steps; 3 if not given"),
     TEXT(0, "--timeline", "FILE", timeline, BIT(PLAN), "write the predicted step there as a Chrome trace"),
     WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT), "type of the weights: fp32 or bf16"),
     FLAG('q', "--quiet", quiet, 0, "print errors only"),
@@ -398,7 +400,8 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
     int rc;
 
     *command = NULL;
-    *cli = (struct ds_cli){.restarts = -1, .grace_s = -1, .start_timeout_s = -1, .heartbeat_s = -1};
+    *cli = (struct ds_cli){
+        .restarts = -1, .trials = -1, .grace_s = -1, .start_timeout_s = -1, .heartbeat_s = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
     cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));

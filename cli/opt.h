@@ -71,7 +71,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
     N(GENERATE, "generate", "sample text from a checkpoint") \
     N(REPORT, "report", "one page with the plots of a run") \
     N(CONVERT, "convert", "turn a DeepSpeed configuration into a job") \
-    N(TUNE, "tune", "search for the fastest layout")
+    X(TUNE, "tune", ds_cmd_tune, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
+      "rank the layouts of a job by prediction, try the best few")
 /* clang-format on */
 
 enum ds_command_id {

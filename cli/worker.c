@@ -26,6 +26,7 @@
 #include "runtime/cost/machine.h"
 #include "runtime/spec.h"
 #include "runtime/train.h"
+#include "runtime/trial.h"
 
 enum { VICTIM_WAIT_MS = 5000 };
 
@@ -137,7 +138,7 @@ static int run_job(const struct ds_train_args *started, struct ds_buf *text, int
     args.run_dir = spec.run_dir;
     args.attempt = spec.attempt;
     if (rc == 0)
-        rc = ds_train(&args, code, err);
+        rc = spec.trials > 0 ? ds_trials(&args, &spec, err) : ds_train(&args, code, err);
     ds_job_release(&job);
     return rc;
 }

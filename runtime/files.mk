@@ -13,5 +13,5 @@ SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \
     manifest_join.c part.c share.c reads.c store.c load.c list.c saving.c commit.c save.c saver.c hf.c hf_config.c hf_export.c \
     inspect.c)
-SRC_engine := $(addprefix runtime/,engine.c exchange.c commlog.c update.c queue.c link.c monitor.c start.c snapshot.c trace.c train.c cost/machine.c model/net.c peers.c \
+SRC_engine := $(addprefix runtime/,engine.c exchange.c commlog.c update.c queue.c link.c monitor.c start.c snapshot.c trace.c train.c trainer.c trial.c cost/machine.c model/net.c peers.c \
     model/layer.c model/ends.c)

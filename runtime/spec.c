@@ -20,8 +20,11 @@ int ds_run_spec_write(const struct ds_run_spec *spec, struct ds_buf *out, struct
 {
     if (!plain_line(spec->run_dir) || !plain_line(spec->cwd))
         return ds_fail(err, EINVAL, "a folder of the run has no name or a line break in it");
-    (void)ds_buf_printf(out, "%s\nrun_dir %s\ncwd %s\nattempt %u\n\n", magic, spec->run_dir,
+    (void)ds_buf_printf(out, "%s\nrun_dir %s\ncwd %s\nattempt %u\n", magic, spec->run_dir,
                         spec->cwd, spec->attempt);
+    for (unsigned i = 0; i < spec->trials; i++)
+        (void)ds_buf_printf(out, "trial %s\n", spec->trial[i]);
+    (void)ds_buf_puts(out, "\n");
     (void)ds_buf_put(out, spec->job_text, spec->job_bytes);
     if (out->failed)
         return ds_fail(err, ENOBUFS, "the job's text does not fit in %zu bytes", out->max);
@@ -63,6 +66,16 @@ static int read_attempt(unsigned *attempt, const char *value, size_t len, struct
     return 0;
 }
 
+static int add_trial(struct ds_run_spec *spec, const char *value, size_t len, struct ds_error *err)
+{
+    if (spec->trials == DS_MAX_TRIALS || len >= DS_MAX_TRIAL_TEXT ||
+        memchr(value, '\0', len) != NULL)
+        return ds_fail(err, EPROTO, "malformed trial in the job's first lines");
+    memcpy(spec->trial[spec->trials], value, len);
+    spec->trial[spec->trials++][len] = '\0';
+    return 0;
+}
+
 static bool has_key(const char *line, size_t len, const char *key, const char **value,
                     size_t *value_len)
 {
@@ -96,6 +109,8 @@ int ds_run_spec_parse(struct ds_run_spec *spec, const char *text, size_t len, st
             rc = copy_path(spec->cwd, value, value_len, err);
         else if (has_key(line, line_len, "attempt", &value, &value_len))
             rc = read_attempt(&spec->attempt, value, value_len, err);
+        else if (has_key(line, line_len, "trial", &value, &value_len))
+            rc = add_trial(spec, value, value_len, err);
         else
             rc = ds_fail(err, EPROTO, "unknown line in the job's first lines");
         if (rc != 0)

@@ -8,6 +8,8 @@
  *     run_dir /abs/path            where checkpoints are (absolute)
  *     cwd /abs/path                what relative data paths are relative to
  *     attempt 0                    0 for the first start, then 1, 2, ... for restarts
+ *     trial KEY=VALUE KEY=VALUE    (any number) dsrun tune: not the job is run, but some steps of
+ *                                  it with these overrides, one trial after the other
  *     (empty line)
  *     resolved job YAML
  *
@@ -23,6 +25,8 @@
 struct ds_run_spec {
     char run_dir[DS_MAX_PATH], cwd[DS_MAX_PATH];
     unsigned attempt;
+    unsigned trials;
+    char trial[DS_MAX_TRIALS][DS_MAX_TRIAL_TEXT];
     const char *job_text; /* borrowed from the text parsed */
     size_t job_bytes;
 };

@@ -106,6 +106,12 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
     return 0;
 }
 
+int ds__trainer_fresh(struct ds_trainer *trainer, struct ds_error *err)
+{
+    init_from_seed(trainer);
+    return ds_engine_publish(trainer->engine, err);
+}
+
 static void clear_moments(const struct ds_trainer *trainer)
 {
     struct ds_engine_lines lines = ds_engine_lines(trainer->engine);

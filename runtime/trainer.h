@@ -35,6 +35,17 @@ struct ds_trainer {
     uint64_t timed_ns, timed_steps; /* since the last metric */
 };
 
+/* trainer.c: what a run needs.  Comm first, with a shared arena of `shared_bytes`; then, with a
+ * plan built, data, device and engine.  Close takes back all of it, opened or not; after a failure
+ * it aborts the comm first. */
+int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)
+    DS_NODISCARD;
+int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+void ds__trainer_close_parts(struct ds_trainer *trainer); /* what ds__trainer_open() opened */
+void ds__trainer_close(struct ds_trainer *trainer, bool failed);
+
+/* start.c: the weights of the seed, for whoever has no use for better ones. */
+int ds__trainer_fresh(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 /* start.c: weights, moments and state from a checkpoint, a folder, or the seed; tells `resumed`. */
 int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 /* The loss scale, into the state that the next checkpoint keeps. */

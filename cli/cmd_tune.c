@@ -1,0 +1,401 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cmd_tune.c - dsrun tune: the layouts of a job by predicted speed, the best few tried.
+ *
+ * The cost model ranks every micro-batch, stage, shard group and way to keep activations
+ * (runtime/cost/search.h).  The first that fit are tried for some steps each, one after the other
+ * in the same workers, with the job's data and without a run directory; what is printed last is
+ * the fastest of those as overrides.
+ *
+ * Tests   tests/e2e/tune.py
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/exit.h"
+#include "base/fsio.h"
+#include "base/json.h"
+#include "base/json_read.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/env.h"
+#include "cli/machine.h"
+#include "cli/place.h"
+#include "launcher/fleet/fleet.h"
+#include "runtime/cost/search.h"
+#include "runtime/spec.h"
+
+enum { GRACE_S = 30, START_TIMEOUT_S = 60, TRIALS = 3, SHOWN = 10, TEXT_BYTES = 1 << 20 };
+
+struct tune {
+    const struct ds_cli *cli;
+    struct ds_job job;
+    struct ds_arena arena;
+    struct ds_cli_place place;
+    struct ds_cluster cluster;
+    struct ds_candidate *candidate;
+    size_t candidates;
+    struct ds_run_spec facts;
+    double step_ms[DS_MAX_TRIALS]; /* measured; 0: not yet */
+    struct ds_logmux mux;
+    struct ds_fleet fleet;
+};
+
+/* --- what the workers tell -------------------------------------------------------------------- */
+
+static void on_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
+{
+    (void)user;
+    if (stream == DS_LOG_STDERR)
+        ds_log(DS_LOG_WARNING, "rank %u: %s", rank, text);
+}
+
+static int on_output(void *user, uint32_t rank, enum ds_log_stream stream, const char *bytes,
+                     size_t len, struct ds_error *err)
+{
+    struct tune *tune = user;
+
+    (void)err;
+    ds_logmux_feed(&tune->mux, rank, stream, bytes, len);
+    return 0;
+}
+
+/* {"trial":0,"step_ms":12.5} */
+static int on_metric(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err)
+{
+    struct tune *tune = user;
+    json_t *root = ds_json_parse(json, len, err);
+    uint64_t trial = 0;
+    double step_ms = 0.0;
+    int rc;
+
+    (void)rank;
+    if (root == NULL)
+        return -EBADMSG;
+    rc = ds_json_get_u64(root, "trial", tune->facts.trials - 1, &trial, err);
+    if (rc == 0)
+        rc = ds_json_get_f64(root, "step_ms", &step_ms, err);
+    if (rc == 0)
+        tune->step_ms[trial] = step_ms;
+    json_decref(root);
+    return rc;
+}
+
+static int on_event(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err)
+{
+    (void)user;
+    (void)rank;
+    (void)json;
+    (void)len;
+    (void)err;
+    return 0; /* starts and readiness: a trial has no record */
+}
+
+static int on_flush(void *user, struct ds_error *err)
+{
+    (void)user;
+    (void)err;
+    return 0;
+}
+
+static int on_ended(void *user, const struct ds_super_event *exit, struct ds_error *err)
+{
+    struct tune *tune = user;
+
+    (void)err;
+    ds_logmux_end(&tune->mux, exit->rank);
+    return 0;
+}
+
+static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
+{
+    (void)user;
+    (void)note;
+    (void)err;
+    return 0;
+}
+
+static const struct ds_fleet_ops ops = {.output = on_output,
+                                        .metric = on_metric,
+                                        .event = on_event,
+                                        .flush = on_flush,
+                                        .ended = on_ended,
+                                        .note = on_note};
+
+/* --- trials ----------------------------------------------------------------------------------- */
+
+/* The first candidates that fit, as overrides. */
+static void choose_trials(struct tune *tune)
+{
+    uint64_t most = tune->cli->trials >= 0 ? (uint64_t)tune->cli->trials : TRIALS;
+
+    for (size_t i = 0; i < tune->candidates && tune->facts.trials < most; i++) {
+        struct ds_buf text;
+
+        if (!tune->candidate[i].fits)
+            break;
+        ds_buf_init(&text, DS_MAX_TRIAL_TEXT);
+        ds_candidate_print(&tune->job, &tune->candidate[i], &text);
+        (void)snprintf(tune->facts.trial[tune->facts.trials++], DS_MAX_TRIAL_TEXT, "%s",
+                       ds_buf_text(&text));
+        ds_buf_release(&text);
+    }
+}
+
+static int write_blob(struct tune *tune, struct ds_buf *blob, struct ds_error *err)
+{
+    struct ds_buf text;
+    int rc;
+
+    if (getcwd(tune->facts.cwd, sizeof(tune->facts.cwd)) == NULL)
+        return ds_fail(err, errno, "the working directory: %s", strerror(errno));
+    memcpy(tune->facts.run_dir, tune->facts.cwd, sizeof(tune->facts.run_dir));
+    ds_buf_init(&text, DS_MAX_FRAME_BYTES / 2);
+    rc = ds_job_write(&tune->job, &text, err);
+    tune->facts.job_text = ds_buf_text(&text);
+    tune->facts.job_bytes = text.len;
+    if (rc == 0)
+        rc = ds_run_spec_write(&tune->facts, blob, err);
+    ds_buf_release(&text);
+    return rc;
+}
+
+static int run_fleet(struct tune *tune, const struct ds_spec *spec, struct ds_fleet_result *result,
+                     struct ds_error *err)
+{
+    const struct ds_cli *cli = tune->cli;
+    char libexec[DS_MAX_PATH];
+    const struct ds_fleet_args args = {
+        .place = tune->place.placement.place,
+        .places = tune->place.placement.places,
+        .world = tune->place.placement.world,
+        .transport = tune->place.transport,
+        .transport_args = {.libexec = libexec,
+                           .lease_fd = -1,
+                           .push = (enum ds_push)cli->push,
+                           .worker = true},
+        .spec = spec,
+        .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
+        .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
+        .heartbeat_s = tune->job.launch.heartbeat,
+        .ops = &ops,
+        .user = tune};
+    int rc = ds_cli_libexec(libexec, "", err);
+
+    if (rc == 0)
+        rc = ds_fleet_init(&tune->fleet, err);
+    if (rc == 0)
+        rc = ds_logmux_init(&tune->mux, args.world, on_line, tune, err);
+    return rc == 0 ? ds_fleet_run(&tune->fleet, &args, result, err) : rc;
+}
+
+/* Returns the exit code. */
+static int try_them(struct tune *tune, struct ds_error *err)
+{
+    static const char *argv[] = {"dsrun-worker", NULL};
+    struct ds_fleet_result result = {0};
+    const struct ds_strings *job_env = &tune->job.launch.env;
+    struct ds_env env;
+    struct ds_spec spec = {.world = tune->place.placement.world,
+                           .threads = tune->place.cores,
+                           .link = true,
+                           .cwd = tune->facts.cwd,
+                           .argc = 1,
+                           .argv = argv};
+    struct ds_buf blob;
+    int rc = ds_cli_env(tune->cli, job_env->item, job_env->count, &tune->arena, &env, err);
+
+    ds_buf_init(&blob, DS_MAX_FRAME_BYTES);
+    if (rc == 0)
+        rc = write_blob(tune, &blob, err);
+    if (rc == 0) {
+        spec.envc = env.count;
+        spec.env = env.item;
+        spec.blob = blob.data;
+        spec.blob_bytes = blob.len;
+        spec.grace_ms = GRACE_S * 1000;
+        spec.lease_ms = (uint32_t)(tune->job.launch.heartbeat * 1000);
+        rc = run_fleet(tune, &spec, &result, err);
+    }
+    ds_buf_release(&blob);
+    if (rc != 0)
+        return ds_exit_from_errno(rc);
+    if (result.code != DS_EXIT_OK)
+        (void)ds_fail(err, EIO, "a trial failed: %s",
+                      result.cause[0] != '\0' ? result.cause : "it was stopped");
+    return result.code;
+}
+
+/* --- what is shown ---------------------------------------------------------------------------- */
+
+static void print_one(const struct tune *tune, size_t i, struct ds_buf *out)
+{
+    const struct ds_candidate *c = &tune->candidate[i];
+    bool tried = i < tune->facts.trials && tune->step_ms[i] > 0.0;
+    char measured[32] = "-";
+
+    if (tried)
+        (void)snprintf(measured, sizeof(measured), "%.3f", tune->step_ms[i]);
+    (void)ds_buf_printf(out, "%4zu %12.3f %12s %12.1f  %s", i + 1, c->step_s * 1e3, measured,
+                        (double)c->bytes / (1 << 20), c->fits ? "" : "does not fit: ");
+    ds_candidate_print(&tune->job, c, out);
+    (void)ds_buf_puts(out, "\n");
+}
+
+static size_t best_of(const struct tune *tune)
+{
+    size_t best = 0;
+
+    for (size_t i = 1; i < tune->facts.trials; i++)
+        if (tune->step_ms[i] > 0.0 &&
+            (tune->step_ms[best] <= 0.0 || tune->step_ms[i] < tune->step_ms[best]))
+            best = i;
+    return best;
+}
+
+static void print(const struct tune *tune, struct ds_buf *out)
+{
+    size_t shown = tune->candidates < SHOWN ? tune->candidates : SHOWN;
+
+    (void)ds_buf_printf(out, "%zu layouts, %zu shown, %u tried\n", tune->candidates, shown,
+                        tune->facts.trials);
+    (void)ds_buf_printf(out, "%4s %12s %12s %12s  %s\n", "", "predicted ms", "measured ms",
+                        "MiB a rank", "overrides");
+    for (size_t i = 0; i < shown; i++)
+        print_one(tune, i, out);
+    (void)ds_buf_puts(out, "\nbest: ");
+    ds_candidate_print(&tune->job, &tune->candidate[best_of(tune)], out);
+    (void)ds_buf_puts(out, "\n");
+}
+
+static void print_json(const struct tune *tune, struct ds_buf *out)
+{
+    struct ds_json json;
+
+    ds_json_init(&json, out);
+    ds_json_object(&json, NULL);
+    ds_json_array(&json, "layouts");
+    for (size_t i = 0; i < tune->candidates; i++) {
+        const struct ds_candidate *c = &tune->candidate[i];
+        struct ds_buf text;
+
+        ds_buf_init(&text, DS_MAX_TRIAL_TEXT);
+        ds_candidate_print(&tune->job, c, &text);
+        ds_json_object(&json, NULL);
+        ds_json_string(&json, "overrides", ds_buf_text(&text));
+        ds_json_bool(&json, "fits", c->fits);
+        ds_json_u64(&json, "bytes", c->bytes);
+        ds_json_f64(&json, "predicted_ms", c->step_s * 1e3, 6);
+        if (i < tune->facts.trials && tune->step_ms[i] > 0.0)
+            ds_json_f64(&json, "measured_ms", tune->step_ms[i], 6);
+        ds_json_end_object(&json);
+        ds_buf_release(&text);
+    }
+    ds_json_end_array(&json);
+    ds_json_u64(&json, "best", best_of(tune));
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(out, "\n");
+}
+
+static int show(const struct tune *tune, struct ds_error *err)
+{
+    struct ds_buf out;
+    int rc;
+
+    ds_buf_init(&out, TEXT_BYTES);
+    if (tune->cli->json)
+        print_json(tune, &out);
+    else
+        print(tune, &out);
+    rc = out.failed ? ds_fail(err, ENOMEM, "no memory for the list of layouts")
+                    : ds_fs_write_all(STDOUT_FILENO, out.data, out.len, err);
+    ds_buf_release(&out);
+    return rc;
+}
+
+/* --- the command ------------------------------------------------------------------------------ */
+
+/* Layouts for a described cluster are ranked only; those for the hosts of the job can be tried. */
+static int prepare(struct tune *tune, struct ds_error *err)
+{
+    struct ds_search_args args = {
+        .job = &tune->job, .cluster = &tune->cluster, .threads = 1, .arena = &tune->arena};
+    bool rates = false;
+    int rc;
+
+    if (tune->cli->cluster != NULL) {
+        rc = ds_cluster_load(&tune->cluster, tune->cli->cluster, err);
+        args.available_bytes = (uint64_t)tune->cluster.device.memory;
+        return rc == 0 ? ds_search(&args, &tune->candidate, &tune->candidates, err) : rc;
+    }
+    rc = ds_cli_place(tune->cli, &tune->job, &tune->place, err);
+    if (rc == 0)
+        rc = ds_cli_machine(&tune->cluster, &rates, err);
+    if (rc != 0)
+        return rc;
+    tune->cluster.hosts = tune->place.placement.places;
+    tune->cluster.ranks = tune->place.placement.place[0].ranks;
+    if (!rates || !ds_cluster_links(&tune->cluster))
+        return ds_fail(err, EINVAL,
+                       "the rates of this machine are not known: keep what 'dsrun bench machine "
+                       "%" PRIu64 "' prints in ~/.config/dsrun/machine.yaml, or give '--cluster'",
+                       tune->cluster.ranks);
+    args.threads = tune->place.threads;
+    args.available_bytes = ds_mem_available() / tune->cluster.ranks;
+    return ds_search(&args, &tune->candidate, &tune->candidates, err);
+}
+
+static int tune_all(struct tune *tune, struct ds_error *err)
+{
+    int rc = ds_cli_load_job(tune->cli, &tune->job, err), code = DS_EXIT_OK;
+
+    if (rc == 0)
+        rc = prepare(tune, err);
+    if (rc != 0)
+        return ds_exit_from_errno(rc);
+    if (!tune->candidate[0].fits) {
+        rc = show(tune, err);
+        if (rc == 0)
+            rc = ds_fail(err, ENOMEM, "no layout fits in the memory of a rank");
+        return ds_exit_from_errno(rc);
+    }
+    if (tune->cli->cluster == NULL && !tune->cli->dry_run)
+        choose_trials(tune);
+    if (tune->facts.trials > 0)
+        code = try_them(tune, err);
+    if (code != DS_EXIT_OK)
+        return code;
+    return ds_exit_from_errno(show(tune, err));
+}
+
+int ds_cmd_tune(const struct ds_cli *cli)
+{
+    struct tune *tune = calloc(1, sizeof(*tune));
+    struct ds_error err = {0};
+    int code;
+
+    if (tune == NULL) {
+        ds_log(DS_LOG_ERROR, "no memory to tune");
+        return DS_EXIT_FAILURE;
+    }
+    tune->cli = cli;
+    ds_arena_init(&tune->arena);
+    ds_job_init(&tune->job);
+    ds_cluster_init(&tune->cluster);
+    code = tune_all(tune, &err);
+    if (err.code != 0)
+        ds_log(DS_LOG_ERROR, "%s", err.text);
+    ds_logmux_release(&tune->mux);
+    ds_fleet_release(&tune->fleet);
+    ds_cli_place_release(&tune->place);
+    ds_cluster_release(&tune->cluster);
+    ds_job_release(&tune->job);
+    ds_arena_release(&tune->arena);
+    free(tune);
+    return code;
+}

@@ -1,0 +1,20 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * machine.h - the rates of this machine that the user keeps: what `dsrun bench machine` printed.
+ *
+ * Tests   tests/e2e/plan.py
+ */
+#ifndef DS_CLI_MACHINE_H
+#define DS_CLI_MACHINE_H
+
+#include <stdbool.h>
+
+#include "base/error.h"
+#include "runtime/cost/cluster.h"
+
+/* Read $XDG_CONFIG_HOME/dsrun/machine.yaml, or that below ~/.config.  That there is none is no
+ * error: *found is false then. */
+int ds_cli_machine(struct ds_cluster *cluster, bool *found, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -1,0 +1,119 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * trainer.c - the parts of a run opened and closed: line between the ranks, data, device, engine.
+ */
+#include "runtime/trainer.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "runtime/peers.h"
+
+/* No collective makes no progress for longer than this while all ranks live. */
+enum { COMM_TIMEOUT_MS = 30 * 60 * 1000, SPIN_POLLS = 4000 };
+static void on_abort(void *user)
+{
+    ds_comm_abort(user);
+}
+
+int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)
+{
+    const struct ds_train_args *args = trainer->args;
+    const bool far = args->local_world < args->world;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    struct ds_peers meet;
+    struct ds_comm_args comm = {
+        .backend = "host",
+        .rank = args->rank,
+        .world = args->world,
+        .shm_fd = args->world > 1 ? args->shm_fd : -1,
+        .arena_bytes = shared_bytes,
+        .timeout_ms = COMM_TIMEOUT_MS,
+        .spin = cores >= (long)args->local_world * (long)args->threads ? SPIN_POLLS : 0,
+    };
+    int rc = 0;
+
+    if (far) {
+        comm.local_rank = args->local_rank;
+        comm.local_world = args->local_world;
+        comm.meet = &meet.comm;
+        rc = ds_peers_init(&meet, args->link, args->rank, args->world, args->node,
+                           args->job->launch.interface, err);
+    }
+    if (rc == 0)
+        rc = ds_comm_open(&trainer->comm, &comm, err);
+    if (far)
+        ds_peers_release(&meet);
+    if (rc == 0)
+        ds_link_on_abort(args->link, on_abort, trainer->comm);
+    return rc;
+}
+
+static int open_data(struct ds_data **out, const char *what, const struct ds_strings *paths,
+                     enum ds_data_order order, const struct ds_job *job, struct ds_error *err)
+{
+    const struct ds_data_args args = {
+        .what = what,
+        .paths = paths,
+        .format = job->data.format,
+        .order = order,
+        .sequence = job->train.sequence,
+        .vocab = job->model.shape.vocab,
+        .seed = job->seed,
+    };
+
+    return ds_data_open(out, &args, err);
+}
+
+/* Is there something to evaluate on? */
+static bool evaluates(const struct ds_job *job)
+{
+    return job->eval.every > 0 && job->eval.batches > 0 && job->data.valid.count > 0;
+}
+
+int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_train_args *args = trainer->args;
+    const struct ds_job *job = trainer->job;
+    const struct ds_device_args device = {
+        .name = "cpu", .threads = args->threads, .scratch_bytes = trainer->plan.scratch_bytes};
+    struct ds_engine_args engine = {
+        .plan = &trainer->plan, .job = job, .overlap = args->cores > args->threads};
+    int rc = open_data(&trainer->train, "data.train", &job->data.train, job->data.order, job, err);
+
+    if (rc == 0 && evaluates(job))
+        rc = open_data(&trainer->valid, "data.valid", &job->data.valid, DS_ORDER_SEQUENTIAL, job,
+                       err);
+    if (rc == 0)
+        rc = ds_device_open(&trainer->device, &device, err);
+    engine.device = trainer->device;
+    engine.comm = trainer->comm;
+    if (rc == 0)
+        rc = ds_engine_open(&trainer->engine, &engine, err);
+    return rc;
+}
+
+void ds__trainer_close_parts(struct ds_trainer *trainer)
+{
+    ds_engine_close(trainer->engine);
+    ds_device_close(trainer->device);
+    ds_data_close(trainer->train);
+    ds_data_close(trainer->valid);
+}
+
+void ds__trainer_close(struct ds_trainer *trainer, bool failed)
+{
+    if (failed && trainer->comm != NULL)
+        ds_comm_abort(trainer->comm); /* no thread of ours waits for a peer any longer */
+    ds_link_on_abort(trainer->args->link, NULL, NULL);
+    ds_link_on_where(trainer->args->link, NULL, NULL);
+    ds_saver_close(trainer->saver);
+    ds__trainer_close_parts(trainer);
+    ds_comm_close(trainer->comm);
+    ds_plan_release(&trainer->plan);
+    ds_monitor_release(&trainer->monitor);
+    free(trainer->trace);
+    free(trainer->weights);
+    free(trainer->moments);
+}

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""tune - layouts ranked by prediction, the best few tried in the same processes, and refusals."""
+import json
+import os
+
+import harness as h
+
+CONFIG = os.path.join(h.work(), "config")
+RATES = """hosts: 1
+ranks: 2
+device: {flops: {fp32: 100e9}, bandwidth: 10e9}
+link: {host: {bandwidth: 5e9, latency_us: 5}}
+overlap: 0
+"""
+
+
+def tune(*options, **more):
+    return h.dsrun("tune", "--slots", "2", *options, h.write_job(), "train.global_batch=8",
+                   "train.micro_batch=1", XDG_CONFIG_HOME=CONFIG, **more)
+
+
+ran = tune()
+h.ok(ran.returncode == 65 and "bench machine 2" in ran.stderr, "no rates: says how to get them",
+     ran.stderr)
+os.makedirs(os.path.join(CONFIG, "dsrun"))
+with open(os.path.join(CONFIG, "dsrun", "machine.yaml"), "w", encoding="utf-8") as out:
+    out.write(RATES)
+
+ran = tune("--json", "--trials", "4")
+h.ok(ran.returncode == 0, "four layouts tried: ends with 0", ran.stderr)
+found = json.loads(ran.stdout or "{}")
+layouts = found.get("layouts", [])
+h.ok(len(layouts) == 3 * 4 * 2, "micro-batches 1, 2, 4; stages 0 to 3; activations kept or not",
+     len(layouts))
+h.ok(all(a["predicted_ms"] <= b["predicted_ms"] for a, b in zip(layouts, layouts[1:])),
+     "the fastest by prediction comes first")
+measured = [entry.get("measured_ms", 0) for entry in layouts]
+h.ok(all(ms > 0 for ms in measured[:4]) and not any(measured[4:]), "the first four were measured",
+     measured[:6])
+h.ok(measured[found["best"]] == min(measured[:4]), "the best is the fastest measured", found["best"])
+h.ok("runs" not in os.listdir(h.work()), "trials leave no run directory", os.listdir(h.work()))
+h.ok(not h.left(), "trials leave no process", h.left())
+
+best = layouts[found["best"]]["overrides"].split()
+ran = h.dsrun("--slots", "2", h.write_job(), "train.global_batch=8", *best, "run_dir=tuned")
+h.ok(ran.returncode == 0, "the overrides are those of a job", ran.stderr)
+
+ran = tune("--trials", "0")
+h.ok(ran.returncode == 0 and "best: train.micro_batch=" in ran.stdout and "0 tried" in ran.stdout,
+     "no trial: predictions alone", ran.stdout)
+with open(os.path.join(h.work(), "cluster.yaml"), "w", encoding="utf-8") as out:
+    out.write("hosts: 4\nranks: 8\ndevice: {flops: {fp32: 5e13}, bandwidth: 2e12, memory: 80e9}\n"
+              "link: {host: {bandwidth: 3e11}, network: {bandwidth: 5e10}}\n")
+ran = h.dsrun("tune", "--json", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),
+              "train.global_batch=64", "train.micro_batch=1")
+h.ok(ran.returncode == 0 and len(json.loads(ran.stdout)["layouts"]) == 2 * 7 * 2
+     and "zero.shard_group=node" in ran.stdout, "a described cluster is ranked, shard groups too",
+     ran.stderr or ran.stdout)
+ran = h.dsrun("tune", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),
+              "train.global_batch=33", "train.micro_batch=1")
+h.ok(ran.returncode == 65 and ran.stderr.count("error:") == 1, "a batch that no layout can share",
+     ran.stderr)
+ran = tune("--trials", "99")
+h.ok(ran.returncode == 2 and ran.stderr.count("error:") == 1, "too many trials", ran.stderr)
+h.done()

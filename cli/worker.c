@@ -123,8 +123,6 @@ static int run_job(const struct ds_train_args *started, struct ds_buf *text, int
 
     if (rc != 0)
         return rc;
-    if (args.local_world != args.world)
-        return ds_fail(err, ENOTSUP, "ranks on several hosts cannot train together yet");
     if (chdir(spec.cwd) != 0)
         return ds_fail(err, errno, "cannot enter the working directory '%s': %s", spec.cwd,
                        strerror(errno));
@@ -149,8 +147,10 @@ static int run_worker(int *code, struct ds_error *err)
     struct ds_buf text;
     int link_fd = -1, rc = read_env(&args, &link_fd, err);
 
-    if (rc != 0)
+    if (rc != 0) {
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(err, rc));
         return rc;
+    }
     ds_buf_init(&text, DS_MAX_FRAME_BYTES);
     rc = ds_link_open(&args.link, link_fd, args.rank, &text, err);
     if (rc == 0)

@@ -175,8 +175,8 @@ def failures(bed):
         begin = time.monotonic()
         codes[option] = bed.run("srun", "-Q", option, "-N2", "sh", "-c", script).returncode
         codes[option + " s"] = round(time.monotonic() - begin, 1)
-    h.ok(codes["-K1"] == 143 and codes["-K0"] == 3 and codes["-K0 s"] >= 4,
-         f"srun -K1 returns the victims' 143, -K0 waits for them: {codes}", codes)
+    h.ok(codes["-K1"] in (143, 137) and codes["-K0"] == 3 and codes["-K0 s"] >= 4,  # 137: TERM came too early for it
+         f"srun -K1 returns the victims' 143 or 137, -K0 waits for them: {codes}", codes)
     done = Run(bed, FAKE="sleep:600000", FAKE_1="kill:9").salloc("-N2", "-w", "node[1-2]")
     own = bed.run("srun", "-Q", "-K1", "-N1", "sh", "-c", "kill -9 $$").returncode
     h.ok(done.returncode == 137 and "rank 1 on node2 was killed by signal 9" in done.stderr,
@@ -307,28 +307,30 @@ def manual():
 
 
 def examples(bed):
-    """train, array, requeue: with real training, which gives the numbers of a run without Slurm."""
+    """train, array, requeue: with real training, which gives the numbers of a run without Slurm on one machine."""
     steps = 60 if h.SANITIZED else 500  # some seconds: the signal must find it training
     job = h.write_job("train.yaml", steps=steps, layers=4, hidden=64, every=1000, batch=4)
     plain = h.work() / "plain"
-    straight = h.dsrun("-q", "--slots", "2", "--run-dir", plain, job)
+    straight = h.dsrun("-q", "--slots", "4", "--run-dir", plain, job)
     run = Run(bed)
-    number = example(bed, "requeue", "-N1", "--time=UNLIMITED", args=("-q", "--run-dir", run.dir, job))
+    number = example(bed, "requeue", "--time=UNLIMITED", args=("-q", "--run-dir", run.dir, job))
     until(lambda: (run.dir / "metrics.jsonl").exists() and len(h.metrics(run.dir)) > 3)
     bed.run("scancel", "-s", "USR1", number)
     first = run.exit_code()
     saved = list((run.dir / "checkpoints").glob("step-*"))
     h.ok(first == 75 and saved, "requeue.sbatch, USR1: a checkpoint, 75", run.events())
     short = h.write_job("short.yaml", steps=4, batch=4)
-    plain_3 = h.dsrun("-q", "--slots", "2", "--run-dir", h.work() / "plain-3", short, "seed=3")
-    trained = example(bed, "train", "-N1", args=("-q", "--run-dir", h.work() / "trained", short, "seed=3"))
+    for ranks in (2, 4):
+        h.dsrun("-q", "--slots", ranks, "--run-dir", h.work() / f"plain-{ranks}", short, "seed=3")
+    trained = example(bed, "train", args=("-q", "--run-dir", h.work() / "trained", short, "seed=3"))
     array = example(bed, "array", args=("-q", short))
     ended(bed, trained)
     ended(bed, array)
-    want = h.metric_texts(h.work() / "plain-3")
-    h.ok(plain_3.returncode == 0 and h.metric_texts(h.work() / "trained") == want, "train.sbatch trains")
+    want = {ranks: h.metric_texts(h.work() / f"plain-{ranks}") for ranks in (2, 4)}
+    h.ok(len(want[4]) == 4 and h.metric_texts(h.work() / "trained") == want[4],
+         "train.sbatch trains, two ranks on each of two nodes")
     seeds = [h.metric_texts(h.work() / "runs" / f"seed-{seed}") for seed in (1, 2, 3)]
-    h.ok(seeds[2] == want and seeds[0] != seeds[1], "array.sbatch: three seeds, three runs")
+    h.ok(seeds[2] == want[2] and seeds[0] != seeds[1], "array.sbatch: three seeds, three runs")
     ended(bed, number)
     codes = re.findall(r'"event":"exit".*"code":(\d+)', run.events())
     h.ok(codes == ["75", "0"], "requeue.sbatch: queued again, it goes on to the end", run.events())

@@ -250,6 +250,28 @@ static const char *check_adagrad(const struct ds_adagrad_args *a)
     return check_update(a->n, a->p, a->grad, a->grad_type, a->p_low, a->low_type);
 }
 
+static const char *check_lamb_moments(const struct ds_lamb_moments_args *a)
+{
+    if (a->p_sumsq == NULL || a->u_sumsq == NULL || (a->n != 0 && (a->m == NULL || a->v == NULL)))
+        return "a pointer is missing";
+    if (!(a->bias1 > 0.0 && a->bias2 > 0.0))
+        return "a bias correction that is not positive";
+    if (!(a->eps > 0.0))
+        return "an epsilon that is not positive";
+    return check_update(a->n, a->p, a->grad, a->grad_type, NULL, DS_F32);
+}
+
+static const char *check_lamb(const struct ds_lamb_args *a)
+{
+    if (!(a->bias1 > 0.0 && a->bias2 > 0.0))
+        return "a bias correction that is not positive";
+    if (!(a->eps > 0.0))
+        return "an epsilon that is not positive";
+    if (a->n != 0 && a->v == NULL)
+        return "a pointer is missing";
+    return check_update(a->n, a->p, a->m, DS_F32, a->p_low, a->low_type);
+}
+
 static const char *check_cast(const struct ds_cast_args *a)
 {
     if (!is_act(a->from) || !is_act(a->to))

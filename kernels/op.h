@@ -58,6 +58,8 @@
     X(SGD,           sgd) \
     X(LION,          lion) \
     X(ADAGRAD,       adagrad) \
+    X(LAMB_MOMENTS,  lamb_moments) \
+    X(LAMB,          lamb) \
     X(CAST,          cast)
 
 enum ds_op {
@@ -246,7 +248,7 @@ struct ds_sumsq_args {
     uint64_t *nonfinite;
 };
 
-/* --- optimizers: one pass over n elements -------------------------------------------------------
+/* --- optimizers: one pass over n elements, LAMB in two -------------------------------------------
  *
  * In all of them g = grad * grad_scale, grad is F32, BF16 or F16, and when p_low is given the new p
  * is also written there, rounded to `low_type` (BF16 or F16).  An element's new value depends on
@@ -303,6 +305,31 @@ struct ds_adagrad_args {
     enum ds_dtype low_type;
     void *p_low;
     double lr, eps, weight_decay, grad_scale;
+};
+
+/* LAMB, first pass: m, v as in Adam, and with
+ *   u = (m / bias1) / (sqrt(v / bias2) + eps) + weight_decay * p
+ * sums of the squares of p and u, made as ds_sumsq() makes them. */
+struct ds_lamb_moments_args {
+    size_t n;
+    const float *p;
+    float *m, *v;
+    enum ds_dtype grad_type;
+    const void *grad;
+    double beta1, beta2, eps, weight_decay, grad_scale;
+    double bias1, bias2;
+    double *p_sumsq, *u_sumsq;
+};
+
+/* Second pass: p = p - lr * u, where lr has the trust ratio of the tensor in it. */
+struct ds_lamb_args {
+    size_t n;
+    float *p;
+    const float *m, *v;
+    enum ds_dtype low_type;
+    void *p_low;
+    double lr, eps, weight_decay;
+    double bias1, bias2;
 };
 
 /* n elements from one type to another of F32, BF16 and F16, or the same. */

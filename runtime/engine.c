@@ -17,6 +17,7 @@
 #include "runtime/model/net.h"
 #include "runtime/optim.h"
 #include "runtime/queue.h"
+#include "runtime/trust.h"
 #include "runtime/update.h"
 
 /* What the ranks tell each other at the end of a step; sums over ranks. */
@@ -43,6 +44,7 @@ struct ds_engine {
     struct ds_step_result result;
     double loss_scale; /* of this step */
     double clip_scale;
+    double *norms;       /* [2 spans] of a plan by tensor, else NULL */
     atomic_size_t at[2]; /* instructions begun by the main and by the reduce thread */
 };
 
@@ -85,7 +87,10 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
             (float *)memory[DS_ARENA_MOMENTS] + i * ds_plan_line_elems(plan, DS_ARENA_MOMENTS);
     engine->params = calloc(plan->buckets, sizeof(*engine->params));
     engine->grads = calloc(plan->buckets, sizeof(*engine->grads));
-    if (engine->params == NULL || engine->grads == NULL)
+    if (plan->by_tensor)
+        engine->norms = calloc(2 * plan->spans, sizeof(*engine->norms));
+    if (engine->params == NULL || engine->grads == NULL ||
+        (plan->by_tensor && engine->norms == NULL))
         return ds_fail(err, ENOMEM, "no memory for the engine");
     for (size_t i = 0; i < plan->buckets; i++) {
         engine->params[i] = ds_exchange_params(&engine->exchange, i);
@@ -150,6 +155,7 @@ void ds_engine_close(struct ds_engine *engine)
     release(engine);
     free(engine->params);
     free(engine->grads);
+    free(engine->norms);
     free(engine);
 }
 
@@ -322,6 +328,25 @@ static int check_hash(const struct ds_engine *engine, const double *flags, struc
                    "version of dsrun");
 }
 
+static double grad_scale(const struct ds_engine *engine)
+{
+    return engine->clip_scale / engine->loss_scale;
+}
+
+static int tensor_norms(struct ds_engine *engine, struct ds_error *err)
+{
+    const struct ds_trust trust = {
+        .plan = engine->plan,
+        .job = engine->args.job,
+        .comm = engine->args.comm,
+        .lines = engine->lines,
+        .grad_scale = grad_scale(engine),
+        .update = engine->step->update,
+    };
+
+    return ds_trust_norms(&trust, engine->norms, engine->stream, err);
+}
+
 static int norm(struct ds_engine *engine, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
@@ -358,7 +383,7 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
         return find_bad(engine, &result->bad, err);
     }
     engine->clip_scale = ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip);
-    return 0;
+    return plan->by_tensor ? tensor_norms(engine, err) : 0;
 }
 
 /* What of a span this rank updates, where it lies in `kind`. */
@@ -383,10 +408,12 @@ static int update_span(struct ds_engine *engine, const struct ds_plan_span *span
             engine->low != NULL ? engine->low + part_of(plan, DS_ARENA_PARAMS_LOW, span).at : NULL,
         .lr = engine->step->lr * span->lr_mult,
         .weight_decay = span->weight_decay,
-        .grad_scale = engine->clip_scale / engine->loss_scale,
+        .grad_scale = grad_scale(engine),
         .update = engine->step->update,
     };
 
+    if (plan->by_tensor)
+        args.lr *= ds_trust_ratio(engine->norms, (size_t)(span - plan->span));
     for (unsigned i = 0; i < plan->optim_states; i++)
         args.state[i] = engine->lines.state[i] + states.at;
     return args.n == 0 ? 0 : ds_update(engine->args.job, &args, engine->stream, err);

@@ -11,7 +11,8 @@
  * Between open and close a step allocates nothing.
  *
  * One step ends with one small all-reduce of flags: sum of squares, non-finite count, loss, stop
- * request and plan hash, so every rank takes the same decision.
+ * request and plan hash, so every rank takes the same decision.  Norms of tensors, where the
+ * optimizer wants them (trust.h), follow in a few more.
  *
  * Tests   tests/engine/test_engine.c
  */

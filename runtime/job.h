@@ -39,7 +39,14 @@ enum ds_schedule_kind {
 };
 enum ds_warmup { DS_WARMUP_LINEAR, DS_WARMUP_LOG };
 enum ds_anneal { DS_ANNEAL_COSINE, DS_ANNEAL_LINEAR };
-enum ds_optim_kind { DS_OPTIM_ADAMW, DS_OPTIM_ADAM, DS_OPTIM_SGD, DS_OPTIM_LION, DS_OPTIM_ADAGRAD };
+enum ds_optim_kind {
+    DS_OPTIM_ADAMW,
+    DS_OPTIM_ADAM,
+    DS_OPTIM_SGD,
+    DS_OPTIM_LION,
+    DS_OPTIM_ADAGRAD,
+    DS_OPTIM_LAMB
+};
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16, DS_COMPUTE_FP16 };
 enum ds_recompute {
     DS_RECOMPUTE_NONE,

@@ -290,6 +290,7 @@ static const struct optim_rule {
     [DS_OPTIM_SGD] = {"sgd", 0.9, 0.95, 1e-8, 0.0, false, false, true},
     [DS_OPTIM_LION] = {"lion", 0.9, 0.99, 1e-8, 0.1, true, false, false},
     [DS_OPTIM_ADAGRAD] = {"adagrad", 0.9, 0.95, 1e-10, 0.0, false, true, false},
+    [DS_OPTIM_LAMB] = {"lamb", 0.9, 0.999, 1e-6, 0.01, true, true, false},
 };
 
 static void default_optim(struct ds_job *job, const struct ds_keys *keys)

@@ -24,7 +24,8 @@ static const struct ds_choice orders[] = {
     {NULL, 0, false}};
 static const struct ds_choice optims[] = {
     {"adamw", DS_OPTIM_ADAMW, false}, {"adam", DS_OPTIM_ADAM, false}, {"sgd", DS_OPTIM_SGD, false},
-    {"lion", DS_OPTIM_LION, false}, {"adagrad", DS_OPTIM_ADAGRAD, false}, {NULL, 0, false}};
+    {"lion", DS_OPTIM_LION, false}, {"adagrad", DS_OPTIM_ADAGRAD, false},
+    {"lamb", DS_OPTIM_LAMB, false}, {NULL, 0, false}};
 static const struct ds_choice schedules[] = {
     {"constant", DS_SCHEDULE_CONSTANT, false}, {"linear", DS_SCHEDULE_LINEAR, false},
     {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false},
@@ -172,18 +173,18 @@ static const struct ds_key job_keys[] = {
     ENUM("optim.name", optim.kind, BITS, "adamw", optims, "the optimizer"),
     F64("optim.lr", optim.lr, BITS, "3e-4", 0, 1000, "peak learning rate"),
     PAIR("optim.betas", optim.beta1, DS_KEY_BELOW | FROM | BITS,
-         "[0.9, 0.95]; adam: [0.9, 0.999]; lion: [0.9, 0.99]", 0, 1,
-         "decay of the first and of the second moment; adamw, adam and lion only"),
-    F64("optim.eps", optim.eps, FROM | BITS, "1e-8; adagrad: 1e-10", 1e-20, 1,
-        "added to the root of the second moment; adamw, adam and adagrad only"),
+         "[0.9, 0.95]; adam and lamb: [0.9, 0.999]; lion: [0.9, 0.99]", 0, 1,
+         "decay of the first and of the second moment; adamw, adam, lion and lamb only"),
+    F64("optim.eps", optim.eps, FROM | BITS, "1e-8; adagrad: 1e-10; lamb: 1e-6", 1e-20, 1,
+        "added to the root of the second moment; adamw, adam, adagrad and lamb only"),
     F64("optim.momentum", optim.momentum, DS_KEY_BELOW | BITS, "0", 0, 1,
         "decay of the sum of gradients; sgd only"),
     BOOL("optim.nesterov", optim.nesterov, BITS, "false",
          "look ahead along the momentum; sgd only"),
     F64("optim.weight_decay", optim.weight_decay, FROM | BITS,
-        "0.1; adam, sgd and adagrad: 0", 0, 10,
-        "weight decay, on tensors of two or more dimensions only; decoupled in adamw and lion, part "
-        "of the gradient in adam, sgd and adagrad"),
+        "0.1; adam, sgd and adagrad: 0; lamb: 0.01", 0, 10,
+        "weight decay, on tensors of two or more dimensions only; decoupled in adamw, lion and "
+        "lamb, part of the gradient in adam, sgd and adagrad"),
     ROWS("optim.groups", optim.groups, BITS, DS_MAX_OPTIM_GROUPS, &group_rows,
          "tensors with a learning rate or decay of their own; the first map that matches counts, and "
          "each must match some tensor"),

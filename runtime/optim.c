@@ -126,6 +126,7 @@ static const struct {
     [DS_OPTIM_SGD] = {"sgd", {"momentum_buffer", NULL}},
     [DS_OPTIM_LION] = {"lion", {"exp_avg", NULL}},
     [DS_OPTIM_ADAGRAD] = {"adagrad", {"sum", NULL}},
+    [DS_OPTIM_LAMB] = {"lamb", {"exp_avg", "exp_avg_sq"}},
 };
 
 unsigned ds_optim_states(const struct ds_job *job)
@@ -142,6 +143,11 @@ unsigned ds_optim_states(const struct ds_job *job)
 const char *ds_optim_state_name(const struct ds_job *job, unsigned state)
 {
     return optims[job->optim.kind].state[state];
+}
+
+bool ds_optim_by_tensor(const struct ds_job *job)
+{
+    return job->optim.kind == DS_OPTIM_LAMB;
 }
 
 const char *ds_optim_name(enum ds_optim_kind kind)

@@ -26,6 +26,9 @@ enum { DS_OPTIM_STATES = 2 };
 unsigned ds_optim_states(const struct ds_job *job);
 const char *ds_optim_state_name(const struct ds_job *job, unsigned state);
 
+/* Does an update depend on norms of the whole tensor? */
+bool ds_optim_by_tensor(const struct ds_job *job);
+
 /* "adamw", ... */
 const char *ds_optim_name(enum ds_optim_kind kind);
 

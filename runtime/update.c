@@ -67,6 +67,27 @@ static int adagrad(const struct ds_job *job, const struct ds_update *u, struct d
     return ds_adagrad(&args, stream, err);
 }
 
+/* The second pass; the states are of this update (trust.h). */
+static int lamb(const struct ds_job *job, const struct ds_update *u, struct ds_stream *stream,
+                struct ds_error *err)
+{
+    const struct ds_lamb_args args = {
+        .n = u->n,
+        .p = u->p,
+        .m = u->state[0],
+        .v = u->state[1],
+        .low_type = u->low_type,
+        .p_low = u->low,
+        .lr = u->lr,
+        .eps = job->optim.eps,
+        .weight_decay = u->weight_decay,
+        .bias1 = 1.0 - pow(job->optim.beta1, (double)u->update),
+        .bias2 = 1.0 - pow(job->optim.beta2, (double)u->update),
+    };
+
+    return ds_lamb(&args, stream, err);
+}
+
 int ds_update(const struct ds_job *job, const struct ds_update *update, struct ds_stream *stream,
               struct ds_error *err)
 {
@@ -76,6 +97,7 @@ int ds_update(const struct ds_job *job, const struct ds_update *update, struct d
     case DS_OPTIM_SGD: return sgd(job, update, stream, err);
     case DS_OPTIM_LION: return lion(job, update, stream, err);
     case DS_OPTIM_ADAGRAD: return adagrad(job, update, stream, err);
+    case DS_OPTIM_LAMB: return lamb(job, update, stream, err);
     }
     return ds_fail(err, EINVAL, "optimizer %d is unknown", (int)job->optim.kind);
 }

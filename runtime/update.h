@@ -4,7 +4,8 @@
  * update.h - the job's optimizer on a run of neighbouring elements.
  *
  * Every optimizer here works element by element, so a caller may cut its lines anywhere, at the
- * borders of shards say, and gets the same bits.
+ * borders of shards say, and gets the same bits.  What LAMB needs of a whole tensor comes from
+ * trust.h, which has also brought the states up to date.
  *
  * Tests   tests/engine/test_update.c; the kernels in tests/kernels/test_update.c
  */
@@ -25,7 +26,7 @@ struct ds_update {
     const float *grad;
     enum ds_dtype low_type; /* BF16 or F16 */
     void *low;              /* the new p rounded, or NULL */
-    double lr;              /* of these elements: group and schedule are in it */
+    double lr;              /* of these elements: group, schedule, trust ratio are in it */
     double weight_decay;    /* of these elements */
     double grad_scale;      /* clipping */
     uint64_t update;        /* from 1 */

@@ -10,11 +10,6 @@
 
 enum { HALF = DS_LANES / 2 };
 
-/* clang-format off */
-typedef double wide  __attribute__((vector_size(4 * DS_LANES)));
-typedef float  small __attribute__((vector_size(4 * HALF)));
-/* clang-format on */
-
 struct sumsq {
     const struct ds_sumsq_args *a;
     size_t first; /* chunk of this group */
@@ -22,19 +17,11 @@ struct sumsq {
     uint64_t *nonfinite;
 };
 
-DS_INLINE wide widen(ds_vec x, size_t half)
-{
-    small part;
-
-    memcpy(&part, (const char *)&x + half * sizeof(part), sizeof(part));
-    return __builtin_convertvector(part, wide);
-}
-
 static void sumsq_task(void *arg, size_t task, unsigned thread)
 {
     const struct sumsq *s = arg;
     size_t i = (s->first + task) * DS_SUMSQ_CHUNK, end = ds__min(i + DS_SUMSQ_CHUNK, s->a->n);
-    wide low = {0}, high = {0};
+    ds_wide low = {0}, high = {0};
     ds_uvec bad = {0};
     double sum = 0.0;
     uint64_t count = 0;
@@ -44,12 +31,12 @@ static void sumsq_task(void *arg, size_t task, unsigned thread)
         ds_vec x = i + DS_LANES <= end ? ds_vec_load(s->a->x + i)
                                        : ds_load_part(DS_F32, s->a->x, i, end - i);
         ds_ivec mask = ((ds_ivec)x & 0x7f800000) == 0x7f800000;
-        wide x0, x1;
+        ds_wide x0, x1;
 
         x = (ds_vec)((ds_ivec)x & ~mask);
         bad -= (ds_uvec)mask;
-        x0 = widen(x, 0);
-        x1 = widen(x, 1);
+        x0 = ds_vec_wide(x, 0);
+        x1 = ds_vec_wide(x, 1);
         low += x0 * x0;
         high += x1 * x1;
     }

@@ -48,7 +48,18 @@ typedef float    ds_vec  __attribute__((vector_size(4 * DS_LANES)));
 typedef int32_t  ds_ivec __attribute__((vector_size(4 * DS_LANES)));
 typedef uint32_t ds_uvec __attribute__((vector_size(4 * DS_LANES)));
 typedef uint16_t ds_hvec __attribute__((vector_size(2 * DS_LANES)));
+typedef float    ds_half_vec __attribute__((vector_size(2 * DS_LANES)));
+typedef double   ds_wide     __attribute__((vector_size(4 * DS_LANES)));
 /* clang-format on */
+
+/* Lanes of one half (0 or 1) in double. */
+DS_INLINE ds_wide ds_vec_wide(ds_vec x, size_t half)
+{
+    ds_half_vec part;
+
+    memcpy(&part, (const char *)&x + half * sizeof(part), sizeof(part));
+    return __builtin_convertvector(part, ds_wide);
+}
 
 DS_INLINE ds_vec ds_vec_set(float x)
 {

@@ -161,8 +161,9 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
         const struct ds_plan_param *param = &plan->param[i];
         struct ds_plan_span next = treatment(job, param);
 
-        if (span == NULL || span->bucket != next.bucket || span->lr_mult != next.lr_mult ||
-            span->weight_decay != next.weight_decay || span->offset + span->elems != next.offset) {
+        if (span == NULL || plan->by_tensor || span->bucket != next.bucket ||
+            span->lr_mult != next.lr_mult || span->weight_decay != next.weight_decay ||
+            span->offset + span->elems != next.offset) {
             span = &plan->span[plan->spans++];
             *span = next;
         }

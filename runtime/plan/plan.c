@@ -81,7 +81,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->world,      plan->micro_batches, plan->micro_batch,    plan->sequence,
         plan->compute,    plan->params,        plan->padded_elems,   plan->logit_rows,
         plan->shape.arch, plan->shape.heads,   plan->shape.kv_heads, plan->stage,
-        plan->shards,     plan->optim_states,
+        plan->shards,     plan->optim_states,  plan->by_tensor,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -110,6 +110,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
     plan->optim_states = ds_optim_states(job);
+    plan->by_tensor = ds_optim_by_tensor(job);
     plan->recompute = job->activation.recompute;
     plan->recompute_layers =
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;

@@ -180,6 +180,7 @@ struct ds_plan {
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     enum ds_compute compute;
     unsigned optim_states;       /* lines of MOMENTS */
+    bool by_tensor;              /* spans are tensors; NORM sums two norms of each over ranks */
     enum ds_recompute recompute; /* never AUTO */
     uint64_t recompute_layers;   /* blocks 1 .. recompute_layers do */
     struct ds_plan_param *param;

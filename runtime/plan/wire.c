@@ -60,6 +60,10 @@ void ds__plan_traffic(struct ds_plan *plan)
         plan->wire_bytes_per_step += plan->traffic[op].bytes;
     }
     count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
+    for (size_t left = plan->by_tensor ? 2 * plan->spans : 0, part; left > 0; left -= part) {
+        part = left < DS_COMM_MAX_F64 ? left : DS_COMM_MAX_F64;
+        count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), plan->world);
+    }
     plan->messages_per_step += plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
 }
 

@@ -21,7 +21,7 @@ struct setting {
 static const struct setting settings[] = {
     {DS_OPTIM_ADAMW, 0, false},   {DS_OPTIM_ADAM, 0, false}, {DS_OPTIM_SGD, 0, false},
     {DS_OPTIM_SGD, 0.9, false},   {DS_OPTIM_SGD, 0.9, true}, {DS_OPTIM_LION, 0, false},
-    {DS_OPTIM_ADAGRAD, 0, false},
+    {DS_OPTIM_ADAGRAD, 0, false}, {DS_OPTIM_LAMB, 0, false},
 };
 
 /* The first of these that a name matches counts. */
@@ -58,8 +58,27 @@ static double first_update(const struct ds_job *job, double p, double g, double 
         return p - lr * (job->optim.nesterov ? (1.0 + job->optim.momentum) * g : g);
     case DS_OPTIM_LION: return p - lr * decay * p - lr * ((g > 0) - (g < 0));
     case DS_OPTIM_ADAGRAD: g += decay * p; return p - lr * g / (fabs(g) + eps);
+    case DS_OPTIM_LAMB: return p - lr * (g / (fabs(g) + eps) + decay * p);
     }
     return (double)NAN;
+}
+
+/* |p| / |u| of a tensor from its first update at learning rate 1. */
+static double trust_ratio(const struct test_run *before, const struct test_run *after,
+                          const struct ds_plan_param *param, double scale, double decay)
+{
+    double squares_p = 0.0, squares_u = 0.0;
+
+    if (before->job.optim.kind != DS_OPTIM_LAMB)
+        return 1.0;
+    for (uint64_t k = param->offset; k < param->offset + param->param.elems; k++) {
+        double p = (double)before->params[k], g = (double)after->first_grads[k] * scale;
+        double u = p - first_update(&before->job, p, g, 1.0, decay);
+
+        squares_p += p * p;
+        squares_u += u * u;
+    }
+    return squares_p > 0.0 && squares_u > 0.0 ? sqrt(squares_p / squares_u) : 1.0;
 }
 
 static void check(const struct setting *setting, unsigned world)
@@ -86,6 +105,7 @@ static void check(const struct setting *setting, unsigned world)
         double lr = ds_optim_lr(job, 0), decay = job->optim.weight_decay;
 
         group_by_hand(param->param.name, param->param.ndim > 1, &lr, &decay);
+        lr *= trust_ratio(&before, &after, param, scale, decay);
         for (uint64_t k = param->offset; k < param->offset + param->param.elems; k++) {
             double p = (double)before.params[k], g = (double)after.first_grads[k] * scale;
             double want = first_update(job, p, g, lr, decay) - p;
@@ -112,11 +132,9 @@ Test(update, the_first_step_is_each_formula_with_its_groups)
 /* With one state line, with none, and with two, six steps bring the loss down. */
 Test(update, every_optimizer_learns)
 {
-    static const double rates[] = {[DS_OPTIM_ADAMW] = 3e-3,
-                                   [DS_OPTIM_ADAM] = 3e-3,
-                                   [DS_OPTIM_SGD] = 0.3,
-                                   [DS_OPTIM_LION] = 1e-3,
-                                   [DS_OPTIM_ADAGRAD] = 2e-3};
+    static const double rates[] = {
+        [DS_OPTIM_ADAMW] = 3e-3, [DS_OPTIM_ADAM] = 3e-3,    [DS_OPTIM_SGD] = 0.3,
+        [DS_OPTIM_LION] = 1e-3,  [DS_OPTIM_ADAGRAD] = 2e-3, [DS_OPTIM_LAMB] = 1e-2};
 
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
         struct test_run run = test_reference_run(1, 2, 4);
@@ -134,32 +152,50 @@ Test(update, every_optimizer_learns)
     }
 }
 
+static void check_bits(const struct setting *setting, enum ds_compute compute)
+{
+    struct test_run run[4];
+
+    for (unsigned stage = 0; stage < 4; stage++) {
+        struct ds_job *job = &run[stage].job;
+
+        run[stage] = test_reference_run(0, 4, 2);
+        job->zero.stage = stage;
+        job->precision.compute = compute;
+        job->optim.kind = setting->kind;
+        job->optim.momentum = setting->momentum;
+        job->optim.nesterov = setting->nesterov;
+        job->optim.lr = 1e-3;
+        job->optim.groups = (struct ds_rows){4, groups};
+        run[stage].loss_scale = compute == DS_COMPUTE_FP16 ? 512.0 : 0.0;
+        run[stage].steps = 3;
+        test_run_ok(&run[stage]);
+        cr_assert_eq(run[stage].elems, run[0].elems);
+        cr_assert_eq(memcmp(run[stage].params, run[0].params, run[0].elems * sizeof(float)), 0,
+                     "%s, stage %u", ds_optim_name(setting->kind), stage);
+        for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++)
+            cr_assert_eq(run[stage].traffic[op].calls, 3 * run[stage].plan.traffic[op].calls,
+                         "%s, stage %u: %llu calls of %s", ds_optim_name(setting->kind), stage,
+                         (unsigned long long)run[stage].traffic[op].calls, ds_comm_op_name(op));
+    }
+    for (unsigned stage = 0; stage < 4; stage++)
+        test_run_release(&run[stage]);
+}
+
 /* Every stage of four ranks, in every type: the same bits from every optimizer, with groups whose
- * borders no shard respects. */
+ * borders no shard respects; and as many calls between ranks as the plan says. */
 Test(update, every_optimizer_has_the_same_bits_at_every_stage)
 {
-    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-        struct test_run run[4];
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
+        check_bits(&settings[i], (enum ds_compute)(i % 3));
+}
 
-        for (unsigned stage = 0; stage < 4; stage++) {
-            struct ds_job *job = &run[stage].job;
+/* Its norms of tensors are sums over elements that ranks hold differently at each stage. */
+Test(update, lamb_has_the_same_bits_at_every_stage_in_every_type)
+{
+    static const struct setting lamb = {DS_OPTIM_LAMB, 0, false};
 
-            run[stage] = test_reference_run(0, 4, 2);
-            job->zero.stage = stage;
-            job->precision.compute = (enum ds_compute)(i % 3);
-            job->optim.kind = settings[i].kind;
-            job->optim.momentum = settings[i].momentum;
-            job->optim.nesterov = settings[i].nesterov;
-            job->optim.lr = 1e-3;
-            job->optim.groups = (struct ds_rows){4, groups};
-            run[stage].loss_scale = job->precision.compute == DS_COMPUTE_FP16 ? 512.0 : 0.0;
-            run[stage].steps = 3;
-            test_run_ok(&run[stage]);
-            cr_assert_eq(run[stage].elems, run[0].elems);
-            cr_assert_eq(memcmp(run[stage].params, run[0].params, run[0].elems * sizeof(float)), 0,
-                         "%s, stage %u", ds_optim_name(settings[i].kind), stage);
-        }
-        for (unsigned stage = 0; stage < 4; stage++)
-            test_run_release(&run[stage]);
-    }
+    check_bits(&lamb, DS_COMPUTE_FP32);
+    check_bits(&lamb, DS_COMPUTE_BF16);
+    check_bits(&lamb, DS_COMPUTE_FP16);
 }

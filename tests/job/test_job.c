@@ -235,7 +235,7 @@ Test(job, optimizers_have_defaults_of_their_own)
     } table[] = {
         {"optim.name=adamw", 0.95, 1e-8, 0.1}, {"optim.name=adam", 0.999, 1e-8, 0},
         {"optim.name=lion", 0.99, 1e-8, 0.1},  {"optim.name=adagrad", 0.95, 1e-10, 0},
-        {"optim.name=sgd", 0.95, 1e-8, 0},
+        {"optim.name=sgd", 0.95, 1e-8, 0},     {"optim.name=lamb", 0.999, 1e-6, 0.01},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

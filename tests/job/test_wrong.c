@@ -222,7 +222,7 @@ static const struct wrong {
     {SMALL, "data.tokenizer=tok/tokenizer.json", ENOTSUP,
      "override 'data.tokenizer=tok/tokenizer.json': 'data.tokenizer' 'tok/tokenizer.json' is not supported yet; use 'bytes'"},
     {SMALL, "optim.name=lyon", EINVAL,
-     "override 'optim.name=lyon': 'optim.name' must be 'adamw', 'adam', 'sgd', 'lion' or 'adagrad', not 'lyon'"},
+     "override 'optim.name=lyon': 'optim.name' must be 'adamw', 'adam', 'sgd', 'lion', 'adagrad' or 'lamb', not 'lyon'"},
     {SMALL, "optim.momentum=0.9", EINVAL,
      "override 'optim.momentum=0.9': 'optim.momentum' means nothing to adamw; leave it out"},
     {SMALL, "model.dropout=1", EINVAL,

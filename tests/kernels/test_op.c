@@ -175,6 +175,34 @@ Test(op, dropout_arguments)
     REFUSES(dropout, dropout, a.x = NULL);
 }
 
+Test(op, arguments_of_lamb)
+{
+    static double sums[2];
+    static const struct ds_lamb_moments_args moments = {.n = 3,
+                                                        .p = f,
+                                                        .m = f + 10,
+                                                        .v = f + 20,
+                                                        .grad = f + 30,
+                                                        .eps = 1e-6,
+                                                        .bias1 = 0.1,
+                                                        .bias2 = 0.1,
+                                                        .p_sumsq = &sums[0],
+                                                        .u_sumsq = &sums[1]};
+    static const struct ds_lamb_args lamb = {
+        .n = 3, .p = f, .m = f + 10, .v = f + 20, .eps = 1e-6, .bias1 = 0.1, .bias2 = 0.1};
+
+    REFUSES(lamb_moments, moments, a.u_sumsq = NULL);
+    REFUSES(lamb_moments, moments, a.m = NULL);
+    REFUSES(lamb_moments, moments, a.eps = 0.0);
+    REFUSES(lamb_moments, moments, a.bias2 = 0.0);
+    ACCEPTS(lamb, lamb);
+    REFUSES(lamb, lamb, a.v = NULL);
+    REFUSES(lamb, lamb, a.m = NULL);
+    REFUSES(lamb, lamb, a.eps = 0.0);
+    REFUSES(lamb, lamb, a.bias1 = 0.0);
+    REFUSES(lamb, lamb, (a.p_low = f, a.low_type = DS_F32));
+}
+
 Test(op, nothing_to_do)
 {
     ACCEPTS(adamw, ((struct ds_adamw_args){.bias1 = 1.0, .bias2 = 1.0}));

@@ -235,7 +235,7 @@ void ds__rank_signal(struct ds_rank *rank, uint32_t what)
     } else if (rank->link.loop != NULL && !rank->link.ended) {
         ds_put_u32(payload, what);
         (void)ds_channel_send(&rank->link, &frame);
-    } else {
+    } else if (what != DS_SIGNAL_WHERE) { /* a program has no answer to that */
         (void)kill(-rank->pid, SIGTERM);
     }
 }

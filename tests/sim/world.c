@@ -300,7 +300,7 @@ static void strike_rank(struct world *world, struct fault *fault)
         world->stuck = true;
         return;
     }
-    if (fault->kind == FAULT_DISK) {
+    if (fault->kind == FAULT_DISK && !world->host[fault->host].frozen) { /* it can tell so */
         event.kind = DS_SUPER_STEP;
         event.phase = DS_PHASE_DISK_FULL;
         send_up(world, fault->host, event);

@@ -29,6 +29,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,14 +145,24 @@ static _Noreturn void wait_for_end(void)
         heed(&payload);
 }
 
-static _Noreturn void train(unsigned long ms, unsigned long steps)
+/* Does a frame come within `ms`?  It may have come already, with the one read before. */
+static bool frame_within(unsigned long ms)
 {
     struct pollfd line = {.fd = line_fd, .events = POLLIN};
+    struct ds_frame frame;
+    size_t used;
+    int rc = ds_wire_decode(in.data, in.len, &frame, &used, NULL);
+
+    return rc != 0 || poll(&line, 1, (int)ms) > 0; /* no frame at all: heed() dies of it */
+}
+
+static _Noreturn void train(unsigned long ms, unsigned long steps)
+{
     struct ds_buf payload;
 
     ds_buf_init(&payload, DS_MAX_FRAME_BYTES);
     for (unsigned long step = 1; step <= steps; step++) {
-        while (poll(&line, 1, (int)ms) > 0)
+        while (frame_within(ms))
             heed(&payload);
         beat(step, DS_PHASE_STEP);
     }

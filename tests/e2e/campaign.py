@@ -73,6 +73,8 @@ class Trial:
         self.err = h.work() / f"err-{number}"
         self.took = 0.0
         self.wrong = []
+        self.process, self.before = None, {}
+        self.err.touch()
 
     def say(self, what):
         self.wrong.append(what)
@@ -158,6 +160,16 @@ class Trial:
                                   for event in self.events()):
             self.say("the spare host is not used")
 
+    def lines(self, bed, name, *command):
+        ran = bed.on(name, *command)
+        if ran.returncode:
+            raise RuntimeError(f"{name}: {command[0]}: {ran.stderr.strip()}")
+        return [line for line in ran.stdout.splitlines() if line.strip()]
+
+    def files(self, bed, name):
+        """What is in a host's own /tmp and /dev/shm; not what the bed shows there of this machine's."""
+        return set(self.lines(bed, name, "find", "/tmp", "/dev/shm", "-ignore_readdir_race", "-xdev", "-mindepth", "1"))
+
     def check_left(self, bed):
         if self.fault == "cut a host":
             bed.fault("heal", self.host)
@@ -170,9 +182,10 @@ class Trial:
             found = []
             for name in bed.names:
                 found += [f"{name}: process {line}" for line in bed.processes(name).values()]
-                listed = bed.on(name, "sh", "-c", "ls -A /tmp /dev/shm | grep -v '^/\\|^$\\|^dsrun-bed\\|^dsrun-e2e'; "
-                                "ss -Htn state established state fin-wait-1 state fin-wait-2 state close-wait")
-                found += [f"{name}: {line}" for line in listed.stdout.splitlines() if line.strip()]
+                found += [f"{name}: {path}" for path in self.files(bed, name) - self.before[name]]
+                found += [f"{name}: {line}" for line in self.lines(
+                    bed, name, "ss", "-Htn", "state", "established", "state", "fin-wait-1", "state", "fin-wait-2",
+                    "state", "close-wait")]
             return found
         still = [None]
 
@@ -184,6 +197,7 @@ class Trial:
 
     def go(self, bed):
         try:
+            self.before = {name: self.files(bed, name) for name in bed.names}
             if not self.start(bed):
                 self.say("it does not start")
                 return self
@@ -196,7 +210,7 @@ class Trial:
         except Exception as error:  # a trial that cannot be made has failed
             self.say(f"{type(error).__name__}: {error}")
         finally:
-            if self.process.poll() is None:
+            if self.process is not None and self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
         return self

@@ -301,11 +301,11 @@ static int memory_rates(const struct bench *bench, struct ds_rates *rates, struc
                                          .m = m + ADAMW_ELEMS,
                                          .v = m + (size_t)2 * ADAMW_ELEMS,
                                          .grad = m + (size_t)3 * ADAMW_ELEMS,
-                                         .lr = 1e-4f,
-                                         .beta1 = 0.9f,
-                                         .beta2 = 0.95f,
-                                         .eps = 1e-8f,
-                                         .grad_scale = 1.0f,
+                                         .lr = 1e-4,
+                                         .beta1 = 0.9,
+                                         .beta2 = 0.95,
+                                         .eps = 1e-8,
+                                         .grad_scale = 1.0,
                                          .bias1 = 0.1,
                                          .bias2 = 0.05};
     double seconds = 0.0;

@@ -109,7 +109,7 @@ static void check_order(const struct world *world, const struct ds_plan *plan,
     double free_at[DS_QUEUE_COUNT];
 
     for (size_t i = 0; i < DS_QUEUE_COUNT; i++)
-        free_at[i] = -INFINITY; /* gathers of a step begin in the one before */
+        free_at[i] = -HUGE_VAL; /* gathers of a step begin in the one before */
     for (size_t i = 0; i < plan->step.count; i++) {
         const struct ds_instr *instr = &plan->step.instr[i];
         enum ds_queue queue = world->overlap > 0.0 ? instr->queue : DS_QUEUE_COMPUTE;

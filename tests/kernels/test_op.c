@@ -170,7 +170,7 @@ Test(op, dropout_arguments)
     ACCEPTS(dropout, dropout);
     REFUSES(dropout, dropout, a.rate = 1.0);
     REFUSES(dropout, dropout, a.rate = -0.1);
-    REFUSES(dropout, dropout, a.rate = NAN);
+    REFUSES(dropout, dropout, a.rate = (double)NAN);
     REFUSES(dropout, dropout, a.act = DS_I32);
     REFUSES(dropout, dropout, a.x = NULL);
 }

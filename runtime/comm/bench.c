@@ -146,7 +146,7 @@ static void report(struct bench *bench, enum ds_comm_op op, size_t size, double 
 
     if (bench->as_json)
         printf("%s\n  {\"op\": \"%s\", \"over\": \"%s\", \"ranks\": %u, \"bytes\": %zu, "
-               "\"median_ms\": %.4f, \"gb_s\": %.3f, \"bus_gb_s\": %.3f, \"of_copy\": %.3f}",
+               "\"median_ms\": %.5g, \"gb_s\": %.4g, \"bus_gb_s\": %.4g, \"of_copy\": %.4g}",
                bench->first ? "" : ",", ds_comm_op_name(op), how, bench->world, bytes, ns / 1e6,
                n / ns, n / ns * trips * (w - 1) / w, share);
     else

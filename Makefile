@@ -103,8 +103,8 @@ $(B)/build-id: FORCE $(B)/flags
 	$(Q)echo "$(VERSION)-$$(cat $(B)/flags $(SOURCES) | sha256sum | cut -c1-12)" >$@.new; \
 	cmp -s $@.new $@ && rm -f $@.new || mv -f $@.new $@
 $(B)/base/build.id.o: base/build.c $(B)/build-id
-	$(Q)mkdir -p $(@D); $(CC) $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) \
-	    -DDS_BUILD_ID="\"$$(cat $(B)/build-id)\"" -c -o $@ $<
+	$(Q)mkdir -p $(@D); id=$$(cat $(B)/build-id); \
+	$(CC) -DDS_BUILD_ID="\"$$id\"" $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(PROGRAMS): $(B)/base/build.id.o
 
 $(PROGRAMS):

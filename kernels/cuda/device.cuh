@@ -47,6 +47,16 @@ enum { PACK = 8, WARP = 32, BLOCK = 256, MAX_GRID = 2048 };
         }                                                                                          \
     } while (0)
 
+/* Packs of a flat array, in rounds of the whole grid. */
+#define FOR_PACKS(i, n)                                                                            \
+    for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK; i < (n);                    \
+         i += (size_t)gridDim.x * BLOCK * PACK)
+
+/* Rows in rounds of the grid, and the packs of each. */
+#define FOR_ROWS(r, rows) for (size_t r = blockIdx.x; r < (rows); r += gridDim.x)
+#define FOR_ROW_PACKS(i, length)                                                                   \
+    for (size_t i = threadIdx.x * PACK; i < (length); i += BLOCK * PACK)
+
 static __device__ __forceinline__ float widen(float x)
 {
     return x;
@@ -158,6 +168,19 @@ static inline unsigned row_grid(size_t rows)
 static inline cudaStream_t stream_of(struct ds_stream *stream)
 {
     return (cudaStream_t) reinterpret_cast<struct ds_cuda_stream *>(stream)->stream;
+}
+
+/* The stream's scratch as `bytes` bytes for partial results. */
+static inline int scratch_of(struct ds_stream *stream, size_t bytes, void **out,
+                             struct ds_error *err)
+{
+    struct ds_cuda_stream *s = reinterpret_cast<struct ds_cuda_stream *>(stream);
+
+    *out = s->scratch;
+    if (bytes <= s->scratch_bytes)
+        return 0;
+    return ds_fail(err, EINVAL, "%zu bytes of scratch for an operation that needs %zu",
+                   s->scratch_bytes, bytes);
 }
 
 /* What the launches since the last call came to. */

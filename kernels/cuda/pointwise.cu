@@ -11,16 +11,6 @@
 #define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
 #define GELU_B 0.07135481627f /* GELU_A * 0.044715 */
 
-/* Packs of a flat array, in rounds of the whole grid. */
-#define FOR_PACKS(i, n)                                                                            \
-    for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK; i < (n);                    \
-         i += (size_t)gridDim.x * BLOCK * PACK)
-
-/* Rows in rounds of the grid, and the packs of each. */
-#define FOR_ROWS(r, rows) for (size_t r = blockIdx.x; r < (rows); r += gridDim.x)
-#define FOR_ROW_PACKS(i, length)                                                                   \
-    for (size_t i = threadIdx.x * PACK; i < (length); i += BLOCK * PACK)
-
 static __device__ __forceinline__ float sigmoid(float x)
 {
     return 1.0f / (1.0f + expf(-x));

@@ -5,7 +5,11 @@
  */
 #include "kernels/cuda/cuda.h"
 
-#define KERNELS(X) X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) X(rope) X(cast)
+/* clang-format off */
+#define KERNELS(X) \
+    X(rope) X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) X(cast) \
+    X(xent) X(sumsq) X(adamw) X(sgd) X(lion) X(adagrad)
+/* clang-format on */
 
 #define X(fn)                                                                                      \
     int ds__cuda_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream,                 \

@@ -11,6 +11,7 @@
 #ifndef DS_TESTS_CUDAEMU_EMULATED_H
 #define DS_TESTS_CUDAEMU_EMULATED_H
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,7 +21,7 @@
 
 void cudaemu_order(unsigned order);
 
-enum { EMULATED_SCRATCH = 1 << 18 };
+enum { EMULATED_SCRATCH = 1 << 19 };
 
 struct emulated {
     struct ds_device device;
@@ -35,9 +36,28 @@ static inline void emulated_close(struct ds_device *device)
     free(e);
 }
 
+static inline int emulated_alloc(struct ds_device *device, size_t bytes, void **out,
+                                 struct ds_error *err)
+{
+    (void)device;
+    (void)err;
+    *out = malloc(bytes);
+    return *out == NULL ? -ENOMEM : 0;
+}
+
+static inline void emulated_free(struct ds_device *device, void *memory, size_t bytes)
+{
+    (void)device;
+    (void)bytes;
+    free(memory);
+}
+
 static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size_t scratch_bytes)
 {
-    static const struct ds_backend backend = {.name = "emulated", .close = emulated_close};
+    static const struct ds_backend backend = {.name = "emulated",
+                                              .close = emulated_close,
+                                              .alloc = emulated_alloc,
+                                              .free = emulated_free};
     struct emulated *e = calloc(1, sizeof(*e));
     unsigned kind = isa == NULL || strcmp(isa, "v4") == 0 ? 0 : strcmp(isa, "v3") == 0 ? 1 : 2;
 

@@ -1,0 +1,78 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * sumsq.cu - the sum of squares and the count of what is not finite.  Not yet run on a GPU.
+ *
+ * One block a chunk; then one thread adds the sums of the chunks in their order.  Many chunks are
+ * done in groups, so that the scratch has one size.
+ */
+#include "kernels/cuda/device.cuh"
+
+enum { GROUP = 4096 };
+
+static __global__ void __launch_bounds__(BLOCK)
+    chunks(size_t n, size_t first, const float *x, double *sums, unsigned long long *counts)
+{
+    __shared__ double sum_places[BLOCK / WARP];
+    __shared__ unsigned long long count_places[BLOCK / WARP];
+    size_t begin = (first + blockIdx.x) * DS_SUMSQ_CHUNK;
+    size_t end = n - begin > DS_SUMSQ_CHUNK ? begin + DS_SUMSQ_CHUNK : n;
+    unsigned long long count = 0;
+    double sum = 0.0;
+
+    for (size_t i = begin + threadIdx.x * PACK; i < end; i += BLOCK * PACK) {
+        float v[PACK];
+
+        take(x + i, end - i, v);
+        for (int j = 0; j < PACK; j++) {
+            if (isfinite(v[j]))
+                sum += (double)v[j] * (double)v[j];
+            else
+                count++;
+        }
+    }
+    sum = block_sum(sum, sum_places);
+    count = block_sum(count, count_places);
+    if (threadIdx.x == 0) {
+        sums[blockIdx.x] = sum;
+        counts[blockIdx.x] = count;
+    }
+}
+
+static __global__ void add_up(bool begin, unsigned n, const double *sums,
+                              const unsigned long long *counts, double *sum, uint64_t *nonfinite)
+{
+    double total = begin ? 0.0 : *sum;
+    uint64_t bad = begin ? 0 : *nonfinite;
+
+    for (unsigned i = 0; i < n; i++) {
+        total += sums[i];
+        bad += counts[i];
+    }
+    *sum = total;
+    *nonfinite = bad;
+}
+
+extern "C" int ds__cuda_sumsq(const struct ds_sumsq_args *a, struct ds_stream *stream,
+                              struct ds_error *err)
+{
+    size_t all = a->n / DS_SUMSQ_CHUNK + (a->n % DS_SUMSQ_CHUNK != 0), first = 0;
+    unsigned long long *counts;
+    void *scratch;
+    int rc = scratch_of(stream, GROUP * 16, &scratch, err);
+
+    if (rc != 0)
+        return rc;
+    counts = (unsigned long long *)scratch + GROUP;
+    do {
+        unsigned n = (unsigned)(all - first < GROUP ? all - first : (size_t)GROUP);
+
+        if (n > 0)
+            DS_LAUNCH(chunks, n, BLOCK, 0, stream_of(stream), a->n, first, a->x, (double *)scratch,
+                      counts);
+        DS_LAUNCH(add_up, 1, 1, 0, stream_of(stream), first == 0, n, (const double *)scratch,
+                  counts, a->sum, a->nonfinite);
+        first += n;
+    } while (first < all);
+    return launched("sumsq", err);
+}

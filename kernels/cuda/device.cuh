@@ -134,19 +134,24 @@ static __device__ __forceinline__ void give(T *p, size_t left, const float (&in)
     }
 }
 
+/* The sum over the warp, in every lane. */
+template <class T> static __device__ __forceinline__ T warp_sum(T x)
+{
+    for (unsigned o = WARP / 2; o > 0; o /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, o);
+    return x;
+}
+
 /* The sum over the block, in every thread.  `shared` has BLOCK / WARP places; all threads call. */
 template <class T> static __device__ T block_sum(T x, T *shared)
 {
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 
-    for (unsigned o = WARP / 2; o > 0; o /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, o);
+    x = warp_sum(x);
     if (lane == 0)
         shared[warp] = x;
     __syncthreads();
-    x = lane < BLOCK / WARP ? shared[lane] : T(0);
-    for (unsigned o = WARP / 2; o > 0; o /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, o);
+    x = warp_sum(lane < BLOCK / WARP ? shared[lane] : T(0));
     __syncthreads(); /* before `shared` is used again */
     return x;
 }

@@ -58,9 +58,13 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
                                               .close = emulated_close,
                                               .alloc = emulated_alloc,
                                               .free = emulated_free};
-    struct emulated *e = calloc(1, sizeof(*e));
-    unsigned kind = isa == NULL || strcmp(isa, "v4") == 0 ? 0 : strcmp(isa, "v3") == 0 ? 1 : 2;
+    struct emulated *e;
+    static unsigned seed = 2;
+    unsigned order = threads == 3 ? seed++ : threads - 1; /* forward, backward, by chance */
 
+    if (isa != NULL && strcmp(isa, "v4") != 0)
+        return NULL; /* one instruction set */
+    e = calloc(1, sizeof(*e));
     (void)scratch_bytes; /* what the CPU backend needs */
     if (e == NULL)
         abort();
@@ -71,7 +75,7 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
     if (posix_memalign(&e->stream.scratch, 16, EMULATED_SCRATCH) != 0)
         abort();
     memset(e->stream.scratch, 0xff, EMULATED_SCRATCH);
-    cudaemu_order(kind * 3 + threads - 1); /* 0 forward, 1 backward, others by chance */
+    cudaemu_order(order);
     return &e->device;
 }
 

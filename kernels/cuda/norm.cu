@@ -1,0 +1,166 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * norm.cu - LayerNorm and RMSNorm.  Not yet run on a GPU.
+ *
+ * A warp a row, with shuffles alone.  Gradients of weight and bias as in columns.cuh.
+ */
+#include "kernels/cuda/columns.cuh"
+
+enum { WARPS = BLOCK / WARP };
+
+/* The rows of this warp, and the packs of this lane. */
+#define FOR_WARP_ROWS(r, rows)                                                                     \
+    for (size_t r = (size_t)blockIdx.x * WARPS + threadIdx.x / WARP; r < (rows);                   \
+         r += (size_t)gridDim.x * WARPS)
+#define FOR_LANE_PACKS(i, n) for (size_t i = threadIdx.x % WARP * PACK; i < (n); i += WARP * PACK)
+
+/* The mean of x - shift over n elements, or of its square. */
+template <class T>
+static __device__ __forceinline__ float row_mean(const T *x, size_t n, float shift, bool square)
+{
+    float sum = 0.0f;
+
+    FOR_LANE_PACKS(i, n)
+    {
+        float v[PACK];
+
+        take(x + i, n - i, v);
+        for (int j = 0; j < PACK && i + j < n; j++) {
+            float d = v[j] - shift;
+
+            sum += square ? d * d : d;
+        }
+    }
+    return warp_sum(sum) / (float)n;
+}
+
+template <class T, class P>
+static __global__ void __launch_bounds__(BLOCK) norm_fwd(struct ds_norm_fwd_args a)
+{
+    const P *weight = (const P *)a.weight, *bias = (const P *)a.bias;
+    bool layer = a.kind == DS_NORM_LAYER;
+
+    FOR_WARP_ROWS(r, a.rows)
+    {
+        const T *x = (const T *)a.x + r * a.channels;
+        float mean = layer ? row_mean(x, a.channels, 0.0f, false) : 0.0f;
+        float rstd = 1.0f / sqrtf(row_mean(x, a.channels, mean, true) + a.eps);
+
+        FOR_LANE_PACKS(i, a.channels)
+        {
+            size_t left = a.channels - i;
+            float v[PACK], w[PACK], b[PACK] = {};
+
+            take(x + i, left, v);
+            take(weight + i, left, w);
+            if (layer)
+                take(bias + i, left, b);
+            for (int j = 0; j < PACK; j++)
+                v[j] = (v[j] - mean) * rstd * w[j] + b[j];
+            give((T *)a.y + r * a.channels + i, left, v);
+        }
+        if (threadIdx.x % WARP == 0) {
+            a.rstd[r] = rstd;
+            if (layer)
+                a.mean[r] = mean;
+        }
+    }
+}
+
+/* dx may be dres: a lane has read its packs before it writes them. */
+template <class T, class P>
+static __global__ void __launch_bounds__(BLOCK) norm_dx(struct ds_norm_bwd_args a)
+{
+    const P *weight = (const P *)a.weight;
+    bool layer = a.kind == DS_NORM_LAYER;
+
+    FOR_WARP_ROWS(r, a.rows)
+    {
+        size_t n = a.channels, at = r * n;
+        const T *x = (const T *)a.x + at, *dy = (const T *)a.dy + at;
+        float mean = layer ? a.mean[r] : 0.0f, rstd = a.rstd[r], sum = 0.0f, dot = 0.0f;
+        float v[PACK], d[PACK], w[PACK], old[PACK] = {};
+
+        FOR_LANE_PACKS(i, n)
+        {
+            take(x + i, n - i, v);
+            take(dy + i, n - i, d);
+            take(weight + i, n - i, w);
+            for (int j = 0; j < PACK; j++) {
+                sum += d[j] * w[j];
+                dot += d[j] * w[j] * ((v[j] - mean) * rstd);
+            }
+        }
+        sum = layer ? warp_sum(sum) / (float)n : 0.0f;
+        dot = warp_sum(dot) / (float)n;
+        FOR_LANE_PACKS(i, n)
+        {
+            take(x + i, n - i, v);
+            take(dy + i, n - i, d);
+            take(weight + i, n - i, w);
+            if (a.dres != nullptr)
+                take((const T *)a.dres + at + i, n - i, old);
+            for (int j = 0; j < PACK; j++)
+                d[j] = old[j] + rstd * (d[j] * w[j] - sum - (v[j] - mean) * rstd * dot);
+            give((T *)a.dx + at + i, n - i, d);
+        }
+    }
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    norm_columns(struct ds_norm_bwd_args a, float *dweight, float *dbias)
+{
+    size_t c = (size_t)blockIdx.x * BLOCK + threadIdx.x, n = a.channels;
+    size_t end = slab_begin(a.rows, blockIdx.y + 1);
+    float w = 0.0f, b = 0.0f;
+
+    if (c >= n)
+        return;
+    for (size_t r = slab_begin(a.rows, blockIdx.y); r < end; r++) {
+        float d = widen(((const T *)a.dy)[r * n + c]), x = widen(((const T *)a.x)[r * n + c]);
+
+        w += d * ((x - (a.kind == DS_NORM_LAYER ? a.mean[r] : 0.0f)) * a.rstd[r]);
+        b += d;
+    }
+    dweight[blockIdx.y * n + c] = w;
+    if (a.kind == DS_NORM_LAYER)
+        dbias[blockIdx.y * n + c] = b;
+}
+
+extern "C" int ds__cuda_norm_fwd(const struct ds_norm_fwd_args *a, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    unsigned grid = row_grid((a->rows + WARPS - 1) / WARPS);
+
+    DS_TYPED(
+        a->act, T,
+        DS_TYPED(a->param, P, DS_LAUNCH((norm_fwd<T, P>), grid, BLOCK, 0, stream_of(stream), *a)));
+    return launched("norm_fwd", err);
+}
+
+extern "C" int ds__cuda_norm_bwd(const struct ds_norm_bwd_args *a, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    unsigned grid = row_grid((a->rows + WARPS - 1) / WARPS), slabs = slabs_of(a->rows);
+    unsigned tiles = (unsigned)((a->channels + BLOCK - 1) / BLOCK);
+    size_t n = a->channels;
+    cudaStream_t queue = stream_of(stream);
+    void *scratch;
+    float *dweight, *dbias;
+    int rc = scratch_of(stream, 2 * sizeof(float) * slabs * n, &scratch, err);
+
+    if (rc != 0)
+        return rc;
+    dweight = (float *)scratch;
+    dbias = dweight + slabs * n;
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(norm_columns<T>, dim3(tiles, slabs), BLOCK, 0, queue, *a, dweight, dbias));
+    DS_LAUNCH(add_slabs, tiles, BLOCK, 0, queue, n, slabs, dweight, a->dweight, a->accumulate);
+    if (a->kind == DS_NORM_LAYER)
+        DS_LAUNCH(add_slabs, tiles, BLOCK, 0, queue, n, slabs, dbias, a->dbias, a->accumulate);
+    DS_TYPED(a->act, T,
+             DS_TYPED(a->param, P, DS_LAUNCH((norm_dx<T, P>), grid, BLOCK, 0, queue, *a)));
+    return launched("norm_bwd", err);
+}

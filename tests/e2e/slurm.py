@@ -181,7 +181,7 @@ def failures(bed):
     own = bed.run("srun", "-Q", "-K1", "-N1", "sh", "-c", "kill -9 $$").returncode
     h.ok(done.returncode == 137 and "rank 1 on node2 was killed by signal 9" in done.stderr,
          f"a rank killed by 9: 137 (srun: {own})", f"{done.returncode} {done.stderr}")
-    done = Run(bed, DSRUN_LIBEXEC=str(EMPTY)).salloc("-N2", "-w", "node[1-2]")
+    done = Run(bed, DSRUN_LIBEXEC=str(EMPTY), TMPDIR="/tmp").salloc("-N2", "-w", "node[1-2]")
     h.ok(done.returncode == 69 and "No such file or directory" in done.stderr, "no agent there: 69, in srun's words",
          f"{done.returncode} {done.stderr}")
     run = Run(bed, "--grace", "1", FAKE="deaf").start("-N2", "-w", "node[1-2]")

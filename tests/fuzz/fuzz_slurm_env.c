@@ -44,7 +44,7 @@ static void check(const struct ds_roster *roster)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    char *text = strndup((const char *)data, size), *at = text;
+    char *text = calloc(size + 1, 1), *at = text; /* not strndup(): strict string checks read on */
     struct ds_slurm_env env;
     struct ds_roster roster;
     struct ds_error err = {0};
@@ -52,6 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (text == NULL)
         return 0;
+    memcpy(text, data, size);
 #define X(field, name, form) env.field = take_line(&at);
     DS_SLURM_VARS(X)
 #undef X

@@ -487,17 +487,16 @@ static bool finished(const struct work *work)
 static int too_late(const struct work *work, struct ds_error *err)
 {
     const struct ds__net *net = work->net;
-    const struct ds__edge *missing = NULL;
+    const struct ds__edge *missing = &net->edge[0]; /* only a net with edges waits */
     char name[DS_MESH_NAME];
 
     for (unsigned i = 0; i < net->edges; i++) { /* rather one that gave nothing at all */
         const struct ds__edge *edge = &net->edge[i];
-        bool silent = edge->scatter_in.done + edge->gather_in.done + edge->head_got == 0;
 
-        if (missing == NULL || (expects(edge) && silent))
+        if (expects(edge) && edge->scatter_in.done + edge->gather_in.done + edge->head_got == 0) {
             missing = edge;
-        if (expects(edge) && silent)
             break;
+        }
     }
     return ds_fail(err, ETIMEDOUT, "%s did not come to %s of %zu bytes within %" PRIu64 " ms",
                    ds__mesh_name(net->mesh, missing->name, name),

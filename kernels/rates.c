@@ -326,13 +326,12 @@ static void fill(const struct bench *bench, enum ds_dtype type)
 {
     for (size_t i = 0; i < bench->elems; i++) {
         float value = 0.01f * (float)(1 + i % 13);
-        ds_bf16 low = ds_bf16_from_f32(value);
+        const ds_bf16 low[2] = {ds_bf16_from_f32(value), ds_bf16_from_f32(value)};
 
         if (type == DS_F32)
             bench->memory[i] = value;
         else
-            for (size_t j = 0; j < 2; j++)
-                ((ds_bf16 *)bench->memory)[2 * i + j] = low;
+            memcpy(&bench->memory[i], low, sizeof(low));
     }
 }
 

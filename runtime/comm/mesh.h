@@ -42,8 +42,9 @@ struct ds__mesh {
     unsigned refused; /* strangers that were turned away */
 };
 
-/* Meet all ranks.  0: every pair of ranks on two hosts is connected.  -EHOSTUNREACH, -ETIMEDOUT:
- * the pair that is not, by name; -EACCES: who listens there is not of this job; -EINVAL an address
+/* Meet all ranks.  0: every pair of ranks on two hosts is connected.  -EHOSTUNREACH: the
+ * pair that is not, by name, whichever of the two tells; -EKEYREJECTED: who listens there is not
+ * of this job; -EINVAL an address
  * that cannot be listened on; -ENOMEM, -EMFILE.  On failure nothing is held. */
 int ds__mesh_open(struct ds__mesh *mesh, unsigned rank, unsigned world,
                   const struct ds_comm_meet *meet, struct ds_error *err) DS_NODISCARD;

@@ -364,12 +364,15 @@ static int give_up(const struct opening *opening, const struct line *line, struc
     (void)ds__mesh_name(mesh, mesh->rank, me);
     (void)ds__mesh_name(mesh, line->rank, other);
     if (why == EACCES || why == EPROTO)
-        return ds_fail(err, EACCES, "%s reached port %u of %s, who does not hold this job's key",
-                       me, mesh->peer[line->rank].port, other);
+        return ds_fail(err, EKEYREJECTED,
+                       "%s reached port %u of %s, who does not hold this job's key", me,
+                       mesh->peer[line->rank].port, other);
     return ds_fail(err, EHOSTUNREACH, "%s cannot reach %s, port %u: %s; see 'launch.interface'", me,
                    other, mesh->peer[line->rank].port, strerror(why));
 }
 
+/* The pair's other end says the same of it at about the same time: whoever is heard first, the job
+ * ends with one code. */
 static int missing_caller(const struct opening *opening, struct ds_error *err)
 {
     char me[DS_MESH_NAME], other[DS_MESH_NAME];
@@ -378,7 +381,8 @@ static int missing_caller(const struct opening *opening, struct ds_error *err)
 
     while (rank + 1 < mesh->world && !awaited(opening, rank))
         rank++;
-    return ds_fail(err, ETIMEDOUT, "%s was not reached by %s within %u ms; see 'launch.interface'",
+    return ds_fail(err, EHOSTUNREACH,
+                   "%s was not reached by %s within %u ms; see 'launch.interface'",
                    ds__mesh_name(mesh, mesh->rank, me), ds__mesh_name(mesh, rank, other),
                    opening->meet->timeout_ms);
 }

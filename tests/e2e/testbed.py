@@ -78,6 +78,12 @@ def hosts():
 
 def network(bed):
     """Every fault of the network is seen, and healed."""
+    bed.fault("apart:node3", "node2")
+    apart = [bed.on("node2", "ssh", "-o", "ConnectTimeout=2", "-o", "BatchMode=yes", name, "true").stderr
+             for name in ("node3", "node4")]
+    h.ok("timed out" in apart[0] and "timed out" not in apart[1] and not ssh(bed, "node2", "true").returncode,
+         "two hosts apart, and both reach the others", apart)
+    bed.fault("heal", "node2")
     for action, rc, words in (("unplug", 255, "timed out"), ("drop", 255, "timed out"), ("reject", 255, "refused"),
                               ("loss:99", 255, "timed out"), ("slow:1mbit", 0, "")):
         bed.fault(action, "node2")

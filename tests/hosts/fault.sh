@@ -9,6 +9,7 @@
 #   network   unplug     pull the cable
 #             drop       lose every packet, both ways; drop-in, drop-out: one way, as the host sees it
 #             reject     answer new ssh connections with a reset
+#             apart:NAME lose every packet to and from that one host
 #             loss:P     lose P percent of the packets, both ways
 #             slow:RATE  limit what the host receives, as in slow:1mbit
 #   disk      fill       fill /tmp to the last byte (a bed with DISK only)
@@ -86,6 +87,11 @@ for host in "$@"; do
     drop) filter "$host" drop drop ;;
     drop-in) filter "$host" drop accept ;;
     drop-out) filter "$host" accept drop ;;
+    apart:*)
+        grep -qxF -- "${action#*:}" "$BASE/etc/hosts.list" || die 2 "no host '${action#*:}'"
+        address=$(<"$BASE/hosts/${action#*:}/addr")
+        filter "$host" "ip saddr $address drop" "ip daddr $address drop"
+        ;;
     reject) filter "$host" "tcp dport 22 tcp flags & (syn|ack) == syn reject with tcp reset" accept ;;
     loss:*) filter "$host" "$percent" "$percent" ;;
     slow:*)

@@ -125,10 +125,17 @@ static const char *check_heads(size_t batch, size_t seq, size_t heads, size_t kv
     return NULL;
 }
 
+static bool is_rate(double rate)
+{
+    return rate >= 0.0 && rate < 1.0;
+}
+
 static const char *check_attention_fwd(const struct ds_attention_fwd_args *a)
 {
     if (!is_act(a->act))
         return "a type that is not supported";
+    if (!is_rate(a->drop.rate))
+        return "a rate that is not in [0, 1)";
     if (a->qkv == NULL || a->out == NULL || a->lse == NULL)
         return "a pointer is missing";
     return check_heads(a->batch, a->seq, a->heads, a->kv_heads, a->head_size);
@@ -138,6 +145,8 @@ static const char *check_attention_bwd(const struct ds_attention_bwd_args *a)
 {
     if (!is_act(a->act))
         return "a type that is not supported";
+    if (!is_rate(a->drop.rate))
+        return "a rate that is not in [0, 1)";
     if (a->qkv == NULL || a->out == NULL || a->dout == NULL || a->lse == NULL || a->dqkv == NULL)
         return "a pointer is missing";
     if (a->dqkv == a->qkv)
@@ -182,7 +191,7 @@ static const char *check_dropout(const struct ds_dropout_args *a)
 {
     if (!is_act(a->act))
         return "a type that is not supported";
-    if (!(a->rate >= 0.0 && a->rate < 1.0))
+    if (!is_rate(a->rate))
         return "a rate that is not in [0, 1)";
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
 }

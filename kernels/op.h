@@ -159,6 +159,15 @@ struct ds_rope_args {
     void *x;
 };
 
+/* Dropout of attention weights, after the softmax, as ds_dropout_args drops elements.  Of query t
+ * of head h in sequence b the weight of key j has word j % 4 of the Philox block with counter
+ * ((((first + b) NH + h) T + t) ceil(T / 4) + j / 4, stream), modulo 2^64: a row begins with a
+ * block, and a weight has one number in both passes and in any tiling.  rate 0: none. */
+struct ds_attention_drop {
+    double rate; /* in [0, 1) */
+    uint64_t seed, stream, first;
+};
+
 /* Causal attention over packed rows qkv[b,t] = [NH*HS queries | NK*HS keys | NK*HS values],
  * query head h uses key/value head h / (NH/NK).  out [B,T,NH,HS]; lse[b,h,t] = log of the sum of
  * exp(scale * q k) over the visible keys, kept for the backward pass.  Never stores T x T. */
@@ -166,6 +175,7 @@ struct ds_attention_fwd_args {
     size_t batch, seq, heads, kv_heads, head_size;
     enum ds_dtype act;
     float scale; /* 1 / sqrt(HS) */
+    struct ds_attention_drop drop;
     const void *qkv;
     void *out;
     float *lse; /* [B,NH,T] */
@@ -176,6 +186,7 @@ struct ds_attention_bwd_args {
     size_t batch, seq, heads, kv_heads, head_size;
     enum ds_dtype act;
     float scale;
+    struct ds_attention_drop drop; /* that of the forward pass */
     const void *qkv, *out, *dout;
     const float *lse;
     void *dqkv;

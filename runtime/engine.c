@@ -132,6 +132,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
         engine->net.dropout = args->job->model.dropout;
+        engine->net.attention_dropout = args->job->model.attention_dropout;
         engine->net.seed = args->job->seed;
     }
     if (rc == 0)

@@ -88,6 +88,7 @@ struct ds_job {
         double init_std;
         const char *init_from; /* Hugging Face folder, or NULL: random */
         double dropout;        /* rate of the embedding and of both products added to the stream */
+        double attention_dropout; /* of the weights after the softmax */
     } model;
     struct {
         struct ds_strings train, valid; /* paths or globs, as written */

@@ -149,6 +149,8 @@ static const struct ds_key job_keys[] = {
         "base of the rotary positions; llama only"),
     F64("model.dropout", model.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
         "share of the elements dropped from the embedding and from what each half of a layer adds"),
+    F64("model.attention_dropout", model.attention_dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
+        "share of the attention weights dropped after the softmax"),
     F64("model.init.std", model.init_std, BITS, "0.02", 0, 10,
         "standard deviation of random weights"),
     TEXT("model.init.from", model.init_from, BITS, NULL, MAX_PATH_TEXT,

@@ -10,9 +10,13 @@
  * memory; BF16 is widened on the way in and rounded on the way out.  Products
  * skip what the mask hides, to within a few rows.
  *
+ * Dropout takes its random words from their counters, a row of a tile at a time, after the sum of
+ * the row and before the product with the values; gradients of weights pass the same mask.
+ *
  * Source  Dao et al., "FlashAttention", NeurIPS 2022, algorithms 1 and 4
  */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/draw.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/need.h"
 #include "kernels/cpu/panel.h"
@@ -27,7 +31,8 @@ enum {
     SCORE_LD = DS_SCORE_LD,
     ROWS = DS_PANEL_ROWS,
     COLUMNS = DS_PANEL_COLUMNS,
-    AHEAD = 8, /* rows prefetched */
+    AHEAD = 8,  /* rows prefetched */
+    DRAWN = 16, /* blocks of random words at a time */
 };
 
 /* What both directions know of the shapes. */
@@ -38,6 +43,7 @@ struct shape {
     size_t ld;                                /* of a packed row of qkv */
     enum ds_dtype act;
     float scale;
+    struct ds_attention_drop drop;
 };
 
 static size_t round_up(size_t n, size_t to)
@@ -154,9 +160,10 @@ static void transpose(const struct shape *sh, const float *x, size_t rows, float
     DS_ISA(ds__pack_b)(&pack);
 }
 
-/* A tile: `rows` queries from `query` against `keys` keys from `first` <= query. */
+/* A tile: `rows` queries from `query` against `keys` keys from `first` <= query, a multiple of KB;
+ * `head` counts the query heads of all sequences. */
 struct tile {
-    size_t query, rows, first, keys;
+    size_t head, query, rows, first, keys;
 };
 
 /* s = x y^T where the mask lets it through: x rows of queries, y panels from the tile's first. */
@@ -309,6 +316,28 @@ static void scale_row(float *x, size_t width, float by)
         ds_vec_store(x + i, ds_vec_load(x + i) * by);
 }
 
+/* For the weights of row `r`, with something behind the `seen` first: 0 where one is dropped, else
+ * 1 / (1 - rate). */
+static void keep_row(const struct shape *sh, struct tile t, size_t r, size_t seen, float *keep)
+{
+    uint64_t row = (sh->drop.first * sh->heads + t.head) * sh->seq + t.query + r;
+    uint64_t block = row * ds__div_up(sh->seq, 4) + t.first / 4;
+    uint32_t word[4 * DRAWN], below = ds__draw_below(sh->drop.rate);
+    float scale = ds__draw_scale(sh->drop.rate);
+
+    for (size_t i = 0; i < seen; i += 4 * DRAWN, block += DRAWN) {
+        ds__draw((struct ds_draw){sh->drop.seed, sh->drop.stream, block}, DRAWN, word);
+        for (size_t j = 0; j < 4 * DRAWN; j += DS_LANES)
+            ds_vec_store(keep + i + j, ds__draw_keep(ds_vec_set(1.0f), word + j, below, scale));
+    }
+}
+
+static void multiply_row(float *x, const float *by, size_t n)
+{
+    for (size_t i = 0; i < n; i += DS_LANES)
+        ds_vec_store(x + i, ds_vec_load(x + i) * ds_vec_load(by + i));
+}
+
 struct fwd {
     const struct ds_attention_fwd_args *a;
     struct shape shape;
@@ -319,6 +348,8 @@ struct fwd {
 static void fwd_softmax(const struct shape *sh, const struct tiles *ts, struct tile t, float *o,
                         float *row_max, float *row_sum)
 {
+    float keep[KB] DS_UNINITIALIZED;
+
     for (size_t r = 0; r < t.rows; r++) {
         float *s = ts->s + r * SCORE_LD;
         size_t seen = visible(t, r);
@@ -333,6 +364,10 @@ static void fwd_softmax(const struct shape *sh, const struct tiles *ts, struct t
         }
         row_max[r] = max;
         row_sum[r] = shrink + exp_row(s, seen, t.keys, sh->scale, max);
+        if (sh->drop.rate > 0.0) {
+            keep_row(sh, t, r, seen, keep);
+            multiply_row(s, keep, seen);
+        }
     }
 }
 
@@ -380,7 +415,7 @@ static void fwd_task(void *arg, size_t task, unsigned thread)
         transpose(sh, ts.rows, keys, ts.kt);
         gather(sh, f->a->qkv, value_at + first * sh->ld, sh->ld, keys, ts.rows);
         for (size_t query = begin > first ? begin : first; query < end; query += QB) {
-            struct tile t = {query, ds__min(QB, end - query), first, 0};
+            struct tile t = {b * sh->heads + h, query, ds__min(QB, end - query), first, 0};
 
             t.keys = ds__min(keys, query + t.rows - first);
             fwd_tile(f, &ts, t, base + query * sh->ld + h * sh->size, query - begin);
@@ -402,6 +437,7 @@ int DS_ISA(ds__cpu_attention_fwd)(const struct ds_attention_fwd_args *args,
         return rc;
     f.shape.act = args->act;
     f.shape.scale = args->scale;
+    f.shape.drop = args->drop;
     ds__cpu_run(stream, args->batch * args->heads * ds__div_up(args->seq, SPAN), fwd_task, &f);
     return 0;
 }
@@ -412,15 +448,22 @@ struct bwd {
     float *scratch;
 };
 
-/* s: scores to weights; p: gradients of weights to gradients of scores. */
+/* s: scores to weights as the values saw them; p: their gradients to gradients of scores. */
 static void bwd_softmax(const struct shape *sh, const struct tiles *ts, struct tile t,
                         const float *lse)
 {
+    bool drops = sh->drop.rate > 0.0;
+    float keep[KB] DS_UNINITIALIZED;
+
     for (size_t r = 0; r < t.rows; r++) {
         float *s = ts->s + r * SCORE_LD, *p = ts->p + r * SCORE_LD, dot = ts->dot[r];
         size_t seen = visible(t, r), i = 0;
 
         (void)exp_row(s, seen, t.keys, sh->scale, lse[r]);
+        if (drops) {
+            keep_row(sh, t, r, seen, keep);
+            multiply_row(p, keep, seen);
+        }
         for (; i + DS_LANES <= seen; i += DS_LANES)
             ds_vec_store(p + i, ds_vec_load(s + i) * ((ds_vec_load(p + i) - dot) * sh->scale));
         if (i < seen) {
@@ -429,6 +472,8 @@ static void bwd_softmax(const struct shape *sh, const struct tiles *ts, struct t
             ds_vec_store(p + i, ds_vec_pick(first_lanes(seen - i), x, (ds_vec){0}));
         }
         clear_hidden(p, seen, t.keys);
+        if (drops)
+            multiply_row(s, keep, seen);
     }
 }
 
@@ -460,7 +505,7 @@ static void bwd_block(const struct bwd *w, struct tiles *ts, size_t b, size_t h,
     for (size_t r = 0; r < rows; r++)
         ts->dot[r] = row_dot(ts->o + r * sh->width, ts->dout + r * sh->width, sh->size);
     for (size_t first = 0; first < query + rows; first += KB) {
-        struct tile t = {query, rows, first, ds__min(KB, query + rows - first)};
+        struct tile t = {b * sh->heads + h, query, rows, first, ds__min(KB, query + rows - first)};
         size_t row = first * sh->width;
 
         scores(sh, t, ts->q, ts->kt + first * sh->size, ts->s);
@@ -510,6 +555,7 @@ int DS_ISA(ds__cpu_attention_bwd)(const struct ds_attention_bwd_args *args,
         return rc;
     w.shape.act = args->act;
     w.shape.scale = args->scale;
+    w.shape.drop = args->drop;
     ds__cpu_run(stream, args->batch * args->kv_heads, bwd_task, &w);
     return 0;
 }

@@ -112,6 +112,11 @@ int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct 
 /* Streams of random numbers that nothing else with the job's seed draws from. */
 #define DROP_STREAMS (UINT64_C(0x64726f70) << 32)
 
+static uint64_t drop_stream(uint32_t block, enum ds_drop drop)
+{
+    return DROP_STREAMS + (uint64_t)block * DS_DROP_COUNT + drop;
+}
+
 bool ds__drops(const struct ds_net *net, enum ds_pass pass)
 {
     return net->dropout > 0.0 && pass != DS_PASS_EVAL;
@@ -126,7 +131,7 @@ int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, con
         .act = net->act,
         .rate = net->dropout,
         .seed = net->seed,
-        .stream = DROP_STREAMS + (uint64_t)block * DS_DROP_COUNT + drop,
+        .stream = drop_stream(block, drop),
         .first = net->first * row,
         .x = x,
         .residual = residual,
@@ -134,6 +139,17 @@ int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, con
     };
 
     return ds_dropout(&args, net->stream, err);
+}
+
+struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
+                                            enum ds_pass pass)
+{
+    return (struct ds_attention_drop){
+        .rate = pass == DS_PASS_EVAL ? 0.0 : net->attention_dropout,
+        .seed = net->seed,
+        .stream = drop_stream(block, DS_DROP_ATTENTION),
+        .first = net->first,
+    };
 }
 
 int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,

@@ -12,7 +12,7 @@
  *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
  *
  * With dropout, elements of the embedding's out, of proj(...) and of down(...) are dropped before
- * the sums, in training only.
+ * the sums, and weights of the attention after the softmax, in training only.
  *
  * The gradient of the residual stream is one buffer that every BACKWARD rewrites in place.  The
  * scale of the loss is known before the step, so the head's training FORWARD also does the
@@ -48,6 +48,7 @@ struct ds_net {
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
     double loss_sum;  /* added to by the head, in nats over tokens */
     double dropout;   /* rate; 0: none */
+    double attention_dropout;
     uint64_t seed;
     uint64_t first; /* place of the micro-batch's first sequence in the order of the run */
 };
@@ -100,13 +101,16 @@ int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const 
                  const void *dres, void *dx, bool accumulate, struct ds_error *err) DS_NODISCARD;
 
 /* Where elements are dropped, each with random numbers of its own. */
-enum ds_drop { DS_DROP_EMBED, DS_DROP_PROJ, DS_DROP_DOWN, DS_DROP_COUNT };
-/* Does this pass drop anything? */
+enum ds_drop { DS_DROP_EMBED, DS_DROP_PROJ, DS_DROP_DOWN, DS_DROP_ATTENTION, DS_DROP_COUNT };
+/* Does this pass drop elements of the stream? */
 bool ds__drops(const struct ds_net *net, enum ds_pass pass);
 /* y = dropout(x) (+ residual) on rows of the stream; of gradients, too.  Nothing is stored: what is
  * kept follows from the seed, the place and the number of the sequence in the run. */
 int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, const void *x,
                 const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
+/* What attention drops in this pass. */
+struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
+                                            enum ds_pass pass);
 
 int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
     DS_NODISCARD;

@@ -10,7 +10,7 @@ static struct test_run dropout_run(unsigned ref, unsigned world, uint64_t micro_
 {
     struct test_run run = test_reference_run(ref, world, micro_batch);
 
-    run.job.model.dropout = rate;
+    run.job.model.dropout = run.job.model.attention_dropout = rate;
     run.job.seed = 7;
     run.steps = 3;
     return run;
@@ -88,6 +88,23 @@ Test(dropout, the_cut_of_the_batch_changes_rounding_only)
         }
         for (unsigned k = 0; k <= CUTS; k++)
             test_run_release(&run[k]);
+    }
+}
+
+/* Each of the two rates drops something, and something else. */
+Test(dropout, rates_are_apart)
+{
+    for (unsigned ref = 0; ref < 2; ref++) {
+        struct test_run none = dropout_run(ref, 1, 2, 0.0), stream = none, inside = none;
+
+        stream.job.model.dropout = inside.job.model.attention_dropout = 0.2;
+        test_run_ok(&none);
+        test_run_ok(&stream);
+        test_run_ok(&inside);
+        cr_assert(!same(&none, &stream) && !same(&none, &inside) && !same(&stream, &inside));
+        test_run_release(&none);
+        test_run_release(&stream);
+        test_run_release(&inside);
     }
 }
 

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * test_stages - ZeRO stages change who holds what and nothing else: the same bits over families,
- * worlds, shard groups, recomputation and precision; the reference answers; the bytes that the plan
+ * worlds, shard groups, recomputation, dropout and precision; the reference answers; the bytes that the plan
  * said would be sent.  A changed order of one sum is seen.
  */
 #include <errno.h>
@@ -12,7 +12,7 @@
 struct setting {
     unsigned family, world, local;
     uint64_t passes;
-    bool recompute, bf16;
+    bool recompute, bf16, dropout;
 };
 
 static struct test_run setting_run(const struct setting *set, unsigned stage)
@@ -35,6 +35,7 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
     run.job.activation.recompute = !set->recompute       ? DS_RECOMPUTE_NONE
                                    : set->world % 2 == 1 ? DS_RECOMPUTE_SELECTIVE
                                                          : DS_RECOMPUTE_FULL;
+    run.job.model.dropout = run.job.model.attention_dropout = set->dropout ? 0.1 : 0.0;
     run.job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
     return run;
 }
@@ -77,9 +78,9 @@ static void check_setting(const struct setting *set)
         run[stage] = setting_run(set, stage);
         (void)snprintf(what, sizeof(what),
                        "family %u, world %u, groups of %u, %u passes, recompute %d, bf16 %d, "
-                       "stage %u",
+                       "dropout %d, stage %u",
                        set->family, set->world, set->local, (unsigned)set->passes, set->recompute,
-                       set->bf16, stage);
+                       set->bf16, set->dropout, stage);
         test_run(&run[stage]);
         for (unsigned i = 0; i < set->world; i++)
             cr_assert_eq(run[stage].rc[i], 0, "%s: rank %u: %s", what, i, run[stage].err[i].text);
@@ -106,6 +107,7 @@ static void check_all(unsigned family, bool bf16)
                                     .world = groups[i / 4][0],
                                     .local = groups[i / 4][1],
                                     .recompute = i % 2,
+                                    .dropout = (i + i / 2 + i / 4) % 2,
                                     .passes = i / 2 % 2 == 0 ? 1 : 4};
 
         check_setting(&set);

@@ -292,6 +292,8 @@ Test(job, digest_follows_what_decides_the_bits)
         {"data.train=b.txt", false},
         {"model.dropout=0", true},
         {"model.dropout=0.1", false},
+        {"model.attention_dropout=0", true},
+        {"model.attention_dropout=0.1", false},
         {"optim.betas=[0.9, 0.96]", false},
         {"optim.betas=[0.9, 0.95]", true},
         {"optim.name=lion", false},

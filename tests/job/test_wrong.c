@@ -229,6 +229,8 @@ static const struct wrong {
      "override 'model.dropout=1': 'model.dropout' must be a number at least 0 and below 1, not '1'"},
     {SMALL, "model.dropout=-0.1", EINVAL,
      "override 'model.dropout=-0.1': 'model.dropout' must be a number at least 0 and below 1, not '-0.1'"},
+    {SMALL, "model.attention_dropout=1", EINVAL,
+     "override 'model.attention_dropout=1': 'model.attention_dropout' must be a number at least 0 and below 1, not '1'"},
     {SMALL, "model.dropout=10%", EINVAL,
      "override 'model.dropout=10%': 'model.dropout' must be a number at least 0 and below 1, not '10%'"},
     {SMALL, "optim.momentum=1", EINVAL,

@@ -1,14 +1,17 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_attention.c - causal attention, forward and backward, against the T x T form in double.
+ * test_attention.c - causal attention, forward and backward, against the T x T form in double; with
+ * dropout, against the mask that Philox gives one number at a time.
  */
+#include "base/rng.h"
 #include "tests/kernels/harness.h"
 
 struct attention {
     size_t batch, seq, heads, kv_heads, size, ld;
     enum ds_dtype act;
     double scale;
+    struct ds_attention_drop drop;
     struct nums qkv, dout, out, lse; /* out and lse: given to the backward pass */
     double *want_out, *want_lse, *want_dqkv;
 };
@@ -48,6 +51,20 @@ static double weights(const struct attention *x, size_t b, size_t h, size_t t, d
     return max + log(sum);
 }
 
+/* What the weight of key `s` is multiplied with. */
+static double keep(const struct attention *x, size_t b, size_t h, size_t t, size_t s)
+{
+    uint64_t row = ((x->drop.first + b) * x->heads + h) * x->seq + t;
+    uint64_t block = row * ((x->seq + 3) / 4) + s / 4, stream = x->drop.stream;
+    const uint32_t ctr[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
+                             (uint32_t)(stream >> 32)};
+    const uint32_t key[2] = {(uint32_t)x->drop.seed, (uint32_t)(x->drop.seed >> 32)};
+    uint32_t word[4];
+
+    ds_philox(ctr, key, word);
+    return word[s % 4] >= floor(x->drop.rate * 4294967296.0) ? 1.0 / (1.0 - x->drop.rate) : 0.0;
+}
+
 static void reference_query(struct attention *x, size_t b, size_t h, size_t t, double *p)
 {
     size_t kv = h / (x->heads / x->kv_heads), row = ((b * x->seq + t) * x->heads + h) * x->size;
@@ -57,15 +74,15 @@ static void reference_query(struct attention *x, size_t b, size_t h, size_t t, d
     x->want_lse[(b * x->heads + h) * x->seq + t] = weights(x, b, h, t, p);
     for (size_t s = 0; s <= t; s++) {
         for (size_t i = 0; i < x->size; i++)
-            out[i] += p[s] * x->qkv.d[at(x, b, s, 2, kv) + i];
+            out[i] += keep(x, b, h, t, s) * p[s] * x->qkv.d[at(x, b, s, 2, kv) + i];
     }
     mean = dot(out, dout, x->size);
     for (size_t s = 0; s <= t; s++) {
         double dp = dot(dout, x->qkv.d + at(x, b, s, 2, kv), x->size);
-        double ds = p[s] * (dp - mean) * x->scale;
+        double kept = keep(x, b, h, t, s), ds = p[s] * (kept * dp - mean) * x->scale;
 
         for (size_t i = 0; i < x->size; i++) {
-            x->want_dqkv[at(x, b, s, 2, kv) + i] += p[s] * dout[i];
+            x->want_dqkv[at(x, b, s, 2, kv) + i] += kept * p[s] * dout[i];
             x->want_dqkv[at(x, b, s, 1, kv) + i] += ds * q[i];
             x->want_dqkv[at(x, b, t, 0, h) + i] += ds * x->qkv.d[at(x, b, s, 1, kv) + i];
         }
@@ -95,6 +112,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                          .head_size = x->size,
                                          .act = x->act,
                                          .scale = (float)x->scale,
+                                         .drop = x->drop,
                                          .qkv = x->qkv.data,
                                          .out = out[0],
                                          .lse = out[1]};
@@ -112,6 +130,7 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                          .head_size = x->size,
                                          .act = x->act,
                                          .scale = (float)x->scale,
+                                         .drop = x->drop,
                                          .qkv = x->qkv.data,
                                          .out = x->out.data,
                                          .dout = x->dout.data,
@@ -144,9 +163,8 @@ static void try_both(struct attention *x, const char *what)
     try_all(&t);
 }
 
-/* `sharp` multiplies the queries: weights near 0 and 1, scores in the hundreds. */
-static void check(size_t batch, size_t seq, size_t kv_heads, size_t group, size_t size,
-                  enum ds_dtype act, double sharp)
+static void check_dropped(size_t batch, size_t seq, size_t kv_heads, size_t group, size_t size,
+                          enum ds_dtype act, double sharp, struct ds_attention_drop drop)
 {
     struct attention x = {.batch = batch,
                           .seq = seq,
@@ -154,13 +172,14 @@ static void check(size_t batch, size_t seq, size_t kv_heads, size_t group, size_
                           .kv_heads = kv_heads,
                           .size = size,
                           .act = act,
-                          .scale = (double)(float)(1.0 / sqrt((double)size))};
+                          .scale = (double)(float)(1.0 / sqrt((double)size)),
+                          .drop = drop};
     size_t tokens = batch * seq;
     char what[128];
 
     x.ld = (x.heads + 2 * kv_heads) * size;
-    snprintf(what, sizeof(what), "B %zu T %zu NK %zu group %zu HS %zu %s sharp %g", batch, seq,
-             kv_heads, group, size, ds_dtype_name(act), sharp);
+    snprintf(what, sizeof(what), "B %zu T %zu NK %zu group %zu HS %zu %s sharp %g drop %g", batch,
+             seq, kv_heads, group, size, ds_dtype_name(act), sharp, drop.rate);
     x.qkv = nums_random(act, tokens * x.ld, sharp, 0.0);
     x.dout = nums_random(act, tokens * x.heads * size, 1.0, 0.0);
     x.out = nums_blank(act, tokens * x.heads * size);
@@ -177,6 +196,13 @@ static void check(size_t batch, size_t seq, size_t kv_heads, size_t group, size_
     free(x.want_out);
     free(x.want_lse);
     free(x.want_dqkv);
+}
+
+/* `sharp` multiplies the queries: weights near 0 and 1, scores in the hundreds. */
+static void check(size_t batch, size_t seq, size_t kv_heads, size_t group, size_t size,
+                  enum ds_dtype act, double sharp)
+{
+    check_dropped(batch, seq, kv_heads, group, size, act, sharp, (struct ds_attention_drop){0});
 }
 
 Test(attention, lengths_and_head_sizes)
@@ -212,4 +238,22 @@ Test(attention, several_key_tiles)
     check(1, 600, 1, 1, 16, DS_F32, 1.0);
     check(1, 515, 1, 2, 32, DS_BF16, 1.0);
     check(1, 515, 1, 2, 32, DS_F16, 1.0);
+}
+
+Test(attention, dropped_weights)
+{
+    static const size_t seqs[] = {1, 3, 17, 64, 101, 259, 530};
+    static const double rates[] = {0.1, 0.5, 0.9};
+    static const uint64_t firsts[] = {0, 1, 12345, (UINT64_C(1) << 33) - 1, UINT64_MAX - 1};
+
+    for (size_t i = 0; i < 7 * 3; i++) {
+        struct ds_attention_drop drop = {.rate = rates[i % 3],
+                                         .seed = UINT64_C(0x123456789abcdef) * i,
+                                         .stream = (UINT64_C(0x64726f70) << 32) + i,
+                                         .first = firsts[i % 5]};
+        size_t seq = seqs[i % 7];
+
+        check_dropped(seq < 100 ? 3 : 1, seq, 1 + i % 2, 1 + i % 3, i % 2 == 0 ? 16 : 40,
+                      act_types[i / 7], 1.0, drop);
+    }
 }

@@ -175,6 +175,37 @@ Test(op, dropout_arguments)
     REFUSES(dropout, dropout, a.x = NULL);
 }
 
+Test(op, dropout_arguments_of_attention)
+{
+    static const struct ds_attention_fwd_args fwd = {.batch = 1,
+                                                     .seq = 2,
+                                                     .heads = 1,
+                                                     .kv_heads = 1,
+                                                     .head_size = 2,
+                                                     .scale = 1.0f,
+                                                     .drop = {.rate = 0.5},
+                                                     .qkv = f,
+                                                     .out = f + 20,
+                                                     .lse = f + 30};
+    static const struct ds_attention_bwd_args bwd = {.batch = 1,
+                                                     .seq = 2,
+                                                     .heads = 1,
+                                                     .kv_heads = 1,
+                                                     .head_size = 2,
+                                                     .scale = 1.0f,
+                                                     .drop = {.rate = 0.5},
+                                                     .qkv = f,
+                                                     .out = f + 20,
+                                                     .dout = f + 20,
+                                                     .dqkv = f + 40,
+                                                     .lse = f + 30};
+
+    REFUSES(attention_fwd, fwd, a.drop.rate = 1.0);
+    REFUSES(attention_fwd, fwd, a.drop.rate = -0.1);
+    REFUSES(attention_bwd, bwd, a.drop.rate = (double)NAN);
+    REFUSES(attention_bwd, bwd, a.drop.rate = 1.0);
+}
+
 Test(op, arguments_of_lamb)
 {
     static double sums[2];

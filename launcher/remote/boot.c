@@ -8,6 +8,7 @@
  */
 #include "launcher/remote/boot.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <openssl/evp.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ const char ds_boot_command[] =
     "exec /bin/sh -c '"
     "IFS= read -r p && read -r b r a n w m || exit 65; "
     "t() { printf \"\\nDSRUN %s %s\\n\" \"$r\" \"$*\"; }; "
+    "t here; read -r y && [ \"$y\" = go ] || exit 65; "
     "e() { t no \"$*\"; exit 69; }; "
     "q() { h=$(sha256sum <\"$1\") && [ \"${h%% *}\" = \"$2\" ]; }; "
     "k() { [ -f \"$1/$2\" ] && [ -x \"$1/$2\" ] && q \"$1/$2\" \"$3\"; }; "
@@ -49,6 +51,7 @@ const char ds_boot_command[] =
     "u dsrun-agent \"$a\" \"$n\"; [ \"$w\" = - ] || u dsrun-worker \"$w\" \"$m\"; g \"$d\"'";
 /* clang-format on */
 
+static const char go[] = "go\n";
 static const char *const names[DS_BOOT_PROGRAMS] = {"dsrun-agent", "dsrun-worker"};
 
 /* --- the plan --------------------------------------------------------------------------------- */
@@ -97,19 +100,21 @@ void ds_boot_plan_release(struct ds_boot_plan *plan)
 
 /* --- one host --------------------------------------------------------------------------------- */
 
-int ds_boot_init(struct ds_boot *boot, const struct ds_boot_plan *plan, struct ds_error *err)
+int ds_boot_init(struct ds_boot *boot, const struct ds_boot_plan *plan, bool held,
+                 struct ds_error *err)
 {
     unsigned char random[16];
     struct ds_buf text;
 
-    *boot = (struct ds_boot){.plan = plan};
+    *boot = (struct ds_boot){.plan = plan, .held = held};
     if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
         return ds_fail(err, errno, "cannot get random bytes: %s", strerror(errno));
     for (size_t i = 0; i < sizeof(random); i++)
         (void)snprintf(boot->nonce + 2 * i, 3, "%02x", random[i]);
     ds_buf_init(&text, DS_MAX_PATH + 512);
-    (void)ds_buf_printf(&text, "%s\n%s %s %s %zu %s %zu\n", plan->folder, plan->build, boot->nonce,
-                        plan->hash[0], plan->program[0].len, plan->hash[1], plan->program[1].len);
+    (void)ds_buf_printf(&text, "%s\n%s %s %s %zu %s %zu\n%s", plan->folder, plan->build,
+                        boot->nonce, plan->hash[0], plan->program[0].len, plan->hash[1],
+                        plan->program[1].len, held ? "" : go);
     if (text.failed) {
         ds_buf_release(&text);
         return ds_fail(err, ENOMEM, "no memory to start an agent");
@@ -130,6 +135,14 @@ void ds_boot_sent(struct ds_boot *boot, size_t n)
 {
     boot->out += n;
     boot->out_bytes -= n;
+}
+
+void ds_boot_go(struct ds_boot *boot)
+{
+    assert(boot->held && boot->here && boot->out_bytes == 0);
+    boot->held = false;
+    boot->out = go;
+    boot->out_bytes = strlen(go);
 }
 
 static int take_put(struct ds_boot *boot, const char *name, struct ds_error *err)
@@ -156,6 +169,12 @@ static int take_line(struct ds_boot *boot, struct ds_error *err)
     if (strncmp(text, start, len) != 0)
         return 0; /* noise of a login */
     text += len;
+    if (strcmp(text, "here") == 0) {
+        boot->here = true;
+        return 0;
+    }
+    if (boot->held && strncmp(text, "no ", 3) != 0)
+        return ds_fail(err, EPROTO, "the host began before it was told to");
     if (strcmp(text, "go") == 0)
         return 1;
     if (strncmp(text, "put ", 4) == 0)

@@ -8,9 +8,10 @@
  *
  *     launcher   FOLDER of the programs here \n
  *                BUILD NONCE AGENT-SHA256 AGENT-SIZE WORKER-SHA256 WORKER-SIZE \n
+ *     host       \n DSRUN NONCE here \n          nothing was started or written so far
+ *     launcher   go \n                           at once, or when every host is here
  *     host       \n DSRUN NONCE go \n            the agent runs from now on
- *                \n DSRUN NONCE put NAME \n      send the bytes of NAME, then wait for the next
- * line
+ *                \n DSRUN NONCE put NAME \n      wants the bytes of NAME; then the next line
  *                \n DSRUN NONCE no REASON \n     it cannot be
  *
  * A hash of "-" leaves a program out: both, with --push never, so that what is installed runs
@@ -53,22 +54,28 @@ void ds_boot_plan_release(struct ds_boot_plan *plan);
 struct ds_boot {
     const struct ds_boot_plan *plan;
     char nonce[33];
-    char *request;           /* the first two lines; freed by release */
+    char *request;           /* what the launcher says first; freed by release */
     const char *out;         /* to be sent next */
     size_t out_bytes;        /* of it */
     char line[DS_BOOT_LINE]; /* of the host, unfinished */
     size_t line_bytes, noise;
+    bool held;   /* `go` was not said yet */
+    bool here;   /* the host waits for it */
     bool pushed; /* something had to be sent */
 };
 
-int ds_boot_init(struct ds_boot *boot, const struct ds_boot_plan *plan, struct ds_error *err)
-    DS_NODISCARD;
+/* `held`: the host waits until ds_boot_go(). */
+int ds_boot_init(struct ds_boot *boot, const struct ds_boot_plan *plan, bool held,
+                 struct ds_error *err) DS_NODISCARD;
 void ds_boot_release(struct ds_boot *boot);
 
 /* What the host wrote.  0: go on; 1: the agent runs, `*used` bytes were taken, the rest is frames;
  * -EHOSTUNREACH the host says no; -EPROTO. */
 int ds_boot_feed(struct ds_boot *boot, const void *bytes, size_t len, size_t *used,
                  struct ds_error *err) DS_NODISCARD;
+
+/* Let a held host that is here start its agent. */
+void ds_boot_go(struct ds_boot *boot);
 
 /* The first `n` bytes of boot->out are sent. */
 void ds_boot_sent(struct ds_boot *boot, size_t n);

@@ -5,9 +5,12 @@
  * and stdout.
  *
  * For what libssh2 cannot do: Kerberos, certificates, hardware keys, RSA keys, ProxyCommand.
- * ssh(1) reads its own configuration; it is told to ask nothing and to trust no unknown key.  Its
- * key checks happen host by host, so the gate stands after the boot: no line is up before every
- * agent runs.
+ * ssh(1) reads its own configuration; it is told to ask nothing and to trust no unknown key.  That
+ * it has logged in shows in the first answer of the command it runs (boot.h), which then waits to
+ * be told to go on.  So the two gates are those of ssh.c: no agent is started before every host was
+ * reached, its key verified and the user logged in; no line is up before every agent runs.
+ *
+ * Tests   tests/e2e/ssh.py
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -31,14 +34,15 @@
 enum { WINDOW = 16, BOOT_S = 60, COMPLAINT_BYTES = 512, PATIENCE_MS = 1000, BOOT_READ = 4096 };
 #define NS_PER_S UINT64_C(1000000000)
 
-enum phase { BOOKED, BOOTING, STARTED, UP, GONE, PHASES };
+/* READY and STARTED are before the gates. */
+enum phase { BOOKED, LOGIN, READY, BOOTING, STARTED, UP, GONE, PHASES };
 
 struct link {
     struct openssh *openssh;
     struct link *next;
     struct ds_remote *remote;
     enum phase phase;
-    uint64_t deadline_ns;
+    uint64_t deadline_ns; /* 0: none */
     bool told;
     int fd, err_fd;
     struct ds_watch line, complaints;
@@ -53,6 +57,8 @@ struct openssh {
     struct ds_boot_plan plan;
     struct link *links;
     unsigned hosts, count[PHASES];
+    bool verified; /* (verify) every key */
+    uint64_t start_span_ns;
 };
 
 static void enter(struct link *link, enum phase phase)
@@ -60,6 +66,8 @@ static void enter(struct link *link, enum phase phase)
     link->openssh->count[link->phase]--;
     link->openssh->count[phase]++;
     link->phase = phase;
+    link->deadline_ns =
+        phase == LOGIN || phase == BOOTING ? ds_clock_mono_ns() + BOOT_S * NS_PER_S : 0;
 }
 
 static void drop(struct link *link)
@@ -197,6 +205,8 @@ static void on_line(struct ds_watch *watch, uint32_t events)
     (void)events;
     if (rc < 0) {
         give_up(link, rc, &err);
+    } else if (link->phase == LOGIN && link->boot.here) {
+        enter(link, READY);
     } else if (rc == 1) {
         ds_loop_remove(link->openssh->base.args.loop, &link->line);
         enter(link, STARTED);
@@ -270,7 +280,7 @@ static int begin(struct link *link, struct ds_error *err)
 {
     struct ds_loop *loop = link->openssh->base.args.loop;
     int line[2] = {-1, -1}, errors[2] = {-1, -1};
-    int rc = ds_boot_init(&link->boot, &link->openssh->plan, err);
+    int rc = ds_boot_init(&link->boot, &link->openssh->plan, true, err);
 
     if (rc != 0)
         return rc;
@@ -297,22 +307,39 @@ static int begin(struct link *link, struct ds_error *err)
 
 /* --- the transport ---------------------------------------------------------------------------- */
 
-static void begin_booked(struct openssh *openssh, uint64_t now_ns)
+static void begin_booked(struct openssh *openssh)
 {
     for (struct link *link = openssh->links; link != NULL; link = link->next) {
         struct ds_error err = {0};
         int rc;
 
-        if (link->phase != BOOKED || openssh->count[BOOTING] >= WINDOW)
+        if (link->phase != BOOKED || openssh->count[LOGIN] >= WINDOW)
             continue;
-        enter(link, BOOTING);
-        link->deadline_ns = now_ns + BOOT_S * NS_PER_S;
+        enter(link, LOGIN);
         rc = begin(link, &err);
         if (rc != 0)
             give_up(link, rc, &err);
     }
 }
 
+/* The first gate. */
+static void let_boot(struct openssh *openssh)
+{
+    for (struct link *link = openssh->links; link != NULL; link = link->next) {
+        struct ds_error err = {0};
+        int rc;
+
+        if (link->phase != READY)
+            continue;
+        enter(link, BOOTING);
+        ds_boot_go(&link->boot);
+        rc = send_boot(link, &err);
+        if (rc != 0)
+            give_up(link, rc, &err);
+    }
+}
+
+/* The second. */
 static void go_up(struct openssh *openssh)
 {
     for (struct link *link = openssh->links; link != NULL; link = link->next) {
@@ -327,48 +354,83 @@ static void go_up(struct openssh *openssh)
     }
 }
 
-static void mind_gate(struct openssh *openssh)
+/* Name the hosts that are gone; those whose key is not trusted, or all. */
+static void tell_gone(struct openssh *openssh, bool all)
 {
-    unsigned settled = openssh->count[GONE] + openssh->count[STARTED] + openssh->count[UP];
-    const struct ds_transport_args *args = &openssh->base.args;
-    bool untrusted = false;
-
-    if ((!args->apart || args->verify) && settled != openssh->hosts)
-        return;
-    for (struct link *link = openssh->links; args->verify && link != NULL; link = link->next)
-        untrusted = untrusted || (link->phase == GONE && link->rc == -EKEYREJECTED);
-    if (!untrusted && (args->apart || openssh->count[GONE] == 0))
-        go_up(openssh);
     for (struct link *link = openssh->links; link != NULL; link = link->next)
-        if (link->phase == GONE && !link->told && (!untrusted || link->rc == -EKEYREJECTED)) {
+        if (link->phase == GONE && !link->told && (all || link->rc == -EKEYREJECTED)) {
             link->told = true;
             openssh->base.args.ops->down(link->remote, link->rc, &link->err);
         }
 }
 
+/* Every host has logged in or is gone.  One whose key is not trusted is named, and no other is let
+ * on, ever.  What the slowest took does not count against the others. */
+static bool verify(struct openssh *openssh)
+{
+    struct ds_transport_args *args = &openssh->base.args;
+
+    if (openssh->verified)
+        return true;
+    for (struct link *link = openssh->links; link != NULL; link = link->next)
+        if (link->rc == -EKEYREJECTED) {
+            tell_gone(openssh, false);
+            return false;
+        }
+    if (args->start_ns != 0)
+        args->start_ns = ds_clock_mono_ns() + openssh->start_span_ns;
+    openssh->verified = true;
+    return true;
+}
+
+static void mind_gates(struct openssh *openssh)
+{
+    const struct ds_transport_args *args = &openssh->base.args;
+    bool coming = openssh->count[BOOKED] + openssh->count[LOGIN] > 0;
+
+    if (coming && (!args->apart || (args->verify && !openssh->verified)))
+        return;
+    if (args->verify && !verify(openssh))
+        return;
+    if (args->apart || openssh->count[GONE] == 0)
+        let_boot(openssh);
+    if (!args->apart && openssh->count[BOOTING] > 0)
+        return;
+    if (args->apart || openssh->count[GONE] == 0)
+        go_up(openssh);
+    tell_gone(openssh, true);
+}
+
+/* When a link must have moved on; 0: it waits for others, or runs. */
+static uint64_t due_ns(const struct link *link)
+{
+    uint64_t start_ns = link->openssh->base.args.start_ns;
+
+    if (link->phase > BOOTING || link->phase == READY)
+        return 0;
+    return start_ns != 0 && (link->deadline_ns == 0 || start_ns < link->deadline_ns)
+               ? start_ns
+               : link->deadline_ns;
+}
+
 static uint64_t openssh_tick(struct ds_starter *starter, uint64_t now_ns)
 {
     struct openssh *openssh = (struct openssh *)starter;
-    uint64_t start_ns = starter->args.start_ns, next_ns = 0;
+    uint64_t next_ns = 0;
 
     if (openssh->count[UP] == openssh->hosts)
         return 0;
-    begin_booked(openssh, now_ns);
+    begin_booked(openssh);
     for (struct link *link = openssh->links; link != NULL; link = link->next) {
-        uint64_t by_ns = start_ns != 0 && (link->phase == BOOKED || start_ns < link->deadline_ns)
-                             ? start_ns
-                             : link->deadline_ns;
         struct ds_error err = {0};
 
-        if (link->phase > BOOTING || by_ns == 0)
-            continue;
-        if (now_ns >= by_ns) {
+        if (due_ns(link) != 0 && now_ns >= due_ns(link))
             give_up(link, ds_fail(&err, EHOSTUNREACH, "no answer for too long"), &err);
-            continue;
-        }
-        next_ns = next_ns == 0 || by_ns < next_ns ? by_ns : next_ns;
     }
-    mind_gate(openssh);
+    mind_gates(openssh);
+    for (struct link *link = openssh->links; link != NULL; link = link->next)
+        if (due_ns(link) != 0 && (next_ns == 0 || due_ns(link) < next_ns))
+            next_ns = due_ns(link);
     return next_ns;
 }
 
@@ -457,6 +519,8 @@ static int openssh_open(struct ds_starter **starter, const struct ds_transport_a
     if (openssh == NULL)
         return ds_fail(err, ENOMEM, "no memory for ssh");
     openssh->base = (struct ds_starter){.transport = &ds_transport_openssh, .args = *args};
+    if (args->start_ns != 0)
+        openssh->start_span_ns = args->start_ns - ds_clock_mono_ns();
     rc = ds_boot_plan_open(&openssh->plan, args->libexec, ds_build_id, args->push == DS_PUSH_AUTO,
                            args->worker, err);
     if (rc != 0) {

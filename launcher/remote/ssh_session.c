@@ -41,7 +41,7 @@ int ds__ssh_exec(struct ds_ssh_link *link, struct ds_error *err)
     link->boot = malloc(sizeof(*link->boot));
     if (link->boot == NULL)
         return ds_fail(err, ENOMEM, "no memory to start an agent");
-    rc = ds_boot_init(link->boot, &link->ssh->plan, err);
+    rc = ds_boot_init(link->boot, &link->ssh->plan, false, err);
     if (rc != 0)
         return rc;
     ds__ssh_enter(link, DS_SSH_BOOT);

@@ -94,9 +94,21 @@ def key_points(bed, home):
     known.write_text(right)
 
 
+def recording_agent():
+    """A folder of programs whose agent leaves a line in a file when it starts."""
+    libexec, log = h.work() / "recording", h.work() / "agents"
+    libexec.mkdir()
+    real = h.BUILD / "libexec" / "dsrun"
+    (libexec / "dsrun-agent").write_text(f"#!/bin/sh\necho agent >>{log}\nexec {real / 'dsrun-agent'}\n")
+    (libexec / "dsrun-agent").chmod(0o755)
+    shutil.copy(real / "dsrun-worker", libexec)
+    return libexec, log
+
+
 def gate_points(bed, home, log):
-    """One bad host of three: no program runs on any, whatever the command and transport."""
+    """One bad host of three: no agent and no program runs on any, whatever the command and transport."""
     known, mark, job = home / ".ssh" / "known_hosts", h.work() / "ran", h.write_job(batch=3)
+    libexec, agents = recording_agent()
     right = known.read_text()
     line = next(l for l in right.splitlines() if l.startswith("node2,"))
     other = next(l for l in right.splitlines() if l.startswith("node3,")).split()[2]
@@ -105,16 +117,30 @@ def gate_points(bed, home, log):
                        ("changed", right.replace(line, line.replace(line.split()[2], other))),
                        ("revoked", right + "@revoked * " + " ".join(line.split()[1:]) + "\n")]:
         known.write_text(text)
-        for via, (command, words) in [("ssh", touch), ("openssh", touch), ("ssh", ("run", ("--run-dir", "gate", str(job))))]:
+        for via, (command, words) in [(via, what) for what in (touch, ("run", ("--run-dir", "gate", str(job))))
+                                      for via in ("ssh", "openssh")]:
             before = log.read_text()
-            ran = run(bed, "--via", via, *words, command=(command,))
+            ran = run(bed, "--via", via, *words, command=(command,), DSRUN_LIBEXEC=libexec)
             h.ok(ran.returncode == 69 and "node2: " in ran.stderr.replace("'", "") and not mark.exists()
-                 and (via == "openssh" or log.read_text() == before) and not any(map(bed.processes, bed.names)),
+                 and (via == "openssh" or log.read_text() == before) and not agents.exists()
+                 and all(idle(bed, name) for name in bed.names),
                  f"{command} by {via}: one host of three has a key that is {name}, and nothing starts on any",
                  f"{ran.returncode} {ran.stdout} {ran.stderr}")
     known.write_text(right)
-    ran = run(bed, *touch[1])
-    h.ok(ran.returncode == 0 and mark.exists(), "and with the right keys all do", ran.stderr)
+    for via in ("ssh", "openssh"):
+        ran = run(bed, "--via", via, *touch[1], DSRUN_LIBEXEC=libexec)
+        h.ok(ran.returncode == 0 and mark.exists() and agents.read_text() == "agent\n" * 3,
+             f"and with the right keys all do, by {via}", ran.stderr)
+        mark.unlink()
+        agents.unlink()
+    bed.fault("poweroff", "node2")
+    ran = run(bed, "--via", "openssh", "--start-timeout", 3, "--run-dir", "gate", job, command=("run",), DSRUN_LIBEXEC=libexec)
+    h.ok(ran.returncode == 69 and "node2" in ran.stderr and not agents.exists(),
+         "run by openssh: nor without a host that is dead", f"{ran.returncode} {ran.stderr}")
+    ran = run(bed, "--via", "openssh", "--start-timeout", 3, *touch[1], DSRUN_LIBEXEC=libexec)
+    h.ok(ran.returncode == 69 and agents.read_text() == "agent\n" * 2 and mark.exists(),
+         "exec by openssh: the others answer without it", f"{ran.returncode} {ran.stderr}")
+    bed.fault("boot", "node2")
 
 
 def at_terminal(bed, answer, *command):

@@ -53,8 +53,9 @@ struct outcome {
     char said[512]; /* by the agent, or why there is none */
 };
 
-/* Run the command by `shell` on the host's side and the machine on the launcher's. */
-static struct outcome start(const char *shell, const struct ds_boot_plan *plan)
+/* Run the command by `shell` on the host's side and the machine on the launcher's.  When it is
+ * `held`, nothing may have been written to the host until it is let go. */
+static struct outcome start_held(const char *shell, const struct ds_boot_plan *plan, bool held)
 {
     struct outcome outcome = {0};
     struct ds_error err = {0};
@@ -78,12 +79,18 @@ static struct outcome start(const char *shell, const struct ds_boot_plan *plan)
         _exit(99);
     }
     (void)close(fd[1]);
-    cr_assert_eq(ds_boot_init(&boot, plan, NULL), 0);
+    cr_assert_eq(ds_boot_init(&boot, plan, held, NULL), 0);
     while (outcome.rc == 0 && n > 0) {
         if (boot.out_bytes > 0) {
             n = send(fd[0], boot.out, boot.out_bytes, 0);
             cr_assert_gt(n, 0);
             ds_boot_sent(&boot, (size_t)n);
+            continue;
+        }
+        if (boot.held && boot.here) {
+            cr_expect_eq(recv(fd[0], bytes, sizeof(bytes), MSG_DONTWAIT), -1, "it waits");
+            cr_expect_neq(access(tempdir_path(".cache"), F_OK), 0, "nothing is written so far");
+            ds_boot_go(&boot);
             continue;
         }
         n = recv(fd[0], bytes, sizeof(bytes), 0);
@@ -106,6 +113,11 @@ static struct outcome start(const char *shell, const struct ds_boot_plan *plan)
     (void)waitpid(pid, NULL, 0);
     ds_boot_release(&boot);
     return outcome;
+}
+
+static struct outcome start(const char *shell, const struct ds_boot_plan *plan)
+{
+    return start_held(shell, plan, false);
 }
 
 static struct ds_boot_plan plan_of(const char *where, bool push, bool worker)
@@ -137,6 +149,22 @@ Test(boot, programs_are_pushed_once_and_kept_for_the_user_alone)
     }
     cr_assert_eq(stat(tempdir_path(".cache/dsrun/1.0-test"), &info), 0);
     cr_expect_eq(info.st_mode & 07777, 0700);
+    ds_boot_plan_release(&plan);
+}
+
+Test(boot, a_host_that_is_held_waits_and_then_goes_on)
+{
+    struct ds_boot_plan plan;
+    struct outcome outcome;
+
+    make_folder("here");
+    write_program("here", "dsrun-agent", "pushed");
+    plan = plan_of("here", true, false);
+    plan.folder = "/nonexistent";
+    outcome = start_held("sh", &plan, true);
+    cr_assert_eq(outcome.rc, 1, "%s", outcome.said);
+    cr_expect(outcome.pushed);
+    cr_expect_str_eq(outcome.said, "pushed\n0022\nframes");
     ds_boot_plan_release(&plan);
 }
 
@@ -257,15 +285,19 @@ Test(boot, a_host_that_talks_nonsense_is_dropped)
     size_t used;
     int rc = 0;
 
-    cr_assert_eq(ds_boot_init(&boot, &plan, NULL), 0);
+    cr_assert_eq(ds_boot_init(&boot, &plan, false, NULL), 0);
     (void)snprintf(line, sizeof(line), "DSRUN %s put dsrun-agent\n", boot.nonce);
     cr_expect_eq(ds_boot_feed(&boot, line, strlen(line), &used, &err), -EPROTO, "not offered");
     ds_boot_release(&boot);
-    cr_assert_eq(ds_boot_init(&boot, &plan, NULL), 0);
+    cr_assert_eq(ds_boot_init(&boot, &plan, false, NULL), 0);
     (void)snprintf(line, sizeof(line), "DSRUN %s sing\n", boot.nonce);
     cr_expect_eq(ds_boot_feed(&boot, line, strlen(line), &used, &err), -EPROTO);
     ds_boot_release(&boot);
-    cr_assert_eq(ds_boot_init(&boot, &plan, NULL), 0);
+    cr_assert_eq(ds_boot_init(&boot, &plan, true, NULL), 0);
+    (void)snprintf(line, sizeof(line), "DSRUN %s go\n", boot.nonce);
+    cr_expect_eq(ds_boot_feed(&boot, line, strlen(line), &used, &err), -EPROTO, "not told to");
+    ds_boot_release(&boot);
+    cr_assert_eq(ds_boot_init(&boot, &plan, false, NULL), 0);
     memset(noise, 'x', sizeof(noise));
     for (int i = 0; rc == 0 && i < 100; i++)
         rc = ds_boot_feed(&boot, noise, sizeof(noise), &used, &err);

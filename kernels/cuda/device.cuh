@@ -21,6 +21,7 @@
 #include <cuda_runtime.h>
 #define DS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
     kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+#define DS_UNROLL _Pragma("unroll")
 #define DS_DYN_SHARED(type, name)                                                                  \
     extern __shared__ uint4 ds_dyn_shared[];                                                       \
     type *name = reinterpret_cast<type *>(ds_dyn_shared)
@@ -87,7 +88,7 @@ static __device__ __forceinline__ void narrow(__half *to, float x)
     *to = __float2half_rn(x);
 }
 
-static __device__ __forceinline__ bool aligned(const void *p)
+static __host__ __device__ __forceinline__ bool aligned(const void *p)
 {
     return (uintptr_t)p % 16 == 0;
 }

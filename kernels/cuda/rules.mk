@@ -3,7 +3,7 @@
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
 # nvcc, where there is one, into objects for the devices.  No program links them yet.
-CU   := $(addprefix kernels/cuda/,embed.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
+CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu embed.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
 EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
@@ -11,7 +11,7 @@ EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fn
     -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
 SRC_cuda := kernels/cuda/table.c
-OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/cudaemu.emu.o $(B)/tests/cudaemu/planted.emu.o \
+OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o) \
     $(patsubst %.cu,$(B)/%.emu.o,$(CU))
 
 $(B)/%.emu.o: %.cu $(B)/flags | $(B)/deps-build.ok

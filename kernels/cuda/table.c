@@ -7,7 +7,7 @@
 
 /* clang-format off */
 #define KERNELS(X) \
-    X(bias_bwd) X(embed_fwd) X(embed_bwd) X(norm_fwd) X(norm_bwd) X(rope) \
+    X(bias_bwd) X(embed_fwd) X(embed_bwd) X(norm_fwd) X(norm_bwd) X(rope) X(attention_fwd) X(attention_bwd) \
     X(gelu_fwd) X(gelu_bwd) X(swiglu_fwd) X(swiglu_bwd) X(cast) \
     X(xent) X(sumsq) X(adamw) X(sgd) X(lion) X(adagrad)
 /* clang-format on */

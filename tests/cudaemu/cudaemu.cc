@@ -21,13 +21,14 @@
 #endif
 
 enum { READY, AT_BARRIER, AT_COLLECTIVE, DONE };
-enum { MAX_THREADS = 1024, STACK_BYTES = 256 << 10, MAX_SHARED = 227 << 10 };
+enum { MAX_THREADS = 1024, STACK_BYTES = 256 << 10 };
 
 /* A warp collective under way; one per lowest lane of its mask. */
 struct group {
     unsigned mask, arrived;
     const char *file;
     int line;
+    void (*all)(void *const *lanes);
 };
 
 static struct {
@@ -200,12 +201,20 @@ static void end_collective(unsigned warp, struct group *g)
         if (arrived >> i & 1) /* of a lane that is not there nothing good comes */
             lanes[i].result = arrived >> from & 1 ? lanes[from].value : ~UINT64_C(0);
     }
+    if (g->all != nullptr) {
+        void *given[32];
+
+        if (arrived != ~0u)
+            die("a collective of the whole warp after a lane has ended", g->file, g->line);
+        for (unsigned i = 0; i < 32; i++)
+            given[i] = lanes[i].given;
+        g->all(given);
+    }
     g->arrived = 0;
     push_all(warp * 32, warp * 32 + 32, AT_COLLECTIVE, arrived);
 }
 
-uint64_t cudaemu_collective(unsigned mask, uint64_t value, unsigned source, const char *file,
-                            int line)
+static void meet(unsigned mask, void (*all)(void *const *lanes), const char *file, int line)
 {
     cudaemu_thread *c = cudaemu_current;
     unsigned lane = c->index & 31, warp = c->index >> 5, lanes = emu.n - warp * 32;
@@ -221,13 +230,27 @@ uint64_t cudaemu_collective(unsigned mask, uint64_t value, unsigned source, cons
         fprintf(stderr, "cudaemu: other lanes wait at %s:%d\n", g->file, g->line);
         die("a divergent warp collective", file, line);
     }
-    *g = {mask, g->arrived | 1u << lane, file, line};
-    c->value = value;
-    c->source = source;
+    *g = {mask, g->arrived | 1u << lane, file, line, all};
     wait_in(AT_COLLECTIVE, file, line);
     end_collective(warp, g);
     switch_to(next(), false);
+}
+
+uint64_t cudaemu_collective(unsigned mask, uint64_t value, unsigned source, const char *file,
+                            int line)
+{
+    cudaemu_thread *c = cudaemu_current;
+
+    c->value = value;
+    c->source = source;
+    meet(mask, nullptr, file, line);
     return c->result;
+}
+
+void cudaemu_together(void *given, void (*all)(void *const *lanes), const char *file, int line)
+{
+    cudaemu_current->given = given;
+    meet(~0u, all, file, line);
 }
 
 /* The first and last function of a fiber. */
@@ -278,6 +301,7 @@ static void prepare(unsigned index)
     t->tid = {index % wide, index / wide % high, index / wide / high};
     t->state = DONE;
     t->fake = nullptr;
+    t->copies = t->groups = 0;
     /* Stacks at one offset of their pages would all fall into the same sets of the cache. */
     sp = (void **)(void *)(t->stack + STACK_BYTES - 64 - (index * 320u & 16383u));
     *--sp = nullptr;
@@ -327,7 +351,7 @@ void cudaemu_launch(dim3 grid, dim3 block, size_t shared_bytes, const char *name
 
     if (threads == 0 || threads > MAX_THREADS || block.z > 64 || grid.x == 0 || grid.y == 0 ||
         grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535 ||
-        shared_bytes > MAX_SHARED) {
+        shared_bytes > CUDAEMU_SHARED) {
         cudaemu_last = cudaErrorInvalidConfiguration;
         return;
     }

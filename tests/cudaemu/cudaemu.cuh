@@ -13,8 +13,8 @@
  *             as on a device.  AddressSanitizer sees accesses past global, shared and local memory;
  *             dynamic shared memory starts as NaN; cudaemu_order() changes which thread goes first.
  * Not seen    races between blocks, the memory model, alignment of vector loads, registers, time.
- * Subset      *_sync collectives of at most 8 bytes, block barriers, 1 to 3 dimensions; no inline
- *             PTX, no waiting for another block.
+ * Subset      *_sync collectives of at most 8 bytes, block barriers, 1 to 3 dimensions, the
+ *             instructions of ptx.cuh; no waiting for another block.
  * Tests       tests/cudaemu/test_emulation.c
  */
 #ifndef DS_TESTS_CUDAEMU_CUH
@@ -43,6 +43,7 @@
 #define __shared__      static /* one block at a time, on one OS thread */
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define DS_UNROLL
 
 struct uint3 {
     unsigned x, y, z;
@@ -98,6 +99,18 @@ static inline unsigned __float_as_uint(float x)
 
 /* --- the scheduler (cudaemu.cc) ---------------------------------------------------------------- */
 
+/* An asynchronous copy under way. */
+struct cudaemu_copy_of {
+    void *to;
+    const void *from; /* nullptr: zeros */
+    unsigned bytes, group;
+};
+
+enum {
+    CUDAEMU_COPIES = 256,       /* of a thread, at a time */
+    CUDAEMU_SHARED = 163 << 10, /* dynamic shared memory: the most that sm_80 gives a block */
+};
+
 struct cudaemu_thread {
     uint3 tid;
     unsigned index; /* of all threads of the block */
@@ -110,6 +123,9 @@ struct cudaemu_thread {
     void *fake; /* AddressSanitizer's stack of this fiber */
     uint64_t value, result;
     unsigned source; /* the lane whose value a collective gives to this one */
+    void *given;     /* to cudaemu_together() */
+    struct cudaemu_copy_of copy[CUDAEMU_COPIES];
+    unsigned copies, groups; /* groups: committed so far */
 };
 
 extern cudaemu_thread *cudaemu_current;
@@ -120,6 +136,9 @@ void *cudaemu_shared();
 void cudaemu_barrier(const char *file, int line);
 uint64_t cudaemu_collective(unsigned mask, uint64_t value, unsigned source, const char *file,
                             int line);
+
+/* All 32 lanes meet; the last one calls `all`, if any, with what each of them gave. */
+void cudaemu_together(void *given, void (*all)(void *const *lanes), const char *file, int line);
 void cudaemu_launch(dim3 grid, dim3 block, size_t shared_bytes, const char *name,
                     void (*run)(void *), void *arg);
 
@@ -166,7 +185,14 @@ typedef int cudaError_t;
 typedef void *cudaStream_t;
 enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };
 
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
 extern cudaError_t cudaemu_last;
+
+template <class Kernel> static inline cudaError_t cudaFuncSetAttribute(Kernel, int, int bytes)
+{
+    return bytes <= CUDAEMU_SHARED ? cudaSuccess : cudaErrorInvalidConfiguration;
+}
 
 static inline cudaError_t cudaGetLastError()
 {
@@ -181,5 +207,7 @@ static inline const char *cudaGetErrorString(cudaError_t error)
     return error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
                                                   : "out of memory";
 }
+
+#include "tests/cudaemu/ptx.cuh"
 
 #endif

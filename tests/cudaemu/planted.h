@@ -11,6 +11,11 @@ enum { NONE, NO_BARRIER, DIVERGENT, DEADLOCK, HALF_WARP, UNSET_SHARED, PAST_SHAR
 /* `out` has n places; the kernel writes the first 64. */
 void planted(float *out, int n, int defect);
 
+/* c[16,8] = a[16,16] b[16,8] of BF16 by one warp, operands loaded as matrices from shared memory or,
+ * BY_HAND, put together element by element as the PTX ISA numbers them; with a defect at will. */
+enum { AS_MATRICES, BY_HAND, NO_WAIT, MISALIGNED };
+void planted_product(const unsigned short *a, const unsigned short *b, float *c, int how);
+
 /* 0 when a block of that many threads is accepted, else -EIO. */
 int planted_shape(unsigned threads);
 

@@ -74,6 +74,44 @@ Test(emulation, an_impossible_shape_is_refused)
     cr_assert(planted_shape(0) == -EIO);
 }
 
+/* Small whole numbers, so that sums are exact; how many of c's are wrong. */
+static int wrong_products(int how)
+{
+    _Alignas(16) unsigned short a[16 * 16], b[16 * 8];
+    float c[16 * 8];
+    int wrong = 0;
+
+    for (int i = 0; i < 16 * 16; i++)
+        a[i] = ds_bf16_from_f32((float)(i * 7 % 23 - 11));
+    for (int i = 0; i < 16 * 8; i++)
+        b[i] = ds_bf16_from_f32((float)(i * 5 % 19 - 9));
+    planted_product(a, b, c, how);
+    for (int i = 0; i < 16 * 8; i++) {
+        float want = 0.0f;
+
+        for (int k = 0; k < 16; k++)
+            want += ds_bf16_to_f32(a[i / 8 * 16 + k]) * ds_bf16_to_f32(b[k * 8 + i % 8]);
+        wrong += !(c[i] == want);
+    }
+    return wrong;
+}
+
+Test(emulation, products_of_tiles_have_the_layout_of_the_isa)
+{
+    cr_assert(wrong_products(AS_MATRICES) == 0);
+    cr_assert(wrong_products(BY_HAND) == 0);
+}
+
+Test(emulation, a_copy_that_nobody_waits_for_is_nan)
+{
+    cr_assert(wrong_products(NO_WAIT) == 16 * 8);
+}
+
+Test(emulation, a_misaligned_row_of_a_matrix, .signal = SIGABRT)
+{
+    wrong_products(MISALIGNED);
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 

@@ -227,6 +227,13 @@ Test(attention, groups_of_query_heads)
     check(1, 70, 1, 4, 64, DS_F16, 1.0);
 }
 
+Test(attention, wide_heads)
+{
+    check(1, 40, 1, 2, 200, DS_F32, 1.0);
+    check(1, 40, 1, 2, 136, DS_BF16, 1.0);
+    check(2, 33, 2, 1, 160, DS_F16, 1.0);
+}
+
 Test(attention, sharp_weights)
 {
     check(1, 100, 1, 1, 32, DS_F32, 5.0);

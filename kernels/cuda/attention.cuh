@@ -1,0 +1,251 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * attention.cuh - what the attention kernels share: shapes, tiles in shared memory, products.
+ *
+ * A tile has rows of D elements, 64 or 128, in chunks of 16 bytes; chunk c of row r lies at place
+ * c ^ (r % 8), so that the eight rows of a matrix are in different banks.  Heads narrower than D
+ * are filled up with zeros.  A warp has MT blocks of 16 rows of a product; of such a block a lane
+ * holds rows lane / 4 and lane / 4 + 8, columns 2 (lane % 4) and the next of every 8: elements
+ * 0, 1 of the first row and 2, 3 of the second.  This is also how the next product takes its first
+ * operand, so weights go from one to the other in registers.
+ *
+ * Source  Dao, "FlashAttention-2", 2023, algorithms 1 and 2; the layouts: PTX ISA, m16n8k16
+ */
+#ifndef DS_KERNELS_CUDA_ATTENTION_CUH
+#define DS_KERNELS_CUDA_ATTENTION_CUH
+
+#include "kernels/cuda/ptx.cuh"
+
+enum { FLASH_WARPS = 4, FLASH_THREADS = FLASH_WARPS * WARP, FLASH_KEYS = 64, FLASH_MAX = 128 };
+
+#define DS_LOG2E 1.4426950408889634f
+
+struct attention_shape {
+    unsigned batch, seq, heads, kv_heads, size, group;
+    size_t ld; /* of a packed row */
+    float scale;
+    bool words; /* rows of heads are whole 16-byte words */
+};
+
+template <class Args> static inline struct attention_shape attention_shape_of(const Args *a)
+{
+    struct attention_shape s = {};
+
+    s.batch = (unsigned)a->batch;
+    s.seq = (unsigned)a->seq;
+    s.heads = (unsigned)a->heads;
+    s.kv_heads = (unsigned)a->kv_heads;
+    s.size = (unsigned)a->head_size;
+    s.group = s.heads / s.kv_heads;
+    s.ld = (a->heads + 2 * a->kv_heads) * a->head_size;
+    s.scale = a->scale;
+    s.words = a->head_size % PACK == 0 && (uintptr_t)a->qkv % 16 == 0;
+    return s;
+}
+
+/* Where the first row of a query head, and of keys or values of a key/value head, begins. */
+static __device__ __forceinline__ size_t query_at(const struct attention_shape &s, unsigned b,
+                                                  unsigned h)
+{
+    return (size_t)b * s.seq * s.ld + (size_t)h * s.size;
+}
+
+static __device__ __forceinline__ size_t key_at(const struct attention_shape &s, unsigned b,
+                                                unsigned kv)
+{
+    return (size_t)b * s.seq * s.ld + (size_t)(s.heads + kv) * s.size;
+}
+
+static __device__ __forceinline__ size_t value_at(const struct attention_shape &s, unsigned b,
+                                                  unsigned kv)
+{
+    return key_at(s, b, kv) + (size_t)s.kv_heads * s.size;
+}
+
+/* Where the first row of a head of `out` begins; its rows are heads * size apart. */
+static __device__ __forceinline__ size_t out_at(const struct attention_shape &s, unsigned b,
+                                                unsigned h)
+{
+    return ((size_t)b * s.seq * s.heads + h) * s.size;
+}
+
+static __device__ __forceinline__ size_t out_ld(const struct attention_shape &s)
+{
+    return (size_t)s.heads * s.size;
+}
+
+/* --- tiles -------------------------------------------------------------------------------------*/
+
+template <int D> static __device__ __forceinline__ unsigned place(unsigned row, unsigned chunk)
+{
+    return row * D + (chunk ^ (row & 7u)) * PACK;
+}
+
+/* ROWS rows of a head from `first` on, zeros past row `seq` and column `size`.  Asynchronous when
+ * s.words: the caller commits and waits. */
+template <class T, int D, int ROWS>
+static __device__ __forceinline__ void load_tile(T *tile, const struct attention_shape &s,
+                                                 const T *x, size_t ld, unsigned first)
+{
+    for (unsigned i = threadIdx.x; i < ROWS * D / PACK; i += FLASH_THREADS) {
+        unsigned row = i / (D / PACK), column = i % (D / PACK) * PACK;
+        bool there = first + row < s.seq && column < s.size;
+        const T *from = there ? x + (first + row) * ld + column : x;
+        T *to = tile + place<D>(row, column / PACK);
+
+        if (s.words) {
+            ptx_copy16(to, from, there);
+            continue;
+        }
+        for (unsigned e = 0; e < PACK; e++)
+            narrow(&to[e], there && column + e < s.size ? widen(from[e]) : 0.0f);
+    }
+}
+
+/* Two numbers of type T in a word, the first one in its lower half. */
+template <class T> static __device__ __forceinline__ unsigned pair(float low, float high)
+{
+    T x[2];
+    unsigned word;
+
+    narrow(&x[0], low);
+    narrow(&x[1], high);
+    memcpy(&word, x, sizeof(word));
+    return word;
+}
+
+/* The warp's MT * 16 rows of a product, from `row` of the tile on, which is this warp's alone, go
+ * through it to the rows of a head from `first` on. */
+template <class T, int D, int MT>
+static __device__ __forceinline__ void store_rows(T *tile, unsigned row,
+                                                  const float (&c)[MT][D / 8][4],
+                                                  const struct attention_shape &s, T *x, size_t ld,
+                                                  unsigned first)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    for (int m = 0; m < MT; m++) {
+        for (int n = 0; n < D / 8; n++) {
+            unsigned r = row + m * 16 + lane / 4;
+            unsigned low = pair<T>(c[m][n][0], c[m][n][1]);
+            unsigned high = pair<T>(c[m][n][2], c[m][n][3]);
+
+            memcpy(tile + place<D>(r, n) + lane % 4 * 2, &low, sizeof(low));
+            memcpy(tile + place<D>(r + 8, n) + lane % 4 * 2, &high, sizeof(high));
+        }
+    }
+    __syncwarp();
+    for (unsigned i = lane; i < MT * 16 * D / PACK; i += WARP) {
+        unsigned r = i / (D / PACK), column = i % (D / PACK) * PACK;
+        const T *from = tile + place<D>(row + r, column / PACK);
+        T *to = x + (first + r) * ld + column;
+
+        if (first + r >= s.seq)
+            continue;
+        if (s.words) {
+            if (column < s.size)
+                *reinterpret_cast<uint4 *>(to) = *reinterpret_cast<const uint4 *>(from);
+            continue;
+        }
+        for (unsigned e = 0; e < PACK && column + e < s.size; e++)
+            to[e] = from[e];
+    }
+}
+
+/* --- products ----------------------------------------------------------------------------------*/
+
+/* Rows row .. row + 16 and columns 16 k .. of a tile, as a first operand. */
+template <class T, int D>
+static __device__ __forceinline__ void load_a(unsigned (&a)[4], const T *tile, unsigned row, int k)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    ptx_ldmatrix<false>(a, tile + place<D>(row + lane % 16, 2 * k + lane / 16));
+}
+
+/* c += x y^T: the warp's rows of x, from `row` on, by ROWS rows of y. */
+template <class T, int D, int ROWS, int MT>
+static __device__ __forceinline__ void by_transposed(float (&c)[MT][ROWS / 8][4], const T *x,
+                                                     unsigned row, const T *y)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    DS_UNROLL
+    for (int k = 0; k < D / 16; k++) {
+        unsigned a[MT][4], b[4];
+
+        DS_UNROLL
+        for (int m = 0; m < MT; m++)
+            load_a<T, D>(a[m], x, row + m * 16, k);
+        DS_UNROLL
+        for (int n = 0; n < ROWS / 16; n++) {
+            ptx_ldmatrix<false>(
+                b, y + place<D>(n * 16 + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+            DS_UNROLL
+            for (int m = 0; m < MT; m++) {
+                ptx_mma<T>(c[m][2 * n], a[m], b[0], b[1]);
+                ptx_mma<T>(c[m][2 * n + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+}
+
+/* c += p y: weights that a product left, rounded to T, by ROWS rows of y. */
+template <class T, int D, int ROWS, int MT>
+static __device__ __forceinline__ void by_rows(float (&c)[MT][D / 8][4],
+                                               const float (&p)[MT][ROWS / 8][4], const T *y)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    DS_UNROLL
+    for (int k = 0; k < ROWS / 16; k++) {
+        unsigned a[MT][4], b[4];
+
+        DS_UNROLL
+        for (int m = 0; m < MT; m++) {
+            a[m][0] = pair<T>(p[m][2 * k][0], p[m][2 * k][1]);
+            a[m][1] = pair<T>(p[m][2 * k][2], p[m][2 * k][3]);
+            a[m][2] = pair<T>(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+            a[m][3] = pair<T>(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+        }
+        DS_UNROLL
+        for (int n = 0; n < D / 16; n++) {
+            ptx_ldmatrix<true>(b, y + place<D>(k * 16 + lane % 16, 2 * n + lane / 16));
+            DS_UNROLL
+            for (int m = 0; m < MT; m++) {
+                ptx_mma<T>(c[m][2 * n], a[m], b[0], b[1]);
+                ptx_mma<T>(c[m][2 * n + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+}
+
+/* Dynamic shared memory beyond what every kernel may have is asked for. */
+template <class Kernel>
+static inline int allow_shared(Kernel kernel, size_t bytes, struct ds_error *err)
+{
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+
+    if (error == cudaSuccess)
+        return 0;
+    return ds_fail(err, EIO, "%zu bytes of shared memory for attention were refused: %s", bytes,
+                   cudaGetErrorString(error));
+}
+
+/* Without tensor cores, for F32 and for heads of any size up to PLAIN_MAX; attention_plain.cu. */
+enum { PLAIN_MAX = 512 };
+
+static inline bool attention_is_plain(enum ds_dtype act, size_t size)
+{
+    return act == DS_F32 || size > FLASH_MAX;
+}
+
+int ds__cuda_attention_plain_fwd(const struct ds_attention_fwd_args *a, struct ds_stream *stream,
+                                 struct ds_error *err);
+/* `dots`: the sums of out * dout, [B,NH,T]. */
+int ds__cuda_attention_plain_bwd(const struct ds_attention_bwd_args *a, const float *dots,
+                                 struct ds_stream *stream, struct ds_error *err);
+
+#endif

@@ -1,0 +1,260 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * attention_bwd.cu - causal attention, backward, on tensor cores.  Not yet run on a GPU.
+ *
+ * Three passes, so that each gradient has one writer and its bits are fixed: the sums of out * dout
+ * per query; gradients of queries, a block of queries over tiles of keys; gradients of keys and
+ * values, a block of keys over tiles of queries of all heads that share them.  The last one works
+ * on transposed scores, so that its products too take their first operand from registers.
+ */
+#include "kernels/cuda/attention.cuh"
+
+/* Sums of out * dout over a head: dots[b,h,t], a warp each. */
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    attention_dots(struct attention_shape s, const T *out, const T *dout, float *dots)
+{
+    size_t i = (size_t)blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP, at;
+    unsigned t = (unsigned)(i % s.seq), head = (unsigned)(i / s.seq);
+    float sum = 0.0f;
+
+    if (head >= s.batch * s.heads)
+        return;
+    at = out_at(s, head / s.heads, head % s.heads) + t * out_ld(s);
+    for (unsigned j = threadIdx.x % WARP; j < s.size; j += WARP)
+        sum += widen(out[at + j]) * widen(dout[at + j]);
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0)
+        dots[i] = sum;
+}
+
+/* What a row of scores needs to become weights and gradients. */
+struct row_stats {
+    const float *lse, *dots; /* of one head, [T] */
+};
+
+/* s: scores of queries by keys, to gradients of scores; dp: gradients of weights. */
+template <int MT>
+static __device__ __forceinline__ void score_gradients(float (&s)[MT][FLASH_KEYS / 8][4],
+                                                       const float (&dp)[MT][FLASH_KEYS / 8][4],
+                                                       const float (&lse)[MT][2],
+                                                       const float (&dot)[MT][2], unsigned query,
+                                                       unsigned key, float scale)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    DS_UNROLL
+    for (int m = 0; m < MT; m++) {
+        DS_UNROLL
+        for (int n = 0; n < FLASH_KEYS / 8; n++) {
+            DS_UNROLL
+            for (int e = 0; e < 4; e++) {
+                bool seen =
+                    key + n * 8 + lane % 4 * 2 + e % 2 <= query + m * 16 + lane / 4 + e / 2 * 8;
+                float p = exp2f(s[m][n][e] * (scale * DS_LOG2E) - lse[m][e / 2]);
+
+                s[m][n][e] = seen ? p * (dp[m][n][e] - dot[m][e / 2]) * scale : 0.0f;
+            }
+        }
+    }
+}
+
+template <class T, int D, int MT>
+static __global__ void __launch_bounds__(FLASH_THREADS)
+    flash_dq(struct attention_shape s, const T *qkv, const T *dout, struct row_stats stats, T *dqkv)
+{
+    constexpr int ROWS = FLASH_WARPS * 16 * MT, TILE = FLASH_KEYS * D;
+    DS_DYN_SHARED(T, q);
+    T *g = q + ROWS * D, *k = g + ROWS * D, *v = k + 2 * TILE;
+    unsigned head = blockIdx.x % (s.batch * s.heads), b = head / s.heads, h = head % s.heads;
+    unsigned tile = gridDim.x / (s.batch * s.heads) - 1 - blockIdx.x / (s.batch * s.heads);
+    unsigned begin = tile * ROWS, end = begin + ROWS < s.seq ? begin + ROWS : s.seq;
+    unsigned lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16 * MT, query = begin + row;
+    const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
+    float dq[MT][D / 8][4] = {}, lse[MT][2], dot[MT][2];
+
+    load_tile<T, D, ROWS>(q, s, qkv + query_at(s, b, h), s.ld, begin);
+    load_tile<T, D, ROWS>(g, s, dout + out_at(s, b, h), out_ld(s), begin);
+    load_tile<T, D, FLASH_KEYS>(k, s, keys, s.ld, 0);
+    load_tile<T, D, FLASH_KEYS>(v, s, values, s.ld, 0);
+    ptx_commit();
+    for (int i = 0; i < 2 * MT; i++) {
+        unsigned t = query + i / 2 * 16 + lane / 4 + i % 2 * 8;
+        size_t at = (size_t)head * s.seq + t;
+
+        lse[i / 2][i % 2] = t < s.seq ? stats.lse[at] * DS_LOG2E : 0.0f;
+        dot[i / 2][i % 2] = t < s.seq ? stats.dots[at] : 0.0f;
+    }
+    for (unsigned key = 0, stage = 0; key < end; key += FLASH_KEYS, stage ^= 1) {
+        if (key + FLASH_KEYS < end) {
+            load_tile<T, D, FLASH_KEYS>(k + (stage ^ 1) * TILE, s, keys, s.ld, key + FLASH_KEYS);
+            load_tile<T, D, FLASH_KEYS>(v + (stage ^ 1) * TILE, s, values, s.ld, key + FLASH_KEYS);
+        }
+        ptx_commit();
+        ptx_wait<1>();
+        __syncthreads();
+        if (key < query + 16 * MT) {
+            float p[MT][FLASH_KEYS / 8][4] = {}, dp[MT][FLASH_KEYS / 8][4] = {};
+
+            by_transposed<T, D, FLASH_KEYS>(p, q, row, k + stage * TILE);
+            by_transposed<T, D, FLASH_KEYS>(dp, g, row, v + stage * TILE);
+            score_gradients(p, dp, lse, dot, query, key, s.scale);
+            by_rows<T, D, FLASH_KEYS>(dq, p, k + stage * TILE);
+        }
+        __syncthreads(); /* before the tile is overwritten */
+    }
+    store_rows<T, D>(q, row, dq, s, dqkv + query_at(s, b, h), s.ld, query);
+}
+
+/* Tiles of queries, their gradients of outputs, and the statistics of their rows. */
+template <class T, int D, int ROWS> struct query_tile {
+    static constexpr size_t BYTES = 2 * ROWS * D * sizeof(T) + 2 * ROWS * sizeof(float);
+    T *q, *g;
+    float *lse, *dots;
+
+    __device__ explicit query_tile(char *at)
+        : q((T *)(void *)at), g(q + ROWS * D), lse((float *)(void *)(g + ROWS * D)),
+          dots(lse + ROWS)
+    {
+    }
+
+    /* The `i`th tile of the head `first_head` + i / tiles, from query `first` on. */
+    __device__ void load(const struct attention_shape &s, const T *qkv, const T *dout,
+                         struct row_stats stats, unsigned b, unsigned h, unsigned first)
+    {
+        load_tile<T, D, ROWS>(q, s, qkv + query_at(s, b, h), s.ld, first);
+        load_tile<T, D, ROWS>(g, s, dout + out_at(s, b, h), out_ld(s), first);
+        for (unsigned i = threadIdx.x; i < ROWS; i += FLASH_THREADS) {
+            size_t at = ((size_t)b * s.heads + h) * s.seq;
+            bool there = first + i < s.seq;
+
+            at += there ? first + i : 0;
+            ptx_copy4(lse + i, stats.lse + at, there);
+            ptx_copy4(dots + i, stats.dots + at, there);
+        }
+    }
+};
+
+/* s: scores of keys by queries, to weights; dp: gradients of weights, to those of scores. */
+template <int ROWS>
+static __device__ __forceinline__ void transposed_gradients(float (&s)[1][ROWS / 8][4],
+                                                            float (&dp)[1][ROWS / 8][4],
+                                                            const float *lse, const float *dots,
+                                                            unsigned key, unsigned query,
+                                                            float scale)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    DS_UNROLL
+    for (int n = 0; n < ROWS / 8; n++) {
+        DS_UNROLL
+        for (int e = 0; e < 4; e++) {
+            unsigned column = n * 8 + lane % 4 * 2 + e % 2;
+            bool seen = key + lane / 4 + e / 2 * 8 <= query + column;
+            float p = exp2f(s[0][n][e] * (scale * DS_LOG2E) - lse[column] * DS_LOG2E);
+
+            s[0][n][e] = seen ? p : 0.0f;
+            dp[0][n][e] = seen ? p * (dp[0][n][e] - dots[column]) * scale : 0.0f;
+        }
+    }
+}
+
+template <class T, int D, int ROWS>
+static __global__ void __launch_bounds__(FLASH_THREADS)
+    flash_dkv(struct attention_shape s, const T *qkv, const T *dout, struct row_stats stats,
+              T *dqkv)
+{
+    typedef query_tile<T, D, ROWS> tile;
+    DS_DYN_SHARED(T, k);
+    T *v = k + FLASH_KEYS * D;
+    char *stages = (char *)(v + FLASH_KEYS * D);
+    unsigned head = blockIdx.x % (s.batch * s.kv_heads), b = head / s.kv_heads;
+    unsigned kv = head % s.kv_heads, begin = blockIdx.x / (s.batch * s.kv_heads) * FLASH_KEYS;
+    unsigned row = threadIdx.x / WARP * 16, key = begin + row;
+    unsigned tiles = (s.seq - begin + ROWS - 1) / ROWS, all = tiles * s.group;
+    float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
+
+    load_tile<T, D, FLASH_KEYS>(k, s, qkv + key_at(s, b, kv), s.ld, begin);
+    load_tile<T, D, FLASH_KEYS>(v, s, qkv + value_at(s, b, kv), s.ld, begin);
+    tile(stages).load(s, qkv, dout, stats, b, kv * s.group, begin);
+    ptx_commit();
+    for (unsigned i = 0; i < all; i++) {
+        unsigned query = begin + i % tiles * ROWS, next = i + 1;
+        tile now(stages + i % 2 * tile::BYTES), then(stages + next % 2 * tile::BYTES);
+
+        if (next < all)
+            then.load(s, qkv, dout, stats, b, kv * s.group + next / tiles,
+                      begin + next % tiles * ROWS);
+        ptx_commit();
+        ptx_wait<1>();
+        __syncthreads();
+        if (key < query + ROWS) { /* else no query of the tile sees a key of this warp */
+            float p[1][ROWS / 8][4] = {}, dp[1][ROWS / 8][4] = {};
+
+            by_transposed<T, D, ROWS>(p, k, row, now.q);
+            by_transposed<T, D, ROWS>(dp, v, row, now.g);
+            transposed_gradients<ROWS>(p, dp, now.lse, now.dots, key, query, s.scale);
+            by_rows<T, D, ROWS>(dv, p, now.g);
+            by_rows<T, D, ROWS>(dk, dp, now.q);
+        }
+        __syncthreads(); /* before the tile is overwritten */
+    }
+    store_rows<T, D>(k, row, dk, s, dqkv + key_at(s, b, kv), s.ld, key);
+    store_rows<T, D>(v, row, dv, s, dqkv + value_at(s, b, kv), s.ld, key);
+}
+
+template <class T, int D, int MT, int ROWS>
+static int start(const struct ds_attention_bwd_args *a, struct attention_shape s,
+                 struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
+{
+    constexpr unsigned QUERIES = FLASH_WARPS * 16 * MT;
+    constexpr size_t SHARED_DQ = (2 * QUERIES + 4 * FLASH_KEYS) * D * sizeof(T);
+    constexpr size_t SHARED_DKV =
+        2 * FLASH_KEYS * D * sizeof(T) + 2 * query_tile<T, D, ROWS>::BYTES;
+    unsigned dq_grid = (s.seq + QUERIES - 1) / QUERIES * s.batch * s.heads;
+    unsigned dkv_grid = (s.seq + FLASH_KEYS - 1) / FLASH_KEYS * s.batch * s.kv_heads;
+    const T *qkv = (const T *)a->qkv, *dout = (const T *)a->dout;
+    T *dqkv = (T *)a->dqkv;
+    int rc = allow_shared(flash_dq<T, D, MT>, SHARED_DQ, err);
+
+    if (rc == 0)
+        rc = allow_shared(flash_dkv<T, D, ROWS>, SHARED_DKV, err);
+    if (rc != 0)
+        return rc;
+    DS_LAUNCH((flash_dq<T, D, MT>), dq_grid, FLASH_THREADS, SHARED_DQ, stream_of(stream), s, qkv,
+              dout, stats, dqkv);
+    DS_LAUNCH((flash_dkv<T, D, ROWS>), dkv_grid, FLASH_THREADS, SHARED_DKV, stream_of(stream), s,
+              qkv, dout, stats, dqkv);
+    return launched("attention_bwd", err);
+}
+
+template <class T>
+static int flash_bwd(const struct ds_attention_bwd_args *a, struct attention_shape s,
+                     struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
+{
+    s.words = s.words && aligned(a->dout) && aligned(a->dqkv);
+    return s.size <= 64 ? start<T, 64, 1, 64>(a, s, stats, stream, err)
+                        : start<T, 128, 1, 32>(a, s, stats, stream, err);
+}
+
+extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
+                                      struct ds_stream *stream, struct ds_error *err)
+{
+    struct attention_shape s = attention_shape_of(a);
+    size_t rows = (size_t)s.batch * s.heads * s.seq;
+    unsigned grid = (unsigned)((rows + BLOCK / WARP - 1) / (BLOCK / WARP));
+    void *dots;
+    int rc = scratch_of(stream, rows * sizeof(float), &dots, err);
+
+    if (rc != 0)
+        return rc;
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(attention_dots<T>, grid, BLOCK, 0, stream_of(stream), s, (const T *)a->out,
+                       (const T *)a->dout, (float *)dots));
+    if (attention_is_plain(a->act, a->head_size))
+        return ds__cuda_attention_plain_bwd(a, (const float *)dots, stream, err);
+    if (a->act == DS_BF16)
+        return flash_bwd<__nv_bfloat16>(a, s, {a->lse, (const float *)dots}, stream, err);
+    return flash_bwd<__half>(a, s, {a->lse, (const float *)dots}, stream, err);
+}

@@ -1,0 +1,259 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * attention_plain.cu - causal attention without tensor cores.  Not yet run on a GPU.
+ *
+ * For F32, whose sums are then F32 throughout, and for heads wider than the tiles.  A warp has one
+ * query, or for gradients of keys and values one key, and goes over the other side 32 rows at a
+ * time: first a lane has a row and works out its weight, then a lane has every 32nd column.
+ */
+#include "kernels/cuda/attention.cuh"
+
+enum { PLAIN_WARPS = BLOCK / WARP, COLUMNS = PLAIN_MAX / WARP };
+
+/* A warp's shared memory: two rows of numbers, two of weights. */
+struct plain_rows {
+    float *x, *y;         /* [size] */
+    float *first, *other; /* [WARP] */
+};
+
+static __device__ __forceinline__ struct plain_rows plain_rows_of(float *shared, unsigned size)
+{
+    float *mine = shared + threadIdx.x / WARP * (2 * size + 2 * WARP);
+
+    return {mine, mine + size, mine + 2 * size, mine + 2 * size + WARP};
+}
+
+/* The warp's task, of `seq` in each of `heads` * batch heads; false when there is none. */
+static __device__ __forceinline__ bool plain_task(const struct attention_shape &s, unsigned heads,
+                                                  unsigned *b, unsigned *h, unsigned *t)
+{
+    size_t i = (size_t)blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP;
+
+    *t = (unsigned)(i % s.seq);
+    *h = (unsigned)(i / s.seq % heads);
+    *b = (unsigned)(i / s.seq / heads);
+    return *b < s.batch;
+}
+
+template <class T>
+static __device__ __forceinline__ void plain_read(float *to, const T *from, unsigned size)
+{
+    for (unsigned i = threadIdx.x % WARP; i < size; i += WARP)
+        to[i] = widen(from[i]);
+}
+
+template <class T>
+static __device__ __forceinline__ float plain_dot(const float *x, const T *y, unsigned size)
+{
+    float sum = 0.0f;
+
+    for (unsigned i = 0; i < size; i++)
+        sum += x[i] * widen(y[i]);
+    return sum;
+}
+
+/* out += the sum over `rows` rows of weight * row; a lane has the columns lane, lane + 32, ... */
+template <class T>
+static __device__ __forceinline__ void plain_add(float (&out)[COLUMNS], const float *weight,
+                                                 const T *x, size_t ld, unsigned rows,
+                                                 unsigned size)
+{
+    for (unsigned r = 0; r < rows; r++) {
+        DS_UNROLL
+        for (int c = 0; c < COLUMNS; c++) {
+            unsigned i = threadIdx.x % WARP + c * WARP;
+
+            if (i < size)
+                out[c] += weight[r] * widen(x[r * ld + i]);
+        }
+    }
+}
+
+template <class T>
+static __device__ __forceinline__ void plain_write(T *to, const float (&x)[COLUMNS], float by,
+                                                   unsigned size)
+{
+    DS_UNROLL
+    for (int c = 0; c < COLUMNS; c++) {
+        unsigned i = threadIdx.x % WARP + c * WARP;
+
+        if (i < size)
+            narrow(&to[i], x[c] * by);
+    }
+}
+
+static __device__ __forceinline__ float warp_max(float x)
+{
+    for (unsigned o = WARP / 2; o > 0; o /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, o));
+    return x;
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    plain_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
+{
+    DS_DYN_SHARED(float, shared);
+    struct plain_rows w = plain_rows_of(shared, s.size);
+    unsigned lane = threadIdx.x % WARP, b, h, t;
+    float o[COLUMNS] = {}, max = -INFINITY, sum = 0.0f;
+    const T *keys, *values;
+
+    if (!plain_task(s, s.heads, &b, &h, &t))
+        return;
+    keys = qkv + key_at(s, b, h / s.group);
+    values = qkv + value_at(s, b, h / s.group);
+    plain_read(w.x, qkv + query_at(s, b, h) + t * s.ld, s.size);
+    __syncwarp();
+    for (unsigned key = 0; key <= t; key += WARP) {
+        unsigned rows = t + 1 - key < WARP ? t + 1 - key : (unsigned)WARP;
+        float score = -INFINITY, top, shrink, p;
+
+        if (lane < rows)
+            score = plain_dot(w.x, keys + (key + lane) * s.ld, s.size) * s.scale;
+        top = fmaxf(max, warp_max(score));
+        shrink = expf(max - top);
+        max = top;
+        p = expf(score - max);
+        sum = sum * shrink + warp_sum(p);
+        w.first[lane] = p;
+        __syncwarp();
+        for (int c = 0; c < COLUMNS; c++)
+            o[c] *= shrink;
+        plain_add(o, w.first, values + key * s.ld, s.ld, rows, s.size);
+        __syncwarp(); /* before the weights are overwritten */
+    }
+    plain_write(out + out_at(s, b, h) + t * out_ld(s), o, 1.0f / sum, s.size);
+    if (lane == 0)
+        lse[((size_t)b * s.heads + h) * s.seq + t] = max + logf(sum);
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    plain_dq(struct attention_shape s, struct ds_attention_bwd_args a, const float *dots)
+{
+    DS_DYN_SHARED(float, shared);
+    struct plain_rows w = plain_rows_of(shared, s.size);
+    unsigned lane = threadIdx.x % WARP, b, h, t;
+    const T *qkv = (const T *)a.qkv, *keys, *values;
+    float dq[COLUMNS] = {}, lse, dot;
+    size_t at;
+
+    if (!plain_task(s, s.heads, &b, &h, &t))
+        return;
+    at = ((size_t)b * s.heads + h) * s.seq + t;
+    lse = a.lse[at];
+    dot = dots[at];
+    keys = qkv + key_at(s, b, h / s.group);
+    values = qkv + value_at(s, b, h / s.group);
+    plain_read(w.x, qkv + query_at(s, b, h) + t * s.ld, s.size);
+    plain_read(w.y, (const T *)a.dout + out_at(s, b, h) + t * out_ld(s), s.size);
+    __syncwarp();
+    for (unsigned key = 0; key <= t; key += WARP) {
+        unsigned rows = t + 1 - key < WARP ? t + 1 - key : (unsigned)WARP;
+
+        if (lane < rows) {
+            float score = plain_dot(w.x, keys + (key + lane) * s.ld, s.size) * s.scale;
+            float dp = plain_dot(w.y, values + (key + lane) * s.ld, s.size);
+
+            w.first[lane] = expf(score - lse) * (dp - dot) * s.scale;
+        }
+        __syncwarp();
+        plain_add(dq, w.first, keys + key * s.ld, s.ld, rows, s.size);
+        __syncwarp(); /* before the weights are overwritten */
+    }
+    plain_write((T *)a.dqkv + query_at(s, b, h) + t * s.ld, dq, 1.0f, s.size);
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    plain_dkv(struct attention_shape s, struct ds_attention_bwd_args a, const float *dots)
+{
+    DS_DYN_SHARED(float, shared);
+    struct plain_rows w = plain_rows_of(shared, s.size);
+    unsigned lane = threadIdx.x % WARP, b, kv, key;
+    const T *qkv = (const T *)a.qkv;
+    float dk[COLUMNS] = {}, dv[COLUMNS] = {};
+
+    if (!plain_task(s, s.kv_heads, &b, &kv, &key))
+        return;
+    plain_read(w.x, qkv + key_at(s, b, kv) + key * s.ld, s.size);
+    plain_read(w.y, qkv + value_at(s, b, kv) + key * s.ld, s.size);
+    __syncwarp();
+    for (unsigned h = kv * s.group; h < (kv + 1) * s.group; h++) {
+        const T *queries = qkv + query_at(s, b, h), *douts = (const T *)a.dout + out_at(s, b, h);
+        size_t at = ((size_t)b * s.heads + h) * s.seq;
+
+        for (unsigned t = key; t < s.seq; t += WARP) {
+            unsigned rows = s.seq - t < WARP ? s.seq - t : (unsigned)WARP;
+
+            if (lane < rows) {
+                float score = plain_dot(w.x, queries + (t + lane) * s.ld, s.size) * s.scale;
+                float dp = plain_dot(w.y, douts + (t + lane) * out_ld(s), s.size);
+                float p = expf(score - a.lse[at + t + lane]);
+
+                w.first[lane] = p;
+                w.other[lane] = p * (dp - dots[at + t + lane]) * s.scale;
+            }
+            __syncwarp();
+            plain_add(dv, w.first, douts + t * out_ld(s), out_ld(s), rows, s.size);
+            plain_add(dk, w.other, queries + t * s.ld, s.ld, rows, s.size);
+            __syncwarp(); /* before the weights are overwritten */
+        }
+    }
+    plain_write((T *)a.dqkv + key_at(s, b, kv) + key * s.ld, dk, 1.0f, s.size);
+    plain_write((T *)a.dqkv + value_at(s, b, kv) + key * s.ld, dv, 1.0f, s.size);
+}
+
+static unsigned plain_grid(const struct attention_shape &s, unsigned heads)
+{
+    size_t tasks = (size_t)s.batch * heads * s.seq;
+
+    return (unsigned)((tasks + PLAIN_WARPS - 1) / PLAIN_WARPS);
+}
+
+static size_t plain_shared(const struct attention_shape &s)
+{
+    return PLAIN_WARPS * (2 * s.size + 2 * WARP) * sizeof(float);
+}
+
+static int too_wide(size_t size, struct ds_error *err)
+{
+    if (size <= PLAIN_MAX)
+        return 0;
+    return ds_fail(err, ENOTSUP, "heads of %zu elements: attention on CUDA has up to %d", size,
+                   (int)PLAIN_MAX);
+}
+
+int ds__cuda_attention_plain_fwd(const struct ds_attention_fwd_args *a, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    struct attention_shape s = attention_shape_of(a);
+    int rc = too_wide(a->head_size, err);
+
+    if (rc != 0)
+        return rc;
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(plain_fwd<T>, plain_grid(s, s.heads), BLOCK, plain_shared(s),
+                       stream_of(stream), s, (const T *)a->qkv, (T *)a->out, a->lse));
+    return launched("attention_fwd", err);
+}
+
+int ds__cuda_attention_plain_bwd(const struct ds_attention_bwd_args *a, const float *dots,
+                                 struct ds_stream *stream, struct ds_error *err)
+{
+    struct attention_shape s = attention_shape_of(a);
+    cudaStream_t queue = stream_of(stream);
+    int rc = too_wide(a->head_size, err);
+
+    if (rc != 0)
+        return rc;
+    DS_TYPED(
+        a->act, T,
+        DS_LAUNCH(plain_dq<T>, plain_grid(s, s.heads), BLOCK, plain_shared(s), queue, s, *a, dots));
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(plain_dkv<T>, plain_grid(s, s.kv_heads), BLOCK, plain_shared(s), queue, s,
+                       *a, dots));
+    return launched("attention_bwd", err);
+}

@@ -1,0 +1,116 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * ptx.cc - products of tiles, loads of matrices, asynchronous copies; the contract is in ptx.cuh.
+ *
+ * Source  PTX ISA: figures of the fragments of m16n8k16 for .f16 and .bf16, and of ldmatrix
+ */
+#include "tests/cudaemu/cudaemu.cuh"
+
+#include <stdio.h>
+
+enum { ROWS = 16, COLUMNS = 8, DEPTH = 16 };
+
+static uint16_t half_of(unsigned word, unsigned i)
+{
+    return (uint16_t)(word >> 16 * i);
+}
+
+CUDAEMU_INTERNAL void cudaemu_multiply(void *const *lanes)
+{
+    float a[ROWS][DEPTH], b[DEPTH][COLUMNS];
+
+    for (unsigned lane = 0; lane < 32; lane++) {
+        const struct cudaemu_product *p = (const struct cudaemu_product *)lanes[lane];
+        unsigned group = lane / 4, in_group = lane % 4;
+
+        for (unsigned i = 0; i < 8; i++) { /* a0 .. a7 and, of those, b0 .. b3 */
+            unsigned row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
+            unsigned k = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
+
+            a[row][k] = p->widen(half_of(p->a[i / 2], i & 1));
+        }
+        for (unsigned i = 0; i < 4; i++)
+            b[in_group * 2 + (i & 1) + (i < 2 ? 0 : 8)][group] =
+                p->widen(half_of(p->b[i / 2], i & 1));
+    }
+    for (unsigned lane = 0; lane < 32; lane++) {
+        float *c = ((const struct cudaemu_product *)lanes[lane])->c;
+
+        for (unsigned i = 0; i < 4; i++) {
+            unsigned row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + (i & 1);
+
+            for (unsigned k = 0; k < DEPTH; k++)
+                c[i] += a[row][k] * b[k][column];
+        }
+    }
+}
+
+[[noreturn]] static void misaligned(const char *what, const void *at)
+{
+    fprintf(stderr, "cudaemu: %s at %p is not aligned\n", what, at);
+    abort();
+}
+
+/* Lane l names row l % 8 of matrix l / 8; of matrix i, a lane gets from row l / 4 the elements
+ * 2 (l % 4) and the next; transposed, from the rows 2 (l % 4) and the next the element l / 4. */
+CUDAEMU_INTERNAL void cudaemu_load_matrices(void *const *lanes)
+{
+    uint16_t matrix[4][8][8];
+
+    for (unsigned lane = 0; lane < 32; lane++) {
+        const void *row = ((const struct cudaemu_matrices *)lanes[lane])->row;
+
+        if ((uintptr_t)row % 16 != 0)
+            misaligned("a row of a matrix", row);
+        memcpy(matrix[lane / 8][lane % 8], row, 16);
+    }
+    for (unsigned lane = 0; lane < 32; lane++) {
+        const struct cudaemu_matrices *m = (const struct cudaemu_matrices *)lanes[lane];
+        unsigned i = lane / 4, j = lane % 4 * 2;
+
+        for (unsigned k = 0; k < 4; k++) {
+            uint16_t low = m->transposed ? matrix[k][j][i] : matrix[k][i][j];
+            uint16_t high = m->transposed ? matrix[k][j + 1][i] : matrix[k][i][j + 1];
+
+            m->to[k] = low | (unsigned)high << 16;
+        }
+    }
+}
+
+void cudaemu_copy(void *to, const void *from, unsigned bytes, bool there)
+{
+    cudaemu_thread *c = cudaemu_current;
+
+    if ((uintptr_t)to % bytes != 0 || (uintptr_t)from % bytes != 0)
+        misaligned("an asynchronous copy", (uintptr_t)to % bytes != 0 ? to : from);
+    if (c->copies == CUDAEMU_COPIES) {
+        fprintf(stderr, "cudaemu: more than %d asynchronous copies under way\n", CUDAEMU_COPIES);
+        abort();
+    }
+    memset(to, 0xff, bytes);
+    c->copy[c->copies++] = {to, there ? from : nullptr, bytes, c->groups};
+}
+
+void cudaemu_commit()
+{
+    cudaemu_current->groups++;
+}
+
+/* The copies of all groups but the last `under_way`, in their order. */
+void cudaemu_wait(unsigned under_way)
+{
+    cudaemu_thread *c = cudaemu_current;
+    unsigned done = 0;
+
+    for (; done < c->copies && c->copy[done].group + under_way < c->groups; done++) {
+        const struct cudaemu_copy_of &x = c->copy[done];
+
+        if (x.from == nullptr)
+            memset(x.to, 0, x.bytes);
+        else
+            memcpy(x.to, x.from, x.bytes);
+    }
+    c->copies -= done;
+    memmove(c->copy, c->copy + done, c->copies * sizeof(c->copy[0]));
+}

@@ -1,0 +1,62 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * ptx.cuh - the instructions of kernels/cuda/ptx.cuh in the emulation.
+ *
+ * Each is what the PTX ISA says that it is, lane by lane: the last lane of the warp to arrive works
+ * for all.  A product sums in the order of k, which a device need not do.  An asynchronous copy
+ * poisons what it will write and is done when its thread waits for it, so a missing wait shows; of
+ * a row or a copy that is not aligned as the instruction demands the program dies.
+ *
+ * Tests   tests/cudaemu/test_emulation.c
+ */
+#ifndef DS_TESTS_CUDAEMU_PTX_CUH
+#define DS_TESTS_CUDAEMU_PTX_CUH
+
+#define __syncwarp()                cudaemu_together(nullptr, nullptr, __FILE__, __LINE__)
+#define ptx_copy16(to, from, there) cudaemu_copy((to), (from), 16, (there))
+#define ptx_copy4(to, from, there)  cudaemu_copy((to), (from), 4, (there))
+#define ptx_commit()                cudaemu_commit()
+
+/* What one lane brings to a product and to a load of matrices. */
+struct cudaemu_product {
+    float *c;
+    const unsigned *a;
+    unsigned b[2];
+    float (*widen)(uint16_t);
+};
+
+struct cudaemu_matrices {
+    unsigned *to;
+    const void *row;
+    bool transposed;
+};
+
+void cudaemu_multiply(void *const *lanes);
+void cudaemu_load_matrices(void *const *lanes);
+void cudaemu_copy(void *to, const void *from, unsigned bytes, bool there);
+void cudaemu_commit();
+void cudaemu_wait(unsigned under_way);
+
+template <class T>
+static inline void ptx_mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1)
+{
+    constexpr bool half = std::is_same<T, __half>::value;
+    struct cudaemu_product mine = {c, a, {b0, b1}, half ? ds_f16_to_f32 : ds_bf16_to_f32};
+
+    cudaemu_together(&mine, cudaemu_multiply, __FILE__, __LINE__);
+}
+
+template <bool TRANS> static inline void ptx_ldmatrix(unsigned (&to)[4], const void *row)
+{
+    struct cudaemu_matrices mine = {to, row, TRANS};
+
+    cudaemu_together(&mine, cudaemu_load_matrices, __FILE__, __LINE__);
+}
+
+template <int N> static inline void ptx_wait()
+{
+    cudaemu_wait(N);
+}
+
+#endif

@@ -28,6 +28,7 @@ int main(int argc, char **argv)
     struct ds_agent_args args = {.exe_dir = exe_dir};
     struct ds_slurm_join join = {.fd = -1};
     struct ds_error err = {0};
+    const pid_t self = getpid(); /* once there is a guard, its */
     bool slurm, local, guard = false;
     int null_fd, code = DS_EXIT_OK;
 
@@ -44,12 +45,13 @@ int main(int argc, char **argv)
         ds_log(DS_LOG_ERROR, "%s", err.text);
         return DS_EXIT_SOFTWARE;
     }
-    if (!local && !slurm && ds_guard_enter(&guard, &code, &err) != 0) {
+    if (!local && ds_guard_enter(&guard, &code, &err) != 0) {
         ds_log(DS_LOG_ERROR, "%s", err.text);
         return DS_EXIT_SOFTWARE;
     }
     if (guard)
         return code;
+    args.guard = local ? 0 : self;
     args.in_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);
     args.out_fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);
     null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);

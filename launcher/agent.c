@@ -40,6 +40,7 @@ struct agent {
     struct ds_sealed sealed; /* under Slurm: what the channel speaks through */
     struct ds_watch lease;   /* and stdin, which ends with srun */
     bool joined;
+    pid_t guard; /* 0: none */
     const char *exe_dir;
     struct ds_arena arena;
     struct ds_buf spec_bytes;
@@ -430,13 +431,19 @@ static uint64_t interval_ns(const struct agent *agent)
     return ds_pulse_interval_ns(lease_ns(agent));
 }
 
-/* The launcher beats; without it for the whole lease the job is over here, though the line may
- * stand.  Time in which this process itself did not run is not the launcher's. */
+/* The guard lives, and the launcher beats; without it for the whole lease the job is over here,
+ * though the line may stand.  Time in which this process itself did not run is not the
+ * launcher's. */
 static void check_lease(struct agent *agent, uint64_t now_ns)
 {
     uint64_t slept_ns = now_ns - agent->turned_ns;
 
     agent->turned_ns = now_ns;
+    if (agent->guard != 0 && getppid() != agent->guard) { /* killed */
+        agent->over = true;
+        agent->exit_code = DS_EXIT_UNAVAILABLE;
+        return;
+    }
     if (slept_ns > 3 * interval_ns(agent))
         agent->heard_ns = now_ns;
     if (agent->ranks == 0 || lease_ns(agent) == 0 || now_ns < agent->heard_ns + lease_ns(agent))
@@ -483,6 +490,7 @@ static int serve(struct agent *agent, struct ds_error *err)
 int ds_agent_run(const struct ds_agent_args *args)
 {
     struct agent agent = {.loop = {.epoll_fd = -1},
+                          .guard = args->guard,
                           .exe_dir = args->exe_dir,
                           .port_fd = -1,
                           .up = {.in_fd = -1, .out_fd = -1},

@@ -20,6 +20,8 @@
 #ifndef DS_LAUNCHER_AGENT_H
 #define DS_LAUNCHER_AGENT_H
 
+#include <sys/types.h>
+
 struct ds_slurm_join;
 
 struct ds_agent_args {
@@ -27,6 +29,7 @@ struct ds_agent_args {
     /* (optional) The channel is this connection instead; then in_fd is only the lease, and out_fd
      * is not used.  Its socket is taken. */
     const struct ds_slurm_join *join;
+    pid_t guard;         /* the parent, without which nothing runs here; 0: dsrun is */
     const char *exe_dir; /* where dsrun-worker lies */
 };
 

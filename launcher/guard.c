@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,12 +38,14 @@ int ds_guard_enter(bool *guard, int *code, struct ds_error *err)
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGHUP);
+    (void)sigaddset(&set, SIGUSR1);           /* Slurm sends it to every process of a step */
     (void)sigprocmask(SIG_BLOCK, &set, &old); /* before there is a child to be told of */
     ds_reap_become();
     agent = fork();
     if (agent < 0)
         return ds_fail(err, errno, "cannot start a process: %s", strerror(errno));
     if (agent == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, (unsigned long)SIGCHLD, 0UL, 0UL, 0UL);
         (void)sigprocmask(SIG_SETMASK, &old, NULL);
         return 0;
     }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""replay - twelve things that go wrong with other launchers, on real hosts over ssh.
+"""replay - the cases of other launchers' tests and complaints that only real hosts show, over ssh and under Slurm.
 
-The same under Slurm, where it applies: slurm.py.  Faults of every kind in numbers: campaign.py.
+Faults of every kind in numbers: campaign.py.
 """
 import json
 import shutil
@@ -13,36 +13,34 @@ import time
 
 import beds
 import harness as h
+import places
+from places import until
 
-LIMIT = 40  # seconds for anything to happen; nothing takes nearly as long
+LIMIT = 60  # seconds for anything to happen; nothing takes nearly as long
 beds.require()
 LIBEXEC = h.work() / "libexec"
 LIBEXEC.mkdir()
 shutil.copy(h.BUILD / "libexec" / "dsrun" / "dsrun-agent", LIBEXEC / "dsrun-agent")
 shutil.copy(h.BUILD / "tests" / "e2e" / "fake_worker", LIBEXEC / "dsrun-worker")
-JOB = h.write_job(steps=10, batch=8)
+JOB = h.write_job(steps=10, batch=24)
+PROLOG = h.work() / "prolog"  # what Slurm lets a site print into every task
+PROLOG.write_text("#!/bin/sh\n")
+PROLOG.chmod(0o755)
 _runs = 0
 
 
-def until(true, seconds=LIMIT):
-    end = time.monotonic() + seconds
-    while not (found := true()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return found
-
-
 class Run:
-    """One dsrun on the head, started; output in a file."""
+    """One dsrun, started; output in a file."""
 
-    def __init__(self, bed, *options, hosts=None, wait=True, **fake):
+    def __init__(self, place, *options, hosts=None, wait=True, **fake):
         global _runs
         _runs += 1
-        self.bed, self.dir, self.log = bed, h.work() / f"run-{_runs}", h.work() / f"log-{_runs}"
-        words = ["-H", hosts or bed.hostfile, "--via", "ssh", "--run-dir", self.dir, *options]
+        self.place, self.dir = place, h.work() / f"run-{_runs}"
+        words = ["--run-dir", self.dir, *options]
         for name, script in fake.items():
             words += ["--env", f"{name}={script}"]
-        with open(self.log, "wb") as log:
-            self.process = bed.start(h.DSRUN, *words, JOB, stdout=log, stderr=log, DSRUN_LIBEXEC=str(LIBEXEC))
+        self.process = place.start("run", *words, JOB, hosts=hosts, DSRUN_LIBEXEC=str(LIBEXEC))
+        self.said = None
         if wait:
             until(lambda: self.has("started") or self.process.poll() is not None)
 
@@ -52,109 +50,125 @@ class Run:
         except (OSError, ValueError):
             return False
 
-    def text(self):
-        return self.log.read_text(errors="replace")
-
     def end(self):
         """Its exit code, or None when it does not end."""
         try:
-            return self.process.wait(LIMIT)
+            out, err = self.process.communicate(timeout=LIMIT)
+            code = self.process.returncode
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
-            return None
+            out, err = self.process.communicate()
+            code = None
+        self.said = (out + err).decode(errors="replace")
+        return code
+
+    def text(self):
+        return self.said or ""
+
+    def log(self, rank):
+        path = self.dir / f"logs/rank-{rank:05}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
 
-def clean(bed, name):
-    still = {}
-
-    def look():
-        still.clear()
-        still.update({host: found for host in bed.names if (found := bed.processes(host))})
-        return not still
-    h.ok(until(look), f"{name}: no process is left on any host", still)
+def clean(place, name):
+    still = place.left()
+    h.ok(not still, f"{name}: no process is left on any host", still)
 
 
-def pid_of(bed, host, word):
-    return max((pid for pid, line in bed.processes(host).items() if word in line), default=0)
+# Every case is run over ssh, then under Slurm, and is named so.
 
-
-def test_failures(bed):
-    run = Run(bed, FAKE="deaf", FAKE_1="sleep:300;exit:3")
+def test_failures(place, by):
+    run = Run(place, FAKE="deaf", FAKE_1="sleep:300;exit:3")
     h.ok(run.end() == 3 and "rank 1 on node2 ended with code 3" in run.text(),
-         "a rank exits 3 while another sleeps: 3", run.text())
-    clean(bed, "exit 3")
-    run = Run(bed, FAKE="train:50", FAKE_1="sleep:300;kill:9")
-    h.ok(run.end() == 137, "a rank is killed by SIGKILL: 137", run.text())
-    clean(bed, "SIGKILL")
-    run = Run(bed, FAKE="orphan;deaf")
-    until(lambda: len(bed.processes("node2")) >= 4)
-    bed.on("node2", "kill", "-KILL", str(pid_of(bed, "node2", "dsrun-agent")))
-    h.ok(run.end() == 70 and "host 'node2' was lost" in run.text(), "an agent is killed: not 0, named", run.text())
-    clean(bed, "an agent is killed, its ranks had daemons")
-    run = Run(bed, FAKE="orphan;deaf")
+         f"{by}: a rank exits 3 while another sleeps: 3", run.text())
+    clean(place, f"{by}: exit 3")
+    run = Run(place, FAKE="train:50", FAKE_1="sleep:300;kill:9")
+    h.ok(run.end() == 137 and "rank 1 on node2 was killed by signal 9" in run.text(),
+         f"{by}: a rank is killed by SIGKILL: 137", run.text())
+    clean(place, f"{by}: SIGKILL")
+    run = Run(place, FAKE="orphan;deaf")
+    until(lambda: place.running("dsrun-worker") >= 2 * len(place.names))
+    place.kill("dsrun-agent", host=1)
+    h.ok(run.end() == 70 and "host 'node2' was lost" in run.text(), f"{by}: an agent is killed: not 0, named", run.text())
+    clean(place, f"{by}: an agent is killed, its ranks had daemons")
+    run = Run(place, FAKE="orphan;deaf")
+    until(lambda: place.running("dsrun-worker") >= 2 * len(place.names))
+    place.kill("dsrun-agent", host=2, which=min)
+    h.ok(run.end() == 70 and "host 'node3' was lost" in run.text(), f"{by}: an agent's guard is killed: the same", run.text())
+    clean(place, f"{by}: a guard is killed, the ranks had daemons")
+    run = Run(place, FAKE="orphan;deaf")
     run.process.kill()
-    run.process.wait()
-    clean(bed, "dsrun is killed")
-    run = Run(bed, "--grace", "1", FAKE="deaf")
+    run.end()
+    clean(place, f"{by}: dsrun is killed")
+    run = Run(place, "--grace", "1", FAKE="deaf")
     run.process.send_signal(signal.SIGTERM)
-    h.ok(run.end() == 143, "SIGTERM, and ranks that do not listen: killed after the grace, 143", run.text())
-    clean(bed, "SIGTERM")
+    h.ok(run.end() == 143, f"{by}: SIGTERM, and ranks that do not listen: killed after the grace, 143", run.text())
+    clean(place, f"{by}: SIGTERM")
 
 
-def test_grace(bed):
-    hosts = h.work() / "four.hosts"
-    hosts.write_text("".join(f"{name} slots=4\n" for name in bed.names[:2]))
-    run = Run(bed, "--grace", "1", hosts=hosts, FAKE="deaf")
+def test_grace(place, by):
+    hosts = place.hostfile("".join(place.line(i, slots=4) + "\n" for i in range(2)))
+    run = Run(place, "--grace", "1", hosts=hosts, FAKE="deaf")
     began = time.monotonic()
     run.process.send_signal(signal.SIGINT)
     code = run.end()
     took = time.monotonic() - began
-    h.ok(code == 130, f"eight ranks ignore a stop: killed together, 130 (after {took:.1f} s, grace 1 s)", run.text())
-    clean(bed, "eight ranks")
+    h.ok(code == 130, f"{by}: eight ranks ignore a stop: killed together, 130 (after {took:.1f} s, grace 1 s)", run.text())
+    clean(place, f"{by}: eight ranks")
 
 
-def test_two_jobs(bed):
-    first, second = Run(bed, FAKE="train:50"), Run(bed, FAKE="train:50")
+def test_two_jobs(place, by):
+    first, second = Run(place, FAKE="train:50"), Run(place, FAKE="train:50")
     first.process.send_signal(signal.SIGINT)
-    h.ok(first.end() == 75, "two jobs on the same hosts: one is stopped", first.text())
-    h.ok(second.process.poll() is None and all(bed.processes(name) for name in bed.names),
-         "and the other goes on", second.text())
+    h.ok(first.end() == 75, f"{by}: two jobs on the same hosts: one is stopped", first.text())
+    h.ok(second.process.poll() is None and place.running("dsrun-worker") == len(place.names),
+         f"{by}: and the other goes on", second.text())
     second.process.send_signal(signal.SIGINT)
-    h.ok(second.end() == 75, "until it is stopped itself", second.text())
-    clean(bed, "two jobs")
+    h.ok(second.end() == 75, f"{by}: until it is stopped itself", second.text())
+    clean(place, f"{by}: two jobs")
 
 
-def test_login_noise(bed):
-    bashrc = next(bed.base.glob("home/*/")) / ".bashrc"
+def test_noise(place, by):
+    """What a login, or a site's prolog of tasks, prints where dsrun's own frames are expected."""
+    bashrc = next(place.bed.base.glob("home/*/")) / ".bashrc"
     bashrc.write_text("echo 'Welcome; DSRUN is here'\nprintf 'noise\\001\\377\\n' >&2\nprintf 'no line end'\n")
-    run = Run(bed, FAKE="out:hello")
-    h.ok(run.end() == 0, "a banner on stdout and stderr has no effect", run.text())
+    quiet = PROLOG.read_text()
+    PROLOG.write_text(quiet + "echo 'print Welcome; DSRUN is here'\nprintf 'noise\\001\\377\\n' >&2\n"
+                      "echo 'export FROM_PROLOG=set'\n")
+    run = Run(place, FAKE="out:hello;env:FROM_PROLOG")
+    h.ok(run.end() == 0 and run.log(3).startswith("hello\n"), f"{by}: a banner on stdout and stderr has no effect",
+         run.text() + run.log(3))
+    if by == "slurm":
+        h.ok(run.log(3) == "hello\nset\n", "slurm: though the prolog ran, and its variables reach ranks", run.log(3))
     bashrc.unlink()
+    PROLOG.write_text(quiet)
 
 
-def test_slots(bed):
-    hosts = h.work() / "unequal.hosts"
-    hosts.write_text(f"{bed.names[0]} slots=3\n{bed.names[1]} slots=1\n{bed.names[2]} slots=4\n")
-    run = Run(bed, hosts=hosts, FAKE="env:LOCAL_RANK;env:LOCAL_WORLD_SIZE;env:NODE_RANK")
+def test_slots(place, by):
+    hosts = place.hostfile("".join(place.line(i, slots=n) + "\n" for i, n in enumerate((3, 1, 4))))
+    run = Run(place, hosts=hosts, FAKE="env:LOCAL_RANK;env:LOCAL_WORLD_SIZE;env:NODE_RANK")
     code = run.end()
-    seen = [(run.dir / f"logs/rank-{rank:05}.log").read_text().split() for rank in range(8)]
+    seen = [run.log(rank).split() for rank in range(8)]
     want = [[str(local), str(slots), str(node)] for node, slots in enumerate((3, 1, 4)) for local in range(slots)]
-    h.ok(code == 0 and seen == want, "unequal slots: LOCAL_RANK from 0 on each host, in order", f"{seen}\n{run.text()}")
+    h.ok(code == 0 and seen == want, f"{by}: unequal slots: LOCAL_RANK from 0 on each host, in order",
+         f"{seen}\n{run.text()}")
 
 
-def test_names(bed):
-    run = Run(bed, hosts=h.work() / "missing", wait=False, FAKE="")
-    h.ok(run.end() == 2 and "missing" in run.text(), "a hostfile that is missing: 2", run.text())
+def test_names(place, by):
+    run = Run(place, hosts=h.work() / "missing", wait=False, FAKE="")
+    h.ok(run.end() == 2 and "missing" in run.text(), f"{by}: a hostfile that is missing: 2", run.text())
     variables = h.work() / "variables.env"
     variables.write_text("# a comment\n\nexport A=one\nB='two words'\nC=\"three # words\"\n")
-    run = Run(bed, "--env-file", variables, FAKE="env:A;env:B;env:C")
-    h.ok(run.end() == 0 and (run.dir / "logs/rank-00001.log").read_text() == "one\ntwo words\nthree # words\n",
-         "an env file with blank lines, comments, export and quotes", run.text())
+    run = Run(place, "--env-file", variables, FAKE="env:A;env:B;env:C")
+    h.ok(run.end() == 0 and run.log(1) == "one\ntwo words\nthree # words\n",
+         f"{by}: an env file with blank lines, comments, export and quotes", run.text())
 
 
-def test_keys(bed):
-    known = next(bed.base.glob("home/*/.ssh/")) / "known_hosts"
+def test_keys(place, by):
+    """ssh alone: Slurm's nodes have no host keys, munge proves them; the job's own key is slurm.py's."""
+    if by != "ssh":
+        return
+    known = next(place.bed.base.glob("home/*/.ssh/")) / "known_hosts"
     text = known.read_text()
     lines = text.splitlines()
     node3 = next(line for line in lines if line.split()[0].split(",")[0] == "node3")
@@ -162,15 +176,27 @@ def test_keys(bed):
     for name, changed in [("unknown", [line for line in lines if line != node3]),
                           ("changed", [line if line != node3 else " ".join([line.split()[0], *other[1:]]) for line in lines])]:
         known.write_text("\n".join(changed) + "\n")
-        run = Run(bed, wait=False, FAKE="deaf")
+        run = Run(place, wait=False, FAKE="deaf")
         code = run.end()
-        started = [host for host in bed.names if bed.processes(host)]
+        started = [host for host in place.names if place.bed.processes(host)]
         h.ok(code == 69 and "node3" in run.text() and not run.has("started") and not started,
              f"a host key that is {name}: 69, nothing is started anywhere", f"{code} {started}\n{run.text()}")
     known.write_text(text)
 
 
-with beds.Hosts(4) as the_bed:
+def test_srun(place, by):
+    """Slurm alone: the launcher has a child, whose end is that of all."""
+    if by != "slurm":
+        return
+    run = Run(place, FAKE="orphan;deaf")
+    srun = [pid for pid, line in h.processes().items() if line.startswith("srun --nodes=4")]
+    for pid in srun:
+        subprocess.run(["kill", "-KILL", str(pid)], check=False)
+    h.ok(run.end() in (69, 70) and srun, "slurm: srun is killed: not 0", run.text())
+    clean(place, "slurm: srun is killed")
+
+
+for the_place in places.beds_of(4, conf=f"TaskProlog={PROLOG}"):
     for test in [value for name, value in list(globals().items()) if name.startswith("test_")]:
-        test(the_bed)
+        test(the_place, the_place.name)
 h.done()

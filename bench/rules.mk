@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # rules.mk - the benches.  The peers are built where their libraries are there, else left out.
-BENCH_BIN := $(B)/bench/allreduce $(B)/bench/adamw $(B)/bench/ckpt
+BENCH_BIN := $(B)/bench/adamw $(B)/bench/ckpt
 
-$(B)/bench/allreduce: $(B)/bench/allreduce.o $(call LIB,comm base)
 $(B)/bench/adamw: $(B)/bench/adamw.o $(call LIB,cpu ops base)
 $(B)/bench/ckpt: $(B)/bench/ckpt.o $(call LIB,ckpt plan job ops base)
 $(B)/bench/ckpt: BENCH_LIBS = $(LIBS_worker)
@@ -17,9 +16,9 @@ $(BENCH_BIN):
 bench-peers: $(B)/bench/floor.o $(call LIB,base)
 	$(Q)$(CC) -o $(B)/bench/floor $^ -lopenblas 2>/dev/null || \
 	    echo '  no OpenBLAS to link: the matrix-product floor is left out (package libopenblas-dev)'
-	$(Q)if command -v mpicc >/dev/null; then \
-	    mpicc -O2 -std=c11 -o $(B)/bench/mpi_allreduce bench/peers/mpi_allreduce.c; \
-	else echo '  no mpicc: MPI is left out (package libopenmpi-dev)'; fi
+	$(Q)if echo '#include <mpi.h>' | mpicc -x c -fsyntax-only - 2>/dev/null; then \
+	    mpicc -O2 -std=c11 -o $(B)/bench/mpi_comm bench/peers/mpi_comm.c; \
+	else echo '  no mpicc or no mpi.h: MPI is left out (package libopenmpi-dev)'; fi
 	$(Q)/usr/bin/python3 -c 'import torch' 2>/dev/null || \
 	    echo '  no PyTorch: it is left out (packages python3-torch libopenblas0-openmp)'
 

@@ -19,15 +19,16 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import adamw
-import allreduce
 import ckpt
+import comm
+import model
 import stages
 import start
 import step
 from common import HERE, Failed, machine
 
-BENCHES = {"allreduce": allreduce, "adamw": adamw, "ckpt": ckpt, "start": start, "step": step,
-           "stages": stages}
+BENCHES = {"comm": comm, "adamw": adamw, "ckpt": ckpt, "start": start, "step": step,
+           "stages": stages, "model": model}
 
 
 class Context:

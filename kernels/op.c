@@ -281,6 +281,24 @@ static const char *check_lamb(const struct ds_lamb_args *a)
     return check_update(a->n, a->p, a->m, DS_F32, a->p_low, a->low_type);
 }
 
+static const char *check_muon_moments(const struct ds_muon_moments_args *a)
+{
+    if (a->n != 0 && a->m == NULL)
+        return "a pointer is missing";
+    return check_update(a->n, a->u, a->grad, a->grad_type, NULL, DS_F32);
+}
+
+static const char *check_muon(const struct ds_muon_args *a)
+{
+    return check_update(a->n, a->p, a->x, DS_F32, a->p_low, a->low_type);
+}
+
+static const char *check_affine(const struct ds_affine_args *a)
+{
+    return a->rows != 0 && a->cols != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing"
+                                                                          : NULL;
+}
+
 static const char *check_cast(const struct ds_cast_args *a)
 {
     if (!is_act(a->from) || !is_act(a->to))

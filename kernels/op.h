@@ -60,6 +60,9 @@
     X(ADAGRAD,       adagrad) \
     X(LAMB_MOMENTS,  lamb_moments) \
     X(LAMB,          lamb) \
+    X(MUON_MOMENTS,  muon_moments) \
+    X(MUON,          muon) \
+    X(AFFINE,        affine) \
     X(CAST,          cast)
 
 enum ds_op {
@@ -259,7 +262,7 @@ struct ds_sumsq_args {
     uint64_t *nonfinite;
 };
 
-/* --- optimizers: one pass over n elements, LAMB in two -------------------------------------------
+/* --- optimizers: one pass over n elements, LAMB and Muon in two ----------------------------------
  *
  * In all of them g = grad * grad_scale, grad is F32, BF16 or F16, and when p_low is given the new p
  * is also written there, rounded to `low_type` (BF16 or F16).  An element's new value depends on
@@ -341,6 +344,36 @@ struct ds_lamb_args {
     void *p_low;
     double lr, eps, weight_decay;
     double bias1, bias2;
+};
+
+/* Muon, before its direction is made orthogonal:
+ *   m = momentum * m + (1 - momentum) * g
+ *   u = nesterov ? (1 - momentum) * g + momentum * m : m      what u held before is not used */
+struct ds_muon_moments_args {
+    size_t n;
+    float *m, *u;
+    enum ds_dtype grad_type;
+    const void *grad;
+    double momentum, grad_scale;
+    bool nesterov;
+};
+
+/* And after: p = p - lr * weight_decay * p - step * x, element by element. */
+struct ds_muon_args {
+    size_t n;
+    float *p;
+    const float *x;
+    enum ds_dtype low_type;
+    void *p_low; /* or NULL */
+    double lr, weight_decay, step;
+};
+
+/* y = alpha * x, and beta added on the diagonal.  x, y [rows, cols] dense; y may be x. */
+struct ds_affine_args {
+    size_t rows, cols;
+    const float *x;
+    float *y;
+    double alpha, beta;
 };
 
 /* n elements from one type to another of F32, BF16 and F16, or the same. */

@@ -84,7 +84,7 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
     };
     for (unsigned i = 0; i < plan->optim_states; i++)
         engine->lines.state[i] =
-            (float *)memory[DS_ARENA_MOMENTS] + i * ds_plan_line_elems(plan, DS_ARENA_MOMENTS);
+            (float *)memory[DS_ARENA_MOMENTS] + (i > 0 ? ds_plan_state_elems(plan, 0) : 0);
     engine->params = calloc(plan->buckets, sizeof(*engine->params));
     engine->grads = calloc(plan->buckets, sizeof(*engine->grads));
     if (plan->by_tensor)
@@ -247,33 +247,51 @@ static int backward(struct ds_engine *engine, const struct ds_instr *instr, stru
     return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
 }
 
-/* This rank's slice of every bucket, so that the sum is the same however gradients are sharded. */
+static int add_squares(struct ds_engine *engine, struct ds_held part, double *sum,
+                       uint64_t *nonfinite, struct ds_error *err)
+{
+    double squares = 0.0;
+    uint64_t bad = 0;
+    const struct ds_sumsq_args args = {
+        .n = part.count,
+        .x = engine->lines.grads + part.at,
+        .sum = &squares,
+        .nonfinite = &bad,
+    };
+    int rc = ds_sumsq(&args, engine->stream, err);
+
+    *sum += squares;
+    *nonfinite += bad;
+    return rc;
+}
+
+/* This rank's slice of every bucket, so that the sum is the same however gradients are sharded; not
+ * the padding, which may hold anything. */
 static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinite,
                        struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
+    int rc = 0;
 
     *sum = 0.0;
     *nonfinite = 0;
-    for (size_t i = 0; i < plan->buckets; i++) {
-        struct ds_held slice = ds_held_within(ds_plan_slice(plan, DS_ARENA_GRADS, i), 0,
-                                              plan->bucket[i].elems); /* no padding */
-        double squares = 0.0;
-        uint64_t bad = 0;
-        const struct ds_sumsq_args args = {
-            .n = slice.count,
-            .x = engine->lines.grads + slice.at,
-            .sum = &squares,
-            .nonfinite = &bad,
-        };
-        int rc = ds_sumsq(&args, engine->stream, err);
+    for (size_t i = 0; rc == 0 && i < plan->buckets; i++) {
+        struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, i);
 
-        if (rc != 0)
-            return rc;
-        *sum += squares;
-        *nonfinite += bad;
+        if (!plan->bucket[i].gaps)
+            rc = add_squares(engine, ds_held_within(slice, 0, plan->bucket[i].elems), sum,
+                             nonfinite, err);
+        for (size_t k = 0; rc == 0 && plan->bucket[i].gaps && k < plan->spans; k++) {
+            const struct ds_plan_span *span = &plan->span[k];
+
+            if (span->bucket == i)
+                rc = add_squares(
+                    engine,
+                    ds_held_within(slice, span->offset - plan->bucket[i].offset, span->elems), sum,
+                    nonfinite, err);
+        }
     }
-    return 0;
+    return rc;
 }
 
 /* The first tensor of which this rank's gradient is not finite; `params` when there is none. */
@@ -411,12 +429,16 @@ static int update_span(struct ds_engine *engine, const struct ds_plan_span *span
         .weight_decay = span->weight_decay,
         .grad_scale = grad_scale(engine),
         .update = engine->step->update,
+        .rows = span->rows,
+        .cols = span->cols,
+        .scale = span->scale,
+        .work = engine->own[DS_ARENA_ACTIVATIONS], /* empty at the end of a step */
     };
 
     if (plan->by_tensor)
         args.lr *= ds_trust_ratio(engine->norms, (size_t)(span - plan->span));
     for (unsigned i = 0; i < plan->optim_states; i++)
-        args.state[i] = engine->lines.state[i] + states.at;
+        args.state[i] = engine->lines.state[i] + ds_plan_state_at(plan, span->bucket, i, states.at);
     return args.n == 0 ? 0 : ds_update(engine->args.job, &args, engine->stream, err);
 }
 

@@ -3,7 +3,7 @@
 # One variable per room; rooms link upward only as docs/architecture.md draws.
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
-    $(addprefix runtime/plan/,bucket.c held.c sequence.c window.c recompute.c schedule.c memory.c wire.c cost.c \
+    $(addprefix runtime/plan/,bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c memory.c wire.c cost.c \
     describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c work.c predict.c search.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
@@ -15,4 +15,4 @@ SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_
     inspect.c)
 SRC_engine := $(addprefix runtime/,engine.c exchange.c commlog.c update.c queue.c link.c monitor.c start.c snapshot.c trace.c train.c trainer.c trial.c cost/machine.c model/net.c peers.c \
     model/layer.c model/ends.c)
-SRC_engine += runtime/trust.c
+SRC_engine += runtime/muon.c runtime/trust.c

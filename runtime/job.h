@@ -45,8 +45,11 @@ enum ds_optim_kind {
     DS_OPTIM_SGD,
     DS_OPTIM_LION,
     DS_OPTIM_ADAGRAD,
-    DS_OPTIM_LAMB
+    DS_OPTIM_LAMB,
+    DS_OPTIM_MUON
 };
+/* sqrt(max(1, outputs / inputs)); 0.2 sqrt(max(outputs, inputs)), AdamW's size of an update */
+enum ds_muon_scale { DS_MUON_SCALE_SHAPE, DS_MUON_SCALE_ADAMW };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16, DS_COMPUTE_FP16 };
 enum ds_recompute {
     DS_RECOMPUTE_NONE,
@@ -103,6 +106,8 @@ struct ds_job {
         enum ds_optim_kind kind;
         double lr, beta1, beta2, eps, weight_decay, clip, momentum;
         bool nesterov;
+        enum ds_muon_scale muon_scale;
+        double adamw_lr;       /* muon: of what is no matrix of a layer */
         struct ds_rows groups; /* of struct ds_optim_group; the first that matches counts */
     } optim;
     struct {

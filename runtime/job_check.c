@@ -283,14 +283,16 @@ static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds
 static const struct optim_rule {
     const char *name;
     double beta1, beta2, eps, weight_decay;
-    bool betas, has_eps, momentum;
+    bool betas, has_eps, has_momentum;
+    double momentum;
 } optim_rules[] = {
-    [DS_OPTIM_ADAMW] = {"adamw", 0.9, 0.95, 1e-8, 0.1, true, true, false},
-    [DS_OPTIM_ADAM] = {"adam", 0.9, 0.999, 1e-8, 0.0, true, true, false},
-    [DS_OPTIM_SGD] = {"sgd", 0.9, 0.95, 1e-8, 0.0, false, false, true},
-    [DS_OPTIM_LION] = {"lion", 0.9, 0.99, 1e-8, 0.1, true, false, false},
-    [DS_OPTIM_ADAGRAD] = {"adagrad", 0.9, 0.95, 1e-10, 0.0, false, true, false},
-    [DS_OPTIM_LAMB] = {"lamb", 0.9, 0.999, 1e-6, 0.01, true, true, false},
+    [DS_OPTIM_ADAMW] = {"adamw", 0.9, 0.95, 1e-8, 0.1, true, true, false, 0.0},
+    [DS_OPTIM_ADAM] = {"adam", 0.9, 0.999, 1e-8, 0.0, true, true, false, 0.0},
+    [DS_OPTIM_SGD] = {"sgd", 0.9, 0.95, 1e-8, 0.0, false, false, true, 0.0},
+    [DS_OPTIM_LION] = {"lion", 0.9, 0.99, 1e-8, 0.1, true, false, false, 0.0},
+    [DS_OPTIM_ADAGRAD] = {"adagrad", 0.9, 0.95, 1e-10, 0.0, false, true, false, 0.0},
+    [DS_OPTIM_LAMB] = {"lamb", 0.9, 0.999, 1e-6, 0.01, true, true, false, 0.0},
+    [DS_OPTIM_MUON] = {"muon", 0.9, 0.95, 1e-8, 0.1, true, true, true, 0.95},
 };
 
 static void default_optim(struct ds_job *job, const struct ds_keys *keys)
@@ -305,6 +307,12 @@ static void default_optim(struct ds_job *job, const struct ds_keys *keys)
         job->optim.eps = rule->eps;
     if (!ds_keys_given(keys, "optim.weight_decay"))
         job->optim.weight_decay = rule->weight_decay;
+    if (!ds_keys_given(keys, "optim.momentum"))
+        job->optim.momentum = rule->momentum;
+    if (!ds_keys_given(keys, "optim.adamw_lr"))
+        job->optim.adamw_lr = job->optim.lr;
+    if (!ds_keys_given(keys, "optim.nesterov"))
+        job->optim.nesterov = job->optim.kind == DS_OPTIM_MUON && job->optim.momentum > 0.0;
 }
 
 /* A key that says nothing to the optimizer must be as it would be without it. */
@@ -318,8 +326,12 @@ static int check_optim(struct ds_job *job, const struct ds_keys *keys, struct ds
         {"optim.betas",
          !rule->betas && (job->optim.beta1 != rule->beta1 || job->optim.beta2 != rule->beta2)},
         {"optim.eps", !rule->has_eps && job->optim.eps != rule->eps},
-        {"optim.momentum", !rule->momentum && job->optim.momentum != 0.0},
-        {"optim.nesterov", !rule->momentum && job->optim.nesterov},
+        {"optim.momentum", !rule->has_momentum && job->optim.momentum != 0.0},
+        {"optim.nesterov", !rule->has_momentum && job->optim.nesterov},
+        {"optim.muon_scale",
+         job->optim.kind != DS_OPTIM_MUON && job->optim.muon_scale != DS_MUON_SCALE_SHAPE},
+        {"optim.adamw_lr",
+         job->optim.kind != DS_OPTIM_MUON && job->optim.adamw_lr != job->optim.lr},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -329,6 +341,10 @@ static int check_optim(struct ds_job *job, const struct ds_keys *keys, struct ds
     if (job->optim.nesterov && job->optim.momentum == 0.0)
         return FAIL_AT(keys, "optim.nesterov", EINVAL,
                        "'optim.nesterov' needs 'optim.momentum' above 0; 0.9 is usual");
+    if (job->optim.adamw_lr > 0.0 && job->optim.lr == 0.0)
+        return FAIL_AT(
+            keys, "optim.adamw_lr", EINVAL,
+            "'optim.adamw_lr' follows the schedule of 'optim.lr', which must be above 0");
     return 0;
 }
 

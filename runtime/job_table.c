@@ -25,7 +25,9 @@ static const struct ds_choice orders[] = {
 static const struct ds_choice optims[] = {
     {"adamw", DS_OPTIM_ADAMW, false}, {"adam", DS_OPTIM_ADAM, false}, {"sgd", DS_OPTIM_SGD, false},
     {"lion", DS_OPTIM_LION, false}, {"adagrad", DS_OPTIM_ADAGRAD, false},
-    {"lamb", DS_OPTIM_LAMB, false}, {NULL, 0, false}};
+    {"lamb", DS_OPTIM_LAMB, false}, {"muon", DS_OPTIM_MUON, false}, {NULL, 0, false}};
+static const struct ds_choice muon_scales[] = {
+    {"shape", DS_MUON_SCALE_SHAPE, false}, {"adamw", DS_MUON_SCALE_ADAMW, false}, {NULL, 0, false}};
 static const struct ds_choice schedules[] = {
     {"constant", DS_SCHEDULE_CONSTANT, false}, {"linear", DS_SCHEDULE_LINEAR, false},
     {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false},
@@ -176,17 +178,22 @@ static const struct ds_key job_keys[] = {
     F64("optim.lr", optim.lr, BITS, "3e-4", 0, 1000, "peak learning rate"),
     PAIR("optim.betas", optim.beta1, DS_KEY_BELOW | FROM | BITS,
          "[0.9, 0.95]; adam and lamb: [0.9, 0.999]; lion: [0.9, 0.99]", 0, 1,
-         "decay of the first and of the second moment; adamw, adam, lion and lamb only"),
+         "decay of the first and of the second moment; adamw, adam, lion, lamb and muon only"),
     F64("optim.eps", optim.eps, FROM | BITS, "1e-8; adagrad: 1e-10; lamb: 1e-6", 1e-20, 1,
-        "added to the root of the second moment; adamw, adam, adagrad and lamb only"),
-    F64("optim.momentum", optim.momentum, DS_KEY_BELOW | BITS, "0", 0, 1,
-        "decay of the sum of gradients; sgd only"),
-    BOOL("optim.nesterov", optim.nesterov, BITS, "false",
-         "look ahead along the momentum; sgd only"),
+        "added to the root of the second moment; adamw, adam, adagrad, lamb and muon only"),
+    F64("optim.momentum", optim.momentum, DS_KEY_BELOW | FROM | BITS, "0; muon: 0.95", 0, 1,
+        "decay of the sum of gradients; sgd and muon only"),
+    BOOL("optim.nesterov", optim.nesterov, FROM | BITS, "false; muon: true",
+         "look ahead along the momentum; sgd and muon only"),
+    ENUM("optim.muon_scale", optim.muon_scale, BITS, "shape", muon_scales,
+         "factor of a matrix's update: shape, the root of outputs / inputs where above 1; adamw, 0.2 "
+         "times the root of the longer side; muon only"),
+    F64("optim.adamw_lr", optim.adamw_lr, FROM | BITS, "optim.lr", 0, 1000,
+        "peak learning rate of what is no matrix of a layer; muon only"),
     F64("optim.weight_decay", optim.weight_decay, FROM | BITS,
         "0.1; adam, sgd and adagrad: 0; lamb: 0.01", 0, 10,
-        "weight decay, on tensors of two or more dimensions only; decoupled in adamw, lion and "
-        "lamb, part of the gradient in adam, sgd and adagrad"),
+        "weight decay, on tensors of two or more dimensions only; decoupled in adamw, lion, "
+        "lamb and muon, part of the gradient in adam, sgd and adagrad"),
     ROWS("optim.groups", optim.groups, BITS, DS_MAX_OPTIM_GROUPS, &group_rows,
          "tensors with a learning rate or decay of their own; the first map that matches counts, and "
          "each must match some tensor"),

@@ -12,6 +12,8 @@
 #include <fnmatch.h>
 #include <math.h>
 
+#include "runtime/model/family.h"
+
 static double half_cosine(double x)
 {
     return 0.5 * (1.0 + cos(acos(-1.0) * x));
@@ -127,6 +129,7 @@ static const struct {
     [DS_OPTIM_LION] = {"lion", {"exp_avg", NULL}},
     [DS_OPTIM_ADAGRAD] = {"adagrad", {"sum", NULL}},
     [DS_OPTIM_LAMB] = {"lamb", {"exp_avg", "exp_avg_sq"}},
+    [DS_OPTIM_MUON] = {"muon", {"exp_avg", "exp_avg_sq"}}, /* of what AdamW updates */
 };
 
 unsigned ds_optim_states(const struct ds_job *job)
@@ -140,14 +143,52 @@ unsigned ds_optim_states(const struct ds_job *job)
     return states;
 }
 
-const char *ds_optim_state_name(const struct ds_job *job, unsigned state)
+const char *ds_optim_state_name(const struct ds_job *job, const struct ds_param *param,
+                                unsigned state)
 {
+    if (ds_optim_by_matrix(job, param))
+        return state == 0 ? "momentum_buffer" : NULL;
     return optims[job->optim.kind].state[state];
 }
 
 bool ds_optim_by_tensor(const struct ds_job *job)
 {
     return job->optim.kind == DS_OPTIM_LAMB;
+}
+
+bool ds_optim_wants_matrices(const struct ds_job *job)
+{
+    return job->optim.kind == DS_OPTIM_MUON;
+}
+
+bool ds_optim_by_matrix(const struct ds_job *job, const struct ds_param *param)
+{
+    return ds_optim_wants_matrices(job) && param->ndim == 2 && param->role != DS_ROLE_WTE &&
+           param->role != DS_ROLE_WPE && param->role != DS_ROLE_HEAD_W;
+}
+
+double ds_optim_matrix_scale(const struct ds_job *job, const struct ds_param *param)
+{
+    bool out_first = ds_family_of(job->model.shape.arch)->weight_out;
+    double out = (double)param->shape[out_first ? 0 : 1];
+    double in = (double)param->shape[out_first ? 1 : 0];
+
+    if (job->optim.muon_scale == DS_MUON_SCALE_ADAMW)
+        return 0.2 * sqrt(fmax(out, in));
+    return sqrt(fmax(1.0, out / in));
+}
+
+uint64_t ds_optim_matrix_room(uint64_t rows, uint64_t cols)
+{
+    uint64_t side = rows < cols ? rows : cols;
+
+    return 2 * rows * cols + 2 * side * side;
+}
+
+double ds_optim_loose_lr_mult(const struct ds_job *job)
+{
+    return ds_optim_wants_matrices(job) && job->optim.lr > 0.0 ? job->optim.adamw_lr / job->optim.lr
+                                                               : 1.0;
 }
 
 const char *ds_optim_name(enum ds_optim_kind kind)

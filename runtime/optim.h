@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "runtime/job.h"
+#include "runtime/model/model.h"
 
 /* Learning rate of update `step` (from 0), dsrun-job(5) SCHEDULE. */
 double ds_optim_lr(const struct ds_job *job, uint64_t step);
@@ -24,10 +25,22 @@ double ds_optim_clip_scale(double norm, double clip);
  * each, and what a checkpoint calls them: "exp_avg" for "exp_avg.<tensor>". */
 enum { DS_OPTIM_STATES = 2 };
 unsigned ds_optim_states(const struct ds_job *job);
-const char *ds_optim_state_name(const struct ds_job *job, unsigned state);
+/* NULL: this tensor has no such state. */
+const char *ds_optim_state_name(const struct ds_job *job, const struct ds_param *param,
+                                unsigned state);
 
 /* Does an update depend on norms of the whole tensor? */
 bool ds_optim_by_tensor(const struct ds_job *job);
+
+/* Muon: does it update some tensors as whole matrices; this one: every matrix of a layer; the scale
+ * of such an update, from the outputs and inputs of the matrix; the floats that an update works in;
+ * the rate of all other tensors, which AdamW updates, as a multiple of optim.lr. */
+bool ds_optim_wants_matrices(const struct ds_job *job);
+bool ds_optim_by_matrix(const struct ds_job *job, const struct ds_param *param);
+double ds_optim_matrix_scale(const struct ds_job *job, const struct ds_param *param);
+enum { DS_OPTIM_MUON_ITERATIONS = 5 };
+uint64_t ds_optim_matrix_room(uint64_t rows, uint64_t cols);
+double ds_optim_loose_lr_mult(const struct ds_job *job);
 
 /* "adamw", ... */
 const char *ds_optim_name(enum ds_optim_kind kind);

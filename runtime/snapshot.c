@@ -35,6 +35,38 @@ static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct 
                    state[0] != '\0' ? "." : "", param->param.name);
 }
 
+/* A state of one tensor, if it has that. */
+static void view_state(struct ds_trainer *trainer, size_t index, unsigned state, float *line)
+{
+    const struct ds_plan *plan = &trainer->plan;
+    const struct ds_plan_param *param = &plan->param[index];
+    const char *name = ds_optim_state_name(trainer->job, &param->param, state);
+    struct ds_ckpt_tensor *tensor = &trainer->moments[trainer->n_moments];
+
+    if (name == NULL)
+        return;
+    view(tensor, name, plan, index, DS_ARENA_MOMENTS, line);
+    tensor->data = line + ds_plan_state_at(plan, param->bucket, state,
+                                           ds_plan_held_param(plan, DS_ARENA_MOMENTS, index).at);
+    trainer->n_moments++;
+}
+
+/* Of a checkpoint: parameters and states of all ranks. */
+static uint64_t saved_bytes(const struct ds_trainer *trainer)
+{
+    uint64_t elems = 0;
+
+    for (size_t i = 0; i < trainer->plan.params; i++) {
+        const struct ds_param *param = &trainer->plan.param[i].param;
+
+        elems += param->elems;
+        for (unsigned k = 0; k < trainer->plan.optim_states; k++)
+            if (ds_optim_state_name(trainer->job, param, k) != NULL)
+                elems += param->elems;
+    }
+    return elems * sizeof(float);
+}
+
 int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
 {
     struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
@@ -46,13 +78,12 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
     if (trainer->weights == NULL || trainer->moments == NULL)
         return ds_fail(err, ENOMEM, "no memory for the names of %zu tensors", count);
     trainer->n_weights = count;
-    trainer->n_moments = states * count;
     for (size_t i = 0; i < count; i++) {
         view(&trainer->weights[i], "", &trainer->plan, i, DS_ARENA_PARAMS, lines.params);
-        for (unsigned k = 0; k < states; k++)
-            view(&trainer->moments[k * count + i], ds_optim_state_name(trainer->job, k),
-                 &trainer->plan, i, DS_ARENA_MOMENTS, lines.state[k]);
     }
+    for (unsigned k = 0; k < states; k++)
+        for (size_t i = 0; i < count; i++)
+            view_state(trainer, i, k, lines.state[k]);
     return 0;
 }
 
@@ -103,8 +134,7 @@ static int tell(struct ds_trainer *trainer, int rc, const struct ds_saved *saved
     char path[DS_MAX_PATH];
     const struct ds_monitor_saved line = {
         .step = saved->step,
-        .bytes =
-            (1 + trainer->plan.optim_states) * ds_model_elems(&trainer->plan.shape) * sizeof(float),
+        .bytes = saved_bytes(trainer),
         .ms = (double)saved->ns / 1e6,
         .stall_ms = (double)saved->stall_ns / 1e6,
         .path = path,

@@ -115,10 +115,9 @@ int ds__trainer_fresh(struct ds_trainer *trainer, struct ds_error *err)
 static void clear_moments(const struct ds_trainer *trainer)
 {
     struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
-    uint64_t elems = ds_plan_line_elems(&trainer->plan, DS_ARENA_MOMENTS);
 
     for (unsigned i = 0; i < trainer->plan.optim_states; i++)
-        memset(lines.state[i], 0, elems * sizeof(float));
+        memset(lines.state[i], 0, ds_plan_state_elems(&trainer->plan, i) * sizeof(float));
 }
 
 /* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */

@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <math.h>
 
+#include "runtime/muon.h"
+
 /* The members that all optimizers' arguments have. */
 #define SHARED(u)                                                                                  \
     .n = (u)->n, .p = (u)->p, .grad_type = DS_F32, .grad = (u)->grad, .low_type = (u)->low_type,   \
@@ -98,6 +100,9 @@ int ds_update(const struct ds_job *job, const struct ds_update *update, struct d
     case DS_OPTIM_LION: return lion(job, update, stream, err);
     case DS_OPTIM_ADAGRAD: return adagrad(job, update, stream, err);
     case DS_OPTIM_LAMB: return lamb(job, update, stream, err);
+    case DS_OPTIM_MUON:
+        return update->rows > 0 ? ds_muon_update(job, update, stream, err)
+                                : adam(job, update, stream, err);
     }
     return ds_fail(err, EINVAL, "optimizer %d is unknown", (int)job->optim.kind);
 }

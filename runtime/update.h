@@ -3,9 +3,9 @@
  *
  * update.h - the job's optimizer on a run of neighbouring elements.
  *
- * Every optimizer here works element by element, so a caller may cut its lines anywhere, at the
+ * All but Muon work element by element, so a caller may cut its lines anywhere, at the
  * borders of shards say, and gets the same bits.  What LAMB needs of a whole tensor comes from
- * trust.h, which has also brought the states up to date.
+ * trust.h, which has also brought the states up to date.  Muon (muon.h) takes matrices whole.
  *
  * Tests   tests/engine/test_update.c; the kernels in tests/kernels/test_update.c
  */
@@ -30,6 +30,9 @@ struct ds_update {
     double weight_decay;    /* of these elements */
     double grad_scale;      /* clipping */
     uint64_t update;        /* from 1 */
+    uint64_t rows, cols;    /* n is this matrix, to be updated as a whole; 0: it is not */
+    double scale;           /* of that update */
+    float *work;            /* for it: ds_optim_matrix_room() */
 };
 int ds_update(const struct ds_job *job, const struct ds_update *update, struct ds_stream *stream,
               struct ds_error *err) DS_NODISCARD;

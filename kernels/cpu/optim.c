@@ -7,7 +7,8 @@
  * inlined once per rule, type of gradient and type of low copy.
  *
  * Source  Adam: Kingma and Ba, 2014; AdamW: Loshchilov and Hutter, 2017; Lion: Chen et al., 2023;
- *         AdaGrad: Duchi et al., 2011; momentum as in PyTorch's SGD.
+ *         AdaGrad: Duchi et al., 2011; momentum as in PyTorch's SGD; Muon:
+ *          Jordan et al., 2024.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/isa.h"
@@ -79,6 +80,25 @@ DS_INLINE void adagrad_rule(const struct sweep *w, struct lanes *x)
     x->p -= w->step * (x->g / (ds_vec_sqrt(x->s[0]) + w->eps));
 }
 
+/* p is Muon's direction, which is made, not changed. */
+DS_INLINE void average_rule(const struct sweep *w, struct lanes *x)
+{
+    x->s[0] = w->beta1 * x->s[0] + w->beta1_1 * x->g;
+    x->p = x->s[0];
+}
+
+DS_INLINE void ahead_rule(const struct sweep *w, struct lanes *x)
+{
+    x->s[0] = w->beta1 * x->s[0] + w->beta1_1 * x->g;
+    x->p = w->beta1_1 * x->g + w->beta1 * x->s[0];
+}
+
+/* g is that direction. */
+DS_INLINE void decayed_rule(const struct sweep *w, struct lanes *x)
+{
+    x->p = w->keep * x->p - w->step * x->g;
+}
+
 /* Elements [i, i + part) by `rule`, which keeps `states` arrays. */
 DS_INLINE void turn(const struct sweep *w, size_t i, size_t part, unsigned states,
                     enum ds_dtype grad_type, enum ds_dtype low_type, rule_fn *rule)
@@ -143,6 +163,9 @@ TASK(momentum_rule, 1)
 TASK(nesterov_rule, 1)
 TASK(lion_rule, 1)
 TASK(adagrad_rule, 1)
+TASK(average_rule, 1)
+TASK(ahead_rule, 1)
+TASK(decayed_rule, 0)
 
 /* The fields that all args structs have. */
 #define SWEEP_OF(a)                                                                                \
@@ -225,4 +248,41 @@ int DS_ISA(ds__cpu_adagrad)(const struct ds_adagrad_args *args, struct ds_stream
     w.step = (float)args->lr;
     w.eps = (float)args->eps;
     return sweep(&w, stream, adagrad_rule_task);
+}
+
+int DS_ISA(ds__cpu_muon_moments)(const struct ds_muon_moments_args *args, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    const struct sweep w = {
+        .n = args->n,
+        .p = args->u,
+        .state = {args->m},
+        .grad_type = args->grad_type,
+        .grad = args->grad,
+        .grad_scale = (float)args->grad_scale,
+        .beta1 = (float)args->momentum,
+        .beta1_1 = (float)(1.0 - args->momentum),
+    };
+
+    (void)err;
+    return sweep(&w, stream, args->nesterov ? ahead_rule_task : average_rule_task);
+}
+
+int DS_ISA(ds__cpu_muon)(const struct ds_muon_args *args, struct ds_stream *stream,
+                         struct ds_error *err)
+{
+    const struct sweep w = {
+        .n = args->n,
+        .p = args->p,
+        .grad_type = DS_F32,
+        .grad = args->x,
+        .low_type = args->low_type,
+        .low = args->p_low,
+        .grad_scale = 1.0f,
+        .keep = kept(args->lr, args->weight_decay),
+        .step = (float)args->step,
+    };
+
+    (void)err;
+    return sweep(&w, stream, decayed_rule_task);
 }

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * pointwise.c - GELU, SwiGLU, rotary positions, casts.
+ * pointwise.c - GELU, SwiGLU, rotary positions, multiples of a matrix and of the diagonal, casts.
  *
  * The tanh form of GELU is x times a sigmoid: 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which
  * keeps its relative accuracy where tanh is near -1.
@@ -314,5 +314,31 @@ int DS_ISA(ds__cpu_cast)(const struct ds_cast_args *args, struct ds_stream *stre
 
     (void)err;
     ds__cpu_run(stream, ds__div_up(a.n, SPAN), cast_task, &a);
+    return 0;
+}
+
+static void affine_task(void *arg, size_t row, unsigned thread)
+{
+    const struct ds_affine_args *a = arg;
+    const float alpha = (float)a->alpha, *x = a->x + row * a->cols;
+    float *y = a->y + row * a->cols;
+    size_t i = 0;
+
+    (void)thread;
+    for (; i + DS_LANES <= a->cols; i += DS_LANES)
+        ds_vec_store(y + i, alpha * ds_vec_load(x + i));
+    for (; i < a->cols; i++)
+        y[i] = alpha * x[i];
+    if (row < a->cols)
+        y[row] += (float)a->beta;
+}
+
+int DS_ISA(ds__cpu_affine)(const struct ds_affine_args *args, struct ds_stream *stream,
+                           struct ds_error *err)
+{
+    struct ds_affine_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, a.cols == 0 ? 0 : a.rows, affine_task, &a);
     return 0;
 }

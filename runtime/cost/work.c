@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "runtime/model/family.h"
+#include "runtime/optim.h"
 
 struct bench { /* one micro-batch on one rank, in elements */
     const struct ds_cluster *cluster;
@@ -230,6 +231,43 @@ static double norm_s(const struct bench *b)
            ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2) + trust_s(b);
 }
 
+/* The iterations of Muon on one matrix: three products each, of FP32 (runtime/muon.c). */
+static double orthogonalize_s(const struct bench *b, const struct ds_plan_span *span)
+{
+    double side = fmin((double)span->rows, (double)span->cols);
+    double longer = fmax((double)span->rows, (double)span->cols);
+
+    return DS_OPTIM_MUON_ITERATIONS *
+           (ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, side, longer) +
+            ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, side, side) +
+            ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, longer, side));
+}
+
+/* Of the owner that has most of them; at stage 0 every rank does all. */
+static double matrices_s(const struct bench *b, uint32_t index)
+{
+    const struct ds_bucket *bucket = &b->plan->bucket[index];
+    bool apart = b->plan->stage > 0 && !bucket->replicated;
+    uint64_t shard = apart ? bucket->slice_elems * b->plan->replicas : bucket->padded_elems;
+    double most = 0.0;
+
+    for (size_t i = 0; i < b->plan->spans && bucket->gaps; i++) {
+        uint64_t owner = (b->plan->span[i].offset - bucket->offset) / shard;
+        double sum = 0.0;
+
+        for (size_t k = 0; k < b->plan->spans; k++) {
+            const struct ds_plan_span *span = &b->plan->span[k];
+
+            if (span->bucket == index && span->rows > 0 &&
+                (span->offset - bucket->offset) / shard == owner)
+                sum += orthogonalize_s(b, span);
+        }
+        if (b->plan->span[i].bucket == index)
+            most = fmax(most, sum);
+    }
+    return most;
+}
+
 /* Reads parameters, gradients and states, writes parameters and states, and a bf16 copy; LAMB's
  * second pass reads parameters and states and writes parameters. */
 static double update_s(const struct bench *b, uint32_t bucket)
@@ -238,7 +276,8 @@ static double update_s(const struct bench *b, uint32_t bucket)
     double floats = b->plan->by_tensor ? 4.0 : 3.0 + 2.0 * 2.0;
     double bytes = sizeof(float) * floats + (b->act < 4.0 ? 2.0 : 0.0);
 
-    return held * bytes / b->cluster->device.update + b->cluster->device.launch_us * 1e-6;
+    return held * bytes / b->cluster->device.update + b->cluster->device.launch_us * 1e-6 +
+           matrices_s(b, bucket);
 }
 
 double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *plan,

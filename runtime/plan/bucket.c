@@ -8,6 +8,9 @@
  * padding stands at its end only.  A tied head has no tensor: its gradient is the embedding's.
  * Tensors below zero.replicate_below make one more bucket, the last, whatever their blocks are.
  *
+ * Where the optimizer wants whole matrices (owner.c), padding stands between them, too; buckets are
+ * then larger, if the job leaves that to the plan, until padding is an eighth of them at most.
+ *
  * Tests   tests/plan/test_plan.c
  */
 #include <errno.h>
@@ -16,7 +19,7 @@
 #include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
-enum { MIB = 1 << 20, AUTO_BUCKET_MIB = 32, AUTO_BUCKETS = 16 };
+enum { MIB = 1 << 20, AUTO_BUCKET_MIB = 32, AUTO_BUCKETS = 16, WASTE_SHARE = 8 };
 
 /* Bytes of gradients that close a bucket: as asked for, else 32 MiB, less where that would leave
  * fewer than sixteen buckets, so that a few of them are a small part of the model, but at least
@@ -44,7 +47,7 @@ static enum ds_role matrix_of(enum ds_role role)
     }
 }
 
-static bool same_matrix(const struct ds_plan_param *a, const struct ds_plan_param *b)
+bool ds__plan_same_matrix(const struct ds_plan_param *a, const struct ds_plan_param *b)
 {
     return a->param.block == b->param.block && matrix_of(a->param.role) == matrix_of(b->param.role);
 }
@@ -56,9 +59,9 @@ static uint64_t matrix_elems(const struct ds_plan *plan, size_t i)
     uint64_t elems = 0;
     size_t first = i;
 
-    while (first > 0 && same_matrix(&param[first - 1], &param[i]))
+    while (first > 0 && ds__plan_same_matrix(&param[first - 1], &param[i]))
         first--;
-    for (; first < plan->params && same_matrix(&param[first], &param[i]); first++)
+    for (; first < plan->params && ds__plan_same_matrix(&param[first], &param[i]); first++)
         elems += param[first].param.elems;
     return elems;
 }
@@ -109,6 +112,7 @@ static void place_buckets(struct ds_plan *plan)
         bucket->offset = at;
         bucket->padded_elems = ds__round_up(bucket->elems, (uint64_t)plan->world * DS_SHARD_ALIGN);
         bucket->slice_elems = bucket->padded_elems / plan->world;
+        bucket->loose_elems = bucket->padded_elems;
         at += bucket->padded_elems;
     }
     plan->padded_elems = at;
@@ -136,6 +140,49 @@ static void place_params(struct ds_plan *plan, uint64_t below)
     }
 }
 
+/* Give every bucket that is shared its owners, and move the buckets apart. */
+static void place_owned(struct ds_plan *plan, struct ds__owners *owners)
+{
+    uint64_t at = 0;
+
+    for (uint32_t i = 0; i < plan->buckets; i++) {
+        struct ds_bucket *bucket = &plan->bucket[i];
+        uint64_t from = bucket->replicated ? bucket->offset : 0;
+
+        if (!bucket->replicated)
+            ds__owners_place(owners, i);
+        for (size_t k = 0; k < plan->params; k++)
+            if (plan->param[k].bucket == i)
+                plan->param[k].offset += at - from;
+        bucket->offset = at;
+        at += bucket->padded_elems;
+    }
+    plan->padded_elems = at;
+}
+
+/* Buckets of `target` bytes and what lies where in them; `elems` are those of each block. */
+static void lay_out(struct ds_plan *plan, const struct ds_job *job, const uint64_t *elems,
+                    uint64_t replicated, uint64_t target, struct ds__owners *owners)
+{
+    group_blocks(plan, elems, target);
+    add_replicated(plan, replicated);
+    place_buckets(plan);
+    place_params(plan, job->zero.replicate_below);
+    if (owners != NULL)
+        place_owned(plan, owners);
+}
+
+/* Is padding more than an eighth, and could larger buckets do with less? */
+static bool wastes(const struct ds_plan *plan)
+{
+    uint64_t elems = ds_model_elems(&plan->shape);
+    size_t shared = 0;
+
+    for (size_t i = 0; i < plan->buckets; i++)
+        shared += !plan->bucket[i].replicated;
+    return shared > 1 && plan->padded_elems - elems > elems / WASTE_SHARE;
+}
+
 /* What optim.groups says of a tensor; without a group matrices decay and vectors do not. */
 static struct ds_plan_span treatment(const struct ds_job *job, const struct ds_plan_param *param)
 {
@@ -149,6 +196,13 @@ static struct ds_plan_span treatment(const struct ds_job *job, const struct ds_p
 
     if (group != NULL && !isnan(group->weight_decay))
         span.weight_decay = group->weight_decay;
+    if (ds_optim_by_matrix(job, &param->param)) {
+        span.rows = param->param.shape[0];
+        span.cols = param->param.shape[1];
+        span.scale = ds_optim_matrix_scale(job, &param->param);
+    } else {
+        span.lr_mult *= ds_optim_loose_lr_mult(job);
+    }
     return span;
 }
 
@@ -161,9 +215,9 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
         const struct ds_plan_param *param = &plan->param[i];
         struct ds_plan_span next = treatment(job, param);
 
-        if (span == NULL || plan->by_tensor || span->bucket != next.bucket ||
-            span->lr_mult != next.lr_mult || span->weight_decay != next.weight_decay ||
-            span->offset + span->elems != next.offset) {
+        if (span == NULL || plan->by_tensor || span->bucket != next.bucket || span->rows != 0 ||
+            next.rows != 0 || span->lr_mult != next.lr_mult ||
+            span->weight_decay != next.weight_decay || span->offset + span->elems != next.offset) {
             span = &plan->span[plan->spans++];
             *span = next;
         }
@@ -195,7 +249,9 @@ int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_e
 {
     unsigned blocks = ds_model_blocks(&plan->shape);
     uint64_t *elems = ds_arena_alloc(&plan->arena, blocks, sizeof(*elems));
-    uint64_t below = job->zero.replicate_below, replicated = 0;
+    uint64_t below = job->zero.replicate_below, replicated = 0, target;
+    bool owned = ds_optim_wants_matrices(job);
+    struct ds__owners *owners = NULL;
 
     plan->params = ds_model_param_count(&plan->shape);
     plan->param = ds_arena_alloc(&plan->arena, plan->params, sizeof(*plan->param));
@@ -208,10 +264,12 @@ int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_e
     for (size_t i = 0; i < plan->params; i++)
         *(matrix_elems(plan, i) < below ? &replicated : &elems[plan->param[i].param.block]) +=
             plan->param[i].param.elems;
-    group_blocks(plan, elems, target_bytes(plan, job->zero.bucket_mb));
-    add_replicated(plan, replicated);
-    place_buckets(plan);
-    place_params(plan, below);
+    if (owned && (owners = ds__owners_new(plan, job)) == NULL)
+        return ds_fail(err, ENOMEM, "no memory for the owners of %zu parameters", plan->params);
+    target = target_bytes(plan, job->zero.bucket_mb);
+    lay_out(plan, job, elems, replicated, target, owners);
+    for (; owned && job->zero.bucket_mb == 0 && wastes(plan); target *= 2)
+        lay_out(plan, job, elems, replicated, 2 * target, owners);
     make_spans(plan, job);
     return check_groups(plan, job, err);
 }

@@ -69,8 +69,9 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     bytes[DS_ARENA_PARAMS_LOW] =
         low ? ds_plan_line_elems(plan, DS_ARENA_PARAMS_LOW) * sizeof(uint16_t) : 0;
     bytes[DS_ARENA_GRADS] = ds_plan_line_elems(plan, DS_ARENA_GRADS) * sizeof(float);
-    bytes[DS_ARENA_MOMENTS] =
-        plan->optim_states * ds_plan_line_elems(plan, DS_ARENA_MOMENTS) * sizeof(float);
+    bytes[DS_ARENA_MOMENTS] = 0;
+    for (unsigned i = 0; i < plan->optim_states; i++)
+        bytes[DS_ARENA_MOMENTS] += ds_plan_state_elems(plan, i) * sizeof(float);
     bytes[DS_ARENA_GATHERED] =
         plan->gathered_elems * ds_dtype_bytes(ds_compute_dtype(plan->compute));
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);

@@ -35,11 +35,21 @@ int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struc
     return 0;
 }
 
+/* Elements of a bucket that have a second state, on the rank that has most of them. */
+static uint64_t second_of(const struct ds_plan *plan, const struct ds_bucket *bucket)
+{
+    bool shared = plan->sharded[DS_ARENA_MOMENTS] && !bucket->replicated;
+    uint64_t most = shared ? bucket->slice_elems * plan->replicas : bucket->padded_elems;
+    uint64_t loose = ds__round_up(bucket->loose_elems, DS_SHARD_ALIGN);
+
+    return loose < most ? loose : most;
+}
+
 /* What each stage divides.  Whole FP32 parameters are what FP32 kernels read. */
 void ds__plan_divide(struct ds_plan *plan)
 {
     bool low = plan->compute != DS_COMPUTE_FP32;
-    uint64_t at = 0;
+    uint64_t at = 0, second = 0;
 
     plan->sharded[DS_ARENA_MOMENTS] = plan->stage >= 1;
     plan->sharded[DS_ARENA_GRADS] = plan->stage >= 2;
@@ -50,8 +60,11 @@ void ds__plan_divide(struct ds_plan *plan)
 
         bucket->shard_at = at;
         at += bucket->replicated ? bucket->padded_elems : bucket->slice_elems * plan->replicas;
+        bucket->second_at = second;
+        second += second_of(plan, bucket);
     }
     plan->held_elems = at;
+    plan->second_elems = second;
 }
 
 /* --- ranges ---------------------------------------------------------------------------------- */
@@ -59,6 +72,20 @@ void ds__plan_divide(struct ds_plan *plan)
 uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena)
 {
     return plan->sharded[arena] ? plan->held_elems : plan->padded_elems;
+}
+
+uint64_t ds_plan_state_elems(const struct ds_plan *plan, unsigned state)
+{
+    return state == 0 ? ds_plan_line_elems(plan, DS_ARENA_MOMENTS) : plan->second_elems;
+}
+
+uint64_t ds_plan_state_at(const struct ds_plan *plan, size_t bucket, unsigned state, uint64_t at)
+{
+    const struct ds_bucket *of = &plan->bucket[bucket];
+
+    if (state == 0)
+        return at;
+    return of->second_at + at - (plan->sharded[DS_ARENA_MOMENTS] ? of->shard_at : of->offset);
 }
 
 /* Where element `elem` of the bucket lies, which this rank holds. */

@@ -19,6 +19,12 @@ void ds__plan_divide(struct ds_plan *plan);
 /* bucket.c: param[], bucket[], span[], padded_elems. */
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
+/* Are both parts of what kernels use as one matrix? */
+bool ds__plan_same_matrix(const struct ds_plan_param *a, const struct ds_plan_param *b);
+/* owner.c: offsets in one bucket, from its start, so that matrices lie whole in shards; the
+ * bucket's loose, padded and slice elements.  NULL: no memory. */
+struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job);
+void ds__owners_place(struct ds__owners *owners, uint32_t bucket);
 /* sequence.c, schedule.c: step, eval, the rooms. */
 int ds__plan_schedule(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 /* memory.c: buffer[], ACTIVATIONS. */

@@ -5,7 +5,8 @@
  *
  * N tokens of a micro-batch pass through.  A layer keeps what its backward pass reads; what it
  * recomputes is written twice and lives for one instruction, then for two, so that all layers share
- * one place without anyone saying so.  The classifier's logits exist for one chunk of rows.
+ * one place without anyone saying so.  The classifier's logits exist for one chunk of rows.  When
+ * parameters are updated nothing of it is alive any more; Muon works there.
  *
  * Packing: largest first, each at the lowest place that no neighbour in time occupies.
  *
@@ -17,6 +18,7 @@
 
 #include "kernels/dtype.h"
 #include "runtime/model/family.h"
+#include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
 enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 12 };
@@ -221,6 +223,19 @@ static void choose_chunk(struct ds_plan *plan, uint64_t tokens)
     plan->logit_rows = rows < tokens ? rows : tokens;
 }
 
+/* What the update of a whole matrix works in: nothing else is in the arena by then. */
+static uint64_t update_bytes(const struct ds_plan *plan)
+{
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < plan->spans; i++) {
+        uint64_t elems = ds_optim_matrix_room(plan->span[i].rows, plan->span[i].cols);
+
+        most = elems > most ? elems : most;
+    }
+    return most * sizeof(float);
+}
+
 int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
 {
     struct maker maker = {
@@ -249,5 +264,7 @@ int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
     step = ds__plan_pack(plan->buffer, in_step, order);
     eval = ds__plan_pack(plan->buffer + in_step, plan->buffers - in_step, order);
     plan->arena_bytes[DS_ARENA_ACTIVATIONS] = step > eval ? step : eval;
+    if (update_bytes(plan) > plan->arena_bytes[DS_ARENA_ACTIVATIONS])
+        plan->arena_bytes[DS_ARENA_ACTIVATIONS] = update_bytes(plan);
     return 0;
 }

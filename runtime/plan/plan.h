@@ -10,6 +10,7 @@
  *
  *   parameters ─► buckets     bucket.c    consecutive blocks, laid end to end, padded so that every
  *                                         rank owns an equal slice of every bucket
+ *                             owner.c     the same with whole matrices in every slice, for Muon
  *   buckets ─► who holds what held.c      shards, slices, ranges of tensors
  *   what is kept              recompute.c what backward passes find, what they compute again
  *   instructions              schedule.c  the step and the evaluation program
@@ -134,11 +135,14 @@ struct ds_plan_param { /* a model parameter with its place */
 
 struct ds_bucket {
     uint32_t first_block, blocks;
-    uint64_t offset, elems;          /* real parameters */
-    uint64_t padded_elems;           /* a multiple of world * DS_SHARD_ALIGN */
-    uint64_t slice_elems;            /* padded_elems / world */
-    uint64_t shard_at;               /* where a rank's part lies in a sharded line, in elements */
-    bool replicated;                 /* whole on every rank */
+    uint64_t offset, elems; /* real parameters */
+    uint64_t padded_elems;  /* a multiple of world * DS_SHARD_ALIGN */
+    uint64_t slice_elems;   /* padded_elems / world */
+    uint64_t shard_at;      /* where a rank's part lies in a sharded line, in elements */
+    uint64_t loose_elems;   /* the first ones, with all states; behind are matrices of one */
+    uint64_t second_at;     /* as offset or shard_at, in the second state's line */
+    bool gaps;              /* padding stands between parameters, too (owner.c) */
+    bool replicated;        /* whole on every rank */
     uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */
 };
 enum { DS_SHARD_ALIGN = 16, DS_MAX_PREFETCH = 4 };
@@ -148,6 +152,8 @@ struct ds_plan_span {
     uint32_t bucket;
     uint64_t offset, elems; /* as in ds_plan_param */
     double lr_mult, weight_decay;
+    uint64_t rows, cols; /* of a matrix that is updated as a whole; 0: element by element */
+    double scale;        /* of its update */
 };
 
 /* One buffer of activations or gradients of activations.  Every micro-batch uses the same ones:
@@ -191,6 +197,7 @@ struct ds_plan {
     size_t spans;
     uint64_t padded_elems;                 /* of all buckets: elements of a whole line */
     uint64_t held_elems;                   /* elements of a sharded line */
+    uint64_t second_elems;                 /* of the second state, on this rank */
     uint64_t gathered_elems, staged_elems; /* of the two rooms */
     unsigned prefetch;                     /* buckets gathered ahead of their use */
     bool sharded[DS_ARENA_COUNT];          /* this rank holds a part of the line */
@@ -234,8 +241,8 @@ struct ds_held {
     uint64_t first, count, at;
 };
 
-/* What of the line of `bucket` this rank holds in `arena`: PARAMS, PARAMS_LOW, GRADS or MOMENTS (of
- * the second moment at + ds_plan_line_elems() further on).  Counted from the bucket's start. */
+/* What of the line of `bucket` this rank holds in `arena`: PARAMS, PARAMS_LOW, GRADS or MOMENTS
+ * (the first state; of the second ds_plan_state_at()).  Counted from the bucket's start. */
 struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
 /* What of parameter `param`, in its own row-major elements; count 0: nothing. */
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,
@@ -250,6 +257,11 @@ struct ds_held ds_plan_slice_param(const struct ds_plan *plan, enum ds_arena_kin
 struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t count);
 /* Elements of one line of `arena` on this rank. */
 uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena);
+/* Of each of the optimizer's states, which lie one behind the other in MOMENTS; and where in the
+ * line of a state lies what `at` of MOMENTS is of the first.  Matrices that an optimizer updates as
+ * a whole have no second state. */
+uint64_t ds_plan_state_elems(const struct ds_plan *plan, unsigned state);
+uint64_t ds_plan_state_at(const struct ds_plan *plan, size_t bucket, unsigned state, uint64_t at);
 
 /* Does the layer of this block compute something again before its BACKWARD; is `buffer` one of what
  * it has dropped until then? */

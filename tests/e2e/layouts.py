@@ -7,6 +7,7 @@ A run of each layout is stopped half way, and the rest of it is done in every la
 ranks is the same, all weights and moments at the end are those of the run that was never stopped, to the
 bit and whatever the stages; where it is not, sums are taken in another order, and losses, norms and every
 tensor agree as closely as with the float64 answers of parity.py.
+The other optimizers, with groups, do the same among three layouts; their losses are what is compared.
 """
 import json
 import re
@@ -26,10 +27,14 @@ def name_of(layout):
     return "stage %d at %d" % layout
 
 
-def train(run, layout, steps):
+CLOSE = 2e-4  # of losses with optimizers that take signs or divide by norms
+OPTIMIZERS = ["adam", "sgd, momentum: 0.9", "lion", "adagrad", "lamb", "muon, adamw_lr: 1.0e-3"]
+
+
+def train(run, layout, steps, job=None):
     """Train in this layout up to `steps` updates; one micro-batch a rank, so that all stages sum alike."""
     stage, ranks = layout
-    ran = h.dsrun("--slots", ranks, "--run-dir", run, JOB, f"zero.stage={stage}",
+    ran = h.dsrun("--slots", ranks, "--run-dir", run, job or JOB, f"zero.stage={stage}",
                   f"train.micro_batch={BATCH // ranks}", f"train.steps={steps}")
     return h.ok(ran.returncode == 0, f"{run.name}: {name_of(layout)} trains to step {steps}",
                 ran.stdout + ran.stderr)
@@ -69,6 +74,33 @@ def go_on(source, target):
     shutil.rmtree(run)
 
 
+def optimizer(words):
+    """Half of a run in one layout, the rest of it in the same, in another of as many ranks, and in a third."""
+    name, layouts = words.split(",")[0], [(1, 2), (3, 2), (2, 3)]
+    text = JOB.read_text()
+    job = h.work() / f"{name}.yaml"
+    groups = "[{match: '*.bias', lr_mult: 2}, {match: 'transformer.h.0.*', weight_decay: 0.3}]"
+    job.write_text(re.sub(r"^optim: .*$", f"optim: {{name: {words}, lr: 3.0e-3, groups: {groups}}}", text, flags=re.M))
+    h.ok(job.read_text() != text, f"{name}: a job of its own")
+    whole = {one: h.work() / f"{name}-{one[0]}-{one[1]}" for one in layouts[::2]}
+    half = h.work() / f"{name}-half"
+    for one, run in whole.items():
+        train(run, one, STEPS, job)
+    train(half, layouts[0], HALF, job)
+    for one in layouts:
+        run = h.work() / f"{name}-on"
+        shutil.copytree(half, run, symlinks=True)
+        train(run, one, STEPS, job)
+        like = whole.get(one, whole[layouts[0]])
+        off = worst("loss", run, like)
+        h.ok(off <= CLOSE, f"{name} to {name_of(one)}: loss within {CLOSE:g}", f"{off:g}")
+        if one[1] == layouts[0][1]:
+            same = h.dsrun("ckpt", "diff", run, like)
+            h.ok(same.returncode == 0, f"{name} to {name_of(one)}: the same bits", same.stdout + same.stderr)
+        shutil.rmtree(run)
+    return tuple(row["loss"] for row in h.metrics(whole[layouts[0]]))
+
+
 JOB = h.write_job(steps=STEPS, batch=BATCH, micro=1, every=1, keep=2, hidden=36, heads=3, ffn=52, seed=3)
 for one in LAYOUTS:
     whole, half = folder(one), folder(one).with_name(folder(one).name + "-half")
@@ -82,5 +114,7 @@ for one in LAYOUTS:
 for one in LAYOUTS:
     for other in LAYOUTS:
         go_on(one, other)
+ways = [optimizer(words) for words in OPTIMIZERS]
+h.ok(len(set(ways)) == len(OPTIMIZERS), "every optimizer goes a way of its own", ways)
 h.ok(not h.left(), "nothing is left running", h.left())
 h.done()

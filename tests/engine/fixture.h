@@ -162,11 +162,9 @@ static inline void test_collect(const struct ds_plan *plan, enum ds_arena_kind a
                                 const float *line)
 {
     for (size_t i = 0; i < plan->buckets; i++) {
-        struct ds_held slice =
-            ds_held_within(ds_plan_slice(plan, arena, i), 0, plan->bucket[i].elems);
-        struct ds_held start = ds_plan_slice(plan, arena, i);
+        struct ds_held slice = ds_plan_slice(plan, arena, i);
 
-        memcpy(whole + plan->bucket[i].offset + start.first, line + start.at,
+        memcpy(whole + plan->bucket[i].offset + slice.first, line + slice.at,
                slice.count * sizeof(*whole));
     }
 }

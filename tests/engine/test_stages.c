@@ -13,6 +13,7 @@ struct setting {
     unsigned family, world, local;
     uint64_t passes;
     bool recompute, bf16, dropout;
+    enum ds_optim_kind optim;
 };
 
 static struct test_run setting_run(const struct setting *set, unsigned stage)
@@ -37,6 +38,12 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
                                                          : DS_RECOMPUTE_FULL;
     run.job.model.dropout = run.job.model.attention_dropout = set->dropout ? 0.1 : 0.0;
     run.job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+    run.job.optim.kind = set->optim;
+    if (set->optim == DS_OPTIM_MUON) {
+        run.job.optim.momentum = 0.95;
+        run.job.optim.nesterov = true;
+        run.job.optim.adamw_lr = 1e-3;
+    }
     return run;
 }
 
@@ -72,15 +79,15 @@ static void check_traffic(const struct test_run *run, const char *what)
 static void check_setting(const struct setting *set)
 {
     struct test_run run[4];
-    char what[128];
+    char what[160];
 
     for (unsigned stage = 0; stage < 4; stage++) {
         run[stage] = setting_run(set, stage);
         (void)snprintf(what, sizeof(what),
-                       "family %u, world %u, groups of %u, %u passes, recompute %d, bf16 %d, "
+                       "%s, family %u, world %u, groups of %u, %u passes, recompute %d, bf16 %d, "
                        "dropout %d, stage %u",
-                       set->family, set->world, set->local, (unsigned)set->passes, set->recompute,
-                       set->bf16, set->dropout, stage);
+                       ds_optim_name(set->optim), set->family, set->world, set->local,
+                       (unsigned)set->passes, set->recompute, set->bf16, set->dropout, stage);
         test_run(&run[stage]);
         for (unsigned i = 0; i < set->world; i++)
             cr_assert_eq(run[stage].rc[i], 0, "%s: rank %u: %s", what, i, run[stage].err[i].text);
@@ -97,12 +104,13 @@ static void check_setting(const struct setting *set)
         test_run_release(&run[stage]);
 }
 
-static void check_all(unsigned family, bool bf16)
+static void check_all(enum ds_optim_kind optim, unsigned family, bool bf16)
 {
     static const unsigned groups[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {4, 2}};
 
     for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]) * 4; i++) {
-        const struct setting set = {.family = family,
+        const struct setting set = {.optim = optim,
+                                    .family = family,
                                     .bf16 = bf16,
                                     .world = groups[i / 4][0],
                                     .local = groups[i / 4][1],
@@ -116,22 +124,29 @@ static void check_all(unsigned family, bool bf16)
 
 Test(stages, gpt2_has_the_same_bits_at_every_stage)
 {
-    check_all(0, false);
+    check_all(DS_OPTIM_ADAMW, 0, false);
 }
 
 Test(stages, gpt2_in_bf16_has_the_same_bits_at_every_stage)
 {
-    check_all(0, true);
+    check_all(DS_OPTIM_ADAMW, 0, true);
 }
 
 Test(stages, llama_has_the_same_bits_at_every_stage)
 {
-    check_all(1, false);
+    check_all(DS_OPTIM_ADAMW, 1, false);
 }
 
 Test(stages, llama_in_bf16_has_the_same_bits_at_every_stage)
 {
-    check_all(1, true);
+    check_all(DS_OPTIM_ADAMW, 1, true);
+}
+
+/* Matrices that one rank owns, padding between them. */
+Test(stages, muon_has_the_same_bits_at_every_stage)
+{
+    check_all(DS_OPTIM_MUON, 0, false);
+    check_all(DS_OPTIM_MUON, 1, true);
 }
 
 /* --- a planted change ------------------------------------------------------------------------- */

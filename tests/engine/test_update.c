@@ -21,7 +21,8 @@ struct setting {
 static const struct setting settings[] = {
     {DS_OPTIM_ADAMW, 0, false},   {DS_OPTIM_ADAM, 0, false}, {DS_OPTIM_SGD, 0, false},
     {DS_OPTIM_SGD, 0.9, false},   {DS_OPTIM_SGD, 0.9, true}, {DS_OPTIM_LION, 0, false},
-    {DS_OPTIM_ADAGRAD, 0, false}, {DS_OPTIM_LAMB, 0, false},
+    {DS_OPTIM_ADAGRAD, 0, false}, {DS_OPTIM_LAMB, 0, false}, {DS_OPTIM_MUON, 0.9, true},
+    {DS_OPTIM_MUON, 0.9, false},
 };
 
 /* The first of these that a name matches counts. */
@@ -59,6 +60,7 @@ static double first_update(const struct ds_job *job, double p, double g, double 
     case DS_OPTIM_LION: return p - lr * decay * p - lr * ((g > 0) - (g < 0));
     case DS_OPTIM_ADAGRAD: g += decay * p; return p - lr * g / (fabs(g) + eps);
     case DS_OPTIM_LAMB: return p - lr * (g / (fabs(g) + eps) + decay * p);
+    case DS_OPTIM_MUON: return p - lr * decay * p - lr * g / (fabs(g) + eps); /* no matrix */
     }
     return (double)NAN;
 }
@@ -79,6 +81,63 @@ static double trust_ratio(const struct test_run *before, const struct test_run *
         squares_u += u * u;
     }
     return squares_p > 0.0 && squares_u > 0.0 ? sqrt(squares_p / squares_u) : 1.0;
+}
+
+/* x[rows, cols] becomes (a + b A + c A A) x with A = x x', written out; `t`, `next` are room. */
+static void iterate(double *x, uint64_t rows, uint64_t cols, double *t, double *next)
+{
+    for (uint64_t i = 0; i < rows; i++)
+        for (uint64_t j = 0; j < rows; j++) {
+            t[i * rows + j] = 0.0;
+            for (uint64_t k = 0; k < cols; k++)
+                t[i * rows + j] += x[i * cols + k] * x[j * cols + k];
+        }
+    for (uint64_t i = 0; i < rows; i++)
+        for (uint64_t j = 0; j < rows; j++) {
+            double square = 0.0;
+
+            for (uint64_t k = 0; k < rows; k++)
+                square += t[i * rows + k] * t[k * rows + j];
+            t[(rows + i) * rows + j] = -4.775 * t[i * rows + j] + 2.0315 * square;
+        }
+    for (uint64_t i = 0; i < rows; i++)
+        for (uint64_t k = 0; k < cols; k++) {
+            next[i * cols + k] = 3.4445 * x[i * cols + k];
+            for (uint64_t j = 0; j < rows; j++)
+                next[i * cols + k] += t[(rows + i) * rows + j] * x[j * cols + k];
+        }
+    memcpy(x, next, rows * cols * sizeof(*x));
+}
+
+/* Muon's first update of a matrix in double: its direction is a multiple of the gradient, which the
+ * division by its norm takes away. */
+static void matrix_error(const struct test_run *before, const struct test_run *after,
+                         const struct ds_plan_param *param, double lr, double decay, double scale,
+                         double *error, double *norm)
+{
+    uint64_t rows = param->param.shape[0], cols = param->param.shape[1], n = rows * cols;
+    double *x = calloc(2 * n + 2 * rows * rows, sizeof(*x)), squares = 0.0;
+    double momentum = before->job.optim.momentum;
+    double part = (1.0 - momentum) * (before->job.optim.nesterov ? 1.0 + momentum : 1.0) * scale;
+
+    cr_assert_not_null(x);
+    for (uint64_t k = 0; k < n; k++) {
+        x[k] = (double)after->first_grads[param->offset + k] * part;
+        squares += x[k] * x[k];
+    }
+    for (uint64_t k = 0; k < n; k++)
+        x[k] /= sqrt(squares) + 1e-7;
+    for (unsigned i = 0; i < 5; i++)
+        iterate(x, rows, cols, x + 2 * n, x + n);
+    for (uint64_t k = 0; k < n; k++) {
+        double p = (double)before->params[param->offset + k];
+        double want = -lr * decay * p - lr * sqrt(fmax(1.0, (double)cols / (double)rows)) * x[k];
+        double is = (double)after->params[param->offset + k] - p;
+
+        *error += (is - want) * (is - want);
+        *norm += want * want;
+    }
+    free(x);
 }
 
 static void check(const struct setting *setting, unsigned world)
@@ -106,6 +165,10 @@ static void check(const struct setting *setting, unsigned world)
 
         group_by_hand(param->param.name, param->param.ndim > 1, &lr, &decay);
         lr *= trust_ratio(&before, &after, param, scale, decay);
+        if (ds_optim_by_matrix(job, &param->param)) {
+            matrix_error(&before, &after, param, lr, decay, scale, &error, &norm);
+            continue;
+        }
         for (uint64_t k = param->offset; k < param->offset + param->param.elems; k++) {
             double p = (double)before.params[k], g = (double)after.first_grads[k] * scale;
             double want = first_update(job, p, g, lr, decay) - p;
@@ -134,7 +197,8 @@ Test(update, every_optimizer_learns)
 {
     static const double rates[] = {
         [DS_OPTIM_ADAMW] = 3e-3, [DS_OPTIM_ADAM] = 3e-3,    [DS_OPTIM_SGD] = 0.3,
-        [DS_OPTIM_LION] = 1e-3,  [DS_OPTIM_ADAGRAD] = 2e-3, [DS_OPTIM_LAMB] = 1e-2};
+        [DS_OPTIM_LION] = 1e-3,  [DS_OPTIM_ADAGRAD] = 2e-3, [DS_OPTIM_LAMB] = 1e-2,
+        [DS_OPTIM_MUON] = 5e-3};
 
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
         struct test_run run = test_reference_run(1, 2, 4);
@@ -142,10 +206,11 @@ Test(update, every_optimizer_learns)
         run.job.optim.kind = settings[i].kind;
         run.job.optim.momentum = settings[i].momentum;
         run.job.optim.nesterov = settings[i].nesterov;
-        run.job.optim.lr = rates[settings[i].kind];
+        run.job.optim.lr = run.job.optim.adamw_lr = rates[settings[i].kind];
         test_run_ok(&run);
-        cr_assert_eq(run.plan.arena_bytes[DS_ARENA_MOMENTS],
-                     ds_optim_states(&run.job) * run.plan.padded_elems * sizeof(float));
+        cr_assert(settings[i].kind == DS_OPTIM_MUON ||
+                  run.plan.arena_bytes[DS_ARENA_MOMENTS] ==
+                      ds_optim_states(&run.job) * run.plan.padded_elems * sizeof(float));
         cr_assert_lt(run.eval, run.result[0].loss, "%s: %g after %g",
                      ds_optim_name(settings[i].kind), run.eval, run.result[0].loss);
         test_run_release(&run);
@@ -198,4 +263,14 @@ Test(update, lamb_has_the_same_bits_at_every_stage_in_every_type)
     check_bits(&lamb, DS_COMPUTE_FP32);
     check_bits(&lamb, DS_COMPUTE_BF16);
     check_bits(&lamb, DS_COMPUTE_FP16);
+}
+
+/* So do whole matrices, which one rank updates. */
+Test(update, muon_has_the_same_bits_at_every_stage_in_every_type)
+{
+    static const struct setting muon = {DS_OPTIM_MUON, 0.95, true};
+
+    check_bits(&muon, DS_COMPUTE_FP32);
+    check_bits(&muon, DS_COMPUTE_BF16);
+    check_bits(&muon, DS_COMPUTE_FP16);
 }

@@ -231,11 +231,12 @@ Test(job, optimizers_have_defaults_of_their_own)
 {
     static const struct {
         const char *override;
-        double beta2, eps, decay;
+        double beta2, eps, decay, momentum;
     } table[] = {
-        {"optim.name=adamw", 0.95, 1e-8, 0.1}, {"optim.name=adam", 0.999, 1e-8, 0},
-        {"optim.name=lion", 0.99, 1e-8, 0.1},  {"optim.name=adagrad", 0.95, 1e-10, 0},
-        {"optim.name=sgd", 0.95, 1e-8, 0},     {"optim.name=lamb", 0.999, 1e-6, 0.01},
+        {"optim.name=adamw", 0.95, 1e-8, 0.1, 0},   {"optim.name=adam", 0.999, 1e-8, 0, 0},
+        {"optim.name=lion", 0.99, 1e-8, 0.1, 0},    {"optim.name=adagrad", 0.95, 1e-10, 0, 0},
+        {"optim.name=sgd", 0.95, 1e-8, 0, 0},       {"optim.name=lamb", 0.999, 1e-6, 0.01, 0},
+        {"optim.name=muon", 0.95, 1e-8, 0.1, 0.95},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -243,7 +244,9 @@ Test(job, optimizers_have_defaults_of_their_own)
 
         parse(&job, SMALL, table[i].override);
         cr_expect(job.optim.beta2 == table[i].beta2 && job.optim.eps == table[i].eps &&
-                      job.optim.weight_decay == table[i].decay,
+                      job.optim.weight_decay == table[i].decay &&
+                      job.optim.momentum == table[i].momentum &&
+                      job.optim.nesterov == (table[i].momentum > 0.0),
                   "%s", table[i].override);
         ds_job_release(&job);
     }

@@ -234,6 +234,28 @@ Test(op, arguments_of_lamb)
     REFUSES(lamb, lamb, (a.p_low = f, a.low_type = DS_F32));
 }
 
+Test(op, muon_arguments)
+{
+    static const struct ds_muon_moments_args moments = {
+        .n = 3, .m = f, .u = f + 10, .grad_type = DS_F32, .grad = f + 20};
+    static const struct ds_muon_args muon = {.n = 3, .p = f, .x = f + 10};
+    static const struct ds_affine_args affine = {.rows = 2, .cols = 3, .x = f, .y = f + 10};
+
+    ACCEPTS(muon_moments, moments);
+    REFUSES(muon_moments, moments, a.m = NULL);
+    REFUSES(muon_moments, moments, a.u = NULL);
+    REFUSES(muon_moments, moments, a.grad = NULL);
+    REFUSES(muon_moments, moments, a.grad_type = DS_I32);
+    ACCEPTS(muon, muon);
+    REFUSES(muon, muon, a.p = NULL);
+    REFUSES(muon, muon, a.x = NULL);
+    REFUSES(muon, muon, (a.p_low = f, a.low_type = DS_F32));
+    ACCEPTS(affine, affine);
+    ACCEPTS(affine, (struct ds_affine_args){0});
+    REFUSES(affine, affine, a.x = NULL);
+    REFUSES(affine, affine, a.y = NULL);
+}
+
 Test(op, nothing_to_do)
 {
     ACCEPTS(adamw, ((struct ds_adamw_args){.bias1 = 1.0, .bias2 = 1.0}));

@@ -56,7 +56,7 @@ static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t globa
     job.train.micro_batch = micro_batch;
     job.train.sequence = sequence;
     job.optim.kind = DS_OPTIM_ADAMW;
-    job.optim.lr = 3e-3;
+    job.optim.lr = job.optim.adamw_lr = 3e-3;
     job.optim.beta1 = 0.9;
     job.optim.beta2 = 0.95;
     job.optim.eps = 1e-5;

@@ -60,6 +60,8 @@ int main(int argc, char **argv)
         ds_log(DS_LOG_ERROR, "stdin and stdout must be open");
         return DS_EXIT_USAGE;
     }
+    if (null_fd > STDERR_FILENO)
+        (void)close(null_fd);
     if (slurm) {
         if (ds_slurm_join(&join, args.in_fd, &err) != 0) {
             ds_log(DS_LOG_ERROR, "%s", err.text);

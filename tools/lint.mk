@@ -29,7 +29,7 @@ tidy: | $(B)/deps-test.ok ## the ratchets: lengths, licence lines, banned calls,
 	$(Q)tools/tidy $(LISTED)
 
 LISTED = cli/dsrun.c cli/agent.c cli/worker.c $(SRC_cuda) $(CU) tests/cudaemu/planted.cu $(foreach r,$(ROOMS),$(SRC_$(r)) $(SRC_isa_$(r))) \
-    $(foreach r,$(TEST_ROOMS),$(TESTS_$(r))) $(TESTS_e2e)
+    $(foreach r,$(TEST_ROOMS),$(TESTS_$(r))) $(TESTS_e2e) $(SRC_one_map)
 
 format: | $(B)/deps-lint.ok ## rewrite the C sources with clang-format
 	$(Q)clang-format -i $(C_FILES)

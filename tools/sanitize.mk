@@ -14,7 +14,7 @@ check-ubsan: check-asan
 
 # Beds of hosts and long series of jobs run as built only: what they wait for has deadlines that an
 # instrumented program does not keep, and their processes are covered by the scripts that are left.
-UNSANITIZED   := bits campaign ddp layouts memory parity replay simulator slurm ssh testbed
+UNSANITIZED   := bits campaign ddp layouts memory parity replay simulator slurm ssh testbed valgrind
 # Emulated kernels take minutes each under instruments; their emulation and one of them are enough here.
 UNSANITIZED_BIN := $(addprefix $(B)/tests/cudaemu/test_cuda_,embed loss norm optim update)
 E2E_SANITIZED := $(filter-out $(foreach t,$(UNSANITIZED),tests/e2e/$(t).py tests/e2e/$(t).sh),$(E2E))
@@ -36,24 +36,38 @@ sanitized-selftest: $(SEEDED)
 	done; echo "sanitized-selftest: $(words $(SEEDED)) seeded defects noticed"
 
 # Criterion does not start under ThreadSanitizer: the tests of the threaded rooms are compiled against
-# tests/support/mini/, a small replacement of the part of Criterion that they use.
-TSAN_TESTS := $(wildcard tests/kernels/test_pool.c tests/engine/test_link.c \
-    tests/ckpt/test_saver.c)
+# tests/support/mini/, a small replacement of the part of Criterion that they use.  Ranks are threads
+# there, of the engine's tests and of the comm's, over shared memory and over TCP; a job then runs with
+# every program instrumented.
+TSAN_TESTS := $(addprefix tests/,kernels/test_pool.c engine/test_link.c engine/test_engine.c \
+    engine/test_peers.c ckpt/test_saver.c comm/test_comm.c comm/test_group.c comm/test_net.c \
+    comm/test_layout.c)
 TSAN_BIN   := $(patsubst %.c,$(B)/%,$(TSAN_TESTS))
-check-tsan: | $(B)/deps-test.ok ## the threaded rooms under ThreadSanitizer
-	$(Q)$(MAKE) B=$(B)/tsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread' CPPFLAGS='-Itests/support/mini' \
-	    TEST_LIBS='$(LIBS_worker)' tsan-check
+ONE_MAP    := $(call OBJ_OF,$(SRC_one_map))
+check-tsan: | $(B)/deps-test.ok ## the threaded rooms, and a job, under ThreadSanitizer
+	$(Q)$(MAKE) B=$(B)/tsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread' \
+	    CPPFLAGS='-Itests/support/mini -DRANKS_AS_THREADS' TEST_LIBS='$(LIBS_worker)' tsan-check
+
+ifeq ($(SAN),thread)
+$(TSAN_BIN): $(ONE_MAP)
+$(TSAN_BIN): LDLIBS += -Wl,--wrap=mmap -Wl,--wrap=munmap
+-include $(ONE_MAP:.o=.d)
+endif
 
 RACE := $(B)/tests/seeded/thread/race
 $(RACE): $(RACE).o
 	$(call say,LINK    $@)
 	$(Q)$(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $<
 
-tsan-check: $(TSAN_BIN) $(RACE)
+tsan-check: $(TSAN_BIN) $(RACE) all
 	$(Q)if TSAN_OPTIONS=halt_on_error=1 setarch -R $(RACE) >/dev/null 2>&1; then \
 	    echo "check-tsan: the seeded race was not noticed"; exit 1; fi
-	$(Q)set -e; for t in $(TSAN_BIN); do echo "$$t"; TSAN_OPTIONS=halt_on_error=1 setarch -R $$t; done; \
-	echo "check-tsan: 1 seeded race noticed, $(words $(TSAN_BIN)) programs ran clean"
+	$(Q)set -e; export TSAN_OPTIONS="halt_on_error=1:suppressions=$$PWD/tools/tsan.supp"; \
+	for t in $(TSAN_BIN); do echo "$$t"; setarch -R $$t; done; B='$(B)' setarch -R tests/support/tsan_jobs.py; \
+	echo "check-tsan: 1 seeded race noticed, $(words $(TSAN_BIN)) programs and the jobs ran clean"
+
+check-valgrind: all $(FAKE_WORKER) | $(B)/deps-test.ok $(B)/deps-valgrind.ok ## jobs with the agent, the workers or dsrun under memcheck
+	$(Q)B='$(B)' tests/run tests/e2e/valgrind.py
 
 # --- coverage -------------------------------------------------------------------------------------
 COVERAGE_MIN ?= 85
@@ -66,4 +80,4 @@ coverage: | $(B)/deps-test.ok $(B)/deps-cover.ok ## statement coverage by all te
 coverage-run: all tests
 	$(Q)find $(B) -name '*.gcda' -delete; B='$(B)' tests/run $(ALL_TESTBIN) $(E2E)
 
-.PHONY: check-asan check-ubsan sanitized-check sanitized-selftest check-tsan tsan-check coverage coverage-run
+.PHONY: check-asan check-ubsan sanitized-check sanitized-selftest check-tsan tsan-check check-valgrind coverage coverage-run

@@ -3,3 +3,6 @@
 TESTS_comm := tests/comm/test_tree.c tests/comm/test_comm.c tests/comm/test_fault.c tests/comm/test_group.c tests/comm/test_net.c \
     tests/comm/test_greet.c tests/comm/test_layout.c tests/comm/test_mesh.c tests/comm/test_address.c
 TESTROOMS_comm := comm base
+
+# One mapping for ranks that are threads: `make check-tsan`.
+SRC_one_map := tests/support/mini/one_map.c

@@ -115,6 +115,47 @@ static inline int hosts_child(const struct hosts *setup, unsigned rank, hosts_fn
     return line;
 }
 
+/* The page and every host's memory. */
+static inline int hosts_prepare(struct hosts *setup, unsigned *hosts)
+{
+    setup->page =
+        mmap(NULL, sizeof(*setup->page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    *hosts = 0;
+    for (setup->world = 0; setup->count[*hosts] > 0; ++*hosts) {
+        setup->fd[*hosts] = memfd_create("host", MFD_CLOEXEC);
+        setup->world += setup->count[*hosts];
+    }
+    return setup->page == MAP_FAILED ? -1 : 0;
+}
+
+static inline void hosts_clear(const struct hosts *setup, unsigned hosts)
+{
+    for (unsigned host = 0; host < hosts; host++)
+        (void)close(setup->fd[host]);
+    (void)munmap(setup->page, sizeof(*setup->page));
+}
+
+#ifdef RANKS_AS_THREADS
+static inline void *hosts_thread_main(void *arg)
+{
+    struct ranks_thread *me = arg;
+
+    me->line = hosts_child(me->setup, me->rank, (hosts_fn *)me->fn);
+    return NULL;
+}
+
+static inline int hosts_run(struct hosts setup, hosts_fn *fn)
+{
+    unsigned hosts;
+    int line;
+
+    if (hosts_prepare(&setup, &hosts) != 0)
+        return -1;
+    line = ranks_threads(&setup, setup.world, hosts_thread_main, (void (*)(void))fn);
+    hosts_clear(&setup, hosts);
+    return line;
+}
+#else
 static inline pid_t hosts_start(const struct hosts *setup, unsigned rank, hosts_fn *fn, int out)
 {
     pid_t pid = fork();
@@ -134,16 +175,10 @@ static inline pid_t hosts_start(const struct hosts *setup, unsigned rank, hosts_
 static inline int hosts_run_dying(struct hosts setup, hosts_fn *fn, int allowed_signal)
 {
     int pipe_fd[2], status, line = 0, bad = 0;
-    unsigned hosts = 0;
+    unsigned hosts;
     pid_t pid[RANKS_MAX];
 
-    setup.page =
-        mmap(NULL, sizeof(*setup.page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    for (setup.world = 0; setup.count[hosts] > 0; hosts++) {
-        setup.fd[hosts] = memfd_create("host", MFD_CLOEXEC);
-        setup.world += setup.count[hosts];
-    }
-    if (setup.page == MAP_FAILED || pipe(pipe_fd) < 0)
+    if (hosts_prepare(&setup, &hosts) != 0 || pipe(pipe_fd) < 0)
         return -1;
     for (unsigned rank = 0; rank < setup.world; rank++)
         pid[rank] = hosts_start(&setup, rank, fn, pipe_fd[1]);
@@ -155,9 +190,7 @@ static inline int hosts_run_dying(struct hosts setup, hosts_fn *fn, int allowed_
     if (read(pipe_fd[0], &line, sizeof(line)) != (ssize_t)sizeof(line))
         line = 0;
     (void)close(pipe_fd[0]);
-    for (unsigned host = 0; host < hosts; host++)
-        (void)close(setup.fd[host]);
-    (void)munmap(setup.page, sizeof(*setup.page));
+    hosts_clear(&setup, hosts);
     return line != 0 ? line : bad;
 }
 
@@ -165,5 +198,6 @@ static inline int hosts_run(struct hosts setup, hosts_fn *fn)
 {
     return hosts_run_dying(setup, fn, 0);
 }
+#endif
 
 #endif

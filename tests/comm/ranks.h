@@ -6,10 +6,15 @@
  * A rank's function returns 0 or the number of the line that saw something wrong; the parent
  * gives back the first such line, so that a failing test names the place.  Criterion's asserts do
  * not work in the children.
+ *
+ * With RANKS_AS_THREADS ranks are threads of one process, for ThreadSanitizer: `make check-tsan`
+ * gives them one mapping of the shared memory (tests/support/mini/one_map.c), so that it sees what
+ * they do to each other there.  None of them can be killed then.
  */
 #ifndef DS_TESTS_COMM_RANKS_H
 #define DS_TESTS_COMM_RANKS_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,6 +28,11 @@
 #include "runtime/comm/comm.h"
 
 enum { RANKS_MAX = 8, RANKS_LIMIT_S = 120 };
+#ifdef RANKS_AS_THREADS
+enum { RANKS_LESS = 7 }; /* ThreadSanitizer takes that much longer */
+#else
+enum { RANKS_LESS = 1 };
+#endif
 
 struct ranks {
     unsigned world;
@@ -88,6 +98,54 @@ static inline _Noreturn void ranks_exit(int status)
     _exit(status);
 }
 
+#ifdef RANKS_AS_THREADS
+struct ranks_thread {
+    const void *setup;
+    unsigned rank;
+    void (*fn)(void);
+    int line;
+    pthread_t thread;
+};
+
+/* `start` is given a ranks_thread and sets its line; returns the first that is not 0. */
+static inline int ranks_threads(const void *setup, unsigned world, void *(*start)(void *),
+                                void (*fn)(void))
+{
+    struct ranks_thread rank[RANKS_MAX];
+    int line = 0;
+
+    for (unsigned i = 0; i < world; i++) {
+        rank[i] = (struct ranks_thread){.setup = setup, .rank = i, .fn = fn};
+        if (pthread_create(&rank[i].thread, NULL, start, &rank[i]) != 0)
+            abort();
+    }
+    for (unsigned i = 0; i < world; i++) {
+        (void)pthread_join(rank[i].thread, NULL);
+        line = line != 0 ? line : rank[i].line;
+    }
+    return line;
+}
+
+static inline void *ranks_thread_main(void *arg)
+{
+    struct ranks_thread *me = arg;
+
+    me->line = ranks_child(me->setup, me->rank, (ranks_fn *)me->fn);
+    return NULL;
+}
+
+static inline int ranks_run(struct ranks setup, ranks_fn *fn)
+{
+    int line;
+
+    setup.fd = memfd_create("ranks", MFD_CLOEXEC);
+    if (setup.fd < 0)
+        return -1;
+    line = ranks_threads(&setup, setup.world, ranks_thread_main, (void (*)(void))fn);
+    (void)close(setup.fd);
+    return line;
+}
+#else
 /* The line travels through a pipe: an exit status has eight bits. */
 static inline pid_t ranks_start(const struct ranks *setup, unsigned rank, ranks_fn *fn, int out)
 {
@@ -131,6 +189,7 @@ static inline int ranks_run(struct ranks setup, ranks_fn *fn)
 {
     return ranks_run_dying(setup, fn, 0);
 }
+#endif
 
 /* --- numbers whose sum depends on the order, and the order that is right --------------------- */
 

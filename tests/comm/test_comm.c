@@ -11,7 +11,7 @@
 
 #include "tests/comm/ranks.h"
 
-enum { BIG = 1000003, ROUNDS = 300 };
+enum { BIG = 1000003 / RANKS_LESS, ROUNDS = 300 / RANKS_LESS };
 
 static const unsigned worlds[] = {1, 2, 3, 4, 5, 8};
 static const size_t sizes[] = {1, 15, 16, 17, BIG};

@@ -11,7 +11,7 @@
 
 #include "tests/comm/hosts.h"
 
-enum { BIG = 300007, ROUNDS = 100 };
+enum { BIG = 300007 / RANKS_LESS, ROUNDS = 100 / RANKS_LESS };
 
 /* Worlds of 2, 3, 4, 5, 6 and 8 ranks on hosts of all kinds. */
 static const unsigned placements[][RANKS_MAX + 1] = {

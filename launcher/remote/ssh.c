@@ -78,6 +78,8 @@ void ds__ssh_listen(struct ds_ssh_link *link)
     if (link->session != NULL && link->phase != DS_SSH_CONNECT &&
         (libssh2_session_block_directions(link->session) & LIBSSH2_SESSION_BLOCK_OUTBOUND) != 0)
         events |= EPOLLOUT;
+    if (ds__ssh_awaits_agent(link)) /* its hanging up is seen when we go on */
+        events = 0;
     ds_loop_want(link->ssh->base.args.loop, &link->watch, events);
 }
 
@@ -120,11 +122,10 @@ void ds__ssh_drop(struct ds_ssh_link *link)
     if (link->boot != NULL)
         ds_boot_release(link->boot);
     free(link->boot);
-    free(link->auth);
+    ds__ssh_auth_free(link);
     free(link->known);
     free(link->complaint);
     link->boot = NULL;
-    link->auth = NULL;
     link->known = NULL;
     link->complaint = NULL;
     if (link->eof_ns != 0)
@@ -369,6 +370,8 @@ static uint64_t ssh_tick(struct ds_starter *starter, uint64_t now_ns)
     start_booked(ssh, now_ns);
     for (struct ds_ssh_link *link = ssh->links; link != NULL; link = link->next)
         next_ns = sooner(next_ns, age(link, now_ns));
+    for (struct ds_ssh_agent *agent = ssh->agents; agent != NULL; agent = agent->next)
+        next_ns = sooner(next_ns, ds_ssh_agent_tick(agent, now_ns));
     mind_gates(ssh);
     return next_ns;
 }
@@ -471,7 +474,7 @@ static void ssh_close(struct ds_starter *starter)
         free(link->err);
         free(link);
     }
-    ds_ssh_agent_close(&ssh->agent);
+    ds__ssh_agents_close(ssh);
     ds_boot_plan_release(&ssh->plan);
     ds_ssh_site_release(&ssh->site);
     free(ssh);
@@ -489,7 +492,6 @@ static int ssh_open(struct ds_starter **starter, const struct ds_transport_args 
         return ds_fail(err, ENOMEM, "no memory for SSH");
     }
     ssh->base = (struct ds_starter){.transport = &ds_transport_ssh, .args = *args};
-    ssh->agent.fd = -1;
     if (args->start_ns != 0)
         ssh->start_span_ns = args->start_ns - ds_clock_mono_ns();
     rc = ds_boot_plan_open(&ssh->plan, args->libexec, ds_build_id, args->push == DS_PUSH_AUTO,

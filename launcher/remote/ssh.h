@@ -56,9 +56,11 @@ struct ds_ssh_lookup { /* a name being looked up; outlives the link when it cann
     char name[DS_MAX_HOST_NAME + 1], port[8];
 };
 
-struct ds_ssh_auth { /* what was tried */
-    size_t next;     /* candidate */
-    bool begun;      /* it */
+struct ds_ssh_auth {            /* what was tried */
+    struct ds_ssh_agent *agent; /* of ssh->agents; NULL: none */
+    struct ds_ssh_agent_ask ask;
+    size_t next; /* candidate */
+    bool begun;  /* it */
     unsigned tried;
     char notes[256]; /* keys that could not be tried, and why */
 };
@@ -97,8 +99,7 @@ struct ds_ssh_link {
 struct ds_ssh {
     struct ds_starter base;
     struct ds_ssh_site site;
-    struct ds_ssh_agent agent;
-    const char *agent_path; /* that it was opened for; NULL: not yet */
+    struct ds_ssh_agent *agents; /* one for each socket that is named */
     struct ds_boot_plan plan;
     struct ds_ssh_link *links;
     unsigned hosts, count[DS_SSH_PHASE_COUNT]; /* links with a remote: all, by phase */
@@ -127,6 +128,11 @@ int ds__ssh_authenticate(struct ds_ssh_link *link, struct ds_error *err);
 int ds__ssh_open(struct ds_ssh_link *link, struct ds_error *err);
 int ds__ssh_exec(struct ds_ssh_link *link, struct ds_error *err);
 int ds__ssh_boot(struct ds_ssh_link *link, struct ds_error *err);
+
+/* The ssh-agent is asked and has not answered: the socket has nothing to say meanwhile. */
+bool ds__ssh_awaits_agent(const struct ds_ssh_link *link);
+void ds__ssh_auth_free(struct ds_ssh_link *link);
+void ds__ssh_agents_close(struct ds_ssh *ssh); /* no link is logging in any more */
 
 /* The text of libssh2's last error. */
 const char *ds__ssh_text(const struct ds_ssh_link *link);

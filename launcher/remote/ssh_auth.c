@@ -19,7 +19,7 @@
 
 enum { MAX_TRIES = 6 };
 
-enum use { USE_FILE, USE_AGENT, USE_END };
+enum use { USE_FILE, USE_AGENT, USE_LATER, USE_END };
 
 /* --- key files -------------------------------------------------------------------------------- */
 
@@ -78,11 +78,12 @@ static const char *judge_key(const char *text)
     return n < 0 ? "is damaged" : judge_openssh(bytes, (size_t)n);
 }
 
-static void add_note(struct ds_ssh_auth *auth, const char *path, const char *why)
+static void add_note(struct ds_ssh_auth *auth, const char *what, const char *why)
 {
     size_t used = strlen(auth->notes);
 
-    (void)snprintf(auth->notes + used, sizeof(auth->notes) - used, "; %s %s", path, why);
+    (void)snprintf(auth->notes + used, sizeof(auth->notes) - used, "; %s%s%s",
+                   what == NULL ? "" : what, what == NULL ? "" : " ", why);
 }
 
 /* Can this file be tried?  A missing one is no news unless the config names it. */
@@ -114,17 +115,67 @@ static bool usable(struct ds_ssh_link *link, const char *path)
 
 /* --- the agent -------------------------------------------------------------------------------- */
 
-static void open_agent(struct ds_ssh *ssh, const char *path)
+/* It was listed or has failed: all who log in with it may go on.  It has signed: who asked. */
+static void on_agent(struct ds_ssh_agent *agent, struct ds_ssh_agent_ask *ask)
 {
-    struct ds_error err = {0};
+    struct ds_ssh *ssh = agent->user;
 
-    if (path == NULL || path[0] == '\0' ||
-        (ssh->agent_path != NULL && strcmp(path, ssh->agent_path) == 0))
+    if (ask != NULL) {
+        ds__ssh_drive(ask->user);
         return;
-    ds_ssh_agent_close(&ssh->agent);
-    ssh->agent_path = path;
-    if (ds_ssh_agent_open(&ssh->agent, path, &err) != 0)
-        ssh->agent.keys = 0; /* like one without keys; a failed login says which were tried */
+    }
+    for (struct ds_ssh_link *link = ssh->links; link != NULL; link = link->next)
+        if (link->phase == DS_SSH_AUTH && link->auth != NULL && link->auth->agent == agent)
+            ds__ssh_drive(link);
+}
+
+/* The agent at that socket, opened when it is not yet; NULL: there is none. */
+static struct ds_ssh_agent *find_agent(struct ds_ssh *ssh, const char *path)
+{
+    struct ds_ssh_agent *agent = ssh->agents;
+
+    if (path == NULL || path[0] == '\0')
+        return NULL;
+    while (agent != NULL && strcmp(agent->path, path) != 0)
+        agent = agent->next;
+    if (agent != NULL)
+        return agent;
+    agent = calloc(1, sizeof(*agent));
+    if (agent == NULL)
+        return NULL;
+    agent->path = path;
+    agent->loop = ssh->base.args.loop;
+    agent->ready = on_agent;
+    agent->user = ssh;
+    agent->next = ssh->agents;
+    ssh->agents = agent;
+    ds_ssh_agent_open(agent);
+    return agent;
+}
+
+void ds__ssh_agents_close(struct ds_ssh *ssh)
+{
+    while (ssh->agents != NULL) {
+        struct ds_ssh_agent *agent = ssh->agents;
+
+        ssh->agents = agent->next;
+        ds_ssh_agent_close(agent);
+        free(agent);
+    }
+}
+
+bool ds__ssh_awaits_agent(const struct ds_ssh_link *link)
+{
+    return link->phase == DS_SSH_AUTH && link->auth != NULL &&
+           link->auth->ask.state == DS_SSH_ASK_WAITS;
+}
+
+void ds__ssh_auth_free(struct ds_ssh_link *link)
+{
+    if (link->auth != NULL)
+        ds_ssh_agent_forget(&link->auth->ask);
+    free(link->auth);
+    link->auth = NULL;
 }
 
 /* With IdentitiesOnly, keys whose public half lies beside a named file. */
@@ -157,29 +208,49 @@ static bool agent_key_wanted(struct ds_ssh_link *link, const struct ds_ssh_agent
 }
 
 struct signer {
-    struct ds_ssh_agent *agent;
+    struct ds_ssh_link *link;
     const struct ds_ssh_agent_key *key;
 };
 
+/* Called again, with the same data, until there is a signature or none is to be had. */
 static LIBSSH2_USERAUTH_PUBLICKEY_SIGN_FUNC(sign_with_agent)
 {
-    struct signer *signer = *abstract;
+    const struct signer *signer = *abstract;
+    struct ds_ssh_auth *auth = signer->link->auth;
+    struct ds_ssh_agent_ask *ask = &auth->ask;
+    int rc = 0;
 
     (void)session;
-    return ds_ssh_agent_sign(signer->agent, signer->key, data, data_len, sig, sig_len, NULL) == 0
-               ? 0
-               : LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
+    ask->user = signer->link;
+    if (ask->state == DS_SSH_ASK_NONE)
+        rc = ds_ssh_agent_sign(auth->agent, ask, signer->key, data, data_len, NULL);
+    if (rc == 0 && ask->state == DS_SSH_ASK_WAITS)
+        return LIBSSH2_ERROR_EAGAIN;
+    if (rc == 0)
+        rc = ask->rc;
+    if (rc == 0) {
+        *sig = ask->sig; /* moved */
+        *sig_len = ask->sig_len;
+        ask->sig = NULL;
+    }
+    ds_ssh_agent_forget(ask);
+    return rc == 0 ? 0 : LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
 }
 
 /* --- candidates ------------------------------------------------------------------------------- */
 
-/* What candidate `next` is: an index into files or keys. */
+/* What candidate `next` is: an index into files or keys; or not known before the agent has told. */
 static enum use find_use(const struct ds_ssh_link *link, size_t *index)
 {
     const struct ds_ssh_target *target = link->target;
-    size_t files = target->identity.count, keys = link->ssh->agent.keys, at = link->auth->next;
+    const struct ds_ssh_agent *agent = link->auth->agent;
+    size_t files = target->identity.count, at = link->auth->next;
+    size_t keys = agent == NULL ? 0 : agent->keys;
     size_t first = target->identities_given ? files : keys;
+    bool known = agent == NULL || agent->state >= DS_SSH_AGENT_LISTED;
 
+    if (!known && !(target->identities_given && at < files))
+        return USE_LATER;
     if (at >= files + keys)
         return USE_END;
     *index = at < first ? at : at - first;
@@ -190,7 +261,7 @@ static enum use find_use(const struct ds_ssh_link *link, size_t *index)
 static int try_one(struct ds_ssh_link *link, enum use use, size_t index)
 {
     const struct ds_ssh_target *target = link->target;
-    struct ds_ssh_agent *agent = &link->ssh->agent;
+    struct ds_ssh_agent *agent = link->auth->agent;
     unsigned user_len = (unsigned)strlen(target->user);
     int rc;
 
@@ -201,10 +272,11 @@ static int try_one(struct ds_ssh_link *link, enum use use, size_t index)
         rc = libssh2_userauth_publickey_fromfile_ex(link->session, target->user, user_len, NULL,
                                                     target->identity.item[index], NULL);
     } else {
-        struct signer signer = {agent, &agent->key[index]};
+        struct signer signer = {link, &agent->key[index]};
         void *abstract = &signer;
 
-        if (!link->auth->begun && !agent_key_wanted(link, &agent->key[index]))
+        if (!link->auth->begun &&
+            (agent->state == DS_SSH_AGENT_FAILED || !agent_key_wanted(link, &agent->key[index])))
             return -ENOENT;
         link->auth->begun = true;
         rc = libssh2_userauth_publickey(link->session, target->user, agent->key[index].blob,
@@ -230,18 +302,17 @@ int ds__ssh_authenticate(struct ds_ssh_link *link, struct ds_error *err)
         link->auth = calloc(1, sizeof(*link->auth));
         if (link->auth == NULL)
             return ds_fail(err, ENOMEM, "no memory to log in");
-        open_agent(link->ssh, link->target->agent);
+        link->auth->agent = find_agent(link->ssh, link->target->agent);
     }
     while (link->auth->tried < MAX_TRIES && (use = find_use(link, &index)) != USE_END) {
-        rc = try_one(link, use, index);
+        rc = use == USE_LATER ? 0 : try_one(link, use, index);
         if (rc == 0)
             return 0;
         if (rc == -ECONNRESET)
             return ds_fail(err, EHOSTUNREACH, "its sshd hung up during the login of '%s'%s",
                            link->target->user, link->auth->notes);
         if (rc == 1) {
-            free(link->auth);
-            link->auth = NULL;
+            ds__ssh_auth_free(link);
             ds__ssh_enter(link, DS_SSH_READY);
             return 1;
         }
@@ -249,6 +320,8 @@ int ds__ssh_authenticate(struct ds_ssh_link *link, struct ds_error *err)
         link->auth->begun = false;
         link->auth->next++;
     }
+    if (link->auth->agent != NULL && link->auth->agent->state == DS_SSH_AGENT_FAILED)
+        add_note(link->auth, NULL, link->auth->agent->err.text);
     return ds_fail(err, EHOSTUNREACH, "it accepts no key for user '%s' (%u tried)%s",
                    link->target->user, link->auth->tried, link->auth->notes);
 }

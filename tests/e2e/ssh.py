@@ -6,12 +6,16 @@
 Every sshd of the bed records the command that it is given, so that the last point can say that it was
 the same bytes each time, whatever stood in hostfiles, options, arguments and paths.
 """
+import base64
 import os
 import pty
 import re
 import select
 import shutil
+import socket
+import struct
 import subprocess
+import threading
 import time
 
 import beds
@@ -238,6 +242,38 @@ def config_points(bed, home):
         {h.DSRUN} exec -H {bed.hostfile} -- hostname; code=$?; mv {key}.away {key}; ssh-agent -k >/dev/null; exit $code"""
     ran = bed.run("sh", "-c", script)
     h.ok(ran.returncode == 0 and "node1" in ran.stdout, "a key that only the ssh-agent has", ran.stdout + ran.stderr)
+    agent_points(bed, home, key)
+
+
+def agent_points(bed, home, key):
+    """Two ssh-agents, one of which lists the key and never signs: what is asked of it ends, all else goes on."""
+    path, asked, config = h.work() / "mute-agent", [], home / ".ssh" / "config"
+    right = config.read_text()
+    blob = base64.b64decode(key.with_suffix(".pub").read_text().split()[1])
+    answer = struct.pack(">BIII", 12, 1, len(blob), 0)[:-4] + blob + struct.pack(">I", 0)
+    mute = socket.socket(socket.AF_UNIX)
+    mute.bind(str(path))
+    mute.listen()
+
+    def serve():
+        line, _ = mute.accept()
+        while head := line.recv(4, socket.MSG_WAITALL):
+            asked.append(line.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL)[0])
+            if asked[-1] == 11:
+                line.sendall(struct.pack(">I", len(answer)) + answer)
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    config.write_text(f"Host node2\n  IdentityAgent {path}\n" + right)
+    script = f"""eval "$(ssh-agent -s)" >/dev/null; ssh-add -q {key}; mv {key} {key}.away
+        {h.DSRUN} exec --via ssh -H {bed.hostfile} -- hostname; code=$?; mv {key}.away {key}; ssh-agent -k >/dev/null; exit $code"""
+    bed.hostfile.write_text("node1\nnode2\nnode3\n")
+    ran = bed.run("sh", "-c", script)
+    h.ok(ran.returncode == 69 and "node1" in ran.stdout and "node3" in ran.stdout and "node2" not in ran.stdout
+         and f"the ssh-agent at '{path}' did not answer within 10 s" in ran.stderr and asked == [11, 13],
+         "an ssh-agent that never signs is named, hosts with another go on", f"{ran.returncode} {asked} {ran.stdout}{ran.stderr}")
+    config.write_text(right)
+    mute.close()
 
 
 def push_points(bed, home):

@@ -34,6 +34,7 @@ struct launch {
     const struct ds_cli *cli;
     struct ds_arena arena;
     struct ds_cli_place place;
+    struct ds_spares spares;
     struct ds_report report;
     struct ds_fleet fleet;
     unsigned attempt;
@@ -204,7 +205,7 @@ static int run_attempt(struct launch *launch, const struct ds_env *given,
 static bool again(struct launch *launch, struct ds_restart *restart, struct ds_fleet_result *result,
                   struct ds_error *err)
 {
-    const struct ds_restart_facts facts = {
+    struct ds_restart_facts facts = {
         .limit = launch->cli->restarts > 0 ? (unsigned)launch->cli->restarts : 0,
         .code = result->code,
         .stopped = result->stop_signal != 0,
@@ -215,6 +216,9 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
     unsigned delay_ms;
     int stop;
 
+    if (ds_spares_replace(&launch->spares, result->lost, &result->first, &facts.replaced) > 0 &&
+        all_devices(launch, err) != 0)
+        return false;
     if (!ds_restart_next(restart, &facts, &delay_ms, &why)) {
         if (why != NULL)
             ds_console_error(&launch->report.console, "%s", why);
@@ -233,8 +237,10 @@ static int run_program(struct launch *launch, const struct ds_env *env, struct d
 {
     struct ds_restart restart = {0};
     struct ds_fleet_result result = {0};
-    int rc;
+    int rc = ds_cli_place_spares(&launch->place, &launch->spares, err);
 
+    if (rc != 0)
+        return ds_exit_from_errno(rc);
     do {
         rc = run_attempt(launch, env, &result, err);
         if (rc != 0)

@@ -21,7 +21,6 @@
 #include "cli/report.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
-#include "launcher/fleet/spares.h"
 #include "launcher/remote/slurm.h"
 #include "runtime/data/data.h"
 #include "runtime/job.h"
@@ -257,7 +256,7 @@ static int run_job(struct run *run, struct ds_error *err)
 
     if (rc != 0)
         return ds_exit_from_errno(rc);
-    rc = ds_spares_init(&run->spares, &run->place.roster, &run->place.placement, err);
+    rc = ds_cli_place_spares(&run->place, &run->spares, err);
     if (rc != 0)
         return ds_exit_from_errno(rc);
     do {

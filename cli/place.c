@@ -204,6 +204,19 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_c
     return rc;
 }
 
+int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, struct ds_error *err)
+{
+    char hostname[HOST_NAME_MAX + 1];
+    int rc = ds_spares_init(spares, &place->roster, &place->placement, err);
+
+    own_name(hostname);
+    for (size_t i = 0; rc == 0 && i < place->roster.hosts; i++)
+        if (place->transport == &ds_transport_local &&
+            !ds_host_is_here(&place->roster.host[i], hostname))
+            spares->host[i].failed = true;
+    return rc;
+}
+
 void ds_cli_place_release(struct ds_cli_place *place)
 {
     ds_roster_release(&place->roster);

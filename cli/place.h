@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "cli/cli.h"
+#include "launcher/fleet/spares.h"
 #include "launcher/hosts/placement.h"
 #include "launcher/hosts/roster.h"
 
@@ -37,6 +38,11 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_c
  * host are for all of its ranks.  A machine may be named more than once. */
 int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
                        struct ds_error *err) DS_NODISCARD;
+/* Hosts of the roster that the placement leaves and its transport can reach.  The placement must
+ * not move meanwhile. */
+int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, struct ds_error *err)
+    DS_NODISCARD;
+
 void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struct */
 
 /* One line per rank: host, slot, cores. */

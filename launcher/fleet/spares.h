@@ -23,7 +23,7 @@ enum { DS_SPARE_STRIKES = 2 };
 
 struct ds_spare_host { /* one per host of the roster, zeroed at the start */
     uint8_t strikes;   /* first failures of ranks on it */
-    bool used, failed; /* in the placement; replaced */
+    bool used, failed; /* in the placement; replaced, or no spare for another reason */
 };
 
 struct ds_spares {

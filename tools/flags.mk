@@ -33,7 +33,9 @@ PROBED := $(shell mkdir -p $(B); test -s $(PROBE_FILE) || { \
     done > $(PROBE_FILE).$$$$; mv $(PROBE_FILE).$$$$ $(PROBE_FILE); }; cat $(PROBE_FILE))
 
 # -O2 -g is the default that the user's CFLAGS, which stand last, may change; kernels add -O3.
-DS_CPPFLAGS := $(if $(SAN)$(COVERAGE)$(filter -O0,$(CFLAGS)),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
+# A process that becomes another program must write down its coverage before; in strict C gcc does not
+# see to that by itself.
+DS_CPPFLAGS := $(if $(COVERAGE),-Dexecve=__gcov_execve) $(if $(SAN)$(COVERAGE)$(filter -O0,$(CFLAGS)),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
 DS_CFLAGS   := -std=c11 -O2 -g -fPIE -ffile-prefix-map=$(CURDIR)=. $(PROBED) \
     $(if $(WERROR),-Werror) \
     $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer,-fno-strict-overflow) \

@@ -120,6 +120,8 @@ class Hosts:
 
     def processes(self, host):
         """What runs in a host but its sshd, the sshd's children that serve a login, zombies, and kernel threads."""
+        if host == "head":
+            return self._head_processes()
         listed = self.on(host, "ps", "-eo", "pid=,stat=,args=")
         if listed.returncode:
             raise RuntimeError(f"{host}: {listed.stderr.strip()}")
@@ -128,6 +130,23 @@ class Hosts:
             pid, stat, args = line.split(None, 2)
             if pid != "1" and not stat.startswith("Z") and not args.startswith(("sshd:", "ps -eo", "slurmd ")):
                 found[int(pid)] = args
+        return found
+
+
+    def _head_processes(self):
+        """The head shares this machine's process numbers: what is in its network namespace."""
+        def namespace(pid):
+            return os.stat(f"/proc/{pid}/ns/net").st_ino
+        own = (self.base / "hosts" / "head" / "pid").read_text().strip()
+        wanted, found = namespace(own), {}
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and entry.name != own and namespace(entry.name) == wanted:
+                    args = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    if args and not args.startswith(("sshd:", "slurmctld", "munged")):
+                        found[int(entry.name)] = args
+            except OSError:
+                continue  # it has just ended
         return found
 
 

@@ -7,11 +7,17 @@
 
 A trial starts a job of fake ranks that make steps, waits a moment drawn from the seed, and does one thing:
 kills a rank, an agent, the sshd that serves a host, or dsrun; stops (SIGSTOP) a rank, an agent or dsrun; cuts a
-host off; fills its disk; freezes it.  The job must end with the code and the sentence of that fault, within the
-grace or the heartbeat limit and two seconds more (and a margin for a busy machine, which is printed), and then
-no process, connection, shared memory or file of it may be on any host.  One trial in four has a spare host and
-a restart, and must go on there.  The beds, of 9 hosts each, are worked on side by side.
+host off; fills its disk; freezes it.  The job must end with the code and the sentence of that fault, and then no
+process, connection, cgroup, shared memory or file of it may be on any host, nor on the one that dsrun runs on.
+One trial in four has a spare host and a restart, and must go on there.  The beds, of 9 hosts each, are worked
+on side by side.
+
+Between the fault and the end, or the new start, lie at most the grace and two seconds; before that the heartbeat
+limit where a host falls silent, the hang limit where a rank does.  From the record of the job, which says when:
+not from when this program came to look.  What the machine itself stood still is added: the longest that another
+process, which only sleeps and works a little, was late in that time.
 """
+import atexit
 import concurrent.futures
 import json
 import os
@@ -20,7 +26,9 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 import beds
@@ -28,7 +36,8 @@ import harness as h
 
 TRIALS = int(sys.argv[1]) if len(sys.argv) > 1 else 24
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-HOSTS, BEDS, HEARTBEAT, GRACE, HANG, MARGIN = 8, 6, 3.0, 2.0, 2.0, 20.0
+HOSTS, BEDS, HEARTBEAT, GRACE, HANG = 8, 6, 3.0, 2.0, 2.0
+PATIENCE = 30.0  # how long this program waits for what it then measures
 
 beds.require()
 LIBEXEC = h.work() / "libexec"
@@ -50,8 +59,33 @@ FAULTS = {
     "fill a disk":      (1, r"rank {rank} on {host} ended with code 1: a disk is full"),
     "freeze a host":    (70, r"host '{host}' was lost: it is frozen: .*for 3 s"),
 }
+SILENT = ("stop an agent", "cut a host", "freeze a host", "kill dsrun", "stop dsrun")
 # Those that a host is to blame for: its spare takes over at once.
 LOSES_HOST = ("kill an agent", "kill sshd's child", "stop an agent", "cut a host", "freeze a host")
+
+
+class Metronome(threading.Thread):
+    """How late is a process that wants to run every 50 ms?  Another one: this one's threads hinder each other."""
+
+    BEAT = ("import time\nwhile True:\n began = time.time(); time.sleep(0.05)\n for _ in range(20000): pass\n"
+            " print(began, time.time(), flush=True)")
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.process = subprocess.Popen([sys.executable, "-c", self.BEAT], stdout=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)
+        self.late = []  # (when, by how much) of those that count
+        self.start()
+
+    def run(self):
+        usual = 0.06
+        for line in self.process.stdout:
+            began, ended = map(float, line.split())
+            if ended - began > 2 * usual:
+                self.late.append((ended, ended - began - usual))
+
+    def stood_still(self, begin, end):
+        return sum(late for when, late in list(self.late) if begin <= when <= end + 0.1)
 
 
 def wait_for(true, seconds):
@@ -71,7 +105,7 @@ class Trial:
         self.spare = self.fault in LOSES_HOST and self.dice.random() < 0.5
         self.run = h.work() / f"run-{number}"
         self.err = h.work() / f"err-{number}"
-        self.took = 0.0
+        self.struck, self.took, self.stood, self.limit = 0.0, 0.0, 0.0, 0.0
         self.wrong = []
         self.process, self.before = None, {}
         self.err.touch()
@@ -86,7 +120,10 @@ class Trial:
             return []
 
     def count(self, name):
-        return sum(event["event"] == name for event in self.events())
+        return len(self.times(name))
+
+    def times(self, name):
+        return [event["time"] for event in self.events() if event["event"] == name]
 
     def start(self, bed):
         script = f"train:{self.dice.choice((20, 50, 100))}"
@@ -121,33 +158,49 @@ class Trial:
         elif kind == "freeze a host":
             bed.fault("freeze", self.host)
         elif kind == "fill a disk":
-            return  # its rank does
-        self.began = time.monotonic()
+            self.struck = self.times("started")[0] + 0.4  # its rank does
+            return
+        self.struck = time.time()  # it has happened: the command for it has ended
 
     def wait_end(self, bed):
-        limit = GRACE + 2.0
-        if self.fault == "stop a rank":
-            limit += HANG + 2.0
-        elif self.fault in ("stop an agent", "stop dsrun", "cut a host", "freeze a host", "kill dsrun"):
-            limit += HEARTBEAT
+        """Returns when it was over, as the job's record has it; of a dsrun that cannot write one, as the hosts show."""
+        over = None
         if self.fault in ("kill dsrun", "stop dsrun"):
-            if not wait_for(lambda: not any(bed.processes(name) for name in bed.names), limit + MARGIN):
+            look = 0.0
+
+            def empty():
+                nonlocal look
+                began = time.time()
+                found = any(bed.processes(name) for name in bed.names)
+                look = time.time() - began
+                return not found
+            if not wait_for(empty, PATIENCE):
                 self.say("ranks outlive their dsrun")
-            self.took = time.monotonic() - self.began
+            over = time.time() - look
             self.process.send_signal(signal.SIGCONT)
-            limit += 2.0
         if self.spare:
-            if not wait_for(lambda: self.count("started") == 2 or self.process.poll() is not None, limit + MARGIN) or \
+            if not wait_for(lambda: self.count("started") == 2 or self.process.poll() is not None, PATIENCE) or \
                     self.process.poll() is not None:
                 self.say("it does not go on with the spare host")
-            self.took = time.monotonic() - self.began
+            over = self.times("launch")[-1]
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
-        if not wait_for(lambda: self.process.poll() is not None, limit + MARGIN):
-            self.say(f"it does not end within {limit} s and {MARGIN} s")
+        if not wait_for(lambda: self.process.poll() is not None, PATIENCE):
+            self.say(f"it does not end within {PATIENCE} s")
             self.process.kill()
             self.process.wait()
-        self.took = self.took or time.monotonic() - self.began
+        return over or max(self.times("exit"), default=time.time())
+
+    def check_time(self, over, metronome):
+        """The cause is known in time, and what follows ends in time."""
+        known = HEARTBEAT if self.fault in SILENT else HANG + 2.0 if self.fault == "stop a rank" else 0.0
+        self.stood = metronome.stood_still(self.struck, over)
+        self.took, self.limit = max(0.0, over - self.struck), known + GRACE + 2.0
+        if self.took > self.limit + self.stood:
+            self.say(f"over after {self.took:.2f} s, not {self.limit} s; the machine stood still for {self.stood:.2f} s")
+        failing = self.times("failing")
+        if known and failing and failing[0] - self.struck > known + 0.5 + self.stood:
+            self.say(f"noticed after {failing[0] - self.struck:.2f} s, not {known} s")
 
     def check(self):
         code, sentence = FAULTS[self.fault]
@@ -167,8 +220,12 @@ class Trial:
         return [line for line in ran.stdout.splitlines() if line.strip()]
 
     def files(self, bed, name):
-        """What is in a host's own /tmp and /dev/shm; not what the bed shows there of this machine's."""
-        return set(self.lines(bed, name, "find", "/tmp", "/dev/shm", "-ignore_readdir_race", "-xdev", "-mindepth", "1"))
+        """What is in a host's own /tmp and /dev/shm, not what the bed shows there of this machine's; its cgroups."""
+        found = set(self.lines(bed, name, "find", "/tmp", "/dev/shm", "-ignore_readdir_race", "-xdev", "-mindepth", "1"))
+        cgroup = bed.base / "hosts" / name / "cgroup"
+        if cgroup.exists():
+            found |= {folder for folder, _, _ in os.walk(cgroup.read_text().strip())}
+        return found
 
     def check_left(self, bed):
         if self.fault == "cut a host":
@@ -180,7 +237,7 @@ class Trial:
 
         def left():
             found = []
-            for name in bed.names:
+            for name in (*bed.names, "head"):
                 found += [f"{name}: process {line}" for line in bed.processes(name).values()]
                 found += [f"{name}: {path}" for path in self.files(bed, name) - self.before[name]]
                 found += [f"{name}: {line}" for line in self.lines(
@@ -192,19 +249,18 @@ class Trial:
         def clean():
             still[0] = left()
             return not still[0]
-        if not wait_for(clean, HEARTBEAT + 2.0 + MARGIN):
+        if not wait_for(clean, PATIENCE):
             self.say(f"left behind: {still[0]}")
 
-    def go(self, bed):
+    def go(self, bed, metronome):
         try:
-            self.before = {name: self.files(bed, name) for name in bed.names}
+            self.before = {name: self.files(bed, name) for name in (*bed.names, "head")}
             if not self.start(bed):
                 self.say("it does not start")
                 return self
-            self.began = time.monotonic()
             time.sleep(0.3 + self.dice.random() * 0.5)
             self.strike(bed)
-            self.wait_end(bed)
+            self.check_time(self.wait_end(bed), metronome)
             self.check()
             self.check_left(bed)
         except Exception as error:  # a trial that cannot be made has failed
@@ -217,7 +273,7 @@ class Trial:
 
 
 def main():
-    free = queue.Queue()
+    free, metronome = queue.Queue(), Metronome()
     raised = [beds.Hosts(HOSTS + 1, disk="1m") for _ in range(min(BEDS, TRIALS))]
     for bed in raised:
         free.put(bed)
@@ -225,20 +281,23 @@ def main():
     def one(number):
         bed = free.get()
         try:
-            return Trial(number).go(bed)
+            return Trial(number).go(bed, metronome)
         finally:
             free.put(bed)
 
-    failures, took = 0, []
+    failures, took, nearest = 0, [], 0.0
     with concurrent.futures.ThreadPoolExecutor(len(raised)) as pool:
         for trial in pool.map(one, range(TRIALS)):
             took.append(trial.took)
+            nearest = max(nearest, trial.took / trial.limit if trial.limit else 0.0)
             failures += bool(trial.wrong)
             name = f"trial {trial.number}: {trial.fault} on {trial.host}{' with a spare' if trial.spare else ''}"
-            h.ok(not trial.wrong, f"{name}, over in {trial.took:.1f} s",
+            stood = f", {trial.stood:.1f} s of them at a standstill" if trial.stood else ""
+            h.ok(not trial.wrong, f"{name}, over in {trial.took:.1f} s of {trial.limit:g} s{stood}",
                  "\n".join(trial.wrong) + "\n" + trial.err.read_text(errors="replace")[-1500:])
             shutil.rmtree(trial.run, ignore_errors=True)
-    print(f"# {TRIALS} trials from seed {SEED} on {HOSTS} hosts, {failures} failures; longest {max(took):.1f} s")
+    print(f"# {TRIALS} trials from seed {SEED} on {HOSTS} hosts, {failures} failures; longest {max(took):.1f} s, "
+          f"the nearest to its limit took {100 * nearest:.0f}% of it")
     for bed in raised:
         bed.down()
     shared = [name for name in os.listdir("/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified")

@@ -15,6 +15,7 @@
 #ifndef DS_KERNELS_CUDA_ATTENTION_CUH
 #define DS_KERNELS_CUDA_ATTENTION_CUH
 
+#include "kernels/cuda/draw.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 enum { FLASH_WARPS = 4, FLASH_THREADS = FLASH_WARPS * WARP, FLASH_KEYS = 64, FLASH_MAX = 128 };
@@ -26,6 +27,7 @@ struct attention_shape {
     size_t ld; /* of a packed row */
     float scale;
     bool words; /* rows of heads are whole 16-byte words */
+    struct drop_rule drop;
 };
 
 template <class Args> static inline struct attention_shape attention_shape_of(const Args *a)
@@ -40,6 +42,7 @@ template <class Args> static inline struct attention_shape attention_shape_of(co
     s.group = s.heads / s.kv_heads;
     s.ld = (a->heads + 2 * a->kv_heads) * a->head_size;
     s.scale = a->scale;
+    s.drop = drop_rule_of(a->drop.rate, a->drop.seed, a->drop.stream, a->drop.first);
     s.words = a->head_size % PACK == 0 && (uintptr_t)a->qkv % 16 == 0;
     return s;
 }
@@ -73,6 +76,25 @@ static __device__ __forceinline__ size_t out_at(const struct attention_shape &s,
 static __device__ __forceinline__ size_t out_ld(const struct attention_shape &s)
 {
     return (size_t)s.heads * s.size;
+}
+
+/* Of a query, the number of the first block of random words of its weights. */
+static __device__ __forceinline__ uint64_t draws_at(const struct attention_shape &s, unsigned b,
+                                                    unsigned h, unsigned t)
+{
+    uint64_t row = ((s.drop.first + b) * s.heads + h) * s.seq + t;
+
+    return row * ((s.seq + 3) / 4);
+}
+
+/* What one weight of a row is multiplied with. */
+static __device__ __forceinline__ float keep_of(const struct attention_shape &s, uint64_t draws,
+                                                unsigned key)
+{
+    unsigned word[4];
+
+    draw(s.drop, draws + key / 4, word);
+    return kept(s.drop, key % 4 < 2 ? word[key % 2] : word[2 + key % 2]);
 }
 
 /* --- tiles -------------------------------------------------------------------------------------*/
@@ -217,6 +239,31 @@ static __device__ __forceinline__ void by_rows(float (&c)[MT][D / 8][4],
                 ptx_mma<T>(c[m][2 * n], a[m], b[0], b[1]);
                 ptx_mma<T>(c[m][2 * n + 1], a[m], b[2], b[3]);
             }
+        }
+    }
+}
+
+/* Dropout of a product whose rows are queries from `query` on and whose columns are keys from `key`
+ * on. */
+template <int MT>
+static __device__ __forceinline__ void drop_weights(float (&p)[MT][FLASH_KEYS / 8][4],
+                                                    const struct attention_shape &s, unsigned b,
+                                                    unsigned h, unsigned query, unsigned key)
+{
+    unsigned lane = threadIdx.x % WARP, odd = lane % 2;
+
+    DS_UNROLL
+    for (int i = 0; i < 2 * MT; i++) {
+        const int m = i / 2, e = i % 2 * 2;
+        uint64_t draws = draws_at(s, b, h, query + m * 16 + lane / 4 + i % 2 * 8);
+
+        DS_UNROLL
+        for (int n = 0; n < FLASH_KEYS / 8; n++) {
+            unsigned word[4];
+
+            draw(s.drop, draws + (key + n * 8 + lane % 4 * 2) / 4, word);
+            p[m][n][e] *= kept(s.drop, odd ? word[2] : word[0]);
+            p[m][n][e + 1] *= kept(s.drop, odd ? word[3] : word[1]);
         }
     }
 }

@@ -60,7 +60,7 @@ static __device__ __forceinline__ void score_gradients(float (&s)[MT][FLASH_KEYS
     }
 }
 
-template <class T, int D, int MT>
+template <class T, int D, int MT, bool DROP>
 static __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dq(struct attention_shape s, const T *qkv, const T *dout, struct row_stats stats, T *dqkv)
 {
@@ -99,6 +99,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
 
             by_transposed<T, D, FLASH_KEYS>(p, q, row, k + stage * TILE);
             by_transposed<T, D, FLASH_KEYS>(dp, g, row, v + stage * TILE);
+            if (DROP)
+                drop_weights(dp, s, b, h, query, key);
             score_gradients(p, dp, lse, dot, query, key, s.scale);
             by_rows<T, D, FLASH_KEYS>(dq, p, k + stage * TILE);
         }
@@ -136,13 +138,11 @@ template <class T, int D, int ROWS> struct query_tile {
     }
 };
 
-/* s: scores of keys by queries, to weights; dp: gradients of weights, to those of scores. */
-template <int ROWS>
-static __device__ __forceinline__ void transposed_gradients(float (&s)[1][ROWS / 8][4],
-                                                            float (&dp)[1][ROWS / 8][4],
-                                                            const float *lse, const float *dots,
-                                                            unsigned key, unsigned query,
-                                                            float scale)
+/* p: scores of keys by queries, to weights; dp: gradients of weights, to those of scores. */
+template <int ROWS, bool DROP>
+static __device__ __forceinline__ void transposed_gradients(
+    float (&p)[1][ROWS / 8][4], float (&dp)[1][ROWS / 8][4], const float *lse, const float *dots,
+    const struct attention_shape &s, unsigned b, unsigned h, unsigned key, unsigned query)
 {
     unsigned lane = threadIdx.x % WARP;
 
@@ -150,17 +150,18 @@ static __device__ __forceinline__ void transposed_gradients(float (&s)[1][ROWS /
     for (int n = 0; n < ROWS / 8; n++) {
         DS_UNROLL
         for (int e = 0; e < 4; e++) {
-            unsigned column = n * 8 + lane % 4 * 2 + e % 2;
-            bool seen = key + lane / 4 + e / 2 * 8 <= query + column;
-            float p = exp2f(s[0][n][e] * (scale * DS_LOG2E) - lse[column] * DS_LOG2E);
+            unsigned column = n * 8 + lane % 4 * 2 + e % 2, row = key + lane / 4 + e / 2 * 8;
+            float w = exp2f(p[0][n][e] * (s.scale * DS_LOG2E) - lse[column] * DS_LOG2E);
+            float keep = DROP ? keep_of(s, draws_at(s, b, h, query + column), row) : 1.0f;
+            bool seen = row <= query + column;
 
-            s[0][n][e] = seen ? p : 0.0f;
-            dp[0][n][e] = seen ? p * (dp[0][n][e] - dots[column]) * scale : 0.0f;
+            p[0][n][e] = seen ? w * keep : 0.0f;
+            dp[0][n][e] = seen ? w * (dp[0][n][e] * keep - dots[column]) * s.scale : 0.0f;
         }
     }
 }
 
-template <class T, int D, int ROWS>
+template <class T, int D, int ROWS, bool DROP>
 static __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dkv(struct attention_shape s, const T *qkv, const T *dout, struct row_stats stats,
               T *dqkv)
@@ -180,7 +181,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     tile(stages).load(s, qkv, dout, stats, b, kv * s.group, begin);
     ptx_commit();
     for (unsigned i = 0; i < all; i++) {
-        unsigned query = begin + i % tiles * ROWS, next = i + 1;
+        unsigned query = begin + i % tiles * ROWS, h = kv * s.group + i / tiles, next = i + 1;
         tile now(stages + i % 2 * tile::BYTES), then(stages + next % 2 * tile::BYTES);
 
         if (next < all)
@@ -194,7 +195,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
 
             by_transposed<T, D, ROWS>(p, k, row, now.q);
             by_transposed<T, D, ROWS>(dp, v, row, now.g);
-            transposed_gradients<ROWS>(p, dp, now.lse, now.dots, key, query, s.scale);
+            transposed_gradients<ROWS, DROP>(p, dp, now.lse, now.dots, s, b, h, key, query);
             by_rows<T, D, ROWS>(dv, p, now.g);
             by_rows<T, D, ROWS>(dk, dp, now.q);
         }
@@ -204,7 +205,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     store_rows<T, D>(v, row, dv, s, dqkv + value_at(s, b, kv), s.ld, key);
 }
 
-template <class T, int D, int MT, int ROWS>
+template <class T, int D, int MT, int ROWS, bool DROP>
 static int start(const struct ds_attention_bwd_args *a, struct attention_shape s,
                  struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
 {
@@ -216,16 +217,16 @@ static int start(const struct ds_attention_bwd_args *a, struct attention_shape s
     unsigned dkv_grid = (s.seq + FLASH_KEYS - 1) / FLASH_KEYS * s.batch * s.kv_heads;
     const T *qkv = (const T *)a->qkv, *dout = (const T *)a->dout;
     T *dqkv = (T *)a->dqkv;
-    int rc = allow_shared(flash_dq<T, D, MT>, SHARED_DQ, err);
+    int rc = allow_shared(flash_dq<T, D, MT, DROP>, SHARED_DQ, err);
 
     if (rc == 0)
-        rc = allow_shared(flash_dkv<T, D, ROWS>, SHARED_DKV, err);
+        rc = allow_shared(flash_dkv<T, D, ROWS, DROP>, SHARED_DKV, err);
     if (rc != 0)
         return rc;
-    DS_LAUNCH((flash_dq<T, D, MT>), dq_grid, FLASH_THREADS, SHARED_DQ, stream_of(stream), s, qkv,
-              dout, stats, dqkv);
-    DS_LAUNCH((flash_dkv<T, D, ROWS>), dkv_grid, FLASH_THREADS, SHARED_DKV, stream_of(stream), s,
+    DS_LAUNCH((flash_dq<T, D, MT, DROP>), dq_grid, FLASH_THREADS, SHARED_DQ, stream_of(stream), s,
               qkv, dout, stats, dqkv);
+    DS_LAUNCH((flash_dkv<T, D, ROWS, DROP>), dkv_grid, FLASH_THREADS, SHARED_DKV, stream_of(stream),
+              s, qkv, dout, stats, dqkv);
     return launched("attention_bwd", err);
 }
 
@@ -234,8 +235,11 @@ static int flash_bwd(const struct ds_attention_bwd_args *a, struct attention_sha
                      struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
 {
     s.words = s.words && aligned(a->dout) && aligned(a->dqkv);
-    return s.size <= 64 ? start<T, 64, 1, 64>(a, s, stats, stream, err)
-                        : start<T, 128, 1, 32>(a, s, stats, stream, err);
+    if (a->drop.rate > 0.0)
+        return s.size <= 64 ? start<T, 64, 1, 64, true>(a, s, stats, stream, err)
+                            : start<T, 128, 1, 32, true>(a, s, stats, stream, err);
+    return s.size <= 64 ? start<T, 64, 1, 64, false>(a, s, stats, stream, err)
+                        : start<T, 128, 1, 32, false>(a, s, stats, stream, err);
 }
 
 extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,

@@ -98,7 +98,7 @@ static __device__ __forceinline__ void finish(float (&o)[MT][D / 8][4], struct r
     }
 }
 
-template <class T, int D, int MT>
+template <class T, int D, int MT, bool DROP>
 static __global__ void __launch_bounds__(FLASH_THREADS)
     flash_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
 {
@@ -135,6 +135,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
             by_transposed<T, D, FLASH_KEYS>(p, q, row, k + stage * TILE);
             hide(p, query, key);
             soften<D>(p, o, run, s.scale * DS_LOG2E);
+            if (DROP)
+                drop_weights(p, s, b, h, query, key);
             by_rows<T, D, FLASH_KEYS>(o, p, v + stage * TILE);
         }
         __syncthreads(); /* before the tile is overwritten */
@@ -143,20 +145,31 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     store_rows<T, D>(q, row, o, s, out + out_at(s, b, h), out_ld(s), query);
 }
 
-template <class T, int D, int MT>
+template <class T, int D, int MT, bool DROP>
 static int start(const struct ds_attention_fwd_args *a, struct attention_shape s,
                  struct ds_stream *stream, struct ds_error *err)
 {
     constexpr unsigned ROWS = FLASH_WARPS * ROWS_PER_WARP * MT;
     constexpr size_t SHARED = (ROWS + 4 * FLASH_KEYS) * D * sizeof(T);
     unsigned grid = (s.seq + ROWS - 1) / ROWS * s.batch * s.heads;
-    int rc = allow_shared(flash_fwd<T, D, MT>, SHARED, err);
+    int rc = allow_shared(flash_fwd<T, D, MT, DROP>, SHARED, err);
 
     if (rc != 0)
         return rc;
-    DS_LAUNCH((flash_fwd<T, D, MT>), grid, FLASH_THREADS, SHARED, stream_of(stream), s,
+    DS_LAUNCH((flash_fwd<T, D, MT, DROP>), grid, FLASH_THREADS, SHARED, stream_of(stream), s,
               (const T *)a->qkv, (T *)a->out, a->lse);
     return launched("attention_fwd", err);
+}
+
+template <class T>
+static int start_drop(const struct ds_attention_fwd_args *a, struct attention_shape s,
+                      struct ds_stream *stream, struct ds_error *err)
+{
+    if (a->drop.rate > 0.0)
+        return s.size <= 64 ? start<T, 64, 2, true>(a, s, stream, err)
+                            : start<T, 128, 1, true>(a, s, stream, err);
+    return s.size <= 64 ? start<T, 64, 2, false>(a, s, stream, err)
+                        : start<T, 128, 1, false>(a, s, stream, err);
 }
 
 extern "C" int ds__cuda_attention_fwd(const struct ds_attention_fwd_args *a,
@@ -167,9 +180,6 @@ extern "C" int ds__cuda_attention_fwd(const struct ds_attention_fwd_args *a,
     if (attention_is_plain(a->act, a->head_size))
         return ds__cuda_attention_plain_fwd(a, stream, err);
     s.words = s.words && aligned(a->out);
-    if (a->act == DS_BF16)
-        return s.size <= 64 ? start<__nv_bfloat16, 64, 2>(a, s, stream, err)
-                            : start<__nv_bfloat16, 128, 1>(a, s, stream, err);
-    return s.size <= 64 ? start<__half, 64, 2>(a, s, stream, err)
-                        : start<__half, 128, 1>(a, s, stream, err);
+    return a->act == DS_BF16 ? start_drop<__nv_bfloat16>(a, s, stream, err)
+                             : start_drop<__half>(a, s, stream, err);
 }

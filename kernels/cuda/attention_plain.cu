@@ -92,16 +92,18 @@ static __device__ __forceinline__ float warp_max(float x)
 
 template <class T>
 static __global__ void __launch_bounds__(BLOCK)
-    plain_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
+    plain_fwd(struct attention_shape s, bool drops, const T *qkv, T *out, float *lse)
 {
     DS_DYN_SHARED(float, shared);
     struct plain_rows w = plain_rows_of(shared, s.size);
     unsigned lane = threadIdx.x % WARP, b, h, t;
     float o[COLUMNS] = {}, max = -INFINITY, sum = 0.0f;
     const T *keys, *values;
+    uint64_t draws;
 
     if (!plain_task(s, s.heads, &b, &h, &t))
         return;
+    draws = draws_at(s, b, h, t);
     keys = qkv + key_at(s, b, h / s.group);
     values = qkv + value_at(s, b, h / s.group);
     plain_read(w.x, qkv + query_at(s, b, h) + t * s.ld, s.size);
@@ -117,7 +119,7 @@ static __global__ void __launch_bounds__(BLOCK)
         max = top;
         p = expf(score - max);
         sum = sum * shrink + warp_sum(p);
-        w.first[lane] = p;
+        w.first[lane] = drops ? p * keep_of(s, draws, key + lane) : p;
         __syncwarp();
         for (int c = 0; c < COLUMNS; c++)
             o[c] *= shrink;
@@ -135,9 +137,11 @@ static __global__ void __launch_bounds__(BLOCK)
 {
     DS_DYN_SHARED(float, shared);
     struct plain_rows w = plain_rows_of(shared, s.size);
+    bool drops = a.drop.rate > 0.0;
     unsigned lane = threadIdx.x % WARP, b, h, t;
     const T *qkv = (const T *)a.qkv, *keys, *values;
     float dq[COLUMNS] = {}, lse, dot;
+    uint64_t draws;
     size_t at;
 
     if (!plain_task(s, s.heads, &b, &h, &t))
@@ -145,6 +149,7 @@ static __global__ void __launch_bounds__(BLOCK)
     at = ((size_t)b * s.heads + h) * s.seq + t;
     lse = a.lse[at];
     dot = dots[at];
+    draws = draws_at(s, b, h, t);
     keys = qkv + key_at(s, b, h / s.group);
     values = qkv + value_at(s, b, h / s.group);
     plain_read(w.x, qkv + query_at(s, b, h) + t * s.ld, s.size);
@@ -157,6 +162,8 @@ static __global__ void __launch_bounds__(BLOCK)
             float score = plain_dot(w.x, keys + (key + lane) * s.ld, s.size) * s.scale;
             float dp = plain_dot(w.y, values + (key + lane) * s.ld, s.size);
 
+            if (drops)
+                dp *= keep_of(s, draws, key + lane);
             w.first[lane] = expf(score - lse) * (dp - dot) * s.scale;
         }
         __syncwarp();
@@ -172,6 +179,7 @@ static __global__ void __launch_bounds__(BLOCK)
 {
     DS_DYN_SHARED(float, shared);
     struct plain_rows w = plain_rows_of(shared, s.size);
+    bool drops = a.drop.rate > 0.0;
     unsigned lane = threadIdx.x % WARP, b, kv, key;
     const T *qkv = (const T *)a.qkv;
     float dk[COLUMNS] = {}, dv[COLUMNS] = {};
@@ -192,9 +200,10 @@ static __global__ void __launch_bounds__(BLOCK)
                 float score = plain_dot(w.x, queries + (t + lane) * s.ld, s.size) * s.scale;
                 float dp = plain_dot(w.y, douts + (t + lane) * out_ld(s), s.size);
                 float p = expf(score - a.lse[at + t + lane]);
+                float keep = drops ? keep_of(s, draws_at(s, b, h, t + lane), key) : 1.0f;
 
-                w.first[lane] = p;
-                w.other[lane] = p * (dp - dots[at + t + lane]) * s.scale;
+                w.first[lane] = p * keep;
+                w.other[lane] = p * (dp * keep - dots[at + t + lane]) * s.scale;
             }
             __syncwarp();
             plain_add(dv, w.first, douts + t * out_ld(s), out_ld(s), rows, s.size);
@@ -236,7 +245,8 @@ int ds__cuda_attention_plain_fwd(const struct ds_attention_fwd_args *a, struct d
         return rc;
     DS_TYPED(a->act, T,
              DS_LAUNCH(plain_fwd<T>, plain_grid(s, s.heads), BLOCK, plain_shared(s),
-                       stream_of(stream), s, (const T *)a->qkv, (T *)a->out, a->lse));
+                       stream_of(stream), s, a->drop.rate > 0.0, (const T *)a->qkv, (T *)a->out,
+                       a->lse));
     return launched("attention_fwd", err);
 }
 

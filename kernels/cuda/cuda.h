@@ -5,7 +5,7 @@
  *
  * An operation is queued on the stream and returns at once; -EIO when the launch is refused.
  * Pointers of the args structs are device memory, those of results too (ds_sumsq_args: sum and
- * nonfinite).  What the table lacks fails with ENOTSUP.
+ * nonfinite).  Attention scales must be positive.
  *
  * State  The kernels run under the emulation of tests/cudaemu/ only: none has run on a GPU yet, and
  *        nothing here tells of speed.  No program loads this backend yet.
@@ -18,13 +18,27 @@
 
 #include "kernels/backend.h"
 
+struct ds_cuda_matmul;
+
 struct ds_cuda_stream {
     struct ds_stream base;
     void *stream;  /* a cudaStream_t */
     void *scratch; /* device memory for partial results; 16-byte aligned */
     size_t scratch_bytes;
+    struct ds_cuda_matmul *matmul; /* matmul.h; NULL: no matrix products */
 };
 
+/* d[m,n] of F32 += a's bias of in_type. */
+int ds__cuda_add_bias(const struct ds_matmul_args *a, struct ds_stream *stream,
+                      struct ds_error *err);
+
 extern const struct ds_kernels ds__cuda_kernels;
+
+/* The entries of that table. */
+#define X(id, fn)                                                                                  \
+    int ds__cuda_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream,                 \
+                      struct ds_error *err);
+DS_OPS(X)
+#undef X
 
 #endif

@@ -3,15 +3,15 @@
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
 # nvcc, where there is one, into objects for the devices.  No program links them yet.
-CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu embed.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
+CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu bias.cu dropout.cu embed.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
 EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
     -fno-threadsafe-statics -fno-strict-aliasing -fno-asynchronous-unwind-tables -fcf-protection=none \
     -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
-SRC_cuda := kernels/cuda/table.c
-OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o) \
+SRC_cuda := $(addprefix kernels/cuda/,blaslt.c matmul.c table.c)
+OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o) \
     $(patsubst %.cu,$(B)/%.emu.o,$(CU))
 
 $(B)/%.emu.o: %.cu $(B)/flags | $(B)/deps-build.ok
@@ -27,23 +27,30 @@ $(B)/%.emu.o: %.cc $(B)/flags | $(B)/deps-build.ok
 $(B)/libemu.a: $(OBJ_emu)
 	$(Q)rm -f $@; $(AR) rcs $@ $^
 
+# A stand-in for cuBLASLt, as a library that can be loaded and as a part of the tests.
+$(B)/tests/cudaemu/libfakelt.so: tests/cudaemu/fake_blaslt.c kernels/dtype.c $(B)/flags
+	$(call say,LINK    $@)
+	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -fPIC -fvisibility=default -shared -o $@ $(filter %.c,$^) -lm
+
 # --- for devices ----------------------------------------------------------------------------------
 CUDA_HOME ?= /usr/local/cuda
 NVCC      := $(wildcard $(CUDA_HOME)/bin/nvcc)
-NVCC_ARCH := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90
+NVCC_ARCH := $(foreach a,80 90 100,-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_100,code=compute_100
+# blaslt.cu is compiled for what it asserts.
+CU_CUDA   := $(CU) kernels/cuda/blaslt.cu
 
 $(B)/%.cuda.o: %.cu $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,NVCC    $<)
-	$(Q)$(NVCC) -std=c++17 -O3 $(NVCC_ARCH) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
+	$(Q)$(NVCC) -std=c++17 -O3 $(NVCC_ARCH) -Werror all-warnings $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
 	    -I. -MMD -MF $(@:.o=.d) -c -o $@ $<
 
 ifeq ($(NVCC),)
-cuda-objects: ## compile the CUDA kernels for sm_80 and sm_90 with nvcc
+cuda-objects: ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
 	@echo "cuda-objects: no nvcc at $(CUDA_HOME)/bin; name its folder with CUDA_HOME=" >&2; exit 1
 else
-cuda-objects: $(patsubst %.cu,$(B)/%.cuda.o,$(CU)) ## compile the CUDA kernels for sm_80 and sm_90 with nvcc
+cuda-objects: $(patsubst %.cu,$(B)/%.cuda.o,$(CU_CUDA)) ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
 endif
 
 .PHONY: cuda-objects
--include $(OBJ_emu:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU))
+-include $(OBJ_emu:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU_CUDA))

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "kernels/cuda/cuda.h"
+#include "tests/cudaemu/fake_blaslt.h"
 
 #define DS_TESTS_EMULATED 1
 
@@ -32,6 +33,7 @@ static inline void emulated_close(struct ds_device *device)
 {
     struct emulated *e = (struct emulated *)(void *)device;
 
+    ds__cuda_matmul_close(e->stream.matmul);
     free(e->stream.scratch);
     free(e);
 }
@@ -58,6 +60,7 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
                                               .close = emulated_close,
                                               .alloc = emulated_alloc,
                                               .free = emulated_free};
+    const struct ds_cuda_matmul_args matmul = {.blaslt = &fake_blaslt_calls, .timer = fake_timer};
     struct emulated *e;
     static unsigned seed = 2;
     unsigned order = threads == 3 ? seed++ : threads - 1; /* forward, backward, by chance */
@@ -71,6 +74,8 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
     e->device.backend = &backend;
     e->device.stream = &e->stream.base;
     e->stream.base.kernels = &ds__cuda_kernels;
+    if (ds__cuda_matmul_open(&e->stream.matmul, &matmul, NULL) != 0)
+        abort();
     e->stream.scratch_bytes = EMULATED_SCRATCH;
     if (posix_memalign(&e->stream.scratch, 16, EMULATED_SCRATCH) != 0)
         abort();

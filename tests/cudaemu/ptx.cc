@@ -16,33 +16,50 @@ static uint16_t half_of(unsigned word, unsigned i)
     return (uint16_t)(word >> 16 * i);
 }
 
+static float widen(const struct cudaemu_product *p, uint16_t x)
+{
+    return p->half ? ds_f16_to_f32(x) : ds_bf16_to_f32(x);
+}
+
+/* Most of the time of an emulated attention goes here. */
+__attribute__((optimize("O3"))) static void multiply(const float (&a)[ROWS][DEPTH],
+                                                     const float (&b)[DEPTH][COLUMNS],
+                                                     float (&c)[ROWS][COLUMNS])
+{
+    for (unsigned row = 0; row < ROWS; row++) {
+        for (unsigned k = 0; k < DEPTH; k++) {
+            for (unsigned column = 0; column < COLUMNS; column++)
+                c[row][column] += a[row][k] * b[k][column];
+        }
+    }
+}
+
 CUDAEMU_INTERNAL void cudaemu_multiply(void *const *lanes)
 {
-    float a[ROWS][DEPTH], b[DEPTH][COLUMNS];
+    float a[ROWS][DEPTH], b[DEPTH][COLUMNS], c[ROWS][COLUMNS];
 
     for (unsigned lane = 0; lane < 32; lane++) {
         const struct cudaemu_product *p = (const struct cudaemu_product *)lanes[lane];
         unsigned group = lane / 4, in_group = lane % 4;
 
-        for (unsigned i = 0; i < 8; i++) { /* a0 .. a7 and, of those, b0 .. b3 */
-            unsigned row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
-            unsigned k = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
+        for (unsigned i = 0; i < 8; i++) { /* the halves of a's four words */
+            unsigned row = group + (i & 2 ? 8 : 0), k = in_group * 2 + (i & 1) + (i & 4 ? 8 : 0);
 
-            a[row][k] = p->widen(half_of(p->a[i / 2], i & 1));
+            a[row][k] = widen(p, half_of(p->a[i / 2], i & 1));
         }
-        for (unsigned i = 0; i < 4; i++)
-            b[in_group * 2 + (i & 1) + (i < 2 ? 0 : 8)][group] =
-                p->widen(half_of(p->b[i / 2], i & 1));
-    }
-    for (unsigned lane = 0; lane < 32; lane++) {
-        float *c = ((const struct cudaemu_product *)lanes[lane])->c;
-
         for (unsigned i = 0; i < 4; i++) {
-            unsigned row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + (i & 1);
+            unsigned k = in_group * 2 + (i & 1) + (i & 2 ? 8 : 0);
 
-            for (unsigned k = 0; k < DEPTH; k++)
-                c[i] += a[row][k] * b[k][column];
+            b[k][group] = widen(p, half_of(p->b[i / 2], i & 1));
+            c[group + (i & 2 ? 8 : 0)][in_group * 2 + (i & 1)] = p->c[i];
         }
+    }
+    multiply(a, b, c);
+    for (unsigned lane = 0; lane < 32; lane++) {
+        float *to = ((const struct cudaemu_product *)lanes[lane])->c;
+
+        for (unsigned i = 0; i < 4; i++)
+            to[i] = c[lane / 4 + (i & 2 ? 8 : 0)][lane % 4 * 2 + (i & 1)];
     }
 }
 

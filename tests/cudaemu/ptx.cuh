@@ -23,7 +23,7 @@ struct cudaemu_product {
     float *c;
     const unsigned *a;
     unsigned b[2];
-    float (*widen)(uint16_t);
+    bool half;
 };
 
 struct cudaemu_matrices {
@@ -42,7 +42,7 @@ template <class T>
 static inline void ptx_mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1)
 {
     constexpr bool half = std::is_same<T, __half>::value;
-    struct cudaemu_product mine = {c, a, {b0, b1}, half ? ds_f16_to_f32 : ds_bf16_to_f32};
+    struct cudaemu_product mine = {c, a, {b0, b1}, half};
 
     cudaemu_together(&mine, cudaemu_multiply, __FILE__, __LINE__);
 }

@@ -146,6 +146,8 @@ Test(matmul, training_shapes)
     check(256, 500, 128, 2, DS_F32, DS_F32, NOTHING, false, 12);
 }
 
+#ifndef DS_TESTS_EMULATED
+
 /* The primitives that multiply BF16 where the processor can, here with F32 and, when they exist,
  * BF16: strides, transposes, bias and sum are the same. */
 static void check_primitive(size_t m, size_t n, size_t k, unsigned layout, enum ds_dtype in,
@@ -224,3 +226,4 @@ Test(matmul, primitive_table_overflows)
     }
     ds__gemm_close(gemm);
 }
+#endif

@@ -1,0 +1,61 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * blaslt.cu - that blaslt.h says what the library's header says.  Compiled, never linked.
+ */
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+#include <type_traits>
+
+extern "C" {
+#include "kernels/cuda/blaslt.h"
+}
+
+#define SAME(ours, theirs) static_assert((int)(ours) == (int)(theirs), #ours)
+SAME(DS_BLASLT_SUCCESS, CUBLAS_STATUS_SUCCESS);
+SAME(DS_BLASLT_ALLOC_FAILED, CUBLAS_STATUS_ALLOC_FAILED);
+SAME(DS_BLASLT_NOT_SUPPORTED, CUBLAS_STATUS_NOT_SUPPORTED);
+SAME(DS_BLASLT_R_32F, CUDA_R_32F);
+SAME(DS_BLASLT_R_16F, CUDA_R_16F);
+SAME(DS_BLASLT_R_16BF, CUDA_R_16BF);
+SAME(DS_BLASLT_COMPUTE_32F, CUBLAS_COMPUTE_32F);
+SAME(DS_BLASLT_COMPUTE_TF32, CUBLAS_COMPUTE_32F_FAST_TF32);
+SAME(DS_BLASLT_OP_N, CUBLAS_OP_N);
+SAME(DS_BLASLT_OP_T, CUBLAS_OP_T);
+SAME(DS_BLASLT_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSA);
+SAME(DS_BLASLT_DESC_TRANSB, CUBLASLT_MATMUL_DESC_TRANSB);
+SAME(DS_BLASLT_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_EPILOGUE);
+SAME(DS_BLASLT_DESC_BIAS_POINTER, CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+SAME(DS_BLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_BIAS);
+SAME(DS_BLASLT_PREF_WORKSPACE, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
+SAME(DS_BLASLT_PREF_ALIGNMENT_A, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES);
+SAME(DS_BLASLT_PREF_ALIGNMENT_B, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES);
+SAME(DS_BLASLT_PREF_ALIGNMENT_C, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES);
+SAME(DS_BLASLT_PREF_ALIGNMENT_D, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES);
+
+static_assert(sizeof(struct ds_blaslt_algo) == sizeof(cublasLtMatmulAlgo_t), "algo");
+static_assert(sizeof(struct ds_blaslt_result) == sizeof(cublasLtMatmulHeuristicResult_t), "size");
+#define PLACED(ours, theirs)                                                                       \
+    static_assert(offsetof(struct ds_blaslt_result, ours) ==                                       \
+                      offsetof(cublasLtMatmulHeuristicResult_t, theirs),                           \
+                  #ours)
+PLACED(algo, algo);
+PLACED(workspace, workspaceSize);
+PLACED(status, state);
+
+/* Number, size and kind (whole number, pointer) of parameters; handles point to something. */
+template <class Ours, class Theirs> struct alike {
+    static constexpr bool value = sizeof(Ours) == sizeof(Theirs) &&
+                                  std::is_pointer<Ours>::value == std::is_pointer<Theirs>::value;
+};
+template <class Ours, class Theirs> struct same_call;
+template <class R, class... P, class S, class... Q> struct same_call<R (*)(P...), S (*)(Q...)> {
+    static_assert(sizeof...(P) == sizeof...(Q), "the number of parameters");
+    static_assert((alike<P, Q>::value && ...), "a parameter");
+    static_assert(alike<R, S>::value, "the result");
+    static constexpr bool value = true;
+};
+#define X(type, name, args)                                                                        \
+    static_assert(same_call<decltype(ds_blaslt::name), decltype(&cublasLt##name)>::value, #name);
+DS_BLASLT_CALLS(X)
+#undef X

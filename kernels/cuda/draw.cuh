@@ -1,0 +1,55 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * draw.cuh - counter-based random words, as base/rng.h and kernels/cpu/draw.h have them.
+ *
+ * Source  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11: Philox4x32-10
+ */
+#ifndef DS_KERNELS_CUDA_DRAW_CUH
+#define DS_KERNELS_CUDA_DRAW_CUH
+
+#include "kernels/cuda/device.cuh"
+
+/* What is kept is multiplied by `scale`: words from `below` on. */
+struct drop_rule {
+    uint64_t seed, stream, first;
+    unsigned below;
+    float scale;
+};
+
+static inline struct drop_rule drop_rule_of(double rate, uint64_t seed, uint64_t stream,
+                                            uint64_t first)
+{
+    return {seed, stream, first, (unsigned)(rate * 0x1p32), (float)(1.0 / (1.0 - rate))};
+}
+
+/* The four words of a block. */
+static __device__ __forceinline__ void draw(const struct drop_rule &d, uint64_t block,
+                                            unsigned (&x)[4])
+{
+    unsigned k0 = (unsigned)d.seed, k1 = (unsigned)(d.seed >> 32);
+
+    x[0] = (unsigned)block;
+    x[1] = (unsigned)(block >> 32);
+    x[2] = (unsigned)d.stream;
+    x[3] = (unsigned)(d.stream >> 32);
+    DS_UNROLL
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xd2511f53u * x[0], p1 = (uint64_t)0xcd9e8d57u * x[2];
+
+        x[0] = (unsigned)(p1 >> 32) ^ x[1] ^ k0;
+        x[1] = (unsigned)p1;
+        x[2] = (unsigned)(p0 >> 32) ^ x[3] ^ k1;
+        x[3] = (unsigned)p0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+}
+
+/* What an element with that word is multiplied with. */
+static __device__ __forceinline__ float kept(const struct drop_rule &d, unsigned word)
+{
+    return word >= d.below ? d.scale : 0.0f;
+}
+
+#endif

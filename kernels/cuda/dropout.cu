@@ -1,0 +1,46 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * dropout.cu - elements dropped by counter-based random numbers.  Not yet run on a GPU.
+ *
+ * A thread has PACK elements; where they do not begin with a block of words they touch one more.
+ */
+#include "kernels/cuda/draw.cuh"
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    dropout(struct drop_rule d, size_t n, const T *x, const T *residual, T *y)
+{
+    FOR_PACKS(i, n)
+    {
+        uint64_t first = d.first + i;
+        unsigned word[4] = {}, skip = (unsigned)(first % 4);
+        float v[PACK], r[PACK] = {};
+
+        take(x + i, n - i, v);
+        if (residual != nullptr)
+            take(residual + i, n - i, r);
+        DS_UNROLL
+        for (int j = 0; j < PACK; j++) {
+            unsigned at = (skip + j) % 4;
+
+            if (j == 0 || at == 0)
+                draw(d, (first + j) / 4, word);
+            v[j] = v[j] * kept(d, at < 2 ? word[at == 1] : word[2 + (at == 3)]) + r[j];
+        }
+        give(y + i, n - i, v);
+    }
+}
+
+extern "C" int ds__cuda_dropout(const struct ds_dropout_args *a, struct ds_stream *stream,
+                                struct ds_error *err)
+{
+    struct drop_rule d = drop_rule_of(a->rate, a->seed, a->stream, a->first);
+
+    if (a->n == 0)
+        return 0;
+    DS_TYPED(a->act, T,
+             DS_LAUNCH(dropout<T>, flat_grid(a->n), BLOCK, 0, stream_of(stream), d, a->n,
+                       (const T *)a->x, (const T *)a->residual, (T *)a->y));
+    return launched("dropout", err);
+}

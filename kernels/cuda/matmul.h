@@ -1,0 +1,51 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * matmul.h - matrix products through cuBLASLt: what a stream keeps for them.
+ *
+ * Everything that depends on a shape only (descriptors, the algorithm, its workspace) is made when
+ * the shape first comes and kept; the shapes of a training run are few.  The first product of a
+ * shape allocates, and with `measure` waits for the stream: not under the capture of a graph.
+ *
+ * Bits    Without `measure` the library's first proposal is taken: the same shape has the same bits
+ *         on the same GPU and library.  With it the fastest of some proposals is, which may be
+ *         another one in another process, and so may the last bits be.
+ * Tests   tests/cudaemu/test_cuda_matmul.c
+ */
+#ifndef DS_KERNELS_CUDA_MATMUL_H
+#define DS_KERNELS_CUDA_MATMUL_H
+
+#include <stdbool.h>
+
+#include "kernels/cuda/blaslt.h"
+#include "kernels/op.h"
+
+struct ds_cuda_matmul;
+
+/* Functions of the CUDA runtime, which return its error codes; needed to measure only. */
+struct ds_cuda_timer {
+    int (*create)(void **event);
+    int (*record)(void *event, void *stream);
+    int (*wait)(void *event);
+    int (*elapsed)(float *ms, void *begin, void *end);
+    int (*destroy)(void *event);
+    int (*alloc)(void **memory, size_t bytes);
+    int (*free)(void *memory);
+};
+
+struct ds_cuda_matmul_args {
+    const struct ds_blaslt *blaslt; /* kept as long as the object */
+    struct ds_cuda_timer timer;
+    bool measure;
+    bool tf32; /* products of F32 may round their operands to TF32 */
+};
+
+/* -EINVAL `measure` without a timer, -EIO the library refuses, -ENOMEM. */
+int ds__cuda_matmul_open(struct ds_cuda_matmul **out, const struct ds_cuda_matmul_args *args,
+                         struct ds_error *err) DS_NODISCARD;
+void ds__cuda_matmul_close(struct ds_cuda_matmul *matmul);
+
+/* Shapes that are kept now. */
+size_t ds__cuda_matmul_shapes(const struct ds_cuda_matmul *matmul);
+
+#endif

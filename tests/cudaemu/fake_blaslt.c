@@ -1,0 +1,382 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * fake_blaslt.c - a stand-in for cuBLASLt; the contract is in fake_blaslt.h.
+ */
+#include "tests/cudaemu/fake_blaslt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/dtype.h"
+
+enum { INVALID = 7, ALIGNMENTS = 4 };
+
+struct desc {
+    int compute;
+    int32_t transa, transb;
+    uint32_t epilogue;
+    const void *bias;
+};
+
+struct layout {
+    int type;
+    uint64_t rows, cols;
+    int64_t ld;
+};
+
+struct pref {
+    uint64_t workspace;
+    uint32_t alignment[ALIGNMENTS]; /* A, B, C, D as the library has them */
+};
+
+/* What data[] of an algorithm holds here. */
+enum { ID, WORKSPACE, ALIGNMENT, BIAS_ALIGNMENT = ALIGNMENT + ALIGNMENTS };
+
+struct fake_blaslt fake_blaslt;
+
+static void insist(bool holds, const char *what)
+{
+    if (holds)
+        return;
+    fprintf(stderr, "fake cuBLASLt: %s\n", what);
+    abort();
+}
+
+/* 0, or how this call has to fail. */
+static int fate(void)
+{
+    fake_blaslt.calls++;
+    return fake_blaslt.calls == fake_blaslt.fail_at ? fake_blaslt.fail_with : 0;
+}
+
+static int make(void **out, size_t bytes)
+{
+    int s = fate();
+
+    if (s != 0)
+        return s;
+    *out = calloc(1, bytes);
+    insist(*out != NULL, "no memory");
+    fake_blaslt.live++;
+    return 0;
+}
+
+static int drop(void *object)
+{
+    insist(object != NULL, "nothing to destroy");
+    free(object);
+    fake_blaslt.live--;
+    return 0;
+}
+
+/* clang-format off */
+#define X(type, name, args) type cublasLt##name args;
+DS_BLASLT_CALLS(X)
+#undef X
+/* clang-format on */
+
+int cublasLtCreate(void **handle)
+{
+    return make(handle, 1);
+}
+
+int cublasLtDestroy(void *handle)
+{
+    return drop(handle);
+}
+
+size_t cublasLtGetVersion(void)
+{
+    return 130000;
+}
+
+const char *cublasLtGetStatusName(int status)
+{
+    return status == DS_BLASLT_ALLOC_FAILED    ? "CUBLAS_STATUS_ALLOC_FAILED"
+           : status == DS_BLASLT_NOT_SUPPORTED ? "CUBLAS_STATUS_NOT_SUPPORTED"
+                                               : "CUBLAS_STATUS_EXECUTION_FAILED";
+}
+
+int cublasLtMatmulDescCreate(void **desc, int compute, int scale_type)
+{
+    int s = make(desc, sizeof(struct desc));
+
+    insist(scale_type == DS_BLASLT_R_32F, "a scale that is not of F32");
+    if (s == 0)
+        *(struct desc *)*desc = (struct desc){.compute = compute, .epilogue = 1};
+    return s;
+}
+
+int cublasLtMatmulDescDestroy(void *desc)
+{
+    return drop(desc);
+}
+
+int cublasLtMatmulDescSetAttribute(void *desc, int what, const void *value, size_t bytes)
+{
+    struct desc *d = desc;
+    int s = fate();
+    struct {
+        int what;
+        void *to;
+        size_t bytes;
+    } attribute[] = {{DS_BLASLT_DESC_TRANSA, &d->transa, sizeof(d->transa)},
+                     {DS_BLASLT_DESC_TRANSB, &d->transb, sizeof(d->transb)},
+                     {DS_BLASLT_DESC_EPILOGUE, &d->epilogue, sizeof(d->epilogue)},
+                     {DS_BLASLT_DESC_BIAS_POINTER, (void *)&d->bias, sizeof(d->bias)}};
+
+    if (s != 0)
+        return s;
+    for (size_t i = 0; i < sizeof(attribute) / sizeof(attribute[0]); i++) {
+        if (attribute[i].what == what && attribute[i].bytes == bytes) {
+            memcpy(attribute[i].to, value, bytes);
+            return 0;
+        }
+    }
+    return INVALID;
+}
+
+int cublasLtMatrixLayoutCreate(void **layout, int type, uint64_t rows, uint64_t cols, int64_t ld)
+{
+    int s = make(layout, sizeof(struct layout));
+
+    if (s == 0)
+        *(struct layout *)*layout = (struct layout){type, rows, cols, ld};
+    insist(rows > 0 && cols > 0 && ld >= 0 && (uint64_t)ld >= rows, "an impossible matrix");
+    return s;
+}
+
+int cublasLtMatrixLayoutDestroy(void *layout)
+{
+    return drop(layout);
+}
+
+int cublasLtMatmulPreferenceCreate(void **pref)
+{
+    int s = make(pref, sizeof(struct pref));
+
+    if (s == 0)
+        *(struct pref *)*pref = (struct pref){0, {256, 256, 256, 256}};
+    return s;
+}
+
+int cublasLtMatmulPreferenceDestroy(void *pref)
+{
+    return drop(pref);
+}
+
+int cublasLtMatmulPreferenceSetAttribute(void *pref, int what, const void *value, size_t bytes)
+{
+    struct pref *p = pref;
+    int s = fate();
+
+    if (s != 0)
+        return s;
+    if (what == DS_BLASLT_PREF_WORKSPACE && bytes == sizeof(p->workspace))
+        memcpy(&p->workspace, value, bytes);
+    else if (what >= DS_BLASLT_PREF_ALIGNMENT_A && what <= DS_BLASLT_PREF_ALIGNMENT_D &&
+             bytes == sizeof(uint32_t))
+        memcpy(&p->alignment[what - DS_BLASLT_PREF_ALIGNMENT_A], value, bytes);
+    else
+        return INVALID;
+    return 0;
+}
+
+static uint64_t alignment_of(const void *p)
+{
+    uintptr_t at = (uintptr_t)p | 256;
+
+    return at & -at;
+}
+
+int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, void *c, void *d,
+                                   void *pref, int wanted, struct ds_blaslt_result *results,
+                                   int *found)
+{
+    const struct pref *p = pref;
+    int most = fake_blaslt.proposals > 0 ? (int)fake_blaslt.proposals : FAKE_PROPOSALS;
+    int s = fate();
+
+    insist(handle && desc && a && b && c && d, "a descriptor is missing");
+    if (s != 0)
+        return s;
+    *found = 0;
+    for (int i = 0; i < most && *found < wanted; i++) {
+        struct ds_blaslt_result *r = &results[*found];
+
+        *r = (struct ds_blaslt_result){.workspace = (size_t)i * 1024};
+        if (r->workspace > p->workspace)
+            continue;
+        r->status = fake_blaslt.unfit >> i & 1 ? DS_BLASLT_NOT_SUPPORTED : 0;
+        r->algo.data[ID] = (uint64_t)i;
+        r->algo.data[WORKSPACE] = r->workspace;
+        for (size_t k = 0; k < ALIGNMENTS; k++)
+            r->algo.data[ALIGNMENT + k] = p->alignment[k];
+        r->algo.data[BIAS_ALIGNMENT] = alignment_of(((const struct desc *)desc)->bias);
+        (*found)++;
+    }
+    return 0;
+}
+
+static double element(const void *x, int type, uint64_t i)
+{
+    if (type == DS_BLASLT_R_32F)
+        return (double)((const float *)x)[i];
+    return type == DS_BLASLT_R_16BF ? (double)ds_bf16_to_f32(((const ds_bf16 *)x)[i])
+                                    : (double)ds_f16_to_f32(((const ds_f16 *)x)[i]);
+}
+
+static void put(void *x, int type, uint64_t i, double value)
+{
+    if (type == DS_BLASLT_R_32F)
+        ((float *)x)[i] = (float)value;
+    else if (type == DS_BLASLT_R_16BF)
+        ((ds_bf16 *)x)[i] = ds_bf16_from_f32((float)value);
+    else
+        ((ds_f16 *)x)[i] = ds_f16_from_f32((float)value);
+}
+
+/* Element (i, j) of op(x), whose columns are contiguous. */
+static double entry(const void *x, const struct layout *l, bool trans, uint64_t i, uint64_t j)
+{
+    return element(x, l->type, trans ? i * (uint64_t)l->ld + j : j * (uint64_t)l->ld + i);
+}
+
+static void check(const struct desc *e, const struct layout *a, const struct layout *b,
+                  const struct layout *c, const struct layout *d, bool in_place)
+{
+    insist((e->transa ? a->cols : a->rows) == d->rows, "rows of A and D differ");
+    insist((e->transb ? b->rows : b->cols) == d->cols, "columns of B and D differ");
+    insist((e->transa ? a->rows : a->cols) == (e->transb ? b->cols : b->rows),
+           "A and B do not fit together");
+    insist(c->rows == d->rows && c->cols == d->cols && c->type == d->type, "C and D differ");
+    insist(a->type == b->type, "types of A and B differ");
+    insist(d->type == a->type || d->type == DS_BLASLT_R_32F, "a type of D that is not supported");
+    insist(!in_place || c->ld == d->ld, "a sum in place with two layouts");
+    insist(e->epilogue == 1 || (e->epilogue == DS_BLASLT_EPILOGUE_BIAS && e->bias != NULL),
+           "an epilogue without its bias");
+    insist(e->epilogue == 1 || d->type == a->type, "a bias of another type than D");
+}
+
+static void check_memory(const struct ds_blaslt_algo *algo, const struct desc *e,
+                         const void *const matrix[ALIGNMENTS], void *workspace, size_t bytes)
+{
+    for (size_t i = 0; i < ALIGNMENTS; i++)
+        insist(alignment_of(matrix[i]) >= algo->data[ALIGNMENT + i],
+               "a matrix not aligned as said");
+    if (e->epilogue == DS_BLASLT_EPILOGUE_BIAS)
+        insist(alignment_of(e->bias) >= algo->data[BIAS_ALIGNMENT], "a bias not aligned as said");
+    insist(bytes >= algo->data[WORKSPACE] && (bytes == 0 || workspace != NULL),
+           "a workspace that is too small");
+    insist((uintptr_t)workspace % 16 == 0, "a workspace that is not aligned");
+    if (algo->data[WORKSPACE] > 0)
+        memset(workspace, 0xff, algo->data[WORKSPACE]);
+}
+
+int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, void *a_layout,
+                   const void *b, void *b_layout, const void *beta, const void *c, void *c_layout,
+                   void *d, void *d_layout, const struct ds_blaslt_algo *algo, void *workspace,
+                   size_t workspace_bytes, void *stream)
+{
+    const struct desc *e = desc;
+    const struct layout *la = a_layout, *lb = b_layout, *lc = c_layout, *ld = d_layout;
+    const void *const matrix[ALIGNMENTS] = {a, b, c, d};
+    uint64_t depth = e->transa ? la->rows : la->cols;
+    float by, times;
+    int s = fate();
+
+    (void)handle;
+    (void)stream;
+    check(e, la, lb, lc, ld, c == d);
+    check_memory(algo, e, matrix, workspace, workspace_bytes);
+    if (s != 0 || (fake_blaslt.broken >> algo->data[ID] & 1))
+        return s != 0 ? s : 13;
+    memcpy(&by, alpha, sizeof(by));
+    memcpy(&times, beta, sizeof(times));
+    for (uint64_t j = 0; j < ld->cols; j++) {
+        for (uint64_t i = 0; i < ld->rows; i++) {
+            double sum = 0.0;
+
+            for (uint64_t k = 0; k < depth; k++)
+                sum += entry(a, la, e->transa != 0, i, k) * entry(b, lb, e->transb != 0, k, j);
+            sum *= (double)by;
+            if (times != 0.0f)
+                sum += (double)times * entry(c, lc, false, i, j);
+            if (e->epilogue == DS_BLASLT_EPILOGUE_BIAS)
+                sum += element(e->bias, ld->type, i);
+            put(d, ld->type, j * (uint64_t)ld->ld + i, sum);
+        }
+    }
+    fake_blaslt.products++;
+    fake_blaslt.ran[algo->data[ID]]++;
+    fake_blaslt.compute = e->compute;
+    return 0;
+}
+
+/* --- a clock, on which a product of algorithm i takes time[i] ----------------------------------*/
+
+static const float time_of[FAKE_PROPOSALS] = {3.0f, 4.0f, 1.0f, 2.0f};
+
+static float now(void)
+{
+    float ms = 0.0f;
+
+    for (size_t i = 0; i < FAKE_PROPOSALS; i++)
+        ms += time_of[i] * (float)fake_blaslt.ran[i];
+    return ms;
+}
+
+static int event_create(void **event)
+{
+    return make(event, sizeof(float));
+}
+
+static int event_record(void *event, void *stream)
+{
+    int s = fate();
+
+    (void)stream;
+    if (s == 0)
+        *(float *)event = now();
+    return s;
+}
+
+static int event_wait(void *event)
+{
+    (void)event;
+    return fate();
+}
+
+static int event_elapsed(float *ms, void *begin, void *end)
+{
+    *ms = *(float *)end - *(float *)begin;
+    return fate();
+}
+
+static int memory_alloc(void **memory, size_t bytes)
+{
+    int s = fate();
+
+    if (s != 0)
+        return s;
+    *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    insist(*memory != NULL, "no memory");
+    fake_blaslt.live++;
+    return 0;
+}
+
+const struct ds_cuda_timer fake_timer = {.create = event_create,
+                                         .record = event_record,
+                                         .wait = event_wait,
+                                         .elapsed = event_elapsed,
+                                         .destroy = drop,
+                                         .alloc = memory_alloc,
+                                         .free = drop};
+
+const struct ds_blaslt fake_blaslt_calls = {.library = NULL,
+#define X(type, name, args) .name = cublasLt##name,
+                                            DS_BLASLT_CALLS(X)
+#undef X
+};

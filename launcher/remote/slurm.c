@@ -37,7 +37,7 @@ struct link { /* one accepted connection */
     struct slurm *slurm;
     struct ds_remote *remote; /* NULL: not decided yet */
     uint64_t proof_ns;        /* when it must be */
-    bool dead;
+    bool dead, evicted;
     struct link *next;
 };
 
@@ -165,6 +165,25 @@ static void on_failed(struct ds_sealed *sealed)
     link->dead = true;
 }
 
+/* Is there a place for one more?  The oldest that has not proven itself gives its up, as those who
+ * hold a port's places with silence are strangers: an agent is done in milliseconds. */
+static bool make_room(struct slurm *slurm)
+{
+    struct link *oldest = NULL;
+
+    if (slurm->links < slurm->remotes + SPARE_LINKS)
+        return true;
+    for (struct link *link = slurm->link; link != NULL; link = link->next)
+        if (link->remote == NULL && !link->dead)
+            oldest = link; /* new ones are put in front */
+    if (oldest == NULL)
+        return false;
+    ds_sealed_close(&oldest->sealed); /* freed later: this turn's events may still name it */
+    oldest->dead = oldest->evicted = true;
+    slurm->links--;
+    return true;
+}
+
 static void on_connection(struct ds_watch *watch, uint32_t events)
 {
     struct slurm *slurm = watch->user;
@@ -172,8 +191,7 @@ static void on_connection(struct ds_watch *watch, uint32_t events)
 
     (void)events;
     while ((fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0) {
-        struct link *link =
-            slurm->links < slurm->remotes + SPARE_LINKS ? calloc(1, sizeof(*link)) : NULL;
+        struct link *link = make_room(slurm) ? calloc(1, sizeof(*link)) : NULL;
         const struct ds_sealed_args args = {
             .fd = fd, .key = slurm->key, .opened = on_opened, .failed = on_failed, .user = link};
 
@@ -199,7 +217,7 @@ static void free_link(struct slurm *slurm, struct link **at)
     struct link *link = *at;
 
     *at = link->next;
-    slurm->links--;
+    slurm->links -= !link->evicted;
     ds_sealed_close(&link->sealed);
     free(link);
 }

@@ -17,7 +17,9 @@
 #include "base/fsio.h"
 #include "launcher/remote/ssh.h"
 
-enum { MAX_TRIES = 6 };
+enum { MAX_TRIES = 6, DECODED = 768 };
+
+#define NOT_RSA ", which libssh2 can use with old servers only: use ed25519 or --via openssh"
 
 enum use { USE_FILE, USE_AGENT, USE_LATER, USE_END };
 
@@ -49,33 +51,50 @@ static const char *judge_openssh(const unsigned char *bytes, size_t len)
         return "is damaged";
     ds_key_type(type, bytes + at + 8, len - at - 8);
     if (strcmp(type, "ssh-rsa") == 0)
-        return "is RSA, which libssh2 can use with old servers only: use ed25519 or --via openssh";
+        return "is RSA" NOT_RSA;
     if (strncmp(type, "sk-", 3) == 0)
         return "is a hardware key: use --via openssh";
     return NULL;
+}
+
+/* The first bytes behind a line that begins a key: at most DECODED of them.  -1: damaged. */
+static int decode(const char *at, unsigned char bytes[DECODED])
+{
+    unsigned char line[DECODED / 3 * 4];
+    size_t len = 0;
+
+    for (; *at != '\0' && *at != '-' && len < sizeof(line); at++)
+        if (*at != '\n' && *at != '\r')
+            line[len++] = (unsigned char)*at;
+    return EVP_DecodeBlock(bytes, line, (int)(len - len % 4));
 }
 
 /* Why a private key cannot be used, or NULL. */
 static const char *judge_key(const char *text)
 {
     static const char begin[] = "-----BEGIN OPENSSH PRIVATE KEY-----";
-    unsigned char bytes[768], line[1024];
+    static const char pkcs8[] = "-----BEGIN PRIVATE KEY-----";
+    static const char rsa[] = "\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"; /* rsaEncryption, RFC 8017 */
+    unsigned char bytes[DECODED];
     const char *at = strstr(text, begin);
-    size_t len = 0;
     int n;
 
-    if (at == NULL && strstr(text, "ENCRYPTED") != NULL)
+    if (at != NULL) {
+        n = decode(at + sizeof(begin) - 1, bytes);
+        return n < 0 ? "is damaged" : judge_openssh(bytes, (size_t)n);
+    }
+    if (strstr(text, "ENCRYPTED") != NULL)
         return "is encrypted: give it to an ssh-agent with ssh-add";
-    if (at == NULL && strstr(text, "BEGIN RSA PRIVATE KEY") != NULL)
-        return "is RSA, which libssh2 can use with old servers only: use ed25519 or --via openssh";
-    if (at == NULL)
-        return strstr(text, "PRIVATE KEY-----") != NULL ? NULL : "is no private key";
-    for (at += sizeof(begin) - 1; *at != '\0' && *at != '-' && len < sizeof(line); at++)
-        if (*at != '\n' && *at != '\r')
-            line[len++] = (unsigned char)*at;
-    len -= len % 4;
-    n = EVP_DecodeBlock(bytes, line, (int)len);
-    return n < 0 ? "is damaged" : judge_openssh(bytes, (size_t)n);
+    if (strstr(text, "BEGIN RSA PRIVATE KEY") != NULL)
+        return "is RSA" NOT_RSA;
+    at = strstr(text, pkcs8);
+    if (at != NULL) {
+        n = decode(at + sizeof(pkcs8) - 1, bytes);
+        if (n < 0)
+            return "is damaged";
+        return memmem(bytes, (size_t)n, rsa, sizeof(rsa) - 1) != NULL ? "is RSA" NOT_RSA : NULL;
+    }
+    return strstr(text, "PRIVATE KEY-----") != NULL ? NULL : "is no private key";
 }
 
 static void add_note(struct ds_ssh_auth *auth, const char *what, const char *why)
@@ -286,6 +305,13 @@ static int try_one(struct ds_ssh_link *link, enum use use, size_t index)
         return 0;
     if (rc == 0)
         return 1;
+    if (rc == LIBSSH2_ERROR_FILE || rc == LIBSSH2_ERROR_METHOD_NONE) { /* nothing was sent */
+        add_note(link->auth,
+                 use == USE_FILE ? target->identity.item[index] : "a key of the ssh-agent",
+                 "is damaged, or no key that libssh2 can use");
+        link->auth->begun = false;
+        return -ENOENT;
+    }
     return rc == LIBSSH2_ERROR_SOCKET_DISCONNECT || rc == LIBSSH2_ERROR_SOCKET_RECV ||
                    rc == LIBSSH2_ERROR_SOCKET_SEND
                ? -ECONNRESET

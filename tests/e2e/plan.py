@@ -106,4 +106,44 @@ for rank in range(2):
          f"log.trace: rank {rank} has every kind of instruction", names)
     h.ok(all(e["pid"] == rank and e["dur"] >= 0 for e in work) and sum(e["dur"] for e in work) > 0,
          f"log.trace: rank {rank} has times")
+
+
+# The answers of DeepSpeed's elastic batch arithmetic (tests/unit/elasticity): a batch, the micro batches that are
+# allowed, and every number of ranks that it serves.
+ELASTIC = [
+    (9792, (8, 12, 16, 17), (32, 34, 36, 48, 51, 64, 68, 72, 96, 102, 136, 144, 153, 192, 204, 272, 288, 306, 408, 576,
+                             612, 816, 1224)),
+    (24, (1, 2, 3, 7), (1, 2, 3, 4, 6, 8, 12, 24)),
+    (96, (8, 10, 12), (1, 2, 3, 4, 6, 8, 12)),
+]
+
+
+def elastic():
+    job = h.write_job("elastic.yaml", layers=1)
+    hosts = h.work() / "elastic.hosts"
+
+    def plans(batch, micro, world):
+        hosts.write_text(f"a slots={world}\n" if world <= 1024 else f"a slots={world // 2}\nb slots={world // 2}\n")
+        ran = h.dsrun("plan", "-H", hosts, job, f"train.global_batch={batch}", f"train.micro_batch={micro}")
+        h.ok(ran.returncode in (0, 65) and (ran.returncode == 0 or "must be a multiple of" in ran.stderr),
+             f"elastic: {batch} on {world} by {micro}: {'fits' if ran.returncode == 0 else 'refused'}", ran.stderr)
+        return ran.returncode == 0
+
+    for batch, micros, worlds in ELASTIC:
+        for world in worlds:
+            fits = [m for m in micros if batch % (world * m) == 0]
+            h.ok(fits and plans(batch, fits[-1], world), f"elastic: {batch} serves {world} ranks", fits)
+        for world in {*range(1, 13), 33, 128, 1000} - set(worlds):
+            if world >= worlds[0]:
+                h.ok(not plans(batch, micros[0], world), f"elastic: {batch} does not serve {world} ranks")
+    h.ok(not any(plans(9792, m, 64) for m in (8, 12, 16)) and plans(9792, 17, 64), "elastic: 9792 on 64 by 17 alone")
+    for micro in ("-1", "-10", "0", "0.5", "a", "null", "[2,4]", ""):
+        ran = h.dsrun("plan", "--slots", 4, job, "train.global_batch=24", f"train.micro_batch={micro}")
+        h.ok(ran.returncode == 65 and "'train.micro_batch'" in ran.stderr, f"elastic: refused: a micro batch of {micro!r}", ran.stderr)
+    for slots in ("-1", "0"):
+        ran = h.dsrun("plan", "--slots", slots, job)
+        h.ok(ran.returncode == 2, f"elastic: refused: {slots} ranks", ran.stderr)
+
+
+elastic()
 h.done()

@@ -6,7 +6,9 @@ two jobs at once, unequal nodes, strangers at the door; and what srun itself wou
 
 The ranks are fake_worker.c (see processes.py) but where training is meant.
 """
+import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -285,6 +287,154 @@ def strangers(bed):
     h.ok(not key, "no key in an argument or a variable", key)
 
 
+def own_codes(bed):
+    """srun's own exit code where dsrun's is asserted elsewhere: run, fail, killed, cancel, USR1, stopped, unequal."""
+    def step(*words, signal_by=None):
+        """srun alone, as a job of its own; `signal_by` is called with the job's number once its tasks run."""
+        mark = h.work() / f"own-{time.monotonic_ns()}"
+        own = bed.start("srun", "-Q", "-N2", "-w", "node[1-2]", "sh", "-c", f'echo $SLURM_JOB_ID >"$1.$SLURM_PROCID"; {words[0]}',
+                        "sh", mark, stdout=subprocess.PIPE)
+        if signal_by:
+            until(lambda: all(mark.with_suffix(f".{i}").exists() and mark.with_suffix(f".{i}").read_text() for i in (0, 1)))
+            signal_by(own, mark.with_suffix(".0").read_text().strip())
+        return own.wait(LIMIT)
+
+    counts = bed.run("srun", "-Q", "-N3", "-n12", "-w", "node[1-3]", "hostname").stdout.split()
+    h.ok([counts.count(f"node{i}") for i in (1, 2, 3)] == [4, 2, 6], "unequal nodes: srun's tasks are where dsrun's ranks are",
+         counts)
+    again = h.work() / "again.sh"  # with a step that lasts in its first life, and a code for each life
+    again.write_text("#!/bin/sh\ntrap '' TERM\n"
+                     "if [ -z $SLURM_RESTART_COUNT ]; then srun -Q sh -c 'echo >$1.$SLURM_PROCID; exec sleep 1000' sh $1\n"
+                     "else srun -Q true; fi\necho $? >>$1\n")
+    codes = again.with_suffix(".codes")
+    job = bed.run("sbatch", "--parsable", "-N2", "-w", "node[1,3]", "-o", "/dev/null", again, codes).stdout.strip()
+    requeued = until(lambda: all(pathlib.Path(f"{codes}.{i}").exists() for i in (0, 1))) and not bed.run(
+        "scontrol", "requeue", job).returncode
+    own = {
+        "run": (step("exit 0"), 0, "0"),
+        "fail": (step("exit $((SLURM_PROCID * 3))"), 3, "3"),
+        "a rank is killed": (step("kill -9 $$"), 137, "137"),
+        "scancel": (step("exec sleep 1000", signal_by=lambda _, job: bed.run("scancel", job)), 143, "75"),
+        "USR1": (step("exec sleep 1000", signal_by=lambda _, job: bed.run("scancel", "-s", "USR1", job)), 138, "75"),
+    }
+    for name, (code, want, ours) in own.items():
+        h.ok(code == want, f"srun's own code, {name}: {want}; dsrun's: {ours}", code)
+    other = bed.start("srun", "-Q", "-N2", "-w", "node[1-2]", "sleep", "4")
+    code = step("exec sleep 1000", signal_by=lambda srun, _: srun.send_signal(signal.SIGTERM))
+    h.ok(code in (137, 143) and other.wait(LIMIT) == 0,
+         f"srun's own codes, TERM to one of two on the same nodes: {code}, and 0 of the other; dsrun's: 75, 75", code)
+    until(lambda: codes.exists() and codes.read_text().split()[-1:] == ["0"], 120)
+    lives = codes.read_text().split() if codes.exists() else []
+    h.ok(requeued and lives in (["137", "0"], ["143", "0"], ["0"]),  # the script may be killed before it can tell
+         f"srun's own codes, requeue: {' then '.join(lives)}; dsrun's: 75 then 0", lives)
+
+
+def own_limit(own):
+    code = own.wait(180)
+    h.ok(code in (143, 137), f"srun's own code, a time limit: {code}; dsrun's: 75", code)
+
+
+# In place of an agent on node1: it has the key, and does with it and with what it hears what a stranger would.
+ATTACKER = r"""#!/usr/bin/env python3
+import json, os, pathlib, socket, subprocess, sys, threading, time
+agent, report = pathlib.Path(os.environ["REAL_AGENT"]), pathlib.Path(os.environ["REPORT"])
+if os.environ["SLURMD_NODENAME"] != "node1":
+    os.execv(agent, [str(agent), "slurm"])
+line = b""
+while not line.endswith(b"\n"):
+    line += os.read(0, 1)
+port, key = int(line.split()[2]), line.split()[3]
+dsrun = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
+
+def call(said=b""):
+    s = socket.create_connection((dsrun, port), 10)
+    s.settimeout(30)
+    s.sendall(said)
+    return s
+
+def heard(s):
+    got = b""
+    try:
+        while more := s.recv(4096):
+            got += more
+    except ConnectionError:
+        pass
+    except TimeoutError:
+        return -1
+    return len(got)
+
+def start(stdin, **env):
+    return subprocess.Popen([agent, "slurm"], stdin=stdin, env=dict(os.environ, **env), stderr=subprocess.DEVNULL)
+
+idle = [call(b"D") for _ in range(150)]  # before anybody has proven anything
+door = socket.create_server(("127.0.0.1", 0))
+mine = start(subprocess.PIPE, SLURM_LAUNCH_NODE_IPADDR="127.0.0.1")
+mine.stdin.write(b"dsrun-join 1 %d %s\n" % (door.getsockname()[1], key))
+mine.stdin.flush()
+near, far = door.accept()[0], call()
+tape = []
+
+def pass_on(source, sink, keep):
+    try:
+        while data := source.recv(65536):
+            if keep:
+                tape.append(data)
+            sink.sendall(data)
+    except OSError:
+        pass
+    for s in (source, sink):
+        try:
+            s.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+for a, b, keep in ((near, far, True), (far, near, False)):
+    threading.Thread(target=pass_on, args=(a, b, keep), daemon=True).start()
+while not pathlib.Path(os.environ["STARTED"]).exists():
+    time.sleep(0.05)
+said = b"".join(tape)  # HELLO, the proof, and all frames so far
+replayed = call(said[:40])
+answer = b""
+while len(answer) < 85:
+    answer += replayed.recv(85) or sys.exit(9)
+replayed.sendall(said[40:])
+twin = start(subprocess.PIPE)
+twin.stdin.write(line)
+twin.stdin.flush()
+found = {"loris": sum(heard(s) <= 0 for s in idle), "replay": heard(replayed), "answer": len(answer), "length": len(said)}
+twin.wait(60)
+found["twin"] = twin.returncode
+report.with_suffix(".new").write_text(json.dumps(found))
+report.with_suffix(".new").rename(report)
+while os.read(0, 4096):  # the lease
+    pass
+mine.stdin.close()
+sys.exit(mine.wait())
+"""
+
+
+def attackers(bed):
+    """Before and beside the agents: places held with silence, a conversation said again, a node that is there twice."""
+    folder, report, flag = libexec("attacker"), h.work() / "report", h.work() / "all-started"
+    (folder / "dsrun-agent").write_text(ATTACKER)
+    (folder / "dsrun-agent").chmod(0o755)
+    run = Run(bed, DSRUN_LIBEXEC=str(folder), REAL_AGENT=str(LIBEXEC / "dsrun-agent"), REPORT=str(report),
+              STARTED=str(flag), FAKE="wait").start("-N2", "-w", "node[1-2]")
+    run.started()
+    h.ok('"event":"started"' in run.events(), "slow-loris before the agents have connected: the job starts", run.events())
+    flag.touch()
+    until(report.exists)
+    found = json.loads(report.read_text()) if report.exists() else {}
+    h.ok(found.get("loris") == 150, "who said too little is sent away", found)
+    h.ok(found.get("length", 0) > 200 and found.get("answer") == 85 and found.get("replay") == 0,
+         "a replayed HELLO and all behind it: a hello and a proof that says nothing, then the end", found)
+    h.ok(found.get("twin") not in (None, 0), "a second agent of the same node, with the key, is sent away", found)
+    h.ok("exit" not in run.events() and run.popen.poll() is None, "the job goes on", run.events())
+    os.kill(run.pid(), signal.SIGTERM)
+    h.ok(run.popen.wait(LIMIT) == 75, "and saves", run.popen.returncode)
+    nothing_left(bed, "attackers")
+
+
 def example(bed, name, *options, args=(), **env):
     """Submit examples/slurm/NAME.sbatch as a user would; returns the job's number."""
     path = f"{h.BUILD / 'bin'}:/usr/local/bin:/usr/bin:/bin"
@@ -346,16 +496,20 @@ def time_limit(bed, run):
 
 with beds.Slurm(4, cpus=CPUS, user="root" if h.SANITIZED else "tester") as slurm:  # who may write reports
     limited = Run(slurm, FAKE="wait").batch("-N1", "-t", "1", "-w", "node4")
+    own_limited = slurm.start("srun", "-Q", "-N1", "-t", "1", "-w", "node4", "sleep", "1000")
     dry_run(slurm)
     unequal(slurm)
     execute(slurm)
     failures(slurm)
+    own_codes(slurm)
     killed(slurm)
     stops(slurm)
     two_jobs(slurm)
     strangers(slurm)
+    attackers(slurm)
     examples(slurm)
     manual()
     time_limit(slurm, limited)
+    own_limit(own_limited)
     nothing_left(slurm, "all of it", slurm.names)
 h.done()

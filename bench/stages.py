@@ -11,7 +11,7 @@ import step
 from common import Failed, cores, goal, paired
 
 CONFIG = "C"
-ROUNDS = 5
+ROUNDS, STEPS = 5, 3
 MOST = {1: 1.05, 2: 1.05, 3: 1.15}
 
 
@@ -23,7 +23,8 @@ def measure(context):
     for _ in range(1 if context.quick else ROUNDS):
         for stage, samples in ms.items():
             try:
-                speed = step.dsrun(context.build, CONFIG, 2, 1, "fp32", [f"zero.stage={stage}"])
+                speed = step.dsrun(context.build, CONFIG, 2, 1, "fp32", [f"zero.stage={stage}"],
+                                   STEPS)
             except Failed as failure:
                 context.say(f"    stage {stage} failed: {failure}")
                 context.failed = True

@@ -72,8 +72,9 @@ def read_speeds(folder, warm, steps):
     return statistics.median(speeds[warm:])
 
 
-def dsrun(build, config, ranks, threads, compute, more=()):
-    shape, warm, steps = SHAPES[config]
+def dsrun(build, config, ranks, threads, compute, more=(), steps=None):
+    shape, warm, usual = SHAPES[config]
+    steps = steps or usual
     with tempfile.TemporaryDirectory() as folder:
         write_job(folder, shape, warm + steps, ranks, threads, compute)
         run([os.path.abspath(build) + "/bin/dsrun", "--slots", str(ranks), "--run-dir",

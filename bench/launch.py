@@ -26,9 +26,9 @@ SCRIPTS = HERE.parent / "tests" / "hosts"
 GOAL_CPU_MS, GOAL_RSS_KB = 4.0, 100
 
 
-def bed(base, hosts, **env):
+def bed(base, hosts, seen=(), **env):
     subprocess.run([SCRIPTS / "up.sh", base, str(hosts)], check=True, stdout=subprocess.DEVNULL,
-                   env=dict(os.environ, ONE_KEY="1", SEEN=str(HERE.parent), **env))
+                   env=dict(os.environ, ONE_KEY="1", SEEN=" ".join(map(str, (HERE.parent, *seen))), **env))
 
 
 def down(base):

@@ -29,6 +29,6 @@ bench-quick: all $(BENCH_BIN) bench-peers ## the same in under two minutes: fewe
 	$(Q)python3 bench/run.py --build $(B) --quick
 
 bench-launch: all ## start `true` on 2, 16 and 64 hosts of a test bed, against pdsh, mpirun and ssh; root
-	$(Q)tools/deps hosts && python3 bench/launch.py --build $(B)
+	$(Q)tools/deps hosts && python3 bench/launch.py --build $(B) && python3 bench/first_step.py --build $(B)
 
 .PHONY: bench bench-quick bench-launch bench-peers

@@ -7,7 +7,8 @@
 
 Hosts are those of tests/hosts (root, see there); their sshds share this machine's cores, so a figure is the
 work of both ends.  Rounds take all programs in turn; medians are printed.  Twice: with bash and the default key
-exchange, and with a light one (FAST=1).  Then --many addresses of one sshd: the launcher's resident memory.
+exchange, and with a light one (FAST=1).  Then --many addresses of one sshd, all lines open at once: the launcher's resident
+memory. `--hosts=` makes that alone.
 A table on the terminal and bench/results/launch.json.
 """
 import argparse
@@ -24,6 +25,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SCRIPTS = HERE.parent / "tests" / "hosts"
 GOAL_CPU_MS, GOAL_RSS_KB = 4.0, 100
+PATIENCE_S = 1800  # each address is a login, a shell and an agent on this machine
 
 
 def bed(base, hosts, seen=(), **env):
@@ -81,26 +83,58 @@ def compare(dsrun, base, hosts, rounds, fast):
     return rows
 
 
+def waiting(fifo):
+    """How many processes read from the pipe?"""
+    found = 0
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            found += entry.name.isdigit() and (entry / "cmdline").read_bytes() == f"cat\0{fifo}\0".encode()
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def resident(pid):
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
+
+
+def open_lines(dsrun, base, hosts):
+    """KiB resident in a launcher whose `hosts` lines are all open at once, and seconds until they were."""
+    listed, fifo = base / "etc" / f"first.{hosts}", base / "etc" / f"wait.{hosts}"
+    listed.write_text("".join(f"alias{i + 1}\n" for i in range(hosts)))
+    os.mkfifo(fifo)
+    began = time.monotonic()
+    with open(base / "etc" / "many.log", "w+", encoding="utf-8") as log:
+        running = subprocess.Popen([base / "bin" / "head", dsrun, "exec", "-H", listed, "--start-timeout", str(PATIENCE_S),
+                                    "--", "cat", fifo], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        while running.poll() is None and (there := waiting(fifo)) < hosts:
+            if time.monotonic() - began > PATIENCE_S:
+                running.terminate()
+                sys.exit(f"{there} of {hosts} addresses after {PATIENCE_S} s")
+            time.sleep(2)
+        took = time.monotonic() - began
+        if running.poll() is None:
+            kib = resident(running.pid)
+            os.close(os.open(fifo, os.O_WRONLY))  # all of them read an end of file
+        if running.wait():
+            log.seek(0)
+            sys.exit(f"dsrun exec on {hosts} addresses ended with {running.returncode}: {log.read()[-300:]}")
+    return kib, took
+
+
 def many(dsrun, base, hosts):
-    """Peak resident memory of the launcher with all lines open (they stay until all are there), less that with one."""
+    """What a line costs: all open, less one open."""
     bed(base, 0, FAST="1", ALIASES=str(hosts))
     try:
-        peak = {}
-        for count in (1, hosts):
-            listed = base / "etc" / f"first.{count}"
-            listed.write_text("".join(f"alias{i + 1}\n" for i in range(count)))
-            watch = ("import resource,subprocess,sys; c=subprocess.call(sys.argv[1:]); "
-                     "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(c)")
-            ran = subprocess.run([base / "bin" / "head", sys.executable, "-c", watch, dsrun, "exec", "-H", listed,
-                                  "--start-timeout", "280", "--", "sleep", str(hosts // 20)], capture_output=True, text=True, check=False)
-            if ran.returncode:
-                sys.exit(f"dsrun exec on {count} addresses ended with {ran.returncode}: {ran.stderr[-300:]}")
-            peak[count] = int(ran.stdout.splitlines()[-1])
+        one, _ = open_lines(dsrun, base, 1)
+        all_open, took = open_lines(dsrun, base, hosts)
     finally:
         down(base)
-    each = (peak[hosts] - peak[1]) / hosts
-    print(f"{hosts:>5} addresses of one sshd: {peak[hosts]} KiB resident, {each:.1f} KiB a host", flush=True)
-    return {"hosts": hosts, "peak_kib": peak[hosts], "kib_per_host": round(each, 1)}
+    each = (all_open - one) / hosts
+    print(f"{hosts:>5} addresses of one sshd, all open after {took:.0f} s: {all_open} KiB resident, {one} with one, "
+          f"{each:.1f} KiB a host", flush=True)
+    return {"hosts": hosts, "resident_kib": all_open, "resident_kib_of_one": one, "kib_per_host": round(each, 1)}
 
 
 def main():
@@ -114,7 +148,7 @@ def main():
     base = pathlib.Path(f"/tmp/dsrun-bench.{os.getpid()}")
     rows = []
     for fast in (False, True):
-        for hosts in map(int, args.hosts.split(",")):
+        for hosts in map(int, args.hosts.replace(",", " ").split()):
             rows += compare(dsrun, base, hosts, args.rounds, fast)
     memory = many(dsrun, base, args.many) if args.many else None
     for row in rows:

@@ -7,7 +7,7 @@
  * attempt, whatever the number of hosts.
  *
  * Owner   everything lives in site->arena until ds_ssh_site_release().
- * Tests   tests/e2e/ssh.py
+ * Tests   tests/launcher/test_ssh_site.c, tests/e2e/ssh.py
  */
 #ifndef DS_LAUNCHER_REMOTE_SSH_SITE_H
 #define DS_LAUNCHER_REMOTE_SSH_SITE_H

@@ -89,6 +89,27 @@ struct adagrad_rule {
     }
 };
 
+/* The "parameter" is the direction, of which nothing is used. */
+struct muon_moments_rule {
+    static constexpr int states = 1;
+    static __device__ __forceinline__ void turn(const struct sweep &w, float &u, float g, float &m,
+                                                float &)
+    {
+        m = w.beta1 * m + w.beta1_1 * g;
+        u = w.step != 0.0f ? w.beta1_1 * g + w.beta1 * m : m;
+    }
+};
+
+/* The "gradient" is the direction made orthogonal. */
+struct muon_rule {
+    static constexpr int states = 0;
+    static __device__ __forceinline__ void turn(const struct sweep &w, float &p, float x, float &,
+                                                float &)
+    {
+        p = w.keep * p - w.step * x;
+    }
+};
+
 template <class Rule, class Grad, class Low>
 static __global__ void __launch_bounds__(BLOCK) sweep(struct sweep w)
 {
@@ -199,4 +220,40 @@ extern "C" int ds__cuda_adagrad(const struct ds_adagrad_args *a, struct ds_strea
     w.step = (float)a->lr;
     w.eps = (float)a->eps;
     return start<adagrad_rule>("adagrad", &w, a, stream, err);
+}
+
+extern "C" int ds__cuda_muon_moments(const struct ds_muon_moments_args *a, struct ds_stream *stream,
+                                     struct ds_error *err)
+{
+    struct ds_sgd_args like = {};
+    struct sweep w = {};
+
+    like.n = a->n;
+    like.p = a->u;
+    like.grad_type = a->grad_type;
+    like.grad = a->grad;
+    like.grad_scale = a->grad_scale;
+    w.state[0] = a->m;
+    w.beta1 = (float)a->momentum;
+    w.beta1_1 = (float)(1.0 - a->momentum);
+    w.step = a->nesterov ? 1.0f : 0.0f; /* ahead of the average, or not */
+    return start<muon_moments_rule>("muon_moments", &w, &like, stream, err);
+}
+
+extern "C" int ds__cuda_muon(const struct ds_muon_args *a, struct ds_stream *stream,
+                             struct ds_error *err)
+{
+    struct ds_sgd_args like = {};
+    struct sweep w = {};
+
+    like.n = a->n;
+    like.p = a->p;
+    like.grad_type = DS_F32;
+    like.grad = a->x;
+    like.grad_scale = 1.0;
+    like.low_type = a->low_type;
+    like.p_low = a->p_low;
+    w.keep = (float)(1.0 - a->lr * a->weight_decay);
+    w.step = (float)a->step;
+    return start<muon_rule>("muon", &w, &like, stream, err);
 }

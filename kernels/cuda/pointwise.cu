@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * pointwise.cu - GELU, SwiGLU, rotary positions, casts.  Not yet run on a GPU.
+ * pointwise.cu - GELU, SwiGLU, rotary positions, affine, casts.  Not yet run on a GPU.
  *
  * A thread turns PACK elements at a time.  The tanh form of GELU is x times a sigmoid:
  * 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which keeps its relative accuracy where tanh is near -1.
@@ -147,6 +147,36 @@ static __global__ void __launch_bounds__(BLOCK) cast(size_t n, const From *x, To
         take(x + i, n - i, v);
         give(y + i, n - i, v);
     }
+}
+
+/* Of the diagonal are the elements r * (cols + 1), r below rows and cols. */
+static __global__ void __launch_bounds__(BLOCK)
+    affine(size_t n, size_t cols, const float *x, float *y, float alpha, float beta)
+{
+    FOR_PACKS(i, n)
+    {
+        float v[PACK];
+
+        take(x + i, n - i, v);
+        for (int j = 0; j < PACK; j++) {
+            size_t r = (i + j) / (cols + 1);
+
+            v[j] = alpha * v[j] + (r < cols && r * (cols + 1) == i + j ? beta : 0.0f);
+        }
+        give(y + i, n - i, v);
+    }
+}
+
+extern "C" int ds__cuda_affine(const struct ds_affine_args *a, struct ds_stream *stream,
+                               struct ds_error *err)
+{
+    size_t n = a->rows * a->cols;
+
+    if (n == 0)
+        return 0;
+    DS_LAUNCH(affine, flat_grid(n), BLOCK, 0, stream_of(stream), n, a->cols, a->x, a->y,
+              (float)a->alpha, (float)a->beta);
+    return launched("affine", err);
 }
 
 extern "C" int ds__cuda_rope(const struct ds_rope_args *a, struct ds_stream *stream,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/dtype.h"
+#include "runtime/comm/half.h"
 
 static int split(struct ds_exchange *exchange, struct ds_error *err)
 {
@@ -19,7 +20,7 @@ static int split(struct ds_exchange *exchange, struct ds_error *err)
     int rc;
 
     exchange->inside = exchange->comm;
-    if (plan->stage == 0 || plan->replicas == 1)
+    if (plan->replicas == 1 || (plan->stage == 0 && !plan->bf16_wire))
         return 0;
     exchange->inside = NULL;
     rc = ds_comm_split(exchange->comm, &inside, &exchange->inside, err);
@@ -94,13 +95,52 @@ static int sum_over_ranks(struct ds_exchange *exchange, size_t bucket, float *gr
     return ds_comm_all_reduce_f32(exchange->across, grads + shard.first, shard.count, err);
 }
 
+/* Of a bucket that is held whole: the hops are those of a shard, so that the bits are, too. */
+static int sum_whole(struct ds_exchange *exchange, uint16_t *packed, uint64_t elems,
+                     struct ds_error *err)
+{
+    uint64_t part = elems / exchange->plan->shards;
+    int rc;
+
+    if (exchange->across == NULL)
+        return ds_comm_all_reduce_bf16(exchange->comm, packed, elems, err);
+    rc = ds_comm_reduce_scatter_bf16(exchange->inside, packed, elems, err);
+    if (rc == 0)
+        rc = ds_comm_all_reduce_bf16(exchange->across, packed + exchange->plan->shard * part, part,
+                                     err);
+    return rc != 0 ? rc
+                   : ds_comm_all_gather(exchange->inside, packed, elems * sizeof(*packed), err);
+}
+
+/* The same in bf16, through a room that every bucket takes in turn. */
+static int sum_packed(struct ds_exchange *exchange, size_t bucket, float *grads,
+                      struct ds_held shard, struct ds_error *err)
+{
+    uint64_t elems = exchange->plan->bucket[bucket].padded_elems;
+    uint16_t *packed = exchange->memory[DS_ARENA_PACKED];
+    int rc;
+
+    ds_bf16_pack(packed, grads, elems);
+    if (shard.count == elems) {
+        rc = sum_whole(exchange, packed, elems, err);
+    } else {
+        rc = ds_comm_reduce_scatter_bf16(exchange->inside, packed, elems, err);
+        if (rc == 0 && exchange->across != NULL)
+            rc = ds_comm_all_reduce_bf16(exchange->across, packed + shard.first, shard.count, err);
+    }
+    if (rc == 0)
+        ds_bf16_unpack(grads + shard.first, packed + shard.first, shard.count);
+    return rc;
+}
+
 int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *instr,
                        struct ds_error *err)
 {
     struct ds_held shard = ds_plan_shard(exchange->plan, DS_ARENA_GRADS, instr->bucket);
     float *grads = ds_exchange_grads(exchange, instr->bucket), *from = grads + shard.first;
     float *to = (float *)exchange->memory[DS_ARENA_GRADS] + shard.at;
-    int rc = sum_over_ranks(exchange, instr->bucket, grads, shard, err);
+    int rc = exchange->plan->bf16_wire ? sum_packed(exchange, instr->bucket, grads, shard, err)
+                                       : sum_over_ranks(exchange, instr->bucket, grads, shard, err);
 
     if (rc != 0 || from == to)
         return rc;

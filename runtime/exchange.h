@@ -6,7 +6,8 @@
  * A bucket is divided among the ranks of this rank's shard group or held whole, as the plan says;
  * nothing here knows more of a stage.  Where shard groups are repeated, a reduced shard is summed
  * across the groups as well.  Sums over ranks have the order of comm.h; sums over micro-batches add
- * in the order of the micro-batches.
+ * in the order of the micro-batches.  With precision.grad_wire bf16 gradients are rounded before
+ * they are summed over ranks and after every hop of that: in the group, then across groups.
  *
  * Tests   tests/engine/test_stages.c
  */

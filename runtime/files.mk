@@ -7,7 +7,7 @@ SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c run
     describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c work.c predict.c search.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
-    runtime/comm/sync.c runtime/comm/tree.c $(addprefix runtime/comm/,address.c bench.c \
+    runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
     host_net.c net.c net_setup.c mesh.c mesh_open.c greet.c layout.c ops.c)
 SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \

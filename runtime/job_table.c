@@ -40,6 +40,8 @@ static const struct ds_choice anneals[] = {
 static const struct ds_choice computes[] = {
     {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", DS_COMPUTE_FP16, false},
     {NULL, 0, false}};
+static const struct ds_choice grad_wires[] = {
+    {"fp32", DS_GRAD_WIRE_FP32, false}, {"bf16", DS_GRAD_WIRE_BF16, false}, {NULL, 0, false}};
 static const struct ds_choice shard_groups[] = {
     {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, false}, {NULL, 0, false}};
 static const struct ds_choice offloads[] = {{"none", 0, false}, {NULL, 0, false}};
@@ -223,6 +225,8 @@ static const struct ds_key job_keys[] = {
 
     ENUM("precision.compute", precision.compute, BITS, "fp32", computes,
          "type of activations and products; weights and sums are kept in fp32"),
+    ENUM("precision.grad_wire", precision.grad_wire, BITS, "fp32", grad_wires,
+         "type in which gradients travel between ranks; sums are taken in fp32"),
 
     U64("precision.loss_scale", precision.loss_scale, AUTO | BITS, "auto", 1, 1 << 24,
         "factor of the loss in fp16; auto follows the overflows"),

@@ -25,6 +25,20 @@ struct ds_comm_call {
     size_t bytes; /* of buf: the whole vector, not a shard */
 };
 
+/* What kind of vector an operation works on: one of bf16 or of fp32, summed to all or to shards. */
+static inline bool ds__op_bf16(enum ds_comm_op op)
+{
+    return op == DS_COMM_ALL_REDUCE_BF16 || op == DS_COMM_REDUCE_SCATTER_BF16;
+}
+static inline bool ds__op_scatters(enum ds_comm_op op)
+{
+    return op == DS_COMM_REDUCE_SCATTER || op == DS_COMM_REDUCE_SCATTER_BF16;
+}
+static inline size_t ds__op_elem_bytes(enum ds_comm_op op)
+{
+    return ds__op_bf16(op) ? sizeof(uint16_t) : sizeof(float);
+}
+
 struct ds_comm_backend {
     const char *name;
     int (*open)(struct ds_comm **comm, const struct ds_comm_args *args, struct ds_error *err);

@@ -5,7 +5,7 @@
  *
  * Sums over ranks follow one binary tree over rank numbers (for [lo, hi): split at the largest
  * power of two below the count), whatever the backend and whoever shares a host, so the bits
- * depend on world size alone.
+ * depend on world size alone.  Sums of bf16 are the exception.
  *
  * Groups: ds_comm_split() makes a group of some ranks, with ranks and a tree of its own.  Two axes
  * of a mesh, for `zero.shard_group: node` with nodes of L consecutive ranks:
@@ -54,7 +54,9 @@ struct ds_comm;
     X(ALL_REDUCE_F64, all_reduce_f64, 2) \
     X(REDUCE_SCATTER, reduce_scatter, 1) \
     X(ALL_GATHER,     all_gather,     1) \
-    X(BROADCAST,      broadcast,      1)
+    X(BROADCAST,      broadcast,      1) \
+    X(ALL_REDUCE_BF16,     all_reduce_bf16,     2) \
+    X(REDUCE_SCATTER_BF16, reduce_scatter_bf16, 1)
 /* clang-format on */
 
 enum ds_comm_op {
@@ -128,6 +130,13 @@ int ds_comm_all_reduce_f64(struct ds_comm *comm, double *buf, size_t n, struct d
     DS_NODISCARD;
 /* After it buf[rank * n / world ...] of each rank holds the sum of that shard; n % world == 0. */
 int ds_comm_reduce_scatter_f32(struct ds_comm *comm, float *buf, size_t n, struct ds_error *err)
+    DS_NODISCARD;
+/* The same of bf16, with half the bytes.  Sums are taken in fp32 and rounded at every hop: the sum
+ * of ranks that share a host and are a whole subtree, where it leaves that host, and the sum of all.
+ * So the bits depend on who shares a host, too. */
+int ds_comm_all_reduce_bf16(struct ds_comm *comm, uint16_t *buf, size_t n, struct ds_error *err)
+    DS_NODISCARD;
+int ds_comm_reduce_scatter_bf16(struct ds_comm *comm, uint16_t *buf, size_t n, struct ds_error *err)
     DS_NODISCARD;
 /* Every rank gives its shard [rank * bytes / world, ...) of buf; all get the whole. */
 int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_error *err)

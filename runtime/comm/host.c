@@ -216,11 +216,10 @@ static int meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds
                                   : ds__shm_meet(comm, call, err);
 }
 
-static int all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call,
-                          struct ds_error *err)
+static int all_reduce(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     return has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
-                                  : ds__shm_all_reduce_f32(comm, call, err);
+                                  : ds__shm_all_reduce(comm, call, err);
 }
 
 static int all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
@@ -259,10 +258,12 @@ const struct ds_comm_backend ds_comm_backend_host = {
     .run =
         {
             [DS_COMM_BARRIER] = meet,
-            [DS_COMM_ALL_REDUCE_F32] = all_reduce_f32,
+            [DS_COMM_ALL_REDUCE_F32] = all_reduce,
             [DS_COMM_ALL_REDUCE_F64] = all_reduce_f64,
             [DS_COMM_REDUCE_SCATTER] = reduce_scatter,
             [DS_COMM_ALL_GATHER] = all_gather,
             [DS_COMM_BROADCAST] = broadcast,
+            [DS_COMM_ALL_REDUCE_BF16] = all_reduce,
+            [DS_COMM_REDUCE_SCATTER_BF16] = reduce_scatter,
         },
 };

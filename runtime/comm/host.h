@@ -55,8 +55,7 @@ int ds__net_vector(struct ds_comm *comm, const struct ds_comm_call *call, struct
 
 /* A group all of whose ranks are on this host; members are in the order of their ranks. */
 int ds__shm_meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
-int ds__shm_all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call,
-                           struct ds_error *err);
+int ds__shm_all_reduce(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
 int ds__shm_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
                            struct ds_error *err);
 int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call,

@@ -109,7 +109,7 @@ int ds__net_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call
 static struct ds__exchange describe(const struct ds__host *host, const struct ds_comm_call *call,
                                     size_t bytes)
 {
-    bool gather = call->op != DS_COMM_REDUCE_SCATTER;
+    bool gather = !ds__op_scatters(call->op);
     bool scatter = call->op != DS_COMM_ALL_GATHER;
     size_t world = host->base.world, lines = (bytes + DS_REGION_LINE - 1) / DS_REGION_LINE;
     size_t slice = (lines / world + (lines % world != 0)) * DS_REGION_LINE;
@@ -171,7 +171,7 @@ static void copy_out(const struct ds__host *host, const struct ds_comm_call *cal
 {
     const unsigned char *window = (const unsigned char *)host->peer[host->sync.me];
     unsigned char *buf = call->buf;
-    bool scatter = call->op == DS_COMM_REDUCE_SCATTER;
+    bool scatter = ds__op_scatters(call->op);
 
     for (size_t part = 0; part < staging->parts; part++)
         if (!scatter || part == host->base.rank)
@@ -180,7 +180,7 @@ static void copy_out(const struct ds__host *host, const struct ds_comm_call *cal
 
 static int staged(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
-    bool sharded = call->op == DS_COMM_REDUCE_SCATTER || call->op == DS_COMM_ALL_GATHER;
+    bool sharded = ds__op_scatters(call->op) || call->op == DS_COMM_ALL_GATHER;
     struct staging staging = {.parts = sharded ? host->base.world : 1};
     size_t room = DS_HOST_HALF_BYTES / staging.parts / DS_REGION_LINE * DS_REGION_LINE;
     int rc = 0;

@@ -17,12 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/comm/half.h"
 #include "runtime/comm/host.h"
 
-enum {
-    SLICE_ELEMS = DS_REGION_LINE / (int)sizeof(float), /* slices start on a cache line */
-    HALF_BYTES = DS_HOST_HALF_BYTES
-};
+enum { HALF_BYTES = DS_HOST_HALF_BYTES };
 
 struct range {
     size_t at, len;
@@ -135,41 +133,64 @@ static unsigned char *half_window(const struct ds__host *host, unsigned rank, si
     return ds__region_window(host->sync.region, host->desk[rank]) + (chunk & 1) * HALF_BYTES;
 }
 
-/* Elements [at, at + len) of chunk number `chunk`. */
-static struct range chunk_range(size_t n, size_t chunk_elems, size_t chunk)
+/* Bytes [at, at + len) of chunk number `chunk`. */
+static struct range chunk_range(size_t bytes, size_t chunk_bytes, size_t chunk)
 {
-    size_t at = chunk * chunk_elems;
+    size_t at = chunk * chunk_bytes;
 
-    return (struct range){at, n - at < chunk_elems ? n - at : chunk_elems};
+    return (struct range){at, bytes - at < chunk_bytes ? bytes - at : chunk_bytes};
 }
 
-static size_t chunk_count(size_t n, size_t chunk_elems)
+static size_t chunk_count(size_t bytes, size_t chunk_bytes)
 {
-    return n / chunk_elems + (n % chunk_elems != 0);
+    return bytes / chunk_bytes + (bytes % chunk_bytes != 0);
 }
 
-/* The part of n elements that rank r adds up; empty for the last ranks of a short vector. */
-static struct range slice_range(size_t n, unsigned rank, unsigned world)
+/* The part of so many bytes that rank r adds up: whole cache lines; empty for the last ranks of a
+ * short vector. */
+static struct range slice_range(size_t bytes, unsigned rank, unsigned world)
 {
-    size_t lines = n / SLICE_ELEMS + (n % SLICE_ELEMS != 0);
-    size_t elems = (lines / world + (lines % world != 0)) * SLICE_ELEMS;
-    size_t at = elems * rank < n ? elems * rank : n;
+    size_t lines = bytes / DS_REGION_LINE + (bytes % DS_REGION_LINE != 0);
+    size_t slice = (lines / world + (lines % world != 0)) * DS_REGION_LINE;
+    size_t at = slice * rank < bytes ? slice * rank : bytes;
 
-    return (struct range){at, n - at < elems ? n - at : elems};
+    return (struct range){at, bytes - at < slice ? bytes - at : slice};
+}
+
+/* Move peer[] of all members on. */
+static void advance(struct ds__host *host, size_t bytes)
+{
+    for (unsigned rank = 0; rank < host->sync.members; rank++)
+        host->peer[rank] = (float *)(void *)((unsigned char *)host->peer[rank] + bytes);
 }
 
 /* --- all-reduce ---------------------------------------------------------------------------- */
 
-/* Add this rank's slice of the n elements at peer[] and give the sum to everyone. */
-static void reduce_slice(struct ds__host *host, size_t n)
+/* Add this rank's slice of the bytes at peer[] and give the sum to everyone. */
+static void reduce_slice(struct ds__host *host, enum ds_comm_op op, size_t bytes)
 {
-    struct range mine = slice_range(n, host->sync.me, host->sync.members);
+    struct range mine = slice_range(bytes, host->sync.me, host->sync.members);
 
     if (mine.len == 0)
         return;
-    for (unsigned rank = 0; rank < host->sync.members; rank++)
-        host->peer[rank] += mine.at;
-    ds__tree_sum_all_f32(host->peer, host->sync.members, mine.len, host->scratch);
+    advance(host, mine.at);
+    if (ds__op_bf16(op))
+        ds__tree_sum_all_bf16((uint16_t *const *)(void *)host->peer, host->sync.members,
+                              mine.len / sizeof(uint16_t), host->scratch);
+    else
+        ds__tree_sum_all_f32(host->peer, host->sync.members, mine.len / sizeof(float),
+                             host->scratch);
+}
+
+/* The sum of the bytes at peer[] to `out`. */
+static void reduce_to(struct ds__host *host, enum ds_comm_op op, void *out, size_t bytes)
+{
+    if (ds__op_bf16(op))
+        ds__tree_sum_bf16(out, (const uint16_t *const *)(const void *)host->peer,
+                          host->sync.members, bytes / sizeof(uint16_t), host->scratch);
+    else
+        ds__tree_sum_f32(out, (const float *const *)host->peer, host->sync.members,
+                         bytes / sizeof(float), host->scratch);
 }
 
 void ds__shm_find_windows(struct ds__host *host, size_t chunk)
@@ -181,31 +202,29 @@ void ds__shm_find_windows(struct ds__host *host, size_t chunk)
 static int all_reduce_staged(struct ds__host *host, const struct ds_comm_call *call,
                              struct ds_error *err)
 {
-    const size_t chunk_elems = HALF_BYTES / sizeof(float), n = call->bytes / sizeof(float);
-    const size_t chunks = chunk_count(n, chunk_elems);
-    float *buf = call->buf;
-    struct range now, next = chunk_range(n, chunk_elems, 0);
+    const size_t chunks = chunk_count(call->bytes, HALF_BYTES);
+    unsigned char *buf = call->buf;
+    struct range now, next = chunk_range(call->bytes, HALF_BYTES, 0);
     int rc = 0;
 
-    memcpy(half_window(host, host->sync.me, 0), buf, next.len * sizeof(*buf));
+    memcpy(half_window(host, host->sync.me, 0), buf, next.len);
     rc = ds__shm_barrier(host, call, err);
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
         ds__shm_find_windows(host, k);
         now = next;
-        reduce_slice(host, now.len);
+        reduce_slice(host, call->op, now.len);
         if (k + 1 < chunks) {
-            next = chunk_range(n, chunk_elems, k + 1);
-            memcpy(half_window(host, host->sync.me, k + 1), buf + next.at, next.len * sizeof(*buf));
+            next = chunk_range(call->bytes, HALF_BYTES, k + 1);
+            memcpy(half_window(host, host->sync.me, k + 1), buf + next.at, next.len);
         }
         rc = ds__shm_barrier(host, call, err);
         if (rc == 0)
-            memcpy(buf + now.at, half_window(host, host->sync.me, k), now.len * sizeof(*buf));
+            memcpy(buf + now.at, half_window(host, host->sync.me, k), now.len);
     }
     return rc;
 }
 
-int ds__shm_all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call,
-                           struct ds_error *err)
+int ds__shm_all_reduce(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__host *host = host_of(comm);
     int rc = ds__shm_enter(host, call, err);
@@ -214,7 +233,7 @@ int ds__shm_all_reduce_f32(struct ds_comm *comm, const struct ds_comm_call *call
         return rc;
     if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return all_reduce_staged(host, call, err);
-    reduce_slice(host, call->bytes / sizeof(float));
+    reduce_slice(host, call->op, call->bytes);
     return ds__shm_barrier(host, call, err);
 }
 
@@ -238,25 +257,25 @@ int ds__shm_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call
 
 /* --- reduce-scatter ------------------------------------------------------------------------ */
 
-/* Put elements `part` of every shard of `buf` end to end into this rank's half window. */
-static void stage_shards(struct ds__host *host, const float *buf, size_t shard, struct range part,
-                         size_t chunk)
+/* Put bytes `part` of every shard of `buf` end to end into this rank's half window. */
+static void stage_shards(struct ds__host *host, const unsigned char *buf, size_t shard,
+                         struct range part, size_t chunk)
 {
-    float *window = (float *)(void *)half_window(host, host->sync.me, chunk);
+    unsigned char *window = half_window(host, host->sync.me, chunk);
 
     for (unsigned rank = 0; rank < host->sync.members; rank++)
-        memcpy(window + rank * part.len, buf + rank * shard + part.at, part.len * sizeof(*buf));
+        memcpy(window + rank * part.len, buf + rank * shard + part.at, part.len);
 }
 
 static int reduce_scatter_staged(struct ds__host *host, const struct ds_comm_call *call,
                                  struct ds_error *err)
 {
     const unsigned rank = host->sync.me, world = host->sync.members;
-    const size_t shard = call->bytes / sizeof(float) / world;
-    const size_t chunk_elems = HALF_BYTES / sizeof(float) / world;
-    const size_t chunks = chunk_count(shard, chunk_elems);
-    float *buf = call->buf;
-    struct range now, next = chunk_range(shard, chunk_elems, 0);
+    const size_t elem = ds__op_elem_bytes(call->op), shard = call->bytes / world;
+    const size_t chunk_bytes = HALF_BYTES / elem / world * elem;
+    const size_t chunks = chunk_count(shard, chunk_bytes);
+    unsigned char *buf = call->buf;
+    struct range now, next = chunk_range(shard, chunk_bytes, 0);
     int rc;
 
     stage_shards(host, buf, shard, next, 0);
@@ -264,12 +283,10 @@ static int reduce_scatter_staged(struct ds__host *host, const struct ds_comm_cal
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
         now = next;
         ds__shm_find_windows(host, k);
-        for (unsigned peer = 0; peer < world; peer++)
-            host->peer[peer] += rank * now.len;
-        ds__tree_sum_f32(buf + rank * shard + now.at, (const float *const *)host->peer, world,
-                         now.len, host->scratch);
+        advance(host, rank * now.len);
+        reduce_to(host, call->op, buf + rank * shard + now.at, now.len);
         if (k + 1 < chunks) {
-            next = chunk_range(shard, chunk_elems, k + 1);
+            next = chunk_range(shard, chunk_bytes, k + 1);
             stage_shards(host, buf, shard, next, k + 1);
         }
         rc = ds__shm_barrier(host, call, err);
@@ -281,17 +298,15 @@ int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call
                            struct ds_error *err)
 {
     struct ds__host *host = host_of(comm);
-    size_t shard = call->bytes / sizeof(float) / comm->world;
+    size_t shard = call->bytes / comm->world;
     int rc = ds__shm_enter(host, call, err);
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
         return rc;
     if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return reduce_scatter_staged(host, call, err);
-    for (unsigned peer = 0; peer < comm->world; peer++)
-        host->peer[peer] += comm->rank * shard;
-    ds__tree_sum_f32(host->peer[comm->rank], (const float *const *)host->peer, comm->world, shard,
-                     host->scratch);
+    advance(host, comm->rank * shard);
+    reduce_to(host, call->op, host->peer[comm->rank], shard);
     return ds__shm_barrier(host, call, err);
 }
 

@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/wire.h"
+#include "runtime/comm/half.h"
 #include "runtime/comm/tree.h"
 
 #define NS_PER_MS UINT64_C(1000000)
@@ -149,6 +150,31 @@ static int mismatch(const struct work *work, const struct ds__edge *edge, struct
 
 /* --- sums ------------------------------------------------------------------------------------- */
 
+/* out = the sum of our first `count` local sources, by the tree. */
+static void add_ranks(const struct work *work, void *out, unsigned count, size_t bytes)
+{
+    const void *src = work->net->local;
+
+    if (ds__op_bf16(work->x->call->op))
+        ds__tree_sum_bf16(out, src, count, bytes / sizeof(uint16_t), work->net->scratch);
+    else
+        ds__tree_sum_f32(out, src, count, bytes / sizeof(float), work->net->scratch);
+}
+
+/* out = the sum of all pieces, by the tree over those. */
+static void add_pieces(const struct work *work, void *out, size_t bytes)
+{
+    const struct ds__net *net = work->net;
+    const void *src = net->source;
+
+    if (ds__op_bf16(work->x->call->op))
+        ds__tree_run_bf16(out, net->layout.program, net->layout.steps, src,
+                          bytes / sizeof(uint16_t), net->scratch);
+    else
+        ds__tree_run_f32(out, net->layout.program, net->layout.steps, src, bytes / sizeof(float),
+                         net->scratch);
+}
+
 /* Pointers to our host's pieces of `part` of a vector, one after the other; those of several ranks
  * are added up into `sums`. */
 static unsigned local_pieces(const struct work *work, struct range part, unsigned char *sums,
@@ -173,8 +199,7 @@ static unsigned local_pieces(const struct work *work, struct range part, unsigne
             net->local[rank - piece->lo] =
                 (const float *)(const void *)vector_at(work, layout->seat[rank], part.at);
         if (piece->hi - piece->lo > 1)
-            ds__tree_sum_f32(sum, net->local, piece->hi - piece->lo, part.len / sizeof(float),
-                             net->scratch);
+            add_ranks(work, sums + count * part.len, piece->hi - piece->lo, part.len);
         out[count++] = piece->hi - piece->lo > 1 ? sum : net->local[0];
     }
     return count;
@@ -266,9 +291,7 @@ static void finish_chunks(struct work *work)
             take_bytes(work, part, work->mine.done);
         } else if (work->x->scatter) {
             find_sources(work, part, work->mine.done);
-            ds__tree_run_f32((float *)(void *)vector_at(work, net->sync->me, part.at),
-                             net->layout.program, net->layout.steps, net->source,
-                             part.len / sizeof(float), net->scratch);
+            add_pieces(work, vector_at(work, net->sync->me, part.at), part.len);
         }
         if (work->x->gather)
             spread(work, part);

@@ -188,9 +188,26 @@ static struct ds_ring ring_of_replicas(const struct bench *b)
     return (struct ds_ring){b->plan->replicas, groups < 1 ? 1 : least(groups, b->plan->replicas)};
 }
 
+/* In bf16: half of it travels, and it is packed and unpacked. */
+static double packed_s(const struct bench *b, const struct ds_bucket *bucket)
+{
+    double elems = (double)bucket->padded_elems, bytes = elems * sizeof(uint16_t);
+    bool whole = b->plan->stage == 0 || bucket->replicated;
+    double parts = whole ? 2.0 : 1.0 + 1.0 / (double)b->plan->shards;
+    double pack = elems * parts * (sizeof(float) + sizeof(uint16_t)) / b->cluster->device.pointwise;
+
+    if (whole && b->plan->replicas == 1)
+        return pack + ds_work_collective(b->cluster, ring_of_world(b), bytes, 2);
+    return pack + ds_work_collective(b->cluster, ring_of_shards(b), bytes, whole ? 2 : 1) +
+           ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
+}
+
 static double reduce_s(const struct bench *b, const struct ds_bucket *bucket)
 {
     double bytes = (double)bucket->padded_elems * sizeof(float);
+
+    if (b->plan->bf16_wire)
+        return packed_s(b, bucket);
 
     if (b->plan->stage == 0 || bucket->replicated)
         return ds_work_collective(b->cluster, ring_of_world(b), bytes, 2);

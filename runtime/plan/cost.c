@@ -59,6 +59,15 @@ static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind are
     return plan->arena_bytes[arena] / holders;
 }
 
+static uint64_t largest_bucket(const struct ds_plan *plan)
+{
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < plan->buckets; i++)
+        most = plan->bucket[i].padded_elems > most ? plan->bucket[i].padded_elems : most;
+    return most;
+}
+
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
 {
     uint64_t *bytes = plan->arena_bytes;
@@ -75,6 +84,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     bytes[DS_ARENA_GATHERED] =
         plan->gathered_elems * ds_dtype_bytes(ds_compute_dtype(plan->compute));
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
+    bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
                      : 0;

@@ -81,7 +81,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->world,      plan->micro_batches, plan->micro_batch,    plan->sequence,
         plan->compute,    plan->params,        plan->padded_elems,   plan->logit_rows,
         plan->shape.arch, plan->shape.heads,   plan->shape.kv_heads, plan->stage,
-        plan->shards,     plan->optim_states,  plan->by_tensor,
+        plan->shards,     plan->optim_states,  plan->by_tensor,      plan->bf16_wire,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -109,6 +109,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->rank = args->rank;
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
+    plan->bf16_wire = job->precision.grad_wire == DS_GRAD_WIRE_BF16 && plan->world > 1;
     plan->optim_states = ds_optim_states(job);
     plan->by_tensor = ds_optim_by_tensor(job);
     plan->recompute = job->activation.recompute;

@@ -61,6 +61,7 @@
     X(MOMENTS,     "optimizer") \
     X(GATHERED,    "gathered parameters") \
     X(STAGED,      "gradients on their way") \
+    X(PACKED,      "gradients in bf16") \
     X(ACTIVATIONS, "activations") \
     X(STAGING,     "staging") \
     X(RUNTIME,     "program and libraries")
@@ -185,6 +186,7 @@ struct ds_plan {
     unsigned shard, replica;                       /* this rank's place in them */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     enum ds_compute compute;
+    bool bf16_wire;              /* gradients are summed over ranks in bf16 */
     unsigned optim_states;       /* lines of MOMENTS */
     bool by_tensor;              /* spans are tensors; NORM sums two norms of each over ranks */
     enum ds_recompute recompute; /* never AUTO */

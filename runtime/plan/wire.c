@@ -6,6 +6,7 @@
  * Counted over the instruction list, as the comm layer counts what it does.  For P parameters, G
  * micro-batches and N ranks that is, in units of P x element size x (N - 1) / N: 2 at stage 0, 2 at
  * stage 1, G + 1 at stage 2; at stage 3 3 G less what a pass need not gather again (window.c).
+ * Sums in bf16 count half.
  *
  * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a
  * host read each other's without a copy.  Pages of a peer that a rank reads count to the resident
@@ -31,9 +32,30 @@ static uint64_t param_bytes(const struct ds_plan *plan)
     return ds_dtype_bytes(ds_compute_dtype(plan->compute));
 }
 
+/* Half the bytes; a bucket held whole takes the hops of a shard where there are groups. */
+static void count_packed(struct ds_plan *plan, const struct ds_bucket *bucket)
+{
+    uint64_t bytes = bucket->padded_elems * sizeof(uint16_t);
+    bool whole = plan->stage == 0 || bucket->replicated;
+
+    if (whole && plan->replicas == 1) {
+        count(plan, DS_COMM_ALL_REDUCE_BF16, bytes, plan->world);
+        return;
+    }
+    count(plan, DS_COMM_REDUCE_SCATTER_BF16, bytes, plan->shards);
+    count(plan, DS_COMM_ALL_REDUCE_BF16, bytes / plan->shards, plan->replicas);
+    if (whole)
+        count(plan, DS_COMM_ALL_GATHER, bytes, plan->shards);
+}
+
 static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
 {
     uint64_t bytes = bucket->padded_elems * sizeof(float);
+
+    if (plan->bf16_wire) {
+        count_packed(plan, bucket);
+        return;
+    }
 
     if (plan->stage == 0 || bucket->replicated) {
         count(plan, DS_COMM_ALL_REDUCE_F32, bytes, plan->world);
@@ -84,6 +106,8 @@ static enum ds_arena_kind read_arena(const struct ds_plan *plan)
 
 static enum ds_arena_kind written_arena(const struct ds_plan *plan)
 {
+    if (plan->bf16_wire)
+        return DS_ARENA_PACKED;
     return plan->stage >= 2 ? DS_ARENA_STAGED : DS_ARENA_GRADS;
 }
 
@@ -113,6 +137,7 @@ static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, str
         uint64_t elems = bucket->padded_elems / parts;
         uint64_t at = kind == DS_ARENA_GATHERED ? bucket->gathered_at
                       : kind == DS_ARENA_STAGED ? bucket->staged_at
+                      : kind == DS_ARENA_PACKED ? 0
                                                 : bucket->offset;
         size_t j = n++;
 
@@ -144,8 +169,8 @@ int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
 
     if (span == NULL)
         return ds_fail(err, ENOMEM, "no memory for a plan of %zu buckets", plan->buckets);
-    plan->peer_bytes =
-        (end - host - 1) * sizeof(float) * touched(plan, written_arena(plan), span, part, parts);
+    plan->peer_bytes = (end - host - 1) * (plan->bf16_wire ? sizeof(uint16_t) : sizeof(float)) *
+                       touched(plan, written_arena(plan), span, part, parts);
     for (uint64_t peer = host; divided && peer < end; peer++)
         if (peer != part)
             plan->peer_bytes +=

@@ -4,7 +4,8 @@
 """wire - what ranks send is what the plan says, collective by collective, and what the formulas say.
 
 With P parameters (padded), G passes and N ranks, in units of P x 4 bytes x (N - 1) / N: 2 at stage 0,
-2 at stage 1, G + 1 at stage 2; at stage 3 at most 3 G.  Counted by the comm layer, told by log.comm.
+2 at stage 1, G + 1 at stage 2; at stage 3 at most 3 G; of those 2, 1, G and G are gradients, half as much
+with precision.grad_wire bf16.  Counted by the comm layer, told by log.comm.
 """
 import json
 
@@ -28,11 +29,17 @@ def formula(stage, unit):
     return {0: 2 * unit, 1: 2 * unit, 2: (PASSES + 1) * unit}.get(stage)
 
 
-def run_case(stage, ranks, compute="fp32"):
-    name = f"stage {stage}, {ranks} ranks, {compute}"
+def gradients(stage):
+    """Of formula(), what grad_wire is about."""
+    return {0: 2, 1: 1}.get(stage, PASSES)
+
+
+def run_case(stage, ranks, compute="fp32", wire="fp32"):
+    name = f"stage {stage}, {ranks} ranks, {compute}, wire {wire}"
     path = h.write_job("job.yaml", layers=5, hidden=256, heads=4, ffn=1024, batch=PASSES * ranks, micro=1, steps=2)
     run = h.work() / name.replace(", ", "-").replace(" ", "-")
-    more = (f"zero.stage={stage}", "zero.bucket_mb=1", f"precision.compute={compute}", "log.comm=true")
+    more = (f"zero.stage={stage}", "zero.bucket_mb=1", f"precision.compute={compute}",
+            f"precision.grad_wire={wire}", "log.comm=true")
     plan = planned(ranks, path, *more)
     ran = h.dsrun("--slots", ranks, "--run-dir", run, path, *more)
     if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
@@ -50,6 +57,12 @@ def run_case(stage, ranks, compute="fp32"):
     h.ok(total == plan["wire_bytes_per_step"], f"{name}: the sum is the plan's", total)
     if compute == "bf16":
         return
+    if wire == "bf16":
+        sent = sum(event[op]["bytes"] for op in event if op.endswith("_bf16"))
+        h.ok(2 * sent == gradients(stage) * unit, f"{name}: gradients are half the formula's bytes", f"{sent}, {unit}")
+        h.ok(not any(event.get(op, {"bytes": 0})["bytes"] for op in ("all_reduce_f32", "reduce_scatter")),
+             f"{name}: no gradient in fp32", event)
+        return
     if stage < 3:
         h.ok(total == formula(stage, unit), f"{name}: the formula's bytes", f"{total}, {formula(stage, unit)}")
     else:
@@ -60,5 +73,6 @@ def run_case(stage, ranks, compute="fp32"):
 for zero in (0, 1, 2, 3):
     run_case(zero, 2)
     run_case(zero, 3)
+    run_case(zero, 3 if zero == 1 else 2, wire="bf16")
 run_case(3, 2, compute="bf16")
 h.done()

@@ -14,6 +14,7 @@ struct setting {
     uint64_t passes;
     bool recompute, bf16, dropout;
     enum ds_optim_kind optim;
+    bool bf16_wire;
 };
 
 static struct test_run setting_run(const struct setting *set, unsigned stage)
@@ -38,6 +39,7 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
                                                          : DS_RECOMPUTE_FULL;
     run.job.model.dropout = run.job.model.attention_dropout = set->dropout ? 0.1 : 0.0;
     run.job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+    run.job.precision.grad_wire = set->bf16_wire ? DS_GRAD_WIRE_BF16 : DS_GRAD_WIRE_FP32;
     run.job.optim.kind = set->optim;
     if (set->optim == DS_OPTIM_MUON) {
         run.job.optim.momentum = 0.95;
@@ -85,9 +87,10 @@ static void check_setting(const struct setting *set)
         run[stage] = setting_run(set, stage);
         (void)snprintf(what, sizeof(what),
                        "%s, family %u, world %u, groups of %u, %u passes, recompute %d, bf16 %d, "
-                       "dropout %d, stage %u",
+                       "dropout %d, bf16 wire %d, stage %u",
                        ds_optim_name(set->optim), set->family, set->world, set->local,
-                       (unsigned)set->passes, set->recompute, set->bf16, set->dropout, stage);
+                       (unsigned)set->passes, set->recompute, set->bf16, set->dropout,
+                       set->bf16_wire, stage);
         test_run(&run[stage]);
         for (unsigned i = 0; i < set->world; i++)
             cr_assert_eq(run[stage].rc[i], 0, "%s: rank %u: %s", what, i, run[stage].err[i].text);
@@ -147,6 +150,48 @@ Test(stages, muon_has_the_same_bits_at_every_stage)
 {
     check_all(DS_OPTIM_MUON, 0, false);
     check_all(DS_OPTIM_MUON, 1, true);
+}
+
+static const unsigned groups[][2] = {{2, 2}, {3, 3}, {4, 4}, {4, 2}};
+
+/* Gradients that are rounded before they are summed over ranks, and at every hop. */
+Test(stages, a_wire_of_bf16_has_the_same_bits_at_every_stage)
+{
+    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]) * 4; i++) {
+        const struct setting set = {.bf16_wire = true,
+                                    .family = i / 2 % 2,
+                                    .bf16 = i % 4 == 3,
+                                    .world = groups[i / 4][0],
+                                    .local = groups[i / 4][1],
+                                    .passes = i % 2 == 0 ? 1 : 3};
+
+        check_setting(&set);
+    }
+}
+
+/* What that costs: gradients of rank sums off by about a rounding, 2^-9, and half the bytes. */
+Test(stages, a_wire_of_bf16_is_off_by_a_rounding)
+{
+    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        const struct setting set = {.world = groups[i][0], .local = groups[i][1], .passes = 2};
+        struct setting packed = set;
+        struct test_run exact = setting_run(&set, i % 3 + 1), run;
+        double error;
+
+        packed.bf16_wire = true;
+        run = setting_run(&packed, i % 3 + 1);
+        test_run_ok(&exact);
+        test_run_ok(&run);
+        error = test_l2(run.first_grads, exact.first_grads, run.elems);
+        cr_assert(error > 1e-4 && error < 4e-3, "world %u, groups of %u: %g", set.world, set.local,
+                  error);
+        cr_assert_lt(fabs(run.result[0].grad_norm / exact.result[0].grad_norm - 1.0), 1e-3);
+        cr_assert_eq(run.traffic[DS_COMM_REDUCE_SCATTER].calls, 0);
+        cr_assert_eq(2 * run.traffic[DS_COMM_REDUCE_SCATTER_BF16].bytes,
+                     exact.traffic[DS_COMM_REDUCE_SCATTER].bytes);
+        test_run_release(&exact);
+        test_run_release(&run);
+    }
 }
 
 /* --- a planted change ------------------------------------------------------------------------- */

@@ -14,7 +14,7 @@
  *
  * Source  Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the other
  *         scale: Liu et al., "Muon is Scalable for LLM Training", 2025.
- * Tests   tests/engine/test_update.c, test_stages.c; the kernels in tests/kernels/test_muon.c
+ * Tests   tests/engine/test_muon.c, test_update.c, test_stages.c; tests/kernels/test_muon.c
  */
 #ifndef DS_RUNTIME_MUON_H
 #define DS_RUNTIME_MUON_H

@@ -132,7 +132,7 @@ int ds_comm_all_reduce_f64(struct ds_comm *comm, double *buf, size_t n, struct d
 int ds_comm_reduce_scatter_f32(struct ds_comm *comm, float *buf, size_t n, struct ds_error *err)
     DS_NODISCARD;
 /* The same of bf16, with half the bytes.  Sums are taken in fp32 and rounded at every hop: the sum
- * of ranks that share a host and are a whole subtree, where it leaves that host, and the sum of all.
+ * of ranks that share a host and are a whole subtree, where it leaves that host, and that of all.
  * So the bits depend on who shares a host, too. */
 int ds_comm_all_reduce_bf16(struct ds_comm *comm, uint16_t *buf, size_t n, struct ds_error *err)
     DS_NODISCARD;

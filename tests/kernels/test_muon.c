@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * test_muon.c - Muon's passes over elements against their formulas in double; the iteration between
- * them is tested as a whole in tests/engine/test_update.c.
+ * them is tested as a whole in tests/engine/test_muon.c.
  */
 #include "tests/kernels/harness.h"
 

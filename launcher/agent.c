@@ -19,6 +19,8 @@
 #include "base/build.h"
 #include "base/clock.h"
 #include "base/exit.h"
+#include "base/json.h"
+#include "launcher/cgroup.h"
 #include "launcher/fleet/pulse.h"
 #include "launcher/gather.h"
 #include "launcher/loop.h"
@@ -48,6 +50,7 @@ struct agent {
     struct ds_spawn spawn;
     struct ds_watch signals;
     struct ds_oom oom;
+    struct ds_cgroup cgroup; /* of the ranks */
     struct ds_rank *rank;
     unsigned ranks, ended, reported; /* started; dead; dead and told */
     unsigned *order;                 /* local ranks in the order of their deaths */
@@ -92,8 +95,51 @@ static int prepare_ranks(struct agent *agent, struct ds_error *err)
     return 0;
 }
 
+/* For events.jsonl: where this host's ranks are, or why they have no group. */
+static void tell_cgroup(struct agent *agent, const char *why)
+{
+    struct ds_json json;
+    struct ds_buf text;
+
+    ds_buf_init(&text, 2 * DS_MAX_PATH);
+    ds_json_init(&json, &text);
+    ds_json_object(&json, NULL);
+    ds_json_string(&json, "event", "cgroup");
+    ds_json_f64(&json, "time", ds_clock_wall_s(), 16);
+    ds_json_u64(&json, "rank", agent->spec.first_rank);
+    ds_json_string(&json, why == NULL ? "path" : "none", why == NULL ? agent->cgroup.path : why);
+    ds_json_end_object(&json);
+    if (!text.failed)
+        ds__up_send(&agent->up, DS_WIRE_EVENT, agent->spec.first_rank, text.data, text.len);
+    ds_buf_release(&text);
+}
+
+/* Those of a job; entering one costs milliseconds, which a program that runs once (exec) has not
+ * got.  Slurm has a hierarchy of its own, which it removes by itself. */
+static void make_cgroup(struct agent *agent)
+{
+    char folder[DS_MAX_PATH];
+    struct ds_error err = {0};
+    int rc;
+
+    if (!agent->spec.link && !agent->spec.gather)
+        return;
+    if (agent->joined)
+        rc = ds_fail(&err, ENOTSUP, "Slurm has groups of its own");
+    else
+        rc = ds_cgroup_own(folder, &err);
+    if (rc == 0)
+        rc = ds_cgroup_make(&agent->cgroup, folder, &err);
+    if (rc == 0) {
+        agent->spawn.cgroup_fd = agent->cgroup.procs_fd;
+        ds_oom_watch(&agent->oom, agent->cgroup.path);
+    }
+    tell_cgroup(agent, rc == 0 ? NULL : ds_error_text(&err, rc));
+}
+
 static void start_ranks(struct agent *agent)
 {
+    make_cgroup(agent);
     for (unsigned i = 0; i < agent->spec.ranks; i++) {
         ds__rank_start(&agent->rank[i], &agent->loop, &agent->up, &agent->spawn, i);
         agent->ranks++;
@@ -182,6 +228,8 @@ static void signal_ranks(struct agent *agent, uint32_t what)
 {
     for (unsigned i = 0; i < agent->ranks; i++)
         ds__rank_signal(&agent->rank[i], what);
+    if (what == DS_SIGNAL_KILL)
+        ds_cgroup_kill(&agent->cgroup);
 }
 
 static struct ds_rank *find_pid(struct agent *agent, pid_t pid)
@@ -284,6 +332,10 @@ static int on_relay(struct agent *agent, const struct ds_frame *frame, struct ds
         return ds_fail(err, EPROTO, "a signal frame of %u bytes", frame->len);
     if (frame->type == DS_WIRE_SIGNAL && all && agent->waiting) {
         refuse_ranks(agent, ds_get_u32(frame->payload));
+        return 0;
+    }
+    if (frame->type == DS_WIRE_SIGNAL && all) {
+        signal_ranks(agent, ds_get_u32(frame->payload));
         return 0;
     }
     if (!all && local >= agent->ranks)
@@ -406,6 +458,7 @@ static void agent_release(struct agent *agent)
 
     signal_ranks(agent, DS_SIGNAL_KILL);
     ds_reap_all();
+    ds_cgroup_remove(&agent->cgroup);
     forget_port(agent);
     for (unsigned i = 0; i < agent->ranks; i++)
         ds__rank_release(&agent->rank[i]);

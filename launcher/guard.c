@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "launcher/cgroup.h"
 #include "launcher/reap.h"
 
 /* Until the agent has ended; signals are passed on to it. */
@@ -54,5 +55,6 @@ int ds_guard_enter(bool *guard, int *code, struct ds_error *err)
     (void)close(STDOUT_FILENO);
     *code = watch(agent, &set);
     ds_reap_all();
+    ds_cgroup_forget(agent);
     return 0;
 }

@@ -4,9 +4,10 @@
  * guard.h - a process that outlives its agent, to leave nothing of it behind.
  *
  * Ranks die with their agent, but what they have started does not.  The guard is the agent's parent
- * and a subreaper: when the agent is gone, however that came, it kills all that is left.  It passes
- * on SIGTERM, SIGINT, SIGHUP and SIGUSR1.  When the guard itself is killed, the agent gets SIGCHLD,
- * sees that its parent is another, and ends as at the end of its lease.
+ * and a subreaper: when the agent is gone, however that came, it kills all that is left and removes
+ * the job's cgroup.  It passes on SIGTERM, SIGINT, SIGHUP and SIGUSR1.  When the guard itself is
+ * killed, the agent gets SIGCHLD, sees that its parent is another, and ends as at the end of its
+ * lease.
  *
  * Tests   tests/e2e/replay.py
  */

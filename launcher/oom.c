@@ -74,6 +74,15 @@ void ds_oom_init(struct ds_oom *oom)
     free(text);
 }
 
+void ds_oom_watch(struct ds_oom *oom, const char *folder)
+{
+    struct ds_oom other;
+    int n = snprintf(other.path, sizeof(other.path), "%s/memory.events", folder);
+
+    if (n > 0 && (size_t)n < sizeof(other.path) && read_counter(other.path, &other.seen))
+        *oom = other;
+}
+
 bool ds_oom_happened(struct ds_oom *oom)
 {
     uint64_t now = 0;

@@ -80,7 +80,7 @@ int ds_spawn_init(struct ds_spawn *spawn, const struct ds_spec *spec, const char
 {
     int rc;
 
-    *spawn = (struct ds_spawn){.spec = spec, .shm_fd = -1, .null_fd = -1};
+    *spawn = (struct ds_spawn){.spec = spec, .shm_fd = -1, .null_fd = -1, .cgroup_fd = -1};
     rc = find_program(spawn, exe_dir, err);
     if (rc != 0)
         return rc;
@@ -109,7 +109,7 @@ void ds_spawn_release(struct ds_spawn *spawn)
         (void)close(spawn->shm_fd);
     if (spawn->null_fd >= 0)
         (void)close(spawn->null_fd);
-    *spawn = (struct ds_spawn){.shm_fd = -1, .null_fd = -1};
+    *spawn = (struct ds_spawn){.shm_fd = -1, .null_fd = -1, .cgroup_fd = -1};
 }
 
 /* --- environment ------------------------------------------------------------------------------ */
@@ -240,6 +240,11 @@ static _Noreturn void child_main(const struct child *child)
     const struct ds_spawn *spawn = child->spawn;
     const struct ds_spec *spec = spawn->spec;
 
+    if (spawn->cgroup_fd >= 0) { /* before anything else is there to be left outside */
+        ssize_t n = write(spawn->cgroup_fd, "0", 1);
+
+        (void)n; /* a group that was removed under us: the job goes on without */
+    }
     (void)setpgid(0, 0);
     child_signals(spawn);
     if (prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0UL, 0UL, 0UL) != 0)

@@ -4,9 +4,10 @@
  * spawn.h - one rank as a process: pipes, link, environment, exec.
  *
  * Everything the child needs is built before fork; between fork and exec it only makes
- * async-signal-safe calls.  The child gets stdin from /dev/null, stdout and stderr as pipes, the
- * link at DS_SPAWN_LINK_FD and the shared memory at DS_SPAWN_SHM_FD; every other descriptor is
- * closed by exec.  It leads its own process group, runs on its own cores and dies with its parent.
+ * async-signal-safe calls.  The child is in the job's cgroup where there is one; it gets stdin from
+ * /dev/null, stdout and stderr as pipes, the link at DS_SPAWN_LINK_FD and the shared memory at
+ * DS_SPAWN_SHM_FD; every other descriptor is closed by exec.  It leads its own process group, runs
+ * on its own cores and dies with its parent.
  *
  * slurmd signals every process of a step.  A shielded rank ignores USR1, and one with a link TERM
  * too: its agent gets the same signal and tells it to stop, so that all ranks save at the same
@@ -38,6 +39,7 @@ struct ds_spawn {
     bool no_program;         /* and that is because there is no such program */
     bool shielded;           /* Slurm's signals to the job are for the agent, not for ranks */
     int shm_fd, null_fd;     /* owned */
+    int cgroup_fd;           /* cgroup.procs that ranks enter; -1: none; borrowed */
     cpu_set_t allowed;
     unsigned threads;    /* cores per rank */
     struct rlimit files; /* limit on open files as it was, given back to the ranks */

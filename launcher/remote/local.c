@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/fsio.h"
+#include "launcher/cgroup.h"
 #include "launcher/reap.h"
 #include "launcher/remote/transport.h"
 
@@ -159,8 +160,10 @@ static void local_finish(struct ds_starter *starter, struct ds_remote *remote, b
             remote->code = -1;
         remote->pid = 0;
     }
-    if (agent > 0)
+    if (agent > 0) {
         ds_reap_session(agent); /* its own, which it leads */
+        ds_cgroup_forget(agent);
+    }
 }
 
 /* It shares this kernel: only its own process can be stopped. */

@@ -13,12 +13,13 @@
 
 struct ds_stream {
     const struct ds_kernels *kernels;
+    struct ds_device *device;
 };
 
 struct ds_device {
     const struct ds_backend *backend;
-    struct ds_stream *stream;
-    char description[128];
+    struct ds_stream *stream; /* of queue 0 */
+    char description[192];
 };
 
 struct ds_backend {
@@ -28,6 +29,24 @@ struct ds_backend {
     int (*alloc)(struct ds_device *, size_t bytes, void **out, struct ds_error *);
     void (*free)(struct ds_device *, void *memory, size_t bytes);
     double (*peak)(struct ds_device *); /* FLOP/s */
+    /* (optional) NULL: all queues are one stream, operations are done when they return, and memory
+     * is the host's. */
+    const struct ds_backend_queues *queues;
+};
+
+/* Of a device that works while the host goes on. */
+struct ds_backend_queues {
+    struct ds_stream *(*stream)(struct ds_device *, unsigned queue);
+    int (*events)(struct ds_device *, unsigned count, struct ds_error *);
+    int (*host_alloc)(struct ds_device *, size_t bytes, void **out, struct ds_error *);
+    void (*host_free)(struct ds_device *, void *memory, size_t bytes);
+    int (*copy)(struct ds_stream *, enum ds_copy_way, void *to, const void *from, size_t bytes,
+                struct ds_error *);
+    int (*clear)(struct ds_stream *, void *to, size_t bytes, struct ds_error *);
+    int (*signal)(struct ds_stream *, unsigned event, struct ds_error *);
+    int (*await)(struct ds_stream *, unsigned event, struct ds_error *);
+    int (*finish)(struct ds_stream *, struct ds_error *);
+    void *(*handle)(struct ds_stream *);
 };
 
 extern const struct ds_backend ds_backend_cpu;

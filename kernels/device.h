@@ -1,16 +1,23 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * device.h - a backend opened for use: its streams and its memory.
+ * device.h - a backend opened for use: its streams, its memory, its events.
  *
  * The CPU device owns a pool of `threads` threads (the caller of an operation
  * is one of them) and one scratch area per stream, whose size the caller has
  * computed with ds_scratch_bytes() (kernels/scratch.h), so that no operation
  * allocates.  A stream is used by one thread at a time.
+ *
+ * Queues  A device has DS_DEVICE_QUEUES queues, each with a stream.  On the CPU they are one stream
+ *         and an operation is done when it returns; on CUDA each has a stream of its own,
+ *         operations are queued, and only ds_stream_finish() waits.  Order between streams comes
+ *         from events. What of copies and events is said below does nothing, or the plain thing,
+ *         on the CPU, so that users need not ask what they run on.
  */
 #ifndef DS_KERNELS_DEVICE_H
 #define DS_KERNELS_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/error.h"
@@ -18,8 +25,11 @@
 
 struct ds_device;
 
+enum { DS_DEVICE_QUEUES = 5 };
+
 struct ds_device_args {
-    const char *name;     /* "cpu" */
+    const char *name;     /* "cpu"; "cuda" once its plug-in is loaded (ds_device_add()) */
+    unsigned index;       /* of the devices that this process sees; the CPU is one */
     unsigned threads;     /* >= 1 */
     const int *cores;     /* [threads] to pin to, or NULL: inherit the process' affinity */
     size_t scratch_bytes; /* per stream */
@@ -30,8 +40,19 @@ int ds_device_open(struct ds_device **device, const struct ds_device_args *args,
                    struct ds_error *err) DS_NODISCARD;
 void ds_device_close(struct ds_device *device);
 
-/* The compute stream.  Owned by the device. */
+/* A backend that a plug-in brought, for ds_device_open(); before any thread opens a device. */
+struct ds_backend;
+void ds_device_add(const struct ds_backend *backend);
+
+/* The stream of queue 0, which computes.  Owned by the device. */
 struct ds_stream *ds_device_stream(struct ds_device *device);
+struct ds_stream *ds_device_queue(struct ds_device *device, unsigned queue);
+
+/* Are operations queued, and is memory the device's own?  Else both are the host's. */
+bool ds_device_is_apart(const struct ds_device *device);
+
+/* Room for events 0 .. count - 1; called once. */
+int ds_device_events(struct ds_device *device, unsigned count, struct ds_error *err) DS_NODISCARD;
 
 /* "cpu, AVX-512, 2 threads, oneDNN 2.6.3": for headers and events.  Owned by the device. */
 const char *ds_device_describe(const struct ds_device *device);
@@ -40,6 +61,29 @@ const char *ds_device_describe(const struct ds_device *device);
 int ds_device_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
     DS_NODISCARD;
 void ds_device_free(struct ds_device *device, void *memory, size_t bytes);
+
+/* Zeroed memory of the host that copies to and from the device are fast with. */
+int ds_device_host_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
+    DS_NODISCARD;
+void ds_device_host_free(struct ds_device *device, void *memory, size_t bytes);
+
+/* Queued on the stream: `from` of an upload must stay as it is until the stream has come so far. */
+enum ds_copy_way { DS_COPY_UP, DS_COPY_DOWN, DS_COPY_ASIDE }; /* to, from, within the device */
+int ds_stream_copy(struct ds_stream *stream, enum ds_copy_way way, void *to, const void *from,
+                   size_t bytes, struct ds_error *err) DS_NODISCARD;
+int ds_stream_clear(struct ds_stream *stream, void *to, size_t bytes, struct ds_error *err)
+    DS_NODISCARD;
+
+/* The event happens once all that was queued on the stream so far is done; what is queued on a
+ * stream behind an await starts after its latest signal.  One that never was does not hold it. */
+int ds_stream_signal(struct ds_stream *stream, unsigned event, struct ds_error *err) DS_NODISCARD;
+int ds_stream_await(struct ds_stream *stream, unsigned event, struct ds_error *err) DS_NODISCARD;
+
+/* Wait until all that was queued is done.  -EIO: the device failed, for good. */
+int ds_stream_finish(struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+
+/* What the library of the device calls it (a cudaStream_t); NULL on the CPU. */
+void *ds_stream_handle(struct ds_stream *stream);
 
 /* The most arithmetic the device's threads do, in FLOP/s: on the CPU F32 multiply-adds in
  * registers, the best of some runs of a fraction of a millisecond.  For utilisation figures, never

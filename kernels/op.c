@@ -211,6 +211,16 @@ static const char *check_xent(const struct ds_xent_args *a)
     return NULL;
 }
 
+static const char *check_sum(const struct ds_sum_args *a)
+{
+    return (a->n != 0 && a->x == NULL) || a->sum == NULL ? "a pointer is missing" : NULL;
+}
+
+static const char *check_add(const struct ds_add_args *a)
+{
+    return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
+}
+
 static const char *check_sumsq(const struct ds_sumsq_args *a)
 {
     return (a->n != 0 && a->x == NULL) || a->sum == NULL || a->nonfinite == NULL

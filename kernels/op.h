@@ -53,6 +53,8 @@
     X(SWIGLU_BWD,    swiglu_bwd) \
     X(DROPOUT,       dropout) \
     X(XENT,          xent) \
+    X(SUM,           sum) \
+    X(ADD,           add) \
     X(SUMSQ,         sumsq) \
     X(ADAMW,         adamw) \
     X(SGD,           sgd) \
@@ -250,6 +252,21 @@ struct ds_xent_args {
     void *dlogits;          /* or NULL: loss only */
     size_t dld;
     float grad_scale;
+};
+
+/* *sum (+)= sum of x[n], in double. */
+struct ds_sum_args {
+    size_t n;
+    const float *x;
+    double *sum;
+    bool accumulate;
+};
+
+/* y[n] += x[n].  On the CPU by the calling thread alone, which need not be the stream's. */
+struct ds_add_args {
+    size_t n;
+    const float *x;
+    float *y;
 };
 
 /* *sum = sum of squares of x[n] in double over fixed chunks of DS_SUMSQ_CHUNK, chunk sums added

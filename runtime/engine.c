@@ -14,14 +14,17 @@
 
 #include "base/clock.h"
 #include "runtime/exchange.h"
+#include "runtime/lines.h"
 #include "runtime/model/net.h"
 #include "runtime/optim.h"
 #include "runtime/queue.h"
+#include "runtime/tally.h"
 #include "runtime/trust.h"
 #include "runtime/update.h"
 
 /* What the ranks tell each other at the end of a step; sums over ranks. */
 enum flag { SUMSQ, NONFINITE, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
+_Static_assert((int)DS_QUEUE_COUNT == (int)DS_DEVICE_QUEUES, "a stream for each queue");
 _Static_assert((int)FLAGS == (int)DS_STEP_FLAGS, "the plan counts them");
 
 struct ds_engine {
@@ -30,7 +33,10 @@ struct ds_engine {
     struct ds_stream *stream;
     void *own[DS_ARENA_COUNT]; /* arenas allocated here; the others are the comm's */
     struct ds_exchange exchange;
-    struct ds_engine_lines lines;
+    struct ds_engine_lines lines; /* the device's */
+    struct ds_engine_lines host;  /* the same where that is the host's memory, else a copy */
+    struct ds_tally tally;
+    int32_t *ids;        /* [micro_batches][ds_net_host_ids()]: what is on its way to the device */
     uint16_t *low;       /* NULL when compute is fp32 */
     const void **params; /* [buckets]: where the net reads and writes */
     float **grads;
@@ -99,6 +105,27 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
     return 0;
 }
 
+static size_t ids_bytes(const struct ds_engine *engine)
+{
+    return engine->plan->micro_batches * ds_net_host_ids(&engine->net) * sizeof(*engine->ids);
+}
+
+/* What the host has of its own: tokens on their way, and lines where it cannot reach the
+ * device's. */
+static int open_host(struct ds_engine *engine, struct ds_error *err)
+{
+    void *ids = NULL;
+    int rc = ds_device_host_alloc(engine->args.device, ids_bytes(engine), &ids, err);
+
+    engine->ids = ids;
+    if (rc != 0)
+        return rc;
+    if (ds_device_is_apart(engine->args.device))
+        return ds_lines_open(&engine->host, engine->plan, err);
+    engine->host = engine->lines;
+    return 0;
+}
+
 static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err);
 
 /* One step of the queues between ranks, on their own thread. */
@@ -123,11 +150,14 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     rc = reserve(engine, err);
     if (rc == 0)
         rc = bind(engine, err);
+    if (rc == 0)
+        rc = ds_tally_open(&engine->tally, plan, args->device, err);
     if (rc == 0) {
         const struct ds_net_memory memory = {
             .params = engine->params,
             .grads = engine->grads,
             .activations = engine->own[DS_ARENA_ACTIVATIONS],
+            .loss_sum = engine->tally.sums,
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
@@ -136,7 +166,9 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         engine->net.seed = args->job->seed;
     }
     if (rc == 0)
-        rc = ds_queue_init(&engine->queues, plan->step.events, err);
+        rc = open_host(engine, err);
+    if (rc == 0)
+        rc = ds_queue_init(&engine->queues, args->device, plan->step.events, err);
     if (rc == 0 && args->overlap && plan->world > 1)
         rc = ds_queue_thread(&engine->queues, run_apart, engine, err);
     if (rc != 0) {
@@ -147,12 +179,26 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     return 0;
 }
 
+/* Nothing may be under way in memory that is given back; a failure was told before. */
+static void wait_for_device(struct ds_engine *engine)
+{
+    for (unsigned i = 0; i < DS_QUEUE_COUNT; i++)
+        if (ds_stream_finish(ds_device_queue(engine->args.device, i), NULL) != 0)
+            return;
+}
+
 void ds_engine_close(struct ds_engine *engine)
 {
     if (engine == NULL)
         return;
     ds_queue_release(&engine->queues);
+    if (ds_device_is_apart(engine->args.device)) {
+        wait_for_device(engine);
+        ds_lines_close(&engine->host, engine->plan);
+    }
+    ds_device_host_free(engine->args.device, engine->ids, ids_bytes(engine));
     ds_net_release(&engine->net);
+    ds_tally_close(&engine->tally);
     release(engine);
     free(engine->params);
     free(engine->grads);
@@ -162,7 +208,17 @@ void ds_engine_close(struct ds_engine *engine)
 
 struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine)
 {
-    return engine->lines;
+    return engine->host;
+}
+
+int ds_engine_fetch(struct ds_engine *engine, struct ds_error *err)
+{
+    int rc = ds_engine_settle(engine, err);
+
+    if (rc != 0 || !ds_device_is_apart(engine->args.device))
+        return rc;
+    return ds_lines_copy(DS_COPY_DOWN, &engine->host, &engine->lines, engine->plan, engine->stream,
+                         err);
 }
 
 /* This rank's shard of a bucket for the kernels. */
@@ -186,18 +242,21 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
     const struct ds_plan *plan = engine->plan;
     int rc = ds_engine_settle(engine, err);
 
+    if (rc == 0 && ds_device_is_apart(engine->args.device))
+        rc = ds_lines_copy(DS_COPY_UP, &engine->lines, &engine->host, plan, engine->stream, err);
     for (size_t i = 0; rc == 0 && engine->low != NULL && i < plan->buckets; i++)
         rc = narrow(engine, i, err);
     for (size_t i = 0; rc == 0 && i < plan->step.count; i++) /* as a step would end */
         if (plan->step.instr[i].op == DS_INSTR_GATHER &&
             plan->step.instr[i].micro_batch == UINT32_MAX)
-            rc = ds_exchange_gather(&engine->exchange, plan->step.instr[i].bucket, err);
-    return rc;
+            rc = ds_exchange_gather(&engine->exchange, plan->step.instr[i].bucket, engine->stream,
+                                    err);
+    return rc == 0 ? ds_engine_settle(engine, err) : rc;
 }
 
 int ds_engine_settle(struct ds_engine *engine, struct ds_error *err)
 {
-    return engine->queues.threaded ? ds_queue_settle(&engine->queues, engine->steps, err) : 0;
+    return ds_queue_settle(&engine->queues, engine->steps, err);
 }
 
 void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
@@ -219,11 +278,12 @@ static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds
 {
     const struct ds_plan *plan = engine->plan;
     uint64_t first = first_sequence(plan, position, micro_batch);
+    int32_t *ids = engine->ids + micro_batch * ds_net_host_ids(&engine->net);
     int rc = 0;
 
     for (uint64_t b = 0; rc == 0 && b < plan->micro_batch; b++)
-        rc = ds_data_read(data, first + b, ds_net_ids(&engine->net, pass, b), err);
-    return rc;
+        rc = ds_data_read(data, first + b, ids + b * (plan->sequence + 1), err);
+    return rc == 0 ? ds_net_load(&engine->net, pass, ids, err) : rc;
 }
 
 static int forward(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
@@ -245,94 +305,6 @@ static int backward(struct ds_engine *engine, const struct ds_instr *instr, stru
 {
     engine->net.first = first_sequence(engine->plan, engine->step->position, instr->micro_batch);
     return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
-}
-
-static int add_squares(struct ds_engine *engine, struct ds_held part, double *sum,
-                       uint64_t *nonfinite, struct ds_error *err)
-{
-    double squares = 0.0;
-    uint64_t bad = 0;
-    const struct ds_sumsq_args args = {
-        .n = part.count,
-        .x = engine->lines.grads + part.at,
-        .sum = &squares,
-        .nonfinite = &bad,
-    };
-    int rc = ds_sumsq(&args, engine->stream, err);
-
-    *sum += squares;
-    *nonfinite += bad;
-    return rc;
-}
-
-/* This rank's slice of every bucket, so that the sum is the same however gradients are sharded; not
- * the padding, which may hold anything. */
-static int sum_squares(struct ds_engine *engine, double *sum, uint64_t *nonfinite,
-                       struct ds_error *err)
-{
-    const struct ds_plan *plan = engine->plan;
-    int rc = 0;
-
-    *sum = 0.0;
-    *nonfinite = 0;
-    for (size_t i = 0; rc == 0 && i < plan->buckets; i++) {
-        struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, i);
-
-        if (!plan->bucket[i].gaps)
-            rc = add_squares(engine, ds_held_within(slice, 0, plan->bucket[i].elems), sum,
-                             nonfinite, err);
-        for (size_t k = 0; rc == 0 && plan->bucket[i].gaps && k < plan->spans; k++) {
-            const struct ds_plan_span *span = &plan->span[k];
-
-            if (span->bucket == i)
-                rc = add_squares(
-                    engine,
-                    ds_held_within(slice, span->offset - plan->bucket[i].offset, span->elems), sum,
-                    nonfinite, err);
-        }
-    }
-    return rc;
-}
-
-/* The first tensor of which this rank's gradient is not finite; `params` when there is none. */
-static int first_bad(struct ds_engine *engine, size_t *index, struct ds_error *err)
-{
-    const struct ds_plan *plan = engine->plan;
-
-    for (*index = 0; *index < plan->params; ++*index) {
-        struct ds_held slice = ds_plan_slice_param(plan, DS_ARENA_GRADS, *index);
-        double squares = 0.0;
-        uint64_t bad = 0;
-        const struct ds_sumsq_args args = {.n = slice.count,
-                                           .x = engine->lines.grads + slice.at,
-                                           .sum = &squares,
-                                           .nonfinite = &bad};
-        int rc = slice.count == 0 ? 0 : ds_sumsq(&args, engine->stream, err);
-
-        if (rc != 0 || bad > 0)
-            return rc;
-    }
-    return 0;
-}
-
-/* The first such tensor of all ranks, by halving: only sums are at hand. */
-static int find_bad(struct ds_engine *engine, const char **name, struct ds_error *err)
-{
-    size_t mine, low = 0, high = engine->plan->params;
-    int rc = first_bad(engine, &mine, err);
-
-    while (rc == 0 && low < high) {
-        size_t middle = low + (high - low) / 2;
-        double below = mine <= middle ? 1.0 : 0.0;
-
-        rc = ds_comm_all_reduce_f64(engine->args.comm, &below, 1, err);
-        if (below > 0.0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    *name = low < engine->plan->params ? engine->plan->param[low].param.name : "loss";
-    return rc;
 }
 
 static int check_hash(const struct ds_engine *engine, const double *flags, struct ds_error *err)
@@ -359,6 +331,7 @@ static int tensor_norms(struct ds_engine *engine, struct ds_error *err)
         .job = engine->args.job,
         .comm = engine->args.comm,
         .lines = engine->lines,
+        .sums = engine->tally.pairs,
         .grad_scale = grad_scale(engine),
         .update = engine->step->update,
     };
@@ -370,19 +343,20 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
     double flags[FLAGS] = {
-        [LOSS] = engine->net.loss_sum,
         [STOP] = engine->step->stop ? 1.0 : 0.0,
         [WRITING] = engine->step->writing ? 1.0 : 0.0,
         [HASH_LOW] = (double)(uint32_t)plan->hash,
         [HASH_HIGH] = (double)(uint32_t)(plan->hash >> 32),
     };
     struct ds_step_result *result = &engine->result;
-    uint64_t nonfinite;
-    int rc = sum_squares(engine, &flags[SUMSQ], &nonfinite, err);
+    struct ds_tally_result mine;
+    int rc = ds_tally_read(&engine->tally, engine->lines.grads, &mine, err);
 
     if (rc != 0)
         return rc;
-    flags[NONFINITE] = (double)nonfinite;
+    flags[LOSS] = mine.loss;
+    flags[SUMSQ] = mine.squares;
+    flags[NONFINITE] = (double)mine.nonfinite;
     rc = ds_comm_all_reduce_f64(engine->args.comm, flags, FLAGS, err);
     if (rc == 0)
         rc = check_hash(engine, flags, err);
@@ -399,7 +373,8 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
         result->nonfinite++;
     if (result->nonfinite > 0) {
         result->grad_norm = (double)NAN;
-        return find_bad(engine, &result->bad, err);
+        return ds_tally_find_bad(&engine->tally, engine->lines.grads, engine->args.comm,
+                                 &result->bad, err);
     }
     engine->clip_scale = ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip);
     return plan->by_tensor ? tensor_norms(engine, err) : 0;
@@ -457,11 +432,13 @@ static int update(struct ds_engine *engine, const struct ds_instr *instr, struct
 
 static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
+    struct ds_stream *stream = ds_device_queue(engine->args.device, instr->queue);
+
     switch (instr->op) {
     case DS_INSTR_FORWARD: return forward(engine, instr, err);
     case DS_INSTR_BACKWARD: return backward(engine, instr, err);
-    case DS_INSTR_REDUCE: return ds_exchange_reduce(&engine->exchange, instr, err);
-    case DS_INSTR_GATHER: return ds_exchange_gather(&engine->exchange, instr->bucket, err);
+    case DS_INSTR_REDUCE: return ds_exchange_reduce(&engine->exchange, instr, stream, err);
+    case DS_INSTR_GATHER: return ds_exchange_gather(&engine->exchange, instr->bucket, stream, err);
     case DS_INSTR_FREE: return 0; /* its place is taken by a later GATHER */
     case DS_INSTR_NORM: return norm(engine, err);
     case DS_INSTR_UPDATE: return update(engine, instr, err);
@@ -491,12 +468,6 @@ static int exec_traced(struct ds_engine *engine, size_t i, struct ds_error *err)
     return rc;
 }
 
-/* Wait until `event`, if there is one, has happened in `step`. */
-static int wait_for(struct ds_engine *engine, uint32_t event, uint64_t step, struct ds_error *err)
-{
-    return event == DS_NO_EVENT ? 0 : ds_queue_wait(&engine->queues, event, step, err);
-}
-
 /* The instructions of one thread in list order: what moves between ranks, or all the rest.  The
  * first are one thread's, because a group of ranks takes one call at a time in one order. */
 static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err)
@@ -510,14 +481,15 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
         if ((engine->queues.threaded && instr->queue != DS_QUEUE_COMPUTE) != apart)
             continue;
         atomic_store_explicit(&engine->at[apart], i + 1, memory_order_relaxed);
-        rc = wait_for(engine, instr->waits_for, instr->last_step ? step - 1 : step, err);
+        rc = ds_queue_wait(&engine->queues, instr->queue, instr->waits_for,
+                           instr->last_step ? step - 1 : step, err);
         if (rc == 0)
-            rc = wait_for(engine, instr->room_after, step, err);
+            rc = ds_queue_wait(&engine->queues, instr->queue, instr->room_after, step, err);
         if (rc == 0)
             rc =
                 step == engine->trace_step ? exec_traced(engine, i, err) : exec(engine, instr, err);
-        if (rc == 0 && instr->signals != DS_NO_EVENT)
-            ds_queue_signal(&engine->queues, instr->signals, step);
+        if (rc == 0)
+            rc = ds_queue_signal(&engine->queues, instr->queue, instr->signals, step, err);
     }
     return rc;
 }
@@ -551,7 +523,6 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
 
     engine->step = args;
     engine->steps++;
-    engine->net.loss_sum = 0.0;
     engine->loss_scale = args->loss_scale > 0.0 ? args->loss_scale : 1.0;
     engine->net.grad_scale = (float)(engine->loss_scale / (double)engine->step_tokens);
     if (args->trace != NULL) {
@@ -561,7 +532,9 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
     }
     if (engine->queues.threaded)
         ds_queue_start(&engine->queues, engine->steps);
-    rc = run_queues(engine, engine->steps, false, err);
+    rc = ds_tally_begin(&engine->tally, err);
+    if (rc == 0)
+        rc = run_queues(engine, engine->steps, false, err);
     if (rc == 0 && args->trace != NULL)
         rc = ds_engine_settle(engine, err);
     *result = engine->result;
@@ -572,10 +545,11 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
                    double *loss, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
-    double sum;
+    struct ds_tally_result mine = {0};
     int rc = ds_engine_settle(engine, err);
 
-    engine->net.loss_sum = 0.0;
+    if (rc == 0)
+        rc = ds_tally_begin(&engine->tally, err);
     for (uint64_t i = 0; rc == 0 && i < plan->micro_batches; i++) {
         rc = load_ids(engine, DS_PASS_EVAL, data, position, i, err);
         for (size_t j = 0; rc == 0 && j < plan->eval.count; j++) {
@@ -586,9 +560,10 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
                      : exec(engine, instr, err);
         }
     }
-    sum = engine->net.loss_sum;
     if (rc == 0)
-        rc = ds_comm_all_reduce_f64(engine->args.comm, &sum, 1, err);
-    *loss = sum / (double)engine->step_tokens;
+        rc = ds_tally_read(&engine->tally, NULL, &mine, err);
+    if (rc == 0)
+        rc = ds_comm_all_reduce_f64(engine->args.comm, &mine.loss, 1, err);
+    *loss = mine.loss / (double)engine->step_tokens;
     return rc;
 }

@@ -47,15 +47,21 @@ int ds_engine_open(struct ds_engine **engine, const struct ds_engine_args *args,
 void ds_engine_close(struct ds_engine *engine);
 
 /* The flat lines, for initial weights, checkpoints and tests; all zero after open.  What of them
- * this rank holds, and where: ds_plan_held().  Settled lines only. */
+ * this rank holds, and where: ds_plan_held().  Settled lines only.  They are the host's: on a
+ * device with memory of its own, copies that ds_engine_fetch() brings up to date; `grads` is NULL
+ * there. */
 struct ds_engine_lines {
     float *params, *grads;         /* [ds_plan_line_elems()] */
     float *state[DS_OPTIM_STATES]; /* of the optimizer, plan->optim_states of them; else NULL */
 };
 struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine);
 
-/* After the parameters were written from outside, on every rank: bring what the kernels read up to
- * date.  Of a line that is held whole each rank's own shard counts.  Collective. */
+/* Settle, and see to it that the lines are those of the device. */
+int ds_engine_fetch(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
+
+/* After parameters or states were written from outside, on every rank: bring the device and what
+ * the kernels read up to date.  Of a line that is held whole each rank's own shard counts.
+ * Collective. */
 int ds_engine_publish(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
 
 /* Wait for what the last step left under way.  Before anything else uses the comm or the lines. */

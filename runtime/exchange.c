@@ -5,8 +5,6 @@
  */
 #include "runtime/exchange.h"
 
-#include <string.h>
-
 #include "kernels/dtype.h"
 #include "runtime/comm/half.h"
 
@@ -81,6 +79,15 @@ float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket)
                                   : grads + ds_plan_held(plan, DS_ARENA_GRADS, bucket).at;
 }
 
+/* Collectives of all groups go behind what is on `stream`. */
+static void use_stream(struct ds_exchange *exchange, struct ds_stream *stream)
+{
+    ds_comm_use_stream(exchange->comm, stream);
+    ds_comm_use_stream(exchange->inside, stream);
+    if (exchange->across != NULL)
+        ds_comm_use_stream(exchange->across, stream);
+}
+
 static int sum_over_ranks(struct ds_exchange *exchange, size_t bucket, float *grads,
                           struct ds_held shard, struct ds_error *err)
 {
@@ -112,15 +119,41 @@ static int sum_whole(struct ds_exchange *exchange, uint16_t *packed, uint64_t el
                    : ds_comm_all_gather(exchange->inside, packed, elems * sizeof(*packed), err);
 }
 
+/* On the CPU by this thread, which need not be the stream's; on a device by the stream. */
+static int pack(uint16_t *to, const float *from, uint64_t elems, struct ds_stream *stream,
+                struct ds_error *err)
+{
+    const struct ds_cast_args args = {
+        .n = elems, .from = DS_F32, .to = DS_BF16, .x = from, .y = to};
+
+    if (ds_stream_handle(stream) != NULL)
+        return ds_cast(&args, stream, err);
+    ds_bf16_pack(to, from, elems);
+    return 0;
+}
+
+static int unpack(float *to, const uint16_t *from, uint64_t elems, struct ds_stream *stream,
+                  struct ds_error *err)
+{
+    const struct ds_cast_args args = {
+        .n = elems, .from = DS_BF16, .to = DS_F32, .x = from, .y = to};
+
+    if (ds_stream_handle(stream) != NULL)
+        return ds_cast(&args, stream, err);
+    ds_bf16_unpack(to, from, elems);
+    return 0;
+}
+
 /* The same in bf16, through a room that every bucket takes in turn. */
 static int sum_packed(struct ds_exchange *exchange, size_t bucket, float *grads,
-                      struct ds_held shard, struct ds_error *err)
+                      struct ds_held shard, struct ds_stream *stream, struct ds_error *err)
 {
     uint64_t elems = exchange->plan->bucket[bucket].padded_elems;
     uint16_t *packed = exchange->memory[DS_ARENA_PACKED];
-    int rc;
+    int rc = pack(packed, grads, elems, stream, err);
 
-    ds_bf16_pack(packed, grads, elems);
+    if (rc != 0)
+        return rc;
     if (shard.count == elems) {
         rc = sum_whole(exchange, packed, elems, err);
     } else {
@@ -128,40 +161,44 @@ static int sum_packed(struct ds_exchange *exchange, size_t bucket, float *grads,
         if (rc == 0 && exchange->across != NULL)
             rc = ds_comm_all_reduce_bf16(exchange->across, packed + shard.first, shard.count, err);
     }
-    if (rc == 0)
-        ds_bf16_unpack(grads + shard.first, packed + shard.first, shard.count);
-    return rc;
+    return rc == 0 ? unpack(grads + shard.first, packed + shard.first, shard.count, stream, err)
+                   : rc;
 }
 
 int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *instr,
-                       struct ds_error *err)
+                       struct ds_stream *stream, struct ds_error *err)
 {
     struct ds_held shard = ds_plan_shard(exchange->plan, DS_ARENA_GRADS, instr->bucket);
     float *grads = ds_exchange_grads(exchange, instr->bucket), *from = grads + shard.first;
     float *to = (float *)exchange->memory[DS_ARENA_GRADS] + shard.at;
-    int rc = exchange->plan->bf16_wire ? sum_packed(exchange, instr->bucket, grads, shard, err)
-                                       : sum_over_ranks(exchange, instr->bucket, grads, shard, err);
+    const struct ds_add_args add = {.n = shard.count, .x = from, .y = to};
+    int rc;
 
+    use_stream(exchange, stream);
+    rc = exchange->plan->bf16_wire ? sum_packed(exchange, instr->bucket, grads, shard, stream, err)
+                                   : sum_over_ranks(exchange, instr->bucket, grads, shard, err);
     if (rc != 0 || from == to)
         return rc;
-    if (!instr->accumulate)
-        memcpy(to, from, shard.count * sizeof(*to));
-    for (uint64_t i = 0; instr->accumulate && i < shard.count; i++)
-        to[i] += from[i];
-    return 0;
+    if (instr->accumulate)
+        return ds_add(&add, stream, err);
+    return ds_stream_copy(stream, DS_COPY_ASIDE, to, from, shard.count * sizeof(*to), err);
 }
 
-int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_error *err)
+int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
+                       struct ds_error *err)
 {
     struct ds_held shard = ds_plan_shard(exchange->plan, exchange->own, bucket);
     unsigned char *whole = ds_exchange_params(exchange, bucket);
     unsigned char *to = whole + shard.first * exchange->param_bytes;
     unsigned char *from = element(exchange, exchange->own, shard.at);
     size_t bytes = exchange->plan->bucket[bucket].padded_elems * exchange->param_bytes;
+    int rc = 0;
 
+    use_stream(exchange, stream);
     if (from != to)
-        memcpy(to, from, shard.count * exchange->param_bytes);
-    return ds_comm_all_gather(exchange->inside, whole, bytes, err);
+        rc = ds_stream_copy(stream, DS_COPY_ASIDE, to, from, shard.count * exchange->param_bytes,
+                            err);
+    return rc != 0 ? rc : ds_comm_all_gather(exchange->inside, whole, bytes, err);
 }
 
 void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,

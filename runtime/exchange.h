@@ -15,6 +15,7 @@
 #define DS_RUNTIME_EXCHANGE_H
 
 #include "base/error.h"
+#include "kernels/device.h"
 #include "runtime/comm/comm.h"
 #include "runtime/plan/plan.h"
 
@@ -36,10 +37,11 @@ void ds_exchange_close(struct ds_exchange *exchange);
 void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket);
 float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket);
 
+/* On the stream of the instruction's queue; the collectives, too, where they are queued. */
 int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *instr,
+                       struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
                        struct ds_error *err) DS_NODISCARD;
-int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_error *err)
-    DS_NODISCARD;
 
 /* What this rank has sent since it was opened, groups included. */
 void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,

@@ -15,4 +15,4 @@ SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_
     inspect.c)
 SRC_engine := $(addprefix runtime/,engine.c exchange.c commlog.c update.c queue.c link.c monitor.c start.c snapshot.c trace.c train.c trainer.c trial.c cost/machine.c model/net.c peers.c \
     model/layer.c model/ends.c)
-SRC_engine += runtime/muon.c runtime/trust.c
+SRC_engine += runtime/muon.c runtime/trust.c runtime/tally.c runtime/lines.c

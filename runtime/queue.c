@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-int ds_queue_init(struct ds_queue_set *set, uint32_t events, struct ds_error *err)
+int ds_queue_init(struct ds_queue_set *set, struct ds_device *device, uint32_t events,
+                  struct ds_error *err)
 {
     memset(set, 0, sizeof(*set));
+    set->device = device;
     set->event = calloc(events > 0 ? events : 1, sizeof(*set->event));
     if (set->event == NULL)
         return ds_fail(err, ENOMEM, "no memory for %u events", events);
@@ -20,7 +22,7 @@ int ds_queue_init(struct ds_queue_set *set, uint32_t events, struct ds_error *er
     (void)pthread_mutex_init(&set->lock, NULL);
     (void)pthread_cond_init(&set->changed, NULL);
     set->made = true;
-    return 0;
+    return ds_device_events(device, events, err);
 }
 
 /* Wait until *value reaches `step`. */
@@ -109,9 +111,17 @@ void ds_queue_start(struct ds_queue_set *set, uint64_t step)
     reach(set, &set->started, step);
 }
 
-void ds_queue_signal(struct ds_queue_set *set, uint32_t event, uint64_t step)
+int ds_queue_signal(struct ds_queue_set *set, unsigned queue, uint32_t event, uint64_t step,
+                    struct ds_error *err)
 {
-    reach(set, &set->event[event], step);
+    int rc;
+
+    if (event == DS_QUEUE_NO_EVENT)
+        return 0;
+    rc = ds_stream_signal(ds_device_queue(set->device, queue), event, err);
+    if (rc == 0)
+        reach(set, &set->event[event], step);
+    return rc;
 }
 
 static int wait_or_say(struct ds_queue_set *set, atomic_uint_least64_t *value, uint64_t step,
@@ -133,12 +143,22 @@ static int wait_or_say(struct ds_queue_set *set, atomic_uint_least64_t *value, u
     return rc;
 }
 
-int ds_queue_wait(struct ds_queue_set *set, uint32_t event, uint64_t step, struct ds_error *err)
+int ds_queue_wait(struct ds_queue_set *set, unsigned queue, uint32_t event, uint64_t step,
+                  struct ds_error *err)
 {
-    return wait_or_say(set, &set->event[event], step, err);
+    int rc;
+
+    if (event == DS_QUEUE_NO_EVENT)
+        return 0;
+    rc = wait_or_say(set, &set->event[event], step, err);
+    return rc != 0 ? rc : ds_stream_await(ds_device_queue(set->device, queue), event, err);
 }
 
 int ds_queue_settle(struct ds_queue_set *set, uint64_t step, struct ds_error *err)
 {
-    return wait_or_say(set, &set->done, step, err);
+    int rc = set->threaded ? wait_or_say(set, &set->done, step, err) : 0;
+
+    for (unsigned i = 0; rc == 0 && i < DS_DEVICE_QUEUES; i++)
+        rc = ds_stream_finish(ds_device_queue(set->device, i), err);
+    return rc;
 }

@@ -183,7 +183,7 @@ static int save_now(struct ds_trainer *trainer, struct ds_error *err)
 int ds__trainer_save(struct ds_trainer *trainer, bool last, struct ds_error *err)
 {
     struct ds_saved saved = {0};
-    int rc = ds_engine_settle(trainer->engine, err);
+    int rc = ds_engine_fetch(trainer->engine, err);
 
     if (rc != 0)
         return rc;

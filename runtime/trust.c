@@ -15,7 +15,7 @@ static struct ds_held within(const struct ds_plan *plan, const struct ds_plan_sp
 
 /* Elements [first, end) of a span, which this rank's shard holds. */
 static int advance(const struct ds_trust *trust, const struct ds_plan_span *span, uint64_t first,
-                   uint64_t end, double sums[2], struct ds_stream *stream, struct ds_error *err)
+                   uint64_t end, double *sums, struct ds_stream *stream, struct ds_error *err)
 {
     static const enum ds_arena_kind kinds[] = {DS_ARENA_PARAMS, DS_ARENA_GRADS, DS_ARENA_MOMENTS};
     const struct ds_plan *plan = trust->plan;
@@ -48,17 +48,16 @@ static int advance(const struct ds_trust *trust, const struct ds_plan_span *span
 }
 
 /* The shard in three pieces, of which the slice counts. */
-static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *span, double sums[2],
+static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *span, double *sums,
                     struct ds_stream *stream, struct ds_error *err)
 {
     const struct ds_plan *plan = trust->plan;
     struct ds_held shard = within(plan, span, ds_plan_shard(plan, DS_ARENA_MOMENTS, span->bucket));
     struct ds_held slice = within(plan, span, ds_plan_slice(plan, DS_ARENA_MOMENTS, span->bucket));
     uint64_t from = slice.count > 0 ? slice.first : shard.first, to = from + slice.count;
-    double beside[2];
+    double *beside = trust->sums + 2 * plan->spans;
     int rc;
 
-    sums[0] = sums[1] = 0.0;
     if (shard.count == 0)
         return 0;
     rc = advance(trust, span, shard.first, from, beside, stream, err);
@@ -71,10 +70,14 @@ int ds_trust_norms(const struct ds_trust *trust, double *norm, struct ds_stream 
                    struct ds_error *err)
 {
     size_t count = 2 * trust->plan->spans;
-    int rc = 0;
+    int rc = ds_stream_clear(stream, trust->sums, count * sizeof(*norm), err);
 
     for (size_t i = 0; rc == 0 && i < trust->plan->spans; i++)
-        rc = sum_span(trust, &trust->plan->span[i], &norm[2 * i], stream, err);
+        rc = sum_span(trust, &trust->plan->span[i], &trust->sums[2 * i], stream, err);
+    if (rc == 0)
+        rc = ds_stream_copy(stream, DS_COPY_DOWN, norm, trust->sums, count * sizeof(*norm), err);
+    if (rc == 0)
+        rc = ds_stream_finish(stream, err);
     for (size_t i = 0; rc == 0 && i < count; i += DS_COMM_MAX_F64) {
         size_t part = count - i < DS_COMM_MAX_F64 ? count - i : DS_COMM_MAX_F64;
 

@@ -30,9 +30,10 @@ struct ds_trust {
     const struct ds_plan *plan; /* of by_tensor */
     const struct ds_job *job;
     struct ds_comm *comm;
-    struct ds_engine_lines lines;
-    double grad_scale; /* clipping */
-    uint64_t update;   /* from 1 */
+    struct ds_engine_lines lines; /* the device's */
+    double *sums;                 /* the device's, [2 spans + 2] */
+    double grad_scale;            /* clipping */
+    uint64_t update;              /* from 1 */
 };
 
 /* Bring the states of this rank's shard up to date with its gradients, and sum over ranks:

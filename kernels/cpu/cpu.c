@@ -139,6 +139,7 @@ static int cpu_open(struct ds_device **device, const struct ds_device_args *args
         return ds_fail(err, ENOMEM, "no memory for a device");
     cpu->device.backend = &ds_backend_cpu;
     cpu->device.stream = &cpu->stream.stream;
+    cpu->stream.stream.device = &cpu->device;
     rc = fill(cpu, args, err);
     if (rc != 0) {
         cpu_close(&cpu->device);

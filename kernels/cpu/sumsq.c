@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * sumsq.c - sum of squares over a flat array.
+ * sumsq.c - sums over flat arrays; one array added to another.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/isa.h"
@@ -72,5 +72,29 @@ int DS_ISA(ds__cpu_sumsq)(const struct ds_sumsq_args *args, struct ds_stream *st
     }
     *args->sum = sum;
     *args->nonfinite = nonfinite;
+    return 0;
+}
+
+/* One by one: as many as a micro-batch has tokens. */
+int DS_ISA(ds__cpu_sum)(const struct ds_sum_args *args, struct ds_stream *stream,
+                        struct ds_error *err)
+{
+    double sum = args->accumulate ? *args->sum : 0.0;
+
+    (void)stream;
+    (void)err;
+    for (size_t i = 0; i < args->n; i++)
+        sum += (double)args->x[i];
+    *args->sum = sum;
+    return 0;
+}
+
+int DS_ISA(ds__cpu_add)(const struct ds_add_args *args, struct ds_stream *stream,
+                        struct ds_error *err)
+{
+    (void)stream;
+    (void)err;
+    for (size_t i = 0; i < args->n; i++)
+        args->y[i] += args->x[i];
     return 0;
 }

@@ -1,10 +1,10 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * sumsq.cu - the sum of squares and the count of what is not finite.  Not yet run on a GPU.
+ * sumsq.cu - sums over flat arrays; one array added to another.  Not yet run on a GPU.
  *
- * One block a chunk; then one thread adds the sums of the chunks in their order.  Many chunks are
- * done in groups, so that the scratch has one size.
+ * Sum of squares: one block a chunk; then one thread adds the sums of the chunks in their order.
+ * Many chunks are done in groups, so that the scratch has one size.
  */
 #include "kernels/cuda/device.cuh"
 
@@ -75,4 +75,48 @@ extern "C" int ds__cuda_sumsq(const struct ds_sumsq_args *a, struct ds_stream *s
         first += n;
     } while (first < all);
     return launched("sumsq", err);
+}
+
+/* One block: an array as long as a micro-batch has tokens. */
+static __global__ void __launch_bounds__(BLOCK)
+    total(size_t n, const float *x, bool accumulate, double *sum)
+{
+    __shared__ double places[BLOCK / WARP];
+    double mine = 0.0;
+
+    for (size_t i = threadIdx.x; i < n; i += BLOCK)
+        mine += (double)x[i];
+    mine = block_sum(mine, places);
+    if (threadIdx.x == 0)
+        *sum = (accumulate ? *sum : 0.0) + mine;
+}
+
+extern "C" int ds__cuda_sum(const struct ds_sum_args *a, struct ds_stream *stream,
+                            struct ds_error *err)
+{
+    DS_LAUNCH(total, 1, BLOCK, 0, stream_of(stream), a->n, a->x, a->accumulate, a->sum);
+    return launched("sum", err);
+}
+
+static __global__ void __launch_bounds__(BLOCK) add_to(size_t n, const float *x, float *y)
+{
+    FOR_PACKS(i, n)
+    {
+        float a[PACK], b[PACK];
+
+        take(x + i, n - i, a);
+        take(y + i, n - i, b);
+        for (int j = 0; j < PACK; j++)
+            b[j] += a[j];
+        give(y + i, n - i, b);
+    }
+}
+
+extern "C" int ds__cuda_add(const struct ds_add_args *a, struct ds_stream *stream,
+                            struct ds_error *err)
+{
+    if (a->n == 0)
+        return 0;
+    DS_LAUNCH(add_to, flat_grid(a->n), BLOCK, 0, stream_of(stream), a->n, a->x, a->y);
+    return launched("add", err);
 }

@@ -54,6 +54,8 @@ struct ds_comm_backend {
 /* The part of a group that every backend embeds first. */
 struct ds_comm {
     const struct ds_comm_backend *backend;
+    struct ds_comm *control;  /* of the host, for what is not the device's; or NULL: it is itself */
+    struct ds_stream *stream; /* ds_comm_use_stream() */
     unsigned rank, world;
     unsigned groups;              /* split off so far */
     bool is_group;                /* was split off itself */

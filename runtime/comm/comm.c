@@ -71,6 +71,11 @@ unsigned ds_comm_world(const struct ds_comm *comm)
     return comm->world;
 }
 
+void ds_comm_use_stream(struct ds_comm *comm, struct ds_stream *stream)
+{
+    comm->stream = stream;
+}
+
 void ds_comm_op_stats(const struct ds_comm *comm, enum ds_comm_op op, struct ds_comm_stats *stats)
 {
     *stats = comm->stats[op];
@@ -232,7 +237,8 @@ static int agree_on_groups(struct ds_comm *comm, const struct ds_comm_group *gro
     if (all == NULL)
         return ds_fail(err, ENOMEM, "no memory for a group of %u ranks", group->count);
     all[comm->rank] = *group;
-    rc = ds_comm_all_gather(comm, all, comm->world * sizeof(*all), err);
+    rc = ds_comm_all_gather(comm->control != NULL ? comm->control : comm, all,
+                            comm->world * sizeof(*all), err);
     for (unsigned rank = 0; rc == 0 && rank < comm->world; rank++)
         rc = compare_groups(all, rank, err);
     free(all);

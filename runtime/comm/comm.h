@@ -4,8 +4,13 @@
  * comm.h - collectives between the ranks of a job, or of a group of them; one vtable.
  *
  * Sums over ranks follow one binary tree over rank numbers (for [lo, hi): split at the largest
- * power of two below the count), whatever the backend and whoever shares a host, so the bits
- * depend on world size alone.  Sums of bf16 are the exception.
+ * power of two below the count), whoever shares a host, so the bits depend on world size alone.
+ * Sums of bf16 are the exception.
+ * (all_reduce_f32 and reduce_scatter of the backend `nccl` have NCCL's order instead.)
+ *
+ * Memory: barrier, all_reduce_f64 and broadcast take the host's memory and are done when they
+ * return. The others take the memory of the device that the backend serves and go behind what is
+ * on the stream of ds_comm_use_stream(); with `host` that is the host's memory, and they are done.
  *
  * Groups: ds_comm_split() makes a group of some ranks, with ranks and a tree of its own.  Two axes
  * of a mesh, for `zero.shard_group: node` with nodes of L consecutive ranks:
@@ -121,6 +126,10 @@ size_t ds_comm_overhead_bytes(unsigned world);
 
 /* This rank's arena: arena_bytes, zeroed, page-aligned.  Owned by the comm. */
 void *ds_comm_arena(struct ds_comm *comm);
+
+/* Where the next operations on memory of a device go; kernels/device.h. */
+struct ds_stream;
+void ds_comm_use_stream(struct ds_comm *comm, struct ds_stream *stream);
 
 /* buf[n] = sum over ranks.  In place; fast when buf lies in the arena at the same offset on all. */
 int ds_comm_all_reduce_f32(struct ds_comm *comm, float *buf, size_t n, struct ds_error *err)

@@ -13,6 +13,26 @@
 
 #include <string.h>
 
+size_t ds_net_host_ids(const struct ds_net *net)
+{
+    return net->batch * (net->seq + 1) + net->tokens;
+}
+
+int ds_net_load(const struct ds_net *net, enum ds_pass pass, int32_t *host, struct ds_error *err)
+{
+    const size_t row = net->seq + 1, ids = net->batch * row;
+    const struct ds_net_block *head = &net->block[ds_model_blocks(&net->plan->shape) - 1];
+    int rc;
+
+    for (size_t b = 0; b < net->batch; b++) /* the id after each: dense, for chunks of rows */
+        memcpy(host + ids + b * net->seq, host + b * row + 1, net->seq * sizeof(*host));
+    rc = ds_stream_copy(net->stream, DS_COPY_UP, net->block[0].buf[pass][DS_BUFFER_IDS], host,
+                        ids * sizeof(*host), err);
+    return rc != 0 ? rc
+                   : ds_stream_copy(net->stream, DS_COPY_UP, head->buf[pass][DS_BUFFER_TARGETS],
+                                    host + ids, net->tokens * sizeof(*host), err);
+}
+
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
 {
     const struct ds_embed_fwd_args args = {
@@ -28,13 +48,8 @@ int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
         .wpe = net->block[0].weight[DS_ROLE_WPE],
         .out = net->block[0].buf[pass][DS_BUFFER_OUT],
     };
-    int32_t *targets =
-        net->block[ds_model_blocks(&net->plan->shape) - 1].buf[pass][DS_BUFFER_TARGETS];
-    int rc;
+    int rc = ds_embed_fwd(&args, net->stream, err);
 
-    for (size_t b = 0; b < net->batch; b++) /* the id after each: dense, for chunks of rows */
-        memcpy(targets + b * net->seq, ds_net_ids(net, pass, b) + 1, net->seq * sizeof(*targets));
-    rc = ds_embed_fwd(&args, net->stream, err);
     return rc == 0 && ds__drops(net, pass)
                ? ds__dropout(net, 0, DS_DROP_EMBED, args.out, NULL, args.out, err)
                : rc;
@@ -189,7 +204,8 @@ int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct 
 {
     struct ds_norm_use norm = norm_of(net, pass);
     void *const *buf = net->block[norm.block].buf[pass];
-    const float *loss = buf[DS_BUFFER_LOSSES];
+    const struct ds_sum_args sum = {
+        .n = net->tokens, .x = buf[DS_BUFFER_LOSSES], .sum = net->loss_sum, .accumulate = true};
     int rc = ds__norm_fwd(net, &norm, buf[DS_BUFFER_NORMF], err);
 
     for (size_t first = 0; rc == 0 && first < net->tokens; first += net->plan->logit_rows) {
@@ -201,9 +217,7 @@ int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct 
         if (rc == 0 && pass == DS_PASS_TRAIN)
             rc = classify_bwd(net, &chunk, accumulate || first > 0, err);
     }
-    for (size_t i = 0; rc == 0 && i < net->tokens; i++)
-        net->loss_sum += (double)loss[i];
-    return rc;
+    return rc != 0 ? rc : ds_sum(&sum, net->stream, err);
 }
 
 int ds__head_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)

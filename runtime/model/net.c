@@ -70,6 +70,7 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
         .batch = plan->micro_batch,
         .seq = plan->sequence,
         .tokens = plan->micro_batch * plan->sequence,
+        .loss_sum = memory->loss_sum,
         .block = calloc(blocks, sizeof(*net->block)),
     };
     if (net->block == NULL)
@@ -83,11 +84,6 @@ void ds_net_release(struct ds_net *net)
 {
     free(net->block);
     memset(net, 0, sizeof(*net));
-}
-
-int32_t *ds_net_ids(const struct ds_net *net, enum ds_pass pass, uint64_t b)
-{
-    return (int32_t *)net->block[0].buf[pass][DS_BUFFER_IDS] + b * (net->seq + 1);
 }
 
 int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,

@@ -46,7 +46,7 @@ struct ds_net {
     size_t batch, seq, tokens; /* of a micro-batch */
     struct ds_net_block *block;
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
-    double loss_sum;  /* added to by the head, in nats over tokens */
+    double *loss_sum; /* the device's; added to by the head, in nats over tokens */
     double dropout;   /* rate; 0: none */
     double attention_dropout;
     uint64_t seed;
@@ -57,14 +57,19 @@ struct ds_net_memory {         /* borrowed, laid out as the plan says */
     const void *const *params; /* [buckets]: element 0 of each, of the activations' type */
     float *const *grads;       /* [buckets] */
     void *activations;
+    double *loss_sum;
 };
 
 int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_net_memory *memory,
                 struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 void ds_net_release(struct ds_net *net);
 
-/* Where the sequence + 1 ids of sequence `b` of the micro-batch belong, before FORWARD 0. */
-int32_t *ds_net_ids(const struct ds_net *net, enum ds_pass pass, uint64_t b);
+/* Before FORWARD 0: what it reads, from `host`: sequence + 1 ids for each sequence of the
+ * micro-batch, and behind them room for the ids that follow each.  `host` has
+ * ds_net_host_ids() places and is as an upload of device.h has it. */
+size_t ds_net_host_ids(const struct ds_net *net);
+int ds_net_load(const struct ds_net *net, enum ds_pass pass, int32_t *host, struct ds_error *err)
+    DS_NODISCARD;
 
 int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
                    struct ds_error *err) DS_NODISCARD;

@@ -196,6 +196,11 @@ const char *ds_optim_name(enum ds_optim_kind kind)
     return optims[kind].name;
 }
 
+unsigned ds_optim_kinds(void)
+{
+    return sizeof(optims) / sizeof(optims[0]);
+}
+
 const struct ds_optim_group *ds_optim_group_of(const struct ds_job *job, const char *tensor)
 {
     const struct ds_optim_group *group = job->optim.groups.row;

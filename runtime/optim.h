@@ -42,8 +42,9 @@ enum { DS_OPTIM_MUON_ITERATIONS = 5 };
 uint64_t ds_optim_matrix_room(uint64_t rows, uint64_t cols);
 double ds_optim_loose_lr_mult(const struct ds_job *job);
 
-/* "adamw", ... */
+/* "adamw", ...; and how many there are. */
 const char *ds_optim_name(enum ds_optim_kind kind);
+unsigned ds_optim_kinds(void);
 
 /* The first group that the tensor belongs to, or NULL. */
 const struct ds_optim_group *ds_optim_group_of(const struct ds_job *job, const char *tensor);

@@ -272,6 +272,8 @@ static double matrices_s(const struct bench *b, uint32_t index)
         uint64_t owner = (b->plan->span[i].offset - bucket->offset) / shard;
         double sum = 0.0;
 
+        if (b->plan->span[i].bucket != index || b->plan->span[i].rows == 0)
+            continue;
         for (size_t k = 0; k < b->plan->spans; k++) {
             const struct ds_plan_span *span = &b->plan->span[k];
 
@@ -279,8 +281,7 @@ static double matrices_s(const struct bench *b, uint32_t index)
                 (span->offset - bucket->offset) / shard == owner)
                 sum += orthogonalize_s(b, span);
         }
-        if (b->plan->span[i].bucket == index)
-            most = fmax(most, sum);
+        most = fmax(most, sum);
     }
     return most;
 }

@@ -57,10 +57,10 @@ def peaks(process):
     return seen
 
 
-def compare(size, ranks, stage, compute="fp32"):
-    name = f"hidden {size[1]}, {size[0]} layers, {ranks} ranks, stage {stage}, {compute}"
+def compare(size, ranks, stage, compute="fp32", *keys):
+    name = f"hidden {size[1]}, {size[0]} layers, {ranks} ranks, stage {stage}, {compute}" + ", ".join(("", *keys))
     path = job(size, ranks)
-    more = (f"zero.stage={stage}", f"precision.compute={compute}")
+    more = (f"zero.stage={stage}", f"precision.compute={compute}", *keys)
     code, plan = plan_of(ranks, path, *more)
     if code != 0 and FULL:
         h.skip(name, "this machine does not hold it")
@@ -68,7 +68,7 @@ def compare(size, ranks, stage, compute="fp32"):
     if not h.ok(code == 0, f"{name}: plan --json", plan):
         return
     planned = plan["memory"]["total"]
-    process = h.start("--slots", ranks, "--run-dir", h.work() / f"run-{size[1]}-{ranks}-{stage}-{compute}", path, *more)
+    process = h.start("--slots", ranks, "--run-dir", h.work() / f"run-{size[1]}-{ranks}-{stage}-{compute}-{len(keys)}", path, *more)
     seen = peaks(process)
     h.ok(process.returncode == 0, f"{name}: the job ends with 0", (h.work() / "start.log").read_text()[-2000:])
     if not h.ok(len(seen) == ranks, f"{name}: every worker was seen", seen):
@@ -157,6 +157,8 @@ else:
             compare(SIZES[0], world, zero)
     compare(SIZES[1], 2, 1, "bf16")
     compare(SIZES[1], 2, 3, "bf16")
+    compare(SIZES[1], 3, 1, "fp32", "optim.name=muon")
+    compare(SIZES[1], 2, 2, "bf16", "precision.grad_wire=bf16", "optim.name=muon")
     check_limit()
 
 huge = job((1000, 32768, 64, 512, 8), 2, every=0)

@@ -184,6 +184,19 @@ static void check(const struct setting *setting, unsigned world)
     test_run_release(&after);
 }
 
+/* Every name that a job may give, so that a new one is tested like the others. */
+Test(update, no_optimizer_is_without_a_row)
+{
+    for (unsigned kind = 0; kind < ds_optim_kinds(); kind++) {
+        size_t i = 0;
+
+        while (i < sizeof(settings) / sizeof(settings[0]) && (unsigned)settings[i].kind != kind)
+            i++;
+        cr_assert_lt(i, sizeof(settings) / sizeof(settings[0]), "%s",
+                     ds_optim_name((enum ds_optim_kind)kind));
+    }
+}
+
 Test(update, the_first_step_is_each_formula_with_its_groups)
 {
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {

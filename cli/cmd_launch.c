@@ -130,8 +130,12 @@ static int dry_run(const struct launch *launch)
         if (launch->devices[i] != NULL)
             (void)ds_buf_printf(&text, "host %s  devices %s\n", placement->place[i].host,
                                 launch->devices[i]);
-    rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
+    rc = ds_cli_place_srun(&launch->place, &text, &err);
+    if (rc == 0)
+        rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
     ds_buf_release(&text);
+    if (rc != 0)
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
     return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
 }
 

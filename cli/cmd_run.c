@@ -21,7 +21,6 @@
 #include "cli/report.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
-#include "launcher/remote/slurm.h"
 #include "runtime/data/data.h"
 #include "runtime/job.h"
 #include "runtime/plan/plan.h"
@@ -272,44 +271,16 @@ static int run_job(struct run *run, struct ds_error *err)
 
 /* --- the command ------------------------------------------------------------------------------ */
 
-/* The command that would start the agents, where it is one that a user may want to see. */
-static int print_srun(const struct run *run, struct ds_buf *text, struct ds_error *err)
-{
-    const struct ds_placement *placement = &run->place.placement;
-    char libexec[DS_MAX_PATH], agent[DS_MAX_PATH];
-    const char *const *argv;
-    struct ds_arena arena;
-    const char **host;
-    int rc = ds_cli_libexec(libexec, "", err);
-
-    ds_arena_init(&arena);
-    host = ds_arena_alloc(&arena, placement->places, sizeof(*host));
-    for (uint32_t i = 0; host != NULL && i < placement->places; i++)
-        host[i] = placement->place[i].host;
-    if (rc == 0)
-        rc = ds_path_join(agent, libexec, "dsrun-agent", err);
-    if (rc == 0)
-        rc = host == NULL ? ds_fail(err, ENOMEM, "no memory for %u hosts", placement->places)
-                          : ds_slurm_argv(&arena, host, placement->places, agent, &argv, err);
-    for (size_t i = 0; rc == 0 && argv[i] != NULL; i++)
-        (void)ds_buf_printf(text, "%s%s", i == 0 ? "" : " ", argv[i]);
-    if (rc == 0)
-        (void)ds_buf_puts(text, "\n");
-    ds_arena_release(&arena);
-    return rc;
-}
-
 static int dry_run(const struct run *run)
 {
     struct ds_buf text;
     struct ds_error err = {0};
-    int rc = 0;
+    int rc;
 
     ds_buf_init(&text, TEXT_BYTES * 16);
     ds_plan_describe(&run->plan, &run->job, &text);
     ds_cli_place_print(&run->place, &text);
-    if (run->place.transport == &ds_transport_slurm)
-        rc = print_srun(run, &text, &err);
+    rc = ds_cli_place_srun(&run->place, &text, &err);
     if (rc == 0)
         rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
     ds_buf_release(&text);

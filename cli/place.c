@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fsio.h"
 #include "launcher/cores.h"
 #include "launcher/hosts/slurm_env.h"
 #include "launcher/remote/slurm.h"
@@ -244,4 +245,33 @@ void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out)
             }
         }
     }
+}
+
+int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, struct ds_error *err)
+{
+    const struct ds_placement *placement = &place->placement;
+    char libexec[DS_MAX_PATH], agent[DS_MAX_PATH];
+    const char *const *argv;
+    struct ds_arena arena;
+    const char **host;
+    int rc;
+
+    if (place->transport != &ds_transport_slurm)
+        return 0;
+    rc = ds_cli_libexec(libexec, "", err);
+    ds_arena_init(&arena);
+    host = ds_arena_alloc(&arena, placement->places, sizeof(*host));
+    for (uint32_t i = 0; host != NULL && i < placement->places; i++)
+        host[i] = placement->place[i].host;
+    if (rc == 0)
+        rc = ds_path_join(agent, libexec, "dsrun-agent", err);
+    if (rc == 0)
+        rc = host == NULL ? ds_fail(err, ENOMEM, "no memory for %u hosts", placement->places)
+                          : ds_slurm_argv(&arena, host, placement->places, agent, &argv, err);
+    for (size_t i = 0; rc == 0 && argv[i] != NULL; i++)
+        (void)ds_buf_printf(out, "%s%s", i == 0 ? "" : " ", argv[i]);
+    if (rc == 0)
+        (void)ds_buf_puts(out, "\n");
+    ds_arena_release(&arena);
+    return rc;
 }

@@ -48,4 +48,8 @@ void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struc
 /* One line per rank: host, slot, cores. */
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);
 
+/* The srun command line that would start the agents, where Slurm starts them; else nothing. */
+int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, struct ds_error *err)
+    DS_NODISCARD;
+
 #endif

@@ -118,6 +118,9 @@ def dry_run(bed):
         r"srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --nodelist=node\[1-3\] -K0 --wait=0 --overlap "
         r"--cpu-bind=none --mpi=none --export=ALL --input=all \S+/dsrun-agent slurm", lines[-1]),
         "--dry-run prints what srun gets", done.stdout + done.stderr)
+    launch = bed.run("salloc", "-Q", "-N3", "-n6", h.DSRUN, "launch", "--dry-run", "--", "true")
+    h.ok(launch.returncode == 0 and launch.stdout.splitlines()[-1].split()[:-2] == lines[-1].split()[:-2], "so does that of dsrun launch",
+         launch.stdout + launch.stderr)
     counts = bed.run("salloc", "-Q", "-N3", "-n6", "printenv", "SLURM_TASKS_PER_NODE").stdout.strip()
     h.ok(counts == ",".join(str(ranks.count(n)) for n in ("node1", "node2", "node3")) or "(x" in counts,
          "ranks are placed as Slurm says", f"{counts}\n{ranks}")

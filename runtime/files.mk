@@ -3,16 +3,16 @@
 # One variable per room; rooms link upward only as docs/architecture.md draws.
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
-    $(addprefix runtime/plan/,bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c memory.c wire.c cost.c \
-    describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c
+    $(addprefix runtime/plan/,bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
+    memory.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c work.c predict.c search.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
     host_net.c net.c net_setup.c mesh.c mesh_open.c greet.c layout.c ops.c)
 SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \
-    manifest_join.c part.c share.c reads.c store.c load.c list.c saving.c commit.c save.c saver.c hf.c hf_config.c hf_export.c \
-    inspect.c)
-SRC_engine := $(addprefix runtime/,engine.c exchange.c commlog.c update.c queue.c link.c monitor.c start.c snapshot.c trace.c train.c trainer.c trial.c cost/machine.c model/net.c peers.c \
-    model/layer.c model/ends.c)
-SRC_engine += runtime/muon.c runtime/trust.c runtime/tally.c runtime/lines.c
+    manifest_join.c part.c share.c reads.c store.c load.c list.c saving.c commit.c save.c saver.c \
+    hf.c hf_config.c hf_export.c inspect.c)
+SRC_engine := $(addprefix runtime/,commlog.c engine.c exchange.c lines.c link.c monitor.c muon.c \
+    peers.c queue.c snapshot.c start.c tally.c trace.c train.c trainer.c trial.c trust.c \
+    update.c cost/machine.c model/ends.c model/layer.c model/net.c)

@@ -52,6 +52,7 @@ struct slurm {
     uint8_t key[DS_SEAL_KEY_BYTES];
     char tail[TAIL_BYTES]; /* what srun said last */
     size_t tail_len;
+    uint64_t hang_up_ns; /* srun is gone: when agents that do not know it yet are told; 0: not */
     bool begun, srun_ended;
 };
 
@@ -290,6 +291,7 @@ static void on_output(struct ds_watch *watch, uint32_t events)
         ds_loop_remove(slurm->base.args.loop, watch);
         (void)close(fd);
         slurm->srun_ended = true;
+        slurm->hang_up_ns = ds_clock_mono_ns() + PATIENCE_MS * UINT64_C(1000000);
         return;
     }
     if (slurm->tail_len + (size_t)n > TAIL_BYTES - 1) {
@@ -463,11 +465,24 @@ static void all_down(struct slurm *slurm, int rc, const struct ds_error *err)
     }
 }
 
+/* srun is gone.  Agents see it at the end of their stdin, which slurmd owes them; to those that
+ * speak on after a while it did not pass it on (srun was killed while the step began). */
+static uint64_t mind_srun(struct slurm *slurm, uint64_t now_ns)
+{
+    if (slurm->hang_up_ns == 0 || now_ns < slurm->hang_up_ns)
+        return slurm->hang_up_ns;
+    slurm->hang_up_ns = 0;
+    for (struct link *link = slurm->link; link != NULL; link = link->next)
+        if (link->sealed.fd >= 0)
+            (void)shutdown(link->sealed.fd, SHUT_RDWR);
+    return 0;
+}
+
 static uint64_t slurm_tick(struct ds_starter *starter, uint64_t now_ns)
 {
     struct slurm *slurm = (struct slurm *)starter;
     uint64_t start_ns = starter->args.start_ns;
-    uint64_t due_ns;
+    uint64_t due_ns, gone_ns;
     struct ds_error err = {0};
     char said[512];
     int rc = 0;
@@ -479,6 +494,9 @@ static uint64_t slurm_tick(struct ds_starter *starter, uint64_t now_ns)
             all_down(slurm, rc, &err);
     }
     due_ns = sweep(slurm, now_ns);
+    gone_ns = mind_srun(slurm, now_ns);
+    if (gone_ns != 0 && (due_ns == 0 || gone_ns < due_ns))
+        due_ns = gone_ns;
     if (slurm->waiting == NULL)
         return due_ns;
     complaint(slurm, said, sizeof(said));

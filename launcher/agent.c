@@ -459,6 +459,9 @@ static void agent_release(struct agent *agent)
     signal_ranks(agent, DS_SIGNAL_KILL);
     ds_reap_all();
     ds_cgroup_remove(&agent->cgroup);
+    if (agent->joined && !agent->over)
+        ds_sealed_linger(&agent->sealed, agent->lease.fd,
+                         agent->spec.lease_ms > 0 ? (int)agent->spec.lease_ms : -1);
     forget_port(agent);
     for (unsigned i = 0; i < agent->ranks; i++)
         ds__rank_release(&agent->rank[i]);

@@ -323,7 +323,11 @@ bool ds_channel_congested(const struct ds_channel *channel)
 
 bool ds_channel_idle(const struct ds_channel *channel)
 {
-    return channel->ended || channel->tx.len == 0;
+    const struct ds_stream *stream = channel->stream;
+
+    return channel->ended ||
+           (channel->tx.len == 0 &&
+            (stream == NULL || stream->ops->idle == NULL || stream->ops->idle(stream)));
 }
 
 void ds_channel_pause(struct ds_channel *channel, bool paused)

@@ -47,6 +47,8 @@ struct ds_stream_ops {
     ssize_t (*write)(struct ds_stream *stream, const void *bytes, size_t len);
     /* What the channel waits for from now on: call ds_channel_ready() when it may go on. */
     void (*want)(struct ds_stream *stream, bool in, bool out);
+    /* (optional) Is nothing that was taken still to be handed to the kernel? */
+    bool (*idle)(const struct ds_stream *stream);
 };
 
 struct ds_channel {

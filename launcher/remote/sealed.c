@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -160,8 +161,15 @@ static void sealed_want(struct ds_stream *stream, bool in, bool out)
     update(sealed);
 }
 
+static bool sealed_idle(const struct ds_stream *stream)
+{
+    const struct ds_sealed *sealed = (const struct ds_sealed *)stream;
+
+    return sealed->over || sealed->seal.out.len == 0;
+}
+
 static const struct ds_stream_ops sealed_ops = {
-    .read = sealed_read, .write = sealed_write, .want = sealed_want};
+    .read = sealed_read, .write = sealed_write, .want = sealed_want, .idle = sealed_idle};
 
 int ds_sealed_open(struct ds_sealed *sealed, struct ds_loop *loop,
                    const struct ds_sealed_args *args, struct ds_error *err)
@@ -186,6 +194,33 @@ int ds_sealed_open(struct ds_sealed *sealed, struct ds_loop *loop,
     else
         update(sealed);
     return rc;
+}
+
+/* Read and forget.  False: the end, or an error. */
+static bool drain(int fd)
+{
+    char bytes[4096];
+    ssize_t n = read(fd, bytes, sizeof(bytes));
+
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+void ds_sealed_linger(struct ds_sealed *sealed, int lease_fd, int quiet_ms)
+{
+    struct pollfd fds[] = {{.fd = sealed->fd, .events = POLLIN},
+                           {.fd = lease_fd, .events = POLLIN}};
+
+    if (sealed->loop == NULL || sealed->over || shutdown(sealed->fd, SHUT_WR) != 0)
+        return;
+    for (;;) {
+        int n = poll(fds, 2, quiet_ms);
+
+        if (n == 0 || (n < 0 && errno != EINTR))
+            return;
+        for (int i = 0; n > 0 && i < 2; i++)
+            if (fds[i].revents != 0 && !drain(fds[i].fd))
+                return;
+    }
 }
 
 void ds_sealed_close(struct ds_sealed *sealed)

@@ -46,6 +46,11 @@ struct ds_sealed_args {
 /* On failure the socket is closed. */
 int ds_sealed_open(struct ds_sealed *sealed, struct ds_loop *loop,
                    const struct ds_sealed_args *args, struct ds_error *err) DS_NODISCARD;
+
+/* Say the end, and wait until the peer has read it all and ends too: to close a socket that has
+ * unread bytes resets the connection, and what was sent last is lost.  Given up when `lease_fd`
+ * ends, or when nothing comes for `quiet_ms` (-1: as long as it takes). */
+void ds_sealed_linger(struct ds_sealed *sealed, int lease_fd, int quiet_ms);
 void ds_sealed_close(struct ds_sealed *sealed); /* fine on a zeroed struct */
 
 #endif

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""hosts - what dsrun hosts says of this machine under several names, and of hosts that do not answer.
+"""hosts - what dsrun hosts says of this machine under several names, of hosts that do not answer, and of real
+ones over ssh and in an allocation of Slurm.
 
 That hosts differ is made by agents that lie: scripts in a folder of their own that change one fact of what
 the real agent says.
@@ -12,6 +13,7 @@ import platform
 import re
 
 import harness as h
+import places
 
 AGENT = h.BUILD / "libexec" / "dsrun" / "dsrun-agent"
 NODES = [f"node{i}" for i in range(1, 5)]
@@ -112,8 +114,30 @@ def test_lost():
     h.ok(not h.left(), "nothing is left running", h.left(0))
 
 
+def test_real(place):
+    """Hosts that are machines of their own: what is true of one alone comes first, and who is gone is named."""
+    names = list(place.names)
+    ran = place.run("hosts", "--json")
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    h.ok(ran.returncode == 0 and [line["host"] for line in lines] == names and
+         all(line["kernel"] == platform.release() for line in lines), f"{place.name}: every host answers, in order",
+         (ran.stdout, ran.stderr))
+    ran = place.run("hosts", "-i", names[1])
+    h.ok(ran.returncode == 0 and b"the same on 1 host\n" in ran.stdout and names[0].encode() not in ran.stdout,
+         f"{place.name}: one host", (ran.stdout, ran.stderr))
+    h.ok(not place.left(), f"{place.name}: nothing is left on any host", place.left())
+    if place.name == "ssh":
+        place.bed.fault("reject", names[2])
+        ran = place.run("hosts", "--start-timeout", "20")
+        place.bed.fault("heal", names[2])
+        h.ok(ran.returncode == 69 and names[2].encode() in ran.stderr and b"the same on all 2 hosts" in ran.stdout,
+             "ssh: a host that does not answer is named, the others are shown", (ran.stdout, ran.stderr))
+
+
 test_alike()
 test_json()
 test_different()
 test_lost()
+for the_place in places.beds_of(3):
+    test_real(the_place)
 h.done()

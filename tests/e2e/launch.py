@@ -4,7 +4,7 @@
 """launch - what users of DeepSpeed's launcher rely on, and what fails there, as cases of dsrun launch.
 
 Selection, hostfiles, arguments, variables and endings, each through the real command line.  The hosts are
-names of this machine, each with an agent of its own.
+names of this machine, each with an agent of its own; at the end real ones, over ssh and under Slurm.
 """
 import os
 import signal
@@ -12,6 +12,7 @@ import subprocess
 import time
 
 import harness as h
+import places
 
 P1 = "worker-0 slots=4 address=127.0.0.1\n"
 P2 = P1 + "worker-1 slots=4 address=127.0.0.2\n"
@@ -31,9 +32,13 @@ def launch(*words, hosts=None, options=(), timeout=60, **env):
     return ran.returncode, ran.stdout, ran.stderr
 
 
-def placed(hosts, options):
+def placed(hosts, options, place=None):
     """{host: [slots]} of a dry run, or (code, message) where it is refused."""
-    code, out, err = launch("true", hosts=hosts, options=[*options, "--dry-run"])
+    if place:
+        ran = place.run("launch", *options, "--dry-run", "--", "true", hosts=hosts)
+        code, out, err = ran.returncode, ran.stdout, ran.stderr
+    else:
+        code, out, err = launch("true", hosts=hosts, options=[*options, "--dry-run"])
     if code:
         return code, err.decode(errors="replace")
     found = {}
@@ -215,8 +220,11 @@ PROMPTS = ["I am 6' tall", 'I am 72" tall', '"translate English to Romanian: "',
            "`id`", "$(touch x)", "\\", "-x", "--", "{}", "a=b", "\t", "~", "!!", "#"]
 
 
+SHOW_ARGUMENTS = "printf '%s\\n' \"$#\"; for a; do printf %s \"$a\" | od -An -v -tx1 | tr -d ' \\n'; echo .; done"
+
+
 def test_arguments():
-    script = "printf '%s\\n' \"$#\"; for a; do printf %s \"$a\" | od -An -v -tx1 | tr -d ' \\n'; echo .; done"
+    script = SHOW_ARGUMENTS
     for name, text in (("one host", P1), ("two hosts", P2)):
         code, found, err = ranks(text, "sh", "-c", script, "sh", *PROMPTS)
         want = [str(len(PROMPTS)), *(p.encode().hex() + "." for p in PROMPTS)]
@@ -345,6 +353,50 @@ def test_output():
          "--run-dir keeps every byte of each rank", (logs, out, err))
 
 
+# --- real hosts ---------------------------------------------------------------------------------------
+
+def renamed(value):
+    """A selection, with the names of the hosts of a bed."""
+    if isinstance(value, dict):
+        return {renamed(name): slots for name, slots in value.items()}
+    if isinstance(value, str):
+        return value.replace("worker-[0-1]", "node[1-2]").replace(W0, "node1").replace(W1, "node2")
+    return value
+
+
+def test_real(place):
+    by = place.name
+    hosts = place.hostfile(f"{place.line(0, slots=3)}\n{place.line(1, slots=2)}\n")
+
+    def said(*words):
+        ran = place.run("launch", "--", *words, hosts=hosts)
+        found = {}
+        for line in ran.stdout.decode(errors="replace").splitlines():
+            label, _, text = line.partition("] ")
+            found.setdefault(label, []).append(text)
+        return ran.returncode, found, ran.stderr
+
+    code, found, err = said("sh", "-c", "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $NODE_RANK $(hostname)")
+    want = {f"[node1 {r}": [f"{r} {r} 5 3 0 node1"] for r in range(3)}
+    want |= {f"[node2 {3 + r}": [f"{3 + r} {r} 5 2 1 node2"] for r in range(2)}
+    h.ok(code == 0 and found == want, f"{by}: ranks are where they should be, and know it", (found, err))
+    code, found, err = said("sh", "-c", SHOW_ARGUMENTS, "sh", *PROMPTS)
+    want = [str(len(PROMPTS)), *(p.encode().hex() + "." for p in PROMPTS)]
+    h.ok(code == 0 and len(found) == 5 and all(lines == want for lines in found.values()),
+         f"{by}: prompts of all kinds reach every rank of two real hosts unchanged", (found, err))
+    code, found, err = said("sh", "-c", "[ $RANK = 4 ] && exit 3; exec sleep 1000")
+    h.ok(code == 3 and b"rank 4 on node2 ended with code 3; 4 other ranks" in err, f"{by}: the first failure ends all",
+         (code, err))
+    h.ok(not place.left(), f"{by}: nothing is left on any host", place.left())
+    if by == "slurm":  # over ssh all of it is told before any host is reached
+        for pool, options, want in SELECTIONS:
+            hosts = place.hostfile("".join(place.line(i, slots=4) + "\n" for i in range(pool.count("slots"))))
+            want = renamed(want)
+            got = placed(hosts, [renamed(option) for option in options], place)
+            good = got == want if isinstance(want, dict) else isinstance(got, tuple) and got[0] == 2 and want in got[1]
+            h.ok(good, f"slurm: select: {options} of {pool.count('slots')} nodes", got)
+
+
 test_selection()
 test_hostfiles()
 test_ranks()
@@ -353,4 +405,6 @@ test_variables()
 test_start()
 test_output()
 test_endings()
+for the_place in places.beds_of(2):
+    test_real(the_place)
 h.done()

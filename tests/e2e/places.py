@@ -73,6 +73,10 @@ class Here:
         """How many processes, on all hosts, have the word in their command line."""
         return sum(word in line for line in h.processes().values())
 
+    def home(self, wanted):
+        """Where programs find themselves when dsrun is started with HOME=wanted."""
+        return wanted
+
     def left(self):
         return h.left()
 
@@ -98,6 +102,9 @@ class Ssh(Here):
 
     def running(self, word):
         return sum(word in line for name in self.names for line in self.bed.processes(name).values())
+
+    def home(self, wanted):
+        return str(self.bed.base / "home" / self.bed.user)
 
     def left(self):
         still = {}

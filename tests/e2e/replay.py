@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """replay - the cases of other launchers' tests and complaints that only real hosts show, over ssh and under Slurm.
 
-Faults of every kind in numbers: campaign.py.
+docs/replay.md lists all cases and where each is tested.  Faults of every kind in numbers: campaign.py.
 """
 import json
 import shutil

@@ -6,9 +6,12 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "launcher/remote/sealed.h"
@@ -138,6 +141,75 @@ Test(sealed, bulk_and_a_paused_reader)
     cr_assert(!ds_channel_congested(&up.channel) && ds_channel_idle(&up.channel));
     close_side(&up);
     close_side(&down);
+    ds_loop_release(&loop);
+    free(bytes);
+}
+
+static void tcp_pair(int fd[2])
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int door = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert(bind(door, (struct sockaddr *)&at, len) == 0 && listen(door, 1) == 0);
+    cr_assert_eq(getsockname(door, (struct sockaddr *)&at, &len), 0);
+    cr_assert_eq(connect(fd[0], (struct sockaddr *)&at, len), 0);
+    fd[1] = accept4(door, NULL, NULL, SOCK_CLOEXEC);
+    cr_assert(fd[1] >= 0);
+    (void)close(door);
+}
+
+/* An agent: all it has to say, then the end, while the launcher's beats lie unread. */
+static _Noreturn void say_and_end(int fd, const struct ds_frame *frame)
+{
+    struct pollfd beats = {.fd = fd, .events = POLLIN};
+    struct ds_loop loop;
+    struct side side;
+
+    cr_assert_eq(ds_loop_init(&loop, NULL), 0);
+    open_side(&side, &loop, fd, key, "node1");
+    for (int i = 0; i < 6; i++)
+        cr_assert_eq(ds_channel_send(&side.channel, frame), 0);
+    while (!ds_channel_idle(&side.channel))
+        cr_assert_eq(ds_loop_turn(&loop, 1, NULL), 0);
+    cr_assert(side.sealed.over || side.sealed.seal.out.len == 0, "idle: the kernel has it all");
+    (void)poll(&beats, 1, 5000);
+    ds_sealed_linger(&side.sealed, -1, -1);
+    close_side(&side);
+    _exit(0);
+}
+
+Test(sealed, what_is_said_last_arrives_though_beats_are_unread)
+{
+    char *bytes = calloc(1, DS_MAX_FRAME_BYTES);
+    struct ds_frame frame = {.type = DS_WIRE_OUT, .payload = bytes, .len = DS_MAX_FRAME_BYTES};
+    struct ds_frame beat = {.type = DS_WIRE_BEAT, .payload = "12345678", .len = 8};
+    struct ds_loop loop;
+    struct side down;
+    int fd[2], status = -1;
+    pid_t child;
+
+    tcp_pair(fd);
+    child = fork();
+    cr_assert(child >= 0);
+    if (child == 0) {
+        (void)alarm(120);
+        (void)close(fd[1]);
+        say_and_end(fd[0], &frame);
+    }
+    (void)close(fd[0]);
+    cr_assert_eq(ds_loop_init(&loop, NULL), 0);
+    open_side(&down, &loop, fd[1], key, NULL);
+    for (int i = 0; i < 20000 && down.ended == 0; i++) {
+        cr_assert_eq(ds_loop_turn(&loop, 1, NULL), 0);
+        (void)ds_channel_send(&down.channel, &beat);
+    }
+    cr_assert(down.ended == 1 && down.rc == 0, "%d: %s", down.rc, down.err.text);
+    cr_assert(down.frames == 6 && down.bytes == 6u * DS_MAX_FRAME_BYTES);
+    close_side(&down); /* which ends the wait */
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert_eq(status, 0);
     ds_loop_release(&loop);
     free(bytes);
 }

@@ -54,17 +54,22 @@ $(TSAN_BIN): LDLIBS += -Wl,--wrap=mmap -Wl,--wrap=munmap
 -include $(ONE_MAP:.o=.d)
 endif
 
-RACE := $(B)/tests/seeded/thread/race
-$(RACE): $(RACE).o
+# Two that must be noticed: of a variable, and of memory that each thread maps for itself.
+RACES := $(addprefix $(B)/tests/seeded/thread/,race shared)
+$(RACES): %: %.o
 	$(call say,LINK    $@)
-	$(Q)$(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $<
+	$(Q)$(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(LDLIBS)
+ifeq ($(SAN),thread)
+$(B)/tests/seeded/thread/shared: $(ONE_MAP)
+$(B)/tests/seeded/thread/shared: LDLIBS += -Wl,--wrap=mmap -Wl,--wrap=munmap
+endif
 
-tsan-check: $(TSAN_BIN) $(RACE) all
-	$(Q)if TSAN_OPTIONS=halt_on_error=1 setarch -R $(RACE) >/dev/null 2>&1; then \
-	    echo "check-tsan: the seeded race was not noticed"; exit 1; fi
+tsan-check: $(TSAN_BIN) $(RACES) all
+	$(Q)for t in $(RACES); do if TSAN_OPTIONS=halt_on_error=1 setarch -R $$t >/dev/null 2>&1; then \
+	    echo "check-tsan: the seeded race of $$t was not noticed"; exit 1; fi; done
 	$(Q)set -e; export TSAN_OPTIONS="halt_on_error=1:suppressions=$$PWD/tools/tsan.supp"; \
 	for t in $(TSAN_BIN); do echo "$$t"; setarch -R $$t; done; B='$(B)' setarch -R tests/support/tsan_jobs.py; \
-	echo "check-tsan: 1 seeded race noticed, $(words $(TSAN_BIN)) programs and the jobs ran clean"
+	echo "check-tsan: $(words $(RACES)) seeded races noticed, $(words $(TSAN_BIN)) programs and the jobs ran clean"
 
 check-valgrind: all $(FAKE_WORKER) | $(B)/deps-test.ok $(B)/deps-valgrind.ok ## jobs with the agent, the workers or dsrun under memcheck
 	$(Q)B='$(B)' tests/run tests/e2e/valgrind.py

@@ -94,7 +94,7 @@ static __device__ __forceinline__ float keep_of(const struct attention_shape &s,
     unsigned word[4];
 
     draw(s.drop, draws + key / 4, word);
-    return kept(s.drop, key % 4 < 2 ? word[key % 2] : word[2 + key % 2]);
+    return kept(s.drop, pick(word, key));
 }
 
 /* --- tiles -------------------------------------------------------------------------------------*/

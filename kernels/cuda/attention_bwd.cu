@@ -236,7 +236,7 @@ static int flash_bwd(const struct ds_attention_bwd_args *a, struct attention_sha
 {
     s.words = s.words && aligned(a->dout) && aligned(a->dqkv);
     if (a->drop.rate > 0.0)
-        return s.size <= 64 ? start<T, 64, 1, 64, true>(a, s, stats, stream, err)
+        return s.size <= 64 ? start<T, 64, 1, 32, true>(a, s, stats, stream, err)
                             : start<T, 128, 1, 32, true>(a, s, stats, stream, err);
     return s.size <= 64 ? start<T, 64, 1, 64, false>(a, s, stats, stream, err)
                         : start<T, 128, 1, 32, false>(a, s, stats, stream, err);

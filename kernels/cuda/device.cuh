@@ -21,7 +21,8 @@
 #include <cuda_runtime.h>
 #define DS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
     kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
-#define DS_UNROLL _Pragma("unroll")
+#define DS_UNROLL    _Pragma("unroll")
+#define DS_NO_UNROLL _Pragma("unroll 1")
 #define DS_DYN_SHARED(type, name)                                                                  \
     extern __shared__ uint4 ds_dyn_shared[];                                                       \
     type *name = reinterpret_cast<type *>(ds_dyn_shared)

@@ -33,8 +33,9 @@ static __device__ __forceinline__ void draw(const struct drop_rule &d, uint64_t 
     x[1] = (unsigned)(block >> 32);
     x[2] = (unsigned)d.stream;
     x[3] = (unsigned)(d.stream >> 32);
-    DS_UNROLL
-    for (int round = 0; round < 10; round++) {
+    DS_NO_UNROLL /* it is inlined for every weight of a lane */
+        for (int round = 0; round < 10; round++)
+    {
         uint64_t p0 = (uint64_t)0xd2511f53u * x[0], p1 = (uint64_t)0xcd9e8d57u * x[2];
 
         x[0] = (unsigned)(p1 >> 32) ^ x[1] ^ k0;
@@ -44,6 +45,14 @@ static __device__ __forceinline__ void draw(const struct drop_rule &d, uint64_t 
         k0 += 0x9e3779b9u;
         k1 += 0xbb67ae85u;
     }
+}
+
+/* Word `at` % 4, without an address. */
+static __device__ __forceinline__ unsigned pick(const unsigned (&word)[4], unsigned at)
+{
+    unsigned low = at % 2 ? word[1] : word[0], high = at % 2 ? word[3] : word[2];
+
+    return at % 4 < 2 ? low : high;
 }
 
 /* What an element with that word is multiplied with. */

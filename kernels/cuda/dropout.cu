@@ -26,7 +26,7 @@ static __global__ void __launch_bounds__(BLOCK)
 
             if (j == 0 || at == 0)
                 draw(d, (first + j) / 4, word);
-            v[j] = v[j] * kept(d, at < 2 ? word[at == 1] : word[2 + (at == 3)]) + r[j];
+            v[j] = v[j] * kept(d, pick(word, at)) + r[j];
         }
         give(y + i, n - i, v);
     }

@@ -11,7 +11,7 @@
  */
 #include "kernels/cuda/device.cuh"
 
-enum { GROUP = 2048 };
+enum { GROUP = 1024 };
 
 /* What of u does not depend on the element. */
 struct direction {

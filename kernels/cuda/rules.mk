@@ -24,6 +24,11 @@ $(B)/%.emu.o: %.cc $(B)/flags | $(B)/deps-build.ok
 	$(call say,EMU     $<)
 	$(Q)$(CXX) $(EMU_CXXFLAGS) -I. -MMD -MP -c -o $@ $<
 
+ifeq ($(SAN),thread)
+# The scheduler of the fibers tells the sanitizer what orders them; its own memory is not looked at.
+$(B)/tests/cudaemu/cudaemu.emu.o: EMU_CXXFLAGS += -fno-sanitize=thread -DDS_CUDAEMU_TSAN
+endif
+
 $(B)/libemu.a: $(OBJ_emu)
 	$(Q)rm -f $@; $(AR) rcs $@ $^
 
@@ -31,6 +36,35 @@ $(B)/libemu.a: $(OBJ_emu)
 $(B)/tests/cudaemu/libfakelt.so: tests/cudaemu/fake_blaslt.c kernels/dtype.c $(B)/flags
 	$(call say,LINK    $@)
 	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -fPIC -fvisibility=default -shared -o $@ $(filter %.c,$^) -lm
+
+# --- under instruments ----------------------------------------------------------------------------
+# Every CUDA thread is a thread to ThreadSanitizer, so it sees races between the threads of a block;
+# one order of threads and few shapes.  Criterion does not start there: tests/support/mini/.
+EMU_TSAN := $(patsubst %.c,$(B)/%,$(filter-out %/test_emulation.c,$(TESTS_cuda-emu)))
+EMU_RACE := $(B)/tests/cudaemu/race
+check-cuda-tsan: | $(B)/deps-test.ok ## the emulated CUDA kernels: races between threads of a block, by ThreadSanitizer
+	$(Q)$(MAKE) B=$(B)/cudatsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread -Wno-unused-parameter' \
+	    CPPFLAGS='-Itests/support/mini' TEST_LIBS='$(LIBS_worker)' cuda-tsan-check
+
+$(EMU_RACE): $(EMU_RACE).o $(call LIB,emu cpu ops base)
+	$(call say,LINK    $@)
+	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)
+
+cuda-tsan-check: $(EMU_TSAN) $(EMU_RACE) $(B)/tests/cudaemu/libfakelt.so
+	$(Q)set -e; export B='$(B)' TSAN_OPTIONS=halt_on_error=1; setarch -R $(EMU_RACE); \
+	if setarch -R $(EMU_RACE) unguarded >/dev/null 2>&1; then echo "check-cuda-tsan: the planted race was not noticed"; exit 1; fi; \
+	for t in $(EMU_TSAN); do echo "$$t"; setarch -R $$t; done; \
+	echo "check-cuda-tsan: 1 planted race noticed, $(words $(EMU_TSAN)) programs ran clean"
+
+COVERAGE_MIN_cuda ?= 90
+cuda-coverage: | $(B)/deps-test.ok $(B)/deps-cover.ok ## statement coverage of kernels/cuda under emulation; fails below COVERAGE_MIN_cuda (90)
+	$(Q)$(MAKE) B=$(B)/cudacov COVERAGE=1 CFLAGS='-O1 -g' cuda-coverage-run
+	$(Q)gcovr -r . --object-directory $(B)/cudacov --filter 'kernels/cuda/' --print-summary \
+	    --txt $(B)/cuda-coverage.txt --fail-under-line $(COVERAGE_MIN_cuda)
+	@cat $(B)/cuda-coverage.txt
+
+cuda-coverage-run: $(TESTBIN_cuda-emu)
+	$(Q)find $(B) -name '*.gcda' -delete; B='$(B)' TEST_TIMEOUT=1800 tests/run $(TESTBIN_cuda-emu)
 
 # --- for devices ----------------------------------------------------------------------------------
 CUDA_HOME ?= /usr/local/cuda
@@ -52,5 +86,5 @@ else
 cuda-objects: $(patsubst %.cu,$(B)/%.cuda.o,$(CU_CUDA)) ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
 endif
 
-.PHONY: cuda-objects
+.PHONY: cuda-objects check-cuda-tsan cuda-tsan-check cuda-coverage cuda-coverage-run
 -include $(OBJ_emu:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU_CUDA))

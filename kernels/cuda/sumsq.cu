@@ -8,7 +8,7 @@
  */
 #include "kernels/cuda/device.cuh"
 
-enum { GROUP = 4096 };
+enum { GROUP = 1024 };
 
 static __global__ void __launch_bounds__(BLOCK)
     chunks(size_t n, size_t first, const float *x, double *sums, unsigned long long *counts)

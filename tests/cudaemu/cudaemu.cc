@@ -16,6 +16,15 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+#if defined(DS_CUDAEMU_TSAN) /* this file itself is compiled without instruments */
+#include <sanitizer/tsan_interface.h>
+#define RELEASE(token) __tsan_release(token)
+#define ACQUIRE(token) __tsan_acquire(token)
+#else
+#define RELEASE(token) ((void)(token))
+#define ACQUIRE(token) ((void)(token))
+#endif
+
 #ifndef __x86_64__
 #error "the emulation switches stacks on x86-64 only"
 #endif
@@ -29,6 +38,8 @@ struct group {
     const char *file;
     int line;
     void (*all)(void *const *lanes);
+    unsigned epoch;
+    char token[2]; /* of even and odd epochs: what lanes do after one must not leak into it */
 };
 
 static struct {
@@ -37,6 +48,8 @@ static struct {
     unsigned waiting; /* at the barrier */
     const char *file; /* of that barrier */
     int line;
+    unsigned epoch; /* of the barrier */
+    char token[2], begin, end;
     unsigned queue[MAX_THREADS], first, queued;
     struct group group[MAX_THREADS / 32][32];
     unsigned exited[MAX_THREADS / 32]; /* lanes */
@@ -95,6 +108,9 @@ CUDAEMU_INTERNAL static void switch_to(cudaemu_thread *to, bool dying)
         return;
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(dying ? nullptr : &from->fake, to->stack, to->stack_bytes);
+#endif
+#if defined(DS_CUDAEMU_TSAN)
+    __tsan_switch_to_fiber(to->tsan, 1); /* which orders nothing */
 #endif
     cudaemu_current = to;
     cudaemu_swap(&from->sp, to->sp);
@@ -163,6 +179,7 @@ static void end_barrier()
         return;
     emu.waiting = 0;
     emu.file = nullptr;
+    emu.epoch++;
     push_all(0, emu.n, AT_BARRIER, ~0u);
 }
 
@@ -175,6 +192,8 @@ static void wait_in(int state, const char *file, int line)
 
 void cudaemu_barrier(const char *file, int line)
 {
+    char *token = &emu.token[emu.epoch % 2];
+
     if (emu.file != nullptr && (emu.line != line || strcmp(emu.file, file) != 0)) {
         fprintf(stderr, "cudaemu: other threads wait at %s:%d\n", emu.file, emu.line);
         die("divergent __syncthreads", file, line);
@@ -183,8 +202,10 @@ void cudaemu_barrier(const char *file, int line)
     emu.line = line;
     emu.waiting++;
     wait_in(AT_BARRIER, file, line);
+    RELEASE(token);
     end_barrier();
     switch_to(next(), false);
+    ACQUIRE(token);
 }
 
 /* Have all lanes of the mask arrived?  Those that have ended do not count. */
@@ -211,6 +232,7 @@ static void end_collective(unsigned warp, struct group *g)
         g->all(given);
     }
     g->arrived = 0;
+    g->epoch++;
     push_all(warp * 32, warp * 32 + 32, AT_COLLECTIVE, arrived);
 }
 
@@ -219,6 +241,7 @@ static void meet(unsigned mask, void (*all)(void *const *lanes), const char *fil
     cudaemu_thread *c = cudaemu_current;
     unsigned lane = c->index & 31, warp = c->index >> 5, lanes = emu.n - warp * 32;
     struct group *g;
+    char *token;
 
     mask &= lanes >= 32 ? ~0u : (1u << lanes) - 1;
     if ((mask >> lane & 1) == 0)
@@ -230,10 +253,17 @@ static void meet(unsigned mask, void (*all)(void *const *lanes), const char *fil
         fprintf(stderr, "cudaemu: other lanes wait at %s:%d\n", g->file, g->line);
         die("a divergent warp collective", file, line);
     }
-    *g = {mask, g->arrived | 1u << lane, file, line, all};
+    g->mask = mask;
+    g->arrived |= 1u << lane;
+    g->file = file;
+    g->line = line;
+    g->all = all;
+    token = &g->token[g->epoch % 2];
     wait_in(AT_COLLECTIVE, file, line);
+    RELEASE(token);
     end_collective(warp, g);
     switch_to(next(), false);
+    ACQUIRE(token);
 }
 
 uint64_t cudaemu_collective(unsigned mask, uint64_t value, unsigned source, const char *file,
@@ -269,7 +299,9 @@ CUDAEMU_INTERNAL static void entry()
         emu.host.stack_bytes = bytes;
     }
 #endif
+    ACQUIRE(&emu.begin);
     emu.run(emu.arg);
+    RELEASE(&emu.end);
     emu.exited[warp] |= 1u << (c->index & 31);
     for (unsigned i = 0; i < 32; i++)
         end_collective(warp, &emu.group[warp][i]);
@@ -296,6 +328,9 @@ static void prepare(unsigned index)
         }
         t->stack = (char *)stack;
         t->stack_bytes = STACK_BYTES;
+#if defined(DS_CUDAEMU_TSAN)
+        t->tsan = __tsan_create_fiber(0);
+#endif
     }
     t->index = index;
     t->tid = {index % wide, index / wide % high, index / wide / high};
@@ -337,9 +372,14 @@ CUDAEMU_INTERNAL static void run_block()
     memset(emu.group, 0, sizeof(emu.group));
     memset(emu.exited, 0, sizeof(emu.exited));
     cudaemu_current = &emu.host;
+#if defined(DS_CUDAEMU_TSAN)
+    emu.host.tsan = __tsan_get_current_fiber();
+#endif
     push_all(0, emu.n, DONE, ~0u);
+    RELEASE(&emu.begin);
     while (emu.queued > 0)
         switch_to(next(), false);
+    ACQUIRE(&emu.end);
     if (emu.alive > 0)
         report_deadlock();
 }

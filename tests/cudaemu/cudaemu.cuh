@@ -12,6 +12,8 @@
  *             masks, a lane outside its own mask, deadlock.  A launch of an impossible shape fails
  *             as on a device.  AddressSanitizer sees accesses past global, shared and local memory;
  *             dynamic shared memory starts as NaN; cudaemu_order() changes which thread goes first.
+ *             ThreadSanitizer takes every fiber for a thread and barriers, collectives, begin and end
+ *             of a block for all that orders them: it finds races between threads of a block.
  * Not seen    races between blocks, the memory model, alignment of vector loads, registers, time.
  * Subset      *_sync collectives of at most 8 bytes, block barriers, 1 to 3 dimensions, the
  *             instructions of ptx.cuh; no waiting for another block.
@@ -29,9 +31,11 @@
 
 #include "kernels/dtype.h"
 
-/* The scheduler reads and writes stacks of fibers: none of AddressSanitizer's business. */
+/* The scheduler reads and writes stacks of fibers: none of a sanitizer's business. */
 #if defined(__SANITIZE_ADDRESS__)
 #define CUDAEMU_INTERNAL __attribute__((noinline, no_sanitize("address")))
+#elif defined(__SANITIZE_THREAD__)
+#define CUDAEMU_INTERNAL __attribute__((noinline, no_sanitize("thread")))
 #else
 #define CUDAEMU_INTERNAL
 #endif
@@ -44,6 +48,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define DS_UNROLL
+#define DS_NO_UNROLL
 
 struct uint3 {
     unsigned x, y, z;
@@ -121,6 +126,7 @@ struct cudaemu_thread {
     char *stack;
     size_t stack_bytes;
     void *fake; /* AddressSanitizer's stack of this fiber */
+    void *tsan; /* ThreadSanitizer's name of this fiber */
     uint64_t value, result;
     unsigned source; /* the lane whose value a collective gives to this one */
     void *given;     /* to cudaemu_together() */

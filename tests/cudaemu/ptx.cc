@@ -11,12 +11,12 @@
 
 enum { ROWS = 16, COLUMNS = 8, DEPTH = 16 };
 
-static uint16_t half_of(unsigned word, unsigned i)
+CUDAEMU_INTERNAL static uint16_t half_of(unsigned word, unsigned i)
 {
     return (uint16_t)(word >> 16 * i);
 }
 
-static float widen(const struct cudaemu_product *p, uint16_t x)
+CUDAEMU_INTERNAL static float widen(const struct cudaemu_product *p, uint16_t x)
 {
     return p->half ? ds_f16_to_f32(x) : ds_bf16_to_f32(x);
 }
@@ -63,8 +63,10 @@ CUDAEMU_INTERNAL void cudaemu_multiply(void *const *lanes)
     }
 }
 
-[[noreturn]] static void misaligned(const char *what, const void *at)
+void cudaemu_aligned(const char *what, const void *at, size_t bytes)
 {
+    if ((uintptr_t)at % bytes == 0)
+        return;
     fprintf(stderr, "cudaemu: %s at %p is not aligned\n", what, at);
     abort();
 }
@@ -76,11 +78,10 @@ CUDAEMU_INTERNAL void cudaemu_load_matrices(void *const *lanes)
     uint16_t matrix[4][8][8];
 
     for (unsigned lane = 0; lane < 32; lane++) {
-        const void *row = ((const struct cudaemu_matrices *)lanes[lane])->row;
+        const struct cudaemu_matrices *m = (const struct cudaemu_matrices *)lanes[lane];
 
-        if ((uintptr_t)row % 16 != 0)
-            misaligned("a row of a matrix", row);
-        memcpy(matrix[lane / 8][lane % 8], row, 16);
+        for (unsigned i = 0; i < 8; i++)
+            matrix[lane / 8][lane % 8][i] = m->row[i];
     }
     for (unsigned lane = 0; lane < 32; lane++) {
         const struct cudaemu_matrices *m = (const struct cudaemu_matrices *)lanes[lane];
@@ -99,8 +100,8 @@ void cudaemu_copy(void *to, const void *from, unsigned bytes, bool there)
 {
     cudaemu_thread *c = cudaemu_current;
 
-    if ((uintptr_t)to % bytes != 0 || (uintptr_t)from % bytes != 0)
-        misaligned("an asynchronous copy", (uintptr_t)to % bytes != 0 ? to : from);
+    cudaemu_aligned("an asynchronous copy", to, bytes);
+    cudaemu_aligned("an asynchronous copy", from, bytes);
     if (c->copies == CUDAEMU_COPIES) {
         fprintf(stderr, "cudaemu: more than %d asynchronous copies under way\n", CUDAEMU_COPIES);
         abort();

@@ -28,10 +28,11 @@ struct cudaemu_product {
 
 struct cudaemu_matrices {
     unsigned *to;
-    const void *row;
+    uint16_t row[8]; /* which the lane itself has read */
     bool transposed;
 };
 
+void cudaemu_aligned(const char *what, const void *at, size_t bytes);
 void cudaemu_multiply(void *const *lanes);
 void cudaemu_load_matrices(void *const *lanes);
 void cudaemu_copy(void *to, const void *from, unsigned bytes, bool there);
@@ -49,8 +50,11 @@ static inline void ptx_mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, u
 
 template <bool TRANS> static inline void ptx_ldmatrix(unsigned (&to)[4], const void *row)
 {
-    struct cudaemu_matrices mine = {to, row, TRANS};
+    struct cudaemu_matrices mine = {to, {}, TRANS};
 
+    cudaemu_aligned("a row of a matrix", row, sizeof(mine.row));
+    for (int i = 0; i < 8; i++)
+        mine.row[i] = static_cast<const uint16_t *>(row)[i];
     cudaemu_together(&mine, cudaemu_load_matrices, __FILE__, __LINE__);
 }
 

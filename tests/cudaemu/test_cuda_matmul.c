@@ -20,6 +20,8 @@ static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)
     const struct ds_cuda_matmul_args args = {
         .blaslt = &fake_blaslt_calls, .timer = fake_timer, .measure = measure, .tf32 = tf32};
 
+    if (fake_blaslt.fail_at == 0)
+        fake_blaslt = (struct fake_blaslt){0};
     t->stream = (struct ds_cuda_stream){.base = {.kernels = &ds__cuda_kernels},
                                         .scratch = t->workspace,
                                         .scratch_bytes = sizeof(t->workspace)};

@@ -24,6 +24,14 @@
 
 enum { GUARD = 64, MAX_OUTS = 4 };
 
+/* Emulated and under instruments every number takes very long: one order of threads, few shapes. */
+#if defined(DS_TESTS_EMULATED) && (defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__))
+#define DS_TESTS_FEW 1
+enum { TRIALS = 1 };
+#else
+enum { TRIALS = 3 };
+#endif
+
 /* Numbers of one type, and the same in double. */
 struct nums {
     enum ds_dtype type;
@@ -178,7 +186,7 @@ static inline bool try_isa(const struct trial *t, const char *isa)
 {
     struct nums first[MAX_OUTS] = {0};
 
-    for (unsigned threads = 1; threads <= 3; threads++) {
+    for (unsigned threads = 1; threads <= TRIALS; threads++) {
         struct ds_scratch_query query = t->query;
         struct ds_device *device;
         struct ds_error err = {0};

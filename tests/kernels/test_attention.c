@@ -207,7 +207,9 @@ static void check(size_t batch, size_t seq, size_t kv_heads, size_t group, size_
 
 Test(attention, lengths_and_head_sizes)
 {
-#ifdef DS_TESTS_EMULATED /* where every number takes its time */
+#if defined(DS_TESTS_FEW)
+    static const size_t seqs[] = {1, 70}, sizes[] = {20, 64, 128};
+#elif defined(DS_TESTS_EMULATED) /* where every number takes its time */
     static const size_t seqs[] = {1, 17, 64, 141}, sizes[] = {20, 64, 72, 128};
 #else
     static const size_t seqs[] = {1, 2, 17, 64, 65, 100, 257}, sizes[] = {16, 20, 32, 64, 80, 128};
@@ -244,12 +246,14 @@ Test(attention, sharp_weights)
     check(1, 300, 1, 2, 16, DS_F32, 4.0);
 }
 
+#ifndef DS_TESTS_FEW
 Test(attention, several_key_tiles)
 {
     check(1, 600, 1, 1, 16, DS_F32, 1.0);
     check(1, 515, 1, 2, 32, DS_BF16, 1.0);
     check(1, 515, 1, 2, 32, DS_F16, 1.0);
 }
+#endif
 
 Test(attention, dropped_weights)
 {
@@ -257,7 +261,9 @@ Test(attention, dropped_weights)
     static const double rates[] = {0.1, 0.5, 0.9};
     static const uint64_t firsts[] = {0, 1, 12345, (UINT64_C(1) << 33) - 1, UINT64_MAX - 1};
 
-#ifdef DS_TESTS_EMULATED
+#if defined(DS_TESTS_FEW)
+    const size_t step = 8; /* each type once */
+#elif defined(DS_TESTS_EMULATED)
     const size_t step = 2; /* all types and groups, half of the lengths */
 #else
     const size_t step = 1;

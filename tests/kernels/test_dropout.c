@@ -86,7 +86,11 @@ Test(dropout, equals_one_number_at_a_time)
  * neighbouring places at once as independent ones would be. */
 Test(dropout, keeps_the_share_it_should)
 {
+#ifdef DS_TESTS_FEW
+    enum { N = 1 << 14 };
+#else
     enum { N = 1 << 20 };
+#endif
     static const double rates[] = {0.0, 0.01, 0.1, 0.5, 0.9};
     static const struct {
         uint64_t seed, stream, first;

@@ -220,6 +220,8 @@ Test(lamb, a_range_in_pieces_has_the_same_bits)
     nums_free(&p);
 }
 
+#ifndef DS_TESTS_FEW
+
 /* More chunks than are summed at a time; u is 2 p where there is no gradient. */
 Test(lamb, many_groups_of_chunks)
 {
@@ -252,3 +254,4 @@ Test(lamb, many_groups_of_chunks)
     free(zero);
     ds_device_close(device);
 }
+#endif

@@ -119,6 +119,8 @@ Test(sumsq, sum_and_nonfinite)
     }
 }
 
+#ifndef DS_TESTS_FEW
+
 Test(sumsq, many_groups_of_chunks)
 {
     size_t n = (size_t)DS_SUMSQ_CHUNK * 1030 + 5;
@@ -137,3 +139,4 @@ Test(sumsq, many_groups_of_chunks)
     ds_device_free(device, x, n * sizeof(float));
     ds_device_close(device);
 }
+#endif

@@ -104,6 +104,7 @@ static int plan_for_cluster(struct request *r, struct ds_plan_args *args, struct
     r->rates = true;
     args->world = (unsigned)(r->cluster.hosts * r->cluster.ranks);
     args->local_world = (unsigned)r->cluster.ranks;
+    args->apart = r->cluster.pcie.bandwidth > 0.0;
     args->threads = 1;
     return 0;
 }
@@ -170,8 +171,9 @@ static int check_fit(const struct request *r, struct ds_error *err)
 {
     unsigned ranks;
     uint64_t memory = memory_of(r, &ranks);
+    int rc = ds_plan_check_fit(&r->plan, ranks, memory, err);
 
-    return ds_plan_check_fit(&r->plan, ranks, memory, err);
+    return rc == 0 ? ds_cluster_holds(&r->cluster, &r->plan, err) : rc;
 }
 
 static int plan(struct request *r, struct ds_error *err)

@@ -25,7 +25,7 @@
 
 struct ds_device;
 
-enum { DS_DEVICE_QUEUES = 5 };
+enum { DS_DEVICE_QUEUES = 6 };
 
 struct ds_device_args {
     const char *name;     /* "cpu"; "cuda" once its plug-in is loaded (ds_device_add()) */

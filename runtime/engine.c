@@ -16,6 +16,7 @@
 #include "runtime/exchange.h"
 #include "runtime/lines.h"
 #include "runtime/model/net.h"
+#include "runtime/offload.h"
 #include "runtime/optim.h"
 #include "runtime/queue.h"
 #include "runtime/tally.h"
@@ -37,7 +38,6 @@ struct ds_engine {
     struct ds_engine_lines host;  /* the same where that is the host's memory, else a copy */
     struct ds_tally tally;
     int32_t *ids;        /* [micro_batches][ds_net_host_ids()]: what is on its way to the device */
-    uint16_t *low;       /* NULL when compute is fp32 */
     const void **params; /* [buckets]: where the net reads and writes */
     float **grads;
     struct ds_net net;
@@ -83,7 +83,6 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
     const struct ds_plan *plan = engine->plan;
     void *const *memory = engine->exchange.memory;
 
-    engine->low = memory[DS_ARENA_PARAMS_LOW];
     engine->lines = (struct ds_engine_lines){
         .params = memory[DS_ARENA_PARAMS],
         .grads = memory[DS_ARENA_GRADS],
@@ -147,7 +146,12 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     engine->plan = plan;
     engine->stream = ds_device_stream(args->device);
     engine->step_tokens = plan->world * plan->micro_batches * plan->micro_batch * plan->sequence;
-    rc = reserve(engine, err);
+    rc = plan->offload && ds_device_is_apart(args->device)
+             ? ds_fail(
+                   err, ENOTSUP,
+                   "'offload.optim' cpu is not supported yet on a device with memory of its own; "
+                   "use none")
+             : reserve(engine, err);
     if (rc == 0)
         rc = bind(engine, err);
     if (rc == 0)
@@ -169,7 +173,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         rc = open_host(engine, err);
     if (rc == 0)
         rc = ds_queue_init(&engine->queues, args->device, plan->step.events, err);
-    if (rc == 0 && args->overlap && plan->world > 1)
+    if (rc == 0 && args->overlap && (plan->world > 1 || plan->offload))
         rc = ds_queue_thread(&engine->queues, run_apart, engine, err);
     if (rc != 0) {
         ds_engine_close(engine);
@@ -221,8 +225,8 @@ int ds_engine_fetch(struct ds_engine *engine, struct ds_error *err)
                          err);
 }
 
-/* This rank's shard of a bucket for the kernels. */
-static int narrow(struct ds_engine *engine, size_t bucket, struct ds_error *err)
+/* The copy of this rank's shard of a bucket that kernels read. */
+static int copy_shard(struct ds_engine *engine, size_t bucket, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
     struct ds_held shard = ds_plan_shard(plan, DS_ARENA_PARAMS, bucket);
@@ -231,7 +235,7 @@ static int narrow(struct ds_engine *engine, size_t bucket, struct ds_error *err)
         .from = DS_F32,
         .to = ds_compute_dtype(plan->compute),
         .x = engine->lines.params + shard.at,
-        .y = engine->low + ds_plan_shard(plan, DS_ARENA_PARAMS_LOW, bucket).at,
+        .y = ds_exchange_own(&engine->exchange, bucket),
     };
 
     return ds_cast(&args, engine->stream, err);
@@ -244,8 +248,8 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
 
     if (rc == 0 && ds_device_is_apart(engine->args.device))
         rc = ds_lines_copy(DS_COPY_UP, &engine->lines, &engine->host, plan, engine->stream, err);
-    for (size_t i = 0; rc == 0 && engine->low != NULL && i < plan->buckets; i++)
-        rc = narrow(engine, i, err);
+    for (size_t i = 0; rc == 0 && plan->copies && i < plan->buckets; i++)
+        rc = copy_shard(engine, i, err);
     for (size_t i = 0; rc == 0 && i < plan->step.count; i++) /* as a step would end */
         if (plan->step.instr[i].op == DS_INSTR_GATHER &&
             plan->step.instr[i].micro_batch == UINT32_MAX)
@@ -380,26 +384,18 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
     return plan->by_tensor ? tensor_norms(engine, err) : 0;
 }
 
-/* What of a span this rank updates, where it lies in `kind`. */
-static struct ds_held part_of(const struct ds_plan *plan, enum ds_arena_kind kind,
-                              const struct ds_plan_span *span)
-{
-    return ds_held_within(ds_plan_shard(plan, kind, span->bucket),
-                          span->offset - plan->bucket[span->bucket].offset, span->elems);
-}
-
 static int update_span(struct ds_engine *engine, const struct ds_plan_span *span,
                        struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
-    struct ds_held states = part_of(plan, DS_ARENA_MOMENTS, span);
+    void *const *memory = engine->exchange.memory;
+    struct ds_held states = ds_plan_held_span(plan, DS_ARENA_MOMENTS, span);
     struct ds_update args = {
         .n = states.count,
-        .p = engine->lines.params + part_of(plan, DS_ARENA_PARAMS, span).at,
-        .grad = engine->lines.grads + part_of(plan, DS_ARENA_GRADS, span).at,
+        .p = engine->lines.params + ds_plan_held_span(plan, DS_ARENA_PARAMS, span).at,
+        .grad = ds_offload_read(plan, memory, span),
         .low_type = ds_compute_dtype(plan->compute),
-        .low =
-            engine->low != NULL ? engine->low + part_of(plan, DS_ARENA_PARAMS_LOW, span).at : NULL,
+        .low = ds_offload_written(plan, memory, span),
         .lr = engine->step->lr * span->lr_mult,
         .weight_decay = span->weight_decay,
         .grad_scale = grad_scale(engine),
@@ -433,6 +429,8 @@ static int update(struct ds_engine *engine, const struct ds_instr *instr, struct
 static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
     struct ds_stream *stream = ds_device_queue(engine->args.device, instr->queue);
+    void *const *memory = engine->exchange.memory;
+    const struct ds_plan *plan = engine->plan;
 
     switch (instr->op) {
     case DS_INSTR_FORWARD: return forward(engine, instr, err);
@@ -442,8 +440,11 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     case DS_INSTR_FREE: return 0; /* its place is taken by a later GATHER */
     case DS_INSTR_NORM: return norm(engine, err);
     case DS_INSTR_UPDATE: return update(engine, instr, err);
-    case DS_INSTR_OFFLOAD:
-    case DS_INSTR_FETCH:
+    case DS_INSTR_OFFLOAD: return ds_offload_grads(plan, memory, instr->bucket, stream, err);
+    case DS_INSTR_FETCH: /* after a step that was skipped nothing new is there */
+        return engine->result.nonfinite > 0
+                   ? 0
+                   : ds_offload_fetch(plan, memory, instr->bucket, stream, err);
     case DS_INSTR_SEND:
     case DS_INSTR_RECV:
     case DS_INSTR_SAVE: break;
@@ -468,8 +469,14 @@ static int exec_traced(struct ds_engine *engine, size_t i, struct ds_error *err)
     return rc;
 }
 
-/* The instructions of one thread in list order: what moves between ranks, or all the rest.  The
- * first are one thread's, because a group of ranks takes one call at a time in one order. */
+/* Is this queue the other thread's?  What moves between ranks is, for a group of ranks takes one
+ * call at a time in one order, and copies; the host updates where it computes. */
+static bool is_apart(const struct ds_engine *engine, enum ds_queue queue)
+{
+    return engine->queues.threaded && queue != DS_QUEUE_COMPUTE && queue != DS_QUEUE_HOST;
+}
+
+/* The instructions of one thread in list order: what moves, or all the rest. */
 static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err)
 {
     const struct ds_program *program = &engine->plan->step;
@@ -478,13 +485,14 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
     for (size_t i = 0; rc == 0 && i < program->count; i++) {
         const struct ds_instr *instr = &program->instr[i];
 
-        if ((engine->queues.threaded && instr->queue != DS_QUEUE_COMPUTE) != apart)
+        if (is_apart(engine, instr->queue) != apart)
             continue;
         atomic_store_explicit(&engine->at[apart], i + 1, memory_order_relaxed);
         rc = ds_queue_wait(&engine->queues, instr->queue, instr->waits_for,
                            instr->last_step ? step - 1 : step, err);
         if (rc == 0)
-            rc = ds_queue_wait(&engine->queues, instr->queue, instr->room_after, step, err);
+            rc = ds_queue_wait(&engine->queues, instr->queue, instr->room_after,
+                               instr->room_last_step ? step - 1 : step, err);
         if (rc == 0)
             rc =
                 step == engine->trace_step ? exec_traced(engine, i, err) : exec(engine, instr, err);
@@ -496,23 +504,17 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
 
 void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)
 {
-    const struct ds_program *program = &engine->plan->step;
     size_t used = 0;
 
     out[0] = '\0';
     for (int thread = 0; thread < 2; thread++) {
         size_t at = atomic_load_explicit(&engine->at[thread], memory_order_relaxed);
-        const struct ds_instr *instr;
-        bool bucket;
 
-        if (at == 0 || at > program->count || used >= cap)
+        if (at == 0 || at > engine->plan->step.count || used >= cap)
             continue;
-        instr = &program->instr[at - 1];
-        bucket = instr->bucket != UINT32_MAX;
-        used +=
-            (size_t)snprintf(out + used, cap - used, "%sinstruction %zu of %zu: %s %s %u",
-                             used > 0 ? "; " : "", at, program->count, ds_instr_op_name(instr->op),
-                             bucket ? "bucket" : "block", bucket ? instr->bucket : instr->block);
+        if (used > 0)
+            used += (size_t)snprintf(out + used, cap - used, "; ");
+        used += ds_plan_instr_text(engine->plan, at - 1, out + used, used < cap ? cap - used : 0);
     }
 }
 

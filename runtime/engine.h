@@ -5,10 +5,10 @@
  *
  * The engine knows what each instruction does and nothing about why it is where it is: no ZeRO
  * stage, only what the plan says a rank holds.  It owns the arenas of the plan, except those that
- * ranks share, which lie in the arena of the comm.  Instructions of the reduce and the gather queue
- * run on one thread of their own when `overlap` is set, else where they stand in the list; the
- * results are the same.  A step may end while parameters are still gathered for the next one.
- * Between open and close a step allocates nothing.
+ * ranks share, which lie in the arena of the comm.  Instructions of the queues between ranks and
+ * of the copies run on one thread of their own when `overlap` is set, else where they stand in the
+ * list; the results are the same.  A step may end while parameters are still gathered for the next
+ * one. Between open and close a step allocates nothing.
  *
  * One step ends with one small all-reduce of flags: sum of squares, non-finite count, loss, stop
  * request and plan hash, so every rank takes the same decision.  Norms of tensors, where the

@@ -28,13 +28,12 @@ static int split(struct ds_exchange *exchange, struct ds_error *err)
 int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, struct ds_comm *comm,
                      void *const memory[DS_ARENA_COUNT], struct ds_error *err)
 {
-    bool low = plan->compute != DS_COMPUTE_FP32;
     int rc;
 
     *exchange = (struct ds_exchange){
         .plan = plan,
         .comm = comm,
-        .own = low ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS,
+        .own = plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS,
         .param_bytes = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
     };
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++) {
@@ -68,6 +67,12 @@ void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket)
     if (plan->gathered_elems > 0 && !plan->bucket[bucket].replicated)
         return element(exchange, DS_ARENA_GATHERED, plan->bucket[bucket].gathered_at);
     return element(exchange, exchange->own, ds_plan_held(plan, exchange->own, bucket).at);
+}
+
+void *ds_exchange_own(const struct ds_exchange *exchange, size_t bucket)
+{
+    return element(exchange, exchange->own,
+                   ds_plan_shard(exchange->plan, exchange->own, bucket).at);
 }
 
 float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket)

@@ -35,6 +35,8 @@ void ds_exchange_close(struct ds_exchange *exchange);
 
 /* Element 0 of a bucket as kernels read its parameters, write its gradients. */
 void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket);
+/* This rank's shard of what the first is made of. */
+void *ds_exchange_own(const struct ds_exchange *exchange, size_t bucket);
 float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket);
 
 /* On the stream of the instruction's queue; the collectives, too, where they are queued. */

@@ -60,6 +60,7 @@ enum ds_recompute {
 };
 enum ds_trace { DS_TRACE_NONE, DS_TRACE_STEP };
 enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
+enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_CPU };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
 enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
 enum ds_sink { DS_SINK_CONSOLE = 1, DS_SINK_JSONL = 2, DS_SINK_CSV = 4 }; /* or'ed */
@@ -136,6 +137,9 @@ struct ds_job {
         uint64_t replicate_below; /* elements; 0: nothing is */
         enum ds_shard_group shard_group;
     } zero;
+    struct {
+        enum ds_offload optim;
+    } offload;
     struct {
         enum ds_recompute recompute;
         uint64_t layers; /* that recompute, from the first; 0: all */

@@ -44,7 +44,9 @@ static const struct ds_choice grad_wires[] = {
     {"fp32", DS_GRAD_WIRE_FP32, false}, {"bf16", DS_GRAD_WIRE_BF16, false}, {NULL, 0, false}};
 static const struct ds_choice shard_groups[] = {
     {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, false}, {NULL, 0, false}};
-static const struct ds_choice offloads[] = {{"none", 0, false}, {NULL, 0, false}};
+static const struct ds_choice offloads[] = {
+    {"none", DS_OFFLOAD_NONE, false}, {"cpu", DS_OFFLOAD_CPU, false}, {"nvme", 0, true},
+    {NULL, 0, false}};
 static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE, false}, {"selective", DS_RECOMPUTE_SELECTIVE, false},
     {"full", DS_RECOMPUTE_FULL, false}, {"auto", DS_RECOMPUTE_AUTO, false}, {NULL, 0, false}};
@@ -91,8 +93,6 @@ static const struct ds_choice devices[] = {
 /* Known to the format only. */
 #define ONLY_U64(path, def, min, max, help) \
     {path, DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, def, min, max, NULL, help, NULL}
-#define ONLY_WORD(path, type, flags, def, choices, help) \
-    {path, type, DS_KEY_NO_FIELD | (flags), 0, def, 0, 0, choices, help, NULL}
 
 _Static_assert(offsetof(struct ds_job, optim.beta2) ==
                offsetof(struct ds_job, optim.beta1) + sizeof(double), "betas are a pair");
@@ -254,8 +254,9 @@ static const struct ds_key job_keys[] = {
         "tensors of fewer elements than this are whole on every rank at every stage"),
     ENUM("zero.shard_group", zero.shard_group, BITS, "all", shard_groups, "which ranks share"),
 
-    ONLY_WORD("offload.optim", DS_KEY_WORD, DS_KEY_ONLY, "none", offloads,
-              "where optimizer state lives besides the device"),
+    ENUM("offload.optim", offload.optim, 0, "none", offloads,
+         "where optimizer state and fp32 weights live and are updated: none is the device, cpu the "
+         "host's memory and processors"),
     ENUM("activation.recompute", activation.recompute, 0, "none", recomputes,
          "activations to compute again in the backward pass instead of keeping them: selective "
          "norms and the feed-forward activation, full whole layers, auto the least that fits in "

@@ -60,6 +60,14 @@ static const struct ds_key keys[] = {
         "bytes/s of one rank to another host, one direction, all ranks sending"),
     F64("link.network.latency_us", network.latency_us, 0, "0", 0, MAX_US,
         "time of a smallest message"),
+    F64("link.device.bandwidth", pcie.bandwidth, 0, "0", 0, MAX_RATE,
+        "bytes/s between the memory of one rank's device and of its host, one direction; 0: they are "
+        "one memory"),
+    F64("link.device.latency_us", pcie.latency_us, 0, "0", 0, MAX_US, "time of a smallest copy"),
+    F64("host.memory", main.memory, 0, "0", 0, MAX_RATE,
+        "bytes that the ranks of one host may keep in its memory; 0: not checked"),
+    F64("host.update", main.update, 0, "0", 0, MAX_RATE,
+        "bytes/s of the optimizer on one rank's share of the host's processors"),
     F64("overlap", overlap, 0, "1", 0, 1,
         "share of compute that goes on while a collective runs; 0: they take turns"),
 };
@@ -108,6 +116,10 @@ static int complete(struct ds_cluster *cluster, const struct ds_keys *table, str
         rc =
             ds_keys_place(table, "link.network.bandwidth",
                           ds_fail(err, EINVAL, "several hosts need 'link.network.bandwidth'"), err);
+    if (rc == 0 && cluster->pcie.bandwidth > 0.0 && cluster->main.update <= 0.0)
+        rc = ds_keys_place(table, "link.device.bandwidth",
+                           ds_fail(err, EINVAL, "a device with memory apart needs 'host.update'"),
+                           err);
     default_to(&cluster->device.peak.fp32, cluster->device.flops.fp32);
     default_to(&cluster->device.peak.bf16, cluster->device.flops.bf16);
     default_to(&cluster->device.attention.fp32, cluster->device.flops.fp32);

@@ -16,6 +16,8 @@
  *     link:
  *       host: {bandwidth: 370e9, latency_us: 5}
  *       network: {bandwidth: 48e9, latency_us: 10}
+ *       device: {bandwidth: 50e9}         # to the host's memory; only with offload
+ *     host: {memory: 2e12, update: 40e9}
  *
  * Units   bytes, bytes/s, FLOP/s; *_us microseconds.  Bandwidths of links are of one rank, in one
  *         direction; `overlap` is the share of compute that goes on while a collective runs.
@@ -57,7 +59,11 @@ struct ds_cluster {
         double memory; /* 0: not said */
         double launch_us;
     } device;
+    struct {
+        double memory, update; /* of a whole host; of one rank's share */
+    } main;
     struct ds_link_rate host, network;
+    struct ds_link_rate pcie; /* bandwidth 0: the device computes in the host's memory */
     double overlap;
 };
 

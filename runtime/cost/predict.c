@@ -15,6 +15,7 @@ struct clocks {
     double queue[DS_QUEUE_COUNT]; /* when it is free */
     double *event;                /* when it last happened */
     double overlap;
+    bool apart; /* the host computes beside the device */
 };
 
 static bool talks(const struct ds_instr *instr)
@@ -22,10 +23,17 @@ static bool talks(const struct ds_instr *instr)
     return instr->op == DS_INSTR_REDUCE || instr->op == DS_INSTR_GATHER;
 }
 
+static bool copies(const struct ds_instr *instr)
+{
+    return instr->op == DS_INSTR_OFFLOAD || instr->op == DS_INSTR_FETCH;
+}
+
 /* The queue whose clock an instruction moves. */
 static enum ds_queue queue_of(const struct clocks *clocks, const struct ds_instr *instr)
 {
-    return clocks->overlap > 0.0 ? instr->queue : DS_QUEUE_COMPUTE;
+    if (clocks->apart && (instr->queue == DS_QUEUE_HOST || copies(instr)))
+        return instr->queue;
+    return clocks->overlap > 0.0 && instr->queue != DS_QUEUE_HOST ? instr->queue : DS_QUEUE_COMPUTE;
 }
 
 static struct ds_span_time run(struct clocks *clocks, const struct ds_instr *instr, double seconds)
@@ -39,23 +47,28 @@ static struct ds_span_time run(struct clocks *clocks, const struct ds_instr *ins
         time.begin_s = fmax(time.begin_s, clocks->event[instr->room_after]);
     time.end_s = time.begin_s + seconds;
     clocks->queue[queue] = time.end_s;
-    if (queue != DS_QUEUE_COMPUTE && talks(instr))
+    if (queue != DS_QUEUE_COMPUTE && (talks(instr) || (copies(instr) && !clocks->apart)))
         clocks->queue[DS_QUEUE_COMPUTE] += seconds * (1.0 - clocks->overlap);
     if (instr->signals != DS_NO_EVENT)
         clocks->event[instr->signals] = time.end_s;
     return time;
 }
 
-static void book(struct ds_prediction *p, const struct ds_instr *instr, struct ds_span_time time)
+static void book(struct ds_prediction *p, const struct clocks *clocks, const struct ds_instr *instr,
+                 struct ds_span_time time)
 {
     double seconds = time.end_s - time.begin_s;
 
     if (instr->op == DS_INSTR_FORWARD || instr->op == DS_INSTR_BACKWARD)
         p->compute_s += seconds;
+    else if (instr->op == DS_INSTR_UPDATE && queue_of(clocks, instr) == DS_QUEUE_HOST)
+        p->host_s += seconds;
     else if (instr->op == DS_INSTR_NORM || instr->op == DS_INSTR_UPDATE)
         p->update_s += seconds;
     else if (talks(instr))
         p->comm_s += seconds;
+    else if (copies(instr))
+        p->copy_s += seconds;
 }
 
 static double peak_of(const struct ds_cluster *cluster, enum ds_compute compute)
@@ -83,14 +96,14 @@ static void run_step(struct ds_prediction *p, struct clocks *clocks,
 {
     double begin_s = clocks->queue[DS_QUEUE_COMPUTE];
 
-    p->compute_s = p->update_s = p->comm_s = 0.0;
+    p->compute_s = p->update_s = p->comm_s = p->copy_s = p->host_s = 0.0;
     for (size_t i = 0; i < plan->step.count; i++) {
         const struct ds_instr *instr = &plan->step.instr[i];
         struct ds_span_time time = run(clocks, instr, ds_work_instr(cluster, plan, instr));
 
         p->time[i].begin_s = time.begin_s - begin_s;
         p->time[i].end_s = time.end_s - begin_s;
-        book(p, instr, time);
+        book(p, clocks, instr, time);
     }
     p->step_s = clocks->queue[DS_QUEUE_COMPUTE] - begin_s;
 }
@@ -98,7 +111,7 @@ static void run_step(struct ds_prediction *p, struct clocks *clocks,
 int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluster,
                const struct ds_plan *plan, struct ds_error *err)
 {
-    struct clocks clocks = {.overlap = cluster->overlap};
+    struct clocks clocks = {.overlap = cluster->overlap, .apart = cluster->pcie.bandwidth > 0.0};
 
     memset(prediction, 0, sizeof(*prediction));
     if (plan->world != cluster->hosts * cluster->ranks)
@@ -114,8 +127,8 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
         return ds_fail(err, ENOMEM, "no memory for a timeline of %zu instructions",
                        plan->step.count);
     }
-    run_step(prediction, &clocks, cluster, plan);
-    run_step(prediction, &clocks, cluster, plan);
+    for (unsigned i = 0; i < (plan->offload ? 3 : 2); i++) /* until steps are alike */
+        run_step(prediction, &clocks, cluster, plan);
     sum_up(prediction, cluster, plan);
     free(clocks.event);
     return 0;
@@ -138,6 +151,11 @@ void ds_prediction_print(const struct ds_prediction *p, const struct ds_cluster 
     (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "norm and update", p->update_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.3f ms, of which %.3f ms are waited for\n", "collectives",
                         p->comm_s * 1e3, p->exposed_s * 1e3);
+    if (p->copy_s > 0.0)
+        (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "copies to and from the host",
+                            p->copy_s * 1e3);
+    if (p->host_s > 0.0)
+        (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "update by the host", p->host_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.0f, %.0f per rank\n", "tokens per second",
                         p->tokens_per_s,
                         p->tokens_per_s / (double)(cluster->hosts * cluster->ranks));
@@ -151,6 +169,10 @@ void ds_prediction_print_json(const struct ds_prediction *p, struct ds_json *jso
     ds_json_f64(json, "compute_ms", p->compute_s * 1e3, 6);
     ds_json_f64(json, "update_ms", p->update_s * 1e3, 6);
     ds_json_f64(json, "collectives_ms", p->comm_s * 1e3, 6);
+    if (p->copy_s > 0.0)
+        ds_json_f64(json, "copies_ms", p->copy_s * 1e3, 6);
+    if (p->host_s > 0.0)
+        ds_json_f64(json, "host_update_ms", p->host_s * 1e3, 6);
     ds_json_f64(json, "waited_ms", p->exposed_s * 1e3, 6);
     ds_json_f64(json, "tokens_per_s", p->tokens_per_s, 6);
     ds_json_f64(json, "mfu", p->mfu, 4);

@@ -24,7 +24,9 @@ struct ds_prediction {
     size_t count;
     double step_s;
     double compute_s, update_s; /* FORWARD and BACKWARD; NORM and UPDATE */
-    double comm_s, exposed_s;   /* REDUCE and GATHER; the part that compute waited for */
+    double comm_s, copy_s;      /* REDUCE and GATHER; OFFLOAD and FETCH */
+    double host_s;              /* UPDATE by the host, beside compute; not in update_s */
+    double exposed_s;           /* the part of the three that compute waited for */
     double tokens_per_s;        /* of all ranks */
     double mfu;                 /* share of the peak of all devices */
 };

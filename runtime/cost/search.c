@@ -59,7 +59,8 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
     const struct ds_plan_args plan_args = {.job = &job,
                                            .world = (unsigned)search->ranks,
                                            .threads = args->threads,
-                                           .local_world = (unsigned)args->cluster->ranks};
+                                           .local_world = (unsigned)args->cluster->ranks,
+                                           .apart = args->cluster->pcie.bandwidth > 0.0};
     struct ds_prediction prediction;
     struct ds_plan plan;
     int rc = ds_plan_build(&plan, &plan_args, &search->last);
@@ -70,6 +71,7 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
     candidate.bytes = ds_plan_total_bytes(&plan);
     candidate.fits = args->available_bytes == 0 ||
                      ds_plan_check_fit(&plan, 1, args->available_bytes, &search->last) == 0;
+    candidate.fits = candidate.fits && ds_cluster_holds(args->cluster, &plan, &search->last) == 0;
     ds_plan_release(&plan);
     if (rc != 0)
         return rc;

@@ -294,8 +294,31 @@ static double update_s(const struct bench *b, uint32_t bucket)
     double floats = b->plan->by_tensor ? 4.0 : 3.0 + 2.0 * 2.0;
     double bytes = sizeof(float) * floats + (b->act < 4.0 ? 2.0 : 0.0);
 
+    if (b->plan->offload && b->cluster->pcie.bandwidth > 0.0)
+        return held * bytes / b->cluster->main.update;
     return held * bytes / b->cluster->device.update + b->cluster->device.launch_us * 1e-6 +
            matrices_s(b, bucket);
+}
+
+/* What this rank updates of a bucket, to the host's memory or from it; read and written where that
+ * is the device's too. */
+static double copy_s(const struct bench *b, uint32_t bucket, double size)
+{
+    double bytes = (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, bucket).count * size;
+
+    if (b->cluster->pcie.bandwidth > 0.0)
+        return bytes / b->cluster->pcie.bandwidth + b->cluster->pcie.latency_us * 1e-6;
+    return 2.0 * bytes / b->cluster->device.bandwidth;
+}
+
+int ds_cluster_holds(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                     struct ds_error *err)
+{
+    bool checked = plan->apart && cluster->main.memory > 0.0;
+
+    return checked ? ds_plan_check_host(plan, (unsigned)cluster->ranks,
+                                        (uint64_t)cluster->main.memory, err)
+                   : 0;
 }
 
 double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *plan,
@@ -310,9 +333,9 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     case DS_INSTR_GATHER: return gather_s(&b, &plan->bucket[instr->bucket]);
     case DS_INSTR_NORM: return norm_s(&b);
     case DS_INSTR_UPDATE: return update_s(&b, instr->bucket);
+    case DS_INSTR_OFFLOAD: return copy_s(&b, instr->bucket, sizeof(float));
+    case DS_INSTR_FETCH: return copy_s(&b, instr->bucket, b.act);
     case DS_INSTR_FREE:
-    case DS_INSTR_OFFLOAD:
-    case DS_INSTR_FETCH:
     case DS_INSTR_SEND:
     case DS_INSTR_RECV:
     case DS_INSTR_SAVE: break;

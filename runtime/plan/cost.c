@@ -71,20 +71,22 @@ static uint64_t largest_bucket(const struct ds_plan *plan)
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
 {
     uint64_t *bytes = plan->arena_bytes;
-    bool low = plan->compute != DS_COMPUTE_FP32;
+    uint64_t working = ds_dtype_bytes(ds_compute_dtype(plan->compute));
 
     plan->scratch_bytes = scratch_bytes(plan);
     bytes[DS_ARENA_PARAMS] = ds_plan_line_elems(plan, DS_ARENA_PARAMS) * sizeof(float);
     bytes[DS_ARENA_PARAMS_LOW] =
-        low ? ds_plan_line_elems(plan, DS_ARENA_PARAMS_LOW) * sizeof(uint16_t) : 0;
+        plan->copies ? ds_plan_line_elems(plan, DS_ARENA_PARAMS_LOW) * working : 0;
     bytes[DS_ARENA_GRADS] = ds_plan_line_elems(plan, DS_ARENA_GRADS) * sizeof(float);
     bytes[DS_ARENA_MOMENTS] = 0;
     for (unsigned i = 0; i < plan->optim_states; i++)
         bytes[DS_ARENA_MOMENTS] += ds_plan_state_elems(plan, i) * sizeof(float);
-    bytes[DS_ARENA_GATHERED] =
-        plan->gathered_elems * ds_dtype_bytes(ds_compute_dtype(plan->compute));
+    bytes[DS_ARENA_GATHERED] = plan->gathered_elems * working;
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
+    bytes[DS_ARENA_HOST_GRADS] =
+        plan->offload ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float) : 0;
+    bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
                      : 0;
@@ -94,13 +96,22 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->sequence);
 }
 
-/* What a rank adds to the memory of its host. */
+uint64_t ds_plan_host_bytes(const struct ds_plan *plan)
+{
+    uint64_t total = 0;
+
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
+        total += plan->host[i] ? plan->arena_bytes[i] : 0;
+    return total;
+}
+
+/* What a rank adds to the memory that it computes in. */
 static uint64_t owned_bytes(const struct ds_plan *plan)
 {
     uint64_t total = 0;
 
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
-        total += plan->arena_bytes[i];
+        total += plan->host[i] && plan->apart ? 0 : plan->arena_bytes[i];
     return total;
 }
 
@@ -119,7 +130,7 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
     if (owned <= available_bytes / ranks)
         return 0;
     for (unsigned i = 0; i < DS_ARENA_COUNT && at < sizeof(table); i++)
-        if (plan->arena_bytes[i] > 0)
+        if (plan->arena_bytes[i] > 0 && !(plan->host[i] && plan->apart))
             at += (size_t)snprintf(table + at, sizeof(table) - at, "%s%s %s", at > 0 ? ", " : "",
                                    ds_arena_name((enum ds_arena_kind)i),
                                    ds__bytes_text(plan->arena_bytes[i]).text);
@@ -132,6 +143,21 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
         ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
         plan->snapshot_bytes > 0 ? ", 'checkpoint.async' to false" : "",
         plan->stage < 3 && plan->world > 1 ? ", raise 'zero.stage'" : "", table);
+}
+
+int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
+                       struct ds_error *err)
+{
+    uint64_t bytes = ds_plan_host_bytes(plan);
+
+    if (bytes <= available_bytes / ranks)
+        return 0;
+    return ds_fail(err, ENOMEM,
+                   "not enough memory on the host: %u rank%s keep%s %s%s there and it has %s; set "
+                   "'offload.optim' to none%s or use fewer ranks per host",
+                   ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(bytes).text,
+                   ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
+                   plan->stage < 1 && plan->world > 1 ? ", raise 'zero.stage'" : "");
 }
 
 /* The number after `key` in a file of "key number" lines; after nothing when key is "".

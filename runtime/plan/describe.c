@@ -94,18 +94,38 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         ds__bytes_text(plan->wire_bytes_per_step).text);
 }
 
+static void print_row(struct ds_buf *out, const char *name, uint64_t bytes)
+{
+    (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n", name, bytes,
+                        ds__bytes_text(bytes).text);
+}
+
+/* Arenas of the host, or the others; with none on the host HOST_* mean nothing. */
+static void print_arenas(const struct ds_plan *plan, bool host, struct ds_buf *out)
+{
+    for (unsigned i = 0; i < DS_ARENA_COUNT; i++) {
+        bool of_host = i == DS_ARENA_HOST_GRADS || i == DS_ARENA_HOST_ROOM;
+
+        if (plan->host[i] == host && (plan->offload || !of_host))
+            print_row(out, ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i]);
+    }
+}
+
 void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
 {
     (void)ds_buf_printf(out, "%-28s %16s\n", "memory per rank", "bytes");
-    for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
-        (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n",
-                            ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i],
-                            ds__bytes_text(plan->arena_bytes[i]).text);
+    print_arenas(plan, false, out);
     if (plan->peer_bytes > 0)
-        (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n", "shared, of other ranks",
-                            plan->peer_bytes, ds__bytes_text(plan->peer_bytes).text);
-    (void)ds_buf_printf(out, "  %-26s %16" PRIu64 "  %10s\n", "total", ds_plan_total_bytes(plan),
-                        ds__bytes_text(ds_plan_total_bytes(plan)).text);
+        print_row(out, "shared, of other ranks", plan->peer_bytes);
+    if (plan->offload) {
+        print_row(out, "of the device",
+                  ds_plan_total_bytes(plan) - (plan->apart ? 0 : ds_plan_host_bytes(plan)));
+        (void)ds_buf_puts(out, "on the host\n");
+        print_arenas(plan, true, out);
+        print_row(out, "of the host", ds_plan_host_bytes(plan));
+    }
+    if (!plan->offload || !plan->apart)
+        print_row(out, "total", ds_plan_total_bytes(plan));
 }
 
 static void print_traffic(const struct ds_plan *plan, struct ds_buf *out)
@@ -138,6 +158,17 @@ void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
         print_traffic(plan, out);
 }
 
+size_t ds_plan_instr_text(const struct ds_plan *plan, size_t at, char *out, size_t cap)
+{
+    const struct ds_instr *instr = &plan->step.instr[at];
+    bool bucket = instr->bucket != UINT32_MAX;
+    int length = snprintf(out, cap, "instruction %zu of %zu: %s %s %" PRIu32, at + 1,
+                          plan->step.count, ds_instr_op_name(instr->op),
+                          bucket ? "bucket" : "block", bucket ? instr->bucket : instr->block);
+
+    return length > 0 ? (size_t)length : 0;
+}
+
 static void print_index(struct ds_buf *out, uint32_t index)
 {
     if (index == UINT32_MAX)
@@ -161,10 +192,10 @@ static void print_program(const struct ds_program *program, struct ds_buf *out)
         print_index(out, instr->waits_for);
         print_index(out, instr->room_after);
         print_index(out, instr->signals);
-        (void)ds_buf_printf(out, "%s%s%s\n", instr->last_step ? " last-step" : "",
-                            instr->recompute ? " recompute" : "",
-                            instr->op != DS_INSTR_FORWARD && instr->accumulate ? " accumulate"
-                                                                               : "");
+        (void)ds_buf_printf(
+            out, "%s%s%s%s\n", instr->last_step ? " last-step" : "",
+            instr->room_last_step ? " room-last-step" : "", instr->recompute ? " recompute" : "",
+            instr->op != DS_INSTR_FORWARD && instr->accumulate ? " accumulate" : "");
     }
 }
 
@@ -199,6 +230,8 @@ static void json_program(struct ds_json *json, const char *key, const struct ds_
         json_index(json, "signals", instr->signals);
         if (instr->last_step)
             ds_json_bool(json, "last_step", true);
+        if (instr->room_last_step)
+            ds_json_bool(json, "room_last_step", true);
         if (instr->recompute)
             ds_json_bool(json, "recompute", true);
         if (instr->accumulate)
@@ -213,6 +246,8 @@ static void json_memory(struct ds_json *json, const struct ds_plan *plan)
     ds_json_object(json, "memory");
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
         ds_json_u64(json, ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i]);
+    if (plan->offload)
+        ds_json_u64(json, "of the host", ds_plan_host_bytes(plan));
     ds_json_u64(json, "shared, of other ranks", plan->peer_bytes);
     ds_json_u64(json, "total", ds_plan_total_bytes(plan));
     ds_json_end_object(json);

@@ -45,16 +45,18 @@ static uint64_t second_of(const struct ds_plan *plan, const struct ds_bucket *bu
     return loose < most ? loose : most;
 }
 
-/* What each stage divides.  Whole FP32 parameters are what FP32 kernels read. */
+/* What each stage divides, and where it lies.  Whole parameters are those that kernels read. */
 void ds__plan_divide(struct ds_plan *plan)
 {
-    bool low = plan->compute != DS_COMPUTE_FP32;
     uint64_t at = 0, second = 0;
 
     plan->sharded[DS_ARENA_MOMENTS] = plan->stage >= 1;
     plan->sharded[DS_ARENA_GRADS] = plan->stage >= 2;
-    plan->sharded[DS_ARENA_PARAMS] = plan->stage >= (low ? 1 : 3);
+    plan->sharded[DS_ARENA_PARAMS] = plan->stage >= (plan->copies ? 1 : 3);
     plan->sharded[DS_ARENA_PARAMS_LOW] = plan->stage >= 3;
+    plan->sharded[DS_ARENA_HOST_GRADS] = plan->stage >= 1;
+    plan->host[DS_ARENA_PARAMS] = plan->host[DS_ARENA_MOMENTS] = plan->offload;
+    plan->host[DS_ARENA_HOST_GRADS] = plan->host[DS_ARENA_HOST_ROOM] = plan->offload;
     for (size_t i = 0; i < plan->buckets; i++) {
         struct ds_bucket *bucket = &plan->bucket[i];
 
@@ -62,7 +64,11 @@ void ds__plan_divide(struct ds_plan *plan)
         at += bucket->replicated ? bucket->padded_elems : bucket->slice_elems * plan->replicas;
         bucket->second_at = second;
         second += second_of(plan, bucket);
+        if (plan->offload && plan->room_elems < ds_plan_shard(plan, DS_ARENA_PARAMS, i).count)
+            plan->room_elems = ds_plan_shard(plan, DS_ARENA_PARAMS, i).count;
     }
+    if (plan->compute == DS_COMPUTE_FP32) /* what has been updated is what kernels read */
+        plan->room_elems = 0;
     plan->held_elems = at;
     plan->second_elems = second;
 }
@@ -117,6 +123,13 @@ struct ds_held ds_plan_shard(const struct ds_plan *plan, enum ds_arena_kind aren
     return range(plan, arena, bucket, plan->shard * elems, elems);
 }
 
+size_t ds_plan_turn(const struct ds_plan *plan, size_t bucket)
+{
+    bool whole = plan->bucket[plan->buckets - 1].replicated;
+
+    return whole ? (bucket + 1) % plan->buckets : bucket;
+}
+
 struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
 {
     if (plan->sharded[arena])
@@ -150,6 +163,13 @@ struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t coun
         return (struct ds_held){0};
     return (struct ds_held){
         .first = from - first, .count = to - from, .at = held.at + (from - held.first)};
+}
+
+struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind arena,
+                                 const struct ds_plan_span *span)
+{
+    return ds_held_within(ds_plan_shard(plan, arena, span->bucket),
+                          span->offset - plan->bucket[span->bucket].offset, span->elems);
 }
 
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,

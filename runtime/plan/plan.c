@@ -112,6 +112,11 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->bf16_wire = job->precision.grad_wire == DS_GRAD_WIRE_BF16 && plan->world > 1;
     plan->optim_states = ds_optim_states(job);
     plan->by_tensor = ds_optim_by_tensor(job);
+    plan->offload = job->offload.optim != DS_OFFLOAD_NONE;
+    plan->apart = args->apart;
+    plan->copies = plan->offload || plan->compute != DS_COMPUTE_FP32;
+    if (plan->offload && (plan->by_tensor || ds_optim_wants_matrices(job)))
+        return ds_fail(err, EINVAL, "'offload.optim' needs an optimizer that goes by elements");
     plan->recompute = job->activation.recompute;
     plan->recompute_layers =
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;

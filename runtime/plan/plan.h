@@ -53,15 +53,17 @@
 #define DS_INSTR_OPS(X) \
     X(GATHER) X(FREE) X(FORWARD) X(BACKWARD) X(REDUCE) X(NORM) X(UPDATE) \
     X(OFFLOAD) X(FETCH) X(SEND) X(RECV) X(SAVE)
-#define DS_QUEUES(X)  X(COMPUTE) X(REDUCE) X(GATHER) X(COPY_IN) X(COPY_OUT)
+#define DS_QUEUES(X)  X(COMPUTE) X(REDUCE) X(GATHER) X(COPY_IN) X(COPY_OUT) X(HOST)
 #define DS_ARENAS(X) \
     X(PARAMS,      "parameters") \
-    X(PARAMS_LOW,  "16-bit parameters") \
+    X(PARAMS_LOW,  "working parameters") \
     X(GRADS,       "gradients") \
     X(MOMENTS,     "optimizer") \
     X(GATHERED,    "gathered parameters") \
     X(STAGED,      "gradients on their way") \
     X(PACKED,      "gradients in bf16") \
+    X(HOST_GRADS,  "gradients on the host") \
+    X(HOST_ROOM,   "parameters on their way back") \
     X(ACTIVATIONS, "activations") \
     X(STAGING,     "staging") \
     X(RUNTIME,     "program and libraries")
@@ -118,6 +120,7 @@ struct ds_instr {
     uint32_t waits_for, signals;         /* events, tied to one buffer; DS_NO_EVENT: none */
     uint32_t room_after;                 /* one more to wait for: the gradients' place is free */
     bool last_step;                      /* waits_for is of the step before */
+    bool room_last_step;                 /* room_after is */
     bool recompute;                      /* FORWARD run again for its activations only */
     bool accumulate;                     /* gradients are added to what is there, not stored */
 };
@@ -203,6 +206,11 @@ struct ds_plan {
     uint64_t gathered_elems, staged_elems; /* of the two rooms */
     unsigned prefetch;                     /* buckets gathered ahead of their use */
     bool sharded[DS_ARENA_COUNT];          /* this rank holds a part of the line */
+    bool offload;              /* PARAMS and MOMENTS are the host's, which updates them */
+    bool host[DS_ARENA_COUNT]; /* the arena lies in the host's memory */
+    bool apart;                /* that is another than the device's */
+    bool copies;               /* kernels read PARAMS_LOW, a copy of PARAMS in their type */
+    uint64_t room_elems;       /* of each half of HOST_ROOM */
     struct ds_plan_buffer *buffer;
     size_t buffers;
     struct ds_program step, eval;
@@ -224,6 +232,7 @@ struct ds_plan_args {
     const struct ds_job *job; /* resolved */
     unsigned world, rank, threads;
     unsigned local_world; /* ranks of each host; 0: all on one */
+    bool apart;           /* the device has memory of its own */
 };
 
 /* The type of activations and of the parameters that kernels read. */
@@ -243,8 +252,8 @@ struct ds_held {
     uint64_t first, count, at;
 };
 
-/* What of the line of `bucket` this rank holds in `arena`: PARAMS, PARAMS_LOW, GRADS or MOMENTS
- * (the first state; of the second ds_plan_state_at()).  Counted from the bucket's start. */
+/* What of the line of `bucket` this rank holds in `arena`: PARAMS, PARAMS_LOW, GRADS, HOST_GRADS or
+ * MOMENTS (the first state; of the second ds_plan_state_at()).  Counted from the bucket's start. */
 struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
 /* What of parameter `param`, in its own row-major elements; count 0: nothing. */
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,
@@ -257,6 +266,9 @@ struct ds_held ds_plan_slice_param(const struct ds_plan *plan, enum ds_arena_kin
                                    size_t param);
 /* What of `held` lies in elements first .. first + count, counted from `first`; for spans. */
 struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t count);
+/* What of a span this rank updates, in elements of the span. */
+struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind arena,
+                                 const struct ds_plan_span *span);
 /* Elements of one line of `arena` on this rank. */
 uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena);
 /* Of each of the optimizer's states, which lie one behind the other in MOMENTS; and where in the
@@ -264,6 +276,10 @@ uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena
  * a whole have no second state. */
 uint64_t ds_plan_state_elems(const struct ds_plan *plan, unsigned state);
 uint64_t ds_plan_state_at(const struct ds_plan *plan, size_t bucket, unsigned state, uint64_t at);
+
+/* The place of a bucket in the order of updates by the host: forward, and before all what every
+ * layer reads.  The half of HOST_ROOM that its new parameters pass through is that modulo 2. */
+size_t ds_plan_turn(const struct ds_plan *plan, size_t bucket);
 
 /* Does the layer of this block compute something again before its BACKWARD; is `buffer` one of what
  * it has dropped until then? */
@@ -275,16 +291,26 @@ bool ds_plan_drops(const struct ds_plan *plan, uint32_t block, enum ds_buffer bu
 int ds_plan_settle(struct ds_job *job, const struct ds_plan_args *args, unsigned ranks,
                    uint64_t available_bytes, struct ds_error *err) DS_NODISCARD;
 
-/* Peak resident size of this rank: all arenas and the peers' pages it touches. */
+/* Peak resident size of this rank: all arenas and the peers' pages it touches; of a device that is
+ * apart, without the host's. */
 uint64_t ds_plan_total_bytes(const struct ds_plan *plan);
+/* The arenas in the host's memory. */
+uint64_t ds_plan_host_bytes(const struct ds_plan *plan);
 
 /* Does this host hold `ranks` such ranks?  `available_bytes` from ds_mem_available().  -ENOMEM with
  * the table of arenas in the text. */
 int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
                       struct ds_error *err) DS_NODISCARD;
 
+/* The same for what `ranks` ranks of a host with devices apart keep in its memory. */
+int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
+                       struct ds_error *err) DS_NODISCARD;
+
 /* Memory this process may still take: the smaller of MemAvailable and the cgroup's limit. */
 uint64_t ds_mem_available(void);
+
+/* "instruction 17 of 40: REDUCE bucket 3" of a step, as snprintf() would write it. */
+size_t ds_plan_instr_text(const struct ds_plan *plan, size_t at, char *out, size_t cap);
 
 /* "FORWARD", "COMPUTE", "parameters". */
 const char *ds_instr_op_name(enum ds_instr_op op);

@@ -12,18 +12,24 @@
  *   then                   NORM (waits for the last REDUCE), UPDATE of every bucket
  *   stages 1, 2            GATHER of a bucket after its UPDATE; in the next step the first
  *                          instruction that reads it waits for that
+ *   offload                OFFLOAD of a bucket's gradients in the last micro-batch, once reduced;
+ *                          UPDATE by the host, in forward order; FETCH of what it made of the
+ *                          parameters, for which the next step's first reader or GATHER waits
  *
  * The list in its order is a correct program by itself: whatever an instruction waits for stands
  * before it, or was in the step before.  Instructions of one queue run in list order, so waiting
  * for the last of several waits for all.
  *
- * Events   of stages above 0, [0, buckets): gathered after the update; [buckets, 2 buckets):
- *          updated; then in list order, each signalled once a step.
+ * Events   of stages above 0 and with offload, [0, buckets): gathered after the update; [buckets,
+ *          2 buckets): updated, and fetched; with offload [2 buckets, 3 buckets): updated on the
+ *          host; then in list order, each signalled once a step.
  * Rooms    a bucket's gradients may come into the room while those of one other bucket are on
  *          their way; the instruction that writes first waits for the REDUCE before that one.
  *
  * Tests   tests/plan/test_plan.c, tests/plan/test_stages.c
  */
+#include <assert.h>
+
 #include "runtime/plan/schedule.h"
 
 /* A writer without room for instructions counts them. */
@@ -46,6 +52,11 @@ static struct ds_instr *emit(struct ds__writer *writer, enum ds_instr_op op, enu
     return instr;
 }
 
+static bool offloads(const struct ds__writer *writer)
+{
+    return writer->plan->offload && !writer->sequence->eval;
+}
+
 static uint32_t event_gathered(uint32_t bucket)
 {
     return bucket;
@@ -54,6 +65,11 @@ static uint32_t event_gathered(uint32_t bucket)
 static uint32_t event_updated(const struct ds_plan *plan, uint32_t bucket)
 {
     return (uint32_t)plan->buckets + bucket;
+}
+
+static uint32_t event_hosted(const struct ds_plan *plan, uint32_t bucket)
+{
+    return 2 * (uint32_t)plan->buckets + bucket;
 }
 
 static uint32_t next_event(struct ds__writer *writer)
@@ -73,6 +89,9 @@ static void emit_gather(struct ds__writer *writer, uint32_t bucket, uint64_t mic
     if (writer->freed == DS_NO_EVENT && !writer->sequence->eval) {
         gather->waits_for = event_updated(writer->plan, bucket);
         gather->last_step = true;
+    } else if (offloads(writer) && micro_batch == 0) { /* it is not compute that updates */
+        gather->room_after = event_updated(writer->plan, bucket);
+        gather->room_last_step = true;
     }
     gather->signals = writer->gathered[bucket] = next_event(writer);
     ds__room_enter(&writer->rooms->gathered, bucket);
@@ -124,7 +143,22 @@ static void wait_for_reads(struct ds__writer *writer, const struct ds__use *use,
             instr->waits_for = writer->gathered[bucket];
         writer->gathered[bucket] = DS_NO_EVENT;
     }
-    instr->last_step = instr->waits_for < writer->plan->buckets && writer->plan->stage < 3;
+    instr->last_step = instr->waits_for < 2 * writer->plan->buckets && writer->plan->stage < 3;
+}
+
+/* The same for the replicated bucket, which is fetched and never gathered.  No place is waited for
+ * then: it is a FORWARD of the first micro-batch, before any REDUCE. */
+static void wait_for_whole(struct ds__writer *writer, const struct ds__use *use,
+                           struct ds_instr *instr)
+{
+    uint32_t bucket = use->whole;
+
+    if (bucket == UINT32_MAX || writer->gathered[bucket] == DS_NO_EVENT)
+        return;
+    assert(instr->room_after == DS_NO_EVENT);
+    instr->room_after = writer->gathered[bucket];
+    instr->room_last_step = true;
+    writer->gathered[bucket] = DS_NO_EVENT;
 }
 
 /* --- gradients --------------------------------------------------------------------------------*/
@@ -145,8 +179,9 @@ static void wait_for_room(struct ds__writer *writer, uint32_t bucket, struct ds_
     writer->rooms->staged.inside[bucket] = DS__ROOM_WRITING;
 }
 
-static void emit_reduce(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch,
-                        uint32_t complete)
+/* Returns the event of its end. */
+static uint32_t emit_reduce(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch,
+                            uint32_t complete)
 {
     struct ds_instr *reduce = emit(writer, DS_INSTR_REDUCE, DS_QUEUE_REDUCE);
     struct ds__room *staged = &writer->rooms->staged;
@@ -157,30 +192,48 @@ static void emit_reduce(struct ds__writer *writer, uint32_t bucket, uint64_t mic
     reduce->waits_for = complete;
     reduce->signals = next_event(writer);
     if (writer->plan->stage < 2) {
-        writer->reduced_event = reduce->signals;
-        return;
+        return writer->reduced_event = reduce->signals;
     }
     if (writer->reduced != UINT32_MAX)
         ds__room_leave(staged, writer->reduced);
     staged->inside[bucket] = DS__ROOM_REDUCING;
     writer->reduced_before = writer->reduced_event;
-    writer->reduced_event = reduce->signals;
     writer->reduced = bucket;
+    return writer->reduced_event = reduce->signals;
+}
+
+static void emit_offload(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch,
+                         uint32_t ready)
+{
+    struct ds_instr *offload = emit(writer, DS_INSTR_OFFLOAD, DS_QUEUE_COPY_OUT);
+
+    offload->bucket = bucket;
+    offload->micro_batch = (uint32_t)micro_batch;
+    offload->waits_for = ready;
+    offload->signals = writer->offloaded = next_event(writer);
 }
 
 /* Hand over the buckets that `backward`, the last instruction, was the last to write into. */
 static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uint64_t micro_batch,
                          struct ds_instr *backward)
 {
-    bool due = writer->plan->world > 1 && !writer->sequence->eval &&
-               (writer->plan->stage >= 2 || micro_batch + 1 == writer->plan->micro_batches);
+    bool last = micro_batch + 1 == writer->plan->micro_batches;
+    bool reduce =
+        writer->plan->world > 1 && !writer->sequence->eval && (writer->plan->stage >= 2 || last);
+    bool offload = offloads(writer) && last;
 
-    for (unsigned i = 0; due && i < 2; i++) {
+    for (unsigned i = 0; (reduce || offload) && i < 2; i++) {
+        uint32_t ready;
+
         if (op->complete[i] == UINT32_MAX)
             continue;
         if (backward->signals == DS_NO_EVENT)
             backward->signals = next_event(writer);
-        emit_reduce(writer, op->complete[i], micro_batch, backward->signals);
+        ready = backward->signals;
+        if (reduce)
+            ready = emit_reduce(writer, op->complete[i], micro_batch, ready);
+        if (offload)
+            emit_offload(writer, op->complete[i], micro_batch, ready);
     }
 }
 
@@ -204,6 +257,7 @@ static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
         instr->recompute = op->recompute;
         instr->accumulate = micro_batch > 0 && plan->stage < 2;
         wait_for_reads(writer, &op->use, instr);
+        wait_for_whole(writer, &op->use, instr);
         for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < 2; j++)
             wait_for_room(writer, op->use.write[j], instr);
         emit_reduces(writer, op, micro_batch, instr);
@@ -212,16 +266,42 @@ static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
     }
 }
 
-static void emit_update(struct ds__writer *writer, uint32_t bucket)
+/* The first one waits for the flags and for all gradients; a later one for its half of the room. */
+static void emit_host_update(struct ds__writer *writer, uint32_t bucket, uint32_t before,
+                             uint32_t normed)
 {
     const struct ds_plan *plan = writer->plan;
+    struct ds_instr *instr = emit(writer, DS_INSTR_UPDATE, DS_QUEUE_HOST);
+
+    instr->bucket = bucket;
+    if (ds_plan_turn(plan, bucket) == 0) {
+        instr->waits_for = normed;
+        instr->room_after = writer->offloaded;
+    }
+    if (before != UINT32_MAX && plan->room_elems > 0)
+        instr->room_after = event_updated(plan, before);
+    instr->signals = event_hosted(plan, bucket);
+    instr = emit(writer, DS_INSTR_FETCH, DS_QUEUE_COPY_IN);
+    instr->bucket = bucket;
+    instr->waits_for = event_hosted(plan, bucket);
+    instr->signals = event_updated(plan, bucket);
+}
+
+static void emit_update(struct ds__writer *writer, uint32_t bucket)
+{
     struct ds_instr *instr = emit(writer, DS_INSTR_UPDATE, DS_QUEUE_COMPUTE);
 
     instr->bucket = bucket;
-    if (plan->stage == 0)
-        return;
-    instr->signals = event_updated(plan, bucket);
-    if (plan->stage == 3 || plan->bucket[bucket].replicated)
+    if (writer->plan->stage > 0)
+        instr->signals = event_updated(writer->plan, bucket);
+}
+
+static void emit_last_gather(struct ds__writer *writer, uint32_t bucket)
+{
+    const struct ds_plan *plan = writer->plan;
+    struct ds_instr *instr;
+
+    if (plan->stage == 0 || plan->stage == 3 || plan->bucket[bucket].replicated)
         return;
     instr = emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
     instr->bucket = bucket;
@@ -229,23 +309,56 @@ static void emit_update(struct ds__writer *writer, uint32_t bucket)
     instr->signals = event_gathered(bucket);
 }
 
+/* NORM, then every bucket: by the host in the order in which the next step reads them. */
+static void emit_end(struct ds__writer *writer)
+{
+    const struct ds_plan *plan = writer->plan;
+    uint32_t buckets = (uint32_t)plan->buckets, last[2] = {UINT32_MAX, UINT32_MAX};
+    uint32_t first = ds_plan_turn(plan, 0) == 0 ? 0 : buckets - 1, normed = DS_NO_EVENT;
+    struct ds_instr *norm = emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE);
+
+    norm->waits_for = writer->reduced_event;
+    if (plan->offload)
+        norm->signals = normed = next_event(writer);
+    for (uint32_t i = 0; i < buckets; i++) {
+        uint32_t bucket = plan->offload ? (first + i) % buckets : i;
+
+        if (plan->offload)
+            emit_host_update(writer, bucket, last[i % 2], normed);
+        else
+            emit_update(writer, bucket);
+        emit_last_gather(writer, bucket);
+        last[i % 2] = bucket;
+    }
+}
+
+/* What stands for a bucket's parameters being there when a step begins. */
+static uint32_t first_wait(const struct ds__writer *writer, uint32_t bucket)
+{
+    const struct ds_plan *plan = writer->plan;
+    bool whole = plan->bucket[bucket].replicated;
+
+    if (!writer->sequence->eval && !whole && (plan->stage == 1 || plan->stage == 2))
+        return event_gathered(bucket);
+    if (offloads(writer) && (whole || plan->stage == 0))
+        return event_updated(plan, bucket);
+    return DS_NO_EVENT;
+}
+
 void ds__write(struct ds__writer *writer)
 {
     const struct ds_plan *plan = writer->plan;
-    bool eval = writer->sequence->eval, gathers = plan->stage == 1 || plan->stage == 2;
+    uint32_t kinds = plan->offload ? 3 : plan->stage > 0 ? 2 : 0;
 
     writer->count = writer->ref = writer->left = 0;
     writer->freed = writer->reduced_event = writer->reduced_before = DS_NO_EVENT;
+    writer->offloaded = DS_NO_EVENT;
     writer->reduced = UINT32_MAX;
-    writer->program->events = plan->stage > 0 ? 2 * (uint32_t)plan->buckets : 0;
+    writer->program->events = kinds * (uint32_t)plan->buckets;
     for (uint32_t i = 0; i < plan->buckets; i++)
-        writer->gathered[i] =
-            gathers && !eval && !plan->bucket[i].replicated ? event_gathered(i) : DS_NO_EVENT;
+        writer->gathered[i] = first_wait(writer, i);
     for (uint64_t i = 0; i < writer->sequence->window.rounds; i++)
         emit_micro_batch(writer, i);
-    if (eval)
-        return;
-    emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE)->waits_for = writer->reduced_event;
-    for (uint32_t i = 0; i < plan->buckets; i++)
-        emit_update(writer, i);
+    if (!writer->sequence->eval)
+        emit_end(writer);
 }

@@ -13,6 +13,7 @@
 
 struct ds__use { /* buckets, UINT32_MAX where there are fewer */
     uint32_t read[2], write[2];
+    uint32_t whole; /* read, too: the replicated one */
 };
 
 struct ds__op { /* a compute instruction of a micro-batch */
@@ -44,11 +45,12 @@ struct ds__writer {
     struct ds_program *program;
     struct ds_instr counted; /* where instructions go that are only counted */
     uint64_t count;
-    uint64_t ref, left;                     /* references looked at for GATHER, for FREE */
-    uint32_t *gathered;                     /* of each bucket: the event to wait for */
-    uint32_t freed;                         /* event of the last FREE */
-    uint32_t reduced;                       /* bucket of the last REDUCE that is still inside */
+    uint64_t ref, left; /* references looked at for GATHER, for FREE */
+    uint32_t *gathered; /* of each bucket: the event to wait for before it is read */
+    uint32_t freed;     /* event of the last FREE */
+    uint32_t reduced;   /* bucket of the last REDUCE that is still inside */
     uint32_t reduced_event, reduced_before; /* events of the last two */
+    uint32_t offloaded;                     /* event of the last OFFLOAD */
 };
 
 /* Write the list, or count it where program->instr is NULL; marks who meets in the rooms. */

@@ -31,7 +31,7 @@ static void add_bucket(uint32_t list[2], uint32_t bucket)
 
 static struct ds__use use_of(const struct ds_plan *plan, enum ds_instr_op op, uint32_t block)
 {
-    struct ds__use use = {{UINT32_MAX, UINT32_MAX}, {UINT32_MAX, UINT32_MAX}};
+    struct ds__use use = {{UINT32_MAX, UINT32_MAX}, {UINT32_MAX, UINT32_MAX}, UINT32_MAX};
     uint32_t head = ds_model_blocks(&plan->shape) - 1;
     bool forward = op == DS_INSTR_FORWARD, tied = plan->shape.tie_embeddings;
 
@@ -43,6 +43,8 @@ static struct ds__use use_of(const struct ds_plan *plan, enum ds_instr_op op, ui
 
         if (!own && !classifier)
             continue;
+        if (forward && plan->bucket[param->bucket].replicated)
+            use.whole = param->bucket;
         if (!plan->bucket[param->bucket].replicated && (forward || (block > 0 && !classifier)))
             add_bucket(use.read, param->bucket);
         if (classifier ? forward : own && !forward)

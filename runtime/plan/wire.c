@@ -101,7 +101,7 @@ static enum ds_arena_kind read_arena(const struct ds_plan *plan)
 {
     if (plan->stage == 3)
         return DS_ARENA_GATHERED;
-    return plan->compute != DS_COMPUTE_FP32 ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
+    return plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
 }
 
 static enum ds_arena_kind written_arena(const struct ds_plan *plan)

@@ -159,6 +159,8 @@ else:
     compare(SIZES[1], 2, 3, "bf16")
     compare(SIZES[1], 3, 1, "fp32", "optim.name=muon")
     compare(SIZES[1], 2, 2, "bf16", "precision.grad_wire=bf16", "optim.name=muon")
+    compare(SIZES[1], 2, 0, "fp32", "offload.optim=cpu")
+    compare(SIZES[1], 2, 2, "bf16", "offload.optim=cpu")
     check_limit()
 
 huge = job((1000, 32768, 64, 512, 8), 2, every=0)

@@ -47,6 +47,30 @@ ran = plan(1, memory="80e9")
 h.ok(ran.returncode == 65 and "not enough memory" in ran.stderr and "tokens per second" in ran.stdout,
      "stage 0 of an 8B model does not fit 80 GB: printed, then refused", ran.stderr)
 
+def offloaded(memory, *options, stage=2):
+    text = CLUSTER % (1, "80e9")
+    at = text.index("link:")
+    text = text[:at] + text[at:].replace("link: {", "link: {device: {bandwidth: 50e9, latency_us: 5}, ", 1)
+    text += "host: {memory: %s, update: 40e9}\n" % memory
+    job = write("job.yaml", JOB % (16, "zero: {stage: %d}\noffload: {optim: cpu}\n" % stage))
+    return h.dsrun("plan", "--cluster", write("cluster.yaml", text), *options, job)
+
+
+ran = offloaded("1e12", "--json")
+found = json.loads(ran.stdout)
+h.ok(ran.returncode == 0, "with offload the same model fits at stage 2", ran.stderr)
+h.ok(found["memory"]["of the host"] >= 16 * found["parameters"] / 8 and found["memory"]["total"] < 80e9,
+     "what the host keeps is counted apart", found["memory"])
+h.ok(found["predicted"]["copies_ms"] > 0 and found["predicted"]["host_update_ms"] > 0,
+     "its link and its updates are predicted", found["predicted"])
+ran = offloaded("100e9")
+h.ok(ran.returncode == 65 and "on the host" in ran.stderr and "offload.optim" in ran.stderr,
+     "a host that cannot keep it: refused", ran.stderr)
+h.ok("of the device" in ran.stdout and "of the host" in ran.stdout, "both memories are printed", ran.stdout)
+ran = offloaded("1e12", "--schedule")
+h.ok(all(word in ran.stdout for word in ("OFFLOAD   COPY_OUT", "UPDATE    HOST", "FETCH     COPY_IN")),
+     "copies and updates are in the list", ran.stdout[-2000:])
+
 trace = os.path.join(h.work(), "step.json")
 ran = plan(2048, "--timeline", trace, memory="0")
 h.ok(ran.returncode == 0 and "2048 x 8 ranks" in ran.stdout, "16,384 ranks", ran.stderr)

@@ -216,8 +216,14 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
                                           .update = i + 1,
                                           .stop = i == 3 && rank == 1};
 
-        if (i == run->poison_step)
+        if (i == run->poison_step) {
+            rc = ds_engine_settle(engine, err);
             test_poison(plan, lines.params);
+            if (rc == 0)
+                rc = ds_engine_publish(engine, err);
+            if (rc != 0)
+                break;
+        }
         rc = ds_engine_step(engine, &args, &result, err);
         if (rank == 0)
             run->result[i] = result;

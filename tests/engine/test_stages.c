@@ -12,7 +12,7 @@
 struct setting {
     unsigned family, world, local;
     uint64_t passes;
-    bool recompute, bf16, dropout;
+    bool recompute, bf16, dropout, offload;
     enum ds_optim_kind optim;
     bool bf16_wire;
 };
@@ -38,6 +38,7 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
                                    : set->world % 2 == 1 ? DS_RECOMPUTE_SELECTIVE
                                                          : DS_RECOMPUTE_FULL;
     run.job.model.dropout = run.job.model.attention_dropout = set->dropout ? 0.1 : 0.0;
+    run.job.offload.optim = set->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     run.job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
     run.job.precision.grad_wire = set->bf16_wire ? DS_GRAD_WIRE_BF16 : DS_GRAD_WIRE_FP32;
     run.job.optim.kind = set->optim;
@@ -194,6 +195,42 @@ Test(stages, a_wire_of_bf16_is_off_by_a_rounding)
     }
 }
 
+/* Every stage, whose state is updated on the host, against itself without that. */
+static void check_offload(const struct setting *set)
+{
+    for (unsigned stage = 0; stage < 4; stage++) {
+        struct setting away = *set;
+        struct test_run here = setting_run(set, stage), there;
+        const char *other;
+
+        away.offload = true;
+        there = setting_run(&away, stage);
+        there.overlap = set->recompute != (set->passes > 1);
+        test_run_ok(&here);
+        test_run_ok(&there);
+        other = difference(&here, &there);
+        cr_assert_null(other, "family %u, world %u of %u, %u passes, bf16 %d, stage %u: %s",
+                       set->family, set->world, set->local, (unsigned)set->passes, set->bf16, stage,
+                       other);
+        check_traffic(&there, "offload");
+        test_run_release(&here);
+        test_run_release(&there);
+    }
+}
+
+Test(stages, offload_has_the_same_bits_at_every_stage)
+{
+    static const unsigned on[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {4, 2}};
+
+    for (unsigned i = 0; i < 2 * 5 * 2; i++)
+        check_offload(&(struct setting){.family = i % 2,
+                                        .world = on[i / 2 % 5][0],
+                                        .local = on[i / 2 % 5][1],
+                                        .passes = i / 10 == 0 ? 1 : 4,
+                                        .bf16 = (i / 2 + i / 10) % 2,
+                                        .recompute = i % 3 == 0});
+}
+
 /* --- a planted change ------------------------------------------------------------------------- */
 
 static struct ds_comm_backend mutant;
@@ -240,8 +277,10 @@ Test(stages, another_order_of_one_sum_is_seen)
 
 Test(stages, a_nan_is_found_by_its_owner_and_named_to_all)
 {
-    for (unsigned stage = 0; stage < 4; stage++) {
-        const struct setting set = {.world = 3, .local = 3, .passes = 1};
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned stage = i / 2;
+        const struct setting set = {
+            .world = 3, .local = 3, .passes = 1, .offload = i % 2, .bf16 = i / 4};
         struct test_run run = setting_run(&set, stage), before = setting_run(&set, stage);
 
         run.poison_step = before.steps = 2;
@@ -251,6 +290,25 @@ Test(stages, a_nan_is_found_by_its_owner_and_named_to_all)
         cr_assert_str_eq(run.result[2].bad, "transformer.wte.weight", "stage %u", stage);
         cr_assert_eq(memcmp(run.exp_avg, before.exp_avg, run.elems * sizeof(float)), 0,
                      "stage %u: a skipped update was made", stage);
+        test_run_release(&run);
+        test_run_release(&before);
+    }
+}
+
+/* A loss scale that overflows in every step: parameters stay, and so does what kernels read. */
+Test(stages, a_skipped_update_is_not_fetched)
+{
+    for (unsigned stage = 0; stage < 4; stage++) {
+        const struct setting set = {.world = 2, .local = 2, .passes = 1, .offload = true};
+        struct test_run run = setting_run(&set, stage), before = setting_run(&set, stage);
+
+        run.job.precision.compute = before.job.precision.compute = DS_COMPUTE_FP16;
+        run.loss_scale = 1e30;
+        before.steps = 0;
+        test_run_ok(&run);
+        test_run_ok(&before);
+        cr_assert_gt(run.result[2].nonfinite, 0, "stage %u", stage);
+        cr_assert_eq(memcmp(&run.eval, &before.eval, sizeof(double)), 0, "stage %u", stage);
         test_run_release(&run);
         test_run_release(&before);
     }

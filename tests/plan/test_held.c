@@ -48,7 +48,7 @@ static void build(struct ds_plan *plan, const struct setting *set, unsigned rank
 }
 
 static const enum ds_arena_kind lines[] = {DS_ARENA_PARAMS, DS_ARENA_PARAMS_LOW, DS_ARENA_GRADS,
-                                           DS_ARENA_MOMENTS};
+                                           DS_ARENA_MOMENTS, DS_ARENA_HOST_GRADS};
 
 /* Every element of every tensor once, over the slices of all ranks; each inside what is held. */
 static void check_slices(const struct ds_plan *plan, unsigned world)

@@ -226,8 +226,8 @@ Test(bucket, spans_carry_groups)
     uint64_t covered = 0;
 
     job.optim.groups = (struct ds_rows){2, groups};
-    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0}, &err), 0, "%s",
-                 err.text);
+    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0, false}, &err), 0,
+                 "%s", err.text);
     for (size_t i = 0; i < plan.spans; i++)
         covered += plan.span[i].elems;
     cr_assert_eq(covered, ds_model_elems(&plan.shape));
@@ -250,7 +250,8 @@ Test(bucket, spans_carry_groups)
     }
     ds_plan_release(&plan);
     groups[1].match = "transformer.*.ln_1.bias";
-    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0}, &err), -EINVAL);
+    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0, false}, &err),
+                 -EINVAL);
     cr_assert_str_eq(err.text,
                      "'optim.groups' item 2: no tensor is left for 'transformer.*.ln_1.bias'; "
                      "tensors are called like 'transformer.ln_f.bias'");

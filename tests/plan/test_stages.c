@@ -8,6 +8,7 @@
  * the rooms that buckets share are checked together with the waits that protect them.
  */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,7 +18,7 @@
 struct setting {
     unsigned model, world, local, stage;
     uint64_t passes, bucket_mb, replicate_below;
-    bool recompute, bf16;
+    bool recompute, bf16, offload;
 };
 
 static struct ds_model_shape model(unsigned i)
@@ -42,6 +43,7 @@ static void build(struct ds_plan *plan, const struct setting *set)
     job.zero.replicate_below = set->replicate_below;
     job.zero.shard_group = set->local != set->world ? DS_SHARD_NODE : DS_SHARD_ALL;
     job.activation.recompute = set->recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+    job.offload.optim = set->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
     cr_assert_eq(ds_plan_build(
                      plan,
@@ -96,23 +98,31 @@ static void join(struct clock *clock, const struct clock *other)
             clock->done[i] = other->done[i];
 }
 
+/* Of two steps, the second one's instructions numbered on. */
 static struct clock *clocks_of(const struct ds_program *program, const char *what)
 {
-    struct clock *clock = calloc(program->count, sizeof(*clock)), queue[DS_QUEUE_COUNT] = {0};
-    uint32_t *signaller = calloc(program->events + 1, sizeof(*signaller));
+    struct clock *clock = calloc(2 * program->count, sizeof(*clock)), queue[DS_QUEUE_COUNT] = {0};
+    uint32_t *signaller = calloc(program->events + 1, sizeof(*signaller)); /* of this step */
+    uint32_t *last = calloc(program->events + 1, sizeof(*last));           /* of the one before */
 
-    for (uint32_t i = 0; i < program->count; i++) {
-        const struct ds_instr *instr = &program->instr[i];
-        const uint32_t waits[] = {instr->last_step ? DS_NO_EVENT : instr->waits_for,
-                                  instr->room_after};
+    for (uint32_t i = 0; i < 2 * program->count; i++) {
+        const struct ds_instr *instr = &program->instr[i % program->count];
+        const uint32_t waits[] = {instr->waits_for, instr->room_after};
+        const bool before[] = {instr->last_step, instr->room_last_step};
 
+        if (i == program->count) {
+            memcpy(last, signaller, (program->events + 1) * sizeof(*last));
+            memset(signaller, 0, (program->events + 1) * sizeof(*signaller));
+        }
         clock[i] = queue[instr->queue];
         for (unsigned j = 0; j < 2; j++) {
-            if (waits[j] == DS_NO_EVENT)
+            const uint32_t *by = before[j] ? last : signaller;
+
+            if (waits[j] == DS_NO_EVENT || (before[j] && i < program->count))
                 continue;
             cr_assert_lt(waits[j], program->events, "%s: %u", what, i);
-            cr_assert_neq(signaller[waits[j]], 0, "%s: %u waits in vain", what, i);
-            join(&clock[i], &clock[signaller[waits[j]] - 1]);
+            cr_assert_neq(by[waits[j]], 0, "%s: %u waits in vain", what, i);
+            join(&clock[i], &clock[by[waits[j]] - 1]);
         }
         clock[i].done[instr->queue] = i + 1;
         queue[instr->queue] = clock[i];
@@ -123,13 +133,14 @@ static struct clock *clocks_of(const struct ds_program *program, const char *wha
         signaller[instr->signals] = i + 1;
     }
     free(signaller);
+    free(last);
     return clock;
 }
 
 static bool before(const struct ds_program *program, const struct clock *clock, uint32_t a,
                    uint32_t b)
 {
-    return clock[b].done[program->instr[a].queue] > a;
+    return clock[b].done[program->instr[a % program->count].queue] > a;
 }
 
 /* --- rules -------------------------------------------------------------------------------------*/
@@ -229,6 +240,80 @@ static void check_writing(const struct ds_plan *plan, const char *what)
     }
 }
 
+/* Is there a rule that `b`, which comes after `a` in the list of two steps, must wait for `a`?  All
+ * that moves between device and host, and what is read and written there. */
+static const char *must_wait(const struct ds_plan *plan, const struct ds_instr *a,
+                             const struct ds_instr *b, bool same_step)
+{
+    bool bucket = a->bucket == b->bucket,
+         compute = b->op == DS_INSTR_FORWARD || b->op == DS_INSTR_BACKWARD;
+    bool half = ds_plan_turn(plan, a->bucket) % 2 == ds_plan_turn(plan, b->bucket) % 2;
+
+    switch (a->op) {
+    case DS_INSTR_REDUCE:
+        return b->op == DS_INSTR_OFFLOAD && bucket ? "gradients are summed before they leave"
+                                                   : NULL;
+    case DS_INSTR_BACKWARD:
+    case DS_INSTR_FORWARD:
+        if (b->op == DS_INSTR_OFFLOAD && (touches(plan, a, b->bucket) & WRITES))
+            return "gradients are whole before they leave";
+        return b->op == DS_INSTR_FETCH && (touches(plan, a, b->bucket) & READS)
+                   ? "parameters are read before the next ones come"
+                   : NULL;
+    case DS_INSTR_NORM:
+        return b->op == DS_INSTR_UPDATE ? "the flags are known before an update" : NULL;
+    case DS_INSTR_OFFLOAD:
+        if (b->op == DS_INSTR_UPDATE && bucket)
+            return "gradients are on the host before the update";
+        return plan->stage < 2 && !same_step && compute && (touches(plan, b, a->bucket) & WRITES)
+                   ? "gradients have left before the next ones are made"
+                   : NULL;
+    case DS_INSTR_UPDATE:
+        if (b->op == DS_INSTR_FETCH && bucket && same_step)
+            return "parameters are new before they go back";
+        return b->op == DS_INSTR_OFFLOAD && bucket ? "gradients are used before the next ones come"
+                                                   : NULL;
+    case DS_INSTR_FETCH:
+        if (b->op == DS_INSTR_UPDATE && plan->room_elems > 0 && half)
+            return "the half of the room is empty before it is filled";
+        if (b->op == DS_INSTR_GATHER && bucket)
+            return "parameters are back before they are gathered";
+        return compute && !same_step && (touches(plan, b, a->bucket) & READS)
+                   ? "parameters are back before they are read"
+                   : NULL;
+    default: return NULL;
+    }
+}
+
+static void check_offload(const struct ds_plan *plan, const struct clock *clock, const char *what)
+{
+    const struct ds_program *step = &plan->step;
+    uint32_t fetched = 0;
+
+    for (uint32_t i = 0; i < step->count; i++)
+        fetched += step->instr[i].op == DS_INSTR_FETCH;
+    cr_assert_eq(fetched, plan->buckets, "%s", what);
+    for (uint32_t j = 0; j < 2 * step->count; j++)
+        for (uint32_t i = 0; i < j; i++) {
+            const struct ds_instr *a = &step->instr[i % step->count];
+            const struct ds_instr *b = &step->instr[j % step->count];
+            const char *rule = must_wait(plan, a, b, i / step->count == j / step->count);
+
+            cr_assert(rule == NULL || before(step, clock, i, j), "%s: %u and %u: %s", what, i, j,
+                      rule);
+        }
+}
+
+/* The first layers are back first, and what all of them read before them. */
+static void check_order(const struct ds_plan *plan, const char *what)
+{
+    size_t turn = 0;
+
+    for (uint32_t i = 0; i < plan->step.count; i++)
+        if (plan->step.instr[i].op == DS_INSTR_UPDATE)
+            cr_assert_eq(ds_plan_turn(plan, plan->step.instr[i].bucket), turn++, "%s", what);
+}
+
 static void check_counts(const struct ds_plan *plan, const char *what)
 {
     uint64_t reduces = 0, updates = 0, norms = 0, gathers = 0, replicated = 0;
@@ -275,6 +360,10 @@ static void check(const struct setting *set)
     check_staged(&plan, step, what);
     if (plan.stage >= 2)
         check_writing(&plan, what);
+    if (plan.offload) {
+        check_offload(&plan, step, what);
+        check_order(&plan, what);
+    }
     if (plan.stage == 3) {
         check_gathered(&plan, &plan.step, step, what);
         check_gathered(&plan, &plan.eval, eval, what);
@@ -299,6 +388,24 @@ Test(stages, no_order_of_the_queues_reads_early_or_writes_over)
                                     .bucket_mb = i / 48 % 2 == 0 ? 1 : 4,
                                     .replicate_below = i / 96 % 2 == 0 ? 0 : 2000,
                                     .bf16 = i % 5 == 0});
+}
+
+Test(stages, nothing_is_updated_or_read_before_it_has_been_copied)
+{
+    static const unsigned groups[][2] = {{1, 1}, {2, 2}, {4, 2}};
+
+    for (unsigned i = 0; i < 3 * 3 * 2 * 2 * 2; i++)
+        for (unsigned stage = 0; stage < 4; stage++)
+            check(&(struct setting){.model = i % 3,
+                                    .world = groups[i / 3 % 3][0],
+                                    .local = groups[i / 3 % 3][1],
+                                    .stage = stage,
+                                    .passes = i / 9 % 2 == 0 ? 1 : 2,
+                                    .recompute = i % 2,
+                                    .bucket_mb = 1,
+                                    .replicate_below = i / 18 % 2 == 0 ? 0 : 2000,
+                                    .bf16 = i / 36 % 2,
+                                    .offload = true});
 }
 
 /* --- bytes -------------------------------------------------------------------------------------*/
@@ -381,5 +488,39 @@ Test(stages, a_higher_stage_holds_less)
         cr_assert_lt(arena[DS_ARENA_GATHERED] + arena[DS_ARENA_STAGED], 2 * line);
         cr_assert(set.stage == 0 || bytes[set.stage] < bytes[set.stage - 1], "stage %u", set.stage);
         ds_plan_release(&plan);
+    }
+}
+
+/* Offload moves parameters and states out of the device's memory and adds gradients and a room of
+ * two buckets there; where both are one memory it is more, where they are apart it is less. */
+Test(stages, offload_divides_memory_in_two)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        struct setting set = {
+            .model = 3, .world = 4, .local = 4, .stage = i / 2, .passes = 1, .bf16 = i % 2};
+        struct ds_plan here, there;
+        struct ds_error err = {0};
+        uint64_t held, host, most = 0;
+
+        build(&here, &set);
+        set.offload = true;
+        build(&there, &set);
+        held = ds_plan_line_elems(&there, DS_ARENA_MOMENTS);
+        for (size_t k = 0; k < there.buckets; k++) {
+            uint64_t shard = ds_plan_shard(&there, DS_ARENA_MOMENTS, k).count;
+
+            most = shard > most ? shard : most;
+        }
+        host = held * 16 + (set.bf16 ? 2 * most * 2 : 0);
+        cr_assert_eq(ds_plan_host_bytes(&here), 0);
+        cr_assert_eq(ds_plan_host_bytes(&there), host, "%u", i);
+        cr_assert_gt(ds_plan_total_bytes(&there), ds_plan_total_bytes(&here));
+        there.apart = true;
+        cr_assert_leq(ds_plan_total_bytes(&there) + held * 8, ds_plan_total_bytes(&here));
+        cr_assert_eq(ds_plan_check_host(&there, 4, 4 * host, &err), 0);
+        cr_assert_eq(ds_plan_check_host(&there, 4, 4 * host - 1, &err), -ENOMEM);
+        cr_assert(strstr(err.text, "on the host") != NULL, "%s", err.text);
+        ds_plan_release(&here);
+        ds_plan_release(&there);
     }
 }

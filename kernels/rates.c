@@ -16,6 +16,7 @@
 enum {
     RUNS = 5,
     ROWS = 512, SEQ = 256, SMALL = 128, LARGE = 768, WIDE = 3072, HEAD_SIZE = 64,
+    DRAWN = 1 << 16, /* elements of a dropout that stays in a cache */
     COPY_ELEMS = 32 << 20, /* 256 MiB pass through memory */
     ADAMW_ELEMS = 16 << 20,
     RUN_NS = 20 * 1000 * 1000 /* of one timed run, at least */
@@ -291,10 +292,16 @@ static int pointwise_rate(const struct bench *bench, double *rate, struct ds_err
     return rc;
 }
 
+static int dropout(const struct bench *bench, const void *args, struct ds_error *err)
+{
+    return ds_dropout(args, bench->stream, err);
+}
+
 static int memory_rates(const struct bench *bench, struct ds_rates *rates, struct ds_error *err)
 {
     float *m = bench->memory;
     const struct ds_cast_args large = {.n = COPY_ELEMS, .x = m, .y = m + COPY_ELEMS};
+    const struct ds_dropout_args drawn = {.n = DRAWN, .rate = 0.1, .x = m, .y = m + DRAWN};
     const struct ds_cast_args least = {.n = 1, .x = m, .y = m + 64};
     const struct ds_adamw_args update = {.n = ADAMW_ELEMS,
                                          .p = m,
@@ -315,6 +322,9 @@ static int memory_rates(const struct bench *bench, struct ds_rates *rates, struc
     if (rc == 0)
         rc = time_of(bench, adamw, &update, &seconds, err);
     rates->update = 28.0 * ADAMW_ELEMS / seconds;
+    if (rc == 0)
+        rc = time_of(bench, dropout, &drawn, &seconds, err);
+    rates->random = DRAWN / seconds;
     if (rc == 0)
         rc = time_of(bench, copy, &least, &seconds, err);
     rates->launch_us = seconds * 1e6;

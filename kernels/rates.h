@@ -22,6 +22,7 @@ struct ds_rates {
     double bandwidth;                      /* of a copy of memory that fits in no cache */
     double pointwise; /* norms and activations, forward and backward, as large as a step's */
     double update;    /* AdamW */
+    double random;    /* words per second of dropout on what fits in a cache */
     double launch_us;
 };
 

@@ -120,9 +120,15 @@ int ds_comm_split(struct ds_comm *comm, const struct ds_comm_group *group, struc
 unsigned ds_comm_rank(const struct ds_comm *comm);
 unsigned ds_comm_world(const struct ds_comm *comm);
 
-/* Bytes of shared memory per rank beside the arena (control, staging): pure, for the plan.
- * `world` is the number of ranks on one host. */
-size_t ds_comm_overhead_bytes(unsigned world);
+/* Bytes of shared memory per rank beside the arena (control, windows): pure, for the plan.
+ * `local_world` of all ranks are on this host. */
+size_t ds_comm_overhead_bytes(unsigned local_world, unsigned world);
+
+/* What a rank of several hosts allocates beside that, of its own: pure, for the plan.  Ranks lie on
+ * hosts of `local_world` each, in their order; `group` is what the comm or a group of it spans, and
+ * `rank` one of its ranks, counted in all the job.  0 where the group is on one host.  -ENOMEM. */
+int ds_comm_staging_bytes(const struct ds_comm_group *group, unsigned rank, unsigned local_world,
+                          size_t *bytes, struct ds_error *err) DS_NODISCARD;
 
 /* This rank's arena: arena_bytes, zeroed, page-aligned.  Owned by the comm. */
 void *ds_comm_arena(struct ds_comm *comm);

@@ -11,14 +11,20 @@
 
 #include "runtime/comm/tree.h"
 
-/* Number the hosts as they appear, and the ranks within each. */
+/* Number the hosts as they appear, and the ranks within each.  Mostly they come in their order. */
 static void number_hosts(struct ds__layout *layout, const unsigned *host_of)
 {
-    for (unsigned rank = 0; rank < layout->ranks; rank++) {
-        unsigned before = 0;
+    unsigned largest = 0; /* rank with the largest number yet */
 
+    for (unsigned rank = 0; rank < layout->ranks; rank++) {
+        bool new = rank == 0 || host_of[rank] > host_of[largest];
+        unsigned before = new ? rank : 0;
+
+        if (rank > 0 && host_of[rank] == host_of[rank - 1])
+            before = rank - 1;
         while (before < rank && host_of[before] != host_of[rank])
             before++;
+        largest = new ? rank : largest;
         layout->host[rank] = before < rank ? layout->host[before] : layout->hosts++;
         layout->seat[rank] = layout->first[layout->host[rank] + 1]++;
     }
@@ -44,6 +50,7 @@ static void cut(struct ds__layout *layout, unsigned lo, unsigned hi)
         layout->piece[layout->pieces] =
             (struct ds__piece){.lo = lo, .hi = hi, .host = layout->host[lo]};
         layout->program[layout->steps++] = (int)layout->pieces++;
+        layout->forms[layout->host[lo]]++;
         return;
     }
     middle = lo + ds__tree_left(hi - lo);
@@ -60,10 +67,12 @@ int ds__layout_init(struct ds__layout *layout, unsigned ranks, const unsigned *h
                                   .seat = calloc(ranks, sizeof(*layout->seat)),
                                   .first = calloc((size_t)ranks + 1, sizeof(*layout->first)),
                                   .rank_at = calloc(ranks, sizeof(*layout->rank_at)),
+                                  .forms = calloc(ranks, sizeof(*layout->forms)),
                                   .piece = calloc(ranks, sizeof(*layout->piece)),
                                   .program = calloc(2 * (size_t)ranks, sizeof(*layout->program))};
     if (layout->host == NULL || layout->seat == NULL || layout->first == NULL ||
-        layout->rank_at == NULL || layout->piece == NULL || layout->program == NULL) {
+        layout->rank_at == NULL || layout->forms == NULL || layout->piece == NULL ||
+        layout->program == NULL) {
         ds__layout_release(layout);
         return ds_fail(err, ENOMEM, "no memory for a group of %u ranks", ranks);
     }
@@ -78,6 +87,7 @@ void ds__layout_release(struct ds__layout *layout)
     free(layout->seat);
     free(layout->first);
     free(layout->rank_at);
+    free(layout->forms);
     free(layout->piece);
     free(layout->program);
     *layout = (struct ds__layout){0};
@@ -90,11 +100,7 @@ unsigned ds__layout_count(const struct ds__layout *layout, unsigned host)
 
 unsigned ds__layout_pieces(const struct ds__layout *layout, unsigned host)
 {
-    unsigned count = 0;
-
-    for (unsigned i = 0; i < layout->pieces; i++)
-        count += layout->piece[i].host == host;
-    return count;
+    return layout->forms[host];
 }
 
 unsigned ds__layout_rank(const struct ds__layout *layout, unsigned host, unsigned seat)

@@ -34,6 +34,7 @@ struct ds__layout {
     unsigned *seat;  /* of each rank: its place among those on its host */
     unsigned *first; /* [hosts + 1]: where each host's ranks begin in `rank_at` */
     unsigned *rank_at;
+    unsigned *forms;         /* [hosts]: pieces of each */
     struct ds__piece *piece; /* rising */
     int *program;            /* `steps` of them */
 };

@@ -75,7 +75,7 @@ struct ds__net {
     struct ds__layout layout;
     unsigned me, here, slot; /* rank in the group; its host */
     uint32_t sequence;
-    size_t chunk_bytes;
+    size_t chunk_bytes, stage_bytes;
     unsigned char *stage, *own; /* own: a chunk of our host's pieces of this rank's slice */
     struct ds__edge *edge;
     unsigned edges;

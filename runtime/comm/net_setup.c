@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "runtime/comm/comm.h"
 #include "runtime/comm/net.h"
 
 static bool has_sums(const struct ds__net *net)
@@ -36,7 +37,7 @@ static size_t choose_chunk(const struct ds__layout *layout)
 }
 
 /* Edges to the ranks that stand for their hosts before us, and to those we stand for. */
-static void find_edges(struct ds__net *net, const struct ds__net_args *args)
+static void find_edges(struct ds__net *net)
 {
     const struct ds__layout *layout = &net->layout;
 
@@ -50,12 +51,8 @@ static void find_edges(struct ds__net *net, const struct ds__net_args *args)
         takes = ds__layout_partner(layout, net->here, rank) == net->me;
         if (!gives && !takes)
             continue;
-        net->edge[net->edges++] = (struct ds__edge){.rank = rank,
-                                                    .host = host,
-                                                    .name = args->name[rank],
-                                                    .fd = args->mesh->fd[args->name[rank]],
-                                                    .gives = gives,
-                                                    .takes = takes};
+        net->edge[net->edges++] =
+            (struct ds__edge){.rank = rank, .host = host, .gives = gives, .takes = takes};
     }
 }
 
@@ -84,8 +81,8 @@ static int make_memory(struct ds__net *net, struct ds_error *err)
     const struct ds__layout *layout = &net->layout;
     size_t iov = 1 + (size_t)ds__layout_pieces(layout, net->here);
 
-    net->chunk_bytes = choose_chunk(layout);
-    net->stage = aligned_alloc(64, cut_stage(net, NULL) + 64);
+    net->stage_bytes = cut_stage(net, NULL);
+    net->stage = aligned_alloc(64, net->stage_bytes + 64);
     net->iov = calloc(net->edges * iov + 1, sizeof(*net->iov));
     net->poll = calloc((size_t)net->edges + 1, sizeof(*net->poll));
     net->source = calloc(layout->pieces, sizeof(*net->source));
@@ -99,6 +96,23 @@ static int make_memory(struct ds__net *net, struct ds_error *err)
     return 0;
 }
 
+/* Who talks to whom, and in what pieces. */
+static int lay_out(struct ds__net *net, unsigned ranks, const unsigned *host_of,
+                   struct ds_error *err)
+{
+    int rc = ds__layout_init(&net->layout, ranks, host_of, err);
+
+    if (rc != 0)
+        return rc;
+    net->here = net->layout.host[net->me];
+    net->edge = calloc(ranks, sizeof(*net->edge));
+    if (net->edge == NULL)
+        return ds_fail(err, ENOMEM, "no memory for the connections of %u ranks", ranks);
+    find_edges(net);
+    net->chunk_bytes = choose_chunk(&net->layout);
+    return 0;
+}
+
 int ds__net_init(struct ds__net *net, const struct ds__net_args *args, struct ds_error *err)
 {
     int rc;
@@ -108,19 +122,37 @@ int ds__net_init(struct ds__net *net, const struct ds__net_args *args, struct ds
                             .me = args->me,
                             .slot = args->slot,
                             .scratch = args->scratch};
-    rc = ds__layout_init(&net->layout, args->ranks, args->host_of, err);
-    if (rc != 0)
-        return rc;
-    net->here = net->layout.host[net->me];
-    net->edge = calloc(args->ranks, sizeof(*net->edge));
-    if (net->edge == NULL)
-        rc = ds_fail(err, ENOMEM, "no memory for the connections of %u ranks", args->ranks);
-    if (rc == 0) {
-        find_edges(net, args);
-        rc = make_memory(net, err);
+    rc = lay_out(net, args->ranks, args->host_of, err);
+    for (unsigned i = 0; rc == 0 && i < net->edges; i++) {
+        net->edge[i].name = args->name[net->edge[i].rank];
+        net->edge[i].fd = args->mesh->fd[net->edge[i].name];
     }
+    if (rc == 0)
+        rc = make_memory(net, err);
     if (rc != 0)
         ds__net_release(net);
+    return rc;
+}
+
+int ds_comm_staging_bytes(const struct ds_comm_group *group, unsigned rank, unsigned local_world,
+                          size_t *bytes, struct ds_error *err)
+{
+    struct ds__net net = {.me = (rank - group->first) / group->stride};
+    unsigned *host_of = calloc(group->count, sizeof(*host_of));
+    int rc = 0;
+
+    *bytes = 0;
+    if (host_of == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a group of %u ranks", group->count);
+    for (unsigned i = 0; i < group->count; i++)
+        host_of[i] = (group->first + i * group->stride) / local_world;
+    if (host_of[0] != host_of[group->count - 1]) {
+        rc = lay_out(&net, group->count, host_of, err);
+        if (rc == 0)
+            *bytes = cut_stage(&net, NULL);
+        ds__net_release(&net);
+    }
+    free(host_of);
     return rc;
 }
 

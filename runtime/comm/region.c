@@ -42,14 +42,16 @@ size_t ds__region_overhead_bytes(unsigned ranks)
     return windows_at(ranks) + ranks * window_bytes(ranks);
 }
 
-size_t ds_comm_overhead_bytes(unsigned world)
+size_t ds_comm_overhead_bytes(unsigned local_world, unsigned world)
 {
     size_t all;
 
-    if (world == 0)
+    if (local_world == 0)
         return 0;
-    all = ds__region_overhead_bytes(world);
-    return all / world + (all % world != 0);
+    all = ds__region_overhead_bytes(local_world);
+    if (local_world == 1 && world > 1)
+        all += DS_REGION_WINDOW_BYTES; /* alone here, and yet there are peers */
+    return all / local_world + (all % local_world != 0);
 }
 
 struct ds__control *ds__region_control(const struct ds__region *region)

@@ -49,6 +49,8 @@ static const struct ds_key keys[] = {
         "bytes/s of norms, activations and losses"),
     F64("device.update", device.update, DS_KEY_DERIVED, "device.bandwidth", 1, MAX_RATE,
         "bytes/s of the optimizer"),
+    F64("device.random", device.random, 0, "0", 0, MAX_RATE,
+        "random words/s of dropout; 0: they take no time beside their bytes"),
     F64("device.memory", device.memory, 0, "0", 0, MAX_RATE,
         "bytes that one rank may use; 0: not checked"),
     F64("device.launch_us", device.launch_us, 0, "0", 0, MAX_US,

@@ -56,6 +56,7 @@ struct ds_cluster {
         double matmul_half; /* smallest extent at which a product reaches half of it */
         struct ds_rate attention;
         double bandwidth, pointwise, update;
+        double random; /* words per second; 0: as many as bytes come */
         double memory; /* 0: not said */
         double launch_us;
     } device;

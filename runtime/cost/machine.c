@@ -231,6 +231,7 @@ static int print(const struct machine *machine, struct ds_error *err)
     cluster.device.bandwidth = rounded(rates->bandwidth);
     cluster.device.pointwise = rounded(rates->pointwise);
     cluster.device.update = rounded(rates->update);
+    cluster.device.random = rounded(rates->random);
     cluster.device.launch_us = rounded(rates->launch_us);
     cluster.host = (struct ds_link_rate){rounded(machine->bandwidth), rounded(machine->latency_us)};
     cluster.overlap = 0.0; /* every core computes */

@@ -63,13 +63,30 @@ static double pointwise(const struct bench *b, double bytes, double operations)
     return bytes / b->cluster->device.pointwise + operations * b->cluster->device.launch_us * 1e-6;
 }
 
-/* Scores, softmax and values over the visible half; `passes` 1 forward, 2.5 backward. */
+static double draw(const struct bench *b, double words)
+{
+    return b->cluster->device.random > 0.0 ? words / b->cluster->device.random : 0.0;
+}
+
+/* `times` a pass over the stream that reads, drops and writes; reading a residual is counted with
+ * what it is added to. */
+static double dropout(const struct bench *b, double times)
+{
+    double elems = times * b->tokens * b->hidden;
+
+    return b->plan->drops ? pointwise(b, 2.0 * elems * b->act, times) + draw(b, elems) : 0.0;
+}
+
+/* Scores, softmax and values over the visible half; `passes` 1 forward, 2.5 backward.  Weights are
+ * dropped once in each. */
 static double attention(const struct bench *b, double passes)
 {
     double visible = ((double)b->plan->sequence + 1.0) / 2.0;
     double flops = 4.0 * b->tokens * visible * b->heads * passes;
+    double words = b->tokens * visible * (double)b->plan->shape.heads;
 
-    return flops / rate_of(b->cluster->device.attention, b->plan->compute) +
+    return (b->plan->drops_weights ? draw(b, words) : 0.0) +
+           flops / rate_of(b->cluster->device.attention, b->plan->compute) +
            b->cluster->device.launch_us * 1e-6;
 }
 
@@ -102,6 +119,7 @@ static double layer_forward(const struct bench *b, bool recompute)
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
     return layer_products(b, 1, !recompute) + attention(b, 1.0) +
+           dropout(b, recompute ? 1.0 : 2.0) +
            pointwise(b, row * b->tokens * b->act, b->family->rope ? 4.0 : 3.0);
 }
 
@@ -111,7 +129,7 @@ static double layer_backward(const struct bench *b)
     double biases = b->family->swiglu ? 0.0 : b->qkv + 2.0 * b->hidden + b->ffn_in;
     double row = norms + rope + biases + 2.0 * b->ffn_in + b->ffn;
 
-    return layer_products(b, 2, true) + attention(b, 2.5) +
+    return layer_products(b, 2, true) + attention(b, 2.5) + dropout(b, 2.0) +
            pointwise(b, row * b->tokens * b->act, b->family->rope ? 4.0 : 7.0);
 }
 
@@ -128,8 +146,10 @@ static double embed(const struct bench *b, bool backward)
 {
     double table = backward && b->plan->shape.tie_embeddings == false ? b->vocab * b->hidden : 0.0;
 
-    return pointwise(
-        b, b->tokens * b->hidden * (2.0 * b->act + (backward ? 8.0 : 0.0)) + 4.0 * table, 1.0);
+    return dropout(b, 1.0) +
+           pointwise(b,
+                     b->tokens * b->hidden * (2.0 * b->act + (backward ? 8.0 : 0.0)) + 4.0 * table,
+                     1.0);
 }
 
 static double block_s(const struct bench *b, const struct ds_instr *instr)

@@ -90,8 +90,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
                      : 0;
-    bytes[DS_ARENA_STAGING] =
-        plan->scratch_bytes + plan->snapshot_bytes + ds_comm_overhead_bytes(plan->world);
+    bytes[DS_ARENA_STAGING] = plan->scratch_bytes + plan->snapshot_bytes + plan->comm_bytes;
     bytes[DS_ARENA_RUNTIME] = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
     plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->sequence);
 }

@@ -33,8 +33,9 @@ int ds__plan_memory(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind);
 /* Are checkpoints written while the run goes on?  The last one is not: nothing is left to do. */
 bool ds__saves_behind(const struct ds_job *job);
-/* wire.c: shared_at[]; traffic[], messages, wire bytes; peer_bytes. */
+/* wire.c: comm_bytes, before cost.c; shared_at[]; traffic[], messages, wire bytes; peer_bytes. */
 void ds__plan_share(struct ds_plan *plan);
+int ds__plan_comm(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 void ds__plan_traffic(struct ds_plan *plan);
 int ds__plan_peers(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 

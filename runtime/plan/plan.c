@@ -110,6 +110,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
     plan->bf16_wire = job->precision.grad_wire == DS_GRAD_WIRE_BF16 && plan->world > 1;
+    plan->drops = job->model.dropout > 0.0;
+    plan->drops_weights = job->model.attention_dropout > 0.0;
     plan->optim_states = ds_optim_states(job);
     plan->by_tensor = ds_optim_by_tensor(job);
     plan->offload = job->offload.optim != DS_OFFLOAD_NONE;
@@ -135,6 +137,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if ((rc = ds__plan_schedule(plan, err)) != 0)
         return rc;
     if ((rc = ds__plan_memory(plan, err)) != 0)
+        return rc;
+    if ((rc = ds__plan_comm(plan, err)) != 0)
         return rc;
     ds__plan_cost(plan, ds__saves_behind(job));
     ds__plan_share(plan);

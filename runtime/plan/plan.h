@@ -190,6 +190,7 @@ struct ds_plan {
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     enum ds_compute compute;
     bool bf16_wire;              /* gradients are summed over ranks in bf16 */
+    bool drops, drops_weights;   /* dropout on the stream, of the attention's weights */
     unsigned optim_states;       /* lines of MOMENTS */
     bool by_tensor;              /* spans are tensors; NORM sums two norms of each over ranks */
     enum ds_recompute recompute; /* never AUTO */
@@ -218,6 +219,7 @@ struct ds_plan {
     uint64_t arena_bytes[DS_ARENA_COUNT];
     uint64_t scratch_bytes;  /* of one stream; part of STAGING */
     uint64_t snapshot_bytes; /* of a checkpoint written behind; 0: none is; part of STAGING */
+    uint64_t comm_bytes;     /* of the comm and of the groups in it; part of STAGING */
     uint64_t peer_bytes;     /* shared pages of other ranks that this one touches too */
     uint64_t shared_at[DS_ARENA_COUNT]; /* in the comm's arena, or DS_NOT_SHARED */
     uint64_t shared_bytes;              /* of the comm's arena */

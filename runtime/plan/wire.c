@@ -89,6 +89,28 @@ void ds__plan_traffic(struct ds_plan *plan)
     plan->messages_per_step += plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
 }
 
+/* --- memory between ranks --- */
+
+int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
+{
+    bool groups = plan->stage > 0 && plan->replicas > 1;
+    const struct ds_comm_group group[] = {
+        {.first = 0, .stride = 1, .count = plan->world},
+        {.first = plan->rank - plan->shard, .stride = 1, .count = plan->shards},
+        {.first = plan->shard, .stride = plan->shards, .count = plan->replicas},
+    };
+    int rc = 0;
+
+    plan->comm_bytes = ds_comm_overhead_bytes(plan->local_world, plan->world);
+    for (unsigned i = 0; rc == 0 && i < (groups ? 3 : 1); i++) {
+        size_t bytes = 0;
+
+        rc = ds_comm_staging_bytes(&group[i], plan->rank, plan->local_world, &bytes, err);
+        plan->comm_bytes += bytes;
+    }
+    return rc;
+}
+
 /* --- shared memory --------------------------------------------------------------------------- */
 
 static void share(struct ds_plan *plan, enum ds_arena_kind kind)

@@ -304,10 +304,11 @@ Test(comm, one_rank_needs_no_shared_memory)
 
 Test(comm, overhead_covers_control_and_staging)
 {
-    size_t alone = ds_comm_overhead_bytes(1);
+    size_t alone = ds_comm_overhead_bytes(1, 1), apart = ds_comm_overhead_bytes(1, 2);
 
     cr_assert(alone > 0 && alone <= 65536);
     for (unsigned world = 2; world <= 1024; world *= 2)
-        cr_assert(ds_comm_overhead_bytes(world) > alone &&
-                  ds_comm_overhead_bytes(world) < 2 * 1024 * 1024);
+        cr_assert(ds_comm_overhead_bytes(world, world) > alone &&
+                  ds_comm_overhead_bytes(world, world) < 2 * 1024 * 1024);
+    cr_assert(apart > alone && apart < 2 * 1024 * 1024);
 }

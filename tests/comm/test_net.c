@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "runtime/comm/host.h"
 #include "tests/comm/hosts.h"
 
 enum { BIG = 300007 / RANKS_LESS, ROUNDS = 100 / RANKS_LESS };
@@ -340,4 +341,53 @@ Test(net, a_host_sends_its_sum_once)
     static const unsigned count[RANKS_MAX + 1] = {2, 2};
 
     cr_assert(hosts_run(setup_of(count, NULL, 64 * 1024), rank_wire_shared) == 0);
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+/* What a plan counts is what a rank has: of all ranks, and of the groups of hybrid shards. */
+static int rank_staging(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    unsigned local = setup->count[0];
+    const struct ds_comm_group group[] = {
+        {.first = 0, .stride = 1, .count = setup->world},
+        {.first = rank / local * local, .stride = 1, .count = local},
+        {.first = rank % local, .stride = local, .count = setup->world / local},
+    };
+    struct ds_error err = {0};
+
+    for (unsigned i = 0; i < 3; i++) {
+        struct ds_comm *of = comm;
+        size_t bytes;
+
+        if (i > 0)
+            EXPECT_OK(ds_comm_split(comm, &group[i], &of, &err), &err);
+        EXPECT_OK(ds_comm_staging_bytes(&group[i], rank, local, &bytes, &err), &err);
+        EXPECT(bytes == ((struct ds__host *)of)->net.stage_bytes);
+        EXPECT((i == 1) == (bytes == 0));
+        EXPECT(bytes <= DS_NET_STAGE_BYTES + DS_NET_CHUNK_MAX);
+        if (i > 0)
+            ds_comm_close(of);
+    }
+    return 0;
+}
+
+Test(net, staging_is_known_before)
+{
+    static const unsigned counts[][RANKS_MAX + 1] = {{2, 2}, {3, 3}, {1, 1, 1}, {4, 4}, {2, 2, 2}};
+
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        cr_assert(hosts_run(setup_of(counts[i], NULL, 1024), rank_staging) == 0, "%zu", i);
+}
+
+/* Every plan asks, the largest ones too. */
+Test(net, staging_of_the_largest_jobs)
+{
+    const struct ds_comm_group all = {.first = 0, .stride = 1, .count = DS_MAX_RANKS};
+    size_t eight, one, none;
+
+    cr_assert_eq(ds_comm_staging_bytes(&all, 5, 8, &eight, NULL), 0);
+    cr_assert_eq(ds_comm_staging_bytes(&all, 5, 1, &one, NULL), 0);
+    cr_assert_eq(ds_comm_staging_bytes(&all, 5, DS_MAX_RANKS, &none, NULL), 0);
+    cr_assert(none == 0 && eight > 0 && one > eight);
 }

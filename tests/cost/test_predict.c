@@ -109,6 +109,51 @@ Test(predict, offload_is_hidden_as_far_as_it_can_be)
         ds_prediction_release(&there[i]);
 }
 
+/* Words and passes over the stream, counted by hand: an embedding and LAYERS layers, each way. */
+static void check_dropout(double stream, double weights, enum ds_recompute recompute)
+{
+    enum { LAYERS = 3, HEADS = 4, HIDDEN = 64, T = 32, B = 2 };
+    struct ds_cluster cluster = gpus(1, 1);
+    struct ds_job job = test_job(test_gpt2(LAYERS, HIDDEN, HEADS, 257, T), B, B, T);
+    const struct ds_plan_args args = {.job = &job, .world = 1, .threads = 1, .local_world = 1};
+    double again = recompute == DS_RECOMPUTE_FULL ? 1.0 : 0.0;
+    double passes = stream > 0.0 ? 2.0 + LAYERS * (4.0 + again) : 0.0;
+    double looks = weights > 0.0 ? LAYERS * (2.0 + again) : 0.0, elems = passes * B * T * HIDDEN;
+    double words = elems + looks * B * HEADS * T * (T + 1) / 2.0;
+    struct ds_prediction off, on;
+    struct ds_plan plan;
+
+    cluster.device.random = 1e9;
+    cluster.device.launch_us = 3.0;
+    job.activation.recompute = recompute;
+    job.activation.layers = recompute == DS_RECOMPUTE_NONE ? 0 : LAYERS;
+    cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
+    cr_assert_eq(ds_predict(&off, &cluster, &plan, NULL), 0);
+    ds_plan_release(&plan);
+    job.model.dropout = stream;
+    job.model.attention_dropout = weights;
+    cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
+    cr_assert_eq(ds_predict(&on, &cluster, &plan, NULL), 0);
+    cr_assert_float_eq(on.step_s - off.step_s,
+                       elems * 2.0 * sizeof(float) / 3e12 + passes * 3e-6 + words / 1e9, 1e-12,
+                       "rates %g and %g: %g more", stream, weights, on.step_s - off.step_s);
+    ds_plan_release(&plan);
+    ds_prediction_release(&off);
+    ds_prediction_release(&on);
+}
+
+Test(predict, dropout_takes_its_words_and_its_passes)
+{
+    static const enum ds_recompute ways[] = {DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE,
+                                             DS_RECOMPUTE_FULL};
+
+    for (unsigned i = 0; i < 3; i++) {
+        check_dropout(0.1, 0.0, ways[i]);
+        check_dropout(0.0, 0.1, ways[i]);
+        check_dropout(0.2, 0.1, ways[i]);
+    }
+}
+
 struct world {
     uint64_t hosts, ranks;
     unsigned stage;

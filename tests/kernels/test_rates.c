@@ -52,6 +52,7 @@ Test(rates, every_rate_of_this_machine_is_positive_and_finite)
     cr_assert_gt(rates.flops_fp32, 0.0);
     cr_assert_gt(rates.flops_bf16, 0.0);
     cr_assert_gt(rates.bandwidth, 0.0);
+    cr_assert_gt(rates.random, 0.0);
     cr_log_info("fp32 %.3g bf16 %.3g half %.3g att %.3g %.3g bw %.3g pw %.3g upd %.3g us %.3g",
                 rates.flops_fp32, rates.flops_bf16, rates.matmul_half, rates.attention_fp32,
                 rates.attention_bf16, rates.bandwidth, rates.pointwise, rates.update,

@@ -98,7 +98,7 @@ $(B)/libexec/dsrun/dsrun-worker: $(B)/cli/worker.o $(call LIB,engine data ckpt c
 $(B)/libexec/dsrun/dsrun-worker: LIBS = $(LIBS_worker)
 
 # One id for the programs of a build: the version and a hash of all sources and flags.
-SOURCES := $(sort $(wildcard $(foreach d,base kernels launcher runtime cli,$(d)/*.[ch] $(d)/*/*.[ch])))
+SOURCES := $(sort $(wildcard $(foreach d,base kernels launcher runtime cli,$(d)/*.[ch] $(d)/*/*.[ch] $(d)/*/*.cu $(d)/*/*.cuh)))
 $(B)/build-id: FORCE $(B)/flags
 	$(Q)echo "$(VERSION)-$$(cat $(B)/flags $(SOURCES) | sha256sum | cut -c1-12)" >$@.new; \
 	cmp -s $@.new $@ && rm -f $@.new || mv -f $@.new $@
@@ -146,7 +146,7 @@ check-unit: all tests ## the unit tests only
 check-memory: all ## planned against measured memory, up to 350 million parameters; 1 to 4 ranks
 	$(Q)DSRUN_MEMORY=full B='$(B)' tests/run tests/e2e/memory.py
 
-check-e2e: all | $(B)/deps-test.ok $(B)/deps-hosts.ok ## the end-to-end tests only
+check-e2e: all fakes | $(B)/deps-test.ok $(B)/deps-hosts.ok ## the end-to-end tests only
 	$(Q)B='$(B)' tests/run $(E2E)
 
 demo: all ## train the small model of examples/tiny-gpt on this project's own text, 2 ranks
@@ -159,7 +159,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 include tools/install.mk tools/lint.mk tools/sanitize.mk
-include kernels/cuda/rules.mk
+include kernels/cuda/rules.mk tools/cuda.mk tests/fakes/rules.mk
 -include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
 FORCE:

@@ -24,6 +24,7 @@
 #include "launcher/spec.h"
 #include "runtime/comm/bench.h"
 #include "runtime/cost/machine.h"
+#include "runtime/plugin.h"
 #include "runtime/spec.h"
 #include "runtime/train.h"
 #include "runtime/trial.h"
@@ -113,6 +114,21 @@ static int read_env(struct ds_train_args *args, int *link_fd, struct ds_error *e
     return rc;
 }
 
+/* A machine that has a GPU and whose job may do without it is told why it does. */
+static int choose_device(struct ds_job *job, struct ds_train_args *args, struct ds_error *err)
+{
+    const struct ds_seat seat = {.rank = args->rank,
+                                 .world = args->world,
+                                 .local_rank = args->local_rank,
+                                 .local_world = args->local_world};
+    struct ds_error why = {0};
+    int rc = ds_plugin_seat(job, &seat, &args->device, &why, err);
+
+    if (rc == 0 && why.text[0] != '\0' && access("/dev/nvidiactl", F_OK) == 0)
+        ds_log(DS_LOG_WARNING, "this rank computes on the CPU: %s", why.text);
+    return rc;
+}
+
 static int run_job(const struct ds_train_args *started, struct ds_buf *text, int *code,
                    struct ds_error *err)
 {
@@ -130,6 +146,8 @@ static int run_job(const struct ds_train_args *started, struct ds_buf *text, int
     rc = ds_job_parse(&job, "job", spec.job_text, spec.job_bytes, NULL, 0, err);
     if (rc == 0)
         rc = ds_job_check_world(&job, args.world, err);
+    if (rc == 0)
+        rc = choose_device(&job, &args, err);
     args.cores = take_cores(args.local_world);
     args.threads = job.launch.threads > 0 ? (unsigned)job.launch.threads : args.cores;
     args.job = &job;

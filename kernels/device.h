@@ -51,7 +51,7 @@ struct ds_stream *ds_device_queue(struct ds_device *device, unsigned queue);
 /* Are operations queued, and is memory the device's own?  Else both are the host's. */
 bool ds_device_is_apart(const struct ds_device *device);
 
-/* Room for events 0 .. count - 1; called once. */
+/* Room for events 0 .. count - 1, at least. */
 int ds_device_events(struct ds_device *device, unsigned count, struct ds_error *err) DS_NODISCARD;
 
 /* "cpu, AVX-512, 2 threads, oneDNN 2.6.3": for headers and events.  Owned by the device. */

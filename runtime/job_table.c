@@ -58,7 +58,7 @@ static const struct ds_choice sinks[] = {
 static const struct ds_choice guards[] = {
     {"skip", DS_GUARD_SKIP, false}, {"abort", DS_GUARD_ABORT, false}, {NULL, 0, false}};
 static const struct ds_choice devices[] = {
-    {"auto", DS_DEVICE_AUTO, false}, {"cpu", DS_DEVICE_CPU, false}, {"cuda", DS_DEVICE_CUDA, true},
+    {"auto", DS_DEVICE_AUTO, false}, {"cpu", DS_DEVICE_CPU, false}, {"cuda", DS_DEVICE_CUDA, false},
     {NULL, 0, false}};
 
 /* --- rows ------------------------------------------------------------------------------------ */

@@ -34,6 +34,8 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
     if (rc == 0)
         rc = ds__trainer_trace_open(trainer, err);
     if (rc == 0)
+        rc = ds__trainer_device(trainer, trainer->plan.scratch_bytes, err);
+    if (rc == 0)
         rc = ds__trainer_comm(trainer, trainer->plan.shared_bytes, err);
     if (rc == 0)
         rc = ds__trainer_open(trainer, err);
@@ -61,7 +63,8 @@ static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
         .attempt = trainer->args->attempt,
         .parameters = ds_model_elems(&trainer->plan.shape),
         .plan_hash = trainer->plan.hash,
-        .overlap = trainer->args->cores > trainer->args->threads,
+        .overlap =
+            trainer->args->cores > trainer->args->threads || ds_device_is_apart(trainer->device),
         .peak = trainer->args->rank == 0 ? ds_device_peak(trainer->device) : 0.0,
     };
 

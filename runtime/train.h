@@ -19,11 +19,12 @@
 #include "runtime/link.h"
 
 struct ds_train_args {
-    const struct ds_job *job;
-    const char *run_dir; /* absolute */
+    const struct ds_job *job; /* launch.device is cpu or cuda */
+    const char *run_dir;      /* absolute */
     struct ds_link *link;
     unsigned rank, world, threads, attempt;
     unsigned local_rank, local_world, node; /* on this host; its number */
+    unsigned device;                        /* the number of its CUDA device */
     unsigned cores;                         /* this rank may use, >= 1 */
     int shm_fd;                             /* taken; -1 when world is 1 */
 };

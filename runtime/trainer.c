@@ -10,14 +10,26 @@
 
 #include "runtime/peers.h"
 
-/* No collective makes no progress for longer than this while all ranks live. */
-enum { COMM_TIMEOUT_MS = 30 * 60 * 1000, SPIN_POLLS = 4000 };
+enum { COMM_TIMEOUT_MS = 30 * 60 * 1000, MAX_TIMEOUT_S = 7 * 86400, SPIN_POLLS = 4000 };
+
 static void on_abort(void *user)
 {
     ds_comm_abort(user);
 }
 
-int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)
+/* No collective makes no progress for longer than this while all ranks live; DSRUN_COMM_TIMEOUT is
+ * another number of seconds. */
+static uint64_t timeout_ms(void)
+{
+    const char *text = getenv("DSRUN_COMM_TIMEOUT");
+    unsigned long long seconds = text == NULL ? 0 : strtoull(text, NULL, 10);
+
+    return seconds > 0 && seconds <= MAX_TIMEOUT_S ? seconds * 1000 : COMM_TIMEOUT_MS;
+}
+
+/* The ranks' comm of the host. */
+static int open_host(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_comm **out,
+                     struct ds_error *err)
 {
     const struct ds_train_args *args = trainer->args;
     const bool far = args->local_world < args->world;
@@ -29,7 +41,7 @@ int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct d
         .world = args->world,
         .shm_fd = args->world > 1 ? args->shm_fd : -1,
         .arena_bytes = shared_bytes,
-        .timeout_ms = COMM_TIMEOUT_MS,
+        .timeout_ms = timeout_ms(),
         .spin = cores >= (long)args->local_world * (long)args->threads ? SPIN_POLLS : 0,
     };
     int rc = 0;
@@ -42,12 +54,55 @@ int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct d
                            args->job->launch.interface, err);
     }
     if (rc == 0)
-        rc = ds_comm_open(&trainer->comm, &comm, err);
+        rc = ds_comm_open(out, &comm, err);
     if (far)
         ds_peers_release(&meet);
-    if (rc == 0)
-        ds_link_on_abort(args->link, on_abort, trainer->comm);
     return rc;
+}
+
+/* On a device with memory of its own: NCCL's, with the host's beside it.  It has a longer limit
+ * than the watchdog of NCCL, which knows who did not come. */
+static int open_device_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)
+{
+    const struct ds_train_args *args = trainer->args;
+    struct ds_comm_args comm = {
+        .backend = "nccl",
+        .rank = args->rank,
+        .world = args->world,
+        .arena_bytes = shared_bytes,
+        .timeout_ms = timeout_ms(),
+        .device = trainer->device,
+        .board = &trainer->board.comm,
+    };
+    int rc = open_host(trainer, 0, &trainer->control, err);
+
+    comm.control = trainer->control;
+    ds_board_init(&trainer->board, args->link, args->rank);
+    return rc == 0 ? ds_comm_open(&trainer->comm, &comm, err) : rc;
+}
+
+int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)
+{
+    int rc = ds_device_is_apart(trainer->device)
+                 ? open_device_comm(trainer, shared_bytes, err)
+                 : open_host(trainer, shared_bytes, &trainer->comm, err);
+
+    if (rc == 0)
+        ds_link_on_abort(trainer->args->link, on_abort, trainer->comm);
+    return rc;
+}
+
+int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct ds_error *err)
+{
+    const struct ds_train_args *args = trainer->args;
+    const struct ds_device_args device = {
+        .name = args->job->launch.device == DS_DEVICE_CUDA ? "cuda" : "cpu",
+        .index = args->device,
+        .threads = args->threads,
+        .scratch_bytes = scratch_bytes,
+    };
+
+    return ds_device_open(&trainer->device, &device, err);
 }
 
 static int open_data(struct ds_data **out, const char *what, const struct ds_strings *paths,
@@ -76,19 +131,18 @@ int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_train_args *args = trainer->args;
     const struct ds_job *job = trainer->job;
-    const struct ds_device_args device = {
-        .name = "cpu", .threads = args->threads, .scratch_bytes = trainer->plan.scratch_bytes};
     struct ds_engine_args engine = {
-        .plan = &trainer->plan, .job = job, .overlap = args->cores > args->threads};
+        .plan = &trainer->plan,
+        .job = job,
+        .device = trainer->device,
+        .comm = trainer->comm,
+        .overlap = args->cores > args->threads && !ds_device_is_apart(trainer->device),
+    };
     int rc = open_data(&trainer->train, "data.train", &job->data.train, job->data.order, job, err);
 
     if (rc == 0 && evaluates(job))
         rc = open_data(&trainer->valid, "data.valid", &job->data.valid, DS_ORDER_SEQUENTIAL, job,
                        err);
-    if (rc == 0)
-        rc = ds_device_open(&trainer->device, &device, err);
-    engine.device = trainer->device;
-    engine.comm = trainer->comm;
     if (rc == 0)
         rc = ds_engine_open(&trainer->engine, &engine, err);
     return rc;
@@ -97,13 +151,14 @@ int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err)
 void ds__trainer_close_parts(struct ds_trainer *trainer)
 {
     ds_engine_close(trainer->engine);
-    ds_device_close(trainer->device);
     ds_data_close(trainer->train);
     ds_data_close(trainer->valid);
 }
 
 void ds__trainer_close(struct ds_trainer *trainer, bool failed)
 {
+    if (failed && trainer->comm == NULL && trainer->control != NULL)
+        ds_comm_abort(trainer->control);
     if (failed && trainer->comm != NULL)
         ds_comm_abort(trainer->comm); /* no thread of ours waits for a peer any longer */
     ds_link_on_abort(trainer->args->link, NULL, NULL);
@@ -111,6 +166,8 @@ void ds__trainer_close(struct ds_trainer *trainer, bool failed)
     ds_saver_close(trainer->saver);
     ds__trainer_close_parts(trainer);
     ds_comm_close(trainer->comm);
+    ds_comm_close(trainer->control);
+    ds_device_close(trainer->device);
     ds_plan_release(&trainer->plan);
     ds_monitor_release(&trainer->monitor);
     free(trainer->trace);

@@ -6,6 +6,7 @@
 #ifndef DS_RUNTIME_TRAINER_H
 #define DS_RUNTIME_TRAINER_H
 
+#include "runtime/board.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/saver.h"
 #include "runtime/engine.h"
@@ -17,7 +18,9 @@ struct ds_trainer {
     const struct ds_train_args *args;
     const struct ds_job *job;
     struct ds_plan plan;
-    struct ds_comm *comm;
+    struct ds_comm *comm;    /* of the device */
+    struct ds_comm *control; /* of the host where the device has another one, else NULL */
+    struct ds_board board;
     struct ds_device *device;
     struct ds_engine *engine;
     struct ds_data *train, *valid;
@@ -38,6 +41,8 @@ struct ds_trainer {
 /* trainer.c: what a run needs.  Comm first, with a shared arena of `shared_bytes`; then, with a
  * plan built, data, device and engine.  Close takes back all of it, opened or not; after a failure
  * it aborts the comm first. */
+int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct ds_error *err)
+    DS_NODISCARD;
 int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)
     DS_NODISCARD;
 int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;

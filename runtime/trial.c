@@ -3,8 +3,8 @@
  *
  * trial.c - the contract is in trial.h.
  *
- * The line between the ranks is opened once, with the largest shared arena of all trials; data,
- * device and engine are opened anew for each.
+ * Device and line between the ranks are opened once, with the largest scratch and shared arena of
+ * all trials; data and engine are opened anew for each.
  */
 #include "runtime/trial.h"
 
@@ -104,12 +104,15 @@ static int tell(const struct ds_train_args *args, unsigned i, double ms, struct 
     return rc;
 }
 
-/* The plan and the comm are only lent to this trainer. */
-static int run_trial(const struct ds_train_args *args, const struct trial *trial,
-                     struct ds_comm *comm, unsigned i, struct ds_error *err)
+/* Plan, comm and device are only lent to this trainer. */
+static int run_trial(const struct ds_trainer *line, const struct trial *trial, unsigned i,
+                     struct ds_error *err)
 {
-    struct ds_trainer trainer = {
-        .args = args, .job = &trial->job, .plan = trial->plan, .comm = comm};
+    struct ds_trainer trainer = {.args = line->args,
+                                 .job = &trial->job,
+                                 .plan = trial->plan,
+                                 .comm = line->comm,
+                                 .device = line->device};
     double ms[WARM_STEPS + TIMED_STEPS] = {0};
     int rc = ds__trainer_open(&trainer, err);
 
@@ -118,29 +121,32 @@ static int run_trial(const struct ds_train_args *args, const struct trial *trial
     for (uint64_t step = 0; rc == 0 && step < WARM_STEPS + TIMED_STEPS; step++)
         rc = one_step(&trainer, step, &ms[step], err);
     if (rc != 0)
-        ds_comm_abort(comm);
+        ds_comm_abort(line->comm);
     ds__trainer_close_parts(&trainer);
     if (rc != 0)
         return rc;
     qsort(ms + WARM_STEPS, TIMED_STEPS, sizeof(ms[0]), by_value);
-    return tell(args, i, ms[WARM_STEPS + TIMED_STEPS / 2], err);
+    return tell(line->args, i, ms[WARM_STEPS + TIMED_STEPS / 2], err);
 }
 
 static int run_trials(struct trial *trial, const struct ds_train_args *args,
                       const struct ds_run_spec *spec, struct ds_error *err)
 {
     struct ds_trainer line = {.args = args, .job = args->job};
-    uint64_t shared = 0;
+    uint64_t shared = 0, scratch = 0;
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < spec->trials; i++) {
         rc = read_trial(&trial[i], args, spec, i, err);
         shared = trial[i].plan.shared_bytes > shared ? trial[i].plan.shared_bytes : shared;
+        scratch = trial[i].plan.scratch_bytes > scratch ? trial[i].plan.scratch_bytes : scratch;
     }
+    if (rc == 0)
+        rc = ds__trainer_device(&line, scratch, err);
     if (rc == 0)
         rc = ds__trainer_comm(&line, shared, err);
     for (unsigned i = 0; rc == 0 && i < spec->trials; i++)
-        rc = run_trial(args, &trial[i], line.comm, i, err);
+        rc = run_trial(&line, &trial[i], i, err);
     if (rc == 0)
         rc = ds_link_flush(args->link, err);
     if (rc == 0)

@@ -14,7 +14,13 @@
 #include "base/limits.h"
 #include "runtime/comm/backend.h"
 
-static const struct ds_comm_backend *const backends[] = {&ds_comm_backend_host};
+/* The last place is a plug-in's. */
+static const struct ds_comm_backend *backends[] = {&ds_comm_backend_host, NULL};
+
+void ds_comm_add(const struct ds_comm_backend *backend)
+{
+    backends[sizeof(backends) / sizeof(backends[0]) - 1] = backend;
+}
 
 static int check_args(const struct ds_comm_args *args, struct ds_error *err)
 {
@@ -26,7 +32,8 @@ static int check_args(const struct ds_comm_args *args, struct ds_error *err)
                                args->local_rank >= args->local_world))
         return ds_fail(err, EINVAL, "rank %u of %u on a host does not fit a world of %u",
                        args->local_rank, args->local_world, args->world);
-    if (args->shm_fd < 0 && (args->meet != NULL ? args->local_world : args->world) > 1)
+    if (args->control == NULL && args->shm_fd < 0 &&
+        (args->meet != NULL ? args->local_world : args->world) > 1)
         return ds_fail(err, EINVAL, "%u ranks need shared memory and there is none", args->world);
     return 0;
 }
@@ -39,7 +46,7 @@ int ds_comm_open(struct ds_comm **comm, const struct ds_comm_args *args, struct 
     if (rc < 0)
         return rc;
     for (size_t i = 0; i < count; i++)
-        if (strcmp(backends[i]->name, args->backend) == 0)
+        if (backends[i] != NULL && strcmp(backends[i]->name, args->backend) == 0)
             return backends[i]->open(comm, args, err);
     return ds_fail(err, ENOTSUP, "no communication backend '%s', use '%s'", args->backend,
                    backends[0]->name);

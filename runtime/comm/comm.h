@@ -90,8 +90,21 @@ struct ds_comm_meet {
     void *user;
 };
 
+/* Where a rank tells the others, and reads of them, what it waits for in vain.  From any thread. */
+struct ds_comm_board {
+    int (*tell)(void *user, const void *note, size_t bytes); /* once */
+    /* What `rank` told, waiting up to that long for it; else a negative errno. */
+    int (*ask)(void *user, unsigned rank, void *note, size_t bytes, unsigned timeout_ms);
+    void *user;
+};
+
+/* A backend that a plug-in brought, for ds_comm_open(); before any thread opens a comm. */
+struct ds_comm_backend;
+void ds_comm_add(const struct ds_comm_backend *backend);
+
+struct ds_device;
 struct ds_comm_args {
-    const char *backend; /* "host" */
+    const char *backend; /* "host"; "nccl" once its plug-in is loaded (ds_comm_add()) */
     unsigned rank, world;
     unsigned local_rank, local_world; /* on this host; 0, 0: all ranks are */
     const struct ds_comm_meet *meet;  /* NULL: all ranks are on this host; borrowed during open */
@@ -99,6 +112,10 @@ struct ds_comm_args {
     size_t arena_bytes;               /* the same on every rank */
     uint64_t timeout_ms;              /* 0: wait for ever */
     unsigned spin;                    /* polls before sleeping; 0 where ranks outnumber cores */
+    /* nccl: the ranks' comm of the host, and the device; borrowed until the comm is closed. */
+    struct ds_comm *control;
+    struct ds_device *device;
+    const struct ds_comm_board *board; /* or NULL */
 };
 
 int ds_comm_open(struct ds_comm **comm, const struct ds_comm_args *args, struct ds_error *err)

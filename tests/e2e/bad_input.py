@@ -142,7 +142,6 @@ JOBS = [
     ("eval: {every: 0}", "eval: {every: 1, batches: 0}", r"batches"),
     ("keep: 2", "keep: 0", r"keep"),
     ("device: cpu", "device: tpu", r"tpu"),
-    ("device: cpu", "device: cuda", r"cuda"),
     ("device: cpu", "slots: 0", r"slots"),
     ("device: cpu", "env: {RANK: 7}", r"RANK"),
     ("train: [train.txt]", "train: []", r"data\.train"),

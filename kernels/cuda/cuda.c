@@ -1,0 +1,380 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda.c - the CUDA device: memory, a stream for each queue, events, what is wrong in one sentence.
+ *
+ * Streams do not wait for the default stream, nor it for them.  Reduce and gather have the highest
+ * priority, so that what they need of the device's processors is not behind a long product.  Events
+ * carry no times.  A failure of the device is for good: CUDA answers every later call with it.
+ *
+ * Tests   tests/e2e/cuda.py (with a runtime that stands in for CUDA's)
+ */
+#include <cuda_runtime_api.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda.h"
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/matmul.h"
+
+/* What kernels sum up in; the largest are the partial sums of norms, biases and attention. */
+enum { SCRATCH_BYTES = 64 << 20 };
+
+struct cuda_device {
+    struct ds_device device; /* first */
+    struct ds_cuda_stream stream[DS_DEVICE_QUEUES];
+    unsigned made; /* streams */
+    struct ds_blaslt blaslt;
+    cudaEvent_t *event;
+    unsigned events;
+    int index, major, minor, processors, clock_khz;
+};
+
+static struct cuda_device *cuda_of(struct ds_device *device)
+{
+    return (struct cuda_device *)(void *)device;
+}
+
+static struct cuda_device *device_of(const struct ds_stream *stream)
+{
+    return cuda_of(stream->device);
+}
+
+static cudaStream_t handle_of(struct ds_stream *stream)
+{
+    return (cudaStream_t)((struct ds_cuda_stream *)(void *)stream)->stream;
+}
+
+static int fail(const struct cuda_device *cuda, cudaError_t error, const char *what,
+                struct ds_error *err)
+{
+    (void)cudaGetLastError(); /* else the next launch would be told of it again */
+    return ds_fail(err, EIO, "CUDA device %d cannot %s: %s", cuda->index, what,
+                   cudaGetErrorString(error));
+}
+
+/* --- is there a device?
+ * ------------------------------------------------------------------------- */
+
+/* Why there is none, from what the runtime answered. */
+static int no_device(cudaError_t error, struct ds_error *err)
+{
+    int driver = 0, runtime = 0;
+
+    (void)cudaGetLastError();
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (error == cudaErrorInsufficientDriver && driver == 0)
+        return ds_fail(err, ENODEV,
+                       "this host has no NVIDIA driver, install it or set 'launch.device' to cpu");
+    if (error == cudaErrorInsufficientDriver)
+        return ds_fail(err, ENODEV,
+                       "the NVIDIA driver of this host is for CUDA %d.%d and %d.%d is needed, "
+                       "update it or set 'launch.device' to cpu",
+                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    if (error == cudaErrorNoDevice || error == cudaSuccess)
+        return ds_fail(err, ENODEV,
+                       "this host has an NVIDIA driver and no GPU that this process may use, is "
+                       "CUDA_VISIBLE_DEVICES right? Or set 'launch.device' to cpu");
+    return ds_fail(err, EIO, "CUDA does not start: %s", cudaGetErrorString(error));
+}
+
+int ds_cuda_count(unsigned *count, struct ds_error *err)
+{
+    int found = 0;
+    cudaError_t error = cudaGetDeviceCount(&found);
+
+    *count = 0;
+    if (error != cudaSuccess || found <= 0)
+        return no_device(error, err);
+    *count = (unsigned)found;
+    return 0;
+}
+
+/* --- open and close
+ * ----------------------------------------------------------------------------- */
+
+static void cuda_close(struct ds_device *device)
+{
+    struct cuda_device *cuda = cuda_of(device);
+
+    ds__cuda_matmul_close(cuda->stream[0].matmul);
+    for (unsigned i = 0; i < cuda->events; i++)
+        (void)cudaEventDestroy(cuda->event[i]);
+    for (unsigned i = 0; i < cuda->made; i++) {
+        (void)cudaStreamDestroy((cudaStream_t)cuda->stream[i].stream);
+        if (cuda->stream[i].scratch != NULL)
+            (void)cudaFree(cuda->stream[i].scratch);
+    }
+    free(cuda->event);
+    free(cuda);
+}
+
+static int read_attributes(struct cuda_device *cuda, struct ds_error *err)
+{
+    const struct {
+        enum cudaDeviceAttr attribute;
+        int *to;
+    } wanted[] = {
+        {cudaDevAttrComputeCapabilityMajor, &cuda->major},
+        {cudaDevAttrComputeCapabilityMinor, &cuda->minor},
+        {cudaDevAttrMultiProcessorCount, &cuda->processors},
+        {cudaDevAttrClockRate, &cuda->clock_khz},
+    };
+
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        cudaError_t error = cudaDeviceGetAttribute(wanted[i].to, wanted[i].attribute, cuda->index);
+
+        if (error != cudaSuccess)
+            return fail(cuda, error, "be asked what it is", err);
+    }
+    if (cuda->major < 8)
+        return ds_fail(err, ENOTSUP,
+                       "CUDA device %d has compute capability %d.%d, and 8.0 or later is needed",
+                       cuda->index, cuda->major, cuda->minor);
+    return 0;
+}
+
+static int cuda_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
+{
+    struct cuda_device *cuda = cuda_of(device);
+    size_t left = 0, all = 0;
+    cudaError_t error;
+
+    if (bytes == 0 || bytes > PTRDIFF_MAX)
+        return ds_fail(err, EINVAL, "cannot allocate %zu bytes", bytes);
+    error = cudaMalloc(out, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        (void)cudaMemGetInfo(&left, &all);
+        return ds_fail(err, ENOMEM,
+                       "CUDA device %d has %zu of %zu bytes free and %zu are needed, is another "
+                       "process on it",
+                       cuda->index, left, all, bytes);
+    }
+    if (error != cudaSuccess)
+        return fail(cuda, error, "allocate memory", err);
+    error = cudaMemset(*out, 0, bytes);
+    if (error == cudaSuccess)
+        error = cudaDeviceSynchronize();
+    if (error == cudaSuccess)
+        return 0;
+    (void)cudaFree(*out);
+    *out = NULL;
+    return fail(cuda, error, "clear memory", err);
+}
+
+static int make_stream(struct cuda_device *cuda, unsigned queue, struct ds_error *err)
+{
+    struct ds_cuda_stream *stream = &cuda->stream[queue];
+    int least = 0, most = 0;
+    bool urgent = queue == 1 || queue == 2; /* reduce, gather */
+    cudaStream_t made = NULL;
+    cudaError_t error = cudaDeviceGetStreamPriorityRange(&least, &most);
+
+    if (error == cudaSuccess)
+        error = cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking, urgent ? most : least);
+    if (error != cudaSuccess)
+        return fail(cuda, error, "make a stream", err);
+    stream->base = (struct ds_stream){.kernels = &ds__cuda_kernels, .device = &cuda->device};
+    stream->stream = made;
+    cuda->made++;
+    return 0;
+}
+
+/* The library's first proposal for each shape: the fastest of some would be another one in another
+ * process, and with it the last bits. */
+static int open_products(struct cuda_device *cuda, struct ds_error *err)
+{
+    const struct ds_cuda_matmul_args args = {.blaslt = &cuda->blaslt};
+    int rc = ds__blaslt_load(&cuda->blaslt, NULL, err);
+
+    if (rc != 0)
+        return ds_error_context(err, -ENOTSUP,
+                                "matrix products on GPUs need cuBLASLt, install it or name its "
+                                "folder in LD_LIBRARY_PATH");
+    return ds__cuda_matmul_open(&cuda->stream[0].matmul, &args, err);
+}
+
+static int fill(struct cuda_device *cuda, const struct ds_device_args *args, struct ds_error *err)
+{
+    size_t bytes = args->scratch_bytes > SCRATCH_BYTES ? args->scratch_bytes : SCRATCH_BYTES;
+    unsigned count = 0;
+    cudaError_t error;
+    int rc = ds_cuda_count(&count, err);
+
+    if (rc == 0 && args->index >= count)
+        rc = ds_fail(err, ENODEV, "there is no CUDA device %u, this process may use %u",
+                     args->index, count);
+    if (rc != 0)
+        return rc;
+    cuda->index = (int)args->index;
+    error = cudaSetDevice(cuda->index);
+    if (error != cudaSuccess)
+        return fail(cuda, error, "be used", err);
+    rc = read_attributes(cuda, err);
+    for (unsigned i = 0; rc == 0 && i < DS_DEVICE_QUEUES; i++)
+        rc = make_stream(cuda, i, err);
+    if (rc == 0)
+        rc = cuda_alloc(&cuda->device, bytes, &cuda->stream[0].scratch, err);
+    cuda->stream[0].scratch_bytes = rc == 0 ? bytes : 0;
+    return rc == 0 ? open_products(cuda, err) : rc;
+}
+
+static int cuda_open(struct ds_device **device, const struct ds_device_args *args,
+                     struct ds_error *err)
+{
+    struct cuda_device *cuda = calloc(1, sizeof(*cuda));
+    int rc, runtime = 0;
+
+    if (cuda == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a device");
+    cuda->device.backend = &ds_backend_cuda;
+    cuda->device.stream = &cuda->stream[0].base;
+    rc = fill(cuda, args, err);
+    if (rc != 0) {
+        cuda_close(&cuda->device);
+        return rc;
+    }
+    (void)cudaRuntimeGetVersion(&runtime);
+    (void)snprintf(cuda->device.description, sizeof(cuda->device.description),
+                   "cuda device %d, sm_%d%d, %d multiprocessors, CUDA %d.%d", cuda->index,
+                   cuda->major, cuda->minor, cuda->processors, runtime / 1000, runtime % 1000 / 10);
+    *device = &cuda->device;
+    return 0;
+}
+
+static void cuda_free(struct ds_device *device, void *memory, size_t bytes)
+{
+    (void)device;
+    (void)bytes;
+    (void)cudaFree(memory);
+}
+
+/* What matrix units do on bf16 without sparsity, in FLOP per clock and multiprocessor, by the major
+ * number of the compute capability: from NVIDIA's tables of arithmetic throughput. */
+static double cuda_peak(struct ds_device *device)
+{
+    const struct cuda_device *cuda = cuda_of(device);
+    double per_clock = cuda->major >= 10 ? 8192.0 : cuda->major == 9 ? 4096.0 : 2048.0;
+
+    return per_clock * cuda->processors * cuda->clock_khz * 1e3;
+}
+
+/* --- queues
+ * ------------------------------------------------------------------------------------- */
+
+static struct ds_stream *stream(struct ds_device *device, unsigned queue)
+{
+    return &cuda_of(device)->stream[queue].base;
+}
+
+static int events(struct ds_device *device, unsigned count, struct ds_error *err)
+{
+    struct cuda_device *cuda = cuda_of(device);
+    cudaEvent_t *more;
+
+    if (count <= cuda->events)
+        return 0;
+    more = realloc(cuda->event, count * sizeof(*more));
+    if (more == NULL)
+        return ds_fail(err, ENOMEM, "no memory for %u events", count);
+    cuda->event = more;
+    for (; cuda->events < count; cuda->events++) {
+        cudaError_t error =
+            cudaEventCreateWithFlags(&cuda->event[cuda->events], cudaEventDisableTiming);
+
+        if (error != cudaSuccess)
+            return fail(cuda, error, "make an event", err);
+    }
+    return 0;
+}
+
+static int host_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
+{
+    cudaError_t error = cudaHostAlloc(out, bytes, cudaHostAllocDefault);
+
+    if (error != cudaSuccess)
+        return fail(cuda_of(device), error, "get memory of the host that stays where it is", err);
+    memset(*out, 0, bytes);
+    return 0;
+}
+
+static void host_free(struct ds_device *device, void *memory, size_t bytes)
+{
+    (void)device;
+    (void)bytes;
+    (void)cudaFreeHost(memory);
+}
+
+static int copy(struct ds_stream *stream, enum ds_copy_way way, void *to, const void *from,
+                size_t bytes, struct ds_error *err)
+{
+    static const enum cudaMemcpyKind kinds[] = {
+        [DS_COPY_UP] = cudaMemcpyHostToDevice,
+        [DS_COPY_DOWN] = cudaMemcpyDeviceToHost,
+        [DS_COPY_ASIDE] = cudaMemcpyDeviceToDevice,
+    };
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kinds[way], handle_of(stream));
+
+    return error == cudaSuccess ? 0 : fail(device_of(stream), error, "copy", err);
+}
+
+static int clear(struct ds_stream *stream, void *to, size_t bytes, struct ds_error *err)
+{
+    cudaError_t error = cudaMemsetAsync(to, 0, bytes, handle_of(stream));
+
+    return error == cudaSuccess ? 0 : fail(device_of(stream), error, "clear memory", err);
+}
+
+static int signal_event(struct ds_stream *stream, unsigned event, struct ds_error *err)
+{
+    cudaError_t error = cudaEventRecord(device_of(stream)->event[event], handle_of(stream));
+
+    return error == cudaSuccess ? 0 : fail(device_of(stream), error, "record an event", err);
+}
+
+static int await_event(struct ds_stream *stream, unsigned event, struct ds_error *err)
+{
+    cudaError_t error = cudaStreamWaitEvent(handle_of(stream), device_of(stream)->event[event], 0);
+
+    return error == cudaSuccess ? 0 : fail(device_of(stream), error, "wait for an event", err);
+}
+
+static int finish(struct ds_stream *stream, struct ds_error *err)
+{
+    cudaError_t error = cudaStreamSynchronize(handle_of(stream));
+
+    return error == cudaSuccess ? 0 : fail(device_of(stream), error, "go on", err);
+}
+
+static void *handle(struct ds_stream *stream)
+{
+    return handle_of(stream);
+}
+
+static const struct ds_backend_queues queues = {
+    .stream = stream,
+    .events = events,
+    .host_alloc = host_alloc,
+    .host_free = host_free,
+    .copy = copy,
+    .clear = clear,
+    .signal = signal_event,
+    .await = await_event,
+    .finish = finish,
+    .handle = handle,
+};
+
+const struct ds_backend ds_backend_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .peak = cuda_peak,
+    .queues = &queues,
+};

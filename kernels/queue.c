@@ -1,0 +1,130 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * queue.c - what an open device is asked for; the contract is in device.h.  Nothing here names a
+ * backend, so the plug-in of one can use it, too.
+ */
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "kernels/device.h"
+
+void ds_device_close(struct ds_device *device)
+{
+    if (device != NULL)
+        device->backend->close(device);
+}
+
+struct ds_stream *ds_device_stream(struct ds_device *device)
+{
+    return device->stream;
+}
+
+const char *ds_device_describe(const struct ds_device *device)
+{
+    return device->description;
+}
+
+int ds_device_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
+{
+    return device->backend->alloc(device, bytes, out, err);
+}
+
+void ds_device_free(struct ds_device *device, void *memory, size_t bytes)
+{
+    if (memory != NULL)
+        device->backend->free(device, memory, bytes);
+}
+
+/* --- queues ----------------------------------------------------------------------------------- */
+
+struct ds_stream *ds_device_queue(struct ds_device *device, unsigned queue)
+{
+    const struct ds_backend_queues *queues = device->backend->queues;
+
+    return queues == NULL ? device->stream : queues->stream(device, queue);
+}
+
+bool ds_device_is_apart(const struct ds_device *device)
+{
+    return device->backend->queues != NULL;
+}
+
+int ds_device_events(struct ds_device *device, unsigned count, struct ds_error *err)
+{
+    const struct ds_backend_queues *queues = device->backend->queues;
+
+    return queues == NULL ? 0 : queues->events(device, count, err);
+}
+
+int ds_device_host_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
+{
+    const struct ds_backend_queues *queues = device->backend->queues;
+
+    return queues == NULL ? device->backend->alloc(device, bytes, out, err)
+                          : queues->host_alloc(device, bytes, out, err);
+}
+
+void ds_device_host_free(struct ds_device *device, void *memory, size_t bytes)
+{
+    const struct ds_backend_queues *queues = device->backend->queues;
+
+    if (memory != NULL && queues != NULL)
+        queues->host_free(device, memory, bytes);
+    else if (memory != NULL)
+        device->backend->free(device, memory, bytes);
+}
+
+static const struct ds_backend_queues *queues_of(const struct ds_stream *stream)
+{
+    return stream->device->backend->queues;
+}
+
+int ds_stream_copy(struct ds_stream *stream, enum ds_copy_way way, void *to, const void *from,
+                   size_t bytes, struct ds_error *err)
+{
+    if (bytes == 0)
+        return 0;
+    if (queues_of(stream) != NULL)
+        return queues_of(stream)->copy(stream, way, to, from, bytes, err);
+    memcpy(to, from, bytes);
+    return 0;
+}
+
+int ds_stream_clear(struct ds_stream *stream, void *to, size_t bytes, struct ds_error *err)
+{
+    if (queues_of(stream) != NULL)
+        return queues_of(stream)->clear(stream, to, bytes, err);
+    memset(to, 0, bytes);
+    return 0;
+}
+
+int ds_stream_signal(struct ds_stream *stream, unsigned event, struct ds_error *err)
+{
+    return queues_of(stream) == NULL ? 0 : queues_of(stream)->signal(stream, event, err);
+}
+
+int ds_stream_await(struct ds_stream *stream, unsigned event, struct ds_error *err)
+{
+    return queues_of(stream) == NULL ? 0 : queues_of(stream)->await(stream, event, err);
+}
+
+int ds_stream_finish(struct ds_stream *stream, struct ds_error *err)
+{
+    return queues_of(stream) == NULL ? 0 : queues_of(stream)->finish(stream, err);
+}
+
+void *ds_stream_handle(struct ds_stream *stream)
+{
+    return queues_of(stream) == NULL ? NULL : queues_of(stream)->handle(stream);
+}
+
+double ds_device_peak(struct ds_device *device)
+{
+    return device->backend->peak(device);
+}
+
+const struct ds_kernels *ds_stream_kernels(const struct ds_stream *stream)
+{
+    return stream->kernels;
+}

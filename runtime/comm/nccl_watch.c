@@ -1,0 +1,198 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * nccl_watch.c - the watchdog of the backend `nccl`.
+ *
+ * NCCL has no time limit of its own: a collective that one rank does not come to runs for ever, and
+ * the host waits for the device.  So a thread looks every POLL_MS at the oldest collective under
+ * way and at NCCL's errors.  One that is under way for longer than the comm's time limit is a
+ * failure: the rank puts on the board (the launcher's rendezvous) which collective it is at, reads
+ * what the others put there, and ends with a sentence that names who did not come.  A rank that is
+ * in the same collective runs into the same limit and puts its own note there; one that is not
+ * puts none.  Then all communicators are aborted, so that the device goes on and the host with it.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "runtime/comm/nccl.h"
+
+enum { POLL_MS = 20, MAX_GRACE_MS = 60 * 1000, WHO_BYTES = 160 };
+
+struct place { /* what a rank puts on the board */
+    uint64_t number, bytes;
+    uint32_t op, zero;
+};
+
+void ds__nccl_kill(struct ds__nccl_root *root, int failure, const struct ds_error *err)
+{
+    if (root->dead)
+        return;
+    root->dead = true;
+    root->failure = failure;
+    root->err = *err;
+    for (unsigned i = 0; i < root->comms; i++)
+        (void)root->lib.abort(root->comm[i]);
+}
+
+/* Under the gate: count what has ended. */
+static void advance(struct ds__nccl_root *root)
+{
+    while (root->ended < root->begun &&
+           cudaEventQuery(root->note[root->ended % DS_NCCL_NOTES].end) != cudaErrorNotReady)
+        root->ended++;
+}
+
+/* "all_gather, all_gather, reduce_scatter": the flight before number `at`. */
+static void recent(const struct ds__nccl_root *root, uint64_t at, char *out, size_t cap)
+{
+    uint64_t first = at > DS_NCCL_RECENT ? at - DS_NCCL_RECENT : 0;
+    size_t used = 0;
+
+    (void)snprintf(out, cap, "none");
+    for (uint64_t i = first; i < at && used < cap; i++) {
+        const struct ds__nccl_note *note = &root->note[i % DS_NCCL_NOTES];
+        int n = snprintf(out + used, cap - used, "%s%" PRIu64 " %s of %zu", i > first ? ", " : "",
+                         i + 1, ds_comm_op_name(note->op), note->bytes);
+
+        used += n > 0 ? (size_t)n : 0;
+    }
+}
+
+/* Who is not where this rank is: "rank 1 has not come, rank 2 is at 5 all_gather". */
+static unsigned absent(struct ds__nccl_root *root, const struct place *mine, char *out, size_t cap)
+{
+    unsigned wait_ms = (unsigned)(root->timeout_ns / 1000000), count = 0;
+    size_t used = 0;
+    uint64_t until;
+
+    if (wait_ms > MAX_GRACE_MS)
+        wait_ms = MAX_GRACE_MS;
+    until = ds_clock_mono_ns() + (uint64_t)wait_ms * 1000000;
+    out[0] = '\0';
+    for (unsigned rank = 0; rank < root->world; rank++) {
+        uint64_t now = ds_clock_mono_ns();
+        struct place theirs;
+        int n = 0, rc;
+
+        if (rank == root->rank)
+            continue;
+        rc = root->board->ask(root->board->user, rank, &theirs, sizeof(theirs),
+                              now < until ? (unsigned)((until - now) / 1000000) + 1 : 1);
+        if (rc == 0 && theirs.number == mine->number && theirs.op == mine->op)
+            continue;
+        count++;
+        if (used < cap && rc != 0)
+            n = snprintf(out + used, cap - used, "%srank %u has not come", used > 0 ? ", " : "",
+                         rank);
+        else if (used < cap)
+            n = snprintf(out + used, cap - used, "%srank %u is at %" PRIu64 " %s",
+                         used > 0 ? ", " : "", rank, theirs.number, ds_comm_op_name(theirs.op));
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return count;
+}
+
+/* The oldest collective is over its time.  The gate is free while others are asked. */
+static void late(struct ds__nccl_root *root)
+{
+    const struct ds__nccl_note *note = &root->note[root->ended % DS_NCCL_NOTES];
+    const struct place mine = {
+        .number = root->ended + 1, .bytes = note->bytes, .op = (uint32_t)note->op};
+    char who[WHO_BYTES] = "", before[WHO_BYTES];
+    struct ds_error err = {0};
+    unsigned missing = 0;
+
+    recent(root, root->ended, before, sizeof(before));
+    (void)pthread_mutex_unlock(&root->gate);
+    if (root->board != NULL && root->board->tell(root->board->user, &mine, sizeof(mine)) == 0)
+        missing = absent(root, &mine, who, sizeof(who));
+    (void)ds_fail(&err, ETIMEDOUT,
+                  "collective %" PRIu64 " (%s of %" PRIu64 " bytes) is under way on rank %u for "
+                  "%" PRIu64 " s: %s; before it: %s",
+                  mine.number, ds_comm_op_name(mine.op), mine.bytes, root->rank,
+                  root->timeout_ns / 1000000000,
+                  missing > 0 ? who : "all ranks have come, the network does not move", before);
+    (void)pthread_mutex_lock(&root->gate);
+    ds__nccl_kill(root, -ETIMEDOUT, &err);
+}
+
+static void check_errors(struct ds__nccl_root *root)
+{
+    struct ds_error err = {0};
+
+    for (unsigned i = 0; i < root->comms && !root->dead; i++) {
+        int result = DS_NCCL_OK;
+        int rc = ds__nccl_check(root, root->lib.async_error(root->comm[i], &result), "go on", &err);
+
+        if (rc == 0)
+            rc = ds__nccl_check(root, result, "go on", &err);
+        if (rc != 0)
+            ds__nccl_kill(root, rc, &err);
+    }
+}
+
+static void look(struct ds__nccl_root *root, uint64_t *oldest, uint64_t *since)
+{
+    struct ds_error err = {0};
+
+    advance(root);
+    if (*oldest != root->ended || root->ended == root->begun) {
+        *oldest = root->ended;
+        *since = ds_clock_mono_ns();
+    }
+    check_errors(root);
+    if (!root->dead && atomic_load(&root->wanted)) {
+        (void)ds_fail(&err, ECANCELED, "another rank has failed");
+        ds__nccl_kill(root, -ECANCELED, &err);
+    }
+    if (!root->dead && root->timeout_ns > 0 && ds_clock_mono_ns() - *since > root->timeout_ns)
+        late(root);
+}
+
+static void *watch(void *arg)
+{
+    const struct timespec pause = {.tv_nsec = POLL_MS * 1000000};
+    struct ds__nccl_root *root = arg;
+    uint64_t oldest = 0, since = ds_clock_mono_ns();
+    bool dead = false;
+
+    (void)cudaSetDevice(root->index);
+    while (!atomic_load(&root->stop) && !dead) {
+        (void)nanosleep(&pause, NULL);
+        (void)pthread_mutex_lock(&root->gate);
+        look(root, &oldest, &since);
+        dead = root->dead;
+        (void)pthread_mutex_unlock(&root->gate);
+    }
+    if (dead) /* whoever waits for the others on this host */
+        root->control->backend->abort(root->control);
+    return NULL;
+}
+
+int ds__nccl_watch(struct ds__nccl_root *root, struct ds_error *err)
+{
+    sigset_t all, before;
+    int rc;
+
+    (void)sigfillset(&all); /* signals are the main thread's */
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = pthread_create(&root->thread, NULL, watch, root);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    root->watched = rc == 0;
+    return rc == 0 ? 0 : ds_fail(err, rc, "cannot start the thread that watches NCCL");
+}
+
+void ds__nccl_unwatch(struct ds__nccl_root *root)
+{
+    atomic_store(&root->stop, true);
+    if (root->watched)
+        (void)pthread_join(root->thread, NULL);
+    root->watched = false;
+}

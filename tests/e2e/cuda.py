@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""cuda - the whole path of `launch.device: cuda` without a GPU.
+
+The plug-in that these jobs load is made of the very C sources of the product; its kernels run under
+the emulation of tests/cudaemu/, and CUDA's runtime, cuBLASLt and NCCL are the doubles of tests/fakes/
+(their header tells what they check and how they fail).  Memory of the device cannot be touched by the
+host there, fresh memory is NaN, and collectives run beside the caller, so a copy, an event or a wait
+that is missing shows as a crash or as a wrong loss.
+"""
+import json
+import os
+import shutil
+
+import harness as h
+
+FAKES = h.BUILD / "fakes" / "libexec"
+CASES = h.ROOT / "tests" / "reference"
+LIMIT = 1e-4
+
+REFERENCE = """\
+name: cuda
+model: {{arch: {arch}, init: {{from: {case}}}}}
+data: {{train: [{case}/tokens.safetensors], format: samples, order: sequential}}
+train: {{steps: {steps}, global_batch: {batch}, micro_batch: {micro}, sequence: {seq}}}
+optim: {{name: adamw, lr: {lr}, betas: {betas}, eps: {eps}, weight_decay: {weight_decay}, clip: {clip}}}
+schedule: {{kind: cosine, warmup: {warmup}, steps: {total}, min_lr: {min_lr}}}
+precision: {{compute: {compute}}}
+zero: {{stage: {stage}}}
+checkpoint: {{every: 1, keep: 1}}
+launch: {{device: {device}, threads: 1, restarts: {restarts}}}
+"""
+SHARE = {"DSRUN_CUDA_SHARE": "1"}
+
+
+def reference(name, steps=2, **keys):
+    case = CASES / name
+    job = json.loads((case / "job.json").read_text())
+    config = json.loads((case / "config.json").read_text())
+    o, s = job["optimizer"], job["schedule"]
+    keys = {"compute": "fp32", "stage": 0, "device": "cuda", "restarts": 0, **keys}
+    path = h.work() / f"{name}-{'-'.join(map(str, keys.values()))}.yaml"
+    path.write_text(REFERENCE.format(
+        arch=config["model_type"], case=case, steps=steps, batch=job["micro_batches"] * job["batch"],
+        micro=2, seq=job["seq"], lr=o["lr"], betas=o["betas"], eps=o["eps"],
+        weight_decay=o["weight_decay"], clip=job["clip"], warmup=s["warmup_steps"], total=s["total_steps"],
+        min_lr=s["min_lr"], **keys))
+    return path, json.loads((case / "expected.json").read_text())[:steps]
+
+
+def train(job, run, slots=1, libexec=FAKES, **env):
+    return h.dsrun("--slots", slots, "--run-dir", h.work() / run, job, DSRUN_LIBEXEC=str(libexec), **SHARE, **env)
+
+
+def worst(got, want, key):
+    return max(abs(g[key] - w[key]) / max(abs(w[key]), 1e-12) for g, w in zip(got, want))
+
+
+def trains(name, slots, limit=LIMIT, **keys):
+    title = f"{name} on {slots} device{'s' if slots > 1 else ''}, {keys or 'fp32'}"
+    job, want = reference(name, **keys)
+    run = title.replace(" ", "-").replace("/", "-")
+    counts = h.work() / "counts"
+    ran = train(job, run, slots, FAKE_CUDA_COUNT=str(counts))
+    if not h.ok(ran.returncode == 0, f"{title}: the job ends with 0", ran.stdout + ran.stderr):
+        return None
+    got = h.metrics(h.work() / run)
+    h.ok(len(got) == len(want), f"{title}: every step is there", len(got))
+    for key in ("loss", "grad_norm"):
+        h.ok(worst(got, want, key) < limit, f"{title}: {key} within {limit:g} of float64",
+             f"worst {worst(got, want, key):g}")
+    return h.metric_texts(h.work() / run)
+
+
+def fails(title, code, words, slots=1, libexec=FAKES, keys=None, **env):
+    job, _ = reference("gpt2-tiny", **(keys or {}))
+    ran = train(job, "fail-" + "".join(c if c.isalnum() else "-" for c in title), slots, libexec, **env)
+    text = ran.stdout + ran.stderr
+    h.ok(ran.returncode == code, f"{title}: exit code {code}", f"{ran.returncode}\n{text}")
+    for word in words:
+        h.ok(word in text, f"{title}: says '{word}'", text)
+
+
+def no_plugin():
+    """A build without nvcc: nothing but the plug-in is missing."""
+    folder = h.work() / "bare"
+    folder.mkdir()
+    for name in ("dsrun-worker", "dsrun-agent"):
+        shutil.copy(FAKES / name, folder)
+    fails("no plug-in", 2, ["built without CUDA", "launch.device' to cpu"], libexec=folder)
+    job, want = reference("gpt2-tiny", device="auto")
+    ran = train(job, "auto-bare", libexec=folder)
+    h.ok(ran.returncode == 0 and worst(h.metrics(h.work() / "auto-bare"), want, "loss") < LIMIT,
+         "no plug-in: auto trains on the CPU", ran.stderr)
+    (folder / "dsrun-cuda.so").write_bytes(b"not a library")
+    fails("a plug-in that is none", 65, ["cannot be loaded"], libexec=folder)
+
+
+def no_device():
+    fails("no driver", 1, ["has no NVIDIA driver"], FAKE_CUDA_DRIVER="0")
+    fails("an old driver", 1, ["is for CUDA 12.4 and 13.0 is needed"], FAKE_CUDA_DRIVER="12040")
+    fails("no device", 1, ["no GPU that this process may use"], FAKE_CUDA_DEVICES="0")
+    fails("an old device", 65, ["compute capability 7.0"], FAKE_CUDA_MAJOR="7")
+
+
+def device_failures():
+    fails("out of memory", 65, ["bytes free and", "are needed"], FAKE_CUDA_MEMORY="1000000")
+    fails("a launch is refused", 1, ["was refused: invalid configuration"], FAKE_CUDA_FAIL="launch:40:9")
+    fails("a sticky error", 1, ["CUBLAS_STATUS_EXECUTION_FAILED"], FAKE_CUDA_FAIL="launch:90:700")
+    fails("a stream cannot be made", 1, ["make a stream"], FAKE_CUDA_FAIL="cudaStreamCreateWithPriority:2:2")
+
+
+def nccl_failures():
+    fails("NCCL does not start", 1, ["NCCL cannot start"], 2, FAKE_NCCL_FAIL="init:2")
+    fails("NCCL is too old", 65, ["install 2.18 or later"], 2, FAKE_NCCL_VERSION="21500")
+    fails("NCCL reports an error", 1, ["remote process exited"], 2, keys={"stage": 2}, FAKE_NCCL_FAIL="async:6")
+    fails("a rank that does not come", 124, ["rank 1 has not come", "collective 2 (", "before it: 1 "], 2,
+          FAKE_NCCL_NEVER="1:2", DSRUN_COMM_TIMEOUT="4")
+
+
+def restarts(whole):
+    """The watchdog ends the job, the policy starts it again, and it goes on from its checkpoint."""
+    job, _ = reference("gpt2-tiny", stage=2, restarts=1)
+    once = h.work() / "once"
+    ran = train(job, "again", 2, FAKE_NCCL_NEVER=f"1:4:{once}", DSRUN_COMM_TIMEOUT="4")
+    h.ok(ran.returncode == 0, "restart: the second attempt ends the job", ran.stdout + ran.stderr)
+    h.ok(once.exists(), "restart: a rank did not come the first time")
+    if ran.returncode == 0:
+        h.ok(h.metric_texts(h.work() / "again") == whole, "restart: the same bits as without a failure")
+
+
+if not (FAKES / "dsrun-cuda.so").exists():
+    h.skip("cuda", "the emulation switches stacks on x86-64 only")
+    h.done()
+trains("gpt2-tiny", 1)
+trains("llama-tiny", 1, limit=2e-2, compute="bf16")
+zero = {stage: trains("gpt2-tiny", 2, stage=stage) for stage in (0, 2, 3)}
+# Stage 0 sums over ranks after the passes of a step, the others after each pass: not the same order.
+h.ok(zero[2] == zero[3], "ZeRO 2 and 3 on 2 devices: the same bits", zero)
+h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in zip(zero[0], zero[2]) for k in (1, 2)),
+     "ZeRO 0 and 2 on 2 devices: within 1e-6", zero)
+no_plugin()
+no_device()
+device_failures()
+nccl_failures()
+restarts(zero[2])
+h.ok(not h.left(), "no process is left", h.left(0))
+h.ok(not [n for n in os.listdir("/dev/shm") if n.startswith("dsrun-fake-nccl")], "no shared file is left")
+h.done()

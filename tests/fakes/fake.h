@@ -1,0 +1,39 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * fake.h - a CUDA runtime without a device, for tests: what kernels and the fake NCCL need of it.
+ *
+ * Memory of the device is memory of the process that nobody may touch but kernels, copies and
+ * collectives: the host that reads it ends with SIGSEGV.  Fresh memory is NaN.  A stream is a queue
+ * with a thread of its own: collectives run there; kernels and copies run in the caller, after what
+ * the stream holds.  So who forgets to wait for another stream computes with old numbers.
+ *
+ * From the environment of the process:
+ *     FAKE_CUDA_DEVICES=2             how many there are; 1
+ *     FAKE_CUDA_DRIVER=12040          its version, 0: none; 13000
+ *     FAKE_CUDA_MEMORY=BYTES          of a device; 1 GiB
+ *     FAKE_CUDA_FAIL=cudaMalloc:3:2   the third such call gives error 2 (kernels: "launch"); an
+ *     error
+ *                                     of 700 or more is given to every later call, too
+ *     FAKE_CUDA_RANK=1                the failure is of the process with that RANK only
+ *     FAKE_CUDA_COUNT=FILE            at exit: how often each call was made, one a line
+ */
+#ifndef DS_TESTS_FAKES_FAKE_H
+#define DS_TESTS_FAKES_FAKE_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+
+/* Kernels and collectives: between these the process may touch memory of the device. */
+void fake_open(void);
+void fake_close(void);
+/* Before a kernel on `stream`: 0, or why it is refused; then fake_close() is not due. */
+int fake_launch(void *stream);
+void fake_launched(void);
+const char *fake_error_string(int error);
+/* Queue run(arg) on the stream's thread. */
+void fake_defer(cudaStream_t stream, void (*run)(void *arg), void *arg);
+/* Is the `n`th (from 1) call of `name` to fail?  Its number, or 0. */
+int fake_fault(const char *name);
+
+#endif

@@ -1,0 +1,49 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# dsrun-cuda.so of the tests: the product's C sources, its kernels under emulation, and doubles of
+# CUDA's runtime, cuBLASLt and NCCL, in a libexec folder of their own beside a worker and an agent.
+# The emulation knows x86-64 only, and its fibers and sanitizers do not go together across dlopen().
+FAKES     := $(B)/fakes/libexec
+FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libnccl.so.2 libcublasLt.so.13)
+FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/fakes/%.cu.o,$(CU)) \
+    $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o)
+FAKE_C    := $(addprefix tests/fakes/,cudart.c nccl.c cublaslt.c)
+fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
+
+$(B)/fakes/%.o: %.c $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,FAKE    $<)
+	$(Q)$(CC) -Itests/fakes/include $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) -fPIC $(if $(filter tests/%,$<),-fvisibility=default) \
+	    -MMD -MP -c -o $@ $<
+
+$(B)/fakes/%.cu.o: %.cu $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,FAKE    $<)
+	$(Q)$(CXX) -x c++ $(EMU_CXXFLAGS) -fPIC -I. -include tests/fakes/launch.cuh -MMD -MP -c -o $@ $<
+
+$(B)/fakes/%.cc.o: %.cc $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,FAKE    $<)
+	$(Q)$(CXX) $(EMU_CXXFLAGS) -fPIC -I. -MMD -MP -c -o $@ $<
+
+FAKE_LINK = $(CC) -shared $(ALL_LDFLAGS) -Wl,-z,defs -Wl,-rpath,'$$ORIGIN' -L$(FAKES) -o $@ $(filter %.o,$^)
+$(FAKES)/libdsfakecuda.so: $(B)/fakes/tests/fakes/cudart.o
+	$(Q)mkdir -p $(@D)
+	$(call say,LINK    $@)
+	$(Q)$(FAKE_LINK) -Wl,-soname,libdsfakecuda.so
+$(FAKES)/libnccl.so.2: $(B)/fakes/tests/fakes/nccl.o $(FAKES)/libdsfakecuda.so
+	$(call say,LINK    $@)
+	$(Q)$(FAKE_LINK) -ldsfakecuda
+$(FAKES)/libcublasLt.so.13: $(B)/fakes/tests/fakes/cublaslt.o $(B)/fakes/kernels/dtype.o $(FAKES)/libdsfakecuda.so
+	$(call say,LINK    $@)
+	$(Q)$(FAKE_LINK) -ldsfakecuda -lm
+$(FAKES)/dsrun-cuda.so: $(FAKE_OBJ) $(B)/plugin/build-id.o $(FAKE_LIBS)
+	$(call say,LINK    $@)
+	$(Q)$(FAKE_LINK) -ldsfakecuda -lm
+$(FAKES)/%: $(B)/libexec/dsrun/%
+	$(Q)mkdir -p $(@D); cp $< $@
+
+tests: fakes
+.PHONY: fakes
+-include $(FAKE_OBJ:.o=.d) $(patsubst %.c,$(B)/fakes/%.d,$(FAKE_C))

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""check - what must hold on a GPU, with the programs of a build that has the plug-in (make gpu-check).
+
+Needs nothing but Python's standard library and the build folder.  Without a GPU it says so in one line
+and ends with 1: a skipped check is no check.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+import harness as h  # noqa: E402  (found through the path above)
+
+PLUGIN = h.BUILD / "libexec" / "dsrun" / "dsrun-cuda.so"
+CASES = h.ROOT / "tests" / "reference"
+LIMITS = {"fp32": 1e-4, "bf16": 1e-2}
+JOB = """\
+name: gpu
+model: {{arch: {arch}, init: {{from: {case}}}}}
+data: {{train: [{case}/tokens.safetensors], format: samples, order: sequential}}
+train: {{steps: {steps}, global_batch: {batch}, micro_batch: 1, sequence: {seq}}}
+optim: {{name: adamw, lr: {lr}, betas: {betas}, eps: {eps}, weight_decay: {weight_decay}, clip: {clip}}}
+schedule: {{kind: cosine, warmup: {warmup}, steps: {total}, min_lr: {min_lr}}}
+precision: {{compute: {compute}}}
+zero: {{stage: {stage}}}
+checkpoint: {{every: 2, keep: 2}}
+launch: {{device: cuda}}
+"""
+
+
+def job_of(name, compute="fp32", stage=0):
+    case = CASES / name
+    job = json.loads((case / "job.json").read_text())
+    o, s = job["optimizer"], job["schedule"]
+    path = h.work() / f"{name}-{compute}-{stage}.yaml"
+    path.write_text(JOB.format(
+        arch=json.loads((case / "config.json").read_text())["model_type"], case=case, steps=job["steps"],
+        batch=job["micro_batches"] * job["batch"], seq=job["seq"], lr=o["lr"], betas=o["betas"], eps=o["eps"],
+        weight_decay=o["weight_decay"], clip=job["clip"], warmup=s["warmup_steps"], total=s["total_steps"],
+        min_lr=s["min_lr"], compute=compute, stage=stage))
+    return path, json.loads((case / "expected.json").read_text())
+
+
+def train(path, run, ranks=1, **env):
+    return h.dsrun("--slots", ranks, "--run-dir", h.work() / run, path, DSRUN_CUDA_SHARE="1", **env)
+
+
+def reference(name, compute):
+    path, want = job_of(name, compute)
+    texts = []
+    for turn in ("a", "b"):
+        run = f"{name}-{compute}-{turn}"
+        ran = train(path, run)
+        if not h.ok(ran.returncode == 0, f"{run}: the job ends with 0", ran.stdout + ran.stderr):
+            return
+        got = h.metrics(h.work() / run)
+        worst = max(abs(g["loss"] - w["loss"]) / abs(w["loss"]) for g, w in zip(got, want))
+        h.ok(len(got) == len(want) and worst < LIMITS[compute], f"{run}: loss within {LIMITS[compute]:g}", worst)
+        texts.append(h.metric_texts(h.work() / run))
+    h.ok(texts[0] == texts[1], f"{name} {compute}: the same bits run to run")
+
+
+def zero(ranks):
+    """Ranks that share the GPU, over real NCCL."""
+    path, want = job_of("gpt2-tiny")
+    for stage in (0, 1, 2, 3):
+        path, want = job_of("gpt2-tiny", stage=stage)
+        run = f"zero{stage}-{ranks}"
+        ran = train(path, run, ranks)
+        if not h.ok(ran.returncode == 0, f"ZeRO {stage} on {ranks} ranks: the job ends with 0",
+                    ran.stdout + ran.stderr):
+            continue
+        got = h.metrics(h.work() / run)
+        worst = max(abs(g["loss"] - w["loss"]) / abs(w["loss"]) for g, w in zip(got, want))
+        h.ok(worst < LIMITS["fp32"], f"ZeRO {stage} on {ranks} ranks: loss within {LIMITS['fp32']:g}", worst)
+
+
+def killed():
+    """A rank that is killed ends the job; run again, it goes on to the same end."""
+    path, _ = job_of("gpt2-tiny", stage=2)
+    whole = train(path, "killed-whole", 2)
+    job = h.start("--slots", 2, "--run-dir", h.work() / "killed", path, DSRUN_CUDA_SHARE="1")
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not list((h.work() / "killed").glob("checkpoints/step-*/manifest.json")):
+        time.sleep(0.02)
+    workers = [pid for pid, line in h.processes().items() if "dsrun-worker" in line]
+    if workers:
+        os.kill(workers[0], signal.SIGKILL)
+    code = job.wait(timeout=120)
+    print(f"# the killed job ended with {code}; {len(workers)} workers were there")
+    again = train(path, "killed", 2)
+    h.ok(whole.returncode == 0 and again.returncode == 0, "killed: the next run ends the job", again.stderr)
+    h.ok(h.metric_texts(h.work() / "killed") == h.metric_texts(h.work() / "killed-whole"),
+         "killed: the same bits as without")
+
+
+def sanitizer():
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        h.skip("compute-sanitizer", "it is not installed")
+        return
+    folder = h.work() / "libexec"
+    folder.mkdir()
+    for name in ("dsrun-agent", "dsrun-cuda.so"):
+        shutil.copy(h.BUILD / "libexec" / "dsrun" / name, folder)
+    (folder / "dsrun-worker").write_text(
+        f"#!/bin/sh\nexec '{tool}' --error-exitcode 86 '{h.BUILD}/libexec/dsrun/dsrun-worker' \"$@\"\n")
+    (folder / "dsrun-worker").chmod(0o755)
+    path, _ = job_of("gpt2-tiny")
+    ran = train(path, "sanitizer", DSRUN_LIBEXEC=str(folder))
+    h.ok(ran.returncode == 0, "compute-sanitizer: no fault in the reference case", ran.stdout + ran.stderr)
+
+
+if not pathlib.Path("/dev/nvidiactl").exists():
+    sys.exit("gpu-check: there is no GPU on this machine, nothing was checked")
+if not PLUGIN.exists():
+    sys.exit(f"gpu-check: there is no '{PLUGIN}', build it with make CUDA_HOME=..., nothing was checked")
+for reference_case in ("gpt2-tiny", "llama-tiny"):
+    for precision in ("fp32", "bf16"):
+        reference(reference_case, precision)
+for count in (2, 4):
+    zero(count)
+killed()
+sanitizer()
+h.skip("kernel tests on the device", "tests/kernels/ run under emulation and on the CPU only so far")
+h.skip("no host synchronisation inside a step", "no trace is read yet")
+h.done()

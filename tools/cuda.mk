@@ -1,0 +1,35 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# dsrun-cuda.so: `make CUDA_HOME=/usr/local/cuda`, or `make plugin` alone.  CUDA's runtime is inside
+# it; cuBLASLt and NCCL are loaded when they are needed.  A build without nvcc lacks this file only.
+PLUGIN_C := cli/cuda.c kernels/queue.c kernels/dtype.c kernels/cuda/cuda.c $(SRC_cuda) \
+    $(addprefix runtime/comm/,nccl.c nccl_lib.c nccl_watch.c ops.c) base/error.c base/clock.c
+PLUGIN   := $(B)/libexec/dsrun/dsrun-cuda.so
+PLUGIN_OBJ = $(patsubst %.c,$(B)/plugin/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/%.cuda.o,$(CU)) $(B)/plugin/build-id.o
+
+$(B)/plugin/%.o: %.c $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,CC      $<)
+	$(Q)$(CC) -isystem $(CUDA_HOME)/include $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) -fPIC -MMD -MP -c -o $@ $<
+
+$(B)/plugin/build-id.o: base/build.c $(B)/build-id
+	$(Q)mkdir -p $(@D); id=$$(cat $(B)/build-id); \
+	$(CC) -DDS_BUILD_ID="\"$$id\"" $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) -fPIC -MMD -MP -c -o $@ $<
+
+# Its own symbols come first, so that none of the worker's is taken for one of CUDA's.
+$(PLUGIN): $(PLUGIN_OBJ)
+	$(Q)mkdir -p $(@D)
+	$(call say,LINK    $@)
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,-z,defs -Wl,-Bsymbolic -Wl,--exclude-libs,ALL -Wl,-rpath,$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib -o $@ \
+	    $(filter %.o,$^) -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lrt -ldl -lpthread -lm
+
+# nvcc takes minutes: who wants the plug-in names CUDA_HOME on the command line.
+programs: $(if $(SAN)$(COVERAGE),,$(if $(filter command,$(origin CUDA_HOME)),$(if $(NVCC),$(PLUGIN))))
+plugin: $(PLUGIN) ## dsrun-cuda.so alone; a part of all where nvcc is at CUDA_HOME
+.PHONY: plugin
+-include $(PLUGIN_OBJ:.o=.d)
+
+gpu-check: $(if $(wildcard $(PLUGIN)),,all) ## on a machine with a GPU: reference cases, ZeRO, NCCL, a killed rank; uses the plug-in there is
+	$(Q)B='$(B)' timeout 540 tests/gpu/check.py
+.PHONY: gpu-check

@@ -49,7 +49,7 @@ class Run:
         Run._runs += 1
         self.dir, self.log = h.work() / f"run-{Run._runs}", h.work() / f"log-{Run._runs}"
         with open(self.log, "wb") as log:
-            self.process = bed.start(h.DSRUN, "launch", "-H", bed.hostfile, "--run-dir", self.dir, *options, "--", "sh", "-c",
+            self.process = bed.start(h.DSRUN, "launch", "-H", bed.hostfile, "--grace", 1, "--run-dir", self.dir, *options, "--", "sh", "-c",
                                      PROGRAM, "sh", how, stdout=log, stderr=subprocess.STDOUT)
         until(lambda: self.text().count("group ") >= len(bed.names) and self.text().count("hidden") >= len(bed.names)
               or self.process.poll() is not None)
@@ -137,7 +137,7 @@ def here():
     """Ranks of this machine: dsrun itself is the guard."""
     run_dir = h.work() / "here"
     with open(h.work() / "here.log", "wb") as log:
-        job = subprocess.Popen([h.DSRUN, "launch", "--run-dir", run_dir, "--", "sh", "-c", PROGRAM, "sh", "wait"], stdout=log,
+        job = subprocess.Popen([h.DSRUN, "launch", "--grace", "1", "--run-dir", run_dir, "--", "sh", "-c", PROGRAM, "sh", "wait"], stdout=log,
                                stderr=log, cwd=h.work(), env=h.environment())
     until(lambda: "hidden" in (h.work() / "here.log").read_text() or job.poll() is not None)
     said = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]

@@ -29,7 +29,7 @@ def launch(bed, hosts, *options, last, how="wait"):
     path.write_text(hosts)
     log = path.with_suffix(".log")
     with open(log, "wb") as out:
-        return bed.start(h.DSRUN, "launch", "-H", path, *options, "--", "sh", "-c", PROGRAM, "sh", last, how, stdout=out,
+        return bed.start(h.DSRUN, "launch", "-H", path, "--grace", 1, *options, "--", "sh", "-c", PROGRAM, "sh", last, how, stdout=out,
                          stderr=subprocess.STDOUT), log
 
 

@@ -24,7 +24,7 @@
 #include "runtime/update.h"
 
 /* What the ranks tell each other at the end of a step; sums over ranks. */
-enum flag { SUMSQ, NONFINITE, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
+enum flag { SUMSQ, NONFINITE, FIRST_BAD, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
 _Static_assert((int)DS_QUEUE_COUNT == (int)DS_DEVICE_QUEUES, "a stream for each queue");
 _Static_assert((int)FLAGS == (int)DS_STEP_FLAGS, "the plan counts them");
 
@@ -361,6 +361,7 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
     flags[LOSS] = mine.loss;
     flags[SUMSQ] = mine.squares;
     flags[NONFINITE] = (double)mine.nonfinite;
+    flags[FIRST_BAD] = mine.first_bad;
     rc = ds_comm_all_reduce_f64(engine->args.comm, flags, FLAGS, err);
     if (rc == 0)
         rc = check_hash(engine, flags, err);
@@ -377,8 +378,8 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
         result->nonfinite++;
     if (result->nonfinite > 0) {
         result->grad_norm = (double)NAN;
-        return ds_tally_find_bad(&engine->tally, engine->lines.grads, engine->args.comm,
-                                 &result->bad, err);
+        return ds_tally_find_bad(&engine->tally, engine->lines.grads, flags[FIRST_BAD],
+                                 engine->args.comm, &result->bad, err);
     }
     engine->clip_scale = ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip);
     return plan->by_tensor ? tensor_norms(engine, err) : 0;

@@ -9,7 +9,7 @@
  * every bucket, added in the order of the buckets, so that their sum over ranks is the same
  * however gradients are sharded.
  *
- * Tests   tests/engine/test_engine.c, tests/engine/test_stages.c
+ * Tests   tests/engine/test_tally.c, tests/engine/test_stages.c
  */
 #ifndef DS_RUNTIME_TALLY_H
 #define DS_RUNTIME_TALLY_H
@@ -27,6 +27,7 @@ struct ds_tally {
     struct ds_stream *stream;
     size_t parts;             /* of gradients that are summed by themselves, at most */
     double *sums, *host_sums; /* loss; for each part its squares and, as uint64_t, its count */
+    uint32_t *bucket;         /* [parts] that each is of */
     double *pairs;            /* [2 spans + 2] for trust.h where the plan is by tensor, else NULL */
 };
 
@@ -40,14 +41,17 @@ int ds_tally_begin(struct ds_tally *tally, struct ds_error *err) DS_NODISCARD;
 struct ds_tally_result {
     double loss, squares;
     uint64_t nonfinite;
+    double first_bad; /* the mark (first.h) of the first bucket with something not finite */
 };
 /* Sum up the gradients in line `grads` and read; NULL: the loss alone. */
 int ds_tally_read(struct ds_tally *tally, const float *grads, struct ds_tally_result *result,
                   struct ds_error *err) DS_NODISCARD;
 
 /* The name of the first tensor of which some rank's gradient is not finite, "loss" when there is
- * none.  Collective. */
-int ds_tally_find_bad(struct ds_tally *tally, const float *grads, struct ds_comm *comm,
-                      const char **name, struct ds_error *err) DS_NODISCARD;
+ * none.  `first_bad` is the sum over ranks; the search is in that bucket, and in the replicated
+ * one, which has tensors of all blocks.  Collective: one sum where first.h has a slot for each
+ * tensor of them. */
+int ds_tally_find_bad(struct ds_tally *tally, const float *grads, double first_bad,
+                      struct ds_comm *comm, const char **name, struct ds_error *err) DS_NODISCARD;
 
 #endif

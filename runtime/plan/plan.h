@@ -173,7 +173,7 @@ struct ds_plan_buffer {
 enum { DS_BUFFER_ALIGN = 64 };
 
 #define DS_NOT_SHARED UINT64_MAX
-enum { DS_STEP_FLAGS = 7 }; /* doubles that NORM sums over ranks */
+enum { DS_STEP_FLAGS = 8 }; /* doubles that NORM sums over ranks */
 
 struct ds_plan_traffic { /* per step; bytes as the comm counts them */
     uint64_t calls, bytes;

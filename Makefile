@@ -144,7 +144,7 @@ check-unit: all tests ## the unit tests only
 	$(Q)B='$(B)' tests/run $(ALL_TESTBIN)
 
 check-memory: all ## planned against measured memory, up to 350 million parameters; 1 to 4 ranks
-	$(Q)DSRUN_MEMORY=full B='$(B)' tests/run tests/e2e/memory.py
+	$(Q)DSRUN_MEMORY=full TEST_TIMEOUT=7200 B='$(B)' tests/run tests/e2e/memory.py
 
 check-e2e: all fakes | $(B)/deps-test.ok $(B)/deps-hosts.ok ## the end-to-end tests only
 	$(Q)B='$(B)' tests/run $(E2E)

@@ -28,7 +28,7 @@ struct ds_backend {
     void (*close)(struct ds_device *);
     int (*alloc)(struct ds_device *, size_t bytes, void **out, struct ds_error *);
     void (*free)(struct ds_device *, void *memory, size_t bytes);
-    double (*peak)(struct ds_device *); /* FLOP/s */
+    double (*peak)(struct ds_device *, enum ds_dtype type); /* FLOP/s */
     /* (optional) NULL: all queues are one stream, operations are done when they return, and memory
      * is the host's. */
     const struct ds_backend_queues *queues;

@@ -149,7 +149,7 @@ static int open_bench(struct bench *bench, struct ds_error *err)
         if (rc != 0)
             break;
         bench->threads[bench->devices++] = threads[i];
-        bench->peak[i] = ds_device_peak(bench->device[i]) / 1e9;
+        bench->peak[i] = ds_device_peak(bench->device[i], DS_F32) / 1e9;
     }
     for (size_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++) {
         size_t most = layers[i].in > layers[i].tokens ? layers[i].in : layers[i].tokens;

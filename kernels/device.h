@@ -85,10 +85,11 @@ int ds_stream_finish(struct ds_stream *stream, struct ds_error *err) DS_NODISCAR
 /* What the library of the device calls it (a cudaStream_t); NULL on the CPU. */
 void *ds_stream_handle(struct ds_stream *stream);
 
-/* The most arithmetic the device's threads do, in FLOP/s: on the CPU F32 multiply-adds in
- * registers, the best of some runs of a fraction of a millisecond.  For utilisation figures, never
- * for decisions. */
-double ds_device_peak(struct ds_device *device);
+/* The most arithmetic the device does in products of this type, in FLOP/s.  On the CPU: F32
+ * multiply-adds in registers by all threads, the best of some runs of a fraction of a millisecond;
+ * of a 16-bit type that, or a product of 512 x 512 if it is faster, as with matrix units.  For
+ * utilisation figures, never for decisions. */
+double ds_device_peak(struct ds_device *device, enum ds_dtype type);
 
 const struct ds_kernels *ds_stream_kernels(const struct ds_stream *stream);
 

@@ -119,9 +119,9 @@ void *ds_stream_handle(struct ds_stream *stream)
     return queues_of(stream) == NULL ? NULL : queues_of(stream)->handle(stream);
 }
 
-double ds_device_peak(struct ds_device *device)
+double ds_device_peak(struct ds_device *device, enum ds_dtype type)
 {
-    return device->backend->peak(device);
+    return device->backend->peak(device, type);
 }
 
 const struct ds_kernels *ds_stream_kernels(const struct ds_stream *stream)

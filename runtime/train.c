@@ -65,7 +65,9 @@ static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
         .plan_hash = trainer->plan.hash,
         .overlap =
             trainer->args->cores > trainer->args->threads || ds_device_is_apart(trainer->device),
-        .peak = trainer->args->rank == 0 ? ds_device_peak(trainer->device) : 0.0,
+        .peak = trainer->args->rank == 0
+                    ? ds_device_peak(trainer->device, ds_compute_dtype(trainer->plan.compute))
+                    : 0.0,
     };
 
     trainer->peak = start.peak * start.world;

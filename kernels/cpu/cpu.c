@@ -19,9 +19,10 @@
 #include "base/limits.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/op.h"
 
 enum { PAGE = 4096, HUGE_FROM = 4 << 20 };
-enum { PEAK_RUNS = 8, PEAK_TURNS = 150000 };
+enum { PEAK_RUNS = 8, PEAK_TURNS = 150000, PEAK_EXTENT = 512 };
 
 struct cpu_device {
     struct ds_device device; /* first */
@@ -186,7 +187,7 @@ static void peak_task(void *arg, size_t task, unsigned thread)
     peak->done[task] = peak->multiply_add(peak->turns);
 }
 
-static double cpu_peak(struct ds_device *device)
+static double registers_peak(struct ds_device *device)
 {
     struct ds_stream *stream = device->stream;
     struct peak peak = {.multiply_add = ds__cpu_stream(stream)->multiply_add, .turns = PEAK_TURNS};
@@ -204,6 +205,48 @@ static double cpu_peak(struct ds_device *device)
         best = rate > best ? rate : best;
     }
     return best;
+}
+
+/* 0 where the product cannot run: the device was opened for no products of this type. */
+static double product_peak(struct ds_device *device, enum ds_dtype type)
+{
+    const size_t n = PEAK_EXTENT, bytes = n * n * ds_dtype_bytes(type);
+    struct ds_error ignored = {0};
+    double best = 0.0;
+    void *memory;
+    int rc = map(3 * bytes, &memory, &ignored); /* zeros */
+
+    if (rc != 0)
+        return 0.0;
+    for (int run = 0; rc == 0 && run < PEAK_RUNS; run++) {
+        const struct ds_matmul_args args = {.m = n,
+                                            .n = n,
+                                            .k = n,
+                                            .in_type = type,
+                                            .out_type = type,
+                                            .a = memory,
+                                            .b = (char *)memory + bytes,
+                                            .d = (char *)memory + 2 * bytes,
+                                            .lda = n,
+                                            .ldb = n,
+                                            .ldd = n};
+        uint64_t start = ds_clock_mono_ns();
+        double rate;
+
+        rc = ds_matmul(&args, device->stream, &ignored);
+        rate = 2.0 * (double)(n * n * n) * 1e9 / (double)(ds_clock_mono_ns() - start + 1);
+        best = rc == 0 && rate > best ? rate : best;
+    }
+    (void)munmap(memory, 3 * bytes);
+    return best;
+}
+
+static double cpu_peak(struct ds_device *device, enum ds_dtype type)
+{
+    double best = registers_peak(device);
+    double product = type == DS_F32 ? 0.0 : product_peak(device, type);
+
+    return product > best ? product : best;
 }
 
 const struct ds_backend ds_backend_cpu = {

@@ -254,12 +254,16 @@ static void cuda_free(struct ds_device *device, void *memory, size_t bytes)
     (void)cudaFree(memory);
 }
 
-/* What matrix units do on bf16 without sparsity, in FLOP per clock and multiprocessor, by the major
- * number of the compute capability: from NVIDIA's tables of arithmetic throughput. */
-static double cuda_peak(struct ds_device *device)
+/* What matrix units do on 16-bit types without sparsity, and the other cores in F32 (TF32 is off),
+ * in FLOP per clock and multiprocessor, by compute capability: from NVIDIA's tables of arithmetic
+ * throughput. */
+static double cuda_peak(struct ds_device *device, enum ds_dtype type)
 {
     const struct cuda_device *cuda = cuda_of(device);
     double per_clock = cuda->major >= 10 ? 8192.0 : cuda->major == 9 ? 4096.0 : 2048.0;
+
+    if (type == DS_F32)
+        per_clock = cuda->major == 8 && cuda->minor == 0 ? 128.0 : 256.0;
 
     return per_clock * cuda->processors * cuda->clock_khz * 1e3;
 }

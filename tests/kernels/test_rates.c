@@ -59,3 +59,23 @@ Test(rates, every_rate_of_this_machine_is_positive_and_finite)
                 rates.launch_us);
     ds_device_close(device);
 }
+
+Test(rates, the_peak_of_16_bit_products_is_at_least_that_of_the_registers)
+{
+    static const size_t scratch[] = {0, 1};
+
+    for (size_t i = 0; i < 2; i++) { /* without scratch no product may run: the registers count */
+        const struct ds_device_args args = {
+            .name = "cpu", .threads = 1, .scratch_bytes = scratch[i] * ds_rates_scratch_bytes(1)};
+        struct ds_device *device = NULL;
+        struct ds_error err = {0};
+        double full, low;
+
+        cr_assert_eq(ds_device_open(&device, &args, &err), 0, "%s", err.text);
+        full = ds_device_peak(device, DS_F32);
+        low = ds_device_peak(device, DS_BF16);
+        cr_assert(isfinite(full) && full > 0.0, "fp32: %g", full);
+        cr_assert(isfinite(low) && low > 0.1 * full, "bf16: %g, fp32: %g", low, full);
+        ds_device_close(device);
+    }
+}

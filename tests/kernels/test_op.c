@@ -128,11 +128,6 @@ Test(op, other_arguments)
                                                    .ids_ld = 2,
                                                    .wte = f,
                                                    .out = f + 100};
-    static const struct ds_adamw_args adamw = {
-        .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1};
-    static const struct ds_sgd_args sgd = {.n = 3, .p = f, .grad = f + 30};
-    static const struct ds_lion_args lion = {.n = 3, .p = f, .m = f + 10, .grad = f + 30};
-    static const struct ds_adagrad_args adagrad = {.n = 3, .p = f, .v = f + 10, .grad = f + 30};
 
     ACCEPTS(norm_fwd, norm);
     REFUSES(norm_fwd, norm, a.bias = NULL);
@@ -149,6 +144,16 @@ Test(op, other_arguments)
     ACCEPTS(embed_fwd, embed);
     REFUSES(embed_fwd, embed, a.ids_ld = 1);
     REFUSES(embed_fwd, embed, a.param = DS_I64);
+}
+
+Test(op, arguments_of_optimizers)
+{
+    static const struct ds_adamw_args adamw = {
+        .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1};
+    static const struct ds_sgd_args sgd = {.n = 3, .p = f, .grad = f + 30};
+    static const struct ds_lion_args lion = {.n = 3, .p = f, .m = f + 10, .grad = f + 30};
+    static const struct ds_adagrad_args adagrad = {.n = 3, .p = f, .v = f + 10, .grad = f + 30};
+
     ACCEPTS(adamw, adamw);
     REFUSES(adamw, adamw, a.bias1 = 0.0);
     REFUSES(adamw, adamw, a.grad = NULL);
@@ -254,6 +259,19 @@ Test(op, muon_arguments)
     ACCEPTS(affine, (struct ds_affine_args){0});
     REFUSES(affine, affine, a.x = NULL);
     REFUSES(affine, affine, a.y = NULL);
+}
+
+Test(op, arguments_of_sums)
+{
+    static double total;
+    static const struct ds_sum_args sum = {.n = 3, .x = f, .sum = &total};
+    static const struct ds_add_args add = {.n = 3, .x = f, .y = f + 10};
+
+    ACCEPTS(sum, sum);
+    REFUSES(sum, sum, a.x = NULL);
+    REFUSES(sum, sum, a.sum = NULL);
+    ACCEPTS(add, add);
+    REFUSES(add, add, a.y = NULL);
 }
 
 Test(op, nothing_to_do)

@@ -119,6 +119,45 @@ Test(sumsq, sum_and_nonfinite)
     }
 }
 
+Test(sum, goes_on_from_where_it_was)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct nums x = nums_random(DS_F32, sizes[i], 3.0, 1.0);
+        struct ds_device *device = open_cpu(NULL, 1, 0);
+        double want = 0.0, sum = 5.0;
+        struct ds_sum_args args = {.n = sizes[i], .x = (float *)(void *)x.data, .sum = &sum};
+
+        for (size_t j = 0; j < sizes[i]; j++)
+            want += x.d[j];
+        cr_assert(ds_sum(&args, ds_device_stream(device), NULL) == 0);
+        cr_assert(fabs(sum - want) <= 1e-11 * (double)sizes[i], "%.17g for %.17g", sum, want);
+        args.accumulate = true;
+        cr_assert(ds_sum(&args, ds_device_stream(device), NULL) == 0);
+        cr_assert(fabs(sum - 2.0 * want) <= 2e-11 * (double)sizes[i], "%.17g", sum);
+        ds_device_close(device);
+        nums_free(&x);
+    }
+}
+
+Test(add, element_by_element)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct nums x = nums_random(DS_F32, sizes[i], 3.0, 1.0);
+        struct nums y = nums_random(DS_F32, sizes[i], 1.0, 0.0);
+        struct ds_device *device = open_cpu(NULL, 1, 0);
+        struct ds_add_args args = {
+            .n = sizes[i], .x = (float *)(void *)x.data, .y = (float *)(void *)y.data};
+
+        cr_assert(ds_add(&args, ds_device_stream(device), NULL) == 0);
+        for (size_t j = 0; j < sizes[i]; j++)
+            cr_assert(args.y[j] == (float)y.d[j] + (float)x.d[j], "element %zu", j);
+        cr_assert((unsigned char)y.data[sizes[i] * sizeof(float)] == 0xa5);
+        ds_device_close(device);
+        nums_free(&x);
+        nums_free(&y);
+    }
+}
+
 #ifndef DS_TESTS_FEW
 
 Test(sumsq, many_groups_of_chunks)

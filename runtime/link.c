@@ -38,8 +38,10 @@ struct ds_link {
     pthread_mutex_t lock; /* guards the members below */
     pthread_cond_t changed;
     uint64_t asked, acked;
-    bool over, closing, waits; /* waits: a ds_link_get() does */
-    struct ds_buf answer;      /* what it gets; empty: nothing yet */
+    bool over, closing;
+    const char *wanted;    /* the key that a ds_link_get() waits for, or NULL */
+    uint32_t wanted_count; /* of it */
+    struct ds_buf answer;  /* what it gets; empty: nothing yet */
     void (*on_abort)(void *user);
     void *user;
     void (*where)(void *user, char *out, size_t cap);
@@ -175,10 +177,24 @@ static void answer_where(struct ds_link *link)
     (void)pthread_mutex_unlock(&link->out_lock);
 }
 
+/* lock is held: not so for an answer that came too late.  What is no answer at all is for whoever
+ * waits to refuse. */
+static bool is_wanted(const struct ds_link *link, const struct ds_frame *frame)
+{
+    struct ds_store_note note;
+
+    if (link->wanted == NULL || link->answer.len > 0)
+        return false;
+    if (ds_store_note_get(frame->payload, frame->len, &note, NULL) != 0)
+        return true;
+    return note.count == link->wanted_count && note.key_bytes == strlen(link->wanted) &&
+           memcmp(note.key, link->wanted, note.key_bytes) == 0;
+}
+
 static void take_answer(struct ds_link *link, const struct ds_frame *frame)
 {
     (void)pthread_mutex_lock(&link->lock);
-    if (link->waits && link->answer.len == 0) /* else: an answer that came too late */
+    if (is_wanted(link, frame))
         (void)ds_buf_put(&link->answer, frame->payload, frame->len);
     (void)pthread_cond_broadcast(&link->changed);
     (void)pthread_mutex_unlock(&link->lock);
@@ -494,13 +510,14 @@ int ds_link_get(struct ds_link *link, const char *key, uint32_t count, unsigned 
 
     (void)pthread_mutex_lock(&link->lock);
     ds_buf_reset(&link->answer);
-    link->waits = true;
+    link->wanted = key;
+    link->wanted_count = count;
     (void)pthread_mutex_unlock(&link->lock);
     rc = send_note(link, &note, err);
     (void)pthread_mutex_lock(&link->lock);
     if (rc == 0)
         rc = wait_answer(link, key, timeout_ms, err);
-    link->waits = false;
+    link->wanted = NULL;
     if (rc == 0 && ds_buf_put(answer, link->answer.data, link->answer.len) != 0)
         rc = ds_fail(err, ENOMEM, "no memory for the rendezvous answer '%s'", key);
     (void)pthread_mutex_unlock(&link->lock);

@@ -61,7 +61,8 @@ int ds_link_flush(struct ds_link *link, struct ds_error *err) DS_NODISCARD;
 int ds_link_put(struct ds_link *link, const char *key, const void *value, size_t bytes,
                 struct ds_error *err) DS_NODISCARD;
 /* Wait for the value of `key` (count 0) or for `count` keys that begin with it; `answer` becomes
- * the payload of the frame, read with ds_store_note_get().  One thread at a time.
+ * the payload of the frame, read with ds_store_note_get(); a late answer to an earlier question is
+ * not taken for it.  One thread at a time.
  * -ECANCELED when the line ends, -ETIMEDOUT. */
 int ds_link_get(struct ds_link *link, const char *key, uint32_t count, unsigned timeout_ms,
                 struct ds_buf *answer, struct ds_error *err) DS_NODISCARD;

@@ -404,6 +404,45 @@ Test(link, a_question_ends_in_time, FIXTURE)
     ds_buf_release(&answer);
 }
 
+/* An answer of one entry from the launcher's side. */
+static void put_answer(uint32_t count, const char *key, const char *value)
+{
+    const struct ds_store_note note = {
+        .what = DS_STORE_ANSWER, .count = count, .key = key, .key_bytes = (uint32_t)strlen(key)};
+    const struct ds_store_entry entry = {.key = key,
+                                         .key_bytes = note.key_bytes,
+                                         .value = value,
+                                         .value_bytes = (uint32_t)strlen(value)};
+    struct ds_buf bytes;
+
+    ds_buf_init(&bytes, 4096);
+    cr_assert_eq(ds_store_note_put(&bytes, &note), 0);
+    cr_assert_eq(ds_store_entry_put(&bytes, &entry), 0);
+    put(DS_WIRE_STORE, bytes.data, bytes.len);
+    ds_buf_release(&bytes);
+}
+
+Test(link, a_late_answer_is_not_taken_for_another, FIXTURE)
+{
+    int rc = 1;
+    pthread_t thread = start_asking(&rc);
+    struct ds_store_note note;
+    struct ds_store_entry entry;
+    size_t at = 0;
+
+    put_answer(0, "job/kez", "another's");
+    put_answer(0, "job/ke", "a shorter key's");
+    put_answer(1, "job/key", "of a prefix");
+    put_answer(0, "job/key", "its own");
+    (void)pthread_join(thread, NULL);
+    cr_assert_eq(rc, 0);
+    cr_assert_eq(ds_store_note_get(answer.data, answer.len, &note, NULL), 0);
+    cr_assert(ds_store_entry_next(&note, &at, &entry));
+    cr_assert_eq(entry.value_bytes, 7);
+    cr_assert_eq(memcmp(entry.value, "its own", 7), 0);
+    ds_buf_release(&answer);
+}
+
 Test(link, a_key_is_put, FIXTURE)
 {
     char text[1024];

@@ -26,7 +26,7 @@ $(PLUGIN): $(PLUGIN_OBJ)
 
 # nvcc takes minutes: who wants the plug-in names CUDA_HOME on the command line.
 programs: $(if $(SAN)$(COVERAGE),,$(if $(filter command,$(origin CUDA_HOME)),$(if $(NVCC),$(PLUGIN))))
-plugin: $(PLUGIN) ## dsrun-cuda.so alone; a part of all where nvcc is at CUDA_HOME
+plugin: $(CUDA_ABI) $(PLUGIN) ## dsrun-cuda.so alone; a part of all where nvcc is at CUDA_HOME
 .PHONY: plugin
 -include $(PLUGIN_OBJ:.o=.d)
 

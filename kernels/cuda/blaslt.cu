@@ -5,7 +5,8 @@
  */
 #include <cublasLt.h>
 #include <cuda_runtime.h>
-#include <type_traits>
+
+#include "kernels/cuda/alike.cuh"
 
 extern "C" {
 #include "kernels/cuda/blaslt.h"
@@ -43,18 +44,6 @@ PLACED(algo, algo);
 PLACED(workspace, workspaceSize);
 PLACED(status, state);
 
-/* Number, size and kind (whole number, pointer) of parameters; handles point to something. */
-template <class Ours, class Theirs> struct alike {
-    static constexpr bool value = sizeof(Ours) == sizeof(Theirs) &&
-                                  std::is_pointer<Ours>::value == std::is_pointer<Theirs>::value;
-};
-template <class Ours, class Theirs> struct same_call;
-template <class R, class... P, class S, class... Q> struct same_call<R (*)(P...), S (*)(Q...)> {
-    static_assert(sizeof...(P) == sizeof...(Q), "the number of parameters");
-    static_assert((alike<P, Q>::value && ...), "a parameter");
-    static_assert(alike<R, S>::value, "the result");
-    static constexpr bool value = true;
-};
 #define X(type, name, args)                                                                        \
     static_assert(same_call<decltype(ds_blaslt::name), decltype(&cublasLt##name)>::value, #name);
 DS_BLASLT_CALLS(X)

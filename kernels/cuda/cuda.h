@@ -8,7 +8,7 @@
  * nonfinite).  Attention scales must be positive.
  *
  * State  The kernels run under the emulation of tests/cudaemu/ only: none has run on a GPU yet, and
- *        nothing here tells of speed.  No program loads this backend yet.
+ *        nothing here tells of speed.  dsrun-cuda.so loads it: kernels/cuda/cuda.c.
  * Tests  tests/cudaemu/ (every kernel against the CPU backend and float64)
  */
 #ifndef DS_KERNELS_CUDA_CUDA_H

@@ -79,12 +79,19 @@ $(B)/%.cuda.o: %.cu $(B)/flags
 	$(Q)$(NVCC) -std=c++17 -O3 $(NVCC_ARCH) -Werror all-warnings $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
 	    -I. -MMD -MF $(@:.o=.d) -c -o $@ $<
 
+# What is written down of CUDA's runtime and of NCCL against their headers.
+CUDA_ABI := $(B)/tests/fakes/abi.o
+$(CUDA_ABI): tests/fakes/abi.cc $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,CXX     $<)
+	$(Q)$(CXX) -std=c++17 -Wall -Wextra -Werror -isystem $(CUDA_HOME)/include -I. -MMD -MP -c -o $@ $<
+
 ifeq ($(NVCC),)
 cuda-objects: ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
 	@echo "cuda-objects: no nvcc at $(CUDA_HOME)/bin; name its folder with CUDA_HOME=" >&2; exit 1
 else
-cuda-objects: $(patsubst %.cu,$(B)/%.cuda.o,$(CU_CUDA)) ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
+cuda-objects: $(CUDA_ABI) $(patsubst %.cu,$(B)/%.cuda.o,$(CU_CUDA)) ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
 endif
 
 .PHONY: cuda-objects check-cuda-tsan cuda-tsan-check cuda-coverage cuda-coverage-run
--include $(OBJ_emu:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU_CUDA))
+-include $(OBJ_emu:.o=.d) $(CUDA_ABI:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU_CUDA))

@@ -15,7 +15,6 @@
 #include "kernels/device.h"
 
 enum { POLL_NS = 200 * 1000 };
-#define CONFIG_MAGIC 0xcafebeefu
 
 struct nccl { /* a group as one rank sees it */
     struct ds_comm base;
@@ -74,7 +73,7 @@ static struct ds_nccl_config config(void)
 {
     return (struct ds_nccl_config){
         .size = sizeof(struct ds_nccl_config),
-        .magic = CONFIG_MAGIC,
+        .magic = DS_NCCL_CONFIG_MAGIC,
         .version = DS_NCCL_MIN_VERSION,
         .blocking = 0,
         .cga_cluster_size = INT_MIN, /* NCCL's own choice */

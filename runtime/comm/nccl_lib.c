@@ -31,9 +31,9 @@ int ds__nccl_load(struct ds__nccl_lib *lib, struct ds_error *err)
             "name its folder in LD_LIBRARY_PATH",
             dlerror());
     rc = find(lib, "ncclGetErrorString", &lib->error_string, err);
-#define X(name, symbol, args)                                                                      \
+#define X(member, name, args)                                                                      \
     if (rc == 0)                                                                                   \
-        rc = find(lib, symbol, &lib->name, err);
+        rc = find(lib, "nccl" #name, &lib->member, err);
     DS_NCCL_CALLS(X)
 #undef X
     if (rc == 0 && (lib->version(&lib->number) != DS_NCCL_OK || lib->number < DS_NCCL_MIN_VERSION))

@@ -4,7 +4,7 @@
  * nccl_lib.h - what of libnccl.so.2 is used, loaded when it is needed.
  *
  * The types are those of nccl.h of NCCL 2.18, which later versions take as they are;
- * tests/fakes/abi.c compares them with the nccl.h of the machine where there is one.
+ * tests/fakes/abi.cc compares them with the nccl.h of the machine where there is one.
  */
 #ifndef DS_RUNTIME_COMM_NCCL_LIB_H
 #define DS_RUNTIME_COMM_NCCL_LIB_H
@@ -16,6 +16,7 @@
 enum { DS_NCCL_OK = 0, DS_NCCL_IN_PROGRESS = 7 };
 enum { DS_NCCL_SUM = 0 };
 enum { DS_NCCL_BYTE = 1, DS_NCCL_F32 = 7, DS_NCCL_BF16 = 9 };
+#define DS_NCCL_CONFIG_MAGIC 0xcafebeefu
 enum { DS_NCCL_ID_BYTES = 128, DS_NCCL_MIN_VERSION = 21800 };
 
 typedef struct ds_nccl_comm_opaque ds_nccl_comm;
@@ -32,26 +33,26 @@ struct ds_nccl_config {
     int split_share;
 };
 
-/* Member, symbol, arguments; all give a ncclResult_t but for the text of one. */
+/* Member, name behind "nccl", arguments; all give a ncclResult_t but for the text of one. */
 /* clang-format off */
 #define DS_NCCL_CALLS(X) \
-    X(version,        "ncclGetVersion",        (int *)) \
-    X(unique_id,      "ncclGetUniqueId",       (struct ds_nccl_id *)) \
-    X(init,           "ncclCommInitRankConfig",(ds_nccl_comm **, int, struct ds_nccl_id, int, \
+    X(version,        GetVersion,        (int *)) \
+    X(unique_id,      GetUniqueId,       (struct ds_nccl_id *)) \
+    X(init,           CommInitRankConfig,(ds_nccl_comm **, int, struct ds_nccl_id, int, \
                                                 struct ds_nccl_config *)) \
-    X(split,          "ncclCommSplit",         (ds_nccl_comm *, int, int, ds_nccl_comm **, \
+    X(split,          CommSplit,         (ds_nccl_comm *, int, int, ds_nccl_comm **, \
                                                 struct ds_nccl_config *)) \
-    X(finalize,       "ncclCommFinalize",      (ds_nccl_comm *)) \
-    X(destroy,        "ncclCommDestroy",       (ds_nccl_comm *)) \
-    X(abort,          "ncclCommAbort",         (ds_nccl_comm *)) \
-    X(async_error,    "ncclCommGetAsyncError", (ds_nccl_comm *, int *)) \
-    X(mem_alloc,      "ncclMemAlloc",          (void **, size_t)) \
-    X(mem_free,       "ncclMemFree",           (void *)) \
-    X(all_reduce,     "ncclAllReduce",         (const void *, void *, size_t, int, int, \
+    X(finalize,       CommFinalize,      (ds_nccl_comm *)) \
+    X(destroy,        CommDestroy,       (ds_nccl_comm *)) \
+    X(abort,          CommAbort,         (ds_nccl_comm *)) \
+    X(async_error,    CommGetAsyncError, (ds_nccl_comm *, int *)) \
+    X(mem_alloc,      MemAlloc,          (void **, size_t)) \
+    X(mem_free,       MemFree,           (void *)) \
+    X(all_reduce,     AllReduce,         (const void *, void *, size_t, int, int, \
                                                 ds_nccl_comm *, void *)) \
-    X(reduce_scatter, "ncclReduceScatter",     (const void *, void *, size_t, int, int, \
+    X(reduce_scatter, ReduceScatter,     (const void *, void *, size_t, int, int, \
                                                 ds_nccl_comm *, void *)) \
-    X(all_gather,     "ncclAllGather",         (const void *, void *, size_t, int, \
+    X(all_gather,     AllGather,         (const void *, void *, size_t, int, \
                                                 ds_nccl_comm *, void *))
 /* clang-format on */
 
@@ -59,7 +60,7 @@ struct ds__nccl_lib {
     void *handle;
     int number; /* 22809 is 2.28.9 */
     const char *(*error_string)(int);
-#define X(name, symbol, args) int(*name) args;
+#define X(member, name, args) int(*member) args;
     DS_NCCL_CALLS(X)
 #undef X
 };

@@ -30,6 +30,20 @@ plugin: $(CUDA_ABI) $(PLUGIN) ## dsrun-cuda.so alone; a part of all where nvcc i
 .PHONY: plugin
 -include $(PLUGIN_OBJ:.o=.d)
 
-gpu-check: $(if $(wildcard $(PLUGIN)),,all) ## on a machine with a GPU: reference cases, ZeRO, NCCL, a killed rank; uses the plug-in there is
+# The tests of the kernels on a device, on Criterion's stand-in, so that they run on a bare machine.
+GPU_TESTS := $(if $(SAN)$(COVERAGE),,$(patsubst tests/kernels/%.c,$(B)/gpu/%,$(filter-out %/test_op.c %/test_pool.c %/test_rates.c,$(TESTS_kernels))))
+$(B)/gpu/%.o: tests/kernels/%.c $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,CC      $< for a GPU)
+	$(Q)$(CC) -Itests/support/mini -include tests/gpu/on_device.h $(ALL_CPPFLAGS) $(ALL_CFLAGS) -Wno-unused-parameter -MMD -MP -c -o $@ $<
+$(GPU_TESTS): $(B)/gpu/%: $(B)/gpu/%.o $(call LIB,cpu ops base)
+	$(call say,LINK    $@)
+	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)
+gpu-tests: $(GPU_TESTS) ## the kernels' tests for a device, which make gpu-check runs there
+tests: gpu-tests
+.PHONY: gpu-tests
+-include $(addsuffix .d,$(GPU_TESTS))
+
+gpu-check: $(if $(wildcard $(PLUGIN)),,all gpu-tests) ## on a machine with a GPU: kernels, reference cases, ZeRO, NCCL, a killed rank; uses the plug-in there is
 	$(Q)B='$(B)' timeout 540 tests/gpu/check.py
 .PHONY: gpu-check

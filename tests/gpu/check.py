@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -100,6 +101,20 @@ def killed():
          "killed: the same bits as without")
 
 
+def kernels():
+    """Every program of make gpu-tests; 77: this GPU does not reach the host's memory."""
+    programs = sorted(p for p in (h.BUILD / "gpu").glob("test_*") if p.suffix == "" and os.access(p, os.X_OK))
+    if not programs:
+        h.skip("kernel tests on the device", f"there are none in '{h.BUILD}/gpu', make gpu-tests builds them")
+    for program in programs:
+        ran = subprocess.run([program], capture_output=True, text=True, errors="replace", timeout=180,
+                             env=h.environment(DSRUN_TEST_PLUGIN=str(PLUGIN)), check=False)
+        if ran.returncode == 77:
+            h.skip(f"kernels: {program.name}", ran.stderr.strip())
+        else:
+            h.ok(ran.returncode == 0, f"kernels: {program.name}", ran.stderr + ran.stdout[-500:])
+
+
 def sanitizer():
     tool = shutil.which("compute-sanitizer")
     if tool is None:
@@ -121,6 +136,7 @@ if not pathlib.Path("/dev/nvidiactl").exists():
     sys.exit("gpu-check: there is no GPU on this machine, nothing was checked")
 if not PLUGIN.exists():
     sys.exit(f"gpu-check: there is no '{PLUGIN}', build it with make CUDA_HOME=..., nothing was checked")
+kernels()
 for reference_case in ("gpt2-tiny", "llama-tiny"):
     for precision in ("fp32", "bf16"):
         reference(reference_case, precision)
@@ -128,6 +144,5 @@ for count in (2, 4):
     zero(count)
 killed()
 sanitizer()
-h.skip("kernel tests on the device", "tests/kernels/ run under emulation and on the CPU only so far")
 h.skip("no host synchronisation inside a step", "no trace is read yet")
 h.done()

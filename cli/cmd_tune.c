@@ -3,10 +3,10 @@
  *
  * cmd_tune.c - dsrun tune: the layouts of a job by predicted speed, the best few tried.
  *
- * The cost model ranks every micro-batch, stage, shard group and way to keep activations
- * (runtime/cost/search.h).  The first that fit are tried for some steps each, one after the other
- * in the same workers, with the job's data and without a run directory; what is printed last is
- * the fastest of those as overrides.
+ * The cost model ranks every micro-batch, stage, shard group, way to keep activations and place
+ * of the optimizer's state (runtime/cost/search.h).  The first that fit are tried for some steps
+ * each, one after the other in the same workers, with the job's data and without a run directory;
+ * what is printed last is the fastest of those as overrides.
  *
  * Tests   tests/e2e/tune.py
  */

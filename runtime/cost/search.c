@@ -10,12 +10,13 @@
 #include <string.h>
 
 #include "runtime/job_table.h"
+#include "runtime/optim.h"
 
 enum { STAGES = 4, MAX_CANDIDATES = 4096 };
 
 /* The keys that a candidate decides. */
 static const char *const searched[] = {"train.micro_batch", "zero.stage", "zero.shard_group",
-                                       "activation.recompute"};
+                                       "activation.recompute", "offload.optim"};
 
 struct search {
     const struct ds_search_args *args;
@@ -33,6 +34,7 @@ struct ds_job ds_candidate_job(const struct ds_job *job, const struct ds_candida
     copy.zero.stage = candidate->stage;
     copy.zero.shard_group = candidate->shard_group;
     copy.activation.recompute = candidate->recompute;
+    copy.offload.optim = candidate->offload;
     return copy;
 }
 
@@ -83,9 +85,8 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
     return 0;
 }
 
-/* Every stage and group of one micro-batch; one rank has nobody to share with. */
-static int try_layouts(struct search *search, uint64_t micro_batch, enum ds_recompute recompute,
-                       struct ds_error *err)
+/* Every stage and group of what is given; one rank has nobody to share with. */
+static int try_layouts(struct search *search, struct ds_candidate candidate, struct ds_error *err)
 {
     const struct ds_cluster *cluster = search->args->cluster;
     uint64_t stages = search->ranks > 1 ? STAGES : 1;
@@ -94,16 +95,33 @@ static int try_layouts(struct search *search, uint64_t micro_batch, enum ds_reco
 
     for (uint64_t stage = 0; rc == 0 && stage < stages; stage++)
         for (unsigned group = DS_SHARD_ALL; rc == 0 && group <= DS_SHARD_NODE; group++) {
-            const struct ds_candidate candidate = {.micro_batch = micro_batch,
-                                                   .stage = stage,
-                                                   .shard_group = group,
-                                                   .recompute = recompute};
-
             if (search->count == MAX_CANDIDATES ||
                 (group == DS_SHARD_NODE && (!groups || stage == 0)))
                 continue;
+            candidate.stage = stage;
+            candidate.shard_group = group;
             rc = try_one(search, candidate, err);
         }
+    return rc;
+}
+
+/* What a rank keeps of activations and where its optimizer's state is, for one micro-batch. */
+static int try_micro_batch(struct search *search, uint64_t micro_batch, struct ds_error *err)
+{
+    static const enum ds_recompute recompute[] = {DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE,
+                                                  DS_RECOMPUTE_FULL};
+    const struct ds_job *job = search->args->job;
+    bool whole = ds_optim_by_tensor(job) || ds_optim_wants_matrices(job);
+    int rc = 0;
+
+    for (unsigned i = 0; rc == 0 && i < sizeof(recompute) / sizeof(recompute[0]); i++)
+        for (unsigned offload = DS_OFFLOAD_NONE;
+             rc == 0 && offload <= (unsigned)(whole ? DS_OFFLOAD_NONE : DS_OFFLOAD_CPU); offload++)
+            rc = try_layouts(search,
+                             (struct ds_candidate){.micro_batch = micro_batch,
+                                                   .recompute = recompute[i],
+                                                   .offload = (enum ds_offload)offload},
+                             err);
     return rc;
 }
 
@@ -121,7 +139,6 @@ static int compare(const void *x, const void *y)
 int ds_search(const struct ds_search_args *args, struct ds_candidate **candidate, size_t *count,
               struct ds_error *err)
 {
-    static const enum ds_recompute recomputes[] = {DS_RECOMPUTE_NONE, DS_RECOMPUTE_FULL};
     struct search search = {.args = args, .ranks = args->cluster->hosts * args->cluster->ranks};
     uint64_t global = args->job->train.global_batch, most;
     int rc = 0;
@@ -136,8 +153,8 @@ int ds_search(const struct ds_search_args *args, struct ds_candidate **candidate
                        (unsigned long long)global, (unsigned long long)search.ranks);
     most = global / search.ranks;
     for (uint64_t micro = 1; rc == 0 && micro <= most; micro++)
-        for (size_t i = 0; rc == 0 && most % micro == 0 && i < 2; i++)
-            rc = try_layouts(&search, micro, recomputes[i], err);
+        if (most % micro == 0)
+            rc = try_micro_batch(&search, micro, err);
     if (rc == 0 && search.count == 0)
         return ds_fail(err, EINVAL, "no layout is possible: %s", search.last.text);
     qsort(search.candidate, search.count, sizeof(*search.candidate), compare);

@@ -3,8 +3,9 @@
  *
  * search.h - every layout that a job could run in on a cluster, the fastest by prediction first.
  *
- * Searched are train.micro_batch, zero.stage, zero.shard_group and activation.recompute; the global
- * batch and everything else that decides what is learnt stays as it is.
+ * Searched are train.micro_batch, zero.stage, zero.shard_group, activation.recompute and, where the
+ * optimizer goes by elements, offload.optim; the global batch and everything else that decides what
+ * is learnt stays as it is.
  *
  * Owner   candidates live in the arena given.
  * Tests   tests/cost/test_search.c
@@ -18,6 +19,7 @@ struct ds_candidate {
     uint64_t micro_batch, stage;
     unsigned shard_group; /* enum ds_shard_group */
     enum ds_recompute recompute;
+    enum ds_offload offload;
     uint64_t bytes; /* of one rank */
     bool fits;
     double step_s, tokens_per_s, mfu; /* predicted */

@@ -28,8 +28,8 @@ static struct ds_cluster two_hosts(void)
     return cluster;
 }
 
-static size_t search(uint64_t available, uint64_t global, struct ds_arena *arena,
-                     struct ds_candidate **found, int expected)
+static size_t search(uint64_t available, uint64_t global, enum ds_optim_kind optim,
+                     struct ds_arena *arena, struct ds_candidate **found, int expected)
 {
     struct ds_cluster cluster = two_hosts();
     struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), global, 1, 1024);
@@ -42,6 +42,7 @@ static size_t search(uint64_t available, uint64_t global, struct ds_arena *arena
     size_t count = 0;
 
     job.precision.compute = DS_COMPUTE_BF16;
+    job.optim.kind = optim;
     cr_assert_eq(ds_search(&args, found, &count, &err), expected, "%s", err.text);
     ds_cluster_release(&cluster);
     return count;
@@ -54,18 +55,19 @@ Test(search, has_every_layout_once_the_fastest_that_fits_first)
     size_t count, fitting = 0;
 
     ds_arena_init(&arena);
-    count = search(LIMIT, 64, &arena, &found, 0);
-    /* 8 ranks, 8 sequences each: micro-batches 1 2 4 8; stage 0, and 1 to 3 with 2 groups; 2 ways
-     * to keep activations. */
-    cr_assert_eq(count, 4 * 7 * 2, "%zu", count);
+    count = search(LIMIT, 64, DS_OPTIM_ADAMW, &arena, &found, 0);
+    /* 8 ranks, 8 sequences each: micro-batches 1 2 4 8; stage 0, and 1 to 3 with 2 groups; 3 ways
+     * to keep activations; 2 places of the optimizer's state. */
+    cr_assert_eq(count, 4 * 7 * 3 * 2, "%zu", count);
     for (size_t i = 0; i < count; i++) {
         fitting += found[i].fits;
-        cr_assert_eq(found[i].fits, found[i].bytes <= LIMIT, "%zu", i);
+        /* bytes are a peak: pages of peers, which count to nobody's share, are in them. */
+        cr_assert(found[i].fits || found[i].bytes > LIMIT, "%zu", i);
         for (size_t j = 0; j < i; j++)
-            cr_assert(found[i].micro_batch != found[j].micro_batch ||
-                      found[i].stage != found[j].stage ||
-                      found[i].shard_group != found[j].shard_group ||
-                      found[i].recompute != found[j].recompute);
+            cr_assert(
+                found[i].micro_batch != found[j].micro_batch || found[i].stage != found[j].stage ||
+                found[i].shard_group != found[j].shard_group ||
+                found[i].recompute != found[j].recompute || found[i].offload != found[j].offload);
         if (i == 0 || found[i].fits != found[i - 1].fits)
             continue;
         cr_assert_leq(found[i].tokens_per_s, found[i - 1].tokens_per_s, "%zu", i);
@@ -76,26 +78,67 @@ Test(search, has_every_layout_once_the_fastest_that_fits_first)
     ds_arena_release(&arena);
 }
 
+/* What works on whole tensors cannot be offloaded. */
+Test(search, offloads_only_what_goes_by_elements)
+{
+    static const enum ds_optim_kind optim[] = {DS_OPTIM_LAMB, DS_OPTIM_MUON};
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct ds_candidate *found = NULL;
+        struct ds_arena arena;
+        size_t count;
+
+        ds_arena_init(&arena);
+        count = search(LIMIT, 64, optim[i], &arena, &found, 0);
+        cr_assert_eq(count, 4 * 7 * 3, "%zu", count);
+        for (size_t j = 0; j < count; j++)
+            cr_assert_eq(found[j].offload, DS_OFFLOAD_NONE);
+        ds_arena_release(&arena);
+    }
+}
+
+/* A middle way is one: more memory than full, less than none, and as fast as the work it repeats. */
+Test(search, selective_lies_between_none_and_full)
+{
+    struct ds_candidate *found = NULL, *kept[3] = {NULL};
+    struct ds_arena arena;
+    size_t count;
+
+    ds_arena_init(&arena);
+    count = search(LIMIT, 64, DS_OPTIM_ADAMW, &arena, &found, 0);
+    for (size_t i = 0; i < count; i++)
+        if (found[i].micro_batch == 8 && found[i].stage == 0 && found[i].offload == DS_OFFLOAD_NONE)
+            kept[found[i].recompute] = &found[i];
+    for (unsigned i = 0; i < 3; i++)
+        cr_assert_not_null(kept[i]);
+    cr_assert(kept[0]->bytes > kept[1]->bytes && kept[1]->bytes > kept[2]->bytes);
+    cr_assert(kept[0]->step_s < kept[1]->step_s && kept[1]->step_s < kept[2]->step_s);
+    ds_arena_release(&arena);
+}
+
 Test(search, says_why_nothing_is_possible)
 {
     struct ds_candidate *found = NULL;
     struct ds_arena arena;
 
     ds_arena_init(&arena);
-    (void)search(0, 12, &arena, &found, -EINVAL);
+    (void)search(0, 12, DS_OPTIM_ADAMW, &arena, &found, -EINVAL);
     ds_arena_release(&arena);
 }
 
 Test(search, prints_the_overrides_of_a_candidate)
 {
     struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 2, 32);
-    const struct ds_candidate candidate = {
-        .micro_batch = 4, .stage = 2, .shard_group = DS_SHARD_NODE, .recompute = DS_RECOMPUTE_FULL};
+    const struct ds_candidate candidate = {.micro_batch = 4,
+                                           .stage = 2,
+                                           .shard_group = DS_SHARD_NODE,
+                                           .recompute = DS_RECOMPUTE_SELECTIVE,
+                                           .offload = DS_OFFLOAD_CPU};
     struct ds_buf out;
 
     ds_buf_init(&out, 4096);
     ds_candidate_print(&job, &candidate, &out);
     cr_assert_str_eq(ds_buf_text(&out), "train.micro_batch=4 zero.stage=2 zero.shard_group=node "
-                                        "activation.recompute=full");
+                                        "activation.recompute=selective offload.optim=cpu");
     ds_buf_release(&out);
 }

@@ -32,7 +32,8 @@ ran = tune("--json", "--trials", "4")
 h.ok(ran.returncode == 0, "four layouts tried: ends with 0", ran.stderr)
 found = json.loads(ran.stdout or "{}")
 layouts = found.get("layouts", [])
-h.ok(len(layouts) == 3 * 4 * 2, "micro-batches 1, 2, 4; stages 0 to 3; activations kept or not",
+h.ok(len(layouts) == 3 * 4 * 3 * 2,
+     "micro-batches 1, 2, 4; stages 0 to 3; recompute none, selective, full; offload none, cpu",
      len(layouts))
 h.ok(all(a["predicted_ms"] <= b["predicted_ms"] for a, b in zip(layouts, layouts[1:])),
      "the fastest by prediction comes first")
@@ -55,7 +56,7 @@ with open(os.path.join(h.work(), "cluster.yaml"), "w", encoding="utf-8") as out:
               "link: {host: {bandwidth: 3e11}, network: {bandwidth: 5e10}}\n")
 ran = h.dsrun("tune", "--json", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),
               "train.global_batch=64", "train.micro_batch=1")
-h.ok(ran.returncode == 0 and len(json.loads(ran.stdout)["layouts"]) == 2 * 7 * 2
+h.ok(ran.returncode == 0 and len(json.loads(ran.stdout)["layouts"]) == 2 * 7 * 3 * 2
      and "zero.shard_group=node" in ran.stdout, "a described cluster is ranked, shard groups too",
      ran.stderr or ran.stdout)
 ran = h.dsrun("tune", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),

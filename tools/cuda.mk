@@ -46,4 +46,7 @@ tests: gpu-tests
 
 gpu-check: $(if $(wildcard $(PLUGIN)),,all gpu-tests) ## on a machine with a GPU: kernels, reference cases, ZeRO, NCCL, a killed rank; uses the plug-in there is
 	$(Q)B='$(B)' timeout 540 tests/gpu/check.py
-.PHONY: gpu-check
+
+gpu-bench: $(if $(wildcard $(PLUGIN)),,all) ## on a machine with a GPU: training speed, PyTorch beside it; writes bench/results/
+	$(Q)timeout 540 python3 bench/gpu.py --build '$(B)'
+.PHONY: gpu-check gpu-bench

@@ -18,10 +18,10 @@ $(B)/plugin/build-id.o: base/build.c $(B)/build-id
 	$(CC) -DDS_BUILD_ID="\"$$id\"" $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) -fPIC -MMD -MP -c -o $@ $<
 
 # Its own symbols come first, so that none of the worker's is taken for one of CUDA's.
-$(PLUGIN): $(PLUGIN_OBJ)
+$(PLUGIN): $(PLUGIN_OBJ) tools/plugin.map
 	$(Q)mkdir -p $(@D)
 	$(call say,LINK    $@)
-	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,-z,defs -Wl,-Bsymbolic -Wl,--exclude-libs,ALL -Wl,-rpath,$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib -o $@ \
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -Wl,-z,defs -Wl,-Bsymbolic -Wl,--version-script=tools/plugin.map -Wl,-rpath,$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib -o $@ \
 	    $(filter %.o,$^) -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lrt -ldl -lpthread -lm
 
 # nvcc takes minutes: who wants the plug-in names CUDA_HOME on the command line.

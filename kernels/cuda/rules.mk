@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
-# nvcc, where there is one, into objects for the devices.  No program links them yet.
+# nvcc, where there is one, into objects for the devices, of which tools/cuda.mk makes the plug-in.
 CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu bias.cu dropout.cu embed.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.

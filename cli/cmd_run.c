@@ -60,13 +60,17 @@ static int check_data(const struct ds_job *job, const struct ds_strings *paths, 
     return rc;
 }
 
-/* A plan that does not fit is refused before anything starts, with the table of where it goes. */
+/* A plan that does not fit is refused before anything starts, with the table of where it goes.
+ * Of a GPU's memory nothing is known here: the rank's device refuses what is too much. */
 static int check_memory(const struct run *run, struct ds_error *err)
 {
     struct ds_buf table;
-    int rc =
-        ds_plan_check_fit(&run->plan, run->place.placement.place[0].ranks, ds_mem_available(), err);
+    int rc;
 
+    if (run->job.launch.device == DS_DEVICE_CUDA)
+        return 0;
+    rc =
+        ds_plan_check_fit(&run->plan, run->place.placement.place[0].ranks, ds_mem_available(), err);
     if (rc != -ENOMEM)
         return rc;
     ds_buf_init(&table, TEXT_BYTES);

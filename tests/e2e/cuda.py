@@ -31,6 +31,13 @@ zero: {{stage: {stage}}}
 checkpoint: {{every: 1, keep: 1}}
 launch: {{device: {device}, threads: 1, restarts: {restarts}}}
 """
+LARGE = """\
+name: large
+model: {{arch: gpt2, layers: 200, hidden: 8192, heads: 64, context: 16}}
+data: {{train: [{text}], format: text}}
+train: {{steps: 1, global_batch: 1, micro_batch: 1}}
+launch: {{device: cuda}}
+"""
 SHARE = {"DSRUN_CUDA_SHARE": "1"}
 
 
@@ -104,7 +111,17 @@ def no_device():
     fails("an old device", 65, ["compute capability 7.0"], FAKE_CUDA_MAJOR="7")
 
 
+def too_large():
+    """More than this host has: it is the device that refuses, before anything is trained."""
+    job = h.work() / "large.yaml"
+    job.write_text(LARGE.format(text=h.ROOT / "README.md"))
+    ran = train(job, "large")
+    h.ok(ran.returncode == 65 and "CUDA device 0 has" in ran.stderr and "are needed" in ran.stderr,
+         "a job of 2 TiB: the device says that it does not fit", f"{ran.returncode}\n{ran.stderr}")
+
+
 def device_failures():
+    too_large()
     fails("out of memory", 65, ["bytes free and", "are needed"], FAKE_CUDA_MEMORY="1000000")
     fails("a launch is refused", 1, ["was refused: invalid configuration"], FAKE_CUDA_FAIL="launch:40:9")
     fails("a sticky error", 1, ["CUBLAS_STATUS_EXECUTION_FAILED"], FAKE_CUDA_FAIL="launch:90:700")

@@ -35,7 +35,7 @@ GPU_TESTS := $(if $(SAN)$(COVERAGE),,$(patsubst tests/kernels/%.c,$(B)/gpu/%,$(f
 $(B)/gpu/%.o: tests/kernels/%.c $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,CC      $< for a GPU)
-	$(Q)$(CC) -Itests/support/mini -include tests/gpu/on_device.h $(ALL_CPPFLAGS) $(ALL_CFLAGS) -Wno-unused-parameter -MMD -MP -c -o $@ $<
+	$(Q)$(CC) -Itests/support/mini -include tests/gpu/on_device.h $(ALL_CPPFLAGS) $(ALL_CFLAGS) -Wno-unused-parameter -Wno-pedantic -MMD -MP -c -o $@ $<
 $(GPU_TESTS): $(B)/gpu/%: $(B)/gpu/%.o $(call LIB,cpu ops base)
 	$(call say,LINK    $@)
 	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)

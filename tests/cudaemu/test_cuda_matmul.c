@@ -12,7 +12,7 @@ struct
 try {
     struct ds_cuda_stream stream;
     struct ds_blaslt blaslt;
-    uint64_t workspace[1024];
+    _Alignas(16) uint64_t workspace[1024];
 };
 
 static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)

@@ -14,7 +14,7 @@ check-ubsan: check-asan
 
 # Beds of hosts and long series of jobs run as built only: what they wait for has deadlines that an
 # instrumented program does not keep, and their processes are covered by the scripts that are left.
-UNSANITIZED   := bits campaign cgroup cuda ddp layouts memory parity replay simulator slurm spares ssh testbed valgrind
+UNSANITIZED   := bits campaign cgroup cuda ddp keys layouts memory parity replay simulator slurm spares ssh testbed valgrind
 # Emulated kernels take minutes each under instruments; their emulation and one of them are enough here.
 UNSANITIZED_BIN := $(addprefix $(B)/tests/cudaemu/test_cuda_,embed loss norm optim update)
 E2E_SANITIZED := $(filter-out $(foreach t,$(UNSANITIZED),tests/e2e/$(t).py tests/e2e/$(t).sh),$(E2E))

@@ -143,13 +143,6 @@ static int on_text(void *user, uint32_t rank, const char *json, size_t len, stru
     return ds_fail(err, EPROTO, "a program without a link sent a record");
 }
 
-static int on_flush(void *user, struct ds_error *err)
-{
-    (void)user;
-    (void)err;
-    return 0;
-}
-
 static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
 {
     struct exec *exec = user;
@@ -163,7 +156,6 @@ static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
 static const struct ds_fleet_ops ops = {.output = on_output,
                                         .metric = on_text,
                                         .event = on_text,
-                                        .flush = on_flush,
                                         .ended = on_ended,
                                         .lost = on_lost,
                                         .note = on_note};

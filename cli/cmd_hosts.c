@@ -125,28 +125,8 @@ static int on_text(void *user, uint32_t rank, const char *json, size_t len, stru
     return ds_fail(err, EPROTO, "an agent sent a record instead of an answer");
 }
 
-static int on_flush(void *user, struct ds_error *err)
-{
-    (void)user;
-    (void)err;
-    return 0;
-}
-
-static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
-{
-    (void)user;
-    (void)note;
-    (void)err;
-    return 0;
-}
-
-static const struct ds_fleet_ops ops = {.output = on_output,
-                                        .metric = on_text,
-                                        .event = on_text,
-                                        .flush = on_flush,
-                                        .ended = on_ended,
-                                        .lost = on_lost,
-                                        .note = on_note};
+static const struct ds_fleet_ops ops = {
+    .output = on_output, .metric = on_text, .event = on_text, .ended = on_ended, .lost = on_lost};
 
 /* --- what is shown ---------------------------------------------------------------------------- */
 

@@ -96,13 +96,6 @@ static int on_event(void *user, uint32_t rank, const char *json, size_t len, str
     return 0; /* starts and readiness: a trial has no record */
 }
 
-static int on_flush(void *user, struct ds_error *err)
-{
-    (void)user;
-    (void)err;
-    return 0;
-}
-
 static int on_ended(void *user, const struct ds_super_event *exit, struct ds_error *err)
 {
     struct tune *tune = user;
@@ -112,20 +105,8 @@ static int on_ended(void *user, const struct ds_super_event *exit, struct ds_err
     return 0;
 }
 
-static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
-{
-    (void)user;
-    (void)note;
-    (void)err;
-    return 0;
-}
-
-static const struct ds_fleet_ops ops = {.output = on_output,
-                                        .metric = on_metric,
-                                        .event = on_event,
-                                        .flush = on_flush,
-                                        .ended = on_ended,
-                                        .note = on_note};
+static const struct ds_fleet_ops ops = {
+    .output = on_output, .metric = on_metric, .event = on_event, .ended = on_ended};
 
 /* --- trials ----------------------------------------------------------------------------------- */
 

@@ -92,7 +92,8 @@ static void note(struct ds_fleet *fleet, enum ds_fleet_note what)
 {
     struct ds_error err = {0};
 
-    ds__fleet_check(fleet, fleet->args->ops->note(fleet->args->user, what, &err), &err);
+    if (fleet->args->ops->note != NULL)
+        ds__fleet_check(fleet, fleet->args->ops->note(fleet->args->user, what, &err), &err);
 }
 
 bool ds__fleet_refuses(const struct ds_fleet *fleet, int code)

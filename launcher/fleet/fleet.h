@@ -42,14 +42,14 @@ struct ds_fleet_ops {
                   size_t len, struct ds_error *err);
     int (*metric)(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err);
     int (*event)(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err);
-    /* Everything given so far must be on disk when this returns. */
+    /* Everything given so far must be on disk when this returns; NULL: nothing is kept. */
     int (*flush)(void *user, struct ds_error *err);
     /* `exit` is a DS_SUPER_EXIT; the rank's last byte was given. */
     int (*ended)(void *user, const struct ds_super_event *exit, struct ds_error *err);
     /* A host went before its ranks had ended.  May be NULL: the result tells of the first. */
     void (*lost)(void *user, uint32_t host, const char *reason);
     void (*step)(void *user, uint64_t step); /* a rank has made it, as the first one; or NULL */
-    int (*note)(void *user, enum ds_fleet_note note, struct ds_error *err);
+    int (*note)(void *user, enum ds_fleet_note note, struct ds_error *err); /* or NULL */
 };
 
 struct ds_fleet_args {

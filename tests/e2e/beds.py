@@ -150,6 +150,19 @@ class Hosts:
         return found
 
 
+def recording_sshd(log):
+    """Options for Hosts(sshd=...): every sshd appends the command that it is given to `log`, each with a line
+    --end-- after it, and runs it."""
+    record = log.with_suffix(".sh")
+    record.write_text(f"""#!/bin/sh
+printf '%s\\n--end--\\n' "$SSH_ORIGINAL_COMMAND" >>{log}
+exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"
+""")
+    record.chmod(0o755)
+    log.touch()
+    return f"-o ForceCommand={record}"
+
+
 class Slurm(Hosts):
     """Hosts with a Slurm on them.  `cpus` is one number for all nodes, or "4 8 2" for them in turn."""
 

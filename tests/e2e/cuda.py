@@ -9,28 +9,15 @@ the emulation of tests/cudaemu/, and CUDA's runtime, cuBLASLt and NCCL are the d
 host there, fresh memory is NaN, and collectives run beside the caller, so a copy, an event or a wait
 that is missing shows as a crash or as a wrong loss.
 """
-import json
 import os
 import shutil
 
 import harness as h
+import reference
 
 FAKES = h.BUILD / "fakes" / "libexec"
-CASES = h.ROOT / "tests" / "reference"
 LIMIT = 1e-4
 
-REFERENCE = """\
-name: cuda
-model: {{arch: {arch}, init: {{from: {case}}}}}
-data: {{train: [{case}/tokens.safetensors], format: samples, order: sequential}}
-train: {{steps: {steps}, global_batch: {batch}, micro_batch: {micro}, sequence: {seq}}}
-optim: {{name: adamw, lr: {lr}, betas: {betas}, eps: {eps}, weight_decay: {weight_decay}, clip: {clip}}}
-schedule: {{kind: cosine, warmup: {warmup}, steps: {total}, min_lr: {min_lr}}}
-precision: {{compute: {compute}}}
-zero: {{stage: {stage}}}
-checkpoint: {{every: 1, keep: 1}}
-launch: {{device: {device}, threads: 1, restarts: {restarts}}}
-"""
 LARGE = """\
 name: large
 model: {{arch: gpt2, layers: 200, hidden: 8192, heads: 64, context: 16}}
@@ -41,19 +28,16 @@ launch: {{device: cuda}}
 SHARE = {"DSRUN_CUDA_SHARE": "1"}
 
 
-def reference(name, steps=2, **keys):
-    case = CASES / name
-    job = json.loads((case / "job.json").read_text())
-    config = json.loads((case / "config.json").read_text())
-    o, s = job["optimizer"], job["schedule"]
-    keys = {"compute": "fp32", "stage": 0, "device": "cuda", "restarts": 0, **keys}
-    path = h.work() / f"{name}-{'-'.join(map(str, keys.values()))}.yaml"
-    path.write_text(REFERENCE.format(
-        arch=config["model_type"], case=case, steps=steps, batch=job["micro_batches"] * job["batch"],
-        micro=2, seq=job["seq"], lr=o["lr"], betas=o["betas"], eps=o["eps"],
-        weight_decay=o["weight_decay"], clip=job["clip"], warmup=s["warmup_steps"], total=s["total_steps"],
-        min_lr=s["min_lr"], **keys))
-    return path, json.loads((case / "expected.json").read_text())[:steps]
+def case_job(name, steps=2, compute="fp32", stage=0, device="cuda", restarts=0):
+    """A job file of a reference case, and what its steps are to give."""
+    case = reference.CASES / name
+    path = h.work() / f"{name}-{compute}-{stage}-{device}-{restarts}.yaml"
+    path.write_text(reference.job_text(case, steps, micro=2, compute=compute) + f"""\
+zero: {{stage: {stage}}}
+checkpoint: {{every: 1, keep: 1}}
+launch: {{device: {device}, threads: 1, restarts: {restarts}}}
+""")
+    return path, reference.load(case, "expected")[:steps]
 
 
 def train(job, run, slots=1, libexec=FAKES, **env):
@@ -66,7 +50,7 @@ def worst(got, want, key):
 
 def trains(name, slots, limit=LIMIT, **keys):
     title = f"{name} on {slots} device{'s' if slots > 1 else ''}, {keys or 'fp32'}"
-    job, want = reference(name, **keys)
+    job, want = case_job(name, **keys)
     run = title.replace(" ", "-").replace("/", "-")
     counts = h.work() / "counts"
     ran = train(job, run, slots, FAKE_CUDA_COUNT=str(counts))
@@ -81,7 +65,7 @@ def trains(name, slots, limit=LIMIT, **keys):
 
 
 def fails(title, code, words, slots=1, libexec=FAKES, keys=None, **env):
-    job, _ = reference("gpt2-tiny", **(keys or {}))
+    job, _ = case_job("gpt2-tiny", **(keys or {}))
     ran = train(job, "fail-" + "".join(c if c.isalnum() else "-" for c in title), slots, libexec, **env)
     text = ran.stdout + ran.stderr
     h.ok(ran.returncode == code, f"{title}: exit code {code}", f"{ran.returncode}\n{text}")
@@ -96,7 +80,7 @@ def no_plugin():
     for name in ("dsrun-worker", "dsrun-agent"):
         shutil.copy(FAKES / name, folder)
     fails("no plug-in", 2, ["built without CUDA", "launch.device' to cpu"], libexec=folder)
-    job, want = reference("gpt2-tiny", device="auto")
+    job, want = case_job("gpt2-tiny", device="auto")
     ran = train(job, "auto-bare", libexec=folder)
     h.ok(ran.returncode == 0 and worst(h.metrics(h.work() / "auto-bare"), want, "loss") < LIMIT,
          "no plug-in: auto trains on the CPU", ran.stderr)
@@ -138,7 +122,7 @@ def nccl_failures():
 
 def restarts(whole):
     """The watchdog ends the job, the policy starts it again, and it goes on from its checkpoint."""
-    job, _ = reference("gpt2-tiny", stage=2, restarts=1)
+    job, _ = case_job("gpt2-tiny", stage=2, restarts=1)
     once = h.work() / "once"
     ran = train(job, "again", 2, FAKE_NCCL_NEVER=f"1:4:{once}", DSRUN_COMM_TIMEOUT="4")
     h.ok(ran.returncode == 0, "restart: the second attempt ends the job", ran.stdout + ran.stderr)

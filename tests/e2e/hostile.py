@@ -15,10 +15,6 @@ import beds
 import harness as h
 import places
 
-RECORD = """#!/bin/sh
-printf '%s\\n--end--\\n' "$SSH_ORIGINAL_COMMAND" >>@LOG@
-exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"
-"""
 ODD = [b"$(touch executed)", b"`touch executed`", b"'; touch executed; '", b'"; touch executed; "', b"; touch executed",
        b"| touch executed", b"a' b\"c", b"two\nlines", b"\r\n", b"\nDSRUN 1\n", b"-oProxyCommand=touch executed",
        b"--", b"%h%n%u%%", b"$HOME ~ *", b"\\", b"\xff\xfe\x80", b"\xc3", b"\x1b[2J\x07", b"\x7f\x01", "ü€".encode(), b" ", b""]
@@ -113,11 +109,8 @@ def config(place, home, via):
 
 def main():
     beds.require()
-    log, record = h.work() / "asked", h.work() / "record"
-    record.write_text(RECORD.replace("@LOG@", str(log)))
-    record.chmod(0o755)
-    log.touch()
-    with beds.Hosts(1, sshd=f"-o ForceCommand={record}") as bed:
+    log = h.work() / "asked"
+    with beds.Hosts(1, sshd=beds.recording_sshd(log)) as bed:
         home = bed.base / "home" / "root"
         place = places.Ssh(bed)
         for via in VIAS:

@@ -7,10 +7,10 @@ tests/reference/<case>/ holds weights, tokens, the job and what an independent i
 (see its README.md).  Each case runs on 1, 2 and 4 ranks at every ZeRO stage in fp32 and bf16, and with full recomputation;
 every step's loss, gradient norm and learning rate and the final weights are compared.
 """
-import json
 import math
 
 import harness as h
+import reference
 
 CASES = ("gpt2-tiny", "llama-tiny")
 # Largest relative error: loss, gradient norm, and L2 of each final weight.
@@ -18,30 +18,15 @@ FP32 = {"loss": 1e-5, "grad_norm": 1e-4, "weights": 1e-4}
 BF16 = {"loss": 1e-2, "grad_norm": 5e-2, "weights": 2e-2}
 LR = 1e-6
 
-JOB = """\
-name: parity
-model: {{arch: {arch}, init: {{from: {case}}}}}
-data: {{train: [{case}/tokens.safetensors], format: samples, order: sequential}}
-train: {{steps: {steps}, global_batch: {batch}, micro_batch: {micro}, sequence: {seq}}}
-optim: {{name: adamw, lr: {lr}, betas: {betas}, eps: {eps}, weight_decay: {weight_decay}, clip: {clip}}}
-schedule: {{kind: cosine, warmup: {warmup}, steps: {total}, min_lr: {min_lr}}}
-precision: {{compute: {compute}}}
+def job_text(case, ranks, compute, recompute, stage):
+    job = reference.load(case, "job")
+    batch = job["micro_batches"] * job["batch"]
+    return reference.job_text(case, steps=job["steps"], micro=min(job["batch"], batch // ranks), compute=compute) + f"""\
 activation: {{recompute: {recompute}}}
-zero: {{stage: {stage}, replicate_below: {below}}}
-checkpoint: {{every: {steps}, keep: 1}}
+zero: {{stage: {stage}, replicate_below: {100 if stage == 2 else 0}}}
+checkpoint: {{every: {job["steps"]}, keep: 1}}
 launch: {{device: cpu}}
 """
-
-
-def job_text(case, ranks, compute, recompute, stage):
-    job = json.loads((case / "job.json").read_text())
-    config = json.loads((case / "config.json").read_text())
-    o, s, batch = job["optimizer"], job["schedule"], job["micro_batches"] * job["batch"]
-    return JOB.format(arch=config["model_type"], case=case, steps=job["steps"], batch=batch,
-                      micro=min(job["batch"], batch // ranks), seq=job["seq"], lr=o["lr"],
-                      betas=o["betas"], eps=o["eps"], weight_decay=o["weight_decay"], clip=job["clip"],
-                      warmup=s["warmup_steps"], total=s["total_steps"], min_lr=s["min_lr"],
-                      compute=compute, recompute=recompute, stage=stage, below=100 if stage == 2 else 0)
 
 
 def relative(got, want):
@@ -54,7 +39,7 @@ def relative_l2(got, want):
 
 
 def compare_steps(name, run, case, limits):
-    want, got = json.loads((case / "expected.json").read_text()), h.metrics(run)
+    want, got = reference.load(case, "expected"), h.metrics(run)
     if not h.ok(len(got) == len(want), f"{name}: every step is there", f"{len(got)} of {len(want)}"):
         return
     for key, limit in (("loss", limits["loss"]), ("grad_norm", limits["grad_norm"]), ("lr", LR)):
@@ -90,10 +75,10 @@ def run_case(case, ranks, compute="fp32", recompute="none", stage=0):
 
 
 for case_name in CASES:
-    reference = h.ROOT / "tests" / "reference" / case_name
+    folder = reference.CASES / case_name
     for count in (1, 2, 4):
         for zero in (0, 1, 2, 3) if count > 1 else (0, 3):
-            run_case(reference, count, stage=zero)
-            run_case(reference, count, compute="bf16", stage=zero)
-    run_case(reference, 2, recompute="full")
+            run_case(folder, count, stage=zero)
+            run_case(folder, count, compute="bf16", stage=zero)
+    run_case(folder, 2, recompute="full")
 h.done()

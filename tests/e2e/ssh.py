@@ -21,19 +21,11 @@ import time
 import beds
 import harness as h
 
-RECORD = """#!/bin/sh
-printf '%s\\n--end--\\n' "$SSH_ORIGINAL_COMMAND" >>@LOG@
-exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"
-"""
-
 
 def main():
     beds.require()
-    log, record = h.work() / "asked", h.work() / "record"
-    record.write_text(RECORD.replace("@LOG@", str(log)))
-    record.chmod(0o755)
-    log.touch()
-    with beds.Hosts(3, sshd=f"-o ForceCommand={record}") as bed:
+    log = h.work() / "asked"
+    with beds.Hosts(3, sshd=beds.recording_sshd(log)) as bed:
         home = bed.base / "home" / "root"
         exec_points(bed, home)
         key_points(bed, home)

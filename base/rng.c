@@ -9,7 +9,7 @@
  * multiply-add for the same reason.  The loops over LANES blocks are written
  * so that the compiler can vectorise them.
  *
- * Source  Salmon et al., SC11 (Philox); the polynomials are those of Cephes
+ * Source  philox.h; the polynomials are those of Cephes
  *         (Moshier): logf, sinf and cosf, about 1 unit in the last place.
  */
 #include "base/rng.h"
@@ -19,24 +19,17 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { ROUNDS = 10, LANES = 32, BATCH = 2 * LANES, FEISTEL_ROUNDS = 6 };
+#include "base/philox.h"
 
-static const uint32_t mul0 = 0xd2511f53, mul1 = 0xcd9e8d57;   /* multipliers */
-static const uint32_t weyl0 = 0x9e3779b9, weyl1 = 0xbb67ae85; /* key steps: golden ratio, sqrt 3 */
+enum { LANES = 32, BATCH = 2 * LANES, FEISTEL_ROUNDS = 6 };
 
 void ds_philox(const uint32_t ctr[4], const uint32_t key[2], uint32_t out[4])
 {
     uint32_t x0 = ctr[0], x1 = ctr[1], x2 = ctr[2], x3 = ctr[3], k0 = key[0], k1 = key[1];
 
-    for (int round = 0; round < ROUNDS; round++) {
-        uint64_t p0 = (uint64_t)mul0 * x0, p1 = (uint64_t)mul1 * x2;
-
-        x0 = (uint32_t)(p1 >> 32) ^ x1 ^ k0;
-        x1 = (uint32_t)p1;
-        x2 = (uint32_t)(p0 >> 32) ^ x3 ^ k1;
-        x3 = (uint32_t)p0;
-        k0 += weyl0;
-        k1 += weyl1;
+    for (int round = 0; round < DS_PHILOX_ROUNDS; round++) {
+        DS_PHILOX_ROUND(x0, x1, x2, x3, k0, k1);
+        DS_PHILOX_NEXT_KEY(k0, k1);
     }
     out[0] = x0;
     out[1] = x1;
@@ -149,17 +142,10 @@ static void blocks(uint64_t seed, uint64_t stream, uint64_t index, uint32_t w0[L
         x2[i] = (uint32_t)stream;
         x3[i] = (uint32_t)(stream >> 32);
     }
-    for (int round = 0; round < ROUNDS; round++) {
-        for (int i = 0; i < LANES; i++) {
-            uint64_t p0 = (uint64_t)mul0 * x0[i], p1 = (uint64_t)mul1 * x2[i];
-
-            x0[i] = (uint32_t)(p1 >> 32) ^ x1[i] ^ k0;
-            x1[i] = (uint32_t)p1;
-            x2[i] = (uint32_t)(p0 >> 32) ^ x3[i] ^ k1;
-            x3[i] = (uint32_t)p0;
-        }
-        k0 += weyl0;
-        k1 += weyl1;
+    for (int round = 0; round < DS_PHILOX_ROUNDS; round++) {
+        for (int i = 0; i < LANES; i++)
+            DS_PHILOX_ROUND(x0[i], x1[i], x2[i], x3[i], k0, k1);
+        DS_PHILOX_NEXT_KEY(k0, k1);
     }
     memcpy(w0, x0, sizeof(x0));
     memcpy(w1, x1, sizeof(x1));

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/philox.h"
 #include "kernels/cpu/vec.h"
 
 enum { DS_DRAW_BLOCKS_MAX = 64 };
@@ -26,7 +27,6 @@ struct ds_draw { /* counter (block, stream), key `seed` */
 /* The words of `blocks` blocks from `draw.block`; a constant at every call, a multiple of 16. */
 DS_INLINE void ds__draw(struct ds_draw draw, size_t blocks, uint32_t *out)
 {
-    const uint32_t mul0 = 0xd2511f53, mul1 = 0xcd9e8d57, weyl0 = 0x9e3779b9, weyl1 = 0xbb67ae85;
     uint32_t x0[DS_DRAW_BLOCKS_MAX] DS_UNINITIALIZED, x1[DS_DRAW_BLOCKS_MAX] DS_UNINITIALIZED;
     uint32_t x2[DS_DRAW_BLOCKS_MAX] DS_UNINITIALIZED, x3[DS_DRAW_BLOCKS_MAX] DS_UNINITIALIZED;
     uint32_t k0 = (uint32_t)draw.seed, k1 = (uint32_t)(draw.seed >> 32);
@@ -37,17 +37,10 @@ DS_INLINE void ds__draw(struct ds_draw draw, size_t blocks, uint32_t *out)
         x2[i] = (uint32_t)draw.stream;
         x3[i] = (uint32_t)(draw.stream >> 32);
     }
-    for (int round = 0; round < 10; round++) {
-        for (size_t i = 0; i < blocks; i++) {
-            uint64_t p0 = (uint64_t)mul0 * x0[i], p1 = (uint64_t)mul1 * x2[i];
-
-            x0[i] = (uint32_t)(p1 >> 32) ^ x1[i] ^ k0;
-            x1[i] = (uint32_t)p1;
-            x2[i] = (uint32_t)(p0 >> 32) ^ x3[i] ^ k1;
-            x3[i] = (uint32_t)p0;
-        }
-        k0 += weyl0;
-        k1 += weyl1;
+    for (int round = 0; round < DS_PHILOX_ROUNDS; round++) {
+        for (size_t i = 0; i < blocks; i++)
+            DS_PHILOX_ROUND(x0[i], x1[i], x2[i], x3[i], k0, k1);
+        DS_PHILOX_NEXT_KEY(k0, k1);
     }
     for (size_t i = 0; i < blocks; i++) {
         out[4 * i] = x0[i];

@@ -2,12 +2,11 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * draw.cuh - counter-based random words, as base/rng.h and kernels/cpu/draw.h have them.
- *
- * Source  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11: Philox4x32-10
  */
 #ifndef DS_KERNELS_CUDA_DRAW_CUH
 #define DS_KERNELS_CUDA_DRAW_CUH
 
+#include "base/philox.h"
 #include "kernels/cuda/device.cuh"
 
 /* What is kept is multiplied by `scale`: words from `below` on. */
@@ -34,16 +33,10 @@ static __device__ __forceinline__ void draw(const struct drop_rule &d, uint64_t 
     x[2] = (unsigned)d.stream;
     x[3] = (unsigned)(d.stream >> 32);
     DS_NO_UNROLL /* it is inlined for every weight of a lane */
-        for (int round = 0; round < 10; round++)
+        for (int round = 0; round < DS_PHILOX_ROUNDS; round++)
     {
-        uint64_t p0 = (uint64_t)0xd2511f53u * x[0], p1 = (uint64_t)0xcd9e8d57u * x[2];
-
-        x[0] = (unsigned)(p1 >> 32) ^ x[1] ^ k0;
-        x[1] = (unsigned)p1;
-        x[2] = (unsigned)(p0 >> 32) ^ x[3] ^ k1;
-        x[3] = (unsigned)p0;
-        k0 += 0x9e3779b9u;
-        k1 += 0xbb67ae85u;
+        DS_PHILOX_ROUND(x[0], x[1], x[2], x[3], k0, k1);
+        DS_PHILOX_NEXT_KEY(k0, k1);
     }
 }
 

@@ -12,7 +12,9 @@
 
 typedef float vec4 __attribute__((vector_size(16)));
 
-enum { LANES = 4, STEP = 16, PLACES = 4 };
+/* Long vectors are worked on in four places at once, for a core's prefetchers stop at the end of
+ * each page and more pages keep them busy; and lines are asked for 1 KiB before they are needed. */
+enum { LANES = 4, STEP = 16, PLACES = 4, AHEAD = 256 };
 
 static inline vec4 load(const float *p)
 {
@@ -27,15 +29,37 @@ static inline void store(float *p, vec4 v)
     memcpy(p, &v, sizeof(v));
 }
 
+static inline void add2_step(float *out, const float *a, const float *b)
+{
+    for (size_t k = 0; k < STEP; k += LANES)
+        store(out + k, load(a + k) + load(b + k));
+}
+
 static void add2(float *out, const float *a, const float *b, size_t n)
 {
     size_t i = 0;
 
     for (; i + STEP <= n; i += STEP)
-        for (size_t k = i; k < i + STEP; k += LANES)
-            store(out + k, load(a + k) + load(b + k));
+        add2_step(out + i, a + i, b + i);
     for (; i < n; i++)
         out[i] = a[i] + b[i];
+}
+
+/* The same of a long vector, from memory. */
+static void add2_long(float *out, const float *a, const float *b, size_t n)
+{
+    const size_t quarter = n / PLACES / STEP * STEP;
+
+    for (size_t i = 0; i < quarter; i += STEP) {
+        size_t ahead = i + AHEAD < quarter ? AHEAD : 0;
+
+        for (size_t at = i; at < PLACES * quarter; at += quarter) {
+            __builtin_prefetch(a + at + ahead);
+            __builtin_prefetch(b + at + ahead);
+            add2_step(out + at, a + at, b + at);
+        }
+    }
+    add2(out + PLACES * quarter, a + PLACES * quarter, b + PLACES * quarter, n - PLACES * quarter);
 }
 
 static void add3(float *out, const float *const *s, size_t at, size_t n)
@@ -71,15 +95,20 @@ static inline void add_pair_step(float *a, float *b)
     }
 }
 
-/* Both become their sum: the case of two ranks, one pass without a block buffer.  Four places at
- * once, for a core's prefetchers stop at the end of each page and more pages keep them busy. */
+/* Both become their sum: the case of two ranks, one pass without a block buffer, as add2_long(). */
 static void add_pair(float *a, float *b, size_t n)
 {
     const size_t quarter = n / PLACES / STEP * STEP;
 
-    for (size_t i = 0; i < quarter; i += STEP)
-        for (size_t at = i; at < PLACES * quarter; at += quarter)
+    for (size_t i = 0; i < quarter; i += STEP) {
+        size_t ahead = i + AHEAD < quarter ? AHEAD : 0;
+
+        for (size_t at = i; at < PLACES * quarter; at += quarter) {
+            __builtin_prefetch(a + at + ahead, 1);
+            __builtin_prefetch(b + at + ahead, 1);
             add_pair_step(a + at, b + at);
+        }
+    }
     for (size_t i = PLACES * quarter; i < n; i++)
         a[i] = b[i] = a[i] + b[i];
 }
@@ -118,6 +147,10 @@ static void sum_block(float *out, const float *const *src, unsigned count, size_
 
 void ds__tree_sum_f32(float *out, const float *const *src, unsigned count, size_t n, float *scratch)
 {
+    if (count == 2) {
+        add2_long(out, src[0], src[1], n);
+        return;
+    }
     for (size_t at = 0; at < n; at += DS_TREE_BLOCK) {
         size_t len = n - at < DS_TREE_BLOCK ? n - at : DS_TREE_BLOCK;
 

@@ -5,12 +5,14 @@
 
 The peak resident size of each worker (VmHWM) is within 5% of the plan's total: three sizes of model at
 every stage on two ranks, one of them on 1 to 4 ranks.  With DSRUN_MEMORY=full the sizes go to 350 million
-parameters, on 1 to 4 ranks where the machine holds them (`make check-memory`).
+parameters, on 1 to 4 ranks where the machine holds them (`make check-memory`).  A run that goes on from a
+checkpoint of another layout takes at most its largest tensor more.
 
 A plan larger than the machine is refused, with its table, before anything starts.  In a cgroup that holds
 no rank's share of the states at stages 0 to 2, four ranks train at stage 3.
 """
 import json
+import math
 import os
 import pathlib
 import re
@@ -78,6 +80,29 @@ def compare(size, ranks, stage, compute="fp32", *keys):
              f"planned {planned}, seen {peak}: {peak / planned - 1:+.1%}")
         if os.environ.get("DSRUN_MEMORY"):
             print(f"# {name}: planned {planned}, seen {peak}: {peak / planned - 1:+.1%}", flush=True)
+
+
+def go_on(size, saved, loaded):
+    """A checkpoint of the layout `saved` (stage, ranks), loaded at `loaded`: the peaks of the second run."""
+    layers, hidden, heads, context, micro = size
+    name = "saved at stage %d on %d ranks, loaded at stage %d on %d" % (*saved, *loaded)
+    path = h.write_job(f"go-on-{hidden}.yaml", layers=layers, hidden=hidden, heads=heads, ffn=4 * hidden,
+                       context=context, sequence=context, micro=2, batch=24, steps=2, every=2)
+    run = h.work() / ("go-on-%d-%d-%d-%d" % (*saved, *loaded))
+    ran = h.dsrun("--slots", saved[1], "--run-dir", run, path, f"zero.stage={saved[0]}")
+    if not h.ok(ran.returncode == 0, f"{name}: saved", ran.stdout + ran.stderr):
+        return
+    more = (f"zero.stage={loaded[0]}", "train.steps=3")
+    _, plan = plan_of(loaded[1], path, *more)
+    manifest = json.loads((run / "checkpoints" / "latest" / "manifest.json").read_text())
+    largest = 4 * max(math.prod(tensor["shape"]) for tensor in manifest["tensors"])
+    process = h.start("--slots", loaded[1], "--run-dir", run, path, *more)
+    seen = peaks(process)
+    h.ok(process.returncode == 0 and len(h.metrics(run)) == 3, f"{name}: goes on",
+         (h.work() / "start.log").read_text()[-2000:])
+    most = (1 + TOLERANCE) * plan["memory"]["total"] + largest
+    h.ok(len(seen) == loaded[1] and max(seen.values()) <= most, f"{name}: one tensor more at most",
+         f"planned {plan['memory']['total']}, seen {seen}, largest tensor {largest}")
 
 
 # --- under a limit ------------------------------------------------------------------------------------
@@ -161,6 +186,8 @@ else:
     compare(SIZES[1], 2, 2, "bf16", "precision.grad_wire=bf16", "optim.name=muon")
     compare(SIZES[1], 2, 0, "fp32", "offload.optim=cpu")
     compare(SIZES[1], 2, 2, "bf16", "offload.optim=cpu")
+    for here, there in [((0, 2), (3, 2)), ((3, 3), (1, 2)), ((2, 2), (0, 1)), ((1, 2), (3, 4))]:
+        go_on(SIZES[1], here, there)
     check_limit()
 
 huge = job((1000, 32768, 64, 512, 8), 2, every=0)

@@ -11,6 +11,7 @@ that is missing shows as a crash or as a wrong loss.
 """
 import os
 import shutil
+import subprocess
 
 import harness as h
 import reference
@@ -131,6 +132,17 @@ def restarts(whole):
         h.ok(h.metric_texts(h.work() / "again") == whole, "restart: the same bits as without a failure")
 
 
+def tests_for_a_gpu():
+    """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
+    program = h.BUILD / "gpu" / "test_loss"
+    env = {"LD_LIBRARY_PATH": str(FAKES), "DSRUN_TEST_PLUGIN": str(FAKES / "dsrun-cuda.so")}
+    for more, code, words in (({}, 0, "shapes_and_types"), ({"FAKE_CUDA_REGISTER": "801"}, 77, "error 801")):
+        ran = subprocess.run([program], capture_output=True, text=True, timeout=120, check=False,
+                             env=h.environment(**env, **more))
+        h.ok(ran.returncode == code and words in ran.stdout + ran.stderr, f"tests for a GPU: {words}, code {code}",
+             f"{ran.returncode}\n{ran.stdout}{ran.stderr}")
+
+
 if not (FAKES / "dsrun-cuda.so").exists():
     h.skip("cuda", "the emulation switches stacks on x86-64 only")
     h.done()
@@ -141,6 +153,7 @@ zero = {stage: trains("gpt2-tiny", 2, stage=stage) for stage in (0, 2, 3)}
 h.ok(zero[2] == zero[3], "ZeRO 2 and 3 on 2 devices: the same bits", zero)
 h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in zip(zero[0], zero[2]) for k in (1, 2)),
      "ZeRO 0 and 2 on 2 devices: within 1e-6", zero)
+tests_for_a_gpu()
 no_plugin()
 no_device()
 device_failures()

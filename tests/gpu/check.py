@@ -17,6 +17,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 import harness as h  # noqa: E402  (found through the path above)
+import machine  # noqa: E402  (beside this file)
 
 PLUGIN = h.BUILD / "libexec" / "dsrun" / "dsrun-cuda.so"
 CASES = h.ROOT / "tests" / "reference"
@@ -102,7 +103,7 @@ def killed():
 
 
 def kernels():
-    """Every program of make gpu-tests; 77: this GPU does not reach the host's memory."""
+    """Every program of make gpu-tests; 77: the driver does not map the host's memory."""
     programs = sorted(p for p in (h.BUILD / "gpu").glob("test_*") if p.suffix == "" and os.access(p, os.X_OK))
     if not programs:
         h.skip("kernel tests on the device", f"there are none in '{h.BUILD}/gpu', make gpu-tests builds them")
@@ -132,10 +133,16 @@ def sanitizer():
     h.ok(ran.returncode == 0, "compute-sanitizer: no fault in the reference case", ran.stdout + ran.stderr)
 
 
-if not pathlib.Path("/dev/nvidiactl").exists():
-    sys.exit("gpu-check: there is no GPU on this machine, nothing was checked")
+missing = machine.why_no_gpu()
+if missing:
+    sys.exit(f"gpu-check: {missing}, nothing was checked")
 if not PLUGIN.exists():
     sys.exit(f"gpu-check: there is no '{PLUGIN}', build it with make CUDA_HOME=..., nothing was checked")
+folders, where = machine.library_path(h.BUILD)
+if folders:
+    os.environ["LD_LIBRARY_PATH"] = folders
+for line in where:
+    print(f"# {line}")
 kernels()
 for reference_case in ("gpt2-tiny", "llama-tiny"):
     for precision in ("fp32", "bf16"):

@@ -4,16 +4,21 @@
  * on_device.h - the tests of tests/kernels/ on a GPU, through the plug-in that workers load.
  *
  * Put before one of their files, as tests/cudaemu/emulated.h is, it opens the plug-in's device in
- * the place of the CPU's.  The tests give memory of the host, so the GPU must be one that reaches
- * it (a recent driver on Linux with heterogeneous memory management, or coherent hardware): where
- * that is not so the program says it and ends with 77.  Every operation is waited for; the demand
- * for equal bits is one from run to run.  DSRUN_TEST_PLUGIN is the plug-in's path.
+ * the place of the CPU's.  The tests give memory of the host: all that malloc() hands out, and the
+ * stack that the tests run on, lie in one heap that is made known to the driver (page-locked and
+ * mapped), so that kernels reach it on every machine, at the speed of its bus.  A pointer to
+ * anything else is refused before the kernel sees it.  Where the driver does not do that the
+ * program says it and ends with 77.  Every operation is waited for; the demand for equal bits is one
+ * from run to run.  DSRUN_TEST_PLUGIN is the plug-in's path.
  */
 #ifndef DS_TESTS_GPU_ON_DEVICE_H
 #define DS_TESTS_GPU_ON_DEVICE_H
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <malloc.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,18 +29,52 @@
 
 #define DS_TESTS_EMULATED 1 /* the shapes of the emulation */
 
-enum { ON_DEVICE_SKIP = 77, ON_DEVICE_REACHES_HOST = 88 /* of cuda.h's CUdevice_attribute */ };
+enum {
+    ON_DEVICE_SKIP = 77,
+    ON_DEVICE_SAME_POINTER = 91, /* of cuda.h's CUdevice_attribute */
+    ON_DEVICE_MAPPED = 3, /* of CU_MEMHOSTREGISTER_*: for all contexts, in the device's map */
+    ON_DEVICE_HEAP = 512 << 20,
+    ON_DEVICE_STACK = 8 << 20,
+};
+
+static struct { /* what kernels may reach */
+    uintptr_t begin, end;
+} on_device_heap;
 
 static struct ds_kernels on_device_kernels;       /* the plug-in's, each waited for */
 static const struct ds_kernels *on_device_inside; /* the plug-in's */
 static struct ds_backend on_device_backend;       /* the plug-in's, with memory of the host */
 
+/* Everything in the program's own image, and all stacks but the tests', is out of reach: no number
+ * that an operation is given looks like an address of those. */
+static inline int on_device_check(const void *args, size_t bytes, const char *name,
+                                  struct ds_error *err)
+{
+    extern char __executable_start[], _end[];
+    const char *at = args;
+
+    for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
+        uintptr_t word;
+
+        memcpy(&word, at + i, sizeof(word));
+        if ((word >= (uintptr_t)__executable_start && word < (uintptr_t)_end) ||
+            (word >= on_device_heap.end && word >> 40 != 0 && word >> 47 == 0))
+            return ds_fail(err, EFAULT,
+                           "%s: byte %zu of its arguments points to 0x%" PRIxPTR
+                           ", which is not of the heap",
+                           name, i, word);
+    }
+    return 0;
+}
+
 #define X(id, fn)                                                                                  \
     static int on_device_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream,         \
                               struct ds_error *err)                                                \
     {                                                                                              \
-        int rc = on_device_inside->fn(args, stream, err);                                          \
+        int rc = on_device_check(args, sizeof(*args), #fn, err);                                   \
                                                                                                    \
+        if (rc == 0)                                                                               \
+            rc = on_device_inside->fn(args, stream, err);                                          \
         return rc != 0 ? rc : ds_stream_finish(stream, err);                                       \
     }
 DS_OPS(X)
@@ -71,21 +110,51 @@ static inline void on_device_find(void *library, const char *name, void *functio
     memcpy(function, &found, sizeof(found));
 }
 
-/* Asked of the driver: CUDA's runtime is inside the plug-in. */
-static inline void on_device_reaches_host(void)
+/* Where the C library's heap lies. */
+static inline void on_device_find_heap(void)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[512];
+
+    while (maps != NULL && fgets(line, sizeof(line), maps) != NULL)
+        if (strstr(line, "[heap]") != NULL &&
+            sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &on_device_heap.begin, &on_device_heap.end) == 2)
+            break;
+    if (maps != NULL)
+        (void)fclose(maps);
+}
+
+/* The heap in one piece that neither grows nor shrinks, and no memory beside it. */
+static inline int on_device_make_heap(void)
+{
+    char *volatile most; /* or the compiler leaves the whole call out */
+
+    if (mallopt(M_MMAP_MAX, 0) != 1 || mallopt(M_ARENA_MAX, 1) != 1 ||
+        mallopt(M_TRIM_THRESHOLD, -1) != 1)
+        return -1;
+    most = malloc(ON_DEVICE_HEAP);
+    free(most);
+    on_device_find_heap();
+    return on_device_heap.end - on_device_heap.begin < ON_DEVICE_HEAP ? -1 : 0;
+}
+
+/* By the driver, in the context of the device that is open: CUDA's runtime is inside the plug-in. */
+static inline void on_device_share_heap(void)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    int (*init)(unsigned), (*device)(int *, int), (*attribute)(int *, int, int);
-    int first = 0, reaches = 0;
+    int (*attribute)(int *, int, int), (*add)(void *, size_t, unsigned);
+    int same = 0, rc;
 
-    on_device_find(driver, "cuInit", &init);
-    on_device_find(driver, "cuDeviceGet", &device);
     on_device_find(driver, "cuDeviceGetAttribute", &attribute);
-    if (init(0) != 0 || device(&first, 0) != 0 ||
-        attribute(&reaches, ON_DEVICE_REACHES_HOST, first) != 0)
-        on_device_skip("the NVIDIA driver does not start");
-    if (reaches == 0)
-        on_device_skip("this GPU does not reach memory of the host that CUDA did not allocate");
+    on_device_find(driver, "cuMemHostRegister_v2", &add);
+    if (attribute(&same, ON_DEVICE_SAME_POINTER, 0) != 0 || same == 0)
+        on_device_skip("this GPU has addresses of its own for memory of the host");
+    rc = add((void *)on_device_heap.begin, on_device_heap.end - on_device_heap.begin,
+             ON_DEVICE_MAPPED);
+    if (rc != 0) {
+        fprintf(stderr, "the driver does not map the heap: CUDA driver error %d\n", rc);
+        exit(ON_DEVICE_SKIP);
+    }
 }
 
 static inline void on_device_load(void)
@@ -95,7 +164,6 @@ static inline void on_device_load(void)
     ds_plugin_entry_fn *entry;
     const struct ds_plugin *plugin;
 
-    on_device_reaches_host();
     handle = dlopen(path != NULL ? path : DS_PLUGIN_FILE, RTLD_NOW | RTLD_LOCAL);
     symbol = handle != NULL ? dlsym(handle, DS_PLUGIN_ENTRY) : NULL;
     memcpy(&entry, &symbol, sizeof(entry));
@@ -125,6 +193,7 @@ static inline struct ds_device *on_device_open(void)
         fprintf(stderr, "%s\n", err.text);
         exit(1);
     }
+    on_device_share_heap();
     on_device_backend.close = on_device_close;
     on_device_inside = device->stream->kernels;
     on_device_kernels = *on_device_inside;
@@ -150,5 +219,34 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
         device = on_device_open();
     return device;
 }
+
+/* main() of the stand-in for Criterion, in a thread whose stack lies in the heap. */
+int on_device_tests(void);
+
+static void *on_device_run(void *arg)
+{
+    *(int *)arg = on_device_tests();
+    return NULL;
+}
+
+int main(void)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    void *stack = NULL;
+    int rc = 1;
+
+    if (on_device_make_heap() != 0 || posix_memalign(&stack, 4096, ON_DEVICE_STACK) != 0 ||
+        pthread_attr_init(&attributes) != 0 ||
+        pthread_attr_setstack(&attributes, stack, ON_DEVICE_STACK) != 0 ||
+        pthread_create(&thread, &attributes, on_device_run, &rc) != 0) {
+        fprintf(stderr, "no heap of %d bytes\n", ON_DEVICE_HEAP);
+        return 1;
+    }
+    (void)pthread_join(thread, NULL);
+    return rc;
+}
+
+#define main on_device_tests
 
 #endif

@@ -12,7 +12,8 @@
 /* clang-format off */
 #define DS_EXITS(X) \
     X(OK,           0, "the job is done; every rank ended with 0") \
-    X(FAILURE,      1, "a rank failed first with this code (1-255); 128+N: it was killed by signal N") \
+    X(FAILURE,      1, "a rank failed first with this code (1-255); 128+N: it was killed by signal N; 1 also: a " \
+      "file could not be read or written") \
     X(USAGE,        2, "usage, or a file the user named does not exist") \
     X(DATA,        65, "job file or hostfile invalid, checkpoint or data damaged") \
     X(UNAVAILABLE, 69, "a host cannot be reached, or its key is not trusted; nothing was started") \

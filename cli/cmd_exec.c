@@ -350,16 +350,16 @@ static int run(struct exec *exec, struct ds_fleet_result *result, struct ds_erro
 
 static int dry_run(const struct exec *exec)
 {
-    const struct ds_placement *placement = &exec->place.placement;
     struct ds_error err = {0};
     struct ds_buf text;
     int rc;
 
     ds_buf_init(&text, TEXT_BYTES);
-    for (uint32_t i = 0; i < placement->places; i++)
-        (void)ds_buf_printf(&text, "host %s\n", placement->place[i].host);
+    ds_cli_place_list(&exec->place, exec->cli->json, &text);
     rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
     ds_buf_release(&text);
+    if (rc != 0)
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
     return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
 }
 
@@ -398,7 +398,8 @@ static int exec_all(struct exec *exec, struct ds_error *err)
     show(exec);
     if (result.first.kind == DS_FAILURE_LAUNCHER)
         ds_console_error(&exec->console, "%s", result.cause);
-    return code_of(exec, &result);
+    rc = code_of(exec, &result);
+    return rc == DS_EXIT_OK && ds_console_lost(&exec->console) ? DS_EXIT_FAILURE : rc;
 }
 
 int ds_cmd_exec(const struct ds_cli *cli)

@@ -405,15 +405,25 @@ static int prepare(struct hosts *hosts, struct ds_error *err)
     return ds_path_join(hosts->run_dir, here, hosts->cli->run_dir, err);
 }
 
+static int dry_run(const struct hosts *hosts, struct ds_error *err)
+{
+    struct ds_buf text;
+    int rc;
+
+    ds_buf_init(&text, TEXT_BYTES);
+    ds_cli_place_list(&hosts->place, hosts->cli->json, &text);
+    rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, err);
+    ds_buf_release(&text);
+    return rc;
+}
+
 static int hosts_all(struct hosts *hosts, struct ds_error *err)
 {
     struct ds_fleet_result result = {0};
     int rc = prepare(hosts, err);
 
-    for (uint32_t i = 0; rc == 0 && hosts->cli->dry_run && i < hosts->place.placement.places; i++)
-        (void)printf("host %s\n", hosts->place.placement.place[i].host);
     if (rc == 0 && hosts->cli->dry_run)
-        return fflush(stdout) == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
+        return ds_exit_from_errno(dry_run(hosts, err));
     if (rc == 0)
         rc = ds_fleet_init(&hosts->fleet, err);
     if (rc == 0)

@@ -14,6 +14,7 @@
 
 #include "base/exit.h"
 #include "base/fsio.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/env.h"
@@ -117,23 +118,57 @@ static int prepare(struct launch *launch, struct ds_env *env, struct ds_error *e
     return rc == 0 ? find_paths(launch, err) : rc;
 }
 
-static int dry_run(const struct launch *launch)
+static void dry_text(const struct launch *launch, const struct ds_buf *srun, struct ds_buf *text)
 {
     const struct ds_placement *placement = &launch->place.placement;
+
+    ds_cli_place_print(&launch->place, text);
+    for (uint32_t i = 0; i < placement->places; i++)
+        if (launch->devices[i] != NULL)
+            (void)ds_buf_printf(text, "host %s  devices %s\n", placement->place[i].host,
+                                launch->devices[i]);
+    if (srun->len > 0)
+        (void)ds_buf_printf(text, "%s\n", ds_buf_text(srun));
+}
+
+static void dry_json(const struct launch *launch, const struct ds_buf *srun, struct ds_buf *text)
+{
+    const struct ds_placement *placement = &launch->place.placement;
+    struct ds_json json;
+
+    ds_json_init(&json, text);
+    ds_json_object(&json, NULL);
+    ds_cli_place_json(&launch->place, "placement", &json);
+    ds_json_object(&json, "devices");
+    for (uint32_t i = 0; i < placement->places; i++)
+        if (launch->devices[i] != NULL)
+            ds_json_string(&json, placement->place[i].host, launch->devices[i]);
+    ds_json_end_object(&json);
+    if (srun->len > 0)
+        ds_json_string(&json, "srun", ds_buf_text(srun));
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(text, "\n");
+}
+
+static int dry_run(const struct launch *launch)
+{
     struct ds_error err = {0};
-    struct ds_buf text;
+    struct ds_buf text, srun;
     int rc;
 
     ds_buf_init(&text, TEXT_BYTES);
-    ds_cli_place_print(&launch->place, &text);
-    for (uint32_t i = 0; i < placement->places; i++)
-        if (launch->devices[i] != NULL)
-            (void)ds_buf_printf(&text, "host %s  devices %s\n", placement->place[i].host,
-                                launch->devices[i]);
-    rc = ds_cli_place_srun(&launch->place, &text, &err);
+    ds_buf_init(&srun, TEXT_BYTES);
+    rc = ds_cli_place_srun(&launch->place, &srun, &err);
+    if (launch->cli->json)
+        dry_json(launch, &srun, &text);
+    else
+        dry_text(launch, &srun, &text);
+    if (rc == 0 && (text.failed || srun.failed))
+        rc = ds_fail(&err, ENOMEM, "the placement is too long to print");
     if (rc == 0)
         rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
     ds_buf_release(&text);
+    ds_buf_release(&srun);
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
     return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
@@ -295,7 +330,7 @@ static void open_record(struct launch *launch)
 static int launch_all(struct launch *launch, struct ds_error *err)
 {
     struct ds_env env;
-    int rc = prepare(launch, &env, err);
+    int rc = prepare(launch, &env, err), code;
 
     if (rc == 0 && launch->cli->dry_run)
         return dry_run(launch);
@@ -310,7 +345,8 @@ static int launch_all(struct launch *launch, struct ds_error *err)
     launch->report.run_dir = launch->cli->run_dir;
     open_console(launch);
     open_record(launch);
-    return run_program(launch, &env, err);
+    code = run_program(launch, &env, err);
+    return code == DS_EXIT_OK && ds_console_lost(&launch->report.console) ? DS_EXIT_FAILURE : code;
 }
 
 int ds_cmd_launch(const struct ds_cli *cli)

@@ -63,6 +63,8 @@ static void print_json(const struct request *r, struct ds_buf *out)
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
     ds_plan_print_json(&r->plan, r->cli->schedule, &json);
+    if (r->place.placement.places > 0)
+        ds_cli_place_json(&r->place, "placement", &json);
     if (r->rates)
         ds_prediction_print_json(&r->prediction, &json);
     ds_json_end_object(&json);

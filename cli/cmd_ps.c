@@ -84,10 +84,10 @@ int ds_cmd_ps(const struct ds_cli *cli)
     struct ds_error err = {0};
     int rc = ds_jobs_each(show, &list, &err);
 
+    if (rc == 0 && fflush(stdout) != 0)
+        rc = ds_fail(&err, errno, "cannot write to standard output: %s", strerror(errno));
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
-    else if (fflush(stdout) != 0)
-        return DS_EXIT_FAILURE;
     return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
 }
 

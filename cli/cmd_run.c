@@ -14,6 +14,7 @@
 
 #include "base/exit.h"
 #include "base/fsio.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/env.h"
@@ -275,19 +276,44 @@ static int run_job(struct run *run, struct ds_error *err)
 
 /* --- the command ------------------------------------------------------------------------------ */
 
+/* As dsrun plan has it. */
+static void dry_json(const struct run *run, const struct ds_buf *srun, struct ds_buf *text)
+{
+    struct ds_json json;
+
+    ds_json_init(&json, text);
+    ds_json_object(&json, NULL);
+    ds_plan_print_json(&run->plan, false, &json);
+    ds_cli_place_json(&run->place, "placement", &json);
+    if (srun->len > 0)
+        ds_json_string(&json, "srun", ds_buf_text(srun));
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(text, "\n");
+}
+
 static int dry_run(const struct run *run)
 {
-    struct ds_buf text;
+    struct ds_buf text, srun;
     struct ds_error err = {0};
     int rc;
 
     ds_buf_init(&text, TEXT_BYTES * 16);
-    ds_plan_describe(&run->plan, &run->job, &text);
-    ds_cli_place_print(&run->place, &text);
-    rc = ds_cli_place_srun(&run->place, &text, &err);
+    ds_buf_init(&srun, TEXT_BYTES * 16);
+    rc = ds_cli_place_srun(&run->place, &srun, &err);
+    if (run->cli->json) {
+        dry_json(run, &srun, &text);
+    } else {
+        ds_plan_describe(&run->plan, &run->job, &text);
+        ds_cli_place_print(&run->place, &text);
+        if (srun.len > 0)
+            (void)ds_buf_printf(&text, "%s\n", ds_buf_text(&srun));
+    }
+    if (rc == 0 && (text.failed || srun.failed))
+        rc = ds_fail(&err, ENOMEM, "the placement is too long to print");
     if (rc == 0)
         rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
     ds_buf_release(&text);
+    ds_buf_release(&srun);
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
     return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;

@@ -53,6 +53,23 @@ static bool may_write(struct ds_console *console, int fd)
     return n > 0 && wait[0].revents != 0;
 }
 
+static void put(struct ds_console *console, bool is_err, const char *bytes, size_t len);
+
+/* Nothing more can be written there. */
+static void give_up(struct ds_console *console, bool is_err, int number)
+{
+    char text[160];
+
+    console->gone[is_err] = true;
+    if (is_err || number == EPIPE)
+        return;
+    console->lost = true;
+    (void)snprintf(text, sizeof(text),
+                   "dsrun: warning: cannot write to standard output: %s; nothing more is shown\n",
+                   strerror(number));
+    put(console, true, text, strlen(text));
+}
+
 static void put(struct ds_console *console, bool is_err, const char *bytes, size_t len)
 {
     int fd = is_err ? console->args.err_fd : console->args.out_fd;
@@ -61,7 +78,7 @@ static void put(struct ds_console *console, bool is_err, const char *bytes, size
         ssize_t n = write(fd, bytes, len < WRITE_BYTES ? len : WRITE_BYTES);
 
         if (n < 0 && errno != EINTR && errno != EAGAIN)
-            console->gone[is_err] = true;
+            give_up(console, is_err, errno);
         if (n > 0) {
             bytes += n;
             len -= (size_t)n;
@@ -89,6 +106,11 @@ void ds_console_init(struct ds_console *console, const struct ds_console_args *a
                    strcmp(term, "dumb") != 0;
     ds_buf_init(&console->line, LINE_BYTES);
     ds_buf_init(&console->out, LINE_BYTES);
+}
+
+bool ds_console_lost(const struct ds_console *console)
+{
+    return console->lost;
 }
 
 void ds_console_settle(struct ds_console *console)

@@ -11,7 +11,7 @@
  *
  * A reader that stalls stalls the console, and with it the ranks, but never a signal: while one
  * waits the console gives up what it was writing, and from then on writes only what is taken at
- * once.  A reader that is gone ends the console, not the job.
+ * once.  A reader that is gone ends the console, not the job; so does a full disk, which is said.
  *
  * Tests   tests/cli/test_console.c, tests/e2e/processes.py
  */
@@ -40,6 +40,7 @@ struct ds_console {
     bool tty;     /* there is a live line */
     bool hurried; /* a signal came while a reader stalled */
     bool gone[2]; /* nobody reads stdout, stderr */
+    bool lost;    /* stdout could not be written, for another reason: a full disk */
     bool live;    /* the live line is on the screen */
     uint64_t drawn_ns;
     double step_ms; /* smoothed; the first step, which warms up, does not count for long */
@@ -49,6 +50,8 @@ struct ds_console {
 
 void ds_console_init(struct ds_console *console, const struct ds_console_args *args);
 void ds_console_release(struct ds_console *console);
+/* Was something for stdout not written though nobody closed it? */
+bool ds_console_lost(const struct ds_console *console);
 
 /* The live line stays on the screen; what follows stands below it. */
 void ds_console_settle(struct ds_console *console);

@@ -3,8 +3,10 @@
  *
  * dsrun.c - the main of dsrun: read the command line, run the command.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/exit.h"
@@ -46,9 +48,9 @@ static int print_about(const struct ds_cli *cli, const struct ds_command *comman
     else if (cli->completion != NULL)
         ds_completion_print(keys, count, &out);
     else
-        ds_help_print(command, &out);
+        ds_help_print(command, cli->args > 0 ? cli->arg[0] : NULL, &out);
     if (out.failed || fputs(ds_buf_text(&out), stdout) < 0 || fflush(stdout) != 0) {
-        ds_log(DS_LOG_ERROR, "cannot write to standard output");
+        ds_log(DS_LOG_ERROR, "cannot write to standard output: %s", strerror(errno));
         code = DS_EXIT_FAILURE;
     }
     ds_buf_release(&out);

@@ -10,7 +10,7 @@
 
 #include "cli/opt.h"
 
-enum { COLUMNS = 80, NAME_COLUMN = 2, TEXT_COLUMN = 31, PATH_MOST = 64 };
+enum { COLUMNS = 80, NAME_COLUMN = 2, TEXT_COLUMN = 31, PATH_MOST = 64, GROUP_BYTES = 16384 };
 
 /* --- help ------------------------------------------------------------------------------------ */
 
@@ -65,22 +65,31 @@ static void print_options(const struct ds_command *command, struct ds_buf *out)
     }
 }
 
-static void print_commands(struct ds_buf *out)
+/* All commands, or those of a group; how many there are. */
+static size_t print_commands(const char *group, struct ds_buf *out)
 {
-    const char *comma = "";
+    size_t count = 0;
 
-    ds_buf_puts(out, "\nCommands:\n");
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
         const struct ds_command *c = &ds_commands[i];
         char name[80];
 
-        if (!c->supported)
+        if (!c->supported || (group != NULL && !ds_command_starts(c, group)))
             continue;
+        if (count++ == 0)
+            ds_buf_puts(out, "\nCommands:\n");
         (void)snprintf(name, sizeof(name), "%*s%s%s%s", NAME_COLUMN, "", c->name,
                        c->words[0] == '\0' ? "" : " ", c->words);
         ds_buf_puts(out, name);
         print_text(c->help, strlen(name), out);
     }
+    return count;
+}
+
+static void print_reserved(struct ds_buf *out)
+{
+    const char *comma = "";
+
     ds_buf_puts(out, "\nNot supported yet: ");
     for (size_t i = 0, used = 19; i < DS_COMMAND_COUNT; i++) {
         if (ds_commands[i].supported)
@@ -96,7 +105,24 @@ static void print_commands(struct ds_buf *out)
     ds_buf_puts(out, ".\n");
 }
 
-void ds_help_print(const struct ds_command *command, struct ds_buf *out)
+/* false: there is no such group. */
+static bool print_group(const char *group, struct ds_buf *out)
+{
+    struct ds_buf text;
+    bool found;
+
+    ds_buf_init(&text, GROUP_BYTES);
+    found = print_commands(group, &text) > 0;
+    if (found)
+        ds_buf_printf(out,
+                      "usage: dsrun %s COMMAND [OPTIONS] WORDS ...\n%s\n"
+                      "'dsrun %s COMMAND --help' lists the options of one.\n",
+                      group, ds_buf_text(&text), group);
+    ds_buf_release(&text);
+    return found;
+}
+
+void ds_help_print(const struct ds_command *command, const char *group, struct ds_buf *out)
 {
     if (command != NULL) {
         ds_buf_printf(out, "usage: dsrun %s [OPTIONS]%s%s\n\n%s\n", command->name,
@@ -104,11 +130,14 @@ void ds_help_print(const struct ds_command *command, struct ds_buf *out)
         print_options(command, out);
         return;
     }
+    if (group != NULL && print_group(group, out))
+        return;
     ds_buf_puts(out, "usage: dsrun [OPTIONS] JOB.yaml [key=value ...]\n"
                      "       dsrun COMMAND [OPTIONS] WORDS ...\n\n"
                      "Train a transformer language model as a job file says. Without a command,\n"
                      "run. Keys of the job file: dsrun-job(5); examples: dsrun(1).\n");
-    print_commands(out);
+    (void)print_commands(NULL, out);
+    print_reserved(out);
     print_options(NULL, out);
 }
 

@@ -47,22 +47,25 @@ static int folder_path(char out[DS_MAX_PATH], struct ds_error *err)
         below = ".local/state/dsrun/jobs";
     }
     if (base == NULL)
-        return ds_fail(err, ENOENT, "no folder for it: HOME is not set to a path");
+        return ds_fail(err, EINVAL,
+                       "none of XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set to a path");
     return ds_path_join(out, base, below, err);
 }
 
-static int open_folder(int *fd, struct ds_error *err)
+/* -ENOENT: it is not there, and was not to be created. */
+static int open_folder(int *fd, bool create, struct ds_error *err)
 {
     char path[DS_MAX_PATH];
     struct stat stat;
     mode_t mask;
     int rc = folder_path(path, err);
 
-    if (rc != 0)
-        return rc;
-    mask = umask(077);
-    rc = ds_fs_mkdirs(path, err);
-    (void)umask(mask);
+    *fd = -1;
+    if (rc == 0 && create) {
+        mask = umask(077);
+        rc = ds_fs_mkdirs(path, err);
+        (void)umask(mask);
+    }
     if (rc != 0)
         return rc;
     *fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -139,7 +142,7 @@ int ds_job_record_open(struct ds_job_record *record, struct ds_error *err)
     record->fd = record->dir_fd = -1;
     record->state = "launching";
     record->started = ds_clock_wall_s();
-    rc = open_folder(&record->dir_fd, err);
+    rc = open_folder(&record->dir_fd, true, err);
     if (rc != 0)
         return rc;
     record_name(name, getpid());
@@ -210,9 +213,13 @@ int ds_jobs_each(int (*each)(void *user, pid_t pid, const char *json, size_t len
 {
     static char text[RECORD_BYTES];
     struct dirent *entry;
-    int dir_fd, rc = open_folder(&dir_fd, err);
+    int dir_fd, rc = open_folder(&dir_fd, false, err);
     DIR *dir;
 
+    if (rc == -ENOENT) { /* no job has ever run */
+        *err = (struct ds_error){0};
+        return 0;
+    }
     if (rc != 0)
         return rc;
     dir = fdopendir(dir_fd);
@@ -238,7 +245,7 @@ int ds_jobs_each(int (*each)(void *user, pid_t pid, const char *json, size_t len
 int ds_jobs_signal(pid_t pid, int number, struct ds_error *err)
 {
     char name[24];
-    int dir_fd, fd, pid_fd, rc = open_folder(&dir_fd, err);
+    int dir_fd, fd, pid_fd, rc = open_folder(&dir_fd, false, err);
 
     if (rc != 0)
         return rc;

@@ -66,6 +66,12 @@ int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_erro
 
     ds_job_init(job);
     rc = ds_job_load(job, cli->arg[0], cli->arg + 1, cli->args - 1, err);
+    if (rc == -ENOENT && cli->implied && strpbrk(cli->arg[0], "./") == NULL) {
+        *err = (struct ds_error){0};
+        return ds_fail(err, ENOENT,
+                       "'%s' is neither a command nor a job file; 'dsrun --help' lists commands",
+                       cli->arg[0]);
+    }
     if (rc == 0 && cli->verbose)
         tell_origins(job);
     return rc != 0 ? rc : apply_options(cli, job, err);

@@ -98,7 +98,7 @@ static const struct ds_option options[] = {
     TEXT(0, "--timeline", "FILE", timeline, BIT(PLAN), "write the predicted step there as a Chrome trace"),
     WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT), "type of the weights: fp32 or bf16"),
     FLAG('q', "--quiet", quiet, 0, "print errors only"),
-    FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given"),
+    FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given, and which hosts are used"),
     ENUM("--color", "WHEN", color, colors, 0, "when to use color: auto, always or never"),
     WORD("--completion", "SHELL", completion, shells, 0, "print the completion script for bash"),
     FLAG('h', "--help", help, 0, "print this help, or that of a command"),
@@ -267,8 +267,7 @@ static int take_options(struct parser *p)
 
 /* --- commands -------------------------------------------------------------------------------- */
 
-/* Does the command's name start with `word` as a whole word? */
-static bool starts_with(const struct ds_command *command, const char *word)
+bool ds_command_starts(const struct ds_command *command, const char *word)
 {
     size_t len = strlen(word);
 
@@ -287,7 +286,7 @@ static bool names_reserved(const struct ds_cli *cli, const struct ds_command **c
 static bool is_group(const char *word)
 {
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (starts_with(&ds_commands[i], word))
+        if (ds_command_starts(&ds_commands[i], word))
             return true;
     }
     return false;
@@ -317,7 +316,7 @@ static int fail_group(const char *group, const char *second, struct ds_error *er
     size_t used = 0;
 
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (!starts_with(&ds_commands[i], group) || !ds_commands[i].supported)
+        if (!ds_command_starts(&ds_commands[i], group) || !ds_commands[i].supported)
             continue;
         used += (size_t)snprintf(names + used, sizeof(names) - used, "%s'%s'",
                                  used == 0 ? "" : ", ", ds_commands[i].name);
@@ -351,9 +350,26 @@ static int take_command(struct ds_cli *cli, const struct ds_command **command, s
     near = strpbrk(first, "./") == NULL ? nearest_command(first) : NULL;
     if (near != NULL)
         return ds_fail(err, EINVAL, "unknown command '%s', did you mean '%s'?", first, near);
+    cli->implied = true;
     cli->command = ds_commands[DS_COMMAND_RUN].name;
     *command = &ds_commands[DS_COMMAND_RUN];
     return 0;
+}
+
+/* A word too many, which may be the second one of another command. */
+static int fail_word(const char *word, const struct ds_command *command, struct ds_error *err)
+{
+    size_t len = strlen(command->name);
+
+    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
+        const char *name = ds_commands[i].name;
+
+        if (ds_command_starts(&ds_commands[i], command->name) && name[len] == ' ' &&
+            ds_edit_close(ds_edit_distance(word, name + len + 1), word))
+            return ds_fail(err, EINVAL, "unexpected word '%s', did you mean '%s'?", word, name);
+    }
+    return ds_fail(err, EINVAL, "unexpected word '%s'; the command is 'dsrun %s%s%s'", word,
+                   command->name, command->words[0] == '\0' ? "" : " ", command->words);
 }
 
 static int check_words(const struct ds_cli *cli, const struct ds_command *command,
@@ -363,15 +379,17 @@ static int check_words(const struct ds_cli *cli, const struct ds_command *comman
         return ds_fail(err, EINVAL, "a word is missing; the command is 'dsrun %s %s'",
                        command->name, command->words);
     if (cli->args > command->most)
-        return ds_fail(err, EINVAL, "unexpected word '%s'; the command is 'dsrun %s%s%s'",
-                       cli->arg[command->most], command->name, command->words[0] == '\0' ? "" : " ",
-                       command->words);
+        return fail_word(cli->arg[command->most], command, err);
     if (strstr(command->words, "key=value") == NULL)
         return 0;
     for (size_t i = 1; i < cli->args; i++) {
-        if (strchr(cli->arg[i], '=') == NULL)
-            return ds_fail(err, EINVAL, "unexpected word '%s'; after the job come key=value words",
-                           cli->arg[i]);
+        if (strchr(cli->arg[i], '=') != NULL)
+            continue;
+        if (cli->implied && strpbrk(cli->arg[0], "./") == NULL)
+            return ds_fail(err, EINVAL, "unknown command '%s'; 'dsrun --help' lists them",
+                           cli->arg[0]);
+        return ds_fail(err, EINVAL, "unexpected word '%s'; after the job come key=value words",
+                       cli->arg[i]);
     }
     return 0;
 }

@@ -108,8 +108,12 @@ const struct ds_option *ds_options(size_t *count);
 int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *cli,
                  const struct ds_command **command, struct ds_error *err) DS_NODISCARD;
 
-/* The text of --help: of one command, or of all when `command` is NULL. */
-void ds_help_print(const struct ds_command *command, struct ds_buf *out);
+/* The text of --help: of one command; when that is NULL of the commands that begin with the word
+ * `group`, or of all where none does or it is NULL. */
+void ds_help_print(const struct ds_command *command, const char *group, struct ds_buf *out);
+
+/* Does the command's name start with `word` as a whole word? */
+bool ds_command_starts(const struct ds_command *command, const char *word);
 
 /* The completion script for bash; `keys` are the job's. */
 void ds_completion_print(const struct ds_key *keys, size_t count, struct ds_buf *out);

@@ -8,15 +8,21 @@
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/fsio.h"
+#include "base/json.h"
+#include "base/log.h"
 #include "launcher/cores.h"
+#include "launcher/hosts/hostlist.h"
 #include "launcher/hosts/slurm_env.h"
 #include "launcher/remote/slurm.h"
 #include "launcher/remote/transport.h"
 #include "runtime/job.h"
+
+enum { LIST_BYTES = 16 * 1024 * 1024 };
 
 static void own_name(char out[HOST_NAME_MAX + 1])
 {
@@ -166,6 +172,23 @@ static int select_and_build(const struct ds_cli *cli, struct ds_cli_place *place
     return rc == -EINVAL ? -EDOM : rc;
 }
 
+/* --verbose: which hosts, and how they are reached. */
+static void tell_hosts(const struct ds_cli_place *place)
+{
+    const struct ds_placement *placement = &place->placement;
+    const char **name = calloc(placement->places, sizeof(*name));
+    struct ds_buf text;
+
+    ds_buf_init(&text, LIST_BYTES);
+    for (uint32_t i = 0; name != NULL && i < placement->places; i++)
+        name[i] = placement->place[i].host;
+    if (name != NULL && ds_hostlist_print(name, placement->places, &text) == 0)
+        ds_log(DS_LOG_INFO, "%u host%s (%s): %s", placement->places,
+               placement->places == 1 ? "" : "s", place->transport->name, ds_buf_text(&text));
+    ds_buf_release(&text);
+    free(name);
+}
+
 int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
                        struct ds_error *err)
 {
@@ -187,6 +210,8 @@ int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_p
         share_cores(place, 0);
     else
         ds_cli_place_release(place);
+    if (rc == 0 && cli->verbose)
+        tell_hosts(place);
     return rc;
 }
 
@@ -224,26 +249,74 @@ void ds_cli_place_release(struct ds_cli_place *place)
     *place = (struct ds_cli_place){0};
 }
 
+/* "0-1": which cores a rank of this machine gets.  Elsewhere that is for its agent to say. */
+static bool cores_text(const struct ds_cli_place *place, uint32_t local, char out[DS_CORES_TEXT])
+{
+    cpu_set_t cores, mine;
+
+    if (place->transport != &ds_transport_local)
+        return false;
+    (void)allowed_cores(&cores);
+    ds_cores_share(&cores, place->cores, local, &mine);
+    ds_cores_text(&mine, out);
+    return true;
+}
+
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out)
 {
     char text[DS_CORES_TEXT];
-    cpu_set_t cores, mine;
 
-    (void)allowed_cores(&cores);
     for (uint32_t i = 0; i < place->placement.places; i++) {
         const struct ds_place *host = &place->placement.place[i];
 
         for (uint32_t local = 0; local < host->ranks; local++) {
             (void)ds_buf_printf(out, "rank %u  host %s  slot %u  ", host->first_rank + local,
                                 host->host, ds_placement_slot(host, local));
-            if (place->transport == &ds_transport_local) {
-                ds_cores_share(&cores, place->cores, local, &mine);
-                ds_cores_text(&mine, text);
+            if (cores_text(place, local, text))
                 (void)ds_buf_printf(out, "cores %s\n", text);
-            } else { /* which ones is for its agent to say */
-                (void)ds_buf_printf(out, "%u cores\n", place->cores);
-            }
+            else
+                (void)ds_buf_printf(out, "%u core%s\n", place->cores, place->cores == 1 ? "" : "s");
         }
+    }
+}
+
+void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json)
+{
+    char text[DS_CORES_TEXT];
+
+    ds_json_array(json, key);
+    for (uint32_t i = 0; i < place->placement.places; i++) {
+        const struct ds_place *host = &place->placement.place[i];
+
+        for (uint32_t local = 0; local < host->ranks; local++) {
+            ds_json_object(json, NULL);
+            ds_json_u64(json, "rank", host->first_rank + local);
+            ds_json_string(json, "host", host->host);
+            ds_json_u64(json, "slot", ds_placement_slot(host, local));
+            ds_json_u64(json, "cores", place->cores);
+            if (cores_text(place, local, text))
+                ds_json_string(json, "cpus", text);
+            ds_json_end_object(json);
+        }
+    }
+    ds_json_end_array(json);
+}
+
+void ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out)
+{
+    for (uint32_t i = 0; i < place->placement.places; i++) {
+        const char *host = place->placement.place[i].host;
+        struct ds_json json;
+
+        if (!as_json) {
+            (void)ds_buf_printf(out, "host %s\n", host);
+            continue;
+        }
+        ds_json_init(&json, out);
+        ds_json_object(&json, NULL);
+        ds_json_string(&json, "host", host);
+        ds_json_end_object(&json);
+        (void)ds_buf_puts(out, "\n");
     }
 }
 
@@ -270,8 +343,6 @@ int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, stru
                           : ds_slurm_argv(&arena, host, placement->places, agent, &argv, err);
     for (size_t i = 0; rc == 0 && argv[i] != NULL; i++)
         (void)ds_buf_printf(out, "%s%s", i == 0 ? "" : " ", argv[i]);
-    if (rc == 0)
-        (void)ds_buf_puts(out, "\n");
     ds_arena_release(&arena);
     return rc;
 }

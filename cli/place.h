@@ -19,6 +19,7 @@
 #include "launcher/hosts/roster.h"
 
 struct ds_job;
+struct ds_json;
 struct ds_transport;
 
 struct ds_cli_place {
@@ -47,8 +48,13 @@ void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struc
 
 /* One line per rank: host, slot, cores. */
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);
+/* The same as an array of objects: an element `key` of an object. */
+void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json);
+/* One line per host, as text or as an object. */
+void ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out);
 
-/* The srun command line that would start the agents, where Slurm starts them; else nothing. */
+/* The srun command line that would start the agents, where Slurm starts them; else nothing.  No
+ * line feed at its end. */
 int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, struct ds_error *err)
     DS_NODISCARD;
 

@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
@@ -182,7 +183,30 @@ Test(console, a_reader_that_is_gone)
     ds_console_note(&screen.console, "nor this");
     ds_console_error(&screen.console, "but this");
     expect(screen.err[0], "dsrun: error: but this\n");
+    cr_expect(!ds_console_lost(&screen.console), "who closes it wants no more");
     screen.out[0] = screen.out[1];
+    close_screen(&screen);
+}
+
+/* What was to be shown and is lost is told once, where it can be. */
+Test(console, a_disk_that_is_full)
+{
+    struct screen screen;
+    int full = open("/dev/full", O_WRONLY | O_CLOEXEC), out;
+
+    cr_assert(full >= 0, "%s", strerror(errno));
+    open_screen(&screen, false, false, false);
+    out = screen.console.args.out_fd;
+    cr_expect(!ds_console_lost(&screen.console));
+    screen.console.args.out_fd = full;
+    ds_console_note(&screen.console, "there is no room for this");
+    ds_console_note(&screen.console, "nor for this");
+    cr_expect(ds_console_lost(&screen.console));
+    expect(screen.err[0],
+           "dsrun: warning: cannot write to standard output: No space left on device; "
+           "nothing more is shown\n");
+    screen.console.args.out_fd = out;
+    (void)close(full);
     close_screen(&screen);
 }
 

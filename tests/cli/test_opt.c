@@ -73,6 +73,9 @@ static const struct wrong {
     {{"--env", "A-*", "ckpt", "ls", "x"}, EINVAL, "option '--env' does not go with 'ckpt ls'"},
     {{"--env", "A*=x", "j.yaml"}, EINVAL, "'--env' must be NAME or NAME=VALUE, not 'A*=x'"},
     {{"hosts", "x"}, EINVAL, "unexpected word 'x'; the command is 'dsrun hosts'"},
+    {{"hosts", "turst"}, EINVAL, "unexpected word 'turst', did you mean 'hosts trust'?"},
+    {{"help", "run"}, EINVAL, "unknown command 'help'; 'dsrun --help' lists them"},
+    {{"j.yaml", "run"}, EINVAL, "unexpected word 'run'; after the job come key=value words"},
     {{"hosts", "--slots", "2"}, EINVAL, "option '--slots' does not go with 'hosts'"},
     {{"hosts", "trust", "x"}, EINVAL, "unexpected word 'x'; the command is 'dsrun hosts trust'"},
     {{"hosts", "trust", "--json"}, EINVAL, "option '--json' does not go with 'hosts trust'"},
@@ -246,12 +249,12 @@ Test(opt, help_names_every_option_and_fits_80_columns)
     const struct ds_option *options = ds_options(&count);
 
     ds_buf_init(&out, 1 << 16);
-    ds_help_print(NULL, &out);
+    ds_help_print(NULL, NULL, &out);
     for (size_t c = 0; c < DS_COMMAND_COUNT; c++) {
         cr_expect(strstr(ds_buf_text(&out), ds_commands[c].name) != NULL, "%s",
                   ds_commands[c].name);
         if (ds_commands[c].supported)
-            ds_help_print(&ds_commands[c], &out);
+            ds_help_print(&ds_commands[c], NULL, &out);
     }
     for (size_t i = 0; i < count; i++)
         cr_expect(strstr(ds_buf_text(&out), options[i].key.path) != NULL, "%s",
@@ -269,12 +272,29 @@ Test(opt, help_of_a_command_has_its_options_only)
     struct ds_buf out;
 
     ds_buf_init(&out, 1 << 16);
-    ds_help_print(&ds_commands[DS_COMMAND_CKPT_EXPORT], &out);
+    ds_help_print(&ds_commands[DS_COMMAND_CKPT_EXPORT], NULL, &out);
     cr_expect(strstr(ds_buf_text(&out), "usage: dsrun ckpt export [OPTIONS] CKPT OUT_DIR\n") !=
               NULL);
     cr_expect(strstr(ds_buf_text(&out), "--dtype") != NULL);
     cr_expect(strstr(ds_buf_text(&out), "--slots") == NULL);
     ds_buf_release(&out);
+}
+
+Test(opt, help_of_a_group_has_its_commands_only)
+{
+    struct ds_buf group, other;
+
+    ds_buf_init(&group, 1 << 16);
+    ds_buf_init(&other, 1 << 16);
+    ds_help_print(NULL, "ckpt", &group);
+    cr_expect(strstr(ds_buf_text(&group), "usage: dsrun ckpt COMMAND") != NULL);
+    cr_expect(strstr(ds_buf_text(&group), "ckpt diff") != NULL);
+    cr_expect(strstr(ds_buf_text(&group), "bench") == NULL);
+    cr_expect(strstr(ds_buf_text(&group), "--slots") == NULL);
+    ds_help_print(NULL, "no-such-group", &other);
+    cr_expect(strstr(ds_buf_text(&other), "--slots") != NULL, "of all");
+    ds_buf_release(&group);
+    ds_buf_release(&other);
 }
 
 Test(opt, completion_knows_options_and_keys)

@@ -37,16 +37,24 @@ static const struct ds_key keys[] = {
         "FLOP/s of which MFU is a share"),
     F64("device.peak.bf16", device.peak.bf16, DS_KEY_DERIVED, "device.flops.bf16", 0, MAX_RATE,
         "the same for bf16 and fp16"),
-    F64("device.matmul_half", device.matmul_half, 0, "0", 0, 1e6,
-        "smallest extent of a matrix product at which it reaches half of flops"),
+    F64("device.matmul_half.fp32", device.matmul_half.fp32, 0, "0", 0, 1e6,
+        "smallest extent of a matrix product of fp32 at which it reaches half of flops"),
+    F64("device.matmul_half.bf16", device.matmul_half.bf16, 0, "0", 0, 1e6,
+        "the same of bf16 and fp16"),
     F64("device.attention.fp32", device.attention.fp32, DS_KEY_DERIVED, "device.flops.fp32", 0,
         MAX_RATE, "FLOP/s of attention in fp32, causal work counted once"),
     F64("device.attention.bf16", device.attention.bf16, DS_KEY_DERIVED, "device.flops.bf16", 0,
         MAX_RATE, "the same in bf16 and fp16"),
+    F64("device.attention_half.fp32", device.attention_half.fp32, 0, "0", 0, 1e6,
+        "length of a sequence at which attention in fp32 reaches half of that"),
+    F64("device.attention_half.bf16", device.attention_half.bf16, 0, "0", 0, 1e6,
+        "the same in bf16 and fp16"),
     F64("device.bandwidth", device.bandwidth, DS_KEY_REQUIRED, NULL, 1, MAX_RATE,
         "bytes/s of memory, read and written together"),
-    F64("device.pointwise", device.pointwise, DS_KEY_DERIVED, "device.bandwidth", 1, MAX_RATE,
-        "bytes/s of norms, activations and losses"),
+    F64("device.pointwise.fp32", device.pointwise.fp32, DS_KEY_DERIVED, "device.bandwidth", 1,
+        MAX_RATE, "bytes/s of norms, activations and losses in fp32"),
+    F64("device.pointwise.bf16", device.pointwise.bf16, DS_KEY_DERIVED, "device.bandwidth", 1,
+        MAX_RATE, "the same in bf16 and fp16"),
     F64("device.update", device.update, DS_KEY_DERIVED, "device.bandwidth", 1, MAX_RATE,
         "bytes/s of the optimizer"),
     F64("device.random", device.random, 0, "0", 0, MAX_RATE,
@@ -126,7 +134,8 @@ static int complete(struct ds_cluster *cluster, const struct ds_keys *table, str
     default_to(&cluster->device.peak.bf16, cluster->device.flops.bf16);
     default_to(&cluster->device.attention.fp32, cluster->device.flops.fp32);
     default_to(&cluster->device.attention.bf16, cluster->device.flops.bf16);
-    default_to(&cluster->device.pointwise, cluster->device.bandwidth);
+    default_to(&cluster->device.pointwise.fp32, cluster->device.bandwidth);
+    default_to(&cluster->device.pointwise.bf16, cluster->device.bandwidth);
     default_to(&cluster->device.update, cluster->device.bandwidth);
     return rc;
 }

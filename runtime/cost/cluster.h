@@ -37,7 +37,7 @@
 #include "base/error.h"
 #include "base/keys.h"
 
-struct ds_rate { /* by type of the operands; 0: not said */
+struct ds_rate { /* by type of the operands; a rate of 0: not said */
     double fp32, bf16;
 };
 
@@ -53,9 +53,11 @@ struct ds_cluster {
         const char *name;     /* NULL: not said */
         struct ds_rate flops; /* of large matrix products */
         struct ds_rate peak;
-        double matmul_half; /* smallest extent at which a product reaches half of it */
+        struct ds_rate matmul_half; /* smallest extent at which a product reaches half of flops */
         struct ds_rate attention;
-        double bandwidth, pointwise, update;
+        struct ds_rate attention_half; /* sequence at which it reaches half of that */
+        struct ds_rate pointwise;
+        double bandwidth, update;
         double random; /* words per second; 0: as many as bytes come */
         double memory; /* 0: not said */
         double launch_us;

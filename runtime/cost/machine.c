@@ -224,12 +224,13 @@ static int print(const struct machine *machine, struct ds_error *err)
     cluster.hosts = 1;
     cluster.ranks = machine->world;
     cluster.device.name = "this machine";
-    cluster.device.flops = rate_of(rates->flops_fp32, rates->flops_bf16);
+    cluster.device.flops = rate_of(rates->fp32.flops, rates->bf16.flops);
     cluster.device.peak = cluster.device.flops;
-    cluster.device.matmul_half = rounded(rates->matmul_half);
-    cluster.device.attention = rate_of(rates->attention_fp32, rates->attention_bf16);
+    cluster.device.matmul_half = rate_of(rates->fp32.matmul_half, rates->bf16.matmul_half);
+    cluster.device.attention = rate_of(rates->fp32.attention, rates->bf16.attention);
+    cluster.device.attention_half = rate_of(rates->fp32.attention_half, rates->bf16.attention_half);
+    cluster.device.pointwise = rate_of(rates->fp32.pointwise, rates->bf16.pointwise);
     cluster.device.bandwidth = rounded(rates->bandwidth);
-    cluster.device.pointwise = rounded(rates->pointwise);
     cluster.device.update = rounded(rates->update);
     cluster.device.random = rounded(rates->random);
     cluster.device.launch_us = rounded(rates->launch_us);

@@ -39,20 +39,32 @@ static struct bench open_bench(const struct ds_cluster *cluster, const struct ds
 
 /* --- parts ------------------------------------------------------------------------------------ */
 
-static double rate_of(struct ds_rate rate, enum ds_compute compute)
+/* Is the work done at the rate of bf16?  A cluster names one of the two at least. */
+static bool is_low(struct ds_rate rate, enum ds_compute compute)
 {
-    bool low = compute != DS_COMPUTE_FP32;
-    double value = low ? rate.bf16 : rate.fp32;
+    return compute == DS_COMPUTE_FP32 ? rate.fp32 <= 0.0 : rate.bf16 > 0.0;
+}
 
-    return value > 0.0 ? value : low ? rate.fp32 : rate.bf16; /* a cluster names one at least */
+static double by_type(struct ds_rate rate, bool low)
+{
+    return low ? rate.bf16 : rate.fp32;
+}
+
+/* Seconds of `flops` where the rate is reached with endless extents, half of it at `half`. */
+static double at_extent(double flops, struct ds_rate rate, struct ds_rate half, double extent,
+                        enum ds_compute compute)
+{
+    bool low = is_low(rate, compute);
+
+    return flops / by_type(rate, low) * (1.0 + by_type(half, low) / extent);
 }
 
 double ds_work_matmul(const struct ds_cluster *cluster, enum ds_compute compute, double m, double n,
                       double k)
 {
     double least = fmin(m, fmin(n, k)), size = compute == DS_COMPUTE_FP32 ? 4.0 : 2.0;
-    double rate = rate_of(cluster->device.flops, compute);
-    double compute_s = 2.0 * m * n * k / rate * (1.0 + cluster->device.matmul_half / least);
+    double compute_s = at_extent(2.0 * m * n * k, cluster->device.flops,
+                                 cluster->device.matmul_half, least, compute);
     double memory_s = (m * k + k * n + m * n) * size / cluster->device.bandwidth;
 
     return fmax(compute_s, memory_s) + cluster->device.launch_us * 1e-6;
@@ -60,7 +72,9 @@ double ds_work_matmul(const struct ds_cluster *cluster, enum ds_compute compute,
 
 static double pointwise(const struct bench *b, double bytes, double operations)
 {
-    return bytes / b->cluster->device.pointwise + operations * b->cluster->device.launch_us * 1e-6;
+    double rate = by_type(b->cluster->device.pointwise, b->plan->compute != DS_COMPUTE_FP32);
+
+    return bytes / rate + operations * b->cluster->device.launch_us * 1e-6;
 }
 
 static double draw(const struct bench *b, double words)
@@ -86,7 +100,8 @@ static double attention(const struct bench *b, double passes)
     double words = b->tokens * visible * (double)b->plan->shape.heads;
 
     return (b->plan->drops_weights ? draw(b, words) : 0.0) +
-           flops / rate_of(b->cluster->device.attention, b->plan->compute) +
+           at_extent(flops, b->cluster->device.attention, b->cluster->device.attention_half,
+                     (double)b->plan->sequence, b->plan->compute) +
            b->cluster->device.launch_us * 1e-6;
 }
 
@@ -214,7 +229,8 @@ static double packed_s(const struct bench *b, const struct ds_bucket *bucket)
     double elems = (double)bucket->padded_elems, bytes = elems * sizeof(uint16_t);
     bool whole = b->plan->stage == 0 || bucket->replicated;
     double parts = whole ? 2.0 : 1.0 + 1.0 / (double)b->plan->shards;
-    double pack = elems * parts * (sizeof(float) + sizeof(uint16_t)) / b->cluster->device.pointwise;
+    double pack =
+        elems * parts * (sizeof(float) + sizeof(uint16_t)) / b->cluster->device.pointwise.bf16;
 
     if (whole && b->plan->replicas == 1)
         return pack + ds_work_collective(b->cluster, ring_of_world(b), bytes, 2);

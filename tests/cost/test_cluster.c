@@ -34,7 +34,7 @@ Test(cluster, says_what_it_says_and_derives_the_rest)
     cr_assert_eq(cluster.ranks, 8);
     cr_assert_str_eq(cluster.device.name, "H200");
     cr_assert_eq(cluster.device.peak.bf16, 790e12, "the peak is the rate where none is given");
-    cr_assert_eq(cluster.device.pointwise, 4.3e12);
+    cr_assert_eq(cluster.device.pointwise.bf16, 4.3e12);
     cr_assert_eq(cluster.device.update, 4.3e12);
     cr_assert_eq(cluster.network.latency_us, 0.0);
     cr_assert_eq(cluster.overlap, 1.0);
@@ -44,7 +44,8 @@ Test(cluster, says_what_it_says_and_derives_the_rest)
 Test(cluster, is_read_back_as_it_was_written)
 {
     static const char text[] = "device: {flops: {fp32: 1e11, bf16: 4e11}, bandwidth: 12.5e9,\n"
-                               "         matmul_half: 24, launch_us: 1.5, update: 9e9}\n"
+                               "         matmul_half: {fp32: 24}, pointwise: {bf16: 5e9},\n"
+                               "         launch_us: 1.5, update: 9e9}\n"
                                "overlap: 0.25\n";
     struct ds_cluster cluster, again;
     struct ds_buf out, second;

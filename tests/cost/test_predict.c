@@ -22,7 +22,8 @@ static struct ds_cluster gpus(uint64_t hosts, uint64_t ranks)
     cluster.device.flops.bf16 = cluster.device.attention.bf16 = 500e12;
     cluster.device.flops.fp32 = cluster.device.attention.fp32 = 50e12;
     cluster.device.peak = cluster.device.flops;
-    cluster.device.bandwidth = cluster.device.pointwise = cluster.device.update = 3e12;
+    cluster.device.bandwidth = cluster.device.update = 3e12;
+    cluster.device.pointwise = (struct ds_rate){3e12, 3e12};
     cluster.host = (struct ds_link_rate){.bandwidth = 400e9, .latency_us = 5};
     cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
     cluster.overlap = 1.0;
@@ -43,7 +44,7 @@ Test(work, a_large_product_takes_its_flops_and_a_thin_one_its_bytes)
              2.0 * 8192 * 8192 * 8192 / 500e12, "large");
     close_to(ds_work_matmul(&cluster, DS_COMPUTE_BF16, 8192, 8192, 1),
              (8192.0 + 8192.0 + 8192.0 * 8192.0) * 2 / 3e12, "thin");
-    cluster.device.matmul_half = 512;
+    cluster.device.matmul_half = (struct ds_rate){.fp32 = 64, .bf16 = 512};
     close_to(ds_work_matmul(&cluster, DS_COMPUTE_BF16, 8192, 8192, 512),
              2.0 * (2.0 * 8192 * 8192 * 512 / 500e12), "at the half extent");
 }

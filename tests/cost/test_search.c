@@ -21,7 +21,8 @@ static struct ds_cluster two_hosts(void)
     cluster.ranks = 4;
     cluster.device.flops.bf16 = cluster.device.attention.bf16 = 500e12;
     cluster.device.peak = cluster.device.flops;
-    cluster.device.bandwidth = cluster.device.pointwise = cluster.device.update = 3e12;
+    cluster.device.bandwidth = cluster.device.update = 3e12;
+    cluster.device.pointwise = (struct ds_rate){3e12, 3e12};
     cluster.host = (struct ds_link_rate){.bandwidth = 400e9, .latency_us = 5};
     cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
     cluster.overlap = 1.0;

@@ -32,6 +32,15 @@ static const char *word(const json_t *job, const char *key)
     return text != NULL ? text : "?";
 }
 
+/* A word for a terminal: it came out of a file. */
+static const char *shown(const json_t *job, const char *key, char *out, size_t room)
+{
+    const char *text = word(job, key);
+
+    (void)ds_escape_control(out, room, text, strlen(text));
+    return out;
+}
+
 /* --- ps --------------------------------------------------------------------------------------- */
 
 struct list {
@@ -41,7 +50,7 @@ struct list {
 
 static void age_text(double seconds, char out[32])
 {
-    uint64_t s = seconds > 0 ? (uint64_t)seconds : 0;
+    uint64_t s = seconds > 0 && seconds < 1e12 ? (uint64_t)seconds : 0; /* a clock that jumped */
 
     if (s < 3600)
         (void)snprintf(out, 32, "%" PRIu64 ":%02" PRIu64, s / 60, s % 60);
@@ -54,7 +63,7 @@ static int show(void *user, pid_t pid, const char *json, size_t len)
 {
     struct list *list = user;
     json_t *job = ds_json_parse(json, len, NULL);
-    char age[32], steps[48], dir[4 * DS_MAX_PATH];
+    char age[32], steps[48], name[4 * DS_MAX_NAME], state[64], dir[4 * DS_MAX_PATH];
 
     if (job == NULL)
         return 0; /* half written: it has just begun */
@@ -67,11 +76,10 @@ static int show(void *user, pid_t pid, const char *json, size_t len)
         age_text(ds_clock_wall_s() - json_number_value(json_object_get(job, "started")), age);
         (void)snprintf(steps, sizeof(steps), "%" PRIu64 "/%" PRIu64, whole(job, "step"),
                        whole(job, "steps"));
-        (void)ds_escape_control(dir, sizeof(dir), word(job, "run_dir"),
-                                strlen(word(job, "run_dir")));
         (void)printf("%-8d %-20s %-10s %6" PRIu64 " %6" PRIu64 " %15s %10s  %s\n", (int)pid,
-                     word(job, "name"), word(job, "state"), whole(job, "hosts"),
-                     whole(job, "ranks"), steps, age, dir);
+                     shown(job, "name", name, sizeof(name)),
+                     shown(job, "state", state, sizeof(state)), whole(job, "hosts"),
+                     whole(job, "ranks"), steps, age, shown(job, "run_dir", dir, sizeof(dir)));
     }
     list->count++;
     json_decref(job);

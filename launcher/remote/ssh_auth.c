@@ -16,86 +16,11 @@
 
 #include "base/fsio.h"
 #include "launcher/remote/ssh.h"
+#include "launcher/remote/ssh_key.h"
 
-enum { MAX_TRIES = 6, DECODED = 768 };
-
-#define NOT_RSA ", which libssh2 can use with old servers only: use ed25519 or --via openssh"
+enum { MAX_TRIES = 6 };
 
 enum use { USE_FILE, USE_AGENT, USE_LATER, USE_END };
-
-/* --- key files -------------------------------------------------------------------------------- */
-
-static uint32_t get_u32(const unsigned char *at)
-{
-    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
-
-/* The beginning of an OpenSSH key: cipher, kdf, options, one public key.  NULL: it can be used. */
-static const char *judge_openssh(const unsigned char *bytes, size_t len)
-{
-    static const char magic[] = "openssh-key-v1";
-    size_t at = sizeof(magic), n = 0;
-    char type[64];
-
-    if (len < at + 4 || memcmp(bytes, magic, at) != 0)
-        return "is damaged";
-    n = get_u32(bytes + at);
-    if (n != 4 || at + 8 > len || memcmp(bytes + at + 4, "none", 4) != 0)
-        return "is encrypted: give it to an ssh-agent with ssh-add";
-    for (int i = 0; i < 3; i++) { /* cipher, kdf, options */
-        if (at + 4 > len || get_u32(bytes + at) > len - at - 4)
-            return "is damaged";
-        at += 4 + get_u32(bytes + at);
-    }
-    if (at + 8 > len)
-        return "is damaged";
-    ds_key_type(type, bytes + at + 8, len - at - 8);
-    if (strcmp(type, "ssh-rsa") == 0)
-        return "is RSA" NOT_RSA;
-    if (strncmp(type, "sk-", 3) == 0)
-        return "is a hardware key: use --via openssh";
-    return NULL;
-}
-
-/* The first bytes behind a line that begins a key: at most DECODED of them.  -1: damaged. */
-static int decode(const char *at, unsigned char bytes[DECODED])
-{
-    unsigned char line[DECODED / 3 * 4];
-    size_t len = 0;
-
-    for (; *at != '\0' && *at != '-' && len < sizeof(line); at++)
-        if (*at != '\n' && *at != '\r')
-            line[len++] = (unsigned char)*at;
-    return EVP_DecodeBlock(bytes, line, (int)(len - len % 4));
-}
-
-/* Why a private key cannot be used, or NULL. */
-static const char *judge_key(const char *text)
-{
-    static const char begin[] = "-----BEGIN OPENSSH PRIVATE KEY-----";
-    static const char pkcs8[] = "-----BEGIN PRIVATE KEY-----";
-    static const char rsa[] = "\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"; /* rsaEncryption, RFC 8017 */
-    unsigned char bytes[DECODED];
-    const char *at = strstr(text, begin);
-    int n;
-
-    if (at != NULL) {
-        n = decode(at + sizeof(begin) - 1, bytes);
-        return n < 0 ? "is damaged" : judge_openssh(bytes, (size_t)n);
-    }
-    if (strstr(text, "ENCRYPTED") != NULL)
-        return "is encrypted: give it to an ssh-agent with ssh-add";
-    if (strstr(text, "BEGIN RSA PRIVATE KEY") != NULL)
-        return "is RSA" NOT_RSA;
-    at = strstr(text, pkcs8);
-    if (at != NULL) {
-        n = decode(at + sizeof(pkcs8) - 1, bytes);
-        if (n < 0)
-            return "is damaged";
-        return memmem(bytes, (size_t)n, rsa, sizeof(rsa) - 1) != NULL ? "is RSA" NOT_RSA : NULL;
-    }
-    return strstr(text, "PRIVATE KEY-----") != NULL ? NULL : "is no private key";
-}
 
 static void add_note(struct ds_ssh_auth *auth, const char *what, const char *why)
 {
@@ -123,7 +48,8 @@ static bool usable(struct ds_ssh_link *link, const char *path)
         return false;
     }
     ds_buf_init(&text, 64 * 1024);
-    why = ds_fs_read(path, 64 * 1024, &text, &err) != 0 ? err.text : judge_key(ds_buf_text(&text));
+    why = ds_fs_read(path, 64 * 1024, &text, &err) != 0 ? err.text
+                                                        : ds_ssh_key_refuse(ds_buf_text(&text));
     if (why != NULL)
         add_note(link->auth, path, why);
     if (text.data != NULL)

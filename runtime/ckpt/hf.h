@@ -60,6 +60,11 @@ const struct ds__hf_tensor *ds__hf_find(const struct ds__hf *hf, const char *nam
 int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uint64_t first,
                 uint64_t count, float *out, struct ds_error *err) DS_NODISCARD;
 
+/* The shape that a config.json describes; ds_hf_read_config() (runtime/job.h) without the file.
+ * -EBADMSG malformed, -ENOTSUP what is computed otherwise here, -EINVAL or -ERANGE sizes. */
+int ds__hf_parse_config(const void *text, size_t len, struct ds_model_shape *shape,
+                        struct ds_error *err) DS_NODISCARD;
+
 /* config.json of a model whose weights are of type `dtype`. */
 int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
                         struct ds_error *err) DS_NODISCARD;

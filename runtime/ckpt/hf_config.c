@@ -273,20 +273,34 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
     return ds_model_check(shape, err);
 }
 
-int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)
+static int take_root(json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     struct ds_model_shape read = {0};
+    int rc = read_root(root, &read, err);
+
+    json_decref(root);
+    if (rc == 0)
+        *shape = read;
+    return rc;
+}
+
+int ds__hf_parse_config(const void *text, size_t len, struct ds_model_shape *shape,
+                        struct ds_error *err)
+{
+    json_t *root = ds_json_parse(text, len, err);
+
+    return root != NULL ? take_root(root, shape, err) : -EBADMSG;
+}
+
+int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)
+{
     char path[DS_MAX_PATH];
     json_t *root = NULL;
     int rc = ds_path_join(path, dir, DS__HF_CONFIG, err);
 
     if (rc < 0 || (rc = ds_json_load(path, DS_MAX_YAML_BYTES, &root, err)) < 0)
         return rc;
-    rc = read_root(root, &read, err);
-    json_decref(root);
-    if (rc == 0)
-        *shape = read;
-    return ds_error_context(err, rc, "'%s'", path);
+    return ds_error_context(err, take_root(root, shape, err), "'%s'", path);
 }
 
 static void put_sizes(struct ds_json *json, const struct size_key *key,

@@ -94,12 +94,15 @@ int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, stru
     return rc;
 }
 
-/* Show the call, meet the others, see that all make the same. */
+/* Show the call, meet the others, see that all make the same.  Once the group was aborted nothing
+ * is shown any more: a rank may still be at what was shown two calls before. */
 int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__post *post;
-    int rc;
+    int rc = ds__sync_stopped(&host->sync, call, err);
 
+    if (rc < 0)
+        return rc;
     host->calls++;
     post = ds__shm_post(host, host->sync.me);
     post->op = call->op;

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "tests/comm/ranks.h"
+#include "tests/comm/signalled.h"
 
 enum { SHORT_MS = 300, LONG_MS = 60000, NAP_NS = 50 * 1000 * 1000 };
 
@@ -56,31 +57,12 @@ Test(fault, abort_wakes_every_waiter)
     cr_assert(ranks_run(setup_of(3, LONG_MS, 1000), rank_abort) == 0);
 }
 
-static struct ds_comm *signal_comm;
-
-static void abort_in_handler(int signum)
-{
-    (void)signum;
-    ds_comm_abort(signal_comm);
-}
-
-/* Nobody else ever comes; a signal handler of this process ends the wait. */
 static int rank_signal(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
-    struct sigaction action = {.sa_handler = abort_in_handler};
     struct ds_error err = {0};
-    pid_t self = getpid();
 
-    if (rank != 0)
-        return 0;
-    signal_comm = comm;
-    EXPECT(sigaction(SIGUSR1, &action, NULL) == 0);
-    if (fork() == 0) {
-        nap();
-        (void)kill(self, SIGUSR1);
-        _exit(0);
-    }
-    EXPECT(ds_comm_barrier(comm, &err) == -ECANCELED);
+    if (rank == 0)
+        EXPECT(signalled_barrier(comm, &err) == -ECANCELED);
     return 0;
 }
 
@@ -126,6 +108,7 @@ Test(fault, a_missing_rank_is_named)
     cr_assert(ranks_run(setup_of(3, SHORT_MS, 100), rank_timeout) == 0);
 }
 
+#ifndef RANKS_AS_THREADS
 /* Rank 0 dies between two operations. */
 static int rank_death(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
@@ -144,6 +127,7 @@ Test(fault, a_dead_peer_is_a_timeout)
 {
     cr_assert(ranks_run_dying(setup_of(3, SHORT_MS, 0), rank_death, SIGKILL) == 0);
 }
+#endif
 
 /* --- ranks that disagree --------------------------------------------------------------------- */
 

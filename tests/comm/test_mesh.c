@@ -16,6 +16,7 @@
 
 #include "runtime/comm/greet.h"
 #include "tests/comm/hosts.h"
+#include "tests/comm/signalled.h"
 
 enum { ELEMS = 1 << 20, LORIS = 200, END_MS = 20000 };
 
@@ -321,6 +322,7 @@ static int see_loss(const struct hosts *setup, unsigned rank, struct ds_comm *co
     return 0;
 }
 
+#ifndef RANKS_AS_THREADS
 static int rank_killed(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
 {
     struct ds_error err = {0};
@@ -332,6 +334,7 @@ static int rank_killed(const struct hosts *setup, unsigned rank, struct ds_comm 
     }
     return see_loss(setup, rank, comm, 1);
 }
+#endif
 
 static int rank_aborts(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
 {
@@ -353,8 +356,10 @@ Test(mesh, a_peer_that_dies_or_ends_is_known_everywhere)
         struct hosts setup = setup_of(NULL);
 
         memcpy(setup.count, counts[i], sizeof(setup.count));
+#ifndef RANKS_AS_THREADS
         if (setup.count[0] == 1) /* whoever shares a host with the dead is told by the launcher */
             cr_assert_eq(hosts_run_dying(setup, rank_killed, SIGKILL), 0, "killed, %zu", i);
+#endif
         cr_assert_eq(hosts_run(setup, rank_aborts), 0, "aborts, %zu", i);
     }
 }
@@ -410,35 +415,16 @@ Test(mesh, ranks_that_disagree_are_told)
     cr_assert_eq(hosts_run(setup_of(NULL), rank_disagrees), 0);
 }
 
-/* Nobody else ever comes; a signal handler of this process ends the wait. */
-static struct ds_comm *signal_comm;
-
-static void on_signal(int signum)
-{
-    (void)signum;
-    ds_comm_abort(signal_comm);
-}
-
 static int rank_signal(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
 {
-    struct sigaction action = {.sa_handler = on_signal};
     struct ds_error err = {0};
-    pid_t self = getpid();
 
     if (rank != 0) {
         while (atomic_load(&setup->page->word[0]) == 0)
             hosts_nap();
         return 0;
     }
-    signal_comm = comm;
-    EXPECT(sigaction(SIGUSR1, &action, NULL) == 0);
-    if (fork() == 0) {
-        for (unsigned i = 0; i < 50; i++)
-            hosts_nap();
-        (void)kill(self, SIGUSR1);
-        _exit(0);
-    }
-    EXPECT(ds_comm_barrier(comm, &err) == -ECANCELED);
+    EXPECT(signalled_barrier(comm, &err) == -ECANCELED);
     EXPECT(strstr(err.text, "barrier was stopped") != NULL);
     atomic_store(&setup->page->word[0], 1);
     return 0;

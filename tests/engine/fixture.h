@@ -25,6 +25,11 @@
 #include "tests/plan/fixture.h"
 
 enum { TEST_MAX_WORLD = 4 };
+#ifdef __SANITIZE_THREAD__
+enum { TEST_EVERY = 13 }; /* of a large table: it takes that much longer */
+#else
+enum { TEST_EVERY = 1 };
+#endif
 
 /* A safetensors file in memory. */
 struct test_tensors {

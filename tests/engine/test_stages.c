@@ -112,7 +112,7 @@ static void check_all(enum ds_optim_kind optim, unsigned family, bool bf16)
 {
     static const unsigned groups[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {4, 2}};
 
-    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]) * 4; i++) {
+    for (unsigned i = TEST_EVERY / 2; i < sizeof(groups) / sizeof(groups[0]) * 4; i += TEST_EVERY) {
         const struct setting set = {.optim = optim,
                                     .family = family,
                                     .bf16 = bf16,
@@ -158,7 +158,7 @@ static const unsigned groups[][2] = {{2, 2}, {3, 3}, {4, 4}, {4, 2}};
 /* Gradients that are rounded before they are summed over ranks, and at every hop. */
 Test(stages, a_wire_of_bf16_has_the_same_bits_at_every_stage)
 {
-    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]) * 4; i++) {
+    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]) * 4; i += TEST_EVERY) {
         const struct setting set = {.bf16_wire = true,
                                     .family = i / 2 % 2,
                                     .bf16 = i % 4 == 3,
@@ -222,7 +222,7 @@ Test(stages, offload_has_the_same_bits_at_every_stage)
 {
     static const unsigned on[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {4, 2}};
 
-    for (unsigned i = 0; i < 2 * 5 * 2; i++)
+    for (unsigned i = 0; i < 2 * 5 * 2; i += TEST_EVERY)
         check_offload(&(struct setting){.family = i % 2,
                                         .world = on[i / 2 % 5][0],
                                         .local = on[i / 2 % 5][1],

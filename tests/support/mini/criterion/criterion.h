@@ -19,11 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct mini_test {
-    const char *suite, *name;
-    void (*body)(void);
-    struct mini_test *next;
-};
 struct
     mini_options { /* what may stand behind the name in Test(); all but .init and .fini is ignored */
     void (*init)(void), (*fini)(void);
@@ -31,62 +26,105 @@ struct
     int signal, exit_code;
     bool disabled;
 };
+struct mini_suite {
+    const char *name;
+    struct mini_options options;
+    struct mini_suite *next;
+};
+struct mini_test {
+    const char *suite, *name;
+    void (*body)(void);
+    struct mini_options options;
+    struct mini_test *next;
+};
+static struct mini_suite *mini_suites;
 static struct mini_test *mini_tests;
+
+#define TestSuite(suite_, ...)                                                                     \
+    __attribute__((constructor)) static void mini_##suite_##_add(void)                             \
+    {                                                                                              \
+        static struct mini_suite set_ = {#suite_, {__VA_ARGS__}, NULL};                            \
+        set_.next = mini_suites;                                                                   \
+        mini_suites = &set_;                                                                       \
+    }                                                                                              \
+    struct mini_##suite_##_ends_with_a_semicolon
 
 #define Test(suite_, name_, ...)                                                                   \
     static void suite_##_##name_##_body(void);                                                     \
-    static void suite_##_##name_##_run(void)                                                       \
-    {                                                                                              \
-        struct mini_options options_ = {__VA_ARGS__};                                              \
-        if (options_.disabled || options_.signal || options_.exit_code)                            \
-            return;                                                                                \
-        if (options_.init)                                                                         \
-            options_.init();                                                                       \
-        suite_##_##name_##_body();                                                                 \
-        if (options_.fini)                                                                         \
-            options_.fini();                                                                       \
-    }                                                                                              \
     __attribute__((constructor)) static void suite_##_##name_##_add(void)                          \
     {                                                                                              \
-        static struct mini_test test_ = {#suite_, #name_, suite_##_##name_##_run, NULL};           \
+        static struct mini_test test_ = {                                                          \
+            #suite_, #name_, suite_##_##name_##_body, {__VA_ARGS__}, NULL};                        \
         test_.next = mini_tests;                                                                   \
         mini_tests = &test_;                                                                       \
     }                                                                                              \
     static void suite_##_##name_##_body(void)
-#define TestSuite(suite_, ...) struct mini_suite_##suite_
 
 #define cr_assert(cond_, ...)                                                                      \
     do {                                                                                           \
         if (!(cond_)) {                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond_);                            \
+            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond_);                            \
+            fprintf(stderr, "" __VA_ARGS__);                                                       \
+            fprintf(stderr, "\n");                                                                 \
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
-#define cr_assert_eq(a_, b_, ...)             cr_assert((a_) == (b_))
-#define cr_assert_neq(a_, b_, ...)            cr_assert((a_) != (b_))
-#define cr_assert_lt(a_, b_, ...)             cr_assert((a_) < (b_))
-#define cr_assert_leq(a_, b_, ...)            cr_assert((a_) <= (b_))
-#define cr_assert_gt(a_, b_, ...)             cr_assert((a_) > (b_))
-#define cr_assert_geq(a_, b_, ...)            cr_assert((a_) >= (b_))
-#define cr_assert_not(a_, ...)                cr_assert(!(a_))
-#define cr_assert_null(a_, ...)               cr_assert((a_) == NULL)
-#define cr_assert_not_null(a_, ...)           cr_assert((a_) != NULL)
-#define cr_assert_str_eq(a_, b_, ...)         cr_assert(strcmp((a_), (b_)) == 0)
-#define cr_assert_arr_eq(a_, b_, bytes_, ...) cr_assert(memcmp((a_), (b_), (bytes_)) == 0)
-#define cr_assert_float_eq(a_, b_, eps_, ...) cr_assert(fabs((double)(a_) - (double)(b_)) <= (eps_))
-#define cr_assert_fail(...)                   cr_assert(!"reached")
-#define cr_expect                             cr_assert
-#define cr_expect_eq                          cr_assert_eq
-#define cr_expect_str_eq                      cr_assert_str_eq
+#define cr_assert_eq(a_, b_, ...)     cr_assert((a_) == (b_), __VA_ARGS__)
+#define cr_assert_neq(a_, b_, ...)    cr_assert((a_) != (b_), __VA_ARGS__)
+#define cr_assert_lt(a_, b_, ...)     cr_assert((a_) < (b_), __VA_ARGS__)
+#define cr_assert_leq(a_, b_, ...)    cr_assert((a_) <= (b_), __VA_ARGS__)
+#define cr_assert_gt(a_, b_, ...)     cr_assert((a_) > (b_), __VA_ARGS__)
+#define cr_assert_geq(a_, b_, ...)    cr_assert((a_) >= (b_), __VA_ARGS__)
+#define cr_assert_not(a_, ...)        cr_assert(!(a_), __VA_ARGS__)
+#define cr_assert_null(a_, ...)       cr_assert((a_) == NULL, __VA_ARGS__)
+#define cr_assert_not_null(a_, ...)   cr_assert((a_) != NULL, __VA_ARGS__)
+#define cr_assert_str_eq(a_, b_, ...) cr_assert(strcmp((a_), (b_)) == 0, __VA_ARGS__)
+#define cr_assert_arr_eq(a_, b_, bytes_, ...)                                                      \
+    cr_assert(memcmp((a_), (b_), (bytes_)) == 0, __VA_ARGS__)
+#define cr_assert_float_eq(a_, b_, eps_, ...)                                                      \
+    cr_assert(fabs((double)(a_) - (double)(b_)) <= (eps_), __VA_ARGS__)
+#define cr_assert_fail(...) cr_assert(!"reached", __VA_ARGS__)
+#define cr_expect           cr_assert
+#define cr_expect_eq        cr_assert_eq
+#define cr_expect_str_eq    cr_assert_str_eq
+#define cr_log_info(...)    ((void)fprintf(stderr, "" __VA_ARGS__), (void)fputc('\n', stderr))
 
-int main(void)
+static inline void mini_call(void (*fn)(void))
+{
+    if (fn != NULL)
+        fn();
+}
+
+static inline bool mini_run(const struct mini_test *test)
+{
+    const struct mini_suite *suite = mini_suites;
+
+    if (test->options.disabled || test->options.signal || test->options.exit_code)
+        return false;
+    while (suite != NULL && strcmp(suite->name, test->suite) != 0)
+        suite = suite->next;
+    mini_call(suite != NULL ? suite->options.init : NULL);
+    mini_call(test->options.init);
+    test->body();
+    mini_call(test->options.fini);
+    mini_call(suite != NULL ? suite->options.fini : NULL);
+    return true;
+}
+
+/* --tap=FILE, as tests/run gives it: the results go there. */
+int main(int argc, char **argv)
 {
     unsigned count = 0;
 
-    for (struct mini_test *test = mini_tests; test; test = test->next, count++) {
-        test->body();
-        printf("ok - %s::%s\n", test->suite, test->name);
-    }
+    if (argc > 1 && strncmp(argv[1], "--tap=", 6) == 0 &&
+        freopen(argv[1] + 6, "we", stdout) == NULL)
+        return 1;
+    for (struct mini_test *test = mini_tests; test; test = test->next)
+        if (mini_run(test)) {
+            printf("ok - %s::%s\n", test->suite, test->name);
+            fflush(stdout); /* not once more by a child that the next one forks */
+            count++;
+        }
     return count == 0;
 }
 

@@ -52,7 +52,7 @@ static __device__ __forceinline__ void score_gradients(float (&s)[MT][FLASH_KEYS
             for (int e = 0; e < 4; e++) {
                 bool seen =
                     key + n * 8 + lane % 4 * 2 + e % 2 <= query + m * 16 + lane / 4 + e / 2 * 8;
-                float p = exp2f(s[m][n][e] * (scale * DS_LOG2E) - lse[m][e / 2]);
+                float p = ptx_exp2(s[m][n][e] * (scale * DS_LOG2E) - lse[m][e / 2]);
 
                 s[m][n][e] = seen ? p * (dp[m][n][e] - dot[m][e / 2]) * scale : 0.0f;
             }
@@ -151,7 +151,7 @@ static __device__ __forceinline__ void transposed_gradients(
         DS_UNROLL
         for (int e = 0; e < 4; e++) {
             unsigned column = n * 8 + lane % 4 * 2 + e % 2, row = key + lane / 4 + e / 2 * 8;
-            float w = exp2f(p[0][n][e] * (s.scale * DS_LOG2E) - lse[column] * DS_LOG2E);
+            float w = ptx_exp2(p[0][n][e] * (s.scale * DS_LOG2E) - lse[column] * DS_LOG2E);
             float keep = DROP ? keep_of(s, draws_at(s, b, h, query + column), row) : 1.0f;
             bool seen = row <= query + column;
 

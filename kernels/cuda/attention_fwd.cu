@@ -55,12 +55,12 @@ static __device__ __forceinline__ void soften(float (&s)[MT][FLASH_KEYS / 8][4],
         max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 1));
         max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
         max = fmaxf(run.max[m][i % 2], max * scale);
-        shrink = exp2f(run.max[m][i % 2] - max);
+        shrink = ptx_exp2(run.max[m][i % 2] - max);
         run.max[m][i % 2] = max;
         DS_UNROLL
         for (int n = 0; n < FLASH_KEYS / 8; n++) {
-            s[m][n][e] = exp2f(s[m][n][e] * scale - max);
-            s[m][n][e + 1] = exp2f(s[m][n][e + 1] * scale - max);
+            s[m][n][e] = ptx_exp2(s[m][n][e] * scale - max);
+            s[m][n][e + 1] = ptx_exp2(s[m][n][e + 1] * scale - max);
             sum += s[m][n][e] + s[m][n][e + 1];
         }
         run.sum[m][i % 2] = run.sum[m][i % 2] * shrink + sum; /* of this lane's columns */

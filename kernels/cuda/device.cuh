@@ -4,7 +4,7 @@
  * device.cuh - what the kernels share: types, 16-byte loads with tails, sums over a block.
  *
  * Memory is moved in packs of PACK elements.  A pack that is whole and whose address is aligned
- * goes as 16-byte words, any other one element by element: rows of odd length need no padding.
+ * goes as words of 16 bytes, any other one element by element: rows of odd length need no padding.
  * Sums over a block add in an order that depends on the size of the block only.
  */
 #ifndef DS_KERNELS_CUDA_DEVICE_CUH
@@ -32,7 +32,8 @@ extern "C" {
 #include "kernels/cuda/cuda.h"
 }
 
-enum { PACK = 8, WARP = 32, BLOCK = 256, MAX_GRID = 2048 };
+/* A pack of F32 alone is of PACK32: a thread's words then lie beside those of the next thread. */
+enum { PACK = 8, PACK32 = 4, WARP = 32, BLOCK = 256, MAX_GRID = 1 << 20 };
 
 /* Run the statement with T as the element type of that name. */
 #define DS_TYPED(type, T, ...)                                                                     \
@@ -50,9 +51,11 @@ enum { PACK = 8, WARP = 32, BLOCK = 256, MAX_GRID = 2048 };
     } while (0)
 
 /* Packs of a flat array, in rounds of the whole grid. */
-#define FOR_PACKS(i, n)                                                                            \
-    for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK; i < (n);                    \
-         i += (size_t)gridDim.x * BLOCK * PACK)
+#define FOR_PACKS_OF(pack, i, n)                                                                   \
+    for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * (pack); i < (n);                  \
+         i += (size_t)gridDim.x * BLOCK * (pack))
+#define FOR_PACKS(i, n)   FOR_PACKS_OF(PACK, i, n)
+#define FOR_PACKS32(i, n) FOR_PACKS_OF(PACK32, i, n)
 
 /* Rows in rounds of the grid, and the packs of each. */
 #define FOR_ROWS(r, rows) for (size_t r = blockIdx.x; r < (rows); r += gridDim.x)
@@ -89,48 +92,59 @@ static __device__ __forceinline__ void narrow(__half *to, float x)
     *to = __float2half_rn(x);
 }
 
-static __host__ __device__ __forceinline__ bool aligned(const void *p)
+static __host__ __device__ __forceinline__ bool aligned(const void *p, unsigned bytes = 16)
 {
-    return (uintptr_t)p % 16 == 0;
+    return (uintptr_t)p % bytes == 0;
 }
 
-/* At most PACK of the `left` elements from p; zeros behind them. */
-template <class T>
-static __device__ __forceinline__ void take(const T *p, size_t left, float (&out)[PACK])
+/* What N elements of a type are moved by: words of 16 bytes, or of 8 when that is all. */
+template <int BYTES> struct word_of {
+    typedef uint4 type;
+};
+template <> struct word_of<8> {
+    typedef uint2 type;
+};
+
+/* At most N of the `left` elements from p; zeros behind them. */
+template <class T, int N>
+static __device__ __forceinline__ void take(const T *p, size_t left, float (&out)[N])
 {
-    if (left >= PACK && aligned(p)) {
-        constexpr int WORDS = PACK * sizeof(T) / 16;
-        uint4 word[WORDS];
-        T x[PACK];
+    typedef typename word_of<N * sizeof(T)>::type word;
+
+    if (left >= N && aligned(p, sizeof(word))) {
+        constexpr int WORDS = N * sizeof(T) / sizeof(word);
+        word w[WORDS];
+        T x[N];
 
         for (int i = 0; i < WORDS; i++)
-            word[i] = reinterpret_cast<const uint4 *>(p)[i];
-        memcpy(x, word, sizeof(x));
-        for (int i = 0; i < PACK; i++)
+            w[i] = reinterpret_cast<const word *>(p)[i];
+        memcpy(x, w, sizeof(x));
+        for (int i = 0; i < N; i++)
             out[i] = widen(x[i]);
         return;
     }
-    for (int i = 0; i < PACK; i++)
+    for (int i = 0; i < N; i++)
         out[i] = (size_t)i < left ? widen(p[i]) : 0.0f;
 }
 
-template <class T>
-static __device__ __forceinline__ void give(T *p, size_t left, const float (&in)[PACK])
+template <class T, int N>
+static __device__ __forceinline__ void give(T *p, size_t left, const float (&in)[N])
 {
-    T x[PACK];
+    typedef typename word_of<N * sizeof(T)>::type word;
+    T x[N];
 
-    for (int i = 0; i < PACK; i++)
+    for (int i = 0; i < N; i++)
         narrow(&x[i], in[i]);
-    if (left >= PACK && aligned(p)) {
-        constexpr int WORDS = PACK * sizeof(T) / 16;
-        uint4 word[WORDS];
+    if (left >= N && aligned(p, sizeof(word))) {
+        constexpr int WORDS = N * sizeof(T) / sizeof(word);
+        word w[WORDS];
 
-        memcpy(word, x, sizeof(x));
+        memcpy(w, x, sizeof(x));
         for (int i = 0; i < WORDS; i++)
-            reinterpret_cast<uint4 *>(p)[i] = word[i];
+            reinterpret_cast<word *>(p)[i] = w[i];
         return;
     }
-    for (int i = 0; i < PACK; i++) {
+    for (int i = 0; i < N; i++) {
         if ((size_t)i < left)
             p[i] = x[i];
     }
@@ -144,8 +158,9 @@ template <class T> static __device__ __forceinline__ T warp_sum(T x)
     return x;
 }
 
-/* The sum over the block, in every thread.  `shared` has BLOCK / WARP places; all threads call. */
-template <class T> static __device__ T block_sum(T x, T *shared)
+/* The sum over a block of THREADS, in every thread.  `shared` has THREADS / WARP places; all
+ * threads call. */
+template <int THREADS = BLOCK, class T> static __device__ T block_sum(T x, T *shared)
 {
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 
@@ -153,15 +168,15 @@ template <class T> static __device__ T block_sum(T x, T *shared)
     if (lane == 0)
         shared[warp] = x;
     __syncthreads();
-    x = warp_sum(lane < BLOCK / WARP ? shared[lane] : T(0));
+    x = warp_sum(lane < THREADS / WARP ? shared[lane] : T(0));
     __syncthreads(); /* before `shared` is used again */
     return x;
 }
 
-/* Blocks of BLOCK threads for n elements, PACK a thread; what is more is done in rounds. */
-static inline unsigned flat_grid(size_t n)
+/* Blocks of BLOCK threads for n elements, `pack` a thread; what is more is done in rounds. */
+static inline unsigned flat_grid(size_t n, size_t pack = PACK)
 {
-    size_t blocks = (n + (size_t)BLOCK * PACK - 1) / ((size_t)BLOCK * PACK);
+    size_t blocks = (n + BLOCK * pack - 1) / (BLOCK * pack);
 
     return blocks < MAX_GRID ? (unsigned)blocks : (unsigned)MAX_GRID;
 }

@@ -3,9 +3,10 @@
  *
  * embed.cu - embeddings, and the gradient of a bias.  Not yet run on a GPU.
  *
- * Backward: the block of a token whose id came before does nothing; the first token of an id adds
- * up all of that id, in order, so the bits are fixed without a sort.  A block reads ids until it
- * finds an earlier one: with N tokens at most N^2 / 2 reads in all, of memory that caches hold.
+ * Backward: a first kernel notes where each id comes first and last, which does not depend on who
+ * is first at an atomic.  Then the block of an id's first token adds up all of that id, in order,
+ * and the others do nothing: fixed bits without a sort.  It looks through what lies between, BLOCK
+ * ids at a time, and has several rows of gradients under way.
  */
 #include "kernels/cuda/columns.cuh"
 
@@ -40,47 +41,123 @@ static __global__ void __launch_bounds__(BLOCK) embed_fwd(struct ds_embed_fwd_ar
 
 static __global__ void __launch_bounds__(BLOCK) zero(size_t n, float *x)
 {
-    const float none[PACK] = {};
+    const float none[PACK32] = {};
 
-    FOR_PACKS(i, n)
+    FOR_PACKS32(i, n)
     {
         give(x + i, n - i, none);
     }
 }
 
-static __device__ __forceinline__ size_t id_at(const struct ds_embed_bwd_args &a, size_t token)
+static __device__ __forceinline__ unsigned id_at(const struct ds_embed_bwd_args &a, unsigned token)
 {
-    return row_of(a.ids[token / a.seq * a.ids_ld + token % a.seq], a.vocab);
+    unsigned seq = (unsigned)a.seq;
+
+    return (unsigned)row_of(a.ids[token / seq * a.ids_ld + token % seq], a.vocab);
 }
 
-/* All threads of a block look for the same id, then take a pack of columns each. */
-template <class T>
-static __global__ void __launch_bounds__(BLOCK) add_tokens(struct ds_embed_bwd_args a)
+/* Where an id comes first and last; `first` of one that does not come is past all tokens. */
+struct places {
+    unsigned *first, *last; /* [V] */
+};
+
+static __global__ void __launch_bounds__(BLOCK) no_places(size_t vocab, struct places p)
 {
-    size_t tokens = a.batch * a.seq, n = a.channels;
-    const T *dout = (const T *)a.dout;
+    size_t id = (size_t)blockIdx.x * BLOCK + threadIdx.x;
 
-    FOR_ROWS(token, tokens)
+    if (id < vocab) {
+        p.first[id] = ~0u;
+        p.last[id] = 0;
+    }
+}
+
+static __global__ void __launch_bounds__(BLOCK)
+    find_places(struct ds_embed_bwd_args a, struct places p)
+{
+    size_t token = (size_t)blockIdx.x * BLOCK + threadIdx.x;
+
+    if (token < a.batch * a.seq) {
+        unsigned id = id_at(a, (unsigned)token);
+
+        atomicMin(&p.first[id], (unsigned)token);
+        atomicMax(&p.last[id], (unsigned)token);
+    }
+}
+
+/* Which of the BLOCK tokens from `base` to `last` have the id, in order, to `list`; how many.  All
+ * threads of the block call. */
+static __device__ __forceinline__ unsigned list_tokens(const struct ds_embed_bwd_args &a,
+                                                       unsigned id, unsigned base, unsigned last,
+                                                       unsigned *list, unsigned *masks)
+{
+    unsigned token = base + threadIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    bool hit = token <= last && id_at(a, token) == id;
+    unsigned mask = __ballot_sync(0xffffffffu, hit), at = __popc(mask & ((1u << lane) - 1)), n = 0;
+
+    if (lane == 0)
+        masks[warp] = mask;
+    __syncthreads();
+    for (unsigned w = 0; w < WARPS; w++) {
+        at += w < warp ? __popc(masks[w]) : 0;
+        n += __popc(masks[w]);
+    }
+    if (hit)
+        list[at] = token;
+    __syncthreads();
+    return n;
+}
+
+enum { UNDER_WAY = 4 };
+
+template <class T>
+static __device__ __forceinline__ void add_list(float (&sum)[PACK], const T *dout, size_t n,
+                                                size_t column, const unsigned *list, unsigned all)
+{
+    for (unsigned i = 0; i < all; i += UNDER_WAY) {
+        float d[UNDER_WAY][PACK];
+
+        DS_UNROLL
+        for (unsigned k = 0; k < UNDER_WAY; k++) {
+            bool there = i + k < all;
+
+            take(dout + (there ? list[i + k] : list[i]) * n + column, there ? n - column : 0, d[k]);
+        }
+        DS_UNROLL
+        for (unsigned k = 0; k < UNDER_WAY; k++) {
+            for (int j = 0; j < PACK && i + k < all; j++)
+                sum[j] += d[k][j];
+        }
+    }
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK)
+    add_tokens(struct ds_embed_bwd_args a, struct places p)
+{
+    __shared__ unsigned list[BLOCK], masks[WARPS];
+    size_t n = a.channels;
+
+    FOR_ROWS(token, a.batch * a.seq)
     {
-        size_t id = id_at(a, token), before = 0;
+        unsigned id = id_at(a, (unsigned)token), last = p.last[id];
 
-        while (before < token && id_at(a, before) != id)
-            before++;
-        if (before < token)
+        if (p.first[id] != token)
             continue;
-        for (size_t same = token; same < tokens; same++) {
-            if (id_at(a, same) != id)
-                continue;
-            FOR_ROW_PACKS(i, n)
-            {
-                float v[PACK], d[PACK];
+        for (size_t begin = 0; begin < n; begin += BLOCK * PACK) {
+            size_t column = begin + threadIdx.x * PACK;
+            float sum[PACK];
 
-                take(a.dwte + id * n + i, n - i, v);
-                take(dout + same * n + i, n - i, d);
-                for (int j = 0; j < PACK; j++)
-                    v[j] += d[j];
-                give(a.dwte + id * n + i, n - i, v);
+            if (column < n)
+                take(a.dwte + id * n + column, n - column, sum);
+            for (unsigned base = (unsigned)token; base <= last; base += BLOCK) {
+                unsigned all = list_tokens(a, id, base, last, list, masks);
+
+                if (column < n)
+                    add_list(sum, (const T *)a.dout, n, column, list, all);
+                __syncthreads(); /* before the list is written again */
             }
+            if (column < n)
+                give(a.dwte + id * n + column, n - column, sum);
         }
     }
 }
@@ -112,14 +189,21 @@ template <class T>
 static __global__ void __launch_bounds__(BLOCK)
     bias_columns(size_t rows, size_t n, const T *dy, float *partial)
 {
-    size_t c = (size_t)blockIdx.x * BLOCK + threadIdx.x, end = slab_begin(rows, blockIdx.y + 1);
-    float sum = 0.0f;
+    alignas(16) __shared__ float places[WARPS][TILE_COLUMNS];
+    size_t c = lane_column();
+    float sum[PACK] = {};
 
-    if (c >= n)
-        return;
-    for (size_t r = slab_begin(rows, blockIdx.y); r < end; r++)
-        sum += widen(dy[r * n + c]);
-    partial[blockIdx.y * n + c] = sum;
+    FOR_SLAB_ROWS(r, rows)
+    {
+        float d[PACK];
+
+        if (c >= n)
+            break;
+        take(dy + r * n + c, n - c, d);
+        for (int j = 0; j < PACK; j++)
+            sum[j] += d[j];
+    }
+    give_slab(sum, places, n, partial);
 }
 
 extern "C" int ds__cuda_embed_fwd(const struct ds_embed_fwd_args *a, struct ds_stream *stream,
@@ -136,13 +220,24 @@ extern "C" int ds__cuda_embed_fwd(const struct ds_embed_fwd_args *a, struct ds_s
 extern "C" int ds__cuda_embed_bwd(const struct ds_embed_bwd_args *a, struct ds_stream *stream,
                                   struct ds_error *err)
 {
-    unsigned grid = row_grid(a->batch * a->seq);
-    size_t n = a->vocab * a->channels;
+    size_t n = a->vocab * a->channels, tokens = a->batch * a->seq;
+    unsigned grid = row_grid(tokens), ids = (unsigned)((a->vocab + BLOCK - 1) / BLOCK);
     cudaStream_t queue = stream_of(stream);
+    struct places p;
+    void *scratch = nullptr;
+    int rc = tokens > INT32_MAX || a->vocab > INT32_MAX
+                 ? ds_fail(err, EINVAL, "%zu tokens of %zu kinds are too many", tokens, a->vocab)
+                 : scratch_of(stream, 2 * sizeof(unsigned) * a->vocab, &scratch, err);
 
+    if (rc != 0)
+        return rc;
+    p.first = (unsigned *)scratch;
+    p.last = p.first + a->vocab;
+    DS_LAUNCH(no_places, ids, BLOCK, 0, queue, a->vocab, p);
+    DS_LAUNCH(find_places, (unsigned)((tokens + BLOCK - 1) / BLOCK), BLOCK, 0, queue, *a, p);
     if (!a->accumulate_wte)
-        DS_LAUNCH(zero, flat_grid(n), BLOCK, 0, queue, n, a->dwte);
-    DS_TYPED(a->act, T, DS_LAUNCH(add_tokens<T>, grid, BLOCK, 0, queue, *a));
+        DS_LAUNCH(zero, flat_grid(n, PACK32), BLOCK, 0, queue, n, a->dwte);
+    DS_TYPED(a->act, T, DS_LAUNCH(add_tokens<T>, grid, BLOCK, 0, queue, *a, p));
     if (a->dwpe != nullptr)
         DS_TYPED(a->act, T,
                  DS_LAUNCH(add_positions<T>, row_grid(a->positions), BLOCK, 0, queue, *a));
@@ -152,7 +247,7 @@ extern "C" int ds__cuda_embed_bwd(const struct ds_embed_bwd_args *a, struct ds_s
 extern "C" int ds__cuda_bias_bwd(const struct ds_bias_bwd_args *a, struct ds_stream *stream,
                                  struct ds_error *err)
 {
-    unsigned slabs = slabs_of(a->rows), tiles = (unsigned)((a->n + BLOCK - 1) / BLOCK);
+    unsigned slabs = slabs_of(a->rows);
     cudaStream_t queue = stream_of(stream);
     void *scratch;
     int rc = scratch_of(stream, sizeof(float) * slabs * a->n, &scratch, err);
@@ -160,9 +255,9 @@ extern "C" int ds__cuda_bias_bwd(const struct ds_bias_bwd_args *a, struct ds_str
     if (rc != 0)
         return rc;
     DS_TYPED(a->act, T,
-             DS_LAUNCH(bias_columns<T>, dim3(tiles, slabs), BLOCK, 0, queue, a->rows, a->n,
+             DS_LAUNCH(bias_columns<T>, slab_grid(a->rows, a->n), BLOCK, 0, queue, a->rows, a->n,
                        (const T *)a->dy, (float *)scratch));
-    DS_LAUNCH(add_slabs, tiles, BLOCK, 0, queue, a->n, slabs, (const float *)scratch, a->dbias,
-              a->accumulate);
+    DS_LAUNCH(add_slabs, add_slabs_grid(a->n), BLOCK, 0, queue, a->n, slabs, (const float *)scratch,
+              a->dbias, a->accumulate);
     return launched("bias_bwd", err);
 }

@@ -9,9 +9,7 @@
  *
  * Source  as kernels/cpu/lamb.c
  */
-#include "kernels/cuda/device.cuh"
-
-enum { GROUP = 1024 };
+#include "kernels/cuda/chunks.cuh"
 
 /* What of u does not depend on the element. */
 struct direction {
@@ -47,15 +45,15 @@ static __global__ void __launch_bounds__(BLOCK)
     size_t end = w.n - begin > DS_SUMSQ_CHUNK ? begin + DS_SUMSQ_CHUNK : w.n;
     double p_sum = 0.0, u_sum = 0.0;
 
-    for (size_t i = begin + threadIdx.x * PACK; i < end; i += BLOCK * PACK) {
+    for (size_t i = begin + threadIdx.x * PACK32; i < end; i += BLOCK * PACK32) {
         size_t left = end - i;
-        float g[PACK], p[PACK], m[PACK], v[PACK];
+        float g[PACK32], p[PACK32], m[PACK32], v[PACK32];
 
         take(grad + i, left, g);
         take(w.p + i, left, p);
         take(w.m + i, left, m);
         take(w.v + i, left, v);
-        for (int j = 0; j < PACK && (size_t)j < left; j++) {
+        for (int j = 0; j < PACK32 && (size_t)j < left; j++) {
             float pull = g[j] * w.grad_scale, u;
 
             m[j] = w.beta1 * m[j] + w.beta1_1 * pull;
@@ -75,17 +73,18 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-static __global__ void add_chunks(bool begin, unsigned n, const double *p_sums,
-                                  const double *u_sums, double *p_sumsq, double *u_sumsq)
+static __global__ void __launch_bounds__(BLOCK)
+    add_chunks(bool begin, unsigned n, const double *p_sums, const double *u_sums, double *p_sumsq,
+               double *u_sumsq)
 {
-    double p = begin ? 0.0 : *p_sumsq, u = begin ? 0.0 : *u_sumsq;
+    __shared__ double places[ADDED_AT_ONCE];
+    double p = add_in_order(n, p_sums, begin ? 0.0 : *p_sumsq, places);
+    double u = add_in_order(n, u_sums, begin ? 0.0 : *u_sumsq, places);
 
-    for (unsigned i = 0; i < n; i++) {
-        p += p_sums[i];
-        u += u_sums[i];
+    if (threadIdx.x == 0) {
+        *p_sumsq = p;
+        *u_sumsq = u;
     }
-    *p_sumsq = p;
-    *u_sumsq = u;
 }
 
 extern "C" int ds__cuda_lamb_moments(const struct ds_lamb_moments_args *a, struct ds_stream *stream,
@@ -119,7 +118,7 @@ extern "C" int ds__cuda_lamb_moments(const struct ds_lamb_moments_args *a, struc
             DS_TYPED(a->grad_type, T,
                      DS_LAUNCH(lamb_chunks<T>, n, BLOCK, 0, queue, w, (const T *)a->grad, first,
                                p_sums, u_sums));
-        DS_LAUNCH(add_chunks, 1, 1, 0, queue, first == 0, n, (const double *)p_sums,
+        DS_LAUNCH(add_chunks, 1, BLOCK, 0, queue, first == 0, n, (const double *)p_sums,
                   (const double *)u_sums, a->p_sumsq, a->u_sumsq);
         first += n;
     } while (first < all);
@@ -130,15 +129,15 @@ template <class Low>
 static __global__ void __launch_bounds__(BLOCK)
     lamb_step(struct direction u, float step, struct ds_lamb_args a)
 {
-    FOR_PACKS(i, a.n)
+    FOR_PACKS32(i, a.n)
     {
         size_t left = a.n - i;
-        float p[PACK], m[PACK], v[PACK];
+        float p[PACK32], m[PACK32], v[PACK32];
 
         take(a.p + i, left, p);
         take(a.m + i, left, m);
         take(a.v + i, left, v);
-        for (int j = 0; j < PACK; j++)
+        for (int j = 0; j < PACK32; j++)
             p[j] -= step * toward(u, p[j], m[j], v[j]);
         give(a.p + i, left, p);
         if (a.p_low != nullptr)
@@ -155,9 +154,10 @@ extern "C" int ds__cuda_lamb(const struct ds_lamb_args *a, struct ds_stream *str
     if (a->n == 0)
         return 0;
     if (a->low_type == DS_F16)
-        DS_LAUNCH(lamb_step<__half>, flat_grid(a->n), BLOCK, 0, stream_of(stream), u, step, *a);
-    else
-        DS_LAUNCH(lamb_step<__nv_bfloat16>, flat_grid(a->n), BLOCK, 0, stream_of(stream), u, step,
+        DS_LAUNCH(lamb_step<__half>, flat_grid(a->n, PACK32), BLOCK, 0, stream_of(stream), u, step,
                   *a);
+    else
+        DS_LAUNCH(lamb_step<__nv_bfloat16>, flat_grid(a->n, PACK32), BLOCK, 0, stream_of(stream), u,
+                  step, *a);
     return launched("lamb", err);
 }

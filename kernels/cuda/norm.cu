@@ -7,8 +7,6 @@
  */
 #include "kernels/cuda/columns.cuh"
 
-enum { WARPS = BLOCK / WARP };
-
 /* The rows of this warp, and the packs of this lane. */
 #define FOR_WARP_ROWS(r, rows)                                                                     \
     for (size_t r = (size_t)blockIdx.x * WARPS + threadIdx.x / WARP; r < (rows);                   \
@@ -112,21 +110,28 @@ template <class T>
 static __global__ void __launch_bounds__(BLOCK)
     norm_columns(struct ds_norm_bwd_args a, float *dweight, float *dbias)
 {
-    size_t c = (size_t)blockIdx.x * BLOCK + threadIdx.x, n = a.channels;
-    size_t end = slab_begin(a.rows, blockIdx.y + 1);
-    float w = 0.0f, b = 0.0f;
+    alignas(16) __shared__ float places[WARPS][TILE_COLUMNS];
+    const T *dy = (const T *)a.dy, *x = (const T *)a.x;
+    size_t c = lane_column(), n = a.channels;
+    float w[PACK] = {}, b[PACK] = {};
+    bool layer = a.kind == DS_NORM_LAYER;
 
-    if (c >= n)
-        return;
-    for (size_t r = slab_begin(a.rows, blockIdx.y); r < end; r++) {
-        float d = widen(((const T *)a.dy)[r * n + c]), x = widen(((const T *)a.x)[r * n + c]);
+    FOR_SLAB_ROWS(r, a.rows)
+    {
+        float d[PACK], v[PACK], mean = layer ? a.mean[r] : 0.0f, rstd = a.rstd[r];
 
-        w += d * ((x - (a.kind == DS_NORM_LAYER ? a.mean[r] : 0.0f)) * a.rstd[r]);
-        b += d;
+        if (c >= n)
+            break;
+        take(dy + r * n + c, n - c, d);
+        take(x + r * n + c, n - c, v);
+        for (int j = 0; j < PACK; j++) {
+            w[j] += d[j] * ((v[j] - mean) * rstd);
+            b[j] += d[j];
+        }
     }
-    dweight[blockIdx.y * n + c] = w;
-    if (a.kind == DS_NORM_LAYER)
-        dbias[blockIdx.y * n + c] = b;
+    give_slab(w, places, n, dweight);
+    if (layer)
+        give_slab(b, places, n, dbias);
 }
 
 extern "C" int ds__cuda_norm_fwd(const struct ds_norm_fwd_args *a, struct ds_stream *stream,
@@ -144,7 +149,6 @@ extern "C" int ds__cuda_norm_bwd(const struct ds_norm_bwd_args *a, struct ds_str
                                  struct ds_error *err)
 {
     unsigned grid = row_grid((a->rows + WARPS - 1) / WARPS), slabs = slabs_of(a->rows);
-    unsigned tiles = (unsigned)((a->channels + BLOCK - 1) / BLOCK);
     size_t n = a->channels;
     cudaStream_t queue = stream_of(stream);
     void *scratch;
@@ -155,11 +159,14 @@ extern "C" int ds__cuda_norm_bwd(const struct ds_norm_bwd_args *a, struct ds_str
         return rc;
     dweight = (float *)scratch;
     dbias = dweight + slabs * n;
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(norm_columns<T>, dim3(tiles, slabs), BLOCK, 0, queue, *a, dweight, dbias));
-    DS_LAUNCH(add_slabs, tiles, BLOCK, 0, queue, n, slabs, dweight, a->dweight, a->accumulate);
+    DS_TYPED(
+        a->act, T,
+        DS_LAUNCH(norm_columns<T>, slab_grid(a->rows, n), BLOCK, 0, queue, *a, dweight, dbias));
+    DS_LAUNCH(add_slabs, add_slabs_grid(n), BLOCK, 0, queue, n, slabs, dweight, a->dweight,
+              a->accumulate);
     if (a->kind == DS_NORM_LAYER)
-        DS_LAUNCH(add_slabs, tiles, BLOCK, 0, queue, n, slabs, dbias, a->dbias, a->accumulate);
+        DS_LAUNCH(add_slabs, add_slabs_grid(n), BLOCK, 0, queue, n, slabs, dbias, a->dbias,
+                  a->accumulate);
     DS_TYPED(a->act, T,
              DS_TYPED(a->param, P, DS_LAUNCH((norm_dx<T, P>), grid, BLOCK, 0, queue, *a)));
     return launched("norm_bwd", err);

@@ -115,16 +115,16 @@ static __global__ void __launch_bounds__(BLOCK) sweep(struct sweep w)
 {
     const Grad *grad = (const Grad *)w.grad;
 
-    FOR_PACKS(i, w.n)
+    FOR_PACKS32(i, w.n)
     {
         size_t left = w.n - i;
-        float g[PACK], p[PACK], s[STATES][PACK] = {};
+        float g[PACK32], p[PACK32], s[STATES][PACK32] = {};
 
         take(grad + i, left, g);
         take(w.p + i, left, p);
         for (int k = 0; k < Rule::states; k++)
             take(w.state[k] + i, left, s[k]);
-        for (int j = 0; j < PACK; j++) {
+        for (int j = 0; j < PACK32; j++) {
             float pull = g[j] * w.grad_scale;
 
             if (w.l2 != 0.0f)
@@ -144,7 +144,7 @@ static int start(const char *what, struct sweep *w, const Args *a, struct ds_str
                  struct ds_error *err)
 {
     cudaStream_t queue = stream_of(stream);
-    unsigned grid = flat_grid(a->n);
+    unsigned grid = flat_grid(a->n, PACK32);
 
     if (a->n == 0)
         return 0;

@@ -11,6 +11,18 @@
 #define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
 #define GELU_B 0.07135481627f /* GELU_A * 0.044715 */
 
+/* Of x and of -x, from one exponential that cannot overflow. */
+struct sigmoids {
+    float of, of_minus;
+};
+
+static __device__ __forceinline__ struct sigmoids sigmoids_of(float x)
+{
+    float e = expf(-fabsf(x)), large = 1.0f / (1.0f + e), small = e * large;
+
+    return {x < 0.0f ? small : large, x < 0.0f ? large : small};
+}
+
 static __device__ __forceinline__ float sigmoid(float x)
 {
     return 1.0f / (1.0f + expf(-x));
@@ -32,9 +44,10 @@ static __global__ void __launch_bounds__(BLOCK) gelu_fwd(size_t n, const T *x, T
 
 static __device__ __forceinline__ float gelu_slope(float x)
 {
-    float square = x * x, u = x * (GELU_A + GELU_B * square), s = sigmoid(u);
+    float square = x * x;
+    struct sigmoids s = sigmoids_of(x * (GELU_A + GELU_B * square));
 
-    return s + s * sigmoid(-u) * x * (GELU_A + 3.0f * GELU_B * square);
+    return s.of + s.of * s.of_minus * x * (GELU_A + 3.0f * GELU_B * square);
 }
 
 template <class T>
@@ -87,9 +100,10 @@ static __global__ void __launch_bounds__(BLOCK)
             take(x + r * 2 * ffn + ffn + i, ffn - i, up);
             take(dy + r * ffn + i, ffn - i, d);
             for (int j = 0; j < PACK; j++) {
-                float s = sigmoid(gate[j]), silu = gate[j] * s;
+                struct sigmoids s = sigmoids_of(gate[j]);
+                float silu = gate[j] * s.of;
 
-                gate[j] = d[j] * up[j] * (s + silu * sigmoid(-gate[j]));
+                gate[j] = d[j] * up[j] * (s.of + silu * s.of_minus);
                 up[j] = d[j] * silu;
             }
             give(dx + r * 2 * ffn + i, ffn - i, gate);
@@ -153,12 +167,12 @@ static __global__ void __launch_bounds__(BLOCK) cast(size_t n, const From *x, To
 static __global__ void __launch_bounds__(BLOCK)
     affine(size_t n, size_t cols, const float *x, float *y, float alpha, float beta)
 {
-    FOR_PACKS(i, n)
+    FOR_PACKS32(i, n)
     {
-        float v[PACK];
+        float v[PACK32];
 
         take(x + i, n - i, v);
-        for (int j = 0; j < PACK; j++) {
+        for (int j = 0; j < PACK32; j++) {
             size_t r = (i + j) / (cols + 1);
 
             v[j] = alpha * v[j] + (r < cols && r * (cols + 1) == i + j ? beta : 0.0f);
@@ -174,7 +188,7 @@ extern "C" int ds__cuda_affine(const struct ds_affine_args *a, struct ds_stream 
 
     if (n == 0)
         return 0;
-    DS_LAUNCH(affine, flat_grid(n), BLOCK, 0, stream_of(stream), n, a->cols, a->x, a->y,
+    DS_LAUNCH(affine, flat_grid(n, PACK32), BLOCK, 0, stream_of(stream), n, a->cols, a->x, a->y,
               (float)a->alpha, (float)a->beta);
     return launched("affine", err);
 }

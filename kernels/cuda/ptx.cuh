@@ -37,6 +37,15 @@ static __device__ __forceinline__ void ptx_mma(float (&c)[4], const unsigned (&a
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* 2^x by the unit that has it, tiny results as 0: exp2f() is four instructions. */
+static __device__ __forceinline__ float ptx_exp2(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Four 8 x 8 matrices of 2-byte elements; lane l names row l % 8 of matrix l / 8. */
 template <bool TRANS>
 static __device__ __forceinline__ void ptx_ldmatrix(unsigned (&r)[4], const void *row)

@@ -4,11 +4,8 @@
  * sumsq.cu - sums over flat arrays; one array added to another.  Not yet run on a GPU.
  *
  * Sum of squares: one block a chunk; then one thread adds the sums of the chunks in their order.
- * Many chunks are done in groups, so that the scratch has one size.
  */
-#include "kernels/cuda/device.cuh"
-
-enum { GROUP = 1024 };
+#include "kernels/cuda/chunks.cuh"
 
 static __global__ void __launch_bounds__(BLOCK)
     chunks(size_t n, size_t first, const float *x, double *sums, unsigned long long *counts)
@@ -20,11 +17,11 @@ static __global__ void __launch_bounds__(BLOCK)
     unsigned long long count = 0;
     double sum = 0.0;
 
-    for (size_t i = begin + threadIdx.x * PACK; i < end; i += BLOCK * PACK) {
-        float v[PACK];
+    for (size_t i = begin + threadIdx.x * PACK32; i < end; i += BLOCK * PACK32) {
+        float v[PACK32];
 
         take(x + i, end - i, v);
-        for (int j = 0; j < PACK; j++) {
+        for (int j = 0; j < PACK32; j++) {
             if (isfinite(v[j]))
                 sum += (double)v[j] * (double)v[j];
             else
@@ -39,18 +36,22 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-static __global__ void add_up(bool begin, unsigned n, const double *sums,
-                              const unsigned long long *counts, double *sum, uint64_t *nonfinite)
+static __global__ void __launch_bounds__(BLOCK)
+    add_up(bool begin, unsigned n, const double *sums, const unsigned long long *counts,
+           double *sum, uint64_t *nonfinite)
 {
-    double total = begin ? 0.0 : *sum;
-    uint64_t bad = begin ? 0 : *nonfinite;
+    __shared__ double places[ADDED_AT_ONCE];
+    __shared__ unsigned long long count_places[BLOCK / WARP];
+    unsigned long long bad = 0;
+    double total = add_in_order(n, sums, begin ? 0.0 : *sum, places);
 
-    for (unsigned i = 0; i < n; i++) {
-        total += sums[i];
+    for (unsigned i = threadIdx.x; i < n; i += BLOCK)
         bad += counts[i];
-    }
+    bad = block_sum(bad, count_places);
+    if (threadIdx.x != 0)
+        return;
     *sum = total;
-    *nonfinite = bad;
+    *nonfinite = (begin ? 0 : *nonfinite) + bad;
 }
 
 extern "C" int ds__cuda_sumsq(const struct ds_sumsq_args *a, struct ds_stream *stream,
@@ -70,7 +71,7 @@ extern "C" int ds__cuda_sumsq(const struct ds_sumsq_args *a, struct ds_stream *s
         if (n > 0)
             DS_LAUNCH(chunks, n, BLOCK, 0, stream_of(stream), a->n, first, a->x, (double *)scratch,
                       counts);
-        DS_LAUNCH(add_up, 1, 1, 0, stream_of(stream), first == 0, n, (const double *)scratch,
+        DS_LAUNCH(add_up, 1, BLOCK, 0, stream_of(stream), first == 0, n, (const double *)scratch,
                   counts, a->sum, a->nonfinite);
         first += n;
     } while (first < all);
@@ -100,13 +101,13 @@ extern "C" int ds__cuda_sum(const struct ds_sum_args *a, struct ds_stream *strea
 
 static __global__ void __launch_bounds__(BLOCK) add_to(size_t n, const float *x, float *y)
 {
-    FOR_PACKS(i, n)
+    FOR_PACKS32(i, n)
     {
-        float a[PACK], b[PACK];
+        float a[PACK32], b[PACK32];
 
         take(x + i, n - i, a);
         take(y + i, n - i, b);
-        for (int j = 0; j < PACK; j++)
+        for (int j = 0; j < PACK32; j++)
             b[j] += a[j];
         give(y + i, n - i, b);
     }
@@ -117,6 +118,6 @@ extern "C" int ds__cuda_add(const struct ds_add_args *a, struct ds_stream *strea
 {
     if (a->n == 0)
         return 0;
-    DS_LAUNCH(add_to, flat_grid(a->n), BLOCK, 0, stream_of(stream), a->n, a->x, a->y);
+    DS_LAUNCH(add_to, flat_grid(a->n, PACK32), BLOCK, 0, stream_of(stream), a->n, a->x, a->y);
     return launched("add", err);
 }

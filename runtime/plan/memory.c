@@ -23,6 +23,10 @@
 
 enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 12 };
 
+/* Every chunk reads and writes the whole gradient of the classifier.  A GPU multiplies some 650
+ * rows in the time that this takes, so there are several times as many. */
+enum { LOGIT_ROWS_APART = 2048 };
+
 struct maker {
     struct ds_plan *plan;
     uint64_t act, tokens, hidden, qkv, ffn_in, ffn; /* bytes of an activation; widths */
@@ -218,6 +222,8 @@ static void choose_chunk(struct ds_plan *plan, uint64_t tokens)
     rows = LOGIT_CHUNK_BYTES / (plan->logit_ld * sizeof(float));
     if (rows < LOGIT_ROW_UNIT)
         rows = LOGIT_ROW_UNIT;
+    if (plan->apart && rows < LOGIT_ROWS_APART)
+        rows = LOGIT_ROWS_APART;
     chunks = (tokens + rows - 1) / rows;
     rows = ds__round_up((tokens + chunks - 1) / chunks, LOGIT_ROW_UNIT);
     plan->logit_rows = rows < tokens ? rows : tokens;

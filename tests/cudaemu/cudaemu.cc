@@ -283,6 +283,31 @@ void cudaemu_together(void *given, void (*all)(void *const *lanes), const char *
     meet(~0u, all, file, line);
 }
 
+struct vote {
+    bool holds;
+    unsigned all;
+};
+
+CUDAEMU_INTERNAL static void count_votes(void *const *lanes)
+{
+    unsigned all = 0;
+
+    for (unsigned lane = 0; lane < 32; lane++)
+        all |= (unsigned)((const struct vote *)lanes[lane])->holds << lane;
+    for (unsigned lane = 0; lane < 32; lane++)
+        ((struct vote *)lanes[lane])->all = all;
+}
+
+unsigned cudaemu_ballot(unsigned mask, bool holds, const char *file, int line)
+{
+    struct vote mine = {holds, 0};
+
+    if (mask != ~0u)
+        die("a vote of less than a warp", file, line);
+    cudaemu_together(&mine, count_votes, file, line);
+    return mine.all;
+}
+
 /* The first and last function of a fiber. */
 CUDAEMU_INTERNAL static void entry()
 {

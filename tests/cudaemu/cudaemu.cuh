@@ -15,7 +15,7 @@
  *             ThreadSanitizer takes every fiber for a thread and barriers, collectives, begin and end
  *             of a block for all that orders them: it finds races between threads of a block.
  * Not seen    races between blocks, the memory model, alignment of vector loads, registers, time.
- * Subset      *_sync collectives of at most 8 bytes, block barriers, 1 to 3 dimensions, the
+ * Subset      *_sync collectives of at most 8 bytes, block barriers, atomics of least and most, 1 to 3 dimensions, the
  *             instructions of ptx.cuh; no waiting for another block.
  * Tests       tests/cudaemu/test_emulation.c
  */
@@ -59,6 +59,10 @@ struct dim3 {
     constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
     {
     }
+};
+
+struct alignas(8) uint2 {
+    unsigned x, y;
 };
 
 struct alignas(16) uint4 {
@@ -183,6 +187,31 @@ static inline T cudaemu_shfl_xor(unsigned mask, T value, unsigned distance, cons
     bits = cudaemu_collective(mask, bits, (cudaemu_current->index & 31u) ^ distance, file, line);
     memcpy(&value, &bits, sizeof(value));
     return value;
+}
+
+#define __ballot_sync(mask, holds) cudaemu_ballot((mask), (holds), __FILE__, __LINE__)
+#define __popc(x)                  __builtin_popcount(x)
+
+unsigned cudaemu_ballot(unsigned mask, bool holds, const char *file, int line);
+
+/* --- atomics ----------------------------------------------------------------------------------- */
+
+static inline unsigned atomicMin(unsigned *at, unsigned value)
+{
+    unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+    if (value < old)
+        __atomic_store_n(at, value, __ATOMIC_RELAXED); /* blocks and fibers take turns */
+    return old;
+}
+
+static inline unsigned atomicMax(unsigned *at, unsigned value)
+{
+    unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+    if (value > old)
+        __atomic_store_n(at, value, __ATOMIC_RELAXED);
+    return old;
 }
 
 /* --- the little of the runtime that launchers use ---------------------------------------------- */

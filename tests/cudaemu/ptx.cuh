@@ -17,6 +17,7 @@
 #define ptx_copy16(to, from, there) cudaemu_copy((to), (from), 16, (there))
 #define ptx_copy4(to, from, there)  cudaemu_copy((to), (from), 4, (there))
 #define ptx_commit()                cudaemu_commit()
+#define ptx_exp2(x)                 exp2f(x)
 
 /* What one lane brings to a product and to a load of matrices. */
 struct cudaemu_product {

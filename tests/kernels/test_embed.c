@@ -136,6 +136,8 @@ Test(embed, shapes_and_modes)
             check(3, 40, widths[i], DS_F16, mode);
         }
     }
+    check(2, 331, 48, DS_F32, 3); /* ids that come often, and far apart */
+    check(1, 5, 2056, DS_BF16, 1);
 }
 
 /* The caller's duty, yet nothing outside the table is read or written. */

@@ -338,6 +338,13 @@ Test(memory, recompute_and_small_types_take_less)
     cr_assert_lt(low.arena_bytes[DS_ARENA_ACTIVATIONS], plain.arena_bytes[DS_ARENA_ACTIVATIONS]);
     cr_assert_eq(low.arena_bytes[DS_ARENA_PARAMS_LOW] * 2, low.arena_bytes[DS_ARENA_PARAMS]);
     cr_assert_leq(plain.logit_rows * plain.logit_ld * sizeof(float), (size_t)80 << 20);
+    cr_assert_lt(plain.logit_rows, (uint64_t)2048);
+    ds_plan_release(&plain);
+    args.apart = true; /* a GPU has the bytes and not the time for small chunks */
+    job.train.micro_batch = 12;
+    job.train.global_batch = 24;
+    cr_assert_eq(ds_plan_build(&plain, &args, NULL), 0);
+    cr_assert_geq(plain.logit_rows, (uint64_t)1024);
     ds_plan_release(&plain);
     ds_plan_release(&again);
     ds_plan_release(&low);

@@ -77,7 +77,7 @@ $(B)/%.cuda.o: %.cu $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,NVCC    $<)
 	$(Q)$(NVCC) -std=c++17 -O3 $(NVCC_ARCH) -Werror all-warnings $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
-	    -I. -MMD -MF $(@:.o=.d) -c -o $@ $<
+	    -Xptxas -v -I. -MMD -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
 
 # What is written down of CUDA's runtime and of NCCL against their headers.
 CUDA_ABI := $(B)/tests/fakes/abi.o
@@ -93,5 +93,8 @@ else
 cuda-objects: $(CUDA_ABI) $(patsubst %.cu,$(B)/%.cuda.o,$(CU_CUDA)) ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
 endif
 
-.PHONY: cuda-objects check-cuda-tsan cuda-tsan-check cuda-coverage cuda-coverage-run
+cuda-report: cuda-objects ## what nvcc's assembler says of each CUDA kernel: registers, shared memory, resident warps; fails on a spill or a stack
+	$(Q)tools/cuda-report $(patsubst %.cu,$(B)/%.cuda.ptxas,$(CU))
+
+.PHONY: cuda-report cuda-objects check-cuda-tsan cuda-tsan-check cuda-coverage cuda-coverage-run
 -include $(OBJ_emu:.o=.d) $(CUDA_ABI:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU_CUDA))

@@ -66,6 +66,11 @@ struct ds_job;
 int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
 
+/* The keys that decide the result and are not what the last run in `run_dir` had, as a sentence;
+ * nothing where there was none or its job.yaml cannot be read. */
+struct ds_buf;
+void ds_cli_job_changes(const struct ds_job *job, const char *run_dir, struct ds_buf *out);
+
 /* Path of a program that dsrun starts: in the folder DSRUN_LIBEXEC, else in ../libexec/dsrun beside
  * dsrun itself.  out[DS_MAX_PATH]; an empty name gives the folder. */
 int ds_cli_libexec(char *out, const char *program, struct ds_error *err) DS_NODISCARD;

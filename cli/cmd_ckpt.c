@@ -120,6 +120,18 @@ static void put_row(struct ds_json *json, const struct row *row)
     ds_json_end_object(json);
 }
 
+static void print_none(const char *path)
+{
+    struct ds_ckpt_info info;
+
+    if (ds_ckpt_inspect(path, &info, NULL) == 0)
+        (void)printf(
+            "'%s' is a checkpoint itself, of step %ju: look at it with 'dsrun ckpt verify'\n", path,
+            (uintmax_t)info.state.step);
+    else
+        (void)printf("no checkpoints in '%s'\n", path);
+}
+
 static int list(const struct ds_cli *cli)
 {
     struct ds_error err = {0};
@@ -149,7 +161,7 @@ static int list(const struct ds_cli *cli)
     }
     ds_json_end_array(&json);
     if (!cli->json && !cli->quiet && found.count == 0)
-        (void)printf("no checkpoints in '%s'\n", cli->arg[0]);
+        print_none(cli->arg[0]);
     ds_ckpt_list_release(&found);
     if (rc == 0 && cli->json)
         return print_json(&text, DS_EXIT_OK);

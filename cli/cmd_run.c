@@ -39,6 +39,7 @@ struct run {
     struct ds_run_spec facts; /* for the workers */
     struct ds_spares spares;
     struct ds_buf job_text;
+    struct ds_buf changes; /* since the last run in this run directory */
     char libexec[DS_MAX_PATH];
 };
 
@@ -116,6 +117,16 @@ static int find_paths(struct run *run, struct ds_error *err)
     return ds_path_join(run->facts.run_dir, run->facts.cwd, run->job.run_dir, err);
 }
 
+/* Is there a checkpoint of an earlier run to go on from? */
+static bool goes_on(const struct run *run)
+{
+    char latest[DS_MAX_PATH];
+
+    return strcmp(run->job.checkpoint.resume, "auto") == 0 &&
+           ds_path_join(latest, run->facts.run_dir, "checkpoints/latest", NULL) == 0 &&
+           access(latest, F_OK) == 0;
+}
+
 static int open_run(struct run *run, struct ds_error *err)
 {
     int rc = ds_cli_libexec(run->libexec, "", err);
@@ -124,6 +135,8 @@ static int open_run(struct run *run, struct ds_error *err)
         rc = find_paths(run, err);
     if (rc == 0)
         rc = ds_job_write(&run->job, &run->job_text, err);
+    if (rc == 0 && goes_on(run))
+        ds_cli_job_changes(&run->job, run->facts.run_dir, &run->changes);
     if (rc == 0)
         rc = ds_report_open(&run->report, run->facts.run_dir, run->job.log.sinks, err);
     run->facts.job_text = ds_buf_text(&run->job_text);
@@ -168,6 +181,9 @@ static void open_console(struct run *run)
     ds_plan_describe(&run->plan, &run->job, &text);
     ds_console_text(&run->report.console, ds_buf_text(&text));
     ds_buf_release(&text);
+    if (run->changes.len > 0)
+        ds_console_note(&run->report.console, "changed since the last run here: %s",
+                        ds_buf_text(&run->changes));
 }
 
 /* --- attempts --------------------------------------------------------------------------------- */
@@ -340,6 +356,7 @@ static int run_all(struct run *run, struct ds_error *err)
         return ds_exit_from_errno(rc);
     run->report.placement = &run->place.placement;
     run->report.run_dir = run->job.run_dir;
+    run->report.saves = run->job.checkpoint.every > 0;
     run->report.job_text = &run->job_text;
     open_console(run);
     open_record(run);
@@ -356,6 +373,7 @@ int ds_cmd_run(const struct ds_cli *cli)
 
     ds_job_init(&run.job);
     ds_buf_init(&run.job_text, DS_MAX_FRAME_BYTES / 2);
+    ds_buf_init(&run.changes, TEXT_BYTES);
     code = run_all(&run, &err);
     if (err.code != 0)
         ds_log(DS_LOG_ERROR, "%s", err.text);
@@ -364,6 +382,7 @@ int ds_cmd_run(const struct ds_cli *cli)
     ds_plan_release(&run.plan);
     ds_cli_place_release(&run.place);
     ds_buf_release(&run.job_text);
+    ds_buf_release(&run.changes);
     ds_job_release(&run.job);
     return code;
 }

@@ -309,6 +309,11 @@ static int prepare(struct tune *tune, struct ds_error *err)
     bool rates = false;
     int rc;
 
+    if (tune->cli->cluster != NULL && tune->cli->trials > 0)
+        return ds_fail(
+            err, EDOM,
+            "'--trials' needs the hosts themselves; for a '--cluster' layouts are ranked "
+            "only");
     if (tune->cli->cluster != NULL) {
         rc = ds_cluster_load(&tune->cluster, tune->cli->cluster, err);
         args.available_bytes = (uint64_t)tune->cluster.device.memory;

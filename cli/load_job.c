@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fsio.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "runtime/job.h"
@@ -75,6 +76,36 @@ int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_erro
     if (rc == 0 && cli->verbose)
         tell_origins(job);
     return rc != 0 ? rc : apply_options(cli, job, err);
+}
+
+void ds_cli_job_changes(const struct ds_job *job, const char *run_dir, struct ds_buf *out)
+{
+    char path[DS_MAX_PATH];
+    struct ds_buf was, is;
+    struct ds_job last;
+    size_t count, found = 0;
+    const struct ds_key *keys = ds_job_keys(&count);
+    int rc = ds_path_join(path, run_dir, "job.yaml", NULL);
+
+    ds_buf_init(&was, DS_MAX_YAML_BYTES);
+    ds_buf_init(&is, DS_MAX_YAML_BYTES);
+    ds_job_init(&last);
+    if (rc == 0)
+        rc = ds_job_load(&last, path, NULL, 0, NULL);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        if (!(keys[i].flags & DS_KEY_DIGEST))
+            continue;
+        ds_buf_reset(&was);
+        ds_buf_reset(&is);
+        ds_key_print(&keys[i], &last, &was);
+        ds_key_print(&keys[i], job, &is);
+        if (strcmp(ds_buf_text(&was), ds_buf_text(&is)) != 0)
+            (void)ds_buf_printf(out, "%s%s %s, was %s", found++ == 0 ? "" : "; ", keys[i].path,
+                                ds_buf_text(&is), ds_buf_text(&was));
+    }
+    ds_job_release(&last);
+    ds_buf_release(&was);
+    ds_buf_release(&is);
 }
 
 bool ds_cli_color(const struct ds_cli *cli, int fd)

@@ -248,8 +248,9 @@ static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
     if (note == DS_NOTE_STOP && report->program)
         ds_console_note(&report->console, "stopping: every rank gets SIGTERM; once more to kill");
     else if (note == DS_NOTE_STOP)
-        ds_console_note(&report->console, "stopping: every rank saves at the same step; "
-                                          "once more to kill");
+        ds_console_note(&report->console, "stopping: %s; once more to kill",
+                        report->saves ? "every rank saves at the same step"
+                                      : "checkpoints are off, nothing is saved");
     event_begin(&event, names[note]);
     rc = event_end(report, &event, err);
     if (rc == 0 && note == DS_NOTE_STARTED && !report->job_written && !report->program)

@@ -31,6 +31,7 @@ struct ds_report {
     const struct ds_placement *placement; /* borrowed */
     const char *run_dir;                  /* as the user wrote it; borrowed */
     bool program;                         /* ranks are any program: all are shown */
+    bool saves;                           /* ranks that are asked to stop make a checkpoint */
     const struct ds_buf *job_text;        /* for job.yaml, written once ranks run; borrowed */
     bool job_written;
     bool broken; /* a file could not be written, and that is the failure of the job */

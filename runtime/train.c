@@ -279,6 +279,13 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
     *code = !stopped                    ? DS_EXIT_OK
             : job->checkpoint.every > 0 ? DS_EXIT_STOPPED
                                         : DS_EXIT_TERMINATED;
+    if (trainer->trace != NULL && trainer->stepped < TRACED_STEP && !done_before)
+        rc = ds_monitor_warning(&trainer->monitor,
+                                "log.trace: no trace was written, it is of the third step of a run "
+                                "and this one made fewer",
+                                err);
+    if (rc != 0)
+        return rc;
     if (done_before)
         text = "the job was done before, nothing is left to train";
     else if (stopped)

@@ -51,9 +51,12 @@ static int read_key(struct ds_host_spec *host, char *word, const struct place *a
     if (equals == NULL || equals[1] == '\0')
         return fail_here(err, at, word, "expected key=value after the host's name, found");
     *equals = '\0';
+    if ((strcmp(word, "slots") == 0 && host->slots != 0) ||
+        (strcmp(word, "port") == 0 && host->port != 0) ||
+        (strcmp(word, "user") == 0 && host->user != NULL) ||
+        (strcmp(word, "address") == 0 && host->address != NULL))
+        return fail_here(err, at, word, "named twice on one line:");
     if (strcmp(word, "slots") == 0) {
-        if (host->slots != 0)
-            return fail_here(err, at, word, "named twice on one line:");
         if (read_number(equals + 1, DS_MAX_SLOTS, &host->slots) != 0)
             return ds_fail(err, EINVAL,
                            "%s:%u:%u: slots must be a number from 1 to %d, not "
@@ -72,6 +75,23 @@ static int read_key(struct ds_host_spec *host, char *word, const struct place *a
                        "and address",
                        at->file, at->line, at->column, word);
     }
+    return 0;
+}
+
+/* Forms of a name that other launchers read: node1:8 and user@node1.  0: it is neither. */
+static int refuse_form(const char *name, const struct place *at, unsigned column,
+                       struct ds_error *err)
+{
+    const char *colon = strchr(name, ':'), *sign = strchr(name, '@');
+
+    if (sign != NULL)
+        return ds_fail(err, EINVAL, "%s:%u:%u: '%.100s' is written '%.100s user=%.*s'", at->file,
+                       at->line, column, name, sign + 1,
+                       (int)(sign - name < 100 ? sign - name : 100), name);
+    if (colon != NULL && colon[1] != '\0' && colon[1 + strspn(colon + 1, "0123456789")] == '\0')
+        return ds_fail(err, EINVAL, "%s:%u:%u: '%.100s' is written '%.*s slots=%.20s'", at->file,
+                       at->line, column, name, (int)(colon - name < 100 ? colon - name : 100), name,
+                       colon + 1);
     return 0;
 }
 
@@ -103,6 +123,9 @@ static int read_line(struct ds_roster *roster, char *line, struct place *at, str
     }
     if (name == NULL)
         return 0;
+    rc = refuse_form(name, at, name_column, err);
+    if (rc != 0)
+        return rc;
     rc = ds_roster_add(roster, name, &host, err);
     return ds_error_context(err, rc, "%s:%u:%u", at->file, at->line, name_column);
 }
@@ -137,7 +160,8 @@ static bool looks_like_yaml(const char *text)
             text = line + len;
             continue;
         }
-        return *line != '\0' && (strchr("{[-&!%", *line) != NULL || line[key] == ':');
+        return *line != '\0' && (strchr("{[-&!%", *line) != NULL ||
+                                 (line[key] == ':' && strchr("\r\n\t ", line[key + 1]) != NULL));
     }
 }
 

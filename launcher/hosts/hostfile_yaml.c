@@ -61,6 +61,18 @@ static int read_text(const struct reader *in, const struct ds_yaml *node, const 
     return 0;
 }
 
+/* The number of one more device, which is not among the `n` so far. */
+static int read_device(const struct reader *in, const struct ds_yaml *item, uint32_t *device,
+                       uint32_t n, struct ds_error *err)
+{
+    int rc = read_number(in, item, 0, DS_MAX_SLOTS - 1, &device[n], err);
+
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        if (device[i] == device[n])
+            return FAIL_AT(err, in, item->mark, "device %u is named twice", device[n]);
+    return rc;
+}
+
 static int read_devices(const struct reader *in, const struct ds_yaml *node,
                         struct ds_host_spec *host, struct ds_error *err)
 {
@@ -74,7 +86,7 @@ static int read_devices(const struct reader *in, const struct ds_yaml *node,
     if (device == NULL)
         return ds_fail(err, ENOMEM, "no memory for devices");
     for (const struct ds_yaml *item = node->child; item != NULL && rc == 0; item = item->next)
-        rc = read_number(in, item, 0, DS_MAX_SLOTS - 1, &device[n++], err);
+        rc = read_device(in, item, device, n++, err);
     host->device = device;
     host->devices = n;
     return rc;

@@ -131,9 +131,11 @@ static int compare(const void *x, const void *y)
 
     if (a->fits != b->fits)
         return a->fits ? -1 : 1;
-    if (a->tokens_per_s != b->tokens_per_s)
+    if ((float)a->tokens_per_s != (float)b->tokens_per_s) /* not the last bits of a sum */
         return a->tokens_per_s > b->tokens_per_s ? -1 : 1;
-    return (a->bytes > b->bytes) - (a->bytes < b->bytes);
+    if (a->bytes != b->bytes)
+        return a->bytes > b->bytes ? 1 : -1;
+    return (int)a->stage - (int)b->stage;
 }
 
 int ds_search(const struct ds_search_args *args, struct ds_candidate **candidate, size_t *count,

@@ -71,7 +71,9 @@ Test(search, has_every_layout_once_the_fastest_that_fits_first)
                 found[i].recompute != found[j].recompute || found[i].offload != found[j].offload);
         if (i == 0 || found[i].fits != found[i - 1].fits)
             continue;
-        cr_assert_leq(found[i].tokens_per_s, found[i - 1].tokens_per_s, "%zu", i);
+        cr_assert_leq((float)found[i].tokens_per_s, (float)found[i - 1].tokens_per_s, "%zu", i);
+        if ((float)found[i].tokens_per_s == (float)found[i - 1].tokens_per_s)
+            cr_assert_geq(found[i].bytes, found[i - 1].bytes, "%zu: of two alike the smaller", i);
     }
     cr_assert(fitting > 0 && fitting < count, "%zu of %zu fit, %zu to %zu bytes", fitting, count,
               (size_t)found[0].bytes, (size_t)found[count - 1].bytes);

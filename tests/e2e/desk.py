@@ -95,8 +95,27 @@ def bare_environment():
     h.ok(ran.returncode == 0 and documents(ran.stdout), "and its checkpoints are found", ran.stdout + ran.stderr)
 
 
+def going_on():
+    """A run that goes on with another job says what is other."""
+    first = h.dsrun(JOB, "train.steps=2", "run_dir=on", "checkpoint.every=1", "log.trace=step")
+    h.ok(first.returncode == 0 and "changed since" not in first.stdout and "log.trace: no trace" in first.stderr,
+         "two steps have no third one to trace, which is said", first.stdout + first.stderr)
+    ran = h.dsrun(JOB, "train.steps=3", "run_dir=on", "checkpoint.every=1", "optim.lr=0.25", "zero.stage=1")
+    h.ok(ran.returncode == 0 and re.search(r"^changed since the last run here: .*optim\.lr 0\.25, was ", ran.stdout, re.M)
+         and "zero.stage" not in ran.stdout, "the keys that decide the result and have changed are told", ran.stdout)
+    again = h.dsrun(JOB, "train.steps=3", "run_dir=on", "checkpoint.every=1", "optim.lr=0.25", "zero.stage=1")
+    h.ok(again.returncode == 0 and "changed since" not in again.stdout, "nothing has changed, nothing is told",
+         again.stdout)
+    ran = h.dsrun(JOB, "train.steps=1", "run_dir=off", "optim.lr=0.5", "checkpoint.every=0")
+    ran = h.dsrun(JOB, "train.steps=1", "run_dir=off", "optim.lr=0.25", "checkpoint.every=0")
+    h.ok(ran.returncode == 0 and "changed since" not in ran.stdout, "a run that starts anew has not changed", ran.stdout)
+    ran = h.dsrun("ckpt", "ls", "on/checkpoints/step-00000003")
+    h.ok(ran.returncode == 0 and "a checkpoint itself, of step 3" in ran.stdout, "ckpt ls of a checkpoint", ran.stdout)
+
+
 help_of_groups()
 dry_runs()
+going_on()
 lost_output()
 bare_environment()
 h.ok(not h.left(), "nothing is left running", h.left())

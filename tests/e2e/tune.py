@@ -59,6 +59,8 @@ ran = h.dsrun("tune", "--json", "--cluster", os.path.join(h.work(), "cluster.yam
 h.ok(ran.returncode == 0 and len(json.loads(ran.stdout)["layouts"]) == 2 * 7 * 3 * 2
      and "zero.shard_group=node" in ran.stdout, "a described cluster is ranked, shard groups too",
      ran.stderr or ran.stdout)
+ran = h.dsrun("tune", "--trials", "2", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job())
+h.ok(ran.returncode == 2 and "needs the hosts themselves" in ran.stderr, "trials on hosts that are not there", ran.stderr)
 ran = h.dsrun("tune", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),
               "train.global_batch=33", "train.micro_batch=1")
 h.ok(ran.returncode == 65 and ran.stderr.count("error:") == 1, "a batch that no layout can share",

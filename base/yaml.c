@@ -311,6 +311,10 @@ int ds_yaml_parse(struct ds_arena *arena, const char *name, const void *text, si
     if (yaml_parser_initialize(&r.parser) == 0)
         return ds_fail(err, ENOMEM, "out of memory");
     yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
+    if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
+        text = (const char *)text + 3; /* libyaml counts a byte order mark as a column */
+        len -= 3;
+    }
     yaml_parser_set_input_string(&r.parser, text, len);
     rc = read_events(&r);
     yaml_parser_delete(&r.parser);

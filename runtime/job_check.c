@@ -509,8 +509,9 @@ int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error
 
     if (job->parallel.data != 0 && job->parallel.data != world)
         return FAIL_AT(keys, "parallel.data", EINVAL,
-                       "'parallel.data' is %" PRIu64 " but there are %u ranks; use auto or %u",
-                       job->parallel.data, world, world);
+                       "'parallel.data' is %" PRIu64 " but there %s %u rank%s; use auto or %u",
+                       job->parallel.data, world == 1 ? "is" : "are", world, world == 1 ? "" : "s",
+                       world);
     if (global % (world * micro) == 0)
         return 0;
     near_multiples(world * micro, global, fit, sizeof(fit));

@@ -178,6 +178,8 @@ int ds_hostfile_parse(struct ds_roster *roster, const char *name, const char *te
     copy = ds_arena_strndup(&roster->arena, text, len);
     if (copy == NULL)
         return ds_fail(err, ENOMEM, "no memory for '%s'", name);
+    if (strncmp(copy, "\xef\xbb\xbf", 3) == 0) /* a byte order mark, of an editor elsewhere */
+        memcpy(copy, "   ", 3);
     if (copy[strspn(copy, " \t\r\n")] != '\0' && looks_like_yaml(copy))
         rc = ds__hostfile_yaml(roster, name, text, len, err);
     else

@@ -130,10 +130,11 @@ Test(yaml, nul_bytes_and_a_byte_order_mark)
     cr_expect_str_eq(err.text, "f:1:5: control character U+0000 is not allowed");
     cr_assert(ds_yaml_parse(&arena, "f",
                             "\xef\xbb\xbf"
-                            "a: 1\n",
-                            8, &root, &err) == 0,
+                            "a: 1\nb: 2\n",
+                            13, &root, &err) == 0,
               "%s", err.text);
     cr_expect_str_eq(root->child->key, "a");
+    cr_expect_eq(root->child->key_mark.column, 1);
     ds_arena_release(&arena);
 }
 

@@ -50,6 +50,10 @@ Test(hostfile, read)
          "node01/8/22/train/-/0 node02/8/22/train/-/0 big/4/22/train/10.0.0.7/4"},
         {"# yaml\n---\nhosts:\n- {name: a, devices: [1, 3]}\n", "a/2/0/-/-/2"},
         {"{hosts: [x]}", "x/0/0/-/-/0"},
+        {"\xef\xbb\xbf"
+         "a slots=1\r\nb slots=2\r\n",
+         "a/1/0/-/-/0 b/2/0/-/-/0"},
+        {"\xef\xbb\xbfhosts: [x]\r\ndefaults: {slots: 2}\r\n", "x/2/0/-/-/0"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

@@ -12,6 +12,7 @@ libexecdir  ?= $(exec_prefix)/libexec
 datarootdir ?= $(prefix)/share
 docdir      ?= $(datarootdir)/doc/dsrun
 mandir      ?= $(datarootdir)/man
+bashcompdir ?= $(datarootdir)/bash-completion/completions
 
 INSTALL         ?= install
 INSTALL_PROGRAM ?= $(INSTALL) -m 755
@@ -22,17 +23,20 @@ DOCS := README.md CHANGELOG.md LICENSE SECURITY.md
 man_of = $(DESTDIR)$(mandir)/man$(patsubst .%,%,$(suffix $(1)))/$(notdir $(1))
 
 install: all ## install below PREFIX (/usr/local), with DESTDIR in front
-	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(libexecdir)/dsrun $(DESTDIR)$(docdir)
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(libexecdir)/dsrun $(DESTDIR)$(docdir) \
+	    $(DESTDIR)$(bashcompdir)
 	$(INSTALL_PROGRAM) $(B)/bin/dsrun $(DESTDIR)$(bindir)/dsrun
 	$(INSTALL_PROGRAM) $(wildcard $(B)/libexec/dsrun/*) $(DESTDIR)$(libexecdir)/dsrun/
 	$(INSTALL_DATA) $(DOCS) $(DESTDIR)$(docdir)/
+	$(B)/bin/dsrun --completion bash >$(B)/dsrun.bash
+	$(INSTALL_DATA) $(B)/dsrun.bash $(DESTDIR)$(bashcompdir)/dsrun
 	$(foreach m,$(MANPAGES),$(INSTALL) -d $(dir $(call man_of,$(m))) && \
 	    $(INSTALL_DATA) $(m) $(call man_of,$(m)) && ) :
 
 # Directories are removed when they are empty: below the prefix, and with DESTDIR the whole chain.
-INSTALLED_DIRS = $(bindir) $(libexecdir)/dsrun $(docdir) $(sort $(dir $(foreach m,$(MANPAGES),$(mandir)/man$(patsubst .%,%,$(suffix $(m)))/x)))
+INSTALLED_DIRS = $(bindir) $(libexecdir)/dsrun $(docdir) $(bashcompdir) $(sort $(dir $(foreach m,$(MANPAGES),$(mandir)/man$(patsubst .%,%,$(suffix $(m)))/x)))
 uninstall: ## remove what install put there
-	rm -f $(DESTDIR)$(bindir)/dsrun $(addprefix $(DESTDIR)$(docdir)/,$(DOCS)) \
+	rm -f $(DESTDIR)$(bindir)/dsrun $(DESTDIR)$(bashcompdir)/dsrun $(addprefix $(DESTDIR)$(docdir)/,$(DOCS)) \
 	    $(foreach m,$(MANPAGES),$(call man_of,$(m))) $(DESTDIR)$(libexecdir)/dsrun/dsrun-*
 	cd $(or $(DESTDIR),$(prefix)) && rmdir -p --ignore-fail-on-non-empty \
 	    $(patsubst $(if $(DESTDIR),,$(prefix))/%,%,$(INSTALLED_DIRS)) 2>/dev/null || :

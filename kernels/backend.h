@@ -47,6 +47,11 @@ struct ds_backend_queues {
     int (*await)(struct ds_stream *, unsigned event, struct ds_error *);
     int (*finish)(struct ds_stream *, struct ds_error *);
     void *(*handle)(struct ds_stream *);
+    int (*memory)(struct ds_device *, uint64_t *left, uint64_t *all, struct ds_error *);
+    int (*record)(struct ds_stream *, struct ds_error *);
+    int (*record_end)(struct ds_stream *, struct ds_recording **, struct ds_error *);
+    int (*play)(struct ds_stream *, const struct ds_recording *, struct ds_error *);
+    void (*record_drop)(struct ds_recording *);
 };
 
 extern const struct ds_backend ds_backend_cpu;

@@ -19,6 +19,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/error.h"
 #include "kernels/op.h"
@@ -62,6 +63,11 @@ int ds_device_alloc(struct ds_device *device, size_t bytes, void **out, struct d
     DS_NODISCARD;
 void ds_device_free(struct ds_device *device, void *memory, size_t bytes);
 
+/* Bytes of the device's memory that are free, and all there are; 0 and 0 where that is the host's.
+ * What others on the device take and give back counts, too. */
+int ds_device_memory(struct ds_device *device, uint64_t *left, uint64_t *all, struct ds_error *err)
+    DS_NODISCARD;
+
 /* Zeroed memory of the host that copies to and from the device are fast with. */
 int ds_device_host_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
     DS_NODISCARD;
@@ -81,6 +87,19 @@ int ds_stream_await(struct ds_stream *stream, unsigned event, struct ds_error *e
 
 /* Wait until all that was queued is done.  -EIO: the device failed, for good. */
 int ds_stream_finish(struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+
+/* A recording: what is queued between ds_stream_record() and its end is kept with all its arguments
+ * and not done; each play queues all of it.  Nothing but operations, copies and clears may be asked
+ * for meanwhile, and the end must be, whatever failed: only it lets the stream go on.  What is
+ * played must have been done on the stream before, once, without being recorded.
+ * -ENOTSUP  the device keeps none: the CPU */
+struct ds_recording;
+int ds_stream_record(struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+int ds_stream_record_end(struct ds_stream *stream, struct ds_recording **out, struct ds_error *err)
+    DS_NODISCARD;
+int ds_stream_play(struct ds_stream *stream, const struct ds_recording *recording,
+                   struct ds_error *err) DS_NODISCARD;
+void ds_recording_free(struct ds_device *device, struct ds_recording *recording);
 
 /* What the library of the device calls it (a cudaStream_t); NULL on the CPU. */
 void *ds_stream_handle(struct ds_stream *stream);

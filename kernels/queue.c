@@ -4,6 +4,7 @@
  * queue.c - what an open device is asked for; the contract is in device.h.  Nothing here names a
  * backend, so the plug-in of one can use it, too.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "kernels/backend.h"
@@ -117,6 +118,41 @@ int ds_stream_finish(struct ds_stream *stream, struct ds_error *err)
 void *ds_stream_handle(struct ds_stream *stream)
 {
     return queues_of(stream) == NULL ? NULL : queues_of(stream)->handle(stream);
+}
+
+int ds_device_memory(struct ds_device *device, uint64_t *left, uint64_t *all, struct ds_error *err)
+{
+    *left = *all = 0;
+    return device->backend->queues == NULL
+               ? 0
+               : device->backend->queues->memory(device, left, all, err);
+}
+
+/* --- recordings ------------------------------------------------------------------------------- */
+
+int ds_stream_record(struct ds_stream *stream, struct ds_error *err)
+{
+    return queues_of(stream) != NULL ? queues_of(stream)->record(stream, err)
+                                     : ds_fail(err, ENOTSUP, "this device records nothing");
+}
+
+int ds_stream_record_end(struct ds_stream *stream, struct ds_recording **out, struct ds_error *err)
+{
+    *out = NULL;
+    return queues_of(stream) != NULL ? queues_of(stream)->record_end(stream, out, err)
+                                     : ds_fail(err, ENOTSUP, "this device records nothing");
+}
+
+int ds_stream_play(struct ds_stream *stream, const struct ds_recording *recording,
+                   struct ds_error *err)
+{
+    return queues_of(stream)->play(stream, recording, err);
+}
+
+void ds_recording_free(struct ds_device *device, struct ds_recording *recording)
+{
+    if (recording != NULL)
+        device->backend->queues->record_drop(recording);
 }
 
 double ds_device_peak(struct ds_device *device, enum ds_dtype type)

@@ -6,7 +6,6 @@
 #include "runtime/engine.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,9 @@
 
 #include "base/clock.h"
 #include "runtime/exchange.h"
+#include "runtime/feed.h"
+#include "runtime/flags.h"
+#include "runtime/graphs.h"
 #include "runtime/lines.h"
 #include "runtime/model/net.h"
 #include "runtime/offload.h"
@@ -23,10 +25,7 @@
 #include "runtime/trust.h"
 #include "runtime/update.h"
 
-/* What the ranks tell each other at the end of a step; sums over ranks. */
-enum flag { SUMSQ, NONFINITE, FIRST_BAD, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
 _Static_assert((int)DS_QUEUE_COUNT == (int)DS_DEVICE_QUEUES, "a stream for each queue");
-_Static_assert((int)FLAGS == (int)DS_STEP_FLAGS, "the plan counts them");
 
 struct ds_engine {
     struct ds_engine_args args;
@@ -37,7 +36,8 @@ struct ds_engine {
     struct ds_engine_lines lines; /* the device's */
     struct ds_engine_lines host;  /* the same where that is the host's memory, else a copy */
     struct ds_tally tally;
-    int32_t *ids;        /* [micro_batches][ds_net_host_ids()]: what is on its way to the device */
+    struct ds_feed feed;
+    struct ds_graphs graphs;
     const void **params; /* [buckets]: where the net reads and writes */
     float **grads;
     struct ds_net net;
@@ -104,19 +104,28 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
     return 0;
 }
 
-static size_t ids_bytes(const struct ds_engine *engine)
+/* Why passes are not recorded, NULL: they are. */
+static const char *no_graphs(const struct ds_engine_args *args)
 {
-    return engine->plan->micro_batches * ds_net_host_ids(&engine->net) * sizeof(*engine->ids);
+    if (args->no_graphs != NULL)
+        return args->no_graphs;
+    if (!ds_device_is_apart(args->device))
+        return "";
+    return args->job->model.dropout > 0.0 || args->job->model.attention_dropout > 0.0
+               ? "dropout draws anew for each micro-batch"
+               : NULL;
 }
 
-/* What the host has of its own: tokens on their way, and lines where it cannot reach the
- * device's. */
+/* What the host has of its own: tokens on their way, recordings, and lines where it cannot reach
+ * the device's. */
 static int open_host(struct ds_engine *engine, struct ds_error *err)
 {
-    void *ids = NULL;
-    int rc = ds_device_host_alloc(engine->args.device, ids_bytes(engine), &ids, err);
+    const struct ds_engine_args *args = &engine->args;
+    int rc =
+        ds_feed_open(&engine->feed, &engine->net, args->device, engine->plan->step.events, err);
 
-    engine->ids = ids;
+    if (rc == 0)
+        rc = ds_graphs_open(&engine->graphs, engine->plan, args->device, no_graphs(args), err);
     if (rc != 0)
         return rc;
     if (ds_device_is_apart(engine->args.device))
@@ -200,7 +209,8 @@ void ds_engine_close(struct ds_engine *engine)
         wait_for_device(engine);
         ds_lines_close(&engine->host, engine->plan);
     }
-    ds_device_host_free(engine->args.device, engine->ids, ids_bytes(engine));
+    ds_graphs_close(&engine->graphs);
+    ds_feed_close(&engine->feed);
     ds_net_release(&engine->net);
     ds_tally_close(&engine->tally);
     release(engine);
@@ -282,45 +292,50 @@ static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds
 {
     const struct ds_plan *plan = engine->plan;
     uint64_t first = first_sequence(plan, position, micro_batch);
-    int32_t *ids = engine->ids + micro_batch * ds_net_host_ids(&engine->net);
+    int32_t *ids = ds_feed_place(&engine->feed, micro_batch);
     int rc = 0;
 
     for (uint64_t b = 0; rc == 0 && b < plan->micro_batch; b++)
         rc = ds_data_read(data, first + b, ids + b * (plan->sequence + 1), err);
-    return rc == 0 ? ds_net_load(&engine->net, pass, ids, err) : rc;
+    return rc == 0 ? ds_feed_load(&engine->feed, pass, micro_batch, err) : rc;
 }
 
-static int forward(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+/* A pass over one block, its tokens loaded. */
+static int pass(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
-    int rc = 0;
-
     engine->net.first = first_sequence(engine->plan, engine->step->position, instr->micro_batch);
-    if (instr->block == 0)
-        rc = load_ids(engine, DS_PASS_TRAIN, engine->step->data, engine->step->position,
-                      instr->micro_batch, err);
-    if (rc != 0)
-        return rc;
+    if (instr->op == DS_INSTR_BACKWARD)
+        return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
     return ds_net_forward(&engine->net, instr->block,
                           instr->recompute ? DS_PASS_RECOMPUTE : DS_PASS_TRAIN, instr->accumulate,
                           err);
 }
 
-static int backward(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+static int load(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
-    engine->net.first = first_sequence(engine->plan, engine->step->position, instr->micro_batch);
-    return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
+    if (instr->op != DS_INSTR_FORWARD || instr->block != 0 || instr->recompute)
+        return 0;
+    return load_ids(engine, DS_PASS_TRAIN, engine->step->data, engine->step->position,
+                    instr->micro_batch, err);
 }
 
-static int check_hash(const struct ds_engine *engine, const double *flags, struct ds_error *err)
+static int passes(void *user, size_t first, size_t count, struct ds_error *err)
 {
-    double world = engine->plan->world;
+    struct ds_engine *engine = user;
+    int rc = 0;
 
-    if (flags[HASH_LOW] == world * (double)(uint32_t)engine->plan->hash &&
-        flags[HASH_HIGH] == world * (double)(uint32_t)(engine->plan->hash >> 32))
-        return 0;
-    return ds_fail(err, EPROTO,
-                   "the ranks have different plans, is every host running the same "
-                   "version of dsrun");
+    for (size_t i = first; rc == 0 && i < first + count; i++)
+        rc = pass(engine, &engine->plan->step.instr[i], err);
+    return rc;
+}
+
+static int exec_run(struct ds_engine *engine, const struct ds_graph_run *run, struct ds_error *err)
+{
+    const struct ds_graph_work work = {
+        .work = passes, .user = engine, .factor = engine->net.grad_scale};
+    int rc = load(engine, &engine->plan->step.instr[run->first], err);
+
+    return rc == 0 ? ds_graphs_do(&engine->graphs, run, &work, err) : rc;
 }
 
 static double grad_scale(const struct ds_engine *engine)
@@ -346,41 +361,23 @@ static int tensor_norms(struct ds_engine *engine, struct ds_error *err)
 static int norm(struct ds_engine *engine, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
-    double flags[FLAGS] = {
-        [STOP] = engine->step->stop ? 1.0 : 0.0,
-        [WRITING] = engine->step->writing ? 1.0 : 0.0,
-        [HASH_LOW] = (double)(uint32_t)plan->hash,
-        [HASH_HIGH] = (double)(uint32_t)(plan->hash >> 32),
-    };
+    const struct ds_step_args *step = engine->step;
     struct ds_step_result *result = &engine->result;
     struct ds_tally_result mine;
+    double flags[DS_STEP_FLAGS];
     int rc = ds_tally_read(&engine->tally, engine->lines.grads, &mine, err);
 
     if (rc != 0)
         return rc;
-    flags[LOSS] = mine.loss;
-    flags[SUMSQ] = mine.squares;
-    flags[NONFINITE] = (double)mine.nonfinite;
-    flags[FIRST_BAD] = mine.first_bad;
-    rc = ds_comm_all_reduce_f64(engine->args.comm, flags, FLAGS, err);
+    ds_flags_write(flags, plan->hash, &mine, step->stop, step->writing);
+    rc = ds_comm_all_reduce_f64(engine->args.comm, flags, DS_STEP_FLAGS, err);
     if (rc == 0)
-        rc = check_hash(engine, flags, err);
+        rc = ds_flags_read(flags, plan, engine->step_tokens, engine->loss_scale, result, err);
     if (rc != 0)
         return rc;
-    *result = (struct ds_step_result){
-        .loss = flags[LOSS] / (double)engine->step_tokens,
-        .grad_norm = sqrt(flags[SUMSQ]) / engine->loss_scale,
-        .nonfinite = (uint64_t)flags[NONFINITE],
-        .stop = flags[STOP] > 0.0,
-        .writing = flags[WRITING] > 0.0,
-    };
-    if (!isfinite(result->loss))
-        result->nonfinite++;
-    if (result->nonfinite > 0) {
-        result->grad_norm = (double)NAN;
-        return ds_tally_find_bad(&engine->tally, engine->lines.grads, flags[FIRST_BAD],
+    if (result->nonfinite > 0)
+        return ds_tally_find_bad(&engine->tally, engine->lines.grads, ds_flags_first_bad(flags),
                                  engine->args.comm, &result->bad, err);
-    }
     engine->clip_scale = ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip);
     return plan->by_tensor ? tensor_norms(engine, err) : 0;
 }
@@ -432,10 +429,13 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     struct ds_stream *stream = ds_device_queue(engine->args.device, instr->queue);
     void *const *memory = engine->exchange.memory;
     const struct ds_plan *plan = engine->plan;
+    int rc;
 
     switch (instr->op) {
-    case DS_INSTR_FORWARD: return forward(engine, instr, err);
-    case DS_INSTR_BACKWARD: return backward(engine, instr, err);
+    case DS_INSTR_FORWARD:
+        rc = load(engine, instr, err);
+        return rc == 0 ? pass(engine, instr, err) : rc;
+    case DS_INSTR_BACKWARD: return pass(engine, instr, err);
     case DS_INSTR_REDUCE: return ds_exchange_reduce(&engine->exchange, instr, stream, err);
     case DS_INSTR_GATHER: return ds_exchange_gather(&engine->exchange, instr->bucket, stream, err);
     case DS_INSTR_FREE: return 0; /* its place is taken by a later GATHER */
@@ -477,13 +477,29 @@ static bool is_apart(const struct ds_engine *engine, enum ds_queue queue)
     return engine->queues.threaded && queue != DS_QUEUE_COMPUTE && queue != DS_QUEUE_HOST;
 }
 
+/* Instruction i, or the run that it begins; *last is the last one that was done. */
+static int exec_from(struct ds_engine *engine, uint64_t step, size_t i, size_t *last,
+                     struct ds_error *err)
+{
+    const struct ds_graph_run *run;
+
+    *last = i;
+    if (step == engine->trace_step)
+        return exec_traced(engine, i, err);
+    run = ds_graphs_at(&engine->graphs, i);
+    if (run == NULL)
+        return exec(engine, &engine->plan->step.instr[i], err);
+    *last = i + run->count - 1;
+    return exec_run(engine, run, err);
+}
+
 /* The instructions of one thread in list order: what moves, or all the rest. */
 static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err)
 {
     const struct ds_program *program = &engine->plan->step;
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < program->count; i++) {
+    for (size_t i = 0, last; rc == 0 && i < program->count; i++) {
         const struct ds_instr *instr = &program->instr[i];
 
         if (is_apart(engine, instr->queue) != apart)
@@ -495,12 +511,18 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
             rc = ds_queue_wait(&engine->queues, instr->queue, instr->room_after,
                                instr->room_last_step ? step - 1 : step, err);
         if (rc == 0)
-            rc =
-                step == engine->trace_step ? exec_traced(engine, i, err) : exec(engine, instr, err);
-        if (rc == 0)
-            rc = ds_queue_signal(&engine->queues, instr->queue, instr->signals, step, err);
+            rc = exec_from(engine, step, i, &last, err);
+        if (rc != 0)
+            break;
+        i = last;
+        rc = ds_queue_signal(&engine->queues, instr->queue, program->instr[i].signals, step, err);
     }
     return rc;
+}
+
+const char *ds_engine_note(struct ds_engine *engine)
+{
+    return ds_graphs_note(&engine->graphs);
 }
 
 void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)

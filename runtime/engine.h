@@ -39,6 +39,7 @@ struct ds_engine_args { /* borrowed until ds_engine_close() */
     struct ds_device *device;
     struct ds_comm *comm; /* its arena holds plan->shared_bytes or more */
     bool overlap;
+    const char *no_graphs; /* (optional) why passes are not recorded (graphs.h); "" says nothing */
 };
 
 int ds_engine_open(struct ds_engine **engine, const struct ds_engine_args *args,
@@ -92,6 +93,9 @@ struct ds_step_result {
 };
 int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
                    struct ds_step_result *result, struct ds_error *err) DS_NODISCARD;
+
+/* A sentence for the log that was not told yet, else NULL. */
+const char *ds_engine_note(struct ds_engine *engine);
 
 /* What the engine is at, in a few words: "instruction 17 of 40: reduce bucket 3".  From any
  * thread, while a step is under way or not. */

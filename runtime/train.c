@@ -76,6 +76,14 @@ static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
 
 /* --- the step loop: nothing here allocates, but a checkpoint does ---------------------------- */
 
+/* What the engine has to say beside the step's numbers. */
+static int tell_note(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const char *note = ds_engine_note(trainer->engine);
+
+    return note == NULL ? 0 : ds_monitor_warning(&trainer->monitor, note, err);
+}
+
 /* A step whose gradient is not finite: count it, or give up. */
 static int guard(struct ds_trainer *trainer, const struct ds_step_result *result,
                  struct ds_error *err)
@@ -174,6 +182,8 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
         rc = ds_comm_log_begin(&trainer->comm_log, trainer->engine, err);
     if (rc == 0)
         rc = ds_engine_step(trainer->engine, &args, &result, err);
+    if (rc == 0)
+        rc = tell_note(trainer, err);
     if (rc == 0)
         rc = ds_comm_log_end(&trainer->comm_log, trainer->engine, err);
     if (rc == 0)

@@ -6,6 +6,7 @@
 #include "runtime/trainer.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "runtime/peers.h"
@@ -131,12 +132,14 @@ int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_train_args *args = trainer->args;
     const struct ds_job *job = trainer->job;
+    const char *graphs = getenv("DSRUN_CUDA_GRAPHS");
     struct ds_engine_args engine = {
         .plan = &trainer->plan,
         .job = job,
         .device = trainer->device,
         .comm = trainer->comm,
         .overlap = args->cores > args->threads && !ds_device_is_apart(trainer->device),
+        .no_graphs = graphs != NULL && strcmp(graphs, "0") == 0 ? "DSRUN_CUDA_GRAPHS is 0" : NULL,
     };
     int rc = open_data(&trainer->train, "data.train", &job->data.train, job->data.order, job, err);
 

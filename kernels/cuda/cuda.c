@@ -18,6 +18,7 @@
 
 #include "kernels/cuda.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/matmul.h"
 
 /* What kernels sum up in; the largest are the partial sums of norms, biases and attention. */
@@ -247,6 +248,16 @@ static int cuda_open(struct ds_device **device, const struct ds_device_args *arg
     return 0;
 }
 
+static int memory(struct ds_device *device, uint64_t *left, uint64_t *all, struct ds_error *err)
+{
+    size_t now = 0, most = 0;
+    cudaError_t error = cudaMemGetInfo(&now, &most);
+
+    *left = now;
+    *all = most;
+    return error == cudaSuccess ? 0 : fail(cuda_of(device), error, "tell its memory", err);
+}
+
 static void cuda_free(struct ds_device *device, void *memory, size_t bytes)
 {
     (void)device;
@@ -371,6 +382,11 @@ static const struct ds_backend_queues queues = {
     .await = await_event,
     .finish = finish,
     .handle = handle,
+    .memory = memory,
+    .record = ds__cuda_record,
+    .record_end = ds__cuda_record_end,
+    .play = ds__cuda_play,
+    .record_drop = ds__cuda_record_drop,
 };
 
 const struct ds_backend ds_backend_cuda = {

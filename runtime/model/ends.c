@@ -18,19 +18,25 @@ size_t ds_net_host_ids(const struct ds_net *net)
     return net->batch * (net->seq + 1) + net->tokens;
 }
 
-int ds_net_load(const struct ds_net *net, enum ds_pass pass, int32_t *host, struct ds_error *err)
+void ds_net_follow(const struct ds_net *net, int32_t *host)
 {
     const size_t row = net->seq + 1, ids = net->batch * row;
-    const struct ds_net_block *head = &net->block[ds_model_blocks(&net->plan->shape) - 1];
-    int rc;
 
-    for (size_t b = 0; b < net->batch; b++) /* the id after each: dense, for chunks of rows */
+    for (size_t b = 0; b < net->batch; b++) /* dense, for chunks of rows */
         memcpy(host + ids + b * net->seq, host + b * row + 1, net->seq * sizeof(*host));
-    rc = ds_stream_copy(net->stream, DS_COPY_UP, net->block[0].buf[pass][DS_BUFFER_IDS], host,
-                        ids * sizeof(*host), err);
+}
+
+int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way way,
+                const int32_t *from, struct ds_error *err)
+{
+    const size_t ids = net->batch * (net->seq + 1);
+    const struct ds_net_block *head = &net->block[ds_model_blocks(&net->plan->shape) - 1];
+    int rc = ds_stream_copy(net->stream, way, net->block[0].buf[pass][DS_BUFFER_IDS], from,
+                            ids * sizeof(*from), err);
+
     return rc != 0 ? rc
-                   : ds_stream_copy(net->stream, DS_COPY_UP, head->buf[pass][DS_BUFFER_TARGETS],
-                                    host + ids, net->tokens * sizeof(*host), err);
+                   : ds_stream_copy(net->stream, way, head->buf[pass][DS_BUFFER_TARGETS],
+                                    from + ids, net->tokens * sizeof(*from), err);
 }
 
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)

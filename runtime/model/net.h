@@ -64,12 +64,14 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
                 struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 void ds_net_release(struct ds_net *net);
 
-/* Before FORWARD 0: what it reads, from `host`: sequence + 1 ids for each sequence of the
- * micro-batch, and behind them room for the ids that follow each.  `host` has
- * ds_net_host_ids() places and is as an upload of device.h has it. */
+/* A micro-batch as the host has it: sequence + 1 ids for each of its sequences, and behind them the
+ * ids that follow each, which ds_net_follow() fills in: ds_net_host_ids() in all. */
 size_t ds_net_host_ids(const struct ds_net *net);
-int ds_net_load(const struct ds_net *net, enum ds_pass pass, int32_t *host, struct ds_error *err)
-    DS_NODISCARD;
+void ds_net_follow(const struct ds_net *net, int32_t *host);
+
+/* Before FORWARD 0: what it reads, of the host (DS_COPY_UP) or of the device (DS_COPY_ASIDE). */
+int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way way,
+                const int32_t *from, struct ds_error *err) DS_NODISCARD;
 
 int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
                    struct ds_error *err) DS_NODISCARD;

@@ -29,20 +29,20 @@ launch: {{device: cuda}}
 SHARE = {"DSRUN_CUDA_SHARE": "1"}
 
 
-def case_job(name, steps=2, compute="fp32", stage=0, device="cuda", restarts=0):
+def case_job(name, steps=2, compute="fp32", stage=0, device="cuda", restarts=0, every=1):
     """A job file of a reference case, and what its steps are to give."""
     case = reference.CASES / name
-    path = h.work() / f"{name}-{compute}-{stage}-{device}-{restarts}.yaml"
+    path = h.work() / f"{name}-{compute[:4]}-{stage}-{device}-{restarts}-{steps}.yaml"
     path.write_text(reference.job_text(case, steps, micro=2, compute=compute) + f"""\
 zero: {{stage: {stage}}}
-checkpoint: {{every: 1, keep: 1}}
+checkpoint: {{every: {every}, keep: 1}}
 launch: {{device: {device}, threads: 1, restarts: {restarts}}}
 """)
     return path, reference.load(case, "expected")[:steps]
 
 
-def train(job, run, slots=1, libexec=FAKES, **env):
-    return h.dsrun("--slots", slots, "--run-dir", h.work() / run, job, DSRUN_LIBEXEC=str(libexec), **SHARE, **env)
+def train(job, run, slots=1, libexec=FAKES, extra=(), **env):
+    return h.dsrun("--slots", slots, "--run-dir", h.work() / run, job, *extra, DSRUN_LIBEXEC=str(libexec), **SHARE, **env)
 
 
 def worst(got, want, key):
@@ -53,8 +53,7 @@ def trains(name, slots, limit=LIMIT, **keys):
     title = f"{name} on {slots} device{'s' if slots > 1 else ''}, {keys or 'fp32'}"
     job, want = case_job(name, **keys)
     run = title.replace(" ", "-").replace("/", "-")
-    counts = h.work() / "counts"
-    ran = train(job, run, slots, FAKE_CUDA_COUNT=str(counts))
+    ran = train(job, run, slots)
     if not h.ok(ran.returncode == 0, f"{title}: the job ends with 0", ran.stdout + ran.stderr):
         return None
     got = h.metrics(h.work() / run)
@@ -132,6 +131,53 @@ def restarts(whole):
         h.ok(h.metric_texts(h.work() / "again") == whole, "restart: the same bits as without a failure")
 
 
+def counted(title, job, run, **env):
+    """Train, and how often each call of CUDA's runtime was made."""
+    counts = h.work() / "counts"
+    ran = train(job, run, FAKE_CUDA_COUNT=str(counts), **env)
+    h.ok(ran.returncode == 0, f"{title}: the job ends with 0", ran.stdout + ran.stderr)
+    calls = {}
+    for line in (h.work() / "counts.0").read_text().splitlines():
+        name, count = line.split()
+        calls[name] = int(count)
+    return calls, h.metric_texts(h.work() / run), ran.stdout + ran.stderr
+
+
+def graphs():
+    """Passes are recorded and played: the same bits as without, however it ends, one wait a step."""
+    waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+    job, _ = case_job("gpt2-tiny", steps=4, every=0)
+    longer, _ = case_job("gpt2-tiny", steps=5, every=0)
+    plain, texts, _ = counted("without graphs", job, "plain", DSRUN_CUDA_GRAPHS="0")
+    h.ok("cudaGraphLaunch" not in plain, "without graphs: none is launched", plain)
+    calls, got, said = counted("with graphs", longer, "graphs")
+    # 4 passes a step: one that writes gradients, 3 that add to them; the first of each kind is not recorded.
+    h.ok(calls["cudaGraphLaunch"] == 5 * 4 - 2 and calls["cudaGraphInstantiate"] == 2,
+         "with graphs: two are made, and launched in each pass but the first of its kind", calls)
+    h.ok(got[:4] == texts, "with graphs: the same bits", f"{got}\n{texts}")
+    h.ok("CUDA graphs" not in said, "with graphs: nothing is said of them", said)
+    h.ok(sum(calls.get(c, 0) for c in waits) - sum(plain.get(c, 0) for c in waits) == 1,
+         "a step more is one wait for the device more", f"{calls}\n{plain}")
+    for call, place in (("cudaStreamBeginCapture", 2), ("cudaStreamEndCapture", 2), ("cudaGraphInstantiate", 1)):
+        _, got, said = counted(f"{call} fails", job, call, FAKE_CUDA_FAIL=f"{call}:{place}:2")
+        h.ok(got == texts and "without CUDA graphs from here on: CUDA cannot" in said,
+             f"{call} fails: said, and the same bits", f"{got}\n{texts}\n{said}")
+
+
+def graphs_follow():
+    """What changes from step to step is not what was recorded: the scale of the loss, what is dropped."""
+    job, _ = case_job("gpt2-tiny", steps=6, every=0, compute="fp16")
+    high = ("precision.scaler.init_power=24", "precision.scaler.hysteresis=1")
+    _, texts, _ = counted("fp16 without graphs", job, "fp16-plain", extra=high, DSRUN_CUDA_GRAPHS="0")
+    calls, got, said = counted("fp16", job, "fp16", extra=high)
+    h.ok(got == texts and "loss scale is" in said, "fp16, the scale of the loss falls: the same bits",
+         f"{got}\n{texts}\n{said}")
+    h.ok(calls["cudaGraphInstantiate"] > 2, "fp16: another scale is recorded anew", calls)
+    job, _ = case_job("gpt2-tiny", every=0)
+    _, _, said = counted("dropout", job, "drops", extra=["model.dropout=0.1"])
+    h.ok("without CUDA graphs: dropout draws anew" in said, "dropout: said that nothing is recorded", said)
+
+
 def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     program = h.BUILD / "gpu" / "test_loss"
@@ -153,6 +199,8 @@ zero = {stage: trains("gpt2-tiny", 2, stage=stage) for stage in (0, 2, 3)}
 h.ok(zero[2] == zero[3], "ZeRO 2 and 3 on 2 devices: the same bits", zero)
 h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in zip(zero[0], zero[2]) for k in (1, 2)),
      "ZeRO 0 and 2 on 2 devices: within 1e-6", zero)
+graphs()
+graphs_follow()
 tests_for_a_gpu()
 no_plugin()
 no_device()

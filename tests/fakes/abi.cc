@@ -36,6 +36,13 @@ NUMBER(cudaErrorNoDevice);
 NUMBER(cudaErrorInvalidDevice);
 NUMBER(cudaErrorNotReady);
 NUMBER(cudaErrorIllegalAddress);
+NUMBER(cudaErrorStreamCaptureUnsupported);
+NUMBER(cudaErrorStreamCaptureInvalidated);
+NUMBER(cudaErrorStreamCaptureUnjoined);
+NUMBER(cudaErrorStreamCaptureIsolation);
+NUMBER(cudaStreamCaptureModeGlobal);
+NUMBER(cudaStreamCaptureModeThreadLocal);
+NUMBER(cudaStreamCaptureModeRelaxed);
 NUMBER(cudaMemcpyHostToHost);
 NUMBER(cudaMemcpyHostToDevice);
 NUMBER(cudaMemcpyDeviceToHost);
@@ -72,6 +79,12 @@ CALL(cudaEventCreateWithFlags);
 CALL(cudaEventDestroy);
 CALL(cudaEventRecord);
 CALL(cudaEventQuery);
+CALL(cudaStreamBeginCapture);
+CALL(cudaStreamEndCapture);
+CALL(cudaGraphInstantiate);
+CALL(cudaGraphLaunch);
+CALL(cudaGraphDestroy);
+CALL(cudaGraphExecDestroy);
 
 #if __has_include(<nccl.h>)
 #include <nccl.h>

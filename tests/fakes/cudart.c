@@ -10,25 +10,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "tests/fakes/fake.h"
+#include "tests/fakes/stream.h"
 
-enum { CALLS = 32, NAME = 40, STICKY = 700 };
+enum { CALLS = 64, NAME = 40, STICKY = 700, PINNED = 256 };
 #define REGION ((size_t)8 << 30)
-
-struct task {
-    void (*run)(void *arg);
-    void *arg;
-    struct task *next;
-};
-
-struct fake_stream {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    struct task *first, **last;
-    uint64_t pushed, done;
-    bool over, threaded;
-    pthread_t thread;
-};
 
 struct fake_event {
     struct fake_stream *stream; /* NULL: never recorded */
@@ -45,9 +30,14 @@ static struct {
         unsigned long count;
     } call[CALLS];
     int sticky, last;
+    struct {
+        char *begin, *end;
+    } pinned[PINNED];
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static unsigned long number(const char *name, unsigned long otherwise)
+_Thread_local struct fake_stream *fake_capturing;
+
+unsigned long fake_number(const char *name, unsigned long otherwise)
 {
     const char *text = getenv(name);
 
@@ -72,8 +62,14 @@ static unsigned long count_call(const char *name)
 
 __attribute__((destructor)) static void tell_counts(void)
 {
-    const char *path = getenv("FAKE_CUDA_COUNT");
-    FILE *file = path == NULL ? NULL : fopen(path, "we");
+    const char *path = getenv("FAKE_CUDA_COUNT"), *rank = getenv("RANK");
+    char name[512];
+    FILE *file = NULL;
+
+    if (path != NULL) {
+        snprintf(name, sizeof(name), "%s.%s", path, rank != NULL ? rank : "0");
+        file = fopen(name, "we");
+    }
 
     for (unsigned i = 0; file != NULL && i < CALLS && fake.call[i].name[0] != '\0'; i++)
         fprintf(file, "%s %lu\n", fake.call[i].name, fake.call[i].count);
@@ -101,13 +97,6 @@ int fake_fault(const char *name)
         fake.sticky = fake.last;
     return fake.last;
 }
-
-#define FAULT()                                                                                    \
-    do {                                                                                           \
-        int fault = fake_fault(__func__);                                                          \
-        if (fault != 0)                                                                            \
-            return (cudaError_t)fault;                                                             \
-    } while (0)
 
 /* --- memory
  * ------------------------------------------------------------------------------------- */
@@ -145,14 +134,16 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     size_t whole = (bytes + 4095) / 4096 * 4096 + 4096; /* room for its size in front */
     char *at;
 
-    FAULT();
+    FAKE_FAULT();
+    NOT_CAPTURED();
     pthread_mutex_lock(&fake.lock);
     if (fake.memory == NULL)
         fake.memory =
             mmap(NULL, REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fake.memory == MAP_FAILED)
         abort();
-    if (fake.live + bytes > number("FAKE_CUDA_MEMORY", 1ul << 30) || fake.used + whole > REGION) {
+    if (fake.live + bytes > fake_number("FAKE_CUDA_MEMORY", 1ul << 30) ||
+        fake.used + whole > REGION) {
         fake.last = cudaErrorMemoryAllocation;
         pthread_mutex_unlock(&fake.lock);
         return cudaErrorMemoryAllocation;
@@ -176,6 +167,7 @@ cudaError_t cudaFree(void *memory)
 
     if (memory == NULL)
         return cudaSuccess;
+    NOT_CAPTURED();
     fake_open();
     memcpy(&bytes, (char *)memory - 4096, sizeof(bytes));
     fake_close();
@@ -186,23 +178,66 @@ cudaError_t cudaFree(void *memory)
     return cudaSuccess;
 }
 
+/* The place of memory that stays where it is; PINNED: of none that holds `p`. */
+static unsigned pinned_at(const void *p)
+{
+    unsigned i = 0;
+
+    while (i < PINNED &&
+           !((const char *)p >= fake.pinned[i].begin && (const char *)p < fake.pinned[i].end))
+        i++;
+    return i;
+}
+
 cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags)
 {
+    unsigned free_at = 0;
+
     (void)flags;
-    FAULT();
+    FAKE_FAULT();
+    NOT_CAPTURED();
     *memory = malloc(bytes);
-    return *memory == NULL ? cudaErrorMemoryAllocation : cudaSuccess;
+    if (*memory == NULL)
+        return cudaErrorMemoryAllocation;
+    pthread_mutex_lock(&fake.lock);
+    while (free_at < PINNED && fake.pinned[free_at].begin != NULL)
+        free_at++;
+    if (free_at == PINNED)
+        abort();
+    fake.pinned[free_at].begin = *memory;
+    fake.pinned[free_at].end = (char *)*memory + bytes;
+    pthread_mutex_unlock(&fake.lock);
+    return cudaSuccess;
+}
+
+static bool is_pinned(const void *p)
+{
+    bool yes;
+
+    pthread_mutex_lock(&fake.lock);
+    yes = pinned_at(p) < PINNED;
+    pthread_mutex_unlock(&fake.lock);
+    return yes;
 }
 
 cudaError_t cudaFreeHost(void *memory)
 {
+    unsigned at;
+
+    NOT_CAPTURED();
+    pthread_mutex_lock(&fake.lock);
+    at = pinned_at(memory);
+    if (at == PINNED)
+        abort();
+    fake.pinned[at].begin = fake.pinned[at].end = NULL;
+    pthread_mutex_unlock(&fake.lock);
     free(memory);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *left, size_t *all)
 {
-    *all = number("FAKE_CUDA_MEMORY", 1ul << 30);
+    *all = fake_number("FAKE_CUDA_MEMORY", 1ul << 30);
     *left = *all - fake.live;
     return cudaSuccess;
 }
@@ -216,11 +251,11 @@ static void *serve(void *arg)
 
     pthread_mutex_lock(&stream->lock);
     for (;;) {
-        struct task *task = stream->first;
+        struct fake_task *task = stream->first;
 
         if (task == NULL && stream->over)
             break;
-        if (task == NULL) {
+        if (task == NULL || (task->lazy && stream->wanted <= stream->done && !stream->over)) {
             pthread_cond_wait(&stream->changed, &stream->lock);
             continue;
         }
@@ -238,17 +273,28 @@ static void *serve(void *arg)
     return NULL;
 }
 
-void fake_defer(cudaStream_t stream, void (*run)(void *arg), void *arg)
+struct fake_task *fake_task(void (*run)(void *arg), void *arg, bool lazy)
 {
-    struct task *task = calloc(1, sizeof(*task));
+    struct fake_task *task = calloc(1, sizeof(*task));
 
     if (task == NULL)
         abort();
-    *task = (struct task){.run = run, .arg = arg};
+    *task = (struct fake_task){.run = run, .arg = arg, .lazy = lazy};
+    return task;
+}
+
+static void defer(cudaStream_t stream, void (*run)(void *arg), void *arg, bool lazy)
+{
+    struct fake_task *task = fake_task(run, arg, lazy);
+
+    if (stream->capture != NULL)
+        abort(); /* nothing of this is captured here */
     pthread_mutex_lock(&stream->lock);
     *stream->last = task;
     stream->last = &task->next;
     stream->pushed++;
+    if (!lazy) /* it goes on by itself, and all in front of it */
+        stream->wanted = stream->pushed;
     if (!stream->threaded && pthread_create(&stream->thread, NULL, serve, stream) != 0)
         abort();
     stream->threaded = true;
@@ -256,9 +302,17 @@ void fake_defer(cudaStream_t stream, void (*run)(void *arg), void *arg)
     pthread_mutex_unlock(&stream->lock);
 }
 
+void fake_defer(cudaStream_t stream, void (*run)(void *arg), void *arg)
+{
+    defer(stream, run, arg, false);
+}
+
 static void reach(struct fake_stream *stream, uint64_t ticket)
 {
     pthread_mutex_lock(&stream->lock);
+    if (stream->wanted < ticket)
+        stream->wanted = ticket;
+    pthread_cond_broadcast(&stream->changed);
     while (stream->done < ticket)
         pthread_cond_wait(&stream->changed, &stream->lock);
     pthread_mutex_unlock(&stream->lock);
@@ -274,7 +328,7 @@ static uint64_t pushed(struct fake_stream *stream)
     return ticket;
 }
 
-static void drain(struct fake_stream *stream)
+void fake_drain(struct fake_stream *stream)
 {
     reach(stream, pushed(stream));
 }
@@ -295,7 +349,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, i
 {
     (void)flags;
     (void)priority;
-    FAULT();
+    FAKE_FAULT();
     *stream = calloc(1, sizeof(**stream));
     if (*stream == NULL)
         abort();
@@ -319,8 +373,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    FAULT();
-    drain(stream);
+    FAKE_FAULT();
+    NOT_CAPTURED();
+    fake_drain(stream);
     return (cudaError_t)fake.sticky;
 }
 
@@ -337,7 +392,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     struct fake_event *copy;
 
     (void)flags;
-    FAULT();
+    FAKE_FAULT();
+    if (stream->capture != NULL) { /* the event is none of the capture */
+        stream->broken = true;
+        return cudaErrorStreamCaptureIsolation;
+    }
     if (happened(event) || event->stream == stream)
         return cudaSuccess;
     copy = malloc(sizeof(*copy));
@@ -351,7 +410,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 {
     (void)flags;
-    FAULT();
+    FAKE_FAULT();
     *event = calloc(1, sizeof(**event));
     return *event == NULL ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -364,7 +423,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    FAULT();
+    FAKE_FAULT();
+    NOT_CAPTURED(); /* CUDA would take it into the graph; nobody is to want that here */
     *event = (struct fake_event){.stream = stream, .ticket = pushed(stream)};
     return cudaSuccess;
 }
@@ -383,7 +443,7 @@ int fake_launch(void *stream)
 
     if (fault != 0)
         return fault;
-    drain(stream);
+    fake_drain(stream);
     fake_open();
     return 0;
 }
@@ -400,22 +460,65 @@ static bool right_sides(const void *to, const void *from, enum cudaMemcpyKind ki
     return on_device(to) == !down && on_device(from) == !up;
 }
 
+struct move { /* a copy, or with no source a memset */
+    void *to;
+    const void *from;
+    size_t bytes;
+    int value;
+};
+
+static void run_move(void *arg)
+{
+    const struct move *move = arg;
+
+    if (move->from != NULL)
+        memcpy(move->to, move->from, move->bytes);
+    else
+        memset(move->to, move->value, move->bytes);
+}
+
+static void run_late(void *arg)
+{
+    fake_open();
+    run_move(arg);
+    fake_close();
+    free(arg);
+}
+
+static cudaError_t start(struct move wanted, bool late, cudaStream_t stream)
+{
+    struct move *move = malloc(sizeof(*move));
+
+    if (move == NULL)
+        abort();
+    *move = wanted;
+    if (fake_kept(stream, run_move, move))
+        return cudaSuccess;
+    if (late) {
+        defer(stream, run_late, move, true);
+        return cudaSuccess;
+    }
+    fake_drain(stream);
+    run_late(move);
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
-    FAULT();
+    bool late = (kind == cudaMemcpyHostToDevice && is_pinned(from)) ||
+                (kind == cudaMemcpyDeviceToHost && is_pinned(to));
+
+    FAKE_FAULT();
     if (!right_sides(to, from, kind))
         return cudaErrorInvalidValue;
-    drain(stream);
-    fake_open();
-    memcpy(to, from, bytes);
-    fake_close();
-    return cudaSuccess;
+    return start((struct move){.to = to, .from = from, .bytes = bytes}, late, stream);
 }
 
 cudaError_t cudaMemset(void *memory, int value, size_t bytes)
 {
-    FAULT();
+    FAKE_FAULT();
+    NOT_CAPTURED();
     if (!on_device(memory))
         return cudaErrorInvalidValue;
     fake_open();
@@ -426,74 +529,19 @@ cudaError_t cudaMemset(void *memory, int value, size_t bytes)
 
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
 {
-    FAULT();
-    drain(stream);
-    return cudaMemset(memory, value, bytes);
+    FAKE_FAULT();
+    if (!on_device(memory))
+        return cudaErrorInvalidValue;
+    return start((struct move){.to = memory, .bytes = bytes, .value = value}, false, stream);
 }
 
-/* --- the device
- * --------------------------------------------------------------------------------- */
-
-cudaError_t cudaDriverGetVersion(int *version)
-{
-    *version = (int)number("FAKE_CUDA_DRIVER", 13000);
-    return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int *version)
-{
-    *version = 13000;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceCount(int *count)
-{
-    FAULT();
-    if (number("FAKE_CUDA_DRIVER", 13000) < 13000)
-        return cudaErrorInsufficientDriver;
-    *count = (int)number("FAKE_CUDA_DEVICES", 1);
-    return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
-}
-
-static int current;
-
-cudaError_t cudaGetDevice(int *device)
-{
-    *device = current;
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int device)
-{
-    FAULT();
-    if (device < 0 || device >= (int)number("FAKE_CUDA_DEVICES", 1))
-        return cudaErrorInvalidDevice;
-    current = device;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device)
-{
-    (void)device;
-    switch (attribute) {
-    case cudaDevAttrComputeCapabilityMajor: *value = (int)number("FAKE_CUDA_MAJOR", 9); break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrClockRate: *value = 1000000; break;
-    }
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
-{
-    *least = 0;
-    *greatest = -5;
-    return cudaSuccess;
-}
+/* --- all of it
+ * ------------------------------------------------------------------------------------ */
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    FAULT();
+    FAKE_FAULT();
+    NOT_CAPTURED();
     return cudaSuccess;
 }
 
@@ -503,26 +551,4 @@ cudaError_t cudaGetLastError(void)
 
     fake.last = 0;
     return (cudaError_t)last;
-}
-
-const char *cudaGetErrorString(cudaError_t error)
-{
-    switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInsufficientDriver:
-        return "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorNotReady: return "device not ready";
-    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
-    }
-    return "unrecognized error code";
-}
-
-const char *fake_error_string(int error)
-{
-    return cudaGetErrorString((cudaError_t)error);
 }

@@ -5,8 +5,13 @@
  *
  * Memory of the device is memory of the process that nobody may touch but kernels, copies and
  * collectives: the host that reads it ends with SIGSEGV.  Fresh memory is NaN.  A stream is a queue
- * with a thread of its own: collectives run there; kernels and copies run in the caller, after what
- * the stream holds.  So who forgets to wait for another stream computes with old numbers.
+ * with a thread of its own: collectives run there, and copies to and from memory that stays where it
+ * is, as late as can be, when somebody waits for them; kernels and other copies run in the caller,
+ * after what the stream holds.  So who forgets to wait for another stream computes with old numbers,
+ * and who writes too early into what is to be copied sends the new ones.
+ *
+ * While a stream is captured, kernels and copies are kept with the arguments that they were given,
+ * and run each time the graph is launched; what waits for a device, or allocates, breaks the capture.
  *
  * From the environment of the process:
  *     FAKE_CUDA_DEVICES=2             how many there are; 1
@@ -16,7 +21,7 @@
  *     error
  *                                     of 700 or more is given to every later call, too
  *     FAKE_CUDA_RANK=1                the failure is of the process with that RANK only
- *     FAKE_CUDA_COUNT=FILE            at exit: how often each call was made, one a line
+ *     FAKE_CUDA_COUNT=FILE            at exit, in FILE.RANK: how often each call was made, one a line
  */
 #ifndef DS_TESTS_FAKES_FAKE_H
 #define DS_TESTS_FAKES_FAKE_H
@@ -27,6 +32,9 @@
 /* Kernels and collectives: between these the process may touch memory of the device. */
 void fake_open(void);
 void fake_close(void);
+/* Is the stream being captured?  Then run(arg) is kept for it, arg is from malloc() and the
+ * capture's, and fake_launch() is not to be called. */
+bool fake_kept(void *stream, void (*run)(void *arg), void *arg);
 /* Before a kernel on `stream`: 0, or why it is refused; then fake_close() is not due. */
 int fake_launch(void *stream);
 void fake_launched(void);
@@ -35,5 +43,14 @@ const char *fake_error_string(int error);
 void fake_defer(cudaStream_t stream, void (*run)(void *arg), void *arg);
 /* Is the `n`th (from 1) call of `name` to fail?  Its number, or 0. */
 int fake_fault(const char *name);
+#define FAKE_FAULT()                                                                               \
+    do {                                                                                           \
+        int fault = fake_fault(__func__);                                                          \
+        if (fault != 0)                                                                            \
+            return (cudaError_t)fault;                                                             \
+    } while (0)
+
+/* A number of the environment. */
+unsigned long fake_number(const char *name, unsigned long otherwise);
 
 #endif

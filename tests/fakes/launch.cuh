@@ -7,28 +7,66 @@
 #ifndef DS_TESTS_FAKES_LAUNCH_CUH
 #define DS_TESTS_FAKES_LAUNCH_CUH
 
+#include <new>
+#include <tuple>
+
 #include "tests/cudaemu/cudaemu.cuh"
 
 /* fake.h declares these with the types of the C interface. */
+extern "C" bool fake_kept(void *stream, void (*run)(void *arg), void *arg);
 extern "C" int fake_launch(void *stream);
 extern "C" void fake_launched();
 extern "C" const char *fake_error_string(int error);
 
 #define cudaGetErrorString fake_error_string
 
+/* A launch with its arguments as they are now. */
+template <class Kernel, class... A> struct fake_call {
+    const char *name;
+    Kernel kernel;
+    dim3 grid, block;
+    size_t shared;
+    std::tuple<A...> args;
+
+    static void one_thread(void *arg)
+    {
+        fake_call *call = static_cast<fake_call *>(arg);
+
+        std::apply(call->kernel, call->args);
+    }
+    static void run(void *arg)
+    {
+        fake_call *call = static_cast<fake_call *>(arg);
+
+        cudaemu_launch(call->grid, call->block, call->shared, call->name, one_thread, call);
+    }
+};
+
+template <class Kernel, class... A>
+static void fake_start(const char *name, Kernel kernel, dim3 grid, dim3 block, size_t shared,
+                       void *stream, A... given)
+{
+    using call_of = fake_call<Kernel, A...>;
+    void *memory = malloc(sizeof(call_of));
+    call_of *call;
+
+    if (memory == nullptr)
+        abort();
+    call = new (memory) call_of{name, kernel, grid, block, shared, std::tuple<A...>(given...)};
+    if (fake_kept(stream, call_of::run, call))
+        return;
+    cudaemu_last = fake_launch(stream);
+    if (cudaemu_last == cudaSuccess) {
+        call_of::run(call);
+        fake_launched();
+    }
+    free(memory);
+}
+
 #undef DS_LAUNCH
-#define DS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
-    do {                                                                                           \
-        auto cudaemu_run = [&] { kernel(__VA_ARGS__); };                                           \
-        int fake_refused = fake_launch(stream);                                                    \
-        if (fake_refused != 0) {                                                                   \
-            cudaemu_last = fake_refused;                                                           \
-            break;                                                                                 \
-        }                                                                                          \
-        cudaemu_launch((grid), (block), (shared_bytes), #kernel,                                   \
-                       [](void *run) { (*static_cast<decltype(cudaemu_run) *>(run))(); },          \
-                       &cudaemu_run);                                                              \
-        fake_launched();                                                                           \
-    } while (0)
+#define DS_LAUNCH(kernel_, grid, block, shared_bytes, stream, ...)                                 \
+    fake_start(                                                                                    \
+        #kernel_, [](auto... given) { kernel_(given...); }, (grid), (block), (shared_bytes),       \
+        (stream), __VA_ARGS__)
 
 #endif

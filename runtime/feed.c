@@ -1,0 +1,73 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * feed.c - the contract is in feed.h.
+ */
+#include "runtime/feed.h"
+
+#include <string.h>
+
+#include "kernels/device.h"
+#include "runtime/plan/plan.h"
+
+static size_t place_bytes(const struct ds_feed *feed)
+{
+    return ds_net_host_ids(feed->net) * sizeof(*feed->host);
+}
+
+int ds_feed_open(struct ds_feed *feed, const struct ds_net *net, struct ds_device *device,
+                 uint32_t event, struct ds_error *err)
+{
+    void *host = NULL;
+    int rc;
+
+    *feed = (struct ds_feed){
+        .device = device, .net = net, .micro_batches = net->plan->micro_batches, .event = event};
+    rc = ds_device_host_alloc(device, feed->micro_batches * place_bytes(feed), &host, err);
+    feed->host = host;
+    for (unsigned i = 0; rc == 0 && ds_device_is_apart(device) && i < DS_FEED_ROOMS; i++)
+        rc = ds_device_alloc(device, place_bytes(feed), &feed->room[i], err);
+    return rc == 0 ? ds_device_events(device, event + DS_FEED_EVENTS, err) : rc;
+}
+
+void ds_feed_close(struct ds_feed *feed)
+{
+    if (feed->device == NULL)
+        return;
+    for (unsigned i = 0; i < DS_FEED_ROOMS; i++)
+        ds_device_free(feed->device, feed->room[i], place_bytes(feed));
+    ds_device_host_free(feed->device, feed->host, feed->micro_batches * place_bytes(feed));
+    memset(feed, 0, sizeof(*feed));
+}
+
+int32_t *ds_feed_place(const struct ds_feed *feed, uint64_t micro_batch)
+{
+    return feed->host + micro_batch * ds_net_host_ids(feed->net);
+}
+
+int ds_feed_load(struct ds_feed *feed, enum ds_pass pass, uint64_t micro_batch,
+                 struct ds_error *err)
+{
+    const uint32_t turn = (uint32_t)(feed->loaded % DS_FEED_ROOMS);
+    const uint32_t full = feed->event + 2 * turn, empty = full + 1;
+    struct ds_stream *copies = ds_device_queue(feed->device, DS_QUEUE_COPY_IN);
+    struct ds_stream *compute = feed->net->stream;
+    int32_t *host = ds_feed_place(feed, micro_batch);
+    void *room = feed->room[turn];
+    int rc;
+
+    ds_net_follow(feed->net, host);
+    if (room == NULL)
+        return ds_net_load(feed->net, pass, DS_COPY_UP, host, err);
+    feed->loaded++;
+    rc = ds_stream_await(copies, empty, err);
+    if (rc == 0)
+        rc = ds_stream_copy(copies, DS_COPY_UP, room, host, place_bytes(feed), err);
+    if (rc == 0)
+        rc = ds_stream_signal(copies, full, err);
+    if (rc == 0)
+        rc = ds_stream_await(compute, full, err);
+    if (rc == 0)
+        rc = ds_net_load(feed->net, pass, DS_COPY_ASIDE, room, err);
+    return rc == 0 ? ds_stream_signal(compute, empty, err) : rc;
+}

@@ -8,7 +8,7 @@ SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c run
 SRC_cost := $(addprefix runtime/cost/,cluster.c work.c predict.c search.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
-    host_net.c net.c net_setup.c mesh.c mesh_open.c greet.c layout.c ops.c)
+    host_net.c net.c net_send.c net_setup.c net_sums.c mesh.c mesh_open.c greet.c layout.c ops.c)
 SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \
     manifest_join.c part.c share.c reads.c store.c load.c list.c saving.c commit.c save.c saver.c \

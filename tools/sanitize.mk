@@ -44,7 +44,7 @@ sanitized-selftest: $(SEEDED)
 # number takes that much longer.  Left out: what kills a rank, for a thread cannot be killed alone; and
 # three programs: test_syscalls lives under ptrace, test_alloc brings a malloc() of its own, test_rates
 # measures.
-TSAN_TESTS := $(filter-out %/test_rates.c,$(TESTS_kernels)) $(filter-out %/test_alloc.c,$(TESTS_engine)) \
+TSAN_TESTS := tests/comm/test_lend.c $(filter-out %/test_rates.c,$(TESTS_kernels)) $(filter-out %/test_alloc.c,$(TESTS_engine)) \
     $(addprefix tests/ckpt/,test_layout.c test_saver.c) \
     $(addprefix tests/comm/,test_comm.c test_fault.c test_group.c test_layout.c test_mesh.c test_net.c)
 TSAN_BIN   := $(patsubst %.c,$(B)/%,$(TSAN_TESTS))

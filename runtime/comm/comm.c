@@ -95,6 +95,7 @@ void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats)
         stats->calls += comm->stats[op].calls;
         stats->bytes += comm->stats[op].bytes;
         stats->sent += comm->stats[op].sent;
+        stats->lent += comm->stats[op].lent;
         stats->wait_ns += comm->stats[op].wait_ns;
         stats->work_ns += comm->stats[op].work_ns;
     }
@@ -103,12 +104,14 @@ void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats)
 static int dispatch(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds_comm_stats *stats = &comm->stats[call->op];
-    uint64_t waited = comm->wait_ns, sent = comm->sent_bytes, began = ds_clock_mono_ns();
+    uint64_t waited = comm->wait_ns, sent = comm->sent_bytes, lent = comm->lent_bytes;
+    uint64_t began = ds_clock_mono_ns();
     int rc = comm->backend->run[call->op](comm, call, err);
 
     waited = comm->wait_ns - waited;
     stats->wait_ns += waited;
     stats->sent += comm->sent_bytes - sent;
+    stats->lent += comm->lent_bytes - lent;
     stats->work_ns += ds_clock_mono_ns() - began - waited;
     if (rc < 0)
         return rc;

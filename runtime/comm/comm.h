@@ -184,6 +184,7 @@ void ds_comm_abort(struct ds_comm *comm);
 struct ds_comm_stats {
     uint64_t calls, bytes; /* bytes a rank would put on a wire: 2 n (w-1)/w for all_reduce ... */
     uint64_t sent;         /* bytes of payload given to TCP by this rank; 0 inside a host */
+    uint64_t lent;         /* of them, those that the kernel did not copy */
     uint64_t wait_ns, work_ns;
 };
 void ds_comm_stats(const struct ds_comm *comm, struct ds_comm_stats *stats); /* of all operations */

@@ -31,7 +31,7 @@ enum {
     DS_GREET_MAC = 32,
     DS_GREET_HELLO = 8 + 4 * 4 + DS_GREET_NONCE,
     DS_GREET_MAX = DS_GREET_NONCE + DS_GREET_MAC, /* the longest message */
-    DS_GREET_VERSION = 1,
+    DS_GREET_VERSION = 2,
 };
 
 struct ds__greet_args {

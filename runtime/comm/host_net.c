@@ -23,6 +23,7 @@ static void count(struct ds__host *host)
 {
     host->base.wait_ns = host->sync.wait_ns + host->net.wait_ns;
     host->base.sent_bytes = host->net.sent_bytes;
+    host->base.lent_bytes = host->net.lent_bytes;
 }
 
 /* --- small sums ------------------------------------------------------------------------------- */

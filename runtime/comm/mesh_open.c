@@ -77,6 +77,22 @@ static socklen_t parse_address(const char *text, uint16_t port, struct sockaddr_
     return 0;
 }
 
+/* On loopback there is no network whose queues could be spared: congestion control that paces what
+ * it sends, as bbr does, only makes ranks wait.  Before a socket listens or connects: what paces
+ * once does so for good. */
+static void choose_control(int fd, const struct sockaddr_storage *at)
+{
+    static const char reno[] = "reno";
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)at;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)at;
+    bool inside = at->ss_family == AF_INET
+                      ? ntohl(v4->sin_addr.s_addr) >> IN_CLASSA_NSHIFT == IN_LOOPBACKNET
+                      : IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
+
+    if (inside)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, reno, sizeof(reno) - 1);
+}
+
 static int start_listening(struct opening *opening, uint16_t *port, struct ds_error *err)
 {
     const char *address = opening->meet->address;
@@ -86,6 +102,8 @@ static int start_listening(struct opening *opening, uint16_t *port, struct ds_er
     if (len == 0)
         return ds_fail(err, EINVAL, "'%s' is not an address to listen on", address);
     opening->listener = socket(at.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (opening->listener >= 0)
+        choose_control(opening->listener, &at);
     if (opening->listener < 0 || bind(opening->listener, (struct sockaddr *)&at, len) != 0 ||
         listen(opening->listener, BACKLOG) != 0 ||
         getsockname(opening->listener, (struct sockaddr *)&at, &len) != 0)
@@ -211,6 +229,7 @@ static int dial(struct opening *opening, struct line *line, struct ds_error *err
     if (line->fd < 0)
         return ds_fail(err, errno, "cannot create a socket: %s", strerror(errno));
     set_options(line->fd);
+    choose_control(line->fd, &to);
     ds__greet_connect(&line->greet, &args, line->out, &line->out_len);
     line->connecting = true;
     /* From the chosen address, too: what two networks of a host are for is the user's to say. */

@@ -19,10 +19,16 @@
  *
  * Each side knows what must come next; anything else is -EPROTO, and no size is ever taken from a
  * peer.  Memory is DS_NET_STAGE_BYTES and one chunk more, at most, whatever the number of hosts up
- * to 128; bodies go out of and into the vectors without a copy where they can.
+ * to 128; bodies go out of and into the vectors without a copy of ours.
+ *
+ * Lent bodies: where slices have DS_NET_LEND_MIN bytes, what is sent out of a vector is not copied
+ * by the kernel either.  Until the peer has used it, it lies in the sender's memory; such a frame
+ * says so in its kind, the peer answers all of them with one frame, the receipt, when it has used
+ * everything, and the exchange does not end before.  When an exchange fails, peers may still read
+ * what is written to the vectors afterwards; no call of theirs on the same ranks succeeds after it.
  *
  * Private to runtime/comm/.
- * Tests   tests/comm/test_net.c, test_net_fault.c
+ * Tests   tests/comm/test_net.c, test_lend.c
  */
 #ifndef DS_RUNTIME_COMM_NET_H
 #define DS_RUNTIME_COMM_NET_H
@@ -44,7 +50,9 @@ enum {
     DS_NET_CHUNK_MAX = 256 * 1024,
     DS_NET_CHUNK_MIN = 16 * 1024,
     DS_NET_STAGE_BYTES = 8 * 1024 * 1024,
-    DS_NET_DEPTH = 2, /* chunks of a peer's pieces that may wait for those of others */
+    DS_NET_LEND_MIN = 1024 * 1024, /* bytes of a slice */
+    DS_NET_LEND_PIPE = 64 * 1024,  /* a pipe that holds less is no use */
+    DS_NET_DEPTH = 2,              /* chunks of a peer's pieces that may wait for those of others */
 };
 
 struct ds__flow { /* of one kind of frame on one edge, in the present exchange: chunks */
@@ -56,7 +64,9 @@ struct ds__edge {              /* to one rank on another host */
     int fd;
     bool gives; /* it stands for its host before this rank: gives pieces, takes the slice */
     bool takes; /* this rank stands for our host before it */
-    struct ds__flow scatter_out, scatter_in, gather_out, gather_in;
+    struct ds__flow scatter_out, scatter_in, gather_out, gather_in, receipt_out, receipt_in;
+    bool lends;     /* the frame that is being sent */
+    bool dry, full; /* nothing to read, no room to write when last tried */
     uint8_t head_out[DS_NET_HEAD_BYTES], head_in[DS_NET_HEAD_BYTES];
     struct iovec *iov; /* what is being sent: [1 + pieces of our host] */
     unsigned iov_at, iov_count;
@@ -69,12 +79,19 @@ struct ds__edge {              /* to one rank on another host */
     unsigned char *out;      /* a chunk of our host's pieces, where they are sums */
 };
 
+struct ds__loans { /* what lending needs of the system: net_send.c */
+    bool on;
+    int pipe[2], null;
+};
+
 struct ds__net {
     const struct ds__mesh *mesh;
     struct ds__sync *sync;
     struct ds__layout layout;
     unsigned me, here, slot; /* rank in the group; its host */
+    bool sums;               /* pieces of this host are sums of several ranks */
     uint32_t sequence;
+    struct ds__loans loans;
     size_t chunk_bytes, stage_bytes;
     unsigned char *stage, *own; /* own: a chunk of our host's pieces of this rank's slice */
     struct ds__edge *edge;
@@ -85,6 +102,7 @@ struct ds__net {
     const float **local;  /* [ranks] of one piece; then [ranks] pieces of this host */
     float *scratch;       /* borrowed: DS_TREE_SCRATCH */
     uint64_t sent_bytes;  /* bodies, since open */
+    uint64_t lent_bytes;  /* of them, without a copy */
     uint64_t wait_ns;
 };
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "runtime/comm/comm.h"
-#include "runtime/comm/net.h"
+#include "runtime/comm/net_work.h"
 
 static bool has_sums(const struct ds__net *net)
 {
@@ -60,7 +60,7 @@ static void find_edges(struct ds__net *net)
 static size_t cut_stage(struct ds__net *net, unsigned char *at)
 {
     size_t chunk = net->chunk_bytes, pieces = ds__layout_pieces(&net->layout, net->here), used = 0;
-    bool sums = has_sums(net);
+    bool sums = net->sums;
 
     net->own = at;
     used += sums ? pieces * chunk : 0;
@@ -110,6 +110,7 @@ static int lay_out(struct ds__net *net, unsigned ranks, const unsigned *host_of,
         return ds_fail(err, ENOMEM, "no memory for the connections of %u ranks", ranks);
     find_edges(net);
     net->chunk_bytes = choose_chunk(&net->layout);
+    net->sums = has_sums(net);
     return 0;
 }
 
@@ -129,6 +130,8 @@ int ds__net_init(struct ds__net *net, const struct ds__net_args *args, struct ds
     }
     if (rc == 0)
         rc = make_memory(net, err);
+    if (rc == 0)
+        ds__loans_open(&net->loans);
     if (rc != 0)
         ds__net_release(net);
     return rc;
@@ -158,6 +161,7 @@ int ds_comm_staging_bytes(const struct ds_comm_group *group, unsigned rank, unsi
 
 void ds__net_release(struct ds__net *net)
 {
+    ds__loans_close(&net->loans);
     ds__layout_release(&net->layout);
     free(net->stage);
     free(net->edge);

@@ -22,7 +22,7 @@
 #include "runtime/comm/net_work.h"
 
 #define NS_PER_MS UINT64_C(1000000)
-enum { TURN_MS = 200, SPIN_NS = 50000 };
+enum { TURN_MS = 200, SPIN_NS = 20000 };
 
 /* --- what is expected ------------------------------------------------------------------------- */
 

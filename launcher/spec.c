@@ -25,6 +25,7 @@ struct reader {
     const unsigned char *at;
     size_t left;
     bool bad;
+    bool no_memory; /* bad, but not by the fault of who sent it */
 };
 
 static void put_u32(struct ds_buf *out, uint32_t value)
@@ -81,7 +82,7 @@ static const char *get_string(struct reader *in, struct ds_arena *arena)
         return NULL;
     }
     text = ds_arena_strndup(arena, bytes, len);
-    in->bad = in->bad || text == NULL;
+    in->bad = in->no_memory = text == NULL;
     return text;
 }
 
@@ -96,7 +97,7 @@ static const char **get_strings(struct reader *in, struct ds_arena *arena, size_
     }
     list = ds_arena_alloc(arena, (size_t)n + 1, sizeof(*list)); /* NULL at the end */
     if (list == NULL) {
-        in->bad = true;
+        in->bad = in->no_memory = true;
         return NULL;
     }
     for (uint32_t i = 0; i < n && !in->bad; i++)
@@ -199,6 +200,8 @@ int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct
     out.env = get_strings(&in, arena, &out.envc);
     out.blob_bytes = get_u32(&in);
     out.blob = get_bytes(&in, out.blob_bytes);
+    if (in.no_memory)
+        return ds_fail(err, ENOMEM, "no memory for a start specification of %zu bytes", len);
     if (in.bad || in.left != 0 ||
         (flags & ~(uint32_t)(SPEC_FLAG_LINK | SPEC_FLAG_GATHER | SPEC_FLAG_PROBE)) != 0)
         return ds_fail(err, EPROTO, "malformed start specification of %zu bytes", len);

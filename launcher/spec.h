@@ -54,7 +54,8 @@ struct ds_spec {
 int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_error *err)
     DS_NODISCARD;
 
-/* Strings and arrays live in `arena`; blob is borrowed from `bytes`.  -EPROTO malformed. */
+/* Strings and arrays live in `arena`; blob is borrowed from `bytes`.
+ * -EPROTO malformed, -ENOMEM. */
 int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct ds_spec *spec,
                    struct ds_error *err) DS_NODISCARD;
 

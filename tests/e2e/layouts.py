@@ -27,7 +27,6 @@ def name_of(layout):
     return "stage %d at %d" % layout
 
 
-CLOSE = 2e-4  # of losses with optimizers that take signs or divide by norms
 OPTIMIZERS = ["adam", "sgd, momentum: 0.9", "lion", "adagrad", "lamb", "muon, adamw_lr: 1.0e-3"]
 
 
@@ -93,7 +92,9 @@ def optimizer(words):
         train(run, one, STEPS, job)
         like = whole.get(one, whole[layouts[0]])
         off = worst("loss", run, like)
-        h.ok(off <= CLOSE, f"{name} to {name_of(one)}: loss within {CLOSE:g}", f"{off:g}")
+        # An element whose sign turns (lion), or that is divided by next to nothing (adagrad, lamb), has a
+        # gradient of about zero: the loss does not feel it.
+        h.ok(off <= LIMITS["loss"], f"{name} to {name_of(one)}: loss within {LIMITS['loss']:g}", f"{off:g}")
         if one[1] == layouts[0][1]:
             same = h.dsrun("ckpt", "diff", run, like)
             h.ok(same.returncode == 0, f"{name} to {name_of(one)}: the same bits", same.stdout + same.stderr)

@@ -221,11 +221,13 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
 }
 
 /* main() of the stand-in for Criterion, in a thread whose stack lies in the heap. */
-int on_device_tests(void);
+int on_device_tests(int argc, char **argv);
 
 static void *on_device_run(void *arg)
 {
-    *(int *)arg = on_device_tests();
+    char name[] = "tests", *argv[] = {name, NULL};
+
+    *(int *)arg = on_device_tests(1, argv);
     return NULL;
 }
 

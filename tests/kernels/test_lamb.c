@@ -3,9 +3,7 @@
  *
  * test_lamb.c - LAMB over several updates of a tensor against the paper's algorithm 2 in double.
  */
-#include "tests/kernels/harness.h"
-
-enum { UPDATES = 5 };
+#include "tests/kernels/updates.h"
 
 struct setting {
     const char *name;
@@ -20,14 +18,9 @@ static const struct setting settings[] = {
     {"lamb, from zero", 1e-2, 0.9, 0.999, 1e-6, 0.01, 0.0},
 };
 
-static const double grad_scale = 0.5;
-
 struct run {
+    struct updates all; /* in pieces: with ratio 0.5 */
     const struct setting *h;
-    size_t n;
-    struct nums grad[UPDATES];
-    bool low;
-    size_t cut;     /* > 0: in pieces of that many elements, and ratio 0.5 */
     double sums[2]; /* of the last update, whole tensors only */
 };
 
@@ -39,16 +32,17 @@ static double ratio_of(double squares_p, double squares_u)
 /* --- the formula ------------------------------------------------------------------------------ */
 
 /* want[0] x, want[1] m, want[2] v; sums of squares of x and u before the last step. */
-static void work_out(const struct run *run, const struct nums *p, double *want[4], double sums[2])
+static void work_out(const struct run *run, const struct nums *p, double *want[UPDATE_OUTS],
+                     double sums[2])
 {
     const struct setting *h = run->h;
-    double *u = calloc(run->n, sizeof(*u));
+    double *u = calloc(run->all.n, sizeof(*u));
 
-    memcpy(want[0], p->d, run->n * sizeof(double));
+    memcpy(want[0], p->d, run->all.n * sizeof(double));
     for (unsigned t = 1; t <= UPDATES; t++) {
         sums[0] = sums[1] = 0.0;
-        for (size_t i = 0; i < run->n; i++) {
-            double g = run->grad[t - 1].d[i] * grad_scale;
+        for (size_t i = 0; i < run->all.n; i++) {
+            double g = run->all.grad[t - 1].d[i] * grad_scale;
 
             want[1][i] = h->beta1 * want[1][i] + (1 - h->beta1) * g;
             want[2][i] = h->beta2 * want[2][i] + (1 - h->beta2) * g * g;
@@ -58,38 +52,33 @@ static void work_out(const struct run *run, const struct nums *p, double *want[4
             sums[0] += want[0][i] * want[0][i];
             sums[1] += u[i] * u[i];
         }
-        for (size_t i = 0; i < run->n; i++)
+        for (size_t i = 0; i < run->all.n; i++)
             want[0][i] -= h->lr * ratio_of(sums[0], sums[1]) * u[i];
     }
-    memcpy(want[3], want[0], run->n * sizeof(double));
+    memcpy(want[3], want[0], run->all.n * sizeof(double));
     free(u);
 }
 
 /* --- ours ------------------------------------------------------------------------------------- */
 
-static enum ds_dtype low_type_of(enum ds_dtype grad_type)
-{
-    return grad_type == DS_F16 ? DS_F16 : DS_BF16;
-}
-
-static int first_pass(struct run *run, void **out, size_t at, size_t n, unsigned t,
+static int first_pass(struct run *run, void **out, struct updates_range range,
                       struct ds_stream *stream, struct ds_error *err)
 {
-    const struct nums *grad = &run->grad[t - 1];
+    const struct nums *grad = &run->all.grad[range.t - 1];
     const struct ds_lamb_moments_args args = {
-        .n = n,
-        .p = (float *)out[0] + at,
-        .m = (float *)out[1] + at,
-        .v = (float *)out[2] + at,
+        .n = range.n,
+        .p = (float *)out[0] + range.at,
+        .m = (float *)out[1] + range.at,
+        .v = (float *)out[2] + range.at,
         .grad_type = grad->type,
-        .grad = grad->data + at * ds_dtype_bytes(grad->type),
+        .grad = grad->data + range.at * ds_dtype_bytes(grad->type),
         .beta1 = run->h->beta1,
         .beta2 = run->h->beta2,
         .eps = run->h->eps,
         .weight_decay = run->h->decay,
         .grad_scale = grad_scale,
-        .bias1 = 1 - pow(run->h->beta1, t),
-        .bias2 = 1 - pow(run->h->beta2, t),
+        .bias1 = 1 - pow(run->h->beta1, range.t),
+        .bias2 = 1 - pow(run->h->beta2, range.t),
         .p_sumsq = &run->sums[0],
         .u_sumsq = &run->sums[1],
     };
@@ -97,76 +86,60 @@ static int first_pass(struct run *run, void **out, size_t at, size_t n, unsigned
     return ds_lamb_moments(&args, stream, err);
 }
 
-static int second_pass(const struct run *run, void **out, size_t at, size_t n, unsigned t,
+static int second_pass(const struct run *run, void **out, struct updates_range range,
                        struct ds_stream *stream, struct ds_error *err)
 {
-    double ratio = run->cut > 0 ? 0.5 : ratio_of(run->sums[0], run->sums[1]);
+    double ratio = run->all.cut > 0 ? 0.5 : ratio_of(run->sums[0], run->sums[1]);
     const struct ds_lamb_args args = {
-        .n = n,
-        .p = (float *)out[0] + at,
-        .m = (float *)out[1] + at,
-        .v = (float *)out[2] + at,
-        .low_type = low_type_of(run->grad[t - 1].type),
-        .p_low = run->low ? (ds_bf16 *)out[3] + at : NULL,
+        .n = range.n,
+        .p = (float *)out[0] + range.at,
+        .m = (float *)out[1] + range.at,
+        .v = (float *)out[2] + range.at,
+        .low_type = updates_low_type(run->all.grad[range.t - 1].type),
+        .p_low = run->all.low ? (ds_bf16 *)out[3] + range.at : NULL,
         .lr = run->h->lr * ratio,
         .eps = run->h->eps,
         .weight_decay = run->h->decay,
-        .bias1 = 1 - pow(run->h->beta1, t),
-        .bias2 = 1 - pow(run->h->beta2, t),
+        .bias1 = 1 - pow(run->h->beta1, range.t),
+        .bias2 = 1 - pow(run->h->beta2, range.t),
     };
 
     return ds_lamb(&args, stream, err);
 }
 
-static int run_updates(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+static int pass_of(struct updates *all, unsigned pass, void **out, struct updates_range range,
+                   struct ds_stream *stream, struct ds_error *err)
 {
-    struct run *run = ctx;
-    size_t piece = run->cut > 0 ? run->cut : run->n;
-    int rc = 0;
+    struct run *run = (struct run *)all;
 
-    for (unsigned t = 1; t <= UPDATES; t++) {
-        for (size_t at = 0; rc == 0 && at < run->n; at += piece)
-            rc =
-                first_pass(run, out, at, run->n - at < piece ? run->n - at : piece, t, stream, err);
-        for (size_t at = 0; rc == 0 && at < run->n; at += piece)
-            rc = second_pass(run, out, at, run->n - at < piece ? run->n - at : piece, t, stream,
-                             err);
-    }
-    return rc;
+    return pass == 0 ? first_pass(run, out, range, stream, err)
+                     : second_pass(run, out, range, stream, err);
+}
+
+static struct run run_of(const struct setting *h, size_t n, bool low)
+{
+    return (struct run){.all = {.name = h->name, .pass = pass_of, .passes = 2, .n = n, .low = low},
+                        .h = h};
 }
 
 static void check(const struct setting *h, size_t n, enum ds_dtype grad_type, bool low)
 {
-    struct run run = {.h = h, .n = n, .low = low};
+    struct run run = run_of(h, n, low);
     struct nums p = nums_random(DS_F32, n, h->scale, 0.0);
-    struct nums zero = nums_random(DS_F32, n, 0.0, 0.0);
-    double *want[4], sums[2];
-    struct trial t = {.what = h->name,
-                      .outs = low ? 4 : 3,
-                      .run = run_updates,
-                      .ctx = &run,
-                      .f32 = 2e-6,
-                      .bf16 = 4e-3};
+    double *want[UPDATE_OUTS], sums[2];
 
-    for (unsigned u = 0; u < UPDATES; u++)
-        run.grad[u] = nums_random(grad_type, n, 1.0, 0.1);
-    for (size_t i = 0; i < 4; i++)
+    updates_draw(&run.all, &grad_type, 1, 0.1);
+    for (size_t i = 0; i < UPDATE_OUTS; i++)
         want[i] = calloc(n, sizeof(double));
     work_out(&run, &p, want, sums);
-    t.out[0] = (struct out){DS_F32, n, want[0], &p};
-    t.out[1] = (struct out){DS_F32, n, want[1], &zero};
-    t.out[2] = (struct out){DS_F32, n, want[2], &zero};
-    t.out[3] = (struct out){low_type_of(grad_type), n, want[3], NULL};
-    try_all(&t);
+    updates_try(&run.all, &p, want);
     for (size_t i = 0; i < 2; i++)
         cr_assert(fabs(run.sums[i] - sums[i]) <= 1e-5 * sums[i], "%s, %zu elements: %g for %g",
                   h->name, n, run.sums[i], sums[i]);
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < UPDATE_OUTS; i++)
         free(want[i]);
-    for (unsigned u = 0; u < UPDATES; u++)
-        nums_free(&run.grad[u]);
+    updates_free(&run.all);
     nums_free(&p);
-    nums_free(&zero);
 }
 
 Test(lamb, follows_its_formula)
@@ -181,43 +154,12 @@ Test(lamb, follows_its_formula)
         }
 }
 
-static void bits_of(struct run *run, const struct nums *p, void *out[4])
-{
-    struct ds_device *device = open_cpu(NULL, 2, ds_scratch_bytes(&(struct ds_scratch_query){0}));
-
-    for (size_t i = 0; i < 4; i++)
-        out[i] = calloc(run->n, sizeof(float));
-    memcpy(out[0], p->data, run->n * sizeof(float));
-    cr_assert(run_updates(run, out, ds_device_stream(device), NULL) == 0);
-    ds_device_close(device);
-}
-
-/* A shard may start and end anywhere. */
 Test(lamb, a_range_in_pieces_has_the_same_bits)
 {
-    static const size_t cuts[] = {1, 13, 16, 17, 1000};
-    enum { N = 3001 };
-    struct run run = {.h = &settings[0], .n = N, .low = true, .cut = N};
-    struct nums p = nums_random(DS_F32, N, 1.0, 0.0);
-    void *whole[4], *cut[4];
+    struct run run = run_of(&settings[0], 3001, true);
 
-    for (unsigned u = 0; u < UPDATES; u++)
-        run.grad[u] = nums_random(u % 2 == 0 ? DS_F32 : DS_BF16, N, 1.0, 0.0);
-    bits_of(&run, &p, whole);
-    for (size_t c = 0; c < sizeof(cuts) / sizeof(cuts[0]); c++) {
-        run.cut = cuts[c];
-        bits_of(&run, &p, cut);
-        for (size_t i = 0; i < 4; i++) {
-            cr_assert(memcmp(whole[i], cut[i], N * (i < 3 ? sizeof(float) : sizeof(ds_bf16))) == 0,
-                      "output %zu in pieces of %zu", i, cuts[c]);
-            free(cut[i]);
-        }
-    }
-    for (size_t i = 0; i < 4; i++)
-        free(whole[i]);
-    for (unsigned u = 0; u < UPDATES; u++)
-        nums_free(&run.grad[u]);
-    nums_free(&p);
+    run.all.cut = run.all.n;
+    updates_in_pieces(&run.all);
 }
 
 #ifndef DS_TESTS_FEW

@@ -6,9 +6,9 @@
  * A row of the table is an optimizer with its constants.  The reference is a plain function per
  * element, with names and order of the sources (PyTorch's documentation, the Lion paper).
  */
-#include "tests/kernels/harness.h"
+#include "tests/kernels/updates.h"
 
-enum { UPDATES = 5, STATES = 2 };
+enum { STATES = 2 };
 
 enum family { ADAMW, ADAM, SGD, LION, ADAGRAD };
 
@@ -90,34 +90,23 @@ static void reference(const struct setting *h, struct element *e, double g, unsi
 /* --- ours --------------------------------------------------------------------------------------*/
 
 struct run {
+    struct updates all;
     const struct setting *h;
-    size_t n;
-    struct nums grad[UPDATES];
-    bool low;
-    size_t cut; /* > 0: in pieces of that many elements */
 };
 
-static const double grad_scale = 0.5;
-
-/* What kernels of a job with such gradients read. */
-static enum ds_dtype low_type_of(enum ds_dtype grad_type)
-{
-    return grad_type == DS_F16 ? DS_F16 : DS_BF16;
-}
-
-/* The `t`-th update of elements [at, at + n). */
-static int update(const struct run *run, void **out, size_t at, size_t n, unsigned t,
+static int update(struct updates *all, unsigned pass, void **out, struct updates_range range,
                   struct ds_stream *stream, struct ds_error *err)
 {
-    const struct setting *h = run->h;
-    const struct nums *grad = &run->grad[t - 1];
-    const void *g = grad->data + at * ds_dtype_bytes(grad->type);
-    float *p = (float *)out[0] + at, *s0 = (float *)out[1] + at, *s1 = (float *)out[2] + at;
-    void *low = run->low ? (ds_bf16 *)out[3] + at : NULL;
+    const struct setting *h = ((const struct run *)all)->h;
+    const struct nums *grad = &all->grad[range.t - 1];
+    const void *g = grad->data + range.at * ds_dtype_bytes(grad->type);
+    float *p = (float *)out[0] + range.at, *s0 = (float *)out[1] + range.at;
+    float *s1 = (float *)out[2] + range.at;
+    void *low = all->low ? (ds_bf16 *)out[3] + range.at : NULL;
 
 #define SHARED                                                                                     \
-    .n = n, .p = p, .grad_type = grad->type, .grad = g, .p_low = low,                              \
-    .low_type = low_type_of(grad->type), .lr = h->lr, .weight_decay = h->decay,                    \
+    .n = range.n, .p = p, .grad_type = grad->type, .grad = g, .p_low = low,                        \
+    .low_type = updates_low_type(grad->type), .lr = h->lr, .weight_decay = h->decay,               \
     .grad_scale = grad_scale
     const struct ds_adamw_args adam = {SHARED,
                                        .m = s0,
@@ -126,14 +115,15 @@ static int update(const struct run *run, void **out, size_t at, size_t n, unsign
                                        .beta2 = h->beta2,
                                        .eps = h->eps,
                                        .l2 = h->family == ADAM,
-                                       .bias1 = 1 - pow(h->beta1, t),
-                                       .bias2 = 1 - pow(h->beta2, t)};
+                                       .bias1 = 1 - pow(h->beta1, range.t),
+                                       .bias2 = 1 - pow(h->beta2, range.t)};
     const struct ds_sgd_args sgd = {SHARED, .m = h->states > 0 ? s0 : NULL, .momentum = h->momentum,
                                     .nesterov = h->nesterov};
     const struct ds_lion_args lion = {SHARED, .m = s0, .beta1 = h->beta1, .beta2 = h->beta2};
     const struct ds_adagrad_args adagrad = {SHARED, .v = s0, .eps = h->eps};
 #undef SHARED
 
+    (void)pass;
     switch (h->family) {
     case ADAMW:
     case ADAM: return ds_adamw(&adam, stream, err);
@@ -144,37 +134,25 @@ static int update(const struct run *run, void **out, size_t at, size_t n, unsign
     return ds_adagrad(&adagrad, stream, err);
 }
 
-static int run_updates(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
-{
-    const struct run *run = ctx;
-    size_t piece = run->cut > 0 ? run->cut : run->n;
-    int rc = 0;
-
-    for (unsigned t = 1; t <= UPDATES; t++)
-        for (size_t at = 0; rc == 0 && at < run->n; at += piece)
-            rc = update(run, out, at, run->n - at < piece ? run->n - at : piece, t, stream, err);
-    return rc;
-}
-
 /* A sign that rounding could turn is no test: pull such an element out of the way. */
 static void take_sides(struct run *run, const struct element *e, size_t i, unsigned t)
 {
     const struct setting *h = run->h;
-    double g = run->grad[t - 1].d[i] * grad_scale;
+    double g = run->all.grad[t - 1].d[i] * grad_scale;
 
     if (h->family == LION && fabs(h->beta1 * e->s[0] + (1 - h->beta1) * g) < 1e-6)
-        nums_set(&run->grad[t - 1], i, 1.0);
+        nums_set(&run->all.grad[t - 1], i, 1.0);
 }
 
 /* The wanted p, states and low p after all updates. */
-static void work_out(struct run *run, const struct nums *p, double *want[4])
+static void work_out(struct run *run, const struct nums *p, double *want[UPDATE_OUTS])
 {
-    for (size_t i = 0; i < run->n; i++) {
+    for (size_t i = 0; i < run->all.n; i++) {
         struct element e = {.theta = p->d[i]};
 
         for (unsigned t = 1; t <= UPDATES; t++) {
             take_sides(run, &e, i, t);
-            reference(run->h, &e, run->grad[t - 1].d[i] * grad_scale, t);
+            reference(run->h, &e, run->all.grad[t - 1].d[i] * grad_scale, t);
         }
         want[0][i] = want[3][i] = e.theta;
         want[1][i] = e.s[0];
@@ -182,34 +160,27 @@ static void work_out(struct run *run, const struct nums *p, double *want[4])
     }
 }
 
+static struct run run_of(const struct setting *h, size_t n, bool low)
+{
+    return (struct run){.all = {.name = h->name, .pass = update, .passes = 1, .n = n, .low = low},
+                        .h = h};
+}
+
 static void check(const struct setting *h, size_t n, enum ds_dtype grad_type, bool low)
 {
-    struct run run = {.h = h, .n = n, .low = low};
-    struct nums p = nums_random(DS_F32, n, 1.0, 0.0), zero = nums_random(DS_F32, n, 0.0, 0.0);
-    double *want[4];
-    struct trial t = {.what = h->name,
-                      .outs = low ? 4 : 3,
-                      .run = run_updates,
-                      .ctx = &run,
-                      .f32 = 2e-6,
-                      .bf16 = 4e-3};
+    struct run run = run_of(h, n, low);
+    struct nums p = nums_random(DS_F32, n, 1.0, 0.0);
+    double *want[UPDATE_OUTS];
 
-    for (unsigned u = 0; u < UPDATES; u++)
-        run.grad[u] = nums_random(grad_type, n, 1.0, 0.1);
-    for (size_t i = 0; i < 4; i++)
+    updates_draw(&run.all, &grad_type, 1, 0.1);
+    for (size_t i = 0; i < UPDATE_OUTS; i++)
         want[i] = calloc(n, sizeof(double));
     work_out(&run, &p, want);
-    t.out[0] = (struct out){DS_F32, n, want[0], &p};
-    t.out[1] = (struct out){DS_F32, n, want[1], &zero};
-    t.out[2] = (struct out){DS_F32, n, want[2], &zero};
-    t.out[3] = (struct out){low_type_of(grad_type), n, want[3], NULL};
-    try_all(&t);
-    for (size_t i = 0; i < 4; i++)
+    updates_try(&run.all, &p, want);
+    for (size_t i = 0; i < UPDATE_OUTS; i++)
         free(want[i]);
-    for (unsigned u = 0; u < UPDATES; u++)
-        nums_free(&run.grad[u]);
+    updates_free(&run.all);
     nums_free(&p);
-    nums_free(&zero);
 }
 
 Test(update, follows_its_formula)
@@ -224,47 +195,12 @@ Test(update, follows_its_formula)
         }
 }
 
-/* p, both states, low p after run_updates(). */
-static void bits_of(const struct run *run, const struct nums *p, void *out[4])
-{
-    struct ds_device *device = open_cpu(NULL, 2, ds_scratch_bytes(&(struct ds_scratch_query){0}));
-
-    for (size_t i = 0; i < 4; i++)
-        out[i] = calloc(run->n, sizeof(float));
-    memcpy(out[0], p->data, run->n * sizeof(float));
-    cr_assert(run_updates((void *)(uintptr_t)run, out, ds_device_stream(device), NULL) == 0);
-    ds_device_close(device);
-}
-
-/* A shard may start and end anywhere. */
 Test(update, a_range_in_pieces_has_the_same_bits)
 {
-    static const size_t cuts[] = {1, 13, 16, 17, 1000};
-    enum { N = 3001 };
-
     for (size_t h = 0; h < sizeof(settings) / sizeof(settings[0]); h++) {
-        struct run run = {.h = &settings[h], .n = N, .low = true};
-        struct nums p = nums_random(DS_F32, N, 1.0, 0.0);
-        void *whole[4], *cut[4];
+        struct run run = run_of(&settings[h], 3001, true);
 
-        for (unsigned u = 0; u < UPDATES; u++)
-            run.grad[u] = nums_random(u % 2 == 0 ? DS_F32 : DS_BF16, N, 1.0, 0.0);
-        bits_of(&run, &p, whole);
-        for (size_t c = 0; c < sizeof(cuts) / sizeof(cuts[0]); c++) {
-            run.cut = cuts[c];
-            bits_of(&run, &p, cut);
-            for (size_t i = 0; i < 4; i++) {
-                cr_assert(memcmp(whole[i], cut[i], N * (i < 3 ? sizeof(float) : sizeof(ds_bf16))) ==
-                              0,
-                          "%s: output %zu in pieces of %zu", settings[h].name, i, cuts[c]);
-                free(cut[i]);
-            }
-        }
-        for (size_t i = 0; i < 4; i++)
-            free(whole[i]);
-        for (unsigned u = 0; u < UPDATES; u++)
-            nums_free(&run.grad[u]);
-        nums_free(&p);
+        updates_in_pieces(&run.all);
     }
 }
 

@@ -13,7 +13,7 @@
  * waits the console gives up what it was writing, and from then on writes only what is taken at
  * once.  A reader that is gone ends the console, not the job; so does a full disk, which is said.
  *
- * Tests   tests/cli/test_console.c, tests/e2e/processes.py
+ * Tests   tests/cli/test_console.c, test_terminal.c, tests/e2e/processes.py
  */
 #ifndef DS_CLI_CONSOLE_H
 #define DS_CLI_CONSOLE_H

@@ -13,7 +13,7 @@
  *     (empty line)
  *     resolved job YAML
  *
- * Tests   tests/plan/test_optim.c
+ * Tests   tests/plan/test_spec.c
  */
 #ifndef DS_RUNTIME_SPEC_H
 #define DS_RUNTIME_SPEC_H

@@ -14,7 +14,7 @@
  * Threads  One thread uses a comm and its groups.  The watchdog is another; it aborts, so no thread
  *          may be inside NCCL then: every call is made under `gate`, and none blocks, because the
  *          communicators are NCCL's non-blocking ones.
- * Tests    tests/e2e/cuda.py (a library that stands in for NCCL)
+ * Tests    tests/comm/test_nccl.c, tests/e2e/cuda.py (both on a library that stands in for NCCL)
  */
 #ifndef DS_RUNTIME_COMM_NCCL_H
 #define DS_RUNTIME_COMM_NCCL_H

@@ -50,4 +50,20 @@ $(FAKES)/%: $(B)/libexec/dsrun/%
 
 tests: fakes
 .PHONY: fakes
+
+# The backend `nccl` alone, on the doubles and without a kernel, so that sanitizers can look at it.  It is
+# linked with the double of NCCL: dlopen() by way of a sanitizer does not look where the program says.
+NCCL_TEST     := $(B)/tests/comm/test_nccl
+NCCL_TEST_OBJ := $(addprefix $(B)/fakes/,tests/comm/test_nccl.o $(addprefix runtime/comm/,nccl.o nccl_lib.o nccl_watch.o))
+TESTBIN_comm  += $(NCCL_TEST)
+ALL_TESTBIN   += $(NCCL_TEST)
+TSAN_BIN      += $(NCCL_TEST)
+tests check-comm tsan-check: $(NCCL_TEST)
+$(NCCL_TEST): $(NCCL_TEST_OBJ) $(call LIB,comm cpu ops base) | $(addprefix $(FAKES)/,libdsfakecuda.so libnccl.so.2)
+	$(Q)mkdir -p $(@D)
+	$(call say,LINK    $@)
+	$(Q)$(LINK) -L$(FAKES) -Wl,--no-as-needed -l:libnccl.so.2 -Wl,--as-needed -ldsfakecuda -Wl,-rpath,'$$ORIGIN/../../fakes/libexec' $(TEST_LIBS) $(LDLIBS)
+$(B)/fakes/tests/comm/test_nccl.o: | $(B)/deps-test.ok
+-include $(NCCL_TEST_OBJ:.o=.d)
+
 -include $(FAKE_OBJ:.o=.d) $(patsubst %.c,$(B)/fakes/%.d,$(FAKE_C))

@@ -1,0 +1,266 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_nccl.c - the backend `nccl` and its watchdog, on doubles of CUDA and NCCL (tests/fakes/): sums, groups,
+ * and each way in which NCCL fails.  Ranks are processes, for a process has one CUDA runtime; each has a thread
+ * that watches, one that connects and one that a stream works in.
+ */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#undef RANKS_AS_THREADS
+#include "kernels/backend.h"
+#include "runtime/comm/nccl.h"
+#include "tests/comm/ranks.h"
+
+enum { ELEMS = 1000, BYTES = ELEMS * sizeof(float), PATIENCE_MS = 2000, NOTE = 64 };
+
+/* --- a device with one stream ----------------------------------------------------------------- */
+
+struct one_stream {
+    struct ds_stream base;
+    cudaStream_t handle;
+};
+
+static void *handle_of(struct ds_stream *stream)
+{
+    return ((struct one_stream *)stream)->handle;
+}
+
+static const struct ds_backend_queues queues = {.handle = handle_of};
+static const struct ds_backend backend = {.name = "one stream", .queues = &queues};
+static struct ds_device device = {.backend = &backend};
+static struct one_stream stream = {.base = {.device = &device}};
+
+/* --- the board -------------------------------------------------------------------------------- */
+
+static struct board { /* shared by the ranks */
+    _Atomic unsigned told[RANKS_MAX];
+    unsigned char note[RANKS_MAX][NOTE];
+    _Atomic pid_t pid[RANKS_MAX];
+} * board;
+static unsigned my_rank;
+
+static int tell(void *user, const void *note, size_t bytes)
+{
+    (void)user;
+    if (bytes > NOTE)
+        return -EINVAL;
+    memcpy(board->note[my_rank], note, bytes);
+    atomic_store(&board->told[my_rank], 1);
+    return 0;
+}
+
+static int ask(void *user, unsigned rank, void *note, size_t bytes, unsigned timeout_ms)
+{
+    const struct timespec nap = {.tv_nsec = 1000000};
+
+    (void)user;
+    for (unsigned ms = 0; atomic_load(&board->told[rank]) == 0; ms++) {
+        if (ms >= timeout_ms)
+            return -ETIMEDOUT;
+        (void)nanosleep(&nap, NULL);
+    }
+    memcpy(note, board->note[rank], bytes);
+    return 0;
+}
+
+/* --- a rank ----------------------------------------------------------------------------------- */
+
+static int open_nccl(const struct ranks *setup, unsigned rank, struct ds_comm *control,
+                     struct ds_comm **comm, struct ds_error *err)
+{
+    static const struct ds_comm_board here = {.tell = tell, .ask = ask};
+    const struct ds_comm_args args = {.backend = "nccl",
+                                      .rank = rank,
+                                      .world = setup->world,
+                                      .shm_fd = -1,
+                                      .arena_bytes = BYTES,
+                                      .timeout_ms = PATIENCE_MS,
+                                      .device = &device,
+                                      .control = control,
+                                      .board = &here};
+    char name[16];
+    int rc;
+
+    my_rank = rank;
+    (void)snprintf(name, sizeof(name), "%u", rank);
+    (void)setenv("RANK", name, 1);
+    atomic_store(&board->pid[rank], getpid());
+    if (cudaStreamCreateWithPriority(&stream.handle, 0, 0) != cudaSuccess)
+        return -EIO;
+    ds_comm_add(&ds_comm_backend_nccl);
+    rc = ds_comm_open(comm, &args, err);
+    if (rc == 0)
+        ds_comm_use_stream(*comm, &stream.base);
+    return rc;
+}
+
+static int put(float *to, const float *from)
+{
+    return cudaMemcpyAsync(to, from, BYTES, cudaMemcpyHostToDevice, stream.handle);
+}
+
+static int get(float *to, const float *from)
+{
+    return cudaMemcpyAsync(to, from, BYTES, cudaMemcpyDeviceToHost, stream.handle);
+}
+
+static int close_nccl(struct ds_comm *comm, int line)
+{
+    (void)cudaStreamSynchronize(stream.handle);
+    ds_comm_close(comm);
+    (void)cudaStreamDestroy(stream.handle);
+    return line;
+}
+
+static int sums_and_shards(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    float numbers[ELEMS], *arena = ds_comm_arena(comm);
+    struct ds_error err = {0};
+    double sum = rank;
+
+    for (size_t i = 0; i < ELEMS; i++)
+        numbers[i] = (float)(i + rank);
+    for (unsigned round = 0; round < 20; round++) {
+        EXPECT(put(arena, numbers) == 0);
+        EXPECT_OK(ds_comm_all_reduce_f32(comm, arena, ELEMS, &err), &err);
+        EXPECT(get(numbers, arena) == 0);
+        for (size_t i = 0; i < ELEMS; i++) {
+            EXPECT(numbers[i] == (float)(setup->world * i + setup->world * (setup->world - 1) / 2));
+            numbers[i] = (float)(i + rank);
+        }
+    }
+    EXPECT(put(arena, numbers) == 0);
+    EXPECT_OK(ds_comm_reduce_scatter_f32(comm, arena, ELEMS, &err), &err);
+    EXPECT_OK(ds_comm_all_gather(comm, arena, BYTES, &err), &err);
+    EXPECT(get(numbers, arena) == 0 && numbers[ELEMS - 1] == 2 * (ELEMS - 1) + 1);
+    EXPECT_OK(ds_comm_all_reduce_f64(comm, &sum, 1, &err), &err); /* of the host's memory */
+    EXPECT(sum == 1.0);
+    return 0;
+}
+
+static int rank_works(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL, *group = NULL;
+    struct ds_error err = {0};
+    int line;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    line = sums_and_shards(setup, rank, comm);
+    if (line != 0)
+        return close_nccl(comm, line);
+    EXPECT_OK(ds_comm_split(comm, &(struct ds_comm_group){.stride = 1, .count = 2}, &group, &err),
+              &err);
+    ds_comm_use_stream(group, &stream.base);
+    line = sums_and_shards(setup, rank, group);
+    (void)cudaStreamSynchronize(stream.handle);
+    ds_comm_close(group);
+    return close_nccl(comm, line);
+}
+
+/* Rank 1 does not come to the second collective.  Rank 0 is told by its watchdog, and ends rank 1. */
+static int rank_stays_away(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    int rc;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    EXPECT_OK(ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err), &err);
+    EXPECT_OK(ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err), &err);
+    EXPECT(rank == 0); /* the other one has not come back */
+    EXPECT(ds_comm_barrier(comm, &err) != 0);
+    rc = ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err);
+    (void)kill(atomic_load(&board->pid[1]), SIGKILL);
+    EXPECT(rc == -ETIMEDOUT);
+    EXPECT(strstr(err.text, "collective 2 (all_reduce_f32 of 4000 bytes) is under way on rank 0") !=
+           NULL);
+    EXPECT(strstr(err.text, "rank 1 has not come") != NULL);
+    return close_nccl(comm, 0);
+}
+
+/* One rank gives up while the other works: all calls end. */
+static int rank_gives_up(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    int rc = 0;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    if (rank == 1)
+        ds_comm_abort(comm);
+    for (unsigned i = 0; rc == 0 && i < 100000; i++) {
+        rc = ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err);
+        if (rc == 0)
+            rc = ds_comm_barrier(comm, &err);
+    }
+    EXPECT(rc == -ECANCELED);
+    return close_nccl(comm, 0);
+}
+
+static int rank_hears_of_an_error(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    int rc = 0;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    for (unsigned i = 0; rc == 0 && i < 10; i++)
+        rc = ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err);
+    EXPECT(rc == -EIO && strstr(err.text, "remote process exited") != NULL);
+    return close_nccl(comm, 0);
+}
+
+static int rank_cannot_start(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    int rc = open_nccl(setup, rank, control, &comm, &err);
+
+    EXPECT(rc == -EIO && strstr(err.text, "NCCL cannot start on rank ") != NULL);
+    return 0;
+}
+
+static int rank_is_too_old(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    int rc = open_nccl(setup, rank, control, &comm, &err);
+
+    EXPECT(rc == -ENOTSUP || rc == -ECANCELED); /* or told of it by the other one */
+    EXPECT(rc == -ECANCELED || strstr(err.text, "install 2.18 or later") != NULL);
+    return 0;
+}
+
+/* --- what is tried ---------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name, *variable, *value;
+    ranks_fn *rank;
+} cases[] = {
+    {"works", "FAKE_NCCL_FAIL", "", rank_works},
+    {"stays away", "FAKE_NCCL_NEVER", "1:2", rank_stays_away},
+    {"gives up", "FAKE_NCCL_FAIL", "", rank_gives_up},
+    {"an error", "FAKE_NCCL_FAIL", "async:6", rank_hears_of_an_error},
+    {"cannot start", "FAKE_NCCL_FAIL", "init:2", rank_cannot_start},
+    {"too old", "FAKE_NCCL_VERSION", "21500", rank_is_too_old},
+};
+
+Test(nccl, sums_groups_and_failures)
+{
+    const struct ranks setup = {.world = 2, .arena_bytes = 4096, .timeout_ms = 60000};
+
+    board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert(board != MAP_FAILED);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        memset(board, 0, sizeof(*board));
+        cr_assert_eq(setenv(cases[i].variable, cases[i].value, 1), 0);
+        cr_assert_eq(ranks_run_dying(setup, cases[i].rank, SIGKILL), 0, "%s", cases[i].name);
+        cr_assert_eq(unsetenv(cases[i].variable), 0);
+    }
+    (void)munmap(board, sizeof(*board));
+}

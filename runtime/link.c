@@ -109,19 +109,16 @@ static int receive_spec(struct ds_link *link, struct ds_buf *spec, struct ds_err
     return 0;
 }
 
-/* The job is over for this rank: wake who waits, tell the one who asked to be told. */
+/* The job is over for this rank: wake who waits, tell the one who asked to be told.  That is done
+ * under the lock, so that who takes the wish back knows that nobody is told any more. */
 static void end_line(struct ds_link *link)
 {
-    void (*call)(void *user) = NULL;
-
     (void)pthread_mutex_lock(&link->lock);
-    if (!link->over && !link->closing)
-        call = link->on_abort;
+    if (!link->over && !link->closing && link->on_abort != NULL)
+        link->on_abort(link->user);
     link->over = true;
     (void)pthread_cond_broadcast(&link->changed);
     (void)pthread_mutex_unlock(&link->lock);
-    if (call != NULL)
-        call(link->user);
 }
 
 static int send_all(int fd, const char *bytes, size_t len, struct ds_error *err)

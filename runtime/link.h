@@ -38,7 +38,8 @@ int ds_link_open(struct ds_link **link, int fd, uint32_t rank, struct ds_buf *sp
 void ds_link_close(struct ds_link *link);
 
 /* Called once when the job is over for this rank: from the reading thread, or from here when that
- * was the case before. */
+ * was the case before.  It must not call the link.  Once a call with NULL has returned, what was
+ * wished before is not under way and does not come. */
 void ds_link_on_abort(struct ds_link *link, void (*on_abort)(void *user), void *user);
 
 /* One JSON object as text; it becomes a line of metrics.jsonl / events.jsonl. */

@@ -7,3 +7,6 @@ TESTROOMS_comm := comm base
 
 # One mapping for ranks that are threads: `make check-tsan`.
 SRC_one_map := tests/support/mini/one_map.c
+
+# On doubles of CUDA and NCCL: tests/fakes/rules.mk.
+TEST_nccl := tests/comm/test_nccl.c

@@ -53,8 +53,8 @@ tests: fakes
 
 # The backend `nccl` alone, on the doubles and without a kernel, so that sanitizers can look at it.  It is
 # linked with the double of NCCL: dlopen() by way of a sanitizer does not look where the program says.
-NCCL_TEST     := $(B)/tests/comm/test_nccl
-NCCL_TEST_OBJ := $(addprefix $(B)/fakes/,tests/comm/test_nccl.o $(addprefix runtime/comm/,nccl.o nccl_lib.o nccl_watch.o))
+NCCL_TEST     := $(patsubst %.c,$(B)/%,$(TEST_nccl))
+NCCL_TEST_OBJ := $(addprefix $(B)/fakes/,$(TEST_nccl:.c=.o) $(addprefix runtime/comm/,nccl.o nccl_lib.o nccl_watch.o))
 TESTBIN_comm  += $(NCCL_TEST)
 ALL_TESTBIN   += $(NCCL_TEST)
 TSAN_BIN      += $(NCCL_TEST)
@@ -63,7 +63,7 @@ $(NCCL_TEST): $(NCCL_TEST_OBJ) $(call LIB,comm cpu ops base) | $(addprefix $(FAK
 	$(Q)mkdir -p $(@D)
 	$(call say,LINK    $@)
 	$(Q)$(LINK) -L$(FAKES) -Wl,--no-as-needed -l:libnccl.so.2 -Wl,--as-needed -ldsfakecuda -Wl,-rpath,'$$ORIGIN/../../fakes/libexec' $(TEST_LIBS) $(LDLIBS)
-$(B)/fakes/tests/comm/test_nccl.o: | $(B)/deps-test.ok
+$(B)/fakes/$(TEST_nccl:.c=.o): | $(B)/deps-test.ok
 -include $(NCCL_TEST_OBJ:.o=.d)
 
 -include $(FAKE_OBJ:.o=.d) $(patsubst %.c,$(B)/fakes/%.d,$(FAKE_C))

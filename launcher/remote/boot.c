@@ -170,6 +170,8 @@ static int take_line(struct ds_boot *boot, struct ds_error *err)
         return 0; /* noise of a login */
     text += len;
     if (strcmp(text, "here") == 0) {
+        if (boot->held && boot->out_bytes > 0)
+            return ds_fail(err, EPROTO, "the host answered before it was asked");
         boot->here = true;
         return 0;
     }

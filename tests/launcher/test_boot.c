@@ -297,6 +297,11 @@ Test(boot, a_host_that_talks_nonsense_is_dropped)
     (void)snprintf(line, sizeof(line), "DSRUN %s go\n", boot.nonce);
     cr_expect_eq(ds_boot_feed(&boot, line, strlen(line), &used, &err), -EPROTO, "not told to");
     ds_boot_release(&boot);
+    cr_assert_eq(ds_boot_init(&boot, &plan, true, NULL), 0);
+    (void)snprintf(line, sizeof(line), "DSRUN %s here\n", boot.nonce);
+    cr_expect_eq(ds_boot_feed(&boot, line, strlen(line), &used, &err), -EPROTO, "not asked yet");
+    cr_expect_not(boot.here);
+    ds_boot_release(&boot);
     cr_assert_eq(ds_boot_init(&boot, &plan, false, NULL), 0);
     memset(noise, 'x', sizeof(noise));
     for (int i = 0; rc == 0 && i < 100; i++)

@@ -182,7 +182,8 @@ static int take_line(struct ds_boot *boot, struct ds_error *err)
     if (strncmp(text, "put ", 4) == 0)
         return take_put(boot, text + 4, err);
     if (strncmp(text, "no ", 3) == 0)
-        return ds_fail(err, EHOSTUNREACH, "%s", text + 3);
+        return ds_fail(err, EHOSTUNREACH, "%s",
+                       text[3] != '\0' ? text + 3 : "the host does not say why");
     return ds_fail(err, EPROTO, "the host sent a line that nobody knows");
 }
 

@@ -303,6 +303,11 @@ Test(boot, a_host_that_talks_nonsense_is_dropped)
     cr_expect_not(boot.here);
     ds_boot_release(&boot);
     cr_assert_eq(ds_boot_init(&boot, &plan, false, NULL), 0);
+    (void)snprintf(line, sizeof(line), "DSRUN %s no \n", boot.nonce);
+    cr_expect_eq(ds_boot_feed(&boot, line, strlen(line), &used, &err), -EHOSTUNREACH);
+    cr_expect_str_eq(err.text, "the host does not say why");
+    ds_boot_release(&boot);
+    cr_assert_eq(ds_boot_init(&boot, &plan, false, NULL), 0);
     memset(noise, 'x', sizeof(noise));
     for (int i = 0; rc == 0 && i < 100; i++)
         rc = ds_boot_feed(&boot, noise, sizeof(noise), &used, &err);

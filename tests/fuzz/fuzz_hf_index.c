@@ -21,7 +21,7 @@ static char folder[DS_MAX_PATH];
 
 static void remove_folder(void)
 {
-    (void)ds_fs_remove_tree(folder, NULL);
+    (void)!ds_fs_remove_tree(folder, NULL);
 }
 
 static void put(const char *name, const void *bytes, size_t size)

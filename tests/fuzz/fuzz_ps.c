@@ -25,7 +25,7 @@ static int record = -1; /* locked, as that of a job that lives */
 
 static void remove_folder(void)
 {
-    (void)ds_fs_remove_tree(folder, NULL);
+    (void)!ds_fs_remove_tree(folder, NULL);
 }
 
 static void make_folder(void)

@@ -20,6 +20,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/device.h"
 #include "cli/machine.h"
 #include "cli/place.h"
 #include "runtime/cost/predict.h"
@@ -32,7 +33,8 @@ struct request {
     struct ds_job job;
     struct ds_cli_place place; /* places 0: planned for a described cluster */
     struct ds_cluster cluster;
-    bool rates; /* cluster says how fast things are */
+    bool rates;                  /* cluster says how fast things are */
+    struct ds_cli_memory memory; /* of this job's hosts */
     struct ds_plan plan;
     struct ds_prediction prediction;
 };
@@ -80,8 +82,11 @@ static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct d
 
     if (rc == 0)
         rc = ds_cli_machine(&r->cluster, &r->rates, err);
+    if (rc == 0)
+        rc = ds_cli_memory(&r->job, &r->place, &r->memory, err);
     if (rc != 0)
         return rc;
+    args->apart = r->memory.apart;
     args->world = r->place.placement.world;
     args->threads = r->place.threads;
     args->local_world = r->place.placement.place[0].ranks;
@@ -155,9 +160,9 @@ static uint64_t memory_of(const struct request *r, unsigned *ranks)
     bool own = r->place.placement.places > 0;
     double memory = r->cluster.device.memory;
 
-    *ranks = own ? r->place.placement.place[0].ranks : 1;
+    *ranks = own ? r->memory.ranks : 1;
     if (own)
-        return ds_mem_available();
+        return r->memory.bytes;
     return memory > 0.0 ? (uint64_t)memory : UINT64_MAX;
 }
 

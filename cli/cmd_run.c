@@ -17,6 +17,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/device.h"
 #include "cli/env.h"
 #include "cli/place.h"
 #include "cli/report.h"
@@ -39,6 +40,7 @@ struct run {
     struct ds_run_spec facts; /* for the workers */
     struct ds_spares spares;
     struct ds_buf job_text;
+    struct ds_cli_memory memory;
     struct ds_buf changes; /* since the last run in this run directory */
     char libexec[DS_MAX_PATH];
 };
@@ -63,16 +65,13 @@ static int check_data(const struct ds_job *job, const struct ds_strings *paths, 
 }
 
 /* A plan that does not fit is refused before anything starts, with the table of where it goes.
- * Of a GPU's memory nothing is known here: the rank's device refuses what is too much. */
+ * A GPU of another host is asked by the rank that opens it. */
 static int check_memory(const struct run *run, struct ds_error *err)
 {
     struct ds_buf table;
     int rc;
 
-    if (run->job.launch.device == DS_DEVICE_CUDA)
-        return 0;
-    rc =
-        ds_plan_check_fit(&run->plan, run->place.placement.place[0].ranks, ds_mem_available(), err);
+    rc = ds_plan_check_fit(&run->plan, run->memory.ranks, run->memory.bytes, err);
     if (rc != -ENOMEM)
         return rc;
     ds_buf_init(&table, TEXT_BYTES);
@@ -91,12 +90,14 @@ static int prepare(struct run *run, struct ds_error *err)
         rc = ds_cli_place(run->cli, &run->job, &run->place, err);
     if (rc == 0)
         rc = ds_job_check_world(&run->job, run->place.placement.world, err);
+    if (rc == 0)
+        rc = ds_cli_memory(&run->job, &run->place, &run->memory, err);
     if (rc == 0) {
         args.world = run->place.placement.world;
         args.threads = run->place.threads;
         args.local_world = run->place.placement.place[0].ranks;
-        rc = ds_plan_settle(&run->job, &args, run->place.placement.place[0].ranks,
-                            ds_mem_available(), err);
+        args.apart = run->memory.apart;
+        rc = ds_plan_settle(&run->job, &args, run->memory.ranks, run->memory.bytes, err);
     }
     if (rc == 0)
         rc = ds_plan_build(&run->plan, &args, err);

@@ -14,6 +14,7 @@ static const struct ds_plugin plugin = {
     .device = &ds_backend_cuda,
     .comm = &ds_comm_backend_nccl,
     .count = ds_cuda_count,
+    .memory = ds_cuda_memory,
 };
 
 __attribute__((visibility("default"))) const struct ds_plugin *dsrun_plugin(void);

@@ -3,5 +3,5 @@
 # cli/dsrun.c, cli/agent.c and cli/worker.c are the mains.
 SRC_cli := cli/cmd_bench.c cli/cmd_check.c cli/cmd_ckpt.c cli/cmd_exec.c cli/cmd_hosts.c \
     cli/cmd_launch.c cli/cmd_plan.c cli/cmd_ps.c cli/cmd_run.c cli/cmd_trust.c cli/cmd_tune.c \
-    cli/console.c cli/env.c cli/envfile.c cli/fold.c cli/help.c cli/jobs.c cli/libexec.c \
+    cli/console.c cli/device.c cli/env.c cli/envfile.c cli/fold.c cli/help.c cli/jobs.c cli/libexec.c \
     cli/load_job.c cli/machine.c cli/metrics.c cli/opt.c cli/place.c cli/report.c cli/rundir.c

@@ -5,15 +5,18 @@
  *
  *   dsrun-worker                   started by an agent; environment as runtime/link.h says
  *   dsrun-worker bench ARGS...     started by dsrun bench
+ *   dsrun-worker device            asked by dsrun: how many GPUs, and the bytes that one has free
  *
  * The only place below dsrun that prints: "dsrun-worker: error: ..." on stderr, once.  A rank that
  * merely learns that another has failed says nothing and ends after it, so that the first failure
  * is the one that is seen.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -186,6 +189,20 @@ static int run_worker(int *code, struct ds_error *err)
     return rc;
 }
 
+static int tell_device(void)
+{
+    struct ds_error err = {0};
+    unsigned devices = 0;
+    uint64_t left = 0;
+    int rc = ds_plugin_memory(&devices, &left, &err);
+
+    if (rc != 0)
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
+    else
+        (void)printf("%u %" PRIu64 "\n", devices, left);
+    return ds_exit_from_errno(rc);
+}
+
 int main(int argc, char **argv)
 {
     struct ds_error err = {0};
@@ -197,6 +214,8 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "bench") == 0)
         return argc > 2 && strcmp(argv[2], "comm") == 0 ? ds_comm_bench_main(argc - 2, argv + 2)
                                                         : ds_bench_main(argc - 2, argv + 2);
+    if (argc == 2 && strcmp(argv[1], "device") == 0)
+        return tell_device();
     if (argc > 1) {
         ds_log(DS_LOG_ERROR, "unknown word '%s', dsrun-worker is started by dsrun", argv[1]);
         return DS_EXIT_USAGE;

@@ -26,6 +26,10 @@ struct ds_scratch_query {
 };
 
 /* Upper bound over all operations of a step with these shapes. */
+/* What a device apart has for all operations: the largest are partial sums of norms, biases and
+ * attention. */
+enum { DS_DEVICE_SCRATCH_BYTES = 64 << 20 };
+
 size_t ds_scratch_bytes(const struct ds_scratch_query *query);
 
 #endif

@@ -207,6 +207,20 @@ int ds_monitor_warning(struct ds_monitor *monitor, const char *text, struct ds_e
     return finish(monitor, &json, false, err);
 }
 
+int ds_monitor_memory(struct ds_monitor *monitor, uint64_t step, uint64_t planned, uint64_t taken,
+                      struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, "memory");
+    ds_json_u64(&json, "step", step);
+    ds_json_u64(&json, "planned_bytes", planned);
+    ds_json_u64(&json, "device_bytes", taken);
+    return finish(monitor, &json, false, err);
+}
+
 int ds_monitor_end(struct ds_monitor *monitor, const char *event, uint64_t step, const char *text,
                    struct ds_error *err)
 {

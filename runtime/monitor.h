@@ -68,6 +68,9 @@ int ds_monitor_checkpoint(struct ds_monitor *monitor, const struct ds_monitor_sa
 /* What the collectives of the last steps sent, and what the plan says they do. */
 int ds_monitor_comm(struct ds_monitor *monitor, uint64_t step, const struct ds_comm_log *log,
                     const struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
+/* What the plan said of a device's memory, and what was taken of it. */
+int ds_monitor_memory(struct ds_monitor *monitor, uint64_t step, uint64_t planned, uint64_t taken,
+                      struct ds_error *err) DS_NODISCARD;
 int ds_monitor_warning(struct ds_monitor *monitor, const char *text, struct ds_error *err)
     DS_NODISCARD;
 /* "stop" or "end", after `step` updates. */

@@ -81,6 +81,17 @@ static int try_cuda(unsigned *devices, struct ds_error *err)
     return 0;
 }
 
+int ds_plugin_memory(unsigned *devices, uint64_t *left, struct ds_error *err)
+{
+    const struct ds_plugin *plugin = NULL;
+    uint64_t all = 0;
+    int rc = load(&plugin, err);
+
+    if (rc == 0)
+        rc = plugin->count(devices, err);
+    return rc == 0 ? plugin->memory(0, left, &all, err) : rc;
+}
+
 /* --- NCCL's environment
  * ------------------------------------------------------------------------- */
 

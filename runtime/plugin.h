@@ -22,7 +22,7 @@ struct ds_backend;
 struct ds_comm_backend;
 extern const struct ds_comm_backend ds_comm_backend_nccl; /* in the plug-in only */
 
-enum { DS_PLUGIN_ABI = 1 };
+enum { DS_PLUGIN_ABI = 2 };
 #define DS_PLUGIN_FILE  "dsrun-cuda.so"
 #define DS_PLUGIN_ENTRY "dsrun_plugin"
 
@@ -34,6 +34,8 @@ struct ds_plugin { /* const, of the plug-in */
     const struct ds_comm_backend *comm;
     /* How many devices this process may use; -ENODEV and why, when there is none. */
     int (*count)(unsigned *count, struct ds_error *err);
+    /* Of one of them: bytes free, and in all. */
+    int (*memory)(unsigned index, uint64_t *left, uint64_t *all, struct ds_error *err);
 };
 typedef const struct ds_plugin *ds_plugin_entry_fn(void);
 
@@ -49,5 +51,8 @@ struct ds_seat { /* of a rank */
  * -ENODEV            no driver, one that is too old, no GPU, fewer than ranks */
 int ds_plugin_seat(struct ds_job *job, const struct ds_seat *seat, unsigned *device,
                    struct ds_error *why, struct ds_error *err) DS_NODISCARD;
+
+/* How many GPUs this process may use, and what the first has free.  Errors of ds_plugin_seat(). */
+int ds_plugin_memory(unsigned *devices, uint64_t *left, struct ds_error *err) DS_NODISCARD;
 
 #endif

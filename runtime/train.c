@@ -26,7 +26,8 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
                                       .world = args->world,
                                       .rank = args->rank,
                                       .threads = args->threads,
-                                      .local_world = args->local_world};
+                                      .local_world = args->local_world,
+                                      .apart = args->job->launch.device == DS_DEVICE_CUDA};
     int rc = ds_monitor_init(&trainer->monitor, args->rank == 0 ? args->link : NULL, err);
 
     if (rc == 0)
@@ -35,6 +36,8 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
         rc = ds__trainer_trace_open(trainer, err);
     if (rc == 0)
         rc = ds__trainer_device(trainer, trainer->plan.scratch_bytes, err);
+    if (rc == 0)
+        rc = ds__trainer_check_memory(trainer, err);
     if (rc == 0)
         rc = ds__trainer_comm(trainer, trainer->plan.shared_bytes, err);
     if (rc == 0)
@@ -268,6 +271,19 @@ static int run_steps(struct ds_trainer *trainer, bool *stopped, struct ds_error 
     return rc;
 }
 
+/* Of a device apart: nothing is given back while a run lasts, so what is taken now is the peak. */
+static int tell_memory(struct ds_trainer *trainer, struct ds_error *err)
+{
+    uint64_t left = 0, all = 0;
+    int rc = ds_device_memory(trainer->device, &left, &all, err);
+
+    if (rc != 0 || all == 0)
+        return rc;
+    return ds_monitor_memory(&trainer->monitor, trainer->state.step,
+                             ds_plan_total_bytes(&trainer->plan),
+                             trainer->device_left > left ? trainer->device_left - left : 0, err);
+}
+
 static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
 {
     const struct ds_job *job = trainer->job;
@@ -284,6 +300,8 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
                               (double)(ds_clock_mono_ns() - trainer->began_ns) / 1e6, err);
     if (rc == 0)
         rc = run_steps(trainer, &stopped, err);
+    if (rc == 0)
+        rc = tell_memory(trainer, err);
     if (rc != 0)
         return rc;
     *code = !stopped                    ? DS_EXIT_OK

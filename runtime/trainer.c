@@ -106,6 +106,17 @@ int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct 
     return ds_device_open(&trainer->device, &device, err);
 }
 
+int ds__trainer_check_memory(struct ds_trainer *trainer, struct ds_error *err)
+{
+    uint64_t left = 0, all = 0;
+    int rc = ds_device_memory(trainer->device, &left, &all, err);
+
+    if (rc != 0 || all == 0)
+        return rc;
+    trainer->device_left = left + trainer->plan.scratch_bytes;
+    return ds_plan_check_fit(&trainer->plan, 1, trainer->device_left, err);
+}
+
 static int open_data(struct ds_data **out, const char *what, const struct ds_strings *paths,
                      enum ds_data_order order, const struct ds_job *job, struct ds_error *err)
 {

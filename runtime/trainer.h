@@ -31,7 +31,8 @@ struct ds_trainer {
     struct ds_saver *saver; /* NULL: checkpoints are written at once */
     struct ds_ckpt_state state;
     struct ds_scaler scaler;
-    double peak; /* FLOP/s of all ranks' devices */
+    double peak;          /* FLOP/s of all ranks' devices */
+    uint64_t device_left; /* bytes that a device apart had free before anything was allocated */
     uint64_t began_ns;
     struct ds_span_time *trace;     /* [plan.step.count], or NULL: no step is traced */
     uint64_t stepped;               /* since the start */
@@ -43,6 +44,8 @@ struct ds_trainer {
  * it aborts the comm first. */
 int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct ds_error *err)
     DS_NODISCARD;
+/* Does a device apart hold the plan?  Before anything but the scratch is allocated on it. */
+int ds__trainer_check_memory(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)
     DS_NODISCARD;
 int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;

@@ -36,7 +36,8 @@ static int read_trial(struct trial *trial, const struct ds_train_args *args,
                                       .world = args->world,
                                       .rank = args->rank,
                                       .threads = args->threads,
-                                      .local_world = args->local_world};
+                                      .local_world = args->local_world,
+                                      .apart = args->job->launch.device == DS_DEVICE_CUDA};
     size_t count = 0;
     int rc;
 

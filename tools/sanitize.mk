@@ -16,14 +16,12 @@ check-ubsan: check-asan
 # instrumented program does not keep, and their processes are covered by the scripts that are left.
 # keys: libssh2 1.10 loses some bytes of every ECDSA key file and of one that is cut off, which
 # LeakSanitizer reports with no frame but the library's.
-UNSANITIZED   := bits campaign cgroup cuda ddp keys layouts memory parity replay simulator slurm spares ssh testbed valgrind
-# Emulated kernels take minutes each under instruments; their emulation and one of them are enough here.
-UNSANITIZED_BIN := $(addprefix $(B)/tests/cudaemu/test_cuda_,embed loss norm optim update)
+UNSANITIZED   := bits campaign cgroup cuda cuda_hosts ddp keys layouts memory parity replay simulator slurm spares ssh testbed valgrind
 E2E_SANITIZED := $(filter-out $(foreach t,$(UNSANITIZED),tests/e2e/$(t).py tests/e2e/$(t).sh),$(E2E))
 
 sanitized-check: all tests sanitized-selftest
-	@echo "sanitized-check: not run under sanitizers: $(UNSANITIZED) $(notdir $(UNSANITIZED_BIN))"
-	$(Q)B='$(B)' TEST_TIMEOUT=1800 tools/sanitized $(B)/reports tests/run $(filter-out $(UNSANITIZED_BIN),$(ALL_TESTBIN)) $(E2E_SANITIZED)
+	@echo "sanitized-check: not run under sanitizers: $(UNSANITIZED)"
+	$(Q)B='$(B)' TEST_TIMEOUT=1800 tools/sanitized $(B)/reports tests/run $(ALL_TESTBIN) $(E2E_SANITIZED)
 
 # One program per defect; the gate must refuse each of them.
 SEEDED := $(patsubst tests/seeded/%.c,$(B)/tests/seeded/%,$(sort $(wildcard tests/seeded/*.c)))

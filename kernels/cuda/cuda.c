@@ -20,9 +20,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/matmul.h"
-
-/* What kernels sum up in; the largest are the partial sums of norms, biases and attention. */
-enum { SCRATCH_BYTES = 64 << 20 };
+#include "kernels/scratch.h"
 
 struct cuda_device {
     struct ds_device device; /* first */
@@ -93,6 +91,18 @@ int ds_cuda_count(unsigned *count, struct ds_error *err)
         return no_device(error, err);
     *count = (unsigned)found;
     return 0;
+}
+
+int ds_cuda_memory(unsigned index, uint64_t *left, uint64_t *all, struct ds_error *err)
+{
+    size_t now = 0, most = 0;
+    cudaError_t error = cudaSetDevice((int)index);
+
+    if (error == cudaSuccess)
+        error = cudaMemGetInfo(&now, &most);
+    *left = now;
+    *all = most;
+    return error == cudaSuccess ? 0 : no_device(error, err);
 }
 
 /* --- open and close
@@ -202,7 +212,8 @@ static int open_products(struct cuda_device *cuda, struct ds_error *err)
 
 static int fill(struct cuda_device *cuda, const struct ds_device_args *args, struct ds_error *err)
 {
-    size_t bytes = args->scratch_bytes > SCRATCH_BYTES ? args->scratch_bytes : SCRATCH_BYTES;
+    size_t bytes = args->scratch_bytes > DS_DEVICE_SCRATCH_BYTES ? args->scratch_bytes
+                                                                 : DS_DEVICE_SCRATCH_BYTES;
     unsigned count = 0;
     cudaError_t error;
     int rc = ds_cuda_count(&count, err);

@@ -46,6 +46,13 @@ check-cuda-tsan: | $(B)/deps-test.ok ## the emulated CUDA kernels: races between
 	$(Q)$(MAKE) B=$(B)/cudatsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread -Wno-unused-parameter' \
 	    CPPFLAGS='-Itests/support/mini' TEST_LIBS='$(LIBS_worker)' cuda-tsan-check
 
+# A part of check-asan, by itself.
+check-cuda-asan: | $(B)/deps-test.ok ## the emulated CUDA kernels under AddressSanitizer, LeakSanitizer and UBSan
+	$(Q)$(MAKE) B=$(B)/asan SAN=address,undefined CFLAGS='-O1 -g' cuda-asan-check
+
+cuda-asan-check: $(TESTBIN_cuda-emu)
+	$(Q)B='$(B)' TEST_TIMEOUT=3600 tools/sanitized $(B)/reports tests/run $(TESTBIN_cuda-emu)
+
 $(EMU_RACE): $(EMU_RACE).o $(call LIB,emu cpu ops base)
 	$(call say,LINK    $@)
 	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)
@@ -96,5 +103,5 @@ endif
 cuda-report: cuda-objects ## what nvcc's assembler says of each CUDA kernel: registers, shared memory, resident warps; fails on a spill or a stack
 	$(Q)tools/cuda-report $(patsubst %.cu,$(B)/%.cuda.ptxas,$(CU))
 
-.PHONY: cuda-report cuda-objects check-cuda-tsan cuda-tsan-check cuda-coverage cuda-coverage-run
+.PHONY: cuda-report cuda-objects check-cuda-asan cuda-asan-check check-cuda-tsan cuda-tsan-check cuda-coverage cuda-coverage-run
 -include $(OBJ_emu:.o=.d) $(CUDA_ABI:.o=.d) $(patsubst %.cu,$(B)/%.cuda.d,$(CU_CUDA))

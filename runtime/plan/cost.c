@@ -24,6 +24,11 @@
  * to 6 MiB of matrix products compiled for the shapes of a model.  Measured, not derived. */
 enum { RUNTIME_BYTES = 17 << 20, RUNTIME_THREAD_BYTES = 1 << 18 };
 
+/* The same of a device apart, beside the context, which is there before free memory is asked for:
+ * code of kernels, loaded when first used, products, graphs; and what NCCL has for its channels.
+ * make gpu-check compares a job's peak with its plan: these are estimates until it has. */
+enum { DEVICE_RUNTIME_BYTES = 96 << 20, DEVICE_COMM_BYTES = 256 << 20 };
+
 static uint64_t scratch_bytes(const struct ds_plan *plan)
 {
     const struct ds_model_shape *shape = &plan->shape;
@@ -42,7 +47,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .logit_rows = plan->logit_rows,
     };
 
-    return ds_scratch_bytes(&query);
+    return plan->apart ? DS_DEVICE_SCRATCH_BYTES : ds_scratch_bytes(&query);
 }
 
 bool ds__saves_behind(const struct ds_job *job)
@@ -68,6 +73,30 @@ static uint64_t largest_bucket(const struct ds_plan *plan)
     return most;
 }
 
+/* Small things of a device apart: sums of a step (tally.c), two rooms for tokens (feed.c). */
+static uint64_t small_bytes(const struct ds_plan *plan)
+{
+    uint64_t sums = 1 + 2 * (plan->buckets + plan->spans), pairs = 2 * plan->spans + 2;
+    uint64_t ids = plan->micro_batch * (2 * plan->sequence + 1);
+
+    return (sums + (plan->by_tensor ? pairs : 0)) * sizeof(double) + 2 * ids * sizeof(int32_t);
+}
+
+/* What is neither a line nor an activation: of the host's memory, or of a device apart. */
+static void cost_rest(struct ds_plan *plan)
+{
+    uint64_t *staging = &plan->arena_bytes[DS_ARENA_STAGING];
+    uint64_t *runtime = &plan->arena_bytes[DS_ARENA_RUNTIME];
+
+    if (plan->apart) {
+        *staging = plan->scratch_bytes + small_bytes(plan);
+        *runtime = DEVICE_RUNTIME_BYTES + (plan->world > 1 ? (uint64_t)DEVICE_COMM_BYTES : 0);
+    } else {
+        *staging = plan->scratch_bytes + plan->snapshot_bytes + plan->comm_bytes;
+        *runtime = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
+    }
+}
+
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
 {
     uint64_t *bytes = plan->arena_bytes;
@@ -90,8 +119,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
                      : 0;
-    bytes[DS_ARENA_STAGING] = plan->scratch_bytes + plan->snapshot_bytes + plan->comm_bytes;
-    bytes[DS_ARENA_RUNTIME] = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
+    cost_rest(plan);
     plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->sequence);
 }
 
@@ -135,13 +163,15 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
                                    ds__bytes_text(plan->arena_bytes[i]).text);
     return ds_fail(
         err, ENOMEM,
-        "not enough memory: %u rank%s need%s %s%s and this host has %s free; lower "
+        "not enough memory: %u rank%s need%s %s%s and %s has %s free; lower "
         "'train.micro_batch', set 'activation.recompute' to auto%s%s or use fewer ranks per "
-        "host (each rank takes %s)",
+        "%s (each rank takes %s)",
         ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
-        ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
-        plan->snapshot_bytes > 0 ? ", 'checkpoint.async' to false" : "",
-        plan->stage < 3 && plan->world > 1 ? ", raise 'zero.stage'" : "", table);
+        ranks == 1 ? "" : " each", plan->apart ? "the GPU" : "this host",
+        ds__bytes_text(available_bytes).text,
+        plan->snapshot_bytes > 0 && !plan->apart ? ", 'checkpoint.async' to false" : "",
+        plan->stage < 3 && plan->world > 1 ? ", raise 'zero.stage'" : "",
+        plan->apart ? "GPU" : "host", table);
 }
 
 int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,

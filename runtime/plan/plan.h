@@ -299,8 +299,8 @@ uint64_t ds_plan_total_bytes(const struct ds_plan *plan);
 /* The arenas in the host's memory. */
 uint64_t ds_plan_host_bytes(const struct ds_plan *plan);
 
-/* Does this host hold `ranks` such ranks?  `available_bytes` from ds_mem_available().  -ENOMEM with
- * the table of arenas in the text. */
+/* Does this host hold `ranks` such ranks?  `available_bytes` from ds_mem_available(); of a plan
+ * that is apart, a device's.  -ENOMEM with the table of arenas in the text. */
 int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
                       struct ds_error *err) DS_NODISCARD;
 

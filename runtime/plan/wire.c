@@ -191,6 +191,8 @@ int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
 
     if (span == NULL)
         return ds_fail(err, ENOMEM, "no memory for a plan of %zu buckets", plan->buckets);
+    if (plan->apart)
+        return 0; /* each has a copy of its own on its device */
     plan->peer_bytes = (end - host - 1) * (plan->bf16_wire ? sizeof(uint16_t) : sizeof(float)) *
                        touched(plan, written_arena(plan), span, part, parts);
     for (uint64_t peer = host; divided && peer < end; peer++)

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * nccl.c - a libnccl.so.2 without a device, for tests: processes of one host, over a shared file.
+ * nccl.c - a libnccl.so.2 without a device, for tests: processes that share a folder.
  *
  * Communicators are non-blocking: making one goes on in a thread, collectives run on the thread of
  * the fake stream (fake.h).  Numbers are summed in the order of ranks.  A rank that does not come
@@ -13,6 +13,7 @@
  *     FAKE_NCCL_NEVER=1:5      the process with RANK 1 never returns from its fifth collective;
  *                              1:5:FILE: once, the first that does makes the file
  *     FAKE_NCCL_VERSION=21500
+ *     FAKE_NCCL_FOLDER=/tmp/x  where the shared files are, for hosts that share no /dev/shm
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -94,12 +95,13 @@ const char *ncclGetErrorString(int result)
 
 int ncclGetUniqueId(struct ds_nccl_id *id)
 {
+    const char *folder = getenv("FAKE_NCCL_FOLDER");
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     memset(id, 0, sizeof(*id));
-    snprintf(id->bytes, sizeof(id->bytes), "/dev/shm/dsrun-fake-nccl-%ld-%ld", (long)getpid(),
-             now.tv_nsec);
+    snprintf(id->bytes, sizeof(id->bytes), "%s/dsrun-fake-nccl-%ld-%ld",
+             folder != NULL ? folder : "/dev/shm", (long)getpid(), now.tv_nsec);
     return DS_NCCL_OK;
 }
 

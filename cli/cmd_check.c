@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * cmd_check.c - dsrun check: everything that can be known without touching a host or the data.
+ * cmd_check.c - dsrun check: everything that can be known without touching a host or the data; so
+ * the plan is made, too, but not compared with the memory of this machine.
  *
  * Prints nothing but the first error.
  */
@@ -10,6 +11,23 @@
 #include "cli/cli.h"
 #include "cli/place.h"
 #include "runtime/job.h"
+#include "runtime/plan/plan.h"
+
+/* What only shows when tensors have their places: names that match none, say. */
+static int check_plan(struct ds_job *job, const struct ds_cli_place *place, struct ds_error *err)
+{
+    const struct ds_plan_args args = {.job = job,
+                                      .world = place->placement.world,
+                                      .threads = place->threads,
+                                      .local_world = place->placement.place[0].ranks};
+    struct ds_plan plan = {0};
+    int rc = ds_plan_settle(job, &args, args.local_world, UINT64_MAX, err);
+
+    if (rc == 0)
+        rc = ds_plan_build(&plan, &args, err);
+    ds_plan_release(&plan);
+    return rc;
+}
 
 int ds_cmd_check(const struct ds_cli *cli)
 {
@@ -22,6 +40,8 @@ int ds_cmd_check(const struct ds_cli *cli)
         rc = ds_cli_place(cli, &job, &place, &err);
     if (rc == 0)
         rc = ds_job_check_world(&job, place.placement.world, &err);
+    if (rc == 0)
+        rc = check_plan(&job, &place, &err);
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
     ds_cli_place_release(&place);

@@ -109,6 +109,9 @@ def going_on():
     ran = h.dsrun(JOB, "train.steps=1", "run_dir=off", "optim.lr=0.5", "checkpoint.every=0")
     ran = h.dsrun(JOB, "train.steps=1", "run_dir=off", "optim.lr=0.25", "checkpoint.every=0")
     h.ok(ran.returncode == 0 and "changed since" not in ran.stdout, "a run that starts anew has not changed", ran.stdout)
+    ran = h.dsrun("check", JOB, 'optim.groups=[{match: "*.nosuch", lr_mult: 2}]')
+    h.ok(ran.returncode == 65 and "no tensor is left for '*.nosuch'" in ran.stderr, "check sees names that match nothing",
+         ran.stderr)
     ran = h.dsrun("ckpt", "ls", "on/checkpoints/step-00000003")
     h.ok(ran.returncode == 0 and "a checkpoint itself, of step 3" in ran.stdout, "ckpt ls of a checkpoint", ran.stdout)
 

@@ -65,6 +65,12 @@ static size_t plain_len(const char *text, size_t len)
         return first == '\t' || (first >= 0x20 && first != 0x7f);
     if (n == 2 && first == 0xc2 && (unsigned char)text[1] < 0xa0)
         return 0; /* C1 controls: some terminals obey them */
+    if (n == 3 && (memcmp(text, "\xe2\x80", 2) == 0 || memcmp(text, "\xe2\x81", 2) == 0)) {
+        unsigned char last = (unsigned char)text[2]; /* what breaks lines or turns them round */
+
+        if (text[1] == '\x80' ? last >= 0xa8 && last <= 0xae : last >= 0xa6 && last <= 0xa9)
+            return 0;
+    }
     return n;
 }
 

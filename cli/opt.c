@@ -380,6 +380,8 @@ static int check_words(const struct ds_cli *cli, const struct ds_command *comman
                        command->name, command->words);
     if (cli->args > command->most)
         return fail_word(cli->arg[command->most], command, err);
+    if (((1u << (unsigned)(command - ds_commands)) & (PROGRAM)) != 0 && cli->arg[0][0] == '\0')
+        return ds_fail(err, EINVAL, "the program's name is empty");
     if (strstr(command->words, "key=value") == NULL)
         return 0;
     for (size_t i = 1; i < cli->args; i++) {

@@ -63,6 +63,8 @@ static const struct wrong {
     {{"bench"}, EINVAL, "'bench' needs a second word: 'bench gemm', 'bench machine', 'bench comm'"},
     {{"launch", "--live", "true"}, EINVAL, "option '--live' does not go with 'launch'"},
     {{"exec"}, EINVAL, "a word is missing; the command is 'dsrun exec [--] PROGRAM [ARGS ...]'"},
+    {{"exec", ""}, EINVAL, "the program's name is empty"},
+    {{"launch", "--", "", "x"}, EINVAL, "the program's name is empty"},
     {{"exec", "--"}, EINVAL, "a word is missing; the command is 'dsrun exec [--] PROGRAM [ARGS ...]'"},
     {{"exec", "--slots", "2", "true"}, EINVAL, "option '--slots' does not go with 'exec'"},
     {{"exec", "--restarts=2", "true"}, EINVAL, "option '--restarts' does not go with 'exec'"},

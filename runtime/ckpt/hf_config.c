@@ -17,6 +17,7 @@
 #include "base/fsio.h"
 #include "base/json.h"
 #include "base/json_read.h"
+#include "runtime/ckpt/ckpt.h"
 
 /* A member that is a number of the shape; those with NULL as `otherwise` must be there, the others
  * take the value of that member when they are missing or null. */
@@ -292,13 +293,28 @@ int ds__hf_parse_config(const void *text, size_t len, struct ds_model_shape *sha
     return root != NULL ? take_root(root, shape, err) : -EBADMSG;
 }
 
+/* Is it a folder that dsrun itself has made? */
+static bool is_own(const char *dir)
+{
+    char own[DS_MAX_PATH];
+
+    return ds_ckpt_resolve(dir, own, NULL) == 0;
+}
+
 int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)
 {
     char path[DS_MAX_PATH];
     json_t *root = NULL;
     int rc = ds_path_join(path, dir, DS__HF_CONFIG, err);
 
-    if (rc < 0 || (rc = ds_json_load(path, DS_MAX_YAML_BYTES, &root, err)) < 0)
+    if (rc == 0)
+        rc = ds_json_load(path, DS_MAX_YAML_BYTES, &root, err);
+    if (rc == -ENOENT && is_own(dir))
+        return ds_fail(err, ENOENT,
+                       "'%s' is a checkpoint or run directory, not a folder of Hugging Face: "
+                       "'dsrun ckpt export' makes one of it, 'checkpoint.resume' goes on from it",
+                       dir);
+    if (rc < 0)
         return rc;
     return ds_error_context(err, take_root(root, shape, err), "'%s'", path);
 }

@@ -138,6 +138,13 @@ static int trimmed(char out[DS_MAX_PATH], const char *path, struct ds_error *err
     return rc;
 }
 
+static bool has_config(const char *folder)
+{
+    char path[DS_MAX_PATH];
+
+    return ds_path_join(path, folder, "config.json", NULL) == 0 && access(path, F_OK) == 0;
+}
+
 int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err)
 {
     char folder[DS_MAX_PATH], root[DS_MAX_PATH], name[DS__STEP_NAME] = "";
@@ -153,7 +160,9 @@ int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err)
     if ((rc = ds_path_join(root, folder, DS__CHECKPOINTS, err)) < 0)
         return rc;
     if (!is_folder(root))
-        return ds_fail(err, ENOENT, "'%s' is neither a checkpoint nor a run directory", path);
+        return ds_fail(
+            err, ENOENT, "'%s' is neither a checkpoint nor a run directory%s", path,
+            has_config(folder) ? ", but a folder of Hugging Face: see 'dsrun ckpt import'" : "");
     if (!read_latest(root, name)) {
         if ((rc = ds_ckpt_list(folder, &list, err)) < 0)
             return rc;

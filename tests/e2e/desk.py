@@ -112,6 +112,12 @@ def going_on():
     ran = h.dsrun("check", JOB, 'optim.groups=[{match: "*.nosuch", lr_mult: 2}]')
     h.ok(ran.returncode == 65 and "no tensor is left for '*.nosuch'" in ran.stderr, "check sees names that match nothing",
          ran.stderr)
+    ran = h.dsrun("ckpt", "export", "on", "hf")
+    ran = h.dsrun(JOB, "run_dir=swapped", "checkpoint.resume=hf")
+    h.ok(ran.returncode == 2 and "dsrun ckpt import" in ran.stderr, "a folder of Hugging Face is no checkpoint", ran.stderr)
+    ran = h.dsrun("check", JOB, "model.init.from=on")
+    h.ok(ran.returncode == 2 and "dsrun ckpt export" in ran.stderr, "a run directory is no folder of Hugging Face",
+         ran.stderr)
     ran = h.dsrun("ckpt", "ls", "on/checkpoints/step-00000003")
     h.ok(ran.returncode == 0 and "a checkpoint itself, of step 3" in ran.stdout, "ckpt ls of a checkpoint", ran.stdout)
 

@@ -85,15 +85,21 @@ LINK  = $(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(GROUP)
 PROGRAMS := $(B)/bin/dsrun $(B)/libexec/dsrun/dsrun-agent $(B)/libexec/dsrun/dsrun-worker
 programs: $(PROGRAMS)
 
-LIBS_dsrun  := -lsodium -lyaml -ljansson -lxxhash -lssh2 -lcrypto -lm
-# Pushed to bare hosts, so what it needs beyond libc is inside it.
+# libcrypto first: it looks up thousands of its own names when it is loaded, each in this order.
+LIBS_dsrun  := -lcrypto -lssh2 -lsodium -lyaml -ljansson -lxxhash -lm
+# Pushed to bare hosts, so what it needs beyond libc is inside it, and what only a debugger reads is in a
+# file beside it, .debug/dsrun-agent.debug: each start hashes what may be pushed, here and on every host.
 LIBS_agent  := -l:libsodium.a
+OBJCOPY     ?= objcopy
+SPLIT_DEBUG  = mkdir -p $(@D)/.debug && $(OBJCOPY) --only-keep-debug $@ $(@D)/.debug/$(@F).debug && \
+    $(OBJCOPY) --strip-all --add-gnu-debuglink=$(@D)/.debug/$(@F).debug $@
 LIBS_worker := -ldnnl -lsodium -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
 
 $(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt cost plan comm job ops base)
 $(B)/bin/dsrun: LIBS = $(LIBS_dsrun)
 $(B)/libexec/dsrun/dsrun-agent: $(B)/cli/agent.o $(call LIB,launcher base)
 $(B)/libexec/dsrun/dsrun-agent: LIBS = $(LIBS_agent)
+$(B)/libexec/dsrun/dsrun-agent: FINISH = $(if $(SAN),,$(SPLIT_DEBUG))
 $(B)/libexec/dsrun/dsrun-worker: $(B)/cli/worker.o $(call LIB,engine data ckpt cost comm plan job cpu ops base)
 $(B)/libexec/dsrun/dsrun-worker: LIBS = $(LIBS_worker)
 
@@ -111,6 +117,7 @@ $(PROGRAMS):
 	$(Q)mkdir -p $(@D)
 	$(call say,LINK    $@)
 	$(Q)$(LINK) $(LIBS) $(LDLIBS)
+	$(if $(FINISH),$(Q)$(FINISH))
 
 -include $(B)/cli/dsrun.d $(B)/cli/agent.d $(B)/cli/worker.d
 

@@ -223,12 +223,14 @@ static int send_spec(struct ds_fleet_host *host, struct ds_error *err)
     (void)snprintf(hello.build_id, sizeof(hello.build_id), "%s", ds_build_id);
     memcpy(hello.nonce, host->nonce, sizeof(hello.nonce));
     rc = ds_spec_encode(&spec, &bytes, err);
+    ds_channel_hold(&host->channel, true); /* a packet less */
     frame.payload = bytes.data;
     frame.len = (uint32_t)bytes.len;
     if (rc == 0)
         rc = ds_channel_send_hello(&host->channel, &hello);
     if (rc == 0)
         rc = ds_channel_send(&host->channel, &frame);
+    ds_channel_hold(&host->channel, false);
     ds_buf_release(&bytes);
     return rc;
 }

@@ -278,7 +278,7 @@ static int sent(struct ds_channel *channel, int rc, size_t was)
         channel->tx.failed = false;
         return rc != 0 ? rc : -ENOBUFS;
     }
-    if (was == 0)
+    if (was == 0 && !channel->held)
         flush(channel);
     channel->congested = channel->congested || channel->tx.len > HIGH_BYTES;
     return 0;
@@ -300,6 +300,13 @@ int ds_channel_send_hello(struct ds_channel *channel, const struct ds_hello *hel
     if (channel->ended || channel->loop == NULL)
         return -EPIPE;
     return sent(channel, ds_wire_put_hello(&channel->tx, hello), was);
+}
+
+void ds_channel_hold(struct ds_channel *channel, bool held)
+{
+    channel->held = held;
+    if (!held && channel->tx.len > 0 && !channel->ended)
+        flush(channel);
 }
 
 int ds_channel_get_hello(const struct ds_frame *frame, struct ds_hello *hello, struct ds_error *err)

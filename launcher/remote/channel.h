@@ -60,7 +60,7 @@ struct ds_channel {
     int in_fd, out_fd;
     struct ds_buf rx, tx;
     bool banner; /* HELLO has not been seen: drop what comes before it */
-    bool paused, ended, congested;
+    bool paused, ended, congested, held;
 };
 
 struct ds_channel_args {
@@ -80,6 +80,9 @@ void ds_channel_release(struct ds_channel *channel); /* fine on a zeroed struct 
  * queued, the channel is as before. */
 int ds_channel_send(struct ds_channel *channel, const struct ds_frame *frame);
 int ds_channel_send_hello(struct ds_channel *channel, const struct ds_hello *hello);
+
+/* While it is held, what is sent is kept: then it goes out in one piece. */
+void ds_channel_hold(struct ds_channel *channel, bool held);
 
 /* The peer's HELLO, which must come from the same build.  -EPROTO: it does not, or is malformed. */
 int ds_channel_get_hello(const struct ds_frame *frame, struct ds_hello *hello, struct ds_error *err)

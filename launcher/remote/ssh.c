@@ -13,6 +13,7 @@
  * after a while, longer each time, with jitter.
  */
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -475,6 +476,7 @@ static void ssh_close(struct ds_starter *starter)
         free(link);
     }
     ds__ssh_agents_close(ssh);
+    ds_ssh_keys_free(&ssh->keys);
     ds_boot_plan_release(&ssh->plan);
     ds_ssh_site_release(&ssh->site);
     free(ssh);
@@ -487,6 +489,8 @@ static int ssh_open(struct ds_starter **starter, const struct ds_transport_args 
     struct ds_ssh *ssh = calloc(1, sizeof(*ssh));
     int rc;
 
+    /* Its texts of errors are shown to nobody, and what it holds the system takes back sooner. */
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL);
     if (ssh == NULL || libssh2_init(0) != 0) {
         free(ssh);
         return ds_fail(err, ENOMEM, "no memory for SSH");

@@ -5,7 +5,7 @@
  *
  *     ssh.c          the transport: window, barrier, retries, deadlines, jumps
  *     ssh_link.c     one connection: name, socket, handshake, host key
- *     ssh_auth.c     whose key opens it
+ *     ssh_auth.c     whose key opens it (ssh_key.h: the files, ssh_agent.h: an agent's)
  *     ssh_session.c  one channel in it: command, boot, stream
  *
  * libssh2 works without blocking: a step is called again until it is not LIBSSH2_ERROR_EAGAIN.  A
@@ -23,6 +23,7 @@
 #include "base/arena.h"
 #include "launcher/remote/boot.h"
 #include "launcher/remote/ssh_agent.h"
+#include "launcher/remote/ssh_key.h"
 #include "launcher/remote/ssh_site.h"
 #include "launcher/remote/transport.h"
 
@@ -100,6 +101,7 @@ struct ds_ssh {
     struct ds_starter base;
     struct ds_ssh_site site;
     struct ds_ssh_agent *agents; /* one for each socket that is named */
+    struct ds_ssh_key *keys;     /* of the files that were tried */
     struct ds_boot_plan plan;
     struct ds_ssh_link *links;
     unsigned hosts, count[DS_SSH_PHASE_COUNT]; /* links with a remote: all, by phase */

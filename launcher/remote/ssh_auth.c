@@ -11,16 +11,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fsio.h"
 #include "launcher/remote/ssh.h"
-#include "launcher/remote/ssh_key.h"
 
 enum { MAX_TRIES = 6 };
 
 enum use { USE_FILE, USE_AGENT, USE_LATER, USE_END };
+
+/* --- key files -------------------------------------------------------------------------------- */
 
 static void add_note(struct ds_ssh_auth *auth, const char *what, const char *why)
 {
@@ -30,32 +30,27 @@ static void add_note(struct ds_ssh_auth *auth, const char *what, const char *why
                    what == NULL ? "" : what, what == NULL ? "" : " ", why);
 }
 
-/* Can this file be tried?  A missing one is no news unless the config names it. */
-static bool usable(struct ds_ssh_link *link, const char *path)
+/* The key of this file, if it can be tried.  A missing one is no news but where the config names
+ * it. */
+static const struct ds_ssh_key *usable(struct ds_ssh_link *link, const char *path)
 {
-    struct ds_error err = {0};
-    struct stat info;
-    struct ds_buf text;
-    const char *why;
+    const struct ds_ssh_key *key = ds_ssh_key_find(&link->ssh->keys, path);
 
-    if (stat(path, &info) != 0) {
-        if (link->target->identities_given)
-            add_note(link->auth, path, strerror(errno));
-        return false;
-    }
-    if ((info.st_mode & 077) != 0 && info.st_uid == getuid()) {
-        add_note(link->auth, path, "can be read by others");
-        return false;
-    }
-    ds_buf_init(&text, 64 * 1024);
-    why = ds_fs_read(path, 64 * 1024, &text, &err) != 0 ? err.text
-                                                        : ds_ssh_key_refuse(ds_buf_text(&text));
-    if (why != NULL)
-        add_note(link->auth, path, why);
-    if (text.data != NULL)
-        explicit_bzero(text.data, text.cap);
-    ds_buf_release(&text);
-    return why == NULL;
+    if (key == NULL)
+        add_note(link->auth, path, "does not fit in memory");
+    else if (key->err.code != 0 && (!key->absent || link->target->identities_given))
+        add_note(link->auth, path, key->err.text);
+    return key == NULL || key->err.code != 0 ? NULL : key;
+}
+
+static LIBSSH2_USERAUTH_PUBLICKEY_SIGN_FUNC(sign_with_file)
+{
+    const struct ds_ssh_key *key = *abstract;
+
+    (void)session;
+    return ds_ssh_key_sign(key, data, data_len, sig, sig_len) == 0
+               ? 0
+               : LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
 }
 
 /* --- the agent -------------------------------------------------------------------------------- */
@@ -207,15 +202,16 @@ static int try_one(struct ds_ssh_link *link, enum use use, size_t index)
 {
     const struct ds_ssh_target *target = link->target;
     struct ds_ssh_agent *agent = link->auth->agent;
-    unsigned user_len = (unsigned)strlen(target->user);
     int rc;
 
     if (use == USE_FILE) {
-        if (!link->auth->begun && !usable(link, target->identity.item[index]))
+        const struct ds_ssh_key *key = usable(link, target->identity.item[index]);
+        void *abstract = (void *)(uintptr_t)key; /* read only */
+
+        if (key == NULL)
             return -ENOENT;
-        link->auth->begun = true;
-        rc = libssh2_userauth_publickey_fromfile_ex(link->session, target->user, user_len, NULL,
-                                                    target->identity.item[index], NULL);
+        rc = libssh2_userauth_publickey(link->session, target->user, key->blob, key->len,
+                                        sign_with_file, &abstract);
     } else {
         struct signer signer = {link, &agent->key[index]};
         void *abstract = &signer;
@@ -231,13 +227,6 @@ static int try_one(struct ds_ssh_link *link, enum use use, size_t index)
         return 0;
     if (rc == 0)
         return 1;
-    if (rc == LIBSSH2_ERROR_FILE || rc == LIBSSH2_ERROR_METHOD_NONE) { /* nothing was sent */
-        add_note(link->auth,
-                 use == USE_FILE ? target->identity.item[index] : "a key of the ssh-agent",
-                 "is damaged, or no key that libssh2 can use");
-        link->auth->begun = false;
-        return -ENOENT;
-    }
     return rc == LIBSSH2_ERROR_SOCKET_DISCONNECT || rc == LIBSSH2_ERROR_SOCKET_RECV ||
                    rc == LIBSSH2_ERROR_SOCKET_SEND
                ? -ECONNRESET

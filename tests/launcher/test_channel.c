@@ -142,6 +142,29 @@ Test(channel, two_pipes_and_a_banner)
     ds_channel_release(&b.channel);
 }
 
+Test(channel, what_is_sent_while_held_goes_out_in_one_piece)
+{
+    struct end a = {0};
+    char bytes[256];
+    int fd[2];
+    ssize_t n;
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
+    open_end(&a, &loop, fd[1], fd[1], false);
+    ds_channel_hold(&a.channel, true);
+    cr_assert_eq(send_bytes(&a, 1, 5), 0);
+    cr_assert_eq(send_bytes(&a, 2, 7), 0);
+    settle(&loop);
+    cr_expect_lt(read(fd[0], bytes, sizeof(bytes)), 0, "kept");
+    ds_channel_hold(&a.channel, false);
+    n = read(fd[0], bytes, sizeof(bytes));
+    cr_expect_eq(n, 2 * DS_WIRE_HEADER_BYTES + 5 + 7);
+    ds_channel_hold(&a.channel, false);
+    cr_expect_lt(read(fd[0], bytes, sizeof(bytes)), 0, "nothing more");
+    ds_channel_release(&a.channel);
+    (void)close(fd[0]);
+}
+
 Test(channel, a_banner_without_end)
 {
     struct end b = {0};

@@ -355,8 +355,9 @@ static int dry_run(const struct exec *exec)
     int rc;
 
     ds_buf_init(&text, TEXT_BYTES);
-    ds_cli_place_list(&exec->place, exec->cli->json, &text);
-    rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
+    rc = ds_cli_place_list(&exec->place, exec->cli->json, &text, &err);
+    if (rc == 0)
+        rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
     ds_buf_release(&text);
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));

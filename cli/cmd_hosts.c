@@ -411,8 +411,9 @@ static int dry_run(const struct hosts *hosts, struct ds_error *err)
     int rc;
 
     ds_buf_init(&text, TEXT_BYTES);
-    ds_cli_place_list(&hosts->place, hosts->cli->json, &text);
-    rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, err);
+    rc = ds_cli_place_list(&hosts->place, hosts->cli->json, &text, err);
+    if (rc == 0)
+        rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, err);
     ds_buf_release(&text);
     return rc;
 }

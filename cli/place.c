@@ -302,24 +302,6 @@ void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct
     ds_json_end_array(json);
 }
 
-void ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out)
-{
-    for (uint32_t i = 0; i < place->placement.places; i++) {
-        const char *host = place->placement.place[i].host;
-        struct ds_json json;
-
-        if (!as_json) {
-            (void)ds_buf_printf(out, "host %s\n", host);
-            continue;
-        }
-        ds_json_init(&json, out);
-        ds_json_object(&json, NULL);
-        ds_json_string(&json, "host", host);
-        ds_json_end_object(&json);
-        (void)ds_buf_puts(out, "\n");
-    }
-}
-
 int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, struct ds_error *err)
 {
     const struct ds_placement *placement = &place->placement;
@@ -344,5 +326,43 @@ int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, stru
     for (size_t i = 0; rc == 0 && argv[i] != NULL; i++)
         (void)ds_buf_printf(out, "%s%s", i == 0 ? "" : " ", argv[i]);
     ds_arena_release(&arena);
+    return rc;
+}
+
+/* As JSON. */
+static void list_line(const char *key, const char *value, struct ds_buf *out)
+{
+    struct ds_json json;
+
+    ds_json_init(&json, out);
+    ds_json_object(&json, NULL);
+    ds_json_string(&json, key, value);
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(out, "\n");
+}
+
+int ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out,
+                      struct ds_error *err)
+{
+    struct ds_buf srun;
+    int rc;
+
+    for (uint32_t i = 0; i < place->placement.places; i++) {
+        const char *host = place->placement.place[i].host;
+
+        if (as_json)
+            list_line("host", host, out);
+        else
+            (void)ds_buf_printf(out, "host %s\n", host);
+    }
+    ds_buf_init(&srun, LIST_BYTES);
+    rc = ds_cli_place_srun(place, &srun, err);
+    if (rc == 0 && srun.len > 0 && as_json)
+        list_line("srun", ds_buf_text(&srun), out);
+    else if (rc == 0 && srun.len > 0)
+        (void)ds_buf_printf(out, "%s\n", ds_buf_text(&srun));
+    if (rc == 0 && (srun.failed || out->failed))
+        rc = ds_fail(err, ENOMEM, "the list of hosts is too long to print");
+    ds_buf_release(&srun);
     return rc;
 }

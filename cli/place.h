@@ -50,8 +50,10 @@ void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struc
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);
 /* The same as an array of objects: an element `key` of an object. */
 void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json);
-/* One line per host, as text or as an object. */
-void ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out);
+/* One line per host, as text or as an object; the srun command line in one more, where Slurm starts
+ * the agents. */
+int ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out,
+                      struct ds_error *err) DS_NODISCARD;
 
 /* The srun command line that would start the agents, where Slurm starts them; else nothing.  No
  * line feed at its end. */

@@ -28,6 +28,11 @@ static int watch(pid_t agent, const sigset_t *set)
     }
 }
 
+int ds_guard_signal(int code)
+{
+    return code > 128 && code < 128 + SIGRTMIN ? code - 128 : 0;
+}
+
 int ds_guard_enter(bool *guard, int *code, struct ds_error *err)
 {
     sigset_t set, old;

@@ -18,6 +18,10 @@
 
 #include "base/error.h"
 
+/* The guard ends with the code of its agent, or with 128 and more: N for signal N, which killed it.
+ * That N of a code, or 0. */
+int ds_guard_signal(int code);
+
 /* Fork the agent.  In the agent: 0, *guard is false.  In the guard, once the agent has ended and
  * nothing is left: 0, *guard is true and *code what the agent ended with. */
 int ds_guard_enter(bool *guard, int *code, struct ds_error *err) DS_NODISCARD;

@@ -343,6 +343,9 @@ void ds__host_close(struct ds_fleet_host *host)
     if (host->reason[0] == '\0' && host->remote.signal != 0 && host->remote.code != -1)
         (void)snprintf(host->reason, sizeof(host->reason), "its agent was killed by signal %d (%s)",
                        host->remote.signal, strsignal(host->remote.signal));
+    else if (host->reason[0] == '\0' && host->remote.code > 0)
+        (void)snprintf(host->reason, sizeof(host->reason), "its agent ended with code %d",
+                       host->remote.code);
     else if (host->reason[0] == '\0')
         (void)snprintf(host->reason, sizeof(host->reason), "its agent went away");
     if (fleet->args->ops->lost != NULL && (super->lost || super->ended < super->ranks))

@@ -27,6 +27,7 @@
 
 #include "base/build.h"
 #include "base/clock.h"
+#include "launcher/guard.h"
 #include "launcher/remote/boot.h"
 #include "launcher/remote/ssh_site.h"
 #include "launcher/remote/transport.h"
@@ -487,6 +488,11 @@ static void openssh_finish(struct ds_starter *starter, struct ds_remote *remote,
             (void)kill(remote->pid, SIGKILL);
         while (waitpid(remote->pid, &status, 0) < 0 && errno == EINTR)
             continue;
+        /* ssh(1) ends with the code of the guard, and with 255 for whatever was not one. */
+        if (!force && WIFEXITED(status) && WEXITSTATUS(status) != 255) {
+            remote->code = WEXITSTATUS(status);
+            remote->signal = ds_guard_signal(remote->code);
+        }
         remote->pid = 0;
     }
     if (link->phase != GONE)

@@ -24,6 +24,7 @@
 
 #include "base/build.h"
 #include "base/clock.h"
+#include "launcher/guard.h"
 #include "launcher/remote/ssh.h"
 
 enum { WINDOW = 64, MAX_TRIES = 10, FIRST_RETRY_MS = 100, LAST_RETRY_MS = 5000, LOOKUP_MS = 5 };
@@ -510,7 +511,7 @@ static int ssh_open(struct ds_starter **starter, const struct ds_transport_args 
     return 0;
 }
 
-/* How the agent ended, if the host has said so. */
+/* How the agent ended, if the host has said so: its guard, or the sshd for a guard that was killed. */
 static void read_end(struct ds_ssh_link *link)
 {
     char *name = NULL;
@@ -528,6 +529,8 @@ static void read_end(struct ds_ssh_link *link)
     if (name != NULL)
         libssh2_free(link->session, name);
     link->remote->code = libssh2_channel_get_exit_status(link->channel);
+    if (link->remote->signal == 0)
+        link->remote->signal = ds_guard_signal(link->remote->code);
 }
 
 static void ssh_finish(struct ds_starter *starter, struct ds_remote *remote, bool force)

@@ -37,7 +37,8 @@ struct ds_remote {                   /* one agent as caller and transport see it
     int in_fd, out_fd;        /* with up(): frames from and to the agent, for a channel ... */
     struct ds_stream *stream; /* ... unless it speaks through this */
     pid_t pid;                /* the local process that stands for it; 0: none */
-    int code, signal;         /* how it ended, after finish(); code -1: had to be killed */
+    int code, signal;         /* how it ended, after finish(), as far as is known; code -1: had to
+                                 be killed */
 };
 
 /* Called from tick() or the loop, never from start() or finish(); may not call the transport. */

@@ -102,7 +102,7 @@ def test_different():
 
 def test_lost():
     ran = h.dsrun("hosts", "-H", HOSTS, **lying("dead", 1, "x", "x", LIE_DIE="1"))
-    h.ok(ran.returncode == 69 and re.search(r"error: host 'node\d': its agent went away", ran.stderr) and
+    h.ok(ran.returncode == 69 and re.search(r"error: host 'node\d': its agent ended with code 9", ran.stderr) and
          "the same on all 3 hosts" in ran.stdout, "a host that does not answer is named", ran.stdout + ran.stderr)
     ran = h.dsrun("hosts", "-H", HOSTS, "--json", **lying("dead-json", 1, "x", "x", LIE_DIE="1"))
     lines = [json.loads(line) for line in ran.stdout.splitlines()]

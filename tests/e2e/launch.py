@@ -291,6 +291,14 @@ def test_endings():
             ("all end with 0", "exit 0", 0, "")]:
         code_got, _, err = launch("sh", "-c", script, hosts=hostfile(P2))
         h.ok(code_got == code and said in err.decode(), name, (code_got, err))
+    there = h.work() / "there"
+    there.mkdir()
+    code, out, err = launch("sh", "-c", f"""
+        if [ $RANK = 5 ]; then until [ "$(ls {there} | wc -l)" = 7 ]; do sleep 0.1; done; exit 3; fi
+        trap 'sleep 3; echo saved; exit 0' TERM
+        : >{there}/$RANK
+        sleep 1000 & wait""", hosts=hostfile(P2))
+    h.ok(code == 3 and out.count(b"saved") == 7, "after a failure the others have the whole grace", (code, out, err))
     nothing_left("failures")
     process = begin("#sleep 1000")
     process.send_signal(signal.SIGTERM)

@@ -121,6 +121,14 @@ def dry_run(bed):
     launch = bed.run("salloc", "-Q", "-N3", "-n6", h.DSRUN, "launch", "--dry-run", "--", "true")
     h.ok(launch.returncode == 0 and launch.stdout.splitlines()[-1].split()[:-2] == lines[-1].split()[:-2], "so does that of dsrun launch",
          launch.stdout + launch.stderr)
+    for command in (("exec", "--dry-run", "--", "true"), ("hosts", "--dry-run"), ("hosts", "--dry-run", "--json")):
+        said = bed.run("salloc", "-Q", "-N3", "-n6", h.DSRUN, *command)
+        *hosts, srun = said.stdout.splitlines() or [""]
+        if "--json" in command:
+            hosts, srun = [f"host {json.loads(line)['host']}" for line in hosts], json.loads(srun)["srun"]
+        h.ok(said.returncode == 0 and hosts == [f"host node{i}" for i in (1, 2, 3)] and
+             srun.split()[:-2] == lines[-1].split()[:-2], f"so does that of dsrun {' '.join(command)}",
+             said.stdout + said.stderr)
     counts = bed.run("salloc", "-Q", "-N3", "-n6", "printenv", "SLURM_TASKS_PER_NODE").stdout.strip()
     h.ok(counts == ",".join(str(ranks.count(n)) for n in ("node1", "node2", "node3")) or "(x" in counts,
          "ranks are placed as Slurm says", f"{counts}\n{ranks}")

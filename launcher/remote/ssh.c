@@ -511,7 +511,7 @@ static int ssh_open(struct ds_starter **starter, const struct ds_transport_args 
     return 0;
 }
 
-/* How the agent ended, if the host has said so: its guard, or the sshd for a guard that was killed. */
+/* How the agent ended, if the host has said so: its guard, or for a killed guard the sshd. */
 static void read_end(struct ds_ssh_link *link)
 {
     char *name = NULL;

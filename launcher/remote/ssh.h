@@ -85,6 +85,9 @@ struct ds_ssh_link {
     struct addrinfo *address; /* being tried */
     struct ds_watch watch;
     int fd;
+    bool dry;                 /* the socket was empty; until it reports something */
+    unsigned char ahead[256]; /* read from it, not yet wanted */
+    unsigned ahead_at, ahead_len;
     struct ds_known *known; /* until the key is checked */
     LIBSSH2_SESSION *session;
     LIBSSH2_CHANNEL *channel;

@@ -80,8 +80,11 @@ int ds__ssh_resolve(struct ds_ssh_link *link, struct ds_error *err)
 
 static void on_socket(struct ds_watch *watch, uint32_t events)
 {
+    struct ds_ssh_link *link = watch->user;
+
     (void)events;
-    ds__ssh_drive(watch->user);
+    link->dry = false;
+    ds__ssh_drive(link);
 }
 
 static void close_socket(struct ds_ssh_link *link)
@@ -183,6 +186,33 @@ const char *ds__ssh_text(const struct ds_ssh_link *link)
     return text;
 }
 
+/* libssh2 asks for the greeting byte by byte, and again and again of a socket that is empty. */
+static LIBSSH2_RECV_FUNC(socket_recv)
+{
+    struct ds_ssh_link *link = *abstract;
+    bool few = length < sizeof(link->ahead);
+    size_t room = few ? sizeof(link->ahead) : length, take = link->ahead_len - link->ahead_at;
+    ssize_t n;
+
+    if (link->cut)
+        return 0;
+    if (take == 0 && link->dry)
+        return -EAGAIN;
+    if (take == 0) {
+        n = recv(socket, few ? link->ahead : buffer, room, flags);
+        link->dry = n < 0 ? errno == EAGAIN : n > 0 && (size_t)n < room;
+        if (n <= 0 || !few)
+            return n < 0 ? -errno : n;
+        link->ahead_at = 0;
+        link->ahead_len = (unsigned)n;
+        take = (size_t)n;
+    }
+    take = take < length ? take : length;
+    memcpy(buffer, link->ahead + link->ahead_at, take);
+    link->ahead_at += (unsigned)take;
+    return (ssize_t)take;
+}
+
 static LIBSSH2_RECV_FUNC(tunnel_recv)
 {
     struct ds_ssh_link *link = *abstract;
@@ -282,10 +312,12 @@ static int begin_session(struct ds_ssh_link *link, struct ds_error *err)
     if (link->session == NULL)
         return ds_fail(err, ENOMEM, "no memory for an SSH session");
     libssh2_session_set_blocking(link->session, 0);
-    if (link->via != NULL) {
-        set_callback(link->session, LIBSSH2_CALLBACK_RECV, (void (*)(void))tunnel_recv);
+    link->ahead_at = link->ahead_len = 0;
+    link->dry = false;
+    set_callback(link->session, LIBSSH2_CALLBACK_RECV,
+                 link->via != NULL ? (void (*)(void))tunnel_recv : (void (*)(void))socket_recv);
+    if (link->via != NULL)
         set_callback(link->session, LIBSSH2_CALLBACK_SEND, (void (*)(void))tunnel_send);
-    }
     if (types[0] == '\0')
         (void)snprintf(types, sizeof(types), "%s,%s,%s,%s", host_key_types[0], host_key_types[1],
                        host_key_types[2], host_key_types[3]);

@@ -46,7 +46,8 @@ struct ds_comm_backend {
                  struct ds_error *err); /* all ranks agree on their groups by then */
     void (*close)(struct ds_comm *comm);
     void *(*arena)(struct ds_comm *comm);
-    void (*abort)(struct ds_comm *comm); /* async-signal-safe */
+    void *(*border)(struct ds_comm *comm); /* NULL: nothing can be held once */
+    void (*abort)(struct ds_comm *comm);   /* async-signal-safe */
     int (*run[DS_COMM_OP_COUNT])(struct ds_comm *comm, const struct ds_comm_call *call,
                                  struct ds_error *err);
 };

@@ -63,6 +63,11 @@ void *ds_comm_arena(struct ds_comm *comm)
     return comm->backend->arena(comm);
 }
 
+void *ds_comm_border(struct ds_comm *comm)
+{
+    return comm->backend->border != NULL ? comm->backend->border(comm) : NULL;
+}
+
 void ds_comm_abort(struct ds_comm *comm)
 {
     comm->backend->abort(comm);

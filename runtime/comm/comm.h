@@ -38,6 +38,11 @@
  * Shared memory: the backend `host` maps one region inherited from the agent (an anonymous memfd)
  * that holds control words and one arena per rank.  Buffers inside the arena are reduced in place,
  * read by all ranks without a copy; any other buffer is staged through a bounded window of it.
+ * It may have a common area besides, which all ranks of the host see at one place: what they hold
+ * once.  There an all-gather moves nothing, for who wrote its shard wrote everybody's: it waits
+ * until all have.  Nothing else may be called on that area, and that only by a group that is all
+ * the ranks of one host, each with the same part of it; when a shard may be written again is the
+ * callers' to order.  What a wire would carry is counted as ever.
  *
  * Tests   tests/comm/
  */
@@ -110,6 +115,8 @@ struct ds_comm_args {
     const struct ds_comm_meet *meet;  /* NULL: all ranks are on this host; borrowed during open */
     int shm_fd;                       /* borrowed; -1: private memory, world must be 1 */
     size_t arena_bytes;               /* the same on every rank */
+    size_t common_bytes;              /* so is this: held once by the ranks of a host; 0: nothing */
+    size_t beside_bytes;              /* right behind that, this rank's own */
     uint64_t timeout_ms;              /* 0: wait for ever */
     unsigned spin;                    /* polls before sleeping; 0 where ranks outnumber cores */
     /* nccl: the ranks' comm of the host, and the device; borrowed until the comm is closed. */
@@ -149,6 +156,9 @@ int ds_comm_staging_bytes(const struct ds_comm_group *group, unsigned rank, unsi
 
 /* This rank's arena: arena_bytes, zeroed, page-aligned.  Owned by the comm. */
 void *ds_comm_arena(struct ds_comm *comm);
+/* The border of what is held once: common_bytes below it, beside_bytes above it are this rank's
+ * own; zeroed.  Owned by the comm.  NULL: the backend has no such area. */
+void *ds_comm_border(struct ds_comm *comm);
 
 /* Where the next operations on memory of a device go; kernels/device.h. */
 struct ds_stream;

@@ -103,6 +103,8 @@ static int open_region(struct ds__host *host, const struct ds_comm_args *args, s
         .name = args->rank,
         .shm_fd = far && args->local_world == 1 ? -1 : args->shm_fd,
         .arena_bytes = args->arena_bytes,
+        .common_bytes = args->common_bytes,
+        .beside_bytes = args->beside_bytes,
         .windows = far && args->local_world < args->world,
     };
 
@@ -199,6 +201,13 @@ static void *host_arena(struct ds_comm *comm)
     return ds__region_arena(host->sync.region, host->desk[host->sync.me]);
 }
 
+static void *host_border(struct ds_comm *comm)
+{
+    const struct ds__region *region = host_of(comm)->sync.region;
+
+    return ds__region_common(region) + region->common_bytes;
+}
+
 static void host_abort(struct ds_comm *comm)
 {
     struct ds__host *host = host_of(comm);
@@ -254,6 +263,7 @@ const struct ds_comm_backend ds_comm_backend_host = {
     .split = host_split,
     .close = host_close,
     .arena = host_arena,
+    .border = host_border,
     .abort = host_abort,
     .run =
         {

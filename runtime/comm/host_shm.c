@@ -6,10 +6,11 @@
  * Every operation opens with one barrier at which each rank shows what it calls (its post); ranks
  * that differ all fail with EPROTO, and where all buffers lie in arenas the work goes straight
  * to them.  Otherwise they pass through the windows chunk by chunk: while one half of the windows
- * is worked on, the other is filled, so a chunk costs one barrier.
+ * is worked on, the other is filled, so a chunk costs one barrier.  A buffer that all hold once is
+ * gathered when all have come.
  *
  * Sums   rank r adds slice r of all ranks by the tree of tree.h and writes the sum to everyone.
- * Tests  tests/comm/test_comm.c
+ * Tests  tests/comm/test_comm.c, test_common.c
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -45,14 +46,34 @@ struct ds__post *ds__shm_post(const struct ds__host *host, unsigned rank)
                 ->post[host->calls & 1];
 }
 
-static uint64_t offset_in_arena(const struct ds__host *host, const struct ds_comm_call *call)
+/* Is the buffer in so many bytes from `area`, and where? */
+static bool lies_in(const struct ds_comm_call *call, const unsigned char *area, size_t bytes,
+                    uint64_t *offset)
 {
-    uintptr_t arena = (uintptr_t)arena_of(host, host->sync.me);
-    uintptr_t at = (uintptr_t)call->buf - arena; /* wraps to a large number below the arena */
+    uintptr_t at = (uintptr_t)call->buf - (uintptr_t)area; /* wraps to a large number below it */
 
-    if (at >= host->sync.region->arena_bytes || host->sync.region->arena_bytes - at < call->bytes)
-        return DS_REGION_OUTSIDE;
-    return at;
+    *offset = at;
+    return call->bytes > 0 && at < bytes && call->bytes <= bytes - at;
+}
+
+/* Parts of two areas are in none. */
+static enum ds__area find_area(const struct ds__host *host, const struct ds_comm_call *call,
+                               uint64_t *offset)
+{
+    const struct ds__region *region = host->sync.region;
+
+    if (lies_in(call, arena_of(host, host->sync.me), region->arena_bytes, offset))
+        return DS_AREA_ARENA;
+    if (lies_in(call, ds__region_common(region), region->common_bytes, offset))
+        return DS_AREA_COMMON;
+    *offset = 0;
+    return DS_AREA_OUTSIDE;
+}
+
+static size_t area_bytes(const struct ds__host *host, uint32_t area)
+{
+    return area == DS_AREA_COMMON ? host->sync.region->common_bytes
+                                  : host->sync.region->arena_bytes;
 }
 
 static int describe_mismatch(const struct ds__host *host, const struct ds__post *mine,
@@ -67,21 +88,45 @@ static int describe_mismatch(const struct ds__host *host, const struct ds__post 
                    host->name[rank], ds_comm_op_name(its->op), its->bytes, its->root);
 }
 
+/* Everybody comes to the same answer: what is held once is so for all of them, at one place. */
+static int check_common(const struct ds__host *host, const struct ds__post *mine, unsigned rank,
+                        struct ds_error *err)
+{
+    const struct ds__post *its = ds__shm_post(host, rank);
+
+    if (its->area != DS_AREA_COMMON && mine->area != DS_AREA_COMMON)
+        return 0;
+    if (its->area != mine->area || its->offset != mine->offset)
+        return ds_fail(err, EPROTO, "%s of memory that is held once, and of other on rank %u",
+                       ds_comm_op_name(mine->op),
+                       host->name[its->area == DS_AREA_COMMON ? host->sync.me : rank]);
+    if (mine->op != DS_COMM_ALL_GATHER || host->sync.members != host->sync.region->ranks ||
+        host->sync.members != host->base.world)
+        return ds_fail(err, EINVAL,
+                       "%s by %u ranks of memory that all %u ranks of the host hold once",
+                       ds_comm_op_name(mine->op), host->base.world, host->sync.region->ranks);
+    return 0;
+}
+
 static int compare_posts(const struct ds__host *host, struct ds_error *err)
 {
     const struct ds__post *mine = ds__shm_post(host, host->sync.me);
 
     for (unsigned rank = 0; rank < host->sync.members; rank++) {
         const struct ds__post *its = ds__shm_post(host, rank);
-        bool fits = its->offset == DS_REGION_OUTSIDE ||
-                    (its->offset <= host->sync.region->arena_bytes &&
-                     its->bytes <= host->sync.region->arena_bytes - its->offset);
+        size_t room = area_bytes(host, its->area);
+        bool fits = its->area == DS_AREA_OUTSIDE ||
+                    (its->offset <= room && its->bytes <= room - its->offset);
+        int rc;
 
         if (its->op != mine->op || its->bytes != mine->bytes || its->root != mine->root)
             return describe_mismatch(host, mine, rank, err);
         if (!fits)
             return ds_fail(err, EPROTO, "rank %u shows a buffer beyond its arena",
                            host->name[rank]);
+        rc = check_common(host, mine, rank, err);
+        if (rc < 0)
+            return rc;
     }
     return 0;
 }
@@ -108,7 +153,7 @@ int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct
     post->op = call->op;
     post->root = call->root;
     post->bytes = call->bytes;
-    post->offset = offset_in_arena(host, call);
+    post->area = find_area(host, call, &post->offset);
     if (call->op == DS_COMM_ALL_REDUCE_F64 && call->bytes != 0)
         memcpy(post->f64, call->buf, call->bytes);
     rc = ds__shm_barrier(host, call, err);
@@ -120,11 +165,11 @@ int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct
 bool ds__shm_find_buffers(struct ds__host *host, unsigned first, unsigned last)
 {
     for (unsigned rank = first; rank <= last; rank++) {
-        uint64_t offset = ds__shm_post(host, rank)->offset;
+        const struct ds__post *post = ds__shm_post(host, rank);
 
-        if (offset == DS_REGION_OUTSIDE)
+        if (post->area != DS_AREA_ARENA)
             return false;
-        host->peer[rank] = (float *)(void *)(arena_of(host, rank) + offset);
+        host->peer[rank] = (float *)(void *)(arena_of(host, rank) + post->offset);
     }
     return true;
 }
@@ -348,6 +393,8 @@ int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, st
 
     if (rc < 0 || comm->world == 1 || call->bytes == 0)
         return rc;
+    if (ds__shm_post(host, host->sync.me)->area == DS_AREA_COMMON)
+        return 0; /* all have come, so all shards are there */
     if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return all_gather_staged(host, call, err);
     for (unsigned rank = 0; rank < comm->world; rank++)

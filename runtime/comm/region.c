@@ -82,12 +82,21 @@ unsigned char *ds__region_arena(const struct ds__region *region, unsigned rank)
     return region->base + region->arenas_at + rank * region->arena_bytes;
 }
 
+unsigned char *ds__region_common(const struct ds__region *region)
+{
+    return region->base + region->common_at;
+}
+
 static int draw(struct ds__region *region, const struct ds__region_args *args, struct ds_error *err)
 {
     size_t window = args->windows ? DS_REGION_WINDOW_BYTES : window_bytes(args->ranks);
     size_t overhead = windows_at(args->ranks) + args->ranks * window;
-    size_t room = PTRDIFF_MAX - overhead;
+    size_t room = PTRDIFF_MAX - overhead, third = PTRDIFF_MAX / 3;
 
+    if (args->common_bytes > third || args->beside_bytes > third)
+        return ds_fail(err, EOVERFLOW, "%zu bytes held once and %zu beside do not fit in memory",
+                       args->common_bytes, args->beside_bytes);
+    room -= align_up(args->common_bytes) + align_up(args->beside_bytes);
     if (args->arena_bytes > room / args->ranks - DS_REGION_ALIGN)
         return ds_fail(err, EOVERFLOW, "%u arenas of %zu bytes do not fit in memory", args->ranks,
                        args->arena_bytes);
@@ -96,9 +105,12 @@ static int draw(struct ds__region *region, const struct ds__region_args *args, s
         .arenas_at = overhead,
         .window_bytes = window,
         .arena_bytes = align_up(args->arena_bytes),
+        .common_bytes = align_up(args->common_bytes),
+        .beside_bytes = align_up(args->beside_bytes),
         .ranks = args->ranks,
     };
-    region->bytes = region->arenas_at + args->ranks * region->arena_bytes;
+    region->common_at = region->arenas_at + args->ranks * region->arena_bytes;
+    region->bytes = region->common_at + region->common_bytes;
     return 0;
 }
 
@@ -115,6 +127,7 @@ static int compare(struct ds__control *control, const struct ds__region_args *ar
 {
     uint64_t group = agree(&control->group, MAGIC | args->ranks);
     uint64_t arena = agree(&control->arena_bytes, (uint64_t)args->arena_bytes + 1);
+    uint64_t common = agree(&control->common_bytes, (uint64_t)args->common_bytes + 1);
     int rc = 0;
 
     if ((group & ~(uint64_t)UINT32_MAX) != MAGIC)
@@ -127,6 +140,9 @@ static int compare(struct ds__control *control, const struct ds__region_args *ar
     else if (arena != (uint64_t)args->arena_bytes + 1)
         rc = ds_fail(err, EPROTO, "the arena has %zu bytes on rank %u and %" PRIu64 " on its peers",
                      args->arena_bytes, args->name, arena - 1);
+    else if (common != (uint64_t)args->common_bytes + 1)
+        rc = ds_fail(err, EPROTO, "%zu bytes are held once on rank %u and %" PRIu64 " on its peers",
+                     args->common_bytes, args->name, common - 1);
     if (rc < 0)
         ds__sync_abort(control, args->name); /* the peers need not wait for us */
     return rc;
@@ -176,11 +192,31 @@ static int sit_down(struct ds__region *region, const struct ds__region_args *arg
     return ds_fail(err, EPROTO, "two processes are rank %u of one group", args->name);
 }
 
+/* The file, and memory of this rank's own right behind it. */
+static void *map(const struct ds__region *region, int fd)
+{
+    const int rw = PROT_READ | PROT_WRITE, own = MAP_PRIVATE | MAP_ANONYMOUS;
+    size_t all = region->bytes + region->beside_bytes;
+    unsigned char *base;
+
+    if (fd < 0)
+        return mmap(NULL, all, rw, own, -1, 0);
+    if (region->beside_bytes == 0)
+        return mmap(NULL, all, rw, MAP_SHARED, fd, 0);
+    base = mmap(NULL, all, PROT_NONE, own | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return base;
+    if (mmap(base, region->bytes, rw, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED &&
+        mprotect(base + region->bytes, region->beside_bytes, rw) == 0)
+        return base;
+    (void)munmap(base, all);
+    return MAP_FAILED;
+}
+
 int ds__region_open(struct ds__region *region, const struct ds__region_args *args,
                     struct ds_error *err)
 {
     int rc = draw(region, args, err);
-    int flags = args->shm_fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
     void *base;
 
     if (rc == 0 && args->shm_fd >= 0)
@@ -189,14 +225,14 @@ int ds__region_open(struct ds__region *region, const struct ds__region_args *arg
         rc = grow(region, args->shm_fd, err);
     if (rc < 0)
         return rc;
-    base = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, flags, args->shm_fd, 0);
+    base = map(region, args->shm_fd);
     if (base == MAP_FAILED)
-        return ds_fail(err, ENOMEM, "cannot map %zu bytes of memory: %s", region->bytes,
-                       strerror(errno));
+        return ds_fail(err, ENOMEM, "cannot map %zu bytes of memory: %s",
+                       region->bytes + region->beside_bytes, strerror(errno));
     region->base = base;
     /* Fewer page faults where the system lends huge pages; no harm where it does not. */
-    (void)madvise(region->base + region->arenas_at, region->bytes - region->arenas_at,
-                  MADV_HUGEPAGE);
+    (void)madvise(region->base + region->arenas_at,
+                  region->bytes + region->beside_bytes - region->arenas_at, MADV_HUGEPAGE);
     rc = sit_down(region, args, err);
     if (rc < 0)
         ds__region_close(region);
@@ -206,6 +242,6 @@ int ds__region_open(struct ds__region *region, const struct ds__region_args *arg
 void ds__region_close(struct ds__region *region)
 {
     if (region->base != NULL)
-        (void)munmap(region->base, region->bytes);
+        (void)munmap(region->base, region->bytes + region->beside_bytes);
     region->base = NULL;
 }

@@ -4,6 +4,7 @@
  * region.h - the shared mapping of the ranks of one host, drawn once.
  *
  *     control | seats of rank 0 | seats of rank 1 | ... | window 0 | ... | arena 0 | arena 1 | ...
+ *     | common | beside
  *
  * control  one page: what the ranks must agree on, the barrier, the abort flag
  * seat     one page per rank and group it is in (slot 0 all ranks, 1 .. the groups split off): what
@@ -11,6 +12,9 @@
  *          the seat of its first member
  * window   staging for buffers that lie elsewhere; none where a rank is alone
  * arena    the rank's own memory, read and written by the peers inside collectives
+ * common   one for all ranks: what they hold once.  Its last byte is the last of a page
+ * beside   not in the file, but right behind `common` in every rank's addresses: memory of its own,
+ *          so that one array can be held once up to some element and by each rank behind it
  *
  * The file has no name and grows from empty: whoever comes first writes the agreement words,
  * everyone compares them, and only ranks that agree set the size, all the same one.
@@ -18,7 +22,7 @@
  * Ranks are counted on the host here: 0 .. ranks - 1.
  *
  * Private to runtime/comm/.
- * Tests   tests/comm/test_comm.c, test_group.c
+ * Tests   tests/comm/test_comm.c, test_common.c, test_group.c
  */
 #ifndef DS_RUNTIME_COMM_REGION_H
 #define DS_RUNTIME_COMM_REGION_H
@@ -49,19 +53,26 @@ struct ds__gate {                                      /* a barrier */
 struct ds__control {
     _Atomic uint64_t group;       /* magic << 32 | ranks; 0: nobody came yet */
     _Atomic uint64_t arena_bytes; /* + 1; 0: nobody came yet */
-    _Atomic uint32_t aborter;     /* global rank + 1 of the first to abort */
-    _Atomic uint32_t slots;       /* in use by any rank beside slot 0 */
+    _Atomic uint64_t common_bytes;
+    _Atomic uint32_t aborter; /* global rank + 1 of the first to abort */
+    _Atomic uint32_t slots;   /* in use by any rank beside slot 0 */
     struct ds__gate gate;
+};
+
+enum ds__area { /* where a buffer lies */
+                DS_AREA_OUTSIDE,
+                DS_AREA_ARENA, /* of the rank that calls */
+                DS_AREA_COMMON
 };
 
 /* What a rank is calling.  Two per seat, used in turn: one barrier later a peer may still read. */
 struct ds__post {
     uint32_t op, root;
     uint64_t bytes;
-    uint64_t offset; /* of the buffer in the arena, or DS_REGION_OUTSIDE */
+    uint32_t area;   /* enum ds__area of the buffer */
+    uint64_t offset; /* of it in that area */
     double f64[DS_COMM_MAX_F64];
 };
-#define DS_REGION_OUTSIDE UINT64_MAX
 
 struct ds__seat {
     _Atomic uint32_t taken;    /* a process sits here */
@@ -73,9 +84,11 @@ struct ds__seat {
 
 struct ds__region {
     unsigned char *base;
-    size_t bytes; /* of the mapping */
-    size_t windows_at, arenas_at;
+    size_t bytes; /* of the file */
+    size_t beside_bytes;
+    size_t windows_at, arenas_at, common_at;
     size_t window_bytes, arena_bytes; /* per rank, aligned */
+    size_t common_bytes;              /* aligned */
     unsigned ranks;                   /* of this host */
 };
 
@@ -84,7 +97,9 @@ struct ds__region_args {
     unsigned name;        /* the rank in all the job, for messages */
     int shm_fd;           /* borrowed; -1: private memory, for one rank */
     size_t arena_bytes;   /* the same for every rank */
-    bool windows;         /* even for one rank: it may be alone here and work with other hosts */
+    size_t common_bytes;  /* so is this */
+    size_t beside_bytes;
+    bool windows; /* even for one rank: it may be alone here and work with other hosts */
 };
 
 /* Bytes of control, seats and windows of all ranks. */
@@ -102,5 +117,6 @@ struct ds__seat *ds__region_seat(const struct ds__region *region, unsigned rank,
 struct ds__gate *ds__region_gate(const struct ds__region *region, unsigned first, unsigned slot);
 unsigned char *ds__region_window(const struct ds__region *region, unsigned rank);
 unsigned char *ds__region_arena(const struct ds__region *region, unsigned rank);
+unsigned char *ds__region_common(const struct ds__region *region);
 
 #endif

@@ -1,6 +1,6 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-TESTS_comm := tests/comm/test_tree.c tests/comm/test_half.c tests/comm/test_comm.c tests/comm/test_fault.c tests/comm/test_group.c tests/comm/test_net.c \
+TESTS_comm := tests/comm/test_tree.c tests/comm/test_half.c tests/comm/test_comm.c tests/comm/test_common.c tests/comm/test_fault.c tests/comm/test_group.c tests/comm/test_net.c \
     tests/comm/test_greet.c tests/comm/test_layout.c tests/comm/test_mesh.c tests/comm/test_address.c
 TESTS_comm += tests/comm/test_lend.c
 TESTROOMS_comm := comm base

@@ -27,7 +27,7 @@ struct hosts_seat;
 
 struct hosts {
     unsigned count[RANKS_MAX + 1]; /* ranks on each host, in order; 0 ends */
-    size_t arena_bytes;
+    size_t arena_bytes, common_bytes;
     uint64_t timeout_ms;
     unsigned open_ms;
     const void *user;
@@ -98,6 +98,7 @@ static inline struct ds_comm_args hosts_args(struct hosts_seat *seat)
                                  .meet = &seat->meet,
                                  .shm_fd = setup->fd[seat->host],
                                  .arena_bytes = setup->arena_bytes,
+                                 .common_bytes = setup->common_bytes,
                                  .timeout_ms = setup->timeout_ms};
 }
 

@@ -36,7 +36,7 @@ enum { RANKS_LESS = 1 };
 
 struct ranks {
     unsigned world;
-    size_t arena_bytes;
+    size_t arena_bytes, common_bytes, beside_bytes;
     uint64_t timeout_ms;
     unsigned spin;
     const void *user;
@@ -71,6 +71,8 @@ static inline struct ds_comm_args ranks_args(const struct ranks *setup, unsigned
                                  .world = setup->world,
                                  .shm_fd = setup->fd,
                                  .arena_bytes = setup->arena_bytes,
+                                 .common_bytes = setup->common_bytes,
+                                 .beside_bytes = setup->beside_bytes,
                                  .timeout_ms = setup->timeout_ms,
                                  .spin = setup->spin};
 }

@@ -183,17 +183,18 @@ Test(fault, different_calls_are_named)
 struct opened {
     const char *what, *text;
     unsigned world;
-    size_t arena_bytes;
+    size_t arena_bytes, common_bytes;
     unsigned rank;
     int rc;
 };
 
 /* clang-format off */
 static const struct opened second_opens[] = {
-    {"same again, other rank", "",                                          2, 4096, 1, 0},
-    {"other world",            "3 ranks share this host for rank 1 and 2",          3, 4096, 1, -EPROTO},
-    {"other arena",            "has 8192 bytes on rank 1 and 4096 on",   2, 8192, 1, -EPROTO},
-    {"same rank",              "two processes are rank 0",                  2, 4096, 0, -EPROTO},
+    {"same again, other rank", "",                                       2, 4096, 64, 1, 0},
+    {"other world", "3 ranks share this host for rank 1 and 2",          3, 4096, 64, 1, -EPROTO},
+    {"other arena", "has 8192 bytes on rank 1 and 4096 on",              2, 8192, 64, 1, -EPROTO},
+    {"other common memory", "65 bytes are held once on rank 1 and 64 on", 2, 4096, 65, 1, -EPROTO},
+    {"same rank", "two processes are rank 0",                            2, 4096, 64, 0, -EPROTO},
 };
 /* clang-format on */
 
@@ -208,10 +209,12 @@ Test(fault, ranks_must_agree_on_the_memory)
         int rc;
 
         first.fd = memfd_create("ranks", MFD_CLOEXEC);
+        first.common_bytes = 64;
         args = ranks_args(&first, 0);
         cr_assert(ds_comm_open(&one, &args, &err) == 0, "%s: %s", c->what, err.text);
         args.world = c->world;
         args.arena_bytes = c->arena_bytes;
+        args.common_bytes = c->common_bytes;
         args.rank = c->rank;
         rc = ds_comm_open(&two, &args, &err);
         cr_assert(rc == c->rc, "%s: %d %s", c->what, rc, err.text);

@@ -5,7 +5,8 @@
  *
  * ThreadSanitizer knows memory by its address: of two mappings it sees neither a race between them
  * nor what orders them.  Linked with --wrap=mmap and --wrap=munmap: whoever maps a file of which a
- * shared mapping stands gets that one.  It reaches beyond the end of a file that still grows.
+ * shared mapping stands gets that one, unless it says where.  It reaches beyond the end of a file
+ * that still grows.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -51,7 +52,8 @@ void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offse
     struct one_map *map;
     struct stat file;
 
-    if (fd < 0 || (flags & MAP_SHARED) == 0 || offset != 0 || fstat(fd, &file) != 0)
+    if (fd < 0 || (flags & MAP_SHARED) == 0 || (flags & MAP_FIXED) != 0 || offset != 0 ||
+        fstat(fd, &file) != 0)
         return __real_mmap(at, len, prot, flags, fd, offset);
     if (len > ROOM)
         abort();

@@ -90,6 +90,7 @@ static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct d
     args->world = r->place.placement.world;
     args->threads = r->place.threads;
     args->local_world = r->place.placement.place[0].ranks;
+    args->common = r->job.launch.device != DS_DEVICE_CUDA;
     r->cluster.hosts = r->place.placement.places;
     r->cluster.ranks = args->local_world;
     r->rates = r->rates && ds_cluster_links(&r->cluster);

@@ -93,6 +93,7 @@ static int prepare(struct run *run, struct ds_error *err)
     if (rc == 0)
         rc = ds_cli_memory(&run->job, &run->place, &run->memory, err);
     if (rc == 0) {
+        args.common = run->job.launch.device != DS_DEVICE_CUDA;
         args.world = run->place.placement.world;
         args.threads = run->place.threads;
         args.local_world = run->place.placement.place[0].ranks;

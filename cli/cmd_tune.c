@@ -333,6 +333,7 @@ static int prepare(struct tune *tune, struct ds_error *err)
                        tune->cluster.ranks);
     args.threads = tune->place.threads;
     args.available_bytes = ds_mem_available() / tune->cluster.ranks;
+    args.common = tune->job.launch.device != DS_DEVICE_CUDA;
     return ds_search(&args, &tune->candidate, &tune->candidates, err);
 }
 

@@ -61,7 +61,7 @@ static int reserve(struct ds_engine *engine, struct ds_error *err)
     for (unsigned i = 0; i < DS_ARENA_STAGING; i++) {
         int rc = 0;
 
-        if (plan->arena_bytes[i] > 0 && plan->shared_at[i] == DS_NOT_SHARED)
+        if (plan->arena_bytes[i] > 0 && plan->shared_at[i] == DS_NOT_SHARED && !plan->common[i])
             rc = ds_device_alloc(engine->args.device, plan->arena_bytes[i], &engine->own[i], err);
         if (rc != 0)
             return ds_error_context(err, rc, "arena '%s'", ds_arena_name((enum ds_arena_kind)i));

@@ -5,6 +5,8 @@
  */
 #include "runtime/exchange.h"
 
+#include <errno.h>
+
 #include "kernels/dtype.h"
 #include "runtime/comm/half.h"
 
@@ -25,6 +27,14 @@ static int split(struct ds_exchange *exchange, struct ds_error *err)
     return rc != 0 ? rc : ds_comm_split(exchange->comm, &across, &exchange->across, err);
 }
 
+/* What is replicated lies behind the border. */
+static void *common_memory(const struct ds_plan *plan, struct ds_comm *comm)
+{
+    unsigned char *border = ds_comm_border(comm);
+
+    return border == NULL ? NULL : border - plan->common_bytes;
+}
+
 int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, struct ds_comm *comm,
                      void *const memory[DS_ARENA_COUNT], struct ds_error *err)
 {
@@ -40,8 +50,12 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
         exchange->memory[i] = memory[i];
         if (plan->shared_at[i] != DS_NOT_SHARED)
             exchange->memory[i] = (unsigned char *)ds_comm_arena(comm) + plan->shared_at[i];
+        if (plan->common[i])
+            exchange->memory[i] = common_memory(plan, comm);
     }
-    rc = split(exchange, err);
+    rc = plan->common_bytes > 0 && ds_comm_border(comm) == NULL
+             ? ds_fail(err, ENOTSUP, "these ranks have no memory that they hold once")
+             : split(exchange, err);
     if (rc != 0)
         ds_exchange_close(exchange);
     return rc;
@@ -66,7 +80,7 @@ void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket)
 
     if (plan->gathered_elems > 0 && !plan->bucket[bucket].replicated)
         return element(exchange, DS_ARENA_GATHERED, plan->bucket[bucket].gathered_at);
-    return element(exchange, exchange->own, ds_plan_held(plan, exchange->own, bucket).at);
+    return element(exchange, exchange->own, ds_plan_bucket_at(plan, exchange->own, bucket));
 }
 
 void *ds_exchange_own(const struct ds_exchange *exchange, size_t bucket)

@@ -136,6 +136,7 @@ struct ds_job {
         uint64_t bucket_mb;       /* 0: auto */
         uint64_t replicate_below; /* elements; 0: nothing is */
         enum ds_shard_group shard_group;
+        bool once_per_host;
     } zero;
     struct {
         enum ds_offload optim;

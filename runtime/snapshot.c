@@ -19,7 +19,7 @@ static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct 
 {
     const struct ds_plan_param *param = &plan->param[index];
     struct ds_held held = ds_plan_held_param(plan, arena, index);
-    bool shared = plan->sharded[arena] && !plan->bucket[param->bucket].replicated;
+    bool shared = ds_plan_divides(plan, arena, param->bucket);
 
     *tensor = (struct ds_ckpt_tensor){
         .dtype = DS_F32,

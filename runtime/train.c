@@ -23,6 +23,7 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_train_args *args = trainer->args;
     const struct ds_plan_args plan = {.job = args->job,
+                                      .common = args->job->launch.device != DS_DEVICE_CUDA,
                                       .world = args->world,
                                       .rank = args->rank,
                                       .threads = args->threads,
@@ -32,6 +33,8 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
 
     if (rc == 0)
         rc = ds_plan_build(&trainer->plan, &plan, err);
+    if (rc == 0)
+        ds__trainer_fit(trainer, &trainer->plan);
     if (rc == 0)
         rc = ds__trainer_trace_open(trainer, err);
     if (rc == 0)

@@ -42,6 +42,8 @@ static int open_host(struct ds_trainer *trainer, uint64_t shared_bytes, struct d
         .world = args->world,
         .shm_fd = args->world > 1 ? args->shm_fd : -1,
         .arena_bytes = shared_bytes,
+        .common_bytes = trainer->once.common,
+        .beside_bytes = trainer->once.beside,
         .timeout_ms = timeout_ms(),
         .spin = cores >= (long)args->local_world * (long)args->threads ? SPIN_POLLS : 0,
     };
@@ -80,6 +82,17 @@ static int open_device_comm(struct ds_trainer *trainer, uint64_t shared_bytes, s
     comm.control = trainer->control;
     ds_board_init(&trainer->board, args->link, args->rank);
     return rc == 0 ? ds_comm_open(&trainer->comm, &comm, err) : rc;
+}
+
+static void at_least(uint64_t *bytes, uint64_t more)
+{
+    *bytes = *bytes > more ? *bytes : more;
+}
+
+void ds__trainer_fit(struct ds_trainer *trainer, const struct ds_plan *plan)
+{
+    at_least(&trainer->once.common, plan->common_bytes);
+    at_least(&trainer->once.beside, plan->beside_bytes);
 }
 
 int ds__trainer_comm(struct ds_trainer *trainer, uint64_t shared_bytes, struct ds_error *err)

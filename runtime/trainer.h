@@ -14,10 +14,15 @@
 #include "runtime/scaler.h"
 #include "runtime/train.h"
 
+struct ds__once { /* bytes that the comm has for what ranks hold once, and beside it */
+    uint64_t common, beside;
+};
+
 struct ds_trainer {
     const struct ds_train_args *args;
     const struct ds_job *job;
     struct ds_plan plan;
+    struct ds__once once;
     struct ds_comm *comm;    /* of the device */
     struct ds_comm *control; /* of the host where the device has another one, else NULL */
     struct ds_board board;
@@ -39,9 +44,10 @@ struct ds_trainer {
     uint64_t timed_ns, timed_steps; /* since the last metric */
 };
 
-/* trainer.c: what a run needs.  Comm first, with a shared arena of `shared_bytes`; then, with a
- * plan built, data, device and engine.  Close takes back all of it, opened or not; after a failure
- * it aborts the comm first. */
+/* trainer.c: what a run needs.  Comm first, with a shared arena of `shared_bytes` and what every
+ * plan that was fitted in holds once; then, with a plan built, data, device and engine.  Close
+ * takes back all of it, opened or not; after a failure it aborts the comm first. */
+void ds__trainer_fit(struct ds_trainer *trainer, const struct ds_plan *plan);
 int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct ds_error *err)
     DS_NODISCARD;
 /* Does a device apart hold the plan?  Before anything but the scratch is allocated on it. */

@@ -3,7 +3,7 @@
  *
  * trial.c - the contract is in trial.h.
  *
- * Device and line between the ranks are opened once, with the largest scratch and shared arena of
+ * Device and line between the ranks are opened once, with the largest scratch and shared memory of
  * all trials; data and engine are opened anew for each.
  */
 #include "runtime/trial.h"
@@ -33,6 +33,7 @@ static int read_trial(struct trial *trial, const struct ds_train_args *args,
     char text[DS_MAX_TRIAL_TEXT], *rest = text, *word;
     const char *words[DS_MAX_TRIAL_WORDS];
     const struct ds_plan_args plan = {.job = &trial->job,
+                                      .common = args->job->launch.device != DS_DEVICE_CUDA,
                                       .world = args->world,
                                       .rank = args->rank,
                                       .threads = args->threads,
@@ -78,6 +79,8 @@ static int one_step(struct ds_trainer *trainer, uint64_t step, double *ms, struc
 
     if (rc == 0)
         rc = ds_engine_step(trainer->engine, &args, &result, err);
+    if (rc == 0)
+        rc = ds_engine_settle(trainer->engine, err); /* gathers are of the step */
     if (rc == 0 && result.stop)
         return ds_fail(err, ECANCELED, "stopped as asked");
     if (rc == 0)
@@ -140,6 +143,7 @@ static int run_trials(struct trial *trial, const struct ds_train_args *args,
     for (unsigned i = 0; rc == 0 && i < spec->trials; i++) {
         rc = read_trial(&trial[i], args, spec, i, err);
         shared = trial[i].plan.shared_bytes > shared ? trial[i].plan.shared_bytes : shared;
+        ds__trainer_fit(&line, &trial[i].plan);
         scratch = trial[i].plan.scratch_bytes > scratch ? trial[i].plan.scratch_bytes : scratch;
     }
     if (rc == 0)

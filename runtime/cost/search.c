@@ -62,7 +62,9 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
                                            .world = (unsigned)search->ranks,
                                            .threads = args->threads,
                                            .local_world = (unsigned)args->cluster->ranks,
-                                           .apart = args->cluster->pcie.bandwidth > 0.0};
+                                           .apart = args->cluster->pcie.bandwidth > 0.0,
+                                           .common = args->common};
+    unsigned together = args->common ? (unsigned)args->cluster->ranks : 1;
     struct ds_prediction prediction;
     struct ds_plan plan;
     int rc = ds_plan_build(&plan, &plan_args, &search->last);
@@ -71,8 +73,9 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
         return rc == -ENOMEM ? ds_fail(err, ENOMEM, "%s", search->last.text) : 0;
     rc = ds_predict(&prediction, args->cluster, &plan, err);
     candidate.bytes = ds_plan_total_bytes(&plan);
-    candidate.fits = args->available_bytes == 0 ||
-                     ds_plan_check_fit(&plan, 1, args->available_bytes, &search->last) == 0;
+    candidate.fits =
+        args->available_bytes == 0 ||
+        ds_plan_check_fit(&plan, together, together * args->available_bytes, &search->last) == 0;
     candidate.fits = candidate.fits && ds_cluster_holds(args->cluster, &plan, &search->last) == 0;
     ds_plan_release(&plan);
     if (rc != 0)

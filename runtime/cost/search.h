@@ -30,6 +30,7 @@ struct ds_search_args {
     const struct ds_cluster *cluster;
     unsigned threads;         /* of a rank */
     uint64_t available_bytes; /* of one rank; 0: not checked */
+    bool common;              /* as in ds_plan_args */
     struct ds_arena *arena;
 };
 

@@ -251,10 +251,12 @@ static double reduce_s(const struct bench *b, const struct ds_bucket *bucket)
            ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
 }
 
+/* Of what is held once per host nothing is moved. */
 static double gather_s(const struct bench *b, const struct ds_bucket *bucket)
 {
-    return ds_work_collective(b->cluster, ring_of_shards(b), (double)bucket->padded_elems * b->act,
-                              1);
+    double bytes = b->plan->common_bytes > 0 ? 0.0 : (double)bucket->padded_elems * b->act;
+
+    return ds_work_collective(b->cluster, ring_of_shards(b), bytes, 1);
 }
 
 /* --- the end of a step ------------------------------------------------------------------------ */

@@ -147,6 +147,18 @@ uint64_t ds_plan_total_bytes(const struct ds_plan *plan)
     return owned_bytes(plan) + plan->peer_bytes;
 }
 
+uint64_t ds_plan_ranks_bytes(const struct ds_plan *plan, unsigned ranks)
+{
+    return ranks * (owned_bytes(plan) - plan->common_bytes) + plan->common_bytes;
+}
+
+/* Is that no more than `available_bytes`, however many there are? */
+static bool hold(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes)
+{
+    return plan->common_bytes <= available_bytes &&
+           owned_bytes(plan) - plan->common_bytes <= (available_bytes - plan->common_bytes) / ranks;
+}
+
 int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
                       struct ds_error *err)
 {
@@ -154,13 +166,16 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
     char table[DS_MAX_ERROR_TEXT / 2] = "";
     size_t at = 0;
 
-    if (owned <= available_bytes / ranks)
+    if (hold(plan, ranks, available_bytes))
         return 0;
     for (unsigned i = 0; i < DS_ARENA_COUNT && at < sizeof(table); i++)
         if (plan->arena_bytes[i] > 0 && !(plan->host[i] && plan->apart))
             at += (size_t)snprintf(table + at, sizeof(table) - at, "%s%s %s", at > 0 ? ", " : "",
                                    ds_arena_name((enum ds_arena_kind)i),
                                    ds__bytes_text(plan->arena_bytes[i]).text);
+    if (plan->common_bytes > 0 && at < sizeof(table))
+        (void)snprintf(table + at, sizeof(table) - at, ", %s of it once for all",
+                       ds__bytes_text(plan->common_bytes).text);
     return ds_fail(
         err, ENOMEM,
         "not enough memory: %u rank%s need%s %s%s and %s has %s free; lower "

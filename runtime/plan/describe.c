@@ -87,6 +87,9 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
                         ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text);
+    if (plan->common_bytes > 0)
+        (void)ds_buf_printf(out, ", parameters of %s once per host",
+                            ds__bytes_text(plan->common_bytes).text);
     describe_recompute(plan, out);
     (void)ds_buf_puts(out, "\n");
     (void)ds_buf_printf(out, "work      %s FLOP per token, %" PRIu64 " messages and %s per step\n",
@@ -126,6 +129,10 @@ void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
     }
     if (!plan->offload || !plan->apart)
         print_row(out, "total", ds_plan_total_bytes(plan));
+    if (plan->common_bytes == 0)
+        return;
+    print_row(out, "of it once per host", plan->common_bytes);
+    print_row(out, "all ranks of a host", ds_plan_ranks_bytes(plan, plan->local_world));
 }
 
 static void print_traffic(const struct ds_plan *plan, struct ds_buf *out)
@@ -250,6 +257,8 @@ static void json_memory(struct ds_json *json, const struct ds_plan *plan)
         ds_json_u64(json, "of the host", ds_plan_host_bytes(plan));
     ds_json_u64(json, "shared, of other ranks", plan->peer_bytes);
     ds_json_u64(json, "total", ds_plan_total_bytes(plan));
+    ds_json_u64(json, "of it once per host", plan->common_bytes);
+    ds_json_u64(json, "all ranks of a host", ds_plan_ranks_bytes(plan, plan->local_world));
     ds_json_end_object(json);
 }
 

@@ -45,8 +45,23 @@ static uint64_t second_of(const struct ds_plan *plan, const struct ds_bucket *bu
     return loose < most ? loose : most;
 }
 
+enum ds_arena_kind ds__plan_read_arena(const struct ds_plan *plan)
+{
+    if (plan->stage == 3)
+        return DS_ARENA_GATHERED;
+    return plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
+}
+
+/* Elements of a whole line that are gathered; what is replicated lies behind them. */
+static uint64_t gathered_elems(const struct ds_plan *plan)
+{
+    const struct ds_bucket *last = &plan->bucket[plan->buckets - 1];
+
+    return last->replicated ? last->offset : plan->padded_elems;
+}
+
 /* What each stage divides, and where it lies.  Whole parameters are those that kernels read. */
-void ds__plan_divide(struct ds_plan *plan)
+void ds__plan_divide(struct ds_plan *plan, bool common)
 {
     uint64_t at = 0, second = 0;
 
@@ -55,6 +70,9 @@ void ds__plan_divide(struct ds_plan *plan)
     plan->sharded[DS_ARENA_PARAMS] = plan->stage >= (plan->copies ? 1 : 3);
     plan->sharded[DS_ARENA_PARAMS_LOW] = plan->stage >= 3;
     plan->sharded[DS_ARENA_HOST_GRADS] = plan->stage >= 1;
+    plan->common[ds__plan_read_arena(plan)] = common && (plan->stage == 1 || plan->stage == 2) &&
+                                              plan->shards == plan->local_world &&
+                                              gathered_elems(plan) > 0;
     plan->host[DS_ARENA_PARAMS] = plan->host[DS_ARENA_MOMENTS] = plan->offload;
     plan->host[DS_ARENA_HOST_GRADS] = plan->host[DS_ARENA_HOST_ROOM] = plan->offload;
     for (size_t i = 0; i < plan->buckets; i++) {
@@ -71,6 +89,8 @@ void ds__plan_divide(struct ds_plan *plan)
         plan->room_elems = 0;
     plan->held_elems = at;
     plan->second_elems = second;
+    if (plan->common[ds__plan_read_arena(plan)])
+        plan->common_bytes = gathered_elems(plan) * ds_dtype_bytes(ds_compute_dtype(plan->compute));
 }
 
 /* --- ranges ---------------------------------------------------------------------------------- */
@@ -130,9 +150,19 @@ size_t ds_plan_turn(const struct ds_plan *plan, size_t bucket)
     return whole ? (bucket + 1) % plan->buckets : bucket;
 }
 
+bool ds_plan_divides(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
+{
+    return (plan->sharded[arena] || plan->common[arena]) && !plan->bucket[bucket].replicated;
+}
+
+uint64_t ds_plan_bucket_at(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
+{
+    return place(plan, arena, bucket, 0);
+}
+
 struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
 {
-    if (plan->sharded[arena])
+    if (ds_plan_divides(plan, arena, bucket))
         return ds_plan_shard(plan, arena, bucket);
     return range(plan, arena, bucket, 0, plan->bucket[bucket].padded_elems);
 }

@@ -78,10 +78,23 @@ static uint64_t hash_of(const struct ds_plan *plan)
 {
     uint64_t hash = 0xcbf29ce484222325u;
     const uint64_t scalars[] = {
-        plan->world,      plan->micro_batches, plan->micro_batch,    plan->sequence,
-        plan->compute,    plan->params,        plan->padded_elems,   plan->logit_rows,
-        plan->shape.arch, plan->shape.heads,   plan->shape.kv_heads, plan->stage,
-        plan->shards,     plan->optim_states,  plan->by_tensor,      plan->bf16_wire,
+        plan->world,
+        plan->micro_batches,
+        plan->micro_batch,
+        plan->sequence,
+        plan->compute,
+        plan->params,
+        plan->padded_elems,
+        plan->logit_rows,
+        plan->shape.arch,
+        plan->shape.heads,
+        plan->shape.kv_heads,
+        plan->stage,
+        plan->shards,
+        plan->optim_states,
+        plan->by_tensor,
+        plan->bf16_wire,
+        plan->common[ds__plan_read_arena(plan)],
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -133,7 +146,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
         return rc;
     if ((rc = ds__plan_buckets(plan, job, err)) != 0)
         return rc;
-    ds__plan_divide(plan);
+    ds__plan_divide(plan, args->common && !args->apart && job->zero.once_per_host);
     if ((rc = ds__plan_schedule(plan, err)) != 0)
         return rc;
     if ((rc = ds__plan_memory(plan, err)) != 0)

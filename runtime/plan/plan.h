@@ -30,6 +30,11 @@
  *
  * A replicated bucket (tensors below zero.replicate_below) is held whole by every rank.
  *
+ * Where a shard group is the ranks of one host and they share memory, the parameters that stages 1
+ * and 2 gather are common: there once for the host, each shard written by its owner alone.  That is
+ * in order because owners write between NORM, to which every rank comes after its last backward
+ * pass, and the GATHER of the bucket, before which no rank reads it again.
+ *
  * Owner   everything hangs on plan->arena; ds_plan_release() frees.
  * Tests   tests/plan/
  */
@@ -207,6 +212,7 @@ struct ds_plan {
     uint64_t gathered_elems, staged_elems; /* of the two rooms */
     unsigned prefetch;                     /* buckets gathered ahead of their use */
     bool sharded[DS_ARENA_COUNT];          /* this rank holds a part of the line */
+    bool common[DS_ARENA_COUNT];           /* it sees the whole line and writes a part of it */
     bool offload;              /* PARAMS and MOMENTS are the host's, which updates them */
     bool host[DS_ARENA_COUNT]; /* the arena lies in the host's memory */
     bool apart;                /* that is another than the device's */
@@ -223,6 +229,8 @@ struct ds_plan {
     uint64_t peer_bytes;     /* shared pages of other ranks that this one touches too */
     uint64_t shared_at[DS_ARENA_COUNT]; /* in the comm's arena, or DS_NOT_SHARED */
     uint64_t shared_bytes;              /* of the comm's arena */
+    uint64_t common_bytes; /* of the common arena: held once by the ranks of the host, from its */
+    uint64_t beside_bytes; /* start on; then what each rank has of its own: what is replicated */
     struct ds_plan_traffic traffic[DS_COMM_OP_COUNT];
     uint64_t wire_bytes_per_step; /* sent by one rank, but for the flags */
     uint64_t messages_per_step;
@@ -235,6 +243,7 @@ struct ds_plan_args {
     unsigned world, rank, threads;
     unsigned local_world; /* ranks of each host; 0: all on one */
     bool apart;           /* the device has memory of its own */
+    bool common;          /* ranks of a host can hold once what all of them read */
 };
 
 /* The type of activations and of the parameters that kernels read. */
@@ -255,11 +264,16 @@ struct ds_held {
 };
 
 /* What of the line of `bucket` this rank holds in `arena`: PARAMS, PARAMS_LOW, GRADS, HOST_GRADS or
- * MOMENTS (the first state; of the second ds_plan_state_at()).  Counted from the bucket's start. */
+ * MOMENTS (the first state; of the second ds_plan_state_at()).  Counted from the bucket's start.
+ * Of what is common a rank holds its shard: others write the rest. */
 struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
 /* What of parameter `param`, in its own row-major elements; count 0: nothing. */
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,
                                   size_t param);
+/* Is that a part, which other ranks of the shard group complete? */
+bool ds_plan_divides(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
+/* Where the bucket begins in an arena that has it whole. */
+uint64_t ds_plan_bucket_at(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
 /* What this rank updates: its shard, or a bucket that is replicated.  `at` as in ds_plan_held(). */
 struct ds_held ds_plan_shard(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
 /* This rank's slice, and what of parameter `param` lies in it. */
@@ -298,6 +312,9 @@ int ds_plan_settle(struct ds_job *job, const struct ds_plan_args *args, unsigned
 uint64_t ds_plan_total_bytes(const struct ds_plan *plan);
 /* The arenas in the host's memory. */
 uint64_t ds_plan_host_bytes(const struct ds_plan *plan);
+/* What `ranks` such ranks add to the memory of the host, or of their devices: what they hold once
+ * counts once, pages that several touch where they belong. */
+uint64_t ds_plan_ranks_bytes(const struct ds_plan *plan, unsigned ranks);
 
 /* Does this host hold `ranks` such ranks?  `available_bytes` from ds_mem_available(); of a plan
  * that is apart, a device's.  -ENOMEM with the table of arenas in the text. */

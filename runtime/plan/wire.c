@@ -10,7 +10,8 @@
  *
  * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a
  * host read each other's without a copy.  Pages of a peer that a rank reads count to the resident
- * size of both.
+ * size of both.  What is common lies there once, and counts to every rank's.  The bytes of gathers
+ * are those of a wire also where they move nothing.
  *
  * Tests   tests/plan/test_stages.c; tests/engine/test_stages.c compares with what was counted
  */
@@ -119,13 +120,6 @@ static void share(struct ds_plan *plan, enum ds_arena_kind kind)
     plan->shared_bytes += ds__round_up(plan->arena_bytes[kind], SHARED_ALIGN);
 }
 
-static enum ds_arena_kind read_arena(const struct ds_plan *plan)
-{
-    if (plan->stage == 3)
-        return DS_ARENA_GATHERED;
-    return plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
-}
-
 static enum ds_arena_kind written_arena(const struct ds_plan *plan)
 {
     if (plan->bf16_wire)
@@ -139,8 +133,10 @@ void ds__plan_share(struct ds_plan *plan)
         plan->shared_at[i] = DS_NOT_SHARED;
     plan->shared_bytes = 0;
     share(plan, written_arena(plan));
-    if (plan->stage > 0)
-        share(plan, read_arena(plan));
+    if (plan->common_bytes > 0)
+        plan->beside_bytes = plan->arena_bytes[ds__plan_read_arena(plan)] - plan->common_bytes;
+    else if (plan->stage > 0)
+        share(plan, ds__plan_read_arena(plan));
 }
 
 struct span {
@@ -183,7 +179,7 @@ static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, str
 int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
 {
     struct span *span = ds_arena_alloc(&plan->arena, plan->buckets, sizeof(*span));
-    bool divided = plan->stage > 0;
+    bool divided = plan->stage > 0, copied = divided && plan->common_bytes == 0;
     uint64_t parts = divided ? plan->shards : plan->world;
     uint64_t part = divided ? plan->shard : plan->rank;
     uint64_t local = plan->local_world < parts ? plan->local_world : parts;
@@ -195,9 +191,9 @@ int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
         return 0; /* each has a copy of its own on its device */
     plan->peer_bytes = (end - host - 1) * (plan->bf16_wire ? sizeof(uint16_t) : sizeof(float)) *
                        touched(plan, written_arena(plan), span, part, parts);
-    for (uint64_t peer = host; divided && peer < end; peer++)
+    for (uint64_t peer = host; copied && peer < end; peer++)
         if (peer != part)
             plan->peer_bytes +=
-                param_bytes(plan) * touched(plan, read_arena(plan), span, peer, parts);
+                param_bytes(plan) * touched(plan, ds__plan_read_arena(plan), span, peer, parts);
     return 0;
 }

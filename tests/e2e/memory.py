@@ -9,7 +9,8 @@ parameters, on 1 to 4 ranks where the machine holds them (`make check-memory`). 
 checkpoint of another layout takes at most its largest tensor more.
 
 A plan larger than the machine is refused, with its table, before anything starts.  In a cgroup that holds
-no rank's share of the states at stages 0 to 2, four ranks train at stage 3.
+no rank's share of the states at stages 0 to 2 with a copy of the parameters on every rank, four ranks train
+at stage 3; and at stage 2, where the host holds them once, which is what stage 3 shares.
 """
 import json
 import math
@@ -134,24 +135,26 @@ def dsrun_in(group, *args):
 
 def under_a_limit(group, limit):
     size, ranks = (8, 512, 8, 64, 1), 4
-    path, need, plans = job(size, ranks), {}, {}
+    path, need, plans, copies = job(size, ranks), {}, {}, "zero.once_per_host=false"
     for stage in range(4):
-        _, plans[stage] = plan_of(ranks, path, f"zero.stage={stage}")
+        _, plans[stage] = plan_of(ranks, path, f"zero.stage={stage}", copies)
         memory = plans[stage]["memory"]
-        need[stage] = ranks * (memory["total"] - memory["shared, of other ranks"])
+        need[stage] = memory["all ranks of a host"]
     most = (need[3] + min(need[s] for s in (0, 1, 2))) // 2
     states = 16 * plans[0]["parameters"]
     h.ok(states > most // ranks, "the states are more than one rank's share of the limit", f"{states}, {most}")
     (group / limit).write_text(str(most))
     for stage in (0, 1, 2):
         run = h.work() / f"limit-{stage}"
-        ran = dsrun_in(group, "--slots", ranks, "--run-dir", run, path, f"zero.stage={stage}")
+        ran = dsrun_in(group, "--slots", ranks, "--run-dir", run, path, f"zero.stage={stage}", copies)
         text = ran.stdout + ran.stderr
         h.ok(ran.returncode == 65 and "not enough memory" in text, f"stage {stage} is refused under the limit", text)
         h.ok(not (run / "logs").exists() or not list((run / "logs").iterdir()), f"stage {stage}: before it starts")
-    ran = dsrun_in(group, "--slots", ranks, "--run-dir", h.work() / "limit-3", path, "zero.stage=3")
-    if h.ok(ran.returncode == 0, "stage 3 trains under the limit", ran.stdout + ran.stderr):
-        h.ok(len(h.metrics(h.work() / "limit-3")) == 2, "every step of it")
+    for name, *keys in (("stage 3", "zero.stage=3"), ("stage 2 with parameters held once", "zero.stage=2")):
+        run = h.work() / f"limit-{keys[0][-1]}-trains"
+        ran = dsrun_in(group, "--slots", ranks, "--run-dir", run, path, *keys)
+        if h.ok(ran.returncode == 0, f"{name} trains under the limit", ran.stdout + ran.stderr):
+            h.ok(len(h.metrics(run)) == 2, "every step of it")
 
 
 def check_limit():
@@ -181,6 +184,9 @@ else:
         for zero in (0, 1, 2, 3) if world > 1 else (0,):
             compare(SIZES[0], world, zero)
     compare(SIZES[1], 2, 1, "bf16")
+    compare(SIZES[1], 2, 1, "bf16", "zero.once_per_host=false")
+    compare(SIZES[0], 3, 2, "fp32", "zero.once_per_host=false")
+    compare(SIZES[0], 3, 1, "fp32", "zero.replicate_below=100000")
     compare(SIZES[1], 2, 3, "bf16")
     compare(SIZES[1], 3, 1, "fp32", "optim.name=muon")
     compare(SIZES[1], 2, 2, "bf16", "precision.grad_wire=bf16", "optim.name=muon")

@@ -10,6 +10,7 @@
 #define DS_TESTS_ENGINE_FIXTURE_H
 
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -111,7 +112,7 @@ struct test_run {
     const char *weights; /* safetensors of initial weights, or NULL: small numbers */
     const char *tokens;  /* safetensors of samples */
     unsigned world, threads;
-    unsigned local_world; /* ranks of a host, or 0 */
+    unsigned local_world; /* ranks of a host, or 0: of the only one; hosts meet on loopback */
     bool overlap;
     const struct ds_comm_backend *backend; /* to take the place of the comm's own, or NULL */
     unsigned steps;
@@ -129,11 +130,32 @@ struct test_run {
     struct ds_error err[TEST_MAX_WORLD];
 };
 
+enum { TEST_RECORD = 256 };
+struct test_meeting { /* of ranks on several hosts */
+    pthread_barrier_t all;
+    uint8_t record[TEST_MAX_WORLD][TEST_RECORD];
+};
+
 struct test_rank {
     struct test_run *run;
     unsigned rank;
     int shm_fd;
+    struct test_meeting *meeting;
 };
+
+static inline int test_gather(void *user, const void *mine, size_t bytes, void *all,
+                              struct ds_error *err)
+{
+    const struct test_rank *me = user;
+
+    if (bytes > TEST_RECORD)
+        return ds_fail(err, EIO, "a record of %zu bytes", bytes);
+    memcpy(me->meeting->record[me->rank], mine, bytes);
+    (void)pthread_barrier_wait(&me->meeting->all);
+    for (unsigned rank = 0; rank < me->run->world; rank++)
+        memcpy((uint8_t *)all + rank * bytes, me->meeting->record[rank], bytes);
+    return 0;
+}
 
 static inline void test_init_weights(const struct test_run *run, const struct ds_plan *plan,
                                      float *params)
@@ -284,8 +306,41 @@ static inline int test_plan(struct ds_plan *plan, const struct test_run *run, un
                                                 .world = run->world,
                                                 .rank = rank,
                                                 .threads = run->threads,
-                                                .local_world = run->local_world},
+                                                .local_world = run->local_world,
+                                                .common = true},
                          err);
+}
+
+static inline unsigned test_local_world(const struct test_run *run)
+{
+    return run->local_world > 0 ? run->local_world : run->world;
+}
+
+static inline int test_open_comm(const struct test_rank *me, const struct ds_plan *plan,
+                                 struct ds_comm **comm, struct ds_error *err)
+{
+    static const uint8_t key[DS_COMM_KEY_BYTES] = "the key of a job in one process";
+    unsigned local = test_local_world(me->run);
+    const struct ds_comm_meet meet = {.host = "here",
+                                      .address = "127.0.0.1",
+                                      .node = me->rank / local,
+                                      .key = key,
+                                      .timeout_ms = 60000,
+                                      .gather = test_gather,
+                                      .user = (void *)(uintptr_t)me};
+    const struct ds_comm_args args = {.backend = "host",
+                                      .rank = me->rank,
+                                      .world = me->run->world,
+                                      .local_rank = me->rank % local,
+                                      .local_world = local,
+                                      .meet = local < me->run->world ? &meet : NULL,
+                                      .shm_fd = me->shm_fd,
+                                      .arena_bytes = plan->shared_bytes,
+                                      .common_bytes = plan->common_bytes,
+                                      .beside_bytes = plan->beside_bytes,
+                                      .timeout_ms = 60000};
+
+    return ds_comm_open(comm, &args, err);
 }
 
 static inline void *test_rank_main(void *arg)
@@ -299,14 +354,7 @@ static inline void *test_rank_main(void *arg)
     int rc = test_plan(&plan, run, me->rank, err);
 
     if (rc == 0)
-        rc = ds_comm_open(&comm,
-                          &(struct ds_comm_args){.backend = "host",
-                                                 .rank = me->rank,
-                                                 .world = run->world,
-                                                 .shm_fd = me->shm_fd,
-                                                 .arena_bytes = plan.shared_bytes,
-                                                 .timeout_ms = 60000},
-                          err);
+        rc = test_open_comm(me, &plan, &comm, err);
     if (rc == 0 && run->backend != NULL)
         comm->backend = run->backend;
     if (rc == 0)
@@ -331,8 +379,13 @@ static inline void test_run(struct test_run *run)
 {
     struct test_rank ranks[TEST_MAX_WORLD];
     pthread_t thread[TEST_MAX_WORLD];
-    int fd = run->world > 1 ? memfd_create("test", MFD_CLOEXEC) : -1;
+    struct test_meeting meeting;
+    unsigned local = test_local_world(run);
+    int fd[TEST_MAX_WORLD]; /* of every host */
 
+    for (unsigned i = 0; i < TEST_MAX_WORLD; i++)
+        fd[i] = run->world > 1 ? memfd_create("test", MFD_CLOEXEC) : -1;
+    cr_assert_eq(pthread_barrier_init(&meeting.all, NULL, run->world), 0);
     cr_assert_eq(test_plan(&run->plan, run, 0, NULL), 0);
     run->elems = run->plan.padded_elems;
     ds_plan_release(&run->plan);
@@ -341,13 +394,16 @@ static inline void test_run(struct test_run *run)
     run->exp_avg = calloc(run->elems, sizeof(float));
     cr_assert(run->first_grads != NULL && run->params != NULL && run->exp_avg != NULL);
     for (unsigned i = 0; i < run->world; i++) {
-        ranks[i] = (struct test_rank){.run = run, .rank = i, .shm_fd = fd};
+        ranks[i] =
+            (struct test_rank){.run = run, .rank = i, .shm_fd = fd[i / local], .meeting = &meeting};
         cr_assert_eq(pthread_create(&thread[i], NULL, test_rank_main, &ranks[i]), 0);
     }
     for (unsigned i = 0; i < run->world; i++)
         cr_assert_eq(pthread_join(thread[i], NULL), 0);
-    if (fd >= 0)
-        (void)close(fd);
+    for (unsigned i = 0; i < TEST_MAX_WORLD; i++)
+        if (fd[i] >= 0)
+            (void)close(fd[i]);
+    (void)pthread_barrier_destroy(&meeting.all);
 }
 
 /* A run that must succeed. */

@@ -226,8 +226,9 @@ Test(bucket, spans_carry_groups)
     uint64_t covered = 0;
 
     job.optim.groups = (struct ds_rows){2, groups};
-    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0, false}, &err), 0,
-                 "%s", err.text);
+    cr_assert_eq(
+        ds_plan_build(&plan, &(struct ds_plan_args){.job = &job, .world = 2, .threads = 1}, &err),
+        0, "%s", err.text);
     for (size_t i = 0; i < plan.spans; i++)
         covered += plan.span[i].elems;
     cr_assert_eq(covered, ds_model_elems(&plan.shape));
@@ -250,8 +251,9 @@ Test(bucket, spans_carry_groups)
     }
     ds_plan_release(&plan);
     groups[1].match = "transformer.*.ln_1.bias";
-    cr_assert_eq(ds_plan_build(&plan, &(struct ds_plan_args){&job, 2, 0, 1, 0, false}, &err),
-                 -EINVAL);
+    cr_assert_eq(
+        ds_plan_build(&plan, &(struct ds_plan_args){.job = &job, .world = 2, .threads = 1}, &err),
+        -EINVAL);
     cr_assert_str_eq(err.text,
                      "'optim.groups' item 2: no tensor is left for 'transformer.*.ln_1.bias'; "
                      "tensors are called like 'transformer.ln_f.bias'");
@@ -419,6 +421,35 @@ Test(cost, a_plan_that_does_not_fit_is_refused_with_its_table)
     cr_assert(strstr(err.text, "optimizer") != NULL, "%s", err.text);
     cr_assert_gt(ds_mem_available(), 1 << 20);
     ds_plan_release(&plan);
+}
+
+/* What the ranks of a host hold once counts once for all of them, and in every rank's own total. */
+Test(plan, what_is_held_once_must_fit_once)
+{
+    struct ds_job job = test_job(test_gpt2(12, 256, 4, 5000, 64), 8, 1, 64);
+    struct ds_plan_args args = {.job = &job, .world = 4, .threads = 1, .common = true};
+    struct ds_error err = {0};
+    struct ds_plan once, copies;
+    uint64_t all;
+
+    job.zero.stage = 1;
+    cr_assert_eq(ds_plan_build(&once, &args, NULL), 0);
+    args.common = false;
+    cr_assert_eq(ds_plan_build(&copies, &args, NULL), 0);
+    cr_assert_eq(once.common_bytes, once.padded_elems * sizeof(float));
+    cr_assert_eq(copies.peer_bytes - once.peer_bytes, once.common_bytes / 4 * 3,
+                 "the shards of three peers are read where they are");
+    cr_assert_neq(once.hash, copies.hash);
+    all = ds_plan_ranks_bytes(&once, 4);
+    cr_assert_eq(ds_plan_ranks_bytes(&copies, 4) - all, 3 * once.common_bytes);
+    cr_assert_eq(ds_plan_check_fit(&once, 4, all, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_plan_check_fit(&once, 4, all - 1, &err), -ENOMEM);
+    cr_assert_not_null(strstr(err.text, " of it once"), "%s", err.text);
+    cr_assert_eq(ds_plan_check_fit(&once, 4, once.common_bytes - 1, &err), -ENOMEM);
+    cr_assert_eq(ds_plan_check_fit(&copies, 4, all, &err), -ENOMEM);
+    cr_assert_null(strstr(err.text, " of it once"), "%s", err.text);
+    ds_plan_release(&once);
+    ds_plan_release(&copies);
 }
 
 Test(plan, what_cannot_be_planned_is_refused)

@@ -23,6 +23,7 @@
 #include "cli/device.h"
 #include "cli/machine.h"
 #include "cli/place.h"
+#include "runtime/cost/depth.h"
 #include "runtime/cost/predict.h"
 #include "runtime/plan/plan.h"
 
@@ -36,6 +37,7 @@ struct request {
     bool rates;                  /* cluster says how fast things are */
     struct ds_cli_memory memory; /* of this job's hosts */
     struct ds_plan plan;
+    struct ds_depth depth;
     struct ds_prediction prediction;
 };
 
@@ -48,6 +50,9 @@ static void print(const struct request *r, struct ds_buf *out)
         (void)ds_buf_puts(out, "\n");
     }
     ds_plan_print(&r->plan, out);
+    if (r->depth.buckets > 0)
+        (void)ds_buf_puts(out, "\n");
+    ds_depth_print(&r->depth, out);
     if (r->rates) {
         (void)ds_buf_puts(out, "\n");
         ds_prediction_print(&r->prediction, &r->cluster, out);
@@ -65,6 +70,7 @@ static void print_json(const struct request *r, struct ds_buf *out)
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
     ds_plan_print_json(&r->plan, r->cli->schedule, &json);
+    ds_depth_print_json(&r->depth, &json);
     if (r->place.placement.places > 0)
         ds_cli_place_json(&r->place, "placement", &json);
     if (r->rates)
@@ -169,10 +175,12 @@ static uint64_t memory_of(const struct request *r, unsigned *ranks)
 
 static int settle(struct request *r, const struct ds_plan_args *args, struct ds_error *err)
 {
-    unsigned ranks;
-    uint64_t memory = memory_of(r, &ranks);
+    struct ds_depth_args depth = {.plan = *args, .cluster = r->rates ? &r->cluster : NULL};
+    int rc;
 
-    return ds_plan_settle(&r->job, args, ranks, memory, err);
+    depth.available_bytes = memory_of(r, &depth.ranks);
+    rc = ds_plan_settle(&r->job, args, depth.ranks, depth.available_bytes, err);
+    return rc == 0 ? ds_depth_settle(&r->job, &depth, &r->depth, err) : rc;
 }
 
 static int check_fit(const struct request *r, struct ds_error *err)

@@ -19,10 +19,12 @@
 #include "cli/cli.h"
 #include "cli/device.h"
 #include "cli/env.h"
+#include "cli/machine.h"
 #include "cli/place.h"
 #include "cli/report.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
+#include "runtime/cost/depth.h"
 #include "runtime/data/data.h"
 #include "runtime/job.h"
 #include "runtime/plan/plan.h"
@@ -81,6 +83,34 @@ static int check_memory(const struct run *run, struct ds_error *err)
     return rc;
 }
 
+/* What memory decides.  Rates that cannot be read are no reason not to train, and are told. */
+static int settle(struct run *run, const struct ds_plan_args *plan, struct ds_error *err)
+{
+    struct ds_depth_args args = {
+        .plan = *plan, .ranks = run->memory.ranks, .available_bytes = run->memory.bytes};
+    struct ds_cluster cluster;
+    struct ds_depth depth;
+    bool rates = false;
+    int rc = ds_plan_settle(&run->job, plan, args.ranks, args.available_bytes, err);
+
+    if (rc != 0)
+        return rc;
+    ds_cluster_init(&cluster);
+    if (run->job.zero.stage == 3 && run->job.zero.prefetch == 0 && !run->memory.apart) {
+        rc = ds_cli_machine(&cluster, &rates, err);
+        cluster.hosts = run->place.placement.places;
+        cluster.ranks = plan->local_world;
+        if (rc != 0)
+            ds_log(DS_LOG_WARNING, "zero.prefetch auto goes by sizes: %s", ds_error_text(err, rc));
+        if (rc == 0 && rates && ds_cluster_links(&cluster) &&
+            cluster.hosts * cluster.ranks == plan->world)
+            args.cluster = &cluster;
+    }
+    rc = ds_depth_settle(&run->job, &args, &depth, err);
+    ds_cluster_release(&cluster);
+    return rc;
+}
+
 static int prepare(struct run *run, struct ds_error *err)
 {
     struct ds_plan_args args = {.job = &run->job};
@@ -98,7 +128,7 @@ static int prepare(struct run *run, struct ds_error *err)
         args.threads = run->place.threads;
         args.local_world = run->place.placement.place[0].ranks;
         args.apart = run->memory.apart;
-        rc = ds_plan_settle(&run->job, &args, run->memory.ranks, run->memory.bytes, err);
+        rc = settle(run, &args, err);
     }
     if (rc == 0)
         rc = ds_plan_build(&run->plan, &args, err);

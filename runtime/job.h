@@ -52,6 +52,7 @@ enum ds_optim_kind {
 enum ds_muon_scale { DS_MUON_SCALE_SHAPE, DS_MUON_SCALE_ADAMW };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16, DS_COMPUTE_FP16 };
 enum ds_grad_wire { DS_GRAD_WIRE_FP32, DS_GRAD_WIRE_BF16 };
+enum { DS_MAX_PREFETCH = 4 };
 enum ds_recompute {
     DS_RECOMPUTE_NONE,
     DS_RECOMPUTE_SELECTIVE,
@@ -135,6 +136,7 @@ struct ds_job {
         uint64_t stage;           /* 0 to 3 */
         uint64_t bucket_mb;       /* 0: auto */
         uint64_t replicate_below; /* elements; 0: nothing is */
+        uint64_t prefetch;        /* buckets gathered ahead at stage 3; 0: auto */
         enum ds_shard_group shard_group;
         bool once_per_host;
     } zero;

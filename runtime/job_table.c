@@ -252,6 +252,9 @@ static const struct ds_key job_keys[] = {
         "size of a gradient bucket in MiB"),
     U64("zero.replicate_below", zero.replicate_below, BITS, "0", 0, MAX_EXACT,
         "tensors of fewer elements than this are whole on every rank at every stage"),
+    U64("zero.prefetch", zero.prefetch, AUTO, "auto", 1, DS_MAX_PREFETCH,
+        "buckets that stage 3 gathers ahead of their use; auto is the deepest that fits in memory and "
+        "that is predicted to help"),
     ENUM("zero.shard_group", zero.shard_group, BITS, "all", shard_groups, "which ranks share"),
     BOOL("zero.once_per_host", zero.once_per_host, 0, "true",
          "on CPUs the ranks of a host hold what stages 1 and 2 gather once, not each for itself"),

@@ -154,7 +154,7 @@ struct ds_bucket {
     bool replicated;        /* whole on every rank */
     uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */
 };
-enum { DS_SHARD_ALIGN = 16, DS_MAX_PREFETCH = 4 };
+enum { DS_SHARD_ALIGN = 16 };
 
 /* A run of neighbouring parameters that the optimizer treats alike. */
 struct ds_plan_span {

@@ -97,6 +97,8 @@ int ds_plan_settle(struct ds_job *job, const struct ds_plan_args *args, unsigned
     if (job->activation.recompute != DS_RECOMPUTE_AUTO)
         return 0;
     search.args.job = &search.job;
+    if (job->zero.prefetch == 0) /* takes what memory is left, after this */
+        search.job.zero.prefetch = 1;
     rc = fits(&search, choice, 0, &yes, err);
     if (rc == 0 && !yes) {
         choice = DS_RECOMPUTE_SELECTIVE;

@@ -8,8 +8,9 @@
  * classifier's matrix, which is the embedding's where it is tied, and writes its gradient.  The
  * embedding's BACKWARD reads no parameter.
  *
- * Prefetch depth: the deepest for which the room of gathered parameters is no larger than one
- * bucket ahead needs anyway, or than a sixteenth of all parameters.
+ * Prefetch depth where the job leaves it open (cost/depth.c settles it before a run): the deepest
+ * for which the room of gathered parameters is no larger than one bucket ahead needs anyway, or
+ * than a sixteenth of all parameters.
  *
  * Tests   tests/plan/test_plan.c, tests/plan/test_stages.c
  */
@@ -140,6 +141,8 @@ static unsigned choose_depth(struct maker *maker)
 
     if (maker->plan->stage < 3)
         return 0;
+    if (maker->plan->prefetch > 0)
+        return maker->plan->prefetch;
     if (most < share)
         most = share;
     while (depth > 1 && try_depth(maker, depth) > most)

@@ -1,4 +1,4 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-TESTS_cost := tests/cost/test_cluster.c tests/cost/test_predict.c tests/cost/test_search.c
+TESTS_cost := $(addprefix tests/cost/,test_cluster.c test_depth.c test_predict.c test_search.c)
 TESTROOMS_cost := cost plan comm job ops base

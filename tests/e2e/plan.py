@@ -43,6 +43,21 @@ h.ok(0.2 < found["mfu"] < 0.7, "an 8B model on 8 GPUs: a credible MFU", found)
 h.ok(found["step_ms"] < found["compute_ms"] + found["update_ms"] + found["collectives_ms"],
      "collectives overlap compute", found)
 
+ran = plan(2, "--json", more="zero: {stage: 3}\n")
+found = json.loads(ran.stdout)
+chosen = found["prefetch_chosen"]
+tried = {one["buckets"]: one for one in chosen["tried"]}
+h.ok(sorted(tried) == [1, 2, 3, 4] and found["prefetch"] == chosen["buckets"] and
+     tried[chosen["buckets"]]["step_ms"] == found["predicted"]["step_ms"] and
+     all(tried[i]["bytes"] < tried[i + 1]["bytes"] for i in (1, 2, 3)),
+     "stage 3: how far ahead, of what was looked at, and why", chosen)
+ran = plan(2, "--json", more="zero: {stage: 3, prefetch: 3}\n")
+h.ok(json.loads(ran.stdout)["prefetch"] == 3 and "as zero.prefetch says" in ran.stdout,
+     "zero.prefetch: as the job says", ran.stdout[-400:])
+ran = plan(2, more="zero: {stage: 3, prefetch: 5}\n")
+h.ok(ran.returncode == 65 and "zero.prefetch" in ran.stderr and "between 1 and 4" in ran.stderr,
+     "zero.prefetch: 5 is refused", ran.stderr)
+
 ran = plan(1, memory="80e9")
 h.ok(ran.returncode == 65 and "not enough memory" in ran.stderr and "tokens per second" in ran.stdout,
      "stage 0 of an 8B model does not fit 80 GB: printed, then refused", ran.stderr)

@@ -146,6 +146,36 @@ Test(stages, llama_in_bf16_has_the_same_bits_at_every_stage)
     check_all(DS_OPTIM_ADAMW, 1, true);
 }
 
+/* However far ahead stage 3 gathers, with and without a thread for it. */
+Test(stages, every_prefetch_has_the_same_bits)
+{
+    for (unsigned family = 0; family < 2; family++) {
+        const struct setting set = {
+            .family = family, .world = 2, .local = 2, .passes = 2, .recompute = family == 1};
+        struct test_run run[DS_MAX_PREFETCH + 1];
+
+        for (unsigned i = 0; i <= DS_MAX_PREFETCH; i++) {
+            const char *other;
+
+            run[i] = setting_run(&set, i == 0 ? 2 : 3);
+            run[i].job.model.shape = family == 0 ? test_gpt2(7, 128, 4, 257, 32)
+                                                 : test_llama(7, 128, 4, 2, 344, 257, 32);
+            run[i].job.zero.prefetch = i;
+            run[i].overlap = (i + family) % 2 == 0;
+            test_run_ok(&run[i]);
+            check_traffic(&run[i], "prefetch");
+            cr_assert_eq(run[i].plan.prefetch, i);
+            other = difference(&run[i], &run[0]);
+            cr_assert_null(other, "%u buckets ahead differ in %s", i, other);
+            if (i > 1)
+                cr_assert_geq(run[i].plan.gathered_elems, run[i - 1].plan.gathered_elems);
+        }
+        cr_assert_gt(run[DS_MAX_PREFETCH].plan.gathered_elems, run[1].plan.gathered_elems);
+        for (unsigned i = 0; i <= DS_MAX_PREFETCH; i++)
+            test_run_release(&run[i]);
+    }
+}
+
 /* Matrices that one rank owns, padding between them. */
 Test(stages, muon_has_the_same_bits_at_every_stage)
 {

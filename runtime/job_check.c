@@ -355,19 +355,6 @@ static int default_and_check_optim(struct ds_job *job, const struct ds_keys *key
     return check_optim(job, keys, err);
 }
 
-/* The host updates what it keeps bucket by bucket, while others are under way. */
-static int check_offload(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
-{
-    bool whole = job->optim.kind == DS_OPTIM_LAMB || job->optim.kind == DS_OPTIM_MUON;
-
-    if (job->offload.optim == DS_OFFLOAD_NONE || !whole)
-        return 0;
-    return FAIL_AT(keys, blame(keys, "offload.optim", "optim.name"), EINVAL,
-                   "'offload.optim' cpu cannot be combined with 'optim.name' %s, which needs whole "
-                   "tensors at once; use none, or another optimizer",
-                   optim_rules[job->optim.kind].name);
-}
-
 static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     uint64_t most = job->schedule.steps - job->schedule.warmup;
@@ -485,10 +472,9 @@ static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struc
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
-        check_name,    check_env,      check_model,
-        check_data,    check_batch,    default_and_check_optim,
-        check_offload, check_schedule, check_recompute,
-        check_scale,
+        check_name,     check_env,       check_model,
+        check_data,     check_batch,     default_and_check_optim,
+        check_schedule, check_recompute, check_scale,
     };
     int rc = 0;
 

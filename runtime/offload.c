@@ -5,10 +5,14 @@
  */
 #include "runtime/offload.h"
 
-/* What this rank updates of the bucket, without padding, where it lies in `kind`. */
+/* What this rank updates of the bucket, where it lies in `kind`; without padding where that is at
+ * the end. */
 static struct ds_held part(const struct ds_plan *plan, enum ds_arena_kind kind, size_t bucket)
 {
-    return ds_held_within(ds_plan_shard(plan, kind, bucket), 0, plan->bucket[bucket].elems);
+    const struct ds_bucket *of = &plan->bucket[bucket];
+
+    return ds_held_within(ds_plan_shard(plan, kind, bucket), 0,
+                          of->gaps ? of->padded_elems : of->elems);
 }
 
 static size_t copy_bytes(const struct ds_plan *plan)

@@ -37,7 +37,8 @@ struct ds_trust {
 };
 
 /* Bring the states of this rank's shard up to date with its gradients, and sum over ranks:
- * norm[2 i], norm[2 i + 1] are the squares of p and u of span i.  Collective. */
+ * norm[2 i], norm[2 i + 1] are the squares of p and u of span i.  Collective.  With offload.optim
+ * gradients are read where they were summed, which is memory of the host as well. */
 int ds_trust_norms(const struct ds_trust *trust, double *norm, struct ds_stream *stream,
                    struct ds_error *err) DS_NODISCARD;
 

@@ -115,11 +115,12 @@ static int try_micro_batch(struct search *search, uint64_t micro_batch, struct d
                                                   DS_RECOMPUTE_FULL};
     const struct ds_job *job = search->args->job;
     bool whole = ds_optim_by_tensor(job) || ds_optim_wants_matrices(job);
+    bool never = whole && search->args->cluster->pcie.bandwidth > 0.0; /* plan.c refuses it */
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < sizeof(recompute) / sizeof(recompute[0]); i++)
         for (unsigned offload = DS_OFFLOAD_NONE;
-             rc == 0 && offload <= (unsigned)(whole ? DS_OFFLOAD_NONE : DS_OFFLOAD_CPU); offload++)
+             rc == 0 && offload <= (unsigned)(never ? DS_OFFLOAD_NONE : DS_OFFLOAD_CPU); offload++)
             rc = try_layouts(search,
                              (struct ds_candidate){.micro_batch = micro_batch,
                                                    .recompute = recompute[i],

@@ -3,9 +3,9 @@
  *
  * search.h - every layout that a job could run in on a cluster, the fastest by prediction first.
  *
- * Searched are train.micro_batch, zero.stage, zero.shard_group, activation.recompute and, where the
- * optimizer goes by elements, offload.optim; the global batch and everything else that decides what
- * is learnt stays as it is.
+ * Searched are train.micro_batch, zero.stage, zero.shard_group, activation.recompute and
+ * offload.optim, which on devices apart is for optimizers that go by elements; the global batch and
+ * everything else that decides what is learnt stays as it is.
  *
  * Owner   candidates live in the arena given.
  * Tests   tests/cost/test_search.c

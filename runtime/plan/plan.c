@@ -131,8 +131,15 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->apart = args->apart;
     plan->prefetch = (unsigned)job->zero.prefetch;
     plan->copies = plan->offload || plan->compute != DS_COMPUTE_FP32;
-    if (plan->offload && (plan->by_tensor || ds_optim_wants_matrices(job)))
-        return ds_fail(err, EINVAL, "'offload.optim' needs an optimizer that goes by elements");
+    if (plan->offload && plan->apart && (plan->by_tensor || ds_optim_wants_matrices(job)))
+        return ds_fail(
+            err, EINVAL,
+            "'offload.optim' cpu with 'optim.name' %s needs a device that computes in the "
+            "host's memory: %s",
+            ds_optim_name(job->optim.kind),
+            plan->by_tensor ? "the norms of all tensors are taken before the first is "
+                              "updated, so nothing could stream"
+                            : "the iterations of its matrices are for the device");
     plan->recompute = job->activation.recompute;
     plan->recompute_layers =
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;

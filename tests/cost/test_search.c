@@ -29,8 +29,8 @@ static struct ds_cluster two_hosts(void)
     return cluster;
 }
 
-static size_t search(uint64_t available, uint64_t global, enum ds_optim_kind optim,
-                     struct ds_arena *arena, struct ds_candidate **found, int expected)
+static size_t search_on(double pcie, uint64_t available, uint64_t global, enum ds_optim_kind optim,
+                        struct ds_arena *arena, struct ds_candidate **found, int expected)
 {
     struct ds_cluster cluster = two_hosts();
     struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), global, 1, 1024);
@@ -42,11 +42,19 @@ static size_t search(uint64_t available, uint64_t global, enum ds_optim_kind opt
     struct ds_error err = {0};
     size_t count = 0;
 
+    cluster.pcie.bandwidth = pcie;
+    cluster.main.update = 40e9;
     job.precision.compute = DS_COMPUTE_BF16;
     job.optim.kind = optim;
     cr_assert_eq(ds_search(&args, found, &count, &err), expected, "%s", err.text);
     ds_cluster_release(&cluster);
     return count;
+}
+
+static size_t search(uint64_t available, uint64_t global, enum ds_optim_kind optim,
+                     struct ds_arena *arena, struct ds_candidate **found, int expected)
+{
+    return search_on(0.0, available, global, optim, arena, found, expected);
 }
 
 Test(search, has_every_layout_once_the_fastest_that_fits_first)
@@ -81,21 +89,22 @@ Test(search, has_every_layout_once_the_fastest_that_fits_first)
     ds_arena_release(&arena);
 }
 
-/* What works on whole tensors cannot be offloaded. */
-Test(search, offloads_only_what_goes_by_elements)
+/* What works on whole tensors is offloaded where the device computes in the host's memory. */
+Test(search, offloads_whole_tensors_to_the_memory_of_the_device_only)
 {
     static const enum ds_optim_kind optim[] = {DS_OPTIM_LAMB, DS_OPTIM_MUON};
 
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < 4; i++) {
         struct ds_candidate *found = NULL;
         struct ds_arena arena;
-        size_t count;
+        size_t count, away = 0;
 
         ds_arena_init(&arena);
-        count = search(LIMIT, 64, optim[i], &arena, &found, 0);
-        cr_assert_eq(count, 4 * 7 * 3, "%zu", count);
+        count = search_on(i / 2 == 0 ? 0.0 : 50e9, LIMIT, 64, optim[i % 2], &arena, &found, 0);
+        cr_assert_eq(count, 4 * 7 * 3 * (i / 2 == 0 ? 2 : 1), "%zu", count);
         for (size_t j = 0; j < count; j++)
-            cr_assert_eq(found[j].offload, DS_OFFLOAD_NONE);
+            away += found[j].offload == DS_OFFLOAD_CPU;
+        cr_assert_eq(away, i / 2 == 0 ? count / 2 : 0);
         ds_arena_release(&arena);
     }
 }

@@ -192,6 +192,8 @@ else:
     compare(SIZES[1], 2, 2, "bf16", "precision.grad_wire=bf16", "optim.name=muon")
     compare(SIZES[1], 2, 0, "fp32", "offload.optim=cpu")
     compare(SIZES[1], 2, 2, "bf16", "offload.optim=cpu")
+    compare(SIZES[1], 2, 2, "bf16", "offload.optim=cpu", "optim.name=muon")
+    compare(SIZES[1], 2, 3, "fp32", "zero.prefetch=4")
     for here, there in [((0, 2), (3, 2)), ((3, 3), (1, 2)), ((2, 2), (0, 1)), ((1, 2), (3, 4))]:
         go_on(SIZES[1], here, there)
     check_limit()

@@ -261,6 +261,22 @@ Test(stages, offload_has_the_same_bits_at_every_stage)
                                         .recompute = i % 3 == 0});
 }
 
+/* Norms of whole tensors before the update, and matrices that one rank owns with padding between. */
+Test(stages, offload_of_whole_tensors_has_the_same_bits_at_every_stage)
+{
+    static const struct setting sets[] = {
+        {.optim = DS_OPTIM_MUON, .world = 3, .local = 3, .passes = 1, .bf16 = true},
+        {.optim = DS_OPTIM_LAMB, .family = 1, .world = 3, .local = 3, .passes = 3, .bf16 = true},
+        {.optim = DS_OPTIM_MUON, .family = 1, .world = 4, .local = 2, .passes = 3},
+        {.optim = DS_OPTIM_LAMB, .world = 4, .local = 2, .passes = 1, .recompute = true},
+        {.optim = DS_OPTIM_MUON, .family = 1, .world = 1, .local = 1, .passes = 1, .bf16 = true},
+        {.optim = DS_OPTIM_LAMB, .world = 1, .local = 1, .passes = 2},
+    };
+
+    for (unsigned i = 0; i < sizeof(sets) / sizeof(sets[0]); i += TEST_EVERY)
+        check_offload(&sets[i]);
+}
+
 /* --- a planted change ------------------------------------------------------------------------- */
 
 static struct ds_comm_backend mutant;

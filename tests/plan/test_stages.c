@@ -491,6 +491,29 @@ Test(stages, a_higher_stage_holds_less)
     }
 }
 
+/* LAMB's norms come before any update, Muon's products are for the device. */
+Test(stages, offload_of_whole_tensors_is_refused_on_devices_apart)
+{
+    static const enum ds_optim_kind optim[] = {DS_OPTIM_ADAMW, DS_OPTIM_LAMB, DS_OPTIM_MUON};
+
+    for (unsigned i = 0; i < 6; i++) {
+        struct ds_job job = test_job(model(0), 8, 1, 64);
+        const struct ds_plan_args args = {
+            .job = &job, .world = 2, .threads = 1, .local_world = 2, .apart = i / 3 == 1};
+        int want = args.apart && i % 3 > 0 ? -EINVAL : 0;
+        struct ds_error err = {0};
+        struct ds_plan plan;
+
+        job.optim.kind = optim[i % 3];
+        job.offload.optim = DS_OFFLOAD_CPU;
+        cr_assert_eq(ds_plan_build(&plan, &args, &err), want, "%u: %s", i, err.text);
+        cr_assert_eq(want != 0,
+                     strstr(err.text, "needs a device that computes in the host's") != NULL);
+        if (want == 0)
+            ds_plan_release(&plan);
+    }
+}
+
 /* Offload moves parameters and states out of the device's memory and adds gradients and a room of
  * two buckets there; where both are one memory it is more, where they are apart it is less. */
 Test(stages, offload_divides_memory_in_two)

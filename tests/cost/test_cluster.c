@@ -5,8 +5,11 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/limits.h"
 #include "runtime/cost/cluster.h"
 
 static int parse(struct ds_cluster *cluster, const char *text, struct ds_error *err)
@@ -66,6 +69,82 @@ Test(cluster, is_read_back_as_it_was_written)
     ds_cluster_release(&again);
 }
 
+/* Without links a cluster of one rank is whole, and one of several is not. */
+Test(cluster, says_whether_its_links_are_described)
+{
+    static const struct {
+        uint64_t hosts, ranks;
+        double host, network;
+        bool whole;
+    } cases[] = {
+        {1, 1, 0, 0, true},   {1, 8, 0, 0, false},   {1, 8, 1e9, 0, true},  {2, 1, 0, 0, false},
+        {2, 1, 0, 1e9, true}, {2, 8, 1e9, 0, false}, {2, 8, 0, 1e9, false}, {2, 8, 1e9, 1e9, true},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_cluster cluster;
+
+        ds_cluster_init(&cluster);
+        cluster.hosts = cases[i].hosts;
+        cluster.ranks = cases[i].ranks;
+        cluster.host.bandwidth = cases[i].host;
+        cluster.network.bandwidth = cases[i].network;
+        cr_assert_eq(ds_cluster_links(&cluster), cases[i].whole, "%zu", i);
+        ds_cluster_release(&cluster);
+    }
+}
+
+static int load(const char *path, struct ds_cluster *cluster, struct ds_error *err)
+{
+    ds_cluster_init(cluster);
+    memset(err, 0, sizeof(*err));
+    return ds_cluster_load(cluster, path, err);
+}
+
+Test(cluster, is_read_from_a_file_that_names_itself_in_errors)
+{
+    static const char good[] = "device: {flops: {bf16: 1e12}, bandwidth: 1e9}\n",
+                      bad[] = "ranks: -1\n";
+    char path[] = "/tmp/dsrun-cluster-XXXXXX";
+    int fd = mkstemp(path);
+    struct ds_cluster cluster;
+    struct ds_error err;
+
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(write(fd, good, sizeof(good) - 1), (ssize_t)sizeof(good) - 1);
+    cr_assert_eq(load(path, &cluster, &err), 0, "%s", err.text);
+    cr_assert_eq(cluster.device.flops.bf16, 1e12);
+    ds_cluster_release(&cluster);
+    cr_assert_eq(ftruncate(fd, 0), 0);
+    cr_assert_eq(pwrite(fd, bad, sizeof(bad) - 1, 0), (ssize_t)sizeof(bad) - 1);
+    cr_assert_eq(load(path, &cluster, &err), -EINVAL);
+    cr_assert_eq(strncmp(err.text, path, strlen(path)), 0, "%s", err.text);
+    cr_assert_not_null(strstr(err.text, ":1:8: "), "%s", err.text);
+    ds_cluster_release(&cluster);
+    cr_assert_eq(ftruncate(fd, (off_t)DS_MAX_YAML_BYTES + 1), 0);
+    cr_assert_eq(load(path, &cluster, &err), -EINVAL);
+    cr_assert_not_null(strstr(err.text, ":1:1: larger than"), "%s", err.text);
+    ds_cluster_release(&cluster);
+    (void)close(fd);
+    (void)unlink(path);
+    cr_assert_eq(load(path, &cluster, &err), -ENOENT);
+    ds_cluster_release(&cluster);
+}
+
+/* Whatever the table has can be written, and its paths are those of the file. */
+Test(cluster, every_key_has_a_path_of_its_own_and_a_help)
+{
+    size_t count = 0;
+    const struct ds_key *keys = ds_cluster_keys(&count);
+
+    cr_assert_gt(count, 20);
+    for (size_t i = 0; i < count; i++) {
+        cr_assert(keys[i].help != NULL && keys[i].help[0] != '\0', "%s", keys[i].path);
+        for (size_t j = 0; j < i; j++)
+            cr_assert_str_neq(keys[i].path, keys[j].path);
+    }
+}
+
 Test(cluster, refuses_with_the_place)
 {
     static const struct {
@@ -80,6 +159,14 @@ Test(cluster, refuses_with_the_place)
         {"overlap: 2\ndevice: {flops: {fp32: 1e9}, bandwidth: 1e9}\n", "c.yaml:1:10: "},
         {"hosts: 0\ndevice: {flops: {fp32: 1e9}, bandwidth: 1e9}\n", "c.yaml:1:8: "},
         {"- 1\n", "c.yaml:1:1: "},
+        {"device: {flops: {fp32: 1e9}, bandwidth: 1e9}\nlink: {device: {bandwidth: 1e9}}\n",
+         "needs 'host.update'"},
+        {"device: {flops: {fp32: 1e9}, bandwidth: 1e9,\n  matmul_half: 24}\n", "c.yaml:2:16: "},
+        {"device: {flops: {fp32: 1e9}, bandwidth: 0}\n", "c.yaml:1:41: "},
+        {"device: {flops: {fp32: fast}, bandwidth: 1e9}\n", "c.yaml:1:24: "},
+        {"hosts: 1\nhosts: 2\n", "c.yaml:2:1: "},
+        {"device: [1\n", "c.yaml:"},
+        {"", "c.yaml:1:1: "},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -155,6 +155,119 @@ Test(predict, dropout_takes_its_words_and_its_passes)
     }
 }
 
+/* In bf16 half of the bytes travel, and what that saves less what packing takes is what a step
+ * gains where nothing overlaps: for whole buckets and for shards, in one group and in groups. */
+Test(predict, a_wire_of_bf16_halves_what_travels_and_packs_it)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        struct ds_cluster cluster = gpus(2, 4);
+        struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 16, 2, 64);
+        const struct ds_plan_args args = {.job = &job, .world = 8, .threads = 1, .local_world = 4};
+        struct ds_prediction fp32, bf16;
+        struct ds_plan plan;
+        double pack = 0.0, ring;
+
+        cluster.overlap = 0.0;
+        cluster.host.latency_us = cluster.network.latency_us = 0.0;
+        cluster.network.bandwidth = cluster.host.bandwidth;
+        cluster.device.pointwise.bf16 = 1e12;
+        job.zero.stage = i / 2;
+        job.zero.shard_group = i % 2 == 1 && i / 2 > 0 ? DS_SHARD_NODE : DS_SHARD_ALL;
+        cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
+        cr_assert_eq(ds_predict(&fp32, &cluster, &plan, NULL), 0);
+        ds_plan_release(&plan);
+        job.precision.grad_wire = DS_GRAD_WIRE_BF16;
+        cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
+        cr_assert_eq(ds_predict(&bf16, &cluster, &plan, NULL), 0);
+        for (size_t k = 0; k < plan.step.count; k++) {
+            const struct ds_instr *instr = &plan.step.instr[k];
+            double parts = plan.stage == 0 ? 2.0 : 1.0 + 1.0 / plan.shards;
+
+            if (instr->op == DS_INSTR_REDUCE)
+                pack += (double)plan.bucket[instr->bucket].padded_elems * parts * 6.0 / 1e12;
+        }
+        ring = 0.0;
+        for (size_t k = 0; k < plan.step.count; k++)
+            if (plan.step.instr[k].op == DS_INSTR_GATHER)
+                ring += bf16.time[k].end_s - bf16.time[k].begin_s;
+        close_to(bf16.comm_s - ring - pack, (fp32.comm_s - ring) / 2.0, "what travels");
+        ds_plan_release(&plan);
+        ds_prediction_release(&fp32);
+        ds_prediction_release(&bf16);
+        ds_cluster_release(&cluster);
+    }
+}
+
+/* A host that cannot hold what its ranks keep there; one that does not say holds all. */
+Test(predict, a_host_holds_what_it_says)
+{
+    struct ds_cluster cluster = gpus(1, 4);
+    struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 8, 2, 64);
+    const struct ds_plan_args args = {
+        .job = &job, .world = 4, .threads = 1, .local_world = 4, .apart = true};
+    struct ds_error err = {0};
+    struct ds_plan plan;
+
+    job.offload.optim = DS_OFFLOAD_CPU;
+    cr_assert_eq(ds_plan_build(&plan, &args, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_cluster_holds(&cluster, &plan, &err), 0);
+    cluster.main.memory = 4.0 * (double)ds_plan_host_bytes(&plan);
+    cr_assert_eq(ds_cluster_holds(&cluster, &plan, &err), 0, "%s", err.text);
+    cluster.main.memory -= 4.0;
+    cr_assert_eq(ds_cluster_holds(&cluster, &plan, &err), -ENOMEM);
+    cr_assert_not_null(strstr(err.text, "not enough memory on the host"), "%s", err.text);
+    ds_plan_release(&plan);
+    ds_cluster_release(&cluster);
+}
+
+static const char *text_of(struct ds_buf *out, const struct ds_prediction *p,
+                           const struct ds_cluster *cluster)
+{
+    ds_buf_init(out, 1 << 16);
+    ds_prediction_print(p, cluster, out);
+    return ds_buf_text(out);
+}
+
+/* What is not there is not printed; numbers are those of the struct, in both forms. */
+Test(predict, is_printed_as_it_is)
+{
+    struct ds_cluster cluster = gpus(2, 4);
+    struct ds_prediction p = {.step_s = 0.1,
+                              .compute_s = 0.07,
+                              .update_s = 0.01,
+                              .comm_s = 0.03,
+                              .exposed_s = 0.02,
+                              .tokens_per_s = 8000,
+                              .mfu = 0.5};
+    struct ds_buf out;
+    struct ds_json json;
+    const char *text = text_of(&out, &p, &cluster);
+
+    cr_assert_not_null(strstr(text, "predicted for this cluster, 2 x 4 ranks\n"));
+    cr_assert_not_null(strstr(text, "30.000 ms, of which 20.000 ms are waited for\n"));
+    cr_assert_not_null(strstr(text, "8000, 1000 per rank\n"));
+    cr_assert_not_null(strstr(text, "50.0 %\n"));
+    cr_assert(strstr(text, "copies") == NULL && strstr(text, "by the host") == NULL);
+    ds_buf_release(&out);
+    p.copy_s = 0.004;
+    p.host_s = 0.005;
+    cluster.device.name = "H1";
+    text = text_of(&out, &p, &cluster);
+    cr_assert_not_null(strstr(text, "predicted for H1,"));
+    cr_assert(strstr(text, "4.000 ms\n") != NULL && strstr(text, "5.000 ms\n") != NULL);
+    ds_buf_release(&out);
+    ds_buf_init(&out, 1 << 16);
+    ds_json_init(&json, &out);
+    ds_json_object(&json, NULL);
+    ds_prediction_print_json(&p, &json);
+    ds_json_end_object(&json);
+    text = ds_buf_text(&out);
+    cr_assert(strstr(text, "\"step_ms\":100") != NULL && strstr(text, "\"copies_ms\":4") != NULL &&
+                  strstr(text, "\"host_update_ms\":5") != NULL,
+              "%s", text);
+    ds_buf_release(&out);
+}
+
 struct world {
     uint64_t hosts, ranks;
     unsigned stage;
@@ -224,7 +337,7 @@ static void check_order(const struct world *world, const struct ds_plan *plan,
 static const struct world worlds[] = {
     {1, 1, 0, 1, false, 1.0}, {1, 8, 0, 2, false, 1.0},  {4, 8, 0, 1, true, 1.0},
     {1, 8, 1, 2, false, 1.0}, {4, 8, 2, 3, false, 1.0},  {4, 8, 3, 2, true, 1.0},
-    {1, 2, 3, 1, false, 0.0}, {16, 8, 1, 1, false, 0.5},
+    {1, 2, 3, 1, false, 0.0}, {16, 8, 1, 1, false, 0.5}, {2048, 8, 3, 1, false, 0.9},
 };
 
 Test(predict, nothing_begins_before_what_it_waits_for)

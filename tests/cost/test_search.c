@@ -130,12 +130,22 @@ Test(search, selective_lies_between_none_and_full)
 
 Test(search, says_why_nothing_is_possible)
 {
+    struct ds_cluster cluster = two_hosts();
+    struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 1, 32);
     struct ds_candidate *found = NULL;
     struct ds_arena arena;
+    struct ds_search_args args = {.job = &job, .cluster = &cluster, .threads = 1, .arena = &arena};
+    struct ds_error err = {0};
+    size_t count = 0;
 
     ds_arena_init(&arena);
     (void)search(0, 12, DS_OPTIM_ADAMW, &arena, &found, -EINVAL);
+    job.train.sequence = 33; /* no plan can be built, whatever the layout */
+    cr_assert_eq(ds_search(&args, &found, &count, &err), -EINVAL);
+    cr_assert_not_null(strstr(err.text, "no layout is possible: 'train.sequence' 33"), "%s",
+                       err.text);
     ds_arena_release(&arena);
+    ds_cluster_release(&cluster);
 }
 
 Test(search, prints_the_overrides_of_a_candidate)

@@ -74,8 +74,10 @@ def offloaded(memory, *options, stage=2):
 ran = offloaded("1e12", "--json")
 found = json.loads(ran.stdout)
 h.ok(ran.returncode == 0, "with offload the same model fits at stage 2", ran.stderr)
-h.ok(found["memory"]["of the host"] >= 16 * found["parameters"] / 8 and found["memory"]["total"] < 80e9,
-     "what the host keeps is counted apart", found["memory"])
+memory = found["memory"]
+h.ok(memory["of the host"] >= 16 * found["parameters"] / 8 and
+     memory["total"] - memory["shared, of other ranks"] < 80e9,
+     "what the host keeps is counted apart", memory)
 h.ok(found["predicted"]["copies_ms"] > 0 and found["predicted"]["host_update_ms"] > 0,
      "its link and its updates are predicted", found["predicted"])
 ran = offloaded("100e9")
@@ -128,6 +130,21 @@ else:
     ran = h.dsrun("plan", "--json", h.write_job(), XDG_CONFIG_HOME=os.path.join(h.work(), "config"))
     h.ok(ran.returncode == 0 and json.loads(ran.stdout).get("predicted", {}).get("step_ms", 0) > 0,
          "bench machine: a plan at this machine's rates", ran.stderr or ran.stdout)
+# Rates that cannot be read: the plan that needs them is refused, a run that only could use them is not.
+os.makedirs(os.path.join(h.work(), "wrong", "dsrun"))
+write("wrong/dsrun/machine.yaml", "device: {flops: {fp32: 1e11}, bandwidth: 1e10, matmul_half: 24}\n")
+h.text_file()
+ran = h.dsrun("plan", h.write_job(), XDG_CONFIG_HOME=os.path.join(h.work(), "wrong"))
+h.ok(ran.returncode == 65 and "machine.yaml:1:" in ran.stderr and "matmul_half" in ran.stderr,
+     "rates of another form are refused with their place", ran.stderr)
+ran = h.dsrun("--slots", "2", h.write_job(steps=2), "run_dir=warned", "zero.stage=3",
+              XDG_CONFIG_HOME=os.path.join(h.work(), "wrong"))
+h.ok(ran.returncode == 0 and "zero.prefetch auto goes by sizes" in ran.stderr and "machine.yaml:1:" in ran.stderr,
+     "a run warns and goes by sizes", ran.stderr)
+with open(os.path.join(h.work(), "warned", "job.yaml"), encoding="utf-8") as source:
+    text = source.read()
+    h.ok(any(f"prefetch: {depth}\n" in text for depth in "1234"),
+         "the depth that was chosen stands in the resolved job")
 ran = h.dsrun("bench", "machine", "none")
 h.ok(ran.returncode == 2 and ran.stderr.count("error:") == 1, "bench machine: ranks that are no number",
      ran.stderr)

@@ -22,6 +22,7 @@ import machine  # noqa: E402  (beside this file)
 PLUGIN = h.BUILD / "libexec" / "dsrun" / "dsrun-cuda.so"
 CASES = h.ROOT / "tests" / "reference"
 LIMITS = {"fp32": 1e-4, "bf16": 1e-2}
+KERNELS_S = 120
 JOB = """\
 name: gpu
 model: {{arch: {arch}, init: {{from: {case}}}}}
@@ -49,8 +50,20 @@ def job_of(name, compute="fp32", stage=0):
     return path, json.loads((case / "expected.json").read_text())
 
 
-def train(path, run, ranks=1, **env):
-    return h.dsrun("--slots", ranks, "--run-dir", h.work() / run, path, DSRUN_CUDA_SHARE="1", **env)
+def ended(run, command, timeout):
+    """run(), or how it would have ended: what hangs is one point that failed, and the others are still run."""
+    try:
+        return run()
+    except subprocess.TimeoutExpired as late:
+        said = [text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+                for text in (late.stdout, late.stderr)]
+        h.reap()
+        return subprocess.CompletedProcess(command, 124, said[0], f"{said[1]}\nnot done after {timeout} s")
+
+
+def train(path, run, ranks=1, timeout=90, **env):
+    return ended(lambda: h.dsrun("--slots", ranks, "--run-dir", h.work() / run, path, timeout=timeout,
+                                 DSRUN_CUDA_SHARE="1", **env), path, timeout)
 
 
 def reference(name, compute):
@@ -143,8 +156,9 @@ def kernels():
     if not programs:
         h.skip("kernel tests on the device", f"there are none in '{h.BUILD}/gpu', make gpu-tests builds them")
     for program in programs:
-        ran = subprocess.run([program], capture_output=True, text=True, errors="replace", timeout=180,
-                             env=h.environment(DSRUN_TEST_PLUGIN=str(PLUGIN)), check=False)
+        ran = ended(lambda p=program: subprocess.run([p], capture_output=True, text=True, errors="replace", check=False,
+                                                     timeout=KERNELS_S, env=h.environment(
+                                                         DSRUN_TEST_PLUGIN=str(PLUGIN))), program, KERNELS_S)
         if ran.returncode == 77:
             h.skip(f"kernels: {program.name}", ran.stderr.strip())
         else:

@@ -3,22 +3,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """gpu.py - training speed on one GPU through the real command line (make gpu-bench).
 
-In turn, once per round: dsrun with launch.device cuda, then PyTorch where it is installed with CUDA
-(peers/torch_gpu.py: compiled, fused AdamW, its own attention).  A round's sample is the median over
-the measured steps of a run.  Writes bench/results/<date>-<gpu>.json with every sample.  Without a
-GPU it says so in one line and ends with 1.
+First kernels by themselves (gpu_kernels.py).  Then in turn, once per round: dsrun with launch.device
+cuda, then PyTorch where it is installed with CUDA (peers/torch_gpu.py: compiled, fused AdamW, its own
+attention), both on the same tokens of real text (text.py).  A round's sample is the median over the
+measured steps of a run.  Writes bench/results/<date>-<gpu>.json with every sample, and the table of
+bench/README.md.  What there is no time for is named.  Without a GPU it says so and ends with 1.
 """
 import argparse
-import array
 import datetime
 import json
 import os
-import random
 import re
 import statistics
 import sys
 import tempfile
+import time
 
+import gpu_kernels
+import text
 from common import HERE, Failed, machine, paired, run, run_json
 
 # A goal is in tokens/s on an H200.  llm.c's padded vocabulary; Llama 3.2's own.
@@ -29,7 +31,7 @@ SHAPES = {
                      "vocab": 128256, "context": 4096, "batch": 8, "micro": 2, "goal": 58_000},
 }
 MORE_THAN_TORCH = 1.15
-WARM, STEPS, LIMIT_S = 3, 12, 150
+WARM, STEPS, LIMIT_S, LEAST_S = 3, 12, 150, 20
 JOB = """\
 name: gpu
 model: {{arch: {arch}, layers: {layers}, hidden: {hidden}, heads: {heads}, kv_heads: {kv_heads}, ffn: {ffn}, \
@@ -45,29 +47,25 @@ launch: {{device: cuda}}
 """
 
 
-def dsrun(build, shape, steps=WARM + STEPS):
+def dsrun(build, shape, tokens, limit_s):
     """tokens/s of each measured step."""
-    dice = random.Random(1)
-    narrow = shape["vocab"] <= 1 << 16
-    count = (steps + 2) * shape["batch"] * shape["context"] + 1
+    steps = WARM + STEPS
     with tempfile.TemporaryDirectory() as folder:
-        tokens, path = folder + ("/tokens.bin" if narrow else "/tokens.u32.bin"), folder + "/job.yaml"
-        with open(tokens, "wb") as file:
-            array.array("H" if narrow else "I", dice.choices(range(shape["vocab"]), k=count)).tofile(file)
+        path = folder + "/job.yaml"
         with open(path, "w", encoding="utf-8") as file:
             file.write(JOB.format(tokens=tokens, steps=steps, **shape))
         run([os.path.abspath(build) + "/bin/dsrun", "--slots", "1", "--run-dir", folder + "/run", path],
-            limit_s=LIMIT_S)
+            limit_s=limit_s)
         with open(folder + "/run/metrics.jsonl", encoding="utf-8") as file:
             speeds = [r["tokens_per_s"] for r in map(json.loads, file) if "tokens_per_s" in r]
     if len(speeds) != steps:
         raise Failed(f"dsrun wrote {len(speeds)} steps instead of {steps}")
-    return speeds[min(WARM, steps - 1):]
+    return speeds[WARM:]
 
 
-def torch(python, shape):
+def torch(python, shape, tokens, limit_s):
     ran = run_json([python, HERE + "/peers/torch_gpu.py", "--warm", str(WARM), "--steps", str(STEPS),
-                    json.dumps(shape)], limit_s=LIMIT_S)
+                    "--tokens", tokens, json.dumps(shape)], limit_s=limit_s)
     return [shape["batch"] * shape["context"] / ms * 1e3 for ms in ran["step_ms"]]
 
 
@@ -89,21 +87,56 @@ def gpu():
     return {"name": name, "driver": driver, "memory": memory}
 
 
-def bench(args, peer):
+class Clock:
+    """How long the next program may take; none is started that could not end."""
+
+    def __init__(self, seconds):
+        self.end = time.monotonic() + seconds
+
+    def left(self, most=LIMIT_S):
+        left = self.end - time.monotonic()
+        if left < LEAST_S:
+            raise Failed("no time is left")
+        return min(most, left)
+
+
+def train(args, clock, peer, name, tokens, results, missing):
+    """Fills results[name] with what could be measured."""
+    shape, samples = SHAPES[name], {"dsrun": [], "torch": []}
+    for _ in range(args.rounds):
+        try:
+            samples["dsrun"].append(statistics.median(dsrun(args.build, shape, tokens, clock.left())))
+            if peer is not None:
+                samples["torch"].append(statistics.median(torch(args.python, shape, tokens, clock.left())))
+        except Failed as failed:
+            missing.append(f"{name}: {failed}")
+    results[name] = {"samples": samples, "goal": shape["goal"], "tokens_per_s": None, "over_torch": None}
+    if samples["dsrun"]:
+        ours = results[name]["tokens_per_s"] = statistics.median(samples["dsrun"])
+        print(f"{name:<14} {ours:>10.0f} tokens/s, {ours / shape['goal']:.2f} of the goal on an H200", flush=True)
+    pairs = min(len(samples["dsrun"]), len(samples["torch"]))
+    if pairs > 0:
+        ratio = results[name]["over_torch"] = paired(samples["dsrun"][:pairs], samples["torch"][:pairs])
+        print(f"{'':<14} {ratio:>10.2f} times PyTorch {peer}, the goal is {MORE_THAN_TORCH}", flush=True)
+
+
+def training(args, clock, peer, missing):
     results = {}
     for name, shape in SHAPES.items():
-        samples = {"dsrun": [], "torch": []}
-        for _ in range(args.rounds):
-            samples["dsrun"].append(statistics.median(dsrun(args.build, shape)))
-            if peer is not None:
-                samples["torch"].append(statistics.median(torch(args.python, shape)))
-        ours = statistics.median(samples["dsrun"])
-        print(f"{name:<14} {ours:>10.0f} tokens/s, {ours / shape['goal']:.2f} of the goal on an H200", flush=True)
-        ratio = paired(samples["dsrun"], samples["torch"]) if peer is not None else None
-        if ratio is not None:
-            print(f"{'':<14} {ratio:>10.2f} times PyTorch {peer}, the goal is {MORE_THAN_TORCH}", flush=True)
-        results[name] = {"samples": samples, "tokens_per_s": ours, "goal": shape["goal"], "over_torch": ratio}
+        with tempfile.TemporaryDirectory() as folder:
+            tokens = folder + ("/tokens.bin" if shape["vocab"] <= 1 << 16 else "/tokens.u32.bin")
+            text.write(tokens, (WARM + STEPS + 2) * shape["batch"] * shape["context"] + 1, shape["vocab"])
+            train(args, clock, peer, name, tokens, results, missing)
     return results
+
+
+def training_table(results):
+    lines = ["| model | tokens/s | of the goal | times PyTorch |", "|---|---|---|---|"]
+    for name, r in results.items():
+        ours, ratio = r["tokens_per_s"], r["over_torch"]
+        lines.append(f"| {name} | {'' if ours is None else f'{ours:.0f}'} | "
+                     f"{'' if ours is None else format(ours / r['goal'], '.2f')} | {'' if ratio is None else f'{ratio:.2f}'} |")
+    return "\n".join(lines)
 
 
 def main():
@@ -111,25 +144,29 @@ def main():
     parser.add_argument("--build", default="build")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--python", default=sys.executable, help="the one that has PyTorch")
+    parser.add_argument("--seconds", type=float, default=520.0, help="all of it must end in this time")
     args = parser.parse_args()
-    device = gpu()
+    clock, device = Clock(args.seconds), gpu()
     if device is None:
         sys.exit("gpu-bench: there is no GPU on this machine, nothing was measured")
     peer = torch_version(args.python)
     if peer is None:
         print(f"not measured: PyTorch, '{args.python}' has none that sees the GPU")
-    print("not measured: kernels by themselves")
-    try:
-        results = bench(args, peer)
-    except Failed as failed:
-        sys.exit(f"gpu-bench: {failed}")
+    kernels, rows, missing = gpu_kernels.bench(args.build, clock.left, args.python if peer else None)
+    print(gpu_kernels.table(rows), flush=True)
+    steps = training(args, clock, peer, missing)
+    for line in missing:
+        print(f"not measured: {line}")
     word = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
-    path = f"{HERE}/results/{datetime.date.today().isoformat()}-{word}.json"
+    today = datetime.date.today().isoformat()
+    path = f"{HERE}/results/{today}-{word}.json"
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"gpu": device, "machine": machine(), "torch": peer, "warm": WARM, "steps": STEPS,
-                   "step": results}, file, indent=1)
+                   "step": steps, "kernels": kernels, "missing": missing}, file, indent=1)
         file.write("\n")
-    print(f"written: {path}")
+    gpu_kernels.into_readme(f"{device['name']}, {today}\n\n{training_table(steps)}\n\n{gpu_kernels.table(rows)}")
+    print(f"written: {path} and the table of bench/README.md")
+    sys.exit(1 if missing else 0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 #
 # dsrun-cuda.so: `make CUDA_HOME=/usr/local/cuda`, or `make plugin` alone.  CUDA's runtime is inside
 # it; cuBLASLt and NCCL are loaded when they are needed.  A build without nvcc lacks this file only.
-PLUGIN_C := cli/cuda.c kernels/queue.c kernels/dtype.c kernels/cuda/cuda.c kernels/cuda/graph.c $(SRC_cuda) \
+PLUGIN_C := cli/cuda.c kernels/queue.c kernels/dtype.c kernels/cuda/cuda.c kernels/cuda/graph.c kernels/cuda/timer.c $(SRC_cuda) \
     $(addprefix runtime/comm/,nccl.c nccl_lib.c nccl_watch.c ops.c) base/error.c base/clock.c
 PLUGIN   := $(B)/libexec/dsrun/dsrun-cuda.so
 PLUGIN_OBJ = $(patsubst %.c,$(B)/plugin/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/%.cuda.o,$(CU)) $(B)/plugin/build-id.o
@@ -39,14 +39,22 @@ $(B)/gpu/%.o: tests/kernels/%.c $(B)/flags
 $(GPU_TESTS): $(B)/gpu/%: $(B)/gpu/%.o $(call LIB,cpu ops base)
 	$(call say,LINK    $@)
 	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)
-gpu-tests: $(GPU_TESTS) ## the kernels' tests for a device, which make gpu-check runs there
+$(B)/gpu/bench_kernels.o: bench/gpu_kernels.c $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(call say,CC      $<)
+	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+GPU_BENCH := $(if $(SAN)$(COVERAGE),,$(B)/gpu/bench_kernels)
+$(GPU_BENCH): $(B)/gpu/bench_kernels.o $(call LIB,cpu ops base)
+	$(call say,LINK    $@)
+	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)
+gpu-tests: $(GPU_TESTS) $(GPU_BENCH) ## the kernels' tests for a device, which make gpu-check runs there
 tests: gpu-tests
 .PHONY: gpu-tests
--include $(addsuffix .d,$(GPU_TESTS))
+-include $(addsuffix .d,$(GPU_TESTS) $(GPU_BENCH))
 
 gpu-check: $(if $(wildcard $(PLUGIN)),,all gpu-tests) ## on a machine with a GPU: kernels, reference cases, ZeRO, NCCL, a killed rank; uses the plug-in there is
 	$(Q)B='$(B)' timeout 540 tests/gpu/check.py
 
-gpu-bench: $(if $(wildcard $(PLUGIN)),,all) ## on a machine with a GPU: training speed, PyTorch beside it; writes bench/results/
+gpu-bench: $(if $(wildcard $(PLUGIN)),,all gpu-tests) ## on a machine with a GPU: training speed, PyTorch beside it; writes bench/results/
 	$(Q)timeout 540 python3 bench/gpu.py --build '$(B)'
 .PHONY: gpu-check gpu-bench

@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch_gpu.py - the training step of bench/gpu.py's models in PyTorch on a GPU: the peer to beat.
 
-    torch_gpu.py [--warm K] [--steps K] [--device D] '{"arch": "gpt2", "layers": 12, ...}'
+    torch_gpu.py --tokens FILE [--warm K] [--steps K] [--device D] '{"arch": "gpt2", "layers": 12, ...}'
 
 fp32 parameters under bf16 autocast, compiled, scaled_dot_product_attention, fused AdamW, clipping
 at 1.0, tied head.  Prints one JSON line: milliseconds of each measured step.
 """
 import argparse
+import array
 import json
 import math
 import sys
@@ -90,6 +91,7 @@ class Model(nn.Module):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("shape", type=json.loads)
+    parser.add_argument("--tokens", required=True, help="ids, of 4 bytes where the name has .u32.")
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--device", default="cuda")
@@ -103,9 +105,16 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1,
                                   **({"fused": True} if device == "cuda" else {}))
     micros, times = s["batch"] // s["micro"], []
-    for _ in range(args.warm + args.steps):
-        batches = [torch.randint(0, s["vocab"], (s["micro"], s["context"] + 1), device=device)
-                   for _ in range(micros)]
+    each = s["micro"] * s["context"]
+    tokens = array.array("I" if ".u32." in args.tokens else "H")
+    with open(args.tokens, "rb") as file:
+        tokens.frombytes(file.read())
+    for step in range(args.warm + args.steps):
+        batches = []
+        for micro in range(micros):
+            at = (step * micros + micro) * each
+            rows = [tokens[at + i * s["context"]:at + (i + 1) * s["context"] + 1] for i in range(s["micro"])]
+            batches.append(torch.tensor([list(row) for row in rows], device=device))
         began = time.perf_counter()
         for ids in batches:
             with torch.autocast(device, dtype=torch.bfloat16):

@@ -73,6 +73,8 @@ struct ds_blaslt_result {
     X(int, MatmulPreferenceSetAttribute, (void *pref, int what, const void *value, size_t bytes)) \
     X(int, MatmulAlgoGetHeuristic, (void *handle, void *desc, void *a, void *b, void *c, void *d, \
                                     void *pref, int wanted, struct ds_blaslt_result *results, int *found)) \
+    X(int, MatmulAlgoCheck, (void *handle, void *desc, void *a, void *b, void *c, void *d, \
+                             const struct ds_blaslt_algo *algo, struct ds_blaslt_result *result)) \
     X(int, Matmul, (void *handle, void *desc, const void *alpha, const void *a, void *a_layout, \
                     const void *b, void *b_layout, const void *beta, const void *c, void *c_layout, \
                     void *d, void *d_layout, const struct ds_blaslt_algo *algo, void *workspace, \

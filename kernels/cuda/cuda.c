@@ -30,6 +30,7 @@ struct cuda_device {
     cudaEvent_t *event;
     unsigned events;
     int index, major, minor, processors, clock_khz;
+    char kind[48]; /* of devices that compute alike */
 };
 
 static struct cuda_device *cuda_of(struct ds_device *device)
@@ -196,12 +197,21 @@ static int make_stream(struct cuda_device *cuda, unsigned queue, struct ds_error
     return 0;
 }
 
-/* The library's first proposal for each shape: the fastest of some would be another one in another
- * process, and with it the last bits. */
+/* The library's first proposal for each shape, or the fastest where DSRUN_CUDA_PRODUCTS names a
+ * file that remembers it: measured anew it would be another one, and with it the last bits. */
 static int open_products(struct cuda_device *cuda, struct ds_error *err)
 {
-    const struct ds_cuda_matmul_args args = {.blaslt = &cuda->blaslt};
+    const char *file = getenv("DSRUN_CUDA_PRODUCTS");
+    const struct ds_cuda_matmul_args args = {
+        .blaslt = &cuda->blaslt,
+        .timer = ds__cuda_timer,
+        .choices = file != NULL && file[0] != '\0' ? file : NULL,
+        .device = cuda->kind,
+    };
     int rc = ds__blaslt_load(&cuda->blaslt, NULL, err);
+
+    (void)snprintf(cuda->kind, sizeof(cuda->kind), "sm_%d%d-%d", cuda->major, cuda->minor,
+                   cuda->processors);
 
     if (rc != 0)
         return ds_error_context(err, -ENOTSUP,

@@ -10,9 +10,13 @@
 #include "kernels/cuda/matmul.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "kernels/cuda/choices.h"
 #include "kernels/cuda/cuda.h"
 
 enum { SHAPES = 256, PROPOSALS = 8, ROUNDS = 3, ALIGNMENT_MAX = 256 };
@@ -29,7 +33,6 @@ struct product {
     struct key key;
     void *desc, *layout[MATRICES];
     struct ds_blaslt_algo algo;
-    size_t workspace;
 };
 
 struct ds_cuda_matmul {
@@ -184,8 +187,8 @@ static int propose(const struct ds_cuda_matmul *w, struct product *p, size_t wor
     }
     if (s == 0)
         s = lt->MatmulAlgoGetHeuristic(w->handle, p->desc, p->layout[B], p->layout[A], p->layout[C],
-                                       p->layout[D], pref, w->args.measure ? PROPOSALS : 1, results,
-                                       found);
+                                       p->layout[D], pref, w->args.choices != NULL ? PROPOSALS : 1,
+                                       results, found);
     (void)lt->MatmulPreferenceDestroy(pref);
     return s;
 }
@@ -277,10 +280,60 @@ static int choose(const struct ds_cuda_matmul *w, struct product *p, const struc
         best = results[i].status == 0 ? i : best;
     if (best < 0)
         return ds_fail(err, ENOTSUP, "cuBLASLt has no algorithm for this matrix product");
-    if (w->args.measure && found > 1)
+    if (w->args.choices != NULL && found > 1)
         rc = measure(w, p, results, found, x, &best, err);
     p->algo = results[best].algo;
-    p->workspace = results[best].workspace;
+    return rc;
+}
+
+/* All that the fastest algorithm depends on, in a line of the file of choices. */
+static void key_text(const struct ds_cuda_matmul *w, const struct key *k, size_t workspace,
+                     char text[DS_CHOICE_KEY])
+{
+    (void)snprintf(text, DS_CHOICE_KEY,
+                   "%s cublaslt-%zu %" PRIu64 "x%" PRIu64 "x%" PRIu64 " ld %" PRIu64 " %" PRIu64
+                   " %" PRIu64 " %" PRIu64 " align %u %u %u %u %u trans %u%u type %u%u add %u "
+                   "tf32 %u workspace %zu",
+                   w->args.device, w->lt->GetVersion(), k->m, k->n, k->k, k->ld[A], k->ld[B],
+                   k->ld[C], k->ld[D], k->alignment[A], k->alignment[B], k->alignment[C],
+                   k->alignment[D], k->bias_alignment, k->trans_a, k->trans_b, k->in_type,
+                   k->out_type, k->add, w->args.tf32, workspace);
+}
+
+/* What stands in the file is used if the library can run it as it is asked here. */
+static int check_algo(const struct ds_cuda_matmul *w, const struct product *p, size_t workspace,
+                      const char *key, struct ds_error *err)
+{
+    struct ds_blaslt_result result = {0};
+    int s = w->lt->MatmulAlgoCheck(w->handle, p->desc, p->layout[B], p->layout[A], p->layout[C],
+                                   p->layout[D], &p->algo, &result);
+
+    if (s == 0 && result.status == 0 && result.workspace <= workspace)
+        return 0;
+    return ds_fail(err, ENOTSUP, "'%s' names an algorithm that cuBLASLt cannot run, remove '%s'",
+                   w->args.choices, key);
+}
+
+/* The one of the file; else measured, and put there. */
+static int choose_once(const struct ds_cuda_matmul *w, struct product *p, const struct operands *x,
+                       struct ds_error *err)
+{
+    const char *path = w->args.choices;
+    char key[DS_CHOICE_KEY];
+    bool found = false;
+    int file, rc = ds__choices_open(&file, path, err);
+
+    if (rc != 0)
+        return rc;
+    key_text(w, &p->key, x->workspace_bytes, key);
+    rc = ds__choices_find(file, path, key, p->algo.data, &found, err);
+    if (rc == 0 && found)
+        rc = check_algo(w, p, x->workspace_bytes, key, err);
+    else if (rc == 0)
+        rc = choose(w, p, x, err);
+    if (rc == 0 && !found)
+        rc = ds__choices_add(file, path, key, p->algo.data, err);
+    (void)close(file);
     return rc;
 }
 
@@ -297,7 +350,10 @@ static int make_product(struct ds_cuda_matmul *w, const struct key *key, const s
     s = describe(w, p, x->bias);
     if (s == 0)
         s = lay_out(w, p);
-    rc = s == 0 ? choose(w, p, x, err) : refused(w, "to describe a matrix product", s, err);
+    if (s != 0)
+        rc = refused(w, "to describe a matrix product", s, err);
+    else
+        rc = w->args.choices != NULL ? choose_once(w, p, x, err) : choose(w, p, x, err);
     if (rc != 0) {
         drop_product(w, p);
         return rc;
@@ -326,7 +382,7 @@ int ds__cuda_matmul_open(struct ds_cuda_matmul **out, const struct ds_cuda_matmu
     int s;
 
     *out = NULL;
-    if (args->measure && args->timer.create == NULL)
+    if (args->choices != NULL && (args->timer.create == NULL || args->device == NULL))
         return ds_fail(err, EINVAL, "matrix products to be measured without a clock");
     w = calloc(1, sizeof(*w));
     if (w == NULL)

@@ -5,11 +5,11 @@
  *
  * Everything that depends on a shape only (descriptors, the algorithm, its workspace) is made when
  * the shape first comes and kept; the shapes of a training run are few.  The first product of a
- * shape allocates, and with `measure` waits for the stream: not under the capture of a graph.
+ * shape allocates, and with `choices` waits for the stream: not under the capture of a graph.
  *
- * Bits    Without `measure` the library's first proposal is taken: the same shape has the same bits
- *         on the same GPU and library.  With it the fastest of some proposals is, which may be
- *         another one in another process, and so may the last bits be.
+ * Bits    Without `choices` the library's first proposal is taken: the same shape has the same bits
+ *         on the same GPU and library.  With it the fastest of some proposals is, once; what was
+ *         found is kept in that file and taken from it from then on (choices.h).
  * Tests   tests/cudaemu/test_cuda_matmul.c
  */
 #ifndef DS_KERNELS_CUDA_MATMUL_H
@@ -36,14 +36,17 @@ struct ds_cuda_timer {
 struct ds_cuda_matmul_args {
     const struct ds_blaslt *blaslt; /* kept as long as the object */
     struct ds_cuda_timer timer;
-    bool measure;
-    bool tf32; /* products of F32 may round their operands to TF32 */
+    const char *choices; /* or NULL: no measuring; kept as long as the object */
+    const char *device;  /* what the measured times hold for, in one word; with choices */
+    bool tf32;           /* products of F32 may round their operands to TF32 */
 };
 
-/* -EINVAL `measure` without a timer, -EIO the library refuses, -ENOMEM. */
+/* -EINVAL `choices` without a timer, -EIO the library refuses, -ENOMEM. */
 int ds__cuda_matmul_open(struct ds_cuda_matmul **out, const struct ds_cuda_matmul_args *args,
                          struct ds_error *err) DS_NODISCARD;
 void ds__cuda_matmul_close(struct ds_cuda_matmul *matmul);
+
+extern const struct ds_cuda_timer ds__cuda_timer; /* timer.c */
 
 /* Shapes that are kept now. */
 size_t ds__cuda_matmul_shapes(const struct ds_cuda_matmul *matmul);

@@ -220,6 +220,18 @@ int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, v
     return 0;
 }
 
+int cublasLtMatmulAlgoCheck(void *handle, void *desc, void *a, void *b, void *c, void *d,
+                            const struct ds_blaslt_algo *algo, struct ds_blaslt_result *result)
+{
+    int s = fate();
+
+    insist(handle && desc && a && b && c && d, "a descriptor is missing");
+    if (s != 0 || algo->data[ID] >= FAKE_PROPOSALS)
+        return s != 0 ? s : INVALID;
+    *result = (struct ds_blaslt_result){.algo = *algo, .workspace = algo->data[WORKSPACE]};
+    return 0;
+}
+
 static double element(const void *x, int type, uint64_t i)
 {
     if (type == DS_BLASLT_R_32F)

@@ -6,6 +6,8 @@
  */
 #include "tests/cudaemu/emulated.h"
 
+#include <unistd.h>
+
 #include "tests/kernels/test_matmul.c"
 
 struct
@@ -15,10 +17,14 @@ try {
     _Alignas(16) uint64_t workspace[1024];
 };
 
-static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)
+/* With a file the fastest is looked for, once. */
+static int begin_at(struct try *t, const char *file, bool tf32, struct ds_error *err)
 {
-    const struct ds_cuda_matmul_args args = {
-        .blaslt = &fake_blaslt_calls, .timer = fake_timer, .measure = measure, .tf32 = tf32};
+    const struct ds_cuda_matmul_args args = {.blaslt = &fake_blaslt_calls,
+                                             .timer = fake_timer,
+                                             .choices = file,
+                                             .device = "fake",
+                                             .tf32 = tf32};
 
     if (fake_blaslt.fail_at == 0)
         fake_blaslt = (struct fake_blaslt){0};
@@ -26,6 +32,16 @@ static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)
                                         .scratch = t->workspace,
                                         .scratch_bytes = sizeof(t->workspace)};
     return ds__cuda_matmul_open(&t->stream.matmul, &args, err);
+}
+
+static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)
+{
+    static char file[64];
+
+    if (file[0] == '\0')
+        snprintf(file, sizeof(file), "/tmp/dsrun-products-%d", (int)getpid());
+    (void)unlink(file);
+    return begin_at(t, measure ? file : NULL, tf32, err);
 }
 
 /* d = 2 by 2 ones times `x`, and `n` columns, plus itself and a bias of 3 where asked. */
@@ -102,6 +118,68 @@ Test(cuda_matmul, measures_a_shape_once)
     cr_assert(fake_blaslt.live == 0);
 }
 
+static void write_file(const char *file, const char *text)
+{
+    FILE *f = fopen(file, "w");
+
+    cr_assert(f != NULL && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+static void read_file(const char *file, char text[4096])
+{
+    FILE *f = fopen(file, "r");
+    size_t n = f != NULL ? fread(text, 1, 4095, f) : 0;
+
+    cr_assert(f != NULL && fclose(f) == 0);
+    text[n] = '\0';
+}
+
+/* The next process measures nothing, and takes what stands in the file even if it is slower. */
+Test(cuda_matmul, what_was_chosen_is_kept)
+{
+    static const char file[] = "/tmp/dsrun-products-kept";
+    _Alignas(16) float d[4];
+    char text[4096], *at;
+    struct ds_error err = {0};
+    struct try t;
+
+    (void)unlink(file);
+    cr_assert(begin_at(&t, file, false, NULL) == 0);
+    cr_assert(product(&t, 5.0f, 2, d, false, false, NULL) == 0);
+    cr_assert(fake_blaslt.ran[0] > 0);
+    ds__cuda_matmul_close(t.stream.matmul);
+    read_file(file, text);
+    at = strstr(text, " = 000000000000000");
+    cr_assert(at != NULL && at[18] == '0' + FAKE_FASTEST, "%s", text);
+    at[18] = '3';
+    memcpy(text + strlen(text), "half a li", sizeof("half a li"));
+    write_file(file, text);
+    cr_assert(begin_at(&t, file, false, NULL) == 0);
+    for (int i = 0; i < 2; i++)
+        cr_assert(product(&t, 5.0f, 2, d, false, false, NULL) == 0);
+    cr_assert(d[0] == 10.0f && fake_blaslt.products == 2 && fake_blaslt.ran[3] == 2);
+    cr_assert(product(&t, 5.0f, 1, d, false, false, NULL) == 0); /* where half a line was */
+    ds__cuda_matmul_close(t.stream.matmul);
+    read_file(file, text);
+    cr_assert(strstr(text, "half") == NULL && strstr(text, " 2x1x2 ") != NULL, "%s", text);
+    at = strstr(text, " = 000000000000000");
+    at[18] = 'f'; /* an algorithm that there is not */
+    write_file(file, text);
+    cr_assert(begin_at(&t, file, false, NULL) == 0);
+    cr_assert(product(&t, 5.0f, 2, d, false, false, &err) == -ENOTSUP);
+    cr_assert(strstr(err.text, file) != NULL, "%s", err.text);
+    at[18] = 'g';
+    write_file(file, text);
+    cr_assert(product(&t, 5.0f, 2, d, false, false, &err) == -EBADMSG);
+    cr_assert(strstr(err.text, ":2: ") != NULL, "%s", err.text);
+    write_file(file, "to whom it may concern\n");
+    cr_assert(product(&t, 5.0f, 2, d, false, false, &err) == -EBADMSG);
+    cr_assert(unlink(file) == 0 && symlink("/dev/null", file) == 0);
+    cr_assert(product(&t, 5.0f, 2, d, false, false, &err) == -EIO);
+    ds__cuda_matmul_close(t.stream.matmul);
+    cr_assert(unlink(file) == 0 && fake_blaslt.live == 0);
+}
+
 Test(cuda_matmul, takes_what_fits)
 {
     _Alignas(16) float d[4];
@@ -176,7 +254,7 @@ Test(cuda_matmul, every_call_may_fail)
 
 Test(cuda_matmul, what_cannot_be)
 {
-    struct ds_cuda_matmul_args args = {.blaslt = &fake_blaslt_calls, .measure = true};
+    struct ds_cuda_matmul_args args = {.blaslt = &fake_blaslt_calls, .choices = "/tmp/nowhere"};
     struct ds_cuda_matmul *matmul;
     struct ds_error err = {0};
     _Alignas(16) float d[4];

@@ -216,6 +216,27 @@ def graphs_follow():
     h.ok("without CUDA graphs: dropout draws anew" in said, "dropout: said that nothing is recorded", said)
 
 
+def products():
+    """What ranks measured of matrix products is kept, and nothing is measured again."""
+    job, _ = case_job("gpt2-tiny", stage=2)
+    kept = h.work() / "products"
+    for run in ("measured", "remembered"):
+        ran = train(job, run, 2, DSRUN_CUDA_PRODUCTS=str(kept))
+        if not h.ok(ran.returncode == 0, f"products: {run}: the job ends with 0", ran.stdout + ran.stderr):
+            return
+        text = kept.read_text()
+        if run == "measured":
+            first = text
+    lines = first.splitlines()
+    h.ok(len(lines) > 5 and len(lines) == len(set(line.split(" = ")[0] for line in lines)),
+         "products: one choice each, by two ranks", first)
+    h.ok(text == first, "products: the next run chooses nothing", text)
+    kept.write_text("a letter\n")
+    ran = train(job, "letter", 2, DSRUN_CUDA_PRODUCTS=str(kept))
+    h.ok(ran.returncode != 0 and f"'{kept}' is no file of choices" in ran.stderr, "products: another file is refused",
+         ran.stderr)
+
+
 def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     program = h.BUILD / "gpu" / "test_loss"
@@ -239,6 +260,7 @@ h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in z
      "ZeRO 0 and 2 on 2 devices: within 1e-6", zero)
 graphs()
 graphs_follow()
+products()
 tests_for_a_gpu()
 no_plugin()
 no_device()

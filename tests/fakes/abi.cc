@@ -85,6 +85,8 @@ CALL(cudaGraphInstantiate);
 CALL(cudaGraphLaunch);
 CALL(cudaGraphDestroy);
 CALL(cudaGraphExecDestroy);
+CALL(cudaEventSynchronize);
+CALL(cudaEventElapsedTime);
 
 #if __has_include(<nccl.h>)
 #include <nccl.h>

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "tests/fakes/stream.h"
 
@@ -18,6 +19,7 @@ enum { CALLS = 64, NAME = 40, STICKY = 700, PINNED = 256 };
 struct fake_event {
     struct fake_stream *stream; /* NULL: never recorded */
     uint64_t ticket;
+    uint64_t ns; /* when it was recorded */
 };
 
 static struct {
@@ -421,17 +423,40 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
     return cudaSuccess;
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     FAKE_FAULT();
     NOT_CAPTURED(); /* CUDA would take it into the graph; nobody is to want that here */
-    *event = (struct fake_event){.stream = stream, .ticket = pushed(stream)};
+    *event = (struct fake_event){.stream = stream, .ticket = pushed(stream), .ns = now_ns()};
     return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     return happened(event) ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    FAKE_FAULT();
+    if (event->stream != NULL)
+        reach(event->stream, event->ticket);
+    return (cudaError_t)fake.sticky;
+}
+
+/* Of what is in between: products are done when the call returns. */
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
+{
+    *ms = (float)(end->ns - begin->ns) / 1e6f;
+    return happened(end) ? cudaSuccess : cudaErrorNotReady;
 }
 
 /* --- work

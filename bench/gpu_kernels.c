@@ -1,0 +1,431 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * gpu_kernels.c - how fast each kernel runs on a GPU, at the sizes of a step, through the plug-in.
+ *
+ * Prints one JSON line a kernel: what, microseconds of each of SAMPLES samples, and the bytes or
+ * FLOPs that it cannot do without.  A sample is many launches and one wait, over operands that
+ * together are larger than the second cache.  bench/gpu.py calls it.
+ *
+ *     gpu_kernels PLUGIN products|memory|attention [SHRINK]
+ *
+ * Everything is SHRINK times smaller, for a test of the program itself.
+ */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "kernels/backend.h"
+#include "kernels/op.h"
+#include "runtime/plugin.h"
+
+enum { SAMPLES = 7, ROUND_US = 15000, LIMIT_ROUNDS = 200 };
+
+static const size_t ROOM = (size_t)4 << 30; /* of the largest operands */
+static size_t shrink = 1;
+static struct ds_device *device;
+static struct ds_stream *stream;
+static struct ds_error err;
+static unsigned char *memory;
+static size_t taken;
+
+/* A number of rows, sequences or kinds. */
+static size_t many(size_t n)
+{
+    return n / shrink > 0 ? n / shrink : 1;
+}
+
+static void must(int rc)
+{
+    if (rc == 0)
+        return;
+    fprintf(stderr, "gpu_kernels: %s\n", err.text);
+    exit(1);
+}
+
+/* --- memory ------------------------------------------------------------------------------------*/
+
+static void *take(size_t bytes)
+{
+    void *at = memory + taken;
+
+    taken += (bytes + 255) / 256 * 256;
+    if (taken <= ROOM / shrink)
+        return at;
+    fprintf(stderr, "gpu_kernels: more memory than there is\n");
+    exit(1);
+}
+
+/* Random numbers around 0, from a block of them that is copied over and over: zeros would be fast
+ * without reason. */
+static void *take_numbers(enum ds_dtype type, size_t n)
+{
+    enum { BLOCK = 1 << 20 };
+    static float f32[BLOCK];
+    static uint16_t low[BLOCK];
+    size_t each = ds_dtype_bytes(type), bytes = n * each;
+    unsigned char *at = take(bytes);
+    uint32_t x = 1;
+
+    for (size_t i = 0; i < BLOCK; i++) {
+        x = x * 1664525u + 1013904223u;
+        f32[i] = (float)(x >> 8) / 8388608.0f - 1.0f;
+        low[i] = ds_bf16_from_f32(f32[i]);
+    }
+    for (size_t done = 0; done < bytes; done += BLOCK * each) {
+        size_t left = bytes - done, part = left < BLOCK * each ? left : BLOCK * each;
+        const void *from = type == DS_F32 ? (const void *)f32 : (const void *)low;
+
+        must(ds_stream_copy(stream, DS_COPY_UP, at + done, from, part, &err));
+    }
+    must(ds_stream_finish(stream, &err));
+    return at;
+}
+
+/* Ids as text has them: some come often, most seldom. */
+static int32_t *take_ids(size_t n, size_t vocab)
+{
+    int32_t *ids = malloc(n * sizeof(*ids)), *at = take(n * sizeof(*ids));
+    uint32_t x = 7;
+
+    if (ids == NULL)
+        exit(1);
+    for (size_t i = 0; i < n; i++) {
+        double u;
+
+        x = x * 1664525u + 1013904223u;
+        u = (double)(x >> 8) / 16777216.0;
+        ids[i] = (int32_t)((double)(vocab - 1) * u * u * u * u);
+    }
+    must(ds_stream_copy(stream, DS_COPY_UP, at, ids, n * sizeof(*ids), &err));
+    must(ds_stream_finish(stream, &err));
+    free(ids);
+    return at;
+}
+
+/* --- time --------------------------------------------------------------------------------------*/
+
+typedef void launch(void *arg);
+
+static double time_of(launch *run, void *arg, size_t rounds)
+{
+    uint64_t began = ds_clock_mono_ns();
+
+    for (size_t i = 0; i < rounds; i++)
+        run(arg);
+    must(ds_stream_finish(stream, &err));
+    return (double)(ds_clock_mono_ns() - began) / 1e3 / (double)rounds;
+}
+
+static void measure(const char *what, const char *unit, double amount, launch *run, void *arg)
+{
+    double once;
+    size_t rounds;
+
+    (void)time_of(run, arg, 1); /* loads what is loaded at the first use */
+    once = time_of(run, arg, 2);
+    rounds = once > 0.0 ? (size_t)(ROUND_US / once) + 1 : LIMIT_ROUNDS;
+    rounds = rounds < LIMIT_ROUNDS ? rounds : LIMIT_ROUNDS;
+    printf("{\"what\": \"%s\", \"%s\": %.0f, \"us\": [", what, unit, amount);
+    for (int i = 0; i < SAMPLES; i++)
+        printf("%s%.2f", i == 0 ? "" : ", ", time_of(run, arg, rounds));
+    printf("]}\n");
+    fflush(stdout);
+}
+
+/* --- kernels that move memory ------------------------------------------------------------------*/
+
+#define LAUNCH(op)                                                                                 \
+    static void run_##op(void *arg)                                                                \
+    {                                                                                              \
+        must(ds_##op(arg, stream, &err));                                                          \
+    }
+LAUNCH(adamw)
+LAUNCH(attention_bwd)
+LAUNCH(attention_fwd)
+LAUNCH(bias_bwd)
+LAUNCH(cast)
+LAUNCH(embed_bwd)
+LAUNCH(embed_fwd)
+LAUNCH(gelu_bwd)
+LAUNCH(gelu_fwd)
+LAUNCH(matmul)
+LAUNCH(norm_bwd)
+LAUNCH(norm_fwd)
+LAUNCH(rope)
+LAUNCH(sumsq)
+LAUNCH(swiglu_bwd)
+LAUNCH(swiglu_fwd)
+LAUNCH(xent)
+
+struct copy {
+    void *to, *from;
+    size_t bytes;
+};
+
+static void run_copy(void *arg)
+{
+    struct copy *c = arg;
+
+    must(ds_stream_copy(stream, DS_COPY_ASIDE, c->to, c->from, c->bytes, &err));
+}
+
+static void measure_copy(void)
+{
+    struct copy c = {.bytes = many((size_t)1 << 30)};
+
+    taken = 0;
+    c.from = take_numbers(DS_F32, c.bytes / 4);
+    c.to = take(c.bytes);
+    measure("copy", "bytes", 2.0 * (double)c.bytes, run_copy, &c);
+}
+
+static void measure_norms(enum ds_norm_kind kind, size_t rows, size_t n)
+{
+    struct ds_norm_fwd_args f = {.rows = rows, .channels = n, .kind = kind, .eps = 1e-5f};
+    struct ds_norm_bwd_args b = {.rows = rows, .channels = n, .kind = kind};
+    double all = 2.0 * (double)rows * (double)n; /* bytes of an array */
+    bool layer = kind == DS_NORM_LAYER;
+
+    taken = 0;
+    f.act = f.param = b.act = b.param = DS_BF16;
+    f.x = b.x = take_numbers(DS_BF16, rows * n);
+    b.dy = take_numbers(DS_BF16, rows * n);
+    b.dres = take_numbers(DS_BF16, rows * n);
+    f.y = take(rows * n * 2);
+    b.dx = take(rows * n * 2);
+    f.weight = b.weight = take_numbers(DS_BF16, n);
+    f.bias = layer ? take_numbers(DS_BF16, n) : NULL;
+    f.mean = layer ? take(rows * 4) : NULL;
+    f.rstd = take(rows * 4);
+    b.mean = f.mean;
+    b.rstd = f.rstd;
+    b.dweight = take(n * 4);
+    b.dbias = layer ? take(n * 4) : NULL;
+    measure(layer ? "layernorm" : "rmsnorm", "bytes", 2.0 * all, run_norm_fwd, &f);
+    measure(layer ? "layernorm backward" : "rmsnorm backward", "bytes", 4.0 * all, run_norm_bwd,
+            &b);
+}
+
+static void measure_pointwise(void)
+{
+    const size_t rows = many(65536), wide = 3072, seq = many(4096), tokens = 2 * seq;
+    const size_t ffn = 8192, heads = 40, size = 64;
+    double n = (double)(rows * wide), m = (double)(tokens * ffn);
+    struct ds_gelu_fwd_args gf = {.n = rows * wide, .act = DS_BF16};
+    struct ds_gelu_bwd_args gb = {.n = rows * wide, .act = DS_BF16};
+    struct ds_bias_bwd_args bias = {.rows = rows, .n = wide, .act = DS_BF16};
+    struct ds_cast_args cast = {.n = rows * wide, .from = DS_F32, .to = DS_BF16};
+    struct ds_swiglu_fwd_args sf = {.rows = tokens, .ffn = ffn, .act = DS_BF16};
+    struct ds_swiglu_bwd_args sb = {.rows = tokens, .ffn = ffn, .act = DS_BF16};
+    struct ds_rope_args rope = {.batch = 2, .seq = seq, .heads = heads, .head_size = size};
+
+    taken = 0;
+    gf.x = gb.x = sf.x = sb.x = take_numbers(DS_BF16, rows * wide);
+    gb.dy = bias.dy = sb.dy = take_numbers(DS_BF16, rows * wide);
+    cast.x = take_numbers(DS_F32, rows * wide);
+    gf.y = gb.dx = cast.y = sf.y = sb.dx = take(rows * wide * 2);
+    bias.dbias = take(wide * 4);
+    rope.act = DS_BF16;
+    rope.ld = (heads + 8) * size;
+    rope.theta = 500000.0f;
+    rope.x = take_numbers(DS_BF16, tokens * rope.ld);
+    measure("gelu", "bytes", 4.0 * n, run_gelu_fwd, &gf);
+    measure("gelu backward", "bytes", 6.0 * n, run_gelu_bwd, &gb);
+    measure("bias backward", "bytes", 2.0 * n, run_bias_bwd, &bias);
+    measure("cast fp32 to bf16", "bytes", 6.0 * n, run_cast, &cast);
+    measure("swiglu", "bytes", 6.0 * m, run_swiglu_fwd, &sf);
+    measure("swiglu backward", "bytes", 10.0 * m, run_swiglu_bwd, &sb);
+    measure("rope", "bytes", 4.0 * (double)(tokens * heads * size), run_rope, &rope);
+}
+
+static void measure_ends(void)
+{
+    const size_t batch = 64, seq = many(1024), n = 768, vocab = many(50304), rows = many(2048);
+    double all = (double)(batch * seq * n);
+    struct ds_embed_fwd_args f = {.batch = batch, .seq = seq, .channels = n, .vocab = vocab};
+    struct ds_embed_bwd_args b = {.batch = batch, .seq = seq, .channels = n, .vocab = vocab};
+    struct ds_xent_args x = {.rows = rows, .vocab = vocab, .act = DS_BF16, .grad_scale = 1e-5f};
+
+    taken = 0;
+    f.act = f.param = b.act = DS_BF16;
+    f.ids_ld = b.ids_ld = seq + 1;
+    f.ids = b.ids = take_ids(batch * (seq + 1), vocab);
+    f.wte = take_numbers(DS_BF16, vocab * n);
+    f.wpe = take_numbers(DS_BF16, seq * n);
+    b.dout = take_numbers(DS_BF16, batch * seq * n);
+    f.out = take(batch * seq * n * 2);
+    b.dwte = take(vocab * n * 4);
+    b.dwpe = take(seq * n * 4);
+    b.positions = seq;
+    b.accumulate_wte = true; /* the head has been there */
+    x.logits = take_numbers(DS_F32, rows * vocab);
+    x.ld = x.dld = vocab;
+    x.targets = take_ids(rows, vocab);
+    x.losses = take(rows * 4);
+    x.dlogits = take(rows * vocab * 2);
+    measure("embedding", "bytes", 4.0 * all, run_embed_fwd, &f);
+    measure("embedding backward", "bytes", 4.0 * all, run_embed_bwd, &b);
+    measure("classifier loss", "bytes", 6.0 * (double)(rows * vocab), run_xent, &x);
+}
+
+static void measure_update(void)
+{
+    const size_t n = many(124475904);
+    struct ds_adamw_args a = {.n = n, .grad_type = DS_F32, .low_type = DS_BF16, .lr = 3e-4};
+    struct ds_sumsq_args s = {.n = n};
+
+    taken = 0;
+    a.p = take_numbers(DS_F32, n);
+    a.m = take_numbers(DS_F32, n);
+    a.v = take(n * 4); /* zeros: a root needs them not negative */
+    must(ds_stream_clear(stream, a.v, n * 4, &err));
+    a.grad = s.x = take_numbers(DS_F32, n);
+    a.p_low = take(n * 2);
+    s.sum = take(8);
+    s.nonfinite = take(8);
+    a.beta1 = 0.9;
+    a.beta2 = 0.95;
+    a.eps = 1e-8;
+    a.grad_scale = a.bias1 = a.bias2 = 1.0;
+    measure("adamw", "bytes", 30.0 * (double)n, run_adamw, &a);
+    measure("sum of squares", "bytes", 4.0 * (double)n, run_sumsq, &s);
+}
+
+/* --- matrix products ---------------------------------------------------------------------------*/
+
+static const struct layer {
+    const char *name;
+    size_t tokens, in, out;
+    bool out_first; /* the weight is stored [out, in] */
+    bool head;      /* results are of F32, gradients are added up */
+} layers[] = {
+    {"gpt2 qkv", 65536, 768, 2304, false, false},  {"gpt2 proj", 65536, 768, 768, false, false},
+    {"gpt2 up", 65536, 768, 3072, false, false},   {"gpt2 down", 65536, 3072, 768, false, false},
+    {"gpt2 head", 2048, 768, 50304, true, true},   {"llama qkv", 8192, 2048, 3072, true, false},
+    {"llama proj", 8192, 2048, 2048, true, false}, {"llama up", 8192, 2048, 16384, true, false},
+    {"llama down", 8192, 8192, 2048, true, false}, {"llama head", 2048, 2048, 128256, true, true},
+};
+
+static void measure_product(const char *name, const char *pass, struct ds_matmul_args a)
+{
+    char what[64];
+    size_t d = a.m * a.n * ds_dtype_bytes(a.out_type);
+
+    taken = 0;
+    a.in_type = DS_BF16;
+    a.a = take_numbers(DS_BF16, a.m * a.k);
+    a.b = take_numbers(DS_BF16, a.k * a.n);
+    a.lda = a.trans_a ? a.m : a.k;
+    a.ldb = a.trans_b ? a.k : a.n;
+    a.ldc = a.ldd = a.n;
+    a.d = take(d);
+    must(ds_stream_clear(stream, a.d, d, &err));
+    if (a.c != NULL)
+        a.c = a.d;
+    (void)snprintf(what, sizeof(what), "%s %s", name, pass);
+    measure(what, "flops", 2.0 * (double)a.m * (double)a.n * (double)a.k, run_matmul, &a);
+}
+
+static void measure_products(void)
+{
+    for (size_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++) {
+        const struct layer *l = &layers[i];
+        size_t tokens = many(l->tokens), out = many(l->out);
+        struct ds_matmul_args forward = {.m = tokens, .n = out, .k = l->in};
+        struct ds_matmul_args dx = {.m = tokens, .n = l->in, .k = out};
+        struct ds_matmul_args dw = {.m = l->in, .n = out, .k = tokens, .trans_a = true};
+
+        forward.trans_b = l->out_first;
+        forward.out_type = l->head ? DS_F32 : DS_BF16;
+        dx.trans_b = !l->out_first;
+        dx.out_type = DS_BF16;
+        dw.out_type = DS_F32;
+        dw.c = l->head ? memory : NULL; /* added to what is there */
+        if (l->out_first) {
+            dw.m = out;
+            dw.n = l->in;
+        }
+        measure_product(l->name, "forward", forward);
+        measure_product(l->name, "dx", dx);
+        measure_product(l->name, "dw", dw);
+    }
+}
+
+/* --- attention ---------------------------------------------------------------------------------*/
+
+/* Causal: half of the products of all queries with all keys; backward has five for two. */
+static void measure_attention(const char *name, size_t batch, size_t longest, size_t heads,
+                              size_t kv_heads, size_t size)
+{
+    size_t seq = many(longest), rows = batch * seq, wide = (heads + 2 * kv_heads) * size;
+    double flops = 2.0 * (double)(batch * heads) * (double)seq * (double)seq * (double)size;
+    struct ds_attention_fwd_args f = {
+        .batch = batch, .seq = seq, .heads = heads, .kv_heads = kv_heads, .head_size = size};
+    struct ds_attention_bwd_args b = {
+        .batch = batch, .seq = seq, .heads = heads, .kv_heads = kv_heads, .head_size = size};
+    char what[64];
+
+    taken = 0;
+    f.act = b.act = DS_BF16;
+    f.scale = b.scale = size == 64 ? 0.125f : 0.08838835f;
+    f.qkv = b.qkv = take_numbers(DS_BF16, rows * wide);
+    b.dout = take_numbers(DS_BF16, rows * heads * size);
+    b.out = f.out = take(rows * heads * size * 2);
+    b.lse = f.lse = take(rows * heads * 4);
+    b.dqkv = take(rows * wide * 2);
+    measure(name, "flops", flops, run_attention_fwd, &f);
+    (void)snprintf(what, sizeof(what), "%s backward", name);
+    measure(what, "flops", 2.5 * flops, run_attention_bwd, &b);
+}
+
+static void open_device(const char *path)
+{
+    const struct ds_device_args args = {.name = "cuda", .threads = 1};
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL), *symbol, *room;
+    ds_plugin_entry_fn *entry;
+    const struct ds_plugin *plugin;
+
+    symbol = handle != NULL ? dlsym(handle, DS_PLUGIN_ENTRY) : NULL;
+    memcpy(&entry, &symbol, sizeof(entry));
+    plugin = symbol != NULL ? entry() : NULL;
+    if (plugin == NULL || plugin->abi != DS_PLUGIN_ABI || plugin->size != sizeof(*plugin)) {
+        fprintf(stderr, "gpu_kernels: the plug-in '%s' cannot be loaded\n", path);
+        exit(1);
+    }
+    ds_device_add(plugin->device);
+    must(ds_device_open(&device, &args, &err));
+    stream = ds_device_stream(device);
+    must(ds_device_alloc(device, ROOM / shrink, &room, &err));
+    memory = room;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 4)
+        shrink = strtoul(argv[3], NULL, 10);
+    if (argc < 3 || argc > 4 || shrink == 0) {
+        fprintf(stderr, "usage: gpu_kernels PLUGIN products|memory|attention [SHRINK]\n");
+        return 2;
+    }
+    open_device(argv[1]);
+    if (strcmp(argv[2], "products") == 0) {
+        measure_products();
+    } else if (strcmp(argv[2], "attention") == 0) {
+        measure_attention("attention d64 1k", 64, 1024, 12, 12, 64);
+        measure_attention("attention d64 4k grouped", 2, 4096, 32, 8, 64);
+        measure_attention("attention d128 4k grouped", 2, 4096, 32, 8, 128);
+    } else {
+        measure_copy();
+        measure_norms(DS_NORM_LAYER, many(65536), 768);
+        measure_norms(DS_NORM_RMS, many(8192), 2048);
+        measure_pointwise();
+        measure_ends();
+        measure_update();
+    }
+    ds_device_free(device, memory, ROOM / shrink);
+    ds_device_close(device);
+    return 0;
+}

@@ -1,0 +1,96 @@
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""gpu_kernels.py - rates of kernels by themselves, from gpu_kernels.c; bench/gpu.py calls it.
+
+Kernels that move memory against a copy on the same device, matrix products as they are chosen against
+the fastest of cuBLASLt's proposals, attention beside PyTorch's backends where they are there.
+"""
+import json
+import os
+import statistics
+import tempfile
+
+from common import HERE, Failed, run
+
+COPY_SHARE, BEST_SHARE = 0.85, 0.95
+ATTENTION = [["attention d64 1k", 64, 1024, 12, 12, 64],
+             ["attention d64 4k grouped", 2, 4096, 32, 8, 64],
+             ["attention d128 4k grouped", 2, 4096, 32, 8, 128]]
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def program(build, what, limit_s, env=None):
+    """By name: samples, median, and amount a second in units of 1e12."""
+    ran = lines(run([build + "/gpu/bench_kernels", build + "/libexec/dsrun/dsrun-cuda.so", what], env, limit_s))
+    for kernel in ran:
+        kernel["median_us"] = statistics.median(kernel["us"])
+        kernel["tera"] = kernel.get("bytes", kernel.get("flops")) / kernel["median_us"] / 1e6
+    return {kernel["what"]: kernel for kernel in ran}
+
+
+def memory(build, left):
+    """Rows of a table: name, time, rate, share, goal."""
+    found = program(build, "memory", left())
+    copy = found["copy"]["tera"]
+    return found, [(name, k["median_us"], f"{k['tera']:.2f} TB/s", k["tera"] / copy, COPY_SHARE)
+                   for name, k in found.items()]
+
+
+def products(build, left):
+    found = program(build, "products", left())
+    with tempfile.TemporaryDirectory() as folder:
+        best = program(build, "products", left(), {"DSRUN_CUDA_PRODUCTS": folder + "/products"})
+    for name, k in found.items():
+        k["best_us"] = best[name]["us"]
+        k["best_tera"] = max(best[name]["tera"], k["tera"])
+    return found, [(name, k["median_us"], f"{k['tera']:.0f} TFLOP/s", k["tera"] / k["best_tera"], BEST_SHARE)
+                   for name, k in found.items()]
+
+
+def attention(build, left, python):
+    """The share is that of the fastest of PyTorch's backends; without PyTorch there is none."""
+    found, rows = program(build, "attention", left()), []
+    peers = []
+    if python is not None:
+        peers = lines(run([python, HERE + "/peers/torch_attention.py", json.dumps(ATTENTION)], None, left()))
+    for name, *_ in ATTENTION:
+        for suffix, key in (("", "us"), (" backward", "backward_us")):
+            ours = found[name + suffix]
+            ours["peers"] = {p["backend"]: p[key] for p in peers if p["what"] == name}
+            fastest = min(ours["peers"].values(), default=None)
+            rows.append((name + suffix, ours["median_us"], f"{ours['tera']:.0f} TFLOP/s",
+                         None if fastest is None else fastest / ours["median_us"], 0.6))
+    return found, rows
+
+
+def bench(build, left, python):
+    """What was measured, rows of the table, and what was not and why."""
+    results, rows, missing = {}, [], []
+    for name, part in (("memory", lambda: memory(build, left)), ("products", lambda: products(build, left)),
+                       ("attention", lambda: attention(build, left, python))):
+        try:
+            results[name], more = part()
+            rows += more
+        except Failed as failed:
+            missing.append(f"{name}: {failed}")
+    return results, rows, missing
+
+
+def table(rows):
+    text = ["| kernel | time | rate | share | goal |", "|---|---|---|---|---|"]
+    text += [f"| {name} | {us:.1f} us | {rate} | {'' if share is None else f'{share:.2f}'} | {goal} |"
+             for name, us, rate, share, goal in rows]
+    return "\n".join(text)
+
+
+def into_readme(text):
+    """Between its two marks."""
+    path = os.path.join(HERE, "README.md")
+    with open(path, encoding="utf-8") as file:
+        before, rest = file.read().split("<!-- gpu:begin -->", 1)
+    after = rest.split("<!-- gpu:end -->", 1)[1]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{before}<!-- gpu:begin -->\n\n{text}\n\n<!-- gpu:end -->{after}")

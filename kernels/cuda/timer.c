@@ -1,0 +1,56 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * timer.c - the device's clock, by which matrix products are measured: events that carry times.
+ */
+#include <cuda_runtime_api.h>
+#include <stddef.h>
+
+#include "kernels/cuda/matmul.h"
+
+static int create(void **event)
+{
+    cudaEvent_t made = NULL;
+    cudaError_t error = cudaEventCreateWithFlags(&made, 0);
+
+    *event = made;
+    return (int)error;
+}
+
+static int record(void *event, void *stream)
+{
+    return (int)cudaEventRecord(event, stream);
+}
+
+static int wait(void *event)
+{
+    return (int)cudaEventSynchronize(event);
+}
+
+static int elapsed(float *ms, void *begin, void *end)
+{
+    return (int)cudaEventElapsedTime(ms, begin, end);
+}
+
+static int destroy(void *event)
+{
+    return (int)cudaEventDestroy(event);
+}
+
+static int alloc(void **memory, size_t bytes)
+{
+    return (int)cudaMalloc(memory, bytes);
+}
+
+static int release(void *memory)
+{
+    return (int)cudaFree(memory);
+}
+
+const struct ds_cuda_timer ds__cuda_timer = {.create = create,
+                                             .record = record,
+                                             .wait = wait,
+                                             .elapsed = elapsed,
+                                             .destroy = destroy,
+                                             .alloc = alloc,
+                                             .free = release};

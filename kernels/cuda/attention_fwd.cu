@@ -99,7 +99,7 @@ static __device__ __forceinline__ void finish(float (&o)[MT][D / 8][4], struct r
 }
 
 template <class T, int D, int MT, bool DROP>
-static __global__ void __launch_bounds__(FLASH_THREADS)
+static __global__ void __launch_bounds__(FLASH_THREADS, 2)
     flash_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
 {
     constexpr int ROWS = FLASH_WARPS * ROWS_PER_WARP * MT, TILE = FLASH_KEYS * D;

@@ -3,7 +3,9 @@
  *
  * norm.cu - LayerNorm and RMSNorm.  Not yet run on a GPU.
  *
- * A warp a row, with shuffles alone.  Gradients of weight and bias as in columns.cuh.
+ * A warp a row, with shuffles alone.  Rows of up to HELD packs a lane stay in registers from the
+ * first pass over them to the last, wider ones are read again.  Gradients of weight and bias as in
+ * columns.cuh.
  */
 #include "kernels/cuda/columns.cuh"
 
@@ -31,6 +33,116 @@ static __device__ __forceinline__ float row_mean(const T *x, size_t n, float shi
         }
     }
     return warp_sum(sum) / (float)n;
+}
+
+enum { HELD = 4 }; /* packs; twice as many would leave room for one block */
+
+static inline bool can_hold(enum ds_dtype act, enum ds_dtype param, size_t n)
+{
+    return act == param && n <= HELD * WARP * PACK;
+}
+
+/* The lane's packs of a row; zeros past its end. */
+template <class T>
+static __device__ __forceinline__ void hold(const T *x, size_t n, float (&v)[HELD][PACK])
+{
+    DS_UNROLL
+    for (int p = 0; p < HELD; p++) {
+        size_t i = (p * WARP + threadIdx.x % WARP) * PACK;
+
+        take(x + i, i < n ? n - i : 0, v[p]);
+    }
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK, 2) norm_fwd_held(struct ds_norm_fwd_args a)
+{
+    const T *weight = (const T *)a.weight, *bias = (const T *)a.bias;
+    size_t n = a.channels, first = threadIdx.x % WARP * PACK;
+    bool layer = a.kind == DS_NORM_LAYER;
+
+    FOR_WARP_ROWS(r, a.rows)
+    {
+        float v[HELD][PACK], mean = 0.0f, square = 0.0f, rstd;
+
+        hold((const T *)a.x + r * n, n, v);
+        DS_UNROLL
+        for (int p = 0; p < HELD && layer; p++) {
+            for (int j = 0; j < PACK; j++)
+                mean += v[p][j];
+        }
+        mean = warp_sum(mean) / (float)n;
+        DS_UNROLL
+        for (int p = 0; p < HELD; p++) {
+            for (int j = 0; j < PACK; j++) {
+                float d = v[p][j] - mean;
+
+                square += first + p * WARP * PACK + j < n ? d * d : 0.0f;
+            }
+        }
+        rstd = 1.0f / sqrtf(warp_sum(square) / (float)n + a.eps);
+        DS_UNROLL
+        for (int p = 0; p < HELD; p++) {
+            size_t i = first + p * WARP * PACK, left = i < n ? n - i : 0;
+            float w[PACK], b[PACK] = {};
+
+            take(weight + i, left, w);
+            if (layer)
+                take(bias + i, left, b);
+            for (int j = 0; j < PACK; j++)
+                v[p][j] = (v[p][j] - mean) * rstd * w[j] + b[j];
+            give((T *)a.y + r * n + i, left, v[p]);
+        }
+        if (threadIdx.x % WARP == 0) {
+            a.rstd[r] = rstd;
+            if (layer)
+                a.mean[r] = mean;
+        }
+    }
+}
+
+/* dx may be dres: a lane has read its packs before it writes them. */
+template <class T>
+static __global__ void __launch_bounds__(BLOCK, 2) norm_dx_held(struct ds_norm_bwd_args a)
+{
+    const T *weight = (const T *)a.weight;
+    size_t n = a.channels, first = threadIdx.x % WARP * PACK;
+    bool layer = a.kind == DS_NORM_LAYER;
+
+    FOR_WARP_ROWS(r, a.rows)
+    {
+        float v[HELD][PACK], d[HELD][PACK], sum = 0.0f, dot = 0.0f;
+        float mean = layer ? a.mean[r] : 0.0f, rstd = a.rstd[r];
+
+        hold((const T *)a.x + r * n, n, v);
+        hold((const T *)a.dy + r * n, n, d);
+        DS_UNROLL
+        for (int p = 0; p < HELD; p++) {
+            size_t i = first + p * WARP * PACK;
+            float w[PACK];
+
+            take(weight + i, i < n ? n - i : 0, w);
+            for (int j = 0; j < PACK; j++) {
+                v[p][j] = (v[p][j] - mean) * rstd;
+                d[p][j] *= w[j]; /* 0 past the end */
+                sum += d[p][j];
+                dot += d[p][j] * v[p][j];
+            }
+        }
+        sum = layer ? warp_sum(sum) / (float)n : 0.0f;
+        dot = warp_sum(dot) / (float)n;
+        DS_UNROLL
+        for (int p = 0; p < HELD; p++) {
+            size_t i = first + p * WARP * PACK, left = i < n ? n - i : 0;
+            float old[PACK] = {};
+
+            if (a.dres != nullptr)
+                take((const T *)a.dres + r * n + i, left, old);
+            for (int j = 0; j < PACK; j++)
+                d[p][j] = old[j] + rstd * (d[p][j] - sum - v[p][j] * dot);
+            give((T *)a.dx + r * n + i, left, d[p]);
+        }
+    }
 }
 
 template <class T, class P>
@@ -138,10 +250,13 @@ extern "C" int ds__cuda_norm_fwd(const struct ds_norm_fwd_args *a, struct ds_str
                                  struct ds_error *err)
 {
     unsigned grid = row_grid((a->rows + WARPS - 1) / WARPS);
+    cudaStream_t queue = stream_of(stream);
 
-    DS_TYPED(
-        a->act, T,
-        DS_TYPED(a->param, P, DS_LAUNCH((norm_fwd<T, P>), grid, BLOCK, 0, stream_of(stream), *a)));
+    if (can_hold(a->act, a->param, a->channels))
+        DS_TYPED(a->act, T, DS_LAUNCH(norm_fwd_held<T>, grid, BLOCK, 0, queue, *a));
+    else
+        DS_TYPED(a->act, T,
+                 DS_TYPED(a->param, P, DS_LAUNCH((norm_fwd<T, P>), grid, BLOCK, 0, queue, *a)));
     return launched("norm_fwd", err);
 }
 
@@ -167,7 +282,10 @@ extern "C" int ds__cuda_norm_bwd(const struct ds_norm_bwd_args *a, struct ds_str
     if (a->kind == DS_NORM_LAYER)
         DS_LAUNCH(add_slabs, add_slabs_grid(n), BLOCK, 0, queue, n, slabs, dbias, a->dbias,
                   a->accumulate);
-    DS_TYPED(a->act, T,
-             DS_TYPED(a->param, P, DS_LAUNCH((norm_dx<T, P>), grid, BLOCK, 0, queue, *a)));
+    if (can_hold(a->act, a->param, a->channels))
+        DS_TYPED(a->act, T, DS_LAUNCH(norm_dx_held<T>, grid, BLOCK, 0, queue, *a));
+    else
+        DS_TYPED(a->act, T,
+                 DS_TYPED(a->param, P, DS_LAUNCH((norm_dx<T, P>), grid, BLOCK, 0, queue, *a)));
     return launched("norm_bwd", err);
 }

@@ -100,7 +100,7 @@ else
 cuda-objects: $(CUDA_ABI) $(patsubst %.cu,$(B)/%.cuda.o,$(CU_CUDA)) ## compile the CUDA kernels for sm_80, sm_90, sm_100 and PTX; NVCCFLAGS=
 endif
 
-cuda-report: cuda-objects ## what nvcc's assembler says of each CUDA kernel: registers, shared memory, resident warps; fails on a spill or a stack
+cuda-report: cuda-objects ## what nvcc's assembler says of each CUDA kernel: registers, shared memory, resident warps; fails on a spill
 	$(Q)tools/cuda-report $(patsubst %.cu,$(B)/%.cuda.ptxas,$(CU))
 
 .PHONY: cuda-report cuda-objects check-cuda-asan cuda-asan-check check-cuda-tsan cuda-tsan-check cuda-coverage cuda-coverage-run

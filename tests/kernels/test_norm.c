@@ -173,4 +173,10 @@ Test(norm, shapes_types_and_modes)
             }
         }
     }
+    for (size_t type = 0; type < 3;
+         type++) { /* the widest row of its kind on a GPU, and a wider one */
+        check(9, 1024, DS_NORM_LAYER, act_types[type], mode++ % 4);
+        check(9, 1030, DS_NORM_LAYER, act_types[type], mode++ % 4);
+        check(3, 1030, DS_NORM_RMS, act_types[type], mode++ % 4);
+    }
 }

@@ -5,7 +5,9 @@
  *
  * Bytes are what becomes resident.  Gradients lie in shared memory: a rank that reduces its shard
  * in place also touches that shard's pages of every peer, which the kernel counts to its resident
- * size (peer_bytes, wire.c) although the host holds them once.
+ * size (peer_bytes, wire.c) although the host holds them once.  What is common counts whole to
+ * every rank; of an embedding that is not tied a rank reads rows, and has those of its peers'
+ * shards resident only as far as tokens have named them.
  *
  * Tests   tests/plan/test_plan.c; tests/e2e compares with the worker's measured peak
  */

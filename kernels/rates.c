@@ -57,7 +57,9 @@ void ds_rates_fit(double small, double rate_small, double large, double rate_lar
         return;
     }
     *flops = 1.0 / (1.0 / rate_large - slope / large);
-    *half = slope * *flops;
+    if (!(*flops > 0.0 && *flops <= DS_RATES_FIT_MOST * rate_large)) /* one was disturbed */
+        *flops = DS_RATES_FIT_MOST * rate_large;
+    *half = large * (*flops / rate_large - 1.0);
 }
 
 /* --- one operation ---------------------------------------------------------------------------- */

@@ -38,7 +38,10 @@ int ds_rates_measure(struct ds_device *device, struct ds_rates *rates, struct ds
     DS_NODISCARD;
 
 /* The two numbers that give work of extents `small` and `large` the rates measured: with
- * 1 / rate = (1 + half / extent) / flops.  Pure. */
+ * 1 / rate = (1 + half / extent) / flops.  Where a disturbed measurement leaves none, or `flops`
+ * beyond DS_RATES_FIT_MOST times the large one's rate, that and the `half` that keeps the large
+ * one's rate.  Pure. */
+#define DS_RATES_FIT_MOST 4.0
 void ds_rates_fit(double small, double rate_small, double large, double rate_large, double *flops,
                   double *half);
 

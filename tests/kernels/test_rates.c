@@ -37,6 +37,20 @@ Test(rates, a_small_product_that_is_faster_fits_as_equal)
     cr_assert_eq(half, 0.0);
 }
 
+/* No half length is long enough for the large one to be 7 times as fast at 6 times the length. */
+Test(rates, a_large_product_that_is_faster_than_any_half_length_allows_is_bounded)
+{
+    const double small[] = {1e11 / 5.9, 1e11 / 6.0, 1e11 / 7.0, 1e8};
+
+    for (size_t i = 0; i < sizeof(small) / sizeof(small[0]); i++) {
+        double flops = 0.0, half = -1.0;
+
+        ds_rates_fit(128, small[i], 768, 1e11, &flops, &half);
+        cr_assert_float_eq(flops, DS_RATES_FIT_MOST * 1e11, 1.0, "%g: %g", small[i], flops);
+        cr_assert_float_eq(rate(flops, half, 768), 1e11, 1.0, "%g: half %g", small[i], half);
+    }
+}
+
 Test(rates, every_rate_of_this_machine_is_positive_and_finite)
 {
     const struct ds_device_args args = {

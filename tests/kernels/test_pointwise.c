@@ -320,9 +320,10 @@ Test(pointwise, cast_of_special_values)
 Test(pointwise, every_half)
 {
     static const char *const isas[] = {"v4", "v3", "base"};
-    static ds_f16 half[65536], back[65536];
-    static float wide[65536];
+    ds_f16 *half = calloc(65536, sizeof(*half)), *back = calloc(65536, sizeof(*back));
+    float *wide = calloc(65536, sizeof(*wide)); /* a device reaches no memory of the program */
 
+    cr_assert(half != NULL && back != NULL && wide != NULL);
     for (unsigned i = 0; i < 65536; i++) {
         double mantissa = i & 0x3ff, power = i >> 10 & 0x1f;
         double value = power > 0 ? ldexp(1024 + mantissa, (int)power - 25) : ldexp(mantissa, -24);
@@ -357,6 +358,9 @@ Test(pointwise, every_half)
         }
         ds_device_close(device);
     }
+    free(wide);
+    free(back);
+    free(half);
 }
 
 /* Between two halves the nearer one is taken, of two as near the even one. */

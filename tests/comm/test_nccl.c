@@ -101,12 +101,12 @@ static int open_nccl(const struct ranks *setup, unsigned rank, struct ds_comm *c
 
 static int put(float *to, const float *from)
 {
-    return cudaMemcpyAsync(to, from, BYTES, cudaMemcpyHostToDevice, stream.handle);
+    return (int)cudaMemcpyAsync(to, from, BYTES, cudaMemcpyHostToDevice, stream.handle);
 }
 
 static int get(float *to, const float *from)
 {
-    return cudaMemcpyAsync(to, from, BYTES, cudaMemcpyDeviceToHost, stream.handle);
+    return (int)cudaMemcpyAsync(to, from, BYTES, cudaMemcpyDeviceToHost, stream.handle);
 }
 
 static int close_nccl(struct ds_comm *comm, int line)

@@ -437,4 +437,16 @@ static inline struct test_run test_reference_run(unsigned i, unsigned world, uin
     return run;
 }
 
+/* Do both have the same bits in every loss and norm, the evaluation, all weights and moments? */
+static inline bool test_same(const struct test_run *a, const struct test_run *b)
+{
+    for (unsigned i = 0; i < a->steps; i++)
+        if (memcmp(&a->result[i].loss, &b->result[i].loss, sizeof(double)) != 0 ||
+            memcmp(&a->result[i].grad_norm, &b->result[i].grad_norm, sizeof(double)) != 0)
+            return false;
+    return a->elems == b->elems && memcmp(&a->eval, &b->eval, sizeof(double)) == 0 &&
+           memcmp(a->params, b->params, a->elems * sizeof(float)) == 0 &&
+           memcmp(a->exp_avg, b->exp_avg, a->elems * sizeof(float)) == 0;
+}
+
 #endif

@@ -62,17 +62,6 @@ static struct test_run setting_run(const struct setting *set)
     return run;
 }
 
-static bool same(const struct test_run *a, const struct test_run *b)
-{
-    for (unsigned i = 0; i < a->steps; i++)
-        if (memcmp(&a->result[i].loss, &b->result[i].loss, sizeof(double)) != 0 ||
-            memcmp(&a->result[i].grad_norm, &b->result[i].grad_norm, sizeof(double)) != 0)
-            return false;
-    return a->elems == b->elems && memcmp(&a->eval, &b->eval, sizeof(double)) == 0 &&
-           memcmp(a->params, b->params, a->elems * sizeof(float)) == 0 &&
-           memcmp(a->exp_avg, b->exp_avg, a->elems * sizeof(float)) == 0;
-}
-
 /* --- ranks that come late -------------------------------------------------------------------- */
 
 static void nap(void)
@@ -121,7 +110,7 @@ Test(common, bits_are_those_of_copies_whoever_is_late)
         cr_assert_gt(once.plan.common_bytes, 0, "setting %u", i);
         cr_assert_eq(once.plan.beside_bytes > 0, settings[i].replicate_below > 0, "setting %u", i);
         cr_assert_eq(copies.plan.common_bytes, 0, "setting %u", i);
-        cr_assert(same(&once, &copies), "setting %u", i);
+        cr_assert(test_same(&once, &copies), "setting %u", i);
         for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++)
             cr_assert_eq(once.traffic[op].bytes, copies.traffic[op].bytes,
                          "setting %u: bytes of %s", i, ds_comm_op_name(op));
@@ -152,7 +141,7 @@ Test(common, a_gather_that_does_not_wait_is_seen)
         wrong.backend = &hasty;
         test_run_ok(&wrong);
         test_run_ok(&right);
-        cr_assert_not(same(&wrong, &right), "setting %u", i);
+        cr_assert_not(test_same(&wrong, &right), "setting %u", i);
         test_run_release(&wrong);
         test_run_release(&right);
     }

@@ -16,17 +16,6 @@ static struct test_run dropout_run(unsigned ref, unsigned world, uint64_t micro_
     return run;
 }
 
-static bool same(const struct test_run *a, const struct test_run *b)
-{
-    for (unsigned i = 0; i < a->steps; i++)
-        if (memcmp(&a->result[i].loss, &b->result[i].loss, sizeof(double)) != 0 ||
-            memcmp(&a->result[i].grad_norm, &b->result[i].grad_norm, sizeof(double)) != 0)
-            return false;
-    return a->elems == b->elems && memcmp(a->params, b->params, a->elems * sizeof(float)) == 0 &&
-           memcmp(a->exp_avg, b->exp_avg, a->elems * sizeof(float)) == 0 &&
-           memcmp(&a->eval, &b->eval, sizeof(double)) == 0;
-}
-
 Test(dropout, bits_do_not_depend_on_what_is_kept)
 {
     static const enum ds_recompute ways[] = {DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE,
@@ -41,7 +30,7 @@ Test(dropout, bits_do_not_depend_on_what_is_kept)
             run[k].job.precision.compute = types[i / 2];
             run[k].job.activation.recompute = ways[k];
             test_run_ok(&run[k]);
-            cr_assert(same(&run[0], &run[k]), "case %u, way %u", i, k);
+            cr_assert(test_same(&run[0], &run[k]), "case %u, way %u", i, k);
         }
         for (unsigned k = 0; k < 3; k++)
             test_run_release(&run[k]);
@@ -59,7 +48,7 @@ Test(dropout, bits_do_not_depend_on_the_stage)
             run[stage].job.zero.stage = stage;
             run[stage].overlap = stage % 2 == 0;
             test_run_ok(&run[stage]);
-            cr_assert(same(&run[0], &run[stage]), "case %u, stage %u", i, stage);
+            cr_assert(test_same(&run[0], &run[stage]), "case %u, stage %u", i, stage);
         }
         for (unsigned stage = 0; stage < 4; stage++)
             test_run_release(&run[stage]);
@@ -101,7 +90,8 @@ Test(dropout, rates_are_apart)
         test_run_ok(&none);
         test_run_ok(&stream);
         test_run_ok(&inside);
-        cr_assert(!same(&none, &stream) && !same(&none, &inside) && !same(&stream, &inside));
+        cr_assert(!test_same(&none, &stream) && !test_same(&none, &inside) &&
+                  !test_same(&stream, &inside));
         test_run_release(&none);
         test_run_release(&stream);
         test_run_release(&inside);
@@ -120,9 +110,9 @@ Test(dropout, none_without_a_rate_and_none_in_evaluation)
     test_run_ok(&seeded);
     test_run_ok(&plain);
     test_run_ok(&before);
-    cr_assert(same(&off, &seeded));
-    cr_assert(!same(&off, &on));
-    cr_assert(same(&plain, &before)); /* the evaluation of the first weights */
+    cr_assert(test_same(&off, &seeded));
+    cr_assert(!test_same(&off, &on));
+    cr_assert(test_same(&plain, &before)); /* the evaluation of the first weights */
     test_run_release(&off);
     test_run_release(&on);
     test_run_release(&seeded);

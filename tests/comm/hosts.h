@@ -102,8 +102,9 @@ static inline struct ds_comm_args hosts_args(struct hosts_seat *seat)
                                  .timeout_ms = setup->timeout_ms};
 }
 
-static inline int hosts_child(const struct hosts *setup, unsigned rank, hosts_fn *fn)
+static inline int hosts_child(const void *of, unsigned rank, void (*fn)(void))
 {
+    const struct hosts *setup = of;
     struct hosts_seat seat = {.setup = setup, .rank = rank};
     struct ds_comm_args args = hosts_args(&seat);
     struct ds_error err = {0};
@@ -111,7 +112,7 @@ static inline int hosts_child(const struct hosts *setup, unsigned rank, hosts_fn
     int line;
 
     EXPECT_OK(ds_comm_open(&comm, &args, &err), &err);
-    line = fn(setup, rank, comm);
+    line = ((hosts_fn *)fn)(setup, rank, comm);
     ds_comm_close(comm);
     return line;
 }
@@ -136,69 +137,22 @@ static inline void hosts_clear(const struct hosts *setup, unsigned hosts)
     (void)munmap(setup->page, sizeof(*setup->page));
 }
 
-#ifdef RANKS_AS_THREADS
-static inline void *hosts_thread_main(void *arg)
-{
-    struct ranks_thread *me = arg;
-
-    me->line = hosts_child(me->setup, me->rank, (hosts_fn *)me->fn);
-    return NULL;
-}
-
-static inline int hosts_run(struct hosts setup, hosts_fn *fn)
+/* As ranks_all(). */
+static inline int hosts_run_dying(struct hosts setup, hosts_fn *fn, int allowed_signal)
 {
     unsigned hosts;
     int line;
 
     if (hosts_prepare(&setup, &hosts) != 0)
         return -1;
-    line = ranks_threads(&setup, setup.world, hosts_thread_main, (void (*)(void))fn);
+    line = ranks_all(&setup, setup.world, hosts_child, (void (*)(void))fn, allowed_signal);
     hosts_clear(&setup, hosts);
     return line;
-}
-#else
-static inline pid_t hosts_start(const struct hosts *setup, unsigned rank, hosts_fn *fn, int out)
-{
-    pid_t pid = fork();
-    int line;
-
-    if (pid != 0)
-        return pid;
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    (void)alarm(RANKS_LIMIT_S);
-    line = hosts_child(setup, rank, fn);
-    if (line != 0 && write(out, &line, sizeof(line)) != (ssize_t)sizeof(line))
-        ranks_exit(2);
-    ranks_exit(line != 0);
-}
-
-/* As ranks_run_dying(). */
-static inline int hosts_run_dying(struct hosts setup, hosts_fn *fn, int allowed_signal)
-{
-    int pipe_fd[2], status, line = 0, bad = 0;
-    unsigned hosts;
-    pid_t pid[RANKS_MAX];
-
-    if (hosts_prepare(&setup, &hosts) != 0 || pipe(pipe_fd) < 0)
-        return -1;
-    for (unsigned rank = 0; rank < setup.world; rank++)
-        pid[rank] = hosts_start(&setup, rank, fn, pipe_fd[1]);
-    (void)close(pipe_fd[1]);
-    for (unsigned rank = 0; rank < setup.world; rank++)
-        if (pid[rank] < 0 || waitpid(pid[rank], &status, 0) < 0 ||
-            (WIFSIGNALED(status) && WTERMSIG(status) != allowed_signal))
-            bad = -1;
-    if (read(pipe_fd[0], &line, sizeof(line)) != (ssize_t)sizeof(line))
-        line = 0;
-    (void)close(pipe_fd[0]);
-    hosts_clear(&setup, hosts);
-    return line != 0 ? line : bad;
 }
 
 static inline int hosts_run(struct hosts setup, hosts_fn *fn)
 {
     return hosts_run_dying(setup, fn, 0);
 }
-#endif
 
 #endif

@@ -77,19 +77,6 @@ static inline struct ds_comm_args ranks_args(const struct ranks *setup, unsigned
                                  .spin = setup->spin};
 }
 
-static inline int ranks_child(const struct ranks *setup, unsigned rank, ranks_fn *fn)
-{
-    struct ds_comm_args args = ranks_args(setup, rank);
-    struct ds_error err = {0};
-    struct ds_comm *comm = NULL;
-    int line;
-
-    EXPECT_OK(ds_comm_open(&comm, &args, &err), &err);
-    line = fn(setup, rank, comm);
-    ds_comm_close(comm);
-    return line;
-}
-
 extern void __gcov_dump(void) __attribute__((weak)); /* there in a coverage build only */
 
 /* As _exit(), but a coverage build keeps its counts. */
@@ -100,25 +87,39 @@ static inline _Noreturn void ranks_exit(int status)
     _exit(status);
 }
 
+/* What one rank does: 0 or the line. `fn` is the test's function, of the type that this one knows. */
+typedef int ranks_main(const void *setup, unsigned rank, void (*fn)(void));
+
 #ifdef RANKS_AS_THREADS
 struct ranks_thread {
     const void *setup;
     unsigned rank;
+    ranks_main *main;
     void (*fn)(void);
     int line;
     pthread_t thread;
 };
 
-/* `start` is given a ranks_thread and sets its line; returns the first that is not 0. */
-static inline int ranks_threads(const void *setup, unsigned world, void *(*start)(void *),
-                                void (*fn)(void))
+static inline void *ranks_thread_main(void *arg)
+{
+    struct ranks_thread *me = arg;
+
+    me->line = me->main(me->setup, me->rank, me->fn);
+    return NULL;
+}
+
+/* The first line that is not 0; no rank can be killed here. */
+static inline int ranks_all(const void *setup, unsigned world, ranks_main *main, void (*fn)(void),
+                            int allowed_signal)
 {
     struct ranks_thread rank[RANKS_MAX];
     int line = 0;
 
+    if (allowed_signal != 0)
+        return -1;
     for (unsigned i = 0; i < world; i++) {
-        rank[i] = (struct ranks_thread){.setup = setup, .rank = i, .fn = fn};
-        if (pthread_create(&rank[i].thread, NULL, start, &rank[i]) != 0)
+        rank[i] = (struct ranks_thread){.setup = setup, .rank = i, .main = main, .fn = fn};
+        if (pthread_create(&rank[i].thread, NULL, ranks_thread_main, &rank[i]) != 0)
             abort();
     }
     for (unsigned i = 0; i < world; i++) {
@@ -127,29 +128,10 @@ static inline int ranks_threads(const void *setup, unsigned world, void *(*start
     }
     return line;
 }
-
-static inline void *ranks_thread_main(void *arg)
-{
-    struct ranks_thread *me = arg;
-
-    me->line = ranks_child(me->setup, me->rank, (ranks_fn *)me->fn);
-    return NULL;
-}
-
-static inline int ranks_run(struct ranks setup, ranks_fn *fn)
-{
-    int line;
-
-    setup.fd = memfd_create("ranks", MFD_CLOEXEC);
-    if (setup.fd < 0)
-        return -1;
-    line = ranks_threads(&setup, setup.world, ranks_thread_main, (void (*)(void))fn);
-    (void)close(setup.fd);
-    return line;
-}
 #else
 /* The line travels through a pipe: an exit status has eight bits. */
-static inline pid_t ranks_start(const struct ranks *setup, unsigned rank, ranks_fn *fn, int out)
+static inline pid_t ranks_start(const void *setup, unsigned rank, ranks_main *main,
+                                void (*fn)(void), int out)
 {
     pid_t pid = fork();
     int line;
@@ -158,40 +140,66 @@ static inline pid_t ranks_start(const struct ranks *setup, unsigned rank, ranks_
         return pid;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     (void)alarm(RANKS_LIMIT_S);
-    line = ranks_child(setup, rank, fn);
+    line = main(setup, rank, fn);
     if (line != 0 && write(out, &line, sizeof(line)) != (ssize_t)sizeof(line))
         ranks_exit(2);
     ranks_exit(line != 0);
 }
 
 /* 0, the first line that failed, or -1 when a rank died of a signal other than `allowed_signal`. */
-static inline int ranks_run_dying(struct ranks setup, ranks_fn *fn, int allowed_signal)
+static inline int ranks_all(const void *setup, unsigned world, ranks_main *main, void (*fn)(void),
+                            int allowed_signal)
 {
     int pipe_fd[2], status, line = 0, bad = 0;
     pid_t pid[RANKS_MAX];
 
-    setup.fd = memfd_create("ranks", MFD_CLOEXEC);
-    if (setup.fd < 0 || pipe(pipe_fd) < 0)
+    if (pipe(pipe_fd) < 0)
         return -1;
-    for (unsigned rank = 0; rank < setup.world; rank++)
-        pid[rank] = ranks_start(&setup, rank, fn, pipe_fd[1]);
+    for (unsigned rank = 0; rank < world; rank++)
+        pid[rank] = ranks_start(setup, rank, main, fn, pipe_fd[1]);
     (void)close(pipe_fd[1]);
-    for (unsigned rank = 0; rank < setup.world; rank++)
+    for (unsigned rank = 0; rank < world; rank++)
         if (pid[rank] < 0 || waitpid(pid[rank], &status, 0) < 0 ||
             (WIFSIGNALED(status) && WTERMSIG(status) != allowed_signal))
             bad = -1;
     if (read(pipe_fd[0], &line, sizeof(line)) != (ssize_t)sizeof(line))
         line = 0;
     (void)close(pipe_fd[0]);
-    (void)close(setup.fd);
     return line != 0 ? line : bad;
+}
+#endif
+
+static inline int ranks_child(const void *of, unsigned rank, void (*fn)(void))
+{
+    const struct ranks *setup = of;
+    struct ds_comm_args args = ranks_args(setup, rank);
+    struct ds_error err = {0};
+    struct ds_comm *comm = NULL;
+    int line;
+
+    EXPECT_OK(ds_comm_open(&comm, &args, &err), &err);
+    line = ((ranks_fn *)fn)(setup, rank, comm);
+    ds_comm_close(comm);
+    return line;
+}
+
+/* As ranks_all(). */
+static inline int ranks_run_dying(struct ranks setup, ranks_fn *fn, int allowed_signal)
+{
+    int line;
+
+    setup.fd = memfd_create("ranks", MFD_CLOEXEC);
+    if (setup.fd < 0)
+        return -1;
+    line = ranks_all(&setup, setup.world, ranks_child, (void (*)(void))fn, allowed_signal);
+    (void)close(setup.fd);
+    return line;
 }
 
 static inline int ranks_run(struct ranks setup, ranks_fn *fn)
 {
     return ranks_run_dying(setup, fn, 0);
 }
-#endif
 
 /* --- numbers whose sum depends on the order, and the order that is right --------------------- */
 

@@ -6,153 +6,60 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
-#include <stdbool.h>
-#include <stdlib.h>
-
-#include "tests/comm/ranks.h"
+#include "tests/comm/collectives.h"
 
 enum { BIG = 1000003 / RANKS_LESS, ROUNDS = 300 / RANKS_LESS };
 
 static const unsigned worlds[] = {1, 2, 3, 4, 5, 8};
 static const size_t sizes[] = {1, 15, 16, 17, BIG};
 
-enum place { INSIDE, OUTSIDE, SHIFTED, MIXED, PLACES };
-
-struct task {
-    size_t n;
-    enum place place;
-};
-
-/* A buffer of `bytes` where the task wants it: in the arena at one offset, at another offset on
- * each rank, on the heap, or on the heap of rank 0 alone. */
-static void *place_buffer(const struct task *task, unsigned rank, struct ds_comm *comm,
-                          size_t bytes)
+static int rank_task(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
-    bool outside = task->place == OUTSIDE || (task->place == MIXED && rank == 0);
-    size_t offset = task->place == SHIFTED ? (rank + 1) * sizeof(float) : 0;
+    const struct task *task = setup->user;
 
-    return outside ? malloc(bytes + 1) : (char *)ds_comm_arena(comm) + offset;
+    return task->check(task, rank, comm);
 }
 
-static void drop_buffer(const struct task *task, unsigned rank, void *buf)
-{
-    if (task->place == OUTSIDE || (task->place == MIXED && rank == 0))
-        free(buf);
-}
-
-static struct ranks setup_of(unsigned world, const struct task *task)
-{
-    return (struct ranks){.world = world,
-                          .arena_bytes = (task->n + 64) * sizeof(float),
-                          .timeout_ms = 60000,
-                          .spin = world <= 2 ? 100 : 0,
-                          .user = task};
-}
-
-static void for_every_task(ranks_fn *fn, bool multiple)
+/* `task.check` in every world, with every size and place; sizes times the world where `multiple`. */
+static void for_every(struct task task, bool multiple)
 {
     for (size_t w = 0; w < sizeof(worlds) / sizeof(worlds[0]); w++)
         for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
             for (int place = 0; place < PLACES; place++) {
-                struct task task = {.n = sizes[s] * (multiple ? worlds[w] : 1),
-                                    .place = (enum place)place};
-                int line = ranks_run(setup_of(worlds[w], &task), fn);
+                struct ranks setup = {.timeout_ms = 60000, .user = &task};
+                int line;
 
+                task.world = setup.world = task.roots = worlds[w];
+                task.n = sizes[s] * (multiple ? worlds[w] : 1);
+                task.place = (enum place)place;
+                setup.arena_bytes = task_arena_bytes(&task);
+                setup.spin = worlds[w] <= 2 ? 100 : 0;
+                line = ranks_run(setup, rank_task);
                 cr_assert(line == 0, "world %u, %zu elements, place %d: line %d", worlds[w], task.n,
                           place, line);
             }
 }
 
-static bool same(float a, float b)
-{
-    return memcmp(&a, &b, sizeof(a)) == 0;
-}
-
 /* --- one operation, checked everywhere ------------------------------------------------------- */
-
-static int rank_all_reduce(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
-    struct ds_error err = {0};
-
-    for (size_t i = 0; i < task->n; i++)
-        buf[i] = ranks_value(rank, i);
-    EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, task->n, &err), &err);
-    for (size_t i = 0; i < task->n; i++)
-        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
-    drop_buffer(task, rank, buf);
-    return 0;
-}
 
 Test(comm, all_reduce_is_the_tree_sum)
 {
-    for_every_task(rank_all_reduce, false);
-}
-
-static int rank_reduce_scatter(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
-    size_t shard = task->n / setup->world;
-    struct ds_error err = {0};
-
-    for (size_t i = 0; i < task->n; i++)
-        buf[i] = ranks_value(rank, i);
-    EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, task->n, &err), &err);
-    for (size_t i = rank * shard; i < (rank + 1) * shard; i++)
-        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
-    drop_buffer(task, rank, buf);
-    return 0;
+    for_every((struct task){.check = check_all_reduce}, false);
 }
 
 Test(comm, reduce_scatter_leaves_each_rank_its_shard)
 {
-    for_every_task(rank_reduce_scatter, true);
-}
-
-static int rank_all_gather(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
-    size_t shard = task->n / setup->world;
-    struct ds_error err = {0};
-
-    for (size_t i = 0; i < task->n; i++)
-        buf[i] = i / shard == rank ? ranks_value(rank, i) : -1.0f;
-    EXPECT_OK(ds_comm_all_gather(comm, buf, task->n * sizeof(*buf), &err), &err);
-    for (size_t i = 0; i < task->n; i++)
-        EXPECT(same(buf[i], ranks_value((unsigned)(i / shard), i)));
-    drop_buffer(task, rank, buf);
-    return 0;
+    for_every((struct task){.check = check_reduce_scatter}, true);
 }
 
 Test(comm, all_gather_gives_everyone_the_whole)
 {
-    for_every_task(rank_all_gather, true);
-}
-
-static int rank_broadcast(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    size_t bytes = task->n * sizeof(float) - 1; /* any number of bytes */
-    unsigned char *buf = place_buffer(task, rank, comm, bytes);
-    struct ds_error err = {0};
-
-    for (unsigned root = 0; root < setup->world; root++) {
-        for (size_t i = 0; i < bytes; i++)
-            buf[i] = (unsigned char)(i * 7 + rank * 31);
-        EXPECT_OK(ds_comm_broadcast(comm, buf, bytes, root, &err), &err);
-        for (size_t i = 0; i < bytes; i++)
-            EXPECT(buf[i] == (unsigned char)(i * 7 + root * 31));
-    }
-    drop_buffer(task, rank, buf);
-    return 0;
+    for_every((struct task){.check = check_all_gather}, false);
 }
 
 Test(comm, broadcast_from_every_root)
 {
-    for_every_task(rank_broadcast, false);
+    for_every((struct task){.check = check_broadcast}, false);
 }
 
 /* --- many operations in a row: nobody may run ahead ------------------------------------------ */

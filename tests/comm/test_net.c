@@ -6,10 +6,8 @@
  */
 #include <criterion/criterion.h>
 
-#include <stdbool.h>
-#include <stdlib.h>
-
 #include "runtime/comm/host.h"
+#include "tests/comm/collectives.h"
 #include "tests/comm/hosts.h"
 
 enum { BIG = 300007 / RANKS_LESS, ROUNDS = 100 / RANKS_LESS };
@@ -45,35 +43,10 @@ enum { PLACEMENTS = sizeof(placements) / sizeof(placements[0]) };
 
 static const size_t sizes[] = {1, 15, 17, 4099, BIG};
 
-enum place { INSIDE, OUTSIDE, MIXED, PLACES }; /* MIXED: rank 0's buffer alone is elsewhere */
-
-struct task {
-    size_t n;
-    enum place place;
-    unsigned root;
-};
-
-static bool outside(const struct task *task, unsigned rank)
-{
-    return task->place == OUTSIDE || (task->place == MIXED && rank == 0);
-}
-
-static void *place_buffer(const struct task *task, unsigned rank, struct ds_comm *comm,
-                          size_t bytes)
-{
-    return outside(task, rank) ? malloc(bytes + 1) : ds_comm_arena(comm);
-}
-
-static void drop_buffer(const struct task *task, unsigned rank, void *buf)
-{
-    if (outside(task, rank))
-        free(buf);
-}
-
 static struct hosts setup_of(const unsigned *count, const void *task, size_t n)
 {
     struct hosts setup = {
-        .arena_bytes = (n + 64) * sizeof(float), .timeout_ms = 60000, .user = task};
+        .arena_bytes = (n + TASK_MARGIN) * sizeof(float), .timeout_ms = 60000, .user = task};
 
     memcpy(setup.count, count, sizeof(setup.count));
     return setup;
@@ -88,121 +61,54 @@ static unsigned world_of(const unsigned *count)
     return world;
 }
 
-static void for_every_task(hosts_fn *fn, bool multiple)
+static int rank_task(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct task *task = setup->user;
+
+    return task->check(task, rank, comm);
+}
+
+/* `task.check` wherever ranks are, with every size and place; sizes times the world where `multiple`. */
+static void for_every(struct task task, bool multiple)
 {
     for (size_t p = 0; p < PLACEMENTS; p++)
         for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
-            for (int place = 0; place < PLACES; place++) {
-                unsigned world = world_of(placements[p]);
-                struct task task = {.n = sizes[s] * (multiple ? world : 1),
-                                    .place = (enum place)place,
-                                    .root = (unsigned)(p + s) % world};
+            for (int place = 0; place < SHIFTED; place++) {
                 int line;
 
+                task.world = world_of(placements[p]);
+                task.n = sizes[s] * (multiple ? task.world : 1);
+                task.place = (enum place)place;
+                task.root = (unsigned)(p + s) % task.world;
+                task.roots = 1;
                 if (sizes[s] == BIG && place != INSIDE && p % 3 != 0)
                     continue; /* enough of the slow ones */
-                line = hosts_run(setup_of(placements[p], &task, task.n), fn);
+                line = hosts_run(setup_of(placements[p], &task, task.n), rank_task);
                 cr_assert(line == 0, "placement %zu, %zu elements, place %d: line %d", p, task.n,
                           place, line);
             }
 }
 
-static bool same(float a, float b)
-{
-    return memcmp(&a, &b, sizeof(a)) == 0;
-}
-
 /* --- every operation, to the bit -------------------------------------------------------------- */
-
-static int rank_all_reduce(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
-    struct ds_error err = {0};
-
-    for (size_t i = 0; i < task->n; i++)
-        buf[i] = ranks_value(rank, i);
-    EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, task->n, &err), &err);
-    for (size_t i = 0; i < task->n; i++)
-        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
-    drop_buffer(task, rank, buf);
-    return 0;
-}
 
 Test(net, all_reduce_is_the_one_tree_wherever_ranks_are)
 {
-    for_every_task(rank_all_reduce, false);
-}
-
-static int rank_reduce_scatter(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    float *buf = place_buffer(task, rank, comm, task->n * sizeof(*buf));
-    size_t shard = task->n / setup->world;
-    struct ds_error err = {0};
-
-    for (size_t i = 0; i < task->n; i++)
-        buf[i] = ranks_value(rank, i);
-    EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, task->n, &err), &err);
-    for (size_t i = rank * shard; i < (rank + 1) * shard; i++)
-        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
-    drop_buffer(task, rank, buf);
-    return 0;
+    for_every((struct task){.check = check_all_reduce}, false);
 }
 
 Test(net, reduce_scatter_leaves_each_rank_its_shard)
 {
-    for_every_task(rank_reduce_scatter, true);
-}
-
-static int rank_all_gather(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    unsigned char *buf = place_buffer(task, rank, comm, task->n * sizeof(float));
-    size_t shard = task->n; /* bytes: shards need not be aligned */
-    struct ds_error err = {0};
-
-    if (task->place == INSIDE && shard * setup->world > (task->n + 64) * sizeof(float))
-        shard = task->n * sizeof(float) / setup->world;
-    if (task->place != INSIDE) {
-        drop_buffer(task, rank, buf);
-        buf = malloc(shard * setup->world);
-    }
-    memset(buf, 0xee, shard * setup->world);
-    for (size_t i = 0; i < shard; i++)
-        buf[rank * shard + i] = (unsigned char)(rank * 7 + i);
-    EXPECT_OK(ds_comm_all_gather(comm, buf, shard * setup->world, &err), &err);
-    for (unsigned peer = 0; peer < setup->world; peer++)
-        for (size_t i = 0; i < shard; i++)
-            EXPECT(buf[peer * shard + i] == (unsigned char)(peer * 7 + i));
-    if (task->place != INSIDE)
-        free(buf);
-    return 0;
+    for_every((struct task){.check = check_reduce_scatter}, true);
 }
 
 Test(net, all_gather_gives_everyone_everything)
 {
-    for_every_task(rank_all_gather, false);
-}
-
-static int rank_broadcast(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
-{
-    const struct task *task = setup->user;
-    unsigned char *buf = place_buffer(task, rank, comm, task->n);
-    struct ds_error err = {0};
-
-    for (size_t i = 0; i < task->n; i++)
-        buf[i] = (unsigned char)(rank == task->root ? i * 31 + 5 : 0);
-    EXPECT_OK(ds_comm_broadcast(comm, buf, task->n, task->root, &err), &err);
-    for (size_t i = 0; i < task->n; i++)
-        EXPECT(buf[i] == (unsigned char)(i * 31 + 5));
-    drop_buffer(task, rank, buf);
-    return 0;
+    for_every((struct task){.check = check_all_gather}, false);
 }
 
 Test(net, broadcast_from_any_rank)
 {
-    for_every_task(rank_broadcast, false);
+    for_every((struct task){.check = check_broadcast}, false);
 }
 
 static double tree_f64(unsigned lo, unsigned hi, size_t i)

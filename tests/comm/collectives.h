@@ -1,0 +1,129 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * collectives.h - one collective, checked to the bit on every rank, wherever buffers lie: for tests
+ * of one host and of several.
+ */
+#ifndef DS_TESTS_COMM_COLLECTIVES_H
+#define DS_TESTS_COMM_COLLECTIVES_H
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/comm/ranks.h"
+
+/* Where a buffer is: in the arena, on the heap, rank 0's alone on the heap, or in the arena at an
+ * offset of its own on each rank. */
+enum place { INSIDE, OUTSIDE, MIXED, SHIFTED, PLACES };
+
+enum { TASK_MARGIN = 64 }; /* elements of the arena beyond `n` */
+
+struct task {
+    unsigned world;
+    size_t n; /* elements of fp32; for a reduce-scatter a multiple of the world */
+    enum place place;
+    unsigned root, roots; /* of a broadcast: how many ranks in turn, from which on */
+    int (*check)(const struct task *setup, unsigned rank, struct ds_comm *comm);
+};
+
+static inline size_t task_arena_bytes(const struct task *task)
+{
+    return (task->n + TASK_MARGIN) * sizeof(float);
+}
+
+static inline bool task_outside(const struct task *task, unsigned rank)
+{
+    return task->place == OUTSIDE || (task->place == MIXED && rank == 0);
+}
+
+static inline void *task_buffer(const struct task *task, unsigned rank, struct ds_comm *comm)
+{
+    size_t offset = task->place == SHIFTED ? (rank + 1) * sizeof(float) : 0;
+
+    if (task_outside(task, rank))
+        return malloc(task_arena_bytes(task));
+    return (char *)ds_comm_arena(comm) + offset;
+}
+
+static inline void task_drop(const struct task *task, unsigned rank, void *buf)
+{
+    if (task_outside(task, rank))
+        free(buf);
+}
+
+static inline bool same(float a, float b)
+{
+    return memcmp(&a, &b, sizeof(a)) == 0;
+}
+
+static inline int check_all_reduce(const struct task *setup, unsigned rank, struct ds_comm *comm)
+{
+    float *buf = task_buffer(setup, rank, comm);
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < setup->n; i++)
+        buf[i] = ranks_value(rank, i);
+    EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, setup->n, &err), &err);
+    for (size_t i = 0; i < setup->n; i++)
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+    task_drop(setup, rank, buf);
+    return 0;
+}
+
+static inline int check_reduce_scatter(const struct task *setup, unsigned rank,
+                                       struct ds_comm *comm)
+{
+    float *buf = task_buffer(setup, rank, comm);
+    size_t shard = setup->n / setup->world;
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < setup->n; i++)
+        buf[i] = ranks_value(rank, i);
+    EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, setup->n, &err), &err);
+    for (size_t i = rank * shard; i < (rank + 1) * shard; i++)
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+    task_drop(setup, rank, buf);
+    return 0;
+}
+
+/* Shards are bytes and need not be aligned: as many as elements where that many fit. */
+static inline int check_all_gather(const struct task *setup, unsigned rank, struct ds_comm *comm)
+{
+    unsigned char *buf = task_buffer(setup, rank, comm);
+    size_t room = task_arena_bytes(setup) - RANKS_MAX * sizeof(float), shard = setup->n;
+    struct ds_error err = {0};
+
+    if (shard * setup->world > room)
+        shard = room / setup->world;
+    memset(buf, 0xee, shard * setup->world);
+    for (size_t i = 0; i < shard; i++)
+        buf[rank * shard + i] = (unsigned char)(rank * 7 + i);
+    EXPECT_OK(ds_comm_all_gather(comm, buf, shard * setup->world, &err), &err);
+    for (unsigned peer = 0; peer < setup->world; peer++)
+        for (size_t i = 0; i < shard; i++)
+            EXPECT(buf[peer * shard + i] == (unsigned char)(peer * 7 + i));
+    task_drop(setup, rank, buf);
+    return 0;
+}
+
+static inline int check_broadcast(const struct task *setup, unsigned rank, struct ds_comm *comm)
+{
+    size_t bytes = setup->n * sizeof(float) - 1; /* any number of bytes */
+    unsigned char *buf = task_buffer(setup, rank, comm);
+    struct ds_error err = {0};
+
+    for (unsigned turn = 0; turn < setup->roots; turn++) {
+        unsigned root = (setup->root + turn) % setup->world;
+
+        for (size_t i = 0; i < bytes; i++)
+            buf[i] = (unsigned char)(i * 7 + rank * 31);
+        EXPECT_OK(ds_comm_broadcast(comm, buf, bytes, root, &err), &err);
+        for (size_t i = 0; i < bytes; i++)
+            EXPECT(buf[i] == (unsigned char)(i * 7 + root * 31));
+    }
+    task_drop(setup, rank, buf);
+    return 0;
+}
+
+#endif

@@ -118,8 +118,9 @@ static int prepare(struct launch *launch, struct ds_env *env, struct ds_error *e
     return rc == 0 ? find_paths(launch, err) : rc;
 }
 
-static void dry_text(const struct launch *launch, const struct ds_buf *srun, struct ds_buf *text)
+static void dry_text(const void *user, struct ds_buf *text)
 {
+    const struct launch *launch = user;
     const struct ds_placement *placement = &launch->place.placement;
 
     ds_cli_place_print(&launch->place, text);
@@ -127,51 +128,19 @@ static void dry_text(const struct launch *launch, const struct ds_buf *srun, str
         if (launch->devices[i] != NULL)
             (void)ds_buf_printf(text, "host %s  devices %s\n", placement->place[i].host,
                                 launch->devices[i]);
-    if (srun->len > 0)
-        (void)ds_buf_printf(text, "%s\n", ds_buf_text(srun));
 }
 
-static void dry_json(const struct launch *launch, const struct ds_buf *srun, struct ds_buf *text)
+static void dry_json(const void *user, struct ds_json *json)
 {
+    const struct launch *launch = user;
     const struct ds_placement *placement = &launch->place.placement;
-    struct ds_json json;
 
-    ds_json_init(&json, text);
-    ds_json_object(&json, NULL);
-    ds_cli_place_json(&launch->place, "placement", &json);
-    ds_json_object(&json, "devices");
+    ds_cli_place_json(&launch->place, "placement", json);
+    ds_json_object(json, "devices");
     for (uint32_t i = 0; i < placement->places; i++)
         if (launch->devices[i] != NULL)
-            ds_json_string(&json, placement->place[i].host, launch->devices[i]);
-    ds_json_end_object(&json);
-    if (srun->len > 0)
-        ds_json_string(&json, "srun", ds_buf_text(srun));
-    ds_json_end_object(&json);
-    (void)ds_buf_puts(text, "\n");
-}
-
-static int dry_run(const struct launch *launch)
-{
-    struct ds_error err = {0};
-    struct ds_buf text, srun;
-    int rc;
-
-    ds_buf_init(&text, TEXT_BYTES);
-    ds_buf_init(&srun, TEXT_BYTES);
-    rc = ds_cli_place_srun(&launch->place, &srun, &err);
-    if (launch->cli->json)
-        dry_json(launch, &srun, &text);
-    else
-        dry_text(launch, &srun, &text);
-    if (rc == 0 && (text.failed || srun.failed))
-        rc = ds_fail(&err, ENOMEM, "the placement is too long to print");
-    if (rc == 0)
-        rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
-    ds_buf_release(&text);
-    ds_buf_release(&srun);
-    if (rc != 0)
-        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
-    return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
+            ds_json_string(json, placement->place[i].host, launch->devices[i]);
+    ds_json_end_object(json);
 }
 
 /* --- attempts --------------------------------------------------------------------------------- */
@@ -333,7 +302,8 @@ static int launch_all(struct launch *launch, struct ds_error *err)
     int rc = prepare(launch, &env, err), code;
 
     if (rc == 0 && launch->cli->dry_run)
-        return dry_run(launch);
+        return ds_cli_place_dry(&launch->place, launch->cli->json ? NULL : dry_text,
+                                launch->cli->json ? dry_json : NULL, launch);
     if (rc == 0)
         rc = ds_report_open_program(&launch->report,
                                     launch->run_dir[0] != '\0' ? launch->run_dir : NULL, err);

@@ -324,47 +324,21 @@ static int run_job(struct run *run, struct ds_error *err)
 
 /* --- the command ------------------------------------------------------------------------------ */
 
-/* As dsrun plan has it. */
-static void dry_json(const struct run *run, const struct ds_buf *srun, struct ds_buf *text)
+static void dry_text(const void *user, struct ds_buf *text)
 {
-    struct ds_json json;
+    const struct run *run = user;
 
-    ds_json_init(&json, text);
-    ds_json_object(&json, NULL);
-    ds_plan_print_json(&run->plan, false, &json);
-    ds_cli_place_json(&run->place, "placement", &json);
-    if (srun->len > 0)
-        ds_json_string(&json, "srun", ds_buf_text(srun));
-    ds_json_end_object(&json);
-    (void)ds_buf_puts(text, "\n");
+    ds_plan_describe(&run->plan, &run->job, text);
+    ds_cli_place_print(&run->place, text);
 }
 
-static int dry_run(const struct run *run)
+/* As dsrun plan has it. */
+static void dry_json(const void *user, struct ds_json *json)
 {
-    struct ds_buf text, srun;
-    struct ds_error err = {0};
-    int rc;
+    const struct run *run = user;
 
-    ds_buf_init(&text, TEXT_BYTES * 16);
-    ds_buf_init(&srun, TEXT_BYTES * 16);
-    rc = ds_cli_place_srun(&run->place, &srun, &err);
-    if (run->cli->json) {
-        dry_json(run, &srun, &text);
-    } else {
-        ds_plan_describe(&run->plan, &run->job, &text);
-        ds_cli_place_print(&run->place, &text);
-        if (srun.len > 0)
-            (void)ds_buf_printf(&text, "%s\n", ds_buf_text(&srun));
-    }
-    if (rc == 0 && (text.failed || srun.failed))
-        rc = ds_fail(&err, ENOMEM, "the placement is too long to print");
-    if (rc == 0)
-        rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&text), text.len, &err);
-    ds_buf_release(&text);
-    ds_buf_release(&srun);
-    if (rc != 0)
-        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
-    return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
+    ds_plan_print_json(&run->plan, false, json);
+    ds_cli_place_json(&run->place, "placement", json);
 }
 
 static int code_of(const struct ds_cli *cli, int rc)
@@ -380,7 +354,8 @@ static int run_all(struct run *run, struct ds_error *err)
     if (rc != 0)
         return code_of(run->cli, rc);
     if (run->cli->dry_run)
-        return dry_run(run);
+        return ds_cli_place_dry(&run->place, run->cli->json ? NULL : dry_text,
+                                run->cli->json ? dry_json : NULL, run);
     rc = open_run(run, err);
     if (rc == 0)
         rc = ds_fleet_init(&run->fleet, err);

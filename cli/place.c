@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/exit.h"
 #include "base/fsio.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -327,6 +328,42 @@ int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, stru
         (void)ds_buf_printf(out, "%s%s", i == 0 ? "" : " ", argv[i]);
     ds_arena_release(&arena);
     return rc;
+}
+
+int ds_cli_place_dry(const struct ds_cli_place *place,
+                     void (*text)(const void *user, struct ds_buf *out),
+                     void (*json)(const void *user, struct ds_json *out), const void *user)
+{
+    struct ds_error err = {0};
+    struct ds_buf out, srun;
+    struct ds_json object;
+    int rc;
+
+    ds_buf_init(&out, LIST_BYTES);
+    ds_buf_init(&srun, LIST_BYTES);
+    rc = ds_cli_place_srun(place, &srun, &err);
+    if (json != NULL) {
+        ds_json_init(&object, &out);
+        ds_json_object(&object, NULL);
+        json(user, &object);
+        if (srun.len > 0)
+            ds_json_string(&object, "srun", ds_buf_text(&srun));
+        ds_json_end_object(&object);
+    } else {
+        text(user, &out);
+        (void)ds_buf_puts(&out, ds_buf_text(&srun));
+    }
+    if (json != NULL || srun.len > 0)
+        (void)ds_buf_puts(&out, "\n");
+    if (rc == 0 && (out.failed || srun.failed))
+        rc = ds_fail(&err, ENOMEM, "the placement is too long to print");
+    if (rc == 0)
+        rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&out), out.len, &err);
+    ds_buf_release(&out);
+    ds_buf_release(&srun);
+    if (rc != 0)
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
+    return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
 }
 
 /* As JSON. */

@@ -50,6 +50,12 @@ void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struc
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);
 /* The same as an array of objects: an element `key` of an object. */
 void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json);
+/* What a dry run prints, on standard output: what `text` writes, or an object with the elements
+ * that `json` writes (one of the two is NULL), then the srun command line, where Slurm starts the
+ * agents.  Returns an exit code; what went wrong is logged. */
+int ds_cli_place_dry(const struct ds_cli_place *place,
+                     void (*text)(const void *user, struct ds_buf *out),
+                     void (*json)(const void *user, struct ds_json *out), const void *user);
 /* One line per host, as text or as an object; the srun command line in one more, where Slurm starts
  * the agents. */
 int ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out,

@@ -12,10 +12,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -63,6 +65,20 @@ char ds_proc_state(pid_t pid)
 
     (void)snprintf(number, sizeof(number), "%d", (int)pid);
     return kin_of(number).state;
+}
+
+bool ds_proc_ends(pid_t pid, int ms)
+{
+    struct pollfd wait = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    int n;
+
+    if (wait.fd < 0)
+        return false;
+    do
+        n = poll(&wait, 1, ms);
+    while (n < 0 && errno == EINTR);
+    (void)close(wait.fd);
+    return n > 0;
 }
 
 /* Those of `session`, or all for 0.  Returns how many there were. */

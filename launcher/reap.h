@@ -9,6 +9,7 @@
 #ifndef DS_LAUNCHER_REAP_H
 #define DS_LAUNCHER_REAP_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 /* Orphans of this process's children become its own children. */
@@ -16,6 +17,9 @@ void ds_reap_become(void);
 
 /* State of a process as the kernel tells it: 'R', 'S', 'T' stopped, 'Z' ...; 0: there is none. */
 char ds_proc_state(pid_t pid);
+
+/* Does the child `pid` end within `ms` milliseconds?  It is not collected. */
+bool ds_proc_ends(pid_t pid, int ms);
 
 /* Kill and wait for every child and whatever they leave, with SIGKILL.  Bounded: a process that
  * cannot die (uninterruptible sleep) is left behind after about a second. */

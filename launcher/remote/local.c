@@ -8,13 +8,11 @@
  * subreaper) and are killed in finish(); the fleet ends whoever made a session of its own.
  */
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -126,21 +124,6 @@ static uint64_t local_tick(struct ds_starter *starter, uint64_t now_ns)
     return 0;
 }
 
-/* Did `pid` end within the time?  It is not collected here. */
-static bool ends_soon(pid_t pid)
-{
-    struct pollfd poll_fd = {.fd = pidfd_open(pid, 0), .events = POLLIN};
-    int n;
-
-    if (poll_fd.fd < 0)
-        return false;
-    do
-        n = poll(&poll_fd, 1, PATIENCE_MS);
-    while (n < 0 && errno == EINTR);
-    (void)close(poll_fd.fd);
-    return n > 0;
-}
-
 static void local_finish(struct ds_starter *starter, struct ds_remote *remote, bool force)
 {
     int status = 0;
@@ -148,7 +131,7 @@ static void local_finish(struct ds_starter *starter, struct ds_remote *remote, b
 
     (void)starter;
     if (remote->pid > 0) {
-        bool kill_it = force || !ends_soon(remote->pid);
+        bool kill_it = force || !ds_proc_ends(remote->pid, PATIENCE_MS);
 
         if (kill_it)
             (void)kill(remote->pid, SIGKILL);

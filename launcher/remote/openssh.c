@@ -14,13 +14,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,6 +26,7 @@
 #include "base/build.h"
 #include "base/clock.h"
 #include "launcher/guard.h"
+#include "launcher/reap.h"
 #include "launcher/remote/boot.h"
 #include "launcher/remote/ssh_site.h"
 #include "launcher/remote/transport.h"
@@ -458,20 +457,6 @@ static int openssh_start(struct ds_starter *starter, struct ds_remote *remote, s
     return 0;
 }
 
-static bool ends_soon(pid_t pid)
-{
-    struct pollfd wait = {.fd = pidfd_open(pid, 0), .events = POLLIN};
-    int n;
-
-    if (wait.fd < 0)
-        return false;
-    do
-        n = poll(&wait, 1, PATIENCE_MS);
-    while (n < 0 && errno == EINTR);
-    (void)close(wait.fd);
-    return n > 0;
-}
-
 static void openssh_finish(struct ds_starter *starter, struct ds_remote *remote, bool force)
 {
     struct link *link = remote->state;
@@ -482,9 +467,9 @@ static void openssh_finish(struct ds_starter *starter, struct ds_remote *remote,
         return;
     drop(link);
     if (remote->pid > 0) {
-        if (force || !ends_soon(remote->pid))
+        if (force || !ds_proc_ends(remote->pid, PATIENCE_MS))
             (void)kill(remote->pid, SIGTERM);
-        if (!ends_soon(remote->pid))
+        if (!ds_proc_ends(remote->pid, PATIENCE_MS))
             (void)kill(remote->pid, SIGKILL);
         while (waitpid(remote->pid, &status, 0) < 0 && errno == EINTR)
             continue;

@@ -7,18 +7,17 @@
  * one that does neither within PROOF_NS is dropped, and only so many may be undecided at a time.
  * What is dead is freed in tick(), between turns of the loop.
  */
+#include "launcher/reap.h"
 #include "launcher/remote/slurm.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -530,21 +529,6 @@ static void slurm_finish(struct ds_starter *starter, struct ds_remote *remote, b
     remote->stream = NULL;
 }
 
-/* Did `pid` end within the time? */
-static bool ends_within(pid_t pid, int ms)
-{
-    struct pollfd poll_fd = {.fd = pidfd_open(pid, 0), .events = POLLIN};
-    int n;
-
-    if (poll_fd.fd < 0)
-        return false;
-    do
-        n = poll(&poll_fd, 1, ms);
-    while (n < 0 && errno == EINTR);
-    (void)close(poll_fd.fd);
-    return n > 0;
-}
-
 /* srun ends when its tasks have; at the end of its stdin they do. */
 static void end_srun(struct slurm *slurm)
 {
@@ -552,9 +536,9 @@ static void end_srun(struct slurm *slurm)
         (void)close(slurm->stdin_fd);
     if (slurm->pid <= 0)
         return;
-    if (!ends_within(slurm->pid, STRAGGLE_MS)) {
+    if (!ds_proc_ends(slurm->pid, STRAGGLE_MS)) {
         (void)kill(slurm->pid, SIGTERM);
-        if (!ends_within(slurm->pid, PATIENCE_MS))
+        if (!ds_proc_ends(slurm->pid, PATIENCE_MS))
             (void)kill(slurm->pid, SIGKILL);
     }
     while (waitpid(slurm->pid, NULL, 0) < 0 && errno == EINTR)

@@ -169,7 +169,13 @@ include tools/install.mk tools/lint.mk tools/sanitize.mk
 include kernels/cuda/rules.mk tools/cuda.mk tests/fakes/rules.mk
 -include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
+# Every object that `tests` has $(CC) make, beside those of `all`.
+test-objects: $(foreach r,$(TEST_ROOMS),$(addsuffix .o,$(filter-out $(NCCL_TEST),$(TESTBIN_$(r))))) \
+    $(NCCL_TEST_OBJ) $(addsuffix .o,$(FAKE_WORKER) $(GPU_TESTS) $(GPU_BENCH)) $(SIM_OBJ) \
+    $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C) $(FAKE_C)) $(patsubst %.c,$(B)/%.o,$(SRC_cuda) tests/cudaemu/fake_blaslt.c) \
+    $(B)/tests/fuzz/replay.o $(patsubst %,$(B)/tests/fuzz/fuzz_%.o,$(FUZZ))
+
 FORCE:
-.PHONY: all programs deps tests check check-unit check-memory check-e2e demo man clean help FORCE
+.PHONY: all programs deps tests test-objects check check-unit check-memory check-e2e demo man clean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -8,7 +8,7 @@
 # that the gate can go red.
 
 check-asan: | $(B)/deps-test.ok ## every test under AddressSanitizer, LeakSanitizer and UBSan
-	$(Q)$(MAKE) B=$(B)/asan SAN=address,undefined CFLAGS='-O1 -g' sanitized-check
+	$(Q)$(MAKE) B=$(B)/asan SAN=address,undefined CFLAGS='-O1 -g1' sanitized-check
 
 check-ubsan: check-asan
 

@@ -9,16 +9,21 @@ the emulation of tests/cudaemu/, and CUDA's runtime, cuBLASLt and NCCL are the d
 host there, fresh memory is NaN, and collectives run beside the caller, so a copy, an event or a wait
 that is missing shows as a crash or as a wrong loss.
 """
+import atexit
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 
 import harness as h
 import reference
 
 FAKES = h.BUILD / "fakes" / "libexec"
 LIMIT = 1e-4
+SHARED = tempfile.mkdtemp(prefix="dsrun-fake-nccl.", dir="/dev/shm")  # the double's files of these jobs alone
+atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
+os.environ["FAKE_NCCL_FOLDER"] = SHARED
 
 LARGE = """\
 name: large
@@ -268,5 +273,5 @@ device_failures()
 nccl_failures()
 restarts(zero[2])
 h.ok(not h.left(), "no process is left", h.left(0))
-h.ok(not [n for n in os.listdir("/dev/shm") if n.startswith("dsrun-fake-nccl")], "no shared file is left")
+h.ok(not os.listdir(SHARED), "no shared file is left", os.listdir(SHARED))
 h.done()

@@ -323,7 +323,12 @@ def test_endings():
     one, other = begin("#sleep 1000"), begin("#sleep 1000")
     one.send_signal(signal.SIGINT)
     code, _, err = finish(one)
-    alive = [line for line in h.processes().values() if line == "sleep 1000"]
+    alive = []
+
+    def eight():  # a rank says that it runs a moment before it sleeps
+        alive[:] = [line for line in h.processes().values() if line == "sleep 1000"]
+        return len(alive) == 8
+    wait_for(eight)
     h.ok(code == 130 and other.poll() is None and len(alive) == 8, "two jobs: SIGINT to one leaves the other alone",
          (code, err, alive))
     other.send_signal(signal.SIGINT)

@@ -5,7 +5,7 @@
 Three operations, in shared memory and over TCP on loopback.  Gloo speaks TCP only, so it stands on
 both sides; MPI is run as it comes, and again with TCP as its only way.  A row `once` is the
 all-gather of a buffer that the ranks of a host hold once, as dsrun keeps the parameters of stages 1
-and 2 there: nothing is copied.  The others have no such thing; they gather as ever.
+to 3 there: nothing is copied.  The others have no such thing; they gather as ever.
 """
 import json
 import os

@@ -50,7 +50,7 @@ static void print(const struct request *r, struct ds_buf *out)
         (void)ds_buf_puts(out, "\n");
     }
     ds_plan_print(&r->plan, out);
-    if (r->depth.buckets > 0)
+    if (r->depth.reason != DS_DEPTH_NONE)
         (void)ds_buf_puts(out, "\n");
     ds_depth_print(&r->depth, out);
     if (r->rates) {

@@ -96,7 +96,7 @@ static int settle(struct run *run, const struct ds_plan_args *plan, struct ds_er
     if (rc != 0)
         return rc;
     ds_cluster_init(&cluster);
-    if (run->job.zero.stage == 3 && run->job.zero.prefetch == 0 && !run->memory.apart) {
+    if (ds_plan_gathers_ahead(plan) && run->job.zero.prefetch == 0 && !run->memory.apart) {
         rc = ds_cli_machine(&cluster, &rates, err);
         cluster.hosts = run->place.placement.places;
         cluster.ranks = plan->local_world;

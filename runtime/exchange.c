@@ -206,18 +206,14 @@ int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *inst
 int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
                        struct ds_error *err)
 {
-    struct ds_held shard = ds_plan_shard(exchange->plan, exchange->own, bucket);
-    unsigned char *whole = ds_exchange_params(exchange, bucket);
-    unsigned char *to = whole + shard.first * exchange->param_bytes;
-    unsigned char *from = element(exchange, exchange->own, shard.at);
+    void *whole = ds_exchange_params(exchange, bucket);
     size_t bytes = exchange->plan->bucket[bucket].padded_elems * exchange->param_bytes;
-    int rc = 0;
 
     use_stream(exchange, stream);
-    if (from != to)
-        rc = ds_stream_copy(stream, DS_COPY_ASIDE, to, from, shard.count * exchange->param_bytes,
-                            err);
-    return rc != 0 ? rc : ds_comm_all_gather(exchange->inside, whole, bytes, err);
+    if (exchange->plan->ahead)
+        return ds_comm_all_gather_from(exchange->inside, ds_exchange_own(exchange, bucket), whole,
+                                       bytes, err);
+    return ds_comm_all_gather(exchange->inside, whole, bytes, err);
 }
 
 void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,

@@ -257,7 +257,7 @@ static const struct ds_key job_keys[] = {
         "that is predicted to help"),
     ENUM("zero.shard_group", zero.shard_group, BITS, "all", shard_groups, "which ranks share"),
     BOOL("zero.once_per_host", zero.once_per_host, 0, "true",
-         "on CPUs the ranks of a host hold what stages 1 and 2 gather once, not each for itself"),
+         "on CPUs the ranks of a host hold what stages 1 to 3 gather once, not each for itself"),
 
     ENUM("offload.optim", offload.optim, 0, "none", offloads,
          "where optimizer state and fp32 weights live and are updated: none is the device, cpu the "

@@ -333,9 +333,13 @@ int ds_comm_bench_main(int argc, char **argv)
         printf("\n], \"copy_gb_s\": %.3f, \"lent\": %.3f}\n", bench.copy_rate[SIZES - 1] / 1e9,
                bench.lent);
     else
-        printf("memory copy of 64 MiB, all ranks at once: %.2f GB/s a rank\n"
-               "sent over TCP without a copy: %.0f%%\n",
-               bench.copy_rate[SIZES - 1] / 1e9, 100 * bench.lent);
+        printf(
+            "memory copy of 64 MiB, all ranks at once: %.2f GB/s a rank\n"
+            "sent over TCP without a copy: %.0f%%\n"
+            "all_gather once is of what the ranks of a host hold once: parameters in training on\n"
+            "CPUs at zero.stage 1 to 3; memory and tcp are of a buffer on every rank: of groups\n"
+            "over several hosts at stages 1 and 2, and with zero.once_per_host false\n",
+            bench.copy_rate[SIZES - 1] / 1e9, 100 * bench.lent);
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "bench comm: %s", ds_error_text(&err, rc));
     return rc == 0 ? DS_EXIT_OK : ds_exit_from_errno(rc);

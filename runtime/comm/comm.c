@@ -188,6 +188,18 @@ int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_
     return rc < 0 ? rc : vector_call(comm, DS_COMM_ALL_GATHER, buf, bytes, 1, err);
 }
 
+int ds_comm_all_gather_from(struct ds_comm *comm, const void *shard, void *buf, size_t bytes,
+                            struct ds_error *err)
+{
+    const struct ds_comm_call call = {
+        .op = DS_COMM_ALL_GATHER, .from = shard, .buf = buf, .bytes = bytes};
+    int rc = check_shards(comm, DS_COMM_ALL_GATHER, bytes, err);
+
+    if (rc == 0 && bytes > SIZE_MAX / 2)
+        rc = ds_fail(err, EINVAL, "all_gather of %zu bytes does not fit in memory", bytes);
+    return rc < 0 ? rc : dispatch(comm, &call, err);
+}
+
 int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned root,
                       struct ds_error *err)
 {

@@ -40,9 +40,12 @@
  * read by all ranks without a copy; any other buffer is staged through a bounded window of it.
  * It may have a common area besides, which all ranks of the host see at one place: what they hold
  * once.  There an all-gather moves nothing, for who wrote its shard wrote everybody's: it waits
- * until all have.  Nothing else may be called on that area, and that only by a group that is all
- * the ranks of one host, each with the same part of it; when a shard may be written again is the
- * callers' to order.  What a wire would carry is counted as ever.
+ * until all have.  That is for a group that is all the ranks of one host, and when a shard may be
+ * written again is the callers' to order.  One of shards that lie elsewhere fills a room there:
+ * each rank puts its own into it when all of the host have come, having left what was there, and
+ * those of other hosts come once for all; for a group that has all ranks of each of its hosts.
+ * Nothing else may be called on that area; every rank names the same part of it.  What a wire would
+ * carry is counted as ever.
  *
  * Tests   tests/comm/
  */
@@ -183,6 +186,9 @@ int ds_comm_reduce_scatter_bf16(struct ds_comm *comm, uint16_t *buf, size_t n, s
 /* Every rank gives its shard [rank * bytes / world, ...) of buf; all get the whole. */
 int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_error *err)
     DS_NODISCARD;
+/* The same of shards that are not in buf yet: this rank's, bytes / world, lies at `shard`. */
+int ds_comm_all_gather_from(struct ds_comm *comm, const void *shard, void *buf, size_t bytes,
+                            struct ds_error *err) DS_NODISCARD;
 int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned root,
                       struct ds_error *err) DS_NODISCARD;
 int ds_comm_barrier(struct ds_comm *comm, struct ds_error *err) DS_NODISCARD;

@@ -43,9 +43,13 @@ struct ds__host {
 int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
 int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
 struct ds__post *ds__shm_post(const struct ds__host *host, unsigned member);
-/* Fill peer[] of members [first, last]; false: one of them has its buffer outside its arena.  After
+/* Fill peer[] of members [first, last]; false: one of them has its buffer in no area.  After
  * ds__shm_enter() no buffer is common but in an all-gather. */
 bool ds__shm_find_buffers(struct ds__host *host, unsigned first, unsigned last);
+/* Is the buffer of the call that was shown held once? */
+bool ds__shm_is_common(const struct ds__host *host);
+/* Put the shard of an all-gather that comes from elsewhere into its place. */
+void ds__shm_put_shard(const struct ds__host *host, const struct ds_comm_call *call);
 /* Fill peer[] with the first halves of the members' windows. */
 void ds__shm_find_windows(struct ds__host *host, size_t chunk);
 

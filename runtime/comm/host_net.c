@@ -6,10 +6,12 @@
  * Ranks of a host meet (host_shm.c), each exchanges its part, and they meet again.  Buffers that
  * all lie in arenas, or belong to ranks that are alone on their hosts, are worked on where they
  * are; whether that is so everywhere must be known everywhere, and costs one small exchange where
- * ranks share a host.  Other buffers go through the windows, piece by piece.
+ * ranks share a host.  Other buffers go through the windows, piece by piece.  A room that the ranks
+ * of a host hold once is filled in place: each puts its shard there and takes its part of the rest.
  *
  * Tests  tests/comm/test_net.c
  */
+#include <errno.h>
 #include <string.h>
 
 #include "runtime/comm/host.h"
@@ -125,12 +127,16 @@ static struct ds__exchange describe(const struct ds__host *host, const struct ds
                                  .vector = host->peer};
 }
 
+/* One that is held once, in the sum over ranks of those that lie in no area. */
+static const double ONCE = 2.0 * DS_MAX_RANKS;
+
 /* Do all ranks of the group work where their buffers are? */
 static int find_out(struct ds__host *host, const struct ds_comm_call *call, bool *in_place,
                     struct ds_error *err)
 {
     bool here = ds__shm_find_buffers(host, 0, host->sync.members - 1);
     const struct ds__seat *seat;
+    double sum;
     int rc;
 
     if (host->sync.members == 1) {
@@ -140,12 +146,16 @@ static int find_out(struct ds__host *host, const struct ds_comm_call *call, bool
     *in_place = true;
     if (host->net.layout.hosts == host->base.world)
         return 0; /* so it is for every rank */
-    ds__shm_post(host, host->sync.me)->f64[0] = here ? 0.0 : 1.0;
+    ds__shm_post(host, host->sync.me)->f64[0] = ds__shm_is_common(host) ? ONCE : here ? 0.0 : 1.0;
     rc = ds__shm_barrier(host, call, err); /* posts are read by the first rank */
     if (rc == 0)
         rc = sum_small(host, call, 1, err);
     seat = ds__region_seat(host->sync.region, host->desk[0], host->sync.slot);
-    *in_place = seat->result[host->calls & 1][0] == 0.0;
+    sum = seat->result[host->calls & 1][0];
+    if (rc == 0 && sum >= ONCE && sum != ONCE * host->base.world)
+        return ds_fail(err, EPROTO, "%s of memory that is held once on some hosts only",
+                       ds_comm_op_name(call->op));
+    *in_place = sum == 0.0 || sum >= ONCE;
     return rc;
 }
 
@@ -213,6 +223,8 @@ int ds__net_vector(struct ds_comm *comm, const struct ds_comm_call *call, struct
 
     if (rc == 0)
         rc = find_out(host, call, &in_place, err);
+    if (rc == 0 && call->from != NULL && ds__shm_is_common(host))
+        ds__shm_put_shard(host, call);
     if (rc == 0 && !in_place)
         rc = staged(host, call, err);
     else if (rc == 0)

@@ -7,7 +7,7 @@
  * that differ all fail with EPROTO, and where all buffers lie in arenas the work goes straight
  * to them.  Otherwise they pass through the windows chunk by chunk: while one half of the windows
  * is worked on, the other is filled, so a chunk costs one barrier.  A buffer that all hold once is
- * gathered when all have come.
+ * gathered when all have come, or, of shards that lie elsewhere, when all have put theirs there.
  *
  * Sums   rank r adds slice r of all ranks by the tree of tree.h and writes the sum to everyone.
  * Tests  tests/comm/test_comm.c, test_common.c
@@ -70,6 +70,12 @@ static enum ds__area find_area(const struct ds__host *host, const struct ds_comm
     return DS_AREA_OUTSIDE;
 }
 
+/* Of the member, where it is a rank's own. */
+static unsigned char *area_of(const struct ds__host *host, unsigned member, uint32_t area)
+{
+    return area == DS_AREA_COMMON ? ds__region_common(host->sync.region) : arena_of(host, member);
+}
+
 static size_t area_bytes(const struct ds__host *host, uint32_t area)
 {
     return area == DS_AREA_COMMON ? host->sync.region->common_bytes
@@ -100,8 +106,11 @@ static int check_common(const struct ds__host *host, const struct ds__post *mine
         return ds_fail(err, EPROTO, "%s of memory that is held once, and of other on rank %u",
                        ds_comm_op_name(mine->op),
                        host->name[its->area == DS_AREA_COMMON ? host->sync.me : rank]);
+    if (its->from != mine->from)
+        return ds_fail(err, EPROTO, "%s of memory that is held once, of shards there and elsewhere",
+                       ds_comm_op_name(mine->op));
     if (mine->op != DS_COMM_ALL_GATHER || host->sync.members != host->sync.region->ranks ||
-        host->sync.members != host->base.world)
+        (mine->from == 0 && host->sync.members != host->base.world))
         return ds_fail(err, EINVAL,
                        "%s by %u ranks of memory that all %u ranks of the host hold once",
                        ds_comm_op_name(mine->op), host->base.world, host->sync.region->ranks);
@@ -144,32 +153,49 @@ int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, stru
 int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__post *post;
+    uint64_t offset;
     int rc = ds__sync_stopped(&host->sync, call, err);
 
     if (rc < 0)
         return rc;
+    if (call->from != NULL && find_area(host, call, &offset) != DS_AREA_COMMON)
+        ds__shm_put_shard(host, call); /* this rank's own; peers read it from here on */
     host->calls++;
     post = ds__shm_post(host, host->sync.me);
     post->op = call->op;
     post->root = call->root;
     post->bytes = call->bytes;
     post->area = find_area(host, call, &post->offset);
+    post->from = call->from != NULL;
     if (call->op == DS_COMM_ALL_REDUCE_F64 && call->bytes != 0)
         memcpy(post->f64, call->buf, call->bytes);
     rc = ds__shm_barrier(host, call, err);
     return rc < 0 ? rc : compare_posts(host, err);
 }
 
+bool ds__shm_is_common(const struct ds__host *host)
+{
+    return ds__shm_post(host, host->sync.me)->area == DS_AREA_COMMON;
+}
+
+void ds__shm_put_shard(const struct ds__host *host, const struct ds_comm_call *call)
+{
+    size_t shard = call->bytes / host->base.world;
+
+    if (shard > 0)
+        memcpy((unsigned char *)call->buf + host->base.rank * shard, call->from, shard);
+}
+
 /* Where every rank's buffer lies, as far as the ranks in [first, last] go; false when one of them
- * is outside its arena.  All ranks come to the same answer. */
+ * is in no area.  All ranks come to the same answer. */
 bool ds__shm_find_buffers(struct ds__host *host, unsigned first, unsigned last)
 {
     for (unsigned rank = first; rank <= last; rank++) {
         const struct ds__post *post = ds__shm_post(host, rank);
 
-        if (post->area != DS_AREA_ARENA)
+        if (post->area == DS_AREA_OUTSIDE)
             return false;
-        host->peer[rank] = (float *)(void *)(arena_of(host, rank) + post->offset);
+        host->peer[rank] = (float *)(void *)(area_of(host, rank, post->area) + post->offset);
     }
     return true;
 }
@@ -360,6 +386,16 @@ int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call
 
 /* --- all-gather ---------------------------------------------------------------------------- */
 
+/* In place all shards are there by now; from elsewhere nobody reads the room any more. */
+static int all_gather_common(struct ds__host *host, const struct ds_comm_call *call,
+                             struct ds_error *err)
+{
+    if (call->from == NULL)
+        return 0;
+    ds__shm_put_shard(host, call);
+    return ds__shm_barrier(host, call, err);
+}
+
 static int all_gather_staged(struct ds__host *host, const struct ds_comm_call *call,
                              struct ds_error *err)
 {
@@ -391,10 +427,12 @@ int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, st
     size_t shard = call->bytes / comm->world;
     int rc = ds__shm_enter(host, call, err);
 
-    if (rc < 0 || comm->world == 1 || call->bytes == 0)
+    if (rc < 0 || call->bytes == 0)
         return rc;
-    if (ds__shm_post(host, host->sync.me)->area == DS_AREA_COMMON)
-        return 0; /* all have come, so all shards are there */
+    if (ds__shm_is_common(host))
+        return all_gather_common(host, call, err);
+    if (comm->world == 1)
+        return 0;
     if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return all_gather_staged(host, call, err);
     for (unsigned rank = 0; rank < comm->world; rank++)

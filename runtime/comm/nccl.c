@@ -341,7 +341,9 @@ static int queue_call(const struct nccl *nccl, const struct ds_comm_call *call)
     case DS_COMM_REDUCE_SCATTER:
         return lib->reduce_scatter(buf, mine, shard / sizeof(float), DS_NCCL_F32, DS_NCCL_SUM,
                                    nccl->comm, stream);
-    default: return lib->all_gather(mine, buf, shard, DS_NCCL_BYTE, nccl->comm, stream);
+    default:
+        return lib->all_gather(call->from != NULL ? call->from : mine, buf, shard, DS_NCCL_BYTE,
+                               nccl->comm, stream);
     }
 }
 

@@ -101,12 +101,14 @@ static void find_sources(const struct ds__work *work, struct ds__range part, uns
 
 void ds__sums_spread(const struct ds__work *work, struct ds__range part)
 {
-    unsigned me = work->net->sync->me;
+    const unsigned char *mine = ds__work_vector(work, work->net->sync->me, part.at);
 
-    for (unsigned seat = 0; seat < work->net->sync->members; seat++)
-        if (seat != me)
-            memcpy(ds__work_vector(work, seat, part.at), ds__work_vector(work, me, part.at),
-                   part.len);
+    for (unsigned seat = 0; seat < work->net->sync->members; seat++) {
+        unsigned char *its = ds__work_vector(work, seat, part.at);
+
+        if (its != mine) /* what is held once is theirs, too */
+            memcpy(its, mine, part.len);
+    }
 }
 
 /* The bytes that the root's host gave for chunk `chunk` of our slice. */

@@ -70,6 +70,7 @@ struct ds__post {
     uint32_t op, root;
     uint64_t bytes;
     uint32_t area;   /* enum ds__area of the buffer */
+    uint32_t from;   /* 1: the shard comes from elsewhere */
     uint64_t offset; /* of it in that area */
     double f64[DS_COMM_MAX_F64];
 };

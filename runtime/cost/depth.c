@@ -13,6 +13,7 @@ static const double GAIN = 1e-3; /* share of a step that one bucket more has to 
 
 static const char *const reasons[] = {
     [DS_DEPTH_NONE] = "nothing is gathered ahead",
+    [DS_DEPTH_ONCE] = "the ranks that share hold the parameters once",
     [DS_DEPTH_GIVEN] = "as zero.prefetch says",
     [DS_DEPTH_MOST] = "there is no deeper one",
     [DS_DEPTH_MEMORY] = "deeper does not fit in memory",
@@ -103,11 +104,17 @@ int ds_depth_settle(struct ds_job *job, const struct ds_depth_args *args, struct
                     struct ds_error *err)
 {
     struct ds_job copy = *job; /* its arena is not ours */
+    struct ds_plan_args plan = args->plan;
     int rc;
 
+    plan.job = job;
     *depth = (struct ds_depth){.reason = DS_DEPTH_NONE};
     if (job->zero.stage < 3 || args->plan.world < 2)
         return 0;
+    if (!ds_plan_gathers_ahead(&plan)) { /* one rank a host would be a group of one */
+        depth->reason = plan.local_world == 1 ? DS_DEPTH_NONE : DS_DEPTH_ONCE;
+        return 0;
+    }
     if (job->zero.prefetch > 0) {
         depth->buckets = (unsigned)job->zero.prefetch;
         depth->reason = DS_DEPTH_GIVEN;

@@ -7,7 +7,8 @@
  * the ranks are known, it is the deepest that fits in memory and that the prediction says helps:
  * each bucket more has to make the step shorter by a thousandth.  Where they are not known nobody
  * can say what helps, and it is what the sizes of buckets suggest (plan/sequence.c), less where
- * that does not fit.  Bits do not depend on it.
+ * that does not fit.  Bits do not depend on it.  Where the ranks that share hold parameters once,
+ * nothing is gathered ahead, whatever the job says.
  *
  * Tests   tests/cost/test_depth.c
  */
@@ -21,6 +22,7 @@
 
 enum ds_depth_reason {                  /* why not one more */
                        DS_DEPTH_NONE,   /* nothing is gathered ahead: below stage 3, or one rank */
+                       DS_DEPTH_ONCE,   /* nor here: parameters are held once */
                        DS_DEPTH_GIVEN,  /* the job says so */
                        DS_DEPTH_MOST,   /* there is no deeper one */
                        DS_DEPTH_MEMORY, /* it does not fit */

@@ -67,8 +67,11 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
     unsigned together = args->common ? (unsigned)args->cluster->ranks : 1;
     struct ds_prediction prediction;
     struct ds_plan plan;
-    int rc = ds_plan_build(&plan, &plan_args, &search->last);
+    int rc;
 
+    if (job.zero.stage == 3 && !ds_plan_gathers_ahead(&plan_args))
+        return 0; /* it would be the program of stage 2 */
+    rc = ds_plan_build(&plan, &plan_args, &search->last);
     if (rc != 0)
         return rc == -ENOMEM ? ds_fail(err, ENOMEM, "%s", search->last.text) : 0;
     rc = ds_predict(&prediction, args->cluster, &plan, err);

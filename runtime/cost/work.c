@@ -251,10 +251,11 @@ static double reduce_s(const struct bench *b, const struct ds_bucket *bucket)
            ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
 }
 
-/* Of what is held once per host nothing is moved. */
+/* Of parameters that are held once per host nothing is moved. */
 static double gather_s(const struct bench *b, const struct ds_bucket *bucket)
 {
-    double bytes = b->plan->common_bytes > 0 ? 0.0 : (double)bucket->padded_elems * b->act;
+    bool there = b->plan->common_bytes > 0 && !b->plan->ahead;
+    double bytes = there ? 0.0 : (double)bucket->padded_elems * b->act;
 
     return ds_work_collective(b->cluster, ring_of_shards(b), bytes, 1);
 }

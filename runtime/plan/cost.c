@@ -113,6 +113,8 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     for (unsigned i = 0; i < plan->optim_states; i++)
         bytes[DS_ARENA_MOMENTS] += ds_plan_state_elems(plan, i) * sizeof(float);
     bytes[DS_ARENA_GATHERED] = plan->gathered_elems * working;
+    if (plan->common[DS_ARENA_GATHERED])
+        plan->common_bytes = bytes[DS_ARENA_GATHERED];
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
     bytes[DS_ARENA_HOST_GRADS] =
@@ -161,6 +163,12 @@ static bool hold(const struct ds_plan *plan, unsigned ranks, uint64_t available_
            owned_bytes(plan) - plan->common_bytes <= (available_bytes - plan->common_bytes) / ranks;
 }
 
+/* Where parameters are held once there is nothing more to share behind stage 2. */
+static bool raising_helps(const struct ds_plan *plan)
+{
+    return plan->world > 1 && plan->stage < (plan->common_bytes > 0 ? 2 : 3);
+}
+
 int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
                       struct ds_error *err)
 {
@@ -187,8 +195,7 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
         ranks == 1 ? "" : " each", plan->apart ? "the GPU" : "this host",
         ds__bytes_text(available_bytes).text,
         plan->snapshot_bytes > 0 && !plan->apart ? ", 'checkpoint.async' to false" : "",
-        plan->stage < 3 && plan->world > 1 ? ", raise 'zero.stage'" : "",
-        plan->apart ? "GPU" : "host", table);
+        raising_helps(plan) ? ", raise 'zero.stage'" : "", plan->apart ? "GPU" : "host", table);
 }
 
 int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,

@@ -88,7 +88,8 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
                         ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text);
     if (plan->common_bytes > 0)
-        (void)ds_buf_printf(out, ", parameters of %s once per host",
+        (void)ds_buf_printf(out, ", %s of %s once per host",
+                            plan->ahead ? "gathered parameters" : "parameters",
                             ds__bytes_text(plan->common_bytes).text);
     describe_recompute(plan, out);
     (void)ds_buf_puts(out, "\n");

@@ -13,25 +13,45 @@
 
 /* --- who a rank is --------------------------------------------------------------------------- */
 
+static unsigned local_world(const struct ds_plan_args *args)
+{
+    return args->local_world != 0 ? args->local_world : args->world;
+}
+
+/* Ranks of a shard group. */
+static unsigned shards(const struct ds_plan_args *args)
+{
+    return args->job->zero.shard_group == DS_SHARD_NODE ? local_world(args) : args->world;
+}
+
+/* May the ranks of a host hold once what all of them read? */
+static bool may_hold_once(const struct ds_plan_args *args)
+{
+    return args->common && !args->apart && args->job->zero.once_per_host;
+}
+
+bool ds_plan_gathers_ahead(const struct ds_plan_args *args)
+{
+    return args->job->zero.stage == 3 && shards(args) > 1 &&
+           !(may_hold_once(args) && shards(args) == local_world(args));
+}
+
 int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
 {
-    unsigned local = args->local_world != 0 ? args->local_world : args->world;
+    unsigned local = local_world(args);
 
     plan->local_world = local;
-    plan->shards = plan->world;
-    if (args->job->zero.shard_group == DS_SHARD_NODE) {
-        if (plan->world % local != 0)
-            return ds_fail(
-                err, EINVAL,
-                "'zero.shard_group' node needs as many ranks on every host, and %u ranks "
-                "are not a multiple of %u",
-                plan->world, local);
-        plan->shards = local;
-    }
+    plan->shards = shards(args);
+    if (plan->world % plan->shards != 0)
+        return ds_fail(err, EINVAL,
+                       "'zero.shard_group' node needs as many ranks on every host, and %u ranks "
+                       "are not a multiple of %u",
+                       plan->world, local);
     plan->replicas = plan->world / plan->shards;
     plan->shard = plan->rank % plan->shards;
     plan->replica = plan->rank / plan->shards;
     plan->stage = plan->shards > 1 ? (unsigned)args->job->zero.stage : 0;
+    plan->ahead = ds_plan_gathers_ahead(args);
     return 0;
 }
 
@@ -47,7 +67,7 @@ static uint64_t second_of(const struct ds_plan *plan, const struct ds_bucket *bu
 
 enum ds_arena_kind ds__plan_read_arena(const struct ds_plan *plan)
 {
-    if (plan->stage == 3)
+    if (plan->ahead)
         return DS_ARENA_GATHERED;
     return plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS;
 }
@@ -61,18 +81,18 @@ static uint64_t gathered_elems(const struct ds_plan *plan)
 }
 
 /* What each stage divides, and where it lies.  Whole parameters are those that kernels read. */
-void ds__plan_divide(struct ds_plan *plan, bool common)
+void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args)
 {
     uint64_t at = 0, second = 0;
 
     plan->sharded[DS_ARENA_MOMENTS] = plan->stage >= 1;
     plan->sharded[DS_ARENA_GRADS] = plan->stage >= 2;
-    plan->sharded[DS_ARENA_PARAMS] = plan->stage >= (plan->copies ? 1 : 3);
-    plan->sharded[DS_ARENA_PARAMS_LOW] = plan->stage >= 3;
+    plan->sharded[DS_ARENA_PARAMS] = plan->copies ? plan->stage >= 1 : plan->ahead;
+    plan->sharded[DS_ARENA_PARAMS_LOW] = plan->ahead;
     plan->sharded[DS_ARENA_HOST_GRADS] = plan->stage >= 1;
-    plan->common[ds__plan_read_arena(plan)] = common && (plan->stage == 1 || plan->stage == 2) &&
-                                              plan->shards == plan->local_world &&
-                                              gathered_elems(plan) > 0;
+    plan->common[ds__plan_read_arena(plan)] = may_hold_once(args) && plan->stage > 0 &&
+                                              gathered_elems(plan) > 0 &&
+                                              (plan->ahead || plan->shards == plan->local_world);
     plan->host[DS_ARENA_PARAMS] = plan->host[DS_ARENA_MOMENTS] = plan->offload;
     plan->host[DS_ARENA_HOST_GRADS] = plan->host[DS_ARENA_HOST_ROOM] = plan->offload;
     for (size_t i = 0; i < plan->buckets; i++) {
@@ -89,7 +109,7 @@ void ds__plan_divide(struct ds_plan *plan, bool common)
         plan->room_elems = 0;
     plan->held_elems = at;
     plan->second_elems = second;
-    if (plan->common[ds__plan_read_arena(plan)])
+    if (plan->common[ds__plan_read_arena(plan)] && !plan->ahead) /* of the room: cost.c */
         plan->common_bytes = gathered_elems(plan) * ds_dtype_bytes(ds_compute_dtype(plan->compute));
 }
 

@@ -12,10 +12,10 @@
 
 #include "runtime/plan/plan.h"
 
-/* held.c: shards, replicas, stage; after the buckets are there: sharded[], common[], shard_at. */
+/* held.c: shards, replicas, stage, ahead; once buckets are there: sharded[], common[], shard_at. */
 int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;
-void ds__plan_divide(struct ds_plan *plan, bool common);
+void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args);
 /* What kernels read where a line is gathered: the arena that the others' shards come into. */
 enum ds_arena_kind ds__plan_read_arena(const struct ds_plan *plan);
 /* bucket.c: param[], bucket[], span[], padded_elems. */

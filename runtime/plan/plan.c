@@ -154,7 +154,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
         return rc;
     if ((rc = ds__plan_buckets(plan, job, err)) != 0)
         return rc;
-    ds__plan_divide(plan, args->common && !args->apart && job->zero.once_per_host);
+    ds__plan_divide(plan, args);
     if ((rc = ds__plan_schedule(plan, err)) != 0)
         return rc;
     if ((rc = ds__plan_memory(plan, err)) != 0)

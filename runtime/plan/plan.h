@@ -31,9 +31,14 @@
  * A replicated bucket (tensors below zero.replicate_below) is held whole by every rank.
  *
  * Where a shard group is the ranks of one host and they share memory, the parameters that stages 1
- * and 2 gather are common: there once for the host, each shard written by its owner alone.  That is
+ * to 3 gather are common: there once for the host, each shard written by its owner alone.  That is
  * in order because owners write between NORM, to which every rank comes after its last backward
- * pass, and the GATHER of the bucket, before which no rank reads it again.
+ * pass, and the GATHER of the bucket, before which no rank reads it again.  There stage 3 has the
+ * program of stage 2: what it would gather for each use and give up after it lies there anyway, as
+ * the shards of all.
+ *
+ * Where a shard group is over several hosts, the room that stage 3 gathers into is common to the
+ * ranks of each: its place is taken anew when all of them have left it, which the gather waits for.
  *
  * Owner   everything hangs on plan->arena; ds_plan_release() frees.
  * Tests   tests/plan/
@@ -188,8 +193,9 @@ struct ds_plan {
     struct ds_arena arena;
     struct ds_model_shape shape;
     unsigned world, rank, threads;
-    unsigned local_world;                          /* ranks of this host */
-    unsigned stage;                                /* 0 where there is nobody to share with */
+    unsigned local_world; /* ranks of this host */
+    unsigned stage;       /* 0 where there is nobody to share with */
+    bool ahead; /* parameters are gathered ahead of each use, not once after their update */
     unsigned shards, replicas;                     /* ranks of a shard group, groups */
     unsigned shard, replica;                       /* this rank's place in them */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
@@ -245,6 +251,10 @@ struct ds_plan_args {
     bool apart;           /* the device has memory of its own */
     bool common;          /* ranks of a host can hold once what all of them read */
 };
+
+/* Does a plan of these gather parameters ahead of each use?  That is stage 3, but where the ranks
+ * that share hold all of them once (zero.once_per_host). */
+bool ds_plan_gathers_ahead(const struct ds_plan_args *args);
 
 /* The type of activations and of the parameters that kernels read. */
 static inline enum ds_dtype ds_compute_dtype(enum ds_compute compute)

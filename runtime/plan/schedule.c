@@ -8,7 +8,8 @@
  *   stages 0, 1            REDUCE of a bucket in the last micro-batch, as soon as nothing of it is
  *                          still to come
  *   stages 2, 3            that in every micro-batch; gradients lie in a room that buckets share
- *   stage 3                GATHER of a bucket ahead of its first use, FREE after the last
+ *   stage 3                GATHER of a bucket ahead of its first use, FREE after the last; but is
+ *                          as stage 2 where the ranks that share hold parameters once
  *   then                   NORM (waits for the last REDUCE), UPDATE of every bucket
  *   stages 1, 2            GATHER of a bucket after its UPDATE; in the next step the first
  *                          instruction that reads it waits for that
@@ -143,7 +144,7 @@ static void wait_for_reads(struct ds__writer *writer, const struct ds__use *use,
             instr->waits_for = writer->gathered[bucket];
         writer->gathered[bucket] = DS_NO_EVENT;
     }
-    instr->last_step = instr->waits_for < 2 * writer->plan->buckets && writer->plan->stage < 3;
+    instr->last_step = instr->waits_for < 2 * writer->plan->buckets && !writer->plan->ahead;
 }
 
 /* The same for the replicated bucket, which is fetched and never gathered.  No place is waited for
@@ -249,7 +250,7 @@ static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
         uint64_t position = micro_batch * sequence->count + i;
         struct ds_instr *instr;
 
-        if (plan->stage == 3)
+        if (plan->ahead)
             emit_gathers(writer, position);
         instr = emit(writer, op->op, DS_QUEUE_COMPUTE);
         instr->block = op->block;
@@ -261,7 +262,7 @@ static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
         for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < 2; j++)
             wait_for_room(writer, op->use.write[j], instr);
         emit_reduces(writer, op, micro_batch, instr);
-        if (plan->stage == 3)
+        if (plan->ahead)
             emit_frees(writer, position);
     }
 }
@@ -301,7 +302,7 @@ static void emit_last_gather(struct ds__writer *writer, uint32_t bucket)
     const struct ds_plan *plan = writer->plan;
     struct ds_instr *instr;
 
-    if (plan->stage == 0 || plan->stage == 3 || plan->bucket[bucket].replicated)
+    if (plan->stage == 0 || plan->ahead || plan->bucket[bucket].replicated)
         return;
     instr = emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
     instr->bucket = bucket;
@@ -338,7 +339,7 @@ static uint32_t first_wait(const struct ds__writer *writer, uint32_t bucket)
     const struct ds_plan *plan = writer->plan;
     bool whole = plan->bucket[bucket].replicated;
 
-    if (!writer->sequence->eval && !whole && (plan->stage == 1 || plan->stage == 2))
+    if (!writer->sequence->eval && !whole && plan->stage > 0 && !plan->ahead)
         return event_gathered(bucket);
     if (offloads(writer) && (whole || plan->stage == 0))
         return event_updated(plan, bucket);

@@ -139,7 +139,7 @@ static unsigned choose_depth(struct maker *maker)
     uint64_t most = try_depth(maker, 1), share = maker->plan->padded_elems / PREFETCH_SHARE;
     unsigned depth = DS_MAX_PREFETCH;
 
-    if (maker->plan->stage < 3)
+    if (!maker->plan->ahead)
         return 0;
     if (maker->plan->prefetch > 0)
         return maker->plan->prefetch;
@@ -173,7 +173,7 @@ static void place_rooms(struct maker *maker)
 {
     struct ds_plan *plan = maker->plan;
 
-    if (plan->stage == 3)
+    if (plan->ahead)
         plan->gathered_elems = try_depth(maker, plan->prefetch);
     else
         (void)try_depth(maker, 1);

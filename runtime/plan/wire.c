@@ -5,7 +5,8 @@
  *
  * Counted over the instruction list, as the comm layer counts what it does.  For P parameters, G
  * micro-batches and N ranks that is, in units of P x element size x (N - 1) / N: 2 at stage 0, 2 at
- * stage 1, G + 1 at stage 2; at stage 3 3 G less what a pass need not gather again (window.c).
+ * stage 1, G + 1 at stage 2; at stage 3 3 G less what a pass need not gather again (window.c), and
+ * G + 1 where the ranks that share hold parameters once.
  * Sums in bf16 count half.
  *
  * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a

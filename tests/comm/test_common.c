@@ -88,6 +88,132 @@ Test(common, a_gather_waits_for_who_is_late)
         cr_assert(ranks_run(setup_of(world, 0), rank_late) == 0, "%u ranks", world);
 }
 
+/* --- a room that is filled --------------------------------------------------------------------- */
+
+/* Shards come from memory of each rank's own.  In every round another rank comes late and another
+ * one still reads when the others are at the next gather. */
+static int fill_rooms(unsigned world, unsigned rank, float *room, struct ds_comm *comm)
+{
+    const unsigned LINE = __LINE__;
+    float *own = calloc(SHARD, sizeof(*own));
+    size_t bytes = (size_t)world * SHARD * sizeof(float);
+    struct ds_comm_stats stats;
+    struct ds_error err = {0};
+    int rc = own == NULL ? -ENOMEM : 0;
+
+    for (unsigned round = 0; rc == 0 && round < ROUNDS; round++) {
+        fill(own, (float)(100 * round + rank + 1));
+        if (rank == round % world)
+            nap(10);
+        rc = ds_comm_all_gather_from(comm, own, room, bytes, &err);
+        if (rank == (round + 1) % world)
+            nap(10);
+        for (unsigned r = 0; rc == 0 && r < world; r++)
+            rc = holds(room + (size_t)r * SHARD, (float)(100 * round + r + 1)) ? 0 : -EBADMSG;
+    }
+    ds_comm_op_stats(comm, DS_COMM_ALL_GATHER, &stats);
+    if (rc == 0 && stats.bytes != ROUNDS * ds_comm_wire_bytes(DS_COMM_ALL_GATHER, bytes, world))
+        rc = -EIO;
+    if (rc != 0)
+        fprintf(stderr, "rank %u of %u: %s\n", rank, world, ds_error_text(&err, rc));
+    free(own);
+    return rc == 0 ? 0 : (int)LINE;
+}
+
+static int rank_room(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    return fill_rooms(setup->world, rank, common_of(setup, comm), comm);
+}
+
+static int rank_room_of_its_own(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    return fill_rooms(setup->world, rank, ds_comm_arena(comm), comm);
+}
+
+static int rank_room_outside(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    float *room = calloc(setup->world, SHARD * sizeof(*room));
+    int line;
+
+    EXPECT(room != NULL);
+    line = fill_rooms(setup->world, rank, room, comm);
+    free(room);
+    return line;
+}
+
+Test(common, a_room_is_filled_when_all_have_left_it)
+{
+    for (unsigned world = 1; world <= 4; world++) {
+        struct ranks setup = setup_of(world, 0);
+
+        cr_assert(ranks_run(setup, rank_room) == 0, "%u ranks", world);
+        setup.arena_bytes = setup.common_bytes;
+        cr_assert(ranks_run(setup, rank_room_of_its_own) == 0, "%u ranks", world);
+        cr_assert(ranks_run(setup, rank_room_outside) == 0, "%u ranks", world);
+    }
+}
+
+static int host_room(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    float *room = (float *)(void *)((unsigned char *)ds_comm_border(comm) - setup->common_bytes);
+
+    return fill_rooms(setup->world, rank, room, comm);
+}
+
+static int host_room_outside(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    float *room = calloc(setup->world, SHARD * sizeof(*room));
+    int line;
+
+    EXPECT(room != NULL);
+    line = fill_rooms(setup->world, rank, room, comm);
+    free(room);
+    return line;
+}
+
+Test(common, every_host_has_a_room_for_shards_of_all)
+{
+    static const struct hosts setups[] = {
+        {.count = {2, 2}}, {.count = {3, 1}}, {.count = {1, 1, 1}}, {.count = {1, 2, 2}}};
+
+    for (size_t i = 0; i < sizeof(setups) / sizeof(setups[0]); i++) {
+        struct hosts setup = setups[i];
+
+        setup.arena_bytes = 4096;
+        setup.timeout_ms = 60000;
+        setup.common_bytes = 5 * SHARD * sizeof(float);
+        cr_assert(hosts_run(setup, host_room) == 0, "setup %zu", i);
+        cr_assert(hosts_run(setup, host_room_outside) == 0, "setup %zu", i);
+    }
+}
+
+#ifndef RANKS_AS_THREADS
+/* Rank 2 dies while the others are on their way to a gather, or are at one: nobody waits for ever. */
+static int host_death(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+{
+    float *room = (float *)(void *)((unsigned char *)ds_comm_border(comm) - setup->common_bytes);
+    float own[64] = {0};
+    struct ds_error err = {0};
+    int rc = 0;
+
+    for (unsigned i = 0; i < 100 && rc == 0; i++) {
+        if (rank == 2 && i == 5)
+            (void)raise(SIGKILL);
+        rc = ds_comm_all_gather_from(comm, own, room, setup->world * sizeof(own), &err);
+    }
+    EXPECT(rc == -ECONNRESET || rc == -ECANCELED || rc == -ETIMEDOUT);
+    return 0;
+}
+
+Test(common, a_death_ends_a_gather_on_every_host)
+{
+    const struct hosts setup = {
+        .count = {2, 2}, .arena_bytes = 4096, .common_bytes = 4096, .timeout_ms = 1000};
+
+    cr_assert(hosts_run_dying(setup, host_death, SIGKILL) == 0);
+}
+#endif
+
 /* --- where it lies ----------------------------------------------------------------------------- */
 
 /* One array: held once up to the border, by each rank behind it. */
@@ -163,8 +289,16 @@ static int rank_misuse(const struct ranks *setup, unsigned rank, struct ds_comm 
     EXPECT(ds_comm_all_gather(comm, rank == 1 ? own : all, 64, &err) == -EPROTO);
     EXPECT(strstr(err.text, "other on rank 1") != NULL || rank == 1);
     EXPECT(ds_comm_all_gather(comm, all + 64 * (rank == 2), 64, &err) == -EPROTO);
+    if (rank == 3)
+        EXPECT(ds_comm_all_gather_from(comm, own, all, 64, &err) == -EPROTO);
+    else
+        EXPECT(ds_comm_all_gather(comm, all, 64, &err) == -EPROTO);
+    EXPECT(strstr(err.text, "there and elsewhere") != NULL);
+    EXPECT(ds_comm_all_gather_from(comm, own, all, SIZE_MAX - 3, &err) == -EINVAL);
+    EXPECT(ds_comm_all_gather_from(comm, own, all, 63, &err) == -EINVAL);
     EXPECT_OK(ds_comm_split(comm, &half, &group, &err), &err);
     EXPECT(ds_comm_all_gather(group, all, 64, &err) == -EINVAL);
+    EXPECT(ds_comm_all_gather_from(group, own, all, 64, &err) == -EINVAL);
     EXPECT_OK(ds_comm_all_gather(group, own, 64, &err), &err);
     EXPECT_OK(ds_comm_all_gather(comm, all, 64, &err), &err);
     EXPECT_OK(ds_comm_all_reduce_f64(comm, small, 2, &err), &err);
@@ -186,8 +320,12 @@ static int rank_of_hosts(const struct hosts *setup, unsigned rank, struct ds_com
     float *all = (float *)(void *)((unsigned char *)ds_comm_border(comm) - setup->common_bytes);
     struct ds_comm *inside = NULL;
     struct ds_error err = {0};
+    float small[16] = {0};
 
     EXPECT(ds_comm_all_gather(comm, all, 64, &err) == -EINVAL);
+    EXPECT(ds_comm_all_gather_from(comm, ds_comm_arena(comm), rank < 2 ? all : small, 64, &err) ==
+           -EPROTO);
+    EXPECT(strstr(err.text, "on some hosts only") != NULL);
     EXPECT_OK(ds_comm_split(comm, &node, &inside, &err), &err);
     if (rank % 2 == 1)
         nap(20);

@@ -205,6 +205,15 @@ Test(depth, leaves_alone_what_is_given_and_what_gathers_nothing)
     ds_depth_print(&depth, &out);
     cr_assert_eq(out.len, 0);
     job.zero.stage = 3;
+    job.zero.prefetch = 2;
+    args = args_of(&job, &cluster, 4096);
+    args.plan.common = true;
+    cr_assert_eq(ds_depth_settle(&job, &args, &depth, NULL), 0);
+    cr_assert(job.zero.prefetch == 2 && depth.buckets == 0 && depth.reason == DS_DEPTH_ONCE);
+    ds_depth_print(&depth, &out);
+    cr_assert_str_eq(ds_buf_text(&out),
+                     "prefetch 0 buckets ahead: the ranks that share hold the parameters once\n");
+    job.zero.prefetch = 0;
     job.train.global_batch = 0; /* errors come through */
     args = args_of(&job, NULL, 4096);
     cr_assert_eq(ds_depth_settle(&job, &args, &depth, NULL), -EINVAL);

@@ -138,13 +138,20 @@ ran = h.dsrun("plan", h.write_job(), XDG_CONFIG_HOME=os.path.join(h.work(), "wro
 h.ok(ran.returncode == 65 and "machine.yaml:1:" in ran.stderr and "matmul_half" in ran.stderr,
      "rates of another form are refused with their place", ran.stderr)
 ran = h.dsrun("--slots", "2", h.write_job(steps=2), "run_dir=warned", "zero.stage=3",
-              XDG_CONFIG_HOME=os.path.join(h.work(), "wrong"))
+              "zero.once_per_host=false", XDG_CONFIG_HOME=os.path.join(h.work(), "wrong"))
 h.ok(ran.returncode == 0 and "zero.prefetch auto goes by sizes" in ran.stderr and "machine.yaml:1:" in ran.stderr,
      "a run warns and goes by sizes", ran.stderr)
 with open(os.path.join(h.work(), "warned", "job.yaml"), encoding="utf-8") as source:
     text = source.read()
     h.ok(any(f"prefetch: {depth}\n" in text for depth in "1234"),
          "the depth that was chosen stands in the resolved job")
+ran = h.dsrun("--slots", "2", h.write_job(steps=2), "run_dir=once", "zero.stage=3",
+              XDG_CONFIG_HOME=os.path.join(h.work(), "wrong"))
+h.ok(ran.returncode == 0 and "warning" not in ran.stderr and "ZeRO 3" in ran.stdout and "once per host" in ran.stdout,
+     "stage 3 on one host: nothing is gathered ahead, so no rates are asked for", ran.stdout + ran.stderr)
+ran = h.dsrun("plan", "--slots", "2", h.write_job(), "zero.stage=3")
+h.ok(ran.returncode == 0 and "prefetch 0 buckets ahead: the ranks that share hold the parameters once" in ran.stdout,
+     "and the plan says so", ran.stdout + ran.stderr)
 ran = h.dsrun("bench", "machine", "none")
 h.ok(ran.returncode == 2 and ran.stderr.count("error:") == 1, "bench machine: ranks that are no number",
      ran.stderr)

@@ -4,7 +4,7 @@
 """wire - what ranks send is what the plan says, collective by collective, and what the formulas say.
 
 With P parameters (padded), G passes and N ranks, in units of P x 4 bytes x (N - 1) / N: 2 at stage 0,
-2 at stage 1, G + 1 at stage 2; at stage 3 at most 3 G; of those 2, 1, G and G are gradients, half as much
+2 at stage 1, G + 1 at stage 2; at stage 3 at most 3 G, G + 1 where parameters are held once; of those 2, 1, G and G are gradients, half as much
 with precision.grad_wire bf16.  Counted by the comm layer, told by log.comm.
 """
 import json
@@ -26,7 +26,7 @@ def told(run):
 
 
 def formula(stage, unit):
-    return {0: 2 * unit, 1: 2 * unit, 2: (PASSES + 1) * unit}.get(stage)
+    return (2 if stage < 2 else PASSES + 1) * unit
 
 
 def gradients(stage):
@@ -34,12 +34,12 @@ def gradients(stage):
     return {0: 2, 1: 1}.get(stage, PASSES)
 
 
-def run_case(stage, ranks, compute="fp32", wire="fp32"):
-    name = f"stage {stage}, {ranks} ranks, {compute}, wire {wire}"
+def run_case(stage, ranks, compute="fp32", wire="fp32", once=True):
+    name = f"stage {stage}, {ranks} ranks, {compute}, wire {wire}" + ("" if once else ", copies")
     path = h.write_job("job.yaml", layers=5, hidden=256, heads=4, ffn=1024, batch=PASSES * ranks, micro=1, steps=2)
     run = h.work() / name.replace(", ", "-").replace(" ", "-")
     more = (f"zero.stage={stage}", "zero.bucket_mb=1", f"precision.compute={compute}",
-            f"precision.grad_wire={wire}", "log.comm=true")
+            f"precision.grad_wire={wire}", f"zero.once_per_host={str(once).lower()}", "log.comm=true")
     plan = planned(ranks, path, *more)
     ran = h.dsrun("--slots", ranks, "--run-dir", run, path, *more)
     if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
@@ -63,7 +63,7 @@ def run_case(stage, ranks, compute="fp32", wire="fp32"):
         h.ok(not any(event.get(op, {"bytes": 0})["bytes"] for op in ("all_reduce_f32", "reduce_scatter")),
              f"{name}: no gradient in fp32", event)
         return
-    if stage < 3:
+    if stage < 3 or once:
         h.ok(total == formula(stage, unit), f"{name}: the formula's bytes", f"{total}, {formula(stage, unit)}")
     else:
         h.ok((PASSES + 1) * unit < total <= 3 * PASSES * unit, f"{name}: within the formula's bytes", total)
@@ -74,5 +74,7 @@ for zero in (0, 1, 2, 3):
     run_case(zero, 2)
     run_case(zero, 3)
     run_case(zero, 3 if zero == 1 else 2, wire="bf16")
-run_case(3, 2, compute="bf16")
+for world in (2, 3):
+    run_case(3, world, once=False)
+run_case(3, 2, compute="bf16", once=False)
 h.done()

@@ -12,7 +12,7 @@
 
 struct setting {
     unsigned family, world, local, stage;
-    uint64_t passes, replicate_below;
+    uint64_t passes, replicate_below, prefetch;
     bool bf16, offload, overlap;
     enum ds_optim_kind optim;
 };
@@ -29,6 +29,9 @@ static const struct setting settings[] = {
     {.world = 4, .local = 2, .stage = 2, .passes = 2, .bf16 = true, .family = 1},
     {.world = 3, .local = 3, .stage = 2, .passes = 1, .optim = DS_OPTIM_LAMB, .family = 1},
     {.world = 2, .local = 2, .stage = 1, .passes = 1, .optim = DS_OPTIM_MUON, .overlap = true},
+    {.world = 4, .local = 4, .stage = 3, .passes = 2, .replicate_below = 300, .overlap = true},
+    {.world = 3, .local = 3, .stage = 3, .passes = 1, .replicate_below = 300, .offload = true, .bf16 = true},
+    {.world = 4, .local = 2, .stage = 3, .passes = 2, .family = 1},
 };
 /* clang-format on */
 enum { SETTINGS = sizeof(settings) / sizeof(settings[0]) };
@@ -112,7 +115,9 @@ Test(common, bits_are_those_of_copies_whoever_is_late)
         cr_assert_eq(copies.plan.common_bytes, 0, "setting %u", i);
         cr_assert(test_same(&once, &copies), "setting %u", i);
         for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++)
-            cr_assert_eq(once.traffic[op].bytes, copies.traffic[op].bytes,
+            cr_assert_eq(once.traffic[op].bytes,
+                         settings[i].stage < 3 ? copies.traffic[op].bytes
+                                               : once.steps * once.plan.traffic[op].bytes,
                          "setting %u: bytes of %s", i, ds_comm_op_name(op));
         test_run_release(&once);
         test_run_release(&copies);
@@ -169,6 +174,58 @@ Test(common, a_skipped_step_leaves_everybodys_parameters)
         cr_assert_eq(memcmp(once.params, copies.params, once.elems * sizeof(float)), 0, "%u", i);
         test_run_release(&once);
         test_run_release(&copies);
+    }
+}
+
+/* --- a room per host, for groups over several ------------------------------------------------ */
+
+/* Stage 3 of all ranks on hosts of `local` each: what is gathered passes one room a host. */
+/* clang-format off */
+static const struct setting rooms[] = {
+    {.world = 4, .local = 2, .stage = 3, .passes = 2, .overlap = true},
+    {.world = 4, .local = 2, .stage = 3, .passes = 1, .replicate_below = 300, .bf16 = true, .family = 1},
+    {.world = 4, .local = 2, .stage = 3, .passes = 1, .offload = true, .bf16 = true, .overlap = true},
+    {.world = 2, .local = 1, .stage = 3, .passes = 2, .family = 1},
+    {.world = 4, .local = 2, .stage = 3, .passes = 1, .optim = DS_OPTIM_MUON, .prefetch = 3},
+};
+/* clang-format on */
+enum { ROOMS = sizeof(rooms) / sizeof(rooms[0]) };
+
+static struct test_run room_run(const struct setting *set)
+{
+    struct test_run run = setting_run(set);
+
+    run.job.zero.shard_group = DS_SHARD_ALL;
+    run.job.zero.prefetch = set->prefetch;
+    return run;
+}
+
+/* A rank that is late with a gather still reads what it gathered when others are at the next. */
+Test(common, a_room_per_host_has_the_bits_of_one_per_rank)
+{
+    struct ds_comm_backend late = late_backend();
+
+    late.run[DS_COMM_ALL_GATHER] = come_late;
+    for (unsigned i = 0; i < ROOMS; i++) {
+        struct test_run once = room_run(&rooms[i]), each = room_run(&rooms[i]);
+
+        once.backend = &late;
+        once.steps = each.steps = 2;
+        each.job.zero.once_per_host = false;
+        test_run_ok(&once);
+        test_run_ok(&each);
+        cr_assert(once.plan.ahead && each.plan.ahead && once.plan.prefetch == each.plan.prefetch);
+        cr_assert_eq(once.plan.common_bytes, once.plan.arena_bytes[DS_ARENA_GATHERED]);
+        cr_assert(once.plan.common_bytes > 0 && each.plan.common_bytes == 0);
+        cr_assert_eq(ds_plan_ranks_bytes(&once.plan, rooms[i].local) +
+                         (rooms[i].local - 1) * once.plan.common_bytes,
+                     ds_plan_ranks_bytes(&each.plan, rooms[i].local));
+        cr_assert(test_same(&once, &each), "room %u", i);
+        for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++)
+            cr_assert_eq(once.traffic[op].bytes, each.traffic[op].bytes, "room %u: bytes of %s", i,
+                         ds_comm_op_name(op));
+        test_run_release(&once);
+        test_run_release(&each);
     }
 }
 
@@ -282,7 +339,7 @@ Test(common, who_writes_what)
     }
 }
 
-/* Elsewhere every rank keeps its own: other stages, groups over hosts, a comm that cannot. */
+/* Elsewhere every rank keeps its own: stage 0, groups over hosts but for the room of stage 3. */
 Test(common, where_it_is_not_so)
 {
     struct setting set = settings[6];
@@ -291,7 +348,7 @@ Test(common, where_it_is_not_so)
 
     for (set.stage = 0; set.stage < 4; set.stage++)
         for (unsigned local = 1; local <= 4; local *= 2) {
-            bool once = (set.stage == 1 || set.stage == 2) && local > 1;
+            bool once = set.stage > 0 && local > 1;
 
             set.local = local;
             run = setting_run(&set);
@@ -301,7 +358,7 @@ Test(common, where_it_is_not_so)
             ds_plan_release(&run.plan);
             run.job.zero.shard_group = DS_SHARD_ALL;
             cr_assert_eq(test_plan(&run.plan, &run, 0, &err), 0, "%s", err.text);
-            cr_assert_eq(run.plan.common_bytes > 0, once && local == 4);
+            cr_assert_eq(run.plan.common_bytes > 0, set.stage == 3 || (once && local == 4));
             ds_plan_release(&run.plan);
         }
     run = setting_run(&settings[0]);

@@ -31,6 +31,7 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
 
     run.job = test_job(shape, set->world * set->passes, 1, 17);
     run.job.zero.stage = stage;
+    run.job.zero.once_per_host = stage < 3; /* or it has the program of stage 2: test_common.c */
     run.job.zero.bucket_mb = 1;
     run.job.zero.replicate_below = set->world % 2 == 1 ? 300 : 0;
     run.job.zero.shard_group = set->local != set->world ? DS_SHARD_NODE : DS_SHARD_ALL;

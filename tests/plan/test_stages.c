@@ -18,7 +18,7 @@
 struct setting {
     unsigned model, world, local, stage;
     uint64_t passes, bucket_mb, replicate_below;
-    bool recompute, bf16, offload;
+    bool recompute, bf16, offload, once;
 };
 
 static struct ds_model_shape model(unsigned i)
@@ -36,6 +36,11 @@ static void build(struct ds_plan *plan, const struct setting *set)
     struct ds_model_shape shape = model(set->model);
     struct ds_job job =
         test_job(shape, set->passes * set->world, 1, shape.context > 64 ? 64 : shape.context);
+    const struct ds_plan_args args = {.job = &job,
+                                      .world = set->world,
+                                      .threads = 1,
+                                      .local_world = set->local,
+                                      .common = set->once};
     struct ds_error err = {0};
 
     job.zero.stage = set->stage;
@@ -45,12 +50,7 @@ static void build(struct ds_plan *plan, const struct setting *set)
     job.activation.recompute = set->recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
     job.offload.optim = set->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
-    cr_assert_eq(ds_plan_build(
-                     plan,
-                     &(struct ds_plan_args){
-                         .job = &job, .world = set->world, .threads = 1, .local_world = set->local},
-                     &err),
-                 0, "%s", err.text);
+    cr_assert_eq(ds_plan_build(plan, &args, &err), 0, "%s", err.text);
 }
 
 /* --- what an instruction touches, from the drawing in model/net.h ------------------------------ */
@@ -406,6 +406,49 @@ Test(stages, nothing_is_updated_or_read_before_it_has_been_copied)
                                     .replicate_below = i / 18 % 2 == 0 ? 0 : 2000,
                                     .bf16 = i / 36 % 2,
                                     .offload = true});
+}
+
+/* --- what is held once ------------------------------------------------------------------------- */
+
+static void check_alike(struct setting set)
+{
+    struct ds_plan plan[2];
+    struct ds_buf list[2];
+
+    for (unsigned i = 0; i < 2; i++) {
+        set.stage = 2 + i;
+        build(&plan[i], &set);
+        ds_buf_init(&list[i], 1 << 24);
+        ds_plan_print_schedule(&plan[i], &list[i]);
+    }
+    cr_assert_str_eq(ds_buf_text(&list[0]), ds_buf_text(&list[1]));
+    cr_assert_eq(memcmp(plan[0].arena_bytes, plan[1].arena_bytes, sizeof(plan[0].arena_bytes)), 0);
+    cr_assert(plan[1].stage == 3 && !plan[1].ahead && plan[1].prefetch == 0);
+    cr_assert_eq(plan[0].common_bytes, plan[1].common_bytes);
+    cr_assert_eq(plan[0].wire_bytes_per_step, plan[1].wire_bytes_per_step);
+    cr_assert_neq(plan[0].hash, plan[1].hash, "the stages are told apart");
+    for (unsigned i = 0; i < 2; i++) {
+        ds_buf_release(&list[i]);
+        ds_plan_release(&plan[i]);
+    }
+}
+
+/* The shards of all ranks are what stage 3 would gather: nothing is left to do but to wait. */
+Test(stages, stage_3_is_stage_2_where_parameters_are_held_once)
+{
+    static const unsigned groups[][2] = {{2, 2}, {3, 3}, {4, 2}};
+
+    for (unsigned i = 0; i < 3 * 3 * 8; i++)
+        check_alike((struct setting){.model = i % 3,
+                                     .world = groups[i / 3 % 3][0],
+                                     .local = groups[i / 3 % 3][1],
+                                     .passes = i / 9 % 2 == 0 ? 1 : 3,
+                                     .bf16 = i / 18 % 2,
+                                     .offload = i / 36 % 2,
+                                     .recompute = i % 2,
+                                     .replicate_below = i % 5 == 0 ? 2000 : 0,
+                                     .bucket_mb = 1,
+                                     .once = true});
 }
 
 /* --- bytes -------------------------------------------------------------------------------------*/

@@ -23,6 +23,7 @@
 #include "base/json_read.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/device.h"
 #include "cli/env.h"
 #include "cli/machine.h"
 #include "cli/place.h"
@@ -306,6 +307,7 @@ static int prepare(struct tune *tune, struct ds_error *err)
 {
     struct ds_search_args args = {
         .job = &tune->job, .cluster = &tune->cluster, .threads = 1, .arena = &tune->arena};
+    struct ds_cli_memory memory;
     bool rates = false;
     int rc;
 
@@ -321,6 +323,8 @@ static int prepare(struct tune *tune, struct ds_error *err)
     }
     rc = ds_cli_place(tune->cli, &tune->job, &tune->place, err);
     if (rc == 0)
+        rc = ds_cli_memory(&tune->job, &tune->place, &memory, err);
+    if (rc == 0)
         rc = ds_cli_machine(&tune->cluster, &rates, err);
     if (rc != 0)
         return rc;
@@ -332,8 +336,9 @@ static int prepare(struct tune *tune, struct ds_error *err)
                        "%" PRIu64 "' prints in ~/.config/dsrun/machine.yaml, or give '--cluster'",
                        tune->cluster.ranks);
     args.threads = tune->place.threads;
-    args.available_bytes = ds_mem_available() / tune->cluster.ranks;
-    args.common = tune->job.launch.device != DS_DEVICE_CUDA;
+    args.available_bytes = memory.bytes == UINT64_MAX ? 0 : memory.bytes / memory.ranks;
+    args.apart = memory.apart;
+    args.common = !memory.apart;
     return ds_search(&args, &tune->candidate, &tune->candidates, err);
 }
 

@@ -4,7 +4,8 @@
  * store.h - the launcher's side of rendezvous.h: what ranks put, and who waits for what.
  *
  * No descriptor, no clock; answers go to a callback.  A rank puts at most DS_MAX_STORE_PUTS
- * keys and waits for one answer at a time, so memory is bounded by the number of ranks.
+ * keys and waits for one answer at a time, the one that it asked for last, so memory is bounded by
+ * the number of ranks.
  *
  * Tests   tests/launcher/test_store.c, tests/fuzz/fuzz_store.c
  */

@@ -14,12 +14,13 @@
 #include "base/clock.h"
 #include "kernels/device.h"
 
-enum { POLL_NS = 200 * 1000 };
+enum { POLL_NS = 200 * 1000, SHORT_POLL_NS = 5 * 1000 };
 
 struct nccl { /* a group as one rank sees it */
     struct ds_comm base;
     struct ds__nccl_root *root;
     ds_nccl_comm *comm; /* NULL in a world of one */
+    void *listed;       /* what NCCL knows the arena by */
 };
 
 static struct nccl *nccl_of(struct ds_comm *comm)
@@ -173,6 +174,18 @@ static int make_arena(struct ds__nccl_root *root, size_t bytes, struct ds_error 
                : ds_fail(err, EIO, "cannot clear memory: %s", cudaGetErrorString(error));
 }
 
+/* NCCL's own transports then read and write it in place. */
+static int enlist(struct nccl *nccl, struct ds_error *err)
+{
+    struct ds__nccl_root *root = nccl->root;
+
+    if (!root->arena_of_nccl || nccl->comm == NULL)
+        return 0;
+    return ds__nccl_check(
+        root, root->lib.enlist(nccl->comm, root->arena, root->arena_bytes, &nccl->listed),
+        "register its memory (NCCL_LOCAL_REGISTER=0 does without)", err);
+}
+
 static void release(struct ds__nccl_root *root)
 {
     ds__nccl_unwatch(root);
@@ -188,10 +201,12 @@ static void release(struct ds__nccl_root *root)
 }
 
 /* Give a communicator back in peace; one that will not go is aborted. */
-static void finish(struct ds__nccl_root *root, ds_nccl_comm *comm)
+static void finish(struct ds__nccl_root *root, ds_nccl_comm *comm, void *listed)
 {
     if (root->dead)
         return;
+    if (listed != NULL)
+        (void)root->lib.strike(comm, listed);
     if (ds__nccl_check(root, root->lib.finalize(comm), "end", NULL) == 0 &&
         ds__nccl_settle(root, comm, "end", NULL) == 0)
         (void)root->lib.destroy(comm);
@@ -208,7 +223,7 @@ static void nccl_close(struct ds_comm *comm)
     for (unsigned i = 0; i < root->comms; i++) {
         if (root->comm[i] != nccl->comm)
             continue;
-        finish(root, nccl->comm);
+        finish(root, nccl->comm, nccl->listed);
         root->comm[i] = root->comm[--root->comms];
         break;
     }
@@ -254,6 +269,8 @@ static int nccl_open(struct ds_comm **comm, const struct ds_comm_args *args, str
         rc = connect_ranks(root, &nccl->comm, err);
     if (rc == 0)
         rc = make_arena(root, args->arena_bytes, err);
+    if (rc == 0)
+        rc = enlist(nccl, err);
     if (rc == 0 && args->world > 1)
         rc = ds__nccl_watch(root, err);
     if (rc != 0) {
@@ -290,6 +307,8 @@ static int nccl_split(struct ds_comm *comm, const struct ds_comm_group *group, s
         root->comm[root->comms++] = nccl->comm;
         if (rc == 0)
             rc = ds__nccl_settle(root, nccl->comm, "split", err);
+        if (rc == 0)
+            rc = enlist(nccl, err);
     }
     (void)pthread_mutex_unlock(&root->gate);
     if (rc != 0) {
@@ -347,21 +366,63 @@ static int queue_call(const struct nccl *nccl, const struct ds_comm_call *call)
     }
 }
 
-/* Note what was queued, for the watchdog. */
-static int note(struct ds__nccl_root *root, const struct nccl *nccl,
-                const struct ds_comm_call *call, struct ds_error *err)
+/* Note what is begun, for the watchdog. */
+static struct ds__nccl_note *note(struct ds__nccl_root *root, const struct nccl *nccl,
+                                  const struct ds_comm_call *call)
 {
     struct ds__nccl_note *note = &root->note[root->begun % DS_NCCL_NOTES];
-    cudaError_t error =
-        cudaEventRecord(note->end, (cudaStream_t)ds_stream_handle(nccl->base.stream));
 
     note->op = call->op;
     note->world = nccl->base.world;
     note->bytes = call->bytes;
+    note->queued = false;
     root->begun++;
-    return error == cudaSuccess
-               ? 0
-               : ds_fail(err, EIO, "cannot record an event: %s", cudaGetErrorString(error));
+    return note;
+}
+
+/* Wait until NCCL has taken a collective in.  What connects the ranks waits for all of them: then
+ * the watchdog looks at the note as at any other, and ends it. */
+static int taken_in(struct ds__nccl_root *root, ds_nccl_comm *comm, const char *what,
+                    struct ds_error *err)
+{
+    struct timespec pause = {.tv_nsec = SHORT_POLL_NS};
+
+    for (;;) {
+        int result = DS_NCCL_OK, rc = 0;
+
+        if (root->dead)
+            return told(root, err);
+        rc = ds__nccl_check(root, root->lib.async_error(comm, &result), what, err);
+        if (rc == 0)
+            rc = ds__nccl_check(root, result, what, err);
+        if (rc != 0 || result != DS_NCCL_IN_PROGRESS)
+            return rc;
+        (void)pthread_mutex_unlock(&root->gate);
+        (void)nanosleep(&pause, NULL);
+        (void)pthread_mutex_lock(&root->gate);
+        if (pause.tv_nsec < POLL_NS)
+            pause.tv_nsec *= 2;
+    }
+}
+
+/* Hand it to NCCL, and say where in the stream it ends. */
+static int queue(struct ds__nccl_root *root, const struct nccl *nccl,
+                 const struct ds_comm_call *call, struct ds_error *err)
+{
+    const char *name = ds_comm_op_name(call->op);
+    struct ds__nccl_note *noted = note(root, nccl, call);
+    cudaError_t error;
+    int rc = ds__nccl_check(root, queue_call(nccl, call), name, err);
+
+    if (rc == 0)
+        rc = taken_in(root, nccl->comm, name, err);
+    if (rc != 0)
+        return rc;
+    error = cudaEventRecord(noted->end, (cudaStream_t)ds_stream_handle(nccl->base.stream));
+    if (error != cudaSuccess)
+        return ds_fail(err, EIO, "cannot record an event: %s", cudaGetErrorString(error));
+    noted->queued = true;
+    return 0;
 }
 
 /* Wait, without the gate, until there is room for one more note. */
@@ -389,11 +450,7 @@ static int run(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_
     if (root->dead)
         rc = told(root, err);
     else
-        rc = ds__nccl_check(root, queue_call(nccl, call), ds_comm_op_name(call->op), err);
-    if (rc == 0)
-        rc = ds__nccl_settle(root, nccl->comm, ds_comm_op_name(call->op), err);
-    if (rc == 0)
-        rc = note(root, nccl, call, err);
+        rc = queue(root, nccl, call, err);
     (void)pthread_mutex_unlock(&root->gate);
     return rc;
 }

@@ -13,7 +13,8 @@
  *
  * Threads  One thread uses a comm and its groups.  The watchdog is another; it aborts, so no thread
  *          may be inside NCCL then: every call is made under `gate`, and none blocks, because the
- *          communicators are NCCL's non-blocking ones.
+ *          communicators are NCCL's non-blocking ones.  A collective may be long in being taken in,
+ *          for the first of a kind connects the ranks: the gate is free meanwhile.
  * Tests    tests/comm/test_nccl.c, tests/e2e/cuda.py (both on a library that stands in for NCCL)
  */
 #ifndef DS_RUNTIME_COMM_NCCL_H
@@ -41,6 +42,7 @@ struct ds__nccl_note { /* one collective, in the order of all groups of this ran
     unsigned world;
     size_t bytes;
     cudaEvent_t end;
+    bool queued; /* `end` is recorded; else NCCL has not taken it in */
 };
 
 /* What all groups of a rank share.  Under `gate`: all but what says otherwise. */

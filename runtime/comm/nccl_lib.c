@@ -16,7 +16,7 @@ static int find(const struct ds__nccl_lib *lib, const char *symbol, void *out, s
     memcpy(out, &found, sizeof(found)); /* ISO C has no cast from an object to a function */
     if (found != NULL)
         return 0;
-    return ds_fail(err, ENOTSUP, "libnccl.so.2 has no '%s', install NCCL 2.18 or later", symbol);
+    return ds_fail(err, ENOTSUP, "libnccl.so.2 has no '%s', install NCCL 2.19 or later", symbol);
 }
 
 int ds__nccl_load(struct ds__nccl_lib *lib, struct ds_error *err)
@@ -37,7 +37,7 @@ int ds__nccl_load(struct ds__nccl_lib *lib, struct ds_error *err)
     DS_NCCL_CALLS(X)
 #undef X
     if (rc == 0 && (lib->version(&lib->number) != DS_NCCL_OK || lib->number < DS_NCCL_MIN_VERSION))
-        rc = ds_fail(err, ENOTSUP, "NCCL is of version %d.%d, install 2.18 or later",
+        rc = ds_fail(err, ENOTSUP, "NCCL is of version %d.%d, install 2.19 or later",
                      lib->number / 10000, lib->number / 100 % 100);
     return rc;
 }

@@ -3,7 +3,7 @@
  *
  * nccl_lib.h - what of libnccl.so.2 is used, loaded when it is needed.
  *
- * The types are those of nccl.h of NCCL 2.18, which later versions take as they are;
+ * The types are those of nccl.h of NCCL 2.19, which later versions take as they are;
  * tests/fakes/abi.cc compares them with the nccl.h of the machine where there is one.
  */
 #ifndef DS_RUNTIME_COMM_NCCL_LIB_H
@@ -17,7 +17,7 @@ enum { DS_NCCL_OK = 0, DS_NCCL_IN_PROGRESS = 7 };
 enum { DS_NCCL_SUM = 0 };
 enum { DS_NCCL_BYTE = 1, DS_NCCL_F32 = 7, DS_NCCL_BF16 = 9 };
 #define DS_NCCL_CONFIG_MAGIC 0xcafebeefu
-enum { DS_NCCL_ID_BYTES = 128, DS_NCCL_MIN_VERSION = 21800 };
+enum { DS_NCCL_ID_BYTES = 128, DS_NCCL_MIN_VERSION = 21900 };
 
 typedef struct ds_nccl_comm_opaque ds_nccl_comm;
 
@@ -48,6 +48,8 @@ struct ds_nccl_config {
     X(async_error,    CommGetAsyncError, (ds_nccl_comm *, int *)) \
     X(mem_alloc,      MemAlloc,          (void **, size_t)) \
     X(mem_free,       MemFree,           (void *)) \
+    X(enlist,         CommRegister,      (ds_nccl_comm *, void *, size_t, void **)) \
+    X(strike,         CommDeregister,    (ds_nccl_comm *, void *)) \
     X(all_reduce,     AllReduce,         (const void *, void *, size_t, int, int, \
                                                 ds_nccl_comm *, void *)) \
     X(reduce_scatter, ReduceScatter,     (const void *, void *, size_t, int, int, \

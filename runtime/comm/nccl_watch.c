@@ -23,7 +23,7 @@
 #include "base/limits.h"
 #include "runtime/comm/nccl.h"
 
-enum { POLL_MS = 20, MAX_GRACE_MS = 60 * 1000, WHO_BYTES = 160 };
+enum { POLL_MS = 20, MAX_GRACE_MS = 60 * 1000, ANSWER_MS = 1000, WHO_BYTES = 192, WHO_ROOM = 64 };
 
 struct place { /* what a rank puts on the board */
     uint64_t number, bytes;
@@ -41,11 +41,16 @@ void ds__nccl_kill(struct ds__nccl_root *root, int failure, const struct ds_erro
         (void)root->lib.abort(root->comm[i]);
 }
 
+/* Has it ended?  Not before it is queued; an error of the device ends it, too. */
+static bool is_over(const struct ds__nccl_note *note)
+{
+    return note->queued && cudaEventQuery(note->end) != cudaErrorNotReady;
+}
+
 /* Under the gate: count what has ended. */
 static void advance(struct ds__nccl_root *root)
 {
-    while (root->ended < root->begun &&
-           cudaEventQuery(root->note[root->ended % DS_NCCL_NOTES].end) != cudaErrorNotReady)
+    while (root->ended < root->begun && is_over(&root->note[root->ended % DS_NCCL_NOTES]))
         root->ended++;
 }
 
@@ -65,7 +70,8 @@ static void recent(const struct ds__nccl_root *root, uint64_t at, char *out, siz
     }
 }
 
-/* Who is not where this rank is: "rank 1 has not come, rank 2 is at 5 all_gather". */
+/* Who is not where this rank is: "rank 1 has not come, rank 2 is at 5 all_gather".  All are waited
+ * for together, but an answer that is there has the time to arrive. */
 static unsigned absent(struct ds__nccl_root *root, const struct place *mine, char *out, size_t cap)
 {
     unsigned wait_ms = (unsigned)(root->timeout_ns / 1000000), count = 0;
@@ -76,26 +82,29 @@ static unsigned absent(struct ds__nccl_root *root, const struct place *mine, cha
         wait_ms = MAX_GRACE_MS;
     until = ds_clock_mono_ns() + (uint64_t)wait_ms * 1000000;
     out[0] = '\0';
-    for (unsigned rank = 0; rank < root->world; rank++) {
+    for (unsigned rank = 0; rank < root->world && used + WHO_ROOM < cap; rank++) {
         uint64_t now = ds_clock_mono_ns();
         struct place theirs;
         int n = 0, rc;
 
         if (rank == root->rank)
             continue;
-        rc = root->board->ask(root->board->user, rank, &theirs, sizeof(theirs),
-                              now < until ? (unsigned)((until - now) / 1000000) + 1 : 1);
+        rc = root->board->ask(
+            root->board->user, rank, &theirs, sizeof(theirs),
+            now + ANSWER_MS * 1000000ull < until ? (unsigned)((until - now) / 1000000) : ANSWER_MS);
         if (rc == 0 && theirs.number == mine->number && theirs.op == mine->op)
             continue;
         count++;
-        if (used < cap && rc != 0)
+        if (rc != 0)
             n = snprintf(out + used, cap - used, "%srank %u has not come", used > 0 ? ", " : "",
                          rank);
-        else if (used < cap)
+        else
             n = snprintf(out + used, cap - used, "%srank %u is at %" PRIu64 " %s",
                          used > 0 ? ", " : "", rank, theirs.number, ds_comm_op_name(theirs.op));
         used += n > 0 ? (size_t)n : 0;
     }
+    if (used + WHO_ROOM >= cap)
+        (void)snprintf(out + used, cap - used, ", and maybe more");
     return count;
 }
 

@@ -53,6 +53,11 @@ void ds_candidate_print(const struct ds_job *job, const struct ds_candidate *can
             }
 }
 
+static bool is_apart(const struct ds_search_args *args)
+{
+    return args->apart || args->cluster->pcie.bandwidth > 0.0;
+}
+
 /* Cost one; a layout that no plan can be made for is left out. */
 static int try_one(struct search *search, struct ds_candidate candidate, struct ds_error *err)
 {
@@ -62,7 +67,7 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
                                            .world = (unsigned)search->ranks,
                                            .threads = args->threads,
                                            .local_world = (unsigned)args->cluster->ranks,
-                                           .apart = args->cluster->pcie.bandwidth > 0.0,
+                                           .apart = is_apart(args),
                                            .common = args->common};
     unsigned together = args->common ? (unsigned)args->cluster->ranks : 1;
     struct ds_prediction prediction;
@@ -118,7 +123,7 @@ static int try_micro_batch(struct search *search, uint64_t micro_batch, struct d
                                                   DS_RECOMPUTE_FULL};
     const struct ds_job *job = search->args->job;
     bool whole = ds_optim_by_tensor(job) || ds_optim_wants_matrices(job);
-    bool never = whole && search->args->cluster->pcie.bandwidth > 0.0; /* plan.c refuses it */
+    bool never = whole && is_apart(search->args); /* plan.c refuses it */
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < sizeof(recompute) / sizeof(recompute[0]); i++)

@@ -31,6 +31,7 @@ struct ds_search_args {
     unsigned threads;         /* of a rank */
     uint64_t available_bytes; /* of one rank; 0: not checked */
     bool common;              /* as in ds_plan_args */
+    bool apart;               /* as there, whatever the cluster tells of devices */
     struct ds_arena *arena;
 };
 

@@ -89,6 +89,7 @@ static int open_nccl(const struct ranks *setup, unsigned rank, struct ds_comm *c
     my_rank = rank;
     (void)snprintf(name, sizeof(name), "%u", rank);
     (void)setenv("RANK", name, 1);
+    (void)setenv("NCCL_HOSTID", name, 0); /* all are on one device */
     atomic_store(&board->pid[rank], getpid());
     if (cudaStreamCreateWithPriority(&stream.handle, 0, 0) != cudaSuccess)
         return -EIO;
@@ -162,23 +163,31 @@ static int rank_works(const struct ranks *setup, unsigned rank, struct ds_comm *
     return close_nccl(comm, line);
 }
 
-/* Rank 1 does not come to the second collective.  Rank 0 is told by its watchdog, and ends rank 1. */
+/* Rank 1 does not come to a collective, the first, in which NCCL connects the ranks, or the second.
+ * Rank 0 is told by its watchdog, and ends rank 1. */
 static int rank_stays_away(const struct ranks *setup, unsigned rank, struct ds_comm *control)
 {
+    unsigned long last = strtoul(getenv("FAKE_NCCL_NEVER") + strlen("1:"), NULL, 10);
     struct ds_comm *comm = NULL;
     struct ds_error err = {0};
+    char words[96];
     int rc;
 
     EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
-    EXPECT_OK(ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err), &err);
-    EXPECT_OK(ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err), &err);
-    EXPECT(rank == 0); /* the other one has not come back */
-    EXPECT(ds_comm_barrier(comm, &err) != 0);
+    for (unsigned long i = 1; i < last; i++)
+        EXPECT_OK(ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err), &err);
     rc = ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err);
+    EXPECT(rank == 0); /* the other one has not come back */
+    EXPECT(rc == 0 || last == 1);
+    if (rc == 0) {
+        EXPECT(ds_comm_barrier(comm, &err) != 0);
+        rc = ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err);
+    }
     (void)kill(atomic_load(&board->pid[1]), SIGKILL);
     EXPECT(rc == -ETIMEDOUT);
-    EXPECT(strstr(err.text, "collective 2 (all_reduce_f32 of 4000 bytes) is under way on rank 0") !=
-           NULL);
+    (void)snprintf(words, sizeof(words),
+                   "collective %lu (all_reduce_f32 of 4000 bytes) is under way", last);
+    EXPECT(strstr(err.text, words) != NULL);
     EXPECT(strstr(err.text, "rank 1 has not come") != NULL);
     return close_nccl(comm, 0);
 }
@@ -225,6 +234,18 @@ static int rank_cannot_start(const struct ranks *setup, unsigned rank, struct ds
     return 0;
 }
 
+/* NCCL takes two ranks on one device for a mistake. */
+static int rank_is_there_twice(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    int rc = open_nccl(setup, rank, control, &comm, &err);
+
+    EXPECT(rc == -EIO && strstr(err.text, "NCCL cannot connect the ranks on rank ") != NULL);
+    EXPECT(strstr(err.text, "invalid usage") != NULL);
+    return 0;
+}
+
 static int rank_is_too_old(const struct ranks *setup, unsigned rank, struct ds_comm *control)
 {
     struct ds_comm *comm = NULL;
@@ -232,7 +253,7 @@ static int rank_is_too_old(const struct ranks *setup, unsigned rank, struct ds_c
     int rc = open_nccl(setup, rank, control, &comm, &err);
 
     EXPECT(rc == -ENOTSUP || rc == -ECANCELED); /* or told of it by the other one */
-    EXPECT(rc == -ECANCELED || strstr(err.text, "install 2.18 or later") != NULL);
+    EXPECT(rc == -ECANCELED || strstr(err.text, "install 2.19 or later") != NULL);
     return 0;
 }
 
@@ -244,6 +265,8 @@ static const struct {
 } cases[] = {
     {"works", "FAKE_NCCL_FAIL", "", rank_works},
     {"stays away", "FAKE_NCCL_NEVER", "1:2", rank_stays_away},
+    {"stays away from the first", "FAKE_NCCL_NEVER", "1:1", rank_stays_away},
+    {"two on a device", "NCCL_HOSTID", "one", rank_is_there_twice},
     {"gives up", "FAKE_NCCL_FAIL", "", rank_gives_up},
     {"an error", "FAKE_NCCL_FAIL", "async:6", rank_hears_of_an_error},
     {"cannot start", "FAKE_NCCL_FAIL", "init:2", rank_cannot_start},

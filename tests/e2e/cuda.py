@@ -70,13 +70,15 @@ def trains(name, slots, limit=LIMIT, **keys):
     return h.metric_texts(h.work() / run)
 
 
-def fails(title, code, words, slots=1, libexec=FAKES, keys=None, **env):
+def fails(title, code, words, slots=1, libexec=FAKES, keys=None, never=(), **env):
     job, _ = case_job("gpt2-tiny", **(keys or {}))
     ran = train(job, "fail-" + "".join(c if c.isalnum() else "-" for c in title), slots, libexec, **env)
     text = ran.stdout + ran.stderr
     h.ok(ran.returncode == code, f"{title}: exit code {code}", f"{ran.returncode}\n{text}")
     for word in words:
         h.ok(word in text, f"{title}: says '{word}'", text)
+    for word in never:
+        h.ok(word not in text, f"{title}: does not say '{word}'", text)
 
 
 def no_plugin():
@@ -147,8 +149,36 @@ def memory():
          "recompute auto goes by the device's memory", f"{small}\n{ran.stderr}")
 
 
+def tuned():
+    """Layouts go by the memory of the GPU, not by the host's."""
+    config = h.work() / "config" / "dsrun"
+    config.mkdir(parents=True)
+    (config / "machine.yaml").write_text("""\
+hosts: 1
+ranks: 1
+device: {flops: {fp32: 100e9}, bandwidth: 10e9}
+link: {host: {bandwidth: 5e9, latency_us: 5}}
+""")
+    job, _ = case_job("gpt2-tiny", every=0)
+    env = {"DSRUN_LIBEXEC": str(FAKES), "XDG_CONFIG_HOME": str(config.parent)}
+    ran = h.dsrun("tune", "--json", "--trials", "0", job, **env)
+    found = json.loads(ran.stdout)["layouts"] if ran.stdout else []
+    h.ok(ran.returncode == 0 and found and all(layout["fits"] for layout in found), "tune: all layouts fit in 1 GiB",
+         ran.stdout + ran.stderr)
+    least = min((layout["bytes"] for layout in found), default=0)
+    h.ok(least > 64 << 20, "tune: a layout's bytes are those of a device", least)
+    ran = h.dsrun("tune", "--json", "--trials", "0", job, FAKE_CUDA_MEMORY=str(least), **env)
+    fits = [layout["bytes"] for layout in json.loads(ran.stdout)["layouts"] if layout["fits"]] if ran.stdout else []
+    h.ok(ran.returncode == 0 and fits and max(fits) <= least, "tune: what the GPU holds fits, and nothing else",
+         f"{least} {fits}\n{ran.stderr}")
+    ran = h.dsrun("tune", "--trials", "0", job, FAKE_CUDA_MEMORY=str(least - 1), **env)
+    h.ok(ran.returncode == 65 and "no layout fits in the memory of a rank" in ran.stderr, "tune: one byte less, and none",
+         ran.stderr)
+
+
 def device_failures():
     memory()
+    tuned()
     fails("out of memory", 65, ["bytes free and", "are needed"], FAKE_CUDA_FAIL="cudaMalloc:3:2")
     fails("a launch is refused", 1, ["was refused: invalid configuration"], FAKE_CUDA_FAIL="launch:40:9")
     fails("a sticky error", 1, ["CUBLAS_STATUS_EXECUTION_FAILED"], FAKE_CUDA_FAIL="launch:90:700")
@@ -157,10 +187,13 @@ def device_failures():
 
 def nccl_failures():
     fails("NCCL does not start", 1, ["NCCL cannot start"], 2, FAKE_NCCL_FAIL="init:2")
-    fails("NCCL is too old", 65, ["install 2.18 or later"], 2, FAKE_NCCL_VERSION="21500")
+    fails("NCCL is too old", 65, ["install 2.19 or later"], 2, FAKE_NCCL_VERSION="21500")
     fails("NCCL reports an error", 1, ["remote process exited"], 2, keys={"stage": 2}, FAKE_NCCL_FAIL="async:6")
-    fails("a rank that does not come", 124, ["rank 1 has not come", "collective 2 (", "before it: 1 "], 2,
-          FAKE_NCCL_NEVER="1:2", DSRUN_COMM_TIMEOUT="4")
+    fails("a rank that does not come", 124, ["rank 2 has not come", "collective 2 (", "before it: 1 "], 4,
+          never=[f"rank {rank} has not come" for rank in (0, 1, 3)], FAKE_CUDA_MEMORY=str(4 << 30),
+          FAKE_NCCL_NEVER="2:2", DSRUN_COMM_TIMEOUT="4")
+    fails("a rank that does not come at all", 124, ["rank 1 has not come", "collective 1 ("], 2,
+          FAKE_NCCL_NEVER="1:1", DSRUN_COMM_TIMEOUT="4")
 
 
 def restarts(whole):
@@ -246,7 +279,8 @@ def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     program = h.BUILD / "gpu" / "test_loss"
     env = {"LD_LIBRARY_PATH": str(FAKES), "DSRUN_TEST_PLUGIN": str(FAKES / "dsrun-cuda.so")}
-    for more, code, words in (({}, 0, "shapes_and_types"), ({"FAKE_CUDA_REGISTER": "801"}, 77, "error 801")):
+    for more, code, words in (({}, 0, "shapes_and_types"), ({"FAKE_CUDA_REGISTER": "801"}, 77, "error 801"),
+                              ({"FAKE_CUDA_REGISTER": "801", "FAKE_CUDA_PAGEABLE": "1"}, 0, "shapes_and_types")):
         ran = subprocess.run([program], capture_output=True, text=True, timeout=120, check=False,
                              env=h.environment(**env, **more))
         h.ok(ran.returncode == code and words in ran.stdout + ran.stderr, f"tests for a GPU: {words}, code {code}",

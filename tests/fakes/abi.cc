@@ -102,7 +102,7 @@ SAME(DS_NCCL_BYTE, ncclUint8);
 SAME(DS_NCCL_F32, ncclFloat32);
 SAME(DS_NCCL_BF16, ncclBfloat16);
 SAME(DS_NCCL_ID_BYTES, NCCL_UNIQUE_ID_BYTES);
-SAME(DS_NCCL_MIN_VERSION, NCCL_VERSION(2, 18, 0));
+SAME(DS_NCCL_MIN_VERSION, NCCL_VERSION(2, 19, 0));
 SAME(sizeof(struct ds_nccl_id), sizeof(ncclUniqueId));
 SAME(alignof(struct ds_nccl_id), alignof(ncclUniqueId));
 static constexpr ncclConfig_t fresh = NCCL_CONFIG_INITIALIZER;

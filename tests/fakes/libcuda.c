@@ -4,14 +4,16 @@
  * libcuda.c - a libcuda.so.1 without a device: what the tests for a GPU ask of the driver.
  *
  *     FAKE_CUDA_REGISTER=801   cuMemHostRegister() gives this error
+ *     FAKE_CUDA_PAGEABLE=1     kernels reach all memory of the host
  */
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Nobody has a header for them: they are looked up by name. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-enum { SAME_POINTER = 91, INVALID_VALUE = 1 };
+enum { ANY_MEMORY = 88, SAME_POINTER = 91, INVALID_VALUE = 1 };
 
 int cuInit(unsigned flags)
 {
@@ -24,10 +26,17 @@ int cuDeviceGetCount(int *count)
     return 0;
 }
 
+int cuDeviceGetName(char *name, int bytes, int device)
+{
+    (void)snprintf(name, (size_t)bytes, "no GPU, a double of %d", device);
+    return 0;
+}
+
 int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
-    *value = 1;
-    return attribute == SAME_POINTER && device == 0 ? 0 : INVALID_VALUE;
+    *value = attribute == SAME_POINTER || getenv("FAKE_CUDA_PAGEABLE") != NULL;
+    return (attribute == SAME_POINTER || attribute == ANY_MEMORY) && device == 0 ? 0
+                                                                                 : INVALID_VALUE;
 }
 
 int cuMemHostRegister_v2(void *memory, size_t bytes, unsigned flags)

@@ -3,9 +3,11 @@
  *
  * nccl.c - a libnccl.so.2 without a device, for tests: processes that share a folder.
  *
- * Communicators are non-blocking: making one goes on in a thread, collectives run on the thread of
- * the fake stream (fake.h).  Numbers are summed in the order of ranks.  A rank that does not come
- * leaves the others waiting for ever, as NCCL does.
+ * Communicators are non-blocking: what is asked of one goes on in a thread, and it takes no other
+ * call meanwhile.  The first collective connects the ranks, on the host; then collectives run on the
+ * thread of the fake stream (fake.h).  Numbers are summed in the order of ranks.  A rank that does
+ * not come leaves the others waiting for ever, and two ranks on one device of one host (NCCL_HOSTID,
+ * or its name) are refused, as NCCL does.
  *
  *     FAKE_NCCL_FAIL=init:2    making a communicator gives error 2; async:6: the third collective
  *     on
@@ -29,7 +31,13 @@
 #include "runtime/comm/nccl_lib.h"
 #include "tests/fakes/fake.h"
 
-enum { SLOT = 1 << 20, MAX_RANKS = 8, PAUSE_NS = 50 * 1000, LATE_CALL = 3 };
+enum { SLOT = 1 << 20, MAX_RANKS = 8, PAUSE_NS = 50 * 1000, LATE_CALL = 3, HOST = 64 };
+enum { INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6 };
+
+struct seat { /* where a rank is */
+    char host[HOST];
+    int device;
+};
 
 struct shared {
     atomic_uint arrived;
@@ -41,14 +49,37 @@ struct ds_nccl_comm_opaque {
     int rank, world;
     char path[DS_NCCL_ID_BYTES + 32];
     struct shared *shared;
-    unsigned round, splits;
+    unsigned round, splits, listed;
     atomic_int state; /* what ncclCommGetAsyncError tells */
     atomic_bool aborted;
+    bool connected, threaded; /* its ranks have met in a collective; there is a thread to join */
     pthread_t thread;
 };
 
+/* Arenas that some communicator knows. */
+static unsigned listed;
+
 /* Nobody has a header for them: the plug-in looks them up by name. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+/* What goes on behind the caller's back: until it is done the communicator takes no other call. */
+static int go_on(ds_nccl_comm *comm, void *(*run)(void *arg), void *arg)
+{
+    if (comm->threaded)
+        pthread_join(comm->thread, NULL);
+    atomic_store(&comm->state, DS_NCCL_IN_PROGRESS);
+    if (pthread_create(&comm->thread, NULL, run, arg) != 0)
+        abort();
+    comm->threaded = true;
+    return DS_NCCL_IN_PROGRESS;
+}
+
+static int not_ready(ds_nccl_comm *comm)
+{
+    int state = atomic_load(&comm->state);
+
+    return state == DS_NCCL_IN_PROGRESS ? INVALID_ARGUMENT : state;
+}
 
 /* Wait until all have come as often as this rank; false: aborted. */
 static bool meet(ds_nccl_comm *comm)
@@ -88,9 +119,11 @@ int ncclGetVersion(int *version)
 
 const char *ncclGetErrorString(int result)
 {
-    return result == 2   ? "unhandled system error"
-           : result == 6 ? "remote process exited"
-                         : "internal error";
+    return result == 2                  ? "unhandled system error"
+           : result == INVALID_ARGUMENT ? "invalid argument"
+           : result == INVALID_USAGE    ? "invalid usage"
+           : result == REMOTE_ERROR     ? "remote process exited"
+                                        : "internal error";
 }
 
 int ncclGetUniqueId(struct ds_nccl_id *id)
@@ -105,11 +138,39 @@ int ncclGetUniqueId(struct ds_nccl_id *id)
     return DS_NCCL_OK;
 }
 
+/* Two ranks on one device of one host are taken for a mistake. */
+static bool is_twice(ds_nccl_comm *comm)
+{
+    const struct seat *mine = (const void *)comm->shared->slot[comm->rank];
+
+    for (int rank = 0; rank < comm->world; rank++) {
+        const struct seat *theirs = (const void *)comm->shared->slot[rank];
+
+        if (rank != comm->rank && theirs->device == mine->device &&
+            strcmp(theirs->host, mine->host) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void sit_down(ds_nccl_comm *comm)
+{
+    struct seat *mine = (void *)comm->shared->slot[comm->rank];
+    const char *host = getenv("NCCL_HOSTID");
+
+    memset(mine, 0, sizeof(*mine));
+    if (host != NULL)
+        snprintf(mine->host, HOST, "%s", host);
+    else
+        (void)gethostname(mine->host, HOST - 1);
+    (void)cudaGetDevice(&mine->device);
+}
+
 static void *join_group(void *arg)
 {
     ds_nccl_comm *comm = arg;
     int fd = open(comm->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    bool all;
+    bool all, twice = false;
 
     if (fd < 0 || ftruncate(fd, sizeof(struct shared)) != 0)
         abort();
@@ -117,9 +178,12 @@ static void *join_group(void *arg)
     if (comm->shared == MAP_FAILED)
         abort();
     close(fd);
+    sit_down(comm);
     all = meet(comm);
     (void)unlink(comm->path); /* all have it open, or nobody will */
-    atomic_store(&comm->state, all ? DS_NCCL_OK : 6);
+    twice = all && is_twice(comm);
+    all = all && meet(comm);
+    atomic_store(&comm->state, !all ? REMOTE_ERROR : twice ? INVALID_USAGE : DS_NCCL_OK);
     return NULL;
 }
 
@@ -132,11 +196,8 @@ static int start(ds_nccl_comm **out, const char *path, int rank, int world)
     comm->rank = rank;
     comm->world = world;
     snprintf(comm->path, sizeof(comm->path), "%s", path);
-    atomic_store(&comm->state, DS_NCCL_IN_PROGRESS);
     *out = comm;
-    if (pthread_create(&comm->thread, NULL, join_group, comm) != 0)
-        abort();
-    return DS_NCCL_IN_PROGRESS;
+    return go_on(comm, join_group, comm);
 }
 
 int ncclCommInitRankConfig(ds_nccl_comm **out, int world, struct ds_nccl_id id, int rank,
@@ -145,28 +206,56 @@ int ncclCommInitRankConfig(ds_nccl_comm **out, int world, struct ds_nccl_id id, 
     const char *wish = wish_of("init");
 
     if (config->blocking != 0 || config->size != sizeof(*config) || getenv("NCCL_COMM_ID") != NULL)
-        return 4;
+        return INVALID_ARGUMENT;
     return wish != NULL ? (int)strtol(wish, NULL, 10) : start(out, id.bytes, rank, world);
 }
 
-/* Ranks of one color in the order of their keys, which are 0, 1, ... here. */
+struct split {
+    ds_nccl_comm *comm, **out;
+    int color, key;
+    unsigned number;
+};
+
+static void *split_group(void *arg)
+{
+    struct split *split = arg;
+    ds_nccl_comm *comm = split->comm;
+    char path[DS_NCCL_ID_BYTES + 32];
+    int *mine = (int *)(void *)comm->shared->slot[comm->rank], count = 0;
+    bool all;
+
+    *mine = split->color;
+    all = meet(comm);
+    for (int i = 0; all && i < comm->world; i++)
+        count += *(int *)(void *)comm->shared->slot[i] == split->color;
+    all = all && meet(comm);
+    snprintf(path, sizeof(path), "%.120s-%u-%d", comm->path, split->number, split->color);
+    if (all)
+        (void)start(split->out, path, split->key, count);
+    atomic_store(&comm->state, all ? DS_NCCL_OK : REMOTE_ERROR);
+    free(split);
+    return NULL;
+}
+
+/* Ranks of one color in the order of their keys, which are 0, 1, ... here.  The new one is there
+ * when the old one is ready. */
 int ncclCommSplit(ds_nccl_comm *comm, int color, int key, ds_nccl_comm **out,
                   struct ds_nccl_config *config)
 {
-    char path[DS_NCCL_ID_BYTES + 32];
-    unsigned split = ++comm->splits, count = 0;
-    int *colors = (int *)(void *)comm->shared->slot[comm->rank];
+    struct split *split = malloc(sizeof(*split));
+    int refused = not_ready(comm);
 
     (void)config;
-    colors[0] = color;
-    if (!meet(comm))
-        return 6;
-    for (int i = 0; i < comm->world; i++)
-        count += *(int *)(void *)comm->shared->slot[i] == color;
-    if (!meet(comm))
-        return 6;
-    snprintf(path, sizeof(path), "%.120s-%u-%d", comm->path, split, color);
-    return start(out, path, key, (int)count);
+    if (split == NULL)
+        abort();
+    *out = NULL;
+    if (refused != 0) {
+        free(split);
+        return refused;
+    }
+    *split = (struct split){
+        .comm = comm, .out = out, .color = color, .key = key, .number = ++comm->splits};
+    return go_on(comm, split_group, split);
 }
 
 int ncclCommGetAsyncError(ds_nccl_comm *comm, int *result)
@@ -175,15 +264,31 @@ int ncclCommGetAsyncError(ds_nccl_comm *comm, int *result)
     return DS_NCCL_OK;
 }
 
+static void *end_group(void *arg)
+{
+    const struct timespec pause = {.tv_nsec = PAUSE_NS};
+    ds_nccl_comm *comm = arg;
+
+    nanosleep(&pause, NULL);
+    atomic_store(&comm->state, DS_NCCL_OK);
+    return NULL;
+}
+
 int ncclCommFinalize(ds_nccl_comm *comm)
 {
-    (void)comm;
-    return DS_NCCL_OK;
+    int refused = not_ready(comm);
+
+    return refused != 0 ? refused : go_on(comm, end_group, comm);
 }
 
 int ncclCommDestroy(ds_nccl_comm *comm)
 {
+    int refused = not_ready(comm);
+
+    if (refused != 0)
+        return refused;
     pthread_join(comm->thread, NULL);
+    listed -= comm->listed;
     munmap(comm->shared, sizeof(struct shared));
     free(comm);
     return DS_NCCL_OK;
@@ -194,6 +299,30 @@ int ncclCommAbort(ds_nccl_comm *comm)
 {
     atomic_store(&comm->aborted, true);
     pthread_join(comm->thread, NULL);
+    listed -= comm->listed;
+    return DS_NCCL_OK;
+}
+
+int ncclCommRegister(ds_nccl_comm *comm, void *memory, size_t bytes, void **handle)
+{
+    int refused = not_ready(comm);
+
+    if (refused != 0)
+        return refused;
+    if (memory == NULL || bytes == 0)
+        return INVALID_ARGUMENT;
+    comm->listed++;
+    listed++;
+    *handle = memory;
+    return DS_NCCL_OK;
+}
+
+int ncclCommDeregister(ds_nccl_comm *comm, void *handle)
+{
+    if (handle == NULL || comm->listed == 0)
+        return INVALID_USAGE;
+    comm->listed--;
+    listed--;
     return DS_NCCL_OK;
 }
 
@@ -204,6 +333,10 @@ int ncclMemAlloc(void **memory, size_t bytes)
 
 int ncclMemFree(void *memory)
 {
+    if (listed != 0) { /* NCCL would read and write what is gone */
+        fprintf(stderr, "fake NCCL: memory is freed that %u communicators know\n", listed);
+        abort();
+    }
     return cudaFree(memory) == cudaSuccess ? DS_NCCL_OK : 1;
 }
 
@@ -273,31 +406,65 @@ static void sleep_for_ever(const char *once)
         pause();
 }
 
+/* A collective on its way into the stream. */
+struct entry {
+    struct call *call;
+    cudaStream_t stream;
+};
+
+/* The first collective connects the ranks: it waits for them on the host. */
+static void *enter(void *arg)
+{
+    struct entry *entry = arg;
+    ds_nccl_comm *comm = entry->call->comm;
+    bool all = comm->connected || meet(comm);
+
+    comm->connected = true;
+    if (all)
+        fake_defer(entry->stream, work, entry->call);
+    else
+        free(entry->call);
+    atomic_store(&comm->state, all ? DS_NCCL_OK : REMOTE_ERROR);
+    free(entry);
+    return NULL;
+}
+
 static int queue(struct call wanted, cudaStream_t stream)
 {
     static unsigned calls;
     const char *never = getenv("FAKE_NCCL_NEVER"), *rank = getenv("RANK"), *wish = wish_of("async");
     struct call *call = malloc(sizeof(*call));
+    struct entry *entry = malloc(sizeof(*entry));
+    int refused = not_ready(wanted.comm);
     char mine[32];
 
-    if (call == NULL)
+    if (call == NULL || entry == NULL)
         abort();
-    *call = wanted;
     calls++;
     snprintf(mine, sizeof(mine), "%s:%u", rank != NULL ? rank : "0", calls);
     if (never != NULL && strncmp(never, mine, strlen(mine)) == 0)
         sleep_for_ever(never + strlen(mine));
-    if (wish != NULL && calls >= LATE_CALL)
+    if (refused != 0) {
+        free(call);
+        free(entry);
+        return refused;
+    }
+    if (wish != NULL && calls >= LATE_CALL) {
+        free(call);
+        free(entry);
         atomic_store(&wanted.comm->state, (int)strtol(wish, NULL, 10));
-    fake_defer(stream, work, call);
-    return DS_NCCL_OK;
+        return DS_NCCL_IN_PROGRESS;
+    }
+    *call = wanted;
+    *entry = (struct entry){.call = call, .stream = stream};
+    return go_on(wanted.comm, enter, entry);
 }
 
 int ncclAllReduce(const void *from, void *to, size_t n, int type, int op, ds_nccl_comm *comm,
                   void *stream)
 {
     if (type != DS_NCCL_F32 || op != DS_NCCL_SUM)
-        return 4;
+        return INVALID_ARGUMENT;
     return queue((struct call){.comm = comm,
                                .from = from,
                                .to = to,
@@ -312,7 +479,7 @@ int ncclReduceScatter(const void *from, void *to, size_t n, int type, int op, ds
     size_t shard = n * sizeof(float), first = (size_t)comm->rank * shard;
 
     if (type != DS_NCCL_F32 || op != DS_NCCL_SUM)
-        return 4;
+        return INVALID_ARGUMENT;
     return queue((struct call){.comm = comm,
                                .from = from,
                                .to = to,
@@ -325,7 +492,7 @@ int ncclReduceScatter(const void *from, void *to, size_t n, int type, int op, ds
 int ncclAllGather(const void *from, void *to, size_t n, int type, ds_nccl_comm *comm, void *stream)
 {
     if (type != DS_NCCL_BYTE)
-        return 4;
+        return INVALID_ARGUMENT;
     return queue((struct call){.comm = comm, .from = from, .to = to, .bytes = n, .gather = true},
                  stream);
 }

@@ -6,7 +6,7 @@
  * Put before one of their files, as tests/cudaemu/emulated.h is, it opens the plug-in's device in
  * the place of the CPU's.  The tests give memory of the host: all that malloc() hands out, and the
  * stack that the tests run on, lie in one heap that is made known to the driver (page-locked and
- * mapped), so that kernels reach it on every machine, at the speed of its bus.  A pointer to
+ * mapped, unless kernels reach all memory of the host), so that kernels reach it on every machine, at the speed of its bus.  A pointer to
  * anything else is refused before the kernel sees it.  Where the driver does not do that the
  * program says it and ends with 77.  Every operation is waited for; the demand for equal bits is one
  * from run to run.  DSRUN_TEST_PLUGIN is the plug-in's path.
@@ -31,7 +31,8 @@
 
 enum {
     ON_DEVICE_SKIP = 77,
-    ON_DEVICE_SAME_POINTER = 91, /* of cuda.h's CUdevice_attribute */
+    ON_DEVICE_ANY_MEMORY = 88, /* of cuda.h's CUdevice_attribute: pageable memory, too */
+    ON_DEVICE_SAME_POINTER = 91,
     ON_DEVICE_MAPPED = 3, /* of CU_MEMHOSTREGISTER_*: for all contexts, in the device's map */
     ON_DEVICE_HEAP = 512 << 20,
     ON_DEVICE_STACK = 8 << 20,
@@ -143,7 +144,7 @@ static inline void on_device_share_heap(void)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     int (*attribute)(int *, int, int), (*add)(void *, size_t, unsigned);
-    int same = 0, rc;
+    int same = 0, any = 0, rc;
 
     on_device_find(driver, "cuDeviceGetAttribute", &attribute);
     on_device_find(driver, "cuMemHostRegister_v2", &add);
@@ -151,6 +152,8 @@ static inline void on_device_share_heap(void)
         on_device_skip("this GPU has addresses of its own for memory of the host");
     rc = add((void *)on_device_heap.begin, on_device_heap.end - on_device_heap.begin,
              ON_DEVICE_MAPPED);
+    if (rc != 0 && attribute(&any, ON_DEVICE_ANY_MEMORY, 0) == 0 && any != 0)
+        return; /* kernels reach it without */
     if (rc != 0) {
         fprintf(stderr, "the driver does not map the heap: CUDA driver error %d\n", rc);
         exit(ON_DEVICE_SKIP);

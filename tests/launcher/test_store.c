@@ -186,10 +186,24 @@ Test(store, what_a_rank_may_not_do, FIXTURE)
     put(0, "x", "1");
     cr_assert_eq(take(1, DS_STORE_PUT, 0, "x", "2", &err), -EPROTO);
     cr_assert(strstr(err.text, "'x' is put twice") != NULL);
-    get(2, "never", 0);
-    cr_assert_eq(take(2, DS_STORE_GET, 0, "x", "", &err), -EPROTO);
-    cr_assert(strstr(err.text, "while it waits") != NULL);
     cr_assert_eq(answers, 0);
+}
+
+/* The watchdog of the device's collectives asks for rank after rank, some of which never come. */
+Test(store, who_gave_up_asks_for_another_key, FIXTURE)
+{
+    put(1, "x", "1");
+    get(2, "never", 0);
+    get(2, "x", 0);
+    cr_assert_eq(answers, 1);
+    cr_assert_str_eq(answered, "x=1");
+    get(2, "late", 0);
+    put(0, "never", "late");
+    cr_assert_eq(answers, 1, "nobody waits for it now");
+    put(0, "late", "now");
+    cr_assert_eq(answers, 2);
+    cr_assert_str_eq(answered, "late=now");
+    cr_assert_eq(store.waiting, 0);
 }
 
 Test(store, a_rank_puts_a_few_keys_and_no_more, FIXTURE)

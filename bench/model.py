@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """model.py - the cost model: predicted against measured step time of ten jobs on this machine.
 
-For each job every round measures the machine (`dsrun bench machine`), asks `dsrun plan --cluster`
-and runs the job, one right after the other: what bf16 units reach changes from one minute to the
-next where other machines share them.  The ratio of a job is the median over rounds of predicted /
-measured.
+The machine is measured (`dsrun bench machine`) right before and right after every run of a job, and
+the job predicted (`dsrun plan --cluster`) by both: what a core reaches changes from one second to the
+next where other machines share it.  A round's ratio is the mean of the two predictions / the median
+step of the run; a job's is the median of the rounds' ratios.  No sample is left out.
 """
 import json
 import os
@@ -16,7 +16,7 @@ from common import Failed, cores, run
 from step import read_speeds, write_tokens
 
 MOST = 0.15
-ROUNDS = 3
+ROUNDS = 5
 GPT2 = {"arch": "gpt2"}
 LLAMA = {"arch": "llama, ffn: 1024"}
 # Name; family; layers, hidden, heads, sequence, vocabulary; sequences per rank and pass, passes;
@@ -59,32 +59,51 @@ def write_job(folder, case):
     return batch * seq
 
 
-def one(dsrun, case):
-    """Predicted and measured milliseconds of a step."""
+def measure_machine(dsrun, ranks):
+    """This machine as a cluster file, as so many ranks find it now."""
+    return run([dsrun, "bench", "machine", str(ranks)])
+
+
+def predict(dsrun, folder, machine, words):
+    with open(folder + "/machine.yaml", "w", encoding="utf-8") as file:
+        file.write(machine)
+    plan = run([dsrun, "plan", "--json", "--cluster", folder + "/machine.yaml", *words])
+    return json.loads(plan)["predicted"]["step_ms"]
+
+
+def one(dsrun, case, before):
+    """Predicted and measured milliseconds of a step, and the machine behind it."""
     more, steps = case[7], case[6]
     with tempfile.TemporaryDirectory() as folder:
-        cluster = folder + "/machine.yaml"
-        with open(cluster, "w", encoding="utf-8") as file:
-            file.write(run([dsrun, "bench", "machine", str(case[5])]))
         tokens = write_job(folder, case)
         words = [folder + "/job.yaml", f"data.train={folder}/tokens.bin", *more]
-        plan = json.loads(run([dsrun, "plan", "--json", "--cluster", cluster, *words]))
         run([dsrun, "--run-dir", folder + "/run", *words])
-        return plan["predicted"]["step_ms"], tokens / read_speeds(folder, 1, steps - 1) * 1e3
+        after = measure_machine(dsrun, case[5])
+        predicted = statistics.mean(predict(dsrun, folder, m, words) for m in (before, after))
+        return (predicted, tokens / read_speeds(folder, 1, steps - 1) * 1e3), after
+
+
+def one_round(dsrun, cases, found):
+    ranks = machine = None
+    for case in cases:
+        if case[5] != ranks:
+            ranks = case[5]
+            machine = measure_machine(dsrun, ranks)
+        sample, machine = one(dsrun, case, machine)
+        found[case[0]].append(sample)
 
 
 def measure(context):
-    cases = [case for case in CASES if case[5] <= len(cores())]
+    cases = sorted((case for case in CASES if case[5] <= len(cores())), key=lambda case: case[5])
     dsrun = os.path.abspath(context.build) + "/bin/dsrun"
     found = {case[0]: [] for case in cases}
-    for _ in range(1 if context.quick else ROUNDS):
-        for case in cases:
-            try:
-                found[case[0]].append(one(dsrun, case))
-            except Failed as failure:
-                context.say(f"    {case[0]} failed: {failure}")
-                context.failed = True
-                return [], []
+    try:
+        for _ in range(1 if context.quick else ROUNDS):
+            one_round(dsrun, cases, found)
+    except Failed as failure:
+        context.say(f"    failed: {failure}")
+        context.failed = True
+        return [], []
     rows, goals = [], []
     for name, samples in found.items():
         predicted, measured = (statistics.median(s[i] for s in samples) for i in (0, 1))

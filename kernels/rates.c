@@ -5,6 +5,7 @@
  */
 #include "kernels/rates.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 
 /* clang-format off */
 enum {
-    RUNS = 5, ROUNDS = 9,
+    RUNS = 5, ROUNDS = 15, LAYERS = 4,
     ROWS = 512, SMALL = 128, LARGE = 768, HEAD_SIZE = 64, /* a layer's width is its extent */
     SHORT = 64, LONG = 256, /* sequences of the small and of the large layer */
     DRAWN = 1 << 16, /* elements of a dropout that stays in a cache */
@@ -23,6 +24,8 @@ enum {
     RUN_NS = 20 * 1000 * 1000 /* of one timed run, at least */
 };
 /* clang-format on */
+
+static_assert(ROUNDS * LAYERS == DS_RATES_ROUNDS, "a round of each layer");
 
 struct bench {
     struct ds_device *device;
@@ -402,13 +405,23 @@ static void fill(char *memory, size_t bytes, enum ds_dtype type)
     }
 }
 
+static double pass_s(const struct layer *layer, unsigned round)
+{
+    double seconds = 0.0;
+
+    for (unsigned i = 0; i < PARTS; i++)
+        seconds += layer->sample[i][round];
+    return seconds;
+}
+
 /* All of them in every round: a slow moment of the machine hits all alike, and of some the median
  * knows nothing. */
-static int layer_rates(const struct bench *bench, struct ds_rates *rates, struct ds_error *err)
+static int layer_rates(const struct bench *bench, struct ds_rates_peers *peers,
+                       struct ds_rates *rates, struct ds_error *err)
 {
     size_t half = bench->elems * sizeof(float) / 2;
     char *low = (char *)bench->memory + half;
-    struct layer layer[] = {
+    struct layer layer[LAYERS] = {
         {.type = DS_F32, .width = SMALL, .seq = SHORT, .memory = (char *)bench->memory},
         {.type = DS_F32, .width = LARGE, .seq = LONG, .memory = (char *)bench->memory},
         {.type = DS_BF16, .width = SMALL, .seq = SHORT, .memory = low},
@@ -419,9 +432,13 @@ static int layer_rates(const struct bench *bench, struct ds_rates *rates, struct
     fill((char *)bench->memory, half, DS_F32);
     fill(low, half, DS_BF16);
     for (unsigned round = 0; rc == 0 && round <= ROUNDS; round++)
-        for (unsigned i = 0; rc == 0 && i < 4; i++) {
+        for (unsigned i = 0; rc == 0 && i < LAYERS; i++) {
             layer[i].bytes = half;
-            rc = run_round(bench, &layer[i], round == 0 ? ROUNDS : round - 1, err);
+            rc = peers != NULL ? peers->meet(peers->user, err) : 0;
+            if (rc == 0)
+                rc = run_round(bench, &layer[i], round == 0 ? ROUNDS : round - 1, err);
+            if (rc == 0 && round > 0 && peers != NULL)
+                peers->pass_s[(round - 1) * LAYERS + i] = pass_s(&layer[i], round - 1);
         }
     if (rc != 0)
         return rc;
@@ -430,7 +447,8 @@ static int layer_rates(const struct bench *bench, struct ds_rates *rates, struct
     return 0;
 }
 
-int ds_rates_measure(struct ds_device *device, struct ds_rates *rates, struct ds_error *err)
+int ds_rates_measure(struct ds_device *device, struct ds_rates_peers *peers, struct ds_rates *rates,
+                     struct ds_error *err)
 {
     struct bench bench = {.device = device, .stream = ds_device_stream(device)};
     void *memory = NULL;
@@ -445,7 +463,7 @@ int ds_rates_measure(struct ds_device *device, struct ds_rates *rates, struct ds
     fill(memory, bench.elems * sizeof(float), DS_F32);
     rc = memory_rates(&bench, rates, err);
     if (rc == 0)
-        rc = layer_rates(&bench, rates, err);
+        rc = layer_rates(&bench, peers, rates, err);
     ds_device_free(device, memory, bench.elems * sizeof(float));
     return rc;
 }

@@ -30,12 +30,21 @@ struct ds_rates {
     double launch_us;
 };
 
+/* Ranks that measure at the same time.  How long the slowest of them takes says what a step loses
+ * where they wait for each other. */
+enum { DS_RATES_ROUNDS = 60 };
+struct ds_rates_peers {
+    int (*meet)(void *user, struct ds_error *err); /* called before each round by all of them */
+    void *user;
+    double pass_s[DS_RATES_ROUNDS]; /* of this rank, one pass of a layer in each round; written */
+};
+
 /* Scratch that the device must have been opened with. */
 size_t ds_rates_scratch_bytes(unsigned threads);
 
-/* Takes some seconds.  -ENOMEM, or what an operation returns. */
-int ds_rates_measure(struct ds_device *device, struct ds_rates *rates, struct ds_error *err)
-    DS_NODISCARD;
+/* Takes some seconds.  -ENOMEM, or what an operation or meet() returns.  peers NULL: alone. */
+int ds_rates_measure(struct ds_device *device, struct ds_rates_peers *peers, struct ds_rates *rates,
+                     struct ds_error *err) DS_NODISCARD;
 
 /* The two numbers that give work of extents `small` and `large` the rates measured: with
  * 1 / rate = (1 + half / extent) / flops.  Where a disturbed measurement leaves none, or `flops`

@@ -63,6 +63,9 @@ static const struct ds_key keys[] = {
         "bytes that one rank may use; 0: not checked"),
     F64("device.launch_us", device.launch_us, 0, "0", 0, MAX_US,
         "time between two operations of a queue"),
+    F64("device.spread", device.spread, 0, "0", 0, 100,
+        "how much longer the slowest rank computes than all do in the mean, as a share: what is "
+        "waited for at collectives"),
     F64("link.host.bandwidth", host.bandwidth, 0, "0", 0, MAX_RATE,
         "bytes/s of one rank to another of its host, one direction"),
     F64("link.host.latency_us", host.latency_us, 0, "0", 0, MAX_US, "time of a smallest message"),

@@ -61,6 +61,7 @@ struct ds_cluster {
         double random; /* words per second; 0: as many as bytes come */
         double memory; /* 0: not said */
         double launch_us;
+        double spread; /* share by which the slowest rank computes longer than all in the mean */
     } device;
     struct {
         double memory, update; /* of a whole host; of one rank's share */

@@ -29,9 +29,11 @@
 #include "runtime/comm/comm.h"
 #include "runtime/cost/cluster.h"
 
-enum { MOST_RANKS = 64, WAIT_MS = 600000, REPEATS = 7, SMALL_REPEATS = 200, TEXT_BYTES = 1 << 16 };
+enum { MOST_RANKS = DS_COMM_MAX_F64, WAIT_MS = 600000, TEXT_BYTES = 1 << 16 };
+enum { REPEATS = 24, SMALL_REPEATS = 200 };
 enum { RATES = sizeof(struct ds_rates) / sizeof(double) };
-#define LARGE_BYTES ((size_t)64 << 20)
+#define AREA_BYTES   ((size_t)64 << 20)
+#define BUCKET_BYTES ((size_t)8 << 20)
 
 struct machine {
     unsigned world, rank, threads;
@@ -39,6 +41,7 @@ struct machine {
     cpu_set_t cores; /* of all ranks */
     struct ds_comm *comm;
     struct ds_rates rates;        /* mean of all ranks */
+    double spread;                /* as cluster.h has it */
     double bandwidth, latency_us; /* between ranks, as cluster.h counts them */
 };
 
@@ -76,14 +79,45 @@ static int open_comm(struct machine *machine, struct ds_error *err)
                                       .rank = machine->rank,
                                       .world = machine->world,
                                       .shm_fd = machine->world > 1 ? machine->fd : -1,
-                                      .arena_bytes = LARGE_BYTES,
+                                      .arena_bytes = AREA_BYTES,
                                       .timeout_ms = WAIT_MS};
 
     return ds_comm_open(&machine->comm, &args, err);
 }
 
+static int meet(void *comm, struct ds_error *err)
+{
+    return ds_comm_barrier(comm, err);
+}
+
+/* How much longer than all ranks in the mean the slowest one takes, round by round, which they
+ * begin together. */
+static int measure_spread(struct machine *machine, const struct ds_rates_peers *peers,
+                          struct ds_error *err)
+{
+    double slowest = 0.0, all = 0.0;
+    int rc = 0;
+
+    for (unsigned i = 0; rc == 0 && i < DS_RATES_ROUNDS; i++) {
+        double pass_s[MOST_RANKS] = {0}, most = 0.0;
+
+        pass_s[machine->rank] = peers->pass_s[i];
+        rc = ds_comm_all_reduce_f64(machine->comm, pass_s, machine->world, err);
+        for (unsigned rank = 0; rank < machine->world; rank++) {
+            most = pass_s[rank] > most ? pass_s[rank] : most;
+            all += pass_s[rank];
+        }
+        slowest += most;
+    }
+    if (rc == 0)
+        machine->spread = slowest * machine->world / all - 1.0;
+    return rc;
+}
+
 static int measure_rates(struct machine *machine, struct ds_error *err)
 {
+    struct ds_rates_peers peers = {.meet = meet, .user = machine->comm};
+
     const struct ds_device_args args = {.name = "cpu",
                                         .threads = machine->threads,
                                         .scratch_bytes = ds_rates_scratch_bytes(machine->threads)};
@@ -94,8 +128,10 @@ static int measure_rates(struct machine *machine, struct ds_error *err)
     if (rc == 0)
         rc = ds_comm_barrier(machine->comm, err);
     if (rc == 0)
-        rc = ds_rates_measure(device, &machine->rates, err);
+        rc = ds_rates_measure(device, &peers, &machine->rates, err);
     ds_device_close(device);
+    if (rc == 0)
+        rc = measure_spread(machine, &peers, err);
     if (rc != 0)
         return rc;
     memcpy(mean, &machine->rates, sizeof(mean));
@@ -106,20 +142,28 @@ static int measure_rates(struct machine *machine, struct ds_error *err)
     return rc;
 }
 
-/* Median seconds of an all-reduce of `elems` numbers, from a barrier on. */
-static int time_all_reduce(struct machine *machine, size_t elems, int repeats, double *seconds,
-                           struct ds_error *err)
+typedef int collective(struct ds_comm *comm, float *buf, size_t n, struct ds_error *err);
+
+/* Median seconds of a collective of `elems` numbers, from a barrier on.  As in a step, each rank
+ * has just written what it brings, and buckets follow one another through memory. */
+static int time_collective(struct machine *machine, collective *run, size_t elems, int repeats,
+                           double *seconds, struct ds_error *err)
 {
+    size_t buckets = AREA_BYTES / BUCKET_BYTES;
     double sample[SMALL_REPEATS];
     int rc = 0;
 
     for (int i = 0; rc == 0 && i < repeats; i++) {
+        float *bucket = (float *)(void *)((unsigned char *)ds_comm_arena(machine->comm) +
+                                          (size_t)i % buckets * BUCKET_BYTES);
         uint64_t began;
 
+        for (size_t k = 0; k < elems; k++)
+            bucket[k] = 1.0f;
         rc = ds_comm_barrier(machine->comm, err);
         began = ds_clock_mono_ns();
         if (rc == 0)
-            rc = ds_comm_all_reduce_f32(machine->comm, ds_comm_arena(machine->comm), elems, err);
+            rc = run(machine->comm, bucket, elems, err);
         sample[i] = (double)(ds_clock_mono_ns() - began) * 1e-9;
     }
     qsort(sample, (size_t)repeats, sizeof(sample[0]), by_value);
@@ -127,23 +171,26 @@ static int time_all_reduce(struct machine *machine, size_t elems, int repeats, d
     return rc;
 }
 
-/* What makes ds_work_collective() say what was measured. */
+/* What makes ds_work_collective() say what was measured, of a sum for all and one for each its
+ * part together: in memory the second is not half of the first. */
 static int measure_links(struct machine *machine, struct ds_error *err)
 {
-    double w = machine->world, doublings = 0, small = 0, large = 0, wire;
+    double w = machine->world, doublings = 0, small = 0, whole = 0, part = 0;
+    size_t elems = BUCKET_BYTES / sizeof(float) / machine->world * machine->world;
     int rc;
 
     if (machine->world < 2)
         return 0;
     for (unsigned ranks = 1; ranks < machine->world; ranks *= 2)
         doublings++;
-    rc = time_all_reduce(machine, machine->world, SMALL_REPEATS, &small, err);
+    rc = time_collective(machine, ds_comm_all_reduce_f32, machine->world, SMALL_REPEATS, &small,
+                         err);
     if (rc == 0)
-        rc = time_all_reduce(machine, LARGE_BYTES / sizeof(float) / machine->world * machine->world,
-                             REPEATS, &large, err);
-    wire = 2.0 * (double)LARGE_BYTES * (w - 1) / w;
+        rc = time_collective(machine, ds_comm_all_reduce_f32, elems, REPEATS, &whole, err);
+    if (rc == 0)
+        rc = time_collective(machine, ds_comm_reduce_scatter_f32, elems, REPEATS, &part, err);
     machine->latency_us = small / (2.0 * doublings) * 1e6;
-    machine->bandwidth = wire / (large > 2.0 * small ? large - small : large);
+    machine->bandwidth = 3.0 * (double)(elems * sizeof(float)) * (w - 1) / w / (whole + part);
     return rc;
 }
 
@@ -235,6 +282,7 @@ static int print(const struct machine *machine, struct ds_error *err)
     cluster.device.random = rounded(rates->random);
     cluster.device.launch_us = rounded(rates->launch_us);
     cluster.host = (struct ds_link_rate){rounded(machine->bandwidth), rounded(machine->latency_us)};
+    cluster.device.spread = rounded(machine->spread);
     cluster.overlap = 0.0; /* every core computes */
     ds_buf_init(&out, TEXT_BYTES);
     rc = ds_cluster_write(&cluster, &out, err);

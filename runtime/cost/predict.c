@@ -14,7 +14,8 @@
 struct clocks {
     double queue[DS_QUEUE_COUNT]; /* when it is free */
     double *event;                /* when it last happened */
-    double overlap;
+    double alone_s;               /* computed since the last collective */
+    double overlap, spread;
     bool apart; /* the host computes beside the device */
 };
 
@@ -36,6 +37,20 @@ static enum ds_queue queue_of(const struct clocks *clocks, const struct ds_instr
     return clocks->overlap > 0.0 && instr->queue != DS_QUEUE_HOST ? instr->queue : DS_QUEUE_COMPUTE;
 }
 
+/* Of a collective: until the slowest rank comes. */
+static double wait_s(struct clocks *clocks, const struct ds_instr *instr, double seconds)
+{
+    double wait = 0.0;
+
+    if (talks(instr)) {
+        wait = clocks->spread * clocks->alone_s;
+        clocks->alone_s = 0.0;
+    } else if (queue_of(clocks, instr) == DS_QUEUE_COMPUTE) {
+        clocks->alone_s += seconds;
+    }
+    return wait;
+}
+
 static struct ds_span_time run(struct clocks *clocks, const struct ds_instr *instr, double seconds)
 {
     enum ds_queue queue = queue_of(clocks, instr);
@@ -45,7 +60,7 @@ static struct ds_span_time run(struct clocks *clocks, const struct ds_instr *ins
         time.begin_s = fmax(time.begin_s, clocks->event[instr->waits_for]);
     if (instr->room_after != DS_NO_EVENT)
         time.begin_s = fmax(time.begin_s, clocks->event[instr->room_after]);
-    time.end_s = time.begin_s + seconds;
+    time.end_s = time.begin_s + wait_s(clocks, instr, seconds) + seconds;
     clocks->queue[queue] = time.end_s;
     if (queue != DS_QUEUE_COMPUTE && (talks(instr) || (copies(instr) && !clocks->apart)))
         clocks->queue[DS_QUEUE_COMPUTE] += seconds * (1.0 - clocks->overlap);
@@ -111,7 +126,9 @@ static void run_step(struct ds_prediction *p, struct clocks *clocks,
 int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluster,
                const struct ds_plan *plan, struct ds_error *err)
 {
-    struct clocks clocks = {.overlap = cluster->overlap, .apart = cluster->pcie.bandwidth > 0.0};
+    struct clocks clocks = {.overlap = cluster->overlap,
+                            .spread = plan->world > 1 ? cluster->device.spread : 0.0,
+                            .apart = cluster->pcie.bandwidth > 0.0};
 
     memset(prediction, 0, sizeof(*prediction));
     if (plan->world != cluster->hosts * cluster->ranks)

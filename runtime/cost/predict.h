@@ -7,8 +7,9 @@
  * One rank stands for all.  Each queue runs its instructions in list order; an instruction begins
  * when its queue is free and the events it waits for have happened, some of them in the step
  * before: the step predicted is the second one, whose parameters are gathered while it runs.
- * Where the cluster's overlap is below 1 a collective takes that much from the compute queue; at 0
- * there is one queue for all.
+ * A collective begins with the wait for the slowest rank: the cluster's spread of what was computed
+ * since the collective before.  Where the cluster's overlap is below 1 a collective takes that much
+ * from the compute queue; at 0 there is one queue for all.
  *
  * Tests   tests/cost/test_predict.c
  */

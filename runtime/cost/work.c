@@ -223,6 +223,17 @@ static struct ds_ring ring_of_replicas(const struct bench *b)
     return (struct ds_ring){b->plan->replicas, groups < 1 ? 1 : least(groups, b->plan->replicas)};
 }
 
+/* What stages 2 and 3 add to the shard of the gradients after the sum, or copy there. */
+static double keep_s(const struct bench *b, const struct ds_instr *instr)
+{
+    bool added = instr->accumulate, staged = b->plan->staged_elems > 0;
+    double bytes = (double)ds_plan_shard(b->plan, DS_ARENA_GRADS, instr->bucket).count *
+                   (added ? 3.0 : 2.0) * sizeof(float);
+
+    return staged ? bytes / b->cluster->device.bandwidth + b->cluster->device.launch_us * 1e-6
+                  : 0.0;
+}
+
 /* In bf16: half of it travels, and it is packed and unpacked. */
 static double packed_s(const struct bench *b, const struct ds_bucket *bucket)
 {
@@ -368,7 +379,7 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     switch (instr->op) {
     case DS_INSTR_FORWARD:
     case DS_INSTR_BACKWARD: return block_s(&b, instr);
-    case DS_INSTR_REDUCE: return reduce_s(&b, &plan->bucket[instr->bucket]);
+    case DS_INSTR_REDUCE: return reduce_s(&b, &plan->bucket[instr->bucket]) + keep_s(&b, instr);
     case DS_INSTR_GATHER: return gather_s(&b, &plan->bucket[instr->bucket]);
     case DS_INSTR_NORM: return norm_s(&b);
     case DS_INSTR_UPDATE: return update_s(&b, instr->bucket);

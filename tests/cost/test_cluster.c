@@ -48,7 +48,7 @@ Test(cluster, is_read_back_as_it_was_written)
 {
     static const char text[] = "device: {flops: {fp32: 1e11, bf16: 4e11}, bandwidth: 12.5e9,\n"
                                "         matmul_half: {fp32: 24}, pointwise: {bf16: 5e9},\n"
-                               "         launch_us: 1.5, update: 9e9}\n"
+                               "         launch_us: 1.5, update: 9e9, spread: 0.125}\n"
                                "overlap: 0.25\n";
     struct ds_cluster cluster, again;
     struct ds_buf out, second;
@@ -62,6 +62,7 @@ Test(cluster, is_read_back_as_it_was_written)
     cr_assert_eq(ds_cluster_write(&again, &second, &err), 0);
     cr_assert_str_eq(ds_buf_text(&out), ds_buf_text(&second));
     cr_assert_eq(again.device.launch_us, 1.5);
+    cr_assert_eq(again.device.spread, 0.125);
     cr_assert_eq(again.overlap, 0.25);
     ds_buf_release(&out);
     ds_buf_release(&second);

@@ -165,7 +165,7 @@ Test(predict, a_wire_of_bf16_halves_what_travels_and_packs_it)
         const struct ds_plan_args args = {.job = &job, .world = 8, .threads = 1, .local_world = 4};
         struct ds_prediction fp32, bf16;
         struct ds_plan plan;
-        double pack = 0.0, ring;
+        double pack = 0.0, kept = 0.0, ring;
 
         cluster.overlap = 0.0;
         cluster.host.latency_us = cluster.network.latency_us = 0.0;
@@ -183,19 +183,88 @@ Test(predict, a_wire_of_bf16_halves_what_travels_and_packs_it)
             const struct ds_instr *instr = &plan.step.instr[k];
             double parts = plan.stage == 0 ? 2.0 : 1.0 + 1.0 / plan.shards;
 
-            if (instr->op == DS_INSTR_REDUCE)
-                pack += (double)plan.bucket[instr->bucket].padded_elems * parts * 6.0 / 1e12;
+            if (instr->op != DS_INSTR_REDUCE)
+                continue;
+            pack += (double)plan.bucket[instr->bucket].padded_elems * parts * 6.0 / 1e12;
+            if (plan.stage >= 2)
+                kept += (double)ds_plan_shard(&plan, DS_ARENA_GRADS, instr->bucket).count *
+                        (instr->accumulate ? 12.0 : 8.0) / 3e12;
         }
         ring = 0.0;
         for (size_t k = 0; k < plan.step.count; k++)
             if (plan.step.instr[k].op == DS_INSTR_GATHER)
                 ring += bf16.time[k].end_s - bf16.time[k].begin_s;
-        close_to(bf16.comm_s - ring - pack, (fp32.comm_s - ring) / 2.0, "what travels");
+        close_to(bf16.comm_s - ring - kept - pack, (fp32.comm_s - ring - kept) / 2.0,
+                 "what travels");
         ds_plan_release(&plan);
         ds_prediction_release(&fp32);
         ds_prediction_release(&bf16);
         ds_cluster_release(&cluster);
     }
+}
+
+/* What is computed between two collectives is waited for at the second one, longer by the spread; in
+ * a row of steps that is all of a step.  A rank that is alone waits for nobody. */
+Test(predict, a_collective_waits_for_the_slowest_rank)
+{
+    for (unsigned stage = 0; stage < 4; stage++) {
+        for (unsigned world = 1; world <= 4; world *= 4) {
+            struct ds_cluster cluster = gpus(1, world);
+            struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 4 * world, 2, 64);
+            const struct ds_plan_args args = {
+                .job = &job, .world = world, .threads = 1, .local_world = world};
+            double waited[3], work = 0.0;
+            struct ds_plan plan;
+
+            job.zero.stage = stage;
+            cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
+            for (unsigned i = 0; i < 3; i++) {
+                struct ds_prediction p;
+
+                cluster.overlap = i < 2 ? 0.0 : 1.0;
+                cluster.device.spread = i == 0 ? 0.0 : 0.125;
+                cr_assert_eq(ds_predict(&p, &cluster, &plan, NULL), 0);
+                waited[i] = p.step_s;
+                work = p.compute_s + p.update_s;
+                cr_assert(world > 1 || p.comm_s == 0.0);
+                ds_prediction_release(&p);
+            }
+            close_to(waited[1], waited[0] + (world > 1 ? 0.125 * work : 0.0), "in turn");
+            cr_assert_leq(waited[2], waited[1] * (1.0 + 1e-9), "beside compute");
+            ds_plan_release(&plan);
+            ds_cluster_release(&cluster);
+        }
+    }
+}
+
+/* From stage 2 on the sum of a bucket goes to the shard that is kept: the first micro-batch copies
+ * it there, each later one adds it. */
+Test(work, what_is_kept_of_a_sum_is_copied_first_and_added_then)
+{
+    struct ds_cluster cluster = gpus(1, 4);
+    struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 16, 2, 64);
+    const struct ds_plan_args args = {.job = &job, .world = 4, .threads = 1, .local_world = 4};
+    unsigned seen[2] = {0, 0};
+    struct ds_plan plan;
+
+    job.zero.stage = 2;
+    job.zero.replicate_below = 0;
+    cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
+    for (size_t i = 0; i < plan.step.count; i++) {
+        const struct ds_instr *instr = &plan.step.instr[i];
+        double elems, kept;
+
+        if (instr->op != DS_INSTR_REDUCE)
+            continue;
+        elems = (double)plan.bucket[instr->bucket].padded_elems;
+        kept = (instr->accumulate ? 12.0 : 8.0) * elems / 4.0 / 3e12;
+        close_to(ds_work_instr(&cluster, &plan, instr),
+                 elems * 4.0 * 3 / 4 / 400e9 + 2 * 5e-6 + kept, "a sum of stage 2");
+        seen[instr->accumulate]++;
+    }
+    cr_assert(seen[0] > 0 && seen[1] == seen[0], "%u first, %u later", seen[0], seen[1]);
+    ds_plan_release(&plan);
+    ds_cluster_release(&cluster);
 }
 
 /* A host that cannot hold what its ranks keep there; one that does not say holds all. */

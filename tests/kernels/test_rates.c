@@ -5,6 +5,7 @@
  * this machine is a number.
  */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <math.h>
 
 #include "kernels/rates.h"
@@ -60,7 +61,7 @@ Test(rates, every_rate_of_this_machine_is_positive_and_finite)
     struct ds_error err = {0};
 
     cr_assert_eq(ds_device_open(&device, &args, &err), 0, "%s", err.text);
-    cr_assert_eq(ds_rates_measure(device, &rates, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_rates_measure(device, NULL, &rates, &err), 0, "%s", err.text);
     for (const double *r = &rates.fp32.flops; r <= &rates.launch_us; r++)
         cr_assert(isfinite(*r) && *r >= 0.0, "rate %td: %g", r - &rates.fp32.flops, *r);
     cr_assert_gt(rates.bandwidth, 0.0);
@@ -73,6 +74,36 @@ Test(rates, every_rate_of_this_machine_is_positive_and_finite)
                     r->matmul_half, r->attention, r->attention_half, r->pointwise);
     }
     cr_log_info("copy %.3g update %.3g us %.3g", rates.bandwidth, rates.update, rates.launch_us);
+    ds_device_close(device);
+}
+
+static int count_down(void *left, struct ds_error *err)
+{
+    unsigned *meetings = left;
+
+    return --*meetings == 0 ? ds_fail(err, EPIPE, "the last meeting") : 0;
+}
+
+/* A round of each layer only warms it up; a rank that cannot meet the others gives up. */
+Test(rates, ranks_meet_before_each_round)
+{
+    const struct ds_device_args args = {
+        .name = "cpu", .threads = 1, .scratch_bytes = ds_rates_scratch_bytes(1)};
+    unsigned left = 1000;
+    struct ds_rates_peers peers = {.meet = count_down, .user = &left};
+    struct ds_device *device = NULL;
+    struct ds_rates rates;
+    struct ds_error err = {0};
+
+    cr_assert_eq(ds_device_open(&device, &args, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_rates_measure(device, &peers, &rates, &err), 0, "%s", err.text);
+    cr_assert_eq(1000 - left, DS_RATES_ROUNDS + 4, "%u meetings", 1000 - left);
+    for (unsigned i = 0; i < DS_RATES_ROUNDS; i++)
+        cr_assert(isfinite(peers.pass_s[i]) && peers.pass_s[i] > 0.0, "round %u: %g", i,
+                  peers.pass_s[i]);
+    left = 1;
+    cr_assert_eq(ds_rates_measure(device, &peers, &rates, &err), -EPIPE);
+    cr_assert_str_eq(err.text, "the last meeting");
     ds_device_close(device);
 }
 

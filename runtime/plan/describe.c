@@ -34,7 +34,15 @@ struct ds__amount ds__bytes_text(uint64_t bytes)
     return scaled((double)bytes, 1024.0, units);
 }
 
+/* Parameters and tokens: a thousand million of them is a billion, as everybody writes it. */
 static struct ds__amount count_text(double value)
+{
+    static const char *const units[] = {"", "K", "M", "B", "T", "P", NULL};
+
+    return scaled(value, 1000.0, units);
+}
+
+static struct ds__amount flop_text(double value)
 {
     static const char *const units[] = {"", "K", "M", "G", "T", "P", NULL};
 
@@ -94,7 +102,7 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
     describe_recompute(plan, out);
     (void)ds_buf_puts(out, "\n");
     (void)ds_buf_printf(out, "work      %s FLOP per token, %" PRIu64 " messages and %s per step\n",
-                        count_text(plan->flops_per_token).text, plan->messages_per_step,
+                        flop_text(plan->flops_per_token).text, plan->messages_per_step,
                         ds__bytes_text(plan->wire_bytes_per_step).text);
 }
 

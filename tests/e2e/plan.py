@@ -4,6 +4,7 @@
 """plan - `dsrun plan` for described clusters: predictions, timelines, refusals, 16,384 ranks."""
 import json
 import os
+import re
 
 import harness as h
 
@@ -91,6 +92,8 @@ h.ok(all(word in ran.stdout for word in ("OFFLOAD   COPY_OUT", "UPDATE    HOST",
 trace = os.path.join(h.work(), "step.json")
 ran = plan(2048, "--timeline", trace, memory="0")
 h.ok(ran.returncode == 0 and "2048 x 8 ranks" in ran.stdout, "16,384 ranks", ran.stderr)
+h.ok(re.search(r"\b8\.03B parameters", ran.stdout) and re.search(r"\d+G FLOP", ran.stdout),
+     "billions of parameters, giga-FLOP", ran.stdout)
 with open(trace, encoding="utf-8") as source:
     events = json.load(source)["traceEvents"]
 work = [e for e in events if e["ph"] == "X"]

@@ -58,17 +58,22 @@ static ssize_t read_some(int fd, size_t want, struct ds_buf *out)
     return n < 0 ? -errno : n;
 }
 
-/* Append up to `max_bytes` of `fd`; -EFBIG when there is more. */
-static int read_rest(int fd, size_t max_bytes, struct ds_buf *out)
+/* Append up to `max_bytes` of `fd`; -EFBIG when there is more.  A file of the size that it was said
+ * to have is read in one piece: no memory that grew keeps a copy of a secret. */
+static int read_rest(int fd, off_t size, size_t max_bytes, struct ds_buf *out)
 {
-    for (size_t left = max_bytes;;) {
-        ssize_t n = read_some(fd, left < READ_BYTES ? left : READ_BYTES, out);
+    size_t left = max_bytes, want = size > 0 ? (size_t)size + 1 : READ_BYTES;
+
+    for (;;) {
+        size_t asked = left < want ? left : want;
+        ssize_t n = read_some(fd, asked, out);
 
         if (n <= 0)
             return (int)n;
         if (left == 0)
             return -EFBIG;
         left -= (size_t)n;
+        want = (size_t)n < asked ? 1 : READ_BYTES; /* most likely that was all */
     }
 }
 
@@ -79,8 +84,9 @@ int ds_fs_read(const char *path, size_t max_bytes, struct ds_buf *out, struct ds
 
     if (fd < 0)
         return fd;
-    rc = st.st_size > 0 && (uintmax_t)st.st_size > max_bytes ? -EFBIG
-                                                             : read_rest(fd, max_bytes, out);
+    rc = st.st_size > 0 && (uintmax_t)st.st_size > max_bytes
+             ? -EFBIG
+             : read_rest(fd, st.st_size, max_bytes, out);
     close(fd);
     if (rc == -EFBIG)
         return ds_fail(err, EFBIG, "'%s' is larger than the %zu bytes allowed here", path,

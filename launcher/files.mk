@@ -9,8 +9,8 @@ SRC_launcher := launcher/agent.c launcher/cgroup.c launcher/cores.c launcher/gat
     launcher/hosts/hostfile_yaml.c launcher/hosts/hostlist.c launcher/hosts/placement.c \
     launcher/hosts/range.c launcher/hosts/roster.c launcher/hosts/select.c \
     launcher/hosts/slurm_env.c launcher/remote/boot.c launcher/remote/channel.c \
-    launcher/remote/known_hosts.c launcher/remote/local.c launcher/remote/openssh.c \
-    launcher/remote/pattern.c launcher/remote/seal.c launcher/remote/sealed.c \
+    launcher/remote/etc_hosts.c launcher/remote/known_hosts.c launcher/remote/local.c launcher/remote/names.c \
+    launcher/remote/openssh.c launcher/remote/pattern.c launcher/remote/seal.c launcher/remote/sealed.c \
     launcher/remote/slurm.c launcher/remote/slurm_join.c launcher/remote/ssh.c \
     launcher/remote/ssh_agent.c launcher/remote/ssh_auth.c launcher/remote/ssh_config.c \
     launcher/remote/ssh_key.c launcher/remote/ssh_link.c launcher/remote/ssh_session.c \

@@ -45,7 +45,7 @@ sanitized-selftest: $(SEEDED)
 TSAN_TESTS := tests/comm/test_lend.c $(filter-out %/test_rates.c,$(TESTS_kernels)) $(filter-out %/test_alloc.c,$(TESTS_engine)) \
     $(addprefix tests/ckpt/,test_layout.c test_saver.c) \
     $(addprefix tests/comm/,test_comm.c test_common.c test_fault.c test_group.c test_layout.c test_mesh.c \
-    test_net.c)
+    test_net.c) tests/launcher/test_names.c
 TSAN_BIN   := $(patsubst %.c,$(B)/%,$(TSAN_TESTS))
 ONE_MAP    := $(call OBJ_OF,$(SRC_one_map))
 check-tsan: | $(B)/deps-test.ok ## everything with threads, and jobs, under ThreadSanitizer

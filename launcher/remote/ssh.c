@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -27,7 +28,7 @@
 #include "launcher/guard.h"
 #include "launcher/remote/ssh.h"
 
-enum { WINDOW = 64, MAX_TRIES = 10, FIRST_RETRY_MS = 100, LAST_RETRY_MS = 5000, LOOKUP_MS = 5 };
+enum { WINDOW = 64, MAX_TRIES = 10, FIRST_RETRY_MS = 100, LAST_RETRY_MS = 5000 };
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S  UINT64_C(1000000000)
 
@@ -85,22 +86,6 @@ void ds__ssh_listen(struct ds_ssh_link *link)
     ds_loop_want(link->ssh->base.args.loop, &link->watch, events);
 }
 
-static void forget_lookup(struct ds_ssh_link *link)
-{
-    struct ds_ssh_lookup *lookup = link->lookup;
-
-    link->lookup = NULL;
-    link->address = NULL;
-    if (lookup == NULL)
-        return;
-    if (lookup->request.ar_name != NULL && gai_error(&lookup->request) == EAI_INPROGRESS &&
-        gai_cancel(&lookup->request) != EAI_CANCELED)
-        return; /* a helper thread of glibc writes to it: it cannot be freed */
-    if (lookup->request.ar_result != NULL)
-        freeaddrinfo(lookup->request.ar_result);
-    free(lookup);
-}
-
 static void end_session(struct ds_ssh_link *link)
 {
     int rc = 0;
@@ -146,7 +131,9 @@ void ds__ssh_drop(struct ds_ssh_link *link)
         (void)close(link->fd);
     link->fd = -1;
     link->cut = false;
-    forget_lookup(link);
+    ds_names_forget(link->ssh->names, link->name);
+    link->name = NULL;
+    link->address = NULL;
 }
 
 static void tell_down(struct ds_ssh_link *link)
@@ -350,11 +337,6 @@ static uint64_t age(struct ds_ssh_link *link, uint64_t now_ns)
                      &err);
         return 0;
     }
-    if (link->phase == DS_SSH_RESOLVE) {
-        ds__ssh_drive(link);
-        if (link->phase == DS_SSH_RESOLVE)
-            return now_ns + LOOKUP_MS * NS_PER_MS;
-    }
     if (link->eof_ns != 0 && now_ns >= link->eof_ns)
         ds__ssh_drive(link);
     return sooner(sooner(link->phase == DS_SSH_BOOKED ? link->retry_ns : link->deadline_ns,
@@ -372,6 +354,7 @@ static uint64_t ssh_tick(struct ds_starter *starter, uint64_t now_ns)
     start_booked(ssh, now_ns);
     for (struct ds_ssh_link *link = ssh->links; link != NULL; link = link->next)
         next_ns = sooner(next_ns, age(link, now_ns));
+    next_ns = sooner(next_ns, ds_names_tick(ssh->names, now_ns));
     for (struct ds_ssh_agent *agent = ssh->agents; agent != NULL; agent = agent->next)
         next_ns = sooner(next_ns, ds_ssh_agent_tick(agent, now_ns));
     mind_gates(ssh);
@@ -476,6 +459,7 @@ static void ssh_close(struct ds_starter *starter)
         free(link->err);
         free(link);
     }
+    ds_names_close(ssh->names);
     ds__ssh_agents_close(ssh);
     ds_ssh_keys_free(&ssh->keys);
     ds_boot_plan_release(&ssh->plan);
@@ -484,15 +468,27 @@ static void ssh_close(struct ds_starter *starter)
     libssh2_exit();
 }
 
+/* OpenSSL as far as SSH needs it.  Left to itself it first fills its tables with the names of old that
+ * all its algorithms have, in a third of the time that a launch takes it; libssh2 asks by name for
+ * three digests only, everything else is found without.  The site's configuration is read as ever.
+ * Texts of errors are shown to nobody, and what it holds the system takes back sooner. */
+static bool init_openssl(void)
+{
+    return OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS |
+                                   OPENSSL_INIT_NO_ADD_ALL_CIPHERS |
+                                   OPENSSL_INIT_NO_ADD_ALL_DIGESTS,
+                               NULL) == 1 &&
+           EVP_add_digest(EVP_sha256()) == 1 && EVP_add_digest(EVP_sha384()) == 1 &&
+           EVP_add_digest(EVP_sha512()) == 1;
+}
+
 static int ssh_open(struct ds_starter **starter, const struct ds_transport_args *args,
                     struct ds_error *err)
 {
     struct ds_ssh *ssh = calloc(1, sizeof(*ssh));
     int rc;
 
-    /* Its texts of errors are shown to nobody, and what it holds the system takes back sooner. */
-    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL);
-    if (ssh == NULL || libssh2_init(0) != 0) {
+    if (ssh == NULL || !init_openssl() || libssh2_init(0) != 0) {
         free(ssh);
         return ds_fail(err, ENOMEM, "no memory for SSH");
     }

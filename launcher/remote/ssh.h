@@ -16,12 +16,12 @@
 #define DS_LAUNCHER_REMOTE_SSH_H
 
 #include <libssh2.h>
-#include <netdb.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/arena.h"
 #include "launcher/remote/boot.h"
+#include "launcher/remote/names.h"
 #include "launcher/remote/ssh_agent.h"
 #include "launcher/remote/ssh_key.h"
 #include "launcher/remote/ssh_site.h"
@@ -51,12 +51,6 @@ enum ds_ssh_phase {
         DS_SSH_PHASE_COUNT
 };
 
-struct ds_ssh_lookup { /* a name being looked up; outlives the link when it cannot be cancelled */
-    struct gaicb request;
-    struct addrinfo hints;
-    char name[DS_MAX_HOST_NAME + 1], port[8];
-};
-
 struct ds_ssh_auth {            /* what was tried */
     struct ds_ssh_agent *agent; /* of ssh->agents; NULL: none */
     struct ds_ssh_agent_ask ask;
@@ -78,11 +72,11 @@ struct ds_ssh_link {
     enum ds_ssh_phase phase;
     uint64_t deadline_ns, retry_ns, eof_ns;
     unsigned tries;
-    bool cut;    /* no more I/O */
-    bool told;   /* up or down was called */
-    bool shared; /* others are reached through it */
-    struct ds_ssh_lookup *lookup;
-    struct addrinfo *address; /* being tried */
+    bool cut;                       /* no more I/O */
+    bool told;                      /* up or down was called */
+    bool shared;                    /* others are reached through it */
+    struct ds_name *name;           /* being looked up, or found */
+    const struct addrinfo *address; /* being tried */
     struct ds_watch watch;
     int fd;
     bool dry;                 /* the socket was empty; until it reports something */
@@ -103,6 +97,7 @@ struct ds_ssh_link {
 struct ds_ssh {
     struct ds_starter base;
     struct ds_ssh_site site;
+    struct ds_names *names;      /* NULL: no address was asked for yet */
     struct ds_ssh_agent *agents; /* one for each socket that is named */
     struct ds_ssh_key *keys;     /* of the files that were tried */
     struct ds_boot_plan plan;

@@ -12,7 +12,7 @@
  *     connecting ─► listing ─► listed            at any time ─► failed
  *
  * Source  draft-miller-ssh-agent
- * Tests   tests/launcher/test_ssh_agent.c, tests/e2e/ssh.py
+ * Tests   tests/launcher/test_ssh_agent.c, tests/fuzz/fuzz_ssh_agent.c, tests/e2e/ssh.py
  */
 #ifndef DS_LAUNCHER_REMOTE_SSH_AGENT_H
 #define DS_LAUNCHER_REMOTE_SSH_AGENT_H

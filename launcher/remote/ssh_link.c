@@ -32,46 +32,42 @@ enum { KEY_TYPES = sizeof(host_key_types) / sizeof(host_key_types[0]) };
 
 /* --- the address ------------------------------------------------------------------------------ */
 
-/* A name server may take seconds to answer or not to: glibc's helper threads wait for it. */
-static int begin_lookup(struct ds_ssh_link *link, struct ds_error *err)
+static void on_names(void *user)
 {
-    struct ds_ssh_lookup *lookup = calloc(1, sizeof(*lookup));
-    struct gaicb *list[1];
-    int rc;
+    struct ds_ssh *ssh = user;
 
-    if (lookup == NULL)
-        return ds_fail(err, ENOMEM, "no memory to look up an address");
-    link->lookup = lookup;
-    (void)snprintf(lookup->name, sizeof(lookup->name), "%s", link->target->address);
-    (void)snprintf(lookup->port, sizeof(lookup->port), "%u", link->target->port);
-    lookup->hints = (struct addrinfo){.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST};
-    rc = getaddrinfo(lookup->name, lookup->port, &lookup->hints, &lookup->request.ar_result);
-    if (rc == 0)
-        return 0;
-    lookup->hints.ai_flags = AI_ADDRCONFIG;
-    lookup->request.ar_name = lookup->name;
-    lookup->request.ar_service = lookup->port;
-    lookup->request.ar_request = &lookup->hints;
-    list[0] = &lookup->request;
-    rc = getaddrinfo_a(GAI_NOWAIT, list, 1, NULL);
-    return rc == 0 ? 0 : ds_fail(err, EIO, "cannot look up addresses: %s", gai_strerror(rc));
+    for (struct ds_ssh_link *link = ssh->links; link != NULL; link = link->next)
+        if (link->phase == DS_SSH_RESOLVE)
+            ds__ssh_drive(link);
+}
+
+static int ask_address(struct ds_ssh_link *link, struct ds_error *err)
+{
+    struct ds_ssh *ssh = link->ssh;
+    const struct ds_names_args args = {.loop = ssh->base.args.loop,
+                                       .done = on_names,
+                                       .user = ssh,
+                                       .nsswitch = "/etc/nsswitch.conf",
+                                       .hosts = "/etc/hosts",
+                                       .look = getaddrinfo};
+    int rc = ssh->names == NULL ? ds_names_open(&ssh->names, &args, err) : 0;
+
+    return rc != 0 ? rc
+                   : ds_names_ask(ssh->names, link->target->address, link->target->port,
+                                  &link->name, err);
 }
 
 int ds__ssh_resolve(struct ds_ssh_link *link, struct ds_error *err)
 {
-    int rc = link->lookup == NULL ? begin_lookup(link, err) : 0;
+    int rc = link->name == NULL ? ask_address(link, err) : 0;
 
     if (rc != 0)
         return rc;
-    if (link->lookup->request.ar_result == NULL) {
-        rc = gai_error(&link->lookup->request);
-        if (rc == EAI_INPROGRESS)
-            return 0;
-        if (rc != 0)
-            return ds_fail(err, EHOSTUNREACH, "no address for '%s': %s", link->target->address,
-                           gai_strerror(rc));
-    }
-    link->address = link->lookup->request.ar_result;
+    if (!ds_names_answer(link->ssh->names, link->name, &rc, &link->address))
+        return 0;
+    if (rc != 0)
+        return ds_fail(err, EHOSTUNREACH, "no address for '%s': %s", link->target->address,
+                       gai_strerror(rc));
     ds__ssh_enter(link, DS_SSH_CONNECT);
     return 1;
 }

@@ -8,7 +8,7 @@
  * and locked by it as long as it lives: a file whose lock is free is left over, and removed by
  * whoever meets it.  Its first line is one JSON object.
  *
- * Tests   tests/e2e/processes.py
+ * Tests   tests/cli/test_ps.c, tests/e2e/processes.py
  */
 #ifndef DS_CLI_JOBS_H
 #define DS_CLI_JOBS_H

@@ -269,7 +269,8 @@ def begin(script, *options, text=P2):
                                 f"{script.split('#')[0]} touch {flags}/$RANK; {script.split('#')[1]}"],
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=h.work(),
                                env=h.environment())
-    wait_for(lambda: len(list(flags.iterdir())) == count)
+    if not wait_for(lambda: len(list(flags.iterdir())) == count or process.poll() is not None, 60):
+        h.ok(False, f"{count} ranks start", sorted(flag.name for flag in flags.iterdir()))
     return process
 
 
@@ -320,17 +321,13 @@ def test_endings():
     code, _, err = finish(process)
     h.ok(code == 70 and "killed by signal 9" in err, "SIGKILL to an agent", (code, err))
     nothing_left("SIGKILL to an agent")
+    asleep = lambda: list(h.processes().values()).count("sleep 1000")
     one, other = begin("#sleep 1000"), begin("#sleep 1000")
+    began = wait_for(lambda: asleep() == 16, 60)  # a shell has said that it runs before it becomes this
     one.send_signal(signal.SIGINT)
     code, _, err = finish(one)
-    alive = []
-
-    def eight():  # a rank says that it runs a moment before it sleeps
-        alive[:] = [line for line in h.processes().values() if line == "sleep 1000"]
-        return len(alive) == 8
-    wait_for(eight)
-    h.ok(code == 130 and other.poll() is None and len(alive) == 8, "two jobs: SIGINT to one leaves the other alone",
-         (code, err, alive))
+    h.ok(began and code == 130 and other.poll() is None and asleep() == 8, "two jobs: SIGINT to one leaves the other alone",
+         (began, code, err, h.processes()))
     other.send_signal(signal.SIGINT)
     finish(other)
     nothing_left("two jobs")

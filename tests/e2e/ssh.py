@@ -20,6 +20,7 @@ import time
 
 import beds
 import harness as h
+from places import until
 
 
 def main():
@@ -28,6 +29,7 @@ def main():
     with beds.Hosts(3, sshd=beds.recording_sshd(log)) as bed:
         home = bed.base / "home" / "root"
         exec_points(bed, home)
+        end_points(bed)
         key_points(bed, home)
         gate_points(bed, home, log)
         trust_points(bed, home)
@@ -57,6 +59,23 @@ def exec_points(bed, home):
     h.ok(ran.returncode == 0 and "welcome" not in ran.stdout, "what a login prints has no effect", ran.stdout)
     (home / ".bashrc").unlink()
     h.ok(not any(bed.processes(name) for name in bed.names), "nothing is left on any host")
+
+
+def end_points(bed):
+    """How an agent ended is said by its guard, over both transports; of a guard only sshd can say it, to libssh2 alone."""
+    bed.hostfile.write_text("node2\n")
+    for via, which, want in [("ssh", max, "its agent was killed by signal 9 (Killed)"),
+                             ("ssh", min, "its agent was killed by signal 9 (Killed)"),
+                             ("openssh", max, "its agent was killed by signal 9 (Killed)"),
+                             ("openssh", min, "its agent went away")]:
+        process = bed.start(h.DSRUN, "exec", "-H", bed.hostfile, "--via", via, "--", "sleep", "300", stderr=subprocess.PIPE)
+        until(lambda: "sleep 300" in bed.processes("node2").values())
+        agents = [pid for pid, line in bed.processes("node2").items() if line.endswith("dsrun-agent")]
+        bed.on("node2", "kill", "-KILL", str(which(agents)))
+        _, said = process.communicate(timeout=60)
+        h.ok(len(agents) == 2 and process.returncode == 69 and said.decode() == f"dsrun: error: node2: {want}\n",
+             f"{via}: the {'agent' if which is max else 'guard'} is killed: {want}", (agents, process.returncode, said))
+        h.ok(idle(bed, "node2"), "and what it ran is gone")
 
 
 def idle(bed, host):

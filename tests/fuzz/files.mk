@@ -51,5 +51,7 @@ FUZZ += ssh_key
 FUZZROOMS_ssh_key := launcher base
 FUZZ += ps
 FUZZROOMS_ps := cli launcher job base
+FUZZ += ssh_agent
+FUZZROOMS_ssh_agent := launcher base
 FUZZ += net
 FUZZROOMS_net := comm base

@@ -137,12 +137,12 @@ static void read_file(const char *file, char text[4096])
 /* The next process measures nothing, and takes what stands in the file even if it is slower. */
 Test(cuda_matmul, what_was_chosen_is_kept)
 {
-    static const char file[] = "/tmp/dsrun-products-kept";
     _Alignas(16) float d[4];
-    char text[4096], *at;
+    char file[64], text[4096], *at;
     struct ds_error err = {0};
     struct try t;
 
+    snprintf(file, sizeof(file), "/tmp/dsrun-products-kept-%d", (int)getpid());
     (void)unlink(file);
     cr_assert(begin_at(&t, file, false, NULL) == 0);
     cr_assert(product(&t, 5.0f, 2, d, false, false, NULL) == 0);

@@ -9,14 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/cost/depth.h"
 #include "runtime/job_table.h"
 #include "runtime/optim.h"
 
 enum { STAGES = 4, MAX_CANDIDATES = 4096 };
 
+#define PREFETCH "zero.prefetch"
+
 /* The keys that a candidate decides. */
-static const char *const searched[] = {"train.micro_batch", "zero.stage", "zero.shard_group",
-                                       "activation.recompute", "offload.optim"};
+static const char *const searched[] = {"train.micro_batch",    "zero.stage",    "zero.shard_group",
+                                       "activation.recompute", "offload.optim", PREFETCH};
 
 struct search {
     const struct ds_search_args *args;
@@ -35,6 +38,8 @@ struct ds_job ds_candidate_job(const struct ds_job *job, const struct ds_candida
     copy.zero.shard_group = candidate->shard_group;
     copy.activation.recompute = candidate->recompute;
     copy.offload.optim = candidate->offload;
+    if (candidate->prefetch > 0)
+        copy.zero.prefetch = candidate->prefetch;
     return copy;
 }
 
@@ -47,7 +52,8 @@ void ds_candidate_print(const struct ds_job *job, const struct ds_candidate *can
 
     for (size_t i = 0; i < sizeof(searched) / sizeof(searched[0]); i++)
         for (size_t j = 0; j < keys; j++)
-            if (strcmp(key[j].path, searched[i]) == 0) {
+            if (strcmp(key[j].path, searched[i]) == 0 &&
+                (candidate->prefetch > 0 || strcmp(searched[i], PREFETCH) != 0)) {
                 (void)ds_buf_printf(out, "%s%s=", i > 0 ? " " : "", searched[i]);
                 ds_key_print(&key[j], &copy, out);
             }
@@ -58,11 +64,31 @@ static bool is_apart(const struct ds_search_args *args)
     return args->apart || args->cluster->pcie.bandwidth > 0.0;
 }
 
+/* Settle how far ahead stage 3 gathers, where the job leaves it open. */
+static int settle(struct search *search, const struct ds_plan_args *plan, struct ds_job *job,
+                  struct ds_candidate *candidate)
+{
+    const struct ds_search_args *args = search->args;
+    unsigned together = args->common ? (unsigned)args->cluster->ranks : 1;
+    const struct ds_depth_args depth_args = {
+        .plan = *plan,
+        .ranks = together,
+        .available_bytes =
+            args->available_bytes == 0 ? UINT64_MAX : together * args->available_bytes,
+        .cluster = args->cluster};
+    struct ds_depth depth;
+    int rc = ds_depth_settle(job, &depth_args, &depth, &search->last);
+
+    if (rc == 0 && args->job->zero.prefetch == 0)
+        candidate->prefetch = job->zero.prefetch;
+    return rc;
+}
+
 /* Cost one; a layout that no plan can be made for is left out. */
 static int try_one(struct search *search, struct ds_candidate candidate, struct ds_error *err)
 {
     const struct ds_search_args *args = search->args;
-    const struct ds_job job = ds_candidate_job(args->job, &candidate);
+    struct ds_job job = ds_candidate_job(args->job, &candidate);
     const struct ds_plan_args plan_args = {.job = &job,
                                            .world = (unsigned)search->ranks,
                                            .threads = args->threads,
@@ -76,7 +102,9 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
 
     if (job.zero.stage == 3 && !ds_plan_gathers_ahead(&plan_args))
         return 0; /* it would be the program of stage 2 */
-    rc = ds_plan_build(&plan, &plan_args, &search->last);
+    rc = settle(search, &plan_args, &job, &candidate);
+    if (rc == 0)
+        rc = ds_plan_build(&plan, &plan_args, &search->last);
     if (rc != 0)
         return rc == -ENOMEM ? ds_fail(err, ENOMEM, "%s", search->last.text) : 0;
     rc = ds_predict(&prediction, args->cluster, &plan, err);

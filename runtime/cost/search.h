@@ -4,8 +4,9 @@
  * search.h - every layout that a job could run in on a cluster, the fastest by prediction first.
  *
  * Searched are train.micro_batch, zero.stage, zero.shard_group, activation.recompute and
- * offload.optim, which on devices apart is for optimizers that go by elements; the global batch and
- * everything else that decides what is learnt stays as it is.
+ * offload.optim, which on devices apart is for optimizers that go by elements.  Where stage 3
+ * gathers ahead and the job leaves zero.prefetch open, it is settled for each layout as a run
+ * settles it.  The global batch and everything else that decides what is learnt stays as it is.
  *
  * Owner   candidates live in the arena given.
  * Tests   tests/cost/test_search.c
@@ -20,7 +21,8 @@ struct ds_candidate {
     unsigned shard_group; /* enum ds_shard_group */
     enum ds_recompute recompute;
     enum ds_offload offload;
-    uint64_t bytes; /* of one rank */
+    uint64_t prefetch; /* 0: as the job says, or nothing is gathered ahead */
+    uint64_t bytes;    /* of one rank */
     bool fits;
     double step_s, tokens_per_s, mfu; /* predicted */
 };

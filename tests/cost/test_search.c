@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "runtime/cost/depth.h"
 #include "runtime/cost/search.h"
 #include "tests/plan/fixture.h"
 
@@ -109,6 +110,49 @@ Test(search, offloads_whole_tensors_to_the_memory_of_the_device_only)
     }
 }
 
+/* What stage 3 gathers ahead is settled as a run settles it, and only where the job leaves it open. */
+Test(search, settles_how_far_stage_3_gathers_ahead)
+{
+    for (uint64_t given = 0; given < 2; given++) {
+        struct ds_cluster cluster = two_hosts();
+        struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), 64, 1, 1024);
+        struct ds_candidate *found = NULL;
+        struct ds_arena arena;
+        struct ds_search_args args = {.job = &job, .cluster = &cluster, .threads = 1};
+        size_t count = 0, deep = 0;
+
+        ds_arena_init(&arena);
+        args.arena = &arena;
+        cluster.network.bandwidth = 5e9; /* slow enough that more than one bucket ahead helps */
+        job.zero.prefetch = given;
+        cr_assert_eq(ds_search(&args, &found, &count, NULL), 0);
+        for (size_t i = 0; i < count; i++) {
+            struct ds_job one = job;
+            struct ds_candidate open = found[i];
+            struct ds_depth_args depth_args = {.plan = {.world = 8, .threads = 1, .local_world = 4},
+                                               .ranks = 1,
+                                               .available_bytes = UINT64_MAX,
+                                               .cluster = &cluster};
+            struct ds_depth depth;
+
+            if (found[i].stage < 3 || given > 0) {
+                cr_assert_eq(found[i].prefetch, 0);
+                continue;
+            }
+            open.prefetch = 0;
+            one = ds_candidate_job(&job, &open);
+            cr_assert_eq(ds_depth_settle(&one, &depth_args, &depth, NULL), 0);
+            cr_assert(found[i].prefetch > 0 && found[i].prefetch == depth.buckets);
+            cr_assert_eq(found[i].bytes, depth.bytes[depth.buckets]);
+            cr_assert_eq(found[i].step_s, depth.step_s[depth.buckets]);
+            deep += depth.buckets > 1;
+        }
+        cr_assert(given > 0 || deep > 0);
+        ds_arena_release(&arena);
+        ds_cluster_release(&cluster);
+    }
+}
+
 /* A middle way is one: more memory than full, less than none, and as fast as the work it repeats. */
 Test(search, selective_lies_between_none_and_full)
 {
@@ -151,16 +195,23 @@ Test(search, says_why_nothing_is_possible)
 Test(search, prints_the_overrides_of_a_candidate)
 {
     struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 2, 32);
-    const struct ds_candidate candidate = {.micro_batch = 4,
-                                           .stage = 2,
-                                           .shard_group = DS_SHARD_NODE,
-                                           .recompute = DS_RECOMPUTE_SELECTIVE,
-                                           .offload = DS_OFFLOAD_CPU};
+    struct ds_candidate candidate = {.micro_batch = 4,
+                                     .stage = 2,
+                                     .shard_group = DS_SHARD_NODE,
+                                     .recompute = DS_RECOMPUTE_SELECTIVE,
+                                     .offload = DS_OFFLOAD_CPU};
     struct ds_buf out;
 
     ds_buf_init(&out, 4096);
     ds_candidate_print(&job, &candidate, &out);
     cr_assert_str_eq(ds_buf_text(&out), "train.micro_batch=4 zero.stage=2 zero.shard_group=node "
                                         "activation.recompute=selective offload.optim=cpu");
+    ds_buf_release(&out);
+    ds_buf_init(&out, 4096);
+    candidate.stage = 3;
+    candidate.prefetch = 2;
+    ds_candidate_print(&job, &candidate, &out);
+    cr_assert_not_null(strstr(ds_buf_text(&out), "zero.stage=3 "));
+    cr_assert_not_null(strstr(ds_buf_text(&out), " offload.optim=cpu zero.prefetch=2"));
     ds_buf_release(&out);
 }

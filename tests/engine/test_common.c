@@ -307,6 +307,28 @@ Test(common, owners_write_between_the_flags_and_the_gather)
     }
 }
 
+/* The look at the order sees an owner that writes before it knows that all have read. */
+Test(common, an_owner_that_writes_before_the_flags_is_seen)
+{
+    for (unsigned i = 0; i < SETTINGS; i++) {
+        struct test_run run = setting_run(&settings[i]);
+        struct ds_instr *norm, *update, moved;
+
+        cr_assert_eq(test_plan(&run.plan, &run, 0, NULL), 0);
+        norm = update = run.plan.step.instr;
+        while (norm->op != DS_INSTR_NORM)
+            norm++;
+        while (update->op != DS_INSTR_UPDATE)
+            update++;
+        cr_assert(after_norm(&run.plan, update), "setting %u", i);
+        moved = *update;
+        memmove(norm + 1, norm, (size_t)(update - norm) * sizeof(*norm));
+        *norm = moved; /* the update is there now, NORM behind it */
+        cr_assert_not(after_norm(&run.plan, norm), "setting %u", i);
+        ds_plan_release(&run.plan);
+    }
+}
+
 /* Shards of all make the line, each in its place; what is replicated lies behind the border. */
 Test(common, who_writes_what)
 {

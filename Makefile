@@ -172,7 +172,7 @@ include kernels/cuda/rules.mk tools/cuda.mk tests/fakes/rules.mk
 # Every object that `tests` has $(CC) make, beside those of `all`.
 test-objects: $(foreach r,$(TEST_ROOMS),$(addsuffix .o,$(filter-out $(NCCL_TEST),$(TESTBIN_$(r))))) \
     $(NCCL_TEST_OBJ) $(addsuffix .o,$(FAKE_WORKER) $(GPU_TESTS) $(GPU_BENCH)) $(SIM_OBJ) \
-    $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C) $(FAKE_C)) $(patsubst %.c,$(B)/%.o,$(SRC_cuda) tests/cudaemu/fake_blaslt.c) \
+    $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C) $(FAKE_C)) $(patsubst %.c,$(B)/%.o,$(SRC_cuda) tests/cudaemu/fake_blaslt.c $(FAKE_DNN)) \
     $(B)/tests/fuzz/replay.o $(patsubst %,$(B)/tests/fuzz/fuzz_%.o,$(FUZZ))
 
 FORCE:

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "kernels/backend.h"
 #include "kernels/op.h"
+#include "kernels/scratch.h"
 #include "runtime/plugin.h"
 
 enum { SAMPLES = 7, ROUND_US = 15000, LIMIT_ROUNDS = 200 };
@@ -383,7 +384,15 @@ static void measure_attention(const char *name, size_t batch, size_t longest, si
 
 static void open_device(const char *path)
 {
-    const struct ds_device_args args = {.name = "cuda", .threads = 1};
+    /* Of the largest attention below. */
+    const struct ds_scratch_query most = {.act = DS_BF16,
+                                          .rows = 2 * many(4096),
+                                          .seq = many(4096),
+                                          .heads = 32,
+                                          .kv_heads = 8,
+                                          .head_size = 128};
+    const struct ds_device_args args = {
+        .name = "cuda", .threads = 1, .scratch_bytes = ds_scratch_device_bytes(&most)};
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL), *symbol, *room;
     ds_plugin_entry_fn *entry;
     const struct ds_plugin *plugin;

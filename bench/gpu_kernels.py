@@ -51,18 +51,28 @@ def products(build, left):
 
 
 def attention(build, left, python):
-    """The share is that of the fastest of PyTorch's backends; without PyTorch there is none."""
-    found, rows = program(build, "attention", left()), []
-    peers = []
+    """By cuDNN where it can be used, and by our own kernels.  The share is that of the fastest of PyTorch's
+    backends and cuDNN; where there is neither, there is none."""
+    found, rows, peers = {}, [], []
+    for way in ("cudnn", "own"):
+        try:
+            found[way] = program(build, "attention", left(), {"DSRUN_CUDA_ATTENTION": way})
+        except Failed as failed:
+            if way == "own" or not any(words in str(failed) for words in ("cannot be used", "for this GPU")):
+                raise
     if python is not None:
         peers = lines(run([python, HERE + "/peers/torch_attention.py", json.dumps(ATTENTION)], None, left()))
     for name, *_ in ATTENTION:
         for suffix, key in (("", "us"), (" backward", "backward_us")):
-            ours = found[name + suffix]
-            ours["peers"] = {p["backend"]: p[key] for p in peers if p["what"] == name}
-            fastest = min(ours["peers"].values(), default=None)
-            rows.append((name + suffix, ours["median_us"], f"{ours['tera']:.0f} TFLOP/s",
-                         None if fastest is None else fastest / ours["median_us"], 0.6))
+            best = [p[key] for p in peers if p["what"] == name]
+            best += [found["cudnn"][name + suffix]["median_us"]] if "cudnn" in found else []
+            for way, goal in (("cudnn", 0.95), ("own", 0.6)):
+                if way not in found:
+                    continue
+                ours = found[way][name + suffix]
+                ours["peers"] = {p["backend"]: p[key] for p in peers if p["what"] == name}
+                rows.append((f"{name}{suffix}, {way}", ours["median_us"], f"{ours['tera']:.0f} TFLOP/s",
+                             min(best) / ours["median_us"] if best else None, goal))
     return found, rows
 
 

@@ -52,6 +52,7 @@ struct ds_backend_queues {
     int (*record_end)(struct ds_stream *, struct ds_recording **, struct ds_error *);
     int (*play)(struct ds_stream *, const struct ds_recording *, struct ds_error *);
     void (*record_drop)(struct ds_recording *);
+    const char *(*note)(struct ds_device *);
 };
 
 extern const struct ds_backend ds_backend_cpu;

@@ -58,6 +58,10 @@ int ds_device_events(struct ds_device *device, unsigned count, struct ds_error *
 /* "cpu, AVX-512, 2 threads, oneDNN 2.6.3": for headers and events.  Owned by the device. */
 const char *ds_device_describe(const struct ds_device *device);
 
+/* Each thing once: what the device does otherwise than it could, and why; NULL: nothing more.
+ * Owned by the device. */
+const char *ds_device_note(struct ds_device *device);
+
 /* Zeroed, page-aligned memory for an arena; huge pages asked for where it is large. */
 int ds_device_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
     DS_NODISCARD;

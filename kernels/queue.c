@@ -26,6 +26,13 @@ const char *ds_device_describe(const struct ds_device *device)
     return device->description;
 }
 
+const char *ds_device_note(struct ds_device *device)
+{
+    const struct ds_backend_queues *queues = device->backend->queues;
+
+    return queues == NULL ? NULL : queues->note(device);
+}
+
 int ds_device_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
 {
     return device->backend->alloc(device, bytes, out, err);

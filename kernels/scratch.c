@@ -5,7 +5,9 @@
  */
 #include "kernels/scratch.h"
 
+#include "base/limits.h"
 #include "kernels/cpu/need.h"
+#include "kernels/cuda/need.h"
 
 static size_t max(size_t a, size_t b)
 {
@@ -25,4 +27,18 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
         bytes = max(bytes, ds__need_attention(q->threads, q->seq, q->head_size));
     }
     return bytes;
+}
+
+size_t ds_scratch_device_bytes(const struct ds_scratch_query *q)
+{
+    const size_t least = DS_DEVICE_SCRATCH_BYTES, most = DS_DEVICE_ATTENTION_BYTES;
+    size_t one, heads;
+
+    if (q->act == DS_F32 || q->kv_heads == 0 || q->seq == 0 || q->seq > DS_MAX_CONTEXT)
+        return least;
+    one = ds__need_sdpa(q->seq, q->head_size, q->heads / q->kv_heads) + DS_NEED_SDPA_REST;
+    heads = q->rows / q->seq * q->kv_heads;
+    if (one > 2 * most)
+        return least;
+    return max(least, max(one, heads > most / one ? most : heads * one));
 }

@@ -26,10 +26,15 @@ struct ds_scratch_query {
 };
 
 /* Upper bound over all operations of a step with these shapes. */
+size_t ds_scratch_bytes(const struct ds_scratch_query *query);
+
 /* What a device apart has for all operations: the largest are partial sums of norms, biases and
  * attention. */
 enum { DS_DEVICE_SCRATCH_BYTES = 64 << 20 };
 
-size_t ds_scratch_bytes(const struct ds_scratch_query *query);
+/* With what a library's attention asks for beside that, so that it does much at once: of a
+ * micro-batch, at most ATTENTION_BYTES; of one key/value head where that is more, at most twice. */
+enum { DS_DEVICE_ATTENTION_BYTES = 512 << 20 };
+size_t ds_scratch_device_bytes(const struct ds_scratch_query *query);
 
 #endif

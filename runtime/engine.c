@@ -522,7 +522,9 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
 
 const char *ds_engine_note(struct ds_engine *engine)
 {
-    return ds_graphs_note(&engine->graphs);
+    const char *note = ds_graphs_note(&engine->graphs);
+
+    return note != NULL ? note : ds_device_note(engine->graphs.device);
 }
 
 void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)

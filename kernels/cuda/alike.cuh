@@ -13,6 +13,9 @@ template <class Ours, class Theirs> struct alike {
     static constexpr bool value = sizeof(Ours) == sizeof(Theirs) &&
                                   std::is_pointer<Ours>::value == std::is_pointer<Theirs>::value;
 };
+template <> struct alike<void, void> {
+    static constexpr bool value = true;
+};
 template <class Ours, class Theirs> struct same_call;
 template <class R, class... P, class S, class... Q> struct same_call<R (*)(P...), S (*)(Q...)> {
     static_assert(sizeof...(P) == sizeof...(Q), "the number of parameters");

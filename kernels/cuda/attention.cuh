@@ -18,6 +18,10 @@
 #include "kernels/cuda/draw.cuh"
 #include "kernels/cuda/ptx.cuh"
 
+extern "C" {
+#include "kernels/cuda/sdpa.h"
+}
+
 enum { FLASH_WARPS = 4, FLASH_THREADS = FLASH_WARPS * WARP, FLASH_KEYS = 64, FLASH_MAX = 128 };
 
 #define DS_LOG2E 1.4426950408889634f

@@ -248,10 +248,13 @@ extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
     struct attention_shape s = attention_shape_of(a);
     size_t rows = (size_t)s.batch * s.heads * s.seq;
     unsigned grid = (unsigned)((rows + BLOCK / WARP - 1) / (BLOCK / WARP));
+    bool done = false;
     void *dots;
-    int rc = scratch_of(stream, rows * sizeof(float), &dots, err);
+    int rc = ds__cuda_sdpa_bwd(a, (struct ds_cuda_stream *)stream, &done, err);
 
-    if (rc != 0)
+    if (rc == 0 && !done)
+        rc = scratch_of(stream, rows * sizeof(float), &dots, err);
+    if (rc != 0 || done)
         return rc;
     DS_TYPED(a->act, T,
              DS_LAUNCH(attention_dots<T>, grid, BLOCK, 0, stream_of(stream), s, (const T *)a->out,

@@ -176,7 +176,11 @@ extern "C" int ds__cuda_attention_fwd(const struct ds_attention_fwd_args *a,
                                       struct ds_stream *stream, struct ds_error *err)
 {
     struct attention_shape s = attention_shape_of(a);
+    bool done = false;
+    int rc = ds__cuda_sdpa_fwd(a, (struct ds_cuda_stream *)stream, &done, err);
 
+    if (rc != 0 || done)
+        return rc;
     if (attention_is_plain(a->act, a->head_size))
         return ds__cuda_attention_plain_fwd(a, stream, err);
     s.words = s.words && aligned(a->out);

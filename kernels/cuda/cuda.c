@@ -20,6 +20,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/sdpa.h"
 #include "kernels/scratch.h"
 
 struct cuda_device {
@@ -27,10 +28,14 @@ struct cuda_device {
     struct ds_cuda_stream stream[DS_DEVICE_QUEUES];
     unsigned made; /* streams */
     struct ds_blaslt blaslt;
+    struct ds_cudnn cudnn;
     cudaEvent_t *event;
     unsigned events;
     int index, major, minor, processors, clock_khz;
-    char kind[48]; /* of devices that compute alike */
+    char kind[48];                     /* of devices that compute alike */
+    char attention[48];                /* by whom */
+    char note[DS_MAX_ERROR_TEXT + 64]; /* to be told once */
+    bool told;
 };
 
 static struct cuda_device *cuda_of(struct ds_device *device)
@@ -114,6 +119,7 @@ static void cuda_close(struct ds_device *device)
     struct cuda_device *cuda = cuda_of(device);
 
     ds__cuda_matmul_close(cuda->stream[0].matmul);
+    ds__cuda_sdpa_close(cuda->stream[0].sdpa);
     for (unsigned i = 0; i < cuda->events; i++)
         (void)cudaEventDestroy(cuda->event[i]);
     for (unsigned i = 0; i < cuda->made; i++) {
@@ -220,6 +226,55 @@ static int open_products(struct cuda_device *cuda, struct ds_error *err)
     return ds__cuda_matmul_open(&cuda->stream[0].matmul, &args, err);
 }
 
+/* By cuDNN where there is one that serves, else by our own kernels; DSRUN_CUDA_ATTENTION asks for
+ * one of the two. */
+static int open_attention(struct cuda_device *cuda, struct ds_error *err)
+{
+    const char *wish = getenv("DSRUN_CUDA_ATTENTION");
+    const struct ds_cuda_sdpa_args args = {
+        .cudnn = &cuda->cudnn,
+        .stream = cuda->stream[0].stream,
+        .major = cuda->major,
+        .must = wish != NULL && strcmp(wish, "cudnn") == 0,
+    };
+    bool own = wish != NULL && strcmp(wish, "own") == 0;
+    struct ds_error why = {0};
+    size_t version;
+    int rc;
+
+    (void)snprintf(cuda->attention, sizeof(cuda->attention), "own attention");
+    if (own)
+        return 0;
+    if (wish != NULL && wish[0] != '\0' && !args.must)
+        return ds_fail(err, EINVAL, "DSRUN_CUDA_ATTENTION is '%s', own or cudnn would do", wish);
+    rc = ds__cudnn_load(&cuda->cudnn, NULL, &why);
+    if (rc == 0)
+        rc = ds__cuda_sdpa_open(&cuda->stream[0].sdpa, &args, &why);
+    if (rc != 0 && args.must)
+        return ds_fail(err, ENOTSUP,
+                       "DSRUN_CUDA_ATTENTION asks for cuDNN, which cannot be used: %s", why.text);
+    if (rc == -ENOENT)
+        return 0;
+    if (rc != 0) {
+        (void)snprintf(cuda->note, sizeof(cuda->note), "attention is done without cuDNN: %s",
+                       why.text);
+        return 0;
+    }
+    version = ds__cuda_sdpa_version(cuda->stream[0].sdpa);
+    (void)snprintf(cuda->attention, sizeof(cuda->attention), "attention by cuDNN %zu.%zu.%zu",
+                   version / 10000, version / 100 % 100, version % 100);
+    return 0;
+}
+
+static const char *note(struct ds_device *device)
+{
+    struct cuda_device *cuda = cuda_of(device);
+    const char *said = cuda->told ? NULL : cuda->note;
+
+    cuda->told = true;
+    return said != NULL && said[0] != '\0' ? said : ds__cuda_sdpa_note(cuda->stream[0].sdpa);
+}
+
 static int fill(struct cuda_device *cuda, const struct ds_device_args *args, struct ds_error *err)
 {
     size_t bytes = args->scratch_bytes > DS_DEVICE_SCRATCH_BYTES ? args->scratch_bytes
@@ -243,7 +298,9 @@ static int fill(struct cuda_device *cuda, const struct ds_device_args *args, str
     if (rc == 0)
         rc = cuda_alloc(&cuda->device, bytes, &cuda->stream[0].scratch, err);
     cuda->stream[0].scratch_bytes = rc == 0 ? bytes : 0;
-    return rc == 0 ? open_products(cuda, err) : rc;
+    if (rc == 0)
+        rc = open_products(cuda, err);
+    return rc == 0 ? open_attention(cuda, err) : rc;
 }
 
 static int cuda_open(struct ds_device **device, const struct ds_device_args *args,
@@ -263,8 +320,9 @@ static int cuda_open(struct ds_device **device, const struct ds_device_args *arg
     }
     (void)cudaRuntimeGetVersion(&runtime);
     (void)snprintf(cuda->device.description, sizeof(cuda->device.description),
-                   "cuda device %d, sm_%d%d, %d multiprocessors, CUDA %d.%d", cuda->index,
-                   cuda->major, cuda->minor, cuda->processors, runtime / 1000, runtime % 1000 / 10);
+                   "cuda device %d, sm_%d%d, %d multiprocessors, CUDA %d.%d, %s", cuda->index,
+                   cuda->major, cuda->minor, cuda->processors, runtime / 1000, runtime % 1000 / 10,
+                   cuda->attention);
     *device = &cuda->device;
     return 0;
 }
@@ -408,6 +466,7 @@ static const struct ds_backend_queues queues = {
     .record_end = ds__cuda_record_end,
     .play = ds__cuda_play,
     .record_drop = ds__cuda_record_drop,
+    .note = note,
 };
 
 const struct ds_backend ds_backend_cuda = {

@@ -19,6 +19,7 @@
 #include "kernels/backend.h"
 
 struct ds_cuda_matmul;
+struct ds_cuda_sdpa;
 
 struct ds_cuda_stream {
     struct ds_stream base;
@@ -26,6 +27,7 @@ struct ds_cuda_stream {
     void *scratch; /* device memory for partial results; 16-byte aligned */
     size_t scratch_bytes;
     struct ds_cuda_matmul *matmul; /* matmul.h; NULL: no matrix products */
+    struct ds_cuda_sdpa *sdpa;     /* sdpa.h; NULL: attention by our own kernels */
 };
 
 /* d[m,n] of F32 += a's bias of in_type. */

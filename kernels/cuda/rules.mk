@@ -10,8 +10,9 @@ EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fn
     -fno-threadsafe-statics -fno-strict-aliasing -fno-asynchronous-unwind-tables -fcf-protection=none \
     -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
-SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c matmul.c table.c)
-OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o) \
+SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c cudnn.c matmul.c sdpa.c sdpa_graph.c table.c)
+FAKE_DNN := tests/cudaemu/fake_cudnn.c tests/cudaemu/fake_cudnn_run.c
+OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(patsubst %.c,$(B)/%.o,$(FAKE_DNN)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o) \
     $(patsubst %.cu,$(B)/%.emu.o,$(CU))
 
 $(B)/%.emu.o: %.cu $(B)/flags | $(B)/deps-build.ok
@@ -32,8 +33,10 @@ endif
 $(B)/libemu.a: $(OBJ_emu)
 	$(Q)rm -f $@; $(AR) rcs $@ $^
 
-# A stand-in for cuBLASLt, as a library that can be loaded and as a part of the tests.
+# Stand-ins for cuBLASLt and cuDNN, as libraries that can be loaded and as parts of the tests.
 $(B)/tests/cudaemu/libfakelt.so: tests/cudaemu/fake_blaslt.c kernels/dtype.c $(B)/flags
+$(B)/tests/cudaemu/libfakednn.so: $(FAKE_DNN) kernels/dtype.c $(B)/flags
+$(B)/tests/cudaemu/libfake%.so:
 	$(call say,LINK    $@)
 	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -fPIC -fvisibility=default -shared -o $@ $(filter %.c,$^) -lm
 
@@ -57,7 +60,7 @@ $(EMU_RACE): $(EMU_RACE).o $(call LIB,emu cpu ops base)
 	$(call say,LINK    $@)
 	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)
 
-cuda-tsan-check: $(EMU_TSAN) $(EMU_RACE) $(B)/tests/cudaemu/libfakelt.so
+cuda-tsan-check: $(EMU_TSAN) $(EMU_RACE) $(B)/tests/cudaemu/libfakelt.so $(B)/tests/cudaemu/libfakednn.so
 	$(Q)set -e; export B='$(B)' TSAN_OPTIONS=halt_on_error=1; setarch -R $(EMU_RACE); \
 	if setarch -R $(EMU_RACE) unguarded >/dev/null 2>&1; then echo "check-cuda-tsan: the planted race was not noticed"; exit 1; fi; \
 	for t in $(EMU_TSAN); do echo "$$t"; setarch -R $$t; done; \
@@ -77,8 +80,8 @@ cuda-coverage-run: $(TESTBIN_cuda-emu)
 CUDA_HOME ?= /usr/local/cuda
 NVCC      := $(wildcard $(CUDA_HOME)/bin/nvcc)
 NVCC_ARCH := $(foreach a,80 90 100,-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_100,code=compute_100
-# blaslt.cu is compiled for what it asserts.
-CU_CUDA   := $(CU) kernels/cuda/blaslt.cu
+# blaslt.cu and cudnn.cu are compiled for what they assert.
+CU_CUDA   := $(CU) kernels/cuda/blaslt.cu kernels/cuda/cudnn.cu
 
 $(B)/%.cuda.o: %.cu $(B)/flags
 	$(Q)mkdir -p $(@D)

@@ -49,7 +49,10 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .logit_rows = plan->logit_rows,
     };
 
-    return plan->apart ? DS_DEVICE_SCRATCH_BYTES : ds_scratch_bytes(&query);
+    if (!plan->apart)
+        return ds_scratch_bytes(&query);
+    /* Attention that drops weights is done by our own kernels. */
+    return plan->drops_weights ? DS_DEVICE_SCRATCH_BYTES : ds_scratch_device_bytes(&query);
 }
 
 bool ds__saves_behind(const struct ds_job *job)

@@ -6,7 +6,8 @@
  * Included before one of their files, it puts an emulated device in the place of the CPU's: where
  * the harness asks for an instruction set and a number of threads it gets another order of the
  * threads of a block instead.  So the references in double, the odd shapes, the poisoned outputs and
- * the demand for equal bits are those of the CPU backend, which meets the same references.
+ * the demand for equal bits are those of the CPU backend, which meets the same references.  With
+ * DS_TESTS_CUDNN a stand-in for cuDNN does the attention that it takes.
  */
 #ifndef DS_TESTS_CUDAEMU_EMULATED_H
 #define DS_TESTS_CUDAEMU_EMULATED_H
@@ -16,7 +17,9 @@
 #include <string.h>
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/sdpa.h"
 #include "tests/cudaemu/fake_blaslt.h"
+#include "tests/cudaemu/fake_cudnn.h"
 
 #define DS_TESTS_EMULATED 1
 
@@ -34,6 +37,7 @@ static inline void emulated_close(struct ds_device *device)
     struct emulated *e = (struct emulated *)(void *)device;
 
     ds__cuda_matmul_close(e->stream.matmul);
+    ds__cuda_sdpa_close(e->stream.sdpa);
     free(e->stream.scratch);
     free(e);
 }
@@ -52,6 +56,18 @@ static inline void emulated_free(struct ds_device *device, void *memory, size_t 
     (void)device;
     (void)bytes;
     free(memory);
+}
+
+static inline void emulated_cudnn(struct emulated *e)
+{
+#ifdef DS_TESTS_CUDNN
+    const struct ds_cuda_sdpa_args sdpa = {.cudnn = &fake_cudnn_calls, .major = 9};
+
+    if (ds__cuda_sdpa_open(&e->stream.sdpa, &sdpa, NULL) != 0)
+        abort();
+#else
+    (void)e;
+#endif
 }
 
 static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size_t scratch_bytes)
@@ -76,6 +92,7 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
     e->stream.base.kernels = &ds__cuda_kernels;
     if (ds__cuda_matmul_open(&e->stream.matmul, &matmul, NULL) != 0)
         abort();
+    emulated_cudnn(e);
     e->stream.scratch_bytes = EMULATED_SCRATCH;
     if (posix_memalign(&e->stream.scratch, 16, EMULATED_SCRATCH) != 0)
         abort();

@@ -10,6 +10,7 @@ host there, fresh memory is NaN, and collectives run beside the caller, so a cop
 that is missing shows as a crash or as a wrong loss.
 """
 import atexit
+import ctypes
 import json
 import os
 import shutil
@@ -275,6 +276,53 @@ def products():
          ran.stderr)
 
 
+def attention():
+    """By the double of cuDNN where it is there and serves, by our own kernels else, and what is said of it."""
+    job, want = case_job("llama-tiny", compute="bf16", every=0)
+    bare = h.work() / "no-cudnn"
+    bare.mkdir()
+    for name in FAKES.iterdir():
+        if not name.name.startswith("libcudnn"):
+            shutil.copy(name, bare)
+    broken = h.work() / "broken-cudnn"
+    shutil.copytree(bare, broken)
+    (broken / "libcudnn.so.9").write_bytes(b"not a library")
+
+    def tried(run, libexec=FAKES, code=0, **env):
+        ran = train(job, f"attention-{run}", libexec=libexec, **env)
+        said = ran.stdout + ran.stderr
+        h.ok(ran.returncode == code, f"attention, {run}: the job ends with {code}", said)
+        return said, h.metric_texts(h.work() / f"attention-{run}") if code == 0 else None
+
+    said, by_cudnn = tried("as it is")
+    events = (h.work() / "attention-as it is" / "events.jsonl").read_text()
+    h.ok("attention by cuDNN 9.19.0" in events and "own kernels" not in said, "attention: by cuDNN, and said", events)
+    h.ok(worst(h.metrics(h.work() / "attention-as it is"), want, "loss") < 1e-2, "attention: loss within 1e-2")
+    h.ok(tried("no graphs", DSRUN_CUDA_GRAPHS="0")[1] == by_cudnn, "attention: in CUDA graphs and without: the same bits")
+    said, own = tried("own", DSRUN_CUDA_ATTENTION="own")
+    h.ok("own attention" in (h.work() / "attention-own" / "events.jsonl").read_text() and own != by_cudnn,
+         "attention: by our own kernels where it is asked for")
+    said, got = tried("refused", FAKE_CUDNN_UNFIT="3")
+    h.ok(got == own and "is done by dsrun's own kernels: cuDNN refused a plan" in said,
+         "attention: refused by cuDNN: own kernels do it, and a warning", said)
+    said, got = tried("old", FAKE_CUDNN_VERSION="91001")
+    h.ok(got == own and "without cuDNN: cuDNN 9.10.1 is too old" in said, "attention: an old cuDNN is not taken", said)
+    said, got = tried("broken", broken)
+    h.ok(got == own and "attention is done without cuDNN" in said, "attention: a cuDNN that does not load", said)
+    try:
+        ctypes.CDLL("libcudnn.so.9")
+        h.skip("attention without any cuDNN", "the loader finds one on this machine")
+    except OSError:
+        said, got = tried("none", bare)
+        h.ok(got == own and "cuDNN" not in said, "attention: without cuDNN nothing is said", said)
+    said, _ = tried("must", broken, 65, DSRUN_CUDA_ATTENTION="cudnn")
+    h.ok("DSRUN_CUDA_ATTENTION asks for cuDNN" in said, "attention: cuDNN is asked for and not there", said)
+    said, _ = tried("wrong", code=65, DSRUN_CUDA_ATTENTION="flash")
+    h.ok("is 'flash', own or cudnn would do" in said, "attention: no such way", said)
+    said, _ = tried("fails", code=1, FAKE_CUDNN_FAIL="5")
+    h.ok("cuDNN refused attention: CUDNN_STATUS_EXECUTION_FAILED" in said, "attention: a run that fails ends the job", said)
+
+
 def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     program = h.BUILD / "gpu" / "test_loss"
@@ -300,6 +348,7 @@ h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in z
 graphs()
 graphs_follow()
 products()
+attention()
 tests_for_a_gpu()
 no_plugin()
 no_device()

@@ -5,10 +5,10 @@
 # CUDA's runtime, cuBLASLt and NCCL, in a libexec folder of their own beside a worker and an agent.
 # The emulation knows x86-64 only, and its fibers and sanitizers do not go together across dlopen().
 FAKES     := $(B)/fakes/libexec
-FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnccl.so.2 libcublasLt.so.13)
+FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
 FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/fakes/%.cu.o,$(CU)) \
     $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o)
-FAKE_C    := $(addprefix tests/fakes/,cudart.c device.c graph.c libcuda.c nccl.c cublaslt.c)
+FAKE_C    := $(addprefix tests/fakes/,cudart.c device.c graph.c libcuda.c nccl.c cublaslt.c cudnn.c)
 fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
 
 $(B)/fakes/%.o: %.c $(B)/flags
@@ -40,6 +40,9 @@ $(FAKES)/libnccl.so.2: $(B)/fakes/tests/fakes/nccl.o $(FAKES)/libdsfakecuda.so
 	$(call say,LINK    $@)
 	$(Q)$(FAKE_LINK) -ldsfakecuda
 $(FAKES)/libcublasLt.so.13: $(B)/fakes/tests/fakes/cublaslt.o $(B)/fakes/kernels/dtype.o $(FAKES)/libdsfakecuda.so
+	$(call say,LINK    $@)
+	$(Q)$(FAKE_LINK) -ldsfakecuda -lm
+$(FAKES)/libcudnn.so.9: $(B)/fakes/tests/fakes/cudnn.o $(B)/fakes/tests/cudaemu/fake_cudnn_run.o $(B)/fakes/kernels/dtype.o $(FAKES)/libdsfakecuda.so
 	$(call say,LINK    $@)
 	$(Q)$(FAKE_LINK) -ldsfakecuda -lm
 $(FAKES)/dsrun-cuda.so: $(FAKE_OBJ) $(B)/plugin/build-id.o $(FAKE_LIBS)

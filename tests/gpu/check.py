@@ -114,6 +114,27 @@ launch: {{device: cuda}}
         print(f"# planned {found[0]['planned_bytes']} bytes, taken {found[0]['device_bytes']}")
         ratio = found[0]["device_bytes"] / found[0]["planned_bytes"]
         h.ok(abs(ratio - 1) < 0.03, "memory: taken within 3% of planned", ratio)
+    attention(path)
+
+
+def attention(path):
+    """A job of a real shape by cuDNN and by our own kernels: bits from run to run, and what both lose."""
+    losses = {}
+    for way in ("cudnn", "own"):
+        texts = []
+        for turn in ("a", "b"):
+            run = f"attention-{way}-{turn}"
+            ran = train(path, run, DSRUN_CUDA_ATTENTION=way)
+            if way == "cudnn" and any(words in ran.stderr for words in ("cannot be used", "for this GPU")):
+                h.skip("attention by cuDNN", ran.stderr.strip())
+                return
+            if h.ok(ran.returncode == 0, f"{run}: the job ends with 0", ran.stdout + ran.stderr):
+                texts.append(h.metric_texts(h.work() / run))
+                losses[way] = [g["loss"] for g in h.metrics(h.work() / run)]
+        h.ok(len(texts) == 2 and texts[0] == texts[1], f"attention by {way}: the same bits run to run", texts)
+    if len(losses) == 2:
+        apart = max(abs(a - b) / b for a, b in zip(losses["cudnn"], losses["own"]))
+        h.ok(apart < LIMITS["bf16"], f"attention by both: losses within {LIMITS['bf16']:g}", losses)
 
 
 def zero(ranks):
@@ -155,14 +176,17 @@ def kernels():
     programs = sorted(p for p in (h.BUILD / "gpu").glob("test_*") if p.suffix == "" and os.access(p, os.X_OK))
     if not programs:
         h.skip("kernel tests on the device", f"there are none in '{h.BUILD}/gpu', make gpu-tests builds them")
-    for program in programs:
-        ran = ended(lambda p=program: subprocess.run([p], capture_output=True, text=True, errors="replace", check=False,
-                                                     timeout=KERNELS_S, env=h.environment(
-                                                         DSRUN_TEST_PLUGIN=str(PLUGIN))), program, KERNELS_S)
+    tries = [(p, p.name, {}) for p in programs]
+    tries += [(p, f"{p.name} without cuDNN", {"DSRUN_CUDA_ATTENTION": "own"})
+              for p in programs if p.name == "test_attention"]
+    for program, name, env in tries:
+        ran = ended(lambda p=program, e=env: subprocess.run(
+            [p], capture_output=True, text=True, errors="replace", check=False, timeout=KERNELS_S,
+            env=h.environment(DSRUN_TEST_PLUGIN=str(PLUGIN), **e)), program, KERNELS_S)
         if ran.returncode == 77:
-            h.skip(f"kernels: {program.name}", ran.stderr.strip())
+            h.skip(f"kernels: {name}", ran.stderr.strip())
         else:
-            h.ok(ran.returncode == 0, f"kernels: {program.name}", ran.stderr + ran.stdout[-500:])
+            h.ok(ran.returncode == 0, f"kernels: {name}", ran.stderr + ran.stdout[-500:])
 
 
 def sanitizer():

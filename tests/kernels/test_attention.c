@@ -205,6 +205,7 @@ static void check(size_t batch, size_t seq, size_t kv_heads, size_t group, size_
     check_dropped(batch, seq, kv_heads, group, size, act, sharp, (struct ds_attention_drop){0});
 }
 
+#ifndef DS_TESTS_CUDNN /* else tests/cudaemu/test_cuda_sdpa.c has its own */
 Test(attention, lengths_and_head_sizes)
 {
 #if defined(DS_TESTS_FEW)
@@ -280,3 +281,4 @@ Test(attention, dropped_weights)
                       act_types[i / 7], 1.0, drop);
     }
 }
+#endif

@@ -5,17 +5,19 @@
 
     first_step.py --build DIR [--hosts 16] [--rounds 5]
 
-One rank a host.  Beside it, in turn: the same job's ranks on this machine alone, which costs no ssh, and
-`dsrun exec -- true`, which is the ssh handshake with agent and little else.  Hosts are those of tests/hosts
-(root), so one machine's cores do the work of all of them.
+One rank a host.  Beside it, in turn: the same job's ranks on this machine alone, which costs no ssh;
+`dsrun hosts trust`, which is the key exchange with every host and the check of its key, and nothing else, as
+all are known; and `dsrun exec -- true`: login, shell and agent besides.  Hosts are those of tests/hosts (root), so
+one machine's cores do the work of all of them.  A table on the terminal and bench/results/first_step.json.
 """
 import argparse
+import json
 import os
 import pathlib
 import shutil
 import statistics
+import sys
 import tempfile
-import time
 
 import launch
 from start import JOB, first_line_s
@@ -35,22 +37,26 @@ def seconds(argv, folder):
 
 
 def measure(dsrun, base, hosts, rounds):
-    found = {"first step over ssh": [], "first step on this machine": [], "dsrun exec -- true": []}
+    head, listed = base / "bin" / "head", base / "etc" / "hosts.list"
+    alone = {"ssh handshake alone": ("hosts", "trust", "-H", listed),
+             "dsrun exec -- true": ("exec", "-H", listed, "--", "true")}
+    found = {what: [] for what in ("first step over ssh", "first step on this machine", *alone)}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_job(folder, hosts)
         launch.bed(base, hosts, seen=(folder,))
         try:
-            head, listed = base / "bin" / "head", base / "etc" / "hosts.list"
             for _ in range(rounds):
                 over = [head, dsrun, "-H", listed, "--slots", "1", "--via", "ssh", "--run-dir", folder / "run",
                         folder / "job.yaml"]
                 found["first step over ssh"].append(seconds(over, folder))
                 found["first step on this machine"].append(
                     seconds([dsrun, "--slots", hosts, "--run-dir", folder / "run", folder / "job.yaml"], folder))
-                began = time.monotonic()
-                launch.timed(base, [dsrun, "exec", "-H", listed, "--", "true"])
-                found["dsrun exec -- true"].append(time.monotonic() - began)
+                for what, words in alone.items():
+                    wall, _, code, said = launch.timed(base, [dsrun, *words])
+                    if code:
+                        sys.exit(f"{what}: code {code}: {said}")
+                    found[what].append(wall / 1000)
         finally:
             launch.down(base)
     return {what: round(statistics.median(samples), 3) for what, samples in found.items()}
@@ -67,6 +73,10 @@ def main():
     print(f"{args.hosts} hosts, medians of {args.rounds}")
     for what, s in medians.items():
         print(f"    {what:<28} {1000 * s:7.0f} ms")
+    results = launch.HERE / "results"
+    results.mkdir(exist_ok=True)
+    (results / "first_step.json").write_text(json.dumps({"hosts": args.hosts, "rounds": args.rounds, "seconds": medians},
+                                                        indent=1) + "\n")
 
 
 if __name__ == "__main__":

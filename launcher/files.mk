@@ -13,5 +13,5 @@ SRC_launcher := launcher/agent.c launcher/cgroup.c launcher/cores.c launcher/gat
     launcher/remote/openssh.c launcher/remote/pattern.c launcher/remote/seal.c launcher/remote/sealed.c \
     launcher/remote/slurm.c launcher/remote/slurm_join.c launcher/remote/ssh.c \
     launcher/remote/ssh_agent.c launcher/remote/ssh_auth.c launcher/remote/ssh_config.c \
-    launcher/remote/ssh_key.c launcher/remote/ssh_link.c launcher/remote/ssh_session.c \
+    launcher/remote/ssh_crypto.c launcher/remote/ssh_key.c launcher/remote/ssh_link.c launcher/remote/ssh_session.c \
     launcher/remote/ssh_site.c launcher/remote/trust.c

@@ -13,8 +13,6 @@
  * after a while, longer each time, with jitter.
  */
 #include <errno.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -468,27 +466,13 @@ static void ssh_close(struct ds_starter *starter)
     libssh2_exit();
 }
 
-/* OpenSSL as far as SSH needs it.  Left to itself it first fills tables with the old names of all
- * its algorithms, 0.4 ms; libssh2 asks by name for three digests, the rest is found without.  The
- * site's configuration is read as ever.  Texts of errors are shown to nobody, and what it holds the
- * system takes back sooner. */
-static bool init_openssl(void)
-{
-    return OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS |
-                                   OPENSSL_INIT_NO_ADD_ALL_CIPHERS |
-                                   OPENSSL_INIT_NO_ADD_ALL_DIGESTS,
-                               NULL) == 1 &&
-           EVP_add_digest(EVP_sha256()) == 1 && EVP_add_digest(EVP_sha384()) == 1 &&
-           EVP_add_digest(EVP_sha512()) == 1;
-}
-
 static int ssh_open(struct ds_starter **starter, const struct ds_transport_args *args,
                     struct ds_error *err)
 {
     struct ds_ssh *ssh = calloc(1, sizeof(*ssh));
     int rc;
 
-    if (ssh == NULL || !init_openssl() || libssh2_init(0) != 0) {
+    if (ssh == NULL || !ds__ssh_crypto_init() || libssh2_init(0) != 0) {
         free(ssh);
         return ds_fail(err, ENOMEM, "no memory for SSH");
     }

@@ -7,6 +7,7 @@
  *     ssh_link.c     one connection: name, socket, handshake, host key
  *     ssh_auth.c     whose key opens it (ssh_key.h: the files, ssh_agent.h: an agent's)
  *     ssh_session.c  one channel in it: command, boot, stream
+ *     ssh_crypto.c   what OpenSSL does before all that
  *
  * libssh2 works without blocking: a step is called again until it is not LIBSSH2_ERROR_EAGAIN.  A
  * link is moved on by ds__ssh_drive() whenever its socket, or that of the host it is reached
@@ -133,6 +134,9 @@ int ds__ssh_boot(struct ds_ssh_link *link, struct ds_error *err);
 bool ds__ssh_awaits_agent(const struct ds_ssh_link *link);
 void ds__ssh_auth_free(struct ds_ssh_link *link);
 void ds__ssh_agents_close(struct ds_ssh *ssh); /* no link is logging in any more */
+
+/* Before libssh2 and anything of OpenSSL; false: no memory. */
+bool ds__ssh_crypto_init(void);
 
 /* The text of libssh2's last error. */
 const char *ds__ssh_text(const struct ds_ssh_link *link);

@@ -363,10 +363,16 @@ static int run_round(const struct bench *bench, struct layer *layer, unsigned ro
     return rc;
 }
 
-static double median(double *sample, size_t n)
+/* Mean of all but the least and the most: what disturbs a round now and then disturbs a step, too,
+ * and a median would not know of it; a round that was stopped for long says nothing of others. */
+static double usual(double *sample, size_t n)
 {
+    double sum = 0.0;
+
     qsort(sample, n, sizeof(sample[0]), compare);
-    return sample[n / 2];
+    for (size_t i = 1; i + 1 < n; i++)
+        sum += sample[i];
+    return sum / (double)(n - 2);
 }
 
 /* As the cost model counts: three products; 1 + 2.5 passes over the visible half; the norm 2 + 4
@@ -380,7 +386,7 @@ static double layer_rate(struct layer *layer, enum part part)
         [POINTWISE] = size * (6.0 + 5.0 * 4.0) * narrow,
     };
 
-    return work[part] / median(layer->sample[part], ROUNDS);
+    return work[part] / usual(layer->sample[part], ROUNDS);
 }
 
 static void fit_layers(struct layer *small, struct layer *large, struct ds_layer_rates *rates)
@@ -414,8 +420,7 @@ static double pass_s(const struct layer *layer, unsigned round)
     return seconds;
 }
 
-/* All of them in every round: a slow moment of the machine hits all alike, and of some the median
- * knows nothing. */
+/* All of them in every round: a slow moment of the machine hits all alike. */
 static int layer_rates(const struct bench *bench, struct ds_rates_peers *peers,
                        struct ds_rates *rates, struct ds_error *err)
 {

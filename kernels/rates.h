@@ -3,9 +3,10 @@
  *
  * rates.h - how fast a device computes and remembers: what the cost model of a plan needs to know.
  *
- * Measured on a small and a middling layer, run as a step runs them, each as the median of some
- * rounds; a rate of a product is the one that it would have with endless extents, matmul_half the
- * extent at which it has half of that, attention_half the length of a sequence.
+ * Measured on a small and a middling layer, run as a step runs them, each as the mean of some
+ * rounds without their least and their most; a rate of a product is the one that it would have with
+ * endless extents, matmul_half the extent at which it has half of that, attention_half the length
+ * of a sequence.
  *
  * Units   FLOP/s, bytes/s (read and written together), microseconds.
  * Tests   tests/kernels/test_rates.c

@@ -3,16 +3,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """gpu.py - training speed on one GPU through the real command line (make gpu-bench).
 
-First kernels by themselves (gpu_kernels.py).  Then in turn, once per round: dsrun with launch.device
-cuda, then PyTorch where it is installed with CUDA (peers/torch_gpu.py: compiled, fused AdamW, its own
-attention), both on the same tokens of real text (text.py).  A round's sample is the median over the
-measured steps of a run.  Writes bench/results/<date>-<gpu>.json with every sample, and the table of
-bench/README.md.  What there is no time for is named.  Without a GPU it says so and ends with 1.
+In phases, so that what comes first is known whatever becomes of the rest: dsrun with launch.device cuda on
+each model; kernels by themselves (gpu_kernels.py); PyTorch, where it is installed with CUDA, on the same
+tokens of real text (peers/torch_gpu.py: compiled, fused AdamW, its own attention; text.py); dsrun again, with
+the matrix products that the kernels' part measured.  A sample is the median over the measured steps of a run.
+After each phase bench/results/<date>-<gpu>.json is written, with every sample, and at the end the table of
+bench/README.md.  What there is no time for is named.  Without a GPU it says so and ends with 1.  --shrink
+makes everything smaller, --doubles does without a GPU: a rehearsal (make gpu-check-rehearsal).
 """
 import argparse
 import datetime
 import json
 import os
+import pathlib
 import re
 import statistics
 import sys
@@ -21,7 +24,11 @@ import time
 
 import gpu_kernels
 import text
-from common import HERE, Failed, machine, paired, run, run_json
+from common import HERE, Failed, paired, run, run_json
+from common import machine as machine_of
+
+sys.path.insert(0, str(pathlib.Path(HERE).parent / "tests" / "gpu"))
+import machine  # noqa: E402  (found through the path above)
 
 # A goal is in tokens/s on an H200.  llm.c's padded vocabulary; Llama 3.2's own.
 SHAPES = {
@@ -31,7 +38,7 @@ SHAPES = {
                      "vocab": 128256, "context": 4096, "batch": 8, "micro": 2, "goal": 58_000},
 }
 MORE_THAN_TORCH = 1.15
-WARM, STEPS, LIMIT_S, LEAST_S = 3, 12, 150, 20
+WARM, STEPS, LIMIT_S, LEAST_S = 3, 12, 120, 10
 JOB = """\
 name: gpu
 model: {{arch: {arch}, layers: {layers}, hidden: {hidden}, heads: {heads}, kv_heads: {kv_heads}, ffn: {ffn}, \
@@ -47,15 +54,15 @@ launch: {{device: cuda}}
 """
 
 
-def dsrun(build, shape, tokens, limit_s):
+def dsrun(args, shape, tokens, limit_s, env):
     """tokens/s of each measured step."""
     steps = WARM + STEPS
     with tempfile.TemporaryDirectory() as folder:
         path = folder + "/job.yaml"
         with open(path, "w", encoding="utf-8") as file:
             file.write(JOB.format(tokens=tokens, steps=steps, **shape))
-        run([os.path.abspath(build) + "/bin/dsrun", "--slots", "1", "--run-dir", folder + "/run", path],
-            limit_s=limit_s)
+        run([os.path.abspath(args.build) + "/bin/dsrun", "--slots", "1", "--run-dir", folder + "/run", path],
+            env=env, limit_s=limit_s)
         with open(folder + "/run/metrics.jsonl", encoding="utf-8") as file:
             speeds = [r["tokens_per_s"] for r in map(json.loads, file) if "tokens_per_s" in r]
     if len(speeds) != steps:
@@ -77,16 +84,6 @@ def torch_version(python):
         return None
 
 
-def gpu():
-    """Name and driver of the first GPU; None where there is none."""
-    try:
-        line = run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
-    except Failed:
-        return None
-    name, driver, memory = (word.strip() for word in line.splitlines()[0].split(","))
-    return {"name": name, "driver": driver, "memory": memory}
-
-
 class Clock:
     """How long the next program may take; none is started that could not end."""
 
@@ -100,34 +97,75 @@ class Clock:
         return min(most, left)
 
 
-def train(args, clock, peer, name, tokens, results, missing):
-    """Fills results[name] with what could be measured."""
-    shape, samples = SHAPES[name], {"dsrun": [], "torch": []}
-    for _ in range(args.rounds):
-        try:
-            samples["dsrun"].append(statistics.median(dsrun(args.build, shape, tokens, clock.left())))
-            if peer is not None:
-                samples["torch"].append(statistics.median(torch(args.python, shape, tokens, clock.left())))
-        except Failed as failed:
-            missing.append(f"{name}: {failed}")
-    results[name] = {"samples": samples, "goal": shape["goal"], "tokens_per_s": None, "over_torch": None}
-    if samples["dsrun"]:
-        ours = results[name]["tokens_per_s"] = statistics.median(samples["dsrun"])
-        print(f"{name:<14} {ours:>10.0f} tokens/s, {ours / shape['goal']:.2f} of the goal on an H200", flush=True)
-    pairs = min(len(samples["dsrun"]), len(samples["torch"]))
-    if pairs > 0:
-        ratio = results[name]["over_torch"] = paired(samples["dsrun"][:pairs], samples["torch"][:pairs])
-        print(f"{'':<14} {ratio:>10.2f} times PyTorch {peer}, the goal is {MORE_THAN_TORCH}", flush=True)
+class Bench:
+    """What is measured, phase by phase."""
+
+    def __init__(self, args, out, facts):
+        self.args, self.out, self.clock, self.env = args, out, Clock(args.seconds), {}
+        self.tokens, self.missing, self.rows = {}, [], []
+        self.shapes = {name: shrunk(shape, args.shrink) for name, shape in SHAPES.items()}
+        self.results = {"gpu": facts, "machine": machine_of(), "torch": None, "shrink": args.shrink, "warm": WARM,
+                        "steps": STEPS, "step": {}, "kernels": {}, "missing": self.missing}
+        for name, shape in SHAPES.items():
+            self.results["step"][name] = {"samples": {"dsrun": [], "torch": [], "measured products": []},
+                                          "goal": shape["goal"], "tokens_per_s": None, "over_torch": None}
+
+    def text(self, folder):
+        for name, shape in self.shapes.items():
+            path = f"{folder}/{name}{'.bin' if shape['vocab'] <= 1 << 16 else '.u32.bin'}"
+            text.write(path, (WARM + STEPS + 2) * shape["batch"] * shape["context"] + 1, shape["vocab"])
+            self.tokens[name] = path
+
+    def save(self):
+        with open(self.out, "w", encoding="utf-8") as file:
+            json.dump(self.results, file, indent=1)
+            file.write("\n")
+
+    def train(self, who, runner):
+        """A sample more of each model."""
+        for name, shape in self.shapes.items():
+            began, result = time.monotonic(), self.results["step"][name]
+            try:
+                samples = runner(shape, self.tokens[name], self.clock.left())
+                result["samples"][who].append(statistics.median(samples))
+                print(f"{name:<14} {result['samples'][who][-1]:>10.0f} tokens/s, {who}, the run took "
+                      f"{time.monotonic() - began:.0f} s", flush=True)
+            except (Failed, OSError, ValueError, KeyError) as failed:
+                self.missing.append(f"{name}, {who}: {failed!r}")
+                print(f"not measured: {self.missing[-1]}", flush=True)
+        self.save()
+
+    def kernels(self, python, products):
+        self.results["kernels"], self.rows, missing = gpu_kernels.bench(
+            gpu_kernels.Programs(self.args.build, self.args.shrink, self.env), self.clock.left, python, products)
+        for line in missing:
+            self.missing.append(line)
+            print(f"not measured: {line}", flush=True)
+        print(gpu_kernels.table(self.rows), flush=True)
+        self.save()
+
+    def verdict(self):
+        for name, result in self.results["step"].items():
+            samples = result["samples"]
+            pairs = min(len(samples["dsrun"]), len(samples["torch"]))
+            if samples["dsrun"]:
+                ours = result["tokens_per_s"] = statistics.median(samples["dsrun"])
+                print(f"{name:<14} {ours:>10.0f} tokens/s, {ours / result['goal']:.2f} of the goal on an H200", flush=True)
+            if pairs > 0:
+                ratio = result["over_torch"] = paired(samples["dsrun"][:pairs], samples["torch"][:pairs])
+                print(f"{'':<14} {ratio:>10.2f} times PyTorch {self.results['torch']}, the goal is {MORE_THAN_TORCH}",
+                      flush=True)
+        self.save()
 
 
-def training(args, clock, peer, missing):
-    results = {}
-    for name, shape in SHAPES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            tokens = folder + ("/tokens.bin" if shape["vocab"] <= 1 << 16 else "/tokens.u32.bin")
-            text.write(tokens, (WARM + STEPS + 2) * shape["batch"] * shape["context"] + 1, shape["vocab"])
-            train(args, clock, peer, name, tokens, results, missing)
-    return results
+def shrunk(shape, by):
+    """A model like it, so much smaller."""
+    if by == 1:
+        return shape
+    heads = 2
+    return {**shape, "layers": 1, "hidden": 64 * heads, "heads": heads, "kv_heads": 1 if shape["arch"] == "llama" else heads,
+            "ffn": 128, "vocab": max(shape["vocab"] // by, 8), "context": max(shape["context"] // by, 16), "batch": 2,
+            "micro": 1}
 
 
 def training_table(results):
@@ -139,34 +177,59 @@ def training_table(results):
     return "\n".join(lines)
 
 
+def measure(bench, args):
+    """All phases; the folder holds what they share."""
+    with tempfile.TemporaryDirectory() as folder:
+        products = folder + "/products"
+        bench.text(folder)
+        for again in range(args.rounds):
+            bench.train("dsrun", lambda shape, tokens, left: dsrun(args, shape, tokens, left, bench.env))
+            if again > 0:
+                continue
+            peer = bench.results["torch"] = torch_version(args.python)
+            bench.kernels(args.python if peer else None, products)
+            if peer is None:
+                print(f"not measured: PyTorch, '{args.python}' has none that sees the GPU", flush=True)
+        for _ in range(args.rounds if peer else 0):
+            bench.train("torch", lambda shape, tokens, left: torch(args.python, shape, tokens, left))
+        chosen = {**bench.env, "DSRUN_CUDA_PRODUCTS": products}
+        bench.train("measured products", lambda shape, tokens, left: dsrun(args, shape, tokens, left, chosen))
+        bench.verdict()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--build", default="build")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--python", default=sys.executable, help="the one that has PyTorch")
     parser.add_argument("--seconds", type=float, default=520.0, help="all of it must end in this time")
+    parser.add_argument("--out", help="the folder of the results; bench/results, and bench/README.md is written anew")
+    parser.add_argument("--shrink", type=int, default=1)
+    parser.add_argument("--doubles", action="store_true", help="a rehearsal without a GPU")
     args = parser.parse_args()
-    clock, device = Clock(args.seconds), gpu()
-    if device is None:
-        sys.exit("gpu-bench: there is no GPU on this machine, nothing was measured")
-    peer = torch_version(args.python)
-    if peer is None:
-        print(f"not measured: PyTorch, '{args.python}' has none that sees the GPU")
-    kernels, rows, missing = gpu_kernels.bench(args.build, clock.left, args.python if peer else None)
-    print(gpu_kernels.table(rows), flush=True)
-    steps = training(args, clock, peer, missing)
-    for line in missing:
-        print(f"not measured: {line}")
-    word = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
+    build = pathlib.Path(args.build).resolve()
+    if args.doubles:
+        os.environ["LD_LIBRARY_PATH"] = str(build / "fakes" / "libexec")
+        os.environ["DSRUN_LIBEXEC"] = str(build / "fakes" / "libexec")
+    why = machine.why_no_gpu()
+    if why:
+        sys.exit(f"gpu-bench: {why}, nothing was measured")
+    facts, folder = machine.Gpu().facts(), args.out or HERE + "/results"
+    os.makedirs(folder, exist_ok=True)
+    word = re.sub(r"[^a-z0-9]+", "-", facts["name"].lower()).strip("-")
     today = datetime.date.today().isoformat()
-    path = f"{HERE}/results/{today}-{word}.json"
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({"gpu": device, "machine": machine(), "torch": peer, "warm": WARM, "steps": STEPS,
-                   "step": steps, "kernels": kernels, "missing": missing}, file, indent=1)
-        file.write("\n")
-    gpu_kernels.into_readme(f"{device['name']}, {today}\n\n{training_table(steps)}\n\n{gpu_kernels.table(rows)}")
-    print(f"written: {path} and the table of bench/README.md")
-    sys.exit(1 if missing else 0)
+    bench = Bench(args, f"{folder}/{today}-{word}.json", facts)
+    if not args.doubles:  # PyTorch has libraries of its own
+        path, lines = machine.library_path(build)
+        bench.env = {"LD_LIBRARY_PATH": path}
+        print("\n".join(lines), flush=True)
+    print(f"{facts}", flush=True)
+    measure(bench, args)
+    if args.out is None:
+        gpu_kernels.into_readme(f"{facts['name']}, {today}\n\n{training_table(bench.results['step'])}\n\n"
+                                f"{gpu_kernels.table(bench.rows)}")
+    print(f"written: {bench.out}" + ("" if args.out else " and the table of bench/README.md"))
+    sys.exit(1 if bench.missing else 0)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ static void measure(const char *what, const char *unit, double amount, launch *r
     rounds = once > 0.0 ? (size_t)(ROUND_US / once) + 1 : LIMIT_ROUNDS;
     rounds = rounds < LIMIT_ROUNDS ? rounds : LIMIT_ROUNDS;
     printf("{\"what\": \"%s\", \"%s\": %.0f, \"us\": [", what, unit, amount);
-    for (int i = 0; i < SAMPLES; i++)
+    for (int i = 0; i < (shrink > 1 ? 1 : SAMPLES); i++)
         printf("%s%.2f", i == 0 ? "" : ", ", time_of(run, arg, rounds));
     printf("]}\n");
     fflush(stdout);
@@ -382,6 +382,16 @@ static void measure_attention(const char *name, size_t batch, size_t longest, si
     measure(what, "flops", 2.5 * flops, run_attention_bwd, &b);
 }
 
+/* Smaller: of one sequence, and one head of keys. */
+static void attention(const char *name, size_t batch, size_t seq, size_t heads, size_t kv_heads,
+                      size_t size)
+{
+    if (shrink > 1)
+        measure_attention(name, 1, seq, heads / kv_heads, 1, size);
+    else
+        measure_attention(name, batch, seq, heads, kv_heads, size);
+}
+
 static void open_device(const char *path)
 {
     /* Of the largest attention below. */
@@ -423,9 +433,9 @@ int main(int argc, char **argv)
     if (strcmp(argv[2], "products") == 0) {
         measure_products();
     } else if (strcmp(argv[2], "attention") == 0) {
-        measure_attention("attention d64 1k", 64, 1024, 12, 12, 64);
-        measure_attention("attention d64 4k grouped", 2, 4096, 32, 8, 64);
-        measure_attention("attention d128 4k grouped", 2, 4096, 32, 8, 128);
+        attention("attention d64 1k", 64, 1024, 12, 12, 64);
+        attention("attention d64 4k grouped", 2, 4096, 32, 8, 64);
+        attention("attention d128 4k grouped", 2, 4096, 32, 8, 128);
     } else {
         measure_copy();
         measure_norms(DS_NORM_LAYER, many(65536), 768);

@@ -8,7 +8,6 @@ the fastest of cuBLASLt's proposals, attention beside PyTorch's backends where t
 import json
 import os
 import statistics
-import tempfile
 
 from common import HERE, Failed, run
 
@@ -22,27 +21,36 @@ def lines(text):
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def program(build, what, limit_s, env=None):
-    """By name: samples, median, and amount a second in units of 1e12."""
-    ran = lines(run([build + "/gpu/bench_kernels", build + "/libexec/dsrun/dsrun-cuda.so", what], env, limit_s))
-    for kernel in ran:
-        kernel["median_us"] = statistics.median(kernel["us"])
-        kernel["tera"] = kernel.get("bytes", kernel.get("flops")) / kernel["median_us"] / 1e6
-    return {kernel["what"]: kernel for kernel in ran}
+class Programs:
+    """Where the program and the plug-in are, how much smaller everything is, and what they need to run."""
+
+    def __init__(self, build, shrink, env):
+        build = os.path.abspath(build)
+        libexec = os.environ.get("DSRUN_LIBEXEC", build + "/libexec/dsrun")
+        self.words, self.env = [build + "/gpu/bench_kernels", libexec + "/dsrun-cuda.so"], env
+        self.shrink = [str(shrink)] if shrink > 1 else []
+
+    def run(self, what, limit_s, **env):
+        """By name: samples, median, and amount a second in units of 1e12."""
+        ran = lines(run([*self.words, what, *self.shrink], {**self.env, **env}, limit_s))
+        for kernel in ran:
+            kernel["median_us"] = statistics.median(kernel["us"])
+            kernel["tera"] = kernel.get("bytes", kernel.get("flops")) / kernel["median_us"] / 1e6
+        return {kernel["what"]: kernel for kernel in ran}
 
 
-def memory(build, left):
+def memory(programs, left):
     """Rows of a table: name, time, rate, share, goal."""
-    found = program(build, "memory", left())
+    found = programs.run("memory", left())
     copy = found["copy"]["tera"]
     return found, [(name, k["median_us"], f"{k['tera']:.2f} TB/s", k["tera"] / copy, COPY_SHARE)
                    for name, k in found.items()]
 
 
-def products(build, left):
-    found = program(build, "products", left())
-    with tempfile.TemporaryDirectory() as folder:
-        best = program(build, "products", left(), {"DSRUN_CUDA_PRODUCTS": folder + "/products"})
+def products(programs, left, kept):
+    """The choices that were measured stay in the file `kept`."""
+    found = programs.run("products", left())
+    best = programs.run("products", left(), DSRUN_CUDA_PRODUCTS=kept)
     for name, k in found.items():
         k["best_us"] = best[name]["us"]
         k["best_tera"] = max(best[name]["tera"], k["tera"])
@@ -50,13 +58,13 @@ def products(build, left):
                    for name, k in found.items()]
 
 
-def attention(build, left, python):
+def attention(programs, left, python):
     """By cuDNN where it can be used, and by our own kernels.  The share is that of the fastest of PyTorch's
     backends and cuDNN; where there is neither, there is none."""
     found, rows, peers = {}, [], []
     for way in ("cudnn", "own"):
         try:
-            found[way] = program(build, "attention", left(), {"DSRUN_CUDA_ATTENTION": way})
+            found[way] = programs.run("attention", left(), DSRUN_CUDA_ATTENTION=way)
         except Failed as failed:
             if way == "own" or not any(words in str(failed) for words in ("cannot be used", "for this GPU")):
                 raise
@@ -76,16 +84,16 @@ def attention(build, left, python):
     return found, rows
 
 
-def bench(build, left, python):
+def bench(programs, left, python, kept):
     """What was measured, rows of the table, and what was not and why."""
     results, rows, missing = {}, [], []
-    for name, part in (("memory", lambda: memory(build, left)), ("products", lambda: products(build, left)),
-                       ("attention", lambda: attention(build, left, python))):
+    for name, part in (("memory", lambda: memory(programs, left)), ("products", lambda: products(programs, left, kept)),
+                       ("attention", lambda: attention(programs, left, python))):
         try:
             results[name], more = part()
             rows += more
-        except Failed as failed:
-            missing.append(f"{name}: {failed}")
+        except (Failed, KeyError, ValueError) as failed:
+            missing.append(f"{name}: {failed!r}")
     return results, rows, missing
 
 

@@ -53,8 +53,15 @@ tests: gpu-tests
 -include $(addsuffix .d,$(GPU_TESTS) $(GPU_BENCH))
 
 gpu-check: $(if $(wildcard $(PLUGIN)),,all gpu-tests) ## on a machine with a GPU: kernels, reference cases, ZeRO, NCCL, a killed rank; uses the plug-in there is
-	$(Q)B='$(B)' timeout 540 tests/gpu/check.py
+	$(Q)B='$(B)' tests/gpu/check.py
 
 gpu-bench: $(if $(wildcard $(PLUGIN)),,all gpu-tests) ## on a machine with a GPU: training speed, PyTorch beside it; writes bench/results/
-	$(Q)timeout 540 python3 bench/gpu.py --build '$(B)'
-.PHONY: gpu-check gpu-bench
+	$(Q)python3 bench/gpu.py --build '$(B)'
+
+GPU_CARRY := $(B)/carry/dsrun-gpu.tar.xz
+gpu-carry: all gpu-tests plugin ## an archive of a build for a machine that has a GPU and nothing else (docs/gpu.md)
+	$(Q)tools/gpu-carry '$(B)' '$(GPU_CARRY)'
+
+gpu-check-rehearsal: all fakes gpu-tests ## gpu-check and gpu-bench whole, on doubles of CUDA and NCCL, without a GPU
+	$(Q)B='$(B)' tests/gpu/rehearse
+.PHONY: gpu-check gpu-bench gpu-check-rehearsal gpu-carry

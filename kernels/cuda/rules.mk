@@ -86,7 +86,7 @@ CU_CUDA   := $(CU) kernels/cuda/blaslt.cu kernels/cuda/cudnn.cu
 $(B)/%.cuda.o: %.cu $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,NVCC    $<)
-	$(Q)$(NVCC) -std=c++17 -O3 $(NVCC_ARCH) -Werror all-warnings $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
+	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -Xfatbin -compress-all $(NVCC_ARCH) -Werror all-warnings $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
 	    -Xptxas -v -I. -MMD -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
 
 # What is written down of CUDA's runtime and of NCCL against their headers.

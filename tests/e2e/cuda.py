@@ -326,7 +326,7 @@ def attention():
 def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     program = h.BUILD / "gpu" / "test_loss"
-    env = {"LD_LIBRARY_PATH": str(FAKES), "DSRUN_TEST_PLUGIN": str(FAKES / "dsrun-cuda.so")}
+    env = {"LD_LIBRARY_PATH": str(FAKES), "DSRUN_TEST_PLUGIN": str(FAKES / "dsrun-cuda.so"), "FAKE_CUDA_OPEN": "1"}
     for more, code, words in (({}, 0, "shapes_and_types"), ({"FAKE_CUDA_REGISTER": "801"}, 77, "error 801"),
                               ({"FAKE_CUDA_REGISTER": "801", "FAKE_CUDA_PAGEABLE": "1"}, 0, "shapes_and_types")):
         ran = subprocess.run([program], capture_output=True, text=True, timeout=120, check=False,

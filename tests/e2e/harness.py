@@ -26,7 +26,7 @@ MARK = "DSRUN_TEST=" + uuid.uuid4().hex
 SANITIZED = "ASAN_OPTIONS" in os.environ  # slower: tests may take fewer rounds
 
 _work = None
-_count = _failed = 0
+_count = _failed = _skipped = 0
 
 
 # --- TAP ----------------------------------------------------------------------------------------
@@ -45,9 +45,15 @@ def ok(good, name, detail=""):
 
 
 def skip(name, why):
-    global _count
+    global _count, _skipped
     _count += 1
+    _skipped += 1
     print(f"ok {_count} - {name} # SKIP {why}", flush=True)
+
+
+def counts():
+    """Points so far: good, failed, skipped."""
+    return _count - _failed - _skipped, _failed, _skipped
 
 
 def done():

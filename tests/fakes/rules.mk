@@ -5,10 +5,10 @@
 # CUDA's runtime, cuBLASLt and NCCL, in a libexec folder of their own beside a worker and an agent.
 # The emulation knows x86-64 only, and its fibers and sanitizers do not go together across dlopen().
 FAKES     := $(B)/fakes/libexec
-FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
+FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnvidia-ml.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
 FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/fakes/%.cu.o,$(CU)) \
     $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o)
-FAKE_C    := $(addprefix tests/fakes/,cudart.c device.c graph.c libcuda.c nccl.c cublaslt.c cudnn.c)
+FAKE_C    := $(addprefix tests/fakes/,cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c cublaslt.c cudnn.c)
 fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
 
 $(B)/fakes/%.o: %.c $(B)/flags
@@ -33,6 +33,10 @@ $(FAKES)/libdsfakecuda.so: $(addprefix $(B)/fakes/tests/fakes/,cudart.o device.o
 	$(call say,LINK    $@)
 	$(Q)$(FAKE_LINK) -Wl,-soname,libdsfakecuda.so
 $(FAKES)/libcuda.so.1: $(B)/fakes/tests/fakes/libcuda.o
+	$(Q)mkdir -p $(@D)
+	$(call say,LINK    $@)
+	$(Q)$(CC) -shared $(ALL_LDFLAGS) -o $@ $<
+$(FAKES)/libnvidia-ml.so.1: $(B)/fakes/tests/fakes/libnvidia_ml.o
 	$(Q)mkdir -p $(@D)
 	$(call say,LINK    $@)
 	$(Q)$(CC) -shared $(ALL_LDFLAGS) -o $@ $<

@@ -4,50 +4,129 @@
 """check - what must hold on a GPU, with the programs of a build that has the plug-in (make gpu-check).
 
 Needs nothing but Python's standard library and the build folder.  Without a GPU it says so in one line
-and ends with 1: a skipped check is no check.
+and ends with 1: a skipped check is no check.  Parts go on one after another whatever came of the one
+before, each with a time limit; the last lines say what came of each.  With --doubles it rehearses itself on
+the doubles of tests/fakes/ (make gpu-check-rehearsal): all of it, with smaller jobs, and no GPU.
 """
+import argparse
+import concurrent.futures
+import datetime
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 import harness as h  # noqa: E402  (found through the path above)
 import machine  # noqa: E402  (beside this file)
 
-PLUGIN = h.BUILD / "libexec" / "dsrun" / "dsrun-cuda.so"
 CASES = h.ROOT / "tests" / "reference"
 LIMITS = {"fp32": 1e-4, "bf16": 1e-2}
-KERNELS_S = 120
+ORDER = 1e-6  # of sums over ranks
+PATIENCE_S = 8  # for a rank that does not come
 JOB = """\
 name: gpu
 model: {{arch: {arch}, init: {{from: {case}}}}}
 data: {{train: [{case}/tokens.safetensors], format: samples, order: sequential}}
-train: {{steps: {steps}, global_batch: {batch}, micro_batch: 1, sequence: {seq}}}
+train: {{steps: {steps}, global_batch: {batch}, micro_batch: {micro}, sequence: {seq}}}
 optim: {{name: adamw, lr: {lr}, betas: {betas}, eps: {eps}, weight_decay: {weight_decay}, clip: {clip}}}
 schedule: {{kind: cosine, warmup: {warmup}, steps: {total}, min_lr: {min_lr}}}
 precision: {{compute: {compute}}}
 zero: {{stage: {stage}}}
-checkpoint: {{every: 2, keep: 2}}
-launch: {{device: cuda}}
+checkpoint: {{every: {every}, keep: 2}}
+launch: {{device: cuda, threads: 1}}
+"""
+MEMORY = """\
+name: memory
+model: {{arch: gpt2, layers: {layers}, hidden: {hidden}, heads: {heads}, context: {context}}}
+data: {{train: [{text}], format: text}}
+train: {{steps: 3, global_batch: {batch}, micro_batch: {micro}, sequence: {context}}}
+precision: {{compute: bf16}}
+zero: {{stage: {stage}}}
+checkpoint: {{every: 0}}
+launch: {{device: cuda, threads: 1}}
+"""
+ENDLESS = """\
+name: endless
+model: {{arch: gpt2, layers: 1, hidden: 32, heads: 2, context: 32}}
+data: {{train: [{text}], format: text}}
+train: {{steps: 1000000, global_batch: 4, micro_batch: 1, sequence: 32}}
+zero: {{stage: 2}}
+checkpoint: {{every: 0}}
+launch: {{device: cuda, threads: 1}}
 """
 
 
-def job_of(name, compute="fp32", stage=0):
+class Setting:
+    """What is different with doubles."""
+
+    def __init__(self, doubles):
+        self.doubles = doubles
+        self.libexec = h.BUILD / ("fakes/libexec" if doubles else "libexec/dsrun")
+        self.plugin = self.libexec / "dsrun-cuda.so"
+        self.steps = 2 if doubles else 6  # of a reference case
+        self.long = 6 if doubles else 30
+        self.precisions = {"gpt2-tiny": ("fp32",), "llama-tiny": ("bf16",)} if doubles else \
+            {"gpt2-tiny": ("fp32", "bf16"), "llama-tiny": ("fp32", "bf16")}
+        self.micro = 2 if doubles else 1
+        self.at_once = 2 if doubles else 4
+        self.program = 300.0 if doubles else 60.0  # seconds, of one test of kernels
+        self.model = dict(layers=1, hidden=64, heads=1, context=32, batch=2, micro=1) if doubles else \
+            dict(layers=12, hidden=768, heads=12, context=1024, batch=16, micro=16)
+
+
+class Clock:
+    """Of one part; nothing that it starts outlives it."""
+
+    def __init__(self, seconds):
+        self.end = time.monotonic() + seconds
+
+    def left(self, most=600.0):
+        return max(min(most, self.end - time.monotonic()), 0.5)
+
+
+class Log:
+    """Standard output, and all of what failed, in a file too."""
+
+    def __init__(self, path):
+        self.out, self.file = sys.stdout, open(path, "w", encoding="utf-8")  # for as long as this process is
+
+    def write(self, text):
+        self.out.write(text)
+        self.file.write(text)
+
+    def flush(self):
+        self.out.flush()
+        self.file.flush()
+
+    def whole(self, title, text):
+        self.file.write("".join(f"#     {line}\n" for line in [title, *text.splitlines()]))
+        self.file.flush()
+
+
+setting = clock = log = None
+
+
+def job_of(name, compute="fp32", stage=0, steps=None, every=2):
+    """A job file of a reference case, and what its steps are to give."""
     case = CASES / name
     job = json.loads((case / "job.json").read_text())
+    steps = steps or setting.steps
     o, s = job["optimizer"], job["schedule"]
-    path = h.work() / f"{name}-{compute}-{stage}.yaml"
+    path = h.work() / f"{name}-{compute}-{stage}-{steps}-{every}.yaml"
     path.write_text(JOB.format(
-        arch=json.loads((case / "config.json").read_text())["model_type"], case=case, steps=job["steps"],
-        batch=job["micro_batches"] * job["batch"], seq=job["seq"], lr=o["lr"], betas=o["betas"], eps=o["eps"],
-        weight_decay=o["weight_decay"], clip=job["clip"], warmup=s["warmup_steps"], total=s["total_steps"],
-        min_lr=s["min_lr"], compute=compute, stage=stage))
-    return path, json.loads((case / "expected.json").read_text())
+        arch=json.loads((case / "config.json").read_text())["model_type"], case=case, steps=steps,
+        batch=job["micro_batches"] * job["batch"], micro=setting.micro, seq=job["seq"], lr=o["lr"], betas=o["betas"],
+        eps=o["eps"], weight_decay=o["weight_decay"], clip=job["clip"], warmup=s["warmup_steps"],
+        total=s["total_steps"], min_lr=s["min_lr"], compute=compute, stage=stage, every=every))
+    return path, json.loads((case / "expected.json").read_text())[:steps]
 
 
 def ended(run, command, timeout):
@@ -58,29 +137,77 @@ def ended(run, command, timeout):
         said = [text.decode(errors="replace") if isinstance(text, bytes) else text or ""
                 for text in (late.stdout, late.stderr)]
         h.reap()
-        return subprocess.CompletedProcess(command, 124, said[0], f"{said[1]}\nnot done after {timeout} s")
+        return subprocess.CompletedProcess(command, 124, said[0], f"{said[1]}\nnot done after {timeout:.0f} s")
 
 
-def train(path, run, ranks=1, timeout=90, **env):
-    return ended(lambda: h.dsrun("--slots", ranks, "--run-dir", h.work() / run, path, timeout=timeout,
-                                 DSRUN_CUDA_SHARE="1", **env), path, timeout)
+def environment(**more):
+    return dict({"DSRUN_CUDA_SHARE": "1", "DSRUN_LIBEXEC": str(setting.libexec), "NCCL_DEBUG": "WARN"}, **more)
 
 
-def reference(name, compute):
-    path, want = job_of(name, compute)
-    texts = []
-    for turn in ("a", "b"):
-        run = f"{name}-{compute}-{turn}"
-        ran = train(path, run)
-        if not h.ok(ran.returncode == 0, f"{run}: the job ends with 0", ran.stdout + ran.stderr):
-            return
-        got = h.metrics(h.work() / run)
-        worst = max(abs(g["loss"] - w["loss"]) / abs(w["loss"]) for g, w in zip(got, want))
-        h.ok(len(got) == len(want) and worst < LIMITS[compute], f"{run}: loss within {LIMITS[compute]:g}", worst)
-        worst = max(abs(g["grad_norm"] - w["grad_norm"]) / abs(w["grad_norm"]) for g, w in zip(got, want))
-        h.ok(worst < LIMITS[compute], f"{run}: norm within {LIMITS[compute]:g}", worst)
-        texts.append(h.metric_texts(h.work() / run))
-    h.ok(texts[0] == texts[1], f"{name} {compute}: the same bits run to run")
+def train(path, run, ranks=1, most=90.0, **env):
+    limit = clock.left(most)
+    began = time.monotonic()
+    ran = ended(lambda: h.dsrun("--slots", ranks, "--run-dir", h.work() / run, path, timeout=limit,
+                                **environment(**env)), path, limit)
+    log.whole(f"{run}: code {ran.returncode} after {time.monotonic() - began:.1f} s", ran.stdout + ran.stderr)
+    return ran
+
+
+def worst(got, want, key):
+    return max(abs(g[key] - w[key]) / abs(w[key]) for g, w in zip(got, want))
+
+
+def events(run, name):
+    lines = (h.work() / run / "events.jsonl").read_text().splitlines()
+    return [e for e in map(json.loads, lines) if e.get("event") == name]
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+def kernels():
+    """Every program of make gpu-tests; 77: the driver does not map the host's memory."""
+    programs = sorted(p for p in (h.BUILD / "gpu").glob("test_*") if p.suffix == "" and os.access(p, os.X_OK))
+    if not programs:
+        h.ok(False, "kernels: there are programs", f"none in '{h.BUILD}/gpu', make gpu-tests builds them")
+    tries = [(p, p.name, {}) for p in programs]
+    tries += [(p, f"{p.name} without cuDNN", {"DSRUN_CUDA_ATTENTION": "own"})
+              for p in programs if p.name == "test_attention"]
+
+    def one(what):
+        (program, name, more), limit, began = what, clock.left(setting.program), time.monotonic()
+        env = h.environment(DSRUN_TEST_PLUGIN=str(setting.plugin), FAKE_CUDA_OPEN="1", **more)
+        ran = ended(lambda: subprocess.run([program], capture_output=True, text=True, errors="replace", check=False,
+                                           timeout=limit, env=env), program, limit)
+        return name, ran, time.monotonic() - began
+
+    with concurrent.futures.ThreadPoolExecutor(setting.at_once) as pool:
+        for name, ran, took in pool.map(one, tries):
+            log.whole(f"{name}: code {ran.returncode} after {took:.1f} s", ran.stdout + ran.stderr)
+            if ran.returncode == 77:
+                h.skip(f"kernels: {name}", ran.stderr.strip())
+            else:
+                h.ok(ran.returncode == 0, f"kernels: {name}, {took:.0f} s", ran.stderr[-1500:] + ran.stdout[-500:])
+
+
+def reference():
+    """Loss and norm of each step against float64, and the same bits run to run."""
+    for name, precisions in setting.precisions.items():
+        for compute in precisions:
+            path, want = job_of(name, compute)
+            texts = []
+            for turn in ("a", "b"):
+                run = f"{name}-{compute}-{turn}"
+                ran = train(path, run)
+                if not h.ok(ran.returncode == 0, f"{run}: the job ends with 0", ran.stdout + ran.stderr):
+                    break
+                got = h.metrics(h.work() / run)
+                h.ok(len(got) == len(want), f"{run}: every step is there", len(got))
+                for key in ("loss", "grad_norm"):
+                    off = worst(got, want, key)
+                    h.ok(off < LIMITS[compute], f"{run}: {key} within {LIMITS[compute]:g}: {off:.2g}")
+                texts.append(h.metric_texts(h.work() / run))
+            if len(texts) == 2:
+                h.ok(texts[0] == texts[1], f"{name} {compute}: the same bits run to run", texts)
 
 
 def graphs():
@@ -89,44 +216,98 @@ def graphs():
     ran = [train(path, f"graphs-{on}", DSRUN_CUDA_GRAPHS=on) for on in ("1", "0")]
     said = ran[0].stdout + ran[0].stderr
     if h.ok(all(r.returncode == 0 for r in ran) and "without CUDA graphs" not in said,
-            "graphs: recorded, and nothing is said of them", said):
+            "graphs: recorded, and nothing is said of them", said + ran[1].stderr):
         h.ok(h.metric_texts(h.work() / "graphs-1") == h.metric_texts(h.work() / "graphs-0"),
              "graphs: the same bits as without")
 
 
+class Peak:
+    """The most that processes had of the GPU's memory beyond what they have now."""
+
+    def __init__(self):
+        self.gpu, self.over = machine.Gpu(), threading.Event()
+        self.idle = self.most = self.gpu.used()
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def _look(self):
+        while self.idle is not None and not self.over.wait(0.02):
+            self.most = max(self.most, self.gpu.used() or 0)
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+    def bytes(self):
+        return None if self.idle is None else self.most - self.idle
+
+
+def planned(path, ranks):
+    """What the plan says of a rank's memory: all, and what of it is an estimate."""
+    ran = h.dsrun("plan", "--json", "--slots", ranks, path, timeout=clock.left(30.0), **environment())
+    if not h.ok(ran.returncode == 0, f"memory: dsrun plan for {ranks}", ran.stdout + ran.stderr):
+        return None
+    memory = json.loads(ran.stdout)["memory"]
+    return memory["total"], memory["program and libraries"]
+
+
+def measured(path, ranks):
+    """(planned, estimate of it, taken of the device's memory as rank 0 saw it, by all processes), or None."""
+    plan, run = planned(path, ranks), f"memory-{ranks}"
+    with Peak() as peak:
+        ran = train(path, run, ranks, 60.0)
+    found = events(run, "memory") if ran.returncode == 0 else []
+    if plan and h.ok(found, f"memory on {ranks}: the job ends with 0 and tells what it took", ran.stdout + ran.stderr):
+        return (*plan, found[0]["device_bytes"], peak.bytes())
+    return None
+
+
+def mib(count):
+    return "unknown" if count is None else f"{count / 2**20:.1f} MiB"
+
+
 def memory():
-    """What a job of some GiB takes of the device, beside what its plan says."""
-    path, text = h.work() / "memory.yaml", h.work() / "memory.txt"
+    """What jobs take of the device, beside what their plans say, and what the estimates in them should be."""
+    text, paths = h.work() / "memory.txt", {}
     text.write_text(h.TEXT * 1000)
-    path.write_text(f"""\
-name: memory
-model: {{arch: gpt2, layers: 12, hidden: 768, heads: 12, context: 1024}}
-data: {{train: [{text}], format: text}}
-train: {{steps: 3, global_batch: 16, micro_batch: 16, sequence: 1024}}
-precision: {{compute: bf16}}
-checkpoint: {{every: 0}}
-launch: {{device: cuda}}
-""")
-    ran = train(path, "memory")
-    found = [e for e in map(json.loads, (h.work() / "memory" / "events.jsonl").read_text().splitlines())
-             if e.get("event") == "memory"] if ran.returncode == 0 else []
-    if h.ok(found, "memory: the job ends with 0 and tells what it took", ran.stdout + ran.stderr):
-        print(f"# planned {found[0]['planned_bytes']} bytes, taken {found[0]['device_bytes']}")
-        ratio = found[0]["device_bytes"] / found[0]["planned_bytes"]
-        h.ok(abs(ratio - 1) < 0.03, "memory: taken within 3% of planned", ratio)
-    attention(path)
+    for ranks in (1, 2):
+        paths[ranks] = h.work() / f"memory-{ranks}.yaml"
+        shape = {**setting.model, "batch": setting.model["batch"] * ranks}
+        paths[ranks].write_text(MEMORY.format(text=text, stage=0 if ranks == 1 else 2, **shape))
+    one = measured(paths[1], 1)
+    if one is None:
+        return
+    total, estimate, taken, peak = one
+    print(f"# planned {total} bytes, {estimate} of it estimated; taken {taken}")
+    if setting.doubles:  # which have no code of kernels on the device
+        h.ok(total - estimate <= taken <= (total - estimate) * 1.03, "memory: taken as planned", one)
+    else:
+        h.ok(abs(taken / total - 1) < 0.03, "memory: taken within 3% of planned", taken / total)
+    runtime = taken - (total - estimate)
+    print(f"# DEVICE_RUNTIME_BYTES (code, products, graphs) is {mib(estimate)}, measured {mib(runtime)}")
+    print(f"# a context takes {mib(None if peak is None else peak - taken)}, of which no plan knows")
+    two = measured(paths[2], 2)
+    if two is None or peak is None:
+        return
+    each = two[3] / 2 - (two[0] - two[1]) - (peak - taken) - runtime
+    print(f"# DEVICE_COMM_BYTES (NCCL, each of 2 ranks on sockets) is {mib(two[1] - estimate)}, measured {mib(each)}")
 
 
-def attention(path):
+def attention():
     """A job of a real shape by cuDNN and by our own kernels: bits from run to run, and what both lose."""
-    losses = {}
-    for way in ("cudnn", "own"):
+    path, text, losses = h.work() / "attention.yaml", h.work() / "attention.txt", {}
+    text.write_text(h.TEXT * 1000)
+    path.write_text(MEMORY.format(text=text, stage=0, **setting.model))
+    for way in ("own", "cudnn"):
         texts = []
         for turn in ("a", "b"):
             run = f"attention-{way}-{turn}"
             ran = train(path, run, DSRUN_CUDA_ATTENTION=way)
             if way == "cudnn" and any(words in ran.stderr for words in ("cannot be used", "for this GPU")):
-                h.skip("attention by cuDNN", ran.stderr.strip())
+                h.skip("attention by cuDNN", ran.stderr.strip().splitlines()[-1])
                 return
             if h.ok(ran.returncode == 0, f"{run}: the job ends with 0", ran.stdout + ran.stderr):
                 texts.append(h.metric_texts(h.work() / run))
@@ -134,97 +315,202 @@ def attention(path):
         h.ok(len(texts) == 2 and texts[0] == texts[1], f"attention by {way}: the same bits run to run", texts)
     if len(losses) == 2:
         apart = max(abs(a - b) / b for a, b in zip(losses["cudnn"], losses["own"]))
-        h.ok(apart < LIMITS["bf16"], f"attention by both: losses within {LIMITS['bf16']:g}", losses)
+        h.ok(apart < LIMITS["bf16"], f"attention by both: losses within {LIMITS['bf16']:g}: {apart:.2g}", losses)
 
 
-def zero(ranks):
-    """Ranks that share the GPU, over real NCCL."""
-    path, want = job_of("gpt2-tiny")
-    for stage in (0, 1, 2, 3):
-        path, want = job_of("gpt2-tiny", stage=stage)
-        run = f"zero{stage}-{ranks}"
-        ran = train(path, run, ranks)
-        if not h.ok(ran.returncode == 0, f"ZeRO {stage} on {ranks} ranks: the job ends with 0",
-                    ran.stdout + ran.stderr):
+def zero():
+    """Ranks that share the GPU, over real NCCL: stages against float64, and against each other."""
+    for ranks in (2, 4):
+        texts = {}
+        for stage in (0, 1, 2, 3):
+            path, want = job_of("gpt2-tiny", stage=stage, steps=3, every=0)
+            run, name = f"zero{stage}-{ranks}", f"ZeRO {stage} on {ranks} ranks"
+            ran = train(path, run, ranks, 60.0)
+            if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+                continue
+            off = worst(h.metrics(h.work() / run), want, "loss")
+            h.ok(off < LIMITS["fp32"], f"{name}: loss within {LIMITS['fp32']:g}: {off:.2g}")
+            texts[stage] = h.metric_texts(h.work() / run)
+        for one, other in zip(list(texts)[:-1], list(texts)[1:]):
+            pairs = list(zip(texts[one], texts[other]))
+            same = all(a == b for a, b in pairs)
+            off = max(abs(float(a[k]) - float(b[k])) / abs(float(a[k])) for a, b in pairs for k in (1, 2))
+            h.ok(off <= ORDER, f"ZeRO {one} and {other} on {ranks} ranks: "
+                 f"{'the same bits' if same else f'within {ORDER:g}: {off:.2g}'}", (texts[one], texts[other]))
+
+
+def workers():
+    """{rank: pid} of this check's workers."""
+    found = {}
+    for pid, line in h.processes().items():
+        if "dsrun-worker" not in line:
             continue
-        got = h.metrics(h.work() / run)
-        worst = max(abs(g["loss"] - w["loss"]) / abs(w["loss"]) for g, w in zip(got, want))
-        h.ok(worst < LIMITS["fp32"], f"ZeRO {stage} on {ranks} ranks: loss within {LIMITS['fp32']:g}", worst)
+        try:
+            env = (pathlib.Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [word[len(b"RANK="):] for word in env if word.startswith(b"RANK=")]
+        if rank:
+            found[int(rank[0])] = pid
+    return found
+
+
+def wait_for(what, seconds):
+    """Until what() is true; false when it is not in that time."""
+    end = time.monotonic() + clock.left(seconds)
+    while not what() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(what())
+
+
+def finish(job, run, seconds):
+    """How a started job ended, and all that it said."""
+    try:
+        code = job.wait(timeout=clock.left(seconds))
+    except subprocess.TimeoutExpired:
+        code = None
+        h.reap()
+        job.wait()
+    text = (h.work() / "start.log").read_text(errors="replace")
+    (h.work() / "start.log").write_text("")
+    log.whole(f"{run}: code {code}", text)
+    return code, text
 
 
 def killed():
     """A rank that is killed ends the job; run again, it goes on to the same end."""
-    path, _ = job_of("gpt2-tiny", stage=2)
-    whole = train(path, "killed-whole", 2)
-    job = h.start("--slots", 2, "--run-dir", h.work() / "killed", path, DSRUN_CUDA_SHARE="1")
-    end = time.monotonic() + 60
-    while time.monotonic() < end and not list((h.work() / "killed").glob("checkpoints/step-*/manifest.json")):
-        time.sleep(0.02)
-    workers = [pid for pid, line in h.processes().items() if "dsrun-worker" in line]
-    if workers:
-        os.kill(workers[0], signal.SIGKILL)
-    code = job.wait(timeout=120)
-    print(f"# the killed job ended with {code}; {len(workers)} workers were there")
-    again = train(path, "killed", 2)
+    path, _ = job_of("gpt2-tiny", stage=2, steps=setting.long)
+    whole = train(path, "killed-whole", 2, 60.0)
+    job = h.start("--slots", 2, "--run-dir", h.work() / "killed", path, **environment())
+    saved = wait_for(lambda: list((h.work() / "killed").glob("checkpoints/step-*/manifest.json")) or job.poll() is not None,
+                     60.0)
+    there = workers()
+    if there:
+        os.kill(there[min(there)], signal.SIGKILL)
+    code, text = finish(job, "killed", 60.0)
+    h.ok(saved and code is not None, "killed: the job ends", text)
+    print(f"# the killed job ended with {code}; {len(there)} workers were there")
+    again = train(path, "killed", 2, 60.0)
     h.ok(whole.returncode == 0 and again.returncode == 0, "killed: the next run ends the job", again.stderr)
     bits = h.metric_texts(h.work() / "killed-whole")
     h.ok(bits and h.metric_texts(h.work() / "killed") == bits, "killed: the same bits as without", bits)
 
 
-def kernels():
-    """Every program of make gpu-tests; 77: the driver does not map the host's memory."""
-    programs = sorted(p for p in (h.BUILD / "gpu").glob("test_*") if p.suffix == "" and os.access(p, os.X_OK))
-    if not programs:
-        h.skip("kernel tests on the device", f"there are none in '{h.BUILD}/gpu', make gpu-tests builds them")
-    tries = [(p, p.name, {}) for p in programs]
-    tries += [(p, f"{p.name} without cuDNN", {"DSRUN_CUDA_ATTENTION": "own"})
-              for p in programs if p.name == "test_attention"]
-    for program, name, env in tries:
-        ran = ended(lambda p=program, e=env: subprocess.run(
-            [p], capture_output=True, text=True, errors="replace", check=False, timeout=KERNELS_S,
-            env=h.environment(DSRUN_TEST_PLUGIN=str(PLUGIN), **e)), program, KERNELS_S)
-        if ran.returncode == 77:
-            h.skip(f"kernels: {name}", ran.stderr.strip())
-        else:
-            h.ok(ran.returncode == 0, f"kernels: {name}", ran.stderr + ran.stdout[-500:])
+def stopped():
+    """One rank of four stands still: the others name it, abort, and the job ends with 124."""
+    path, text = h.work() / "endless.yaml", h.work() / "endless.txt"
+    text.write_text(h.TEXT * 100)
+    path.write_text(ENDLESS.format(text=text))
+    run, lost = h.work() / "stopped", 2
+    job = h.start("--slots", 4, "--run-dir", run, path, **environment(DSRUN_COMM_TIMEOUT=str(PATIENCE_S)))
+    steps = run / "metrics.jsonl"
+    running = wait_for(lambda: steps.exists() and steps.stat().st_size > 0 or job.poll() is not None, 60.0)
+    there = workers()
+    if lost in there:
+        os.kill(there[lost], signal.SIGSTOP)
+    code, said = finish(job, "stopped", 60.0 + PATIENCE_S)
+    h.ok(running and len(there) == 4 and code == 124, "stopped: four ranks, and the job ends with 124",
+         f"{code}, ranks {sorted(there)}\n{said}")
+    for rank in sorted(set(there) - {lost}):
+        line = re.search(rf"collective \d+ .* on rank {rank} for .*rank {lost} has not come", said)
+        if line:
+            h.ok(True, f"stopped: rank {rank} names rank {lost}")
+    h.ok(f"rank {lost} has not come" in said, f"stopped: rank {lost} is named", said)
+    for rank in sorted(set(there) - {lost}):
+        h.ok(f"rank {rank} has not come" not in said, f"stopped: rank {rank} is not", said)
 
 
 def sanitizer():
+    """compute-sanitizer's tools on the reference case, two steps, with graphs and without."""
     tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        found = sorted(pathlib.Path("/usr/local").glob("cuda*/bin/compute-sanitizer"))
+        tool = str(found[-1]) if found else None
     if tool is None:
         h.skip("compute-sanitizer", "it is not installed")
         return
-    folder = h.work() / "libexec"
-    folder.mkdir()
-    for name in ("dsrun-agent", "dsrun-cuda.so"):
-        shutil.copy(h.BUILD / "libexec" / "dsrun" / name, folder)
-    (folder / "dsrun-worker").write_text(
-        f"#!/bin/sh\nexec '{tool}' --error-exitcode 86 '{h.BUILD}/libexec/dsrun/dsrun-worker' \"$@\"\n")
-    (folder / "dsrun-worker").chmod(0o755)
-    path, _ = job_of("gpt2-tiny")
-    ran = train(path, "sanitizer", DSRUN_LIBEXEC=str(folder))
-    h.ok(ran.returncode == 0, "compute-sanitizer: no fault in the reference case", ran.stdout + ran.stderr)
+    for name, graphs_on in (("memcheck", "0"), ("racecheck", "0"), ("synccheck", "0"), ("memcheck", "1")):
+        folder = h.work() / f"libexec-{name}-{graphs_on}"
+        folder.mkdir()
+        for entry in setting.libexec.iterdir():
+            if entry.name != "dsrun-worker" and not entry.name.startswith("."):
+                (folder / entry.name).symlink_to(entry)
+        # An error that a call of CUDA's answers is no fault: libraries ask for what is not there.
+        (folder / "dsrun-worker").write_text(
+            f"#!/bin/sh\n[ \"$1\" != device ] || exec '{setting.libexec}/dsrun-worker' \"$@\"\n"
+            f"exec '{tool}' --tool {name} --error-exitcode 86 --report-api-errors no "
+            f"'{setting.libexec}/dsrun-worker' \"$@\"\n")
+        (folder / "dsrun-worker").chmod(0o755)
+        path, _ = job_of("gpt2-tiny", steps=2, every=0)
+        run = f"sanitizer-{name}-{graphs_on}"
+        ran = train(path, run, 1, 60.0, DSRUN_LIBEXEC=str(folder), DSRUN_CUDA_GRAPHS=graphs_on)
+        h.ok(ran.returncode == 0, f"compute-sanitizer {name}, graphs {graphs_on}: no fault", ran.stdout + ran.stderr)
 
 
-missing = machine.why_no_gpu()
-if missing:
-    sys.exit(f"gpu-check: {missing}, nothing was checked")
-if not PLUGIN.exists():
-    sys.exit(f"gpu-check: there is no '{PLUGIN}', build it with make CUDA_HOME=..., nothing was checked")
-folders, where = machine.library_path(h.BUILD)
-if folders:
-    os.environ["LD_LIBRARY_PATH"] = folders
-for line in where:
-    print(f"# {line}")
-kernels()
-for reference_case in ("gpt2-tiny", "llama-tiny"):
-    for precision in ("fp32", "bf16"):
-        reference(reference_case, precision)
-graphs()
-memory()
-for count in (2, 4):
-    zero(count)
-killed()
-sanitizer()
-h.skip("one wait for the device a step", "counted with the fake runtime only, by tests/e2e/cuda.py")
-h.done()
+# The time that each may take, in seconds, all others allowing; doubles are slow.
+PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (memory, 50), (attention, 50), (zero, 110), (killed, 50), (stopped, 60),
+         (sanitizer, 80))
+DOUBLES_SLOWER = 6
+
+
+def do_part(part, seconds):
+    """Run one, whatever comes; a line of what came of it."""
+    global clock
+    before, began = h.counts(), time.monotonic()
+    clock = Clock(seconds)
+    try:
+        part()
+    except Exception:  # the other parts are still to be run
+        h.ok(False, f"{part.__name__}: goes through", traceback.format_exc())
+    h.reap()
+    good, bad, skipped = (now - then for now, then in zip(h.counts(), before))
+    return f"{part.__name__:<10} {good:>3} ok, {bad} failed, {skipped} skipped, {time.monotonic() - began:.0f} s"
+
+
+def main():
+    global setting, log
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("parts", nargs="*", help="those to run; all of " + " ".join(p.__name__ for p, _ in PARTS))
+    parser.add_argument("--seconds", type=float, default=520.0, help="all of it ends in this time")
+    parser.add_argument("--out", type=pathlib.Path, help="the folder of the log; bench/results")
+    parser.add_argument("--doubles", action="store_true", help="a rehearsal without a GPU")
+    args = parser.parse_args()
+    setting = Setting(args.doubles)
+    end = time.monotonic() + args.seconds
+    if args.doubles:
+        os.environ.update(LD_LIBRARY_PATH=str(setting.libexec), FAKE_CUDA_MEMORY=str(4 << 30))
+    missing = machine.why_no_gpu()
+    if missing:
+        sys.exit(f"gpu-check: {missing}, nothing was checked")
+    if not setting.plugin.exists():
+        sys.exit(f"gpu-check: there is no '{setting.plugin}', build it with make CUDA_HOME=..., nothing was checked")
+    facts = machine.Gpu().facts()
+    word = re.sub(r"[^a-z0-9]+", "-", facts["name"].lower()).strip("-")
+    out = args.out or (h.BUILD if args.doubles else h.ROOT / "bench" / "results")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{datetime.date.today().isoformat()}-{word}-check.log"
+    log = sys.stdout = Log(path)
+    print(f"# {facts}, {datetime.datetime.now().isoformat(timespec='seconds')}, build {h.BUILD}")
+    if not args.doubles:
+        folders, where = machine.library_path(h.BUILD)
+        if folders:
+            os.environ["LD_LIBRARY_PATH"] = folders
+        for line in where:
+            print(f"# {line}")
+    summary = []
+    for part, most in PARTS:
+        if args.parts and part.__name__ not in args.parts:
+            continue
+        left = end - time.monotonic()
+        if left < 5.0:
+            h.ok(False, f"{part.__name__}: there is time for it")
+            summary.append(f"{part.__name__:<10} not run, no time was left")
+        else:
+            summary.append(do_part(part, min(most * (DOUBLES_SLOWER if args.doubles else 1), left)))
+            print(f"# {summary[-1]}", flush=True)
+    h.skip("one wait for the device a step", "counted with the fake runtime only, by tests/e2e/cuda.py")
+    print("#\n" + "".join(f"# {line}\n" for line in summary) + f"# all of it: {path}", flush=True)
+    h.done()
+
+
+main()

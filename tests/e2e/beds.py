@@ -104,7 +104,7 @@ class Hosts:
     def run(self, *command, timeout=120, **env):
         """Run a command on the head to its end."""
         return subprocess.run([*self.head, *map(str, command)], capture_output=True, text=True, errors="replace",
-                              timeout=timeout, cwd=h.work(), env=h.environment(**env), check=False)
+                              timeout=h.PATIENCE * timeout, cwd=h.work(), env=h.environment(**env), check=False)
 
     def start(self, *command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **env):
         """Start a command on the head; the Popen's pid and signals are the command's own."""

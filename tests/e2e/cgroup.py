@@ -15,7 +15,7 @@ import time
 import beds
 import harness as h
 
-LIMIT = 40  # seconds for anything to happen; nothing takes nearly as long
+LIMIT = 40 * h.PATIENCE  # seconds for anything to happen; nothing takes nearly as long
 # Each rank leaves a process in a session of its own that ignores SIGTERM, says where it is, and waits.
 PROGRAM = """
 trap '' TERM

@@ -24,6 +24,7 @@ BUILD = ROOT / os.environ.get("B", "build")
 DSRUN = str(BUILD / "bin" / "dsrun")
 MARK = "DSRUN_TEST=" + uuid.uuid4().hex
 SANITIZED = "ASAN_OPTIONS" in os.environ  # slower: tests may take fewer rounds
+PATIENCE = 5 if "TEST_SLOW" in os.environ else 1  # times: programs that count what they run take that much longer
 
 _work = None
 _count = _failed = _skipped = 0
@@ -83,7 +84,7 @@ def environment(**more):
 def dsrun(*args, timeout=120, cwd=None, **env):
     """Run dsrun to its end; returns the CompletedProcess with text output."""
     return subprocess.run([DSRUN, *map(str, args)], capture_output=True, text=True, errors="replace",
-                          timeout=timeout, cwd=cwd or work(), env=environment(**env), check=False)
+                          timeout=PATIENCE * timeout, cwd=cwd or work(), env=environment(**env), check=False)
 
 
 def start(*args, cwd=None, **env):

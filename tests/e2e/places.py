@@ -56,8 +56,8 @@ class Here:
     def run(self, command, *words, hosts=None, timeout=120, cwd=None, **env):
         argv = [word if isinstance(word, bytes) else str(word) for word in
                 [*self.head, *self._argv(command, words, hosts)]]
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
-                              cwd=cwd or h.work(), env=self.environment(env))
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=h.PATIENCE * timeout,
+                              check=False, cwd=cwd or h.work(), env=self.environment(env))
 
     def start(self, command, *words, hosts=None, **env):
         argv = [word if isinstance(word, bytes) else str(word) for word in

@@ -16,7 +16,7 @@ import harness as h
 import places
 from places import until
 
-LIMIT = 60  # seconds for anything to happen; nothing takes nearly as long
+LIMIT = 60 * h.PATIENCE  # seconds for anything to happen; nothing takes nearly as long
 beds.require()
 LIBEXEC = h.work() / "libexec"
 LIBEXEC.mkdir()

@@ -22,7 +22,7 @@ beds.require("slurm")
 FAKE = h.BUILD / "tests" / "e2e" / "fake_worker"
 AGENT = h.BUILD / "libexec" / "dsrun" / "dsrun-agent"
 CPUS = "4 2 8 4"
-LIMIT = 60  # seconds for anything to happen; nothing takes nearly as long
+LIMIT = 60 * h.PATIENCE  # seconds for anything to happen; nothing takes nearly as long
 _runs = 0
 
 
@@ -469,7 +469,7 @@ def manual():
 
 def examples(bed):
     """train, array, requeue: with real training, which gives the numbers of a run without Slurm on one machine."""
-    steps = 60 if h.SANITIZED else 500  # some seconds: the signal must find it training
+    steps = 60 if h.SANITIZED or h.PATIENCE > 1 else 500  # some seconds: the signal must find it training
     job = h.write_job("train.yaml", steps=steps, layers=4, hidden=64, every=1000, batch=4)
     plain = h.work() / "plain"
     straight = h.dsrun("-q", "--slots", "4", "--run-dir", plain, job)

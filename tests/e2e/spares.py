@@ -13,7 +13,7 @@ import time
 import beds
 import harness as h
 
-LIMIT = 40  # seconds for anything to happen; nothing takes nearly as long
+LIMIT = 40 * h.PATIENCE  # seconds for anything to happen; nothing takes nearly as long
 # One line a rank when it begins; then it waits to be told how to end, by a file named after the attempt.
 PROGRAM = """
 echo "attempt $TORCHELASTIC_RESTART_COUNT rank $RANK on $(hostname) devices ${CUDA_VISIBLE_DEVICES-none}"

@@ -31,6 +31,7 @@
 
 enum { MOST_RANKS = DS_COMM_MAX_F64, WAIT_MS = 600000, TEXT_BYTES = 1 << 16 };
 enum { REPEATS = 24, SMALL_REPEATS = 200 };
+enum { SPIN = 4000 }; /* polls before a sleep, as many as those of a job's ranks */
 enum { RATES = sizeof(struct ds_rates) / sizeof(double) };
 #define AREA_BYTES   ((size_t)64 << 20)
 #define BUCKET_BYTES ((size_t)8 << 20)
@@ -80,7 +81,8 @@ static int open_comm(struct machine *machine, struct ds_error *err)
                                       .world = machine->world,
                                       .shm_fd = machine->world > 1 ? machine->fd : -1,
                                       .arena_bytes = AREA_BYTES,
-                                      .timeout_ms = WAIT_MS};
+                                      .timeout_ms = WAIT_MS,
+                                      .spin = SPIN};
 
     return ds_comm_open(&machine->comm, &args, err);
 }

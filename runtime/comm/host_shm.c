@@ -18,10 +18,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __x86_64__
+#include <emmintrin.h>
+#endif
+
 #include "runtime/comm/half.h"
 #include "runtime/comm/host.h"
 
-enum { HALF_BYTES = DS_HOST_HALF_BYTES };
+enum { HALF_BYTES = DS_HOST_HALF_BYTES, LARGE_BYTES = 16 * 1024 * 1024 };
 
 struct range {
     size_t at, len;
@@ -386,6 +390,57 @@ int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call
 
 /* --- all-gather ---------------------------------------------------------------------------- */
 
+/* A copy too large for any cache: stores that go past it need not read their lines first, and four
+ * places at once keep more lines on their way, for a core looks ahead in one page only. */
+#ifdef __x86_64__
+enum { STREAMS = 4, STEP = 2 * DS_REGION_LINE, AHEAD = 16 * DS_REGION_LINE };
+
+static void copy_step(unsigned char *to, const unsigned char *from)
+{
+    __builtin_prefetch(from + AHEAD);
+    __builtin_prefetch(from + AHEAD + DS_REGION_LINE);
+    for (size_t i = 0; i < STEP; i += sizeof(__m128i))
+        _mm_stream_si128((__m128i *)(void *)(to + i),
+                         _mm_loadu_si128((const __m128i *)(const void *)(from + i)));
+}
+
+static void copy_large(unsigned char *to, const unsigned char *from, size_t bytes)
+{
+    size_t head = -(uintptr_t)to % DS_REGION_LINE;
+    size_t part = (bytes - head) / STREAMS / STEP * STEP, done = head + STREAMS * part;
+
+    memcpy(to, from, head);
+    for (size_t at = head; at < head + part; at += STEP)
+        for (size_t i = 0; i < STREAMS; i++)
+            copy_step(to + i * part + at, from + i * part + at);
+    memcpy(to + done, from + done, bytes - done);
+    _mm_sfence(); /* no barrier orders such stores */
+}
+#else
+static void copy_large(unsigned char *to, const unsigned char *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}
+#endif
+
+/* The shards of the others, from where they lie; each rank begins with the next one's. */
+static void take_shards(const struct ds__host *host, const struct ds_comm_call *call)
+{
+    unsigned world = host->base.world, me = host->base.rank;
+    size_t shard = call->bytes / world;
+
+    for (unsigned i = 1; i < world; i++) {
+        unsigned rank = (me + i) % world;
+        unsigned char *to = (unsigned char *)call->buf + rank * shard;
+        const unsigned char *from = (const unsigned char *)host->peer[rank] + rank * shard;
+
+        if (call->bytes < LARGE_BYTES || shard < DS_REGION_LINE)
+            memcpy(to, from, shard);
+        else
+            copy_large(to, from, shard);
+    }
+}
+
 /* In place all shards are there by now; from elsewhere nobody reads the room any more. */
 static int all_gather_common(struct ds__host *host, const struct ds_comm_call *call,
                              struct ds_error *err)
@@ -424,7 +479,6 @@ static int all_gather_staged(struct ds__host *host, const struct ds_comm_call *c
 int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__host *host = host_of(comm);
-    size_t shard = call->bytes / comm->world;
     int rc = ds__shm_enter(host, call, err);
 
     if (rc < 0 || call->bytes == 0)
@@ -435,10 +489,7 @@ int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, st
         return 0;
     if (!ds__shm_find_buffers(host, 0, comm->world - 1))
         return all_gather_staged(host, call, err);
-    for (unsigned rank = 0; rank < comm->world; rank++)
-        if (rank != comm->rank)
-            memcpy((unsigned char *)call->buf + rank * shard,
-                   (unsigned char *)host->peer[rank] + rank * shard, shard);
+    take_shards(host, call);
     return ds__shm_barrier(host, call, err);
 }
 

@@ -123,6 +123,41 @@ Test(comm, operations_follow_each_other)
     }
 }
 
+/* Shards too large for a cache, which begin and end within a line: all of them, and no byte more. */
+static int rank_large(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const size_t shard = *(const size_t *)setup->user, bytes = shard * setup->world;
+    unsigned char *arena = ds_comm_arena(comm), *buf = arena + 5;
+    struct ds_error err = {0};
+
+    memset(buf + rank * shard, (int)rank + 1, shard);
+    buf[rank * shard] = 101;
+    buf[(rank + 1) * shard - 1] = 102;
+    EXPECT_OK(ds_comm_all_gather(comm, buf, bytes, &err), &err);
+    for (unsigned r = 0; r < setup->world; r++) {
+        const unsigned char *its = buf + r * shard;
+
+        EXPECT(its[0] == 101 && its[shard - 1] == 102 && its[1] == r + 1);
+        EXPECT(memcmp(its + 1, its + 2, shard - 3) == 0);
+    }
+    EXPECT(arena[4] == 0 && buf[bytes] == 0);
+    return 0;
+}
+
+Test(comm, an_all_gather_of_much_is_whole)
+{
+    static const size_t shards[] = {(8 << 20) + 1, (8 << 20) + 4096, (9 << 20) - 77};
+
+    for (unsigned i = 0; i < 3; i++) {
+        struct ranks setup = {.world = 2 + i % 2,
+                              .arena_bytes = (2 + i % 2) * shards[i] + 64,
+                              .timeout_ms = 60000,
+                              .user = &shards[i]};
+
+        cr_assert(ranks_run(setup, rank_large) == 0, "shards of %zu bytes", shards[i]);
+    }
+}
+
 /* --- the smaller promises -------------------------------------------------------------------- */
 
 static int rank_stats(const struct ranks *setup, unsigned rank, struct ds_comm *comm)

@@ -82,7 +82,7 @@ def on_hosts(bed, name, hostfile, *keys):
 def placements(bed, plain):
     """(a) and (c): where ranks are, and who holds which share, changes no bit."""
     four, two, uneven = LAYOUTS["4 x 1"], LAYOUTS["2 x 2"], LAYOUTS["3 + 1"]
-    for layout, stage in (("4 x 1", 0), ("2 x 2", 0), ("3 + 1", 0), ("2 x 2", 1), ("2 x 2", 2), ("4 x 1", 3),
+    for layout, stage in (("4 x 1", 0), ("2 x 2", 0), ("3 + 1", 0), ("2 x 2", 1), ("2 x 2", 2), ("4 x 1", 3), ("2 x 2", 3),
                           ("3 + 1", 3)):
         name = f"{layout}, stage {stage}"
         run = on_hosts(bed, name, {"4 x 1": four, "2 x 2": two, "3 + 1": uneven}[layout], f"zero.stage={stage}")

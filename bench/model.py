@@ -3,7 +3,7 @@
 """model.py - the cost model: predicted against measured step time of ten jobs on this machine.
 
 The machine is measured (`dsrun bench machine`) right before and right after every run of a job, and
-the job predicted (`dsrun plan --cluster`) by both: what a core reaches changes from one second to the
+the job predicted (`dsrun plan`) by both: what a core reaches changes from one second to the
 next where other machines share it.  A round's ratio is the mean of the two predictions / the median
 step of the run; a job's is the median of the rounds' ratios.  No sample is left out.
 """
@@ -65,9 +65,12 @@ def measure_machine(dsrun, ranks):
 
 
 def predict(dsrun, folder, machine, words):
-    with open(folder + "/machine.yaml", "w", encoding="utf-8") as file:
+    """As a user has it: on hosts whose rates are known, not on a described cluster."""
+    config = folder + "/config"
+    os.makedirs(config + "/dsrun", exist_ok=True)
+    with open(config + "/dsrun/machine.yaml", "w", encoding="utf-8") as file:
         file.write(machine)
-    plan = run([dsrun, "plan", "--json", "--cluster", folder + "/machine.yaml", *words])
+    plan = run([dsrun, "plan", "--json", *words], env={"XDG_CONFIG_HOME": config})
     return json.loads(plan)["predicted"]["step_ms"]
 
 

@@ -28,7 +28,7 @@ check-docs: all | $(B)/deps-lint.ok ## documents agree with the code: options, k
 tidy: | $(B)/deps-test.ok ## the ratchets: lengths, licence lines, banned calls, stray files
 	$(Q)tools/tidy $(LISTED)
 
-LISTED = cli/dsrun.c cli/agent.c cli/worker.c $(SRC_cuda) $(PLUGIN_C) $(FAKE_C) $(CU_CUDA) tests/cudaemu/planted.cu tests/cudaemu/fake_blaslt.c $(FAKE_DNN) tests/cudaemu/race.c $(foreach r,$(ROOMS),$(SRC_$(r)) $(SRC_isa_$(r))) \
+LISTED = cli/dsrun.c cli/agent.c cli/worker.c $(SRC_cuda) $(PLUGIN_C) $(FAKE_C) $(CU_CUDA) tests/cudaemu/planted.cu tests/cudaemu/fake_blaslt.c $(FAKE_DNN) tests/cudaemu/no_driver.c tests/cudaemu/race.c $(foreach r,$(ROOMS),$(SRC_$(r)) $(SRC_isa_$(r))) \
     $(foreach r,$(TEST_ROOMS),$(TESTS_$(r))) $(TESTS_e2e) $(SRC_one_map) $(TEST_nccl)
 
 format: | $(B)/deps-lint.ok ## rewrite the C sources with clang-format

@@ -40,10 +40,15 @@ $(B)/tests/cudaemu/libfake%.so:
 	$(call say,LINK    $@)
 	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -fPIC -fvisibility=default -shared -o $@ $(filter %.c,$^) -lm
 
+# A driver without a device, so that cuDNN's own plans can be looked at.
+$(B)/tests/cudaemu/libcuda.so.1: tests/cudaemu/no_driver.c $(B)/flags
+	$(call say,LINK    $@)
+	$(Q)$(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) -fPIC -fvisibility=default -shared -Wl,-soname,libcuda.so.1 -o $@ $<
+
 # --- under instruments ----------------------------------------------------------------------------
 # Every CUDA thread is a thread to ThreadSanitizer, so it sees races between the threads of a block;
 # one order of threads and few shapes.  Criterion does not start there: tests/support/mini/.
-EMU_TSAN := $(patsubst %.c,$(B)/%,$(filter-out %/test_emulation.c,$(TESTS_cuda-emu)))
+EMU_TSAN := $(patsubst %.c,$(B)/%,$(filter-out %/test_emulation.c %/test_cudnn_plans.c,$(TESTS_cuda-emu)))
 EMU_RACE := $(B)/tests/cudaemu/race
 check-cuda-tsan: | $(B)/deps-test.ok ## the emulated CUDA kernels: races between threads of a block, by ThreadSanitizer
 	$(Q)$(MAKE) B=$(B)/cudatsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread -Wno-unused-parameter' \

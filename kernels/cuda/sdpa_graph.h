@@ -9,7 +9,7 @@
  * which is how cuDNN is asked for the same bits every time.
  *
  * Source  NVIDIA, "cuDNN Backend API", "Attention"
- * Tests   tests/cudaemu/test_cuda_sdpa.c (computes the graphs), tests/e2e/cuda.py
+ * Tests   tests/cudaemu/test_cuda_sdpa.c (computes the graphs), test_cudnn_plans.c
  */
 #ifndef DS_KERNELS_CUDA_SDPA_GRAPH_H
 #define DS_KERNELS_CUDA_SDPA_GRAPH_H

@@ -73,7 +73,9 @@ enum ds_wire_phase { /* what a rank does after the step it has made */
                      DS_PHASE_STEP,
                      DS_PHASE_EVALUATE,
                      DS_PHASE_SAVE,
-                     DS_PHASE_DISK_FULL, /* it ends, because a disk is full */
+                     DS_PHASE_DISK_FULL, /* it ends, because a disk is full, */
+                     DS_PHASE_NO_MEMORY, /* there is no memory left, */
+                     DS_PHASE_COMM,      /* or a collective timed out or lost a peer */
                      DS_PHASES
 };
 enum { DS_WIRE_BEAT_BYTES = 12 };

@@ -28,7 +28,9 @@ struct ds_cli {          /* borrowed from argv; plain data */
     uint64_t nodes, slots;                        /* 0: not given */
     int64_t trials;                               /* -1: not given */
     int64_t restarts;                             /* -1: not given */
+    unsigned restart_on;                          /* enum ds_cause, or'ed; 0: not given */
     double grace_s, start_timeout_s, heartbeat_s; /* < 0: not given */
+    double restart_backoff_s;                     /* the same */
     enum ds_via via;
     unsigned push; /* enum ds_push */
     enum ds_color color;

@@ -20,6 +20,7 @@
 #include "cli/env.h"
 #include "cli/place.h"
 #include "cli/report.h"
+#include "launcher/fleet/cause.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
 
@@ -27,6 +28,7 @@ enum {
     GRACE_S = 30,
     START_TIMEOUT_S = 60,
     HEARTBEAT_S = 15,
+    BACKOFF_S = 1,
     TEXT_BYTES = 16 * 1024 * 1024,
     OWN_VARS = 4
 };
@@ -213,8 +215,13 @@ static int run_attempt(struct launch *launch, const struct ds_env *given,
 static bool again(struct launch *launch, struct ds_restart *restart, struct ds_fleet_result *result,
                   struct ds_error *err)
 {
+    const struct ds_cli *cli = launch->cli;
     struct ds_restart_facts facts = {
-        .limit = launch->cli->restarts > 0 ? (unsigned)launch->cli->restarts : 0,
+        .limit = cli->restarts > 0 ? (unsigned)cli->restarts : 0,
+        .on = cli->restart_on != 0 ? cli->restart_on : DS_CAUSES_DEFAULT,
+        .first_ms =
+            (unsigned)((cli->restart_backoff_s < 0 ? BACKOFF_S : cli->restart_backoff_s) * 1000),
+        .cause = ds_cause_class(&result->first),
         .code = result->code,
         .stopped = result->stop_signal != 0,
         .step =

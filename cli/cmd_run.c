@@ -22,6 +22,7 @@
 #include "cli/machine.h"
 #include "cli/place.h"
 #include "cli/report.h"
+#include "launcher/fleet/cause.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
 #include "runtime/cost/depth.h"
@@ -273,6 +274,9 @@ static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_r
                   struct ds_error *err)
 {
     struct ds_restart_facts facts = {.limit = (unsigned)run->job.launch.restarts,
+                                     .on = run->job.launch.restart_on,
+                                     .first_ms = (unsigned)(run->job.launch.restart_backoff * 1000),
+                                     .cause = ds_cause_class(&result->first),
                                      .code = result->code,
                                      .stopped = result->stop_signal != 0,
                                      .checkpoint = run->report.checkpoint,

@@ -24,6 +24,10 @@ static int apply_options(const struct ds_cli *cli, struct ds_job *job, struct ds
         job->launch.slots = cli->slots;
     if (cli->restarts >= 0)
         job->launch.restarts = (uint64_t)cli->restarts;
+    if (cli->restart_on != 0)
+        job->launch.restart_on = cli->restart_on;
+    if (cli->restart_backoff_s >= 0)
+        job->launch.restart_backoff = cli->restart_backoff_s;
     if (cli->heartbeat_s >= 0)
         job->launch.heartbeat = cli->heartbeat_s;
     if (cli->run_dir == NULL)

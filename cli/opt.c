@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/causes.h"
 #include "base/nearest.h"
 #include "launcher/remote/transport.h"
 
@@ -39,6 +40,11 @@ static const struct ds_choice colors[] = {
     {"auto", DS_COLOR_AUTO, false}, {"always", DS_COLOR_ALWAYS, false},
     {"never", DS_COLOR_NEVER, false}, {NULL, 0, false}};
 static const struct ds_choice dtypes[] = {{"fp32", 0, false}, {"bf16", 0, false}, {NULL, 0, false}};
+static const struct ds_choice causes[] = {
+#define X(id, bit, name) {name, DS_CAUSE_##id, false},
+    DS_CAUSES(X)
+#undef X
+    {NULL, 0, false}};
 static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
 
 #define BIT(id)  (1u << DS_COMMAND_##id)
@@ -84,6 +90,10 @@ static const struct ds_option options[] = {
             "without a word after which a host is lost; 15 if not given, 0: never"),
     WHOLE("--restarts", "N", int64_t *, restarts, 0, 1000000, ON_RANKS,
           "times to start again after a failure"),
+    {{"--restart-on", DS_KEY_SET, 0, FIELD(unsigned *, restart_on), NULL, 0, 0, causes,
+      "after which failures, as launch.restart_on; 'host-lost,comm'", NULL}, 0, "LIST", ON_RANKS},
+    SECONDS("--restart-backoff", restart_backoff_s, ON_RANKS,
+            "before the first restart, doubled for the next ones, up to 30; 1 if not given"),
     {{"--env", DS_KEY_LIST, 0, FIELD(const char ***, env), NULL, 0, 65536, NULL,
       "give ranks a variable; without a value the one it has here, or all that match a pattern "
       "like 'NCCL_*'; repeatable", NULL}, 0, "NAME[=VALUE]", STARTING},
@@ -160,6 +170,23 @@ static int add_env_file(struct parser *p, const char *word)
     return 0;
 }
 
+/* "a,b": the names of a set. */
+static int add_causes(struct parser *p, const struct ds_key *key, const char *names)
+{
+    char name[DS_NEAREST_MAX + 1];
+    unsigned set = 0;
+    int rc = 0;
+
+    for (const char *more = ","; rc == 0 && *more == ','; names = more + 1) {
+        more = names + strcspn(names, ",");
+        (void)snprintf(name, sizeof(name), "%.*s", (int)(more - names), names);
+        rc = ds_key_set_text(key, p->cli, p->arena, name, p->err);
+        set |= p->cli->restart_on;
+    }
+    p->cli->restart_on = set;
+    return rc;
+}
+
 /* Store the value of option `i`. */
 static int take(struct parser *p, size_t i, const char *value)
 {
@@ -169,6 +196,8 @@ static int take(struct parser *p, size_t i, const char *value)
     if (key->type == DS_KEY_LIST)
         return key->offset == offsetof(struct ds_cli, env) ? add_env(p, value)
                                                            : add_env_file(p, value);
+    if (key->type == DS_KEY_SET)
+        return add_causes(p, key, value);
     return ds_key_set_text(key, p->cli, p->arena, value, p->err);
 }
 
@@ -420,8 +449,12 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
     int rc;
 
     *command = NULL;
-    *cli = (struct ds_cli){
-        .restarts = -1, .trials = -1, .grace_s = -1, .start_timeout_s = -1, .heartbeat_s = -1};
+    *cli = (struct ds_cli){.restarts = -1,
+                           .trials = -1,
+                           .grace_s = -1,
+                           .start_timeout_s = -1,
+                           .heartbeat_s = -1,
+                           .restart_backoff_s = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
     cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));

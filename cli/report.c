@@ -15,6 +15,7 @@
 #include "base/fsio.h"
 #include "base/json.h"
 #include "base/json_read.h"
+#include "launcher/fleet/cause.h"
 #include "runtime/job.h"
 
 enum { EVENT_BYTES = 1024 * 1024 };
@@ -321,6 +322,7 @@ int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *re
     ds_console_error(&report->console, "%s%s", result->cause, victims);
     event_begin(&event, "failure");
     ds_json_string(&event.json, "cause", result->cause);
+    ds_json_string(&event.json, "class", ds_cause_name(ds_cause_class(first)));
     if (first->kind == DS_FAILURE_RANK) {
         ds_json_u64(&event.json, "rank", first->rank);
         ds_json_u64(&event.json, first->signal != 0 ? "signal" : "code",

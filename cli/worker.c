@@ -162,6 +162,19 @@ static int run_job(const struct ds_train_args *started, struct ds_buf *text, int
     return rc;
 }
 
+/* What it ends for, where the launcher may treat that apart. */
+static enum ds_wire_phase end_phase(int rc)
+{
+    switch (rc) {
+    case -ENOSPC:
+    case -EDQUOT: return DS_PHASE_DISK_FULL;
+    case -ENOMEM: return DS_PHASE_NO_MEMORY;
+    case -ETIMEDOUT:
+    case -ECONNRESET: return DS_PHASE_COMM;
+    default: return DS_PHASE_STEP;
+    }
+}
+
 static int run_worker(int *code, struct ds_error *err)
 {
     struct ds_train_args args = {.shm_fd = -1};
@@ -176,14 +189,14 @@ static int run_worker(int *code, struct ds_error *err)
     rc = ds_link_open(&args.link, link_fd, args.rank, &text, err);
     if (rc == 0)
         rc = run_job(&args, &text, code, err);
-    if ((rc == -ENOSPC || rc == -EDQUOT) && args.link != NULL &&
-        ds_link_phase(args.link, DS_PHASE_DISK_FULL, NULL) != 0)
-        ds_log(DS_LOG_ERROR, "the line to the agent has ended");
     if ((rc == -ECANCELED || rc == -ECONNRESET) && args.link != NULL &&
         ds_link_wait_over(args.link, VICTIM_WAIT_MS))
         rc = -ECANCELED; /* a peer that hung up has failed; a network that did is ours to report */
     else if (rc != 0 && rc != -ECANCELED)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(err, rc));
+    if (end_phase(rc) != DS_PHASE_STEP && args.link != NULL &&
+        ds_link_phase(args.link, end_phase(rc), NULL) != 0)
+        ds_log(DS_LOG_ERROR, "the line to the agent has ended");
     ds_link_close(args.link);
     ds_buf_release(&text);
     return rc;

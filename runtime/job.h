@@ -169,6 +169,8 @@ struct ds_job {
         enum ds_device_kind device;
         uint64_t slots, threads; /* 0: auto */
         uint64_t restarts;
+        unsigned restart_on;    /* enum ds_cause, or'ed */
+        double restart_backoff; /* seconds */
         double heartbeat, hang; /* seconds; 0: off */
         const char *interface;  /* "auto", or what runtime/comm/address.h takes */
         struct ds_strings env;  /* "NAME=VALUE" */

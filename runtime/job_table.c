@@ -10,6 +10,8 @@
 
 #include <stddef.h>
 
+#include "base/causes.h"
+
 /* --- choices --------------------------------------------------------------------------------- */
 
 /* clang-format off */
@@ -55,6 +57,11 @@ static const struct ds_choice traces[] = {
 static const struct ds_choice sinks[] = {
     {"console", DS_SINK_CONSOLE, false}, {"jsonl", DS_SINK_JSONL, false},
     {"csv", DS_SINK_CSV, false}, {"tensorboard", 0, true}, {NULL, 0, false}};
+static const struct ds_choice causes[] = {
+#define X(id, bit, name) {name, DS_CAUSE_##id, false},
+    DS_CAUSES(X)
+#undef X
+    {NULL, 0, false}};
 static const struct ds_choice guards[] = {
     {"skip", DS_GUARD_SKIP, false}, {"abort", DS_GUARD_ABORT, false}, {NULL, 0, false}};
 static const struct ds_choice devices[] = {
@@ -304,6 +311,10 @@ static const struct ds_key job_keys[] = {
         "threads per rank; auto is the cores of the host divided by its ranks"),
     U64("launch.restarts", launch.restarts, 0, "0", 0, 1000000,
         "times to start again after a failure"),
+    SET("launch.restart_on", launch.restart_on, 0, DS_CAUSES_DEFAULT_TEXT, causes,
+        "failures to start again after; oom, disk-full and input, which would come again, are left out"),
+    F64("launch.restart_backoff", launch.restart_backoff, 0, "1", 0, 86400,
+        "seconds before it is started again; twice as long each time, up to 30"),
     F64("launch.heartbeat", launch.heartbeat, 0, "15", 0, 86400,
         "seconds without a word after which a host is lost, and for a host dsrun; 0: never"),
     F64("launch.hang", launch.hang, 0, "60", 0, 86400,

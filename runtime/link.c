@@ -159,7 +159,8 @@ static int send_frame(struct ds_link *link, enum ds_wire_type type, uint16_t fla
 /* Say where this rank is.  A line that has ended needs no answer. */
 static void answer_where(struct ds_link *link)
 {
-    static const char *const phases[DS_PHASES] = {"step", "evaluate", "save", "disk full"};
+    static const char *const phases[DS_PHASES] = {"step",      "evaluate",  "save",
+                                                  "disk full", "no memory", "comm"};
     char at[128] = "", json[256];
 
     (void)pthread_mutex_lock(&link->lock);

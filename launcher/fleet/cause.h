@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * cause.h - the first failure of a job as a sentence.
+ * cause.h - the first failure of a job as a sentence, and its class.
  *
  * Pure.
  *
@@ -10,6 +10,7 @@
 #ifndef DS_LAUNCHER_FLEET_CAUSE_H
 #define DS_LAUNCHER_FLEET_CAUSE_H
 
+#include "base/causes.h"
 #include "launcher/fleet/supervise.h"
 
 struct ds_cause_facts {      /* borrowed */
@@ -23,5 +24,11 @@ struct ds_cause_facts {      /* borrowed */
 
 /* Into out[DS_MAX_ERROR_TEXT]; "" for no failure. */
 void ds_cause_text(const struct ds_failure *first, const struct ds_cause_facts *facts, char *out);
+
+/* Which restarts it may have; DS_CAUSE_NONE for no failure. */
+enum ds_cause ds_cause_class(const struct ds_failure *first);
+
+/* "host-lost"; "" of DS_CAUSE_NONE. */
+const char *ds_cause_name(enum ds_cause cause);
 
 #endif

@@ -78,13 +78,14 @@ void ds__fleet_tell(struct ds_fleet *fleet, const struct ds_super_event *event)
 /* A sink failed: that is the end of the job, once. */
 void ds__fleet_check(struct ds_fleet *fleet, int rc, const struct ds_error *err)
 {
-    const struct ds_super_event event = {.kind = DS_SUPER_BROKEN, .code = DS_EXIT_FAILURE};
+    struct ds_super_event event = {.kind = DS_SUPER_BROKEN, .code = DS_EXIT_FAILURE};
 
     if (rc >= 0 || fleet->broken.code != 0)
         return;
     fleet->broken = *err;
     if (fleet->broken.code == 0)
         fleet->broken.code = -rc;
+    event.disk = fleet->broken.code == ENOSPC || fleet->broken.code == EDQUOT;
     ds__fleet_tell(fleet, &event);
 }
 

@@ -9,7 +9,33 @@
 
 #include "base/exit.h"
 
-enum { FIRST_MS = 1000, LAST_MS = 30000, DOUBLINGS = 5 };
+enum { LAST_MS = 30000, DOUBLINGS = 15 }; /* of 1 ms, to LAST_MS */
+
+static unsigned pause_ms(unsigned first_ms, unsigned made)
+{
+    uint64_t ms = (uint64_t)first_ms << (made < DOUBLINGS ? made : DOUBLINGS);
+    unsigned most = first_ms > LAST_MS ? first_ms : LAST_MS;
+
+    return ms < most ? (unsigned)ms : most;
+}
+
+static const char *not_after(enum ds_cause cause)
+{
+    static const struct {
+        enum ds_cause cause;
+        const char *why;
+    } whys[] = {
+#define X(id, bit, name)                                                                           \
+    {DS_CAUSE_##id, "not started again: '" name "' is not in launch.restart_on (--restart-on)"},
+        DS_CAUSES(X)
+#undef X
+    };
+
+    for (size_t i = 0; i < sizeof(whys) / sizeof(whys[0]); i++)
+        if (whys[i].cause == cause)
+            return whys[i].why;
+    return NULL;
+}
 
 bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *facts,
                      unsigned *delay_ms, const char **why)
@@ -23,8 +49,8 @@ bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *
     restart->checkpoint = facts->checkpoint;
     if (facts->limit == 0 || facts->stopped || facts->code == DS_EXIT_OK)
         return false;
-    if (facts->code == DS_EXIT_USAGE || facts->code == DS_EXIT_DATA) {
-        *why = "not started again: the same input would fail the same way";
+    if ((facts->on & facts->cause) == 0) {
+        *why = not_after(facts->cause);
         return false;
     }
     if (restart->restarts >= facts->limit) {
@@ -35,8 +61,7 @@ bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *
         *why = "not started again: it failed at the same step twice, with no checkpoint in between";
         return false;
     }
-    *delay_ms =
-        restart->restarts < DOUBLINGS ? (unsigned)FIRST_MS << restart->restarts : (unsigned)LAST_MS;
+    *delay_ms = pause_ms(facts->first_ms, restart->restarts);
     restart->restarts++;
     return true;
 }

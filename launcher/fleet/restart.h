@@ -3,9 +3,10 @@
  *
  * restart.h - whether a job that failed is started again, and when.
  *
- * Pure.  Mistakes of the user and stops are final.  A job that fails at the same step twice, with
- * no checkpoint made in between, would fail there for ever and is not tried a third time; unless
- * it failed because of a host (spares.h) that another one has taken the place of.
+ * Pure.  Stops are final, and so is every failure whose class (base/causes.h) the user does not
+ * want another try for.  A job that fails at the same step twice, with no checkpoint made in
+ * between, would fail there for ever and is not tried a third time; unless it failed because of a
+ * host (spares.h) that another one has taken the place of.
  *
  * Tests   tests/launcher/test_restart.c
  */
@@ -15,6 +16,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/causes.h"
+
 struct ds_restart {    /* zeroed at the start */
     unsigned restarts; /* made so far */
     bool failed_before;
@@ -23,6 +26,9 @@ struct ds_restart {    /* zeroed at the start */
 
 struct ds_restart_facts { /* about the attempt that has just ended */
     unsigned limit;       /* --restarts */
+    unsigned on;          /* enum ds_cause, or'ed: after which of them */
+    unsigned first_ms;    /* the first pause */
+    enum ds_cause cause;  /* of the failure */
     int code;             /* dsrun's exit code if this is final */
     bool stopped;         /* a stop was asked for */
     bool replaced;        /* what failed first was a host, which is replaced now */
@@ -30,8 +36,8 @@ struct ds_restart_facts { /* about the attempt that has just ended */
     int64_t checkpoint;   /* newest checkpoint heard of in any attempt, -1: none */
 };
 
-/* True: start again after *delay_ms (1 s, 2 s, 4 s ... at most 30 s).  False: final; *why is a
- * reason worth telling, or NULL where nothing needs to be said. */
+/* True: start again after *delay_ms: first_ms, then twice as long each time, up to 30 s.  False:
+ * final; *why is a reason worth telling, or NULL where nothing needs to be said. */
 bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *facts,
                      unsigned *delay_ms, const char **why);
 

@@ -161,8 +161,9 @@ static enum word book_exit(struct ds_supervise *super, const struct ds_super_eve
                                        .rank = event->rank,
                                        .code = event->code,
                                        .signal = event->signal,
-                                       .oom = event->oom,
+                                       .oom = event->oom || rank->phase == DS_PHASE_NO_MEMORY,
                                        .disk = rank->phase == DS_PHASE_DISK_FULL,
+                                       .comm = rank->phase == DS_PHASE_COMM,
                                        .step = rank->step,
                                        .victim = event->code == DS_RANK_VICTIM_EXIT};
     bool stopping = super->stop_signal != 0 && super->first.kind == DS_FAILURE_NONE;
@@ -211,7 +212,7 @@ static void book_step(struct ds_supervise *super, const struct ds_super_event *e
 
     if (rank->ended)
         return;
-    if (rank->phase != DS_PHASE_DISK_FULL)
+    if (rank->phase < DS_PHASE_DISK_FULL) /* it does not end yet */
         rank->phase = event->phase;
     if (is_busy(rank) != busy)
         ds_pulse_busy(&super->pulse, busy ? -1 : 1, now_ns);
@@ -400,9 +401,10 @@ static enum word book_stop(struct ds_supervise *super, int signal_number, uint64
 
 /* --- events ----------------------------------------------------------------------------------- */
 
-static enum word book_broken(struct ds_supervise *super, int code)
+static enum word book_broken(struct ds_supervise *super, const struct ds_super_event *event)
 {
-    const struct ds_failure failure = {.kind = DS_FAILURE_LAUNCHER, .code = code};
+    const struct ds_failure failure = {
+        .kind = DS_FAILURE_LAUNCHER, .code = event->code, .disk = event->disk};
 
     blame(super, &failure);
     return W_FAILED;
@@ -422,7 +424,7 @@ static enum word book(struct ds_supervise *super, const struct ds_super_event *e
     case DS_SUPER_ANSWER: super->args.rank[event->rank].answered = true; return W_NONE;
     case DS_SUPER_EXIT: return book_exit(super, event, now_ns);
     case DS_SUPER_STOP: return book_stop(super, event->signal, now_ns);
-    case DS_SUPER_BROKEN: return book_broken(super, event->code);
+    case DS_SUPER_BROKEN: return book_broken(super, event);
     case DS_SUPER_TICK: return book_deadline(super, now_ns);
     }
     return W_NONE;

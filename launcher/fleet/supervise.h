@@ -62,7 +62,7 @@ enum ds_super_kind {
     DS_SUPER_ANSWER,         /* host, rank: it said where it is */
     DS_SUPER_EXIT,           /* host, rank, code, signal, oom */
     DS_SUPER_STOP,           /* signal: INT or TERM to the launcher */
-    DS_SUPER_BROKEN,         /* code: the launcher itself cannot go on (a full disk) */
+    DS_SUPER_BROKEN,         /* code, disk: the launcher itself cannot go on */
     DS_SUPER_TICK            /* nothing but time */
 };
 
@@ -70,7 +70,7 @@ struct ds_super_event {
     enum ds_super_kind kind;
     uint32_t host, rank;
     int code, signal;
-    bool oom;
+    bool oom, disk; /* disk: of BROKEN, it is full */
     enum ds_wire_phase phase;
     uint64_t step;
 };
@@ -88,13 +88,13 @@ enum ds_super_action {                   /* or'ed */
 
 enum ds_failure_kind {
     DS_FAILURE_NONE,
-    DS_FAILURE_RANK,     /* rank, code or signal, oom, disk */
+    DS_FAILURE_RANK,     /* rank, code or signal, oom, disk, comm */
     DS_FAILURE_HOST,     /* host: its line ended */
     DS_FAILURE_SILENT,   /* host: nothing came for longer than the heartbeat limit */
     DS_FAILURE_START,    /* not every rank ran within the start time-out; host: one that is late */
     DS_FAILURE_HANG,     /* rank, step: the one that holds the others up */
     DS_FAILURE_SLEPT,    /* this program did not run, and hosts gave it up */
-    DS_FAILURE_LAUNCHER, /* code */
+    DS_FAILURE_LAUNCHER, /* code, disk */
     DS_FAILURE_KINDS
 };
 
@@ -103,7 +103,9 @@ struct ds_failure {
     uint32_t host, rank;
     int code, signal;
     uint64_t step;
-    bool oom, disk, mute; /* disk: it said that a disk is full; mute: it did not answer */
+    bool oom, disk, comm; /* killed for memory, or it said: none is left, a disk is full, a
+                             collective failed */
+    bool mute;            /* it did not answer */
     bool victim;          /* no better explanation is known */
 };
 

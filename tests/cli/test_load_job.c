@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/causes.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "runtime/job.h"
@@ -54,13 +55,19 @@ TestSuite(load_job, .init = write_job, .fini = remove_job);
 Test(load_job, options_count_for_more)
 {
     const char *words[] = {path, "train.steps=7", "launch.slots=3"};
-    struct ds_cli cli = {
-        .arg = words, .args = 3, .restarts = 2, .slots = 4, .run_dir = "else where"};
+    struct ds_cli cli = {.arg = words,
+                         .args = 3,
+                         .restarts = 2,
+                         .slots = 4,
+                         .run_dir = "else where",
+                         .restart_on = DS_CAUSE_OOM,
+                         .restart_backoff_s = 2};
     struct ds_error err = {0};
     struct ds_job job;
 
     cr_assert(ds_cli_load_job(&cli, &job, &err) == 0, "%s", err.text);
     cr_expect(job.train.steps == 7 && job.launch.slots == 4 && job.launch.restarts == 2);
+    cr_expect(job.launch.restart_on == DS_CAUSE_OOM && job.launch.restart_backoff == 2);
     cr_expect_str_eq(job.run_dir, "else where");
     ds_job_release(&job);
 }
@@ -68,12 +75,13 @@ Test(load_job, options_count_for_more)
 Test(load_job, without_options_the_file_decides)
 {
     const char *words[] = {path, "launch.slots=3", "launch.restarts=5"};
-    struct ds_cli cli = {.arg = words, .args = 3, .restarts = -1};
+    struct ds_cli cli = {.arg = words, .args = 3, .restarts = -1, .restart_backoff_s = -1};
     struct ds_error err = {0};
     struct ds_job job;
 
     cr_assert(ds_cli_load_job(&cli, &job, &err) == 0, "%s", err.text);
     cr_expect(job.launch.slots == 3 && job.launch.restarts == 5);
+    cr_expect(job.launch.restart_on == DS_CAUSES_DEFAULT && job.launch.restart_backoff == 1);
     cr_expect_str_eq(job.run_dir, "runs/t");
     ds_job_release(&job);
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/causes.h"
 #include "cli/opt.h"
 #include "runtime/job_table.h"
 
@@ -98,6 +99,10 @@ static const struct wrong {
     {{"--slots", "two", "j.yaml"}, EINVAL, "'--slots' must be a whole number between 1 and 1024, not 'two'"},
     {{"--nodes", "65537", "j.yaml"}, EINVAL, "'--nodes' must be a whole number between 1 and 65536, not '65537'"},
     {{"--restarts", "-2", "j.yaml"}, EINVAL, "'--restarts' must be a whole number between 0 and 1000000, not '-2'"},
+    {{"--restart-on", "rank,node-loss", "j.yaml"}, EINVAL, "'--restart-on' must be 'host-lost', 'start', 'rank', 'comm', 'hang', 'launcher', 'oom', 'disk-full' or 'input', not 'node-loss'"},
+    {{"--restart-on=rank,", "j.yaml"}, EINVAL, "'--restart-on' has no value; it must be a list of names"},
+    {{"--restart-backoff", "-1", "j.yaml"}, EINVAL, "'--restart-backoff' must be a number between 0 and 86400, not '-1'"},
+    {{"exec", "--restart-on=oom", "true"}, EINVAL, "option '--restart-on' does not go with 'exec'"},
     {{"--grace", "soon", "j.yaml"}, EINVAL, "'--grace' must be a number between 0 and 86400, not 'soon'"},
     {{"--start-timeout", "1e9", "j.yaml"}, EINVAL, "'--start-timeout' must be a number between 0 and 86400, not '1e9'"},
     {{"--run-dir", "", "j.yaml"}, EINVAL, "'--run-dir' has no value; it must be text"},
@@ -142,6 +147,7 @@ Test(opt, a_job_alone_is_run)
     cr_expect_str_eq(line.cli.arg[0], "j.yaml");
     cr_expect_str_eq(line.cli.arg[1], "train.steps=3");
     cr_expect(line.cli.slots == 0 && line.cli.nodes == 0 && line.cli.restarts == -1);
+    cr_expect(line.cli.restart_on == 0 && line.cli.restart_backoff_s == -1);
     cr_expect(line.cli.grace_s < 0 && line.cli.start_timeout_s < 0);
     cr_expect(line.cli.via == DS_VIA_AUTO && line.cli.color == DS_COLOR_AUTO);
     ds_arena_release(&line.arena);
@@ -171,6 +177,11 @@ Test(opt, every_form_of_a_value)
     cr_expect_str_eq(line.cli.env[1], "HOME");
     cr_expect(line.cli.color == DS_COLOR_NEVER);
     cr_expect_str_eq(line.cli.arg[0], "-odd.yaml");
+    ds_arena_release(&line.arena);
+    PARSE(&line, "--restart-on", "host-lost,comm", "--restart-backoff=0", "j.yaml");
+    cr_assert(line.rc == 0, "%s", line.err.text);
+    cr_expect(line.cli.restart_on == (DS_CAUSE_HOST_LOST | DS_CAUSE_COMM));
+    cr_expect(line.cli.restart_backoff_s == 0);
     ds_arena_release(&line.arena);
 }
 

@@ -12,6 +12,7 @@
  *   first:PATH           end with 0 here when PATH exists, else make it and go on
  *   metrics:FROM-TO      one METRIC and BEAT per step
  *   metric:JSON event:JSON beat:N   one frame
+ *   comm:N               a BEAT that says that a collective failed
  *   flush                WANT_ACK and wait for the ACK
  *   env:NAME             print a variable
  *   orphan               leave a daemon in its own session, print its pid
@@ -314,6 +315,8 @@ static void act(const char *verb, const char *arg)
         send_frame(DS_WIRE_EVENT, 0, arg, strlen(arg));
     else if (strcmp(verb, "beat") == 0)
         beat(number, DS_PHASE_STEP);
+    else if (strcmp(verb, "comm") == 0)
+        beat(number, DS_PHASE_COMM);
     else if (strcmp(verb, "flush") == 0)
         flush();
     else if (strcmp(verb, "env") == 0)

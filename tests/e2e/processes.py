@@ -333,11 +333,13 @@ def test_memory():
         with open(f"{group}/cgroup.procs", "w") as file:
             file.write("0")
     try:
-        ran = subprocess.run([h.DSRUN, *map(str, args())], capture_output=True, text=True, cwd=h.work(), timeout=60,
+        ran = subprocess.run([h.DSRUN, *map(str, args("--restarts", 2))], capture_output=True, text=True, cwd=h.work(), timeout=60,
                              env=h.environment(DSRUN_LIBEXEC=str(LIBEXEC), FAKE="wait", FAKE_1="sleep:300;eat:400"),
                              preexec_fn=enter, check=False)
         h.ok(ran.returncode == 137 and re.search(r"rank 1 on \S+ was killed by signal 9 .*ran out of memory", ran.stderr),
              "a kill for want of memory is named as one, by the cgroup", f"{ran.returncode}\n{ran.stderr}")
+        h.ok("'oom' is not in launch.restart_on" in ran.stderr and "restart" not in [e["event"] for e in events()],
+             "and not started again, unless the user wants it", ran.stderr)
         nothing_left("want of memory")
     finally:
         wait_for(lambda: not open(f"{group}/cgroup.procs").read().strip())
@@ -525,8 +527,15 @@ def test_restarts():
     h.ok(ran.returncode == 9 and "failed at the same step twice" in ran.stderr, "the same step twice ends it", ran.stderr)
     for code in (2, 65):
         ran = ranks("--restarts", 5, FAKE=f"exit:{code}")
-        h.ok(ran.returncode == code and "restart" not in [e["event"] for e in events()],
-             f"code {code} is not started again", ran.stderr)
+        h.ok(ran.returncode == code and "restart" not in [e["event"] for e in events()] and
+             "not started again: 'input' is not in launch.restart_on" in ran.stderr, f"code {code} is not started again", ran.stderr)
+    ran = ranks("--restarts", 5, "--restart-on", "host-lost,comm", FAKE="exit:9")
+    h.ok(ran.returncode == 9 and "'rank' is not in launch.restart_on" in ran.stderr and
+         [e["class"] for e in events() if e["event"] == "failure"] == ["rank"], "only after what the user wants it for", ran.stderr)
+    ran = ranks("--restarts", 5, "--restart-on", "comm", "--restart-backoff", 0.25,
+                FAKE=f"first:{h.work() / 'apart'}-0;comm:1;exit:1", FAKE_1="")
+    h.ok(ran.returncode == 0 and "ended with code 1: a collective failed" in ran.stderr and
+         "starting again in 0.25 s" in ran.stderr, "a collective that failed is a cause of its own", ran.stderr)
     process = begin("--restarts", "5", FAKE="sleep:300;exit:9")
     wait_for(lambda: "restart" in [e["event"] for e in events()])
     process.send_signal(signal.SIGINT)

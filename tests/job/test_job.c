@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/causes.h"
 #include "runtime/job_table.h"
 #include "tests/job/jobs.h"
 
@@ -48,7 +49,9 @@ static const char whole[] =
     "eval: {every: 25, batches: 4}\n"
     "log: {every: 5, sinks: [jsonl, csv]}\n"
     "guard: {nonfinite: abort, max_skips: 10}\n"
-    "launch: {device: cpu, slots: 2, threads: 3, restarts: 4, env: {A: 'b=c', _B1: \"\"}}\n";
+    "launch: {device: cpu, slots: 2, threads: 3, restarts: 4, restart_on: [comm, oom], "
+    "restart_backoff: 0.5, "
+    "env: {A: 'b=c', _B1: \"\"}}\n";
 
 static void parse(struct ds_job *job, const char *text, const char *override)
 {
@@ -100,6 +103,7 @@ Test(job, small_job_gets_every_default)
     cr_expect(job.guard.nonfinite == DS_GUARD_SKIP && job.guard.max_skips == 20);
     cr_expect(job.launch.device == DS_DEVICE_AUTO);
     cr_expect(job.launch.slots == 0 && job.launch.threads == 0 && job.launch.restarts == 0);
+    cr_expect(job.launch.restart_on == DS_CAUSES_DEFAULT && job.launch.restart_backoff == 1);
     cr_expect(job.launch.env.count == 0);
     ds_job_release(&job);
 }
@@ -136,6 +140,8 @@ Test(job, every_key_is_read)
     cr_expect(job.guard.nonfinite == DS_GUARD_ABORT && job.guard.max_skips == 10);
     cr_expect(job.launch.device == DS_DEVICE_CPU && job.launch.slots == 2);
     cr_expect(job.launch.threads == 3 && job.launch.restarts == 4);
+    cr_expect(job.launch.restart_on == (DS_CAUSE_COMM | DS_CAUSE_OOM));
+    cr_expect(job.launch.restart_backoff == 0.5);
     cr_expect(job.launch.env.count == 2);
     cr_expect_str_eq(job.launch.env.item[0], "A=b=c");
     cr_expect_str_eq(job.launch.env.item[1], "_B1=");
@@ -163,6 +169,7 @@ Test(job, written_job_reads_back_equal)
         "data.train='[]x'",
         "launch.env={A: '#: \"', B: null-ish}",
         "log.sinks=[]",
+        "launch.restart_on=[]",
         "optim.groups=[{match: '*.bias', weight_decay: 0}, {lr_mult: 0.1, match: 'h.[0-3].*'}]",
     };
 

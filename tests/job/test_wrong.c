@@ -175,6 +175,11 @@ static const struct wrong {
      "override 'launch.env={RANK: 3}': 'RANK' in 'launch.env' is set by dsrun itself; leave it out"},
     {SMALL, "log.sinks=[console, disk]", EINVAL,
      "override 'log.sinks=[console, disk]': 'log.sinks' must be 'console', 'jsonl' or 'csv', not 'disk'"},
+    {SMALL, "launch.restart_on=[nccl]", EINVAL,
+     "override 'launch.restart_on=[nccl]': 'launch.restart_on' must be 'host-lost', 'start', 'rank', 'comm', 'hang', "
+     "'launcher', 'oom', 'disk-full' or 'input', not 'nccl'"},
+    {SMALL, "launch.restart_backoff=-1", EINVAL,
+     "override 'launch.restart_backoff=-1': 'launch.restart_backoff' must be a number between 0 and 86400, not '-1'"},
     {SMALL, "run_dir=", EINVAL,
      "override 'run_dir=': 'run_dir' has no value; it must be text"},
     {SMALL, "run_dir=''", EINVAL,

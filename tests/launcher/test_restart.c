@@ -9,6 +9,9 @@
 
 #include "launcher/fleet/restart.h"
 
+enum { ANY = 0xffff };
+#define CRASH .code = 1, .cause = DS_CAUSE_RANK
+
 Test(restart, backs_off_and_ends)
 {
     static const unsigned want[] = {1000, 2000, 4000, 8000, 16000, 30000, 30000};
@@ -17,14 +20,67 @@ Test(restart, backs_off_and_ends)
     const char *why;
 
     for (int i = 0; i < 7; i++) {
-        struct ds_restart_facts facts = {.limit = 7, .code = 1, .step = i, .checkpoint = -1};
+        struct ds_restart_facts facts = {
+            .limit = 7, .on = ANY, .first_ms = 1000, CRASH, .step = i, .checkpoint = -1};
 
         cr_assert(ds_restart_next(&restart, &facts, &delay_ms, &why), "restart %d", i);
         cr_assert_eq(delay_ms, want[i], "restart %d: %u ms", i, delay_ms);
     }
-    cr_assert(!ds_restart_next(
-        &restart, &(struct ds_restart_facts){.limit = 7, .code = 1, .step = 9}, &delay_ms, &why));
+    cr_assert(!ds_restart_next(&restart,
+                               &(struct ds_restart_facts){.limit = 7, .on = ANY, CRASH, .step = 9},
+                               &delay_ms, &why));
     cr_assert(strstr(why, "used up") != NULL);
+}
+
+Test(restart, the_first_pause_is_the_users)
+{
+    static const struct {
+        unsigned first_ms, after[4]; /* 0, 1, 5 and 40 restarts */
+    } table[] = {
+        {0, {0, 0, 0, 0}},
+        {1, {1, 2, 32, 30000}},
+        {20000, {20000, 30000, 30000, 30000}},
+        {86400000, {86400000, 86400000, 86400000, 86400000}},
+    };
+    static const unsigned made[] = {0, 1, 5, 40};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        for (size_t k = 0; k < sizeof(made) / sizeof(made[0]); k++) {
+            struct ds_restart restart = {.restarts = made[k]};
+            struct ds_restart_facts facts = {
+                .limit = 50, .on = ANY, .first_ms = table[i].first_ms, CRASH};
+            unsigned delay_ms;
+            const char *why;
+
+            cr_assert(ds_restart_next(&restart, &facts, &delay_ms, &why));
+            cr_assert_eq(delay_ms, table[i].after[k], "%u ms after %u: %u", facts.first_ms, made[k],
+                         delay_ms);
+        }
+}
+
+/* Every class of failure alone in the list, and every other one that fails then. */
+Test(restart, after_what_the_user_wants)
+{
+#define X(id, bit, name) {DS_CAUSE_##id, "'" name "' is not in launch.restart_on"},
+    static const struct {
+        enum ds_cause cause;
+        const char *why;
+    } all[] = {DS_CAUSES(X)};
+#undef X
+    size_t count = sizeof(all) / sizeof(all[0]);
+
+    for (size_t on = 0; on < count; on++)
+        for (size_t k = 0; k < count; k++) {
+            struct ds_restart restart = {0};
+            struct ds_restart_facts facts = {
+                .limit = 1, .on = all[on].cause, .cause = all[k].cause, .code = 1};
+            unsigned delay_ms;
+            const char *why;
+            bool again = ds_restart_next(&restart, &facts, &delay_ms, &why);
+
+            cr_assert_eq(again, on == k, "%s, %s", all[on].why, all[k].why);
+            cr_assert(again ? why == NULL : strstr(why, all[k].why) != NULL, "%s", why);
+        }
 }
 
 Test(restart, not_for_everything)
@@ -33,12 +89,16 @@ Test(restart, not_for_everything)
         struct ds_restart_facts facts;
         const char *why; /* part of the reason; NULL: none is given */
     } table[] = {
-        {{.limit = 0, .code = 1}, NULL},
-        {{.limit = 3, .code = 0}, NULL},
-        {{.limit = 3, .code = 75, .stopped = true}, NULL},
-        {{.limit = 3, .code = 130, .stopped = true}, NULL},
-        {{.limit = 3, .code = 2}, "same input"},
-        {{.limit = 3, .code = 65}, "same input"},
+        {{.limit = 0, .on = ANY, CRASH}, NULL},
+        {{.limit = 3, .on = ANY, .code = 0}, NULL},
+        {{.limit = 3, .on = ANY, .code = 75, .stopped = true}, NULL},
+        {{.limit = 3, .on = ANY, .code = 130, .stopped = true}, NULL},
+        {{.limit = 3, .on = DS_CAUSES_DEFAULT, .code = 2, .cause = DS_CAUSE_INPUT},
+         "'input' is not"},
+        {{.limit = 3, .on = DS_CAUSES_DEFAULT, .code = 137, .cause = DS_CAUSE_OOM}, "'oom' is not"},
+        {{.limit = 3, .on = DS_CAUSES_DEFAULT, .code = 1, .cause = DS_CAUSE_DISK_FULL},
+         "'disk-full' is not"},
+        {{.limit = 3, .on = 0, CRASH}, "'rank' is not"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -70,7 +130,8 @@ Test(restart, the_same_step_twice_ends_it)
 
         for (int k = 0; k < 2; k++) {
             struct ds_restart_facts facts = {.limit = 9,
-                                             .code = 1,
+                                             .on = ANY,
+                                             CRASH,
                                              .step = table[i].step[k],
                                              .checkpoint = table[i].checkpoint[k]};
 
@@ -85,8 +146,13 @@ Test(restart, the_same_step_twice_ends_it)
 Test(restart, a_replaced_host_is_not_a_loop)
 {
     struct ds_restart restart = {0};
-    struct ds_restart_facts facts = {
-        .limit = 9, .code = 70, .step = -1, .checkpoint = -1, .replaced = true};
+    struct ds_restart_facts facts = {.limit = 9,
+                                     .on = ANY,
+                                     .code = 70,
+                                     .cause = DS_CAUSE_HOST_LOST,
+                                     .step = -1,
+                                     .checkpoint = -1,
+                                     .replaced = true};
     unsigned delay_ms;
     const char *why;
 

@@ -11,6 +11,7 @@
 
 #include "base/exit.h"
 #include "base/rng.h"
+#include "launcher/fleet/cause.h"
 #include "launcher/fleet/supervise.h"
 
 #define S UINT64_C(1000000000)
@@ -277,6 +278,11 @@ static const struct story {
         {0, EXIT(3, 1), DS_DO_ABORT, DS_JOB_FAILING},
         {0, EXIT(0, 79), 0, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_FAILING},
         {0, EXIT(2, 0), 0, DS_JOB_ENDING}, CLOSED } },
+    { "no memory, told before and not taken back", 65, DS_FAILURE_RANK, 3, 2, 0, 0, { START,
+        {1, PHASE(3, 7, NO_MEMORY), 0, DS_JOB_RUNNING}, {0, STEP(3, 8), 0, DS_JOB_RUNNING},
+        {0, EXIT(3, 65), DS_DO_ABORT, DS_JOB_FAILING},
+        {0, EXIT(0, 79), 0, DS_JOB_FAILING}, {0, EXIT(1, 79), 0, DS_JOB_FAILING},
+        {0, EXIT(2, 0), 0, DS_JOB_ENDING}, CLOSED } },
 };
 /* clang-format on */
 
@@ -440,5 +446,58 @@ Test(supervise, every_random_story_ends)
         cr_assert(ds_supervise_code(&scene.super) >= 0 && ds_supervise_code(&scene.super) <= 255);
         cr_assert(scene.super.first.kind != DS_FAILURE_NONE || scene.super.stop_signal != 0 ||
                   ds_supervise_code(&scene.super) == 0);
+    }
+}
+
+Test(supervise, causes)
+{
+    static const struct {
+        struct ds_failure first;
+        enum ds_cause cause;
+        const char *name, *says; /* part of the sentence */
+    } table[] = {
+        {{.kind = DS_FAILURE_NONE}, DS_CAUSE_NONE, "", ""},
+        {{.kind = DS_FAILURE_HOST}, DS_CAUSE_HOST_LOST, "host-lost", "was lost: it hung up"},
+        {{.kind = DS_FAILURE_SILENT}, DS_CAUSE_HOST_LOST, "host-lost", "was lost: it hung up"},
+        {{.kind = DS_FAILURE_SLEPT}, DS_CAUSE_HOST_LOST, "host-lost", "dsrun itself was stopped"},
+        {{.kind = DS_FAILURE_START}, DS_CAUSE_START, "start", "start time-out"},
+        {{.kind = DS_FAILURE_HANG}, DS_CAUSE_HANG, "hang", "hang: no rank"},
+        {{.kind = DS_FAILURE_LAUNCHER, .code = 1}, DS_CAUSE_LAUNCHER, "launcher", "cannot write"},
+        {{.kind = DS_FAILURE_LAUNCHER, .code = 1, .disk = true},
+         DS_CAUSE_DISK_FULL,
+         "disk-full",
+         "cannot write"},
+        {{.kind = DS_FAILURE_RANK, .code = 3}, DS_CAUSE_RANK, "rank", "ended with code 3"},
+        {{.kind = DS_FAILURE_RANK, .signal = 11}, DS_CAUSE_RANK, "rank", "killed by signal 11"},
+        {{.kind = DS_FAILURE_RANK, .signal = 9, .oom = true},
+         DS_CAUSE_OOM,
+         "oom",
+         "the host ran out of memory"},
+        {{.kind = DS_FAILURE_RANK, .code = 65, .oom = true},
+         DS_CAUSE_OOM,
+         "oom",
+         "no memory is left"},
+        {{.kind = DS_FAILURE_RANK, .code = 1, .disk = true},
+         DS_CAUSE_DISK_FULL,
+         "disk-full",
+         "a disk is full"},
+        {{.kind = DS_FAILURE_RANK, .code = 124, .comm = true},
+         DS_CAUSE_COMM,
+         "comm",
+         "code 124: a collective failed"},
+        {{.kind = DS_FAILURE_RANK, .code = 79, .victim = true}, DS_CAUSE_COMM, "comm", "code 79"},
+        {{.kind = DS_FAILURE_RANK, .code = 2}, DS_CAUSE_INPUT, "input", "code 2"},
+        {{.kind = DS_FAILURE_RANK, .code = 65}, DS_CAUSE_INPUT, "input", "code 65"},
+    };
+    static const struct ds_cause_facts facts = {
+        .host = "n1", .reason = "it hung up", .broken = "cannot write"};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        char text[DS_MAX_ERROR_TEXT];
+
+        ds_cause_text(&table[i].first, &facts, text);
+        cr_expect_eq(ds_cause_class(&table[i].first), table[i].cause, "%s", text);
+        cr_expect_str_eq(ds_cause_name(table[i].cause), table[i].name);
+        cr_expect(strstr(text, table[i].says) != NULL, "%s", text);
     }
 }

@@ -8,8 +8,8 @@
  * A sequence is a job: hosts (most have a few, every thousandth 10,000), spares, restarts, and up
  * to four faults in each attempt; world.h runs an attempt.  Here is checked what spans attempts: a
  * fault that strikes alone is the cause that is named; no host twice in a placement, none that was
- * replaced, none that is lost while a spare is left; restarts and their delays as promised, and no
- * loop at one step.  Prints the count of sequences and of failures, and each failing seed; exit 1
+ * replaced, none that is lost while a spare is left; restarts and their delays as promised, only
+ * after what the user wants them for and then always, and no loop at one step.  Prints the count of sequences and of failures, and each failing seed; exit 1
  * when there is one.
  */
 #include <inttypes.h>
@@ -19,6 +19,7 @@
 #include <time.h>
 
 #include "base/exit.h"
+#include "launcher/fleet/cause.h"
 #include "launcher/fleet/restart.h"
 #include "launcher/fleet/spares.h"
 #include "tests/sim/world.h"
@@ -32,7 +33,7 @@ struct job {
     struct ds_restart restart;
     struct world world;
     bool lost[MOST_HOSTS + MOST_SPARES]; /* by host of the roster: cannot be reached any more */
-    unsigned restarts;
+    unsigned restarts, on;               /* on: enum ds_cause, after which of them */
     int64_t checkpoint;
 };
 
@@ -164,6 +165,7 @@ static void check_cause(struct job *job)
     static const enum ds_failure_kind want[FAULT_KINDS] = {
         [FAULT_EXIT] = DS_FAILURE_RANK,       [FAULT_SIGNAL] = DS_FAILURE_RANK,
         [FAULT_OOM] = DS_FAILURE_RANK,        [FAULT_DISK] = DS_FAILURE_RANK,
+        [FAULT_MEMORY] = DS_FAILURE_RANK,     [FAULT_COMM] = DS_FAILURE_RANK,
         [FAULT_AGENT] = DS_FAILURE_HOST,      [FAULT_CUT] = DS_FAILURE_SILENT,
         [FAULT_FREEZE] = DS_FAILURE_SILENT,   [FAULT_HANG] = DS_FAILURE_HANG,
         [FAULT_BROKEN] = DS_FAILURE_LAUNCHER, [FAULT_STOP] = DS_FAILURE_NONE};
@@ -189,7 +191,8 @@ static void check_cause(struct job *job)
         return; /* seen by its ranks, which stand still, before its silence was */
     if (first->kind == want[fault->kind] && same_place &&
         (first->kind != DS_FAILURE_RANK || first->rank == fault->rank) &&
-        first->oom == (fault->kind == FAULT_OOM) && first->disk == (fault->kind == FAULT_DISK))
+        first->oom == (fault->kind == FAULT_OOM || fault->kind == FAULT_MEMORY) &&
+        first->disk == (fault->kind == FAULT_DISK) && first->comm == (fault->kind == FAULT_COMM))
         return;
     (void)world_fail(world, "fault '%s' at host %u rank %u; told is cause %d at host %u rank %u",
                      fault_words[fault->kind], fault->host, fault->rank, (int)first->kind,
@@ -241,6 +244,25 @@ static void check_placement(struct job *job, uint32_t left, uint32_t replaced)
                          left);
 }
 
+/* Does the user want another try after this? */
+static bool is_wanted(unsigned on, const struct ds_failure *first)
+{
+    static const unsigned kinds[DS_FAILURE_KINDS] = {
+        [DS_FAILURE_RANK] = DS_CAUSE_RANK,        [DS_FAILURE_HOST] = DS_CAUSE_HOST_LOST,
+        [DS_FAILURE_SILENT] = DS_CAUSE_HOST_LOST, [DS_FAILURE_SLEPT] = DS_CAUSE_HOST_LOST,
+        [DS_FAILURE_START] = DS_CAUSE_START,      [DS_FAILURE_HANG] = DS_CAUSE_HANG,
+        [DS_FAILURE_LAUNCHER] = DS_CAUSE_LAUNCHER};
+    unsigned want = kinds[first->kind];
+
+    if (first->kind == DS_FAILURE_RANK && (first->comm || first->code == DS_RANK_VICTIM_EXIT))
+        want = DS_CAUSE_COMM;
+    if (first->disk)
+        want = DS_CAUSE_DISK_FULL;
+    if (first->oom)
+        want = DS_CAUSE_OOM;
+    return (on & want) != 0;
+}
+
 /* Is there another attempt? */
 static bool again(struct job *job)
 {
@@ -248,6 +270,9 @@ static bool again(struct job *job)
     struct world *world = &job->world;
     const struct ds_failure *first = &world->super.first;
     struct ds_restart_facts facts = {.limit = job->restarts,
+                                     .on = job->on,
+                                     .first_ms = 1000,
+                                     .cause = ds_cause_class(first),
                                      .code = ds_supervise_code(&world->super),
                                      .stopped = world->super.stop_signal != 0,
                                      .step = (int64_t)world->step,
@@ -270,6 +295,11 @@ static bool again(struct job *job)
     if (next && (made >= job->restarts || facts.code == 0 || facts.stopped))
         (void)world_fail(world, "restart %u of %u after code %d", made + 1, job->restarts,
                          facts.code);
+    if (next && !is_wanted(job->on, first))
+        (void)world_fail(world, "restarted after cause %d, which is not wanted", (int)first->kind);
+    if (!next && made < job->restarts && facts.code != 0 && !facts.stopped && !was &&
+        is_wanted(job->on, first))
+        (void)world_fail(world, "not restarted after cause %d", (int)first->kind);
     if (next && was && !facts.replaced)
         (void)world_fail(world, "restarted at the same step for the second time");
     if (next && (delay_ms < 1000 || delay_ms > 30000 || (made > 0 && delay_ms < 2000)))
@@ -296,6 +326,7 @@ static bool run_job(struct job *job, uint64_t seed)
           hosts > 64 ? 1 : 1 + (uint32_t)world_draw(world, 4));
     memset(job->lost, 0, job->roster.hosts * sizeof(job->lost[0]));
     job->restarts = (unsigned)world_draw(world, 4);
+    job->on = world_draw(world, 4) != 0 ? DS_CAUSES_DEFAULT : (unsigned)world_draw(world, 512);
     world->placement = &job->placement;
     draw_times(world, hosts);
     while (next) {

@@ -136,7 +136,9 @@ static bool fits(const struct world *world, const struct ds_failure *first,
     case DS_FAILURE_RANK:
         return event->kind == DS_SUPER_EXIT && event->host == first->host &&
                event->rank == first->rank && event->code == first->code &&
-               event->signal == first->signal && event->oom == first->oom;
+               event->signal == first->signal &&
+               first->oom ==
+                   (event->oom || world->super_rank[event->rank].phase == DS_PHASE_NO_MEMORY);
     case DS_FAILURE_HOST: return event->kind == DS_SUPER_HOST_GONE && event->host == first->host;
     case DS_FAILURE_SLEPT:
         return world->slept && (event->kind == DS_SUPER_HOST_GONE || event->kind == DS_SUPER_TICK);
@@ -154,7 +156,7 @@ static bool same(const struct ds_failure *a, const struct ds_failure *b)
 {
     return a->kind == b->kind && a->host == b->host && a->rank == b->rank && a->code == b->code &&
            a->signal == b->signal && a->step == b->step && a->oom == b->oom && a->disk == b->disk &&
-           a->mute == b->mute && a->victim == b->victim;
+           a->comm == b->comm && a->mute == b->mute && a->victim == b->victim;
 }
 
 static void check_first(struct world *world, const struct ds_failure *old, bool failed,

@@ -14,9 +14,9 @@
 #include "base/exit.h"
 #include "base/rng.h"
 
-const char *const fault_words[FAULT_KINDS] = {"exit",  "signal", "oom",    "disk",
-                                              "agent", "cut",    "freeze", "hang",
-                                              "stall", "broken", "stop",   "sleep"};
+const char *const fault_words[FAULT_KINDS] = {"exit",  "signal", "oom",  "disk",   "memory",
+                                              "comm",  "agent",  "cut",  "freeze", "hang",
+                                              "stall", "broken", "stop", "sleep"};
 
 enum { REPORTERS = 8, SAVE_EVERY = 7 };
 
@@ -289,6 +289,9 @@ static void on_saved(struct world *world)
 
 static void strike_rank(struct world *world, struct fault *fault)
 {
+    static const enum ds_wire_phase phases[FAULT_KINDS] = {[FAULT_DISK] = DS_PHASE_DISK_FULL,
+                                                           [FAULT_MEMORY] = DS_PHASE_NO_MEMORY,
+                                                           [FAULT_COMM] = DS_PHASE_COMM};
     struct ds_super_event event = {.host = fault->host, .rank = fault->rank};
     struct sim_rank *rank = &world->rank[fault->rank];
 
@@ -300,9 +303,10 @@ static void strike_rank(struct world *world, struct fault *fault)
         world->stuck = true;
         return;
     }
-    if (fault->kind == FAULT_DISK && !world->host[fault->host].frozen) { /* it can tell so */
+    if (phases[fault->kind] != DS_PHASE_STEP &&
+        !world->host[fault->host].frozen) { /* it can tell so */
         event.kind = DS_SUPER_STEP;
-        event.phase = DS_PHASE_DISK_FULL;
+        event.phase = phases[fault->kind];
         send_up(world, fault->host, event);
     }
     event.oom = fault->kind == FAULT_OOM;
@@ -367,6 +371,8 @@ static void on_fault(struct world *world, const struct ds_super_event *which)
     case FAULT_SIGNAL:
     case FAULT_OOM:
     case FAULT_DISK:
+    case FAULT_MEMORY:
+    case FAULT_COMM:
     case FAULT_HANG: strike_rank(world, fault); return;
     case FAULT_AGENT:
     case FAULT_CUT:

@@ -33,6 +33,8 @@ enum fault_kind {               /* in the order of the words in world.c */
                   FAULT_SIGNAL, /* or by a signal */
                   FAULT_OOM,
                   FAULT_DISK,
+                  FAULT_MEMORY, /* a rank ends for want of memory */
+                  FAULT_COMM,   /* or because a collective failed */
                   FAULT_AGENT,  /* an agent dies, its line ends */
                   FAULT_CUT,    /* nothing of a host arrives any more, and nothing at it */
                   FAULT_FREEZE, /* a host does nothing for a while, or never again */

@@ -2,4 +2,4 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # No time between attempts.
-s/enum { FIRST_MS = 1000,/enum { FIRST_MS = 1,/
+s/\*delay_ms = pause_ms(.*);/*delay_ms = 0 * pause_ms(1, 1);/

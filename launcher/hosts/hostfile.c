@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 #include "base/fsio.h"
+#include "base/nearest.h"
 #include "launcher/hosts/roster.h"
 
 struct place { /* for messages */
@@ -26,6 +27,51 @@ static int fail_here(struct ds_error *err, const struct place *at, const char *t
 {
     return ds_fail(err, EINVAL, "%s:%u:%u: %s '%.100s'", at->file, at->line, at->column, what,
                    text);
+}
+
+/* What `word` is called here: another launcher's word for it, or the nearest one; NULL: neither. */
+static const char *meant(const char *word, const char *const *known, size_t count)
+{
+    static const struct {
+        const char *theirs, *ours;
+    } words[] = {{"gpus", "slots"},   {"gpu", "slots"},        {"ppn", "slots"}, {"np", "slots"},
+                 {"addr", "address"}, {"hostname", "address"}, {"ip", "address"}};
+    unsigned best = DS_NEAREST_FAR;
+    const char *nearest = "";
+
+    for (size_t i = 0; i < count; i++) {
+        unsigned distance = ds_edit_distance(word, known[i]);
+
+        for (size_t k = 0; k < sizeof(words) / sizeof(words[0]); k++)
+            if (strcmp(words[k].theirs, word) == 0 && strcmp(words[k].ours, known[i]) == 0)
+                return known[i];
+        if (distance < best) {
+            best = distance;
+            nearest = known[i];
+        }
+    }
+    return ds_edit_close(best, word) ? nearest : NULL;
+}
+
+int ds__hostfile_unknown(const char *word, const char *const *known, size_t count,
+                         struct ds_error *err)
+{
+    const char *one = meant(word, known, count);
+    char list[128] = "";
+    size_t used = 0;
+
+    if (one != NULL)
+        return ds_fail(err, EINVAL, "unknown key '%.100s', did you mean '%s'%s?", word, one,
+                       strncmp(word, "gpu", 3) == 0 && strcmp(one, "slots") == 0
+                           ? ", the ranks of a host, one for each GPU"
+                           : "");
+    for (size_t i = 0; i < count && used < sizeof(list); i++)
+        used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s",
+                                 i == 0           ? ""
+                                 : i + 1 == count ? " and "
+                                                  : ", ",
+                                 known[i]);
+    return ds_fail(err, EINVAL, "unknown key '%.100s': known are %s", word, list);
 }
 
 /* "slots" and "port": decimal, 1 .. max. */
@@ -46,6 +92,7 @@ static int read_number(const char *value, uint32_t max, uint32_t *out)
 static int read_key(struct ds_host_spec *host, char *word, const struct place *at,
                     struct ds_error *err)
 {
+    static const char *const known[] = {"slots", "user", "port", "address"};
     char *equals = strchr(word, '=');
 
     if (equals == NULL || equals[1] == '\0')
@@ -70,10 +117,9 @@ static int read_key(struct ds_host_spec *host, char *word, const struct place *a
     } else if (strcmp(word, "address") == 0) {
         host->address = equals + 1;
     } else {
-        return ds_fail(err, EINVAL,
-                       "%s:%u:%u: unknown key '%.100s': known are slots, user, port "
-                       "and address",
-                       at->file, at->line, at->column, word);
+        return ds_error_context(
+            err, ds__hostfile_unknown(word, known, sizeof(known) / sizeof(known[0]), err),
+            "%s:%u:%u", at->file, at->line, at->column);
     }
     return 0;
 }

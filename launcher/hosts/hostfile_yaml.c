@@ -107,6 +107,21 @@ static int read_value(const struct reader *in, enum key key, const struct ds_yam
     return 0;
 }
 
+static int fail_unknown(const struct reader *in, const struct ds_yaml *node, bool defaults,
+                        struct ds_error *err)
+{
+    const char *known[KEYS];
+    size_t count = 0;
+    int rc;
+
+    for (size_t i = 0; i < KEYS; i++)
+        if (!defaults || keys[i].defaults)
+            known[count++] = keys[i].name;
+    rc = ds__hostfile_unknown(node->key, known, count, err);
+    return ds_error_context(err, rc, "%s:%u:%u", in->file, node->key_mark.line,
+                            node->key_mark.column);
+}
+
 /* A map of the keys above; `name` NULL: the defaults. */
 static int read_host(const struct reader *in, const struct ds_yaml *map, struct ds_host_spec *host,
                      const char **name, struct ds_error *err)
@@ -123,9 +138,7 @@ static int read_host(const struct reader *in, const struct ds_yaml *map, struct 
                (strcmp(keys[key].name, node->key) != 0 || (name == NULL && !keys[key].defaults)))
             key++;
         if (key == KEYS)
-            return FAIL_AT(err, in, node->key_mark, "unknown key '%.100s': known are %s", node->key,
-                           name == NULL ? "slots, user and port"
-                                        : "name, slots, user, port, address and devices");
+            return fail_unknown(in, node, name == NULL, err);
         rc = read_value(in, (enum key)key, node, host, name, err);
     }
     return rc;
@@ -155,6 +168,7 @@ static int read_entry(const struct reader *in, const struct ds_yaml *node,
 int ds__hostfile_yaml(struct ds_roster *roster, const char *name, const char *text, size_t len,
                       struct ds_error *err)
 {
+    static const char *const top[] = {"hosts", "defaults"};
     const struct reader in = {.roster = roster, .file = name};
     struct ds_host_spec defaults = {0};
     const struct ds_yaml *hosts, *node;
@@ -169,11 +183,9 @@ int ds__hostfile_yaml(struct ds_roster *roster, const char *name, const char *te
                        "%s",
                        ds_yaml_kind_name(root));
     for (node = root->child; node != NULL; node = node->next)
-        if (strcmp(node->key, "hosts") != 0 && strcmp(node->key, "defaults") != 0)
-            return FAIL_AT(err, &in, node->key_mark,
-                           "unknown key '%.100s': known are hosts and "
-                           "defaults",
-                           node->key);
+        if (strcmp(node->key, top[0]) != 0 && strcmp(node->key, top[1]) != 0)
+            return ds_error_context(err, ds__hostfile_unknown(node->key, top, 2, err), "%s:%u:%u",
+                                    name, node->key_mark.line, node->key_mark.column);
     node = ds_yaml_get(root, "defaults");
     if (node != NULL)
         rc = read_host(&in, node, &defaults, NULL, err);

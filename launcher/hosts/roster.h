@@ -80,6 +80,11 @@ int ds_hostfile_parse(struct ds_roster *roster, const char *name, const char *te
 int ds__hostfile_yaml(struct ds_roster *roster, const char *name, const char *text, size_t len,
                       struct ds_error *err) DS_NODISCARD;
 
+/* "unknown key 'slot', did you mean 'slots'?", or which are known: up to 8 of them.  Returns
+ * -EINVAL. */
+int ds__hostfile_unknown(const char *word, const char *const *known, size_t count,
+                         struct ds_error *err);
+
 /* Narrow the roster to `include` or by `exclude` ("HOST[:SLOT[,SLOT...]][@HOST...]", either may be
  * NULL, not both given); every host must have slots by now. */
 int ds_roster_select(struct ds_roster *roster, const char *include, const char *exclude,

@@ -68,9 +68,14 @@ struct ds_job;
 int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
 
+/* The resolved job for job.yaml, which others may read: of launch.env the names alone, in a comment
+ * at the top. */
+struct ds_buf;
+int ds_cli_job_record(const struct ds_job *job, struct ds_buf *out, struct ds_error *err)
+    DS_NODISCARD;
+
 /* The keys that decide the result and are not what the last run in `run_dir` had, as a sentence;
  * nothing where there was none or its job.yaml cannot be read. */
-struct ds_buf;
 void ds_cli_job_changes(const struct ds_job *job, const char *run_dir, struct ds_buf *out);
 
 /* Path of a program that dsrun starts: in the folder DSRUN_LIBEXEC, else in ../libexec/dsrun beside

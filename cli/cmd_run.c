@@ -42,7 +42,7 @@ struct run {
     struct ds_fleet fleet;
     struct ds_run_spec facts; /* for the workers */
     struct ds_spares spares;
-    struct ds_buf job_text;
+    struct ds_buf job_text, job_record; /* for ranks, and for job.yaml */
     struct ds_cli_memory memory;
     struct ds_buf changes; /* since the last run in this run directory */
     char libexec[DS_MAX_PATH];
@@ -168,6 +168,8 @@ static int open_run(struct run *run, struct ds_error *err)
         rc = find_paths(run, err);
     if (rc == 0)
         rc = ds_job_write(&run->job, &run->job_text, err);
+    if (rc == 0)
+        rc = ds_cli_job_record(&run->job, &run->job_record, err);
     if (rc == 0 && goes_on(run))
         ds_cli_job_changes(&run->job, run->facts.run_dir, &run->changes);
     if (rc == 0)
@@ -368,7 +370,7 @@ static int run_all(struct run *run, struct ds_error *err)
     run->report.placement = &run->place.placement;
     run->report.run_dir = run->job.run_dir;
     run->report.saves = run->job.checkpoint.every > 0;
-    run->report.job_text = &run->job_text;
+    run->report.job_text = &run->job_record;
     open_console(run);
     open_record(run);
     code = run_job(run, err);
@@ -384,6 +386,7 @@ int ds_cmd_run(const struct ds_cli *cli)
 
     ds_job_init(&run.job);
     ds_buf_init(&run.job_text, DS_MAX_FRAME_BYTES / 2);
+    ds_buf_init(&run.job_record, DS_MAX_FRAME_BYTES / 2);
     ds_buf_init(&run.changes, TEXT_BYTES);
     code = run_all(&run, &err);
     if (err.code != 0)
@@ -393,6 +396,7 @@ int ds_cmd_run(const struct ds_cli *cli)
     ds_plan_release(&run.plan);
     ds_cli_place_release(&run.place);
     ds_buf_release(&run.job_text);
+    ds_buf_release(&run.job_record);
     ds_buf_release(&run.changes);
     ds_job_release(&run.job);
     return code;

@@ -6,15 +6,19 @@
 #include "cli/env.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fsio.h"
 #include "cli/envfile.h"
 #include "launcher/spec.h"
+
+enum { PIPE_BYTES = 4096 };
 
 struct list {
     struct ds_env *env;
@@ -35,14 +39,41 @@ static int add(struct list *list, const char *entry)
     return 0;
 }
 
+/* A file, or all that a pipe has to say: what a shell makes of "<(...)" lies on no disk. */
+static int read_all(const char *path, struct ds_buf *text, struct ds_error *err)
+{
+    struct stat st;
+    ssize_t n = 1;
+    int fd, rc = 0;
+
+    if (stat(path, &st) != 0 || !S_ISFIFO(st.st_mode))
+        return ds_fs_read(path, DS_MAX_YAML_BYTES, text, err);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return ds_fail(err, errno, "cannot open '%s': %s", path, strerror(errno));
+    while (rc == 0 && n != 0) {
+        char *at = ds_buf_reserve(text, PIPE_BYTES);
+
+        n = at != NULL ? read(fd, at, PIPE_BYTES) : 0;
+        if (n > 0)
+            ds_buf_commit(text, (size_t)n);
+        if (at == NULL || text->len > DS_MAX_YAML_BYTES)
+            rc = ds_fail(err, EFBIG, "'%s' says more than %d bytes", path, DS_MAX_YAML_BYTES);
+        else if (n < 0 && errno != EINTR)
+            rc = ds_fail(err, errno, "cannot read '%s': %s", path, strerror(errno));
+    }
+    (void)close(fd);
+    return rc;
+}
+
 static int add_file(struct list *list, const char *path)
 {
     struct ds_envfile file;
     struct ds_buf text;
     int rc;
 
-    ds_buf_init(&text, DS_MAX_YAML_BYTES);
-    rc = ds_fs_read(path, DS_MAX_YAML_BYTES, &text, list->err);
+    ds_buf_init(&text, DS_MAX_YAML_BYTES + PIPE_BYTES);
+    rc = read_all(path, &text, list->err);
     if (rc == 0)
         rc = ds_envfile_parse(&file, path, ds_buf_text(&text), text.len, list->arena, list->err);
     ds_buf_release(&text);

@@ -7,6 +7,9 @@
  * pattern such as 'NCCL_*' for all that match.  A pattern never takes what dsrun sets for each
  * rank (RANK, MASTER_ADDR, ...); a name may.
  *
+ * Values may be secrets: they travel to hosts in frames, and are in no argument of a program that
+ * dsrun starts, no file of a run and no message.
+ *
  * Tests   tests/cli/test_env.c
  */
 #ifndef DS_CLI_ENV_H

@@ -41,6 +41,27 @@ static int apply_options(const struct ds_cli *cli, struct ds_job *job, struct ds
     return rc != 0 || job->run_dir == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
 }
 
+/* "A, B" of "A=1", "B=2": values may be secrets, which are not shown. */
+static void put_names(const struct ds_strings *env, struct ds_buf *out)
+{
+    for (size_t i = 0; i < env->count; i++)
+        (void)ds_buf_printf(out, "%s%.*s", i > 0 ? ", " : "", (int)strcspn(env->item[i], "="),
+                            env->item[i]);
+}
+
+int ds_cli_job_record(const struct ds_job *job, struct ds_buf *out, struct ds_error *err)
+{
+    struct ds_job copy = *job;
+
+    if (job->launch.env.count > 0) {
+        (void)ds_buf_puts(out, "# launch.env is not kept here; it had ");
+        put_names(&job->launch.env, out);
+        (void)ds_buf_puts(out, "\n");
+    }
+    copy.launch.env.count = 0;
+    return ds_job_write(&copy, out, err);
+}
+
 /* --verbose: what each key that was given is, and where. */
 static void tell_origins(const struct ds_job *job)
 {
@@ -54,7 +75,10 @@ static void tell_origins(const struct ds_job *job)
         if (keys->key[i].flags & DS_KEY_NO_FIELD)
             continue;
         ds_buf_reset(&value);
-        ds_key_print(&keys->key[i], job, &value);
+        if (keys->key[i].type == DS_KEY_ENV)
+            put_names(&job->launch.env, &value);
+        else
+            ds_key_print(&keys->key[i], job, &value);
         if (origin->override != NULL)
             ds_log(DS_LOG_INFO, "%s is %s by the command line", keys->key[i].path,
                    ds_buf_text(&value));

@@ -157,8 +157,9 @@ static int add_env(struct parser *p, const char *word)
     bool pattern = word[len] == '\0' && strpbrk(word, "*?[") != NULL;
 
     if (!pattern && !ds_key_is_env_name(word, len))
-        return ds_fail(p->err, EINVAL, "'--env' must be NAME or NAME=VALUE, not '%s'", word);
-    p->cli->env[p->cli->envs++] = word; /* there is room for all of argv */
+        return ds_fail(p->err, EINVAL, "'--env' must be NAME or NAME=VALUE, not '%.*s%s'", (int)len,
+                       word, word[len] != '\0' ? "=..." : ""); /* the value may be a secret */
+    p->cli->env[p->cli->envs++] = word;                        /* there is room for all of argv */
     return 0;
 }
 

@@ -89,11 +89,11 @@ Test(load_job, without_options_the_file_decides)
 Test(load_job, verbose_says_where_keys_were_given, .init = write_job_and_redirect,
      .fini = remove_job)
 {
-    const char *words[] = {path, "train.steps=7"};
-    struct ds_cli cli = {.arg = words, .args = 2, .restarts = -1, .verbose = true};
+    const char *words[] = {path, "train.steps=7", "launch.env={TOKEN: hush, B: hush}"};
+    struct ds_cli cli = {.arg = words, .args = 3, .restarts = -1, .verbose = true};
     struct ds_error err = {0};
     char line[400], expected[400];
-    bool steps = false, batch = false;
+    bool steps = false, batch = false, names = false;
     struct ds_job job;
     FILE *said;
 
@@ -104,11 +104,40 @@ Test(load_job, verbose_says_where_keys_were_given, .init = write_job_and_redirec
     said = cr_get_redirected_stderr();
     (void)snprintf(expected, sizeof(expected),
                    "dsrun: info: train.global_batch is 32 by %s:12:17\n", path);
-    while (!(steps && batch) && fgets(line, sizeof(line), said) != NULL) {
+    while (fgets(line, sizeof(line), said) != NULL) {
+        cr_expect(strstr(line, "hush") == NULL, "%s", line);
+        names =
+            names || strcmp(line, "dsrun: info: launch.env is TOKEN, B by the command line\n") == 0;
         steps = steps || strcmp(line, "dsrun: info: train.steps is 7 by the command line\n") == 0;
         batch = batch || strcmp(line, expected) == 0;
     }
-    cr_expect(steps && batch);
+    cr_expect(steps && batch && names);
+}
+
+/* job.yaml is a job, the same one but for values that may be secrets. */
+Test(load_job, the_record_has_no_secrets)
+{
+    const char *words[] = {path, "launch.env={TOKEN: hush, B: hush}"};
+    struct ds_cli cli = {.arg = words, .args = 2, .restarts = -1};
+    struct ds_error err = {0};
+    struct ds_job job, again;
+    struct ds_buf text;
+
+    ds_buf_init(&text, 1 << 16);
+    cr_assert(ds_cli_load_job(&cli, &job, &err) == 0, "%s", err.text);
+    cr_assert_eq(ds_cli_job_record(&job, &text, &err), 0);
+    cr_expect(strstr(ds_buf_text(&text), "hush") == NULL, "%s", ds_buf_text(&text));
+    cr_expect(strncmp(ds_buf_text(&text), "# launch.env is not kept here; it had TOKEN, B\n", 47) ==
+                  0,
+              "%s", ds_buf_text(&text));
+    ds_job_init(&again);
+    cr_assert_eq(ds_job_parse(&again, "job.yaml", text.data, text.len, NULL, 0, &err), 0, "%s",
+                 err.text);
+    cr_expect_eq(ds_job_digest(&again), ds_job_digest(&job));
+    cr_expect(again.launch.env.count == 0 && job.launch.env.count == 2);
+    ds_buf_release(&text);
+    ds_job_release(&job);
+    ds_job_release(&again);
 }
 
 Test(load_job, wrong_ones)

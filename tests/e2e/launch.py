@@ -7,6 +7,7 @@ Selection, hostfiles, arguments, variables and endings, each through the real co
 names of this machine, each with an agent of its own; at the end real ones, over ssh and under Slurm.
 """
 import os
+import re
 import signal
 import subprocess
 import time
@@ -256,6 +257,29 @@ def test_variables():
     (h.work() / ".env").write_text("# comment\n\nexport V1=1\nV2='two words'\nV3=\"x \\\"y\\\"\" # z\nV4=$V1;ls\n")
     code, found, err = ranks(P1, *show, options=["--slots", "1", "--env-file", ".env"])
     h.ok(found == {0: ["||1|two words|x \"y\"|$V1;ls|"]}, "blank lines, comments, export and quotes of a file", (found, err))
+    secrets()
+
+
+def secrets():
+    """Values reach ranks, and nothing else that others may read: no command line, no file, no message."""
+    pipe, end = os.pipe()
+    os.write(end, b"V2=hush-2\n")
+    os.close(end)
+    (h.work() / "secret.env").write_text("V1=hush-1\n")
+    # The rank looks at the command lines of all that led to it.
+    look = 'echo "$V1$V2$V3" | tr -d -c 0-9; p=$$; while [ $p -gt 1 ]; do tr "\\0" " " </proc/$p/cmdline | grep -c "hus[h]-"; ' \
+           'p=$(sed "s/.*) . //" /proc/$p/stat | cut -d" " -f1); done | tr "\\n" +'
+    ran = subprocess.run([h.DSRUN, "launch", "-v", "--run-dir", "secrets", "--env-file", "secret.env", "--env-file",
+                          f"/dev/fd/{pipe}", "--env", "V3", "--", "sh", "-c", look], cwd=h.work(),
+                         env=h.environment(V3="hush-3"), pass_fds=[pipe], capture_output=True, text=True, timeout=60, check=False)
+    os.close(pipe)
+    h.ok(ran.returncode == 0 and re.search(r"\] 123(0\+){3,}$", ran.stdout, re.M),
+         "secrets of a file, a pipe and the environment reach a rank, and no command line", ran)
+    kept = [path for path in (h.work() / "secrets").rglob("*") if path.is_file() and b"hush" in path.read_bytes()]
+    h.ok(not kept and "hush" not in ran.stderr, "nor a file or a message", (kept, ran.stderr))
+    ran = subprocess.run([h.DSRUN, "launch", "-v", "--dry-run", "--env-file", "secret.env", "--env", "V3", "--", "true"],
+                         cwd=h.work(), env=h.environment(V3="hush-3"), capture_output=True, text=True, timeout=60, check=False)
+    h.ok(ran.returncode == 0 and "hush" not in ran.stdout + ran.stderr, "nor --dry-run", ran)
 
 
 # --- endings ------------------------------------------------------------------------------------------

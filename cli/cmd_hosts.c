@@ -52,6 +52,7 @@ static const struct fact {
     {"gpus",         "gpus",    COUNT},
     {"gpu",          "gpu",     TEXT},
     {"driver",       "driver",  TEXT},
+    {"nccl",         "nccl",    TEXT},
     {"nofile",       "nofile",  TEXT},
     {"memlock",      "memlock", TEXT},
     {"shm_bytes",    "/dev/shm", BYTES},
@@ -261,6 +262,19 @@ static void print_bytes(const json_t *object, const char *key, struct ds_buf *ou
         (void)ds_buf_printf(out, " %13s", "-");
 }
 
+/* "7 of 8" GPUs that nobody uses. */
+static void print_free_gpus(const json_t *object, struct ds_buf *out)
+{
+    const json_t *unused = json_object_get(object, "gpus_free");
+    char text[48] = "-";
+
+    if (json_is_integer(unused))
+        (void)snprintf(text, sizeof(text), "%" JSON_INTEGER_FORMAT " of %zu",
+                       json_integer_value(unused),
+                       json_array_size(json_object_get(object, "gpu_processes")));
+    (void)ds_buf_printf(out, " %9s", text);
+}
+
 /* What is each host's own. */
 static void print_row(const struct hosts *hosts, uint32_t index, int width, struct ds_buf *out)
 {
@@ -273,6 +287,7 @@ static void print_row(const struct hosts *hosts, uint32_t index, int width, stru
     (void)ds_buf_printf(out, "%-*s %-15s %-10s %+9.3f s %6.2f", width, hosts->name[index], where,
                         card, answer->offset_s,
                         json_number_value(json_object_get(answer->object, "load")));
+    print_free_gpus(answer->object, out);
     print_bytes(answer->object, "free_bytes", out);
     print_bytes(answer->object, "tmp_free_bytes", out);
     if (hosts->cli->run_dir != NULL)
@@ -288,9 +303,9 @@ static void print_table(const struct hosts *hosts, struct ds_buf *out)
     for (uint32_t i = 0; i < count; i++)
         if ((int)strlen(hosts->name[i]) > width)
             width = (int)strlen(hosts->name[i]);
-    (void)ds_buf_printf(out, "%-*s %-15s %-10s %11s %6s %13s %13s%s\n", width, "host", "address",
-                        "interface", "clock", "load", "memory free", "/tmp free",
-                        hosts->cli->run_dir != NULL ? "  run dir free" : "");
+    (void)ds_buf_printf(out, "%-*s %-15s %-10s %11s %6s %9s %13s %13s%s\n", width, "host",
+                        "address", "interface", "clock", "load", "gpus free", "memory free",
+                        "/tmp free", hosts->cli->run_dir != NULL ? "  run dir free" : "");
     for (uint32_t i = 0; i < count; i++)
         if (hosts->answer[i].object != NULL)
             print_row(hosts, i, width, out);

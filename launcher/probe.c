@@ -24,6 +24,7 @@
 #include "base/fsio.h"
 #include "base/json.h"
 #include "launcher/gather.h"
+#include "launcher/gpus.h"
 
 enum { FACT_BYTES = 256, FILE_BYTES = 1 << 20 };
 
@@ -97,6 +98,34 @@ static void put_gpus(struct ds_json *json)
         ds_json_string(json, "driver", text);
 }
 
+/* What they do just now, in the order of their bus numbers, and NCCL. */
+static void put_use(struct ds_json *json)
+{
+    struct ds_gpus gpus;
+    char text[FACT_BYTES];
+    uint64_t unused = 0;
+
+    ds_gpus_ask(&gpus);
+    if (gpus.count > 0) {
+        ds_json_array(json, "gpu_used_bytes");
+        for (uint32_t i = 0; i < gpus.count; i++)
+            ds_json_u64(json, NULL, gpus.gpu[i].used_bytes);
+        ds_json_end_array(json);
+        ds_json_array(json, "gpu_processes");
+        for (uint32_t i = 0; i < gpus.count; i++) {
+            ds_json_u64(json, NULL, gpus.gpu[i].processes);
+            unused += ds_gpu_is_free(&gpus.gpu[i]);
+        }
+        ds_json_end_array(json);
+        ds_json_u64(json, "gpus_free", unused);
+    }
+    if (gpus.nccl == 0)
+        return;
+    (void)snprintf(text, sizeof(text), "%u.%u.%u", gpus.nccl / 10000, gpus.nccl / 100 % 100,
+                   gpus.nccl % 100);
+    ds_json_string(json, "nccl", text);
+}
+
 static void put_limit(struct ds_json *json, const char *key, int which)
 {
     struct rlimit limit;
@@ -166,6 +195,7 @@ void ds_probe_write(const char *dir, struct ds_buf *out)
     put_memory(&json, "memory_bytes", "MemTotal");
     put_memory(&json, "free_bytes", "MemAvailable");
     put_gpus(&json);
+    put_use(&json);
     put_limit(&json, "nofile", RLIMIT_NOFILE);
     put_limit(&json, "memlock", RLIMIT_MEMLOCK);
     put_disk(&json, "shm_bytes", "/dev/shm", true);

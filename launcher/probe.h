@@ -7,6 +7,7 @@
  * host's own (address, clock, free memory and disk).  What cannot be found out is left out.
  *
  *     kernel libc machine cpu cores memory_bytes gpus gpu driver nofile memlock shm_bytes
+ *     nccl gpu_used_bytes gpu_processes gpus_free
  *     time free_bytes tmp_free_bytes dir_free_bytes address interface load
  *
  * Tests   tests/launcher/test_probe.c, tests/e2e/hosts.py

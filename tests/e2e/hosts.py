@@ -77,6 +77,26 @@ def test_alike():
     h.ok(ran.stdout == "".join(f"host {n}\n" for n in NODES), "--dry-run asks nobody", ran.stdout + ran.stderr)
 
 
+def test_gpus():
+    """A GPU that is free or not, and NCCL, by doubles of the libraries that know."""
+    fakes = h.BUILD / "fakes" / "libexec"
+    ran = h.dsrun("hosts", "-H", HOSTS, "-i", "node1")
+    h.ok(ran.returncode == 0 and re.search(r"^  nccl +(-|2\.\d+\.\d+)$", ran.stdout, re.M), "NCCL, or a dash", ran.stdout)
+    if not (fakes / "libnccl.so.2").exists():
+        h.skip("GPUs that are free", "no doubles of NVIDIA's libraries in this build")
+        return
+    for processes, want in ("0", "1 of 1"), ("2", "0 of 1"):
+        ran = h.dsrun("hosts", "-H", HOSTS, "-i", "node1", LD_LIBRARY_PATH=str(fakes), FAKE_NVML_PROCESSES=processes,
+                      FAKE_NCCL_VERSION="22104")
+        h.ok(ran.returncode == 0 and re.search(r"^  nccl +2\.21\.4$", ran.stdout, re.M) and
+             re.search(rf"^node1 .* {want} ", ran.stdout, re.M), f"{processes} processes on a GPU: {want} is free",
+             ran.stdout + ran.stderr)
+    ran = h.dsrun("hosts", "-H", HOSTS, "-i", "node1", "--json", LD_LIBRARY_PATH=str(fakes), FAKE_NVML_PROCESSES="2")
+    said = json.loads(ran.stdout)
+    h.ok(said["gpus_free"] == 0 and said["gpu_processes"] == [2] and said["gpu_used_bytes"] == [1 << 20] and
+         said["nccl"] == "2.28.9", "json: each GPU", ran.stdout)
+
+
 def test_json():
     ran = h.dsrun("hosts", "-H", HOSTS, "--json", "--run-dir", h.work())
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
@@ -135,6 +155,7 @@ def test_real(place):
 
 
 test_alike()
+test_gpus()
 test_json()
 test_different()
 test_lost()

@@ -37,6 +37,7 @@ struct launch {
     const struct ds_cli *cli;
     struct ds_arena arena;
     struct ds_cli_place place;
+    struct ds_env env; /* that was asked for; ranks get some of their own, too */
     struct ds_spares spares;
     struct ds_report report;
     struct ds_fleet fleet;
@@ -108,10 +109,10 @@ static int find_paths(struct launch *launch, struct ds_error *err)
     return rc == 0 ? ds_cli_libexec(launch->libexec, "", err) : rc;
 }
 
-static int prepare(struct launch *launch, struct ds_env *env, struct ds_error *err)
+static int prepare(struct launch *launch, struct ds_error *err)
 {
     const struct ds_cli *cli = launch->cli;
-    int rc = ds_cli_env(cli, NULL, 0, &launch->arena, env, err);
+    int rc = ds_cli_env(cli, NULL, 0, &launch->arena, &launch->env, err);
 
     if (rc == 0)
         rc = ds_cli_place_hosts(cli, 1, &launch->place, err);
@@ -120,16 +121,32 @@ static int prepare(struct launch *launch, struct ds_env *env, struct ds_error *e
     return rc == 0 ? find_paths(launch, err) : rc;
 }
 
+/* The program and its arguments as they will be given to it, none split or expanded. */
+static void print_words(const struct ds_cli *cli, struct ds_json *json, const char *key)
+{
+    ds_json_array(json, key);
+    for (size_t i = 0; i < cli->args; i++)
+        ds_json_string(json, NULL, cli->arg[i]);
+    ds_json_end_array(json);
+}
+
 static void dry_text(const void *user, struct ds_buf *text)
 {
     const struct launch *launch = user;
     const struct ds_placement *placement = &launch->place.placement;
 
+    struct ds_json json;
+
+    ds_json_init(&json, text);
+    (void)ds_buf_puts(text, "program  ");
+    print_words(launch->cli, &json, NULL);
+    (void)ds_buf_puts(text, "\n");
     ds_cli_place_print(&launch->place, text);
     for (uint32_t i = 0; i < placement->places; i++)
         if (launch->devices[i] != NULL)
             (void)ds_buf_printf(text, "host %s  devices %s\n", placement->place[i].host,
                                 launch->devices[i]);
+    ds_cli_env_names(&launch->env, text);
 }
 
 static void dry_json(const void *user, struct ds_json *json)
@@ -137,20 +154,22 @@ static void dry_json(const void *user, struct ds_json *json)
     const struct launch *launch = user;
     const struct ds_placement *placement = &launch->place.placement;
 
+    print_words(launch->cli, json, "program");
     ds_cli_place_json(&launch->place, "placement", json);
     ds_json_object(json, "devices");
     for (uint32_t i = 0; i < placement->places; i++)
         if (launch->devices[i] != NULL)
             ds_json_string(json, placement->place[i].host, launch->devices[i]);
     ds_json_end_object(json);
+    ds_cli_env_json(&launch->env, json);
 }
 
 /* --- attempts --------------------------------------------------------------------------------- */
 
 /* What torchrun tells all ranks alike, then what the user gives. */
-static int attempt_env(struct launch *launch, const struct ds_env *given, struct ds_env *all,
-                       struct ds_error *err)
+static int attempt_env(struct launch *launch, struct ds_env *all, struct ds_error *err)
 {
+    const struct ds_env *given = &launch->env;
     int64_t restarts = launch->cli->restarts > 0 ? launch->cli->restarts : 0;
 
     *all = (struct ds_env){
@@ -172,8 +191,7 @@ static int attempt_env(struct launch *launch, const struct ds_env *given, struct
     return 0;
 }
 
-static int run_attempt(struct launch *launch, const struct ds_env *given,
-                       struct ds_fleet_result *result, struct ds_error *err)
+static int run_attempt(struct launch *launch, struct ds_fleet_result *result, struct ds_error *err)
 {
     const struct ds_cli *cli = launch->cli;
     const struct ds_placement *placement = &launch->place.placement;
@@ -198,7 +216,7 @@ static int run_attempt(struct launch *launch, const struct ds_env *given,
         .ops = &ds_report_ops,
         .user = &launch->report};
     struct ds_env env;
-    int rc = attempt_env(launch, given, &env, err);
+    int rc = attempt_env(launch, &env, err);
 
     if (rc == 0)
         rc = ds_report_launch(&launch->report, launch->attempt, err);
@@ -248,7 +266,7 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
     return stop == 0;
 }
 
-static int run_program(struct launch *launch, const struct ds_env *env, struct ds_error *err)
+static int run_program(struct launch *launch, struct ds_error *err)
 {
     struct ds_restart restart = {0};
     struct ds_fleet_result result = {0};
@@ -257,7 +275,7 @@ static int run_program(struct launch *launch, const struct ds_env *env, struct d
     if (rc != 0)
         return ds_exit_from_errno(rc);
     do {
-        rc = run_attempt(launch, env, &result, err);
+        rc = run_attempt(launch, &result, err);
         if (rc != 0)
             return rc == -EMSGSIZE || rc == -EINVAL ? DS_EXIT_USAGE : DS_EXIT_UNAVAILABLE;
         rc = ds_report_failure(&launch->report, &result, err);
@@ -305,8 +323,7 @@ static void open_record(struct launch *launch)
 
 static int launch_all(struct launch *launch, struct ds_error *err)
 {
-    struct ds_env env;
-    int rc = prepare(launch, &env, err), code;
+    int rc = prepare(launch, err), code;
 
     if (rc == 0 && launch->cli->dry_run)
         return ds_cli_place_dry(&launch->place, launch->cli->json ? NULL : dry_text,
@@ -322,7 +339,7 @@ static int launch_all(struct launch *launch, struct ds_error *err)
     launch->report.run_dir = launch->cli->run_dir;
     open_console(launch);
     open_record(launch);
-    code = run_program(launch, &env, err);
+    code = run_program(launch, err);
     return code == DS_EXIT_OK && ds_console_lost(&launch->report.console) ? DS_EXIT_FAILURE : code;
 }
 

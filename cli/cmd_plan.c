@@ -87,7 +87,7 @@ static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct d
     int rc = ds_cli_place(r->cli, &r->job, &r->place, err);
 
     if (rc == 0)
-        rc = ds_cli_machine(&r->cluster, &r->rates, err);
+        rc = ds_cli_machine(&r->cluster, &r->place.placement, &r->rates, err);
     if (rc == 0)
         rc = ds_cli_memory(&r->job, &r->place, &r->memory, err);
     if (rc != 0)
@@ -97,9 +97,6 @@ static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct d
     args->threads = r->place.threads;
     args->local_world = r->place.placement.place[0].ranks;
     args->common = r->job.launch.device != DS_DEVICE_CUDA;
-    r->cluster.hosts = r->place.placement.places;
-    r->cluster.ranks = args->local_world;
-    r->rates = r->rates && ds_cluster_links(&r->cluster);
     if (!r->rates && r->cli->timeline != NULL)
         return ds_fail(err, EINVAL,
                        "'--timeline' needs the rates of a machine: give '--cluster FILE', or keep "

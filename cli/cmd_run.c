@@ -26,6 +26,7 @@
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
 #include "runtime/cost/depth.h"
+#include "runtime/cost/predict.h"
 #include "runtime/data/data.h"
 #include "runtime/job.h"
 #include "runtime/plan/plan.h"
@@ -44,6 +45,7 @@ struct run {
     struct ds_spares spares;
     struct ds_buf job_text, job_record; /* for ranks, and for job.yaml */
     struct ds_cli_memory memory;
+    struct ds_env env;     /* of the ranks */
     struct ds_buf changes; /* since the last run in this run directory */
     char libexec[DS_MAX_PATH];
 };
@@ -98,13 +100,10 @@ static int settle(struct run *run, const struct ds_plan_args *plan, struct ds_er
         return rc;
     ds_cluster_init(&cluster);
     if (ds_plan_gathers_ahead(plan) && run->job.zero.prefetch == 0 && !run->memory.apart) {
-        rc = ds_cli_machine(&cluster, &rates, err);
-        cluster.hosts = run->place.placement.places;
-        cluster.ranks = plan->local_world;
+        rc = ds_cli_machine(&cluster, &run->place.placement, &rates, err);
         if (rc != 0)
             ds_log(DS_LOG_WARNING, "zero.prefetch auto goes by sizes: %s", ds_error_text(err, rc));
-        if (rc == 0 && rates && ds_cluster_links(&cluster) &&
-            cluster.hosts * cluster.ranks == plan->world)
+        if (rc == 0 && rates)
             args.cluster = &cluster;
     }
     rc = ds_depth_settle(&run->job, &args, &depth, err);
@@ -308,17 +307,12 @@ static int run_job(struct run *run, struct ds_error *err)
 {
     struct ds_restart restart = {0};
     struct ds_fleet_result result = {0};
-    const struct ds_strings *vars = &run->job.launch.env;
-    struct ds_env env;
-    int rc = ds_cli_env(run->cli, vars->item, vars->count, &run->job.arena, &env, err);
+    int rc = ds_cli_place_spares(&run->place, &run->spares, err);
 
     if (rc != 0)
         return ds_exit_from_errno(rc);
-    rc = ds_cli_place_spares(&run->place, &run->spares, err);
-    if (rc != 0)
-        return ds_exit_from_errno(rc);
     do {
-        rc = run_attempt(run, &env, &result, err);
+        rc = run_attempt(run, &run->env, &result, err);
         if (rc != 0)
             return DS_EXIT_UNAVAILABLE;
         rc = ds_report_failure(&run->report, &result, err);
@@ -330,12 +324,37 @@ static int run_job(struct run *run, struct ds_error *err)
 
 /* --- the command ------------------------------------------------------------------------------ */
 
+/* Where the rates of this machine are known, what `print` or `json` says of the step. */
+static void dry_predict(const struct run *run, struct ds_buf *text, struct ds_json *json)
+{
+    struct ds_prediction prediction = {0};
+    struct ds_cluster cluster;
+    struct ds_error err = {0};
+    bool rates = false;
+    int rc;
+
+    ds_cluster_init(&cluster);
+    rc = ds_cli_machine(&cluster, &run->place.placement, &rates, &err);
+    if (rc == 0 && rates)
+        rc = ds_predict(&prediction, &cluster, &run->plan, &err);
+    if (rc != 0)
+        ds_log(DS_LOG_WARNING, "the step is not predicted: %s", ds_error_text(&err, rc));
+    else if (rates && json != NULL)
+        ds_prediction_print_json(&prediction, json);
+    else if (rates)
+        ds_prediction_print(&prediction, &cluster, text);
+    ds_prediction_release(&prediction);
+    ds_cluster_release(&cluster);
+}
+
 static void dry_text(const void *user, struct ds_buf *text)
 {
     const struct run *run = user;
 
     ds_plan_describe(&run->plan, &run->job, text);
+    dry_predict(run, text, NULL);
     ds_cli_place_print(&run->place, text);
+    ds_cli_env_names(&run->env, text);
 }
 
 /* As dsrun plan has it. */
@@ -345,6 +364,8 @@ static void dry_json(const void *user, struct ds_json *json)
 
     ds_plan_print_json(&run->plan, false, json);
     ds_cli_place_json(&run->place, "placement", json);
+    dry_predict(run, NULL, json);
+    ds_cli_env_json(&run->env, json);
 }
 
 static int code_of(const struct ds_cli *cli, int rc)
@@ -354,9 +375,12 @@ static int code_of(const struct ds_cli *cli, int rc)
 
 static int run_all(struct run *run, struct ds_error *err)
 {
+    const struct ds_strings *vars = &run->job.launch.env;
     int rc = prepare(run, err);
     int code;
 
+    if (rc == 0)
+        rc = ds_cli_env(run->cli, vars->item, vars->count, &run->job.arena, &run->env, err);
     if (rc != 0)
         return code_of(run->cli, rc);
     if (run->cli->dry_run)

@@ -325,12 +325,10 @@ static int prepare(struct tune *tune, struct ds_error *err)
     if (rc == 0)
         rc = ds_cli_memory(&tune->job, &tune->place, &memory, err);
     if (rc == 0)
-        rc = ds_cli_machine(&tune->cluster, &rates, err);
+        rc = ds_cli_machine(&tune->cluster, &tune->place.placement, &rates, err);
     if (rc != 0)
         return rc;
-    tune->cluster.hosts = tune->place.placement.places;
-    tune->cluster.ranks = tune->place.placement.place[0].ranks;
-    if (!rates || !ds_cluster_links(&tune->cluster))
+    if (!rates)
         return ds_fail(err, EINVAL,
                        "the rates of this machine are not known: keep what 'dsrun bench machine "
                        "%" PRIu64 "' prints in ~/.config/dsrun/machine.yaml, or give '--cluster'",

@@ -146,3 +146,20 @@ int ds_cli_env(const struct ds_cli *cli, const char *const *job, size_t jobs,
         rc = add_word(&list, cli->env[i]);
     return rc;
 }
+
+void ds_cli_env_names(const struct ds_env *env, struct ds_buf *out)
+{
+    for (size_t i = 0; i < env->count; i++)
+        (void)ds_buf_printf(out, "%s%.*s", i == 0 ? "env  " : " ", (int)strcspn(env->item[i], "="),
+                            env->item[i]);
+    if (env->count > 0)
+        (void)ds_buf_puts(out, "\n");
+}
+
+void ds_cli_env_json(const struct ds_env *env, struct ds_json *json)
+{
+    ds_json_array(json, "env");
+    for (size_t i = 0; i < env->count; i++)
+        ds_json_bytes(json, NULL, env->item[i], strcspn(env->item[i], "="));
+    ds_json_end_array(json);
+}

@@ -16,7 +16,9 @@
 #define DS_CLI_ENV_H
 
 #include "base/arena.h"
+#include "base/buf.h"
 #include "base/error.h"
+#include "base/json.h"
 #include "cli/cli.h"
 
 struct ds_env {
@@ -28,5 +30,10 @@ struct ds_env {
  * wrong line in a file; -ENOENT: no such file. */
 int ds_cli_env(const struct ds_cli *cli, const char *const *job, size_t jobs,
                struct ds_arena *arena, struct ds_env *env, struct ds_error *err) DS_NODISCARD;
+
+/* The names, for a dry run; values may be secrets and are not shown.  Nothing where there are
+ * none. */
+void ds_cli_env_names(const struct ds_env *env, struct ds_buf *out);
+void ds_cli_env_json(const struct ds_env *env, struct ds_json *json); /* an array "env" */
 
 #endif

@@ -11,10 +11,13 @@
 #include <stdbool.h>
 
 #include "base/error.h"
+#include "launcher/hosts/placement.h"
 #include "runtime/cost/cluster.h"
 
-/* Read $XDG_CONFIG_HOME/dsrun/machine.yaml, or that below ~/.config.  That there is none is no
- * error: *found is false then. */
-int ds_cli_machine(struct ds_cluster *cluster, bool *found, struct ds_error *err) DS_NODISCARD;
+/* Read $XDG_CONFIG_HOME/dsrun/machine.yaml, or that below ~/.config, as the rates of each host of
+ * the placement.  That there is none is no error: *found is false then, and where links are missing
+ * in it or hosts have unequal numbers of ranks. */
+int ds_cli_machine(struct ds_cluster *cluster, const struct ds_placement *placement, bool *found,
+                   struct ds_error *err) DS_NODISCARD;
 
 #endif

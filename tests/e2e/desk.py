@@ -44,11 +44,21 @@ def dry_runs():
     ran = h.dsrun("launch", "--json", "--dry-run", "--slots", "2", "--", "true")
     ranks = documents(ran.stdout)[0]["placement"]
     h.ok([rank["rank"] for rank in ranks] == [0, 1] and all(rank["cpus"] for rank in ranks), "every rank is placed", ranks)
+    words = ["sh", "-c", 'echo "$RANK"\n', "a b"]
+    ran = h.dsrun("launch", "--json", "--dry-run", "--env", "TOKEN=hush", "--", *words)
+    found = documents(ran.stdout)[0]
+    h.ok(found["program"] == words and found["env"] == ["TOKEN"] and "hush" not in ran.stdout,
+         "the program to the letter, names of variables and no value", ran.stdout)
+    ran = h.dsrun("launch", "--dry-run", "--env", "TOKEN=hush", "--", *words)
+    h.ok(ran.stdout.startswith('program  ["sh","-c","echo \\"$RANK\\"\\n","a b"]\nrank 0  ') and
+         ran.stdout.endswith("\nenv  TOKEN\n"), "the same as text", ran.stdout)
+    ran = h.dsrun("--dry-run", "--env", "TOKEN=hush", JOB, "launch.env={OTHER: hush}")
+    h.ok(ran.returncode == 0 and ran.stdout.endswith("\nenv  OTHER TOKEN\n"), "variables of a job", ran.stdout + ran.stderr)
     (h.work() / "many").write_text("hosts: ['node[1-1000]']\n")
     ran = h.dsrun("launch", "-v", "--dry-run", "--hostfile", "many", "--", "true")
     h.ok(ran.stderr == "dsrun: info: 1000 hosts (ssh): node[1-1000]\n", "-v tells the hosts and how they are reached",
          ran.stderr)
-    h.ok(ran.stdout.count("\n") == 1000 and "rank 999  host node1000  slot 0  " in ran.stdout, "a thousand hosts, dry",
+    h.ok(ran.stdout.count("\n") == 1001 and "rank 999  host node1000  slot 0  " in ran.stdout, "a thousand hosts, dry",
          ran.stdout[-200:])
 
 

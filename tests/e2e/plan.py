@@ -133,6 +133,10 @@ else:
     ran = h.dsrun("plan", "--json", h.write_job(), XDG_CONFIG_HOME=os.path.join(h.work(), "config"))
     h.ok(ran.returncode == 0 and json.loads(ran.stdout).get("predicted", {}).get("step_ms", 0) > 0,
          "bench machine: a plan at this machine's rates", ran.stderr or ran.stdout)
+    h.text_file()
+    ran = h.dsrun("--dry-run", h.write_job(), XDG_CONFIG_HOME=os.path.join(h.work(), "config"))
+    h.ok(ran.returncode == 0 and "tokens per second" in ran.stdout and "\nrank 0  host " in ran.stdout,
+         "a dry run predicts, too", ran.stderr or ran.stdout)
 # Rates that cannot be read: the plan that needs them is refused, a run that only could use them is not.
 os.makedirs(os.path.join(h.work(), "wrong", "dsrun"))
 write("wrong/dsrun/machine.yaml", "device: {flops: {fp32: 1e11}, bandwidth: 1e10, matmul_half: 24}\n")

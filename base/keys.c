@@ -169,6 +169,19 @@ static struct ds_yaml_mark section_mark(const struct ds_keys *keys, const char *
     return at;
 }
 
+/* Values of variables may be secrets, which no message shows. */
+static int place_override(const struct ds_keys *keys, const char *word, int rc,
+                          struct ds_error *err)
+{
+    size_t len = strcspn(word, "=");
+
+    for (size_t i = 0; i < keys->count; i++)
+        if (keys->key[i].type == DS_KEY_ENV && strlen(keys->key[i].path) == len &&
+            memcmp(keys->key[i].path, word, len) == 0)
+            return ds_error_context(err, rc, "override '%.*s=...'", (int)len, word);
+    return ds_error_context(err, rc, "override '%.200s'", word);
+}
+
 int ds_keys_place(const struct ds_keys *keys, const char *path, int rc, struct ds_error *err)
 {
     size_t i = ds_keys_find(keys, path);
@@ -176,7 +189,7 @@ int ds_keys_place(const struct ds_keys *keys, const char *path, int rc, struct d
 
     assert(i < keys->count);
     if (origin->override != NULL)
-        return ds_error_context(err, rc, "override '%s'", origin->override);
+        return place_override(keys, origin->override, rc, err);
     return place(keys, origin->mark.line != 0 ? origin->mark : section_mark(keys, path), rc, err);
 }
 
@@ -314,7 +327,7 @@ static int override(struct ds_keys *keys, const char *word, struct ds_error *err
 
 int ds_keys_override(struct ds_keys *keys, const char *word, struct ds_error *err)
 {
-    return ds_error_context(err, override(keys, word, err), "override '%.200s'", word);
+    return place_override(keys, word, override(keys, word, err), err);
 }
 
 int ds_keys_require(const struct ds_keys *keys, struct ds_error *err)

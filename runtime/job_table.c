@@ -312,7 +312,7 @@ static const struct ds_key job_keys[] = {
     U64("launch.restarts", launch.restarts, 0, "0", 0, 1000000,
         "times to start again after a failure"),
     SET("launch.restart_on", launch.restart_on, 0, DS_CAUSES_DEFAULT_TEXT, causes,
-        "failures to start again after; oom, disk-full and input, which would come again, are left out"),
+        "failures to start again after; oom, disk-full and input come again, and are no default"),
     F64("launch.restart_backoff", launch.restart_backoff, 0, "1", 0, 86400,
         "seconds before it is started again; twice as long each time, up to 30"),
     F64("launch.heartbeat", launch.heartbeat, 0, "15", 0, 86400,

@@ -199,7 +199,8 @@ Test(keys, each_wrong_value_has_its_sentence)
         start(&w);
         cr_expect(ds_keys_override(&w.keys, table[i].word, &w.err) == -table[i].code, "%s",
                   table[i].word);
-        (void)snprintf(message, sizeof(message), "override '%s': %s", table[i].word,
+        (void)snprintf(message, sizeof(message), "override '%s': %s",
+                       strncmp(table[i].word, "env=", 4) == 0 ? "env=..." : table[i].word,
                        table[i].message == NULL ? "" : table[i].message);
         if (table[i].message != NULL)
             cr_expect_str_eq(w.err.text, message);

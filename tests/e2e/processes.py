@@ -361,6 +361,11 @@ def test_output():
          "each rank has its log, and its cores", log(1))
     ran = ranks("--env", "COLOUR=blue", FAKE="env:COLOUR")
     h.ok(log(1) == "blue\n", "--env reaches the ranks", log(1))
+    ran = ranks("-v", "launch.env={TOKEN: hush}", FAKE_0="env:TOKEN", FAKE_1="")
+    kept = [path.name for path in last_run().rglob("*") if path.is_file() and "hush" in path.read_text(errors="replace")]
+    h.ok(ran.returncode == 0 and kept == ["rank-00000.log"] and "hush" not in ran.stderr and
+         "it had TOKEN\n" in (last_run() / "job.yaml").read_text(),
+         "what launch.env has reaches ranks, and of dsrun's own files and messages none", f"{kept}\n{ran.stderr}")
     ran = ranks(n=1, FAKE="long:300")
     shown = [line for line in ran.stdout.splitlines() if "yyy" in line]
     h.ok(len(shown) == 5 and max(map(len, shown)) < 66000, "a line of 300 KiB is shown in bounded pieces",

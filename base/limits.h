@@ -34,6 +34,8 @@ enum {
     DS_MAX_RANKS         = 65536,
     DS_MAX_HOST_NAME     = 255,
     DS_MAX_CPUS          = 65536,        /* of one host, as a batch system says */
+    DS_MAX_NUMA_NODES    = 64,           /* of one host, with cores; those beyond are not known */
+    DS_MAX_GPUS          = 64,           /* of one host, for nearness and locks */
 
     DS_MAX_KNOWN_KEYS    = 32,           /* entries of one host in the known_hosts files */
     DS_MAX_KEY_BYTES     = 4096,         /* one public key */

@@ -118,6 +118,9 @@ static int prepare(struct launch *launch, struct ds_error *err)
         rc = ds_cli_place_hosts(cli, 1, &launch->place, err);
     if (rc == 0)
         rc = all_devices(launch, err);
+    launch->place.devices = launch->devices;
+    launch->place.env = launch->env.item;
+    launch->place.envc = launch->env.count;
     return rc == 0 ? find_paths(launch, err) : rc;
 }
 

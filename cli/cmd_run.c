@@ -231,6 +231,7 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
     struct ds_spec spec = {.world = placement->world,
                            .threads = run->place.cores,
                            .link = true,
+                           .no_gpus = run->place.no_gpus,
                            .cwd = run->facts.cwd,
                            .argc = 1,
                            .argv = argv,

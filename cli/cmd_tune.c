@@ -186,6 +186,7 @@ static int try_them(struct tune *tune, struct ds_error *err)
     struct ds_spec spec = {.world = tune->place.placement.world,
                            .threads = tune->place.cores,
                            .link = true,
+                           .no_gpus = tune->place.no_gpus,
                            .cwd = tune->facts.cwd,
                            .argc = 1,
                            .argv = argv};

@@ -16,12 +16,16 @@
 #include "base/fsio.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "cli/cli.h"
+#include "launcher/bind.h"
 #include "launcher/cores.h"
 #include "launcher/hosts/hostlist.h"
 #include "launcher/hosts/slurm_env.h"
 #include "launcher/remote/slurm.h"
 #include "launcher/remote/transport.h"
+#include "launcher/spec.h"
 #include "runtime/job.h"
+#include "runtime/plugin.h"
 
 enum { LIST_BYTES = 16 * 1024 * 1024 };
 
@@ -216,6 +220,16 @@ int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_p
     return rc;
 }
 
+/* A job that may do without GPUs does so where this dsrun was built without CUDA. */
+static bool without_gpus(const struct ds_job *job)
+{
+    char path[DS_MAX_PATH];
+
+    if (job->launch.device == DS_DEVICE_AUTO)
+        return ds_cli_libexec(path, DS_PLUGIN_FILE, NULL) != 0 || access(path, R_OK) != 0;
+    return job->launch.device == DS_DEVICE_CPU;
+}
+
 int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
                  struct ds_error *err)
 {
@@ -224,6 +238,9 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_c
     if (rc != 0)
         return rc;
     rc = check_once(place, err);
+    place->no_gpus = without_gpus(job);
+    place->env = job->launch.env.item;
+    place->envc = job->launch.env.count;
     if (rc == 0)
         share_cores(place, (unsigned)job->launch.threads);
     else
@@ -250,44 +267,75 @@ void ds_cli_place_release(struct ds_cli_place *place)
     *place = (struct ds_cli_place){0};
 }
 
-/* "0-1": which cores a rank of this machine gets.  Elsewhere that is for its agent to say. */
-static bool cores_text(const struct ds_cli_place *place, uint32_t local, char out[DS_CORES_TEXT])
+/* What the agent of this machine will give to the ranks of a place; NULL: elsewhere that is for its
+ * agent to say. */
+static const struct ds_bound *bind_here(const struct ds_cli_place *place, uint32_t index,
+                                        struct ds_arena *arena)
 {
-    cpu_set_t cores, mine;
+    const char *devices = place->devices != NULL ? place->devices[index] : NULL;
+    const struct ds_bound *bound = NULL;
+    struct ds_spec spec = {.ranks = place->placement.place[index].ranks, .no_gpus = place->no_gpus};
+    cpu_set_t cores;
 
     if (place->transport != &ds_transport_local)
-        return false;
+        return NULL;
+    spec.env = ds_arena_alloc(arena, place->envc + 1, sizeof(*spec.env));
+    if (spec.env == NULL)
+        return NULL;
+    if (devices != NULL)
+        spec.env[spec.envc++] = ds_arena_printf(arena, "CUDA_VISIBLE_DEVICES=%s", devices);
+    if (devices != NULL && spec.env[0] == NULL)
+        return NULL;
+    for (size_t i = 0; i < place->envc; i++)
+        spec.env[spec.envc++] = place->env[i];
     (void)allowed_cores(&cores);
-    ds_cores_share(&cores, place->cores, local, &mine);
-    ds_cores_text(&mine, out);
-    return true;
+    return ds_bind_host(&bound, &spec, &cores, place->cores, arena, NULL) == 0 ? bound : NULL;
+}
+
+static const char *gpu_here(const struct ds_bound *bound, uint32_t local)
+{
+    int gpu = bound != NULL ? bound->rank[local].gpu : -1;
+
+    return gpu >= 0 ? bound->topology.gpu[gpu].pci : NULL;
 }
 
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out)
 {
     char text[DS_CORES_TEXT];
+    struct ds_arena arena;
 
+    ds_arena_init(&arena);
     for (uint32_t i = 0; i < place->placement.places; i++) {
         const struct ds_place *host = &place->placement.place[i];
+        const struct ds_bound *bound = bind_here(place, i, &arena);
 
         for (uint32_t local = 0; local < host->ranks; local++) {
+            const char *gpu = gpu_here(bound, local);
+
             (void)ds_buf_printf(out, "rank %u  host %s  slot %u  ", host->first_rank + local,
                                 host->host, ds_placement_slot(host, local));
-            if (cores_text(place, local, text))
-                (void)ds_buf_printf(out, "cores %s\n", text);
-            else
+            if (bound == NULL) {
                 (void)ds_buf_printf(out, "%u core%s\n", place->cores, place->cores == 1 ? "" : "s");
+                continue;
+            }
+            ds_cores_text(&bound->rank[local].cores, text);
+            (void)ds_buf_printf(out, "cores %s%s%s\n", text, gpu != NULL ? "  gpu " : "",
+                                gpu != NULL ? gpu : "");
         }
     }
+    ds_arena_release(&arena);
 }
 
 void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json)
 {
     char text[DS_CORES_TEXT];
+    struct ds_arena arena;
 
+    ds_arena_init(&arena);
     ds_json_array(json, key);
     for (uint32_t i = 0; i < place->placement.places; i++) {
         const struct ds_place *host = &place->placement.place[i];
+        const struct ds_bound *bound = bind_here(place, i, &arena);
 
         for (uint32_t local = 0; local < host->ranks; local++) {
             ds_json_object(json, NULL);
@@ -295,12 +343,17 @@ void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct
             ds_json_string(json, "host", host->host);
             ds_json_u64(json, "slot", ds_placement_slot(host, local));
             ds_json_u64(json, "cores", place->cores);
-            if (cores_text(place, local, text))
+            if (bound != NULL) {
+                ds_cores_text(&bound->rank[local].cores, text);
                 ds_json_string(json, "cpus", text);
+            }
+            if (gpu_here(bound, local) != NULL)
+                ds_json_string(json, "gpu", gpu_here(bound, local));
             ds_json_end_object(json);
         }
     }
     ds_json_end_array(json);
+    ds_arena_release(&arena);
 }
 
 int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, struct ds_error *err)

@@ -28,6 +28,12 @@ struct ds_cli_place {
     const struct ds_transport *transport; /* how the hosts are reached */
     unsigned threads;                     /* that compute, per rank */
     unsigned cores; /* a rank may use: its share of the machine, or `threads` if that is more */
+    bool no_gpus;   /* the ranks compute on the CPU */
+    /* (optional) For printing: CUDA_VISIBLE_DEVICES of the ranks of a place, or NULL; and variables
+     * that all ranks are given after it.  Borrowed. */
+    const char *const *devices;
+    const char *const *env;
+    size_t envc;
 };
 
 /* -EINVAL and -ENOENT as the hostfile says; -EDOM a selection that cannot be; -EHOSTUNREACH a host
@@ -46,7 +52,7 @@ int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, st
 
 void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struct */
 
-/* One line per rank: host, slot, cores. */
+/* One line per rank: host, slot, cores; on this machine which cores, and the GPU that is near. */
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);
 /* The same as an array of objects: an element `key` of an object. */
 void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json);

@@ -20,7 +20,9 @@
 #include "base/clock.h"
 #include "base/exit.h"
 #include "base/json.h"
+#include "launcher/bind.h"
 #include "launcher/cgroup.h"
+#include "launcher/cores.h"
 #include "launcher/fleet/pulse.h"
 #include "launcher/gather.h"
 #include "launcher/loop.h"
@@ -88,6 +90,11 @@ static int prepare_ranks(struct agent *agent, struct ds_error *err)
     if (rc != 0)
         return rc;
     agent->spawn.shielded = agent->joined;
+    if (agent->spec.link || agent->spec.gather)
+        rc = ds_bind_host(&agent->spawn.bound, &agent->spec, &agent->spawn.allowed,
+                          agent->spawn.threads, &agent->arena, err);
+    if (rc != 0)
+        return rc;
     agent->rank = ds_arena_alloc(&agent->arena, agent->spec.ranks, sizeof(*agent->rank));
     agent->order = ds_arena_alloc(&agent->arena, agent->spec.ranks, sizeof(*agent->order));
     if (agent->rank == NULL || agent->order == NULL)
@@ -112,6 +119,21 @@ static void tell_cgroup(struct agent *agent, const char *why)
     if (!text.failed)
         ds__up_send(&agent->up, DS_WIRE_EVENT, agent->spec.first_rank, text.data, text.len);
     ds_buf_release(&text);
+}
+
+/* For events.jsonl: on which cores its ranks are. */
+static void tell_cores(struct agent *agent)
+{
+    for (unsigned i = 0; agent->spawn.bound != NULL && i < agent->spec.ranks; i++) {
+        uint32_t rank = agent->spec.first_rank + i;
+        struct ds_buf text;
+
+        ds_buf_init(&text, 2 * DS_CORES_TEXT);
+        ds_bind_tell(agent->spawn.bound, &agent->spec, i, &text);
+        if (!text.failed)
+            ds__up_send(&agent->up, DS_WIRE_EVENT, rank, text.data, text.len);
+        ds_buf_release(&text);
+    }
 }
 
 /* Those of a job; entering one costs milliseconds, which a program that runs once (exec) has not
@@ -140,6 +162,7 @@ static void make_cgroup(struct agent *agent)
 static void start_ranks(struct agent *agent)
 {
     make_cgroup(agent);
+    tell_cores(agent);
     for (unsigned i = 0; i < agent->spec.ranks; i++) {
         ds__rank_start(&agent->rank[i], &agent->loop, &agent->up, &agent->spawn, i);
         agent->ranks++;

@@ -5,7 +5,9 @@
  */
 #include "launcher/cores.h"
 
+#include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 unsigned ds_cores_per_rank(unsigned allowed, unsigned ranks, unsigned wanted)
 {
@@ -28,6 +30,41 @@ void ds_cores_share(const cpu_set_t *allowed, unsigned threads, unsigned local, 
             CPU_SET(cpu, mine);
         at++;
     }
+}
+
+/* One number of a list; -1: there is none. */
+static long next_core(const char **text)
+{
+    char *end;
+    long core;
+
+    if (!isdigit((unsigned char)**text))
+        return -1;
+    core = strtol(*text, &end, 10); /* too large: LONG_MAX */
+    *text = end;
+    return core < CPU_SETSIZE ? core : -1;
+}
+
+bool ds_cores_parse(const char *text, cpu_set_t *cores)
+{
+    CPU_ZERO(cores);
+    while (*text != '\0' && *text != '\n') {
+        long first = next_core(&text), last = first;
+
+        if (*text == '-') {
+            text++;
+            last = next_core(&text);
+        }
+        if (first < 0 || last < first || (*text == ',' && !isdigit((unsigned char)text[1])))
+            return false;
+        for (long core = first; core <= last; core++)
+            CPU_SET((unsigned)core, cores);
+        if (*text == ',')
+            text++;
+        else if (*text != '\0' && *text != '\n')
+            return false;
+    }
+    return *text == '\0' || text[1] == '\0';
 }
 
 void ds_cores_text(const cpu_set_t *cores, char out[DS_CORES_TEXT])

@@ -12,6 +12,7 @@
 #define DS_LAUNCHER_CORES_H
 
 #include <sched.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/limits.h"
@@ -23,6 +24,10 @@ unsigned ds_cores_per_rank(unsigned allowed, unsigned ranks, unsigned wanted);
 
 /* The cores of local rank `local`. */
 void ds_cores_share(const cpu_set_t *allowed, unsigned threads, unsigned local, cpu_set_t *mine);
+
+/* "0-3,8", the other way: false when it is malformed or names what is no core.  A line feed may end
+ * it; an empty list is one, too. */
+bool ds_cores_parse(const char *text, cpu_set_t *cores);
 
 /* "0-3,8". */
 void ds_cores_text(const cpu_set_t *cores, char out[DS_CORES_TEXT]);

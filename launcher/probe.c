@@ -25,6 +25,7 @@
 #include "base/json.h"
 #include "launcher/gather.h"
 #include "launcher/gpus.h"
+#include "launcher/topology.h"
 
 enum { FACT_BYTES = 256, FILE_BYTES = 1 << 20 };
 
@@ -126,6 +127,29 @@ static void put_use(struct ds_json *json)
     ds_json_string(json, "nccl", text);
 }
 
+/* NUMA nodes, and the node of each GPU in their order. */
+static void put_nodes(struct ds_json *json)
+{
+    struct ds_topology *topology = calloc(1, sizeof(*topology));
+    struct ds_buf nodes;
+
+    if (topology == NULL)
+        return;
+    ds_topology_read(topology, "");
+    ds_buf_init(&nodes, FACT_BYTES);
+    for (unsigned g = 0; g < topology->gpus; g++)
+        if (topology->gpu[g].node < 0)
+            (void)ds_buf_printf(&nodes, "%s-", g > 0 ? "," : "");
+        else
+            (void)ds_buf_printf(&nodes, "%s%d", g > 0 ? "," : "", topology->gpu[g].node);
+    if (topology->nodes > 0)
+        ds_json_u64(json, "numa_nodes", topology->nodes);
+    if (topology->gpus > 0 && !nodes.failed)
+        ds_json_string(json, "gpu_nodes", ds_buf_text(&nodes));
+    ds_buf_release(&nodes);
+    free(topology);
+}
+
 static void put_limit(struct ds_json *json, const char *key, int which)
 {
     struct rlimit limit;
@@ -196,6 +220,7 @@ void ds_probe_write(const char *dir, struct ds_buf *out)
     put_memory(&json, "free_bytes", "MemAvailable");
     put_gpus(&json);
     put_use(&json);
+    put_nodes(&json);
     put_limit(&json, "nofile", RLIMIT_NOFILE);
     put_limit(&json, "memlock", RLIMIT_MEMLOCK);
     put_disk(&json, "shm_bytes", "/dev/shm", true);

@@ -6,7 +6,8 @@
  * Facts that hosts of one job should share (kernel, libc, cores, GPUs, limits), and some that are a
  * host's own (address, clock, free memory and disk).  What cannot be found out is left out.
  *
- *     kernel libc machine cpu cores memory_bytes gpus gpu driver nofile memlock shm_bytes
+ *     kernel libc machine cpu cores numa_nodes memory_bytes gpus gpu gpu_nodes driver nofile
+ *     memlock shm_bytes
  *     nccl gpu_used_bytes gpu_processes gpus_free
  *     time free_bytes tmp_free_bytes dir_free_bytes address interface load
  *

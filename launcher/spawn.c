@@ -207,6 +207,7 @@ struct child { /* all that exec needs, built before fork */
     const struct ds_spawn *spawn;
     const char **env;
     cpu_set_t cores;
+    int memory_node;                             /* -1: any */
     int in_fd, out_fd, err_fd, link_fd, exec_fd; /* all at FD_SAFE or above */
     pid_t parent;
 };
@@ -261,6 +262,7 @@ static _Noreturn void child_main(const struct child *child)
                   4U /* CLOSE_RANGE_CLOEXEC: whatever the agent itself inherited */);
     (void)setrlimit(RLIMIT_NOFILE, &spawn->files);
     (void)sched_setaffinity(0, sizeof(child->cores), &child->cores);
+    ds_bind_memory(child->memory_node);
     if (spawn->cwd[0] != '\0' && chdir(spawn->cwd) != 0)
         child_fail(child);
     (void)execve(spawn->program, (char *const *)(uintptr_t)spec->argv,
@@ -328,10 +330,24 @@ static int fork_child(struct child *child, const struct pair *pair, pid_t *pid)
     return 0;
 }
 
+static void choose_cores(struct child *child, unsigned local)
+{
+    const struct ds_spawn *spawn = child->spawn;
+    const struct ds_bound *bound = spawn->bound;
+
+    if (bound == NULL) {
+        ds_cores_share(&spawn->allowed, spawn->threads, local, &child->cores);
+        return;
+    }
+    child->cores = bound->rank[local].cores;
+    if (bound->memory)
+        child->memory_node = bound->rank[local].node;
+}
+
 int ds_spawn_rank(const struct ds_spawn *spawn, unsigned local, struct ds_spawned *out,
                   struct ds_error *err)
 {
-    struct child child = {.spawn = spawn, .in_fd = spawn->null_fd};
+    struct child child = {.spawn = spawn, .memory_node = -1, .in_fd = spawn->null_fd};
     struct pair pair[PAIRS];
     struct ds_arena arena;
     pid_t pid = -1;
@@ -340,7 +356,7 @@ int ds_spawn_rank(const struct ds_spawn *spawn, unsigned local, struct ds_spawne
     if (spawn->problem.code != 0)
         return ds_fail(err, spawn->no_program ? ENOENT : ECANCELED, "%s", spawn->problem.text);
     ds_arena_init(&arena);
-    ds_cores_share(&spawn->allowed, spawn->threads, local, &child.cores);
+    choose_cores(&child, local);
     rc = make_pairs(pair, spawn->spec->link);
     if (rc == 0)
         rc = build_env(spawn, local, &child.cores, &arena, &child.env);

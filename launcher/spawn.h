@@ -7,7 +7,7 @@
  * async-signal-safe calls.  The child is in the job's cgroup where there is one; it gets stdin from
  * /dev/null, stdout and stderr as pipes, the link at DS_SPAWN_LINK_FD and the shared memory at
  * DS_SPAWN_SHM_FD; every other descriptor is closed by exec.  It leads its own process group, runs
- * on its own cores and dies with its parent.
+ * on its own cores, with the memory near them where bind.h says so, and dies with its parent.
  *
  * slurmd signals every process of a step.  A shielded rank ignores USR1, and one with a link TERM
  * too: its agent gets the same signal and tells it to stop, so that all ranks save at the same
@@ -25,6 +25,7 @@
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "launcher/bind.h"
 #include "launcher/gather.h"
 #include "launcher/spec.h"
 
@@ -34,12 +35,13 @@ enum { DS_SPAWN_LINK_FD = 3, DS_SPAWN_SHM_FD = 4 };
 struct ds_spawn {
     const struct ds_spec *spec; /* borrowed */
     char program[DS_MAX_PATH], cwd[DS_MAX_PATH];
-    struct ds_error problem; /* why no rank can be started here; code 0: none */
-    struct ds_gather meet;   /* where ranks meet, when they gather; set before the first one */
-    bool no_program;         /* and that is because there is no such program */
-    bool shielded;           /* Slurm's signals to the job are for the agent, not for ranks */
-    int shm_fd, null_fd;     /* owned */
-    int cgroup_fd;           /* cgroup.procs that ranks enter; -1: none; borrowed */
+    struct ds_error problem;      /* why no rank can be started here; code 0: none */
+    struct ds_gather meet;        /* where ranks meet, when they gather; set before the first one */
+    bool no_program;              /* and that is because there is no such program */
+    bool shielded;                /* Slurm's signals to the job are for the agent, not for ranks */
+    int shm_fd, null_fd;          /* owned */
+    int cgroup_fd;                /* cgroup.procs that ranks enter; -1: none; borrowed */
+    const struct ds_bound *bound; /* what each rank is given; NULL: cores in order; borrowed */
     cpu_set_t allowed;
     unsigned threads;    /* cores per rank */
     struct rlimit files; /* limit on open files as it was, given back to the ranks */

@@ -4,7 +4,7 @@
  * spec.c - the contract is in spec.h; the bytes, little endian:
  *
  *     u32 world | u32 first_rank | u32 ranks | u32 node | u32 nodes | u32 threads | u32 grace_ms
- *     u32 lease_ms | u32 flags (1: link, 2: gather, 4: probe) | string cwd
+ *     u32 lease_ms | u32 flags (1: link, 2: gather, 4: probe, 8: no GPUs) | string cwd
  *     u32 argc | argc strings | u32 envc | envc strings | u32 blob_bytes | blob
  *
  * A string is u32 length and that many bytes without NUL.  Nothing may follow the blob.
@@ -19,7 +19,9 @@
 
 #define DEVICES "CUDA_VISIBLE_DEVICES="
 
-enum { SPEC_SCALARS = 9, SPEC_FLAG_LINK = 1, SPEC_FLAG_GATHER = 2, SPEC_FLAG_PROBE = 4 };
+enum { SPEC_SCALARS = 9 };
+enum { SPEC_FLAG_LINK = 1, SPEC_FLAG_GATHER = 2, SPEC_FLAG_PROBE = 4, SPEC_FLAG_NO_GPUS = 8 };
+enum { SPEC_FLAGS = SPEC_FLAG_LINK | SPEC_FLAG_GATHER | SPEC_FLAG_PROBE | SPEC_FLAG_NO_GPUS };
 
 struct reader {
     const unsigned char *at;
@@ -142,9 +144,9 @@ static int check(const struct ds_spec *spec, int code, struct ds_error *err)
 
 int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_error *err)
 {
-    const uint32_t flags = (spec->link ? SPEC_FLAG_LINK : 0U) |
-                           (spec->gather ? SPEC_FLAG_GATHER : 0U) |
-                           (spec->probe ? SPEC_FLAG_PROBE : 0U);
+    const uint32_t flags =
+        (spec->link ? SPEC_FLAG_LINK : 0U) | (spec->gather ? SPEC_FLAG_GATHER : 0U) |
+        (spec->probe ? SPEC_FLAG_PROBE : 0U) | (spec->no_gpus ? SPEC_FLAG_NO_GPUS : 0U);
     const uint32_t scalars[SPEC_SCALARS] = {
         spec->world,   spec->first_rank, spec->ranks,    spec->node, spec->nodes,
         spec->threads, spec->grace_ms,   spec->lease_ms, flags,
@@ -195,6 +197,7 @@ int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct
     out.link = (flags & SPEC_FLAG_LINK) != 0;
     out.gather = (flags & SPEC_FLAG_GATHER) != 0;
     out.probe = (flags & SPEC_FLAG_PROBE) != 0;
+    out.no_gpus = (flags & SPEC_FLAG_NO_GPUS) != 0;
     out.cwd = get_string(&in, arena);
     out.argv = get_strings(&in, arena, &out.argc);
     out.env = get_strings(&in, arena, &out.envc);
@@ -202,8 +205,7 @@ int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct
     out.blob = get_bytes(&in, out.blob_bytes);
     if (in.no_memory)
         return ds_fail(err, ENOMEM, "no memory for a start specification of %zu bytes", len);
-    if (in.bad || in.left != 0 ||
-        (flags & ~(uint32_t)(SPEC_FLAG_LINK | SPEC_FLAG_GATHER | SPEC_FLAG_PROBE)) != 0)
+    if (in.bad || in.left != 0 || (flags & ~(uint32_t)SPEC_FLAGS) != 0)
         return ds_fail(err, EPROTO, "malformed start specification of %zu bytes", len);
     rc = check(&out, EPROTO, err);
     if (rc != 0)

@@ -43,6 +43,7 @@ struct ds_spec {
     bool gather;       /* wait for GO (gather.h) and tell ranks of each other as PyTorch expects */
     bool probe;        /* start nothing: write what the host is (probe.h), argv[1] is a folder */
     bool link;         /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
+    bool no_gpus;      /* ranks compute on the CPU: GPUs are not asked for, nor locked */
     const char *devices; /* encoding: in front of `env`, as CUDA_VISIBLE_DEVICES; NULL: none */
     const char *cwd;     /* "" keeps the agent's, "~" is the user's home */
     size_t argc, envc;

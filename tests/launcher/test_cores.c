@@ -52,6 +52,31 @@ Test(cores, shares)
     }
 }
 
+Test(cores, lists)
+{
+    static const struct {
+        const char *text, *want; /* NULL: malformed */
+    } table[] = {
+        {"", ""},           {"\n", ""},        {"0-3,8\n", "0-3,8"},
+        {"7,3-4", "3-4,7"}, {"1,1", "1"},      {"1023", "1023"},
+        {"1024", NULL},     {"-1", NULL},      {"1-", NULL},
+        {"3-1", NULL},      {"1,", NULL},      {",1", NULL},
+        {"1,,2", NULL},     {"1 2", NULL},     {"1\n2", NULL},
+        {"a", NULL},        {"0-1023x", NULL}, {"18446744073709551617", NULL},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        char text[DS_CORES_TEXT];
+        cpu_set_t cores;
+        bool good = ds_cores_parse(table[i].text, &cores);
+
+        cr_assert_eq(good, table[i].want != NULL, "row %zu", i);
+        ds_cores_text(&cores, text);
+        if (good)
+            cr_assert_str_eq(text, table[i].want, "row %zu", i);
+    }
+}
+
 Test(cores, the_longest_text_fits)
 {
     char text[DS_CORES_TEXT];

@@ -42,8 +42,11 @@ struct ds_cli {          /* borrowed from argv; plain data */
     size_t envs;
     const char **env_file; /* paths */
     size_t env_files;
-    const char *cwd;  /* where programs run; NULL: not given */
-    bool live;        /* show lines as they come */
+    const char *cwd; /* where programs run; NULL: not given */
+    bool live;       /* show lines as they come */
+    int64_t rank;    /* -1: not given */
+    int64_t lines;   /* -1: not given */
+    bool follow;
     const char **arg; /* positional words after the command's name */
     size_t args;
 };
@@ -60,6 +63,8 @@ int ds_cmd_launch(const struct ds_cli *cli); /* cmd_launch.c */
 int ds_cmd_bench(const struct ds_cli *cli);  /* cmd_bench.c: gemm */
 int ds_cmd_ps(const struct ds_cli *cli);     /* cmd_ps.c */
 int ds_cmd_kill(const struct ds_cli *cli);   /* cmd_ps.c */
+int ds_cmd_logs(const struct ds_cli *cli);   /* cmd_logs.c */
+int ds_cmd_attach(const struct ds_cli *cli); /* cmd_attach.c */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
  * --heartbeat are

@@ -279,8 +279,12 @@ static int run_program(struct launch *launch, struct ds_error *err)
         return ds_exit_from_errno(rc);
     do {
         rc = run_attempt(launch, &result, err);
-        if (rc != 0)
-            return rc == -EMSGSIZE || rc == -EINVAL ? DS_EXIT_USAGE : DS_EXIT_UNAVAILABLE;
+        if (rc != 0) {
+            int code = rc == -EMSGSIZE || rc == -EINVAL ? DS_EXIT_USAGE : DS_EXIT_UNAVAILABLE;
+
+            ds_report_refused(&launch->report, code);
+            return code;
+        }
         rc = ds_report_failure(&launch->report, &result, err);
     } while (rc == 0 && again(launch, &restart, &result, err));
     if (rc == 0)

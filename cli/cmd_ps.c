@@ -101,42 +101,14 @@ int ds_cmd_ps(const struct ds_cli *cli)
 
 /* --- kill ------------------------------------------------------------------------------------- */
 
-struct search {
-    const char *word;
-    pid_t pid;
-    unsigned found;
-};
-
-static int match(void *user, pid_t pid, const char *json, size_t len)
-{
-    struct search *search = user;
-    json_t *job = ds_json_parse(json, len, NULL);
-    char number[24];
-
-    (void)snprintf(number, sizeof(number), "%d", (int)pid);
-    if (strcmp(search->word, number) == 0 ||
-        (job != NULL && strcmp(search->word, word(job, "name")) == 0)) {
-        search->found++;
-        search->pid = pid;
-    }
-    json_decref(job);
-    return 0;
-}
-
 int ds_cmd_kill(const struct ds_cli *cli)
 {
-    struct search search = {.word = cli->arg[0]};
+    struct ds_job_found found;
     struct ds_error err = {0};
-    int rc = ds_jobs_each(match, &search, &err);
+    int rc = ds_jobs_find(cli->arg[0], &found, &err);
 
-    if (rc == 0 && search.found == 0)
-        rc = ds_fail(&err, ENOENT, "no job '%s' of this user runs on this machine: see dsrun ps",
-                     search.word);
-    else if (rc == 0 && search.found > 1)
-        rc = ds_fail(&err, EINVAL, "%u jobs are named '%s': give the number that dsrun ps shows",
-                     search.found, search.word);
     if (rc == 0)
-        rc = ds_jobs_signal(search.pid, SIGTERM, &err);
+        rc = ds_jobs_signal(found.pid, SIGTERM, &err);
     if (rc == 0)
         return DS_EXIT_OK;
     ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));

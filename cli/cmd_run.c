@@ -44,6 +44,7 @@ struct run {
     struct ds_run_spec facts; /* for the workers */
     struct ds_spares spares;
     struct ds_buf job_text, job_record; /* for ranks, and for job.yaml */
+    struct ds_buf header;
     struct ds_cli_memory memory;
     struct ds_env env;     /* of the ranks */
     struct ds_buf changes; /* since the last run in this run directory */
@@ -208,13 +209,11 @@ static void open_console(struct run *run)
         .json = run->cli->json,
         .steps = run->job.train.steps,
     };
-    struct ds_buf text;
 
     ds_console_init(&run->report.console, &args);
-    ds_buf_init(&text, TEXT_BYTES);
-    ds_plan_describe(&run->plan, &run->job, &text);
-    ds_console_text(&run->report.console, ds_buf_text(&text));
-    ds_buf_release(&text);
+    ds_plan_describe(&run->plan, &run->job, &run->header);
+    run->report.header = ds_buf_text(&run->header);
+    ds_console_text(&run->report.console, run->report.header);
     if (run->changes.len > 0)
         ds_console_note(&run->report.console, "changed since the last run here: %s",
                         ds_buf_text(&run->changes));
@@ -314,8 +313,10 @@ static int run_job(struct run *run, struct ds_error *err)
         return ds_exit_from_errno(rc);
     do {
         rc = run_attempt(run, &run->env, &result, err);
-        if (rc != 0)
+        if (rc != 0) {
+            ds_report_refused(&run->report, DS_EXIT_UNAVAILABLE);
             return DS_EXIT_UNAVAILABLE;
+        }
         rc = ds_report_failure(&run->report, &result, err);
     } while (rc == 0 && again(run, &restart, &result, err));
     if (rc == 0)
@@ -412,6 +413,7 @@ int ds_cmd_run(const struct ds_cli *cli)
     ds_job_init(&run.job);
     ds_buf_init(&run.job_text, DS_MAX_FRAME_BYTES / 2);
     ds_buf_init(&run.job_record, DS_MAX_FRAME_BYTES / 2);
+    ds_buf_init(&run.header, TEXT_BYTES);
     ds_buf_init(&run.changes, TEXT_BYTES);
     code = run_all(&run, &err);
     if (err.code != 0)
@@ -422,6 +424,7 @@ int ds_cmd_run(const struct ds_cli *cli)
     ds_cli_place_release(&run.place);
     ds_buf_release(&run.job_text);
     ds_buf_release(&run.job_record);
+    ds_buf_release(&run.header);
     ds_buf_release(&run.changes);
     ds_job_release(&run.job);
     return code;

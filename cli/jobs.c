@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@
 #include "base/clock.h"
 #include "base/fsio.h"
 #include "base/json.h"
+#include "base/json_read.h"
 
 enum { RECORD_BYTES = 16 * 1024, EVERY_MS = 500, TRIES = 100 };
 
@@ -240,6 +242,88 @@ int ds_jobs_each(int (*each)(void *user, pid_t pid, const char *json, size_t len
     }
     (void)closedir(dir);
     return rc;
+}
+
+struct search {
+    const char *word, *run_dir; /* one of the two */
+    struct ds_job_found *found;
+    unsigned count;
+};
+
+static bool is_named(const struct search *search, pid_t pid, const json_t *job)
+{
+    const char *name = json_string_value(json_object_get(job, "name"));
+    char number[24];
+
+    record_name(number, pid);
+    return strcmp(search->word, number) == 0 || (name != NULL && strcmp(search->word, name) == 0);
+}
+
+static bool is_in(const struct search *search, const char *run_dir)
+{
+    char real[PATH_MAX];
+
+    return realpath(run_dir, real) != NULL && strcmp(real, search->run_dir) == 0;
+}
+
+static int match(void *user, pid_t pid, const char *json, size_t len)
+{
+    struct search *search = user;
+    json_t *job = ds_json_parse(json, len, NULL);
+    const char *dir = json_string_value(json_object_get(job, "run_dir"));
+
+    if (dir == NULL || dir[0] != '/')
+        dir = "";
+    if (search->word != NULL ? is_named(search, pid, job) : is_in(search, dir)) {
+        search->count++;
+        search->found->pid = pid;
+        (void)snprintf(search->found->run_dir, sizeof(search->found->run_dir), "%s", dir);
+    }
+    json_decref(job);
+    return 0;
+}
+
+int ds_jobs_find(const char *word, struct ds_job_found *found, struct ds_error *err)
+{
+    struct search search = {.word = word, .found = found};
+    int rc = ds_jobs_each(match, &search, err);
+
+    if (rc == 0 && search.count == 0)
+        return ds_fail(err, ENOENT, "no job '%s' of this user runs on this machine: see dsrun ps",
+                       word);
+    if (rc == 0 && search.count > 1)
+        return ds_fail(err, EINVAL, "%u jobs are named '%s': give the number that dsrun ps shows",
+                       search.count, word);
+    return rc;
+}
+
+int ds_jobs_find_run(const char *run_dir, struct ds_job_found *found, struct ds_error *err)
+{
+    struct search search = {.run_dir = run_dir, .found = found};
+    int rc = ds_jobs_each(match, &search, err);
+
+    return rc == 0 && search.count == 0 ? -ENOENT : rc;
+}
+
+int ds_jobs_watch(pid_t pid, int *fd, struct ds_error *err)
+{
+    char name[24];
+    int dir_fd, rc = open_folder(&dir_fd, false, err);
+
+    if (rc != 0)
+        return rc;
+    record_name(name, pid);
+    *fd = open_live(dir_fd, name);
+    (void)close(dir_fd);
+    return *fd >= 0 ? 0 : ds_fail(err, ESRCH, "job %d has ended", (int)pid);
+}
+
+bool ds_jobs_ended(int fd)
+{
+    if (flock(fd, LOCK_SH | LOCK_NB) != 0)
+        return false;
+    (void)flock(fd, LOCK_UN); /* the next job may want it */
+    return true;
 }
 
 int ds_jobs_signal(pid_t pid, int number, struct ds_error *err)

@@ -54,7 +54,7 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
 #define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
-#define JSON     (ON_HOSTS | BIT(PS) | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM))
+#define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM))
 
 /* Offset of a field, whose address must have this type. */
 #define FIELD(type, f)                                                                             \
@@ -101,6 +101,9 @@ static const struct ds_option options[] = {
       "give ranks the variables of a file of NAME=value lines; repeatable", NULL}, 0, "FILE", STARTING},
     TEXT(0, "--cwd", "DIR", cwd, PROGRAM, "where the program runs"),
     FLAG(0, "--live", live, BIT(EXEC), "show every line as it comes, with its host before it"),
+    FLAG('f', "--follow", follow, BIT(LOGS), "go on until the job has ended"),
+    WHOLE("--rank", "N", int64_t *, rank, 0, DS_MAX_RANKS - 1, BIT(LOGS), "of this rank only"),
+    WHOLE("--lines", "N", int64_t *, lines, 0, 1000000000, BIT(LOGS) | BIT(ATTACH), "the last N lines of each rank or record; 20 if not given"),
     FLAG(0, "--json", json, JSON, "print JSON"),
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),
     TEXT(0, "--cluster", "FILE", cluster, BIT(PLAN) | BIT(TUNE), "plan for the cluster that this file describes, and predict its step"),
@@ -455,7 +458,9 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
                            .grace_s = -1,
                            .start_timeout_s = -1,
                            .heartbeat_s = -1,
-                           .restart_backoff_s = -1};
+                           .restart_backoff_s = -1,
+                           .rank = -1,
+                           .lines = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
     cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));

@@ -48,6 +48,10 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
     X(HOSTS_TRUST, "hosts trust", ds_cmd_trust, "", 0, 0, \
       "show the keys of hosts that are not known yet; record them on yes") \
     X(PS, "ps", ds_cmd_ps, "", 0, 0, "list the jobs of this user that run on this machine") \
+    X(LOGS, "logs", ds_cmd_logs, "JOB|RUN_DIR", 1, 1, \
+      "show what the ranks of a job wrote, the last lines of each") \
+    X(ATTACH, "attach", ds_cmd_attach, "JOB|RUN_DIR", 1, 1, \
+      "show the progress of a running job as its own console does; end with its code") \
     X(KILL, "kill", ds_cmd_kill, "JOB", 1, 1, \
       "stop a job, by its number or name: every rank saves; a second time kills") \
     X(CKPT_LS, "ckpt ls", ds_cmd_ckpt, "RUN_DIR", 1, 1, \

@@ -14,7 +14,7 @@
 #include "base/exit.h"
 #include "base/fsio.h"
 #include "base/json.h"
-#include "base/json_read.h"
+#include "cli/story.h"
 #include "launcher/fleet/cause.h"
 #include "runtime/job.h"
 
@@ -128,29 +128,11 @@ static int on_rank_ended(void *user, const struct ds_super_event *exit, struct d
 /* The JSON object that a rank sent; one line, or the files would not be what they say. */
 static json_t *parse_line(uint32_t rank, const char *json, size_t len, struct ds_error *err)
 {
-    json_t *object = NULL;
-    int rc = 0;
+    json_t *object = ds_story_parse(json, len, err);
 
-    for (size_t i = 0; i < len && rc == 0; i++)
-        if ((unsigned char)json[i] < 0x20)
-            rc = ds_fail(err, EPROTO, "a control character in a record");
-    if (rc == 0)
-        object = ds_json_parse(json, len, err);
-    if (object != NULL && !json_is_object(object)) {
-        json_decref(object);
-        object = NULL;
-        (void)ds_fail(err, EPROTO, "a record that is not an object");
-    }
     if (object == NULL)
         (void)ds_error_context(err, -EPROTO, "rank %u", rank);
     return object;
-}
-
-static int64_t step_of(const json_t *object)
-{
-    const json_t *step = json_object_get(object, "step");
-
-    return json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
 }
 
 static int on_metric(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err)
@@ -163,7 +145,7 @@ static int on_metric(void *user, uint32_t rank, const char *json, size_t len, st
         return -EPROTO;
     rc = ds_metrics_add(&report->metrics, json, len, object, err);
     if (rc == 0) {
-        report->last_metric = step_of(object);
+        report->last_metric = ds_story_step(object);
         ds_console_metric(&report->console, object, json, len);
     }
     json_decref(object);
@@ -174,17 +156,12 @@ static int on_metric(void *user, uint32_t rank, const char *json, size_t len, st
 static int heed(struct ds_report *report, uint32_t rank, const json_t *object, struct ds_error *err)
 {
     const char *name = json_string_value(json_object_get(object, "event"));
-    int64_t step = step_of(object);
+    int64_t step = ds_story_step(object);
 
     if (name == NULL || step < 0)
         return 0;
-    if (strcmp(name, "where") == 0) {
-        const char *at = json_string_value(json_object_get(object, "at"));
-
-        ds_console_warn(&report->console, "rank %u on %s is at step %lld%s%s", rank,
-                        host_of(report, rank), (long long)step,
-                        at != NULL && at[0] != '\0' ? ", " : "", at != NULL ? at : "");
-    }
+    if (strcmp(name, "where") == 0)
+        ds_story_where(&report->console, object, rank, host_of(report, rank));
     if (strcmp(name, "checkpoint") == 0)
         report->checkpoint = step;
     if (strcmp(name, "resumed") != 0)
@@ -246,13 +223,11 @@ static int on_note(void *user, enum ds_fleet_note note, struct ds_error *err)
     int rc;
 
     ds_job_record_state(&report->record, states[note]);
-    if (note == DS_NOTE_STOP && report->program)
-        ds_console_note(&report->console, "stopping: every rank gets SIGTERM; once more to kill");
-    else if (note == DS_NOTE_STOP)
-        ds_console_note(&report->console, "stopping: %s; once more to kill",
-                        report->saves ? "every rank saves at the same step"
-                                      : "checkpoints are off, nothing is saved");
+    if (note == DS_NOTE_STOP)
+        ds_story_stop(&report->console, report->program, report->saves);
     event_begin(&event, names[note]);
+    if (note == DS_NOTE_STOP && !report->program)
+        ds_json_bool(&event.json, "saves", report->saves);
     rc = event_end(report, &event, err);
     if (rc == 0 && note == DS_NOTE_STARTED && !report->job_written && !report->program)
         rc = write_job(report, err);
@@ -297,6 +272,15 @@ int ds_report_launch(struct ds_report *report, unsigned attempt, struct ds_error
     for (uint32_t i = 0; i < placement->places; i++)
         ds_json_string(&event.json, NULL, placement->place[i].host);
     ds_json_end_array(&event.json);
+    ds_json_array(&event.json, "local"); /* ranks of each of them */
+    for (uint32_t i = 0; i < placement->places; i++)
+        ds_json_u64(&event.json, NULL, placement->place[i].ranks);
+    ds_json_end_array(&event.json);
+    ds_json_bool(&event.json, "program", report->program);
+    if (!report->program)
+        ds_json_u64(&event.json, "steps", report->console.args.steps);
+    if (report->header != NULL && attempt == 0)
+        ds_json_string(&event.json, "header", report->header);
     return event_end(report, &event, err);
 }
 
@@ -307,7 +291,7 @@ int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *re
     const struct ds_failure *first = &result->first;
     bool seen = (first->rank == 0 || report->program) && !report->console.args.quiet &&
                 !report->console.args.json;
-    char victims[64] = "";
+    unsigned victims = first->kind == DS_FAILURE_RANK ? result->victims : 0;
     struct event event;
 
     if (first->kind == DS_FAILURE_NONE)
@@ -316,10 +300,7 @@ int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *re
     report->broken = first->kind == DS_FAILURE_LAUNCHER;
     if (first->kind == DS_FAILURE_RANK && !seen)
         ds_logmux_tail(&report->mux, first->rank, on_tail_line, report);
-    if (first->kind == DS_FAILURE_RANK && result->victims > 0)
-        (void)snprintf(victims, sizeof(victims), "; %u other rank%s ended because of it",
-                       result->victims, result->victims == 1 ? "" : "s");
-    ds_console_error(&report->console, "%s%s", result->cause, victims);
+    ds_story_failure(&report->console, result->cause, victims);
     event_begin(&event, "failure");
     ds_json_string(&event.json, "cause", result->cause);
     ds_json_string(&event.json, "class", ds_cause_name(ds_cause_class(first)));
@@ -338,31 +319,32 @@ int ds_report_restart(struct ds_report *report, unsigned attempt, unsigned delay
     struct event event;
 
     ds_job_record_state(&report->record, "restarting");
-    ds_console_warn(&report->console, "starting again in %g s (restart %u)", delay_ms / 1000.0,
-                    attempt);
+    ds_story_restart(&report->console, attempt, delay_ms);
     event_begin(&event, "restart");
     ds_json_u64(&event.json, "attempt", attempt);
     ds_json_u64(&event.json, "delay_ms", delay_ms);
     return event_end(report, &event, err);
 }
 
-int ds_report_exit(struct ds_report *report, int code, struct ds_error *err)
+static int end_event(struct ds_report *report, int code, struct ds_error *err)
 {
     struct event event;
 
-    ds_console_settle(&report->console);
-    if (report->program) {
-        if (report->dir.path[0] != '\0')
-            ds_console_note(&report->console, "the record is in %s", report->run_dir);
-    } else if (code == DS_EXIT_OK)
-        ds_console_note(&report->console, "done; the record is in %s", report->run_dir);
-    else if (code == DS_EXIT_STOPPED)
-        ds_console_note(&report->console, "stopped after a checkpoint; run again to go on");
-    else if (code == DS_EXIT_INTERRUPT || code == DS_EXIT_TERMINATED)
-        ds_console_note(&report->console, "stopped without a checkpoint");
     event_begin(&event, "exit");
     ds_json_u64(&event.json, "code", (uint64_t)code);
     return event_end(report, &event, err);
+}
+
+int ds_report_exit(struct ds_report *report, int code, struct ds_error *err)
+{
+    ds_story_exit(&report->console, report->program, code,
+                  report->dir.path[0] != '\0' ? report->run_dir : NULL);
+    return end_event(report, code, err);
+}
+
+void ds_report_refused(struct ds_report *report, int code)
+{
+    (void)!end_event(report, code, NULL); /* why it did not start is what is told */
 }
 
 /* --- files ----------------------------------------------------------------------------------- */

@@ -30,9 +30,10 @@
 struct ds_report {
     const struct ds_placement *placement; /* borrowed */
     const char *run_dir;                  /* as the user wrote it; borrowed */
-    bool program;                         /* ranks are any program: all are shown */
-    bool saves;                           /* ranks that are asked to stop make a checkpoint */
-    const struct ds_buf *job_text;        /* for job.yaml, written once ranks run; borrowed */
+    const char *header;            /* of the console, for who attaches; NULL: none; borrowed */
+    bool program;                  /* ranks are any program: all are shown */
+    bool saves;                    /* ranks that are asked to stop make a checkpoint */
+    const struct ds_buf *job_text; /* for job.yaml, written once ranks run; borrowed */
     bool job_written;
     bool broken; /* a file could not be written, and that is the failure of the job */
     struct ds_rundir dir;
@@ -63,5 +64,7 @@ int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *re
 int ds_report_restart(struct ds_report *report, unsigned attempt, unsigned delay_ms,
                       struct ds_error *err) DS_NODISCARD;
 int ds_report_exit(struct ds_report *report, int code, struct ds_error *err) DS_NODISCARD;
+/* An attempt could not begin; the caller says why. */
+void ds_report_refused(struct ds_report *report, int code);
 
 #endif

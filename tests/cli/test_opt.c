@@ -118,6 +118,10 @@ static const struct wrong {
     {{"-qv", "j.yaml"}, EINVAL, "'--quiet' and '--verbose' exclude each other; keep one"},
     {{"--schedule", "j.yaml"}, EINVAL, "option '--schedule' does not go with 'run'"},
     {{"plan", "--dtype", "bf16", "j.yaml"}, EINVAL, "option '--dtype' does not go with 'plan'"},
+    {{"logs", "tiny", "--json"}, EINVAL, "option '--json' does not go with 'logs'"},
+    {{"attach", "tiny", "-f"}, EINVAL, "option '--follow' does not go with 'attach'"},
+    {{"attach"}, EINVAL, "a word is missing; the command is 'dsrun attach JOB|RUN_DIR'"},
+    {{"logs", "tiny", "--rank", "-1"}, EINVAL, "'--rank' must be a whole number between 0 and 65535, not '-1'"},
     {{"ckpt", "verify", "x", "--slots=2"}, EINVAL, "option '--slots' does not go with 'ckpt verify'"},
     {{"ckpt", "export", "a", "b", "--dtype", "fp16"}, EINVAL, "'--dtype' must be 'fp32' or 'bf16', not 'fp16'"},
 };

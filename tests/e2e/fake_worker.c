@@ -10,8 +10,10 @@
  *   spam:MB              write that many MiB of lines to stdout
  *   long:KB              one line of that many KiB on stdout
  *   first:PATH           end with 0 here when PATH exists, else make it and go on
+ *   until:PATH           wait until PATH exists
  *   metrics:FROM-TO      one METRIC and BEAT per step
  *   metric:JSON event:JSON beat:N   one frame
+ *   tell:NAME:STEP       an event of that name and step, with the time
  *   comm:N               a BEAT that says that a collective failed
  *   flush                WANT_ACK and wait for the ACK
  *   env:NAME             print a variable
@@ -38,6 +40,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/fsio.h"
 #include "base/wire.h"
 
@@ -115,12 +118,23 @@ static void metrics(const char *range)
         int len = snprintf(json, sizeof(json),
                            "{\"step\":%lu,\"loss\":%.17g,\"grad_norm\":1.5,\"lr\":0.001,"
                            "\"tokens\":%lu,\"tokens_per_s\":1000.5,\"step_ms\":10,\"mfu\":0.5,"
-                           "\"skipped\":0,\"time\":1.0}",
-                           step, 4.0 / (double)(step + 1), (step + 1) * 100);
+                           "\"skipped\":0,\"time\":%.6f}",
+                           step, 4.0 / (double)(step + 1), (step + 1) * 100, ds_clock_wall_s());
 
         send_frame(DS_WIRE_METRIC, 0, json, (size_t)len);
         beat(step, DS_PHASE_STEP);
     }
+}
+
+static void tell(const char *what)
+{
+    int name = (int)strcspn(what, ":");
+    char json[256];
+    int len =
+        snprintf(json, sizeof(json), "{\"event\":\"%.*s\",\"step\":%lu,\"time\":%.6f}", name, what,
+                 strtoul(what + name + (what[name] == ':'), NULL, 10), ds_clock_wall_s());
+
+    send_frame(DS_WIRE_EVENT, 0, json, (size_t)len);
 }
 
 /* One frame, heeded as a worker would. */
@@ -264,6 +278,12 @@ static void sleep_ms(unsigned long ms)
     (void)nanosleep(&time, NULL);
 }
 
+static void wait_until(const char *path)
+{
+    while (access(path, F_OK) != 0)
+        sleep_ms(10);
+}
+
 static void orphan(void)
 {
     char text[32];
@@ -307,12 +327,16 @@ static void act(const char *verb, const char *arg)
         long_line(number);
     else if (strcmp(verb, "first") == 0)
         first_time_only(arg);
+    else if (strcmp(verb, "until") == 0)
+        wait_until(arg);
     else if (strcmp(verb, "metrics") == 0)
         metrics(arg);
     else if (strcmp(verb, "metric") == 0)
         send_frame(DS_WIRE_METRIC, 0, arg, strlen(arg));
     else if (strcmp(verb, "event") == 0)
         send_frame(DS_WIRE_EVENT, 0, arg, strlen(arg));
+    else if (strcmp(verb, "tell") == 0)
+        tell(arg);
     else if (strcmp(verb, "beat") == 0)
         beat(number, DS_PHASE_STEP);
     else if (strcmp(verb, "comm") == 0)

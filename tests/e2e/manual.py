@@ -4,7 +4,7 @@
 """manual - the examples of the manual pages are true, and completion works in a real bash.
 
 Every job of dsrun-job(5) passes `dsrun check`, every hostfile of dsrun-hostfile(5) is read, every
-command line of dsrun(1) is taken, and the mistake shown there says what the page says.  The examples of dsrun-exec(1),
+command line of dsrun(1) is taken, those that look at a run show it, and the mistake shown there says what the page says.  The examples of dsrun-exec(1),
 dsrun-launch(1) and dsrun-hosts(1) are run, and print what is shown; the frames of dsrun-wire(7) are frames.
 """
 import os
@@ -48,6 +48,16 @@ def hostfiles():
              f"dsrun-hostfile(5): example {number + 1}", ran.stderr or ran.stdout)
 
 
+def past_run():
+    """A run directory as a job leaves it that was stopped."""
+    run = h.work() / "runs" / "hot"
+    (run / "logs").mkdir(parents=True, exist_ok=True)
+    (run / "events.jsonl").write_text('{"event":"launch","attempt":0,"ranks":4,"hosts":["here"],"steps":9}\n'
+                                      '{"event":"resumed","step":0}\n{"event":"exit","code":75}\n')
+    (run / "metrics.jsonl").write_text('{"step":3,"loss":2.5}\n')
+    (run / "logs" / "rank-00001.log").write_text("written\n")
+
+
 def command_lines():
     """Lines that start with "$ dsrun" in dsrun(1); what would train or write is only checked."""
     text = "".join(examples("dsrun.1")).replace("\\\n", " ")
@@ -56,6 +66,12 @@ def command_lines():
         if words[0] == "ckpt":
             ran = h.dsrun(*words, cwd=h.work())
             h.ok("hot" in ran.stderr and ran.returncode == 2, f"dsrun(1): dsrun {line}", ran.stderr)
+            continue
+        if words[0] in ("attach", "logs"):
+            past_run()
+            ran = h.dsrun(*words, cwd=h.work())
+            want = {"attach": (75, "step 4/9  loss 2.5000"), "logs": (0, "[here 1] written")}[words[0]]
+            h.ok((ran.returncode, ran.stdout.splitlines()[0]) == want, f"dsrun(1): dsrun {line}", ran.stdout + ran.stderr)
             continue
         if words[0] not in ("check", "plan"):
             words.insert(0, "check")

@@ -14,7 +14,7 @@
     X(HOST_LOST, 0, "host-lost") /* a host was lost, or it gave up a dsrun that was stopped */ \
     X(START,     1, "start")     /* not every rank ran within the start time-out */ \
     X(RANK,      2, "rank")      /* a rank ended with a code or by a signal, for none of what follows */ \
-    X(COMM,      3, "comm")      /* a rank ended because a collective timed out or lost a peer */ \
+    X(COMM,      3, "comm")      /* a rank ended as a collective timed out or lost a peer, or NCCL failed */ \
     X(HANG,      4, "hang")      /* no rank made a step for too long */ \
     X(LAUNCHER,  5, "launcher")  /* dsrun could not record what ranks sent */ \
     X(OOM,       6, "oom")       /* a rank was killed for memory, or ended for want of it */ \

@@ -10,7 +10,7 @@
  *
  * Codes   EINVAL user input, EBADMSG corrupt bytes, EPROTO peer, ETIMEDOUT,
  *         ECANCELED told to stop, ENOTSUP not supported, ENOENT missing file,
- *         ENOMEM does not fit, EIO disk, CUDA or NCCL.
+ *         ENOMEM does not fit, EIO disk or CUDA, EREMOTEIO NCCL.
  * Wording no capital, no full stop, the subject in single quotes: what failed
  *         and what would do.
  * Tests   tests/base/test_error.c

@@ -170,7 +170,8 @@ static enum ds_wire_phase end_phase(int rc)
     case -EDQUOT: return DS_PHASE_DISK_FULL;
     case -ENOMEM: return DS_PHASE_NO_MEMORY;
     case -ETIMEDOUT:
-    case -ECONNRESET: return DS_PHASE_COMM;
+    case -ECONNRESET:
+    case -EREMOTEIO: return DS_PHASE_COMM;
     default: return DS_PHASE_STEP;
     }
 }

@@ -33,8 +33,8 @@ int ds__nccl_check(const struct ds__nccl_root *root, int result, const char *wha
 {
     if (result == DS_NCCL_OK || result == DS_NCCL_IN_PROGRESS)
         return 0;
-    return ds_fail(err, EIO, "NCCL cannot %s on rank %u: %s (NCCL_DEBUG=INFO tells more)", what,
-                   root->rank, root->lib.error_string(result));
+    return ds_fail(err, EREMOTEIO, "NCCL cannot %s on rank %u: %s (NCCL_DEBUG=INFO tells more)",
+                   what, root->rank, root->lib.error_string(result));
 }
 
 /* Why nothing can be done any more. */

@@ -220,7 +220,7 @@ static int rank_hears_of_an_error(const struct ranks *setup, unsigned rank, stru
     EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
     for (unsigned i = 0; rc == 0 && i < 10; i++)
         rc = ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err);
-    EXPECT(rc == -EIO && strstr(err.text, "remote process exited") != NULL);
+    EXPECT(rc == -EREMOTEIO && strstr(err.text, "remote process exited") != NULL);
     return close_nccl(comm, 0);
 }
 
@@ -230,7 +230,7 @@ static int rank_cannot_start(const struct ranks *setup, unsigned rank, struct ds
     struct ds_error err = {0};
     int rc = open_nccl(setup, rank, control, &comm, &err);
 
-    EXPECT(rc == -EIO && strstr(err.text, "NCCL cannot start on rank ") != NULL);
+    EXPECT(rc == -EREMOTEIO && strstr(err.text, "NCCL cannot start on rank ") != NULL);
     return 0;
 }
 
@@ -241,7 +241,7 @@ static int rank_is_there_twice(const struct ranks *setup, unsigned rank, struct 
     struct ds_error err = {0};
     int rc = open_nccl(setup, rank, control, &comm, &err);
 
-    EXPECT(rc == -EIO && strstr(err.text, "NCCL cannot connect the ranks on rank ") != NULL);
+    EXPECT(rc == -EREMOTEIO && strstr(err.text, "NCCL cannot connect the ranks on rank ") != NULL);
     EXPECT(strstr(err.text, "invalid usage") != NULL);
     return 0;
 }

@@ -189,7 +189,7 @@ def device_failures():
 def nccl_failures():
     fails("NCCL does not start", 1, ["NCCL cannot start"], 2, FAKE_NCCL_FAIL="init:2")
     fails("NCCL is too old", 65, ["install 2.19 or later"], 2, FAKE_NCCL_VERSION="21500")
-    fails("NCCL reports an error", 1, ["remote process exited"], 2, keys={"stage": 2}, FAKE_NCCL_FAIL="async:6")
+    fails("NCCL reports an error", 1, ["remote process exited", "a collective failed"], 2, keys={"stage": 2}, FAKE_NCCL_FAIL="async:6")
     fails("a rank that does not come", 124, ["rank 2 has not come", "collective 2 (", "before it: 1 "], 4,
           never=[f"rank {rank} has not come" for rank in (0, 1, 3)], FAKE_CUDA_MEMORY=str(4 << 30),
           FAKE_NCCL_NEVER="2:2", DSRUN_COMM_TIMEOUT="4")

@@ -4,10 +4,10 @@
  * slurm.c - the launcher's half of slurm.h.
  *
  * A connection is nobody's until it has proved the key and named a node that is still waited for;
- * one that does neither within PROOF_NS is dropped, and only so many may be undecided at a time.
+ * one that does neither within PROOF_NS is dropped, and only so many may be undecided at a time:
+ * the next wait in the listener's queue until one of them has had its HEARING_NS.
  * What is dead is freed in tick(), between turns of the loop.
  */
-#include "launcher/reap.h"
 #include "launcher/remote/slurm.h"
 
 #include <errno.h>
@@ -24,10 +24,11 @@
 
 #include "base/clock.h"
 #include "base/fsio.h"
-#include "launcher/hosts/hostlist.h"
+#include "launcher/reap.h"
 #include "launcher/remote/sealed.h"
 
-#define PROOF_NS UINT64_C(10000000000)
+#define PROOF_NS   UINT64_C(10000000000)
+#define HEARING_NS UINT64_C(3000000000)
 
 enum { SPARE_LINKS = 64, TAIL_BYTES = 2048, PATIENCE_MS = 1000, STRAGGLE_MS = 3000 };
 
@@ -53,78 +54,8 @@ struct slurm {
     size_t tail_len;
     uint64_t hang_up_ns; /* srun is gone: when agents that do not know it yet are told; 0: not */
     bool begun, srun_ended;
+    bool full; /* nobody is accepted at present */
 };
-
-/* --- srun's arguments ------------------------------------------------------------------------- */
-
-int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts, const char *agent,
-                  const char *const **argv, struct ds_error *err)
-{
-    struct ds_buf list;
-    const char **out = ds_arena_alloc(arena, 16, sizeof(*out));
-    size_t n = 0;
-    int rc;
-
-    ds_buf_init(&list, DS_MAX_HOSTS * (DS_MAX_HOST_NAME + 1));
-    rc = ds_hostlist_print(host, hosts, &list);
-    if (out != NULL && rc == 0) {
-        out[n++] = "srun";
-        out[n++] = ds_arena_printf(arena, "--nodes=%zu", hosts);
-        out[n++] = ds_arena_printf(arena, "--ntasks=%zu", hosts);
-        out[n++] = "--ntasks-per-node=1";
-        out[n++] = ds_arena_printf(arena, "--nodelist=%s", ds_buf_text(&list));
-        out[n++] = "-K0";             /* who dies is for dsrun to say */
-        out[n++] = "--wait=0";        /* and when */
-        out[n++] = "--overlap";       /* beside the step that dsrun itself may be in */
-        out[n++] = "--cpu-bind=none"; /* ranks are bound by their agent */
-        out[n++] = "--mpi=none";
-        out[n++] = "--export=ALL";
-        out[n++] = "--input=all";
-        out[n++] = agent;
-        out[n++] = "slurm";
-        for (size_t i = 0; i < n; i++)
-            rc = out[i] == NULL ? -ENOMEM : rc;
-    }
-    ds_buf_release(&list);
-    if (out == NULL || rc != 0)
-        return ds_fail(err, ENOMEM, "no memory for the arguments of srun");
-    *argv = out;
-    return 0;
-}
-
-/* Variables of the job that srun would take for options of this step. */
-static bool is_geometry(const char *variable)
-{
-    static const char *const names[] = {
-        "SLURM_CPUS_PER_TASK",  "SRUN_CPUS_PER_TASK",    "SLURM_GPUS_PER_TASK",
-        "SLURM_NTASKS_PER_GPU", "SLURM_TRES_PER_TASK",   "SLURM_EXACT",
-        "SLURM_DISTRIBUTION",   "SLURM_LABELIO",         "SLURM_UNBUFFEREDIO",
-        "SLURM_MULTI_PROG",     "SLURM_NTASKS_PER_CORE", "SLURM_NTASKS_PER_SOCKET",
-    };
-
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        size_t len = strlen(names[i]);
-
-        if (strncmp(variable, names[i], len) == 0 && variable[len] == '=')
-            return true;
-    }
-    return false;
-}
-
-/* The environment without those; strings borrowed. */
-static char **step_environment(struct ds_arena *arena)
-{
-    size_t n = 0, kept = 0;
-    char **out;
-
-    while (environ[n] != NULL)
-        n++;
-    out = ds_arena_alloc(arena, n + 1, sizeof(*out));
-    for (size_t i = 0; out != NULL && i < n; i++)
-        if (!is_geometry(environ[i]))
-            out[kept++] = environ[i];
-    return out;
-}
 
 /* --- connections ------------------------------------------------------------------------------ */
 
@@ -165,23 +96,61 @@ static void on_failed(struct ds_sealed *sealed)
     link->dead = true;
 }
 
-/* Is there a place for one more?  The oldest that has not proven itself gives its up, as those who
- * hold a port's places with silence are strangers: an agent is done in milliseconds. */
-static bool make_room(struct slurm *slurm)
+/* When there is a place for one more: now, or later than `now_ns`.  The oldest that has not proven
+ * itself gives its up, as those who hold places with silence are strangers; but not before it
+ * could be heard, or a crowd would push out an agent between its first word and its proof. */
+static uint64_t place_ns(const struct slurm *slurm, uint64_t now_ns, struct link **oldest)
 {
-    struct link *oldest = NULL;
+    uint64_t heard_ns;
 
+    *oldest = NULL;
     if (slurm->links < slurm->remotes + SPARE_LINKS)
-        return true;
+        return now_ns;
     for (struct link *link = slurm->link; link != NULL; link = link->next)
         if (link->remote == NULL && !link->dead)
-            oldest = link; /* new ones are put in front */
-    if (oldest == NULL)
-        return false;
-    ds_sealed_close(&oldest->sealed); /* freed later: this turn's events may still name it */
-    oldest->dead = oldest->evicted = true;
+            *oldest = link; /* new ones are put in front */
+    if (*oldest == NULL)
+        return now_ns + 1; /* what is dead is freed first */
+    heard_ns = (*oldest)->proof_ns - PROOF_NS + HEARING_NS;
+    return heard_ns > now_ns ? heard_ns : now_ns;
+}
+
+static void evict(struct slurm *slurm, struct link *link)
+{
+    ds_sealed_close(&link->sealed); /* freed later: this turn's events may still name it */
+    link->dead = link->evicted = true;
     slurm->links--;
-    return true;
+}
+
+/* Open the door again as soon as there is a place.  Returns when that will be; 0: it is open. */
+static uint64_t mind_door(struct slurm *slurm, uint64_t now_ns)
+{
+    struct link *oldest;
+    uint64_t when_ns = slurm->full ? place_ns(slurm, now_ns, &oldest) : 0;
+
+    if (when_ns > now_ns || !slurm->full)
+        return when_ns;
+    slurm->full = false;
+    ds_loop_want(slurm->base.args.loop, &slurm->listener, EPOLLIN);
+    return 0;
+}
+
+/* The next in the queue, for whom there is a place; -1: there is none of either. */
+static int take_next(struct slurm *slurm)
+{
+    uint64_t now_ns = ds_clock_mono_ns();
+    struct link *oldest;
+    int fd;
+
+    if (place_ns(slurm, now_ns, &oldest) > now_ns) {
+        slurm->full = true;
+        ds_loop_want(slurm->base.args.loop, &slurm->listener, 0);
+        return -1;
+    }
+    fd = accept4(slurm->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0 && oldest != NULL)
+        evict(slurm, oldest);
+    return fd;
 }
 
 static void on_connection(struct ds_watch *watch, uint32_t events)
@@ -190,8 +159,8 @@ static void on_connection(struct ds_watch *watch, uint32_t events)
     int fd, on = 1;
 
     (void)events;
-    while ((fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0) {
-        struct link *link = make_room(slurm) ? calloc(1, sizeof(*link)) : NULL;
+    while ((fd = take_next(slurm)) >= 0) {
+        struct link *link = calloc(1, sizeof(*link));
         const struct ds_sealed_args args = {
             .fd = fd, .key = slurm->key, .opened = on_opened, .failed = on_failed, .user = link};
 
@@ -416,7 +385,7 @@ static int begin(struct slurm *slurm, struct ds_error *err)
     if (rc == 0)
         rc = start_listening(slurm, &port, err);
     if (rc == 0) {
-        char **env = step_environment(&arena);
+        char **env = ds_slurm_environment(&arena);
 
         randombytes_buf(slurm->key, sizeof(slurm->key));
         rc = env == NULL ? ds_fail(err, ENOMEM, "no memory for an environment")
@@ -477,11 +446,17 @@ static uint64_t mind_srun(struct slurm *slurm, uint64_t now_ns)
     return 0;
 }
 
+/* Of two times, of which 0 is never. */
+static uint64_t sooner(uint64_t a, uint64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
 static uint64_t slurm_tick(struct ds_starter *starter, uint64_t now_ns)
 {
     struct slurm *slurm = (struct slurm *)starter;
     uint64_t start_ns = starter->args.start_ns;
-    uint64_t due_ns, gone_ns;
+    uint64_t due_ns;
     struct ds_error err = {0};
     char said[512];
     int rc = 0;
@@ -492,10 +467,8 @@ static uint64_t slurm_tick(struct ds_starter *starter, uint64_t now_ns)
         if (rc != 0)
             all_down(slurm, rc, &err);
     }
-    due_ns = sweep(slurm, now_ns);
-    gone_ns = mind_srun(slurm, now_ns);
-    if (gone_ns != 0 && (due_ns == 0 || gone_ns < due_ns))
-        due_ns = gone_ns;
+    due_ns = sooner(sweep(slurm, now_ns), mind_srun(slurm, now_ns));
+    due_ns = sooner(due_ns, mind_door(slurm, now_ns));
     if (slurm->waiting == NULL)
         return due_ns;
     complaint(slurm, said, sizeof(said));

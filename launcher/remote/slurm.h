@@ -34,6 +34,10 @@ extern const struct ds_transport ds_transport_slurm;
 int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts, const char *agent,
                   const char *const **argv, struct ds_error *err) DS_NODISCARD;
 
+/* This process's environment without variables of the job that srun would take for options of the
+ * step; in `arena`, strings borrowed.  NULL: no memory. */
+char **ds_slurm_environment(struct ds_arena *arena);
+
 /* What an agent reads from its stdin, one line:  "dsrun-join 1 PORT KEY\n", the key in hex. */
 enum { DS_INVITATION_BYTES = 128 };
 struct ds_invitation {

@@ -20,11 +20,10 @@
 #include "base/clock.h"
 #include "base/exit.h"
 #include "base/json.h"
-#include "launcher/bind.h"
 #include "launcher/cgroup.h"
-#include "launcher/cores.h"
 #include "launcher/fleet/pulse.h"
 #include "launcher/gather.h"
+#include "launcher/gpulock.h"
 #include "launcher/loop.h"
 #include "launcher/oom.h"
 #include "launcher/probe.h"
@@ -53,6 +52,7 @@ struct agent {
     struct ds_watch signals;
     struct ds_oom oom;
     struct ds_cgroup cgroup; /* of the ranks */
+    struct ds_gpulock gpus;
     struct ds_rank *rank;
     unsigned ranks, ended, reported; /* started; dead; dead and told */
     unsigned *order;                 /* local ranks in the order of their deaths */
@@ -121,21 +121,6 @@ static void tell_cgroup(struct agent *agent, const char *why)
     ds_buf_release(&text);
 }
 
-/* For events.jsonl: on which cores its ranks are. */
-static void tell_cores(struct agent *agent)
-{
-    for (unsigned i = 0; agent->spawn.bound != NULL && i < agent->spec.ranks; i++) {
-        uint32_t rank = agent->spec.first_rank + i;
-        struct ds_buf text;
-
-        ds_buf_init(&text, 2 * DS_CORES_TEXT);
-        ds_bind_tell(agent->spawn.bound, &agent->spec, i, &text);
-        if (!text.failed)
-            ds__up_send(&agent->up, DS_WIRE_EVENT, rank, text.data, text.len);
-        ds_buf_release(&text);
-    }
-}
-
 /* Those of a job; entering one costs milliseconds, which a program that runs once (exec) has not
  * got.  Slurm has a hierarchy of its own, which it removes by itself. */
 static void make_cgroup(struct agent *agent)
@@ -159,10 +144,38 @@ static void make_cgroup(struct agent *agent)
     tell_cgroup(agent, rc == 0 ? NULL : ds_error_text(&err, rc));
 }
 
+/* They end like this before they were started. */
+static void end_ranks(struct agent *agent, int code, int signal_number)
+{
+    for (unsigned i = 0; i < agent->spec.ranks; i++) {
+        ds__rank_refuse(&agent->rank[i], &agent->loop, &agent->up, agent->spec.first_rank + i, code,
+                        signal_number);
+        agent->order[agent->ended++] = i;
+        agent->ranks++;
+    }
+}
+
+/* False: another job has one. */
+static bool lock_gpus(struct agent *agent)
+{
+    struct ds_error err = {0};
+    int rc = 0;
+
+    if (agent->spawn.bound != NULL)
+        rc = ds_gpulock_host(&agent->gpus, agent->spawn.bound, &err);
+    if (rc != 0)
+        ds__up_complain(&agent->up, agent->spec.first_rank, ds_error_text(&err, rc));
+    return rc != -EBUSY;
+}
+
 static void start_ranks(struct agent *agent)
 {
+    if (!lock_gpus(agent)) {
+        end_ranks(agent, DS_EXIT_UNAVAILABLE, 0);
+        return;
+    }
     make_cgroup(agent);
-    tell_cores(agent);
+    ds__up_cores(&agent->up, &agent->spawn);
     for (unsigned i = 0; i < agent->spec.ranks; i++) {
         ds__rank_start(&agent->rank[i], &agent->loop, &agent->up, &agent->spawn, i);
         agent->ranks++;
@@ -222,14 +235,10 @@ static void probe(struct agent *agent)
 
     ds_buf_init(&text, DS_MAX_FRAME_BYTES);
     ds_probe_write(dir, &text);
-    for (unsigned i = 0; i < agent->spec.ranks; i++) {
-        uint32_t number = agent->spec.first_rank + i;
-
-        ds__up_send(&agent->up, DS_WIRE_OUT, number, ds_buf_text(&text), text.len);
-        ds__rank_refuse(&agent->rank[i], &agent->loop, &agent->up, number, 0, 0);
-        agent->order[agent->ended++] = i;
-        agent->ranks++;
-    }
+    for (unsigned i = 0; i < agent->spec.ranks; i++)
+        ds__up_send(&agent->up, DS_WIRE_OUT, agent->spec.first_rank + i, ds_buf_text(&text),
+                    text.len);
+    end_ranks(agent, 0, 0);
     ds_buf_release(&text);
 }
 
@@ -239,12 +248,7 @@ static void refuse_ranks(struct agent *agent, uint32_t what)
     int code = what == DS_SIGNAL_STOP ? DS_EXIT_TERMINATED : DS_RANK_VICTIM_EXIT;
 
     forget_port(agent);
-    for (unsigned i = 0; i < agent->spec.ranks; i++) {
-        ds__rank_refuse(&agent->rank[i], &agent->loop, &agent->up, agent->spec.first_rank + i,
-                        what == DS_SIGNAL_KILL ? 0 : code, what == DS_SIGNAL_KILL ? SIGKILL : 0);
-        agent->order[agent->ended++] = i;
-        agent->ranks++;
-    }
+    end_ranks(agent, what == DS_SIGNAL_KILL ? 0 : code, what == DS_SIGNAL_KILL ? SIGKILL : 0);
 }
 
 static void signal_ranks(struct agent *agent, uint32_t what)
@@ -482,6 +486,7 @@ static void agent_release(struct agent *agent)
     signal_ranks(agent, DS_SIGNAL_KILL);
     ds_reap_all();
     ds_cgroup_remove(&agent->cgroup);
+    ds_gpulock_release(&agent->gpus);
     if (agent->joined && !agent->over)
         ds_sealed_linger(&agent->sealed, agent->lease.fd,
                          agent->spec.lease_ms > 0 ? (int)agent->spec.lease_ms : -1);

@@ -190,12 +190,23 @@ static const char *variable(const struct ds_spec *spec, const char *name)
     return getenv(name);
 }
 
+/* Of training every rank computes on one; of what other programs do nothing is known, so that they
+ * have asked for those that they were told to see. */
+static unsigned asked(const struct ds_bound *bound, const struct ds_spec *spec)
+{
+    if (spec->link)
+        return spec->ranks < bound->devices ? spec->ranks : bound->devices;
+    return variable(spec, "CUDA_VISIBLE_DEVICES") != NULL ? bound->devices : 0;
+}
+
 int ds_bind_host(const struct ds_bound **out, const struct ds_spec *spec, const cpu_set_t *allowed,
                  unsigned threads, struct ds_arena *arena, struct ds_error *err)
 {
     struct ds_bound *bound = ds_arena_alloc(arena, 1, sizeof(*bound));
     struct ds_bind *rank = ds_arena_alloc(arena, spec->ranks, sizeof(*rank));
     struct ds_bind_args args = {.allowed = allowed, .ranks = spec->ranks, .threads = threads};
+
+    const char *share;
 
     if (bound == NULL || rank == NULL)
         return ds_fail(err, ENOMEM, "no memory for the cores of %u ranks", spec->ranks);
@@ -211,6 +222,9 @@ int ds_bind_host(const struct ds_bound **out, const struct ds_spec *spec, const 
     bound->why = ds_bind_deal(&args, rank);
     bound->memory = bound->why == NULL && memory_allowed(rank, spec->ranks);
     bound->rank = rank;
+    bound->asked = asked(bound, spec);
+    share = variable(spec, "DSRUN_CUDA_SHARE");
+    bound->shared = share != NULL && strcmp(share, "1") == 0;
     *out = bound;
     return 0;
 }

@@ -50,7 +50,9 @@ struct ds_bound {
     const struct ds_bind *rank;            /* spec->ranks of them */
     const char *why;                       /* they were dealt in order; NULL: they were not */
     unsigned device[DS_MAX_GPUS], devices; /* indices of the GPUs that ranks see */
-    bool memory;                           /* the kernel lets a rank prefer a node's memory */
+    unsigned asked; /* the first so many of them are for this job alone: see gpulock.h */
+    bool shared;    /* or for others, too, that say so */
+    bool memory;    /* the kernel lets a rank prefer a node's memory */
 };
 
 /* Deal the cores of this host to the ranks of `spec`, `threads` cores to each. */

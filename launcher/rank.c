@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "launcher/cores.h"
+
 enum {
     PUMP_BYTES = 32 * 1024,
     AFTER_EXIT_BYTES = 1024 * 1024, /* of one stream; more is a process that escaped its group */
@@ -34,6 +36,19 @@ void ds__up_complain(struct ds_channel *up, uint32_t rank, const char *text)
 
     ds__up_send(up, DS_WIRE_ERR, rank, line,
                 (size_t)len < sizeof(line) ? (size_t)len : sizeof(line) - 1);
+}
+
+void ds__up_cores(struct ds_channel *up, const struct ds_spawn *spawn)
+{
+    for (unsigned i = 0; spawn->bound != NULL && i < spawn->spec->ranks; i++) {
+        struct ds_buf text;
+
+        ds_buf_init(&text, 2 * DS_CORES_TEXT);
+        ds_bind_tell(spawn->bound, spawn->spec, i, &text);
+        if (!text.failed)
+            ds__up_send(up, DS_WIRE_EVENT, spawn->spec->first_rank + i, text.data, text.len);
+        ds_buf_release(&text);
+    }
 }
 
 /* --- what it writes --------------------------------------------------------------------------- */

@@ -47,6 +47,9 @@ void ds__up_send(struct ds_channel *up, uint16_t type, uint32_t rank, const void
 /* A line of the agent's own on the stderr of `rank`, or the host's for DS_WIRE_NO_RANK. */
 void ds__up_complain(struct ds_channel *up, uint32_t rank, const char *text);
 
+/* For events.jsonl: what each rank of the host is given. */
+void ds__up_cores(struct ds_channel *up, const struct ds_spawn *spawn);
+
 /* Start local rank `local` and watch it.  A failure is reported on its stderr, and it is dead or
  * about to be.  `rank` must stay where it is. */
 void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,

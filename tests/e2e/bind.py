@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""bind - cores, memory and GPUs of ranks on a machine of two NUMA nodes and two GPUs.
+"""bind - cores and memory of ranks, and their GPUs, which no other job may have, on a machine of two NUMA nodes and two GPUs.
 
 The machine is this one in a mount namespace where sysfs, procfs and /dev say so: each of two real cores is
 a node, GPU 0 is near the second and GPU 1 near the first.
 """
 import json
 import os
+import pathlib
 import re
+import signal
+import socket
 import subprocess
 import sys
 
@@ -149,6 +152,84 @@ def training(machine):
     h.ok(all("gpu" not in event for event in events("here")), "a job on the CPU has no GPU", events("here"))
 
 
+def held(machine, *options, **env):
+    """A job that keeps what it asked for until its line is closed."""
+    job = machine.start("launch", "--grace", 1, *options, "--", "sh", "-c", "echo up; exec sleep 300", **env)
+    line = job.stdout.readline()
+    if "up" not in line:
+        h.ok(False, "a job that holds a GPU", line + job.stdout.read())
+    return job
+
+
+def stop(job):
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=60 * h.PATIENCE)
+
+
+def files(machine):
+    return machine.run("ls", "/run/lock").stdout.split()
+
+
+def locks(machine):
+    only = ("--env", "CUDA_VISIBLE_DEVICES=0")
+    first = held(machine, *only)
+    ran = machine.dsrun("launch", *only, "--", "true")
+    text = ran.stdout + ran.stderr
+    found = re.search(rf"GPU {FIRST} of host '{re.escape(socket.gethostname())}' is in use by another job of dsrun "
+                      r"\(process (\d+) of user 0\)", text)
+    h.ok(ran.returncode == 69 and found, "a second job on the GPU ends with 69 and is told why", f"{ran.returncode}\n{text}")
+    h.ok(found and pathlib.Path(f"/proc/{found[1]}/cmdline").read_text().split("\0")[0].endswith("dsrun-agent"),
+         "it names the process that has it", text)
+    for what, options in {"the other GPU is free": ("--env", "CUDA_VISIBLE_DEVICES=1"),
+                          "a program that asked for none runs": (),
+                          "so does one without GPUs": ("--env", "CUDA_VISIBLE_DEVICES=")}.items():
+        ran = machine.dsrun("launch", *options, "--", "true")
+        h.ok(ran.returncode == 0, what, ran.stdout + ran.stderr)
+    ran = machine.dsrun("launch", *only, "--", "true", DSRUN_CUDA_SHARE="1")
+    h.ok(ran.returncode == 69, "who has it alone does not share it", ran.stdout + ran.stderr)
+    stop(first)
+    h.ok(files(machine) == [], "the file goes with the job", files(machine))
+    ran = machine.dsrun("launch", *only, "--", "true")
+    h.ok(ran.returncode == 0 and files(machine) == [], "then the GPU is free", ran.stdout + ran.stderr)
+
+    first = held(machine, *only, "--env", "DSRUN_CUDA_SHARE=1")
+    ran = machine.dsrun("launch", "--slots", 3, *only, "--env", "DSRUN_CUDA_SHARE=1", "--", "true")
+    h.ok(ran.returncode == 0, "jobs that both say so share a GPU, ranks of one job too", ran.stdout + ran.stderr)
+    ran = machine.dsrun("launch", *only, "--", "true")
+    h.ok(ran.returncode == 69, "and keep out who does not", ran.stdout + ran.stderr)
+    stop(first)
+
+    first = held(machine, *only)
+    agent = int(machine.run("cat", f"/run/lock/dsrun-gpu-{FIRST}").stdout.split()[0])
+    os.kill(agent, signal.SIGKILL)
+    first.communicate(timeout=60 * h.PATIENCE)
+    ran = machine.dsrun("launch", *only, "--", "true")
+    h.ok(ran.returncode == 0 and files(machine) == [], "an agent that is killed holds nothing", ran.stdout + ran.stderr)
+
+
+def unlockable(machine):
+    """What another user can do to the file: the job runs, and says what it lacks."""
+    name, only = f"/run/lock/dsrun-gpu-{FIRST}", ("--env", "CUDA_VISIBLE_DEVICES=0")
+    machine.run("ln", "-s", str(h.work() / "victim"), name)
+    ran = machine.dsrun("launch", *only, "--", "true")
+    h.ok(ran.returncode == 0 and "GPUs are not locked" in ran.stdout + ran.stderr and not (h.work() / "victim").exists(),
+         "a link in its place is not followed: a warning", ran.stdout + ran.stderr)
+    machine.run("rm", name)
+
+
+def seats(machine):
+    """Training takes a GPU per rank; a job on the CPU none."""
+    only = ("--env", "CUDA_VISIBLE_DEVICES=0")
+    first = held(machine, *only)
+    job = h.write_job()
+    ran = machine.dsrun("--run-dir", "busy", job, "launch.device=cuda")
+    h.ok(ran.returncode == 69 and f"GPU {FIRST}" in ran.stdout + ran.stderr, "training on a busy GPU ends with 69",
+         f"{ran.returncode}\n{ran.stdout}{ran.stderr}")
+    ran = machine.dsrun("--run-dir", "idle", job, "launch.device=cpu")
+    h.ok(ran.returncode == 0, "training on the CPU asks for none", ran.stdout + ran.stderr)
+    stop(first)
+
+
 def main():
     machine = None
     if len(CORES) < 2:
@@ -158,7 +239,7 @@ def main():
     else:
         machine = Machine()
         if machine.good:
-            for test in (cores, memory, training):
+            for test in (cores, memory, training, locks, unlockable, seats):
                 test(machine)
         else:
             h.skip("binding", f"no such mount namespace here: {machine.why}")

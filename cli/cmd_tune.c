@@ -333,7 +333,7 @@ static int prepare(struct tune *tune, struct ds_error *err)
         return ds_fail(err, EINVAL,
                        "the rates of this machine are not known: keep what 'dsrun bench machine "
                        "%" PRIu64 "' prints in ~/.config/dsrun/machine.yaml, or give '--cluster'",
-                       tune->cluster.ranks);
+                       (uint64_t)tune->place.placement.place[0].ranks);
     args.threads = tune->place.threads;
     args.available_bytes = memory.bytes == UINT64_MAX ? 0 : memory.bytes / memory.ranks;
     args.apart = memory.apart;

@@ -136,11 +136,12 @@ static int try_lock(int *out, const char *path, const char *pci, bool shared, st
 int ds_gpulock_take(struct ds_gpulock *lock, const char *folder, const char *pci, bool shared,
                     struct ds_error *err)
 {
-    char *path = lock->path[lock->count];
     int n, fd = -1, rc = -EAGAIN;
+    char *path;
 
     if (lock->count == DS_MAX_GPUS)
         return ds_fail(err, ENOTSUP, "more than %d GPUs", DS_MAX_GPUS);
+    path = lock->path[lock->count];
     n = snprintf(path, sizeof(lock->path[0]), "%s/dsrun-gpu-%s", folder, pci);
     if (n < 0 || (size_t)n >= sizeof(lock->path[0]))
         return ds_fail(err, ENAMETOOLONG, "'%s' is too long a folder", folder);

@@ -21,7 +21,7 @@ enum { TEXT_BYTES = 16 * 1024, NODE_NUMBERS = 1024, MINORS = 1 << 20 };
 
 /* --- small files ------------------------------------------------------------------------------ */
 
-static bool path_of(char out[DS_MAX_PATH], const char *fmt, va_list args)
+static bool DS_PRINTF(2, 0) path_of(char out[DS_MAX_PATH], const char *fmt, va_list args)
 {
     int n = vsnprintf(out, DS_MAX_PATH, fmt, args);
 

@@ -8,6 +8,7 @@
  */
 #include "launcher/fleet/supervise.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stddef.h>
 
@@ -351,14 +352,31 @@ static enum word book_hang(struct ds_supervise *super, unsigned *actions, uint64
     return W_FAILED;
 }
 
-/* The first host that is late: the one to be named. */
+/* How far a host is; one that is up may still owe ranks. */
+static unsigned how_far(const struct ds_supervise *super, uint32_t index)
+{
+    const struct ds_super_host *host = &super->args.host[index];
+    unsigned far = 2 * (unsigned)host->state + 1;
+
+    for (uint32_t i = 0; i < host->ranks; i++)
+        if (!super->args.rank[host->first_rank + i].spawned)
+            return far - 1;
+    return far;
+}
+
+/* The first of the hosts that are the least far: the one to be named. */
 static void blame_start(struct ds_supervise *super)
 {
     struct ds_failure failure = {.kind = DS_FAILURE_START};
+    unsigned least = UINT_MAX;
 
-    for (uint32_t h = 0; h < super->args.hosts; h++)
-        if (super->args.host[h].state < super->args.host[failure.host].state)
+    for (uint32_t h = 0; h < super->args.hosts; h++) {
+        unsigned far = how_far(super, h);
+
+        if (far < least)
             failure.host = h;
+        least = far < least ? far : least;
+    }
     blame(super, &failure);
 }
 

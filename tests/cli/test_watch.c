@@ -82,8 +82,8 @@ Test(watch, launches_that_make_no_sense)
     static const char *const lines[] = {
         "{\"event\":\"launch\"}",
         "{\"event\":\"launch\",\"hosts\":{},\"local\":7,\"ranks\":-1}",
-        "{\"event\":\"launch\",\"hosts\":[1,null],\"local\":[9223372036854775807,"
-        "9223372036854775807],\"ranks\":9223372036854775807}",
+        ("{\"event\":\"launch\",\"hosts\":[1,null],\"local\":[9223372036854775807,"
+         "9223372036854775807],\"ranks\":9223372036854775807}"),
         "{\"event\":\"launch\",\"hosts\":[\"a\",\"b\"],\"local\":[-9223372036854775807,\"x\"]}",
     };
 

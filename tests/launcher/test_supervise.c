@@ -342,6 +342,20 @@ Test(supervise, apart)
     cr_expect_eq(scene.super.victims, 2, "the other two that ended badly");
 }
 
+/* Of hosts that are all up the one whose rank does not run is late. */
+Test(supervise, who_is_late)
+{
+    static const struct ds_super_event events[] = {UP(0), UP(1), RUNS(0), RUNS(1), RUNS(2)};
+    struct scene scene;
+
+    begin(&scene, 0, 0);
+    for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++)
+        (void)ds_supervise(&scene.super, &events[i], scene.now_ns);
+    (void)ds_supervise(&scene.super, &(struct ds_super_event)TICK, scene.now_ns + 60 * S);
+    cr_expect_eq(scene.super.first.kind, DS_FAILURE_START);
+    cr_expect_eq(scene.super.first.host, 1);
+}
+
 /* A stop reaches them all, and time kills. */
 Test(supervise, apart_and_stopped)
 {

@@ -82,7 +82,7 @@ def test_gpus():
     fakes = h.BUILD / "fakes" / "libexec"
     ran = h.dsrun("hosts", "-H", HOSTS, "-i", "node1")
     h.ok(ran.returncode == 0 and re.search(r"^  nccl +(-|2\.\d+\.\d+)$", ran.stdout, re.M), "NCCL, or a dash", ran.stdout)
-    if not (fakes / "libnccl.so.2").exists():
+    if not all((fakes / name).exists() for name in ("libnccl.so.2", "libnvidia-ml.so.1")):
         h.skip("GPUs that are free", "no doubles of NVIDIA's libraries in this build")
         return
     for processes, want in ("0", "1 of 1"), ("2", "0 of 1"):

@@ -205,7 +205,6 @@ int ds_bind_host(const struct ds_bound **out, const struct ds_spec *spec, const 
     struct ds_bound *bound = ds_arena_alloc(arena, 1, sizeof(*bound));
     struct ds_bind *rank = ds_arena_alloc(arena, spec->ranks, sizeof(*rank));
     struct ds_bind_args args = {.allowed = allowed, .ranks = spec->ranks, .threads = threads};
-
     const char *share;
 
     if (bound == NULL || rank == NULL)

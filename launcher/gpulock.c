@@ -95,7 +95,6 @@ static void sign(int fd)
 {
     char line[LINE_BYTES];
     int len = snprintf(line, sizeof(line), "%ld %lu\n", (long)getpid(), (unsigned long)geteuid());
-
     ssize_t n = ftruncate(fd, 0) == 0 ? pwrite(fd, line, (size_t)len, 0) : -1;
 
     (void)n;

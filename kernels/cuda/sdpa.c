@@ -411,17 +411,19 @@ static int64_t type_of(enum ds_dtype act)
     return act == DS_F32 ? DS_CUDNN_F32 : act == DS_BF16 ? DS_CUDNN_BF16 : DS_CUDNN_F16;
 }
 
+/* Of the arguments of either pass, whose names of sizes are the same. */
+#define SHAPE_OF(a, is_backward)                                                                   \
+    {                                                                                              \
+        .backward = (is_backward), .type = type_of((a)->act), .batch = (int64_t)(a)->batch,        \
+        .heads = (int64_t)(a)->heads, .kv_heads = (int64_t)(a)->kv_heads,                          \
+        .all_heads = (int64_t)(a)->heads, .all_kv_heads = (int64_t)(a)->kv_heads,                  \
+        .seq = (int64_t)(a)->seq, .size = (int64_t)(a)->head_size                                  \
+    }
+
 int ds__cuda_sdpa_fwd(const struct ds_attention_fwd_args *a, struct ds_cuda_stream *stream,
                       bool *done, struct ds_error *err)
 {
-    const struct ds_sdpa_shape shape = {.type = type_of(a->act),
-                                        .batch = (int64_t)a->batch,
-                                        .heads = (int64_t)a->heads,
-                                        .kv_heads = (int64_t)a->kv_heads,
-                                        .all_heads = (int64_t)a->heads,
-                                        .all_kv_heads = (int64_t)a->kv_heads,
-                                        .seq = (int64_t)a->seq,
-                                        .size = (int64_t)a->head_size};
+    const struct ds_sdpa_shape shape = SHAPE_OF(a, 0);
     const struct operands x = {.qkv = a->qkv, .out = a->out, .lse = a->lse, .scale = a->scale};
 
     return attend(&shape, a->drop.rate, &x, stream, done, err);
@@ -430,15 +432,7 @@ int ds__cuda_sdpa_fwd(const struct ds_attention_fwd_args *a, struct ds_cuda_stre
 int ds__cuda_sdpa_bwd(const struct ds_attention_bwd_args *a, struct ds_cuda_stream *stream,
                       bool *done, struct ds_error *err)
 {
-    const struct ds_sdpa_shape shape = {.backward = 1,
-                                        .type = type_of(a->act),
-                                        .batch = (int64_t)a->batch,
-                                        .heads = (int64_t)a->heads,
-                                        .kv_heads = (int64_t)a->kv_heads,
-                                        .all_heads = (int64_t)a->heads,
-                                        .all_kv_heads = (int64_t)a->kv_heads,
-                                        .seq = (int64_t)a->seq,
-                                        .size = (int64_t)a->head_size};
+    const struct ds_sdpa_shape shape = SHAPE_OF(a, 1);
     const struct operands x = {.qkv = a->qkv,
                                .out = a->out,
                                .dout = a->dout,

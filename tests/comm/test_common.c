@@ -120,6 +120,15 @@ static int fill_rooms(unsigned world, unsigned rank, float *room, struct ds_comm
     return rc == 0 ? 0 : (int)LINE;
 }
 
+static int fill_outside(unsigned world, unsigned rank, struct ds_comm *comm)
+{
+    float *room = calloc(world, SHARD * sizeof(*room));
+    int line = room != NULL ? fill_rooms(world, rank, room, comm) : __LINE__;
+
+    free(room);
+    return line;
+}
+
 static int rank_room(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
     return fill_rooms(setup->world, rank, common_of(setup, comm), comm);
@@ -132,13 +141,7 @@ static int rank_room_of_its_own(const struct ranks *setup, unsigned rank, struct
 
 static int rank_room_outside(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
-    float *room = calloc(setup->world, SHARD * sizeof(*room));
-    int line;
-
-    EXPECT(room != NULL);
-    line = fill_rooms(setup->world, rank, room, comm);
-    free(room);
-    return line;
+    return fill_outside(setup->world, rank, comm);
 }
 
 Test(common, a_room_is_filled_when_all_have_left_it)
@@ -162,13 +165,7 @@ static int host_room(const struct hosts *setup, unsigned rank, struct ds_comm *c
 
 static int host_room_outside(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
 {
-    float *room = calloc(setup->world, SHARD * sizeof(*room));
-    int line;
-
-    EXPECT(room != NULL);
-    line = fill_rooms(setup->world, rank, room, comm);
-    free(room);
-    return line;
+    return fill_outside(setup->world, rank, comm);
 }
 
 Test(common, every_host_has_a_room_for_shards_of_all)

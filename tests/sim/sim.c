@@ -9,8 +9,8 @@
  * to four faults in each attempt; world.h runs an attempt.  Here is checked what spans attempts: a
  * fault that strikes alone is the cause that is named; no host twice in a placement, none that was
  * replaced, none that is lost while a spare is left; restarts and their delays as promised, only
- * after what the user wants them for and then always, and no loop at one step.  Prints the count of sequences and of failures, and each failing seed; exit 1
- * when there is one.
+ * after what the user wants them for and then always, and no loop at one step.  Prints the count of
+ * sequences and of failures, and each failing seed; exit 1 when there is one.
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -207,8 +207,11 @@ static int on_resumed(struct attach *attach, const json_t *event, struct ds_erro
 
 static int on_stop(struct attach *attach, const json_t *event, struct ds_error *err)
 {
+    const json_t *saves = json_object_get(event, "saves");
+
     (void)err;
-    ds_story_stop(&attach->console, attach->program, json_is_true(json_object_get(event, "saves")));
+    if (json_is_boolean(saves)) /* a worker has an event of this name, too */
+        ds_story_stop(&attach->console, attach->program, json_is_true(saves));
     return 0;
 }
 

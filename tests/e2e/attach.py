@@ -234,6 +234,23 @@ def test_trained():
     nothing_left("trained")
 
 
+def test_stopped():
+    """A real worker tells of the stop, too, under the same name as dsrun."""
+    run = h.work() / "stopped"
+    job = subprocess.Popen([h.DSRUN, "--run-dir", run, h.write_job("stopped.yaml", steps=100000, every=1000)],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=h.work(),
+                           env={**os.environ, "XDG_RUNTIME_DIR": str(STATE)})
+    while "step 3/" not in job.stdout.readline() and job.poll() is None:
+        pass
+    job.send_signal(signal.SIGTERM)
+    own = [line for line in job.communicate(timeout=60)[0].splitlines() if line.startswith("stopp")]
+    again = ask("attach", run)
+    told = [line for line in again.stdout.splitlines() if line.startswith("stopp")]
+    h.ok(job.returncode == again.returncode == 75 and told == own and len(own) == 2,
+         "attach: a stop is told once, as the job did", f"{own}\n---\n{again.stdout}{again.stderr}")
+    nothing_left("stopped")
+
+
 def test_codes():
     job = Job(FAKE=FRESH + ";wait")
     view = Background("attach", "tiny")

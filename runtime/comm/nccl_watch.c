@@ -25,6 +25,8 @@
 
 enum { POLL_MS = 20, MAX_GRACE_MS = 60 * 1000, ANSWER_MS = 1000, WHO_BYTES = 192, WHO_ROOM = 64 };
 
+#define NOBODY_ASKED "the other ranks cannot be asked where they are"
+
 struct place { /* what a rank puts on the board */
     uint64_t number, bytes;
     uint32_t op, zero;
@@ -70,20 +72,22 @@ static void recent(const struct ds__nccl_root *root, uint64_t at, char *out, siz
     }
 }
 
-/* Who is not where this rank is: "rank 1 has not come, rank 2 is at 5 all_gather".  All are waited
- * for together, but an answer that is there has the time to arrive. */
-static unsigned absent(struct ds__nccl_root *root, const struct place *mine, char *out, size_t cap)
+/* Put who is not where this rank is into `out`: "rank 1 has not come, rank 2 is at 5 all_gather".
+ * All are waited for together, but an answer that is there has the time to arrive.  That no answer
+ * can come, as when another rank has ended the job meanwhile, says nothing of any rank. */
+static void absent(struct ds__nccl_root *root, const struct place *mine, char out[WHO_BYTES])
 {
-    unsigned wait_ms = (unsigned)(root->timeout_ns / 1000000), count = 0;
+    unsigned wait_ms = (unsigned)(root->timeout_ns / 1000000);
+    bool known = true;
     size_t used = 0;
     uint64_t until;
 
     if (wait_ms > MAX_GRACE_MS)
         wait_ms = MAX_GRACE_MS;
     until = ds_clock_mono_ns() + (uint64_t)wait_ms * 1000000;
-    out[0] = '\0';
-    for (unsigned rank = 0; rank < root->world && used + WHO_ROOM < cap; rank++) {
+    for (unsigned rank = 0; known && rank < root->world && used + WHO_ROOM < WHO_BYTES; rank++) {
         uint64_t now = ds_clock_mono_ns();
+        const char *comma = used > 0 ? ", " : "";
         struct place theirs;
         int n = 0, rc;
 
@@ -92,20 +96,19 @@ static unsigned absent(struct ds__nccl_root *root, const struct place *mine, cha
         rc = root->board->ask(
             root->board->user, rank, &theirs, sizeof(theirs),
             now + ANSWER_MS * 1000000ull < until ? (unsigned)((until - now) / 1000000) : ANSWER_MS);
-        if (rc == 0 && theirs.number == mine->number && theirs.op == mine->op)
-            continue;
-        count++;
-        if (rc != 0)
-            n = snprintf(out + used, cap - used, "%srank %u has not come", used > 0 ? ", " : "",
-                         rank);
-        else
-            n = snprintf(out + used, cap - used, "%srank %u is at %" PRIu64 " %s",
-                         used > 0 ? ", " : "", rank, theirs.number, ds_comm_op_name(theirs.op));
+        known = rc == 0 || rc == -ETIMEDOUT;
+        if (rc == -ETIMEDOUT)
+            n = snprintf(out + used, WHO_BYTES - used, "%srank %u has not come", comma, rank);
+        else if (rc == 0 && (theirs.number != mine->number || theirs.op != mine->op))
+            n = snprintf(out + used, WHO_BYTES - used, "%srank %u is at %" PRIu64 " %s", comma,
+                         rank, theirs.number, ds_comm_op_name(theirs.op));
         used += n > 0 ? (size_t)n : 0;
     }
-    if (used + WHO_ROOM >= cap)
-        (void)snprintf(out + used, cap - used, ", and maybe more");
-    return count;
+    if (used + WHO_ROOM >= WHO_BYTES)
+        (void)snprintf(out + used, WHO_BYTES - used, ", and maybe more");
+    else if (used == 0)
+        (void)snprintf(out, WHO_BYTES, "%s",
+                       known ? "all ranks have come, the network does not move" : NOBODY_ASKED);
 }
 
 /* The oldest collective is over its time.  The gate is free while others are asked. */
@@ -114,20 +117,18 @@ static void late(struct ds__nccl_root *root)
     const struct ds__nccl_note *note = &root->note[root->ended % DS_NCCL_NOTES];
     const struct place mine = {
         .number = root->ended + 1, .bytes = note->bytes, .op = (uint32_t)note->op};
-    char who[WHO_BYTES] = "", before[WHO_BYTES];
+    char who[WHO_BYTES] = NOBODY_ASKED, before[WHO_BYTES];
     struct ds_error err = {0};
-    unsigned missing = 0;
 
     recent(root, root->ended, before, sizeof(before));
     (void)pthread_mutex_unlock(&root->gate);
     if (root->board != NULL && root->board->tell(root->board->user, &mine, sizeof(mine)) == 0)
-        missing = absent(root, &mine, who, sizeof(who));
+        absent(root, &mine, who);
     (void)ds_fail(&err, ETIMEDOUT,
                   "collective %" PRIu64 " (%s of %" PRIu64 " bytes) is under way on rank %u for "
                   "%" PRIu64 " s: %s; before it: %s",
                   mine.number, ds_comm_op_name(mine.op), mine.bytes, root->rank,
-                  root->timeout_ns / 1000000000,
-                  missing > 0 ? who : "all ranks have come, the network does not move", before);
+                  root->timeout_ns / 1000000000, who, before);
     (void)pthread_mutex_lock(&root->gate);
     ds__nccl_kill(root, -ETIMEDOUT, &err);
 }

@@ -41,6 +41,7 @@ static struct board { /* shared by the ranks */
     _Atomic unsigned told[RANKS_MAX];
     unsigned char note[RANKS_MAX][NOTE];
     _Atomic pid_t pid[RANKS_MAX];
+    atomic_bool over; /* the job ends: nobody is answered */
 } * board;
 static unsigned my_rank;
 
@@ -60,6 +61,8 @@ static int ask(void *user, unsigned rank, void *note, size_t bytes, unsigned tim
 
     (void)user;
     for (unsigned ms = 0; atomic_load(&board->told[rank]) == 0; ms++) {
+        if (atomic_load(&board->over))
+            return -ECANCELED;
         if (ms >= timeout_ms)
             return -ETIMEDOUT;
         (void)nanosleep(&nap, NULL);
@@ -164,8 +167,9 @@ static int rank_works(const struct ranks *setup, unsigned rank, struct ds_comm *
 }
 
 /* Rank 1 does not come to a collective, the first, in which NCCL connects the ranks, or the second.
- * Rank 0 is told by its watchdog, and ends rank 1. */
-static int rank_stays_away(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+ * Rank 0 is told by its watchdog, who `is_missing`, and ends rank 1. */
+static int wait_in_vain(const struct ranks *setup, unsigned rank, struct ds_comm *control,
+                        const char *is_missing)
 {
     unsigned long last = strtoul(getenv("FAKE_NCCL_NEVER") + strlen("1:"), NULL, 10);
     struct ds_comm *comm = NULL;
@@ -188,8 +192,20 @@ static int rank_stays_away(const struct ranks *setup, unsigned rank, struct ds_c
     (void)snprintf(words, sizeof(words),
                    "collective %lu (all_reduce_f32 of 4000 bytes) is under way", last);
     EXPECT(strstr(err.text, words) != NULL);
-    EXPECT(strstr(err.text, "rank 1 has not come") != NULL);
+    EXPECT(strstr(err.text, is_missing) != NULL);
     return close_nccl(comm, 0);
+}
+
+static int rank_stays_away(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    return wait_in_vain(setup, rank, control, "s: rank 1 has not come; before");
+}
+
+/* That no answer comes says nothing of rank 1 when none can come. */
+static int rank_cannot_ask(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    atomic_store(&board->over, true);
+    return wait_in_vain(setup, rank, control, "s: the other ranks cannot be asked");
 }
 
 /* One rank gives up while the other works: all calls end. */
@@ -265,6 +281,7 @@ static const struct {
 } cases[] = {
     {"works", "FAKE_NCCL_FAIL", "", rank_works},
     {"stays away", "FAKE_NCCL_NEVER", "1:2", rank_stays_away},
+    {"cannot ask", "FAKE_NCCL_NEVER", "1:2", rank_cannot_ask},
     {"stays away from the first", "FAKE_NCCL_NEVER", "1:1", rank_stays_away},
     {"two on a device", "NCCL_HOSTID", "one", rank_is_there_twice},
     {"gives up", "FAKE_NCCL_FAIL", "", rank_gives_up},

@@ -23,6 +23,23 @@ static bool too_big(size_t rows, size_t columns)
     return columns != 0 && rows > (size_t)PTRDIFF_MAX / 8 / columns;
 }
 
+static const char *check_epilogue(const struct ds_matmul_args *a)
+{
+    bool gelu = a->epilogue == DS_EPILOGUE_GELU, back = a->epilogue == DS_EPILOGUE_GELU_BWD;
+
+    if (a->epilogue != DS_EPILOGUE_NONE && !gelu && !back)
+        return "an epilogue that there is not";
+    if ((gelu || back) != (a->gelu_x != NULL) || a->gelu_x == a->d)
+        return "GELU without its argument, or an argument without GELU";
+    if ((gelu || back) && (a->c != NULL || a->ldd != a->n))
+        return "GELU of a sum with C, or into rows that are not dense";
+    if (back && a->bias != NULL)
+        return "a bias before the derivative of GELU";
+    if (a->dbias != NULL && (gelu || back || a->trans_b || a->ldb != a->n || a->out_type != DS_F32))
+        return "the gradient of a bias beside what is not that of its weight";
+    return NULL;
+}
+
 static const char *check_matmul(const struct ds_matmul_args *a)
 {
     if (a->m == 0 || a->n == 0 || a->k == 0)
@@ -39,7 +56,7 @@ static const char *check_matmul(const struct ds_matmul_args *a)
     if (too_big(a->trans_a ? a->k : a->m, a->lda) || too_big(a->trans_b ? a->n : a->k, a->ldb) ||
         too_big(a->m, a->ldd))
         return "a matrix larger than memory";
-    return NULL;
+    return check_epilogue(a);
 }
 
 static const char *check_bias_bwd(const struct ds_bias_bwd_args *a)

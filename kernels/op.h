@@ -77,7 +77,17 @@ enum ds_op {
 
 /* D[m,n] = op(A)[m,k] op(B)[k,n] + (C ? C : 0) + (bias ? bias : 0).
  * op(A) is A stored [m,k], or with trans_a A stored [k,m]; likewise B [k,n] / [n,k].
- * C has D's type and may be D itself (accumulate) or another matrix (a residual). */
+ * C has D's type and may be D itself (accumulate) or another matrix (a residual).
+ *
+ * An epilogue works on that sum s before it is written, with GELU as in ds_gelu_fwd():
+ *   GELU      gelu_x = s, D = gelu(s): a layer's product and activation, without C
+ *   GELU_BWD  D = s * gelu'(gelu_x): the way back, without C and bias
+ * gelu_x [m,n] has D's type, is not D, and both are dense.  A backend may do it by a second
+ * operation, which sees s rounded to out_type, or at once, which sees it in F32.
+ *
+ * With dbias it is the gradient of a weight and B that of the product's output, stored [k,n] dense:
+ * dbias[n] (+)= sum over the rows of B, of F32 as D is; no epilogue beside it. */
+enum ds_epilogue { DS_EPILOGUE_NONE, DS_EPILOGUE_GELU, DS_EPILOGUE_GELU_BWD };
 struct ds_matmul_args {
     size_t m, n, k;
     bool trans_a, trans_b;
@@ -90,6 +100,10 @@ struct ds_matmul_args {
     void *d;
     size_t ldd;
     const void *bias; /* [n] of in_type, or NULL */
+    enum ds_epilogue epilogue;
+    void *gelu_x; /* of an epilogue */
+    float *dbias; /* or NULL */
+    bool accumulate_dbias;
 };
 
 /* dbias[n] (+)= sum over rows of dy[rows,n].  dbias F32. */

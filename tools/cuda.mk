@@ -3,7 +3,7 @@
 #
 # dsrun-cuda.so: `make CUDA_HOME=/usr/local/cuda`, or `make plugin` alone.  CUDA's runtime is inside
 # it; cuBLASLt and NCCL are loaded when they are needed.  A build without nvcc lacks this file only.
-PLUGIN_C := cli/cuda.c kernels/queue.c kernels/dtype.c kernels/cuda/cuda.c kernels/cuda/graph.c kernels/cuda/timer.c $(SRC_cuda) \
+PLUGIN_C := cli/cuda.c kernels/epilogue.c kernels/queue.c kernels/dtype.c kernels/cuda/cuda.c kernels/cuda/graph.c kernels/cuda/timer.c $(SRC_cuda) \
     $(addprefix runtime/comm/,nccl.c nccl_lib.c nccl_watch.c ops.c) base/error.c base/clock.c
 PLUGIN   := $(B)/libexec/dsrun/dsrun-cuda.so
 PLUGIN_OBJ = $(patsubst %.c,$(B)/plugin/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/%.cuda.o,$(CU)) $(B)/plugin/build-id.o

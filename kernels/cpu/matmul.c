@@ -16,6 +16,7 @@
 #include "kernels/cpu/need.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/vec.h"
+#include "kernels/epilogue.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -273,8 +274,8 @@ static size_t piece(size_t side, unsigned threads)
     return ds__div_up(ds__div_up(side, threads), PIECE) * PIECE;
 }
 
-int DS_ISA(ds__cpu_matmul)(const struct ds_matmul_args *args, struct ds_stream *stream,
-                           struct ds_error *err)
+static int multiply(const struct ds_matmul_args *args, struct ds_stream *stream,
+                    struct ds_error *err)
 {
     unsigned threads = ds__cpu_threads(stream);
     struct matmul mm = {
@@ -298,4 +299,13 @@ int DS_ISA(ds__cpu_matmul)(const struct ds_matmul_args *args, struct ds_stream *
         return ds_fail(err, -rc, "oneDNN cannot multiply %zux%zu by %zux%zu", args->m, args->k,
                        args->k, args->n);
     return 0;
+}
+
+int DS_ISA(ds__cpu_matmul)(const struct ds_matmul_args *args, struct ds_stream *stream,
+                           struct ds_error *err)
+{
+    const struct ds_matmul_args product = ds__epilogue_product(args);
+    int rc = multiply(&product, stream, err);
+
+    return rc != 0 ? rc : ds__epilogue_apply(args, stream, err);
 }

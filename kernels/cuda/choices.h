@@ -9,7 +9,8 @@
  * file is locked meanwhile, so two ranks of a host do not choose apart.
  *
  * Format  a first line DS_CHOICES_HEADER, then lines `KEY = ` and DS_CHOICE_WORDS words of 16
- *         hexadecimal digits. A last line that was not written to its end does not count.
+ *         hexadecimal digits: the library's, or all of them ones for an epilogue that is an
+ *         operation of its own. A last line that was not written to its end does not count.
  * Tests   tests/cudaemu/test_cuda_matmul.c
  */
 #ifndef DS_KERNELS_CUDA_CHOICES_H

@@ -203,6 +203,10 @@ static int make_stream(struct cuda_device *cuda, unsigned queue, struct ds_error
     return 0;
 }
 
+/* Before Hopper cuBLASLt was seen to do GELU of BF16 in a second pass, slower than our kernel
+ * (karpathy/llm.c, pull request 338); with DSRUN_CUDA_PRODUCTS it is measured. */
+enum { EPILOGUES_FROM = 9 };
+
 /* The library's first proposal for each shape, or the fastest where DSRUN_CUDA_PRODUCTS names a
  * file that remembers it: measured anew it would be another one, and with it the last bits. */
 static int open_products(struct cuda_device *cuda, struct ds_error *err)
@@ -213,6 +217,7 @@ static int open_products(struct cuda_device *cuda, struct ds_error *err)
         .timer = ds__cuda_timer,
         .choices = file != NULL && file[0] != '\0' ? file : NULL,
         .device = cuda->kind,
+        .epilogues = cuda->major >= EPILOGUES_FROM,
     };
     int rc = ds__blaslt_load(&cuda->blaslt, NULL, err);
 

@@ -7,6 +7,10 @@
  * the shape first comes and kept; the shapes of a training run are few.  The first product of a
  * shape allocates, and with `choices` waits for the stream: not under the capture of a graph.
  *
+ * Epilogues  The library does them where it proposes something and they are wanted: GELU and its
+ *         derivative with `epilogues`, all where products are measured and it is the faster way.
+ *         Else, for rows of a length that it does not take, and for types that differ, an operation
+ *         follows the product.
  * Bits    Without `choices` the library's first proposal is taken: the same shape has the same bits
  *         on the same GPU and library.  With it the fastest of some proposals is, once; what was
  *         found is kept in that file and taken from it from then on (choices.h).
@@ -39,6 +43,7 @@ struct ds_cuda_matmul_args {
     const char *choices; /* or NULL: no measuring; kept as long as the object */
     const char *device;  /* what the measured times hold for, in one word; with choices */
     bool tf32;           /* products of F32 may round their operands to TF32 */
+    bool epilogues;      /* that were not measured are left to the library */
 };
 
 /* -EINVAL `choices` without a timer, -EIO the library refuses, -ENOMEM. */

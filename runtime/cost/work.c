@@ -125,27 +125,38 @@ static double selective_forward(const struct bench *b)
     return pointwise(b, row * b->tokens * b->act, 3.0);
 }
 
-static double layer_forward(const struct bench *b, bool recompute)
+/* On a GPU GELU and its derivative are parts of the products beside them, which then move what it
+ * alone reads or writes.  Where only it is computed again it is by itself, forward. */
+static bool gelu_in_product(const struct bench *b)
+{
+    return b->plan->apart && !b->family->swiglu;
+}
+
+static double layer_forward(const struct bench *b, uint32_t block, bool recompute)
 {
     double norms = 2.0 * 2.0 * b->hidden, residuals = 2.0 * b->hidden;
     double rope = b->family->rope ? 2.0 * b->qkv : 0.0;
-    double row = norms + residuals + rope + b->ffn_in + b->ffn;
+    bool alone = !gelu_in_product(b) || (b->plan->recompute == DS_RECOMPUTE_SELECTIVE &&
+                                         ds_plan_recomputes(b->plan, block));
+    double row = norms + residuals + rope + (alone ? b->ffn_in : 0.0) + b->ffn;
+    double operations = (b->family->rope ? 3.0 : 2.0) + (alone ? 1.0 : 0.0);
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
     return layer_products(b, 1, !recompute) + attention(b, 1.0) +
-           dropout(b, recompute ? 1.0 : 2.0) +
-           pointwise(b, row * b->tokens * b->act, b->family->rope ? 4.0 : 3.0);
+           dropout(b, recompute ? 1.0 : 2.0) + pointwise(b, row * b->tokens * b->act, operations);
 }
 
 static double layer_backward(const struct bench *b)
 {
     double norms = 2.0 * 4.0 * b->hidden, rope = b->family->rope ? 2.0 * b->qkv : 0.0;
     double biases = b->family->swiglu ? 0.0 : b->qkv + 2.0 * b->hidden + b->ffn_in;
-    double row = norms + rope + biases + 2.0 * b->ffn_in + b->ffn;
+    bool alone = !gelu_in_product(b);
+    double row = norms + rope + biases + b->ffn_in + (alone ? b->ffn_in + b->ffn : 0.0);
+    double operations = (b->family->rope ? 3.0 : 6.0) + (alone ? 1.0 : 0.0);
 
     return layer_products(b, 2, true) + attention(b, 2.5) + dropout(b, 2.0) +
-           pointwise(b, row * b->tokens * b->act, b->family->rope ? 4.0 : 7.0);
+           pointwise(b, row * b->tokens * b->act, operations);
 }
 
 /* Logits chunk by chunk in fp32; a training pass goes on to the gradients at once. */
@@ -175,7 +186,7 @@ static double block_s(const struct bench *b, const struct ds_instr *instr)
     if (instr->block == 0)
         return embed(b, backward);
     if (instr->block < last)
-        return backward ? layer_backward(b) : layer_forward(b, instr->recompute);
+        return backward ? layer_backward(b) : layer_forward(b, instr->block, instr->recompute);
     return backward ? pointwise(b, 4.0 * b->hidden * b->tokens * b->act, 1.0) : head_forward(b);
 }
 

@@ -6,7 +6,7 @@
  * The backward pass uses two buffers beside the stream's gradient: DNARROW for gradients as wide as
  * the stream, DWIDE for those of the feed-forward activation, then of the packed qkv row.  Dropout
  * writes what it leaves of the stream's gradient into the one that is free.  GELU's input gradient
- * replaces its output gradient; SwiGLU's replaces the input itself.
+ * comes in the place of its output gradient; SwiGLU's replaces the input itself.
  *
  * Tests   tests/engine/test_engine.c
  */
@@ -150,6 +150,17 @@ static int attention_bwd(const struct layer *layer, const void *dout, void *dqkv
     return ds_attention_bwd(&args, net->stream, err);
 }
 
+/* Is the activation a part of the product before it, and its gradient of the product behind it?
+ * SwiGLU has an operation of its own.  So has GELU where it alone is computed again, so that it
+ * has the bits of the first time. */
+static bool act_in_product(const struct layer *layer)
+{
+    const struct ds_plan *plan = layer->net->plan;
+
+    return !layer->net->family->swiglu && ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_ACT) ==
+                                              ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_IN);
+}
+
 static int act_fwd(const struct layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
@@ -167,25 +178,26 @@ static int act_fwd(const struct layer *layer, struct ds_error *err)
     return ds_gelu_fwd(&args, net->stream, err);
 }
 
-/* From the gradient `dy` of the activation to that of its input, whose place is returned. */
-static int act_bwd(const struct layer *layer, void *dy, void **dx, struct ds_error *err)
+/* From the gradient `dy` of down's output to that of the activation's input, whose place is
+ * returned; `wide` has room for it. */
+static int down_bwd(const struct layer *layer, const void *dy, void *wide, void **dx,
+                    struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     void *x = layer->buf[DS_BUFFER_FFN_IN];
-    size_t ffn = net->plan->shape.ffn;
+    struct ds_linear down = linear_of(layer, DOWN);
+    const struct ds_swiglu_bwd_args swiglu = {.rows = net->tokens,
+                                              .ffn = net->plan->shape.ffn,
+                                              .act = net->act,
+                                              .x = x,
+                                              .dy = wide,
+                                              .dx = x};
+    int rc;
 
-    if (net->family->swiglu) {
-        const struct ds_swiglu_bwd_args args = {
-            .rows = net->tokens, .ffn = ffn, .act = net->act, .x = x, .dy = dy, .dx = x};
-
-        *dx = x;
-        return ds_swiglu_bwd(&args, net->stream, err);
-    }
-    const struct ds_gelu_bwd_args args = {
-        .n = net->tokens * ffn, .act = net->act, .x = x, .dy = dy, .dx = dy};
-
-    *dx = dy;
-    return ds_gelu_bwd(&args, net->stream, err);
+    down.gelu_x = net->family->swiglu ? NULL : x;
+    *dx = net->family->swiglu ? x : wide;
+    rc = ds__linear_bwd_x(net, &down, dy, wide, err);
+    return rc != 0 || !net->family->swiglu ? rc : ds_swiglu_bwd(&swiglu, net->stream, err);
 }
 
 /* Must this pass make `buffer`?  A pass that computes again makes what was dropped only. */
@@ -251,13 +263,16 @@ static int ffn_fwd(const struct layer *layer, struct ds_error *err)
     struct ds_linear fc = linear_of(layer, FC);
     struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
     void *const *buf = layer->buf;
+    bool in_product = act_in_product(layer);
     int rc = 0;
 
+    fc.gelu_x = in_product ? buf[DS_BUFFER_FFN_IN] : NULL;
     if (makes(layer, DS_BUFFER_NORM2))
         rc = ds__norm_fwd(net, &norm2, buf[DS_BUFFER_NORM2], err);
     if (rc == 0 && makes(layer, DS_BUFFER_FFN_IN))
-        rc = ds__linear_fwd(net, &fc, buf[DS_BUFFER_NORM2], NULL, buf[DS_BUFFER_FFN_IN], err);
-    if (rc == 0 && makes(layer, DS_BUFFER_FFN_ACT))
+        rc = ds__linear_fwd(net, &fc, buf[DS_BUFFER_NORM2], NULL,
+                            buf[in_product ? DS_BUFFER_FFN_ACT : DS_BUFFER_FFN_IN], err);
+    if (rc == 0 && makes(layer, DS_BUFFER_FFN_ACT) && !in_product)
         rc = act_fwd(layer, err);
     if (rc == 0 && layer->pass != DS_PASS_RECOMPUTE) /* the output of a layer was kept */
         rc = add_product(layer, DOWN, buf[DS_BUFFER_FFN_ACT], buf[DS_BUFFER_MIDDLE],
@@ -288,9 +303,7 @@ static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, str
     if (rc == 0)
         rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
     if (rc == 0)
-        rc = ds__linear_bwd_x(net, &down, dy, wide, err);
-    if (rc == 0)
-        rc = act_bwd(layer, wide, &dfc, err);
+        rc = down_bwd(layer, dy, wide, &dfc, err);
     if (rc == 0)
         rc = ds__linear_bwd_w(net, &fc, buf[DS_BUFFER_NORM2], dfc, accumulate, err);
     if (rc == 0)

@@ -5,6 +5,7 @@
  */
 #include "runtime/model/net.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,6 +169,8 @@ int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, con
         .d = y,
         .ldd = linear->out,
         .bias = linear->bias,
+        .epilogue = linear->gelu_x != NULL ? DS_EPILOGUE_GELU : DS_EPILOGUE_NONE,
+        .gelu_x = linear->gelu_x,
     };
 
     return ds_matmul(&args, net->stream, err);
@@ -190,6 +193,8 @@ int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, c
         .ldb = weight_out ? linear->in : linear->out,
         .d = dx,
         .ldd = linear->in,
+        .epilogue = linear->gelu_x != NULL ? DS_EPILOGUE_GELU_BWD : DS_EPILOGUE_NONE,
+        .gelu_x = linear->gelu_x,
     };
 
     return ds_matmul(&args, net->stream, err);
@@ -216,18 +221,12 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
         .ldc = cols,
         .d = linear->dweight,
         .ldd = cols,
+        .dbias = linear->dbias,
+        .accumulate_dbias = accumulate,
     };
-    const struct ds_bias_bwd_args bias = {.rows = linear->rows,
-                                          .n = linear->out,
-                                          .act = net->act,
-                                          .dy = dy,
-                                          .dbias = linear->dbias,
-                                          .accumulate = accumulate};
-    int rc = ds_matmul(&args, net->stream, err);
 
-    if (rc != 0 || linear->dbias == NULL)
-        return rc;
-    return ds_bias_bwd(&bias, net->stream, err);
+    assert(linear->dbias == NULL || !weight_out); /* no family has biases and matrices [out, in] */
+    return ds_matmul(&args, net->stream, err);
 }
 
 int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *y,

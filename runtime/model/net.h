@@ -80,14 +80,17 @@ int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct 
 
 /* Between net.c and the blocks. */
 
-struct ds_linear { /* y = x W (+ bias), W in the family's layout */
+/* y = x W (+ bias), W in the family's layout.  With gelu_x y is gelu() of that, which goes to
+ * gelu_x; and of a product behind a GELU x is gelu(gelu_x), and dx the gradient of gelu_x. */
+struct ds_linear {
     const void *weight, *bias;
     float *dweight, *dbias;
     size_t rows, in, out;
+    void *gelu_x;
 };
 int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                    const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
-/* dx = dy W^T */
+/* dx = dy W^T (* gelu'(gelu_x)) */
 int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, const void *dy,
                      void *dx, struct ds_error *err) DS_NODISCARD;
 /* dweight (+)= x^T dy, dbias (+)= sum of dy */

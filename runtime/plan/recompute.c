@@ -10,13 +10,15 @@
  *   full       the whole layer from its input, but for the last product, whose output is kept
  *
  * It is the first activation.layers layers that do so: theirs live longest.  What is computed
- * again has the same bits, so a run does not depend on any of this.
+ * again has the same bits, so a run does not depend on any of this; but that on a GPU a layer that
+ * computes GELU again has it as an operation from the rounded sums, not in the product, and so
+ * other last bits than one that keeps it.
  *
  * auto takes the least work that fits: no layer, then one layer more at a time selectively, then
  * one more at a time fully.
  *
  * Source  Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models"
- * Tests   tests/plan/test_recompute.c, tests/engine/test_recompute.c
+ * Tests   tests/plan/test_recompute.c, tests/engine/test_engine.c
  */
 #include <errno.h>
 

@@ -267,6 +267,47 @@ Test(work, what_is_kept_of_a_sum_is_copied_first_and_added_then)
     ds_cluster_release(&cluster);
 }
 
+/* Seconds of layer 1's pass in each direction. */
+static void layer_s(const struct ds_job *job, const struct ds_cluster *cluster, bool apart,
+                    double s[2])
+{
+    const struct ds_plan_args args = {
+        .job = job, .world = 1, .threads = 1, .local_world = 1, .apart = apart};
+    struct ds_plan plan;
+
+    cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
+    for (size_t i = 0; i < plan.step.count; i++) {
+        const struct ds_instr *instr = &plan.step.instr[i];
+
+        if (instr->block == 1 && instr->op == DS_INSTR_FORWARD && !instr->recompute)
+            s[0] = ds_work_instr(cluster, &plan, instr);
+        if (instr->block == 1 && instr->op == DS_INSTR_BACKWARD)
+            s[1] = ds_work_instr(cluster, &plan, instr);
+    }
+    ds_plan_release(&plan);
+}
+
+/* On a GPU GELU's input is not read again forward, and the gradient of its output neither written
+ * nor read; but for the forward pass where it is computed again. */
+Test(work, gelu_is_a_part_of_its_products_on_a_gpu)
+{
+    struct ds_cluster cluster = gpus(1, 1);
+    struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 2, 2, 64);
+    double row = (double)(2 * 64 * 4 * 256), act = job.precision.compute == DS_COMPUTE_FP32 ? 4 : 2;
+    double here[2], there[2];
+
+    cluster.device.launch_us = 2.0;
+    layer_s(&job, &cluster, false, here);
+    layer_s(&job, &cluster, true, there);
+    close_to(here[0] - there[0], row * act / 3e12 + 2e-6, "forward");
+    close_to(here[1] - there[1], 2.0 * row * act / 3e12 + 2e-6, "backward");
+    job.activation.recompute = DS_RECOMPUTE_SELECTIVE;
+    job.activation.layers = 1;
+    layer_s(&job, &cluster, true, there);
+    close_to(there[0], here[0], "forward, to be computed again");
+    ds_cluster_release(&cluster);
+}
+
 /* A host that cannot hold what its ranks keep there; one that does not say holds all. */
 Test(predict, a_host_holds_what_it_says)
 {

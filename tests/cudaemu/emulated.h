@@ -70,13 +70,20 @@ static inline void emulated_cudnn(struct emulated *e)
 #endif
 }
 
+/* Where products are measured, and what was found is kept. */
+static const char *emulated_choices;
+
 static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size_t scratch_bytes)
 {
     static const struct ds_backend backend = {.name = "emulated",
                                               .close = emulated_close,
                                               .alloc = emulated_alloc,
                                               .free = emulated_free};
-    const struct ds_cuda_matmul_args matmul = {.blaslt = &fake_blaslt_calls, .timer = fake_timer};
+    const struct ds_cuda_matmul_args matmul = {.blaslt = &fake_blaslt_calls,
+                                               .timer = fake_timer,
+                                               .choices = emulated_choices,
+                                               .device = "emulated",
+                                               .epilogues = true};
     struct emulated *e;
     static unsigned seed = 2;
     unsigned order = threads == 3 ? seed++ : threads - 1; /* forward, backward, by chance */

@@ -5,6 +5,7 @@
  */
 #include "tests/cudaemu/fake_blaslt.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,8 @@ struct desc {
     int compute;
     int32_t transa, transb;
     uint32_t epilogue;
-    const void *bias;
+    void *bias, *aux;
+    int64_t aux_ld;
 };
 
 struct layout {
@@ -31,8 +33,9 @@ struct pref {
     uint32_t alignment[ALIGNMENTS]; /* A, B, C, D as the library has them */
 };
 
-/* What data[] of an algorithm holds here. */
-enum { ID, WORKSPACE, ALIGNMENT, BIAS_ALIGNMENT = ALIGNMENT + ALIGNMENTS };
+/* What data[] of an algorithm holds here; with its number the epilogue that it can. */
+enum { ID, WORKSPACE, ALIGNMENT, BIAS_ALIGNMENT = ALIGNMENT + ALIGNMENTS, AUX_ALIGNMENT };
+enum { ID_BITS = 8, PLAIN = DS_BLASLT_EPILOGUE_DEFAULT | DS_BLASLT_EPILOGUE_BIAS };
 
 struct fake_blaslt fake_blaslt;
 
@@ -125,7 +128,9 @@ int cublasLtMatmulDescSetAttribute(void *desc, int what, const void *value, size
     } attribute[] = {{DS_BLASLT_DESC_TRANSA, &d->transa, sizeof(d->transa)},
                      {DS_BLASLT_DESC_TRANSB, &d->transb, sizeof(d->transb)},
                      {DS_BLASLT_DESC_EPILOGUE, &d->epilogue, sizeof(d->epilogue)},
-                     {DS_BLASLT_DESC_BIAS_POINTER, (void *)&d->bias, sizeof(d->bias)}};
+                     {DS_BLASLT_DESC_BIAS_POINTER, (void *)&d->bias, sizeof(d->bias)},
+                     {DS_BLASLT_DESC_AUX_POINTER, (void *)&d->aux, sizeof(d->aux)},
+                     {DS_BLASLT_DESC_AUX_LD, &d->aux_ld, sizeof(d->aux_ld)}};
 
     if (s != 0)
         return s;
@@ -191,15 +196,55 @@ static uint64_t alignment_of(const void *p)
     return at & -at;
 }
 
+static bool has_gelu(const struct desc *e)
+{
+    return e->epilogue == DS_BLASLT_EPILOGUE_GELU_AUX ||
+           e->epilogue == DS_BLASLT_EPILOGUE_GELU_AUX_BIAS ||
+           e->epilogue == DS_BLASLT_EPILOGUE_DGELU;
+}
+
+static bool has_bias(const struct desc *e)
+{
+    return e->epilogue == DS_BLASLT_EPILOGUE_BIAS ||
+           e->epilogue == DS_BLASLT_EPILOGUE_GELU_AUX_BIAS ||
+           e->epilogue == DS_BLASLT_EPILOGUE_BGRADA;
+}
+
+/* What the library says of an epilogue: NOT_SUPPORTED where it has none, INVALID of what is wrong
+ * in the descriptors. */
+static int judge(const struct desc *e, const struct layout *a, const struct layout *d)
+{
+    if (e->epilogue == fake_blaslt.lacks)
+        return DS_BLASLT_NOT_SUPPORTED;
+    if (has_gelu(e) && (e->aux_ld % 8 != 0 || e->aux_ld < 0 || (uint64_t)e->aux_ld < d->rows))
+        return INVALID;
+    if (has_gelu(e) && d->type != a->type)
+        return DS_BLASLT_NOT_SUPPORTED;
+    return e->epilogue == DS_BLASLT_EPILOGUE_BGRADA && e->transa ? DS_BLASLT_NOT_SUPPORTED : 0;
+}
+
+static uint64_t number_of(int i, const struct desc *e)
+{
+    return (uint64_t)i | (uint64_t)(e->epilogue & ~(uint32_t)PLAIN) << ID_BITS;
+}
+
+static uint64_t id_of(const struct ds_blaslt_algo *algo)
+{
+    return algo->data[ID] & ((1 << ID_BITS) - 1);
+}
+
 int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, void *c, void *d,
                                    void *pref, int wanted, struct ds_blaslt_result *results,
                                    int *found)
 {
     const struct pref *p = pref;
     int most = fake_blaslt.proposals > 0 ? (int)fake_blaslt.proposals : FAKE_PROPOSALS;
+    const struct desc *e = desc;
     int s = fate();
 
     insist(handle && desc && a && b && c && d, "a descriptor is missing");
+    if (s == 0)
+        s = judge(e, a, d);
     if (s != 0)
         return s;
     *found = 0;
@@ -210,11 +255,12 @@ int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, v
         if (r->workspace > p->workspace)
             continue;
         r->status = fake_blaslt.unfit >> i & 1 ? DS_BLASLT_NOT_SUPPORTED : 0;
-        r->algo.data[ID] = (uint64_t)i;
+        r->algo.data[ID] = number_of(i, e);
         r->algo.data[WORKSPACE] = r->workspace;
         for (size_t k = 0; k < ALIGNMENTS; k++)
             r->algo.data[ALIGNMENT + k] = p->alignment[k];
-        r->algo.data[BIAS_ALIGNMENT] = alignment_of(((const struct desc *)desc)->bias);
+        r->algo.data[BIAS_ALIGNMENT] = alignment_of(e->bias);
+        r->algo.data[AUX_ALIGNMENT] = alignment_of(e->aux);
         (*found)++;
     }
     return 0;
@@ -226,8 +272,13 @@ int cublasLtMatmulAlgoCheck(void *handle, void *desc, void *a, void *b, void *c,
     int s = fate();
 
     insist(handle && desc && a && b && c && d, "a descriptor is missing");
-    if (s != 0 || algo->data[ID] >= FAKE_PROPOSALS)
-        return s != 0 ? s : INVALID;
+    if (s == 0)
+        s = judge(desc, a, d);
+    if (s == 0 &&
+        (id_of(algo) >= FAKE_PROPOSALS || algo->data[ID] != number_of((int)id_of(algo), desc)))
+        s = INVALID;
+    if (s != 0)
+        return s;
     *result = (struct ds_blaslt_result){.algo = *algo, .workspace = algo->data[WORKSPACE]};
     return 0;
 }
@@ -267,9 +318,13 @@ static void check(const struct desc *e, const struct layout *a, const struct lay
     insist(a->type == b->type, "types of A and B differ");
     insist(d->type == a->type || d->type == DS_BLASLT_R_32F, "a type of D that is not supported");
     insist(!in_place || c->ld == d->ld, "a sum in place with two layouts");
-    insist(e->epilogue == 1 || (e->epilogue == DS_BLASLT_EPILOGUE_BIAS && e->bias != NULL),
-           "an epilogue without its bias");
-    insist(e->epilogue == 1 || d->type == a->type, "a bias of another type than D");
+    insist(e->epilogue == DS_BLASLT_EPILOGUE_DEFAULT || has_bias(e) || has_gelu(e),
+           "an epilogue that is not known");
+    insist(!has_bias(e) || e->bias != NULL, "an epilogue without its bias");
+    insist(!has_gelu(e) || e->aux != NULL, "GELU without its other matrix");
+    insist(!has_bias(e) || e->epilogue == DS_BLASLT_EPILOGUE_BGRADA || d->type == a->type,
+           "a bias of another type than D");
+    insist(judge(e, a, d) == 0, "an epilogue that was refused");
 }
 
 static void check_memory(const struct ds_blaslt_algo *algo, const struct desc *e,
@@ -278,13 +333,60 @@ static void check_memory(const struct ds_blaslt_algo *algo, const struct desc *e
     for (size_t i = 0; i < ALIGNMENTS; i++)
         insist(alignment_of(matrix[i]) >= algo->data[ALIGNMENT + i],
                "a matrix not aligned as said");
-    if (e->epilogue == DS_BLASLT_EPILOGUE_BIAS)
+    insist(algo->data[ID] == number_of((int)id_of(algo), e), "an algorithm for another epilogue");
+    if (has_gelu(e))
+        insist(alignment_of(e->aux) >= algo->data[AUX_ALIGNMENT],
+               "GELU's matrix not aligned as said");
+    if (has_bias(e))
         insist(alignment_of(e->bias) >= algo->data[BIAS_ALIGNMENT], "a bias not aligned as said");
     insist(bytes >= algo->data[WORKSPACE] && (bytes == 0 || workspace != NULL),
            "a workspace that is too small");
     insist((uintptr_t)workspace % 16 == 0, "a workspace that is not aligned");
     if (algo->data[WORKSPACE] > 0)
         memset(workspace, 0xff, algo->data[WORKSPACE]);
+}
+
+/* The tanh form. */
+static double gelu(double x)
+{
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static double gelu_slope(double x)
+{
+    double t = tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x));
+
+    return 0.5 * (1.0 + t) +
+           0.5 * x * (1.0 - t * t) * sqrt(2.0 / M_PI) * (1.0 + 3.0 * 0.044715 * x * x);
+}
+
+/* The sum of an element of D after the epilogue.  GELU sees it before it is rounded. */
+static double finish(const struct desc *e, const struct layout *d, uint64_t i, uint64_t j,
+                     double sum)
+{
+    uint64_t at = j * (uint64_t)e->aux_ld + i;
+
+    if (has_bias(e) && e->epilogue != DS_BLASLT_EPILOGUE_BGRADA)
+        sum += element(e->bias, d->type, i);
+    if (e->epilogue == DS_BLASLT_EPILOGUE_DGELU)
+        return sum * gelu_slope(element(e->aux, d->type, at));
+    if (!has_gelu(e))
+        return sum;
+    put(e->aux, d->type, at, sum);
+    return gelu(sum);
+}
+
+/* Of the library's A, over the depth; alpha is not in it, and what was there is lost. */
+static void sum_rows(const struct desc *e, const void *a, const struct layout *la,
+                     const struct layout *d)
+{
+    for (uint64_t i = 0; i < d->rows; i++) {
+        double sum = 0.0;
+
+        for (uint64_t k = 0; k < la->cols; k++)
+            sum += entry(a, la, false, i, k);
+        put(e->bias, d->type, i, sum);
+    }
 }
 
 int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, void *a_layout,
@@ -303,7 +405,7 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
     (void)stream;
     check(e, la, lb, lc, ld, c == d);
     check_memory(algo, e, matrix, workspace, workspace_bytes);
-    if (s != 0 || (fake_blaslt.broken >> algo->data[ID] & 1))
+    if (s != 0 || (fake_blaslt.broken >> id_of(algo) & 1))
         return s != 0 ? s : 13;
     memcpy(&by, alpha, sizeof(by));
     memcpy(&times, beta, sizeof(times));
@@ -316,13 +418,14 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
             sum *= (double)by;
             if (times != 0.0f)
                 sum += (double)times * entry(c, lc, false, i, j);
-            if (e->epilogue == DS_BLASLT_EPILOGUE_BIAS)
-                sum += element(e->bias, ld->type, i);
-            put(d, ld->type, j * (uint64_t)ld->ld + i, sum);
+            put(d, ld->type, j * (uint64_t)ld->ld + i, finish(e, ld, i, j, sum));
         }
     }
+    if (e->epilogue == DS_BLASLT_EPILOGUE_BGRADA)
+        sum_rows(e, a, la, ld);
     fake_blaslt.products++;
-    fake_blaslt.ran[algo->data[ID]]++;
+    fake_blaslt.epilogues += has_gelu(e) || e->epilogue == DS_BLASLT_EPILOGUE_BGRADA;
+    fake_blaslt.ran[id_of(algo)]++;
     fake_blaslt.compute = e->compute;
     return 0;
 }
@@ -333,7 +436,7 @@ static const float time_of[FAKE_PROPOSALS] = {3.0f, 4.0f, 1.0f, 2.0f};
 
 static float now(void)
 {
-    float ms = 0.0f;
+    float ms = fake_blaslt.epilogue_ms * (float)fake_blaslt.epilogues;
 
     for (size_t i = 0; i < FAKE_PROPOSALS; i++)
         ms += time_of[i] * (float)fake_blaslt.ran[i];

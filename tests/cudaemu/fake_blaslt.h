@@ -5,9 +5,12 @@
  *
  * It dies of what the library would not survive or would quietly do wrong: matrices that do not fit
  * together, leading dimensions that are too short, operands aligned worse than was said when the
- * algorithm was chosen, too small a workspace, a sum in place with two layouts.  A product writes
- * all of its workspace.  It proposes FAKE_PROPOSALS algorithms, of which the last but one is the
- * fastest on the clock; each needs a workspace of its own size.
+ * algorithm was chosen, too small a workspace, a sum in place with two layouts, an epilogue without
+ * its pointers or with an algorithm for another.  A product writes all of its workspace.  It
+ * proposes FAKE_PROPOSALS algorithms, of which the last but one is the fastest on the clock; each
+ * needs a workspace of its own size.  It refuses what the library's headers rule out: GELU's matrix
+ * with rows that are no multiple of 8 or too short, GELU of a D that is not of A's type; and the
+ * gradient of a bias from a transposed A.
  */
 #ifndef DS_TESTS_CUDAEMU_FAKE_BLASLT_H
 #define DS_TESTS_CUDAEMU_FAKE_BLASLT_H
@@ -25,7 +28,10 @@ struct fake_blaslt {
     unsigned unfit;     /* bits: proposals with a bad status */
     unsigned broken;    /* bits: algorithms that do not run */
     unsigned products, ran[FAKE_PROPOSALS];
-    int compute; /* type of the last product */
+    unsigned epilogues; /* products with GELU or the gradient of a bias */
+    float epilogue_ms;  /* how much longer they take on the clock */
+    uint32_t lacks;     /* an epilogue that is not supported */
+    int compute;        /* type of the last product */
 };
 
 extern struct fake_blaslt fake_blaslt;

@@ -24,7 +24,8 @@ static int begin_at(struct try *t, const char *file, bool tf32, struct ds_error 
                                              .timer = fake_timer,
                                              .choices = file,
                                              .device = "fake",
-                                             .tf32 = tf32};
+                                             .tf32 = tf32,
+                                             .epilogues = true};
 
     if (fake_blaslt.fail_at == 0)
         fake_blaslt = (struct fake_blaslt){0};
@@ -34,12 +35,19 @@ static int begin_at(struct try *t, const char *file, bool tf32, struct ds_error 
     return ds__cuda_matmul_open(&t->stream.matmul, &args, err);
 }
 
-static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)
+static const char *choices_file(void)
 {
     static char file[64];
 
     if (file[0] == '\0')
         snprintf(file, sizeof(file), "/tmp/dsrun-products-%d", (int)getpid());
+    return file;
+}
+
+static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)
+{
+    const char *file = choices_file();
+
     (void)unlink(file);
     return begin_at(t, measure ? file : NULL, tf32, err);
 }
@@ -212,10 +220,170 @@ Test(cuda_matmul, many_shapes)
     cr_assert(fake_blaslt.live == 0);
 }
 
-/* Whatever call fails, with or without the clock: an error, nothing kept, and the next try works. */
-static void fail_everywhere(bool measure, int status, int code)
+/* --- epilogues --------------------------------------------------------------------------------- */
+
+/* d = gelu(x) of 2 by 8, x = 2 by 2 ones times 2 by 8 halves, plus a bias of 0.5. */
+static int with_gelu(struct try *t, struct ds_error *err)
 {
-    _Alignas(16) float d[4] = {0};
+    _Alignas(16) static float a[4], b[16], bias[8], d[16], x[16];
+    const struct ds_matmul_args args = {.m = 2,
+                                        .n = 8,
+                                        .k = 2,
+                                        .a = a,
+                                        .b = b,
+                                        .lda = 2,
+                                        .ldb = 8,
+                                        .d = d,
+                                        .ldd = 8,
+                                        .bias = bias,
+                                        .epilogue = DS_EPILOGUE_GELU,
+                                        .gelu_x = x};
+    int rc;
+
+    for (size_t i = 0; i < 16; i++)
+        a[i / 4] = 1.0f, b[i] = bias[i / 2] = 0.5f, d[i] = x[i] = NAN;
+    rc = ds_matmul(&args, &t->stream.base, err);
+    for (size_t i = 0; rc == 0 && i < 16; i++)
+        cr_assert(x[i] == 1.5f && fabs((double)d[i] - gelu(1.5)) < 1e-6);
+    return rc;
+}
+
+/* Gradients of a weight of 3 by n and of its bias, from two ones in a column, added to 5. */
+static int with_dbias(struct try *t, size_t n, struct ds_error *err)
+{
+    _Alignas(16) static float x[6], dy[2 * 2048], dw[3 * 2048], dbias[2048];
+    const struct ds_matmul_args args = {.m = 3,
+                                        .n = n,
+                                        .k = 2,
+                                        .trans_a = true,
+                                        .a = x,
+                                        .b = dy,
+                                        .lda = 3,
+                                        .ldb = n,
+                                        .c = dw,
+                                        .ldc = n,
+                                        .d = dw,
+                                        .ldd = n,
+                                        .dbias = dbias,
+                                        .accumulate_dbias = true};
+    int rc;
+
+    for (size_t i = 0; i < n; i++)
+        x[i % 6] = 1.0f, dy[i] = dy[n + i] = 1.0f, dw[i] = dw[n + i] = dw[2 * n + i] = 1.0f,
+              dbias[i] = 5.0f;
+    rc = ds_matmul(&args, &t->stream.base, err);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        cr_assert(dw[i] == 3.0f && dw[2 * n + i] == 3.0f && dbias[i] == 7.0f, "%g",
+                  (double)dbias[i]);
+    return rc;
+}
+
+static void all_epilogues(const char *file)
+{
+    (void)unlink(file);
+    emulated_choices = file;
+    for (size_t s = 1; s < 6; s++) {
+        size_t m = wide[s].m, n = wide[s].n, k = wide[s].k;
+
+        check_gelu(m, n, k, 0, DS_F32, DS_F32, true);
+        check_gelu(m, n, k, 1, DS_BF16, DS_BF16, s % 2);
+        check_gelu_bwd(m, n, k, 2, DS_F32, DS_F32);
+        check_gelu_bwd(m, n, k, 3, DS_BF16, DS_BF16);
+        for (int add = 0; add < 2; add++) {
+            check_dbias(m, n, k, 1, DS_F32, add);
+            check_dbias(m, n, k, 1, DS_BF16, add);
+        }
+    }
+}
+
+/* By the library where that is faster, with the same numbers as by operations of their own. */
+Test(cuda_matmul, epilogues_are_measured)
+{
+    fake_blaslt = (struct fake_blaslt){0};
+    all_epilogues(choices_file());
+    cr_assert(fake_blaslt.epilogues > 0);
+    fake_blaslt = (struct fake_blaslt){.epilogue_ms = 100.0f};
+    all_epilogues(choices_file());
+    cr_assert(fake_blaslt.epilogues > 0); /* while they were measured */
+    emulated_choices = NULL;
+    (void)unlink(choices_file());
+}
+
+/* Which of the two is kept, for the next process, too. */
+Test(cuda_matmul, what_was_chosen_of_epilogues_is_kept)
+{
+    struct try t;
+
+    for (unsigned slow = 0; slow < 2; slow++) {
+        cr_assert(begin(&t, true, false, NULL) == 0);
+        fake_blaslt.epilogue_ms = slow ? 100.0f : 0.0f;
+        cr_assert(with_gelu(&t, NULL) == 0 && with_dbias(&t, 8, NULL) == 0);
+        ds__cuda_matmul_close(t.stream.matmul);
+        cr_assert(begin_at(&t, choices_file(), false, NULL) == 0);
+        fake_blaslt.epilogue_ms = slow ? 0.0f : 100.0f;
+        cr_assert(with_gelu(&t, NULL) == 0 && with_dbias(&t, 8, NULL) == 0);
+        cr_assert(fake_blaslt.products == 2 && fake_blaslt.epilogues == (slow ? 0 : 2));
+        ds__cuda_matmul_close(t.stream.matmul);
+        cr_assert(fake_blaslt.live == 0);
+    }
+    (void)unlink(choices_file());
+}
+
+/* Not measured: GELU as it is said, the gradient of a bias by itself. */
+Test(cuda_matmul, epilogues_that_were_not_measured)
+{
+    const struct ds_cuda_matmul_args none = {.blaslt = &fake_blaslt_calls};
+    struct try t;
+
+    cr_assert(begin(&t, false, false, NULL) == 0);
+    cr_assert(with_gelu(&t, NULL) == 0 && with_gelu(&t, NULL) == 0);
+    cr_assert(fake_blaslt.epilogues == 2 && fake_blaslt.products == 2);
+    cr_assert(with_dbias(&t, 8, NULL) == 0);
+    cr_assert(fake_blaslt.epilogues == 2 && fake_blaslt.products == 3);
+    ds__cuda_matmul_close(t.stream.matmul);
+    cr_assert(ds__cuda_matmul_open(&t.stream.matmul, &none, NULL) == 0);
+    cr_assert(with_gelu(&t, NULL) == 0);
+    cr_assert(fake_blaslt.epilogues == 2 && fake_blaslt.products == 4);
+    ds__cuda_matmul_close(t.stream.matmul);
+    cr_assert(fake_blaslt.live == 0);
+}
+
+/* What the library has not, has no fitting algorithm for, or cannot run when it is measured; and
+ * a gradient for which the workspace has no room. */
+Test(cuda_matmul, epilogues_that_there_are_not)
+{
+    struct try t;
+
+    for (unsigned measure = 0; measure < 2; measure++) {
+        cr_assert(begin(&t, measure, false, NULL) == 0);
+        fake_blaslt.lacks = DS_BLASLT_EPILOGUE_GELU_AUX_BIAS;
+        cr_assert(with_gelu(&t, NULL) == 0 && with_gelu(&t, NULL) == 0);
+        fake_blaslt.lacks = DS_BLASLT_EPILOGUE_BGRADA;
+        cr_assert(with_dbias(&t, 8, NULL) == 0);
+        fake_blaslt.lacks = 0;
+        cr_assert(with_dbias(&t, 2048, NULL) == 0);
+        cr_assert(fake_blaslt.epilogues == 0);
+        ds__cuda_matmul_close(t.stream.matmul);
+        cr_assert(fake_blaslt.live == 0);
+    }
+}
+
+/* --- failures ---------------------------------------------------------------------------------- */
+
+enum kind { PLAIN, GELU, DBIAS };
+
+static int call(struct try *t, enum kind kind, struct ds_error *err)
+{
+    _Alignas(16) static float d[4];
+
+    return kind == PLAIN  ? product(t, 1.0f, 2, d, true, true, err)
+           : kind == GELU ? with_gelu(t, err)
+                          : with_dbias(t, 8, err);
+}
+
+/* Whatever call fails, with or without the clock: an error, nothing kept, and the next try works. */
+static void fail_everywhere(bool measure, int status, int code, enum kind kind)
+{
     unsigned failed = 0;
 
     for (unsigned at = 1;; at++) {
@@ -226,10 +394,10 @@ static void fail_everywhere(bool measure, int status, int code)
         fake_blaslt = (struct fake_blaslt){.fail_at = at, .fail_with = status};
         rc = begin(&t, measure, false, &err);
         if (rc == 0) {
-            rc = product(&t, 1.0f, 2, d, true, true, &err);
+            rc = call(&t, kind, &err);
             cr_assert(rc == 0 || fake_blaslt.calls >= at);
             fake_blaslt.fail_at = 0;
-            cr_assert(product(&t, 1.0f, 2, d, true, true, NULL) == 0);
+            cr_assert(call(&t, kind, NULL) == 0);
             ds__cuda_matmul_close(t.stream.matmul);
         }
         cr_assert(fake_blaslt.live == 0, "call %u: %d live", at, fake_blaslt.live);
@@ -239,17 +407,19 @@ static void fail_everywhere(bool measure, int status, int code)
         /* A proposal that does not run is passed over; what the runtime says is EIO or ENOMEM. */
         cr_assert(rc == 0 || rc == code || (measure && (rc == -EIO || rc == -ENOMEM)), "%d", rc);
         cr_assert(rc == 0 || err.text[0] != '\0');
-        cr_assert(at < 200);
+        cr_assert(at < 400);
     }
     cr_assert(failed >= (measure ? 25 : 15), "%u", failed);
 }
 
 Test(cuda_matmul, every_call_may_fail)
 {
-    fail_everywhere(false, 13, -EIO);
-    fail_everywhere(false, DS_BLASLT_ALLOC_FAILED, -ENOMEM);
-    fail_everywhere(false, DS_BLASLT_NOT_SUPPORTED, -ENOTSUP);
-    fail_everywhere(true, 13, -EIO);
+    for (int kind = PLAIN; kind <= DBIAS; kind++) {
+        fail_everywhere(false, 13, -EIO, (enum kind)kind);
+        fail_everywhere(false, DS_BLASLT_ALLOC_FAILED, -ENOMEM, (enum kind)kind);
+        fail_everywhere(false, DS_BLASLT_NOT_SUPPORTED, -ENOTSUP, (enum kind)kind);
+        fail_everywhere(true, 13, -EIO, (enum kind)kind);
+    }
 }
 
 Test(cuda_matmul, what_cannot_be)

@@ -276,6 +276,22 @@ def products():
          ran.stderr)
 
 
+def epilogues():
+    """GELU in the products: what is computed again has the bits of the first time.  By itself, before Hopper or
+    where nothing else is computed again, it is more launches and the same within rounding."""
+    job, want = case_job("gpt2-tiny", every=0)
+    launches, texts = {}, {}
+    for run, extra, env in (("in products", (), {}), ("all again", ["activation.recompute=full"], {}),
+                            ("alone again", ["activation.recompute=selective"], {}),
+                            ("before Hopper", (), {"FAKE_CUDA_MAJOR": "8"})):
+        name = "gelu-" + run.replace(" ", "-")
+        calls, texts[run], _ = counted(f"GELU {run}", job, name, extra=extra, DSRUN_CUDA_GRAPHS="0", **env)
+        launches[run] = calls["launch"]
+        h.ok(worst(h.metrics(h.work() / name), want, "loss") < LIMIT, f"GELU {run}: loss within {LIMIT:g} of float64")
+    h.ok(texts["all again"] == texts["in products"], "GELU: all of a layer computed again, the same bits", texts)
+    h.ok(launches["in products"] < launches["before Hopper"], "GELU: fewer launches in the products", launches)
+
+
 def attention():
     """By the double of cuDNN where it is there and serves, by our own kernels else, and what is said of it."""
     job, want = case_job("llama-tiny", compute="bf16", every=0)
@@ -348,6 +364,7 @@ h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in z
 graphs()
 graphs_follow()
 products()
+epilogues()
 attention()
 tests_for_a_gpu()
 no_plugin()

@@ -234,6 +234,20 @@ static inline void try_all(const struct trial *t)
     cr_assert(tried > 0, "%s: no instruction set to test", t->what);
 }
 
+/* The tanh form, as op.h has it, and its derivative. */
+static inline double gelu(double x)
+{
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static inline double gelu_slope(double x)
+{
+    double t = tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x));
+
+    return 0.5 * (1.0 + t) +
+           0.5 * x * (1.0 - t * t) * sqrt(2.0 / M_PI) * (1.0 + 3.0 * 0.044715 * x * x);
+}
+
 static const enum ds_dtype act_types[] = {DS_F32, DS_BF16, DS_F16};
 
 #endif

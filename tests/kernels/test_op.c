@@ -66,6 +66,42 @@ Test(op, matmul_arguments)
     REFUSES(matmul, good, a.ldd = SIZE_MAX / 2);
 }
 
+Test(op, matmul_epilogues)
+{
+    static const struct ds_matmul_args gelu = {.m = 2,
+                                               .n = 3,
+                                               .k = 4,
+                                               .a = f,
+                                               .b = f + 100,
+                                               .lda = 4,
+                                               .ldb = 3,
+                                               .d = f + 200,
+                                               .ldd = 3,
+                                               .epilogue = DS_EPILOGUE_GELU,
+                                               .gelu_x = f + 300};
+    struct ds_matmul_args back = gelu, weight = gelu;
+
+    back.epilogue = DS_EPILOGUE_GELU_BWD;
+    weight.epilogue = DS_EPILOGUE_NONE;
+    weight.gelu_x = NULL;
+    weight.dbias = f + 300;
+    ACCEPTS(matmul, gelu);
+    ACCEPTS(matmul, back);
+    ACCEPTS(matmul, weight);
+    REFUSES(matmul, gelu, a.epilogue = (enum ds_epilogue)3);
+    REFUSES(matmul, gelu, a.epilogue = DS_EPILOGUE_NONE);
+    REFUSES(matmul, gelu, a.gelu_x = NULL);
+    REFUSES(matmul, gelu, a.gelu_x = a.d);
+    REFUSES(matmul, gelu, (a.c = f, a.ldc = 3));
+    REFUSES(matmul, gelu, a.ldd = 4);
+    REFUSES(matmul, back, a.gelu_x = NULL);
+    REFUSES(matmul, back, a.bias = f);
+    REFUSES(matmul, weight, (a.trans_b = true, a.ldb = 4));
+    REFUSES(matmul, weight, a.ldb = 4);
+    REFUSES(matmul, weight, a.in_type = a.out_type = DS_BF16);
+    REFUSES(matmul, weight, (a.epilogue = DS_EPILOGUE_GELU, a.gelu_x = f + 350));
+}
+
 Test(op, attention_arguments)
 {
     static const struct ds_attention_fwd_args good = {.batch = 1,

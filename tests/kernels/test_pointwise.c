@@ -15,19 +15,6 @@ struct pointwise {
 
 static const size_t sizes[] = {1, 7, 8, 48, 97, 113, 1000, 20001};
 
-static double gelu(double x)
-{
-    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
-}
-
-static double gelu_slope(double x)
-{
-    double t = tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x));
-
-    return 0.5 * (1.0 + t) +
-           0.5 * x * (1.0 - t * t) * sqrt(2.0 / M_PI) * (1.0 + 3.0 * 0.044715 * x * x);
-}
-
 static double sigmoid(double x)
 {
     return 1.0 / (1.0 + exp(-x));

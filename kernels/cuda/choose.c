@@ -1,0 +1,259 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * choose.c - which of cuBLASLt's algorithms a product has; the contract is in product.h.
+ *
+ * An epilogue that the library proposes nothing for is an operation of its own after the product.
+ * So is, where products are measured, one that takes longer than the two.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/cuda/choices.h"
+#include "kernels/cuda/product.h"
+#include "kernels/epilogue.h"
+
+enum { PROPOSALS = 8, ROUNDS = 3, DBIAS_ALIGN = 256 };
+
+/* What stands in the file for an epilogue that is apart; no algorithm of the library is that. */
+#define APART UINT64_MAX
+
+/* All that a choice needs. */
+struct choice {
+    const struct ds_cuda_matmul *w;
+    struct ds_product *p;
+    const struct ds_product *plain;
+    struct ds_matmul_args args;
+    struct ds_cuda_stream *stream;
+    struct ds_blaslt_result result[PROPOSALS];
+    int found, best; /* `found`: apart */
+};
+
+static int propose(struct choice *c)
+{
+    static const struct {
+        int what;
+        unsigned matrix;
+    } alignments[] = {{DS_BLASLT_PREF_ALIGNMENT_A, DS_MATRIX_B},
+                      {DS_BLASLT_PREF_ALIGNMENT_B, DS_MATRIX_A},
+                      {DS_BLASLT_PREF_ALIGNMENT_C, DS_MATRIX_C},
+                      {DS_BLASLT_PREF_ALIGNMENT_D, DS_MATRIX_D}};
+    const struct ds_blaslt *lt = c->w->lt;
+    const struct ds_product *p = c->p;
+    uint64_t bytes = ds__operands(c->stream, &c->args).workspace_bytes;
+    void *pref = NULL;
+    int s = lt->MatmulPreferenceCreate(&pref);
+
+    c->found = 0;
+    if (s != 0)
+        return s;
+    s = lt->MatmulPreferenceSetAttribute(pref, DS_BLASLT_PREF_WORKSPACE, &bytes, sizeof(bytes));
+    for (size_t i = 0; s == 0 && i < DS_MATRICES; i++) {
+        uint32_t alignment = p->key.alignment[alignments[i].matrix];
+
+        s = lt->MatmulPreferenceSetAttribute(pref, alignments[i].what, &alignment,
+                                             sizeof(alignment));
+    }
+    if (s == 0) {
+        s = lt->MatmulAlgoGetHeuristic(
+            c->w->handle, p->desc, p->layout[DS_MATRIX_B], p->layout[DS_MATRIX_A],
+            p->layout[DS_MATRIX_C], p->layout[DS_MATRIX_D], pref,
+            c->w->args.choices != NULL ? PROPOSALS : 1, c->result, &c->found);
+        if (s == DS_BLASLT_NOT_SUPPORTED && c->plain != NULL)
+            s = c->found = 0; /* has not this epilogue */
+    }
+    (void)lt->MatmulPreferenceDestroy(pref);
+    return s;
+}
+
+/* --- measuring ---------------------------------------------------------------------------------*/
+
+/* Proposal `i`, or the product and the operation apart.  0, a status, or an error of ours. */
+static int once(const struct choice *c, int i)
+{
+    struct ds_matmul_args plain = ds__epilogue_product(&c->args);
+    struct ds_operands x = ds__operands(c->stream, i < c->found ? &c->args : &plain);
+    int s;
+
+    if (i < c->found)
+        return ds__product_run(c->w, c->p, &c->result[i].algo, &x);
+    s = ds__product_run(c->w, c->plain, &c->plain->algo, &x);
+    return s != 0 ? s : ds__epilogue_apply(&c->args, &c->stream->base, NULL);
+}
+
+/* How long one way takes, in milliseconds; negative when it does not run. */
+static int measure_one(const struct choice *c, int i, void *const event[2], float *ms)
+{
+    const struct ds_cuda_timer *t = &c->w->args.timer;
+    int s = once(c, i), rc; /* once without the clock */
+
+    *ms = -1.0f;
+    if (s != 0)
+        return 0; /* the next one may */
+    rc = t->record(event[0], c->stream->stream);
+    for (int round = 0; s == 0 && round < ROUNDS; round++)
+        s = once(c, i);
+    if (rc == 0)
+        rc = t->record(event[1], c->stream->stream);
+    if (rc == 0)
+        rc = t->wait(event[1]);
+    if (rc == 0 && s == 0)
+        rc = t->elapsed(ms, event[0], event[1]);
+    return rc;
+}
+
+/* The fastest way.  Returns an error of the CUDA runtime. */
+static int measure_all(struct choice *c)
+{
+    const struct ds_cuda_timer *t = &c->w->args.timer;
+    void *event[2] = {NULL, NULL};
+    int ways = c->found + (c->plain != NULL), rc = t->create(&event[0]);
+    float fastest = -1.0f, ms;
+
+    if (rc == 0)
+        rc = t->create(&event[1]);
+    for (int i = 0; rc == 0 && i < ways; i++) {
+        if (i < c->found && c->result[i].status != 0)
+            continue;
+        rc = measure_one(c, i, event, &ms);
+        if (rc == 0 && ms >= 0.0f && (fastest < 0.0f || ms < fastest)) {
+            fastest = ms;
+            c->best = i;
+        }
+    }
+    for (size_t i = 0; i < 2; i++) {
+        if (event[i] != NULL)
+            (void)t->destroy(event[i]);
+    }
+    return rc;
+}
+
+/* A sum in place is measured with its result elsewhere: it has to be added once.  So is the
+ * gradient of a bias, in what lies behind D. */
+static int measure(struct choice *c, struct ds_error *err)
+{
+    const struct ds_product_key *key = &c->p->key;
+    size_t bytes = ((key->m - 1) * key->ld[DS_MATRIX_D] + key->n) *
+                   ds_dtype_bytes((enum ds_dtype)key->out_type);
+    size_t behind = (bytes + DBIAS_ALIGN - 1) / DBIAS_ALIGN * DBIAS_ALIGN;
+    const struct ds_matmul_args args = c->args;
+    bool dbias = args.dbias != NULL && args.accumulate_dbias;
+    char *other = NULL;
+    int rc = 0;
+
+    if ((key->add && args.c == args.d) || dbias) {
+        rc = c->w->args.timer.alloc((void **)&other, behind + key->n * sizeof(float));
+        if (rc != 0)
+            return ds_fail(err, ENOMEM, "%zu bytes to measure a matrix product in: CUDA error %d",
+                           bytes, rc);
+        c->args.d = other;
+        if (dbias)
+            c->args.dbias = (float *)(void *)(other + behind);
+        c->args.accumulate_dbias = false;
+    }
+    rc = measure_all(c);
+    c->args = args;
+    if (other != NULL)
+        (void)c->w->args.timer.free(other);
+    return rc == 0 ? 0 : ds_fail(err, EIO, "a matrix product to measure: CUDA error %d", rc);
+}
+
+/* --- the choice --------------------------------------------------------------------------------*/
+
+static int choose(struct choice *c, struct ds_error *err)
+{
+    int rc = 0, s = propose(c);
+
+    if (s != 0)
+        return ds__blaslt_refused(c->w, "to propose an algorithm", s, err);
+    c->best = c->plain != NULL ? c->found : -1;
+    for (int i = c->found; i-- > 0;)
+        c->best = c->result[i].status == 0 ? i : c->best;
+    if (c->best < 0)
+        return ds_fail(err, ENOTSUP, "cuBLASLt has no algorithm for this matrix product");
+    if (c->w->args.choices != NULL && c->found > (c->plain == NULL))
+        rc = measure(c, err);
+    c->p->apart = c->best == c->found;
+    if (c->p->apart)
+        memset(&c->p->algo, 0xff, sizeof(c->p->algo));
+    else
+        c->p->algo = c->result[c->best].algo;
+    return rc;
+}
+
+/* All that the fastest algorithm depends on, in a line of the file of choices. */
+static void key_text(const struct choice *c, char text[DS_CHOICE_KEY])
+{
+    const struct ds_product_key *k = &c->p->key;
+    size_t workspace = ds__operands(c->stream, &c->args).workspace_bytes;
+    char epilogue[48] = "";
+
+    if (c->plain != NULL)
+        (void)snprintf(epilogue, sizeof(epilogue), " epilogue %u %u", k->epilogue,
+                       k->gelu_x_alignment);
+    (void)snprintf(text, DS_CHOICE_KEY,
+                   "%s cublaslt-%zu%s %" PRIu64 "x%" PRIu64 "x%" PRIu64 " ld %" PRIu64 " %" PRIu64
+                   " %" PRIu64 " %" PRIu64
+                   " align %u %u %u %u %u trans %u%u type %u%u add %u tf32 %u workspace %zu",
+                   c->w->args.device, c->w->lt->GetVersion(), epilogue, k->m, k->n, k->k,
+                   k->ld[DS_MATRIX_A], k->ld[DS_MATRIX_B], k->ld[DS_MATRIX_C], k->ld[DS_MATRIX_D],
+                   k->alignment[DS_MATRIX_A], k->alignment[DS_MATRIX_B], k->alignment[DS_MATRIX_C],
+                   k->alignment[DS_MATRIX_D], k->bias_alignment, k->trans_a, k->trans_b, k->in_type,
+                   k->out_type, k->add, c->w->args.tf32, workspace);
+}
+
+/* What stands in the file is used if the library can run it as it is asked here. */
+static int check_algo(const struct choice *c, const char *key, struct ds_error *err)
+{
+    const struct ds_cuda_matmul *w = c->w;
+    struct ds_product *p = c->p;
+    size_t workspace = ds__operands(c->stream, &c->args).workspace_bytes;
+    struct ds_blaslt_result result = {0};
+    int s;
+
+    p->apart = c->plain != NULL;
+    for (size_t i = 0; i < DS_CHOICE_WORDS; i++)
+        p->apart = p->apart && p->algo.data[i] == APART;
+    if (p->apart)
+        return 0;
+    s = w->lt->MatmulAlgoCheck(w->handle, p->desc, p->layout[DS_MATRIX_B], p->layout[DS_MATRIX_A],
+                               p->layout[DS_MATRIX_C], p->layout[DS_MATRIX_D], &p->algo, &result);
+    if (s == 0 && result.status == 0 && result.workspace <= workspace)
+        return 0;
+    return ds_fail(err, ENOTSUP, "'%s' names an algorithm that cuBLASLt cannot run, remove '%s'",
+                   w->args.choices, key);
+}
+
+/* The one of the file; else measured, and put there. */
+static int choose_once(struct choice *c, struct ds_error *err)
+{
+    const char *path = c->w->args.choices;
+    char key[DS_CHOICE_KEY];
+    bool found = false;
+    int file, rc = ds__choices_open(&file, path, err);
+
+    if (rc != 0)
+        return rc;
+    key_text(c, key);
+    rc = ds__choices_find(file, path, key, c->p->algo.data, &found, err);
+    if (rc == 0 && found)
+        rc = check_algo(c, key, err);
+    else if (rc == 0)
+        rc = choose(c, err);
+    if (rc == 0 && !found)
+        rc = ds__choices_add(file, path, key, c->p->algo.data, err);
+    (void)close(file);
+    return rc;
+}
+
+int ds__product_choose(const struct ds_cuda_matmul *w, struct ds_product *p,
+                       const struct ds_product *plain, const struct ds_matmul_args *args,
+                       struct ds_cuda_stream *stream, struct ds_error *err)
+{
+    struct choice c = {.w = w, .p = p, .plain = plain, .args = *args, .stream = stream};
+
+    return w->args.choices != NULL ? choose_once(&c, err) : choose(&c, err);
+}

@@ -12,7 +12,7 @@
 /* clang-format off */
 #define DS_CAUSES(X) \
     X(HOST_LOST, 0, "host-lost") /* a host was lost, or it gave up a dsrun that was stopped */ \
-    X(START,     1, "start")     /* not every rank ran within the start time-out */ \
+    X(START,     1, "start")     /* not every rank ran within the start time-out, or a GPU is held by another job */ \
     X(RANK,      2, "rank")      /* a rank ended with a code or by a signal, for none of what follows */ \
     X(COMM,      3, "comm")      /* a rank ended as a collective timed out or lost a peer, or NCCL failed */ \
     X(HANG,      4, "hang")      /* no rank made a step for too long */ \

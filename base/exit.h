@@ -16,7 +16,8 @@
       "file could not be read or written") \
     X(USAGE,        2, "usage, or a file the user named does not exist") \
     X(DATA,        65, "job file or hostfile invalid, checkpoint or data damaged") \
-    X(UNAVAILABLE, 69, "a host cannot be reached, or its key is not trusted; nothing was started") \
+    X(UNAVAILABLE, 69, "a host cannot be reached, or its key is not trusted: nothing was started; or another job " \
+      "holds a GPU of it") \
     X(SOFTWARE,    70, "a host was lost while the job ran, or a bug in dsrun") \
     X(STOPPED,     75, "stopped by a signal after a checkpoint; run again to go on") \
     X(TIMEOUT,    124, "a time limit or a hang") \

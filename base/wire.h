@@ -41,7 +41,7 @@ enum { DS_WIRE_HEADER_BYTES = 12, DS_WIRE_VERSION = 1, DS_WIRE_BUILD_BYTES = 32 
     X(EVENT,   8, "a rank or agent: one line of events.jsonl, a JSON object") \
     X(BEAT,    9, "both ways: alive; of a rank: payload u64 step, u32 enum ds_wire_phase") \
     X(SIGNAL, 10, "to ranks; payload u32 enum ds_wire_signal") \
-    X(EXIT,   11, "agent: a rank ended; payload u32 code, u32 signal, u32 flags (1: oom kill)") \
+    X(EXIT,   11, "agent: a rank ended; payload u32 code, u32 signal, u32 enum ds_wire_why, or'ed") \
     X(ACK,    12, "launcher to rank: everything up to your WANT_ACK frame is on disk") \
     X(READY,  13, "agent: its host can start its ranks; payload in launcher/gather.h") \
     X(GO,     14, "launcher to agent: start them, and where they meet; the same payload")
@@ -68,6 +68,11 @@ enum ds_wire_signal {
     DS_WIRE_SIGNALS(X)
 #undef X
 };
+
+/* clang-format off */
+enum ds_wire_why { DS_WHY_OOM = 1,  /* killed: the host ran out of memory */
+                   DS_WHY_HELD = 2 /* never started: another job has a GPU that it asks for */ };
+/* clang-format on */
 
 enum ds_wire_phase { /* what a rank does after the step it has made */
                      DS_PHASE_STEP,

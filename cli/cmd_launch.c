@@ -23,6 +23,7 @@
 #include "launcher/fleet/cause.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
+#include "launcher/gpulock.h"
 
 enum {
     GRACE_S = 30,
@@ -218,9 +219,12 @@ static int run_attempt(struct launch *launch, struct ds_fleet_result *result, st
         .heartbeat_s = cli->heartbeat_s < 0 ? HEARTBEAT_S : cli->heartbeat_s,
         .ops = &ds_report_ops,
         .user = &launch->report};
+    char job[DS_GPULOCK_JOB];
     struct ds_env env;
     int rc = attempt_env(launch, &env, err);
 
+    ds_gpulock_job(job, launch->report.record.name, launch->run_dir);
+    spec.job = job;
     if (rc == 0)
         rc = ds_report_launch(&launch->report, launch->attempt, err);
     if (rc != 0)
@@ -245,6 +249,7 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
         .cause = ds_cause_class(&result->first),
         .code = result->code,
         .stopped = result->stop_signal != 0,
+        .held = result->first.held,
         .step =
             restart->restarts, /* nobody knows how far a program came: each attempt is another */
         .checkpoint = -1};

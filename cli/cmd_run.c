@@ -25,6 +25,7 @@
 #include "launcher/fleet/cause.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
+#include "launcher/gpulock.h"
 #include "runtime/cost/depth.h"
 #include "runtime/cost/predict.h"
 #include "runtime/data/data.h"
@@ -252,9 +253,12 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
                                  .hang_s = run->job.launch.hang,
                                  .ops = &ds_report_ops,
                                  .user = &run->report};
+    char job[DS_GPULOCK_JOB];
     struct ds_buf blob;
     int rc;
 
+    ds_gpulock_job(job, run->job.name, run->facts.run_dir);
+    spec.job = job;
     spec.grace_ms = (uint32_t)(args.grace_s * 1000);
     spec.lease_ms = (uint32_t)(args.heartbeat_s * 1000);
     ds_buf_init(&blob, DS_MAX_FRAME_BYTES);
@@ -280,6 +284,7 @@ static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_r
                                      .cause = ds_cause_class(&result->first),
                                      .code = result->code,
                                      .stopped = result->stop_signal != 0,
+                                     .held = result->first.held,
                                      .checkpoint = run->report.checkpoint,
                                      .step = result->last_step > run->report.last_metric
                                                  ? result->last_step

@@ -28,6 +28,7 @@
 #include "cli/machine.h"
 #include "cli/place.h"
 #include "launcher/fleet/fleet.h"
+#include "launcher/gpulock.h"
 #include "runtime/cost/search.h"
 #include "runtime/spec.h"
 
@@ -190,6 +191,7 @@ static int try_them(struct tune *tune, struct ds_error *err)
                            .cwd = tune->facts.cwd,
                            .argc = 1,
                            .argv = argv};
+    char job[DS_GPULOCK_JOB];
     struct ds_buf blob;
     int rc = ds_cli_env(tune->cli, job_env->item, job_env->count, &tune->arena, &env, err);
 
@@ -197,6 +199,8 @@ static int try_them(struct tune *tune, struct ds_error *err)
     if (rc == 0)
         rc = write_blob(tune, &blob, err);
     if (rc == 0) {
+        ds_gpulock_job(job, tune->job.name, "");
+        spec.job = job;
         spec.envc = env.count;
         spec.env = env.item;
         spec.blob = blob.data;

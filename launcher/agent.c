@@ -145,11 +145,11 @@ static void make_cgroup(struct agent *agent)
 }
 
 /* They end like this before they were started. */
-static void end_ranks(struct agent *agent, int code, int signal_number)
+static void end_ranks(struct agent *agent, int code, int signal_number, unsigned why)
 {
     for (unsigned i = 0; i < agent->spec.ranks; i++) {
         ds__rank_refuse(&agent->rank[i], &agent->loop, &agent->up, agent->spec.first_rank + i, code,
-                        signal_number);
+                        signal_number, why);
         agent->order[agent->ended++] = i;
         agent->ranks++;
     }
@@ -161,6 +161,7 @@ static bool lock_gpus(struct agent *agent)
     struct ds_error err = {0};
     int rc = 0;
 
+    agent->gpus.job = agent->spec.job;
     if (agent->spawn.bound != NULL)
         rc = ds_gpulock_host(&agent->gpus, agent->spawn.bound, &err);
     if (rc != 0)
@@ -171,7 +172,7 @@ static bool lock_gpus(struct agent *agent)
 static void start_ranks(struct agent *agent)
 {
     if (!lock_gpus(agent)) {
-        end_ranks(agent, DS_EXIT_UNAVAILABLE, 0);
+        end_ranks(agent, DS_EXIT_UNAVAILABLE, 0, DS_WHY_HELD);
         return;
     }
     make_cgroup(agent);
@@ -238,7 +239,7 @@ static void probe(struct agent *agent)
     for (unsigned i = 0; i < agent->spec.ranks; i++)
         ds__up_send(&agent->up, DS_WIRE_OUT, agent->spec.first_rank + i, ds_buf_text(&text),
                     text.len);
-    end_ranks(agent, 0, 0);
+    end_ranks(agent, 0, 0, 0);
     ds_buf_release(&text);
 }
 
@@ -248,7 +249,7 @@ static void refuse_ranks(struct agent *agent, uint32_t what)
     int code = what == DS_SIGNAL_STOP ? DS_EXIT_TERMINATED : DS_RANK_VICTIM_EXIT;
 
     forget_port(agent);
-    end_ranks(agent, what == DS_SIGNAL_KILL ? 0 : code, what == DS_SIGNAL_KILL ? SIGKILL : 0);
+    end_ranks(agent, what == DS_SIGNAL_KILL ? 0 : code, what == DS_SIGNAL_KILL ? SIGKILL : 0, 0);
 }
 
 static void signal_ranks(struct agent *agent, uint32_t what)
@@ -285,7 +286,7 @@ static void reap(struct agent *agent)
             continue;
         signal_number = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
         ds__rank_died(rank, WIFEXITED(status) ? WEXITSTATUS(status) : 0, signal_number,
-                      signal_number == SIGKILL && ds_oom_happened(&agent->oom));
+                      signal_number == SIGKILL && ds_oom_happened(&agent->oom) ? DS_WHY_OOM : 0);
         agent->order[agent->ended++] = (unsigned)(rank - agent->rank);
     }
 }

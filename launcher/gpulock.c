@@ -9,12 +9,16 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ROUNDS = 100, LINE_BYTES = 32 };
+#include "base/log.h"
+
+enum { ROUNDS = 100, FILE_BYTES = 32 + DS_GPULOCK_JOB };
+enum { SHOWN_WORD = 128, SHOWN_PATH = 320, SHOWN = 768 }; /* bytes of the message, with NUL */
 
 const char *const ds_gpulock_folders[] = {"/run/lock", "/dev/shm", NULL};
 
@@ -76,38 +80,98 @@ static bool is_current(int fd, const char *path)
            mine.st_ino == there.st_ino;
 }
 
-/* "process 17 of user 1000", or "another job" where the file does not say it. */
-static void holder_of(int fd, char out[64])
+void ds_gpulock_job(char out[DS_GPULOCK_JOB], const char *name, const char *run_dir)
 {
-    char line[LINE_BYTES] = "";
-    unsigned long pid, uid;
-    ssize_t n = pread(fd, line, sizeof(line) - 1, 0);
+    char host[HOST_NAME_MAX + 1] = "", word[SHOWN_WORD], path[DS_GPULOCK_JOB / 2];
 
-    if (n > 0 && line[strspn(line, "0123456789 \n")] == '\0' &&
-        sscanf(line, "%10lu %10lu", &pid, &uid) == 2)
-        (void)snprintf(out, 64, "process %lu of user %lu", pid, uid);
-    else
-        (void)snprintf(out, 64, "another job");
+    (void)gethostname(host, sizeof(host) - 1);
+    (void)ds_escape_control(word, sizeof(word), name, strlen(name));
+    (void)ds_escape_control(path, sizeof(path), run_dir, strlen(run_dir));
+    (void)snprintf(out, DS_GPULOCK_JOB, "%ld %s\n%s\n%s", (long)getpid(), host, word, path);
+}
+
+/* The next line of what anybody may have written; "" at the end. */
+static const char *next_line(char **rest)
+{
+    char *line = *rest, *end = strchr(line, '\n');
+
+    *rest = end != NULL ? end + 1 : line + strlen(line);
+    if (end != NULL)
+        *end = '\0';
+    return line;
+}
+
+static const char *shown(const char *text, char *out, size_t room)
+{
+    static const char cut[] = "...";
+    char all[4 * FILE_BYTES];
+    size_t len = strlen(text), whole = ds_escape_control(all, sizeof(all), text, len);
+    size_t used = ds_escape_control(out, room - sizeof(cut) + 1, text, len);
+
+    if (used < whole)
+        memcpy(out + used, cut, sizeof(cut));
+    return out;
+}
+
+static bool number(const char *text, char after, unsigned long *out, const char **rest)
+{
+    size_t digits = strspn(text, "0123456789");
+
+    if (digits == 0 || digits > 10 || text[digits] != after)
+        return false;
+    *out = strtoul(text, NULL, 10);
+    *rest = text + digits + (after != '\0');
+    return true;
+}
+
+/* " (job 17 'tiny' of 'head', ...)": as much as the file says. */
+static void holder_of(int fd, char out[SHOWN])
+{
+    char text[FILE_BYTES], *rest = text;
+    char host[SHOWN_WORD], name[SHOWN_WORD], path[SHOWN_PATH], job[SHOWN] = "";
+    unsigned long pid, uid, starter;
+    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+    const char *line;
+
+    text[n > 0 ? n : 0] = '\0';
+    line = next_line(&rest);
+    if (!number(line, ' ', &pid, &line) || !number(line, '\0', &uid, &line)) {
+        (void)snprintf(out, SHOWN, ", which does not say who it is");
+        return;
+    }
+    line = next_line(&rest);
+    if (number(line, ' ', &starter, &line)) {
+        (void)shown(line, host, sizeof(host));
+        (void)shown(next_line(&rest), name, sizeof(name));
+        (void)shown(next_line(&rest), path, sizeof(path));
+        (void)snprintf(job, sizeof(job), "job %lu '%s' of host '%s'%s%s%s, ", starter, name, host,
+                       path[0] != '\0' ? ", run directory '" : "", path,
+                       path[0] != '\0' ? "'" : "");
+    }
+    (void)snprintf(out, SHOWN, " (%sprocess %lu of user %lu)", job, pid, uid);
 }
 
 /* Only words for others: a full disk takes nothing from the lock. */
-static void sign(int fd)
+static void sign(int fd, const char *job)
 {
-    char line[LINE_BYTES];
-    int len = snprintf(line, sizeof(line), "%ld %lu\n", (long)getpid(), (unsigned long)geteuid());
-    ssize_t n = ftruncate(fd, 0) == 0 ? pwrite(fd, line, (size_t)len, 0) : -1;
+    char text[FILE_BYTES];
+    size_t len = (size_t)snprintf(text, sizeof(text), "%ld %lu\n%s\n", (long)getpid(),
+                                  (unsigned long)geteuid(), job != NULL ? job : "");
+    ssize_t n = ftruncate(fd, 0) == 0
+                    ? pwrite(fd, text, len < sizeof(text) ? len : sizeof(text) - 1, 0)
+                    : -1;
 
     (void)n;
 }
 
 static int busy(int fd, const char *pci, struct ds_error *err)
 {
-    char host[HOST_NAME_MAX + 1] = "", holder[64];
+    char host[HOST_NAME_MAX + 1] = "", holder[SHOWN];
 
     (void)gethostname(host, sizeof(host) - 1);
     holder_of(fd, holder);
     return ds_fail(err, EBUSY,
-                   "GPU %s of host '%s' is in use by another job of dsrun (%s): wait for its end, "
+                   "GPU %s of host '%s' is in use by another job of dsrun%s: wait for its end, "
                    "choose other devices, or set DSRUN_CUDA_SHARE=1 for both",
                    pci, host, holder);
 }
@@ -150,7 +214,7 @@ int ds_gpulock_take(struct ds_gpulock *lock, const char *folder, const char *pci
         return ds_fail(err, ENOTSUP, "'%s' is removed again and again", path);
     if (rc != 0)
         return rc;
-    sign(fd);
+    sign(fd, lock->job);
     lock->fd[lock->count++] = fd;
     return 0;
 }

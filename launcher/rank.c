@@ -194,10 +194,10 @@ static void rank_init(struct ds_rank *rank, struct ds_loop *loop, struct ds_chan
 }
 
 void ds__rank_refuse(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
-                     uint32_t number, int code, int signal_number)
+                     uint32_t number, int code, int signal_number, unsigned why)
 {
     rank_init(rank, loop, up, number);
-    ds__rank_died(rank, code, signal_number, false);
+    ds__rank_died(rank, code, signal_number, why);
 }
 
 void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
@@ -220,7 +220,7 @@ void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channe
     if (rank->pid > 0)
         ds__rank_signal(rank, DS_SIGNAL_KILL);
     else
-        ds__rank_died(rank, rc == -ENOENT ? EXIT_NO_PROGRAM : EXIT_CANNOT_START, 0, false);
+        ds__rank_died(rank, rc == -ENOENT ? EXIT_NO_PROGRAM : EXIT_CANNOT_START, 0, 0);
 }
 
 void ds__rank_release(struct ds_rank *rank)
@@ -255,12 +255,12 @@ void ds__rank_signal(struct ds_rank *rank, uint32_t what)
     }
 }
 
-void ds__rank_died(struct ds_rank *rank, int code, int signal_number, bool oom)
+void ds__rank_died(struct ds_rank *rank, int code, int signal_number, unsigned why)
 {
     rank->dead = true;
     rank->code = code;
     rank->signal = signal_number;
-    rank->oom = oom;
+    rank->why = why;
 }
 
 bool ds__rank_report(struct ds_rank *rank)
@@ -276,7 +276,7 @@ bool ds__rank_report(struct ds_rank *rank)
     ds__rank_release(rank);
     ds_put_u32(payload, (uint32_t)rank->code);
     ds_put_u32(payload + 4, (uint32_t)rank->signal);
-    ds_put_u32(payload + 8, rank->oom ? 1 : 0);
+    ds_put_u32(payload + 8, rank->why);
     ds__up_send(rank->up, DS_WIRE_EXIT, rank->number, payload, sizeof(payload));
     rank->reported = true;
     return true;

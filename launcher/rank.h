@@ -38,7 +38,7 @@ struct ds_rank {
     struct ds_watch exec;
     bool dead, reported;
     int code, signal; /* once dead */
-    bool oom;
+    unsigned why;     /* enum ds_wire_why */
 };
 
 /* A frame about `rank` (or DS_WIRE_NO_RANK) to the launcher; a line that broke ends the agent. */
@@ -56,7 +56,7 @@ void ds__rank_start(struct ds_rank *rank, struct ds_loop *loop, struct ds_channe
                     const struct ds_spawn *spawn, unsigned local);
 /* It is over before it was started: as if it had ended like this. */
 void ds__rank_refuse(struct ds_rank *rank, struct ds_loop *loop, struct ds_channel *up,
-                     uint32_t number, int code, int signal_number);
+                     uint32_t number, int code, int signal_number, unsigned why);
 void ds__rank_release(struct ds_rank *rank);
 
 /* Stop or go on reading from it. */
@@ -66,7 +66,7 @@ void ds__rank_throttle(struct ds_rank *rank, bool on);
 void ds__rank_signal(struct ds_rank *rank, uint32_t what);
 
 /* Its process was collected. */
-void ds__rank_died(struct ds_rank *rank, int code, int signal_number, bool oom);
+void ds__rank_died(struct ds_rank *rank, int code, int signal_number, unsigned why);
 
 /* Send EXIT once all that it wrote is on its way.  False: the line is congested, try later. */
 bool ds__rank_report(struct ds_rank *rank);

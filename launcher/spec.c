@@ -4,7 +4,7 @@
  * spec.c - the contract is in spec.h; the bytes, little endian:
  *
  *     u32 world | u32 first_rank | u32 ranks | u32 node | u32 nodes | u32 threads | u32 grace_ms
- *     u32 lease_ms | u32 flags (1: link, 2: gather, 4: probe, 8: no GPUs) | string cwd
+ *     u32 lease_ms | u32 flags (1: link, 2: gather, 4: probe, 8: no GPUs) | string job | string cwd
  *     u32 argc | argc strings | u32 envc | envc strings | u32 blob_bytes | blob
  *
  * A string is u32 length and that many bytes without NUL.  Nothing may follow the blob.
@@ -157,6 +157,7 @@ int ds_spec_encode(const struct ds_spec *spec, struct ds_buf *out, struct ds_err
         return rc;
     for (size_t i = 0; i < SPEC_SCALARS; i++)
         put_u32(out, scalars[i]);
+    put_string(out, spec->job != NULL ? spec->job : "");
     put_string(out, spec->cwd);
     put_u32(out, (uint32_t)spec->argc);
     for (size_t i = 0; i < spec->argc; i++)
@@ -198,6 +199,7 @@ int ds_spec_decode(const void *bytes, size_t len, struct ds_arena *arena, struct
     out.gather = (flags & SPEC_FLAG_GATHER) != 0;
     out.probe = (flags & SPEC_FLAG_PROBE) != 0;
     out.no_gpus = (flags & SPEC_FLAG_NO_GPUS) != 0;
+    out.job = get_string(&in, arena);
     out.cwd = get_string(&in, arena);
     out.argv = get_strings(&in, arena, &out.argc);
     out.env = get_strings(&in, arena, &out.envc);

@@ -45,6 +45,7 @@ struct ds_spec {
     bool link;         /* ranks speak frames on DSRUN_LINK_FD and share memory on DSRUN_SHM_FD */
     bool no_gpus;      /* ranks compute on the CPU: GPUs are not asked for, nor locked */
     const char *devices; /* encoding: in front of `env`, as CUDA_VISIBLE_DEVICES; NULL: none */
+    const char *job;     /* who starts them, for others (gpulock.h); NULL: nobody */
     const char *cwd;     /* "" keeps the agent's, "~" is the user's home */
     size_t argc, envc;
     const char **argv, **env; /* argv[0] with a link: beside the agent, else found in PATH */

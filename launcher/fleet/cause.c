@@ -13,7 +13,11 @@
 
 static void rank_text(const struct ds_failure *first, const struct ds_cause_facts *facts, char *out)
 {
-    if (first->signal != 0)
+    if (first->held)
+        (void)snprintf(out, DS_MAX_ERROR_TEXT,
+                       "rank %u on %s was not started: another job holds a GPU of that host",
+                       first->rank, facts->host);
+    else if (first->signal != 0)
         (void)snprintf(out, DS_MAX_ERROR_TEXT, "rank %u on %s was killed by signal %d (%s)%s",
                        first->rank, facts->host, first->signal, strsignal(first->signal),
                        first->oom ? ": the host ran out of memory" : "");
@@ -64,6 +68,8 @@ void ds_cause_text(const struct ds_failure *first, const struct ds_cause_facts *
 /* A victim that no better explanation was found for lost whoever it was waiting for. */
 static enum ds_cause rank_class(const struct ds_failure *first)
 {
+    if (first->held)
+        return DS_CAUSE_START;
     if (first->oom)
         return DS_CAUSE_OOM;
     if (first->disk)

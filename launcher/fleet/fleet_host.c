@@ -75,7 +75,8 @@ static int on_exit_frame(struct ds_fleet_host *host, const struct ds_frame *fram
         return ds_fail(err, EPROTO, "it sent a malformed EXIT");
     event.code = (int)ds_get_u32(payload);
     event.signal = (int)ds_get_u32(payload + 4);
-    event.oom = (ds_get_u32(payload + 8) & 1) != 0;
+    event.oom = (ds_get_u32(payload + 8) & DS_WHY_OOM) != 0;
+    event.held = (ds_get_u32(payload + 8) & DS_WHY_HELD) != 0;
     ds__fleet_check(fleet, fleet->args->ops->ended(fleet->args->user, &event, &sink), &sink);
     ds__fleet_tell(fleet, &event);
     return 0;

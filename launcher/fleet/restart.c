@@ -40,13 +40,15 @@ static const char *not_after(enum ds_cause cause)
 bool ds_restart_next(struct ds_restart *restart, const struct ds_restart_facts *facts,
                      unsigned *delay_ms, const char **why)
 {
-    bool stuck = restart->failed_before && !facts->replaced && restart->step == facts->step &&
-                 restart->checkpoint == facts->checkpoint;
+    bool stuck = restart->failed_before && !facts->held && !facts->replaced &&
+                 restart->step == facts->step && restart->checkpoint == facts->checkpoint;
 
     *why = NULL;
-    restart->failed_before = true;
-    restart->step = facts->step;
-    restart->checkpoint = facts->checkpoint;
+    if (!facts->held) {
+        restart->failed_before = true;
+        restart->step = facts->step;
+        restart->checkpoint = facts->checkpoint;
+    }
     if (facts->limit == 0 || facts->stopped || facts->code == DS_EXIT_OK)
         return false;
     if ((facts->on & facts->cause) == 0) {

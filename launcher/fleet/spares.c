@@ -39,6 +39,8 @@ static bool is_to_go(struct ds_spares *spares, const bool *lost, uint32_t place,
         return true;
     if (first->host != place)
         return false;
+    if (first->held)
+        return true;
     switch (first->kind) {
     case DS_FAILURE_HOST:
     case DS_FAILURE_SILENT:

@@ -4,9 +4,10 @@
  * spares.h - on which hosts the next attempt runs.
  *
  * Pure.  Hosts of the roster that the placement does not use are spares.  Between two attempts
- * each host that was lost, and each on which ranks failed first twice, is replaced by the first
- * spare in the order of the roster that has as many slots; ranks keep their numbers.  A host that
- * was replaced is not used again.  Where no spare is left a host is tried again as it is.
+ * each host that was lost, each of which another job holds a GPU, and each on which ranks failed
+ * first twice, is replaced by the first spare in the order of the roster that has as many slots;
+ * ranks keep their numbers.  A host that was replaced is not used again.  Where no spare is left a
+ * host is tried again as it is.
  *
  * Tests   tests/launcher/test_spares.c, tests/sim/
  */

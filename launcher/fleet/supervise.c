@@ -165,6 +165,7 @@ static enum word book_exit(struct ds_supervise *super, const struct ds_super_eve
                                        .oom = event->oom || rank->phase == DS_PHASE_NO_MEMORY,
                                        .disk = rank->phase == DS_PHASE_DISK_FULL,
                                        .comm = rank->phase == DS_PHASE_COMM,
+                                       .held = event->held,
                                        .step = rank->step,
                                        .victim = event->code == DS_RANK_VICTIM_EXIT};
     bool stopping = super->stop_signal != 0 && super->first.kind == DS_FAILURE_NONE;

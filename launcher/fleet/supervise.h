@@ -60,7 +60,7 @@ enum ds_super_kind {
     DS_SUPER_SPAWNED,        /* host, rank */
     DS_SUPER_STEP,           /* host, rank, step, phase */
     DS_SUPER_ANSWER,         /* host, rank: it said where it is */
-    DS_SUPER_EXIT,           /* host, rank, code, signal, oom */
+    DS_SUPER_EXIT,           /* host, rank, code, signal, oom, held */
     DS_SUPER_STOP,           /* signal: INT or TERM to the launcher */
     DS_SUPER_BROKEN,         /* code, disk: the launcher itself cannot go on */
     DS_SUPER_TICK            /* nothing but time */
@@ -71,6 +71,7 @@ struct ds_super_event {
     uint32_t host, rank;
     int code, signal;
     bool oom, disk; /* disk: of BROKEN, it is full */
+    bool held;      /* it was not started: another job has a GPU */
     enum ds_wire_phase phase;
     uint64_t step;
 };
@@ -88,7 +89,7 @@ enum ds_super_action {                   /* or'ed */
 
 enum ds_failure_kind {
     DS_FAILURE_NONE,
-    DS_FAILURE_RANK,     /* rank, code or signal, oom, disk, comm */
+    DS_FAILURE_RANK,     /* rank, code or signal, oom, disk, comm, held */
     DS_FAILURE_HOST,     /* host: its line ended */
     DS_FAILURE_SILENT,   /* host: nothing came for longer than the heartbeat limit */
     DS_FAILURE_START,    /* not every rank ran within the start time-out; host: one that is late */
@@ -105,6 +106,7 @@ struct ds_failure {
     uint64_t step;
     bool oom, disk, comm; /* killed for memory, or it said: none is left, a disk is full, a
                              collective failed */
+    bool held;            /* it was not started: another job has a GPU of the host */
     bool mute;            /* it did not answer */
     bool victim;          /* no better explanation is known */
 };

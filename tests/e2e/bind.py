@@ -172,11 +172,12 @@ def files(machine):
 
 def locks(machine):
     only = ("--env", "CUDA_VISIBLE_DEVICES=0")
-    first = held(machine, *only)
+    first = held(machine, "--run-dir", "first", *only)
     ran = machine.dsrun("launch", *only, "--", "true")
     text = ran.stdout + ran.stderr
     found = re.search(rf"GPU {FIRST} of host '{re.escape(socket.gethostname())}' is in use by another job of dsrun "
-                      r"\(process (\d+) of user 0\)", text)
+                      rf"\(job {first.pid} 'sh' of host '{re.escape(socket.gethostname())}', run directory "
+                      rf"'{h.work()}/first', process (\d+) of user 0\)", text)
     h.ok(ran.returncode == 69 and found, "a second job on the GPU ends with 69 and is told why", f"{ran.returncode}\n{text}")
     h.ok(found and pathlib.Path(f"/proc/{found[1]}/cmdline").read_text().split("\0")[0].endswith("dsrun-agent"),
          "it names the process that has it", text)
@@ -187,6 +188,9 @@ def locks(machine):
         h.ok(ran.returncode == 0, what, ran.stdout + ran.stderr)
     ran = machine.dsrun("launch", *only, "--", "true", DSRUN_CUDA_SHARE="1")
     h.ok(ran.returncode == 69, "who has it alone does not share it", ran.stdout + ran.stderr)
+    h.ok("rank 0 on " in text and "was not started: another job holds a GPU of that host" in text, "so says the cause", text)
+    listed = machine.dsrun("ps").stdout
+    h.ok(re.search(rf"^{first.pid} +sh +.* {h.work()}/first$", listed, re.M), "dsrun ps shows the same job", listed)
     stop(first)
     h.ok(files(machine) == [], "the file goes with the job", files(machine))
     ran = machine.dsrun("launch", *only, "--", "true")
@@ -205,6 +209,30 @@ def locks(machine):
     first.communicate(timeout=60 * h.PATIENCE)
     ran = machine.dsrun("launch", *only, "--", "true")
     h.ok(ran.returncode == 0 and files(machine) == [], "an agent that is killed holds nothing", ran.stdout + ran.stderr)
+
+
+def again(machine):
+    """A GPU that is held is waited for where restarts after `start` are wanted, and only there."""
+    only = ("--env", "CUDA_VISIBLE_DEVICES=0")
+    first = held(machine, *only)
+    ran = machine.dsrun("launch", "--restarts", 3, "--restart-on", "rank,comm,host-lost", *only, "--", "true")
+    text = ran.stdout + ran.stderr
+    h.ok(ran.returncode == 69 and text.count("is in use by another job") == 1 and "'start' is not in launch.restart_on" in text,
+         "held, and no restart after start: one try", text)
+    job = h.write_job()
+    ran = machine.dsrun("--run-dir", "held", "--restarts", 3, "--restart-backoff", 0, job, "launch.device=cuda")
+    text = ran.stdout + ran.stderr
+    h.ok(ran.returncode == 69 and text.count("is in use by another job") == 4 and "all restarts are used up" in text,
+         "held for longer than the restarts last: 69 after the last", text)
+    told = [e for e in map(json.loads, (h.work() / "held/events.jsonl").read_text().splitlines()) if e["event"] == "failure"]
+    h.ok([e["class"] for e in told] == ["start"] * 4, "of the class start", told)
+    second = machine.start("launch", "--restarts", 9, "--restart-backoff", 0.2, *only, "--", "echo", "mine")
+    for line in second.stdout:
+        if "starting again" in line:
+            break
+    stop(first)
+    rest = second.communicate(timeout=120 * h.PATIENCE)[0]
+    h.ok(second.returncode == 0 and "mine" in rest, "let go meanwhile: the next try has it", rest)
 
 
 def unlockable(machine):
@@ -239,7 +267,7 @@ def main():
     else:
         machine = Machine()
         if machine.good:
-            for test in (cores, memory, training, locks, unlockable, seats):
+            for test in (cores, memory, training, locks, again, unlockable, seats):
                 test(machine)
         else:
             h.skip("binding", f"no such mount namespace here: {machine.why}")

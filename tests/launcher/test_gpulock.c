@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_gpulock.c - who gets a GPU and who is told of whom; what others may have put in the folder.
+ * test_gpulock.c - who gets a GPU and who is told of whom; what others may have put in the folder,
+ * and in the file.
  */
 #include <criterion/criterion.h>
 
@@ -55,16 +56,21 @@ static int take(struct ds_gpulock *lock, bool shared)
 Test(gpulock, the_second_is_told_who_has_it)
 {
     static struct ds_gpulock lock;
-    char text[DS_MAX_ERROR_TEXT], want[128], host[256] = "";
+    char text[DS_MAX_ERROR_TEXT], want[512], host[256] = "", job[DS_GPULOCK_JOB];
     struct stat info;
 
     (void)gethostname(host, sizeof(host) - 1);
     (void)umask(077);
+    ds_gpulock_job(job, "tiny", "/runs/tiny one");
+    lock.job = job;
     cr_assert_eq(take(&lock, false), 0);
     cr_assert_eq(stat(file(), &info), 0);
     cr_expect_eq(info.st_mode & 07777, 0666, "others must be able to try");
     cr_expect_eq(other(false, text), EBUSY);
-    (void)snprintf(want, sizeof(want), "process %ld of user %ld", (long)getpid(), (long)geteuid());
+    (void)snprintf(want, sizeof(want),
+                   "(job %ld 'tiny' of host '%s', run directory '/runs/tiny one', process %ld of "
+                   "user %ld)",
+                   (long)getpid(), host, (long)getpid(), (long)geteuid());
     cr_expect(strstr(text, want) != NULL && strstr(text, GPU) != NULL && strstr(text, host) != NULL,
               "%s", text);
     cr_expect_eq(other(true, text), EBUSY);
@@ -144,20 +150,60 @@ Test(gpulock, what_is_no_plain_file_is_not_written_to)
     cr_expect_eq(lock.count, 0);
 }
 
-Test(gpulock, text_of_a_file_is_two_numbers_or_nothing)
+static char wide[2 * DS_GPULOCK_JOB];
+
+/* Everybody may write there: what is shown is escaped, of few bytes, and numbers are numbers. */
+Test(gpulock, what_a_file_says_is_not_trusted)
 {
-    static const char *const lines[] = {"", "nonsense\n", "17\n", "\033[2J 5\n", "-1 -1\n"};
+    static const char nobody[] = "dsrun, which does not say who it is: wait";
+    static const struct {
+        const char *file, *says;
+    } table[] = {
+        {"", nobody},
+        {"nonsense\n", nobody},
+        {"17\n", nobody},
+        {"\033[2J 5\n", nobody},
+        {"-1 -1\n", nobody},
+        {"1 2 3\n", nobody},
+        {"99999999999 1\n", nobody},
+        {"17 5", "dsrun (process 17 of user 5): wait"},
+        {"17 5\n", "dsrun (process 17 of user 5): wait"},
+        {"17 5\nx head\nname\n/run\n", "dsrun (process 17 of user 5): wait"},
+        {"17 5\n4 head", "(job 4 '' of host 'head', process 17"},
+        {"17 5\n4 head\nname\n\n", "(job 4 'name' of host 'head', process 17"},
+        {"17 5\n4 h\033[2J\nn\ra\n/\x07\n",
+         "(job 4 'n\\x0da' of host 'h\\x1b[2J', run directory '/\\x07', process 17"},
+        {wide, "...', process 17"},
+    };
     char text[DS_MAX_ERROR_TEXT];
 
-    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+    memset(wide, 'x', sizeof(wide) - 1);
+    memcpy(wide, "17 5\n4 head\n\n", 13);
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         static struct ds_gpulock lock;
 
         cr_assert_eq(take(&lock, false), 0);
-        (void)tempdir_write("dsrun-gpu-" GPU, lines[i], strlen(lines[i]));
+        (void)tempdir_write("dsrun-gpu-" GPU, table[i].file, strlen(table[i].file));
         cr_expect_eq(other(false, text), EBUSY);
-        cr_expect_not_null(strstr(text, "(another job)"), "row %zu: %s", i, text);
+        cr_expect_not_null(strstr(text, table[i].says), "row %zu: %s", i, text);
+        cr_expect_not_null(strstr(text, "for both"), "row %zu: %s", i, text);
         ds_gpulock_release(&lock);
     }
+}
+
+Test(gpulock, names_of_a_job_stay_on_their_lines)
+{
+    char name[300], job[DS_GPULOCK_JOB], want[64];
+
+    ds_gpulock_job(job, "a\nb", "/x\n17 5");
+    (void)snprintf(want, sizeof(want), "%ld ", (long)getpid());
+    cr_expect_eq(strncmp(job, want, strlen(want)), 0, "%s", job);
+    cr_expect_not_null(strstr(job, "\na\\x0ab\n/x\\x0a17 5"), "%s", job);
+    memset(name, '\n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    ds_gpulock_job(job, name, name);
+    cr_expect(strlen(job) < DS_GPULOCK_JOB - 1);
+    cr_expect_eq(strchr(strchr(strchr(job, '\n') + 1, '\n') + 1, '\n'), NULL, "three lines");
 }
 
 Test(gpulock, a_folder_is_shared_when_it_is_roots_sticky_and_open)

@@ -162,3 +162,33 @@ Test(restart, a_replaced_host_is_not_a_loop)
     cr_assert(!ds_restart_next(&restart, &facts, &delay_ms, &why));
     cr_assert(strstr(why, "same step twice") != NULL);
 }
+
+/* Nothing was tried: it is no loop, and no reason to call the first real failure one. */
+Test(restart, a_held_gpu_is_waited_for)
+{
+    struct ds_restart restart = {0};
+    struct ds_restart_facts facts = {.limit = 9,
+                                     .on = DS_CAUSES_DEFAULT,
+                                     .code = 69,
+                                     .cause = DS_CAUSE_START,
+                                     .held = true,
+                                     .step = -1,
+                                     .checkpoint = -1};
+    unsigned delay_ms;
+    const char *why;
+
+    for (int i = 0; i < 4; i++)
+        cr_assert(ds_restart_next(&restart, &facts, &delay_ms, &why), "restart %d", i);
+    facts.held = false;
+    cr_assert(ds_restart_next(&restart, &facts, &delay_ms, &why), "the first failure");
+    facts.held = true;
+    cr_assert(ds_restart_next(&restart, &facts, &delay_ms, &why));
+    facts.held = false;
+    cr_assert(!ds_restart_next(&restart, &facts, &delay_ms, &why));
+    cr_assert(strstr(why, "same step twice") != NULL);
+    restart = (struct ds_restart){0};
+    facts.held = true;
+    facts.on = DS_CAUSES_DEFAULT & ~(unsigned)DS_CAUSE_START;
+    cr_assert(!ds_restart_next(&restart, &facts, &delay_ms, &why));
+    cr_assert(strstr(why, "'start' is not") != NULL, "%s", why);
+}

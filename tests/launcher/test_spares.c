@@ -17,6 +17,7 @@ struct scene {
     struct ds_placement placement;
     struct ds_spares spares;
     bool lost[PLACES];
+    bool held; /* ranks fail because another job has a GPU */
 };
 
 static void begin(struct scene *scene, const char *text, const char *exclude, uint64_t slots)
@@ -37,7 +38,8 @@ static const char *fail(struct scene *scene, enum ds_failure_kind kind, uint32_t
 {
     static char text[64];
     size_t used = 0;
-    const struct ds_failure failure = {.kind = kind, .host = place};
+    const struct ds_failure failure = {
+        .kind = kind, .host = place, .held = scene->held && kind == DS_FAILURE_RANK};
 
     for (uint32_t i = 0; i < PLACES; i++)
         scene->lost[i] = (lost >> i & 1) != 0;
@@ -79,6 +81,20 @@ Test(spares, ranks_that_fail_have_two_tries)
     cr_assert_str_eq(fail(&scene, DS_FAILURE_RANK, 2, 0, &first), "abd");
     cr_assert(first);
     cr_assert_str_eq(fail(&scene, DS_FAILURE_RANK, 2, 0, &first), "abd", "it starts afresh");
+    ds_roster_release(&scene.roster);
+}
+
+Test(spares, a_host_whose_gpu_is_held_is_replaced_at_once)
+{
+    struct scene scene;
+    bool first;
+
+    begin(&scene, "a\nb\nc\nd\n", NULL, 1);
+    scene.held = true;
+    cr_assert_str_eq(fail(&scene, DS_FAILURE_RANK, 1, 0, &first), "adc");
+    cr_assert(first);
+    cr_assert_str_eq(fail(&scene, DS_FAILURE_RANK, 1, 0, &first), "adc", "no spare is left");
+    cr_assert(!first);
     ds_roster_release(&scene.roster);
 }
 

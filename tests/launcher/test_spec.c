@@ -24,6 +24,7 @@ static struct ds_spec sample(void)
                             .threads = 3,
                             .grace_ms = 30000,
                             .link = true,
+                            .job = "17 head\ntiny\n/run",
                             .cwd = "/work",
                             .argc = 3,
                             .argv = argv,
@@ -46,6 +47,7 @@ Test(spec, round_trip)
     cr_assert(out.world == 8 && out.first_rank == 4 && out.ranks == 4 && out.node == 1 &&
               out.nodes == 2 && out.threads == 3 && out.grace_ms == 30000 && out.link);
     cr_assert_str_eq(out.cwd, "/work");
+    cr_assert_str_eq(out.job, "17 head\ntiny\n/run");
     cr_assert(out.argc == 3 && out.envc == 3 && out.argv[3] == NULL && out.env[3] == NULL);
     for (int i = 0; i < 3; i++) {
         cr_assert_str_eq(out.argv[i], argv[i]);

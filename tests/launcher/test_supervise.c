@@ -502,6 +502,11 @@ Test(supervise, causes)
         {{.kind = DS_FAILURE_RANK, .code = 79, .victim = true}, DS_CAUSE_COMM, "comm", "code 79"},
         {{.kind = DS_FAILURE_RANK, .code = 2}, DS_CAUSE_INPUT, "input", "code 2"},
         {{.kind = DS_FAILURE_RANK, .code = 65}, DS_CAUSE_INPUT, "input", "code 65"},
+        {{.kind = DS_FAILURE_RANK, .code = 69}, DS_CAUSE_RANK, "rank", "code 69"},
+        {{.kind = DS_FAILURE_RANK, .code = 69, .held = true},
+         DS_CAUSE_START,
+         "start",
+         "on n1 was not started: another job holds a GPU"},
     };
     static const struct ds_cause_facts facts = {
         .host = "n1", .reason = "it hung up", .broken = "cannot write"};

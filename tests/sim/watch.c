@@ -156,7 +156,7 @@ static bool same(const struct ds_failure *a, const struct ds_failure *b)
 {
     return a->kind == b->kind && a->host == b->host && a->rank == b->rank && a->code == b->code &&
            a->signal == b->signal && a->step == b->step && a->oom == b->oom && a->disk == b->disk &&
-           a->comm == b->comm && a->mute == b->mute && a->victim == b->victim;
+           a->comm == b->comm && a->held == b->held && a->mute == b->mute && a->victim == b->victim;
 }
 
 static void check_first(struct world *world, const struct ds_failure *old, bool failed,

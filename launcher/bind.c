@@ -27,6 +27,11 @@ struct nodemask { /* of the kernel */
 
 /* --- dealing ---------------------------------------------------------------------------------- */
 
+struct pool {
+    const struct ds_bind_args *args;
+    cpu_set_t left;
+};
+
 static unsigned left_in(const cpu_set_t *left, const cpu_set_t *in)
 {
     cpu_set_t both;
@@ -35,16 +40,69 @@ static unsigned left_in(const cpu_set_t *left, const cpu_set_t *in)
     return (unsigned)CPU_COUNT(&both);
 }
 
-/* Move up to `count` cores of `from`, the lowest first, out of `left` into `mine`. */
-static void take(cpu_set_t *left, const cpu_set_t *from, unsigned count, cpu_set_t *mine)
+struct tally { /* of a physical core: how many of its cores may be used, are left, are the rank's */
+    unsigned short allowed, left, mine;
+};
+
+static void count_all(const struct pool *pool, const cpu_set_t *mine, struct tally *tally)
 {
-    for (unsigned cpu = 0; cpu < CPU_SETSIZE && count > 0; cpu++) {
-        if (!CPU_ISSET(cpu, left) || !CPU_ISSET(cpu, from))
-            continue;
-        CPU_CLR(cpu, left);
-        CPU_SET(cpu, mine);
-        count--;
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        struct tally *core = &tally[pool->args->topology->first[cpu]];
+
+        if (CPU_ISSET(cpu, pool->args->allowed))
+            core->allowed++;
+        if (CPU_ISSET(cpu, &pool->left))
+            core->left++;
+        if (CPU_ISSET(cpu, mine))
+            core->mine++;
     }
+}
+
+/* What a rank should have first: the rest of a physical core that it is on, one that nobody is on,
+ * one that it has to share. */
+enum choice { OWN, WHOLE, SHARED };
+
+static enum choice choice(const struct tally *core)
+{
+    return core->mine > 0 ? OWN : core->left == core->allowed ? WHOLE : SHARED;
+}
+
+/* Move up to `count` cores of `from` out of what is left into `mine`; of those that are as good as
+ * each other the lowest. */
+static void take(struct pool *pool, const cpu_set_t *from, unsigned count, cpu_set_t *mine)
+{
+    struct tally tally[CPU_SETSIZE] = {{0}};
+    const unsigned short *first = pool->args->topology->first;
+
+    count_all(pool, mine, tally);
+    for (; count > 0; count--) {
+        unsigned best = CPU_SETSIZE;
+
+        for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &pool->left) && CPU_ISSET(cpu, from) &&
+                (best == CPU_SETSIZE || choice(&tally[first[cpu]]) < choice(&tally[first[best]])))
+                best = cpu;
+        if (best == CPU_SETSIZE)
+            return;
+        CPU_CLR(best, &pool->left);
+        CPU_SET(best, mine);
+        tally[first[best]].left--;
+        tally[first[best]].mine++;
+    }
+}
+
+/* The cores of physical cores that nobody is on. */
+static cpu_set_t whole_of(const struct pool *pool)
+{
+    struct tally tally[CPU_SETSIZE] = {{0}};
+    cpu_set_t whole = pool->left, nobodys;
+
+    CPU_ZERO(&nobodys);
+    count_all(pool, &nobodys, tally);
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (choice(&tally[pool->args->topology->first[cpu]]) != WHOLE)
+            CPU_CLR(cpu, &whole);
+    return whole;
 }
 
 static const struct ds_pci_gpu *gpu_of(const struct ds_bind_args *args, const struct ds_bind *rank)
@@ -53,9 +111,10 @@ static const struct ds_pci_gpu *gpu_of(const struct ds_bind_args *args, const st
 }
 
 /* Equal parts of what is near a GPU, for the ranks whose GPUs have the same near. */
-static void deal_near(const struct ds_bind_args *args, cpu_set_t *left, struct ds_bind *out)
+static void deal_near(struct pool *pool, struct ds_bind *out)
 {
-    const cpu_set_t all = *left;
+    const struct ds_bind_args *args = pool->args;
+    const cpu_set_t all = pool->left;
 
     for (unsigned r = 0; r < args->ranks; r++) {
         const struct ds_pci_gpu *gpu = gpu_of(args, &out[r]);
@@ -69,40 +128,47 @@ static void deal_near(const struct ds_bind_args *args, cpu_set_t *left, struct d
             sharers += other != NULL && CPU_EQUAL(&gpu->near, &other->near);
         }
         part = left_in(&all, &gpu->near) / sharers;
-        take(left, &gpu->near, part < args->threads ? part : args->threads, &out[r].cores);
+        take(pool, &gpu->near, part < args->threads ? part : args->threads, &out[r].cores);
     }
 }
 
-static void deal_whole(const struct ds_bind_args *args, cpu_set_t *left, struct ds_bind *out)
+static void deal_whole(struct pool *pool, struct ds_bind *out)
 {
-    for (unsigned r = 0; r < args->ranks; r++) {
-        for (unsigned n = 0; n < args->topology->nodes && CPU_COUNT(&out[r].cores) == 0; n++) {
-            const cpu_set_t *node = &args->topology->node[n].cores;
+    const struct ds_topology *topology = pool->args->topology;
+    unsigned threads = pool->args->threads;
 
-            if (left_in(left, node) >= args->threads)
-                take(left, node, args->threads, &out[r].cores);
+    for (unsigned r = 0; r < pool->args->ranks; r++) {
+        for (unsigned i = 0; i < 2 * topology->nodes && CPU_COUNT(&out[r].cores) == 0; i++) {
+            const cpu_set_t *node = &topology->node[i % topology->nodes].cores;
+            bool share = i >= topology->nodes; /* a physical core, if no node has enough whole */
+            cpu_set_t from = share ? pool->left : whole_of(pool);
+
+            if (left_in(&from, node) >= threads)
+                take(pool, node, threads, &out[r].cores);
         }
     }
 }
 
-static void deal_rest(const struct ds_bind_args *args, cpu_set_t *left, struct ds_bind *out)
+static void deal_rest(struct pool *pool, struct ds_bind *out)
 {
+    const struct ds_bind_args *args = pool->args;
+
     for (unsigned r = 0; r < args->ranks; r++) {
         for (;;) {
             unsigned need = args->threads - (unsigned)CPU_COUNT(&out[r].cores), most = 0;
-            const cpu_set_t all = *left, *from = &all; /* cores that are in no node */
+            const cpu_set_t all = pool->left, *from = &all; /* cores that are in no node */
 
-            if (need == 0 || CPU_COUNT(left) == 0)
+            if (need == 0 || CPU_COUNT(&all) == 0)
                 break;
             for (unsigned n = 0; n < args->topology->nodes; n++) {
                 const cpu_set_t *node = &args->topology->node[n].cores;
 
-                if (left_in(left, node) > most) {
-                    most = left_in(left, node);
+                if (left_in(&all, node) > most) {
+                    most = left_in(&all, node);
                     from = node;
                 }
             }
-            take(left, from, need, &out[r].cores);
+            take(pool, from, need, &out[r].cores);
         }
     }
 }
@@ -121,28 +187,42 @@ static int memory_of(const struct ds_bind_args *args, const struct ds_bind *rank
     return -1;
 }
 
+/* Ranks want more cores than there are: they go round, each physical core to its end. */
+static void deal_round(const struct ds_bind_args *args, struct ds_bind *out)
+{
+    unsigned short order[CPU_SETSIZE];
+    unsigned count = 0, at = 0;
+
+    for (unsigned core = 0; core < CPU_SETSIZE; core++)
+        for (unsigned cpu = core; cpu < CPU_SETSIZE; cpu++)
+            if (args->topology->first[cpu] == core && CPU_ISSET(cpu, args->allowed))
+                order[count++] = (unsigned short)cpu;
+    for (unsigned r = 0; r < args->ranks && count > 0; r++)
+        for (unsigned i = 0; i < args->threads; i++)
+            CPU_SET(order[at++ % count], &out[r].cores);
+}
+
 const char *ds_bind_deal(const struct ds_bind_args *args, struct ds_bind *out)
 {
-    unsigned cores = (unsigned)CPU_COUNT(args->allowed);
     bool own = args->ranks <= args->devices;
-    cpu_set_t left = *args->allowed;
-    const char *why = NULL;
+    bool enough = (uint64_t)args->ranks * args->threads <= (unsigned)CPU_COUNT(args->allowed);
+    struct pool pool = {.args = args, .left = *args->allowed};
 
-    if (args->topology->nodes < 2)
-        why = args->topology->nodes == 1 ? "this host has one NUMA node"
-                                         : "this host says nothing of NUMA nodes";
-    else if ((uint64_t)args->ranks * args->threads > cores)
-        why = "the ranks want more cores than there are";
-    for (unsigned r = 0; r < args->ranks; r++) {
+    for (unsigned r = 0; r < args->ranks; r++)
         out[r] = (struct ds_bind){.node = -1, .gpu = own ? (int)args->device[r] : -1};
-        if (why != NULL)
-            ds_cores_share(args->allowed, args->threads, r, &out[r].cores);
+    if (!enough) {
+        deal_round(args, out);
+        return "the ranks want more cores than there are";
     }
-    if (why != NULL)
-        return why;
-    deal_near(args, &left, out);
-    deal_whole(args, &left, out);
-    deal_rest(args, &left, out);
+    if (args->topology->nodes < 2) {
+        for (unsigned r = 0; r < args->ranks; r++)
+            take(&pool, args->allowed, args->threads, &out[r].cores);
+        return args->topology->nodes == 1 ? "this host has one NUMA node"
+                                          : "this host says nothing of NUMA nodes";
+    }
+    deal_near(&pool, out);
+    deal_whole(&pool, out);
+    deal_rest(&pool, out);
     for (unsigned r = 0; r < args->ranks; r++)
         out[r].node = memory_of(args, &out[r]);
     return NULL;

@@ -12,6 +12,10 @@
  *
  * Where there is but one node, or ranks want more cores than there are, they are dealt in order.
  *
+ * A core is what the kernel counts, a hardware thread.  Those of one physical core go to one rank:
+ * two ranks share one only where an odd number of cores for each, or what is near a GPU, leaves no
+ * other way.
+ *
  * Tests   tests/launcher/test_bind.c, tests/e2e/bind.py
  */
 #ifndef DS_LAUNCHER_BIND_H

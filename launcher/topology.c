@@ -91,6 +91,51 @@ static bool line_of(const char *text, const char *name, char out[DS_GPU_TEXT])
     return false;
 }
 
+/* --- physical cores --------------------------------------------------------------------------- */
+
+/* The lowest of those that share a physical core with `cpu`; itself where nothing is said. */
+static unsigned first_of(const char *folder, unsigned cpu)
+{
+    static const char *const names[] = {"core_cpus_list", "thread_siblings_list"};
+    char text[TEXT_BYTES];
+    unsigned first = 0;
+    cpu_set_t all;
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (!read_text(text, "%s/cpu%u/topology/%s", folder, cpu, names[i]))
+            continue;
+        if (!ds_cores_parse(text, &all) || !CPU_ISSET(cpu, &all))
+            return cpu;
+        while (!CPU_ISSET(first, &all))
+            first++;
+        return first;
+    }
+    return cpu;
+}
+
+static void read_cores(struct ds_topology *topology, const char *root)
+{
+    char path[DS_MAX_PATH];
+    const struct dirent *entry;
+    DIR *folder = NULL;
+    int n = snprintf(path, sizeof(path), "%s/sys/devices/system/cpu", root);
+
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        topology->first[cpu] = (unsigned short)cpu;
+    if (n >= 0 && n < DS_MAX_PATH)
+        folder = opendir(path);
+    while (folder != NULL && (entry = readdir(folder)) != NULL) {
+        long cpu = strncmp(entry->d_name, "cpu", 3) == 0
+                       ? number_of(entry->d_name + 3, CPU_SETSIZE - 1)
+                       : -1;
+
+        if (cpu >= 0)
+            topology->first[cpu] = (unsigned short)first_of(path, (unsigned)cpu);
+    }
+    if (folder != NULL)
+        (void)closedir(folder);
+}
+
 /* --- NUMA nodes ------------------------------------------------------------------------------- */
 
 static int by_number(const void *a, const void *b)
@@ -232,6 +277,7 @@ static void fill_near(struct ds_topology *topology)
 void ds_topology_read(struct ds_topology *topology, const char *root)
 {
     memset(topology, 0, sizeof(*topology));
+    read_cores(topology, root);
     read_nodes(topology, root);
     read_gpus(topology, root);
     fill_near(topology);

@@ -3,6 +3,8 @@
  *
  * topology.h - which cores and GPUs of this host are near each other, as the kernel says.
  *
+ *     /sys/devices/system/cpu/cpuN/topology/core_cpus_list what shares a physical core with it
+ *                      (before Linux 5.3: thread_siblings_list)
  *     /sys/devices/system/node/nodeN/cpulist               cores of a NUMA node
  *     /proc/driver/nvidia/gpus/PCI/information             a GPU: model, UUID, minor number
  *     /sys/bus/pci/devices/PCI/{numa_node,local_cpulist}   what is near it
@@ -35,7 +37,9 @@ struct ds_pci_gpu {
     bool split; /* into instances (MIG), which CUDA shows in its place */
 };
 
+/* "Core" is what the kernel calls a CPU and programs are bound to: a hardware thread. */
 struct ds_topology {
+    unsigned short first[CPU_SETSIZE]; /* of the cores that share a physical one; itself: alone */
     unsigned nodes, gpus;
     struct ds_numa_node node[DS_MAX_NUMA_NODES]; /* by number */
     struct ds_pci_gpu gpu[DS_MAX_GPUS];          /* those that this process may open */

@@ -308,7 +308,7 @@ static const struct ds_key job_keys[] = {
         "ranks per host where neither hostfile, Slurm nor --slots says; auto is the GPUs found, "
         "else 1"),
     U64("launch.threads", launch.threads, AUTO, "auto", 1, DS_MAX_THREADS,
-        "threads per rank; auto is the cores of the host divided by its ranks"),
+        "threads per rank; auto is the cores of the host, hyperthreads counted, divided by its ranks"),
     U64("launch.restarts", launch.restarts, 0, "0", 0, 1000000,
         "times to start again after a failure"),
     SET("launch.restart_on", launch.restart_on, 0, DS_CAUSES_DEFAULT_TEXT, causes,

@@ -23,6 +23,7 @@ static const struct machine {
         const char *near;
         int node;
     } gpu[MACHINE_GPUS];
+    unsigned siblings; /* core N shares a physical one with N + siblings; 1: 0 with 1, 2 with 3 */
 } machines[] = {
     {.node = {"0-3", "4-7"}},
     {.node = {"0-3", "4-7"}, .gpu = {{"4-7", 1}, {"0-3", 0}}},
@@ -41,6 +42,10 @@ static const struct machine {
              {"6-7", 3},
              {"4-5", 2},
              {"4-5", 2}}}, /* eight GPUs, nodes out of order */
+    {.node = {"0-7"}, .siblings = 4},
+    {.node = {"0-1,4-5", "2-3,6-7"}, .siblings = 4},
+    {.node = {"0-3,8-11", "4-7,12-15"}, .gpu = {{"4-7,12-15", 1}, {"4-7,12-15", 1}}, .siblings = 8},
+    {.node = {"0-3", "4-7"}, .siblings = 1},
 };
 
 static const struct {
@@ -71,12 +76,33 @@ static const struct {
     {5, 2, 4, 0, "0-7", "0-3@0;4-7@-1;", false}, /* the second fits nowhere */
     {6, 2, 4, 2, "0-7", "4-7@1 0;0-3@0 1;", false},
     {7, 4, 2, 0, "0-7", "0-1@0;2-3@1;4-5@-1;6-7@-1;", false},
+    {9, 2, 4, 0, "0-7", "0-1,4-5@-1;2-3,6-7@-1;", true}, /* whole physical cores */
+    {9, 4, 2, 0, "0-7", "0,4@-1;1,5@-1;2,6@-1;3,7@-1;", true},
+    {9, 2, 3, 0, "0-7", "0-1,4@-1;2-3,6@-1;", true},     /* nobody has 5 and 7: none is shared */
+    {9, 2, 3, 0, "0-2,4-6", "0-1,4@-1;2,5-6@-1;", true}, /* one has to be */
+    {9, 8, 1, 0, "0-7", "0@-1;1@-1;2@-1;3@-1;4@-1;5@-1;6@-1;7@-1;", true},
+    {9, 2, 2, 0, "0-2,4-5", "0,4@-1;1,5@-1;", true},
+    {9, 3, 2, 0, "0-2,4-5", "0,4@-1;1,5@-1;0,2@-1;", true}, /* more than there are: over again */
+    {9, 2, 3, 0, "0-3", "0-2@-1;0-1,3@-1;", true},
+    {9, 2, 2, 0, "0-3", "0-1@-1;2-3@-1;", true}, /* no siblings are allowed */
+    {10, 4, 2, 0, "0-7", "0,4@0;1,5@0;2,6@1;3,7@1;", false},
+    {10, 2, 3, 0, "0-7", "0-1,4@0;2-3,6@1;", false},
+    {10, 1, 6, 0, "0-7", "0-2,4-6@-1;", false},
+    {11, 2, 4, 2, "0-15", "4-5,12-13@1 0;6-7,14-15@1 1;", false},
+    {11, 2, 8, 2, "0-15", "0-1,4-5,8-9,12-13@1 0;2-3,6-7,10-11,14-15@1 1;", false},
+    {12, 4, 2, 0, "0-7", "0-1@0;2-3@0;4-5@1;6-7@1;", false},
+    {12, 4, 1, 0, "0-7", "0@0;2@0;4@1;6@1;", false}, /* not two on one, while others are free */
+    {12, 5, 1, 0, "0-7", "0@0;2@0;4@1;6@1;1@0;", false},
     {8, 8, 1, 8, "0-7", "2@1 0;3@1 1;0@0 2;1@0 3;6@3 4;7@3 5;4@2 6;5@2 7;", false},
 };
 
 static void build(const struct machine *machine, struct ds_topology *topology)
 {
     memset(topology, 0, sizeof(*topology));
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        topology->first[cpu] = (unsigned short)(machine->siblings == 1  ? cpu & ~1U
+                                                : machine->siblings > 1 ? cpu % machine->siblings
+                                                                        : cpu);
     for (unsigned n = 0; n < MACHINE_NODES && machine->node[n] != NULL; n++) {
         topology->node[n].number = n;
         cr_assert(ds_cores_parse(machine->node[n], &topology->node[n].cores));

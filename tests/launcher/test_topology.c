@@ -66,6 +66,7 @@ Test(topology, nothing_is_known_of_an_empty_tree)
     ds_topology_read(&topology, tempdir);
     cr_expect_eq(topology.nodes, 0);
     cr_expect_eq(topology.gpus, 0);
+    cr_expect_eq(topology.first[17], 17);
     cr_expect_eq(ds_topology_visible(&topology, NULL, NULL, out), 0);
     cr_expect_eq(ds_topology_visible(&topology, "0", NULL, out), 0);
 }
@@ -85,6 +86,37 @@ Test(topology, nodes_by_number_without_those_of_memory_alone)
     cr_expect_eq(topology.node[1].number, 10);
     expect_cores(&topology.node[0].cores, "0-3,16", "node2");
     expect_cores(&topology.node[1].cores, "8-11", "node10");
+}
+
+static void put_core(const char *name, const char *list, const char *cores)
+{
+    char folder[512];
+
+    (void)snprintf(folder, sizeof(folder), "sys/devices/system/cpu/%s/topology", name);
+    put(folder, list, cores);
+}
+
+Test(topology, what_shares_a_physical_core)
+{
+    static const unsigned short want[] = {0, 1, 2, 3, 0, 5, 2, 7, 8, 9, 8};
+
+    put_core("cpu0", "core_cpus_list", "0,4\n");
+    put_core("cpu4", "core_cpus_list", "0,4\n");
+    put_core("cpu4", "thread_siblings_list", "3-4\n"); /* the same under an older name */
+    put_core("cpu2", "thread_siblings_list", "2,6\n");
+    put_core("cpu6", "thread_siblings_list", "2,6\n");
+    put_core("cpu5", "core_cpus_list", "1,3\n"); /* not with itself */
+    put_core("cpu7", "core_cpus_list", "3,7,\n");
+    put_core("cpu3", "core_cpus_list", "");
+    put_core("cpu8", "core_cpus_list", "8-10\n");
+    put_core("cpu10", "core_cpus_list", "8-10\n");
+    put_core("cpu9", "core_cpus_list", "99999999999999999999\n");
+    put_core("cpu1024", "core_cpus_list", "0,1024\n");
+    put_core("cpufreq", "core_cpus_list", "0\n");
+    ds_topology_read(&topology, tempdir);
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        cr_expect_eq(topology.first[cpu], cpu < sizeof(want) / sizeof(want[0]) ? want[cpu] : cpu,
+                     "cpu%u: %u", cpu, topology.first[cpu]);
 }
 
 Test(topology, gpus_by_address_and_what_is_near)

@@ -84,6 +84,12 @@ static int inspect_row(const char *run_dir, const struct ds_ckpt_entry *entry, s
     return 0;
 }
 
+/* Ranks among which a tensor is divided: without ZeRO each has all of it. */
+static unsigned shards_of(const struct row *row)
+{
+    return row->info.state.shard_ranks > 0 ? row->info.state.shard_ranks : 1;
+}
+
 static void print_row(const struct row *row)
 {
     char size[32], why[2 * DS_MAX_ERROR_TEXT];
@@ -92,7 +98,7 @@ static void print_row(const struct row *row)
     if (row->whole) {
         (void)printf("%10ju  %12s  %5zu  %5u  %5u  %6u  whole\n", (uintmax_t)row->entry->step,
                      size_text(row->info.bytes, size), row->info.parts, state->world, state->stage,
-                     state->shard_ranks > 0 ? state->shard_ranks : 1);
+                     shards_of(row));
         return;
     }
     (void)ds_escape_control(why, sizeof(why), row->err.text, strlen(row->err.text));
@@ -111,7 +117,7 @@ static void put_row(struct ds_json *json, const struct row *row)
         ds_json_u64(json, "parts", row->info.parts);
         ds_json_u64(json, "world", row->info.state.world);
         ds_json_u64(json, "stage", row->info.state.stage);
-        ds_json_u64(json, "shard_ranks", row->info.state.shard_ranks);
+        ds_json_u64(json, "shard_ranks", shards_of(row));
         ds_json_u64(json, "tensors", row->info.tensors);
         ds_json_u64(json, "tokens", row->info.state.tokens);
     } else {

@@ -182,9 +182,11 @@ static int settle(struct request *r, const struct ds_plan_args *args, struct ds_
 
 static int check_fit(const struct request *r, struct ds_error *err)
 {
-    unsigned ranks;
-    uint64_t memory = memory_of(r, &ranks);
-    int rc = ds_plan_check_fit(&r->plan, ranks, memory, err);
+    struct ds_cli_memory memory = r->memory;
+    int rc;
+
+    memory.bytes = memory_of(r, &memory.ranks);
+    rc = ds_cli_memory_holds(&memory, &r->plan, err);
 
     return rc == 0 ? ds_cluster_holds(&r->cluster, &r->plan, err) : rc;
 }

@@ -78,7 +78,7 @@ static int check_memory(const struct run *run, struct ds_error *err)
     struct ds_buf table;
     int rc;
 
-    rc = ds_plan_check_fit(&run->plan, run->memory.ranks, run->memory.bytes, err);
+    rc = ds_cli_memory_holds(&run->memory, &run->plan, err);
     if (rc != -ENOMEM)
         return rc;
     ds_buf_init(&table, TEXT_BYTES);

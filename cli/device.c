@@ -96,6 +96,7 @@ int ds_cli_memory(const struct ds_job *job, const struct ds_cli_place *place,
     int rc = 0;
 
     *memory = (struct ds_cli_memory){.bytes = ds_mem_available(), .ranks = ranks};
+    memory->limited = memory->bytes == ds_mem_addresses();
     if (wanted == DS_DEVICE_CPU)
         return 0;
     if (place->transport == &ds_transport_local)
@@ -108,4 +109,14 @@ int ds_cli_memory(const struct ds_job *job, const struct ds_cli_place *place,
     memory->bytes = left;
     memory->ranks = (ranks + devices - 1) / devices;
     return 0;
+}
+
+int ds_cli_memory_holds(const struct ds_cli_memory *memory, const struct ds_plan *plan,
+                        struct ds_error *err)
+{
+    int rc = ds_plan_check_fit(plan, memory->ranks, memory->bytes, err);
+
+    return rc == -ENOMEM && memory->limited
+               ? ds_error_context(err, rc, "the addresses of a process are limited (ulimit -v)")
+               : rc;
 }

@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "kernels/scratch.h"
 #include "runtime/comm/comm.h"
@@ -320,10 +322,23 @@ static uint64_t cgroup_available(void)
     return least;
 }
 
+uint64_t ds_mem_addresses(void)
+{
+    uint64_t pages = read_number("/proc/self/statm", ""), page = (uint64_t)sysconf(_SC_PAGESIZE);
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return UINT64_MAX;
+    if (pages == UINT64_MAX)
+        return limit.rlim_cur;
+    return pages * page < limit.rlim_cur ? limit.rlim_cur - pages * page : 0;
+}
+
 uint64_t ds_mem_available(void)
 {
     uint64_t kib = read_number("/proc/meminfo", "MemAvailable:"), group = cgroup_available();
     uint64_t host = kib > UINT64_MAX / 1024 ? UINT64_MAX : kib * 1024;
+    uint64_t addresses = ds_mem_addresses(), least = host < group ? host : group;
 
-    return host < group ? host : group;
+    return least < addresses ? least : addresses;
 }

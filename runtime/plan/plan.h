@@ -335,8 +335,11 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
 int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
                        struct ds_error *err) DS_NODISCARD;
 
-/* Memory this process may still take: the smaller of MemAvailable and the cgroup's limit. */
+/* Memory this process may still take: the least of MemAvailable, a cgroup's limit and the next. */
 uint64_t ds_mem_available(void);
+/* What RLIMIT_AS leaves of addresses, UINT64_MAX: there is no limit.  It is one process', but every
+ * rank of a host maps the arenas of all. */
+uint64_t ds_mem_addresses(void);
 
 /* "instruction 17 of 40: REDUCE bucket 3" of a step, as snprintf() would write it. */
 size_t ds_plan_instr_text(const struct ds_plan *plan, size_t at, char *out, size_t cap);

@@ -58,6 +58,7 @@ static int ckpt(struct ds_cli cli, const char *command, const char *a, const cha
 static const struct ds_cli plain;
 
 static uint64_t vocab = 7;
+static unsigned stage = 3, shards = 2;
 
 /* A run whose checkpoints are those of a real, tiny model; the weights of `step` start at `first`. */
 static const char *save_model(uint64_t step, float first)
@@ -72,8 +73,8 @@ static const char *save_model(uint64_t step, float first)
     set_init(&set, first);
     args = save_args(run.text, &set, step);
     args.state.shape.vocab = vocab;
-    args.state.stage = 3;
-    args.state.shard_ranks = 2;
+    args.state.stage = stage;
+    args.state.shard_ranks = shards;
     args.n_weights = ds_model_param_count(&args.state.shape);
     cr_assert(args.n_weights <= 32);
     for (size_t i = 0; i < args.n_weights; i++) {
@@ -114,8 +115,25 @@ Test(cmd, ls_shows_whole_and_damaged)
     cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "step")) == 20);
     cr_assert(json_is_true(json_object_get(json_array_get(rows, 0), "whole")));
     cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "parts")) == 2);
+    cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "shard_ranks")) == 2);
     cr_assert(json_is_false(json_object_get(json_array_get(rows, 1), "whole")));
     cr_assert(json_is_string(json_object_get(json_array_get(rows, 1), "error")));
+    json_decref(rows);
+}
+
+Test(cmd, ls_says_the_same_of_shards_in_text_and_json)
+{
+    const char *run;
+    json_t *rows;
+
+    stage = shards = 0; /* as a run without ZeRO writes it */
+    run = save_model(5, 1.0f);
+    cr_assert(ckpt(plain, "ckpt ls", run, NULL) == 0);
+    must_say(out, "      0       1  whole\n");
+    cr_assert(ckpt((struct ds_cli){.json = true}, "ckpt ls", run, NULL) == 0);
+    rows = ds_json_parse(out, strlen(out), NULL);
+    cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "stage")) == 0);
+    cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "shard_ranks")) == 1);
     json_decref(rows);
 }
 

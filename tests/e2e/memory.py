@@ -157,6 +157,24 @@ def under_a_limit(group, limit):
             h.ok(len(h.metrics(run)) == 2, "every step of it")
 
 
+def addresses():
+    """A limit of addresses is one process', and every rank maps the arenas of all ranks of its host."""
+    ranks = 4
+    path = job((8, 512, 8, 64, 1), ranks)
+    _, plan = plan_of(ranks, path, "zero.once_per_host=false")
+    need = plan["memory"]["all ranks of a host"]
+    for what, limit, code in (("less than", need * 3 // 4, 65), ("more than", need + (4 << 30), 0)):
+        ran = subprocess.run(["sh", "-c", f'ulimit -v {limit >> 10} && exec "$@"', "sh", h.DSRUN, "plan", "--slots", str(ranks), path,
+                              "zero.once_per_host=false"], capture_output=True, text=True, cwd=h.work(), check=False)
+        h.ok(ran.returncode == code and ("the addresses of a process are limited (ulimit -v): not enough memory: 4 ranks need" in ran.stderr)
+             == (code == 65), f"ulimit -v {what} all ranks of the host map: {code}", ran.stderr)
+    run = h.work() / "addresses"
+    ran = subprocess.run(["sh", "-c", f'ulimit -v {need * 3 >> 12} && exec "$@"', "sh", h.DSRUN, "--slots", str(ranks), "--run-dir", run, path,
+                          "zero.once_per_host=false"], capture_output=True, text=True, cwd=h.work(), check=False)
+    h.ok(ran.returncode == 65 and "ulimit -v" in ran.stderr and not list(run.glob("logs/*")), "and training is refused before it starts",
+         ran.stdout + ran.stderr)
+
+
 def check_limit():
     found = own_group()
     if found is None:
@@ -198,6 +216,7 @@ else:
     for here, there in [((0, 2), (3, 2)), ((3, 3), (1, 2)), ((2, 2), (0, 1)), ((1, 2), (3, 4))]:
         go_on(SIZES[1], here, there)
     check_limit()
+    addresses()
 
 huge = job((1000, 32768, 64, 512, 8), 2, every=0)
 refused = h.dsrun("--slots", 2, "--run-dir", h.work() / "huge", huge)

@@ -6,6 +6,8 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <math.h>
+#include <stdint.h>
+#include <sys/resource.h>
 
 #include "base/json_read.h"
 #include "runtime/plan/internal.h"
@@ -421,6 +423,34 @@ Test(cost, a_plan_that_does_not_fit_is_refused_with_its_table)
     cr_assert(strstr(err.text, "optimizer") != NULL, "%s", err.text);
     cr_assert_gt(ds_mem_available(), 1 << 20);
     ds_plan_release(&plan);
+}
+
+/* Criterion runs each test in a process of its own. */
+Test(plan, a_limit_of_addresses_counts)
+{
+    const uint64_t room = 64 << 20;
+    struct rlimit limit;
+    uint64_t left;
+
+    cr_assert_eq(getrlimit(RLIMIT_AS, &limit), 0);
+    limit.rlim_cur = limit.rlim_max;
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    if (limit.rlim_max == RLIM_INFINITY)
+        cr_assert_eq(ds_mem_addresses(), UINT64_MAX);
+    limit.rlim_cur = RLIM_INFINITY - 1 < limit.rlim_max ? RLIM_INFINITY - 1 : limit.rlim_max;
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    left = ds_mem_addresses();
+    cr_assert_lt(left, limit.rlim_cur, "what it has counts");
+    limit.rlim_cur -= left - room; /* what it has, and that much */
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    left = ds_mem_addresses();
+    cr_expect(left > 0 && left <= room, "%ju", (uintmax_t)left);
+    cr_expect_leq(ds_mem_available(), room);
+    limit.rlim_cur = 1 << 20;
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    cr_expect_eq(ds_mem_addresses(), 0, "less than it has");
+    limit.rlim_cur = limit.rlim_max;
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
 }
 
 /* What the ranks of a host hold once counts once for all of them, and in every rank's own total. */

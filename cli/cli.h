@@ -37,7 +37,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     bool dry_run, json, quiet, verbose, schedule;
     bool implied;           /* no command was named, it is run */
     bool help, version;     /* printed by main, no command runs */
-    const char *completion; /* "bash": print the script; by main too */
+    const char *completion; /* "bash", "zsh": print the script; by main too */
     const char **env;       /* NAME, NAME=VALUE or a pattern of names */
     size_t envs;
     const char **env_file; /* paths */

@@ -46,7 +46,7 @@ static int print_about(const struct ds_cli *cli, const struct ds_command *comman
     if (cli->version)
         ds_version_print(&out);
     else if (cli->completion != NULL)
-        ds_completion_print(keys, count, &out);
+        ds_completion_print(cli->completion, keys, count, &out);
     else
         ds_help_print(command, cli->args > 0 ? cli->arg[0] : NULL, &out);
     if (out.failed || fputs(ds_buf_text(&out), stdout) < 0 || fflush(stdout) != 0) {

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * help.c - --help, --version and the completion script, printed from the tables of opt.h.
+ * help.c - --help and --version, printed from the tables of opt.h.
  */
 #include <elf.h>
 #include <link.h>
@@ -10,7 +10,7 @@
 
 #include "cli/opt.h"
 
-enum { COLUMNS = 80, NAME_COLUMN = 2, TEXT_COLUMN = 31, PATH_MOST = 64, GROUP_BYTES = 16384 };
+enum { COLUMNS = 80, NAME_COLUMN = 2, TEXT_COLUMN = 31, GROUP_BYTES = 16384 };
 
 /* --- help ------------------------------------------------------------------------------------ */
 
@@ -191,108 +191,4 @@ void ds_version_print(struct ds_buf *out)
 
     (void)dl_iterate_phdr(look_at_object, &id);
     ds_buf_printf(out, "dsrun %s\nbuild id %s\n", DS_VERSION, id.hex);
-}
-
-/* --- completion ------------------------------------------------------------------------------ */
-
-/* The words after which only a file or a value of one's own can come. */
-static void print_choices(const struct ds_option *option, struct ds_buf *out)
-{
-    ds_buf_printf(out, "    %s) COMPREPLY=($(compgen -W '", option->key.path);
-    for (const struct ds_choice *c = option->key.choices; c->name != NULL; c++) {
-        if (!c->reserved)
-            ds_buf_printf(out, "%s ", c->name);
-    }
-    ds_buf_puts(out, "' -- \"$cur\")); return ;;\n");
-}
-
-static void print_values(struct ds_buf *out)
-{
-    size_t count;
-    const struct ds_option *options = ds_options(&count);
-
-    ds_buf_puts(out, "    case $prev in\n");
-    for (size_t i = 0; i < count; i++) {
-        const struct ds_option *o = &options[i];
-
-        if (o->key.choices != NULL)
-            print_choices(o, out);
-        else if (o->key.type == DS_KEY_U64 || o->key.type == DS_KEY_F64 ||
-                 o->key.type == DS_KEY_LIST)
-            ds_buf_printf(out, "    %s) return ;;\n", o->key.path);
-        else if (o->value != NULL)
-            ds_buf_printf(out, "    %s) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n",
-                          o->key.path);
-    }
-    ds_buf_puts(out, "    esac\n");
-}
-
-/* First words once each; second words of groups after their group. */
-static void print_names(struct ds_buf *out)
-{
-    char last[PATH_MOST] = "";
-
-    ds_buf_puts(out, "    local first='");
-    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        int len = (int)strcspn(ds_commands[i].name, " ");
-
-        if (!ds_commands[i].supported || strncmp(last, ds_commands[i].name, (size_t)len) == 0)
-            continue;
-        (void)snprintf(last, sizeof(last), "%.*s", len, ds_commands[i].name);
-        ds_buf_printf(out, "%s ", last);
-    }
-    ds_buf_puts(out, "' keys='");
-}
-
-static void print_seconds(struct ds_buf *out)
-{
-    ds_buf_puts(out, "    case $prev in\n");
-    for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        const char *name = ds_commands[i].name, *space = strchr(name, ' ');
-        size_t group = space == NULL ? 0 : (size_t)(space - name);
-
-        if (space == NULL || !ds_commands[i].supported)
-            continue;
-        if (i == 0 || strncmp(ds_commands[i - 1].name, name, group + 1) != 0)
-            ds_buf_printf(out, "    %.*s) COMPREPLY=($(compgen -W '", (int)group, name);
-        ds_buf_printf(out, "%s ", space + 1);
-        if (i + 1 == DS_COMMAND_COUNT || !ds_commands[i + 1].supported ||
-            strncmp(ds_commands[i + 1].name, name, group + 1) != 0)
-            ds_buf_puts(out, "' -- \"$cur\")); return ;;\n");
-    }
-    ds_buf_puts(out, "    esac\n");
-}
-
-void ds_completion_print(const struct ds_key *keys, size_t count, struct ds_buf *out)
-{
-    size_t options_count;
-    const struct ds_option *options = ds_options(&options_count);
-
-    ds_buf_puts(out, "# bash completion for dsrun: eval \"$(dsrun --completion bash)\"\n"
-                     "_dsrun()\n{\n"
-                     "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n");
-    print_names(out);
-    for (size_t i = 0; i < count; i++) {
-        if (!(keys[i].flags & DS_KEY_NO_FIELD))
-            ds_buf_printf(out, "%s= ", keys[i].path);
-    }
-    ds_buf_puts(out, "'\n    local options='");
-    for (size_t i = 0; i < options_count; i++)
-        ds_buf_printf(out, "%s ", options[i].key.path);
-    ds_buf_puts(out, "'\n");
-    print_values(out);
-    print_seconds(out);
-    ds_buf_puts(
-        out, "    case $cur in\n"
-             "    -*) COMPREPLY=($(compgen -W \"$options\" -- \"$cur\")); return ;;\n"
-             "    esac\n"
-             "    COMPREPLY=($(compgen -f -- \"$cur\"))\n"
-             "    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-             "        COMPREPLY+=($(compgen -W \"$first\" -- \"$cur\"))\n"
-             "    else\n"
-             "        local match=($(compgen -W \"$keys\" -- \"$cur\"))\n"
-             "        [ ${#match[@]} -gt 0 ] && COMPREPLY=(\"${match[@]}\") && compopt -o nospace\n"
-             "    fi\n"
-             "}\n"
-             "complete -o filenames -F _dsrun dsrun\n");
 }

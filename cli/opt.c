@@ -45,7 +45,7 @@ static const struct ds_choice causes[] = {
     DS_CAUSES(X)
 #undef X
     {NULL, 0, false}};
-static const struct ds_choice shells[] = {{"bash", 0, false}, {NULL, 0, false}};
+static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false}, {NULL, 0, false}};
 
 #define BIT(id)  (1u << DS_COMMAND_##id)
 #define ON_HOSTS                                                                                   \
@@ -113,7 +113,7 @@ static const struct ds_option options[] = {
     FLAG('q', "--quiet", quiet, 0, "print errors only"),
     FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given, and which hosts are used"),
     ENUM("--color", "WHEN", color, colors, 0, "when to use color: auto, always or never"),
-    WORD("--completion", "SHELL", completion, shells, 0, "print the completion script for bash"),
+    WORD("--completion", "SHELL", completion, shells, 0, "print the completion script for bash or zsh"),
     FLAG('h', "--help", help, 0, "print this help, or that of a command"),
     FLAG(0, "--version", version, 0, "print version and build id"),
 };

@@ -17,7 +17,7 @@
  * that is no command is a job file, unless it looks like a misspelt command (no
  * '.' and no '/' in it).
  *
- * Tests   tests/cli/test_opt.c
+ * Tests   tests/cli/test_opt.c; of the completion tests/e2e/manual.py
  */
 #ifndef DS_CLI_OPT_H
 #define DS_CLI_OPT_H
@@ -119,8 +119,9 @@ void ds_help_print(const struct ds_command *command, const char *group, struct d
 /* Does the command's name start with `word` as a whole word? */
 bool ds_command_starts(const struct ds_command *command, const char *word);
 
-/* The completion script for bash; `keys` are the job's. */
-void ds_completion_print(const struct ds_key *keys, size_t count, struct ds_buf *out);
+/* The completion script for `shell`, "bash" or "zsh"; `keys` are the job's. */
+void ds_completion_print(const char *shell, const struct ds_key *keys, size_t count,
+                         struct ds_buf *out);
 
 /* "dsrun 0.1.0" and the build id of this program. */
 void ds_version_print(struct ds_buf *out);

@@ -90,7 +90,7 @@ static const struct wrong {
     {{"convert", "--wide", "5", "c.json"}, ENOTSUP, "command 'convert' is not supported yet"},
     {{"--via", "pigeon", "j.yaml"}, EINVAL, "'--via' must be 'auto', 'local', 'ssh', 'openssh' or 'slurm', not 'pigeon'"},
     {{"--color=mauve", "j.yaml"}, EINVAL, "'--color' must be 'auto', 'always' or 'never', not 'mauve'"},
-    {{"--completion", "fish"}, EINVAL, "'--completion' must be 'bash', not 'fish'"},
+    {{"--completion", "fish"}, EINVAL, "'--completion' must be 'bash' or 'zsh', not 'fish'"},
     {{"j.yaml", "--slots"}, EINVAL, "option '--slots' needs a value: '--slots N'"},
     {{"j.yaml", "-H"}, EINVAL, "option '--hostfile' needs a value: '--hostfile FILE'"},
     {{"--slots=", "j.yaml"}, EINVAL, "'--slots' has no value; it must be a number"},
@@ -321,13 +321,20 @@ Test(opt, completion_knows_options_and_keys)
     const struct ds_key *keys = ds_job_keys(&count);
 
     ds_buf_init(&out, 1 << 16);
-    ds_completion_print(keys, count, &out);
+    ds_completion_print("bash", keys, count, &out);
     cr_expect(strstr(ds_buf_text(&out), " train.steps= ") != NULL);
     cr_expect(strstr(ds_buf_text(&out), "parallel.tensor=") == NULL);
     cr_expect(strstr(ds_buf_text(&out), " --start-timeout ") != NULL);
     cr_expect(strstr(ds_buf_text(&out),
                      "    ckpt) COMPREPLY=($(compgen -W 'ls verify export import diff '") != NULL);
     cr_expect(strstr(ds_buf_text(&out), "complete -o filenames -F _dsrun dsrun\n") != NULL);
+    ds_buf_reset(&out);
+    ds_completion_print("zsh", keys, count, &out);
+    cr_expect(strstr(ds_buf_text(&out), " train.steps= ") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "parallel.tensor=") == NULL);
+    cr_expect(strstr(ds_buf_text(&out), "\n        '--slots:ranks per host; ") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "; '\\''host-lost,comm'\\'''\n") != NULL, "quoted");
+    cr_expect(strstr(ds_buf_text(&out), "\n    ckpt)\n    second=(\n        'ls:") != NULL);
     ds_buf_release(&out);
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""manual - the examples of the manual pages are true, and completion works in a real bash.
+"""manual - the examples of the manual pages are true, and completion works in a real bash, and in zsh where there is one.
 
 Every job of dsrun-job(5) passes `dsrun check`, every hostfile of dsrun-hostfile(5) is read, every
 command line of dsrun(1) is taken, those that look at a run show it, and the mistake shown there says what the page says.  The examples of dsrun-exec(1),
@@ -129,6 +129,44 @@ def completion():
              ran.stdout + ran.stderr)
 
 
+# What zsh's own functions would be given: words to choose from, files.
+ZSH = r"""
+compdef() { registered="$*"; }
+_describe() { [[ $1 == -o ]] && shift; print -rl -- "${(@P)2}"; }
+compadd() { [[ $1 == -S ]] && { print -rl -- "${(@P)4}"; return; }; shift; print -rl -- "$@"; }
+_files() { print -r -- FILES; }
+eval "$("$1" --completion zsh)" || exit 1
+[[ $registered == "_dsrun dsrun" ]] || exit 1
+shift
+words=(dsrun "$@") CURRENT=$#words
+_dsrun
+"""
+
+
+def zsh():
+    """Without zsh: what bash can say of the script, whose form both can read, and that all is in it."""
+    script = h.dsrun("--completion", "zsh").stdout
+    ran = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    h.ok(script.startswith("#compdef dsrun\n") and ran.returncode == 0 and not ran.stderr, "zsh: a script", ran.stderr)
+    options = re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", h.dsrun("--help").stdout, re.M)
+    missing = [option for option in options if f"\n        '{option}:" not in script]
+    h.ok(len(options) > 20 and not missing, "zsh: every option of --help, with what it is", missing)
+    if not shutil.which("zsh"):
+        h.skip("zsh: what it is given", "there is no zsh on this machine")
+        return
+    for words, wanted in ((["--via", ""], ["auto", "local", "ssh", "openssh", "slurm"]), (["--slots", ""], []), (["-H", ""], ["FILES"]),
+                          (["--completion", "z"], ["bash", "zsh"])):
+        ran = subprocess.run(["zsh", "-fc", ZSH, "zsh", h.DSRUN, *words], capture_output=True, text=True, check=False)
+        h.ok(ran.stdout.split("\n")[:-1] == wanted and not ran.stderr, f"zsh: {' '.join(words)}", ran.stdout + ran.stderr)
+    for words, some in ((["ck"], ["ckpt:ls, verify, export, import, diff", "plan:print placement, memory, messages and FLOPs of a job", "FILES"]),
+                        (["ckpt", ""], ["ls:list the checkpoints of a run: step, size, whole or damaged"]),
+                        (["hosts", ""], ["trust:show the keys of hosts that are not known yet; record them on yes"]),
+                        (["plan", "--re"], ["--restart-on:after which failures, as launch.restart_on; 'host-lost,comm'"]),
+                        (["job.yaml", "t"], ["train.steps=", "FILES"])):
+        ran = subprocess.run(["zsh", "-fc", ZSH, "zsh", h.DSRUN, *words], capture_output=True, text=True, check=False)
+        h.ok(set(some) <= set(ran.stdout.split("\n")) and not ran.stderr, f"zsh: {' '.join(words)}", ran.stdout + ran.stderr)
+
+
 jobs()
 hostfiles()
 command_lines()
@@ -137,4 +175,5 @@ sessions("dsrun-launch.1")
 sessions("dsrun-hosts.1")
 frames()
 completion()
+zsh()
 h.done()

@@ -4,7 +4,7 @@
 """attach - dsrun logs and dsrun attach: a job seen from another terminal, while it runs and after.
 
 Ranks are fake_worker.c; they wait for files that the test makes (until:PATH), so that what is seen before
-and after is known.
+and after is known.  At last on real hosts: a job over ssh on two of them, and one in a batch script of Slurm.
 """
 import fcntl
 import json
@@ -20,6 +20,7 @@ import termios
 import threading
 import time
 
+import beds
 import harness as h
 
 LIBEXEC = h.work() / "libexec"
@@ -54,8 +55,8 @@ def wait_for(true, seconds=30.0):
 class Background:
     """A dsrun whose output is collected as it comes."""
 
-    def __init__(self, *words, **env):
-        self.process = subprocess.Popen([h.DSRUN, *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    def __init__(self, *words, head=(), **env):
+        self.process = subprocess.Popen([*map(str, head), h.DSRUN, *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, cwd=h.work(), env=h.environment(**WHERE, **env))
         self.text = {"out": "", "err": ""}
         self.threads = [threading.Thread(target=self.collect, args=(name, pipe)) for name, pipe in
@@ -393,6 +394,78 @@ def test_terminal():
     ask("kill", "tiny")
     job.end()
     nothing_left("terminal")
+
+
+def look_on(name, heads, gate, finish):
+    """A job of two hosts, which waits for the gate, seen from where its dsrun runs, and by its run directory from elsewhere;
+    finish() ends with its exit code and what its console showed."""
+    run = finish.run
+    views = [(Background("attach", word, head=head), Background("logs", "-f", word, "--rank", 1, head=head))
+             for word, head in (("tiny", heads[0]), (run, heads[1]))]
+    seen = all(view.sees("step 3/10") and logs.sees("[node2 1] from the second\n") for view, logs in views)
+    h.ok(seen, f"{name}: a job that runs on two hosts is seen", [one.text for view in views for one in view])
+    listed = subprocess.run([*map(str, heads[0]), h.DSRUN, "ps"], capture_output=True, text=True, check=False,
+                            env=h.environment(**WHERE)).stdout
+    h.ok(re.search(rf"^\d+ +tiny +running +2 +2 +\d+/10 .* {run}$", listed, re.M), f"{name}: dsrun ps lists it", listed)
+    gate.touch()
+    code, out = finish()
+    for (view, logs), whence in zip(views, ("by its name", "by its run directory from another host")):
+        own, shown, err = view.end()
+        h.ok(code == own == 0 and err == "" and shown == out and "step 6/10" in out,
+             f"{name}: attach {whence} ends with the job and has shown what it did", f"{code} {own}\n{out}\n---\n{shown}{err}")
+        own, shown, err = logs.end()
+        h.ok(own == 0 and shown == "[node2 1] from the second\n[node2 1] over\n", f"{name}: logs -f {whence}, of a rank on another host",
+             f"{own} {shown}{err}")
+
+
+def two_hosts(gate):
+    return ["--env", f"FAKE_0={FRESH};metrics:0-3;until:{gate};metrics:3-6;exit:0",
+            "--env", f"FAKE_1=err:from the second;until:{gate};out:over;exit:0", JOB]
+
+
+def over_ssh(bed):
+    gate = fresh("gate")
+    job = Background("--via", "ssh", "-H", bed.hostfile, "--run-dir", run := fresh("run"), *two_hosts(gate), head=bed.head)
+
+    def finish():
+        code, out, _ = job.end()
+        return code, out
+    finish.run = run
+    job.sees("step 3/10")
+    look_on("ssh", (bed.head, [bed.base / "bin" / "on", "node1"]), gate, finish)
+
+
+def in_batch(bed):
+    """Seen from the batch host, and from the one where the job was queued."""
+    gate, run, out, ended = fresh("gate"), fresh("run"), fresh("out"), fresh("ended")
+    script = fresh("script")
+    words = " ".join(f"'{word}'" for word in map(str, ("--run-dir", run, *two_hosts(gate))))
+    exports = "".join(f"export {name}='{value}'\n" for name, value in WHERE.items())
+    script.write_text(f"#!/bin/sh\n{exports}{h.DSRUN} {words}\necho $? >{ended}.new && mv {ended}.new {ended}\n")
+    bed.run("sbatch", "-N2", "--ntasks-per-node=1", "-o", out, script)
+
+    def finish():
+        wait_for(ended.exists)
+        return int(ended.read_text()), out.read_text()
+    finish.run = run
+    wait_for(lambda: out.exists() and "step 3/10" in out.read_text())
+    look_on("slurm", ([bed.base / "bin" / "on", "node1"], bed.head), gate, finish)
+
+
+def test_hosts():
+    why, slurm = beds.missing(), beds.missing("slurm")
+    if why:
+        h.skip("on real hosts", why)
+        return
+    with beds.Hosts(2) if slurm else beds.Slurm(2) as bed:
+        over_ssh(bed)
+        if slurm:
+            h.skip("in a batch script", slurm)
+        else:
+            in_batch(bed)
+        left = {name: found for name in bed.names if (found := bed.processes(name))}
+        h.ok(wait_for(lambda: not any(bed.processes(name) for name in bed.names), 20), "hosts: nothing is left on any", left)
+    nothing_left("hosts")
 
 
 chosen = sys.argv[1:] or [name for name in globals() if name.startswith("test_")]

@@ -16,11 +16,14 @@ STEPS, LIMIT, ORDER = 2, 1e-4, 1e-6
 FAKES = h.BUILD / "fakes" / "libexec"
 
 
-def trains(bed, title, *keys):
+def trains(bed, title, *keys, env=(), refused=False):
     run = h.work() / "".join(c if c.isalnum() else "-" for c in title)
     ran = bed.run(h.DSRUN, "-q", "-H", hosts, "--via", "ssh", "--env", "FAKE_CUDA_DEVICES=2", "--env",
-                  f"FAKE_NCCL_FOLDER={h.work()}", "--run-dir", run, job,
+                  f"FAKE_NCCL_FOLDER={h.work()}", *env, "--run-dir", run, job,
                   *keys, DSRUN_LIBEXEC=str(FAKES), timeout=300)
+    if refused:
+        h.ok(ran.returncode not in (0, 70) and "NCCL" in ran.stderr, f"{title}: refused", ran.stdout + ran.stderr)
+        return None
     if not h.ok(ran.returncode == 0, f"{title}: trains", ran.stdout + ran.stderr):
         return None
     got = h.metrics(run)
@@ -47,6 +50,9 @@ launch: {device: cuda, threads: 1}
 hosts = h.work() / "two.hosts"
 hosts.write_text("node1 slots=2\nnode2 slots=2\n")
 with beds.Hosts(2) as real:
+    interface = real.on("node1", "ip", "-o", "-4", "addr", "show", "scope", "global").stdout.split()[1]
+    trains(real, "NCCL speaks on the interface of the ranks", "zero.stage=1", env=("--env", f"FAKE_NCCL_IFNAME=={interface}"))
+    trains(real, "and on no other", "zero.stage=1", env=("--env", "FAKE_NCCL_IFNAME==lo"), refused=True)
     whole = trains(real, "stage 2, all ranks share", "zero.stage=2")
     runs = [trains(real, f"stage {stage}, ranks of a host share", f"zero.stage={stage}", "zero.shard_group=node")
             for stage in (1, 2, 3)]

@@ -15,6 +15,7 @@
  *     FAKE_NCCL_NEVER=1:5      the process with RANK 1 never returns from its fifth collective;
  *                              1:5:FILE: once, the first that does makes the file
  *     FAKE_NCCL_VERSION=21500
+ *     FAKE_NCCL_IFNAME==eth0   a communicator is refused unless NCCL_SOCKET_IFNAME says so
  *     FAKE_NCCL_FOLDER=/tmp/x  where the shared files are, for hosts that share no /dev/shm
  */
 #include <fcntl.h>
@@ -203,8 +204,11 @@ static int start(ds_nccl_comm **out, const char *path, int rank, int world)
 int ncclCommInitRankConfig(ds_nccl_comm **out, int world, struct ds_nccl_id id, int rank,
                            struct ds_nccl_config *config)
 {
-    const char *wish = wish_of("init");
+    const char *wish = wish_of("init"), *name = getenv("FAKE_NCCL_IFNAME");
+    const char *told = getenv("NCCL_SOCKET_IFNAME");
 
+    if (name != NULL && (told == NULL || strcmp(name, told) != 0))
+        return INVALID_ARGUMENT;
     if (config->blocking != 0 || config->size != sizeof(*config) || getenv("NCCL_COMM_ID") != NULL)
         return INVALID_ARGUMENT;
     return wish != NULL ? (int)strtol(wish, NULL, 10) : start(out, id.bytes, rank, world);

@@ -43,7 +43,8 @@ void ds_ssh_site_release(struct ds_ssh_site *site)
     *site = (struct ds_ssh_site){0};
 }
 
-/* The text of a file, read once; a missing one is empty. */
+/* The text of a file, read once; a missing one is empty.  One that cannot be read is not
+ * remembered: whoever asks next must not find it empty, for keys may be revoked in it. */
 static int read_file(struct ds_ssh_site *site, const char *path, struct ds_ssh_file **out,
                      struct ds_error *err)
 {
@@ -62,15 +63,19 @@ static int read_file(struct ds_ssh_site *site, const char *path, struct ds_ssh_f
     if (file->path == NULL)
         return ds_fail(err, ENOMEM, "no memory for '%s'", path);
     ds_buf_init(&file->text, DS_MAX_SSH_FILE);
-    file->next = site->files;
-    site->files = file;
     rc = ds_fs_read(path, DS_MAX_SSH_FILE, &file->text, err);
     if (rc == -ENOENT || rc == -ENOTDIR || (rc == -EINVAL && strcmp(path, "/dev/null") == 0)) {
         ds_error_clear(err);
         rc = 0;
     }
+    if (rc != 0) {
+        ds_buf_release(&file->text);
+        return rc;
+    }
+    file->next = site->files;
+    site->files = file;
     *out = file;
-    return rc;
+    return 0;
 }
 
 /* --- the config ------------------------------------------------------------------------------- */
@@ -92,7 +97,7 @@ static int include(struct ds_ssh_reader *reader, const char *pattern, unsigned d
     const struct ds_ssh_site *site = reader->user;
     char path[DS_MAX_PATH];
     glob_t found = {0};
-    int n, rc = 0;
+    int n, globbed, rc = 0;
 
     if (pattern[0] == '~' && pattern[1] == '/')
         n = snprintf(path, sizeof(path), "%s%s", site->home, pattern + 1);
@@ -101,9 +106,11 @@ static int include(struct ds_ssh_reader *reader, const char *pattern, unsigned d
                      pattern[0] == '/' ? "" : "/.ssh/", pattern);
     if (n < 0 || (size_t)n >= sizeof(path))
         return ds_fail(err, EINVAL, "Include '%s': the path is too long", pattern);
-    if (glob(path, 0, NULL, &found) == 0)
-        for (size_t i = 0; rc == 0 && i < found.gl_pathc; i++)
-            rc = apply(reader, found.gl_pathv[i], depth, err);
+    globbed = glob(path, 0, NULL, &found);
+    if (globbed == GLOB_NOSPACE)
+        rc = ds_fail(err, ENOMEM, "Include '%s': no memory", pattern);
+    for (size_t i = 0; rc == 0 && globbed == 0 && i < found.gl_pathc; i++)
+        rc = apply(reader, found.gl_pathv[i], depth, err);
     globfree(&found);
     return rc;
 }
@@ -146,16 +153,22 @@ static int fill_lists(struct ds_ssh_site *site, const struct ds_ssh_config *conf
     return rc;
 }
 
-static const char *agent_socket(struct ds_ssh_site *site, const struct ds_ssh_config *config,
-                                const struct ds_ssh_tokens *tokens)
+static int find_agent(struct ds_ssh_site *site, const struct ds_ssh_config *config,
+                      const struct ds_ssh_tokens *tokens, const char **agent, struct ds_error *err)
 {
     const char *given = config->agent;
 
+    *agent = NULL;
     if (given == NULL || strcmp(given, "SSH_AUTH_SOCK") == 0)
-        return getenv("SSH_AUTH_SOCK");
-    if (strcmp(given, "none") == 0)
-        return NULL;
-    return given[0] == '$' ? getenv(given + 1) : ds_ssh_expand(&site->arena, given, tokens);
+        *agent = getenv("SSH_AUTH_SOCK");
+    else if (given[0] == '$')
+        *agent = getenv(given + 1);
+    else if (strcmp(given, "none") != 0) {
+        *agent = ds_ssh_expand(&site->arena, given, tokens);
+        if (*agent == NULL)
+            return ds_fail(err, EINVAL, "%s: cannot expand '%s'", site->config_path, given);
+    }
+    return 0;
 }
 
 static int fill_target(struct ds_ssh_site *site, const struct ds_host_spec *host,
@@ -165,7 +178,7 @@ static int fill_target(struct ds_ssh_site *site, const struct ds_host_spec *host
     struct ds_ssh_tokens tokens = {
         .home = site->home, .name = host->name, .local_user = site->local_user};
     char name[DS_MAX_HOST_NAME + 16];
-    int hops = 0;
+    int hops = 0, rc;
 
     target->name = host->name;
     target->port = host->port != 0 ? host->port : config->port != 0 ? config->port : SSH_PORT;
@@ -187,7 +200,9 @@ static int fill_target(struct ds_ssh_site *site, const struct ds_host_spec *host
     ds_known_name(name, config->alias != NULL ? config->alias : target->address,
                   config->alias != NULL ? 0 : target->port);
     target->key_name = ds_arena_printf(&site->arena, "%s", name);
-    target->agent = agent_socket(site, config, &tokens);
+    rc = find_agent(site, config, &tokens, &target->agent, err);
+    if (rc != 0)
+        return rc;
     if (config->jump != NULL)
         hops = ds_ssh_jumps(&site->arena, config->jump, target->hop, DS_MAX_SSH_JUMPS, err);
     target->hops = hops > 0 ? (size_t)hops : 0;

@@ -97,7 +97,7 @@ static const struct sockaddr *choose(const struct ifaddrs *list, const char *int
     return found;
 }
 
-/* "lo 127.0.0.1, eth0 10.0.0.2" for a message. */
+/* "lo 127.0.0.1, eth0 10.0.0.2 (down)" for a message. */
 static void describe(const struct ifaddrs *list, char *out, size_t size)
 {
     char address[DS_ADDRESS_BYTES];
@@ -105,12 +105,13 @@ static void describe(const struct ifaddrs *list, char *out, size_t size)
 
     out[0] = '\0';
     for (; list != NULL; list = list->ifa_next) {
-        if (!usable(list->ifa_addr) || used + DS_ADDRESS_BYTES + IF_NAMESIZE + 8 > size)
+        if (!usable(list->ifa_addr) || used + DS_ADDRESS_BYTES + IF_NAMESIZE + 16 > size)
             continue;
         (void)inet_ntop(list->ifa_addr->sa_family, bytes_of(list->ifa_addr), address,
                         sizeof(address));
-        used += (size_t)snprintf(out + used, size - used, "%s%s %s", used > 0 ? ", " : "",
-                                 list->ifa_name, address);
+        used += (size_t)snprintf(out + used, size - used, "%s%s %s%s", used > 0 ? ", " : "",
+                                 list->ifa_name, address,
+                                 (list->ifa_flags & IFF_UP) != 0 ? "" : " (down)");
     }
 }
 

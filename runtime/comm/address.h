@@ -10,7 +10,7 @@
  *     10.0.0.5   that address
  *     10.0.0.0/8 the first address of the host in that network
  *
- * Tests   tests/comm/test_address.c
+ * Tests   tests/comm/test_address.c, tests/comm/test_interfaces.c
  */
 #ifndef DS_RUNTIME_COMM_ADDRESS_H
 #define DS_RUNTIME_COMM_ADDRESS_H

@@ -118,6 +118,7 @@ static bool print_group(const char *group, struct ds_buf *out)
                       "usage: dsrun %s COMMAND [OPTIONS] WORDS ...\n%s\n"
                       "'dsrun %s COMMAND --help' lists the options of one.\n",
                       group, ds_buf_text(&text), group);
+    out->failed = out->failed || text.failed;
     ds_buf_release(&text);
     return found;
 }

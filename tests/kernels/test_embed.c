@@ -7,7 +7,7 @@
 
 struct embed {
     size_t batch, seq, n, vocab, positions, ids_ld;
-    enum ds_dtype act;
+    enum ds_dtype act, param;
     bool learned, accumulate;
     int32_t *ids;
     struct nums wte, wpe, dout, old_wte, old_wpe;
@@ -40,7 +40,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .channels = c->n,
                                      .vocab = c->vocab,
                                      .act = c->act,
-                                     .param = c->act,
+                                     .param = c->param,
                                      .ids = c->ids,
                                      .ids_ld = c->ids_ld,
                                      .wte = c->wte.data,
@@ -88,7 +88,8 @@ static void try_both(struct embed *c)
     try_all(&t);
 }
 
-static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigned mode)
+static void check_types(size_t batch, size_t seq, size_t n, enum ds_dtype act, enum ds_dtype param,
+                        unsigned mode)
 {
     struct embed c = {.batch = batch,
                       .seq = seq,
@@ -97,6 +98,7 @@ static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigne
                       .positions = seq + 3,
                       .ids_ld = seq + 1,
                       .act = act,
+                      .param = param,
                       .learned = mode & 1,
                       .accumulate = (mode & 2) != 0};
     size_t tokens = batch * seq;
@@ -104,8 +106,8 @@ static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigne
     c.ids = calloc(batch * c.ids_ld, sizeof(int32_t));
     for (size_t i = 0; i < batch * c.ids_ld; i++)
         c.ids[i] = (int32_t)(i * i * 31 % c.vocab);
-    c.wte = nums_random(act, c.vocab * n, 1.0, 0.0);
-    c.wpe = nums_random(act, c.positions * n, 1.0, 0.0);
+    c.wte = nums_random(param, c.vocab * n, 1.0, 0.0);
+    c.wpe = nums_random(param, c.positions * n, 1.0, 0.0);
     c.dout = nums_random(act, tokens * n, 1.0, 0.0);
     c.old_wte = nums_random(DS_F32, c.vocab * n, 1.0, 0.0);
     c.old_wpe = nums_random(DS_F32, c.positions * n, 1.0, 0.0);
@@ -125,6 +127,11 @@ static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigne
     free(c.dwpe);
 }
 
+static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigned mode)
+{
+    check_types(batch, seq, n, act, act, mode);
+}
+
 Test(embed, shapes_and_modes)
 {
     static const size_t widths[] = {3, 48, 64, 97, 113, 200};
@@ -139,6 +146,17 @@ Test(embed, shapes_and_modes)
     check(2, 331, 48, DS_F32, 3); /* ids that come often, and far apart */
     check(1, 5, 2056, DS_BF16, 1);
 }
+
+#ifndef DS_TESTS_EMULATED
+Test(embed, tables_of_another_type_than_the_rows)
+{
+    static const size_t widths[] = {3, 64, 113};
+
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++)
+        for (unsigned mode = 0; mode < 9; mode++)
+            check_types(2, 17, widths[i], act_types[mode / 3], act_types[mode % 3], mode % 2);
+}
+#endif
 
 /* The caller's duty, yet nothing outside the table is read or written. */
 Test(embed, ids_outside_the_table_do_no_harm)

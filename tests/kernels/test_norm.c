@@ -8,7 +8,7 @@
 struct norm {
     size_t rows, n;
     enum ds_norm_kind kind;
-    enum ds_dtype act;
+    enum ds_dtype act, param;
     bool accumulate, residual, in_place;
     struct nums x, weight, bias, dy, dres, mean, rstd, before_w, before_b;
     double *y, *want_mean, *want_rstd, *dx, *dweight, *dbias;
@@ -52,7 +52,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                     .kind = c->kind,
                                     .eps = eps,
                                     .act = c->act,
-                                    .param = c->act,
+                                    .param = c->param,
                                     .x = c->x.data,
                                     .weight = c->weight.data,
                                     .y = out[0],
@@ -71,7 +71,7 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                     .channels = c->n,
                                     .kind = c->kind,
                                     .act = c->act,
-                                    .param = c->act,
+                                    .param = c->param,
                                     .dy = c->dy.data,
                                     .x = c->x.data,
                                     .weight = c->weight.data,
@@ -117,12 +117,14 @@ static void try_both(struct norm *c, const char *what)
     try_all(&t);
 }
 
-static void check(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act, unsigned mode)
+static void check_types(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act,
+                        enum ds_dtype param, unsigned mode)
 {
     struct norm c = {.rows = rows,
                      .n = n,
                      .kind = kind,
                      .act = act,
+                     .param = param,
                      .accumulate = mode & 1,
                      .residual = (mode & 2) != 0,
                      .in_place = mode == 3};
@@ -130,11 +132,11 @@ static void check(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype a
                           &c.mean, &c.rstd,   &c.before_w, &c.before_b};
     char what[128];
 
-    snprintf(what, sizeof(what), "%zu rows of %zu, kind %d, %s, mode %u", rows, n, (int)kind,
-             ds_dtype_name(act), mode);
+    snprintf(what, sizeof(what), "%zu rows of %zu, kind %d, %s by %s, mode %u", rows, n, (int)kind,
+             ds_dtype_name(act), ds_dtype_name(param), mode);
     c.x = nums_random(act, rows * n, 2.0, 0.7);
-    c.weight = nums_random(act, n, 0.3, 1.0);
-    c.bias = nums_random(act, n, 0.5, 0.0);
+    c.weight = nums_random(param, n, 0.3, 1.0);
+    c.bias = nums_random(param, n, 0.5, 0.0);
     c.dy = nums_random(act, rows * n, 1.0, 0.0);
     c.dres = nums_random(act, rows * n, 1.0, 0.0);
     c.before_w = nums_random(DS_F32, n, 1.0, 0.0);
@@ -160,6 +162,11 @@ static void check(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype a
     free(c.dbias);
 }
 
+static void check(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act, unsigned mode)
+{
+    check_types(rows, n, kind, act, act, mode);
+}
+
 Test(norm, shapes_types_and_modes)
 {
     static const size_t rows[] = {1, 31, 33, 100, 700}, widths[] = {7, 48, 64, 97, 113, 384};
@@ -180,3 +187,19 @@ Test(norm, shapes_types_and_modes)
         check(3, 1030, DS_NORM_RMS, act_types[type], mode++ % 4);
     }
 }
+
+#ifndef DS_TESTS_EMULATED
+Test(norm, weights_of_another_type_than_the_rows)
+{
+    static const size_t widths[] = {7, 64, 113};
+    unsigned mode = 0;
+
+    for (size_t i = 0; i < 3 * sizeof(widths) / sizeof(widths[0]); i++)
+        for (size_t act = 0; act < 3; act++, mode++) {
+            enum ds_dtype param = act_types[i % 3];
+
+            check_types(33, widths[i / 3], DS_NORM_LAYER, act_types[act], param, mode % 4);
+            check_types(33, widths[i / 3], DS_NORM_RMS, act_types[act], param, (mode + 1) % 4);
+        }
+}
+#endif

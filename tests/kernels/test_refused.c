@@ -1,0 +1,173 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_refused.c - no operation works on arguments of which one is missing, empty, larger than memory
+ * or of a type that it does not compute with.
+ *
+ * A row is an operation with good arguments and the members that are spoilt one at a time.
+ */
+#include "tests/kernels/harness.h"
+
+enum { MOST = 10 };
+
+static float f[4096];
+static int32_t ids[64];
+static double sums[2];
+static uint64_t counted;
+
+struct spoilt {
+    enum { END, EMPTY, HUGE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F } how;
+    size_t at; /* of the member */
+};
+
+#define X(id, fn)                                                                                  \
+    static inline int call_##fn(const void *args, struct ds_stream *stream, struct ds_error *err)  \
+    {                                                                                              \
+        return ds_##fn(args, stream, err);                                                         \
+    }
+DS_OPS(X)
+#undef X
+
+struct row {
+    const char *name;
+    int (*call)(const void *args, struct ds_stream *stream, struct ds_error *err);
+    const void *good;
+    size_t bytes;
+    struct spoilt spoilt[MOST + 1];
+};
+
+/* clang-format off */
+#define ROW(fn, ...) #fn, call_##fn, &(const struct ds_##fn##_args){__VA_ARGS__}, \
+    sizeof(struct ds_##fn##_args)
+#define AT(fn, how, member) {how, offsetof(struct ds_##fn##_args, member)}
+
+static const struct row rows[] = {
+    {ROW(matmul, .m = 2, .n = 3, .k = 4, .a = f, .b = f, .d = f + 100, .lda = 4, .ldb = 3, .ldd = 3),
+     {AT(matmul, EMPTY, m), AT(matmul, EMPTY, n), AT(matmul, EMPTY, k), AT(matmul, MISSING, a),
+      AT(matmul, MISSING, b), AT(matmul, MISSING, d), AT(matmul, HUGE, lda), AT(matmul, HUGE, ldb),
+      AT(matmul, TYPE, in_type), AT(matmul, TYPE, out_type)}},
+    {ROW(bias_bwd, .rows = 2, .n = 3, .dy = f, .dbias = f + 100),
+     {AT(bias_bwd, EMPTY, rows), AT(bias_bwd, EMPTY, n), AT(bias_bwd, HUGE, rows),
+      AT(bias_bwd, TYPE, act), AT(bias_bwd, MISSING, dy), AT(bias_bwd, MISSING, dbias)}},
+    {ROW(embed_fwd, .batch = 1, .seq = 2, .channels = 4, .vocab = 5, .ids = ids, .ids_ld = 2, .wte = f,
+         .out = f + 100),
+     {AT(embed_fwd, EMPTY, batch), AT(embed_fwd, EMPTY, seq), AT(embed_fwd, EMPTY, channels),
+      AT(embed_fwd, EMPTY, vocab), AT(embed_fwd, TYPE, act), AT(embed_fwd, TYPE, param),
+      AT(embed_fwd, MISSING, ids), AT(embed_fwd, MISSING, wte), AT(embed_fwd, MISSING, out)}},
+    {ROW(embed_bwd, .batch = 1, .seq = 2, .channels = 4, .vocab = 5, .positions = 2, .ids = ids,
+         .ids_ld = 2, .dout = f, .dwte = f + 100, .dwpe = f + 200),
+     {AT(embed_bwd, EMPTY, batch), AT(embed_bwd, EMPTY, seq), AT(embed_bwd, EMPTY, channels),
+      AT(embed_bwd, EMPTY, vocab), AT(embed_bwd, EMPTY, ids_ld), AT(embed_bwd, EMPTY, positions),
+      AT(embed_bwd, TYPE, act), AT(embed_bwd, MISSING, ids), AT(embed_bwd, MISSING, dout),
+      AT(embed_bwd, MISSING, dwte)}},
+    {ROW(norm_fwd, .rows = 1, .channels = 4, .kind = DS_NORM_RMS, .eps = 1e-5f, .x = f, .weight = f,
+         .y = f + 100, .rstd = f + 200),
+     {AT(norm_fwd, EMPTY, rows), AT(norm_fwd, EMPTY, channels), AT(norm_fwd, HUGE, rows),
+      AT(norm_fwd, TYPE, act), AT(norm_fwd, TYPE, param), AT(norm_fwd, MISSING, x),
+      AT(norm_fwd, MISSING, weight), AT(norm_fwd, MISSING, y), AT(norm_fwd, MISSING, rstd)}},
+    {ROW(norm_bwd, .rows = 1, .channels = 4, .kind = DS_NORM_RMS, .dy = f, .x = f, .weight = f,
+         .rstd = f, .dx = f + 100, .dweight = f + 200),
+     {AT(norm_bwd, EMPTY, rows), AT(norm_bwd, EMPTY, channels), AT(norm_bwd, TYPE, act),
+      AT(norm_bwd, TYPE, param), AT(norm_bwd, MISSING, dy), AT(norm_bwd, MISSING, x),
+      AT(norm_bwd, MISSING, weight), AT(norm_bwd, MISSING, rstd), AT(norm_bwd, MISSING, dx),
+      AT(norm_bwd, MISSING, dweight)}},
+    {ROW(norm_bwd, .rows = 1, .channels = 4, .kind = DS_NORM_LAYER, .dy = f, .x = f, .weight = f,
+         .mean = f, .rstd = f, .dx = f + 100, .dweight = f + 200, .dbias = f + 300),
+     {AT(norm_bwd, HUGE, rows), AT(norm_bwd, MISSING, mean), AT(norm_bwd, MISSING, dbias)}},
+    {ROW(rope, .batch = 1, .seq = 1, .heads = 1, .head_size = 4, .ld = 4, .theta = 1e4f, .x = f),
+     {AT(rope, EMPTY, batch), AT(rope, EMPTY, seq), AT(rope, EMPTY, heads), AT(rope, EMPTY, head_size),
+      AT(rope, EMPTY, ld), AT(rope, TYPE, act), AT(rope, NOT_POSITIVE_F, theta), AT(rope, MISSING, x)}},
+    {ROW(attention_fwd, .batch = 1, .seq = 2, .heads = 2, .kv_heads = 1, .head_size = 4, .scale = 0.5f,
+         .qkv = f, .out = f + 100, .lse = f + 200),
+     {AT(attention_fwd, EMPTY, batch), AT(attention_fwd, EMPTY, seq), AT(attention_fwd, EMPTY, heads),
+      AT(attention_fwd, EMPTY, kv_heads), AT(attention_fwd, HUGE, head_size),
+      AT(attention_fwd, MISSING, qkv), AT(attention_fwd, MISSING, out), AT(attention_fwd, TYPE, act)}},
+    {ROW(attention_bwd, .batch = 1, .seq = 2, .heads = 2, .kv_heads = 1, .head_size = 4, .scale = 0.5f,
+         .qkv = f, .out = f, .dout = f, .lse = f, .dqkv = f + 100),
+     {AT(attention_bwd, MISSING, qkv), AT(attention_bwd, MISSING, out), AT(attention_bwd, MISSING, dout),
+      AT(attention_bwd, MISSING, lse), AT(attention_bwd, MISSING, dqkv), AT(attention_bwd, TYPE, act)}},
+    {ROW(gelu_fwd, .n = 3, .x = f, .y = f + 100),
+     {AT(gelu_fwd, TYPE, act), AT(gelu_fwd, MISSING, x), AT(gelu_fwd, MISSING, y)}},
+    {ROW(gelu_bwd, .n = 3, .x = f, .dy = f, .dx = f + 100),
+     {AT(gelu_bwd, TYPE, act), AT(gelu_bwd, MISSING, x), AT(gelu_bwd, MISSING, dy),
+      AT(gelu_bwd, MISSING, dx)}},
+    {ROW(swiglu_fwd, .rows = 1, .ffn = 3, .x = f, .y = f + 100),
+     {AT(swiglu_fwd, EMPTY, rows), AT(swiglu_fwd, EMPTY, ffn), AT(swiglu_fwd, HUGE, rows),
+      AT(swiglu_fwd, TYPE, act), AT(swiglu_fwd, MISSING, x), AT(swiglu_fwd, MISSING, y)}},
+    {ROW(swiglu_bwd, .rows = 1, .ffn = 3, .x = f, .dy = f, .dx = f + 100),
+     {AT(swiglu_bwd, EMPTY, rows), AT(swiglu_bwd, EMPTY, ffn), AT(swiglu_bwd, HUGE, rows),
+      AT(swiglu_bwd, TYPE, act), AT(swiglu_bwd, MISSING, x), AT(swiglu_bwd, MISSING, dy),
+      AT(swiglu_bwd, MISSING, dx)}},
+    {ROW(dropout, .n = 3, .rate = 0.5, .x = f, .y = f + 100), {AT(dropout, MISSING, y)}},
+    {ROW(xent, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .losses = f + 100,
+         .dlogits = f + 200, .dld = 4),
+     {AT(xent, EMPTY, rows), AT(xent, EMPTY, vocab), AT(xent, HUGE, ld), AT(xent, TYPE, act),
+      AT(xent, MISSING, logits), AT(xent, MISSING, targets), AT(xent, MISSING, losses)}},
+    {ROW(xent, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .losses = f + 100,
+         .dlogits = f, .dld = 4),
+     {AT(xent, HUGE, dld)}}, /* in place, of another layout */
+    {ROW(sum, .n = 3, .x = f, .sum = sums), {AT(sum, MISSING, x), AT(sum, MISSING, sum)}},
+    {ROW(add, .n = 3, .x = f, .y = f + 100), {AT(add, MISSING, x), AT(add, MISSING, y)}},
+    {ROW(sumsq, .n = 3, .x = f, .sum = sums, .nonfinite = &counted),
+     {AT(sumsq, MISSING, x), AT(sumsq, MISSING, sum), AT(sumsq, MISSING, nonfinite)}},
+    {ROW(adamw, .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1),
+     {AT(adamw, MISSING, p), AT(adamw, MISSING, m), AT(adamw, MISSING, v), AT(adamw, MISSING, grad),
+      AT(adamw, NOT_POSITIVE, bias1), AT(adamw, NOT_POSITIVE, bias2), AT(adamw, TYPE, grad_type)}},
+    {ROW(lion, .n = 3, .p = f, .m = f + 10, .grad = f + 30, .p_low = f + 40, .low_type = DS_F16),
+     {AT(lion, MISSING, grad), AT(lion, TYPE, low_type)}},
+    {ROW(lamb_moments, .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .eps = 1e-6,
+         .bias1 = 0.1, .bias2 = 0.1, .p_sumsq = &sums[0], .u_sumsq = &sums[1]),
+     {AT(lamb_moments, MISSING, p), AT(lamb_moments, MISSING, m), AT(lamb_moments, MISSING, v),
+      AT(lamb_moments, MISSING, grad), AT(lamb_moments, MISSING, p_sumsq),
+      AT(lamb_moments, NOT_POSITIVE, bias1), AT(lamb_moments, NOT_POSITIVE, bias2),
+      AT(lamb_moments, TYPE, grad_type)}},
+    {ROW(lamb, .n = 3, .p = f, .m = f + 10, .v = f + 20, .eps = 1e-6, .bias1 = 0.1, .bias2 = 0.1),
+     {AT(lamb, NOT_POSITIVE, bias2), AT(lamb, NOT_POSITIVE, eps), AT(lamb, MISSING, p)}},
+    {ROW(cast, .n = 3, .x = f, .y = f + 100),
+     {AT(cast, TYPE, from), AT(cast, TYPE, to), AT(cast, MISSING, x), AT(cast, MISSING, y)}},
+};
+/* clang-format on */
+
+static void spoil(char *args, const struct spoilt *spoilt)
+{
+    static const size_t empty = 0, huge = SIZE_MAX / 2;
+    static const enum ds_dtype type = DS_I64;
+    static const double zero = 0.0;
+    static const float zero_f = 0.0f;
+    static const void *const missing;
+    const struct {
+        const void *value;
+        size_t bytes;
+    } with[] = {
+        [EMPTY] = {&empty, sizeof(empty)},       [HUGE] = {&huge, sizeof(huge)},
+        [MISSING] = {&missing, sizeof(missing)}, [TYPE] = {&type, sizeof(type)},
+        [NOT_POSITIVE] = {&zero, sizeof(zero)},  [NOT_POSITIVE_F] = {&zero_f, sizeof(zero_f)}};
+
+    memcpy(args + spoilt->at, with[spoilt->how].value, with[spoilt->how].bytes);
+}
+
+Test(refused, one_argument_that_is_wrong)
+{
+    struct ds_device *device = open_cpu(NULL, 1, 1 << 20);
+    struct ds_stream *stream = ds_device_stream(device);
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct row *row = &rows[i];
+        struct ds_error err = {0};
+
+        cr_assert(row->call(row->good, stream, &err) == 0, "row %zu, %s: %s", i, row->name,
+                  err.text);
+        for (const struct spoilt *spoilt = row->spoilt; spoilt->how != END; spoilt++) {
+            _Alignas(16) char args[sizeof(struct ds_attention_bwd_args) + 256];
+
+            cr_assert(row->bytes <= sizeof(args));
+            memcpy(args, row->good, row->bytes);
+            spoil(args, spoilt);
+            ds_error_clear(&err);
+            cr_assert(row->call(args, stream, &err) == -EINVAL, "row %zu, %s: spoilt member at %zu",
+                      i, row->name, spoilt->at);
+            cr_assert(strstr(err.text, row->name) != NULL, "%s", err.text);
+        }
+    }
+    ds_device_close(device);
+}

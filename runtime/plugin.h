@@ -7,7 +7,7 @@
  * loaded when the job asks for it (launch.device cuda) or may have it (auto).  It must be of the
  * very build of the worker, because they share structs.
  *
- * Tests   tests/e2e/cuda.py
+ * Tests   tests/engine/test_plugin.c, tests/e2e/cuda.py
  */
 #ifndef DS_RUNTIME_PLUGIN_H
 #define DS_RUNTIME_PLUGIN_H

@@ -40,9 +40,10 @@ sanitized-selftest: $(SEEDED)
 # there, of the engine's tests and of the comm's, over shared memory and over TCP; kernels run on pools of
 # one to three threads; a job then runs with every program instrumented.  Tables are smaller where a
 # number takes that much longer.  Left out: what kills a rank, for a thread cannot be killed alone; and
-# three programs: test_syscalls lives under ptrace, test_alloc brings a malloc() of its own, test_rates
-# measures.
-TSAN_TESTS := tests/comm/test_lend.c $(filter-out %/test_rates.c,$(TESTS_kernels)) $(filter-out %/test_alloc.c,$(TESTS_engine)) \
+# six programs: test_syscalls lives under ptrace, test_alloc brings a malloc() of its own, test_rates
+# measures, test_broken and test_memory let calls fail one by one, which takes one order of them, and
+# test_plugin stands before the dynamic loader.
+TSAN_TESTS := tests/comm/test_lend.c $(filter-out %/test_rates.c,$(TESTS_kernels)) $(filter-out %/test_alloc.c %/test_broken.c %/test_memory.c %/test_plugin.c,$(TESTS_engine)) \
     $(addprefix tests/ckpt/,test_layout.c test_saver.c) \
     $(addprefix tests/comm/,test_comm.c test_common.c test_fault.c test_group.c test_layout.c test_mesh.c \
     test_net.c) tests/launcher/test_names.c

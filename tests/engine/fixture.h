@@ -115,6 +115,8 @@ struct test_run {
     unsigned local_world; /* ranks of a host, or 0: of the only one; hosts meet on loopback */
     bool overlap;
     const struct ds_comm_backend *backend; /* to take the place of the comm's own, or NULL */
+    void (*opened)(void *user, struct ds_device *device); /* (optional) the device of every rank */
+    void *user;
     unsigned steps;
     double loss_scale;    /* 0: 1 */
     const float *nudge;   /* a whole line to add this often to the initial weights, or NULL; one */
@@ -254,7 +256,7 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
         rc = ds_engine_step(engine, &args, &result, err);
         if (rank == 0)
             run->result[i] = result;
-        if (rc == 0 && i == 0)
+        if (rc == 0 && i == 0 && lines.grads != NULL)
             test_collect(plan, DS_ARENA_GRADS, run->first_grads, lines.grads);
     }
     if (rc == 0)
@@ -287,6 +289,8 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
     rc = ds_engine_publish(engine, err);
     if (rc == 0)
         rc = test_steps(run, me->rank, engine, plan, err);
+    if (rc == 0)
+        rc = ds_engine_fetch(engine, err);
     if (rc == 0) {
         test_collect(plan, DS_ARENA_PARAMS, run->params, lines.params);
         if (lines.state[0] != NULL)
@@ -363,6 +367,8 @@ static inline void *test_rank_main(void *arg)
                                                      .threads = run->threads,
                                                      .scratch_bytes = plan.scratch_bytes},
                             err);
+    if (rc == 0 && run->opened != NULL)
+        run->opened(run->user, device);
     if (rc == 0)
         rc = test_rank_run(me, &plan, comm, device, err);
     ds_device_close(device);

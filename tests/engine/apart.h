@@ -1,0 +1,281 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * apart.h - a device that breaks: the CPU's, opened as ever, with every call counted.
+ *
+ * With `apart` it is one with memory and queues of its own as well, so that all that the engine does
+ * for such a device is done without one: copies, events, recordings.  Operations are done when they
+ * are asked for, in order, which such a device may do.  A recording keeps operations and copies with
+ * their arguments, as device.h says, and each play does them again.
+ */
+#ifndef DS_TESTS_ENGINE_APART_H
+#define DS_TESTS_ENGINE_APART_H
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+
+enum apart_breaks { APART_NEVER, APART_ONCE, APART_FOR_GOOD };
+enum { APART_RECORDED = 512 };
+
+/* One thing that was recorded. */
+struct apart_done {
+    enum { APART_OP, APART_COPY, APART_CLEAR } what;
+    enum ds_op op;
+    union {
+#define X(id, fn) struct ds_##fn##_args fn;
+        DS_OPS(X)
+#undef X
+        struct {
+            void *to;
+            const void *from;
+            size_t bytes;
+        } copy;
+    } args;
+};
+
+struct ds_recording {
+    size_t count;
+    struct apart_done done[APART_RECORDED];
+};
+
+static struct {
+    const struct ds_kernels *inside;
+    enum apart_breaks breaks;
+    unsigned left; /* calls until it breaks, 0: it does not */
+    bool broken;   /* it did */
+    size_t held;   /* pieces of memory and recordings that were not given back */
+    struct ds_recording *recording;
+    size_t played;
+} apart;
+
+/* Does this call fail? */
+static inline int apart_call(struct ds_error *err)
+{
+    if (apart.broken && apart.breaks == APART_FOR_GOOD)
+        return ds_fail(err, EIO, "the device is broken");
+    if (apart.left == 0 || --apart.left > 0)
+        return 0;
+    apart.broken = true;
+    return ds_fail(err, EIO, "the device breaks");
+}
+
+/* Recorded: true. */
+static inline bool apart_keep(struct apart_done done)
+{
+    if (apart.recording == NULL)
+        return false;
+    if (apart.recording->count == APART_RECORDED)
+        abort();
+    apart.recording->done[apart.recording->count++] = done;
+    return true;
+}
+
+#define X(id, fn)                                                                                  \
+    static inline int apart_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream,      \
+                                 struct ds_error *err)                                             \
+    {                                                                                              \
+        int rc = apart_call(err);                                                                  \
+        struct apart_done done = {.what = APART_OP, .op = DS_OP_##id, .args.fn = *args};           \
+                                                                                                   \
+        return rc != 0 || apart_keep(done) ? rc : apart.inside->fn(args, stream, err);             \
+    }
+DS_OPS(X)
+#undef X
+
+static const struct ds_kernels apart_kernels = {.name = "apart",
+#define X(id, fn) .fn = apart_##fn,
+                                                DS_OPS(X)
+#undef X
+};
+
+static inline int apart_alloc(struct ds_device *device, size_t bytes, void **out,
+                              struct ds_error *err)
+{
+    int rc = apart_call(err);
+
+    if (rc == 0)
+        rc = ds_backend_cpu.alloc(device, bytes, out, err);
+    apart.held += rc == 0;
+    return rc;
+}
+
+static inline void apart_free(struct ds_device *device, void *memory, size_t bytes)
+{
+    apart.held--;
+    ds_backend_cpu.free(device, memory, bytes);
+}
+
+static inline struct ds_stream *apart_stream(struct ds_device *device, unsigned queue)
+{
+    (void)queue;
+    return device->stream;
+}
+
+static inline int apart_events(struct ds_device *device, unsigned count, struct ds_error *err)
+{
+    (void)device;
+    (void)count;
+    return apart_call(err);
+}
+
+static inline int apart_copy(struct ds_stream *stream, enum ds_copy_way way, void *to,
+                             const void *from, size_t bytes, struct ds_error *err)
+{
+    int rc = apart_call(err);
+
+    (void)stream;
+    (void)way;
+    if (rc == 0 && !apart_keep((struct apart_done){APART_COPY, .args.copy = {to, from, bytes}}))
+        memcpy(to, from, bytes);
+    return rc;
+}
+
+static inline int apart_clear(struct ds_stream *stream, void *to, size_t bytes,
+                              struct ds_error *err)
+{
+    int rc = apart_call(err);
+
+    (void)stream;
+    if (rc == 0 && !apart_keep((struct apart_done){APART_CLEAR, .args.copy = {to, NULL, bytes}}))
+        memset(to, 0, bytes);
+    return rc;
+}
+
+static inline int apart_event(struct ds_stream *stream, unsigned event, struct ds_error *err)
+{
+    (void)stream;
+    (void)event;
+    return apart_call(err);
+}
+
+static inline int apart_finish(struct ds_stream *stream, struct ds_error *err)
+{
+    (void)stream;
+    return apart_call(err);
+}
+
+static inline void *apart_handle(struct ds_stream *stream)
+{
+    return stream;
+}
+
+static inline int apart_memory(struct ds_device *device, uint64_t *left, uint64_t *all,
+                               struct ds_error *err)
+{
+    (void)device;
+    *left = *all = 1u << 30;
+    return apart_call(err);
+}
+
+static inline int apart_record(struct ds_stream *stream, struct ds_error *err)
+{
+    int rc = apart_call(err);
+
+    (void)stream;
+    if (rc != 0)
+        return rc;
+    apart.recording = calloc(1, sizeof(*apart.recording));
+    if (apart.recording == NULL)
+        abort();
+    apart.held++;
+    return 0;
+}
+
+static inline void apart_drop(struct ds_recording *recording)
+{
+    apart.held--;
+    free(recording);
+}
+
+/* Whatever it says, the stream goes on. */
+static inline int apart_record_end(struct ds_stream *stream, struct ds_recording **out,
+                                   struct ds_error *err)
+{
+    int rc = apart_call(err);
+
+    (void)stream;
+    if (rc == 0)
+        *out = apart.recording;
+    else
+        apart_drop(apart.recording);
+    apart.recording = NULL;
+    return rc;
+}
+
+static inline int apart_again(const struct apart_done *done, struct ds_stream *stream,
+                              struct ds_error *err)
+{
+    if (done->what == APART_COPY)
+        memcpy(done->args.copy.to, done->args.copy.from, done->args.copy.bytes);
+    if (done->what == APART_CLEAR)
+        memset(done->args.copy.to, 0, done->args.copy.bytes);
+    if (done->what != APART_OP)
+        return 0;
+    switch (done->op) {
+#define X(id, fn)                                                                                  \
+    case DS_OP_##id: return apart.inside->fn(&done->args.fn, stream, err);
+        DS_OPS(X)
+#undef X
+    case DS_OP_COUNT: break;
+    }
+    abort();
+}
+
+static inline int apart_play(struct ds_stream *stream, const struct ds_recording *recording,
+                             struct ds_error *err)
+{
+    int rc = apart_call(err);
+
+    for (size_t i = 0; rc == 0 && i < recording->count; i++)
+        rc = apart_again(&recording->done[i], stream, err);
+    apart.played++;
+    return rc;
+}
+
+static inline const char *apart_note(struct ds_device *device)
+{
+    (void)device;
+    return NULL;
+}
+
+static const struct ds_backend_queues apart_queues = {
+    .stream = apart_stream,
+    .events = apart_events,
+    .host_alloc = apart_alloc,
+    .host_free = apart_free,
+    .copy = apart_copy,
+    .clear = apart_clear,
+    .signal = apart_event,
+    .await = apart_event,
+    .finish = apart_finish,
+    .handle = apart_handle,
+    .memory = apart_memory,
+    .record = apart_record,
+    .record_end = apart_record_end,
+    .play = apart_play,
+    .record_drop = apart_drop,
+    .note = apart_note,
+};
+
+/* From now on the device is this one, whose call number `nth` fails; 0: none. */
+static inline void apart_begin(struct ds_device *device, bool with_queues, enum apart_breaks breaks,
+                               unsigned nth)
+{
+    static struct ds_backend backend;
+
+    backend = ds_backend_cpu;
+    backend.alloc = apart_alloc;
+    backend.free = apart_free;
+    backend.queues = with_queues ? &apart_queues : NULL;
+    memset(&apart, 0, sizeof(apart));
+    apart.inside = device->stream->kernels;
+    apart.breaks = breaks;
+    apart.left = nth;
+    device->backend = &backend;
+    device->stream->kernels = &apart_kernels;
+}
+
+#endif

@@ -34,9 +34,10 @@ struct ds_device_args {
     unsigned threads;     /* >= 1 */
     const int *cores;     /* [threads] to pin to, or NULL: inherit the process' affinity */
     size_t scratch_bytes; /* per stream */
+    bool fp8;             /* products of FP8 will be asked for */
 };
 
-/* -ENOTSUP unknown or absent device, -ENOMEM, -EINVAL. */
+/* -ENOTSUP unknown or absent device, or one without what will be asked for; -ENOMEM, -EINVAL. */
 int ds_device_open(struct ds_device **device, const struct ds_device_args *args,
                    struct ds_error *err) DS_NODISCARD;
 void ds_device_close(struct ds_device *device);
@@ -110,8 +111,8 @@ void *ds_stream_handle(struct ds_stream *stream);
 
 /* The most arithmetic the device does in products of this type, in FLOP/s.  On the CPU: F32
  * multiply-adds in registers by all threads, the best of some runs of a fraction of a millisecond;
- * of a 16-bit type that, or a product of 512 x 512 if it is faster, as with matrix units.  For
- * utilisation figures, never for decisions. */
+ * of a 16-bit type that, or a product of 512 x 512 if it is faster, as with matrix units.  U8 is
+ * FP8, which is BF16 on the CPU.  For utilisation figures, never for decisions. */
 double ds_device_peak(struct ds_device *device, enum ds_dtype type);
 
 const struct ds_kernels *ds_stream_kernels(const struct ds_stream *stream);

@@ -40,13 +40,49 @@ static const char *check_epilogue(const struct ds_matmul_args *a)
     return NULL;
 }
 
+static bool is_fp8(enum ds_fp8 type)
+{
+    return type == DS_E4M3 || type == DS_E5M2;
+}
+
+static bool is_extent(size_t n)
+{
+    return n != 0 && n % DS_FP8_UNIT == 0;
+}
+
+static bool unaligned(const void *p)
+{
+    return (uintptr_t)p % DS_FP8_UNIT != 0;
+}
+
+/* What products of FP8 ask for beside what all do. */
+static const char *check_fp8(const struct ds_matmul_args *a)
+{
+    if (!is_extent(a->m) || !is_extent(a->n) || !is_extent(a->k))
+        return "an impossible shape";
+    if (a->trans_a || !a->trans_b || a->lda != a->k || a->ldb != a->k)
+        return "operands of FP8 that lie in another way";
+    if (!is_fp8(a->fp8.a_type) || !is_fp8(a->fp8.b_type) ||
+        (a->fp8.a_type == DS_E5M2 && a->fp8.b_type == DS_E5M2) ||
+        (a->out_type != DS_BF16 && (a->out_type != DS_F32 || a->bias != NULL)))
+        return "a type that is not supported";
+    if (a->dbias != NULL)
+        return "the gradient of a bias from codes";
+    if (a->fp8.a_scale == NULL || a->fp8.b_scale == NULL)
+        return "a pointer is missing";
+    return unaligned(a->a) || unaligned(a->b) ? "codes that are not aligned" : NULL;
+}
+
 static const char *check_matmul(const struct ds_matmul_args *a)
 {
+    const char *wrong;
+
     if (a->m == 0 || a->n == 0 || a->k == 0)
         return "an empty matrix";
     if (a->a == NULL || a->b == NULL || a->d == NULL)
         return "a matrix is missing";
-    if (!is_act(a->in_type) || (a->out_type != a->in_type && a->out_type != DS_F32))
+    if (a->in_type != DS_U8 &&
+        (!is_act(a->in_type) || (a->out_type != a->in_type && a->out_type != DS_F32)))
         return "a type that is not supported";
     if (a->lda < (a->trans_a ? a->m : a->k) || a->ldb < (a->trans_b ? a->k : a->n) ||
         a->ldd < a->n || (a->c != NULL && a->ldc < a->n))
@@ -56,7 +92,8 @@ static const char *check_matmul(const struct ds_matmul_args *a)
     if (too_big(a->trans_a ? a->k : a->m, a->lda) || too_big(a->trans_b ? a->n : a->k, a->ldb) ||
         too_big(a->m, a->ldd))
         return "a matrix larger than memory";
-    return check_epilogue(a);
+    wrong = check_epilogue(a);
+    return wrong == NULL && a->in_type == DS_U8 ? check_fp8(a) : wrong;
 }
 
 static const char *check_bias_bwd(const struct ds_bias_bwd_args *a)
@@ -331,6 +368,17 @@ static const char *check_cast(const struct ds_cast_args *a)
     if (!is_act(a->from) || !is_act(a->to))
         return "a type that is not supported";
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
+}
+
+static const char *check_fp8_cast(const struct ds_fp8_cast_args *a)
+{
+    if (!is_extent(a->rows) || !is_extent(a->cols) || too_big(a->rows, a->cols))
+        return "an impossible shape";
+    if (!is_act(a->act) || !is_fp8(a->type))
+        return "a type that is not supported";
+    if (a->x == NULL || a->scale == NULL || (a->codes == NULL && a->turned == NULL))
+        return "a pointer is missing";
+    return unaligned(a->codes) || unaligned(a->turned) ? "codes that are not aligned" : NULL;
 }
 
 /* clang-format off */

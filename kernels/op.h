@@ -35,6 +35,7 @@
 
 #include "base/error.h"
 #include "kernels/dtype.h"
+#include "kernels/fp8.h"
 
 /* clang-format off */
 #define DS_OPS(X) \
@@ -65,7 +66,8 @@
     X(MUON_MOMENTS,  muon_moments) \
     X(MUON,          muon) \
     X(AFFINE,        affine) \
-    X(CAST,          cast)
+    X(CAST,          cast) \
+    X(FP8_CAST,      fp8_cast)
 
 enum ds_op {
 #define X(id, fn) DS_OP_##id,
@@ -86,13 +88,24 @@ enum ds_op {
  * operation, which sees s rounded to out_type, or at once, which sees it in F32.
  *
  * With dbias it is the gradient of a weight and B that of the product's output, stored [k,n] dense:
- * dbias[n] (+)= sum over the rows of B, of F32 as D is; no epilogue beside it. */
+ * dbias[n] (+)= sum over the rows of B, of F32 as D is; no epilogue beside it.
+ *
+ * Of in_type U8 A and B are codes of FP8 as ds_fp8_cast() makes them, and their product is
+ * multiplied by both scales before anything is added.  Both have k last, [m,k] and [n,k], as matrix
+ * units want them, and are dense; m, n and k are multiples of DS_FP8_UNIT; D is of BF16, as the
+ * bias then is, or of F32 without one. */
 enum ds_epilogue { DS_EPILOGUE_NONE, DS_EPILOGUE_GELU, DS_EPILOGUE_GELU_BWD };
+struct ds_fp8_operands {
+    enum ds_fp8 a_type, b_type; /* not both E5M2 */
+    const float *a_scale, *b_scale;
+    bool fast; /* a device may keep sums in fewer bits than F32 has, where that is faster */
+};
 struct ds_matmul_args {
     size_t m, n, k;
     bool trans_a, trans_b;
-    enum ds_dtype in_type;  /* of A and B */
-    enum ds_dtype out_type; /* of C and D: in_type or F32 */
+    enum ds_dtype in_type;      /* of A and B */
+    enum ds_dtype out_type;     /* of C and D: in_type or F32 */
+    struct ds_fp8_operands fp8; /* with in_type U8 */
     const void *a, *b;
     size_t lda, ldb;
     const void *c;
@@ -413,6 +426,19 @@ struct ds_cast_args {
     enum ds_dtype from, to;
     const void *x;
     void *y;
+};
+
+/* Codes of FP8 of x[rows,cols] times a power of two, and *scale, by which codes are multiplied to
+ * have x back: the largest element decides both.  `turned` has the rows as columns.  Where an
+ * element is not finite *scale is NaN.  Codes are aligned to DS_FP8_UNIT. */
+struct ds_fp8_cast_args {
+    size_t rows, cols; /* multiples of DS_FP8_UNIT */
+    enum ds_dtype act; /* of x */
+    enum ds_fp8 type;
+    const void *x;
+    uint8_t *codes;  /* [rows,cols], or NULL */
+    uint8_t *turned; /* [cols,rows], or NULL */
+    float *scale;
 };
 
 struct ds_stream; /* where operations run; kernels/device.h */

@@ -20,6 +20,7 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
     size_t bytes = ds__need_sumsq();
 
     bytes = max(bytes, ds__need_matmul(q->threads, q->act != DS_F32));
+    bytes = max(bytes, ds__need_fp8(q->threads, q->fp8_elems));
     bytes = max(bytes, ds__need_bias_bwd(q->rows, widest));
     bytes = max(bytes, ds__need_norm_bwd(q->rows, q->hidden));
     if (q->head_size != 0) {

@@ -51,6 +51,7 @@ enum ds_optim_kind {
 /* sqrt(max(1, outputs / inputs)); 0.2 sqrt(max(outputs, inputs)), AdamW's size of an update */
 enum ds_muon_scale { DS_MUON_SCALE_SHAPE, DS_MUON_SCALE_ADAMW };
 enum ds_compute { DS_COMPUTE_FP32, DS_COMPUTE_BF16, DS_COMPUTE_FP16 };
+enum ds_matmul { DS_MATMUL_COMPUTE, DS_MATMUL_FP8 };
 enum ds_grad_wire { DS_GRAD_WIRE_FP32, DS_GRAD_WIRE_BF16 };
 enum { DS_MAX_PREFETCH = 4 };
 enum ds_recompute {
@@ -123,6 +124,7 @@ struct ds_job {
     } schedule;
     struct {
         enum ds_compute compute;
+        enum ds_matmul matmul;       /* of products inside layers */
         enum ds_grad_wire grad_wire; /* type in which gradients are summed over ranks */
         uint64_t loss_scale;         /* 0: by the scaler; fp16 only */
         struct {

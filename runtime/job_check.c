@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/fp8.h"
 #include "runtime/job.h"
 #include "runtime/job_table.h"
 
@@ -452,6 +453,48 @@ static int check_scale(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
+/* Extents of products of FP8 are multiples of 16: of layers, and of tokens. */
+static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const struct {
+        const char *path;
+        uint64_t value;
+    } widths[] = {{"model.hidden", shape->hidden}, {"model.ffn", shape->ffn}};
+    uint64_t tokens = job->train.micro_batch * job->train.sequence, unit = DS_FP8_UNIT;
+    char fit[64];
+
+    if (job->precision.matmul != DS_MATMUL_FP8)
+        return 0;
+    if (job->precision.compute != DS_COMPUTE_BF16)
+        return FAIL_AT(keys, blame(keys, "precision.matmul", "precision.compute"), EINVAL,
+                       "'precision.matmul' fp8 needs 'precision.compute' bf16; set it");
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
+        if (widths[i].value % unit == 0)
+            continue;
+        near_multiples(unit, widths[i].value, fit, sizeof(fit));
+        return FAIL_AT(keys, blame(keys, widths[i].path, "precision.matmul"), EINVAL,
+                       "'%s' must be a multiple of %" PRIu64 " for 'precision.matmul' fp8, not "
+                       "%" PRIu64 "; %s would do",
+                       widths[i].path, unit, widths[i].value, fit);
+    }
+    if (2 * shape->kv_heads * shape->head_size % unit != 0)
+        return FAIL_AT(keys, blame(keys, "model.kv_heads", "precision.matmul"), EINVAL,
+                       "'model.kv_heads' %" PRIu64 " x %" PRIu64 ", the size of a head, must be a "
+                       "multiple of %" PRIu64 " for 'precision.matmul' fp8",
+                       shape->kv_heads, shape->head_size, unit / 2);
+    while (unit > 1 && job->train.sequence * (unit / 2) % DS_FP8_UNIT == 0)
+        unit /= 2;
+    if (tokens % DS_FP8_UNIT == 0)
+        return 0;
+    near_multiples(unit, job->train.micro_batch, fit, sizeof(fit));
+    return FAIL_AT(keys, blame(keys, "train.micro_batch", "train.sequence"), EINVAL,
+                   "'train.micro_batch' %" PRIu64 " x 'train.sequence' %" PRIu64
+                   " tokens must be a multiple of %d for 'precision.matmul' fp8; a micro_batch of "
+                   "%s would do",
+                   job->train.micro_batch, job->train.sequence, DS_FP8_UNIT, fit);
+}
+
 static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     uint64_t layers = job->activation.layers;
@@ -475,6 +518,7 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
         check_name,     check_env,       check_model,
         check_data,     check_batch,     default_and_check_optim,
         check_schedule, check_recompute, check_scale,
+        check_fp8,
     };
     int rc = 0;
 

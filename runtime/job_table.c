@@ -42,6 +42,8 @@ static const struct ds_choice anneals[] = {
 static const struct ds_choice computes[] = {
     {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", DS_COMPUTE_FP16, false},
     {NULL, 0, false}};
+static const struct ds_choice matmuls[] = {
+    {"compute", DS_MATMUL_COMPUTE, false}, {"fp8", DS_MATMUL_FP8, false}, {NULL, 0, false}};
 static const struct ds_choice grad_wires[] = {
     {"fp32", DS_GRAD_WIRE_FP32, false}, {"bf16", DS_GRAD_WIRE_BF16, false}, {NULL, 0, false}};
 static const struct ds_choice shard_groups[] = {
@@ -232,6 +234,10 @@ static const struct ds_key job_keys[] = {
 
     ENUM("precision.compute", precision.compute, BITS, "fp32", computes,
          "type of activations and products; weights and sums are kept in fp32"),
+    ENUM("precision.matmul", precision.matmul, BITS, "compute", matmuls,
+         "type of the operands of the matrix products inside layers: compute is precision.compute; "
+         "fp8, with compute bf16, is E4M3 forward and for weights, E5M2 for gradients, one scale a "
+         "tensor; on GPUs of compute capability 8.9 or later, or, slower than bf16, on CPUs"),
     ENUM("precision.grad_wire", precision.grad_wire, BITS, "fp32", grad_wires,
          "type in which gradients travel between ranks; sums are taken in fp32"),
 

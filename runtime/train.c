@@ -60,6 +60,14 @@ static void tell_where(void *user, char *out, size_t cap)
     ds_engine_where(trainer->engine, out, cap);
 }
 
+static double peak_of(const struct ds_trainer *trainer)
+{
+    const struct ds_plan *plan = &trainer->plan;
+    double peak = ds_device_peak(trainer->device, ds_compute_dtype(plan->compute));
+
+    return plan->fp8 ? ds_plan_peak(plan, peak, ds_device_peak(trainer->device, DS_U8)) : peak;
+}
+
 static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_monitor_start start = {
@@ -71,9 +79,7 @@ static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
         .plan_hash = trainer->plan.hash,
         .overlap =
             trainer->args->cores > trainer->args->threads || ds_device_is_apart(trainer->device),
-        .peak = trainer->args->rank == 0
-                    ? ds_device_peak(trainer->device, ds_compute_dtype(trainer->plan.compute))
-                    : 0.0,
+        .peak = trainer->args->rank == 0 ? peak_of(trainer) : 0.0,
     };
 
     trainer->peak = start.peak * start.world;

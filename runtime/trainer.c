@@ -114,6 +114,7 @@ int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct 
         .index = args->device,
         .threads = args->threads,
         .scratch_bytes = scratch_bytes,
+        .fp8 = args->job->precision.matmul == DS_MATMUL_FP8,
     };
 
     return ds_device_open(&trainer->device, &device, err);

@@ -244,7 +244,7 @@ static double product_peak(struct ds_device *device, enum ds_dtype type)
 static double cpu_peak(struct ds_device *device, enum ds_dtype type)
 {
     double best = registers_peak(device);
-    double product = type == DS_F32 ? 0.0 : product_peak(device, type);
+    double product = type == DS_F32 ? 0.0 : product_peak(device, type == DS_U8 ? DS_BF16 : type);
 
     return product > best ? product : best;
 }

@@ -11,6 +11,7 @@
  * less than a pass over D afterwards; BF16 and F16 are rounded once, at the end.
  */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fp8.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/need.h"
@@ -283,6 +284,8 @@ static int multiply(const struct ds_matmul_args *args, struct ds_stream *stream,
     bool low = args->in_type != DS_F32;
     int rc = 0;
 
+    if (args->in_type == DS_U8)
+        return DS_ISA(ds__cpu_fp8_matmul)(args, stream, err);
     mm.scratch_floats = ds__need_matmul(1, low) / sizeof(float);
     if (args->m >= args->n)
         mm.piece_m = piece(args->m, threads);

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* clang-format off */
 enum {
@@ -53,6 +54,12 @@ static inline size_t ds__need_matmul(unsigned threads, bool low)
     return threads * sizeof(float) *
            ((size_t)DS_TILE_ROWS * DS_TILE_K + (size_t)DS_TILE_K * DS_TILE_N +
             (low ? (size_t)DS_TILE_M * DS_TILE_N : 0));
+}
+
+/* Both operands widened to 16 bits, `elems` together, behind what their product takes. */
+static inline size_t ds__need_fp8(unsigned threads, size_t elems)
+{
+    return elems == 0 ? 0 : ds__need_matmul(threads, true) + elems * sizeof(uint16_t);
 }
 
 static inline size_t ds__need_bias_bwd(size_t rows, size_t n)

@@ -189,16 +189,17 @@ static void key_text(const struct choice *c, char text[DS_CHOICE_KEY])
 {
     const struct ds_product_key *k = &c->p->key;
     size_t workspace = ds__operands(c->stream, &c->args).workspace_bytes;
-    char epilogue[48] = "";
+    char more[48] = "";
 
     if (c->plain != NULL)
-        (void)snprintf(epilogue, sizeof(epilogue), " epilogue %u %u", k->epilogue,
-                       k->gelu_x_alignment);
+        (void)snprintf(more, sizeof(more), " epilogue %u %u", k->epilogue, k->gelu_x_alignment);
+    else if (k->in_type == DS_U8)
+        (void)snprintf(more, sizeof(more), " fp8 %u %u fast %u", k->a_type, k->b_type, k->fast);
     (void)snprintf(text, DS_CHOICE_KEY,
                    "%s cublaslt-%zu%s %" PRIu64 "x%" PRIu64 "x%" PRIu64 " ld %" PRIu64 " %" PRIu64
                    " %" PRIu64 " %" PRIu64
                    " align %u %u %u %u %u trans %u%u type %u%u add %u tf32 %u workspace %zu",
-                   c->w->args.device, c->w->lt->GetVersion(), epilogue, k->m, k->n, k->k,
+                   c->w->args.device, c->w->lt->GetVersion(), more, k->m, k->n, k->k,
                    k->ld[DS_MATRIX_A], k->ld[DS_MATRIX_B], k->ld[DS_MATRIX_C], k->ld[DS_MATRIX_D],
                    k->alignment[DS_MATRIX_A], k->alignment[DS_MATRIX_B], k->alignment[DS_MATRIX_C],
                    k->alignment[DS_MATRIX_D], k->bias_alignment, k->trans_a, k->trans_b, k->in_type,

@@ -156,6 +156,17 @@ static int read_attributes(struct cuda_device *cuda, struct ds_error *err)
     return 0;
 }
 
+static int check_fp8(const struct cuda_device *cuda, struct ds_error *err)
+{
+    if (cuda->major * 10 + cuda->minor >= 89)
+        return 0;
+    return ds_fail(
+        err, ENOTSUP,
+        "CUDA device %d has compute capability %d.%d and multiplies no FP8, 8.9 or later "
+        "does; set 'precision.matmul' to compute",
+        cuda->index, cuda->major, cuda->minor);
+}
+
 static int cuda_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
 {
     struct cuda_device *cuda = cuda_of(device);
@@ -298,6 +309,8 @@ static int fill(struct cuda_device *cuda, const struct ds_device_args *args, str
     if (error != cudaSuccess)
         return fail(cuda, error, "be used", err);
     rc = read_attributes(cuda, err);
+    if (rc == 0 && args->fp8)
+        rc = check_fp8(cuda, err);
     for (unsigned i = 0; rc == 0 && i < DS_DEVICE_QUEUES; i++)
         rc = make_stream(cuda, i, err);
     if (rc == 0)
@@ -349,9 +362,9 @@ static void cuda_free(struct ds_device *device, void *memory, size_t bytes)
     (void)cudaFree(memory);
 }
 
-/* What matrix units do on 16-bit types without sparsity, and the other cores in F32 (TF32 is off),
- * in FLOP per clock and multiprocessor, by compute capability: from NVIDIA's tables of arithmetic
- * throughput. */
+/* What matrix units do on 16-bit types without sparsity, on FP8 twice of that, and the other cores
+ * in F32 (TF32 is off), in FLOP per clock and multiprocessor, by compute capability: from NVIDIA's
+ * tables of arithmetic throughput. */
 static double cuda_peak(struct ds_device *device, enum ds_dtype type)
 {
     const struct cuda_device *cuda = cuda_of(device);
@@ -359,7 +372,8 @@ static double cuda_peak(struct ds_device *device, enum ds_dtype type)
 
     if (type == DS_F32)
         per_clock = cuda->major == 8 && cuda->minor == 0 ? 128.0 : 256.0;
-
+    if (type == DS_U8)
+        per_clock *= 2.0;
     return per_clock * cuda->processors * cuda->clock_khz * 1e3;
 }
 

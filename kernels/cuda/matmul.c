@@ -5,7 +5,8 @@
  *
  * The library's GELU is the tanh form, as ours is, and its gradient of a bias has the type of D,
  * which of a gradient of weights is F32; but it overwrites, so a sum over micro-batches is one
- * operation more, on n numbers.
+ * operation more, on n numbers.  FP8 it multiplies for Hopper where both operands have the inner
+ * dimension contiguous, which is how ours lie; their scales it reads on the device.
  */
 #include "kernels/cuda/matmul.h"
 
@@ -34,6 +35,13 @@ static int type_of(unsigned type)
     return type == DS_F32 ? DS_BLASLT_R_32F : type == DS_BF16 ? DS_BLASLT_R_16BF : DS_BLASLT_R_16F;
 }
 
+static int operand_type(const struct ds_matmul_args *a, enum ds_fp8 fp8)
+{
+    if (a->in_type != DS_U8)
+        return type_of(a->in_type);
+    return fp8 == DS_E4M3 ? DS_BLASLT_R_8F_E4M3 : DS_BLASLT_R_8F_E5M2;
+}
+
 static uint32_t alignment_of(const void *p)
 {
     uintptr_t at = (uintptr_t)p | ALIGNMENT_MAX;
@@ -43,10 +51,11 @@ static uint32_t alignment_of(const void *p)
 
 /* --- what is asked of the library --------------------------------------------------------------*/
 
-/* A bias of another type than the sums is added after; the library has no epilogue for it. */
+/* A bias of another type than the sums is added after; the library has no epilogue for it.  That of
+ * FP8 has the type of D. */
 static bool adds_bias(const struct ds_matmul_args *a)
 {
-    return a->bias != NULL && a->in_type == a->out_type;
+    return a->bias != NULL && (a->in_type == a->out_type || a->in_type == DS_U8);
 }
 
 static uint32_t epilogue_of(const struct ds_matmul_args *a)
@@ -89,6 +98,8 @@ struct ds_operands ds__operands(const struct ds_cuda_stream *stream, const struc
         .a = a->a,
         .b = a->b,
         .c = a->c != NULL ? a->c : a->d,
+        .a_scale = a->fp8.a_scale,
+        .b_scale = a->fp8.b_scale,
         .d = a->d,
         .bias = (void *)(uintptr_t)a->bias, /* read, not written */
         .gelu_x = a->gelu_x,
@@ -121,6 +132,9 @@ static struct ds_product_key key_of(const struct ds_matmul_args *a, const struct
         .trans_a = a->trans_a,
         .trans_b = a->trans_b,
         .in_type = (uint8_t)a->in_type,
+        .a_type = (uint8_t)operand_type(a, a->fp8.a_type),
+        .b_type = (uint8_t)operand_type(a, a->fp8.b_type),
+        .fast = a->in_type == DS_U8 && a->fp8.fast,
         .out_type = (uint8_t)a->out_type,
         .add = a->c != NULL,
     };
@@ -143,9 +157,16 @@ static void drop_product(const struct ds_cuda_matmul *w, struct ds_product *p)
 static int point(const struct ds_cuda_matmul *w, const struct ds_product *p,
                  const struct ds_operands *x)
 {
+    bool fp8 = p->key.in_type == DS_U8;
     int s = 0;
 
-    if (p->key.bias_alignment != 0)
+    if (fp8) /* the library's A is our B */
+        s = w->lt->MatmulDescSetAttribute(p->desc, DS_BLASLT_DESC_A_SCALE, &x->b_scale,
+                                          sizeof(x->b_scale));
+    if (s == 0 && fp8)
+        s = w->lt->MatmulDescSetAttribute(p->desc, DS_BLASLT_DESC_B_SCALE, &x->a_scale,
+                                          sizeof(x->a_scale));
+    if (s == 0 && p->key.bias_alignment != 0)
         s = w->lt->MatmulDescSetAttribute(p->desc, DS_BLASLT_DESC_BIAS_POINTER, &x->bias,
                                           sizeof(x->bias));
     if (s == 0 && p->key.gelu_x_alignment != 0)
@@ -162,6 +183,7 @@ static int describe(const struct ds_cuda_matmul *w, struct ds_product *p)
     int32_t first = k->trans_b ? DS_BLASLT_OP_T : DS_BLASLT_OP_N;
     int32_t second = k->trans_a ? DS_BLASLT_OP_T : DS_BLASLT_OP_N;
     int64_t ld = (int64_t)k->n;
+    int8_t fast = (int8_t)k->fast;
     int s = lt->MatmulDescCreate(&p->desc, tf32 ? DS_BLASLT_COMPUTE_TF32 : DS_BLASLT_COMPUTE_32F,
                                  DS_BLASLT_R_32F);
 
@@ -172,6 +194,8 @@ static int describe(const struct ds_cuda_matmul *w, struct ds_product *p)
     if (s == 0 && k->epilogue != DS_BLASLT_EPILOGUE_DEFAULT)
         s = lt->MatmulDescSetAttribute(p->desc, DS_BLASLT_DESC_EPILOGUE, &k->epilogue,
                                        sizeof(k->epilogue));
+    if (s == 0 && k->fast)
+        s = lt->MatmulDescSetAttribute(p->desc, DS_BLASLT_DESC_FAST_ACCUM, &fast, sizeof(fast));
     if (s == 0 && k->gelu_x_alignment != 0)
         s = lt->MatmulDescSetAttribute(p->desc, DS_BLASLT_DESC_AUX_LD, &ld, sizeof(ld));
     return s;
@@ -181,18 +205,18 @@ static int lay_out(const struct ds_cuda_matmul *w, struct ds_product *p)
 {
     const struct ds_product_key *k = &p->key;
     const struct {
-        unsigned type;
+        int type;
         uint64_t rows, columns; /* as the library sees them */
     } matrix[DS_MATRICES] = {
-        [DS_MATRIX_A] = {k->in_type, k->trans_a ? k->m : k->k, k->trans_a ? k->k : k->m},
-        [DS_MATRIX_B] = {k->in_type, k->trans_b ? k->k : k->n, k->trans_b ? k->n : k->k},
-        [DS_MATRIX_C] = {k->out_type, k->n, k->m},
-        [DS_MATRIX_D] = {k->out_type, k->n, k->m},
+        [DS_MATRIX_A] = {k->a_type, k->trans_a ? k->m : k->k, k->trans_a ? k->k : k->m},
+        [DS_MATRIX_B] = {k->b_type, k->trans_b ? k->k : k->n, k->trans_b ? k->n : k->k},
+        [DS_MATRIX_C] = {type_of(k->out_type), k->n, k->m},
+        [DS_MATRIX_D] = {type_of(k->out_type), k->n, k->m},
     };
     int s = 0;
 
     for (size_t i = 0; s == 0 && i < DS_MATRICES; i++)
-        s = w->lt->MatrixLayoutCreate(&p->layout[i], type_of(matrix[i].type), matrix[i].rows,
+        s = w->lt->MatrixLayoutCreate(&p->layout[i], matrix[i].type, matrix[i].rows,
                                       matrix[i].columns, (int64_t)k->ld[i]);
     return s;
 }

@@ -23,7 +23,10 @@ struct ds_product_key {
     uint32_t alignment[DS_MATRICES];           /* in bytes */
     uint32_t bias_alignment, gelu_x_alignment; /* 0: there is none */
     uint32_t epilogue;                         /* the library's number */
-    uint8_t trans_a, trans_b, in_type, out_type, add, unused[7];
+    uint8_t trans_a, trans_b, in_type, out_type, add;
+    uint8_t a_type, b_type; /* the library's numbers */
+    uint8_t fast;           /* sums of FP8 */
+    uint8_t unused[4];
 };
 
 struct ds_product {
@@ -44,6 +47,7 @@ struct ds_cuda_matmul {
 /* What a product works on: pointers, which may differ from call to call. */
 struct ds_operands {
     const void *a, *b, *c;
+    const float *a_scale, *b_scale; /* of FP8 */
     void *d, *bias, *gelu_x, *workspace, *stream;
     size_t workspace_bytes;
 };

@@ -33,14 +33,20 @@ static const struct ds_key keys[] = {
     F64("device.flops.fp32", device.flops.fp32, 0, "0", 0, MAX_RATE,
         "FLOP/s that large matrix products of fp32 reach on one rank"),
     F64("device.flops.bf16", device.flops.bf16, 0, "0", 0, MAX_RATE, "the same of bf16 and fp16"),
+    F64("device.flops.fp8", device.fp8.flops, DS_KEY_DERIVED, "device.flops.bf16", 0, MAX_RATE,
+        "FLOP/s of products with precision.matmul fp8, of codes that are there"),
     F64("device.peak.fp32", device.peak.fp32, DS_KEY_DERIVED, "device.flops.fp32", 0, MAX_RATE,
         "FLOP/s of which MFU is a share"),
     F64("device.peak.bf16", device.peak.bf16, DS_KEY_DERIVED, "device.flops.bf16", 0, MAX_RATE,
         "the same for bf16 and fp16"),
+    F64("device.peak.fp8", device.fp8.peak, DS_KEY_DERIVED, "device.flops.fp8; else device.peak.bf16",
+        0, MAX_RATE, "FLOP/s of which MFU is a share, of those"),
     F64("device.matmul_half.fp32", device.matmul_half.fp32, 0, "0", 0, 1e6,
         "smallest extent of a matrix product of fp32 at which it reaches half of flops"),
     F64("device.matmul_half.bf16", device.matmul_half.bf16, 0, "0", 0, 1e6,
         "the same of bf16 and fp16"),
+    F64("device.matmul_half.fp8", device.fp8.matmul_half, DS_KEY_DERIVED, "device.matmul_half.bf16", 0,
+        1e6, "smallest extent at which they reach half of flops"),
     F64("device.attention.fp32", device.attention.fp32, DS_KEY_DERIVED, "device.flops.fp32", 0,
         MAX_RATE, "FLOP/s of attention in fp32, causal work counted once"),
     F64("device.attention.bf16", device.attention.bf16, DS_KEY_DERIVED, "device.flops.bf16", 0,
@@ -135,6 +141,11 @@ static int complete(struct ds_cluster *cluster, const struct ds_keys *table, str
                            err);
     default_to(&cluster->device.peak.fp32, cluster->device.flops.fp32);
     default_to(&cluster->device.peak.bf16, cluster->device.flops.bf16);
+    default_to(&cluster->device.fp8.peak, cluster->device.fp8.flops > 0.0
+                                              ? cluster->device.fp8.flops
+                                              : cluster->device.peak.bf16);
+    default_to(&cluster->device.fp8.flops, cluster->device.flops.bf16);
+    default_to(&cluster->device.fp8.matmul_half, cluster->device.matmul_half.bf16);
     default_to(&cluster->device.attention.fp32, cluster->device.flops.fp32);
     default_to(&cluster->device.attention.bf16, cluster->device.flops.bf16);
     default_to(&cluster->device.pointwise.fp32, cluster->device.bandwidth);

@@ -54,6 +54,9 @@ struct ds_cluster {
         struct ds_rate flops; /* of large matrix products */
         struct ds_rate peak;
         struct ds_rate matmul_half; /* smallest extent at which a product reaches half of flops */
+        struct {
+            double flops, peak, matmul_half;
+        } fp8; /* 0: as bf16's */
         struct ds_rate attention;
         struct ds_rate attention_half; /* sequence at which it reaches half of that */
         struct ds_rate pointwise;

@@ -276,6 +276,9 @@ static int print(const struct machine *machine, struct ds_error *err)
     cluster.device.flops = rate_of(rates->fp32.flops, rates->bf16.flops);
     cluster.device.peak = cluster.device.flops;
     cluster.device.matmul_half = rate_of(rates->fp32.matmul_half, rates->bf16.matmul_half);
+    cluster.device.fp8.flops = cluster.device.fp8.peak =
+        cluster.device.flops.bf16; /* so multiplied */
+    cluster.device.fp8.matmul_half = cluster.device.matmul_half.bf16;
     cluster.device.attention = rate_of(rates->fp32.attention, rates->bf16.attention);
     cluster.device.attention_half = rate_of(rates->fp32.attention_half, rates->bf16.attention_half);
     cluster.device.pointwise = rate_of(rates->fp32.pointwise, rates->bf16.pointwise);

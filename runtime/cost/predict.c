@@ -102,7 +102,8 @@ static void sum_up(struct ds_prediction *p, const struct ds_cluster *cluster,
     p->exposed_s = fmax(0.0, p->step_s - p->compute_s - p->update_s);
     p->tokens_per_s = tokens / p->step_s;
     p->mfu = p->tokens_per_s * plan->flops_per_token /
-             (peak_of(cluster, plan->compute) * (double)plan->world);
+             (ds_plan_peak(plan, peak_of(cluster, plan->compute), cluster->device.fp8.peak) *
+              (double)plan->world);
 }
 
 /* A step after whatever the clocks have seen; its times count from where compute was free. */

@@ -105,16 +105,44 @@ static double attention(const struct bench *b, double passes)
            b->cluster->device.launch_us * 1e-6;
 }
 
-/* The four products of a layer, each with `tokens` rows. */
-static double layer_products(const struct bench *b, unsigned times, bool down)
+/* A product of codes, and what makes them: a matrix is read for its largest element and read again;
+ * codes of a byte are written, those of a gradient twice.  Where the host computes, both operands
+ * become bf16 before. */
+static double fp8_product(const struct bench *b, double out, double in, bool backward)
 {
-    enum ds_compute compute = b->plan->compute;
-    double t = b->tokens, c = b->hidden;
+    const struct ds_cluster *cluster = b->cluster;
+    double t = b->tokens, times = backward ? 2.0 : 1.0, least = fmin(t, fmin(out, in));
+    double codes = t * in + in * out, elems = codes * (2.0 * b->act + 1.0);
+    struct ds_rate other = cluster->device.flops;
+    double flops = cluster->device.fp8.flops > 0.0 ? cluster->device.fp8.flops
+                                                   : by_type(other, is_low(other, DS_COMPUTE_BF16));
+    double compute_s = 2.0 * t * out * in / flops * (1.0 + cluster->device.fp8.matmul_half / least);
+    double memory_s = (codes + t * out * b->act) / cluster->device.bandwidth;
 
-    return times * (ds_work_matmul(b->cluster, compute, t, b->qkv, c) +
-                    ds_work_matmul(b->cluster, compute, t, c, b->heads) +
-                    ds_work_matmul(b->cluster, compute, t, b->ffn_in, c) +
-                    (down ? ds_work_matmul(b->cluster, compute, t, c, b->ffn) : 0.0));
+    if (backward)
+        elems += t * out * (2.0 * b->act + 2.0);
+    if (!b->plan->apart && cluster->pcie.bandwidth <= 0.0)
+        elems += times * (codes + (backward ? t * out : 0.0)) * 3.0;
+    return times * (fmax(compute_s, memory_s) + cluster->device.launch_us * 1e-6) +
+           pointwise(b, elems, backward ? 6.0 : 4.0);
+}
+
+/* The products of a layer, each with `tokens` rows; backward two for each. */
+static double layer_products(const struct bench *b, bool backward, bool down)
+{
+    double sum = 0.0;
+
+    for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
+        struct ds_extents e = ds_model_product(&b->plan->shape, (enum ds_layer_product)i);
+        double out = (double)e.out, in = (double)e.in;
+
+        if (i == DS_PRODUCT_DOWN && !down)
+            continue;
+        sum += b->plan->fp8 ? fp8_product(b, out, in, backward)
+                            : (backward ? 2.0 : 1.0) *
+                                  ds_work_matmul(b->cluster, b->plan->compute, b->tokens, out, in);
+    }
+    return sum;
 }
 
 /* Both norms and the feed-forward activation again. */
@@ -125,11 +153,12 @@ static double selective_forward(const struct bench *b)
     return pointwise(b, row * b->tokens * b->act, 3.0);
 }
 
-/* On a GPU GELU and its derivative are parts of the products beside them, which then move what it
- * alone reads or writes.  Where only it is computed again it is by itself, forward. */
+/* On a GPU GELU and its derivative are parts of the products beside them, unless those are of FP8,
+ * which then move what it alone reads or writes.  Where only it is computed again it is by itself,
+ * forward. */
 static bool gelu_in_product(const struct bench *b)
 {
-    return b->plan->apart && !b->family->swiglu;
+    return b->plan->apart && !b->family->swiglu && !b->plan->fp8;
 }
 
 static double layer_forward(const struct bench *b, uint32_t block, bool recompute)
@@ -143,7 +172,7 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
-    return layer_products(b, 1, !recompute) + attention(b, 1.0) +
+    return layer_products(b, false, !recompute) + attention(b, 1.0) +
            dropout(b, recompute ? 1.0 : 2.0) + pointwise(b, row * b->tokens * b->act, operations);
 }
 
@@ -155,7 +184,7 @@ static double layer_backward(const struct bench *b)
     double row = norms + rope + biases + b->ffn_in + (alone ? b->ffn_in + b->ffn : 0.0);
     double operations = (b->family->rope ? 3.0 : 6.0) + (alone ? 1.0 : 0.0);
 
-    return layer_products(b, 2, true) + attention(b, 2.5) + dropout(b, 2.0) +
+    return layer_products(b, true, true) + attention(b, 2.5) + dropout(b, 2.0) +
            pointwise(b, row * b->tokens * b->act, operations);
 }
 

@@ -62,6 +62,7 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
         .rows = layer->net->tokens,
         .in = in[product],
         .out = out[product],
+        .codes = layer->net->block[0].buf[layer->pass][DS_BUFFER_CODES],
     };
 }
 

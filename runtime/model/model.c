@@ -27,6 +27,52 @@ uint64_t ds_model_ffn_in_width(const struct ds_model_shape *shape)
     return ds_family_of(shape->arch)->swiglu ? 2 * shape->ffn : shape->ffn;
 }
 
+struct ds_extents ds_model_product(const struct ds_model_shape *shape,
+                                   enum ds_layer_product product)
+{
+    switch (product) {
+    case DS_PRODUCT_QKV: return (struct ds_extents){shape->hidden, ds_model_qkv_width(shape)};
+    case DS_PRODUCT_PROJ:
+        return (struct ds_extents){shape->heads * shape->head_size, shape->hidden};
+    case DS_PRODUCT_FC: return (struct ds_extents){shape->hidden, ds_model_ffn_in_width(shape)};
+    default: return (struct ds_extents){shape->ffn, shape->hidden};
+    }
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Rows and weights; then gradients twice, and beside them rows or weights. */
+uint64_t ds_model_fp8_bytes(const struct ds_model_shape *shape, uint64_t tokens, bool train)
+{
+    uint64_t most = 0;
+
+    for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
+        struct ds_extents e = ds_model_product(shape, (enum ds_layer_product)i);
+        uint64_t rows = tokens * e.in, weights = e.in * e.out;
+
+        most = larger(most, rows + weights);
+        if (train)
+            most = larger(most, 2 * tokens * e.out + larger(rows, weights));
+    }
+    return DS_MODEL_FP8_SCALES + most;
+}
+
+uint64_t ds_model_fp8_operands(const struct ds_model_shape *shape, uint64_t tokens)
+{
+    uint64_t most = 0;
+
+    for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
+        struct ds_extents e = ds_model_product(shape, (enum ds_layer_product)i);
+
+        most = larger(most, tokens * (e.in + e.out));
+        most = larger(most, e.in * e.out + tokens * larger(e.in, e.out));
+    }
+    return most;
+}
+
 static uint64_t extent_of(const struct ds_model_shape *shape, enum ds_extent extent)
 {
     switch (extent) {
@@ -122,6 +168,18 @@ double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t seq
         multiplied -= (double)shape->vocab * (double)shape->hidden;
     return 6.0 * multiplied + 6.0 * (double)shape->layers * (double)shape->heads *
                                   (double)shape->head_size * (double)sequence;
+}
+
+double ds_model_product_flops_per_token(const struct ds_model_shape *shape)
+{
+    double multiplied = 0.0;
+
+    for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
+        struct ds_extents e = ds_model_product(shape, (enum ds_layer_product)i);
+
+        multiplied += (double)(e.in * e.out);
+    }
+    return 6.0 * multiplied * (double)shape->layers;
 }
 
 struct bound {

@@ -57,12 +57,34 @@ struct ds_param {
 size_t ds_model_param_count(const struct ds_model_shape *shape);
 void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_param *param);
 
+/* The matrix products of a layer, of rows of width `in` to rows of width `out`. */
+enum ds_layer_product {
+    DS_PRODUCT_QKV,
+    DS_PRODUCT_PROJ,
+    DS_PRODUCT_FC,
+    DS_PRODUCT_DOWN,
+    DS_PRODUCT_COUNT
+};
+struct ds_extents {
+    uint64_t in, out;
+};
+struct ds_extents ds_model_product(const struct ds_model_shape *shape,
+                                   enum ds_layer_product product);
+
+/* What products of FP8 work in (runtime/model/fp8.c): bytes of the codes of a pass, a training or a
+ * forward one; elements of both operands of the largest product. */
+enum { DS_MODEL_FP8_SCALES = 64 }; /* of the first, at its start */
+uint64_t ds_model_fp8_bytes(const struct ds_model_shape *shape, uint64_t tokens, bool train);
+uint64_t ds_model_fp8_operands(const struct ds_model_shape *shape, uint64_t tokens);
+
 unsigned ds_model_blocks(const struct ds_model_shape *shape); /* layers + 2 */
 uint64_t ds_model_elems(const struct ds_model_shape *shape);  /* of all parameters */
 
 /* FLOPs of one trained token, forward and backward: 6 N + 6 L C T (llm.c's convention: causal
  * attention counted once, the embedding counted when tied). */
 double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence);
+/* What of them is products inside layers. */
+double ds_model_product_flops_per_token(const struct ds_model_shape *shape);
 
 /* head_size = hidden / heads, kv_heads | heads, even head_size for rotary positions, ... */
 int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err) DS_NODISCARD;

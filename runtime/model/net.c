@@ -173,6 +173,8 @@ int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, con
         .gelu_x = linear->gelu_x,
     };
 
+    if (linear->codes != NULL)
+        return ds__fp8_fwd(net, linear, x, residual, y, err);
     return ds_matmul(&args, net->stream, err);
 }
 
@@ -197,6 +199,8 @@ int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, c
         .gelu_x = linear->gelu_x,
     };
 
+    if (linear->codes != NULL)
+        return ds__fp8_bwd_x(net, linear, dx, err);
     return ds_matmul(&args, net->stream, err);
 }
 
@@ -224,9 +228,19 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
         .dbias = linear->dbias,
         .accumulate_dbias = accumulate,
     };
+    const struct ds_bias_bwd_args bias = {.rows = linear->rows,
+                                          .n = linear->out,
+                                          .act = net->act,
+                                          .dy = dy,
+                                          .dbias = linear->dbias,
+                                          .accumulate = accumulate};
+    int rc;
 
     assert(linear->dbias == NULL || !weight_out); /* no family has biases and matrices [out, in] */
-    return ds_matmul(&args, net->stream, err);
+    if (linear->codes == NULL)
+        return ds_matmul(&args, net->stream, err);
+    rc = ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
+    return rc != 0 || linear->dbias == NULL ? rc : ds_bias_bwd(&bias, net->stream, err);
 }
 
 int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *y,

@@ -87,15 +87,25 @@ struct ds_linear {
     float *dweight, *dbias;
     size_t rows, in, out;
     void *gelu_x;
+    void *codes; /* DS_BUFFER_CODES: the products are of FP8; or NULL */
 };
 int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                    const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
-/* dx = dy W^T (* gelu'(gelu_x)) */
+/* dx = dy W^T (* gelu'(gelu_x)).  With codes ds__linear_bwd_w() comes before, which leaves those of
+ * dy. */
 int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, const void *dy,
                      void *dx, struct ds_error *err) DS_NODISCARD;
 /* dweight (+)= x^T dy, dbias (+)= sum of dy */
 int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                      const void *dy, bool accumulate, struct ds_error *err) DS_NODISCARD;
+
+/* The same with codes, and without biases' gradients. */
+int ds__fp8_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
+                const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
+int ds__fp8_bwd_x(const struct ds_net *net, const struct ds_linear *linear, void *dx,
+                  struct ds_error *err) DS_NODISCARD;
+int ds__fp8_bwd_w(const struct ds_net *net, const struct ds_linear *linear, const void *x,
+                  const void *dy, bool accumulate, struct ds_error *err) DS_NODISCARD;
 
 struct ds_norm_use { /* one of the norms, on the rows of a micro-batch */
     uint32_t block;

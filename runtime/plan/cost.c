@@ -49,6 +49,8 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .ffn_in = ffn_in > qkv ? ffn_in : qkv,
         .vocab = shape->vocab,
         .logit_rows = plan->logit_rows,
+        .fp8_elems =
+            plan->fp8 ? ds_model_fp8_operands(shape, plan->micro_batch * plan->sequence) : 0,
     };
 
     if (!plan->apart)
@@ -130,6 +132,16 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
                      : 0;
     cost_rest(plan);
     plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->sequence);
+    plan->fp8_flops_per_token = plan->fp8 ? ds_model_product_flops_per_token(&plan->shape) : 0.0;
+}
+
+double ds_plan_peak(const struct ds_plan *plan, double peak, double fp8_peak)
+{
+    double share = plan->fp8_flops_per_token / plan->flops_per_token;
+
+    if (share <= 0.0 || peak <= 0.0 || fp8_peak <= 0.0)
+        return peak;
+    return 1.0 / (share / fp8_peak + (1.0 - share) / peak);
 }
 
 uint64_t ds_plan_host_bytes(const struct ds_plan *plan)

@@ -79,10 +79,11 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
 
     (void)ds_buf_printf(out,
                         "model     %s, %s parameters: %" PRIu64 " layers x %" PRIu64 ", %" PRIu64
-                        " heads, vocabulary %" PRIu64 ", %s\n",
+                        " heads, vocabulary %" PRIu64 ", %s%s\n",
                         ds_family_of(shape->arch)->name,
                         count_text((double)ds_model_elems(shape)).text, shape->layers,
-                        shape->hidden, shape->heads, shape->vocab, compute_name(plan->compute));
+                        shape->hidden, shape->heads, shape->vocab, compute_name(plan->compute),
+                        plan->fp8 ? ", products of layers fp8" : "");
     (void)ds_buf_printf(out,
                         "step      %" PRIu64 " x %" PRIu64 " = %s tokens, %" PRIu64
                         " pass%s of %" PRIu64 " per rank, %" PRIu64 " steps\n",
@@ -112,6 +113,17 @@ static void print_row(struct ds_buf *out, const char *name, uint64_t bytes)
                         ds__bytes_text(bytes).text);
 }
 
+/* The largest buffer of codes: evaluation has a smaller one. */
+static uint64_t codes_bytes(const struct ds_plan *plan)
+{
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < plan->buffers; i++)
+        if (plan->buffer[i].buffer == DS_BUFFER_CODES && plan->buffer[i].bytes > most)
+            most = plan->buffer[i].bytes;
+    return most;
+}
+
 /* Arenas of the host, or the others; with none on the host HOST_* mean nothing. */
 static void print_arenas(const struct ds_plan *plan, bool host, struct ds_buf *out)
 {
@@ -129,6 +141,8 @@ void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
     print_arenas(plan, false, out);
     if (plan->peer_bytes > 0)
         print_row(out, "shared, of other ranks", plan->peer_bytes);
+    if (plan->fp8)
+        print_row(out, "of activations codes of fp8", codes_bytes(plan));
     if (plan->offload) {
         print_row(out, "of the device",
                   ds_plan_total_bytes(plan) - (plan->apart ? 0 : ds_plan_host_bytes(plan)));
@@ -264,6 +278,8 @@ static void json_memory(struct ds_json *json, const struct ds_plan *plan)
         ds_json_u64(json, ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i]);
     if (plan->offload)
         ds_json_u64(json, "of the host", ds_plan_host_bytes(plan));
+    if (plan->fp8)
+        ds_json_u64(json, "codes of fp8", codes_bytes(plan));
     ds_json_u64(json, "shared, of other ranks", plan->peer_bytes);
     ds_json_u64(json, "total", ds_plan_total_bytes(plan));
     ds_json_u64(json, "of it once per host", plan->common_bytes);
@@ -279,6 +295,7 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_string(json, "arch", ds_family_of(plan->shape.arch)->name);
     ds_json_u64(json, "parameters", ds_model_elems(&plan->shape));
     ds_json_string(json, "compute", compute_name(plan->compute));
+    ds_json_string(json, "matmul", plan->fp8 ? "fp8" : compute_name(plan->compute));
     ds_json_u64(json, "world", plan->world);
     ds_json_u64(json, "threads", plan->threads);
     ds_json_u64(json, "micro_batches", plan->micro_batches);

@@ -5,8 +5,9 @@
  *
  * N tokens of a micro-batch pass through.  A layer keeps what its backward pass reads; what it
  * recomputes is written twice and lives for one instruction, then for two, so that all layers share
- * one place without anyone saying so.  The classifier's logits exist for one chunk of rows.  When
- * parameters are updated nothing of it is alive any more; Muon works there.
+ * one place without anyone saying so.  Codes of FP8 are for one product at a time, in one place.
+ * The classifier's logits exist for one chunk of rows.  When parameters are updated nothing of it
+ * is alive any more; Muon works there.
  *
  * Packing: largest first, each at the lowest place that no neighbour in time occupies.
  *
@@ -139,6 +140,10 @@ static void add_step(struct maker *maker)
     add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, head_last + 1,
         layers_last);
     add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, head_last + 1, layers_last);
+    if (maker->plan->fp8)
+        add(maker, DS_BUFFER_CODES, DS_PASS_TRAIN, 0,
+            ds_model_fp8_bytes(&maker->plan->shape, maker->tokens, true),
+            find(step, DS_INSTR_FORWARD, 1, 0), layers_last);
 }
 
 static void add_eval(struct maker *maker)
@@ -148,6 +153,11 @@ static void add_eval(struct maker *maker)
     uint32_t head = find(eval, DS_INSTR_FORWARD, blocks - 1, false);
 
     add_ends(maker, DS_PASS_EVAL, 0, head, head, at);
+    if (maker->plan->fp8)
+        add(maker, DS_BUFFER_CODES, DS_PASS_EVAL, 0,
+            ds_model_fp8_bytes(&maker->plan->shape, maker->tokens, false),
+            find(eval, DS_INSTR_FORWARD, 1, false),
+            find(eval, DS_INSTR_FORWARD, blocks - 2, false));
     for (uint32_t block = 0; block + 1 < blocks; block++) {
         uint32_t next = find(eval, DS_INSTR_FORWARD, block + 1, false);
 

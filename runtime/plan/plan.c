@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "kernels/fp8.h"
 #include "runtime/model/family.h"
 #include "runtime/optim.h"
 #include "runtime/plan/internal.h"
@@ -40,6 +41,13 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
         return ds_fail(
             err, EINVAL, "'train.sequence' %llu must be between 1 and 'model.context' %llu",
             (unsigned long long)job->train.sequence, (unsigned long long)job->model.shape.context);
+    if (job->precision.matmul == DS_MATMUL_FP8 &&
+        job->train.micro_batch * job->train.sequence % DS_FP8_UNIT != 0)
+        return ds_fail(err, EINVAL,
+                       "'train.micro_batch' %llu x 'train.sequence' %llu tokens must be a multiple "
+                       "of %d for 'precision.matmul' fp8",
+                       (unsigned long long)job->train.micro_batch,
+                       (unsigned long long)job->train.sequence, DS_FP8_UNIT);
     return 0;
 }
 
@@ -94,6 +102,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->optim_states,
         plan->by_tensor,
         plan->bf16_wire,
+        plan->fp8,
         plan->common[ds__plan_read_arena(plan)],
     };
 
@@ -122,6 +131,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->rank = args->rank;
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
+    plan->fp8 = job->precision.matmul == DS_MATMUL_FP8;
     plan->bf16_wire = job->precision.grad_wire == DS_GRAD_WIRE_BF16 && plan->world > 1;
     plan->drops = job->model.dropout > 0.0;
     plan->drops_weights = job->model.attention_dropout > 0.0;

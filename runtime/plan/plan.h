@@ -86,7 +86,8 @@
     X(FFN_IN,    "ffn_in")    X(FFN_ACT,   "ffn_act") \
     X(NORMF,     "normf")     X(STATF,     "statf") \
     X(LOGITS,    "logits")    X(DLOGITS,   "dlogits") \
-    X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide")
+    X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
+    X(CODES,     "codes")
 /* The runs of a block's forward pass that have activations of their own. */
 #define DS_PASSES(X) X(TRAIN, "train") X(RECOMPUTE, "recompute") X(EVAL, "eval")
 /* clang-format on */
@@ -200,6 +201,7 @@ struct ds_plan {
     unsigned shard, replica;                       /* this rank's place in them */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     enum ds_compute compute;
+    bool fp8;                    /* products of layers are of FP8 */
     bool bf16_wire;              /* gradients are summed over ranks in bf16 */
     bool drops, drops_weights;   /* dropout on the stream, of the attention's weights */
     unsigned optim_states;       /* lines of MOMENTS */
@@ -241,6 +243,7 @@ struct ds_plan {
     uint64_t wire_bytes_per_step; /* sent by one rank, but for the flags */
     uint64_t messages_per_step;
     double flops_per_token;
+    double fp8_flops_per_token; /* of those */
     uint64_t hash;
 };
 
@@ -325,6 +328,10 @@ uint64_t ds_plan_host_bytes(const struct ds_plan *plan);
 /* What `ranks` such ranks add to the memory of the host, or of their devices: what they hold once
  * counts once, pages that several touch where they belong. */
 uint64_t ds_plan_ranks_bytes(const struct ds_plan *plan, unsigned ranks);
+
+/* FLOP/s of which utilisation is a share: where products of FP8 have a peak of their own, the rate
+ * at which a step takes as long as all its FLOPs do, each at the peak of its type. */
+double ds_plan_peak(const struct ds_plan *plan, double peak, double fp8_peak);
 
 /* Does this host hold `ranks` such ranks?  `available_bytes` from ds_mem_available(); of a plan
  * that is apart, a device's.  -ENOMEM with the table of arenas in the text. */

@@ -37,10 +37,26 @@ Test(cluster, says_what_it_says_and_derives_the_rest)
     cr_assert_eq(cluster.ranks, 8);
     cr_assert_str_eq(cluster.device.name, "H200");
     cr_assert_eq(cluster.device.peak.bf16, 790e12, "the peak is the rate where none is given");
+    cr_assert_eq(cluster.device.fp8.flops, 790e12, "FP8 is as fast as bf16 where nothing is said");
+    cr_assert_eq(cluster.device.fp8.peak, 790e12);
     cr_assert_eq(cluster.device.pointwise.bf16, 4.3e12);
     cr_assert_eq(cluster.device.update, 4.3e12);
     cr_assert_eq(cluster.network.latency_us, 0.0);
     cr_assert_eq(cluster.overlap, 1.0);
+    ds_cluster_release(&cluster);
+}
+
+Test(cluster, rates_of_fp8)
+{
+    static const char text[] = "device: {flops: {bf16: 7e14, fp8: 13e14}, bandwidth: 4e12,\n"
+                               "         peak: {bf16: 9e14}, matmul_half: {bf16: 300, fp8: 500}}\n";
+    struct ds_cluster cluster;
+    struct ds_error err = {0};
+
+    cr_assert_eq(parse(&cluster, text, &err), 0, "%s", err.text);
+    cr_assert_eq(cluster.device.fp8.flops, 13e14);
+    cr_assert_eq(cluster.device.fp8.peak, 13e14, "the peak is the rate where none is given");
+    cr_assert_eq(cluster.device.fp8.matmul_half, 500.0);
     ds_cluster_release(&cluster);
 }
 

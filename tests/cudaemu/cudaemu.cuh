@@ -30,6 +30,7 @@
 #include <type_traits>
 
 #include "kernels/dtype.h"
+#include "kernels/fp8.h"
 
 /* The scheduler reads and writes stacks of fibers: none of a sanitizer's business. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -97,6 +98,32 @@ static inline __half __float2half_rn(float x)
 static inline float __half2float(__half x)
 {
     return ds_f16_to_f32(x.bits);
+}
+
+/* --- numbers of 8 bits ------------------------------------------------------------------------- */
+
+struct float2 {
+    float x, y;
+};
+
+static inline float2 make_float2(float x, float y)
+{
+    return {x, y};
+}
+
+enum __nv_saturation_t { __NV_NOSAT, __NV_SATFINITE };
+enum __nv_fp8_interpretation_t { __NV_E4M3, __NV_E5M2 };
+typedef unsigned short __nv_fp8x2_storage_t;
+
+/* x in the lower byte. */
+static inline __nv_fp8x2_storage_t __nv_cvt_float2_to_fp8x2(float2 v, __nv_saturation_t saturation,
+                                                            __nv_fp8_interpretation_t type)
+{
+    enum ds_fp8 kind = type == __NV_E4M3 ? DS_E4M3 : DS_E5M2;
+
+    if (saturation != __NV_SATFINITE)
+        abort();
+    return (__nv_fp8x2_storage_t)(ds_fp8_from_f32(kind, v.x) | ds_fp8_from_f32(kind, v.y) << 8);
 }
 
 static inline unsigned __float_as_uint(float x)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels/dtype.h"
+#include "kernels/fp8.h"
 
 enum { INVALID = 7, ALIGNMENTS = 4 };
 
@@ -20,6 +21,8 @@ struct desc {
     uint32_t epilogue;
     void *bias, *aux;
     int64_t aux_ld;
+    const float *scale[2]; /* of A and B; NULL is 1 */
+    int8_t fast;
 };
 
 struct layout {
@@ -130,7 +133,10 @@ int cublasLtMatmulDescSetAttribute(void *desc, int what, const void *value, size
                      {DS_BLASLT_DESC_EPILOGUE, &d->epilogue, sizeof(d->epilogue)},
                      {DS_BLASLT_DESC_BIAS_POINTER, (void *)&d->bias, sizeof(d->bias)},
                      {DS_BLASLT_DESC_AUX_POINTER, (void *)&d->aux, sizeof(d->aux)},
-                     {DS_BLASLT_DESC_AUX_LD, &d->aux_ld, sizeof(d->aux_ld)}};
+                     {DS_BLASLT_DESC_AUX_LD, &d->aux_ld, sizeof(d->aux_ld)},
+                     {DS_BLASLT_DESC_A_SCALE, (void *)&d->scale[0], sizeof(d->scale[0])},
+                     {DS_BLASLT_DESC_B_SCALE, (void *)&d->scale[1], sizeof(d->scale[1])},
+                     {DS_BLASLT_DESC_FAST_ACCUM, &d->fast, sizeof(d->fast)}};
 
     if (s != 0)
         return s;
@@ -233,6 +239,32 @@ static uint64_t id_of(const struct ds_blaslt_algo *algo)
     return algo->data[ID] & ((1 << ID_BITS) - 1);
 }
 
+static bool is_fp8(int type)
+{
+    return type == DS_BLASLT_R_8F_E4M3 || type == DS_BLASLT_R_8F_E5M2;
+}
+
+static bool in_words(const struct layout *l, uint64_t element_bytes)
+{
+    return l->rows * element_bytes % 16 == 0 && (uint64_t)l->ld * element_bytes % 16 == 0;
+}
+
+/* What the library says of products of FP8 for compute capability 8.9 and 9.0: A transposed and B
+ * not, sums in F32, not both of E5M2, D of these types, everything in whole words of 16 bytes. */
+static bool has_fp8(const struct desc *e, const struct layout *a, const struct layout *b,
+                    const struct layout *d, const struct pref *p)
+{
+    uint64_t bytes = d->type == DS_BLASLT_R_32F ? 4 : 2;
+
+    for (size_t i = 0; p != NULL && i < ALIGNMENTS; i++)
+        if (p->alignment[i] < 16)
+            return false;
+    return is_fp8(a->type) && is_fp8(b->type) && e->transa == DS_BLASLT_OP_T &&
+           e->transb == DS_BLASLT_OP_N && e->compute == DS_BLASLT_COMPUTE_32F &&
+           (a->type == DS_BLASLT_R_8F_E4M3 || b->type == DS_BLASLT_R_8F_E4M3) && !is_fp8(d->type) &&
+           in_words(a, 1) && in_words(b, 1) && in_words(d, bytes) && d->cols % 16 == 0;
+}
+
 int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, void *c, void *d,
                                    void *pref, int wanted, struct ds_blaslt_result *results,
                                    int *found)
@@ -248,6 +280,9 @@ int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, v
     if (s != 0)
         return s;
     *found = 0;
+    if ((is_fp8(((struct layout *)a)->type) || is_fp8(((struct layout *)b)->type)) &&
+        !has_fp8(desc, a, b, d, pref))
+        return DS_BLASLT_NOT_SUPPORTED;
     for (int i = 0; i < most && *found < wanted; i++) {
         struct ds_blaslt_result *r = &results[*found];
 
@@ -285,6 +320,9 @@ int cublasLtMatmulAlgoCheck(void *handle, void *desc, void *a, void *b, void *c,
 
 static double element(const void *x, int type, uint64_t i)
 {
+    if (type == DS_BLASLT_R_8F_E4M3 || type == DS_BLASLT_R_8F_E5M2)
+        return (double)ds_fp8_to_f32(type == DS_BLASLT_R_8F_E4M3 ? DS_E4M3 : DS_E5M2,
+                                     ((const uint8_t *)x)[i]);
     if (type == DS_BLASLT_R_32F)
         return (double)((const float *)x)[i];
     return type == DS_BLASLT_R_16BF ? (double)ds_bf16_to_f32(((const ds_bf16 *)x)[i])
@@ -315,15 +353,24 @@ static void check(const struct desc *e, const struct layout *a, const struct lay
     insist((e->transa ? a->rows : a->cols) == (e->transb ? b->cols : b->rows),
            "A and B do not fit together");
     insist(c->rows == d->rows && c->cols == d->cols && c->type == d->type, "C and D differ");
-    insist(a->type == b->type, "types of A and B differ");
-    insist(d->type == a->type || d->type == DS_BLASLT_R_32F, "a type of D that is not supported");
+    if (is_fp8(a->type) || is_fp8(b->type)) {
+        insist(has_fp8(e, a, b, d, NULL), "a product of FP8 that is not supported");
+        insist(!has_bias(e) || d->type == DS_BLASLT_R_16BF, "a bias of another type than D");
+        insist(!has_gelu(e) && e->epilogue != DS_BLASLT_EPILOGUE_BGRADA, "an epilogue of FP8");
+    } else {
+        insist(a->type == b->type, "types of A and B differ");
+        insist(d->type == a->type || d->type == DS_BLASLT_R_32F,
+               "a type of D that is not supported");
+        insist(!has_bias(e) || e->epilogue == DS_BLASLT_EPILOGUE_BGRADA || d->type == a->type,
+               "a bias of another type than D");
+        insist(e->scale[0] == NULL && e->scale[1] == NULL && e->fast == 0,
+               "scales of what is not FP8");
+    }
     insist(!in_place || c->ld == d->ld, "a sum in place with two layouts");
     insist(e->epilogue == DS_BLASLT_EPILOGUE_DEFAULT || has_bias(e) || has_gelu(e),
            "an epilogue that is not known");
     insist(!has_bias(e) || e->bias != NULL, "an epilogue without its bias");
     insist(!has_gelu(e) || e->aux != NULL, "GELU without its other matrix");
-    insist(!has_bias(e) || e->epilogue == DS_BLASLT_EPILOGUE_BGRADA || d->type == a->type,
-           "a bias of another type than D");
     insist(judge(e, a, d) == 0, "an epilogue that was refused");
 }
 
@@ -399,6 +446,7 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
     const void *const matrix[ALIGNMENTS] = {a, b, c, d};
     uint64_t depth = e->transa ? la->rows : la->cols;
     float by, times;
+    double factor;
     int s = fate();
 
     (void)handle;
@@ -409,13 +457,15 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
         return s != 0 ? s : 13;
     memcpy(&by, alpha, sizeof(by));
     memcpy(&times, beta, sizeof(times));
+    factor = (e->scale[0] != NULL ? (double)*e->scale[0] : 1.0) *
+             (e->scale[1] != NULL ? (double)*e->scale[1] : 1.0);
     for (uint64_t j = 0; j < ld->cols; j++) {
         for (uint64_t i = 0; i < ld->rows; i++) {
             double sum = 0.0;
 
             for (uint64_t k = 0; k < depth; k++)
                 sum += entry(a, la, e->transa != 0, i, k) * entry(b, lb, e->transb != 0, k, j);
-            sum *= (double)by;
+            sum *= (double)by * factor;
             if (times != 0.0f)
                 sum += (double)times * entry(c, lc, false, i, j);
             put(d, ld->type, j * (uint64_t)ld->ld + i, finish(e, ld, i, j, sum));
@@ -427,6 +477,7 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
     fake_blaslt.epilogues += has_gelu(e) || e->epilogue == DS_BLASLT_EPILOGUE_BGRADA;
     fake_blaslt.ran[id_of(algo)]++;
     fake_blaslt.compute = e->compute;
+    fake_blaslt.fast = e->fast;
     return 0;
 }
 

@@ -9,8 +9,8 @@
  * its pointers or with an algorithm for another.  A product writes all of its workspace.  It
  * proposes FAKE_PROPOSALS algorithms, of which the last but one is the fastest on the clock; each
  * needs a workspace of its own size.  It refuses what the library's headers rule out: GELU's matrix
- * with rows that are no multiple of 8 or too short, GELU of a D that is not of A's type; and the
- * gradient of a bias from a transposed A.
+ * with rows that are no multiple of 8 or too short, GELU of a D that is not of A's type; the
+ * gradient of a bias from a transposed A; and FP8 as Hopper has not.
  */
 #ifndef DS_TESTS_CUDAEMU_FAKE_BLASLT_H
 #define DS_TESTS_CUDAEMU_FAKE_BLASLT_H
@@ -32,6 +32,7 @@ struct fake_blaslt {
     float epilogue_ms;  /* how much longer they take on the clock */
     uint32_t lacks;     /* an epilogue that is not supported */
     int compute;        /* type of the last product */
+    int fast;           /* did it allow short sums? */
 };
 
 extern struct fake_blaslt fake_blaslt;

@@ -34,6 +34,19 @@ train: {{steps: 1, global_batch: 1, micro_batch: 1}}
 launch: {{device: cuda}}
 """
 SHARE = {"DSRUN_CUDA_SHARE": "1"}
+FP8 = """\
+name: fp8
+model: {{arch: {arch}, layers: 1, hidden: 16, heads: 1, ffn: 32, context: 16}}
+data: {{train: [{text}], format: text}}
+train: {{steps: 3, global_batch: 2, micro_batch: 1}}
+optim: {{lr: 3.0e-3}}
+precision: {{compute: bf16, matmul: {matmul}}}
+zero: {{stage: {stage}}}
+checkpoint: {{every: 1, keep: 1}}
+launch: {{device: {device}, threads: 1, restarts: {restarts}}}
+"""
+FP8_LIMIT = 1e-2  # of the loss, beside bf16; and beside the CPU's FP8, whose sums have another order
+FP8_ORDER = 1e-3
 
 
 def case_job(name, steps=2, compute="fp32", stage=0, device="cuda", restarts=0, every=1):
@@ -339,6 +352,66 @@ def attention():
     h.ok("cuDNN refused attention: CUDNN_STATUS_EXECUTION_FAILED" in said, "attention: a run that fails ends the job", said)
 
 
+def fp8_job(arch, matmul="fp8", device="cuda", stage=0, restarts=0):
+    path = h.work() / f"fp8-{arch}-{matmul}-{device}-{stage}-{restarts}.yaml"
+    path.write_text(FP8.format(arch=arch, text=h.ROOT / "README.md", matmul=matmul, device=device, stage=stage,
+                               restarts=restarts))
+    return path
+
+
+def fp8_run(title, run, *words, slots=1, env=None, **keys):
+    """The lines of metrics as text, and the losses; None where the job failed."""
+    ran = train(fp8_job(**keys), run, slots, extra=words, **(env or {}))
+    if not h.ok(ran.returncode == 0, f"fp8: {title}: the job ends with 0", ran.stdout + ran.stderr):
+        return None, []
+    return h.metric_texts(h.work() / run), h.metrics(h.work() / run)
+
+
+def fp8_numbers(arch):
+    """Near bf16, nearer to the CPU, and the same bits after a restart."""
+    texts, got = fp8_run(f"{arch}", f"fp8-{arch}", arch=arch)
+    _, plain = fp8_run(f"{arch} in bf16", f"fp8-{arch}-bf16", arch=arch, matmul="compute")
+    cpu_texts, cpu = fp8_run(f"{arch} on the CPU", f"fp8-{arch}-cpu", arch=arch, device="cpu")
+    if not (got and plain and cpu):
+        return
+    h.ok(worst(got, plain, "loss") < FP8_LIMIT and got[0]["loss"] != plain[0]["loss"],
+         f"fp8: {arch}: another loss than bf16, within {FP8_LIMIT:g}", (got, plain))
+    h.ok(worst(got, cpu, "loss") < FP8_ORDER, f"fp8: {arch}: the loss of the CPU within {FP8_ORDER:g}",
+         worst(got, cpu, "loss"))
+    for device, whole in (("cuda", texts), ("cpu", cpu_texts)):
+        fp8_run(f"{arch} on {device}, two steps", f"fp8-{arch}-{device}-parts", "train.steps=2", "schedule.steps=3",
+                arch=arch, device=device)
+        parts, _ = fp8_run(f"{arch} on {device}, resumed", f"fp8-{arch}-{device}-parts", arch=arch, device=device)
+        h.ok(parts == whole, f"fp8: {arch} on {device}: the same bits after a restart", (parts, whole))
+
+
+def fp8():
+    """Products in FP8: numbers, memory as planned, a rank that hangs and a GPU that has none."""
+    fp8_numbers("gpt2")
+    fp8_numbers("llama")
+    whole, _ = fp8_run("ZeRO 3 without graphs", "fp8-zero3", slots=2, arch="gpt2", stage=3, env={"DSRUN_CUDA_GRAPHS": "0"})
+    once = h.work() / "fp8-once"
+    texts, _ = fp8_run("a rank does not come, once", "fp8-again", slots=2, arch="gpt2", stage=2, restarts=1,
+                       env={"FAKE_NCCL_NEVER": f"1:4:{once}", "DSRUN_COMM_TIMEOUT": "4"})
+    h.ok(once.exists() and texts is not None and texts == whole,
+         "fp8: started again after a failure, at ZeRO 2, with graphs: the same bits", (texts, whole))
+    job = fp8_job("gpt2")
+    ran, found = planned(job, "checkpoint.every=0")
+    h.ok(ran.returncode == 0 and found["codes of fp8"] > 0, "fp8: dsrun plan counts the codes", found)
+    ran = train(job, "fp8-within", extra=["checkpoint.every=0"], FAKE_CUDA_MEMORY=str(found["total"]))
+    said = [json.loads(line) for line in (h.work() / "fp8-within" / "events.jsonl").read_text().splitlines()]
+    said = [e for e in said if e.get("event") == "memory"]
+    least = found["total"] - found["program and libraries"]
+    h.ok(ran.returncode == 0 and said and least <= said[0]["device_bytes"] <= least * 1.03,
+         "fp8: as much as the plan says is enough, and what is taken", f"{said} {found}\n{ran.stderr}")
+    counts = h.work() / "fp8-counts"
+    ran = train(job, "fp8-old", FAKE_CUDA_MAJOR="8", FAKE_CUDA_COUNT=str(counts))
+    h.ok(ran.returncode == 65 and "has compute capability 8.0 and multiplies no FP8" in ran.stderr and
+         "'precision.matmul' to compute" in ran.stderr, "fp8: refused on a GPU that has none", f"{ran.returncode}\n{ran.stderr}")
+    calls = (h.work() / "fp8-counts.0").read_text()
+    h.ok("cudaMalloc " not in calls, "fp8: before anything is allocated", calls)
+
+
 def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     program = h.BUILD / "gpu" / "test_loss"
@@ -366,6 +439,7 @@ graphs_follow()
 products()
 epilogues()
 attention()
+fp8()
 tests_for_a_gpu()
 no_plugin()
 no_device()

@@ -53,6 +53,7 @@ zero: {{stage: {stage}}}
 checkpoint: {{every: 0}}
 launch: {{device: cuda, threads: 1}}
 """
+FP8_LIMIT = 2e-2  # of losses beside those of bf16
 ENDLESS = """\
 name: endless
 model: {{arch: gpt2, layers: 1, hidden: 32, heads: 2, context: 32}}
@@ -164,15 +165,8 @@ def events(run, name):
 
 # --- parts ----------------------------------------------------------------------------------------------------------
 
-def kernels():
-    """Every program of make gpu-tests; 77: the driver does not map the host's memory."""
-    programs = sorted(p for p in (h.BUILD / "gpu").glob("test_*") if p.suffix == "" and os.access(p, os.X_OK))
-    if not programs:
-        h.ok(False, "kernels: there are programs", f"none in '{h.BUILD}/gpu', make gpu-tests builds them")
-    tries = [(p, p.name, {}) for p in programs]
-    tries += [(p, f"{p.name} without cuDNN", {"DSRUN_CUDA_ATTENTION": "own"})
-              for p in programs if p.name == "test_attention"]
-
+def programs_end(part, tries):
+    """Each (program, name, environment) with 0; 77: the driver does not map the host's memory."""
     def one(what):
         (program, name, more), limit, began = what, clock.left(setting.program), time.monotonic()
         env = h.environment(DSRUN_TEST_PLUGIN=str(setting.plugin), FAKE_CUDA_OPEN="1", **more)
@@ -184,9 +178,21 @@ def kernels():
         for name, ran, took in pool.map(one, tries):
             log.whole(f"{name}: code {ran.returncode} after {took:.1f} s", ran.stdout + ran.stderr)
             if ran.returncode == 77:
-                h.skip(f"kernels: {name}", ran.stderr.strip())
+                h.skip(f"{part}: {name}", ran.stderr.strip())
             else:
-                h.ok(ran.returncode == 0, f"kernels: {name}, {took:.0f} s", ran.stderr[-1500:] + ran.stdout[-500:])
+                h.ok(ran.returncode == 0, f"{part}: {name}, {took:.0f} s", ran.stderr[-1500:] + ran.stdout[-500:])
+
+
+def kernels():
+    """Every program of make gpu-tests but that of FP8, which not every GPU has."""
+    programs = sorted(p for p in (h.BUILD / "gpu").glob("test_*")
+                      if p.suffix == "" and p.name != "test_fp8" and os.access(p, os.X_OK))
+    if not programs:
+        h.ok(False, "kernels: there are programs", f"none in '{h.BUILD}/gpu', make gpu-tests builds them")
+    tries = [(p, p.name, {}) for p in programs]
+    tries += [(p, f"{p.name} without cuDNN", {"DSRUN_CUDA_ATTENTION": "own"})
+              for p in programs if p.name == "test_attention"]
+    programs_end("kernels", tries)
 
 
 def reference():
@@ -316,6 +322,28 @@ def attention():
     if len(losses) == 2:
         apart = max(abs(a - b) / b for a, b in zip(losses["cudnn"], losses["own"]))
         h.ok(apart < LIMITS["bf16"], f"attention by both: losses within {LIMITS['bf16']:g}: {apart:.2g}", losses)
+
+
+def fp8():
+    """Products of FP8 on GPUs that have them: the kernels' test, and a job of a real shape beside bf16."""
+    path, text, losses, texts = h.work() / "fp8.yaml", h.work() / "fp8.txt", {}, []
+    text.write_text(h.TEXT * 1000)
+    for run, matmul in (("fp8-a", "fp8"), ("fp8-b", "fp8"), ("fp8-bf16", "compute")):
+        path.write_text(MEMORY.format(text=text, stage=0, **setting.model)
+                        .replace("compute: bf16", f"compute: bf16, matmul: {matmul}"))
+        ran = train(path, run)
+        if "multiplies no FP8" in ran.stderr:
+            h.skip("products of FP8", next(s for s in ran.stderr.splitlines() if "multiplies no FP8" in s))
+            return
+        if h.ok(ran.returncode == 0, f"{run}: the job ends with 0", ran.stdout + ran.stderr):
+            losses[matmul] = [g["loss"] for g in h.metrics(h.work() / run)]
+            texts.append(h.metric_texts(h.work() / run))
+    if len(losses) == 2 and len(texts) == 3:
+        h.ok(texts[0] == texts[1], "fp8: the same bits run to run", texts[:2])
+        apart = max(abs(a - b) / b for a, b in zip(losses["fp8"], losses["compute"]))
+        h.ok(apart < FP8_LIMIT and losses["fp8"] != losses["compute"],
+             f"fp8: losses within {FP8_LIMIT:g} of bf16's: {apart:.2g}", losses)
+    programs_end("fp8", [(h.BUILD / "gpu" / "test_fp8", "test_fp8", {})])
 
 
 def zero():
@@ -448,7 +476,7 @@ def sanitizer():
 
 
 # The time that each may take, in seconds, all others allowing; doubles are slow.
-PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (memory, 50), (attention, 50), (zero, 110), (killed, 50), (stopped, 60),
+PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (memory, 50), (attention, 50), (fp8, 60), (zero, 110), (killed, 50), (stopped, 60),
          (sanitizer, 80))
 DOUBLES_SLOWER = 6
 

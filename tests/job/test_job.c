@@ -298,6 +298,7 @@ Test(job, digest_follows_what_decides_the_bits)
         {"optim.lr=0.1", false},
         {"model.layers=3", false},
         {"precision.compute=bf16", false},
+        {"precision.matmul=compute", true},
         {"train.micro_batch=4", false},
         {"data.train=b.txt", false},
         {"model.dropout=0", true},
@@ -323,6 +324,18 @@ Test(job, digest_follows_what_decides_the_bits)
         ds_job_release(&job);
     }
     ds_job_release(&base);
+}
+
+Test(job, products_of_fp8_change_the_digest)
+{
+    struct ds_job a, b;
+
+    parse(&a, SMALL "precision: {compute: bf16}\n", NULL);
+    parse(&b, SMALL "precision: {compute: bf16, matmul: fp8}\n", NULL);
+    cr_expect(a.precision.matmul == DS_MATMUL_COMPUTE && b.precision.matmul == DS_MATMUL_FP8);
+    cr_expect(ds_job_digest(&a) != ds_job_digest(&b));
+    ds_job_release(&a);
+    ds_job_release(&b);
 }
 
 Test(job, train_steps_alone_do_not_change_the_digest)

@@ -218,6 +218,24 @@ static const struct wrong {
      "job.yaml:14:39: 'activation.layers' must be at most 'model.layers' 2, not 3"},
     {SMALL, "precision.compute=fp8", EINVAL,
      "override 'precision.compute=fp8': 'precision.compute' must be 'fp32', 'bf16' or 'fp16', not 'fp8'"},
+    {SMALL, "precision.matmul=bf16", EINVAL,
+     "override 'precision.matmul=bf16': 'precision.matmul' must be 'compute' or 'fp8', not 'bf16'"},
+    {SMALL, "precision.matmul=fp8", EINVAL,
+     "override 'precision.matmul=fp8': 'precision.matmul' fp8 needs 'precision.compute' bf16; set it"},
+    {SMALL "precision: {matmul: fp8, compute: fp16}\n", NULL, EINVAL,
+     "job.yaml:14:21: 'precision.matmul' fp8 needs 'precision.compute' bf16; set it"},
+    {SMALL "precision: {matmul: fp8, compute: bf16}\n", "model.hidden=72", EINVAL,
+     "override 'model.hidden=72': 'model.hidden' must be a multiple of 16 for 'precision.matmul' fp8, not 72; 64 or 80 would do"},
+    {SMALL "precision: {matmul: fp8, compute: bf16}\n", "model.ffn=100", EINVAL,
+     "override 'model.ffn=100': 'model.ffn' must be a multiple of 16 for 'precision.matmul' fp8, not 100; 96 or 112 would do"},
+    {SMALL "precision: {matmul: fp8, compute: bf16}\n", "train.sequence=5", EINVAL,
+     "override 'train.sequence=5': 'train.micro_batch' 8 x 'train.sequence' 5 tokens must be a multiple of 16 for 'precision.matmul' fp8; a micro_batch of 16 would do"},
+    {"name: t\n"
+     "model: {arch: llama, layers: 1, hidden: 48, heads: 12, kv_heads: 1, ffn: 64, context: 32}\n"
+     "data: {train: [a.txt]}\n"
+     "train: {steps: 1, global_batch: 8, micro_batch: 8}\n"
+     "precision: {matmul: fp8, compute: bf16}\n", NULL, EINVAL,
+     "job.yaml:2:66: 'model.kv_heads' 1 x 4, the size of a head, must be a multiple of 8 for 'precision.matmul' fp8"},
     {SMALL, "precision.loss_scale=8", EINVAL,
      "override 'precision.loss_scale=8': 'precision.loss_scale' is for 'precision.compute' fp16; leave it out"},
     {SMALL, "precision.loss_scale=0", EINVAL,

@@ -55,6 +55,9 @@ static void for_every_plan(void (*check)(const struct ds_plan *plan, const char 
         job.activation.recompute = set.recompute;
         job.activation.layers = set.recompute != DS_RECOMPUTE_NONE ? i % 3 % (shape.layers + 1) : 0;
         job.precision.compute = set.bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+        job.precision.matmul = set.bf16 && set.micro_batch * job.train.sequence % 16 == 0
+                                   ? DS_MATMUL_FP8
+                                   : DS_MATMUL_COMPUTE;
         (void)snprintf(what, sizeof(what), "model %u world %u passes %u recompute %u bf16 %d",
                        set.model, set.world, (unsigned)set.passes, set.recompute, set.bf16);
         cr_assert_eq(

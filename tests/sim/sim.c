@@ -88,9 +88,11 @@ static void draw_faults(struct job *job, uint64_t begin_ns)
         struct fault *fault = &world->fault[i];
         const struct ds_place *place;
 
-        *fault = (struct fault){.kind = (enum fault_kind)world_draw(world, FAULT_KINDS),
+        *fault = (struct fault){.kind = (enum fault_kind)world_draw(world, FAULT_HELD),
                                 .at_ns = begin_ns + 1 + world_draw(world, span_ns),
                                 .host = (uint32_t)world_draw(world, job->placement.places)};
+        if (fault->kind == FAULT_EXIT && dice % 3 == 0)
+            fault->kind = FAULT_HELD;
         place = &job->placement.place[fault->host];
         fault->rank = place->first_rank + (uint32_t)world_draw(world, place->ranks);
         if (fault->kind == FAULT_SLEEP || (fault->kind == FAULT_FREEZE && dice % 2 == 0))
@@ -163,12 +165,13 @@ static void begin_attempt(struct job *job)
 static void check_cause(struct job *job)
 {
     static const enum ds_failure_kind want[FAULT_KINDS] = {
-        [FAULT_EXIT] = DS_FAILURE_RANK,       [FAULT_SIGNAL] = DS_FAILURE_RANK,
-        [FAULT_OOM] = DS_FAILURE_RANK,        [FAULT_DISK] = DS_FAILURE_RANK,
-        [FAULT_MEMORY] = DS_FAILURE_RANK,     [FAULT_COMM] = DS_FAILURE_RANK,
-        [FAULT_AGENT] = DS_FAILURE_HOST,      [FAULT_CUT] = DS_FAILURE_SILENT,
-        [FAULT_FREEZE] = DS_FAILURE_SILENT,   [FAULT_HANG] = DS_FAILURE_HANG,
-        [FAULT_BROKEN] = DS_FAILURE_LAUNCHER, [FAULT_STOP] = DS_FAILURE_NONE};
+        [FAULT_EXIT] = DS_FAILURE_RANK,   [FAULT_SIGNAL] = DS_FAILURE_RANK,
+        [FAULT_OOM] = DS_FAILURE_RANK,    [FAULT_DISK] = DS_FAILURE_RANK,
+        [FAULT_MEMORY] = DS_FAILURE_RANK, [FAULT_COMM] = DS_FAILURE_RANK,
+        [FAULT_HELD] = DS_FAILURE_RANK,   [FAULT_AGENT] = DS_FAILURE_HOST,
+        [FAULT_CUT] = DS_FAILURE_SILENT,  [FAULT_FREEZE] = DS_FAILURE_SILENT,
+        [FAULT_HANG] = DS_FAILURE_HANG,   [FAULT_BROKEN] = DS_FAILURE_LAUNCHER,
+        [FAULT_STOP] = DS_FAILURE_NONE};
     struct world *world = &job->world;
     const struct fault *fault = &world->fault[0];
     const struct ds_failure *first = &world->super.first;
@@ -192,7 +195,8 @@ static void check_cause(struct job *job)
     if (first->kind == want[fault->kind] && same_place &&
         (first->kind != DS_FAILURE_RANK || first->rank == fault->rank) &&
         first->oom == (fault->kind == FAULT_OOM || fault->kind == FAULT_MEMORY) &&
-        first->disk == (fault->kind == FAULT_DISK) && first->comm == (fault->kind == FAULT_COMM))
+        first->disk == (fault->kind == FAULT_DISK) && first->comm == (fault->kind == FAULT_COMM) &&
+        first->held == (fault->kind == FAULT_HELD))
         return;
     (void)world_fail(world, "fault '%s' at host %u rank %u; told is cause %d at host %u rank %u",
                      fault_words[fault->kind], fault->host, fault->rank, (int)first->kind,
@@ -256,6 +260,8 @@ static bool is_wanted(unsigned on, const struct ds_failure *first)
 
     if (first->kind == DS_FAILURE_RANK && (first->comm || first->code == DS_RANK_VICTIM_EXIT))
         want = DS_CAUSE_COMM;
+    if (first->held)
+        want = DS_CAUSE_START;
     if (first->disk)
         want = DS_CAUSE_DISK_FULL;
     if (first->oom)
@@ -275,9 +281,10 @@ static bool again(struct job *job)
                                      .cause = ds_cause_class(first),
                                      .code = ds_supervise_code(&world->super),
                                      .stopped = world->super.stop_signal != 0,
+                                     .held = first->held,
                                      .step = (int64_t)world->step,
                                      .checkpoint = job->checkpoint};
-    bool was = job->restart.failed_before && job->restart.step == facts.step &&
+    bool was = !first->held && job->restart.failed_before && job->restart.step == facts.step &&
                job->restart.checkpoint == facts.checkpoint;
     uint32_t left = spares_left(job), replaced;
     unsigned made = job->restart.restarts, delay_ms = 0;
@@ -289,7 +296,7 @@ static bool again(struct job *job)
     replaced = ds_spares_replace(&job->spares, lost, first, &facts.replaced);
     check_placement(job, left, replaced);
     if (replaced == 0 && left > 0 && facts.code != 0 &&
-        (first->kind == DS_FAILURE_SILENT || first->kind == DS_FAILURE_HOST))
+        (first->kind == DS_FAILURE_SILENT || first->kind == DS_FAILURE_HOST || first->held))
         (void)world_fail(world, "a lost host is not replaced, %u spares are left", left);
     next = ds_restart_next(&job->restart, &facts, &delay_ms, &why);
     if (next && (made >= job->restarts || facts.code == 0 || facts.stopped))

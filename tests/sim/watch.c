@@ -136,7 +136,7 @@ static bool fits(const struct world *world, const struct ds_failure *first,
     case DS_FAILURE_RANK:
         return event->kind == DS_SUPER_EXIT && event->host == first->host &&
                event->rank == first->rank && event->code == first->code &&
-               event->signal == first->signal &&
+               event->signal == first->signal && first->held == event->held &&
                first->oom ==
                    (event->oom || world->super_rank[event->rank].phase == DS_PHASE_NO_MEMORY);
     case DS_FAILURE_HOST: return event->kind == DS_SUPER_HOST_GONE && event->host == first->host;

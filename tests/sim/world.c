@@ -16,7 +16,7 @@
 
 const char *const fault_words[FAULT_KINDS] = {"exit",  "signal", "oom",  "disk",   "memory",
                                               "comm",  "agent",  "cut",  "freeze", "hang",
-                                              "stall", "broken", "stop", "sleep"};
+                                              "stall", "broken", "stop", "sleep",  "held"};
 
 enum { REPORTERS = 8, SAVE_EVERY = 7 };
 
@@ -310,6 +310,7 @@ static void strike_rank(struct world *world, struct fault *fault)
         send_up(world, fault->host, event);
     }
     event.oom = fault->kind == FAULT_OOM;
+    event.held = fault->kind == FAULT_HELD;
     event.signal = fault->kind == FAULT_SIGNAL ? SIGSEGV : event.oom ? SIGKILL : 0;
     event.code = event.signal == 0 ? 3 : 0;
     world_push(world, world->now_ns, ITEM_END, &event);
@@ -373,6 +374,7 @@ static void on_fault(struct world *world, const struct ds_super_event *which)
     case FAULT_DISK:
     case FAULT_MEMORY:
     case FAULT_COMM:
+    case FAULT_HELD:
     case FAULT_HANG: strike_rank(world, fault); return;
     case FAULT_AGENT:
     case FAULT_CUT:

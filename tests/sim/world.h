@@ -43,6 +43,7 @@ enum fault_kind {               /* in the order of the words in world.c */
                   FAULT_BROKEN, /* the launcher's disk is full */
                   FAULT_STOP,   /* a signal to the launcher */
                   FAULT_SLEEP,  /* the launcher is stopped for a while */
+                  FAULT_HELD,   /* another job holds a GPU: drawn in place of some EXIT */
                   FAULT_KINDS
 };
 

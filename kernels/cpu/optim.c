@@ -141,31 +141,37 @@ DS_INLINE void span(const struct sweep *w, size_t task, unsigned states, enum ds
         turn(w, i, ds__min(DS_LANES, end - i), states, grad_type, low_type, rule);
 }
 
-/* A task of the pool for a rule with that many states; a low copy of F32 is none. */
-#define TASK(rule, states)                                                                         \
+/* A task of the pool for a rule with that many states; a low copy of F32 is none.  Each is compiled
+ * for the types that it can meet: Muon's direction has no copy, and where it is the gradient it is
+ * F32. */
+#define TASK(rule, ...)                                                                            \
     static void rule##_task(void *arg, size_t task, unsigned thread)                               \
     {                                                                                              \
         const struct sweep *w = arg;                                                               \
         const enum ds_dtype low = w->low == NULL ? DS_F32 : w->low_type;                           \
                                                                                                    \
         (void)thread;                                                                              \
-        if (low == DS_F32)                                                                         \
-            DS_TYPED(w->grad_type, span(w, task, states, T, DS_F32, rule));                        \
-        else if (low == DS_BF16)                                                                   \
-            DS_TYPED(w->grad_type, span(w, task, states, T, DS_BF16, rule));                       \
-        else                                                                                       \
-            DS_TYPED(w->grad_type, span(w, task, states, T, DS_F16, rule));                        \
+        (void)low;                                                                                 \
+        __VA_ARGS__                                                                                \
     }
+#define ANY_GRADIENT(rule, states, low) DS_TYPED(w->grad_type, span(w, task, states, T, low, rule))
+#define ANY_TYPES(rule, states)                                                                    \
+    TASK(rule, if (low == DS_F32) ANY_GRADIENT(rule, states, DS_F32);                              \
+         else if (low == DS_BF16) ANY_GRADIENT(rule, states, DS_BF16);                             \
+         else ANY_GRADIENT(rule, states, DS_F16);)
+#define NO_COPY(rule, states) TASK(rule, ANY_GRADIENT(rule, states, DS_F32);)
+#define F32_GRADIENT(rule, states)                                                                 \
+    TASK(rule, DS_TYPED(low, span(w, task, states, DS_F32, T, rule));)
 
-TASK(adam_rule, 2)
-TASK(sgd_rule, 0)
-TASK(momentum_rule, 1)
-TASK(nesterov_rule, 1)
-TASK(lion_rule, 1)
-TASK(adagrad_rule, 1)
-TASK(average_rule, 1)
-TASK(ahead_rule, 1)
-TASK(decayed_rule, 0)
+ANY_TYPES(adam_rule, 2)
+ANY_TYPES(sgd_rule, 0)
+ANY_TYPES(momentum_rule, 1)
+ANY_TYPES(nesterov_rule, 1)
+ANY_TYPES(lion_rule, 1)
+ANY_TYPES(adagrad_rule, 1)
+NO_COPY(average_rule, 1)
+NO_COPY(ahead_rule, 1)
+F32_GRADIENT(decayed_rule, 0)
 
 /* The fields that all args structs have. */
 #define SWEEP_OF(a)                                                                                \

@@ -5,7 +5,7 @@
  *
  * For backends, where their products cannot do it themselves: the same bits as the two calls.
  *
- * Tests   tests/kernels/test_matmul.c
+ * Tests   tests/kernels/test_epilogue.c
  */
 #ifndef DS_KERNELS_EPILOGUE_H
 #define DS_KERNELS_EPILOGUE_H

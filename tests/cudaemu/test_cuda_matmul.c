@@ -8,6 +8,7 @@
 
 #include <unistd.h>
 
+#include "tests/kernels/test_epilogue.c"
 #include "tests/kernels/test_matmul.c"
 
 struct

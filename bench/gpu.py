@@ -4,7 +4,7 @@
 """gpu.py - training speed on one GPU through the real command line (make gpu-bench).
 
 In phases, so that what comes first is known whatever becomes of the rest: dsrun with launch.device cuda on
-each model; kernels by themselves (gpu_kernels.py); PyTorch, where it is installed with CUDA, on the same
+each model; a step of each operation by operation (gpu_profile.py); kernels by themselves (gpu_kernels.py); PyTorch, where it is installed with CUDA, on the same
 tokens of real text (peers/torch_gpu.py: compiled, fused AdamW, its own attention; text.py); dsrun again, with
 the matrix products that the kernels' part measured.  A sample is the median over the measured steps of a run.
 After each phase bench/results/<date>-<gpu>.json is written, with every sample, and at the end the table of
@@ -23,6 +23,7 @@ import tempfile
 import time
 
 import gpu_kernels
+import gpu_profile
 import text
 from common import HERE, Failed, paired, run, run_json
 from common import machine as machine_of
@@ -39,6 +40,7 @@ SHAPES = {
 }
 MORE_THAN_TORCH = 1.15
 WARM, STEPS, LIMIT_S, LEAST_S = 3, 12, 120, 10
+PROFILED = 4  # steps of the run that has a profile; it is of the third
 JOB = """\
 name: gpu
 model: {{arch: {arch}, layers: {layers}, hidden: {hidden}, heads: {heads}, kv_heads: {kv_heads}, ffn: {ffn}, \
@@ -54,15 +56,20 @@ launch: {{device: cuda}}
 """
 
 
+def train(args, shape, tokens, limit_s, env, folder, steps, *words):
+    """A run in `folder`."""
+    path = folder + "/job.yaml"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(JOB.format(tokens=tokens, steps=steps, **shape))
+    run([os.path.abspath(args.build) + "/bin/dsrun", "--slots", "1", "--run-dir", folder + "/run", path, *words],
+        env=env, limit_s=limit_s)
+
+
 def dsrun(args, shape, tokens, limit_s, env):
     """tokens/s of each measured step."""
     steps = WARM + STEPS
     with tempfile.TemporaryDirectory() as folder:
-        path = folder + "/job.yaml"
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(JOB.format(tokens=tokens, steps=steps, **shape))
-        run([os.path.abspath(args.build) + "/bin/dsrun", "--slots", "1", "--run-dir", folder + "/run", path],
-            env=env, limit_s=limit_s)
+        train(args, shape, tokens, limit_s, env, folder, steps)
         with open(folder + "/run/metrics.jsonl", encoding="utf-8") as file:
             speeds = [r["tokens_per_s"] for r in map(json.loads, file) if "tokens_per_s" in r]
     if len(speeds) != steps:
@@ -105,7 +112,7 @@ class Bench:
         self.tokens, self.missing, self.rows = {}, [], []
         self.shapes = {name: shrunk(shape, args.shrink) for name, shape in SHAPES.items()}
         self.results = {"gpu": facts, "machine": machine_of(), "torch": None, "shrink": args.shrink, "warm": WARM,
-                        "steps": STEPS, "step": {}, "kernels": {}, "missing": self.missing}
+                        "steps": STEPS, "step": {}, "profile": {}, "kernels": {}, "missing": self.missing}
         for name, shape in SHAPES.items():
             self.results["step"][name] = {"samples": {"dsrun": [], "torch": [], "measured products": []},
                                           "goal": shape["goal"], "tokens_per_s": None, "over_torch": None}
@@ -135,6 +142,31 @@ class Bench:
                 print(f"not measured: {self.missing[-1]}", flush=True)
         self.save()
 
+    def profile(self):
+        for name, shape in self.shapes.items():
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    train(self.args, shape, self.tokens[name], self.clock.left(), self.env, folder, PROFILED,
+                          "log.trace=kernels")
+                    self.results["profile"][name] = gpu_profile.read(folder + "/run")
+            except (Failed, OSError, ValueError) as failed:
+                self.missing.append(f"{name}, profile: {failed!r}")
+                print(f"not measured: {self.missing[-1]}", flush=True)
+        print(self.profile_text(), flush=True)
+        self.save()
+
+    def profile_text(self):
+        """Tables of what there is by now."""
+        profiles, tables = self.results["profile"], []
+        if profiles:
+            rates = gpu_profile.Rates(profiles.values(), self.results["kernels"])
+            self.results["bounds"] = {"flops": rates.product, "bytes_per_s": rates.copy}
+            for name, profile in profiles.items():
+                samples = self.results["step"][name]["samples"]["dsrun"]
+                tables.append(gpu_profile.table(name, profile, self.shapes[name]["vocab"], rates,
+                                                statistics.median(samples) if samples else None))
+        return "\n\n".join(tables)
+
     def kernels(self, python, products):
         self.results["kernels"], self.rows, missing = gpu_kernels.bench(
             gpu_kernels.Programs(self.args.build, self.args.shrink, self.env), self.clock.left, python, products)
@@ -155,6 +187,8 @@ class Bench:
                 ratio = result["over_torch"] = paired(samples["dsrun"][:pairs], samples["torch"][:pairs])
                 print(f"{'':<14} {ratio:>10.2f} times PyTorch {self.results['torch']}, the goal is {MORE_THAN_TORCH}",
                       flush=True)
+        if self.results["kernels"]:
+            print(self.profile_text(), flush=True)  # by the bounds that are known now
         self.save()
 
 
@@ -186,6 +220,7 @@ def measure(bench, args):
             bench.train("dsrun", lambda shape, tokens, left: dsrun(args, shape, tokens, left, bench.env))
             if again > 0:
                 continue
+            bench.profile()
             peer = bench.results["torch"] = torch_version(args.python)
             bench.kernels(args.python if peer else None, products)
             if peer is None:
@@ -227,7 +262,7 @@ def main():
     measure(bench, args)
     if args.out is None:
         gpu_kernels.into_readme(f"{facts['name']}, {today}\n\n{training_table(bench.results['step'])}\n\n"
-                                f"{gpu_kernels.table(bench.rows)}")
+                                f"{bench.profile_text()}\n\n{gpu_kernels.table(bench.rows)}")
     print(f"written: {bench.out}" + ("" if args.out else " and the table of bench/README.md"))
     sys.exit(1 if bench.missing else 0)
 

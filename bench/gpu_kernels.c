@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "kernels/amount.h"
 #include "kernels/backend.h"
 #include "kernels/op.h"
 #include "kernels/scratch.h"
@@ -136,6 +137,18 @@ static void measure(const char *what, const char *unit, double amount, launch *r
     fflush(stdout);
 }
 
+/* One operation, bound by memory. */
+static void moves(const char *what, enum ds_op op, launch *run, void *args)
+{
+    measure(what, "bytes", ds_op_amount(op, args).bytes, run, args);
+}
+
+/* And by arithmetic. */
+static void computes(const char *what, enum ds_op op, launch *run, void *args)
+{
+    measure(what, "flops", ds_op_amount(op, args).flops, run, args);
+}
+
 /* --- kernels that move memory ------------------------------------------------------------------*/
 
 #define LAUNCH(op)                                                                                 \
@@ -187,7 +200,6 @@ static void measure_norms(enum ds_norm_kind kind, size_t rows, size_t n)
 {
     struct ds_norm_fwd_args f = {.rows = rows, .channels = n, .kind = kind, .eps = 1e-5f};
     struct ds_norm_bwd_args b = {.rows = rows, .channels = n, .kind = kind};
-    double all = 2.0 * (double)rows * (double)n; /* bytes of an array */
     bool layer = kind == DS_NORM_LAYER;
 
     taken = 0;
@@ -205,16 +217,14 @@ static void measure_norms(enum ds_norm_kind kind, size_t rows, size_t n)
     b.rstd = f.rstd;
     b.dweight = take(n * 4);
     b.dbias = layer ? take(n * 4) : NULL;
-    measure(layer ? "layernorm" : "rmsnorm", "bytes", 2.0 * all, run_norm_fwd, &f);
-    measure(layer ? "layernorm backward" : "rmsnorm backward", "bytes", 4.0 * all, run_norm_bwd,
-            &b);
+    moves(layer ? "layernorm" : "rmsnorm", DS_OP_NORM_FWD, run_norm_fwd, &f);
+    moves(layer ? "layernorm backward" : "rmsnorm backward", DS_OP_NORM_BWD, run_norm_bwd, &b);
 }
 
 static void measure_pointwise(void)
 {
     const size_t rows = many(65536), wide = 3072, seq = many(4096), tokens = 2 * seq;
     const size_t ffn = 8192, heads = 40, size = 64;
-    double n = (double)(rows * wide), m = (double)(tokens * ffn);
     struct ds_gelu_fwd_args gf = {.n = rows * wide, .act = DS_BF16};
     struct ds_gelu_bwd_args gb = {.n = rows * wide, .act = DS_BF16};
     struct ds_bias_bwd_args bias = {.rows = rows, .n = wide, .act = DS_BF16};
@@ -233,19 +243,18 @@ static void measure_pointwise(void)
     rope.ld = (heads + 8) * size;
     rope.theta = 500000.0f;
     rope.x = take_numbers(DS_BF16, tokens * rope.ld);
-    measure("gelu", "bytes", 4.0 * n, run_gelu_fwd, &gf);
-    measure("gelu backward", "bytes", 6.0 * n, run_gelu_bwd, &gb);
-    measure("bias backward", "bytes", 2.0 * n, run_bias_bwd, &bias);
-    measure("cast fp32 to bf16", "bytes", 6.0 * n, run_cast, &cast);
-    measure("swiglu", "bytes", 6.0 * m, run_swiglu_fwd, &sf);
-    measure("swiglu backward", "bytes", 10.0 * m, run_swiglu_bwd, &sb);
-    measure("rope", "bytes", 4.0 * (double)(tokens * heads * size), run_rope, &rope);
+    moves("gelu", DS_OP_GELU_FWD, run_gelu_fwd, &gf);
+    moves("gelu backward", DS_OP_GELU_BWD, run_gelu_bwd, &gb);
+    moves("bias backward", DS_OP_BIAS_BWD, run_bias_bwd, &bias);
+    moves("cast fp32 to bf16", DS_OP_CAST, run_cast, &cast);
+    moves("swiglu", DS_OP_SWIGLU_FWD, run_swiglu_fwd, &sf);
+    moves("swiglu backward", DS_OP_SWIGLU_BWD, run_swiglu_bwd, &sb);
+    moves("rope", DS_OP_ROPE, run_rope, &rope);
 }
 
 static void measure_ends(void)
 {
     const size_t batch = 64, seq = many(1024), n = 768, vocab = many(50304), rows = many(2048);
-    double all = (double)(batch * seq * n);
     struct ds_embed_fwd_args f = {.batch = batch, .seq = seq, .channels = n, .vocab = vocab};
     struct ds_embed_bwd_args b = {.batch = batch, .seq = seq, .channels = n, .vocab = vocab};
     struct ds_xent_args x = {.rows = rows, .vocab = vocab, .act = DS_BF16, .grad_scale = 1e-5f};
@@ -267,9 +276,9 @@ static void measure_ends(void)
     x.targets = take_ids(rows, vocab);
     x.losses = take(rows * 4);
     x.dlogits = take(rows * vocab * 2);
-    measure("embedding", "bytes", 4.0 * all, run_embed_fwd, &f);
-    measure("embedding backward", "bytes", 4.0 * all, run_embed_bwd, &b);
-    measure("classifier loss", "bytes", 6.0 * (double)(rows * vocab), run_xent, &x);
+    moves("embedding", DS_OP_EMBED_FWD, run_embed_fwd, &f);
+    moves("embedding backward", DS_OP_EMBED_BWD, run_embed_bwd, &b);
+    moves("classifier loss", DS_OP_XENT, run_xent, &x);
 }
 
 static void measure_update(void)
@@ -291,8 +300,8 @@ static void measure_update(void)
     a.beta2 = 0.95;
     a.eps = 1e-8;
     a.grad_scale = a.bias1 = a.bias2 = 1.0;
-    measure("adamw", "bytes", 30.0 * (double)n, run_adamw, &a);
-    measure("sum of squares", "bytes", 4.0 * (double)n, run_sumsq, &s);
+    moves("adamw", DS_OP_ADAMW, run_adamw, &a);
+    moves("sum of squares", DS_OP_SUMSQ, run_sumsq, &s);
 }
 
 /* --- matrix products ---------------------------------------------------------------------------*/
@@ -327,7 +336,7 @@ static void measure_product(const char *name, const char *pass, struct ds_matmul
     if (a.c != NULL)
         a.c = a.d;
     (void)snprintf(what, sizeof(what), "%s %s", name, pass);
-    measure(what, "flops", 2.0 * (double)a.m * (double)a.n * (double)a.k, run_matmul, &a);
+    computes(what, DS_OP_MATMUL, run_matmul, &a);
 }
 
 static void measure_products(void)
@@ -357,12 +366,10 @@ static void measure_products(void)
 
 /* --- attention ---------------------------------------------------------------------------------*/
 
-/* Causal: half of the products of all queries with all keys; backward has five for two. */
 static void measure_attention(const char *name, size_t batch, size_t longest, size_t heads,
                               size_t kv_heads, size_t size)
 {
     size_t seq = many(longest), rows = batch * seq, wide = (heads + 2 * kv_heads) * size;
-    double flops = 2.0 * (double)(batch * heads) * (double)seq * (double)seq * (double)size;
     struct ds_attention_fwd_args f = {
         .batch = batch, .seq = seq, .heads = heads, .kv_heads = kv_heads, .head_size = size};
     struct ds_attention_bwd_args b = {
@@ -377,9 +384,9 @@ static void measure_attention(const char *name, size_t batch, size_t longest, si
     b.out = f.out = take(rows * heads * size * 2);
     b.lse = f.lse = take(rows * heads * 4);
     b.dqkv = take(rows * wide * 2);
-    measure(name, "flops", flops, run_attention_fwd, &f);
+    computes(name, DS_OP_ATTENTION_FWD, run_attention_fwd, &f);
     (void)snprintf(what, sizeof(what), "%s backward", name);
-    measure(what, "flops", 2.5 * flops, run_attention_bwd, &b);
+    computes(what, DS_OP_ATTENTION_BWD, run_attention_bwd, &b);
 }
 
 /* Smaller: of one sequence, and one head of keys. */

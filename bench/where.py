@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""where.py - where the time of a training step goes, by kind of operation (needs perf).
+"""where.py - where the time of a training step goes.
 
-    where.py --build DIR [--config A|B|C] [--steps N] [--compute fp32|bf16]
+    where.py --build DIR [--config A|B|C] [--compute fp32|bf16] [--source [--steps N]]
 
-One thread under `perf record`; samples are counted by the source file they fall in.  What happens
-once (the first touch of memory, the first weights) is shown apart and left out of the shares.
-Processor time, so other programs on the machine change little.
+One thread.  Operation by operation and each against its own bound, as dsrun writes it (log.trace: kernels);
+with --source by source file, which needs perf: what softmax or exponentials take inside an operation shows there.
+Of perf's samples those of what happens once (the first touch of memory, the first weights) are shown apart and
+left out of the shares; they are processor time, so other programs on the machine change little.
 """
 import argparse
 import os
@@ -36,7 +37,17 @@ def kind_of(library, source):
     return KINDS.get(source, "other, inlined helpers")
 
 
-def profile(build, config, steps, compute):
+def operations(build, config, compute):
+    """The table of the third step."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_job(folder, SHAPES[config][0], 4, 1, 1, compute)
+        run([os.path.abspath(build) + "/bin/dsrun", "--slots", "1", "--run-dir", folder + "/run",
+             folder + "/job.yaml", f"data.train={folder}/tokens.bin", "log.trace=kernels"], limit_s=600)
+        with open(folder + "/run/trace/kernels-00000.txt", encoding="utf-8") as file:
+            return file.read()
+
+
+def sources(build, config, steps, compute):
     """kind -> share of all samples."""
     with tempfile.TemporaryDirectory() as folder:
         write_job(folder, SHAPES[config][0], steps, 1, 1, compute)
@@ -61,12 +72,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--build", required=True)
     parser.add_argument("--config", choices=sorted(SHAPES), default="A")
-    parser.add_argument("--steps", type=int, help="default 30, 6, 4 for A, B, C")
+    parser.add_argument("--steps", type=int, help="with --source; default 30, 6, 4 for A, B, C")
+    parser.add_argument("--source", action="store_true", help="by source file, with perf")
     parser.add_argument("--compute", choices=("fp32", "bf16"), default="fp32")
     args = parser.parse_args()
     steps = args.steps or {"A": 30, "B": 6, "C": 4}[args.config]
     try:
-        shares = profile(args.build, args.config, steps, args.compute)
+        if not args.source:
+            print(operations(args.build, args.config, args.compute), end="")
+            return 0
+        shares = sources(args.build, args.config, steps, args.compute)
     except Failed as failure:
         print(f"where: {failure}", file=sys.stderr)
         return 1

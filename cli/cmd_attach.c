@@ -299,8 +299,8 @@ static int show_event(struct attach *attach, struct ds_error *err)
 /* Is a person told of this event? */
 static bool is_shown(const json_t *event)
 {
-    static const char *const names[] = {"resumed", "checkpoint", "comm",    "warning", "where",
-                                        "stop",    "failure",    "restart", "exit"};
+    static const char *const names[] = {"resumed", "checkpoint", "comm",    "trace",   "warning",
+                                        "where",   "stop",       "failure", "restart", "exit"};
     const char *name = json_string_value(json_object_get(event, "event"));
 
     for (size_t i = 0; name != NULL && i < sizeof(names) / sizeof(names[0]); i++)

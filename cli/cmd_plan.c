@@ -126,7 +126,9 @@ static int write_timeline(const struct request *r, struct ds_error *err)
     int fd, rc;
 
     ds_buf_init(&out, TEXT_BYTES);
-    ds_timeline_write(&r->plan, r->prediction.time, "predicted", &out);
+    ds_timeline_write(
+        &(struct ds_timeline){.plan = &r->plan, .time = r->prediction.time, .what = "predicted"},
+        &out);
     if (out.failed) {
         ds_buf_release(&out);
         return ds_fail(err, ENOMEM, "the timeline is too long to write");

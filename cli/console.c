@@ -363,6 +363,7 @@ void ds_console_event(struct ds_console *console, const json_t *object, const ch
 {
     const char *name = json_string_value(json_object_get(object, "event"));
     const char *text = json_string_value(json_object_get(object, "text"));
+    const char *path = json_string_value(json_object_get(object, "path"));
     double step = 0;
 
     if (console->args.json)
@@ -377,6 +378,9 @@ void ds_console_event(struct ds_console *console, const json_t *object, const ch
                         console->args.steps);
     else if (strcmp(name, "comm") == 0 && text != NULL)
         ds_console_note(console, "step %.0f/%" PRIu64 "  %s", step, console->args.steps, text);
+    else if (strcmp(name, "trace") == 0 && path != NULL)
+        ds_console_note(console, "step %.0f/%" PRIu64 "  traced, see %s", step, console->args.steps,
+                        path);
     else if (strcmp(name, "resumed") == 0 && step > 0)
         ds_console_note(console, "going on from the checkpoint at step %.0f", step);
 }

@@ -14,11 +14,14 @@
 struct ds_stream {
     const struct ds_kernels *kernels;
     struct ds_device *device;
+    unsigned queue;
 };
 
 struct ds_device {
     const struct ds_backend *backend;
     struct ds_stream *stream; /* of queue 0 */
+    struct ds_probe *probe;   /* that watches it now (probe.h), or NULL */
+    struct ds_device_wait wait[DS_DEVICE_WAITS];
     char description[192];
 };
 
@@ -53,6 +56,11 @@ struct ds_backend_queues {
     int (*play)(struct ds_stream *, const struct ds_recording *, struct ds_error *);
     void (*record_drop)(struct ds_recording *);
     const char *(*note)(struct ds_device *);
+    /* Times: room for marks 0 .. count - 1; all that is queued so far is a mark's, and it is passed
+     * when that is done; seconds since mark 0, which must have been passed, as must the other. */
+    int (*marks)(struct ds_device *, unsigned count, struct ds_error *);
+    int (*mark)(struct ds_stream *, unsigned mark, struct ds_error *);
+    int (*mark_time)(struct ds_device *, unsigned mark, double *seconds, struct ds_error *);
 };
 
 extern const struct ds_backend ds_backend_cpu;

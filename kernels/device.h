@@ -93,6 +93,17 @@ int ds_stream_await(struct ds_stream *stream, unsigned event, struct ds_error *e
 /* Wait until all that was queued is done.  -EIO: the device failed, for good. */
 int ds_stream_finish(struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 
+/* Calls in which the host has waited for the device, or may have, since it was opened: which of the
+ * library's, how often, how long.  Returns how many kinds there are; none on the CPU.  To be asked
+ * by the thread that uses the device. */
+enum { DS_DEVICE_WAITS = 12 };
+struct ds_device_wait {
+    const char *name; /* static */
+    uint64_t count, ns;
+};
+unsigned ds_device_waits(const struct ds_device *device,
+                         struct ds_device_wait out[DS_DEVICE_WAITS]);
+
 /* A recording: what is queued between ds_stream_record() and its end is kept with all its arguments
  * and not done; each play queues all of it.  Nothing but operations, copies and clears may be asked
  * for meanwhile, and the end must be, whatever failed: only it lets the stream go on.  What is

@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #include "kernels/device.h"
+#include "kernels/probe.h"
 
 static bool is_act(enum ds_dtype type)
 {
@@ -387,11 +388,16 @@ static const char *check_fp8_cast(const struct ds_fp8_cast_args *a)
     { \
         const char *wrong = check_##fn(args); \
         const struct ds_kernels *kernels = ds_stream_kernels(stream); \
+        size_t at; \
+        int rc; \
         if (wrong != NULL) \
             return ds_fail(err, EINVAL, "operation '%s' was given %s", #fn, wrong); \
         if (kernels->fn == NULL) \
             return ds_fail(err, ENOTSUP, "device '%s' lacks operation '%s'", kernels->name, #fn); \
-        return kernels->fn(args, stream, err); \
+        rc = ds__probe_begin(stream, &at, err); \
+        if (rc == 0) \
+            rc = kernels->fn(args, stream, err); \
+        return rc != 0 ? rc : ds__probe_end_op(stream, at, #fn, DS_OP_##id, args, err); \
     }
 DS_OPS(X)
 #undef X

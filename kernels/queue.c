@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/device.h"
+#include "kernels/probe.h"
 
 void ds_device_close(struct ds_device *device)
 {
@@ -91,20 +92,33 @@ static const struct ds_backend_queues *queues_of(const struct ds_stream *stream)
 int ds_stream_copy(struct ds_stream *stream, enum ds_copy_way way, void *to, const void *from,
                    size_t bytes, struct ds_error *err)
 {
+    static const char *const names[] = {
+        [DS_COPY_UP] = "copy up", [DS_COPY_DOWN] = "copy down", [DS_COPY_ASIDE] = "copy"};
+    size_t at;
+    int rc;
+
     if (bytes == 0)
         return 0;
-    if (queues_of(stream) != NULL)
-        return queues_of(stream)->copy(stream, way, to, from, bytes, err);
-    memcpy(to, from, bytes);
-    return 0;
+    rc = ds__probe_begin(stream, &at, err);
+    if (rc == 0 && queues_of(stream) != NULL)
+        rc = queues_of(stream)->copy(stream, way, to, from, bytes, err);
+    else if (rc == 0)
+        memcpy(to, from, bytes);
+    return rc != 0 ? rc
+                   : ds__probe_end_bytes(stream, at, names[way],
+                                         way == DS_COPY_ASIDE ? 2 * bytes : bytes, err);
 }
 
 int ds_stream_clear(struct ds_stream *stream, void *to, size_t bytes, struct ds_error *err)
 {
-    if (queues_of(stream) != NULL)
-        return queues_of(stream)->clear(stream, to, bytes, err);
-    memset(to, 0, bytes);
-    return 0;
+    size_t at;
+    int rc = ds__probe_begin(stream, &at, err);
+
+    if (rc == 0 && queues_of(stream) != NULL)
+        rc = queues_of(stream)->clear(stream, to, bytes, err);
+    else if (rc == 0)
+        memset(to, 0, bytes);
+    return rc != 0 ? rc : ds__probe_end_bytes(stream, at, "clear", bytes, err);
 }
 
 int ds_stream_signal(struct ds_stream *stream, unsigned event, struct ds_error *err)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "kernels/amount.h"
 #include "kernels/scratch.h"
 
 /* clang-format off */
@@ -135,10 +136,10 @@ static int memory_rates(const struct bench *bench, struct ds_rates *rates, struc
     double seconds = 0.0;
     int rc = time_of(bench, copy, &large, &seconds, err);
 
-    rates->bandwidth = 2.0 * sizeof(float) * COPY_ELEMS / seconds;
+    rates->bandwidth = ds_op_amount(DS_OP_CAST, &large).bytes / seconds;
     if (rc == 0)
         rc = time_of(bench, adamw, &update, &seconds, err);
-    rates->update = 28.0 * ADAMW_ELEMS / seconds;
+    rates->update = ds_op_amount(DS_OP_ADAMW, &update).bytes / seconds;
     if (rc == 0)
         rc = time_of(bench, dropout, &drawn, &seconds, err);
     rates->random = DRAWN / seconds;
@@ -375,15 +376,28 @@ static double usual(double *sample, size_t n)
     return sum / (double)(n - 2);
 }
 
-/* As the cost model counts: three products; 1 + 2.5 passes over the visible half; the norm 2 + 4
- * of its rows, the activation 2 + 3. */
+/* As the cost model counts: a layer's norm adds the stream's gradient in its backward pass. */
 static double layer_rate(struct layer *layer, enum part part)
 {
-    double narrow = ROWS * (double)layer->width, size = (double)ds_dtype_bytes(layer->type);
+    enum ds_dtype act = layer->type;
+    size_t width = layer->width, n = 4 * ROWS * width, heads = width / HEAD_SIZE;
+    const struct ds_matmul_args product = {.m = ROWS, .n = 4 * width, .k = width, .in_type = act};
+    const struct ds_attention_fwd_args fwd = {
+        .batch = ROWS / layer->seq, .seq = layer->seq, .heads = heads, .head_size = HEAD_SIZE};
+    const struct ds_attention_bwd_args bwd = {
+        .batch = fwd.batch, .seq = fwd.seq, .heads = heads, .head_size = HEAD_SIZE};
+    const struct ds_norm_fwd_args norm = {.rows = ROWS, .channels = width, .act = act};
+    const struct ds_norm_bwd_args back = {
+        .rows = ROWS, .channels = width, .act = act, .dres = layer};
+    const struct ds_gelu_fwd_args gelu = {.n = n, .act = act};
+    const struct ds_gelu_bwd_args dgelu = {.n = n, .act = act};
     const double work[PARTS] = {
-        [PRODUCT] = 3.0 * 2.0 * narrow * 4.0 * (double)layer->width,
-        [ATTENTION] = 3.5 * 4.0 * narrow * ((double)layer->seq + 1.0) / 2.0,
-        [POINTWISE] = size * (6.0 + 5.0 * 4.0) * narrow,
+        [PRODUCT] = 3.0 * ds_op_amount(DS_OP_MATMUL, &product).flops,
+        [ATTENTION] = ds_op_amount(DS_OP_ATTENTION_FWD, &fwd).flops +
+                      ds_op_amount(DS_OP_ATTENTION_BWD, &bwd).flops,
+        [POINTWISE] =
+            ds_op_amount(DS_OP_NORM_FWD, &norm).bytes + ds_op_amount(DS_OP_NORM_BWD, &back).bytes +
+            ds_op_amount(DS_OP_GELU_FWD, &gelu).bytes + ds_op_amount(DS_OP_GELU_BWD, &dgelu).bytes,
     };
 
     return work[part] / usual(layer->sample[part], ROUNDS);

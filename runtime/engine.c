@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "runtime/exchange.h"
 #include "runtime/feed.h"
 #include "runtime/flags.h"
@@ -45,8 +44,7 @@ struct ds_engine {
     uint64_t steps;       /* begun since open; the number that events count in */
     uint64_t step_tokens; /* of all ranks */
     const struct ds_step_args *step;
-    struct ds_span_time *trace; /* of step number trace_step, which began at trace_ns */
-    uint64_t trace_step, trace_ns;
+    uint64_t watched; /* the number of the step that has a probe */
     struct ds_step_result result;
     double loss_scale; /* of this step */
     double clip_scale;
@@ -273,6 +271,12 @@ int ds_engine_settle(struct ds_engine *engine, struct ds_error *err)
     return ds_queue_settle(&engine->queues, engine->steps, err);
 }
 
+void *ds_engine_work(const struct ds_engine *engine, uint64_t *bytes)
+{
+    *bytes = engine->plan->arena_bytes[DS_ARENA_ACTIVATIONS];
+    return engine->own[DS_ARENA_ACTIVATIONS];
+}
+
 void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
                        struct ds_comm_stats *stats)
 {
@@ -454,20 +458,16 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
                    ds_instr_op_name(instr->op));
 }
 
-static double since_s(uint64_t begin_ns, uint64_t ns)
+static int exec_watched(struct ds_engine *engine, size_t i, struct ds_error *err)
 {
-    return (double)(ns - begin_ns) * 1e-9;
-}
+    const struct ds_instr *instr = &engine->plan->step.instr[i];
+    struct ds_stream *stream = ds_device_queue(engine->args.device, instr->queue);
+    size_t at = 0;
+    int rc = ds_probe_part(engine->step->probe, stream, i, instr->queue, &at, err);
 
-static int exec_traced(struct ds_engine *engine, size_t i, struct ds_error *err)
-{
-    struct ds_span_time *time = &engine->trace[i];
-    int rc;
-
-    time->begin_s = since_s(engine->trace_ns, ds_clock_mono_ns());
-    rc = exec(engine, &engine->plan->step.instr[i], err);
-    time->end_s = since_s(engine->trace_ns, ds_clock_mono_ns());
-    return rc;
+    if (rc == 0)
+        rc = exec(engine, instr, err);
+    return rc != 0 ? rc : ds_probe_part_end(engine->step->probe, stream, at, err);
 }
 
 /* Is this queue the other thread's?  What moves between ranks is, for a group of ranks takes one
@@ -484,8 +484,8 @@ static int exec_from(struct ds_engine *engine, uint64_t step, size_t i, size_t *
     const struct ds_graph_run *run;
 
     *last = i;
-    if (step == engine->trace_step)
-        return exec_traced(engine, i, err);
+    if (step == engine->watched)
+        return exec_watched(engine, i, err);
     run = ds_graphs_at(&engine->graphs, i);
     if (run == NULL)
         return exec(engine, &engine->plan->step.instr[i], err);
@@ -546,24 +546,28 @@ void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)
 int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
                    struct ds_step_result *result, struct ds_error *err)
 {
-    int rc;
+    int rc = args->probe != NULL ? ds_engine_settle(engine, err) : 0;
 
+    if (rc == 0 && args->probe != NULL)
+        rc = ds_probe_start(args->probe, args->probe_ops, err);
+    if (rc != 0)
+        return rc;
     engine->step = args;
     engine->steps++;
     engine->loss_scale = args->loss_scale > 0.0 ? args->loss_scale : 1.0;
     engine->net.grad_scale = (float)(engine->loss_scale / (double)engine->step_tokens);
-    if (args->trace != NULL) {
-        engine->trace = args->trace;
-        engine->trace_step = engine->steps;
-        engine->trace_ns = ds_clock_mono_ns();
-    }
+    if (args->probe != NULL)
+        engine->watched = engine->steps;
     if (engine->queues.threaded)
         ds_queue_start(&engine->queues, engine->steps);
     rc = ds_tally_begin(&engine->tally, err);
     if (rc == 0)
         rc = run_queues(engine, engine->steps, false, err);
-    if (rc == 0 && args->trace != NULL)
+    if (rc == 0 && args->probe != NULL) {
         rc = ds_engine_settle(engine, err);
+        if (rc == 0)
+            rc = ds_probe_stop(args->probe, err);
+    }
     *result = engine->result;
     return rc;
 }

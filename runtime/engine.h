@@ -24,12 +24,12 @@
 
 #include "base/error.h"
 #include "kernels/device.h"
+#include "kernels/probe.h"
 #include "runtime/comm/comm.h"
 #include "runtime/data/data.h"
 #include "runtime/job.h"
 #include "runtime/optim.h"
 #include "runtime/plan/plan.h"
-#include "runtime/plan/timeline.h"
 
 struct ds_engine;
 
@@ -68,6 +68,9 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err) DS_NODISCA
 /* Wait for what the last step left under way.  Before anything else uses the comm or the lines. */
 int ds_engine_settle(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
 
+/* Memory of the device that holds nothing between steps. */
+void *ds_engine_work(const struct ds_engine *engine, uint64_t *bytes);
+
 /* What this rank has sent since open. */
 void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
                        struct ds_comm_stats *stats);
@@ -76,12 +79,15 @@ struct ds_step_args {
     const struct ds_data *data;
     uint64_t position; /* of the step's first sequence */
     double lr;
-    double loss_scale;          /* of fp16; 0 is 1 */
-    uint64_t update;            /* of the optimizer, from 1 */
-    bool stop;                  /* this rank was asked to stop */
-    struct ds_span_time *trace; /* NULL, or [plan->step.count]: when each instruction ran; the step
-                                 * then ends with its last one, gathers included */
-    bool writing;               /* this rank writes a checkpoint behind the step */
+    double loss_scale; /* of fp16; 0 is 1 */
+    uint64_t update;   /* of the optimizer, from 1 */
+    bool stop;         /* this rank was asked to stop */
+    struct ds_probe
+        *probe;     /* (optional) to watch the step with: its parts are instructions; nothing
+                             * is recorded or played, and the step begins and ends with all done,
+                             * gathers included */
+    bool probe_ops; /* operations, too */
+    bool writing;   /* this rank writes a checkpoint behind the step */
 };
 struct ds_step_result {
     double loss;        /* mean over the tokens of all ranks */

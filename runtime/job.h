@@ -60,7 +60,7 @@ enum ds_recompute {
     DS_RECOMPUTE_FULL,
     DS_RECOMPUTE_AUTO /* ds_plan_settle() turns it into one of the others */
 };
-enum ds_trace { DS_TRACE_NONE, DS_TRACE_STEP };
+enum ds_trace { DS_TRACE_NONE, DS_TRACE_STEP, DS_TRACE_KERNELS };
 enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
 enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_CPU };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };

@@ -55,7 +55,8 @@ static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE, false}, {"selective", DS_RECOMPUTE_SELECTIVE, false},
     {"full", DS_RECOMPUTE_FULL, false}, {"auto", DS_RECOMPUTE_AUTO, false}, {NULL, 0, false}};
 static const struct ds_choice traces[] = {
-    {"none", DS_TRACE_NONE, false}, {"step", DS_TRACE_STEP, false}, {NULL, 0, false}};
+    {"none", DS_TRACE_NONE, false}, {"step", DS_TRACE_STEP, false},
+    {"kernels", DS_TRACE_KERNELS, false}, {NULL, 0, false}};
 static const struct ds_choice sinks[] = {
     {"console", DS_SINK_CONSOLE, false}, {"jsonl", DS_SINK_JSONL, false},
     {"csv", DS_SINK_CSV, false}, {"tensorboard", 0, true}, {NULL, 0, false}};
@@ -301,7 +302,8 @@ static const struct ds_key job_keys[] = {
     BOOL("log.comm", log.comm, 0, "false",
          "with every line of metrics tell what each collective sent, in events.jsonl too"),
     ENUM("log.trace", log.trace, 0, "none", traces,
-         "step: write the third step of a run as a Chrome trace, in run_dir/trace"),
+         "step: write the third step of a run as a Chrome trace, in run_dir/trace; kernels: its operations too, and a "
+         "table of them"),
     SET("log.sinks", log.sinks, 0, "[console, jsonl, csv]", sinks, "where metrics go"),
 
     ENUM("guard.nonfinite", guard.nonfinite, 0, "skip", guards,

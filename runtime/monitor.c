@@ -221,6 +221,39 @@ int ds_monitor_memory(struct ds_monitor *monitor, uint64_t step, uint64_t planne
     return finish(monitor, &json, false, err);
 }
 
+int ds_monitor_waits(struct ds_monitor *monitor, const struct ds_monitor_waits *waits,
+                     struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, "waits");
+    ds_json_u64(&json, "step", waits->step);
+    ds_json_u64(&json, "steps", waits->steps);
+    ds_json_u64(&json, "least", waits->least);
+    ds_json_u64(&json, "most", waits->most);
+    ds_json_object(&json, "calls");
+    for (unsigned i = 0; i < waits->waits; i++)
+        if (waits->wait[i].count > 0)
+            ds_json_u64(&json, waits->wait[i].name, waits->wait[i].count);
+    ds_json_end_object(&json);
+    return finish(monitor, &json, false, err);
+}
+
+int ds_monitor_trace(struct ds_monitor *monitor, uint64_t step, const char *path,
+                     struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (monitor->link == NULL)
+        return 0;
+    json = begin(monitor, "trace");
+    ds_json_u64(&json, "step", step);
+    ds_json_string(&json, "path", path);
+    return finish(monitor, &json, false, err);
+}
+
 int ds_monitor_end(struct ds_monitor *monitor, const char *event, uint64_t step, const char *text,
                    struct ds_error *err)
 {

@@ -20,6 +20,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "kernels/device.h"
 #include "runtime/commlog.h"
 #include "runtime/link.h"
 
@@ -71,6 +72,17 @@ int ds_monitor_comm(struct ds_monitor *monitor, uint64_t step, const struct ds_c
 /* What the plan said of a device's memory, and what was taken of it. */
 int ds_monitor_memory(struct ds_monitor *monitor, uint64_t step, uint64_t planned, uint64_t taken,
                       struct ds_error *err) DS_NODISCARD;
+/* How often the host has waited for the device in each of some steps, and in which calls. */
+struct ds_monitor_waits {
+    uint64_t step, steps, least, most; /* of one step */
+    const struct ds_device_wait *wait; /* of all */
+    unsigned waits;
+};
+int ds_monitor_waits(struct ds_monitor *monitor, const struct ds_monitor_waits *waits,
+                     struct ds_error *err) DS_NODISCARD;
+/* A file with what a step did. */
+int ds_monitor_trace(struct ds_monitor *monitor, uint64_t step, const char *path,
+                     struct ds_error *err) DS_NODISCARD;
 int ds_monitor_warning(struct ds_monitor *monitor, const char *text, struct ds_error *err)
     DS_NODISCARD;
 /* "stop" or "end", after `step` updates. */

@@ -36,8 +36,6 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
     if (rc == 0)
         ds__trainer_fit(trainer, &trainer->plan);
     if (rc == 0)
-        rc = ds__trainer_trace_open(trainer, err);
-    if (rc == 0)
         rc = ds__trainer_device(trainer, trainer->plan.scratch_bytes, err);
     if (rc == 0)
         rc = ds__trainer_check_memory(trainer, err);
@@ -45,6 +43,8 @@ static int open_all(struct ds_trainer *trainer, struct ds_error *err)
         rc = ds__trainer_comm(trainer, trainer->plan.shared_bytes, err);
     if (rc == 0)
         rc = ds__trainer_open(trainer, err);
+    if (rc == 0)
+        rc = ds__trainer_trace_open(trainer, err);
     if (rc == 0)
         rc = ds__trainer_tensors(trainer, err);
     if (rc == 0)
@@ -178,7 +178,8 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
     struct ds_ckpt_state *state = &trainer->state;
     uint64_t began = ds_clock_mono_ns();
     struct ds_step_result result;
-    bool trace = trainer->trace != NULL && ++trainer->stepped == TRACED_STEP;
+    bool third = ++trainer->stepped >= TRACED_STEP;
+    bool trace = trainer->probe != NULL && trainer->stepped == TRACED_STEP;
     struct ds_step_args args = {
         .data = trainer->train,
         .position = state->samples,
@@ -186,14 +187,19 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
         .loss_scale = trainer->scaler.scale,
         .update = state->step + 1 - state->skipped,
         .stop = ds_link_stop_requested(trainer->args->link),
-        .trace = trace ? trainer->trace : NULL,
+        .probe = trace ? trainer->probe : NULL,
+        .probe_ops = job->log.trace == DS_TRACE_KERNELS,
     };
     int rc = ds__trainer_saving(trainer, &args.writing, err);
 
     if (rc == 0)
         rc = ds_comm_log_begin(&trainer->comm_log, trainer->engine, err);
+    if (third && !trace)
+        ds__trainer_waits_begin(trainer);
     if (rc == 0)
         rc = ds_engine_step(trainer->engine, &args, &result, err);
+    if (rc == 0 && third && !trace)
+        ds__trainer_waits_end(trainer);
     if (rc == 0)
         rc = tell_note(trainer, err);
     if (rc == 0)
@@ -311,12 +317,14 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
         rc = run_steps(trainer, &stopped, err);
     if (rc == 0)
         rc = tell_memory(trainer, err);
+    if (rc == 0)
+        rc = ds__trainer_waits_tell(trainer, err);
     if (rc != 0)
         return rc;
     *code = !stopped                    ? DS_EXIT_OK
             : job->checkpoint.every > 0 ? DS_EXIT_STOPPED
                                         : DS_EXIT_TERMINATED;
-    if (trainer->trace != NULL && trainer->stepped < TRACED_STEP && !done_before)
+    if (trainer->probe != NULL && trainer->stepped < TRACED_STEP && !done_before)
         rc = ds_monitor_warning(&trainer->monitor,
                                 "log.trace: no trace was written, it is of the third step of a run "
                                 "and this one made fewer",

@@ -195,10 +195,10 @@ void ds__trainer_close(struct ds_trainer *trainer, bool failed)
     ds__trainer_close_parts(trainer);
     ds_comm_close(trainer->comm);
     ds_comm_close(trainer->control);
+    ds_probe_close(trainer->probe);
     ds_device_close(trainer->device);
     ds_plan_release(&trainer->plan);
     ds_monitor_release(&trainer->monitor);
-    free(trainer->trace);
     free(trainer->weights);
     free(trainer->moments);
 }

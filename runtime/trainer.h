@@ -18,6 +18,13 @@ struct ds__once { /* bytes that the comm has for what ranks hold once, and besid
     uint64_t common, beside;
 };
 
+/* Waits of the host for the device within steps, from the third on, but for the one that is
+ * traced. */
+struct ds__waits {
+    uint64_t steps, least, most; /* of a step */
+    struct ds_device_wait before[DS_DEVICE_WAITS], sum[DS_DEVICE_WAITS];
+};
+
 struct ds_trainer {
     const struct ds_train_args *args;
     const struct ds_job *job;
@@ -39,8 +46,9 @@ struct ds_trainer {
     double peak;          /* FLOP/s of all ranks' devices */
     uint64_t device_left; /* bytes that a device apart had free before anything was allocated */
     uint64_t began_ns;
-    struct ds_span_time *trace;     /* [plan.step.count], or NULL: no step is traced */
-    uint64_t stepped;               /* since the start */
+    struct ds_probe *probe; /* NULL: no step is traced */
+    uint64_t stepped;       /* since the start */
+    struct ds__waits waits;
     uint64_t timed_ns, timed_steps; /* since the last metric */
 };
 
@@ -77,9 +85,14 @@ int ds__trainer_saving(struct ds_trainer *trainer, bool *writing, struct ds_erro
     DS_NODISCARD;
 int ds__trainer_saved(struct ds_trainer *trainer, bool writing, struct ds_error *err) DS_NODISCARD;
 
-/* trace.c: room for the times of a step, when the job asks for them; the step that was traced, as
- * run_dir/trace/rank-00000.json. */
+/* trace.c: what watches a step, when the job asks for it; the step that was traced, as
+ * run_dir/trace/rank-00000.json, with log.trace kernels also as a table, kernels-00000.txt and
+ * .json. */
 int ds__trainer_trace_open(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
-int ds__trainer_trace_write(const struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+int ds__trainer_trace_write(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+/* Before and after a step that counts; the event `waits` at the end of a run. */
+void ds__trainer_waits_begin(struct ds_trainer *trainer);
+void ds__trainer_waits_end(struct ds_trainer *trainer);
+int ds__trainer_waits_tell(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 
 #endif

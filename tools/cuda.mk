@@ -3,7 +3,7 @@
 #
 # dsrun-cuda.so: `make CUDA_HOME=/usr/local/cuda`, or `make plugin` alone.  CUDA's runtime is inside
 # it; cuBLASLt and NCCL are loaded when they are needed.  A build without nvcc lacks this file only.
-PLUGIN_C := cli/cuda.c kernels/epilogue.c kernels/queue.c kernels/dtype.c kernels/cuda/cuda.c kernels/cuda/graph.c kernels/cuda/timer.c $(SRC_cuda) \
+PLUGIN_C := cli/cuda.c $(addprefix kernels/,amount.c dtype.c epilogue.c probe.c queue.c) $(addprefix kernels/cuda/,cuda.c graph.c marks.c timer.c) $(SRC_cuda) \
     $(addprefix runtime/comm/,nccl.c nccl_lib.c nccl_watch.c ops.c) base/error.c base/clock.c
 PLUGIN   := $(B)/libexec/dsrun/dsrun-cuda.so
 PLUGIN_OBJ = $(patsubst %.c,$(B)/plugin/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/%.cuda.o,$(CU)) $(B)/plugin/build-id.o
@@ -31,7 +31,7 @@ plugin: $(CUDA_ABI) $(PLUGIN) ## dsrun-cuda.so alone; a part of all where nvcc i
 -include $(PLUGIN_OBJ:.o=.d)
 
 # The tests of the kernels on a device, on Criterion's stand-in, so that they run on a bare machine.
-GPU_TESTS := $(if $(SAN)$(COVERAGE),,$(patsubst tests/kernels/%.c,$(B)/gpu/%,$(filter-out %/test_op.c %/test_pool.c %/test_rates.c %/test_refused.c %/test_types.c,$(TESTS_kernels))))
+GPU_TESTS := $(if $(SAN)$(COVERAGE),,$(patsubst tests/kernels/%.c,$(B)/gpu/%,$(filter-out %/test_amount.c %/test_op.c %/test_pool.c %/test_probe.c %/test_rates.c %/test_refused.c %/test_types.c,$(TESTS_kernels))))
 $(B)/gpu/%.o: tests/kernels/%.c $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,CC      $< for a GPU)

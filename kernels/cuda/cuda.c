@@ -16,11 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "kernels/cuda.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/graph.h"
+#include "kernels/cuda/marks.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/sdpa.h"
+#include "kernels/probe.h"
 #include "kernels/scratch.h"
 
 struct cuda_device {
@@ -31,6 +34,11 @@ struct cuda_device {
     struct ds_cudnn cudnn;
     cudaEvent_t *event;
     unsigned events;
+    struct ds_cuda_marks marks;
+    struct pinned {
+        const unsigned char *begin, *end;
+    } * pinned; /* memory of the host that was asked for here */
+    size_t pinneds;
     int index, major, minor, processors, clock_khz;
     char kind[48];                     /* of devices that compute alike */
     char attention[48];                /* by whom */
@@ -120,6 +128,8 @@ static void cuda_close(struct ds_device *device)
 
     ds__cuda_matmul_close(cuda->stream[0].matmul);
     ds__cuda_sdpa_close(cuda->stream[0].sdpa);
+    ds__cuda_timer_of(NULL);
+    ds__cuda_marks_close(&cuda->marks);
     for (unsigned i = 0; i < cuda->events; i++)
         (void)cudaEventDestroy(cuda->event[i]);
     for (unsigned i = 0; i < cuda->made; i++) {
@@ -127,6 +137,7 @@ static void cuda_close(struct ds_device *device)
         if (cuda->stream[i].scratch != NULL)
             (void)cudaFree(cuda->stream[i].scratch);
     }
+    free(cuda->pinned);
     free(cuda->event);
     free(cuda);
 }
@@ -171,6 +182,7 @@ static int cuda_alloc(struct ds_device *device, size_t bytes, void **out, struct
 {
     struct cuda_device *cuda = cuda_of(device);
     size_t left = 0, all = 0;
+    uint64_t began = ds_clock_mono_ns();
     cudaError_t error;
 
     if (bytes == 0 || bytes > PTRDIFF_MAX)
@@ -189,6 +201,7 @@ static int cuda_alloc(struct ds_device *device, size_t bytes, void **out, struct
     error = cudaMemset(*out, 0, bytes);
     if (error == cudaSuccess)
         error = cudaDeviceSynchronize();
+    ds__device_waited(device, "cudaMalloc", began);
     if (error == cudaSuccess)
         return 0;
     (void)cudaFree(*out);
@@ -208,7 +221,8 @@ static int make_stream(struct cuda_device *cuda, unsigned queue, struct ds_error
         error = cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking, urgent ? most : least);
     if (error != cudaSuccess)
         return fail(cuda, error, "make a stream", err);
-    stream->base = (struct ds_stream){.kernels = &ds__cuda_kernels, .device = &cuda->device};
+    stream->base =
+        (struct ds_stream){.kernels = &ds__cuda_kernels, .device = &cuda->device, .queue = queue};
     stream->stream = made;
     cuda->made++;
     return 0;
@@ -239,6 +253,7 @@ static int open_products(struct cuda_device *cuda, struct ds_error *err)
         return ds_error_context(err, -ENOTSUP,
                                 "matrix products on GPUs need cuBLASLt, install it or name its "
                                 "folder in LD_LIBRARY_PATH");
+    ds__cuda_timer_of(&cuda->device);
     return ds__cuda_matmul_open(&cuda->stream[0].matmul, &args, err);
 }
 
@@ -357,9 +372,11 @@ static int memory(struct ds_device *device, uint64_t *left, uint64_t *all, struc
 
 static void cuda_free(struct ds_device *device, void *memory, size_t bytes)
 {
-    (void)device;
+    uint64_t began = ds_clock_mono_ns();
+
     (void)bytes;
     (void)cudaFree(memory);
+    ds__device_waited(device, "cudaFree", began);
 }
 
 /* What matrix units do on 16-bit types without sparsity, on FP8 twice of that, and the other cores
@@ -408,19 +425,45 @@ static int events(struct ds_device *device, unsigned count, struct ds_error *err
 
 static int host_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
 {
-    cudaError_t error = cudaHostAlloc(out, bytes, cudaHostAllocDefault);
+    struct cuda_device *cuda = cuda_of(device);
+    struct pinned *more = realloc(cuda->pinned, (cuda->pinneds + 1) * sizeof(*more));
+    uint64_t began = ds_clock_mono_ns();
+    cudaError_t error;
 
+    if (more == NULL)
+        return ds_fail(err, ENOMEM, "no memory to note memory of the host in");
+    cuda->pinned = more;
+    error = cudaHostAlloc(out, bytes, cudaHostAllocDefault);
+    ds__device_waited(device, "cudaHostAlloc", began);
     if (error != cudaSuccess)
-        return fail(cuda_of(device), error, "get memory of the host that stays where it is", err);
+        return fail(cuda, error, "get memory of the host that stays where it is", err);
     memset(*out, 0, bytes);
+    cuda->pinned[cuda->pinneds++] = (struct pinned){*out, (unsigned char *)*out + bytes};
     return 0;
+}
+
+/* The place in the list of what holds all of this memory; its length: none does. */
+static size_t pinned_at(const struct cuda_device *cuda, const void *memory, size_t bytes)
+{
+    const unsigned char *at = memory;
+    size_t i = 0;
+
+    while (i < cuda->pinneds && (at < cuda->pinned[i].begin || at >= cuda->pinned[i].end ||
+                                 bytes > (size_t)(cuda->pinned[i].end - at)))
+        i++;
+    return i;
 }
 
 static void host_free(struct ds_device *device, void *memory, size_t bytes)
 {
-    (void)device;
-    (void)bytes;
+    struct cuda_device *cuda = cuda_of(device);
+    uint64_t began = ds_clock_mono_ns();
+    size_t at = pinned_at(cuda, memory, bytes);
+
+    if (at < cuda->pinneds)
+        cuda->pinned[at] = cuda->pinned[--cuda->pinneds];
     (void)cudaFreeHost(memory);
+    ds__device_waited(device, "cudaFreeHost", began);
 }
 
 static int copy(struct ds_stream *stream, enum ds_copy_way way, void *to, const void *from,
@@ -431,9 +474,14 @@ static int copy(struct ds_stream *stream, enum ds_copy_way way, void *to, const 
         [DS_COPY_DOWN] = cudaMemcpyDeviceToHost,
         [DS_COPY_ASIDE] = cudaMemcpyDeviceToDevice,
     };
+    const struct cuda_device *cuda = device_of(stream);
+    const void *host = way == DS_COPY_UP ? from : to;
+    uint64_t began = ds_clock_mono_ns();
     cudaError_t error = cudaMemcpyAsync(to, from, bytes, kinds[way], handle_of(stream));
 
-    return error == cudaSuccess ? 0 : fail(device_of(stream), error, "copy", err);
+    if (way != DS_COPY_ASIDE && pinned_at(cuda, host, bytes) == cuda->pinneds)
+        ds__device_waited(stream->device, "cudaMemcpyAsync of memory that may move", began);
+    return error == cudaSuccess ? 0 : fail(cuda, error, "copy", err);
 }
 
 static int clear(struct ds_stream *stream, void *to, size_t bytes, struct ds_error *err)
@@ -459,14 +507,32 @@ static int await_event(struct ds_stream *stream, unsigned event, struct ds_error
 
 static int finish(struct ds_stream *stream, struct ds_error *err)
 {
+    uint64_t began = ds_clock_mono_ns();
     cudaError_t error = cudaStreamSynchronize(handle_of(stream));
 
+    ds__device_waited(stream->device, "cudaStreamSynchronize", began);
     return error == cudaSuccess ? 0 : fail(device_of(stream), error, "go on", err);
 }
 
 static void *handle(struct ds_stream *stream)
 {
     return handle_of(stream);
+}
+
+static int marks(struct ds_device *device, unsigned count, struct ds_error *err)
+{
+    return ds__cuda_marks_room(&cuda_of(device)->marks, count, err);
+}
+
+static int mark(struct ds_stream *stream, unsigned number, struct ds_error *err)
+{
+    return ds__cuda_mark(&device_of(stream)->marks, number, handle_of(stream), err);
+}
+
+static int mark_time(struct ds_device *device, unsigned number, double *seconds,
+                     struct ds_error *err)
+{
+    return ds__cuda_mark_time(&cuda_of(device)->marks, number, seconds, err);
 }
 
 static const struct ds_backend_queues queues = {
@@ -486,6 +552,9 @@ static const struct ds_backend_queues queues = {
     .play = ds__cuda_play,
     .record_drop = ds__cuda_record_drop,
     .note = note,
+    .marks = marks,
+    .mark = mark,
+    .mark_time = mark_time,
 };
 
 const struct ds_backend ds_backend_cuda = {

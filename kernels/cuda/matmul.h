@@ -25,6 +25,7 @@
 #include "kernels/op.h"
 
 struct ds_cuda_matmul;
+struct ds_device;
 
 /* Functions of the CUDA runtime, which return its error codes; needed to measure only. */
 struct ds_cuda_timer {
@@ -52,6 +53,8 @@ int ds__cuda_matmul_open(struct ds_cuda_matmul **out, const struct ds_cuda_matmu
 void ds__cuda_matmul_close(struct ds_cuda_matmul *matmul);
 
 extern const struct ds_cuda_timer ds__cuda_timer; /* timer.c */
+/* Whose waits for it are counted; a process opens one device.  NULL: nobody's. */
+void ds__cuda_timer_of(struct ds_device *device);
 
 /* Shapes that are kept now. */
 size_t ds__cuda_matmul_shapes(const struct ds_cuda_matmul *matmul);

@@ -6,7 +6,23 @@
 #include <cuda_runtime_api.h>
 #include <stddef.h>
 
+#include "base/clock.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/probe.h"
+
+static struct ds_device *owner;
+
+void ds__cuda_timer_of(struct ds_device *device)
+{
+    owner = device;
+}
+
+static int told(const char *name, uint64_t began_ns, cudaError_t error)
+{
+    if (owner != NULL)
+        ds__device_waited(owner, name, began_ns);
+    return (int)error;
+}
 
 static int create(void **event)
 {
@@ -24,7 +40,9 @@ static int record(void *event, void *stream)
 
 static int wait(void *event)
 {
-    return (int)cudaEventSynchronize(event);
+    uint64_t began = ds_clock_mono_ns();
+
+    return told("cudaEventSynchronize", began, cudaEventSynchronize(event));
 }
 
 static int elapsed(float *ms, void *begin, void *end)
@@ -39,12 +57,16 @@ static int destroy(void *event)
 
 static int alloc(void **memory, size_t bytes)
 {
-    return (int)cudaMalloc(memory, bytes);
+    uint64_t began = ds_clock_mono_ns();
+
+    return told("cudaMalloc", began, cudaMalloc(memory, bytes));
 }
 
 static int release(void *memory)
 {
-    return (int)cudaFree(memory);
+    uint64_t began = ds_clock_mono_ns();
+
+    return told("cudaFree", began, cudaFree(memory));
 }
 
 const struct ds_cuda_timer ds__cuda_timer = {.create = create,

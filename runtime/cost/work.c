@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "kernels/amount.h"
 #include "runtime/model/family.h"
 #include "runtime/optim.h"
 
@@ -16,6 +17,8 @@ struct bench { /* one micro-batch on one rank, in elements */
     const struct ds_family *family;
     double tokens, hidden, qkv, heads, ffn_in, ffn, vocab; /* heads: width of all query heads */
     double act;                                            /* bytes of an activation */
+    enum ds_dtype type;                                    /* of it */
+    size_t rows;                                           /* tokens */
 };
 
 static struct bench open_bench(const struct ds_cluster *cluster, const struct ds_plan *plan)
@@ -33,7 +36,9 @@ static struct bench open_bench(const struct ds_cluster *cluster, const struct ds
         .ffn_in = (double)ds_model_ffn_in_width(shape),
         .ffn = (double)shape->ffn,
         .vocab = (double)shape->vocab,
-        .act = plan->compute == DS_COMPUTE_FP32 ? 4.0 : 2.0,
+        .act = (double)ds_dtype_bytes(ds_compute_dtype(plan->compute)),
+        .type = ds_compute_dtype(plan->compute),
+        .rows = plan->micro_batch * plan->sequence,
     };
 }
 
@@ -62,10 +67,13 @@ static double at_extent(double flops, struct ds_rate rate, struct ds_rate half, 
 double ds_work_matmul(const struct ds_cluster *cluster, enum ds_compute compute, double m, double n,
                       double k)
 {
-    double least = fmin(m, fmin(n, k)), size = compute == DS_COMPUTE_FP32 ? 4.0 : 2.0;
-    double compute_s = at_extent(2.0 * m * n * k, cluster->device.flops,
-                                 cluster->device.matmul_half, least, compute);
-    double memory_s = (m * k + k * n + m * n) * size / cluster->device.bandwidth;
+    enum ds_dtype type = ds_compute_dtype(compute);
+    const struct ds_matmul_args product = {
+        .m = (size_t)m, .n = (size_t)n, .k = (size_t)k, .in_type = type, .out_type = type};
+    struct ds_amount amount = ds_op_amount(DS_OP_MATMUL, &product);
+    double compute_s = at_extent(amount.flops, cluster->device.flops, cluster->device.matmul_half,
+                                 fmin(m, fmin(n, k)), compute);
+    double memory_s = amount.bytes / cluster->device.bandwidth;
 
     return fmax(compute_s, memory_s) + cluster->device.launch_us * 1e-6;
 }
@@ -86,18 +94,32 @@ static double draw(const struct bench *b, double words)
  * what it is added to. */
 static double dropout(const struct bench *b, double times)
 {
-    double elems = times * b->tokens * b->hidden;
+    const struct ds_dropout_args args = {.n = b->rows * b->plan->shape.hidden, .act = b->type};
+    double bytes = times * ds_op_amount(DS_OP_DROPOUT, &args).bytes;
 
-    return b->plan->drops ? pointwise(b, 2.0 * elems * b->act, times) + draw(b, elems) : 0.0;
+    return b->plan->drops ? pointwise(b, bytes, times) + draw(b, times * (double)args.n) : 0.0;
 }
 
-/* Scores, softmax and values over the visible half; `passes` 1 forward, 2.5 backward.  Weights are
- * dropped once in each. */
-static double attention(const struct bench *b, double passes)
+/* Scores, softmax and values over the visible half.  Weights are dropped once in each pass. */
+static double attention(const struct bench *b, bool backward)
 {
+    const struct ds_model_shape *shape = &b->plan->shape;
+    const struct ds_attention_fwd_args f = {.batch = b->plan->micro_batch,
+                                            .seq = b->plan->sequence,
+                                            .heads = shape->heads,
+                                            .kv_heads = shape->kv_heads,
+                                            .head_size = shape->head_size,
+                                            .act = b->type};
+    const struct ds_attention_bwd_args g = {.batch = f.batch,
+                                            .seq = f.seq,
+                                            .heads = f.heads,
+                                            .kv_heads = f.kv_heads,
+                                            .head_size = f.head_size,
+                                            .act = f.act};
+    double flops = backward ? ds_op_amount(DS_OP_ATTENTION_BWD, &g).flops
+                            : ds_op_amount(DS_OP_ATTENTION_FWD, &f).flops;
     double visible = ((double)b->plan->sequence + 1.0) / 2.0;
-    double flops = 4.0 * b->tokens * visible * b->heads * passes;
-    double words = b->tokens * visible * (double)b->plan->shape.heads;
+    double words = b->tokens * visible * (double)shape->heads;
 
     return (b->plan->drops_weights ? draw(b, words) : 0.0) +
            at_extent(flops, b->cluster->device.attention, b->cluster->device.attention_half,
@@ -145,12 +167,74 @@ static double layer_products(const struct bench *b, bool backward, bool down)
     return sum;
 }
 
+/* Bytes of both norms; backward the stream's gradient is added. */
+static double norms(const struct bench *b, bool backward)
+{
+    const struct ds_norm_fwd_args f = {
+        .rows = b->rows, .channels = b->plan->shape.hidden, .act = b->type};
+    const struct ds_norm_bwd_args g = {
+        .rows = f.rows, .channels = f.channels, .act = f.act, .dres = b};
+
+    return 2.0 * (backward ? ds_op_amount(DS_OP_NORM_BWD, &g).bytes
+                           : ds_op_amount(DS_OP_NORM_FWD, &f).bytes);
+}
+
+/* What a product moves more that has the activation as its epilogue. */
+static double epilogue(const struct bench *b, bool backward)
+{
+    struct ds_matmul_args product = {
+        .m = b->rows, .n = b->plan->shape.ffn, .k = 1, .in_type = b->type, .out_type = b->type};
+    double plain = ds_op_amount(DS_OP_MATMUL, &product).bytes;
+
+    product.epilogue = backward ? DS_EPILOGUE_GELU_BWD : DS_EPILOGUE_GELU;
+    return ds_op_amount(DS_OP_MATMUL, &product).bytes - plain;
+}
+
+/* Of the feed-forward activation, as an operation `alone` or in the product beside it. */
+static double activation(const struct bench *b, bool backward, bool alone)
+{
+    const size_t ffn = b->plan->shape.ffn;
+    const struct ds_swiglu_fwd_args sf = {.rows = b->rows, .ffn = ffn, .act = b->type};
+    const struct ds_swiglu_bwd_args sg = {.rows = b->rows, .ffn = ffn, .act = b->type};
+    const struct ds_gelu_fwd_args gf = {.n = b->rows * ffn, .act = b->type};
+    const struct ds_gelu_bwd_args gg = {.n = b->rows * ffn, .act = b->type};
+
+    if (!alone)
+        return epilogue(b, backward);
+    if (b->family->swiglu)
+        return backward ? ds_op_amount(DS_OP_SWIGLU_BWD, &sg).bytes
+                        : ds_op_amount(DS_OP_SWIGLU_FWD, &sf).bytes;
+    return backward ? ds_op_amount(DS_OP_GELU_BWD, &gg).bytes
+                    : ds_op_amount(DS_OP_GELU_FWD, &gf).bytes;
+}
+
+/* Of the rotation of queries and keys. */
+static double rotation(const struct bench *b)
+{
+    const struct ds_model_shape *shape = &b->plan->shape;
+    const struct ds_rope_args args = {.batch = b->plan->micro_batch,
+                                      .seq = b->plan->sequence,
+                                      .heads = shape->heads + shape->kv_heads,
+                                      .head_size = shape->head_size,
+                                      .act = b->type};
+
+    return b->family->rope ? ds_op_amount(DS_OP_ROPE, &args).bytes : 0.0;
+}
+
+/* Of the gradients of four biases; Llama has none. */
+static double biases(const struct bench *b)
+{
+    const size_t hidden = b->plan->shape.hidden;
+    const struct ds_bias_bwd_args args = {
+        .rows = b->rows, .n = (size_t)b->qkv + 2 * hidden + (size_t)b->ffn_in, .act = b->type};
+
+    return b->family->swiglu ? 0.0 : ds_op_amount(DS_OP_BIAS_BWD, &args).bytes;
+}
+
 /* Both norms and the feed-forward activation again. */
 static double selective_forward(const struct bench *b)
 {
-    double row = 2.0 * 2.0 * b->hidden + b->ffn_in + b->ffn;
-
-    return pointwise(b, row * b->tokens * b->act, 3.0);
+    return pointwise(b, norms(b, false) + activation(b, false, true), 3.0);
 }
 
 /* On a GPU GELU and its derivative are parts of the products beside them, unless those are of FP8,
@@ -163,29 +247,26 @@ static bool gelu_in_product(const struct bench *b)
 
 static double layer_forward(const struct bench *b, uint32_t block, bool recompute)
 {
-    double norms = 2.0 * 2.0 * b->hidden, residuals = 2.0 * b->hidden;
-    double rope = b->family->rope ? 2.0 * b->qkv : 0.0;
     bool alone = !gelu_in_product(b) || (b->plan->recompute == DS_RECOMPUTE_SELECTIVE &&
                                          ds_plan_recomputes(b->plan, block));
-    double row = norms + residuals + rope + (alone ? b->ffn_in : 0.0) + b->ffn;
+    double residuals = 2.0 * b->tokens * b->hidden * b->act; /* read by products */
+    double bytes = norms(b, false) + residuals + rotation(b) + activation(b, false, alone);
     double operations = (b->family->rope ? 3.0 : 2.0) + (alone ? 1.0 : 0.0);
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
-    return layer_products(b, false, !recompute) + attention(b, 1.0) +
-           dropout(b, recompute ? 1.0 : 2.0) + pointwise(b, row * b->tokens * b->act, operations);
+    return layer_products(b, false, !recompute) + attention(b, false) +
+           dropout(b, recompute ? 1.0 : 2.0) + pointwise(b, bytes, operations);
 }
 
 static double layer_backward(const struct bench *b)
 {
-    double norms = 2.0 * 4.0 * b->hidden, rope = b->family->rope ? 2.0 * b->qkv : 0.0;
-    double biases = b->family->swiglu ? 0.0 : b->qkv + 2.0 * b->hidden + b->ffn_in;
     bool alone = !gelu_in_product(b);
-    double row = norms + rope + biases + b->ffn_in + (alone ? b->ffn_in + b->ffn : 0.0);
+    double bytes = norms(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
     double operations = (b->family->rope ? 3.0 : 6.0) + (alone ? 1.0 : 0.0);
 
-    return layer_products(b, true, true) + attention(b, 2.5) + dropout(b, 2.0) +
-           pointwise(b, row * b->tokens * b->act, operations);
+    return layer_products(b, true, true) + attention(b, true) + dropout(b, 2.0) +
+           pointwise(b, bytes, operations);
 }
 
 /* Logits chunk by chunk in fp32; a training pass goes on to the gradients at once. */
@@ -193,18 +274,30 @@ static double head_forward(const struct bench *b)
 {
     enum ds_compute compute = b->plan->compute;
     double product = ds_work_matmul(b->cluster, compute, b->tokens, b->vocab, b->hidden);
+    char there; /* gradients are written */
+    const struct ds_xent_args loss = {
+        .rows = b->rows, .vocab = b->plan->shape.vocab, .act = b->type, .dlogits = &there};
+    double logits = b->tokens * b->vocab * sizeof(float); /* written by the product */
 
-    return 3.0 * product + pointwise(b, b->tokens * b->vocab * (8.0 + b->act), 2.0);
+    return 3.0 * product + pointwise(b, logits + ds_op_amount(DS_OP_XENT, &loss).bytes, 2.0);
 }
 
 static double embed(const struct bench *b, bool backward)
 {
-    double table = backward && b->plan->shape.tie_embeddings == false ? b->vocab * b->hidden : 0.0;
+    const struct ds_model_shape *shape = &b->plan->shape;
+    const struct ds_embed_fwd_args f = {
+        .batch = 1, .seq = b->rows, .channels = shape->hidden, .act = b->type, .param = b->type};
+    const struct ds_embed_bwd_args g = {.batch = 1,
+                                        .seq = b->rows,
+                                        .channels = shape->hidden,
+                                        .vocab = shape->vocab,
+                                        .act = b->type,
+                                        .accumulate_wte = shape->tie_embeddings};
+    double rows = 2.0 * sizeof(float) * b->tokens * b->hidden; /* that tokens name are added to */
+    double bytes = backward ? ds_op_amount(DS_OP_EMBED_BWD, &g).bytes + rows
+                            : ds_op_amount(DS_OP_EMBED_FWD, &f).bytes;
 
-    return dropout(b, 1.0) +
-           pointwise(b,
-                     b->tokens * b->hidden * (2.0 * b->act + (backward ? 8.0 : 0.0)) + 4.0 * table,
-                     1.0);
+    return dropout(b, 1.0) + pointwise(b, bytes, 1.0);
 }
 
 static double block_s(const struct bench *b, const struct ds_instr *instr)
@@ -216,7 +309,7 @@ static double block_s(const struct bench *b, const struct ds_instr *instr)
         return embed(b, backward);
     if (instr->block < last)
         return backward ? layer_backward(b) : layer_forward(b, instr->block, instr->recompute);
-    return backward ? pointwise(b, 4.0 * b->hidden * b->tokens * b->act, 1.0) : head_forward(b);
+    return backward ? pointwise(b, norms(b, true) / 2.0, 1.0) : head_forward(b);
 }
 
 /* --- collectives ------------------------------------------------------------------------------ */
@@ -318,23 +411,26 @@ static double gather_s(const struct bench *b, const struct ds_bucket *bucket)
 static double trust_s(const struct bench *b)
 {
     double held = 0.0, messages = ceil(2.0 * (double)b->plan->spans / DS_COMM_MAX_F64);
+    struct ds_lamb_moments_args pass = {.grad_type = DS_F32};
 
     if (!b->plan->by_tensor)
         return 0.0;
     for (size_t i = 0; i < b->plan->buckets; i++)
         held += (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, i).count;
-    return held * 6.0 * sizeof(float) / b->cluster->device.update +
+    pass.n = (size_t)held;
+    return ds_op_amount(DS_OP_LAMB_MOMENTS, &pass).bytes / b->cluster->device.update +
            (double)b->plan->spans * b->cluster->device.launch_us * 1e-6 +
            messages * ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2);
 }
 
 static double norm_s(const struct bench *b)
 {
-    double bytes = 0.0;
+    struct ds_sumsq_args pass = {0};
 
     for (size_t i = 0; i < b->plan->buckets; i++)
-        bytes += (double)b->plan->bucket[i].slice_elems * sizeof(float);
-    return bytes / b->cluster->device.bandwidth + b->cluster->device.launch_us * 1e-6 +
+        pass.n += b->plan->bucket[i].slice_elems;
+    return ds_op_amount(DS_OP_SUMSQ, &pass).bytes / b->cluster->device.bandwidth +
+           b->cluster->device.launch_us * 1e-6 +
            ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2) + trust_s(b);
 }
 
@@ -381,12 +477,17 @@ static double matrices_s(const struct bench *b, uint32_t index)
 static double update_s(const struct bench *b, uint32_t bucket)
 {
     double held = (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, bucket).count;
-    double floats = b->plan->by_tensor ? 4.0 : 3.0 + 2.0 * 2.0;
-    double bytes = sizeof(float) * floats + (b->act < 4.0 ? 2.0 : 0.0);
+    char there; /* a copy for the kernels is written */
+    void *low = b->type != DS_F32 ? &there : NULL;
+    const struct ds_adamw_args adamw = {
+        .n = (size_t)held, .grad_type = DS_F32, .low_type = b->type, .p_low = low};
+    const struct ds_lamb_args lamb = {.n = (size_t)held, .low_type = b->type, .p_low = low};
+    double bytes = b->plan->by_tensor ? ds_op_amount(DS_OP_LAMB, &lamb).bytes
+                                      : ds_op_amount(DS_OP_ADAMW, &adamw).bytes;
 
     if (b->plan->offload && b->cluster->pcie.bandwidth > 0.0)
-        return held * bytes / b->cluster->main.update;
-    return held * bytes / b->cluster->device.update + b->cluster->device.launch_us * 1e-6 +
+        return bytes / b->cluster->main.update;
+    return bytes / b->cluster->device.update + b->cluster->device.launch_us * 1e-6 +
            matrices_s(b, bucket);
 }
 

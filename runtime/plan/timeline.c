@@ -52,13 +52,32 @@ static void label(struct ds_json *json, const struct ds_plan *plan, int tid, con
     ds_json_end_object(json);
 }
 
-void ds_timeline_write(const struct ds_plan *plan, const struct ds_span_time *time,
-                       const char *what, struct ds_buf *out)
+static void more(struct ds_json *json, const struct ds_plan *plan, const struct ds_timeline_more *m)
 {
+    bool wait = m->queue == DS_QUEUE_COUNT;
+
+    ds_json_object(json, NULL);
+    ds_json_string(json, "name", m->name);
+    ds_json_string(json, "cat", wait ? "WAIT" : "OPERATION");
+    ds_json_string(json, "ph", "X");
+    ds_json_f64(json, "ts", m->time.begin_s * 1e6, 9);
+    ds_json_f64(json, "dur", (m->time.end_s - m->time.begin_s) * 1e6, 9);
+    ds_json_u64(json, "pid", plan->rank);
+    ds_json_u64(json, "tid", m->queue);
+    ds_json_object(json, "args");
+    if (m->detail[0] != '\0')
+        ds_json_string(json, "shape", m->detail);
+    ds_json_end_object(json);
+    ds_json_end_object(json);
+}
+
+void ds_timeline_write(const struct ds_timeline *timeline, struct ds_buf *out)
+{
+    const struct ds_plan *plan = timeline->plan;
     struct ds_json json;
     char process[64];
 
-    (void)snprintf(process, sizeof(process), "rank %u, %s", plan->rank, what);
+    (void)snprintf(process, sizeof(process), "rank %u, %s", plan->rank, timeline->what);
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
     ds_json_string(&json, "displayTimeUnit", "ms");
@@ -66,8 +85,12 @@ void ds_timeline_write(const struct ds_plan *plan, const struct ds_span_time *ti
     label(&json, plan, -1, process);
     for (unsigned i = 0; i < DS_QUEUE_COUNT; i++)
         label(&json, plan, (int)i, ds_queue_name((enum ds_queue)i));
+    if (timeline->mores > 0)
+        label(&json, plan, DS_QUEUE_COUNT, "host waits for the device");
     for (size_t i = 0; i < plan->step.count; i++)
-        event(&json, plan, &plan->step.instr[i], &time[i]);
+        event(&json, plan, &plan->step.instr[i], &timeline->time[i]);
+    for (size_t i = 0; i < timeline->mores; i++)
+        more(&json, plan, &timeline->more[i]);
     ds_json_end_array(&json);
     ds_json_end_object(&json);
 }

@@ -19,8 +19,22 @@ struct ds_span_time {
     double begin_s, end_s; /* from the step's begin */
 };
 
+/* What else is to be shown: something inside an instruction, or (`queue` DS_QUEUE_COUNT) a wait of
+ * the host. */
+struct ds_timeline_more {
+    const char *name, *detail; /* borrowed */
+    unsigned queue;
+    struct ds_span_time time;
+};
+
 /* Append the whole trace of one step. */
-void ds_timeline_write(const struct ds_plan *plan, const struct ds_span_time *time,
-                       const char *what, struct ds_buf *out);
+struct ds_timeline {
+    const struct ds_plan *plan;
+    const struct ds_span_time *time; /* [plan->step.count] */
+    const char *what;                /* "predicted", "measured" */
+    const struct ds_timeline_more *more;
+    size_t mores;
+};
+void ds_timeline_write(const struct ds_timeline *timeline, struct ds_buf *out);
 
 #endif

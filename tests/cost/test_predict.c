@@ -530,7 +530,8 @@ static void check_trace(const struct world *world, const struct ds_plan *plan,
 
     (void)world;
     ds_buf_init(&out, 1 << 24);
-    ds_timeline_write(plan, p->time, "simulated", &out);
+    ds_timeline_write(&(struct ds_timeline){.plan = plan, .time = p->time, .what = "simulated"},
+                      &out);
     root = ds_json_parse(ds_buf_text(&out), out.len, &err);
     cr_assert_not_null(root, "%s", err.text);
     cr_assert_eq(json_array_size(json_object_get(root, "traceEvents")),

@@ -221,11 +221,11 @@ def restarts(whole):
         h.ok(h.metric_texts(h.work() / "again") == whole, "restart: the same bits as without a failure")
 
 
-def counted(title, job, run, **env):
+def counted(title, job, run, code=0, **env):
     """Train, and how often each call of CUDA's runtime was made."""
     counts = h.work() / "counts"
     ran = train(job, run, FAKE_CUDA_COUNT=str(counts), **env)
-    h.ok(ran.returncode == 0, f"{title}: the job ends with 0", ran.stdout + ran.stderr)
+    h.ok(ran.returncode == code, f"{title}: the job ends with {code}", ran.stdout + ran.stderr)
     calls = {}
     for line in (h.work() / "counts.0").read_text().splitlines():
         name, count = line.split()
@@ -252,6 +252,37 @@ def graphs():
         _, got, said = counted(f"{call} fails", job, call, FAKE_CUDA_FAIL=f"{call}:{place}:2")
         h.ok(got == texts and "without CUDA graphs from here on: CUDA cannot" in said,
              f"{call} fails: said, and the same bits", f"{got}\n{texts}\n{said}")
+
+
+def profile():
+    """A step operation by operation: all of its kernels, the bits of a run without, every wait of the host."""
+    job, _ = case_job("llama-tiny", steps=5, every=0, compute="bf16", stage=2)
+    plain = train(job, "unwatched", 2)
+    ran = train(job, "watched", 2, extra=["log.trace=kernels"])
+    if not h.ok(ran.returncode == plain.returncode == 0, "profile: the job ends with 0", ran.stdout + ran.stderr):
+        return
+    h.ok(h.metric_texts(h.work() / "watched") == h.metric_texts(h.work() / "unwatched"), "profile: the same bits")
+    h.ok("traced, see" in ran.stdout + ran.stderr, "profile: said where it is", ran.stdout + ran.stderr)
+    for rank in range(2):
+        read = json.loads((h.work() / "watched" / "trace" / f"kernels-{rank:05}.json").read_text())
+        names = {row["name"] for row in read["operations"]}
+        h.ok(names >= {"matmul", "attention_fwd", "attention_bwd", "norm_fwd", "norm_bwd", "rope", "xent", "sumsq",
+                       "adamw", "embed_fwd", "embed_bwd", "clear", "copy up", "copy down"},
+             f"profile: rank {rank} has every operation", names)
+        beside = {row["name"] for row in read["operations"] if row["beside"]}
+        h.ok("copy up" in beside and "add" in beside and "matmul" not in beside,
+             f"profile: rank {rank}: what other queues do is beside", beside)
+        h.ok([(w["call"], w["during"], w["count"]) for w in read["waits"]] == [("cudaStreamSynchronize", "NORM", 1)],
+             f"profile: rank {rank} waits once", read["waits"])
+        h.ok(read["queues_ms"]["REDUCE"] > 0 and read["copy_bytes_per_s"] > 0, f"profile: rank {rank}: queues and a copy",
+             read["queues_ms"])
+    said = [json.loads(line) for line in (h.work() / "watched" / "events.jsonl").read_text().splitlines()]
+    said = [e for e in said if e.get("event") == "waits"]
+    h.ok(said and said[0]["steps"] == 2 and said[0]["most"] == said[0]["least"] == 1 and
+         said[0]["calls"] == {"cudaStreamSynchronize": 2}, "profile: one wait in each of the other steps", said)
+    _, texts, said = counted("a mark fails", job, "no-mark", extra=["log.trace=step"], FAKE_CUDA_FAIL="cudaEventElapsedTime:5:2",
+                             code=1)
+    h.ok("CUDA cannot tell the time of an event" in said, "profile: times that CUDA does not tell end the job", said)
 
 
 def graphs_follow():
@@ -436,6 +467,7 @@ h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in z
      "ZeRO 0 and 2 on 2 devices: within 1e-6", zero)
 graphs()
 graphs_follow()
+profile()
 products()
 epilogues()
 attention()

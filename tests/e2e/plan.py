@@ -178,6 +178,38 @@ for rank in range(2):
          f"log.trace: rank {rank} has times")
 
 
+def kernels():
+    """The same operation by operation: a table that adds up, the bits of a run without."""
+    job = h.write_job("kernels.yaml", steps=4)
+    for run, words in (("plain", []), ("kernels", ["log.trace=kernels"])):
+        ran = h.dsrun("--slots", "2", job, f"run_dir={run}", "zero.stage=1", *words)
+        h.ok(ran.returncode == 0, f"log.trace kernels: {run} ends with 0", ran.stderr)
+    h.ok(h.metric_texts(h.work() / "kernels") == h.metric_texts(h.work() / "plain"), "log.trace kernels: the same bits")
+    folder = h.work() / "kernels" / "trace"
+    h.ok(f"traced, see {folder}/kernels-00000.txt" in ran.stdout + ran.stderr or "kernels-00000.txt" in ran.stdout,
+         "log.trace kernels: said where", ran.stdout)
+    text = (folder / "kernels-00000.txt").read_text()
+    for rank in range(2):
+        read = json.loads((folder / f"kernels-{rank:05}.json").read_text())
+        rows = [row for row in read["operations"] if not row["beside"]]
+        h.ok(abs(read["operations_ms"] + sum(read["left_ms"].values()) - read["step_ms"]) < 1e-3 * read["step_ms"] and
+             abs(sum(row["ms"] for row in rows) - read["operations_ms"]) < 1e-3 * read["step_ms"],
+             f"log.trace kernels: rank {rank} adds up to the step", read)
+        h.ok({"matmul", "attention_fwd", "attention_bwd", "xent", "adamw", "sumsq"} <= {row["name"] for row in rows} and
+             all(row["calls"] > 0 and row["bytes"] > 0 for row in rows), f"log.trace kernels: rank {rank} has rows", rows)
+        h.ok(read["peak_flops"] > 0 and read["copy_bytes_per_s"] > 0 and read["waits"] == [],
+             f"log.trace kernels: rank {rank} has bounds", read)
+    h.ok("of bound" in text and "communication that is waited for" in text, "log.trace kernels: the table", text)
+    spans = json.loads((folder / "rank-00000.json").read_text())["traceEvents"]
+    inside = [e for e in spans if e.get("cat") == "OPERATION" and e["name"] == "matmul"]
+    passes = [e for e in spans if e.get("name", "").startswith(("FORWARD", "BACKWARD"))]
+    h.ok(inside and all(any(p["ts"] - 1 <= e["ts"] and e["ts"] + e["dur"] <= p["ts"] + p["dur"] + 1 for p in passes)
+                        for e in inside), "log.trace kernels: every product lies inside a pass", inside[:3])
+
+
+kernels()
+
+
 # The answers of DeepSpeed's elastic batch arithmetic (tests/unit/elasticity): a batch, the micro batches that are
 # allowed, and every number of ranks that it serves.
 ELASTIC = [

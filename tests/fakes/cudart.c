@@ -465,6 +465,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 /* Of what is in between: products are done when the call returns. */
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
 {
+    FAKE_FAULT();
     *ms = (float)(end->ns - begin->ns) / 1e6f;
     return happened(end) ? cudaSuccess : cudaErrorNotReady;
 }

@@ -1,0 +1,396 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * amount.c - the contract is in amount.h.
+ *
+ * Each operation has an amount_<op>() and a shape_<op>(); the tables are made from the list.
+ */
+#include "kernels/amount.h"
+
+#include <stdio.h>
+
+static double size_of(enum ds_dtype type)
+{
+    return (double)ds_dtype_bytes(type);
+}
+
+static struct ds_amount moves(double elems, double bytes_each)
+{
+    return (struct ds_amount){.bytes = elems * bytes_each};
+}
+
+static double area(size_t rows, size_t columns)
+{
+    return (double)rows * (double)columns;
+}
+
+static void say(char out[DS_OP_SHAPE_BYTES], const char *text)
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%s", text);
+}
+
+static void say_area(char out[DS_OP_SHAPE_BYTES], size_t rows, size_t columns, enum ds_dtype type)
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zux%zu %s", rows, columns, ds_dtype_name(type));
+}
+
+static void say_elems(char out[DS_OP_SHAPE_BYTES], size_t n, enum ds_dtype type)
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zu %s", n, ds_dtype_name(type));
+}
+
+/* --- products and attention ------------------------------------------------------------------- */
+
+static struct ds_amount amount_matmul(const struct ds_matmul_args *a)
+{
+    double results = 1.0 + (a->c != NULL ? 1.0 : 0.0) +
+                     (a->epilogue != DS_EPILOGUE_NONE ? 1.0 : 0.0); /* D, C, gelu_x */
+
+    return (struct ds_amount){
+        .flops = 2.0 * area(a->m, a->n) * (double)a->k,
+        .bytes = (area(a->m, a->k) + area(a->k, a->n)) * size_of(a->in_type) +
+                 results * area(a->m, a->n) * size_of(a->out_type),
+    };
+}
+
+static void shape_matmul(const struct ds_matmul_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    static const char *const epilogues[] = {
+        [DS_EPILOGUE_NONE] = "", [DS_EPILOGUE_GELU] = " gelu", [DS_EPILOGUE_GELU_BWD] = " dgelu"};
+
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zux%zux%zu %c%c %s%s%s%s%s%s%s", a->m, a->n, a->k,
+                   a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', ds_dtype_name(a->in_type),
+                   a->out_type != a->in_type ? " to " : "",
+                   a->out_type != a->in_type ? ds_dtype_name(a->out_type) : "",
+                   a->bias != NULL ? " +bias" : "", a->c != NULL ? " +C" : "",
+                   epilogues[a->epilogue], a->dbias != NULL ? " +dbias" : "");
+}
+
+static double attention_flops(size_t batch, size_t seq, size_t heads, size_t head_size)
+{
+    double visible = ((double)seq + 1.0) / 2.0;
+
+    return 4.0 * area(batch, seq) * visible * area(heads, head_size);
+}
+
+static void say_heads(char out[DS_OP_SHAPE_BYTES], size_t batch, size_t seq, size_t heads,
+                      size_t kv_heads, size_t head_size, enum ds_dtype act)
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zux%zu, %zu/%zu heads of %zu %s", batch, seq, heads,
+                   kv_heads, head_size, ds_dtype_name(act));
+}
+
+static struct ds_amount amount_attention_fwd(const struct ds_attention_fwd_args *a)
+{
+    size_t wide = (2 * a->heads + 2 * a->kv_heads) * a->head_size;
+
+    return (struct ds_amount){
+        .flops = attention_flops(a->batch, a->seq, a->heads, a->head_size),
+        .bytes = area(a->batch, a->seq) * (double)wide * size_of(a->act),
+    };
+}
+
+static void shape_attention_fwd(const struct ds_attention_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_heads(out, a->batch, a->seq, a->heads, a->kv_heads, a->head_size, a->act);
+}
+
+static struct ds_amount amount_attention_bwd(const struct ds_attention_bwd_args *a)
+{
+    size_t wide = (4 * a->heads + 4 * a->kv_heads) * a->head_size;
+
+    return (struct ds_amount){
+        .flops = 2.5 * attention_flops(a->batch, a->seq, a->heads, a->head_size),
+        .bytes = area(a->batch, a->seq) * (double)wide * size_of(a->act),
+    };
+}
+
+static void shape_attention_bwd(const struct ds_attention_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_heads(out, a->batch, a->seq, a->heads, a->kv_heads, a->head_size, a->act);
+}
+
+/* --- the ends of the model -------------------------------------------------------------------- */
+
+static struct ds_amount amount_embed_fwd(const struct ds_embed_fwd_args *a)
+{
+    return moves(area(a->batch, a->seq) * (double)a->channels, size_of(a->param) + size_of(a->act));
+}
+
+static void shape_embed_fwd(const struct ds_embed_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->batch * a->seq, a->channels, a->act);
+}
+
+static struct ds_amount amount_embed_bwd(const struct ds_embed_bwd_args *a)
+{
+    struct ds_amount amount = moves(area(a->batch, a->seq) * (double)a->channels, size_of(a->act));
+
+    if (!a->accumulate_wte)
+        amount.bytes += area(a->vocab, a->channels) * sizeof(float);
+    return amount;
+}
+
+static void shape_embed_bwd(const struct ds_embed_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->batch * a->seq, a->channels, a->act);
+}
+
+static struct ds_amount amount_xent(const struct ds_xent_args *a)
+{
+    return moves(area(a->rows, a->vocab),
+                 sizeof(float) + (a->dlogits != NULL ? size_of(a->act) : 0.0));
+}
+
+static void shape_xent(const struct ds_xent_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->vocab, a->act);
+}
+
+/* --- what passes over activations ------------------------------------------------------------- */
+
+static struct ds_amount amount_bias_bwd(const struct ds_bias_bwd_args *a)
+{
+    return moves(area(a->rows, a->n), size_of(a->act));
+}
+
+static void shape_bias_bwd(const struct ds_bias_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->n, a->act);
+}
+
+static struct ds_amount amount_norm_fwd(const struct ds_norm_fwd_args *a)
+{
+    return moves(area(a->rows, a->channels), 2.0 * size_of(a->act));
+}
+
+static void shape_norm_fwd(const struct ds_norm_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->channels, a->act);
+}
+
+static struct ds_amount amount_norm_bwd(const struct ds_norm_bwd_args *a)
+{
+    return moves(area(a->rows, a->channels), (a->dres != NULL ? 4.0 : 3.0) * size_of(a->act));
+}
+
+static void shape_norm_bwd(const struct ds_norm_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->channels, a->act);
+}
+
+static struct ds_amount amount_rope(const struct ds_rope_args *a)
+{
+    return moves(area(a->batch, a->seq) * area(a->heads, a->head_size), 2.0 * size_of(a->act));
+}
+
+static void shape_rope(const struct ds_rope_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zux%zu, %zu heads of %zu %s", a->batch, a->seq,
+                   a->heads, a->head_size, ds_dtype_name(a->act));
+}
+
+static struct ds_amount amount_gelu_fwd(const struct ds_gelu_fwd_args *a)
+{
+    return moves((double)a->n, 2.0 * size_of(a->act));
+}
+
+static void shape_gelu_fwd(const struct ds_gelu_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_elems(out, a->n, a->act);
+}
+
+static struct ds_amount amount_gelu_bwd(const struct ds_gelu_bwd_args *a)
+{
+    return moves((double)a->n, 3.0 * size_of(a->act));
+}
+
+static void shape_gelu_bwd(const struct ds_gelu_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_elems(out, a->n, a->act);
+}
+
+static struct ds_amount amount_swiglu_fwd(const struct ds_swiglu_fwd_args *a)
+{
+    return moves(area(a->rows, a->ffn), 3.0 * size_of(a->act));
+}
+
+static void shape_swiglu_fwd(const struct ds_swiglu_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->ffn, a->act);
+}
+
+static struct ds_amount amount_swiglu_bwd(const struct ds_swiglu_bwd_args *a)
+{
+    return moves(area(a->rows, a->ffn), 5.0 * size_of(a->act));
+}
+
+static void shape_swiglu_bwd(const struct ds_swiglu_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->ffn, a->act);
+}
+
+static struct ds_amount amount_dropout(const struct ds_dropout_args *a)
+{
+    return moves((double)a->n, (a->residual != NULL ? 3.0 : 2.0) * size_of(a->act));
+}
+
+static void shape_dropout(const struct ds_dropout_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_elems(out, a->n, a->act);
+}
+
+static struct ds_amount amount_sum(const struct ds_sum_args *a)
+{
+    return moves((double)a->n, sizeof(float));
+}
+
+static void shape_sum(const struct ds_sum_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_elems(out, a->n, DS_F32);
+}
+
+static struct ds_amount amount_add(const struct ds_add_args *a)
+{
+    return moves((double)a->n, 3.0 * sizeof(float));
+}
+
+static void shape_add(const struct ds_add_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_elems(out, a->n, DS_F32);
+}
+
+static struct ds_amount amount_sumsq(const struct ds_sumsq_args *a)
+{
+    return moves((double)a->n, sizeof(float));
+}
+
+/* --- updates: tensors differ in size, so what they do is told, not on how much ---------------- */
+
+static double low_bytes(const void *low, enum ds_dtype type)
+{
+    return low != NULL ? size_of(type) : 0.0;
+}
+
+/* `passes` over F32 arrays, the gradient, and the copy that kernels read. */
+static struct ds_amount updates(size_t n, double passes, double more)
+{
+    return moves((double)n, passes * sizeof(float) + more);
+}
+
+static struct ds_amount amount_adamw(const struct ds_adamw_args *a)
+{
+    return updates(a->n, 6.0, size_of(a->grad_type) + low_bytes(a->p_low, a->low_type));
+}
+
+static struct ds_amount amount_sgd(const struct ds_sgd_args *a)
+{
+    return updates(a->n, a->m != NULL ? 4.0 : 2.0,
+                   size_of(a->grad_type) + low_bytes(a->p_low, a->low_type));
+}
+
+static struct ds_amount amount_lion(const struct ds_lion_args *a)
+{
+    return updates(a->n, 4.0, size_of(a->grad_type) + low_bytes(a->p_low, a->low_type));
+}
+
+static struct ds_amount amount_adagrad(const struct ds_adagrad_args *a)
+{
+    return updates(a->n, 4.0, size_of(a->grad_type) + low_bytes(a->p_low, a->low_type));
+}
+
+static struct ds_amount amount_lamb_moments(const struct ds_lamb_moments_args *a)
+{
+    return updates(a->n, 5.0, size_of(a->grad_type));
+}
+
+static struct ds_amount amount_lamb(const struct ds_lamb_args *a)
+{
+    return updates(a->n, 4.0, low_bytes(a->p_low, a->low_type));
+}
+
+static struct ds_amount amount_muon_moments(const struct ds_muon_moments_args *a)
+{
+    return updates(a->n, 3.0, size_of(a->grad_type));
+}
+
+static struct ds_amount amount_muon(const struct ds_muon_args *a)
+{
+    return updates(a->n, 3.0, low_bytes(a->p_low, a->low_type));
+}
+
+/* clang-format off */
+#define ALL(fn, text) \
+    static void shape_##fn(const struct ds_##fn##_args *a, char out[DS_OP_SHAPE_BYTES]) \
+    { \
+        (void)a; \
+        say(out, text); \
+    }
+ALL(sumsq, "all gradients")
+ALL(adamw, "all parameters")
+ALL(sgd, "all parameters")
+ALL(lion, "all parameters")
+ALL(adagrad, "all parameters")
+ALL(lamb_moments, "all parameters")
+ALL(lamb, "all parameters")
+ALL(muon_moments, "all matrices")
+ALL(muon, "all matrices")
+#undef ALL
+/* clang-format on */
+
+static struct ds_amount amount_affine(const struct ds_affine_args *a)
+{
+    return moves(area(a->rows, a->cols), 2.0 * sizeof(float));
+}
+
+static void shape_affine(const struct ds_affine_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->cols, DS_F32);
+}
+
+static struct ds_amount amount_cast(const struct ds_cast_args *a)
+{
+    return moves((double)a->n, size_of(a->from) + size_of(a->to));
+}
+
+static void shape_cast(const struct ds_cast_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zu %s to %s", a->n, ds_dtype_name(a->from),
+                   ds_dtype_name(a->to));
+}
+
+/* Codes of a byte, as they lie and turned. */
+static struct ds_amount amount_fp8_cast(const struct ds_fp8_cast_args *a)
+{
+    return moves(area(a->rows, a->cols), size_of(a->act) + (a->codes != NULL ? 1.0 : 0.0) +
+                                             (a->turned != NULL ? 1.0 : 0.0));
+}
+
+static void shape_fp8_cast(const struct ds_fp8_cast_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->cols, a->act);
+}
+
+struct ds_amount ds_op_amount(enum ds_op op, const void *args)
+{
+    switch (op) {
+#define X(id, fn)                                                                                  \
+    case DS_OP_##id: return amount_##fn(args);
+        DS_OPS(X)
+#undef X
+    case DS_OP_COUNT: break;
+    }
+    return (struct ds_amount){0};
+}
+
+void ds_op_shape(enum ds_op op, const void *args, char out[DS_OP_SHAPE_BYTES])
+{
+    out[0] = '\0';
+    switch (op) {
+#define X(id, fn)                                                                                  \
+    case DS_OP_##id: shape_##fn(args, out); break;
+        DS_OPS(X)
+#undef X
+    case DS_OP_COUNT: break;
+    }
+}

@@ -1,0 +1,125 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_amount.c - FLOPs and bytes of each operation, counted by hand for one small shape.
+ */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "kernels/amount.h"
+
+static char there[1];
+
+static void expect(enum ds_op op, const void *args, double flops, double bytes, const char *shape)
+{
+    struct ds_amount got = ds_op_amount(op, args);
+    char text[DS_OP_SHAPE_BYTES];
+
+    cr_assert(got.flops == flops && got.bytes == bytes, "%s: %g FLOPs, %g bytes", ds_op_name(op),
+              got.flops, got.bytes);
+    ds_op_shape(op, args, text);
+    cr_assert_str_eq(text, shape);
+}
+
+#define EXPECT(id, fn, flops, bytes, shape, ...)                                                   \
+    do {                                                                                           \
+        const struct ds_##fn##_args args = {__VA_ARGS__};                                          \
+        expect(DS_OP_##id, &args, flops, bytes, shape);                                            \
+        seen[DS_OP_##id] = true;                                                                   \
+    } while (0)
+
+static bool seen[DS_OP_COUNT];
+
+static void products(void)
+{
+    /* 2 x 3 results of 4 multiply-adds; 8 + 12 numbers of two bytes read, 6 of four written. */
+    EXPECT(MATMUL, matmul, 48, 64, "2x3x4 NN BF16 to F32", .m = 2, .n = 3, .k = 4,
+           .in_type = DS_BF16, .out_type = DS_F32);
+    EXPECT(MATMUL, matmul, 48, 128, "2x3x4 TN F32 +bias +C", .m = 2, .n = 3, .k = 4,
+           .trans_a = true, .c = there, .bias = there);
+    EXPECT(MATMUL, matmul, 48, 64, "2x3x4 NN BF16 gelu", .m = 2, .n = 3, .k = 4, .in_type = DS_BF16,
+           .out_type = DS_BF16, .epilogue = DS_EPILOGUE_GELU);
+    EXPECT(MATMUL, matmul, 48, 128, "2x3x4 NN F32 dgelu +dbias", .m = 2, .n = 3, .k = 4,
+           .epilogue = DS_EPILOGUE_GELU_BWD, .dbias = (float *)(void *)there);
+    EXPECT(MATMUL, matmul, 48, 32, "2x3x4 NT U8 to BF16", .m = 2, .n = 3, .k = 4, .trans_b = true,
+           .in_type = DS_U8, .out_type = DS_BF16);
+    /* 2 sequences of 3 tokens: 6 visible pairs each, 2 heads of 4: 16 FLOPs for each of 2. */
+    EXPECT(ATTENTION_FWD, attention_fwd, 2 * 6 * 2 * 16, 6 * (2 * 2 + 2) * 4 * 2.0,
+           "2x3, 2/1 heads of 4 BF16", .batch = 2, .seq = 3, .heads = 2, .kv_heads = 1,
+           .head_size = 4, .act = DS_BF16);
+    EXPECT(ATTENTION_BWD, attention_bwd, 2.5 * 2 * 6 * 2 * 16, 6 * (4 * 2 + 4) * 4 * 2.0,
+           "2x3, 2/1 heads of 4 BF16", .batch = 2, .seq = 3, .heads = 2, .kv_heads = 1,
+           .head_size = 4, .act = DS_BF16);
+}
+
+static void passes(void)
+{
+    EXPECT(BIAS_BWD, bias_bwd, 0, 30, "3x5 BF16", .rows = 3, .n = 5, .act = DS_BF16);
+    EXPECT(NORM_FWD, norm_fwd, 0, 120, "3x5 F32", .rows = 3, .channels = 5);
+    EXPECT(NORM_BWD, norm_bwd, 0, 180, "3x5 F32", .rows = 3, .channels = 5);
+    EXPECT(NORM_BWD, norm_bwd, 0, 240, "3x5 F32", .rows = 3, .channels = 5, .dres = there);
+    EXPECT(ROPE, rope, 0, 2 * 3 * 4 * 6 * 4, "2x3, 4 heads of 6 BF16", .batch = 2, .seq = 3,
+           .heads = 4, .head_size = 6, .act = DS_BF16);
+    EXPECT(GELU_FWD, gelu_fwd, 0, 28, "7 BF16", .n = 7, .act = DS_BF16);
+    EXPECT(GELU_BWD, gelu_bwd, 0, 42, "7 BF16", .n = 7, .act = DS_BF16);
+    EXPECT(SWIGLU_FWD, swiglu_fwd, 0, 90, "3x5 F16", .rows = 3, .ffn = 5, .act = DS_F16);
+    EXPECT(SWIGLU_BWD, swiglu_bwd, 0, 150, "3x5 F16", .rows = 3, .ffn = 5, .act = DS_F16);
+    EXPECT(DROPOUT, dropout, 0, 56, "7 F32", .n = 7);
+    EXPECT(DROPOUT, dropout, 0, 84, "7 F32", .n = 7, .residual = there);
+    EXPECT(SUM, sum, 0, 28, "7 F32", .n = 7);
+    EXPECT(ADD, add, 0, 84, "7 F32", .n = 7);
+    EXPECT(AFFINE, affine, 0, 120, "3x5 F32", .rows = 3, .cols = 5);
+    EXPECT(FP8_CAST, fp8_cast, 0, 60, "3x5 BF16", .rows = 3, .cols = 5, .act = DS_BF16,
+           .codes = (uint8_t *)there, .turned = (uint8_t *)there);
+    EXPECT(FP8_CAST, fp8_cast, 0, 45, "3x5 BF16", .rows = 3, .cols = 5, .act = DS_BF16,
+           .codes = (uint8_t *)there);
+    EXPECT(CAST, cast, 0, 42, "7 F32 to BF16", .n = 7, .to = DS_BF16);
+}
+
+static void ends(void)
+{
+    EXPECT(EMBED_FWD, embed_fwd, 0, 6 * 5 * 4, "6x5 BF16", .batch = 2, .seq = 3, .channels = 5,
+           .vocab = 11, .act = DS_BF16, .param = DS_BF16);
+    EXPECT(EMBED_BWD, embed_bwd, 0, 6 * 5 * 2 + 11 * 5 * 4, "6x5 BF16", .batch = 2, .seq = 3,
+           .channels = 5, .vocab = 11, .act = DS_BF16);
+    EXPECT(EMBED_BWD, embed_bwd, 0, 6 * 5 * 2, "6x5 BF16", .batch = 2, .seq = 3, .channels = 5,
+           .vocab = 11, .act = DS_BF16, .accumulate_wte = true);
+    EXPECT(XENT, xent, 0, 132, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16);
+    EXPECT(XENT, xent, 0, 198, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16,
+           .dlogits = there);
+}
+
+static void updates(void)
+{
+    EXPECT(SUMSQ, sumsq, 0, 28, "all gradients", .n = 7);
+    EXPECT(ADAMW, adamw, 0, 7 * 28, "all parameters", .n = 7);
+    EXPECT(ADAMW, adamw, 0, 7 * 28, "all parameters", .n = 7, .grad_type = DS_BF16,
+           .low_type = DS_BF16, .p_low = there);
+    EXPECT(SGD, sgd, 0, 7 * 12, "all parameters", .n = 7);
+    EXPECT(SGD, sgd, 0, 7 * 20, "all parameters", .n = 7, .m = (float *)(void *)there);
+    EXPECT(LION, lion, 0, 7 * 20, "all parameters", .n = 7);
+    EXPECT(ADAGRAD, adagrad, 0, 7 * 20, "all parameters", .n = 7);
+    EXPECT(LAMB_MOMENTS, lamb_moments, 0, 7 * 24, "all parameters", .n = 7);
+    EXPECT(LAMB, lamb, 0, 7 * 18, "all parameters", .n = 7, .low_type = DS_F16, .p_low = there);
+    EXPECT(MUON_MOMENTS, muon_moments, 0, 7 * 16, "all matrices", .n = 7);
+    EXPECT(MUON, muon, 0, 7 * 12, "all matrices", .n = 7);
+}
+
+Test(amount, as_counted_by_hand)
+{
+    products();
+    passes();
+    ends();
+    updates();
+    for (unsigned i = 0; i < DS_OP_COUNT; i++)
+        cr_assert(seen[i], "'%s' is not in this test", ds_op_name((enum ds_op)i));
+}
+
+Test(amount, no_operation)
+{
+    char text[DS_OP_SHAPE_BYTES] = "x";
+
+    cr_assert(ds_op_amount(DS_OP_COUNT, NULL).bytes == 0.0);
+    ds_op_shape(DS_OP_COUNT, NULL, text);
+    cr_assert_str_eq(text, "");
+}

@@ -453,7 +453,10 @@ def in_batch(bed):
 
 
 def test_hosts():
-    why, slurm = beds.missing(), beds.missing("slurm")
+    slurm = beds.missing("slurm")
+    why = beds.missing()
+    if h.SANITIZED:
+        why = "what a bed waits for has deadlines that an instrumented program does not keep"
     if why:
         h.skip("on real hosts", why)
         return

@@ -102,7 +102,7 @@ coverage: | $(B)/deps-test.ok $(B)/deps-hosts.ok $(B)/deps-cover.ok ## coverage 
 # Counts are added to files beside the objects.  Tests of hosts log in as other users, who must be able to
 # write there: every file is made first, by the shortest run of each program.
 coverage-run: all tests
-	$(Q)export TEST_SLOW=1 TEST_TIMEOUT=3600; \
+	$(Q)export TEST_SLOW=1 TEST_COUNTED=1 TEST_TIMEOUT=3600; \
 	find $(B) -name '*.gcda' -delete; B='$(B)' tests/run $(ALL_TESTBIN); units=$$?; \
 	for p in $(PROGRAMS) $(FAKE_WORKER); do $$p --version </dev/null >/dev/null 2>&1; done; chmod -R a+rwX $(B); \
 	B='$(B)' tests/run $(E2E) && exit $$units

@@ -84,13 +84,13 @@ check-valgrind: all $(FAKE_WORKER) | $(B)/deps-test.ok $(B)/deps-valgrind.ok ## 
 	$(Q)B='$(B)' tests/run tests/e2e/valgrind.py
 
 # --- coverage -------------------------------------------------------------------------------------
-COVERAGE_MIN ?= 85
+COVERAGE_MIN ?= 90
 COVERAGE_MIN_launcher ?= 90
 COVERAGE_MIN_branch ?= 80
 # The objects are compiled with -fexceptions, so that a thread that is ended unwinds: gcc then counts behind
 # every call an edge for an exception.  No C code takes one, and --exclude-throw-branches leaves them out.  Sources in
 # the build folder are the mutants of the simulator, and what is in tools/ runs before the counts begin.
-coverage: | $(B)/deps-test.ok $(B)/deps-hosts.ok $(B)/deps-cover.ok ## coverage by all tests; fails below COVERAGE_MIN (85) % of lines, COVERAGE_MIN_branch (80), COVERAGE_MIN_launcher (90)
+coverage: | $(B)/deps-test.ok $(B)/deps-hosts.ok $(B)/deps-cover.ok ## coverage by all tests; fails below COVERAGE_MIN (90) % of lines, COVERAGE_MIN_branch (80), COVERAGE_MIN_launcher (90)
 	$(Q)$(MAKE) B=$(B)/cov COVERAGE=1 CFLAGS='-O1 -g' coverage-run
 	$(Q)gcovr -r . --object-directory $(B)/cov --exclude 'tests/' --exclude 'bench/' --exclude 'examples/' \
 	    --exclude 'tools/' --exclude '$(B)/' \

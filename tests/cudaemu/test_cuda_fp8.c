@@ -30,9 +30,8 @@ static struct asked *asked_new(const char *choices)
     memset(x->a, 0x38, sizeof(x->a)); /* 1 of E4M3 */
     memset(x->b, 0x3c, sizeof(x->b)); /* 1 of E5M2 */
     x->one = 1.0f;
-    x->stream = (struct ds_cuda_stream){.base = {.kernels = &ds__cuda_kernels},
-                                        .scratch = x->workspace,
-                                        .scratch_bytes = sizeof(x->workspace)};
+    x->stream = (struct ds_cuda_stream){
+        .base = emulated_stream(), .scratch = x->workspace, .scratch_bytes = sizeof(x->workspace)};
     fake_blaslt = (struct fake_blaslt){0};
     cr_assert(ds__cuda_matmul_open(&x->stream.matmul, &args, NULL) == 0);
     return x;

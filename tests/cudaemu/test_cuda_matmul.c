@@ -30,9 +30,8 @@ static int begin_at(struct try *t, const char *file, bool tf32, struct ds_error 
 
     if (fake_blaslt.fail_at == 0)
         fake_blaslt = (struct fake_blaslt){0};
-    t->stream = (struct ds_cuda_stream){.base = {.kernels = &ds__cuda_kernels},
-                                        .scratch = t->workspace,
-                                        .scratch_bytes = sizeof(t->workspace)};
+    t->stream = (struct ds_cuda_stream){
+        .base = emulated_stream(), .scratch = t->workspace, .scratch_bytes = sizeof(t->workspace)};
     return ds__cuda_matmul_open(&t->stream.matmul, &args, err);
 }
 

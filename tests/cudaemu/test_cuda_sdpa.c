@@ -55,7 +55,7 @@ static struct layer *make_layer(void)
 
     cr_assert(l != NULL);
     l->stream = (struct ds_cuda_stream){
-        .base = {.kernels = &ds__cuda_kernels}, .scratch = l->scratch, .scratch_bytes = SCRATCH};
+        .base = emulated_stream(), .scratch = l->scratch, .scratch_bytes = SCRATCH};
     for (size_t i = 0; i < TOKENS * ROW; i++)
         l->qkv[i] = ds_bf16_from_f32((float)noise(&state));
     for (size_t i = 0; i < TOKENS * HEADS * SIZE; i++)

@@ -245,7 +245,7 @@ Test(fp8, cast_of_what_is_not_aligned)
 /* One element of many, wherever it is, is seen; zeros and what is next to nothing are no trouble. */
 Test(fp8, cast_of_what_is_not_finite)
 {
-    static const double odd[] = {INFINITY, -INFINITY, NAN};
+    static const double odd[] = {(double)INFINITY, -(double)INFINITY, (double)NAN};
     struct nums x = nums_random(DS_BF16, 144 * 80, 1.0, 0.0);
     uint8_t *codes = bytes_new(144 * 80);
     float scale;

@@ -11,6 +11,7 @@
 enum { MOST = 10 };
 
 static float f[4096];
+static _Alignas(DS_FP8_UNIT) uint8_t codes[DS_FP8_UNIT * DS_FP8_UNIT];
 static int32_t ids[64];
 static double sums[2];
 static uint64_t counted;
@@ -113,6 +114,18 @@ static const struct row rows[] = {
     {ROW(adamw, .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1),
      {AT(adamw, MISSING, p), AT(adamw, MISSING, m), AT(adamw, MISSING, v), AT(adamw, MISSING, grad),
       AT(adamw, NOT_POSITIVE, bias1), AT(adamw, NOT_POSITIVE, bias2), AT(adamw, TYPE, grad_type)}},
+    {ROW(sgd, .n = 3, .p = f, .m = f + 10, .grad = f + 30, .nesterov = true),
+     {AT(sgd, MISSING, p), AT(sgd, MISSING, m), AT(sgd, MISSING, grad), AT(sgd, TYPE, grad_type)}},
+    {ROW(adagrad, .n = 3, .p = f, .v = f + 20, .grad = f + 30),
+     {AT(adagrad, MISSING, p), AT(adagrad, MISSING, v), AT(adagrad, MISSING, grad),
+      AT(adagrad, TYPE, grad_type)}},
+    {ROW(muon_moments, .n = 3, .m = f + 10, .u = f + 20, .grad = f + 30),
+     {AT(muon_moments, MISSING, m), AT(muon_moments, MISSING, u), AT(muon_moments, MISSING, grad),
+      AT(muon_moments, TYPE, grad_type)}},
+    {ROW(muon, .n = 3, .p = f, .x = f + 10, .p_low = f + 20, .low_type = DS_BF16),
+     {AT(muon, MISSING, p), AT(muon, MISSING, x), AT(muon, TYPE, low_type)}},
+    {ROW(affine, .rows = 1, .cols = 2, .x = f, .y = f + 10),
+     {AT(affine, MISSING, x), AT(affine, MISSING, y)}},
     {ROW(lion, .n = 3, .p = f, .m = f + 10, .grad = f + 30, .p_low = f + 40, .low_type = DS_F16),
      {AT(lion, MISSING, grad), AT(lion, TYPE, low_type)}},
     {ROW(lamb_moments, .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .eps = 1e-6,
@@ -125,6 +138,10 @@ static const struct row rows[] = {
      {AT(lamb, NOT_POSITIVE, bias2), AT(lamb, NOT_POSITIVE, eps), AT(lamb, MISSING, p)}},
     {ROW(cast, .n = 3, .x = f, .y = f + 100),
      {AT(cast, TYPE, from), AT(cast, TYPE, to), AT(cast, MISSING, x), AT(cast, MISSING, y)}},
+    {ROW(fp8_cast, .rows = DS_FP8_UNIT, .cols = DS_FP8_UNIT, .x = f, .codes = codes, .scale = f + 300),
+     {AT(fp8_cast, EMPTY, rows), AT(fp8_cast, EMPTY, cols), AT(fp8_cast, HUGE, rows),
+      AT(fp8_cast, TYPE, act), AT(fp8_cast, TYPE, type), AT(fp8_cast, MISSING, x),
+      AT(fp8_cast, MISSING, codes), AT(fp8_cast, MISSING, scale)}},
 };
 /* clang-format on */
 

@@ -18,7 +18,12 @@
 #include "base/log.h"
 
 enum { ROUNDS = 100, FILE_BYTES = 32 + DS_GPULOCK_JOB };
-enum { SHOWN_WORD = 128, SHOWN_PATH = 320, SHOWN = 768 }; /* bytes of the message, with NUL */
+enum {
+    SHOWN_WORD = 128,
+    SHOWN_PATH = 320,
+    SHOWN_JOB = 680,
+    SHOWN = 768
+}; /* bytes of the message, with NUL */
 
 const char *const ds_gpulock_folders[] = {"/run/lock", "/dev/shm", NULL};
 
@@ -128,7 +133,7 @@ static bool number(const char *text, char after, unsigned long *out, const char 
 static void holder_of(int fd, char out[SHOWN])
 {
     char text[FILE_BYTES], *rest = text;
-    char host[SHOWN_WORD], name[SHOWN_WORD], path[SHOWN_PATH], job[SHOWN] = "";
+    char host[SHOWN_WORD], name[SHOWN_WORD], path[SHOWN_PATH], job[SHOWN_JOB] = "";
     unsigned long pid, uid, starter;
     ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
     const char *line;

@@ -92,8 +92,7 @@ int ds_plugin_memory(unsigned *devices, uint64_t *left, struct ds_error *err)
     return rc == 0 ? plugin->memory(0, left, &all, err) : rc;
 }
 
-/* --- NCCL's environment
- * ------------------------------------------------------------------------- */
+/* --- NCCL's environment ------------------------------------------------------------------------*/
 
 static bool set(const char *name, const char *value)
 {
@@ -111,13 +110,14 @@ static void interface_of(const char *address, char name[IF_NAMESIZE])
         return;
     for (const struct ifaddrs *at = all; at != NULL && name[0] == '\0'; at = at->ifa_next) {
         int family = at->ifa_addr != NULL ? at->ifa_addr->sa_family : AF_UNSPEC;
-        const void *raw =
-            family == AF_INET
-                ? (const void *)&((struct sockaddr_in *)(void *)at->ifa_addr)->sin_addr
-                : (const void *)&((struct sockaddr_in6 *)(void *)at->ifa_addr)->sin6_addr;
+        const void *raw = NULL;
 
-        if ((family == AF_INET || family == AF_INET6) &&
-            inet_ntop(family, raw, text, sizeof(text)) != NULL && strcmp(text, address) == 0)
+        if (family == AF_INET)
+            raw = &((struct sockaddr_in *)(void *)at->ifa_addr)->sin_addr;
+        else if (family == AF_INET6)
+            raw = &((struct sockaddr_in6 *)(void *)at->ifa_addr)->sin6_addr;
+        if (raw != NULL && inet_ntop(family, raw, text, sizeof(text)) != NULL &&
+            strcmp(text, address) == 0)
             (void)snprintf(name, IF_NAMESIZE, "%s", at->ifa_name);
     }
     freeifaddrs(all);

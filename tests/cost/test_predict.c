@@ -61,7 +61,7 @@ Test(work, products_of_fp8_are_cast_and_faster)
     const double weights[] = {3 * c * c, c * c, 2 * f * c, f * c}, rows[] = {c, c, c, f};
     const double outs[] = {3 * c, c, 2 * f, c};
     double now = 0.0, then = 0.0;
-    double cast = 0.0, back = 0.0, plain[2];
+    double cast = 0.0, back = 0.0, plain[2] = {0.0, 0.0};
     struct ds_plan plan;
 
     for (unsigned i = 0; i < 4; i++) {

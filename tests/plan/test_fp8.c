@@ -39,6 +39,7 @@ Test(fp8, codes_have_their_place)
     cr_assert_eq(ds_plan_build(&device, &args, NULL), 0);
     cr_assert_eq(device.arena_bytes[DS_ARENA_ACTIVATIONS], fp8.arena_bytes[DS_ARENA_ACTIVATIONS]);
     cr_assert_eq(device.scratch_bytes, (size_t)64 << 20);
+    ds_plan_release(&device);
     job.train.sequence = 4;
     job.train.micro_batch = 1;
     cr_assert_eq(ds_plan_build(&device, &args, &err), -EINVAL);

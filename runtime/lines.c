@@ -16,8 +16,10 @@ int ds_lines_open(struct ds_engine_lines *host, const struct ds_plan *plan, stru
         .params = calloc(ds_plan_line_elems(plan, DS_ARENA_PARAMS), sizeof(float))};
     whole = host->params != NULL;
     for (unsigned i = 0; i < plan->optim_states; i++) {
-        host->state[i] = calloc(ds_plan_line_elems(plan, DS_ARENA_MOMENTS), sizeof(float));
-        whole = whole && host->state[i] != NULL;
+        uint64_t elems = ds_plan_state_elems(plan, i);
+
+        host->state[i] = calloc(elems, sizeof(float));
+        whole = whole && (host->state[i] != NULL || elems == 0);
     }
     if (whole)
         return 0;
@@ -42,6 +44,6 @@ int ds_lines_copy(enum ds_copy_way way, const struct ds_engine_lines *to,
 
     for (unsigned i = 0; rc == 0 && i < plan->optim_states; i++)
         rc = ds_stream_copy(stream, way, to->state[i], from->state[i],
-                            ds_plan_line_elems(plan, DS_ARENA_MOMENTS) * sizeof(float), err);
+                            ds_plan_state_elems(plan, i) * sizeof(float), err);
     return rc != 0 ? rc : ds_stream_finish(stream, err);
 }

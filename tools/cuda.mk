@@ -48,7 +48,7 @@ $(GPU_BENCH): $(B)/gpu/bench_kernels.o $(call LIB,cpu ops base)
 	$(call say,LINK    $@)
 	$(Q)$(LINK) $(LIBS_worker) $(LDLIBS)
 gpu-tests: $(GPU_TESTS) $(GPU_BENCH) ## the kernels' tests for a device, which make gpu-check runs there
-tests: gpu-tests
+tests check-e2e: gpu-tests
 .PHONY: gpu-tests
 -include $(addsuffix .d,$(GPU_TESTS) $(GPU_BENCH))
 

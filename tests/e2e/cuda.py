@@ -443,6 +443,25 @@ def fp8():
     h.ok("cudaMalloc " not in calls, "fp8: before anything is allocated", calls)
 
 
+def optimizers():
+    """What an optimizer remembers, none, one or two states, comes down for a checkpoint and goes up again."""
+    for kind, slots in (("sgd", 2), ("adam", 2), ("lion", 2), ("adagrad", 2), ("lamb", 2), ("muon", 1), ("muon", 2)):
+        title, words = f"{kind} on {slots}", (f"optim.name={kind}", "precision.compute=fp32")
+        job = {device: fp8_job("gpt2", "compute", device, 2) for device in ("cpu", "cuda")}
+        run = {device: f"{kind}-{slots}-{device}" for device in ("cpu", "cuda", "parts")}
+        ran = [train(job[device], run[device], slots, extra=words) for device in job]
+        if not h.ok(all(r.returncode == 0 for r in ran), f"{title}: the jobs end with 0", ran):
+            continue
+        got, want = (h.metrics(h.work() / run[device]) for device in ("cuda", "cpu"))
+        for key in ("loss", "grad_norm"):
+            h.ok(worst(got, want, key) < LIMIT, f"{title}: {key} within {LIMIT:g} of the CPU's", worst(got, want, key))
+        ran = [train(job["cuda"], run["parts"], slots, extra=(*words, *more))
+               for more in (("train.steps=2", "schedule.steps=3"), ())]
+        h.ok(all(r.returncode == 0 for r in ran), f"{title}: both parts end with 0", ran)
+        h.ok(h.metric_texts(h.work() / run["parts"]) == h.metric_texts(h.work() / run["cuda"]),
+             f"{title}: the same bits after a restart")
+
+
 def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     if "TEST_COUNTED" in os.environ:
@@ -475,6 +494,7 @@ products()
 epilogues()
 attention()
 fp8()
+optimizers()
 tests_for_a_gpu()
 no_plugin()
 no_device()

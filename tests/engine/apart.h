@@ -14,11 +14,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/backend.h"
 
 enum apart_breaks { APART_NEVER, APART_ONCE, APART_FOR_GOOD };
-enum { APART_RECORDED = 512 };
+enum { APART_RECORDED = 512, APART_ALIGNMENT = 64, APART_PAGE = 4096 };
 
 /* One thing that was recorded. */
 struct apart_done {
@@ -91,21 +92,36 @@ static const struct ds_kernels apart_kernels = {.name = "apart",
 #undef X
 };
 
+/* Memory ends where nothing can be written: a copy that is too long does not go unseen. */
+static inline size_t apart_room(size_t bytes, size_t unit)
+{
+    return (bytes + unit - 1) / unit * unit;
+}
+
 static inline int apart_alloc(struct ds_device *device, size_t bytes, void **out,
                               struct ds_error *err)
 {
+    const size_t used = apart_room(bytes, APART_ALIGNMENT), pages = apart_room(used, APART_PAGE);
+    void *base;
     int rc = apart_call(err);
 
     if (rc == 0)
-        rc = ds_backend_cpu.alloc(device, bytes, out, err);
-    apart.held += rc == 0;
-    return rc;
+        rc = ds_backend_cpu.alloc(device, pages + APART_PAGE, &base, err);
+    if (rc != 0)
+        return rc;
+    if (mprotect((char *)base + pages, APART_PAGE, PROT_NONE) != 0)
+        abort();
+    *out = (char *)base + pages - used;
+    apart.held++;
+    return 0;
 }
 
 static inline void apart_free(struct ds_device *device, void *memory, size_t bytes)
 {
+    const size_t used = apart_room(bytes, APART_ALIGNMENT), pages = apart_room(used, APART_PAGE);
+
     apart.held--;
-    ds_backend_cpu.free(device, memory, bytes);
+    ds_backend_cpu.free(device, (char *)memory + used - pages, pages + APART_PAGE);
 }
 
 static inline struct ds_stream *apart_stream(struct ds_device *device, unsigned queue)

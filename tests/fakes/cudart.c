@@ -13,7 +13,7 @@
 
 #include "tests/fakes/stream.h"
 
-enum { CALLS = 64, NAME = 40, STICKY = 700, PINNED = 256 };
+enum { STICKY = 700, PINNED = 256 };
 #define REGION ((size_t)8 << 30)
 
 struct fake_event {
@@ -27,10 +27,6 @@ static struct {
     char *memory; /* REGION bytes, PROT_NONE while nobody is inside */
     size_t used, live;
     unsigned inside;
-    struct {
-        char name[NAME];
-        unsigned long count;
-    } call[CALLS];
     int sticky, last;
     struct {
         char *begin, *end;
@@ -39,50 +35,10 @@ static struct {
 
 _Thread_local struct fake_stream *fake_capturing;
 
-unsigned long fake_number(const char *name, unsigned long otherwise)
-{
-    const char *text = getenv(name);
-
-    return text == NULL ? otherwise : strtoul(text, NULL, 10);
-}
-
-/* How often this was called, this time included. */
-static unsigned long count_call(const char *name)
-{
-    unsigned long count = 0;
-
-    pthread_mutex_lock(&fake.lock);
-    for (unsigned i = 0; i < CALLS && count == 0; i++) {
-        if (fake.call[i].name[0] == '\0')
-            snprintf(fake.call[i].name, NAME, "%s", name);
-        if (strcmp(fake.call[i].name, name) == 0)
-            count = ++fake.call[i].count;
-    }
-    pthread_mutex_unlock(&fake.lock);
-    return count;
-}
-
-__attribute__((destructor)) static void tell_counts(void)
-{
-    const char *path = getenv("FAKE_CUDA_COUNT"), *rank = getenv("RANK");
-    char name[512];
-    FILE *file = NULL;
-
-    if (path != NULL) {
-        snprintf(name, sizeof(name), "%s.%s", path, rank != NULL ? rank : "0");
-        file = fopen(name, "we");
-    }
-
-    for (unsigned i = 0; file != NULL && i < CALLS && fake.call[i].name[0] != '\0'; i++)
-        fprintf(file, "%s %lu\n", fake.call[i].name, fake.call[i].count);
-    if (file != NULL)
-        fclose(file);
-}
-
 int fake_fault(const char *name)
 {
     const char *wish = getenv("FAKE_CUDA_FAIL"), *rank = getenv("FAKE_CUDA_RANK");
-    unsigned long count = count_call(name), at;
+    unsigned long count = fake_count(name), at;
     size_t length = strlen(name);
     char *end;
 
@@ -141,9 +97,17 @@ static bool on_device(const void *p)
            (const char *)p < fake.memory + fake.used;
 }
 
+enum { PAGE = 4096, BEHIND = 64, FRESH = 0xff };
+
+/* The pages of an allocation: its size in front, then its bytes, then some that nobody may write. */
+static size_t pages(size_t bytes)
+{
+    return PAGE + (bytes + BEHIND + PAGE - 1) / PAGE * PAGE;
+}
+
 cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
-    size_t whole = (bytes + 4095) / 4096 * 4096 + 4096; /* room for its size in front */
+    size_t whole = pages(bytes);
     char *at;
 
     FAKE_FAULT();
@@ -165,11 +129,11 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     fake.live += bytes;
     protect(PROT_READ | PROT_WRITE);
     memcpy(at, &bytes, sizeof(bytes));
-    memset(at + 4096, 0xff, bytes);
+    memset(at + PAGE, FRESH, bytes + BEHIND);
     if (fake.inside == 0 && !is_open())
         protect(PROT_NONE);
     pthread_mutex_unlock(&fake.lock);
-    *memory = at + 4096;
+    *memory = at + PAGE;
     return cudaSuccess;
 }
 
@@ -181,7 +145,12 @@ cudaError_t cudaFree(void *memory)
         return cudaSuccess;
     NOT_CAPTURED();
     fake_open();
-    memcpy(&bytes, (char *)memory - 4096, sizeof(bytes));
+    memcpy(&bytes, (char *)memory - PAGE, sizeof(bytes));
+    for (size_t i = 0; i < BEHIND; i++)
+        if (((unsigned char *)memory)[bytes + i] != FRESH) {
+            fprintf(stderr, "fake CUDA: %zu bytes of memory were written past their end\n", bytes);
+            abort();
+        }
     fake_close();
     pthread_mutex_lock(&fake.lock);
     fake.live -= bytes;

@@ -51,6 +51,8 @@ int fake_fault(const char *name);
             return (cudaError_t)fault;                                                             \
     } while (0)
 
+/* How often `name` was called, this time included. */
+unsigned long fake_count(const char *name);
 /* A number of the environment. */
 unsigned long fake_number(const char *name, unsigned long otherwise);
 

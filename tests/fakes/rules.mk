@@ -8,7 +8,7 @@ FAKES     := $(B)/fakes/libexec
 FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnvidia-ml.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
 FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/fakes/%.cu.o,$(CU)) \
     $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o)
-FAKE_C    := $(addprefix tests/fakes/,cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c cublaslt.c cudnn.c)
+FAKE_C    := $(addprefix tests/fakes/,calls.c cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c cublaslt.c cudnn.c)
 fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
 
 $(B)/fakes/%.o: %.c $(B)/flags
@@ -28,7 +28,7 @@ $(B)/fakes/%.cc.o: %.cc $(B)/flags
 	$(Q)$(CXX) $(EMU_CXXFLAGS) -fPIC -I. -MMD -MP -c -o $@ $<
 
 FAKE_LINK = $(CC) -shared $(ALL_LDFLAGS) -Wl,-z,defs -Wl,-rpath,'$$ORIGIN' -L$(FAKES) -o $@ $(filter %.o,$^)
-$(FAKES)/libdsfakecuda.so: $(addprefix $(B)/fakes/tests/fakes/,cudart.o device.o graph.o)
+$(FAKES)/libdsfakecuda.so: $(addprefix $(B)/fakes/tests/fakes/,calls.o cudart.o device.o graph.o)
 	$(Q)mkdir -p $(@D)
 	$(call say,LINK    $@)
 	$(Q)$(FAKE_LINK) -Wl,-soname,libdsfakecuda.so

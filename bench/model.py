@@ -4,8 +4,8 @@
 
 The machine is measured (`dsrun bench machine`) right before and right after every run of a job, and
 the job predicted (`dsrun plan`) by both: what a core reaches changes from one second to the
-next where other machines share it.  A round's ratio is the mean of the two predictions / the median
-step of the run; a job's is the median of the rounds' ratios.  No sample is left out.
+next where other machines share it.  A round's ratio is the mean of the two predictions / the mean
+step of the run, for rates are means, too; a job's is the median of the rounds' ratios.  No sample is left out.
 """
 import json
 import os
@@ -13,7 +13,7 @@ import statistics
 import tempfile
 
 from common import Failed, cores, run
-from step import read_speeds, write_tokens
+from step import read_all_speeds, write_tokens
 
 MOST = 0.15
 ROUNDS = 5
@@ -83,7 +83,8 @@ def one(dsrun, case, before):
         run([dsrun, "--run-dir", folder + "/run", *words])
         after = measure_machine(dsrun, case[5])
         predicted = statistics.mean(predict(dsrun, folder, m, words) for m in (before, after))
-        return (predicted, tokens / read_speeds(folder, 1, steps - 1) * 1e3), after
+        speeds = read_all_speeds(folder, 1, steps - 1)
+        return (predicted, statistics.mean(tokens / speed * 1e3 for speed in speeds)), after
 
 
 def one_round(dsrun, cases, found):

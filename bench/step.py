@@ -60,7 +60,8 @@ def write_job(folder, shape, steps, ranks, threads, compute):
     write_tokens(folder, shape, steps)
 
 
-def read_speeds(folder, warm, steps):
+def read_all_speeds(folder, warm, steps):
+    """Tokens a second of each step after the first ones."""
     speeds = []
     with open(folder + "/run/metrics.jsonl", encoding="utf-8") as file:
         for line in file:
@@ -69,7 +70,11 @@ def read_speeds(folder, warm, steps):
                 speeds.append(record["tokens_per_s"])
     if len(speeds) != warm + steps:
         raise Failed(f"dsrun wrote {len(speeds)} steps instead of {warm + steps}")
-    return statistics.median(speeds[warm:])
+    return speeds[warm:]
+
+
+def read_speeds(folder, warm, steps):
+    return statistics.median(read_all_speeds(folder, warm, steps))
 
 
 def dsrun(build, config, ranks, threads, compute, more=(), steps=None):

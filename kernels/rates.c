@@ -439,6 +439,7 @@ static int layer_rates(const struct bench *bench, struct ds_rates_peers *peers,
                        struct ds_rates *rates, struct ds_error *err)
 {
     size_t half = bench->elems * sizeof(float) / 2;
+    uint64_t began = 0;
     char *low = (char *)bench->memory + half;
     struct layer layer[LAYERS] = {
         {.type = DS_F32, .width = SMALL, .seq = SHORT, .memory = (char *)bench->memory},
@@ -450,7 +451,9 @@ static int layer_rates(const struct bench *bench, struct ds_rates_peers *peers,
 
     fill((char *)bench->memory, half, DS_F32);
     fill(low, half, DS_BF16);
-    for (unsigned round = 0; rc == 0 && round <= ROUNDS; round++)
+    for (unsigned round = 0; rc == 0 && round <= ROUNDS; round++) {
+        if (round == 1)
+            began = ds_clock_mono_ns();
         for (unsigned i = 0; rc == 0 && i < LAYERS; i++) {
             layer[i].bytes = half;
             rc = peers != NULL ? peers->meet(peers->user, err) : 0;
@@ -459,8 +462,11 @@ static int layer_rates(const struct bench *bench, struct ds_rates_peers *peers,
             if (rc == 0 && round > 0 && peers != NULL)
                 peers->pass_s[(round - 1) * LAYERS + i] = pass_s(&layer[i], round - 1);
         }
+    }
     if (rc != 0)
         return rc;
+    if (peers != NULL)
+        peers->round_s = (double)(ds_clock_mono_ns() - began) * 1e-9 / DS_RATES_ROUNDS;
     fit_layers(&layer[0], &layer[1], &rates->fp32);
     fit_layers(&layer[2], &layer[3], &rates->bf16);
     return 0;

@@ -38,6 +38,7 @@ struct ds_rates_peers {
     int (*meet)(void *user, struct ds_error *err); /* called before each round by all of them */
     void *user;
     double pass_s[DS_RATES_ROUNDS]; /* of this rank, one pass of a layer in each round; written */
+    double round_s;                 /* the time of a round; written */
 };
 
 /* Scratch that the device must have been opened with. */

@@ -25,6 +25,7 @@
 
 #define MAX_RATE 1e18
 #define MAX_US   1e6
+#define MAX_S    1e6
 
 static const struct ds_key keys[] = {
     U64("hosts", hosts, "1", 1, DS_MAX_HOSTS, "hosts of the cluster"),
@@ -69,9 +70,12 @@ static const struct ds_key keys[] = {
         "bytes that one rank may use; 0: not checked"),
     F64("device.launch_us", device.launch_us, 0, "0", 0, MAX_US,
         "time between two operations of a queue"),
-    F64("device.spread", device.spread, 0, "0", 0, 100,
+    F64("device.spread", device.spread.share, 0, "0", 0, 100,
         "how much longer the slowest rank computes than all do in the mean, as a share: what is "
         "waited for at collectives"),
+    F64("device.spread_s", device.spread.evens_s, 0, "0", 0, MAX_S,
+        "seconds of computing between collectives after which that is 0.7 of it, and less with the "
+        "square root of the time; 0: it stays"),
     F64("link.host.bandwidth", host.bandwidth, 0, "0", 0, MAX_RATE,
         "bytes/s of one rank to another of its host, one direction"),
     F64("link.host.latency_us", host.latency_us, 0, "0", 0, MAX_US, "time of a smallest message"),

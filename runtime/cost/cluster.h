@@ -36,6 +36,7 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/keys.h"
+#include "runtime/cost/spread.h"
 
 struct ds_rate { /* by type of the operands; a rate of 0: not said */
     double fp32, bf16;
@@ -64,7 +65,7 @@ struct ds_cluster {
         double random; /* words per second; 0: as many as bytes come */
         double memory; /* 0: not said */
         double launch_us;
-        double spread; /* share by which the slowest rank computes longer than all in the mean */
+        struct ds_spread spread; /* of what ranks compute before they meet */
     } device;
     struct {
         double memory, update; /* of a whole host; of one rank's share */

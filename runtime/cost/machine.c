@@ -41,8 +41,8 @@ struct machine {
     int fd;
     cpu_set_t cores; /* of all ranks */
     struct ds_comm *comm;
-    struct ds_rates rates;        /* mean of all ranks */
-    double spread;                /* as cluster.h has it */
+    struct ds_rates rates; /* mean of all ranks */
+    struct ds_spread spread;
     double bandwidth, latency_us; /* between ranks, as cluster.h counts them */
 };
 
@@ -92,27 +92,23 @@ static int meet(void *comm, struct ds_error *err)
     return ds_comm_barrier(comm, err);
 }
 
-/* How much longer than all ranks in the mean the slowest one takes, round by round, which they
- * begin together. */
+/* From what every rank took in each round, which all begin together. */
 static int measure_spread(struct machine *machine, const struct ds_rates_peers *peers,
                           struct ds_error *err)
 {
-    double slowest = 0.0, all = 0.0;
+    size_t count = (size_t)DS_RATES_ROUNDS * machine->world;
+    double *pass_s = calloc(count, sizeof(*pass_s)), *row = pass_s;
     int rc = 0;
 
-    for (unsigned i = 0; rc == 0 && i < DS_RATES_ROUNDS; i++) {
-        double pass_s[MOST_RANKS] = {0}, most = 0.0;
-
-        pass_s[machine->rank] = peers->pass_s[i];
-        rc = ds_comm_all_reduce_f64(machine->comm, pass_s, machine->world, err);
-        for (unsigned rank = 0; rank < machine->world; rank++) {
-            most = pass_s[rank] > most ? pass_s[rank] : most;
-            all += pass_s[rank];
-        }
-        slowest += most;
+    if (pass_s == NULL)
+        return ds_fail(err, ENOMEM, "no memory for what %u ranks took", machine->world);
+    for (unsigned i = 0; rc == 0 && i < DS_RATES_ROUNDS; i++, row += machine->world) {
+        row[machine->rank] = peers->pass_s[i];
+        rc = ds_comm_all_reduce_f64(machine->comm, row, machine->world, err);
     }
     if (rc == 0)
-        machine->spread = slowest * machine->world / all - 1.0;
+        machine->spread = ds_spread_fit(pass_s, DS_RATES_ROUNDS, machine->world, peers->round_s);
+    free(pass_s);
     return rc;
 }
 
@@ -287,7 +283,8 @@ static int print(const struct machine *machine, struct ds_error *err)
     cluster.device.random = rounded(rates->random);
     cluster.device.launch_us = rounded(rates->launch_us);
     cluster.host = (struct ds_link_rate){rounded(machine->bandwidth), rounded(machine->latency_us)};
-    cluster.device.spread = rounded(machine->spread);
+    cluster.device.spread.share = rounded(machine->spread.share);
+    cluster.device.spread.evens_s = rounded(machine->spread.evens_s);
     cluster.overlap = 0.0; /* every core computes */
     ds_buf_init(&out, TEXT_BYTES);
     rc = ds_cluster_write(&cluster, &out, err);

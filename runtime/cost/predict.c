@@ -15,7 +15,8 @@ struct clocks {
     double queue[DS_QUEUE_COUNT]; /* when it is free */
     double *event;                /* when it last happened */
     double alone_s;               /* computed since the last collective */
-    double overlap, spread;
+    double overlap;
+    struct ds_spread spread;
     bool apart; /* the host computes beside the device */
 };
 
@@ -43,7 +44,7 @@ static double wait_s(struct clocks *clocks, const struct ds_instr *instr, double
     double wait = 0.0;
 
     if (talks(instr)) {
-        wait = clocks->spread * clocks->alone_s;
+        wait = ds_spread_after(clocks->spread, clocks->alone_s) * clocks->alone_s;
         clocks->alone_s = 0.0;
     } else if (queue_of(clocks, instr) == DS_QUEUE_COMPUTE) {
         clocks->alone_s += seconds;
@@ -128,7 +129,8 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
                const struct ds_plan *plan, struct ds_error *err)
 {
     struct clocks clocks = {.overlap = cluster->overlap,
-                            .spread = plan->world > 1 ? cluster->device.spread : 0.0,
+                            .spread =
+                                plan->world > 1 ? cluster->device.spread : (struct ds_spread){0},
                             .apart = cluster->pcie.bandwidth > 0.0};
 
     memset(prediction, 0, sizeof(*prediction));

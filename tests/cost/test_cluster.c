@@ -62,10 +62,11 @@ Test(cluster, rates_of_fp8)
 
 Test(cluster, is_read_back_as_it_was_written)
 {
-    static const char text[] = "device: {flops: {fp32: 1e11, bf16: 4e11}, bandwidth: 12.5e9,\n"
-                               "         matmul_half: {fp32: 24}, pointwise: {bf16: 5e9},\n"
-                               "         launch_us: 1.5, update: 9e9, spread: 0.125}\n"
-                               "overlap: 0.25\n";
+    static const char text[] =
+        "device: {flops: {fp32: 1e11, bf16: 4e11}, bandwidth: 12.5e9,\n"
+        "         matmul_half: {fp32: 24}, pointwise: {bf16: 5e9},\n"
+        "         launch_us: 1.5, update: 9e9, spread: 0.125, spread_s: 0.5}\n"
+        "overlap: 0.25\n";
     struct ds_cluster cluster, again;
     struct ds_buf out, second;
     struct ds_error err = {0};
@@ -78,7 +79,8 @@ Test(cluster, is_read_back_as_it_was_written)
     cr_assert_eq(ds_cluster_write(&again, &second, &err), 0);
     cr_assert_str_eq(ds_buf_text(&out), ds_buf_text(&second));
     cr_assert_eq(again.device.launch_us, 1.5);
-    cr_assert_eq(again.device.spread, 0.125);
+    cr_assert_eq(again.device.spread.share, 0.125);
+    cr_assert_eq(again.device.spread.evens_s, 0.5);
     cr_assert_eq(again.overlap, 0.25);
     ds_buf_release(&out);
     ds_buf_release(&second);

@@ -255,16 +255,17 @@ Test(predict, a_collective_waits_for_the_slowest_rank)
             struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 4 * world, 2, 64);
             const struct ds_plan_args args = {
                 .job = &job, .world = world, .threads = 1, .local_world = world};
-            double waited[3], work = 0.0;
+            double waited[4], work = 0.0;
             struct ds_plan plan;
 
             job.zero.stage = stage;
             cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
-            for (unsigned i = 0; i < 3; i++) {
+            for (unsigned i = 0; i < 4; i++) {
                 struct ds_prediction p;
 
-                cluster.overlap = i < 2 ? 0.0 : 1.0;
-                cluster.device.spread = i == 0 ? 0.0 : 0.125;
+                cluster.overlap = i == 2 ? 1.0 : 0.0;
+                cluster.device.spread.share = i == 0 ? 0.0 : 0.125;
+                cluster.device.spread.evens_s = i == 3 ? waited[0] : 0.0;
                 cr_assert_eq(ds_predict(&p, &cluster, &plan, NULL), 0);
                 waited[i] = p.step_s;
                 work = p.compute_s + p.update_s;
@@ -273,6 +274,9 @@ Test(predict, a_collective_waits_for_the_slowest_rank)
             }
             close_to(waited[1], waited[0] + (world > 1 ? 0.125 * work : 0.0), "in turn");
             cr_assert_leq(waited[2], waited[1] * (1.0 + 1e-9), "beside compute");
+            cr_assert(world > 1 ? waited[3] > waited[0] && waited[3] < waited[1]
+                                : waited[3] == waited[0],
+                      "some of it evens out before they meet");
             ds_plan_release(&plan);
             ds_cluster_release(&cluster);
         }

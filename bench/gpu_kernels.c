@@ -7,7 +7,7 @@
  * FLOPs that it cannot do without.  A sample is many launches and one wait, over operands that
  * together are larger than the second cache.  bench/gpu.py calls it.
  *
- *     gpu_kernels PLUGIN products|memory|attention [SHRINK]
+ *     gpu_kernels PLUGIN products|fp8|memory|attention [SHRINK]
  *
  * Everything is SHRINK times smaller, for a test of the program itself.
  */
@@ -163,6 +163,7 @@ LAUNCH(bias_bwd)
 LAUNCH(cast)
 LAUNCH(embed_bwd)
 LAUNCH(embed_fwd)
+LAUNCH(fp8_cast)
 LAUNCH(gelu_bwd)
 LAUNCH(gelu_fwd)
 LAUNCH(matmul)
@@ -335,8 +336,35 @@ static void measure_product(const char *name, const char *pass, struct ds_matmul
     must(ds_stream_clear(stream, a.d, d, &err));
     if (a.c != NULL)
         a.c = a.d;
+    if (a.epilogue != DS_EPILOGUE_NONE)
+        a.gelu_x = take_numbers(a.out_type, a.m * a.n);
+    if (a.dbias != NULL)
+        a.dbias = take(a.n * sizeof(float));
     (void)snprintf(what, sizeof(what), "%s %s", name, pass);
     computes(what, DS_OP_MATMUL, run_matmul, &a);
+}
+
+/* What a layer of GPT-2 asks its products to do beside, which saves a pass over what they write. */
+static void measure_epilogues(void)
+{
+    const size_t tokens = many(65536), n = 768, wide = many(3072);
+    float asked; /* for a dbias */
+
+    measure_product(
+        "gpt2 up", "forward, gelu",
+        (struct ds_matmul_args){
+            .m = tokens, .n = wide, .k = n, .out_type = DS_BF16, .epilogue = DS_EPILOGUE_GELU});
+    measure_product("gpt2 down", "dx, gelu backward",
+                    (struct ds_matmul_args){.m = tokens,
+                                            .n = wide,
+                                            .k = n,
+                                            .trans_b = true,
+                                            .out_type = DS_BF16,
+                                            .epilogue = DS_EPILOGUE_GELU_BWD});
+    measure_product(
+        "gpt2 up", "dw, dbias",
+        (struct ds_matmul_args){
+            .m = n, .n = wide, .k = tokens, .trans_a = true, .out_type = DS_F32, .dbias = &asked});
 }
 
 static void measure_products(void)
@@ -361,6 +389,77 @@ static void measure_products(void)
         measure_product(l->name, "forward", forward);
         measure_product(l->name, "dx", dx);
         measure_product(l->name, "dw", dw);
+    }
+    measure_epilogues();
+}
+
+/* --- products of FP8 ---------------------------------------------------------------------------*/
+
+static size_t units(size_t n)
+{
+    return (many(n) + DS_FP8_UNIT - 1) / DS_FP8_UNIT * DS_FP8_UNIT;
+}
+
+static struct ds_fp8_cast_args take_codes(size_t rows, size_t cols, enum ds_fp8 type)
+{
+    struct ds_fp8_cast_args cast = {.rows = rows, .cols = cols, .act = DS_BF16, .type = type};
+
+    cast.x = take_numbers(DS_BF16, rows * cols);
+    cast.codes = take(rows * cols);
+    cast.scale = take(sizeof(float));
+    must(ds_fp8_cast(&cast, stream, &err));
+    return cast;
+}
+
+/* Gradients are of E5M2, and sums of a weight's of F32. */
+static void measure_fp8_product(const char *name, const char *pass, struct ds_matmul_args m)
+{
+    struct ds_fp8_cast_args a, b;
+    char what[64];
+
+    taken = 0;
+    a = take_codes(m.m, m.k, m.fp8.a_type);
+    b = take_codes(m.n, m.k, m.fp8.b_type);
+    m.in_type = DS_U8;
+    m.trans_b = true;
+    m.a = a.codes;
+    m.b = b.codes;
+    m.fp8.a_scale = a.scale;
+    m.fp8.b_scale = b.scale;
+    m.lda = m.ldb = m.k;
+    m.ldc = m.ldd = m.n;
+    m.d = take(m.m * m.n * ds_dtype_bytes(m.out_type));
+    (void)snprintf(what, sizeof(what), "%s %s, fp8", name, pass);
+    computes(what, DS_OP_MATMUL, run_matmul, &m);
+}
+
+static void measure_fp8(void)
+{
+    static const struct {
+        const char *name;
+        size_t tokens, in, out;
+    } layer[] = {{"gpt2 up", 65536, 768, 3072},
+                 {"llama up", 8192, 2048, 16384},
+                 {"llama down", 8192, 8192, 2048}};
+    struct ds_fp8_cast_args cast;
+
+    measure_copy();
+    taken = 0;
+    cast = take_codes(units(65536), 3072, DS_E4M3);
+    moves("cast to fp8", DS_OP_FP8_CAST, run_fp8_cast, &cast);
+    cast.turned = take(cast.rows * cast.cols);
+    moves("cast to fp8, turned too", DS_OP_FP8_CAST, run_fp8_cast, &cast);
+    for (size_t i = 0; i < sizeof(layer) / sizeof(layer[0]); i++) {
+        size_t tokens = units(layer[i].tokens), in = layer[i].in, out = units(layer[i].out);
+        struct ds_matmul_args forward = {.m = tokens, .n = out, .k = in, .out_type = DS_BF16};
+        struct ds_matmul_args dx = {.m = tokens, .n = in, .k = out, .out_type = DS_BF16};
+        struct ds_matmul_args dw = {.m = in, .n = out, .k = tokens, .out_type = DS_F32};
+
+        forward.fp8.fast = true;
+        dx.fp8.a_type = dw.fp8.b_type = DS_E5M2;
+        measure_fp8_product(layer[i].name, "forward", forward);
+        measure_fp8_product(layer[i].name, "dx", dx);
+        measure_fp8_product(layer[i].name, "dw", dw);
     }
 }
 
@@ -399,7 +498,7 @@ static void attention(const char *name, size_t batch, size_t seq, size_t heads, 
         measure_attention(name, batch, seq, heads, kv_heads, size);
 }
 
-static void open_device(const char *path)
+static void open_device(const char *path, bool fp8)
 {
     /* Of the largest attention below. */
     const struct ds_scratch_query most = {.act = DS_BF16,
@@ -409,7 +508,7 @@ static void open_device(const char *path)
                                           .kv_heads = 8,
                                           .head_size = 128};
     const struct ds_device_args args = {
-        .name = "cuda", .threads = 1, .scratch_bytes = ds_scratch_device_bytes(&most)};
+        .name = "cuda", .threads = 1, .scratch_bytes = ds_scratch_device_bytes(&most), .fp8 = fp8};
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL), *symbol, *room;
     ds_plugin_entry_fn *entry;
     const struct ds_plugin *plugin;
@@ -433,12 +532,14 @@ int main(int argc, char **argv)
     if (argc == 4)
         shrink = strtoul(argv[3], NULL, 10);
     if (argc < 3 || argc > 4 || shrink == 0) {
-        fprintf(stderr, "usage: gpu_kernels PLUGIN products|memory|attention [SHRINK]\n");
+        fprintf(stderr, "usage: gpu_kernels PLUGIN products|fp8|memory|attention [SHRINK]\n");
         return 2;
     }
-    open_device(argv[1]);
+    open_device(argv[1], strcmp(argv[2], "fp8") == 0);
     if (strcmp(argv[2], "products") == 0) {
         measure_products();
+    } else if (strcmp(argv[2], "fp8") == 0) {
+        measure_fp8();
     } else if (strcmp(argv[2], "attention") == 0) {
         attention("attention d64 1k", 64, 1024, 12, 12, 64);
         attention("attention d64 4k grouped", 2, 4096, 32, 8, 64);

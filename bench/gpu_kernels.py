@@ -58,6 +58,20 @@ def products(programs, left, kept):
                    for name, k in found.items()]
 
 
+def fp8(programs, left, kept):
+    """Casts as what moves memory, products as products are."""
+    found = programs.run("fp8", left())
+    best = programs.run("fp8", left(), DSRUN_CUDA_PRODUCTS=kept)
+    copy, rows = found["copy"]["tera"], []
+    for name, k in found.items():
+        if "bytes" in k:
+            rows.append((name, k["median_us"], f"{k['tera']:.2f} TB/s", k["tera"] / copy, COPY_SHARE))
+            continue
+        k["best_us"], k["best_tera"] = best[name]["us"], max(best[name]["tera"], k["tera"])
+        rows.append((name, k["median_us"], f"{k['tera']:.0f} TFLOP/s", k["tera"] / k["best_tera"], BEST_SHARE))
+    return found, rows[1:]
+
+
 def attention(programs, left, python):
     """By cuDNN where it can be used, and by our own kernels.  The share is that of the fastest of PyTorch's
     backends and cuDNN; where there is neither, there is none."""
@@ -88,6 +102,7 @@ def bench(programs, left, python, kept):
     """What was measured, rows of the table, and what was not and why."""
     results, rows, missing = {}, [], []
     for name, part in (("memory", lambda: memory(programs, left)), ("products", lambda: products(programs, left, kept)),
+                       ("fp8", lambda: fp8(programs, left, kept)),
                        ("attention", lambda: attention(programs, left, python))):
         try:
             results[name], more = part()

@@ -54,7 +54,8 @@ struct ds_spread ds_spread_fit(const double *pass_s, unsigned rounds, unsigned r
     unsigned window = rounds / WINDOWS;
     double one = share_of(pass_s, rounds, ranks, 1);
     double many = window > 1 ? share_of(pass_s, rounds, ranks, window) : one;
-    double long_s = window * round_s, squares = many > 0.0 ? one * one / (many * many) : (double)INFINITY;
+    double long_s = window * round_s,
+           squares = many > 0.0 ? one * one / (many * many) : (double)INFINITY;
     struct ds_spread spread = {.share = one};
 
     if (many >= one * (1.0 - SAME)) /* the same rank is slow all the time */

@@ -12,7 +12,11 @@
  *         ... rc and the world are as promised ...
  *     }
  *
- * The loop ends after the first round in which nothing was left to fail.
+ * The loop ends after the first round in which nothing was left to fail.  Where the code under test is
+ * one function, the same is
+ *
+ *     for (struct faults_round r = {0}; faults_round(&r, ENOSPC, code_under_test);)
+ *         ... r.rc, r.err and the world are as promised ...
  */
 #ifndef DS_TESTS_FAULTS_H
 #define DS_TESTS_FAULTS_H
@@ -23,6 +27,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
+
+#include "base/error.h"
 
 /* What can be made to fail; or'ed in faults_kinds. */
 enum { FAULT_IO = 1, FAULT_MEMORY = 2, FAULT_SHORT = 4 /* writes and reads of one byte */ };
@@ -46,6 +52,27 @@ static inline bool faults_next(unsigned n, int code)
 static inline void faults_off(void)
 {
     faults_left = 0;
+}
+
+struct faults_round {
+    unsigned n;    /* the call that was to fail */
+    unsigned hits; /* rounds so far in which one did */
+    bool hit;      /* in this one, too */
+    int rc;
+    struct ds_error err;
+};
+
+/* Run the next round of `work`.  False, and not run, when the round before hit nothing. */
+static inline bool faults_round(struct faults_round *r, int code, int (*work)(struct ds_error *err))
+{
+    if (!faults_next(++r->n, code))
+        return false;
+    r->err = (struct ds_error){0};
+    r->rc = work(&r->err);
+    r->hit = faults_hit > 0;
+    r->hits += r->hit;
+    faults_off();
+    return true;
 }
 
 static inline bool faults_here(unsigned kind)

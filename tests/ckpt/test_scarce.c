@@ -107,23 +107,18 @@ static void sweep(unsigned kinds, int code)
 {
     faults_kinds = kinds;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        unsigned rounds = 0;
+        struct faults_round r = {0};
 
-        for (unsigned n = 1; faults_next(n, code); n++) {
-            struct ds_error err = {0};
-            int rc = rows[i].work(&err);
-            bool hit = faults_hit > 0;
-
-            faults_off();
-            rounds += hit;
-            cr_expect(hit ? rc != 0 && err.text[0] != '\0' : rc == 0, "%s, call %u, %s: %d '%s'",
-                      rows[i].name, n, strerror(code), rc, err.text);
-            cr_expect_eq(access(out, F_OK) == 0, rows[i].makes && rc == 0,
-                         "%s, call %u: left behind", rows[i].name, n);
+        while (faults_round(&r, code, rows[i].work)) {
+            cr_expect(r.hit ? r.rc != 0 && r.err.text[0] != '\0' : r.rc == 0,
+                      "%s, call %u, %s: %d '%s'", rows[i].name, r.n, strerror(code), r.rc,
+                      r.err.text);
+            cr_expect_eq(access(out, F_OK) == 0, rows[i].makes && r.rc == 0,
+                         "%s, call %u: left behind", rows[i].name, r.n);
             if (access(out, F_OK) == 0)
                 cr_assert_eq(ds_fs_remove_tree(out, NULL), 0);
         }
-        cr_expect(rounds > 0 || kinds != FAULT_MEMORY, "%s: there is something to fail",
+        cr_expect(r.hits > 0 || kinds != FAULT_MEMORY, "%s: there is something to fail",
                   rows[i].name);
         cr_expect_eq(ds_ckpt_verify(ckpt, NULL), 0, "%s harms what it reads", rows[i].name);
     }

@@ -307,21 +307,17 @@ static const struct {
 static void sweep(unsigned kinds, int code)
 {
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        unsigned rounds = 0;
+        struct faults_round r = {0};
 
         faults_kinds = kinds;
-        for (unsigned n = 1; faults_next(n, code); n++) {
-            struct ds_error err = {0};
-            int rc = rows[i].work(&err);
-            bool hit = faults_hit > 0;
-
-            faults_off();
-            rounds += hit;
-            cr_expect(hit ? rc < 0 || (rows[i].shrugs && rc == 0) : rc == 0,
-                      "%s, call %u, %s: %d %s", rows[i].name, n, strerror(code), rc, err.text);
-            cr_expect(rc == 0 || err.text[0] != '\0', "%s, call %u: no reason", rows[i].name, n);
+        while (faults_round(&r, code, rows[i].work)) {
+            cr_expect(r.hit ? r.rc < 0 || (rows[i].shrugs && r.rc == 0) : r.rc == 0,
+                      "%s, call %u, %s: %d %s", rows[i].name, r.n, strerror(code), r.rc,
+                      r.err.text);
+            cr_expect(r.rc == 0 || r.err.text[0] != '\0', "%s, call %u: no reason", rows[i].name,
+                      r.n);
         }
-        cr_expect(rounds > 0 || (kinds == FAULT_IO && !rows[i].files),
+        cr_expect(r.hits > 0 || (kinds == FAULT_IO && !rows[i].files),
                   "%s: there is something to fail", rows[i].name);
     }
 }

@@ -218,18 +218,12 @@ Test(memory, running_out_is_an_error_and_loses_nothing)
 {
     faults_kinds = FAULT_MEMORY;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        unsigned rounds = 0;
+        struct faults_round r = {0};
 
-        for (unsigned n = 1; faults_next(n, ENOMEM); n++) {
-            struct ds_error err = {0};
-            int rc = rows[i].work(&err);
-            bool hit = faults_hit > 0;
-
-            faults_off();
-            rounds += hit;
-            cr_expect(rc == (hit ? -ENOMEM : 0), "%s, round %u: %d %s", rows[i].name, n, rc,
-                      err.text);
+        while (faults_round(&r, ENOMEM, rows[i].work)) {
+            cr_expect(r.rc == (r.hit ? -ENOMEM : 0), "%s, round %u: %d %s", rows[i].name, r.n, r.rc,
+                      r.err.text);
         }
-        cr_expect(rounds > 0, "%s: there is something to fail", rows[i].name);
+        cr_expect(r.hits > 0, "%s: there is something to fail", rows[i].name);
     }
 }

@@ -35,17 +35,11 @@ static int round_trip(struct ds_error *err)
 
 Test(memory, running_out_is_an_error_and_loses_nothing)
 {
-    unsigned rounds = 0;
+    struct faults_round r = {0};
 
     faults_kinds = FAULT_MEMORY;
-    for (unsigned n = 1; faults_next(n, ENOMEM); n++) {
-        struct ds_error err = {0};
-        int rc = round_trip(&err);
-        bool hit = faults_hit > 0;
-
-        faults_off();
-        rounds += hit;
-        cr_expect(rc == (hit ? -ENOMEM : 0), "round %u: %d %s", n, rc, err.text);
+    while (faults_round(&r, ENOMEM, round_trip)) {
+        cr_expect(r.rc == (r.hit ? -ENOMEM : 0), "round %u: %d %s", r.n, r.rc, r.err.text);
     }
-    cr_expect(rounds > 3, "there is something to fail");
+    cr_expect(r.hits > 3, "there is something to fail");
 }

@@ -227,21 +227,16 @@ static void sweep(unsigned kinds, int code)
 {
     faults_kinds = kinds;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        unsigned rounds = 0;
+        struct faults_round r = {0};
 
-        for (unsigned n = 1; faults_next(n, code); n++) {
-            struct ds_error err = {0};
-            int rc = rows[i].work(&err);
-            bool hit = faults_hit > 0;
-
-            faults_off();
-            rounds += hit;
-            cr_expect(hit ? is_told(i, rc, code) : rc == 0, "%s, call %u, %s: %d %s", rows[i].name,
-                      n, strerror(code), rc, err.text);
-            cr_expect(rc == 0 || err.text[0] != '\0', "%s, call %u: no reason", rows[i].name, n);
+        while (faults_round(&r, code, rows[i].work)) {
+            cr_expect(r.hit ? is_told(i, r.rc, code) : r.rc == 0, "%s, call %u, %s: %d %s",
+                      rows[i].name, r.n, strerror(code), r.rc, r.err.text);
+            cr_expect(r.rc == 0 || r.err.text[0] != '\0', "%s, call %u: no reason", rows[i].name,
+                      r.n);
         }
-        cr_expect_eq(rounds > 0, (rows[i].kinds & kinds) != 0, "%s: %u rounds", rows[i].name,
-                     rounds);
+        cr_expect_eq(r.hits > 0, (rows[i].kinds & kinds) != 0, "%s: %u rounds", rows[i].name,
+                     r.hits);
     }
 }
 

@@ -3,7 +3,8 @@
 """ckpt.py - checkpoints: bytes per second against dd with fsync, and how long a run stands still.
 
 Write rate, in turn: dd of as many zeros (8 MiB at a time, fsync at the end) and a save at once by one
-rank, which sums every block, syncs its files and commits, into the same file system.  Stall: GPT-2 of
+rank, which sums every block, syncs its files and commits, into the same file system.  Which of them is
+first changes from round to round: a disk whose rate is limited by a budget gives the second one less.  Stall: GPT-2 of
 124M parameters at its own context, 2 ranks, one sequence each per step, a checkpoint behind every
 second step; `stall_ms` of the events against the median step that no checkpoint begins in.
 """
@@ -33,13 +34,14 @@ def dd_s(folder, mib):
 def rates(context, where, mib, rounds):
     """[(dd, save, load)] in MiB per second."""
     found = []
-    for _ in range(rounds):
-        os.sync()
+    for turn in range(rounds):
         with tempfile.TemporaryDirectory(dir=where) as folder:
-            dd = mib / dd_s(folder, mib)
-            os.sync()
-            row = run_json([context.build + "/bench/ckpt", folder, str(mib)])
-        found.append((dd, mib / row["save_s"], mib / row["load_s"]))
+            taken = {}
+            for what in ("dd", "save") if turn % 2 == 0 else ("save", "dd"):
+                os.sync()
+                taken[what] = dd_s(folder, mib) if what == "dd" else \
+                    run_json([context.build + "/bench/ckpt", folder, str(mib)])
+        found.append((mib / taken["dd"], mib / taken["save"]["save_s"], mib / taken["save"]["load_s"]))
         context.say("    dd %7.0f MiB/s   save %7.0f MiB/s   load %7.0f MiB/s" % found[-1])
     return found
 
@@ -74,7 +76,7 @@ def stall(context, where, shape):
 def measure(context):
     where = os.path.abspath(context.build)
     mib = 256 if context.quick else MIB
-    found = rates(context, where, mib, 3 if context.quick else 5)
+    found = rates(context, where, mib, 2 if context.quick else 6)
     rows = [{"mib": mib, "dd": dd, "save": save, "load": load} for dd, save, load in found]
     goals = [goal("writing a checkpoint against dd with fsync",
                   statistics.median(row["save"] for row in rows),

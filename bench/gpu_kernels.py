@@ -39,37 +39,41 @@ class Programs:
         return {kernel["what"]: kernel for kernel in ran}
 
 
-def memory(programs, left):
+def beside_copy(found):
     """Rows of a table: name, time, rate, share, goal."""
-    found = programs.run("memory", left())
     copy = found["copy"]["tera"]
-    return found, [(name, k["median_us"], f"{k['tera']:.2f} TB/s", k["tera"] / copy, COPY_SHARE)
-                   for name, k in found.items()]
+    return [(name, k["median_us"], f"{k['tera']:.2f} TB/s", k["tera"] / copy, COPY_SHARE)
+            for name, k in found.items() if "bytes" in k]
+
+
+def beside_best(found, best):
+    """The same of products, with what the fastest algorithms took."""
+    rows = []
+    for name, k in found.items():
+        if "flops" not in k:
+            continue
+        k["best_us"], k["best_tera"] = best[name]["us"], max(best[name]["tera"], k["tera"])
+        rows.append((name, k["median_us"], f"{k['tera']:.0f} TFLOP/s", k["tera"] / k["best_tera"], BEST_SHARE))
+    return rows
+
+
+def memory(programs, left):
+    found = programs.run("memory", left())
+    return found, beside_copy(found)
 
 
 def products(programs, left, kept):
     """The choices that were measured stay in the file `kept`."""
     found = programs.run("products", left())
-    best = programs.run("products", left(), DSRUN_CUDA_PRODUCTS=kept)
-    for name, k in found.items():
-        k["best_us"] = best[name]["us"]
-        k["best_tera"] = max(best[name]["tera"], k["tera"])
-    return found, [(name, k["median_us"], f"{k['tera']:.0f} TFLOP/s", k["tera"] / k["best_tera"], BEST_SHARE)
-                   for name, k in found.items()]
+    return found, beside_best(found, programs.run("products", left(), DSRUN_CUDA_PRODUCTS=kept))
 
 
 def fp8(programs, left, kept):
     """Casts as what moves memory, products as products are."""
     found = programs.run("fp8", left())
     best = programs.run("fp8", left(), DSRUN_CUDA_PRODUCTS=kept)
-    copy, rows = found["copy"]["tera"], []
-    for name, k in found.items():
-        if "bytes" in k:
-            rows.append((name, k["median_us"], f"{k['tera']:.2f} TB/s", k["tera"] / copy, COPY_SHARE))
-            continue
-        k["best_us"], k["best_tera"] = best[name]["us"], max(best[name]["tera"], k["tera"])
-        rows.append((name, k["median_us"], f"{k['tera']:.0f} TFLOP/s", k["tera"] / k["best_tera"], BEST_SHARE))
-    return found, rows[1:]
+    casts = [row for row in beside_copy(found) if row[0] != "copy"]
+    return found, casts + beside_best(found, best)
 
 
 def attention(programs, left, python):

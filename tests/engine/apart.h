@@ -15,11 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "kernels/backend.h"
 
 enum apart_breaks { APART_NEVER, APART_ONCE, APART_FOR_GOOD };
-enum { APART_RECORDED = 512, APART_ALIGNMENT = 64, APART_PAGE = 4096 };
+enum { APART_RECORDED = 512, APART_ALIGNMENT = 64 };
 
 /* One thing that was recorded. */
 struct apart_done {
@@ -92,24 +93,34 @@ static const struct ds_kernels apart_kernels = {.name = "apart",
 #undef X
 };
 
-/* Memory ends where nothing can be written: a copy that is too long does not go unseen. */
-static inline size_t apart_room(size_t bytes, size_t unit)
+static inline size_t apart_up(size_t bytes, size_t unit)
 {
     return (bytes + unit - 1) / unit * unit;
 }
 
+static inline size_t apart_used(size_t bytes)
+{
+    return apart_up(bytes, APART_ALIGNMENT);
+}
+
+static inline size_t apart_page(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Memory ends before a page that cannot be touched: a copy that is too long does not go unseen. */
 static inline int apart_alloc(struct ds_device *device, size_t bytes, void **out,
                               struct ds_error *err)
 {
-    const size_t used = apart_room(bytes, APART_ALIGNMENT), pages = apart_room(used, APART_PAGE);
+    const size_t used = apart_used(bytes), page = apart_page(), pages = apart_up(used, page);
     void *base;
     int rc = apart_call(err);
 
     if (rc == 0)
-        rc = ds_backend_cpu.alloc(device, pages + APART_PAGE, &base, err);
+        rc = ds_backend_cpu.alloc(device, pages + page, &base, err);
     if (rc != 0)
         return rc;
-    if (mprotect((char *)base + pages, APART_PAGE, PROT_NONE) != 0)
+    if (mprotect((char *)base + pages, page, PROT_NONE) != 0)
         abort();
     *out = (char *)base + pages - used;
     apart.held++;
@@ -118,10 +129,10 @@ static inline int apart_alloc(struct ds_device *device, size_t bytes, void **out
 
 static inline void apart_free(struct ds_device *device, void *memory, size_t bytes)
 {
-    const size_t used = apart_room(bytes, APART_ALIGNMENT), pages = apart_room(used, APART_PAGE);
+    const size_t used = apart_used(bytes), page = apart_page(), pages = apart_up(used, page);
 
     apart.held--;
-    ds_backend_cpu.free(device, (char *)memory + used - pages, pages + APART_PAGE);
+    ds_backend_cpu.free(device, (char *)memory + used - pages, pages + page);
 }
 
 static inline struct ds_stream *apart_stream(struct ds_device *device, unsigned queue)

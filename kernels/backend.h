@@ -49,6 +49,8 @@ struct ds_backend_queues {
     int (*signal)(struct ds_stream *, unsigned event, struct ds_error *);
     int (*await)(struct ds_stream *, unsigned event, struct ds_error *);
     int (*finish)(struct ds_stream *, struct ds_error *);
+    int (*await_event)(struct ds_device *, unsigned event, struct ds_error *);
+    int (*enter)(struct ds_device *, struct ds_error *);
     void *(*handle)(struct ds_stream *);
     int (*memory)(struct ds_device *, uint64_t *left, uint64_t *all, struct ds_error *);
     int (*record)(struct ds_stream *, struct ds_error *);

@@ -92,10 +92,15 @@ int ds_stream_await(struct ds_stream *stream, unsigned event, struct ds_error *e
 
 /* Wait until all that was queued is done.  -EIO: the device failed, for good. */
 int ds_stream_finish(struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+/* The host itself waits for the event.  As above. */
+int ds_device_await(struct ds_device *device, unsigned event, struct ds_error *err) DS_NODISCARD;
+
+/* A thread that did not open the device asks for this before anything else of it. */
+int ds_device_enter(struct ds_device *device, struct ds_error *err) DS_NODISCARD;
 
 /* Calls in which the host has waited for the device, or may have, since it was opened: which of the
- * library's, how often, how long.  Returns how many kinds there are; none on the CPU.  To be asked
- * by the thread that uses the device. */
+ * library's, how often, how long.  Returns how many kinds there are; none on the CPU.  Of any
+ * thread, from any thread. */
 enum { DS_DEVICE_WAITS = 12 };
 struct ds_device_wait {
     const char *name; /* static */

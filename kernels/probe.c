@@ -236,16 +236,19 @@ int ds__probe_end_bytes(struct ds_stream *stream, size_t at, const char *name, s
 
 /* --- waits ------------------------------------------------------------------------------------ */
 
+/* Threads may wait at one time: a place is taken by whoever writes its name first. */
 static void count(struct ds_device *device, const char *name, uint64_t ns)
 {
     for (unsigned i = 0; i < DS_DEVICE_WAITS; i++) {
         struct ds_device_wait *wait = &device->wait[i];
+        const char *taken = NULL;
 
-        if (wait->name != NULL && strcmp(wait->name, name) != 0)
+        if (!__atomic_compare_exchange_n(&wait->name, &taken, name, false, __ATOMIC_RELAXED,
+                                         __ATOMIC_RELAXED) &&
+            strcmp(taken, name) != 0)
             continue;
-        wait->name = name;
-        wait->count++;
-        wait->ns += ns;
+        (void)__atomic_fetch_add(&wait->count, 1, __ATOMIC_RELAXED);
+        (void)__atomic_fetch_add(&wait->ns, ns, __ATOMIC_RELAXED);
         return;
     }
 }
@@ -271,8 +274,15 @@ unsigned ds_device_waits(const struct ds_device *device, struct ds_device_wait o
 {
     unsigned kinds = 0;
 
-    memcpy(out, device->wait, sizeof(device->wait));
-    while (kinds < DS_DEVICE_WAITS && out[kinds].name != NULL)
-        kinds++;
+    for (unsigned i = 0; i < DS_DEVICE_WAITS; i++) {
+        const struct ds_device_wait *wait = &device->wait[i];
+
+        out[i] = (struct ds_device_wait){
+            .name = __atomic_load_n(&wait->name, __ATOMIC_RELAXED),
+            .count = __atomic_load_n(&wait->count, __ATOMIC_RELAXED),
+            .ns = __atomic_load_n(&wait->ns, __ATOMIC_RELAXED),
+        };
+        kinds += out[i].name != NULL;
+    }
     return kinds;
 }

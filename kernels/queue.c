@@ -136,6 +136,20 @@ int ds_stream_finish(struct ds_stream *stream, struct ds_error *err)
     return queues_of(stream) == NULL ? 0 : queues_of(stream)->finish(stream, err);
 }
 
+int ds_device_await(struct ds_device *device, unsigned event, struct ds_error *err)
+{
+    const struct ds_backend_queues *queues = device->backend->queues;
+
+    return queues == NULL ? 0 : queues->await_event(device, event, err);
+}
+
+int ds_device_enter(struct ds_device *device, struct ds_error *err)
+{
+    const struct ds_backend_queues *queues = device->backend->queues;
+
+    return queues == NULL ? 0 : queues->enter(device, err);
+}
+
 void *ds_stream_handle(struct ds_stream *stream)
 {
     return queues_of(stream) == NULL ? NULL : queues_of(stream)->handle(stream);

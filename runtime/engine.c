@@ -22,7 +22,7 @@
 #include "runtime/queue.h"
 #include "runtime/tally.h"
 #include "runtime/trust.h"
-#include "runtime/update.h"
+#include "runtime/updater.h"
 
 _Static_assert((int)DS_QUEUE_COUNT == (int)DS_DEVICE_QUEUES, "a stream for each queue");
 
@@ -32,8 +32,9 @@ struct ds_engine {
     struct ds_stream *stream;
     void *own[DS_ARENA_COUNT]; /* arenas allocated here; the others are the comm's */
     struct ds_exchange exchange;
-    struct ds_engine_lines lines; /* the device's */
+    struct ds_engine_lines lines; /* what steps work on */
     struct ds_engine_lines host;  /* the same where that is the host's memory, else a copy */
+    struct ds_updater updater;
     struct ds_tally tally;
     struct ds_feed feed;
     struct ds_graphs graphs;
@@ -46,10 +47,8 @@ struct ds_engine {
     const struct ds_step_args *step;
     uint64_t watched; /* the number of the step that has a probe */
     struct ds_step_result result;
-    double loss_scale; /* of this step */
-    double clip_scale;
-    double *norms;       /* [2 spans] of a plan by tensor, else NULL */
-    atomic_size_t at[2]; /* instructions begun by the main and by the reduce thread */
+    double loss_scale;   /* of this step */
+    atomic_size_t at[2]; /* instructions begun by the main and by the other thread */
 };
 
 static int reserve(struct ds_engine *engine, struct ds_error *err)
@@ -60,7 +59,8 @@ static int reserve(struct ds_engine *engine, struct ds_error *err)
         int rc = 0;
 
         if (plan->arena_bytes[i] > 0 && plan->shared_at[i] == DS_NOT_SHARED && !plan->common[i])
-            rc = ds_device_alloc(engine->args.device, plan->arena_bytes[i], &engine->own[i], err);
+            rc = (plan->host[i] ? ds_device_host_alloc : ds_device_alloc)(
+                engine->args.device, plan->arena_bytes[i], &engine->own[i], err);
         if (rc != 0)
             return ds_error_context(err, rc, "arena '%s'", ds_arena_name((enum ds_arena_kind)i));
     }
@@ -69,10 +69,34 @@ static int reserve(struct ds_engine *engine, struct ds_error *err)
 
 static void release(struct ds_engine *engine)
 {
+    const struct ds_plan *plan = engine->plan;
+
     ds_exchange_close(&engine->exchange);
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
-        if (engine->own[i] != NULL)
-            ds_device_free(engine->args.device, engine->own[i], engine->plan->arena_bytes[i]);
+        (plan->host[i] ? ds_device_host_free : ds_device_free)(engine->args.device, engine->own[i],
+                                                               plan->arena_bytes[i]);
+}
+
+/* Are lines where the host does not reach them? */
+static bool has_far_lines(const struct ds_engine *engine)
+{
+    return ds_device_is_apart(engine->args.device) && !engine->plan->offload;
+}
+
+static void bind_updater(struct ds_engine *engine)
+{
+    const struct ds_engine_args *args = &engine->args;
+    bool by_host = engine->plan->offload && args->host != NULL;
+
+    engine->updater = (struct ds_updater){
+        .plan = engine->plan,
+        .job = args->job,
+        .stream = by_host ? ds_device_stream(args->host) : engine->stream,
+        .lines = engine->lines,
+        .memory = engine->exchange.memory,
+        .work = by_host ? NULL : engine->own[DS_ARENA_ACTIVATIONS], /* empty at a step's end */
+        .norms = engine->updater.norms,
+    };
 }
 
 /* Where lines and buckets lie. */
@@ -91,14 +115,15 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
     engine->params = calloc(plan->buckets, sizeof(*engine->params));
     engine->grads = calloc(plan->buckets, sizeof(*engine->grads));
     if (plan->by_tensor)
-        engine->norms = calloc(2 * plan->spans, sizeof(*engine->norms));
+        engine->updater.norms = calloc(2 * plan->spans, sizeof(*engine->updater.norms));
     if (engine->params == NULL || engine->grads == NULL ||
-        (plan->by_tensor && engine->norms == NULL))
+        (plan->by_tensor && engine->updater.norms == NULL))
         return ds_fail(err, ENOMEM, "no memory for the engine");
     for (size_t i = 0; i < plan->buckets; i++) {
         engine->params[i] = ds_exchange_params(&engine->exchange, i);
         engine->grads[i] = ds_exchange_grads(&engine->exchange, i);
     }
+    bind_updater(engine);
     return 0;
 }
 
@@ -126,18 +151,29 @@ static int open_host(struct ds_engine *engine, struct ds_error *err)
         rc = ds_graphs_open(&engine->graphs, engine->plan, args->device, no_graphs(args), err);
     if (rc != 0)
         return rc;
-    if (ds_device_is_apart(engine->args.device))
+    if (has_far_lines(engine))
         return ds_lines_open(&engine->host, engine->plan, err);
     engine->host = engine->lines;
     return 0;
 }
 
-static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err);
+static int run_queues(struct ds_engine *engine, uint64_t step, bool beside, struct ds_error *err);
 
-/* One step of the queues between ranks, on their own thread. */
-static int run_apart(void *user, uint64_t step, struct ds_error *err)
+/* One step of the queues that are not the caller's, on their own thread. */
+static int run_beside(void *user, uint64_t step, struct ds_error *err)
 {
-    return run_queues(user, step, true, err);
+    struct ds_engine *engine = user;
+    int rc = ds_device_enter(engine->args.device, err);
+
+    return rc == 0 ? run_queues(engine, step, true, err) : rc;
+}
+
+/* Does the host do something while the caller of a step does something else? */
+static bool has_thread(const struct ds_engine *engine)
+{
+    if (ds_device_is_apart(engine->args.device))
+        return engine->plan->offload;
+    return engine->args.overlap && (engine->plan->world > 1 || engine->plan->offload);
 }
 
 int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, struct ds_error *err)
@@ -153,12 +189,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     engine->plan = plan;
     engine->stream = ds_device_stream(args->device);
     engine->step_tokens = plan->world * plan->micro_batches * plan->micro_batch * plan->sequence;
-    rc = plan->offload && ds_device_is_apart(args->device)
-             ? ds_fail(
-                   err, ENOTSUP,
-                   "'offload.optim' cpu is not supported yet on a device with memory of its own; "
-                   "use none")
-             : reserve(engine, err);
+    rc = reserve(engine, err);
     if (rc == 0)
         rc = bind(engine, err);
     if (rc == 0)
@@ -179,9 +210,9 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     if (rc == 0)
         rc = open_host(engine, err);
     if (rc == 0)
-        rc = ds_queue_init(&engine->queues, args->device, plan->step.events, err);
-    if (rc == 0 && args->overlap && (plan->world > 1 || plan->offload))
-        rc = ds_queue_thread(&engine->queues, run_apart, engine, err);
+        rc = ds_queue_init(&engine->queues, args->device, DS_QUEUE_HOST, plan->step.events, err);
+    if (rc == 0 && has_thread(engine))
+        rc = ds_queue_thread(&engine->queues, run_beside, engine, err);
     if (rc != 0) {
         ds_engine_close(engine);
         return rc;
@@ -205,7 +236,8 @@ void ds_engine_close(struct ds_engine *engine)
     ds_queue_release(&engine->queues);
     if (ds_device_is_apart(engine->args.device)) {
         wait_for_device(engine);
-        ds_lines_close(&engine->host, engine->plan);
+        if (has_far_lines(engine))
+            ds_lines_close(&engine->host, engine->plan);
     }
     ds_graphs_close(&engine->graphs);
     ds_feed_close(&engine->feed);
@@ -214,7 +246,7 @@ void ds_engine_close(struct ds_engine *engine)
     release(engine);
     free(engine->params);
     free(engine->grads);
-    free(engine->norms);
+    free(engine->updater.norms);
     free(engine);
 }
 
@@ -227,26 +259,26 @@ int ds_engine_fetch(struct ds_engine *engine, struct ds_error *err)
 {
     int rc = ds_engine_settle(engine, err);
 
-    if (rc != 0 || !ds_device_is_apart(engine->args.device))
+    if (rc != 0 || !has_far_lines(engine))
         return rc;
     return ds_lines_copy(DS_COPY_DOWN, &engine->host, &engine->lines, engine->plan, engine->stream,
                          err);
 }
 
-/* The copy of this rank's shard of a bucket that kernels read. */
+/* The copy of this rank's shard of a bucket that kernels read; with offload the way that it has
+ * after an update. */
 static int copy_shard(struct ds_engine *engine, size_t bucket, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
-    struct ds_held shard = ds_plan_shard(plan, DS_ARENA_PARAMS, bucket);
-    const struct ds_cast_args args = {
-        .n = shard.count,
-        .from = DS_F32,
-        .to = ds_compute_dtype(plan->compute),
-        .x = engine->lines.params + shard.at,
-        .y = ds_exchange_own(&engine->exchange, bucket),
-    };
+    void *const *memory = engine->exchange.memory;
+    void *to = plan->offload ? ds_offload_room(plan, memory, bucket)
+                             : ds_exchange_own(&engine->exchange, bucket);
+    int rc = to != NULL ? ds_updater_cast(&engine->updater, bucket, to, err) : 0;
 
-    return ds_cast(&args, engine->stream, err);
+    if (rc != 0 || !plan->offload)
+        return rc;
+    rc = ds_offload_fetch(plan, memory, bucket, engine->stream, err);
+    return rc == 0 ? ds_stream_finish(engine->stream, err) : rc;
 }
 
 int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
@@ -254,7 +286,7 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
     const struct ds_plan *plan = engine->plan;
     int rc = ds_engine_settle(engine, err);
 
-    if (rc == 0 && ds_device_is_apart(engine->args.device))
+    if (rc == 0 && has_far_lines(engine))
         rc = ds_lines_copy(DS_COPY_UP, &engine->lines, &engine->host, plan, engine->stream, err);
     for (size_t i = 0; rc == 0 && plan->copies && i < plan->buckets; i++)
         rc = copy_shard(engine, i, err);
@@ -342,11 +374,6 @@ static int exec_run(struct ds_engine *engine, const struct ds_graph_run *run, st
     return rc == 0 ? ds_graphs_do(&engine->graphs, run, &work, err) : rc;
 }
 
-static double grad_scale(const struct ds_engine *engine)
-{
-    return engine->clip_scale / engine->loss_scale;
-}
-
 static int tensor_norms(struct ds_engine *engine, struct ds_error *err)
 {
     const struct ds_trust trust = {
@@ -355,11 +382,11 @@ static int tensor_norms(struct ds_engine *engine, struct ds_error *err)
         .comm = engine->args.comm,
         .lines = engine->lines,
         .sums = engine->tally.pairs,
-        .grad_scale = grad_scale(engine),
-        .update = engine->step->update,
+        .grad_scale = engine->updater.grad_scale,
+        .update = engine->updater.update,
     };
 
-    return ds_trust_norms(&trust, engine->norms, engine->stream, err);
+    return ds_trust_norms(&trust, engine->updater.norms, engine->stream, err);
 }
 
 static int norm(struct ds_engine *engine, struct ds_error *err)
@@ -379,53 +406,15 @@ static int norm(struct ds_engine *engine, struct ds_error *err)
         rc = ds_flags_read(flags, plan, engine->step_tokens, engine->loss_scale, result, err);
     if (rc != 0)
         return rc;
+    engine->updater.lr = step->lr;
+    engine->updater.grad_scale =
+        ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip) / engine->loss_scale;
+    engine->updater.update = step->update;
+    engine->updater.skip = result->nonfinite > 0;
     if (result->nonfinite > 0)
         return ds_tally_find_bad(&engine->tally, engine->lines.grads, ds_flags_first_bad(flags),
                                  engine->args.comm, &result->bad, err);
-    engine->clip_scale = ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip);
     return plan->by_tensor ? tensor_norms(engine, err) : 0;
-}
-
-static int update_span(struct ds_engine *engine, const struct ds_plan_span *span,
-                       struct ds_error *err)
-{
-    const struct ds_plan *plan = engine->plan;
-    void *const *memory = engine->exchange.memory;
-    struct ds_held states = ds_plan_held_span(plan, DS_ARENA_MOMENTS, span);
-    struct ds_update args = {
-        .n = states.count,
-        .p = engine->lines.params + ds_plan_held_span(plan, DS_ARENA_PARAMS, span).at,
-        .grad = ds_offload_read(plan, memory, span),
-        .low_type = ds_compute_dtype(plan->compute),
-        .low = ds_offload_written(plan, memory, span),
-        .lr = engine->step->lr * span->lr_mult,
-        .weight_decay = span->weight_decay,
-        .grad_scale = grad_scale(engine),
-        .update = engine->step->update,
-        .rows = span->rows,
-        .cols = span->cols,
-        .scale = span->scale,
-        .work = engine->own[DS_ARENA_ACTIVATIONS], /* empty at the end of a step */
-    };
-
-    if (plan->by_tensor)
-        args.lr *= ds_trust_ratio(engine->norms, (size_t)(span - plan->span));
-    for (unsigned i = 0; i < plan->optim_states; i++)
-        args.state[i] = engine->lines.state[i] + ds_plan_state_at(plan, span->bucket, i, states.at);
-    return args.n == 0 ? 0 : ds_update(engine->args.job, &args, engine->stream, err);
-}
-
-static int update(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
-{
-    const struct ds_plan *plan = engine->plan;
-    int rc = 0;
-
-    if (engine->result.nonfinite > 0)
-        return 0;
-    for (size_t i = 0; rc == 0 && i < plan->spans; i++)
-        if (plan->span[i].bucket == instr->bucket)
-            rc = update_span(engine, &plan->span[i], err);
-    return rc;
 }
 
 static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
@@ -444,12 +433,11 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     case DS_INSTR_GATHER: return ds_exchange_gather(&engine->exchange, instr->bucket, stream, err);
     case DS_INSTR_FREE: return 0; /* its place is taken by a later GATHER */
     case DS_INSTR_NORM: return norm(engine, err);
-    case DS_INSTR_UPDATE: return update(engine, instr, err);
+    case DS_INSTR_UPDATE: return ds_updater_bucket(&engine->updater, instr->bucket, err);
     case DS_INSTR_OFFLOAD: return ds_offload_grads(plan, memory, instr->bucket, stream, err);
     case DS_INSTR_FETCH: /* after a step that was skipped nothing new is there */
-        return engine->result.nonfinite > 0
-                   ? 0
-                   : ds_offload_fetch(plan, memory, instr->bucket, stream, err);
+        return engine->updater.skip ? 0
+                                    : ds_offload_fetch(plan, memory, instr->bucket, stream, err);
     case DS_INSTR_SEND:
     case DS_INSTR_RECV:
     case DS_INSTR_SAVE: break;
@@ -470,11 +458,20 @@ static int exec_watched(struct ds_engine *engine, size_t i, struct ds_error *err
     return rc != 0 ? rc : ds_probe_part_end(engine->step->probe, stream, at, err);
 }
 
-/* Is this queue the other thread's?  What moves between ranks is, for a group of ranks takes one
- * call at a time in one order, and copies; the host updates where it computes. */
-static bool is_apart(const struct ds_engine *engine, enum ds_queue queue)
+/* Is this instruction the other thread's?  What moves between ranks is, for a group of ranks takes
+ * one call at a time in one order, and copies; the host updates where it computes.  On a device
+ * that works by itself it is the host's updates, and what cannot be queued before them: the way
+ * back.  Until all of that is there the caller has nothing else for the ranks. */
+static bool is_beside(const struct ds_engine *engine, const struct ds_instr *instr)
 {
-    return engine->queues.threaded && queue != DS_QUEUE_COMPUTE && queue != DS_QUEUE_HOST;
+    enum ds_queue queue = instr->queue;
+
+    if (!engine->queues.threaded)
+        return false;
+    if (ds_device_is_apart(engine->args.device))
+        return queue == DS_QUEUE_HOST || queue == DS_QUEUE_COPY_IN ||
+               (queue == DS_QUEUE_GATHER && instr->micro_batch == UINT32_MAX);
+    return queue != DS_QUEUE_COMPUTE && queue != DS_QUEUE_HOST;
 }
 
 /* Instruction i, or the run that it begins; *last is the last one that was done. */
@@ -493,8 +490,8 @@ static int exec_from(struct ds_engine *engine, uint64_t step, size_t i, size_t *
     return exec_run(engine, run, err);
 }
 
-/* The instructions of one thread in list order: what moves, or all the rest. */
-static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struct ds_error *err)
+/* The instructions of one thread in list order: of the other one, or of the caller. */
+static int run_queues(struct ds_engine *engine, uint64_t step, bool beside, struct ds_error *err)
 {
     const struct ds_program *program = &engine->plan->step;
     int rc = 0;
@@ -502,9 +499,9 @@ static int run_queues(struct ds_engine *engine, uint64_t step, bool apart, struc
     for (size_t i = 0, last; rc == 0 && i < program->count; i++) {
         const struct ds_instr *instr = &program->instr[i];
 
-        if (is_apart(engine, instr->queue) != apart)
+        if (is_beside(engine, instr) != beside)
             continue;
-        atomic_store_explicit(&engine->at[apart], i + 1, memory_order_relaxed);
+        atomic_store_explicit(&engine->at[beside], i + 1, memory_order_relaxed);
         rc = ds_queue_wait(&engine->queues, instr->queue, instr->waits_for,
                            instr->last_step ? step - 1 : step, err);
         if (rc == 0)

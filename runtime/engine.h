@@ -7,8 +7,9 @@
  * stage, only what the plan says a rank holds.  It owns the arenas of the plan, except those that
  * ranks share or hold once, which lie in the memory of the comm.  Instructions of the queues
  * between ranks and of the copies run on one thread of their own when `overlap` is set, else where
- * they stand in the list; the results are the same.  A step may end while parameters are still
- * gathered for the next one.  Between open and close a step allocates nothing.
+ * they stand in the list; the results are the same.  On a device apart the updates of the host have
+ * that thread.  A step may end while parameters are still updated and gathered for the next one.
+ * Between open and close a step allocates nothing.
  *
  * One step ends with one small all-reduce of flags: sum of squares, non-finite count, loss, stop
  * request and plan hash, so every rank takes the same decision.  Norms of tensors, where the
@@ -37,7 +38,8 @@ struct ds_engine_args { /* borrowed until ds_engine_close() */
     const struct ds_plan *plan;
     const struct ds_job *job; /* optimizer, clipping, dropout */
     struct ds_device *device;
-    struct ds_comm *comm; /* with room for what the plan shares and holds once, or more */
+    struct ds_device *host; /* the CPU, which updates where a device apart offloads; else NULL */
+    struct ds_comm *comm;   /* with room for what the plan shares and holds once, or more */
     bool overlap;
     const char *no_graphs; /* (optional) why passes are not recorded (graphs.h); "" says nothing */
 };

@@ -50,7 +50,7 @@ int ds_feed_load(struct ds_feed *feed, enum ds_pass pass, uint64_t micro_batch,
 {
     const uint32_t turn = (uint32_t)(feed->loaded % DS_FEED_ROOMS);
     const uint32_t full = feed->event + 2 * turn, empty = full + 1;
-    struct ds_stream *copies = ds_device_queue(feed->device, DS_QUEUE_COPY_IN);
+    struct ds_stream *copies = ds_device_queue(feed->device, DS_QUEUE_HOST);
     struct ds_stream *compute = feed->net->stream;
     int32_t *host = ds_feed_place(feed, micro_batch);
     void *room = feed->room[turn];

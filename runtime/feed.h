@@ -4,8 +4,8 @@
  * feed.h - tokens of micro-batches on their way to the device.
  *
  * The host writes them into memory that stays where it is, a place for each micro-batch of a step.
- * From there they go up on the stream of copies, into two rooms of the device by turns, each with
- * an event for "full" and one for "empty"; the stream that computes takes them over.  So what a
+ * From there they go up on a stream that has nothing else (the host's queue needs none), into two
+ * rooms of the device by turns, each with an event for "full" and one for "empty"; the stream that computes takes them over.  So what a
  * micro-batch reads is there before the one in front of it is done.  Where the device has no memory
  * of its own there are no rooms.
  *

@@ -20,9 +20,7 @@ static size_t copy_bytes(const struct ds_plan *plan)
     return ds_dtype_bytes(ds_compute_dtype(plan->compute));
 }
 
-/* The bucket's half of the room, NULL where there is none. */
-static unsigned char *room(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],
-                           size_t bucket)
+void *ds_offload_room(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT], size_t bucket)
 {
     uint64_t half = ds_plan_turn(plan, bucket) % 2;
 
@@ -46,7 +44,7 @@ int ds_offload_fetch(const struct ds_plan *plan, void *const memory[DS_ARENA_COU
                      struct ds_stream *stream, struct ds_error *err)
 {
     struct ds_held to = part(plan, DS_ARENA_PARAMS_LOW, bucket);
-    const void *from = room(plan, memory, bucket);
+    const void *from = ds_offload_room(plan, memory, bucket);
 
     if (from == NULL)
         from = (float *)memory[DS_ARENA_PARAMS] + part(plan, DS_ARENA_PARAMS, bucket).at;
@@ -67,7 +65,7 @@ void *ds_offload_written(const struct ds_plan *plan, void *const memory[DS_ARENA
                          const struct ds_plan_span *span)
 {
     uint64_t at = ds_plan_held_span(plan, DS_ARENA_PARAMS_LOW, span).at;
-    unsigned char *half = room(plan, memory, span->bucket);
+    unsigned char *half = ds_offload_room(plan, memory, span->bucket);
 
     if (half != NULL)
         return half +

@@ -22,6 +22,11 @@ int ds_offload_grads(const struct ds_plan *plan, void *const memory[DS_ARENA_COU
 int ds_offload_fetch(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT], size_t bucket,
                      struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 
+/* The half of HOST_ROOM that the bucket's new parameters go through; NULL: there is none, they are
+ * FP32. */
+void *ds_offload_room(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],
+                      size_t bucket);
+
 /* Where the update of a span reads this rank's gradients, and where the new parameters go in the
  * kernels' type; NULL: nowhere, what was updated is what kernels read or what is copied.  With or
  * without offload. */

@@ -10,11 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-int ds_queue_init(struct ds_queue_set *set, struct ds_device *device, uint32_t events,
-                  struct ds_error *err)
+int ds_queue_init(struct ds_queue_set *set, struct ds_device *device, unsigned by_host,
+                  uint32_t events, struct ds_error *err)
 {
     memset(set, 0, sizeof(*set));
     set->device = device;
+    set->by_host = by_host;
     set->event = calloc(events > 0 ? events : 1, sizeof(*set->event));
     if (set->event == NULL)
         return ds_fail(err, ENOMEM, "no memory for %u events", events);
@@ -114,11 +115,12 @@ void ds_queue_start(struct ds_queue_set *set, uint64_t step)
 int ds_queue_signal(struct ds_queue_set *set, unsigned queue, uint32_t event, uint64_t step,
                     struct ds_error *err)
 {
-    int rc;
+    int rc = 0;
 
     if (event == DS_QUEUE_NO_EVENT)
         return 0;
-    rc = ds_stream_signal(ds_device_queue(set->device, queue), event, err);
+    if (queue != set->by_host) /* what the host does is done */
+        rc = ds_stream_signal(ds_device_queue(set->device, queue), event, err);
     if (rc == 0)
         reach(set, &set->event[event], step);
     return rc;
@@ -151,7 +153,10 @@ int ds_queue_wait(struct ds_queue_set *set, unsigned queue, uint32_t event, uint
     if (event == DS_QUEUE_NO_EVENT)
         return 0;
     rc = wait_or_say(set, &set->event[event], step, err);
-    return rc != 0 ? rc : ds_stream_await(ds_device_queue(set->device, queue), event, err);
+    if (rc != 0)
+        return rc;
+    return queue == set->by_host ? ds_device_await(set->device, event, err)
+                                 : ds_stream_await(ds_device_queue(set->device, queue), event, err);
 }
 
 int ds_queue_settle(struct ds_queue_set *set, uint64_t step, struct ds_error *err)

@@ -6,8 +6,9 @@
  * An event is a number that grows: it has happened in step g once it is g or more.  So nothing has
  * to be reset between steps.  A queue with a thread runs `run(user, step)` once per
  * ds_queue_start().  Where a device works while the host goes on, an event is also one of the
- * device's: to have passed a wait means that the queue will wait, not that it has.  After a
- * failure, or once the queue is closed, every wait ends with -ECANCELED.
+ * device's: to have passed a wait means that the queue will wait, not that it has.  What queue
+ * `by_host` is given the host does itself, in the call: it waits until what it waits for has
+ * happened.  After a failure, or once the queue is closed, every wait ends with -ECANCELED.
  *
  * Tests   tests/engine/test_engine.c (same bits with and without a thread)
  */
@@ -28,6 +29,7 @@ struct ds_queue_set {
     pthread_cond_t changed;
     atomic_uint_least64_t *event; /* [events]: the last step in which it happened */
     uint32_t events;
+    unsigned by_host; /* whatever does what the other queues are given */
     atomic_bool over;
     bool made;
     pthread_t thread; /* of the queues that are not the caller's */
@@ -39,8 +41,8 @@ struct ds_queue_set {
     struct ds_error err;
 };
 
-int ds_queue_init(struct ds_queue_set *set, struct ds_device *device, uint32_t events,
-                  struct ds_error *err) DS_NODISCARD;
+int ds_queue_init(struct ds_queue_set *set, struct ds_device *device, unsigned by_host,
+                  uint32_t events, struct ds_error *err) DS_NODISCARD;
 int ds_queue_thread(struct ds_queue_set *set,
                     int (*run)(void *user, uint64_t step, struct ds_error *err), void *user,
                     struct ds_error *err) DS_NODISCARD;

@@ -120,6 +120,17 @@ int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct 
     return ds_device_open(&trainer->device, &device, err);
 }
 
+/* Where what the plan leaves to the host of a device apart is done.  Its operations need no
+ * scratch. */
+static int open_updater(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_device_args host = {.name = "cpu", .threads = trainer->args->threads};
+
+    return trainer->plan.offload && ds_device_is_apart(trainer->device)
+               ? ds_device_open(&trainer->host, &host, err)
+               : 0;
+}
+
 int ds__trainer_check_memory(struct ds_trainer *trainer, struct ds_error *err)
 {
     uint64_t left = 0, all = 0;
@@ -128,7 +139,10 @@ int ds__trainer_check_memory(struct ds_trainer *trainer, struct ds_error *err)
     if (rc != 0 || all == 0)
         return rc;
     trainer->device_left = left + trainer->plan.scratch_bytes;
-    return ds_plan_check_fit(&trainer->plan, 1, trainer->device_left, err);
+    rc = ds_plan_check_fit(&trainer->plan, 1, trainer->device_left, err);
+    return rc == 0 ? ds_plan_check_host(&trainer->plan, trainer->args->local_world,
+                                        ds_mem_available(), err)
+                   : rc;
 }
 
 static int open_data(struct ds_data **out, const char *what, const struct ds_strings *paths,
@@ -166,8 +180,11 @@ int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err)
         .overlap = args->cores > args->threads && !ds_device_is_apart(trainer->device),
         .no_graphs = graphs != NULL && strcmp(graphs, "0") == 0 ? "DSRUN_CUDA_GRAPHS is 0" : NULL,
     };
-    int rc = open_data(&trainer->train, "data.train", &job->data.train, job->data.order, job, err);
+    int rc = open_updater(trainer, err);
 
+    engine.host = trainer->host;
+    if (rc == 0)
+        rc = open_data(&trainer->train, "data.train", &job->data.train, job->data.order, job, err);
     if (rc == 0 && evaluates(job))
         rc = open_data(&trainer->valid, "data.valid", &job->data.valid, DS_ORDER_SEQUENTIAL, job,
                        err);
@@ -179,6 +196,7 @@ int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err)
 void ds__trainer_close_parts(struct ds_trainer *trainer)
 {
     ds_engine_close(trainer->engine);
+    ds_device_close(trainer->host);
     ds_data_close(trainer->train);
     ds_data_close(trainer->valid);
 }

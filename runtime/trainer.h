@@ -34,6 +34,7 @@ struct ds_trainer {
     struct ds_comm *control; /* of the host where the device has another one, else NULL */
     struct ds_board board;
     struct ds_device *device;
+    struct ds_device *host; /* the CPU where it updates for a device apart, else NULL */
     struct ds_engine *engine;
     struct ds_data *train, *valid;
     struct ds_monitor monitor;

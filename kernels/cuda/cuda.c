@@ -514,6 +514,24 @@ static int finish(struct ds_stream *stream, struct ds_error *err)
     return error == cudaSuccess ? 0 : fail(device_of(stream), error, "go on", err);
 }
 
+static int host_await(struct ds_device *device, unsigned event, struct ds_error *err)
+{
+    struct cuda_device *cuda = cuda_of(device);
+    uint64_t began = ds_clock_mono_ns();
+    cudaError_t error = cudaEventSynchronize(cuda->event[event]);
+
+    ds__device_waited(device, "cudaEventSynchronize", began);
+    return error == cudaSuccess ? 0 : fail(cuda, error, "come to an event", err);
+}
+
+static int enter(struct ds_device *device, struct ds_error *err)
+{
+    struct cuda_device *cuda = cuda_of(device);
+    cudaError_t error = cudaSetDevice(cuda->index); /* each thread has one of its own */
+
+    return error == cudaSuccess ? 0 : fail(cuda, error, "be used by another thread", err);
+}
+
 static void *handle(struct ds_stream *stream)
 {
     return handle_of(stream);
@@ -545,6 +563,8 @@ static const struct ds_backend_queues queues = {
     .signal = signal_event,
     .await = await_event,
     .finish = finish,
+    .await_event = host_await,
+    .enter = enter,
     .handle = handle,
     .memory = memory,
     .record = ds__cuda_record,

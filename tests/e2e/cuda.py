@@ -462,6 +462,53 @@ def optimizers():
              f"{title}: the same bits after a restart")
 
 
+def offloaded(arch, compute, stage, slots, *words):
+    """The host updates and the device goes on: the CPU's numbers, the same bits after a restart, nothing pageable."""
+    title = f"offload: {arch} in {compute}, stage {stage} on {slots}" + "".join(f", {w}" for w in words)
+    words = ("offload.optim=cpu", f"precision.compute={compute}", "train.global_batch=4", *words)
+    job = {device: fp8_job(arch, "compute", device, stage) for device in ("cpu", "cuda")}
+    run = {what: f"{what}-{title.replace(' ', '-').replace(':', '')}" for what in ("cpu", "cuda", "parts", "device")}
+    ran = [train(job[device], run[device], slots, extra=words) for device in job]
+    ran.append(train(job["cuda"], run["device"], slots, extra=(*words, "offload.optim=none")))
+    if not h.ok(all(r.returncode == 0 for r in ran), f"{title}: the jobs end with 0", [r.stderr for r in ran]):
+        return None
+    limits = {"loss": LIMIT, "grad_norm": LIMIT} if compute == "fp32" else {"loss": FP8_ORDER, "grad_norm": FP8_LIMIT}
+    got = {what: h.metrics(h.work() / run[what]) for what in ("cpu", "cuda", "device")}
+    for other in ("cpu", "device"):
+        for key, limit in limits.items():
+            far = worst(got["cuda"], got[other], key)
+            h.ok(len(got["cuda"]) == 3 and far < limit,
+                 f"{title}: {key} within {limit:g} of {'a CPU' if other == 'cpu' else 'a GPU alone'}", far)
+    ran = [train(job["cuda"], run["parts"], slots, extra=(*words, *more))
+           for more in (("train.steps=2", "schedule.steps=3"), ())]
+    texts = h.metric_texts(h.work() / run["cuda"])
+    h.ok(all(r.returncode == 0 for r in ran) and h.metric_texts(h.work() / run["parts"]) == texts,
+         f"{title}: the same bits after a restart", [r.stdout + r.stderr for r in ran])
+    lines = map(json.loads, (h.work() / run["cuda"] / "events.jsonl").read_text().splitlines())
+    calls = next((set(e["calls"]) for e in lines if e["event"] == "waits"), None)
+    h.ok(calls and calls <= {"cudaStreamSynchronize", "cudaEventSynchronize"},
+         f"{title}: every copy is of memory that stays", calls)
+    return texts
+
+
+def offload():
+    """Optimizer state and updates on the host of a device with memory of its own."""
+    texts = {stage: offloaded("gpt2", "fp32", stage, 2) for stage in (0, 1, 2, 3)}
+    h.ok(texts[0] == texts[1] and texts[2] == texts[3], "offload: stages 0 and 1, 2 and 3: the same bits", texts)
+    offloaded("llama", "bf16", 3, 2, "model.kv_heads=1")
+    offloaded("gpt2", "bf16", 1, 2, "optim.name=lion")
+    offloaded("llama", "fp16", 0, 1, "model.kv_heads=1")
+    ran = train(fp8_job("gpt2", "compute"), "offload-lamb", extra=("offload.optim=cpu", "optim.name=lamb"))
+    h.ok(ran.returncode == 65 and "'optim.name' lamb" in ran.stderr, "offload: lamb is refused",
+         f"{ran.returncode} {ran.stderr}")
+    job = fp8_job("gpt2", "compute", stage=2)
+    for call, number in (("cudaEventSynchronize", 719), ("cudaHostAlloc", 2)):
+        ran = train(job, f"offload-{call}", 2, extra=("offload.optim=cpu",), FAKE_CUDA_FAIL=f"{call}:2:{number}",
+                    FAKE_CUDA_RANK="1")
+        h.ok(ran.returncode not in (0, 124) and "rank 1" in ran.stderr and "CUDA device 0 cannot" in ran.stderr,
+             f"offload: {call} fails: said", f"{ran.returncode} {ran.stderr}")
+
+
 def tests_for_a_gpu():
     """The kernels' tests as gpu-check runs them: one whose operations take pointers of every kind."""
     if "TEST_COUNTED" in os.environ:
@@ -495,6 +542,7 @@ epilogues()
 attention()
 fp8()
 optimizers()
+offload()
 tests_for_a_gpu()
 no_plugin()
 no_device()

@@ -6,12 +6,13 @@
  * With `apart` it is one with memory and queues of its own as well, so that all that the engine does
  * for such a device is done without one: copies, events, recordings.  Operations are done when they
  * are asked for, in order, which such a device may do.  A recording keeps operations and copies with
- * their arguments, as device.h says, and each play does them again.
+ * their arguments, as device.h says, and each play does them again; it is the thread's that began it.
  */
 #ifndef DS_TESTS_ENGINE_APART_H
 #define DS_TESTS_ENGINE_APART_H
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -46,19 +47,21 @@ struct ds_recording {
 static struct {
     const struct ds_kernels *inside;
     enum apart_breaks breaks;
-    unsigned left; /* calls until it breaks, 0: it does not */
-    bool broken;   /* it did */
-    size_t held;   /* pieces of memory and recordings that were not given back */
-    struct ds_recording *recording;
+    unsigned nth; /* the call that breaks it, 0: none does */
+    atomic_uint calls;
+    atomic_bool broken; /* it did */
+    size_t held;        /* pieces of memory and recordings that were not given back */
     size_t played;
 } apart;
+
+static _Thread_local struct ds_recording *apart_recording;
 
 /* Does this call fail? */
 static inline int apart_call(struct ds_error *err)
 {
     if (apart.broken && apart.breaks == APART_FOR_GOOD)
         return ds_fail(err, EIO, "the device is broken");
-    if (apart.left == 0 || --apart.left > 0)
+    if (apart.nth == 0 || atomic_fetch_add(&apart.calls, 1) + 1 != apart.nth)
         return 0;
     apart.broken = true;
     return ds_fail(err, EIO, "the device breaks");
@@ -67,11 +70,11 @@ static inline int apart_call(struct ds_error *err)
 /* Recorded: true. */
 static inline bool apart_keep(struct apart_done done)
 {
-    if (apart.recording == NULL)
+    if (apart_recording == NULL)
         return false;
-    if (apart.recording->count == APART_RECORDED)
+    if (apart_recording->count == APART_RECORDED)
         abort();
-    apart.recording->done[apart.recording->count++] = done;
+    apart_recording->done[apart_recording->count++] = done;
     return true;
 }
 
@@ -184,6 +187,19 @@ static inline int apart_finish(struct ds_stream *stream, struct ds_error *err)
     return apart_call(err);
 }
 
+static inline int apart_await(struct ds_device *device, unsigned event, struct ds_error *err)
+{
+    (void)device;
+    (void)event;
+    return apart_call(err);
+}
+
+static inline int apart_enter(struct ds_device *device, struct ds_error *err)
+{
+    (void)device;
+    return apart_call(err);
+}
+
 static inline void *apart_handle(struct ds_stream *stream)
 {
     return stream;
@@ -204,8 +220,8 @@ static inline int apart_record(struct ds_stream *stream, struct ds_error *err)
     (void)stream;
     if (rc != 0)
         return rc;
-    apart.recording = calloc(1, sizeof(*apart.recording));
-    if (apart.recording == NULL)
+    apart_recording = calloc(1, sizeof(*apart_recording));
+    if (apart_recording == NULL)
         abort();
     apart.held++;
     return 0;
@@ -225,10 +241,10 @@ static inline int apart_record_end(struct ds_stream *stream, struct ds_recording
 
     (void)stream;
     if (rc == 0)
-        *out = apart.recording;
+        *out = apart_recording;
     else
-        apart_drop(apart.recording);
-    apart.recording = NULL;
+        apart_drop(apart_recording);
+    apart_recording = NULL;
     return rc;
 }
 
@@ -278,6 +294,8 @@ static const struct ds_backend_queues apart_queues = {
     .signal = apart_event,
     .await = apart_event,
     .finish = apart_finish,
+    .await_event = apart_await,
+    .enter = apart_enter,
     .handle = apart_handle,
     .memory = apart_memory,
     .record = apart_record,
@@ -300,7 +318,7 @@ static inline void apart_begin(struct ds_device *device, bool with_queues, enum 
     memset(&apart, 0, sizeof(apart));
     apart.inside = device->stream->kernels;
     apart.breaks = breaks;
-    apart.left = nth;
+    apart.nth = nth;
     device->backend = &backend;
     device->stream->kernels = &apart_kernels;
 }

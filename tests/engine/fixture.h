@@ -276,14 +276,22 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
                                 struct ds_error *err)
 {
     struct test_run *run = me->run;
-    const struct ds_engine_args args = {
+    struct ds_engine_args args = {
         .plan = plan, .job = &run->job, .device = device, .comm = comm, .overlap = run->overlap};
     struct ds_engine *engine;
     struct ds_engine_lines lines;
-    int rc = ds_engine_open(&engine, &args, err);
+    int rc =
+        plan->offload && ds_device_is_apart(device)
+            ? ds_device_open(&args.host,
+                             &(struct ds_device_args){.name = "cpu", .threads = run->threads}, err)
+            : 0;
 
-    if (rc != 0)
+    if (rc == 0)
+        rc = ds_engine_open(&engine, &args, err);
+    if (rc != 0) {
+        ds_device_close(args.host);
         return rc;
+    }
     lines = ds_engine_lines(engine);
     test_init_weights(run, plan, lines.params);
     rc = ds_engine_publish(engine, err);
@@ -299,6 +307,7 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
     if (rc != 0)
         ds_comm_abort(comm);
     ds_engine_close(engine);
+    ds_device_close(args.host);
     return rc;
 }
 

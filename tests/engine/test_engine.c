@@ -4,6 +4,7 @@
  * test_engine - a whole training step against float64 answers, and the same bits wherever the plan
  * only moves work around.
  */
+#include "tests/engine/apart.h"
 #include "tests/engine/fixture.h"
 
 static void compare_trace(const struct test_run *run, const char *folder, double loss_tol,
@@ -177,6 +178,31 @@ Test(engine, bits_do_not_depend_on_where_or_when_work_is_done)
         test_run_release(&again);
         test_run_release(&overlapped);
         test_run_release(&recomputed);
+    }
+}
+
+static void set_apart(void *user, struct ds_device *device)
+{
+    (void)user;
+    apart_begin(device, true, APART_NEVER, 0);
+}
+
+/* The host of a device apart updates on a thread of its own, while the next step begins. */
+Test(engine, bits_do_not_depend_on_who_updates)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        struct test_run plain = test_reference_run(i % 2, 1, 2), away;
+
+        plain.job.precision.compute = i < 2 ? DS_COMPUTE_FP32 : DS_COMPUTE_BF16;
+        away = plain;
+        away.job.offload.optim = DS_OFFLOAD_CPU;
+        away.opened = set_apart;
+        test_run_ok(&plain);
+        test_run_ok(&away);
+        cr_assert(apart.played > 0 && apart.held == 0);
+        expect_same(&plain, &away, "updated by the host");
+        test_run_release(&plain);
+        test_run_release(&away);
     }
 }
 

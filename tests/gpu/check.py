@@ -400,6 +400,21 @@ def zero():
                  f"{'the same bits' if same else f'within {ORDER:g}: {off:.2g}'}", (texts[one], texts[other]))
 
 
+def offload():
+    """The optimizer on the host: against float64, and a job of four micro-batches whose every copy is page-locked."""
+    for stage in (0, 2, 3):
+        path, want = job_of("gpt2-tiny", stage=stage, steps=setting.long, every=0)
+        path.write_text(path.read_text() + "offload: {optim: cpu}\n")
+        run, name = f"offload{stage}", f"offload, ZeRO {stage} on 2 ranks"
+        ran = train(path, run, 2, 60.0)
+        if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+            continue
+        off = worst(h.metrics(h.work() / run), want, "loss")
+        h.ok(off < LIMITS["fp32"], f"{name}: loss within {LIMITS['fp32']:g}: {off:.2g}")
+        calls = events(run, "waits")[0]["calls"]
+        h.ok(set(calls) <= {"cudaStreamSynchronize", "cudaEventSynchronize"}, f"{name}: no copy waits", calls)
+
+
 def workers():
     """{rank: pid} of this check's workers."""
     found = {}
@@ -509,8 +524,8 @@ def sanitizer():
 
 
 # The time that each may take, in seconds, all others allowing; doubles are slow.
-PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (fp8, 60), (zero, 110), (killed, 50), (stopped, 60),
-         (sanitizer, 80))
+PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (fp8, 60), (zero, 110),
+         (offload, 45), (killed, 50), (stopped, 60), (sanitizer, 80))
 DOUBLES_SLOWER = 6
 
 

@@ -1,0 +1,47 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * updater.h - UPDATE: what a step's optimizer does to a bucket, on the device or by the host.
+ *
+ * With offload the host may still update for one step while the next one has begun.  So what an
+ * update needs to know of its step is handed over once, when the norm is known, and stays as it is
+ * until the next step's norm: by then all updates before it are done.
+ *
+ * Tests   tests/engine/test_stages.c, tests/e2e/cuda.py
+ */
+#ifndef DS_RUNTIME_UPDATER_H
+#define DS_RUNTIME_UPDATER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "kernels/device.h"
+#include "runtime/engine.h"
+#include "runtime/job.h"
+#include "runtime/plan/plan.h"
+
+struct ds_updater { /* all borrowed */
+    const struct ds_plan *plan;
+    const struct ds_job *job;
+    struct ds_stream *stream; /* of what updates: the plan's device, or the host */
+    struct ds_engine_lines lines;
+    void *const *memory; /* [DS_ARENA_COUNT] */
+    float *work;         /* of the stream's device, for matrices; empty between passes */
+    double *norms;       /* [2 spans] of a plan by tensor, else NULL */
+    /* Of the step: */
+    double lr, grad_scale;
+    uint64_t update;
+    bool skip; /* its gradients are not finite */
+};
+
+/* All spans of the bucket that this rank updates.  Errors of ds_update(). */
+int ds_updater_bucket(const struct ds_updater *updater, uint32_t bucket, struct ds_error *err)
+    DS_NODISCARD;
+
+/* This rank's shard of the bucket in the type that kernels read, at `to`, where it has another
+ * type. */
+int ds_updater_cast(const struct ds_updater *updater, size_t bucket, void *to, struct ds_error *err)
+    DS_NODISCARD;
+
+#endif

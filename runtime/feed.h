@@ -5,9 +5,9 @@
  *
  * The host writes them into memory that stays where it is, a place for each micro-batch of a step.
  * From there they go up on a stream that has nothing else (the host's queue needs none), into two
- * rooms of the device by turns, each with an event for "full" and one for "empty"; the stream that computes takes them over.  So what a
- * micro-batch reads is there before the one in front of it is done.  Where the device has no memory
- * of its own there are no rooms.
+ * rooms of the device by turns, each with an event for "full" and one for "empty"; the stream that
+ * computes takes them over.  So what a micro-batch reads is there before the one in front of it is
+ * done.  Where the device has no memory of its own there are no rooms.
  *
  * Tests   tests/engine/test_engine.c, tests/e2e/cuda.py
  */

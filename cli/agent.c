@@ -18,7 +18,7 @@
 #include "base/log.h"
 #include "launcher/agent.h"
 #include "launcher/guard.h"
-#include "launcher/remote/slurm.h"
+#include "launcher/remote/join.h"
 
 enum { FIRST_FD = 32 };
 
@@ -26,10 +26,10 @@ int main(int argc, char **argv)
 {
     char exe_dir[DS_MAX_PATH];
     struct ds_agent_args args = {.exe_dir = exe_dir};
-    struct ds_slurm_join join = {.fd = -1};
+    struct ds_join join = {.fd = -1};
     struct ds_error err = {0};
     const pid_t self = getpid(); /* once there is a guard, its */
-    bool slurm, local, guard = false;
+    bool slurm, local, joins, guard = false;
     int null_fd, code = DS_EXIT_OK;
 
     ds_log_init("dsrun-agent", DS_LOG_WARNING);
@@ -37,7 +37,8 @@ int main(int argc, char **argv)
         return dprintf(STDOUT_FILENO, "dsrun-agent %s\n", ds_build_id) < 0;
     slurm = argc == 2 && strcmp(argv[1], "slurm") == 0;
     local = argc == 2 && strcmp(argv[1], "local") == 0; /* dsrun itself is its guard */
-    if ((argc != 1 && !slurm && !local) || isatty(STDIN_FILENO)) {
+    joins = argc == 3 && strcmp(argv[1], "join") == 0;  /* by the name argv[2] */
+    if ((argc != 1 && !slurm && !local && !joins) || isatty(STDIN_FILENO)) {
         ds_log(DS_LOG_ERROR, "this program is started by dsrun, not by hand");
         return DS_EXIT_USAGE;
     }
@@ -62,8 +63,10 @@ int main(int argc, char **argv)
     }
     if (null_fd > STDERR_FILENO)
         (void)close(null_fd);
-    if (slurm) {
-        if (ds_slurm_join(&join, args.in_fd, &err) != 0) {
+    if (slurm || joins) {
+        /* Its line is stdout, which no guard keeps open; stdin is the lease. */
+        if ((slurm ? ds_join_slurm(&join, args.in_fd, &err)
+                   : ds_join_connected(&join, args.in_fd, args.out_fd, argv[2], &err)) != 0) {
             ds_log(DS_LOG_ERROR, "%s", err.text);
             return DS_EXIT_UNAVAILABLE;
         }

@@ -19,7 +19,7 @@
 #include "base/error.h"
 
 enum ds_color { DS_COLOR_AUTO, DS_COLOR_ALWAYS, DS_COLOR_NEVER };
-enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_OPENSSH, DS_VIA_SLURM };
+enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_OPENSSH, DS_VIA_SLURM, DS_VIA_JOIN };
 
 struct ds_cli {          /* borrowed from argv; plain data */
     const char *command; /* the name in the table of commands: "run", "ckpt ls" */
@@ -30,7 +30,9 @@ struct ds_cli {          /* borrowed from argv; plain data */
     int64_t restarts;                             /* -1: not given */
     unsigned restart_on;                          /* enum ds_cause, or'ed; 0: not given */
     double grace_s, start_timeout_s, heartbeat_s; /* < 0: not given */
-    double restart_backoff_s;                     /* the same */
+    double restart_backoff_s, wait_s;             /* the same */
+    const char *join_listen, *join_key, *name;    /* NULL: not given */
+    bool make_key;
     enum ds_via via;
     unsigned push; /* enum ds_push */
     enum ds_color color;
@@ -65,6 +67,7 @@ int ds_cmd_ps(const struct ds_cli *cli);     /* cmd_ps.c */
 int ds_cmd_kill(const struct ds_cli *cli);   /* cmd_ps.c */
 int ds_cmd_logs(const struct ds_cli *cli);   /* cmd_logs.c */
 int ds_cmd_attach(const struct ds_cli *cli); /* cmd_attach.c */
+int ds_cmd_join(const struct ds_cli *cli);   /* cmd_join.c */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
  * --heartbeat are

@@ -211,6 +211,7 @@ static int run_attempt(struct launch *launch, struct ds_fleet_result *result, st
         .transport = launch->place.transport,
         .transport_args = {.libexec = launch->libexec,
                            .lease_fd = launch->report.dir.lock_fd,
+                           .join = &launch->place.join,
                            .push = (enum ds_push)cli->push},
         .spec = &spec,
         .devices = launch->devices,

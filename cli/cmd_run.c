@@ -243,6 +243,7 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
                                  .transport = run->place.transport,
                                  .transport_args = {.libexec = run->libexec,
                                                     .lease_fd = run->report.dir.lock_fd,
+                                                    .join = &run->place.join,
                                                     .push = (enum ds_push)cli->push,
                                                     .worker = true},
                                  .spec = &spec,

@@ -160,6 +160,7 @@ static int run_fleet(struct tune *tune, const struct ds_spec *spec, struct ds_fl
         .transport = tune->place.transport,
         .transport_args = {.libexec = libexec,
                            .lease_fd = -1,
+                           .join = &tune->place.join,
                            .push = (enum ds_push)cli->push,
                            .worker = true},
         .spec = spec,

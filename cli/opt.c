@@ -33,7 +33,8 @@ const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 /* clang-format off */
 static const struct ds_choice vias[] = {
     {"auto", DS_VIA_AUTO, false}, {"local", DS_VIA_LOCAL, false}, {"ssh", DS_VIA_SSH, false},
-    {"openssh", DS_VIA_OPENSSH, false}, {"slurm", DS_VIA_SLURM, false}, {NULL, 0, false}};
+    {"openssh", DS_VIA_OPENSSH, false}, {"slurm", DS_VIA_SLURM, false},
+    {"join", DS_VIA_JOIN, false}, {NULL, 0, false}};
 static const struct ds_choice pushes[] = {
     {"auto", DS_PUSH_AUTO, false}, {"never", DS_PUSH_NEVER, false}, {NULL, 0, false}};
 static const struct ds_choice colors[] = {
@@ -80,7 +81,12 @@ static const struct ds_option options[] = {
     TEXT('e', "--exclude", "SPEC", exclude, CHOOSING, "all but these"),
     WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, CHOOSING, "use the first N hosts"),
     WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_RANKS, "ranks per host; else the hostfile says, else launch.slots"),
-    ENUM("--via", "HOW", via, vias, CHOOSING, "how hosts are reached: auto, local, ssh, openssh or slurm"),
+    ENUM("--via", "HOW", via, vias, CHOOSING, "how hosts are reached: auto, local, ssh, openssh, slurm or join"),
+    TEXT(0, "--join-key", "FILE", join_key, CHOOSING | BIT(JOIN), "the key of all hosts that join, in a file for its owner alone"),
+    TEXT(0, "--join-listen", "ADDRESS:PORT", join_listen, CHOOSING, "where hosts join; any address, port 7475 if not given"),
+    FLAG(0, "--make-key", make_key, BIT(JOIN), "write a new key to the file of --join-key, and end"),
+    TEXT(0, "--name", "NAME", name, BIT(JOIN), "what the hostfile calls this host; its host name if not given"),
+    SECONDS("--wait", wait_s, BIT(JOIN), "for the launcher, at first and after each job; 60 if not given"),
     ENUM("--push", "WHEN", push, pushes, STARTING | BIT(HOSTS), "copy programs to hosts that lack them: auto or never"),
     FLAG(0, "--dry-run", dry_run, ON_HOSTS, "decide and print everything, start nothing"),
     TEXT(0, "--run-dir", "DIR", run_dir, ON_RANKS | BIT(HOSTS), "where metrics, logs and checkpoints go"),
@@ -459,6 +465,7 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
                            .start_timeout_s = -1,
                            .heartbeat_s = -1,
                            .restart_backoff_s = -1,
+                           .wait_s = -1,
                            .rank = -1,
                            .lines = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));

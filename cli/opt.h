@@ -47,6 +47,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "ask every host what it is; say first where hosts differ") \
     X(HOSTS_TRUST, "hosts trust", ds_cmd_trust, "", 0, 0, \
       "show the keys of hosts that are not known yet; record them on yes") \
+    X(JOIN, "join", ds_cmd_join, "LAUNCHER[:PORT]", 0, 1, \
+      "wait for a launcher that runs with --via join, and serve its jobs on this host") \
     X(PS, "ps", ds_cmd_ps, "", 0, 0, "list the jobs of this user that run on this machine") \
     X(LOGS, "logs", ds_cmd_logs, "JOB|RUN_DIR", 1, 1, \
       "show what the ranks of a job wrote, the last lines of each") \

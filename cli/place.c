@@ -115,6 +115,23 @@ static int check_once(const struct ds_cli_place *place, struct ds_error *err)
     return 0;
 }
 
+/* Where hosts come to, and with which key. */
+static int read_join(struct ds_cli_place *place, const struct ds_cli *cli, struct ds_error *err)
+{
+    const char *listen = cli->join_listen != NULL ? cli->join_listen : "";
+    int rc;
+
+    if (cli->hostfile == NULL || cli->join_key == NULL)
+        return ds_fail(err, ENOTSUP,
+                       "'--via join' needs '--hostfile', with the names by which hosts join, and "
+                       "'--join-key'");
+    rc = ds_join_at_parse(&place->join.at, listen, err);
+    if (rc != 0)
+        return ds_error_context(err, rc, "--join-listen");
+    place->transport = &ds_transport_join;
+    return ds_join_key_read(cli->join_key, place->join.key, err);
+}
+
 /* By themselves, hosts are reached over SSH unless there is but this machine. */
 static int choose_transport(struct ds_cli_place *place, const struct ds_cli *cli,
                             const char *hostname, struct ds_error *err)
@@ -128,6 +145,7 @@ static int choose_transport(struct ds_cli_place *place, const struct ds_cli *cli
     switch (cli->via) {
     case DS_VIA_SSH: place->transport = &ds_transport_ssh; return 0;
     case DS_VIA_OPENSSH: place->transport = &ds_transport_openssh; return 0;
+    case DS_VIA_JOIN: return read_join(place, cli, err);
     case DS_VIA_SLURM:
     case DS_VIA_AUTO:
     case DS_VIA_LOCAL: break;
@@ -264,7 +282,7 @@ int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, st
 void ds_cli_place_release(struct ds_cli_place *place)
 {
     ds_roster_release(&place->roster);
-    *place = (struct ds_cli_place){0};
+    sodium_memzero(place, sizeof(*place)); /* the key, too */
 }
 
 /* What the agent of this machine will give to the ranks of a place; NULL: elsewhere that is for its

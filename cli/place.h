@@ -17,6 +17,7 @@
 #include "launcher/fleet/spares.h"
 #include "launcher/hosts/placement.h"
 #include "launcher/hosts/roster.h"
+#include "launcher/remote/join.h"
 
 struct ds_job;
 struct ds_json;
@@ -26,6 +27,7 @@ struct ds_cli_place {
     struct ds_roster roster;
     struct ds_placement placement;
     const struct ds_transport *transport; /* how the hosts are reached */
+    struct ds_join_site join;             /* where they come to, where that is how */
     unsigned threads;                     /* that compute, per rank */
     unsigned cores; /* a rank may use: its share of the machine, or `threads` if that is more */
     bool no_gpus;   /* the ranks compute on the CPU */

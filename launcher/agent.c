@@ -31,7 +31,7 @@
 #include "launcher/reap.h"
 #include "launcher/remote/channel.h"
 #include "launcher/remote/sealed.h"
-#include "launcher/remote/slurm.h"
+#include "launcher/remote/join.h"
 #include "launcher/spawn.h"
 #include "launcher/spec.h"
 
@@ -42,8 +42,8 @@ struct agent {
     struct ds_channel up;
     struct ds_sealed sealed; /* under Slurm: what the channel speaks through */
     struct ds_watch lease;   /* and stdin, which ends with srun */
-    bool joined;
-    pid_t guard; /* 0: none */
+    bool joined, slurm;      /* it came by itself; srun started it */
+    pid_t guard;             /* 0: none */
     const char *exe_dir;
     struct ds_arena arena;
     struct ds_buf spec_bytes;
@@ -89,7 +89,7 @@ static int prepare_ranks(struct agent *agent, struct ds_error *err)
         rc = ds_spawn_init(&agent->spawn, &agent->spec, agent->exe_dir, err);
     if (rc != 0)
         return rc;
-    agent->spawn.shielded = agent->joined;
+    agent->spawn.shielded = agent->slurm;
     if (agent->spec.link || agent->spec.gather)
         rc = ds_bind_host(&agent->spawn.bound, &agent->spec, &agent->spawn.allowed,
                           agent->spawn.threads, &agent->arena, err);
@@ -131,7 +131,7 @@ static void make_cgroup(struct agent *agent)
 
     if (!agent->spec.link && !agent->spec.gather)
         return;
-    if (agent->joined)
+    if (agent->slurm)
         rc = ds_fail(&err, ENOTSUP, "Slurm has groups of its own");
     else
         rc = ds_cgroup_own(folder, &err);
@@ -307,7 +307,7 @@ static void on_signal(struct ds_watch *watch, uint32_t events)
     while (read(watch->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo == SIGCHLD)
             continue; /* every turn reaps */
-        if (agent->joined && agent->kill_ns != 0)
+        if (agent->slurm && agent->kill_ns != 0)
             continue;
         signal_ranks(agent, agent->kill_ns == 0 ? DS_SIGNAL_STOP : DS_SIGNAL_KILL);
         if (agent->ranks == 0)
@@ -403,7 +403,7 @@ static void on_up_ended(struct ds_channel *up, int rc, const struct ds_error *er
     struct agent *agent = up->user;
 
     agent->over = true;
-    agent->exit_code = DS_EXIT_UNAVAILABLE;
+    agent->exit_code = rc == -EACCES ? DS_EXIT_DATA : DS_EXIT_UNAVAILABLE;
     if (rc != 0)
         (void)dprintf(STDERR_FILENO, "dsrun-agent: %s\n", ds_error_text(err, rc));
 }
@@ -442,6 +442,7 @@ static int open_line(struct agent *agent, const struct ds_agent_args *args, stru
             .fd = args->join->fd, .key = args->join->key, .identity = args->join->node};
 
         agent->joined = true;
+        agent->slurm = args->join->slurm;
         rc = ds_sealed_open(&agent->sealed, &agent->loop, &sealed, err);
         if (rc == 0)
             rc = ds_loop_add(&agent->loop, &agent->lease, args->in_fd, EPOLLIN, err);

@@ -22,19 +22,20 @@
 
 #include <sys/types.h>
 
-struct ds_slurm_join;
+struct ds_join;
 
 struct ds_agent_args {
     int in_fd, out_fd; /* the channel; taken */
     /* (optional) The channel is this connection instead; then in_fd is only the lease, and out_fd
      * is not used.  Its socket is taken. */
-    const struct ds_slurm_join *join;
+    const struct ds_join *join;
     pid_t guard;         /* the parent, without which nothing runs here; 0: dsrun is */
     const char *exe_dir; /* where dsrun-worker lies */
 };
 
-/* Serve one launcher until its job has ended here.  Returns the agent's exit code: OK, or
- * UNAVAILABLE when the line broke or spoke nonsense.  Nothing started is left running. */
+/* Serve one launcher until its job has ended here.  Returns the agent's exit code: OK, DATA where
+ * the launcher has another key, or UNAVAILABLE when the line broke or spoke nonsense.  Nothing
+ * started is left running. */
 int ds_agent_run(const struct ds_agent_args *args);
 
 #endif

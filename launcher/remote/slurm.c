@@ -3,58 +3,40 @@
  *
  * slurm.c - the launcher's half of slurm.h.
  *
- * A connection is nobody's until it has proved the key and named a node that is still waited for;
- * one that does neither within PROOF_NS is dropped, and only so many may be undecided at a time:
- * the next wait in the listener's queue until one of them has had its HEARING_NS.
- * What is dead is freed in tick(), between turns of the loop.
+ * Agents come to a door (door.h) that is open as long as the step.
  */
 #include "launcher/remote/slurm.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fsio.h"
 #include "launcher/reap.h"
-#include "launcher/remote/sealed.h"
+#include "launcher/remote/door.h"
+#include "launcher/remote/join.h"
 
-#define PROOF_NS   UINT64_C(10000000000)
-#define HEARING_NS UINT64_C(3000000000)
-
-enum { SPARE_LINKS = 64, TAIL_BYTES = 2048, PATIENCE_MS = 1000, STRAGGLE_MS = 3000 };
-
-struct link { /* one accepted connection */
-    struct ds_sealed sealed;
-    struct slurm *slurm;
-    struct ds_remote *remote; /* NULL: not decided yet */
-    uint64_t proof_ns;        /* when it must be */
-    bool dead, evicted;
-    struct link *next;
-};
+enum { TAIL_BYTES = 2048, PATIENCE_MS = 1000, STRAGGLE_MS = 3000 };
 
 struct slurm {
     struct ds_starter base;
     struct ds_remote *waiting; /* neither up nor down */
-    size_t remotes, links;
-    struct link *link;
-    struct ds_watch listener, output; /* of srun: its stdout and stderr */
-    pid_t pid;                        /* of srun; 0: none */
-    int stdin_fd;                     /* of srun: our end; -1: none */
+    size_t remotes;
+    struct ds_door door;
+    struct ds_watch output; /* of srun: its stdout and stderr */
+    pid_t pid;              /* of srun; 0: none */
+    int stdin_fd;           /* of srun: our end; -1: none */
     uint8_t key[DS_SEAL_KEY_BYTES];
     char tail[TAIL_BYTES]; /* what srun said last */
     size_t tail_len;
     uint64_t hang_up_ns; /* srun is gone: when agents that do not know it yet are told; 0: not */
     bool begun, srun_ended;
-    bool full; /* nobody is accepted at present */
 };
 
 /* --- connections ------------------------------------------------------------------------------ */
@@ -69,177 +51,21 @@ static void forget_waiting(struct slurm *slurm, const struct ds_remote *remote)
         *at = remote->next;
 }
 
-/* The peer has the key: which node is it? */
-static void on_opened(struct ds_sealed *sealed)
+/* Which node is it? */
+static bool on_agent(void *user, struct ds_door_link *link, const char *name)
 {
-    struct link *link = sealed->user;
-    struct slurm *slurm = link->slurm;
+    struct slurm *slurm = user;
     struct ds_remote *remote = slurm->waiting;
 
-    while (remote != NULL && strcmp(remote->host->name, sealed->seal.identity) != 0)
+    while (remote != NULL && strcmp(remote->host->name, name) != 0)
         remote = remote->next;
-    if (remote == NULL) { /* not of this job, or it is connected already */
-        link->dead = true;
-        return;
-    }
+    if (remote == NULL) /* not of this job, or it is connected already */
+        return false;
     forget_waiting(slurm, remote);
-    link->remote = remote;
     remote->state = link;
-    remote->stream = &sealed->stream;
+    remote->stream = &link->sealed.stream;
     slurm->base.args.ops->up(remote);
-}
-
-static void on_failed(struct ds_sealed *sealed)
-{
-    struct link *link = sealed->user;
-
-    link->dead = true;
-}
-
-/* When there is a place for one more: now, or later than `now_ns`.  The oldest that has not proven
- * itself gives its up, as those who hold places with silence are strangers; but not before it
- * could be heard, or a crowd would push out an agent between its first word and its proof. */
-static uint64_t place_ns(const struct slurm *slurm, uint64_t now_ns, struct link **oldest)
-{
-    uint64_t heard_ns;
-
-    *oldest = NULL;
-    if (slurm->links < slurm->remotes + SPARE_LINKS)
-        return now_ns;
-    for (struct link *link = slurm->link; link != NULL; link = link->next)
-        if (link->remote == NULL && !link->dead)
-            *oldest = link; /* new ones are put in front */
-    if (*oldest == NULL)
-        return now_ns + 1; /* what is dead is freed first */
-    heard_ns = (*oldest)->proof_ns - PROOF_NS + HEARING_NS;
-    return heard_ns > now_ns ? heard_ns : now_ns;
-}
-
-static void evict(struct slurm *slurm, struct link *link)
-{
-    ds_sealed_close(&link->sealed); /* freed later: this turn's events may still name it */
-    link->dead = link->evicted = true;
-    slurm->links--;
-}
-
-/* Open the door again as soon as there is a place.  Returns when that will be; 0: it is open. */
-static uint64_t mind_door(struct slurm *slurm, uint64_t now_ns)
-{
-    struct link *oldest;
-    uint64_t when_ns = slurm->full ? place_ns(slurm, now_ns, &oldest) : 0;
-
-    if (when_ns > now_ns || !slurm->full)
-        return when_ns;
-    slurm->full = false;
-    ds_loop_want(slurm->base.args.loop, &slurm->listener, EPOLLIN);
-    return 0;
-}
-
-/* The next in the queue, for whom there is a place; -1: there is none of either. */
-static int take_next(struct slurm *slurm)
-{
-    uint64_t now_ns = ds_clock_mono_ns();
-    struct link *oldest;
-    int fd;
-
-    if (place_ns(slurm, now_ns, &oldest) > now_ns) {
-        slurm->full = true;
-        ds_loop_want(slurm->base.args.loop, &slurm->listener, 0);
-        return -1;
-    }
-    fd = accept4(slurm->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0 && oldest != NULL)
-        evict(slurm, oldest);
-    return fd;
-}
-
-static void on_connection(struct ds_watch *watch, uint32_t events)
-{
-    struct slurm *slurm = watch->user;
-    int fd, on = 1;
-
-    (void)events;
-    while ((fd = take_next(slurm)) >= 0) {
-        struct link *link = calloc(1, sizeof(*link));
-        const struct ds_sealed_args args = {
-            .fd = fd, .key = slurm->key, .opened = on_opened, .failed = on_failed, .user = link};
-
-        if (link == NULL) {
-            (void)close(fd);
-            continue;
-        }
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-        if (ds_sealed_open(&link->sealed, slurm->base.args.loop, &args, NULL) != 0) {
-            free(link);
-            continue;
-        }
-        link->slurm = slurm;
-        link->proof_ns = ds_clock_mono_ns() + PROOF_NS;
-        link->next = slurm->link;
-        slurm->link = link;
-        slurm->links++;
-    }
-}
-
-static void free_link(struct slurm *slurm, struct link **at)
-{
-    struct link *link = *at;
-
-    *at = link->next;
-    slurm->links -= !link->evicted;
-    ds_sealed_close(&link->sealed);
-    free(link);
-}
-
-/* Drop what is dead or too slow.  Returns when the next undecided one will be. */
-static uint64_t sweep(struct slurm *slurm, uint64_t now_ns)
-{
-    uint64_t due_ns = 0;
-
-    for (struct link **at = &slurm->link; *at != NULL;) {
-        struct link *link = *at;
-
-        if (link->dead || (link->remote == NULL && now_ns >= link->proof_ns)) {
-            free_link(slurm, at);
-            continue;
-        }
-        if (link->remote == NULL && (due_ns == 0 || link->proof_ns < due_ns))
-            due_ns = link->proof_ns;
-        at = &link->next;
-    }
-    return due_ns;
-}
-
-static int start_listening(struct slurm *slurm, unsigned *port, struct ds_error *err)
-{
-    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT};
-    struct sockaddr_in four = {.sin_family = AF_INET};
-    struct sockaddr_storage bound = {0};
-    socklen_t len = sizeof(bound);
-    int off = 0, type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
-    int fd = socket(AF_INET6, type, 0);
-
-    if (fd < 0 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) != 0 ||
-        bind(fd, (struct sockaddr *)&six, sizeof(six)) != 0) {
-        if (fd >= 0)
-            (void)close(fd);
-        fd = socket(AF_INET, type, 0);
-        if (fd < 0 || bind(fd, (struct sockaddr *)&four, sizeof(four)) != 0) {
-            int code = errno;
-
-            if (fd >= 0)
-                (void)close(fd);
-            return ds_fail(err, code, "cannot listen for agents: %s", strerror(code));
-        }
-    }
-    if (listen(fd, SOMAXCONN) != 0 || getsockname(fd, (struct sockaddr *)&bound, &len) != 0 ||
-        ds_loop_add(slurm->base.args.loop, &slurm->listener, fd, EPOLLIN, err) != 0) {
-        (void)close(fd);
-        return ds_fail(err, EIO, "cannot listen for agents");
-    }
-    *port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                              : ((struct sockaddr_in *)&bound)->sin_port);
-    return 0;
+    return true;
 }
 
 /* --- srun ------------------------------------------------------------------------------------- */
@@ -367,9 +193,8 @@ static int begin(struct slurm *slurm, struct ds_error *err)
     const char *const *argv = NULL;
     const char **host;
     struct ds_arena arena;
-    unsigned port = 0;
     size_t n = 0;
-    int rc = sodium_init() < 0 ? ds_fail(err, EIO, "libsodium cannot be used here") : 0;
+    int port = 0, rc = sodium_init() < 0 ? ds_fail(err, EIO, "libsodium cannot be used here") : 0;
 
     ds_arena_init(&arena);
     if (rc == 0)
@@ -382,14 +207,17 @@ static int begin(struct slurm *slurm, struct ds_error *err)
         host[n++] = remote->host->name;
     if (rc == 0)
         rc = ds_slurm_argv(&arena, host, n, agent, &argv, err);
-    if (rc == 0)
-        rc = start_listening(slurm, &port, err);
+    if (rc == 0) {
+        slurm->door.expected = slurm->remotes;
+        port = ds_door_open(&slurm->door, slurm->base.args.loop, NULL, 0, err);
+        rc = port < 0 ? port : 0;
+    }
     if (rc == 0) {
         char **env = ds_slurm_environment(&arena);
 
         randombytes_buf(slurm->key, sizeof(slurm->key));
         rc = env == NULL ? ds_fail(err, ENOMEM, "no memory for an environment")
-                         : start_srun(slurm, argv, env, port, err);
+                         : start_srun(slurm, argv, env, (unsigned)port, err);
     }
     ds_arena_release(&arena);
     return rc;
@@ -405,7 +233,7 @@ static int slurm_open(struct ds_starter **starter, const struct ds_transport_arg
     if (slurm == NULL)
         return ds_fail(err, ENOMEM, "no memory to start agents");
     slurm->base = (struct ds_starter){.transport = &ds_transport_slurm, .args = *args};
-    slurm->listener = (struct ds_watch){.fd = -1, .ready = on_connection, .user = slurm};
+    slurm->door = (struct ds_door){.key = slurm->key, .came = on_agent, .user = slurm};
     slurm->output = (struct ds_watch){.fd = -1, .ready = on_output, .user = slurm};
     slurm->stdin_fd = -1;
     *starter = &slurm->base;
@@ -440,9 +268,7 @@ static uint64_t mind_srun(struct slurm *slurm, uint64_t now_ns)
     if (slurm->hang_up_ns == 0 || now_ns < slurm->hang_up_ns)
         return slurm->hang_up_ns;
     slurm->hang_up_ns = 0;
-    for (struct link *link = slurm->link; link != NULL; link = link->next)
-        if (link->sealed.fd >= 0)
-            (void)shutdown(link->sealed.fd, SHUT_RDWR);
+    ds_door_hang_up(&slurm->door);
     return 0;
 }
 
@@ -467,8 +293,7 @@ static uint64_t slurm_tick(struct ds_starter *starter, uint64_t now_ns)
         if (rc != 0)
             all_down(slurm, rc, &err);
     }
-    due_ns = sooner(sweep(slurm, now_ns), mind_srun(slurm, now_ns));
-    due_ns = sooner(due_ns, mind_door(slurm, now_ns));
+    due_ns = sooner(ds_door_tick(&slurm->door, now_ns), mind_srun(slurm, now_ns));
     if (slurm->waiting == NULL)
         return due_ns;
     complaint(slurm, said, sizeof(said));
@@ -493,11 +318,8 @@ static void slurm_finish(struct ds_starter *starter, struct ds_remote *remote, b
 
     (void)force;
     forget_waiting(slurm, remote);
-    for (struct link **at = &slurm->link; *at != NULL; at = &(*at)->next)
-        if ((*at)->remote == remote) {
-            free_link(slurm, at);
-            break;
-        }
+    if (remote->state != NULL)
+        ds_door_drop(&slurm->door, remote->state);
     remote->state = NULL;
     remote->stream = NULL;
 }
@@ -525,12 +347,7 @@ static void slurm_close(struct ds_starter *starter)
 
     if (slurm == NULL)
         return;
-    while (slurm->link != NULL)
-        free_link(slurm, &slurm->link);
-    fd = slurm->listener.fd;
-    ds_loop_remove(starter->args.loop, &slurm->listener);
-    if (fd >= 0)
-        (void)close(fd);
+    ds_door_close(&slurm->door);
     end_srun(slurm);
     fd = slurm->output.fd;
     ds_loop_remove(starter->args.loop, &slurm->output);

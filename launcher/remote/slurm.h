@@ -25,7 +25,6 @@
 #include "base/arena.h"
 #include "base/error.h"
 #include "launcher/hosts/roster.h"
-#include "launcher/remote/seal.h"
 #include "launcher/remote/transport.h"
 
 extern const struct ds_transport ds_transport_slurm;
@@ -37,27 +36,5 @@ int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts,
 /* This process's environment without variables of the job that srun would take for options of the
  * step; in `arena`, strings borrowed.  NULL: no memory. */
 char **ds_slurm_environment(struct ds_arena *arena);
-
-/* What an agent reads from its stdin, one line:  "dsrun-join 1 PORT KEY\n", the key in hex. */
-enum { DS_INVITATION_BYTES = 128 };
-struct ds_invitation {
-    unsigned port;
-    uint8_t key[DS_SEAL_KEY_BYTES];
-};
-void ds_invitation_write(const struct ds_invitation *invitation, char out[DS_INVITATION_BYTES]);
-/* `line` without its newline.  -EPROTO. */
-int ds_invitation_read(struct ds_invitation *invitation, const char *line, struct ds_error *err)
-    DS_NODISCARD;
-
-/* An agent's way to its launcher. */
-struct ds_slurm_join {
-    int fd; /* a socket that is connecting; the caller's */
-    uint8_t key[DS_SEAL_KEY_BYTES];
-    const char *node; /* from the environment */
-};
-
-/* Read the invitation from `in_fd`, which blocks, and begin to connect.  -EPROTO: what was read or
- * the environment is not as srun of a dsrun leaves it. */
-int ds_slurm_join(struct ds_slurm_join *join, int in_fd, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -55,6 +55,8 @@ enum ds_reach {
     DS_REACH_FROZEN /* it confirms what is sent to it, or is seen to be stopped */
 };
 
+struct ds_join_site;
+
 enum ds_push { DS_PUSH_AUTO, DS_PUSH_NEVER };
 
 struct ds_shown_key {           /* of a host that is in no known_hosts file; for the call only */
@@ -80,6 +82,7 @@ struct ds_transport_args {
      * with -ENOKEY.  NULL: start agents. */
     void (*key)(void *user, const struct ds_shown_key *key);
     void *key_user;
+    const struct ds_join_site *join; /* (join) where agents come to */
 };
 
 /* Descriptor at which a local agent holds the lock. */

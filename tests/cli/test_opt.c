@@ -88,7 +88,7 @@ static const struct wrong {
     {{"report", "x"}, ENOTSUP, "command 'report' is not supported yet"},
     {{"convert", "ds_config.json"}, ENOTSUP, "command 'convert' is not supported yet"},
     {{"convert", "--wide", "5", "c.json"}, ENOTSUP, "command 'convert' is not supported yet"},
-    {{"--via", "pigeon", "j.yaml"}, EINVAL, "'--via' must be 'auto', 'local', 'ssh', 'openssh' or 'slurm', not 'pigeon'"},
+    {{"--via", "pigeon", "j.yaml"}, EINVAL, "'--via' must be 'auto', 'local', 'ssh', 'openssh', 'slurm' or 'join', not 'pigeon'"},
     {{"--color=mauve", "j.yaml"}, EINVAL, "'--color' must be 'auto', 'always' or 'never', not 'mauve'"},
     {{"--completion", "fish"}, EINVAL, "'--completion' must be 'bash' or 'zsh', not 'fish'"},
     {{"j.yaml", "--slots"}, EINVAL, "option '--slots' needs a value: '--slots N'"},

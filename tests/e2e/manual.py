@@ -5,7 +5,7 @@
 
 Every job of dsrun-job(5) passes `dsrun check`, every hostfile of dsrun-hostfile(5) is read, every
 command line of dsrun(1) is taken, those that look at a run show it, and the mistake shown there says what the page says.  The examples of dsrun-exec(1),
-dsrun-launch(1) and dsrun-hosts(1) are run, and print what is shown; the frames of dsrun-wire(7) are frames.
+dsrun-launch(1), dsrun-hosts(1) and dsrun-join(1) are run, and print what is shown; the frames of dsrun-wire(7) are frames.
 """
 import os
 import re
@@ -120,7 +120,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 
 def completion():
     for words, wanted in ((["ckp"], ["ckpt"]), (["ckpt", ""], ["ls", "verify", "export", "import", "diff"]),
-                          (["--via", ""], ["auto", "local", "ssh", "openssh", "slurm"]), (["--start"], ["--start-timeout"]),
+                          (["--via", ""], ["auto", "local", "ssh", "openssh", "slurm", "join"]), (["--start"], ["--start-timeout"]),
                           (["job.yaml", "train.st"], ["train.steps="]), (["--slots", ""], [""]),
                           (["-H", "exampl"], ["examples"])):
         ran = subprocess.run(["bash", "-c", COMPLETE, "bash", h.DSRUN, *words], cwd=h.ROOT, capture_output=True,
@@ -154,7 +154,7 @@ def zsh():
     if not shutil.which("zsh"):
         h.skip("zsh: what it is given", "there is no zsh on this machine")
         return
-    for words, wanted in ((["--via", ""], ["auto", "local", "ssh", "openssh", "slurm"]), (["--slots", ""], []), (["-H", ""], ["FILES"]),
+    for words, wanted in ((["--via", ""], ["auto", "local", "ssh", "openssh", "slurm", "join"]), (["--slots", ""], []), (["-H", ""], ["FILES"]),
                           (["--completion", "z"], ["bash", "zsh"])):
         ran = subprocess.run(["zsh", "-fc", ZSH, "zsh", h.DSRUN, *words], capture_output=True, text=True, check=False)
         h.ok(ran.stdout.split("\n")[:-1] == wanted and not ran.stderr, f"zsh: {' '.join(words)}", ran.stdout + ran.stderr)
@@ -173,6 +173,7 @@ command_lines()
 sessions("dsrun-exec.1")
 sessions("dsrun-launch.1")
 sessions("dsrun-hosts.1")
+sessions("dsrun-join.1")
 frames()
 completion()
 zsh()

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "launcher/remote/join.h"
 #include "launcher/remote/slurm.h"
 
 TestSuite(slurm, .timeout = 60);
@@ -90,7 +91,7 @@ Test(slurm, what_is_no_invitation)
 
 /* --- joining ---------------------------------------------------------------------------------- */
 
-static int join_with(struct ds_slurm_join *join, const char *said, struct ds_error *err)
+static int join_with(struct ds_join *join, const char *said, struct ds_error *err)
 {
     int pair[2], rc;
     char next = 0;
@@ -99,7 +100,7 @@ static int join_with(struct ds_slurm_join *join, const char *said, struct ds_err
     cr_assert_eq(write(pair[1], said, strlen(said)), (ssize_t)strlen(said));
     cr_assert_eq(write(pair[1], "", 1), 1);
     (void)close(pair[1]);
-    rc = ds_slurm_join(join, pair[0], err);
+    rc = ds_join_slurm(join, pair[0], err);
     if (rc == 0)
         cr_assert_eq(read(pair[0], &next, 1), 1, "it took what stands behind the line");
     (void)close(pair[0]);
@@ -126,7 +127,7 @@ static int listen_on(int family, unsigned *port)
 static void expect_joined(int family, const char *address)
 {
     struct ds_invitation invitation = {.key = {1, 2, 3}};
-    struct ds_slurm_join join;
+    struct ds_join join;
     struct ds_error err = {0};
     char line[DS_INVITATION_BYTES];
     int fd = listen_on(family, &invitation.port), peer;
@@ -155,7 +156,7 @@ Test(slurm, an_agent_joins)
 
 Test(slurm, only_srun_starts_such_an_agent)
 {
-    struct ds_slurm_join join;
+    struct ds_join join;
     struct ds_error err = {0};
 
     (void)unsetenv("SLURMD_NODENAME");
@@ -180,7 +181,7 @@ Test(slurm, why_an_agent_may_not_join)
         {"head", "dsrun-join 1 80 " HEX "\n", "'head' is no address"},
         {"1.2.3", "dsrun-join 1 80 " HEX "\n", "'1.2.3' is no address"},
     };
-    struct ds_slurm_join join;
+    struct ds_join join;
 
     cr_assert_eq(setenv("SLURMD_NODENAME", "node7", 1), 0);
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -195,7 +196,7 @@ Test(slurm, why_an_agent_may_not_join)
 
 Test(slurm, a_network_that_is_not_there_is_said_at_once)
 {
-    struct ds_slurm_join join;
+    struct ds_join join;
     struct ds_error err = {0};
 
     cr_assert_eq(setenv("SLURMD_NODENAME", "node7", 1), 0);

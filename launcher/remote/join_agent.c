@@ -1,11 +1,12 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * slurm_join.c - the agent's half of slurm.h: the invitation, and the way to the launcher.
+ * join_agent.c - the agent's half of join.h: the invitation, and the way to the launcher.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "launcher/remote/slurm.h"
+#include "launcher/remote/join.h"
 
 #define GREETING "dsrun-join 1 "
 
@@ -95,26 +96,69 @@ static int begin_connect(int *fd, const char *address, unsigned port, struct ds_
     return 0;
 }
 
-int ds_slurm_join(struct ds_slurm_join *join, int in_fd, struct ds_error *err)
+static int be_invited(struct ds_invitation *invitation, int in_fd, struct ds_error *err)
+{
+    char line[DS_INVITATION_BYTES];
+    int rc = read_line(in_fd, line, err);
+
+    if (rc == 0)
+        rc = ds_invitation_read(invitation, line, err);
+    sodium_memzero(line, sizeof(line));
+    return rc;
+}
+
+/* What sshd would say of this connection: from it the ranks know the interface on which they are
+ * reached. */
+static int tell_connection(int fd, struct ds_error *err)
+{
+    char host[2][NI_MAXHOST], port[2][NI_MAXSERV];
+    char text[2 * NI_MAXHOST + 2 * NI_MAXSERV + 4];
+    struct sockaddr_storage end[2] = {0};
+    socklen_t len[2] = {sizeof(end[0]), sizeof(end[1])};
+
+    if (getpeername(fd, (struct sockaddr *)&end[0], &len[0]) != 0 ||
+        getsockname(fd, (struct sockaddr *)&end[1], &len[1]) != 0)
+        return ds_fail(err, errno, "what stdout is connected to: %s", strerror(errno));
+    for (int i = 0; i < 2; i++)
+        if (getnameinfo((struct sockaddr *)&end[i], len[i], host[i], sizeof(host[i]), port[i],
+                        sizeof(port[i]), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+            return ds_fail(err, EPROTO, "stdout is no connection to a launcher");
+    (void)snprintf(text, sizeof(text), "%s %s %s %s", host[0], port[0], host[1], port[1]);
+    return setenv("SSH_CONNECTION", text, 1) == 0 ? 0
+                                                  : ds_fail(err, errno, "no memory for a variable");
+}
+
+int ds_join_connected(struct ds_join *join, int in_fd, int fd, const char *name,
+                      struct ds_error *err)
+{
+    struct ds_invitation invitation;
+    int rc = be_invited(&invitation, in_fd, err);
+
+    *join = (struct ds_join){.fd = fd, .node = name};
+    if (rc == 0)
+        rc = tell_connection(fd, err);
+    if (rc == 0)
+        memcpy(join->key, invitation.key, sizeof(join->key));
+    sodium_memzero(&invitation, sizeof(invitation));
+    return rc;
+}
+
+int ds_join_slurm(struct ds_join *join, int in_fd, struct ds_error *err)
 {
     const char *address = getenv("SLURM_LAUNCH_NODE_IPADDR");
     struct ds_invitation invitation;
-    char line[DS_INVITATION_BYTES];
     int rc;
 
-    *join = (struct ds_slurm_join){.fd = -1, .node = getenv("SLURMD_NODENAME")};
+    *join = (struct ds_join){.fd = -1, .slurm = true, .node = getenv("SLURMD_NODENAME")};
     if (address == NULL || join->node == NULL)
         return ds_fail(err, EPROTO,
                        "SLURM_LAUNCH_NODE_IPADDR and SLURMD_NODENAME must be set: only srun starts "
                        "'dsrun-agent slurm'");
-    rc = read_line(in_fd, line, err);
-    if (rc == 0)
-        rc = ds_invitation_read(&invitation, line, err);
+    rc = be_invited(&invitation, in_fd, err);
     if (rc == 0)
         rc = begin_connect(&join->fd, address, invitation.port, err);
     if (rc == 0)
         memcpy(join->key, invitation.key, sizeof(join->key));
-    sodium_memzero(line, sizeof(line));
     sodium_memzero(&invitation, sizeof(invitation));
     return rc;
 }

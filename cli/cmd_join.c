@@ -29,7 +29,8 @@
 #include "cli/cli.h"
 #include "launcher/remote/join.h"
 
-enum { FIRST_MS = 100, MOST_MS = 2000, CONNECT_MS = 5000, WAIT_S = 60 };
+/* Who is turned away is so sooner than SERVED_MS, the door's patience and a little. */
+enum { FIRST_MS = 100, MOST_MS = 2000, CONNECT_MS = 5000, SERVED_MS = 15000, WAIT_S = 60 };
 
 struct join {
     struct ds_join_at at;
@@ -37,7 +38,8 @@ struct join {
     const char *name;
     char agent[DS_MAX_PATH];
     int signal_fd;
-    int stop;             /* the signal that came, 0: none */
+    int stop;             /* the signal that came last, 0: none */
+    unsigned stops;       /* how many came */
     bool served;          /* a job has ended here */
     struct ds_error last; /* why there is no launcher */
 };
@@ -52,8 +54,10 @@ static void doze(struct join *join, int fd, short events, int ms)
     struct signalfd_siginfo info;
 
     if (poll(wait, 2, ms) > 0 && (wait[0].revents & POLLIN) != 0 &&
-        read(join->signal_fd, &info, sizeof(info)) == sizeof(info) && info.ssi_signo != SIGCHLD)
+        read(join->signal_fd, &info, sizeof(info)) == sizeof(info) && info.ssi_signo != SIGCHLD) {
         join->stop = (int)info.ssi_signo;
+        join->stops++;
+    }
 }
 
 static int listen_for_signals(struct join *join, struct ds_error *err)
@@ -149,20 +153,19 @@ static int spawn_agent(struct join *join, int line_fd, int lease_fd, pid_t *pid,
     return rc == 0 ? 0 : ds_fail(err, rc, "cannot start '%s': %s", join->agent, strerror(rc));
 }
 
-/* Its exit code, or 128 + its signal.  A signal to us is its, too. */
+/* Its exit code, or 128 + its signal.  Every signal to us is its, too: a second one kills. */
 static int await_agent(struct join *join, pid_t pid)
 {
-    int status = 0, told = 0;
+    unsigned told = 0;
+    int status = 0;
 
     for (;;) {
         pid_t ended = waitpid(pid, &status, WNOHANG);
 
         if (ended == pid)
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-        if (join->stop != 0 && told != join->stop) {
-            told = join->stop;
-            (void)kill(pid, told);
-        }
+        for (; told != join->stops; told++)
+            (void)kill(pid, join->stop);
         doze(join, -1, 0, -1);
     }
 }
@@ -204,14 +207,16 @@ static int run(struct join *join, double wait_s, struct ds_error *err)
 
     while (rc == 0 && join->stop == 0) {
         int fd = try_connect(join), code = -1;
+        uint64_t began_ns = ds_clock_mono_ns();
 
         if (fd >= 0)
             rc = serve(join, fd, &code, err);
-        if (code == DS_EXIT_OK) {
-            join->served = true;
+        join->served = join->served || code == DS_EXIT_OK;
+        if (code == DS_EXIT_OK || ds_clock_mono_ns() - began_ns > SERVED_MS * UINT64_C(1000000)) {
             since_ns = ds_clock_mono_ns();
             pause_ms = FIRST_MS;
-        } else if (code == DS_EXIT_DATA) {
+        }
+        if (code == DS_EXIT_DATA) {
             rc = ds_fail(err, EKEYREJECTED, "the launcher at '%s' port %u has another key",
                          join->at.address, join->at.port);
         } else if (code > 0) {

@@ -189,6 +189,15 @@ def ends(bed):
     h.ok(not left(bed, "node1", "node2"), "and no rank is left there", left(bed, "node1", "node2"))
     there.codes()
 
+    there = Joined(bed, "node1")
+    stubborn = bed.start(h.DSRUN, "exec", *via("node1"), "--grace", "100", "--", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
+    until(lambda: any("trap" in line for line in bed.processes("node1").values()))
+    there.signal("node1", "TERM")
+    time.sleep(0.5)
+    there.signal("node1", "TERM")
+    h.ok(stubborn.wait(LIMIT) == 137 and there.codes() == {"node1": 143}, "a second signal to a host kills what does not stop",
+         (stubborn.returncode, there.said("node1")))
+
     wrong = Joined(bed, "node2", key="other.key")
     there = Joined(bed, "node1")
     ran = bed.run(h.DSRUN, "exec", *via("node1", "node2"), "--start-timeout", "2", "--", "true")

@@ -14,7 +14,7 @@
 
 #include "base/limits.h"
 #include "launcher/gather.h"
-#include "launcher/remote/slurm.h"
+#include "launcher/remote/join.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

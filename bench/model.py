@@ -16,7 +16,7 @@ from common import Failed, cores, run
 from step import read_all_speeds, write_tokens
 
 MOST = 0.15
-ROUNDS = 5
+ROUNDS = 9
 GPT2 = {"arch": "gpt2"}
 LLAMA = {"arch": "llama, ffn: 1024"}
 # Name; family; layers, hidden, heads, sequence, vocabulary; sequences per rank and pass, passes;
@@ -33,7 +33,7 @@ CASES = (
     ("llama 7M, 2 ranks", LLAMA, (4, 384, 6, 256, 512), 4, 1, 2, 6, []),
     ("llama 7M, bf16, stage 1", LLAMA, (4, 384, 6, 256, 512), 4, 1, 2, 6,
      ["precision.compute=bf16", "zero.stage=1"]),
-    ("gpt2 124M", GPT2, (12, 768, 12, 256, 50257), 1, 1, 2, 3, []),
+    ("gpt2 124M", GPT2, (12, 768, 12, 256, 50257), 1, 1, 2, 5, []),
 )
 JOB = """\
 name: model

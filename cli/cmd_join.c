@@ -14,7 +14,6 @@
 #include <netdb.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -27,6 +26,7 @@
 #include "base/fsio.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "launcher/helper.h"
 #include "launcher/remote/join.h"
 
 /* Who is turned away is so sooner than SERVED_MS, the door's patience and a little. */
@@ -129,28 +129,11 @@ static int spawn_agent(struct join *join, int line_fd, int lease_fd, pid_t *pid,
                        struct ds_error *err)
 {
     const char *argv[] = {"dsrun-agent", "join", join->name, NULL};
-    posix_spawn_file_actions_t files;
-    posix_spawnattr_t attr;
-    sigset_t set;
-    int rc;
+    const struct ds_helper agent = {
+        .program = join->agent, .argv = argv, .fd = {lease_fd, line_fd, -1, -1}};
+    int rc = ds_helper_spawn(pid, &agent);
 
-    (void)posix_spawn_file_actions_init(&files);
-    (void)posix_spawnattr_init(&attr);
-    rc = posix_spawn_file_actions_adddup2(&files, lease_fd, STDIN_FILENO);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(&files, line_fd, STDOUT_FILENO);
-    (void)sigemptyset(&set);
-    (void)posix_spawnattr_setsigmask(&attr, &set);
-    (void)sigfillset(&set);
-    (void)posix_spawnattr_setsigdefault(&attr, &set);
-    (void)posix_spawnattr_setflags(/* the terminal's signals come to it from here */
-                                   &attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                                  POSIX_SPAWN_SETSIGDEF));
-    if (rc == 0)
-        rc = posix_spawn(pid, join->agent, &files, &attr, (char *const *)(uintptr_t)argv, environ);
-    (void)posix_spawnattr_destroy(&attr);
-    (void)posix_spawn_file_actions_destroy(&files);
-    return rc == 0 ? 0 : ds_fail(err, rc, "cannot start '%s': %s", join->agent, strerror(rc));
+    return rc == 0 ? 0 : ds_fail(err, -rc, "cannot start '%s': %s", join->agent, strerror(-rc));
 }
 
 /* Its exit code, or 128 + its signal.  Every signal to us is its, too: a second one kills. */

@@ -23,14 +23,34 @@ enum { SPARE_LINKS = 64 };
 
 /* --- who knocks ------------------------------------------------------------------------------- */
 
+static void forget(struct ds_door *door, const struct ds_remote *remote)
+{
+    struct ds_remote **at = &door->waiting;
+
+    while (*at != NULL && *at != remote)
+        at = &(*at)->next;
+    if (*at != NULL)
+        *at = remote->next;
+}
+
+/* The peer has the key: which host is it? */
 static void on_opened(struct ds_sealed *sealed)
 {
     struct ds_door_link *link = sealed->user;
-    const struct ds_door *door = link->door;
+    struct ds_door *door = link->door;
+    struct ds_remote *remote = door->waiting;
 
     link->taken = true;
-    if (!door->came(door->user, link, sealed->seal.identity))
-        link->dead = true; /* not of this job, or it is connected already */
+    while (remote != NULL && strcmp(remote->host->name, sealed->seal.identity) != 0)
+        remote = remote->next;
+    if (remote == NULL) { /* not of this job, or it is connected already */
+        link->dead = true;
+        return;
+    }
+    forget(door, remote);
+    remote->state = link;
+    remote->stream = &sealed->stream;
+    door->ops->up(remote);
 }
 
 static void on_failed(struct ds_sealed *sealed)
@@ -227,13 +247,33 @@ uint64_t ds_door_tick(struct ds_door *door, uint64_t now_ns)
     return sooner(due_ns, mind_places(door, now_ns));
 }
 
-void ds_door_drop(struct ds_door *door, struct ds_door_link *link)
+void ds_door_expect(struct ds_door *door, struct ds_remote *remote)
 {
+    remote->next = door->waiting;
+    door->waiting = remote;
+    door->expected++;
+}
+
+void ds_door_give_up(struct ds_door *door, int rc, const struct ds_error *err)
+{
+    while (door->waiting != NULL) {
+        struct ds_remote *remote = door->waiting;
+
+        door->waiting = remote->next;
+        door->ops->down(remote, rc, err);
+    }
+}
+
+void ds_door_finish(struct ds_door *door, struct ds_remote *remote)
+{
+    forget(door, remote);
     for (struct ds_door_link **at = &door->link; *at != NULL; at = &(*at)->next)
-        if (*at == link) {
+        if (*at == remote->state) {
             free_link(door, at);
-            return;
+            break;
         }
+    remote->state = NULL;
+    remote->stream = NULL;
 }
 
 void ds_door_hang_up(struct ds_door *door)

@@ -110,8 +110,6 @@ int ds_join_key_make(const char *path, struct ds_error *err)
 
 struct join {
     struct ds_starter base;
-    struct ds_remote *waiting; /* neither up nor down */
-    size_t remotes;
     struct ds_door door;
     bool begun;
 };
@@ -124,6 +122,7 @@ static int join_open(struct ds_starter **starter, const struct ds_transport_args
     if (join == NULL)
         return ds_fail(err, ENOMEM, "no memory to wait for agents");
     join->base = (struct ds_starter){.transport = &ds_transport_join, .args = *args};
+    join->door = (struct ds_door){.key = args->join->key, .ops = args->ops};
     *starter = &join->base;
     return 0;
 }
@@ -133,47 +132,8 @@ static int join_start(struct ds_starter *starter, struct ds_remote *remote, stru
     struct join *join = (struct join *)starter;
 
     (void)err;
-    remote->next = join->waiting;
-    join->waiting = remote;
-    join->remotes++;
+    ds_door_expect(&join->door, remote);
     return 0;
-}
-
-static void forget_waiting(struct join *join, const struct ds_remote *remote)
-{
-    struct ds_remote **at = &join->waiting;
-
-    while (*at != NULL && *at != remote)
-        at = &(*at)->next;
-    if (*at != NULL)
-        *at = remote->next;
-}
-
-/* Which host is it? */
-static bool on_agent(void *user, struct ds_door_link *link, const char *name)
-{
-    struct join *join = user;
-    struct ds_remote *remote = join->waiting;
-
-    while (remote != NULL && strcmp(remote->host->name, name) != 0)
-        remote = remote->next;
-    if (remote == NULL) /* not in the hostfile, or it is here already */
-        return false;
-    forget_waiting(join, remote);
-    remote->state = link;
-    remote->stream = &link->sealed.stream;
-    join->base.args.ops->up(remote);
-    return true;
-}
-
-static void all_down(struct join *join, int rc, const struct ds_error *err)
-{
-    while (join->waiting != NULL) {
-        struct ds_remote *remote = join->waiting;
-
-        join->waiting = remote->next;
-        join->base.args.ops->down(remote, rc, err);
-    }
 }
 
 static int begin(struct join *join, struct ds_error *err)
@@ -184,8 +144,6 @@ static int begin(struct join *join, struct ds_error *err)
 
     if (sodium_init() < 0)
         return ds_fail(err, EIO, "libsodium cannot be used here");
-    join->door = (struct ds_door){
-        .expected = join->remotes, .key = site->key, .came = on_agent, .user = join};
     port = ds_door_open(&join->door, join->base.args.loop, address, site->at.port, err);
     return port < 0 ? port : 0;
 }
@@ -201,17 +159,18 @@ static uint64_t join_tick(struct ds_starter *starter, uint64_t now_ns)
 
         join->begun = true;
         if (rc != 0)
-            all_down(join, rc, &err);
+            ds_door_give_up(&join->door, rc, &err);
     }
     due_ns = ds_door_tick(&join->door, now_ns);
-    if (join->waiting == NULL || start_ns == 0)
+    if (join->door.waiting == NULL || start_ns == 0)
         return due_ns;
     if (now_ns >= start_ns) {
-        all_down(join,
-                 ds_fail(&err, EHOSTUNREACH,
-                         "it did not join in time: run 'dsrun join' there, with this key and this "
-                         "name"),
-                 &err);
+        ds_door_give_up(
+            &join->door,
+            ds_fail(&err, EHOSTUNREACH,
+                    "it did not join in time: run 'dsrun join' there, with this key and this "
+                    "name"),
+            &err);
         return due_ns;
     }
     return due_ns == 0 || start_ns < due_ns ? start_ns : due_ns;
@@ -223,11 +182,7 @@ static void join_finish(struct ds_starter *starter, struct ds_remote *remote, bo
     struct join *join = (struct join *)starter;
 
     (void)force;
-    forget_waiting(join, remote);
-    if (remote->state != NULL)
-        ds_door_drop(&join->door, remote->state);
-    remote->state = NULL;
-    remote->stream = NULL;
+    ds_door_finish(&join->door, remote);
 }
 
 static void join_close(struct ds_starter *starter)

@@ -9,7 +9,6 @@
  */
 #include <errno.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -18,6 +17,7 @@
 
 #include "base/fsio.h"
 #include "launcher/cgroup.h"
+#include "launcher/helper.h"
 #include "launcher/reap.h"
 #include "launcher/remote/transport.h"
 
@@ -47,30 +47,11 @@ static void local_close(struct ds_starter *starter)
 
 static int spawn_agent(const char *path, int fd, int lease_fd, pid_t *pid)
 {
-    char *argv[] = {(char[]){"dsrun-agent"}, (char[]){"local"}, NULL};
-    posix_spawn_file_actions_t files;
-    posix_spawnattr_t attr;
-    sigset_t set;
-    int rc;
+    const char *argv[] = {"dsrun-agent", "local", NULL};
+    const struct ds_helper agent = {
+        .program = path, .argv = argv, .fd = {fd, fd, -1, [DS_LEASE_FD] = lease_fd}};
 
-    (void)posix_spawn_file_actions_init(&files);
-    (void)posix_spawnattr_init(&attr);
-    rc = posix_spawn_file_actions_adddup2(&files, fd, STDIN_FILENO);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(&files, fd, STDOUT_FILENO);
-    if (rc == 0 && lease_fd >= 0)
-        rc = posix_spawn_file_actions_adddup2(&files, lease_fd, DS_LEASE_FD);
-    (void)sigemptyset(&set);
-    (void)posix_spawnattr_setsigmask(&attr, &set);
-    (void)sigfillset(&set);
-    (void)posix_spawnattr_setsigdefault(&attr, &set);
-    (void)posix_spawnattr_setflags(
-        &attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
-    if (rc == 0)
-        rc = posix_spawn(pid, path, &files, &attr, argv, environ);
-    (void)posix_spawnattr_destroy(&attr);
-    (void)posix_spawn_file_actions_destroy(&files);
-    return -rc;
+    return ds_helper_spawn(pid, &agent);
 }
 
 static int start_agent(struct ds_remote *remote, const struct ds_transport_args *args,

@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +25,7 @@
 #include "base/build.h"
 #include "base/clock.h"
 #include "launcher/guard.h"
+#include "launcher/helper.h"
 #include "launcher/reap.h"
 #include "launcher/remote/boot.h"
 #include "launcher/remote/ssh_site.h"
@@ -215,35 +215,6 @@ static void on_line(struct ds_watch *watch, uint32_t events)
 
 /* --- ssh(1) ----------------------------------------------------------------------------------- */
 
-static int spawn(const char *const *argv, int line_fd, int err_fd, pid_t *pid)
-{
-    posix_spawn_file_actions_t files;
-    posix_spawnattr_t attr;
-    sigset_t set;
-    void *args; /* posix_spawnp() does not change them */
-    int rc;
-
-    memcpy(&args, &argv, sizeof(args));
-    (void)posix_spawn_file_actions_init(&files);
-    (void)posix_spawnattr_init(&attr);
-    rc = posix_spawn_file_actions_adddup2(&files, line_fd, STDIN_FILENO);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(&files, line_fd, STDOUT_FILENO);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(&files, err_fd, STDERR_FILENO);
-    (void)sigemptyset(&set);
-    (void)posix_spawnattr_setsigmask(&attr, &set);
-    (void)sigfillset(&set);
-    (void)posix_spawnattr_setsigdefault(&attr, &set);
-    (void)posix_spawnattr_setflags(
-        &attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
-    if (rc == 0)
-        rc = posix_spawnp(pid, argv[0], &files, &attr, args, environ);
-    (void)posix_spawnattr_destroy(&attr);
-    (void)posix_spawn_file_actions_destroy(&files);
-    return rc;
-}
-
 static int start_ssh(struct link *link, int line_fd, int err_fd, struct ds_error *err)
 {
     const struct ds_host_spec *host = link->remote->host;
@@ -255,6 +226,7 @@ static int start_ssh(struct link *link, int line_fd, int err_fd, struct ds_error
                             "-o",  "ClearAllForwardings=yes",
                             "-o",  "PermitLocalCommand=no",
                             "-o",  "ConnectTimeout=15"};
+    struct ds_helper ssh = {.program = "ssh", .argv = argv, .fd = {line_fd, line_fd, err_fd, -1}};
     size_t n = 14;
     int rc;
 
@@ -270,10 +242,10 @@ static int start_ssh(struct link *link, int line_fd, int err_fd, struct ds_error
     argv[n++] = "--";
     argv[n++] = host->address != NULL ? host->address : host->name;
     argv[n++] = ds_boot_command;
-    rc = spawn(argv, line_fd, err_fd, &link->remote->pid);
+    rc = ds_helper_spawn(&link->remote->pid, &ssh);
     if (rc != 0)
         link->remote->pid = 0;
-    return rc == 0 ? 0 : ds_fail(err, EHOSTUNREACH, "cannot run ssh: %s", strerror(rc));
+    return rc == 0 ? 0 : ds_fail(err, EHOSTUNREACH, "cannot run ssh: %s", strerror(-rc));
 }
 
 static int begin(struct link *link, struct ds_error *err)

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -18,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/fsio.h"
+#include "launcher/helper.h"
 #include "launcher/reap.h"
 #include "launcher/remote/door.h"
 #include "launcher/remote/join.h"
@@ -26,8 +26,6 @@ enum { TAIL_BYTES = 2048, PATIENCE_MS = 1000, STRAGGLE_MS = 3000 };
 
 struct slurm {
     struct ds_starter base;
-    struct ds_remote *waiting; /* neither up nor down */
-    size_t remotes;
     struct ds_door door;
     struct ds_watch output; /* of srun: its stdout and stderr */
     pid_t pid;              /* of srun; 0: none */
@@ -38,35 +36,6 @@ struct slurm {
     uint64_t hang_up_ns; /* srun is gone: when agents that do not know it yet are told; 0: not */
     bool begun, srun_ended;
 };
-
-/* --- connections ------------------------------------------------------------------------------ */
-
-static void forget_waiting(struct slurm *slurm, const struct ds_remote *remote)
-{
-    struct ds_remote **at = &slurm->waiting;
-
-    while (*at != NULL && *at != remote)
-        at = &(*at)->next;
-    if (*at != NULL)
-        *at = remote->next;
-}
-
-/* Which node is it? */
-static bool on_agent(void *user, struct ds_door_link *link, const char *name)
-{
-    struct slurm *slurm = user;
-    struct ds_remote *remote = slurm->waiting;
-
-    while (remote != NULL && strcmp(remote->host->name, name) != 0)
-        remote = remote->next;
-    if (remote == NULL) /* not of this job, or it is connected already */
-        return false;
-    forget_waiting(slurm, remote);
-    remote->state = link;
-    remote->stream = &link->sealed.stream;
-    slurm->base.args.ops->up(remote);
-    return true;
-}
 
 /* --- srun ------------------------------------------------------------------------------------- */
 
@@ -126,32 +95,14 @@ static void complaint(const struct slurm *slurm, char *out, size_t size)
 static int spawn_srun(struct slurm *slurm, const char *const *argv, char **env, const int in[2],
                       const int out[2], struct ds_error *err)
 {
-    posix_spawn_file_actions_t files;
-    posix_spawnattr_t attr;
-    sigset_t set;
-    int rc;
+    const struct ds_helper srun = {
+        .program = "srun", .argv = argv, .env = env, .fd = {in[0], out[1], out[1], -1}};
+    int rc = ds_helper_spawn(&slurm->pid, &srun);
 
-    (void)posix_spawn_file_actions_init(&files);
-    (void)posix_spawnattr_init(&attr);
-    rc = posix_spawn_file_actions_adddup2(&files, in[0], STDIN_FILENO);
     if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(&files, out[1], STDOUT_FILENO);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(&files, out[1], STDERR_FILENO);
-    (void)sigemptyset(&set);
-    (void)posix_spawnattr_setsigmask(&attr, &set);
-    (void)sigfillset(&set);
-    (void)posix_spawnattr_setsigdefault(&attr, &set);
-    (void)posix_spawnattr_setflags(/* the terminal's signals are for dsrun */
-                                   &attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                                  POSIX_SPAWN_SETSIGDEF));
-    if (rc == 0)
-        rc = posix_spawnp(&slurm->pid, "srun", &files, &attr, (char *const *)(uintptr_t)argv, env);
-    (void)posix_spawnattr_destroy(&attr);
-    (void)posix_spawn_file_actions_destroy(&files);
-    if (rc != 0)
-        slurm->pid = 0;
-    return rc == 0 ? 0 : ds_fail(err, rc, "cannot start 'srun': %s", strerror(rc));
+        return 0;
+    slurm->pid = 0;
+    return ds_fail(err, -rc, "cannot start 'srun': %s", strerror(-rc));
 }
 
 static int start_srun(struct slurm *slurm, const char *const *argv, char **env, unsigned port,
@@ -199,16 +150,15 @@ static int begin(struct slurm *slurm, struct ds_error *err)
     ds_arena_init(&arena);
     if (rc == 0)
         rc = ds_path_join(agent, slurm->base.args.libexec, "dsrun-agent", err);
-    host = ds_arena_alloc(&arena, slurm->remotes, sizeof(*host));
+    host = ds_arena_alloc(&arena, slurm->door.expected, sizeof(*host));
     if (rc == 0 && host == NULL)
-        rc = ds_fail(err, ENOMEM, "no memory for %zu hosts", slurm->remotes);
-    for (struct ds_remote *remote = slurm->waiting; rc == 0 && remote != NULL;
+        rc = ds_fail(err, ENOMEM, "no memory for %zu hosts", slurm->door.expected);
+    for (struct ds_remote *remote = slurm->door.waiting; rc == 0 && remote != NULL;
          remote = remote->next)
         host[n++] = remote->host->name;
     if (rc == 0)
         rc = ds_slurm_argv(&arena, host, n, agent, &argv, err);
     if (rc == 0) {
-        slurm->door.expected = slurm->remotes;
         port = ds_door_open(&slurm->door, slurm->base.args.loop, NULL, 0, err);
         rc = port < 0 ? port : 0;
     }
@@ -233,7 +183,7 @@ static int slurm_open(struct ds_starter **starter, const struct ds_transport_arg
     if (slurm == NULL)
         return ds_fail(err, ENOMEM, "no memory to start agents");
     slurm->base = (struct ds_starter){.transport = &ds_transport_slurm, .args = *args};
-    slurm->door = (struct ds_door){.key = slurm->key, .came = on_agent, .user = slurm};
+    slurm->door = (struct ds_door){.key = slurm->key, .ops = args->ops};
     slurm->output = (struct ds_watch){.fd = -1, .ready = on_output, .user = slurm};
     slurm->stdin_fd = -1;
     *starter = &slurm->base;
@@ -245,20 +195,8 @@ static int slurm_start(struct ds_starter *starter, struct ds_remote *remote, str
     struct slurm *slurm = (struct slurm *)starter;
 
     (void)err;
-    remote->next = slurm->waiting;
-    slurm->waiting = remote;
-    slurm->remotes++;
+    ds_door_expect(&slurm->door, remote);
     return 0;
-}
-
-static void all_down(struct slurm *slurm, int rc, const struct ds_error *err)
-{
-    while (slurm->waiting != NULL) {
-        struct ds_remote *remote = slurm->waiting;
-
-        slurm->waiting = remote->next;
-        slurm->base.args.ops->down(remote, rc, err);
-    }
 }
 
 /* srun is gone.  Agents see it at the end of their stdin, which slurmd owes them; to those that
@@ -291,22 +229,22 @@ static uint64_t slurm_tick(struct ds_starter *starter, uint64_t now_ns)
         slurm->begun = true;
         rc = begin(slurm, &err);
         if (rc != 0)
-            all_down(slurm, rc, &err);
+            ds_door_give_up(&slurm->door, rc, &err);
     }
     due_ns = sooner(ds_door_tick(&slurm->door, now_ns), mind_srun(slurm, now_ns));
-    if (slurm->waiting == NULL)
+    if (slurm->door.waiting == NULL)
         return due_ns;
     complaint(slurm, said, sizeof(said));
     if (slurm->srun_ended) {
         rc = ds_fail(&err, EHOSTUNREACH, "srun could not start its agent%s%s",
                      said[0] == '\0' ? "" : ": ", said);
-        all_down(slurm, rc, &err);
+        ds_door_give_up(&slurm->door, rc, &err);
     } else if (start_ns != 0 && now_ns >= start_ns) {
         rc = ds_fail(&err, EHOSTUNREACH, "its agent did not connect in time%s%s",
                      said[0] == '\0' ? "" : "; srun says: ", said);
-        all_down(slurm, rc, &err);
+        ds_door_give_up(&slurm->door, rc, &err);
     }
-    if (slurm->waiting != NULL && start_ns != 0 && (due_ns == 0 || start_ns < due_ns))
+    if (slurm->door.waiting != NULL && start_ns != 0 && (due_ns == 0 || start_ns < due_ns))
         due_ns = start_ns;
     return due_ns;
 }
@@ -317,11 +255,7 @@ static void slurm_finish(struct ds_starter *starter, struct ds_remote *remote, b
     struct slurm *slurm = (struct slurm *)starter;
 
     (void)force;
-    forget_waiting(slurm, remote);
-    if (remote->state != NULL)
-        ds_door_drop(&slurm->door, remote->state);
-    remote->state = NULL;
-    remote->stream = NULL;
+    ds_door_finish(&slurm->door, remote);
 }
 
 /* srun ends when its tasks have; at the end of its stdin they do. */

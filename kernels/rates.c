@@ -153,15 +153,15 @@ static int memory_rates(const struct bench *bench, struct ds_rates *rates, struc
  *
  * Norm, product, GELU and attention forward, then the same backward, as a step runs them: what one
  * operation has written is in a cache for the next one, and weights and activations of the pass
- * before are not.  So that it is true, every pass works in the next set of tensors, and sets are
- * many enough to fill half of the memory. */
+ * before are not.  So that it is true, every pass works in the next set of tensors, and the sets of
+ * all layers fill the memory. */
 
 enum part { PRODUCT, ATTENTION, POINTWISE, PARTS };
 
 struct layer {
     enum ds_dtype type;
     size_t width, seq;
-    char *memory; /* its half */
+    char *memory; /* its own: what another layer leaves would be numbers as small as denormals */
     size_t bytes; /* of it */
     unsigned passes;
     uint64_t at_ns;               /* when the last operation has ended */
@@ -434,28 +434,38 @@ static double pass_s(const struct layer *layer, unsigned round)
     return seconds;
 }
 
+/* Divide the memory: half for each type, a quarter of that for the small layer. */
+static void give_memory(const struct bench *bench, struct layer layer[LAYERS])
+{
+    size_t bytes = bench->elems * sizeof(float) / 2;
+    char *at = (char *)bench->memory;
+
+    for (unsigned i = 0; i < LAYERS; i++) {
+        layer[i].memory = at;
+        layer[i].bytes = layer[i].width == SMALL ? bytes / 4 : bytes / 4 * 3;
+        fill(at, layer[i].bytes, layer[i].type);
+        at += layer[i].bytes;
+    }
+}
+
 /* All of them in every round: a slow moment of the machine hits all alike. */
 static int layer_rates(const struct bench *bench, struct ds_rates_peers *peers,
                        struct ds_rates *rates, struct ds_error *err)
 {
-    size_t half = bench->elems * sizeof(float) / 2;
-    uint64_t began = 0;
-    char *low = (char *)bench->memory + half;
     struct layer layer[LAYERS] = {
-        {.type = DS_F32, .width = SMALL, .seq = SHORT, .memory = (char *)bench->memory},
-        {.type = DS_F32, .width = LARGE, .seq = LONG, .memory = (char *)bench->memory},
-        {.type = DS_BF16, .width = SMALL, .seq = SHORT, .memory = low},
-        {.type = DS_BF16, .width = LARGE, .seq = LONG, .memory = low},
+        {.type = DS_F32, .width = SMALL, .seq = SHORT},
+        {.type = DS_F32, .width = LARGE, .seq = LONG},
+        {.type = DS_BF16, .width = SMALL, .seq = SHORT},
+        {.type = DS_BF16, .width = LARGE, .seq = LONG},
     };
+    uint64_t began = 0;
     int rc = 0;
 
-    fill((char *)bench->memory, half, DS_F32);
-    fill(low, half, DS_BF16);
+    give_memory(bench, layer);
     for (unsigned round = 0; rc == 0 && round <= ROUNDS; round++) {
         if (round == 1)
             began = ds_clock_mono_ns();
         for (unsigned i = 0; rc == 0 && i < LAYERS; i++) {
-            layer[i].bytes = half;
             rc = peers != NULL ? peers->meet(peers->user, err) : 0;
             if (rc == 0)
                 rc = run_round(bench, &layer[i], round == 0 ? ROUNDS : round - 1, err);

@@ -98,7 +98,9 @@ enum ds_epilogue { DS_EPILOGUE_NONE, DS_EPILOGUE_GELU, DS_EPILOGUE_GELU_BWD };
 struct ds_fp8_operands {
     enum ds_fp8 a_type, b_type; /* not both E5M2 */
     const float *a_scale, *b_scale;
-    bool fast; /* a device may keep sums in fewer bits than F32 has, where that is faster */
+    /* A device may keep a whole sum in fewer bits than F32 has, where that is faster; else only as
+     * much of one as its matrix units do, and adds those in F32. */
+    bool fast;
 };
 struct ds_matmul_args {
     size_t m, n, k;
@@ -412,12 +414,16 @@ struct ds_muon_args {
     double lr, weight_decay, step;
 };
 
-/* y = alpha * x, and beta added on the diagonal.  x, y [rows, cols] dense; y may be x. */
+/* y = alpha * x, and beta added on the diagonal.  x, y [rows, cols] dense; y may be x.  With
+ * `squares`, which ds_sumsq() has made, alpha is first divided by sqrt(*squares) + eps, in double:
+ * a matrix is divided by its norm where it lies. */
 struct ds_affine_args {
     size_t rows, cols;
     const float *x;
     float *y;
     double alpha, beta;
+    const double *squares; /* or NULL */
+    double eps;
 };
 
 /* n elements from one type to another of F32, BF16 and F16, or the same. */

@@ -5,8 +5,6 @@
  */
 #include "runtime/muon.h"
 
-#include <math.h>
-
 #include "runtime/optim.h"
 
 static const double coefficient_a = 3.4445, coefficient_b = -4.7750, coefficient_c = 2.0315;
@@ -16,6 +14,7 @@ struct iteration {
     uint64_t rows, cols, side; /* side: the shorter one */
     float *x, *y;              /* [rows, cols]; y also holds [side, side] on the way */
     float *gram, *polynomial;  /* [side, side] */
+    double *squares;           /* [2], of the stream's device as all of these */
     struct ds_stream *stream;
 };
 
@@ -89,19 +88,25 @@ static int apply(const struct iteration *it, struct ds_error *err)
     return product(it, args, err);
 }
 
+/* x / (|x| + norm_eps) */
 static int normalize(const struct iteration *it, struct ds_error *err)
 {
-    double squares = 0.0;
-    uint64_t nonfinite = 0;
     const struct ds_sumsq_args sum = {
-        .n = it->rows * it->cols, .x = it->x, .sum = &squares, .nonfinite = &nonfinite};
-    struct ds_affine_args scale = {.rows = it->rows, .cols = it->cols, .x = it->x, .y = it->x};
+        .n = it->rows * it->cols,
+        .x = it->x,
+        .sum = &it->squares[0],
+        .nonfinite = (uint64_t *)(void *)&it->squares[1],
+    };
+    const struct ds_affine_args scale = {.rows = it->rows,
+                                         .cols = it->cols,
+                                         .x = it->x,
+                                         .y = it->x,
+                                         .alpha = 1.0,
+                                         .squares = &it->squares[0],
+                                         .eps = norm_eps};
     int rc = ds_sumsq(&sum, it->stream, err);
 
-    if (rc != 0)
-        return rc;
-    scale.alpha = 1.0 / (sqrt(squares) + norm_eps);
-    return ds_affine(&scale, it->stream, err);
+    return rc == 0 ? ds_affine(&scale, it->stream, err) : rc;
 }
 
 int ds_muon_orthogonalize(uint64_t rows, uint64_t cols, float *work, float **out,
@@ -111,6 +116,7 @@ int ds_muon_orthogonalize(uint64_t rows, uint64_t cols, float *work, float **out
     struct iteration it = {.rows = rows,
                            .cols = cols,
                            .side = side,
+                           .squares = (double *)(void *)work + rows * cols + side * side,
                            .x = work,
                            .y = work + rows * cols,
                            .gram = work + 2 * rows * cols,

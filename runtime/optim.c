@@ -182,7 +182,7 @@ uint64_t ds_optim_matrix_room(uint64_t rows, uint64_t cols)
 {
     uint64_t side = rows < cols ? rows : cols;
 
-    return 2 * rows * cols + 2 * side * side;
+    return 2 * rows * cols + 2 * side * side + 2 * sizeof(double) / sizeof(float);
 }
 
 double ds_optim_loose_lr_mult(const struct ds_job *job)

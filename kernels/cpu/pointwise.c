@@ -339,6 +339,8 @@ int DS_ISA(ds__cpu_affine)(const struct ds_affine_args *args, struct ds_stream *
     struct ds_affine_args a = *args;
 
     (void)err;
+    if (a.squares != NULL)
+        a.alpha /= sqrt(*a.squares) + a.eps;
     ds__cpu_run(stream, a.cols == 0 ? 0 : a.rows, affine_task, &a);
     return 0;
 }

@@ -165,8 +165,11 @@ static __global__ void __launch_bounds__(BLOCK) cast(size_t n, const From *x, To
 
 /* Of the diagonal are the elements r * (cols + 1), r below rows and cols. */
 static __global__ void __launch_bounds__(BLOCK)
-    affine(size_t n, size_t cols, const float *x, float *y, float alpha, float beta)
+    affine(size_t n, size_t cols, const float *x, float *y, double factor, float beta,
+           const double *squares, double eps)
 {
+    float alpha = (float)(squares != nullptr ? factor / (sqrt(*squares) + eps) : factor);
+
     FOR_PACKS32(i, n)
     {
         float v[PACK32];
@@ -189,7 +192,7 @@ extern "C" int ds__cuda_affine(const struct ds_affine_args *a, struct ds_stream 
     if (n == 0)
         return 0;
     DS_LAUNCH(affine, flat_grid(n, PACK32), BLOCK, 0, stream_of(stream), n, a->cols, a->x, a->y,
-              (float)a->alpha, (float)a->beta);
+              a->alpha, (float)a->beta, a->squares, a->eps);
     return launched("affine", err);
 }
 

@@ -5,23 +5,27 @@
  *
  * With `apart` it is one with memory and queues of its own as well, so that all that the engine does
  * for such a device is done without one: copies, events, recordings.  Operations are done when they
- * are asked for, in order, which such a device may do.  A recording keeps operations and copies with
- * their arguments, as device.h says, and each play does them again; it is the thread's that began it.
+ * are asked for, in order, which such a device may do; one that is given an address of the host's
+ * memory ends the test.  A recording keeps operations and copies with their arguments, as device.h
+ * says, and each play does them again; it is the thread's that began it.
  */
 #ifndef DS_TESTS_ENGINE_APART_H
 #define DS_TESTS_ENGINE_APART_H
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "kernels/backend.h"
+#include "tests/support/mapped.h"
 
 enum apart_breaks { APART_NEVER, APART_ONCE, APART_FOR_GOOD };
-enum { APART_RECORDED = 512, APART_ALIGNMENT = 64 };
+enum { APART_RECORDED = 512, APART_ALIGNMENT = 64, APART_STACK = 1 << 20 };
 
 /* One thing that was recorded. */
 struct apart_done {
@@ -78,6 +82,28 @@ static inline bool apart_keep(struct apart_done done)
     return true;
 }
 
+/* What lies neither in the program, nor in the heap behind it, nor on this thread's stack: memory
+ * of the device, or of a comm whose backend is the host's. */
+static inline bool apart_reaches(const void *p)
+{
+    extern char __executable_start[];
+    uintptr_t at = (uintptr_t)p, here = (uintptr_t)&at, begin = (uintptr_t)__executable_start;
+
+    return !(at >= begin && at < (uintptr_t)sbrk(0)) &&
+           !(at > here - APART_STACK && at < here + APART_STACK);
+}
+
+/* Nothing that an operation is given is an address of the host's. */
+static inline void apart_given(const char *op, const void *args, size_t bytes)
+{
+    uintptr_t stranger = mapped_stranger(args, bytes, apart_reaches);
+
+    if (stranger == 0)
+        return;
+    fprintf(stderr, "%s was given %#jx, which is memory of the host\n", op, (uintmax_t)stranger);
+    abort();
+}
+
 #define X(id, fn)                                                                                  \
     static inline int apart_##fn(const struct ds_##fn##_args *args, struct ds_stream *stream,      \
                                  struct ds_error *err)                                             \
@@ -85,6 +111,7 @@ static inline bool apart_keep(struct apart_done done)
         int rc = apart_call(err);                                                                  \
         struct apart_done done = {.what = APART_OP, .op = DS_OP_##id, .args.fn = *args};           \
                                                                                                    \
+        apart_given(#fn, &done.args.fn, MAPPED_CLEAN(&done.args.fn));                              \
         return rc != 0 || apart_keep(done) ? rc : apart.inside->fn(args, stream, err);             \
     }
 DS_OPS(X)

@@ -37,6 +37,22 @@ static void run_kept(void *arg)
                       k->workspace_bytes, NULL);
 }
 
+/* All that is memory lies on the device. */
+static void check_given(const struct kept *k)
+{
+    const void *const given[] = {k->a,
+                                 k->b,
+                                 k->c,
+                                 k->d,
+                                 k->workspace,
+                                 k->desc.bias,
+                                 k->desc.aux,
+                                 k->desc.scale[0],
+                                 k->desc.scale[1]};
+
+    fake_given("cublasLtMatmul", given, sizeof(given));
+}
+
 int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, void *a_layout,
                    const void *b, void *b_layout, const void *beta, const void *c, void *c_layout,
                    void *d, void *d_layout, const struct ds_blaslt_algo *algo, void *workspace,
@@ -61,6 +77,7 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
         .algo = *algo,
         .workspace_bytes = workspace_bytes,
     };
+    check_given(k);
     if (fake_kept(stream, run_kept, k))
         return 0;
     free(k);

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "tests/fakes/stream.h"
+#include "tests/support/mapped.h"
 
 enum { STICKY = 700, PINNED = 256 };
 #define REGION ((size_t)8 << 30)
@@ -221,6 +222,22 @@ cudaError_t cudaMemGetInfo(size_t *left, size_t *all)
     *all = fake_number("FAKE_CUDA_MEMORY", 1ul << 30);
     *left = *all - fake.live;
     return cudaSuccess;
+}
+
+static bool in_reach(const void *p)
+{
+    return on_device(p) || is_pinned(p);
+}
+
+void fake_given(const char *kernel, const void *arg, size_t bytes)
+{
+    uintptr_t stranger = is_open() ? 0 : mapped_stranger(arg, bytes, in_reach);
+
+    if (stranger == 0)
+        return;
+    fprintf(stderr, "fake CUDA: kernel '%s' was given %#jx, which is memory of the host\n", kernel,
+            (uintmax_t)stranger);
+    abort();
 }
 
 /* --- streams and events

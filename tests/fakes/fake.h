@@ -10,6 +10,8 @@
  * after what the stream holds.  So who forgets to wait for another stream computes with old numbers,
  * and who writes too early into what is to be copied sends the new ones.
  *
+ * A kernel that is given an address of the host's memory, unless it is page-locked, ends the process.
+ *
  * While a stream is captured, kernels and copies are kept with the arguments that they were given,
  * and run each time the graph is launched; what waits for a device, or allocates, breaks the capture.
  *
@@ -39,6 +41,8 @@ bool fake_kept(void *stream, void (*run)(void *arg), void *arg);
 /* Before a kernel on `stream`: 0, or why it is refused; then fake_close() is not due. */
 int fake_launch(void *stream);
 void fake_launched(void);
+/* One argument of a kernel: nothing in it may be an address of the host's. */
+void fake_given(const char *kernel, const void *arg, size_t bytes);
 const char *fake_error_string(int error);
 /* Queue run(arg) on the stream's thread. */
 void fake_defer(cudaStream_t stream, void (*run)(void *arg), void *arg);

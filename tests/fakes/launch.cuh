@@ -11,11 +11,13 @@
 #include <tuple>
 
 #include "tests/cudaemu/cudaemu.cuh"
+#include "tests/support/mapped.h"
 
 /* fake.h declares these with the types of the C interface. */
 extern "C" bool fake_kept(void *stream, void (*run)(void *arg), void *arg);
 extern "C" int fake_launch(void *stream);
 extern "C" void fake_launched();
+extern "C" void fake_given(const char *kernel, const void *arg, size_t bytes);
 extern "C" const char *fake_error_string(int error);
 
 #define cudaGetErrorString fake_error_string
@@ -52,6 +54,7 @@ static void fake_start(const char *name, Kernel kernel, dim3 grid, dim3 block, s
 
     if (memory == nullptr)
         abort();
+    (fake_given(name, &given, MAPPED_CLEAN(&given)), ...);
     call = new (memory) call_of{name, kernel, grid, block, shared, std::tuple<A...>(given...)};
     if (fake_kept(stream, call_of::run, call))
         return;

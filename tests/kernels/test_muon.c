@@ -94,10 +94,11 @@ Test(muon, passes_follow_their_formulas)
 
 static const struct {
     size_t rows, cols;
-    double alpha, beta;
+    double alpha, beta, squares; /* 0: none */
 } affines[] = {
-    {1, 1, 2.0, -1.0},   {3, 3, 0.5, 0.0},     {17, 17, -4.775, 3.4445},
-    {5, 40, 2.0, 100.0}, {40, 5, 2.0, -100.0}, {130, 259, 1e-3, 1.0},
+    {1, 1, 2.0, -1.0, 0.0},    {3, 3, 0.5, 0.0, 0.0},     {17, 17, -4.775, 3.4445, 0.0},
+    {5, 40, 2.0, 100.0, 0.0},  {40, 5, 2.0, -100.0, 0.0}, {130, 259, 1e-3, 1.0, 0.0},
+    {130, 259, 1.0, 0.0, 3e4}, {40, 5, 2.0, -1.0, 1e-9},
 };
 
 struct affine {
@@ -120,9 +121,15 @@ Test(muon, multiples_of_a_matrix_and_of_the_diagonal)
     for (size_t i = 0; i < 2 * sizeof(affines) / sizeof(affines[0]); i++) {
         size_t rows = affines[i / 2].rows, cols = affines[i / 2].cols, n = rows * cols;
         double alpha = affines[i / 2].alpha, beta = affines[i / 2].beta;
+        double sum = affines[i / 2].squares, *squares = sum > 0.0 ? &sum : NULL;
         struct nums x = nums_random(DS_F32, n, 1.0, 0.0);
         double *want = calloc(n, sizeof(*want));
-        struct affine a = {.args = {.rows = rows, .cols = cols, .alpha = alpha, .beta = beta},
+        struct affine a = {.args = {.rows = rows,
+                                    .cols = cols,
+                                    .alpha = alpha,
+                                    .beta = beta,
+                                    .squares = squares,
+                                    .eps = 1e-5},
                            .x = &x,
                            .in_place = i % 2 == 1};
         struct trial t = {.what = "affine",
@@ -133,7 +140,8 @@ Test(muon, multiples_of_a_matrix_and_of_the_diagonal)
                           .f32 = 1e-6};
 
         for (size_t k = 0; k < n; k++)
-            want[k] = alpha * x.d[k] + (k / cols == k % cols ? beta : 0.0);
+            want[k] = (squares != NULL ? alpha / (sqrt(*squares) + 1e-5) : alpha) * x.d[k] +
+                      (k / cols == k % cols ? beta : 0.0);
         try_all(&t);
         free(want);
         nums_free(&x);

@@ -6,7 +6,8 @@
  * The fastest of some proposals is another one from time to time, and with it the last bits of a
  * sum. Who wants the fastest keeps what was found: the first process to need a product measures it
  * and adds a line; every later one, and every other that has the file, takes what stands there. The
- * file is locked meanwhile, so two ranks of a host do not choose apart.
+ * file is locked while it is read and written, and who finds that another has been faster takes
+ * that one's choice, so two ranks of a host do not choose apart.
  *
  * Format  a first line DS_CHOICES_HEADER, then lines `KEY = ` and DS_CHOICE_WORDS words of 16
  *         hexadecimal digits: the library's, or all of them ones for an epilogue that is an

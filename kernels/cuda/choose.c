@@ -62,8 +62,8 @@ static int propose(struct choice *c)
             c->w->handle, p->desc, p->layout[DS_MATRIX_B], p->layout[DS_MATRIX_A],
             p->layout[DS_MATRIX_C], p->layout[DS_MATRIX_D], pref,
             c->w->args.choices != NULL ? PROPOSALS : 1, c->result, &c->found);
-        if (s == DS_BLASLT_NOT_SUPPORTED && c->plain != NULL)
-            s = c->found = 0; /* has not this epilogue */
+        if (s != 0 && s != DS_BLASLT_ALLOC_FAILED && c->plain != NULL)
+            s = c->found = 0; /* has not this epilogue, whatever it calls that */
     }
     (void)lt->MatmulPreferenceDestroy(pref);
     return s;
@@ -228,26 +228,41 @@ static int check_algo(const struct choice *c, const char *key, struct ds_error *
                    w->args.choices, key);
 }
 
-/* The one of the file; else measured, and put there. */
-static int choose_once(struct choice *c, struct ds_error *err)
+/* Look into the file, and with `add` put this choice there unless another rank has been faster.
+ * The file is locked meanwhile. */
+static int look_up(struct choice *c, const char *key, bool add, bool *found, struct ds_error *err)
 {
     const char *path = c->w->args.choices;
-    char key[DS_CHOICE_KEY];
-    bool found = false;
+    uint64_t word[DS_CHOICE_WORDS];
     int file, rc = ds__choices_open(&file, path, err);
 
     if (rc != 0)
         return rc;
-    key_text(c, key);
-    rc = ds__choices_find(file, path, key, c->p->algo.data, &found, err);
-    if (rc == 0 && found)
+    rc = ds__choices_find(file, path, key, word, found, err);
+    if (rc == 0 && *found) {
+        memcpy(c->p->algo.data, word, sizeof(word));
         rc = check_algo(c, key, err);
-    else if (rc == 0)
-        rc = choose(c, err);
-    if (rc == 0 && !found)
+    } else if (rc == 0 && add) {
         rc = ds__choices_add(file, path, key, c->p->algo.data, err);
+    }
     (void)close(file);
     return rc;
+}
+
+/* The one of the file; else measured, and put there.  It is measured without the lock: what the
+ * stream waits for before may need a rank that would wait for the lock. */
+static int choose_once(struct choice *c, struct ds_error *err)
+{
+    char key[DS_CHOICE_KEY];
+    bool found = false;
+    int rc;
+
+    key_text(c, key);
+    rc = look_up(c, key, false, &found, err);
+    if (rc != 0 || found)
+        return rc;
+    rc = choose(c, err);
+    return rc == 0 ? look_up(c, key, true, &found, err) : rc;
 }
 
 int ds__product_choose(const struct ds_cuda_matmul *w, struct ds_product *p,

@@ -81,6 +81,7 @@ static struct ds_nccl_config config(void)
         .min_ctas = INT_MIN,
         .max_ctas = INT_MIN,
         .split_share = INT_MIN,
+        .traffic_class = INT_MIN,
     };
 }
 
@@ -154,6 +155,7 @@ static int connect_ranks(struct ds__nccl_root *root, ds_nccl_comm **comm, struct
 
 static int make_arena(struct ds__nccl_root *root, size_t bytes, struct ds_error *err)
 {
+    size_t left = 0, all = 0;
     cudaError_t error;
     int rc;
 
@@ -163,6 +165,10 @@ static int make_arena(struct ds__nccl_root *root, size_t bytes, struct ds_error 
     if (root->world == 1)
         return ds_device_alloc(root->device, bytes, &root->arena, err);
     rc = ds__nccl_check(root, root->lib.mem_alloc(&root->arena, bytes), "allocate its memory", err);
+    if (rc != 0 && cudaMemGetInfo(&left, &all) == cudaSuccess && left < bytes)
+        rc = ds_fail(err, ENOMEM,
+                     "no room for %zu bytes that ranks share, the GPU of rank %u has %zu free",
+                     bytes, root->rank, left);
     if (rc != 0)
         return rc;
     root->arena_of_nccl = true;
@@ -200,18 +206,20 @@ static void release(struct ds__nccl_root *root)
     free(root);
 }
 
-/* Give a communicator back in peace; one that will not go is aborted. */
+/* Give a communicator back in peace; when one will not go all are aborted. */
 static void finish(struct ds__nccl_root *root, ds_nccl_comm *comm, void *listed)
 {
+    struct ds_error err = {0};
+
     if (root->dead)
         return;
     if (listed != NULL)
         (void)root->lib.strike(comm, listed);
-    if (ds__nccl_check(root, root->lib.finalize(comm), "end", NULL) == 0 &&
-        ds__nccl_settle(root, comm, "end", NULL) == 0)
+    if (ds__nccl_check(root, root->lib.finalize(comm), "end", &err) == 0 &&
+        ds__nccl_settle(root, comm, "end", &err) == 0)
         (void)root->lib.destroy(comm);
     else
-        (void)root->lib.abort(comm);
+        ds__nccl_kill(root, -EREMOTEIO, &err);
 }
 
 static void nccl_close(struct ds_comm *comm)
@@ -281,12 +289,37 @@ static int nccl_open(struct ds_comm **comm, const struct ds_comm_args *args, str
     return 0;
 }
 
+/* The group's communicator, which NCCL stores when it is made, from a thread of its own: after a
+ * failure all are aborted, so that nothing is stored any more when this returns. */
+static int split_off(struct nccl *nccl, const struct nccl *parent, unsigned color,
+                     struct ds_error *err)
+{
+    struct ds__nccl_root *root = nccl->root;
+    struct ds_nccl_config wanted = config();
+    struct ds_error why = {0};
+    int rc = ds__nccl_check(
+        root, root->lib.split(parent->comm, (int)color, (int)nccl->base.rank, &nccl->comm, &wanted),
+        "split", &why);
+
+    if (rc == 0)
+        rc = ds__nccl_settle(root, parent->comm, "split", &why);
+    if (rc == 0)
+        rc = ds__nccl_settle(root, nccl->comm, "split", &why);
+    if (nccl->comm != NULL)
+        root->comm[root->comms++] = nccl->comm;
+    if (rc == 0)
+        rc = enlist(nccl, &why);
+    if (rc == 0)
+        return 0;
+    ds__nccl_kill(root, rc, &why);
+    return told(root, err);
+}
+
 static int nccl_split(struct ds_comm *comm, const struct ds_comm_group *group, struct ds_comm **out,
                       struct ds_error *err)
 {
     struct nccl *parent = nccl_of(comm), *nccl;
     struct ds__nccl_root *root = parent->root;
-    struct ds_nccl_config wanted = config();
     int rc = 0;
 
     nccl = make(root, (comm->rank - group->first) / group->stride, group->count, err);
@@ -297,19 +330,7 @@ static int nccl_split(struct ds_comm *comm, const struct ds_comm_group *group, s
     if (root->dead)
         rc = told(root, err);
     else if (parent->comm != NULL) /* members agree on their first rank, and nobody else has it */
-        rc = ds__nccl_check(root,
-                            root->lib.split(parent->comm, (int)group->first, (int)nccl->base.rank,
-                                            &nccl->comm, &wanted),
-                            "split", err);
-    if (rc == 0 && parent->comm != NULL)
-        rc = ds__nccl_settle(root, parent->comm, "split", err);
-    if (nccl->comm != NULL) {
-        root->comm[root->comms++] = nccl->comm;
-        if (rc == 0)
-            rc = ds__nccl_settle(root, nccl->comm, "split", err);
-        if (rc == 0)
-            rc = enlist(nccl, err);
-    }
+        rc = split_off(nccl, parent, group->first, err);
     (void)pthread_mutex_unlock(&root->gate);
     if (rc != 0) {
         nccl_close(&nccl->base);

@@ -31,6 +31,7 @@ struct ds_nccl_config {
     int blocking, cga_cluster_size, min_ctas, max_ctas;
     const char *net_name;
     int split_share;
+    int traffic_class; /* since 2.26; before, padding of the same size */
 };
 
 /* Member, name behind "nccl", arguments; all give a ncclResult_t but for the text of one. */

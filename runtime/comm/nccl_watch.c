@@ -32,6 +32,41 @@ struct place { /* what a rank puts on the board */
     uint32_t op, zero;
 };
 
+struct ending {
+    const struct ds__nccl_root *root;
+    ds_nccl_comm *comm;
+    pthread_t thread;
+    bool begun;
+};
+
+static void *end_one(void *arg)
+{
+    const struct ending *ending = arg;
+
+    (void)cudaSetDevice(ending->root->index);
+    (void)ending->root->lib.abort(ending->comm);
+    return NULL;
+}
+
+/* All at the same time: NCCL waits in an abort for the stream that the communicator's collectives
+ * went to, and so for what those of another have queued there before. */
+static void end_all(const struct ds__nccl_root *root)
+{
+    struct ending ending[DS_NCCL_COMMS];
+
+    for (unsigned i = 0; i < root->comms; i++) {
+        ending[i] = (struct ending){.root = root, .comm = root->comm[i]};
+        ending[i].begun = i + 1 < root->comms &&
+                          pthread_create(&ending[i].thread, NULL, end_one, &ending[i]) == 0;
+    }
+    for (unsigned i = root->comms; i-- > 0;)
+        if (!ending[i].begun)
+            (void)end_one(&ending[i]);
+    for (unsigned i = 0; i < root->comms; i++)
+        if (ending[i].begun)
+            (void)pthread_join(ending[i].thread, NULL);
+}
+
 void ds__nccl_kill(struct ds__nccl_root *root, int failure, const struct ds_error *err)
 {
     if (root->dead)
@@ -39,8 +74,7 @@ void ds__nccl_kill(struct ds__nccl_root *root, int failure, const struct ds_erro
     root->dead = true;
     root->failure = failure;
     root->err = *err;
-    for (unsigned i = 0; i < root->comms; i++)
-        (void)root->lib.abort(root->comm[i]);
+    end_all(root);
 }
 
 /* Has it ended?  Not before it is queued; an error of the device ends it, too. */

@@ -13,6 +13,7 @@
 
 #undef RANKS_AS_THREADS
 #include "kernels/backend.h"
+#include "kernels/dtype.h"
 #include "runtime/comm/nccl.h"
 #include "tests/comm/ranks.h"
 
@@ -147,6 +148,31 @@ static int sums_and_shards(const struct ranks *setup, unsigned rank, struct ds_c
     return 0;
 }
 
+/* Numbers that bf16 has, and sums that it has. */
+static int sums_of_bf16(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    enum { HALVES = BYTES / sizeof(ds_bf16) };
+    size_t shard = HALVES / setup->world;
+    float numbers[ELEMS], *arena = ds_comm_arena(comm);
+    ds_bf16 *low = (ds_bf16 *)(void *)numbers;
+    struct ds_error err = {0};
+
+    for (unsigned scattered = 0; scattered < 2; scattered++) {
+        size_t from = scattered ? rank * shard : 0, end = scattered ? from + shard : HALVES;
+
+        for (size_t i = 0; i < HALVES; i++)
+            low[i] = ds_bf16_from_f32((float)(i % 64 + rank));
+        EXPECT(put(arena, numbers) == 0);
+        EXPECT_OK((scattered ? ds_comm_reduce_scatter_bf16 : ds_comm_all_reduce_bf16)(
+                      comm, (uint16_t *)(void *)arena, HALVES, &err),
+                  &err);
+        EXPECT(get(numbers, arena) == 0);
+        for (size_t i = from; i < end; i++)
+            EXPECT(ds_bf16_to_f32(low[i]) == (float)(2 * (i % 64) + 1));
+    }
+    return 0;
+}
+
 static int rank_works(const struct ranks *setup, unsigned rank, struct ds_comm *control)
 {
     struct ds_comm *comm = NULL, *group = NULL;
@@ -155,6 +181,8 @@ static int rank_works(const struct ranks *setup, unsigned rank, struct ds_comm *
 
     EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
     line = sums_and_shards(setup, rank, comm);
+    if (line == 0)
+        line = sums_of_bf16(setup, rank, comm);
     if (line != 0)
         return close_nccl(comm, line);
     EXPECT_OK(ds_comm_split(comm, &(struct ds_comm_group){.stride = 1, .count = 2}, &group, &err),
@@ -193,6 +221,34 @@ static int wait_in_vain(const struct ranks *setup, unsigned rank, struct ds_comm
                    "collective %lu (all_reduce_f32 of 4000 bytes) is under way", last);
     EXPECT(strstr(err.text, words) != NULL);
     EXPECT(strstr(err.text, is_missing) != NULL);
+    return close_nccl(comm, 0);
+}
+
+/* Of two groups whose collectives go to one stream, that of the group made last is the one that rank
+ * 1 does not come to, and that of the other is queued behind it. */
+static int groups_wait_in_vain(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    const struct ds_comm_group both = {.stride = 1, .count = 2};
+    struct ds_comm *comm = NULL, *group[2] = {NULL, NULL};
+    struct ds_error err = {0};
+    int rc;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    for (unsigned i = 0; i < 2; i++) {
+        EXPECT_OK(ds_comm_split(comm, &both, &group[i], &err), &err);
+        ds_comm_use_stream(group[i], &stream.base);
+        EXPECT_OK(ds_comm_all_reduce_f32(group[i], ds_comm_arena(comm), ELEMS, &err), &err);
+    }
+    for (unsigned i = 2; i-- > 0;)
+        EXPECT_OK(ds_comm_all_reduce_f32(group[i], ds_comm_arena(comm), ELEMS, &err), &err);
+    EXPECT(rank == 0);
+    EXPECT(ds_comm_barrier(comm, &err) != 0);
+    rc = ds_comm_all_reduce_f32(comm, ds_comm_arena(comm), ELEMS, &err);
+    (void)kill(atomic_load(&board->pid[1]), SIGKILL);
+    EXPECT(rc == -ETIMEDOUT);
+    EXPECT(strstr(err.text, "collective 3 (all_reduce_f32 of 4000 bytes) is under way") != NULL);
+    ds_comm_close(group[1]);
+    ds_comm_close(group[0]);
     return close_nccl(comm, 0);
 }
 
@@ -283,6 +339,7 @@ static const struct {
     {"stays away", "FAKE_NCCL_NEVER", "1:2", rank_stays_away},
     {"cannot ask", "FAKE_NCCL_NEVER", "1:2", rank_cannot_ask},
     {"stays away from the first", "FAKE_NCCL_NEVER", "1:1", rank_stays_away},
+    {"stays away from a group", "FAKE_NCCL_NEVER", "1:3", groups_wait_in_vain},
     {"two on a device", "NCCL_HOSTID", "one", rank_is_there_twice},
     {"gives up", "FAKE_NCCL_FAIL", "", rank_gives_up},
     {"an error", "FAKE_NCCL_FAIL", "async:6", rank_hears_of_an_error},

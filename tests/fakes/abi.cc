@@ -123,6 +123,9 @@ PLACED(min_ctas, minCTAs);
 PLACED(max_ctas, maxCTAs);
 PLACED(net_name, netName);
 PLACED(split_share, splitShare);
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 26, 2)
+PLACED(traffic_class, trafficClass);
+#endif
 
 #define X(member, name, args)                                                                      \
     static_assert(same_call<decltype(ds__nccl_lib::member), decltype(&nccl##name)>::value, #name);

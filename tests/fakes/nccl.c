@@ -29,6 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/dtype.h"
 #include "runtime/comm/nccl_lib.h"
 #include "tests/fakes/fake.h"
 
@@ -53,6 +54,7 @@ struct ds_nccl_comm_opaque {
     unsigned round, splits, listed;
     atomic_int state; /* what ncclCommGetAsyncError tells */
     atomic_bool aborted;
+    atomic_uint queued;       /* collectives in a stream that are not done */
     bool connected, threaded; /* its ranks have met in a collective; there is a thread to join */
     pthread_t thread;
 };
@@ -298,11 +300,16 @@ int ncclCommDestroy(ds_nccl_comm *comm)
     return DS_NCCL_OK;
 }
 
-/* A collective may still be on its way out of meet(): the memory stays. */
+/* It waits for the stream, as NCCL does: for what another communicator has queued there before, too.
+ * The memory stays. */
 int ncclCommAbort(ds_nccl_comm *comm)
 {
+    const struct timespec pause = {.tv_nsec = PAUSE_NS};
+
     atomic_store(&comm->aborted, true);
     pthread_join(comm->thread, NULL);
+    while (atomic_load(&comm->queued) > 0)
+        nanosleep(&pause, NULL);
     listed -= comm->listed;
     return DS_NCCL_OK;
 }
@@ -353,8 +360,35 @@ struct call {
     char *to;
     size_t bytes;      /* that each rank gives */
     size_t first, end; /* of the vector: what this rank takes, sums only */
+    size_t size;       /* of an element: F32, or BF16, sums only */
     bool gather;
 };
+
+static float get(const char *from, size_t size)
+{
+    ds_bf16 low;
+    float x;
+
+    if (size == sizeof(low)) {
+        memcpy(&low, from, sizeof(low));
+        return ds_bf16_to_f32(low);
+    }
+    memcpy(&x, from, sizeof(x));
+    return x;
+}
+
+static void put(char *to, float x, size_t size)
+{
+    ds_bf16 low = ds_bf16_from_f32(x);
+
+    memcpy(to, size == sizeof(low) ? (const void *)&low : (const void *)&x, size);
+}
+
+/* 0: a type that has no sums here. */
+static size_t size_of(int type)
+{
+    return type == DS_NCCL_F32 ? sizeof(float) : type == DS_NCCL_BF16 ? sizeof(ds_bf16) : 0;
+}
 
 /* Sums of one piece of the vector into where this rank wants it. */
 static void take_sums(const struct call *call, size_t at, size_t bytes)
@@ -362,16 +396,12 @@ static void take_sums(const struct call *call, size_t at, size_t bytes)
     size_t from = at > call->first ? at : call->first;
     size_t end = at + bytes < call->end ? at + bytes : call->end;
 
-    for (size_t i = from; i < end; i += sizeof(float)) {
+    for (size_t i = from; i < end; i += call->size) {
         float sum = 0.0f;
 
-        for (int rank = 0; rank < call->comm->world; rank++) {
-            float x;
-
-            memcpy(&x, call->comm->shared->slot[rank] + (i - at), sizeof(x));
-            sum += x;
-        }
-        memcpy(call->to + (i - call->first), &sum, sizeof(sum));
+        for (int rank = 0; rank < call->comm->world; rank++)
+            sum += get(call->comm->shared->slot[rank] + (i - at), call->size);
+        put(call->to + (i - call->first), sum, call->size);
     }
 }
 
@@ -396,6 +426,7 @@ static void work(void *arg)
         fake_close();
         going = going && meet(comm);
     }
+    atomic_fetch_sub(&comm->queued, 1);
     free(call);
 }
 
@@ -424,10 +455,12 @@ static void *enter(void *arg)
     bool all = comm->connected || meet(comm);
 
     comm->connected = true;
-    if (all)
+    if (all) {
+        atomic_fetch_add(&comm->queued, 1);
         fake_defer(entry->stream, work, entry->call);
-    else
+    } else {
         free(entry->call);
+    }
     atomic_store(&comm->state, all ? DS_NCCL_OK : REMOTE_ERROR);
     free(entry);
     return NULL;
@@ -467,29 +500,30 @@ static int queue(struct call wanted, cudaStream_t stream)
 int ncclAllReduce(const void *from, void *to, size_t n, int type, int op, ds_nccl_comm *comm,
                   void *stream)
 {
-    if (type != DS_NCCL_F32 || op != DS_NCCL_SUM)
+    const size_t size = size_of(type);
+
+    if (size == 0 || op != DS_NCCL_SUM)
         return INVALID_ARGUMENT;
-    return queue((struct call){.comm = comm,
-                               .from = from,
-                               .to = to,
-                               .bytes = n * sizeof(float),
-                               .end = n * sizeof(float)},
-                 stream);
+    return queue(
+        (struct call){
+            .comm = comm, .from = from, .to = to, .bytes = n * size, .end = n * size, .size = size},
+        stream);
 }
 
 int ncclReduceScatter(const void *from, void *to, size_t n, int type, int op, ds_nccl_comm *comm,
                       void *stream)
 {
-    size_t shard = n * sizeof(float), first = (size_t)comm->rank * shard;
+    const size_t size = size_of(type), shard = n * size, first = (size_t)comm->rank * shard;
 
-    if (type != DS_NCCL_F32 || op != DS_NCCL_SUM)
+    if (size == 0 || op != DS_NCCL_SUM)
         return INVALID_ARGUMENT;
     return queue((struct call){.comm = comm,
                                .from = from,
                                .to = to,
                                .bytes = shard * (size_t)comm->world,
                                .first = first,
-                               .end = first + shard},
+                               .end = first + shard,
+                               .size = size},
                  stream);
 }
 

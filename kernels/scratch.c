@@ -30,12 +30,24 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
     return bytes;
 }
 
+/* For all operations but a library's attention. */
+static size_t device_least(const struct ds_scratch_query *q)
+{
+    size_t widest = max(max(q->hidden, q->ffn_in), (q->heads + 2 * q->kv_heads) * q->head_size);
+    size_t bytes = max(DS_DEVICE_SCRATCH_BYTES, ds__need_norm_columns(q->hidden));
+
+    bytes = max(bytes, ds__need_bias_columns(widest));
+    bytes = max(bytes, ds__need_places(q->vocab));
+    return max(bytes, ds__need_dots(q->rows, q->heads));
+}
+
 size_t ds_scratch_device_bytes(const struct ds_scratch_query *q)
 {
-    const size_t least = DS_DEVICE_SCRATCH_BYTES, most = DS_DEVICE_ATTENTION_BYTES;
+    const size_t least = device_least(q), most = DS_DEVICE_ATTENTION_BYTES;
     size_t one, heads;
 
-    if (q->act == DS_F32 || q->kv_heads == 0 || q->seq == 0 || q->seq > DS_MAX_CONTEXT)
+    if (!q->library || q->act == DS_F32 || q->kv_heads == 0 || q->seq == 0 ||
+        q->seq > DS_MAX_CONTEXT)
         return least;
     one = ds__need_sdpa(q->seq, q->head_size, q->heads / q->kv_heads) + DS_NEED_SDPA_REST;
     heads = q->rows / q->seq * q->kv_heads;

@@ -9,6 +9,7 @@
 #ifndef DS_KERNELS_SCRATCH_H
 #define DS_KERNELS_SCRATCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/dtype.h"
@@ -24,13 +25,14 @@ struct ds_scratch_query {
     size_t vocab;
     size_t logit_rows; /* rows of one classifier chunk */
     size_t fp8_elems;  /* of both operands of the largest product of FP8; 0: none is */
+    bool library;      /* on a device a library may do attention */
 };
 
 /* Upper bound over all operations of a step with these shapes. */
 size_t ds_scratch_bytes(const struct ds_scratch_query *query);
 
-/* What a device apart has for all operations: the largest are partial sums of norms, biases and
- * attention. */
+/* What a device apart has for all operations, at least: the largest are partial sums of norms,
+ * biases and attention. */
 enum { DS_DEVICE_SCRATCH_BYTES = 64 << 20 };
 
 /* With what a library's attention asks for beside that, so that it does much at once: of a

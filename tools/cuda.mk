@@ -31,7 +31,7 @@ plugin: $(CUDA_ABI) $(PLUGIN) ## dsrun-cuda.so alone; a part of all where nvcc i
 -include $(PLUGIN_OBJ:.o=.d)
 
 # The tests of the kernels on a device, on Criterion's stand-in, so that they run on a bare machine.
-GPU_TESTS := $(if $(SAN)$(COVERAGE),,$(patsubst tests/kernels/%.c,$(B)/gpu/%,$(filter-out %/test_amount.c %/test_op.c %/test_pool.c %/test_probe.c %/test_rates.c %/test_refused.c %/test_types.c,$(TESTS_kernels))))
+GPU_TESTS := $(if $(SAN)$(COVERAGE),,$(patsubst tests/kernels/%.c,$(B)/gpu/%,$(filter-out %/test_amount.c %/test_op.c %/test_pool.c %/test_probe.c %/test_rates.c %/test_refused.c %/test_scratch.c %/test_types.c,$(TESTS_kernels))))
 $(B)/gpu/%.o: tests/kernels/%.c $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,CC      $< for a GPU)

@@ -9,6 +9,7 @@
  * on transposed scores, so that its products too take their first operand from registers.
  */
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/need.h"
 
 /* Sums of out * dout over a head: dots[b,h,t], a warp each. */
 template <class T>
@@ -253,7 +254,7 @@ extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
     int rc = ds__cuda_sdpa_bwd(a, (struct ds_cuda_stream *)stream, &done, err);
 
     if (rc == 0 && !done)
-        rc = scratch_of(stream, rows * sizeof(float), &dots, err);
+        rc = scratch_of(stream, ds__need_dots((size_t)s.batch * s.seq, s.heads), &dots, err);
     if (rc != 0 || done)
         return rc;
     DS_TYPED(a->act, T,

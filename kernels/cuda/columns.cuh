@@ -11,15 +11,16 @@
 #define DS_KERNELS_CUDA_COLUMNS_CUH
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/need.h"
 
-enum { WARPS = BLOCK / WARP, TILE_COLUMNS = WARP * PACK, SLAB_ROWS = 64, MAX_SLABS = 128 };
+enum { WARPS = BLOCK / WARP, TILE_COLUMNS = WARP * PACK, SLAB_ROWS = 64 };
 static_assert((int)TILE_COLUMNS == (int)BLOCK, "a thread has a column of the tile at the end");
 
 static inline unsigned slabs_of(size_t rows)
 {
     size_t slabs = (rows + SLAB_ROWS - 1) / SLAB_ROWS;
 
-    return slabs < MAX_SLABS ? (unsigned)slabs : (unsigned)MAX_SLABS;
+    return slabs < DS_NEED_SLABS ? (unsigned)slabs : (unsigned)DS_NEED_SLABS;
 }
 
 /* Blocks of the first kernel, for so many columns. */

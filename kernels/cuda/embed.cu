@@ -9,6 +9,7 @@
  * ids at a time, and has several rows of gradients under way.
  */
 #include "kernels/cuda/columns.cuh"
+#include "kernels/cuda/need.h"
 
 static __device__ __forceinline__ size_t row_of(int32_t id, size_t vocab)
 {
@@ -227,7 +228,7 @@ extern "C" int ds__cuda_embed_bwd(const struct ds_embed_bwd_args *a, struct ds_s
     void *scratch = nullptr;
     int rc = tokens > INT32_MAX || a->vocab > INT32_MAX
                  ? ds_fail(err, EINVAL, "%zu tokens of %zu kinds are too many", tokens, a->vocab)
-                 : scratch_of(stream, 2 * sizeof(unsigned) * a->vocab, &scratch, err);
+                 : scratch_of(stream, ds__need_places(a->vocab), &scratch, err);
 
     if (rc != 0)
         return rc;

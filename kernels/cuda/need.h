@@ -1,17 +1,44 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * need.h - what attention by cuDNN takes of a device's scratch memory; for the planner, too.
+ * need.h - what operations take of a device's scratch memory; for the planner, too.
  */
 #ifndef DS_KERNELS_CUDA_NEED_H
 #define DS_KERNELS_CUDA_NEED_H
 
 #include <stddef.h>
 
-/* The backward pass of one sequence and one key/value head, which `group` query heads share:
- * gradients of scores, two bytes each, which cuDNN adds up in one order, sums of each query, and
- * for a group two gradients of each query head.  cuDNN 9.19 says so of its kernels for sm_80, sm_90
- * and sm_100. */
+/* Sums over rows are made in so many slabs of them, at most (columns.cuh). */
+enum { DS_NEED_SLABS = 128 };
+
+/* Gradients of a norm's two parameters. */
+static inline size_t ds__need_norm_columns(size_t channels)
+{
+    return 2 * sizeof(float) * DS_NEED_SLABS * channels;
+}
+
+/* The gradient of a bias. */
+static inline size_t ds__need_bias_columns(size_t n)
+{
+    return sizeof(float) * DS_NEED_SLABS * n;
+}
+
+/* Where each token of the vocabulary comes first and last. */
+static inline size_t ds__need_places(size_t vocab)
+{
+    return 2 * sizeof(unsigned) * vocab;
+}
+
+/* A number of each query of each head, in our own backward pass of attention. */
+static inline size_t ds__need_dots(size_t rows, size_t heads)
+{
+    return sizeof(float) * rows * heads;
+}
+
+/* Attention by cuDNN: the backward pass of one sequence and one key/value head, which `group` query
+ * heads share: gradients of scores, two bytes each, which cuDNN adds up in one order, sums of each
+ * query, and for a group two gradients of each query head.  cuDNN 9.19 says so of its kernels for
+ * sm_80, sm_90 and sm_100. */
 static inline size_t ds__need_sdpa(size_t seq, size_t size, size_t group)
 {
     size_t columns = (seq + 63) / 64 * 64;

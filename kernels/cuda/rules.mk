@@ -88,10 +88,14 @@ NVCC_ARCH := $(foreach a,80 90 100,-gencode arch=compute_$(a),code=sm_$(a)) -gen
 # blaslt.cu and cudnn.cu are compiled for what they assert.
 CU_CUDA   := $(CU) kernels/cuda/blaslt.cu kernels/cuda/cudnn.cu
 
+# An element's new value depends on that element alone, wherever a range was cut (op.h): which product of
+# a sum would be fused with the addition is the compiler's choice, place by place.  These are bound by memory.
+$(addprefix $(B)/kernels/cuda/,optim.cuda.o lamb.cuda.o): NVCC_MATH := -fmad=false
+
 $(B)/%.cuda.o: %.cu $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,NVCC    $<)
-	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -Xfatbin -compress-all $(NVCC_ARCH) -Werror all-warnings $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
+	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -Xfatbin -compress-all $(NVCC_ARCH) -Werror all-warnings $(NVCC_MATH) $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
 	    -Xptxas -v -I. -MMD -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
 
 # What is written down of CUDA's runtime and of NCCL against their headers.

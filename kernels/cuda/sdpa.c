@@ -6,6 +6,7 @@
 #include "kernels/cuda/sdpa.h"
 
 #include <errno.h>
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -239,10 +240,10 @@ static int fit(const struct ds_cuda_sdpa *s, struct planned *p, size_t room, str
 
 /* --- shapes ------------------------------------------------------------------------------------*/
 
-/* Heads in parts begin where their numbers of each query have to be aligned. */
+/* Parts begin where their numbers of each query have to be aligned. */
 static bool parts_are_aligned(const struct planned *p)
 {
-    return p->part.kv_heads == p->whole.kv_heads ||
+    return (p->part.kv_heads == p->whole.kv_heads && p->part.batch == p->whole.batch) ||
            p->part.heads * p->whole.seq * (int64_t)sizeof(float) % ALIGNMENT == 0;
 }
 
@@ -322,7 +323,7 @@ static int run_part(const struct ds_cuda_sdpa *s, const struct planned *p, const
                     int64_t batch, int64_t kv, char *scratch)
 {
     const struct ds_sdpa_shape *w = &p->whole;
-    const float scale = x->scale, hidden = -INFINITY, one = 1.0f;
+    const float scale = x->scale, hidden = -FLT_MAX, one = 1.0f;
     int64_t head = kv * (w->heads / w->kv_heads), tokens = batch * w->seq;
     size_t row = (size_t)(tokens * (w->heads + 2 * w->kv_heads));
     size_t q = 2 * (row + (size_t)head) * (size_t)w->size;

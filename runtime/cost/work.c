@@ -237,12 +237,12 @@ static double selective_forward(const struct bench *b)
     return pointwise(b, norms(b, false) + activation(b, false, true), 3.0);
 }
 
-/* On a GPU GELU and its derivative are parts of the products beside them, unless those are of FP8,
- * which then move what it alone reads or writes.  Where only it is computed again it is by itself,
- * forward. */
+/* On a GPU GELU and its derivative are parts of the products beside them, unless those are of F32,
+ * or of FP8, which then move what it alone reads or writes.  Where only it is computed again it is
+ * by itself, forward. */
 static bool gelu_in_product(const struct bench *b)
 {
-    return b->plan->apart && !b->family->swiglu && !b->plan->fp8;
+    return b->plan->apart && !b->family->swiglu && !b->plan->fp8 && b->type != DS_F32;
 }
 
 static double layer_forward(const struct bench *b, uint32_t block, bool recompute)

@@ -10,7 +10,7 @@
  * Each tensor has one scale, from the largest element that it has now, so nothing is kept from step
  * to step: a step that is computed again has the same bits, wherever it is.  Matrix units want both
  * operands with the inner dimension last, so what lies the other way is turned while it is cast.
- * Sums of gradients are in F32 on every device; forward a device may take its faster ones.
+ * Sums of gradients are in F32 as far as a device has that; forward it may take its faster ones.
  *
  * Buffer   DS_MODEL_FP8_SCALES bytes for scales; forward x and W; backward dy, dy turned, and x
  *          turned or W.  ds_model_fp8_bytes() is the sum.

@@ -51,12 +51,10 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .logit_rows = plan->logit_rows,
         .fp8_elems =
             plan->fp8 ? ds_model_fp8_operands(shape, plan->micro_batch * plan->sequence) : 0,
+        .library = !plan->drops_weights, /* our own kernels can drop them */
     };
 
-    if (!plan->apart)
-        return ds_scratch_bytes(&query);
-    /* Attention that drops weights is done by our own kernels. */
-    return plan->drops_weights ? DS_DEVICE_SCRATCH_BYTES : ds_scratch_device_bytes(&query);
+    return plan->apart ? ds_scratch_device_bytes(&query) : ds_scratch_bytes(&query);
 }
 
 bool ds__saves_behind(const struct ds_job *job)

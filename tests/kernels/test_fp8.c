@@ -372,7 +372,15 @@ static void drop(struct product *p)
     free(p->want);
 }
 
-/* Beside the order of sums nothing is rounded but D, once: the tolerances are those of that. */
+/* Beside the order of sums nothing is rounded but D, once: the tolerances are those of that.  Matrix
+ * units of Ada and Hopper are not as exact: they keep some 13 bits of a sum's fraction, which are
+ * added up in F32 at intervals where `fast` is false (DeepSeek-V3 Technical Report, 2024, 3.3.2). */
+#ifdef DS_TESTS_GPU_ON_DEVICE_H
+#define SUMS 2e-3
+#else
+#define SUMS 1e-6
+#endif
+
 static void check(size_t m, size_t n, size_t k, enum ds_fp8 a_type, enum ds_fp8 b_type,
                   enum ds_dtype out, enum added added, bool bias)
 {
@@ -384,7 +392,7 @@ static void check(size_t m, size_t n, size_t k, enum ds_fp8 a_type, enum ds_fp8 
                       .run = run,
                       .ctx = &p,
                       .query = {.act = DS_BF16, .fp8_elems = (m + n) * k},
-                      .f32 = 1e-6,
+                      .f32 = SUMS,
                       .bf16 = 2e-3,
                       .bits_vary = true};
 

@@ -583,9 +583,11 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
         for (size_t j = 0; rc == 0 && j < plan->eval.count; j++) {
             const struct ds_instr *instr = &plan->eval.instr[j];
 
-            rc = instr->op == DS_INSTR_FORWARD
-                     ? ds_net_forward(&engine->net, instr->block, DS_PASS_EVAL, false, err)
-                     : exec(engine, instr, err);
+            if (instr->op == DS_INSTR_FORWARD)
+                rc = ds_net_forward(&engine->net, instr->block, DS_PASS_EVAL, false, err);
+            else if (instr->op ==
+                     DS_INSTR_GATHER) /* where passes are: the order is that of the list */
+                rc = ds_exchange_gather(&engine->exchange, instr->bucket, engine->stream, err);
         }
     }
     if (rc == 0)

@@ -59,8 +59,11 @@ struct ds_comm {
     struct ds_comm *control;  /* of the host, for what is not the device's; or NULL: it is itself */
     struct ds_stream *stream; /* ds_comm_use_stream() */
     unsigned rank, world;
-    unsigned groups;                          /* split off so far */
-    bool is_group;                            /* was split off itself */
+    unsigned groups;        /* split off so far */
+    bool is_group;          /* was split off itself */
+    struct ds_comm *parent; /* of a group: what it was split from, and as what */
+    struct ds_comm_group group;
+    struct ds_comm *idle[DS_COMM_MAX_GROUPS]; /* groups that were closed; or NULL */
     uint64_t wait_ns, sent_bytes, lent_bytes; /* counted by the backend */
     struct ds_comm_stats stats[DS_COMM_OP_COUNT];
 };

@@ -52,8 +52,20 @@ int ds_comm_open(struct ds_comm **comm, const struct ds_comm_args *args, struct 
                    backends[0]->name);
 }
 
+/* A group is kept for who splits off the same one again: its room in the region is given out once,
+ * and NCCL takes long to connect ranks. */
 void ds_comm_close(struct ds_comm *comm)
 {
+    struct ds_comm *parent = comm != NULL ? comm->parent : NULL;
+
+    for (unsigned i = 0; parent != NULL && i < DS_COMM_MAX_GROUPS; i++)
+        if (parent->idle[i] == NULL) {
+            parent->idle[i] = comm;
+            return;
+        }
+    for (unsigned i = 0; comm != NULL && i < DS_COMM_MAX_GROUPS; i++)
+        if (comm->idle[i] != NULL)
+            comm->backend->close(comm->idle[i]);
     if (comm != NULL)
         comm->backend->close(comm);
 }
@@ -217,8 +229,6 @@ static int check_group(const struct ds_comm *comm, const struct ds_comm_group *g
 {
     if (comm->is_group)
         return ds_fail(err, EINVAL, "a group cannot be split again");
-    if (comm->groups == DS_COMM_MAX_GROUPS)
-        return ds_fail(err, EINVAL, "a rank splits off at most %d groups", DS_COMM_MAX_GROUPS);
     if (group->count == 0 || group->stride == 0 || group->first >= comm->world ||
         (group->count - 1) > (comm->world - 1 - group->first) / group->stride)
         return ds_fail(err, EINVAL, "no group of %u ranks from %u by %u in a world of %u",
@@ -272,14 +282,44 @@ static int agree_on_groups(struct ds_comm *comm, const struct ds_comm_group *gro
     return rc;
 }
 
+/* The same group, closed before, as if it were new; or NULL.  All members closed it. */
+static struct ds_comm *take_idle(struct ds_comm *comm, const struct ds_comm_group *group)
+{
+    for (unsigned i = 0; i < DS_COMM_MAX_GROUPS; i++) {
+        struct ds_comm *idle = comm->idle[i];
+
+        if (idle == NULL || !same_group(&idle->group, group))
+            continue;
+        comm->idle[i] = NULL;
+        idle->stream = NULL;
+        idle->wait_ns = idle->sent_bytes = idle->lent_bytes = 0;
+        memset(idle->stats, 0, sizeof(idle->stats));
+        return idle;
+    }
+    return NULL;
+}
+
 int ds_comm_split(struct ds_comm *comm, const struct ds_comm_group *group, struct ds_comm **out,
                   struct ds_error *err)
 {
+    struct ds_comm *idle;
     int rc = check_group(comm, group, err);
 
     if (rc == 0)
         rc = agree_on_groups(comm, group, err);
-    if (rc == 0)
-        rc = comm->backend->split(comm, group, out, err);
-    return rc;
+    if (rc != 0)
+        return rc;
+    idle = take_idle(comm, group);
+    if (idle != NULL) {
+        *out = idle;
+        return 0;
+    }
+    if (comm->groups == DS_COMM_MAX_GROUPS)
+        return ds_fail(err, EINVAL, "a rank splits off at most %d groups", DS_COMM_MAX_GROUPS);
+    rc = comm->backend->split(comm, group, out, err);
+    if (rc != 0)
+        return rc;
+    (*out)->parent = comm;
+    (*out)->group = *group;
+    return 0;
 }

@@ -138,9 +138,9 @@ struct ds_comm_group {
 };
 
 /* Make a group that this rank is in.  Every rank of `comm` calls it, the same number of times, each
- * with its own group; members must name the same one, or
- * nobody gets any.  `comm` is one that ds_comm_open() gave; its
- * arena, timeout and abort are the group's, too.  At most DS_COMM_MAX_GROUPS times.
+ * with its own group; members must name the same one, or nobody gets any.  `comm` is one that
+ * ds_comm_open() gave; its arena, timeout and abort are the group's, too.  At most
+ * DS_COMM_MAX_GROUPS different ones; one that was closed may be split off again.
  * -EINVAL  no such group, or this rank is not in it     -EPROTO  members disagree */
 int ds_comm_split(struct ds_comm *comm, const struct ds_comm_group *group, struct ds_comm **out,
                   struct ds_error *err) DS_NODISCARD;

@@ -466,6 +466,23 @@ def optimizers():
              f"{title}: the same bits after a restart")
 
 
+def evaluation():
+    """Between steps, micro-batch after micro-batch, with parameters that are gathered for it: the CPU's loss."""
+    words = ("data.valid=[" + str(h.work() / "valid.txt") + "]", "eval.every=1", "eval.batches=2", "train.global_batch=8")
+    (h.work() / "valid.txt").write_text(h.TEXT * 20)
+    for stage in (0, 2, 3):
+        got = {}
+        for device in ("cpu", "cuda"):
+            run = f"evaluation-{stage}-{device}"
+            ran = train(fp8_job("gpt2", "compute", device, stage), run, 2, extra=("model.layers=3", "precision.compute=fp32",
+                                                                                 *words))
+            if h.ok(ran.returncode == 0, f"evaluation, stage {stage}, {device}: the job ends with 0", ran.stdout + ran.stderr):
+                lines = map(json.loads, (h.work() / run / "metrics.jsonl").read_text().splitlines())
+                got[device] = [line["valid_loss"] for line in lines if "valid_loss" in line]
+        far = max((abs(a - b) / b for a, b in zip(got.get("cuda", []), got.get("cpu", []))), default=1.0)
+        h.ok(len(got.get("cuda", [])) == 3 and far < LIMIT, f"evaluation, stage {stage}: within {LIMIT:g} of the CPU's", got)
+
+
 def bf16_wire():
     """Gradients that cross as bf16, sums of a part or of all: near float64, and not what F32 on the wire gives."""
     for stage in (0, 2, 3):
@@ -559,6 +576,7 @@ epilogues()
 attention()
 fp8()
 optimizers()
+evaluation()
 bf16_wire()
 offload()
 tests_for_a_gpu()

@@ -21,7 +21,15 @@ OPENBLAS_OPENMP = "/usr/lib/x86_64-linux-gnu/openblas-openmp"
 
 
 class Failed(Exception):
-    """A program under measurement did not do its work."""
+    """A program under measurement did not do its work; `output`: what it said until then, `errors` what else."""
+
+    def __init__(self, text, output="", errors=""):
+        super().__init__(text)
+        self.output, self.errors = output, errors
+
+
+def as_text(said):
+    return said.decode(errors="replace") if isinstance(said, bytes) else said or ""
 
 
 def run(argv, env=None, limit_s=300):
@@ -30,12 +38,14 @@ def run(argv, env=None, limit_s=300):
         done = subprocess.run(argv, env={**os.environ, **(env or {})}, timeout=limit_s, text=True,
                               stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except subprocess.TimeoutExpired as late:
-        raise Failed(f"'{os.path.basename(argv[0])}' took more than {limit_s} s") from late
+        raise Failed(f"'{os.path.basename(argv[0])}' took more than {limit_s:.0f} s", as_text(late.stdout),
+                     as_text(late.stderr)) from late
     except OSError as error:
         raise Failed(f"'{argv[0]}': {error.strerror}") from error
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise Failed(f"'{os.path.basename(argv[0])}' ended with {done.returncode}: {last}")
+        raise Failed(f"'{os.path.basename(argv[0])}' ended with {done.returncode}: {last}", done.stdout,
+                     done.stderr)
     return done.stdout
 
 

@@ -40,6 +40,7 @@ SHAPES = {
 }
 MORE_THAN_TORCH = 1.15
 WARM, STEPS, LIMIT_S, LEAST_S = 3, 12, 120, 10
+LAST_LINES = 30  # of what failed, to the terminal
 PROFILED = 4  # steps of the run that has a profile; it is of the third
 JOB = """\
 name: gpu
@@ -83,12 +84,8 @@ def torch(python, shape, tokens, limit_s):
     return [shape["batch"] * shape["context"] / ms * 1e3 for ms in ran["step_ms"]]
 
 
-def torch_version(python):
-    """None where it is not installed or sees no GPU."""
-    try:
-        return run([python, "-c", "import torch; torch.zeros(1).cuda(); print(torch.__version__)"]).strip()
-    except Failed:
-        return None
+def torch_version(python, limit_s):
+    return run([python, "-c", "import torch; torch.zeros(1).cuda(); print(torch.__version__)"], limit_s=limit_s).strip()
 
 
 class Clock:
@@ -128,6 +125,26 @@ class Bench:
             json.dump(self.results, file, indent=1)
             file.write("\n")
 
+    def say_why(self, what, failed):
+        """With the last lines of what was said; all of it goes beside the results."""
+        line = f"{what}: {failed!r}"
+        said = "\n".join(filter(None, (getattr(failed, "output", ""), getattr(failed, "errors", "")))).rstrip()
+        print("\n".join([f"not measured: {line}", *said.splitlines()[-LAST_LINES:]]), flush=True)
+        with open(os.path.splitext(self.out)[0] + "-failed.log", "a", encoding="utf-8") as file:
+            file.write(f"{line}\n{said}\n\n")
+        return line
+
+    def miss(self, what, failed):
+        self.missing.append(self.say_why(what, failed))
+
+    def torch(self, python):
+        """Its version; None where it is not installed or sees no GPU."""
+        try:
+            self.results["torch"] = torch_version(python, self.clock.left())
+        except Failed as failed:
+            self.say_why(f"PyTorch of '{python}'", failed)
+        return self.results["torch"]
+
     def train(self, who, runner):
         """A sample more of each model."""
         for name, shape in self.shapes.items():
@@ -138,8 +155,7 @@ class Bench:
                 print(f"{name:<14} {result['samples'][who][-1]:>10.0f} tokens/s, {who}, the run took "
                       f"{time.monotonic() - began:.0f} s", flush=True)
             except (Failed, OSError, ValueError, KeyError) as failed:
-                self.missing.append(f"{name}, {who}: {failed!r}")
-                print(f"not measured: {self.missing[-1]}", flush=True)
+                self.miss(f"{name}, {who}", failed)
         self.save()
 
     def profile(self):
@@ -150,8 +166,7 @@ class Bench:
                           "log.trace=kernels")
                     self.results["profile"][name] = gpu_profile.read(folder + "/run")
             except (Failed, OSError, ValueError) as failed:
-                self.missing.append(f"{name}, profile: {failed!r}")
-                print(f"not measured: {self.missing[-1]}", flush=True)
+                self.miss(f"{name}, profile", failed)
         print(self.profile_text(), flush=True)
         self.save()
 
@@ -170,9 +185,8 @@ class Bench:
     def kernels(self, python, products):
         self.results["kernels"], self.rows, missing = gpu_kernels.bench(
             gpu_kernels.Programs(self.args.build, self.args.shrink, self.env), self.clock.left, python, products)
-        for line in missing:
-            self.missing.append(line)
-            print(f"not measured: {line}", flush=True)
+        for what, failed in missing:
+            self.miss(what, failed)
         print(gpu_kernels.table(self.rows), flush=True)
         self.save()
 
@@ -221,14 +235,12 @@ def measure(bench, args):
             if again > 0:
                 continue
             bench.profile()
-            peer = bench.results["torch"] = torch_version(args.python)
+            peer = bench.torch(args.python)
             bench.kernels(args.python if peer else None, products)
-            if peer is None:
-                print(f"not measured: PyTorch, '{args.python}' has none that sees the GPU", flush=True)
-        for _ in range(args.rounds if peer else 0):
-            bench.train("torch", lambda shape, tokens, left: torch(args.python, shape, tokens, left))
         chosen = {**bench.env, "DSRUN_CUDA_PRODUCTS": products}
         bench.train("measured products", lambda shape, tokens, left: dsrun(args, shape, tokens, left, chosen))
+        for _ in range(args.rounds if peer else 0):
+            bench.train("torch", lambda shape, tokens, left: torch(args.python, shape, tokens, left))
         bench.verdict()
 
 

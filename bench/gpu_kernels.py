@@ -18,7 +18,7 @@ ATTENTION = [["attention d64 1k", 64, 1024, 12, 12, 64],
 
 
 def lines(text):
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
 
 
 class Programs:
@@ -30,13 +30,20 @@ class Programs:
         self.words, self.env = [build + "/gpu/bench_kernels", libexec + "/dsrun-cuda.so"], env
         self.shrink = [str(shrink)] if shrink > 1 else []
 
-    def run(self, what, limit_s, **env):
-        """By name: samples, median, and amount a second in units of 1e12."""
-        ran = lines(run([*self.words, what, *self.shrink], {**self.env, **env}, limit_s))
-        for kernel in ran:
+    def run(self, found, what, limit_s, **env):
+        """Into `found` by name: samples, median, and amount a second in units of 1e12; what there is, at a failure."""
+        failed, said = None, ""
+        try:
+            said = run([*self.words, what, *self.shrink], {**self.env, **env}, limit_s)
+        except Failed as failure:
+            failed, said = failure, failure.output
+        for kernel in lines(said):
             kernel["median_us"] = statistics.median(kernel["us"])
             kernel["tera"] = kernel.get("bytes", kernel.get("flops")) / kernel["median_us"] / 1e6
-        return {kernel["what"]: kernel for kernel in ran}
+            found[kernel["what"]] = kernel
+        if failed:
+            raise failed
+        return found
 
 
 def beside_copy(found):
@@ -57,37 +64,45 @@ def beside_best(found, best):
     return rows
 
 
-def memory(programs, left):
-    found = programs.run("memory", left())
-    return found, beside_copy(found)
+def memory(found, programs, left):
+    return beside_copy(programs.run(found, "memory", left()))
 
 
-def products(programs, left, kept):
+def products(found, programs, left, kept):
     """The choices that were measured stay in the file `kept`."""
-    found = programs.run("products", left())
-    return found, beside_best(found, programs.run("products", left(), DSRUN_CUDA_PRODUCTS=kept))
+    programs.run(found, "products", left())
+    return beside_best(found, programs.run({}, "products", left(), DSRUN_CUDA_PRODUCTS=kept))
 
 
-def fp8(programs, left, kept):
+def fp8(found, programs, left, kept):
     """Casts as what moves memory, products as products are."""
-    found = programs.run("fp8", left())
-    best = programs.run("fp8", left(), DSRUN_CUDA_PRODUCTS=kept)
+    programs.run(found, "fp8", left())
+    best = programs.run({}, "fp8", left(), DSRUN_CUDA_PRODUCTS=kept)
     casts = [row for row in beside_copy(found) if row[0] != "copy"]
-    return found, casts + beside_best(found, best)
+    return casts + beside_best(found, best)
 
 
-def attention(programs, left, python):
+def torchs_attention(python, limit_s, missing):
+    """What PyTorch's backends take; what it could not is no reason to have nothing of ours."""
+    try:
+        return lines(run([python, HERE + "/peers/torch_attention.py", json.dumps(ATTENTION)], None, limit_s))
+    except Failed as failed:
+        missing.append(("attention of PyTorch", failed))
+        return lines(failed.output)
+
+
+def attention(found, programs, left, python, missing):
     """By cuDNN where it can be used, and by our own kernels.  The share is that of the fastest of PyTorch's
     backends and cuDNN; where there is neither, there is none."""
-    found, rows, peers = {}, [], []
+    rows = []
     for way in ("cudnn", "own"):
         try:
-            found[way] = programs.run("attention", left(), DSRUN_CUDA_ATTENTION=way)
+            programs.run(found.setdefault(way, {}), "attention", left(), DSRUN_CUDA_ATTENTION=way)
         except Failed as failed:
             if way == "own" or not any(words in str(failed) for words in ("cannot be used", "for this GPU")):
                 raise
-    if python is not None:
-        peers = lines(run([python, HERE + "/peers/torch_attention.py", json.dumps(ATTENTION)], None, left()))
+            del found[way]
+    peers = torchs_attention(python, left(), missing) if python is not None else []
     for name, *_ in ATTENTION:
         for suffix, key in (("", "us"), (" backward", "backward_us")):
             best = [p[key] for p in peers if p["what"] == name]
@@ -99,21 +114,22 @@ def attention(programs, left, python):
                 ours["peers"] = {p["backend"]: p[key] for p in peers if p["what"] == name}
                 rows.append((f"{name}{suffix}, {way}", ours["median_us"], f"{ours['tera']:.0f} TFLOP/s",
                              min(best) / ours["median_us"] if best else None, goal))
-    return found, rows
+    return rows
 
 
 def bench(programs, left, python, kept):
-    """What was measured, rows of the table, and what was not and why."""
+    """What was measured, rows of the table, and what was not: (what, the exception that says why)."""
     results, rows, missing = {}, [], []
-    for name, part in (("memory", lambda: memory(programs, left)), ("products", lambda: products(programs, left, kept)),
-                       ("fp8", lambda: fp8(programs, left, kept)),
-                       ("attention", lambda: attention(programs, left, python))):
+    for name, part in (("memory", lambda found: memory(found, programs, left)),
+                       ("products", lambda found: products(found, programs, left, kept)),
+                       ("fp8", lambda found: fp8(found, programs, left, kept)),
+                       ("attention", lambda found: attention(found, programs, left, python, missing))):
+        results[name] = {}
         try:
-            results[name], more = part()
-            rows += more
+            rows += part(results[name])
         except (Failed, KeyError, ValueError) as failed:
-            missing.append(f"{name}: {failed!r}")
-    return results, rows, missing
+            missing.append((name, failed))
+    return {name: found for name, found in results.items() if found}, rows, missing
 
 
 def table(rows):

@@ -223,33 +223,36 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
     return device;
 }
 
-/* main() of the stand-in for Criterion, in a thread whose stack lies in the heap. */
-int on_device_tests(int argc, char **argv);
-
-static void *on_device_run(void *arg)
+/* A test of the stand-in for Criterion, in a thread whose stack lies in the heap. */
+static inline int on_device_start(pthread_t *thread, void *(*run)(void *arg), void *arg)
 {
-    char name[] = "tests", *argv[] = {name, NULL};
+    static void *stack; /* one test after the other */
+    pthread_attr_t attributes;
+    int rc;
 
-    *(int *)arg = on_device_tests(1, argv);
-    return NULL;
+    if (stack == NULL && posix_memalign(&stack, 4096, ON_DEVICE_STACK) != 0)
+        return ENOMEM;
+    if ((rc = pthread_attr_init(&attributes)) != 0)
+        return rc;
+    rc = pthread_attr_setstack(&attributes, stack, ON_DEVICE_STACK);
+    if (rc == 0)
+        rc = pthread_create(thread, &attributes, run, arg);
+    (void)pthread_attr_destroy(&attributes);
+    return rc;
 }
+#define mini_start on_device_start
+
+int on_device_tests(int argc, char **argv);
 
 int main(void)
 {
-    pthread_attr_t attributes;
-    pthread_t thread;
-    void *stack = NULL;
-    int rc = 1;
+    char name[] = "tests", *argv[] = {name, NULL};
 
-    if (on_device_make_heap() != 0 || posix_memalign(&stack, 4096, ON_DEVICE_STACK) != 0 ||
-        pthread_attr_init(&attributes) != 0 ||
-        pthread_attr_setstack(&attributes, stack, ON_DEVICE_STACK) != 0 ||
-        pthread_create(&thread, &attributes, on_device_run, &rc) != 0) {
+    if (on_device_make_heap() != 0) {
         fprintf(stderr, "no heap of %d bytes\n", ON_DEVICE_HEAP);
         return 1;
     }
-    (void)pthread_join(thread, NULL);
-    return rc;
+    return on_device_tests(1, argv);
 }
 
 #define main on_device_tests

@@ -162,6 +162,24 @@ static inline double relative_l2(const struct nums *x, const double *want)
     return norm > 0.0 ? sqrt(error / norm) : sqrt(error);
 }
 
+/* Where it is worst, and how much of it is no number: what to look for in a kernel. */
+static inline void describe(const struct nums *x, const double *want, double limit, char *text,
+                            size_t cap)
+{
+    size_t worst = 0, far = 0, nan = 0;
+
+    for (size_t i = 0; i < x->n; i++) {
+        double off = fabs(nums_get(x, i) - want[i]), most = fabs(nums_get(x, worst) - want[worst]);
+
+        nan += isnan(nums_get(x, i)) != 0;
+        far += !(off <= limit * (1.0 + fabs(want[i])));
+        if (!isnan(most) && !(off <= most))
+            worst = i;
+    }
+    (void)snprintf(text, cap, "element %zu of %zu is %g, not %g; %zu are far off, %zu NaN", worst,
+                   x->n, nums_get(x, worst), want[worst], far, nan);
+}
+
 static inline void fill_outs(const struct trial *t, struct nums *out, void **data)
 {
     for (size_t i = 0; i < t->outs; i++) {
@@ -179,9 +197,12 @@ static inline void compare(const struct trial *t, const struct nums *out, const 
         bool low = t->low || out[i].type != DS_F32;
         double limit = low ? (t->bf16 > 0.0 ? t->bf16 : 1e-2) : (t->f32 > 0.0 ? t->f32 : 1e-5);
         double error = relative_l2(&out[i], t->out[i].want);
+        char text[192] = "";
 
-        cr_assert(error <= limit, "%s: output %zu, isa %s, %u threads: error %g over %g", t->what,
-                  i, isa, threads, error, limit);
+        if (!(error <= limit))
+            describe(&out[i], t->out[i].want, limit, text, sizeof(text));
+        cr_expect(error <= limit, "%s: output %zu, isa %s, %u threads: error %g over %g: %s",
+                  t->what, i, isa, threads, error, limit, text);
     }
 }
 
@@ -204,14 +225,15 @@ static inline bool try_isa(const struct trial *t, const char *isa)
             return false;
         fill_outs(t, out, data);
         rc = t->run(t->ctx, data, ds_device_stream(device), &err);
-        cr_assert(rc == 0, "%s: %s", t->what, ds_error_text(&err, rc));
-        compare(t, out, isa, threads);
+        cr_expect(rc == 0, "%s: %s", t->what, ds_error_text(&err, rc));
+        if (rc == 0)
+            compare(t, out, isa, threads);
         for (size_t i = 0; i < t->outs; i++) {
             if (threads == 1) {
                 first[i] = out[i];
                 continue;
             }
-            cr_assert(t->bits_vary || memcmp(first[i].data, out[i].data,
+            cr_expect(t->bits_vary || memcmp(first[i].data, out[i].data,
                                              out[i].n * ds_dtype_bytes(out[i].type)) == 0,
                       "%s: output %zu, isa %s: other bits with %u threads", t->what, i, isa,
                       threads);

@@ -4,20 +4,24 @@
  * criterion.h - the part of Criterion that the tests of threaded rooms use, in one process.
  *
  * Criterion does not start under ThreadSanitizer.  With -Itests/support/mini in front, the same test
- * sources compile against this header: tests run one after the other in main(), a failed assertion
- * ends the program with 1, and the sanitizer's verdict is the program's own exit status.
+ * sources compile against this header: tests run one after the other, each in a thread of its own.  A
+ * failed assertion ends the thread, a failed expectation does not, and the program ends with 1 when
+ * all tests were run; in another process or thread than the test's both end the program.  The
+ * sanitizer's verdict is the program's own exit status.
  */
 #ifndef DS_TESTS_MINI_CRITERION_H
 #define DS_TESTS_MINI_CRITERION_H
 #pragma GCC system_header
 
 #include <math.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct
     mini_options { /* what may stand behind the name in Test(); all but .init and .fini is ignored */
@@ -60,15 +64,30 @@ static struct mini_test *mini_tests;
     }                                                                                              \
     static void suite_##_##name_##_body(void)
 
-#define cr_assert(cond_, ...)                                                                      \
+static pthread_t mini_thread; /* of the test that runs */
+static pid_t mini_pid;
+static unsigned mini_failures; /* of that test */
+
+static inline void mini_fail(bool go_on)
+{
+    if (getpid() != mini_pid || !pthread_equal(pthread_self(), mini_thread))
+        exit(1);
+    mini_failures++;
+    if (!go_on)
+        pthread_exit(NULL);
+}
+
+#define mini_check(go_on_, cond_, ...)                                                             \
     do {                                                                                           \
         if (!(cond_)) {                                                                            \
             fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond_);                            \
             fprintf(stderr, "" __VA_ARGS__);                                                       \
             fprintf(stderr, "\n");                                                                 \
-            exit(1);                                                                               \
+            mini_fail(go_on_);                                                                     \
         }                                                                                          \
     } while (0)
+#define cr_assert(cond_, ...)         mini_check(false, cond_, __VA_ARGS__)
+#define cr_expect(cond_, ...)         mini_check(true, cond_, __VA_ARGS__)
 #define cr_assert_eq(a_, b_, ...)     cr_assert((a_) == (b_), __VA_ARGS__)
 #define cr_assert_neq(a_, b_, ...)    cr_assert((a_) != (b_), __VA_ARGS__)
 #define cr_assert_lt(a_, b_, ...)     cr_assert((a_) < (b_), __VA_ARGS__)
@@ -83,11 +102,10 @@ static struct mini_test *mini_tests;
     cr_assert(memcmp((a_), (b_), (bytes_)) == 0, __VA_ARGS__)
 #define cr_assert_float_eq(a_, b_, eps_, ...)                                                      \
     cr_assert(fabs((double)(a_) - (double)(b_)) <= (eps_), __VA_ARGS__)
-#define cr_assert_fail(...) cr_assert(!"reached", __VA_ARGS__)
-#define cr_expect           cr_assert
-#define cr_expect_eq        cr_assert_eq
-#define cr_expect_str_eq    cr_assert_str_eq
-#define cr_log_info(...)    ((void)fprintf(stderr, "" __VA_ARGS__), (void)fputc('\n', stderr))
+#define cr_assert_fail(...)           cr_assert(!"reached", __VA_ARGS__)
+#define cr_expect_eq(a_, b_, ...)     cr_expect((a_) == (b_), __VA_ARGS__)
+#define cr_expect_str_eq(a_, b_, ...) cr_expect(strcmp((a_), (b_)) == 0, __VA_ARGS__)
+#define cr_log_info(...)              ((void)fprintf(stderr, "" __VA_ARGS__), (void)fputc('\n', stderr))
 
 static inline void mini_call(void (*fn)(void))
 {
@@ -95,12 +113,17 @@ static inline void mini_call(void (*fn)(void))
         fn();
 }
 
-static inline bool mini_run(const struct mini_test *test)
+static inline bool mini_is_run(const struct mini_test *test)
 {
+    return !test->options.disabled && !test->options.signal && !test->options.exit_code;
+}
+
+static inline void *mini_body(void *arg)
+{
+    const struct mini_test *test = arg;
     const struct mini_suite *suite = mini_suites;
 
-    if (test->options.disabled || test->options.signal || test->options.exit_code)
-        return false;
+    mini_thread = pthread_self();
     while (suite != NULL && strcmp(suite->name, test->suite) != 0)
         suite = suite->next;
     mini_call(suite != NULL ? suite->options.init : NULL);
@@ -108,24 +131,44 @@ static inline bool mini_run(const struct mini_test *test)
     test->body();
     mini_call(test->options.fini);
     mini_call(suite != NULL ? suite->options.fini : NULL);
-    return true;
+    return NULL;
+}
+
+/* Who needs another stack for the tests has a function of his own. */
+#ifndef mini_start
+#define mini_start(thread_, run_, arg_) pthread_create(thread_, NULL, run_, arg_)
+#endif
+
+/* Did it pass? */
+static inline bool mini_run(struct mini_test *test)
+{
+    pthread_t thread;
+
+    mini_failures = 0;
+    if (mini_start(&thread, mini_body, test) != 0 || pthread_join(thread, NULL) != 0)
+        return false;
+    return mini_failures == 0;
 }
 
 /* --tap=FILE, as tests/run gives it: the results go there. */
 int main(int argc, char **argv)
 {
-    unsigned count = 0;
+    unsigned count = 0, failed = 0;
 
+    mini_pid = getpid();
     if (argc > 1 && strncmp(argv[1], "--tap=", 6) == 0 &&
         freopen(argv[1] + 6, "we", stdout) == NULL)
         return 1;
     for (struct mini_test *test = mini_tests; test; test = test->next)
-        if (mini_run(test)) {
-            printf("ok - %s::%s\n", test->suite, test->name);
+        if (mini_is_run(test)) {
+            bool passed = mini_run(test);
+
+            printf("%s - %s::%s\n", passed ? "ok" : "not ok", test->suite, test->name);
             fflush(stdout); /* not once more by a child that the next one forks */
             count++;
+            failed += !passed;
         }
-    return count == 0;
+    return count == 0 || failed > 0;
 }
 
 #endif

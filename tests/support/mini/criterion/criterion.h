@@ -4,10 +4,12 @@
  * criterion.h - the part of Criterion that the tests of threaded rooms use, in one process.
  *
  * Criterion does not start under ThreadSanitizer.  With -Itests/support/mini in front, the same test
- * sources compile against this header: tests run one after the other, each in a thread of its own.  A
- * failed assertion ends the thread, a failed expectation does not, and the program ends with 1 when
- * all tests were run; in another process or thread than the test's both end the program.  The
- * sanitizer's verdict is the program's own exit status.
+ * sources compile against this header: tests run one after the other in main(), a failed assertion
+ * ends the program with 1, and the sanitizer's verdict is the program's own exit status.
+ *
+ * Who defines mini_start(), which starts a thread (tests/gpu/on_device.h), has each test in one: a
+ * failed assertion ends that, and all tests are run.  Not under ThreadSanitizer, where what a
+ * process with several threads forks may start none.
  */
 #ifndef DS_TESTS_MINI_CRITERION_H
 #define DS_TESTS_MINI_CRITERION_H
@@ -73,8 +75,13 @@ static inline void mini_fail(bool go_on)
     if (getpid() != mini_pid || !pthread_equal(pthread_self(), mini_thread))
         exit(1);
     mini_failures++;
-    if (!go_on)
-        pthread_exit(NULL);
+    if (go_on)
+        return;
+#ifdef mini_start
+    pthread_exit(NULL);
+#else
+    exit(1);
+#endif
 }
 
 #define mini_check(go_on_, cond_, ...)                                                             \
@@ -134,19 +141,18 @@ static inline void *mini_body(void *arg)
     return NULL;
 }
 
-/* Who needs another stack for the tests has a function of his own. */
-#ifndef mini_start
-#define mini_start(thread_, run_, arg_) pthread_create(thread_, NULL, run_, arg_)
-#endif
-
 /* Did it pass? */
 static inline bool mini_run(struct mini_test *test)
 {
+    mini_failures = 0;
+#ifdef mini_start
     pthread_t thread;
 
-    mini_failures = 0;
     if (mini_start(&thread, mini_body, test) != 0 || pthread_join(thread, NULL) != 0)
         return false;
+#else
+    mini_body(test);
+#endif
     return mini_failures == 0;
 }
 

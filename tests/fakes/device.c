@@ -3,6 +3,8 @@
  *
  * device.c - which devices the fake runtime has, and its errors in words; see fake.h.
  */
+#include <stdatomic.h>
+
 #include "tests/fakes/fake.h"
 
 cudaError_t cudaDriverGetVersion(int *version)
@@ -26,11 +28,11 @@ cudaError_t cudaGetDeviceCount(int *count)
     return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
-static int current;
+static atomic_int current; /* of the process; CUDA has one for each thread */
 
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = current;
+    *device = atomic_load(&current);
     return cudaSuccess;
 }
 
@@ -39,7 +41,7 @@ cudaError_t cudaSetDevice(int device)
     FAKE_FAULT();
     if (device < 0 || device >= (int)fake_number("FAKE_CUDA_DEVICES", 1))
         return cudaErrorInvalidDevice;
-    current = device;
+    atomic_store(&current, device);
     return cudaSuccess;
 }
 

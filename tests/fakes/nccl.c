@@ -60,7 +60,7 @@ struct ds_nccl_comm_opaque {
 };
 
 /* Arenas that some communicator knows. */
-static unsigned listed;
+static atomic_uint listed;
 
 /* Nobody has a header for them: the plug-in looks them up by name. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -345,7 +345,8 @@ int ncclMemAlloc(void **memory, size_t bytes)
 int ncclMemFree(void *memory)
 {
     if (listed != 0) { /* NCCL would read and write what is gone */
-        fprintf(stderr, "fake NCCL: memory is freed that %u communicators know\n", listed);
+        fprintf(stderr, "fake NCCL: memory is freed that %u communicators know\n",
+                atomic_load(&listed));
         abort();
     }
     return cudaFree(memory) == cudaSuccess ? DS_NCCL_OK : 1;

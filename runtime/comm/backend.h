@@ -64,7 +64,7 @@ struct ds_comm {
     struct ds_comm *parent; /* of a group: what it was split from, and as what */
     struct ds_comm_group group;
     struct ds_comm *idle[DS_COMM_MAX_GROUPS]; /* groups that were closed; or NULL */
-    uint64_t wait_ns, sent_bytes, lent_bytes; /* counted by the backend */
+    uint64_t wait_ns, sent_bytes, lent_bytes; /* counted by the backend, of all users of a group */
     struct ds_comm_stats stats[DS_COMM_OP_COUNT];
 };
 

@@ -292,7 +292,6 @@ static struct ds_comm *take_idle(struct ds_comm *comm, const struct ds_comm_grou
             continue;
         comm->idle[i] = NULL;
         idle->stream = NULL;
-        idle->wait_ns = idle->sent_bytes = idle->lent_bytes = 0;
         memset(idle->stats, 0, sizeof(idle->stats));
         return idle;
     }

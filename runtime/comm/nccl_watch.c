@@ -53,12 +53,16 @@ static void *end_one(void *arg)
 static void end_all(const struct ds__nccl_root *root)
 {
     struct ending ending[DS_NCCL_COMMS];
+    sigset_t all, before;
 
+    (void)sigfillset(&all); /* signals are the main thread's, which may be here */
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     for (unsigned i = 0; i < root->comms; i++) {
         ending[i] = (struct ending){.root = root, .comm = root->comm[i]};
         ending[i].begun = i + 1 < root->comms &&
                           pthread_create(&ending[i].thread, NULL, end_one, &ending[i]) == 0;
     }
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     for (unsigned i = root->comms; i-- > 0;)
         if (!ending[i].begun)
             (void)end_one(&ending[i]);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "tests/comm/ranks.h"
 
 enum { ELEMS = 12 * 1001, ROUNDS = 50, AGAIN = 10 };
@@ -65,13 +66,15 @@ static int rank_hybrid(const struct ranks *setup, unsigned rank, struct ds_comm 
     const size_t shard = ELEMS / mesh->inside, mine = (rank % mesh->inside) * shard;
     struct ds_comm *inside = NULL, *across = NULL;
     float *buf = ds_comm_arena(comm);
+    struct ds_comm_stats stats;
+    uint64_t split_ns = 0;
     struct ds_error err = {0};
 
     for (unsigned round = 0; round < ROUNDS; round++) {
         double flag = rank;
-        struct ds_comm_stats stats;
 
         if (round % AGAIN == 0) { /* more often than there may be groups */
+            split_ns = ds_clock_mono_ns();
             ds_comm_close(inside);
             ds_comm_close(across);
             EXPECT_OK(ds_comm_split(comm, &in_group, &inside, &err), &err);
@@ -92,6 +95,9 @@ static int rank_hybrid(const struct ranks *setup, unsigned rank, struct ds_comm 
             EXPECT(same(buf[i], nested(mesh, 0, mesh->world / mesh->inside, i + round)));
         EXPECT_OK(ds_comm_all_reduce_f64(comm, &flag, 1, &err), &err);
         EXPECT(flag == (double)(mesh->world * (mesh->world - 1)) / 2);
+        ds_comm_stats(inside, &stats); /* of this user of the group alone */
+        EXPECT(stats.wait_ns <= ds_clock_mono_ns() - split_ns);
+        EXPECT(stats.work_ns <= ds_clock_mono_ns() - split_ns);
     }
     ds_comm_close(inside);
     ds_comm_close(across);

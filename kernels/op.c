@@ -71,6 +71,8 @@ static const char *check_fp8(const struct ds_matmul_args *a)
         return "the gradient of a bias from codes";
     if (a->fp8.a_scale == NULL || a->fp8.b_scale == NULL)
         return "a pointer is missing";
+    if (unaligned(a->fp8.a_scale) || unaligned(a->fp8.b_scale))
+        return "scales that are not aligned";
     return unaligned(a->a) || unaligned(a->b) ? "codes that are not aligned" : NULL;
 }
 

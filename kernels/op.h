@@ -92,8 +92,9 @@ enum ds_op {
  *
  * Of in_type U8 A and B are codes of FP8 as ds_fp8_cast() makes them, and their product is
  * multiplied by both scales before anything is added.  Both have k last, [m,k] and [n,k], as matrix
- * units want them, and are dense; m, n and k are multiples of DS_FP8_UNIT; D is of BF16, as the
- * bias then is, or of F32 without one. */
+ * units want them, and are dense; m, n and k are multiples of DS_FP8_UNIT, to which codes
+ * and scales are aligned (cuBLASLt refuses a scale that is not); D is of BF16, as the bias then is,
+ * or of F32 without one. */
 enum ds_epilogue { DS_EPILOGUE_NONE, DS_EPILOGUE_GELU, DS_EPILOGUE_GELU_BWD };
 struct ds_fp8_operands {
     enum ds_fp8 a_type, b_type; /* not both E5M2 */

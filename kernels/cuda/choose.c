@@ -4,7 +4,11 @@
  * choose.c - which of cuBLASLt's algorithms a product has; the contract is in product.h.
  *
  * An epilogue that the library proposes nothing for is an operation of its own after the product.
- * So is, where products are measured, one that takes longer than the two.
+ * So is, where products are measured for a file, one that takes longer than the two.
+ *
+ * Without a file the choice must not show: a proposal counts only if it leaves the bits of the first
+ * one, which are compared over all of a result.  Results are large there, or two ways could seem
+ * alike by chance, and not mostly zeros, of which any order of a sum makes the same.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -13,6 +17,7 @@
 #include <unistd.h>
 
 #include "kernels/cuda/choices.h"
+#include "kernels/cuda/digest.h"
 #include "kernels/cuda/product.h"
 #include "kernels/epilogue.h"
 
@@ -30,7 +35,19 @@ struct choice {
     struct ds_cuda_stream *stream;
     struct ds_blaslt_result result[PROPOSALS];
     int found, best; /* `found`: apart */
+    bool alike;      /* only what leaves the bits of the first one */
+    bool known;      /* what that is */
+    struct ds_cuda_digest first;
 };
+
+/* Is the fastest of the alike looked for? */
+static bool wants_alike(const struct ds_cuda_matmul *w, const struct ds_product *p,
+                        const struct ds_cuda_stream *stream)
+{
+    return w->args.choices == NULL && w->args.alike_from > 0 &&
+           p->key.m * p->key.n >= w->args.alike_from &&
+           stream->scratch_bytes >= DS_DIGEST_PARTS * sizeof(struct ds_cuda_digest);
+}
 
 static int propose(struct choice *c)
 {
@@ -61,7 +78,7 @@ static int propose(struct choice *c)
         s = lt->MatmulAlgoGetHeuristic(
             c->w->handle, p->desc, p->layout[DS_MATRIX_B], p->layout[DS_MATRIX_A],
             p->layout[DS_MATRIX_C], p->layout[DS_MATRIX_D], pref,
-            c->w->args.choices != NULL ? PROPOSALS : 1, c->result, &c->found);
+            c->w->args.choices != NULL || c->alike ? PROPOSALS : 1, c->result, &c->found);
         if (s != 0 && s != DS_BLASLT_ALLOC_FAILED && c->plain != NULL)
             s = c->found = 0; /* has not this epilogue, whatever it calls that */
     }
@@ -84,15 +101,57 @@ static int once(const struct choice *c, int i)
     return s != 0 ? s : ds__epilogue_apply(&c->args, &c->stream->base, NULL);
 }
 
-/* How long one way takes, in milliseconds; negative when it does not run. */
-static int measure_one(const struct choice *c, int i, void *const event[2], float *ms)
+/* What the way that ran last has left, D and GELU's argument.  The workspace is free by then. */
+static int digest(const struct choice *c, struct ds_cuda_digest *out)
+{
+    struct ds_cuda_digest part[DS_DIGEST_PARTS];
+    const struct ds_matmul_args *a = &c->args;
+    const void *const left[] = {a->d, a->epilogue == DS_EPILOGUE_GELU ? a->gelu_x : NULL};
+    int rc = 0;
+
+    *out = (struct ds_cuda_digest){0};
+    for (size_t i = 0; rc == 0 && i < 2 && left[i] != NULL; i++) {
+        rc = ds__cuda_digest(left[i], a->m, a->n, i == 0 ? a->ldd : a->n, a->out_type,
+                             c->stream->scratch, &c->stream->base);
+        if (rc == 0)
+            rc = c->w->args.timer.read(part, c->stream->scratch, sizeof(part), c->stream->stream);
+        for (size_t k = 0; rc == 0 && k < DS_DIGEST_PARTS; k++) {
+            out->sum = out->sum * (i + 1) + part[k].sum;
+            out->zeros += part[k].zeros;
+        }
+    }
+    return rc;
+}
+
+/* Has the way that ran last left what the first one did?  Of a result that is mostly zeros that
+ * cannot be told. */
+static int compare(struct choice *c, bool *same)
+{
+    struct ds_cuda_digest mine;
+    int rc = digest(c, &mine);
+
+    if (rc == 0 && !c->known) {
+        c->known = true;
+        c->first = mine;
+    }
+    *same = rc == 0 && mine.sum == c->first.sum && mine.zeros <= c->args.m * c->args.n / 2;
+    return rc;
+}
+
+/* How long one way takes, in milliseconds; negative when it does not run, or is not to be taken. */
+static int measure_one(struct choice *c, int i, void *const event[2], float *ms)
 {
     const struct ds_cuda_timer *t = &c->w->args.timer;
-    int s = once(c, i), rc; /* once without the clock */
+    bool same = true;
+    int s = once(c, i), rc = 0; /* once without the clock */
 
     *ms = -1.0f;
     if (s != 0)
         return 0; /* the next one may */
+    if (c->alike)
+        rc = compare(c, &same);
+    if (rc != 0 || !same)
+        return rc;
     rc = t->record(event[0], c->stream->stream);
     for (int round = 0; s == 0 && round < ROUNDS; round++)
         s = once(c, i);
@@ -110,7 +169,7 @@ static int measure_all(struct choice *c)
 {
     const struct ds_cuda_timer *t = &c->w->args.timer;
     void *event[2] = {NULL, NULL};
-    int ways = c->found + (c->plain != NULL), rc = t->create(&event[0]);
+    int ways = c->found + (c->plain != NULL && !c->alike), rc = t->create(&event[0]);
     float fastest = -1.0f, ms;
 
     if (rc == 0)
@@ -146,6 +205,8 @@ static int measure(struct choice *c, struct ds_error *err)
 
     if ((key->add && args.c == args.d) || dbias) {
         rc = c->w->args.timer.alloc((void **)&other, behind + key->n * sizeof(float));
+        if (rc != 0 && c->alike)
+            return 0; /* the first one does, which is alike */
         if (rc != 0)
             return ds_fail(err, ENOMEM, "%zu bytes to measure a matrix product in: CUDA error %d",
                            bytes, rc);
@@ -174,7 +235,7 @@ static int choose(struct choice *c, struct ds_error *err)
         c->best = c->result[i].status == 0 ? i : c->best;
     if (c->best < 0)
         return ds_fail(err, ENOTSUP, "cuBLASLt has no algorithm for this matrix product");
-    if (c->w->args.choices != NULL && c->found > (c->plain == NULL))
+    if (c->alike ? c->found > 1 : c->w->args.choices != NULL && c->found > (c->plain == NULL))
         rc = measure(c, err);
     c->p->apart = c->best == c->found;
     if (c->p->apart)
@@ -269,7 +330,12 @@ int ds__product_choose(const struct ds_cuda_matmul *w, struct ds_product *p,
                        const struct ds_product *plain, const struct ds_matmul_args *args,
                        struct ds_cuda_stream *stream, struct ds_error *err)
 {
-    struct choice c = {.w = w, .p = p, .plain = plain, .args = *args, .stream = stream};
+    struct choice c = {.w = w,
+                       .p = p,
+                       .plain = plain,
+                       .args = *args,
+                       .stream = stream,
+                       .alike = wants_alike(w, p, stream)};
 
     return w->args.choices != NULL ? choose_once(&c, err) : choose(&c, err);
 }

@@ -232,8 +232,12 @@ static int make_stream(struct cuda_device *cuda, unsigned queue, struct ds_error
  * (karpathy/llm.c, pull request 338); with DSRUN_CUDA_PRODUCTS it is measured. */
 enum { EPILOGUES_FROM = 9 };
 
-/* The library's first proposal for each shape, or the fastest where DSRUN_CUDA_PRODUCTS names a
- * file that remembers it: measured anew it would be another one, and with it the last bits. */
+/* Results of so many elements take long enough to be worth a choice, and are enough to compare. */
+enum { ALIKE_FROM = 1 << 20 };
+
+/* The fastest of the proposals that give the bits of the first, for large shapes, or of all where
+ * DSRUN_CUDA_PRODUCTS names a file that remembers it: measured anew it would be another one, and
+ * with it the last bits. */
 static int open_products(struct cuda_device *cuda, struct ds_error *err)
 {
     const char *file = getenv("DSRUN_CUDA_PRODUCTS");
@@ -241,6 +245,7 @@ static int open_products(struct cuda_device *cuda, struct ds_error *err)
         .blaslt = &cuda->blaslt,
         .timer = ds__cuda_timer,
         .choices = file != NULL && file[0] != '\0' ? file : NULL,
+        .alike_from = ALIKE_FROM,
         .device = cuda->kind,
         .epilogues = cuda->major >= EPILOGUES_FROM,
     };

@@ -311,7 +311,8 @@ int ds__cuda_matmul_open(struct ds_cuda_matmul **out, const struct ds_cuda_matmu
     int s;
 
     *out = NULL;
-    if (args->choices != NULL && (args->timer.create == NULL || args->device == NULL))
+    if ((args->choices != NULL || args->alike_from > 0) &&
+        (args->timer.create == NULL || args->device == NULL))
         return ds_fail(err, EINVAL, "matrix products to be measured without a clock");
     w = calloc(1, sizeof(*w));
     if (w == NULL)

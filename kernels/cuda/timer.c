@@ -69,10 +69,21 @@ static int release(void *memory)
     return told("cudaFree", began, cudaFree(memory));
 }
 
+static int read_back(void *to, const void *from, size_t bytes, void *stream)
+{
+    uint64_t began = ds_clock_mono_ns();
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream);
+
+    if (error == cudaSuccess)
+        error = cudaStreamSynchronize(stream);
+    return told("cudaStreamSynchronize", began, error);
+}
+
 const struct ds_cuda_timer ds__cuda_timer = {.create = create,
                                              .record = record,
                                              .wait = wait,
                                              .elapsed = elapsed,
                                              .destroy = destroy,
                                              .alloc = alloc,
-                                             .free = release};
+                                             .free = release,
+                                             .read = read_back};

@@ -12,7 +12,7 @@
  * operands with the inner dimension last, so what lies the other way is turned while it is cast.
  * Sums of gradients are in F32 as far as a device has that; forward it may take its faster ones.
  *
- * Buffer   DS_MODEL_FP8_SCALES bytes for scales; forward x and W; backward dy, dy turned, and x
+ * Buffer   DS_MODEL_FP8_SCALES bytes for scales, DS_FP8_UNIT each; forward x and W; backward dy, dy turned, and x
  *          turned or W.  ds_model_fp8_bytes() is the sum.
  * Source   Micikevicius et al., "FP8 Formats for Deep Learning", 2022
  * Tests    tests/engine/test_fp8.c
@@ -23,7 +23,7 @@ enum operand { ROWS, WEIGHTS, GRADIENTS }; /* each with a scale */
 
 static float *scale_of(const struct ds_linear *linear, enum operand operand)
 {
-    return (float *)(void *)linear->codes + operand;
+    return (float *)(void *)((uint8_t *)linear->codes + DS_FP8_UNIT * operand);
 }
 
 static uint8_t *place(const struct ds_linear *linear, size_t at)

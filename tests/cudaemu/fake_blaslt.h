@@ -27,6 +27,7 @@ struct fake_blaslt {
     unsigned proposals; /* at most; 0: all */
     unsigned unfit;     /* bits: proposals with a bad status */
     unsigned broken;    /* bits: algorithms that do not run */
+    unsigned strays;    /* bits: algorithms whose results have other last bits */
     unsigned products, ran[FAKE_PROPOSALS];
     unsigned epilogues; /* products with GELU or the gradient of a bias */
     float epilogue_ms;  /* how much longer they take on the clock */

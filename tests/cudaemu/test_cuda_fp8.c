@@ -16,7 +16,7 @@ struct asked {
     _Alignas(16) uint64_t workspace[1024];
     _Alignas(16) uint8_t a[SIDE * SIDE], b[SIDE * SIDE];
     _Alignas(16) float d[SIDE * SIDE + 1];
-    float one;
+    _Alignas(DS_FP8_UNIT) float one;
 };
 
 static struct asked *asked_new(const char *choices)

@@ -4,10 +4,10 @@
  * on_device.h - the tests of tests/kernels/ on a GPU, through the plug-in that workers load.
  *
  * Put before one of their files, as tests/cudaemu/emulated.h is, it opens the plug-in's device in
- * the place of the CPU's.  The tests give memory of the host: all that malloc() hands out, and the
+ * the place of the CPU's.  The tests give memory of the host: what malloc() hands out, and the
  * stack that the tests run on, lie in one heap that is made known to the driver (page-locked and
- * mapped, unless kernels reach all memory of the host), so that kernels reach it on every machine, at the speed of its bus.  A pointer to
- * anything else is refused before the kernel sees it.  Where the driver does not do that the
+ * mapped, unless kernels reach all memory of the host), so that kernels reach it on every machine,
+ * at the speed of its bus.  A pointer to anything else is refused before the kernel sees it.  Where the driver does not do that the
  * program says it and ends with 77.  Every operation is waited for; the demand for equal bits is one
  * from run to run.  DSRUN_TEST_PLUGIN is the plug-in's path.
  */
@@ -17,6 +17,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -33,8 +34,9 @@ enum {
     ON_DEVICE_SKIP = 77,
     ON_DEVICE_ANY_MEMORY = 88, /* of cuda.h's CUdevice_attribute: pageable memory, too */
     ON_DEVICE_SAME_POINTER = 91,
-    ON_DEVICE_MAPPED = 3, /* of CU_MEMHOSTREGISTER_*: for all contexts, in the device's map */
-    ON_DEVICE_HEAP = 512 << 20,
+    ON_DEVICE_MAPPED = 3,       /* of CU_MEMHOSTREGISTER_*: for all contexts, in the device's map */
+    ON_DEVICE_HEAP = 1 << 30,   /* of the tests; libraries have their blocks in it, too, */
+    ON_DEVICE_APART = 32 << 20, /* but for those that are larger than this */
     ON_DEVICE_STACK = 8 << 20,
 };
 
@@ -125,7 +127,8 @@ static inline void on_device_find_heap(void)
         (void)fclose(maps);
 }
 
-/* The heap in one piece that neither grows nor shrinks, and no memory beside it. */
+/* The heap in one piece that neither grows nor shrinks.  cuBLASLt and the driver keep what they load
+ * of the kernels of a product in it: half a GiB was not enough for a few hundred shapes. */
 static inline int on_device_make_heap(void)
 {
     char *volatile most; /* or the compiler leaves the whole call out */
@@ -136,7 +139,11 @@ static inline int on_device_make_heap(void)
     most = malloc(ON_DEVICE_HEAP);
     free(most);
     on_device_find_heap();
-    return on_device_heap.end - on_device_heap.begin < ON_DEVICE_HEAP ? -1 : 0;
+    if (on_device_heap.end - on_device_heap.begin < ON_DEVICE_HEAP)
+        return -1;
+    return mallopt(M_MMAP_MAX, INT_MAX) == 1 && mallopt(M_MMAP_THRESHOLD, ON_DEVICE_APART) == 1
+               ? 0
+               : -1;
 }
 
 /* By the driver, in the context of the device that is open: CUDA's runtime is inside the plug-in. */

@@ -288,7 +288,8 @@ enum added { NOTHING, ITSELF, OTHER };
 struct product {
     struct ds_matmul_args args;
     uint8_t *a, *b;
-    float a_scale, b_scale;
+    _Alignas(DS_FP8_UNIT) float a_scale;
+    _Alignas(DS_FP8_UNIT) float b_scale;
     struct nums c, bias;
     double *want;
 };
@@ -458,7 +459,7 @@ Test(fp8, products_of_what_is_not_finite)
 Test(fp8, what_it_refuses)
 {
     static _Alignas(16) uint8_t codes[4096];
-    static float f[1024], scale;
+    static _Alignas(16) float f[1024], scale;
     const struct ds_fp8_cast_args cast_args = {
         .rows = 16, .cols = 32, .x = f, .codes = codes, .scale = &scale};
     const struct ds_matmul_args args = {.m = 16,
@@ -502,6 +503,8 @@ Test(fp8, what_it_refuses)
     REFUSES(matmul, args, a.bias = f);
     REFUSES(matmul, args, a.fp8.a_scale = NULL);
     REFUSES(matmul, args, a.fp8.b_scale = NULL);
+    REFUSES(matmul, args, a.fp8.a_scale = f + 1);
+    REFUSES(matmul, args, a.fp8.b_scale = f + 2);
     REFUSES(matmul, args, a.d = NULL);
     REFUSES(matmul, args, a.b = codes + 4);
     ds_device_close(device);

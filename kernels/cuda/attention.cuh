@@ -30,7 +30,8 @@ struct attention_shape {
     unsigned batch, seq, heads, kv_heads, size, group;
     size_t ld; /* of a packed row */
     float scale;
-    bool words; /* rows of heads are whole 16-byte words */
+    bool words;        /* rows of heads are whole 16-byte words */
+    unsigned together; /* heads that a grid works on at a time: work_of() */
     struct drop_rule drop;
 };
 
@@ -50,6 +51,61 @@ template <class Args> static inline struct attention_shape attention_shape_of(co
     s.words = a->head_size % PACK == 0 && (uintptr_t)a->qkv % 16 == 0;
     return s;
 }
+
+/* --- the order of blocks -----------------------------------------------------------------------*/
+
+/* What the tiles of a head read again and again is to stay in the L2 cache from one to the next. */
+enum { TOGETHER_BYTES = 16 << 20 };
+
+/* Key/value heads that are worked on at a time: all, or groups of about one size. */
+static inline unsigned kv_heads_together(const struct attention_shape &s, size_t bytes_of_one)
+{
+    unsigned heads = s.batch * s.kv_heads, most = heads, groups;
+
+    if (bytes_of_one * heads > TOGETHER_BYTES)
+        most = (unsigned)(TOGETHER_BYTES / bytes_of_one);
+    if (most == 0)
+        most = 1;
+    groups = (heads + most - 1) / most;
+    return (heads + groups - 1) / groups;
+}
+
+/* Bytes of two rows of each token, keys and values or a query and its gradient of the output. */
+static inline size_t two_of_each(const struct attention_shape &s)
+{
+    return (size_t)s.seq * s.size * 2 * 2;
+}
+
+/* For grids of query heads, which read keys and values; and of key/value heads, which read queries
+ * and gradients of outputs of all heads that share them. */
+static inline unsigned heads_by_keys(const struct attention_shape &s)
+{
+    return kv_heads_together(s, two_of_each(s)) * s.group;
+}
+
+static inline unsigned heads_by_queries(const struct attention_shape &s)
+{
+    return kv_heads_together(s, two_of_each(s) * s.group);
+}
+
+/* A block's head, and which of its tiles: 0 for the one with most work. */
+struct work {
+    unsigned head, turn;
+};
+
+/* Groups of s.together of the grid's heads one after the other; inside a group the longest tiles of
+ * all heads come first. */
+static __device__ __forceinline__ struct work work_of(const struct attention_shape &s,
+                                                      unsigned heads)
+{
+    unsigned tiles = gridDim.x / heads, first = blockIdx.x / (s.together * tiles) * s.together;
+    unsigned here = first + s.together < heads ? s.together : heads - first;
+    unsigned rest = blockIdx.x - first * tiles;
+
+    return {first + rest % here, rest / here};
+}
+
+/* --- where things are --------------------------------------------------------------------------*/
 
 /* Where the first row of a query head, and of keys or values of a key/value head, begins. */
 static __device__ __forceinline__ size_t query_at(const struct attention_shape &s, unsigned b,
@@ -129,18 +185,6 @@ static __device__ __forceinline__ void load_tile(T *tile, const struct attention
     }
 }
 
-/* Two numbers of type T in a word, the first one in its lower half. */
-template <class T> static __device__ __forceinline__ unsigned pair(float low, float high)
-{
-    T x[2];
-    unsigned word;
-
-    narrow(&x[0], low);
-    narrow(&x[1], high);
-    memcpy(&word, x, sizeof(word));
-    return word;
-}
-
 /* The warp's MT * 16 rows of a product, from `row` of the tile on, which is this warp's alone, go
  * through it to the rows of a head from `first` on. */
 template <class T, int D, int MT>
@@ -154,8 +198,8 @@ static __device__ __forceinline__ void store_rows(T *tile, unsigned row,
     for (int m = 0; m < MT; m++) {
         for (int n = 0; n < D / 8; n++) {
             unsigned r = row + m * 16 + lane / 4;
-            unsigned low = pair<T>(c[m][n][0], c[m][n][1]);
-            unsigned high = pair<T>(c[m][n][2], c[m][n][3]);
+            unsigned low = ptx_pair<T>(c[m][n][0], c[m][n][1]);
+            unsigned high = ptx_pair<T>(c[m][n][2], c[m][n][3]);
 
             memcpy(tile + place<D>(r, n) + lane % 4 * 2, &low, sizeof(low));
             memcpy(tile + place<D>(r + 8, n) + lane % 4 * 2, &high, sizeof(high));
@@ -230,10 +274,10 @@ static __device__ __forceinline__ void by_rows(float (&c)[MT][D / 8][4],
 
         DS_UNROLL
         for (int m = 0; m < MT; m++) {
-            a[m][0] = pair<T>(p[m][2 * k][0], p[m][2 * k][1]);
-            a[m][1] = pair<T>(p[m][2 * k][2], p[m][2 * k][3]);
-            a[m][2] = pair<T>(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
-            a[m][3] = pair<T>(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+            a[m][0] = ptx_pair<T>(p[m][2 * k][0], p[m][2 * k][1]);
+            a[m][1] = ptx_pair<T>(p[m][2 * k][2], p[m][2 * k][3]);
+            a[m][2] = ptx_pair<T>(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+            a[m][3] = ptx_pair<T>(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
         }
         DS_UNROLL
         for (int n = 0; n < D / 16; n++) {

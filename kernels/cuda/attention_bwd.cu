@@ -1,33 +1,53 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * attention_bwd.cu - causal attention, backward, on tensor cores.  Not yet run on a GPU.
+ * attention_bwd.cu - causal attention, backward, on tensor cores.
  *
  * Three passes, so that each gradient has one writer and its bits are fixed: the sums of out * dout
  * per query; gradients of queries, a block of queries over tiles of keys; gradients of keys and
  * values, a block of keys over tiles of queries of all heads that share them.  The last one works
  * on transposed scores, so that its products too take their first operand from registers.
  */
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_sm90.cuh"
 #include "kernels/cuda/need.h"
 
-/* Sums of out * dout over a head: dots[b,h,t], a warp each. */
-template <class T>
+/* Sums of out * dout over a head: dots[b,h,t].  LANES lanes a row, in the order of memory. */
+template <class T, int LANES>
 static __global__ void __launch_bounds__(BLOCK)
     attention_dots(struct attention_shape s, const T *out, const T *dout, float *dots)
 {
-    size_t i = (size_t)blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP, at;
-    unsigned t = (unsigned)(i % s.seq), head = (unsigned)(i / s.seq);
+    size_t row = (size_t)blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES;
+    bool there = row < (size_t)s.batch * s.seq * s.heads;
+    unsigned h = (unsigned)(row % s.heads);
+    size_t token = row / s.heads;
     float sum = 0.0f;
 
-    if (head >= s.batch * s.heads)
-        return;
-    at = out_at(s, head / s.heads, head % s.heads) + t * out_ld(s);
-    for (unsigned j = threadIdx.x % WARP; j < s.size; j += WARP)
-        sum += widen(out[at + j]) * widen(dout[at + j]);
-    sum = warp_sum(sum);
-    if (threadIdx.x % WARP == 0)
-        dots[i] = sum;
+    for (unsigned j = threadIdx.x % LANES * PACK; there && j < s.size; j += LANES * PACK) {
+        float x[PACK], y[PACK];
+
+        take<T, PACK>(out + row * s.size + j, s.size - j, x);
+        take<T, PACK>(dout + row * s.size + j, s.size - j, y);
+        for (int i = 0; i < PACK; i++)
+            sum += x[i] * y[i];
+    }
+    for (unsigned o = LANES / 2; o > 0; o /= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, o);
+    if (there && threadIdx.x % LANES == 0)
+        dots[(token / s.seq * s.heads + h) * s.seq + token % s.seq] = sum;
+}
+
+template <class T>
+static void start_dots(const struct ds_attention_bwd_args *a, const struct attention_shape &s,
+                       float *dots, struct ds_stream *stream)
+{
+    size_t rows = (size_t)s.batch * s.heads * s.seq, each = BLOCK / (s.size <= 64 ? 8 : 16);
+    unsigned grid = (unsigned)((rows + each - 1) / each);
+    const T *out = (const T *)a->out, *dout = (const T *)a->dout;
+
+    if (s.size <= 64)
+        DS_LAUNCH((attention_dots<T, 8>), grid, BLOCK, 0, stream_of(stream), s, out, dout, dots);
+    else
+        DS_LAUNCH((attention_dots<T, 16>), grid, BLOCK, 0, stream_of(stream), s, out, dout, dots);
 }
 
 /* What a row of scores needs to become weights and gradients. */
@@ -68,8 +88,9 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     constexpr int ROWS = FLASH_WARPS * 16 * MT, TILE = FLASH_KEYS * D;
     DS_DYN_SHARED(T, q);
     T *g = q + ROWS * D, *k = g + ROWS * D, *v = k + 2 * TILE;
-    unsigned head = blockIdx.x % (s.batch * s.heads), b = head / s.heads, h = head % s.heads;
-    unsigned tile = gridDim.x / (s.batch * s.heads) - 1 - blockIdx.x / (s.batch * s.heads);
+    struct work work = work_of(s, s.batch * s.heads);
+    unsigned head = work.head, b = head / s.heads, h = head % s.heads;
+    unsigned tile = gridDim.x / (s.batch * s.heads) - 1 - work.turn;
     unsigned begin = tile * ROWS, end = begin + ROWS < s.seq ? begin + ROWS : s.seq;
     unsigned lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16 * MT, query = begin + row;
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
@@ -171,8 +192,9 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     DS_DYN_SHARED(T, k);
     T *v = k + FLASH_KEYS * D;
     char *stages = (char *)(v + FLASH_KEYS * D);
-    unsigned head = blockIdx.x % (s.batch * s.kv_heads), b = head / s.kv_heads;
-    unsigned kv = head % s.kv_heads, begin = blockIdx.x / (s.batch * s.kv_heads) * FLASH_KEYS;
+    struct work work = work_of(s, s.batch * s.kv_heads);
+    unsigned b = work.head / s.kv_heads, kv = work.head % s.kv_heads;
+    unsigned begin = work.turn * FLASH_KEYS;
     unsigned row = threadIdx.x / WARP * 16, key = begin + row;
     unsigned tiles = (s.seq - begin + ROWS - 1) / ROWS, all = tiles * s.group;
     float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
@@ -224,8 +246,10 @@ static int start(const struct ds_attention_bwd_args *a, struct attention_shape s
         rc = allow_shared(flash_dkv<T, D, ROWS, DROP>, SHARED_DKV, err);
     if (rc != 0)
         return rc;
+    s.together = heads_by_keys(s);
     DS_LAUNCH((flash_dq<T, D, MT, DROP>), dq_grid, FLASH_THREADS, SHARED_DQ, stream_of(stream), s,
               qkv, dout, stats, dqkv);
+    s.together = heads_by_queries(s);
     DS_LAUNCH((flash_dkv<T, D, ROWS, DROP>), dkv_grid, FLASH_THREADS, SHARED_DKV, stream_of(stream),
               s, qkv, dout, stats, dqkv);
     return launched("attention_bwd", err);
@@ -235,7 +259,6 @@ template <class T>
 static int flash_bwd(const struct ds_attention_bwd_args *a, struct attention_shape s,
                      struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
 {
-    s.words = s.words && aligned(a->dout) && aligned(a->dqkv);
     if (a->drop.rate > 0.0)
         return s.size <= 64 ? start<T, 64, 1, 32, true>(a, s, stats, stream, err)
                             : start<T, 128, 1, 32, true>(a, s, stats, stream, err);
@@ -247,8 +270,6 @@ extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
                                       struct ds_stream *stream, struct ds_error *err)
 {
     struct attention_shape s = attention_shape_of(a);
-    size_t rows = (size_t)s.batch * s.heads * s.seq;
-    unsigned grid = (unsigned)((rows + BLOCK / WARP - 1) / (BLOCK / WARP));
     bool done = false;
     void *dots;
     int rc = ds__cuda_sdpa_bwd(a, (struct ds_cuda_stream *)stream, &done, err);
@@ -257,11 +278,12 @@ extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
         rc = scratch_of(stream, ds__need_dots((size_t)s.batch * s.seq, s.heads), &dots, err);
     if (rc != 0 || done)
         return rc;
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(attention_dots<T>, grid, BLOCK, 0, stream_of(stream), s, (const T *)a->out,
-                       (const T *)a->dout, (float *)dots));
+    DS_TYPED(a->act, T, start_dots<T>(a, s, (float *)dots, stream));
     if (attention_is_plain(a->act, a->head_size))
         return ds__cuda_attention_plain_bwd(a, (const float *)dots, stream, err);
+    s.words = s.words && aligned(a->dout) && aligned(a->dqkv);
+    if (attention_is_sm90(a, s, stream))
+        return ds__cuda_attention_sm90_bwd(a, s, (const float *)dots, stream, err);
     if (a->act == DS_BF16)
         return flash_bwd<__nv_bfloat16>(a, s, {a->lse, (const float *)dots}, stream, err);
     return flash_bwd<__half>(a, s, {a->lse, (const float *)dots}, stream, err);

@@ -1,18 +1,15 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * attention_fwd.cu - causal attention, forward, on tensor cores.  Not yet run on a GPU.
+ * attention_fwd.cu - causal attention, forward, on tensor cores.
  *
  * A block has the queries of one head, 16 MT a warp, and goes over tiles of keys and values with a
  * running maximum and sum, in powers of two; while it computes with one tile the next is copied.
  */
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_sm90.cuh"
+#include "kernels/cuda/attention_soft.cuh"
 
 enum { ROWS_PER_WARP = 16 };
-
-template <int MT> struct running { /* of the two rows of each block that a lane has */
-    float max[MT][2], sum[MT][2];
-};
 
 /* Scores of keys behind their query are -infinity.  `query`: of the first row; `key`: of the first
  * column. */
@@ -37,67 +34,6 @@ static __device__ __forceinline__ void hide(float (&s)[MT][FLASH_KEYS / 8][4], u
     }
 }
 
-/* Scores become weights 2^(scale s - max); sums and outputs so far are brought to the new
- * maximum. */
-template <int D, int MT>
-static __device__ __forceinline__ void soften(float (&s)[MT][FLASH_KEYS / 8][4],
-                                              float (&o)[MT][D / 8][4], struct running<MT> &run,
-                                              float scale)
-{
-    DS_UNROLL
-    for (int i = 0; i < 2 * MT; i++) {
-        const int m = i / 2, e = i % 2 * 2;
-        float max = -INFINITY, sum = 0.0f, shrink;
-
-        DS_UNROLL
-        for (int n = 0; n < FLASH_KEYS / 8; n++)
-            max = fmaxf(max, fmaxf(s[m][n][e], s[m][n][e + 1]));
-        max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 1));
-        max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
-        max = fmaxf(run.max[m][i % 2], max * scale);
-        shrink = ptx_exp2(run.max[m][i % 2] - max);
-        run.max[m][i % 2] = max;
-        DS_UNROLL
-        for (int n = 0; n < FLASH_KEYS / 8; n++) {
-            s[m][n][e] = ptx_exp2(s[m][n][e] * scale - max);
-            s[m][n][e + 1] = ptx_exp2(s[m][n][e + 1] * scale - max);
-            sum += s[m][n][e] + s[m][n][e + 1];
-        }
-        run.sum[m][i % 2] = run.sum[m][i % 2] * shrink + sum; /* of this lane's columns */
-        DS_UNROLL
-        for (int n = 0; n < D / 8; n++) {
-            o[m][n][e] *= shrink;
-            o[m][n][e + 1] *= shrink;
-        }
-    }
-}
-
-/* Outputs are divided by their sums; the logarithms are stored. */
-template <int D, int MT>
-static __device__ __forceinline__ void finish(float (&o)[MT][D / 8][4], struct running<MT> &run,
-                                              float *lse, unsigned query, unsigned seq)
-{
-    unsigned lane = threadIdx.x % WARP;
-
-    DS_UNROLL
-    for (int i = 0; i < 2 * MT; i++) {
-        const int m = i / 2, e = i % 2 * 2;
-        unsigned row = query + m * 16 + lane / 4 + i % 2 * 8;
-        float sum = run.sum[m][i % 2];
-
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        if (lane % 4 == 0 && row < seq)
-            lse[row] = run.max[m][i % 2] / DS_LOG2E + logf(sum);
-        sum = 1.0f / sum;
-        DS_UNROLL
-        for (int n = 0; n < D / 8; n++) {
-            o[m][n][e] *= sum;
-            o[m][n][e + 1] *= sum;
-        }
-    }
-}
-
 template <class T, int D, int MT, bool DROP>
 static __global__ void __launch_bounds__(FLASH_THREADS, 2)
     flash_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
@@ -105,18 +41,15 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2)
     constexpr int ROWS = FLASH_WARPS * ROWS_PER_WARP * MT, TILE = FLASH_KEYS * D;
     DS_DYN_SHARED(T, q);
     T *k = q + ROWS * D, *v = k + 2 * TILE;
-    unsigned head = blockIdx.x % (s.batch * s.heads), b = head / s.heads, h = head % s.heads;
-    unsigned tile = gridDim.x / (s.batch * s.heads) - 1 - blockIdx.x / (s.batch * s.heads);
+    struct work work = work_of(s, s.batch * s.heads);
+    unsigned b = work.head / s.heads, h = work.head % s.heads;
+    unsigned tile = gridDim.x / (s.batch * s.heads) - 1 - work.turn;
     unsigned begin = tile * ROWS, end = begin + ROWS < s.seq ? begin + ROWS : s.seq;
     unsigned row = threadIdx.x / WARP * ROWS_PER_WARP * MT, query = begin + row;
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
     float o[MT][D / 8][4] = {};
     struct running<MT> run;
 
-    for (int i = 0; i < 2 * MT; i++) {
-        run.max[i / 2][i % 2] = -INFINITY;
-        run.sum[i / 2][i % 2] = 0.0f;
-    }
     load_tile<T, D, ROWS>(q, s, qkv + query_at(s, b, h), s.ld, begin);
     load_tile<T, D, FLASH_KEYS>(k, s, keys, s.ld, 0);
     load_tile<T, D, FLASH_KEYS>(v, s, values, s.ld, 0);
@@ -156,6 +89,7 @@ static int start(const struct ds_attention_fwd_args *a, struct attention_shape s
 
     if (rc != 0)
         return rc;
+    s.together = heads_by_keys(s);
     DS_LAUNCH((flash_fwd<T, D, MT, DROP>), grid, FLASH_THREADS, SHARED, stream_of(stream), s,
               (const T *)a->qkv, (T *)a->out, a->lse);
     return launched("attention_fwd", err);
@@ -184,6 +118,8 @@ extern "C" int ds__cuda_attention_fwd(const struct ds_attention_fwd_args *a,
     if (attention_is_plain(a->act, a->head_size))
         return ds__cuda_attention_plain_fwd(a, stream, err);
     s.words = s.words && aligned(a->out);
+    if (attention_is_sm90(a, s, stream))
+        return ds__cuda_attention_sm90_fwd(a, s, stream, err);
     return a->act == DS_BF16 ? start_drop<__nv_bfloat16>(a, s, stream, err)
                              : start_drop<__half>(a, s, stream, err);
 }

@@ -224,6 +224,7 @@ static int make_stream(struct cuda_device *cuda, unsigned queue, struct ds_error
     stream->base =
         (struct ds_stream){.kernels = &ds__cuda_kernels, .device = &cuda->device, .queue = queue};
     stream->stream = made;
+    stream->capability = cuda->major * 10 + cuda->minor;
     cuda->made++;
     return 0;
 }
@@ -270,7 +271,7 @@ static int open_attention(struct cuda_device *cuda, struct ds_error *err)
     const struct ds_cuda_sdpa_args args = {
         .cudnn = &cuda->cudnn,
         .stream = cuda->stream[0].stream,
-        .major = cuda->major,
+        .capability = cuda->major * 10 + cuda->minor,
         .must = wish != NULL && strcmp(wish, "cudnn") == 0,
     };
     bool own = wish != NULL && strcmp(wish, "own") == 0;

@@ -26,6 +26,7 @@ struct ds_cuda_stream {
     void *stream;  /* a cudaStream_t */
     void *scratch; /* device memory for partial results; 16-byte aligned */
     size_t scratch_bytes;
+    int capability;                /* to compute, 90 for 9.0 */
     struct ds_cuda_matmul *matmul; /* matmul.h; NULL: no matrix products */
     struct ds_cuda_sdpa *sdpa;     /* sdpa.h; NULL: attention by our own kernels */
 };

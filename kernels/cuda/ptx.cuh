@@ -37,6 +37,18 @@ static __device__ __forceinline__ void ptx_mma(float (&c)[4], const unsigned (&a
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* Two numbers, rounded to T, in a word, the first one in its lower half. */
+template <class T> static __device__ __forceinline__ unsigned ptx_pair(float low, float high)
+{
+    unsigned word;
+
+    if constexpr (std::is_same<T, __half>::value)
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    else
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
 /* 2^x by the unit that has it, tiny results as 0: exp2f() is four instructions. */
 static __device__ __forceinline__ float ptx_exp2(float x)
 {

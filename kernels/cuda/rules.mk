@@ -3,7 +3,7 @@
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
 # nvcc, where there is one, into objects for the devices, of which tools/cuda.mk makes the plug-in.
-CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
+CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
 EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
@@ -12,7 +12,7 @@ EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fn
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
 SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c choose.c cudnn.c matmul.c sdpa.c sdpa_graph.c table.c)
 FAKE_DNN := tests/cudaemu/fake_cudnn.c tests/cudaemu/fake_cudnn_run.c
-OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(patsubst %.c,$(B)/%.o,$(FAKE_DNN)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o) \
+OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(patsubst %.c,$(B)/%.o,$(FAKE_DNN)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o wgmma.emu.o) \
     $(patsubst %.cu,$(B)/%.emu.o,$(CU))
 
 $(B)/%.emu.o: %.cu $(B)/flags | $(B)/deps-build.ok
@@ -92,10 +92,14 @@ CU_CUDA   := $(CU) kernels/cuda/blaslt.cu kernels/cuda/cudnn.cu
 # a sum would be fused with the addition is the compiler's choice, place by place.  These are bound by memory.
 $(addprefix $(B)/kernels/cuda/,optim.cuda.o lamb.cuda.o): NVCC_MATH := -fmad=false
 
+comma := ,
+# wgmma is in code for sm_90a alone, which is what a device of 9.0 runs of these.
+$(addprefix $(B)/kernels/cuda/,attention_sm90_bwd.cuda.o attention_sm90_fwd.cuda.o): NVCC_SM90 := a
+
 $(B)/%.cuda.o: %.cu $(B)/flags
 	$(Q)mkdir -p $(@D)
 	$(call say,NVCC    $<)
-	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -Xfatbin -compress-all $(NVCC_ARCH) -Werror all-warnings $(NVCC_MATH) $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
+	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -Xfatbin -compress-all $(if $(NVCC_SM90),$(subst compute_90$(comma)code=sm_90,compute_90a$(comma)code=sm_90a,$(NVCC_ARCH)),$(NVCC_ARCH)) -Werror all-warnings $(NVCC_MATH) $(NVCCFLAGS) -Xcompiler -fPIC,-fno-threadsafe-statics,-fno-exceptions,-fno-rtti \
 	    -Xptxas -v -I. -MMD -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
 
 # What is written down of CUDA's runtime and of NCCL against their headers.

@@ -257,7 +257,7 @@ static void plan_whole(struct ds_cuda_sdpa *s, struct planned *p, size_t room)
         rc = ds_fail(&err, ENOTSUP, "cuDNN has no kernels for this size");
     else if (w->seq % WHOLE_LENGTH != 0 && s->args.cudnn->GetVersion() < ANY_LENGTH)
         rc = ds_fail(&err, ENOTSUP, "cuDNN before 9.15.1 computes this length wrongly");
-    else if (w->backward && s->args.major >= 10)
+    else if (w->backward && s->args.capability >= 100)
         rc = ds_fail(&err, ENOTSUP, "cuDNN's kernels for this GPU may give other bits every time");
     else
         rc = fit(s, p, room, &err);
@@ -386,6 +386,14 @@ static bool is_ours(const struct ds_sdpa_shape *shape, double rate, const struct
            !aligned(x->lse) || !aligned(x->dout) || !aligned(x->dqkv);
 }
 
+/* On Hopper cuDNN's kernels with the same bits every time are slower backward than ours by
+ * warpgroups (attention_sm90_bwd.cu), for which these shapes are. */
+static bool own_backward_is_faster(const struct ds_cuda_sdpa *s, const struct ds_sdpa_shape *shape)
+{
+    return shape->backward && s->args.capability == 90 && shape->size % 8 == 0 &&
+           shape->size <= WIDEST;
+}
+
 static int attend(const struct ds_sdpa_shape *shape, double rate, const struct operands *x,
                   struct ds_cuda_stream *stream, bool *done, struct ds_error *err)
 {
@@ -393,7 +401,7 @@ static int attend(const struct ds_sdpa_shape *shape, double rate, const struct o
     struct planned *p = NULL;
 
     *done = false;
-    if (s == NULL)
+    if (s == NULL || (!s->args.must && own_backward_is_faster(s, shape)))
         return 0;
     if (!is_ours(shape, rate, x))
         p = find(s, shape, stream->scratch_bytes);

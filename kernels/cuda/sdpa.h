@@ -5,7 +5,8 @@
  *
  * It does BF16 and F16 without dropout, in heads of up to 128 elements.  What it does not take is
  * left to our own kernels, which read and write the same things, so the passes of one layer may be
- * done by either.  The choice depends on the arguments, the library and the GPU only.
+ * done by either.  So is, without `must`, what they do faster.  The choice depends on the arguments,
+ * the library and the GPU only.
  *
  * A plan is made when a shape first comes, which takes a second or so and is not for the capture of
  * a graph, and kept.  A plan's workspace must fit into the stream's scratch memory: a batch that
@@ -28,7 +29,7 @@ struct ds_cuda_sdpa;
 struct ds_cuda_sdpa_args {
     const struct ds_cudnn *cudnn; /* kept as long as the object */
     void *stream;                 /* a cudaStream_t, of all calls */
-    int major;                    /* of the compute capability */
+    int capability;               /* to compute, 90 for 9.0 */
     bool must;                    /* what is not taken is an error */
 };
 

@@ -56,6 +56,7 @@ static struct {
     const char *name;
     void (*run)(void *);
     void *arg, *shared;
+    size_t shared_bytes;
     unsigned order, random;
 } emu;
 
@@ -72,6 +73,20 @@ void cudaemu_order(unsigned order)
 void *cudaemu_shared()
 {
     return emu.shared;
+}
+
+size_t cudaemu_shared_bytes()
+{
+    return emu.shared_bytes;
+}
+
+bool cudaemu_unpublished()
+{
+    for (unsigned i = 0; i < emu.n; i++) {
+        if (emu.thread[i].unpublished)
+            return true;
+    }
+    return false;
 }
 
 /* Keep what a callee must keep on this stack, and go on with the other one. */
@@ -172,6 +187,17 @@ static void push_all(unsigned begin, unsigned end, int state, unsigned mask)
         push(index[i]);
 }
 
+/* Products of a warpgroup are queued by all of it. */
+static void check_warpgroups()
+{
+    for (unsigned i = 0; i < emu.n; i++) {
+        const cudaemu_thread *t = &emu.thread[i];
+
+        if (t->products != emu.thread[i / 128 * 128].products)
+            die("warps of a warpgroup have queued other numbers of products", t->file, t->line);
+    }
+}
+
 /* Is everybody at the barrier who still runs? */
 static void end_barrier()
 {
@@ -180,6 +206,7 @@ static void end_barrier()
     emu.waiting = 0;
     emu.file = nullptr;
     emu.epoch++;
+    check_warpgroups();
     push_all(0, emu.n, AT_BARRIER, ~0u);
 }
 
@@ -362,6 +389,8 @@ static void prepare(unsigned index)
     t->state = DONE;
     t->fake = nullptr;
     t->copies = t->groups = 0;
+    t->unpublished = t->begun = false;
+    t->sums = t->reads = t->products = t->product_groups = 0;
     /* Stacks at one offset of their pages would all fall into the same sets of the cache. */
     sp = (void **)(void *)(t->stack + STACK_BYTES - 64 - (index * 320u & 16383u));
     *--sp = nullptr;
@@ -421,10 +450,11 @@ void cudaemu_launch(dim3 grid, dim3 block, size_t shared_bytes, const char *name
         return;
     }
     /* Of the exact size, so that the first byte behind it is seen. */
-    if (shared_bytes > 0 && posix_memalign(&emu.shared, 16, shared_bytes) != 0) {
+    if (shared_bytes > 0 && posix_memalign(&emu.shared, 1024, shared_bytes) != 0) {
         cudaemu_last = cudaErrorMemoryAllocation;
         return;
     }
+    emu.shared_bytes = shared_bytes;
     emu.n = (unsigned)threads;
     emu.name = name;
     emu.run = run;

@@ -16,7 +16,7 @@
  *             of a block for all that orders them: it finds races between threads of a block.
  * Not seen    races between blocks, the memory model, alignment of vector loads, registers, time.
  * Subset      *_sync collectives of at most 8 bytes, block barriers, atomics of least and most, 1 to 3 dimensions, the
- *             instructions of ptx.cuh; no waiting for another block.
+ *             instructions of ptx.cuh and wgmma.cuh; no waiting for another block.
  * Tests       tests/cudaemu/test_emulation.c
  */
 #ifndef DS_TESTS_CUDAEMU_CUH
@@ -143,8 +143,30 @@ struct cudaemu_copy_of {
 };
 
 enum {
-    CUDAEMU_COPIES = 256,       /* of a thread, at a time */
+    CUDAEMU_COPIES = 256, /* of a thread, at a time */
+    CUDAEMU_SUMS = 8,
+    CUDAEMU_READS = 64,
     CUDAEMU_SHARED = 163 << 10, /* dynamic shared memory: the most that sm_80 gives a block */
+};
+
+/* Registers that products of a warpgroup under way add to, and what one of them reads. */
+struct cudaemu_sum {
+    float (*c)[4];
+    float value[32];
+    unsigned group;
+};
+
+struct cudaemu_wgmma { /* what one lane brings to a product of a warpgroup */
+    float (*c)[4];
+    const unsigned *a; /* registers, or nullptr */
+    uint64_t a_tile, b_tile;
+    bool half, add, down;
+};
+
+struct cudaemu_read {
+    struct cudaemu_wgmma what;
+    unsigned group;
+    uint64_t digest;
 };
 
 struct cudaemu_thread {
@@ -163,6 +185,11 @@ struct cudaemu_thread {
     void *given;     /* to cudaemu_together() */
     struct cudaemu_copy_of copy[CUDAEMU_COPIES];
     unsigned copies, groups; /* groups: committed so far */
+    bool unpublished;        /* copies were waited for, and wgmma_publish() has not come */
+    bool begun;
+    struct cudaemu_sum sum[CUDAEMU_SUMS];
+    struct cudaemu_read read[CUDAEMU_READS]; /* of the warp, with its first lane */
+    unsigned sums, reads, products, product_groups;
 };
 
 extern cudaemu_thread *cudaemu_current;
@@ -170,6 +197,8 @@ extern uint3 cudaemu_block;
 extern dim3 cudaemu_block_dim, cudaemu_grid_dim;
 
 void *cudaemu_shared();
+size_t cudaemu_shared_bytes();
+bool cudaemu_unpublished(); /* by any thread of the block */
 void cudaemu_barrier(const char *file, int line);
 uint64_t cudaemu_collective(unsigned mask, uint64_t value, unsigned source, const char *file,
                             int line);
@@ -271,5 +300,6 @@ static inline const char *cudaGetErrorString(cudaError_t error)
 }
 
 #include "tests/cudaemu/ptx.cuh"
+#include "tests/cudaemu/wgmma.cuh"
 
 #endif

@@ -7,7 +7,8 @@
  * the harness asks for an instruction set and a number of threads it gets another order of the
  * threads of a block instead.  So the references in double, the odd shapes, the poisoned outputs and
  * the demand for equal bits are those of the CPU backend, which meets the same references.  With
- * DS_TESTS_CUDNN a stand-in for cuDNN does the attention that it takes.
+ * DS_TESTS_CUDNN a stand-in for cuDNN does the attention that it takes; DS_TESTS_CAPABILITY is the
+ * device's compute capability if not 8.0.
  */
 #ifndef DS_TESTS_CUDAEMU_EMULATED_H
 #define DS_TESTS_CUDAEMU_EMULATED_H
@@ -24,6 +25,10 @@
 #define DS_TESTS_EMULATED 1
 
 void cudaemu_order(unsigned order);
+
+#ifndef DS_TESTS_CAPABILITY
+#define DS_TESTS_CAPABILITY 80
+#endif
 
 enum { EMULATED_SCRATCH = 1 << 19 };
 
@@ -69,7 +74,8 @@ static inline void emulated_free(struct ds_device *device, void *memory, size_t 
 static inline void emulated_cudnn(struct emulated *e)
 {
 #ifdef DS_TESTS_CUDNN
-    const struct ds_cuda_sdpa_args sdpa = {.cudnn = &fake_cudnn_calls, .major = 9};
+    const struct ds_cuda_sdpa_args sdpa = {.cudnn = &fake_cudnn_calls,
+                                           .capability = DS_TESTS_CAPABILITY};
 
     if (ds__cuda_sdpa_open(&e->stream.sdpa, &sdpa, NULL) != 0)
         abort();
@@ -106,6 +112,7 @@ static inline struct ds_device *open_cpu(const char *isa, unsigned threads, size
     e->device.stream = &e->stream.base;
     e->stream.base.kernels = &ds__cuda_kernels;
     e->stream.base.device = &e->device;
+    e->stream.capability = DS_TESTS_CAPABILITY;
     if (ds__cuda_matmul_open(&e->stream.matmul, &matmul, NULL) != 0)
         abort();
     emulated_cudnn(e);

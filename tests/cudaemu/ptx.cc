@@ -129,6 +129,7 @@ void cudaemu_wait(unsigned under_way)
         else
             memcpy(x.to, x.from, x.bytes);
     }
+    c->unpublished = c->unpublished || done > 0;
     c->copies -= done;
     memmove(c->copy, c->copy + done, c->copies * sizeof(c->copy[0]));
 }

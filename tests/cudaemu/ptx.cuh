@@ -49,6 +49,13 @@ static inline void ptx_mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, u
     cudaemu_together(&mine, cudaemu_multiply, __FILE__, __LINE__);
 }
 
+template <class T> static inline unsigned ptx_pair(float low, float high)
+{
+    if (std::is_same<T, __half>::value)
+        return __float2half_rn(low).bits | (unsigned)__float2half_rn(high).bits << 16;
+    return __float2bfloat16_rn(low).bits | (unsigned)__float2bfloat16_rn(high).bits << 16;
+}
+
 template <bool TRANS> static inline void ptx_ldmatrix(unsigned (&to)[4], const void *row)
 {
     struct cudaemu_matrices mine = {to, {}, TRANS};

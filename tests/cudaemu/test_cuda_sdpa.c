@@ -87,11 +87,12 @@ static struct layer *make_layer(void)
     return l;
 }
 
-static int begin(struct layer *l, int major, bool must, struct ds_error *err)
+static int begin(struct layer *l, int capability, bool must, struct ds_error *err)
 {
     const struct ds_cuda_sdpa_args args = {
-        .cudnn = &fake_cudnn_calls, .stream = l, .major = major, .must = must};
+        .cudnn = &fake_cudnn_calls, .stream = l, .capability = capability, .must = must};
 
+    l->stream.capability = capability;
     return ds__cuda_sdpa_open(&l->stream.sdpa, &args, err);
 }
 
@@ -121,14 +122,14 @@ Test(cuda_sdpa, in_parts_where_memory_is_short)
                  {150 << 10, 1 + 6}, {80 << 10, 1 + 12}, {40 << 10, 1 + 24}};
     struct layer *whole = make_layer();
 
-    cr_assert(begin(whole, 9, true, NULL) == 0 && both_passes(whole, NULL) == 0);
+    cr_assert(begin(whole, 80, true, NULL) == 0 && both_passes(whole, NULL) == 0);
     for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]); i++) {
         struct layer *l = make_layer();
         struct ds_error err = {0};
 
         l->stream.scratch_bytes = tries[i].scratch;
         fake_cudnn.runs = fake_cudnn.plans = 0;
-        cr_assert(begin(l, 9, true, NULL) == 0 && both_passes(l, &err) == 0, "%s", err.text);
+        cr_assert(begin(l, 80, true, NULL) == 0 && both_passes(l, &err) == 0, "%s", err.text);
         cr_assert(fake_cudnn.runs == tries[i].runs, "%zu: %u runs", i, fake_cudnn.runs);
         cr_assert(fake_cudnn.plans == 2, "%zu: %u plans", i, fake_cudnn.plans);
         cr_assert(memcmp(l->out, whole->out, sizeof(l->out)) == 0);
@@ -149,33 +150,33 @@ Test(cuda_sdpa, a_guess_that_was_too_low)
 
     fake_cudnn.more = 9000;
     l->stream.scratch_bytes = 150 << 10;
-    cr_assert(begin(l, 9, true, NULL) == 0 && both_passes(l, &err) == 0, "%s", err.text);
+    cr_assert(begin(l, 80, true, NULL) == 0 && both_passes(l, &err) == 0, "%s", err.text);
     cr_assert(fake_cudnn.runs == 3 + 12 && fake_cudnn.plans == 4, "%u runs, %u plans",
               fake_cudnn.runs, fake_cudnn.plans);
     ds__cuda_sdpa_close(l->stream.sdpa);
     fake_cudnn.more = 80 << 10;
-    cr_assert(begin(l, 9, true, NULL) == 0 && both_passes(l, &err) == -ENOTSUP);
+    cr_assert(begin(l, 80, true, NULL) == 0 && both_passes(l, &err) == -ENOTSUP);
     cr_assert(strstr(err.text, "needs") != NULL && strstr(err.text, "has 153600") != NULL, "%s",
               err.text);
     end(l);
 }
 
 /* Not taken: our own kernels do it, and a word is said of it once; with `must` it is an error. */
-static void not_taken(struct layer *l, int major, const char *why, bool said)
+static void not_taken(struct layer *l, int capability, const char *why, bool said)
 {
     struct ds_error err = {0};
     const char *note;
 
     fake_cudnn.runs = 0;
     l->stream.scratch_bytes = SCRATCH;
-    cr_assert(begin(l, major, false, NULL) == 0 && ds__cuda_sdpa_note(l->stream.sdpa) == NULL);
+    cr_assert(begin(l, capability, false, NULL) == 0 && ds__cuda_sdpa_note(l->stream.sdpa) == NULL);
     cr_assert(both_passes(l, &err) == 0, "%s", err.text);
     note = ds__cuda_sdpa_note(l->stream.sdpa);
     cr_assert(said ? note != NULL && strstr(note, why) != NULL : note == NULL, "%s", note);
     cr_assert(ds__cuda_sdpa_note(l->stream.sdpa) == NULL, "once");
     cr_assert(both_passes(l, &err) == 0);
     ds__cuda_sdpa_close(l->stream.sdpa);
-    cr_assert(begin(l, major, true, NULL) == 0 && both_passes(l, &err) == -ENOTSUP);
+    cr_assert(begin(l, capability, true, NULL) == 0 && both_passes(l, &err) == -ENOTSUP);
     cr_assert(strstr(err.text, why) != NULL, "%s", err.text);
     ds__cuda_sdpa_close(l->stream.sdpa);
     l->stream.sdpa = NULL;
@@ -187,39 +188,40 @@ Test(cuda_sdpa, what_is_not_taken)
 
     l->f.batch = l->b.batch = 1;
     l->f.drop.rate = l->b.drop.rate = 0.5;
-    not_taken(l, 9, "dropout", false);
+    not_taken(l, 80, "dropout", false);
     l->f.drop.rate = l->b.drop.rate = 0.0;
     l->f.seq = l->b.seq = 1;
-    not_taken(l, 9, "no kernels for this size", true);
+    not_taken(l, 80, "no kernels for this size", true);
     l->f.seq = l->b.seq = SEQ;
     l->f.head_size = l->b.head_size = SIZE - 4;
-    not_taken(l, 9, "no kernels for this size", true);
+    not_taken(l, 80, "no kernels for this size", true);
     l->f.head_size = l->b.head_size = SIZE;
     fake_cudnn.version = 91500;
-    not_taken(l, 9, "computes this length wrongly", true);
+    not_taken(l, 80, "computes this length wrongly", true);
     fake_cudnn.version = 0;
     fake_cudnn.unfit = 3;
-    not_taken(l, 9, "CUDNN_STATUS_NOT_SUPPORTED, the double was told to", true);
+    not_taken(l, 80, "CUDNN_STATUS_NOT_SUPPORTED, the double was told to", true);
     fake_cudnn.unfit = 0;
     fake_cudnn.wavering = 3;
-    not_taken(l, 9, "no kernels that give the same bits", true);
+    not_taken(l, 80, "no kernels that give the same bits", true);
     cr_assert(fake_cudnn.runs == 0);
     fake_cudnn.wavering = 0;
-    not_taken(l, 10, "for this GPU may give other bits", true);
+    not_taken(l, 100, "for this GPU may give other bits", true);
     cr_assert(fake_cudnn.runs == 3, "forward is: %u", fake_cudnn.runs);
     l->f.lse = l->lse + 1;
     l->b.lse = l->f.lse;
-    not_taken(l, 9, "not aligned", false);
+    not_taken(l, 80, "not aligned", false);
     end(l);
 }
 
 /* What one pass of cuDNN's wrote our own kernels can read, and the other way round. */
-Test(cuda_sdpa, passes_of_both_kinds_go_together)
+static void forward_only(int capability)
 {
     struct layer *l = make_layer(), *own = make_layer();
     double error = 0.0, norm = 0.0;
 
-    cr_assert(begin(l, 10, false, NULL) == 0 && both_passes(l, NULL) == 0);
+    fake_cudnn.runs = 0;
+    cr_assert(begin(l, capability, false, NULL) == 0 && both_passes(l, NULL) == 0);
     cr_assert(fake_cudnn.runs == 1, "forward only");
     cr_assert(both_passes(own, NULL) == 0 && fake_cudnn.runs == 1);
     for (size_t i = 0; i < TOKENS * ROW; i++) {
@@ -230,6 +232,27 @@ Test(cuda_sdpa, passes_of_both_kinds_go_together)
     }
     cr_assert(error <= 1e-4 * norm, "%g", sqrt(error / norm));
     free(own);
+    end(l);
+}
+
+Test(cuda_sdpa, passes_of_both_kinds_go_together)
+{
+    forward_only(100);
+}
+
+/* Backward our kernels for Hopper are preferred and no word is lost about it; with `must` it is cuDNN
+ * all the same. */
+Test(cuda_sdpa, our_own_backward_on_hopper)
+{
+    struct layer *l = make_layer();
+
+    forward_only(90);
+    fake_cudnn.runs = 0;
+    cr_assert(begin(l, 90, false, NULL) == 0 && both_passes(l, NULL) == 0);
+    cr_assert(fake_cudnn.runs == 1 && ds__cuda_sdpa_note(l->stream.sdpa) == NULL);
+    ds__cuda_sdpa_close(l->stream.sdpa);
+    cr_assert(begin(l, 90, true, NULL) == 0 && both_passes(l, NULL) == 0);
+    cr_assert(fake_cudnn.runs == 3, "%u", fake_cudnn.runs);
     end(l);
 }
 
@@ -245,7 +268,7 @@ Test(cuda_sdpa, configurations)
 
         fake_cudnn = (struct fake_cudnn){
             .configs = tries[i].configs, .unfit = tries[i].unfit, .wavering = tries[i].wavering};
-        cr_assert(begin(l, 9, true, NULL) == 0 && both_passes(l, NULL) == 0);
+        cr_assert(begin(l, 80, true, NULL) == 0 && both_passes(l, NULL) == 0);
         cr_assert(fake_cudnn.ran == tries[i].ran, "%zu: %u", i, fake_cudnn.ran);
         end(l);
     }
@@ -256,7 +279,7 @@ Test(cuda_sdpa, many_shapes)
 {
     struct layer *l = make_layer();
 
-    cr_assert(begin(l, 9, true, NULL) == 0);
+    cr_assert(begin(l, 80, true, NULL) == 0);
     l->f.batch = 1;
     for (size_t i = 0; i < 100; i++) {
         l->f.seq = 2 + i % 90;
@@ -288,7 +311,7 @@ Test(cuda_sdpa, every_call_may_fail)
         l->f.seq = l->b.seq = 2;
         l->f.heads = l->b.heads = 2;
         l->f.kv_heads = l->b.kv_heads = 1;
-        rc = begin(l, 9, false, &err);
+        rc = begin(l, 80, false, &err);
         starts += rc != 0;
         if (rc == 0) {
             rc = both_passes(l, &err);
@@ -311,7 +334,7 @@ Test(cuda_sdpa, the_library_is_loaded)
     struct ds_error err = {0};
     struct ds_cudnn cudnn;
     struct ds_cuda_sdpa *sdpa;
-    const struct ds_cuda_sdpa_args args = {.cudnn = &cudnn, .major = 9};
+    const struct ds_cuda_sdpa_args args = {.cudnn = &cudnn, .capability = 80};
     const char *build = getenv("B");
     char file[512];
 

@@ -7,7 +7,7 @@
 FAKES     := $(B)/fakes/libexec
 FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnvidia-ml.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
 FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/fakes/%.cu.o,$(CU)) \
-    $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o)
+    $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o wgmma.cc.o)
 FAKE_C    := $(addprefix tests/fakes/,calls.c cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c cublaslt.c cudnn.c)
 fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
 

@@ -1,0 +1,279 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * attention_sm90_bwd.cu - causal attention, backward, by warpgroups.
+ *
+ * The passes of attention_bwd.cu: gradients of queries, a block of queries over tiles of keys, then
+ * gradients of keys and values, a block of keys over tiles of queries.  A block is one warpgroup;
+ * while it is at its weights, others of the multiprocessor are at their products.  Tiles on the
+ * diagonal alone are masked.
+ */
+#include "kernels/cuda/attention_sm90.cuh"
+
+struct gradients {
+    const float *lse, *dots; /* [B,NH,T] */
+};
+
+#if defined(DS_HAS_WGMMA)
+/* Of the two rows that a lane has; numbers as the exponent and the scaled gradient need them. */
+struct row_numbers {
+    float lse[2], dot[2];
+};
+
+static __device__ __forceinline__ struct row_numbers row_numbers_of(const struct attention_shape &s,
+                                                                    struct gradients g, size_t head,
+                                                                    unsigned query)
+{
+    struct row_numbers r;
+
+    DS_UNROLL
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned t = query + threadIdx.x % WARP / 4 + i * 8;
+        bool there = t < s.seq;
+
+        r.lse[i] = there ? g.lse[head * s.seq + t] * DS_LOG2E : 0.0f;
+        r.dot[i] = there ? g.dots[head * s.seq + t] * s.scale : 0.0f;
+    }
+    return r;
+}
+
+/* Weights of keys by columns of queries: p from scores, then d from gradients of weights. */
+struct column_numbers {
+    const float *lse, *dots;
+
+    __device__ void weights(float (&p)[8][4], float scale) const
+    {
+        DS_UNROLL
+        for (int n = 0; n < 8; n++) {
+            DS_UNROLL
+            for (int i = 0; i < 2; i++) {
+                float l = lse[n * 8 + threadIdx.x % 4 * 2 + i] * DS_LOG2E;
+
+                p[n][i] = ptx_exp2(p[n][i] * (scale * DS_LOG2E) - l);
+                p[n][i + 2] = ptx_exp2(p[n][i + 2] * (scale * DS_LOG2E) - l);
+            }
+        }
+    }
+
+    __device__ void differences(float (&d)[8][4], const float (&p)[8][4], float scale) const
+    {
+        DS_UNROLL
+        for (int n = 0; n < 8; n++) {
+            DS_UNROLL
+            for (int i = 0; i < 2; i++) {
+                float dot = dots[n * 8 + threadIdx.x % 4 * 2 + i] * scale;
+
+                d[n][i] = p[n][i] * (d[n][i] * scale - dot);
+                d[n][i + 2] = p[n][i + 2] * (d[n][i + 2] * scale - dot);
+            }
+        }
+    }
+};
+#endif
+
+template <class T, int D>
+static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
+    sm90_dq(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
+{
+#if defined(DS_HAS_WGMMA)
+    constexpr int TILE = TILE_ROWS * D;
+    DS_TILES_SHARED(T, k);
+    T *v = k + 2 * TILE;
+    struct work work = work_of(s, s.batch * s.heads);
+    unsigned b = work.head / s.heads, h = work.head % s.heads;
+    unsigned last = gridDim.x / (s.batch * s.heads) - 1 - work.turn, begin = last * TILE_ROWS;
+    unsigned row = threadIdx.x / WARP * 16;
+    const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
+    uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
+    float dq[D / 64][8][4] = {};
+    unsigned q_rows[D / 16][4], g_rows[D / 16][4];
+    struct row_numbers r = row_numbers_of(s, g, work.head, begin + row);
+
+    /* By way of the places of the second tiles. */
+    load_panels<T, D, GROUP>(k + TILE, s, qkv + query_at(s, b, h), s.ld, begin);
+    load_panels<T, D, GROUP>(v + TILE, s, dout + out_at(s, b, h), out_ld(s), begin);
+    ptx_commit();
+    load_panels<T, D, GROUP>(k, s, keys, s.ld, 0);
+    load_panels<T, D, GROUP>(v, s, values, s.ld, 0);
+    ptx_commit();
+    ptx_wait<1>();
+    __syncthreads();
+    take_rows<T, D>(q_rows, k + TILE, row);
+    take_rows<T, D>(g_rows, v + TILE, row);
+    DS_NO_UNROLL
+    for (unsigned i = 0; i <= last; i++) {
+        unsigned stage = i % 2, at = stage * (D / 64) * WGMMA_TILE;
+        float p[8][4], d[8][4];
+        unsigned a[4][4];
+
+        ptx_wait<0>();
+        wgmma_publish();
+        __syncthreads(); /* the tile is there, and nobody reads the one before any more */
+        if (i < last) {
+            load_panels<T, D, GROUP>(k + (stage ^ 1) * TILE, s, keys, s.ld, (i + 1) * TILE_ROWS);
+            load_panels<T, D, GROUP>(v + (stage ^ 1) * TILE, s, values, s.ld, (i + 1) * TILE_ROWS);
+        }
+        ptx_commit();
+        wgmma_begin();
+        start_scores<T, D>(p, q_rows, k_at + at);
+        start_scores<T, D>(d, g_rows, v_at + at);
+        wgmma_wait<1>();
+        wgmma_done(p);
+        if (i == last)
+            hide_diagonal<false>(p, row);
+        DS_UNROLL
+        for (int e = 0; e < 32; e++)
+            p[e / 4][e % 4] = ptx_exp2(p[e / 4][e % 4] * (s.scale * DS_LOG2E) - r.lse[e / 2 % 2]);
+        wgmma_wait<0>();
+        wgmma_done(d);
+        DS_UNROLL
+        for (int e = 0; e < 32; e++)
+            d[e / 4][e % 4] = p[e / 4][e % 4] * (d[e / 4][e % 4] * s.scale - r.dot[e / 2 % 2]);
+        to_operands<T>(a, d);
+        wgmma_begin();
+        add_rows<T, D>(dq, a, k_at + at);
+        wgmma_commit();
+        wgmma_wait<0>();
+        done_rows<D>(dq);
+    }
+    __syncthreads();
+    store_panels<T, D>(k, row, dq, s, dqkv + query_at(s, b, h), s.ld, begin);
+#endif
+}
+
+/* Tiles of queries and of their gradients of outputs, two of each, and numbers of their rows. */
+template <class T, int D> struct query_tiles {
+    static constexpr int TILE = TILE_ROWS * D;
+    static constexpr size_t BYTES = 4 * TILE * sizeof(T) + 4 * TILE_ROWS * sizeof(float);
+    T *q, *g;
+    float *numbers;
+
+    __device__ explicit query_tiles(T *at)
+        : q(at), g(q + 2 * TILE), numbers(reinterpret_cast<float *>(g + 2 * TILE))
+    {
+    }
+
+    __device__ void load(unsigned stage, const struct attention_shape &s, const T *qkv,
+                         const T *dout, struct gradients of, unsigned b, unsigned h, unsigned first)
+    {
+        unsigned i = threadIdx.x % TILE_ROWS;
+        const float *from = threadIdx.x < TILE_ROWS ? of.lse : of.dots;
+        size_t at = ((size_t)b * s.heads + h) * s.seq;
+        bool there = first + i < s.seq;
+
+        static_assert(GROUP == 2 * TILE_ROWS, "a number for each thread");
+        load_panels<T, D, GROUP>(q + stage * TILE, s, qkv + query_at(s, b, h), s.ld, first);
+        load_panels<T, D, GROUP>(g + stage * TILE, s, dout + out_at(s, b, h), out_ld(s), first);
+        ptx_copy4(numbers + stage * GROUP + threadIdx.x, from + at + (there ? first + i : 0),
+                  there);
+    }
+};
+
+template <class T, int D>
+static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
+    sm90_dkv(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
+{
+#if defined(DS_HAS_WGMMA)
+    constexpr int TILE = TILE_ROWS * D;
+    DS_TILES_SHARED(T, k);
+    T *v = k + TILE;
+    query_tiles<T, D> tiles(v + TILE);
+    struct work work = work_of(s, s.batch * s.kv_heads);
+    unsigned b = work.head / s.kv_heads, kv = work.head % s.kv_heads;
+    unsigned begin = work.turn * TILE_ROWS, row = threadIdx.x / WARP * 16;
+    unsigned query = begin, h = kv * s.group, end = h + s.group;
+    uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
+    uint64_t q_at = wgmma_tile(wgmma_address(tiles.q)), g_at = wgmma_tile(wgmma_address(tiles.g));
+    float dk[D / 64][8][4] = {}, dv[D / 64][8][4] = {};
+
+    load_panels<T, D, GROUP>(k, s, qkv + key_at(s, b, kv), s.ld, begin);
+    load_panels<T, D, GROUP>(v, s, qkv + value_at(s, b, kv), s.ld, begin);
+    tiles.load(0, s, qkv, dout, g, b, h, query);
+    ptx_commit();
+    DS_NO_UNROLL
+    for (unsigned stage = 0; h < end; stage ^= 1) {
+        unsigned at = stage * (D / 64) * WGMMA_TILE;
+        const float *numbers = tiles.numbers + stage * GROUP;
+        struct column_numbers columns = {numbers, numbers + TILE_ROWS};
+        bool diagonal = query == begin;
+        float p[8][4], d[8][4];
+        unsigned a[4][4], c[4][4];
+
+        ptx_wait<0>();
+        wgmma_publish();
+        __syncthreads(); /* the tile is there, and nobody reads the one before any more */
+        query += TILE_ROWS;
+        if (query >= s.seq) { /* the next head's first */
+            query = begin;
+            h++;
+        }
+        if (h < end)
+            tiles.load(stage ^ 1, s, qkv, dout, g, b, h, query);
+        ptx_commit();
+        wgmma_begin();
+        start_scores<T, D>(p, k_at, q_at + at);
+        start_scores<T, D>(d, v_at, g_at + at);
+        wgmma_wait<1>();
+        wgmma_done(p);
+        if (diagonal)
+            hide_diagonal<true>(p, row);
+        columns.weights(p, s.scale);
+        to_operands<T>(a, p);
+        wgmma_wait<0>();
+        wgmma_done(d);
+        columns.differences(d, p, s.scale);
+        to_operands<T>(c, d);
+        wgmma_begin();
+        add_rows<T, D>(dv, a, g_at + at);
+        add_rows<T, D>(dk, c, q_at + at);
+        wgmma_commit();
+        wgmma_wait<0>();
+        done_rows<D>(dv);
+        done_rows<D>(dk);
+    }
+    __syncthreads();
+    store_panels<T, D>(k, row, dk, s, dqkv + key_at(s, b, kv), s.ld, begin);
+    store_panels<T, D>(v, row, dv, s, dqkv + value_at(s, b, kv), s.ld, begin);
+#endif
+}
+
+template <class T, int D>
+static int start(const struct ds_attention_bwd_args *a, struct attention_shape s,
+                 struct gradients g, struct ds_stream *stream, struct ds_error *err)
+{
+    constexpr size_t SHARED_DQ = 4 * TILE_ROWS * D * sizeof(T);
+    constexpr size_t SHARED_DKV = 2 * TILE_ROWS * D * sizeof(T) + query_tiles<T, D>::BYTES;
+    unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS;
+    const T *qkv = (const T *)a->qkv, *dout = (const T *)a->dout;
+    T *dqkv = (T *)a->dqkv;
+    int rc = allow_shared(sm90_dq<T, D>, SHARED_DQ, err);
+
+    if (rc == 0)
+        rc = allow_shared(sm90_dkv<T, D>, SHARED_DKV, err);
+    if (rc != 0)
+        return rc;
+    s.together = heads_by_keys(s);
+    DS_LAUNCH((sm90_dq<T, D>), tiles * s.batch * s.heads, GROUP, SHARED_DQ, stream_of(stream), s,
+              qkv, dout, g, dqkv);
+    s.together = heads_by_queries(s);
+    DS_LAUNCH((sm90_dkv<T, D>), tiles * s.batch * s.kv_heads, GROUP, SHARED_DKV, stream_of(stream),
+              s, qkv, dout, g, dqkv);
+    return launched("attention_bwd", err);
+}
+
+template <class T>
+static int start_size(const struct ds_attention_bwd_args *a, const struct attention_shape &s,
+                      struct gradients g, struct ds_stream *stream, struct ds_error *err)
+{
+    return s.size <= 64 ? start<T, 64>(a, s, g, stream, err) : start<T, 128>(a, s, g, stream, err);
+}
+
+int ds__cuda_attention_sm90_bwd(const struct ds_attention_bwd_args *a,
+                                const struct attention_shape &s, const float *dots,
+                                struct ds_stream *stream, struct ds_error *err)
+{
+    const struct gradients g = {a->lse, dots};
+
+    return a->act == DS_BF16 ? start_size<__nv_bfloat16>(a, s, g, stream, err)
+                             : start_size<__half>(a, s, g, stream, err);
+}

@@ -14,6 +14,11 @@ struct gradients {
     const float *lse, *dots; /* [B,NH,T] */
 };
 
+/* A number each of two queries whose columns a lane has. */
+struct alignas(8) column_pair {
+    float of[2];
+};
+
 #if defined(DS_HAS_WGMMA)
 /* Of the two rows that a lane has; numbers as the exponent and the scaled gradient need them. */
 struct row_numbers {
@@ -37,38 +42,33 @@ static __device__ __forceinline__ struct row_numbers row_numbers_of(const struct
     return r;
 }
 
-/* Weights of keys by columns of queries: p from scores, then d from gradients of weights. */
-struct column_numbers {
-    const float *lse, *dots;
+/* Of keys by columns of queries: p from scores to weights. */
+static __device__ __forceinline__ void column_weights(float (&p)[8][4],
+                                                      const struct column_pair *lse, float scale)
+{
+    DS_UNROLL
+    for (int n = 0; n < 8; n++) {
+        struct column_pair c = lse[n * 4 + threadIdx.x % 4];
 
-    __device__ void weights(float (&p)[8][4], float scale) const
-    {
         DS_UNROLL
-        for (int n = 0; n < 8; n++) {
-            DS_UNROLL
-            for (int i = 0; i < 2; i++) {
-                float l = lse[n * 8 + threadIdx.x % 4 * 2 + i] * DS_LOG2E;
-
-                p[n][i] = ptx_exp2(p[n][i] * (scale * DS_LOG2E) - l);
-                p[n][i + 2] = ptx_exp2(p[n][i + 2] * (scale * DS_LOG2E) - l);
-            }
-        }
+        for (int e = 0; e < 4; e++)
+            p[n][e] = ptx_exp2(p[n][e] * (scale * DS_LOG2E) - c.of[e % 2] * DS_LOG2E);
     }
+}
 
-    __device__ void differences(float (&d)[8][4], const float (&p)[8][4], float scale) const
-    {
+/* d from gradients of weights to those of scores. */
+static __device__ __forceinline__ void column_gradients(float (&d)[8][4], const float (&p)[8][4],
+                                                        const struct column_pair *dots, float scale)
+{
+    DS_UNROLL
+    for (int n = 0; n < 8; n++) {
+        struct column_pair c = dots[n * 4 + threadIdx.x % 4];
+
         DS_UNROLL
-        for (int n = 0; n < 8; n++) {
-            DS_UNROLL
-            for (int i = 0; i < 2; i++) {
-                float dot = dots[n * 8 + threadIdx.x % 4 * 2 + i] * scale;
-
-                d[n][i] = p[n][i] * (d[n][i] * scale - dot);
-                d[n][i + 2] = p[n][i + 2] * (d[n][i + 2] * scale - dot);
-            }
-        }
+        for (int e = 0; e < 4; e++)
+            d[n][e] = p[n][e] * (d[n][e] * scale - c.of[e % 2] * scale);
     }
-};
+}
 #endif
 
 template <class T, int D>
@@ -138,18 +138,21 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
     }
     __syncthreads();
     store_panels<T, D>(k, row, dq, s, dqkv + query_at(s, b, h), s.ld, begin);
+#else
+    __trap(); /* not for this device: attention_is_sm90() */
 #endif
 }
 
 /* Tiles of queries and of their gradients of outputs, two of each, and numbers of their rows. */
 template <class T, int D> struct query_tiles {
     static constexpr int TILE = TILE_ROWS * D;
-    static constexpr size_t BYTES = 4 * TILE * sizeof(T) + 4 * TILE_ROWS * sizeof(float);
+    static constexpr int PAIRS = TILE_ROWS / 2;
+    static constexpr size_t BYTES = 4 * TILE * sizeof(T) + 4 * PAIRS * sizeof(struct column_pair);
     T *q, *g;
-    float *numbers;
+    struct column_pair *columns;
 
     __device__ explicit query_tiles(T *at)
-        : q(at), g(q + 2 * TILE), numbers(reinterpret_cast<float *>(g + 2 * TILE))
+        : q(at), g(q + 2 * TILE), columns(reinterpret_cast<struct column_pair *>(g + 2 * TILE))
     {
     }
 
@@ -158,14 +161,14 @@ template <class T, int D> struct query_tiles {
     {
         unsigned i = threadIdx.x % TILE_ROWS;
         const float *from = threadIdx.x < TILE_ROWS ? of.lse : of.dots;
+        float *to = reinterpret_cast<float *>(columns + 2 * stage * PAIRS) + threadIdx.x;
         size_t at = ((size_t)b * s.heads + h) * s.seq;
         bool there = first + i < s.seq;
 
         static_assert(GROUP == 2 * TILE_ROWS, "a number for each thread");
         load_panels<T, D, GROUP>(q + stage * TILE, s, qkv + query_at(s, b, h), s.ld, first);
         load_panels<T, D, GROUP>(g + stage * TILE, s, dout + out_at(s, b, h), out_ld(s), first);
-        ptx_copy4(numbers + stage * GROUP + threadIdx.x, from + at + (there ? first + i : 0),
-                  there);
+        ptx_copy4(to, from + at + (there ? first + i : 0), there);
     }
 };
 
@@ -182,19 +185,22 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
     unsigned b = work.head / s.kv_heads, kv = work.head % s.kv_heads;
     unsigned begin = work.turn * TILE_ROWS, row = threadIdx.x / WARP * 16;
     unsigned query = begin, h = kv * s.group, end = h + s.group;
-    uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
+    uint64_t v_at = wgmma_tile(wgmma_address(v));
     uint64_t q_at = wgmma_tile(wgmma_address(tiles.q)), g_at = wgmma_tile(wgmma_address(tiles.g));
     float dk[D / 64][8][4] = {}, dv[D / 64][8][4] = {};
+    unsigned k_rows[D / 16][4]; /* for those of values there are no registers left */
 
     load_panels<T, D, GROUP>(k, s, qkv + key_at(s, b, kv), s.ld, begin);
     load_panels<T, D, GROUP>(v, s, qkv + value_at(s, b, kv), s.ld, begin);
     tiles.load(0, s, qkv, dout, g, b, h, query);
     ptx_commit();
+    ptx_wait<0>();
+    __syncthreads();
+    take_rows<T, D>(k_rows, k, row);
     DS_NO_UNROLL
     for (unsigned stage = 0; h < end; stage ^= 1) {
         unsigned at = stage * (D / 64) * WGMMA_TILE;
-        const float *numbers = tiles.numbers + stage * GROUP;
-        struct column_numbers columns = {numbers, numbers + TILE_ROWS};
+        const struct column_pair *lse = tiles.columns + 2 * stage * tiles.PAIRS;
         bool diagonal = query == begin;
         float p[8][4], d[8][4];
         unsigned a[4][4], c[4][4];
@@ -211,17 +217,17 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
             tiles.load(stage ^ 1, s, qkv, dout, g, b, h, query);
         ptx_commit();
         wgmma_begin();
-        start_scores<T, D>(p, k_at, q_at + at);
+        start_scores<T, D>(p, k_rows, q_at + at);
         start_scores<T, D>(d, v_at, g_at + at);
         wgmma_wait<1>();
         wgmma_done(p);
         if (diagonal)
             hide_diagonal<true>(p, row);
-        columns.weights(p, s.scale);
+        column_weights(p, lse, s.scale);
         to_operands<T>(a, p);
         wgmma_wait<0>();
         wgmma_done(d);
-        columns.differences(d, p, s.scale);
+        column_gradients(d, p, lse + tiles.PAIRS, s.scale);
         to_operands<T>(c, d);
         wgmma_begin();
         add_rows<T, D>(dv, a, g_at + at);
@@ -234,6 +240,8 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
     __syncthreads();
     store_panels<T, D>(k, row, dk, s, dqkv + key_at(s, b, kv), s.ld, begin);
     store_panels<T, D>(v, row, dv, s, dqkv + value_at(s, b, kv), s.ld, begin);
+#else
+    __trap(); /* not for this device: attention_is_sm90() */
 #endif
 }
 

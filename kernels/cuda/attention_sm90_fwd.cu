@@ -78,6 +78,8 @@ static __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
     __syncthreads();
     store_panels<T, D>(mine == tile ? k : v, row, o, s, out + out_at(s, b, h), out_ld(s),
                        mine * TILE_ROWS);
+#else
+    __trap(); /* not for this device: attention_is_sm90() */
 #endif
 }
 

@@ -3,7 +3,7 @@
  *
  * planted.cu - kernels with a defect each, to see that the emulation notices.  See test_emulation.c.
  */
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/attention_sm90.cuh"
 
 extern "C" {
 #include "tests/cudaemu/planted.h"
@@ -87,6 +87,55 @@ static __global__ void multiply(const unsigned short *a, const unsigned short *b
 void planted_product(const unsigned short *a, const unsigned short *b, float *c, int how)
 {
     DS_LAUNCH(multiply, 1, WARP, 0, nullptr, a, b, c, how);
+}
+
+static __global__ void multiply_group(const unsigned short *a, const unsigned short *b, float *c,
+                                      int how)
+{
+    DS_TILES_SHARED(unsigned short, x);
+    unsigned short *y = x + PANEL;
+    unsigned lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16;
+    uint64_t x_at = wgmma_tile(wgmma_address(x)), y_at = wgmma_tile(wgmma_address(y));
+    float sum[8][4] = {};
+
+    for (unsigned i = threadIdx.x; i < 64 * 8; i += GROUP) {
+        unsigned at = how == NOT_PLACED ? i * 8 : place<64>(i / 8, i % 8);
+
+        ptx_copy16(x + at, a + i * 8, true);
+        ptx_copy16(y + at, b + i * 8, true);
+    }
+    ptx_commit();
+    ptx_wait<0>();
+    if (how != NOT_PUBLISHED)
+        wgmma_publish();
+    __syncthreads();
+    if (how != NOT_BEGUN)
+        wgmma_begin();
+    for (int k = 0; k < 4; k++) {
+        unsigned rows[4];
+
+        load_a<unsigned short, 64>(rows, x, row, k);
+        if (how == DOWN)
+            wgmma_rs<__nv_bfloat16, 1>(sum, rows, y_at + k * WGMMA_DOWN, 1);
+        else if (how != NOT_BY_ALL || row < 48 || k > 0)
+            wgmma_ss<__nv_bfloat16>(sum, x_at + k * WGMMA_ALONG, y_at + k * WGMMA_ALONG, k > 0);
+    }
+    wgmma_commit();
+    __syncthreads();
+    if (how == OVERWRITTEN)
+        x[threadIdx.x] = 0;
+    __syncthreads();
+    if (how != NOT_WAITED)
+        wgmma_wait<0>();
+    wgmma_done(sum);
+    for (unsigned i = 0; i < 32; i++)
+        c[(row + lane / 4 + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] =
+            sum[i / 4][i % 4];
+}
+
+void planted_group(const unsigned short *a, const unsigned short *b, float *c, int how)
+{
+    DS_LAUNCH(multiply_group, 1, GROUP, 2 * PANEL * sizeof(*a), nullptr, a, b, c, how);
 }
 
 int planted_shape(unsigned threads)

@@ -16,6 +16,11 @@ void planted(float *out, int n, int defect);
 enum { AS_MATRICES, BY_HAND, NO_WAIT, MISALIGNED };
 void planted_product(const unsigned short *a, const unsigned short *b, float *c, int how);
 
+/* Of 64 x 64 numbers of BF16 by one warpgroup: c = a b^T from tiles in shared memory, or, DOWN, c = a b
+ * with a in registers; with a defect at will. */
+enum { ACROSS, DOWN, NOT_PLACED, NOT_BEGUN, NOT_PUBLISHED, NOT_WAITED, OVERWRITTEN, NOT_BY_ALL };
+void planted_group(const unsigned short *a, const unsigned short *b, float *c, int how);
+
 /* 0 when a block of that many threads is accepted, else -EIO. */
 int planted_shape(unsigned threads);
 

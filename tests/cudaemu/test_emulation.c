@@ -112,6 +112,59 @@ Test(emulation, a_misaligned_row_of_a_matrix, .signal = SIGABRT)
     wrong_products(MISALIGNED);
 }
 
+/* The same of a warpgroup. */
+static int wrong_groups(int how)
+{
+    enum { N = 64 };
+    _Alignas(16) static unsigned short a[N * N], b[N * N];
+    static float c[N * N];
+    int wrong = 0;
+
+    for (int i = 0; i < N * N; i++) {
+        a[i] = ds_bf16_from_f32((float)(i * 7 % 23 - 11));
+        b[i] = ds_bf16_from_f32((float)(i * 5 % 19 - 9));
+    }
+    cudaemu_order(2);
+    planted_group(a, b, c, how);
+    for (int i = 0; i < N * N; i++) {
+        float want = 0.0f;
+
+        for (int k = 0; k < N; k++)
+            want += ds_bf16_to_f32(a[i / N * N + k]) *
+                    ds_bf16_to_f32(how == DOWN ? b[k * N + i % N] : b[i % N * N + k]);
+        wrong += !(c[i] == want);
+    }
+    return wrong;
+}
+
+Test(emulation, products_of_warpgroups_have_the_layout_of_the_isa)
+{
+    cr_assert(wrong_groups(ACROSS) == 0);
+    cr_assert(wrong_groups(DOWN) == 0);
+    cr_assert(wrong_groups(NOT_PLACED) > 2000);
+    cr_assert(wrong_groups(NOT_WAITED) == 64 * 64);
+}
+
+Test(emulation, a_product_of_a_warpgroup_that_is_not_begun, .signal = SIGABRT)
+{
+    wrong_groups(NOT_BEGUN);
+}
+
+Test(emulation, a_tile_that_is_not_published, .signal = SIGABRT)
+{
+    wrong_groups(NOT_PUBLISHED);
+}
+
+Test(emulation, a_tile_that_is_overwritten, .signal = SIGABRT)
+{
+    wrong_groups(OVERWRITTEN);
+}
+
+Test(emulation, a_product_of_a_part_of_a_warpgroup, .signal = SIGABRT)
+{
+    wrong_groups(NOT_BY_ALL);
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 

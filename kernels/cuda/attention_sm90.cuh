@@ -47,16 +47,6 @@ static __device__ __forceinline__ void load_panels(T *tile, const struct attenti
     }
 }
 
-/* The warp's 16 rows of a tile, from `row` on, as first operands. */
-template <class T, int D>
-static __device__ __forceinline__ void take_rows(unsigned (&a)[D / 16][4], const T *tile,
-                                                 unsigned row)
-{
-    DS_UNROLL
-    for (int k = 0; k < D / 16; k++)
-        load_a<T, 64>(a[k], tile + k / 4 * PANEL, row, k % 4);
-}
-
 /* Of a product rounded to T, first operands of the next one. */
 template <class T>
 static __device__ __forceinline__ void to_operands(unsigned (&a)[4][4], const float (&p)[8][4])
@@ -70,17 +60,8 @@ static __device__ __forceinline__ void to_operands(unsigned (&a)[4][4], const fl
     }
 }
 
-/* c = a b^T, a group of its own; a in registers or in a tile. */
-template <class T, int D>
-static __device__ __forceinline__ void start_scores(float (&c)[8][4],
-                                                    const unsigned (&a)[D / 16][4], uint64_t b)
-{
-    DS_UNROLL
-    for (int k = 0; k < D / 16; k++)
-        wgmma_rs<T, 0>(c, a[k], b + k / 4 * WGMMA_TILE + k % 4 * WGMMA_ALONG, k > 0);
-    wgmma_commit();
-}
-
+/* c = a b^T of two tiles, a group of its own.  Both are in shared memory: ptxas 13.0 gives registers
+ * of a first operand that stays the same in a loop to what comes after it. */
 template <class T, int D>
 static __device__ __forceinline__ void start_scores(float (&c)[8][4], uint64_t a, uint64_t b)
 {
@@ -102,7 +83,7 @@ static __device__ __forceinline__ void add_rows(float (&c)[D / 64][8][4], const 
     for (int k = 0; k < 4; k++) {
         DS_UNROLL
         for (int p = 0; p < D / 64; p++)
-            wgmma_rs<T, 1>(c[p], a[k], b + p * WGMMA_TILE + k * WGMMA_DOWN, 1);
+            wgmma_rs<T>(c[p], a[k], b + p * WGMMA_TILE + k * WGMMA_DOWN);
     }
 }
 

@@ -72,34 +72,28 @@ static __device__ __forceinline__ void column_gradients(float (&d)[8][4], const 
 #endif
 
 template <class T, int D>
-static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
+static __global__ void __launch_bounds__(GROUP, D == 64 ? 4 : 2)
     sm90_dq(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
 {
 #if defined(DS_HAS_WGMMA)
     constexpr int TILE = TILE_ROWS * D;
-    DS_TILES_SHARED(T, k);
-    T *v = k + 2 * TILE;
+    DS_TILES_SHARED(T, q);
+    T *o = q + TILE, *k = o + TILE, *v = k + 2 * TILE;
     struct work work = work_of(s, s.batch * s.heads);
     unsigned b = work.head / s.heads, h = work.head % s.heads;
     unsigned last = gridDim.x / (s.batch * s.heads) - 1 - work.turn, begin = last * TILE_ROWS;
     unsigned row = threadIdx.x / WARP * 16;
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
+    uint64_t q_at = wgmma_tile(wgmma_address(q)), o_at = wgmma_tile(wgmma_address(o));
     uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
     float dq[D / 64][8][4] = {};
-    unsigned q_rows[D / 16][4], g_rows[D / 16][4];
     struct row_numbers r = row_numbers_of(s, g, work.head, begin + row);
 
-    /* By way of the places of the second tiles. */
-    load_panels<T, D, GROUP>(k + TILE, s, qkv + query_at(s, b, h), s.ld, begin);
-    load_panels<T, D, GROUP>(v + TILE, s, dout + out_at(s, b, h), out_ld(s), begin);
-    ptx_commit();
+    load_panels<T, D, GROUP>(q, s, qkv + query_at(s, b, h), s.ld, begin);
+    load_panels<T, D, GROUP>(o, s, dout + out_at(s, b, h), out_ld(s), begin);
     load_panels<T, D, GROUP>(k, s, keys, s.ld, 0);
     load_panels<T, D, GROUP>(v, s, values, s.ld, 0);
     ptx_commit();
-    ptx_wait<1>();
-    __syncthreads();
-    take_rows<T, D>(q_rows, k + TILE, row);
-    take_rows<T, D>(g_rows, v + TILE, row);
     DS_NO_UNROLL
     for (unsigned i = 0; i <= last; i++) {
         unsigned stage = i % 2, at = stage * (D / 64) * WGMMA_TILE;
@@ -115,8 +109,8 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
         }
         ptx_commit();
         wgmma_begin();
-        start_scores<T, D>(p, q_rows, k_at + at);
-        start_scores<T, D>(d, g_rows, v_at + at);
+        start_scores<T, D>(p, q_at, k_at + at);
+        start_scores<T, D>(d, o_at, v_at + at);
         wgmma_wait<1>();
         wgmma_done(p);
         if (i == last)
@@ -137,7 +131,7 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
         done_rows<D>(dq);
     }
     __syncthreads();
-    store_panels<T, D>(k, row, dq, s, dqkv + query_at(s, b, h), s.ld, begin);
+    store_panels<T, D>(q, row, dq, s, dqkv + query_at(s, b, h), s.ld, begin);
 #else
     __trap(); /* not for this device: attention_is_sm90() */
 #endif
@@ -185,18 +179,14 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
     unsigned b = work.head / s.kv_heads, kv = work.head % s.kv_heads;
     unsigned begin = work.turn * TILE_ROWS, row = threadIdx.x / WARP * 16;
     unsigned query = begin, h = kv * s.group, end = h + s.group;
-    uint64_t v_at = wgmma_tile(wgmma_address(v));
+    uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
     uint64_t q_at = wgmma_tile(wgmma_address(tiles.q)), g_at = wgmma_tile(wgmma_address(tiles.g));
     float dk[D / 64][8][4] = {}, dv[D / 64][8][4] = {};
-    unsigned k_rows[D / 16][4]; /* for those of values there are no registers left */
 
     load_panels<T, D, GROUP>(k, s, qkv + key_at(s, b, kv), s.ld, begin);
     load_panels<T, D, GROUP>(v, s, qkv + value_at(s, b, kv), s.ld, begin);
     tiles.load(0, s, qkv, dout, g, b, h, query);
     ptx_commit();
-    ptx_wait<0>();
-    __syncthreads();
-    take_rows<T, D>(k_rows, k, row);
     DS_NO_UNROLL
     for (unsigned stage = 0; h < end; stage ^= 1) {
         unsigned at = stage * (D / 64) * WGMMA_TILE;
@@ -217,7 +207,7 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
             tiles.load(stage ^ 1, s, qkv, dout, g, b, h, query);
         ptx_commit();
         wgmma_begin();
-        start_scores<T, D>(p, k_rows, q_at + at);
+        start_scores<T, D>(p, k_at, q_at + at);
         start_scores<T, D>(d, v_at, g_at + at);
         wgmma_wait<1>();
         wgmma_done(p);
@@ -249,7 +239,7 @@ template <class T, int D>
 static int start(const struct ds_attention_bwd_args *a, struct attention_shape s,
                  struct gradients g, struct ds_stream *stream, struct ds_error *err)
 {
-    constexpr size_t SHARED_DQ = 4 * TILE_ROWS * D * sizeof(T);
+    constexpr size_t SHARED_DQ = 6 * TILE_ROWS * D * sizeof(T);
     constexpr size_t SHARED_DKV = 2 * TILE_ROWS * D * sizeof(T) + query_tiles<T, D>::BYTES;
     unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS;
     const T *qkv = (const T *)a->qkv, *dout = (const T *)a->dout;

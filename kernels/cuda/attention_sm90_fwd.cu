@@ -12,37 +12,33 @@
 enum { GROUPS = 2, THREADS = GROUPS * GROUP };
 
 template <class T, int D>
-static __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
+static __global__ void __launch_bounds__(THREADS, 2)
     sm90_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
 {
 #if defined(DS_HAS_WGMMA)
     constexpr int TILE = TILE_ROWS * D;
-    DS_TILES_SHARED(T, k);
-    T *v = k + 2 * TILE;
+    DS_TILES_SHARED(T, q);
+    T *k = q + GROUPS * TILE, *v = k + 2 * TILE;
     struct work work = work_of(s, s.batch * s.heads);
     unsigned b = work.head / s.heads, h = work.head % s.heads;
     unsigned block = gridDim.x / (s.batch * s.heads) - 1 - work.turn, tile = block * GROUPS;
     unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS;
     unsigned end = tile + GROUPS < tiles ? tile + GROUPS : tiles; /* of tiles of keys */
-    unsigned mine = tile + threadIdx.x / GROUP, row = threadIdx.x % GROUP / WARP * 16;
+    unsigned group = ptx_uniform(threadIdx.x / GROUP), mine = tile + group,
+             row = threadIdx.x % GROUP / WARP * 16;
     const T *queries = qkv + query_at(s, b, h);
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
+    uint64_t q_at = wgmma_tile(wgmma_address(q + group * TILE));
     uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
     float o[D / 64][8][4] = {};
     float(&all)[1][D / 8][4] = reinterpret_cast<float(&)[1][D / 8][4]>(o);
-    unsigned q[D / 16][4];
     struct running<1> run;
 
-    /* By way of the places of the second tiles. */
-    load_panels<T, D, THREADS>(k + TILE, s, queries, s.ld, tile * TILE_ROWS);
-    load_panels<T, D, THREADS>(v + TILE, s, queries, s.ld, (tile + 1) * TILE_ROWS);
-    ptx_commit();
+    load_panels<T, D, THREADS>(q, s, queries, s.ld, tile * TILE_ROWS);
+    load_panels<T, D, THREADS>(q + TILE, s, queries, s.ld, (tile + 1) * TILE_ROWS);
     load_panels<T, D, THREADS>(k, s, keys, s.ld, 0);
     load_panels<T, D, THREADS>(v, s, values, s.ld, 0);
     ptx_commit();
-    ptx_wait<1>();
-    __syncthreads();
-    take_rows<T, D>(q, mine == tile ? k + TILE : v + TILE, row);
     DS_NO_UNROLL
     for (unsigned i = 0; i < end; i++) {
         unsigned stage = i % 2, at = stage * (D / 64) * WGMMA_TILE;
@@ -61,7 +57,7 @@ static __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
         if (i > mine)
             continue; /* of the block, the last tile of keys is behind the first of queries */
         wgmma_begin();
-        start_scores<T, D>(p[0], q, k_at + at);
+        start_scores<T, D>(p[0], q_at, k_at + at);
         wgmma_wait<0>();
         wgmma_done(p[0]);
         if (i == mine)
@@ -76,7 +72,7 @@ static __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
     }
     finish<D>(all, run, lse + ((size_t)b * s.heads + h) * s.seq, mine * TILE_ROWS + row, s.seq);
     __syncthreads();
-    store_panels<T, D>(mine == tile ? k : v, row, o, s, out + out_at(s, b, h), out_ld(s),
+    store_panels<T, D>(q + group * TILE, row, o, s, out + out_at(s, b, h), out_ld(s),
                        mine * TILE_ROWS);
 #else
     __trap(); /* not for this device: attention_is_sm90() */
@@ -88,7 +84,7 @@ static int start(const struct ds_attention_fwd_args *a, struct attention_shape s
                  struct ds_stream *stream, struct ds_error *err)
 {
     constexpr unsigned ROWS = GROUPS * TILE_ROWS;
-    constexpr size_t SHARED = 4 * TILE_ROWS * D * sizeof(T);
+    constexpr size_t SHARED = (GROUPS + 4) * TILE_ROWS * D * sizeof(T);
     unsigned grid = (s.seq + ROWS - 1) / ROWS * s.batch * s.heads;
     int rc = allow_shared(sm90_fwd<T, D>, SHARED, err);
 

@@ -49,6 +49,12 @@ template <class T> static __device__ __forceinline__ unsigned ptx_pair(float low
     return word;
 }
 
+/* x, which all lanes of the warp have alike, where the compiler sees that they do. */
+static __device__ __forceinline__ unsigned ptx_uniform(unsigned x)
+{
+    return __shfl_sync(0xffffffffu, x, 0);
+}
+
 /* 2^x by the unit that has it, tiny results as 0: exp2f() is four instructions. */
 static __device__ __forceinline__ float ptx_exp2(float x)
 {

@@ -9,7 +9,7 @@
  * lane those elements that it has of m16n8k16, and of a first operand in registers likewise.
  *
  * wgmma_begin()   after registers of the products were written, before the first of them
- * wgmma_ss/rs()   c = a b or c += a b, queued; a in shared memory or in registers
+ * wgmma_ss/rs()   products, queued; the first operand in shared memory or in registers
  * wgmma_commit()  those since the last commit are one group
  * wgmma_wait<N>() until at most N groups are under way; wgmma_done(c) then makes c readable
  *
@@ -56,9 +56,9 @@ static __device__ __forceinline__ uint64_t wgmma_tile(unsigned shared_address)
     "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " " DS_WGMMA_SUMS                  \
     ", %32, %33, p, 1, 1, 0, 0;\n}"
 #define DS_WGMMA_RS(type)                                                                          \
-    "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                   \
+    "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"                                                     \
     "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " " DS_WGMMA_SUMS                  \
-    ", {%32,%33,%34,%35}, %36, p, 1, 1, %38;\n}"
+    ", {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}"
 
 static __device__ __forceinline__ unsigned wgmma_address(const void *shared)
 {
@@ -101,19 +101,19 @@ static __device__ __forceinline__ void wgmma_ss(float (&c)[8][4], uint64_t a, ui
         asm volatile(DS_WGMMA_SS("bf16") : DS_WGMMA_C(c) : "l"(a), "l"(b), "r"(add));
 }
 
-/* The same with a in registers; with DOWN, b is [16,64] as it lies there and not transposed. */
-template <class T, int DOWN>
+/* c += a b with a in registers and b[16,64] as it lies there. */
+template <class T>
 static __device__ __forceinline__ void wgmma_rs(float (&c)[8][4], const unsigned (&a)[4],
-                                                uint64_t b, int add)
+                                                uint64_t b)
 {
     if constexpr (std::is_same<T, __half>::value)
         asm volatile(DS_WGMMA_RS("f16")
                      : DS_WGMMA_C(c)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(DOWN));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     else
         asm volatile(DS_WGMMA_RS("bf16")
                      : DS_WGMMA_C(c)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(DOWN));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 #endif
 

@@ -116,7 +116,7 @@ static __global__ void multiply_group(const unsigned short *a, const unsigned sh
 
         load_a<unsigned short, 64>(rows, x, row, k);
         if (how == DOWN)
-            wgmma_rs<__nv_bfloat16, 1>(sum, rows, y_at + k * WGMMA_DOWN, 1);
+            wgmma_rs<__nv_bfloat16>(sum, rows, y_at + k * WGMMA_DOWN);
         else if (how != NOT_BY_ALL || row < 48 || k > 0)
             wgmma_ss<__nv_bfloat16>(sum, x_at + k * WGMMA_ALONG, y_at + k * WGMMA_ALONG, k > 0);
     }

@@ -18,6 +18,7 @@
 #define ptx_copy4(to, from, there)  cudaemu_copy((to), (from), 4, (there))
 #define ptx_commit()                cudaemu_commit()
 #define ptx_exp2(x)                 exp2f(x)
+#define ptx_uniform(x)              (x)
 
 /* What one lane brings to a product and to a load of matrices. */
 struct cudaemu_product {

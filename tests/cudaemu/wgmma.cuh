@@ -36,10 +36,9 @@ template <class T> static inline void wgmma_ss(float (&c)[8][4], uint64_t a, uin
     cudaemu_together(&mine, cudaemu_wgmma_multiply, __FILE__, __LINE__);
 }
 
-template <class T, int DOWN>
-static inline void wgmma_rs(float (&c)[8][4], const unsigned (&a)[4], uint64_t b, int add)
+template <class T> static inline void wgmma_rs(float (&c)[8][4], const unsigned (&a)[4], uint64_t b)
 {
-    struct cudaemu_wgmma mine = {c, a, 0, b, std::is_same<T, __half>::value, add != 0, DOWN != 0};
+    struct cudaemu_wgmma mine = {c, a, 0, b, std::is_same<T, __half>::value, true, true};
 
     cudaemu_together(&mine, cudaemu_wgmma_multiply, __FILE__, __LINE__);
 }

@@ -99,6 +99,19 @@ static __device__ __forceinline__ void ptx_copy4(void *to, const void *from, boo
                  : "memory");
 }
 
+/* 16 bytes of shared memory at once: what is taken apart into smaller numbers the compiler loads in
+ * two. */
+static __device__ __forceinline__ uint4 ptx_read16(const uint4 *from)
+{
+    uint4 word;
+
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                 : "r"((unsigned)__cvta_generic_to_shared(from))
+                 : "memory");
+    return word;
+}
+
 /* The copies since the last commit are one group; wait until at most N groups are under way. */
 static __device__ __forceinline__ void ptx_commit()
 {

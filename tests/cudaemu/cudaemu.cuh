@@ -276,13 +276,39 @@ typedef int cudaError_t;
 typedef void *cudaStream_t;
 enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };
 
-enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum {
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+};
+
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
 
 extern cudaError_t cudaemu_last;
 
 template <class Kernel> static inline cudaError_t cudaFuncSetAttribute(Kernel, int, int bytes)
 {
     return bytes <= CUDAEMU_SHARED ? cudaSuccess : cudaErrorInvalidConfiguration;
+}
+
+static inline cudaError_t cudaGetDevice(int *device)
+{
+    *device = 0;
+    return cudaSuccess;
+}
+
+/* Of a device with so few multiprocessors that a block has several rows. */
+static inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
+{
+    switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = 2; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = CUDAEMU_SHARED + 1024; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = CUDAEMU_SHARED; break;
+    }
+    return cudaSuccess;
 }
 
 static inline cudaError_t cudaGetLastError()

@@ -16,6 +16,7 @@
 #define __syncwarp()                cudaemu_together(nullptr, nullptr, __FILE__, __LINE__)
 #define ptx_copy16(to, from, there) cudaemu_copy((to), (from), 16, (there))
 #define ptx_copy4(to, from, there)  cudaemu_copy((to), (from), 4, (there))
+#define ptx_read16(from)            (*(from))
 #define ptx_commit()                cudaemu_commit()
 #define ptx_exp2(x)                 exp2f(x)
 #define ptx_uniform(x)              (x)

@@ -65,7 +65,9 @@ static void check(size_t rows, size_t vocab, size_t pad, enum ds_dtype act, bool
     /* What lies between the rows stays as it is. */
     memcpy(c.dlogits, in_place ? c.logits.d : old.d, rows * c.dld * sizeof(double));
     for (size_t r = 0; r < rows; r++) {
-        c.targets[r] = (int32_t)((r * 7919 + 3) % vocab);
+        size_t target = (r * 7919 + 3) % vocab;
+
+        c.targets[r] = (int32_t)(r % 2 ? vocab - 1 - target : target);
         reference_row(&c, r);
     }
     t.out[0] = (struct out){DS_F32, rows, c.losses, NULL};
@@ -95,30 +97,61 @@ Test(xent, shapes_and_types)
     check(9, 300, 5, DS_F32, true, 100.0);
 }
 
-Test(xent, nan_shows_in_the_loss)
+/* As long as GPT-2's and Llama's: more than a GPU's block holds, too, and more rows than blocks. */
+Test(xent, long_rows)
+{
+    check(7, 5003, 5, DS_F32, true, 2.0);
+    check(3, 45001, 3, DS_BF16, false, 3.0);
+#ifndef DS_TESTS_FEW
+    check(5, 50304, 0, DS_F32, true, 3.0);
+    check(3, 128256, 0, DS_BF16, false, 3.0);
+#endif
+}
+
+/* The loss of a row of 37 logits, which is at a multiple of 16 bytes or after one. */
+static float loss_of(const char *isa, size_t shift, size_t where, float what, int32_t target)
+{
+    struct ds_device *device = open_cpu(isa, 1, 0);
+    _Alignas(16) float x[48] = {0};
+    float loss = NAN, d[40];
+    struct ds_xent_args args = {.rows = 1,
+                                .vocab = 37,
+                                .logits = x + shift,
+                                .ld = 40,
+                                .targets = &target,
+                                .losses = &loss,
+                                .act = DS_F32,
+                                .dlogits = d,
+                                .dld = 40};
+
+    if (device == NULL) /* the processor lacks the instructions */
+        return NAN;
+    x[shift + where] = what;
+    cr_assert(ds_xent(&args, ds_device_stream(device), NULL) == 0);
+    ds_device_close(device);
+    return loss;
+}
+
+Test(xent, what_is_no_number_shows_in_the_loss)
 {
     static const char *const isas[] = {"v4", "v3", "base"};
 
-    for (size_t i = 0; i < 3; i++) {
-        for (size_t where = 0; where < 37; where++) {
-            struct ds_device *device = open_cpu(isas[i], 1, 0);
-            float x[37] = {0}, loss = 0.0f;
-            int32_t target = 5;
-            struct ds_xent_args args = {.rows = 1,
-                                        .vocab = 37,
-                                        .logits = x,
-                                        .ld = 37,
-                                        .targets = &target,
-                                        .losses = &loss,
-                                        .act = DS_F32};
+    for (size_t i = 0; i < 6; i++) {
+        const char *isa = isas[i % 3];
+        size_t shift = i / 3;
 
-            if (device == NULL)
-                break;
-            x[where] = NAN;
-            cr_assert(ds_xent(&args, ds_device_stream(device), NULL) == 0);
-            cr_assert(isnan(loss), "NaN at %zu: loss %g", where, (double)loss);
-            ds_device_close(device);
+        for (size_t where = 0; where < 37; where++) {
+            cr_assert(isnan(loss_of(isa, shift, where, NAN, 5)), "NaN at %zu", where);
+            cr_assert(isnan(loss_of(isa, shift, where, INFINITY, 5)), "infinity at %zu", where);
         }
+        cr_assert(isnan(loss_of(isa, shift, 0, 1.0f, 37)), "an id of no token");
+        cr_assert(isnan(loss_of(isa, shift, 0, 1.0f, -1)), "a negative id");
+    }
+    /* The others have the probability that this one lacks. */
+    for (size_t shift = 0; shift < 2; shift++) {
+        cr_assert_float_eq(loss_of(NULL, shift, 7, -INFINITY, 5), logf(36.0f), 1e-5);
+        cr_assert_float_eq(loss_of(NULL, shift, 5, -1000.0f, 5), 1000.0f + logf(36.0f), 1e-3);
+        cr_assert(isinf(loss_of(NULL, shift, 5, -INFINITY, 5)), "a target of no probability");
     }
 }
 

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * attention_sm90.cuh - what the attention kernels for sm_90 share: tiles and products by warpgroups.
+ * attention_sm90.cuh - what the attention kernels for sm_90 share: tiles, products by warpgroups.
  *
  * A tile has TILE_ROWS rows of D elements, 64 or 128, as panels of 64 columns, one after the other;
  * how a panel lies is told in wgmma.cuh.  A warpgroup works on one tile of rows, a warp on 16 of
@@ -47,6 +47,14 @@ static __device__ __forceinline__ void load_panels(T *tile, const struct attenti
     }
 }
 
+/* The copies of all threads are there for products, and nobody reads the tiles before any more. */
+static __device__ __forceinline__ void next_tiles()
+{
+    ptx_wait<0>();
+    wgmma_publish();
+    __syncthreads();
+}
+
 /* Of a product rounded to T, first operands of the next one. */
 template <class T>
 static __device__ __forceinline__ void to_operands(unsigned (&a)[4][4], const float (&p)[8][4])
@@ -60,8 +68,8 @@ static __device__ __forceinline__ void to_operands(unsigned (&a)[4][4], const fl
     }
 }
 
-/* c = a b^T of two tiles, a group of its own.  Both are in shared memory: ptxas 13.0 gives registers
- * of a first operand that stays the same in a loop to what comes after it. */
+/* c = a b^T of two tiles, a group of its own.  Both are in shared memory: ptxas 13.0 was seen to
+ * give away registers of a first operand that stays the same in a loop. */
 template <class T, int D>
 static __device__ __forceinline__ void start_scores(float (&c)[8][4], uint64_t a, uint64_t b)
 {

@@ -100,9 +100,7 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 4 : 2)
         float p[8][4], d[8][4];
         unsigned a[4][4];
 
-        ptx_wait<0>();
-        wgmma_publish();
-        __syncthreads(); /* the tile is there, and nobody reads the one before any more */
+        next_tiles();
         if (i < last) {
             load_panels<T, D, GROUP>(k + (stage ^ 1) * TILE, s, keys, s.ld, (i + 1) * TILE_ROWS);
             load_panels<T, D, GROUP>(v + (stage ^ 1) * TILE, s, values, s.ld, (i + 1) * TILE_ROWS);
@@ -171,10 +169,9 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
     sm90_dkv(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
 {
 #if defined(DS_HAS_WGMMA)
-    constexpr int TILE = TILE_ROWS * D;
     DS_TILES_SHARED(T, k);
-    T *v = k + TILE;
-    query_tiles<T, D> tiles(v + TILE);
+    T *v = k + TILE_ROWS * D;
+    query_tiles<T, D> tiles(v + TILE_ROWS * D);
     struct work work = work_of(s, s.batch * s.kv_heads);
     unsigned b = work.head / s.kv_heads, kv = work.head % s.kv_heads;
     unsigned begin = work.turn * TILE_ROWS, row = threadIdx.x / WARP * 16;
@@ -189,15 +186,13 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
     ptx_commit();
     DS_NO_UNROLL
     for (unsigned stage = 0; h < end; stage ^= 1) {
-        unsigned at = stage * (D / 64) * WGMMA_TILE;
         const struct column_pair *lse = tiles.columns + 2 * stage * tiles.PAIRS;
+        unsigned at = stage * (D / 64) * WGMMA_TILE;
         bool diagonal = query == begin;
         float p[8][4], d[8][4];
         unsigned a[4][4], c[4][4];
 
-        ptx_wait<0>();
-        wgmma_publish();
-        __syncthreads(); /* the tile is there, and nobody reads the one before any more */
+        next_tiles();
         query += TILE_ROWS;
         if (query >= s.seq) { /* the next head's first */
             query = begin;

@@ -45,9 +45,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
         float p[1][8][4];
         unsigned a[4][4];
 
-        ptx_wait<0>();
-        wgmma_publish();
-        __syncthreads(); /* the tile is there, and nobody reads the one before any more */
+        next_tiles();
         if (i + 1 < end) {
             load_panels<T, D, THREADS>(k + (stage ^ 1) * TILE, s, keys, s.ld, (i + 1) * TILE_ROWS);
             load_panels<T, D, THREADS>(v + (stage ^ 1) * TILE, s, values, s.ld,

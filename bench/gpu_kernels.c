@@ -258,7 +258,8 @@ static void measure_ends(void)
     const size_t batch = 64, seq = many(1024), n = 768, vocab = many(50304), rows = many(2048);
     struct ds_embed_fwd_args f = {.batch = batch, .seq = seq, .channels = n, .vocab = vocab};
     struct ds_embed_bwd_args b = {.batch = batch, .seq = seq, .channels = n, .vocab = vocab};
-    struct ds_xent_args x = {.rows = rows, .vocab = vocab, .act = DS_BF16, .grad_scale = 1e-5f};
+    struct ds_xent_args x = {
+        .rows = rows, .vocab = vocab, .act = DS_BF16, .logits_type = DS_BF16, .grad_scale = 1e-5f};
 
     taken = 0;
     f.act = f.param = b.act = DS_BF16;
@@ -272,7 +273,7 @@ static void measure_ends(void)
     b.dwpe = take(seq * n * 4);
     b.positions = seq;
     b.accumulate_wte = true; /* the head has been there */
-    x.logits = take_numbers(DS_F32, rows * vocab);
+    x.logits = take_numbers(DS_BF16, rows * vocab);
     x.ld = x.dld = vocab;
     x.targets = take_ids(rows, vocab);
     x.losses = take(rows * 4);

@@ -139,7 +139,7 @@ static void shape_embed_bwd(const struct ds_embed_bwd_args *a, char out[DS_OP_SH
 static struct ds_amount amount_xent(const struct ds_xent_args *a)
 {
     return moves(area(a->rows, a->vocab),
-                 sizeof(float) + (a->dlogits != NULL ? size_of(a->act) : 0.0));
+                 size_of(a->logits_type) + (a->dlogits != NULL ? size_of(a->act) : 0.0));
 }
 
 static void shape_xent(const struct ds_xent_args *a, char out[DS_OP_SHAPE_BYTES])

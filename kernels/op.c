@@ -257,13 +257,13 @@ static const char *check_xent(const struct ds_xent_args *a)
 {
     if (a->rows == 0 || a->vocab == 0 || a->ld < a->vocab || too_big(a->rows, a->ld))
         return "an impossible shape";
-    if (!is_act(a->act))
+    if (!is_act(a->act) || (a->logits_type != DS_F32 && a->logits_type != a->act))
         return "a type that is not supported";
     if (a->logits == NULL || a->targets == NULL || a->losses == NULL)
         return "a pointer is missing";
     if (a->dlogits != NULL && a->dld < a->vocab)
         return "a leading dimension shorter than the row";
-    if (a->dlogits == (const void *)a->logits && (a->act != DS_F32 || a->dld != a->ld))
+    if (a->dlogits == a->logits && (a->act != a->logits_type || a->dld != a->ld))
         return "gradients in place of logits of another layout";
     return NULL;
 }

@@ -271,11 +271,12 @@ struct ds_dropout_args {
 
 /* Softmax cross-entropy on a chunk of rows: losses[r] = log sum exp(logits[r]) - logits[r][target],
  * in nats.  With dlogits: (softmax - onehot) * grad_scale of type `act`; it may be the logits' own
- * memory when act is F32.  logits are F32 [rows, ld]. */
+ * memory when those are of that type.  logits are F32 or of type act, [rows, ld]; all between them
+ * and the results is F32. */
 struct ds_xent_args {
     size_t rows, vocab;
-    enum ds_dtype act;
-    const float *logits;
+    enum ds_dtype act, logits_type;
+    const void *logits;
     size_t ld;              /* of logits; dlogits has ld `dld` */
     const int32_t *targets; /* [rows] */
     float *losses;          /* [rows] */

@@ -17,33 +17,36 @@
 
 enum { UNROLL = 4 * DS_LANES };
 
-static float row_max(const float *x, size_t n)
+DS_INLINE float row_max(enum ds_dtype type, const void *x, size_t n)
 {
     ds_vec max[4];
     float largest;
     size_t i = 0;
 
     for (int j = 0; j < 4; j++)
-        max[j] = ds_vec_set(x[0]);
+        max[j] = ds_vec_set(ds_load_one(type, x, 0));
     for (; i + UNROLL <= n; i += UNROLL) {
         for (size_t j = 0; j < 4; j++)
-            max[j] = ds_vec_max(max[j], ds_vec_load(x + i + j * DS_LANES));
+            max[j] = ds_vec_max(max[j], ds_load(type, x, i + j * DS_LANES));
     }
     largest = ds_vec_largest(ds_vec_max(ds_vec_max(max[0], max[1]), ds_vec_max(max[2], max[3])));
-    for (; i < n; i++)
-        largest = x[i] > largest ? x[i] : largest;
+    for (; i < n; i++) {
+        float last = ds_load_one(type, x, i);
+
+        largest = last > largest ? last : largest;
+    }
     return largest;
 }
 
 /* Sum of exp(x - max); the terms go to `e` unless it is NULL (e may be x). */
-DS_INLINE float row_exp(const float *x, size_t n, float max, float *e)
+DS_INLINE float row_exp(enum ds_dtype type, const void *x, size_t n, float max, float *e)
 {
     ds_vec sum0 = {0}, sum1 = {0};
     size_t i = 0;
 
     for (; i + 2 * DS_LANES <= n; i += 2 * DS_LANES) {
-        ds_vec e0 = ds_vec_exp(ds_vec_load(x + i) - max);
-        ds_vec e1 = ds_vec_exp(ds_vec_load(x + i + DS_LANES) - max);
+        ds_vec e0 = ds_vec_exp(ds_load(type, x, i) - max);
+        ds_vec e1 = ds_vec_exp(ds_load(type, x, i + DS_LANES) - max);
 
         sum0 += e0;
         sum1 += e1;
@@ -54,7 +57,7 @@ DS_INLINE float row_exp(const float *x, size_t n, float max, float *e)
     }
     for (; i < n; i += DS_LANES) {
         size_t part = ds__min(DS_LANES, n - i);
-        ds_vec term = ds_vec_exp(ds_load_part(DS_F32, x, i, part) - max), used = {0};
+        ds_vec term = ds_vec_exp(ds_load_part(type, x, i, part) - max), used = {0};
 
         ds_store_part(DS_F32, &used, 0, part, term);
         sum0 += used;
@@ -74,44 +77,51 @@ static void row_scale(float *x, size_t n, float by)
         x[i] *= by;
 }
 
-DS_INLINE void row_narrow(enum ds_dtype type, const float *x, size_t n, float max, float by,
-                          void *out)
+/* `out` may be x where both are of one type. */
+DS_INLINE void row_narrow(enum ds_dtype from, enum ds_dtype to, const void *x, size_t n, float max,
+                          float by, void *out)
 {
     size_t i = 0;
 
     for (; i + DS_LANES <= n; i += DS_LANES)
-        ds_store(type, out, i, ds_vec_exp(ds_vec_load(x + i) - max) * by);
+        ds_store(to, out, i, ds_vec_exp(ds_load(from, x, i) - max) * by);
     if (i < n)
-        ds_store_part(type, out, i, n - i,
-                      ds_vec_exp(ds_load_part(DS_F32, x, i, n - i) - max) * by);
+        ds_store_part(to, out, i, n - i, ds_vec_exp(ds_load_part(from, x, i, n - i) - max) * by);
+}
+
+/* Gradients of F32, of logits of F32; returns the sum of exp(x - max). */
+static float row_wide(const struct ds_xent_args *a, const float *x, size_t target, float max,
+                      float *d)
+{
+    float sum = row_exp(DS_F32, x, a->vocab, max, d);
+    float p = target < a->vocab ? d[target] / sum : NAN;
+
+    row_scale(d, a->vocab, a->grad_scale / sum);
+    if (target < a->vocab)
+        d[target] = (p - 1.0f) * a->grad_scale;
+    return sum;
 }
 
 static void row(const struct ds_xent_args *a, size_t r)
 {
-    const float *x = a->logits + r * a->ld;
+    const void *x = (const char *)a->logits + r * a->ld * ds_dtype_bytes(a->logits_type);
     size_t target = (size_t)a->targets[r];
     bool inside = a->targets[r] >= 0 && target < a->vocab;
-    float wanted = inside ? x[target] : NAN;
-    float max = row_max(x, a->vocab), sum, p;
+    float wanted = inside ? ds_load_one(a->logits_type, x, target) : NAN, max = 0.0f, sum = 0.0f;
+    void *d = NULL;
 
-    if (a->dlogits == NULL) {
-        a->losses[r] = logf(row_exp(x, a->vocab, max, NULL)) + max - wanted;
-        return;
-    }
-    if (a->act == DS_F32) {
-        float *d = (float *)a->dlogits + r * a->dld;
-
-        sum = row_exp(x, a->vocab, max, d);
-        p = inside ? d[target] / sum : NAN;
-        row_scale(d, a->vocab, a->grad_scale / sum);
-        if (inside)
-            d[target] = (p - 1.0f) * a->grad_scale;
+    if (a->dlogits != NULL)
+        d = (char *)a->dlogits + r * a->dld * ds_dtype_bytes(a->act);
+    DS_TYPED(a->logits_type, max = row_max(T, x, a->vocab));
+    if (d != NULL && a->act == DS_F32) {
+        sum = row_wide(a, x, inside ? target : a->vocab, max, d);
     } else {
-        void *d = (uint16_t *)a->dlogits + r * a->dld;
-
-        sum = row_exp(x, a->vocab, max, NULL);
-        DS_TYPED(a->act, row_narrow(T, x, a->vocab, max, a->grad_scale / sum, d));
-        if (inside)
+        DS_TYPED(a->logits_type, sum = row_exp(T, x, a->vocab, max, NULL));
+        if (d != NULL && a->logits_type == DS_F32)
+            DS_TYPED(a->act, row_narrow(DS_F32, T, x, a->vocab, max, a->grad_scale / sum, d));
+        else if (d != NULL)
+            DS_TYPED(a->act, row_narrow(T, T, x, a->vocab, max, a->grad_scale / sum, d));
+        if (d != NULL && inside)
             ds_store_one(a->act, d, target, (expf(wanted - max) / sum - 1.0f) * a->grad_scale);
     }
     a->losses[r] = logf(sum) + max - wanted;

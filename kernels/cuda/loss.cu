@@ -468,9 +468,9 @@ static int launch_words(const struct ds_xent_args *a, const T *logits, struct ds
 }
 
 template <class T, class D>
-static int launch(const struct ds_xent_args *a, const T *logits, struct ds_stream *stream,
-                  struct ds_error *err)
+static int launch(const struct ds_xent_args *a, struct ds_stream *stream, struct ds_error *err)
 {
+    const T *logits = (const T *)a->logits;
     bool words = has_words(logits, a->ld, sizeof(T)) &&
                  (a->dlogits == nullptr || has_words(a->dlogits, a->dld, sizeof(D)));
     auto packs = xent_packs<T, D>;
@@ -489,6 +489,9 @@ extern "C" int ds__cuda_xent(const struct ds_xent_args *a, struct ds_stream *str
 {
     int rc;
 
-    DS_TYPED(a->act, D, rc = launch<float, D>(a, a->logits, stream, err));
+    if (a->logits_type == DS_F32)
+        DS_TYPED(a->act, D, rc = launch<float, D>(a, stream, err));
+    else
+        DS_TYPED(a->act, D, rc = launch<D, D>(a, stream, err));
     return rc;
 }

@@ -269,15 +269,18 @@ static double layer_backward(const struct bench *b)
            pointwise(b, bytes, operations);
 }
 
-/* Logits chunk by chunk in fp32; a training pass goes on to the gradients at once. */
+/* Logits chunk by chunk; a training pass goes on to the gradients at once. */
 static double head_forward(const struct bench *b)
 {
     enum ds_compute compute = b->plan->compute;
     double product = ds_work_matmul(b->cluster, compute, b->tokens, b->vocab, b->hidden);
     char there; /* gradients are written */
-    const struct ds_xent_args loss = {
-        .rows = b->rows, .vocab = b->plan->shape.vocab, .act = b->type, .dlogits = &there};
-    double logits = b->tokens * b->vocab * sizeof(float); /* written by the product */
+    const struct ds_xent_args loss = {.rows = b->rows,
+                                      .vocab = b->plan->shape.vocab,
+                                      .act = b->type,
+                                      .logits_type = b->type,
+                                      .dlogits = &there};
+    double logits = b->tokens * b->vocab * b->act; /* written by the product */
 
     return 3.0 * product + pointwise(b, logits + ds_op_amount(DS_OP_XENT, &loss).bytes, 2.0);
 }

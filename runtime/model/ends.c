@@ -4,8 +4,8 @@
  * ends.c - the first and the last block: embedding; final norm, classifier and loss.
  *
  * In training a chunk of rows goes through the classifier both ways while its logits are in the
- * cache: logits, losses and their gradient (in place for F32), the classifier's gradient, and the
- * gradient of the normalised rows, which takes the rows' own place.
+ * cache: logits, losses and their gradient in place, the classifier's gradient, and the gradient of
+ * the normalised rows, which takes the rows' own place.  Logits are of the activations' type.
  *
  * Tests   tests/engine/test_engine.c
  */
@@ -89,9 +89,8 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
 /* Rows first .. first + rows of the classifier. */
 struct chunk {
     size_t first, rows;
-    void *x; /* normalised rows, then their gradient */
-    float *logits;
-    void *dlogits; /* of type act: the logits themselves when that is F32 */
+    void *x;      /* normalised rows, then their gradient */
+    void *logits; /* then their gradient, in training */
 };
 
 static int classify(const struct ds_net *net, const struct chunk *chunk, struct ds_error *err)
@@ -103,7 +102,7 @@ static int classify(const struct ds_net *net, const struct chunk *chunk, struct 
         .k = hidden,
         .trans_b = true,
         .in_type = net->act,
-        .out_type = DS_F32,
+        .out_type = net->act,
         .a = chunk->x,
         .b = net->block[net->plan->shape.layers + 1].weight[DS_ROLE_HEAD_W],
         .lda = hidden,
@@ -123,11 +122,12 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
         .rows = chunk->rows,
         .vocab = net->plan->shape.vocab,
         .act = net->act,
+        .logits_type = net->act,
         .logits = chunk->logits,
         .ld = net->plan->logit_ld,
         .targets = (const int32_t *)buf[DS_BUFFER_TARGETS] + chunk->first,
         .losses = (float *)buf[DS_BUFFER_LOSSES] + chunk->first,
-        .dlogits = chunk->dlogits,
+        .dlogits = pass == DS_PASS_TRAIN ? chunk->logits : NULL,
         .dld = net->plan->logit_ld,
         .grad_scale = net->grad_scale,
     };
@@ -135,7 +135,7 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
     return ds_xent(&args, net->stream, err);
 }
 
-/* dW (+)= dlogits^T x, then x = dlogits W. */
+/* With the logits' gradient in their place: dW (+)= dlogits^T x, then x = dlogits W. */
 static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, bool accumulate,
                         struct ds_error *err)
 {
@@ -149,7 +149,7 @@ static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, boo
         .trans_a = true,
         .in_type = net->act,
         .out_type = DS_F32,
-        .a = chunk->dlogits,
+        .a = chunk->logits,
         .b = chunk->x,
         .lda = net->plan->logit_ld,
         .ldb = hidden,
@@ -164,7 +164,7 @@ static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, boo
         .k = vocab,
         .in_type = net->act,
         .out_type = net->act,
-        .a = chunk->dlogits,
+        .a = chunk->logits,
         .b = net->block[head].weight[DS_ROLE_HEAD_W],
         .lda = net->plan->logit_ld,
         .ldb = hidden,
@@ -194,16 +194,12 @@ static struct chunk chunk_at(const struct ds_net *net, enum ds_pass pass, size_t
     void *const *buf = net->block[net->plan->shape.layers + 1].buf[pass];
     size_t left = net->tokens - first, most = net->plan->logit_rows;
     unsigned char *rows = buf[DS_BUFFER_NORMF];
-    struct chunk chunk = {
+    return (struct chunk){
         .first = first,
         .rows = left < most ? left : most,
         .x = rows + first * net->plan->shape.hidden * ds_dtype_bytes(net->act),
         .logits = buf[DS_BUFFER_LOGITS],
     };
-
-    if (pass == DS_PASS_TRAIN)
-        chunk.dlogits = net->act == DS_F32 ? chunk.logits : buf[DS_BUFFER_DLOGITS];
-    return chunk;
 }
 
 int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct ds_error *err)

@@ -6,7 +6,7 @@
  * N tokens of a micro-batch pass through.  A layer keeps what its backward pass reads; what it
  * recomputes is written twice and lives for one instruction, then for two, so that all layers share
  * one place without anyone saying so.  Codes of FP8 are for one product at a time, in one place.
- * The classifier's logits exist for one chunk of rows.  When parameters are updated nothing of it
+ * The classifier's logits exist for one chunk of rows, then their gradient in the same place.  When parameters are updated nothing of it
  * is alive any more; Muon works there.
  *
  * Packing: largest first, each at the lowest place that no neighbour in time occupies.
@@ -105,9 +105,7 @@ static void add_ends(struct maker *maker, enum ds_pass pass, uint32_t first, uin
     add(maker, DS_BUFFER_LOSSES, pass, block, tokens * sizeof(float), head, head);
     add(maker, DS_BUFFER_NORMF, pass, block, tokens * maker->hidden * maker->act, head, head_last);
     add(maker, DS_BUFFER_STATF, pass, block, tokens * 2 * sizeof(float), head, head_last);
-    add(maker, DS_BUFFER_LOGITS, pass, block, chunk * sizeof(float), head, head);
-    if (pass == DS_PASS_TRAIN && maker->act != sizeof(float))
-        add(maker, DS_BUFFER_DLOGITS, pass, block, chunk * maker->act, head, head);
+    add(maker, DS_BUFFER_LOGITS, pass, block, chunk * maker->act, head, head);
 }
 
 static void add_step(struct maker *maker)
@@ -224,12 +222,12 @@ uint64_t ds__plan_pack(struct ds_plan_buffer *buf, size_t n, uint32_t *order)
     return end;
 }
 
-static void choose_chunk(struct ds_plan *plan, uint64_t tokens)
+static void choose_chunk(struct ds_plan *plan, uint64_t tokens, uint64_t act)
 {
     uint64_t rows, chunks;
 
     plan->logit_ld = ds__round_up(plan->shape.vocab, LOGIT_LD_UNIT);
-    rows = LOGIT_CHUNK_BYTES / (plan->logit_ld * sizeof(float));
+    rows = LOGIT_CHUNK_BYTES / (plan->logit_ld * act);
     if (rows < LOGIT_ROW_UNIT)
         rows = LOGIT_ROW_UNIT;
     if (plan->apart && rows < LOGIT_ROWS_APART)
@@ -272,7 +270,7 @@ int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
     if (order == NULL || plan->buffer == NULL)
         return ds_fail(err, ENOMEM, "no memory for a plan of %llu layers",
                        (unsigned long long)plan->shape.layers);
-    choose_chunk(plan, maker.tokens);
+    choose_chunk(plan, maker.tokens, maker.act);
     add_step(&maker);
     in_step = plan->buffers;
     add_eval(&maker);

@@ -85,7 +85,7 @@
     X(MIDDLE,    "middle")    X(NORM2,     "norm2")     X(STAT2,   "stat2") \
     X(FFN_IN,    "ffn_in")    X(FFN_ACT,   "ffn_act") \
     X(NORMF,     "normf")     X(STATF,     "statf") \
-    X(LOGITS,    "logits")    X(DLOGITS,   "dlogits") \
+    X(LOGITS,    "logits") \
     X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
     X(CODES,     "codes")
 /* The runs of a block's forward pass that have activations of their own. */

@@ -87,6 +87,8 @@ static void ends(void)
     EXPECT(XENT, xent, 0, 132, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16);
     EXPECT(XENT, xent, 0, 198, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16,
            .dlogits = there);
+    EXPECT(XENT, xent, 0, 132, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16,
+           .logits_type = DS_BF16, .dlogits = there);
 }
 
 static void updates(void)

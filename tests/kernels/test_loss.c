@@ -7,7 +7,7 @@
 
 struct xent {
     size_t rows, vocab, ld, dld;
-    enum ds_dtype act;
+    enum ds_dtype act, logits_type;
     bool in_place, loss_only;
     struct nums logits;
     int32_t *targets;
@@ -37,6 +37,7 @@ static int run(void *ctx, void **out, struct ds_stream *stream, struct ds_error 
     struct ds_xent_args args = {.rows = c->rows,
                                 .vocab = c->vocab,
                                 .act = c->act,
+                                .logits_type = c->logits_type,
                                 .logits = c->in_place ? out[1] : c->logits.data,
                                 .ld = c->ld,
                                 .targets = c->targets,
@@ -48,16 +49,21 @@ static int run(void *ctx, void **out, struct ds_stream *stream, struct ds_error 
     return ds_xent(&args, stream, err);
 }
 
-static void check(size_t rows, size_t vocab, size_t pad, enum ds_dtype act, bool in_place,
-                  double scale)
+/* Logits of `type`; in place, or gradients of `act` beside them. */
+static void check_types(size_t rows, size_t vocab, size_t pad, enum ds_dtype type,
+                        enum ds_dtype act, bool in_place, double scale)
 {
-    struct xent c = {
-        .rows = rows, .vocab = vocab, .ld = vocab + pad, .act = act, .in_place = in_place};
+    struct xent c = {.rows = rows,
+                     .vocab = vocab,
+                     .ld = vocab + pad,
+                     .act = act,
+                     .logits_type = type,
+                     .in_place = in_place};
     struct nums old;
     struct trial t = {.what = "xent", .outs = 2, .run = run, .ctx = &c, .f32 = 1e-5};
 
     c.dld = in_place ? c.ld : vocab + 2 * pad;
-    c.logits = nums_random(DS_F32, rows * c.ld, scale, 1.0);
+    c.logits = nums_random(type, rows * c.ld, scale, 1.0);
     old = nums_random(act, rows * c.dld, 1.0, 0.0);
     c.targets = calloc(rows, sizeof(int32_t));
     c.losses = calloc(rows, sizeof(double));
@@ -82,6 +88,12 @@ static void check(size_t rows, size_t vocab, size_t pad, enum ds_dtype act, bool
     free(c.targets);
     free(c.losses);
     free(c.dlogits);
+}
+
+static void check(size_t rows, size_t vocab, size_t pad, enum ds_dtype act, bool in_place,
+                  double scale)
+{
+    check_types(rows, vocab, pad, DS_F32, act, in_place, scale);
 }
 
 Test(xent, shapes_and_types)
@@ -161,4 +173,25 @@ Test(xent, halves)
 
     for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++)
         check(5, widths[i], i % 3, DS_F16, false, 2.0);
+}
+
+Test(xent, logits_of_the_gradients_type)
+{
+    static const size_t widths[] = {1, 2, 7, 16, 97, 257, 1024, 5003};
+
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
+        enum ds_dtype type = i % 2 ? DS_F16 : DS_BF16, other = i % 2 ? DS_BF16 : DS_F16;
+        size_t words = (8 - widths[i] % 8) % 8; /* to the next multiple of 16 bytes */
+
+        check_types(5, widths[i], words, type, type, true, 2.0);
+        check_types(6, widths[i], words, other, other, i % 4 < 2, 2.0);
+        check_types(3, widths[i], i % 3, type, type, i % 4 < 2, 20.0);
+    }
+    check_types(2, 50257, 15, DS_BF16, DS_BF16, true, 3.0);
+#ifndef DS_TESTS_FEW
+    check_types(5, 50304, 0, DS_F16, DS_F16, true, 3.0);
+    check_types(5, 90009, 7, DS_BF16, DS_BF16, true, 3.0);
+    check_types(3, 128256, 0, DS_BF16, DS_BF16, true, 3.0);
+    check_types(2, 128256, 0, DS_F16, DS_F16, false, 3.0);
+#endif
 }

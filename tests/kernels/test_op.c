@@ -174,6 +174,7 @@ Test(op, other_arguments)
     REFUSES(xent, xent, a.ld = 3);
     REFUSES(xent, xent, a.dld = 3);
     REFUSES(xent, xent, (a.dlogits = f, a.act = DS_BF16));
+    REFUSES(xent, xent, a.logits_type = DS_BF16); /* and the gradients of F32 */
     REFUSES(rope, rope, a.head_size = 3);
     REFUSES(rope, rope, a.heads = 2);
     REFUSES(rope, rope, a.theta = 0.0f);

@@ -103,7 +103,7 @@ static const struct row rows[] = {
     {ROW(xent, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .losses = f + 100,
          .dlogits = f + 200, .dld = 4),
      {AT(xent, EMPTY, rows), AT(xent, EMPTY, vocab), AT(xent, HUGE, ld), AT(xent, TYPE, act),
-      AT(xent, MISSING, logits), AT(xent, MISSING, targets), AT(xent, MISSING, losses)}},
+      AT(xent, TYPE, logits_type), AT(xent, MISSING, logits), AT(xent, MISSING, targets), AT(xent, MISSING, losses)}},
     {ROW(xent, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .losses = f + 100,
          .dlogits = f, .dld = 4),
      {AT(xent, HUGE, dld)}}, /* in place, of another layout */

@@ -449,7 +449,6 @@ static int launch_words(const struct ds_xent_args *a, const T *logits, struct ds
     size_t own = sizeof(struct soft) * 2 * WARPS, set_aside = 1024; /* of a block by the system */
     size_t most = of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin), bytes;
     size_t all = a->vocab / word_traits<T>::EACH, blocks, fit;
-    auto kernel = xent_words<T, D>;
     struct words w;
 
     most = most > own ? (most - own) / sizeof(uint4) : 0;
@@ -460,9 +459,9 @@ static int launch_words(const struct ds_xent_args *a, const T *logits, struct ds
     fit = of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (bytes + own + set_aside);
     blocks = of_device(cudaDevAttrMultiProcessorCount) * (fit < RESIDENT ? fit : (size_t)RESIDENT);
     blocks = blocks == 0 ? 1 : blocks;
-    if (allow(kernel, bytes, err) != 0)
+    if (allow(xent_words<T, D>, bytes, err) != 0)
         return -EIO;
-    DS_LAUNCH(kernel, row_grid(a->rows < blocks ? a->rows : blocks), THREADS, bytes,
+    DS_LAUNCH((xent_words<T, D>), row_grid(a->rows < blocks ? a->rows : blocks), THREADS, bytes,
               stream_of(stream), *a, logits, (D *)a->dlogits, w);
     return 0;
 }
@@ -473,13 +472,12 @@ static int launch(const struct ds_xent_args *a, struct ds_stream *stream, struct
     const T *logits = (const T *)a->logits;
     bool words = has_words(logits, a->ld, sizeof(T)) &&
                  (a->dlogits == nullptr || has_words(a->dlogits, a->dld, sizeof(D)));
-    auto packs = xent_packs<T, D>;
     int rc = 0;
 
     if (words)
         rc = launch_words<T, D>(a, logits, stream, err);
     else
-        DS_LAUNCH(packs, row_grid(a->rows), THREADS, 0, stream_of(stream), *a, logits,
+        DS_LAUNCH((xent_packs<T, D>), row_grid(a->rows), THREADS, 0, stream_of(stream), *a, logits,
                   (D *)a->dlogits);
     return rc != 0 ? rc : launched("xent", err);
 }

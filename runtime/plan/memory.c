@@ -6,8 +6,8 @@
  * N tokens of a micro-batch pass through.  A layer keeps what its backward pass reads; what it
  * recomputes is written twice and lives for one instruction, then for two, so that all layers share
  * one place without anyone saying so.  Codes of FP8 are for one product at a time, in one place.
- * The classifier's logits exist for one chunk of rows, then their gradient in the same place.  When parameters are updated nothing of it
- * is alive any more; Muon works there.
+ * The classifier's logits, then their gradient, exist for one chunk of rows, in one place.  When
+ * parameters are updated nothing of it is alive any more; Muon works there.
  *
  * Packing: largest first, each at the lowest place that no neighbour in time occupies.
  *
@@ -24,8 +24,9 @@
 
 enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 12 };
 
-/* Every chunk reads and writes the whole gradient of the classifier.  A GPU multiplies some 650
- * rows in the time that this takes, so there are several times as many. */
+/* Every chunk reads and writes the whole gradient of the classifier.  An H100 multiplies some 1000
+ * rows in the time that this takes, so there are several times as many; of short logits, too, in
+ * the room that F32 takes. */
 enum { LOGIT_ROWS_APART = 2048 };
 
 struct maker {
@@ -230,8 +231,8 @@ static void choose_chunk(struct ds_plan *plan, uint64_t tokens, uint64_t act)
     rows = LOGIT_CHUNK_BYTES / (plan->logit_ld * act);
     if (rows < LOGIT_ROW_UNIT)
         rows = LOGIT_ROW_UNIT;
-    if (plan->apart && rows < LOGIT_ROWS_APART)
-        rows = LOGIT_ROWS_APART;
+    if (plan->apart && rows < LOGIT_ROWS_APART * sizeof(float) / act)
+        rows = LOGIT_ROWS_APART * sizeof(float) / act;
     chunks = (tokens + rows - 1) / rows;
     rows = ds__round_up((tokens + chunks - 1) / chunks, LOGIT_ROW_UNIT);
     plan->logit_rows = rows < tokens ? rows : tokens;

@@ -143,7 +143,8 @@ struct ds_embed_fwd_args {
     void *out;       /* [B,T,C] */
 };
 
-/* dwte[id,:] (+)= dout, dwpe[t,:] (+)= sum over batch; tokens in order, so the bits are fixed.
+/* dwte[id,:] (+)= dout, dwpe[t,:] (+)= sum over batch; tokens in order, or parts of fixed length of
+ * that order in order, so the bits are fixed.
  * Without accumulate all of dwte [V,C] and the first T rows of dwpe are overwritten; rows of
  * dwpe from `seq` to `positions` are zeroed. */
 struct ds_embed_bwd_args {
@@ -300,8 +301,9 @@ struct ds_add_args {
     float *y;
 };
 
-/* *sum = sum of squares of x[n] in double over fixed chunks of DS_SUMSQ_CHUNK, chunk sums added
- * in order; *nonfinite = how many elements are NaN or infinite (they do not enter the sum). */
+/* *sum = sum of squares of x[n] in double over fixed chunks of DS_SUMSQ_CHUNK, chunk sums added in
+ * an order that n gives; *nonfinite = how many elements are NaN or infinite (they do not enter the
+ * sum). */
 enum { DS_SUMSQ_CHUNK = 16384 };
 struct ds_sumsq_args {
     size_t n;

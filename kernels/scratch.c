@@ -37,7 +37,7 @@ static size_t device_least(const struct ds_scratch_query *q)
     size_t bytes = max(DS_DEVICE_SCRATCH_BYTES, ds__need_norm_columns(q->hidden));
 
     bytes = max(bytes, ds__need_bias_columns(widest));
-    bytes = max(bytes, ds__need_places(q->vocab));
+    bytes = max(bytes, ds__need_embed(q->rows, q->hidden));
     return max(bytes, ds__need_dots(q->rows, q->heads));
 }
 

@@ -316,19 +316,6 @@ static __device__ __forceinline__ void drop_weights(float (&p)[MT][FLASH_KEYS / 
     }
 }
 
-/* Dynamic shared memory beyond what every kernel may have is asked for. */
-template <class Kernel>
-static inline int allow_shared(Kernel kernel, size_t bytes, struct ds_error *err)
-{
-    cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-
-    if (error == cudaSuccess)
-        return 0;
-    return ds_fail(err, EIO, "%zu bytes of shared memory for attention were refused: %s", bytes,
-                   cudaGetErrorString(error));
-}
-
 /* Without tensor cores, for F32 and for heads of any size up to PLAIN_MAX; attention_plain.cu. */
 enum { PLAIN_MAX = 512 };
 

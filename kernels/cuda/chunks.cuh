@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * chunks.cuh - sums of chunks added in their order, which fixes the bits.
+ * chunks.cuh - sums of chunks added up in an order that their number gives, which fixes the bits.
  *
  * Many chunks are done in groups, so that the scratch has one size.
  */
@@ -10,24 +10,26 @@
 
 #include "kernels/cuda/device.cuh"
 
-enum { GROUP = 8192, ADDED_AT_ONCE = 4 * BLOCK };
+enum { GROUP = 8192, CHUNKS_AT_ONCE = 8 };
 
-/* `begin` plus x[0 .. n), one after the other, in thread 0.  One block; all its threads call.  One
- * thread that reads memory itself would wait for each word. */
-static __device__ __forceinline__ double add_in_order(unsigned n, const double *x, double begin,
-                                                      double (&places)[ADDED_AT_ONCE])
+/* The sum of x[0 .. n), in every thread of the one block, all of which call.  A thread adds up what
+ * is BLOCK apart, with several under way: one that added up all would wait for each. */
+static __device__ __forceinline__ double add_chunk_sums(unsigned n, const double *x,
+                                                        double (&places)[BLOCK / WARP])
 {
-    for (unsigned first = 0; first < n; first += ADDED_AT_ONCE) {
-        unsigned many = n - first < ADDED_AT_ONCE ? n - first : (unsigned)ADDED_AT_ONCE;
+    double sum = 0.0;
 
-        for (unsigned i = threadIdx.x; i < many; i += BLOCK)
-            places[i] = x[first + i];
-        __syncthreads();
-        for (unsigned i = 0; i < many && threadIdx.x == 0; i++)
-            begin += places[i];
-        __syncthreads(); /* before `places` is used again */
+    for (unsigned first = threadIdx.x; first < n; first += BLOCK * CHUNKS_AT_ONCE) {
+        double some[CHUNKS_AT_ONCE];
+
+        DS_UNROLL
+        for (int k = 0; k < CHUNKS_AT_ONCE; k++)
+            some[k] = first + k * BLOCK < n ? x[first + k * BLOCK] : 0.0;
+        DS_UNROLL
+        for (int k = 0; k < CHUNKS_AT_ONCE; k++)
+            sum += some[k];
     }
-    return begin;
+    return block_sum(sum, places);
 }
 
 #endif

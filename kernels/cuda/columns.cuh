@@ -58,30 +58,52 @@ static __device__ __forceinline__ void give_slab(const float (&sum)[PACK],
     __syncthreads(); /* before `places` is used again */
 }
 
-/* A warp has WARP columns of every eighth slab; the warps are added in their order. */
-static __global__ void __launch_bounds__(BLOCK)
-    add_slabs(size_t n, unsigned slabs, const float *partial, float *out, bool accumulate)
+enum { ADDING_WARPS = 32, SLABS_AT_ONCE = 8 };
+
+/* The rows of `partial`, a slab each, are for `out`; those behind them for `second`, where there is
+ * one: grids of two rows of blocks.  A warp has WARP columns of every 32nd slab, several under way;
+ * the warps are added in their order. */
+static __global__ void __launch_bounds__(ADDING_WARPS *WARP)
+    add_slabs(size_t n, unsigned slabs, const float *partial, float *out, float *second,
+              bool accumulate)
 {
-    __shared__ float places[WARPS][WARP];
+    __shared__ float places[ADDING_WARPS][WARP];
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     size_t c = (size_t)blockIdx.x * WARP + lane;
     float sum = 0.0f;
 
-    for (unsigned s = warp; s < slabs && c < n; s += WARPS)
-        sum += partial[s * n + c];
+    partial += blockIdx.y * slabs * n;
+    out = blockIdx.y == 0 ? out : second;
+    for (unsigned s = warp; s < slabs; s += ADDING_WARPS * SLABS_AT_ONCE) {
+        float x[SLABS_AT_ONCE];
+
+        DS_UNROLL
+        for (unsigned k = 0; k < SLABS_AT_ONCE; k++) {
+            unsigned at = s + k * ADDING_WARPS;
+
+            x[k] = at < slabs && c < n ? partial[at * n + c] : 0.0f;
+        }
+        DS_UNROLL
+        for (int k = 0; k < SLABS_AT_ONCE; k++)
+            sum += x[k];
+    }
     places[warp][lane] = sum;
     __syncthreads();
     if (warp != 0 || c >= n)
         return;
     sum = accumulate ? out[c] : 0.0f;
-    for (int w = 0; w < WARPS; w++)
+    for (int w = 0; w < ADDING_WARPS; w++)
         sum += places[w][lane];
     out[c] = sum;
 }
 
-static inline unsigned add_slabs_grid(size_t n)
+static inline void launch_add_slabs(size_t n, unsigned slabs, const float *partial, float *out,
+                                    float *second, bool accumulate, cudaStream_t queue)
 {
-    return (unsigned)((n + WARP - 1) / WARP);
+    dim3 grid((unsigned)((n + WARP - 1) / WARP), second != nullptr ? 2 : 1);
+
+    DS_LAUNCH(add_slabs, grid, ADDING_WARPS * WARP, 0, queue, n, slabs, partial, out, second,
+              accumulate);
 }
 
 #endif

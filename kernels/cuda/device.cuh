@@ -205,6 +205,19 @@ static inline int scratch_of(struct ds_stream *stream, size_t bytes, void **out,
                    s->scratch_bytes, bytes);
 }
 
+/* Dynamic shared memory beyond what every kernel may have is asked for. */
+template <class Kernel>
+static inline int allow_shared(Kernel kernel, size_t bytes, struct ds_error *err)
+{
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+
+    if (error == cudaSuccess)
+        return 0;
+    return ds_fail(err, EIO, "%zu bytes of shared memory for a block were refused: %s", bytes,
+                   cudaGetErrorString(error));
+}
+
 /* What the launches since the last call came to. */
 static inline int launched(const char *what, struct ds_error *err)
 {

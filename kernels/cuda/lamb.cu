@@ -1,11 +1,10 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * lamb.cu - LAMB in its two passes: states and sums of squares, then the step.  Not yet run on a
- * GPU.
+ * lamb.cu - LAMB in its two passes: states and sums of squares, then the step.
  *
  * The direction u of an element is worked out in both and never stored.  Sums as in sumsq.cu: one
- * block a chunk, the chunks added in their order.
+ * block a chunk, the chunks added up by chunks.cuh.
  *
  * Source  as kernels/cpu/lamb.c
  */
@@ -77,13 +76,12 @@ static __global__ void __launch_bounds__(BLOCK)
     add_chunks(bool begin, unsigned n, const double *p_sums, const double *u_sums, double *p_sumsq,
                double *u_sumsq)
 {
-    __shared__ double places[ADDED_AT_ONCE];
-    double p = add_in_order(n, p_sums, begin ? 0.0 : *p_sumsq, places);
-    double u = add_in_order(n, u_sums, begin ? 0.0 : *u_sumsq, places);
+    __shared__ double places[BLOCK / WARP];
+    double p = add_chunk_sums(n, p_sums, places), u = add_chunk_sums(n, u_sums, places);
 
     if (threadIdx.x == 0) {
-        *p_sumsq = p;
-        *u_sumsq = u;
+        *p_sumsq = begin ? p : *p_sumsq + p;
+        *u_sumsq = begin ? u : *u_sumsq + u;
     }
 }
 

@@ -8,13 +8,17 @@
 
 #include <stddef.h>
 
-/* Sums over rows are made in so many slabs of them, at most (columns.cuh). */
-enum { DS_NEED_SLABS = 128 };
+/* Sums over rows are made in so many slabs of them, at most (columns.cuh); rows of whole words of a
+ * norm, which a block at a time takes as a whole, in more where they are shorter than NORM_COLUMNS,
+ * so that there is as much to do at a time (norm.cu). */
+enum { DS_NEED_SLABS = 128, DS_NEED_NORM_COLUMNS = 8192 };
 
 /* Gradients of a norm's two parameters. */
 static inline size_t ds__need_norm_columns(size_t channels)
 {
-    return 2 * sizeof(float) * DS_NEED_SLABS * channels;
+    size_t columns = channels > DS_NEED_NORM_COLUMNS ? channels : (size_t)DS_NEED_NORM_COLUMNS;
+
+    return 2 * sizeof(float) * DS_NEED_SLABS * columns;
 }
 
 /* The gradient of a bias. */
@@ -23,10 +27,19 @@ static inline size_t ds__need_bias_columns(size_t n)
     return sizeof(float) * DS_NEED_SLABS * n;
 }
 
-/* Where each token of the vocabulary comes first and last. */
-static inline size_t ds__need_places(size_t vocab)
+/* The gradient of a table: tokens are sorted by a digit of their ids at a time, blocks of SORTED
+ * tokens, and added up by pieces of PIECE tokens of the order (sort.cuh, embed.cu). */
+enum { DS_NEED_DIGITS = 512, DS_NEED_SORTED = 1024, DS_NEED_PIECE = 32 };
+
+/* Two orders of ids and tokens, how often each digit comes in each block and in all, two sums of
+ * each piece. */
+static inline size_t ds__need_embed(size_t tokens, size_t channels)
 {
-    return 2 * sizeof(unsigned) * vocab;
+    size_t blocks = (tokens + DS_NEED_SORTED - 1) / DS_NEED_SORTED;
+    size_t pieces = (tokens + DS_NEED_PIECE - 1) / DS_NEED_PIECE;
+
+    return 4 * sizeof(unsigned) * tokens + sizeof(unsigned) * DS_NEED_DIGITS * (blocks + 1) +
+           2 * sizeof(float) * pieces * channels;
 }
 
 /* A number of each query of each head, in our own backward pass of attention. */

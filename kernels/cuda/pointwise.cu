@@ -1,12 +1,12 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * pointwise.cu - GELU, SwiGLU, rotary positions, affine, casts.  Not yet run on a GPU.
+ * pointwise.cu - GELU, SwiGLU, rotary positions, affine, casts.
  *
  * A thread turns PACK elements at a time.  The tanh form of GELU is x times a sigmoid:
  * 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which keeps its relative accuracy where tanh is near -1.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/words.cuh"
 
 #define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
 #define GELU_B 0.07135481627f /* GELU_A * 0.044715 */
@@ -112,9 +112,40 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-/* One token a block: the angles of its position first, in double as the CPU has them, then all its
- * heads. */
-template <class T> static __global__ void __launch_bounds__(BLOCK) rope(struct ds_rope_args a, T *x)
+/* Cosines and sines of the `many` tokens from `token` on, a row of pairs each, in double as the CPU
+ * has them; frequencies are 2^(-i step) half turns a position. */
+static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a, double step,
+                                                   size_t token, unsigned many, float *cosine,
+                                                   float *sine)
+{
+    const double half_turns = 0.31830988618379067154; /* 1 / pi */
+    unsigned pairs = (unsigned)a.head_size / 2;
+
+    for (unsigned i = threadIdx.x; i < many * pairs; i += BLOCK) {
+        double position = (double)((token + i / pairs) % a.seq), s, c;
+
+        sincospi(position * (exp2(-step * (double)(i % pairs)) * half_turns), &s, &c);
+        cosine[i] = (float)c;
+        sine[i] = (float)(a.inverse ? -s : s);
+    }
+    __syncthreads();
+}
+
+template <int N>
+static __device__ __forceinline__ void turn(float (&low)[N], float (&high)[N], const float *cosine,
+                                            const float *sine)
+{
+    for (int j = 0; j < N; j++) {
+        float x = low[j] * cosine[j] - high[j] * sine[j];
+
+        high[j] = high[j] * cosine[j] + low[j] * sine[j];
+        low[j] = x;
+    }
+}
+
+/* One token a block: the angles of its position first, then all its heads. */
+template <class T>
+static __global__ void __launch_bounds__(BLOCK) rope(struct ds_rope_args a, double step, T *x)
 {
     DS_DYN_SHARED(float, cosine);
     size_t pairs = a.head_size / 2, packs = (pairs + PACK - 1) / PACK;
@@ -122,32 +153,66 @@ template <class T> static __global__ void __launch_bounds__(BLOCK) rope(struct d
 
     FOR_ROWS(token, a.batch * a.seq)
     {
-        for (size_t i = threadIdx.x; i < pairs; i += BLOCK) {
-            double frequency = pow((double)a.theta, -2.0 * (double)i / (double)a.head_size);
-            double s, c;
-
-            sincos((double)(token % a.seq) * frequency, &s, &c);
-            cosine[i] = (float)c;
-            sine[i] = (float)(a.inverse ? -s : s);
-        }
-        __syncthreads();
+        find_angles(a, step, token, 1, cosine, sine);
         for (size_t at = threadIdx.x; at < a.heads * packs; at += BLOCK) {
             size_t i = at % packs * PACK, left = pairs - i;
             T *low = x + token * a.ld + at / packs * a.head_size + i, *high = low + pairs;
-            float x0[PACK], x1[PACK];
+            float x0[PACK], x1[PACK], c[PACK], s[PACK];
 
             take(low, left, x0);
             take(high, left, x1);
-            for (int j = 0; j < PACK && (size_t)j < left; j++) {
-                float c = cosine[i + j], s = sine[i + j], turned = x0[j] * c - x1[j] * s;
-
-                x1[j] = x1[j] * c + x0[j] * s;
-                x0[j] = turned;
-            }
+            take(cosine + i, left, c);
+            take(sine + i, left, s);
+            turn(x0, x1, c, s);
             give(low, left, x0);
             give(high, left, x1);
         }
         __syncthreads(); /* before the angles of the next token */
+    }
+}
+
+/* Tokens of a block, whose angles are as many as it has threads or more, and pairs of words that a
+ * thread turns at a time. */
+enum { TURNED = 8, TURNS_AT_ONCE = 2 };
+
+/* The same where halves of heads are whole words. */
+template <class T>
+static __global__ void __launch_bounds__(BLOCK, 5)
+    rope_words(struct ds_rope_args a, double step, uint4 *x)
+{
+    DS_DYN_SHARED(float, cosine);
+    size_t token = (size_t)blockIdx.x * TURNED, left = a.batch * a.seq - token;
+    unsigned many = left < TURNED ? (unsigned)left : (unsigned)TURNED;
+    unsigned pairs = (unsigned)a.head_size / 2, words = pairs / EACH<T>;
+    unsigned row = (unsigned)a.heads * words, all = many * row;
+    float *sine = cosine + TURNED * pairs;
+
+    x += token * (a.ld / EACH<T>);
+    find_angles(a, step, token, many, cosine, sine);
+    for (unsigned first = threadIdx.x; first < all; first += BLOCK * TURNS_AT_ONCE) {
+        uint4 low[TURNS_AT_ONCE], high[TURNS_AT_ONCE], *place[TURNS_AT_ONCE];
+
+        DS_UNROLL
+        for (int k = 0; k < TURNS_AT_ONCE; k++) {
+            unsigned i = first + k * BLOCK, at = i % row;
+
+            place[k] = x + i / row * (a.ld / EACH<T>)+at / words * 2 * words + at % words;
+            low[k] = word_at(place[k], 0, i < all);
+            high[k] = word_at(place[k], words, i < all);
+        }
+        DS_UNROLL
+        for (int k = 0; k < TURNS_AT_ONCE; k++) {
+            unsigned i = first + k * BLOCK, angle = i / row * pairs + i % words * EACH<T>;
+            float x0[EACH<T>], x1[EACH<T>];
+
+            if (i >= all)
+                continue;
+            widen_word<T>(low[k], x0);
+            widen_word<T>(high[k], x1);
+            turn(x0, x1, cosine + angle, sine + angle);
+            place[k][0] = narrow_word<T>(x0);
+            place[k][words] = narrow_word<T>(x1);
+        }
     }
 }
 
@@ -196,12 +261,27 @@ extern "C" int ds__cuda_affine(const struct ds_affine_args *a, struct ds_stream 
     return launched("affine", err);
 }
 
+/* The angles of TURNED tokens in shared memory, as much as every kernel may have. */
+static bool whole_heads(const struct ds_rope_args *a)
+{
+    return whole_words(a->act, a->head_size / 2) && whole_words(a->act, a->ld) && aligned(a->x) &&
+           TURNED * a->head_size * sizeof(float) <= 48 << 10;
+}
+
 extern "C" int ds__cuda_rope(const struct ds_rope_args *a, struct ds_stream *stream,
                              struct ds_error *err)
 {
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(rope, row_grid(a->batch * a->seq), BLOCK, a->head_size * sizeof(float),
-                       stream_of(stream), *a, (T *)a->x));
+    size_t tokens = a->batch * a->seq, angles = a->head_size * sizeof(float);
+    double step = 2.0 * log2((double)a->theta) / (double)a->head_size;
+    cudaStream_t queue = stream_of(stream);
+
+    if (whole_heads(a))
+        DS_TYPED(a->act, T,
+                 DS_LAUNCH(rope_words<T>, (unsigned)((tokens + TURNED - 1) / TURNED), BLOCK,
+                           TURNED * angles, queue, *a, step, (uint4 *)a->x));
+    else
+        DS_TYPED(a->act, T,
+                 DS_LAUNCH(rope, row_grid(tokens), BLOCK, angles, queue, *a, step, (T *)a->x));
     return launched("rope", err);
 }
 

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * ptx.cuh - the instructions of sm_80 that C++ has no name for: products of tiles by a warp, loads
- * of their operands, copies that go on while the thread does.
+ * of their operands, copies that go on while the thread does, loads without a branch.
  *
  * All lanes of a warp call ptx_mma() and ptx_ldmatrix() together.  The emulation brings functions
  * of the same names (tests/cudaemu/ptx.cuh).
@@ -80,6 +80,32 @@ static __device__ __forceinline__ void ptx_ldmatrix(unsigned (&r)[4], const void
                      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                      : "r"(at)
                      : "memory");
+}
+
+/* 16 bytes, or zeros when they are not `there`.  Loads on a branch each would not be scheduled
+ * together. */
+static __device__ __forceinline__ uint4 ptx_load16(const void *from, bool there)
+{
+    uint4 w = {};
+
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0;"
+                 " @p ld.global.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+                 : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w)
+                 : "l"(from), "r"((unsigned)there)
+                 : "memory");
+    return w;
+}
+
+/* The same of what nobody writes while the kernel runs: it may be loaded before any store. */
+static __device__ __forceinline__ uint4 ptx_load16_fixed(const void *from, bool there)
+{
+    uint4 w = {};
+
+    asm("{ .reg .pred p; setp.ne.u32 p, %5, 0;"
+        " @p ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+        : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w)
+        : "l"(from), "r"((unsigned)there));
+    return w;
 }
 
 /* 16 or 4 bytes into shared memory, or zeros when they are not `there`; done after ptx_wait(). */

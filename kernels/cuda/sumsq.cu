@@ -1,38 +1,65 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * sumsq.cu - sums over flat arrays; one array added to another.  Not yet run on a GPU.
+ * sumsq.cu - sums over flat arrays; one array added to another.
  *
- * Sum of squares: one block a chunk; then one thread adds the sums of the chunks in their order.
+ * Sum of squares: one block a chunk; then a block adds up the sums of the chunks.
  */
 #include "kernels/cuda/chunks.cuh"
+#include "kernels/cuda/words.cuh"
 
-static __global__ void __launch_bounds__(BLOCK)
+enum { SQUARES_AT_ONCE = 8, SQUARES_ROUND = SQUARES_AT_ONCE * BLOCK * PACK32 };
+static_assert(DS_SUMSQ_CHUNK % SQUARES_ROUND == 0, "a chunk is so many rounds");
+
+/* What a thread has of a chunk. */
+struct squares {
+    double sum;
+    unsigned nonfinite;
+};
+
+static __device__ __forceinline__ void add_squares(struct squares &s, const float (&v)[PACK32])
+{
+    for (int j = 0; j < PACK32; j++) {
+        if (isfinite(v[j]))
+            s.sum += (double)v[j] * (double)v[j];
+        else
+            s.nonfinite++;
+    }
+}
+
+/* The same elements in the same order whether the chunk is whole words or not. */
+static __global__ void __launch_bounds__(BLOCK, 4)
     chunks(size_t n, size_t first, const float *x, double *sums, unsigned long long *counts)
 {
     __shared__ double sum_places[BLOCK / WARP];
-    __shared__ unsigned long long count_places[BLOCK / WARP];
+    __shared__ unsigned count_places[BLOCK / WARP];
     size_t begin = (first + blockIdx.x) * DS_SUMSQ_CHUNK;
     size_t end = n - begin > DS_SUMSQ_CHUNK ? begin + DS_SUMSQ_CHUNK : n;
-    unsigned long long count = 0;
-    double sum = 0.0;
+    size_t i = begin + threadIdx.x * PACK32;
+    struct squares s = {};
+    float v[PACK32];
 
-    for (size_t i = begin + threadIdx.x * PACK32; i < end; i += BLOCK * PACK32) {
-        float v[PACK32];
+    for (; end - begin == DS_SUMSQ_CHUNK && aligned(x) && i < end; i += SQUARES_ROUND) {
+        uint4 w[SQUARES_AT_ONCE];
 
-        take(x + i, end - i, v);
-        for (int j = 0; j < PACK32; j++) {
-            if (isfinite(v[j]))
-                sum += (double)v[j] * (double)v[j];
-            else
-                count++;
+        DS_UNROLL
+        for (int k = 0; k < SQUARES_AT_ONCE; k++)
+            w[k] = word_at(x + i, k * BLOCK, true);
+        DS_UNROLL
+        for (int k = 0; k < SQUARES_AT_ONCE; k++) {
+            widen_word<float>(w[k], v);
+            add_squares(s, v);
         }
     }
-    sum = block_sum(sum, sum_places);
-    count = block_sum(count, count_places);
+    for (; i < end; i += BLOCK * PACK32) {
+        take(x + i, end - i, v);
+        add_squares(s, v);
+    }
+    s.sum = block_sum(s.sum, sum_places);
+    s.nonfinite = block_sum(s.nonfinite, count_places);
     if (threadIdx.x == 0) {
-        sums[blockIdx.x] = sum;
-        counts[blockIdx.x] = count;
+        sums[blockIdx.x] = s.sum;
+        counts[blockIdx.x] = s.nonfinite;
     }
 }
 
@@ -40,17 +67,17 @@ static __global__ void __launch_bounds__(BLOCK)
     add_up(bool begin, unsigned n, const double *sums, const unsigned long long *counts,
            double *sum, uint64_t *nonfinite)
 {
-    __shared__ double places[ADDED_AT_ONCE];
+    __shared__ double places[BLOCK / WARP];
     __shared__ unsigned long long count_places[BLOCK / WARP];
     unsigned long long bad = 0;
-    double total = add_in_order(n, sums, begin ? 0.0 : *sum, places);
+    double all = add_chunk_sums(n, sums, places);
 
     for (unsigned i = threadIdx.x; i < n; i += BLOCK)
         bad += counts[i];
     bad = block_sum(bad, count_places);
     if (threadIdx.x != 0)
         return;
-    *sum = total;
+    *sum = (begin ? 0.0 : *sum) + all;
     *nonfinite = (begin ? 0 : *nonfinite) + bad;
 }
 

@@ -15,8 +15,8 @@
  *             ThreadSanitizer takes every fiber for a thread and barriers, collectives, begin and end
  *             of a block for all that orders them: it finds races between threads of a block.
  * Not seen    races between blocks, the memory model, alignment of vector loads, registers, time.
- * Subset      *_sync collectives of at most 8 bytes, block barriers, atomics of least and most, 1 to 3 dimensions, the
- *             instructions of ptx.cuh and wgmma.cuh; no waiting for another block.
+ * Subset      *_sync collectives of at most 8 bytes, block barriers, 1 to 3 dimensions, the
+ *             instructions of ptx.cuh and wgmma.cuh; no atomics, no waiting for another block.
  * Tests       tests/cudaemu/test_emulation.c
  */
 #ifndef DS_TESTS_CUDAEMU_CUH
@@ -229,18 +229,19 @@ extern "C" void cudaemu_order(unsigned order);
 
 /* --- collectives ------------------------------------------------------------------------------- */
 
-#define __syncthreads()                 cudaemu_barrier(__FILE__, __LINE__)
-#define __shfl_xor_sync(mask, value, d) cudaemu_shfl_xor((mask), (value), (d), __FILE__, __LINE__)
+#define __syncthreads()                cudaemu_barrier(__FILE__, __LINE__)
+#define __shfl_sync(mask, value, lane) cudaemu_shfl((mask), (value), (lane), __FILE__, __LINE__)
+#define __shfl_xor_sync(mask, value, d)                                                            \
+    cudaemu_shfl((mask), (value), (cudaemu_current->index & 31u) ^ (d), __FILE__, __LINE__)
 
 template <class T>
-static inline T cudaemu_shfl_xor(unsigned mask, T value, unsigned distance, const char *file,
-                                 int line)
+static inline T cudaemu_shfl(unsigned mask, T value, unsigned source, const char *file, int line)
 {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "type of a shuffle");
     uint64_t bits = 0;
 
     memcpy(&bits, &value, sizeof(value));
-    bits = cudaemu_collective(mask, bits, (cudaemu_current->index & 31u) ^ distance, file, line);
+    bits = cudaemu_collective(mask, bits, source & 31u, file, line);
     memcpy(&value, &bits, sizeof(value));
     return value;
 }
@@ -250,24 +251,15 @@ static inline T cudaemu_shfl_xor(unsigned mask, T value, unsigned distance, cons
 
 unsigned cudaemu_ballot(unsigned mask, bool holds, const char *file, int line);
 
-/* --- atomics ----------------------------------------------------------------------------------- */
+/* --- functions of a device --------------------------------------------------------------------- */
 
-static inline unsigned atomicMin(unsigned *at, unsigned value)
+/* Of pi times x. */
+static inline void sincospi(double x, double *sine, double *cosine)
 {
-    unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    double part = M_PI * (x - 2.0 * rint(x / 2.0)); /* exact but for the product */
 
-    if (value < old)
-        __atomic_store_n(at, value, __ATOMIC_RELAXED); /* blocks and fibers take turns */
-    return old;
-}
-
-static inline unsigned atomicMax(unsigned *at, unsigned value)
-{
-    unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
-
-    if (value > old)
-        __atomic_store_n(at, value, __ATOMIC_RELAXED);
-    return old;
+    *sine = sin(part);
+    *cosine = cos(part);
 }
 
 /* --- the little of the runtime that launchers use ---------------------------------------------- */

@@ -6,7 +6,7 @@
  * Each is what the PTX ISA says that it is, lane by lane: the last lane of the warp to arrive works
  * for all.  A product sums in the order of k, which a device need not do.  An asynchronous copy
  * poisons what it will write and is done when its thread waits for it, so a missing wait shows; of
- * a row or a copy that is not aligned as the instruction demands the program dies.
+ * a row, a word or a copy that is not aligned as the instruction demands the program dies.
  *
  * Tests   tests/cudaemu/test_emulation.c
  */
@@ -66,6 +66,19 @@ template <bool TRANS> static inline void ptx_ldmatrix(unsigned (&to)[4], const v
     for (int i = 0; i < 8; i++)
         mine.row[i] = static_cast<const uint16_t *>(row)[i];
     cudaemu_together(&mine, cudaemu_load_matrices, __FILE__, __LINE__);
+}
+
+static inline uint4 ptx_load16(const void *from, bool there)
+{
+    if (!there)
+        return {};
+    cudaemu_aligned("a word", from, sizeof(uint4));
+    return *static_cast<const uint4 *>(from);
+}
+
+static inline uint4 ptx_load16_fixed(const void *from, bool there)
+{
+    return ptx_load16(from, there);
 }
 
 template <int N> static inline void ptx_wait()

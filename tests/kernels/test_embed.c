@@ -9,6 +9,7 @@ struct embed {
     size_t batch, seq, n, vocab, positions, ids_ld;
     enum ds_dtype act, param;
     bool learned, accumulate;
+    size_t skew; /* elements before the first of dout: it is not aligned to a word then */
     int32_t *ids;
     struct nums wte, wpe, dout, old_wte, old_wpe;
     double *out, *dwte, *dwpe;
@@ -26,8 +27,8 @@ static void reference(struct embed *c)
         for (size_t i = 0; i < c->n; i++) {
             c->out[token * c->n + i] =
                 c->wte.d[id * c->n + i] + (c->learned ? c->wpe.d[t * c->n + i] : 0.0);
-            c->dwte[id * c->n + i] += c->dout.d[token * c->n + i];
-            c->dwpe[t * c->n + i] += c->dout.d[token * c->n + i];
+            c->dwte[id * c->n + i] += c->dout.d[c->skew + token * c->n + i];
+            c->dwpe[t * c->n + i] += c->dout.d[c->skew + token * c->n + i];
         }
     }
 }
@@ -61,7 +62,7 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .act = c->act,
                                      .ids = c->ids,
                                      .ids_ld = c->ids_ld,
-                                     .dout = c->dout.data,
+                                     .dout = c->dout.data + c->skew * ds_dtype_bytes(c->act),
                                      .dwte = out[0],
                                      .dwpe = c->learned ? out[1] : NULL,
                                      .accumulate_wte = c->accumulate,
@@ -76,7 +77,8 @@ static void try_both(struct embed *c)
                       .out = {{c->act, c->batch * c->seq * c->n, c->out, NULL}},
                       .outs = 1,
                       .run = run_fwd,
-                      .ctx = c};
+                      .ctx = c,
+                      .query = {.rows = c->batch * c->seq, .hidden = c->n}};
 
     try_all(&t);
     t.what = "embed_bwd";
@@ -88,6 +90,55 @@ static void try_both(struct embed *c)
     try_all(&t);
 }
 
+/* With everything set but the numbers. */
+static void check_case(struct embed *c, int32_t (*id_of)(size_t i, size_t vocab))
+{
+    size_t tokens = c->batch * c->seq;
+
+    c->positions = c->seq + 3;
+    c->ids_ld = c->seq + 1;
+    c->ids = calloc(c->batch * c->ids_ld, sizeof(int32_t));
+    for (size_t i = 0; i < c->batch * c->ids_ld; i++)
+        c->ids[i] = id_of(i, c->vocab);
+    c->wte = nums_random(c->param, c->vocab * c->n, 1.0, 0.0);
+    c->wpe = nums_random(c->param, c->positions * c->n, 1.0, 0.0);
+    c->dout = nums_random(c->act, c->skew + tokens * c->n, 1.0, 0.0);
+    c->old_wte = nums_random(DS_F32, c->vocab * c->n, 1.0, 0.0);
+    c->old_wpe = nums_random(DS_F32, c->positions * c->n, 1.0, 0.0);
+    c->out = calloc(tokens * c->n, sizeof(double));
+    c->dwte = calloc(c->vocab * c->n, sizeof(double));
+    c->dwpe = calloc(c->positions * c->n, sizeof(double));
+    reference(c);
+    try_both(c);
+    nums_free(&c->wte);
+    nums_free(&c->wpe);
+    nums_free(&c->dout);
+    nums_free(&c->old_wte);
+    nums_free(&c->old_wpe);
+    free(c->ids);
+    free(c->out);
+    free(c->dwte);
+    free(c->dwpe);
+}
+
+static int32_t scattered(size_t i, size_t vocab)
+{
+    return (int32_t)(i * i * 31 % vocab);
+}
+
+static int32_t always(size_t i, size_t vocab)
+{
+    return (int32_t)(i * 0 + vocab - 1);
+}
+
+/* As text has them: the first comes all the time, the last hardly ever. */
+static int32_t as_in_text(size_t i, size_t vocab)
+{
+    double u = (double)((uint32_t)i * 2654435761u >> 8) / (double)(1 << 24);
+
+    return (int32_t)((double)vocab * u * u * u * u);
+}
+
 static void check_types(size_t batch, size_t seq, size_t n, enum ds_dtype act, enum ds_dtype param,
                         unsigned mode)
 {
@@ -95,36 +146,12 @@ static void check_types(size_t batch, size_t seq, size_t n, enum ds_dtype act, e
                       .seq = seq,
                       .n = n,
                       .vocab = 70,
-                      .positions = seq + 3,
-                      .ids_ld = seq + 1,
                       .act = act,
                       .param = param,
                       .learned = mode & 1,
                       .accumulate = (mode & 2) != 0};
-    size_t tokens = batch * seq;
 
-    c.ids = calloc(batch * c.ids_ld, sizeof(int32_t));
-    for (size_t i = 0; i < batch * c.ids_ld; i++)
-        c.ids[i] = (int32_t)(i * i * 31 % c.vocab);
-    c.wte = nums_random(param, c.vocab * n, 1.0, 0.0);
-    c.wpe = nums_random(param, c.positions * n, 1.0, 0.0);
-    c.dout = nums_random(act, tokens * n, 1.0, 0.0);
-    c.old_wte = nums_random(DS_F32, c.vocab * n, 1.0, 0.0);
-    c.old_wpe = nums_random(DS_F32, c.positions * n, 1.0, 0.0);
-    c.out = calloc(tokens * n, sizeof(double));
-    c.dwte = calloc(c.vocab * n, sizeof(double));
-    c.dwpe = calloc(c.positions * n, sizeof(double));
-    reference(&c);
-    try_both(&c);
-    nums_free(&c.wte);
-    nums_free(&c.wpe);
-    nums_free(&c.dout);
-    nums_free(&c.old_wte);
-    nums_free(&c.old_wpe);
-    free(c.ids);
-    free(c.out);
-    free(c.dwte);
-    free(c.dwpe);
+    check_case(&c, scattered);
 }
 
 static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigned mode)
@@ -145,6 +172,38 @@ Test(embed, shapes_and_modes)
     }
     check(2, 331, 48, DS_F32, 3); /* ids that come often, and far apart */
     check(1, 5, 2056, DS_BF16, 1);
+}
+
+/* Ids of one, two and three digits of a sort, runs of one id over many pieces of its order, and
+ * more tokens than a block sorts. */
+Test(embed, ids_that_come_often)
+{
+    static const struct {
+        size_t batch, seq, n, vocab, skew;
+        int32_t (*id_of)(size_t i, size_t vocab);
+    } cases[] = {
+        {1, 31, 48, 600, 0, always},       {1, 32, 48, 1, 0, always},
+        {1, 33, 97, 600, 0, always},       {2, 32, 64, 7, 0, always},
+        {3, 700, 8, 600, 0, always},       {2, 600, 24, 5000, 0, as_in_text},
+        {3, 41, 264, 40, 3, as_in_text},   {2, 90, 113, 700, 1, as_in_text},
+        {1, 300, 4, 263000, 0, scattered}, {5, 64, 40, 513, 0, as_in_text},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        for (size_t type = 0; type < 3; type++) {
+            struct embed c = {.batch = cases[i].batch,
+                              .seq = cases[i].seq,
+                              .n = cases[i].n,
+                              .vocab = cases[i].vocab,
+                              .act = act_types[type],
+                              .param = act_types[type],
+                              .learned = (i + type) % 2 == 0,
+                              .accumulate = i % 2 == 0,
+                              .skew = cases[i].skew};
+
+            check_case(&c, cases[i].id_of);
+        }
+    }
 }
 
 #ifndef DS_TESTS_EMULATED

@@ -10,6 +10,7 @@ struct norm {
     enum ds_norm_kind kind;
     enum ds_dtype act, param;
     bool accumulate, residual, in_place;
+    size_t skew; /* elements before the first of x and dy: they are not aligned to a word then */
     struct nums x, weight, bias, dy, dres, mean, rstd, before_w, before_b;
     double *y, *want_mean, *want_rstd, *dx, *dweight, *dbias;
 };
@@ -18,7 +19,8 @@ static const float eps = 1e-5f;
 
 static void reference_row(struct norm *c, size_t row)
 {
-    const double *x = c->x.d + row * c->n, *dy = c->dy.d + row * c->n, *w = c->weight.d;
+    const double *x = c->x.d + c->skew + row * c->n, *dy = c->dy.d + c->skew + row * c->n;
+    const double *w = c->weight.d;
     bool layer = c->kind == DS_NORM_LAYER;
     double n = (double)c->n, mean = 0.0, var = 0.0, dot = 0.0, sum = 0.0, rstd;
 
@@ -43,6 +45,11 @@ static void reference_row(struct norm *c, size_t row)
                                 (c->residual ? c->dres.d[row * c->n + i] : 0.0);
 }
 
+static const void *skewed(const struct norm *c, const struct nums *x)
+{
+    return x->data + c->skew * ds_dtype_bytes(x->type);
+}
+
 static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct norm *c = ctx;
@@ -53,7 +60,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                     .eps = eps,
                                     .act = c->act,
                                     .param = c->param,
-                                    .x = c->x.data,
+                                    .x = skewed(c, &c->x),
                                     .weight = c->weight.data,
                                     .y = out[0],
                                     .rstd = out[1],
@@ -72,8 +79,8 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                     .kind = c->kind,
                                     .act = c->act,
                                     .param = c->param,
-                                    .dy = c->dy.data,
-                                    .x = c->x.data,
+                                    .dy = skewed(c, &c->dy),
+                                    .x = skewed(c, &c->x),
                                     .weight = c->weight.data,
                                     .mean = layer ? (float *)(void *)c->mean.data : NULL,
                                     .rstd = (float *)(void *)c->rstd.data,
@@ -117,8 +124,8 @@ static void try_both(struct norm *c, const char *what)
     try_all(&t);
 }
 
-static void check_types(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act,
-                        enum ds_dtype param, unsigned mode)
+static void check_skewed(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act,
+                         enum ds_dtype param, unsigned mode, size_t skew)
 {
     struct norm c = {.rows = rows,
                      .n = n,
@@ -127,17 +134,18 @@ static void check_types(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_d
                      .param = param,
                      .accumulate = mode & 1,
                      .residual = (mode & 2) != 0,
-                     .in_place = mode == 3};
+                     .in_place = mode == 3,
+                     .skew = skew};
     struct nums *all[] = {&c.x,    &c.weight, &c.bias,     &c.dy,      &c.dres,
                           &c.mean, &c.rstd,   &c.before_w, &c.before_b};
     char what[128];
 
     snprintf(what, sizeof(what), "%zu rows of %zu, kind %d, %s by %s, mode %u", rows, n, (int)kind,
              ds_dtype_name(act), ds_dtype_name(param), mode);
-    c.x = nums_random(act, rows * n, 2.0, 0.7);
+    c.x = nums_random(act, skew + rows * n, 2.0, 0.7);
     c.weight = nums_random(param, n, 0.3, 1.0);
     c.bias = nums_random(param, n, 0.5, 0.0);
-    c.dy = nums_random(act, rows * n, 1.0, 0.0);
+    c.dy = nums_random(act, skew + rows * n, 1.0, 0.0);
     c.dres = nums_random(act, rows * n, 1.0, 0.0);
     c.before_w = nums_random(DS_F32, n, 1.0, 0.0);
     c.before_b = nums_random(DS_F32, n, 1.0, 0.0);
@@ -162,6 +170,12 @@ static void check_types(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_d
     free(c.dbias);
 }
 
+static void check_types(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act,
+                        enum ds_dtype param, unsigned mode)
+{
+    check_skewed(rows, n, kind, act, param, mode, 0);
+}
+
 static void check(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act, unsigned mode)
 {
     check_types(rows, n, kind, act, act, mode);
@@ -180,11 +194,39 @@ Test(norm, shapes_types_and_modes)
             }
         }
     }
-    for (size_t type = 0; type < 3;
-         type++) { /* the widest row of its kind on a GPU, and a wider one */
-        check(9, 1024, DS_NORM_LAYER, act_types[type], mode++ % 4);
+}
+
+/* Every way that a GPU takes: by a warp or a block, with more or fewer words a thread. */
+Test(norm, rows_of_whole_words_of_every_width)
+{
+    static const size_t widths[] = {256,  512,  520,  768,  1024, 1032, 1280,
+                                    2048, 2056, 3072, 4096, 6144, 8192, 16384};
+    unsigned mode = 0;
+
+    for (size_t j = 0; j < sizeof(widths) / sizeof(widths[0]); j++) {
+        for (size_t type = 0; type < 3; type++) {
+#ifdef DS_TESTS_FEW
+            if (type != j % 3)
+                continue;
+#endif
+            check(widths[j] > 2048 ? 3 : 19, widths[j], DS_NORM_LAYER, act_types[type], mode++ % 4);
+            check(widths[j] > 2048 ? 2 : 9, widths[j], DS_NORM_RMS, act_types[type], mode % 4);
+        }
+    }
+}
+
+Test(norm, rows_that_are_no_whole_words)
+{
+    unsigned mode = 0;
+
+    for (size_t type = 0; type < 3; type++) {
         check(9, 1030, DS_NORM_LAYER, act_types[type], mode++ % 4);
         check(3, 1030, DS_NORM_RMS, act_types[type], mode++ % 4);
+        check(2, 16392, DS_NORM_LAYER, act_types[type], mode++ % 4); /* too long to be held */
+        for (size_t skew = 1; skew < 4; skew++) {
+            check_skewed(33, 48, DS_NORM_LAYER, act_types[type], act_types[type], mode % 4, skew);
+            check_skewed(9, 768, DS_NORM_RMS, act_types[type], act_types[type], mode++ % 4, skew);
+        }
     }
 }
 

@@ -119,6 +119,32 @@ Test(sumsq, sum_and_nonfinite)
     }
 }
 
+/* One element further the array is not aligned to a word, and its sum is the same. */
+Test(sumsq, of_an_array_anywhere)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct nums x = nums_random(DS_F32, sizes[i] + 1, 3.0, 0.0);
+        struct ds_device *device =
+            open_cpu(NULL, 1, ds_scratch_bytes(&(struct ds_scratch_query){0}));
+        double sum[2];
+        uint64_t nonfinite;
+        struct ds_sumsq_args args = {.n = sizes[i],
+                                     .x = (float *)(void *)x.data + 1,
+                                     .sum = &sum[0],
+                                     .nonfinite = &nonfinite};
+
+        cr_assert(ds_sumsq(&args, ds_device_stream(device), NULL) == 0);
+        memmove(x.data, x.data + sizeof(float), sizes[i] * sizeof(float));
+        args.x = (float *)(void *)x.data;
+        args.sum = &sum[1];
+        cr_assert(ds_sumsq(&args, ds_device_stream(device), NULL) == 0);
+        cr_assert(memcmp(&sum[0], &sum[1], sizeof(sum[0])) == 0, "%.17g, not %.17g", sum[0],
+                  sum[1]);
+        ds_device_close(device);
+        nums_free(&x);
+    }
+}
+
 Test(sum, goes_on_from_where_it_was)
 {
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {

@@ -220,6 +220,8 @@ Test(pointwise, rope)
         check_rope(1, 1, 1, 2, 5, act_types[type], false);
         check_rope(1, 4099, 1, 8, 0, act_types[type], type == 0);
         check_rope(2, 33, 2, 128, 64, act_types[type], false);
+        check_rope(1, 9, 40, 64, 512, act_types[type], type == 1);
+        check_rope(1, 19, 3, 32, 1, act_types[type], true); /* halves of words */
     }
 }
 

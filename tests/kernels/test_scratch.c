@@ -35,10 +35,12 @@ Test(scratch, a_device_has_room_for_its_largest_operation)
     cr_assert_eq(ds_scratch_device_bytes(&q), 512 * MIB);
     q = usual();
     q.hidden = 1 << 17; /* both gradients of a norm */
+    q.rows = 1024;
     cr_assert_eq(ds_scratch_device_bytes(&q), 128 * MIB);
     q = usual();
-    q.vocab = 1 << 24; /* where each token comes first and last */
-    cr_assert_eq(ds_scratch_device_bytes(&q), 128 * MIB);
+    q.rows = q.hidden = 1 << 14; /* the order of the tokens, and two sums of every 32 of them */
+    cr_assert_eq(ds_scratch_device_bytes(&q), ds__need_embed(1 << 14, 1 << 14));
+    cr_assert_eq(ds__need_embed(1 << 14, 1 << 14), 64 * MIB + (16 << 14) + 17 * 2048);
     q = usual();
     q.rows = (size_t)1 << 19; /* a number of each query of each head */
     q.heads = q.kv_heads = 64;

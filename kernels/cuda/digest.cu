@@ -45,11 +45,13 @@ static __global__ void __launch_bounds__(BLOCK)
 extern "C" int ds__cuda_digest(const void *x, size_t rows, size_t n, size_t ld, enum ds_dtype type,
                                struct ds_cuda_digest *parts, struct ds_stream *stream)
 {
+    unsigned grid = (unsigned)ds__cuda_digest_parts(rows * n);
+
     if (type != DS_F32)
-        DS_LAUNCH(digest<uint16_t>, DS_DIGEST_PARTS, BLOCK, 0, stream_of(stream),
-                  (const uint16_t *)x, rows, n, ld, parts);
+        DS_LAUNCH(digest<uint16_t>, grid, BLOCK, 0, stream_of(stream), (const uint16_t *)x, rows, n,
+                  ld, parts);
     else
-        DS_LAUNCH(digest<uint32_t>, DS_DIGEST_PARTS, BLOCK, 0, stream_of(stream),
-                  (const uint32_t *)x, rows, n, ld, parts);
+        DS_LAUNCH(digest<uint32_t>, grid, BLOCK, 0, stream_of(stream), (const uint32_t *)x, rows, n,
+                  ld, parts);
     return (int)cudaGetLastError();
 }

@@ -4,9 +4,10 @@
 """gpu.py - training speed on one GPU through the real command line (make gpu-bench).
 
 In phases, so that what comes first is known whatever becomes of the rest: dsrun with launch.device cuda on
-each model; a step of each operation by operation (gpu_profile.py); kernels by themselves (gpu_kernels.py); PyTorch, where it is installed with CUDA, on the same
-tokens of real text (peers/torch_gpu.py: compiled, fused AdamW, its own attention; text.py); dsrun again, with
-the matrix products that the kernels' part measured.  A sample is the median over the measured steps of a run.
+each model; PyTorch, where it is installed with CUDA, on the same tokens of real text (peers/torch_gpu.py: compiled,
+fused AdamW, its fastest attention; text.py), by turns; a step of each operation by operation (gpu_profile.py);
+kernels by themselves (gpu_kernels.py); dsrun again, with the matrix products that the kernels' part measured.
+A sample is the median over the measured steps of a run.
 After each phase bench/results/<date>-<gpu>.json is written, with every sample, and at the end the table of
 bench/README.md.  What there is no time for is named.  Without a GPU it says so and ends with 1.  --shrink
 makes everything smaller, --doubles does without a GPU: a rehearsal (make gpu-check-rehearsal).
@@ -230,17 +231,15 @@ def measure(bench, args):
     with tempfile.TemporaryDirectory() as folder:
         products = folder + "/products"
         bench.text(folder)
-        for again in range(args.rounds):
+        peer = bench.torch(args.python)
+        for _ in range(args.rounds):
             bench.train("dsrun", lambda shape, tokens, left: dsrun(args, shape, tokens, left, bench.env))
-            if again > 0:
-                continue
-            bench.profile()
-            peer = bench.torch(args.python)
-            bench.kernels(args.python if peer else None, products)
+            if peer:
+                bench.train("torch", lambda shape, tokens, left: torch(args.python, shape, tokens, left))
+        bench.profile()
+        bench.kernels(args.python if peer else None, products)
         chosen = {**bench.env, "DSRUN_CUDA_PRODUCTS": products}
         bench.train("measured products", lambda shape, tokens, left: dsrun(args, shape, tokens, left, chosen))
-        for _ in range(args.rounds if peer else 0):
-            bench.train("torch", lambda shape, tokens, left: torch(args.python, shape, tokens, left))
         bench.verdict()
 
 

@@ -119,7 +119,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
             mmap(NULL, REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fake.memory == MAP_FAILED)
         abort();
-    if (fake.live + bytes > fake_number("FAKE_CUDA_MEMORY", 1ul << 30) ||
+    if (fake.live + bytes > fake_number("FAKE_CUDA_MEMORY", 2ul << 30) ||
         fake.used + whole > REGION) {
         fake.last = cudaErrorMemoryAllocation;
         pthread_mutex_unlock(&fake.lock);
@@ -219,7 +219,7 @@ cudaError_t cudaFreeHost(void *memory)
 
 cudaError_t cudaMemGetInfo(size_t *left, size_t *all)
 {
-    *all = fake_number("FAKE_CUDA_MEMORY", 1ul << 30);
+    *all = fake_number("FAKE_CUDA_MEMORY", 2ul << 30);
     *left = *all - fake.live;
     return cudaSuccess;
 }

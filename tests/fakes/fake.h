@@ -18,7 +18,7 @@
  * From the environment of the process:
  *     FAKE_CUDA_DEVICES=2             how many there are; 1
  *     FAKE_CUDA_DRIVER=12040          its version, 0: none; 13000
- *     FAKE_CUDA_MEMORY=BYTES          of a device; 1 GiB
+ *     FAKE_CUDA_MEMORY=BYTES          of a device; 2 GiB
  *     FAKE_CUDA_OPEN=1                the host may touch it, too
  *     FAKE_CUDA_FAIL=cudaMalloc:3:2   the third such call gives error 2 (kernels: "launch"); an
  *     error

@@ -51,6 +51,7 @@ static void fake_start(const char *name, Kernel kernel, dim3 grid, dim3 block, s
     using call_of = fake_call<Kernel, A...>;
     void *memory = malloc(sizeof(call_of));
     call_of *call;
+    cudaError_t error;
 
     if (memory == nullptr)
         abort();
@@ -58,10 +59,12 @@ static void fake_start(const char *name, Kernel kernel, dim3 grid, dim3 block, s
     call = new (memory) call_of{name, kernel, grid, block, shared, std::tuple<A...>(given...)};
     if (fake_kept(stream, call_of::run, call))
         return;
-    cudaemu_last = fake_launch(stream);
-    if (cudaemu_last == cudaSuccess) {
+    error = static_cast<cudaError_t>(fake_launch(stream));
+    if (error == cudaSuccess) {
         call_of::run(call);
         fake_launched();
+    } else {
+        cudaemu_last = error; /* which a launch that is not refused leaves as it is */
     }
     free(memory);
 }

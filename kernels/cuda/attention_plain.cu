@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * attention_plain.cu - causal attention without tensor cores.  Not yet run on a GPU.
+ * attention_plain.cu - causal attention without tensor cores.
  *
  * For F32, whose sums are then F32 throughout, and for heads wider than the tiles.  A warp has one
  * query, or for gradients of keys and values one key, and goes over the other side 32 rows at a

@@ -1,8 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * bias.cu - the bias of a matrix product whose sums stay F32 where its operands are shorter.  Not
- * yet run on a GPU.
+ * bias.cu - the bias of a matrix product whose sums stay F32 where its operands are shorter.
  */
 #include "kernels/cuda/device.cuh"
 

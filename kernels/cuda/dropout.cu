@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * dropout.cu - elements dropped by counter-based random numbers.  Not yet run on a GPU.
+ * dropout.cu - elements dropped by counter-based random numbers.
  *
  * A thread has PACK elements; where they do not begin with a block of words they touch one more.
  */

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * optim.cu - optimizers over flat arrays, each one pass over memory.  Not yet run on a GPU.
+ * optim.cu - optimizers over flat arrays, each one pass over memory.
  *
  * A rule turns one element; sweep() moves packs around it.  The arithmetic and its rounding do not
  * depend on where a range is cut.

@@ -132,7 +132,7 @@ def memory():
          "a job of 2 TiB: refused before anything starts, with its table", f"{ran.returncode}\n{ran.stderr}")
     job, _ = case_job("gpt2-tiny", every=0)
     ran, found = planned(job)
-    h.ok(ran.returncode == 0 and found["program and libraries"] > 64 << 20, "dsrun plan counts what a device has",
+    h.ok(ran.returncode == 0 and found["program and libraries"] > 24 << 20, "dsrun plan counts what a device has",
          found)
     run = h.work() / "within"
     ran = train(job, "within", FAKE_CUDA_MEMORY=str(found["total"]))

@@ -6,9 +6,9 @@
  * An epilogue that the library proposes nothing for is an operation of its own after the product.
  * So is, where products are measured for a file, one that takes longer than the two.
  *
- * Without a file the choice must not show: a proposal counts only if it leaves the bits of the first
- * one, which are compared over all of a result.  Results are large there, or two ways could seem
- * alike by chance, and not mostly zeros, of which any order of a sum makes the same.
+ * Without a file the choice must not show: a proposal counts only if it leaves the bits of the
+ * first one, which are compared over all of a result.  Results are large there, or two ways could
+ * seem alike by chance, and not mostly zeros, of which any order of a sum makes the same.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -4,8 +4,8 @@
  * digest.cu - a number of all bits of a matrix, by which two ways to a product are compared without
  * keeping both results; the contract is in digest.h.
  *
- * Each element is mixed with its place, and what comes of it is added up modulo 2^64: the order does
- * not count.
+ * Each element is mixed with its place, and what comes of it is added up modulo 2^64: the order
+ * does not count.
  */
 #include "kernels/cuda/device.cuh"
 

@@ -13,8 +13,8 @@
  *         follows the product.
  * Bits    Without `choices` the library's first proposal is taken, or for results of at least
  *         `alike_from` elements the fastest of those that leave the same bits: the same shape has
- *         the same bits on the same GPU and library.  With it the fastest of some proposals is, once;
- *         what was found is kept in that file and taken from it from then on (choices.h).
+ *         the same bits on the same GPU and library.  With it the fastest of some proposals is,
+ *         once; what was found is kept in that file and taken from it from then on (choices.h).
  * Tests   tests/cudaemu/test_cuda_matmul.c
  */
 #ifndef DS_KERNELS_CUDA_MATMUL_H

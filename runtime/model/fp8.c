@@ -12,8 +12,8 @@
  * operands with the inner dimension last, so what lies the other way is turned while it is cast.
  * Sums of gradients are in F32 as far as a device has that; forward it may take its faster ones.
  *
- * Buffer   DS_MODEL_FP8_SCALES bytes for scales, DS_FP8_UNIT each; forward x and W; backward dy, dy turned, and x
- *          turned or W.  ds_model_fp8_bytes() is the sum.
+ * Buffer   DS_MODEL_FP8_SCALES bytes for scales, DS_FP8_UNIT each; forward x and W; backward dy, dy
+ *          turned, and x turned or W.  ds_model_fp8_bytes() is the sum.
  * Source   Micikevicius et al., "FP8 Formats for Deep Learning", 2022
  * Tests    tests/engine/test_fp8.c
  */

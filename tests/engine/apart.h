@@ -13,6 +13,7 @@
 #define DS_TESTS_ENGINE_APART_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,7 +26,7 @@
 #include "tests/support/mapped.h"
 
 enum apart_breaks { APART_NEVER, APART_ONCE, APART_FOR_GOOD };
-enum { APART_RECORDED = 512, APART_ALIGNMENT = 64, APART_STACK = 1 << 20 };
+enum { APART_RECORDED = 512, APART_ALIGNMENT = 64 };
 
 /* One thing that was recorded. */
 struct apart_done {
@@ -82,15 +83,34 @@ static inline bool apart_keep(struct apart_done done)
     return true;
 }
 
+/* This thread's stack has memory of the device for a neighbour: where it ends has to be asked. */
+static inline bool apart_on_stack(uintptr_t at)
+{
+    static _Thread_local uintptr_t begin, bytes;
+
+    if (bytes == 0) {
+        pthread_attr_t attributes;
+        void *lowest = NULL;
+        size_t size = 0;
+
+        if (pthread_getattr_np(pthread_self(), &attributes) != 0 ||
+            pthread_attr_getstack(&attributes, &lowest, &size) != 0)
+            abort();
+        (void)pthread_attr_destroy(&attributes);
+        begin = (uintptr_t)lowest;
+        bytes = size;
+    }
+    return at >= begin && at - begin < bytes;
+}
+
 /* What lies neither in the program, nor in the heap behind it, nor on this thread's stack: memory
  * of the device, or of a comm whose backend is the host's. */
 static inline bool apart_reaches(const void *p)
 {
     extern char __executable_start[];
-    uintptr_t at = (uintptr_t)p, here = (uintptr_t)&at, begin = (uintptr_t)__executable_start;
+    uintptr_t at = (uintptr_t)p, begin = (uintptr_t)__executable_start;
 
-    return !(at >= begin && at < (uintptr_t)sbrk(0)) &&
-           !(at > here - APART_STACK && at < here + APART_STACK);
+    return !(at >= begin && at < (uintptr_t)sbrk(0)) && !apart_on_stack(at);
 }
 
 /* Nothing that an operation is given is an address of the host's. */

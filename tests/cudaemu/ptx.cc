@@ -6,6 +6,7 @@
  * Source  PTX ISA: figures of the fragments of m16n8k16 for .f16 and .bf16, and of ldmatrix
  */
 #include "tests/cudaemu/cudaemu.cuh"
+#include "tests/cudaemu/multiply.cuh"
 
 #include <stdio.h>
 
@@ -19,19 +20,6 @@ CUDAEMU_INTERNAL static uint16_t half_of(unsigned word, unsigned i)
 CUDAEMU_INTERNAL static float widen(const struct cudaemu_product *p, uint16_t x)
 {
     return p->half ? ds_f16_to_f32(x) : ds_bf16_to_f32(x);
-}
-
-/* Most of the time of an emulated attention goes here. */
-__attribute__((optimize("O3"))) static void multiply(const float (&a)[ROWS][DEPTH],
-                                                     const float (&b)[DEPTH][COLUMNS],
-                                                     float (&c)[ROWS][COLUMNS])
-{
-    for (unsigned row = 0; row < ROWS; row++) {
-        for (unsigned k = 0; k < DEPTH; k++) {
-            for (unsigned column = 0; column < COLUMNS; column++)
-                c[row][column] += a[row][k] * b[k][column];
-        }
-    }
 }
 
 CUDAEMU_INTERNAL void cudaemu_multiply(void *const *lanes)

@@ -9,6 +9,7 @@
  * Source  PTX ISA: matrix descriptor, "Strides" of swizzled layouts, fragments of m64nNk16
  */
 #include "tests/cudaemu/cudaemu.cuh"
+#include "tests/cudaemu/multiply.cuh"
 
 #include <stdio.h>
 
@@ -79,18 +80,6 @@ CUDAEMU_INTERNAL static uint64_t digest(const struct cudaemu_wgmma *w, unsigned 
             sum = (sum ^ x.b[i][k]) * UINT64_C(1099511628211);
     }
     return sum;
-}
-
-__attribute__((optimize("O3"))) static void multiply(const float (&a)[ROWS][DEPTH],
-                                                     const float (&b)[DEPTH][COLUMNS],
-                                                     float (&c)[ROWS][COLUMNS])
-{
-    for (unsigned row = 0; row < ROWS; row++) {
-        for (unsigned k = 0; k < DEPTH; k++) {
-            for (unsigned column = 0; column < COLUMNS; column++)
-                c[row][column] += a[row][k] * b[k][column];
-        }
-    }
 }
 
 /* Where the sum of a lane's registers is kept while products are under way. */

@@ -14,6 +14,7 @@
 #include "kernels/cuda/wgmma.cuh"
 
 enum { GROUP = 128, TILE_ROWS = 64, PANEL = TILE_ROWS * 64 };
+template <int D> constexpr int TILE = TILE_ROWS *D; /* elements */
 
 /* Has the device wgmma, and are these kernels for such operands? */
 template <class Args>
@@ -80,6 +81,13 @@ static __device__ __forceinline__ void start_scores(float (&c)[8][4], uint64_t a
         wgmma_ss<T>(c, a + at, b + at, k > 0);
     }
     wgmma_commit();
+}
+
+/* c when all but the last N groups are done. */
+template <int N> static __device__ __forceinline__ void finish_scores(float (&c)[8][4])
+{
+    wgmma_wait<N>();
+    wgmma_done(c);
 }
 
 /* c += a b, without a commit. */

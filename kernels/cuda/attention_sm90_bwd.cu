@@ -76,9 +76,8 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 4 : 2)
     sm90_dq(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
 {
 #if defined(DS_HAS_WGMMA)
-    constexpr int TILE = TILE_ROWS * D;
     DS_TILES_SHARED(T, q);
-    T *o = q + TILE, *k = o + TILE, *v = k + 2 * TILE;
+    T *o = q + TILE<D>, *k = o + TILE<D>, *v = k + 2 * TILE<D>;
     struct work work = work_of(s, s.batch * s.heads);
     unsigned b = work.head / s.heads, h = work.head % s.heads;
     unsigned last = gridDim.x / (s.batch * s.heads) - 1 - work.turn, begin = last * TILE_ROWS;
@@ -102,22 +101,21 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 4 : 2)
 
         next_tiles();
         if (i < last) {
-            load_panels<T, D, GROUP>(k + (stage ^ 1) * TILE, s, keys, s.ld, (i + 1) * TILE_ROWS);
-            load_panels<T, D, GROUP>(v + (stage ^ 1) * TILE, s, values, s.ld, (i + 1) * TILE_ROWS);
+            load_panels<T, D, GROUP>(k + (stage ^ 1) * TILE<D>, s, keys, s.ld, (i + 1) * TILE_ROWS);
+            load_panels<T, D, GROUP>(v + (stage ^ 1) * TILE<D>, s, values, s.ld,
+                                     (i + 1) * TILE_ROWS);
         }
         ptx_commit();
         wgmma_begin();
         start_scores<T, D>(p, q_at, k_at + at);
         start_scores<T, D>(d, o_at, v_at + at);
-        wgmma_wait<1>();
-        wgmma_done(p);
+        finish_scores<1>(p);
         if (i == last)
             hide_diagonal<false>(p, row);
         DS_UNROLL
         for (int e = 0; e < 32; e++)
             p[e / 4][e % 4] = ptx_exp2(p[e / 4][e % 4] * (s.scale * DS_LOG2E) - r.lse[e / 2 % 2]);
-        wgmma_wait<0>();
-        wgmma_done(d);
+        finish_scores<0>(d);
         DS_UNROLL
         for (int e = 0; e < 32; e++)
             d[e / 4][e % 4] = p[e / 4][e % 4] * (d[e / 4][e % 4] * s.scale - r.dot[e / 2 % 2]);
@@ -137,14 +135,15 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 4 : 2)
 
 /* Tiles of queries and of their gradients of outputs, two of each, and numbers of their rows. */
 template <class T, int D> struct query_tiles {
-    static constexpr int TILE = TILE_ROWS * D;
     static constexpr int PAIRS = TILE_ROWS / 2;
-    static constexpr size_t BYTES = 4 * TILE * sizeof(T) + 4 * PAIRS * sizeof(struct column_pair);
+    static constexpr size_t BYTES =
+        4 * TILE<D> * sizeof(T) + 4 * PAIRS * sizeof(struct column_pair);
     T *q, *g;
     struct column_pair *columns;
 
     __device__ explicit query_tiles(T *at)
-        : q(at), g(q + 2 * TILE), columns(reinterpret_cast<struct column_pair *>(g + 2 * TILE))
+        : q(at), g(q + 2 * TILE<D>),
+          columns(reinterpret_cast<struct column_pair *>(g + 2 * TILE<D>))
     {
     }
 
@@ -158,8 +157,8 @@ template <class T, int D> struct query_tiles {
         bool there = first + i < s.seq;
 
         static_assert(GROUP == 2 * TILE_ROWS, "a number for each thread");
-        load_panels<T, D, GROUP>(q + stage * TILE, s, qkv + query_at(s, b, h), s.ld, first);
-        load_panels<T, D, GROUP>(g + stage * TILE, s, dout + out_at(s, b, h), out_ld(s), first);
+        load_panels<T, D, GROUP>(q + stage * TILE<D>, s, qkv + query_at(s, b, h), s.ld, first);
+        load_panels<T, D, GROUP>(g + stage * TILE<D>, s, dout + out_at(s, b, h), out_ld(s), first);
         ptx_copy4(to, from + at + (there ? first + i : 0), there);
     }
 };
@@ -170,8 +169,8 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
 {
 #if defined(DS_HAS_WGMMA)
     DS_TILES_SHARED(T, k);
-    T *v = k + TILE_ROWS * D;
-    query_tiles<T, D> tiles(v + TILE_ROWS * D);
+    T *v = k + TILE<D>;
+    query_tiles<T, D> tiles(v + TILE<D>);
     struct work work = work_of(s, s.batch * s.kv_heads);
     unsigned b = work.head / s.kv_heads, kv = work.head % s.kv_heads;
     unsigned begin = work.turn * TILE_ROWS, row = threadIdx.x / WARP * 16;
@@ -204,14 +203,12 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
         wgmma_begin();
         start_scores<T, D>(p, k_at, q_at + at);
         start_scores<T, D>(d, v_at, g_at + at);
-        wgmma_wait<1>();
-        wgmma_done(p);
+        finish_scores<1>(p);
         if (diagonal)
             hide_diagonal<true>(p, row);
         column_weights(p, lse, s.scale);
         to_operands<T>(a, p);
-        wgmma_wait<0>();
-        wgmma_done(d);
+        finish_scores<0>(d);
         column_gradients(d, p, lse + tiles.PAIRS, s.scale);
         to_operands<T>(c, d);
         wgmma_begin();
@@ -234,8 +231,8 @@ template <class T, int D>
 static int start(const struct ds_attention_bwd_args *a, struct attention_shape s,
                  struct gradients g, struct ds_stream *stream, struct ds_error *err)
 {
-    constexpr size_t SHARED_DQ = 6 * TILE_ROWS * D * sizeof(T);
-    constexpr size_t SHARED_DKV = 2 * TILE_ROWS * D * sizeof(T) + query_tiles<T, D>::BYTES;
+    constexpr size_t SHARED_DQ = 6 * TILE<D> * sizeof(T);
+    constexpr size_t SHARED_DKV = 2 * TILE<D> * sizeof(T) + query_tiles<T, D>::BYTES;
     unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS;
     const T *qkv = (const T *)a->qkv, *dout = (const T *)a->dout;
     T *dqkv = (T *)a->dqkv;

@@ -16,9 +16,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
     sm90_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
 {
 #if defined(DS_HAS_WGMMA)
-    constexpr int TILE = TILE_ROWS * D;
     DS_TILES_SHARED(T, q);
-    T *k = q + GROUPS * TILE, *v = k + 2 * TILE;
+    T *k = q + GROUPS * TILE<D>, *v = k + 2 * TILE<D>;
     struct work work = work_of(s, s.batch * s.heads);
     unsigned b = work.head / s.heads, h = work.head % s.heads;
     unsigned block = gridDim.x / (s.batch * s.heads) - 1 - work.turn, tile = block * GROUPS;
@@ -28,14 +27,14 @@ static __global__ void __launch_bounds__(THREADS, 2)
              row = threadIdx.x % GROUP / WARP * 16;
     const T *queries = qkv + query_at(s, b, h);
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
-    uint64_t q_at = wgmma_tile(wgmma_address(q + group * TILE));
+    uint64_t q_at = wgmma_tile(wgmma_address(q + group * TILE<D>));
     uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
     float o[D / 64][8][4] = {};
     float(&all)[1][D / 8][4] = reinterpret_cast<float(&)[1][D / 8][4]>(o);
     struct running<1> run;
 
     load_panels<T, D, THREADS>(q, s, queries, s.ld, tile * TILE_ROWS);
-    load_panels<T, D, THREADS>(q + TILE, s, queries, s.ld, (tile + 1) * TILE_ROWS);
+    load_panels<T, D, THREADS>(q + TILE<D>, s, queries, s.ld, (tile + 1) * TILE_ROWS);
     load_panels<T, D, THREADS>(k, s, keys, s.ld, 0);
     load_panels<T, D, THREADS>(v, s, values, s.ld, 0);
     ptx_commit();
@@ -47,8 +46,9 @@ static __global__ void __launch_bounds__(THREADS, 2)
 
         next_tiles();
         if (i + 1 < end) {
-            load_panels<T, D, THREADS>(k + (stage ^ 1) * TILE, s, keys, s.ld, (i + 1) * TILE_ROWS);
-            load_panels<T, D, THREADS>(v + (stage ^ 1) * TILE, s, values, s.ld,
+            load_panels<T, D, THREADS>(k + (stage ^ 1) * TILE<D>, s, keys, s.ld,
+                                       (i + 1) * TILE_ROWS);
+            load_panels<T, D, THREADS>(v + (stage ^ 1) * TILE<D>, s, values, s.ld,
                                        (i + 1) * TILE_ROWS);
         }
         ptx_commit();
@@ -56,8 +56,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
             continue; /* of the block, the last tile of keys is behind the first of queries */
         wgmma_begin();
         start_scores<T, D>(p[0], q_at, k_at + at);
-        wgmma_wait<0>();
-        wgmma_done(p[0]);
+        finish_scores<0>(p[0]);
         if (i == mine)
             hide_diagonal<false>(p[0], row);
         soften<D>(p, all, run, s.scale * DS_LOG2E);
@@ -70,7 +69,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
     finish<D>(all, run, lse + ((size_t)b * s.heads + h) * s.seq, mine * TILE_ROWS + row, s.seq);
     __syncthreads();
-    store_panels<T, D>(q + group * TILE, row, o, s, out + out_at(s, b, h), out_ld(s),
+    store_panels<T, D>(q + group * TILE<D>, row, o, s, out + out_at(s, b, h), out_ld(s),
                        mine * TILE_ROWS);
 #else
     __trap(); /* not for this device: attention_is_sm90() */
@@ -82,7 +81,7 @@ static int start(const struct ds_attention_fwd_args *a, struct attention_shape s
                  struct ds_stream *stream, struct ds_error *err)
 {
     constexpr unsigned ROWS = GROUPS * TILE_ROWS;
-    constexpr size_t SHARED = (GROUPS + 4) * TILE_ROWS * D * sizeof(T);
+    constexpr size_t SHARED = (GROUPS + 4) * TILE<D> * sizeof(T);
     unsigned grid = (s.seq + ROWS - 1) / ROWS * s.batch * s.heads;
     int rc = allow_shared(sm90_fwd<T, D>, SHARED, err);
 

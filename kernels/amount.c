@@ -265,6 +265,16 @@ static struct ds_amount amount_sumsq(const struct ds_sumsq_args *a)
     return moves((double)a->n, sizeof(float));
 }
 
+static struct ds_amount amount_tally(const struct ds_tally_args *a)
+{
+    return moves((double)a->parts, sizeof(struct ds_part));
+}
+
+static struct ds_amount amount_verdict(const struct ds_verdict_args *a)
+{
+    return moves((double)a->ranks, sizeof(struct ds_entry));
+}
+
 /* --- updates: tensors differ in size, so what they do is told, not on how much ---------------- */
 
 static double low_bytes(const void *low, enum ds_dtype type)
@@ -327,6 +337,8 @@ static struct ds_amount amount_muon(const struct ds_muon_args *a)
         say(out, text); \
     }
 ALL(sumsq, "all gradients")
+ALL(tally, "this rank")
+ALL(verdict, "all ranks")
 ALL(adamw, "all parameters")
 ALL(sgd, "all parameters")
 ALL(lion, "all parameters")

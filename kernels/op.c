@@ -285,6 +285,26 @@ static const char *check_sumsq(const struct ds_sumsq_args *a)
                : NULL;
 }
 
+static const char *check_tally(const struct ds_tally_args *a)
+{
+    if (a->own > a->parts || too_big(a->parts, sizeof(struct ds_part)))
+        return "an impossible shape";
+    if (a->loss == NULL || (a->parts != 0 && a->part == NULL) || a->entry == NULL)
+        return "a pointer is missing";
+    return NULL;
+}
+
+static const char *check_verdict(const struct ds_verdict_args *a)
+{
+    if (a->ranks == 0 || too_big(a->ranks, sizeof(struct ds_entry)))
+        return "an impossible shape";
+    if (a->entry == NULL || a->before == NULL || a->verdict == NULL || a->verdict == a->before)
+        return "a pointer is missing";
+    if (!(a->tokens > 0.0) || (a->rule.dynamic && a->rule.window == 0))
+        return "a number that is not positive";
+    return NULL;
+}
+
 /* What every optimizer is given. */
 static const char *check_update(size_t n, const void *p, const void *grad, enum ds_dtype grad_type,
                                 const void *low, enum ds_dtype low_type)
@@ -300,7 +320,8 @@ static const char *check_adamw(const struct ds_adamw_args *a)
 {
     if (a->n != 0 && (a->m == NULL || a->v == NULL))
         return "a pointer is missing";
-    if (!(a->bias1 > 0.0 && a->bias2 > 0.0))
+    if (!(a->bias1 > 0.0 && a->bias2 > 0.0) ||
+        (a->verdict != NULL && !(a->behind_bias1 > 0.0 && a->behind_bias2 > 0.0)))
         return "a bias correction that is not positive";
     return check_update(a->n, a->p, a->grad, a->grad_type, a->p_low, a->low_type);
 }

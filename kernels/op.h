@@ -36,6 +36,7 @@
 #include "base/error.h"
 #include "kernels/dtype.h"
 #include "kernels/fp8.h"
+#include "kernels/verdict.h"
 
 /* clang-format off */
 #define DS_OPS(X) \
@@ -57,6 +58,8 @@
     X(SUM,           sum) \
     X(ADD,           add) \
     X(SUMSQ,         sumsq) \
+    X(TALLY,         tally) \
+    X(VERDICT,       verdict) \
     X(ADAMW,         adamw) \
     X(SGD,           sgd) \
     X(LION,          lion) \
@@ -284,6 +287,7 @@ struct ds_xent_args {
     void *dlogits;          /* or NULL: loss only */
     size_t dld;
     float grad_scale;
+    const float *grad_scale_at; /* (optional) where it is read instead, when the chunk is done */
 };
 
 /* *sum (+)= sum of x[n], in double. */
@@ -303,13 +307,40 @@ struct ds_add_args {
 
 /* *sum = sum of squares of x[n] in double over fixed chunks of DS_SUMSQ_CHUNK, chunk sums added in
  * an order that n gives; *nonfinite = how many elements are NaN or infinite (they do not enter the
- * sum). */
+ * sum); *place = base + the index of the first of them, DS_NOWHERE when there is none. */
 enum { DS_SUMSQ_CHUNK = 16384 };
 struct ds_sumsq_args {
     size_t n;
     const float *x;
     double *sum;
     uint64_t *nonfinite;
+    uint64_t *place; /* or NULL */
+    uint64_t base;
+};
+
+/* What a step came to on this rank, into *entry: a sum of losses, and part[parts] of what
+ * ds_sumsq() made, added in their order.  Places of the first `own` parts are of kind 0, of the
+ * others of kind 1. */
+struct ds_tally_args {
+    size_t parts, own;
+    const double *loss;
+    const struct ds_part *part;
+    uint64_t hash;
+    bool stop, writing;
+    struct ds_entry *entry;
+};
+
+/* entry[ranks] becomes *verdict, by verdict.h; what is in entry after it is of no use.  *before is
+ * the verdict of the step before. */
+struct ds_verdict_args {
+    size_t ranks;
+    struct ds_entry *entry;
+    const struct ds_verdict *before;
+    double tokens; /* of the step, of all ranks */
+    double clip;
+    struct ds_scale_rule rule;
+    struct ds_verdict *verdict; /* not `before` */
+    float *loss_factor;         /* (optional) gets the next step's, too */
 };
 
 /* --- optimizers: one pass over n elements, LAMB and Muon in two ----------------------------------
@@ -317,7 +348,11 @@ struct ds_sumsq_args {
  * In all of them g = grad * grad_scale, grad is F32, BF16 or F16, and when p_low is given the new p
  * is also written there, rounded to `low_type` (BF16 or F16).  An element's new value depends on
  * nothing but that element, so a range may be cut into any pieces.  Constants are worked out in
- * double and rounded to F32 once. */
+ * double and rounded to F32 once.
+ *
+ * With `verdict`, which is read when the operation is done and not before, grad_scale is the
+ * verdict's, nothing is touched where it says skip, and where it says behind the biases are those
+ * behind. */
 
 /* Adam: m, v updated; then, with bias1 = 1 - beta1^t and bias2 = 1 - beta2^t for the t-th update, t
  * from 1 (given by the caller in double),
@@ -333,6 +368,8 @@ struct ds_adamw_args {
     double lr, beta1, beta2, eps, weight_decay, grad_scale;
     bool l2;
     double bias1, bias2;
+    const struct ds_verdict *verdict;  /* (optional) */
+    double behind_bias1, behind_bias2; /* with it: of the update before */
 };
 
 /* g = g + weight_decay * p; m = momentum * m + g; p = p - lr * (nesterov ? g + momentum * m : m).
@@ -346,6 +383,7 @@ struct ds_sgd_args {
     void *p_low;
     double lr, momentum, weight_decay, grad_scale;
     bool nesterov;
+    const struct ds_verdict *verdict;
 };
 
 /* p = p - lr * weight_decay * p - lr * sign(beta1 * m + (1 - beta1) * g), where sign(0) is 0;
@@ -358,6 +396,7 @@ struct ds_lion_args {
     enum ds_dtype low_type;
     void *p_low;
     double lr, beta1, beta2, weight_decay, grad_scale;
+    const struct ds_verdict *verdict;
 };
 
 /* g = g + weight_decay * p; v = v + g^2; p = p - lr * g / (sqrt(v) + eps). */
@@ -369,6 +408,7 @@ struct ds_adagrad_args {
     enum ds_dtype low_type;
     void *p_low;
     double lr, eps, weight_decay, grad_scale;
+    const struct ds_verdict *verdict;
 };
 
 /* LAMB, first pass: m, v as in Adam, and with
@@ -406,6 +446,7 @@ struct ds_muon_moments_args {
     const void *grad;
     double momentum, grad_scale;
     bool nesterov;
+    const struct ds_verdict *verdict;
 };
 
 /* And after: p = p - lr * weight_decay * p - step * x, element by element. */
@@ -416,6 +457,7 @@ struct ds_muon_args {
     enum ds_dtype low_type;
     void *p_low; /* or NULL */
     double lr, weight_decay, step;
+    const struct ds_verdict *verdict; /* of which nothing but skip is used */
 };
 
 /* y = alpha * x, and beta added on the diagonal.  x, y [rows, cols] dense; y may be x.  With

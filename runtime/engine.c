@@ -13,15 +13,12 @@
 
 #include "runtime/exchange.h"
 #include "runtime/feed.h"
-#include "runtime/flags.h"
 #include "runtime/graphs.h"
 #include "runtime/lines.h"
 #include "runtime/model/net.h"
 #include "runtime/offload.h"
-#include "runtime/optim.h"
+#include "runtime/outcome.h"
 #include "runtime/queue.h"
-#include "runtime/tally.h"
-#include "runtime/trust.h"
 #include "runtime/updater.h"
 
 _Static_assert((int)DS_QUEUE_COUNT == (int)DS_DEVICE_QUEUES, "a stream for each queue");
@@ -35,19 +32,16 @@ struct ds_engine {
     struct ds_engine_lines lines; /* what steps work on */
     struct ds_engine_lines host;  /* the same where that is the host's memory, else a copy */
     struct ds_updater updater;
-    struct ds_tally tally;
+    struct ds_outcome outcome;
     struct ds_feed feed;
     struct ds_graphs graphs;
     const void **params; /* [buckets]: where the net reads and writes */
     float **grads;
     struct ds_net net;
     struct ds_queue_set queues;
-    uint64_t steps;       /* begun since open; the number that events count in */
-    uint64_t step_tokens; /* of all ranks */
+    uint64_t steps; /* begun since open; the number that events count in */
     const struct ds_step_args *step;
-    uint64_t watched; /* the number of the step that has a probe */
-    struct ds_step_result result;
-    double loss_scale;   /* of this step */
+    uint64_t watched;    /* the number of the step that has a probe */
     atomic_size_t at[2]; /* instructions begun by the main and by the other thread */
 };
 
@@ -144,8 +138,8 @@ static const char *no_graphs(const struct ds_engine_args *args)
 static int open_host(struct ds_engine *engine, struct ds_error *err)
 {
     const struct ds_engine_args *args = &engine->args;
-    int rc =
-        ds_feed_open(&engine->feed, &engine->net, args->device, engine->plan->step.events, err);
+    int rc = ds_feed_open(&engine->feed, &engine->net, args->device,
+                          engine->plan->step.events + DS_OUTCOME_EVENTS, err);
 
     if (rc == 0)
         rc = ds_graphs_open(&engine->graphs, engine->plan, args->device, no_graphs(args), err);
@@ -188,24 +182,24 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     engine->args = *args;
     engine->plan = plan;
     engine->stream = ds_device_stream(args->device);
-    engine->step_tokens = plan->world * plan->micro_batches * plan->micro_batch * plan->sequence;
     rc = reserve(engine, err);
     if (rc == 0)
         rc = bind(engine, err);
     if (rc == 0)
-        rc = ds_tally_open(&engine->tally, plan, args->device, err);
+        rc = ds_outcome_open(&engine->outcome, args, plan->step.events, err);
     if (rc == 0) {
         const struct ds_net_memory memory = {
             .params = engine->params,
             .grads = engine->grads,
             .activations = engine->own[DS_ARENA_ACTIVATIONS],
-            .loss_sum = engine->tally.sums,
+            .loss_sum = engine->outcome.tally.loss,
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
         engine->net.dropout = args->job->model.dropout;
         engine->net.attention_dropout = args->job->model.attention_dropout;
         engine->net.seed = args->job->seed;
+        engine->net.grad_scale_at = engine->outcome.loss_factor;
     }
     if (rc == 0)
         rc = open_host(engine, err);
@@ -242,7 +236,7 @@ void ds_engine_close(struct ds_engine *engine)
     ds_graphs_close(&engine->graphs);
     ds_feed_close(&engine->feed);
     ds_net_release(&engine->net);
-    ds_tally_close(&engine->tally);
+    ds_outcome_close(&engine->outcome);
     release(engine);
     free(engine->params);
     free(engine->grads);
@@ -301,6 +295,11 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
 int ds_engine_settle(struct ds_engine *engine, struct ds_error *err)
 {
     return ds_queue_settle(&engine->queues, engine->steps, err);
+}
+
+int ds_engine_leave_comm(struct ds_engine *engine, struct ds_error *err)
+{
+    return engine->queues.threaded ? ds_engine_settle(engine, err) : 0;
 }
 
 void *ds_engine_work(const struct ds_engine *engine, uint64_t *bytes)
@@ -374,49 +373,6 @@ static int exec_run(struct ds_engine *engine, const struct ds_graph_run *run, st
     return rc == 0 ? ds_graphs_do(&engine->graphs, run, &work, err) : rc;
 }
 
-static int tensor_norms(struct ds_engine *engine, struct ds_error *err)
-{
-    const struct ds_trust trust = {
-        .plan = engine->plan,
-        .job = engine->args.job,
-        .comm = engine->args.comm,
-        .lines = engine->lines,
-        .sums = engine->tally.pairs,
-        .grad_scale = engine->updater.grad_scale,
-        .update = engine->updater.update,
-    };
-
-    return ds_trust_norms(&trust, engine->updater.norms, engine->stream, err);
-}
-
-static int norm(struct ds_engine *engine, struct ds_error *err)
-{
-    const struct ds_plan *plan = engine->plan;
-    const struct ds_step_args *step = engine->step;
-    struct ds_step_result *result = &engine->result;
-    struct ds_tally_result mine;
-    double flags[DS_STEP_FLAGS];
-    int rc = ds_tally_read(&engine->tally, engine->lines.grads, &mine, err);
-
-    if (rc != 0)
-        return rc;
-    ds_flags_write(flags, plan->hash, &mine, step->stop, step->writing);
-    rc = ds_comm_all_reduce_f64(engine->args.comm, flags, DS_STEP_FLAGS, err);
-    if (rc == 0)
-        rc = ds_flags_read(flags, plan, engine->step_tokens, engine->loss_scale, result, err);
-    if (rc != 0)
-        return rc;
-    engine->updater.lr = step->lr;
-    engine->updater.grad_scale =
-        ds_optim_clip_scale(result->grad_norm, engine->args.job->optim.clip) / engine->loss_scale;
-    engine->updater.update = step->update;
-    engine->updater.skip = result->nonfinite > 0;
-    if (result->nonfinite > 0)
-        return ds_tally_find_bad(&engine->tally, engine->lines.grads, ds_flags_first_bad(flags),
-                                 engine->args.comm, &result->bad, err);
-    return plan->by_tensor ? tensor_norms(engine, err) : 0;
-}
-
 static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
     struct ds_stream *stream = ds_device_queue(engine->args.device, instr->queue);
@@ -432,7 +388,9 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     case DS_INSTR_REDUCE: return ds_exchange_reduce(&engine->exchange, instr, stream, err);
     case DS_INSTR_GATHER: return ds_exchange_gather(&engine->exchange, instr->bucket, stream, err);
     case DS_INSTR_FREE: return 0; /* its place is taken by a later GATHER */
-    case DS_INSTR_NORM: return norm(engine, err);
+    case DS_INSTR_NORM:
+        return ds_outcome_norm(&engine->outcome, engine->step, &engine->lines, &engine->updater,
+                               err);
     case DS_INSTR_UPDATE: return ds_updater_bucket(&engine->updater, instr->bucket, err);
     case DS_INSTR_OFFLOAD: return ds_offload_grads(plan, memory, instr->bucket, stream, err);
     case DS_INSTR_FETCH: /* after a step that was skipped nothing new is there */
@@ -540,8 +498,17 @@ void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)
     }
 }
 
-int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
-                   struct ds_step_result *result, struct ds_error *err)
+/* What losses are multiplied by; the device finds it itself where it decides. */
+static float loss_factor(const struct ds_engine *engine, const struct ds_step_args *step)
+{
+    double scale = step->scaler != NULL ? step->scaler->now.factor : step->loss_scale;
+
+    if (engine->plan->late)
+        return 0.0f;
+    return (float)((scale > 0.0 ? scale : 1.0) / engine->outcome.step_tokens);
+}
+
+int ds_engine_queue(struct ds_engine *engine, const struct ds_step_args *args, struct ds_error *err)
 {
     int rc = args->probe != NULL ? ds_engine_settle(engine, err) : 0;
 
@@ -551,13 +518,13 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
         return rc;
     engine->step = args;
     engine->steps++;
-    engine->loss_scale = args->loss_scale > 0.0 ? args->loss_scale : 1.0;
-    engine->net.grad_scale = (float)(engine->loss_scale / (double)engine->step_tokens);
+    engine->net.grad_scale = loss_factor(engine, args);
+    ds_feed_turn(&engine->feed);
     if (args->probe != NULL)
         engine->watched = engine->steps;
     if (engine->queues.threaded)
         ds_queue_start(&engine->queues, engine->steps);
-    rc = ds_tally_begin(&engine->tally, err);
+    rc = ds_outcome_begin(&engine->outcome, args, err);
     if (rc == 0)
         rc = run_queues(engine, engine->steps, false, err);
     if (rc == 0 && args->probe != NULL) {
@@ -565,19 +532,36 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
         if (rc == 0)
             rc = ds_probe_stop(args->probe, err);
     }
-    *result = engine->result;
     return rc;
+}
+
+unsigned ds_engine_pending(const struct ds_engine *engine)
+{
+    return (unsigned)(engine->outcome.made - engine->outcome.told);
+}
+
+int ds_engine_result(struct ds_engine *engine, struct ds_step_result *result, struct ds_error *err)
+{
+    return ds_outcome_tell(&engine->outcome, result, err);
+}
+
+int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
+                   struct ds_step_result *result, struct ds_error *err)
+{
+    int rc = ds_engine_queue(engine, args, err);
+
+    return rc == 0 ? ds_engine_result(engine, result, err) : rc;
 }
 
 int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_t position,
                    double *loss, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
-    struct ds_tally_result mine = {0};
+    struct ds_entry mine = {0};
     int rc = ds_engine_settle(engine, err);
 
     if (rc == 0)
-        rc = ds_tally_begin(&engine->tally, err);
+        rc = ds_tally_begin(&engine->outcome.tally, err);
     for (uint64_t i = 0; rc == 0 && i < plan->micro_batches; i++) {
         rc = load_ids(engine, DS_PASS_EVAL, data, position, i, err);
         for (size_t j = 0; rc == 0 && j < plan->eval.count; j++) {
@@ -591,9 +575,9 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
         }
     }
     if (rc == 0)
-        rc = ds_tally_read(&engine->tally, NULL, &mine, err);
+        rc = ds_tally_read(&engine->outcome.tally, NULL, &mine, err);
     if (rc == 0)
         rc = ds_comm_all_reduce_f64(engine->args.comm, &mine.loss, 1, err);
-    *loss = mine.loss / (double)engine->step_tokens;
+    *loss = mine.loss / engine->outcome.step_tokens;
     return rc;
 }

@@ -11,11 +11,11 @@
  * that thread.  A step may end while parameters are still updated and gathered for the next one.
  * Between open and close a step allocates nothing.
  *
- * One step ends with one small all-reduce of flags: sum of squares, non-finite count, loss, stop
- * request and plan hash, so every rank takes the same decision.  Norms of tensors, where the
- * optimizer wants them (trust.h), follow in a few more.
+ * One step ends with what it came to on all ranks (outcome.h): sum of squares, non-finite count,
+ * loss, stop request and plan hash, so every rank takes the same decision.  Where the device takes
+ * it, one step may be queued before it is asked what the one in front of it came to.
  *
- * Tests   tests/engine/test_engine.c
+ * Tests   tests/engine/test_engine.c, tests/engine/test_late.c
  */
 #ifndef DS_RUNTIME_ENGINE_H
 #define DS_RUNTIME_ENGINE_H
@@ -31,6 +31,7 @@
 #include "runtime/job.h"
 #include "runtime/optim.h"
 #include "runtime/plan/plan.h"
+#include "runtime/scaler.h"
 
 struct ds_engine;
 
@@ -69,6 +70,8 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err) DS_NODISCA
 
 /* Wait for what the last step left under way.  Before anything else uses the comm or the lines. */
 int ds_engine_settle(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
+/* Wait until no other thread uses the comm: for what is between hosts alone. */
+int ds_engine_leave_comm(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
 
 /* Memory of the device that holds nothing between steps. */
 void *ds_engine_work(const struct ds_engine *engine, uint64_t *bytes);
@@ -81,9 +84,11 @@ struct ds_step_args {
     const struct ds_data *data;
     uint64_t position; /* of the step's first sequence */
     double lr;
-    double loss_scale; /* of fp16; 0 is 1 */
-    uint64_t update;   /* of the optimizer, from 1 */
-    bool stop;         /* this rank was asked to stop */
+    double loss_scale;              /* of fp16; 0 is 1 */
+    const struct ds_scaler *scaler; /* (optional) the same and how it goes on, as the steps left it
+                                     * whose outcome is known */
+    uint64_t update; /* of the optimizer, from 1, if no step that is pending is skipped */
+    bool stop;       /* this rank was asked to stop */
     struct ds_probe
         *probe;     /* (optional) to watch the step with: its parts are instructions; nothing
                              * is recorded or played, and the step begins and ends with all done,
@@ -99,6 +104,17 @@ struct ds_step_result {
     bool stop;          /* some rank was asked to stop */
     bool writing;       /* some rank writes a checkpoint */
 };
+/* Do a step, or queue all of it on a device that decides by itself.  At most one step may be
+ * pending before: made, and its outcome not known.  Whatever reads or writes lines, or evaluates,
+ * comes when none is. */
+int ds_engine_queue(struct ds_engine *engine, const struct ds_step_args *args, struct ds_error *err)
+    DS_NODISCARD;
+unsigned ds_engine_pending(const struct ds_engine *engine);
+/* Of the oldest step that is pending, which there is; waits for it.  -EPROTO: the ranks' plans
+ * differ; failures of the ranks' collectives and of the device. */
+int ds_engine_result(struct ds_engine *engine, struct ds_step_result *result, struct ds_error *err)
+    DS_NODISCARD;
+/* Both, where none is pending. */
 int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
                    struct ds_step_result *result, struct ds_error *err) DS_NODISCARD;
 

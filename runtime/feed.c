@@ -15,15 +15,23 @@ static size_t place_bytes(const struct ds_feed *feed)
     return ds_net_host_ids(feed->net) * sizeof(*feed->host);
 }
 
+static size_t host_bytes(const struct ds_feed *feed)
+{
+    return feed->sets * feed->micro_batches * place_bytes(feed);
+}
+
 int ds_feed_open(struct ds_feed *feed, const struct ds_net *net, struct ds_device *device,
                  uint32_t event, struct ds_error *err)
 {
     void *host = NULL;
     int rc;
 
-    *feed = (struct ds_feed){
-        .device = device, .net = net, .micro_batches = net->plan->micro_batches, .event = event};
-    rc = ds_device_host_alloc(device, feed->micro_batches * place_bytes(feed), &host, err);
+    *feed = (struct ds_feed){.device = device,
+                             .net = net,
+                             .micro_batches = net->plan->micro_batches,
+                             .sets = net->plan->late ? 2 : 1,
+                             .event = event};
+    rc = ds_device_host_alloc(device, host_bytes(feed), &host, err);
     feed->host = host;
     for (unsigned i = 0; rc == 0 && ds_device_is_apart(device) && i < DS_FEED_ROOMS; i++)
         rc = ds_device_alloc(device, place_bytes(feed), &feed->room[i], err);
@@ -36,13 +44,19 @@ void ds_feed_close(struct ds_feed *feed)
         return;
     for (unsigned i = 0; i < DS_FEED_ROOMS; i++)
         ds_device_free(feed->device, feed->room[i], place_bytes(feed));
-    ds_device_host_free(feed->device, feed->host, feed->micro_batches * place_bytes(feed));
+    ds_device_host_free(feed->device, feed->host, host_bytes(feed));
     memset(feed, 0, sizeof(*feed));
+}
+
+void ds_feed_turn(struct ds_feed *feed)
+{
+    feed->set = (feed->set + 1) % feed->sets;
 }
 
 int32_t *ds_feed_place(const struct ds_feed *feed, uint64_t micro_batch)
 {
-    return feed->host + micro_batch * ds_net_host_ids(feed->net);
+    return feed->host +
+           (feed->set * feed->micro_batches + micro_batch) * ds_net_host_ids(feed->net);
 }
 
 int ds_feed_load(struct ds_feed *feed, enum ds_pass pass, uint64_t micro_batch,

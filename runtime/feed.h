@@ -3,7 +3,8 @@
  *
  * feed.h - tokens of micro-batches on their way to the device.
  *
- * The host writes them into memory that stays where it is, a place for each micro-batch of a step.
+ * The host writes them into memory that stays where it is, a place for each micro-batch of a step,
+ * and as many again where it may queue a step before the one in front of it is done.
  * From there they go up on a stream that has nothing else (the host's queue needs none), into two
  * rooms of the device by turns, each with an event for "full" and one for "empty"; the stream that
  * computes takes them over.  So what a micro-batch reads is there before the one in front of it is
@@ -25,7 +26,8 @@ struct ds_feed {
     struct ds_device *device;
     const struct ds_net *net;
     uint64_t micro_batches, loaded;
-    int32_t *host; /* [micro_batches][ds_net_host_ids()] */
+    unsigned sets, set; /* of places: how many, and which is the step's */
+    int32_t *host;      /* [sets][micro_batches][ds_net_host_ids()] */
     void *room[DS_FEED_ROOMS];
     uint32_t event; /* the first of DS_FEED_EVENTS of the device that are the feed's */
 };
@@ -34,8 +36,12 @@ int ds_feed_open(struct ds_feed *feed, const struct ds_net *net, struct ds_devic
                  uint32_t event, struct ds_error *err) DS_NODISCARD;
 void ds_feed_close(struct ds_feed *feed);
 
+/* A step begins. */
+void ds_feed_turn(struct ds_feed *feed);
+
 /* Where the sequences of a micro-batch of a step go, sequence + 1 ids each.  Its last load must be
- * done: once a step, or a batch of an evaluation, has been waited for, all are. */
+ * done: once a step, or a batch of an evaluation, has been waited for, all are; where there are two
+ * sets, once the step before it has been. */
 int32_t *ds_feed_place(const struct ds_feed *feed, uint64_t micro_batch);
 
 /* What was written there is what the net reads next. */

@@ -5,51 +5,42 @@
  */
 #include "runtime/flags.h"
 
-#include <errno.h>
-#include <math.h>
+#include "runtime/first.h"
+#include "runtime/tally.h"
 
 enum flag { SUMSQ, NONFINITE, FIRST_BAD, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
 _Static_assert((int)FLAGS == (int)DS_STEP_FLAGS, "the plan counts them");
 
-void ds_flags_write(double flags[DS_STEP_FLAGS], uint64_t plan_hash,
-                    const struct ds_tally_result *mine, bool stop, bool writing)
+int ds_flags_sum(const struct ds_plan *plan, struct ds_comm *comm, const struct ds_entry *mine,
+                 struct ds_entry *all, size_t *bad, struct ds_error *err)
 {
-    flags[SUMSQ] = mine->squares;
-    flags[NONFINITE] = (double)mine->nonfinite;
-    flags[FIRST_BAD] = mine->first_bad;
-    flags[LOSS] = mine->loss;
-    flags[STOP] = stop ? 1.0 : 0.0;
-    flags[WRITING] = writing ? 1.0 : 0.0;
-    flags[HASH_LOW] = (double)(uint32_t)plan_hash;
-    flags[HASH_HIGH] = (double)(uint32_t)(plan_hash >> 32);
-}
+    size_t first = ds_tally_bad(plan, mine);
+    double world = plan->world, low = (double)(uint32_t)mine->hash;
+    double high = (double)(uint32_t)(mine->hash >> 32);
+    double flags[FLAGS] = {
+        [SUMSQ] = mine->squares,
+        [NONFINITE] = mine->nonfinite,
+        [FIRST_BAD] = ds_first_mark(first, plan->params, plan->world),
+        [LOSS] = mine->loss,
+        [STOP] = mine->stop != 0 ? 1.0 : 0.0,
+        [WRITING] = mine->writing != 0 ? 1.0 : 0.0,
+        [HASH_LOW] = low,
+        [HASH_HIGH] = high,
+    };
+    int rc = ds_comm_all_reduce_f64(comm, flags, FLAGS, err);
 
-int ds_flags_read(const double flags[DS_STEP_FLAGS], const struct ds_plan *plan,
-                  uint64_t step_tokens, double loss_scale, struct ds_step_result *result,
-                  struct ds_error *err)
-{
-    double world = plan->world;
-
-    if (flags[HASH_LOW] != world * (double)(uint32_t)plan->hash ||
-        flags[HASH_HIGH] != world * (double)(uint32_t)(plan->hash >> 32))
-        return ds_fail(err, EPROTO,
-                       "the ranks have different plans, is every host running the same "
-                       "version of dsrun");
-    *result = (struct ds_step_result){
-        .loss = flags[LOSS] / (double)step_tokens,
-        .grad_norm = sqrt(flags[SUMSQ]) / loss_scale,
-        .nonfinite = (uint64_t)flags[NONFINITE],
+    *all = (struct ds_entry){
+        .squares = flags[SUMSQ],
+        .loss = flags[LOSS],
+        .nonfinite = flags[NONFINITE],
+        .place = {DS_NOWHERE, DS_NOWHERE},
+        .hash = mine->hash,
         .stop = flags[STOP] > 0.0,
         .writing = flags[WRITING] > 0.0,
+        .differs = flags[HASH_LOW] != world * low || flags[HASH_HIGH] != world * high,
     };
-    if (!isfinite(result->loss))
-        result->nonfinite++;
-    if (result->nonfinite > 0)
-        result->grad_norm = (double)NAN;
-    return 0;
-}
-
-double ds_flags_first_bad(const double flags[DS_STEP_FLAGS])
-{
-    return flags[FIRST_BAD];
+    *bad = plan->params;
+    if (rc != 0 || all->differs || !(all->nonfinite > 0.0))
+        return rc;
+    return ds_tally_agree(plan, first, flags[FIRST_BAD], comm, bad, err);
 }

@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * flags.h - what the ranks tell each other at the end of a step: a few numbers, summed over ranks.
+ * flags.h - what the ranks tell each other at the end of a step where the hosts decide: a few
+ * numbers, summed over ranks.
  *
  * Tests   tests/engine/test_engine.c
  */
@@ -12,19 +13,13 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "runtime/engine.h"
-#include "runtime/tally.h"
+#include "kernels/op.h"
+#include "runtime/comm/comm.h"
+#include "runtime/plan/plan.h"
 
-/* This rank's. */
-void ds_flags_write(double flags[DS_STEP_FLAGS], uint64_t plan_hash,
-                    const struct ds_tally_result *mine, bool stop, bool writing);
-
-/* Of all ranks; result->bad is not known yet.  -EPROTO: their plans differ. */
-int ds_flags_read(const double flags[DS_STEP_FLAGS], const struct ds_plan *plan,
-                  uint64_t step_tokens, double loss_scale, struct ds_step_result *result,
-                  struct ds_error *err) DS_NODISCARD;
-
-/* For ds_tally_find_bad(). */
-double ds_flags_first_bad(const double flags[DS_STEP_FLAGS]);
+/* *mine of every rank becomes *all; `bad` is the first tensor of any rank that is not finite, as
+ * ds_tally_bad() tells this rank's.  Collective.  all->differs: their plans do. */
+int ds_flags_sum(const struct ds_plan *plan, struct ds_comm *comm, const struct ds_entry *mine,
+                 struct ds_entry *all, size_t *bad, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -10,9 +10,10 @@
  * gradients where the plan has put them for good.
  *
  * What differs from step to step is not in a recording: tokens are copied in front of it; learning
- * rate, update and clipping belong to instructions that are not recorded; the factor of the loss,
- * which fp16 changes now and then, is compared with the one that was recorded, and another makes a
- * new recording.  Dropout draws by the sequence's number, so a job with dropout records nothing.
+ * rate, update and clipping belong to instructions that are not recorded; the factor of the loss is
+ * read from memory, or, where the host decides (outcome.h) and fp16 changes it now and then, is
+ * compared with the one that was recorded, and another makes a new recording.  Dropout draws by the
+ * sequence's number, so a job with dropout records nothing.
  *
  * The first time a run is done as it is, because libraries allocate and choose then; the second
  * time it is recorded.  When that fails nothing has happened on the device: the run is done as it

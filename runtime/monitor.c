@@ -221,6 +221,16 @@ int ds_monitor_memory(struct ds_monitor *monitor, uint64_t step, uint64_t planne
     return finish(monitor, &json, false, err);
 }
 
+static void put_waits(struct ds_json *json, const char *name, const struct ds_device_wait *wait,
+                      unsigned waits)
+{
+    ds_json_object(json, name);
+    for (unsigned i = 0; i < waits; i++)
+        if (wait[i].count > 0)
+            ds_json_u64(json, wait[i].name, wait[i].count);
+    ds_json_end_object(json);
+}
+
 int ds_monitor_waits(struct ds_monitor *monitor, const struct ds_monitor_waits *waits,
                      struct ds_error *err)
 {
@@ -233,11 +243,8 @@ int ds_monitor_waits(struct ds_monitor *monitor, const struct ds_monitor_waits *
     ds_json_u64(&json, "steps", waits->steps);
     ds_json_u64(&json, "least", waits->least);
     ds_json_u64(&json, "most", waits->most);
-    ds_json_object(&json, "calls");
-    for (unsigned i = 0; i < waits->waits; i++)
-        if (waits->wait[i].count > 0)
-            ds_json_u64(&json, waits->wait[i].name, waits->wait[i].count);
-    ds_json_end_object(&json);
+    put_waits(&json, "calls", waits->wait, waits->waits);
+    put_waits(&json, "behind", waits->behind, waits->waits);
     return finish(monitor, &json, false, err);
 }
 

@@ -72,10 +72,11 @@ int ds_monitor_comm(struct ds_monitor *monitor, uint64_t step, const struct ds_c
 /* What the plan said of a device's memory, and what was taken of it. */
 int ds_monitor_memory(struct ds_monitor *monitor, uint64_t step, uint64_t planned, uint64_t taken,
                       struct ds_error *err) DS_NODISCARD;
-/* How often the host has waited for the device in each of some steps, and in which calls. */
+/* How often the host has waited for the device in each of some steps, and in which calls; and for
+ * what a step came to while the device was at the next one. */
 struct ds_monitor_waits {
-    uint64_t step, steps, least, most; /* of one step */
-    const struct ds_device_wait *wait; /* of all */
+    uint64_t step, steps, least, most;          /* of one step */
+    const struct ds_device_wait *wait, *behind; /* of all */
     unsigned waits;
 };
 int ds_monitor_waits(struct ds_monitor *monitor, const struct ds_monitor_waits *waits,

@@ -151,6 +151,7 @@ int ds_muon_update(const struct ds_job *job, const struct ds_update *u, struct d
         .momentum = job->optim.momentum,
         .grad_scale = u->grad_scale,
         .nesterov = job->optim.nesterov,
+        .verdict = u->verdict,
     };
     struct ds_muon_args step = {
         .n = u->n,
@@ -160,6 +161,7 @@ int ds_muon_update(const struct ds_job *job, const struct ds_update *u, struct d
         .lr = u->lr,
         .weight_decay = u->weight_decay,
         .step = u->lr * u->scale,
+        .verdict = u->verdict,
     };
     float *direction = NULL;
     int rc = ds_muon_moments(&moments, stream, err);

@@ -112,13 +112,6 @@ double ds_optim_lr(const struct ds_job *job, uint64_t step)
     return end + (lr - end) * left(job, step);
 }
 
-double ds_optim_clip_scale(double norm, double clip)
-{
-    double scale = clip / (norm + 1e-6);
-
-    return clip > 0.0 && scale < 1.0 ? scale : 1.0;
-}
-
 /* Names as PyTorch's optimizers have them. */
 static const struct {
     const char *name, *state[DS_OPTIM_STATES];

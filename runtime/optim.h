@@ -18,9 +18,6 @@
 /* Learning rate of update `step` (from 0), dsrun-job(5) SCHEDULE. */
 double ds_optim_lr(const struct ds_job *job, uint64_t step);
 
-/* clip / (norm + 1e-6) when that is below 1, else 1; 1 when clip is 0. */
-double ds_optim_clip_scale(double norm, double clip);
-
 /* The lines of state that the job's optimizer keeps beside the parameters, one float an element
  * each, and what a checkpoint calls them: "exp_avg" for "exp_avg.<tensor>". */
 enum { DS_OPTIM_STATES = 2 };

@@ -22,15 +22,17 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "kernels/verdict.h"
 #include "runtime/job.h"
 
-struct ds_scaler { /* plain data; a checkpoint keeps all but the first two */
-    bool on;       /* the job computes in fp16 */
-    bool fixed;    /* the job gives the scale */
-    double scale;  /* 1 when not on */
-    uint64_t iteration, hysteresis;
-    int64_t last_overflow; /* iteration, -1: none yet */
+struct ds_scaler {       /* plain data; a checkpoint keeps all but the first two */
+    bool on;             /* the job computes in fp16 */
+    bool fixed;          /* the job gives the scale */
+    struct ds_scale now; /* factor 1 when not on */
 };
+
+/* How it goes on: what a device decides by, too. */
+struct ds_scale_rule ds_scaler_rule(const struct ds_scaler *scaler, const struct ds_job *job);
 
 void ds_scaler_init(struct ds_scaler *scaler, const struct ds_job *job);
 

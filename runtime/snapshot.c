@@ -90,7 +90,7 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
 static int barrier(void *user, struct ds_error *err)
 {
     struct ds_trainer *trainer = user;
-    int rc = ds_engine_settle(trainer->engine, err); /* the comm is one thread's at a time */
+    int rc = ds_engine_leave_comm(trainer->engine, err); /* it is one thread's at a time */
 
     return rc != 0 ? rc : ds_comm_barrier(trainer->comm, err);
 }

@@ -239,13 +239,13 @@ int ds__trainer_note_scaler(struct ds_trainer *trainer, struct ds_error *err)
 
     if (!scaler->on || scaler->fixed)
         return 0;
-    rc = ds_ckpt_set_scalar(state, scale_name, scaler->scale, err);
+    rc = ds_ckpt_set_scalar(state, scale_name, scaler->now.factor, err);
     if (rc == 0)
-        rc = ds_ckpt_set_scalar(state, iteration_name, (double)scaler->iteration, err);
+        rc = ds_ckpt_set_scalar(state, iteration_name, (double)scaler->now.iteration, err);
     if (rc == 0)
-        rc = ds_ckpt_set_scalar(state, hysteresis_name, (double)scaler->hysteresis, err);
+        rc = ds_ckpt_set_scalar(state, hysteresis_name, (double)scaler->now.hysteresis, err);
     if (rc == 0)
-        rc = ds_ckpt_set_scalar(state, overflow_name, (double)scaler->last_overflow, err);
+        rc = ds_ckpt_set_scalar(state, overflow_name, (double)scaler->now.last_overflow, err);
     return rc;
 }
 
@@ -262,10 +262,10 @@ static void load_scaler(struct ds_trainer *trainer)
         !(iteration <= DS_MAX_STEPS) || !(hysteresis >= 1.0) || !(hysteresis <= 1000.0) ||
         !(overflow >= -1.0) || !(overflow < iteration))
         return;
-    scaler->scale = scale;
-    scaler->iteration = (uint64_t)iteration;
-    scaler->hysteresis = (uint64_t)hysteresis;
-    scaler->last_overflow = (int64_t)overflow;
+    scaler->now.factor = scale;
+    scaler->now.iteration = (uint64_t)iteration;
+    scaler->now.hysteresis = (uint64_t)hysteresis;
+    scaler->now.last_overflow = (int64_t)overflow;
 }
 
 static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct ds_error *err)

@@ -2,18 +2,29 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * tally.c - the contract is in tally.h.
+ *
+ * The place of an element is that of the first tensor of its part among all tensors, and how far it
+ * is behind that tensor's begin: so the least place is in the first tensor, in the order of the
+ * model.  Only the bucket of what is replicated has tensors of all blocks; its places are a kind of
+ * their own.
  */
 #include "runtime/tally.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/first.h"
 
-static size_t bytes_of(const struct ds_tally *tally)
+enum { PLACE_BITS = 44 };
+
+static struct ds_part *parts_of(double *loss)
 {
-    return (1 + 2 * tally->parts) * sizeof(*tally->sums);
+    return (struct ds_part *)(void *)(loss + 1);
+}
+
+static size_t bytes_of(size_t parts)
+{
+    return sizeof(double) + parts * sizeof(struct ds_part);
 }
 
 static size_t pair_bytes(const struct ds_plan *plan)
@@ -31,16 +42,12 @@ int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_
                                .device = device,
                                .stream = ds_device_stream(device),
                                .parts = plan->buckets + plan->spans};
-    rc = ds_device_alloc(device, bytes_of(tally), &memory, err);
-    tally->sums = memory;
+    rc = ds_device_alloc(device, bytes_of(tally->parts), &memory, err);
+    tally->loss = memory;
     if (rc == 0)
-        rc = ds_device_host_alloc(device, bytes_of(tally), &memory, err);
+        rc = ds_device_host_alloc(device, bytes_of(tally->parts), &memory, err);
     if (rc == 0)
-        tally->host_sums = memory;
-    if (rc == 0) {
-        tally->bucket = calloc(tally->parts, sizeof(*tally->bucket));
-        rc = tally->bucket != NULL ? 0 : ds_fail(err, ENOMEM, "no memory for the sums of a step");
-    }
+        tally->host = memory;
     if (rc == 0 && plan->by_tensor) {
         rc = ds_device_alloc(device, pair_bytes(plan), &memory, err);
         tally->pairs = rc == 0 ? memory : NULL;
@@ -54,177 +61,177 @@ void ds_tally_close(struct ds_tally *tally)
 {
     if (tally->device == NULL)
         return;
-    ds_device_free(tally->device, tally->sums, bytes_of(tally));
-    ds_device_host_free(tally->device, tally->host_sums, bytes_of(tally));
+    ds_device_free(tally->device, tally->loss, bytes_of(tally->parts));
+    ds_device_host_free(tally->device, tally->host, bytes_of(tally->parts));
     ds_device_free(tally->device, tally->pairs, pair_bytes(tally->plan));
-    free(tally->bucket);
     memset(tally, 0, sizeof(*tally));
 }
 
 int ds_tally_begin(struct ds_tally *tally, struct ds_error *err)
 {
-    return ds_stream_clear(tally->stream, tally->sums, bytes_of(tally), err);
+    return ds_stream_clear(tally->stream, tally->loss, bytes_of(tally->parts), err);
 }
 
-/* The first `count` of sums, once all that is queued before is done. */
-static int fetch(struct ds_tally *tally, size_t count, struct ds_error *err)
-{
-    int rc = ds_stream_copy(tally->stream, DS_COPY_DOWN, tally->host_sums, tally->sums,
-                            count * sizeof(*tally->sums), err);
+/* --- sums ------------------------------------------------------------------------------------- */
 
-    return rc != 0 ? rc : ds_stream_finish(tally->stream, err);
-}
+/* Of how many parts the sums are under way. */
+struct under_way {
+    const float *grads;
+    size_t parts, own; /* own: of what is not replicated, which comes first */
+};
 
-/* Squares and count of some gradients, into the places of `part`. */
-static int sum_up(struct ds_tally *tally, const float *grads, struct ds_held held, size_t part,
+/* What of a bucket is at `held`, counted from where tensor `first` begins. */
+static int sum_up(struct ds_tally *tally, struct under_way *sums, struct ds_held held, size_t first,
                   struct ds_error *err)
 {
-    double *places = tally->sums + 1 + 2 * part;
+    struct ds_part *part = &parts_of(tally->loss)[sums->parts];
     const struct ds_sumsq_args args = {
         .n = held.count,
-        .x = grads + held.at,
-        .sum = &places[0],
-        .nonfinite = (uint64_t *)(void *)&places[1],
+        .x = sums->grads + held.at,
+        .sum = &part->squares,
+        .nonfinite = &part->nonfinite,
+        .place = &part->place,
+        .base = ((uint64_t)first << PLACE_BITS) + held.first,
     };
 
+    sums->parts++;
     return ds_sumsq(&args, tally->stream, err);
 }
 
-static uint64_t count_of(const struct ds_tally *tally, size_t part)
+/* The tensor that begins there in the line. */
+static size_t param_at(const struct ds_plan *plan, uint64_t offset)
 {
-    uint64_t count;
+    size_t i = 0;
 
-    memcpy(&count, tally->host_sums + 2 + 2 * part, sizeof(count));
-    return count;
+    while (i < plan->params && plan->param[i].offset != offset)
+        i++;
+    return i;
 }
 
 /* This rank's slice of a bucket; not the padding, which may hold anything. */
-static int sum_bucket(struct ds_tally *tally, const float *grads, uint32_t bucket, size_t *part,
+static int sum_bucket(struct ds_tally *tally, struct under_way *sums, uint32_t number,
                       struct ds_error *err)
 {
     const struct ds_plan *plan = tally->plan;
-    struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, bucket);
+    const struct ds_bucket *bucket = &plan->bucket[number];
+    struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, number);
     int rc = 0;
 
-    if (!plan->bucket[bucket].gaps) {
-        tally->bucket[*part] = bucket;
-        return sum_up(tally, grads, ds_held_within(slice, 0, plan->bucket[bucket].elems), (*part)++,
-                      err);
-    }
+    if (!bucket->gaps)
+        return sum_up(tally, sums, ds_held_within(slice, 0, bucket->elems),
+                      param_at(plan, bucket->offset), err);
     for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
         const struct ds_plan_span *span = &plan->span[i];
-        uint64_t at = span->offset - plan->bucket[bucket].offset;
 
-        if (span->bucket != bucket)
-            continue;
-        tally->bucket[*part] = bucket;
-        rc = sum_up(tally, grads, ds_held_within(slice, at, span->elems), (*part)++, err);
+        if (span->bucket == number)
+            rc = sum_up(tally, sums,
+                        ds_held_within(slice, span->offset - bucket->offset, span->elems),
+                        param_at(plan, span->offset), err);
     }
     return rc;
 }
 
-int ds_tally_read(struct ds_tally *tally, const float *grads, struct ds_tally_result *result,
-                  struct ds_error *err)
+static int sum_all(struct ds_tally *tally, struct under_way *sums, struct ds_error *err)
 {
-    const struct ds_plan *plan = tally->plan;
-    size_t parts = 0;
-    uint64_t bad = plan->buckets;
     int rc = 0;
 
-    for (uint32_t i = 0; rc == 0 && grads != NULL && i < plan->buckets; i++)
-        rc = sum_bucket(tally, grads, i, &parts, err);
+    for (uint32_t i = 0; rc == 0 && sums->grads != NULL && i < tally->plan->buckets; i++) {
+        rc = sum_bucket(tally, sums, i, err);
+        if (!tally->plan->bucket[i].replicated)
+            sums->own = sums->parts;
+    }
+    return rc;
+}
+
+int ds_tally_read(struct ds_tally *tally, const float *grads, struct ds_entry *mine,
+                  struct ds_error *err)
+{
+    struct under_way sums = {.grads = grads};
+    int rc = sum_all(tally, &sums, err);
+
     if (rc == 0)
-        rc = fetch(tally, 1 + 2 * parts, err);
+        rc = ds_stream_copy(tally->stream, DS_COPY_DOWN, tally->host, tally->loss,
+                            bytes_of(sums.parts), err);
+    if (rc == 0)
+        rc = ds_stream_finish(tally->stream, err);
+    *mine = (struct ds_entry){.place = {DS_NOWHERE, DS_NOWHERE}};
     if (rc != 0)
         return rc;
-    *result = (struct ds_tally_result){.loss = tally->host_sums[0]};
-    for (size_t i = 0; i < parts; i++) {
-        uint64_t count = count_of(tally, i);
-
-        result->squares += tally->host_sums[1 + 2 * i];
-        result->nonfinite += count;
-        if (count > 0 && tally->bucket[i] < bad)
-            bad = tally->bucket[i];
-    }
-    result->first_bad = ds_first_mark(bad, plan->buckets, plan->world);
+    mine->loss = *tally->host;
+    for (size_t i = 0; i < sums.parts; i++)
+        ds_entry_take(mine, &parts_of(tally->host)[i], i >= sums.own);
     return 0;
 }
 
-/* --- which tensor ------------------------------------------------------------------------------*/
-
-/* Tensors to search, in the order of the model. */
-struct suspects {
-    struct ds_first_range buckets;
-    size_t count;
-};
-
-static bool is_suspect(const struct ds_plan *plan, const struct suspects *suspects, size_t param)
+int ds_tally_give(struct ds_tally *tally, const float *grads, const struct ds_entry *like,
+                  struct ds_entry *to, struct ds_error *err)
 {
-    uint32_t bucket = plan->param[param].bucket;
+    struct under_way sums = {.grads = grads};
+    struct ds_tally_args args = {
+        .loss = tally->loss,
+        .part = parts_of(tally->loss),
+        .hash = like->hash,
+        .stop = like->stop,
+        .writing = like->writing,
+        .entry = to,
+    };
+    int rc = sum_all(tally, &sums, err);
 
-    return plan->bucket[bucket].replicated ||
-           (bucket >= suspects->buckets.low && bucket < suspects->buckets.high);
+    args.parts = sums.parts;
+    args.own = sums.own;
+    return rc == 0 ? ds_tally(&args, tally->stream, err) : rc;
 }
 
-/* The first suspect of which this rank's gradient is not finite; their count when there is none. */
-static int first_bad(struct ds_tally *tally, const float *grads, const struct suspects *suspects,
-                     uint64_t *number, struct ds_error *err)
+/* --- which tensor ----------------------------------------------------------------------------- */
+
+/* The tensor that a place is in. */
+static size_t param_of(const struct ds_plan *plan, uint64_t place)
 {
-    const struct ds_plan *plan = tally->plan;
+    size_t first = (size_t)(place >> PLACE_BITS), i = 0;
+    uint64_t at;
 
-    *number = 0;
-    for (size_t i = 0; i < plan->params; i++) {
-        struct ds_held slice = ds_plan_slice_param(plan, DS_ARENA_GRADS, i);
-        int rc;
+    if (first >= plan->params)
+        return plan->params;
+    at = plan->param[first].offset + (place & ((UINT64_C(1) << PLACE_BITS) - 1));
+    while (i < plan->params &&
+           (at < plan->param[i].offset || at - plan->param[i].offset >= plan->param[i].param.elems))
+        i++;
+    return i;
+}
 
-        if (!is_suspect(plan, suspects, i))
-            continue;
-        rc = slice.count == 0 ? 0 : sum_up(tally, grads, slice, 0, err);
-        if (rc == 0 && slice.count > 0)
-            rc = fetch(tally, 3, err);
-        if (rc != 0 || (slice.count > 0 && count_of(tally, 0) > 0))
-            return rc;
-        ++*number;
+size_t ds_tally_bad(const struct ds_plan *plan, const struct ds_entry *entry)
+{
+    size_t least = plan->params;
+
+    for (unsigned kind = 0; kind < DS_PLACES; kind++) {
+        size_t param =
+            entry->place[kind] == DS_NOWHERE ? plan->params : param_of(plan, entry->place[kind]);
+
+        least = param < least ? param : least;
     }
-    return 0;
+    return least;
 }
 
-static const char *name_of(const struct ds_plan *plan, const struct suspects *suspects,
-                           uint64_t number)
+const char *ds_tally_name(const struct ds_plan *plan, size_t param)
 {
-    for (size_t i = 0; i < plan->params; i++)
-        if (is_suspect(plan, suspects, i) && number-- == 0)
-            return plan->param[i].param.name;
-    return "loss";
+    return param < plan->params ? plan->param[param].param.name : "loss";
 }
 
-int ds_tally_find_bad(struct ds_tally *tally, const float *grads, double first_bad_bucket,
-                      struct ds_comm *comm, const char **name, struct ds_error *err)
+int ds_tally_agree(const struct ds_plan *plan, size_t mine, double sum, struct ds_comm *comm,
+                   size_t *first, struct ds_error *err)
 {
-    const struct ds_plan *plan = tally->plan;
-    struct suspects suspects = {.buckets =
-                                    ds_first_range(first_bad_bucket, plan->buckets, plan->world)};
-    struct ds_first_range range = {0};
-    uint64_t mine;
-    int rc;
+    struct ds_first_range range = ds_first_range(sum, plan->params, plan->world);
+    int rc = 0;
 
-    *name = "loss";
-    if (suspects.buckets.low == plan->buckets)
-        return 0;
-    for (size_t i = 0; i < plan->params; i++)
-        suspects.count += is_suspect(plan, &suspects, i);
-    range.high = suspects.count;
-    rc = first_bad(tally, grads, &suspects, &mine, err);
     while (rc == 0 && range.high - range.low > 1) {
         uint64_t low = range.low, left = range.high - low;
-        double sum = ds_first_mark(mine < range.high ? mine - low : left, left, plan->world);
 
+        sum = ds_first_mark(mine < range.high ? mine - low : left, left, plan->world);
         rc = ds_comm_all_reduce_f64(comm, &sum, 1, err);
         range = ds_first_range(sum, left, plan->world);
         range.low += low;
         range.high += low;
     }
-    if (rc == 0)
-        *name = name_of(plan, &suspects, range.low);
+    *first = (size_t)range.low;
     return rc;
 }

@@ -4,8 +4,7 @@
  * tally.h - what a step comes to on this rank: its loss, its gradients' squares, what is not
  * finite.
  *
- * The numbers lie in the device's memory while a step is made and come to the host in one read, the
- * only time in a step that the host waits for the device.  Squares are of this rank's slice of
+ * The numbers lie in the device's memory while a step is made.  Squares are of this rank's slice of
  * every bucket, added in the order of the buckets, so that their sum over ranks is the same
  * however gradients are sharded.
  *
@@ -25,10 +24,10 @@ struct ds_tally {
     const struct ds_plan *plan;
     struct ds_device *device;
     struct ds_stream *stream;
-    size_t parts;             /* of gradients that are summed by themselves, at most */
-    double *sums, *host_sums; /* loss; for each part its squares and, as uint64_t, its count */
-    uint32_t *bucket;         /* [parts] that each is of */
-    double *pairs;            /* [2 spans + 2] for trust.h where the plan is by tensor, else NULL */
+    size_t parts;  /* of gradients that are summed by themselves, at most */
+    double *loss;  /* the sum of losses; behind it the parts */
+    double *host;  /* the same in the host's memory */
+    double *pairs; /* [2 spans + 2] for trust.h where the plan is by tensor, else NULL */
 };
 
 int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_device *device,
@@ -38,20 +37,24 @@ void ds_tally_close(struct ds_tally *tally);
 /* The sum of losses is 0 again. */
 int ds_tally_begin(struct ds_tally *tally, struct ds_error *err) DS_NODISCARD;
 
-struct ds_tally_result {
-    double loss, squares;
-    uint64_t nonfinite;
-    double first_bad; /* the mark (first.h) of the first bucket with something not finite */
-};
-/* Sum up the gradients in line `grads` and read; NULL: the loss alone. */
-int ds_tally_read(struct ds_tally *tally, const float *grads, struct ds_tally_result *result,
+/* Sum up the gradients in line `grads` (NULL: the loss alone) and wait for it: *mine, whose hash,
+ * stop and writing are the caller's. */
+int ds_tally_read(struct ds_tally *tally, const float *grads, struct ds_entry *mine,
                   struct ds_error *err) DS_NODISCARD;
 
-/* The name of the first tensor of which some rank's gradient is not finite, "loss" when there is
- * none.  `first_bad` is the sum over ranks; the search is in that bucket, and in the replicated
- * one, which has tensors of all blocks.  Collective: one sum where first.h has a slot for each
- * tensor of them. */
-int ds_tally_find_bad(struct ds_tally *tally, const float *grads, double first_bad,
-                      struct ds_comm *comm, const char **name, struct ds_error *err) DS_NODISCARD;
+/* The same, queued, into an entry in the device's memory; hash, stop and writing are of `like`. */
+int ds_tally_give(struct ds_tally *tally, const float *grads, const struct ds_entry *like,
+                  struct ds_entry *to, struct ds_error *err) DS_NODISCARD;
+
+/* The first tensor, in the model's order, of which an entry says that something in it is not
+ * finite; plan->params when there is none. */
+size_t ds_tally_bad(const struct ds_plan *plan, const struct ds_entry *entry);
+/* "loss" for plan->params. */
+const char *ds_tally_name(const struct ds_plan *plan, size_t param);
+
+/* The least of the ranks' numbers, of which `sum` is the sum of marks (first.h); plan->params when
+ * there is none.  Collective: no sum more where first.h has a slot for each tensor. */
+int ds_tally_agree(const struct ds_plan *plan, size_t mine, double sum, struct ds_comm *comm,
+                   size_t *first, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -190,20 +190,22 @@ void ds__trainer_waits_begin(struct ds_trainer *trainer)
     (void)ds_device_waits(trainer->device, trainer->waits.before);
 }
 
-void ds__trainer_waits_end(struct ds_trainer *trainer)
+void ds__trainer_waits_end(struct ds_trainer *trainer, bool behind)
 {
     struct ds__waits *waits = &trainer->waits;
-    struct ds_device_wait now[DS_DEVICE_WAITS];
+    struct ds_device_wait now[DS_DEVICE_WAITS], *to = behind ? waits->behind : waits->sum;
     unsigned kinds = ds_device_waits(trainer->device, now);
     uint64_t step = 0;
 
     for (unsigned i = 0; i < kinds; i++) {
         uint64_t more = now[i].count - waits->before[i].count;
 
-        waits->sum[i].name = now[i].name;
-        waits->sum[i].count += more;
+        to[i].name = now[i].name;
+        to[i].count += more;
         step += more;
     }
+    if (behind)
+        return;
     waits->least = waits->steps == 0 || step < waits->least ? step : waits->least;
     waits->most = step > waits->most ? step : waits->most;
     waits->steps++;
@@ -217,6 +219,7 @@ int ds__trainer_waits_tell(struct ds_trainer *trainer, struct ds_error *err)
                                           .least = waits->least,
                                           .most = waits->most,
                                           .wait = waits->sum,
+                                          .behind = waits->behind,
                                           .waits = DS_DEVICE_WAITS};
 
     return waits->steps == 0 || !ds_device_is_apart(trainer->device)

@@ -136,7 +136,7 @@ static int rescale(struct ds_trainer *trainer, const struct ds_step_result *resu
     trainer->state.skipped++;
     (void)snprintf(text, sizeof(text),
                    "step %" PRIu64 ": '%s' is not finite, update skipped, loss scale is %g",
-                   trainer->state.step, result->bad, trainer->scaler.scale);
+                   trainer->state.step, result->bad, trainer->scaler.now.factor);
     return ds_monitor_warning(&trainer->monitor, text, err);
 }
 
@@ -172,20 +172,26 @@ static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *re
     return rc;
 }
 
-static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *err)
+/* The steps that were queued, by the number of them that are done when this one is. */
+static uint64_t queued(const struct ds_trainer *trainer)
+{
+    return trainer->state.step + ds_engine_pending(trainer->engine);
+}
+
+static int queue_step(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_job *job = trainer->job;
-    struct ds_ckpt_state *state = &trainer->state;
-    uint64_t began = ds_clock_mono_ns();
-    struct ds_step_result result;
+    const struct ds_ckpt_state *state = &trainer->state;
+    unsigned pending = ds_engine_pending(trainer->engine);
+    uint64_t number = state->step + pending;
     bool third = ++trainer->stepped >= TRACED_STEP;
     bool trace = trainer->probe != NULL && trainer->stepped == TRACED_STEP;
     struct ds_step_args args = {
         .data = trainer->train,
-        .position = state->samples,
-        .lr = ds_optim_lr(job, state->step),
-        .loss_scale = trainer->scaler.scale,
-        .update = state->step + 1 - state->skipped,
+        .position = state->samples + pending * job->train.global_batch,
+        .lr = ds_optim_lr(job, number),
+        .scaler = &trainer->scaler,
+        .update = number + 1 - state->skipped,
         .stop = ds_link_stop_requested(trainer->args->link),
         .probe = trace ? trainer->probe : NULL,
         .probe_ops = job->log.trace == DS_TRACE_KERNELS,
@@ -194,36 +200,76 @@ static int train_step(struct ds_trainer *trainer, bool *stop, struct ds_error *e
 
     if (rc == 0)
         rc = ds_comm_log_begin(&trainer->comm_log, trainer->engine, err);
-    if (third && !trace)
-        ds__trainer_waits_begin(trainer);
+    ds__trainer_waits_begin(trainer);
     if (rc == 0)
-        rc = ds_engine_step(trainer->engine, &args, &result, err);
+        rc = ds_engine_queue(trainer->engine, &args, err);
     if (rc == 0 && third && !trace)
-        ds__trainer_waits_end(trainer);
+        ds__trainer_waits_end(trainer, false);
+    trainer->pending[trainer->stepped % 2] = (struct ds__step){.lr = args.lr, .traced = trace};
     if (rc == 0)
         rc = tell_note(trainer, err);
-    if (rc == 0)
-        rc = ds_comm_log_end(&trainer->comm_log, trainer->engine, err);
+    return rc == 0 ? ds_comm_log_end(&trainer->comm_log, trainer->engine, err) : rc;
+}
+
+/* What the oldest step that is pending came to. */
+static int finish_step(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_job *job = trainer->job;
+    struct ds_ckpt_state *state = &trainer->state;
+    uint64_t number = trainer->stepped + 1 - ds_engine_pending(trainer->engine), now;
+    const struct ds__step step = trainer->pending[number % 2];
+    struct ds_step_result result;
+    int rc;
+
+    ds__trainer_waits_begin(trainer);
+    rc = ds_engine_result(trainer->engine, &result, err);
+    if (rc == 0 && number >= TRACED_STEP)
+        ds__trainer_waits_end(trainer, true);
     if (rc == 0)
         rc = rescale(trainer, &result, err);
     if (rc == 0)
         rc = ds__trainer_note_scaler(trainer, err);
     if (rc != 0)
         return rc;
+    now = ds_clock_mono_ns();
     state->step++;
     state->samples += job->train.global_batch;
     state->tokens += job->train.global_batch * job->train.sequence;
-    trainer->timed_ns += ds_clock_mono_ns() - began;
+    trainer->timed_ns += now - trainer->mark_ns;
     trainer->timed_steps++;
-    *stop = result.stop;
-    rc = tell_step(trainer, &result, args.lr, err);
-    if (rc == 0 && trace)
+    trainer->mark_ns = now;
+    trainer->stop = trainer->stop || result.stop;
+    rc = tell_step(trainer, &result, step.lr, err);
+    if (rc == 0 && step.traced)
         rc = ds__trainer_trace_write(trainer, err);
     if (rc == 0)
         rc = ds__trainer_saved(trainer, result.writing, err);
-    if (rc == 0)
-        rc = ds_link_beat(trainer->args->link, state->step, err);
+    return rc == 0 ? ds_link_beat(trainer->args->link, state->step, err) : rc;
+}
+
+/* Until at most so many are pending. */
+static int finish_steps(struct ds_trainer *trainer, unsigned left, struct ds_error *err)
+{
+    int rc = 0;
+
+    while (rc == 0 && ds_engine_pending(trainer->engine) > left)
+        rc = finish_step(trainer, err);
     return rc;
+}
+
+/* One more step.  Its outcome may be told when the next one is queued; not where something waits
+ * for it: what is watched, or logged call by call. */
+static int train_step(struct ds_trainer *trainer, struct ds_error *err)
+{
+    bool trace = trainer->probe != NULL && trainer->stepped + 1 == TRACED_STEP;
+    bool at_once = trace || trainer->comm_log.on;
+    int rc;
+
+    trainer->mark_ns = ds_clock_mono_ns();
+    rc = finish_steps(trainer, trace ? 0 : 1, err);
+    if (rc == 0)
+        rc = queue_step(trainer, err);
+    return rc == 0 ? finish_steps(trainer, at_once || !trainer->plan.late ? 0 : 1, err) : rc;
 }
 
 /* Always the same sequences: the first eval.batches global batches, or as many as there are. */
@@ -258,14 +304,18 @@ static int save(struct ds_trainer *trainer, bool last, struct ds_error *err)
     return rc != 0 ? rc : ds_link_phase(trainer->args->link, DS_PHASE_STEP, err);
 }
 
-static bool saves_now(const struct ds_trainer *trainer, bool stop)
+static bool saves_now(const struct ds_trainer *trainer, uint64_t step)
 {
     const struct ds_job *job = trainer->job;
 
     if (job->checkpoint.every == 0)
         return false;
-    return stop || trainer->state.step == job->train.steps ||
-           trainer->state.step % job->checkpoint.every == 0;
+    return trainer->stop || step == job->train.steps || step % job->checkpoint.every == 0;
+}
+
+static bool evaluates_now(const struct ds_trainer *trainer, uint64_t step)
+{
+    return trainer->valid != NULL && step % trainer->job->eval.every == 0;
 }
 
 static int run_steps(struct ds_trainer *trainer, bool *stopped, struct ds_error *err)
@@ -273,16 +323,21 @@ static int run_steps(struct ds_trainer *trainer, bool *stopped, struct ds_error 
     const struct ds_job *job = trainer->job;
     int rc = 0;
 
-    *stopped = false;
-    while (rc == 0 && trainer->state.step < job->train.steps && !*stopped) {
-        rc = train_step(trainer, stopped, err);
-        if (rc == 0 && trainer->valid != NULL && trainer->state.step % job->eval.every == 0)
+    while (rc == 0 && queued(trainer) < job->train.steps && !trainer->stop) {
+        uint64_t step;
+
+        rc = train_step(trainer, err);
+        step = queued(trainer);
+        if (rc == 0 && (evaluates_now(trainer, step) || saves_now(trainer, step) ||
+                        step == job->train.steps || trainer->stop))
+            rc = finish_steps(trainer, 0, err);
+        if (rc == 0 && evaluates_now(trainer, step))
             rc = evaluate(trainer, err);
-        if (rc == 0 && saves_now(trainer, *stopped))
-            rc = save(trainer, *stopped || trainer->state.step == job->train.steps, err);
+        if (rc == 0 && saves_now(trainer, step))
+            rc = save(trainer, trainer->stop || step == job->train.steps, err);
     }
-    if (trainer->state.step >= job->train.steps)
-        *stopped = false; /* asked in the last step: nothing is left to do */
+    /* Asked in the last step: nothing is left to do. */
+    *stopped = trainer->stop && trainer->state.step < job->train.steps;
     return rc;
 }
 

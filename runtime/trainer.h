@@ -19,10 +19,16 @@ struct ds__once { /* bytes that the comm has for what ranks hold once, and besid
 };
 
 /* Waits of the host for the device within steps, from the third on, but for the one that is
- * traced. */
+ * traced; and for what the step before came to, while the device is at the next. */
 struct ds__waits {
     uint64_t steps, least, most; /* of a step */
-    struct ds_device_wait before[DS_DEVICE_WAITS], sum[DS_DEVICE_WAITS];
+    struct ds_device_wait before[DS_DEVICE_WAITS], sum[DS_DEVICE_WAITS], behind[DS_DEVICE_WAITS];
+};
+
+/* Of a step whose outcome is not known yet. */
+struct ds__step {
+    double lr;
+    bool traced;
 };
 
 struct ds_trainer {
@@ -47,9 +53,12 @@ struct ds_trainer {
     double peak;          /* FLOP/s of all ranks' devices */
     uint64_t device_left; /* bytes that a device apart had free before anything was allocated */
     uint64_t began_ns;
-    struct ds_probe *probe; /* NULL: no step is traced */
-    uint64_t stepped;       /* since the start */
+    struct ds_probe *probe;     /* NULL: no step is traced */
+    uint64_t stepped;           /* queued since the start */
+    struct ds__step pending[2]; /* by their number of `stepped` modulo 2 */
+    bool stop;                  /* a step said so */
     struct ds__waits waits;
+    uint64_t mark_ns;               /* until when time was counted */
     uint64_t timed_ns, timed_steps; /* since the last metric */
 };
 
@@ -91,9 +100,10 @@ int ds__trainer_saved(struct ds_trainer *trainer, bool writing, struct ds_error 
  * .json. */
 int ds__trainer_trace_open(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 int ds__trainer_trace_write(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
-/* Before and after a step that counts; the event `waits` at the end of a run. */
+/* Around a step that counts, and around the wait for what the one before came to (`behind`); the
+ * event `waits` at the end of a run. */
 void ds__trainer_waits_begin(struct ds_trainer *trainer);
-void ds__trainer_waits_end(struct ds_trainer *trainer);
+void ds__trainer_waits_end(struct ds_trainer *trainer, bool behind);
 int ds__trainer_waits_tell(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 
 #endif

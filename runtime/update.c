@@ -14,12 +14,17 @@
 #define SHARED(u)                                                                                  \
     .n = (u)->n, .p = (u)->p, .grad_type = DS_F32, .grad = (u)->grad, .low_type = (u)->low_type,   \
     .p_low = (u)->low, .lr = (u)->lr, .weight_decay = (u)->weight_decay,                           \
-    .grad_scale = (u)->grad_scale
+    .grad_scale = (u)->grad_scale, .verdict = (u)->verdict
+
+/* Of the first update there is none before. */
+static double bias(double beta, uint64_t update)
+{
+    return 1.0 - pow(beta, (double)(update > 0 ? update : 1));
+}
 
 static int adam(const struct ds_job *job, const struct ds_update *u, struct ds_stream *stream,
                 struct ds_error *err)
 {
-    double t = (double)u->update;
     const struct ds_adamw_args args = {
         SHARED(u),
         .m = u->state[0],
@@ -28,8 +33,10 @@ static int adam(const struct ds_job *job, const struct ds_update *u, struct ds_s
         .beta2 = job->optim.beta2,
         .eps = job->optim.eps,
         .l2 = job->optim.kind == DS_OPTIM_ADAM,
-        .bias1 = 1.0 - pow(job->optim.beta1, t),
-        .bias2 = 1.0 - pow(job->optim.beta2, t),
+        .bias1 = bias(job->optim.beta1, u->update),
+        .bias2 = bias(job->optim.beta2, u->update),
+        .behind_bias1 = bias(job->optim.beta1, u->update - 1),
+        .behind_bias2 = bias(job->optim.beta2, u->update - 1),
     };
 
     return ds_adamw(&args, stream, err);
@@ -83,8 +90,8 @@ static int lamb(const struct ds_job *job, const struct ds_update *u, struct ds_s
         .lr = u->lr,
         .eps = job->optim.eps,
         .weight_decay = u->weight_decay,
-        .bias1 = 1.0 - pow(job->optim.beta1, (double)u->update),
-        .bias2 = 1.0 - pow(job->optim.beta2, (double)u->update),
+        .bias1 = bias(job->optim.beta1, u->update),
+        .bias2 = bias(job->optim.beta2, u->update),
     };
 
     return ds_lamb(&args, stream, err);

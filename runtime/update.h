@@ -30,9 +30,12 @@ struct ds_update {
     double weight_decay;    /* of these elements */
     double grad_scale;      /* clipping */
     uint64_t update;        /* from 1 */
-    uint64_t rows, cols;    /* n is this matrix, to be updated as a whole; 0: it is not */
-    double scale;           /* of that update */
-    float *work;            /* for it: ds_optim_matrix_room() */
+    /* (optional) In the stream's device: what becomes of the step.  Of it are grad_scale, whether
+     * anything is done at all, and whether it is the update before this one's number. */
+    const struct ds_verdict *verdict;
+    uint64_t rows, cols; /* n is this matrix, to be updated as a whole; 0: it is not */
+    double scale;        /* of that update */
+    float *work;         /* for it: ds_optim_matrix_room() */
 };
 int ds_update(const struct ds_job *job, const struct ds_update *update, struct ds_stream *stream,
               struct ds_error *err) DS_NODISCARD;

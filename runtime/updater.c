@@ -24,6 +24,7 @@ static int update_span(const struct ds_updater *updater, const struct ds_plan_sp
         .weight_decay = span->weight_decay,
         .grad_scale = updater->grad_scale,
         .update = updater->update,
+        .verdict = updater->verdict,
         .rows = span->rows,
         .cols = span->cols,
         .scale = span->scale,

@@ -32,7 +32,8 @@ struct ds_updater { /* all borrowed */
     /* Of the step: */
     double lr, grad_scale;
     uint64_t update;
-    bool skip; /* its gradients are not finite */
+    bool skip;                        /* its gradients are not finite */
+    const struct ds_verdict *verdict; /* of a plan that is late: says both instead */
 };
 
 /* All spans of the bucket that this rank updates.  Errors of ds_update(). */

@@ -141,6 +141,8 @@ int DS_ISA(ds__cpu_xent)(const struct ds_xent_args *args, struct ds_stream *stre
     struct ds_xent_args a = *args;
 
     (void)err;
+    if (a.grad_scale_at != NULL)
+        a.grad_scale = *a.grad_scale_at;
     ds__cpu_run(stream, a.rows, xent_task, &a);
     return 0;
 }

@@ -37,6 +37,9 @@ struct sweep {
     float root; /* Adam: sqrt(v) * root + eps */
     float eps;
     float beta1, beta1_1, beta2, beta2_1; /* beta and 1 - beta */
+    const struct ds_verdict *verdict;
+    bool scaled, ages; /* what it says of the gradient counts, and whether it is behind */
+    float behind_step, behind_root;
 };
 
 typedef void rule_fn(const struct sweep *w, struct lanes *x);
@@ -178,12 +181,22 @@ F32_GRADIENT(decayed_rule, 0)
     {                                                                                              \
         .n = (a)->n, .p = (a)->p, .grad_type = (a)->grad_type, .grad = (a)->grad,                  \
         .low_type = (a)->low_type, .low = (a)->p_low, .grad_scale = (float)(a)->grad_scale,        \
-        .keep = 1.0f                                                                               \
+        .keep = 1.0f, .verdict = (a)->verdict, .scaled = true                                      \
     }
 
-static int sweep(const struct sweep *w, struct ds_stream *stream, ds_task_fn *task)
+static int sweep(struct sweep *w, struct ds_stream *stream, ds_task_fn *task)
 {
-    ds__cpu_run(stream, ds__div_up(w->n, SPAN), task, (void *)(uintptr_t)w);
+    const struct ds_verdict *verdict = w->verdict;
+
+    if (verdict != NULL && verdict->skip)
+        return 0;
+    if (verdict != NULL && w->scaled)
+        w->grad_scale = verdict->grad_scale;
+    if (verdict != NULL && verdict->behind && w->ages) {
+        w->step = w->behind_step;
+        w->root = w->behind_root;
+    }
+    ds__cpu_run(stream, ds__div_up(w->n, SPAN), task, w);
     return 0;
 }
 
@@ -204,6 +217,9 @@ int DS_ISA(ds__cpu_adamw)(const struct ds_adamw_args *args, struct ds_stream *st
     w.keep = args->l2 ? 1.0f : kept(args->lr, args->weight_decay);
     w.step = (float)(args->lr / args->bias1);
     w.root = (float)(1.0 / sqrt(args->bias2));
+    w.behind_step = (float)(args->lr / args->behind_bias1);
+    w.behind_root = (float)(1.0 / sqrt(args->behind_bias2));
+    w.ages = true;
     w.eps = (float)args->eps;
     w.beta1 = (float)args->beta1;
     w.beta2 = (float)args->beta2;
@@ -259,7 +275,7 @@ int DS_ISA(ds__cpu_adagrad)(const struct ds_adagrad_args *args, struct ds_stream
 int DS_ISA(ds__cpu_muon_moments)(const struct ds_muon_moments_args *args, struct ds_stream *stream,
                                  struct ds_error *err)
 {
-    const struct sweep w = {
+    struct sweep w = {
         .n = args->n,
         .p = args->u,
         .state = {args->m},
@@ -268,6 +284,8 @@ int DS_ISA(ds__cpu_muon_moments)(const struct ds_muon_moments_args *args, struct
         .grad_scale = (float)args->grad_scale,
         .beta1 = (float)args->momentum,
         .beta1_1 = (float)(1.0 - args->momentum),
+        .verdict = args->verdict,
+        .scaled = true,
     };
 
     (void)err;
@@ -277,7 +295,7 @@ int DS_ISA(ds__cpu_muon_moments)(const struct ds_muon_moments_args *args, struct
 int DS_ISA(ds__cpu_muon)(const struct ds_muon_args *args, struct ds_stream *stream,
                          struct ds_error *err)
 {
-    const struct sweep w = {
+    struct sweep w = {
         .n = args->n,
         .p = args->p,
         .grad_type = DS_F32,
@@ -287,6 +305,7 @@ int DS_ISA(ds__cpu_muon)(const struct ds_muon_args *args, struct ds_stream *stre
         .grad_scale = 1.0f,
         .keep = kept(args->lr, args->weight_decay),
         .step = (float)args->step,
+        .verdict = args->verdict,
     };
 
     (void)err;

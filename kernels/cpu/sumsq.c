@@ -1,12 +1,14 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * sumsq.c - sums over flat arrays; one array added to another.
+ * sumsq.c - sums over flat arrays; one array added to another; what a step came to.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/need.h"
 #include "kernels/cpu/vec.h"
+
+#include <math.h>
 
 /* A core's prefetchers stop at the end of a page; asking for the next one makes a pass over what is
  * in no cache half as fast again. */
@@ -52,13 +54,23 @@ static void sumsq_task(void *arg, size_t task, unsigned thread)
     s->nonfinite[task] = count;
 }
 
+/* Where the first element of chunk `task` is that is not finite; there is one. */
+static uint64_t place_in(const struct sumsq *s, size_t task)
+{
+    size_t i = (s->first + task) * DS_SUMSQ_CHUNK;
+
+    while (isfinite(s->a->x[i]))
+        i++;
+    return s->a->base + i;
+}
+
 int DS_ISA(ds__cpu_sumsq)(const struct ds_sumsq_args *args, struct ds_stream *stream,
                           struct ds_error *err)
 {
     struct sumsq s = {.a = args};
     size_t chunks = ds__div_up(args->n, DS_SUMSQ_CHUNK);
     double sum = 0.0;
-    uint64_t nonfinite = 0;
+    uint64_t nonfinite = 0, place = DS_NOWHERE;
     int rc = ds__cpu_scratch(stream, ds__need_sumsq(), &s.sum, err);
 
     if (rc != 0)
@@ -71,10 +83,46 @@ int DS_ISA(ds__cpu_sumsq)(const struct ds_sumsq_args *args, struct ds_stream *st
         for (size_t i = 0; i < group; i++) {
             sum += s.sum[i];
             nonfinite += s.nonfinite[i];
+            if (s.nonfinite[i] > 0 && place == DS_NOWHERE)
+                place = place_in(&s, i);
         }
     }
     *args->sum = sum;
     *args->nonfinite = nonfinite;
+    if (args->place != NULL)
+        *args->place = place;
+    return 0;
+}
+
+int DS_ISA(ds__cpu_tally)(const struct ds_tally_args *args, struct ds_stream *stream,
+                          struct ds_error *err)
+{
+    struct ds_entry entry = {.loss = *args->loss,
+                             .place = {DS_NOWHERE, DS_NOWHERE},
+                             .hash = args->hash,
+                             .stop = args->stop,
+                             .writing = args->writing};
+
+    (void)stream;
+    (void)err;
+    for (size_t i = 0; i < args->parts; i++)
+        ds_entry_take(&entry, &args->part[i], i >= args->own);
+    *args->entry = entry;
+    return 0;
+}
+
+int DS_ISA(ds__cpu_verdict)(const struct ds_verdict_args *args, struct ds_stream *stream,
+                            struct ds_error *err)
+{
+    (void)stream;
+    (void)err;
+    for (size_t apart = 1; apart < args->ranks; apart *= 2)
+        for (size_t i = 0; i + apart < args->ranks; i += 2 * apart)
+            ds_entry_add(&args->entry[i], &args->entry[i + apart]);
+    ds_verdict_make(args->verdict, args->entry, args->before, args->tokens, args->clip,
+                    &args->rule);
+    if (args->loss_factor != NULL)
+        *args->loss_factor = args->verdict->loss_factor;
     return 0;
 }
 

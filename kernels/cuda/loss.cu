@@ -339,6 +339,8 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT)
     __shared__ struct soft places[2][WARPS];
     unsigned turn = 0;
 
+    if (a.grad_scale_at != nullptr)
+        a.grad_scale = *a.grad_scale_at;
     ask(w, reinterpret_cast<const uint4 *>(logits + blockIdx.x * a.ld), held);
     FOR_ROWS(r, a.rows)
     {
@@ -382,6 +384,8 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT)
     __shared__ struct soft places[2][WARPS];
     unsigned turn = 0;
 
+    if (a.grad_scale_at != nullptr)
+        a.grad_scale = *a.grad_scale_at;
     FOR_ROWS(r, a.rows)
     {
         const T *x = logits + r * a.ld;

@@ -25,6 +25,9 @@ struct sweep {
     float root; /* Adam: sqrt(v) * root + eps */
     float eps;
     float beta1, beta1_1, beta2, beta2_1; /* beta and 1 - beta */
+    const struct ds_verdict *verdict;     /* or NULL */
+    bool scaled, ages; /* what it says of the gradient counts, and whether it is behind */
+    float behind_step, behind_root;
 };
 
 struct adam_rule {
@@ -115,6 +118,16 @@ static __global__ void __launch_bounds__(BLOCK) sweep(struct sweep w)
 {
     const Grad *grad = (const Grad *)w.grad;
 
+    if (w.verdict != nullptr) {
+        if (w.verdict->skip)
+            return;
+        if (w.scaled)
+            w.grad_scale = w.verdict->grad_scale;
+        if (w.ages && w.verdict->behind) {
+            w.step = w.behind_step;
+            w.root = w.behind_root;
+        }
+    }
     FOR_PACKS32(i, w.n)
     {
         size_t left = w.n - i;
@@ -153,6 +166,7 @@ static int start(const char *what, struct sweep *w, const Args *a, struct ds_str
     w->grad = a->grad;
     w->grad_scale = (float)a->grad_scale;
     w->low = a->p_low;
+    w->verdict = a->verdict;
     if (a->low_type == DS_F16)
         DS_TYPED(a->grad_type, T, DS_LAUNCH((sweep<Rule, T, __half>), grid, BLOCK, 0, queue, *w));
     else
@@ -166,12 +180,16 @@ extern "C" int ds__cuda_adamw(const struct ds_adamw_args *a, struct ds_stream *s
 {
     struct sweep w = {};
 
+    w.scaled = true;
     w.state[0] = a->m;
     w.state[1] = a->v;
     w.l2 = a->l2 ? (float)a->weight_decay : 0.0f;
     w.keep = a->l2 ? 1.0f : (float)(1.0 - a->lr * a->weight_decay);
     w.step = (float)(a->lr / a->bias1);
     w.root = (float)(1.0 / sqrt(a->bias2));
+    w.behind_step = (float)(a->lr / a->behind_bias1);
+    w.behind_root = (float)(1.0 / sqrt(a->behind_bias2));
+    w.ages = true;
     w.eps = (float)a->eps;
     w.beta1 = (float)a->beta1;
     w.beta2 = (float)a->beta2;
@@ -185,6 +203,7 @@ extern "C" int ds__cuda_sgd(const struct ds_sgd_args *a, struct ds_stream *strea
 {
     struct sweep w = {};
 
+    w.scaled = true;
     w.state[0] = a->m;
     w.l2 = (float)a->weight_decay;
     w.step = (float)a->lr;
@@ -200,6 +219,7 @@ extern "C" int ds__cuda_lion(const struct ds_lion_args *a, struct ds_stream *str
 {
     struct sweep w = {};
 
+    w.scaled = true;
     w.state[0] = a->m;
     w.keep = (float)(1.0 - a->lr * a->weight_decay);
     w.step = (float)a->lr;
@@ -215,6 +235,7 @@ extern "C" int ds__cuda_adagrad(const struct ds_adagrad_args *a, struct ds_strea
 {
     struct sweep w = {};
 
+    w.scaled = true;
     w.state[0] = a->v;
     w.l2 = (float)a->weight_decay;
     w.step = (float)a->lr;
@@ -233,6 +254,8 @@ extern "C" int ds__cuda_muon_moments(const struct ds_muon_moments_args *a, struc
     like.grad_type = a->grad_type;
     like.grad = a->grad;
     like.grad_scale = a->grad_scale;
+    like.verdict = a->verdict;
+    w.scaled = true;
     w.state[0] = a->m;
     w.beta1 = (float)a->momentum;
     w.beta1_1 = (float)(1.0 - a->momentum);
@@ -251,6 +274,7 @@ extern "C" int ds__cuda_muon(const struct ds_muon_args *a, struct ds_stream *str
     like.grad_type = DS_F32;
     like.grad = a->x;
     like.grad_scale = 1.0;
+    like.verdict = a->verdict;
     like.low_type = a->low_type;
     like.p_low = a->p_low;
     w.keep = (float)(1.0 - a->lr * a->weight_decay);

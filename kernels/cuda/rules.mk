@@ -3,7 +3,7 @@
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
 # nvcc, where there is one, into objects for the devices, of which tools/cuda.mk makes the plug-in.
-CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu)
+CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu sumsq.cu verdict.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
 EMU_CXXFLAGS = -std=c++17 -O2 -g -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
@@ -90,7 +90,7 @@ CU_CUDA   := $(CU) kernels/cuda/blaslt.cu kernels/cuda/cudnn.cu
 
 # An element's new value depends on that element alone, wherever a range was cut (op.h): which product of
 # a sum would be fused with the addition is the compiler's choice, place by place.  These are bound by memory.
-$(addprefix $(B)/kernels/cuda/,optim.cuda.o lamb.cuda.o): NVCC_MATH := -fmad=false
+$(addprefix $(B)/kernels/cuda/,optim.cuda.o lamb.cuda.o verdict.cuda.o): NVCC_MATH := -fmad=false
 
 comma := ,
 # wgmma is in code for sm_90a alone, which is what a device of 9.0 runs of these.

@@ -63,22 +63,63 @@ static __global__ void __launch_bounds__(BLOCK, 4)
     }
 }
 
+/* The least of the block's, in every thread; all threads call. */
+static __device__ unsigned block_least(unsigned x, unsigned (&places)[BLOCK / WARP])
+{
+    for (unsigned o = WARP / 2; o > 0; o /= 2) {
+        unsigned other = __shfl_xor_sync(0xffffffffu, x, o);
+
+        x = other < x ? other : x;
+    }
+    if (threadIdx.x % WARP == 0)
+        places[threadIdx.x / WARP] = x;
+    __syncthreads();
+    for (unsigned i = 0; i < BLOCK / WARP; i++)
+        x = places[i] < x ? places[i] : x;
+    __syncthreads(); /* before `places` is used again */
+    return x;
+}
+
+/* The index of the first element that is not finite, in every thread: of the first chunk that has
+ * one, n of them from `first` on. */
+static __device__ size_t first_bad(const struct ds_sumsq_args &a, size_t first, unsigned n,
+                                   const unsigned long long *counts)
+{
+    __shared__ unsigned places[BLOCK / WARP];
+    unsigned chunk = n, at = DS_SUMSQ_CHUNK;
+    size_t begin;
+
+    for (unsigned i = threadIdx.x; i < n && chunk == n; i += BLOCK)
+        chunk = counts[i] > 0 ? i : n;
+    begin = (first + block_least(chunk, places)) * DS_SUMSQ_CHUNK;
+    for (unsigned i = threadIdx.x; i < DS_SUMSQ_CHUNK && begin + i < a.n && at == DS_SUMSQ_CHUNK;
+         i += BLOCK)
+        at = isfinite(a.x[begin + i]) ? (unsigned)DS_SUMSQ_CHUNK : i;
+    return begin + block_least(at, places);
+}
+
+/* Chunks first .. first + n; those before them are in the results. */
 static __global__ void __launch_bounds__(BLOCK)
-    add_up(bool begin, unsigned n, const double *sums, const unsigned long long *counts,
-           double *sum, uint64_t *nonfinite)
+    add_up(struct ds_sumsq_args a, size_t first, unsigned n, const double *sums,
+           const unsigned long long *counts)
 {
     __shared__ double places[BLOCK / WARP];
     __shared__ unsigned long long count_places[BLOCK / WARP];
-    unsigned long long bad = 0;
+    unsigned long long bad = 0, before = first == 0 ? 0 : *a.nonfinite;
     double all = add_chunk_sums(n, sums, places);
+    size_t place = 0;
 
     for (unsigned i = threadIdx.x; i < n; i += BLOCK)
         bad += counts[i];
-    bad = block_sum(bad, count_places);
+    bad = block_sum(bad, count_places); /* all have read what was before */
+    if (a.place != nullptr && before == 0 && bad > 0)
+        place = first_bad(a, first, n, counts);
     if (threadIdx.x != 0)
         return;
-    *sum = (begin ? 0.0 : *sum) + all;
-    *nonfinite = (begin ? 0 : *nonfinite) + bad;
+    *a.sum = (first == 0 ? 0.0 : *a.sum) + all;
+    *a.nonfinite = before + bad;
+    if (a.place != nullptr && before == 0)
+        *a.place = bad > 0 ? a.base + place : DS_NOWHERE;
 }
 
 extern "C" int ds__cuda_sumsq(const struct ds_sumsq_args *a, struct ds_stream *stream,
@@ -98,8 +139,8 @@ extern "C" int ds__cuda_sumsq(const struct ds_sumsq_args *a, struct ds_stream *s
         if (n > 0)
             DS_LAUNCH(chunks, n, BLOCK, 0, stream_of(stream), a->n, first, a->x, (double *)scratch,
                       counts);
-        DS_LAUNCH(add_up, 1, BLOCK, 0, stream_of(stream), first == 0, n, (const double *)scratch,
-                  counts, a->sum, a->nonfinite);
+        DS_LAUNCH(add_up, 1, BLOCK, 0, stream_of(stream), *a, first, n, (const double *)scratch,
+                  counts);
         first += n;
     } while (first < all);
     return launched("sumsq", err);

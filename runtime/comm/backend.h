@@ -49,6 +49,8 @@ struct ds_comm_backend {
     void *(*arena)(struct ds_comm *comm);
     void *(*border)(struct ds_comm *comm); /* NULL: nothing can be held once */
     void (*abort)(struct ds_comm *comm);   /* async-signal-safe */
+    /* NULL: an operation that has returned 0 is done */
+    int (*check)(struct ds_comm *comm, struct ds_error *err);
     int (*run[DS_COMM_OP_COUNT])(struct ds_comm *comm, const struct ds_comm_call *call,
                                  struct ds_error *err);
 };

@@ -85,6 +85,11 @@ void ds_comm_abort(struct ds_comm *comm)
     comm->backend->abort(comm);
 }
 
+int ds_comm_check(struct ds_comm *comm, struct ds_error *err)
+{
+    return comm->backend->check != NULL ? comm->backend->check(comm, err) : 0;
+}
+
 unsigned ds_comm_rank(const struct ds_comm *comm)
 {
     return comm->rank;

@@ -193,6 +193,10 @@ int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned ro
                       struct ds_error *err) DS_NODISCARD;
 int ds_comm_barrier(struct ds_comm *comm, struct ds_error *err) DS_NODISCARD;
 
+/* What the group has come to while the host did not wait for it: 0, or the failure that the next
+ * collective would end with.  Results of operations on a device are of no use then. */
+int ds_comm_check(struct ds_comm *comm, struct ds_error *err) DS_NODISCARD;
+
 /* Wake every waiter here and tell the peers; async-signal-safe, any thread. */
 void ds_comm_abort(struct ds_comm *comm);
 

@@ -355,6 +355,18 @@ static void nccl_abort(struct ds_comm *comm)
     root->control->backend->abort(root->control);
 }
 
+static int nccl_check(struct ds_comm *comm, struct ds_error *err)
+{
+    struct ds__nccl_root *root = nccl_of(comm)->root;
+    int rc = 0;
+
+    (void)pthread_mutex_lock(&root->gate); /* while the watchdog aborts, it holds it */
+    if (root->dead)
+        rc = told(root, err);
+    (void)pthread_mutex_unlock(&root->gate);
+    return rc;
+}
+
 /* --- collectives
  * -------------------------------------------------------------------------------- */
 
@@ -497,6 +509,7 @@ const struct ds_comm_backend ds_comm_backend_nccl = {
     .close = nccl_close,
     .arena = nccl_arena,
     .abort = nccl_abort,
+    .check = nccl_check,
     .run =
         {
             [DS_COMM_BARRIER] = run_control,

@@ -130,6 +130,7 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
         .dlogits = pass == DS_PASS_TRAIN ? chunk->logits : NULL,
         .dld = net->plan->logit_ld,
         .grad_scale = net->grad_scale,
+        .grad_scale_at = net->grad_scale_at,
     };
 
     return ds_xent(&args, net->stream, err);

@@ -46,8 +46,9 @@ struct ds_net {
     size_t batch, seq, tokens; /* of a micro-batch */
     struct ds_net_block *block;
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
-    double *loss_sum; /* the device's; added to by the head, in nats over tokens */
-    double dropout;   /* rate; 0: none */
+    const float *grad_scale_at; /* (optional) where the device finds it instead */
+    double *loss_sum;           /* the device's; added to by the head, in nats over tokens */
+    double dropout;             /* rate; 0: none */
     double attention_dropout;
     uint64_t seed;
     uint64_t first; /* place of the micro-batch's first sequence in the order of the run */

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "kernels/scratch.h"
+#include "kernels/verdict.h"
 #include "runtime/comm/comm.h"
 #include "runtime/model/family.h"
 #include "runtime/plan/internal.h"
@@ -80,13 +81,17 @@ static uint64_t largest_bucket(const struct ds_plan *plan)
     return most;
 }
 
-/* Small things of a device apart: sums of a step (tally.c), two rooms for tokens (feed.c). */
+/* Small things of a device apart: sums of a step (tally.c), what it came to (outcome.c), two rooms
+ * for tokens (feed.c). */
 static uint64_t small_bytes(const struct ds_plan *plan)
 {
-    uint64_t sums = 1 + 2 * (plan->buckets + plan->spans), pairs = 2 * plan->spans + 2;
+    uint64_t pairs = plan->by_tensor ? 2 * plan->spans + 2 : 0;
+    uint64_t parts = (plan->buckets + plan->spans) * sizeof(struct ds_part);
+    uint64_t verdicts = 2 * sizeof(struct ds_verdict) + plan->world * sizeof(struct ds_entry);
     uint64_t ids = plan->micro_batch * (2 * plan->sequence + 1);
 
-    return (sums + (plan->by_tensor ? pairs : 0)) * sizeof(double) + 2 * ids * sizeof(int32_t);
+    return (2 + pairs) * sizeof(double) + parts + (plan->late ? verdicts : 0) +
+           2 * ids * sizeof(int32_t);
 }
 
 /* What is neither a line nor an activation: of the host's memory, or of a device apart. */

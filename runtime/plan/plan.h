@@ -184,7 +184,7 @@ struct ds_plan_buffer {
 enum { DS_BUFFER_ALIGN = 64 };
 
 #define DS_NOT_SHARED UINT64_MAX
-enum { DS_STEP_FLAGS = 8 }; /* doubles that NORM sums over ranks */
+enum { DS_STEP_FLAGS = 8 }; /* doubles that NORM sums over ranks where hosts decide */
 
 struct ds_plan_traffic { /* per step; bytes as the comm counts them */
     uint64_t calls, bytes;
@@ -224,6 +224,7 @@ struct ds_plan {
     bool offload;              /* PARAMS and MOMENTS are the host's, which updates them */
     bool host[DS_ARENA_COUNT]; /* the arena lies in the host's memory */
     bool apart;                /* that is another than the device's */
+    bool late;                 /* it decides what becomes of a step, and the host is told later */
     bool copies;               /* kernels read PARAMS_LOW, a copy of PARAMS in their type */
     uint64_t room_elems;       /* of each half of HOST_ROOM */
     struct ds_plan_buffer *buffer;

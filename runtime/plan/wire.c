@@ -17,6 +17,7 @@
  * Tests   tests/plan/test_stages.c; tests/engine/test_stages.c compares with what was counted
  */
 #include "kernels/dtype.h"
+#include "kernels/verdict.h"
 #include "runtime/plan/internal.h"
 
 enum { SHARED_ALIGN = 4096 };
@@ -83,12 +84,16 @@ void ds__plan_traffic(struct ds_plan *plan)
         plan->messages_per_step += plan->traffic[op].calls;
         plan->wire_bytes_per_step += plan->traffic[op].bytes;
     }
-    count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
+    if (plan->late)
+        count(plan, DS_COMM_ALL_GATHER, plan->world * sizeof(struct ds_entry), plan->world);
+    else
+        count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
     for (size_t left = plan->by_tensor ? 2 * plan->spans : 0, part; left > 0; left -= part) {
         part = left < DS_COMM_MAX_F64 ? left : DS_COMM_MAX_F64;
         count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), plan->world);
     }
     plan->messages_per_step += plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
+    plan->messages_per_step += plan->late && plan->world > 1;
 }
 
 /* --- memory between ranks --- */

@@ -55,8 +55,9 @@ static struct {
     unsigned nth; /* the call that breaks it, 0: none does */
     atomic_uint calls;
     atomic_bool broken; /* it did */
-    size_t held;        /* pieces of memory and recordings that were not given back */
-    size_t played;
+    atomic_size_t held; /* pieces of memory and recordings that were not given back */
+    atomic_size_t played;
+    struct ds_backend backend;
 } apart;
 
 static _Thread_local struct ds_recording *apart_recording;
@@ -352,22 +353,31 @@ static const struct ds_backend_queues apart_queues = {
     .note = apart_note,
 };
 
-/* From now on the device is this one, whose call number `nth` fails; 0: none. */
+/* From now on devices can be this one, whose call number `nth` fails; 0: none. */
+static inline void apart_prepare(const struct ds_kernels *inside, bool with_queues,
+                                 enum apart_breaks breaks, unsigned nth)
+{
+    memset(&apart, 0, sizeof(apart));
+    apart.backend = ds_backend_cpu;
+    apart.backend.alloc = apart_alloc;
+    apart.backend.free = apart_free;
+    apart.backend.queues = with_queues ? &apart_queues : NULL;
+    apart.inside = inside;
+    apart.breaks = breaks;
+    apart.nth = nth;
+}
+
+static inline void apart_take(struct ds_device *device)
+{
+    device->backend = &apart.backend;
+    device->stream->kernels = &apart_kernels;
+}
+
 static inline void apart_begin(struct ds_device *device, bool with_queues, enum apart_breaks breaks,
                                unsigned nth)
 {
-    static struct ds_backend backend;
-
-    backend = ds_backend_cpu;
-    backend.alloc = apart_alloc;
-    backend.free = apart_free;
-    backend.queues = with_queues ? &apart_queues : NULL;
-    memset(&apart, 0, sizeof(apart));
-    apart.inside = device->stream->kernels;
-    apart.breaks = breaks;
-    apart.nth = nth;
-    device->backend = &backend;
-    device->stream->kernels = &apart_kernels;
+    apart_prepare(device->stream->kernels, with_queues, breaks, nth);
+    apart_take(device);
 }
 
 #endif

@@ -117,8 +117,11 @@ struct test_run {
     const struct ds_comm_backend *backend; /* to take the place of the comm's own, or NULL */
     void (*opened)(void *user, struct ds_device *device); /* (optional) the device of every rank */
     void *user;
+    bool apart;     /* the plan is of a device with memory of its own */
+    unsigned ahead; /* steps that may be queued before one is asked what it came to */
     unsigned steps;
     double loss_scale;    /* 0: 1 */
+    bool scales;          /* the job's own scale instead, as it goes on */
     const float *nudge;   /* a whole line to add this often to the initial weights, or NULL; one */
     float nudge_by;       /* rank only */
     uint64_t poison_step; /* set one parameter to NaN before this step; UINT64_MAX never */
@@ -218,9 +221,36 @@ static inline void test_traffic(struct test_run *run, const struct ds_engine *en
     }
 }
 
+/* Of one rank: what its steps came to so far. */
+struct test_progress {
+    unsigned told, skipped;
+    struct ds_scaler scaler;
+};
+
+/* Ask until at most `left` steps are pending. */
+static inline int test_ask(struct test_run *run, unsigned rank, struct ds_engine *engine,
+                           unsigned left, struct test_progress *so_far, struct ds_error *err)
+{
+    int rc = 0;
+
+    while (rc == 0 && ds_engine_pending(engine) > left) {
+        struct ds_step_result result = {0};
+
+        rc = ds_engine_result(engine, &result, err);
+        if (rank == 0)
+            run->result[so_far->told] = result;
+        so_far->told++;
+        so_far->skipped += result.nonfinite > 0;
+        if (rc == 0 && run->scales)
+            rc = ds_scaler_update(&so_far->scaler, &run->job, result.nonfinite > 0, err);
+    }
+    return rc;
+}
+
 static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engine *engine,
                              const struct ds_plan *plan, struct ds_error *err)
 {
+    struct test_progress so_far = {0};
     struct ds_strings paths = {.count = 1, .item = &run->tokens};
     const struct ds_data_args data_args = {.what = "data.train",
                                            .paths = &paths,
@@ -234,31 +264,36 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
     double eval = 0.0;
     int rc = ds_data_open(&data, &data_args, err);
 
+    ds_scaler_init(&so_far.scaler, &run->job);
     if (rank == 0)
         test_traffic(run, engine, false);
     for (unsigned i = 0; rc == 0 && i < run->steps; i++) {
-        struct ds_step_result result;
         const struct ds_step_args args = {.data = data,
                                           .position = i * run->job.train.global_batch,
                                           .lr = ds_optim_lr(&run->job, i),
                                           .loss_scale = run->loss_scale,
-                                          .update = i + 1,
+                                          .scaler = run->scales ? &so_far.scaler : NULL,
+                                          .update = i + 1 - so_far.skipped,
                                           .stop = i == 3 && rank == 1};
 
         if (i == run->poison_step) {
-            rc = ds_engine_settle(engine, err);
+            rc = test_ask(run, rank, engine, 0, &so_far, err);
+            if (rc == 0)
+                rc = ds_engine_fetch(engine, err);
             test_poison(plan, lines.params);
             if (rc == 0)
                 rc = ds_engine_publish(engine, err);
             if (rc != 0)
                 break;
         }
-        rc = ds_engine_step(engine, &args, &result, err);
-        if (rank == 0)
-            run->result[i] = result;
+        rc = ds_engine_queue(engine, &args, err);
+        if (rc == 0)
+            rc = test_ask(run, rank, engine, run->ahead, &so_far, err);
         if (rc == 0 && i == 0 && lines.grads != NULL)
             test_collect(plan, DS_ARENA_GRADS, run->first_grads, lines.grads);
     }
+    if (rc == 0)
+        rc = test_ask(run, rank, engine, 0, &so_far, err);
     if (rc == 0)
         rc = ds_engine_settle(engine, err);
     if (rank == 0)
@@ -320,6 +355,7 @@ static inline int test_plan(struct ds_plan *plan, const struct test_run *run, un
                                                 .rank = rank,
                                                 .threads = run->threads,
                                                 .local_world = run->local_world,
+                                                .apart = run->apart,
                                                 .common = true},
                          err);
 }
@@ -371,11 +407,12 @@ static inline void *test_rank_main(void *arg)
     if (rc == 0 && run->backend != NULL)
         comm->backend = run->backend;
     if (rc == 0)
-        rc = ds_device_open(&device,
-                            &(struct ds_device_args){.name = "cpu",
-                                                     .threads = run->threads,
-                                                     .scratch_bytes = plan.scratch_bytes},
-                            err);
+        rc = ds_device_open(
+            &device,
+            &(struct ds_device_args){.name = "cpu",
+                                     .threads = run->threads,
+                                     .scratch_bytes = run->apart ? 1 << 24 : plan.scratch_bytes},
+            err);
     if (rc == 0 && run->opened != NULL)
         run->opened(run->user, device);
     if (rc == 0)

@@ -20,7 +20,7 @@ TestSuite(broken, .init = plain_vectors, .timeout = 240);
 
 struct setting {
     const char *name;
-    bool llama, dropout, offload;
+    bool llama, dropout, offload, late; /* late: the device decides */
     enum ds_recompute recompute;
     enum ds_compute compute;
     enum ds_optim_kind optim;
@@ -42,6 +42,7 @@ static const struct setting settings[] = {
      .offload = true,
      .compute = DS_COMPUTE_BF16,
      .optim = DS_OPTIM_ADAMW},
+    {.name = "gpt2, late", .late = true, .compute = DS_COMPUTE_BF16, .optim = DS_OPTIM_ADAMW},
 };
 enum { SETTINGS = sizeof(settings) / sizeof(settings[0]) };
 
@@ -85,6 +86,8 @@ static struct test_run run_broken(const struct setting *set, struct breaking *ho
 {
     struct test_run run = run_of(set, 1);
 
+    run.apart = set->late && how->queues;
+    run.ahead = run.apart ? 1 : 0;
     run.opened = begin;
     run.user = how;
     test_run(&run);

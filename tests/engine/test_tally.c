@@ -1,9 +1,10 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_tally - whichever tensor goes bad first, on whatever rank, all ranks name it, by one sum more
- * than a good step has.
+ * test_tally - whichever tensor goes bad first, on whatever rank, all ranks name it, by no sum more
+ * than a good step has; and so does the least of all ranks' places.
  */
+#include "runtime/flags.h"
 #include "runtime/tally.h"
 #include "tests/engine/fixture.h"
 
@@ -15,6 +16,7 @@ struct member {
     int shm_fd;
     uint64_t sums; /* that were asked for, beside the flags */
     const char *named[TENSORS];
+    struct ds_entry entry[TENSORS], given[TENSORS];
     struct ds_plan plan;
     struct ds_error err;
     int rc;
@@ -31,21 +33,26 @@ static void spoil(const struct ds_plan *plan, float *grads, size_t bad)
     }
 }
 
+/* The name that the hosts agree on, and this rank's places for the other one. */
 static int name_all(struct member *me, struct ds_tally *tally, float *grads, struct ds_comm *comm)
 {
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i <= me->plan.params; i++) { /* the last time nothing is bad */
-        struct ds_tally_result mine;
+        struct ds_entry *mine = &me->entry[i], all;
+        size_t bad = 0;
 
         spoil(&me->plan, grads, i);
         rc = ds_tally_begin(tally, &me->err);
         if (rc == 0)
-            rc = ds_tally_read(tally, grads, &mine, &me->err);
+            rc =
+                ds_tally_give(tally, grads, &(struct ds_entry){.hash = 7}, &me->given[i], &me->err);
         if (rc == 0)
-            rc = ds_comm_all_reduce_f64(comm, &mine.first_bad, 1, &me->err);
+            rc = ds_tally_read(tally, grads, mine, &me->err);
+        mine->hash = 7;
         if (rc == 0)
-            rc = ds_tally_find_bad(tally, grads, mine.first_bad, comm, &me->named[i], &me->err);
+            rc = ds_flags_sum(&me->plan, comm, mine, &all, &bad, &me->err);
+        me->named[i] = ds_tally_name(&me->plan, bad);
     }
     return rc;
 }
@@ -119,20 +126,26 @@ static void check_all(const struct ds_job *job, bool replicated)
         cr_assert_eq(member[i].rc, 0, "%s", member[i].err.text);
         cr_assert(plan->params < TENSORS && plan->buckets > 4);
         cr_assert_eq(plan->bucket[plan->buckets - 1].replicated, replicated);
-        for (size_t j = 0; j < plan->params; j++)
-            cr_assert_str_eq(member[i].named[j], plan->param[j].param.name, "stage %u, rank %u",
+        for (size_t j = 0; j <= plan->params; j++) {
+            cr_assert_str_eq(member[i].named[j], ds_tally_name(plan, j), "stage %u, rank %u",
                              plan->stage, i);
-        cr_assert_str_eq(member[i].named[plan->params], "loss");
-        /* The flags each time, one more for what is bad; none where a bucket is one tensor. */
-        cr_assert_leq(member[i].sums, 2 * plan->params + 1, "stage %u", plan->stage);
-        cr_assert_gt(member[i].sums, plan->params + 1, "stage %u", plan->stage);
+            cr_assert_eq(memcmp(&member[i].entry[j], &member[i].given[j], sizeof(struct ds_entry)),
+                         0, "stage %u, rank %u", plan->stage, i);
+        }
+        cr_assert_eq(member[i].sums, plan->params + 1, "stage %u: a slot for each", plan->stage);
+    }
+    for (size_t j = 0; j <= member[0].plan.params; j++) {
+        for (unsigned i = 1; i < WORLD; i++)
+            ds_entry_add(&member[0].entry[j], &member[i].entry[j]);
+        cr_assert_eq(ds_tally_bad(&member[0].plan, &member[0].entry[j]), j, "stage %u",
+                     member[0].plan.stage);
     }
     for (unsigned i = 0; i < WORLD; i++)
         ds_plan_release(&member[i].plan);
     (void)close(fd);
 }
 
-Test(tally, names_every_tensor_by_one_sum_more)
+Test(tally, names_every_tensor)
 {
     for (unsigned i = 0; i < 12; i++) {
         struct ds_job job = test_job(test_gpt2(6, 256, 4, 997, 64), WORLD, 1, 64);

@@ -157,7 +157,7 @@ static void check(const struct setting *setting, unsigned world)
     after.steps = 1;
     test_run_ok(&before);
     test_run_ok(&after);
-    scale = ds_optim_clip_scale(after.result[0].grad_norm, 0.5);
+    scale = ds_clip_scale(after.result[0].grad_norm, 0.5);
     cr_assert_lt(scale, 1.0);
     for (size_t i = 0; i < after.plan.params; i++) {
         const struct ds_plan_param *param = &after.plan.param[i];

@@ -101,14 +101,19 @@ Test(sumsq, sum_and_nonfinite)
             struct ds_device *device = open_cpu(isas[run / 3], run % 3 + 1,
                                                 ds_scratch_bytes(&(struct ds_scratch_query){0}));
             double sum = -1.0;
-            uint64_t nonfinite = 99;
-            struct ds_sumsq_args args = {
-                .n = sizes[i], .x = (float *)(void *)x.data, .sum = &sum, .nonfinite = &nonfinite};
+            uint64_t nonfinite = 99, place = 98;
+            struct ds_sumsq_args args = {.n = sizes[i],
+                                         .x = (float *)(void *)x.data,
+                                         .sum = &sum,
+                                         .nonfinite = &nonfinite,
+                                         .place = run % 2 == 0 ? &place : NULL,
+                                         .base = 1000};
 
             if (device == NULL)
                 continue;
             cr_assert(ds_sumsq(&args, ds_device_stream(device), NULL) == 0);
             cr_assert(nonfinite == bad, "%zu of %zu", (size_t)nonfinite, (size_t)bad);
+            cr_assert(place == (run % 2 == 0 ? 1000 : 98), "at %zu", (size_t)place);
             cr_assert(fabs(sum - want) <= 1e-12 * want, "%.17g for %.17g", sum, want);
             if (run % 3 == 0)
                 first = sum;
@@ -117,6 +122,39 @@ Test(sumsq, sum_and_nonfinite)
         }
         nums_free(&x);
     }
+}
+
+/* The place of the first that is not finite, wherever it and others behind it are. */
+Test(sumsq, tells_the_first_place)
+{
+    static const size_t n = 50001, at[] = {0,     1,     255,   1024,  16383, 16384,
+                                           16385, 20000, 32767, 49999, 50000, 50001};
+    struct nums x = nums_random(DS_F32, n, 1.0, 0.0);
+    struct {
+        double sum;
+        uint64_t nonfinite, place;
+    } *out = calloc(1, sizeof(*out));
+
+    cr_assert_not_null(out);
+    for (size_t i = sizeof(at) / sizeof(at[0]); i-- > 0;) { /* the last one first */
+        struct ds_device *device =
+            open_cpu(NULL, (unsigned)i % 3 + 1, ds_scratch_bytes(&(struct ds_scratch_query){0}));
+        const struct ds_sumsq_args args = {.n = n,
+                                           .x = (float *)(void *)x.data,
+                                           .sum = &out->sum,
+                                           .nonfinite = &out->nonfinite,
+                                           .place = &out->place,
+                                           .base = UINT64_C(1) << 44};
+
+        if (at[i] < n)
+            nums_set(&x, at[i], (double)INFINITY);
+        cr_assert(ds_sumsq(&args, ds_device_stream(device), NULL) == 0);
+        cr_assert(out->place == (at[i] < n ? args.base + at[i] : DS_NOWHERE), "%zu: %zu", at[i],
+                  (size_t)out->place);
+        ds_device_close(device);
+    }
+    nums_free(&x);
+    free(out);
 }
 
 /* One element further the array is not aligned to a word, and its sum is the same. */

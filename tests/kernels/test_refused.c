@@ -15,6 +15,9 @@ static _Alignas(DS_FP8_UNIT) uint8_t codes[DS_FP8_UNIT * DS_FP8_UNIT];
 static int32_t ids[64];
 static double sums[2];
 static uint64_t counted;
+static struct ds_part parts[4];
+static struct ds_entry entries[4];
+static struct ds_verdict verdicts[2];
 
 struct spoilt {
     enum { END, EMPTY, HUGE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F } how;
@@ -111,6 +114,14 @@ static const struct row rows[] = {
     {ROW(add, .n = 3, .x = f, .y = f + 100), {AT(add, MISSING, x), AT(add, MISSING, y)}},
     {ROW(sumsq, .n = 3, .x = f, .sum = sums, .nonfinite = &counted),
      {AT(sumsq, MISSING, x), AT(sumsq, MISSING, sum), AT(sumsq, MISSING, nonfinite)}},
+    {ROW(tally, .parts = 3, .loss = sums, .part = parts, .entry = entries),
+     {AT(tally, HUGE, parts), AT(tally, MISSING, loss), AT(tally, MISSING, part), AT(tally, MISSING, entry)}},
+    {ROW(verdict, .ranks = 3, .entry = entries, .before = verdicts, .tokens = 1.0, .verdict = verdicts + 1),
+     {AT(verdict, EMPTY, ranks), AT(verdict, HUGE, ranks), AT(verdict, MISSING, entry),
+      AT(verdict, MISSING, before), AT(verdict, MISSING, verdict), AT(verdict, NOT_POSITIVE, tokens)}},
+    {ROW(adamw, .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1,
+         .verdict = verdicts, .behind_bias1 = 0.1, .behind_bias2 = 0.1),
+     {AT(adamw, NOT_POSITIVE, behind_bias1), AT(adamw, NOT_POSITIVE, behind_bias2)}},
     {ROW(adamw, .n = 3, .p = f, .m = f + 10, .v = f + 20, .grad = f + 30, .bias1 = 0.1, .bias2 = 0.1),
      {AT(adamw, MISSING, p), AT(adamw, MISSING, m), AT(adamw, MISSING, v), AT(adamw, MISSING, grad),
       AT(adamw, NOT_POSITIVE, bias1), AT(adamw, NOT_POSITIVE, bias2), AT(adamw, TYPE, grad_type)}},

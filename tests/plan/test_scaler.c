@@ -75,9 +75,9 @@ Test(scaler, follows_deepspeed_over_any_overflows)
             update_scale(&t, overflow);
             rc = ds_scaler_update(&scaler, &job, overflow, NULL);
             cr_assert_eq(rc, t.raised ? -EDOM : 0, "seed %u, step %u", seed, i);
-            cr_assert(t.raised || (scaler.scale == t.cur_scale &&
-                                   (long)scaler.hysteresis == t.cur_hysteresis),
-                      "seed %u, step %u: %g for %g", seed, i, scaler.scale, t.cur_scale);
+            cr_assert(t.raised || (scaler.now.factor == t.cur_scale &&
+                                   (long)scaler.now.hysteresis == t.cur_hysteresis),
+                      "seed %u, step %u: %g for %g", seed, i, scaler.now.factor, t.cur_scale);
         }
     }
 }
@@ -93,10 +93,10 @@ Test(scaler, by_hand)
                  {false, 32768}, {false, 65536}, {true, 65536}};
 
     ds_scaler_init(&scaler, &job);
-    cr_assert(scaler.on && !scaler.fixed && scaler.scale == 65536);
+    cr_assert(scaler.on && !scaler.fixed && scaler.now.factor == 65536);
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
         cr_assert_eq(ds_scaler_update(&scaler, &job, steps[i].overflow, NULL), 0);
-        cr_assert(scaler.scale == steps[i].scale, "step %zu: %g", i, scaler.scale);
+        cr_assert(scaler.now.factor == steps[i].scale, "step %zu: %g", i, scaler.now.factor);
     }
 }
 
@@ -109,10 +109,10 @@ Test(scaler, a_given_scale_stays_and_other_types_have_none)
     ds_scaler_init(&scaler, &job);
     for (unsigned i = 0; i < 9; i++)
         cr_assert_eq(ds_scaler_update(&scaler, &job, i % 3 == 0, NULL), 0);
-    cr_assert(scaler.scale == 128 && scaler.fixed);
+    cr_assert(scaler.now.factor == 128 && scaler.fixed);
     job.precision.compute = DS_COMPUTE_BF16;
     ds_scaler_init(&scaler, &job);
-    cr_assert(!scaler.on && scaler.scale == 1);
+    cr_assert(!scaler.on && scaler.now.factor == 1);
     cr_assert_eq(ds_scaler_update(&scaler, &job, true, NULL), 0);
 }
 

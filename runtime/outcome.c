@@ -1,0 +1,252 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * outcome.c - the contract is in outcome.h.
+ */
+#include "runtime/outcome.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "runtime/flags.h"
+#include "runtime/trust.h"
+
+enum { PRIME = DS_OUTCOME_EVENTS, HOST_VERDICTS };
+
+static size_t entries_bytes(const struct ds_outcome *outcome)
+{
+    return outcome->plan->world * sizeof(*outcome->entry);
+}
+
+/* What the device has: verdicts, and the factor behind them. */
+static size_t verdicts_bytes(void)
+{
+    return DS_OUTCOME_EVENTS * sizeof(struct ds_verdict) + sizeof(double);
+}
+
+static int open_late(struct ds_outcome *outcome, struct ds_error *err)
+{
+    void *memory = NULL;
+    int rc = ds_device_alloc(outcome->device, entries_bytes(outcome), &memory, err);
+
+    outcome->entry = memory;
+    if (rc == 0)
+        rc = ds_device_alloc(outcome->device, verdicts_bytes(), &memory, err);
+    if (rc != 0)
+        return rc;
+    for (unsigned i = 0; i < DS_OUTCOME_EVENTS; i++)
+        outcome->verdict[i] = (struct ds_verdict *)memory + i;
+    outcome->loss_factor = (float *)(void *)(outcome->verdict[0] + DS_OUTCOME_EVENTS);
+    rc =
+        ds_device_host_alloc(outcome->device, HOST_VERDICTS * sizeof(*outcome->host), &memory, err);
+    if (rc == 0)
+        outcome->host = memory;
+    return rc == 0 ? ds_device_events(outcome->device, outcome->event + DS_OUTCOME_EVENTS, err)
+                   : rc;
+}
+
+int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *args, uint32_t event,
+                    struct ds_error *err)
+{
+    const struct ds_plan *plan = args->plan;
+    uint64_t sequences = plan->world * plan->micro_batches * plan->micro_batch;
+    int rc;
+
+    *outcome = (struct ds_outcome){
+        .plan = plan,
+        .job = args->job,
+        .device = args->device,
+        .stream = ds_device_stream(args->device),
+        .comm = args->comm,
+        .step_tokens = (double)(sequences * plan->sequence),
+        .event = event,
+    };
+    rc = ds_tally_open(&outcome->tally, plan, args->device, err);
+    return rc == 0 && plan->late ? open_late(outcome, err) : rc;
+}
+
+void ds_outcome_close(struct ds_outcome *outcome)
+{
+    if (outcome->device == NULL)
+        return;
+    ds_tally_close(&outcome->tally);
+    ds_device_free(outcome->device, outcome->entry, entries_bytes(outcome));
+    ds_device_free(outcome->device, outcome->verdict[0], verdicts_bytes());
+    ds_device_host_free(outcome->device, outcome->host, HOST_VERDICTS * sizeof(*outcome->host));
+    memset(outcome, 0, sizeof(*outcome));
+}
+
+static struct ds_scale_rule rule_of(const struct ds_step_args *step, const struct ds_job *job)
+{
+    return step->scaler != NULL ? ds_scaler_rule(step->scaler, job) : (struct ds_scale_rule){0};
+}
+
+/* As if a step before had left it so. */
+static struct ds_verdict before_first(const struct ds_outcome *outcome,
+                                      const struct ds_step_args *step)
+{
+    struct ds_verdict before = {0};
+
+    if (step->scaler != NULL)
+        before.scale = step->scaler->now;
+    else
+        before.scale.factor = step->loss_scale > 0.0 ? step->loss_scale : 1.0;
+    before.loss_factor = (float)(before.scale.factor / outcome->step_tokens);
+    return before;
+}
+
+int ds_outcome_begin(struct ds_outcome *outcome, const struct ds_step_args *step,
+                     struct ds_error *err)
+{
+    const struct ds_verdict *prime = &outcome->host[PRIME];
+    int rc = ds_tally_begin(&outcome->tally, err);
+
+    if (rc != 0 || !outcome->plan->late || outcome->told < outcome->made)
+        return rc;
+    outcome->host[PRIME] = before_first(outcome, step);
+    rc = ds_stream_copy(outcome->stream, DS_COPY_UP,
+                        outcome->verdict[outcome->made % DS_OUTCOME_EVENTS], prime, sizeof(*prime),
+                        err);
+    return rc == 0 ? ds_stream_copy(outcome->stream, DS_COPY_UP, outcome->loss_factor,
+                                    &prime->loss_factor, sizeof(prime->loss_factor), err)
+                   : rc;
+}
+
+/* --- the host decides ------------------------------------------------------------------------- */
+
+static int tensor_norms(const struct ds_outcome *outcome, const struct ds_engine_lines *lines,
+                        const struct ds_updater *updater, struct ds_error *err)
+{
+    const struct ds_trust trust = {
+        .plan = outcome->plan,
+        .job = outcome->job,
+        .comm = outcome->comm,
+        .lines = *lines,
+        .sums = outcome->tally.pairs,
+        .grad_scale = updater->grad_scale,
+        .update = updater->update,
+    };
+
+    return ds_trust_norms(&trust, updater->norms, outcome->stream, err);
+}
+
+static int decide(struct ds_outcome *outcome, const struct ds_entry *like,
+                  const struct ds_step_args *step, const struct ds_engine_lines *lines,
+                  struct ds_updater *updater, struct ds_error *err)
+{
+    const struct ds_plan *plan = outcome->plan;
+    const struct ds_verdict before = before_first(outcome, step);
+    const struct ds_scale_rule rule = rule_of(step, outcome->job);
+    struct ds_entry mine, all;
+    int rc = ds_tally_read(&outcome->tally, lines->grads, &mine, err);
+
+    if (rc != 0)
+        return rc;
+    mine.hash = like->hash;
+    mine.stop = like->stop;
+    mine.writing = like->writing;
+    rc = ds_flags_sum(plan, outcome->comm, &mine, &all, &outcome->bad, err);
+    if (rc != 0)
+        return rc;
+    ds_verdict_make(&outcome->last, &all, &before, outcome->step_tokens, outcome->job->optim.clip,
+                    &rule);
+    updater->grad_scale = (double)outcome->last.grad_scale;
+    updater->skip = outcome->last.skip != 0 || all.differs;
+    return plan->by_tensor && !updater->skip ? tensor_norms(outcome, lines, updater, err) : 0;
+}
+
+/* --- the device decides ----------------------------------------------------------------------- */
+
+static int gather(struct ds_outcome *outcome, struct ds_error *err)
+{
+    if (outcome->plan->world == 1)
+        return 0;
+    ds_comm_use_stream(outcome->comm, outcome->stream);
+    return ds_comm_all_gather(outcome->comm, outcome->entry, entries_bytes(outcome), err);
+}
+
+static int let_decide(struct ds_outcome *outcome, const struct ds_entry *like,
+                      const struct ds_step_args *step, const struct ds_engine_lines *lines,
+                      struct ds_updater *updater, struct ds_error *err)
+{
+    unsigned turn = (outcome->made + 1) % DS_OUTCOME_EVENTS;
+    const struct ds_verdict_args args = {
+        .ranks = outcome->plan->world,
+        .entry = outcome->entry,
+        .before = outcome->verdict[outcome->made % DS_OUTCOME_EVENTS],
+        .tokens = outcome->step_tokens,
+        .clip = outcome->job->optim.clip,
+        .rule = rule_of(step, outcome->job),
+        .verdict = outcome->verdict[turn],
+        .loss_factor = outcome->loss_factor,
+    };
+    int rc = ds_tally_give(&outcome->tally, lines->grads, like,
+                           outcome->entry + outcome->plan->rank, err);
+
+    if (rc == 0)
+        rc = gather(outcome, err);
+    if (rc == 0)
+        rc = ds_verdict(&args, outcome->stream, err);
+    if (rc == 0)
+        rc = ds_stream_copy(outcome->stream, DS_COPY_DOWN, &outcome->host[turn], args.verdict,
+                            sizeof(*args.verdict), err);
+    updater->verdict = args.verdict;
+    return rc == 0 ? ds_stream_signal(outcome->stream, outcome->event + turn, err) : rc;
+}
+
+/* --- both ------------------------------------------------------------------------------------- */
+
+int ds_outcome_norm(struct ds_outcome *outcome, const struct ds_step_args *step,
+                    const struct ds_engine_lines *lines, struct ds_updater *updater,
+                    struct ds_error *err)
+{
+    const struct ds_entry like = {
+        .hash = outcome->plan->hash, .stop = step->stop, .writing = step->writing};
+    int rc;
+
+    updater->lr = step->lr;
+    updater->update = step->update;
+    updater->skip = false;
+    rc = (outcome->plan->late ? let_decide : decide)(outcome, &like, step, lines, updater, err);
+    outcome->made += rc == 0;
+    return rc;
+}
+
+/* Wait for a verdict of the device, which is of no use when the ranks have not all come. */
+static int fetch(struct ds_outcome *outcome, struct ds_error *err)
+{
+    unsigned turn = (outcome->told + 1) % DS_OUTCOME_EVENTS;
+    int rc = ds_device_await(outcome->device, outcome->event + turn, err);
+
+    if (rc == 0)
+        rc = ds_comm_check(outcome->comm, err);
+    if (rc != 0)
+        return rc;
+    outcome->last = outcome->host[turn];
+    outcome->bad = ds_tally_bad(outcome->plan, &outcome->last.all);
+    return 0;
+}
+
+int ds_outcome_tell(struct ds_outcome *outcome, struct ds_step_result *result, struct ds_error *err)
+{
+    const struct ds_verdict *verdict = &outcome->last;
+    int rc = outcome->plan->late ? fetch(outcome, err) : 0;
+
+    if (rc != 0)
+        return rc;
+    outcome->told++;
+    if (verdict->all.differs)
+        return ds_fail(err, EPROTO,
+                       "the ranks have different plans, is every host running the same version of "
+                       "dsrun");
+    *result = (struct ds_step_result){
+        .loss = verdict->loss,
+        .grad_norm = verdict->grad_norm,
+        .nonfinite = (uint64_t)verdict->all.nonfinite + (uint64_t)(!isfinite(verdict->loss)),
+        .stop = verdict->all.stop != 0,
+        .writing = verdict->all.writing != 0,
+    };
+    if (verdict->skip)
+        result->bad = ds_tally_name(outcome->plan, outcome->bad);
+    return 0;
+}

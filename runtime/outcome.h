@@ -1,0 +1,65 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * outcome.h - NORM: what a step came to on all ranks, and what becomes of it.
+ *
+ * Where a plan is `late` (plan.h) the device decides: each rank's numbers are gathered by the ranks'
+ * devices, every device adds them up in the order of the hosts, and what updates reads the verdict
+ * where it lies.  The host is told later: it may queue one step more before it asks what this one
+ * came to, and so never waits for what the device has not done long ago.  Else the host waits, the
+ * hosts add up, and what a step came to is known when it returns.
+ *
+ * Tests   tests/engine/test_late.c, tests/engine/test_stages.c, tests/e2e/cuda.py
+ */
+#ifndef DS_RUNTIME_OUTCOME_H
+#define DS_RUNTIME_OUTCOME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "kernels/device.h"
+#include "runtime/comm/comm.h"
+#include "runtime/engine.h"
+#include "runtime/tally.h"
+#include "runtime/updater.h"
+
+enum { DS_OUTCOME_EVENTS = 2 }; /* steps whose verdicts are kept: this one and the one before */
+
+struct ds_outcome {
+    const struct ds_plan *plan;
+    const struct ds_job *job;
+    struct ds_device *device;
+    struct ds_stream *stream;
+    struct ds_comm *comm;
+    struct ds_tally tally;
+    double step_tokens;     /* of all ranks */
+    uint64_t made, told;    /* steps */
+    struct ds_verdict last; /* not late: of the last step */
+    size_t bad;             /* its first tensor that is not finite */
+    /* Late: of the device, and where they come down to. */
+    struct ds_entry *entry;                        /* [world] */
+    struct ds_verdict *verdict[DS_OUTCOME_EVENTS]; /* of step n: n % DS_OUTCOME_EVENTS */
+    float *loss_factor;
+    struct ds_verdict *host; /* [DS_OUTCOME_EVENTS], and what the first step begins with */
+    uint32_t event; /* the first of DS_OUTCOME_EVENTS of the device that are the outcome's */
+};
+
+int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *args, uint32_t event,
+                    struct ds_error *err) DS_NODISCARD;
+void ds_outcome_close(struct ds_outcome *outcome);
+
+/* A step begins: sums are 0, and where no outcome is pending the loss scale is that of `step`. */
+int ds_outcome_begin(struct ds_outcome *outcome, const struct ds_step_args *step,
+                     struct ds_error *err) DS_NODISCARD;
+
+/* Its gradients are in `lines`, and the updater is told what to do with them. */
+int ds_outcome_norm(struct ds_outcome *outcome, const struct ds_step_args *step,
+                    const struct ds_engine_lines *lines, struct ds_updater *updater,
+                    struct ds_error *err) DS_NODISCARD;
+
+/* Of the oldest step that was made and not told.  Errors of ds_engine_result(). */
+int ds_outcome_tell(struct ds_outcome *outcome, struct ds_step_result *result, struct ds_error *err)
+    DS_NODISCARD;
+
+#endif

@@ -1,0 +1,156 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_late - a device that decides what becomes of a step, and a host that is told a step later: the
+ * bits of hosts that decide, whatever is skipped on the way.
+ */
+#include "tests/engine/apart.h"
+#include "tests/engine/fixture.h"
+
+/* Small products of every shape: no library has to make code for each. */
+static void plain_vectors(void)
+{
+    (void)setenv("DSRUN_CPU_ISA", "base", 1);
+}
+
+TestSuite(late, .init = plain_vectors, .timeout = 240);
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static bool prepared;
+
+static void take(void *user, struct ds_device *device)
+{
+    (void)user;
+    (void)pthread_mutex_lock(&lock);
+    if (!prepared)
+        apart_prepare(device->stream->kernels, true, APART_NEVER, 0);
+    prepared = true;
+    apart_take(device);
+    (void)pthread_mutex_unlock(&lock);
+}
+
+static struct test_run run_of(enum ds_optim_kind optim, enum ds_compute compute, unsigned world,
+                              unsigned stage)
+{
+    struct test_run run = test_reference_run(0, world, 1);
+
+    run.job.train.global_batch = 2 * world;
+    run.job.optim.kind = optim;
+    run.job.optim.lr = 1e-2;
+    run.job.optim.clip = 0.5;
+    run.job.optim.momentum = optim == DS_OPTIM_MUON ? 0.95 : 0.0;
+    run.job.optim.nesterov = optim == DS_OPTIM_MUON;
+    run.job.precision.compute = compute;
+    run.job.zero.stage = stage;
+    run.steps = 8;
+    return run;
+}
+
+/* On the device; `run` by hosts. */
+static struct test_run on_device(const struct test_run *run, unsigned ahead)
+{
+    struct test_run late = *run;
+
+    prepared = false;
+    late.apart = true;
+    late.ahead = ahead;
+    late.opened = take;
+    return late;
+}
+
+static void check_same(struct test_run *hosts, const char *what)
+{
+    test_run_ok(hosts);
+    for (unsigned ahead = 0; ahead < 2; ahead++) {
+        struct test_run late = on_device(hosts, ahead);
+
+        test_run_ok(&late);
+        cr_assert(late.plan.late && !hosts->plan.late);
+        cr_assert_eq(apart.held, 0, "%s: %zu pieces left", what, apart.held);
+        for (unsigned i = 0; i < hosts->steps; i++) {
+            const struct ds_step_result *want = &hosts->result[i], *got = &late.result[i];
+
+            cr_assert(got->nonfinite == want->nonfinite && got->stop == want->stop,
+                      "%s, step %u: %zu not finite for %zu", what, i, (size_t)got->nonfinite,
+                      (size_t)want->nonfinite);
+            cr_assert(want->bad == NULL ? got->bad == NULL : strcmp(got->bad, want->bad) == 0,
+                      "%s, step %u", what, i);
+        }
+        cr_assert(test_same(hosts, &late), "%s, %u ahead: other bits", what, ahead);
+        for (unsigned op = 0; hosts->poison_step == UINT64_MAX && op < DS_COMM_OP_COUNT; op++)
+            cr_assert(late.traffic[op].calls == hosts->steps * late.plan.traffic[op].calls &&
+                          late.traffic[op].bytes == hosts->steps * late.plan.traffic[op].bytes,
+                      "%s: %zu calls, %zu bytes of %s", what, (size_t)late.traffic[op].calls,
+                      (size_t)late.traffic[op].bytes, ds_comm_op_name(op));
+        test_run_release(&late);
+    }
+}
+
+Test(late, every_optimizer_at_every_stage)
+{
+    static const enum ds_optim_kind kinds[] = {DS_OPTIM_ADAMW, DS_OPTIM_ADAM, DS_OPTIM_SGD,
+                                               DS_OPTIM_LION,  DS_OPTIM_MUON, DS_OPTIM_ADAGRAD};
+    char what[64];
+
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        for (unsigned stage = 0; stage < 4; stage++) {
+            unsigned world = (i + stage) % 3 + 1;
+            struct test_run hosts =
+                run_of(kinds[i], i % 2 == 0 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32, world, stage);
+
+            (void)snprintf(what, sizeof(what), "%s, stage %u, %u ranks", ds_optim_name(kinds[i]),
+                           stage, world);
+            check_same(&hosts, what);
+            cr_assert(hosts.result[3].stop == (world > 1));
+            test_run_release(&hosts);
+        }
+}
+
+/* Gradients overflow until the scale has fallen: updates have fewer numbers than steps. */
+Test(late, a_loss_scale_finds_its_place)
+{
+    for (unsigned world = 1; world < 4; world++) {
+        struct test_run hosts = run_of(DS_OPTIM_ADAMW, DS_COMPUTE_FP16, world, world);
+        struct ds_job *job = &hosts.job;
+        unsigned skipped = 0;
+
+        hosts.scales = true;
+        job->precision.scaler.init_power = 24;
+        job->precision.scaler.window = 2;
+        job->precision.scaler.hysteresis = 1;
+        job->precision.scaler.min = 1;
+        check_same(&hosts, "scaled");
+        for (unsigned i = 0; i < hosts.steps; i++)
+            skipped += hosts.result[i].nonfinite > 0;
+        cr_assert(skipped > 1 && skipped < hosts.steps, "%u of %u", skipped, hosts.steps);
+        test_run_release(&hosts);
+    }
+}
+
+/* A weight that is no number: every step from there on is skipped, and says where it began. */
+Test(late, a_bad_gradient_is_named)
+{
+    for (unsigned world = 1; world < 4; world++) {
+        struct test_run hosts = run_of(DS_OPTIM_ADAMW, DS_COMPUTE_FP32, world, world % 4);
+
+        hosts.poison_step = 3;
+        check_same(&hosts, "poisoned");
+        cr_assert(hosts.result[2].bad == NULL && hosts.result[3].bad != NULL);
+        test_run_release(&hosts);
+    }
+}
+
+/* LAMB's norms of tensors, and what the host updates, are the host's. */
+Test(late, not_where_the_host_has_a_part)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        struct test_run run =
+            run_of(i == 0 ? DS_OPTIM_LAMB : DS_OPTIM_ADAMW, DS_COMPUTE_BF16, 1, 0);
+
+        run.job.offload.optim = i == 0 ? DS_OFFLOAD_NONE : DS_OFFLOAD_CPU;
+        run.apart = true;
+        cr_assert_eq(test_plan(&run.plan, &run, 0, NULL), 0);
+        cr_assert(run.plan.apart && !run.plan.late);
+        ds_plan_release(&run.plan);
+    }
+}

@@ -1,0 +1,355 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_verdict.c - what a step came to on a rank, what becomes of it on all of them, and what does as
+ * it says: updates and the loss.
+ */
+#include "tests/kernels/harness.h"
+
+enum { MOST_PARTS = 700, MOST_RANKS = 300, N = 1000, LINES = 4 };
+
+/* What operations read and write, where any device reaches it. */
+struct memory {
+    double loss;
+    struct ds_part part[MOST_PARTS];
+    struct ds_entry entry[MOST_RANKS];
+    struct ds_verdict verdict[2];
+    float factor;
+    float line[LINES][N]; /* p, g and two states */
+    uint16_t low[N];
+    float logits[2 * N], losses[2];
+    int32_t targets[2];
+};
+
+static struct memory *new_memory(void)
+{
+    struct memory *m = calloc(1, sizeof(*m));
+
+    cr_assert_not_null(m);
+    return m;
+}
+
+static struct ds_device *device_of(unsigned threads)
+{
+    return open_cpu(NULL, threads, ds_scratch_bytes(&(struct ds_scratch_query){0}));
+}
+
+/* --- one rank ---------------------------------------------------------------------------------- */
+
+static void fill_parts(struct memory *m, size_t parts, uint64_t *state)
+{
+    m->loss = noise(state) + 5.0;
+    for (size_t i = 0; i < parts; i++) {
+        bool bad = i % 7 == 3;
+
+        m->part[i] = (struct ds_part){.squares = fabs(noise(state)),
+                                      .nonfinite = bad ? i : 0,
+                                      .place = bad ? 1000000 - 3 * i : DS_NOWHERE};
+    }
+}
+
+static void check_tally(size_t parts, size_t own, unsigned threads)
+{
+    struct ds_device *device = device_of(threads);
+    struct memory *m = new_memory();
+    uint64_t state = parts + 1;
+    struct ds_tally_args args = {.parts = parts,
+                                 .own = own,
+                                 .loss = &m->loss,
+                                 .part = m->part,
+                                 .hash = 0x123456789abcdef0,
+                                 .stop = parts % 2 == 0,
+                                 .writing = parts % 3 == 0,
+                                 .entry = &m->entry[1]};
+    struct ds_entry want = {.place = {DS_NOWHERE, DS_NOWHERE},
+                            .hash = args.hash,
+                            .stop = args.stop,
+                            .writing = args.writing};
+
+    fill_parts(m, parts, &state);
+    memset(m->entry, 0xa5, sizeof(m->entry));
+    want.loss = m->loss;
+    for (size_t i = 0; i < parts; i++) { /* one after the other */
+        uint64_t *place = &want.place[i < own ? 0 : 1];
+
+        want.squares += m->part[i].squares;
+        want.nonfinite += (double)m->part[i].nonfinite;
+        if (m->part[i].place < *place)
+            *place = m->part[i].place;
+    }
+    cr_assert(ds_tally(&args, ds_device_stream(device), NULL) == 0);
+    cr_assert(memcmp(&m->entry[1], &want, sizeof(want)) == 0, "%zu parts, %zu own", parts, own);
+    cr_assert(m->entry[0].stop == 0xa5a5a5a5 && m->entry[2].stop == 0xa5a5a5a5);
+    ds_device_close(device);
+    free(m);
+}
+
+Test(verdict, a_rank_is_its_parts_in_order)
+{
+    static const size_t parts[] = {0, 1, 2, 8, 255, 256, 257, MOST_PARTS};
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        check_tally(parts[i], parts[i], 1);
+        check_tally(parts[i], parts[i] / 2, 2);
+        check_tally(parts[i], 0, 3);
+    }
+}
+
+/* --- all ranks --------------------------------------------------------------------------------- */
+
+/* Split at the largest power of two below their number, as runtime/comm/tree.h says. */
+static struct ds_entry tree(const struct ds_entry *entry, size_t count)
+{
+    size_t left = 1;
+    struct ds_entry a, b;
+
+    if (count == 1)
+        return entry[0];
+    while (2 * left < count)
+        left *= 2;
+    a = tree(entry, left);
+    b = tree(entry + left, count - left);
+    a.squares += b.squares;
+    a.loss += b.loss;
+    a.nonfinite += b.nonfinite;
+    for (unsigned i = 0; i < DS_PLACES; i++)
+        a.place[i] = b.place[i] < a.place[i] ? b.place[i] : a.place[i];
+    a.stop |= b.stop;
+    a.writing |= b.writing;
+    a.differs |= b.differs || a.hash != b.hash;
+    return a;
+}
+
+struct all_ranks {
+    size_t ranks;
+    bool bad, lost, behind, stop, differ; /* lost: the loss is not finite */
+    double clip;
+    struct ds_scale_rule rule;
+};
+
+static void fill_entries(struct memory *m, const struct all_ranks *c)
+{
+    uint64_t state = c->ranks;
+
+    for (size_t i = 0; i < c->ranks; i++)
+        m->entry[i] = (struct ds_entry){.squares = fabs(noise(&state)) + 0.1,
+                                        .loss = fabs(noise(&state)),
+                                        .place = {DS_NOWHERE, i == 2 ? 77 : DS_NOWHERE},
+                                        .hash = 99,
+                                        .writing = i == 1};
+    if (c->bad) {
+        m->entry[c->ranks - 1].nonfinite = 3.0;
+        m->entry[c->ranks - 1].place[0] = 12345;
+    }
+    if (c->lost)
+        m->entry[c->ranks / 2].loss = (double)INFINITY;
+    m->entry[c->ranks - 1].stop = c->stop;
+    if (c->differ)
+        m->entry[c->ranks - 1].hash = 98;
+    m->verdict[0] = (struct ds_verdict){
+        .skip = c->behind,
+        .scale = {.factor = 1024.0, .iteration = 9, .hysteresis = 1, .last_overflow = 4}};
+}
+
+static void check_verdict(const struct all_ranks *c, unsigned threads)
+{
+    struct ds_device *device = device_of(threads);
+    struct memory *m = new_memory();
+    const struct ds_verdict_args args = {.ranks = c->ranks,
+                                         .entry = m->entry,
+                                         .before = &m->verdict[0],
+                                         .tokens = 640.0,
+                                         .clip = c->clip,
+                                         .rule = c->rule,
+                                         .verdict = &m->verdict[1],
+                                         .loss_factor = c->bad ? NULL : &m->factor};
+    const struct ds_verdict *got = &m->verdict[1];
+    struct ds_entry all;
+    double norm, scale = 1.0;
+    bool skip = c->bad || c->lost;
+
+    fill_entries(m, c);
+    all = tree(m->entry, c->ranks);
+    norm = sqrt(all.squares) / 1024.0;
+    if (c->clip > 0.0 && c->clip / (norm + 1e-6) < 1.0)
+        scale = c->clip / (norm + 1e-6);
+    memset(&m->verdict[1], 0xff, sizeof(m->verdict[1]));
+    cr_assert(ds_verdict(&args, ds_device_stream(device), NULL) == 0);
+    cr_assert(memcmp(&got->all, &all, sizeof(all)) == 0, "%zu ranks", c->ranks);
+    cr_assert(got->skip == skip && got->behind == c->behind, "%zu ranks", c->ranks);
+    cr_assert(skip ? isnan(got->grad_norm) : got->grad_norm == norm, "%zu ranks: %.17g for %.17g",
+              c->ranks, got->grad_norm, norm);
+    cr_assert(got->grad_scale == (float)(scale / 1024.0), "%zu ranks", c->ranks);
+    cr_assert(c->lost ? isinf(got->loss) : got->loss == all.loss / 640.0);
+    cr_assert(got->all.stop == c->stop && got->all.differs == (c->differ && c->ranks > 1));
+    cr_assert(got->scale.iteration == 10);
+    /* 9 - 4 - 1 calm steps, twice the window */
+    cr_assert(got->scale.factor == (!c->rule.dynamic ? 1024.0
+                                    : skip           ? 512.0
+                                                     : 2048.0),
+              "%g", got->scale.factor);
+    cr_assert(got->loss_factor == (float)(got->scale.factor / 640.0));
+    cr_assert(m->factor == (c->bad ? 0.0f : got->loss_factor));
+    ds_device_close(device);
+    free(m);
+}
+
+Test(verdict, all_ranks_are_added_along_the_tree)
+{
+    static const size_t ranks[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 64, 127, MOST_RANKS};
+
+    for (size_t i = 0; i < sizeof(ranks) / sizeof(ranks[0]); i++)
+        for (unsigned k = 0; k < 8; k++) {
+            const struct all_ranks c = {
+                .ranks = ranks[i],
+                .bad = k == 1 || k == 6,
+                .lost = k == 2,
+                .behind = k % 2 == 1,
+                .stop = k == 3,
+                .differ = k == 4,
+                .clip = k < 4    ? 1e-4
+                        : k == 5 ? 1e9
+                                 : 0.0,
+                .rule = {.dynamic = k >= 5, .least = 1.0, .window = 2, .hysteresis = 1}};
+
+            check_verdict(&c, k % 3 + 1);
+        }
+}
+
+/* --- who reads it ------------------------------------------------------------------------------ */
+
+enum { ADAMW, SGD, NESTEROV, LION, ADAGRAD, MUON_MOMENTS, MUON, UPDATERS };
+
+static int update(unsigned which, struct memory *m, const struct ds_verdict *verdict,
+                  double grad_scale, uint64_t t, struct ds_stream *stream)
+{
+    float *p = m->line[0], *g = m->line[1], *s0 = m->line[2], *s1 = m->line[3];
+
+#define SHARED                                                                                     \
+    .n = N, .p = p, .grad = g, .low_type = DS_BF16, .p_low = m->low, .lr = 0.01,                   \
+    .weight_decay = 0.1, .grad_scale = grad_scale, .verdict = verdict
+    const struct ds_adamw_args adamw = {SHARED,
+                                        .m = s0,
+                                        .v = s1,
+                                        .beta1 = 0.9,
+                                        .beta2 = 0.95,
+                                        .eps = 1e-8,
+                                        .bias1 = 1.0 - pow(0.9, (double)t),
+                                        .bias2 = 1.0 - pow(0.95, (double)t),
+                                        .behind_bias1 = 1.0 - pow(0.9, (double)(t - 1)),
+                                        .behind_bias2 = 1.0 - pow(0.95, (double)(t - 1))};
+    const struct ds_sgd_args sgd = {SHARED};
+    const struct ds_sgd_args nesterov = {SHARED, .m = s0, .momentum = 0.9, .nesterov = true};
+    const struct ds_lion_args lion = {SHARED, .m = s0, .beta1 = 0.9, .beta2 = 0.99};
+    const struct ds_adagrad_args adagrad = {SHARED, .v = s1, .eps = 1e-8};
+    const struct ds_muon_moments_args moments = {.n = N,
+                                                 .m = s0,
+                                                 .u = p,
+                                                 .grad = g,
+                                                 .momentum = 0.95,
+                                                 .grad_scale = grad_scale,
+                                                 .nesterov = true,
+                                                 .verdict = verdict};
+    const struct ds_muon_args muon = {.n = N,
+                                      .p = p,
+                                      .x = g,
+                                      .low_type = DS_BF16,
+                                      .p_low = m->low,
+                                      .lr = 0.01,
+                                      .weight_decay = 0.1,
+                                      .step = 0.02,
+                                      .verdict = verdict};
+#undef SHARED
+
+    switch (which) {
+    case ADAMW: return ds_adamw(&adamw, stream, NULL);
+    case SGD: return ds_sgd(&sgd, stream, NULL);
+    case NESTEROV: return ds_sgd(&nesterov, stream, NULL);
+    case LION: return ds_lion(&lion, stream, NULL);
+    case ADAGRAD: return ds_adagrad(&adagrad, stream, NULL);
+    case MUON_MOMENTS: return ds_muon_moments(&moments, stream, NULL);
+    default: return ds_muon(&muon, stream, NULL);
+    }
+}
+
+static void fill_lines(struct memory *m)
+{
+    uint64_t state = 5;
+
+    for (unsigned i = 0; i < LINES; i++)
+        for (unsigned k = 0; k < N; k++)
+            m->line[i][k] = (float)(i == 3 ? fabs(noise(&state)) : noise(&state));
+    memset(m->low, 0x5a, sizeof(m->low));
+}
+
+/* By a verdict to the bits that numbers give, and not at all where it says so. */
+static void check_update(unsigned which, unsigned threads)
+{
+    static const float factor = 0.37f;
+    struct ds_device *device = device_of(threads);
+    struct ds_stream *stream = ds_device_stream(device);
+    struct memory *by_number = new_memory(), *by_verdict = new_memory();
+
+    for (unsigned k = 0; k < 4; k++) {
+        bool skip = k / 2 == 1, behind = k % 2 == 1;
+        struct ds_verdict *verdict = &by_verdict->verdict[0];
+
+        fill_lines(by_number);
+        fill_lines(by_verdict);
+        *verdict = (struct ds_verdict){.skip = skip, .behind = behind, .grad_scale = factor};
+        if (!skip)
+            cr_assert(update(which, by_number, NULL, (double)factor, behind ? 6 : 7, stream) == 0);
+        cr_assert(update(which, by_verdict, verdict, 1e30, 7, stream) == 0);
+        cr_assert(memcmp(by_number->line, by_verdict->line, sizeof(by_number->line)) == 0,
+                  "optimizer %u, %u", which, k);
+        cr_assert(memcmp(by_number->low, by_verdict->low, sizeof(by_number->low)) == 0,
+                  "optimizer %u, %u", which, k);
+    }
+    ds_device_close(device);
+    free(by_number);
+    free(by_verdict);
+}
+
+Test(verdict, updates_do_as_it_says)
+{
+    for (unsigned which = 0; which < UPDATERS; which++)
+        check_update(which, which % 3 + 1);
+}
+
+static void loss_of(struct memory *m, const float *at, float scale, size_t ld, struct ds_stream *s)
+{
+    uint64_t state = 8;
+    const struct ds_xent_args args = {.rows = 2,
+                                      .vocab = 501,
+                                      .logits = m->logits,
+                                      .ld = ld,
+                                      .targets = m->targets,
+                                      .losses = m->losses,
+                                      .dlogits = m->logits,
+                                      .dld = ld,
+                                      .grad_scale = scale,
+                                      .grad_scale_at = at};
+
+    for (unsigned i = 0; i < 2 * N; i++)
+        m->logits[i] = (float)noise(&state);
+    m->targets[1] = 500;
+    cr_assert(ds_xent(&args, s, NULL) == 0);
+}
+
+/* Rows of whole words and others are two kernels of a device. */
+Test(verdict, a_loss_reads_its_factor)
+{
+    for (size_t ld = 503; ld < 505; ld++) {
+        struct ds_device *device = device_of(2);
+        struct memory *want = new_memory(), *got = new_memory();
+
+        got->factor = 0.125f;
+        loss_of(want, NULL, 0.125f, ld, ds_device_stream(device));
+        loss_of(got, &got->factor, 0.0f, ld, ds_device_stream(device));
+        cr_assert(memcmp(want->logits, got->logits, sizeof(want->logits)) == 0, "ld %zu", ld);
+        cr_assert(want->logits[3] != 0.0f);
+        ds_device_close(device);
+        free(want);
+        free(got);
+    }
+}

@@ -5,7 +5,13 @@
  *
  * One queue holds the threads that may run.  A thread that waits gives the processor to the next of
  * the queue, or to the host when there is none; the last one to arrive at a barrier or a collective
- * puts all that waited there into the queue again, in the chosen order.
+ * puts all that waited there into the queue again, in the chosen order.  A warp that has met goes on
+ * before the others, so it is a whole barrier ahead of them or behind: forward and backward, any two
+ * accesses without a barrier between them come in both orders.  By chance it goes on after them,
+ * too, and warps keep step.
+ *
+ * A thread gets its stack when it begins, and one that ends leaves it to the next that begins: where
+ * nobody waits for anybody, a block runs on one stack.
  */
 #include "tests/cudaemu/cudaemu.cuh"
 
@@ -29,8 +35,13 @@
 #error "the emulation switches stacks on x86-64 only"
 #endif
 
+#if defined(DS_CUDAEMU_TSAN)
+enum { INHERIT = 0 }; /* a stack of one thread after the other would be a race */
+#else
+enum { INHERIT = 1 };
+#endif
 enum { READY, AT_BARRIER, AT_COLLECTIVE, DONE };
-enum { MAX_THREADS = 1024, STACK_BYTES = 256 << 10 };
+enum { MAX_THREADS = 1024, STACK_BYTES = 256 << 10, STRIDE_BYTES = STACK_BYTES + (4 << 10) };
 
 /* A warp collective under way; one per lowest lane of its mask. */
 struct group {
@@ -53,12 +64,17 @@ static struct {
     unsigned queue[MAX_THREADS], first, queued;
     struct group group[MAX_THREADS / 32][32];
     unsigned exited[MAX_THREADS / 32]; /* lanes */
+    unsigned open[MAX_THREADS / 32];   /* groups at which lanes wait */
+    char *stacks;
+    unsigned taken; /* of them by the block so far */
     const char *name;
     void (*run)(void *);
     void *arg, *shared;
     size_t shared_bytes;
     unsigned order, random;
 } emu;
+
+static struct cudaemu_async async[MAX_THREADS];
 
 cudaemu_thread *cudaemu_current;
 uint3 cudaemu_block;
@@ -142,49 +158,58 @@ CUDAEMU_INTERNAL static void switch_to(cudaemu_thread *to, bool dying)
     abort();
 }
 
-static void push(unsigned index)
-{
-    emu.thread[index].state = READY;
-    emu.queue[(emu.first + emu.queued++) % MAX_THREADS] = index;
-}
-
-static cudaemu_thread *next()
+/* The next to run, which may have no stack yet. */
+static cudaemu_thread *take()
 {
     unsigned index;
 
     if (emu.queued == 0)
         return &emu.host;
-    index = emu.queue[emu.first];
-    emu.first = (emu.first + 1) % MAX_THREADS;
+    index = emu.queue[emu.first++ % MAX_THREADS];
     emu.queued--;
     return &emu.thread[index];
 }
 
-/* All threads of that state whose bit is set, in the chosen order. */
-static void push_all(unsigned begin, unsigned end, int state, unsigned mask)
+static void lay_stack(cudaemu_thread *t);
+
+static cudaemu_thread *next()
 {
-    unsigned index[MAX_THREADS], n = 0;
+    cudaemu_thread *to = take();
+
+    if (to->sp == nullptr)
+        lay_stack(to);
+    return to;
+}
+
+static unsigned random_below(unsigned n)
+{
+    emu.random = emu.random * 1664525u + 1013904223u;
+    return (unsigned)(((uint64_t)emu.random * n) >> 32);
+}
+
+/* All threads of that state whose bit is set, in the chosen order, before or behind those that may
+ * run already. */
+static void push_all(unsigned begin, unsigned end, int state, unsigned mask, bool before)
+{
+    unsigned index[MAX_THREADS], n = 0, at = emu.first + emu.queued;
 
     for (unsigned i = begin; i < end; i++) {
-        if (emu.thread[i].state == state && (mask >> (i & 31) & 1))
+        if (emu.thread[i].state == state && (mask >> (i & 31) & 1)) {
+            emu.thread[i].state = READY;
             index[n++] = i;
-    }
-    for (unsigned i = 0; emu.order == 1 && i < n / 2; i++) {
-        unsigned last = index[n - 1 - i];
-
-        index[n - 1 - i] = index[i];
-        index[i] = last;
+        }
     }
     for (unsigned i = n; emu.order > 1 && i > 1; i--) {
-        unsigned j, last = index[i - 1];
+        unsigned j = random_below(i), last = index[i - 1];
 
-        emu.random = emu.random * 1664525u + 1013904223u;
-        j = (unsigned)(((uint64_t)emu.random * i) >> 32);
         index[i - 1] = index[j];
         index[j] = last;
     }
+    if (before)
+        at = emu.first -= n;
+    emu.queued += n;
     for (unsigned i = 0; i < n; i++)
-        push(index[i]);
+        emu.queue[(at + i) % MAX_THREADS] = index[emu.order == 1 ? n - 1 - i : i];
 }
 
 /* Products of a warpgroup are queued by all of it. */
@@ -198,6 +223,11 @@ static void check_warpgroups()
     }
 }
 
+static bool same_place(const char *file, int line, const char *other, int other_line)
+{
+    return line == other_line && (file == other || strcmp(file, other) == 0);
+}
+
 /* Is everybody at the barrier who still runs? */
 static void end_barrier()
 {
@@ -207,7 +237,7 @@ static void end_barrier()
     emu.file = nullptr;
     emu.epoch++;
     check_warpgroups();
-    push_all(0, emu.n, AT_BARRIER, ~0u);
+    push_all(0, emu.n, AT_BARRIER, ~0u, false);
 }
 
 static void wait_in(int state, const char *file, int line)
@@ -221,7 +251,7 @@ void cudaemu_barrier(const char *file, int line)
 {
     char *token = &emu.token[emu.epoch % 2];
 
-    if (emu.file != nullptr && (emu.line != line || strcmp(emu.file, file) != 0)) {
+    if (emu.file != nullptr && !same_place(emu.file, emu.line, file, line)) {
         fprintf(stderr, "cudaemu: other threads wait at %s:%d\n", emu.file, emu.line);
         die("divergent __syncthreads", file, line);
     }
@@ -260,7 +290,9 @@ static void end_collective(unsigned warp, struct group *g)
     }
     g->arrived = 0;
     g->epoch++;
-    push_all(warp * 32, warp * 32 + 32, AT_COLLECTIVE, arrived);
+    emu.open[warp] &= ~(1u << (g - emu.group[warp]));
+    push_all(warp * 32, warp * 32 + 32, AT_COLLECTIVE, arrived,
+             emu.order < 2 || random_below(2) == 0);
 }
 
 static void meet(unsigned mask, void (*all)(void *const *lanes), const char *file, int line)
@@ -276,12 +308,13 @@ static void meet(unsigned mask, void (*all)(void *const *lanes), const char *fil
     g = &emu.group[warp][__builtin_ctz(mask)];
     if (g->arrived != 0 && g->mask != mask)
         die("a warp collective with mismatched masks", file, line);
-    if (g->arrived != 0 && (g->line != line || strcmp(g->file, file) != 0)) {
+    if (g->arrived != 0 && !same_place(g->file, g->line, file, line)) {
         fprintf(stderr, "cudaemu: other lanes wait at %s:%d\n", g->file, g->line);
         die("a divergent warp collective", file, line);
     }
     g->mask = mask;
     g->arrived |= 1u << lane;
+    emu.open[warp] |= 1u << (g - emu.group[warp]);
     g->file = file;
     g->line = line;
     g->all = all;
@@ -335,11 +368,24 @@ unsigned cudaemu_ballot(unsigned mask, bool holds, const char *file, int line)
     return mine.all;
 }
 
+/* What others may have waited for is that this one ends. */
+static void end_thread(cudaemu_thread *c)
+{
+    unsigned warp = c->index >> 5;
+
+    RELEASE(&emu.end);
+    emu.exited[warp] |= 1u << (c->index & 31);
+    for (unsigned open = emu.open[warp]; open != 0; open &= open - 1)
+        end_collective(warp, &emu.group[warp][__builtin_ctz(open)]);
+    c->state = DONE;
+    emu.alive--;
+    end_barrier();
+}
+
 /* The first and last function of a fiber. */
 CUDAEMU_INTERNAL static void entry()
 {
-    cudaemu_thread *c = cudaemu_current;
-    unsigned warp = c->index >> 5;
+    cudaemu_thread *to;
 
 #if defined(__SANITIZE_ADDRESS__)
     const void *stack;
@@ -351,53 +397,80 @@ CUDAEMU_INTERNAL static void entry()
         emu.host.stack_bytes = bytes;
     }
 #endif
-    ACQUIRE(&emu.begin);
-    emu.run(emu.arg);
-    RELEASE(&emu.end);
-    emu.exited[warp] |= 1u << (c->index & 31);
-    for (unsigned i = 0; i < 32; i++)
-        end_collective(warp, &emu.group[warp][i]);
-    c->state = DONE;
-    emu.alive--;
-    end_barrier();
-    switch_to(next(), true);
+    for (;;) {
+        ACQUIRE(&emu.begin);
+        emu.run(emu.arg);
+        end_thread(cudaemu_current);
+        to = INHERIT ? take() : next();
+        if (to->sp != nullptr)
+            break;
+        to->sp = to->stack = cudaemu_current->stack;
+        cudaemu_current = to;
+    }
+    switch_to(to, true);
     __builtin_unreachable();
+}
+
+/* The tops of stacks fall into different sets of the cache and, by STRIDE_BYTES, of what translates
+ * addresses: else every switch would miss both. */
+static char *stack_of(unsigned i)
+{
+    if (emu.stacks == nullptr) {
+        void *all = mmap(nullptr, (size_t)MAX_THREADS * STRIDE_BYTES, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        if (all == MAP_FAILED) {
+            perror("cudaemu: stacks");
+            abort();
+        }
+        emu.stacks = (char *)all;
+    }
+    return emu.stacks + (size_t)i * STRIDE_BYTES;
+}
+
+/* Lay out what cudaemu_swap() takes from the stack of a thread that has not begun. */
+static void lay_stack(cudaemu_thread *t)
+{
+    unsigned i = INHERIT ? emu.taken++ : t->index;
+    void **sp;
+
+    t->stack = stack_of(i);
+    sp = (void **)(void *)(t->stack + STACK_BYTES - 64 - (i * 320u & 4095u));
+    *--sp = nullptr;
+    *--sp = (void *)entry;
+    for (int k = 0; k < 6; k++)
+        *--sp = nullptr;
+    t->sp = sp;
 }
 
 static void prepare(unsigned index)
 {
     cudaemu_thread *t = &emu.thread[index];
-    unsigned wide = cudaemu_block_dim.x, high = cudaemu_block_dim.y;
-    void **sp;
 
-    if (t->stack == nullptr) {
-        void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-        if (stack == MAP_FAILED) {
-            perror("cudaemu: a stack");
-            abort();
-        }
-        t->stack = (char *)stack;
-        t->stack_bytes = STACK_BYTES;
-#if defined(DS_CUDAEMU_TSAN)
-        t->tsan = __tsan_create_fiber(0);
-#endif
-    }
-    t->index = index;
-    t->tid = {index % wide, index / wide % high, index / wide / high};
     t->state = DONE;
+    t->sp = nullptr;
     t->fake = nullptr;
     t->copies = t->groups = 0;
     t->unpublished = t->begun = false;
     t->sums = t->reads = t->products = t->product_groups = 0;
-    /* Stacks at one offset of their pages would all fall into the same sets of the cache. */
-    sp = (void **)(void *)(t->stack + STACK_BYTES - 64 - (index * 320u & 16383u));
-    *--sp = nullptr;
-    *--sp = (void *)entry;
-    for (int i = 0; i < 6; i++)
-        *--sp = nullptr;
-    t->sp = sp;
+}
+
+static void name_threads()
+{
+    unsigned wide = cudaemu_block_dim.x, high = cudaemu_block_dim.y;
+
+    for (unsigned i = 0; i < emu.n; i++) {
+        cudaemu_thread *t = &emu.thread[i];
+
+        t->index = i;
+        t->tid = {i % wide, i / wide % high, i / wide / high};
+        t->async = &async[i];
+        t->stack_bytes = STACK_BYTES;
+#if defined(DS_CUDAEMU_TSAN)
+        if (t->tsan == nullptr) /* by the host: who makes it has been before it */
+            t->tsan = __tsan_create_fiber(0);
+#endif
+    }
 }
 
 static void report_deadlock()
@@ -423,13 +496,13 @@ CUDAEMU_INTERNAL static void run_block()
     emu.alive = emu.n;
     emu.waiting = emu.first = emu.queued = 0;
     emu.file = nullptr;
-    memset(emu.group, 0, sizeof(emu.group));
+    emu.taken = 0;
     memset(emu.exited, 0, sizeof(emu.exited));
     cudaemu_current = &emu.host;
 #if defined(DS_CUDAEMU_TSAN)
     emu.host.tsan = __tsan_get_current_fiber();
 #endif
-    push_all(0, emu.n, DONE, ~0u);
+    push_all(0, emu.n, DONE, ~0u, false);
     RELEASE(&emu.begin);
     while (emu.queued > 0)
         switch_to(next(), false);
@@ -462,6 +535,7 @@ void cudaemu_launch(dim3 grid, dim3 block, size_t shared_bytes, const char *name
     emu.host.stack = nullptr;
     cudaemu_block_dim = block;
     cudaemu_grid_dim = grid;
+    name_threads();
     for (unsigned z = 0; z < grid.z; z++) {
         for (unsigned y = 0; y < grid.y; y++) {
             for (unsigned x = 0; x < grid.x; x++) {

@@ -169,27 +169,34 @@ struct cudaemu_read {
     uint64_t digest;
 };
 
-struct cudaemu_thread {
+/* What a thread has under way beside itself.  Large, so it lies apart from what every switch reads. */
+struct cudaemu_async {
+    struct cudaemu_copy_of copy[CUDAEMU_COPIES];
+    struct cudaemu_sum sum[CUDAEMU_SUMS];
+    struct cudaemu_read read[CUDAEMU_READS]; /* of the warp, with its first lane */
+};
+
+/* What a switch and a collective need comes first, within one line of the cache. */
+struct alignas(64) cudaemu_thread {
     uint3 tid;
     unsigned index; /* of all threads of the block */
     int state;
-    const char *file; /* where it waits */
-    int line;
-    void *sp;
+    unsigned source; /* the lane whose value a collective gives to this one */
+    uint64_t value, result;
+    void *given; /* to cudaemu_together() */
+    void *sp;    /* nullptr: it has not begun */
+    unsigned products;
+    int line; /* where it waits */
+    const char *file;
+    bool unpublished; /* copies were waited for, and wgmma_publish() has not come */
+    bool begun;
+    unsigned copies, groups; /* groups: committed so far */
+    unsigned sums, reads, product_groups;
+    struct cudaemu_async *async;
     char *stack;
     size_t stack_bytes;
     void *fake; /* AddressSanitizer's stack of this fiber */
     void *tsan; /* ThreadSanitizer's name of this fiber */
-    uint64_t value, result;
-    unsigned source; /* the lane whose value a collective gives to this one */
-    void *given;     /* to cudaemu_together() */
-    struct cudaemu_copy_of copy[CUDAEMU_COPIES];
-    unsigned copies, groups; /* groups: committed so far */
-    bool unpublished;        /* copies were waited for, and wgmma_publish() has not come */
-    bool begun;
-    struct cudaemu_sum sum[CUDAEMU_SUMS];
-    struct cudaemu_read read[CUDAEMU_READS]; /* of the warp, with its first lane */
-    unsigned sums, reads, products, product_groups;
 };
 
 extern cudaemu_thread *cudaemu_current;

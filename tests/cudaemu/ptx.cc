@@ -95,7 +95,7 @@ void cudaemu_copy(void *to, const void *from, unsigned bytes, bool there)
         abort();
     }
     memset(to, 0xff, bytes);
-    c->copy[c->copies++] = {to, there ? from : nullptr, bytes, c->groups};
+    c->async->copy[c->copies++] = {to, there ? from : nullptr, bytes, c->groups};
 }
 
 void cudaemu_commit()
@@ -107,10 +107,11 @@ void cudaemu_commit()
 void cudaemu_wait(unsigned under_way)
 {
     cudaemu_thread *c = cudaemu_current;
+    struct cudaemu_copy_of *copy = c->async->copy;
     unsigned done = 0;
 
-    for (; done < c->copies && c->copy[done].group + under_way < c->groups; done++) {
-        const struct cudaemu_copy_of &x = c->copy[done];
+    for (; done < c->copies && copy[done].group + under_way < c->groups; done++) {
+        const struct cudaemu_copy_of &x = copy[done];
 
         if (x.from == nullptr)
             memset(x.to, 0, x.bytes);
@@ -119,5 +120,5 @@ void cudaemu_wait(unsigned under_way)
     }
     c->unpublished = c->unpublished || done > 0;
     c->copies -= done;
-    memmove(c->copy, c->copy + done, c->copies * sizeof(c->copy[0]));
+    memmove(copy, copy + done, c->copies * sizeof(copy[0]));
 }

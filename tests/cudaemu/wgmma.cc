@@ -85,15 +85,17 @@ CUDAEMU_INTERNAL static uint64_t digest(const struct cudaemu_wgmma *w, unsigned 
 /* Where the sum of a lane's registers is kept while products are under way. */
 CUDAEMU_INTERNAL static struct cudaemu_sum *sum_of(cudaemu_thread *t, float (*c)[4])
 {
+    struct cudaemu_sum *sum = t->async->sum;
+
     for (unsigned i = 0; i < t->sums; i++) {
-        if (t->sum[i].c == c)
-            return &t->sum[i];
+        if (sum[i].c == c)
+            return &sum[i];
     }
     if (t->sums == CUDAEMU_SUMS)
         die("more sums under way than there is place for");
-    t->sum[t->sums].c = c;
-    memcpy(t->sum[t->sums].value, c, sizeof(t->sum[0].value));
-    return &t->sum[t->sums++];
+    sum[t->sums].c = c;
+    memcpy(sum[t->sums].value, c, sizeof(sum->value));
+    return &sum[t->sums++];
 }
 
 /* The lane with these is at the head of its warp; t: its thread. */
@@ -113,7 +115,7 @@ CUDAEMU_INTERNAL static void check(void *const *lanes, cudaemu_thread *t)
         die("a product of a warpgroup while copies are not published");
     if (t->reads == CUDAEMU_READS)
         die("more products under way than there is place for");
-    t->read[t->reads++] = {*w, t->product_groups, digest(w, t->index % 128 / 32 * ROWS)};
+    t->async->read[t->reads++] = {*w, t->product_groups, digest(w, t->index % 128 / 32 * ROWS)};
 }
 
 CUDAEMU_INTERNAL void cudaemu_wgmma_multiply(void *const *lanes)
@@ -160,23 +162,25 @@ CUDAEMU_INTERNAL void cudaemu_wgmma_multiply(void *const *lanes)
 void cudaemu_wgmma_wait(unsigned under_way)
 {
     cudaemu_thread *t = cudaemu_current;
+    struct cudaemu_read *read = t->async->read;
+    struct cudaemu_sum *sum = t->async->sum;
     unsigned left = 0;
 
     for (unsigned i = 0; i < t->reads; i++) {
-        const struct cudaemu_read *r = &t->read[i];
+        const struct cudaemu_read *r = &read[i];
 
         if (digest(&r->what, t->index % 128 / 32 * ROWS) != r->digest)
             die("a tile was written while a product that reads it was under way");
         if (r->group + under_way >= t->product_groups)
-            t->read[left++] = *r;
+            read[left++] = *r;
     }
     t->reads = left;
     left = 0;
     for (unsigned i = 0; i < t->sums; i++) {
-        if (t->sum[i].group + under_way >= t->product_groups)
-            t->sum[left++] = t->sum[i];
+        if (sum[i].group + under_way >= t->product_groups)
+            sum[left++] = sum[i];
         else
-            memcpy(t->sum[i].c, t->sum[i].value, sizeof(t->sum[i].value));
+            memcpy(sum[i].c, sum[i].value, sizeof(sum[i].value));
     }
     t->sums = left;
     t->begun = false;

@@ -26,24 +26,38 @@ unsigned wgmma_address(const void *shared)
     return (unsigned)((const char *)shared - (const char *)cudaemu_shared()) + FIRST;
 }
 
-/* Element k of row or column `i` of an operand.  Down: along i it lies in one piece. */
-CUDAEMU_INTERNAL static uint16_t element(uint64_t tile, bool down, unsigned i, unsigned k)
+enum { PIECE = 8 }; /* elements that lie side by side wherever the swizzle puts them */
+
+CUDAEMU_INTERNAL static void read_piece(uint16_t (&to)[PIECE], unsigned at)
+{
+    at ^= (at >> 7 & 7) << 4;
+    if (at < FIRST || at + sizeof(to) > FIRST + cudaemu_shared_bytes())
+        die("a descriptor of what is no shared memory of this block");
+    memcpy(to, (const char *)cudaemu_shared() + at - FIRST, sizeof(to));
+}
+
+/* The rows or columns of an operand from `first` on.  Down: along them it lies in one piece. */
+template <unsigned N>
+CUDAEMU_INTERNAL static void read_tile(uint16_t (&to)[N][DEPTH], uint64_t tile, bool down,
+                                       unsigned first)
 {
     unsigned start = (unsigned)(tile & 0x3fff) << 4, leading = (tile >> 16 & 0x3fff) << 4;
-    unsigned stride = (tile >> 32 & 0x3fff) << 4, at;
-    uint16_t x;
+    unsigned stride = (tile >> 32 & 0x3fff) << 4;
+    uint16_t piece[PIECE];
 
     if (tile >> 62 != 1 || (tile >> 49 & 7) != 0)
         die("a descriptor that is not of a swizzle of 128 bytes from a whole KiB on");
-    if (down)
-        at = start + i / 64 * leading + i % 64 * 2 + k / 8 * stride + k % 8 * 128;
-    else
-        at = start + i / 8 * stride + i % 8 * 128 + k * 2;
-    at ^= (at >> 7 & 7) << 4;
-    if (at < FIRST || at + sizeof(x) > FIRST + cudaemu_shared_bytes())
-        die("a descriptor of what is no shared memory of this block");
-    memcpy(&x, (const char *)cudaemu_shared() + at - FIRST, sizeof(x));
-    return x;
+    for (unsigned n = 0; n < N * DEPTH; n += PIECE) {
+        unsigned i = down ? n % N : n / DEPTH, k = down ? n / N : n % DEPTH, from = first + i;
+
+        if (down)
+            read_piece(piece,
+                       start + from / 64 * leading + from % 64 * 2 + k / 8 * stride + k % 8 * 128);
+        else
+            read_piece(piece, start + from / 8 * stride + from % 8 * 128 + k * 2);
+        for (unsigned j = 0; j < PIECE; j++)
+            to[i + (down ? j : 0)][k + (down ? 0 : j)] = piece[j];
+    }
 }
 
 CUDAEMU_INTERNAL static float widen(const struct cudaemu_wgmma *w, uint16_t x)
@@ -58,26 +72,22 @@ struct operands {
 CUDAEMU_INTERNAL static void read_tiles(const struct cudaemu_wgmma *w, unsigned row,
                                         struct operands *x)
 {
-    for (unsigned k = 0; k < DEPTH; k++) {
-        for (unsigned i = 0; i < ROWS && w->a == nullptr; i++)
-            x->a[i][k] = element(w->a_tile, false, row + i, k);
-        for (unsigned i = 0; i < COLUMNS; i++)
-            x->b[i][k] = element(w->b_tile, w->down, i, k);
-    }
+    if (w->a == nullptr)
+        read_tile(x->a, w->a_tile, false, row);
+    read_tile(x->b, w->b_tile, w->down, 0);
 }
 
 /* Of what a product reads, to see later that nobody has written it. */
 CUDAEMU_INTERNAL static uint64_t digest(const struct cudaemu_wgmma *w, unsigned row)
 {
     struct operands x = {};
-    uint64_t sum = UINT64_C(14695981039346656037);
+    uint64_t sum = UINT64_C(14695981039346656037), word;
 
     read_tiles(w, row, &x);
-    for (unsigned k = 0; k < DEPTH; k++) {
-        for (unsigned i = 0; i < ROWS; i++)
-            sum = (sum ^ x.a[i][k]) * UINT64_C(1099511628211);
-        for (unsigned i = 0; i < COLUMNS; i++)
-            sum = (sum ^ x.b[i][k]) * UINT64_C(1099511628211);
+    for (size_t i = 0; i < sizeof(x); i += sizeof(word)) {
+        memcpy(&word, (const char *)&x + i, sizeof(word));
+        sum = (sum ^ word) * UINT64_C(1099511628211);
+        sum ^= sum >> 29; /* else a change of two upper bits would not show */
     }
     return sum;
 }

@@ -438,6 +438,29 @@ static void sum_rows(const struct desc *e, const void *a, const struct layout *l
     }
 }
 
+/* `n` rows of op(A), or columns of op(B), in double: depth after depth, n side by side. */
+static double *widened(const void *x, const struct layout *l, bool trans, uint64_t n,
+                       uint64_t depth, bool columns)
+{
+    double *wide = malloc((size_t)(n * depth + 1) * sizeof(*wide));
+
+    insist(wide != NULL, "no memory");
+    for (uint64_t k = 0; k < depth; k++)
+        for (uint64_t i = 0; i < n; i++)
+            wide[k * n + i] = columns ? entry(x, l, trans, k, i) : entry(x, l, trans, i, k);
+    return wide;
+}
+
+/* Column j of the product, each element summed in the order of k. */
+static void sum_column(double *sum, const double *a, const double *b, const struct layout *d,
+                       uint64_t depth, uint64_t j)
+{
+    memset(sum, 0, (size_t)d->rows * sizeof(*sum));
+    for (uint64_t k = 0; k < depth; k++)
+        for (uint64_t i = 0; i < d->rows; i++)
+            sum[i] += a[k * d->rows + i] * b[k * d->cols + j];
+}
+
 int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, void *a_layout,
                    const void *b, void *b_layout, const void *beta, const void *c, void *c_layout,
                    void *d, void *d_layout, const struct ds_blaslt_algo *algo, void *workspace,
@@ -447,8 +470,8 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
     const struct layout *la = a_layout, *lb = b_layout, *lc = c_layout, *ld = d_layout;
     const void *const matrix[ALIGNMENTS] = {a, b, c, d};
     uint64_t depth = e->transa ? la->rows : la->cols;
+    double *wide_a, *wide_b, *column, factor;
     float by, times;
-    double factor;
     int s = fate();
 
     (void)handle;
@@ -461,13 +484,15 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
     memcpy(&times, beta, sizeof(times));
     factor = (e->scale[0] != NULL ? (double)*e->scale[0] : 1.0) *
              (e->scale[1] != NULL ? (double)*e->scale[1] : 1.0);
+    wide_a = widened(a, la, e->transa != 0, ld->rows, depth, false);
+    wide_b = widened(b, lb, e->transb != 0, ld->cols, depth, true);
+    column = malloc((size_t)ld->rows * sizeof(*column));
+    insist(column != NULL, "no memory");
     for (uint64_t j = 0; j < ld->cols; j++) {
+        sum_column(column, wide_a, wide_b, ld, depth, j);
         for (uint64_t i = 0; i < ld->rows; i++) {
-            double sum = 0.0;
+            double sum = column[i] * ((double)by * factor);
 
-            for (uint64_t k = 0; k < depth; k++)
-                sum += entry(a, la, e->transa != 0, i, k) * entry(b, lb, e->transb != 0, k, j);
-            sum *= (double)by * factor;
             if (fake_blaslt.strays >> id_of(algo) & 1)
                 sum *= 1.0 + 0x1p-20;
             if (times != 0.0f)
@@ -475,6 +500,9 @@ int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a, v
             put(d, ld->type, j * (uint64_t)ld->ld + i, finish(e, ld, i, j, sum));
         }
     }
+    free(wide_a);
+    free(wide_b);
+    free(column);
     if (e->epilogue == DS_BLASLT_EPILOGUE_BGRADA)
         sum_rows(e, a, la, ld);
     fake_blaslt.products++;

@@ -25,9 +25,11 @@ $(B)/%.emu.o: %.cc $(B)/flags | $(B)/deps-build.ok
 	$(call say,EMU     $<)
 	$(Q)$(CXX) $(EMU_CXXFLAGS) -I. -MMD -MP -c -o $@ $<
 
-ifeq ($(SAN),thread)
-# The scheduler of the fibers tells the sanitizer what orders them; its own memory is not looked at.
-$(B)/tests/cudaemu/cudaemu.emu.o: EMU_CXXFLAGS += -fno-sanitize=thread -DDS_CUDAEMU_TSAN
+# The scheduler of the fibers tells the sanitizer what orders them, or on which stack it is; its own memory
+# is not looked at: it goes by a fixed table of threads, and every switch would be checked a hundred times.
+ifneq ($(SAN),)
+$(B)/tests/cudaemu/cudaemu.emu.o: EMU_CXXFLAGS += -fno-sanitize=$(SAN) $(if $(findstring thread,$(SAN)),-DDS_CUDAEMU_TSAN) \
+    $(if $(findstring address,$(SAN)),-DDS_CUDAEMU_ASAN)
 endif
 
 $(B)/libemu.a: $(OBJ_emu)

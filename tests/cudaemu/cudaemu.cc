@@ -18,11 +18,12 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+/* This file itself is compiled without instruments. */
+#if defined(DS_CUDAEMU_ASAN)
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(DS_CUDAEMU_TSAN) /* this file itself is compiled without instruments */
+#if defined(DS_CUDAEMU_TSAN)
 #include <sanitizer/tsan_interface.h>
 #define RELEASE(token) __tsan_release(token)
 #define ACQUIRE(token) __tsan_acquire(token)
@@ -137,7 +138,7 @@ CUDAEMU_INTERNAL static void switch_to(cudaemu_thread *to, bool dying)
     (void)dying;
     if (to == from)
         return;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(DS_CUDAEMU_ASAN)
     __sanitizer_start_switch_fiber(dying ? nullptr : &from->fake, to->stack, to->stack_bytes);
 #endif
 #if defined(DS_CUDAEMU_TSAN)
@@ -145,7 +146,7 @@ CUDAEMU_INTERNAL static void switch_to(cudaemu_thread *to, bool dying)
 #endif
     cudaemu_current = to;
     cudaemu_swap(&from->sp, to->sp);
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(DS_CUDAEMU_ASAN)
     __sanitizer_finish_switch_fiber(from->fake, nullptr, nullptr);
 #endif
 }
@@ -387,7 +388,7 @@ CUDAEMU_INTERNAL static void entry()
 {
     cudaemu_thread *to;
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(DS_CUDAEMU_ASAN)
     const void *stack;
     size_t bytes;
 

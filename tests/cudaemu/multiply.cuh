@@ -8,10 +8,10 @@
 
 #include <stddef.h>
 
-/* c += a b.  Most of the time of an emulated attention goes here. */
+/* c += a b.  Most of the time of an emulated attention goes here; the bounds are those of the types. */
 template <size_t M, size_t K, size_t N>
-__attribute__((optimize("O3"))) static void multiply(const float (&a)[M][K], const float (&b)[K][N],
-                                                     float (&c)[M][N])
+__attribute__((optimize("O3"), no_sanitize("address", "undefined"))) static void multiply(
+    const float (&a)[M][K], const float (&b)[K][N], float (&c)[M][N])
 {
     for (size_t row = 0; row < M; row++) {
         for (size_t k = 0; k < K; k++) {

@@ -100,6 +100,20 @@ static bool on_device(const void *p)
 
 enum { PAGE = 4096, BEHIND = 64, FRESH = 0xff };
 
+/* In large pages where there are: each launch changes the rights of all that is used, page by page. */
+static char *reserve(void)
+{
+    const size_t large = (size_t)2 << 20;
+    char *all =
+        mmap(NULL, REGION + large, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (all == MAP_FAILED)
+        abort();
+    all += large - (uintptr_t)all % large;
+    (void)madvise(all, REGION, MADV_HUGEPAGE);
+    return all;
+}
+
 /* The pages of an allocation: its size in front, then its bytes, then some that nobody may write. */
 static size_t pages(size_t bytes)
 {
@@ -115,10 +129,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     NOT_CAPTURED();
     pthread_mutex_lock(&fake.lock);
     if (fake.memory == NULL)
-        fake.memory =
-            mmap(NULL, REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (fake.memory == MAP_FAILED)
-        abort();
+        fake.memory = reserve();
     if (fake.live + bytes > fake_number("FAKE_CUDA_MEMORY", 2ul << 30) ||
         fake.used + whole > REGION) {
         fake.last = cudaErrorMemoryAllocation;

@@ -12,6 +12,7 @@ A plan larger than the machine is refused, with its table, before anything start
 no rank's share of the states at stages 0 to 2 with a copy of the parameters on every rank, four ranks train
 at stage 3; and so they do where the host holds them once, which takes less.
 """
+import itertools
 import json
 import math
 import os
@@ -42,13 +43,19 @@ def plan_of(ranks, path, *more):
     return ran.returncode, json.loads(ran.stdout) if ran.stdout else ran.stderr
 
 
-def peaks(process):
-    """Largest VmHWM in bytes seen for each worker until the job ends."""
-    seen = {}
-    while process.poll() is None:
-        for pid, line in h.processes().items():
-            if "dsrun-worker" not in line:
-                continue
+def peaks(process, ranks):
+    """Largest VmHWM in bytes seen for each worker until the job ends.
+
+    To look through all processes takes longer than the workers' own files, and time that the workers want:
+    it is done until all are found, and now and then for one too many.
+    """
+    seen, workers = {}, []
+    for turn in itertools.count():
+        if process.poll() is not None:
+            break
+        if len(workers) < ranks or turn % 20 == 0:
+            workers = [pid for pid, line in h.processes().items() if "dsrun-worker" in line]
+        for pid in workers:
             try:
                 status = pathlib.Path(f"/proc/{pid}/status").read_text()
             except OSError:
@@ -72,7 +79,7 @@ def compare(size, ranks, stage, compute="fp32", *keys):
         return
     planned = plan["memory"]["total"]
     process = h.start("--slots", ranks, "--run-dir", h.work() / f"run-{size[1]}-{ranks}-{stage}-{compute}-{len(keys)}", path, *more)
-    seen = peaks(process)
+    seen = peaks(process, ranks)
     h.ok(process.returncode == 0, f"{name}: the job ends with 0", (h.work() / "start.log").read_text()[-2000:])
     if not h.ok(len(seen) == ranks, f"{name}: every worker was seen", seen):
         return
@@ -98,7 +105,7 @@ def go_on(size, saved, loaded):
     manifest = json.loads((run / "checkpoints" / "latest" / "manifest.json").read_text())
     largest = 4 * max(math.prod(tensor["shape"]) for tensor in manifest["tensors"])
     process = h.start("--slots", loaded[1], "--run-dir", run, path, *more)
-    seen = peaks(process)
+    seen = peaks(process, loaded[1])
     h.ok(process.returncode == 0 and len(h.metrics(run)) == 3, f"{name}: goes on",
          (h.work() / "start.log").read_text()[-2000:])
     most = (1 + TOLERANCE) * plan["memory"]["total"] + largest

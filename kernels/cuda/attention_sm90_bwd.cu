@@ -4,9 +4,9 @@
  * attention_sm90_bwd.cu - causal attention, backward, by warpgroups.
  *
  * The passes of attention_bwd.cu: gradients of queries, a block of queries over tiles of keys, then
- * gradients of keys and values, a block of keys over tiles of queries.  A block is one warpgroup;
- * while it is at its weights, others of the multiprocessor are at their products.  Tiles on the
- * diagonal alone are masked.
+ * gradients of keys and values, a block of keys over tiles of queries.  While a warpgroup is at its
+ * weights, others of the multiprocessor are at their products.  Tiles on the diagonal alone are
+ * masked.
  */
 #include "kernels/cuda/attention_sm90.cuh"
 
@@ -71,46 +71,64 @@ static __device__ __forceinline__ void column_gradients(float (&d)[8][4], const 
 }
 #endif
 
+/* Warpgroups of a block, with a tile of queries each, that go over the same tiles of keys and
+ * values.  What a product of 64 x 64 x 64 reads, 16 KiB for each of them, is as much as the second
+ * level cache gives in its time; heads of 128 elements have registers for one. */
+template <int D> constexpr int QUERY_GROUPS = D == 64 ? 2 : 1;
+
 template <class T, int D>
-static __global__ void __launch_bounds__(GROUP, D == 64 ? 4 : 2)
+static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
     sm90_dq(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
 {
 #if defined(DS_HAS_WGMMA)
+    constexpr unsigned GROUPS = QUERY_GROUPS<D>, THREADS = GROUPS * GROUP;
     DS_TILES_SHARED(T, q);
-    T *o = q + TILE<D>, *k = o + TILE<D>, *v = k + 2 * TILE<D>;
+    T *o = q + GROUPS * TILE<D>, *k = o + GROUPS * TILE<D>, *v = k + 2 * TILE<D>;
     struct work work = work_of(s, s.batch * s.heads);
     unsigned b = work.head / s.heads, h = work.head % s.heads;
-    unsigned last = gridDim.x / (s.batch * s.heads) - 1 - work.turn, begin = last * TILE_ROWS;
-    unsigned row = threadIdx.x / WARP * 16;
+    unsigned tile = (gridDim.x / (s.batch * s.heads) - 1 - work.turn) * GROUPS;
+    unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS;
+    unsigned end = tile + GROUPS < tiles ? tile + GROUPS : tiles; /* of tiles of keys */
+    unsigned group = ptx_uniform(threadIdx.x / GROUP), mine = tile + group,
+             row = threadIdx.x % GROUP / WARP * 16;
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
-    uint64_t q_at = wgmma_tile(wgmma_address(q)), o_at = wgmma_tile(wgmma_address(o));
+    uint64_t q_at = wgmma_tile(wgmma_address(q + group * TILE<D>));
+    uint64_t o_at = wgmma_tile(wgmma_address(o + group * TILE<D>));
     uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
     float dq[D / 64][8][4] = {};
-    struct row_numbers r = row_numbers_of(s, g, work.head, begin + row);
+    struct row_numbers r = row_numbers_of(s, g, work.head, mine * TILE_ROWS + row);
 
-    load_panels<T, D, GROUP>(q, s, qkv + query_at(s, b, h), s.ld, begin);
-    load_panels<T, D, GROUP>(o, s, dout + out_at(s, b, h), out_ld(s), begin);
-    load_panels<T, D, GROUP>(k, s, keys, s.ld, 0);
-    load_panels<T, D, GROUP>(v, s, values, s.ld, 0);
+    DS_UNROLL
+    for (unsigned i = 0; i < GROUPS; i++) {
+        unsigned first = (tile + i) * TILE_ROWS;
+
+        load_panels<T, D, THREADS>(q + i * TILE<D>, s, qkv + query_at(s, b, h), s.ld, first);
+        load_panels<T, D, THREADS>(o + i * TILE<D>, s, dout + out_at(s, b, h), out_ld(s), first);
+    }
+    load_panels<T, D, THREADS>(k, s, keys, s.ld, 0);
+    load_panels<T, D, THREADS>(v, s, values, s.ld, 0);
     ptx_commit();
     DS_NO_UNROLL
-    for (unsigned i = 0; i <= last; i++) {
+    for (unsigned i = 0; i < end; i++) {
         unsigned stage = i % 2, at = stage * (D / 64) * WGMMA_TILE;
         float p[8][4], d[8][4];
         unsigned a[4][4];
 
         next_tiles();
-        if (i < last) {
-            load_panels<T, D, GROUP>(k + (stage ^ 1) * TILE<D>, s, keys, s.ld, (i + 1) * TILE_ROWS);
-            load_panels<T, D, GROUP>(v + (stage ^ 1) * TILE<D>, s, values, s.ld,
-                                     (i + 1) * TILE_ROWS);
+        if (i + 1 < end) {
+            load_panels<T, D, THREADS>(k + (stage ^ 1) * TILE<D>, s, keys, s.ld,
+                                       (i + 1) * TILE_ROWS);
+            load_panels<T, D, THREADS>(v + (stage ^ 1) * TILE<D>, s, values, s.ld,
+                                       (i + 1) * TILE_ROWS);
         }
         ptx_commit();
+        if (i > mine)
+            continue; /* of the block, the last tile of keys is behind the first of queries */
         wgmma_begin();
         start_scores<T, D>(p, q_at, k_at + at);
         start_scores<T, D>(d, o_at, v_at + at);
         finish_scores<1>(p);
-        if (i == last)
+        if (i == mine)
             hide_diagonal<false>(p, row);
         DS_UNROLL
         for (int e = 0; e < 32; e++)
@@ -127,7 +145,8 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 4 : 2)
         done_rows<D>(dq);
     }
     __syncthreads();
-    store_panels<T, D>(q, row, dq, s, dqkv + query_at(s, b, h), s.ld, begin);
+    store_panels<T, D>(q + group * TILE<D>, row, dq, s, dqkv + query_at(s, b, h), s.ld,
+                       mine * TILE_ROWS);
 #else
     __trap(); /* not for this device: attention_is_sm90() */
 #endif
@@ -231,7 +250,8 @@ template <class T, int D>
 static int start(const struct ds_attention_bwd_args *a, struct attention_shape s,
                  struct gradients g, struct ds_stream *stream, struct ds_error *err)
 {
-    constexpr size_t SHARED_DQ = 6 * TILE<D> * sizeof(T);
+    constexpr unsigned GROUPS = QUERY_GROUPS<D>, ROWS = GROUPS * TILE_ROWS;
+    constexpr size_t SHARED_DQ = (2 * GROUPS + 4) * TILE<D> * sizeof(T);
     constexpr size_t SHARED_DKV = 2 * TILE<D> * sizeof(T) + query_tiles<T, D>::BYTES;
     unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS;
     const T *qkv = (const T *)a->qkv, *dout = (const T *)a->dout;
@@ -243,8 +263,8 @@ static int start(const struct ds_attention_bwd_args *a, struct attention_shape s
     if (rc != 0)
         return rc;
     s.together = heads_by_keys(s);
-    DS_LAUNCH((sm90_dq<T, D>), tiles * s.batch * s.heads, GROUP, SHARED_DQ, stream_of(stream), s,
-              qkv, dout, g, dqkv);
+    DS_LAUNCH((sm90_dq<T, D>), (s.seq + ROWS - 1) / ROWS * s.batch * s.heads, GROUPS * GROUP,
+              SHARED_DQ, stream_of(stream), s, qkv, dout, g, dqkv);
     s.together = heads_by_queries(s);
     DS_LAUNCH((sm90_dkv<T, D>), tiles * s.batch * s.kv_heads, GROUP, SHARED_DKV, stream_of(stream),
               s, qkv, dout, g, dqkv);

@@ -28,6 +28,7 @@
 #include "cli/cli.h"
 #include "launcher/helper.h"
 #include "launcher/remote/join.h"
+#include "launcher/signals.h"
 
 /* Who is turned away is so sooner than SERVED_MS, the door's patience and a little. */
 enum { FIRST_MS = 100, MOST_MS = 2000, CONNECT_MS = 5000, SERVED_MS = 15000, WAIT_S = 60 };
@@ -65,11 +66,8 @@ static int listen_for_signals(struct join *join, struct ds_error *err)
     sigset_t set;
 
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)sigemptyset(&set);
+    ds_signals_stop(&set);
     (void)sigaddset(&set, SIGCHLD);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGINT);
-    (void)sigaddset(&set, SIGHUP);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     join->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     return join->signal_fd >= 0

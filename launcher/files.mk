@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 SRC_launcher := launcher/agent.c launcher/bind.c launcher/cgroup.c launcher/cores.c launcher/gather.c launcher/gpulock.c \
     launcher/gpus.c launcher/guard.c launcher/helper.c launcher/loop.c launcher/oom.c launcher/probe.c launcher/program.c \
-    launcher/rank.c launcher/reap.c launcher/spawn.c launcher/spec.c launcher/topology.c launcher/fleet/cause.c \
+    launcher/rank.c launcher/reap.c launcher/signals.c launcher/spawn.c launcher/spec.c launcher/topology.c launcher/fleet/cause.c \
     launcher/fleet/fleet.c launcher/fleet/fleet_host.c launcher/fleet/logmux.c \
     launcher/fleet/meet.c launcher/fleet/pulse.c launcher/fleet/restart.c launcher/fleet/spares.c \
     launcher/fleet/store.c launcher/fleet/supervise.c launcher/hosts/hostfile.c \

@@ -23,6 +23,7 @@
 #include "launcher/fleet/cause.h"
 #include "launcher/fleet/fleet_host.h"
 #include "launcher/reap.h"
+#include "launcher/signals.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 #define ABORT_NS (2 * NS_PER_S)     /* for ranks that have nothing to save */
@@ -155,10 +156,7 @@ int ds_fleet_init(struct ds_fleet *fleet, struct ds_error *err)
     *fleet = (struct ds_fleet){.signals = {.fd = -1, .ready = on_signal, .user = fleet}};
     ds_reap_become();
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGINT);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGHUP);
+    ds_signals_stop(&set);
     (void)sigaddset(&set, SIGUSR1); /* a batch system's word that time is running out */
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     rc = ds_loop_init(&fleet->loop, err);

@@ -4,7 +4,7 @@
  * fleet.h - drive the agents of one job: supervise.h decides, this moves the bytes.
  *
  * One thread, one loop.  A fleet lives as long as dsrun and runs one attempt after the other; it
- * owns SIGINT, SIGTERM, SIGHUP and SIGUSR1 (a stop request each; the second one kills).
+ * owns SIGUSR1 and the signals of launcher/signals.h (a stop request each; the second one kills).
  *
  * Knows nothing of training: METRIC and EVENT are text for `ops`, the blob is for the ranks.
  *

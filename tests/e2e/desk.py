@@ -6,7 +6,9 @@ that cannot be written, a bare environment, paths with blanks, and help where on
 import json
 import os
 import re
+import signal
 import subprocess
+import time
 
 import harness as h
 
@@ -132,8 +134,27 @@ def going_on():
     h.ok(ran.returncode == 0 and "a checkpoint itself, of step 3" in ran.stdout, "ckpt ls of a checkpoint", ran.stdout)
 
 
+def hangup():
+    """The end of a login: SIGHUP to the group of dsrun.  nohup(1) ignores it, and then so does dsrun."""
+    for ignored in (False, True):
+        begun, go = h.work() / f"begun{ignored}", h.work() / f"go{ignored}"
+        process = subprocess.Popen([*(["nohup"] if ignored else []), h.DSRUN, "launch", "--", "sh", "-c",
+                                    f": >{begun}; while [ ! -e {go} ]; do sleep 0.05; done"], cwd=h.work(),
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   env=h.environment(), start_new_session=True)
+        end = time.monotonic() + 30
+        while not begun.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGHUP)
+        if ignored:
+            go.touch()
+        code = process.wait(timeout=60)
+        h.ok(code == (0 if ignored else 143), f"SIGHUP{' under nohup' if ignored else ''}: {code}", code)
+
+
 help_of_groups()
 dry_runs()
+hangup()
 going_on()
 lost_output()
 bare_environment()

@@ -233,6 +233,12 @@ static bool number(const json_t *object, const char *key, double *out)
     return true;
 }
 
+/* Is the key there without a number?  So JSON tells one that is not finite. */
+static bool not_finite(const json_t *object, const char *key)
+{
+    return json_is_null(json_object_get(object, key));
+}
+
 /* Add a segment where it fits in `width` columns together with what is there; what comes first
  * matters most. */
 static void DS_PRINTF(3, 4) segment(struct ds_buf *out, unsigned width, const char *fmt, ...)
@@ -268,6 +274,8 @@ void ds_console_step_line(const json_t *object, uint64_t steps, double step_ms, 
     segment(out, width, "step %.0f/%" PRIu64, step + 1, steps);
     if (number(object, "loss", &value))
         segment(out, width, "loss %.4f", value);
+    else if (not_finite(object, "loss"))
+        segment(out, width, "loss not finite");
     if (number(object, "lr", &value))
         segment(out, width, "lr %.2e", value);
     if (number(object, "tokens_per_s", &value))
@@ -284,6 +292,8 @@ void ds_console_step_line(const json_t *object, uint64_t steps, double step_ms, 
         time_segment(out, width, ((double)steps - step - 1) * step_ms / 1000);
     if (number(object, "grad_norm", &value))
         segment(out, width, "norm %.3g", value);
+    else if (not_finite(object, "grad_norm"))
+        segment(out, width, "norm not finite");
     if (number(object, "skipped", &value) && value > 0)
         segment(out, width, "skipped %.0f", value);
 }
@@ -345,6 +355,11 @@ void ds_console_metric(struct ds_console *console, const json_t *object, const c
     if (number(object, "valid_loss", &loss)) {
         ds_console_note(console, "step %.0f/%" PRIu64 "  valid loss %.4f", step,
                         console->args.steps, loss);
+        return;
+    }
+    if (not_finite(object, "valid_loss")) {
+        ds_console_note(console, "step %.0f/%" PRIu64 "  valid loss not finite", step,
+                        console->args.steps);
         return;
     }
     smooth(console, object);

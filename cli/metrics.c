@@ -66,10 +66,12 @@ struct line {
 
 static bool read_csv_line(const char *text, size_t len, struct line *line)
 {
+    static const char no_lr[] = ",,,,"; /* a step's loss and norm may be empty: not finite */
     char *end;
 
     line->step = strtoull(text, &end, 10);
-    line->valid = (size_t)(end - text) + 1 < len && end[0] == ',' && end[1] == ',';
+    line->valid = (size_t)(end - text) + sizeof(no_lr) - 1 <= len &&
+                  memcmp(end, no_lr, sizeof(no_lr) - 1) == 0;
     return end > text && (size_t)(end - text) < len && *end == ',';
 }
 

@@ -46,7 +46,9 @@ Test(console, step_line)
          "step 12/100000  loss 3.1416  lr 3.00e-04  12.3k tok/s  mfu 45.6%  left 6:56:37  "
          "norm 1.5  skipped 2"},
         {"{\"step\":0,\"loss\":null,\"mfu\":null,\"tokens_per_s\":2500000}", 5, 0, 0,
-         "step 1/5  2.50M tok/s"},
+         "step 1/5  loss not finite  2.50M tok/s"},
+        {"{\"step\":0,\"loss\":1,\"grad_norm\":null}", 5, 0, 0,
+         "step 1/5  loss 1.0000  norm not finite"},
         {"{\"step\":4,\"tokens_per_s\":12}", 5, 1, 0, "step 5/5  12 tok/s  left 0:00"},
         {"{}", 5, 0, 0, "step 1/5"},
     };
@@ -119,6 +121,7 @@ static void everything(struct ds_console *console)
     ds_console_text(console, "header\n");
     show(console, "{\"step\":0,\"loss\":1}", false);
     show(console, "{\"step\":1,\"valid_loss\":2}", false);
+    show(console, "{\"step\":2,\"valid_loss\":null}", false);
     show(console, "{\"event\":\"checkpoint\",\"step\":1}", true);
     show(console, "{\"event\":\"resumed\",\"step\":1}", true);
     show(console, "{\"event\":\"resumed\",\"step\":0}", true);
@@ -138,6 +141,7 @@ Test(console, plain)
     open_screen(&screen, false, false, false);
     everything(&screen.console);
     expect(screen.out[0], "header\nstep 1/300  loss 1.0000\nstep 1/300  valid loss 2.0000\n"
+                          "step 2/300  valid loss not finite\n"
                           "step 1/300  checkpoint saved\n"
                           "going on from the checkpoint at step 1\n"
                           "[host 0] from a rank\nnote 1\n");

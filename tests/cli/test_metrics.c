@@ -13,6 +13,7 @@
 #define V(n)  "{\"step\":" #n ",\"valid_loss\":2.5}\n"
 #define HEAD  "step,loss,grad_norm,lr,tokens,tokens_per_s,step_ms,mfu,skipped,time,valid_loss\n"
 #define CT(n) #n ",1.5,1,1,1,1,1,,0,1,\n"
+#define CN(n) #n ",,,1,1,1,1,,0,1,\n" /* a step whose loss is not finite */
 #define CV(n) #n ",,,,,,,,,1,2.5\n"
 
 Test(metrics, cut)
@@ -37,6 +38,7 @@ Test(metrics, cut)
         {"", false, 3, ""},
         {"\n", false, 3, ""},
         {HEAD CT(0) CT(1) CV(1) CT(2), true, 1, HEAD CT(0) CV(1)},
+        {HEAD CT(0) CN(1) CV(2) CN(2), true, 2, HEAD CT(0) CN(1) CV(2)},
         {HEAD CT(0), true, 0, HEAD},
         {HEAD CT(0) "1,1.", true, 9, HEAD CT(0)},
         {HEAD CT(0) "x,1\n"

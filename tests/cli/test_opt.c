@@ -325,8 +325,8 @@ Test(opt, completion_knows_options_and_keys)
     cr_expect(strstr(ds_buf_text(&out), " train.steps= ") != NULL);
     cr_expect(strstr(ds_buf_text(&out), "parallel.tensor=") == NULL);
     cr_expect(strstr(ds_buf_text(&out), " --start-timeout ") != NULL);
-    cr_expect(strstr(ds_buf_text(&out),
-                     "    ckpt) COMPREPLY=($(compgen -W 'ls verify export import diff '") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "\n    'kill') kind=none takes=' --quiet ") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "\n    'ckpt ls') kind=paths takes=' --json ") != NULL);
     cr_expect(strstr(ds_buf_text(&out), "complete -o filenames -F _dsrun dsrun\n") != NULL);
     ds_buf_reset(&out);
     ds_completion_print("zsh", keys, count, &out);
@@ -334,7 +334,7 @@ Test(opt, completion_knows_options_and_keys)
     cr_expect(strstr(ds_buf_text(&out), "parallel.tensor=") == NULL);
     cr_expect(strstr(ds_buf_text(&out), "\n        '--slots:ranks per host; ") != NULL);
     cr_expect(strstr(ds_buf_text(&out), "; '\\''host-lost,comm'\\'''\n") != NULL, "quoted");
-    cr_expect(strstr(ds_buf_text(&out), "\n    ckpt)\n    second=(\n        'ls:") != NULL);
+    cr_expect(strstr(ds_buf_text(&out), "\n    second=(\n        'ls:") != NULL);
     ds_buf_release(&out);
 }
 

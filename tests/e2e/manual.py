@@ -117,13 +117,25 @@ _dsrun
 printf '%s\n' "${COMPREPLY[@]}"
 """
 
+COMMON = ("--quiet", "--color", "--completion", "--help", "--version")  # options of every command
+
 
 def completion():
+    names = {"a run.yaml", "train.yaml"}  # a blank, and the beginning of a key
+    folder = h.work() / "completion"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
     for words, wanted in ((["ckp"], ["ckpt"]), (["ckpt", ""], ["ls", "verify", "export", "import", "diff"]),
                           (["--via", ""], ["auto", "local", "ssh", "openssh", "slurm", "join"]), (["--start"], ["--start-timeout"]),
                           (["job.yaml", "train.st"], ["train.steps="]), (["--slots", ""], [""]),
-                          (["-H", "exampl"], ["examples"])):
-        ran = subprocess.run(["bash", "-c", COMPLETE, "bash", h.DSRUN, *words], cwd=h.ROOT, capture_output=True,
+                          (["-H", "tr"], ["train.yaml"]), (["a"], ["attach", "a run.yaml"]), (["check", "a"], ["a run.yaml"]),
+                          (["ps", "--"], ["--json", *COMMON]), (["ckpt", "ls", "--"], ["--json", *COMMON]),
+                          (["kill", ""], [""]), (["hosts", ""], ["trust"]), (["ckpt", "ls", "t"], ["train.yaml"]),
+                          (["train.yaml", "optim.name", "="], ["adamw", "adam", "sgd", "lion", "adagrad", "lamb", "muon"]),
+                          (["--slots", "2", "train.yaml", "run_dir", "=", "t"], ["train.yaml"]), (["--env-file", "t"], ["train.yaml"]),
+                          (["--via", "=", "s"], ["ssh", "slurm"]), (["exec", "cat", "t"], ["train.yaml"]), (["--include", ""], [""])):
+        ran = subprocess.run(["bash", "-c", COMPLETE, "bash", h.DSRUN, *words], cwd=folder, capture_output=True,
                              text=True, check=False)
         h.ok(ran.stdout.split("\n")[:-1] == wanted and not ran.stderr, f"completion: {' '.join(words)}",
              ran.stdout + ran.stderr)
@@ -165,6 +177,11 @@ def zsh():
                         (["job.yaml", "t"], ["train.steps=", "FILES"])):
         ran = subprocess.run(["zsh", "-fc", ZSH, "zsh", h.DSRUN, *words], capture_output=True, text=True, check=False)
         h.ok(set(some) <= set(ran.stdout.split("\n")) and not ran.stderr, f"zsh: {' '.join(words)}", ran.stdout + ran.stderr)
+    for words, wanted in ((["ps", "--"], ["--json:print JSON"]), (["kill", ""], []), (["ckpt", "ls", ""], ["FILES"]),
+                          (["run", ""], ["FILES"]), (["--env-file", ""], ["FILES"]), (["exec", "cat", "-"], ["FILES"])):
+        ran = subprocess.run(["zsh", "-fc", ZSH, "zsh", h.DSRUN, *words], capture_output=True, text=True, check=False)
+        shown = [line for line in ran.stdout.split("\n")[:-1] if line.split(":")[0] not in COMMON]
+        h.ok(shown == wanted and not ran.stderr, f"zsh, what fits the command: {' '.join(words)}", ran.stdout + ran.stderr)
 
 
 jobs()

@@ -88,18 +88,32 @@ static int fail_number(const struct ds_key *key, const char *text, struct ds_err
                    key->type == DS_KEY_U64 ? "a whole number" : "a number", bounds, text);
 }
 
+/* Numbers as other readers of YAML take them: .5, 1., +3.  Not by name, not in hex, and not with
+ * leading zeros, which are octal for some. */
+static bool is_loose_number(const char *text, double *value)
+{
+    const char *digits = text + strspn(text, "+-");
+    char *end;
+
+    if (text[strspn(text, "+-.0123456789eE")] != '\0' ||
+        (digits[0] == '0' && isdigit((unsigned char)digits[1])))
+        return false;
+    *value = strtod(text, &end);
+    return end > text && *end == '\0';
+}
+
 /* Whole numbers in other clothes (1e6, 10.0) are told how to dress. */
 static int read_u64(const struct ds_key *key, const char *text, uint64_t *number,
                     struct ds_error *err)
 {
     double value;
 
-    if (!is_number(text) || text[0] == '-')
+    if ((!is_number(text) && !is_loose_number(text, &value)) || text[0] == '-')
         return fail_number(key, text, err);
     value = strtod(text, NULL);
     if (!in_bounds(key, value))
         return fail_number(key, text, err);
-    if (*skip_digits(text) != '\0') {
+    if (!is_number(text) || *skip_digits(text) != '\0') {
         if (value > floor(value))
             return fail_number(key, text, err);
         return ds_fail(err, EINVAL, "'%s' must be written in plain digits: %.0f, not '" SHOWN "'",
@@ -126,8 +140,12 @@ static int set_u64(const struct ds_key *key, void *base, const char *text, struc
 
 static int read_f64(const struct ds_key *key, const char *text, double *value, struct ds_error *err)
 {
-    if (!is_number(text))
+    if (!is_number(text)) {
+        if (is_loose_number(text, value) && in_bounds(key, *value))
+            return ds_fail(err, EINVAL, "'%s' must be written as %.9g, not '" SHOWN "'", key->path,
+                           *value, text);
         return fail_number(key, text, err);
+    }
     *value = strtod(text, NULL);
     if (!in_bounds(key, *value)) /* overflow is infinite and so out of bounds */
         return fail_number(key, text, err);

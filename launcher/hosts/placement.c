@@ -52,8 +52,9 @@ int ds_placement_build(struct ds_placement *placement, struct ds_roster *roster,
         out.places++;
     }
     if (args->nodes > out.places)
-        return ds_fail(err, EINVAL, "'--nodes %llu': there are only %u hosts",
-                       (unsigned long long)args->nodes, out.places);
+        return ds_fail(err, EINVAL, "'--nodes %llu': there %s only %u host%s",
+                       (unsigned long long)args->nodes, out.places == 1 ? "is" : "are", out.places,
+                       out.places == 1 ? "" : "s");
     *placement = out;
     return 0;
 }

@@ -121,7 +121,7 @@ def test_selection():
         good = got == want if isinstance(want, dict) else isinstance(got, tuple) and got[0] == 2 and want in got[1]
         h.ok(good, f"select: {options} of {pool.count('slots')} hosts", got)
     got = placed(None, ["--nodes", "2"])
-    h.ok(got[0] == 2 and "only 1 hosts" in got[1], "more hosts than this one, without a hostfile", got)
+    h.ok(got[0] == 2 and "only 1 host" in got[1], "more hosts than this one, without a hostfile", got)
 
 
 # --- hostfiles ----------------------------------------------------------------------------------------

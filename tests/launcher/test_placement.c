@@ -41,7 +41,7 @@ Test(placement, limits)
         struct ds_placement_args args;
         const char *want;
     } table[] = {
-        {"a slots=2", NULL, {.nodes = 2}, "'--nodes 2': there are only 1 hosts"},
+        {"a slots=2", NULL, {.nodes = 2}, "'--nodes 2': there is only 1 host"},
         {"a slots=4", "a:1,2", {.slots = 3}, "more than the 2 slots that are selected"},
         {"a slots=4", NULL, {.slots = 1025}, "1025 slots on host 'a'"},
         {"a slots=4", NULL, {.slots = UINT64_MAX}, "slots on host 'a'"},

@@ -64,9 +64,9 @@ enum { FACTS = sizeof(facts) / sizeof(facts[0]) };
 
 struct answer { /* of one host */
     struct ds_buf text;
-    json_t *object; /* NULL: it did not answer */
-    double offset_s;
-    char lost[256]; /* why not; "" */
+    json_t *object;          /* NULL: it did not answer */
+    double came_s, offset_s; /* when its last bytes came; its clock less ours then */
+    char lost[256];          /* why not; "" */
 };
 
 struct hosts {
@@ -87,8 +87,10 @@ static int on_output(void *user, uint32_t rank, enum ds_log_stream stream, const
     struct hosts *hosts = user;
 
     (void)err;
-    if (stream == DS_LOG_STDOUT)
+    if (stream == DS_LOG_STDOUT) {
         (void)ds_buf_put(&hosts->answer[rank].text, bytes, len); /* too long: not parsed */
+        hosts->answer[rank].came_s = ds_clock_wall_s();
+    }
     return 0;
 }
 
@@ -107,8 +109,7 @@ static int on_ended(void *user, const struct ds_super_event *exit, struct ds_err
         (void)snprintf(answer->lost, sizeof(answer->lost), "its agent sent a malformed answer");
         return 0;
     }
-    answer->offset_s =
-        json_number_value(json_object_get(answer->object, "time")) - ds_clock_wall_s();
+    answer->offset_s = json_number_value(json_object_get(answer->object, "time")) - answer->came_s;
     return 0;
 }
 

@@ -214,7 +214,6 @@ void ds_probe_write(const char *dir, struct ds_buf *out)
 
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
-    ds_json_f64(&json, "time", ds_clock_wall_s(), 16);
     put_system(&json);
     put_memory(&json, "memory_bytes", "MemTotal");
     put_memory(&json, "free_bytes", "MemAvailable");
@@ -229,5 +228,7 @@ void ds_probe_write(const char *dir, struct ds_buf *out)
     if (getloadavg(&load, 1) == 1)
         ds_json_f64(&json, "load", load, 4);
     put_address(&json);
+    /* Last: a driver that wakes up for put_gpus() or put_use() takes seconds. */
+    ds_json_f64(&json, "time", ds_clock_wall_s(), 16);
     ds_json_end_object(&json);
 }

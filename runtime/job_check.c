@@ -356,6 +356,17 @@ static int default_and_check_optim(struct ds_job *job, const struct ds_keys *key
     return check_optim(job, keys, err);
 }
 
+/* The key that says how long the schedule is, and what else could. */
+static const char *steps_key(const struct ds_keys *keys)
+{
+    return ds_keys_given(keys, "schedule.steps") ? "schedule.steps" : "train.steps";
+}
+
+static const char *steps_hint(const struct ds_keys *keys)
+{
+    return ds_keys_given(keys, "schedule.steps") ? "" : ", unless 'schedule.steps' is given";
+}
+
 static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     uint64_t most = job->schedule.steps - job->schedule.warmup;
@@ -366,10 +377,11 @@ static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds
             job->schedule.decay = most;
     }
     if (job->schedule.kind == DS_SCHEDULE_WSD && job->schedule.decay > most)
-        return FAIL_AT(keys, "schedule.decay", EINVAL,
+        return FAIL_AT(keys, blame(keys, "schedule.decay", steps_key(keys)), EINVAL,
                        "'schedule.decay' %" PRIu64 " must fit after 'schedule.warmup' %" PRIu64
-                       " in 'schedule.steps' %" PRIu64,
-                       job->schedule.decay, job->schedule.warmup, job->schedule.steps);
+                       " in '%s' %" PRIu64 "%s",
+                       job->schedule.decay, job->schedule.warmup, steps_key(keys),
+                       job->schedule.steps, steps_hint(keys));
     return 0;
 }
 
@@ -426,10 +438,10 @@ static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct
         job->schedule.steps = job->train.steps;
     default_rates(job, keys);
     if (job->schedule.warmup > job->schedule.steps)
-        return FAIL_AT(keys, blame(keys, "schedule.warmup", "schedule.steps"), EINVAL,
-                       "'schedule.warmup' must be at most 'schedule.steps' %" PRIu64
-                       ", not %" PRIu64,
-                       job->schedule.steps, job->schedule.warmup);
+        return FAIL_AT(keys, blame(keys, "schedule.warmup", steps_key(keys)), EINVAL,
+                       "'schedule.warmup' must be at most '%s' %" PRIu64 ", not %" PRIu64 "%s",
+                       steps_key(keys), job->schedule.steps, job->schedule.warmup,
+                       steps_hint(keys));
     rc = check_rate(job, keys, "schedule.min_lr", job->schedule.min_lr, err);
     if (rc == 0)
         rc = check_rate(job, keys, "schedule.start_lr", job->schedule.start_lr, err);

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""data - every rank sees the same data, and a run that goes on sees the data that it began with, or it is said."""
+import beds
+import harness as h
+
+JOB = h.write_job(steps=4, batch=4, every=1)
+TEXT = h.text_file().read_text()
+
+
+def going_on():
+    text = h.work() / "grows.txt"
+    text.write_text(TEXT)
+    for steps, more, told in ((1, "", False), (2, "", False), (3, TEXT, True), (4, "", False)):
+        with open(text, "a", encoding="utf-8") as file:
+            file.write(more)
+        ran = h.dsrun(JOB, f"data.train={text}", f"train.steps={steps}", "schedule.steps=4", "run_dir=grows")
+        said = f"data.train has changed since the checkpoint was made: {text.stat().st_size} ids, it had {len(TEXT)};"
+        h.ok(ran.returncode == 0 and (said in ran.stderr) == told, f"step {steps}: data that {'has' if told else 'has not'} changed",
+             ran.stdout + ran.stderr)
+
+
+def hosts():
+    """Each host of a bed has a /tmp of its own, and a copy of the data there."""
+    if beds.missing():
+        h.skip("copies of hosts", beds.missing())
+        return
+    with beds.Hosts(2) as bed:
+        for name, copy, words in (("alike", TEXT, None),
+                                  ("longer", TEXT + "more", f"{len(TEXT) + 4} ids in 1 file here, and rank 0 has {len(TEXT)} in 1"),
+                                  ("other", TEXT.upper(), "as many ids as rank 0 has, and not the same")):
+            for key in ("train", "valid"):
+                for host in ("head", *bed.names):  # dsrun looks at it, too
+                    text = copy if host == "node2" else TEXT
+                    (bed.base / "hosts" / host / "tmp" / f"{key}.txt").write_text(text)
+                ran = bed.run(h.DSRUN, "-H", bed.hostfile, JOB, "checkpoint.every=0", "eval.every=2", f"data.{key}=/tmp/{key}.txt",
+                              "--run-dir", f"{name}-{key}")
+                good = ran.returncode == 0 if words is None else ran.returncode == 65 and f"error: data.{key}: {words}" in ran.stderr \
+                    and "rank 1 on node2 ended with code 65" in ran.stderr
+                h.ok(good, f"data.{key}: copies that are {name}", ran.stdout + ran.stderr)
+
+
+going_on()
+hosts()
+h.ok(not h.left(), "nothing is left running", h.left())
+h.done()

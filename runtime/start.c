@@ -12,9 +12,7 @@
  *
  * Initial numbers are normals of (seed, index of the tensor, element): the same for every layout.
  *
- * Before that the ranks compare their data, for each opens the files of its own host: copies that
- * are not alike would train, on sequences that no order ever had.  A checkpoint keeps how many ids
- * there were, and a run that goes on with another number says so.
+ * A checkpoint keeps how many ids the data had, and a run that goes on with another number says so.
  *
  * Tests   tests/engine/test_worker.c; of the data tests/e2e/data.py
  */
@@ -23,18 +21,15 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/fsio.h"
 #include "base/rng.h"
+#include "runtime/agree.h"
 #include "runtime/trainer.h"
 
 /* Below this a thread costs more than it gains. */
 enum { INIT_THREAD_ELEMS = 1 << 20, CANDIDATE_BYTES = 32 };
-
-enum { LOOKED_AT = 4 }; /* samples, from the first to the last of an order */
 
 struct init_share {
     const struct ds_trainer *trainer;
@@ -276,70 +271,7 @@ static void load_scaler(struct ds_trainer *trainer)
     scaler->now.last_overflow = (int64_t)overflow;
 }
 
-/* --- data ------------------------------------------------------------------------------------ */
-
-/* What a rank sees of a data set: how much, and a hash of some of its samples. */
-struct seen {
-    uint64_t files, tokens, hash;
-};
-
-static const char tokens_name[] = "data_tokens"; /* in a checkpoint */
-
-static int look(const struct ds_data *data, uint64_t sequence, struct seen *seen,
-                struct ds_error *err)
-{
-    size_t bytes = (sequence + 1) * sizeof(int32_t);
-    int32_t *ids;
-
-    *seen = (struct seen){0};
-    if (data == NULL)
-        return 0;
-    ids = malloc(bytes);
-    if (ids == NULL)
-        return ds_fail(err, ENOMEM, "no memory for a sample");
-    seen->files = ds_data_files(data);
-    seen->tokens = ds_data_tokens(data);
-    for (uint64_t i = 0; i < LOOKED_AT; i++) /* what cannot be read is told when it is needed */
-        if (ds_data_read(data, (ds_data_samples(data) - 1) / (LOOKED_AT - 1) * i, ids, NULL) == 0)
-            seen->hash = XXH3_64bits_withSeed(ids, bytes, seen->hash);
-    free(ids);
-    return 0;
-}
-
-static int compare(const char *what, const struct seen *mine, const struct seen *first,
-                   struct ds_error *err)
-{
-    if (mine->files != first->files || mine->tokens != first->tokens)
-        return ds_fail(err, EBADMSG,
-                       "%s: %" PRIu64 " ids in %" PRIu64 " file%s here, and rank 0 has %" PRIu64
-                       " in %" PRIu64 "; every rank must see the same files",
-                       what, mine->tokens, mine->files, mine->files == 1 ? "" : "s", first->tokens,
-                       first->files);
-    if (mine->hash != first->hash)
-        return ds_fail(err, EBADMSG,
-                       "%s: as many ids as rank 0 has, and not the same; every rank must see the "
-                       "same files",
-                       what);
-    return 0;
-}
-
-/* Does this rank see the data that rank 0 sees? */
-static int compare_data(struct ds_trainer *trainer, struct ds_error *err)
-{
-    uint64_t sequence = trainer->job->train.sequence;
-    struct seen mine[2], first[2];
-    int rc = look(trainer->train, sequence, &mine[0], err);
-
-    if (rc == 0)
-        rc = look(trainer->valid, sequence, &mine[1], err);
-    if (rc != 0)
-        return rc;
-    memcpy(first, mine, sizeof(first));
-    rc = ds_comm_broadcast(trainer->comm, first, sizeof(first), 0, err);
-    if (rc == 0)
-        rc = compare("data.train", &mine[0], &first[0], err);
-    return rc == 0 ? compare("data.valid", &mine[1], &first[1], err) : rc;
-}
+static const char tokens_name[] = "data_tokens"; /* in a checkpoint: how much there was */
 
 static int warn_of_data(struct ds_trainer *trainer, struct ds_error *err)
 {
@@ -374,7 +306,7 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
     int rc = 0;
 
     ds_scaler_init(&trainer->scaler, trainer->job);
-    rc = compare_data(trainer, err);
+    rc = ds__trainer_agree(trainer, err);
     if (rc != 0)
         return rc;
     if (strcmp(resume, "auto") == 0)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""data - every rank sees the same data, and a run that goes on sees the data that it began with, or it is said."""
+"""data - every rank sees the same data and one run directory, and a run that goes on sees the data that it began with,
+or it is said."""
 import beds
 import harness as h
 
@@ -39,6 +40,19 @@ def hosts():
                 good = ran.returncode == 0 if words is None else ran.returncode == 65 and f"error: data.{key}: {words}" in ran.stderr \
                     and "rank 1 on node2 ended with code 65" in ran.stderr
                 h.ok(good, f"data.{key}: copies that are {name}", ran.stdout + ran.stderr)
+        run_dir(bed)
+
+
+def run_dir(bed):
+    """Parts of a checkpoint in folders of each host's own would be no checkpoint."""
+    ran = bed.run(h.DSRUN, "-H", bed.hostfile, JOB, "--run-dir", "/tmp/own")
+    h.ok(ran.returncode == 65 and "run directory '/tmp/own' on this host is not rank 0's: put 'run_dir' on a file system that "
+         "all hosts share" in ran.stderr and "step 1/" not in ran.stdout, "a run directory of each host's own", ran.stdout + ran.stderr)
+    ran = bed.run(h.DSRUN, "-H", bed.hostfile, JOB, "checkpoint.every=0", "--run-dir", "/tmp/unsaved")
+    h.ok(ran.returncode == 0, "which is fine where nothing is saved", ran.stderr)
+    ran = bed.run(h.DSRUN, "-H", bed.hostfile, JOB, "--run-dir", "shared")
+    left = [path.name for path in (h.work() / "shared" / "checkpoints").iterdir() if path.name.startswith(".")]
+    h.ok(ran.returncode == 0 and not left, "one that all see, in which nothing is left", f"{left} {ran.stderr}")
 
 
 going_on()

@@ -3,8 +3,8 @@
  *
  * outcome.h - NORM: what a step came to on all ranks, and what becomes of it.
  *
- * Where a plan is `late` (plan.h) the device decides: each rank's numbers are gathered by the ranks'
- * devices, every device adds them up in the order of the hosts, and what updates reads the verdict
+ * Where a plan is `late` (plan.h) the device decides: each rank's numbers are gathered by the
+ * ranks' devices, every device adds them up in the order of the hosts, and updates read the verdict
  * where it lies.  The host is told later: it may queue one step more before it asks what this one
  * came to, and so never waits for what the device has not done long ago.  Else the host waits, the
  * hosts add up, and what a step came to is known when it returns.

@@ -38,7 +38,7 @@ int ds_scaler_update(struct ds_scaler *scaler, const struct ds_job *job, bool ov
 
     if (ds_scale_next(&scaler->now, &rule, overflow))
         return 0;
-    return ds_fail(err, EDOM,
+    return ds_fail(err, ERANGE,
                    "gradients overflow in fp16 although the loss scale is %g, the least of "
                    "'precision.scaler.min'; lower 'optim.lr' or compute in bf16",
                    scaler->now.factor);

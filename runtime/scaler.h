@@ -36,7 +36,7 @@ struct ds_scale_rule ds_scaler_rule(const struct ds_scaler *scaler, const struct
 
 void ds_scaler_init(struct ds_scaler *scaler, const struct ds_job *job);
 
-/* After a step.  -EDOM when gradients overflow and the scale cannot fall any further. */
+/* After a step.  -ERANGE when gradients overflow and the scale cannot fall any further. */
 int ds_scaler_update(struct ds_scaler *scaler, const struct ds_job *job, bool overflow,
                      struct ds_error *err) DS_NODISCARD;
 

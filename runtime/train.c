@@ -104,13 +104,13 @@ static int guard(struct ds_trainer *trainer, const struct ds_step_result *result
     char text[DS_MAX_TENSOR_NAME + 128];
 
     if (job->guard.nonfinite == DS_GUARD_ABORT)
-        return ds_fail(err, EDOM,
+        return ds_fail(err, ERANGE,
                        "step %" PRIu64 ": '%s' is not finite, lower 'optim.lr' or set "
                        "'guard.nonfinite' to skip",
                        trainer->state.step, result->bad);
     trainer->state.skipped++;
     if (trainer->state.skipped > job->guard.max_skips)
-        return ds_fail(err, EDOM,
+        return ds_fail(err, ERANGE,
                        "step %" PRIu64 ": '%s' is not finite, and 'guard.max_skips' %" PRIu64
                        " updates were skipped already, lower 'optim.lr'",
                        trainer->state.step, result->bad, job->guard.max_skips);

@@ -42,6 +42,24 @@ static __device__ __forceinline__ struct row_numbers row_numbers_of(const struct
     return r;
 }
 
+/* Of queries by columns of keys: p from scores to weights, d from gradients of weights to those of
+ * scores. */
+static __device__ __forceinline__ void row_weights(float (&p)[8][4], const struct row_numbers &r,
+                                                   float scale)
+{
+    DS_UNROLL
+    for (int e = 0; e < 32; e++)
+        p[e / 4][e % 4] = ptx_exp2(p[e / 4][e % 4] * (scale * DS_LOG2E) - r.lse[e / 2 % 2]);
+}
+
+static __device__ __forceinline__ void row_gradients(float (&d)[8][4], const float (&p)[8][4],
+                                                     const struct row_numbers &r, float scale)
+{
+    DS_UNROLL
+    for (int e = 0; e < 32; e++)
+        d[e / 4][e % 4] = p[e / 4][e % 4] * (d[e / 4][e % 4] * scale - r.dot[e / 2 % 2]);
+}
+
 /* Of keys by columns of queries: p from scores to weights. */
 static __device__ __forceinline__ void column_weights(float (&p)[8][4],
                                                       const struct column_pair *lse, float scale)
@@ -76,6 +94,22 @@ static __device__ __forceinline__ void column_gradients(float (&d)[8][4], const 
  * level cache gives in its time; heads of 128 elements have registers for one. */
 template <int D> constexpr int QUERY_GROUPS = D == 64 ? 2 : 1;
 
+/* A block's tiles of queries and of their gradients of outputs. */
+template <class T, int D>
+static __device__ __forceinline__ void load_queries(T *q, T *o, const struct attention_shape &s,
+                                                    const T *queries, const T *dout, unsigned tile)
+{
+    constexpr unsigned GROUPS = QUERY_GROUPS<D>, THREADS = GROUPS * GROUP;
+
+    DS_UNROLL
+    for (unsigned i = 0; i < GROUPS; i++) {
+        unsigned first = (tile + i) * TILE_ROWS;
+
+        load_panels<T, D, THREADS>(q + i * TILE<D>, s, queries, s.ld, first);
+        load_panels<T, D, THREADS>(o + i * TILE<D>, s, dout, out_ld(s), first);
+    }
+}
+
 template <class T, int D>
 static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
     sm90_dq(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
@@ -87,8 +121,8 @@ static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
     struct work work = work_of(s, s.batch * s.heads);
     unsigned b = work.head / s.heads, h = work.head % s.heads;
     unsigned tile = (gridDim.x / (s.batch * s.heads) - 1 - work.turn) * GROUPS;
-    unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS;
-    unsigned end = tile + GROUPS < tiles ? tile + GROUPS : tiles; /* of tiles of keys */
+    unsigned tiles = (s.seq + TILE_ROWS - 1) / TILE_ROWS, past = tile + GROUPS;
+    unsigned end = past < tiles ? past : tiles; /* of tiles of keys */
     unsigned group = ptx_uniform(threadIdx.x / GROUP), mine = tile + group,
              row = threadIdx.x % GROUP / WARP * 16;
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
@@ -98,13 +132,7 @@ static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
     float dq[D / 64][8][4] = {};
     struct row_numbers r = row_numbers_of(s, g, work.head, mine * TILE_ROWS + row);
 
-    DS_UNROLL
-    for (unsigned i = 0; i < GROUPS; i++) {
-        unsigned first = (tile + i) * TILE_ROWS;
-
-        load_panels<T, D, THREADS>(q + i * TILE<D>, s, qkv + query_at(s, b, h), s.ld, first);
-        load_panels<T, D, THREADS>(o + i * TILE<D>, s, dout + out_at(s, b, h), out_ld(s), first);
-    }
+    load_queries<T, D>(q, o, s, qkv + query_at(s, b, h), dout + out_at(s, b, h), tile);
     load_panels<T, D, THREADS>(k, s, keys, s.ld, 0);
     load_panels<T, D, THREADS>(v, s, values, s.ld, 0);
     ptx_commit();
@@ -116,10 +144,10 @@ static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
 
         next_tiles();
         if (i + 1 < end) {
-            load_panels<T, D, THREADS>(k + (stage ^ 1) * TILE<D>, s, keys, s.ld,
-                                       (i + 1) * TILE_ROWS);
-            load_panels<T, D, THREADS>(v + (stage ^ 1) * TILE<D>, s, values, s.ld,
-                                       (i + 1) * TILE_ROWS);
+            unsigned first = (i + 1) * TILE_ROWS, to = (stage ^ 1) * TILE<D>;
+
+            load_panels<T, D, THREADS>(k + to, s, keys, s.ld, first);
+            load_panels<T, D, THREADS>(v + to, s, values, s.ld, first);
         }
         ptx_commit();
         if (i > mine)
@@ -130,13 +158,9 @@ static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
         finish_scores<1>(p);
         if (i == mine)
             hide_diagonal<false>(p, row);
-        DS_UNROLL
-        for (int e = 0; e < 32; e++)
-            p[e / 4][e % 4] = ptx_exp2(p[e / 4][e % 4] * (s.scale * DS_LOG2E) - r.lse[e / 2 % 2]);
+        row_weights(p, r, s.scale);
         finish_scores<0>(d);
-        DS_UNROLL
-        for (int e = 0; e < 32; e++)
-            d[e / 4][e % 4] = p[e / 4][e % 4] * (d[e / 4][e % 4] * s.scale - r.dot[e / 2 % 2]);
+        row_gradients(d, p, r, s.scale);
         to_operands<T>(a, d);
         wgmma_begin();
         add_rows<T, D>(dq, a, k_at + at);

@@ -397,7 +397,7 @@ def numbers_and_places():
     if ran.returncode == 0:
         h.skip("NaN loss: abort", "this model stayed finite")
     else:
-        refused("NaN loss: abort", ran, None, r"finite")
+        refused("NaN loss: abort", ran, 65, r"finite")
     (h.work() / "a-file").write_text("x")
     refused("run_dir below a file", dsrun("--run-dir", "a-file/run", "job.yaml"), None, r"a-file")
     refused("run_dir is a file", dsrun("--run-dir", "a-file", "job.yaml"), None, r"a-file")

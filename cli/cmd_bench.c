@@ -33,6 +33,9 @@ int ds_cmd_bench(const struct ds_cli *cli)
     if (cli->json)
         argv[argc++] = "--json";
     execv(path, (char **)(uintptr_t)argv); /* exec leaves them as they are */
-    ds_log(DS_LOG_ERROR, "cannot start '%s': %s", path, strerror(errno));
-    return DS_EXIT_SOFTWARE;
+    ds_log(DS_LOG_ERROR, "cannot start '%s': %s%s", path, strerror(errno),
+           errno == ENOENT
+               ? ", install all of dsrun or name its folder of programs in DSRUN_LIBEXEC"
+               : "");
+    return DS_EXIT_FAILURE;
 }

@@ -70,7 +70,10 @@ static int start_agent(struct ds_remote *remote, const struct ds_transport_args 
     if (rc != 0) {
         (void)close(fd[0]);
         remote->pid = 0;
-        return ds_fail(err, -rc, "cannot start '%s': %s", path, strerror(-rc));
+        return ds_fail(err, -rc, "cannot start '%s': %s%s", path, strerror(-rc),
+                       rc == -ENOENT ? ", install all of dsrun or name its folder of programs in "
+                                       "DSRUN_LIBEXEC"
+                                     : "");
     }
     remote->in_fd = remote->out_fd = fd[0];
     return 0;

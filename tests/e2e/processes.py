@@ -168,8 +168,12 @@ def test_start_failures():
          "a missing worker is named", ran.stdout + ran.stderr)
     folder = libexec("no-agent", agent=False)
     ran = h.dsrun(*args(), DSRUN_LIBEXEC=str(folder))
-    h.ok(ran.returncode == 69 and re.search(r"cannot start '.*/dsrun-agent': No such file", ran.stderr),
-         "a missing agent is named", ran.stderr)
+    h.ok(ran.returncode == 69 and
+         re.search(r"cannot start '.*/dsrun-agent': No such file.*, install all of dsrun or .* DSRUN_LIBEXEC", ran.stderr),
+         "a missing agent is named, and what to do", ran.stderr)
+    ran = h.dsrun("bench", "gemm", DSRUN_LIBEXEC=str(libexec("no-bench", worker=False)))
+    h.ok(ran.returncode == 1 and re.search(r"cannot start '.*/dsrun-worker': No such file.* DSRUN_LIBEXEC", ran.stderr),
+         "bench: a missing worker is named, and what to do", ran.stderr)
     folder = libexec("bad-agent")
     (folder / "dsrun-agent").write_text("#!/bin/sh\necho 'Welcome to this host'\nexit 3\n")
     ran = h.dsrun(*args(), DSRUN_LIBEXEC=str(folder))

@@ -56,7 +56,7 @@ struct ds_scale_rule {
 
 /* In the memory of the device that updates. */
 struct ds_verdict {
-    uint32_t skip;          /* something is not finite: nothing is updated */
+    uint32_t skip;          /* something is not finite, or plans differ: no update */
     uint32_t behind;        /* the step before was skipped */
     float grad_scale;       /* by which gradients are multiplied: clipping, loss scale */
     float loss_factor;      /* of the next step's losses: loss scale / tokens */
@@ -122,7 +122,7 @@ DS_ANYWHERE void ds_verdict_make(struct ds_verdict *v, const struct ds_entry *al
 
     v->all = *all;
     v->loss = all->loss / tokens;
-    v->skip = all->nonfinite > 0.0 || !isfinite(v->loss);
+    v->skip = all->nonfinite > 0.0 || !isfinite(v->loss) || all->differs;
     v->behind = before->skip;
     v->grad_scale = (float)(ds_clip_scale(norm, clip) / factor);
     v->grad_norm = v->skip ? (double)NAN : norm;

@@ -498,16 +498,6 @@ void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)
     }
 }
 
-/* What losses are multiplied by; the device finds it itself where it decides. */
-static float loss_factor(const struct ds_engine *engine, const struct ds_step_args *step)
-{
-    double scale = step->scaler != NULL ? step->scaler->now.factor : step->loss_scale;
-
-    if (engine->plan->late)
-        return 0.0f;
-    return (float)((scale > 0.0 ? scale : 1.0) / engine->outcome.step_tokens);
-}
-
 int ds_engine_queue(struct ds_engine *engine, const struct ds_step_args *args, struct ds_error *err)
 {
     int rc = args->probe != NULL ? ds_engine_settle(engine, err) : 0;
@@ -518,7 +508,7 @@ int ds_engine_queue(struct ds_engine *engine, const struct ds_step_args *args, s
         return rc;
     engine->step = args;
     engine->steps++;
-    engine->net.grad_scale = loss_factor(engine, args);
+    engine->net.grad_scale = ds_outcome_loss_factor(&engine->outcome, args);
     ds_feed_turn(&engine->feed);
     if (args->probe != NULL)
         engine->watched = engine->steps;

@@ -95,6 +95,11 @@ static struct ds_verdict before_first(const struct ds_outcome *outcome,
     return before;
 }
 
+float ds_outcome_loss_factor(const struct ds_outcome *outcome, const struct ds_step_args *step)
+{
+    return outcome->plan->late ? 0.0f : before_first(outcome, step).loss_factor;
+}
+
 int ds_outcome_begin(struct ds_outcome *outcome, const struct ds_step_args *step,
                      struct ds_error *err)
 {
@@ -151,7 +156,7 @@ static int decide(struct ds_outcome *outcome, const struct ds_entry *like,
     ds_verdict_make(&outcome->last, &all, &before, outcome->step_tokens, outcome->job->optim.clip,
                     &rule);
     updater->grad_scale = (double)outcome->last.grad_scale;
-    updater->skip = outcome->last.skip != 0 || all.differs;
+    updater->skip = outcome->last.skip != 0;
     return plan->by_tensor && !updater->skip ? tensor_norms(outcome, lines, updater, err) : 0;
 }
 

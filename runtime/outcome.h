@@ -35,7 +35,7 @@ struct ds_outcome {
     struct ds_tally tally;
     double step_tokens;     /* of all ranks */
     uint64_t made, told;    /* steps */
-    struct ds_verdict last; /* not late: of the last step */
+    struct ds_verdict last; /* of the step that is told, or is to be */
     size_t bad;             /* its first tensor that is not finite */
     /* Late: of the device, and where they come down to. */
     struct ds_entry *entry;                        /* [world] */
@@ -52,6 +52,9 @@ void ds_outcome_close(struct ds_outcome *outcome);
 /* A step begins: sums are 0, and where no outcome is pending the loss scale is that of `step`. */
 int ds_outcome_begin(struct ds_outcome *outcome, const struct ds_step_args *step,
                      struct ds_error *err) DS_NODISCARD;
+
+/* What the step's losses are multiplied by; 0 where the device finds it itself, at loss_factor. */
+float ds_outcome_loss_factor(const struct ds_outcome *outcome, const struct ds_step_args *step);
 
 /* Its gradients are in `lines`, and the updater is told what to do with them. */
 int ds_outcome_norm(struct ds_outcome *outcome, const struct ds_step_args *step,

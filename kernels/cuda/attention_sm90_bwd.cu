@@ -110,12 +110,21 @@ static __device__ __forceinline__ void load_queries(T *q, T *o, const struct att
     }
 }
 
+/* A tile of keys and one of values, which all warpgroups of the block read. */
+template <class T, int D>
+static __device__ __forceinline__ void load_keys(T *k, T *v, const struct attention_shape &s,
+                                                 const T *keys, const T *values, unsigned first)
+{
+    load_panels<T, D, QUERY_GROUPS<D> * GROUP>(k, s, keys, s.ld, first);
+    load_panels<T, D, QUERY_GROUPS<D> * GROUP>(v, s, values, s.ld, first);
+}
+
 template <class T, int D>
 static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
     sm90_dq(struct attention_shape s, const T *qkv, const T *dout, struct gradients g, T *dqkv)
 {
 #if defined(DS_HAS_WGMMA)
-    constexpr unsigned GROUPS = QUERY_GROUPS<D>, THREADS = GROUPS * GROUP;
+    constexpr unsigned GROUPS = QUERY_GROUPS<D>;
     DS_TILES_SHARED(T, q);
     T *o = q + GROUPS * TILE<D>, *k = o + GROUPS * TILE<D>, *v = k + 2 * TILE<D>;
     struct work work = work_of(s, s.batch * s.heads);
@@ -133,8 +142,7 @@ static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
     struct row_numbers r = row_numbers_of(s, g, work.head, mine * TILE_ROWS + row);
 
     load_queries<T, D>(q, o, s, qkv + query_at(s, b, h), dout + out_at(s, b, h), tile);
-    load_panels<T, D, THREADS>(k, s, keys, s.ld, 0);
-    load_panels<T, D, THREADS>(v, s, values, s.ld, 0);
+    load_keys<T, D>(k, v, s, keys, values, 0);
     ptx_commit();
     DS_NO_UNROLL
     for (unsigned i = 0; i < end; i++) {
@@ -144,10 +152,9 @@ static __global__ void __launch_bounds__(QUERY_GROUPS<D> *GROUP, 2)
 
         next_tiles();
         if (i + 1 < end) {
-            unsigned first = (i + 1) * TILE_ROWS, to = (stage ^ 1) * TILE<D>;
+            unsigned to = (stage ^ 1) * TILE<D>;
 
-            load_panels<T, D, THREADS>(k + to, s, keys, s.ld, first);
-            load_panels<T, D, THREADS>(v + to, s, values, s.ld, first);
+            load_keys<T, D>(k + to, v + to, s, keys, values, (i + 1) * TILE_ROWS);
         }
         ptx_commit();
         if (i > mine)

@@ -166,7 +166,7 @@ static void check_verdict(const struct all_ranks *c, unsigned threads)
     const struct ds_verdict *got = &m->verdict[1];
     struct ds_entry all;
     double norm, scale = 1.0;
-    bool skip = c->bad || c->lost;
+    bool skip = c->bad || c->lost || (c->differ && c->ranks > 1);
 
     fill_entries(m, c);
     all = tree(m->entry, c->ranks);

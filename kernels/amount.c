@@ -275,6 +275,11 @@ static struct ds_amount amount_verdict(const struct ds_verdict_args *a)
     return moves((double)a->ranks, sizeof(struct ds_entry));
 }
 
+static struct ds_amount amount_rank_sum(const struct ds_rank_sum_args *a)
+{
+    return moves(area(a->ranks, a->n), sizeof(double));
+}
+
 /* --- updates: tensors differ in size, so what they do is told, not on how much ---------------- */
 
 static double low_bytes(const void *low, enum ds_dtype type)
@@ -339,6 +344,7 @@ static struct ds_amount amount_muon(const struct ds_muon_args *a)
 ALL(sumsq, "all gradients")
 ALL(tally, "this rank")
 ALL(verdict, "all ranks")
+ALL(rank_sum, "all ranks")
 ALL(adamw, "all parameters")
 ALL(sgd, "all parameters")
 ALL(lion, "all parameters")

@@ -305,6 +305,20 @@ static const char *check_verdict(const struct ds_verdict_args *a)
     return NULL;
 }
 
+static const char *check_rank_sum(const struct ds_rank_sum_args *a)
+{
+    if (a->ranks == 0 || too_big(a->n, sizeof(double)) || too_big(a->ranks, a->n * sizeof(double)))
+        return "an impossible shape";
+    return a->n != 0 && a->x == NULL ? "a pointer is missing" : NULL;
+}
+
+/* Biases of Adam and LAMB, for either outcome of the step before. */
+static bool biases(double bias1, double bias2, const struct ds_verdict *verdict, double behind1,
+                   double behind2)
+{
+    return bias1 > 0.0 && bias2 > 0.0 && (verdict == NULL || (behind1 > 0.0 && behind2 > 0.0));
+}
+
 /* What every optimizer is given. */
 static const char *check_update(size_t n, const void *p, const void *grad, enum ds_dtype grad_type,
                                 const void *low, enum ds_dtype low_type)
@@ -320,8 +334,7 @@ static const char *check_adamw(const struct ds_adamw_args *a)
 {
     if (a->n != 0 && (a->m == NULL || a->v == NULL))
         return "a pointer is missing";
-    if (!(a->bias1 > 0.0 && a->bias2 > 0.0) ||
-        (a->verdict != NULL && !(a->behind_bias1 > 0.0 && a->behind_bias2 > 0.0)))
+    if (!biases(a->bias1, a->bias2, a->verdict, a->behind_bias1, a->behind_bias2))
         return "a bias correction that is not positive";
     return check_update(a->n, a->p, a->grad, a->grad_type, a->p_low, a->low_type);
 }
@@ -351,7 +364,7 @@ static const char *check_lamb_moments(const struct ds_lamb_moments_args *a)
 {
     if (a->p_sumsq == NULL || a->u_sumsq == NULL || (a->n != 0 && (a->m == NULL || a->v == NULL)))
         return "a pointer is missing";
-    if (!(a->bias1 > 0.0 && a->bias2 > 0.0))
+    if (!biases(a->bias1, a->bias2, a->verdict, a->behind_bias1, a->behind_bias2))
         return "a bias correction that is not positive";
     if (!(a->eps > 0.0))
         return "an epsilon that is not positive";
@@ -360,11 +373,11 @@ static const char *check_lamb_moments(const struct ds_lamb_moments_args *a)
 
 static const char *check_lamb(const struct ds_lamb_args *a)
 {
-    if (!(a->bias1 > 0.0 && a->bias2 > 0.0))
+    if (!biases(a->bias1, a->bias2, a->verdict, a->behind_bias1, a->behind_bias2))
         return "a bias correction that is not positive";
     if (!(a->eps > 0.0))
         return "an epsilon that is not positive";
-    if (a->n != 0 && a->v == NULL)
+    if (a->n != 0 && (a->v == NULL || a->p_sumsq == NULL || a->u_sumsq == NULL))
         return "a pointer is missing";
     return check_update(a->n, a->p, a->m, DS_F32, a->p_low, a->low_type);
 }

@@ -60,6 +60,7 @@
     X(SUMSQ,         sumsq) \
     X(TALLY,         tally) \
     X(VERDICT,       verdict) \
+    X(RANK_SUM,      rank_sum) \
     X(ADAMW,         adamw) \
     X(SGD,           sgd) \
     X(LION,          lion) \
@@ -343,6 +344,13 @@ struct ds_verdict_args {
     float *loss_factor;         /* (optional) gets the next step's, too */
 };
 
+/* x[0][n] += all other rows of x[ranks][n], along the tree of verdict.h; what is in those after it
+ * is of no use. */
+struct ds_rank_sum_args {
+    size_t ranks, n;
+    double *x;
+};
+
 /* --- optimizers: one pass over n elements, LAMB and Muon in two ----------------------------------
  *
  * In all of them g = grad * grad_scale, grad is F32, BF16 or F16, and when p_low is given the new p
@@ -413,7 +421,7 @@ struct ds_adagrad_args {
 
 /* LAMB, first pass: m, v as in Adam, and with
  *   u = (m / bias1) / (sqrt(v / bias2) + eps) + weight_decay * p
- * sums of the squares of p and u, made as ds_sumsq() makes them. */
+ * sums of the squares of p and u, made as ds_sumsq() makes them; 0 where a verdict says skip. */
 struct ds_lamb_moments_args {
     size_t n;
     const float *p;
@@ -423,9 +431,12 @@ struct ds_lamb_moments_args {
     double beta1, beta2, eps, weight_decay, grad_scale;
     double bias1, bias2;
     double *p_sumsq, *u_sumsq;
+    const struct ds_verdict *verdict;
+    double behind_bias1, behind_bias2;
 };
 
-/* Second pass: p = p - lr * u, where lr has the trust ratio of the tensor in it. */
+/* Second pass: p = p - lr * ratio * u.  The ratio is ||p|| / ||u|| of the whole tensor, from the
+ * squares of both, which are read when the operation is done; it is 1 where one of them is 0. */
 struct ds_lamb_args {
     size_t n;
     float *p;
@@ -434,6 +445,9 @@ struct ds_lamb_args {
     void *p_low;
     double lr, eps, weight_decay;
     double bias1, bias2;
+    const double *p_sumsq, *u_sumsq;
+    const struct ds_verdict *verdict; /* of which grad_scale is not used */
+    double behind_bias1, behind_bias2;
 };
 
 /* Muon, before its direction is made orthogonal:

@@ -113,6 +113,12 @@ DS_ANYWHERE double ds_clip_scale(double norm, double clip)
     return clip > 0.0 && scale < 1.0 ? scale : 1.0;
 }
 
+/* LAMB's, of the squares of a tensor and of its direction. */
+DS_ANYWHERE double ds_trust_ratio(double p_squares, double u_squares)
+{
+    return p_squares > 0.0 && u_squares > 0.0 ? sqrt(p_squares) / sqrt(u_squares) : 1.0;
+}
+
 /* `all` ranks' step, whose losses were multiplied by `before->scale.factor` / tokens. */
 DS_ANYWHERE void ds_verdict_make(struct ds_verdict *v, const struct ds_entry *all,
                                  const struct ds_verdict *before, double tokens, double clip,

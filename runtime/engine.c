@@ -89,7 +89,6 @@ static void bind_updater(struct ds_engine *engine)
         .lines = engine->lines,
         .memory = engine->exchange.memory,
         .work = by_host ? NULL : engine->own[DS_ARENA_ACTIVATIONS], /* empty at a step's end */
-        .norms = engine->updater.norms,
     };
 }
 
@@ -108,10 +107,7 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
             (float *)memory[DS_ARENA_MOMENTS] + (i > 0 ? ds_plan_state_elems(plan, 0) : 0);
     engine->params = calloc(plan->buckets, sizeof(*engine->params));
     engine->grads = calloc(plan->buckets, sizeof(*engine->grads));
-    if (plan->by_tensor)
-        engine->updater.norms = calloc(2 * plan->spans, sizeof(*engine->updater.norms));
-    if (engine->params == NULL || engine->grads == NULL ||
-        (plan->by_tensor && engine->updater.norms == NULL))
+    if (engine->params == NULL || engine->grads == NULL)
         return ds_fail(err, ENOMEM, "no memory for the engine");
     for (size_t i = 0; i < plan->buckets; i++) {
         engine->params[i] = ds_exchange_params(&engine->exchange, i);
@@ -240,7 +236,6 @@ void ds_engine_close(struct ds_engine *engine)
     release(engine);
     free(engine->params);
     free(engine->grads);
-    free(engine->updater.norms);
     free(engine);
 }
 

@@ -50,6 +50,7 @@ int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *arg
 {
     const struct ds_plan *plan = args->plan;
     uint64_t sequences = plan->world * plan->micro_batches * plan->micro_batch;
+    void *norms = NULL;
     int rc;
 
     *outcome = (struct ds_outcome){
@@ -62,6 +63,10 @@ int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *arg
         .event = event,
     };
     rc = ds_tally_open(&outcome->tally, plan, args->device, err);
+    if (rc == 0 && plan->by_tensor) {
+        rc = ds_device_alloc(args->device, ds_plan_norms_bytes(plan), &norms, err);
+        outcome->norms = norms;
+    }
     return rc == 0 && plan->late ? open_late(outcome, err) : rc;
 }
 
@@ -70,6 +75,7 @@ void ds_outcome_close(struct ds_outcome *outcome)
     if (outcome->device == NULL)
         return;
     ds_tally_close(&outcome->tally);
+    ds_device_free(outcome->device, outcome->norms, ds_plan_norms_bytes(outcome->plan));
     ds_device_free(outcome->device, outcome->entry, entries_bytes(outcome));
     ds_device_free(outcome->device, outcome->verdict[0], verdicts_bytes());
     ds_device_host_free(outcome->device, outcome->host, HOST_VERDICTS * sizeof(*outcome->host));
@@ -117,23 +123,25 @@ int ds_outcome_begin(struct ds_outcome *outcome, const struct ds_step_args *step
                    : rc;
 }
 
-/* --- the host decides ------------------------------------------------------------------------- */
-
 static int tensor_norms(const struct ds_outcome *outcome, const struct ds_engine_lines *lines,
-                        const struct ds_updater *updater, struct ds_error *err)
+                        struct ds_updater *updater, struct ds_error *err)
 {
     const struct ds_trust trust = {
         .plan = outcome->plan,
         .job = outcome->job,
         .comm = outcome->comm,
         .lines = *lines,
-        .sums = outcome->tally.pairs,
+        .sums = outcome->norms,
         .grad_scale = updater->grad_scale,
         .update = updater->update,
+        .verdict = updater->verdict,
     };
 
-    return ds_trust_norms(&trust, updater->norms, outcome->stream, err);
+    updater->norms = outcome->norms;
+    return ds_trust_norms(&trust, outcome->stream, err);
 }
+
+/* --- the host decides ------------------------------------------------------------------------- */
 
 static int decide(struct ds_outcome *outcome, const struct ds_entry *like,
                   const struct ds_step_args *step, const struct ds_engine_lines *lines,
@@ -196,6 +204,8 @@ static int let_decide(struct ds_outcome *outcome, const struct ds_entry *like,
         rc = ds_stream_copy(outcome->stream, DS_COPY_DOWN, &outcome->host[turn], args.verdict,
                             sizeof(*args.verdict), err);
     updater->verdict = args.verdict;
+    if (rc == 0 && outcome->plan->by_tensor)
+        rc = tensor_norms(outcome, lines, updater, err);
     return rc == 0 ? ds_stream_signal(outcome->stream, outcome->event + turn, err) : rc;
 }
 

@@ -37,6 +37,7 @@ struct ds_outcome {
     uint64_t made, told;    /* steps */
     struct ds_verdict last; /* of the step that is told, or is to be */
     size_t bad;             /* its first tensor that is not finite */
+    double *norms;          /* of tensors, the device's (trust.h); NULL where none are needed */
     /* Late: of the device, and where they come down to. */
     struct ds_entry *entry;                        /* [world] */
     struct ds_verdict *verdict[DS_OUTCOME_EVENTS]; /* of step n: n % DS_OUTCOME_EVENTS */

@@ -27,11 +27,6 @@ static size_t bytes_of(size_t parts)
     return sizeof(double) + parts * sizeof(struct ds_part);
 }
 
-static size_t pair_bytes(const struct ds_plan *plan)
-{
-    return (2 * plan->spans + 2) * sizeof(double);
-}
-
 int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_device *device,
                   struct ds_error *err)
 {
@@ -48,10 +43,6 @@ int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_
         rc = ds_device_host_alloc(device, bytes_of(tally->parts), &memory, err);
     if (rc == 0)
         tally->host = memory;
-    if (rc == 0 && plan->by_tensor) {
-        rc = ds_device_alloc(device, pair_bytes(plan), &memory, err);
-        tally->pairs = rc == 0 ? memory : NULL;
-    }
     if (rc != 0)
         ds_tally_close(tally);
     return rc;
@@ -63,7 +54,6 @@ void ds_tally_close(struct ds_tally *tally)
         return;
     ds_device_free(tally->device, tally->loss, bytes_of(tally->parts));
     ds_device_host_free(tally->device, tally->host, bytes_of(tally->parts));
-    ds_device_free(tally->device, tally->pairs, pair_bytes(tally->plan));
     memset(tally, 0, sizeof(*tally));
 }
 

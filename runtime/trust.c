@@ -5,7 +5,7 @@
  */
 #include "runtime/trust.h"
 
-#include <math.h>
+#include "runtime/update.h"
 
 static struct ds_held within(const struct ds_plan *plan, const struct ds_plan_span *span,
                              struct ds_held held)
@@ -38,13 +38,22 @@ static int advance(const struct ds_trust *trust, const struct ds_plan_span *span
         .eps = trust->job->optim.eps,
         .weight_decay = span->weight_decay,
         .grad_scale = trust->grad_scale,
-        .bias1 = 1.0 - pow(trust->job->optim.beta1, (double)trust->update),
-        .bias2 = 1.0 - pow(trust->job->optim.beta2, (double)trust->update),
+        .bias1 = ds_update_bias(trust->job->optim.beta1, trust->update),
+        .bias2 = ds_update_bias(trust->job->optim.beta2, trust->update),
         .p_sumsq = &sums[0],
         .u_sumsq = &sums[1],
+        .verdict = trust->verdict,
+        .behind_bias1 = ds_update_bias(trust->job->optim.beta1, trust->update - 1),
+        .behind_bias2 = ds_update_bias(trust->job->optim.beta2, trust->update - 1),
     };
 
     return first < end ? ds_lamb_moments(&args, stream, err) : 0;
+}
+
+/* The room has two doubles more, for what does not count. */
+static double *sums_end(const struct ds_trust *trust)
+{
+    return trust->sums + ds_plan_norms_bytes(trust->plan) / sizeof(*trust->sums) - 2;
 }
 
 /* The shard in three pieces, of which the slice counts. */
@@ -55,7 +64,7 @@ static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *spa
     struct ds_held shard = within(plan, span, ds_plan_shard(plan, DS_ARENA_MOMENTS, span->bucket));
     struct ds_held slice = within(plan, span, ds_plan_slice(plan, DS_ARENA_MOMENTS, span->bucket));
     uint64_t from = slice.count > 0 ? slice.first : shard.first, to = from + slice.count;
-    double *beside = trust->sums + 2 * plan->spans;
+    double *beside = sums_end(trust);
     int rc;
 
     if (shard.count == 0)
@@ -66,29 +75,44 @@ static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *spa
     return rc != 0 ? rc : advance(trust, span, to, shard.first + shard.count, beside, stream, err);
 }
 
-int ds_trust_norms(const struct ds_trust *trust, double *norm, struct ds_stream *stream,
-                   struct ds_error *err)
+/* The device adds what all ranks have sent. */
+static int add_late(const struct ds_trust *trust, struct ds_stream *stream, struct ds_error *err)
 {
-    size_t count = 2 * trust->plan->spans;
-    int rc = ds_stream_clear(stream, trust->sums, count * sizeof(*norm), err);
+    const struct ds_rank_sum_args args = {
+        .ranks = trust->plan->world, .n = ds_plan_norms(trust->plan), .x = trust->sums};
+    int rc;
 
-    for (size_t i = 0; rc == 0 && i < trust->plan->spans; i++)
-        rc = sum_span(trust, &trust->plan->span[i], &trust->sums[2 * i], stream, err);
-    if (rc == 0)
-        rc = ds_stream_copy(stream, DS_COPY_DOWN, norm, trust->sums, count * sizeof(*norm), err);
-    if (rc == 0)
-        rc = ds_stream_finish(stream, err);
+    if (args.ranks == 1)
+        return 0;
+    ds_comm_use_stream(trust->comm, stream);
+    rc = ds_comm_all_gather(trust->comm, args.x, args.ranks * args.n * sizeof(*args.x), err);
+    return rc != 0 ? rc : ds_rank_sum(&args, stream, err);
+}
+
+/* Sums in memory of the host, which is where kernels run, too. */
+static int add_now(const struct ds_trust *trust, struct ds_stream *stream, struct ds_error *err)
+{
+    size_t count = ds_plan_norms(trust->plan);
+    int rc = ds_stream_finish(stream, err);
+
     for (size_t i = 0; rc == 0 && i < count; i += DS_COMM_MAX_F64) {
         size_t part = count - i < DS_COMM_MAX_F64 ? count - i : DS_COMM_MAX_F64;
 
-        rc = ds_comm_all_reduce_f64(trust->comm, norm + i, part, err);
+        rc = ds_comm_all_reduce_f64(trust->comm, trust->sums + i, part, err);
     }
     return rc;
 }
 
-double ds_trust_ratio(const double *norm, size_t span)
+int ds_trust_norms(const struct ds_trust *trust, struct ds_stream *stream, struct ds_error *err)
 {
-    double p = norm[2 * span], u = norm[2 * span + 1];
+    const struct ds_plan *plan = trust->plan;
+    uint64_t row = ds_plan_norms(plan);
+    double *mine = trust->sums + (plan->late ? plan->rank * row : 0);
+    int rc = ds_stream_clear(stream, mine, row * sizeof(*mine), err);
 
-    return p > 0.0 && u > 0.0 ? sqrt(p) / sqrt(u) : 1.0;
+    for (size_t i = 0; rc == 0 && i < plan->spans; i++)
+        rc = sum_span(trust, &plan->span[i], &mine[2 * i], stream, err);
+    if (rc != 0)
+        return rc;
+    return plan->late ? add_late(trust, stream, err) : add_now(trust, stream, err);
 }

@@ -16,11 +16,16 @@
     .p_low = (u)->low, .lr = (u)->lr, .weight_decay = (u)->weight_decay,                           \
     .grad_scale = (u)->grad_scale, .verdict = (u)->verdict
 
-/* Of the first update there is none before. */
-static double bias(double beta, uint64_t update)
+double ds_update_bias(double beta, uint64_t t)
 {
-    return 1.0 - pow(beta, (double)(update > 0 ? update : 1));
+    return 1.0 - pow(beta, (double)(t > 0 ? t : 1));
 }
+
+#define BIASES(job, u)                                                                             \
+    .bias1 = ds_update_bias((job)->optim.beta1, (u)->update),                                      \
+    .bias2 = ds_update_bias((job)->optim.beta2, (u)->update),                                      \
+    .behind_bias1 = ds_update_bias((job)->optim.beta1, (u)->update - 1),                           \
+    .behind_bias2 = ds_update_bias((job)->optim.beta2, (u)->update - 1)
 
 static int adam(const struct ds_job *job, const struct ds_update *u, struct ds_stream *stream,
                 struct ds_error *err)
@@ -33,10 +38,7 @@ static int adam(const struct ds_job *job, const struct ds_update *u, struct ds_s
         .beta2 = job->optim.beta2,
         .eps = job->optim.eps,
         .l2 = job->optim.kind == DS_OPTIM_ADAM,
-        .bias1 = bias(job->optim.beta1, u->update),
-        .bias2 = bias(job->optim.beta2, u->update),
-        .behind_bias1 = bias(job->optim.beta1, u->update - 1),
-        .behind_bias2 = bias(job->optim.beta2, u->update - 1),
+        BIASES(job, u),
     };
 
     return ds_adamw(&args, stream, err);
@@ -90,8 +92,10 @@ static int lamb(const struct ds_job *job, const struct ds_update *u, struct ds_s
         .lr = u->lr,
         .eps = job->optim.eps,
         .weight_decay = u->weight_decay,
-        .bias1 = bias(job->optim.beta1, u->update),
-        .bias2 = bias(job->optim.beta2, u->update),
+        .p_sumsq = &u->norms[0],
+        .u_sumsq = &u->norms[1],
+        .verdict = u->verdict,
+        BIASES(job, u),
     };
 
     return ds_lamb(&args, stream, err);

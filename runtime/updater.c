@@ -6,7 +6,6 @@
 #include "runtime/updater.h"
 
 #include "runtime/offload.h"
-#include "runtime/trust.h"
 #include "runtime/update.h"
 
 static int update_span(const struct ds_updater *updater, const struct ds_plan_span *span,
@@ -32,7 +31,7 @@ static int update_span(const struct ds_updater *updater, const struct ds_plan_sp
     };
 
     if (plan->by_tensor)
-        args.lr *= ds_trust_ratio(updater->norms, (size_t)(span - plan->span));
+        args.norms = updater->norms + 2 * (span - plan->span);
     for (unsigned i = 0; i < plan->optim_states; i++)
         args.state[i] =
             updater->lines.state[i] + ds_plan_state_at(plan, span->bucket, i, states.at);

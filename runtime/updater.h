@@ -28,12 +28,12 @@ struct ds_updater { /* all borrowed */
     struct ds_engine_lines lines;
     void *const *memory; /* [DS_ARENA_COUNT] */
     float *work;         /* of the stream's device, for matrices; empty between passes */
-    double *norms;       /* [2 spans] of a plan by tensor, else NULL */
     /* Of the step: */
     double lr, grad_scale;
     uint64_t update;
     bool skip;                        /* its gradients are not finite */
     const struct ds_verdict *verdict; /* of a plan that is late: says both instead */
+    const double *norms;              /* trust.h; of a plan by tensor, else NULL */
 };
 
 /* All spans of the bucket that this rank updates.  Errors of ds_update(). */

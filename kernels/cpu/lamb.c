@@ -21,6 +21,12 @@ struct direction {
     float eps, decay;
 };
 
+/* As the step before went: its number is this one's if it made no update. */
+#define DIRECTION_OF(a)                                                                            \
+    ((a)->verdict != NULL && (a)->verdict->behind                                                  \
+         ? direction_of((a)->behind_bias1, (a)->behind_bias2, (a)->eps, (a)->weight_decay)         \
+         : direction_of((a)->bias1, (a)->bias2, (a)->eps, (a)->weight_decay))
+
 struct moments {
     const struct ds_lamb_moments_args *a;
     struct direction u;
@@ -115,12 +121,12 @@ int DS_ISA(ds__cpu_lamb_moments)(const struct ds_lamb_moments_args *args, struct
     size_t chunks = ds__div_up(args->n, DS_SUMSQ_CHUNK);
     struct moments w = {
         .a = args,
-        .u = direction_of(args->bias1, args->bias2, args->eps, args->weight_decay),
+        .u = DIRECTION_OF(args),
         .beta1 = (float)args->beta1,
         .beta1_1 = (float)(1.0 - args->beta1),
         .beta2 = (float)args->beta2,
         .beta2_1 = (float)(1.0 - args->beta2),
-        .grad_scale = (float)args->grad_scale,
+        .grad_scale = args->verdict != NULL ? args->verdict->grad_scale : (float)args->grad_scale,
     };
     int rc = ds__cpu_scratch(stream, ds__need_sumsq(), &w.p_sum, err);
 
@@ -128,6 +134,8 @@ int DS_ISA(ds__cpu_lamb_moments)(const struct ds_lamb_moments_args *args, struct
         return rc;
     w.u_sum = w.p_sum + DS_SUMSQ_GROUP;
     *args->p_sumsq = *args->u_sumsq = 0.0;
+    if (args->verdict != NULL && args->verdict->skip)
+        return 0;
     for (; w.first < chunks; w.first += DS_SUMSQ_GROUP) {
         size_t group = ds__min(DS_SUMSQ_GROUP, chunks - w.first);
 
@@ -176,11 +184,13 @@ int DS_ISA(ds__cpu_lamb)(const struct ds_lamb_args *args, struct ds_stream *stre
 {
     struct step w = {
         .a = args,
-        .u = direction_of(args->bias1, args->bias2, args->eps, args->weight_decay),
-        .step = (float)args->lr,
+        .u = DIRECTION_OF(args),
     };
 
     (void)err;
+    if (args->n == 0 || (args->verdict != NULL && args->verdict->skip))
+        return 0;
+    w.step = (float)(args->lr * ds_trust_ratio(*args->p_sumsq, *args->u_sumsq));
     ds__cpu_run(stream, ds__div_up(args->n, DS_SUMSQ_CHUNK), step_task, &w);
     return 0;
 }

@@ -126,6 +126,20 @@ int DS_ISA(ds__cpu_verdict)(const struct ds_verdict_args *args, struct ds_stream
     return 0;
 }
 
+int DS_ISA(ds__cpu_rank_sum)(const struct ds_rank_sum_args *args, struct ds_stream *stream,
+                             struct ds_error *err)
+{
+    size_t n = args->n;
+
+    (void)stream;
+    (void)err;
+    for (size_t apart = 1; apart < args->ranks; apart *= 2)
+        for (size_t i = 0; i + apart < args->ranks; i += 2 * apart)
+            for (size_t k = 0; k < n; k++)
+                args->x[i * n + k] += args->x[(i + apart) * n + k];
+    return 0;
+}
+
 /* One by one: as many as a micro-batch has tokens. */
 int DS_ISA(ds__cpu_sum)(const struct ds_sum_args *args, struct ds_stream *stream,
                         struct ds_error *err)

@@ -17,8 +17,14 @@ struct direction {
     float eps, decay;
 };
 
+/* Which it is, and whether there is an update, is known when the kernel runs (verdict.h). */
+struct turn {
+    struct direction u, behind;
+    const struct ds_verdict *verdict; /* or NULL */
+};
+
 struct moments {
-    struct direction u;
+    struct turn turn;
     float beta1, beta1_1, beta2, beta2_1, grad_scale;
     size_t n;
     const float *p;
@@ -28,6 +34,26 @@ struct moments {
 static struct direction direction_of(double bias1, double bias2, double eps, double decay)
 {
     return {(float)(1.0 / bias1), (float)(1.0 / sqrt(bias2)), (float)eps, (float)decay};
+}
+
+template <class Args> static struct turn turn_of(const Args *a)
+{
+    struct turn turn = {direction_of(a->bias1, a->bias2, a->eps, a->weight_decay), {}, a->verdict};
+
+    turn.behind = turn.u;
+    if (a->verdict != nullptr)
+        turn.behind = direction_of(a->behind_bias1, a->behind_bias2, a->eps, a->weight_decay);
+    return turn;
+}
+
+static __device__ __forceinline__ bool skipped(const struct ds_verdict *verdict)
+{
+    return verdict != nullptr && verdict->skip;
+}
+
+static __device__ __forceinline__ struct direction now(const struct turn &turn)
+{
+    return turn.verdict != nullptr && turn.verdict->behind ? turn.behind : turn.u;
 }
 
 static __device__ __forceinline__ float toward(const struct direction &u, float p, float m, float v)
@@ -42,8 +68,13 @@ static __global__ void __launch_bounds__(BLOCK)
     __shared__ double places[BLOCK / WARP];
     size_t begin = (first + blockIdx.x) * DS_SUMSQ_CHUNK;
     size_t end = w.n - begin > DS_SUMSQ_CHUNK ? begin + DS_SUMSQ_CHUNK : w.n;
+    const struct direction along = now(w.turn);
     double p_sum = 0.0, u_sum = 0.0;
 
+    if (skipped(w.turn.verdict))
+        return;
+    if (w.turn.verdict != nullptr)
+        w.grad_scale = w.turn.verdict->grad_scale;
     for (size_t i = begin + threadIdx.x * PACK32; i < end; i += BLOCK * PACK32) {
         size_t left = end - i;
         float g[PACK32], p[PACK32], m[PACK32], v[PACK32];
@@ -57,7 +88,7 @@ static __global__ void __launch_bounds__(BLOCK)
 
             m[j] = w.beta1 * m[j] + w.beta1_1 * pull;
             v[j] = w.beta2 * v[j] + w.beta2_1 * (pull * pull);
-            u = toward(w.u, p[j], m[j], v[j]);
+            u = toward(along, p[j], m[j], v[j]);
             p_sum += (double)p[j] * (double)p[j];
             u_sum += (double)u * (double)u;
         }
@@ -74,11 +105,15 @@ static __global__ void __launch_bounds__(BLOCK)
 
 static __global__ void __launch_bounds__(BLOCK)
     add_chunks(bool begin, unsigned n, const double *p_sums, const double *u_sums, double *p_sumsq,
-               double *u_sumsq)
+               double *u_sumsq, const struct ds_verdict *verdict)
 {
     __shared__ double places[BLOCK / WARP];
-    double p = add_chunk_sums(n, p_sums, places), u = add_chunk_sums(n, u_sums, places);
+    double p = 0.0, u = 0.0;
 
+    if (!skipped(verdict)) { /* else nothing was summed */
+        p = add_chunk_sums(n, p_sums, places);
+        u = add_chunk_sums(n, u_sums, places);
+    }
     if (threadIdx.x == 0) {
         *p_sumsq = begin ? p : *p_sumsq + p;
         *u_sumsq = begin ? u : *u_sumsq + u;
@@ -99,7 +134,7 @@ extern "C" int ds__cuda_lamb_moments(const struct ds_lamb_moments_args *a, struc
         return rc;
     p_sums = (double *)scratch;
     u_sums = p_sums + GROUP;
-    w.u = direction_of(a->bias1, a->bias2, a->eps, a->weight_decay);
+    w.turn = turn_of(a);
     w.beta1 = (float)a->beta1;
     w.beta1_1 = (float)(1.0 - a->beta1);
     w.beta2 = (float)a->beta2;
@@ -117,16 +152,21 @@ extern "C" int ds__cuda_lamb_moments(const struct ds_lamb_moments_args *a, struc
                      DS_LAUNCH(lamb_chunks<T>, n, BLOCK, 0, queue, w, (const T *)a->grad, first,
                                p_sums, u_sums));
         DS_LAUNCH(add_chunks, 1, BLOCK, 0, queue, first == 0, n, (const double *)p_sums,
-                  (const double *)u_sums, a->p_sumsq, a->u_sumsq);
+                  (const double *)u_sums, a->p_sumsq, a->u_sumsq, a->verdict);
         first += n;
     } while (first < all);
     return launched("lamb_moments", err);
 }
 
 template <class Low>
-static __global__ void __launch_bounds__(BLOCK)
-    lamb_step(struct direction u, float step, struct ds_lamb_args a)
+static __global__ void __launch_bounds__(BLOCK) lamb_step(struct turn turn, struct ds_lamb_args a)
 {
+    const struct direction u = now(turn);
+    float step;
+
+    if (skipped(turn.verdict))
+        return;
+    step = (float)(a.lr * ds_trust_ratio(*a.p_sumsq, *a.u_sumsq));
     FOR_PACKS32(i, a.n)
     {
         size_t left = a.n - i;
@@ -146,16 +186,15 @@ static __global__ void __launch_bounds__(BLOCK)
 extern "C" int ds__cuda_lamb(const struct ds_lamb_args *a, struct ds_stream *stream,
                              struct ds_error *err)
 {
-    struct direction u = direction_of(a->bias1, a->bias2, a->eps, a->weight_decay);
-    float step = (float)a->lr;
+    struct turn turn = turn_of(a);
 
     if (a->n == 0)
         return 0;
     if (a->low_type == DS_F16)
-        DS_LAUNCH(lamb_step<__half>, flat_grid(a->n, PACK32), BLOCK, 0, stream_of(stream), u, step,
+        DS_LAUNCH(lamb_step<__half>, flat_grid(a->n, PACK32), BLOCK, 0, stream_of(stream), turn,
                   *a);
     else
-        DS_LAUNCH(lamb_step<__nv_bfloat16>, flat_grid(a->n, PACK32), BLOCK, 0, stream_of(stream), u,
-                  step, *a);
+        DS_LAUNCH(lamb_step<__nv_bfloat16>, flat_grid(a->n, PACK32), BLOCK, 0, stream_of(stream),
+                  turn, *a);
     return launched("lamb", err);
 }

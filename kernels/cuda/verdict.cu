@@ -3,7 +3,8 @@
  *
  * verdict.cu - what a step came to on this rank and on all, and what becomes of it.
  *
- * One block each: a few hundred numbers.  They are added in the order of the CPU backend.
+ * One block each: a few hundred numbers.  They are added in the order of the CPU backend.  Sums of
+ * a rank for each tensor have a thread each.
  */
 #include "kernels/cuda/device.cuh"
 
@@ -59,4 +60,26 @@ extern "C" int ds__cuda_verdict(const struct ds_verdict_args *a, struct ds_strea
 {
     DS_LAUNCH(verdict, 1, BLOCK, 0, stream_of(stream), *a);
     return launched("verdict", err);
+}
+
+static __global__ void __launch_bounds__(BLOCK) rank_sum(struct ds_rank_sum_args a)
+{
+    size_t k = (size_t)blockIdx.x * BLOCK + threadIdx.x;
+
+    if (k >= a.n)
+        return;
+    for (size_t apart = 1; apart < a.ranks; apart *= 2)
+        for (size_t i = 0; i + apart < a.ranks; i += 2 * apart)
+            a.x[i * a.n + k] += a.x[(i + apart) * a.n + k];
+}
+
+extern "C" int ds__cuda_rank_sum(const struct ds_rank_sum_args *a, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    unsigned grid = (unsigned)((a->n + BLOCK - 1) / BLOCK);
+
+    if (a->n == 0)
+        return 0;
+    DS_LAUNCH(rank_sum, grid, BLOCK, 0, stream_of(stream), *a);
+    return launched("rank_sum", err);
 }

@@ -410,10 +410,15 @@ static double gather_s(const struct bench *b, const struct ds_bucket *bucket)
 /* --- the end of a step ------------------------------------------------------------------------ */
 
 /* LAMB's first pass reads parameters, gradients and states and writes states, all of the shard;
- * then two doubles of each tensor are summed over ranks, as many in a message as the comm takes. */
+ * then two doubles of each tensor are summed over ranks, as many in a message as the comm takes, or
+ * gathered by devices that add them up themselves. */
 static double trust_s(const struct bench *b)
 {
-    double held = 0.0, messages = ceil(2.0 * (double)b->plan->spans / DS_COMM_MAX_F64);
+    double norms = (double)ds_plan_norms(b->plan), world = (double)b->plan->world, held = 0.0;
+    double added = b->plan->late ? ds_work_collective(b->cluster, ring_of_world(b),
+                                                      world * norms * sizeof(double), 1)
+                                 : ceil(norms / DS_COMM_MAX_F64) *
+                                       ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2);
     struct ds_lamb_moments_args pass = {.grad_type = DS_F32};
 
     if (!b->plan->by_tensor)
@@ -422,8 +427,7 @@ static double trust_s(const struct bench *b)
         held += (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, i).count;
     pass.n = (size_t)held;
     return ds_op_amount(DS_OP_LAMB_MOMENTS, &pass).bytes / b->cluster->device.update +
-           (double)b->plan->spans * b->cluster->device.launch_us * 1e-6 +
-           messages * ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2);
+           (double)b->plan->spans * b->cluster->device.launch_us * 1e-6 + added;
 }
 
 static double norm_s(const struct bench *b)

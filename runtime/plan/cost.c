@@ -85,12 +85,11 @@ static uint64_t largest_bucket(const struct ds_plan *plan)
  * for tokens (feed.c). */
 static uint64_t small_bytes(const struct ds_plan *plan)
 {
-    uint64_t pairs = plan->by_tensor ? 2 * plan->spans + 2 : 0;
     uint64_t parts = (plan->buckets + plan->spans) * sizeof(struct ds_part);
     uint64_t verdicts = 2 * sizeof(struct ds_verdict) + plan->world * sizeof(struct ds_entry);
     uint64_t ids = plan->micro_batch * (2 * plan->sequence + 1);
 
-    return (2 + pairs) * sizeof(double) + parts + (plan->late ? verdicts : 0) +
+    return 2 * sizeof(double) + ds_plan_norms_bytes(plan) + parts + (plan->late ? verdicts : 0) +
            2 * ids * sizeof(int32_t);
 }
 

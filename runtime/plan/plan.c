@@ -140,7 +140,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->by_tensor = ds_optim_by_tensor(job);
     plan->offload = job->offload.optim != DS_OFFLOAD_NONE;
     plan->apart = args->apart;
-    plan->late = plan->apart && !plan->offload && !plan->by_tensor;
+    plan->late = plan->apart && !plan->offload;
     plan->prefetch = (unsigned)job->zero.prefetch;
     plan->copies = plan->offload || plan->compute != DS_COMPUTE_FP32;
     if (plan->offload && plan->apart && (plan->by_tensor || ds_optim_wants_matrices(job)))

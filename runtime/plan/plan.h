@@ -299,6 +299,10 @@ struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t coun
 /* What of a span this rank updates, in elements of the span. */
 struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind arena,
                                  const struct ds_plan_span *span);
+/* Norms that are summed over ranks for tensors, two for a span, or 0; and the room for them: what
+ * each rank has made where the device adds them up, and two that do not count. */
+uint64_t ds_plan_norms(const struct ds_plan *plan);
+uint64_t ds_plan_norms_bytes(const struct ds_plan *plan);
 /* Elements of one line of `arena` on this rank. */
 uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena);
 /* Of each of the optimizer's states, which lie one behind the other in MOMENTS; and where in the

@@ -68,6 +68,40 @@ static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
     count(plan, DS_COMM_ALL_REDUCE_F32, bytes / plan->shards, plan->replicas);
 }
 
+/* What a step came to and norms of tensors: small messages, of which the number is told. */
+static uint64_t count_late(struct ds_plan *plan)
+{
+    if (plan->world == 1)
+        return 0;
+    count(plan, DS_COMM_ALL_GATHER, plan->world * sizeof(struct ds_entry), plan->world);
+    if (plan->by_tensor)
+        count(plan, DS_COMM_ALL_GATHER, plan->world * ds_plan_norms(plan) * sizeof(double),
+              plan->world);
+    return plan->by_tensor ? 2 : 1;
+}
+
+static uint64_t count_now(struct ds_plan *plan)
+{
+    count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
+    for (size_t left = ds_plan_norms(plan), part; left > 0; left -= part) {
+        part = left < DS_COMM_MAX_F64 ? left : DS_COMM_MAX_F64;
+        count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), plan->world);
+    }
+    return plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
+}
+
+uint64_t ds_plan_norms(const struct ds_plan *plan)
+{
+    return plan->by_tensor ? 2 * plan->spans : 0;
+}
+
+uint64_t ds_plan_norms_bytes(const struct ds_plan *plan)
+{
+    uint64_t rows = plan->late ? plan->world : 1;
+
+    return plan->by_tensor ? (rows * ds_plan_norms(plan) + 2) * sizeof(double) : 0;
+}
+
 void ds__plan_traffic(struct ds_plan *plan)
 {
     plan->wire_bytes_per_step = plan->messages_per_step = 0;
@@ -85,15 +119,9 @@ void ds__plan_traffic(struct ds_plan *plan)
         plan->wire_bytes_per_step += plan->traffic[op].bytes;
     }
     if (plan->late)
-        count(plan, DS_COMM_ALL_GATHER, plan->world * sizeof(struct ds_entry), plan->world);
+        plan->messages_per_step += count_late(plan);
     else
-        count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
-    for (size_t left = plan->by_tensor ? 2 * plan->spans : 0, part; left > 0; left -= part) {
-        part = left < DS_COMM_MAX_F64 ? left : DS_COMM_MAX_F64;
-        count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), plan->world);
-    }
-    plan->messages_per_step += plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
-    plan->messages_per_step += plan->late && plan->world > 1;
+        plan->messages_per_step += count_now(plan);
 }
 
 /* --- memory between ranks --- */

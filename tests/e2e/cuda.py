@@ -467,6 +467,9 @@ def optimizers():
         h.ok(all(r.returncode == 0 for r in ran), f"{title}: both parts end with 0", ran)
         h.ok(h.metric_texts(h.work() / run["parts"]) == h.metric_texts(h.work() / run["cuda"]),
              f"{title}: the same bits after a restart")
+        said = [json.loads(line) for line in (h.work() / run["cuda"] / "events.jsonl").read_text().splitlines()]
+        said = [(e["least"], e["most"]) for e in said if e.get("event") == "waits"]
+        h.ok(said == [(0, 0)], f"{title}: the host waits in no step", said)
 
 
 def evaluation():

@@ -24,6 +24,9 @@ struct run {
     double sums[2]; /* of the last update, whole tensors only */
 };
 
+/* Of the whole tensor, when a piece is updated. */
+static const double half[2] = {1.0, 4.0};
+
 static double ratio_of(double squares_p, double squares_u)
 {
     return squares_p > 0.0 && squares_u > 0.0 ? sqrt(squares_p) / sqrt(squares_u) : 1.0;
@@ -89,7 +92,7 @@ static int first_pass(struct run *run, void **out, struct updates_range range,
 static int second_pass(const struct run *run, void **out, struct updates_range range,
                        struct ds_stream *stream, struct ds_error *err)
 {
-    double ratio = run->all.cut > 0 ? 0.5 : ratio_of(run->sums[0], run->sums[1]);
+    const double *sums = run->all.cut > 0 ? half : run->sums;
     const struct ds_lamb_args args = {
         .n = range.n,
         .p = (float *)out[0] + range.at,
@@ -97,11 +100,13 @@ static int second_pass(const struct run *run, void **out, struct updates_range r
         .v = (float *)out[2] + range.at,
         .low_type = updates_low_type(run->all.grad[range.t - 1].type),
         .p_low = run->all.low ? (ds_bf16 *)out[3] + range.at : NULL,
-        .lr = run->h->lr * ratio,
+        .lr = run->h->lr,
         .eps = run->h->eps,
         .weight_decay = run->h->decay,
         .bias1 = 1 - pow(run->h->beta1, range.t),
         .bias2 = 1 - pow(run->h->beta2, range.t),
+        .p_sumsq = &sums[0],
+        .u_sumsq = &sums[1],
     };
 
     return ds_lamb(&args, stream, err);

@@ -6,7 +6,7 @@
  */
 #include "tests/kernels/harness.h"
 
-enum { MOST_PARTS = 700, MOST_RANKS = 300, N = 1000, LINES = 4 };
+enum { MOST_PARTS = 700, MOST_RANKS = 300, SUMS = 5, N = 1000, LINES = 4 };
 
 /* What operations read and write, where any device reaches it. */
 struct memory {
@@ -14,6 +14,8 @@ struct memory {
     struct ds_part part[MOST_PARTS];
     struct ds_entry entry[MOST_RANKS];
     struct ds_verdict verdict[2];
+    double sums[2]; /* of squares, of LAMB's second pass */
+    double row[MOST_RANKS * SUMS];
     float factor;
     float line[LINES][N]; /* p, g and two states */
     uint16_t low[N];
@@ -216,59 +218,121 @@ Test(verdict, all_ranks_are_added_along_the_tree)
         }
 }
 
+/* Rows of numbers of all ranks, of which each column is a sum by itself. */
+static void check_rank_sum(size_t ranks, size_t n, unsigned threads)
+{
+    struct ds_device *device = device_of(threads);
+    struct memory *m = new_memory();
+    const struct ds_rank_sum_args args = {.ranks = ranks, .n = n, .x = m->row};
+    uint64_t state = ranks + n;
+    double want[SUMS];
+
+    for (size_t i = 0; i < MOST_RANKS * SUMS; i++)
+        m->row[i] = fabs(noise(&state)) + 1e-3;
+    for (size_t k = 0; k < n; k++) {
+        for (size_t i = 0; i < ranks; i++)
+            m->entry[i] = (struct ds_entry){.squares = m->row[i * n + k]};
+        want[k] = tree(m->entry, ranks).squares;
+    }
+    cr_assert(ds_rank_sum(&args, ds_device_stream(device), NULL) == 0);
+    cr_assert(memcmp(m->row, want, n * sizeof(*want)) == 0, "%zu ranks, %zu sums", ranks, n);
+    cr_assert(ds_rank_sum(&(struct ds_rank_sum_args){.n = 1, .x = m->row}, ds_device_stream(device),
+                          NULL) == -EINVAL);
+    ds_device_close(device);
+    free(m);
+}
+
+Test(verdict, sums_of_ranks_are_added_along_the_tree)
+{
+    static const size_t ranks[] = {1, 2, 3, 4, 7, 8, 33, MOST_RANKS};
+
+    for (size_t i = 0; i < sizeof(ranks) / sizeof(ranks[0]); i++) {
+        check_rank_sum(ranks[i], SUMS, 1);
+        check_rank_sum(ranks[i], 1, 2);
+    }
+}
+
 /* --- who reads it ------------------------------------------------------------------------------ */
 
-enum { ADAMW, SGD, NESTEROV, LION, ADAGRAD, MUON_MOMENTS, MUON, UPDATERS };
+enum { ADAMW, SGD, NESTEROV, LION, ADAGRAD, LAMB_MOMENTS, LAMB, MUON_MOMENTS, MUON, UPDATERS };
 
-static int update(unsigned which, struct memory *m, const struct ds_verdict *verdict,
-                  double grad_scale, uint64_t t, struct ds_stream *stream)
-{
-    float *p = m->line[0], *g = m->line[1], *s0 = m->line[2], *s1 = m->line[3];
+struct turn { /* of an optimizer */
+    const struct ds_verdict *verdict;
+    double grad_scale;
+    uint64_t t;
+    struct ds_stream *stream;
+};
 
+/* Whose second pass is LAMB's and Muon's. */
 #define SHARED                                                                                     \
-    .n = N, .p = p, .grad = g, .low_type = DS_BF16, .p_low = m->low, .lr = 0.01,                   \
-    .weight_decay = 0.1, .grad_scale = grad_scale, .verdict = verdict
-    const struct ds_adamw_args adamw = {SHARED,
-                                        .m = s0,
-                                        .v = s1,
-                                        .beta1 = 0.9,
-                                        .beta2 = 0.95,
-                                        .eps = 1e-8,
-                                        .bias1 = 1.0 - pow(0.9, (double)t),
-                                        .bias2 = 1.0 - pow(0.95, (double)t),
-                                        .behind_bias1 = 1.0 - pow(0.9, (double)(t - 1)),
-                                        .behind_bias2 = 1.0 - pow(0.95, (double)(t - 1))};
-    const struct ds_sgd_args sgd = {SHARED};
-    const struct ds_sgd_args nesterov = {SHARED, .m = s0, .momentum = 0.9, .nesterov = true};
-    const struct ds_lion_args lion = {SHARED, .m = s0, .beta1 = 0.9, .beta2 = 0.99};
-    const struct ds_adagrad_args adagrad = {SHARED, .v = s1, .eps = 1e-8};
-    const struct ds_muon_moments_args moments = {.n = N,
-                                                 .m = s0,
-                                                 .u = p,
-                                                 .grad = g,
-                                                 .momentum = 0.95,
-                                                 .grad_scale = grad_scale,
-                                                 .nesterov = true,
-                                                 .verdict = verdict};
-    const struct ds_muon_args muon = {.n = N,
-                                      .p = p,
-                                      .x = g,
-                                      .low_type = DS_BF16,
-                                      .p_low = m->low,
-                                      .lr = 0.01,
-                                      .weight_decay = 0.1,
-                                      .step = 0.02,
-                                      .verdict = verdict};
-#undef SHARED
+    .n = N, .p = m->line[0], .low_type = DS_BF16, .p_low = m->low, .lr = 0.01,                     \
+    .weight_decay = 0.1, .verdict = turn->verdict
+#define ONE_PASS SHARED, .grad = m->line[1], .grad_scale = turn->grad_scale
+#define BIASES                                                                                     \
+    .bias1 = 1.0 - pow(0.9, (double)turn->t), .bias2 = 1.0 - pow(0.95, (double)turn->t),           \
+    .behind_bias1 = 1.0 - pow(0.9, (double)(turn->t - 1)),                                         \
+    .behind_bias2 = 1.0 - pow(0.95, (double)(turn->t - 1))
+
+static int two_passes(unsigned which, struct memory *m, const struct turn *turn)
+{
+    const struct ds_lamb_moments_args first = {
+        .n = N,
+        .p = m->line[0],
+        .m = m->line[2],
+        .v = m->line[3],
+        .grad = m->line[1],
+        .beta1 = 0.9,
+        .beta2 = 0.95,
+        .eps = 1e-6,
+        .weight_decay = 0.1,
+        .grad_scale = turn->grad_scale,
+        .p_sumsq = &m->sums[0],
+        .u_sumsq = &m->sums[1],
+        .verdict = turn->verdict,
+        BIASES,
+    };
+    const struct ds_lamb_args second = {
+        SHARED,      .m = m->line[2],        .v = m->line[3],
+        .eps = 1e-6, .p_sumsq = &m->sums[0], .u_sumsq = &m->sums[1],
+        BIASES,
+    };
+    const struct ds_muon_moments_args moments = {
+        .n = N,
+        .m = m->line[2],
+        .u = m->line[0],
+        .grad = m->line[1],
+        .momentum = 0.95,
+        .grad_scale = turn->grad_scale,
+        .nesterov = true,
+        .verdict = turn->verdict,
+    };
+    const struct ds_muon_args muon = {SHARED, .x = m->line[1], .step = 0.02};
 
     switch (which) {
-    case ADAMW: return ds_adamw(&adamw, stream, NULL);
-    case SGD: return ds_sgd(&sgd, stream, NULL);
-    case NESTEROV: return ds_sgd(&nesterov, stream, NULL);
-    case LION: return ds_lion(&lion, stream, NULL);
-    case ADAGRAD: return ds_adagrad(&adagrad, stream, NULL);
-    case MUON_MOMENTS: return ds_muon_moments(&moments, stream, NULL);
-    default: return ds_muon(&muon, stream, NULL);
+    case LAMB_MOMENTS: return ds_lamb_moments(&first, turn->stream, NULL);
+    case LAMB: return ds_lamb(&second, turn->stream, NULL);
+    case MUON_MOMENTS: return ds_muon_moments(&moments, turn->stream, NULL);
+    default: return ds_muon(&muon, turn->stream, NULL);
+    }
+}
+
+static int update(unsigned which, struct memory *m, const struct turn *turn)
+{
+    float *s0 = m->line[2], *s1 = m->line[3];
+    const struct ds_adamw_args adamw = {ONE_PASS,      .m = s0,     .v = s1, .beta1 = 0.9,
+                                        .beta2 = 0.95, .eps = 1e-8, BIASES};
+    const struct ds_sgd_args sgd = {ONE_PASS};
+    const struct ds_sgd_args nesterov = {ONE_PASS, .m = s0, .momentum = 0.9, .nesterov = true};
+    const struct ds_lion_args lion = {ONE_PASS, .m = s0, .beta1 = 0.9, .beta2 = 0.99};
+    const struct ds_adagrad_args adagrad = {ONE_PASS, .v = s1, .eps = 1e-8};
+
+    switch (which) {
+    case ADAMW: return ds_adamw(&adamw, turn->stream, NULL);
+    case SGD: return ds_sgd(&sgd, turn->stream, NULL);
+    case NESTEROV: return ds_sgd(&nesterov, turn->stream, NULL);
+    case LION: return ds_lion(&lion, turn->stream, NULL);
+    case ADAGRAD: return ds_adagrad(&adagrad, turn->stream, NULL);
+    default: return two_passes(which, m, turn);
     }
 }
 
@@ -280,6 +344,8 @@ static void fill_lines(struct memory *m)
         for (unsigned k = 0; k < N; k++)
             m->line[i][k] = (float)(i == 3 ? fabs(noise(&state)) : noise(&state));
     memset(m->low, 0x5a, sizeof(m->low));
+    m->sums[0] = 4.0;
+    m->sums[1] = 9.0;
 }
 
 /* By a verdict to the bits that numbers give, and not at all where it says so. */
@@ -298,12 +364,17 @@ static void check_update(unsigned which, unsigned threads)
         fill_lines(by_verdict);
         *verdict = (struct ds_verdict){.skip = skip, .behind = behind, .grad_scale = factor};
         if (!skip)
-            cr_assert(update(which, by_number, NULL, (double)factor, behind ? 6 : 7, stream) == 0);
-        cr_assert(update(which, by_verdict, verdict, 1e30, 7, stream) == 0);
+            cr_assert(update(which, by_number,
+                             &(struct turn){NULL, (double)factor, behind ? 6 : 7, stream}) == 0);
+        cr_assert(update(which, by_verdict, &(struct turn){verdict, 1e30, 7, stream}) == 0);
         cr_assert(memcmp(by_number->line, by_verdict->line, sizeof(by_number->line)) == 0,
                   "optimizer %u, %u", which, k);
         cr_assert(memcmp(by_number->low, by_verdict->low, sizeof(by_number->low)) == 0,
                   "optimizer %u, %u", which, k);
+        for (unsigned i = 0; i < 2; i++) /* of nothing that is updated there is no norm */
+            cr_assert(by_verdict->sums[i] ==
+                          (which == LAMB_MOMENTS && skip ? 0.0 : by_number->sums[i]),
+                      "optimizer %u, %u", which, k);
     }
     ds_device_close(device);
     free(by_number);

@@ -96,6 +96,7 @@ static void updates(void)
     EXPECT(SUMSQ, sumsq, 0, 28, "all gradients", .n = 7);
     EXPECT(TALLY, tally, 0, 7 * 24, "this rank", .parts = 7);
     EXPECT(VERDICT, verdict, 0, 7 * 64, "all ranks", .ranks = 7);
+    EXPECT(RANK_SUM, rank_sum, 0, 7 * 3 * 8, "all ranks", .ranks = 7, .n = 3);
     EXPECT(ADAMW, adamw, 0, 7 * 28, "all parameters", .n = 7);
     EXPECT(ADAMW, adamw, 0, 7 * 28, "all parameters", .n = 7, .grad_type = DS_BF16,
            .low_type = DS_BF16, .p_low = there);

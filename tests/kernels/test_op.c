@@ -251,6 +251,7 @@ Test(op, dropout_arguments_of_attention)
 Test(op, arguments_of_lamb)
 {
     static double sums[2];
+    static struct ds_verdict verdict;
     static const struct ds_lamb_moments_args moments = {.n = 3,
                                                         .p = f,
                                                         .m = f + 10,
@@ -261,8 +262,15 @@ Test(op, arguments_of_lamb)
                                                         .bias2 = 0.1,
                                                         .p_sumsq = &sums[0],
                                                         .u_sumsq = &sums[1]};
-    static const struct ds_lamb_args lamb = {
-        .n = 3, .p = f, .m = f + 10, .v = f + 20, .eps = 1e-6, .bias1 = 0.1, .bias2 = 0.1};
+    static const struct ds_lamb_args lamb = {.n = 3,
+                                             .p = f,
+                                             .m = f + 10,
+                                             .v = f + 20,
+                                             .eps = 1e-6,
+                                             .bias1 = 0.1,
+                                             .bias2 = 0.1,
+                                             .p_sumsq = &sums[0],
+                                             .u_sumsq = &sums[1]};
 
     REFUSES(lamb_moments, moments, a.u_sumsq = NULL);
     REFUSES(lamb_moments, moments, a.m = NULL);
@@ -270,6 +278,9 @@ Test(op, arguments_of_lamb)
     REFUSES(lamb_moments, moments, a.bias2 = 0.0);
     ACCEPTS(lamb, lamb);
     REFUSES(lamb, lamb, a.v = NULL);
+    REFUSES(lamb, lamb, a.p_sumsq = NULL);
+    REFUSES(lamb, lamb, a.u_sumsq = NULL);
+    REFUSES(lamb, lamb, a.verdict = &verdict);
     REFUSES(lamb, lamb, a.m = NULL);
     REFUSES(lamb, lamb, a.eps = 0.0);
     REFUSES(lamb, lamb, a.bias1 = 0.0);

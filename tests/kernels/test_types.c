@@ -144,19 +144,21 @@ static int lamb(struct types types, const void *grad, struct arrays *w, struct d
                                                  .grad_scale = 0.5,
                                                  .p_sumsq = &p_sumsq,
                                                  .u_sumsq = &u_sumsq};
-    struct ds_lamb_args args = {.n = N,
-                                .p = w->at[0],
-                                .m = w->at[1],
-                                .v = w->at[2],
-                                .eps = 1e-3,
-                                .bias1 = 0.1,
-                                .weight_decay = 0.1,
-                                .bias2 = 0.05,
-                                .low_type = types.low,
-                                .p_low = types.low == DS_F32 ? NULL : w->low};
+    const struct ds_lamb_args args = {.n = N,
+                                      .p = w->at[0],
+                                      .m = w->at[1],
+                                      .v = w->at[2],
+                                      .eps = 1e-3,
+                                      .bias1 = 0.1,
+                                      .weight_decay = 0.1,
+                                      .bias2 = 0.05,
+                                      .low_type = types.low,
+                                      .p_low = types.low == DS_F32 ? NULL : w->low,
+                                      .lr = 0.1,
+                                      .p_sumsq = &p_sumsq,
+                                      .u_sumsq = &u_sumsq};
     int rc = ds_lamb_moments(&moments, stream, err);
 
-    args.lr = 0.1 * sqrt(p_sumsq / u_sumsq);
     return rc != 0 ? rc : ds_lamb(&args, stream, err);
 }
 

@@ -163,6 +163,7 @@ LAUNCH(bias_bwd)
 LAUNCH(cast)
 LAUNCH(embed_bwd)
 LAUNCH(embed_fwd)
+LAUNCH(largest)
 LAUNCH(fp8_cast)
 LAUNCH(gelu_bwd)
 LAUNCH(gelu_fwd)
@@ -404,10 +405,15 @@ static size_t units(size_t n)
 static struct ds_fp8_cast_args take_codes(size_t rows, size_t cols, enum ds_fp8 type)
 {
     struct ds_fp8_cast_args cast = {.rows = rows, .cols = cols, .act = DS_BF16, .type = type};
+    struct ds_largest_args largest;
 
     cast.x = take_numbers(DS_BF16, rows * cols);
     cast.codes = take(rows * cols);
     cast.scale = take(sizeof(float));
+    largest = (struct ds_largest_args){
+        .n = rows * cols, .act = DS_BF16, .x = cast.x, .largest = take(sizeof(uint32_t))};
+    must(ds_largest(&largest, stream, &err));
+    cast.largest = largest.largest;
     must(ds_fp8_cast(&cast, stream, &err));
     return cast;
 }
@@ -443,10 +449,14 @@ static void measure_fp8(void)
                  {"llama up", 8192, 2048, 16384},
                  {"llama down", 8192, 8192, 2048}};
     struct ds_fp8_cast_args cast;
+    struct ds_largest_args largest;
 
     measure_copy("copy", many((size_t)1 << 30));
     taken = 0;
     cast = take_codes(units(65536), 3072, DS_E4M3);
+    largest = (struct ds_largest_args){
+        .n = cast.rows * cast.cols, .act = DS_BF16, .x = cast.x, .largest = take(sizeof(uint32_t))};
+    moves("largest element", DS_OP_LARGEST, run_largest, &largest);
     moves("cast to fp8", DS_OP_FP8_CAST, run_fp8_cast, &cast);
     cast.turned = take(cast.rows * cast.cols);
     moves("cast to fp8, turned too", DS_OP_FP8_CAST, run_fp8_cast, &cast);

@@ -377,6 +377,16 @@ static void shape_cast(const struct ds_cast_args *a, char out[DS_OP_SHAPE_BYTES]
                    ds_dtype_name(a->to));
 }
 
+static struct ds_amount amount_largest(const struct ds_largest_args *a)
+{
+    return moves((double)a->n, size_of(a->act));
+}
+
+static void shape_largest(const struct ds_largest_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_elems(out, a->n, a->act);
+}
+
 /* Codes of a byte, as they lie and turned. */
 static struct ds_amount amount_fp8_cast(const struct ds_fp8_cast_args *a)
 {

@@ -407,13 +407,21 @@ static const char *check_cast(const struct ds_cast_args *a)
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
 }
 
+static const char *check_largest(const struct ds_largest_args *a)
+{
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    return a->largest == NULL || (a->n != 0 && a->x == NULL) ? "a pointer is missing" : NULL;
+}
+
 static const char *check_fp8_cast(const struct ds_fp8_cast_args *a)
 {
     if (!is_extent(a->rows) || !is_extent(a->cols) || too_big(a->rows, a->cols))
         return "an impossible shape";
     if (!is_act(a->act) || !is_fp8(a->type))
         return "a type that is not supported";
-    if (a->x == NULL || a->scale == NULL || (a->codes == NULL && a->turned == NULL))
+    if (a->x == NULL || a->largest == NULL || a->scale == NULL ||
+        (a->codes == NULL && a->turned == NULL))
         return "a pointer is missing";
     return unaligned(a->codes) || unaligned(a->turned) ? "codes that are not aligned" : NULL;
 }

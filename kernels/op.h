@@ -71,6 +71,7 @@
     X(MUON,          muon) \
     X(AFFINE,        affine) \
     X(CAST,          cast) \
+    X(LARGEST,       largest) \
     X(FP8_CAST,      fp8_cast)
 
 enum ds_op {
@@ -247,18 +248,21 @@ struct ds_gelu_bwd_args {
     void *dx;
 };
 
-/* y[r,f] = silu(gate) * up with x[r] = [F gates | F ups]. */
+/* y[r,f] = silu(gate) * up with x[r] = [F gates | F ups].  With `largest` both find that of what
+ * they write, as ds_largest() does. */
 struct ds_swiglu_fwd_args {
     size_t rows, ffn;
     enum ds_dtype act;
-    const void *x; /* [rows,2F] */
-    void *y;       /* [rows,F] */
+    const void *x;     /* [rows,2F] */
+    void *y;           /* [rows,F] */
+    uint32_t *largest; /* (optional) */
 };
 struct ds_swiglu_bwd_args {
     size_t rows, ffn;
     enum ds_dtype act;
     const void *x, *dy;
-    void *dx; /* [rows,2F]; may be x */
+    void *dx;          /* [rows,2F]; may be x */
+    uint32_t *largest; /* (optional) */
 };
 
 /* y = (kept ? x / (1 - rate) : 0) + (residual ? residual : 0), n elements; y may be x or residual.
@@ -494,9 +498,19 @@ struct ds_cast_args {
     void *y;
 };
 
+/* *largest = the largest of the magnitudes of n elements, as the bits of an F32, by which numbers
+ * are ordered: what is infinite, and then NaN, is above all others. */
+struct ds_largest_args {
+    size_t n;
+    enum ds_dtype act; /* of x */
+    const void *x;
+    uint32_t *largest;
+};
+
 /* Codes of FP8 of x[rows,cols] times a power of two, and *scale, by which codes are multiplied to
- * have x back: the largest element decides both.  `turned` has the rows as columns.  Where an
- * element is not finite *scale is NaN.  Codes are aligned to DS_FP8_UNIT. */
+ * have x back: x's largest element, which ds_largest() has found, decides both.  `turned` has the
+ * rows as columns.  Where an element is not finite *scale is NaN.  Codes are aligned to
+ * DS_FP8_UNIT. */
 struct ds_fp8_cast_args {
     size_t rows, cols; /* multiples of DS_FP8_UNIT */
     enum ds_dtype act; /* of x */
@@ -504,6 +518,7 @@ struct ds_fp8_cast_args {
     const void *x;
     uint8_t *codes;  /* [rows,cols], or NULL */
     uint8_t *turned; /* [cols,rows], or NULL */
+    const uint32_t *largest;
     float *scale;
 };
 

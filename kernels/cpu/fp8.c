@@ -18,9 +18,13 @@
 
 enum { TILE = 64, SPAN = 1 << 14 };
 
+struct search {
+    const struct ds_largest_args *a;
+    _Atomic uint32_t largest;
+};
+
 struct cast {
     const struct ds_fp8_cast_args *a;
-    _Atomic uint32_t largest;
     float factor;
 };
 
@@ -47,14 +51,25 @@ DS_INLINE uint32_t largest_of(enum ds_dtype type, const void *x, size_t i, size_
 
 static void largest_task(void *arg, size_t task, unsigned thread)
 {
-    struct cast *c = arg;
-    size_t begin = task * SPAN, end = ds__min(begin + SPAN, c->a->rows * c->a->cols);
-    uint32_t largest = 0, seen = atomic_load_explicit(&c->largest, memory_order_relaxed);
+    struct search *s = arg;
+    size_t begin = task * SPAN, end = ds__min(begin + SPAN, s->a->n);
+    uint32_t largest = 0, seen = atomic_load_explicit(&s->largest, memory_order_relaxed);
 
     (void)thread;
-    DS_TYPED(c->a->act, largest = largest_of(T, c->a->x, begin, end));
-    while (largest > seen && !atomic_compare_exchange_weak(&c->largest, &seen, largest))
+    DS_TYPED(s->a->act, largest = largest_of(T, s->a->x, begin, end));
+    while (largest > seen && !atomic_compare_exchange_weak(&s->largest, &seen, largest))
         ;
+}
+
+int DS_ISA(ds__cpu_largest)(const struct ds_largest_args *args, struct ds_stream *stream,
+                            struct ds_error *err)
+{
+    struct search search = {.a = args};
+
+    (void)err;
+    ds__cpu_run(stream, ds__div_up(args->n, SPAN), largest_task, &search);
+    *args->largest = atomic_load(&search.largest);
+    return 0;
 }
 
 DS_INLINE void codes_of(enum ds_dtype act, enum ds_fp8 type, const void *x, size_t at, size_t n,
@@ -107,15 +122,11 @@ static void cast_task(void *arg, size_t task, unsigned thread)
 int DS_ISA(ds__cpu_fp8_cast)(const struct ds_fp8_cast_args *args, struct ds_stream *stream,
                              struct ds_error *err)
 {
-    struct cast c = {.a = args};
+    struct cast c = {.a = args, .factor = ds_fp8_factor(args->type, *args->largest)};
     size_t tiles = ds__div_up(args->rows, TILE) * ds__div_up(args->cols, TILE);
-    uint32_t largest;
 
     (void)err;
-    ds__cpu_run(stream, ds__div_up(args->rows * args->cols, SPAN), largest_task, &c);
-    largest = atomic_load(&c.largest);
-    c.factor = ds_fp8_factor(args->type, largest);
-    *args->scale = ds_fp8_scale(c.factor, largest);
+    *args->scale = ds_fp8_scale(c.factor, *args->largest);
     ds__cpu_run(stream, tiles, cast_task, &c);
     return 0;
 }

@@ -118,10 +118,11 @@ int DS_ISA(ds__cpu_swiglu_fwd)(const struct ds_swiglu_fwd_args *args, struct ds_
                                struct ds_error *err)
 {
     struct ds_swiglu_fwd_args a = *args;
+    const struct ds_largest_args largest = {
+        .n = a.rows * a.ffn, .act = a.act, .x = a.y, .largest = a.largest};
 
-    (void)err;
     ds__cpu_run(stream, a.rows, swiglu_fwd_task, &a);
-    return 0;
+    return a.largest == NULL ? 0 : DS_ISA(ds__cpu_largest)(&largest, stream, err);
 }
 
 struct swiglu_grad {
@@ -171,10 +172,11 @@ int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_
                                struct ds_error *err)
 {
     struct ds_swiglu_bwd_args a = *args;
+    const struct ds_largest_args largest = {
+        .n = 2 * a.rows * a.ffn, .act = a.act, .x = a.dx, .largest = a.largest};
 
-    (void)err;
     ds__cpu_run(stream, a.rows, swiglu_bwd_task, &a);
-    return 0;
+    return a.largest == NULL ? 0 : DS_ISA(ds__cpu_largest)(&largest, stream, err);
 }
 
 /* Angles of one position: exact at the start of a block of positions, then turned step by step in

@@ -1,14 +1,12 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * fp8.cu - matrices of FP8: the largest element, then codes and the same turned.  Not yet run on a
- * GPU.
+ * fp8.cu - matrices of FP8: the largest element, and codes, as they lie and turned.
  *
- * Two launches and no atomics: each block of the first leaves the largest of what it read, and each
- * block of the second begins with the largest of those, 2 KB from the cache.  The second goes
- * through tiles of 64 x 64, which it turns in shared memory: both ways are written in whole words.
+ * Codes are made in tiles of 64 x 64, which are turned in shared memory: both ways are written in
+ * whole words.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/largest.cuh"
 
 #if defined(__CUDACC__)
 #include <cuda_fp8.h>
@@ -18,36 +16,12 @@ extern "C" {
 #include "kernels/fp8.h"
 }
 
-enum { PARTS = 512, TILES = 1024, TILE = 64, WORDS = TILE / 4, CODES16 = 16 };
+enum { SEARCHERS = 2048, TILES = 1024, TILE = 64, WORDS = TILE / 4, CODES16 = 16 };
 
-static __device__ __forceinline__ unsigned larger(unsigned a, unsigned b)
-{
-    return a > b ? a : b;
-}
-
-/* The largest over the block, in every thread. */
-static __device__ unsigned block_largest(unsigned x, unsigned *shared)
-{
-    unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-
-    for (unsigned o = WARP / 2; o > 0; o /= 2)
-        x = larger(x, __shfl_xor_sync(0xffffffffu, x, o));
-    if (lane == 0)
-        shared[warp] = x;
-    __syncthreads();
-    x = lane < BLOCK / WARP ? shared[lane] : 0;
-    for (unsigned o = WARP / 2; o > 0; o /= 2)
-        x = larger(x, __shfl_xor_sync(0xffffffffu, x, o));
-    __syncthreads(); /* before `shared` is used again */
-    return x;
-}
-
-/* Bits of magnitudes are ordered as they are, infinite and NaN above all others. */
 template <class T>
-static __global__ void __launch_bounds__(BLOCK) largest_of(size_t n, const T *x, unsigned *parts)
+static __global__ void __launch_bounds__(BLOCK) largest_of(size_t n, const T *x, unsigned *largest)
 {
-    __shared__ unsigned places[BLOCK / WARP];
-    unsigned largest = 0;
+    unsigned most = 0;
 
     FOR_PACKS(i, n)
     {
@@ -55,11 +29,22 @@ static __global__ void __launch_bounds__(BLOCK) largest_of(size_t n, const T *x,
 
         take(x + i, n - i, v);
         for (int j = 0; j < PACK; j++)
-            largest = larger(largest, __float_as_uint(v[j]) & 0x7fffffffu);
+            most = larger(most, magnitude(v[j]));
     }
-    largest = block_largest(largest, places);
-    if (threadIdx.x == 0)
-        parts[blockIdx.x] = largest;
+    raise_largest(largest, most);
+}
+
+extern "C" int ds__cuda_largest(const struct ds_largest_args *a, struct ds_stream *stream,
+                                struct ds_error *err)
+{
+    unsigned grid = flat_grid(a->n) < SEARCHERS ? flat_grid(a->n) : (unsigned)SEARCHERS;
+
+    DS_LAUNCH(lower_largest, 1, 1, 0, stream_of(stream), a->largest);
+    if (a->n != 0)
+        DS_TYPED(a->act, T,
+                 DS_LAUNCH(largest_of, grid, BLOCK, 0, stream_of(stream), a->n, (const T *)a->x,
+                           a->largest));
+    return launched("largest", err);
 }
 
 template <int TYPE> static __device__ __forceinline__ unsigned two_codes(float low, float high)
@@ -96,20 +81,14 @@ static __device__ __forceinline__ void turn(unsigned (*tile)[WORDS + 1], unsigne
 template <int TYPE, class T>
 static __global__ void __launch_bounds__(BLOCK)
     cast_fp8(size_t rows, size_t cols, const T *x, uint8_t *codes, uint8_t *turned,
-             unsigned n_parts, const unsigned *parts, float *scale)
+             const unsigned *largest, float *scale)
 {
-    __shared__ unsigned places[BLOCK / WARP];
     __shared__ unsigned tile[TILE][WORDS + 1];
     size_t across = (cols + TILE - 1) / TILE, tiles = across * ((rows + TILE - 1) / TILE);
-    unsigned largest = 0;
-    float factor;
+    float factor = ds_fp8_factor((enum ds_fp8)TYPE, *largest);
 
-    for (unsigned i = threadIdx.x; i < n_parts; i += BLOCK)
-        largest = larger(largest, parts[i]);
-    largest = block_largest(largest, places);
-    factor = ds_fp8_factor((enum ds_fp8)TYPE, largest);
     if (blockIdx.x == 0 && threadIdx.x == 0)
-        *scale = ds_fp8_scale(factor, largest);
+        *scale = ds_fp8_scale(factor, *largest);
     for (size_t t = blockIdx.x; t < tiles; t += gridDim.x) {
         size_t r0 = t / across * TILE, c0 = t % across * TILE;
 
@@ -143,27 +122,16 @@ static __global__ void __launch_bounds__(BLOCK)
 extern "C" int ds__cuda_fp8_cast(const struct ds_fp8_cast_args *a, struct ds_stream *stream,
                                  struct ds_error *err)
 {
-    size_t n = a->rows * a->cols,
-           tiles = (a->rows + TILE - 1) / TILE * ((a->cols + TILE - 1) / TILE);
-    unsigned n_parts = flat_grid(n) < PARTS ? flat_grid(n) : (unsigned)PARTS;
+    size_t tiles = (a->rows + TILE - 1) / TILE * ((a->cols + TILE - 1) / TILE);
     unsigned grid = tiles < TILES ? (unsigned)tiles : (unsigned)TILES;
-    void *scratch;
-    int rc = scratch_of(stream, PARTS * sizeof(unsigned), &scratch, err);
 
-    if (rc != 0)
-        return rc;
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(largest_of, n_parts, BLOCK, 0, stream_of(stream), n, (const T *)a->x,
-                       (unsigned *)scratch));
     if (a->type == DS_E4M3)
         DS_TYPED(a->act, T,
                  DS_LAUNCH((cast_fp8<DS_E4M3, T>), grid, BLOCK, 0, stream_of(stream), a->rows,
-                           a->cols, (const T *)a->x, a->codes, a->turned, n_parts,
-                           (const unsigned *)scratch, a->scale));
+                           a->cols, (const T *)a->x, a->codes, a->turned, a->largest, a->scale));
     else
         DS_TYPED(a->act, T,
                  DS_LAUNCH((cast_fp8<DS_E5M2, T>), grid, BLOCK, 0, stream_of(stream), a->rows,
-                           a->cols, (const T *)a->x, a->codes, a->turned, n_parts,
-                           (const unsigned *)scratch, a->scale));
+                           a->cols, (const T *)a->x, a->codes, a->turned, a->largest, a->scale));
     return launched("fp8_cast", err);
 }

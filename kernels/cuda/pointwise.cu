@@ -6,6 +6,7 @@
  * A thread turns PACK elements at a time.  The tanh form of GELU is x times a sigmoid:
  * 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which keeps its relative accuracy where tanh is near -1.
  */
+#include "kernels/cuda/largest.cuh"
 #include "kernels/cuda/words.cuh"
 
 #define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
@@ -65,11 +66,28 @@ static __global__ void __launch_bounds__(BLOCK) gelu_bwd(size_t n, const T *x, c
     }
 }
 
-/* Rows [F gates | F ups]. */
+/* The largest of `most` and the `left` first elements of v, as a T has them. */
 template <class T>
-static __global__ void __launch_bounds__(BLOCK)
-    swiglu_fwd(size_t rows, size_t ffn, const T *x, T *y)
+static __device__ __forceinline__ unsigned written(unsigned most, size_t left,
+                                                   const float (&v)[PACK])
 {
+    for (int j = 0; j < PACK; j++) {
+        T x;
+
+        narrow(&x, v[j]);
+        if ((size_t)j < left)
+            most = larger(most, magnitude(widen(x)));
+    }
+    return most;
+}
+
+/* Rows [F gates | F ups].  SEEN: the largest of what is written is found. */
+template <bool SEEN, class T>
+static __global__ void __launch_bounds__(BLOCK)
+    swiglu_fwd(size_t rows, size_t ffn, const T *x, T *y, unsigned *largest)
+{
+    unsigned most = 0;
+
     FOR_ROWS(r, rows)
     {
         FOR_ROW_PACKS(i, ffn)
@@ -81,15 +99,21 @@ static __global__ void __launch_bounds__(BLOCK)
             for (int j = 0; j < PACK; j++)
                 up[j] *= gate[j] * sigmoid(gate[j]);
             give(y + r * ffn + i, ffn - i, up);
+            if (SEEN)
+                most = written<T>(most, ffn - i, up);
         }
     }
+    if (SEEN)
+        raise_largest(largest, most);
 }
 
 /* dx may be x: a thread has read its packs before it writes them. */
-template <class T>
+template <bool SEEN, class T>
 static __global__ void __launch_bounds__(BLOCK)
-    swiglu_bwd(size_t rows, size_t ffn, const T *x, const T *dy, T *dx)
+    swiglu_bwd(size_t rows, size_t ffn, const T *x, const T *dy, T *dx, unsigned *largest)
 {
+    unsigned most = 0;
+
     FOR_ROWS(r, rows)
     {
         FOR_ROW_PACKS(i, ffn)
@@ -108,8 +132,12 @@ static __global__ void __launch_bounds__(BLOCK)
             }
             give(dx + r * 2 * ffn + i, ffn - i, gate);
             give(dx + r * 2 * ffn + ffn + i, ffn - i, up);
+            if (SEEN)
+                most = written<T>(written<T>(most, ffn - i, gate), ffn - i, up);
         }
     }
+    if (SEEN)
+        raise_largest(largest, most);
 }
 
 /* Cosines and sines of the `many` tokens from `token` on, a row of pairs each, in double as the CPU
@@ -310,18 +338,36 @@ extern "C" int ds__cuda_gelu_bwd(const struct ds_gelu_bwd_args *a, struct ds_str
 extern "C" int ds__cuda_swiglu_fwd(const struct ds_swiglu_fwd_args *a, struct ds_stream *stream,
                                    struct ds_error *err)
 {
+    unsigned grid = row_grid(a->rows);
+
+    if (a->largest == nullptr) {
+        DS_TYPED(a->act, T,
+                 DS_LAUNCH((swiglu_fwd<false, T>), grid, BLOCK, 0, stream_of(stream), a->rows,
+                           a->ffn, (const T *)a->x, (T *)a->y, nullptr));
+        return launched("swiglu_fwd", err);
+    }
+    DS_LAUNCH(lower_largest, 1, 1, 0, stream_of(stream), a->largest);
     DS_TYPED(a->act, T,
-             DS_LAUNCH(swiglu_fwd, row_grid(a->rows), BLOCK, 0, stream_of(stream), a->rows, a->ffn,
-                       (const T *)a->x, (T *)a->y));
+             DS_LAUNCH((swiglu_fwd<true, T>), grid, BLOCK, 0, stream_of(stream), a->rows, a->ffn,
+                       (const T *)a->x, (T *)a->y, a->largest));
     return launched("swiglu_fwd", err);
 }
 
 extern "C" int ds__cuda_swiglu_bwd(const struct ds_swiglu_bwd_args *a, struct ds_stream *stream,
                                    struct ds_error *err)
 {
+    unsigned grid = row_grid(a->rows);
+
+    if (a->largest == nullptr) {
+        DS_TYPED(a->act, T,
+                 DS_LAUNCH((swiglu_bwd<false, T>), grid, BLOCK, 0, stream_of(stream), a->rows,
+                           a->ffn, (const T *)a->x, (const T *)a->dy, (T *)a->dx, nullptr));
+        return launched("swiglu_bwd", err);
+    }
+    DS_LAUNCH(lower_largest, 1, 1, 0, stream_of(stream), a->largest);
     DS_TYPED(a->act, T,
-             DS_LAUNCH(swiglu_bwd, row_grid(a->rows), BLOCK, 0, stream_of(stream), a->rows, a->ffn,
-                       (const T *)a->x, (const T *)a->dy, (T *)a->dx));
+             DS_LAUNCH((swiglu_bwd<true, T>), grid, BLOCK, 0, stream_of(stream), a->rows, a->ffn,
+                       (const T *)a->x, (const T *)a->dy, (T *)a->dx, a->largest));
     return launched("swiglu_bwd", err);
 }
 

@@ -127,14 +127,28 @@ static double attention(const struct bench *b, bool backward)
            b->cluster->device.launch_us * 1e-6;
 }
 
-/* A product of codes, and what makes them: a matrix is read for its largest element and read again;
- * codes of a byte are written, those of a gradient twice.  Where the host computes, both operands
- * become bf16 before. */
-static double fp8_product(const struct bench *b, double out, double in, bool backward)
+/* Bytes that are read to find the largest elements of a product's operands (model/fp8.c): of rows
+ * and gradients where SwiGLU has not, of weights by the first micro-batch that has them. */
+static double fp8_searched(const struct bench *b, enum ds_layer_product product, bool backward)
 {
+    struct ds_extents e = ds_model_product(&b->plan->shape, product);
+    bool by_swiglu = b->family->swiglu && product == (backward ? DS_PRODUCT_FC : DS_PRODUCT_DOWN);
+    double rows = by_swiglu ? 0.0 : b->tokens * (double)(backward ? e.out : e.in);
+    double times = b->plan->stage < 2 ? 1.0 / (double)b->plan->micro_batches : 1.0;
+
+    return b->act * (rows + (backward ? 0.0 : (double)(e.in * e.out) * times));
+}
+
+/* A product of codes, and what makes them: a matrix is read, after a search for its largest
+ * element; codes of a byte are written, those of a gradient twice.  Where the host computes, both
+ * operands become bf16 before. */
+static double fp8_product(const struct bench *b, enum ds_layer_product product, bool backward)
+{
+    struct ds_extents e = ds_model_product(&b->plan->shape, product);
+    double out = (double)e.out, in = (double)e.in;
     const struct ds_cluster *cluster = b->cluster;
     double t = b->tokens, times = backward ? 2.0 : 1.0, least = fmin(t, fmin(out, in));
-    double codes = t * in + in * out, elems = codes * (2.0 * b->act + 1.0);
+    double codes = t * in + in * out, elems = codes * (b->act + 1.0);
     struct ds_rate other = cluster->device.flops;
     double flops = cluster->device.fp8.flops > 0.0 ? cluster->device.fp8.flops
                                                    : by_type(other, is_low(other, DS_COMPUTE_BF16));
@@ -142,11 +156,11 @@ static double fp8_product(const struct bench *b, double out, double in, bool bac
     double memory_s = (codes + t * out * b->act) / cluster->device.bandwidth;
 
     if (backward)
-        elems += t * out * (2.0 * b->act + 2.0);
+        elems += t * out * (b->act + 2.0);
     if (!b->plan->apart && cluster->pcie.bandwidth <= 0.0)
         elems += times * (codes + (backward ? t * out : 0.0)) * 3.0;
     return times * (fmax(compute_s, memory_s) + cluster->device.launch_us * 1e-6) +
-           pointwise(b, elems, backward ? 6.0 : 4.0);
+           pointwise(b, elems + fp8_searched(b, product, backward), 5.0);
 }
 
 /* The products of a layer, each with `tokens` rows; backward two for each. */
@@ -160,7 +174,7 @@ static double layer_products(const struct bench *b, bool backward, bool down)
 
         if (i == DS_PRODUCT_DOWN && !down)
             continue;
-        sum += b->plan->fp8 ? fp8_product(b, out, in, backward)
+        sum += b->plan->fp8 ? fp8_product(b, (enum ds_layer_product)i, backward)
                             : (backward ? 2.0 : 1.0) *
                                   ds_work_matmul(b->cluster, b->plan->compute, b->tokens, out, in);
     }

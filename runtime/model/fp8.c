@@ -8,9 +8,13 @@
  *             dx = dy W^T    the same codes of dy
  *
  * Each tensor has one scale, from the largest element that it has now, so nothing is kept from step
- * to step: a step that is computed again has the same bits, wherever it is.  Matrix units want both
- * operands with the inner dimension last, so what lies the other way is turned while it is cast.
- * Sums of gradients are in F32 as far as a device has that; forward it may take its faster ones.
+ * to step: a step that is computed again has the same bits, wherever it is.  Who looks for that
+ * element reads all of the tensor once more: SwiGLU finds it as it writes, the backward pass has it
+ * from the forward one, and later micro-batches of a step have that of the weights.
+ *
+ * Matrix units want both operands with the inner dimension last, so what lies the other way is
+ * turned while it is cast.  Sums of gradients are in F32 as far as a device has that; forward it
+ * may take its faster ones.
  *
  * Buffer   DS_MODEL_FP8_SCALES bytes for scales, DS_FP8_UNIT each; forward x and W; backward dy, dy
  *          turned, and x turned or W.  ds_model_fp8_bytes() is the sum.
@@ -19,9 +23,7 @@
  */
 #include "runtime/model/net.h"
 
-enum operand { ROWS, WEIGHTS, GRADIENTS }; /* each with a scale */
-
-static float *scale_of(const struct ds_linear *linear, enum operand operand)
+static float *scale_of(const struct ds_linear *linear, enum ds_fp8_operand operand)
 {
     return (float *)(void *)((uint8_t *)linear->codes + DS_FP8_UNIT * operand);
 }
@@ -29,6 +31,22 @@ static float *scale_of(const struct ds_linear *linear, enum operand operand)
 static uint8_t *place(const struct ds_linear *linear, size_t at)
 {
     return (uint8_t *)linear->codes + DS_MODEL_FP8_SCALES + at;
+}
+
+/* Codes of an operand, after its largest element, where nothing has found that before. */
+static int cast(const struct ds_net *net, const struct ds_linear *linear,
+                enum ds_fp8_operand operand, struct ds_fp8_cast_args args, struct ds_error *err)
+{
+    const struct ds_largest_args largest = {.n = args.rows * args.cols,
+                                            .act = net->act,
+                                            .x = args.x,
+                                            .largest = &linear->largest[operand]};
+    int rc = linear->known >> operand & 1 ? 0 : ds_largest(&largest, net->stream, err);
+
+    args.act = net->act;
+    args.largest = largest.largest;
+    args.scale = scale_of(linear, operand);
+    return rc != 0 ? rc : ds_fp8_cast(&args, net->stream, err);
 }
 
 /* Codes of the weights with the dimension last that is summed over: `in`, or `out`. */
@@ -39,30 +57,21 @@ static int cast_weights(const struct ds_net *net, const struct ds_linear *linear
     const struct ds_fp8_cast_args args = {
         .rows = weight_out ? linear->out : linear->in,
         .cols = weight_out ? linear->in : linear->out,
-        .act = net->act,
         .type = DS_E4M3,
         .x = linear->weight,
         .codes = there ? to : NULL,
         .turned = there ? NULL : to,
-        .scale = scale_of(linear, WEIGHTS),
     };
 
-    return ds_fp8_cast(&args, net->stream, err);
+    return cast(net, linear, DS_FP8_WEIGHTS, args, err);
 }
 
 int ds__fp8_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                 const void *residual, void *y, struct ds_error *err)
 {
     uint8_t *rows = place(linear, 0), *weights = place(linear, linear->rows * linear->in);
-    const struct ds_fp8_cast_args cast = {
-        .rows = linear->rows,
-        .cols = linear->in,
-        .act = net->act,
-        .type = DS_E4M3,
-        .x = x,
-        .codes = rows,
-        .scale = scale_of(linear, ROWS),
-    };
+    const struct ds_fp8_cast_args cast_x = {
+        .rows = linear->rows, .cols = linear->in, .type = DS_E4M3, .x = x, .codes = rows};
     const struct ds_matmul_args product = {
         .m = linear->rows,
         .n = linear->out,
@@ -70,7 +79,8 @@ int ds__fp8_fwd(const struct ds_net *net, const struct ds_linear *linear, const 
         .trans_b = true,
         .in_type = DS_U8,
         .out_type = net->act,
-        .fp8 = {DS_E4M3, DS_E4M3, scale_of(linear, ROWS), scale_of(linear, WEIGHTS), true},
+        .fp8 = {DS_E4M3, DS_E4M3, scale_of(linear, DS_FP8_ROWS), scale_of(linear, DS_FP8_WEIGHTS),
+                true},
         .a = rows,
         .b = weights,
         .lda = linear->in,
@@ -83,7 +93,7 @@ int ds__fp8_fwd(const struct ds_net *net, const struct ds_linear *linear, const 
         .epilogue = linear->gelu_x != NULL ? DS_EPILOGUE_GELU : DS_EPILOGUE_NONE,
         .gelu_x = linear->gelu_x,
     };
-    int rc = ds_fp8_cast(&cast, net->stream, err);
+    int rc = cast(net, linear, DS_FP8_ROWS, cast_x, err);
 
     if (rc == 0)
         rc = cast_weights(net, linear, true, weights, err);
@@ -99,26 +109,17 @@ int ds__fp8_bwd_w(const struct ds_net *net, const struct ds_linear *linear, cons
     const struct ds_fp8_cast_args cast_dy = {
         .rows = linear->rows,
         .cols = linear->out,
-        .act = net->act,
         .type = DS_E5M2,
         .x = dy,
         .codes = place(linear, 0),
         .turned = gradients,
-        .scale = scale_of(linear, GRADIENTS),
     };
     const struct ds_fp8_cast_args cast_x = {
-        .rows = linear->rows,
-        .cols = linear->in,
-        .act = net->act,
-        .type = DS_E4M3,
-        .x = x,
-        .turned = rows,
-        .scale = scale_of(linear, ROWS),
-    };
-    const struct ds_fp8_operands in_out = {DS_E4M3, DS_E5M2, scale_of(linear, ROWS),
-                                           scale_of(linear, GRADIENTS), false};
-    const struct ds_fp8_operands out_in = {DS_E5M2, DS_E4M3, scale_of(linear, GRADIENTS),
-                                           scale_of(linear, ROWS), false};
+        .rows = linear->rows, .cols = linear->in, .type = DS_E4M3, .x = x, .turned = rows};
+    const struct ds_fp8_operands in_out = {DS_E4M3, DS_E5M2, scale_of(linear, DS_FP8_ROWS),
+                                           scale_of(linear, DS_FP8_GRADIENTS), false};
+    const struct ds_fp8_operands out_in = {DS_E5M2, DS_E4M3, scale_of(linear, DS_FP8_GRADIENTS),
+                                           scale_of(linear, DS_FP8_ROWS), false};
     size_t cols = weight_out ? linear->in : linear->out;
     const struct ds_matmul_args product = {
         .m = weight_out ? linear->out : linear->in,
@@ -137,10 +138,10 @@ int ds__fp8_bwd_w(const struct ds_net *net, const struct ds_linear *linear, cons
         .d = linear->dweight,
         .ldd = cols,
     };
-    int rc = ds_fp8_cast(&cast_dy, net->stream, err);
+    int rc = cast(net, linear, DS_FP8_GRADIENTS, cast_dy, err);
 
     if (rc == 0)
-        rc = ds_fp8_cast(&cast_x, net->stream, err);
+        rc = cast(net, linear, DS_FP8_ROWS, cast_x, err);
     return rc != 0 ? rc : ds_matmul(&product, net->stream, err);
 }
 
@@ -155,7 +156,8 @@ int ds__fp8_bwd_x(const struct ds_net *net, const struct ds_linear *linear, void
         .trans_b = true,
         .in_type = DS_U8,
         .out_type = net->act,
-        .fp8 = {DS_E5M2, DS_E4M3, scale_of(linear, GRADIENTS), scale_of(linear, WEIGHTS), false},
+        .fp8 = {DS_E5M2, DS_E4M3, scale_of(linear, DS_FP8_GRADIENTS),
+                scale_of(linear, DS_FP8_WEIGHTS), false},
         .a = place(linear, 0),
         .b = weights,
         .lda = linear->out,

@@ -23,9 +23,10 @@ struct layer {
     float *const *g;
     void *const *buf;
     const void *x; /* the layer's input */
+    bool again;    /* after another micro-batch of the step, with the same weights */
 };
 
-static struct layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pass)
+static struct layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pass, bool again)
 {
     enum ds_pass in = pass == DS_PASS_EVAL ? DS_PASS_EVAL : DS_PASS_TRAIN;
 
@@ -37,11 +38,34 @@ static struct layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pa
         .g = net->block[block].grad,
         .buf = net->block[block].buf[pass],
         .x = net->block[block - 1].buf[in][DS_BUFFER_OUT],
+        .again = again,
     };
 }
 
 /* The four matrix products of a layer. */
 enum product { QKV, PROJ, FC, DOWN };
+
+/* Where the largest element of a product's operand is, with FP8; else NULL. */
+static uint32_t *place_of(const struct layer *layer, enum product product,
+                          enum ds_fp8_operand operand)
+{
+    uint32_t *all = layer->net->block[0].buf[layer->pass][DS_BUFFER_LARGEST];
+    size_t at = (layer->block - 1) * (size_t)DS_PRODUCT_COUNT + product;
+
+    return all == NULL ? NULL : all + at * DS_FP8_OPERANDS + operand;
+}
+
+/* Of what a pass finds where another has left it: what is computed again has the same bits, weights
+ * are the step's, and SwiGLU looks at what it writes. */
+static unsigned known_of(const struct layer *layer, enum product product)
+{
+    bool swiglu = layer->net->family->swiglu, first = layer->pass != DS_PASS_RECOMPUTE;
+    bool rows = !first || (swiglu && product == DOWN);
+    bool weights = !first || (layer->again && layer->pass == DS_PASS_TRAIN);
+
+    return (unsigned)rows << DS_FP8_ROWS | (unsigned)weights << DS_FP8_WEIGHTS |
+           (unsigned)(swiglu && product == FC) << DS_FP8_GRADIENTS;
+}
 
 static struct ds_linear linear_of(const struct layer *layer, enum product product)
 {
@@ -63,6 +87,8 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
         .in = in[product],
         .out = out[product],
         .codes = layer->net->block[0].buf[layer->pass][DS_BUFFER_CODES],
+        .largest = place_of(layer, product, DS_FP8_ROWS),
+        .known = known_of(layer, product),
     };
 }
 
@@ -169,8 +195,12 @@ static int act_fwd(const struct layer *layer, struct ds_error *err)
     size_t ffn = net->plan->shape.ffn;
 
     if (net->family->swiglu) {
-        const struct ds_swiglu_fwd_args args = {
-            .rows = net->tokens, .ffn = ffn, .act = net->act, .x = x, .y = y};
+        const struct ds_swiglu_fwd_args args = {.rows = net->tokens,
+                                                .ffn = ffn,
+                                                .act = net->act,
+                                                .x = x,
+                                                .y = y,
+                                                .largest = place_of(layer, DOWN, DS_FP8_ROWS)};
 
         return ds_swiglu_fwd(&args, net->stream, err);
     }
@@ -192,7 +222,8 @@ static int down_bwd(const struct layer *layer, const void *dy, void *wide, void 
                                               .act = net->act,
                                               .x = x,
                                               .dy = wide,
-                                              .dx = x};
+                                              .dx = x,
+                                              .largest = place_of(layer, FC, DS_FP8_GRADIENTS)};
     int rc;
 
     down.gelu_x = net->family->swiglu ? NULL : x;
@@ -281,9 +312,10 @@ static int ffn_fwd(const struct layer *layer, struct ds_error *err)
     return rc;
 }
 
-int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
+int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
+                  struct ds_error *err)
 {
-    struct layer layer = layer_of(net, block, pass);
+    struct layer layer = layer_of(net, block, pass, accumulate);
     int rc = attend_fwd(&layer, err);
 
     return rc != 0 ? rc : ffn_fwd(&layer, err);
@@ -316,7 +348,7 @@ static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, str
 
 int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
 {
-    struct layer layer = layer_of(net, block, DS_PASS_RECOMPUTE);
+    struct layer layer = layer_of(net, block, DS_PASS_RECOMPUTE, accumulate);
     struct ds_linear qkv = linear_of(&layer, QKV), proj = linear_of(&layer, PROJ);
     struct ds_norm_use norm1 = norm_of(&layer, DS_ROLE_NORM1_W);
     void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];

@@ -60,6 +60,11 @@ uint64_t ds_model_fp8_bytes(const struct ds_model_shape *shape, uint64_t tokens,
     return DS_MODEL_FP8_SCALES + most;
 }
 
+uint64_t ds_model_fp8_largest_bytes(const struct ds_model_shape *shape)
+{
+    return shape->layers * DS_PRODUCT_COUNT * DS_FP8_OPERANDS * sizeof(uint32_t);
+}
+
 uint64_t ds_model_fp8_operands(const struct ds_model_shape *shape, uint64_t tokens)
 {
     uint64_t most = 0;

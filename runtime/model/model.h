@@ -75,6 +75,9 @@ struct ds_extents ds_model_product(const struct ds_model_shape *shape,
  * forward one; elements of both operands of the largest product. */
 enum { DS_MODEL_FP8_SCALES = 64 }; /* of the first, at its start */
 uint64_t ds_model_fp8_bytes(const struct ds_model_shape *shape, uint64_t tokens, bool train);
+/* The largest elements (kernels/op.h) of each operand of each product of each layer. */
+enum ds_fp8_operand { DS_FP8_ROWS, DS_FP8_WEIGHTS, DS_FP8_GRADIENTS, DS_FP8_OPERANDS };
+uint64_t ds_model_fp8_largest_bytes(const struct ds_model_shape *shape);
 uint64_t ds_model_fp8_operands(const struct ds_model_shape *shape, uint64_t tokens);
 
 unsigned ds_model_blocks(const struct ds_model_shape *shape); /* layers + 2 */

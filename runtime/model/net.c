@@ -94,7 +94,7 @@ int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool a
         return ds__embed_fwd(net, pass, err);
     if (block == net->plan->shape.layers + 1)
         return ds__head_fwd(net, pass, accumulate, err);
-    return ds__layer_fwd(net, block, pass, err);
+    return ds__layer_fwd(net, block, pass, accumulate, err);
 }
 
 int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)

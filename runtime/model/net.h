@@ -88,7 +88,9 @@ struct ds_linear {
     float *dweight, *dbias;
     size_t rows, in, out;
     void *gelu_x;
-    void *codes; /* DS_BUFFER_CODES: the products are of FP8; or NULL */
+    void *codes;       /* DS_BUFFER_CODES: the products are of FP8; or NULL */
+    uint32_t *largest; /* with them, of the operands [DS_FP8_OPERANDS] */
+    unsigned known;    /* 1 << enum ds_fp8_operand: it is there */
 };
 int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                    const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
@@ -133,8 +135,8 @@ int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, con
 struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
                                             enum ds_pass pass);
 
-int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, struct ds_error *err)
-    DS_NODISCARD;
+int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
+                  struct ds_error *err) DS_NODISCARD;
 int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
     DS_NODISCARD;
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err) DS_NODISCARD;

@@ -109,6 +109,18 @@ static void add_ends(struct maker *maker, enum ds_pass pass, uint32_t first, uin
     add(maker, DS_BUFFER_LOGITS, pass, block, chunk * maker->act, head, head);
 }
 
+/* The largest elements of all operands have a place of their own throughout: those of weights are
+ * found by the first micro-batch. */
+static void add_codes(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last,
+                      uint32_t end)
+{
+    const struct ds_model_shape *shape = &maker->plan->shape;
+
+    add(maker, DS_BUFFER_CODES, pass, 0,
+        ds_model_fp8_bytes(shape, maker->tokens, pass == DS_PASS_TRAIN), first, last);
+    add(maker, DS_BUFFER_LARGEST, pass, 0, ds_model_fp8_largest_bytes(shape), 0, end);
+}
+
 static void add_step(struct maker *maker)
 {
     const struct ds_program *step = &maker->plan->step;
@@ -140,9 +152,7 @@ static void add_step(struct maker *maker)
         layers_last);
     add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, head_last + 1, layers_last);
     if (maker->plan->fp8)
-        add(maker, DS_BUFFER_CODES, DS_PASS_TRAIN, 0,
-            ds_model_fp8_bytes(&maker->plan->shape, maker->tokens, true),
-            find(step, DS_INSTR_FORWARD, 1, 0), layers_last);
+        add_codes(maker, DS_PASS_TRAIN, find(step, DS_INSTR_FORWARD, 1, 0), layers_last, last);
 }
 
 static void add_eval(struct maker *maker)
@@ -153,10 +163,8 @@ static void add_eval(struct maker *maker)
 
     add_ends(maker, DS_PASS_EVAL, 0, head, head, at);
     if (maker->plan->fp8)
-        add(maker, DS_BUFFER_CODES, DS_PASS_EVAL, 0,
-            ds_model_fp8_bytes(&maker->plan->shape, maker->tokens, false),
-            find(eval, DS_INSTR_FORWARD, 1, false),
-            find(eval, DS_INSTR_FORWARD, blocks - 2, false));
+        add_codes(maker, DS_PASS_EVAL, find(eval, DS_INSTR_FORWARD, 1, false),
+                  find(eval, DS_INSTR_FORWARD, blocks - 2, false), head);
     for (uint32_t block = 0; block + 1 < blocks; block++) {
         uint32_t next = find(eval, DS_INSTR_FORWARD, block + 1, false);
 

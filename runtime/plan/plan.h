@@ -87,7 +87,7 @@
     X(NORMF,     "normf")     X(STATF,     "statf") \
     X(LOGITS,    "logits") \
     X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
-    X(CODES,     "codes")
+    X(CODES,     "codes")     X(LARGEST,   "largest")
 /* The runs of a block's forward pass that have activations of their own. */
 #define DS_PASSES(X) X(TRAIN, "train") X(RECOMPUTE, "recompute") X(EVAL, "eval")
 /* clang-format on */

@@ -133,6 +133,17 @@ static inline unsigned __float_as_uint(float x)
     return bits;
 }
 
+/* What was there before; other threads of the grid may do the same. */
+static inline unsigned atomicMax(unsigned *at, unsigned value)
+{
+    unsigned was = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+    while (value > was &&
+           !__atomic_compare_exchange_n(at, &was, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+    return was;
+}
+
 /* --- the scheduler (cudaemu.cc) ---------------------------------------------------------------- */
 
 /* An asynchronous copy under way. */

@@ -160,15 +160,63 @@ static void check_codes(const struct nums *x, size_t rows, size_t cols, enum ds_
     }
 }
 
+/* Its largest element is found first. */
 static void cast(const char *isa, unsigned threads, const struct ds_fp8_cast_args *args)
 {
     struct ds_device *device = open_cpu(isa, threads, 4096);
+    uint32_t *largest = malloc(sizeof(*largest)); /* where any device reaches it */
+    const struct ds_largest_args first = {
+        .n = args->rows * args->cols, .act = args->act, .x = args->x, .largest = largest};
+    struct ds_fp8_cast_args then = *args;
     struct ds_error err = {0};
 
-    if (device == NULL)
-        return;
-    cr_assert(ds_fp8_cast(args, ds_device_stream(device), &err) == 0, "%s", err.text);
+    if (device != NULL) {
+        *largest = 0x7f812345;
+        then.largest = largest;
+        cr_assert(ds_largest(&first, ds_device_stream(device), &err) == 0, "%s", err.text);
+        cr_assert(ds_fp8_cast(&then, ds_device_stream(device), &err) == 0, "%s", err.text);
+        ds_device_close(device);
+    }
+    free(largest);
+}
+
+static void check_largest(size_t n, enum ds_dtype act, size_t at, double value, unsigned threads)
+{
+    struct ds_device *device = open_cpu(NULL, threads, 0);
+    struct nums x = nums_random(act, n + 1, 2.0, 0.0); /* and not aligned */
+    uint32_t *largest = malloc(sizeof(*largest)), want = 0;
+    const struct ds_largest_args args = {
+        .n = n, .act = act, .x = x.data + ds_dtype_bytes(act), .largest = largest};
+
+    if (n > 0)
+        nums_set(&x, 1 + at, value);
+    for (size_t i = 1; i <= n; i++) {
+        uint32_t bits = ds_fp8_bits((float)x.d[i]) & 0x7fffffffu;
+
+        want = bits > want ? bits : want;
+    }
+    *largest = UINT32_MAX;
+    cr_assert(ds_largest(&args, ds_device_stream(device), NULL) == 0);
+    cr_assert(n > 0 && isnan(value) ? *largest > DS_FP8_INFINITE && *largest < 1u << 31
+                                    : *largest == want,
+              "%zu elements, %g at %zu: %08x for %08x", n, value, at, *largest, want);
+    free(largest);
+    nums_free(&x);
     ds_device_close(device);
+}
+
+Test(fp8, largest_elements)
+{
+    static const size_t sizes[] = {0, 1, 7, 8, 9, 255, 2049, 70001};
+    static const double values[] = {0.0, -777.0, 1e-30, (double)INFINITY, (double)NAN};
+
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        for (size_t k = 0; k < sizeof(values) / sizeof(values[0]); k++) {
+            static const enum ds_dtype acts[] = {DS_F32, DS_BF16, DS_F16};
+            size_t at = sizes[i] > 0 ? (k * 3001 + 5) % sizes[i] : 0;
+
+            check_largest(sizes[i], acts[(i + k) % 3], at, values[k], (unsigned)k % 3 + 1);
+        }
 }
 
 /* ways: 1 as it lies, 2 turned, 3 both. */
@@ -460,8 +508,10 @@ Test(fp8, what_it_refuses)
 {
     static _Alignas(16) uint8_t codes[4096];
     static _Alignas(16) float f[1024], scale;
+    static uint32_t largest;
+    const struct ds_largest_args largest_args = {.n = 3, .x = f, .largest = &largest};
     const struct ds_fp8_cast_args cast_args = {
-        .rows = 16, .cols = 32, .x = f, .codes = codes, .scale = &scale};
+        .rows = 16, .cols = 32, .x = f, .codes = codes, .largest = &largest, .scale = &scale};
     const struct ds_matmul_args args = {.m = 16,
                                         .n = 16,
                                         .k = 32,
@@ -478,6 +528,9 @@ Test(fp8, what_it_refuses)
     struct ds_device *device = open_cpu(NULL, 1, 0);
     struct ds_stream *stream = ds_device_stream(device);
 
+    REFUSES(largest, largest_args, a.act = DS_U8);
+    REFUSES(largest, largest_args, a.x = NULL);
+    REFUSES(largest, largest_args, a.largest = NULL);
     REFUSES(fp8_cast, cast_args, a.rows = 0);
     REFUSES(fp8_cast, cast_args, a.rows = 8);
     REFUSES(fp8_cast, cast_args, a.cols = 40);
@@ -485,6 +538,7 @@ Test(fp8, what_it_refuses)
     REFUSES(fp8_cast, cast_args, a.act = DS_U8);
     REFUSES(fp8_cast, cast_args, a.type = (enum ds_fp8)7);
     REFUSES(fp8_cast, cast_args, a.x = NULL);
+    REFUSES(fp8_cast, cast_args, a.largest = NULL);
     REFUSES(fp8_cast, cast_args, a.scale = NULL);
     REFUSES(fp8_cast, cast_args, a.codes = NULL);
     REFUSES(fp8_cast, cast_args, a.codes = codes + 8);

@@ -11,6 +11,7 @@ struct pointwise {
     struct nums x, dy;
     struct ds_rope_args rope;
     bool in_place;
+    uint32_t *largest; /* of what is written, or NULL */
 };
 
 static const size_t sizes[] = {1, 7, 8, 48, 97, 113, 1000, 20001};
@@ -100,13 +101,41 @@ Test(pointwise, gelu_of_every_magnitude)
     }
 }
 
+static float one_of(enum ds_dtype type, const void *x, size_t i)
+{
+    if (type == DS_F32)
+        return ((const float *)x)[i];
+    return type == DS_BF16 ? ds_bf16_to_f32(((const ds_bf16 *)x)[i])
+                           : ds_f16_to_f32(((const ds_f16 *)x)[i]);
+}
+
+/* The largest element is that of what lies there, as it was rounded. */
+static void check_written(const struct pointwise *c, const void *out, size_t n)
+{
+    uint32_t want = 0;
+
+    for (size_t i = 0; c->largest != NULL && i < n; i++) {
+        uint32_t bits = ds_fp8_bits(one_of(c->act, out, i)) & 0x7fffffffu;
+
+        want = bits > want ? bits : want;
+    }
+    cr_assert(c->largest == NULL || *c->largest == want, "%zux%zu of %s: %08x for %08x", c->rows,
+              c->n, ds_dtype_name(c->act), *c->largest, want);
+}
+
 static int run_swiglu(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct pointwise *c = ctx;
-    struct ds_swiglu_fwd_args args = {
-        .rows = c->rows, .ffn = c->n, .act = c->act, .x = c->x.data, .y = out[0]};
+    struct ds_swiglu_fwd_args args = {.rows = c->rows,
+                                      .ffn = c->n,
+                                      .act = c->act,
+                                      .x = c->x.data,
+                                      .y = out[0],
+                                      .largest = c->largest};
+    int rc = ds_swiglu_fwd(&args, stream, err);
 
-    return ds_swiglu_fwd(&args, stream, err);
+    check_written(c, out[0], c->rows * c->n);
+    return rc;
 }
 
 static int run_swiglu_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
@@ -117,15 +146,19 @@ static int run_swiglu_bwd(void *ctx, void **out, struct ds_stream *stream, struc
                                       .act = c->act,
                                       .x = c->in_place ? out[0] : c->x.data,
                                       .dy = c->dy.data,
-                                      .dx = out[0]};
+                                      .dx = out[0],
+                                      .largest = c->largest};
+    int rc = ds_swiglu_bwd(&args, stream, err);
 
-    return ds_swiglu_bwd(&args, stream, err);
+    check_written(c, out[0], 2 * c->rows * c->n);
+    return rc;
 }
 
 static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
 {
     struct pointwise c = {.rows = rows, .n = ffn, .act = act};
     double *y = calloc(rows * ffn, sizeof(double)), *dx = calloc(2 * rows * ffn, sizeof(double));
+    uint32_t *largest = malloc(sizeof(*largest)); /* where any device reaches it */
     struct trial t = {.what = "swiglu_fwd",
                       .out = {{act, rows * ffn, y, NULL}},
                       .outs = 1,
@@ -143,6 +176,9 @@ static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
         dx[u] = c.dy.d[i] * silu;
     }
     try_all(&t);
+    c.largest = largest;
+    try_all(&t);
+    c.largest = NULL;
     t = (struct trial){.what = "swiglu_bwd",
                        .out = {{act, 2 * rows * ffn, dx, NULL}},
                        .outs = 1,
@@ -152,6 +188,9 @@ static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
     c.in_place = true;
     t.out[0].before = &c.x;
     try_all(&t);
+    c.largest = largest;
+    try_all(&t);
+    free(largest);
     nums_free(&c.x);
     nums_free(&c.dy);
     free(y);

@@ -18,6 +18,7 @@ static uint64_t counted;
 static struct ds_part parts[4];
 static struct ds_entry entries[4];
 static struct ds_verdict verdicts[2];
+static uint32_t largest;
 
 struct spoilt {
     enum { END, EMPTY, HUGE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F } how;
@@ -154,10 +155,13 @@ static const struct row rows[] = {
       AT(lamb, MISSING, p), AT(lamb, MISSING, p_sumsq), AT(lamb, MISSING, u_sumsq)}},
     {ROW(cast, .n = 3, .x = f, .y = f + 100),
      {AT(cast, TYPE, from), AT(cast, TYPE, to), AT(cast, MISSING, x), AT(cast, MISSING, y)}},
-    {ROW(fp8_cast, .rows = DS_FP8_UNIT, .cols = DS_FP8_UNIT, .x = f, .codes = codes, .scale = f + 300),
+    {ROW(largest, .n = 3, .x = f, .largest = &largest),
+     {AT(largest, TYPE, act), AT(largest, MISSING, x), AT(largest, MISSING, largest)}},
+    {ROW(fp8_cast, .rows = DS_FP8_UNIT, .cols = DS_FP8_UNIT, .x = f, .codes = codes, .largest = &largest,
+         .scale = f + 300),
      {AT(fp8_cast, EMPTY, rows), AT(fp8_cast, EMPTY, cols), AT(fp8_cast, HUGE, rows),
       AT(fp8_cast, TYPE, act), AT(fp8_cast, TYPE, type), AT(fp8_cast, MISSING, x),
-      AT(fp8_cast, MISSING, codes), AT(fp8_cast, MISSING, scale)}},
+      AT(fp8_cast, MISSING, codes), AT(fp8_cast, MISSING, largest), AT(fp8_cast, MISSING, scale)}},
 };
 /* clang-format on */
 

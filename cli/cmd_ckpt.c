@@ -85,9 +85,9 @@ static int inspect_row(const char *run_dir, const struct ds_ckpt_entry *entry, s
 }
 
 /* Ranks among which a tensor is divided: without ZeRO each has all of it. */
-static unsigned shards_of(const struct row *row)
+static unsigned shards_of(const struct ds_ckpt_info *info)
 {
-    return row->info.state.shard_ranks > 0 ? row->info.state.shard_ranks : 1;
+    return info->state.shard_ranks > 0 ? info->state.shard_ranks : 1;
 }
 
 static void print_row(const struct row *row)
@@ -98,12 +98,23 @@ static void print_row(const struct row *row)
     if (row->whole) {
         (void)printf("%10ju  %12s  %5zu  %5u  %5u  %6u  whole\n", (uintmax_t)row->entry->step,
                      size_text(row->info.bytes, size), row->info.parts, state->world, state->stage,
-                     shards_of(row));
+                     shards_of(&row->info));
         return;
     }
     (void)ds_escape_control(why, sizeof(why), row->err.text, strlen(row->err.text));
     (void)printf("%10ju  %12s  %5s  %5s  %5s  %6s  damaged: %s\n", (uintmax_t)row->entry->step, "-",
                  "-", "-", "-", "-", why);
+}
+
+static void put_info(struct ds_json *json, const struct ds_ckpt_info *info)
+{
+    ds_json_u64(json, "bytes", info->bytes);
+    ds_json_u64(json, "parts", info->parts);
+    ds_json_u64(json, "world", info->state.world);
+    ds_json_u64(json, "stage", info->state.stage);
+    ds_json_u64(json, "shard_ranks", shards_of(info));
+    ds_json_u64(json, "tensors", info->tensors);
+    ds_json_u64(json, "tokens", info->state.tokens);
 }
 
 static void put_row(struct ds_json *json, const struct row *row)
@@ -113,13 +124,7 @@ static void put_row(struct ds_json *json, const struct row *row)
     ds_json_string(json, "name", row->entry->name);
     ds_json_bool(json, "whole", row->whole);
     if (row->whole) {
-        ds_json_u64(json, "bytes", row->info.bytes);
-        ds_json_u64(json, "parts", row->info.parts);
-        ds_json_u64(json, "world", row->info.state.world);
-        ds_json_u64(json, "stage", row->info.state.stage);
-        ds_json_u64(json, "shard_ranks", shards_of(row));
-        ds_json_u64(json, "tensors", row->info.tensors);
-        ds_json_u64(json, "tokens", row->info.state.tokens);
+        put_info(json, &row->info);
     } else {
         ds_json_string(json, "error", row->err.text);
     }
@@ -177,15 +182,45 @@ static int list(const struct ds_cli *cli)
 
 /* --- verify, export, import ----------------------------------------------------------------- */
 
+/* An object, whole or not; what is wrong with it is logged as well. */
+static int verified_json(const char *path, const struct ds_ckpt_info *info,
+                         const struct ds_error *err, int rc)
+{
+    struct ds_buf text;
+    struct ds_json json;
+
+    ds_buf_init(&text, DS_MAX_JSON_BYTES);
+    ds_json_init(&json, &text);
+    ds_json_object(&json, NULL);
+    ds_json_string(&json, "path", path);
+    ds_json_bool(&json, "whole", rc == 0);
+    if (info != NULL) {
+        ds_json_u64(&json, "step", info->state.step);
+        put_info(&json, info);
+    }
+    if (rc < 0)
+        ds_json_string(&json, "error", ds_error_text(err, rc));
+    ds_json_end_object(&json);
+    return print_json(&text, rc < 0 ? fail(err, rc) : DS_EXIT_OK);
+}
+
 static int verify(const struct ds_cli *cli)
 {
     char path[DS_MAX_PATH], size[32];
     struct ds_ckpt_info info;
     struct ds_error err = {0};
-    int rc;
+    bool known = false;
+    int rc = ds_ckpt_resolve(cli->arg[0], path, &err);
 
-    if ((rc = ds_ckpt_resolve(cli->arg[0], path, &err)) < 0 ||
-        (rc = ds_ckpt_inspect(path, &info, &err)) < 0 || (rc = ds_ckpt_verify(path, &err)) < 0)
+    if (rc < 0)
+        return fail(&err, rc);
+    rc = ds_ckpt_inspect(path, &info, &err);
+    known = rc == 0;
+    if (rc == 0)
+        rc = ds_ckpt_verify(path, &err);
+    if (cli->json)
+        return verified_json(path, known ? &info : NULL, &err, rc);
+    if (rc < 0)
         return fail(&err, rc);
     if (!cli->quiet)
         (void)printf("'%s' is whole: step %ju, %zu tensors, %s\n", path, (uintmax_t)info.state.step,

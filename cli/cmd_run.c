@@ -215,6 +215,11 @@ static void open_console(struct run *run)
     ds_plan_describe(&run->plan, &run->job, &run->header);
     run->report.header = ds_buf_text(&run->header);
     ds_console_text(&run->report.console, run->report.header);
+    if (run->place.crowded > 0)
+        ds_console_warn(&run->report.console,
+                        "'launch.threads' %u on a host with %u cores: threads wait for each other, "
+                        "auto would take no more than there are",
+                        run->place.threads, run->place.crowded);
     if (run->changes.len > 0)
         ds_console_note(&run->report.console, "changed since the last run here: %s",
                         ds_buf_text(&run->changes));

@@ -106,6 +106,17 @@ int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_erro
     return rc != 0 ? rc : apply_options(cli, job, err);
 }
 
+/* Does the value follow from another key whose own change is told? */
+static bool follows(const struct ds_job *job, const struct ds_key *key)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    size_t from = (key->flags & DS_KEY_DERIVED) && key->def != NULL ? ds_keys_find(keys, key->def)
+                                                                    : keys->count;
+
+    return from < keys->count && (keys->key[from].flags & DS_KEY_DIGEST) &&
+           !ds_keys_given(keys, key->path);
+}
+
 void ds_cli_job_changes(const struct ds_job *job, const char *run_dir, struct ds_buf *out)
 {
     char path[DS_MAX_PATH];
@@ -121,7 +132,7 @@ void ds_cli_job_changes(const struct ds_job *job, const char *run_dir, struct ds
     if (rc == 0)
         rc = ds_job_load(&last, path, NULL, 0, NULL);
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        if (!(keys[i].flags & DS_KEY_DIGEST))
+        if (!(keys[i].flags & DS_KEY_DIGEST) || follows(job, &keys[i]))
             continue;
         ds_buf_reset(&was);
         ds_buf_reset(&is);

@@ -55,7 +55,7 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false},
 #define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
-#define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM))
+#define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_VERIFY) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM))
 
 /* Offset of a field, whose address must have this type. */
 #define FIELD(type, f)                                                                             \

@@ -178,6 +178,9 @@ static void share_cores(struct ds_cli_place *place, unsigned threads)
             place->threads = computing;
         if (i == 0 || cores < place->cores)
             place->cores = cores;
+        if ((host->spec->cpus != 0 || place->transport == &ds_transport_local) &&
+            threads > cores_of(host))
+            place->crowded = cores_of(host);
     }
     if (place->cores < place->threads)
         place->cores = place->threads;

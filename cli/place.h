@@ -29,8 +29,9 @@ struct ds_cli_place {
     const struct ds_transport *transport; /* how the hosts are reached */
     struct ds_join_site join;             /* where they come to, where that is how */
     unsigned threads;                     /* that compute, per rank */
-    unsigned cores; /* a rank may use: its share of the machine, or `threads` if that is more */
-    bool no_gpus;   /* the ranks compute on the CPU */
+    unsigned cores;   /* a rank may use: its share of the machine, or `threads` if that is more */
+    unsigned crowded; /* cores of a host, where they are known, if a rank has more threads; or 0 */
+    bool no_gpus;     /* the ranks compute on the CPU */
     /* (optional) For printing: CUDA_VISIBLE_DEVICES of the ranks of a place, or NULL; and variables
      * that all ranks are given after it.  Borrowed. */
     const char *const *devices;

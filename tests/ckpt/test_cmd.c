@@ -158,9 +158,16 @@ Test(cmd, verify_reads_every_byte)
     must_say(out, "step-00000001' is whole: step 1, 26 tensors, ");
     cr_assert(ckpt((struct ds_cli){.quiet = true}, "ckpt verify", run, NULL) == 0 &&
               out[0] == '\0');
+    cr_assert(ckpt((struct ds_cli){.json = true}, "ckpt verify", run, NULL) == 0);
+    must_say(out, "step-00000001\",\"whole\":true,\"step\":1,\"bytes\":");
+    must_say(out, "\"tensors\":26,");
     bytes.data[bytes.len - 1] ^= 1;
     spill(file, bytes.data, bytes.len);
     cr_assert(ckpt(plain, "ckpt verify", run, NULL) == 65);
+    must_say(errors, "damaged: file 'optim-00001-of-00001.safetensors', tensor '");
+    cr_assert(ckpt((struct ds_cli){.json = true}, "ckpt verify", run, NULL) == 65);
+    must_say(out, "\"whole\":false,\"step\":1,");
+    must_say(out, "\"error\":\"");
     must_say(errors, "damaged: file 'optim-00001-of-00001.safetensors', tensor '");
     cr_assert(ckpt(plain, "ckpt verify", tempdir_path("none"), NULL) == 2);
     must_say(errors, "there is no checkpoint or run directory '");

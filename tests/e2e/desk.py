@@ -115,6 +115,7 @@ def going_on():
     ran = h.dsrun(JOB, "train.steps=3", "run_dir=on", "checkpoint.every=1", "optim.lr=0.25", "zero.stage=1")
     h.ok(ran.returncode == 0 and re.search(r"^changed since the last run here: .*optim\.lr 0\.25, was ", ran.stdout, re.M)
          and "zero.stage" not in ran.stdout, "the keys that decide the result and have changed are told", ran.stdout)
+    h.ok("optim.adamw_lr" not in ran.stdout, "but none that only follows another", ran.stdout)
     again = h.dsrun(JOB, "train.steps=3", "run_dir=on", "checkpoint.every=1", "optim.lr=0.25", "zero.stage=1")
     h.ok(again.returncode == 0 and "changed since" not in again.stdout, "nothing has changed, nothing is told",
          again.stdout)

@@ -143,6 +143,19 @@ static int set_interface(const struct ds_job *job, const struct ds_seat *seat, s
     return 0;
 }
 
+/* Collectives of two communicators at a time wait for each other's place on the devices unless all
+ * ranks start them in one order.  NCCL from 2.26 on keeps that of the host's calls, and lets them
+ * overlap.  With offload two threads call, whose order need not be that of other ranks. */
+static int keep_order(const struct ds_job *job, const struct ds_seat *seat, struct ds_error *err)
+{
+    bool groups = job->zero.stage > 0 && job->zero.shard_group == DS_SHARD_NODE &&
+                  seat->local_world > 1 && seat->local_world < seat->world;
+
+    if (!groups || job->offload.optim != DS_OFFLOAD_NONE || set("NCCL_LAUNCH_ORDER_IMPLICIT", "1"))
+        return 0;
+    return ds_fail(err, ENOMEM, "no memory for the environment");
+}
+
 /* NCCL takes ranks on one device for a mistake, unless each is on a host of its own. */
 static int pretend_hosts(const struct ds_seat *seat, struct ds_error *err)
 {
@@ -162,6 +175,8 @@ static int sit_down(const struct ds_job *job, const struct ds_seat *seat, unsign
     const char *share = getenv("DSRUN_CUDA_SHARE");
     int rc = set_interface(job, seat, err);
 
+    if (rc == 0)
+        rc = keep_order(job, seat, err);
     *device = seat->local_rank % devices;
     if (rc != 0 || seat->local_world <= devices)
         return rc;

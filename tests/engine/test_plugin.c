@@ -75,9 +75,10 @@ void *__wrap_dlsym(void *handle, const char *name)
     return has_entry ? symbol : NULL;
 }
 
-static const char *const variables[] = {"NCCL_COMM_ID",  "NCCL_SOCKET_IFNAME", "NCCL_HOSTID",
-                                        "NCCL_NET",      "NCCL_IB_DISABLE",    "NCCL_MNNVL_ENABLE",
-                                        "NCCL_MAX_CTAS", "DSRUN_CUDA_SHARE"};
+static const char *const variables[] = {
+    "NCCL_COMM_ID",  "NCCL_SOCKET_IFNAME", "NCCL_HOSTID",
+    "NCCL_NET",      "NCCL_IB_DISABLE",    "NCCL_MNNVL_ENABLE",
+    "NCCL_MAX_CTAS", "DSRUN_CUDA_SHARE",   "NCCL_LAUNCH_ORDER_IMPLICIT"};
 
 static const struct interface host[] = {
     {.name = "none"},
@@ -257,6 +258,47 @@ Test(plugin, ranks_that_share_are_hosts_to_nccl)
     seat.world = 6;
     taken = sit(DS_DEVICE_CUDA, "eth7", seat);
     cr_assert(taken.rc == 0 && is("NCCL_SOCKET_IFNAME", "=eth7"), "%s", taken.err.text);
+}
+
+struct groups {
+    unsigned stage, world, local_world;
+    enum ds_shard_group group;
+    enum ds_offload offload;
+    bool set;
+};
+
+static void sit_in_groups(const struct groups *g)
+{
+    struct ds_job job = {.launch = {.device = DS_DEVICE_CUDA, .interface = "lo"},
+                         .zero = {.stage = g->stage, .shard_group = g->group},
+                         .offload = {.optim = g->offload}};
+    const struct ds_seat seat = {.world = g->world, .local_world = g->local_world};
+    struct ds_error why = {0}, err = {0};
+    unsigned device;
+
+    cr_assert_eq(ds_plugin_seat(&job, &seat, &device, &why, &err), 0, "%s", err.text);
+}
+
+/* Groups of a host, and across hosts, have a communicator each. */
+Test(plugin, collectives_of_groups_have_one_order)
+{
+    static const struct groups groups[] = {{3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true},
+                                           {1, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true},
+                                           {0, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false},
+                                           {3, 4, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, false},
+                                           {3, 2, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false},
+                                           {3, 4, 1, DS_SHARD_NODE, DS_OFFLOAD_NONE, false},
+                                           {3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_CPU, false}};
+
+    for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        begin();
+        sit_in_groups(&groups[i]);
+        cr_expect(is("NCCL_LAUNCH_ORDER_IMPLICIT", groups[i].set ? "1" : NULL), "groups %zu", i);
+    }
+    begin();
+    (void)setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "0", 1);
+    sit_in_groups(&groups[0]);
+    cr_assert(is("NCCL_LAUNCH_ORDER_IMPLICIT", "0"), "what the user has set stays");
 }
 
 static const struct {

@@ -125,11 +125,12 @@ $(PROGRAMS):
 # tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it
 # links in TESTROOMS_<room>.  Every executable file right under tests/e2e/ is a test that prints TAP.
 TEST_ROOMS := base kernels cuda-emu launcher job plan cost comm data ckpt engine cli
-TEST_LIBS  := -lcriterion $(LIBS_worker) -lsodium -lssh2 -lcrypto
+NO_CERTS   := tests/support/no_certificates.c
+TEST_LIBS  := -Wl,--export-dynamic-symbol=mbedtls_x509_crt_parse_file -lcriterion $(LIBS_worker) -lsodium -lssh2 -lcrypto
 define test_rule
 TESTBIN_$(1) := $$(patsubst %.c,$$(B)/%,$$(TESTS_$(1)))
 $$(TESTBIN_$(1):=.o): | $(B)/deps-test.ok
-$$(TESTBIN_$(1)): $$(B)/%: $$(B)/%.o $$(call LIB,$$(TESTROOMS_$(1)))
+$$(TESTBIN_$(1)): $$(B)/%: $$(B)/%.o $$(call OBJ_OF,$$(NO_CERTS)) $$(call LIB,$$(TESTROOMS_$(1)))
 	$$(call say,LINK    $$@)
 	$$(Q)$$(LINK) $$(TEST_LIBS) $$(LDLIBS)
 check-$(1): $$(TESTBIN_$(1))
@@ -171,7 +172,7 @@ include kernels/cuda/rules.mk tools/cuda.mk tests/fakes/rules.mk
 
 # Every object that `tests` has $(CC) make, beside those of `all`.
 test-objects: $(foreach r,$(TEST_ROOMS),$(addsuffix .o,$(filter-out $(NCCL_TEST),$(TESTBIN_$(r))))) \
-    $(NCCL_TEST_OBJ) $(addsuffix .o,$(FAKE_WORKER) $(GPU_TESTS) $(GPU_BENCH)) $(SIM_OBJ) \
+    $(NCCL_TEST_OBJ) $(addsuffix .o,$(FAKE_WORKER) $(GPU_TESTS) $(GPU_BENCH)) $(SIM_OBJ) $(call OBJ_OF,$(NO_CERTS)) \
     $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C) $(FAKE_C)) $(patsubst %.c,$(B)/%.o,$(SRC_cuda) tests/cudaemu/fake_blaslt.c $(FAKE_DNN)) \
     $(B)/tests/fuzz/replay.o $(patsubst %,$(B)/tests/fuzz/fuzz_%.o,$(FUZZ))
 

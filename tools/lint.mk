@@ -29,7 +29,7 @@ tidy: | $(B)/deps-test.ok ## the ratchets: lengths, licence lines, banned calls,
 	$(Q)tools/tidy $(LISTED)
 
 LISTED = cli/dsrun.c cli/agent.c cli/worker.c $(SRC_cuda) $(PLUGIN_C) $(FAKE_C) $(CU_CUDA) tests/cudaemu/planted.cu tests/cudaemu/fake_blaslt.c $(FAKE_DNN) tests/cudaemu/no_driver.c tests/cudaemu/race.c $(foreach r,$(ROOMS),$(SRC_$(r)) $(SRC_isa_$(r))) \
-    $(foreach r,$(TEST_ROOMS),$(TESTS_$(r))) $(TESTS_e2e) $(SRC_one_map) $(TEST_nccl)
+    $(foreach r,$(TEST_ROOMS),$(TESTS_$(r))) $(TESTS_e2e) $(SRC_one_map) $(NO_CERTS) $(TEST_nccl)
 
 format: | $(B)/deps-lint.ok ## rewrite the C sources with clang-format
 	$(Q)clang-format -i $(C_FILES)

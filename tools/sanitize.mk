@@ -12,6 +12,13 @@ check-asan: | $(B)/deps-test.ok ## every test under AddressSanitizer, LeakSaniti
 
 check-ubsan: check-asan
 
+# Optimizing costs a test more time in the compiler than it saves in the test.  Not so where a test computes its own
+# answers to compare with: kernels, the emulated ones, comm.  Fuzz targets are libFuzzer's, too.
+QUICK_OBJ := $(addsuffix .o,$(foreach r,$(filter-out kernels cuda-emu comm,$(TEST_ROOMS)),$(TESTBIN_$(r))))
+ifneq ($(findstring address,$(SAN)),)
+$(QUICK_OBJ): private override CFLAGS += -O0
+endif
+
 # Beds of hosts and long series of jobs run as built only: what they wait for has deadlines that an
 # instrumented program does not keep, and their processes are covered by the scripts that are left.
 # keys: libssh2 1.10 loses some bytes of every ECDSA key file and of one that is cut off, which

@@ -160,21 +160,22 @@ int ds_fs_pread_all(int fd, void *bytes, size_t len, uint64_t at, struct ds_erro
 
 /* --- replacing ----------------------------------------------------------------------------- */
 
-/* A new file beside `path`, under a name nobody has; -errno. */
-static int create_beside(const char *path, char temp[DS_MAX_PATH])
+int ds_fs_create_beside(const char *path, char *temp, struct ds_error *err)
 {
-    for (int i = 0; i < MAX_TEMP_TRIES; i++) {
+    int code = EEXIST;
+
+    for (int i = 0; code == EEXIST && i < MAX_TEMP_TRIES; i++) {
         int fd, len = snprintf(temp, DS_MAX_PATH, "%s.tmp-%ld-%d", path, (long)getpid(), i);
 
         if (len < 0 || len >= DS_MAX_PATH)
-            return -ENAMETOOLONG;
+            return ds_fail(err, ENAMETOOLONG, "cannot create '%s': %s", path,
+                           strerror(ENAMETOOLONG));
         fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
         if (fd >= 0)
             return fd;
-        if (errno != EEXIST)
-            return -errno;
+        code = errno;
     }
-    return -EEXIST;
+    return ds_fail(err, code, "cannot create '%s': %s", path, strerror(code));
 }
 
 /* The folder part of `path` into `dir`; "." where there is none. */
@@ -203,24 +204,46 @@ static int write_and_close(int fd, const void *bytes, size_t len, struct ds_erro
     return rc;
 }
 
-int ds_fs_replace(const char *path, const void *bytes, size_t len, struct ds_error *err)
+/* Where a file system has no such renaming, there is an instant between looking and renaming. */
+static int rename_new(const char *temp, const char *path)
 {
-    char temp[DS_MAX_PATH], dir[DS_MAX_PATH];
-    int rc, fd = create_beside(path, temp);
+    int rc = renameat2(AT_FDCWD, temp, AT_FDCWD, path, RENAME_NOREPLACE);
 
-    if (fd < 0)
-        return ds_fail(err, -fd, "cannot create '%s': %s", path, strerror(-fd));
-    rc = write_and_close(fd, bytes, len, err);
-    if (rc != 0)
-        ds_error_context(err, rc, "file '%s'", path);
-    else if (rename(temp, path) != 0)
-        rc = ds_fail(err, errno, "cannot replace '%s': %s", path, strerror(errno));
-    if (rc != 0) {
-        (void)unlink(temp);
+    if (rc == 0 || (errno != EINVAL && errno != ENOSYS))
         return rc;
+    if (access(path, F_OK) == 0) {
+        errno = EEXIST;
+        return -1;
+    }
+    return rename(temp, path);
+}
+
+int ds_fs_publish(const char *temp, const char *path, bool replace, struct ds_error *err)
+{
+    char dir[DS_MAX_PATH];
+
+    if ((replace ? rename(temp, path) : rename_new(temp, path)) != 0) {
+        int code = errno;
+
+        (void)unlink(temp);
+        return ds_fail(err, code, "cannot replace '%s': %s", path, strerror(code));
     }
     folder_of(path, dir);
     return ds_fs_sync_dir(dir, err);
+}
+
+int ds_fs_replace(const char *path, const void *bytes, size_t len, struct ds_error *err)
+{
+    char temp[DS_MAX_PATH];
+    int rc, fd = ds_fs_create_beside(path, temp, err);
+
+    if (fd < 0)
+        return fd;
+    rc = write_and_close(fd, bytes, len, err);
+    if (rc == 0)
+        return ds_fs_publish(temp, path, true, err);
+    (void)unlink(temp);
+    return ds_error_context(err, rc, "file '%s'", path);
 }
 
 int ds_fs_sync_dir(const char *path, struct ds_error *err)

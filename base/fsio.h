@@ -13,6 +13,7 @@
 #ifndef DS_BASE_FSIO_H
 #define DS_BASE_FSIO_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -34,6 +35,14 @@ int ds_fs_pread_all(int fd, void *bytes, size_t len, uint64_t at, struct ds_erro
 
 /* Replace `path` by these bytes: temporary file beside it, fsync, rename, fsync of the folder. */
 int ds_fs_replace(const char *path, const void *bytes, size_t len, struct ds_error *err)
+    DS_NODISCARD;
+
+/* The same in two steps, for what is written bit by bit.  First a new file beside `path`, of a name
+ * that nobody has: its descriptor, to write to, and the name in temp[DS_MAX_PATH]. */
+int ds_fs_create_beside(const char *path, char *temp, struct ds_error *err) DS_NODISCARD;
+/* Then, when it is synced and closed: it is `path` now.  Without `replace` a file that is there
+ * stays: -EEXIST.  On failure `temp` is removed. */
+int ds_fs_publish(const char *temp, const char *path, bool replace, struct ds_error *err)
     DS_NODISCARD;
 
 /* mkdir -p; existing folders are fine. */

@@ -8,6 +8,9 @@
  */
 #include "base/utf8.h"
 
+#include <stdint.h>
+#include <string.h>
+
 /* clang-format off */
 static const struct lead {
     unsigned char first, last;  /* lead bytes of this kind */
@@ -48,4 +51,26 @@ size_t ds_utf8_len(const char *text, size_t len)
         if (at[0] >= leads[i].first && at[0] <= leads[i].last)
             return tail_len(&leads[i], at, len);
     return 0;
+}
+
+size_t ds_utf8_valid(const char *text, size_t len)
+{
+    size_t at = 0, bytes;
+
+    while (at < len) {
+        uint64_t eight;
+
+        if (len - at >= sizeof(eight)) { /* most text is ASCII */
+            memcpy(&eight, text + at, sizeof(eight));
+            if ((eight & UINT64_C(0x8080808080808080)) == 0) {
+                at += sizeof(eight);
+                continue;
+            }
+        }
+        bytes = ds_utf8_len(text + at, len - at);
+        if (bytes == 0)
+            break;
+        at += bytes;
+    }
+    return at;
 }

@@ -15,4 +15,7 @@
  * `len` cuts it (or is 0). */
 size_t ds_utf8_len(const char *text, size_t len);
 
+/* Bytes of `text` up to the first that begins no valid sequence; `len` where all is valid. */
+size_t ds_utf8_valid(const char *text, size_t len);
+
 #endif

@@ -17,7 +17,7 @@ say      = $(if $(V),,@echo "  $(1)")
 
 all: programs man ## build the programs and the man pages
 
-ROOMS := base ops cpu launcher job plan cost comm data ckpt engine cli
+ROOMS := base ops cpu launcher job plan cost comm text data ckpt engine cli
 LISTS := base/files.mk kernels/files.mk launcher/files.mk runtime/files.mk cli/files.mk
 include $(LISTS)
 -include $(sort $(wildcard tests/*/files.mk))
@@ -85,8 +85,9 @@ LINK  = $(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(GROUP)
 PROGRAMS := $(B)/bin/dsrun $(B)/libexec/dsrun/dsrun-agent $(B)/libexec/dsrun/dsrun-worker
 programs: $(PROGRAMS)
 
+LIBS_text   := -lpcre2-8 -lutf8proc
 # libcrypto first: it looks up thousands of its own names when it is loaded, each in this order.
-LIBS_dsrun  := -lcrypto -lssh2 -lsodium -lyaml -ljansson -lxxhash -lm
+LIBS_dsrun  := -lcrypto -lssh2 -lsodium -lyaml -ljansson -lxxhash $(LIBS_text) -lm
 # Pushed to bare hosts, so what it needs beyond libc is inside it, and what only a debugger reads is in a
 # file beside it, .debug/dsrun-agent.debug: each start hashes what may be pushed, here and on every host.
 LIBS_agent  := -l:libsodium.a
@@ -95,7 +96,7 @@ SPLIT_DEBUG  = mkdir -p $(@D)/.debug && $(OBJCOPY) --only-keep-debug $@ $(@D)/.d
     $(OBJCOPY) --strip-all --add-gnu-debuglink=$(@D)/.debug/$(@F).debug $@
 LIBS_worker := -ldnnl -lsodium -lgomp -lyaml -ljansson -lxxhash -lm -lpthread
 
-$(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data ckpt cost plan comm job ops base)
+$(B)/bin/dsrun: $(B)/cli/dsrun.o $(call LIB,cli launcher data text ckpt cost plan comm job ops base)
 $(B)/bin/dsrun: LIBS = $(LIBS_dsrun)
 $(B)/libexec/dsrun/dsrun-agent: $(B)/cli/agent.o $(call LIB,launcher base)
 $(B)/libexec/dsrun/dsrun-agent: LIBS = $(LIBS_agent)
@@ -124,9 +125,9 @@ $(PROGRAMS):
 # --- tests --------------------------------------------------------------------------------------
 # tests/<room>/files.mk lists TESTS_<room> (one Criterion program per test_*.c) and the rooms it
 # links in TESTROOMS_<room>.  Every executable file right under tests/e2e/ is a test that prints TAP.
-TEST_ROOMS := base kernels cuda-emu launcher job plan cost comm data ckpt engine cli
+TEST_ROOMS := base kernels cuda-emu launcher job plan cost comm text data ckpt engine cli
 NO_CERTS   := tests/support/no_certificates.c
-TEST_LIBS  := -Wl,--export-dynamic-symbol=mbedtls_x509_crt_parse_file -lcriterion $(LIBS_worker) -lsodium -lssh2 -lcrypto
+TEST_LIBS  := -Wl,--export-dynamic-symbol=mbedtls_x509_crt_parse_file -lcriterion $(LIBS_worker) -lsodium -lssh2 -lcrypto $(LIBS_text)
 define test_rule
 TESTBIN_$(1) := $$(patsubst %.c,$$(B)/%,$$(TESTS_$(1)))
 $$(TESTBIN_$(1):=.o): | $(B)/deps-test.ok

@@ -10,6 +10,8 @@ SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runt
     runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
     host_net.c net.c net_send.c net_setup.c net_sums.c mesh.c mesh_open.c greet.c layout.c ops.c)
 SRC_data := $(addprefix runtime/data/,data.c order.c source.c tokens.c)
+SRC_text := $(addprefix runtime/text/,added.c alphabet.c bpe.c decode.c encode.c normal.c pattern.c \
+    piece.c read_model.c read_parts.c rewrite.c tokenizer.c unicode.c vocab.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \
     manifest_join.c part.c share.c reads.c store.c load.c list.c saving.c commit.c save.c saver.c \
     hf.c hf_config.c hf_export.c inspect.c)

@@ -57,3 +57,7 @@ FUZZ += ssh_agent
 FUZZROOMS_ssh_agent := launcher base
 FUZZ += net
 FUZZROOMS_net := comm base
+FUZZ += tokenizer
+FUZZROOMS_tokenizer := text base
+FUZZ += encode
+FUZZROOMS_encode := text base

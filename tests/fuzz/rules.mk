@@ -10,7 +10,7 @@
 # code, then keep the input as a seed (xxd -p).
 
 FUZZ_TIME ?= 60
-FUZZ_LIBS := $(LIBS_worker) -lsodium -lcrypto
+FUZZ_LIBS := $(LIBS_worker) -lsodium -lcrypto $(LIBS_text)
 
 define fuzz_rule
 $(B)/tests/fuzz/fuzz_$(1): $(B)/tests/fuzz/fuzz_$(1).o $$(call LIB,$$(FUZZROOMS_$(1)))

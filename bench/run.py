@@ -25,10 +25,11 @@ import model
 import stages
 import start
 import step
+import tokenize_text
 from common import HERE, Failed, machine
 
 BENCHES = {"comm": comm, "adamw": adamw, "ckpt": ckpt, "start": start, "step": step,
-           "stages": stages, "model": model}
+           "stages": stages, "model": model, "tokenize": tokenize_text}
 
 
 class Context:

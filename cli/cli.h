@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "runtime/data/reader.h" /* enum ds_text_format */
 
 enum ds_color { DS_COLOR_AUTO, DS_COLOR_ALWAYS, DS_COLOR_NEVER };
 enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_OPENSSH, DS_VIA_SLURM, DS_VIA_JOIN };
@@ -49,6 +50,11 @@ struct ds_cli {          /* borrowed from argv; plain data */
     int64_t rank;    /* -1: not given */
     int64_t lines;   /* -1: not given */
     bool follow;
+    const char *tokenizer, *text_key, *eot; /* NULL: not given */
+    enum ds_text_format text_format;
+    uint64_t threads, at; /* 0: not given */
+    int64_t count;        /* -1: not given */
+    bool force;
     const char **arg; /* positional words after the command's name */
     size_t args;
 };
@@ -68,6 +74,7 @@ int ds_cmd_kill(const struct ds_cli *cli);   /* cmd_ps.c */
 int ds_cmd_logs(const struct ds_cli *cli);   /* cmd_logs.c */
 int ds_cmd_attach(const struct ds_cli *cli); /* cmd_attach.c */
 int ds_cmd_join(const struct ds_cli *cli);   /* cmd_join.c */
+int ds_cmd_data(const struct ds_cli *cli);   /* cmd_data.c: tokenize inspect */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
  * --heartbeat are

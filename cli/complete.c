@@ -64,7 +64,10 @@ static const char *kind_of(const char *words)
         return "keys";
     if (strstr(words, "PROGRAM") != NULL)
         return "program";
-    return strstr(words, "DIR") != NULL || strstr(words, "CKPT") != NULL ? "paths" : "none";
+    return strstr(words, "DIR") != NULL || strstr(words, "CKPT") != NULL ||
+                   strstr(words, "FILE") != NULL
+               ? "paths"
+               : "none";
 }
 
 /* A pattern of `case`: the options, `--slots` or `-H|--hostfile`, whose value is a word. */

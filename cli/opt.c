@@ -46,8 +46,12 @@ static const struct ds_choice causes[] = {
     DS_CAUSES(X)
 #undef X
     {NULL, 0, false}};
+static const struct ds_choice text_formats[] = {
+    {"auto", DS_TEXT_AUTO, false}, {"text", DS_TEXT_PLAIN, false}, {"jsonl", DS_TEXT_JSONL, false},
+    {NULL, 0, false}};
 static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false}, {NULL, 0, false}};
 
+#define MOST_AT  9007199254740992.0 /* 2^53 */
 #define BIT(id)  (1u << DS_COMMAND_##id)
 #define ON_HOSTS                                                                                   \
     (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS) | BIT(TUNE))
@@ -116,6 +120,15 @@ static const struct ds_option options[] = {
     WHOLE("--trials", "N", int64_t *, trials, 0, DS_MAX_TRIALS, BIT(TUNE), "layouts to try for some steps; 3 if not given"),
     TEXT(0, "--timeline", "FILE", timeline, BIT(PLAN), "write the predicted step there as a Chrome trace"),
     WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT), "type of the weights: fp32 or bf16"),
+    TEXT(0, "--tokenizer", "FILE", tokenizer, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT),
+         "a tokenizer.json of Hugging Face, with a model of type BPE"),
+    ENUM("--format", "FORMAT", text_format, text_formats, BIT(DATA_TOKENIZE), "what files hold: text, one document each, or jsonl, one a line; auto goes by the name"),
+    TEXT(0, "--key", "NAME", text_key, BIT(DATA_TOKENIZE), "where the text is in an object of jsonl; 'text' if not given"),
+    TEXT(0, "--eot", "TOKEN", eot, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT), "what stands after each document: a token, auto or none; auto is <|endoftext|>, </s> or the like"),
+    WHOLE("--threads", "N", uint64_t *, threads, 1, DS_MAX_THREADS, BIT(DATA_TOKENIZE), "threads that tokenize; the cores of this process if not given"),
+    FLAG(0, "--force", force, BIT(DATA_TOKENIZE), "replace a file that is there"),
+    WHOLE("--at", "N", uint64_t *, at, 0, MOST_AT, BIT(DATA_INSPECT), "the first id that is shown; 0 if not given"),
+    WHOLE("--count", "N", int64_t *, count, 0, 1000000, BIT(DATA_INSPECT), "how many ids are shown; 20 if not given"),
     FLAG('q', "--quiet", quiet, 0, "print errors only"),
     FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given, and which hosts are used"),
     ENUM("--color", "WHEN", color, colors, 0, "when to use color: auto, always or never"),
@@ -502,7 +515,8 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
                            .restart_backoff_s = -1,
                            .wait_s = -1,
                            .rank = -1,
-                           .lines = -1};
+                           .lines = -1,
+                           .count = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
     cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));

@@ -73,7 +73,10 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
     X(BENCH_COMM, "bench comm", ds_cmd_bench, "[RANKS]", 0, 1, \
       "measure the collectives of this machine, in memory and over TCP") \
     N(BENCH_IO, "bench io", "measure the file system") \
-    N(DATA, "data", "inspect and tokenize data") \
+    X(DATA_TOKENIZE, "data tokenize", ds_cmd_data, "OUT.bin FILE ...", 2, DS_WORDS_MAX, \
+      "turn files of text into a file of token ids") \
+    X(DATA_INSPECT, "data inspect", ds_cmd_data, "FILE", 1, 1, \
+      "say what a file of token ids holds") \
     N(GENERATE, "generate", "sample text from a checkpoint") \
     N(REPORT, "report", "one page with the plots of a run") \
     N(CONVERT, "convert", "turn a DeepSpeed configuration into a job") \

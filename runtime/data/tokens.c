@@ -14,8 +14,6 @@
 #include "kernels/dtype.h"
 #include "runtime/ckpt/safetensors.h"
 
-enum { LLMC_MAGIC = 20240520, LLMC_HEADER_BYTES = 256 * 4, LLMC_U16 = 1, LLMC_U32 = 7 };
-
 size_t ds_token_bytes(enum ds_token_type type)
 {
     static const size_t bytes[] = {
@@ -53,24 +51,29 @@ static int parse_llmc(struct ds_tokens *tokens, const uint8_t *bytes, size_t len
                       struct ds_error *err)
 {
     uint32_t version, count;
-    uint64_t body;
+    uint64_t body, ids;
+    size_t width;
 
-    if (len < LLMC_HEADER_BYTES)
+    if (len < DS_TOKENS_HEADER)
         return ds_fail(err, EBADMSG, "the header is cut: %zu of its %d bytes are there", len,
-                       LLMC_HEADER_BYTES);
+                       DS_TOKENS_HEADER);
     version = ds_get_u32(bytes + 4);
     count = ds_get_u32(bytes + 8);
-    if (version != LLMC_U16 && version != LLMC_U32)
+    ids = count == DS_TOKENS_LONG ? ds_get_u64(bytes + DS_TOKENS_LONG_AT) : count;
+    if (version != DS_TOKENS_U16 && version != DS_TOKENS_U32)
         return ds_fail(err, EBADMSG, "version %u of the token header is not known, only %d and %d",
-                       version, LLMC_U16, LLMC_U32);
-    *tokens = (struct ds_tokens){.type = version == LLMC_U16 ? DS_TOKEN_U16 : DS_TOKEN_U32,
-                                 .at = LLMC_HEADER_BYTES,
-                                 .count = count};
-    body = len - LLMC_HEADER_BYTES;
-    if (count > INT32_MAX || body != count * ds_token_bytes(tokens->type))
+                       version, DS_TOKENS_U16, DS_TOKENS_U32);
+    *tokens = (struct ds_tokens){.type = version == DS_TOKENS_U16 ? DS_TOKEN_U16 : DS_TOKEN_U32,
+                                 .at = DS_TOKENS_HEADER,
+                                 .count = ids};
+    body = len - DS_TOKENS_HEADER;
+    width = ds_token_bytes(tokens->type);
+    if (count == DS_TOKENS_LONG ? ids <= INT32_MAX : ids > INT32_MAX)
+        return ds_fail(err, EBADMSG, "the header announces %u ids, which cannot be", count);
+    if (body % width != 0 || body / width != ids)
         return ds_fail(err, EBADMSG,
-                       "the header announces %u ids of %zu bytes, but %ju bytes follow it", count,
-                       ds_token_bytes(tokens->type), (uintmax_t)body);
+                       "the header announces %ju ids of %zu bytes, but %ju bytes follow it",
+                       (uintmax_t)ids, width, (uintmax_t)body);
     return 0;
 }
 
@@ -79,7 +82,7 @@ static int parse_stream(struct ds_tokens *tokens, const char *path, const uint8_
 {
     size_t width;
 
-    if (len >= 4 && ds_get_u32(bytes) == LLMC_MAGIC)
+    if (len >= 4 && ds_get_u32(bytes) == DS_TOKENS_MAGIC)
         return parse_llmc(tokens, bytes, len, err);
     *tokens = (struct ds_tokens){.type = ends_in(path, ".u32.bin") ? DS_TOKEN_U32 : DS_TOKEN_U16};
     width = ds_token_bytes(tokens->type);

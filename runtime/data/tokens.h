@@ -6,7 +6,8 @@
  * Pure: looks at nothing but the bytes it is given.  The formats are listed in data.h.
  *
  * llm.c's header is 256 little-endian int32: magic, version, number of ids, then nothing that
- * is read here (llm.c, dev/data/data_common.py).
+ * is read here (llm.c, dev/data/data_common.py).  More than 2^31 - 1 ids are -1 there and a
+ * 64-bit number at byte 16, which is dsrun's own.
  *
  * Tests   tests/data/test_tokens.c, tests/fuzz/fuzz_tokens.c
  */
@@ -18,6 +19,15 @@
 
 #include "base/error.h"
 #include "runtime/job.h"
+
+enum {
+    DS_TOKENS_MAGIC = 20240520,
+    DS_TOKENS_HEADER = 256 * 4, /* bytes */
+    DS_TOKENS_U16 = 1,          /* versions */
+    DS_TOKENS_U32 = 7,
+    DS_TOKENS_LONG_AT = 16 /* byte of the 64-bit number */
+};
+#define DS_TOKENS_LONG UINT32_MAX /* in the place of the 32-bit one */
 
 enum ds_token_type { DS_TOKEN_U8, DS_TOKEN_U16, DS_TOKEN_U32, DS_TOKEN_I32, DS_TOKEN_I64 };
 

@@ -6,8 +6,10 @@
 #include "tests/faults.h"
 #include "tests/tempdir.h"
 
+#include <glob.h>
 #include <string.h>
 
+#include "runtime/data/corpus.h"
 #include "runtime/data/data.h"
 
 TestSuite(data_faults, .init = tempdir_make, .fini = tempdir_remove);
@@ -48,4 +50,72 @@ Test(data_faults, open)
         }
         cr_assert_geq(failures, 4, "%u failures of kind %zu", failures, k);
     }
+}
+
+static struct ds_tokenizer *tokenizer;
+static const char *inputs[2];
+
+/* Text and lines to ids, in small stretches, by one thread beside this one. */
+static int tokenize(struct ds_error *err)
+{
+    const struct ds_corpus_args args = {.tokenizer = tokenizer,
+                                        .path = inputs,
+                                        .paths = 2,
+                                        .key = "text",
+                                        .separator = 5,
+                                        .threads = 1,
+                                        .stretch_bytes = 16};
+    struct ds_token_writer writer;
+    struct ds_corpus_count count;
+    int rc = ds_token_writer_open(&writer, tempdir_path("out.bin"), 1000, true, err);
+
+    if (rc == 0)
+        rc = ds_corpus_tokenize(&args, &writer, &count, err);
+    if (rc == 0)
+        rc = ds_token_writer_commit(&writer, err);
+    ds_token_writer_abort(&writer);
+    return rc;
+}
+
+static size_t names_in(const char *path)
+{
+    glob_t found;
+    char pattern[DS_MAX_PATH];
+    size_t count;
+
+    (void)snprintf(pattern, sizeof(pattern), "%s/*", path);
+    count = glob(pattern, 0, NULL, &found) == 0 ? found.gl_pathc : 0;
+    globfree(&found);
+    return count;
+}
+
+/* Beside the inputs there is a whole file of ids, or none. */
+Test(data_faults, tokenize)
+{
+    static const struct {
+        unsigned kind;
+        int code;
+    } kinds[] = {{FAULT_IO, EIO}, {FAULT_MEMORY, ENOMEM}};
+    char text[DS_MAX_PATH], lines[DS_MAX_PATH];
+
+    (void)snprintf(text, sizeof(text), "%s",
+                   tempdir_write("a.txt", "one two\nthree four\nfive six\nseven\n", 34));
+    (void)snprintf(lines, sizeof(lines), "%s",
+                   tempdir_write("b.jsonl", "{\"text\":\"one\"}\n{\"text\":\"two\"}\n", 30));
+    inputs[0] = text;
+    inputs[1] = lines;
+    cr_assert_eq(ds_tokenizer_load(&tokenizer, "tests/reference/tokenizers/gpt2.json", NULL), 0);
+    for (size_t k = 0; k < 2; k++) {
+        struct faults_round r = {0};
+
+        faults_kinds = kinds[k].kind;
+        while (faults_round(&r, kinds[k].code, tokenize)) {
+            cr_assert(r.hit ? r.rc == -kinds[k].code && r.err.text[0] != '\0' : r.rc == 0,
+                      "call %u of kind %zu: %d %s", r.n, k, r.rc, r.err.text);
+            cr_assert_eq(names_in(tempdir), access(tempdir_path("out.bin"), F_OK) == 0 ? 3 : 2,
+                         "call %u leaves something", r.n);
+        }
+        cr_assert(r.hits > 8, "%u of kind %zu", r.hits, k);
+    }
+    ds_tokenizer_free(tokenizer);
 }

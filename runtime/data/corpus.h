@@ -1,0 +1,49 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * corpus.h - files of text become one stream of token ids, by several threads.
+ *
+ * The calling thread reads stretches (reader.h) and writes their ids in the order of the text; the
+ * others encode.  The ids are those of each document as a whole, whatever the number of threads: a
+ * stretch whose end turns out to be no place to cut is encoded again together with the next one.
+ *
+ *     reader ─► ring of stretches ─► threads ─► in order ─► writer
+ *
+ * Errors  EBADMSG, with file and line or byte, for text that is no UTF-8 and lines that are no JSON
+ *         object with a text at `key`; those of reader.h, write.h and tokenizer.h; ECANCELED.
+ *         The first one in the order of the text is told.
+ * Tests   tests/data/test_corpus.c, tests/e2e/tokenizer.py
+ */
+#ifndef DS_RUNTIME_DATA_CORPUS_H
+#define DS_RUNTIME_DATA_CORPUS_H
+
+#include "runtime/data/reader.h"
+#include "runtime/data/write.h"
+#include "runtime/text/tokenizer.h"
+
+struct ds_corpus_count { /* so far */
+    uint64_t documents, tokens;
+    uint64_t text_bytes;               /* of documents */
+    uint64_t dropped;                  /* characters without a token */
+    uint64_t input_bytes, total_bytes; /* read, and of all files where that is known */
+};
+
+struct ds_corpus_args {
+    const struct ds_tokenizer *tokenizer;
+    const char *const *path;
+    size_t paths;
+    enum ds_text_format format;
+    const char *key;      /* of JSON lines */
+    uint32_t separator;   /* after each document; DS_NO_TOKEN: none */
+    unsigned threads;     /* that encode, 1 to DS_MAX_THREADS */
+    size_t stretch_bytes; /* 0: as reader.h has it */
+    /* After each stretch; false stops.  May be NULL. */
+    bool (*go_on)(void *user, const struct ds_corpus_count *count);
+    void *user;
+};
+
+/* Put the ids of all files into `writer`, which stays open. */
+int ds_corpus_tokenize(const struct ds_corpus_args *args, struct ds_token_writer *writer,
+                       struct ds_corpus_count *count, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -266,6 +266,13 @@ static int collect(struct corpus *c, struct work *w, struct ds_error *err)
     return rc;
 }
 
+static bool still_wanted(void *user)
+{
+    const struct corpus *c = user;
+
+    return c->args->go_on(c->args->user, c->count);
+}
+
 /* What was read before an error of the reader comes first, and may have one of its own. */
 static int run(struct corpus *c, struct ds_error *err)
 {
@@ -373,6 +380,10 @@ int ds_corpus_tokenize(const struct ds_corpus_args *args, struct ds_token_writer
     (void)pthread_cond_init(&c.done, NULL);
     rc = ds_reader_open(&c.reader, args->path, args->paths, args->format,
                         ds_tokenizer_cuts(args->tokenizer), err);
+    if (args->go_on != NULL) {
+        c.reader.go_on = still_wanted;
+        c.reader.user = &c;
+    }
     if (rc == 0 && args->stretch_bytes > 0)
         c.reader.stretch_bytes = args->stretch_bytes;
     count->total_bytes = c.reader.total_bytes;

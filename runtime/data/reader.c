@@ -7,13 +7,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "runtime/text/tokenizer.h"
 
-enum { STRETCH_BYTES = 256 * 1024, BEHIND_BYTES = 4096, READ_BYTES = 64 * 1024 };
+enum { STRETCH_BYTES = 256 * 1024, BEHIND_BYTES = 4096, READ_BYTES = 64 * 1024, WAIT_MS = 100 };
 
 int ds_reader_open(struct ds_reader *reader, const char *const *path, size_t paths,
                    enum ds_text_format format, bool cuts, struct ds_error *err)
@@ -66,7 +67,7 @@ static int open_next(struct ds_reader *reader, struct ds_error *err)
 {
     if (reader->next == reader->paths)
         return 0;
-    reader->fd = open(reader->path[reader->next++], O_RDONLY | O_CLOEXEC);
+    reader->fd = open(reader->path[reader->next++], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (reader->fd < 0)
         return ds_fail(err, errno, "cannot open '%s': %s", current(reader), strerror(errno));
     ds_buf_reset(&reader->rest);
@@ -76,18 +77,32 @@ static int open_next(struct ds_reader *reader, struct ds_error *err)
     return 1;
 }
 
+/* Whoever fills a pipe, or opens it, may take his time: whether to go on is asked meanwhile. */
+static int wait_input(const struct ds_reader *reader, struct ds_error *err)
+{
+    struct pollfd input = {.fd = reader->fd, .events = POLLIN};
+
+    while (poll(&input, 1, WAIT_MS) <= 0)
+        if (reader->go_on != NULL && !reader->go_on(reader->user))
+            return ds_fail(err, ECANCELED, "stopped while '%s' was read", current(reader));
+    return 0;
+}
+
 /* Read until `want` bytes are there, or the file ends. */
 static int fill(struct ds_reader *reader, size_t want, struct ds_error *err)
 {
     while (!reader->ended && reader->rest.len < want) {
         void *at = ds_buf_reserve(&reader->rest, READ_BYTES);
+        int rc = wait_input(reader, err);
         ssize_t n;
 
+        if (rc != 0)
+            return rc;
         if (at == NULL)
             return ds_fail(err, ENOMEM, "no memory for a stretch of '%s'", current(reader));
         n = read(reader->fd, at, READ_BYTES);
-        if (n < 0 && errno == EINTR)
-            return ds_fail(err, ECANCELED, "'%s': interrupted by a signal", current(reader));
+        if (n < 0 && (errno == EINTR || errno == EAGAIN))
+            continue;
         if (n < 0)
             return ds_fail(err, errno, "cannot read '%s': %s", current(reader), strerror(errno));
         ds_buf_commit(&reader->rest, (size_t)n);

@@ -8,8 +8,8 @@
  * stretch has some of the text behind the cut; where no cut is found, or with a tokenizer that
  * allows none, the stretch is as long as it takes, up to DS_MAX_STRETCH bytes.
  *
- * Errors  ENOENT, EIO, ...; EOVERFLOW: a document or a line is too long; ECANCELED: a signal came
- *         while it waited for a pipe.  The text names the file.
+ * Errors  ENOENT, EIO, ...; EOVERFLOW: a document or a line is too long; ECANCELED: told not to
+ *         go on.  The text names the file.
  * Tests   tests/data/test_corpus.c
  */
 #ifndef DS_RUNTIME_DATA_READER_H
@@ -39,10 +39,12 @@ struct ds_reader {
     size_t paths, next;
     enum ds_text_format format;
     bool cuts;
-    uint64_t stretch_bytes; /* to aim at; for tests */
-    int fd;                 /* of path[next - 1]; -1: none is open */
-    struct ds_buf rest;     /* read, and not yet told */
-    bool ended;             /* the file */
+    uint64_t stretch_bytes;    /* to aim at; for tests */
+    bool (*go_on)(void *user); /* asked while a pipe has nothing to read; or NULL */
+    void *user;
+    int fd;             /* of path[next - 1]; -1: none is open */
+    struct ds_buf rest; /* read, and not yet told */
+    bool ended;         /* the file */
     uint64_t at;
     bool continued;
     uint64_t bytes, total_bytes; /* told; of all regular files */

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/exit.h"
 #include "base/fsio.h"
@@ -19,6 +20,7 @@
 #include "base/log.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/inspect.h"
+#include "runtime/job.h"
 
 /* A folder that is in the way is a mistake on the command line. */
 static int fail(const struct ds_error *err, int rc)
@@ -228,6 +230,34 @@ static int verify(const struct ds_cli *cli)
     return finish(DS_EXIT_OK);
 }
 
+/* The tokenizer of the run that the checkpoint is of goes into the folder, too.  A checkpoint need
+ * not lie in a run directory, and a job need not have a tokenizer. */
+static void export_tokenizer(const char *ckpt, const char *out_dir)
+{
+    char record[DS_MAX_PATH], from[DS_MAX_PATH], to[DS_MAX_PATH];
+    struct ds_error err = {0};
+    struct ds_job job;
+    struct ds_buf text;
+    int rc;
+
+    if (ds_path_join(record, ckpt, "../../job.yaml", NULL) != 0 ||
+        ds_path_join(from, ckpt, "../../tokenizer.json", NULL) != 0 ||
+        ds_path_join(to, out_dir, "tokenizer.json", NULL) != 0 || access(record, F_OK) != 0)
+        return;
+    ds_buf_init(&text, DS_MAX_JSON_BYTES);
+    ds_job_init(&job);
+    rc = ds_job_load(&job, record, NULL, 0, &err);
+    if (rc == 0 && strcmp(job.data.tokenizer, "bytes") != 0) {
+        rc = ds_fs_read(from, DS_MAX_JSON_BYTES, &text, &err);
+        if (rc == 0)
+            rc = ds_fs_replace(to, text.data, text.len, &err);
+    }
+    if (rc != 0)
+        ds_log(DS_LOG_WARNING, "tokenizer.json is left out: %s", ds_error_text(&err, rc));
+    ds_job_release(&job);
+    ds_buf_release(&text);
+}
+
 static int export(const struct ds_cli *cli)
 {
     enum ds_dtype dtype = DS_F32;
@@ -244,6 +274,7 @@ static int export(const struct ds_cli *cli)
     if ((rc = ds_ckpt_resolve(cli->arg[0], path, &err)) < 0 ||
         (rc = ds_hf_export(path, cli->arg[1], dtype, &err)) < 0)
         return fail(&err, rc);
+    export_tokenizer(path, cli->arg[1]);
     if (!cli->quiet)
         (void)printf("exported '%s' to '%s'\n", path, cli->arg[1]);
     return finish(DS_EXIT_OK);

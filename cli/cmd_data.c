@@ -8,27 +8,21 @@
 #include "cli/cli.h"
 
 #include <errno.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/clock.h"
 #include "base/exit.h"
 #include "base/fsio.h"
 #include "base/log.h"
-#include "runtime/data/corpus.h"
+#include "cli/tokenize.h"
 
-enum { BLOCK_IDS = 1 << 16, SHOWN_IDS = 20, DRAW_MS = 200, TEXT_BYTES = 1 << 26 };
-
-static volatile sig_atomic_t stopped_by;
+enum { BLOCK_IDS = 1 << 16, SHOWN_IDS = 20, TEXT_BYTES = 1 << 26 };
 
 static int fail(const struct ds_error *err, int rc)
 {
-    if (rc == -ECANCELED && stopped_by != 0)
-        return 128 + (int)stopped_by;
+    if (rc == -ECANCELED && ds_cli_tokenizing_signal() != 0)
+        return 128 + ds_cli_tokenizing_signal();
     ds_log(DS_LOG_ERROR, "%s%s", ds_error_text(err, rc),
            rc == -EEXIST ? "; take another name, or --force to replace it" : "");
     return rc == -EEXIST ? DS_EXIT_USAGE : ds_exit_from_errno(rc);
@@ -69,111 +63,54 @@ static int find_separator(const struct ds_cli *cli, const struct ds_tokenizer *t
 
 /* --- tokenize -------------------------------------------------------------------------------- */
 
-static void on_signal(int number)
-{
-    stopped_by = number;
-}
-
-/* The first one ends the work and removes what was written; a second one kills. */
-static void catch_signals(void)
-{
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, before;
-
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-        if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
-            (void)sigaction(numbers[i], &action, NULL);
-}
-
-struct progress {
-    bool draw;
-    uint64_t start_ns, drawn_ns;
-};
-
-static double rate_of(uint64_t bytes, uint64_t start_ns)
-{
-    uint64_t ns = ds_clock_mono_ns() - start_ns;
-
-    return ns == 0 ? 0.0 : (double)bytes * 1e3 / (double)ns;
-}
-
-/* One line that is drawn again and again. */
-static bool go_on(void *user, const struct ds_corpus_count *count)
-{
-    struct progress *p = user;
-    uint64_t now = ds_clock_mono_ns();
-
-    if (!p->draw || now - p->drawn_ns < (uint64_t)DRAW_MS * 1000000)
-        return stopped_by == 0;
-    p->drawn_ns = now;
-    (void)fputs("\r", stderr);
-    if (count->total_bytes > 0 && count->input_bytes <= count->total_bytes)
-        (void)fprintf(stderr, "%3.0f%%  ",
-                      100.0 * (double)count->input_bytes / (double)count->total_bytes);
-    (void)fprintf(stderr, "%ju documents  %ju tokens  %.1f MB/s\x1b[K", (uintmax_t)count->documents,
-                  (uintmax_t)count->tokens, rate_of(count->input_bytes, p->start_ns));
-    return stopped_by == 0;
-}
-
 static void print_summary(const struct ds_cli *cli, const struct ds_corpus_count *count,
-                          enum ds_token_type type, uint64_t start_ns)
+                          enum ds_token_type type, const struct ds_cli_tokenizing *t)
 {
     if (count->dropped > 0)
         ds_log(DS_LOG_WARNING, "%ju characters have no token and were left out",
                (uintmax_t)count->dropped);
     if (cli->quiet)
         return;
-    (void)printf(
-        "'%s': %ju documents, %ju tokens of %zu bytes, %.2f bytes of text a token, "
-        "%.1f s, %.1f MB/s\n",
-        cli->arg[0], (uintmax_t)count->documents, (uintmax_t)count->tokens, ds_token_bytes(type),
-        count->tokens == 0 ? 0.0 : (double)count->text_bytes / (double)count->tokens,
-        (double)(ds_clock_mono_ns() - start_ns) / 1e9, rate_of(count->input_bytes, start_ns));
-}
-
-static unsigned own_cores(void)
-{
-    cpu_set_t set;
-    int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-
-    return count > DS_MAX_THREADS ? DS_MAX_THREADS : (unsigned)count;
+    (void)printf("'%s': %ju documents, %ju tokens of %zu bytes, %.2f bytes of text a token, "
+                 "%.1f s, %.1f MB/s\n",
+                 cli->arg[0], (uintmax_t)count->documents, (uintmax_t)count->tokens,
+                 ds_token_bytes(type),
+                 count->tokens == 0 ? 0.0 : (double)count->text_bytes / (double)count->tokens,
+                 ds_cli_tokenizing_s(t), ds_cli_tokenizing_rate(t, count));
 }
 
 static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tokenizer,
                         struct ds_error *err)
 {
-    struct progress progress = {.draw = !cli->quiet && isatty(STDERR_FILENO),
-                                .start_ns = ds_clock_mono_ns()};
+    struct ds_cli_tokenizing live;
     struct ds_corpus_args args = {
         .tokenizer = tokenizer,
         .path = cli->arg + 1,
         .paths = cli->args - 1,
         .format = cli->text_format,
         .key = cli->text_key == NULL ? "text" : cli->text_key,
-        .threads = cli->threads == 0 ? own_cores() : (unsigned)cli->threads,
-        .go_on = go_on,
-        .user = &progress,
+        .threads = cli->threads == 0 ? ds_cli_own_cores() : (unsigned)cli->threads,
+        .go_on = ds_cli_tokenizing_go_on,
+        .user = &live,
     };
     struct ds_corpus_count count;
     struct ds_token_writer writer = {.fd = -1};
     enum ds_token_type type;
     int rc = find_separator(cli, tokenizer, &args.separator, err);
 
-    if (rc == 0)
-        rc = ds_token_writer_open(&writer, cli->arg[0], ds_tokenizer_size(tokenizer), cli->force,
-                                  err);
     if (rc != 0)
         return rc;
+    ds_cli_tokenizing_begin(&live, cli->quiet);
+    rc = ds_token_writer_open(&writer, cli->arg[0], ds_tokenizer_size(tokenizer), cli->force, err);
     type = writer.type;
-    catch_signals();
-    rc = ds_corpus_tokenize(&args, &writer, &count, err);
-    if (progress.drawn_ns != 0)
-        (void)fputs("\r\x1b[K", stderr);
+    if (rc == 0)
+        rc = ds_corpus_tokenize(&args, &writer, &count, err);
     if (rc == 0)
         rc = ds_token_writer_commit(&writer, err);
     ds_token_writer_abort(&writer);
+    ds_cli_tokenizing_end(&live);
     if (rc == 0)
-        print_summary(cli, &count, type, progress.start_ns);
+        print_summary(cli, &count, type, &live);
     return rc;
 }
 

@@ -22,6 +22,7 @@
 #include "cli/machine.h"
 #include "cli/place.h"
 #include "cli/report.h"
+#include "cli/tokenize.h"
 #include "launcher/fleet/cause.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/fleet/restart.h"
@@ -29,6 +30,7 @@
 #include "runtime/cost/depth.h"
 #include "runtime/cost/predict.h"
 #include "runtime/data/data.h"
+#include "runtime/data/source.h"
 #include "runtime/job.h"
 #include "runtime/plan/plan.h"
 #include "runtime/spec.h"
@@ -54,6 +56,17 @@ struct run {
 
 /* --- before anything starts ------------------------------------------------------------------- */
 
+/* Are the files there?  What is in text that is to be tokenized is seen then. */
+static int list_text(const struct ds_strings *paths, const char *what, struct ds_error *err)
+{
+    struct ds_source source;
+    int rc = ds_source_list(&source, paths, err);
+
+    if (rc == 0)
+        ds_source_release(&source);
+    return ds_error_context(err, rc, "%s", what);
+}
+
 static int check_data(const struct ds_job *job, const struct ds_strings *paths, const char *what,
                       struct ds_error *err)
 {
@@ -65,8 +78,11 @@ static int check_data(const struct ds_job *job, const struct ds_strings *paths, 
                                       .vocab = job->model.shape.vocab,
                                       .seed = job->seed};
     struct ds_data *data = NULL;
-    int rc = paths->count == 0 ? 0 : ds_data_open(&data, &args, err);
+    int rc;
 
+    if (paths->count > 0 && strcmp(job->data.tokenizer, "bytes") != 0)
+        return list_text(paths, what, err);
+    rc = paths->count == 0 ? 0 : ds_data_open(&data, &args, err);
     ds_data_close(data);
     return rc;
 }
@@ -161,6 +177,20 @@ static bool goes_on(const struct run *run)
            access(latest, F_OK) == 0;
 }
 
+/* The job as ranks read it: with ids in the place of text. */
+static int write_job(struct run *run, struct ds_error *err)
+{
+    struct ds_job ranks;
+    int rc = ds_cli_tokenize_job(run->cli, &run->job, &ranks, err);
+    bool made = strcmp(run->job.data.tokenizer, ranks.data.tokenizer) != 0;
+
+    if (rc == 0 && made)
+        rc = check_data(&ranks, &ranks.data.train, "data.train", err);
+    if (rc == 0 && made)
+        rc = check_data(&ranks, &ranks.data.valid, "data.valid", err);
+    return rc == 0 ? ds_job_write(&ranks, &run->job_text, err) : rc;
+}
+
 static int open_run(struct run *run, struct ds_error *err)
 {
     int rc = ds_cli_libexec(run->libexec, "", err);
@@ -168,7 +198,7 @@ static int open_run(struct run *run, struct ds_error *err)
     if (rc == 0)
         rc = find_paths(run, err);
     if (rc == 0)
-        rc = ds_job_write(&run->job, &run->job_text, err);
+        rc = write_job(run, err);
     if (rc == 0)
         rc = ds_cli_job_record(&run->job, &run->job_record, err);
     if (rc == 0 && goes_on(run))
@@ -402,6 +432,8 @@ static int run_all(struct run *run, struct ds_error *err)
     rc = open_run(run, err);
     if (rc == 0)
         rc = ds_fleet_init(&run->fleet, err);
+    if (rc == -ECANCELED && ds_cli_tokenizing_signal() != 0)
+        return 128 + ds_cli_tokenizing_signal();
     if (rc != 0)
         return ds_exit_from_errno(rc);
     run->report.placement = &run->place.placement;

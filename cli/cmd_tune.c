@@ -138,6 +138,10 @@ static int write_blob(struct tune *tune, struct ds_buf *blob, struct ds_error *e
     if (getcwd(tune->facts.cwd, sizeof(tune->facts.cwd)) == NULL)
         return ds_fail(err, errno, "the working directory: %s", strerror(errno));
     memcpy(tune->facts.run_dir, tune->facts.cwd, sizeof(tune->facts.run_dir));
+    if (strcmp(tune->job.data.tokenizer, "bytes") != 0)
+        return ds_fail(err, ENOTSUP,
+                       "'data.tokenizer' is not supported with trials; make ids of the text with "
+                       "'dsrun data tokenize', or say '--trials 0'");
     ds_buf_init(&text, DS_MAX_FRAME_BYTES / 2);
     rc = ds_job_write(&tune->job, &text, err);
     tune->facts.job_text = ds_buf_text(&text);

@@ -1,7 +1,8 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
 # One variable per room; rooms link upward only as docs/architecture.md draws.
-SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c
+# A job that leaves its vocabulary to a tokenizer asks for its size, without the rest of runtime/text/.
+SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_data.c runtime/text/size.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
     $(addprefix runtime/plan/,bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
     memory.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c
@@ -9,7 +10,7 @@ SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c work.c predict.c search
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
     host_net.c net.c net_send.c net_setup.c net_sums.c mesh.c mesh_open.c greet.c layout.c ops.c)
-SRC_data := $(addprefix runtime/data/,corpus.c data.c order.c reader.c source.c tokens.c write.c)
+SRC_data := $(addprefix runtime/data/,corpus.c data.c kept.c order.c reader.c source.c tokens.c write.c)
 SRC_text := $(addprefix runtime/text/,added.c alphabet.c bpe.c decode.c encode.c normal.c pattern.c \
     piece.c read_model.c read_parts.c rewrite.c tokenizer.c unicode.c vocab.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \

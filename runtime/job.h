@@ -184,8 +184,8 @@ void ds_job_release(struct ds_job *job);
 
 /* Parse job text; `name` is what error positions show (the path).  Then apply `overrides`
  * ("train.steps=10"; their errors say "override 'train.steps=10'").  Checks every key by itself
- * and the job as a whole, except what needs data files or the number of ranks; the only file read
- * is config.json of model.init.from. */
+ * and the job as a whole, except what needs data files or the number of ranks; the only files read
+ * are config.json of model.init.from and, where model.vocab follows from it, data.tokenizer. */
 int ds_job_parse(struct ds_job *job, const char *name, const void *text, size_t len,
                  const char *const *overrides, size_t n_overrides, struct ds_error *err)
     DS_NODISCARD;

@@ -14,6 +14,7 @@
 
 #include "kernels/fp8.h"
 #include "runtime/job.h"
+#include "runtime/job_data.h"
 #include "runtime/job_table.h"
 
 /* Fail at the place of `path`. */
@@ -166,8 +167,12 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
         shape->ffn = 4 * shape->hidden;
     if (!ds_keys_given(keys, "model.kv_heads"))
         shape->kv_heads = shape->heads;
-    if (!ds_keys_given(keys, "model.vocab"))
-        shape->vocab = 256;
+    if (!ds_keys_given(keys, "model.vocab")) {
+        int rc = ds__job_default_vocab(job, keys, err);
+
+        if (rc != 0)
+            return rc;
+    }
     if (!ds_keys_given(keys, "model.tie_embeddings"))
         shape->tie_embeddings = !llama;
     return 0;
@@ -205,28 +210,6 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
-/* Does data.format auto take this path or glob for text?  By its extension, as the data room does;
- * a wildcard in the extension leaves it open. */
-static bool names_text(const char *path)
-{
-    const char *slash = strrchr(path, '/'), *dot = strrchr(slash == NULL ? path : slash, '.');
-
-    if (strpbrk(dot == NULL ? path : dot, "*?[") != NULL)
-        return false;
-    return dot == NULL || (strcmp(dot, ".bin") != 0 && strcmp(dot, ".safetensors") != 0);
-}
-
-static bool reads_text(const struct ds_job *job)
-{
-    bool text = job->data.format == DS_DATA_TEXT;
-
-    for (size_t i = 0; job->data.format == DS_DATA_AUTO && i < job->data.train.count; i++)
-        text = text || names_text(job->data.train.item[i]);
-    for (size_t i = 0; job->data.format == DS_DATA_AUTO && i < job->data.valid.count; i++)
-        text = text || names_text(job->data.valid.item[i]);
-    return text;
-}
-
 static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
@@ -235,7 +218,7 @@ static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds
 
     if (rc == 0)
         rc = check_heads(job, keys, err);
-    if (rc == 0 && reads_text(job) && shape->vocab < 256)
+    if (rc == 0 && ds__job_reads_bytes(job) && shape->vocab < 256)
         rc = FAIL_AT(keys, "model.vocab", EINVAL,
                      "'model.vocab' must be at least 256 for text, not %" PRIu64, shape->vocab);
     return rc;
@@ -243,19 +226,6 @@ static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds
 
 /* --- data, batch and schedule
  * ---------------------------------------------------------------------- */
-
-static int check_data(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
-{
-    if (job->data.train.count == 0)
-        return FAIL_AT(keys, "data.train", EINVAL, "'data.train' must name at least one file");
-    if (!ds_keys_given(keys, "eval.every"))
-        job->eval.every = job->data.valid.count > 0 ? 50 : 0;
-    if (job->eval.every > 0 && job->data.valid.count == 0)
-        return FAIL_AT(keys, "eval.every", EINVAL,
-                       "'eval.every' %" PRIu64 " needs 'data.valid'; name files there, or use 0",
-                       job->eval.every);
-    return 0;
-}
 
 static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
@@ -527,9 +497,9 @@ static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struc
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
-        check_name,     check_env,       check_model,
-        check_data,     check_batch,     default_and_check_optim,
-        check_schedule, check_recompute, check_scale,
+        check_name,         check_env,       check_model,
+        ds__job_check_data, check_batch,     default_and_check_optim,
+        check_schedule,     check_recompute, check_scale,
         check_fp8,
     };
     int rc = 0;

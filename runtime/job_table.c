@@ -20,7 +20,6 @@ static const struct ds_choice archs[] = {
 static const struct ds_choice formats[] = {
     {"auto", DS_DATA_AUTO, false}, {"text", DS_DATA_TEXT, false}, {"tokens", DS_DATA_TOKENS, false},
     {"samples", DS_DATA_SAMPLES, false}, {NULL, 0, false}};
-static const struct ds_choice tokenizers[] = {{"bytes", 0, false}, {NULL, 0, false}};
 static const struct ds_choice orders[] = {
     {"shuffle", DS_ORDER_SHUFFLE, false}, {"sequential", DS_ORDER_SEQUENTIAL, false},
     {NULL, 0, false}};
@@ -86,8 +85,6 @@ static const struct ds_choice devices[] = {
     {path, DS_KEY_F64, flags, FIELD(double *, f), def, min, max, NULL, help, NULL}
 #define TEXT(path, f, flags, def, max, help) \
     {path, DS_KEY_TEXT, flags, FIELD(const char **, f), def, 0, max, NULL, help, NULL}
-#define WORD(path, f, flags, def, choices, help) \
-    {path, DS_KEY_WORD, flags, FIELD(const char **, f), def, 0, 0, choices, help, NULL}
 #define ENUM(path, f, flags, def, choices, help) \
     {path, DS_KEY_ENUM, flags, FIELD(unsigned *, f), def, 0, 0, choices, help, NULL}
 #define SET(path, f, flags, def, choices, help) \
@@ -174,8 +171,8 @@ static const struct ds_key job_keys[] = {
          "a path, a glob, or a list of them, to train on"),
     LIST("data.valid", data.valid, 0, "[]", MAX_PATH_TEXT, "the same, to evaluate on"),
     ENUM("data.format", data.format, BITS, "auto", formats, "what the files hold"),
-    WORD("data.tokenizer", data.tokenizer, DS_KEY_ONLY | BITS, "bytes", tokenizers,
-         "how text becomes token ids"),
+    TEXT("data.tokenizer", data.tokenizer, BITS, "bytes", MAX_PATH_TEXT,
+         "how text becomes token ids: bytes, or the path of a tokenizer.json"),
     ENUM("data.order", data.order, BITS, "shuffle", orders, "order of the sequences"),
 
     U64("train.steps", train.steps, MUST, NULL, 1, DS_MAX_STEPS, "optimizer updates to make"),

@@ -5,6 +5,7 @@
  */
 #include "runtime/trainer.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -158,6 +159,12 @@ static int open_data(struct ds_data **out, const char *what, const struct ds_str
         .seed = job->seed,
     };
 
+    if (strcmp(job->data.tokenizer, "bytes") != 0)
+        return ds_fail(
+            err, ENOTSUP,
+            "%s: ranks read token ids, and data.tokenizer '%s' is for text; make the ids "
+            "with 'dsrun data tokenize'",
+            what, job->data.tokenizer);
     return ds_data_open(out, &args, err);
 }
 

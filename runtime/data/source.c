@@ -128,8 +128,7 @@ static int open_file(struct ds_source *source, struct ds_data_file *file,
     return 0;
 }
 
-int ds_source_open(struct ds_source *source, const struct ds_strings *paths,
-                   enum ds_data_format format, uint64_t sequence, struct ds_error *err)
+int ds_source_list(struct ds_source *source, const struct ds_strings *paths, struct ds_error *err)
 {
     int rc = 0;
 
@@ -139,8 +138,19 @@ int ds_source_open(struct ds_source *source, const struct ds_strings *paths,
         rc = expand(source, paths->item[i], err);
     if (rc == 0 && source->count == 0)
         rc = ds_fail(err, EINVAL, "no file is named");
-    if (rc == 0)
-        rc = choose_format(source, format, err);
+    if (rc != 0)
+        ds_source_release(source);
+    return rc;
+}
+
+int ds_source_open(struct ds_source *source, const struct ds_strings *paths,
+                   enum ds_data_format format, uint64_t sequence, struct ds_error *err)
+{
+    int rc = ds_source_list(source, paths, err);
+
+    if (rc != 0)
+        return rc;
+    rc = choose_format(source, format, err);
     for (size_t i = 0; rc == 0 && i < source->count; i++)
         rc = open_file(source, &source->file[i], format, sequence, err);
     if (rc == 0 && source->samples == 0)

@@ -40,6 +40,10 @@ struct ds_source {
     uint64_t samples, tokens;   /* of all files */
 };
 
+/* Expand `paths` alone: of the files only file[i].path is set.  On failure `source` is released. */
+int ds_source_list(struct ds_source *source, const struct ds_strings *paths, struct ds_error *err)
+    DS_NODISCARD;
+
 /* Expand `paths`, map every file and find its samples.  On failure `source` is released. */
 int ds_source_open(struct ds_source *source, const struct ds_strings *paths,
                    enum ds_data_format format, uint64_t sequence, struct ds_error *err)

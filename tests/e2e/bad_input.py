@@ -143,7 +143,8 @@ JOBS = [
     ("device: cpu", "slots: 0", r"slots"),
     ("device: cpu", "env: {RANK: 7}", r"RANK"),
     ("train: [train.txt]", "train: []", r"data\.train"),
-    ("train: [train.txt]", "train: [train.txt]\n  tokenizer: tokenizer.json", r"tokenizer.*not supported yet"),
+    ("train: [train.txt]", "train: [train.txt]\n  tokenizer: nowhere.json", r"cannot open 'nowhere.json'"),
+    ("train: [train.txt]", "train: [train.txt]\n  tokenizer: train.txt", r"'train.txt': line 1 column"),
     ("train: [train.txt]", "train: [train.txt]\n  format: parquet", r"parquet"),
 ]
 

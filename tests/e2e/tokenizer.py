@@ -132,6 +132,14 @@ def interrupted():
                 run.send_signal(number)
                 ended = run.wait(60)
         h.ok(ended == code and not list(h.work().glob("never.bin*")), f"{number.name}: {code}, and nothing is left", ended)
+    with subprocess.Popen([h.DSRUN, "data", "tokenize", "--tokenizer", str(GPT2), str(out), str(pipe)], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, env=h.environment()) as run:
+        end = time.monotonic() + 60
+        while not list(h.work().glob("never.bin.tmp*")) and time.monotonic() < end:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGTERM)
+        run.wait(60)
+    h.ok(run.returncode == 143 and not list(h.work().glob("never.bin*")), "the same while nobody writes into the pipe", run.returncode)
 
 
 def inspected():
@@ -154,6 +162,36 @@ def trained():
     job = h.write_job(steps=2, every=0)
     ran = h.dsrun(job, f"data.train={OUT}", "data.valid=[]", "model.vocab=901", "run_dir=trained")
     h.ok(ran.returncode == 0 and len(h.metrics(h.work() / "trained")) == 2, "a job trains on it", ran.stdout + ran.stderr)
+
+
+def jobs():
+    """A job that names the tokenizer has the numbers of one that reads the file of data tokenize, and makes the ids once."""
+    text, run = h.text_file(), h.work() / "named"
+    tokenize(GPT2, text)
+    job = h.write_job(steps=4, every=2)
+    words = [job, f"data.tokenizer={GPT2}", "schedule.steps=4"]
+    ran = h.dsrun(job, f"data.train={OUT}", f"data.valid={OUT}", "model.vocab=901", "eval.every=2", "run_dir=files")
+    made = h.dsrun(*words, "eval.every=2", "run_dir=named", "--slots", 1)
+    kept = sorted((run / "tokens").iterdir())
+    same = (h.metric_texts(h.work() / "files"), len(kept), (run / "tokenizer.json").read_bytes())
+    h.ok(ran.returncode == 0 and made.returncode == 0 and (h.metric_texts(run), 2, GPT2.read_bytes()) == same
+         and kept[0].read_bytes() == OUT.read_bytes() and "tokens    data.train: " in made.stdout, "the same as with a file of ids", made.stdout + made.stderr)
+    before = [(path.name, path.stat().st_mtime_ns) for path in kept]
+    again = h.dsrun(*words, "run_dir=named", "train.steps=5")
+    h.ok(again.returncode == 0 and "tokens    " not in again.stdout and before == [(path.name, path.stat().st_mtime_ns) for path in sorted((run / "tokens").iterdir())],
+         "a second start makes nothing", again.stdout + again.stderr)
+    two = h.dsrun(*words, "run_dir=two", "--slots", 2)
+    h.ok(two.returncode == 0 and sorted(path.name for path in (h.work() / "two" / "tokens").iterdir()) == [path.name for path in kept], "two ranks", two.stderr)
+    ran = h.dsrun("ckpt", "export", "named", "hf")
+    h.ok(ran.returncode == 0 and (h.work() / "hf" / "tokenizer.json").read_bytes() == GPT2.read_bytes(), "the tokenizer is in what ckpt export makes", ran.stderr)
+    ran = h.dsrun("--dry-run", *words, "run_dir=dry")
+    h.ok(ran.returncode == 0 and "vocabulary 901" in ran.stdout and not (h.work() / "dry").exists(), "--dry-run makes nothing", ran.stdout + ran.stderr)
+    for more, code, says in (("model.vocab=900", 65, "has 901 ids, and 'model.vocab' is 900; it must be at least that"), ("data.train=missing.txt", 2, "missing.txt"),
+                             (f"data.tokenizer={FOLDER / 'cases.json'}", 65, "cases.json"), (f"data.train={OUT}", 65, "'data.tokenizer' is for text"),
+                             (f"data.train={ODD.with_suffix('.txt')}", 65, "data.train: '")):
+        ODD.with_suffix(".txt").write_bytes(b"ok\n\xff")
+        ran = h.dsrun(*words, more, "run_dir=wrong")
+        h.ok(ran.returncode == code and says in ran.stderr and "step 1" not in ran.stdout, f"a job is refused: {says}", f"{ran.returncode} {ran.stderr}")
 
 
 def asked():
@@ -191,6 +229,7 @@ files()
 interrupted()
 inspected()
 trained()
+jobs()
 asked()
 h.ok(not h.left(), "nothing is left running", h.left())
 h.done()

@@ -440,3 +440,30 @@ Test(job, every_key_of_the_table_can_be_given_its_default)
         ds_job_release(&job);
     }
 }
+
+/* A vocabulary that is not given is the tokenizer's; one that is given is not looked up. */
+Test(job, vocabulary_of_a_tokenizer)
+{
+    struct ds_error err = {0};
+    struct ds_job job;
+
+    cr_assert_eq(
+        jobs_parse(&job, SMALL, "data.tokenizer=tests/reference/tokenizers/gpt2.json", &err), 0,
+        "%s", err.text);
+    cr_expect_str_eq(job.data.tokenizer, "tests/reference/tokenizers/gpt2.json");
+    cr_expect_eq(job.model.shape.vocab, 901);
+    ds_job_release(&job);
+    cr_assert_eq(jobs_parse(&job, SMALL "  sequence: 32\n", NULL, &err), 0);
+    cr_expect_eq(job.model.shape.vocab, 256);
+    ds_job_release(&job);
+    cr_assert_eq(
+        jobs_parse(
+            &job,
+            "name: t\nmodel: {arch: gpt2, layers: 1, hidden: 8, heads: 1, context: 8, vocab: 9}\n"
+            "train: {steps: 1, global_batch: 1, micro_batch: 1}\ndata: {train: a.txt, tokenizer: "
+            "none.json}\n",
+            NULL, &err),
+        0, "%s", err.text);
+    cr_expect_eq(job.model.shape.vocab, 9);
+    ds_job_release(&job);
+}

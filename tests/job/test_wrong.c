@@ -244,8 +244,16 @@ static const struct wrong {
      "job.yaml:14:57: 'precision.scaler.min' 9 must be at most 2 to the 'precision.scaler.init_power' 3"},
     {SMALL, "log.sinks=[tensorboard]", ENOTSUP,
      "override 'log.sinks=[tensorboard]': 'log.sinks' 'tensorboard' is not supported yet; use 'console', 'jsonl' or 'csv'"},
-    {SMALL, "data.tokenizer=tok/tokenizer.json", ENOTSUP,
-     "override 'data.tokenizer=tok/tokenizer.json': 'data.tokenizer' 'tok/tokenizer.json' is not supported yet; use 'bytes'"},
+    {SMALL, "data.tokenizer=none/tokenizer.json", ENOENT,
+     "override 'data.tokenizer=none/tokenizer.json': cannot open 'none/tokenizer.json': No such file or directory"},
+    {SMALL, "data.tokenizer=tests/reference/gpt2-tiny/job.json", EBADMSG,
+     "override 'data.tokenizer=tests/reference/gpt2-tiny/job.json': 'tests/reference/gpt2-tiny/job.json' has no vocabulary of 1 to 16777216 ids"},
+    {"name: t\nmodel: {arch: gpt2, layers: 1, hidden: 8, heads: 1, context: 8, vocab: 9}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\n"
+     "data: {train: [a.txt, b.bin], tokenizer: t.json}\n", NULL, EINVAL,
+     "job.yaml:4:42: 'data.tokenizer' is for text, and 'b.bin' says that there are ids; leave the tokenizer out"},
+    {"name: t\nmodel: {arch: gpt2, layers: 1, hidden: 8, heads: 1, context: 8, vocab: 9}\ntrain: {steps: 1, global_batch: 1, micro_batch: 1}\n"
+     "data: {train: [a.txt], format: tokens, tokenizer: t.json}\n", NULL, EINVAL,
+     "job.yaml:4:51: 'data.tokenizer' is for text, and 'data.format' says that there are ids; leave the tokenizer out"},
     {SMALL, "optim.name=lyon", EINVAL,
      "override 'optim.name=lyon': 'optim.name' must be 'adamw', 'adam', 'sgd', 'lion', 'adagrad', 'lamb' or 'muon', not 'lyon'"},
     {SMALL, "optim.adamw_lr=0.1", EINVAL,

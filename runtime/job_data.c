@@ -1,0 +1,97 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * job_data.c - the contract is in job_data.h.
+ */
+#include "runtime/job_data.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "runtime/job_table.h"
+#include "runtime/text/size.h"
+
+static bool has_tokenizer(const struct ds_job *job)
+{
+    return strcmp(job->data.tokenizer, "bytes") != 0;
+}
+
+int ds__job_default_vocab(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    int rc = 0;
+
+    job->model.shape.vocab = 256;
+    if (has_tokenizer(job))
+        rc = ds_text_size(job->data.tokenizer, &job->model.shape.vocab, err);
+    return ds_keys_place(keys, "data.tokenizer", rc, err);
+}
+
+/* What data.format auto takes a path or glob for, by its extension, as the data room does; a
+ * wildcard in the extension leaves it open. */
+enum named { NAMES_TEXT, NAMES_IDS, NAMES_ANY };
+
+static enum named named(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *dot = strrchr(slash == NULL ? path : slash, '.');
+
+    if (strpbrk(dot == NULL ? path : dot, "*?[") != NULL)
+        return NAMES_ANY;
+    if (dot != NULL && (strcmp(dot, ".bin") == 0 || strcmp(dot, ".safetensors") == 0))
+        return NAMES_IDS;
+    return NAMES_TEXT;
+}
+
+/* The first path or glob of the data that is `what`, or NULL. */
+static const char *first_named(const struct ds_job *job, enum named what)
+{
+    const struct ds_strings *lists[] = {&job->data.train, &job->data.valid};
+
+    for (size_t l = 0; l < 2; l++)
+        for (size_t i = 0; i < lists[l]->count; i++)
+            if (named(lists[l]->item[i]) == what)
+                return lists[l]->item[i];
+    return NULL;
+}
+
+bool ds__job_reads_bytes(const struct ds_job *job)
+{
+    if (has_tokenizer(job))
+        return false;
+    return job->data.format == DS_DATA_TEXT ||
+           (job->data.format == DS_DATA_AUTO && first_named(job, NAMES_TEXT) != NULL);
+}
+
+/* What says that there are ids already, or NULL. */
+static const char *no_text(const struct ds_job *job)
+{
+    if (job->data.format == DS_DATA_AUTO)
+        return first_named(job, NAMES_IDS);
+    return job->data.format == DS_DATA_TEXT ? NULL : "data.format";
+}
+
+int ds__job_check_data(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    int rc = 0;
+
+    if (job->data.train.count == 0) {
+        rc = ds_fail(err, EINVAL, "'data.train' must name at least one file");
+        return ds_keys_place(keys, "data.train", rc, err);
+    }
+    if (has_tokenizer(job) && no_text(job) != NULL) {
+        rc = ds_fail(err, EINVAL,
+                     "'data.tokenizer' is for text, and '%s' says that there are ids; leave the "
+                     "tokenizer out",
+                     no_text(job));
+        return ds_keys_place(keys, "data.tokenizer", rc, err);
+    }
+    if (!ds_keys_given(keys, "eval.every"))
+        job->eval.every = job->data.valid.count > 0 ? 50 : 0;
+    if (job->eval.every > 0 && job->data.valid.count == 0) {
+        rc = ds_fail(err, EINVAL,
+                     "'eval.every' %" PRIu64 " needs 'data.valid'; name files there, or use 0",
+                     job->eval.every);
+        return ds_keys_place(keys, "eval.every", rc, err);
+    }
+    return 0;
+}

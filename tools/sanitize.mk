@@ -50,7 +50,7 @@ sanitized-selftest: $(SEEDED)
 # six programs: test_syscalls lives under ptrace, test_alloc brings a malloc() of its own, test_rates
 # measures, test_broken and test_memory let calls fail one by one, which takes one order of them, and
 # test_plugin stands before the dynamic loader.
-TSAN_TESTS := tests/comm/test_lend.c $(filter-out %/test_rates.c,$(TESTS_kernels)) $(filter-out %/test_alloc.c %/test_broken.c %/test_memory.c %/test_plugin.c,$(TESTS_engine)) \
+TSAN_TESTS := tests/comm/test_lend.c tests/data/test_corpus.c $(filter-out %/test_rates.c,$(TESTS_kernels)) $(filter-out %/test_alloc.c %/test_broken.c %/test_memory.c %/test_plugin.c,$(TESTS_engine)) \
     $(addprefix tests/ckpt/,test_layout.c test_saver.c) \
     $(addprefix tests/comm/,test_comm.c test_common.c test_fault.c test_group.c test_layout.c test_mesh.c \
     test_net.c) tests/launcher/test_names.c
@@ -58,7 +58,7 @@ TSAN_BIN   := $(patsubst %.c,$(B)/%,$(TSAN_TESTS))
 ONE_MAP    := $(call OBJ_OF,$(SRC_one_map))
 check-tsan: | $(B)/deps-test.ok ## everything with threads, and jobs, under ThreadSanitizer
 	$(Q)$(MAKE) B=$(B)/tsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread' \
-	    CPPFLAGS='-Itests/support/mini -DRANKS_AS_THREADS' TEST_LIBS='$(LIBS_worker)' tsan-check
+	    CPPFLAGS='-Itests/support/mini -DRANKS_AS_THREADS' TEST_LIBS='$(LIBS_worker) $(LIBS_text)' tsan-check
 
 ifeq ($(SAN),thread)
 $(TSAN_BIN): $(ONE_MAP)

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/fsio.h"
+#include "runtime/text/size.h"
 
 /* The texts of all cases, newlines between them: ids of the whole, and of parts. */
 static char *all_texts(size_t *len)
@@ -161,6 +161,22 @@ Test(text_tokenizer, piece_too_long)
     ds_encoder_free(encoder);
     ds_tokenizer_free(tokenizer);
     free(text);
+}
+
+/* The size alone, as one who reads a job asks for it. */
+Test(text_tokenizer, size)
+{
+    for (size_t n = 0; n < ORACLE_NAMES; n++) {
+        struct ds_tokenizer *tokenizer = oracle_load(oracle_names[n]);
+        struct ds_error err = {0};
+        uint64_t size = 0;
+        char path[200];
+
+        (void)snprintf(path, sizeof(path), ORACLE_FOLDER "%s.json", oracle_names[n]);
+        cr_expect_eq(ds_text_size(path, &size, &err), 0, "%s", err.text);
+        cr_expect_eq(size, ds_tokenizer_size(tokenizer), "%s", oracle_names[n]);
+        ds_tokenizer_free(tokenizer);
+    }
 }
 
 Test(text_tokenizer, tells)

@@ -41,6 +41,7 @@ def hosts():
                     and "rank 1 on node2 ended with code 65" in ran.stderr
                 h.ok(good, f"data.{key}: copies that are {name}", ran.stdout + ran.stderr)
         run_dir(bed)
+        tokenized(bed)
 
 
 def run_dir(bed):
@@ -53,6 +54,16 @@ def run_dir(bed):
     ran = bed.run(h.DSRUN, "-H", bed.hostfile, JOB, "--run-dir", "shared")
     left = [path.name for path in (h.work() / "shared" / "checkpoints").iterdir() if path.name.startswith(".")]
     h.ok(ran.returncode == 0 and not left, "one that all see, in which nothing is left", f"{left} {ran.stderr}")
+
+
+def tokenized(bed):
+    """Ranks of other hosts read the ids that dsrun made, and see it when these are not there."""
+    words = (JOB, "checkpoint.every=0", f"data.tokenizer={h.ROOT / 'tests/reference/tokenizers/gpt2.json'}")
+    ran = bed.run(h.DSRUN, "-H", bed.hostfile, *words, "--run-dir", "ids")
+    h.ok(ran.returncode == 0 and ran.stdout.count("tokens    data.") == 2 and "step 4/4" in ran.stdout, "ids made once for both hosts", ran.stdout + ran.stderr)
+    ran = bed.run(h.DSRUN, "-H", bed.hostfile, *words, "--run-dir", "/tmp/ids")
+    h.ok(ran.returncode == 2 and "data.train: no file matches '/tmp/ids/tokens/train-" in ran.stderr and "step 1/" not in ran.stdout,
+         "ids that one host alone has", ran.stdout + ran.stderr)
 
 
 going_on()

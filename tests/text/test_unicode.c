@@ -60,7 +60,8 @@ static bool matches(const struct ds_pattern *pattern, struct ds_matcher *matcher
     char text[4];
     size_t begin, end;
 
-    return ds_pattern_find(pattern, matcher, text, put(c, text), 0, false, &begin, &end, NULL) == DS_FOUND;
+    return ds_pattern_find(pattern, matcher, text, put(c, text), 0, false, &begin, &end, NULL) ==
+           DS_FOUND;
 }
 
 /* The tables of utf8proc may be of a newer Unicode than those of PCRE2: a character that only one of

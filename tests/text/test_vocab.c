@@ -46,7 +46,8 @@ Test(vocab, many)
         const struct ds_merge *merge = ds_vocab_merge(&vocab, i, i * i % TOKENS);
 
         cr_assert_not_null(merge);
-        cr_assert(i == 3 ? merge->rank == 77 && merge->id == 88 : merge->rank == i && merge->id == TOKENS - i);
+        cr_assert(i == 3 ? merge->rank == 77 && merge->id == 88
+                         : merge->rank == i && merge->id == TOKENS - i);
     }
     cr_assert_null(ds_vocab_merge(&vocab, 1, 2));
     cr_assert_null(ds_vocab_merge(&vocab, DS_NO_TOKEN, DS_NO_TOKEN - 1));

@@ -165,7 +165,7 @@ static int split_stage(struct ds_encoder *e, struct stretch *s)
     int rc = 0;
 
     while (rc == 0 && at < s->cut) {
-        size_t begin = s->len, end = s->len;
+        size_t begin = s->len, end = begin;
         int found = ds_pattern_find(stage->pattern, e->matcher, s->text, s->len, at, partial,
                                     &begin, &end, e->err);
 

@@ -26,9 +26,13 @@ int ds_text_size(const char *path, uint64_t *size, struct ds_error *err)
     if (rc != 0)
         return rc;
     json_object_foreach(json_object_get(json_object_get(root, "model"), "vocab"), text, id)
+    {
         grow(id, &largest);
+    }
     json_array_foreach(json_object_get(root, "added_tokens"), i, id)
+    {
         grow(json_object_get(id, "id"), &largest);
+    }
     json_decref(root);
     if (largest < 0 || largest >= DS_MAX_VOCAB)
         return ds_fail(err, EBADMSG, "'%s' has no vocabulary of 1 to %d ids", path, DS_MAX_VOCAB);

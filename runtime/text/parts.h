@@ -72,7 +72,7 @@ struct ds_tokenizer {
     bool cuts;
 };
 
-/* --- reading (read.c, read_model.c, read_parts.c) -------------------------------------------- */
+/* --- reading (tokenizer.c, read_model.c, read_parts.c) --------------------------------------- */
 
 /* Every key of `object` is one of `keys` ("a b c"); else -ENOTSUP. */
 int ds__read_only(const json_t *object, const char *what, const char *keys, struct ds_error *err)

@@ -6,6 +6,7 @@
  * Each kind has a table of the types that are read; a Sequence has them one after the other.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "runtime/text/parts.h"
@@ -15,18 +16,61 @@ struct type {
     int (*read)(struct ds_tokenizer *t, const json_t *what, struct ds_error *err);
 };
 
-/* Read `what` by its type; `types` ends with a row without a name, `all` names them. */
-static int read_type(struct ds_tokenizer *t, const json_t *what, const char *kind,
-                     const struct type *types, const char *all, struct ds_error *err)
+/* A part of a tokenizer: one of some types, or a Sequence of them in `list`. */
+struct part {
+    const char *noun, *list;
+    struct type types[8]; /* ends with a row without a name */
+};
+
+/* "Sequence, Prepend and NFC" */
+static int refuse(const struct part *part, const char *name, struct ds_error *err)
+{
+    const struct type *type = part->types;
+    char names[160] = "Sequence";
+
+    for (; type->name != NULL; type++) {
+        size_t len = strlen(names);
+
+        (void)snprintf(names + len, sizeof(names) - len, "%s%s",
+                       type[1].name == NULL ? " and " : ", ", type->name);
+    }
+    return ds_fail(err, ENOTSUP, "%s '%.100s' is not supported, only %s", part->noun, name, names);
+}
+
+/* Read `what` by its type. */
+static int read_one(struct ds_tokenizer *t, const json_t *what, const struct part *part,
+                    struct ds_error *err)
 {
     const char *name = json_string_value(json_object_get(what, "type"));
 
     if (name == NULL)
-        return ds_fail(err, EBADMSG, "a %s has no 'type'", kind);
-    for (; types->name != NULL; types++)
-        if (strcmp(types->name, name) == 0)
-            return ds_error_context(err, types->read(t, what, err), "%s %s", kind, name);
-    return ds_fail(err, ENOTSUP, "%s '%.100s' is not supported, only %s", kind, name, all);
+        return ds_fail(err, EBADMSG, "a %s has no 'type'", part->noun);
+    for (const struct type *type = part->types; type->name != NULL; type++)
+        if (strcmp(type->name, name) == 0)
+            return ds_error_context(err, type->read(t, what, err), "%s %s", part->noun, name);
+    return refuse(part, name, err);
+}
+
+/* The same, or all of a Sequence, which holds no other. */
+static int read_part(struct ds_tokenizer *t, const json_t *what, const struct part *part,
+                     struct ds_error *err)
+{
+    const char *name = json_string_value(json_object_get(what, "type"));
+    const json_t *one;
+    char keys[32];
+    size_t i;
+    int rc;
+
+    if (name == NULL || strcmp(name, "Sequence") != 0)
+        return read_one(t, what, part, err);
+    (void)snprintf(keys, sizeof(keys), "type %s", part->list);
+    rc = ds__read_only(what, "it", keys, err);
+    json_array_foreach(json_object_get(what, part->list), i, one)
+    {
+        if (rc == 0)
+            rc = read_one(t, one, part, err);
+    }
+    return ds_error_context(err, rc, "%s Sequence", part->noun);
 }
 
 /* {"String": TEXT} or {"Regex": TEXT} */
@@ -91,34 +135,14 @@ static int read_nfc(struct ds_tokenizer *t, const json_t *what, struct ds_error 
     return rc == 0 ? add_normal(t, &step, err) : rc;
 }
 
-static int read_normal_sequence(struct ds_tokenizer *t, const json_t *what, struct ds_error *err);
-
-static const struct type normal_types[] = {{"Sequence", read_normal_sequence},
-                                           {"Prepend", read_prepend},
-                                           {"Replace", read_normal_replace},
-                                           {"NFC", read_nfc},
-                                           {NULL, NULL}};
-#define NORMAL_NAMES "Sequence, Prepend, Replace and NFC"
-
-static int read_normal_sequence(struct ds_tokenizer *t, const json_t *what, struct ds_error *err)
-{
-    const json_t *one;
-    size_t i;
-    int rc = ds__read_only(what, "it", "type normalizers", err);
-
-    json_array_foreach(json_object_get(what, "normalizers"), i, one)
-    {
-        if (rc == 0)
-            rc = read_type(t, one, "normalizer", normal_types + 1, NORMAL_NAMES, err);
-    }
-    return rc;
-}
-
 int ds__read_normalizer(struct ds_tokenizer *t, const json_t *what, struct ds_error *err)
 {
-    return what == NULL || json_is_null(what)
-               ? 0
-               : read_type(t, what, "normalizer", normal_types, NORMAL_NAMES, err);
+    static const struct part normalizers = {
+        "normalizer",
+        "normalizers",
+        {{"Prepend", read_prepend}, {"Replace", read_normal_replace}, {"NFC", read_nfc}}};
+
+    return what == NULL || json_is_null(what) ? 0 : read_part(t, what, &normalizers, err);
 }
 
 /* --- pre-tokenizers -------------------------------------------------------------------------- */
@@ -274,32 +298,16 @@ static int read_metaspace(struct ds_tokenizer *t, const json_t *what, struct ds_
     return split ? add_stage(t, t->mark, true, DS__MERGED_WITH_NEXT, false, err) : 0;
 }
 
-static int read_pre_sequence(struct ds_tokenizer *t, const json_t *what, struct ds_error *err);
-
-static const struct type pre_types[] = {
-    {"Sequence", read_pre_sequence}, {"ByteLevel", read_byte_level}, {"Split", read_split},
-    {"Digits", read_digits},         {"Metaspace", read_metaspace},  {NULL, NULL}};
-#define PRE_NAMES "Sequence, ByteLevel, Split, Digits and Metaspace"
-
-static int read_pre_sequence(struct ds_tokenizer *t, const json_t *what, struct ds_error *err)
-{
-    const json_t *one;
-    size_t i;
-    int rc = ds__read_only(what, "it", "type pretokenizers", err);
-
-    json_array_foreach(json_object_get(what, "pretokenizers"), i, one)
-    {
-        if (rc == 0)
-            rc = read_type(t, one, "pre-tokenizer", pre_types + 1, PRE_NAMES, err);
-    }
-    return rc;
-}
-
 int ds__read_pre_tokenizer(struct ds_tokenizer *t, const json_t *what, struct ds_error *err)
 {
-    return what == NULL || json_is_null(what)
-               ? 0
-               : read_type(t, what, "pre-tokenizer", pre_types, PRE_NAMES, err);
+    static const struct part pre_tokenizers = {"pre-tokenizer",
+                                               "pretokenizers",
+                                               {{"ByteLevel", read_byte_level},
+                                                {"Split", read_split},
+                                                {"Digits", read_digits},
+                                                {"Metaspace", read_metaspace}}};
+
+    return what == NULL || json_is_null(what) ? 0 : read_part(t, what, &pre_tokenizers, err);
 }
 
 /* --- decoders -------------------------------------------------------------------------------- */
@@ -355,36 +363,19 @@ static int read_strip(struct ds_tokenizer *t, const json_t *what, struct ds_erro
     return rc;
 }
 
-static int read_decoder_sequence(struct ds_tokenizer *t, const json_t *what, struct ds_error *err);
-
-static const struct type decoder_types[] = {{"Sequence", read_decoder_sequence},
-                                            {"ByteLevel", read_bytes},
-                                            {"Metaspace", read_decoder_metaspace},
-                                            {"Replace", read_decoder_replace},
-                                            {"ByteFallback", read_fallback},
-                                            {"Fuse", read_fuse},
-                                            {"Strip", read_strip},
-                                            {NULL, NULL}};
-#define DECODER_NAMES "Sequence, ByteLevel, Metaspace, Replace, ByteFallback, Fuse and Strip"
-
-static int read_decoder_sequence(struct ds_tokenizer *t, const json_t *what, struct ds_error *err)
-{
-    const json_t *one;
-    size_t i;
-    int rc = ds__read_only(what, "it", "type decoders", err);
-
-    json_array_foreach(json_object_get(what, "decoders"), i, one)
-    {
-        if (rc == 0)
-            rc = read_type(t, one, "decoder", decoder_types + 1, DECODER_NAMES, err);
-    }
-    return rc;
-}
-
 int ds__read_decoder(struct ds_tokenizer *t, const json_t *what, struct ds_error *err)
 {
+    static const struct part decoders = {"decoder",
+                                         "decoders",
+                                         {{"ByteLevel", read_bytes},
+                                          {"Metaspace", read_decoder_metaspace},
+                                          {"Replace", read_decoder_replace},
+                                          {"ByteFallback", read_fallback},
+                                          {"Fuse", read_fuse},
+                                          {"Strip", read_strip}}};
+
     if (what != NULL && !json_is_null(what))
-        return read_type(t, what, "decoder", decoder_types, DECODER_NAMES, err);
+        return read_part(t, what, &decoders, err);
     t->decoder.bytes = t->byte_level;
     t->decoder.fallback = t->byte_fallback;
     return 0;

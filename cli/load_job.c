@@ -4,6 +4,7 @@
  * load_job.c - the job of a command line; the contract is in cli.h.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include "cli/cli.h"
 #include "runtime/job.h"
 #include "runtime/job_table.h"
+#include "runtime/text/size.h"
 
 /* What an option says counts for more than the job. */
 static int apply_options(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
@@ -89,6 +91,28 @@ static void tell_origins(const struct ds_job *job)
     ds_buf_release(&value);
 }
 
+/* A vocabulary that was given has room for all ids of the tokenizer.  The job of an earlier run is
+ * read without: its tokenizer may have gone. */
+static int check_vocab(const struct ds_job *job, struct ds_error *err)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    uint64_t size = 0, vocab = job->model.shape.vocab;
+    int rc;
+
+    if (strcmp(job->data.tokenizer, "bytes") == 0)
+        return 0;
+    rc = ds_text_size(job->data.tokenizer, &size, err);
+    if (rc != 0)
+        return ds_keys_place(keys, "data.tokenizer", rc, err);
+    if (vocab >= size)
+        return 0;
+    rc = ds_fail(err, EINVAL,
+                 "tokenizer '%s' has %" PRIu64 " ids, and 'model.vocab' is %" PRIu64
+                 "; it must be at least that",
+                 job->data.tokenizer, size, vocab);
+    return ds_keys_place(keys, "model.vocab", rc, err);
+}
+
 int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_error *err)
 {
     int rc;
@@ -101,6 +125,8 @@ int ds_cli_load_job(const struct ds_cli *cli, struct ds_job *job, struct ds_erro
                        "'%s' is neither a command nor a job file; 'dsrun --help' lists commands",
                        cli->arg[0]);
     }
+    if (rc == 0)
+        rc = check_vocab(job, err);
     if (rc == 0 && cli->verbose)
         tell_origins(job);
     return rc != 0 ? rc : apply_options(cli, job, err);

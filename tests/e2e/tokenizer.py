@@ -184,6 +184,8 @@ def jobs():
     h.ok(two.returncode == 0 and sorted(path.name for path in (h.work() / "two" / "tokens").iterdir()) == [path.name for path in kept], "two ranks", two.stderr)
     ran = h.dsrun("ckpt", "export", "named", "hf")
     h.ok(ran.returncode == 0 and (h.work() / "hf" / "tokenizer.json").read_bytes() == GPT2.read_bytes(), "the tokenizer is in what ckpt export makes", ran.stderr)
+    ran = h.dsrun("check", *words, "model.vocab=900")
+    h.ok(ran.returncode == 65 and "model.vocab=900': tokenizer '" in ran.stderr and "has 901 ids" in ran.stderr, "check sees a vocabulary that is too small", ran.stderr)
     ran = h.dsrun("--dry-run", *words, "run_dir=dry")
     h.ok(ran.returncode == 0 and "vocabulary 901" in ran.stdout and not (h.work() / "dry").exists(), "--dry-run makes nothing", ran.stdout + ran.stderr)
     for more, code, says in (("model.vocab=900", 65, "has 901 ids, and 'model.vocab' is 900; it must be at least that"), ("data.train=missing.txt", 2, "missing.txt"),

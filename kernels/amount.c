@@ -377,6 +377,16 @@ static void shape_cast(const struct ds_cast_args *a, char out[DS_OP_SHAPE_BYTES]
                    ds_dtype_name(a->to));
 }
 
+static struct ds_amount amount_reorder(const struct ds_reorder_args *a)
+{
+    return moves(area(a->outer, a->inner), 2.0 * (double)a->run);
+}
+
+static void shape_reorder(const struct ds_reorder_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zux%zu runs of %zu B", a->outer, a->inner, a->run);
+}
+
 static struct ds_amount amount_largest(const struct ds_largest_args *a)
 {
     return moves((double)a->n, size_of(a->act));

@@ -121,7 +121,7 @@ static const char *check_embed_bwd(const struct ds_embed_bwd_args *a)
 {
     if (a->batch == 0 || a->seq == 0 || a->channels == 0 || a->vocab == 0 || a->ids_ld < a->seq)
         return "an impossible shape";
-    if (a->dwpe != NULL && a->positions < a->seq)
+    if (a->dwpe != NULL && (a->positions < a->seq || a->positions - a->seq < a->first))
         return "fewer positions than the sequence has";
     if (!is_act(a->act))
         return "a type that is not supported";
@@ -187,12 +187,21 @@ static bool is_rate(double rate)
     return rate >= 0.0 && rate < 1.0;
 }
 
+/* Of all heads that weights are dropped for, those of the call. */
+static bool has_heads(const struct ds_attention_drop *drop, size_t heads)
+{
+    return drop->heads == 0 ? drop->head == 0
+                            : drop->heads >= heads && drop->heads - heads >= drop->head;
+}
+
 static const char *check_attention_fwd(const struct ds_attention_fwd_args *a)
 {
     if (!is_act(a->act))
         return "a type that is not supported";
     if (!is_rate(a->drop.rate))
         return "a rate that is not in [0, 1)";
+    if (!has_heads(&a->drop, a->heads))
+        return "heads that are not among those dropped for";
     if (a->qkv == NULL || a->out == NULL || a->lse == NULL)
         return "a pointer is missing";
     return check_heads(a->batch, a->seq, a->heads, a->kv_heads, a->head_size);
@@ -204,6 +213,8 @@ static const char *check_attention_bwd(const struct ds_attention_bwd_args *a)
         return "a type that is not supported";
     if (!is_rate(a->drop.rate))
         return "a rate that is not in [0, 1)";
+    if (!has_heads(&a->drop, a->heads))
+        return "heads that are not among those dropped for";
     if (a->qkv == NULL || a->out == NULL || a->dout == NULL || a->lse == NULL || a->dqkv == NULL)
         return "a pointer is missing";
     if (a->dqkv == a->qkv)
@@ -405,6 +416,15 @@ static const char *check_cast(const struct ds_cast_args *a)
     if (!is_act(a->from) || !is_act(a->to))
         return "a type that is not supported";
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
+}
+
+static const char *check_reorder(const struct ds_reorder_args *a)
+{
+    bool none = a->outer == 0 || a->inner == 0 || a->run == 0;
+
+    if (!none && (too_big(a->outer, a->inner) || too_big(a->outer * a->inner, a->run)))
+        return "an impossible shape";
+    return !none && (a->from == NULL || a->to == NULL) ? "a pointer is missing" : NULL;
 }
 
 static const char *check_largest(const struct ds_largest_args *a)

@@ -71,6 +71,7 @@
     X(MUON,          muon) \
     X(AFFINE,        affine) \
     X(CAST,          cast) \
+    X(REORDER,       reorder) \
     X(LARGEST,       largest) \
     X(FP8_CAST,      fp8_cast)
 
@@ -144,16 +145,17 @@ struct ds_embed_fwd_args {
     const int32_t *ids; /* [B,T], stride `ids_ld` between sequences */
     size_t ids_ld;
     const void *wte; /* [V,C] */
-    const void *wpe; /* [>=T,C] or NULL */
+    const void *wpe; /* [>=T,C], from the position of t = 0 on, or NULL */
     void *out;       /* [B,T,C] */
 };
 
-/* dwte[id,:] (+)= dout, dwpe[t,:] (+)= sum over batch; tokens in order, or parts of fixed length of
- * that order in order, so the bits are fixed.
- * Without accumulate all of dwte [V,C] and the first T rows of dwpe are overwritten; rows of
- * dwpe from `seq` to `positions` are zeroed. */
+/* dwte[id,:] (+)= dout, dwpe[first + t,:] (+)= sum over batch; tokens in order, or parts of fixed
+ * length of that order in order, so the bits are fixed.
+ * Without accumulate all of dwte [V,C] and of dwpe [positions,C] is written: rows of positions that
+ * no token has are zeroed. */
 struct ds_embed_bwd_args {
     size_t batch, seq, channels, vocab, positions;
+    size_t first; /* position of t = 0 */
     enum ds_dtype act;
     const int32_t *ids;
     size_t ids_ld;
@@ -190,10 +192,11 @@ struct ds_norm_bwd_args {
 };
 
 /* Rotate pairs (i, i + HS/2) of each head of x in place by position * theta^(-2i/HS);
- * `inverse` rotates back (the backward pass).  x is [B,T,heads,HS] inside rows of `ld` elements:
- * for a packed qkv row, heads = NH + NK and ld = (NH + 2 NK) * HS. */
+ * `inverse` rotates back (the backward pass); t = 0 has position `first`.  x is [B,T,heads,HS]
+ * inside rows of `ld` elements: for a packed qkv row, heads = NH + NK and ld = (NH + 2 NK) * HS. */
 struct ds_rope_args {
     size_t batch, seq, heads, head_size, ld;
+    size_t first;
     enum ds_dtype act;
     float theta;
     bool inverse;
@@ -203,10 +206,12 @@ struct ds_rope_args {
 /* Dropout of attention weights, after the softmax, as ds_dropout_args drops elements.  Of query t
  * of head h in sequence b the weight of key j has word j % 4 of the Philox block with counter
  * ((((first + b) NH + h) T + t) ceil(T / 4) + j / 4, stream), modulo 2^64: a row begins with a
- * block, and a weight has one number in both passes and in any tiling.  rate 0: none. */
+ * block, and a weight has one number in both passes and in any tiling.  rate 0: none.
+ * Where a call has some of an attention's heads only, NH is `heads` and h counts from `head`. */
 struct ds_attention_drop {
     double rate; /* in [0, 1) */
     uint64_t seed, stream, first;
+    size_t heads, head; /* 0, 0: the call has all */
 };
 
 /* Causal attention over packed rows qkv[b,t] = [NH*HS queries | NK*HS keys | NK*HS values],
@@ -496,6 +501,16 @@ struct ds_cast_args {
     enum ds_dtype from, to;
     const void *x;
     void *y;
+};
+
+/* Runs of bytes in another order: run (i, j) of outer x inner goes from `from` + i from_outer +
+ * j from_inner to `to` + i to_outer + j to_inner.  All are bytes; runs of `to` lie apart, and apart
+ * from those of `from`. */
+struct ds_reorder_args {
+    size_t outer, inner, run;
+    size_t from_outer, from_inner, to_outer, to_inner;
+    const void *from;
+    void *to;
 };
 
 /* *largest = the largest of the magnitudes of n elements, as the bits of an F32, by which numbers

@@ -320,7 +320,9 @@ static void scale_row(float *x, size_t width, float by)
  * 1 / (1 - rate). */
 static void keep_row(const struct shape *sh, struct tile t, size_t r, size_t seen, float *keep)
 {
-    uint64_t row = (sh->drop.first * sh->heads + t.head) * sh->seq + t.query + r;
+    size_t b = t.head / sh->heads, heads = sh->drop.heads != 0 ? sh->drop.heads : sh->heads;
+    uint64_t head = (sh->drop.first + b) * heads + sh->drop.head + t.head % sh->heads;
+    uint64_t row = head * sh->seq + t.query + r;
     uint64_t block = row * ds__div_up(sh->seq, 4) + t.first / 4;
     uint32_t word[4 * DRAWN], below = ds__draw_below(sh->drop.rate);
     float scale = ds__draw_scale(sh->drop.rate);

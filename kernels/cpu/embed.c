@@ -104,10 +104,11 @@ static void tokens_task(void *arg, size_t task, unsigned thread)
     }
 }
 
-static void positions_task(void *arg, size_t t, unsigned thread)
+static void positions_task(void *arg, size_t position, unsigned thread)
 {
     const struct ds_embed_bwd_args *a = arg;
-    float *out = a->dwpe + t * a->channels;
+    float *out = a->dwpe + position * a->channels;
+    size_t t = position - a->first; /* far above `seq` in front of the first */
 
     (void)thread;
     if (!a->accumulate_wpe)

@@ -180,7 +180,8 @@ int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_
 }
 
 /* Angles of one position: exact at the start of a block of positions, then turned step by step in
- * double, so that no table of all positions is needed. */
+ * double, so that no table of all positions is needed.  Blocks are those of positions, so that a
+ * part of a sequence has the bits of the whole. */
 struct rope {
     const struct ds_rope_args *a;
     char *scratch;
@@ -253,9 +254,13 @@ static void rope_task(void *arg, size_t task, unsigned thread)
 {
     const struct rope *r = arg;
     const struct ds_rope_args *a = r->a;
-    size_t begin = task * ROPE_POSITIONS, end = ds__min(begin + ROPE_POSITIONS, a->seq);
-    struct rope_angles w = rope_start(r, thread, begin);
+    size_t start = (a->first / ROPE_POSITIONS + task) * ROPE_POSITIONS;
+    size_t begin = start > a->first ? start - a->first : 0;
+    size_t end = ds__min(start + ROPE_POSITIONS - a->first, a->seq);
+    struct rope_angles w = rope_start(r, thread, start);
 
+    for (size_t position = start; position < a->first; position++)
+        rope_step(&w);
     for (size_t t = begin; t < end; t++) {
         rope_take(&w, a->inverse);
         for (size_t b = 0; b < a->batch; b++) {
@@ -278,7 +283,8 @@ int DS_ISA(ds__cpu_rope)(const struct ds_rope_args *args, struct ds_stream *stre
 
     if (rc != 0)
         return rc;
-    ds__cpu_run(stream, ds__div_up(args->seq, ROPE_POSITIONS), rope_task, &r);
+    ds__cpu_run(stream, ds__div_up(args->first % ROPE_POSITIONS + args->seq, ROPE_POSITIONS),
+                rope_task, &r);
     return 0;
 }
 

@@ -33,6 +33,7 @@ struct attention_shape {
     bool words;        /* rows of heads are whole 16-byte words */
     unsigned together; /* heads that a grid works on at a time: work_of() */
     struct drop_rule drop;
+    unsigned drop_heads, drop_head; /* of all the attention; the first one here among them */
 };
 
 template <class Args> static inline struct attention_shape attention_shape_of(const Args *a)
@@ -48,6 +49,8 @@ template <class Args> static inline struct attention_shape attention_shape_of(co
     s.ld = (a->heads + 2 * a->kv_heads) * a->head_size;
     s.scale = a->scale;
     s.drop = drop_rule_of(a->drop.rate, a->drop.seed, a->drop.stream, a->drop.first);
+    s.drop_heads = (unsigned)(a->drop.heads != 0 ? a->drop.heads : a->heads);
+    s.drop_head = (unsigned)a->drop.head;
     s.words = a->head_size % PACK == 0 && (uintptr_t)a->qkv % 16 == 0;
     return s;
 }
@@ -142,7 +145,7 @@ static __device__ __forceinline__ size_t out_ld(const struct attention_shape &s)
 static __device__ __forceinline__ uint64_t draws_at(const struct attention_shape &s, unsigned b,
                                                     unsigned h, unsigned t)
 {
-    uint64_t row = ((s.drop.first + b) * s.heads + h) * s.seq + t;
+    uint64_t row = ((s.drop.first + b) * s.drop_heads + s.drop_head + h) * s.seq + t;
 
     return row * ((s.seq + 3) / 4);
 }

@@ -212,16 +212,17 @@ static __global__ void __launch_bounds__(BLOCK, WHOLE ? 4 : 2)
     for (size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x; i < all;
          i += (size_t)gridDim.x * BLOCK) {
         size_t t = i / words, column = i % words * EACH<T>, left = n - column;
+        size_t at = t - a.first; /* far above `seq` in front of the first */
         float sum[EACH<T>] = {};
 
         if (a.accumulate_wpe)
             take(a.dwpe + t * n + column, left, sum);
-        for (size_t first = 0; first < a.batch && t < a.seq; first += TOKENS_AT_ONCE) {
+        for (size_t first = 0; first < a.batch && at < a.seq; first += TOKENS_AT_ONCE) {
             uint4 w[TOKENS_AT_ONCE];
 
             DS_UNROLL
             for (int k = 0; k < TOKENS_AT_ONCE; k++)
-                w[k] = load_word<WHOLE>((const T *)a.dout + ((first + k) * a.seq + t) * n + column,
+                w[k] = load_word<WHOLE>((const T *)a.dout + ((first + k) * a.seq + at) * n + column,
                                         first + k < a.batch ? left : 0);
             DS_UNROLL
             for (int k = 0; k < TOKENS_AT_ONCE; k++) {

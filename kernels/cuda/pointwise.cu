@@ -150,7 +150,7 @@ static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a,
     unsigned pairs = (unsigned)a.head_size / 2;
 
     for (unsigned i = threadIdx.x; i < many * pairs; i += BLOCK) {
-        double position = (double)((token + i / pairs) % a.seq), s, c;
+        double position = (double)(a.first + (token + i / pairs) % a.seq), s, c;
 
         sincospi(position * (exp2(-step * (double)(i % pairs)) * half_turns), &s, &c);
         cosine[i] = (float)c;

@@ -69,6 +69,7 @@ static void passes(void)
     EXPECT(SUM, sum, 0, 28, "7 F32", .n = 7);
     EXPECT(ADD, add, 0, 84, "7 F32", .n = 7);
     EXPECT(AFFINE, affine, 0, 120, "3x5 F32", .rows = 3, .cols = 5);
+    EXPECT(REORDER, reorder, 0, 2 * 3 * 5 * 8, "3x5 runs of 8 B", .outer = 3, .inner = 5, .run = 8);
     EXPECT(LARGEST, largest, 0, 14, "7 BF16", .n = 7, .act = DS_BF16);
     EXPECT(FP8_CAST, fp8_cast, 0, 60, "3x5 BF16", .rows = 3, .cols = 5, .act = DS_BF16,
            .codes = (uint8_t *)there, .turned = (uint8_t *)there);

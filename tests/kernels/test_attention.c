@@ -54,7 +54,8 @@ static double weights(const struct attention *x, size_t b, size_t h, size_t t, d
 /* What the weight of key `s` is multiplied with. */
 static double keep(const struct attention *x, size_t b, size_t h, size_t t, size_t s)
 {
-    uint64_t row = ((x->drop.first + b) * x->heads + h) * x->seq + t;
+    uint64_t heads = x->drop.heads != 0 ? x->drop.heads : x->heads;
+    uint64_t row = ((x->drop.first + b) * heads + x->drop.head + h) * x->seq + t;
     uint64_t block = row * ((x->seq + 3) / 4) + s / 4, stream = x->drop.stream;
     const uint32_t ctr[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
                              (uint32_t)(stream >> 32)};
@@ -277,6 +278,10 @@ Test(attention, dropped_weights)
                                          .first = firsts[i % 5]};
         size_t seq = seqs[i % 7];
 
+        if (i % 4 == 0) { /* a part of the heads */
+            drop.heads = 12;
+            drop.head = i % 6;
+        }
         check_dropped(seq < 100 ? 3 : 1, seq, 1 + i % 2, 1 + i % 3, i % 2 == 0 ? 16 : 40,
                       act_types[i / 7], 1.0, drop);
     }

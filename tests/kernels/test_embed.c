@@ -6,7 +6,7 @@
 #include "tests/kernels/harness.h"
 
 struct embed {
-    size_t batch, seq, n, vocab, positions, ids_ld;
+    size_t batch, seq, n, vocab, positions, first, ids_ld;
     enum ds_dtype act, param;
     bool learned, accumulate;
     size_t skew; /* elements before the first of dout: it is not aligned to a word then */
@@ -23,12 +23,13 @@ static void reference(struct embed *c)
         c->dwpe[i] = c->old_wpe.d[i];
     for (size_t token = 0; token < c->batch * c->seq; token++) {
         size_t t = token % c->seq, id = (size_t)c->ids[token / c->seq * c->ids_ld + t];
+        size_t position = c->first + t;
 
         for (size_t i = 0; i < c->n; i++) {
             c->out[token * c->n + i] =
-                c->wte.d[id * c->n + i] + (c->learned ? c->wpe.d[t * c->n + i] : 0.0);
+                c->wte.d[id * c->n + i] + (c->learned ? c->wpe.d[position * c->n + i] : 0.0);
             c->dwte[id * c->n + i] += c->dout.d[c->skew + token * c->n + i];
-            c->dwpe[t * c->n + i] += c->dout.d[c->skew + token * c->n + i];
+            c->dwpe[position * c->n + i] += c->dout.d[c->skew + token * c->n + i];
         }
     }
 }
@@ -36,6 +37,7 @@ static void reference(struct embed *c)
 static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct embed *c = ctx;
+    const char *wpe = c->wpe.data + c->first * c->n * ds_dtype_bytes(c->param);
     struct ds_embed_fwd_args args = {.batch = c->batch,
                                      .seq = c->seq,
                                      .channels = c->n,
@@ -45,7 +47,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .ids = c->ids,
                                      .ids_ld = c->ids_ld,
                                      .wte = c->wte.data,
-                                     .wpe = c->learned ? c->wpe.data : NULL,
+                                     .wpe = c->learned ? wpe : NULL,
                                      .out = out[0]};
 
     return ds_embed_fwd(&args, stream, err);
@@ -59,6 +61,7 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .channels = c->n,
                                      .vocab = c->vocab,
                                      .positions = c->positions,
+                                     .first = c->first,
                                      .act = c->act,
                                      .ids = c->ids,
                                      .ids_ld = c->ids_ld,
@@ -95,7 +98,7 @@ static void check_case(struct embed *c, int32_t (*id_of)(size_t i, size_t vocab)
 {
     size_t tokens = c->batch * c->seq;
 
-    c->positions = c->seq + 3;
+    c->positions = c->first + c->seq + 3;
     c->ids_ld = c->seq + 1;
     c->ids = calloc(c->batch * c->ids_ld, sizeof(int32_t));
     for (size_t i = 0; i < c->batch * c->ids_ld; i++)
@@ -154,6 +157,22 @@ static void check_types(size_t batch, size_t seq, size_t n, enum ds_dtype act, e
     check_case(&c, scattered);
 }
 
+static void check_from(size_t first, size_t batch, size_t seq, size_t n, enum ds_dtype act,
+                       unsigned mode)
+{
+    struct embed c = {.batch = batch,
+                      .seq = seq,
+                      .first = first,
+                      .n = n,
+                      .vocab = 70,
+                      .act = act,
+                      .param = act,
+                      .learned = mode & 1,
+                      .accumulate = (mode & 2) != 0};
+
+    check_case(&c, scattered);
+}
+
 static void check(size_t batch, size_t seq, size_t n, enum ds_dtype act, unsigned mode)
 {
     check_types(batch, seq, n, act, act, mode);
@@ -169,6 +188,10 @@ Test(embed, shapes_and_modes)
             check(3, 40, widths[i], DS_BF16, mode);
             check(3, 40, widths[i], DS_F16, mode);
         }
+    }
+    for (unsigned mode = 0; mode < 4; mode++) { /* a part of longer sequences */
+        check_from(5, 2, 17, 48, act_types[mode % 3], mode);
+        check_from(64, 1, 33, 97, act_types[(mode + 1) % 3], mode);
     }
     check(2, 331, 48, DS_F32, 3); /* ids that come often, and far apart */
     check(1, 5, 2056, DS_BF16, 1);

@@ -130,6 +130,9 @@ Test(op, attention_arguments)
     REFUSES(attention_fwd, good, a.lse = NULL);
     REFUSES(attention_fwd, good, a.act = DS_U8);
     REFUSES(attention_fwd, good, a.seq = SIZE_MAX / 2);
+    REFUSES(attention_fwd, good, (a.drop.heads = 2, a.drop.head = 1)); /* of two heads the second */
+    REFUSES(attention_fwd, good, a.drop.head = 1);
+    REFUSES(attention_bwd, back, (a.drop.heads = 1, a.drop.head = 0));
     REFUSES(attention_bwd, back, a.dqkv = (void *)(uintptr_t)a.qkv);
     REFUSES(attention_bwd, back, a.dout = NULL);
     REFUSES(attention_bwd, back, a.kv_heads = 0);
@@ -164,6 +167,17 @@ Test(op, other_arguments)
                                                    .ids_ld = 2,
                                                    .wte = f,
                                                    .out = f + 100};
+    static const struct ds_embed_bwd_args table = {.batch = 1,
+                                                   .seq = 2,
+                                                   .channels = 4,
+                                                   .vocab = 5,
+                                                   .positions = 4,
+                                                   .first = 2,
+                                                   .ids = ids,
+                                                   .ids_ld = 2,
+                                                   .dout = f,
+                                                   .dwte = f + 100,
+                                                   .dwpe = f + 200};
 
     ACCEPTS(norm_fwd, norm);
     REFUSES(norm_fwd, norm, a.bias = NULL);
@@ -181,6 +195,9 @@ Test(op, other_arguments)
     ACCEPTS(embed_fwd, embed);
     REFUSES(embed_fwd, embed, a.ids_ld = 1);
     REFUSES(embed_fwd, embed, a.param = DS_I64);
+    ACCEPTS(embed_bwd, table);
+    REFUSES(embed_bwd, table, a.first = 3);
+    REFUSES(embed_bwd, table, a.first = SIZE_MAX);
 }
 
 Test(op, arguments_of_optimizers)

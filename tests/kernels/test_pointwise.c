@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_pointwise.c - GELU, SwiGLU, rotary positions and casts against double.
+ * test_pointwise.c - GELU, SwiGLU, rotary positions and casts against double; runs in another order.
  */
 #include "tests/kernels/harness.h"
 
@@ -10,6 +10,7 @@ struct pointwise {
     enum ds_dtype act;
     struct nums x, dy;
     struct ds_rope_args rope;
+    struct ds_reorder_args reorder;
     bool in_place;
     uint32_t *largest; /* of what is written, or NULL */
 };
@@ -215,11 +216,12 @@ static int run_rope(void *ctx, void **out, struct ds_stream *stream, struct ds_e
     return ds_rope(&args, stream, err);
 }
 
-static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size_t more,
-                       enum ds_dtype act, bool inverse)
+static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads, size_t size,
+                            size_t more, enum ds_dtype act, bool inverse)
 {
     struct pointwise c = {.rope = {.batch = batch,
                                    .seq = seq,
+                                   .first = first,
                                    .heads = heads,
                                    .head_size = size,
                                    .ld = heads * size + more,
@@ -240,7 +242,8 @@ static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size
     for (size_t i = 0; i < batch * seq * heads * half; i++) {
         size_t pair = i % half, head = i / half % heads, row = i / half / heads;
         size_t low = row * c.rope.ld + head * size + pair;
-        double angle = (double)(row % seq) * pow(10000.0, -2.0 * (double)pair / (double)size);
+        double angle =
+            (double)(first + row % seq) * pow(10000.0, -2.0 * (double)pair / (double)size);
         double s = inverse ? -sin(angle) : sin(angle);
 
         y[low] = c.x.d[low] * cos(angle) - c.x.d[low + half] * s;
@@ -249,6 +252,38 @@ static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size
     try_all(&t);
     nums_free(&c.x);
     free(y);
+}
+
+static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size_t more,
+                       enum ds_dtype act, bool inverse)
+{
+    check_rope_from(0, batch, seq, heads, size, more, act, inverse);
+}
+
+/* A part of a sequence has the bits that it has in the whole, wherever it is cut. */
+Test(pointwise, rope_of_a_part)
+{
+    enum { SEQ = 100, LD = 24, CUT = 37 };
+    struct ds_device *device = open_cpu(NULL, 2, 1 << 16);
+    float whole[SEQ * LD], part[SEQ * LD];
+    struct ds_rope_args args = {
+        .batch = 1, .heads = 2, .head_size = 12, .ld = LD, .theta = 10000.0f};
+
+    cr_assert(device != NULL);
+    for (size_t i = 0; i < SEQ * LD; i++)
+        whole[i] = part[i] = (float)(i % 37) - 18.0f;
+    args.seq = SEQ;
+    args.x = whole;
+    cr_assert(ds_rope(&args, ds_device_stream(device), NULL) == 0);
+    args.seq = CUT;
+    args.x = part;
+    cr_assert(ds_rope(&args, ds_device_stream(device), NULL) == 0);
+    args.first = CUT;
+    args.seq = SEQ - CUT;
+    args.x = part + CUT * LD;
+    cr_assert(ds_rope(&args, ds_device_stream(device), NULL) == 0);
+    cr_assert(memcmp(whole, part, sizeof(whole)) == 0);
+    ds_device_close(device);
 }
 
 Test(pointwise, rope)
@@ -261,6 +296,8 @@ Test(pointwise, rope)
         check_rope(2, 33, 2, 128, 64, act_types[type], false);
         check_rope(1, 9, 40, 64, 512, act_types[type], type == 1);
         check_rope(1, 19, 3, 32, 1, act_types[type], true); /* halves of words */
+        check_rope_from(1000, 2, 23, 2, 16, 8, act_types[type], type == 2);
+        check_rope_from(4093, 1, 9, 1, 20, 4, act_types[type], type == 0);
     }
 }
 
@@ -300,6 +337,75 @@ Test(pointwise, cast)
                 check_cast(sizes[i], act_types[from], act_types[to]);
         }
     }
+}
+
+/* --- runs in another order --------------------------------------------------------------------*/
+
+static int run_reorder(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
+{
+    const struct pointwise *c = ctx;
+    struct ds_reorder_args args = c->reorder;
+
+    args.from = c->x.data;
+    args.to = out[0];
+    return ds_reorder(&args, stream, err);
+}
+
+/* outer x inner runs of `run` elements, turned round; `more` elements stand between rows of what is
+ * read, and none are written that no run has. */
+static void check_reorder(size_t outer, size_t inner, size_t run, size_t more, enum ds_dtype act)
+{
+    size_t size = ds_dtype_bytes(act), row = outer * run + more, n = inner * row;
+    struct pointwise c = {.x = nums_random(act, n, 1.0, 0.0),
+                          .reorder = {.outer = outer,
+                                      .inner = inner,
+                                      .run = run * size,
+                                      .from_outer = run * size,
+                                      .from_inner = row * size,
+                                      .to_outer = inner * run * size,
+                                      .to_inner = run * size}};
+    double *y = calloc(outer * inner * run + 1, sizeof(double));
+    struct trial t = {.what = "reorder",
+                      .out = {{act, outer * inner * run, y, NULL}},
+                      .outs = 1,
+                      .run = run_reorder,
+                      .ctx = &c,
+                      .query = {.act = act}};
+
+    for (size_t i = 0; i < outer; i++)
+        for (size_t j = 0; j < inner; j++)
+            for (size_t k = 0; k < run; k++)
+                y[(i * inner + j) * run + k] = c.x.d[j * row + i * run + k];
+    try_all(&t);
+    nums_free(&c.x);
+    free(y);
+}
+
+Test(pointwise, reorder)
+{
+    for (size_t type = 0; type < 3; type++) {
+        check_reorder(1, 1, 1, 0, act_types[type]);
+        check_reorder(2, 5, 8, 0, act_types[type]); /* whole words */
+        check_reorder(4, 3, 16, 8, act_types[type]);
+        check_reorder(2, 7, 6, 2, act_types[type]);
+        check_reorder(3, 11, 5, 1, act_types[type]); /* halves stand at odd places */
+        check_reorder(8, 600, 32, 0, act_types[type]);
+        check_reorder(2, 2, 20000, 4, act_types[type]);
+    }
+}
+
+Test(pointwise, reorder_of_nothing)
+{
+    struct ds_device *device = open_cpu(NULL, 1, 0);
+    struct ds_reorder_args args = {.outer = 0, .inner = 3, .run = 4};
+
+    cr_assert(device != NULL);
+    cr_assert(ds_reorder(&args, ds_device_stream(device), NULL) == 0);
+    args = (struct ds_reorder_args){.outer = 3, .inner = 0, .run = 4};
+    cr_assert(ds_reorder(&args, ds_device_stream(device), NULL) == 0);
+    args = (struct ds_reorder_args){.outer = 3, .inner = 3, .run = 0};
+    cr_assert(ds_reorder(&args, ds_device_stream(device), NULL) == 0);
+    ds_device_close(device);
 }
 
 /* Ties, overflow to infinity, infinities and NaN, as the scalar rounding does them. */

@@ -23,7 +23,8 @@ struct ds_comm_call {
     unsigned root; /* broadcast only, else 0 */
     void *buf;
     size_t bytes;     /* of buf: the whole vector, not a shard */
-    const void *from; /* all-gather: this rank's shard; NULL: it is in its place in buf */
+    const void *from; /* all-gather: this rank's shard; NULL: it is in its place in buf.
+                         all-to-all: as large as buf, what is given away */
 };
 
 /* What kind of vector an operation works on: one of bf16 or of fp32, summed to all or to shards. */

@@ -205,15 +205,40 @@ int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_
     return rc < 0 ? rc : vector_call(comm, DS_COMM_ALL_GATHER, buf, bytes, 1, err);
 }
 
+static int check_bytes(const struct ds_comm *comm, enum ds_comm_op op, size_t bytes,
+                       struct ds_error *err)
+{
+    int rc = check_shards(comm, op, bytes, err);
+
+    if (rc == 0 && bytes > SIZE_MAX / 2)
+        rc = ds_fail(err, EINVAL, "%s of %zu bytes does not fit in memory", ds_comm_op_name(op),
+                     bytes);
+    return rc;
+}
+
 int ds_comm_all_gather_from(struct ds_comm *comm, const void *shard, void *buf, size_t bytes,
                             struct ds_error *err)
 {
     const struct ds_comm_call call = {
         .op = DS_COMM_ALL_GATHER, .from = shard, .buf = buf, .bytes = bytes};
-    int rc = check_shards(comm, DS_COMM_ALL_GATHER, bytes, err);
+    int rc = check_bytes(comm, call.op, bytes, err);
 
-    if (rc == 0 && bytes > SIZE_MAX / 2)
-        rc = ds_fail(err, EINVAL, "all_gather of %zu bytes does not fit in memory", bytes);
+    return rc < 0 ? rc : dispatch(comm, &call, err);
+}
+
+int ds_comm_all_to_all(struct ds_comm *comm, const void *from, void *to, size_t bytes,
+                       struct ds_error *err)
+{
+    const struct ds_comm_call call = {
+        .op = DS_COMM_ALL_TO_ALL, .from = from, .buf = to, .bytes = bytes};
+    uintptr_t give = (uintptr_t)from, take = (uintptr_t)to;
+    int rc = check_bytes(comm, call.op, bytes, err);
+
+    if (rc == 0 && (give > take ? give - take : take - give) < bytes)
+        rc = ds_fail(err, EINVAL,
+                     "all_to_all of %zu bytes cannot read and write the same memory, give it two "
+                     "buffers",
+                     bytes);
     return rc < 0 ? rc : dispatch(comm, &call, err);
 }
 

@@ -69,7 +69,8 @@ struct ds_comm;
     X(ALL_GATHER,     all_gather,     1) \
     X(BROADCAST,      broadcast,      1) \
     X(ALL_REDUCE_BF16,     all_reduce_bf16,     2) \
-    X(REDUCE_SCATTER_BF16, reduce_scatter_bf16, 1)
+    X(REDUCE_SCATTER_BF16, reduce_scatter_bf16, 1) \
+    X(ALL_TO_ALL,          all_to_all,          1)
 /* clang-format on */
 
 enum ds_comm_op {
@@ -189,6 +190,10 @@ int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_
 /* The same of shards that are not in buf yet: this rank's, bytes / world, lies at `shard`. */
 int ds_comm_all_gather_from(struct ds_comm *comm, const void *shard, void *buf, size_t bytes,
                             struct ds_error *err) DS_NODISCARD;
+/* Part r of `from` goes to rank r; part r of `to` comes from rank r; bytes / world each.  They do
+ * not overlap.  Fast when `from` lies in the arena at the same offset on all. */
+int ds_comm_all_to_all(struct ds_comm *comm, const void *from, void *to, size_t bytes,
+                       struct ds_error *err) DS_NODISCARD;
 int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned root,
                       struct ds_error *err) DS_NODISCARD;
 int ds_comm_barrier(struct ds_comm *comm, struct ds_error *err) DS_NODISCARD;

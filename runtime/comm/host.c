@@ -251,6 +251,12 @@ static int all_gather(struct ds_comm *comm, const struct ds_comm_call *call, str
                                   : ds__shm_all_gather(comm, call, err);
 }
 
+static int all_to_all(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
+{
+    return has_net(host_of(comm)) ? ds_fail(err, ENOTSUP, "all_to_all stays inside a host")
+                                  : ds__swap_all_to_all(comm, call, err);
+}
+
 static int broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     return has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
@@ -275,5 +281,6 @@ const struct ds_comm_backend ds_comm_backend_host = {
             [DS_COMM_BROADCAST] = broadcast,
             [DS_COMM_ALL_REDUCE_BF16] = all_reduce,
             [DS_COMM_REDUCE_SCATTER_BF16] = reduce_scatter,
+            [DS_COMM_ALL_TO_ALL] = all_to_all,
         },
 };

@@ -5,6 +5,7 @@
  *
  *     host.c       open, split, close; who does what
  *     host_shm.c   the members of a group that share a host: posts, barriers, windows, collectives
+ *     host_swap.c  all-to-all
  *     host_net.c   the collectives of a group on several hosts, by exchanges of net.h
  *
  * Private to runtime/comm/.
@@ -43,15 +44,19 @@ struct ds__host {
 int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
 int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
 struct ds__post *ds__shm_post(const struct ds__host *host, unsigned member);
-/* Fill peer[] of members [first, last]; false: one of them has its buffer in no area.  After
- * ds__shm_enter() no buffer is common but in an all-gather. */
+/* Fill peer[] of members [first, last] with where the buffers lie that peers read; false: one of
+ * them is in no area.  After ds__shm_enter() no buffer is common but in an all-gather. */
 bool ds__shm_find_buffers(struct ds__host *host, unsigned first, unsigned last);
 /* Is the buffer of the call that was shown held once? */
 bool ds__shm_is_common(const struct ds__host *host);
 /* Put the shard of an all-gather that comes from elsewhere into its place. */
 void ds__shm_put_shard(const struct ds__host *host, const struct ds_comm_call *call);
-/* Fill peer[] with the first halves of the members' windows. */
+/* The half of the member's window that chunk number `chunk` goes through. */
+unsigned char *ds__shm_half_window(const struct ds__host *host, unsigned member, size_t chunk);
+/* Fill peer[] with those of all members. */
 void ds__shm_find_windows(struct ds__host *host, size_t chunk);
+/* memcpy(), a part of a copy of `all` bytes: past the caches when that is much. */
+void ds__shm_copy(void *to, const void *from, size_t bytes, size_t all);
 
 /* A group on several hosts. */
 int ds__net_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
@@ -67,5 +72,7 @@ int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call
                            struct ds_error *err);
 int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
 int ds__shm_broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
+int ds__swap_all_to_all(struct ds_comm *comm, const struct ds_comm_call *call,
+                        struct ds_error *err);
 
 #endif

@@ -50,25 +50,31 @@ struct ds__post *ds__shm_post(const struct ds__host *host, unsigned rank)
                 ->post[host->calls & 1];
 }
 
-/* Is the buffer in so many bytes from `area`, and where? */
-static bool lies_in(const struct ds_comm_call *call, const unsigned char *area, size_t bytes,
-                    uint64_t *offset)
+/* Is the buffer of a call, `buf`, in so many bytes from `area`, and where? */
+static bool lies_in(const struct ds_comm_call *call, const void *buf, const unsigned char *area,
+                    size_t bytes, uint64_t *offset)
 {
-    uintptr_t at = (uintptr_t)call->buf - (uintptr_t)area; /* wraps to a large number below it */
+    uintptr_t at = (uintptr_t)buf - (uintptr_t)area; /* wraps to a large number below it */
 
     *offset = at;
     return call->bytes > 0 && at < bytes && call->bytes <= bytes - at;
 }
 
-/* Parts of two areas are in none. */
+/* Where what peers read of a call is.  Parts of two areas are in none.  An all-to-all that writes
+ * what is held once counts as one of that: nobody may call it. */
 static enum ds__area find_area(const struct ds__host *host, const struct ds_comm_call *call,
                                uint64_t *offset)
 {
     const struct ds__region *region = host->sync.region;
+    const unsigned char *common = ds__region_common(region);
+    const bool swaps = call->op == DS_COMM_ALL_TO_ALL;
+    const void *read = swaps ? call->from : call->buf;
 
-    if (lies_in(call, arena_of(host, host->sync.me), region->arena_bytes, offset))
+    if (swaps && lies_in(call, call->buf, common, region->common_bytes, offset))
+        return DS_AREA_COMMON;
+    if (lies_in(call, read, arena_of(host, host->sync.me), region->arena_bytes, offset))
         return DS_AREA_ARENA;
-    if (lies_in(call, ds__region_common(region), region->common_bytes, offset))
+    if (lies_in(call, read, common, region->common_bytes, offset))
         return DS_AREA_COMMON;
     *offset = 0;
     return DS_AREA_OUTSIDE;
@@ -156,13 +162,14 @@ int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, stru
  * is shown any more: a rank may still be at what was shown two calls before. */
 int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
+    const bool elsewhere = call->op == DS_COMM_ALL_GATHER && call->from != NULL;
     struct ds__post *post;
     uint64_t offset;
     int rc = ds__sync_stopped(&host->sync, call, err);
 
     if (rc < 0)
         return rc;
-    if (call->from != NULL && find_area(host, call, &offset) != DS_AREA_COMMON)
+    if (elsewhere && find_area(host, call, &offset) != DS_AREA_COMMON)
         ds__shm_put_shard(host, call); /* this rank's own; peers read it from here on */
     host->calls++;
     post = ds__shm_post(host, host->sync.me);
@@ -170,7 +177,7 @@ int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct
     post->root = call->root;
     post->bytes = call->bytes;
     post->area = find_area(host, call, &post->offset);
-    post->from = call->from != NULL;
+    post->from = elsewhere;
     if (call->op == DS_COMM_ALL_REDUCE_F64 && call->bytes != 0)
         memcpy(post->f64, call->buf, call->bytes);
     rc = ds__shm_barrier(host, call, err);
@@ -206,7 +213,7 @@ bool ds__shm_find_buffers(struct ds__host *host, unsigned first, unsigned last)
 
 /* --- windows ------------------------------------------------------------------------------- */
 
-static unsigned char *half_window(const struct ds__host *host, unsigned rank, size_t chunk)
+unsigned char *ds__shm_half_window(const struct ds__host *host, unsigned rank, size_t chunk)
 {
     return ds__region_window(host->sync.region, host->desk[rank]) + (chunk & 1) * HALF_BYTES;
 }
@@ -274,7 +281,7 @@ static void reduce_to(struct ds__host *host, enum ds_comm_op op, void *out, size
 void ds__shm_find_windows(struct ds__host *host, size_t chunk)
 {
     for (unsigned rank = 0; rank < host->sync.members; rank++)
-        host->peer[rank] = (float *)(void *)half_window(host, rank, chunk);
+        host->peer[rank] = (float *)(void *)ds__shm_half_window(host, rank, chunk);
 }
 
 static int all_reduce_staged(struct ds__host *host, const struct ds_comm_call *call,
@@ -285,7 +292,7 @@ static int all_reduce_staged(struct ds__host *host, const struct ds_comm_call *c
     struct range now, next = chunk_range(call->bytes, HALF_BYTES, 0);
     int rc = 0;
 
-    memcpy(half_window(host, host->sync.me, 0), buf, next.len);
+    memcpy(ds__shm_half_window(host, host->sync.me, 0), buf, next.len);
     rc = ds__shm_barrier(host, call, err);
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
         ds__shm_find_windows(host, k);
@@ -293,11 +300,11 @@ static int all_reduce_staged(struct ds__host *host, const struct ds_comm_call *c
         reduce_slice(host, call->op, now.len);
         if (k + 1 < chunks) {
             next = chunk_range(call->bytes, HALF_BYTES, k + 1);
-            memcpy(half_window(host, host->sync.me, k + 1), buf + next.at, next.len);
+            memcpy(ds__shm_half_window(host, host->sync.me, k + 1), buf + next.at, next.len);
         }
         rc = ds__shm_barrier(host, call, err);
         if (rc == 0)
-            memcpy(buf + now.at, half_window(host, host->sync.me, k), now.len);
+            memcpy(buf + now.at, ds__shm_half_window(host, host->sync.me, k), now.len);
     }
     return rc;
 }
@@ -339,7 +346,7 @@ int ds__shm_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call
 static void stage_shards(struct ds__host *host, const unsigned char *buf, size_t shard,
                          struct range part, size_t chunk)
 {
-    unsigned char *window = half_window(host, host->sync.me, chunk);
+    unsigned char *window = ds__shm_half_window(host, host->sync.me, chunk);
 
     for (unsigned rank = 0; rank < host->sync.members; rank++)
         memcpy(window + rank * part.len, buf + rank * shard + part.at, part.len);
@@ -423,6 +430,14 @@ static void copy_large(unsigned char *to, const unsigned char *from, size_t byte
 }
 #endif
 
+void ds__shm_copy(void *to, const void *from, size_t bytes, size_t all)
+{
+    if (all < LARGE_BYTES || bytes < DS_REGION_LINE)
+        memcpy(to, from, bytes);
+    else
+        copy_large(to, from, bytes);
+}
+
 /* The shards of the others, from where they lie; each rank begins with the next one's. */
 static void take_shards(const struct ds__host *host, const struct ds_comm_call *call)
 {
@@ -431,13 +446,9 @@ static void take_shards(const struct ds__host *host, const struct ds_comm_call *
 
     for (unsigned i = 1; i < world; i++) {
         unsigned rank = (me + i) % world;
-        unsigned char *to = (unsigned char *)call->buf + rank * shard;
-        const unsigned char *from = (const unsigned char *)host->peer[rank] + rank * shard;
 
-        if (call->bytes < LARGE_BYTES || shard < DS_REGION_LINE)
-            memcpy(to, from, shard);
-        else
-            copy_large(to, from, shard);
+        ds__shm_copy((unsigned char *)call->buf + rank * shard,
+                     (const unsigned char *)host->peer[rank] + rank * shard, shard, call->bytes);
     }
 }
 
@@ -460,16 +471,16 @@ static int all_gather_staged(struct ds__host *host, const struct ds_comm_call *c
     struct range now, next = chunk_range(shard, HALF_BYTES, 0);
     int rc;
 
-    memcpy(half_window(host, me, 0), buf + me * shard, next.len);
+    memcpy(ds__shm_half_window(host, me, 0), buf + me * shard, next.len);
     rc = ds__shm_barrier(host, call, err);
     for (size_t k = 0; rc == 0 && k < chunks; k++) {
         now = next;
         for (unsigned rank = 0; rank < world; rank++)
             if (rank != me)
-                memcpy(buf + rank * shard + now.at, half_window(host, rank, k), now.len);
+                memcpy(buf + rank * shard + now.at, ds__shm_half_window(host, rank, k), now.len);
         if (k + 1 < chunks) {
             next = chunk_range(shard, HALF_BYTES, k + 1);
-            memcpy(half_window(host, me, k + 1), buf + me * shard + next.at, next.len);
+            memcpy(ds__shm_half_window(host, me, k + 1), buf + me * shard + next.at, next.len);
         }
         rc = ds__shm_barrier(host, call, err);
     }
@@ -507,10 +518,10 @@ static int broadcast_staged(struct ds__host *host, const struct ds_comm_call *ca
         struct range now = chunk_range(call->bytes, HALF_BYTES, k);
 
         if (root)
-            memcpy(half_window(host, call->root, k), buf + now.at, now.len);
+            memcpy(ds__shm_half_window(host, call->root, k), buf + now.at, now.len);
         rc = ds__shm_barrier(host, call, err);
         if (rc == 0 && !root)
-            memcpy(buf + now.at, half_window(host, call->root, k), now.len);
+            memcpy(buf + now.at, ds__shm_half_window(host, call->root, k), now.len);
     }
     /* The half that was read last may be filled again by the next operation. */
     return rc < 0 ? rc : ds__shm_barrier(host, call, err);

@@ -502,6 +502,12 @@ static int run_control(struct ds_comm *comm, const struct ds_comm_call *call, st
     return rc;
 }
 
+static int all_to_all(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
+{
+    (void)call;
+    return ds_fail(err, ENOTSUP, "all_to_all of %u ranks is of CPUs", comm->world);
+}
+
 const struct ds_comm_backend ds_comm_backend_nccl = {
     .name = "nccl",
     .open = nccl_open,
@@ -520,5 +526,6 @@ const struct ds_comm_backend ds_comm_backend_nccl = {
             [DS_COMM_REDUCE_SCATTER] = run,
             [DS_COMM_ALL_GATHER] = run,
             [DS_COMM_BROADCAST] = run_control,
+            [DS_COMM_ALL_TO_ALL] = all_to_all,
         },
 };

@@ -107,6 +107,40 @@ static inline int check_all_gather(const struct task *setup, unsigned rank, stru
     return 0;
 }
 
+static inline unsigned char swap_value(unsigned from, unsigned to, size_t i)
+{
+    return (unsigned char)(i * 131 + i / 255 + from * 17 + to * 59 + 1);
+}
+
+/* Parts are bytes, too; what is taken lies behind what is given on ranks of even number, elsewhere
+ * on others.  Twice, for what is given may change as soon as a call returns. */
+static inline int check_all_to_all(const struct task *setup, unsigned rank, struct ds_comm *comm)
+{
+    unsigned char *from = task_buffer(setup, rank, comm), *own, *to;
+    size_t room = (task_arena_bytes(setup) - RANKS_MAX * sizeof(float)) / 2;
+    size_t part = setup->n < room / setup->world ? setup->n : room / setup->world;
+    size_t bytes = part * setup->world;
+    struct ds_error err = {0};
+
+    own = malloc(bytes + 1);
+    to = rank % 2 == 0 ? from + bytes : own;
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned peer = 0; peer < setup->world; peer++)
+            for (size_t i = 0; i < part; i++)
+                from[peer * part + i] = swap_value(rank, peer, i + round);
+        memset(to, 0xee, bytes + 1);
+        EXPECT_OK(ds_comm_all_to_all(comm, from, to, bytes, &err), &err);
+        for (unsigned peer = 0; peer < setup->world; peer++)
+            for (size_t i = 0; i < part; i++)
+                EXPECT(to[peer * part + i] == swap_value(peer, rank, i + round) &&
+                       from[peer * part + i] == swap_value(rank, peer, i + round));
+        EXPECT(to[bytes] == 0xee);
+    }
+    free(own);
+    task_drop(setup, rank, from);
+    return 0;
+}
+
 static inline int check_broadcast(const struct task *setup, unsigned rank, struct ds_comm *comm)
 {
     size_t bytes = setup->n * sizeof(float) - 1; /* any number of bytes */

@@ -57,6 +57,11 @@ Test(comm, all_gather_gives_everyone_the_whole)
     for_every((struct task){.check = check_all_gather}, false);
 }
 
+Test(comm, all_to_all_gives_each_its_part)
+{
+    for_every((struct task){.check = check_all_to_all}, false);
+}
+
 Test(comm, broadcast_from_every_root)
 {
     for_every((struct task){.check = check_broadcast}, false);
@@ -79,6 +84,22 @@ static int small_round(const struct ranks *setup, unsigned rank, struct ds_comm 
     return 0;
 }
 
+/* From the arena and from elsewhere in turn; what was given is overwritten at once. */
+static int swap_round(const struct ranks *setup, unsigned rank, struct ds_comm *comm, size_t k)
+{
+    uint32_t own[8], take[8], *give = k % 2 == 0 ? ds_comm_arena(comm) : own;
+    struct ds_error err = {0};
+
+    for (uint32_t peer = 0; peer < setup->world; peer++)
+        give[peer] = (uint32_t)k << 8 | rank << 4 | peer;
+    EXPECT_OK(ds_comm_all_to_all(comm, give, take, setup->world * sizeof(*give), &err), &err);
+    memset(give, 0xff, setup->world * sizeof(*give));
+    for (uint32_t peer = 0; peer < setup->world; peer++)
+        EXPECT(take[peer] == ((uint32_t)k << 8 | peer << 4 | rank));
+    EXPECT_OK(ds_comm_all_to_all(comm, give, take, 0, &err), &err);
+    return 0;
+}
+
 static int rank_rounds(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
     float *inside = ds_comm_arena(comm), outside[600];
@@ -88,7 +109,7 @@ static int rank_rounds(const struct ranks *setup, unsigned rank, struct ds_comm 
         size_t n = 1 + k * 2 % 600;
         int line = small_round(setup, rank, comm, k);
 
-        EXPECT(line == 0);
+        EXPECT(line == 0 && swap_round(setup, rank, comm, k) == 0);
         for (size_t i = 0; i < n; i++)
             inside[i] = outside[i] = ranks_value(rank, i + k);
         EXPECT_OK(ds_comm_all_reduce_f32(comm, inside, n, &err), &err);
@@ -144,7 +165,33 @@ static int rank_large(const struct ranks *setup, unsigned rank, struct ds_comm *
     return 0;
 }
 
-Test(comm, an_all_gather_of_much_is_whole)
+/* The same of parts. */
+static int rank_large_swap(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const size_t part = *(const size_t *)setup->user, bytes = part * setup->world;
+    unsigned char *from = (unsigned char *)ds_comm_arena(comm) + 5, *to = malloc(bytes + 2);
+    struct ds_error err = {0};
+
+    EXPECT(to != NULL);
+    memset(to, 0xee, bytes + 2);
+    for (unsigned peer = 0; peer < setup->world; peer++) {
+        memset(from + peer * part, (int)(rank * 16 + peer), part);
+        from[peer * part] = 101;
+        from[(peer + 1) * part - 1] = 102;
+    }
+    EXPECT_OK(ds_comm_all_to_all(comm, from, to + 1, bytes, &err), &err);
+    for (unsigned peer = 0; peer < setup->world; peer++) {
+        const unsigned char *its = to + 1 + peer * part;
+
+        EXPECT(its[0] == 101 && its[part - 1] == 102 && its[1] == peer * 16 + rank);
+        EXPECT(memcmp(its + 1, its + 2, part - 3) == 0);
+    }
+    EXPECT(to[0] == 0xee && to[bytes + 1] == 0xee);
+    free(to);
+    return 0;
+}
+
+Test(comm, what_is_too_much_for_caches_is_whole)
 {
     static const size_t shards[] = {(8 << 20) + 1, (8 << 20) + 4096, (9 << 20) - 77};
 
@@ -155,6 +202,7 @@ Test(comm, an_all_gather_of_much_is_whole)
                               .user = &shards[i]};
 
         cr_assert(ranks_run(setup, rank_large) == 0, "shards of %zu bytes", shards[i]);
+        cr_assert(ranks_run(setup, rank_large_swap) == 0, "parts of %zu bytes", shards[i]);
     }
 }
 
@@ -164,6 +212,7 @@ static int rank_stats(const struct ranks *setup, unsigned rank, struct ds_comm *
 {
     float *buf = ds_comm_arena(comm);
     double small[3] = {0};
+    char parts[1200];
     struct ds_comm_stats stats;
     struct ds_error err = {0};
 
@@ -177,13 +226,14 @@ static int rank_stats(const struct ranks *setup, unsigned rank, struct ds_comm *
     EXPECT_OK(ds_comm_all_reduce_f64(comm, small, 3, &err), &err);
     EXPECT_OK(ds_comm_barrier(comm, &err), &err);
     EXPECT_OK(ds_comm_broadcast(comm, buf, 1200, 0, &err), &err);
+    EXPECT_OK(ds_comm_all_to_all(comm, buf, parts, 1200, &err), &err);
     ds_comm_stats(comm, &stats);
-    EXPECT(stats.calls == 6 &&
-           stats.bytes == (4 * 4800 + 2 * 24 + 1200) * (setup->world - 1) / setup->world);
+    EXPECT(stats.calls == 7 &&
+           stats.bytes == (4 * 4800 + 2 * 24 + 2 * 1200) * (setup->world - 1) / setup->world);
     EXPECT(stats.work_ns > 0);
     EXPECT(ds_comm_broadcast(comm, buf, 4, setup->world, &err) == -EINVAL); /* not counted */
     ds_comm_stats(comm, &stats);
-    EXPECT(stats.calls == 6);
+    EXPECT(stats.calls == 7);
     return 0;
 }
 
@@ -228,7 +278,7 @@ Test(comm, one_rank_needs_no_shared_memory)
     struct ds_comm_args args = {.backend = "host", .world = 1, .shm_fd = -1, .arena_bytes = 4096};
     struct ds_comm *comm = NULL;
     struct ds_error err = {0};
-    float *buf, x[3] = {1, 2, 3};
+    float *buf, x[3] = {1, 2, 3}, y[3] = {0};
     double d = 4.0;
 
     cr_assert(ds_comm_open(&comm, &args, &err) == 0, "%s", err.text);
@@ -240,6 +290,7 @@ Test(comm, one_rank_needs_no_shared_memory)
     cr_assert(ds_comm_all_reduce_f64(comm, &d, 1, &err) == 0 && d == 4.0);
     cr_assert(ds_comm_all_gather(comm, x, sizeof(x), &err) == 0 && x[1] == 2.0f);
     cr_assert(ds_comm_broadcast(comm, x, sizeof(x), 0, &err) == 0 && x[1] == 2.0f);
+    cr_assert(ds_comm_all_to_all(comm, x, y, sizeof(x), &err) == 0 && y[0] == 1.0f && y[2] == 3.0f);
     ds_comm_close(comm);
     ds_comm_close(NULL);
 }

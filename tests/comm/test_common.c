@@ -282,6 +282,9 @@ static int rank_misuse(const struct ranks *setup, unsigned rank, struct ds_comm 
     EXPECT(ds_comm_all_reduce_bf16(comm, (uint16_t *)(void *)all, 64, &err) == -EINVAL);
     EXPECT(ds_comm_reduce_scatter_f32(comm, all, 64, &err) == -EINVAL);
     EXPECT(ds_comm_broadcast(comm, all, 64, 0, &err) == -EINVAL);
+    EXPECT(ds_comm_all_to_all(comm, all, own, 64, &err) == -EINVAL);
+    EXPECT(ds_comm_all_to_all(comm, own, all, 64, &err) == -EINVAL);
+    EXPECT(ds_comm_all_to_all(comm, own, rank == 1 ? own + 64 : all, 64, &err) < 0);
     EXPECT(ds_comm_all_reduce_f64(comm, (double *)(void *)all, 2, &err) == -EINVAL);
     EXPECT(ds_comm_all_gather(comm, rank == 1 ? own : all, 64, &err) == -EPROTO);
     EXPECT(strstr(err.text, "other on rank 1") != NULL || rank == 1);

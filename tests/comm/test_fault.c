@@ -32,7 +32,8 @@ static struct ranks setup_of(unsigned world, uint64_t timeout_ms, unsigned spin)
 
 static int rank_abort(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
-    float *buf = ds_comm_arena(comm);
+    const bool swaps = setup->user != NULL;
+    float *buf = ds_comm_arena(comm), own[64] = {0};
     struct ds_error err = {0};
     int rc;
 
@@ -43,7 +44,8 @@ static int rank_abort(const struct ranks *setup, unsigned rank, struct ds_comm *
         ds_comm_abort(comm);
         EXPECT(errno == 77);
     }
-    rc = ds_comm_all_reduce_f32(comm, buf, 16, &err);
+    rc = swaps ? ds_comm_all_to_all(comm, own, buf, setup->world * sizeof(*own), &err)
+               : ds_comm_all_reduce_f32(comm, buf, 16, &err);
     EXPECT(rc == -ECANCELED && err.code == ECANCELED);
     EXPECT(rank == 1 || strstr(err.text, "rank 1") != NULL);
     EXPECT(ds_comm_barrier(comm, &err) == -ECANCELED); /* for good */
@@ -56,6 +58,14 @@ Test(fault, abort_wakes_every_waiter)
     cr_assert(ranks_run(setup_of(2, 0, 0), rank_abort) == 0);
     cr_assert(ranks_run(setup_of(5, 0, 0), rank_abort) == 0);
     cr_assert(ranks_run(setup_of(3, LONG_MS, 1000), rank_abort) == 0);
+}
+
+Test(fault, abort_wakes_who_waits_for_parts)
+{
+    struct ranks setup = setup_of(4, 0, 0);
+
+    setup.user = &setup;
+    cr_assert(ranks_run(setup, rank_abort) == 0);
 }
 
 static int rank_signal(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
@@ -88,25 +98,33 @@ Test(fault, abort_of_a_lone_rank)
 /* Rank 2 stays away.  One rank sees the deadline first and names it; it tells the others. */
 static int rank_timeout(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
-    float buf[100] = {0};
+    const bool swaps = setup->user != NULL;
+    float buf[99] = {0}, parts[99];
     struct ds_error err = {0};
     int rc;
 
     EXPECT_OK(ds_comm_barrier(comm, &err), &err);
     if (rank == 2)
         return 0;
-    rc = ds_comm_all_reduce_f32(comm, buf, 100, &err);
+    rc = swaps ? ds_comm_all_to_all(comm, buf, parts, sizeof(buf), &err)
+               : ds_comm_all_reduce_f32(comm, buf, 99, &err);
     EXPECT(rc == -ETIMEDOUT || rc == -ECANCELED);
     if (rc == -ETIMEDOUT)
-        EXPECT(strstr(err.text, "rank 2 did not come to all_reduce_f32 of 400 bytes") != NULL);
+        EXPECT(strstr(err.text, swaps ? "rank 2 did not come to all_to_all of 396 bytes"
+                                      : "rank 2 did not come to all_reduce_f32 of 396 bytes") !=
+               NULL);
     EXPECT(ds_comm_barrier(comm, &err) == -ECANCELED);
     return 0;
 }
 
 Test(fault, a_missing_rank_is_named)
 {
-    cr_assert(ranks_run(setup_of(3, SHORT_MS, 0), rank_timeout) == 0);
+    struct ranks setup = setup_of(3, SHORT_MS, 0);
+
+    cr_assert(ranks_run(setup, rank_timeout) == 0);
     cr_assert(ranks_run(setup_of(3, SHORT_MS, 100), rank_timeout) == 0);
+    setup.user = &setup;
+    cr_assert(ranks_run(setup, rank_timeout) == 0);
 }
 
 #ifndef RANKS_AS_THREADS
@@ -145,6 +163,8 @@ static int call_of(unsigned kind, struct ds_comm *comm, struct ds_error *err)
     case 4: return ds_comm_broadcast(comm, buf, 400, 0, err);
     case 5: return ds_comm_broadcast(comm, buf, 400, 1, err);
     case 6: return ds_comm_all_gather(comm, buf, 402, err);
+    case 7: return ds_comm_all_to_all(comm, buf, buf + 101, 404, err);
+    case 8: return ds_comm_all_to_all(comm, d, buf, 4, err);
     default: return ds_comm_reduce_scatter_f32(comm, buf, 100, err);
     }
 }
@@ -152,7 +172,8 @@ static int call_of(unsigned kind, struct ds_comm *comm, struct ds_error *err)
 static const char *const call_texts[] = {
     "all_reduce_f32 of 400 bytes", "all_reduce_f32 of 404 bytes", "barrier of 0 bytes",
     "all_reduce_f64 of 16 bytes",  "broadcast of 400 bytes",      "broadcast of 400 bytes (root 1)",
-    "all_gather of 402 bytes",     "reduce_scatter of 400 bytes",
+    "all_gather of 402 bytes",     "all_to_all of 404 bytes",     "all_to_all of 4 bytes",
+    "reduce_scatter of 400 bytes",
 };
 
 enum { KINDS = sizeof(call_texts) / sizeof(call_texts[0]) };
@@ -286,6 +307,15 @@ static int rank_bad_calls(const struct ranks *setup, unsigned rank, struct ds_co
     EXPECT(ds_comm_all_reduce_f64(comm, d, 65, &err) == -EINVAL);
     EXPECT(ds_comm_all_reduce_f32(comm, buf, SIZE_MAX / 4, &err) == -EINVAL);
     EXPECT(ds_comm_broadcast(comm, buf, 4, 2, &err) == -EINVAL);
+    EXPECT(ds_comm_all_to_all(comm, buf, d, 7, &err) == -EINVAL);
+    EXPECT(strstr(err.text, "all_to_all of 7 elements cannot be cut into 2 equal shards") != NULL);
+    EXPECT(ds_comm_all_to_all(comm, buf, d, SIZE_MAX - 1, &err) == -EINVAL);
+    EXPECT(ds_comm_all_to_all(comm, buf, buf, 4, &err) == -EINVAL);
+    EXPECT(ds_comm_all_to_all(comm, buf + 9, buf, 40, &err) == -EINVAL);
+    EXPECT(strstr(err.text, "give it two buffers") != NULL);
+    EXPECT_OK(ds_comm_all_to_all(comm, buf + 10, buf, 40, &err), &err);
+    EXPECT_OK(ds_comm_all_to_all(comm, buf, buf + 10, 40, &err), &err);
+    EXPECT_OK(ds_comm_all_to_all(comm, NULL, NULL, 0, &err), &err);
     EXPECT_OK(ds_comm_barrier(comm, &err), &err); /* nothing was sent, all goes on */
     EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, 0, &err), &err);
     EXPECT_OK(ds_comm_all_reduce_f32(comm, NULL, 0, &err), &err);

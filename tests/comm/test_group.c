@@ -159,6 +159,53 @@ Test(group, buffers_anywhere)
     cr_assert(ranks_run(setup_of(&mesh), rank_staged) == 0);
 }
 
+enum { PART_MAX = 12007 };
+
+/* All groups of a kind at the same time, each at its own pace: from the arena and from elsewhere, of
+ * any number of bytes. */
+static int rank_swaps(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const struct mesh *mesh = setup->user;
+    const struct ds_comm_group group[] = {inside_of(mesh, rank), across_of(mesh, rank)};
+    unsigned char *heap = malloc(RANKS_MAX * PART_MAX), *to = malloc(RANKS_MAX * PART_MAX);
+    struct ds_comm *sub[2] = {NULL, NULL};
+    struct ds_error err = {0};
+
+    for (size_t g = 0; g < 2; g++)
+        EXPECT_OK(ds_comm_split(comm, &group[g], &sub[g], &err), &err);
+    for (unsigned round = 0; round < ROUNDS; round++)
+        for (size_t g = 0; g < 2; g++) {
+            unsigned char *from = (round + g) % 2 == 0 ? ds_comm_arena(comm) : heap;
+            size_t part = round * 241 % PART_MAX;
+
+            if (group[g].count * part > setup->arena_bytes)
+                part = setup->arena_bytes / group[g].count;
+            for (unsigned i = 0; i < group[g].count; i++)
+                memset(from + i * part, (int)(rank * 8 + i + round), part);
+            EXPECT_OK(ds_comm_all_to_all(sub[g], from, to, group[g].count * part, &err), &err);
+            for (unsigned i = 0; i < group[g].count; i++) {
+                unsigned its = group[g].first + i * group[g].stride;
+                unsigned char want = (unsigned char)(its * 8 + ds_comm_rank(sub[g]) + round);
+
+                for (size_t at = i * part; at < (i + 1) * part; at++)
+                    EXPECT(to[at] == want);
+            }
+        }
+    ds_comm_close(sub[0]);
+    ds_comm_close(sub[1]);
+    free(heap);
+    free(to);
+    return 0;
+}
+
+Test(group, groups_swap_beside_each_other)
+{
+    static const struct mesh meshes[] = {{4, 2}, {4, 4}, {6, 3}, {6, 2}, {8, 4}, {8, 2}, {3, 1}};
+
+    for (size_t i = 0; i < sizeof(meshes) / sizeof(meshes[0]); i++)
+        cr_assert(ranks_run(setup_of(&meshes[i]), rank_swaps) == 0, "mesh %zu", i);
+}
+
 /* --- what is refused ------------------------------------------------------------------------- */
 
 static int rank_wrong(const struct ranks *setup, unsigned rank, struct ds_comm *comm)

@@ -16,11 +16,6 @@ static struct ds__host *host_of(struct ds_comm *comm)
     return (struct ds__host *)comm;
 }
 
-static bool has_net(const struct ds__host *host)
-{
-    return host->net.layout.hosts > 1;
-}
-
 static void host_close(struct ds_comm *comm)
 {
     struct ds__host *host = host_of(comm);
@@ -221,46 +216,40 @@ static void host_abort(struct ds_comm *comm)
 
 static int meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    return has_net(host_of(comm)) ? ds__net_all_reduce_f64(comm, call, err)
-                                  : ds__shm_meet(comm, call, err);
+    return ds__host_has_net(host_of(comm)) ? ds__net_all_reduce_f64(comm, call, err)
+                                           : ds__shm_meet(comm, call, err);
 }
 
 static int all_reduce(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    return has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
-                                  : ds__shm_all_reduce(comm, call, err);
+    return ds__host_has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
+                                           : ds__shm_all_reduce(comm, call, err);
 }
 
 static int all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
                           struct ds_error *err)
 {
-    return has_net(host_of(comm)) ? ds__net_all_reduce_f64(comm, call, err)
-                                  : ds__shm_all_reduce_f64(comm, call, err);
+    return ds__host_has_net(host_of(comm)) ? ds__net_all_reduce_f64(comm, call, err)
+                                           : ds__shm_all_reduce_f64(comm, call, err);
 }
 
 static int reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call,
                           struct ds_error *err)
 {
-    return has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
-                                  : ds__shm_reduce_scatter(comm, call, err);
+    return ds__host_has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
+                                           : ds__shm_reduce_scatter(comm, call, err);
 }
 
 static int all_gather(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    return has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
-                                  : ds__shm_all_gather(comm, call, err);
-}
-
-static int all_to_all(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
-{
-    return has_net(host_of(comm)) ? ds_fail(err, ENOTSUP, "all_to_all stays inside a host")
-                                  : ds__swap_all_to_all(comm, call, err);
+    return ds__host_has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
+                                           : ds__shm_all_gather(comm, call, err);
 }
 
 static int broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
-    return has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
-                                  : ds__shm_broadcast(comm, call, err);
+    return ds__host_has_net(host_of(comm)) ? ds__net_vector(comm, call, err)
+                                           : ds__shm_broadcast(comm, call, err);
 }
 
 const struct ds_comm_backend ds_comm_backend_host = {
@@ -281,6 +270,6 @@ const struct ds_comm_backend ds_comm_backend_host = {
             [DS_COMM_BROADCAST] = broadcast,
             [DS_COMM_ALL_REDUCE_BF16] = all_reduce,
             [DS_COMM_REDUCE_SCATTER_BF16] = reduce_scatter,
-            [DS_COMM_ALL_TO_ALL] = all_to_all,
+            [DS_COMM_ALL_TO_ALL] = ds__swap_all_to_all,
         },
 };

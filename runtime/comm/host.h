@@ -40,6 +40,12 @@ struct ds__host {
     float scratch[DS_TREE_SCRATCH];
 };
 
+/* Is the group on several hosts? */
+static inline bool ds__host_has_net(const struct ds__host *host)
+{
+    return host->net.layout.hosts > 1;
+}
+
 /* Show a call to the members on this host and see that all make the same; one barrier. */
 int ds__shm_enter(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
 int ds__shm_barrier(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
@@ -62,6 +68,8 @@ void ds__shm_copy(void *to, const void *from, size_t bytes, size_t all);
 int ds__net_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
                            struct ds_error *err);
 int ds__net_vector(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
+/* After ds__shm_enter(): the parts of an all-to-all that leave the host or come to it. */
+int ds__net_pairs(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
 
 /* A group all of whose ranks are on this host; members are in the order of their ranks. */
 int ds__shm_meet(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
@@ -72,6 +80,8 @@ int ds__shm_reduce_scatter(struct ds_comm *comm, const struct ds_comm_call *call
                            struct ds_error *err);
 int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
 int ds__shm_broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
+
+/* A group on one host or on several. */
 int ds__swap_all_to_all(struct ds_comm *comm, const struct ds_comm_call *call,
                         struct ds_error *err);
 

@@ -234,3 +234,13 @@ int ds__net_vector(struct ds_comm *comm, const struct ds_comm_call *call, struct
     count(host);
     return rc;
 }
+
+int ds__net_pairs(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
+{
+    const struct ds__exchange exchange = {
+        .call = call, .pairs = true, .bytes = call->bytes, .slice = call->bytes / host->base.world};
+    int rc = ds__net_exchange(&host->net, &exchange, err);
+
+    count(host);
+    return rc;
+}

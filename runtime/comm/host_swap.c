@@ -5,9 +5,10 @@
  *
  * Where all members show buffers in arenas, each takes its parts from there.  Otherwise the parts
  * go through the windows, a piece of every part at a time, while the pieces before are taken.  A
- * rank's part for itself never leaves it.
+ * rank's part for itself never leaves it.  Parts for ranks of other hosts go straight to them: that
+ * needs neither, so every host may do its own part as it likes.
  *
- * Tests  tests/comm/test_comm.c, test_group.c
+ * Tests  tests/comm/test_comm.c, test_group.c, test_net.c, test_swap.c
  */
 #include <errno.h>
 #include <string.h>
@@ -19,20 +20,30 @@ static struct ds__host *host_of(struct ds_comm *comm)
     return (struct ds__host *)comm;
 }
 
-struct swap { /* among the members on this host */
+struct swap { /* among the members on this host; parts are those of ranks of the group */
     struct ds__host *host;
     const struct ds_comm_call *call;
     size_t part, room; /* bytes: of a part; of a piece of it */
 };
 
+/* Where the member's part of any buffer begins. */
+static size_t part_at(const struct swap *swap, unsigned member)
+{
+    const struct ds__net *net = &swap->host->net;
+    unsigned rank =
+        ds__host_has_net(swap->host) ? ds__layout_rank(&net->layout, net->here, member) : member;
+
+    return rank * swap->part;
+}
+
 static const unsigned char *given(const struct swap *swap, unsigned member)
 {
-    return (const unsigned char *)swap->call->from + member * swap->part;
+    return (const unsigned char *)swap->call->from + part_at(swap, member);
 }
 
 static unsigned char *taken(const struct swap *swap, unsigned member)
 {
-    return (unsigned char *)swap->call->buf + member * swap->part;
+    return (unsigned char *)swap->call->buf + part_at(swap, member);
 }
 
 /* Each begins with the next one's, so that not all read one rank's memory at the same time. */
@@ -43,7 +54,7 @@ static unsigned after(const struct swap *swap, unsigned steps)
 
 static void take_parts(const struct swap *swap)
 {
-    const size_t mine = swap->host->sync.me * swap->part;
+    const size_t mine = part_at(swap, swap->host->sync.me);
 
     for (unsigned i = 1; i < swap->host->sync.members; i++) {
         unsigned peer = after(swap, i);
@@ -101,24 +112,41 @@ static int swap_staged(const struct swap *swap, struct ds_error *err)
     return rc;
 }
 
+/* The parts that stay on this host; `in_place`: peers read `from` until the next barrier. */
+static int swap_here(const struct swap *swap, bool *in_place, struct ds_error *err)
+{
+    struct ds__host *host = swap->host;
+
+    *in_place = false;
+    if (swap->part == 0)
+        return 0;
+    ds__shm_copy(taken(swap, host->sync.me), given(swap, host->sync.me), swap->part,
+                 swap->call->bytes);
+    if (host->sync.members == 1)
+        return 0;
+    *in_place = ds__shm_find_buffers(host, 0, host->sync.members - 1);
+    if (!*in_place)
+        return swap_staged(swap, err);
+    take_parts(swap);
+    return 0;
+}
+
 int ds__swap_all_to_all(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
 {
     struct ds__host *host = host_of(comm);
-    const unsigned me = host->sync.me, members = host->sync.members;
+    const size_t lines = DS_HOST_HALF_BYTES / DS_REGION_LINE / host->sync.members;
     const struct swap swap = {.host = host,
                               .call = call,
                               .part = call->bytes / comm->world,
-                              .room =
-                                  DS_HOST_HALF_BYTES / members / DS_REGION_LINE * DS_REGION_LINE};
+                              .room = lines * DS_REGION_LINE};
+    bool in_place = false;
     int rc = ds__shm_enter(host, call, err);
 
-    if (rc < 0 || call->bytes == 0)
-        return rc;
-    ds__shm_copy(taken(&swap, me), given(&swap, me), swap.part, call->bytes);
-    if (members == 1)
-        return 0;
-    if (!ds__shm_find_buffers(host, 0, members - 1))
-        return swap_staged(&swap, err);
-    take_parts(&swap);
-    return ds__shm_barrier(host, call, err);
+    if (rc == 0)
+        rc = swap_here(&swap, &in_place, err);
+    if (rc == 0 && ds__host_has_net(host))
+        rc = ds__net_pairs(host, call, err);
+    if (rc == 0 && in_place)
+        rc = ds__shm_barrier(host, call, err);
+    return rc;
 }

@@ -39,9 +39,9 @@ static void begin(struct ds__work *work)
     const struct ds__exchange *x = work->x;
     bool first = net->layout.seat[net->me] == 0;
 
-    if (x->small == NULL)
+    if (x->scatter || x->gather)
         work->mine.all = chunks_of(work, net->me);
-    for (unsigned i = 0; i < net->edges; i++) {
+    for (unsigned i = 0; i < ds__work_edges(work); i++) {
         struct ds__edge *edge = &net->edge[i];
         bool give = edge->takes && x->scatter && ds__work_pieces(work, net->here) > 0;
         bool take = edge->gives && x->scatter && ds__work_pieces(work, edge->host) > 0;
@@ -53,6 +53,7 @@ static void begin(struct ds__work *work)
         edge->scatter_in = (struct ds__flow){0, !take ? 0 : x->small != NULL ? 1 : work->mine.all};
         edge->gather_out = (struct ds__flow){0, edge->gives && x->gather ? work->mine.all : 0};
         edge->gather_in = (struct ds__flow){0, edge->takes && x->gather ? its : 0};
+        edge->pair_out = edge->pair_in = (struct ds__flow){0, x->pairs ? its : 0};
         edge->receipt_out = edge->receipt_in = (struct ds__flow){0, 0}; /* until bodies are lent */
         edge->iov_at = edge->iov_count = 0;
         edge->head_got = 0;
@@ -98,13 +99,14 @@ static int mismatch(const struct ds__work *work, const struct ds__edge *edge, st
 static bool all_begun(const struct ds__edge *edge)
 {
     return edge->scatter_out.done == edge->scatter_out.all &&
-           edge->gather_out.done == edge->gather_out.all;
+           edge->gather_out.done == edge->gather_out.all &&
+           edge->pair_out.done == edge->pair_out.all;
 }
 
 static bool expects(const struct ds__edge *edge)
 {
     return edge->scatter_in.done < edge->scatter_in.all ||
-           edge->gather_in.done < edge->gather_in.all ||
+           edge->gather_in.done < edge->gather_in.all || edge->pair_in.done < edge->pair_in.all ||
            edge->receipt_in.done < edge->receipt_in.all;
 }
 
@@ -114,9 +116,35 @@ static struct ds__flow *flow_of(struct ds__edge *edge, uint32_t kind)
     switch (kind & ~(uint32_t)DS_FRAME_LENT) {
     case DS_FRAME_SCATTER: return &edge->scatter_in;
     case DS_FRAME_GATHER: return &edge->gather_in;
+    case DS_FRAME_PAIR: return &edge->pair_in;
     case DS_FRAME_RECEIPT:
         return kind == DS_FRAME_RECEIPT && all_begun(edge) ? &edge->receipt_in : NULL;
     default: return NULL;
+    }
+}
+
+/* Where the body of the frame that is coming goes. */
+static void place_body(const struct ds__work *work, struct ds__edge *edge)
+{
+    const struct ds__net *net = work->net;
+    const struct ds__flow *flow = edge->coming;
+    struct ds__range part;
+
+    if (flow == &edge->receipt_in) {
+        edge->body_left = 0;
+    } else if (work->x->small != NULL) {
+        edge->body = edge->in;
+        edge->body_left = work->x->bytes * ds__layout_pieces(&net->layout, edge->host);
+    } else if (flow == &edge->scatter_in) {
+        part = ds__work_chunk(work, net->me, flow->done);
+        edge->body = edge->in + (flow->done % DS_NET_DEPTH) * net->chunk_bytes *
+                                    ds__layout_pieces(&net->layout, edge->host);
+        edge->body_left = part.len * ds__work_pieces(work, edge->host);
+    } else {
+        part = ds__work_chunk(work, edge->rank, flow->done);
+        edge->body = flow == &edge->pair_in ? (unsigned char *)work->x->call->buf + part.at
+                                            : ds__work_vector(work, net->sync->me, part.at);
+        edge->body_left = part.len;
     }
 }
 
@@ -128,7 +156,6 @@ static int take_head(struct ds__work *work, struct ds__edge *edge, struct ds_err
     const uint8_t *head = edge->head_in;
     uint32_t kind = ds_get_u32(head + DS_FRAME_AT_KIND) & UINT16_MAX;
     struct ds__flow *flow = flow_of(edge, kind);
-    struct ds__range part;
 
     if (ds_get_u32(head) != DS_FRAME_MAGIC ||
         ds_get_u32(head + DS_FRAME_AT_KIND) >> 16 != net->slot ||
@@ -142,21 +169,7 @@ static int take_head(struct ds__work *work, struct ds__edge *edge, struct ds_err
     edge->body_known = true;
     if ((kind & DS_FRAME_LENT) != 0)
         edge->receipt_out.all = 1;
-    if (flow == &edge->receipt_in) {
-        edge->body_left = 0;
-    } else if (work->x->small != NULL) {
-        edge->body = edge->in;
-        edge->body_left = work->x->bytes * ds__layout_pieces(&net->layout, edge->host);
-    } else if (flow == &edge->scatter_in) {
-        part = ds__work_chunk(work, net->me, flow->done);
-        edge->body = edge->in + (flow->done % DS_NET_DEPTH) * net->chunk_bytes *
-                                    ds__layout_pieces(&net->layout, edge->host);
-        edge->body_left = part.len * ds__work_pieces(work, edge->host);
-    } else {
-        part = ds__work_chunk(work, edge->rank, flow->done);
-        edge->body = ds__work_vector(work, net->sync->me, part.at);
-        edge->body_left = part.len;
-    }
+    place_body(work, edge);
     return 0;
 }
 
@@ -225,7 +238,7 @@ static int read_frame(struct ds__work *work, struct ds__edge *edge, struct ds_er
 
 static bool finished(const struct ds__work *work)
 {
-    for (unsigned i = 0; i < work->net->edges; i++) {
+    for (unsigned i = 0; i < ds__work_edges(work); i++) {
         const struct ds__edge *edge = &work->net->edge[i];
 
         if (expects(edge) || !all_begun(edge) || edge->iov_at < edge->iov_count ||
@@ -238,15 +251,17 @@ static bool finished(const struct ds__work *work)
 static int too_late(const struct ds__work *work, struct ds_error *err)
 {
     const struct ds__net *net = work->net;
+    const unsigned edges = ds__work_edges(work);
     const struct ds__edge *missing = &net->edge[0]; /* only a net with edges waits */
     char name[DS_MESH_NAME];
 
-    for (unsigned i = net->edges; i-- > 0;)
+    for (unsigned i = edges; i-- > 0;)
         missing = expects(&net->edge[i]) ? &net->edge[i] : missing;
-    for (unsigned i = 0; i < net->edges; i++) { /* rather one that gave nothing at all */
+    for (unsigned i = 0; i < edges; i++) { /* rather one that gave nothing at all */
         const struct ds__edge *edge = &net->edge[i];
+        unsigned frames = edge->scatter_in.done + edge->gather_in.done + edge->pair_in.done;
 
-        if (expects(edge) && edge->scatter_in.done + edge->gather_in.done + edge->head_got == 0) {
+        if (expects(edge) && frames + edge->head_got == 0) {
             missing = edge;
             break;
         }
@@ -275,9 +290,10 @@ static void wait_for(const struct ds__work *work, nfds_t count)
 static void look(struct ds__work *work)
 {
     struct ds__net *net = work->net;
+    const unsigned edges = ds__work_edges(work);
 
     net->poll[0] = (struct pollfd){.fd = net->mesh->wake, .events = POLLIN};
-    for (unsigned i = 0; i < net->edges; i++) {
+    for (unsigned i = 0; i < edges; i++) {
         const struct ds__edge *edge = &net->edge[i];
         short events = (short)((expects(edge) && !parked(work, edge) ? POLLIN : 0) |
                                (ds__send_waits(work, edge) ? POLLOUT : 0));
@@ -285,10 +301,10 @@ static void look(struct ds__work *work)
         net->poll[i + 1] = (struct pollfd){.fd = events != 0 ? edge->fd : -1, .events = events};
     }
     if (work->moved)
-        (void)poll(net->poll, net->edges + 1, 0);
+        (void)poll(net->poll, edges + 1, 0);
     else
-        wait_for(work, net->edges + 1);
-    for (unsigned i = 0; i < net->edges; i++) {
+        wait_for(work, edges + 1);
+    for (unsigned i = 0; i < edges; i++) {
         struct ds__edge *edge = &net->edge[i];
         int seen = net->poll[i + 1].revents;
 
@@ -304,7 +320,7 @@ static int move(struct ds__work *work, bool *blocked, struct ds_error *err)
     int rc = 0;
 
     work->moved = *blocked = false;
-    for (unsigned i = 0; rc == 0 && i < work->net->edges; i++) {
+    for (unsigned i = 0; rc == 0 && i < ds__work_edges(work); i++) {
         struct ds__edge *edge = &work->net->edge[i];
 
         if (!edge->full)

@@ -11,6 +11,11 @@
  *     gather    owners give their slices to one rank of each other host, which puts them into the
  *               vectors of everybody there
  *
+ * Or it has one part, between all ranks of different hosts:
+ *
+ *     pairs     each gives each its slice of what the call gives, and takes its own of what the
+ *               other gives: from where they lie, to where they belong
+ *
  * Vectors of ranks on one host must be readable and writable by all of them.  Who calls has met the
  * others of the host before, and meets them after.
  *
@@ -19,7 +24,7 @@
  *
  * Each side knows what must come next; anything else is -EPROTO, and no size is ever taken from a
  * peer.  Memory is DS_NET_STAGE_BYTES and one chunk more, at most, whatever the number of hosts up
- * to 128; bodies go out of and into the vectors without a copy of ours.
+ * to 128; bodies go out of and into the vectors without a copy of ours.  Pairs need none.
  *
  * Lent bodies: where slices have DS_NET_LEND_MIN bytes, what is sent out of a vector is not copied
  * by the kernel either.  Until the peer has used it, it lies in the sender's memory; such a frame
@@ -64,11 +69,12 @@ struct ds__edge {              /* to one rank on another host */
     int fd;
     bool gives; /* it stands for its host before this rank: gives pieces, takes the slice */
     bool takes; /* this rank stands for our host before it */
-    struct ds__flow scatter_out, scatter_in, gather_out, gather_in, receipt_out, receipt_in;
+    struct ds__flow scatter_out, scatter_in, gather_out, gather_in, pair_out, pair_in;
+    struct ds__flow receipt_out, receipt_in;
     bool lends;     /* the frame that is being sent */
     bool dry, full; /* nothing to read, no room to write when last tried */
     uint8_t head_out[DS_NET_HEAD_BYTES], head_in[DS_NET_HEAD_BYTES];
-    struct iovec *iov; /* what is being sent: [1 + pieces of our host] */
+    struct iovec *iov; /* what is being sent: [1 + pieces of our host]; of pairs alone: [2] */
     unsigned iov_at, iov_count;
     size_t head_got;     /* of the frame being read */
     unsigned char *body; /* where the rest goes */
@@ -95,7 +101,8 @@ struct ds__net {
     size_t chunk_bytes, stage_bytes;
     unsigned char *stage, *own; /* own: a chunk of our host's pieces of this rank's slice */
     struct ds__edge *edge;
-    unsigned edges;
+    unsigned edges; /* to who gives or takes; behind them those that only pairs use, */
+    unsigned peers; /* all of them: ranks on other hosts */
     struct iovec *iov;
     struct pollfd *poll;
     const float **source; /* [pieces] */
@@ -121,7 +128,7 @@ void ds__net_release(struct ds__net *net); /* fine on a zeroed struct */
 
 struct ds__exchange {
     const struct ds_comm_call *call;
-    bool scatter, gather;
+    bool scatter, gather, pairs;
     size_t bytes, slice;  /* of the vector; of every rank's part but the last ones */
     float *const *vector; /* per member on this host, by seat */
     const void

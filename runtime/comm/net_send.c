@@ -67,13 +67,13 @@ static bool owes_receipt(const struct ds__edge *edge)
 {
     return edge->receipt_out.done < edge->receipt_out.all &&
            edge->scatter_in.done == edge->scatter_in.all &&
-           edge->gather_in.done == edge->gather_in.all;
+           edge->gather_in.done == edge->gather_in.all && edge->pair_in.done == edge->pair_in.all;
 }
 
 bool ds__send_waits(const struct ds__work *work, const struct ds__edge *edge)
 {
     return edge->iov_at < edge->iov_count || edge->scatter_out.done < edge->scatter_out.all ||
-           gathers(work, edge) || owes_receipt(edge);
+           edge->pair_out.done < edge->pair_out.all || gathers(work, edge) || owes_receipt(edge);
 }
 
 /* A body that nobody changes before the peer has used it: not one of sums, whose place is used anew
@@ -143,6 +143,15 @@ static void next_scatter(struct ds__work *work, struct ds__edge *edge)
     edge->scatter_out.done++;
 }
 
+static void next_pair(struct ds__work *work, struct ds__edge *edge)
+{
+    struct ds__range part = ds__work_chunk(work, edge->rank, edge->pair_out.done);
+    uint32_t lent = may_lend(work, false) ? DS_FRAME_LENT : 0;
+
+    write_head(work, edge, DS_FRAME_PAIR | lent, edge->pair_out.done++);
+    add_body(work, edge, (const unsigned char *)work->x->call->from + part.at, part.len);
+}
+
 /* Prepare the next frame; false when there is none to send now. */
 static bool next_frame(struct ds__work *work, struct ds__edge *edge)
 {
@@ -150,6 +159,8 @@ static bool next_frame(struct ds__work *work, struct ds__edge *edge)
         next_gather(work, edge);
     else if (edge->scatter_out.done < edge->scatter_out.all)
         next_scatter(work, edge);
+    else if (edge->pair_out.done < edge->pair_out.all)
+        next_pair(work, edge);
     else if (owes_receipt(edge))
         write_head(work, edge, DS_FRAME_RECEIPT, edge->receipt_out.done++);
     else

@@ -36,8 +36,9 @@ static size_t choose_chunk(const struct ds__layout *layout)
     return chunk;
 }
 
-/* Edges to the ranks that stand for their hosts before us, and to those we stand for. */
-static void find_edges(struct ds__net *net)
+/* Edges to the ranks that stand for their hosts before us, and to those we stand for; or to all the
+ * others on other hosts. */
+static unsigned add_edges(struct ds__net *net, unsigned edges, bool others)
 {
     const struct ds__layout *layout = &net->layout;
 
@@ -49,11 +50,11 @@ static void find_edges(struct ds__net *net)
             continue;
         gives = ds__layout_partner(layout, host, net->me) == rank;
         takes = ds__layout_partner(layout, net->here, rank) == net->me;
-        if (!gives && !takes)
-            continue;
-        net->edge[net->edges++] =
-            (struct ds__edge){.rank = rank, .host = host, .gives = gives, .takes = takes};
+        if ((!gives && !takes) == others)
+            net->edge[edges++] =
+                (struct ds__edge){.rank = rank, .host = host, .gives = gives, .takes = takes};
     }
+    return edges;
 }
 
 /* Cut the staging memory; with no memory yet, only its size is found. */
@@ -79,20 +80,22 @@ static size_t cut_stage(struct ds__net *net, unsigned char *at)
 static int make_memory(struct ds__net *net, struct ds_error *err)
 {
     const struct ds__layout *layout = &net->layout;
-    size_t iov = 1 + (size_t)ds__layout_pieces(layout, net->here);
+    size_t iov = 1 + (size_t)ds__layout_pieces(layout, net->here), used = 0;
 
     net->stage_bytes = cut_stage(net, NULL);
     net->stage = aligned_alloc(64, net->stage_bytes + 64);
-    net->iov = calloc(net->edges * iov + 1, sizeof(*net->iov));
-    net->poll = calloc((size_t)net->edges + 1, sizeof(*net->poll));
+    net->iov = calloc(net->edges * iov + 2 * (size_t)net->peers, sizeof(*net->iov));
+    net->poll = calloc((size_t)net->peers + 1, sizeof(*net->poll));
     net->source = calloc(layout->pieces, sizeof(*net->source));
     net->local = calloc(2 * (size_t)layout->ranks, sizeof(*net->local));
     if (net->stage == NULL || net->iov == NULL || net->poll == NULL || net->source == NULL ||
         net->local == NULL)
         return ds_fail(err, ENOMEM, "no memory for the connections of %u ranks", layout->ranks);
     (void)cut_stage(net, net->stage);
-    for (unsigned i = 0; i < net->edges; i++)
-        net->edge[i].iov = net->iov + i * iov;
+    for (unsigned i = 0; i < net->peers; i++) {
+        net->edge[i].iov = net->iov + used;
+        used += i < net->edges ? iov : 2;
+    }
     return 0;
 }
 
@@ -108,7 +111,8 @@ static int lay_out(struct ds__net *net, unsigned ranks, const unsigned *host_of,
     net->edge = calloc(ranks, sizeof(*net->edge));
     if (net->edge == NULL)
         return ds_fail(err, ENOMEM, "no memory for the connections of %u ranks", ranks);
-    find_edges(net);
+    net->edges = add_edges(net, 0, false);
+    net->peers = add_edges(net, net->edges, true);
     net->chunk_bytes = choose_chunk(&net->layout);
     net->sums = has_sums(net);
     return 0;
@@ -124,7 +128,7 @@ int ds__net_init(struct ds__net *net, const struct ds__net_args *args, struct ds
                             .slot = args->slot,
                             .scratch = args->scratch};
     rc = lay_out(net, args->ranks, args->host_of, err);
-    for (unsigned i = 0; rc == 0 && i < net->edges; i++) {
+    for (unsigned i = 0; rc == 0 && i < net->peers; i++) {
         net->edge[i].name = args->name[net->edge[i].rank];
         net->edge[i].fd = args->mesh->fd[net->edge[i].name];
     }

@@ -33,6 +33,7 @@ enum {
     DS_FRAME_SCATTER = 1,
     DS_FRAME_GATHER = 2,
     DS_FRAME_RECEIPT = 3,
+    DS_FRAME_PAIR = 4,
     DS_FRAME_LENT = 0x100 /* with a kind: its bytes lie in the sender's memory yet */
 };
 
@@ -46,6 +47,12 @@ struct ds__work { /* of one exchange */
     struct ds__flow mine; /* chunks of this rank's slice: finished, all */
     bool moved;
 };
+
+/* So many of the net's edges take part. */
+static inline unsigned ds__work_edges(const struct ds__work *work)
+{
+    return work->x->pairs ? work->net->peers : work->net->edges;
+}
 
 static inline struct ds__range ds__work_slice(const struct ds__work *work, unsigned rank)
 {

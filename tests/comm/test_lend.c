@@ -8,16 +8,14 @@
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-#include "base/wire.h"
 #include "runtime/comm/host.h"
-#include "runtime/comm/net_work.h"
 #include "tests/comm/hosts.h"
+#include "tests/comm/played.h"
 
 enum { SLICE = DS_NET_LEND_MIN, CHUNK = DS_NET_CHUNK_MAX, LATE_MS = 300, SHORT_MS = 400 };
 
@@ -65,29 +63,33 @@ static int check_round(const struct hosts *setup, unsigned rank, struct ds_comm 
 {
     const struct plan *plan = setup->user;
     const size_t shard = plan->n / setup->world;
-    float *buf = ds_comm_arena(comm);
+    float *buf = ds_comm_arena(comm), *to = malloc(plan->n * sizeof(*to));
     struct ds_error err = {0};
 
     for (size_t i = 0; i < plan->n; i++)
         buf[i] = ranks_value(rank, i + round);
-    if (round % 4 == 0)
+    if (round % 5 == 4)
+        EXPECT_OK(ds_comm_all_to_all(comm, buf, to, plan->n * sizeof(*buf), &err), &err);
+    else if (round % 5 == 0)
         EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, plan->n, &err), &err);
-    else if (round % 4 == 1)
+    else if (round % 5 == 1)
         EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, plan->n, &err), &err);
-    else if (round % 4 == 2)
+    else if (round % 5 == 2)
         EXPECT_OK(ds_comm_all_gather(comm, buf, plan->n * sizeof(*buf), &err), &err);
     else
         EXPECT_OK(ds_comm_broadcast(comm, buf, plan->n * sizeof(*buf), round % setup->world, &err),
                   &err);
     for (size_t i = 0; i < plan->n; i++) {
         unsigned owner = (unsigned)(i / shard);
-        float want = round % 4 == 2   ? ranks_value(owner, i + round)
-                     : round % 4 == 3 ? ranks_value(round % setup->world, i + round)
+        float want = round % 5 == 2   ? ranks_value(owner, i + round)
+                     : round % 5 == 3 ? ranks_value(round % setup->world, i + round)
+                     : round % 5 == 4 ? ranks_value(owner, rank * shard + i % shard + round)
                                       : ranks_tree(0, setup->world, i + round);
 
-        if (round % 4 != 1 || owner == rank)
-            EXPECT(memcmp(&buf[i], &want, sizeof(want)) == 0);
+        if (round % 5 != 1 || owner == rank)
+            EXPECT(memcmp(round % 5 == 4 ? &to[i] : &buf[i], &want, sizeof(want)) == 0);
     }
+    free(to);
     return 0;
 }
 
@@ -123,54 +125,12 @@ Test(lend, buffers_may_change_when_a_call_returns)
 
 /* --- a peer played by hand -------------------------------------------------------------------- */
 
-static bool push(int fd, const void *bytes, size_t len)
-{
-    const unsigned char *at = bytes;
-
-    while (len > 0) {
-        struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
-        ssize_t n = send(fd, at, len, MSG_NOSIGNAL);
-
-        if (n < 0 && errno != EAGAIN)
-            return false;
-        if (n < 0)
-            (void)poll(&poll_fd, 1, -1);
-        at += n > 0 ? n : 0;
-        len -= n > 0 ? (size_t)n : 0;
-    }
-    return true;
-}
-
-static bool pull(int fd, void *bytes, size_t len)
-{
-    unsigned char *at = bytes;
-
-    while (len > 0) {
-        struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
-        ssize_t n = recv(fd, at, len, 0);
-
-        if (n == 0 || (n < 0 && errno != EAGAIN))
-            return false;
-        if (n < 0)
-            (void)poll(&poll_fd, 1, -1);
-        at += n > 0 ? n : 0;
-        len -= n > 0 ? (size_t)n : 0;
-    }
-    return true;
-}
-
 static bool push_head(int fd, uint32_t kind, unsigned chunk)
 {
-    uint8_t head[DS_NET_HEAD_BYTES];
+    const struct played_head head = {
+        .kind = kind, .sequence = 1, .op = DS_COMM_ALL_GATHER, .bytes = 2 * SLICE, .chunk = chunk};
 
-    ds_put_u32(head, DS_FRAME_MAGIC);
-    ds_put_u32(head + DS_FRAME_AT_KIND, kind);
-    ds_put_u32(head + DS_FRAME_AT_SEQUENCE, 1);
-    ds_put_u32(head + DS_FRAME_AT_OP, DS_COMM_ALL_GATHER);
-    ds_put_u64(head + DS_FRAME_AT_BYTES, 2 * SLICE);
-    ds_put_u32(head + DS_FRAME_AT_ROOT, 0);
-    ds_put_u32(head + DS_FRAME_AT_CHUNK, chunk);
-    return push(fd, head, sizeof(head));
+    return played_head(fd, &head);
 }
 
 /* Rank 1's slice of the all-gather. */
@@ -182,7 +142,7 @@ static bool push_slice(int fd)
     for (unsigned chunk = 0; fine && chunk < SLICE / CHUNK; chunk++) {
         for (size_t i = 0; i < CHUNK; i++)
             body[i] = pattern(1, SLICE + chunk * CHUNK + i);
-        fine = push_head(fd, DS_FRAME_GATHER, chunk) && push(fd, body, CHUNK);
+        fine = push_head(fd, DS_FRAME_GATHER, chunk) && played_push(fd, body, CHUNK);
     }
     free(body);
     return fine;
@@ -200,12 +160,12 @@ static bool pull_slice(const struct hosts *setup, int fd, uint32_t *kind, bool *
         bool last = (chunk + 1) * CHUNK == SLICE;
         size_t first = last ? late : CHUNK;
 
-        fine = pull(fd, head, sizeof(head)) && pull(fd, body, first);
+        fine = played_pull(fd, head, sizeof(head)) && played_pull(fd, body, first);
         *kind = chunk == 0 ? ds_get_u32(head + DS_FRAME_AT_KIND) : *kind;
         for (unsigned ms = 0; last && ms < LATE_MS; ms++)
             hosts_nap();
         *early = atomic_load(&setup->page->word[0]) != 0;
-        fine = fine && pull(fd, body + first, CHUNK - first);
+        fine = fine && played_pull(fd, body + first, CHUNK - first);
         for (size_t i = 0; fine && i < CHUNK; i++)
             fine = body[i] == pattern(0, chunk * CHUNK + i);
     }
@@ -273,7 +233,8 @@ static const struct lie lies[] = {
     {DS_FRAME_RECEIPT,                  1, true,  60000,    -EPROTO}, /* not the first of them */
     {DS_FRAME_RECEIPT | DS_FRAME_LENT,  0, true,  60000,    -EPROTO},
     {DS_FRAME_GATHER | 0x200,           0, false, 60000,    -EPROTO},
-    {4,                                 0, false, 60000,    -EPROTO},
+    {DS_FRAME_PAIR,                     0, false, 60000,    -EPROTO},
+    {5,                                 0, false, 60000,    -EPROTO},
     {DS_FRAME_RECEIPT,                  0, false, SHORT_MS, -ETIMEDOUT}, /* and then nothing */
 };
 /* clang-format on */
@@ -289,7 +250,7 @@ static int rank_lied_to(const struct hosts *setup, unsigned rank, struct ds_comm
 
     if (rank == 1) {
         EXPECT(body != NULL && (!lie->gives || push_slice(fd)));
-        EXPECT(pull(fd, body, SLICE / CHUNK * (DS_NET_HEAD_BYTES + (size_t)CHUNK)));
+        EXPECT(played_pull(fd, body, SLICE / CHUNK * (DS_NET_HEAD_BYTES + (size_t)CHUNK)));
         EXPECT(push_head(fd, lie->kind, lie->chunk));
         while (atomic_load(&setup->page->word[0]) == 0)
             hosts_nap();
@@ -350,7 +311,7 @@ static int rank_left(const struct hosts *setup, unsigned rank, struct ds_comm *c
     struct ds_error err = {0};
 
     if (rank == 1) { /* much is under way then, and more to come */
-        EXPECT(pull(fd, head, sizeof(head)));
+        EXPECT(played_pull(fd, head, sizeof(head)));
         EXPECT(shutdown(fd, SHUT_RDWR) == 0);
         return 0;
     }
@@ -407,7 +368,7 @@ static int rank_refused(const struct hosts *setup, unsigned rank, struct ds_comm
 
     EXPECT(net_of(comm)->loans.on);
     EXPECT(rank == 1 || forbid(refusal->call, refusal->why) == 0); /* the other one lends */
-    for (unsigned round = 0; round < 4; round++) {
+    for (unsigned round = 0; round < 5; round++) {
         int line = check_round(setup, rank, comm, round);
 
         if (line != 0)

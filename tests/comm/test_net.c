@@ -106,6 +106,11 @@ Test(net, all_gather_gives_everyone_everything)
     for_every((struct task){.check = check_all_gather}, false);
 }
 
+Test(net, all_to_all_gives_each_its_part)
+{
+    for_every((struct task){.check = check_all_to_all}, false);
+}
+
 Test(net, broadcast_from_any_rank)
 {
     for_every((struct task){.check = check_broadcast}, false);
@@ -150,6 +155,26 @@ Test(net, small_sums_and_barriers)
 
 enum { MESH_ELEMS = 12 * 1001 };
 
+/* What goes across, now from the arena and now from elsewhere, between the other collectives of the
+ * same connections. */
+static int swap_in(const struct hosts *setup, unsigned rank, struct ds_comm *group, unsigned round)
+{
+    const unsigned world = ds_comm_world(group), me = ds_comm_rank(group);
+    uint32_t heap[RANKS_MAX], take[RANKS_MAX];
+    uint32_t *give = round % 2 == 0 ? ds_comm_arena(group) : heap;
+    struct ds_error err = {0};
+
+    for (uint32_t i = 0; i < world; i++)
+        give[i] = rank << 16 | i << 8 | round;
+    EXPECT_OK(ds_comm_all_to_all(group, give, take, world * sizeof(*give), &err), &err);
+    for (uint32_t i = 0; i < world; i++)
+        EXPECT((take[i] & 0xffff) == (me << 8 | round));
+    for (uint32_t i = 1; i < world; i++)
+        EXPECT(take[i] >> 16 > take[i - 1] >> 16);
+    EXPECT(take[me] >> 16 == rank);
+    return 0;
+}
+
 /* Groups of `inside` consecutive ranks and those across, whatever the hosts. */
 static int rank_hybrid(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
 {
@@ -168,6 +193,9 @@ static int rank_hybrid(const struct hosts *setup, unsigned rank, struct ds_comm 
     for (unsigned round = 0; round < 5; round++) {
         double flag = 1;
 
+        EXPECT(swap_in(setup, rank, in, round) == 0);
+        EXPECT(swap_in(setup, rank, across, round + 1) == 0);
+        EXPECT(swap_in(setup, rank, comm, round) == 0);
         for (size_t i = 0; i < MESH_ELEMS; i++)
             buf[i] = ranks_value(rank, i + round);
         EXPECT_OK(ds_comm_reduce_scatter_f32(in, buf, MESH_ELEMS, &err), &err);
@@ -203,10 +231,14 @@ static int rank_wire(const struct hosts *setup, unsigned rank, struct ds_comm *c
 {
     const size_t n = 16 * 1024 * setup->world;
     const uint64_t once = n * sizeof(float) / setup->world * (setup->world - 1);
-    float *buf = ds_comm_arena(comm);
+    float *buf = ds_comm_arena(comm), *to = malloc(n * sizeof(*buf));
     struct ds_comm_stats stats;
 
     memset(buf, 0, n * sizeof(*buf));
+    EXPECT(ds_comm_all_to_all(comm, buf, to, n * sizeof(*buf), NULL) == 0);
+    free(to);
+    ds_comm_op_stats(comm, DS_COMM_ALL_TO_ALL, &stats);
+    EXPECT(stats.sent == once && stats.bytes == stats.sent);
     EXPECT(ds_comm_all_reduce_f32(comm, buf, n, NULL) == 0);
     EXPECT(ds_comm_reduce_scatter_f32(comm, buf, n, NULL) == 0);
     EXPECT(ds_comm_all_gather(comm, buf, n * sizeof(*buf), NULL) == 0);
@@ -232,17 +264,21 @@ Test(net, bytes_sent_are_two_one_one)
 static int rank_wire_shared(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
 {
     const size_t n = 64 * 1024;
-    float *buf = ds_comm_arena(comm);
+    float *buf = ds_comm_arena(comm), *to = malloc(n * sizeof(*buf));
     struct ds_comm_stats stats;
 
     memset(buf, 0, n * sizeof(*buf));
     EXPECT(ds_comm_reduce_scatter_f32(comm, buf, n, NULL) == 0);
     ds_comm_op_stats(comm, DS_COMM_REDUCE_SCATTER, &stats);
     EXPECT(stats.sent >= n * sizeof(float) / 4 && stats.sent < n * sizeof(float) / 4 + 64);
+    EXPECT(ds_comm_all_to_all(comm, buf, to, n * sizeof(*buf), NULL) == 0);
+    free(to);
+    ds_comm_op_stats(comm, DS_COMM_ALL_TO_ALL, &stats);
+    EXPECT(stats.sent == n * sizeof(float) / 2); /* its own part and its neighbour's stay */
     return 0;
 }
 
-Test(net, a_host_sends_its_sum_once)
+Test(net, a_host_sends_its_sum_once_and_parts_where_they_go)
 {
     static const unsigned count[RANKS_MAX + 1] = {2, 2};
 

@@ -3,8 +3,8 @@
  *
  * fuzz_net.c - any bytes from a rank on another host that has shown its key: frames of the data plane.
  *
- * The first byte chooses the calls, the second how many numbers they work on; the rest is what the
- * other rank sends.  Beyond "no crash": a call succeeds, or fails with a reason; a failed group stays so.
+ * The first byte chooses the calls, the second how many numbers they work on (bit 6 of the first makes
+ * all-to-alls of all-gathers); the rest is what the other rank sends.  Beyond "no crash": a call succeeds, or fails with a reason; a failed group stays so.
  */
 #include <assert.h>
 #include <errno.h>
@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const enum ds_comm_op ops[] = {DS_COMM_ALL_REDUCE_F32, DS_COMM_BROADCAST,
                                       DS_COMM_REDUCE_SCATTER, DS_COMM_ALL_GATHER};
-enum { OPS = sizeof(ops) / sizeof(ops[0]), CALLS = 3 };
+enum { OPS = sizeof(ops) / sizeof(ops[0]), CALLS = 3, SWAPS = 0x40 };
 
 struct here { /* rank 0 of two hosts with a rank each */
     struct ds__region region;
@@ -35,6 +35,7 @@ struct here { /* rank 0 of two hosts with a rank each */
 };
 
 static const unsigned zero, ranks[] = {0, 1};
+static const float given[2 * 256];
 
 static void start(struct here *here)
 {
@@ -76,10 +77,16 @@ static void stop(struct here *here)
 
 static int call(struct here *here, enum ds_comm_op op, float *vector, size_t bytes)
 {
-    const struct ds_comm_call what = {.op = op, .root = 1, .buf = vector, .bytes = bytes};
+    const bool swaps = op == DS_COMM_ALL_TO_ALL;
+    const struct ds_comm_call what = {.op = op,
+                                      .root = swaps ? 0 : 1,
+                                      .buf = vector,
+                                      .from = swaps ? given : NULL,
+                                      .bytes = bytes};
     const struct ds__exchange exchange = {.call = &what,
-                                          .scatter = op != DS_COMM_ALL_GATHER,
-                                          .gather = op != DS_COMM_REDUCE_SCATTER,
+                                          .scatter = !swaps && op != DS_COMM_ALL_GATHER,
+                                          .gather = !swaps && op != DS_COMM_REDUCE_SCATTER,
+                                          .pairs = swaps,
                                           .bytes = bytes,
                                           .slice = bytes / 2,
                                           .vector = &vector};
@@ -107,8 +114,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     start(&here);
     (void)send(here.pair[1], data + 2, size - 2, MSG_NOSIGNAL);
     (void)shutdown(here.pair[1], SHUT_WR);
-    for (unsigned i = 0; rc == 0 && i < CALLS; i++)
-        rc = call(&here, ops[(data[0] >> (2 * i)) % OPS], vector, bytes);
+    for (unsigned i = 0; rc == 0 && i < CALLS; i++) {
+        enum ds_comm_op op = ops[(data[0] >> (2 * i)) % OPS];
+
+        if (op == DS_COMM_ALL_GATHER && (data[0] & SWAPS) != 0)
+            op = DS_COMM_ALL_TO_ALL;
+        rc = call(&here, op, vector, bytes);
+    }
     if (rc != 0)
         assert(call(&here, DS_COMM_BROADCAST, vector, bytes) != 0);
     stop(&here);

@@ -55,7 +55,8 @@ int ds_probe_part(struct ds_probe *probe, struct ds_stream *stream, size_t part,
 int ds_probe_part_end(struct ds_probe *probe, struct ds_stream *stream, size_t at,
                       struct ds_error *err) DS_NODISCARD;
 
-/* For op.c and queue.c: *at is SIZE_MAX where nobody watches, and then the end is nothing. */
+/* For op.c, queue.c and what ranks swap in a pass (runtime/model/heads.c): *at is SIZE_MAX where
+ * nobody watches, and then the end is nothing. */
 int ds__probe_begin(struct ds_stream *stream, size_t *at, struct ds_error *err);
 int ds__probe_end_op(struct ds_stream *stream, size_t at, const char *name, enum ds_op op,
                      const void *args, struct ds_error *err);

@@ -50,7 +50,7 @@ size_t ds_scratch_device_bytes(const struct ds_scratch_query *q)
         q->seq > DS_MAX_CONTEXT)
         return least;
     one = ds__need_sdpa(q->seq, q->head_size, q->heads / q->kv_heads) + DS_NEED_SDPA_REST;
-    heads = q->rows / q->seq * q->kv_heads;
+    heads = q->rows * q->kv_heads / q->seq; /* of a part of a sequence a part of them */
     if (one > 2 * most)
         return least;
     return max(least, max(one, heads > most / one ? most : heads * one));

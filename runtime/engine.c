@@ -124,6 +124,8 @@ static const char *no_graphs(const struct ds_engine_args *args)
         return args->no_graphs;
     if (!ds_device_is_apart(args->device))
         return "";
+    if (args->plan->sequence_ranks > 1)
+        return "ranks that share sequences speak to each other in the middle of a pass";
     return args->job->model.dropout > 0.0 || args->job->model.attention_dropout > 0.0
                ? "dropout draws anew for each micro-batch"
                : NULL;
@@ -163,6 +165,8 @@ static bool has_thread(const struct ds_engine *engine)
 {
     if (ds_device_is_apart(engine->args.device))
         return engine->plan->offload;
+    if (engine->plan->sequence_ranks > 1) /* passes speak to other ranks: one thread does it all */
+        return false;
     return engine->args.overlap && (engine->plan->world > 1 || engine->plan->offload);
 }
 
@@ -188,10 +192,12 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
             .params = engine->params,
             .grads = engine->grads,
             .activations = engine->own[DS_ARENA_ACTIVATIONS],
+            .swapped = engine->exchange.memory[DS_ARENA_SWAPPED],
             .loss_sum = engine->outcome.tally.loss,
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
+        engine->net.sharers = engine->exchange.sequence;
         engine->net.dropout = args->job->model.dropout;
         engine->net.attention_dropout = args->job->model.attention_dropout;
         engine->net.seed = args->job->seed;
@@ -311,10 +317,12 @@ void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
 
 /* --- instructions --------------------------------------------------------------------------- */
 
-/* Sequences of a step in order: micro-batch, then rank, then sequence of the micro-batch. */
+/* Sequences of a step in order: micro-batch, then rank of data, then sequence of the batch. */
 static uint64_t first_sequence(const struct ds_plan *plan, uint64_t position, uint64_t micro_batch)
 {
-    return position + (micro_batch * plan->world + plan->rank) * plan->micro_batch;
+    uint64_t before = micro_batch * ds_plan_data_ranks(plan) + ds_plan_data_rank(plan);
+
+    return position + before * plan->micro_batch;
 }
 
 static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds_data *data,
@@ -326,7 +334,8 @@ static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds
     int rc = 0;
 
     for (uint64_t b = 0; rc == 0 && b < plan->micro_batch; b++)
-        rc = ds_data_read(data, first + b, ids + b * (plan->sequence + 1), err);
+        rc = ds_data_read_part(data, first + b, plan->sequence_rank * plan->sequence,
+                               plan->sequence + 1, ids + b * (plan->sequence + 1), err);
     return rc == 0 ? ds_feed_load(&engine->feed, pass, micro_batch, err) : rc;
 }
 

@@ -17,9 +17,15 @@ static int split(struct ds_exchange *exchange, struct ds_error *err)
         .first = plan->rank - plan->shard, .stride = 1, .count = plan->shards};
     const struct ds_comm_group across = {
         .first = plan->shard, .stride = plan->shards, .count = plan->replicas};
+    const struct ds_comm_group sequence = ds_plan_sequence_group(plan);
     int rc;
 
     exchange->inside = exchange->comm;
+    if (plan->sequence_ranks > 1) {
+        rc = ds_comm_split(exchange->comm, &sequence, &exchange->sequence, err);
+        if (rc != 0)
+            return rc;
+    }
     if (plan->replicas == 1 || (plan->stage == 0 && !plan->bf16_wire))
         return 0;
     exchange->inside = NULL;
@@ -63,10 +69,11 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
 
 void ds_exchange_close(struct ds_exchange *exchange)
 {
+    ds_comm_close(exchange->sequence);
     ds_comm_close(exchange->across);
     if (exchange->inside != exchange->comm)
         ds_comm_close(exchange->inside);
-    exchange->inside = exchange->across = NULL;
+    exchange->inside = exchange->across = exchange->sequence = NULL;
 }
 
 static void *element(const struct ds_exchange *exchange, enum ds_arena_kind kind, uint64_t at)
@@ -220,11 +227,11 @@ void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
                        struct ds_comm_stats *stats)
 {
     const struct ds_comm *groups[] = {exchange->inside != exchange->comm ? exchange->inside : NULL,
-                                      exchange->across};
+                                      exchange->across, exchange->sequence};
     struct ds_comm_stats more;
 
     ds_comm_op_stats(exchange->comm, op, stats);
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         if (groups[i] == NULL)
             continue;
         ds_comm_op_stats(groups[i], op, &more);

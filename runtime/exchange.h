@@ -22,6 +22,7 @@
 struct ds_exchange {
     const struct ds_plan *plan;
     struct ds_comm *comm, *inside, *across; /* everybody; the shard group; its likes, or NULL */
+    struct ds_comm *sequence;               /* who shares this rank's sequences, or NULL */
     void *memory[DS_ARENA_COUNT];           /* borrowed; NULL where the plan has no such arena */
     enum ds_arena_kind own;                 /* what the kernels read is made of: PARAMS(_LOW) */
     size_t param_bytes;                     /* of an element of that */

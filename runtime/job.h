@@ -132,7 +132,8 @@ struct ds_job {
         } scaler;
     } precision;
     struct {
-        uint64_t data; /* 0: auto, all ranks */
+        uint64_t data;     /* 0: auto, all ranks, or sets of them that share sequences */
+        uint64_t sequence; /* ranks that share each sequence */
     } parallel;
     struct {
         uint64_t stage;           /* 0 to 3 */

@@ -227,6 +227,30 @@ static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds
 /* --- data, batch and schedule
  * ---------------------------------------------------------------------- */
 
+/* Ranks that share sequences have equal parts of their tokens, and of the heads. */
+static int check_sharing(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const uint64_t ranks = job->parallel.sequence;
+    const struct {
+        const char *path;
+        uint64_t value;
+    } table[] = {{"train.sequence", job->train.sequence},
+                 {"model.heads", shape->heads},
+                 {"model.kv_heads", shape->kv_heads}};
+    char fit[64];
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        if (table[i].value % ranks == 0)
+            continue;
+        near_divisors(table[i].value, ranks, table[i].value, fit, sizeof(fit));
+        return FAIL_AT(keys, blame(keys, "parallel.sequence", table[i].path), EINVAL,
+                       "'parallel.sequence' %" PRIu64 " must divide '%s' %" PRIu64 "; %s would do",
+                       ranks, table[i].path, table[i].value, fit);
+    }
+    return 0;
+}
+
 static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
@@ -443,7 +467,7 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
         const char *path;
         uint64_t value;
     } widths[] = {{"model.hidden", shape->hidden}, {"model.ffn", shape->ffn}};
-    uint64_t tokens = job->train.micro_batch * job->train.sequence, unit = DS_FP8_UNIT;
+    uint64_t part = job->train.sequence / job->parallel.sequence, unit = DS_FP8_UNIT;
     char fit[64];
 
     if (job->precision.matmul != DS_MATMUL_FP8)
@@ -465,16 +489,19 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
                        "'model.kv_heads' %" PRIu64 " x %" PRIu64 ", the size of a head, must be a "
                        "multiple of %" PRIu64 " for 'precision.matmul' fp8",
                        shape->kv_heads, shape->head_size, unit / 2);
-    while (unit > 1 && job->train.sequence * (unit / 2) % DS_FP8_UNIT == 0)
+    while (unit > 1 && part * (unit / 2) % DS_FP8_UNIT == 0)
         unit /= 2;
-    if (tokens % DS_FP8_UNIT == 0)
+    if (job->train.micro_batch * part % DS_FP8_UNIT == 0)
         return 0;
     near_multiples(unit, job->train.micro_batch, fit, sizeof(fit));
     return FAIL_AT(keys, blame(keys, "train.micro_batch", "train.sequence"), EINVAL,
-                   "'train.micro_batch' %" PRIu64 " x 'train.sequence' %" PRIu64
+                   "'train.micro_batch' %" PRIu64 " x %s %" PRIu64
                    " tokens must be a multiple of %d for 'precision.matmul' fp8; a micro_batch of "
                    "%s would do",
-                   job->train.micro_batch, job->train.sequence, DS_FP8_UNIT, fit);
+                   job->train.micro_batch,
+                   job->parallel.sequence == 1 ? "'train.sequence'"
+                                               : "'train.sequence' / 'parallel.sequence'",
+                   part, DS_FP8_UNIT, fit);
 }
 
 static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
@@ -497,9 +524,16 @@ static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struc
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
-        check_name,         check_env,       check_model,
-        ds__job_check_data, check_batch,     default_and_check_optim,
-        check_schedule,     check_recompute, check_scale,
+        check_name,
+        check_env,
+        check_model,
+        ds__job_check_data,
+        check_batch,
+        check_sharing,
+        default_and_check_optim,
+        check_schedule,
+        check_recompute,
+        check_scale,
         check_fp8,
     };
     int rc = 0;
@@ -512,29 +546,52 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
 /* --- the number of ranks
  * --------------------------------------------------------------------------- */
 
+/* `world` ranks are so many data-parallel ones. */
+static int data_ranks_of(const struct ds_job *job, unsigned world, unsigned *ranks,
+                         struct ds_error *err)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    const uint64_t share = job->parallel.sequence;
+    char fit[64], of[64] = "";
+
+    if (world % share != 0) {
+        near_divisors(world, share, world, fit, sizeof(fit));
+        return FAIL_AT(keys, "parallel.sequence", EINVAL,
+                       "'parallel.sequence' %" PRIu64 " must divide the number of ranks, %u; %s "
+                       "would do",
+                       share, world, fit);
+    }
+    *ranks = world / (unsigned)share;
+    if (share > 1)
+        (void)snprintf(of, sizeof(of), " for each of %" PRIu64 " parts of a sequence", share);
+    if (job->parallel.data != 0 && job->parallel.data != *ranks)
+        return FAIL_AT(keys, "parallel.data", EINVAL,
+                       "'parallel.data' is %" PRIu64 " but there %s %u rank%s%s; use auto or %u",
+                       job->parallel.data, *ranks == 1 ? "is" : "are", *ranks,
+                       *ranks == 1 ? "" : "s", of, *ranks);
+    return 0;
+}
+
 int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err)
 {
     const struct ds_keys *keys = &job->source->keys;
     uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
     char fit[64], other[100] = "";
+    unsigned ranks;
     uint64_t share;
+    int rc = data_ranks_of(job, world, &ranks, err);
 
-    if (job->parallel.data != 0 && job->parallel.data != world)
-        return FAIL_AT(keys, "parallel.data", EINVAL,
-                       "'parallel.data' is %" PRIu64 " but there %s %u rank%s; use auto or %u",
-                       job->parallel.data, world == 1 ? "is" : "are", world, world == 1 ? "" : "s",
-                       world);
-    if (global % (world * micro) == 0)
-        return 0;
-    near_multiples(world * micro, global, fit, sizeof(fit));
-    if (global % world == 0) {
-        share = global / world;
+    if (rc != 0 || global % (ranks * micro) == 0)
+        return rc;
+    near_multiples(ranks * micro, global, fit, sizeof(fit));
+    if (global % ranks == 0) {
+        share = global / ranks;
         near_divisors(share, micro, share, other, sizeof(other));
     }
     return FAIL_AT(keys, blame(keys, "train.global_batch", "train.micro_batch"), EINVAL,
-                   "'train.global_batch' %" PRIu64
-                   " must be a multiple of ranks x micro_batch = %u x %" PRIu64 " = %" PRIu64
-                   "; %s would do%s%s",
-                   global, world, micro, world * micro, fit,
-                   other[0] == '\0' ? "" : ", or a micro_batch of ", other);
+                   "'train.global_batch' %" PRIu64 " must be a multiple of %s x micro_batch = %u x "
+                   "%" PRIu64 " = %" PRIu64 "; %s would do%s%s",
+                   global, job->parallel.sequence > 1 ? "data-parallel ranks" : "ranks", ranks,
+                   micro, ranks * micro, fit, other[0] == '\0' ? "" : ", or a micro_batch of ",
+                   other);
 }

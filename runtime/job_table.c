@@ -251,10 +251,11 @@ static const struct ds_key job_keys[] = {
         "least loss scale; an overflow there ends the run"),
 
     U64("parallel.data", parallel.data, AUTO, "auto", 1, DS_MAX_RANKS,
-        "data-parallel ranks; auto is all of them"),
+        "data-parallel ranks, or sets of ranks that share sequences; auto is all of them"),
     ONLY_U64("parallel.tensor", "1", 1, DS_MAX_RANKS, "ranks that share each matrix"),
     ONLY_U64("parallel.pipeline", "1", 1, DS_MAX_RANKS, "ranks that share the layers"),
-    ONLY_U64("parallel.sequence", "1", 1, DS_MAX_RANKS, "ranks that share each sequence"),
+    U64("parallel.sequence", parallel.sequence, BITS, "1", 1, DS_MAX_RANKS,
+        "ranks that share each sequence: each has a part of its tokens, and of the heads"),
     ONLY_U64("parallel.expert", "1", 1, DS_MAX_RANKS, "ranks that share the experts"),
 
     U64("zero.stage", zero.stage, 0, "0", 0, 3,

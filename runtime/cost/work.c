@@ -105,9 +105,9 @@ static double attention(const struct bench *b, bool backward)
 {
     const struct ds_model_shape *shape = &b->plan->shape;
     const struct ds_attention_fwd_args f = {.batch = b->plan->micro_batch,
-                                            .seq = b->plan->sequence,
-                                            .heads = shape->heads,
-                                            .kv_heads = shape->kv_heads,
+                                            .seq = b->plan->whole_sequence,
+                                            .heads = shape->heads / b->plan->sequence_ranks,
+                                            .kv_heads = shape->kv_heads / b->plan->sequence_ranks,
                                             .head_size = shape->head_size,
                                             .act = b->type};
     const struct ds_attention_bwd_args g = {.batch = f.batch,
@@ -118,12 +118,12 @@ static double attention(const struct bench *b, bool backward)
                                             .act = f.act};
     double flops = backward ? ds_op_amount(DS_OP_ATTENTION_BWD, &g).flops
                             : ds_op_amount(DS_OP_ATTENTION_FWD, &f).flops;
-    double visible = ((double)b->plan->sequence + 1.0) / 2.0;
+    double visible = ((double)b->plan->whole_sequence + 1.0) / 2.0;
     double words = b->tokens * visible * (double)shape->heads;
 
     return (b->plan->drops_weights ? draw(b, words) : 0.0) +
            at_extent(flops, b->cluster->device.attention, b->cluster->device.attention_half,
-                     (double)b->plan->sequence, b->plan->compute) +
+                     (double)b->plan->whole_sequence, b->plan->compute) +
            b->cluster->device.launch_us * 1e-6;
 }
 
@@ -421,6 +421,26 @@ static double gather_s(const struct bench *b, const struct ds_bucket *bucket)
     return ds_work_collective(b->cluster, ring_of_shards(b), bytes, 1);
 }
 
+/* Neighbours share sequences: what they give each other, laid out before and behind. */
+static double swap_s(const struct bench *b, const struct ds_instr *instr)
+{
+    const unsigned ranks = b->plan->sequence_ranks;
+    const struct ds_ring ring = {ranks, least(ranks, b->cluster->ranks)};
+    uint64_t bytes[DS_PLAN_SWAPS];
+    double seconds = 0.0;
+
+    ds_plan_swaps(b->plan, instr, bytes);
+    for (unsigned i = 0; i < DS_PLAN_SWAPS; i++) {
+        bool to_heads = (i == 0) == (instr->op == DS_INSTR_FORWARD);
+        double times = to_heads && b->plan->micro_batch == 1 ? 1.0 : 2.0;
+
+        if (bytes[i] > 0)
+            seconds += ds_work_collective(b->cluster, ring, (double)bytes[i], 1) +
+                       pointwise(b, times * 2.0 * (double)bytes[i], times);
+    }
+    return seconds;
+}
+
 /* --- the end of a step ------------------------------------------------------------------------ */
 
 /* LAMB's first pass reads parameters, gradients and states and writes states, all of the shard;
@@ -540,7 +560,7 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
 
     switch (instr->op) {
     case DS_INSTR_FORWARD:
-    case DS_INSTR_BACKWARD: return block_s(&b, instr);
+    case DS_INSTR_BACKWARD: return block_s(&b, instr) + swap_s(&b, instr);
     case DS_INSTR_REDUCE: return reduce_s(&b, &plan->bucket[instr->bucket]) + keep_s(&b, instr);
     case DS_INSTR_GATHER: return gather_s(&b, &plan->bucket[instr->bucket]);
     case DS_INSTR_NORM: return norm_s(&b);

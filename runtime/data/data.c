@@ -74,7 +74,8 @@ size_t ds_data_files(const struct ds_data *data)
     return data->source.count;
 }
 
-int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids, struct ds_error *err)
+int ds_data_read_part(const struct ds_data *data, uint64_t position, uint64_t first, uint64_t count,
+                      int32_t *ids, struct ds_error *err)
 {
     uint64_t sample = ds_order_sample(data->order, data->seed, data->source.samples, position);
     const struct ds_data_file *file = ds_source_find(&data->source, sample);
@@ -83,7 +84,13 @@ int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids, st
 
     if (rc != 0)
         return rc;
-    rc = ds_tokens_copy(tokens, file->map.data, (sample - file->first_sample) * tokens->stride,
-                        (size_t)data->sequence + 1, data->vocab, ids, err);
+    rc = ds_tokens_copy(tokens, file->map.data,
+                        (sample - file->first_sample) * tokens->stride + first, (size_t)count,
+                        data->vocab, ids, err);
     return ds_error_context(err, rc, "'%s'", file->path);
+}
+
+int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids, struct ds_error *err)
+{
+    return ds_data_read_part(data, position, 0, data->sequence + 1, ids, err);
 }

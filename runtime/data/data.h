@@ -51,5 +51,8 @@ size_t ds_data_files(const struct ds_data *data);
 /* ids[sequence + 1] of the sample at `position` (counts on over epochs).  Allocates nothing. */
 int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids, struct ds_error *err)
     DS_NODISCARD;
+/* ids[count] of them, from `first` on; first + count <= sequence + 1. */
+int ds_data_read_part(const struct ds_data *data, uint64_t position, uint64_t first, uint64_t count,
+                      int32_t *ids, struct ds_error *err) DS_NODISCARD;
 
 #endif

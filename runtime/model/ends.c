@@ -41,6 +41,8 @@ int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way wa
 
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
 {
+    size_t row = net->plan->shape.hidden * ds_dtype_bytes(net->act);
+    const unsigned char *wpe = net->block[0].weight[DS_ROLE_WPE];
     const struct ds_embed_fwd_args args = {
         .batch = net->batch,
         .seq = net->seq,
@@ -51,7 +53,7 @@ int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
         .ids = net->block[0].buf[pass][DS_BUFFER_IDS],
         .ids_ld = net->seq + 1,
         .wte = net->block[0].weight[DS_ROLE_WTE],
-        .wpe = net->block[0].weight[DS_ROLE_WPE],
+        .wpe = wpe == NULL ? NULL : wpe + ds__first_position(net) * row,
         .out = net->block[0].buf[pass][DS_BUFFER_OUT],
     };
     int rc = ds_embed_fwd(&args, net->stream, err);
@@ -70,6 +72,7 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
         .channels = net->plan->shape.hidden,
         .vocab = net->plan->shape.vocab,
         .positions = net->plan->shape.context,
+        .first = ds__first_position(net),
         .act = net->act,
         .ids = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_IDS],
         .ids_ld = net->seq + 1,

@@ -117,6 +117,7 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
     const struct ds_rope_args args = {
         .batch = net->batch,
         .seq = net->seq,
+        .first = ds__first_position(net),
         .heads = shape->heads + shape->kv_heads,
         .head_size = shape->head_size,
         .ld = ds_model_qkv_width(shape),
@@ -134,47 +135,82 @@ static float attention_scale(const struct ds_net *net)
     return (float)(1.0 / sqrt((double)net->plan->shape.head_size));
 }
 
+/* Where the attention's output is as it makes it: of some heads for all tokens, where ranks share
+ * sequences. */
+static void *attended_of(const struct layer *layer)
+{
+    return layer->buf[ds__shares_sequences(layer->net) ? DS_BUFFER_ATTENDED : DS_BUFFER_ATTENTION];
+}
+
 static int attention_fwd(const struct layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     const struct ds_attention_fwd_args args = {
         .batch = net->batch,
-        .seq = net->seq,
-        .heads = net->plan->shape.heads,
-        .kv_heads = net->plan->shape.kv_heads,
+        .seq = net->plan->whole_sequence,
+        .heads = net->plan->shape.heads / net->plan->sequence_ranks,
+        .kv_heads = net->plan->shape.kv_heads / net->plan->sequence_ranks,
         .head_size = net->plan->shape.head_size,
         .act = net->act,
         .scale = attention_scale(net),
         .drop = ds__attention_drop(net, layer->block, layer->pass),
         .qkv = layer->buf[DS_BUFFER_QKV],
-        .out = layer->buf[DS_BUFFER_ATTENTION],
+        .out = attended_of(layer),
         .lse = layer->buf[DS_BUFFER_LSE],
     };
+    int rc = ds_attention_fwd(&args, net->stream, err);
 
-    return ds_attention_fwd(&args, net->stream, err);
+    return rc != 0 || !ds__shares_sequences(net)
+               ? rc
+               : ds__to_tokens(net, layer->pass, DS_SWAP_ATTENTION, args.out,
+                               layer->buf[DS_BUFFER_ATTENTION], err);
 }
 
-static int attention_bwd(const struct layer *layer, const void *dout, void *dqkv,
-                         struct ds_error *err)
+/* dqkv from dout, which may be overwritten. */
+static int attention_bwd(const struct layer *layer, void *dout, void *dqkv, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     const struct ds_attention_bwd_args args = {
         .batch = net->batch,
-        .seq = net->seq,
-        .heads = net->plan->shape.heads,
-        .kv_heads = net->plan->shape.kv_heads,
+        .seq = net->plan->whole_sequence,
+        .heads = net->plan->shape.heads / net->plan->sequence_ranks,
+        .kv_heads = net->plan->shape.kv_heads / net->plan->sequence_ranks,
         .head_size = net->plan->shape.head_size,
         .act = net->act,
         .scale = attention_scale(net),
         .drop = ds__attention_drop(net, layer->block, layer->pass),
         .qkv = layer->buf[DS_BUFFER_QKV],
-        .out = layer->buf[DS_BUFFER_ATTENTION],
+        .out = attended_of(layer),
         .dout = dout,
         .lse = layer->buf[DS_BUFFER_LSE],
         .dqkv = dqkv,
     };
+    int rc = 0;
 
-    return ds_attention_bwd(&args, net->stream, err);
+    if (ds__shares_sequences(net))
+        rc = ds__to_heads(net, layer->pass, DS_SWAP_ATTENTION, dout, dout, err);
+    if (rc == 0)
+        rc = ds_attention_bwd(&args, net->stream, err);
+    return rc != 0 || !ds__shares_sequences(net)
+               ? rc
+               : ds__to_tokens(net, layer->pass, DS_SWAP_QKV, dqkv, dqkv, err);
+}
+
+/* Queries, keys and values of the normalised rows, turned by their positions. */
+static int qkv_fwd(const struct layer *layer, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    struct ds_linear qkv = linear_of(layer, QKV);
+    bool shares = ds__shares_sequences(net);
+    void *rows =
+        shares ? net->block[0].buf[layer->pass][DS_BUFFER_ARRIVED] : layer->buf[DS_BUFFER_QKV];
+    int rc = ds__linear_fwd(net, &qkv, layer->buf[DS_BUFFER_NORM1], NULL, rows, err);
+
+    if (rc == 0)
+        rc = rotate(layer, rows, false, err);
+    return rc != 0 || !shares
+               ? rc
+               : ds__to_heads(net, layer->pass, DS_SWAP_QKV, rows, layer->buf[DS_BUFFER_QKV], err);
 }
 
 /* Is the activation a part of the product before it, and its gradient of the product behind it?
@@ -269,7 +305,6 @@ static int add_product_bwd(const struct layer *layer, enum product product, cons
 static int attend_fwd(const struct layer *layer, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
-    struct ds_linear qkv = linear_of(layer, QKV);
     struct ds_norm_use norm1 = norm_of(layer, DS_ROLE_NORM1_W);
     void *const *buf = layer->buf;
     int rc = 0;
@@ -277,9 +312,7 @@ static int attend_fwd(const struct layer *layer, struct ds_error *err)
     if (makes(layer, DS_BUFFER_NORM1))
         rc = ds__norm_fwd(net, &norm1, buf[DS_BUFFER_NORM1], err);
     if (rc == 0 && makes(layer, DS_BUFFER_QKV))
-        rc = ds__linear_fwd(net, &qkv, buf[DS_BUFFER_NORM1], NULL, buf[DS_BUFFER_QKV], err);
-    if (rc == 0 && makes(layer, DS_BUFFER_QKV))
-        rc = rotate(layer, buf[DS_BUFFER_QKV], false, err);
+        rc = qkv_fwd(layer, err);
     if (rc == 0 && makes(layer, DS_BUFFER_ATTENTION))
         rc = attention_fwd(layer, err);
     if (rc == 0 && makes(layer, DS_BUFFER_MIDDLE))

@@ -72,6 +72,7 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
         .seq = plan->sequence,
         .tokens = plan->micro_batch * plan->sequence,
         .loss_sum = memory->loss_sum,
+        .swapped = memory->swapped,
         .block = calloc(blocks, sizeof(*net->block)),
     };
     if (net->block == NULL)
@@ -119,23 +120,35 @@ bool ds__drops(const struct ds_net *net, enum ds_pass pass)
     return net->dropout > 0.0 && pass != DS_PASS_EVAL;
 }
 
+/* Element `at` of an array, which may be NULL. */
+static const void *behind(const struct ds_net *net, const void *array, size_t at)
+{
+    return array == NULL ? NULL : (const unsigned char *)array + at * ds_dtype_bytes(net->act);
+}
+
+/* Sequences of a micro-batch that are whole follow each other; of parts each is a call. */
 int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, const void *x,
                 const void *residual, void *y, struct ds_error *err)
 {
-    size_t row = net->seq * net->plan->shape.hidden;
-    const struct ds_dropout_args args = {
-        .n = net->batch * row,
+    size_t calls = ds__shares_sequences(net) ? net->batch : 1, hidden = net->plan->shape.hidden;
+    size_t n = net->tokens / calls * hidden, whole = net->plan->whole_sequence * hidden;
+    struct ds_dropout_args args = {
+        .n = n,
         .act = net->act,
         .rate = net->dropout,
         .seed = net->seed,
         .stream = drop_stream(block, drop),
-        .first = net->first * row,
-        .x = x,
-        .residual = residual,
-        .y = y,
     };
+    int rc = 0;
 
-    return ds_dropout(&args, net->stream, err);
+    for (size_t i = 0; rc == 0 && i < calls; i++) {
+        args.first = (net->first + i) * whole + ds__first_position(net) * hidden;
+        args.x = behind(net, x, i * n);
+        args.residual = behind(net, residual, i * n);
+        args.y = (unsigned char *)y + i * n * ds_dtype_bytes(net->act);
+        rc = ds_dropout(&args, net->stream, err);
+    }
+    return rc;
 }
 
 struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
@@ -146,6 +159,8 @@ struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t b
         .seed = net->seed,
         .stream = drop_stream(block, DS_DROP_ATTENTION),
         .first = net->first,
+        .heads = net->plan->shape.heads,
+        .head = net->plan->shape.heads / net->plan->sequence_ranks * net->plan->sequence_rank,
     };
 }
 

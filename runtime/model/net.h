@@ -14,6 +14,9 @@
  * With dropout, elements of the embedding's out, of proj(...) and of down(...) are dropped before
  * the sums, and weights of the attention after the softmax, in training only.
  *
+ * Where ranks share sequences, tokens, rows and seq are a rank's part of them, but for the
+ * attention, which has some of the heads over all tokens (heads.c).
+ *
  * The gradient of the residual stream is one buffer that every BACKWARD rewrites in place.  The
  * scale of the loss is known before the step, so the head's training FORWARD also does the
  * classifier's backward pass while a chunk's logits are there; its BACKWARD goes on through the
@@ -44,6 +47,8 @@ struct ds_net {
     struct ds_stream *stream;
     enum ds_dtype act;
     size_t batch, seq, tokens; /* of a micro-batch */
+    struct ds_comm *sharers;   /* the ranks that share its sequences; NULL: nobody does */
+    void *swapped;             /* what they are given, laid out by who gets it */
     struct ds_net_block *block;
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
     const float *grad_scale_at; /* (optional) where the device finds it instead */
@@ -58,6 +63,7 @@ struct ds_net_memory {         /* borrowed, laid out as the plan says */
     const void *const *params; /* [buckets]: element 0 of each, of the activations' type */
     float *const *grads;       /* [buckets] */
     void *activations;
+    void *swapped; /* where ranks share sequences: of the comm's arena */
     double *loss_sum;
 };
 
@@ -134,6 +140,24 @@ int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, con
 /* What attention drops in this pass. */
 struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
                                             enum ds_pass pass);
+
+/* Ranks that share sequences give each other rows, of which each then has what its heads make of
+ * all tokens, or all heads of its tokens again: heads.c. */
+enum ds_swap_rows { DS_SWAP_QKV, DS_SWAP_ATTENTION };
+/* from [tokens, width] to [batch, whole sequence, width / ranks]; `to` may be `from`. */
+int ds__to_heads(const struct ds_net *net, enum ds_pass pass, enum ds_swap_rows rows,
+                 const void *from, void *to, struct ds_error *err) DS_NODISCARD;
+int ds__to_tokens(const struct ds_net *net, enum ds_pass pass, enum ds_swap_rows rows,
+                  const void *from, void *to, struct ds_error *err) DS_NODISCARD;
+static inline bool ds__shares_sequences(const struct ds_net *net)
+{
+    return net->plan->sequence_ranks > 1;
+}
+/* The position of a rank's first token in its sequence. */
+static inline size_t ds__first_position(const struct ds_net *net)
+{
+    return net->plan->sequence_rank * net->seq;
+}
 
 int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
                   struct ds_error *err) DS_NODISCARD;

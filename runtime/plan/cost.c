@@ -42,7 +42,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .threads = plan->threads,
         .act = ds_compute_dtype(plan->compute),
         .rows = plan->micro_batch * plan->sequence,
-        .seq = plan->sequence,
+        .seq = plan->whole_sequence,
         .hidden = shape->hidden,
         .heads = shape->heads,
         .kv_heads = shape->kv_heads,
@@ -81,6 +81,16 @@ static uint64_t largest_bucket(const struct ds_plan *plan)
     return most;
 }
 
+/* The widest rows of a layer that ranks which share a sequence give each other. */
+static uint64_t swapped_bytes(const struct ds_plan *plan)
+{
+    uint64_t rows = plan->micro_batch * plan->sequence;
+
+    return plan->sequence_ranks == 1 ? 0
+                                     : rows * ds_model_qkv_width(&plan->shape) *
+                                           ds_dtype_bytes(ds_compute_dtype(plan->compute));
+}
+
 /* Small things of a device apart: sums of a step (tally.c), what it came to (outcome.c), two rooms
  * for tokens (feed.c). */
 static uint64_t small_bytes(const struct ds_plan *plan)
@@ -93,6 +103,14 @@ static uint64_t small_bytes(const struct ds_plan *plan)
            2 * ids * sizeof(int32_t);
 }
 
+/* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence. */
+static unsigned device_comms(const struct ds_plan *plan)
+{
+    unsigned all = plan->world > 1 ? 1 : 0;
+
+    return plan->sequence_ranks > 1 ? all + 1 : all;
+}
+
 /* What is neither a line nor an activation: of the host's memory, or of a device apart. */
 static void cost_rest(struct ds_plan *plan)
 {
@@ -101,7 +119,7 @@ static void cost_rest(struct ds_plan *plan)
 
     if (plan->apart) {
         *staging = plan->scratch_bytes + small_bytes(plan);
-        *runtime = DEVICE_RUNTIME_BYTES + (plan->world > 1 ? (uint64_t)DEVICE_COMM_BYTES : 0);
+        *runtime = DEVICE_RUNTIME_BYTES + device_comms(plan) * (uint64_t)DEVICE_COMM_BYTES;
     } else {
         *staging = plan->scratch_bytes + plan->snapshot_bytes + plan->comm_bytes;
         *runtime = RUNTIME_BYTES + (uint64_t)plan->threads * RUNTIME_THREAD_BYTES;
@@ -126,6 +144,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
         plan->common_bytes = bytes[DS_ARENA_GATHERED];
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
+    bytes[DS_ARENA_SWAPPED] = swapped_bytes(plan);
     bytes[DS_ARENA_HOST_GRADS] =
         plan->offload ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float) : 0;
     bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;
@@ -133,7 +152,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
                      : 0;
     cost_rest(plan);
-    plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->sequence);
+    plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->whole_sequence);
     plan->fp8_flops_per_token = plan->fp8 ? ds_model_product_flops_per_token(&plan->shape) : 0.0;
 }
 

@@ -72,6 +72,16 @@ static struct ds__amount groups_text(const struct ds_plan *plan)
     return text;
 }
 
+/* ", 4 share a sequence" where ranks do. */
+static struct ds__amount sharers_text(const struct ds_plan *plan)
+{
+    struct ds__amount text = {.text = ""};
+
+    if (plan->sequence_ranks > 1)
+        (void)snprintf(text.text, sizeof(text.text), ", %u share a sequence", plan->sequence_ranks);
+    return text;
+}
+
 void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out)
 {
     const struct ds_model_shape *shape = &plan->shape;
@@ -87,12 +97,14 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
     (void)ds_buf_printf(out,
                         "step      %" PRIu64 " x %" PRIu64 " = %s tokens, %" PRIu64
                         " pass%s of %" PRIu64 " per rank, %" PRIu64 " steps\n",
-                        sequences, plan->sequence,
-                        count_text((double)(sequences * plan->sequence)).text, plan->micro_batches,
-                        plan->micro_batches == 1 ? "" : "es", plan->micro_batch, job->train.steps);
-    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s, %zu gradient bucket%s\n",
+                        sequences, plan->whole_sequence,
+                        count_text((double)(sequences * plan->whole_sequence)).text,
+                        plan->micro_batches, plan->micro_batches == 1 ? "" : "es",
+                        plan->micro_batch, job->train.steps);
+    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s%s, %zu gradient bucket%s\n",
                         plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
-                        groups_text(plan).text, plan->buckets, plan->buckets == 1 ? "" : "s");
+                        groups_text(plan).text, sharers_text(plan).text, plan->buckets,
+                        plan->buckets == 1 ? "" : "s");
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
                         ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text);
@@ -300,7 +312,8 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_u64(json, "threads", plan->threads);
     ds_json_u64(json, "micro_batches", plan->micro_batches);
     ds_json_u64(json, "micro_batch", plan->micro_batch);
-    ds_json_u64(json, "sequence", plan->sequence);
+    ds_json_u64(json, "sequence", plan->whole_sequence);
+    ds_json_u64(json, "sequence_ranks", plan->sequence_ranks);
     ds_json_u64(json, "zero_stage", plan->stage);
     ds_json_u64(json, "shards", plan->shards);
     ds_json_u64(json, "replicas", plan->replicas);

@@ -81,7 +81,7 @@ uint64_t ds__plan_pack(struct ds_plan_buffer *buf, size_t n, uint32_t *order);
 
 /* describe.c: "1.23 MiB". */
 struct ds__amount {
-    char text[24];
+    char text[32];
 };
 struct ds__amount ds__bytes_text(uint64_t bytes);
 

@@ -22,7 +22,7 @@
 #include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
-enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 12 };
+enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 13 };
 
 /* Every chunk reads and writes the whole gradient of the classifier.  An H100 multiplies some 1000
  * rows in the time that this takes, so there are several times as many; of short logits, too, in
@@ -79,6 +79,7 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
         {DS_BUFFER_STAT1, stat},
         {DS_BUFFER_QKV, row * maker->qkv},
         {DS_BUFFER_ATTENTION, hidden},
+        {DS_BUFFER_ATTENDED, plan->sequence_ranks > 1 ? hidden : 0},
         {DS_BUFFER_LSE, maker->tokens * plan->shape.heads * sizeof(float)},
         {DS_BUFFER_MIDDLE, hidden},
         {DS_BUFFER_NORM2, hidden},
@@ -88,7 +89,8 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-        if (part == ALL || ds_plan_drops(plan, block, table[i].buffer) == (part == DROPPED))
+        if (table[i].bytes > 0 &&
+            (part == ALL || ds_plan_drops(plan, block, table[i].buffer) == (part == DROPPED)))
             add(maker, table[i].buffer, pass, block, table[i].bytes, first, last);
 }
 
@@ -121,6 +123,14 @@ static void add_codes(struct maker *maker, enum ds_pass pass, uint32_t first, ui
     add(maker, DS_BUFFER_LARGEST, pass, 0, ds_model_fp8_largest_bytes(shape), 0, end);
 }
 
+/* What comes from the ranks that share a sequence, in layers `first` to `last`. */
+static void add_arrived(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
+{
+    if (maker->plan->sequence_ranks > 1)
+        add(maker, DS_BUFFER_ARRIVED, pass, 0, maker->tokens * maker->qkv * maker->act, first,
+            last);
+}
+
 static void add_step(struct maker *maker)
 {
     const struct ds_program *step = &maker->plan->step;
@@ -151,6 +161,7 @@ static void add_step(struct maker *maker)
     add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, head_last + 1,
         layers_last);
     add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, head_last + 1, layers_last);
+    add_arrived(maker, DS_PASS_TRAIN, find(step, DS_INSTR_FORWARD, 1, 0), layers_last);
     if (maker->plan->fp8)
         add_codes(maker, DS_PASS_TRAIN, find(step, DS_INSTR_FORWARD, 1, 0), layers_last, last);
 }
@@ -162,6 +173,8 @@ static void add_eval(struct maker *maker)
     uint32_t head = find(eval, DS_INSTR_FORWARD, blocks - 1, false);
 
     add_ends(maker, DS_PASS_EVAL, 0, head, head, at);
+    add_arrived(maker, DS_PASS_EVAL, find(eval, DS_INSTR_FORWARD, 1, false),
+                find(eval, DS_INSTR_FORWARD, blocks - 2, false));
     if (maker->plan->fp8)
         add_codes(maker, DS_PASS_EVAL, find(eval, DS_INSTR_FORWARD, 1, false),
                   find(eval, DS_INSTR_FORWARD, blocks - 2, false), head);

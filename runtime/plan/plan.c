@@ -16,9 +16,37 @@
 /* No step is longer than this; far above any that trains in a lifetime. */
 enum { MAX_STEP_INSTRUCTIONS = 1 << 24 };
 
+/* Can so many ranks share a sequence? */
+static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
+{
+    const struct ds_job *job = args->job;
+    const uint64_t ranks = job->parallel.sequence;
+    const struct {
+        const char *what;
+        uint64_t value;
+    } table[] = {{"ranks", args->world},
+                 {"'train.sequence'", job->train.sequence},
+                 {"'model.heads'", job->model.shape.heads},
+                 {"'model.kv_heads'", job->model.shape.kv_heads}};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (ranks < 1 || table[i].value % ranks != 0)
+            return ds_fail(err, EINVAL, "'parallel.sequence' %llu does not divide %s %llu",
+                           (unsigned long long)ranks, table[i].what,
+                           (unsigned long long)table[i].value);
+    if (ranks > 1 && args->apart && job->offload.optim != DS_OFFLOAD_NONE)
+        return ds_fail(err, EINVAL,
+                       "'parallel.sequence' %llu and 'offload.optim' cpu are not supported "
+                       "together on GPUs: two threads would speak to the other ranks",
+                       (unsigned long long)ranks);
+    return 0;
+}
+
 static int check_world(const struct ds_plan_args *args, struct ds_error *err)
 {
     const struct ds_job *job = args->job;
+    const uint64_t share = job->parallel.sequence > 0 ? job->parallel.sequence : 1;
+    const uint64_t data_ranks = args->world / share, part = job->train.sequence / share;
 
     if (args->world < 1 || args->world > DS_MAX_RANKS || args->rank >= args->world)
         return ds_fail(err, EINVAL, "rank %u of %u ranks makes no sense", args->rank, args->world);
@@ -31,23 +59,24 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
                        "'train.global_batch' and 'train.micro_batch' must be between "
                        "1 and %d",
                        DS_MAX_BATCH);
-    if (job->train.global_batch % (job->train.micro_batch * args->world) != 0)
+    if (check_sharing(args, err) != 0)
+        return -EINVAL;
+    if (job->train.global_batch % (job->train.micro_batch * data_ranks) != 0)
         return ds_fail(err, EINVAL,
-                       "'train.global_batch' %llu is not divisible by %u ranks x "
+                       "'train.global_batch' %llu is not divisible by %llu ranks x "
                        "'train.micro_batch' %llu",
-                       (unsigned long long)job->train.global_batch, args->world,
+                       (unsigned long long)job->train.global_batch, (unsigned long long)data_ranks,
                        (unsigned long long)job->train.micro_batch);
     if (job->train.sequence < 1 || job->train.sequence > job->model.shape.context)
         return ds_fail(
             err, EINVAL, "'train.sequence' %llu must be between 1 and 'model.context' %llu",
             (unsigned long long)job->train.sequence, (unsigned long long)job->model.shape.context);
-    if (job->precision.matmul == DS_MATMUL_FP8 &&
-        job->train.micro_batch * job->train.sequence % DS_FP8_UNIT != 0)
+    if (job->precision.matmul == DS_MATMUL_FP8 && job->train.micro_batch * part % DS_FP8_UNIT != 0)
         return ds_fail(err, EINVAL,
-                       "'train.micro_batch' %llu x 'train.sequence' %llu tokens must be a multiple "
+                       "'train.micro_batch' %llu x %llu tokens of each sequence must be a multiple "
                        "of %d for 'precision.matmul' fp8",
-                       (unsigned long long)job->train.micro_batch,
-                       (unsigned long long)job->train.sequence, DS_FP8_UNIT);
+                       (unsigned long long)job->train.micro_batch, (unsigned long long)part,
+                       DS_FP8_UNIT);
     return 0;
 }
 
@@ -90,6 +119,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->micro_batches,
         plan->micro_batch,
         plan->sequence,
+        plan->sequence_ranks,
         plan->compute,
         plan->params,
         plan->padded_elems,
@@ -156,8 +186,12 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->recompute_layers =
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;
     plan->micro_batch = job->train.micro_batch;
-    plan->micro_batches = job->train.global_batch / (job->train.micro_batch * args->world);
-    plan->sequence = job->train.sequence;
+    plan->sequence_ranks = (unsigned)job->parallel.sequence;
+    plan->sequence_rank = plan->rank % plan->sequence_ranks;
+    plan->micro_batches =
+        job->train.global_batch / (job->train.micro_batch * ds_plan_data_ranks(plan));
+    plan->whole_sequence = job->train.sequence;
+    plan->sequence = plan->whole_sequence / plan->sequence_ranks;
     if (plan->recompute == DS_RECOMPUTE_AUTO)
         return ds_fail(err, EINVAL, "'activation.recompute' auto was not settled");
     if ((rc = check_size(plan, err)) != 0)

@@ -28,6 +28,12 @@
  *                                     together are the bucket, each element once: what a rank
  *                                     counts in the norm and writes in a checkpoint
  *
+ * With parallel.sequence S, ranks k S .. k S + S - 1 share their sequences (DeepSpeed-Ulysses,
+ * Jacobs et al. 2023): each has sequence / S of the tokens of every one, and in the attention
+ * heads / S heads over all of them.  In front of and behind it they exchange rows (model/heads.c).
+ * A gradient is what a rank's tokens have made of it, so that nothing else knows of that: shards,
+ * sums and checkpoints are those of so many ranks of data.
+ *
  * A replicated bucket (tensors below zero.replicate_below) is held whole by every rank.
  *
  * Where a shard group is the ranks of one host and they share memory, the parameters that stages 1
@@ -72,6 +78,7 @@
     X(GATHERED,    "gathered parameters") \
     X(STAGED,      "gradients on their way") \
     X(PACKED,      "gradients in bf16") \
+    X(SWAPPED,     "activations on their way") \
     X(HOST_GRADS,  "gradients on the host") \
     X(HOST_ROOM,   "parameters on their way back") \
     X(ACTIVATIONS, "activations") \
@@ -87,7 +94,8 @@
     X(NORMF,     "normf")     X(STATF,     "statf") \
     X(LOGITS,    "logits") \
     X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
-    X(CODES,     "codes")     X(LARGEST,   "largest")
+    X(CODES,     "codes")     X(LARGEST,   "largest") \
+    X(ATTENDED,  "attended")  X(ARRIVED,   "arrived")
 /* The runs of a block's forward pass that have activations of their own. */
 #define DS_PASSES(X) X(TRAIN, "train") X(RECOMPUTE, "recompute") X(EVAL, "eval")
 /* clang-format on */
@@ -200,6 +208,8 @@ struct ds_plan {
     unsigned shards, replicas;                     /* ranks of a shard group, groups */
     unsigned shard, replica;                       /* this rank's place in them */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
+    unsigned sequence_ranks, sequence_rank;        /* that share each sequence; this one's place */
+    uint64_t whole_sequence;                       /* `sequence` of each of them */
     enum ds_compute compute;
     bool fp8;                    /* products of layers are of FP8 */
     bool bf16_wire;              /* gradients are summed over ranks in bf16 */
@@ -270,6 +280,28 @@ static inline enum ds_dtype ds_compute_dtype(enum ds_compute compute)
 int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;
 void ds_plan_release(struct ds_plan *plan);
+
+/* Ranks that have sequences of their own, and the place of this one's among them. */
+static inline unsigned ds_plan_data_ranks(const struct ds_plan *plan)
+{
+    return plan->world / plan->sequence_ranks;
+}
+static inline unsigned ds_plan_data_rank(const struct ds_plan *plan)
+{
+    return plan->rank / plan->sequence_ranks;
+}
+/* The ranks that share this one's sequences. */
+static inline struct ds_comm_group ds_plan_sequence_group(const struct ds_plan *plan)
+{
+    return (struct ds_comm_group){
+        .first = plan->rank - plan->sequence_rank, .stride = 1, .count = plan->sequence_ranks};
+}
+
+/* What a pass over a layer swaps with those ranks: rows of queries, keys and values, and rows of
+ * what the attention makes of them, in bytes of an all_to_all; 0: they are there. */
+enum { DS_PLAN_SWAPS = 2 };
+void ds_plan_swaps(const struct ds_plan *plan, const struct ds_instr *instr,
+                   uint64_t bytes[DS_PLAN_SWAPS]);
 
 /* Elements first .. first + count of a flat line, or of a tensor in row-major order, which
  * lie at element `at` of an arena. */

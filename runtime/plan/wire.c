@@ -7,7 +7,8 @@
  * micro-batches and N ranks that is, in units of P x element size x (N - 1) / N: 2 at stage 0, 2 at
  * stage 1, G + 1 at stage 2; at stage 3 3 G less what a pass need not gather again (window.c), and
  * G + 1 where the ranks that share hold parameters once.
- * Sums in bf16 count half.
+ * Sums in bf16 count half.  Ranks that share sequences swap activations besides: of each layer four
+ * times a micro-batch, the two forward again where they are computed again.
  *
  * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a
  * host read each other's without a copy.  Pages of a peer that a rank reads count to the resident
@@ -18,6 +19,7 @@
  */
 #include "kernels/dtype.h"
 #include "kernels/verdict.h"
+#include "runtime/model/family.h"
 #include "runtime/plan/internal.h"
 
 enum { SHARED_ALIGN = 4096 };
@@ -102,6 +104,32 @@ uint64_t ds_plan_norms_bytes(const struct ds_plan *plan)
     return plan->by_tensor ? (rows * ds_plan_norms(plan) + 2) * sizeof(double) : 0;
 }
 
+void ds_plan_swaps(const struct ds_plan *plan, const struct ds_instr *instr,
+                   uint64_t bytes[DS_PLAN_SWAPS])
+{
+    const struct ds_model_shape *shape = &plan->shape;
+    uint64_t row = plan->micro_batch * plan->sequence * param_bytes(plan);
+    bool layer = instr->block >= 1 && instr->block <= shape->layers;
+    bool pass = instr->op == DS_INSTR_FORWARD || instr->op == DS_INSTR_BACKWARD;
+    bool swaps = plan->sequence_ranks > 1 && layer && pass, again = instr->recompute;
+
+    bytes[0] = bytes[1] = 0;
+    if (swaps && (!again || ds_plan_drops(plan, instr->block, DS_BUFFER_QKV)))
+        bytes[0] = row * ds_model_qkv_width(shape);
+    if (swaps && (!again || ds_plan_drops(plan, instr->block, DS_BUFFER_ATTENTION)))
+        bytes[1] = row * shape->hidden;
+}
+
+static void count_swaps(struct ds_plan *plan, const struct ds_instr *instr)
+{
+    uint64_t bytes[DS_PLAN_SWAPS];
+
+    ds_plan_swaps(plan, instr, bytes);
+    for (unsigned i = 0; i < DS_PLAN_SWAPS; i++)
+        if (bytes[i] > 0)
+            count(plan, DS_COMM_ALL_TO_ALL, bytes[i], plan->sequence_ranks);
+}
+
 void ds__plan_traffic(struct ds_plan *plan)
 {
     plan->wire_bytes_per_step = plan->messages_per_step = 0;
@@ -109,6 +137,7 @@ void ds__plan_traffic(struct ds_plan *plan)
         const struct ds_instr *instr = &plan->step.instr[i];
         const struct ds_bucket *bucket = &plan->bucket[instr->bucket];
 
+        count_swaps(plan, instr);
         if (instr->op == DS_INSTR_REDUCE)
             count_reduce(plan, bucket);
         if (instr->op == DS_INSTR_GATHER)
@@ -133,13 +162,17 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
         {.first = 0, .stride = 1, .count = plan->world},
         {.first = plan->rank - plan->shard, .stride = 1, .count = plan->shards},
         {.first = plan->shard, .stride = plan->shards, .count = plan->replicas},
+        ds_plan_sequence_group(plan),
     };
+    const bool there[] = {true, groups, groups, plan->sequence_ranks > 1};
     int rc = 0;
 
     plan->comm_bytes = ds_comm_overhead_bytes(plan->local_world, plan->world);
-    for (unsigned i = 0; rc == 0 && i < (groups ? 3 : 1); i++) {
+    for (unsigned i = 0; rc == 0 && i < sizeof(there) / sizeof(there[0]); i++) {
         size_t bytes = 0;
 
+        if (!there[i])
+            continue;
         rc = ds_comm_staging_bytes(&group[i], plan->rank, plan->local_world, &bytes, err);
         plan->comm_bytes += bytes;
     }
@@ -167,6 +200,8 @@ void ds__plan_share(struct ds_plan *plan)
         plan->shared_at[i] = DS_NOT_SHARED;
     plan->shared_bytes = 0;
     share(plan, written_arena(plan));
+    if (plan->sequence_ranks > 1)
+        share(plan, DS_ARENA_SWAPPED);
     if (plan->common_bytes > 0)
         plan->beside_bytes = plan->arena_bytes[ds__plan_read_arena(plan)] - plan->common_bytes;
     else if (plan->stage > 0)
@@ -210,6 +245,24 @@ static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, str
     return sum;
 }
 
+/* Ranks `from` to `to` - 1, as far as they are on this rank's host. */
+static uint64_t on_this_host(const struct ds_plan *plan, uint64_t from, uint64_t to)
+{
+    uint64_t host = plan->rank / plan->local_world * plan->local_world;
+    uint64_t end = host + plan->local_world;
+
+    return (to < end ? to : end) - (from > host ? from : host);
+}
+
+/* Its part of what those that share its sequences give away. */
+static uint64_t swapped_peers(const struct ds_plan *plan)
+{
+    struct ds_comm_group group = ds_plan_sequence_group(plan);
+    uint64_t here = on_this_host(plan, group.first, group.first + group.count);
+
+    return (here - 1) * (plan->arena_bytes[DS_ARENA_SWAPPED] / group.count);
+}
+
 int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
 {
     struct span *span = ds_arena_alloc(&plan->arena, plan->buckets, sizeof(*span));
@@ -223,8 +276,9 @@ int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
         return ds_fail(err, ENOMEM, "no memory for a plan of %zu buckets", plan->buckets);
     if (plan->apart)
         return 0; /* each has a copy of its own on its device */
-    plan->peer_bytes = (end - host - 1) * (plan->bf16_wire ? sizeof(uint16_t) : sizeof(float)) *
-                       touched(plan, written_arena(plan), span, part, parts);
+    plan->peer_bytes = swapped_peers(plan);
+    plan->peer_bytes += (end - host - 1) * (plan->bf16_wire ? sizeof(uint16_t) : sizeof(float)) *
+                        touched(plan, written_arena(plan), span, part, parts);
     for (uint64_t peer = host; copied && peer < end; peer++)
         if (peer != part)
             plan->peer_bytes +=

@@ -110,7 +110,7 @@ static inline struct test_case test_reference(unsigned i)
 struct test_run {
     struct ds_job job;
     const char *weights; /* safetensors of initial weights, or NULL: small numbers */
-    const char *tokens;  /* safetensors of samples */
+    const char *tokens;  /* safetensors of samples, or .bin of ids */
     unsigned world, threads;
     unsigned local_world; /* ranks of a host, or 0: of the only one; hosts meet on loopback */
     bool overlap;
@@ -254,7 +254,7 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
     struct ds_strings paths = {.count = 1, .item = &run->tokens};
     const struct ds_data_args data_args = {.what = "data.train",
                                            .paths = &paths,
-                                           .format = DS_DATA_SAMPLES,
+                                           .format = DS_DATA_AUTO,
                                            .order = DS_ORDER_SEQUENTIAL,
                                            .sequence = run->job.train.sequence,
                                            .vocab = run->job.model.shape.vocab,
@@ -487,6 +487,19 @@ static inline struct test_run test_reference_run(unsigned i, unsigned world, uin
     run.weights = weights[i];
     run.tokens = tokens[i];
     return run;
+}
+
+/* Every collective of the run, as often and as large as planned; a rank alone sends nothing. */
+static inline void test_traffic_planned(const struct test_run *run, const char *what)
+{
+    for (unsigned op = 0; run->world > 1 && op < DS_COMM_OP_COUNT; op++) {
+        cr_assert_eq(run->traffic[op].calls, run->steps * run->plan.traffic[op].calls,
+                     "%s: %llu calls of %s", what, (unsigned long long)run->traffic[op].calls,
+                     ds_comm_op_name(op));
+        cr_assert_eq(run->traffic[op].bytes, run->steps * run->plan.traffic[op].bytes,
+                     "%s: %llu bytes of %s", what, (unsigned long long)run->traffic[op].bytes,
+                     ds_comm_op_name(op));
+    }
 }
 
 /* Do both have the same bits in every loss and norm, the evaluation, all weights and moments? */

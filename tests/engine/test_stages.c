@@ -67,19 +67,6 @@ static const char *difference(const struct test_run *a, const struct test_run *b
     return memcmp(&a->eval, &b->eval, sizeof(double)) != 0 ? "the evaluation" : NULL;
 }
 
-/* Every collective of the run, as often and as large as planned; a rank alone sends nothing. */
-static void check_traffic(const struct test_run *run, const char *what)
-{
-    for (unsigned op = 0; run->world > 1 && op < DS_COMM_OP_COUNT; op++) {
-        cr_assert_eq(run->traffic[op].calls, run->steps * run->plan.traffic[op].calls,
-                     "%s: %llu calls of %s", what, (unsigned long long)run->traffic[op].calls,
-                     ds_comm_op_name(op));
-        cr_assert_eq(run->traffic[op].bytes, run->steps * run->plan.traffic[op].bytes,
-                     "%s: %llu bytes of %s", what, (unsigned long long)run->traffic[op].bytes,
-                     ds_comm_op_name(op));
-    }
-}
-
 static void check_setting(const struct setting *set)
 {
     struct test_run run[4];
@@ -96,7 +83,7 @@ static void check_setting(const struct setting *set)
         test_run(&run[stage]);
         for (unsigned i = 0; i < set->world; i++)
             cr_assert_eq(run[stage].rc[i], 0, "%s: rank %u: %s", what, i, run[stage].err[i].text);
-        check_traffic(&run[stage], what);
+        test_traffic_planned(&run[stage], what);
         if (stage > 0) {
             unsigned like = set->passes > 1 && stage == 3 ? 2 : 0;
             const char *other = difference(&run[stage], &run[like]);
@@ -164,7 +151,7 @@ Test(stages, every_prefetch_has_the_same_bits)
             run[i].job.zero.prefetch = i;
             run[i].overlap = (i + family) % 2 == 0;
             test_run_ok(&run[i]);
-            check_traffic(&run[i], "prefetch");
+            test_traffic_planned(&run[i], "prefetch");
             cr_assert_eq(run[i].plan.prefetch, i);
             other = difference(&run[i], &run[0]);
             cr_assert_null(other, "%u buckets ahead differ in %s", i, other);
@@ -243,7 +230,7 @@ static void check_offload(const struct setting *set)
         cr_assert_null(other, "family %u, world %u of %u, %u passes, bf16 %d, stage %u: %s",
                        set->family, set->world, set->local, (unsigned)set->passes, set->bf16, stage,
                        other);
-        check_traffic(&there, "offload");
+        test_traffic_planned(&there, "offload");
         test_run_release(&here);
         test_run_release(&there);
     }

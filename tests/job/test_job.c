@@ -373,6 +373,14 @@ Test(job, world_must_fit_the_batch)
         {"parallel.data=2", 4,
          "override 'parallel.data=2': 'parallel.data' is 2 but there are 4 "
          "ranks; use auto or 4"},
+        {"parallel.sequence=2", 8, NULL},
+        {"parallel.sequence=4", 16, NULL},
+        {"parallel.sequence=4", 6,
+         "override 'parallel.sequence=4': 'parallel.sequence' 4 must divide the number of ranks, "
+         "6; 3 or 6 would do"},
+        {"parallel.sequence=2", 16,
+         "job.yaml:12:17: 'train.global_batch' 32 must be a multiple of data-parallel ranks x "
+         "micro_batch = 8 x 8 = 64; 64 would do, or a micro_batch of 4"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

@@ -28,10 +28,16 @@ static struct nccl *nccl_of(struct ds_comm *comm)
     return (struct nccl *)(void *)comm;
 }
 
+/* Has NCCL taken a call, or is it taking it in? */
+static bool taken(int result)
+{
+    return result == DS_NCCL_OK || result == DS_NCCL_IN_PROGRESS;
+}
+
 int ds__nccl_check(const struct ds__nccl_root *root, int result, const char *what,
                    struct ds_error *err)
 {
-    if (result == DS_NCCL_OK || result == DS_NCCL_IN_PROGRESS)
+    if (taken(result))
         return 0;
     return ds_fail(err, EREMOTEIO, "NCCL cannot %s on rank %u: %s (NCCL_DEBUG=INFO tells more)",
                    what, root->rank, root->lib.error_string(result));
@@ -370,6 +376,31 @@ static int nccl_check(struct ds_comm *comm, struct ds_error *err)
 /* --- collectives
  * -------------------------------------------------------------------------------- */
 
+/* The parts of this rank and of the others for each other, as one.  What was begun is ended, or
+ * NCCL would wait for more with the next call. */
+static int queue_parts(const struct nccl *nccl, const struct ds_comm_call *call)
+{
+    const struct ds__nccl_lib *lib = &nccl->root->lib;
+    const unsigned world = nccl->base.world, me = nccl->base.rank;
+    const size_t part = call->bytes / world;
+    const unsigned char *from = call->from;
+    unsigned char *to = call->buf;
+    void *stream = ds_stream_handle(nccl->base.stream);
+    int result = lib->group_start(), end;
+
+    if (!taken(result))
+        return result;
+    for (unsigned i = 1; taken(result) && i < world; i++) {
+        unsigned peer = (me + i) % world;
+
+        result = lib->send(from + peer * part, part, DS_NCCL_BYTE, (int)peer, nccl->comm, stream);
+        if (taken(result))
+            result = lib->recv(to + peer * part, part, DS_NCCL_BYTE, (int)peer, nccl->comm, stream);
+    }
+    end = lib->group_end();
+    return taken(result) ? end : result;
+}
+
 /* Hand a call to NCCL. */
 static int queue_call(const struct nccl *nccl, const struct ds_comm_call *call)
 {
@@ -393,6 +424,7 @@ static int queue_call(const struct nccl *nccl, const struct ds_comm_call *call)
     case DS_COMM_REDUCE_SCATTER:
         return lib->reduce_scatter(buf, mine, shard / sizeof(float), DS_NCCL_F32, DS_NCCL_SUM,
                                    nccl->comm, stream);
+    case DS_COMM_ALL_TO_ALL: return queue_parts(nccl, call);
     default:
         return lib->all_gather(call->from != NULL ? call->from : mine, buf, shard, DS_NCCL_BYTE,
                                nccl->comm, stream);
@@ -488,6 +520,16 @@ static int run(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_
     return rc;
 }
 
+/* The stream copies what a rank has for itself. */
+static int all_to_all(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
+{
+    size_t part = call->bytes / comm->world, at = comm->rank * part;
+    int rc = ds_stream_copy(comm->stream, DS_COPY_ASIDE, (unsigned char *)call->buf + at,
+                            (const unsigned char *)call->from + at, part, err);
+
+    return rc != 0 ? rc : run(comm, call, err);
+}
+
 /* What is in the host's memory.  It waits for peers, so it comes after what the watchdog has
  * found. */
 static int run_control(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
@@ -500,12 +542,6 @@ static int run_control(struct ds_comm *comm, const struct ds_comm_call *call, st
         rc = told(root, err);
     (void)pthread_mutex_unlock(&root->gate);
     return rc;
-}
-
-static int all_to_all(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err)
-{
-    (void)call;
-    return ds_fail(err, ENOTSUP, "all_to_all of %u ranks is of CPUs", comm->world);
 }
 
 const struct ds_comm_backend ds_comm_backend_nccl = {

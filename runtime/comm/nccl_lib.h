@@ -56,7 +56,11 @@ struct ds_nccl_config {
     X(reduce_scatter, ReduceScatter,     (const void *, void *, size_t, int, int, \
                                                 ds_nccl_comm *, void *)) \
     X(all_gather,     AllGather,         (const void *, void *, size_t, int, \
-                                                ds_nccl_comm *, void *))
+                                                ds_nccl_comm *, void *)) \
+    X(group_start,    GroupStart,        (void)) \
+    X(group_end,      GroupEnd,          (void)) \
+    X(send,           Send,              (const void *, size_t, int, int, ds_nccl_comm *, void *)) \
+    X(recv,           Recv,              (void *, size_t, int, int, ds_nccl_comm *, void *))
 /* clang-format on */
 
 struct ds__nccl_lib {

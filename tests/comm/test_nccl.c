@@ -31,8 +31,31 @@ static void *handle_of(struct ds_stream *stream)
     return ((struct one_stream *)stream)->handle;
 }
 
-static const struct ds_backend_queues queues = {.handle = handle_of};
-static const struct ds_backend backend = {.name = "one stream", .queues = &queues};
+static int copy_in(struct ds_stream *in, enum ds_copy_way way, void *to, const void *from,
+                   size_t bytes, struct ds_error *err)
+{
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle_of(in));
+
+    (void)way;
+    return error == cudaSuccess ? 0 : ds_fail(err, EIO, "cannot copy");
+}
+
+static const struct ds_backend_queues queues = {.handle = handle_of, .copy = copy_in};
+static int allocate(struct ds_device *of, size_t bytes, void **out, struct ds_error *err)
+{
+    (void)of;
+    return cudaMalloc(out, bytes) == cudaSuccess ? 0 : ds_fail(err, ENOMEM, "no memory");
+}
+
+static void give_back(struct ds_device *of, void *memory, size_t bytes)
+{
+    (void)of;
+    (void)bytes;
+    (void)cudaFree(memory);
+}
+
+static const struct ds_backend backend = {
+    .name = "one stream", .queues = &queues, .alloc = allocate, .free = give_back};
 static struct ds_device device = {.backend = &backend};
 static struct one_stream stream = {.base = {.device = &device}};
 
@@ -173,6 +196,108 @@ static int sums_of_bf16(const struct ranks *setup, unsigned rank, struct ds_comm
     return 0;
 }
 
+/* --- parts ------------------------------------------------------------------------------------ */
+
+enum { LARGE = 300001, SWAPS = 10 };
+
+/* Parts of any number of bytes, which lie in a buffer of their own; `job` is this rank's number there. */
+static int swap_bytes(const struct ranks *setup, unsigned rank, struct ds_comm *comm, size_t part)
+{
+    const unsigned world = ds_comm_world(comm), me = ds_comm_rank(comm);
+    const size_t bytes = world * part;
+    unsigned char *host = malloc(2 * bytes), *buf = NULL;
+    struct ds_error err = {0};
+
+    EXPECT(host != NULL && cudaMalloc((void **)&buf, 2 * bytes) == cudaSuccess);
+    for (unsigned peer = 0; peer < world; peer++)
+        for (size_t i = 0; i < part; i++)
+            host[peer * part + i] = (unsigned char)(i * 7 + i / 251 + me * 16 + peer);
+    EXPECT(cudaMemcpyAsync(buf, host, bytes, cudaMemcpyHostToDevice, stream.handle) == cudaSuccess);
+    EXPECT_OK(ds_comm_all_to_all(comm, buf, buf + bytes, bytes, &err), &err);
+    EXPECT(cudaMemcpyAsync(host, buf + bytes, bytes, cudaMemcpyDeviceToHost, stream.handle) ==
+           cudaSuccess);
+    EXPECT(cudaStreamSynchronize(stream.handle) == cudaSuccess);
+    for (unsigned peer = 0; peer < world; peer++)
+        for (size_t i = 0; i < part; i++)
+            EXPECT(host[peer * part + i] == (unsigned char)(i * 7 + i / 251 + peer * 16 + me));
+    EXPECT(cudaFree(buf) == cudaSuccess);
+    free(host);
+    return 0;
+}
+
+/* In the arena, one behind the other and back, without waiting for the stream. */
+static int swap_often(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    const unsigned world = ds_comm_world(comm), me = ds_comm_rank(comm);
+    float numbers[ELEMS], *arena = ds_comm_arena(comm);
+    const size_t n = ELEMS / 2 / world * world, part = n / world;
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < n; i++)
+        numbers[i] = (float)(me * ELEMS + i);
+    EXPECT(put(arena, numbers) == 0);
+    for (unsigned i = 0; i < 2 * SWAPS; i++)
+        EXPECT_OK(ds_comm_all_to_all(comm, i % 2 == 0 ? arena : arena + n,
+                                     i % 2 == 0 ? arena + n : arena, n * sizeof(*arena), &err),
+                  &err);
+    EXPECT(get(numbers, arena) == 0 && cudaStreamSynchronize(stream.handle) == cudaSuccess);
+    for (size_t i = 0; i < n; i++) {
+        EXPECT(numbers[i] == (float)(me * ELEMS + i));
+        EXPECT(numbers[n + i] == (float)(i / part * ELEMS + me * part + i % part));
+    }
+    EXPECT_OK(ds_comm_all_to_all(comm, arena, arena, 0, &err), &err);
+    EXPECT(ds_comm_all_to_all(comm, arena, arena + n, 4 * world + 1, &err) ==
+           (world > 1 ? -EINVAL : 0));
+    return 0;
+}
+
+static int rank_swaps(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    const struct ds_comm_group half = {.first = rank / 2 * 2, .stride = 1, .count = 2};
+    struct ds_comm *comm = NULL, *group = NULL;
+    struct ds_error err = {0};
+    int line;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    line = swap_often(setup, rank, comm);
+    if (line == 0)
+        line = swap_bytes(setup, rank, comm, LARGE);
+    if (line == 0)
+        line = swap_bytes(setup, rank, comm, 1);
+    if (line != 0 || setup->world < 4)
+        return close_nccl(comm, line);
+    EXPECT_OK(ds_comm_split(comm, &half, &group, &err), &err);
+    ds_comm_use_stream(group, &stream.base);
+    line = swap_often(setup, rank, group);
+    if (line == 0)
+        line = swap_bytes(setup, rank, group, LARGE + rank / 2);
+    (void)cudaStreamSynchronize(stream.handle);
+    ds_comm_close(group);
+    return close_nccl(comm, line);
+}
+
+/* What one rank cannot send is not left open: it says the same of the next one. */
+static int rank_cannot_send(const struct ranks *setup, unsigned rank, struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    float *arena;
+    int rc;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    arena = ds_comm_arena(comm);
+    for (unsigned i = 0; i <= rank; i++) {
+        rc = ds_comm_all_to_all(comm, arena, arena + ELEMS / 2, BYTES / 2, &err);
+        EXPECT(rc == (rank == 0 ? -ETIMEDOUT : -EREMOTEIO) || rc == -ECANCELED);
+        EXPECT(rc != -EREMOTEIO ||
+               strstr(err.text, "NCCL cannot all_to_all on rank 1: invalid argument") != NULL);
+        EXPECT(rc != -ECANCELED || rank == 0);
+    }
+    return close_nccl(comm, 0);
+}
+
+/* --- all together ----------------------------------------------------------------------------- */
+
 static int rank_works(const struct ranks *setup, unsigned rank, struct ds_comm *control)
 {
     struct ds_comm *comm = NULL, *group = NULL;
@@ -249,6 +374,28 @@ static int groups_wait_in_vain(const struct ranks *setup, unsigned rank, struct 
     EXPECT(strstr(err.text, "collective 3 (all_reduce_f32 of 4000 bytes) is under way") != NULL);
     ds_comm_close(group[1]);
     ds_comm_close(group[0]);
+    return close_nccl(comm, 0);
+}
+
+static int rank_stays_away_from_parts(const struct ranks *setup, unsigned rank,
+                                      struct ds_comm *control)
+{
+    struct ds_comm *comm = NULL;
+    struct ds_error err = {0};
+    float *arena;
+    int rc = 0;
+
+    EXPECT_OK(open_nccl(setup, rank, control, &comm, &err), &err);
+    arena = ds_comm_arena(comm);
+    for (unsigned i = 0; rc == 0 && i < 2; i++)
+        rc = ds_comm_all_to_all(comm, arena, arena + ELEMS / 2, BYTES / 2, &err);
+    EXPECT(rank == 0 && rc == 0);
+    EXPECT(ds_comm_barrier(comm, &err) != 0);
+    rc = ds_comm_all_to_all(comm, arena, arena + ELEMS / 2, BYTES / 2, &err);
+    (void)kill(atomic_load(&board->pid[1]), SIGKILL);
+    EXPECT(rc == -ETIMEDOUT);
+    EXPECT(strstr(err.text, "collective 2 (all_to_all of 2000 bytes) is under way") != NULL);
+    EXPECT(strstr(err.text, "rank 1 has not come; before it: 1 all_to_all of 2000") != NULL);
     return close_nccl(comm, 0);
 }
 
@@ -334,27 +481,35 @@ static int rank_is_too_old(const struct ranks *setup, unsigned rank, struct ds_c
 static const struct {
     const char *name, *variable, *value;
     ranks_fn *rank;
+    unsigned world;
 } cases[] = {
-    {"works", "FAKE_NCCL_FAIL", "", rank_works},
-    {"stays away", "FAKE_NCCL_NEVER", "1:2", rank_stays_away},
-    {"cannot ask", "FAKE_NCCL_NEVER", "1:2", rank_cannot_ask},
-    {"stays away from the first", "FAKE_NCCL_NEVER", "1:1", rank_stays_away},
-    {"stays away from a group", "FAKE_NCCL_NEVER", "1:3", groups_wait_in_vain},
-    {"two on a device", "NCCL_HOSTID", "one", rank_is_there_twice},
-    {"gives up", "FAKE_NCCL_FAIL", "", rank_gives_up},
-    {"an error", "FAKE_NCCL_FAIL", "async:6", rank_hears_of_an_error},
-    {"cannot start", "FAKE_NCCL_FAIL", "init:2", rank_cannot_start},
-    {"too old", "FAKE_NCCL_VERSION", "21500", rank_is_too_old},
+    {"works", "FAKE_NCCL_FAIL", "", rank_works, 2},
+    {"stays away", "FAKE_NCCL_NEVER", "1:2", rank_stays_away, 2},
+    {"cannot ask", "FAKE_NCCL_NEVER", "1:2", rank_cannot_ask, 2},
+    {"stays away from the first", "FAKE_NCCL_NEVER", "1:1", rank_stays_away, 2},
+    {"stays away from a group", "FAKE_NCCL_NEVER", "1:3", groups_wait_in_vain, 2},
+    {"two on a device", "NCCL_HOSTID", "one", rank_is_there_twice, 2},
+    {"parts of one", "FAKE_NCCL_FAIL", "", rank_swaps, 1},
+    {"parts of two", "FAKE_NCCL_FAIL", "", rank_swaps, 2},
+    {"parts of three", "FAKE_NCCL_FAIL", "", rank_swaps, 3},
+    {"parts of four and of groups", "FAKE_NCCL_FAIL", "", rank_swaps, 4},
+    {"cannot send", "FAKE_NCCL_FAIL", "send:4", rank_cannot_send, 2},
+    {"stays away from parts", "FAKE_NCCL_NEVER", "1:2", rank_stays_away_from_parts, 2},
+    {"gives up", "FAKE_NCCL_FAIL", "", rank_gives_up, 2},
+    {"an error", "FAKE_NCCL_FAIL", "async:6", rank_hears_of_an_error, 2},
+    {"cannot start", "FAKE_NCCL_FAIL", "init:2", rank_cannot_start, 2},
+    {"too old", "FAKE_NCCL_VERSION", "21500", rank_is_too_old, 2},
 };
 
 Test(nccl, sums_groups_and_failures)
 {
-    const struct ranks setup = {.world = 2, .arena_bytes = 4096, .timeout_ms = 60000};
+    struct ranks setup = {.arena_bytes = 4096, .timeout_ms = 60000};
 
     board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert(board != MAP_FAILED);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         memset(board, 0, sizeof(*board));
+        setup.world = cases[i].world;
         cr_assert_eq(setenv(cases[i].variable, cases[i].value, 1), 0);
         cr_assert_eq(ranks_run_dying(setup, cases[i].rank, SIGKILL), 0, "%s", cases[i].name);
         cr_assert_eq(unsetenv(cases[i].variable), 0);

@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * nccl.c - a libnccl.so.2 without a device, for tests: processes that share a folder.
+ * nccl.c - a libnccl.so.2 without a device, for tests: processes that share a folder.  Here are its
+ * communicators; collectives are in nccl_calls.c.
  *
  * Communicators are non-blocking: what is asked of one goes on in a thread, and it takes no other
  * call meanwhile.  The first collective connects the ranks, on the host; then collectives run on the
@@ -12,6 +13,7 @@
  *     FAKE_NCCL_FAIL=init:2    making a communicator gives error 2; async:6: the third collective
  *     on
  *                              does, later, as an error of the communicator
+ *     FAKE_NCCL_FAIL=send:4    ncclSend() gives error 4, on the rank above 0
  *     FAKE_NCCL_NEVER=1:5      the process with RANK 1 never returns from its fifth collective;
  *                              1:5:FILE: once, the first that does makes the file
  *     FAKE_NCCL_VERSION=21500
@@ -19,9 +21,6 @@
  *     FAKE_NCCL_FOLDER=/tmp/x  where the shared files are, for hosts that share no /dev/shm
  */
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,34 +28,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "kernels/dtype.h"
-#include "runtime/comm/nccl_lib.h"
 #include "tests/fakes/fake.h"
+#include "tests/fakes/nccl_comm.h"
 
-enum { SLOT = 1 << 20, MAX_RANKS = 8, PAUSE_NS = 50 * 1000, LATE_CALL = 3, HOST = 64 };
-enum { INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6 };
+enum { HOST = 64 };
 
 struct seat { /* where a rank is */
     char host[HOST];
     int device;
-};
-
-struct shared {
-    atomic_uint arrived;
-    char pad[4092];
-    char slot[MAX_RANKS][SLOT];
-};
-
-struct ds_nccl_comm_opaque {
-    int rank, world;
-    char path[DS_NCCL_ID_BYTES + 32];
-    struct shared *shared;
-    unsigned round, splits, listed;
-    atomic_int state; /* what ncclCommGetAsyncError tells */
-    atomic_bool aborted;
-    atomic_uint queued;       /* collectives in a stream that are not done */
-    bool connected, threaded; /* its ranks have met in a collective; there is a thread to join */
-    pthread_t thread;
 };
 
 /* Arenas that some communicator knows. */
@@ -65,8 +44,7 @@ static atomic_uint listed;
 /* Nobody has a header for them: the plug-in looks them up by name. */
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-/* What goes on behind the caller's back: until it is done the communicator takes no other call. */
-static int go_on(ds_nccl_comm *comm, void *(*run)(void *arg), void *arg)
+int nccl_go_on(ds_nccl_comm *comm, void *(*run)(void *arg), void *arg)
 {
     if (comm->threaded)
         pthread_join(comm->thread, NULL);
@@ -77,15 +55,14 @@ static int go_on(ds_nccl_comm *comm, void *(*run)(void *arg), void *arg)
     return DS_NCCL_IN_PROGRESS;
 }
 
-static int not_ready(ds_nccl_comm *comm)
+int nccl_not_ready(ds_nccl_comm *comm)
 {
     int state = atomic_load(&comm->state);
 
     return state == DS_NCCL_IN_PROGRESS ? INVALID_ARGUMENT : state;
 }
 
-/* Wait until all have come as often as this rank; false: aborted. */
-static bool meet(ds_nccl_comm *comm)
+bool nccl_meet(ds_nccl_comm *comm)
 {
     const struct timespec pause = {.tv_nsec = PAUSE_NS};
     unsigned wanted = ++comm->round * (unsigned)comm->world;
@@ -99,7 +76,7 @@ static bool meet(ds_nccl_comm *comm)
     return true;
 }
 
-static const char *wish_of(const char *name)
+const char *nccl_wish_of(const char *name)
 {
     const char *wish = getenv("FAKE_NCCL_FAIL");
     size_t length = strlen(name);
@@ -182,10 +159,10 @@ static void *join_group(void *arg)
         abort();
     close(fd);
     sit_down(comm);
-    all = meet(comm);
+    all = nccl_meet(comm);
     (void)unlink(comm->path); /* all have it open, or nobody will */
     twice = all && is_twice(comm);
-    all = all && meet(comm);
+    all = all && nccl_meet(comm);
     atomic_store(&comm->state, !all ? REMOTE_ERROR : twice ? INVALID_USAGE : DS_NCCL_OK);
     return NULL;
 }
@@ -200,13 +177,13 @@ static int start(ds_nccl_comm **out, const char *path, int rank, int world)
     comm->world = world;
     snprintf(comm->path, sizeof(comm->path), "%s", path);
     *out = comm;
-    return go_on(comm, join_group, comm);
+    return nccl_go_on(comm, join_group, comm);
 }
 
 int ncclCommInitRankConfig(ds_nccl_comm **out, int world, struct ds_nccl_id id, int rank,
                            struct ds_nccl_config *config)
 {
-    const char *wish = wish_of("init"), *name = getenv("FAKE_NCCL_IFNAME");
+    const char *wish = nccl_wish_of("init"), *name = getenv("FAKE_NCCL_IFNAME");
     const char *told = getenv("NCCL_SOCKET_IFNAME");
 
     if (name != NULL && (told == NULL || strcmp(name, told) != 0))
@@ -231,10 +208,10 @@ static void *split_group(void *arg)
     bool all;
 
     *mine = split->color;
-    all = meet(comm);
+    all = nccl_meet(comm);
     for (int i = 0; all && i < comm->world; i++)
         count += *(int *)(void *)comm->shared->slot[i] == split->color;
-    all = all && meet(comm);
+    all = all && nccl_meet(comm);
     snprintf(path, sizeof(path), "%.120s-%u-%d", comm->path, split->number, split->color);
     if (all)
         (void)start(split->out, path, split->key, count);
@@ -249,7 +226,7 @@ int ncclCommSplit(ds_nccl_comm *comm, int color, int key, ds_nccl_comm **out,
                   struct ds_nccl_config *config)
 {
     struct split *split = malloc(sizeof(*split));
-    int refused = not_ready(comm);
+    int refused = nccl_not_ready(comm);
 
     (void)config;
     if (split == NULL)
@@ -261,7 +238,7 @@ int ncclCommSplit(ds_nccl_comm *comm, int color, int key, ds_nccl_comm **out,
     }
     *split = (struct split){
         .comm = comm, .out = out, .color = color, .key = key, .number = ++comm->splits};
-    return go_on(comm, split_group, split);
+    return nccl_go_on(comm, split_group, split);
 }
 
 int ncclCommGetAsyncError(ds_nccl_comm *comm, int *result)
@@ -282,14 +259,14 @@ static void *end_group(void *arg)
 
 int ncclCommFinalize(ds_nccl_comm *comm)
 {
-    int refused = not_ready(comm);
+    int refused = nccl_not_ready(comm);
 
-    return refused != 0 ? refused : go_on(comm, end_group, comm);
+    return refused != 0 ? refused : nccl_go_on(comm, end_group, comm);
 }
 
 int ncclCommDestroy(ds_nccl_comm *comm)
 {
-    int refused = not_ready(comm);
+    int refused = nccl_not_ready(comm);
 
     if (refused != 0)
         return refused;
@@ -316,7 +293,7 @@ int ncclCommAbort(ds_nccl_comm *comm)
 
 int ncclCommRegister(ds_nccl_comm *comm, void *memory, size_t bytes, void **handle)
 {
-    int refused = not_ready(comm);
+    int refused = nccl_not_ready(comm);
 
     if (refused != 0)
         return refused;
@@ -350,188 +327,4 @@ int ncclMemFree(void *memory)
         abort();
     }
     return cudaFree(memory) == cudaSuccess ? DS_NCCL_OK : 1;
-}
-
-/* --- collectives
- * -------------------------------------------------------------------------------- */
-
-struct call {
-    ds_nccl_comm *comm;
-    const char *from;
-    char *to;
-    size_t bytes;      /* that each rank gives */
-    size_t first, end; /* of the vector: what this rank takes, sums only */
-    size_t size;       /* of an element: F32, or BF16, sums only */
-    bool gather;
-};
-
-static float get(const char *from, size_t size)
-{
-    ds_bf16 low;
-    float x;
-
-    if (size == sizeof(low)) {
-        memcpy(&low, from, sizeof(low));
-        return ds_bf16_to_f32(low);
-    }
-    memcpy(&x, from, sizeof(x));
-    return x;
-}
-
-static void put(char *to, float x, size_t size)
-{
-    ds_bf16 low = ds_bf16_from_f32(x);
-
-    memcpy(to, size == sizeof(low) ? (const void *)&low : (const void *)&x, size);
-}
-
-/* 0: a type that has no sums here. */
-static size_t size_of(int type)
-{
-    return type == DS_NCCL_F32 ? sizeof(float) : type == DS_NCCL_BF16 ? sizeof(ds_bf16) : 0;
-}
-
-/* Sums of one piece of the vector into where this rank wants it. */
-static void take_sums(const struct call *call, size_t at, size_t bytes)
-{
-    size_t from = at > call->first ? at : call->first;
-    size_t end = at + bytes < call->end ? at + bytes : call->end;
-
-    for (size_t i = from; i < end; i += call->size) {
-        float sum = 0.0f;
-
-        for (int rank = 0; rank < call->comm->world; rank++)
-            sum += get(call->comm->shared->slot[rank] + (i - at), call->size);
-        put(call->to + (i - call->first), sum, call->size);
-    }
-}
-
-static void work(void *arg)
-{
-    struct call *call = arg;
-    ds_nccl_comm *comm = call->comm;
-    bool going = true;
-
-    for (size_t at = 0; going && at < call->bytes; at += SLOT) {
-        size_t bytes = call->bytes - at < SLOT ? call->bytes - at : SLOT;
-
-        fake_open();
-        memcpy(comm->shared->slot[comm->rank], call->from + at, bytes);
-        fake_close();
-        going = meet(comm);
-        fake_open();
-        if (going && !call->gather)
-            take_sums(call, at, bytes);
-        for (int i = 0; going && call->gather && i < comm->world; i++)
-            memcpy(call->to + (size_t)i * call->bytes + at, comm->shared->slot[i], bytes);
-        fake_close();
-        going = going && meet(comm);
-    }
-    atomic_fetch_sub(&comm->queued, 1);
-    free(call);
-}
-
-/* "" or ":FILE": only the first process that comes here, which makes the file. */
-static void sleep_for_ever(const char *once)
-{
-    int fd = once[0] != ':' ? -1 : open(once + 1, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-
-    if (once[0] == ':' && fd < 0)
-        return;
-    for (;;)
-        pause();
-}
-
-/* A collective on its way into the stream. */
-struct entry {
-    struct call *call;
-    cudaStream_t stream;
-};
-
-/* The first collective connects the ranks: it waits for them on the host. */
-static void *enter(void *arg)
-{
-    struct entry *entry = arg;
-    ds_nccl_comm *comm = entry->call->comm;
-    bool all = comm->connected || meet(comm);
-
-    comm->connected = true;
-    if (all) {
-        atomic_fetch_add(&comm->queued, 1);
-        fake_defer(entry->stream, work, entry->call);
-    } else {
-        free(entry->call);
-    }
-    atomic_store(&comm->state, all ? DS_NCCL_OK : REMOTE_ERROR);
-    free(entry);
-    return NULL;
-}
-
-static int queue(struct call wanted, cudaStream_t stream)
-{
-    static unsigned calls;
-    const char *never = getenv("FAKE_NCCL_NEVER"), *rank = getenv("RANK"), *wish = wish_of("async");
-    struct call *call = malloc(sizeof(*call));
-    struct entry *entry = malloc(sizeof(*entry));
-    int refused = not_ready(wanted.comm);
-    char mine[32];
-
-    if (call == NULL || entry == NULL)
-        abort();
-    calls++;
-    snprintf(mine, sizeof(mine), "%s:%u", rank != NULL ? rank : "0", calls);
-    if (never != NULL && strncmp(never, mine, strlen(mine)) == 0)
-        sleep_for_ever(never + strlen(mine));
-    if (refused != 0) {
-        free(call);
-        free(entry);
-        return refused;
-    }
-    if (wish != NULL && calls >= LATE_CALL) {
-        free(call);
-        free(entry);
-        atomic_store(&wanted.comm->state, (int)strtol(wish, NULL, 10));
-        return DS_NCCL_IN_PROGRESS;
-    }
-    *call = wanted;
-    *entry = (struct entry){.call = call, .stream = stream};
-    return go_on(wanted.comm, enter, entry);
-}
-
-int ncclAllReduce(const void *from, void *to, size_t n, int type, int op, ds_nccl_comm *comm,
-                  void *stream)
-{
-    const size_t size = size_of(type);
-
-    if (size == 0 || op != DS_NCCL_SUM)
-        return INVALID_ARGUMENT;
-    return queue(
-        (struct call){
-            .comm = comm, .from = from, .to = to, .bytes = n * size, .end = n * size, .size = size},
-        stream);
-}
-
-int ncclReduceScatter(const void *from, void *to, size_t n, int type, int op, ds_nccl_comm *comm,
-                      void *stream)
-{
-    const size_t size = size_of(type), shard = n * size, first = (size_t)comm->rank * shard;
-
-    if (size == 0 || op != DS_NCCL_SUM)
-        return INVALID_ARGUMENT;
-    return queue((struct call){.comm = comm,
-                               .from = from,
-                               .to = to,
-                               .bytes = shard * (size_t)comm->world,
-                               .first = first,
-                               .end = first + shard,
-                               .size = size},
-                 stream);
-}
-
-int ncclAllGather(const void *from, void *to, size_t n, int type, ds_nccl_comm *comm, void *stream)
-{
-    if (type != DS_NCCL_BYTE)
-        return INVALID_ARGUMENT;
-    return queue((struct call){.comm = comm, .from = from, .to = to, .bytes = n, .gather = true},
-                 stream);
 }

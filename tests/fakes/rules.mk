@@ -8,7 +8,7 @@ FAKES     := $(B)/fakes/libexec
 FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnvidia-ml.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
 FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/fakes/%.cu.o,$(CU)) \
     $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o wgmma.cc.o)
-FAKE_C    := $(addprefix tests/fakes/,calls.c cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c cublaslt.c cudnn.c)
+FAKE_C    := $(addprefix tests/fakes/,calls.c cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c nccl_calls.c cublaslt.c cudnn.c)
 fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
 
 $(B)/fakes/%.o: %.c $(B)/flags
@@ -40,7 +40,7 @@ $(FAKES)/libnvidia-ml.so.1: $(B)/fakes/tests/fakes/libnvidia_ml.o
 	$(Q)mkdir -p $(@D)
 	$(call say,LINK    $@)
 	$(Q)$(CC) -shared $(ALL_LDFLAGS) -o $@ $<
-$(FAKES)/libnccl.so.2: $(B)/fakes/tests/fakes/nccl.o $(FAKES)/libdsfakecuda.so
+$(FAKES)/libnccl.so.2: $(addprefix $(B)/fakes/tests/fakes/,nccl.o nccl_calls.o) $(FAKES)/libdsfakecuda.so
 	$(call say,LINK    $@)
 	$(Q)$(FAKE_LINK) -ldsfakecuda
 $(FAKES)/libcublasLt.so.13: $(B)/fakes/tests/fakes/cublaslt.o $(B)/fakes/kernels/dtype.o $(FAKES)/libdsfakecuda.so

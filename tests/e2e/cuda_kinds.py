@@ -13,6 +13,7 @@ from devices import LIMIT, case_job, done, events, planned, require, small_job, 
 
 FP8_LIMIT = 1e-2  # of the loss, beside bf16; and beside the CPU's FP8, whose sums have another order
 FP8_ORDER = 1e-3
+BF16_LIMIT = 3e-3  # of the loss, beside the CPU's bf16
 
 
 def fp8_run(title, run, *words, slots=1, env=None, **keys):
@@ -175,10 +176,41 @@ def offload():
              f"offload: {call} fails: said", f"{ran.returncode} {ran.stderr}")
 
 
+def sharers():
+    """Ranks that share sequences: the CPU's losses, those of every stage, and what the plan says they swap."""
+    for arch in ("gpt2", "llama"):
+        text = small_job(arch, matmul="compute").read_text().replace("heads: 1", "heads: 4")
+        texts = {}
+        for device in ("cuda", "cpu"):
+            path = h.work() / f"sharers-{arch}-{device}.yaml"
+            path.write_text(text.replace("device: cuda", f"device: {device}"))
+            for stage, slots, micro in ((0, 2, 1), (3, 4, 1), (2, 2, 2)):
+                name = f"sharers: {arch} on {device}, {slots} ranks, ZeRO {stage}, micro-batch {micro}"
+                run = f"sharers-{arch}-{device}-{slots}-{stage}"
+                ran = train(path, run, slots, extra=["parallel.sequence=2", f"zero.stage={stage}", "log.comm=true",
+                                                     f"train.micro_batch={micro}"],
+                            FAKE_CUDA_MEMORY=str(4 << 30))
+                if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+                    continue
+                texts[device, stage] = h.metrics(h.work() / run)
+                told = events(h.work() / run, "comm")
+                h.ok(told and all(e["all_to_all"]["calls"] == e["all_to_all"]["planned_calls"] > 0 and
+                                  e["all_to_all"]["bytes"] == e["all_to_all"]["planned_bytes"] for e in told),
+                     f"{name}: swaps as planned", told[:1])
+        for stage in (0, 2, 3):
+            ours, theirs = texts.get(("cuda", stage)), texts.get(("cpu", stage))
+            h.ok(ours and theirs and worst(ours, theirs, "loss") < BF16_LIMIT, f"sharers: {arch}, ZeRO {stage}: the CPU's losses",
+                 (ours, theirs))
+    ran = train(h.work() / "sharers-gpt2-cuda.yaml", "sharers-offload", 2, extra=["parallel.sequence=2", "offload.optim=cpu"])
+    h.ok(ran.returncode == 65 and "'parallel.sequence' 2 and 'offload.optim' cpu are not supported together on GPUs" in
+         ran.stderr, "sharers: with offload refused", f"{ran.returncode}\n{ran.stderr}")
+
+
 require()
 fp8()
 optimizers()
 evaluation()
 bf16_wire()
 offload()
+sharers()
 done()

@@ -265,12 +265,14 @@ struct groups {
     enum ds_shard_group group;
     enum ds_offload offload;
     bool set;
+    uint64_t sharers; /* of a sequence */
 };
 
 static void sit_in_groups(const struct groups *g)
 {
     struct ds_job job = {.launch = {.device = DS_DEVICE_CUDA, .interface = "lo"},
                          .zero = {.stage = g->stage, .shard_group = g->group},
+                         .parallel = {.sequence = g->sharers},
                          .offload = {.optim = g->offload}};
     const struct ds_seat seat = {.world = g->world, .local_world = g->local_world};
     struct ds_error why = {0}, err = {0};
@@ -279,16 +281,17 @@ static void sit_in_groups(const struct groups *g)
     cr_assert_eq(ds_plugin_seat(&job, &seat, &device, &why, &err), 0, "%s", err.text);
 }
 
-/* Groups of a host, and across hosts, have a communicator each. */
+/* Groups of a host, across hosts, and of who shares a sequence have a communicator each. */
 Test(plugin, collectives_of_groups_have_one_order)
 {
-    static const struct groups groups[] = {{3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true},
-                                           {1, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true},
-                                           {0, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false},
-                                           {3, 4, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, false},
-                                           {3, 2, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false},
-                                           {3, 4, 1, DS_SHARD_NODE, DS_OFFLOAD_NONE, false},
-                                           {3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_CPU, false}};
+    static const struct groups groups[] = {{3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true, 1},
+                                           {1, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true, 1},
+                                           {0, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1},
+                                           {3, 4, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, false, 1},
+                                           {3, 2, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1},
+                                           {3, 4, 1, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1},
+                                           {3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_CPU, false, 1},
+                                           {0, 2, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, true, 2}};
 
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         begin();

@@ -414,6 +414,23 @@ def zero():
                  f"{'the same bits' if same else f'within {ORDER:g}: {off:.2g}'}", (texts[one], texts[other]))
 
 
+def sharers():
+    """Ranks that share sequences and the GPU, over real NCCL: the losses of whole sequences, at two stages."""
+    path, text, found = h.work() / "sharers.yaml", h.work() / "sharers.txt", {}
+    text.write_text(h.TEXT * 1000)
+    layers, hidden, context = (1, 32, 32) if setting.doubles else (4, 256, 256)
+    path.write_text(MEMORY.format(text=text, stage=0, layers=layers, hidden=hidden, heads=4, context=context, batch=4, micro=1)
+                    .replace("compute: bf16", "compute: fp32"))
+    for share, ranks, stage in ((1, 2, 0), (2, 2, 0), (2, 4, 0), (4, 4, 3)):
+        run, name = f"sharers-{share}-{ranks}-{stage}", f"sharers: {share} of {ranks} ranks, ZeRO {stage}"
+        ran = train(path, run, ranks, 60.0, (f"parallel.sequence={share}", f"zero.stage={stage}"))
+        if h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+            found[share, ranks] = h.metrics(h.work() / run)
+    for key, got in found.items():
+        off = worst(got, found.get((1, 2), []), "loss") if (1, 2) in found else 1.0
+        h.ok(off < ORDER * 10, f"sharers: {key[0]} of {key[1]} ranks: losses of whole sequences, {off:.2g}", got)
+
+
 def evaluation():
     """Parameters that are gathered for an evaluation: the loss that a rank has which holds them."""
     path, text, found = h.work() / "evaluation.yaml", h.work() / "evaluation.txt", {}
@@ -555,7 +572,7 @@ def sanitizer():
 
 # The time that each may take, in seconds, all others allowing; doubles are slow.
 PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (fp8, 60), (zero, 110),
-         (evaluation, 30), (offload, 45), (killed, 50), (stopped, 60), (sanitizer, 80))
+         (sharers, 40), (evaluation, 30), (offload, 45), (killed, 50), (stopped, 60), (sanitizer, 80))
 DOUBLES_SLOWER = 6
 
 

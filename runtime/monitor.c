@@ -178,7 +178,7 @@ static void put_op(struct ds_json *json, enum ds_comm_op op, const struct ds_com
 int ds_monitor_comm(struct ds_monitor *monitor, uint64_t step, const struct ds_comm_log *log,
                     const struct ds_plan *plan, struct ds_error *err)
 {
-    char text[512] = "";
+    char text[640] = "";
     struct ds_json json;
 
     if (monitor->link == NULL)

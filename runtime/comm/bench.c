@@ -5,13 +5,14 @@
  *
  * Ranks are processes of this machine.  Each operation is timed twice: where ranks share memory,
  * and over TCP on loopback with every rank a host of its own.  Rank 0's time from a barrier to the
- * end of the operation, in place in the arena; medians.
+ * end of the operation, in place in the arena, all-to-all from there to behind it; medians.
  *
  * `of copy` is against memcpy() of the same bytes by all ranks at once: those that the operation
  * must read and write on a rank (all-reduce n, reduce-scatter n (1 + 1/w) / 2, all-gather n
- * (w-1)/w).  Over TCP every byte sent or received is copied once, by the kernel.  A buffer that the
- * ranks hold once is gathered without a copy, so the time of that does not grow with it; its GB/s
- * are bytes that are there for everybody, none of which was moved.
+ * (w-1)/w, all-to-all n).  Over TCP every byte sent or received is copied once, by the kernel; an
+ * all-to-all copies besides what a rank has for itself, n / w.  A buffer that the ranks hold once
+ * is gathered without a copy, so the time of that does not grow with it; its GB/s are bytes that
+ * are there for everybody, none of which was moved.
  */
 #include "runtime/comm/bench.h"
 
@@ -128,6 +129,8 @@ static int run_op(struct bench *bench, enum ds_comm_op op, size_t bytes, struct 
         return ds_comm_all_reduce_f32(bench->comm, buf, bytes / sizeof(*buf), err);
     case DS_COMM_REDUCE_SCATTER:
         return ds_comm_reduce_scatter_f32(bench->comm, buf, bytes / sizeof(*buf), err);
+    case DS_COMM_ALL_TO_ALL:
+        return ds_comm_all_to_all(bench->comm, buf, (char *)buf + LARGEST, bytes, err);
     default: return ds_comm_all_gather(bench->comm, buf, bytes, err);
     }
 }
@@ -139,9 +142,11 @@ static double copied(const struct bench *bench, enum ds_comm_op op, double bytes
 
     if (bench->once)
         return 0.0;
+    if (bench->tcp && op == DS_COMM_ALL_TO_ALL)
+        return 2 * wire + bytes / w;
     if (bench->tcp)
         return op == DS_COMM_ALL_REDUCE_F32 ? 4 * wire : 2 * wire;
-    if (op == DS_COMM_ALL_REDUCE_F32)
+    if (op == DS_COMM_ALL_REDUCE_F32 || op == DS_COMM_ALL_TO_ALL)
         return bytes;
     return op == DS_COMM_REDUCE_SCATTER ? bytes * (1 + 1 / w) / 2 : wire;
 }
@@ -226,7 +231,7 @@ static int time_copy(struct bench *bench, size_t size, struct ds_error *err)
 static int run_rank(struct bench *bench, struct ds_error *err)
 {
     static const enum ds_comm_op ops[] = {DS_COMM_ALL_REDUCE_F32, DS_COMM_REDUCE_SCATTER,
-                                          DS_COMM_ALL_GATHER};
+                                          DS_COMM_ALL_GATHER, DS_COMM_ALL_TO_ALL};
     struct ds_comm_stats stats = {0};
     int rc = open_comm(bench, err);
 

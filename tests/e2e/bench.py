@@ -27,8 +27,8 @@ ran = h.dsrun("bench", "comm", "--json")
 comm = json.loads(ran.stdout) if ran.returncode == 0 else {"cases": []}
 h.ok({(c["op"], c["over"]) for c in comm["cases"]} ==
      {("all_gather", "once")} |
-     {(op, over) for op in ("all_reduce_f32", "reduce_scatter", "all_gather")
-      for over in ("memory", "tcp")}, "bench comm --json: three operations, memory and TCP, and held once",
+     {(op, over) for op in ("all_reduce_f32", "reduce_scatter", "all_gather", "all_to_all")
+      for over in ("memory", "tcp")}, "bench comm --json: four operations, memory and TCP, and held once",
      ran.stderr)
 h.ok(all(c["gb_s"] > 0 and (c["of_copy"] > 0) == (c["over"] != "once") for c in comm["cases"]) and
      comm.get("copy_gb_s", 0) > 0,

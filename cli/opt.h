@@ -79,7 +79,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "say what a file of token ids holds") \
     N(GENERATE, "generate", "sample text from a checkpoint") \
     N(REPORT, "report", "one page with the plots of a run") \
-    N(CONVERT, "convert", "turn a DeepSpeed configuration into a job") \
+    X(CONVERT, "convert", ds_cmd_convert, "CONFIG.json [key=value ...]", 1, DS_WORDS_MAX, \
+      "turn a DeepSpeed configuration into a job file; name what has no counterpart") \
     X(TUNE, "tune", ds_cmd_tune, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "rank the layouts of a job by prediction, try the best few")
 /* clang-format on */

@@ -61,3 +61,5 @@ FUZZ += tokenizer
 FUZZROOMS_tokenizer := text base
 FUZZ += encode
 FUZZROOMS_encode := text base
+FUZZ += convert
+FUZZROOMS_convert := cli launcher job base

@@ -433,8 +433,8 @@ static int convert_logs(struct ds_convert *c, struct ds_error *err)
     if (rc == 0 && breakdown)
         rc = ds__convert_set(c, "log.trace", "wall_clock_breakdown", err, "step");
     if (rc == 0 && board)
-        rc = ds__convert_note(c, DS_NOTE_WITHOUT, "tensorboard.enabled", err,
-                              "metrics.csv and metrics.jsonl have the same numbers");
+        rc = ds__convert_set(c, "log.sinks", "tensorboard.enabled", err,
+                             "[console, jsonl, csv, tensorboard]");
     return rc;
 }
 

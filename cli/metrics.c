@@ -13,6 +13,7 @@
 
 #include "base/fsio.h"
 #include "cli/rundir.h"
+#include "runtime/job.h" /* enum ds_sink */
 
 /* The columns of metrics.csv, in their order. */
 static const char *const columns[] = {"step",    "loss",         "grad_norm", "lr",
@@ -174,19 +175,21 @@ static void close_files(struct ds_metrics *metrics)
     metrics->jsonl_fd = metrics->csv_fd = -1;
 }
 
-int ds_metrics_open(struct ds_metrics *metrics, const char *run_dir, bool jsonl, bool csv,
+int ds_metrics_open(struct ds_metrics *metrics, const char *run_dir, unsigned sinks,
                     struct ds_error *err)
 {
     int rc = 0;
 
     *metrics = (struct ds_metrics){.jsonl_fd = -1, .csv_fd = -1};
     ds_buf_init(&metrics->line, LINE_BYTES);
-    if (jsonl)
+    if ((sinks & DS_SINK_JSONL) != 0)
         rc = ds_path_join(metrics->jsonl_path, run_dir, "metrics.jsonl", err);
-    if (rc == 0 && csv)
+    if (rc == 0 && (sinks & DS_SINK_CSV) != 0)
         rc = ds_path_join(metrics->csv_path, run_dir, "metrics.csv", err);
     if (rc == 0)
         rc = open_files(metrics, err);
+    if (rc == 0 && (sinks & DS_SINK_TENSORBOARD) != 0)
+        rc = ds_tfevents_open(&metrics->events, run_dir, err);
     if (rc != 0)
         ds_metrics_close(metrics);
     return rc;
@@ -197,6 +200,7 @@ void ds_metrics_close(struct ds_metrics *metrics)
     if (metrics->line.max == 0)
         return;
     close_files(metrics);
+    ds_tfevents_close(&metrics->events);
     ds_buf_release(&metrics->line);
 }
 
@@ -210,7 +214,7 @@ static int append(struct ds_metrics *metrics, int fd, const char *path, struct d
     return ds_error_context(err, rc, "'%s'", path);
 }
 
-int ds_metrics_add(struct ds_metrics *metrics, const char *json, size_t len, const json_t *object,
+int ds_metrics_add(struct ds_metrics *metrics, const char *json, size_t len, json_t *object,
                    struct ds_error *err)
 {
     int rc = 0;
@@ -226,6 +230,8 @@ int ds_metrics_add(struct ds_metrics *metrics, const char *json, size_t len, con
         (void)ds_metrics_csv_row(object, &metrics->line);
         rc = append(metrics, metrics->csv_fd, metrics->csv_path, err);
     }
+    if (rc == 0)
+        rc = ds_tfevents_add(&metrics->events, object, err);
     return rc;
 }
 
@@ -240,6 +246,8 @@ int ds_metrics_resume(struct ds_metrics *metrics, uint64_t updates, struct ds_er
         rc = cut_file(metrics->csv_path, true, updates, err);
     if (rc == 0)
         rc = open_files(metrics, err);
+    if (rc == 0)
+        rc = ds_tfevents_resume(&metrics->events, updates, err);
     return rc;
 }
 
@@ -253,5 +261,5 @@ int ds_metrics_flush(struct ds_metrics *metrics, struct ds_error *err)
     for (int i = 0; i < 2; i++)
         if (file[i].fd >= 0 && fdatasync(file[i].fd) != 0)
             return ds_fail(err, errno, "cannot write '%s': %s", file[i].path, strerror(errno));
-    return 0;
+    return ds_tfevents_flush(&metrics->events, err);
 }

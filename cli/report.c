@@ -355,8 +355,7 @@ int ds_report_open(struct ds_report *report, const char *path, unsigned sinks, s
 
     report->checkpoint = report->last_metric = -1;
     if (rc == 0)
-        rc = ds_metrics_open(&report->metrics, path, (sinks & DS_SINK_JSONL) != 0,
-                             (sinks & DS_SINK_CSV) != 0, err);
+        rc = ds_metrics_open(&report->metrics, path, sinks, err);
     return rc;
 }
 

@@ -4,7 +4,7 @@
  * report.h - what a fleet tells, on its way to the run directory and to the console.
  *
  *     OUT, ERR ─► logs/rank-NNNNN.log, lines of rank 0, or of all of a program ─► console
- *     METRIC   ─► metrics.jsonl, metrics.csv           ─► console
+ *     METRIC   ─► metrics.jsonl, metrics.csv, events.out.tfevents.* ─► console
  *     EVENT    ─► events.jsonl                         ─► console
  *     the resolved job ─► job.yaml, while the ranks begin
  *

@@ -65,7 +65,12 @@ enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
 enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_CPU };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
 enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
-enum ds_sink { DS_SINK_CONSOLE = 1, DS_SINK_JSONL = 2, DS_SINK_CSV = 4 }; /* or'ed */
+enum ds_sink { /* or'ed */
+               DS_SINK_CONSOLE = 1,
+               DS_SINK_JSONL = 2,
+               DS_SINK_CSV = 4,
+               DS_SINK_TENSORBOARD = 8
+};
 
 /* The model's shape, whichever of job file and config.json it came from.  Plain data. */
 struct ds_model_shape {

@@ -58,7 +58,7 @@ static const struct ds_choice traces[] = {
     {"kernels", DS_TRACE_KERNELS, false}, {NULL, 0, false}};
 static const struct ds_choice sinks[] = {
     {"console", DS_SINK_CONSOLE, false}, {"jsonl", DS_SINK_JSONL, false},
-    {"csv", DS_SINK_CSV, false}, {"tensorboard", 0, true}, {NULL, 0, false}};
+    {"csv", DS_SINK_CSV, false}, {"tensorboard", DS_SINK_TENSORBOARD, false}, {NULL, 0, false}};
 static const struct ds_choice causes[] = {
 #define X(id, bit, name) {name, DS_CAUSE_##id, false},
     DS_CAUSES(X)

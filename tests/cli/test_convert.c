@@ -320,7 +320,7 @@ static const struct {
     {"{\"steps_per_print\":\"inf\"}", 0, {"# steps_per_print: log.every is left"}, NULL},
     {"{\"tensorboard\":{\"enabled\":true}}",
      0,
-     {"# tensorboard.enabled: metrics.csv"},
+     {"\n  sinks: [console, jsonl, csv, tensorboard]"},
      "tensorboard.enabled"},
     {"{\"train_micro_batch_size_per_gpu\":\"auto\",\"gradient_accumulation_steps\":\"auto\"}",
      2,

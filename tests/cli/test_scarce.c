@@ -219,7 +219,8 @@ static int record(struct ds_error *err)
     int rc = ds_rundir_open(&dir, run_dir, err);
 
     if (rc == 0)
-        rc = ds_metrics_open(&metrics, run_dir, true, true, err);
+        rc = ds_metrics_open(&metrics, run_dir, DS_SINK_JSONL | DS_SINK_CSV | DS_SINK_TENSORBOARD,
+                             err);
     if (rc == 0)
         rc = record_twice(&dir, &metrics, err);
     faults_left = 0;

@@ -77,6 +77,7 @@ int ds_cmd_attach(const struct ds_cli *cli);  /* cmd_attach.c */
 int ds_cmd_join(const struct ds_cli *cli);    /* cmd_join.c */
 int ds_cmd_data(const struct ds_cli *cli);    /* cmd_data.c: tokenize inspect */
 int ds_cmd_convert(const struct ds_cli *cli); /* cmd_convert.c */
+int ds_cmd_report(const struct ds_cli *cli);  /* cmd_report.c */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
  * --heartbeat are

@@ -18,6 +18,7 @@
 #include "base/fsio.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "cli/size.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/inspect.h"
 #include "runtime/job.h"
@@ -48,19 +49,6 @@ static int print_json(struct ds_buf *text, int code)
     }
     ds_buf_release(text);
     return finish(code);
-}
-
-/* "1.5 MiB" */
-static const char *size_text(uint64_t bytes, char out[32])
-{
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-    double size = (double)bytes;
-    size_t unit = 0;
-
-    for (; size >= 1024.0 && unit < 6; unit++)
-        size /= 1024.0;
-    (void)snprintf(out, 32, "%.*f %s", unit == 0 ? 0 : 1, size, units[unit]);
-    return out;
 }
 
 /* --- ls ------------------------------------------------------------------------------------- */
@@ -94,13 +82,13 @@ static unsigned shards_of(const struct ds_ckpt_info *info)
 
 static void print_row(const struct row *row)
 {
-    char size[32], why[2 * DS_MAX_ERROR_TEXT];
+    char size[DS_SIZE_TEXT], why[2 * DS_MAX_ERROR_TEXT];
     const struct ds_ckpt_state *state = &row->info.state;
 
     if (row->whole) {
         (void)printf("%10ju  %12s  %5zu  %5u  %5u  %6u  whole\n", (uintmax_t)row->entry->step,
-                     size_text(row->info.bytes, size), row->info.parts, state->world, state->stage,
-                     shards_of(&row->info));
+                     ds_size_text(row->info.bytes, size), row->info.parts, state->world,
+                     state->stage, shards_of(&row->info));
         return;
     }
     (void)ds_escape_control(why, sizeof(why), row->err.text, strlen(row->err.text));
@@ -208,7 +196,7 @@ static int verified_json(const char *path, const struct ds_ckpt_info *info,
 
 static int verify(const struct ds_cli *cli)
 {
-    char path[DS_MAX_PATH], size[32];
+    char path[DS_MAX_PATH], size[DS_SIZE_TEXT];
     struct ds_ckpt_info info;
     struct ds_error err = {0};
     bool known = false;
@@ -226,7 +214,7 @@ static int verify(const struct ds_cli *cli)
         return fail(&err, rc);
     if (!cli->quiet)
         (void)printf("'%s' is whole: step %ju, %zu tensors, %s\n", path, (uintmax_t)info.state.step,
-                     info.tensors, size_text(info.bytes, size));
+                     info.tensors, ds_size_text(info.bytes, size));
     return finish(DS_EXIT_OK);
 }
 

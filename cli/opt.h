@@ -78,7 +78,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
     X(DATA_INSPECT, "data inspect", ds_cmd_data, "FILE", 1, 1, \
       "say what a file of token ids holds") \
     N(GENERATE, "generate", "sample text from a checkpoint") \
-    N(REPORT, "report", "one page with the plots of a run") \
+    X(REPORT, "report", ds_cmd_report, "JOB|RUN_DIR", 1, 1, \
+      "write one page about a run: its plots, events, checkpoints and job file") \
     X(CONVERT, "convert", ds_cmd_convert, "CONFIG.json [key=value ...]", 1, DS_WORDS_MAX, \
       "turn a DeepSpeed configuration into a job file; name what has no counterpart") \
     X(TUNE, "tune", ds_cmd_tune, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \

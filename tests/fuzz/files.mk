@@ -63,3 +63,5 @@ FUZZ += encode
 FUZZROOMS_encode := text base
 FUZZ += convert
 FUZZROOMS_convert := cli launcher job base
+FUZZ += page
+FUZZROOMS_page := cli launcher base

@@ -67,7 +67,7 @@ static void take_metrics(struct ds_page *page, const json_t *line)
         page->damaged++;
         return;
     }
-    for (int i = 0; i < DS_PAGE_METRIC_COUNT; i++)
+    for (unsigned i = 0; i < DS_PAGE_METRIC_COUNT; i++)
         take_number(page, i, (uint64_t)step, json_object_get(line, keys[i]));
     if (json_is_integer(tokens) && json_integer_value(tokens) >= 0)
         page->tokens = (uint64_t)json_integer_value(tokens);

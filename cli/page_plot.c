@@ -20,6 +20,7 @@ enum {
     NAMES = 90
 };
 enum { TABLE_ROWS = 16 };
+#define LEAST 1e-290 /* ranges below are too small to be divided */
 
 struct frame { /* from values to places */
     double x0, x1, y0, y1;
@@ -52,10 +53,10 @@ static void fit(struct frame *f, const struct ds_plot_line *line, size_t lines)
         f->y1 = first ? s->max : fmax(f->y1, s->max);
         first = false;
     }
-    if (f->x1 - f->x0 < 1.0)
-        f->x1 = f->x0 + 1.0;
-    if (f->y1 - f->y0 <= 1e-9 * fmax(fabs(f->y0), fabs(f->y1))) {
-        double half = f->y0 == 0.0 ? 1.0 : fabs(f->y0) * 0.1;
+    if (f->x1 - f->x0 < fmax(1.0, 1e-9 * f->x0)) /* a whole step may be no difference */
+        f->x1 = f->x0 + fmax(1.0, 1e-9 * f->x0);
+    if (f->y1 - f->y0 <= fmax(LEAST, 1e-9 * fmax(fabs(f->y0), fabs(f->y1)))) {
+        double half = f->y0 == 0.0 ? 1.0 : fmax(LEAST, fabs(f->y0) * 0.1);
 
         f->y0 -= half;
         f->y1 += half;

@@ -28,7 +28,7 @@ static void check_bins(const struct ds_series *s, uint64_t points, uint64_t stri
     uint64_t from, seen = 0;
 
     for (size_t at = 0; ds_series_next(s, &at, 1, &bin, &from);) {
-        double min = INFINITY, max = -INFINITY;
+        double min = HUGE_VAL, max = -HUGE_VAL;
         uint64_t n = 0;
 
         for (uint64_t i = 0; i < points; i++) {
@@ -161,7 +161,7 @@ Test(text, numbers)
     cr_assert_str_eq(ds_duration_text(61, out), "1:01 min");
     cr_assert_str_eq(ds_duration_text(3600 * 5 + 7 * 60, out), "5:07 h");
     cr_assert_str_eq(ds_duration_text(86400 * 3 + 3600, out), "3 d 1 h");
-    cr_assert_str_eq(ds_duration_text(NAN, out), "0 s");
+    cr_assert_str_eq(ds_duration_text(nan(""), out), "0 s");
     cr_assert_str_eq(ds_time_text(0, out), "1970-01-01 00:00:00");
     cr_assert_str_eq(ds_time_text(1e18, out), "?");
     cr_assert_str_eq(ds_size_text(1023, size), "1023 B");
@@ -241,6 +241,8 @@ Test(plot, edges)
         {{0, 1}, {1e300, -1e300}, 2},
         {{0, INT64_MAX}, {1e-300, 2e-300}, 2},
         {{1, 2, 3}, {-0.0, 0.0, 1e-320}, 3},
+        {{INT64_MAX}, {5e-324}, 1},
+        {{INT64_MAX - 1, INT64_MAX}, {5e-324, 1e-323}, 2},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

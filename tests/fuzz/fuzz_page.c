@@ -45,6 +45,19 @@ static void check_tags(const char *at)
     assert(depth == 0);
 }
 
+/* Of pictures, whose words are the page's own. */
+static void check_numbers(const char *at)
+{
+    while ((at = strstr(at, "<svg")) != NULL) {
+        const char *end = strstr(at, "</svg>");
+
+        assert(end != NULL);
+        assert(memmem(at, (size_t)(end - at), "nan", 3) == NULL);
+        assert(memmem(at, (size_t)(end - at), "inf", 3) == NULL);
+        at = end;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct ds_page *page = calloc(1, sizeof(*page));
@@ -74,8 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     assert(ds_utf8_valid(text, out.len) == out.len && strlen(text) == out.len);
     for (size_t i = 0; i < out.len; i++)
         assert((unsigned char)text[i] >= 0x20 || text[i] == '\n' || text[i] == '\t');
-    assert(strstr(text, "=\"nan") == NULL && strstr(text, ",nan") == NULL &&
-           strstr(text, "inf,") == NULL);
+    check_numbers(text);
     check_tags(text);
     ds_buf_release(&out);
     ds_page_release(page);

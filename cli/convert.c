@@ -60,6 +60,29 @@ static bool lacks(const struct ds_convert *c, const char *path)
     return c->fill[ds_keys_find(&c->keys, path)] != NULL && !ds_keys_given(&c->keys, path);
 }
 
+/* A model that as many ranks as the job says can share the sequences of; how many words. */
+static size_t try_model(const struct ds_convert *c, char word[][TRY_BYTES], const char **words)
+{
+    static const struct {
+        const char *key;
+        unsigned each; /* of them for each such rank */
+    } extents[] = {{"model.hidden", 64}, {"model.heads", 1}, {"model.context", 64}};
+    const uint64_t ranks =
+        ds_keys_given(&c->keys, "parallel.sequence") ? c->job.parallel.sequence : 1;
+    size_t n = 0;
+
+    words[n++] = "model.arch=gpt2";
+    words[n++] = "model.layers=1024";
+    words[n++] = "model.vocab=256";
+    for (size_t i = 0; i < sizeof(extents) / sizeof(extents[0]); i++) {
+        (void)snprintf(word[n], TRY_BYTES, "%s=%ju", extents[i].key,
+                       (uintmax_t)(ranks * extents[i].each));
+        words[n] = word[n];
+        n++;
+    }
+    return n;
+}
+
 int ds_convert_try(const struct ds_convert *c, const char *text, size_t len, struct ds_error *err)
 {
     char word[TRY_WORDS][TRY_BYTES];
@@ -68,14 +91,8 @@ int ds_convert_try(const struct ds_convert *c, const char *text, size_t len, str
     size_t n = 0;
     int rc;
 
-    if (lacks(c, "model.init.from")) {
-        static const char *const model[] = {"model.arch=gpt2",  "model.layers=1024",
-                                            "model.hidden=64",  "model.heads=1",
-                                            "model.context=64", "model.vocab=256"};
-
-        for (size_t i = 0; i < sizeof(model) / sizeof(model[0]); i++)
-            words[n++] = model[i];
-    }
+    if (lacks(c, "model.init.from"))
+        n = try_model(c, word, words);
     if (lacks(c, "data.train"))
         words[n++] = "data.train=text";
     if (lacks(c, "train.steps")) {

@@ -381,10 +381,8 @@ static int convert_parallel(struct ds_convert *c, struct ds_error *err)
     int rc = ds__convert_u64(c, "sequence_parallel_size", 1, &sequence, err);
 
     if (rc == 0 && sequence > 1)
-        rc = ds__convert_note(
-            c, DS_NOTE_WITHOUT, "sequence_parallel_size", err,
-            "ranks do not share a sequence yet; activation.recompute: full and a smaller "
-            "train.micro_batch take less memory");
+        rc = ds__convert_set(c, "parallel.sequence", "sequence_parallel_size", err, "%ju",
+                             (uintmax_t)sequence);
     if (rc == 0 && tensor != NULL)
         rc = ds__convert_note(
             c,

@@ -19,8 +19,8 @@
 
 #define BUCKETS "the size of the model"
 #define IT_IS_SO "it is so"
-#define NO_PARALLEL "tensor, pipeline, sequence and expert parallelism are not there yet; zero.stage 3 holds " \
-    "models that one rank cannot"
+#define NO_PARALLEL "tensor, pipeline and expert parallelism are not there yet; zero.stage 3 holds models " \
+    "that one rank cannot"
 #define NO_NVME "nothing goes to NVMe yet; offload.optim: cpu keeps optimizer states in the host's memory"
 #define NO_1BIT "gradients are not compressed; precision.grad_wire: bf16 sends half"
 #define NO_ZEROPP "weights and gradients are not quantized on the wire; precision.grad_wire: bf16 sends half, " \
@@ -101,7 +101,7 @@ static const struct ds_convert_row rows[] = {
     NONE("scheduler.params.lr_range_test_staircase", "try rates as jobs: 'dsrun job.yaml optim.lr=...' with a run_dir each")
 
     READ("communication_data_type")
-    NONE("seq_parallel_communication_data_type", NO_PARALLEL)
+    NONE("seq_parallel_communication_data_type", "ranks that share a sequence swap activations in precision.compute")
     READ("gradient_allreduce_op")
     SAME("prescale_gradients", "sums are taken in fp32, so their order of division decides nothing")
     SAME("gradient_predivide_factor", "sums are taken in fp32, so their order of division decides nothing")

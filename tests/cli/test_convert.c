@@ -307,7 +307,7 @@ static const struct {
      "activation_checkpointing"},
     {"{\"tensor_parallel\":{\"autotp_size\":4},\"sequence_parallel_size\":2}",
      0,
-     {"# tensor_parallel: ranks do not share", "# sequence_parallel_size: ranks do not"},
+     {"# tensor_parallel: ranks do not share", "\n  sequence: 2 "},
      "tensor_parallel sequence_parallel_size"},
     {"{\"steps_per_print\":20,\"wall_clock_breakdown\":true,\"comms_logger\":{\"enabled\":true}}",
      0,

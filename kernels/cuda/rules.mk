@@ -6,19 +6,21 @@
 CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu reorder.cu sumsq.cu verdict.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
-EMU_CXXFLAGS = -std=c++17 -O2 $(if $(SAN),-g1,-g) -fPIE -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
+EMU_CXXFLAGS = -std=c++17 -O2 $(if $(SAN),-g1,-g) -fPIC -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
     -fno-threadsafe-statics -fno-strict-aliasing -fno-asynchronous-unwind-tables -fcf-protection=none \
     -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
 SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c choose.c cudnn.c matmul.c sdpa.c sdpa_graph.c table.c)
 FAKE_DNN := tests/cudaemu/fake_cudnn.c tests/cudaemu/fake_cudnn_run.c
-OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(patsubst %.c,$(B)/%.o,$(FAKE_DNN)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o planted.emu.o ptx.emu.o wgmma.emu.o) \
+OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(patsubst %.c,$(B)/%.o,$(FAKE_DNN)) $(addprefix $(B)/tests/cudaemu/,alone.emu.o cudaemu.emu.o planted.emu.o ptx.emu.o wgmma.emu.o) \
     $(patsubst %.cu,$(B)/%.emu.o,$(CU))
 
+# Compiled once, for the tests of kernels and for the plug-in of tests/fakes, which no sanitized build has.
+EMU_LAUNCH := $(if $(SAN),tests/cudaemu/cudaemu.cuh,tests/fakes/launch.cuh)
 $(B)/%.emu.o: %.cu $(B)/flags | $(B)/deps-build.ok
 	$(Q)mkdir -p $(@D)
 	$(call say,EMU     $<)
-	$(Q)$(CXX) -x c++ $(EMU_CXXFLAGS) -I. -include tests/cudaemu/cudaemu.cuh -MMD -MP -c -o $@ $<
+	$(Q)$(CXX) -x c++ $(EMU_CXXFLAGS) -I. -include $(EMU_LAUNCH) -MMD -MP -c -o $@ $<
 
 $(B)/%.emu.o: %.cc $(B)/flags | $(B)/deps-build.ok
 	$(Q)mkdir -p $(@D)

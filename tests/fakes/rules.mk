@@ -6,8 +6,8 @@
 # The emulation knows x86-64 only, and its fibers and sanitizers do not go together across dlopen().
 FAKES     := $(B)/fakes/libexec
 FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnvidia-ml.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
-FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C)) $(patsubst %.cu,$(B)/fakes/%.cu.o,$(CU)) \
-    $(addprefix $(B)/fakes/tests/cudaemu/,cudaemu.cc.o ptx.cc.o wgmma.cc.o)
+FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C))
+FAKE_EMU  := $(patsubst %.cu,$(B)/%.emu.o,$(CU)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o ptx.emu.o wgmma.emu.o)
 FAKE_C    := $(addprefix tests/fakes/,calls.c cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c nccl_calls.c cublaslt.c cudnn.c)
 fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
 
@@ -16,16 +16,6 @@ $(B)/fakes/%.o: %.c $(B)/flags
 	$(call say,FAKE    $<)
 	$(Q)$(CC) -Itests/fakes/include $(ALL_CPPFLAGS) $(DS_CFLAGS) $(CFLAGS) -fPIC $(if $(filter tests/%,$<),-fvisibility=default) \
 	    -MMD -MP -c -o $@ $<
-
-$(B)/fakes/%.cu.o: %.cu $(B)/flags
-	$(Q)mkdir -p $(@D)
-	$(call say,FAKE    $<)
-	$(Q)$(CXX) -x c++ $(EMU_CXXFLAGS) -fPIC -I. -include tests/fakes/launch.cuh -MMD -MP -c -o $@ $<
-
-$(B)/fakes/%.cc.o: %.cc $(B)/flags
-	$(Q)mkdir -p $(@D)
-	$(call say,FAKE    $<)
-	$(Q)$(CXX) $(EMU_CXXFLAGS) -fPIC -I. -MMD -MP -c -o $@ $<
 
 FAKE_LINK = $(CC) -shared $(ALL_LDFLAGS) -Wl,-z,defs -Wl,-rpath,'$$ORIGIN' -L$(FAKES) -o $@ $(filter %.o,$^)
 $(FAKES)/libdsfakecuda.so: $(addprefix $(B)/fakes/tests/fakes/,calls.o cudart.o device.o graph.o)
@@ -49,7 +39,7 @@ $(FAKES)/libcublasLt.so.13: $(B)/fakes/tests/fakes/cublaslt.o $(B)/fakes/kernels
 $(FAKES)/libcudnn.so.9: $(B)/fakes/tests/fakes/cudnn.o $(B)/fakes/tests/cudaemu/fake_cudnn_run.o $(B)/fakes/kernels/dtype.o $(FAKES)/libdsfakecuda.so
 	$(call say,LINK    $@)
 	$(Q)$(FAKE_LINK) -ldsfakecuda -lm
-$(FAKES)/dsrun-cuda.so: $(FAKE_OBJ) $(B)/plugin/build-id.o $(FAKE_LIBS)
+$(FAKES)/dsrun-cuda.so: $(FAKE_OBJ) $(FAKE_EMU) $(B)/plugin/build-id.o $(FAKE_LIBS)
 	$(call say,LINK    $@)
 	$(Q)$(FAKE_LINK) -ldsfakecuda -lm
 $(FAKES)/%: $(B)/libexec/dsrun/%

@@ -213,27 +213,36 @@ Test(stages, a_wire_of_bf16_is_off_by_a_rounding)
     }
 }
 
-/* Every stage, whose state is updated on the host, against itself without that. */
+/* Every stage, whose state is updated on the host, against a stage that has the same bits without that:
+ * 0, but with several passes 2 and 3 sum in another order, by design.  Only of LAMB no test above compares
+ * the stages, so each stands for itself. */
 static void check_offload(const struct setting *set)
 {
+    unsigned alike = set->optim == DS_OPTIM_LAMB ? 1 : set->passes > 1 ? 2 : 4;
+    struct test_run here[4];
+
+    for (unsigned i = 0; i < 4 / alike; i++) {
+        here[i] = setting_run(set, i * alike);
+        test_run_ok(&here[i]);
+    }
     for (unsigned stage = 0; stage < 4; stage++) {
         struct setting away = *set;
-        struct test_run here = setting_run(set, stage), there;
+        struct test_run there;
         const char *other;
 
         away.offload = true;
         there = setting_run(&away, stage);
         there.overlap = set->recompute != (set->passes > 1);
-        test_run_ok(&here);
         test_run_ok(&there);
-        other = difference(&here, &there);
+        other = difference(&here[stage / alike], &there);
         cr_assert_null(other, "family %u, world %u of %u, %u passes, bf16 %d, stage %u: %s",
                        set->family, set->world, set->local, (unsigned)set->passes, set->bf16, stage,
                        other);
         test_traffic_planned(&there, "offload");
-        test_run_release(&here);
         test_run_release(&there);
     }
+    for (unsigned i = 0; i < 4 / alike; i++)
+        test_run_release(&here[i]);
 }
 
 Test(stages, offload_has_the_same_bits_at_every_stage)

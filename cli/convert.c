@@ -83,6 +83,27 @@ static size_t try_model(const struct ds_convert *c, char word[][TRY_BYTES], cons
     return n;
 }
 
+/* Say where in the configuration the key stands that the message begins with.  Its place in a job
+ * file that nobody has seen would help nobody. */
+static int place_try(const struct ds_convert *c, int rc, struct ds_error *err)
+{
+    const char *say = err == NULL ? NULL : strchr(err->text, '\'');
+    char path[TRY_BYTES];
+    struct ds_error why;
+    size_t i;
+
+    if (rc == 0 || say == NULL)
+        return rc;
+    (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(say + 1, "'"), say + 1);
+    i = ds_keys_find(&c->keys, path);
+    why = *err;
+    (void)snprintf(err->text, sizeof(err->text), "%s", why.text + (say - err->text));
+    if (i < c->keys.count && (c->keys.origin[i].mark.line > 1 || c->keys.origin[i].mark.column > 1))
+        return ds_error_context(err, rc, "%s:%u:%u: it becomes no valid job", c->name,
+                                c->keys.origin[i].mark.line, c->keys.origin[i].mark.column);
+    return ds_error_context(err, rc, "%s: it becomes no valid job", c->name);
+}
+
 int ds_convert_try(const struct ds_convert *c, const char *text, size_t len, struct ds_error *err)
 {
     char word[TRY_WORDS][TRY_BYTES];
@@ -111,5 +132,5 @@ int ds_convert_try(const struct ds_convert *c, const char *text, size_t len, str
     ds_job_init(&job);
     rc = ds_job_parse(&job, "job file", text, len, words, n, err);
     ds_job_release(&job);
-    return ds_error_context(err, rc, "%s: what it becomes is no valid job", c->name);
+    return place_try(c, rc, err);
 }

@@ -46,7 +46,7 @@ int ds__convert_set(struct ds_convert *c, const char *key, const char *path, str
     rc = ds_yaml_parse(&c->job.arena, key, text, strlen(text), &node, err);
     if (rc == 0)
         rc = ds_key_set(&c->keys.key[i], &c->job, &c->job.arena, node, err);
-    c->keys.origin[i].mark = (struct ds_yaml_mark){1, 1};
+    c->keys.origin[i].mark = (struct ds_yaml_mark){1, 1}; /* where no key can be */
     (void)ds_convert_rows(&rows);
     if (row < rows && c->given[row].at.line > 0)
         c->keys.origin[i].mark = c->given[row].at;

@@ -387,6 +387,10 @@ static int one_cycle(struct ds_convert *c, double lr, struct ds_error *err)
     if (rc == 0)
         rc = ds__convert_set(c, "schedule.steps", S "cycle_second_step_size", err, "%ju",
                              (uintmax_t)(first + second));
+    if (rc == 0)
+        rc = ds__convert_note(c, DS_NOTE_CHANGED, "scheduler.type", err,
+                              "peak and end come one update earlier: flanks begin with their first "
+                              "rate and end with their last");
     if (rc == 0 && momentum)
         rc = ds__convert_note(c, DS_NOTE_WITHOUT, S "cycle_momentum", err,
                               "momentum is constant, where OneCycle moves the first of optim.betas "

@@ -110,6 +110,26 @@ static void shape_attention_bwd(const struct ds_attention_bwd_args *a, char out[
     say_heads(out, a->batch, a->seq, a->heads, a->kv_heads, a->head_size, a->act);
 }
 
+/* Each row sees those before it, and of the cache what there is by then is read once. */
+static struct ds_amount amount_attention_cached(const struct ds_attention_cached_args *a)
+{
+    double seen = (double)a->first + ((double)a->seq + 1.0) / 2.0;
+    size_t wide = (2 * a->heads + 4 * a->kv_heads) * a->head_size;
+
+    return (struct ds_amount){
+        .flops = 4.0 * (double)a->seq * seen * area(a->heads, a->head_size),
+        .bytes = (area(a->seq, wide) + 2.0 * (double)a->first * area(a->kv_heads, a->head_size)) *
+                 size_of(a->act),
+    };
+}
+
+static void shape_attention_cached(const struct ds_attention_cached_args *a,
+                                   char out[DS_OP_SHAPE_BYTES])
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zu behind %zu, %zu/%zu heads of %zu %s", a->seq,
+                   a->first, a->heads, a->kv_heads, a->head_size, ds_dtype_name(a->act));
+}
+
 /* --- the ends of the model -------------------------------------------------------------------- */
 
 static struct ds_amount amount_embed_fwd(const struct ds_embed_fwd_args *a)

@@ -4,6 +4,6 @@
 # once per instruction set.
 SRC_ops := kernels/amount.c kernels/dtype.c kernels/op.c kernels/probe.c kernels/scratch.c
 SRC_cpu := kernels/bench.c kernels/device.c kernels/epilogue.c kernels/queue.c kernels/rates.c $(addprefix kernels/cpu/,cpu.c gemm.c pool.c)
-SRC_isa_cpu := $(addprefix kernels/cpu/,attention.c dropout.c embed.c fp8.c lamb.c loss.c matmul.c norm.c \
-    optim.c panel.c peak.c pointwise.c reorder.c sumsq.c table.c)
+SRC_isa_cpu := $(addprefix kernels/cpu/,attention.c attention_cached.c dropout.c embed.c fp8.c lamb.c loss.c matmul.c norm.c \
+    optim.c panel.c peak.c pointwise.c reorder.c row.c sumsq.c table.c)
 CFLAGS_kernels := -O3 -ffp-contract=fast

@@ -222,6 +222,20 @@ static const char *check_attention_bwd(const struct ds_attention_bwd_args *a)
     return check_heads(a->batch, a->seq, a->heads, a->kv_heads, a->head_size);
 }
 
+static const char *check_attention_cached(const struct ds_attention_cached_args *a)
+{
+    if (!is_act(a->act))
+        return "a type that is not supported";
+    if (a->qkv == NULL || a->keys == NULL || a->values == NULL || a->out == NULL)
+        return "a pointer is missing";
+    if (a->room % DS_CACHE_TILE != 0 || a->seq > a->room || a->first > a->room - a->seq ||
+        too_big(a->room, a->kv_heads * a->head_size))
+        return "a cache without room for the rows";
+    return check_heads(1, a->room, a->heads, a->kv_heads, a->head_size) != NULL || a->seq == 0
+               ? "an impossible shape"
+               : NULL;
+}
+
 static const char *check_gelu_fwd(const struct ds_gelu_fwd_args *a)
 {
     if (!is_act(a->act))

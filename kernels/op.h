@@ -49,6 +49,7 @@
     X(ROPE,          rope) \
     X(ATTENTION_FWD, attention_fwd) \
     X(ATTENTION_BWD, attention_bwd) \
+    X(ATTENTION_CACHED, attention_cached) \
     X(GELU_FWD,      gelu_fwd) \
     X(GELU_BWD,      gelu_bwd) \
     X(SWIGLU_FWD,    swiglu_fwd) \
@@ -236,6 +237,22 @@ struct ds_attention_bwd_args {
     const void *qkv, *out, *dout;
     const float *lse;
     void *dqkv;
+};
+
+/* The same for rows first .. first + T - 1 of one sequence against all rows so far: their keys and
+ * values, of type act, are put into a cache that has those of the rows before, and each row sees
+ * what is in it up to its own.  The cache has room for `room` rows, a multiple of DS_CACHE_TILE:
+ *   keys     [NK, room / DS_CACHE_TILE, HS, DS_CACHE_TILE]: tiles whose columns are keys
+ *   values   [NK, room, HS]
+ * What is behind the last row is neither read as a number nor written. */
+enum { DS_CACHE_TILE = 64 };
+struct ds_attention_cached_args {
+    size_t seq, first, room, heads, kv_heads, head_size;
+    enum ds_dtype act;
+    float scale;
+    const void *qkv; /* [T, (NH + 2 NK) * HS] */
+    void *keys, *values;
+    void *out; /* [T, NH, HS] */
 };
 
 /* y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), n elements. */

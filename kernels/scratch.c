@@ -26,6 +26,8 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
     if (q->head_size != 0) {
         bytes = max(bytes, ds__need_rope(q->threads, q->head_size));
         bytes = max(bytes, ds__need_attention(q->threads, q->seq, q->head_size));
+        if (q->cached)
+            bytes = max(bytes, ds__need_cached(q->threads, q->seq, q->heads, q->head_size));
     }
     return bytes;
 }

@@ -18,7 +18,7 @@ struct ds_scratch_query {
     unsigned threads;
     enum ds_dtype act;
     size_t rows;   /* B*T of a micro-batch */
-    size_t seq;    /* T */
+    size_t seq;    /* T; of a cache, the rows that it has room for */
     size_t hidden; /* C */
     size_t heads, kv_heads, head_size;
     size_t ffn_in; /* widest output row of a block: 2F for SwiGLU, F for GELU, ... */
@@ -26,6 +26,7 @@ struct ds_scratch_query {
     size_t logit_rows; /* rows of one classifier chunk */
     size_t fp8_elems;  /* of both operands of the largest product of FP8; 0: none is */
     bool library;      /* on a device a library may do attention */
+    bool cached;       /* attention is against a cache */
 };
 
 /* Upper bound over all operations of a step with these shapes. */

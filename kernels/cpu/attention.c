@@ -4,7 +4,8 @@
  * attention.c - causal attention in tiles of queries by keys.
  *
  * Forward: a task is a span of queries of one head; it goes over tiles of keys
- * with a running maximum and sum.  Backward: a task is one
+ * with a running maximum and sum; of many rows behind those of a cache, too
+ * (attention_cached.c).  Backward: a task is one
  * key/value head of one sequence with all its query heads, so that the
  * gradients of keys and values have one writer.  Tiles are F32 in scratch
  * memory; BF16 is widened on the way in and rounded on the way out.  Products
@@ -15,11 +16,13 @@
  *
  * Source  Dao et al., "FlashAttention", NeurIPS 2022, algorithms 1 and 4
  */
+#include "kernels/cpu/cached.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/draw.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/need.h"
 #include "kernels/cpu/panel.h"
+#include "kernels/cpu/softmax.h"
 #include "kernels/cpu/vec.h"
 
 #include <math.h>
@@ -245,39 +248,6 @@ static size_t visible(struct tile t, size_t r)
     return ds__min(t.keys, t.query + r - t.first + 1);
 }
 
-/* All ones in the first `n` lanes. */
-DS_INLINE ds_ivec first_lanes(size_t n)
-{
-    /* clang-format off */
-    static const int32_t ones[2 * DS_LANES] = {
-        -1, -1, -1, -1,
-#if DS_LANES >= 8
-        -1, -1, -1, -1,
-#endif
-#if DS_LANES >= 16
-        -1, -1, -1, -1, -1, -1, -1, -1,
-#endif
-    };
-    /* clang-format on */
-    ds_ivec mask;
-
-    memcpy(&mask, ones + DS_LANES - n, sizeof(mask));
-    return mask;
-}
-
-/* Largest of the `seen` first scores; a row may be read up to a whole vector. */
-static float largest(const float *s, size_t seen)
-{
-    ds_vec max = ds_vec_set(s[0]);
-    size_t i = 0;
-
-    for (; i + DS_LANES <= seen; i += DS_LANES)
-        max = ds_vec_max(max, ds_vec_load(s + i));
-    if (i < seen)
-        max = ds_vec_max(max, ds_vec_pick(first_lanes(seen - i), ds_vec_load(s + i), max));
-    return ds_vec_largest(max);
-}
-
 /* Zeros behind the `seen` first elements, as far as products read. */
 DS_INLINE void clear_hidden(float *s, size_t seen, size_t keys)
 {
@@ -290,24 +260,10 @@ DS_INLINE void clear_hidden(float *s, size_t seen, size_t keys)
 /* s = exp(scale s - shift) over the `seen` first elements; their sum. */
 static float exp_row(float *s, size_t seen, size_t keys, float scale, float shift)
 {
-    ds_vec sum = {0};
-    size_t i = 0;
+    float sum = ds__exp_row(s, seen, scale, shift);
 
-    for (; i + DS_LANES <= seen; i += DS_LANES) {
-        ds_vec e = ds_vec_exp(ds_vec_load(s + i) * scale - shift);
-
-        ds_vec_store(s + i, e);
-        sum += e;
-    }
-    if (i < seen) {
-        ds_vec e = ds_vec_exp(ds_vec_load(s + i) * scale - shift);
-
-        e = ds_vec_pick(first_lanes(seen - i), e, (ds_vec){0});
-        ds_vec_store(s + i, e);
-        sum += e;
-    }
     clear_hidden(s, seen, keys);
-    return ds_vec_sum(sum);
+    return sum;
 }
 
 static void scale_row(float *x, size_t width, float by)
@@ -340,9 +296,14 @@ static void multiply_row(float *x, const float *by, size_t n)
         ds_vec_store(x + i, ds_vec_load(x + i) * ds_vec_load(by + i));
 }
 
+/* Queries of rows `before` .. seq - 1; keys and values of all are with them, or in a cache. */
 struct fwd {
-    const struct ds_attention_fwd_args *a;
     struct shape shape;
+    size_t before;
+    const void *qkv;
+    const struct ds_attention_cached_args *cache; /* or NULL */
+    void *out;
+    float *lse; /* or NULL */
     float *scratch;
 };
 
@@ -355,7 +316,7 @@ static void fwd_softmax(const struct shape *sh, const struct tiles *ts, struct t
     for (size_t r = 0; r < t.rows; r++) {
         float *s = ts->s + r * SCORE_LD;
         size_t seen = visible(t, r);
-        float max = largest(s, seen) * sh->scale, shrink = 0.0f;
+        float max = ds__largest_of(s, seen) * sh->scale, shrink = 0.0f;
 
         if (t.first != 0) {
             max = max > row_max[r] ? max : row_max[r];
@@ -378,7 +339,7 @@ static void fwd_tile(const struct fwd *f, struct tiles *ts, struct tile t, size_
     const struct shape *sh = &f->shape;
     float *o = ts->o + r * sh->width;
 
-    gather(sh, f->a->qkv, at, sh->ld, t.rows, ts->q);
+    gather(sh, f->qkv, at, sh->ld, t.rows, ts->q);
     scores(sh, t, ts->q, ts->kt, ts->s);
     fwd_softmax(sh, ts, t, o, ts->max + r, ts->sum + r);
     by_rows(sh, t, ts->s, ts->rows, o, t.first != 0);
@@ -389,13 +350,42 @@ static void fwd_finish(const struct fwd *f, struct tiles *ts, size_t b, size_t h
                        size_t count)
 {
     const struct shape *sh = &f->shape;
+    size_t row = b * (sh->seq - f->before) + begin - f->before;
 
     for (size_t r = 0; r < count; r++) {
         scale_row(ts->o + r * sh->width, sh->width, 1.0f / ts->sum[r]);
-        f->a->lse[(b * sh->heads + h) * sh->seq + begin + r] = ts->max[r] + logf(ts->sum[r]);
+        if (f->lse != NULL)
+            f->lse[(b * sh->heads + h) * sh->seq + begin + r] = ts->max[r] + logf(ts->sum[r]);
     }
-    scatter(sh, ts->o, count, f->a->out, ((b * sh->seq + begin) * sh->heads + h) * sh->size,
-            sh->heads * sh->size);
+    scatter(sh, ts->o, count, f->out, (row * sh->heads + h) * sh->size, sh->heads * sh->size);
+}
+
+/* Keys first .. first + keys - 1 of a key/value head as panels, and their values as rows. */
+static void fwd_load(const struct fwd *f, struct tiles *ts, size_t b, size_t kv, size_t first,
+                     size_t keys)
+{
+    const struct shape *sh = &f->shape;
+    size_t key_at = (b * sh->seq + first) * sh->ld + (sh->heads + kv) * sh->size;
+
+    if (f->cache == NULL) {
+        gather(sh, f->qkv, key_at, sh->ld, keys, ts->rows);
+        transpose(sh, ts->rows, keys, ts->kt);
+        gather(sh, f->qkv, key_at + sh->kv_heads * sh->size, sh->ld, keys, ts->rows);
+        return;
+    }
+    for (size_t j = 0; j < keys; j += DS_CACHE_TILE) {
+        struct ds_pack pack = {.type = sh->act,
+                               .from = f->cache->keys,
+                               .at = (kv * f->cache->room + first + j) * sh->size,
+                               .ld = DS_CACHE_TILE,
+                               .m = ds__min(DS_CACHE_TILE, keys - j),
+                               .k = sh->size,
+                               .to = ts->kt + j * sh->size};
+
+        DS_ISA(ds__pack_b)(&pack);
+    }
+    gather(sh, f->cache->values, (kv * f->cache->room + first) * sh->size, sh->size, keys,
+           ts->rows);
 }
 
 static void fwd_task(void *arg, size_t task, unsigned thread)
@@ -403,45 +393,66 @@ static void fwd_task(void *arg, size_t task, unsigned thread)
     const struct fwd *f = arg;
     const struct shape *sh = &f->shape;
     struct tiles ts = carve(sh, f->scratch, thread);
-    size_t heads = sh->batch * sh->heads, spans = ds__div_up(sh->seq, SPAN);
-    size_t b = task % heads / sh->heads, h = task % sh->heads, base = b * sh->seq * sh->ld;
-    size_t begin = (spans - 1 - task / heads) * SPAN; /* the longest first */
+    size_t heads = sh->batch * sh->heads, spans = ds__div_up(sh->seq - f->before, SPAN);
+    size_t b = task % heads / sh->heads, h = task % sh->heads;
+    size_t begin = f->before + (spans - 1 - task / heads) * SPAN; /* the longest first */
     size_t end = ds__min(begin + SPAN, sh->seq);
-    size_t key_at = base + (sh->heads + h / sh->group) * sh->size;
-    size_t value_at = key_at + sh->kv_heads * sh->size;
 
     for (size_t first = 0; first < end; first += KB) {
         size_t keys = ds__min(KB, end - first);
 
-        gather(sh, f->a->qkv, key_at + first * sh->ld, sh->ld, keys, ts.rows);
-        transpose(sh, ts.rows, keys, ts.kt);
-        gather(sh, f->a->qkv, value_at + first * sh->ld, sh->ld, keys, ts.rows);
+        fwd_load(f, &ts, b, h / sh->group, first, keys);
         for (size_t query = begin > first ? begin : first; query < end; query += QB) {
             struct tile t = {b * sh->heads + h, query, ds__min(QB, end - query), first, 0};
+            size_t row = b * (sh->seq - f->before) + query - f->before;
 
             t.keys = ds__min(keys, query + t.rows - first);
-            fwd_tile(f, &ts, t, base + query * sh->ld + h * sh->size, query - begin);
+            fwd_tile(f, &ts, t, row * sh->ld + h * sh->size, query - begin);
         }
     }
     fwd_finish(f, &ts, b, h, begin, end - begin);
+}
+
+static int fwd_run(struct fwd *f, struct ds_stream *stream, struct ds_error *err)
+{
+    const struct shape *sh = &f->shape;
+    size_t need = ds__need_attention(ds__cpu_threads(stream), sh->seq, sh->size);
+    int rc = ds__cpu_scratch(stream, need, &f->scratch, err);
+
+    if (rc != 0)
+        return rc;
+    ds__cpu_run(stream, sh->batch * sh->heads * ds__div_up(sh->seq - f->before, SPAN), fwd_task, f);
+    return 0;
 }
 
 int DS_ISA(ds__cpu_attention_fwd)(const struct ds_attention_fwd_args *args,
                                   struct ds_stream *stream, struct ds_error *err)
 {
     struct fwd f = {
-        .a = args,
-        .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads, args->head_size)};
-    size_t need = ds__need_attention(ds__cpu_threads(stream), args->seq, args->head_size);
-    int rc = ds__cpu_scratch(stream, need, &f.scratch, err);
+        .shape = make_shape(args->batch, args->seq, args->heads, args->kv_heads, args->head_size),
+        .qkv = args->qkv,
+        .out = args->out,
+        .lse = args->lse};
 
-    if (rc != 0)
-        return rc;
     f.shape.act = args->act;
     f.shape.scale = args->scale;
     f.shape.drop = args->drop;
-    ds__cpu_run(stream, args->batch * args->heads * ds__div_up(args->seq, SPAN), fwd_task, &f);
-    return 0;
+    return fwd_run(&f, stream, err);
+}
+
+int DS_ISA(ds__attention_behind)(const struct ds_attention_cached_args *args,
+                                 struct ds_stream *stream, struct ds_error *err)
+{
+    struct fwd f = {.shape = make_shape(1, args->first + args->seq, args->heads, args->kv_heads,
+                                        args->head_size),
+                    .before = args->first,
+                    .qkv = args->qkv,
+                    .cache = args,
+                    .out = args->out};
+
+    f.shape.act = args->act;
+    f.shape.scale = args->scale;
+    return fwd_run(&f, stream, err);
 }
 
 struct bwd {
@@ -471,7 +482,7 @@ static void bwd_softmax(const struct shape *sh, const struct tiles *ts, struct t
         if (i < seen) {
             ds_vec x = ds_vec_load(s + i) * ((ds_vec_load(p + i) - dot) * sh->scale);
 
-            ds_vec_store(p + i, ds_vec_pick(first_lanes(seen - i), x, (ds_vec){0}));
+            ds_vec_store(p + i, ds_vec_pick(ds__first_lanes(seen - i), x, (ds_vec){0}));
         }
         clear_hidden(p, seen, t.keys);
         if (drops)

@@ -9,6 +9,7 @@
  * its rows are used too seldom to pay for it, both widened to F32 on the way.
  * C and bias are written into D first and the product is added, which costs
  * less than a pass over D afterwards; BF16 and F16 are rounded once, at the end.
+ * A product of one row is row.c's.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/fp8.h"
@@ -16,6 +17,7 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/need.h"
 #include "kernels/cpu/panel.h"
+#include "kernels/cpu/row.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/epilogue.h"
 
@@ -105,6 +107,12 @@ static void finish(const struct ds_matmul_args *a, struct block b, const float *
         else
             DS_TYPED(a->in_type, add_span(DS_F32, T, b.n, from, c, bias, out));
     }
+}
+
+void DS_ISA(ds__finish_row)(const struct ds_matmul_args *args, size_t n0, size_t n,
+                            const float *sums)
+{
+    finish(args, (struct block){.n0 = n0, .m = 1, .n = n}, sums, args->bias != NULL);
 }
 
 static int plain(const struct ds_matmul_args *a, struct block b)
@@ -286,6 +294,8 @@ static int multiply(const struct ds_matmul_args *args, struct ds_stream *stream,
 
     if (args->in_type == DS_U8)
         return DS_ISA(ds__cpu_fp8_matmul)(args, stream, err);
+    if (ds__is_row(args))
+        return DS_ISA(ds__row)(args, stream, err);
     mm.scratch_floats = ds__need_matmul(1, low) / sizeof(float);
     if (args->m >= args->n)
         mm.piece_m = piece(args->m, threads);

@@ -30,6 +30,9 @@ enum {
     DS_QUERY_SPAN     = 512,  /* attention: queries of a forward task, a multiple of both */
     DS_SCORE_LD       = DS_KEY_BLOCK + 16, /* off the powers of two: rows in different cache sets */
     DS_PANEL_MAX      = 32,   /* columns of a panel on any instruction set */
+    DS_CACHE_UNIT     = 64,   /* keys of a tile of a cache, as DS_CACHE_TILE */
+    DS_CACHE_PIECE    = 256,  /* attention of one row: keys of a task, at least */
+    DS_CACHE_PIECES   = 64,   /* tasks of a head, at most */
 };
 /* clang-format on */
 
@@ -93,6 +96,31 @@ static inline size_t ds__attention_floats(size_t seq, size_t head_size)
 
     return 2 * (size_t)DS_QUERY_BLOCK * DS_SCORE_LD +
            (3 * (size_t)DS_QUERY_BLOCK + span + 5 * keys) * width + 3 * (size_t)DS_QUERY_SPAN;
+}
+
+/* Attention of one row: keys of a task, whole tiles of the cache. */
+static inline size_t ds__cache_piece(size_t keys)
+{
+    size_t piece = (keys + DS_CACHE_PIECES - 1) / DS_CACHE_PIECES;
+
+    return piece < DS_CACHE_PIECE ? DS_CACHE_PIECE
+                                  : (piece + DS_CACHE_UNIT - 1) / DS_CACHE_UNIT * DS_CACHE_UNIT;
+}
+
+/* Floats of what a task leaves of each query head: sums of values, of weights, and the maximum. */
+static inline size_t ds__cache_part(size_t head_size)
+{
+    return ds__round_line(head_size + 2);
+}
+
+/* Those of all tasks; per thread scores of a piece and a query.  Enough for fewer keys, too. */
+static inline size_t ds__need_cached(unsigned threads, size_t keys, size_t heads, size_t head_size)
+{
+    size_t most = (keys + DS_CACHE_PIECE - 1) / DS_CACHE_PIECE;
+    size_t pieces = most < DS_CACHE_PIECES ? most : DS_CACHE_PIECES;
+
+    return sizeof(float) * (heads * pieces * ds__cache_part(head_size) +
+                            threads * ds__round_line(ds__cache_piece(keys) + head_size));
 }
 
 static inline size_t ds__need_attention(unsigned threads, size_t seq, size_t head_size)

@@ -50,6 +50,10 @@ static void products(void)
     EXPECT(ATTENTION_BWD, attention_bwd, 2.5 * 2 * 6 * 2 * 16, 6 * (4 * 2 + 4) * 4 * 2.0,
            "2x3, 2/1 heads of 4 BF16", .batch = 2, .seq = 3, .heads = 2, .kv_heads = 1,
            .head_size = 4, .act = DS_BF16);
+    /* 3 rows see 6, 7 and 8 keys: 2 heads of 4 each; 5 rows of the cache read, 3 written. */
+    EXPECT(ATTENTION_CACHED, attention_cached, 21 * 2 * 16, (3 * (2 * 2 + 4) * 4 + 2 * 5 * 4) * 2.0,
+           "3 behind 5, 2/1 heads of 4 BF16", .seq = 3, .first = 5, .room = 64, .heads = 2,
+           .kv_heads = 1, .head_size = 4, .act = DS_BF16);
 }
 
 static void passes(void)

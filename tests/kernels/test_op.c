@@ -138,6 +138,28 @@ Test(op, attention_arguments)
     REFUSES(attention_bwd, back, a.kv_heads = 0);
 }
 
+Test(op, rows_that_a_cache_has_no_room_for)
+{
+    static const struct ds_attention_cached_args good = {.seq = 1,
+                                                         .first = DS_CACHE_TILE - 1,
+                                                         .room = DS_CACHE_TILE,
+                                                         .heads = 2,
+                                                         .kv_heads = 1,
+                                                         .head_size = 4,
+                                                         .scale = 0.5f,
+                                                         .qkv = f,
+                                                         .keys = f + 100,
+                                                         .values = f + 1000,
+                                                         .out = f + 2000};
+
+    REFUSES(attention_cached, good, a.first = DS_CACHE_TILE);
+    REFUSES(attention_cached, good, a.seq = 2);
+    REFUSES(attention_cached, good, (a.first = 0, a.seq = DS_CACHE_TILE + 1));
+    REFUSES(attention_cached, good, a.room = DS_CACHE_TILE + 1);
+    REFUSES(attention_cached, good, a.room = SIZE_MAX / DS_CACHE_TILE * DS_CACHE_TILE);
+    REFUSES(attention_cached, good, (a.heads = 3, a.kv_heads = 2));
+}
+
 Test(op, other_arguments)
 {
     static const struct ds_norm_fwd_args norm = {.rows = 1,

@@ -242,8 +242,8 @@ static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads
     for (size_t i = 0; i < batch * seq * heads * half; i++) {
         size_t pair = i % half, head = i / half % heads, row = i / half / heads;
         size_t low = row * c.rope.ld + head * size + pair;
-        double angle =
-            (double)(first + row % seq) * pow(10000.0, -2.0 * (double)pair / (double)size);
+        double position = (double)(first + row % seq);
+        double angle = position * pow(10000.0, -2.0 * (double)pair / (double)size);
         double s = inverse ? -sin(angle) : sin(angle);
 
         y[low] = c.x.d[low] * cos(angle) - c.x.d[low + half] * s;
@@ -284,6 +284,15 @@ Test(pointwise, rope_of_a_part)
     cr_assert(ds_rope(&args, ds_device_stream(device), NULL) == 0);
     cr_assert(memcmp(whole, part, sizeof(whole)) == 0);
     ds_device_close(device);
+}
+
+Test(pointwise, rope_behind_other_rows)
+{
+    for (size_t type = 0; type < 3; type++) {
+        check_rope_from(1, 1, 1, 3, 16, 32, act_types[type], false);
+        check_rope_from(1000, 2, 17, 2, 20, 0, act_types[type], type == 0);
+        check_rope_from(77, 1, 19, 3, 32, 1, act_types[type], false);
+    }
 }
 
 Test(pointwise, rope)

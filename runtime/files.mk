@@ -18,4 +18,4 @@ SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_
     hf.c hf_config.c hf_export.c inspect.c)
 SRC_engine := $(addprefix runtime/,board.c commlog.c engine.c exchange.c feed.c first.c flags.c graphs.c lines.c link.c monitor.c muon.c \
     offload.c outcome.c peers.c plugin.c profile.c queue.c snapshot.c agree.c start.c tally.c trace.c train.c trainer.c trial.c trust.c \
-    update.c updater.c cost/machine.c model/ends.c model/fp8.c model/heads.c model/layer.c model/net.c)
+    update.c updater.c cost/machine.c model/ends.c model/forward.c model/fp8.c model/heads.c model/layer.c model/net.c generate/sampler.c generate/session.c)

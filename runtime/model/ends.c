@@ -30,7 +30,7 @@ int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way wa
                 const int32_t *from, struct ds_error *err)
 {
     const size_t ids = net->batch * (net->seq + 1);
-    const struct ds_net_block *head = &net->block[ds_model_blocks(&net->plan->shape) - 1];
+    const struct ds_net_block *head = &net->block[ds_model_blocks(&net->shape) - 1];
     int rc = ds_stream_copy(net->stream, way, net->block[0].buf[pass][DS_BUFFER_IDS], from,
                             ids * sizeof(*from), err);
 
@@ -41,13 +41,13 @@ int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way wa
 
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
 {
-    size_t row = net->plan->shape.hidden * ds_dtype_bytes(net->act);
+    size_t row = net->shape.hidden * ds_dtype_bytes(net->act);
     const unsigned char *wpe = net->block[0].weight[DS_ROLE_WPE];
     const struct ds_embed_fwd_args args = {
         .batch = net->batch,
         .seq = net->seq,
-        .channels = net->plan->shape.hidden,
-        .vocab = net->plan->shape.vocab,
+        .channels = net->shape.hidden,
+        .vocab = net->shape.vocab,
         .act = net->act,
         .param = net->act,
         .ids = net->block[0].buf[pass][DS_BUFFER_IDS],
@@ -69,9 +69,9 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
     const struct ds_embed_bwd_args args = {
         .batch = net->batch,
         .seq = net->seq,
-        .channels = net->plan->shape.hidden,
-        .vocab = net->plan->shape.vocab,
-        .positions = net->plan->shape.context,
+        .channels = net->shape.hidden,
+        .vocab = net->shape.vocab,
+        .positions = net->shape.context,
         .first = ds__first_position(net),
         .act = net->act,
         .ids = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_IDS],
@@ -79,7 +79,7 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
         .dout = dout,
         .dwte = net->block[0].grad[DS_ROLE_WTE],
         .dwpe = net->block[0].grad[DS_ROLE_WPE],
-        .accumulate_wte = accumulate || net->plan->shape.tie_embeddings,
+        .accumulate_wte = accumulate || net->shape.tie_embeddings,
         .accumulate_wpe = accumulate,
     };
     int rc = ds__drops(net, DS_PASS_TRAIN)
@@ -92,26 +92,27 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
 /* Rows first .. first + rows of the classifier. */
 struct chunk {
     size_t first, rows;
-    void *x;      /* normalised rows, then their gradient */
-    void *logits; /* then their gradient, in training */
+    void *x;            /* normalised rows, then their gradient */
+    void *logits;       /* then their gradient, in training */
+    enum ds_dtype type; /* of the logits */
 };
 
 static int classify(const struct ds_net *net, const struct chunk *chunk, struct ds_error *err)
 {
-    size_t hidden = net->plan->shape.hidden;
+    size_t hidden = net->shape.hidden;
     const struct ds_matmul_args args = {
         .m = chunk->rows,
-        .n = net->plan->shape.vocab,
+        .n = net->shape.vocab,
         .k = hidden,
         .trans_b = true,
         .in_type = net->act,
-        .out_type = net->act,
+        .out_type = chunk->type,
         .a = chunk->x,
-        .b = net->block[net->plan->shape.layers + 1].weight[DS_ROLE_HEAD_W],
+        .b = net->block[net->shape.layers + 1].weight[DS_ROLE_HEAD_W],
         .lda = hidden,
         .ldb = hidden,
         .d = chunk->logits,
-        .ldd = net->plan->logit_ld,
+        .ldd = net->logit_ld,
     };
 
     return ds_matmul(&args, net->stream, err);
@@ -120,18 +121,18 @@ static int classify(const struct ds_net *net, const struct chunk *chunk, struct 
 static int losses(const struct ds_net *net, enum ds_pass pass, const struct chunk *chunk,
                   struct ds_error *err)
 {
-    void *const *buf = net->block[net->plan->shape.layers + 1].buf[pass];
+    void *const *buf = net->block[net->shape.layers + 1].buf[pass];
     const struct ds_xent_args args = {
         .rows = chunk->rows,
-        .vocab = net->plan->shape.vocab,
+        .vocab = net->shape.vocab,
         .act = net->act,
         .logits_type = net->act,
         .logits = chunk->logits,
-        .ld = net->plan->logit_ld,
+        .ld = net->logit_ld,
         .targets = (const int32_t *)buf[DS_BUFFER_TARGETS] + chunk->first,
         .losses = (float *)buf[DS_BUFFER_LOSSES] + chunk->first,
         .dlogits = pass == DS_PASS_TRAIN ? chunk->logits : NULL,
-        .dld = net->plan->logit_ld,
+        .dld = net->logit_ld,
         .grad_scale = net->grad_scale,
         .grad_scale_at = net->grad_scale_at,
     };
@@ -143,8 +144,8 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
 static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, bool accumulate,
                         struct ds_error *err)
 {
-    size_t hidden = net->plan->shape.hidden, vocab = net->plan->shape.vocab;
-    uint64_t head = net->plan->shape.layers + 1;
+    size_t hidden = net->shape.hidden, vocab = net->shape.vocab;
+    uint64_t head = net->shape.layers + 1;
     float *dweight = net->block[head].grad[DS_ROLE_HEAD_W];
     const struct ds_matmul_args dw = {
         .m = vocab,
@@ -155,7 +156,7 @@ static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, boo
         .out_type = DS_F32,
         .a = chunk->logits,
         .b = chunk->x,
-        .lda = net->plan->logit_ld,
+        .lda = net->logit_ld,
         .ldb = hidden,
         .c = accumulate ? dweight : NULL,
         .ldc = hidden,
@@ -170,7 +171,7 @@ static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, boo
         .out_type = net->act,
         .a = chunk->logits,
         .b = net->block[head].weight[DS_ROLE_HEAD_W],
-        .lda = net->plan->logit_ld,
+        .lda = net->logit_ld,
         .ldb = hidden,
         .d = chunk->x,
         .ldd = hidden,
@@ -182,27 +183,29 @@ static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, boo
 
 static struct ds_norm_use norm_of(const struct ds_net *net, enum ds_pass pass)
 {
-    uint32_t head = (uint32_t)net->plan->shape.layers + 1;
+    uint32_t head = (uint32_t)net->shape.layers + 1;
 
     return (struct ds_norm_use){
         .block = head,
         .pass = pass,
         .weight = DS_ROLE_NORMF_W,
         .stat = DS_BUFFER_STATF,
+        .rows = net->tokens,
         .x = net->block[head - 1].buf[pass][DS_BUFFER_OUT],
     };
 }
 
 static struct chunk chunk_at(const struct ds_net *net, enum ds_pass pass, size_t first)
 {
-    void *const *buf = net->block[net->plan->shape.layers + 1].buf[pass];
-    size_t left = net->tokens - first, most = net->plan->logit_rows;
+    void *const *buf = net->block[net->shape.layers + 1].buf[pass];
+    size_t left = net->tokens - first, most = net->logit_rows;
     unsigned char *rows = buf[DS_BUFFER_NORMF];
     return (struct chunk){
         .first = first,
         .rows = left < most ? left : most,
-        .x = rows + first * net->plan->shape.hidden * ds_dtype_bytes(net->act),
+        .x = rows + first * net->shape.hidden * ds_dtype_bytes(net->act),
         .logits = buf[DS_BUFFER_LOGITS],
+        .type = net->act,
     };
 }
 
@@ -214,7 +217,7 @@ int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct 
         .n = net->tokens, .x = buf[DS_BUFFER_LOSSES], .sum = net->loss_sum, .accumulate = true};
     int rc = ds__norm_fwd(net, &norm, buf[DS_BUFFER_NORMF], err);
 
-    for (size_t first = 0; rc == 0 && first < net->tokens; first += net->plan->logit_rows) {
+    for (size_t first = 0; rc == 0 && first < net->tokens; first += net->logit_rows) {
         struct chunk chunk = chunk_at(net, pass, first);
 
         rc = classify(net, &chunk, err);
@@ -224,6 +227,21 @@ int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct 
             rc = classify_bwd(net, &chunk, accumulate || first > 0, err);
     }
     return rc != 0 ? rc : ds_sum(&sum, net->stream, err);
+}
+
+int ds_net_logits(const struct ds_net *net, struct ds_error *err)
+{
+    struct ds_norm_use norm = norm_of(net, DS_PASS_EVAL);
+    void *const *buf = net->block[norm.block].buf[DS_PASS_EVAL];
+    const struct chunk chunk = {
+        .rows = 1, .x = buf[DS_BUFFER_NORMF], .logits = buf[DS_BUFFER_LOGITS], .type = DS_F32};
+    size_t before = (net->tokens - 1) * net->shape.hidden * ds_dtype_bytes(net->act);
+    int rc;
+
+    norm.rows = 1;
+    norm.x = (const unsigned char *)norm.x + before;
+    rc = ds__norm_fwd(net, &norm, chunk.x, err);
+    return rc != 0 ? rc : classify(net, &chunk, err);
 }
 
 int ds__head_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)

@@ -73,7 +73,7 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
                                            DS_ROLE_DOWN_W};
     static const enum ds_role biases[] = {DS_ROLE_QKV_B, DS_ROLE_PROJ_B, DS_ROLE_FC_B,
                                           DS_ROLE_DOWN_B};
-    const struct ds_model_shape *shape = &layer->net->plan->shape;
+    const struct ds_model_shape *shape = &layer->net->shape;
     const size_t in[] = {shape->hidden, shape->heads * shape->head_size, shape->hidden, shape->ffn};
     const size_t out[] = {ds_model_qkv_width(shape), shape->hidden, ds_model_ffn_in_width(shape),
                           shape->hidden};
@@ -106,6 +106,7 @@ static struct ds_norm_use norm_of(const struct layer *layer, enum ds_role weight
         .pass = layer->pass,
         .weight = weight,
         .stat = first ? DS_BUFFER_STAT1 : DS_BUFFER_STAT2,
+        .rows = layer->net->tokens,
         .x = first ? layer->x : layer->buf[DS_BUFFER_MIDDLE],
     };
 }
@@ -113,7 +114,7 @@ static struct ds_norm_use norm_of(const struct layer *layer, enum ds_role weight
 static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
-    const struct ds_model_shape *shape = &net->plan->shape;
+    const struct ds_model_shape *shape = &net->shape;
     const struct ds_rope_args args = {
         .batch = net->batch,
         .seq = net->seq,
@@ -132,7 +133,31 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
 
 static float attention_scale(const struct ds_net *net)
 {
-    return (float)(1.0 / sqrt((double)net->plan->shape.head_size));
+    return (float)(1.0 / sqrt((double)net->shape.head_size));
+}
+
+/* Against the rows before, and these become a part of them. */
+static int attention_cached(const struct layer *layer, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    size_t at = (layer->block - 1) * ds_net_cache_elems(&net->shape, net->cache.room);
+    size_t bytes = ds_dtype_bytes(net->act);
+    const struct ds_attention_cached_args args = {
+        .seq = net->seq,
+        .first = net->cache.rows,
+        .room = net->cache.room,
+        .heads = net->shape.heads,
+        .kv_heads = net->shape.kv_heads,
+        .head_size = net->shape.head_size,
+        .act = net->act,
+        .scale = attention_scale(net),
+        .qkv = layer->buf[DS_BUFFER_QKV],
+        .keys = net->cache.keys + at * bytes,
+        .values = net->cache.values + at * bytes,
+        .out = layer->buf[DS_BUFFER_ATTENTION],
+    };
+
+    return ds_attention_cached(&args, net->stream, err);
 }
 
 /* Where the attention's output is as it makes it: of some heads for all tokens, where ranks share
@@ -147,10 +172,10 @@ static int attention_fwd(const struct layer *layer, struct ds_error *err)
     const struct ds_net *net = layer->net;
     const struct ds_attention_fwd_args args = {
         .batch = net->batch,
-        .seq = net->plan->whole_sequence,
-        .heads = net->plan->shape.heads / net->plan->sequence_ranks,
-        .kv_heads = net->plan->shape.kv_heads / net->plan->sequence_ranks,
-        .head_size = net->plan->shape.head_size,
+        .seq = net->seq * ds__sharers(net),
+        .heads = net->shape.heads / ds__sharers(net),
+        .kv_heads = net->shape.kv_heads / ds__sharers(net),
+        .head_size = net->shape.head_size,
         .act = net->act,
         .scale = attention_scale(net),
         .drop = ds__attention_drop(net, layer->block, layer->pass),
@@ -158,7 +183,8 @@ static int attention_fwd(const struct layer *layer, struct ds_error *err)
         .out = attended_of(layer),
         .lse = layer->buf[DS_BUFFER_LSE],
     };
-    int rc = ds_attention_fwd(&args, net->stream, err);
+    int rc = net->cache.room > 0 ? attention_cached(layer, err)
+                                 : ds_attention_fwd(&args, net->stream, err);
 
     return rc != 0 || !ds__shares_sequences(net)
                ? rc
@@ -172,10 +198,10 @@ static int attention_bwd(const struct layer *layer, void *dout, void *dqkv, stru
     const struct ds_net *net = layer->net;
     const struct ds_attention_bwd_args args = {
         .batch = net->batch,
-        .seq = net->plan->whole_sequence,
-        .heads = net->plan->shape.heads / net->plan->sequence_ranks,
-        .kv_heads = net->plan->shape.kv_heads / net->plan->sequence_ranks,
-        .head_size = net->plan->shape.head_size,
+        .seq = net->seq * ds__sharers(net),
+        .heads = net->shape.heads / ds__sharers(net),
+        .kv_heads = net->shape.kv_heads / ds__sharers(net),
+        .head_size = net->shape.head_size,
         .act = net->act,
         .scale = attention_scale(net),
         .drop = ds__attention_drop(net, layer->block, layer->pass),
@@ -220,15 +246,17 @@ static bool act_in_product(const struct layer *layer)
 {
     const struct ds_plan *plan = layer->net->plan;
 
-    return !layer->net->family->swiglu && ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_ACT) ==
-                                              ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_IN);
+    if (layer->net->family->swiglu || plan == NULL)
+        return !layer->net->family->swiglu;
+    return ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_ACT) ==
+           ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_IN);
 }
 
 static int act_fwd(const struct layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     void *x = layer->buf[DS_BUFFER_FFN_IN], *y = layer->buf[DS_BUFFER_FFN_ACT];
-    size_t ffn = net->plan->shape.ffn;
+    size_t ffn = net->shape.ffn;
 
     if (net->family->swiglu) {
         const struct ds_swiglu_fwd_args args = {.rows = net->tokens,
@@ -254,7 +282,7 @@ static int down_bwd(const struct layer *layer, const void *dy, void *wide, void 
     void *x = layer->buf[DS_BUFFER_FFN_IN];
     struct ds_linear down = linear_of(layer, DOWN);
     const struct ds_swiglu_bwd_args swiglu = {.rows = net->tokens,
-                                              .ffn = net->plan->shape.ffn,
+                                              .ffn = net->shape.ffn,
                                               .act = net->act,
                                               .x = x,
                                               .dy = wide,

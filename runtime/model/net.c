@@ -20,23 +20,29 @@ static enum ds_role first_of(enum ds_role role)
     }
 }
 
+void ds__net_bind(struct ds_net *net, const struct ds_param *param, const void *weight, float *grad)
+{
+    enum ds_role role = first_of(param->role);
+    struct ds_net_block *head = &net->block[ds_model_blocks(&net->shape) - 1];
+
+    net->block[param->block].weight[role] = weight;
+    net->block[param->block].grad[role] = grad;
+    if (role == DS_ROLE_WTE && net->shape.tie_embeddings) {
+        head->weight[DS_ROLE_HEAD_W] = weight;
+        head->grad[DS_ROLE_HEAD_W] = grad;
+    }
+}
+
 static void bind_params(struct ds_net *net, const struct ds_net_memory *memory)
 {
     size_t bytes = ds_dtype_bytes(net->act);
-    uint32_t head = ds_model_blocks(&net->plan->shape) - 1;
 
     for (size_t i = 0; i < net->plan->params; i++) {
         const struct ds_plan_param *param = &net->plan->param[i];
         const unsigned char *params = memory->params[param->bucket];
         uint64_t at = param->offset - net->plan->bucket[param->bucket].offset;
-        enum ds_role role = first_of(param->param.role);
 
-        net->block[param->param.block].weight[role] = params + at * bytes;
-        net->block[param->param.block].grad[role] = memory->grads[param->bucket] + at;
-    }
-    if (net->plan->shape.tie_embeddings) {
-        net->block[head].weight[DS_ROLE_HEAD_W] = net->block[0].weight[DS_ROLE_WTE];
-        net->block[head].grad[DS_ROLE_HEAD_W] = net->block[0].grad[DS_ROLE_WTE];
+        ds__net_bind(net, &param->param, params + at * bytes, memory->grads[param->bucket] + at);
     }
 }
 
@@ -65,12 +71,15 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
 
     *net = (struct ds_net){
         .plan = plan,
+        .shape = plan->shape,
         .family = ds_family_of(plan->shape.arch),
         .stream = stream,
         .act = ds_compute_dtype(plan->compute),
         .batch = plan->micro_batch,
         .seq = plan->sequence,
         .tokens = plan->micro_batch * plan->sequence,
+        .logit_rows = plan->logit_rows,
+        .logit_ld = plan->logit_ld,
         .loss_sum = memory->loss_sum,
         .swapped = memory->swapped,
         .block = calloc(blocks, sizeof(*net->block)),
@@ -93,7 +102,7 @@ int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool a
 {
     if (block == 0)
         return ds__embed_fwd(net, pass, err);
-    if (block == net->plan->shape.layers + 1)
+    if (block == net->shape.layers + 1)
         return ds__head_fwd(net, pass, accumulate, err);
     return ds__layer_fwd(net, block, pass, accumulate, err);
 }
@@ -102,7 +111,7 @@ int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct 
 {
     if (block == 0)
         return ds__embed_bwd(net, accumulate, err);
-    if (block == net->plan->shape.layers + 1)
+    if (block == net->shape.layers + 1)
         return ds__head_bwd(net, accumulate, err);
     return ds__layer_bwd(net, block, accumulate, err);
 }
@@ -130,8 +139,8 @@ static const void *behind(const struct ds_net *net, const void *array, size_t at
 int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, const void *x,
                 const void *residual, void *y, struct ds_error *err)
 {
-    size_t calls = ds__shares_sequences(net) ? net->batch : 1, hidden = net->plan->shape.hidden;
-    size_t n = net->tokens / calls * hidden, whole = net->plan->whole_sequence * hidden;
+    size_t calls = ds__shares_sequences(net) ? net->batch : 1, hidden = net->shape.hidden;
+    size_t n = net->tokens / calls * hidden, whole = net->seq * ds__sharers(net) * hidden;
     struct ds_dropout_args args = {
         .n = n,
         .act = net->act,
@@ -159,8 +168,10 @@ struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t b
         .seed = net->seed,
         .stream = drop_stream(block, DS_DROP_ATTENTION),
         .first = net->first,
-        .heads = net->plan->shape.heads,
-        .head = net->plan->shape.heads / net->plan->sequence_ranks * net->plan->sequence_rank,
+        .heads = net->shape.heads,
+        .head = ds__shares_sequences(net)
+                    ? net->shape.heads / ds__sharers(net) * net->plan->sequence_rank
+                    : 0,
     };
 }
 
@@ -265,17 +276,17 @@ int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *
     bool centred = net->family->norm == DS_NORM_LAYER;
     float *stats = block->buf[use->pass][use->stat];
     const struct ds_norm_fwd_args args = {
-        .rows = net->tokens,
-        .channels = net->plan->shape.hidden,
+        .rows = use->rows,
+        .channels = net->shape.hidden,
         .kind = net->family->norm,
-        .eps = (float)net->plan->shape.norm_eps,
+        .eps = (float)net->shape.norm_eps,
         .act = net->act,
         .param = net->act,
         .x = use->x,
         .weight = block->weight[use->weight],
         .bias = centred ? block->weight[use->weight + 1] : NULL,
         .y = y,
-        .mean = centred ? stats + net->tokens : NULL,
+        .mean = centred ? stats + use->rows : NULL,
         .rstd = stats,
     };
 
@@ -289,15 +300,15 @@ int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const 
     bool centred = net->family->norm == DS_NORM_LAYER;
     const float *stats = block->buf[use->pass][use->stat];
     const struct ds_norm_bwd_args args = {
-        .rows = net->tokens,
-        .channels = net->plan->shape.hidden,
+        .rows = use->rows,
+        .channels = net->shape.hidden,
         .kind = net->family->norm,
         .act = net->act,
         .param = net->act,
         .dy = dy,
         .x = use->x,
         .weight = block->weight[use->weight],
-        .mean = centred ? stats + net->tokens : NULL,
+        .mean = centred ? stats + use->rows : NULL,
         .rstd = stats,
         .dres = dres,
         .dx = dx,

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * net.h - a planned model bound to memory: its blocks run forward and backward on one stream.
+ * net.h - a model bound to memory: its blocks run forward and backward on one stream.
  *
  * One implementation for all families, written against kernels/op.h; what differs is read from the
  * family's switches.  A net owns tables of pointers only.  Nothing here allocates after init.
@@ -22,7 +22,11 @@
  * classifier's backward pass while a chunk's logits are there; its BACKWARD goes on through the
  * norm.  A tied head writes its gradient into the embedding's, which then adds its own.
  *
- * Tests   tests/engine/test_engine.c (gradients against the float64 reference)
+ * A plan says where what training needs lies.  Without one a net reads one sequence, forward only,
+ * a few rows at a time, and keeps their keys and values: the same blocks, in their pass EVAL.
+ *
+ * Tests   tests/engine/test_engine.c (gradients against the float64 reference),
+ *         tests/engine/test_generate.c (forward only)
  */
 #ifndef DS_RUNTIME_MODEL_NET_H
 #define DS_RUNTIME_MODEL_NET_H
@@ -41,14 +45,24 @@ struct ds_net_block {                  /* NULL where a block has no such thing *
     void *buf[DS_PASS_COUNT][DS_BUFFER_COUNT];
 };
 
+/* Keys and values of rows 0 .. rows - 1 of the one sequence that is read on, as kernels/op.h has
+ * them, layer after layer.  room 0: there are none, and each pass begins at row 0. */
+struct ds_net_cache {
+    unsigned char *keys, *values;
+    size_t room, rows;
+};
+
 struct ds_net {
-    const struct ds_plan *plan;
+    const struct ds_plan *plan; /* NULL: forward only */
+    struct ds_model_shape shape;
     const struct ds_family *family;
     struct ds_stream *stream;
     enum ds_dtype act;
     size_t batch, seq, tokens; /* of a micro-batch */
     struct ds_comm *sharers;   /* the ranks that share its sequences; NULL: nobody does */
     void *swapped;             /* what they are given, laid out by who gets it */
+    size_t logit_rows, logit_ld;
+    struct ds_net_cache cache;
     struct ds_net_block *block;
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
     const float *grad_scale_at; /* (optional) where the device finds it instead */
@@ -85,7 +99,39 @@ int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool a
 int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
     DS_NODISCARD;
 
-/* Between net.c and the blocks. */
+/* --- forward only, for who has no plan: forward.c ------------------------------------------- */
+
+/* Elements of a layer's keys, and of its values; `room` rows, a multiple of DS_CACHE_TILE. */
+size_t ds_net_cache_elems(const struct ds_model_shape *shape, size_t room);
+/* Where the parameters lie, in elements: at[ds_model_param_count()], or NULL.  All of them take as
+ * many as is returned. */
+uint64_t ds_net_params(const struct ds_model_shape *shape, uint64_t *at);
+/* Of activations, when at most `rows` rows are read at once. */
+size_t ds_net_forward_bytes(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows);
+
+struct ds_net_forward_args {
+    const struct ds_model_shape *shape;
+    enum ds_dtype act;
+    size_t rows;        /* at once, at most */
+    const void *params; /* as ds_net_params() says, of type act; borrowed, as is the rest */
+    void *activations;
+    struct ds_net_cache cache;
+};
+int ds_net_init_forward(struct ds_net *net, const struct ds_net_forward_args *args,
+                        struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+
+/* Read `rows` more ids behind those in the cache, for which it has room. */
+int ds_net_read(struct ds_net *net, const int32_t *ids, size_t rows, struct ds_error *err)
+    DS_NODISCARD;
+/* Logits of what follows the last row that was read: [vocab] of F32, in the device's memory. */
+int ds_net_logits(const struct ds_net *net, struct ds_error *err) DS_NODISCARD;
+const float *ds_net_logits_at(const struct ds_net *net);
+
+/* --- between net.c and the blocks ------------------------------------------------------------ */
+
+/* A parameter lies there, and its gradient where there is one; a tied head has the embedding's. */
+void ds__net_bind(struct ds_net *net, const struct ds_param *param, const void *weight,
+                  float *grad);
 
 /* y = x W (+ bias), W in the family's layout.  With gelu_x y is gelu() of that, which goes to
  * gelu_x; and of a product behind a GELU x is gelu(gelu_x), and dx the gradient of gelu_x. */
@@ -121,6 +167,7 @@ struct ds_norm_use { /* one of the norms, on the rows of a micro-batch */
     enum ds_pass pass;
     enum ds_role weight; /* a bias is the role after it */
     enum ds_buffer stat;
+    size_t rows;
     const void *x;
 };
 int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *y,
@@ -151,12 +198,16 @@ int ds__to_tokens(const struct ds_net *net, enum ds_pass pass, enum ds_swap_rows
                   const void *from, void *to, struct ds_error *err) DS_NODISCARD;
 static inline bool ds__shares_sequences(const struct ds_net *net)
 {
-    return net->plan->sequence_ranks > 1;
+    return net->sharers != NULL;
 }
-/* The position of a rank's first token in its sequence. */
+static inline unsigned ds__sharers(const struct ds_net *net)
+{
+    return ds__shares_sequences(net) ? net->plan->sequence_ranks : 1;
+}
+/* The position of the first token here in its sequence. */
 static inline size_t ds__first_position(const struct ds_net *net)
 {
-    return net->plan->sequence_rank * net->seq;
+    return ds__shares_sequences(net) ? net->plan->sequence_rank * net->seq : net->cache.rows;
 }
 
 int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,

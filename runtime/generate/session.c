@@ -1,0 +1,346 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * session.c - the contract is in session.h.
+ *
+ * Parameters of F32 are read to where they stay.  Others are read in pieces of PIECE_ELEMS,
+ * rounded, and put there.
+ */
+#include "runtime/generate/session.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/device.h"
+#include "kernels/scratch.h"
+#include "runtime/ckpt/ckpt.h"
+#include "runtime/model/net.h"
+
+enum { PIECE_ELEMS = 16 << 20 };
+
+struct room { /* of the device */
+    void *at;
+    size_t bytes;
+};
+
+struct ds_session {
+    struct ds_device *device;
+    struct ds_ckpt_state state;
+    struct ds_net net;
+    enum ds_dtype type;
+    uint64_t elems, rows; /* of all parameters; most rows that may be read */
+    struct room params, activations, cache;
+};
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+static size_t scratch_bytes(const struct ds_session *s, const struct ds_session_args *args,
+                            size_t room)
+{
+    const struct ds_model_shape *shape = &s->state.shape;
+    const struct ds_scratch_query query = {
+        .threads = args->threads,
+        .act = args->type,
+        .rows = DS_SESSION_CHUNK,
+        .seq = room,
+        .hidden = shape->hidden,
+        .heads = shape->heads,
+        .kv_heads = shape->kv_heads,
+        .head_size = shape->head_size,
+        .ffn_in = ds_model_ffn_in_width(shape),
+        .vocab = shape->vocab,
+        .logit_rows = 1,
+        .cached = true,
+    };
+
+    return ds_scratch_bytes(&query);
+}
+
+static size_t cache_room(const struct ds_session *s)
+{
+    return (s->rows + DS_CACHE_TILE - 1) / DS_CACHE_TILE * DS_CACHE_TILE;
+}
+
+static void measure(struct ds_session *s)
+{
+    const struct ds_model_shape *shape = &s->state.shape;
+    size_t one = ds_dtype_bytes(s->type);
+
+    s->elems = ds_net_params(shape, NULL);
+    s->params.bytes = s->elems * one;
+    s->activations.bytes = ds_net_forward_bytes(shape, s->type, DS_SESSION_CHUNK);
+    s->cache.bytes = 2 * shape->layers * ds_net_cache_elems(shape, cache_room(s)) * one;
+}
+
+static int check_memory(const struct ds_session *s, size_t scratch, struct ds_error *err)
+{
+    const double mib = 1 << 20;
+    uint64_t piece = s->type == DS_F32 ? 0 : PIECE_ELEMS * sizeof(float);
+    uint64_t needed = s->params.bytes + s->activations.bytes + s->cache.bytes + scratch + piece;
+    uint64_t there = ds_mem_available();
+
+    if (needed <= there)
+        return 0;
+    return ds_fail(err, ENOMEM,
+                   "the model needs %.0f MiB, %.0f of them for parameters and %.0f for keys and "
+                   "values of %" PRIu64
+                   " tokens, and there are %.0f; take a smaller type or fewer tokens",
+                   (double)needed / mib, (double)s->params.bytes / mib,
+                   (double)s->cache.bytes / mib, s->rows, (double)there / mib);
+}
+
+static int take_room(struct ds_session *s, struct room *room, struct ds_error *err)
+{
+    return ds_device_alloc(s->device, room->bytes, &room->at, err);
+}
+
+static void give_back(struct ds_session *s, struct room *room)
+{
+    if (room->at != NULL)
+        ds_device_free(s->device, room->at, room->bytes);
+}
+
+/* --- parameters ------------------------------------------------------------------------------- */
+
+static struct ds_ckpt_tensor tensor_of(const struct ds_param *param, uint64_t first, uint64_t count,
+                                       void *data)
+{
+    struct ds_ckpt_tensor tensor = {.dtype = DS_F32,
+                                    .ndim = param->ndim,
+                                    .shape = {param->shape[0], param->shape[1]},
+                                    .first = first,
+                                    .count = count,
+                                    .data = data};
+
+    memcpy(tensor.name, param->name, sizeof(tensor.name));
+    return tensor;
+}
+
+/* What is read together, and where it goes from there. */
+struct load {
+    struct ds_session *session;
+    const char *path;
+    struct ds_ckpt_tensor *tensor;
+    uint64_t *to; /* element of the parameters, for each tensor */
+    size_t tensors;
+    float *piece; /* [PIECE_ELEMS], or NULL: straight there */
+    uint64_t used;
+};
+
+static int flush(struct load *load, struct ds_error *err)
+{
+    struct ds_session *s = load->session;
+    struct ds_ckpt_state state;
+    int rc = ds_ckpt_load(load->path, &state, load->tensor, load->tensors, NULL, 0, err);
+
+    for (size_t i = 0; rc == 0 && load->piece != NULL && i < load->tensors; i++) {
+        const struct ds_cast_args args = {.n = load->tensor[i].count,
+                                          .from = DS_F32,
+                                          .to = s->type,
+                                          .x = load->tensor[i].data,
+                                          .y = (char *)s->params.at +
+                                               load->to[i] * ds_dtype_bytes(s->type)};
+
+        rc = ds_cast(&args, ds_device_stream(s->device), err);
+    }
+    load->tensors = 0;
+    load->used = 0;
+    return rc;
+}
+
+/* The whole of a parameter, which lies at element `at`. */
+static int add_param(struct load *load, const struct ds_param *param, uint64_t at,
+                     struct ds_error *err)
+{
+    int rc = 0;
+
+    for (uint64_t first = 0, count; rc == 0 && first < param->elems; first += count) {
+        uint64_t left = PIECE_ELEMS - load->used;
+        float *data =
+            load->piece == NULL ? (float *)load->session->params.at + at : load->piece + load->used;
+
+        count = param->elems - first;
+        if (load->piece != NULL && count > left)
+            count = left;
+        load->to[load->tensors] = at + first;
+        load->tensor[load->tensors++] = tensor_of(param, first, count, data);
+        load->used += load->piece == NULL ? 0 : count;
+        if (load->used == PIECE_ELEMS)
+            rc = flush(load, err);
+    }
+    return rc;
+}
+
+static int load_params(struct load *load, const uint64_t *at, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &load->session->state.shape;
+    size_t count = ds_model_param_count(shape);
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        struct ds_param param;
+
+        ds_model_param(shape, i, &param);
+        rc = add_param(load, &param, at[i], err);
+    }
+    return rc == 0 && load->tensors > 0 ? flush(load, err) : rc;
+}
+
+static int load_weights(struct ds_session *s, const char *path, struct ds_error *err)
+{
+    size_t count = ds_model_param_count(&s->state.shape);
+    struct load load = {.session = s,
+                        .path = path,
+                        .tensor = calloc(count, sizeof(*load.tensor)),
+                        .to = calloc(count, sizeof(*load.to))};
+    uint64_t *at = calloc(count, sizeof(*at));
+    int rc;
+
+    if (s->type != DS_F32)
+        load.piece = malloc(PIECE_ELEMS * sizeof(*load.piece));
+    if (load.tensor == NULL || load.to == NULL || at == NULL ||
+        (s->type != DS_F32 && load.piece == NULL)) {
+        rc = ds_fail(err, ENOMEM, "no memory to read %zu tensors", count);
+    } else {
+        (void)ds_net_params(&s->state.shape, at);
+        rc = load_params(&load, at, err);
+    }
+    free(load.tensor);
+    free(load.to);
+    free(load.piece);
+    free(at);
+    return rc;
+}
+
+/* --- the session ------------------------------------------------------------------------------ */
+
+static int bind(struct ds_session *s, struct ds_error *err)
+{
+    const struct ds_net_forward_args args = {
+        .shape = &s->state.shape,
+        .act = s->type,
+        .rows = DS_SESSION_CHUNK,
+        .params = s->params.at,
+        .activations = s->activations.at,
+        .cache = {.keys = s->cache.at,
+                  .values = (unsigned char *)s->cache.at + s->cache.bytes / 2,
+                  .room = cache_room(s)}};
+
+    return ds_net_init_forward(&s->net, &args, ds_device_stream(s->device), err);
+}
+
+static int open_all(struct ds_session *s, const struct ds_session_args *args, struct ds_error *err)
+{
+    struct ds_device_args device = {.name = "cpu", .threads = args->threads};
+    int rc = ds_ckpt_peek(args->ckpt, &s->state, err);
+
+    if (rc == 0)
+        rc = ds_error_context(err, ds_model_check(&s->state.shape, err), "'%s'", args->ckpt);
+    if (rc != 0)
+        return rc;
+    s->rows = args->rows < s->state.shape.context ? args->rows : s->state.shape.context;
+    measure(s);
+    device.scratch_bytes = scratch_bytes(s, args, cache_room(s));
+    rc = check_memory(s, device.scratch_bytes, err);
+    if (rc == 0)
+        rc = ds_device_open(&s->device, &device, err);
+    if (rc == 0)
+        rc = take_room(s, &s->params, err);
+    if (rc == 0)
+        rc = take_room(s, &s->activations, err);
+    if (rc == 0)
+        rc = take_room(s, &s->cache, err);
+    if (rc == 0)
+        rc = load_weights(s, args->ckpt, err);
+    return rc == 0 ? bind(s, err) : rc;
+}
+
+int ds_session_open(struct ds_session **session, const struct ds_session_args *args,
+                    struct ds_error *err)
+{
+    struct ds_session *s = calloc(1, sizeof(*s));
+    int rc;
+
+    if (s == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a model");
+    s->type = args->type;
+    rc = open_all(s, args, err);
+    if (rc != 0) {
+        ds_session_close(s);
+        return rc;
+    }
+    *session = s;
+    return 0;
+}
+
+void ds_session_close(struct ds_session *session)
+{
+    if (session == NULL)
+        return;
+    ds_net_release(&session->net);
+    give_back(session, &session->params);
+    give_back(session, &session->activations);
+    give_back(session, &session->cache);
+    ds_device_close(session->device);
+    free(session);
+}
+
+const struct ds_model_shape *ds_session_shape(const struct ds_session *session)
+{
+    return &session->state.shape;
+}
+
+uint64_t ds_session_bytes(const struct ds_session *session)
+{
+    const struct ds_model_shape *shape = &session->state.shape;
+    uint64_t looked_up = shape->tie_embeddings ? 0 : shape->vocab * shape->hidden;
+
+    return (ds_model_elems(shape) - looked_up) * ds_dtype_bytes(session->type);
+}
+
+uint64_t ds_session_rows(const struct ds_session *session)
+{
+    return session->net.cache.rows;
+}
+
+uint64_t ds_session_room(const struct ds_session *session)
+{
+    return session->rows;
+}
+
+int ds_session_read(struct ds_session *session, const int32_t *ids, size_t count,
+                    struct ds_error *err)
+{
+    uint64_t vocab = session->state.shape.vocab, left = session->rows - ds_session_rows(session);
+    int rc = 0;
+
+    if (count > left)
+        return ds_fail(err, ENOSPC,
+                       "%zu tokens do not fit behind %" PRIu64 ", there is room for %" PRIu64,
+                       count, ds_session_rows(session), session->rows);
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || (uint64_t)ids[i] >= vocab)
+            return ds_fail(err, EDOM, "token %d is not of the model's vocabulary of %" PRIu64,
+                           ids[i], vocab);
+    for (size_t at = 0, rows; rc == 0 && at < count; at += rows) {
+        rows = count - at < DS_SESSION_CHUNK ? count - at : (size_t)DS_SESSION_CHUNK;
+        rc = ds_net_read(&session->net, ids + at, rows, err);
+    }
+    return rc;
+}
+
+void ds_session_rewind(struct ds_session *session, uint64_t rows)
+{
+    if (rows < session->net.cache.rows)
+        session->net.cache.rows = rows;
+}
+
+int ds_session_logits(struct ds_session *session, const float **logits, struct ds_error *err)
+{
+    int rc = ds_net_logits(&session->net, err);
+
+    *logits = ds_net_logits_at(&session->net);
+    return rc;
+}

@@ -1,0 +1,58 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * session.h - a checkpoint's model that reads a sequence of ids and says what may follow.
+ *
+ * It holds the parameters in one type, the keys and values of all rows read so far, and activations
+ * of CHUNK rows, on the CPU.  Of the checkpoint only the parameters are read.  Memory is looked for
+ * before it is taken.
+ *
+ * Tests   tests/engine/test_generate.c
+ */
+#ifndef DS_RUNTIME_GENERATE_SESSION_H
+#define DS_RUNTIME_GENERATE_SESSION_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "kernels/dtype.h"
+#include "runtime/job.h"
+
+struct ds_session;
+
+enum { DS_SESSION_CHUNK = 256 }; /* rows that are read at once */
+
+struct ds_session_args {
+    const char *ckpt;   /* a checkpoint's folder */
+    enum ds_dtype type; /* of parameters, activations, keys and values: F32, BF16 or F16 */
+    unsigned threads;
+    uint64_t rows; /* how many will be read; at most the model's context counts */
+};
+
+/* -ENOENT, -EBADMSG no checkpoint, a damaged one; -ENOMEM. */
+int ds_session_open(struct ds_session **session, const struct ds_session_args *args,
+                    struct ds_error *err) DS_NODISCARD;
+void ds_session_close(struct ds_session *session);
+
+const struct ds_model_shape *ds_session_shape(const struct ds_session *session);
+/* Bytes of parameters that a row reads: all, but of a table of tokens that is no classifier. */
+uint64_t ds_session_bytes(const struct ds_session *session);
+
+/* Rows read so far, and how many there is room for. */
+uint64_t ds_session_rows(const struct ds_session *session);
+uint64_t ds_session_room(const struct ds_session *session);
+
+/* Read more ids.  -EDOM: one is not of the vocabulary; -ENOSPC: no room for so many; nothing is
+ * read then. */
+int ds_session_read(struct ds_session *session, const int32_t *ids, size_t count,
+                    struct ds_error *err) DS_NODISCARD;
+/* Forget all but the first rows.  What ds_session_logits() gives is of the row that was read last,
+ * until another is. */
+void ds_session_rewind(struct ds_session *session, uint64_t rows);
+
+/* Logits of what follows, [vocab].  Borrowed until the next read. */
+int ds_session_logits(struct ds_session *session, const float **logits, struct ds_error *err)
+    DS_NODISCARD;
+
+#endif

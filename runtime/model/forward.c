@@ -1,0 +1,153 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * forward.c - a net without a plan, which only reads: its memory, and a sequence row by row.
+ *
+ * All layers use the same activations.  The stream has one place too: a layer is done with its
+ * input when it writes its output.
+ *
+ * Tests   tests/engine/test_generate.c
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "runtime/model/net.h"
+
+enum { ALIGN_ELEMS = 32 };
+
+static uint64_t round_up(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* Of neighbours that are used as one matrix, all but the first. */
+static bool continues(enum ds_role role)
+{
+    return role == DS_ROLE_K_W || role == DS_ROLE_V_W || role == DS_ROLE_UP_W;
+}
+
+uint64_t ds_net_params(const struct ds_model_shape *shape, uint64_t *at)
+{
+    size_t count = ds_model_param_count(shape);
+    uint64_t end = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        struct ds_param param;
+
+        ds_model_param(shape, i, &param);
+        if (!continues(param.role))
+            end = round_up(end, ALIGN_ELEMS);
+        if (at != NULL)
+            at[i] = end;
+        end += param.elems;
+    }
+    return end;
+}
+
+size_t ds_net_cache_elems(const struct ds_model_shape *shape, size_t room)
+{
+    return room * shape->kv_heads * shape->head_size;
+}
+
+/* The buffers of a pass over `rows` rows, one behind the other from `base` on, into block[]; with
+ * base NULL only their size. */
+static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows,
+                          unsigned char *base, struct ds_net_block *block)
+{
+    const size_t one = ds_dtype_bytes(act), head = shape->layers + 1;
+    const size_t stat = 2 * sizeof(float), row = rows * one;
+    const struct {
+        enum ds_buffer buffer;
+        size_t bytes, first, last; /* the blocks that it is of */
+    } table[] = {
+        {DS_BUFFER_IDS, (rows + 1) * sizeof(int32_t), 0, 0},
+        {DS_BUFFER_OUT, row * shape->hidden, 0, head - 1},
+        {DS_BUFFER_NORM1, row * shape->hidden, 1, head - 1},
+        {DS_BUFFER_STAT1, rows * stat, 1, head - 1},
+        {DS_BUFFER_QKV, row * ds_model_qkv_width(shape), 1, head - 1},
+        {DS_BUFFER_ATTENTION, row * shape->heads * shape->head_size, 1, head - 1},
+        {DS_BUFFER_MIDDLE, row * shape->hidden, 1, head - 1},
+        {DS_BUFFER_NORM2, row * shape->hidden, 1, head - 1},
+        {DS_BUFFER_STAT2, rows * stat, 1, head - 1},
+        {DS_BUFFER_FFN_IN, row * ds_model_ffn_in_width(shape), 1, head - 1},
+        {DS_BUFFER_FFN_ACT, row * shape->ffn, 1, head - 1},
+        {DS_BUFFER_NORMF, one * shape->hidden, head, head},
+        {DS_BUFFER_STATF, stat, head, head},
+        {DS_BUFFER_LOGITS, shape->vocab * sizeof(float), head, head},
+    };
+    size_t at = 0;
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        for (size_t b = table[i].first; base != NULL && b <= table[i].last; b++)
+            block[b].buf[DS_PASS_EVAL][table[i].buffer] = base + at;
+        at += round_up(table[i].bytes, DS_BUFFER_ALIGN);
+    }
+    return at;
+}
+
+size_t ds_net_forward_bytes(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows)
+{
+    return lay_buffers(shape, act, rows, NULL, NULL);
+}
+
+static int bind_weights(struct ds_net *net, const void *params, struct ds_error *err)
+{
+    size_t count = ds_model_param_count(&net->shape), bytes = ds_dtype_bytes(net->act);
+    uint64_t *at = calloc(count, sizeof(*at));
+
+    if (at == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a list of %zu parameters", count);
+    (void)ds_net_params(&net->shape, at);
+    for (size_t i = 0; i < count; i++) {
+        struct ds_param param;
+
+        ds_model_param(&net->shape, i, &param);
+        ds__net_bind(net, &param, (const unsigned char *)params + at[i] * bytes, NULL);
+    }
+    free(at);
+    return 0;
+}
+
+int ds_net_init_forward(struct ds_net *net, const struct ds_net_forward_args *args,
+                        struct ds_stream *stream, struct ds_error *err)
+{
+    size_t blocks = ds_model_blocks(args->shape);
+    int rc;
+
+    *net = (struct ds_net){.shape = *args->shape,
+                           .family = ds_family_of(args->shape->arch),
+                           .stream = stream,
+                           .act = args->act,
+                           .batch = 1,
+                           .logit_ld = args->shape->vocab,
+                           .cache = args->cache,
+                           .block = calloc(blocks, sizeof(*net->block))};
+    if (net->block == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a model of %zu blocks", blocks);
+    (void)lay_buffers(args->shape, args->act, args->rows, args->activations, net->block);
+    rc = bind_weights(net, args->params, err);
+    if (rc != 0)
+        ds_net_release(net);
+    return rc;
+}
+
+int ds_net_read(struct ds_net *net, const int32_t *ids, size_t rows, struct ds_error *err)
+{
+    int rc;
+
+    assert(rows > 0 && rows <= net->cache.room - net->cache.rows);
+    net->seq = net->tokens = rows;
+    rc = ds_stream_copy(net->stream, DS_COPY_UP, net->block[0].buf[DS_PASS_EVAL][DS_BUFFER_IDS],
+                        ids, rows * sizeof(*ids), err);
+    for (uint32_t block = 0; rc == 0 && block <= net->shape.layers; block++)
+        rc = ds_net_forward(net, block, DS_PASS_EVAL, false, err);
+    if (rc == 0)
+        net->cache.rows += rows;
+    return rc;
+}
+
+const float *ds_net_logits_at(const struct ds_net *net)
+{
+    return net->block[net->shape.layers + 1].buf[DS_PASS_EVAL][DS_BUFFER_LOGITS];
+}

@@ -74,3 +74,19 @@ size_t ds_utf8_valid(const char *text, size_t len)
     }
     return at;
 }
+
+bool ds_utf8_is_cut(const char *text, size_t len)
+{
+    char whole[4];
+
+    if (len == 0 || len >= sizeof(whole) || ds_utf8_len(text, len) != 0)
+        return false;
+    for (unsigned char fill = 0x80; fill < 0xc0;
+         fill = (unsigned char)(fill + 0x3f)) { /* one of both is a second byte */
+        memset(whole, fill, sizeof(whole));
+        memcpy(whole, text, len);
+        if (ds_utf8_len(whole, sizeof(whole)) > len)
+            return true;
+    }
+    return false;
+}

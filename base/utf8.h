@@ -9,6 +9,7 @@
 #ifndef DS_BASE_UTF8_H
 #define DS_BASE_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Bytes of the valid sequence at the start of `text` (1 to 4); 0 when it is not valid or
@@ -17,5 +18,8 @@ size_t ds_utf8_len(const char *text, size_t len);
 
 /* Bytes of `text` up to the first that begins no valid sequence; `len` where all is valid. */
 size_t ds_utf8_valid(const char *text, size_t len);
+
+/* Does `text` begin a valid sequence that `len` cuts?  Then more bytes may complete it. */
+bool ds_utf8_is_cut(const char *text, size_t len);
 
 #endif

@@ -56,28 +56,33 @@ struct ds_cli {          /* borrowed from argv; plain data */
     int64_t count;        /* -1: not given */
     bool force;
     const char *output; /* NULL: not given */
-    const char **arg;   /* positional words after the command's name */
+    const char *prompt, *prompt_file, *stop; /* NULL: not given */
+    uint64_t max_tokens, top_k, seed;        /* 0: not given */
+    double temperature, top_p;               /* < 0: not given */
+    bool echo;
+    const char **arg; /* positional words after the command's name */
     size_t args;
 };
 
-int ds_cmd_run(const struct ds_cli *cli);     /* cmd_run.c */
-int ds_cmd_check(const struct ds_cli *cli);   /* cmd_check.c */
-int ds_cmd_plan(const struct ds_cli *cli);    /* cmd_plan.c */
-int ds_cmd_tune(const struct ds_cli *cli);    /* cmd_tune.c */
-int ds_cmd_ckpt(const struct ds_cli *cli);    /* cmd_ckpt.c: ls verify export import */
-int ds_cmd_exec(const struct ds_cli *cli);    /* cmd_exec.c */
-int ds_cmd_hosts(const struct ds_cli *cli);   /* cmd_hosts.c */
-int ds_cmd_trust(const struct ds_cli *cli);   /* cmd_trust.c: hosts trust */
-int ds_cmd_launch(const struct ds_cli *cli);  /* cmd_launch.c */
-int ds_cmd_bench(const struct ds_cli *cli);   /* cmd_bench.c: gemm */
-int ds_cmd_ps(const struct ds_cli *cli);      /* cmd_ps.c */
-int ds_cmd_kill(const struct ds_cli *cli);    /* cmd_ps.c */
-int ds_cmd_logs(const struct ds_cli *cli);    /* cmd_logs.c */
-int ds_cmd_attach(const struct ds_cli *cli);  /* cmd_attach.c */
-int ds_cmd_join(const struct ds_cli *cli);    /* cmd_join.c */
-int ds_cmd_data(const struct ds_cli *cli);    /* cmd_data.c: tokenize inspect */
-int ds_cmd_convert(const struct ds_cli *cli); /* cmd_convert.c */
-int ds_cmd_report(const struct ds_cli *cli);  /* cmd_report.c */
+int ds_cmd_run(const struct ds_cli *cli);      /* cmd_run.c */
+int ds_cmd_check(const struct ds_cli *cli);    /* cmd_check.c */
+int ds_cmd_plan(const struct ds_cli *cli);     /* cmd_plan.c */
+int ds_cmd_tune(const struct ds_cli *cli);     /* cmd_tune.c */
+int ds_cmd_ckpt(const struct ds_cli *cli);     /* cmd_ckpt.c: ls verify export import */
+int ds_cmd_exec(const struct ds_cli *cli);     /* cmd_exec.c */
+int ds_cmd_hosts(const struct ds_cli *cli);    /* cmd_hosts.c */
+int ds_cmd_trust(const struct ds_cli *cli);    /* cmd_trust.c: hosts trust */
+int ds_cmd_launch(const struct ds_cli *cli);   /* cmd_launch.c */
+int ds_cmd_bench(const struct ds_cli *cli);    /* cmd_bench.c: gemm */
+int ds_cmd_ps(const struct ds_cli *cli);       /* cmd_ps.c */
+int ds_cmd_kill(const struct ds_cli *cli);     /* cmd_ps.c */
+int ds_cmd_logs(const struct ds_cli *cli);     /* cmd_logs.c */
+int ds_cmd_attach(const struct ds_cli *cli);   /* cmd_attach.c */
+int ds_cmd_join(const struct ds_cli *cli);     /* cmd_join.c */
+int ds_cmd_data(const struct ds_cli *cli);     /* cmd_data.c: tokenize inspect */
+int ds_cmd_generate(const struct ds_cli *cli); /* cmd_generate.c */
+int ds_cmd_convert(const struct ds_cli *cli);  /* cmd_convert.c */
+int ds_cmd_report(const struct ds_cli *cli);   /* cmd_report.c */
 
 /* Load the job named by arg[0] with the overrides arg[1..]; --slots, --run-dir, --restarts and
  * --heartbeat are

@@ -12,16 +12,15 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/exit.h"
 #include "base/fsio.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "cli/of_run.h"
 #include "cli/size.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/inspect.h"
-#include "runtime/job.h"
 
 /* A folder that is in the way is a mistake on the command line. */
 static int fail(const struct ds_error *err, int rc)
@@ -222,27 +221,22 @@ static int verify(const struct ds_cli *cli)
  * not lie in a run directory, and a job need not have a tokenizer. */
 static void export_tokenizer(const char *ckpt, const char *out_dir)
 {
-    char record[DS_MAX_PATH], from[DS_MAX_PATH], to[DS_MAX_PATH];
+    char to[DS_MAX_PATH];
     struct ds_error err = {0};
-    struct ds_job job;
+    struct ds_of_run run;
     struct ds_buf text;
-    int rc;
+    int rc = ds_cli_of_run(ckpt, &run, &err);
 
-    if (ds_path_join(record, ckpt, "../../job.yaml", NULL) != 0 ||
-        ds_path_join(from, ckpt, "../../tokenizer.json", NULL) != 0 ||
-        ds_path_join(to, out_dir, "tokenizer.json", NULL) != 0 || access(record, F_OK) != 0)
-        return;
     ds_buf_init(&text, DS_MAX_JSON_BYTES);
-    ds_job_init(&job);
-    rc = ds_job_load(&job, record, NULL, 0, &err);
-    if (rc == 0 && strcmp(job.data.tokenizer, "bytes") != 0) {
-        rc = ds_fs_read(from, DS_MAX_JSON_BYTES, &text, &err);
+    if (rc == 0 && run.tokenizer[0] != '\0') {
+        rc = ds_path_join(to, out_dir, "tokenizer.json", &err);
+        if (rc == 0)
+            rc = ds_fs_read(run.tokenizer, DS_MAX_JSON_BYTES, &text, &err);
         if (rc == 0)
             rc = ds_fs_replace(to, text.data, text.len, &err);
     }
     if (rc != 0)
         ds_log(DS_LOG_WARNING, "tokenizer.json is left out: %s", ds_error_text(&err, rc));
-    ds_job_release(&job);
     ds_buf_release(&text);
 }
 

@@ -40,7 +40,8 @@ static const struct ds_choice pushes[] = {
 static const struct ds_choice colors[] = {
     {"auto", DS_COLOR_AUTO, false}, {"always", DS_COLOR_ALWAYS, false},
     {"never", DS_COLOR_NEVER, false}, {NULL, 0, false}};
-static const struct ds_choice dtypes[] = {{"fp32", 0, false}, {"bf16", 0, false}, {NULL, 0, false}};
+static const struct ds_choice dtypes[] = {
+    {"fp32", 0, false}, {"bf16", 0, false}, {"fp16", 0, false}, {NULL, 0, false}};
 static const struct ds_choice causes[] = {
 #define X(id, bit, name) {name, DS_CAUSE_##id, false},
     DS_CAUSES(X)
@@ -59,7 +60,7 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false},
 #define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
-#define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_VERIFY) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM))
+#define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_VERIFY) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM) | BIT(GENERATE))
 
 /* Offset of a field, whose address must have this type. */
 #define FIELD(type, f)                                                                             \
@@ -76,6 +77,8 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false},
     {{path, DS_KEY_U64, 0, FIELD(type, f), NULL, min, max, NULL, help, NULL}, 0, value, commands}
 #define SECONDS(path, f, commands, help) \
     {{path, DS_KEY_F64, 0, FIELD(double *, f), NULL, 0, 86400, NULL, help, NULL}, 0, "SECONDS", commands}
+#define REAL(path, value, f, max, commands, help) \
+    {{path, DS_KEY_F64, 0, FIELD(double *, f), NULL, 0, max, NULL, help, NULL}, 0, value, commands}
 #define FLAG(letter, path, f, commands, help) \
     {{path, DS_KEY_BOOL, 0, FIELD(bool *, f), NULL, 0, 0, NULL, help, NULL}, letter, NULL, commands}
 
@@ -119,17 +122,26 @@ static const struct ds_option options[] = {
     TEXT(0, "--cluster", "FILE", cluster, BIT(PLAN) | BIT(TUNE), "plan for the cluster that this file describes, and predict its step"),
     WHOLE("--trials", "N", int64_t *, trials, 0, DS_MAX_TRIALS, BIT(TUNE), "layouts to try for some steps; 3 if not given"),
     TEXT(0, "--timeline", "FILE", timeline, BIT(PLAN), "write the predicted step there as a Chrome trace"),
-    WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT), "type of the weights: fp32 or bf16"),
-    TEXT(0, "--tokenizer", "FILE", tokenizer, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT),
-         "a tokenizer.json of Hugging Face, with a model of type BPE"),
+    WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT) | BIT(GENERATE), "type of the weights: fp32 or bf16; of generate also fp16, the run's own if not given"),
+    TEXT(0, "--prompt", "TEXT", prompt, BIT(GENERATE), "what the text goes on from; else --prompt-file, else standard input"),
+    TEXT(0, "--prompt-file", "FILE", prompt_file, BIT(GENERATE), "a file with the prompt, without the newline at its end"),
+    WHOLE("--max-tokens", "N", uint64_t *, max_tokens, 1, 1000000000, BIT(GENERATE), "tokens of a sample, at most; 128 if not given"),
+    REAL("--temperature", "T", temperature, 1000, BIT(GENERATE), "logits are divided by it; 1 if not given, 0: always the likeliest token"),
+    WHOLE("--top-k", "K", uint64_t *, top_k, 1, DS_MAX_VOCAB, BIT(GENERATE), "sample from the K likeliest tokens only; all if not given"),
+    REAL("--top-p", "P", top_p, 1, BIT(GENERATE), "then from the fewest that together have this share; 1 if not given"),
+    WHOLE("--seed", "N", uint64_t *, seed, 0, MOST_AT, BIT(GENERATE), "of the random numbers; 0 if not given"),
+    TEXT(0, "--stop", "TEXT", stop, BIT(GENERATE), "end a sample before this text"),
+    FLAG(0, "--echo", echo, BIT(GENERATE), "print the prompt before each sample"),
+    TEXT(0, "--tokenizer", "FILE", tokenizer, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT) | BIT(GENERATE),
+         "a tokenizer.json of Hugging Face, with a model of type BPE; generate takes the run's own if not given"),
     ENUM("--format", "FORMAT", text_format, text_formats, BIT(DATA_TOKENIZE), "what files hold: text, one document each, or jsonl, one a line; auto goes by the name"),
     TEXT(0, "--key", "NAME", text_key, BIT(DATA_TOKENIZE), "where the text is in an object of jsonl; 'text' if not given"),
-    TEXT(0, "--eot", "TOKEN", eot, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT), "what stands after each document: a token, auto or none; auto is <|endoftext|>, </s> or the like"),
-    WHOLE("--threads", "N", uint64_t *, threads, 1, DS_MAX_THREADS, BIT(DATA_TOKENIZE), "threads that tokenize; the cores of this process if not given"),
+    TEXT(0, "--eot", "TOKEN", eot, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT) | BIT(GENERATE), "what stands after each document, and ends a sample: a token, auto or none; auto is <|endoftext|>, </s> or the like"),
+    WHOLE("--threads", "N", uint64_t *, threads, 1, DS_MAX_THREADS, BIT(DATA_TOKENIZE) | BIT(GENERATE), "threads that tokenize or compute; the cores of this process if not given"),
     TEXT('o', "--output", "FILE", output, BIT(CONVERT) | BIT(REPORT), "where it is written; else standard output, and report.html of the run directory"),
     FLAG(0, "--force", force, BIT(DATA_TOKENIZE) | BIT(CONVERT) | BIT(REPORT), "replace a file that is there"),
     WHOLE("--at", "N", uint64_t *, at, 0, MOST_AT, BIT(DATA_INSPECT), "the first id that is shown; 0 if not given"),
-    WHOLE("--count", "N", int64_t *, count, 0, 1000000, BIT(DATA_INSPECT), "how many ids are shown; 20 if not given"),
+    WHOLE("--count", "N", int64_t *, count, 0, 1000000, BIT(DATA_INSPECT) | BIT(GENERATE), "how many ids are shown, 20 if not given; how many samples are made, 1 if not given"),
     FLAG('q', "--quiet", quiet, 0, "print errors only"),
     FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given, and which hosts are used"),
     ENUM("--color", "WHEN", color, colors, 0, "when to use color: auto, always or never"),
@@ -517,7 +529,9 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
                            .wait_s = -1,
                            .rank = -1,
                            .lines = -1,
-                           .count = -1};
+                           .count = -1,
+                           .temperature = -1,
+                           .top_p = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
     cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));

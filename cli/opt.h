@@ -77,7 +77,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "turn files of text into a file of token ids") \
     X(DATA_INSPECT, "data inspect", ds_cmd_data, "FILE", 1, 1, \
       "say what a file of token ids holds") \
-    N(GENERATE, "generate", "sample text from a checkpoint") \
+    X(GENERATE, "generate", ds_cmd_generate, "CKPT|RUN_DIR", 1, 1, \
+      "sample text from a checkpoint, as it goes on from a prompt") \
     X(REPORT, "report", ds_cmd_report, "JOB|RUN_DIR", 1, 1, \
       "write one page about a run: its plots, events, checkpoints and job file") \
     X(CONVERT, "convert", ds_cmd_convert, "CONFIG.json [key=value ...]", 1, DS_WORDS_MAX, \

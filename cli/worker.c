@@ -1,17 +1,20 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * worker.c - main of dsrun-worker: one rank of a training job, or a benchmark of this machine.
+ * worker.c - main of dsrun-worker: one rank of a training job, a benchmark of this machine, or
+ * who samples from a checkpoint.
  *
  *   dsrun-worker                   started by an agent; environment as runtime/link.h says
  *   dsrun-worker bench ARGS...     started by dsrun bench
  *   dsrun-worker device            asked by dsrun: how many GPUs, and the bytes that one has free
+ *   dsrun-worker generate          started by dsrun generate; runtime/generate/request.h
  *
  * The only place below dsrun that prints: "dsrun-worker: error: ..." on stderr, once.  A rank that
  * merely learns that another has failed says nothing and ends after it, so that the first failure
  * is the one that is seen.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -27,6 +30,7 @@
 #include "launcher/spec.h"
 #include "runtime/comm/bench.h"
 #include "runtime/cost/machine.h"
+#include "runtime/generate/serve.h"
 #include "runtime/plugin.h"
 #include "runtime/spec.h"
 #include "runtime/train.h"
@@ -217,6 +221,25 @@ static int tell_device(void)
     return ds_exit_from_errno(rc);
 }
 
+/* Its user sees dsrun alone.  Events go where standard output was, which is for messages now. */
+static int generate(void)
+{
+    int out = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), rc;
+    struct ds_error err = {0};
+
+    ds_log_init("dsrun", DS_LOG_WARNING);
+    if (out < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+        ds_log(DS_LOG_ERROR, "cannot keep standard output: %s", strerror(errno));
+        return DS_EXIT_FAILURE;
+    }
+    rc = ds_generate_serve(STDIN_FILENO, out, take_cores(1), &err);
+    if (rc == -ECANCELED)
+        return DS_EXIT_FAILURE; /* nobody is there to be told */
+    if (rc != 0)
+        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
+    return ds_exit_from_errno(rc);
+}
+
 int main(int argc, char **argv)
 {
     struct ds_error err = {0};
@@ -230,6 +253,8 @@ int main(int argc, char **argv)
                                                         : ds_bench_main(argc - 2, argv + 2);
     if (argc == 2 && strcmp(argv[1], "device") == 0)
         return tell_device();
+    if (argc == 2 && strcmp(argv[1], "generate") == 0)
+        return generate();
     if (argc > 1) {
         ds_log(DS_LOG_ERROR, "unknown word '%s', dsrun-worker is started by dsrun", argv[1]);
         return DS_EXIT_USAGE;

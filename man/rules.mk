@@ -4,8 +4,8 @@
 # A page is prose (man/*.in) with the tables of the code set in by tools/mangen.c, so the manual
 # cannot disagree with the program about a command, an option, an exit code or a key.
 
-MANPAGES := $(addprefix $(B)/man/,dsrun.1 dsrun-exec.1 dsrun-hosts.1 dsrun-join.1 dsrun-launch.1 dsrun-job.5 \
-    dsrun-hostfile.5 dsrun-slurm.7 dsrun-wire.7)
+MANPAGES := $(addprefix $(B)/man/,dsrun.1 dsrun-exec.1 dsrun-generate.1 dsrun-hosts.1 dsrun-join.1 dsrun-launch.1 \
+    dsrun-job.5 dsrun-hostfile.5 dsrun-slurm.7 dsrun-wire.7)
 
 man: $(MANPAGES) ## make the manual pages: man -l build/man/dsrun.1
 

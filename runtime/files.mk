@@ -5,7 +5,7 @@
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_data.c runtime/text/size.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
     $(addprefix runtime/plan/,bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
-    memory.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c
+    memory.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c work.c predict.c search.c depth.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
@@ -18,4 +18,4 @@ SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_
     hf.c hf_config.c hf_export.c inspect.c)
 SRC_engine := $(addprefix runtime/,board.c commlog.c engine.c exchange.c feed.c first.c flags.c graphs.c lines.c link.c monitor.c muon.c \
     offload.c outcome.c peers.c plugin.c profile.c queue.c snapshot.c agree.c start.c tally.c trace.c train.c trainer.c trial.c trust.c \
-    update.c updater.c cost/machine.c model/ends.c model/forward.c model/fp8.c model/heads.c model/layer.c model/net.c generate/sampler.c generate/session.c)
+    update.c updater.c cost/machine.c model/ends.c model/forward.c model/fp8.c model/heads.c model/layer.c model/net.c generate/sampler.c generate/serve.c generate/session.c)

@@ -130,6 +130,45 @@ Test(log, utf8_lengths)
     cr_assert_eq(ds_utf8_len("\x80", 1), 0);
 }
 
+Test(log, utf8_that_more_bytes_may_complete)
+{
+    static const struct {
+        const char *text;
+        bool cut;
+    } cases[] = {
+        {"", false},
+        {"a", false},
+        {"\x80", false},
+        {"\xc1", false},
+        {"\xc2", true},
+        {"\xc2\x80", false},
+        {"\xc2z", false},
+        {"\xe0", true},
+        {"\xe0\x9f", false},
+        {"\xe0\xa0", true},
+        {"\xed\x9f", true},
+        {"\xed\xa0", false},
+        {"\xef\xbf", true},
+        {"\xef"
+         "a",
+         false},
+        {"\xf0", true},
+        {"\xf0\x8f", false},
+        {"\xf0\x90", true},
+        {"\xf0\x90\x80", true},
+        {"\xf4", true},
+        {"\xf4\x90", false},
+        {"\xf0\x90\x80\x80", false},
+        {"\xf0\x90z", false},
+        {"\xf5", false},
+        {"\xff", false},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        cr_assert_eq(ds_utf8_is_cut(cases[i].text, strlen(cases[i].text)), cases[i].cut, "case %zu",
+                     i);
+}
+
 Test(log, one_escaped_line_at_or_above_the_level, .init = cr_redirect_stderr)
 {
     ds_log_init("dsrun-test", DS_LOG_INFO);

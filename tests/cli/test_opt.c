@@ -86,8 +86,6 @@ static const struct wrong {
     {{"data"}, EINVAL, "'data' needs a second word: 'data tokenize', 'data inspect'"},
     {{"data", "inspect"}, EINVAL, "a word is missing; the command is 'dsrun data inspect FILE'"},
     {{"data", "tokenize", "out.bin"}, EINVAL, "a word is missing; the command is 'dsrun data tokenize OUT.bin FILE ...'"},
-    {{"generate", "x"}, ENOTSUP, "command 'generate' is not supported yet"},
-    {{"generate", "--wide", "5", "dir"}, ENOTSUP, "command 'generate' is not supported yet"},
     {{"report"}, EINVAL, "a word is missing; the command is 'dsrun report JOB|RUN_DIR'"},
     {{"report", "--json", "x"}, EINVAL, "option '--json' does not go with 'report'"},
     {{"convert"}, EINVAL, "a word is missing; the command is 'dsrun convert CONFIG.json [key=value ...]'"},
@@ -135,7 +133,7 @@ static const struct wrong {
     {{"attach"}, EINVAL, "a word is missing; the command is 'dsrun attach JOB|RUN_DIR'"},
     {{"logs", "tiny", "--rank", "-1"}, EINVAL, "'--rank' must be a whole number between 0 and 65535, not '-1'"},
     {{"ckpt", "verify", "x", "--slots=2"}, EINVAL, "option '--slots' does not go with 'ckpt verify'"},
-    {{"ckpt", "export", "a", "b", "--dtype", "fp16"}, EINVAL, "'--dtype' must be 'fp32' or 'bf16', not 'fp16'"},
+    {{"ckpt", "export", "a", "b", "--dtype", "fp64"}, EINVAL, "'--dtype' must be 'fp32', 'bf16' or 'fp16', not 'fp64'"},
 };
 /* clang-format on */
 

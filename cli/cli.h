@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "runtime/data/reader.h" /* enum ds_text_format */
+#include "runtime/job.h"         /* enum ds_device_kind */
 
 enum ds_color { DS_COLOR_AUTO, DS_COLOR_ALWAYS, DS_COLOR_NEVER };
 enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_OPENSSH, DS_VIA_SLURM, DS_VIA_JOIN };
@@ -60,6 +61,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     uint64_t max_tokens, top_k, seed;        /* 0: not given */
     double temperature, top_p;               /* < 0: not given */
     bool echo;
+    unsigned device;  /* enum ds_device_kind */
     const char **arg; /* positional words after the command's name */
     size_t args;
 };

@@ -391,6 +391,7 @@ static void fill_request(struct generate *g)
 {
     const struct ds_cli *cli = g->cli;
 
+    g->request.cuda = cli->device == DS_DEVICE_CUDA;
     g->request.threads = cli->threads;
     g->request.max_tokens = cli->max_tokens > 0 ? cli->max_tokens : MAX_TOKENS;
     g->request.top_k = cli->top_k;

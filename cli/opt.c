@@ -50,6 +50,8 @@ static const struct ds_choice causes[] = {
 static const struct ds_choice text_formats[] = {
     {"auto", DS_TEXT_AUTO, false}, {"text", DS_TEXT_PLAIN, false}, {"jsonl", DS_TEXT_JSONL, false},
     {NULL, 0, false}};
+static const struct ds_choice devices[] = {
+    {"cpu", DS_DEVICE_CPU, false}, {"cuda", DS_DEVICE_CUDA, false}, {NULL, 0, false}};
 static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false}, {NULL, 0, false}};
 
 #define MOST_AT  9007199254740992.0 /* 2^53 */
@@ -131,6 +133,7 @@ static const struct ds_option options[] = {
     REAL("--top-p", "P", top_p, 1, BIT(GENERATE), "then from the fewest that together have this share; 1 if not given"),
     WHOLE("--seed", "N", uint64_t *, seed, 0, MOST_AT, BIT(GENERATE), "of the random numbers; 0 if not given"),
     TEXT(0, "--stop", "TEXT", stop, BIT(GENERATE), "end a sample before this text"),
+    ENUM("--device", "DEVICE", device, devices, BIT(GENERATE), "where the model computes: cpu, or cuda, the first GPU; cpu if not given"),
     FLAG(0, "--echo", echo, BIT(GENERATE), "print the prompt before each sample"),
     TEXT(0, "--tokenizer", "FILE", tokenizer, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT) | BIT(GENERATE),
          "a tokenizer.json of Hugging Face, with a model of type BPE; generate takes the run's own if not given"),
@@ -530,6 +533,7 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
                            .rank = -1,
                            .lines = -1,
                            .count = -1,
+                           .device = DS_DEVICE_CPU,
                            .temperature = -1,
                            .top_p = -1};
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));

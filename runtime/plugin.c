@@ -36,7 +36,7 @@ static int find(char path[DS_MAX_PATH], struct ds_error *err)
         return ds_fail(
             err, ENOENT,
             "this dsrun was built without CUDA, there is no '%s': build it where nvcc is "
-            "(make CUDA_HOME=...), or set 'launch.device' to cpu",
+            "(make CUDA_HOME=...), or compute on the CPU: 'launch.device' or '--device' cpu",
             path);
     return rc;
 }
@@ -67,7 +67,7 @@ static int load(const struct ds_plugin **plugin, struct ds_error *err)
                    path, ds_build_id);
 }
 
-static int try_cuda(unsigned *devices, struct ds_error *err)
+int ds_plugin_take(unsigned *devices, struct ds_error *err)
 {
     const struct ds_plugin *plugin = NULL;
     int rc = load(&plugin, err);
@@ -202,7 +202,7 @@ int ds_plugin_seat(struct ds_job *job, const struct ds_seat *seat, unsigned *dev
     if (job->launch.device == DS_DEVICE_CPU)
         return 0;
     job->launch.device = DS_DEVICE_CPU;
-    rc = try_cuda(&devices, must ? err : why);
+    rc = ds_plugin_take(&devices, must ? err : why);
     if (rc != 0)
         return must ? rc : 0;
     job->launch.device = DS_DEVICE_CUDA;

@@ -52,6 +52,9 @@ struct ds_seat { /* of a rank */
 int ds_plugin_seat(struct ds_job *job, const struct ds_seat *seat, unsigned *device,
                    struct ds_error *why, struct ds_error *err) DS_NODISCARD;
 
+/* From now on "cuda" can be opened, devices 0 to *devices - 1.  Errors of ds_plugin_seat(). */
+int ds_plugin_take(unsigned *devices, struct ds_error *err) DS_NODISCARD;
+
 /* How many GPUs this process may use, and what the first has free.  Errors of ds_plugin_seat(). */
 int ds_plugin_memory(unsigned *devices, uint64_t *left, struct ds_error *err) DS_NODISCARD;
 

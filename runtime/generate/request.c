@@ -20,28 +20,28 @@ static const char magic[] = "dsrun-generate 1\n";
 enum { NUMBER_TEXT = 40 };
 
 /* The numbers of a request, in the order of their lines. */
+/* clang-format off */
+#define WHOLE(name, min, max) {#name, offsetof(struct ds_generate_request, name), false, min, max}
+#define REAL(name, max)       {#name, offsetof(struct ds_generate_request, name), true, 0, max}
 static const struct field {
     const char *name;
     size_t at;
     bool real;
     uint64_t min, max;
 } fields[] = {
-#define WHOLE(name, min, max)                                                                      \
-    {                                                                                              \
-#name, offsetof(struct ds_generate_request, name), false, min, max                         \
-    }
-#define REAL(name, max)                                                                            \
-    {                                                                                              \
-#name, offsetof(struct ds_generate_request, name), true, 0, max                            \
-    }
-    WHOLE(type, DS_F32, DS_F16),      WHOLE(threads, 0, DS_MAX_THREADS),
-    WHOLE(max_tokens, 1, UINT32_MAX), WHOLE(top_k, 0, UINT32_MAX),
-    WHOLE(seed, 0, UINT64_MAX),       WHOLE(count, 1, DS_MAX_SAMPLES),
-    WHOLE(ids, 1, DS_MAX_VOCAB),      WHOLE(end, 0, DS_NO_END),
-    REAL(temperature, 1000),          REAL(top_p, 1),
-#undef WHOLE
-#undef REAL
+    WHOLE(cuda,        0,      1),
+    WHOLE(type,        DS_F32, DS_F16),
+    WHOLE(threads,     0,      DS_MAX_THREADS),
+    WHOLE(max_tokens,  1,      UINT32_MAX),
+    WHOLE(top_k,       0,      UINT32_MAX),
+    WHOLE(seed,        0,      UINT64_MAX),
+    WHOLE(count,       1,      DS_MAX_SAMPLES),
+    WHOLE(ids,         1,      DS_MAX_VOCAB),
+    WHOLE(end,         0,      DS_NO_END),
+    REAL(temperature,  1000),
+    REAL(top_p,        1),
 };
+/* clang-format on */
 
 void ds_generate_request_release(struct ds_generate_request *request)
 {

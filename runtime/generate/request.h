@@ -7,7 +7,7 @@
  *
  *     dsrun-generate 1
  *     ckpt /abs/path               a checkpoint's folder
- *     type 0                       enum ds_dtype
+ *     cuda 0
  *     ...                          the other numbers of the struct, one a line
  *     prompt 72 101 108            ids, at least one
  *
@@ -57,6 +57,7 @@ enum { DS_MAX_SAMPLES = 1000000, DS_MAX_REQUEST_BYTES = 1 << 28, DS_GENERATE_EVE
 
 struct ds_generate_request {
     char ckpt[DS_MAX_PATH];
+    uint64_t cuda;       /* 1: on the first GPU; 0: on the CPU */
     uint64_t type;       /* enum ds_dtype: F32, BF16 or F16 */
     uint64_t threads;    /* 0: the cores of the process */
     uint64_t max_tokens; /* of a sample, >= 1 */

@@ -23,6 +23,7 @@
 #include "runtime/generate/request.h"
 #include "runtime/generate/sampler.h"
 #include "runtime/generate/session.h"
+#include "runtime/plugin.h"
 
 /* Streams of random numbers, one for each sample; token i of it is drawn by number i. */
 #define SAMPLE_STREAMS (UINT64_C(0x67656e72) << 32)
@@ -197,15 +198,18 @@ static int read_prompt(struct serve *s, struct ds_error *err)
 
 static int serve(struct serve *s, unsigned threads, struct ds_error *err)
 {
-    struct ds_session_args args = {.ckpt = s->request.ckpt,
+    struct ds_session_args args = {.device = s->request.cuda != 0 ? "cuda" : "cpu",
+                                   .ckpt = s->request.ckpt,
                                    .type = (enum ds_dtype)s->request.type,
                                    .threads = threads,
                                    .rows = s->request.prompt_ids + s->request.max_tokens};
-    int rc;
+    unsigned devices;
+    int rc = s->request.cuda != 0 ? ds_plugin_take(&devices, err) : 0;
 
     if (s->request.threads > 0)
         args.threads = (unsigned)s->request.threads;
-    rc = ds_session_open(&s->session, &args, err);
+    if (rc == 0)
+        rc = ds_session_open(&s->session, &args, err);
     if (rc == 0)
         rc = tell(s, DS_GENERATED_LOADED, 0, ds_session_bytes(s->session), err);
     if (rc == 0)

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,7 @@ struct ds_session {
     enum ds_dtype type;
     uint64_t elems, rows; /* of all parameters; most rows that may be read */
     struct room params, activations, cache;
+    struct room logits; /* of the host, where the device is apart */
 };
 
 /* --- memory ----------------------------------------------------------------------------------- */
@@ -55,7 +57,14 @@ static size_t scratch_bytes(const struct ds_session *s, const struct ds_session_
         .cached = true,
     };
 
-    return ds_scratch_bytes(&query);
+    return strcmp(args->device, "cpu") == 0 ? ds_scratch_bytes(&query)
+                                            : ds_scratch_device_bytes(&query);
+}
+
+/* Do parameters go through a piece of memory on their way? */
+static bool in_pieces(const struct ds_session *s)
+{
+    return s->type != DS_F32 || ds_device_is_apart(s->device);
 }
 
 static size_t cache_room(const struct ds_session *s)
@@ -70,17 +79,25 @@ static void measure(struct ds_session *s)
 
     s->elems = ds_net_params(shape, NULL);
     s->params.bytes = s->elems * one;
+    s->logits.bytes = shape->vocab * sizeof(float);
     s->activations.bytes = ds_net_forward_bytes(shape, s->type, DS_SESSION_CHUNK);
     s->cache.bytes = 2 * shape->layers * ds_net_cache_elems(shape, cache_room(s)) * one;
 }
 
+/* Of the device's memory; a CPU's is the host's, where the piece is, too. */
 static int check_memory(const struct ds_session *s, size_t scratch, struct ds_error *err)
 {
     const double mib = 1 << 20;
-    uint64_t piece = s->type == DS_F32 ? 0 : PIECE_ELEMS * sizeof(float);
-    uint64_t needed = s->params.bytes + s->activations.bytes + s->cache.bytes + scratch + piece;
-    uint64_t there = ds_mem_available();
+    uint64_t piece = in_pieces(s) ? PIECE_ELEMS * sizeof(float) : 0, there = 0, all = 0;
+    uint64_t needed = s->params.bytes + s->activations.bytes + s->cache.bytes + piece;
+    int rc = ds_device_memory(s->device, &there, &all, err);
 
+    if (rc != 0)
+        return rc;
+    if (all == 0) { /* an open device of its own has its scratch already */
+        needed += scratch;
+        there = ds_mem_available();
+    }
     if (needed <= there)
         return 0;
     return ds_fail(err, ENOMEM,
@@ -125,26 +142,42 @@ struct load {
     struct ds_ckpt_tensor *tensor;
     uint64_t *to; /* element of the parameters, for each tensor */
     size_t tensors;
-    float *piece; /* [PIECE_ELEMS], or NULL: straight there */
+    struct room piece; /* [PIECE_ELEMS] of the host, or nothing: straight there */
+    struct room same;  /* on the device, where that has to be rounded */
     uint64_t used;
 };
 
+/* A part of the piece to its place among the parameters. */
+static int put(const struct load *load, size_t i, struct ds_error *err)
+{
+    const struct ds_session *s = load->session;
+    struct ds_stream *stream = ds_device_stream(s->device);
+    const float *from = load->tensor[i].data, *piece = load->piece.at, *same = load->same.at;
+    char *to = (char *)s->params.at + load->to[i] * ds_dtype_bytes(s->type);
+    const struct ds_cast_args args = {.n = load->tensor[i].count,
+                                      .from = DS_F32,
+                                      .to = s->type,
+                                      .x = same == NULL ? from : same + (from - piece),
+                                      .y = to};
+
+    if (s->type == DS_F32)
+        return ds_stream_copy(stream, DS_COPY_UP, to, from, args.n * sizeof(float), err);
+    return ds_cast(&args, stream, err);
+}
+
 static int flush(struct load *load, struct ds_error *err)
 {
-    struct ds_session *s = load->session;
+    struct ds_stream *stream = ds_device_stream(load->session->device);
     struct ds_ckpt_state state;
     int rc = ds_ckpt_load(load->path, &state, load->tensor, load->tensors, NULL, 0, err);
 
-    for (size_t i = 0; rc == 0 && load->piece != NULL && i < load->tensors; i++) {
-        const struct ds_cast_args args = {.n = load->tensor[i].count,
-                                          .from = DS_F32,
-                                          .to = s->type,
-                                          .x = load->tensor[i].data,
-                                          .y = (char *)s->params.at +
-                                               load->to[i] * ds_dtype_bytes(s->type)};
-
-        rc = ds_cast(&args, ds_device_stream(s->device), err);
-    }
+    if (rc == 0 && load->same.at != NULL)
+        rc = ds_stream_copy(stream, DS_COPY_UP, load->same.at, load->piece.at,
+                            load->used * sizeof(float), err);
+    for (size_t i = 0; rc == 0 && load->piece.at != NULL && i < load->tensors; i++)
+        rc = put(load, i, err);
+    if (rc == 0)
+        rc = ds_stream_finish(stream, err); /* before the piece is filled again */
     load->tensors = 0;
     load->used = 0;
     return rc;
@@ -158,15 +191,16 @@ static int add_param(struct load *load, const struct ds_param *param, uint64_t a
 
     for (uint64_t first = 0, count; rc == 0 && first < param->elems; first += count) {
         uint64_t left = PIECE_ELEMS - load->used;
-        float *data =
-            load->piece == NULL ? (float *)load->session->params.at + at : load->piece + load->used;
+        bool straight = load->piece.at == NULL;
+        float *data = straight ? (float *)load->session->params.at + at
+                               : (float *)load->piece.at + load->used;
 
         count = param->elems - first;
-        if (load->piece != NULL && count > left)
+        if (!straight && count > left)
             count = left;
         load->to[load->tensors] = at + first;
         load->tensor[load->tensors++] = tensor_of(param, first, count, data);
-        load->used += load->piece == NULL ? 0 : count;
+        load->used += straight ? 0 : count;
         if (load->used == PIECE_ELEMS)
             rc = flush(load, err);
     }
@@ -188,6 +222,19 @@ static int load_params(struct load *load, const uint64_t *at, struct ds_error *e
     return rc == 0 && load->tensors > 0 ? flush(load, err) : rc;
 }
 
+static int take_pieces(struct load *load, struct ds_error *err)
+{
+    const struct ds_session *s = load->session;
+    int rc = 0;
+
+    load->piece.bytes = load->same.bytes = PIECE_ELEMS * sizeof(float);
+    if (in_pieces(s))
+        rc = ds_device_host_alloc(s->device, load->piece.bytes, &load->piece.at, err);
+    if (rc == 0 && s->type != DS_F32 && ds_device_is_apart(s->device))
+        rc = ds_device_alloc(s->device, load->same.bytes, &load->same.at, err);
+    return rc;
+}
+
 static int load_weights(struct ds_session *s, const char *path, struct ds_error *err)
 {
     size_t count = ds_model_param_count(&s->state.shape);
@@ -198,19 +245,20 @@ static int load_weights(struct ds_session *s, const char *path, struct ds_error 
     uint64_t *at = calloc(count, sizeof(*at));
     int rc;
 
-    if (s->type != DS_F32)
-        load.piece = malloc(PIECE_ELEMS * sizeof(*load.piece));
-    if (load.tensor == NULL || load.to == NULL || at == NULL ||
-        (s->type != DS_F32 && load.piece == NULL)) {
+    if (load.tensor == NULL || load.to == NULL || at == NULL) {
         rc = ds_fail(err, ENOMEM, "no memory to read %zu tensors", count);
     } else {
         (void)ds_net_params(&s->state.shape, at);
-        rc = load_params(&load, at, err);
+        rc = take_pieces(&load, err);
+        if (rc == 0)
+            rc = load_params(&load, at, err);
     }
     free(load.tensor);
     free(load.to);
-    free(load.piece);
     free(at);
+    if (load.piece.at != NULL)
+        ds_device_host_free(s->device, load.piece.at, load.piece.bytes);
+    give_back(s, &load.same);
     return rc;
 }
 
@@ -233,7 +281,7 @@ static int bind(struct ds_session *s, struct ds_error *err)
 
 static int open_all(struct ds_session *s, const struct ds_session_args *args, struct ds_error *err)
 {
-    struct ds_device_args device = {.name = "cpu", .threads = args->threads};
+    struct ds_device_args device = {.name = args->device, .threads = args->threads};
     int rc = ds_ckpt_peek(args->ckpt, &s->state, err);
 
     if (rc == 0)
@@ -243,9 +291,11 @@ static int open_all(struct ds_session *s, const struct ds_session_args *args, st
     s->rows = args->rows < s->state.shape.context ? args->rows : s->state.shape.context;
     measure(s);
     device.scratch_bytes = scratch_bytes(s, args, cache_room(s));
-    rc = check_memory(s, device.scratch_bytes, err);
+    rc = ds_device_open(&s->device, &device, err);
     if (rc == 0)
-        rc = ds_device_open(&s->device, &device, err);
+        rc = check_memory(s, device.scratch_bytes, err);
+    if (rc == 0 && ds_device_is_apart(s->device))
+        rc = ds_device_host_alloc(s->device, s->logits.bytes, &s->logits.at, err);
     if (rc == 0)
         rc = take_room(s, &s->params, err);
     if (rc == 0)
@@ -283,6 +333,8 @@ void ds_session_close(struct ds_session *session)
     give_back(session, &session->params);
     give_back(session, &session->activations);
     give_back(session, &session->cache);
+    if (session->logits.at != NULL)
+        ds_device_host_free(session->device, session->logits.at, session->logits.bytes);
     ds_device_close(session->device);
     free(session);
 }
@@ -328,7 +380,7 @@ int ds_session_read(struct ds_session *session, const int32_t *ids, size_t count
         rows = count - at < DS_SESSION_CHUNK ? count - at : (size_t)DS_SESSION_CHUNK;
         rc = ds_net_read(&session->net, ids + at, rows, err);
     }
-    return rc;
+    return rc == 0 ? ds_stream_finish(session->net.stream, err) : rc; /* the ids are the caller's */
 }
 
 void ds_session_rewind(struct ds_session *session, uint64_t rows)
@@ -339,8 +391,12 @@ void ds_session_rewind(struct ds_session *session, uint64_t rows)
 
 int ds_session_logits(struct ds_session *session, const float **logits, struct ds_error *err)
 {
+    const struct room *here = &session->logits;
     int rc = ds_net_logits(&session->net, err);
 
-    *logits = ds_net_logits_at(&session->net);
-    return rc;
+    *logits = here->at != NULL ? here->at : ds_net_logits_at(&session->net);
+    if (rc == 0 && here->at != NULL)
+        rc = ds_stream_copy(session->net.stream, DS_COPY_DOWN, here->at,
+                            ds_net_logits_at(&session->net), here->bytes, err);
+    return rc == 0 ? ds_stream_finish(session->net.stream, err) : rc;
 }

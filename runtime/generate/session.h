@@ -4,8 +4,8 @@
  * session.h - a checkpoint's model that reads a sequence of ids and says what may follow.
  *
  * It holds the parameters in one type, the keys and values of all rows read so far, and activations
- * of CHUNK rows, on the CPU.  Of the checkpoint only the parameters are read.  Memory is looked for
- * before it is taken.
+ * of CHUNK rows, in the memory of its device.  Of the checkpoint only the parameters are read.
+ * Memory is looked for before it is taken.
  *
  * Tests   tests/engine/test_generate.c
  */
@@ -24,6 +24,7 @@ struct ds_session;
 enum { DS_SESSION_CHUNK = 256 }; /* rows that are read at once */
 
 struct ds_session_args {
+    const char *device; /* as ds_device_open() has it; the first of its kind */
     const char *ckpt;   /* a checkpoint's folder */
     enum ds_dtype type; /* of parameters, activations, keys and values: F32, BF16 or F16 */
     unsigned threads;

@@ -59,7 +59,7 @@ def no_plugin():
     folder.mkdir()
     for name in ("dsrun-worker", "dsrun-agent"):
         shutil.copy(FAKES / name, folder)
-    fails("no plug-in", 2, ["built without CUDA", "launch.device' to cpu"], libexec=folder)
+    fails("no plug-in", 2, ["built without CUDA", "'launch.device' or '--device' cpu"], libexec=folder)
     job, want = case_job("gpt2-tiny", device="auto")
     ran = train(job, "auto-bare", libexec=folder)
     h.ok(ran.returncode == 0 and worst(h.metrics(h.work() / "auto-bare"), want, "loss") < LIMIT,

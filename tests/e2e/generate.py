@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 
+import devices
 import harness as h
 import reference
 
@@ -267,6 +268,7 @@ def wrong(run):
         ((run, "--prompt", "x", "--echo", "--json"), b"", 2, r"exclude each other"),
         ((run, "--prompt", "x", "--eot", "</s>"), b"", 2, r"the ids of this model are bytes"),
         ((run, "--prompt", "x", "--dtype", "fp8"), b"", 2, r"'--dtype' must be 'fp32', 'bf16' or 'fp16'"),
+        ((run, "--prompt", "x", "--device", "tpu"), b"", 2, r"'--device' must be 'cpu' or 'cuda', not 'tpu'"),
         ((run, "--prompt", "x", "--slots", "2"), b"", 2, r"option '--slots' does not go with 'generate'"),
         ((run, "--prompt", "x", "--tokenizer", "none.json"), b"", 2, r"'none.json'"),
         ((run, "--prompt-file", "latin1.txt", "--tokenizer", TOKENIZER), b"", 65,
@@ -335,6 +337,30 @@ def tokenized():
     h.ok(ran.returncode == 2 and b"tokenizer.json" in ran.stderr, "its copy has gone", ran)
 
 
+def on_devices(run):
+    """The kernels of GPUs under their emulation, behind the doubles of CUDA's libraries."""
+    none = generate(run, "--prompt", "x", "--device", "cuda")
+    if not (h.BUILD / "libexec" / "dsrun" / "dsrun-cuda.so").exists():
+        h.ok(none.returncode == 2 and b"built without CUDA" in none.stderr and not none.stdout, "no plug-in", none)
+    if not (devices.FAKES / "dsrun-cuda.so").exists():
+        h.skip("on a device", "the emulation switches stacks on x86-64 only, and not under sanitizers")
+        return
+    libexec = {"DSRUN_LIBEXEC": str(devices.FAKES)}
+    for case, prompt in (("gpt2-tiny", b"0123"), ("llama-tiny", b"abcd5"), ("llama-tied", bytes([1, 20, 7]))):
+        args = (h.work() / case, "--temperature", 0, "--max-tokens", 8, "--json", "-q")
+        ran = generate(*args, "--device", "cuda", given=prompt, env=libexec)
+        h.ok(ran.returncode == 0 and ran.stdout == generate(*args, given=prompt).stdout, f"{case} on a device: the same ids",
+             ran)
+    args = (run, "--prompt", "the quick", "--max-tokens", 10, "--count", 2, "--device", "cuda", "-q")
+    first, again = generate(*args, env=libexec), generate(*args, env=libexec)
+    h.ok(first.returncode == 0 and first.stdout == again.stdout, "on a device: the same bits twice", (first, again))
+    for name, value, code, said in (("FAKE_CUDA_DEVICES", "0", 1, b"no GPU that this process may use"),
+                                    ("FAKE_CUDA_MEMORY", str(100 << 20), 65, b"the model needs"),
+                                    ("FAKE_CUDA_MEMORY", str(30 << 20), 65, b"is another process on it")):
+        ran = generate(*args, env={**libexec, name: value})
+        h.ok(ran.returncode == code and said in ran.stderr and not ran.stdout, f"on a device: {said.decode()}", ran)
+
+
 greedy_ids()
 bytes_job = h.write_job(steps=30, every=30)
 trained = h.work() / "runs" / "tiny"
@@ -345,5 +371,6 @@ if h.ok(h.dsrun(bytes_job).returncode == 0, "a run of bytes"):
     endings(trained)
     wrong(trained)
     damaged(trained)
+    on_devices(trained)
 tokenized()
 h.done()

@@ -8,16 +8,19 @@
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/generate/session.h"
 #include "runtime/model/model.h"
+#include "tests/engine/apart.h"
 #include "tests/engine/fixture.h"
 #include "tests/tempdir.h"
 
 enum { LONG = 700, VOCAB = 61 }; /* more than two chunks, than two pieces of a cache */
 
+static const char *device_name = "cpu";
+
 static struct ds_session *open_session(const char *ckpt, enum ds_dtype type, unsigned threads,
                                        uint64_t rows)
 {
     const struct ds_session_args args = {
-        .ckpt = ckpt, .type = type, .threads = threads, .rows = rows};
+        .device = device_name, .ckpt = ckpt, .type = type, .threads = threads, .rows = rows};
     struct ds_session *session = NULL;
     struct ds_error err = {0};
 
@@ -298,7 +301,8 @@ Test(generate, ids_and_rows_that_there_are_not)
 Test(generate, checkpoints_that_cannot_be_used)
 {
     const struct ds_model_shape shape = long_shape(0);
-    struct ds_session_args args = {.ckpt = tempdir_path("none"), .threads = 1, .rows = 8};
+    struct ds_session_args args = {
+        .device = "cpu", .ckpt = tempdir_path("none"), .threads = 1, .rows = 8};
     struct ds_session *session = NULL;
     struct ds_error err = {0};
     char weights[DS_MAX_PATH];
@@ -318,4 +322,80 @@ Test(generate, checkpoints_that_cannot_be_used)
         cr_assert(strstr(err.text, "weights-00001-of-00001.safetensors") != NULL, "%s", err.text);
     }
     cr_assert_null(session);
+}
+
+/* --- a device with memory of its own ----------------------------------------------------------- */
+
+static unsigned fails_at; /* the call of the device that fails, 0: none */
+
+static int open_apart(struct ds_device **device, const struct ds_device_args *args,
+                      struct ds_error *err)
+{
+    int rc = ds_backend_cpu.open(device, args, err);
+
+    if (rc == 0)
+        apart_begin(*device, true, fails_at > 0 ? APART_ONCE : APART_NEVER, fails_at);
+    return rc;
+}
+
+static const struct ds_backend apart_backend = {.name = "apart", .open = open_apart};
+
+Test(generate, on_a_device_apart_the_bits_are_the_same)
+{
+    int32_t ids[300];
+    float want[VOCAB], got[VOCAB];
+
+    make_ids(ids, 300, 5);
+    ds_device_add(&apart_backend);
+    for (unsigned i = 0; i < LONG_SHAPES; i++) {
+        const struct ds_model_shape shape = long_shape(i);
+        char name[16];
+        const char *ckpt;
+
+        (void)snprintf(name, sizeof(name), "apart-%u", i);
+        ckpt = save_model(name, &shape);
+        for (unsigned type = DS_F32; type <= DS_F16; type++) {
+            device_name = "cpu";
+            logits_after(ckpt, (enum ds_dtype)type, 2, 270, ids, 300, want);
+            device_name = "apart";
+            logits_after(ckpt, (enum ds_dtype)type, 2, 270, ids, 300, got);
+            cr_assert_eq(memcmp(want, got, sizeof(want)), 0, "shape %u, type %u", i, type);
+            cr_assert_eq(atomic_load(&apart.held), 0);
+        }
+    }
+}
+
+/* Open, read and ask. */
+static int try_apart(const char *ckpt, enum ds_dtype type)
+{
+    const struct ds_session_args args = {
+        .device = "apart", .ckpt = ckpt, .type = type, .threads = 1, .rows = 8};
+    const int32_t ids[3] = {1, 2, 3};
+    struct ds_session *session = NULL;
+    const float *logits;
+    struct ds_error err = {0};
+    int rc = ds_session_open(&session, &args, &err);
+
+    if (rc == 0)
+        rc = ds_session_read(session, ids, 3, &err);
+    if (rc == 0)
+        rc = ds_session_logits(session, &logits, &err);
+    cr_assert(rc == 0 || err.text[0] != '\0');
+    ds_session_close(session);
+    cr_assert_eq(atomic_load(&apart.held), 0);
+    return rc;
+}
+
+Test(generate, each_call_of_a_device_may_fail)
+{
+    const struct ds_model_shape shape = test_llama(1, 16, 2, 1, 24, VOCAB, 8);
+    const char *ckpt = save_model("fails", &shape);
+
+    ds_device_add(&apart_backend);
+    for (unsigned type = DS_F32; type <= DS_BF16; type++) {
+        fails_at = 1;
+        while (try_apart(ckpt, (enum ds_dtype)type) < 0)
+            fails_at++;
+        cr_assert(!atomic_load(&apart.broken) && fails_at > 20, "%u calls", fails_at);
+    }
 }

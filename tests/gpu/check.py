@@ -371,6 +371,22 @@ def attention():
         h.ok(apart < LIMITS["bf16"], f"attention by both: losses within {LIMITS['bf16']:g}: {apart:.2g}", losses)
 
 
+def generate():
+    """Text by dsrun generate: the ids of the CPU where they are the likeliest, and in bf16 the same ones every time."""
+    for name in ("gpt2-tiny", "llama-tiny"):
+        h.dsrun("ckpt", "import", CASES / name, h.work() / name)
+        said = {}
+        for run, device, kind, heat in (("cpu", "cpu", "fp32", 0), ("cuda", "cuda", "fp32", 0),
+                                        ("bf16-a", "cuda", "bf16", 1), ("bf16-b", "cuda", "bf16", 1)):
+            ran = h.dsrun("generate", h.work() / name, "--prompt", "0123", "--max-tokens", 12, "--json", "-q",
+                          "--temperature", heat, "--dtype", kind, "--device", device, timeout=clock.left(60.0),
+                          **environment())
+            h.ok(ran.returncode == 0, f"generate: {name}, {run}: ends with 0", ran.stdout + ran.stderr)
+            said[run] = ran.stdout
+        h.ok(said["cpu"] == said["cuda"], f"generate: {name}: the ids of the CPU", said)
+        h.ok(said["bf16-a"] == said["bf16-b"], f"generate: {name}: the same bits run to run", said)
+
+
 def fp8():
     """Products of FP8 on GPUs that have them: the kernels' test, and a job of a real shape beside bf16."""
     path, text, losses, texts = h.work() / "fp8.yaml", h.work() / "fp8.txt", {}, []
@@ -571,7 +587,7 @@ def sanitizer():
 
 
 # The time that each may take, in seconds, all others allowing; doubles are slow.
-PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (fp8, 60), (zero, 110),
+PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (generate, 30), (fp8, 60), (zero, 110),
          (sharers, 40), (evaluation, 30), (offload, 45), (killed, 50), (stopped, 60), (sanitizer, 80))
 DOUBLES_SLOWER = 6
 

@@ -16,7 +16,7 @@
 #define FROM_COUNT(temperature, top_p, prompt)                                                     \
     "count 3\nids 97\nend 4294967295\ntemperature " temperature "\ntop_p " top_p "\nprompt" prompt \
     "\n"
-#define NUMBERS(seed) "type 1\nthreads 2\nmax_tokens 5\ntop_k 40\nseed " seed "\n"
+#define NUMBERS(seed) "cuda 0\ntype 1\nthreads 2\nmax_tokens 5\ntop_k 40\nseed " seed "\n"
 #define REST          FROM_COUNT("0.5", "0.75", " 7 8")
 #define GOOD          HEAD NUMBERS("18446744073709551615") REST
 
@@ -30,6 +30,7 @@ Test(request, what_is_written_is_read)
     struct ds_error err = {0};
 
     request = (struct ds_generate_request){.ckpt = "/a b/step-1",
+                                           .cuda = 1,
                                            .type = DS_BF16,
                                            .threads = 3,
                                            .max_tokens = 4,
@@ -86,10 +87,11 @@ static const struct {
     {HEAD NUMBERS("") REST,                                        "malformed seed"},
     {HEAD NUMBERS("1 ") REST,                                      "malformed seed"},
     {HEAD NUMBERS("0000000000000000000000000000000000000001") REST, "malformed seed"},
-    {HEAD REST,                                                    "malformed type"},
-    {HEAD "type 3\n",                                              "malformed type"},
-    {HEAD "type 1\nthreads 1025\n",                                "malformed threads"},
-    {HEAD "type 1\nthreads 0\nmax_tokens 0\n",                     "malformed max_tokens"},
+    {HEAD REST,                                                    "malformed cuda"},
+    {HEAD "cuda 2\n",                                              "malformed cuda"},
+    {HEAD "cuda 1\ntype 3\n",                                      "malformed type"},
+    {HEAD "cuda 1\ntype 1\nthreads 1025\n",                        "malformed threads"},
+    {HEAD "cuda 1\ntype 1\nthreads 0\nmax_tokens 0\n",             "malformed max_tokens"},
     {HEAD NUMBERS("0") "count 0\n",                                "malformed count"},
     {HEAD NUMBERS("0") "count 1\nids 16777217\n",                  "malformed ids"},
     {HEAD NUMBERS("0") FROM_COUNT("inf", "1", " 0"),               "malformed temperature"},

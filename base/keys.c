@@ -234,6 +234,7 @@ static int read_section(struct ds_keys *keys, const struct ds_yaml *map, const c
 static int read_child(struct ds_keys *keys, const struct ds_yaml *node, const char *section,
                       struct ds_error *err)
 {
+    struct ds_yaml_mark at;
     char path[PATH_BYTES];
     size_t i;
     int rc;
@@ -247,9 +248,9 @@ static int read_child(struct ds_keys *keys, const struct ds_yaml *node, const ch
                    node->key);
     i = ds_keys_find(keys, path);
     if (i < keys->count) {
-        rc = ds_key_set(&keys->key[i], keys->base, keys->arena, node, err);
+        rc = ds_key_set_at(&keys->key[i], keys->base, keys->arena, node, &at, err);
         keys->origin[i].mark = node->mark;
-        return rc == 0 ? 0 : place(keys, node->mark, rc, err);
+        return rc == 0 ? 0 : place(keys, at, rc, err);
     }
     if (first_in_section(keys, path) == NULL)
         return place(keys, node->key_mark, fail_unknown(keys, path, err), err);

@@ -19,7 +19,9 @@
  *   PAIR   a list of two F64, kept in two adjacent doubles
  *   ENV    a map NAME: text, kept as "NAME=text" (struct ds_strings)
  *   ROWS   a list of at most `max` maps, each with the keys of a table of its own (struct ds_rows);
- *          a key that a map leaves out has its default, a DERIVED F64 is NaN then
+ *          a key that a map leaves out has its default, a DERIVED F64 is NaN then; with SHORT a map
+ *          may stand without the list, a text in the place of a map gives the map's first key, a
+ *          LIST, and a text or a list of nothing but texts is that key of one map
  * Numbers, booleans and null in quotes are text.
  *
  * Owner   the table is constant; text that is stored lives in the arena given.
@@ -70,7 +72,8 @@ enum ds_key_flag {
     DS_KEY_BELOW = 8,     /* F64, PAIR: `max` itself is not allowed */
     DS_KEY_ONLY = 16,     /* any value but the default is reserved; WORD: any other word too */
     DS_KEY_NO_FIELD = 32, /* nothing is stored: known to the format, not to the struct */
-    DS_KEY_DIGEST = 64    /* decides the result: part of the digest */
+    DS_KEY_DIGEST = 64,   /* decides the result: part of the digest */
+    DS_KEY_SHORT = 128    /* ROWS: texts may stand for maps */
 };
 
 struct ds_choice {
@@ -102,6 +105,10 @@ struct ds_key_rows { /* the table of one row; its paths have no dots, its keys a
  * failure the field is as it was. */
 int ds_key_set(const struct ds_key *key, void *base, struct ds_arena *arena,
                const struct ds_yaml *node, struct ds_error *err) DS_NODISCARD;
+/* The same; on failure `*at` is where: at the node, or at what is wrong in one of ROWS. */
+int ds_key_set_at(const struct ds_key *key, void *base, struct ds_arena *arena,
+                  const struct ds_yaml *node, struct ds_yaml_mark *at, struct ds_error *err)
+    DS_NODISCARD;
 int ds_key_set_text(const struct ds_key *key, void *base, struct ds_arena *arena, const char *text,
                     struct ds_error *err) DS_NODISCARD;
 

@@ -10,8 +10,10 @@
 
 #include "base/keys.h"
 
+/* On failure `*at` is where in the node. */
 int ds__key_set_rows(const struct ds_key *key, void *base, struct ds_arena *arena,
-                     const struct ds_yaml *node, struct ds_error *err) DS_NODISCARD;
+                     const struct ds_yaml *node, struct ds_yaml_mark *at, struct ds_error *err)
+    DS_NODISCARD;
 void ds__key_print_rows(const struct ds_key *key, const void *base, struct ds_buf *out);
 
 #endif

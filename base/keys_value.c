@@ -288,13 +288,8 @@ static int alloc_strings(struct ds_arena *arena, size_t count, struct ds_strings
 static int list_item(const struct ds_key *key, struct ds_arena *arena, const struct ds_yaml *node,
                      const char **item, struct ds_error *err)
 {
-    int rc;
+    int rc = check_scalar(key, node, "a list of texts", err);
 
-    if (node->kind == DS_YAML_MAP)
-        return ds_fail(err, ENOTSUP,
-                       "a map as an item of '%s' is not supported yet; use its path alone",
-                       key->path);
-    rc = check_scalar(key, node, "a list of texts", err);
     if (rc == 0)
         rc = check_text(key, node->text, err);
     if (rc != 0)
@@ -405,6 +400,7 @@ static int set_env(const struct ds_key *key, void *base, struct ds_arena *arena,
 int ds_key_set(const struct ds_key *key, void *base, struct ds_arena *arena,
                const struct ds_yaml *node, struct ds_error *err)
 {
+    struct ds_yaml_mark at;
     int rc;
 
     switch (key->type) {
@@ -412,7 +408,7 @@ int ds_key_set(const struct ds_key *key, void *base, struct ds_arena *arena,
     case DS_KEY_SET: return set_set(key, base, node, err);
     case DS_KEY_PAIR: return set_pair(key, base, node, err);
     case DS_KEY_ENV: return set_env(key, base, arena, node, err);
-    case DS_KEY_ROWS: return ds__key_set_rows(key, base, arena, node, err);
+    case DS_KEY_ROWS: return ds__key_set_rows(key, base, arena, node, &at, err);
     case DS_KEY_BOOL:
     case DS_KEY_U64:
     case DS_KEY_F64:
@@ -434,6 +430,14 @@ int ds_key_set(const struct ds_key *key, void *base, struct ds_arena *arena,
         return set_bool(key, base, node->text, err);
     return key->type == DS_KEY_U64 ? set_u64(key, base, node->text, err)
                                    : set_f64(key, base, node->text, err);
+}
+
+int ds_key_set_at(const struct ds_key *key, void *base, struct ds_arena *arena,
+                  const struct ds_yaml *node, struct ds_yaml_mark *at, struct ds_error *err)
+{
+    *at = node->mark;
+    return key->type == DS_KEY_ROWS ? ds__key_set_rows(key, base, arena, node, at, err)
+                                    : ds_key_set(key, base, arena, node, err);
 }
 
 int ds_key_set_text(const struct ds_key *key, void *base, struct ds_arena *arena, const char *text,

@@ -56,6 +56,8 @@ enum {
     DS_MAX_OPTIM_GROUPS  = 64,
     DS_MAX_THREADS       = 1024,
     DS_MAX_DATA_FILES    = 65536,
+    DS_MAX_DATA_SETS     = 256,          /* of a mixture */
+    DS_MAX_MIX_CYCLE     = 1 << 20,      /* sequences after which its order of sets repeats */
 
     DS_MAX_JSON_BYTES    = 100 * 1000 * 1000, /* safetensors header, manifest (the format's own cap) */
     DS_MAX_TENSORS       = 1 << 20,

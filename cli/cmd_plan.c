@@ -23,6 +23,7 @@
 #include "cli/device.h"
 #include "cli/machine.h"
 #include "cli/place.h"
+#include "cli/sets.h"
 #include "runtime/cost/depth.h"
 #include "runtime/cost/predict.h"
 #include "runtime/plan/plan.h"
@@ -36,6 +37,7 @@ struct request {
     struct ds_cluster cluster;
     bool rates;                  /* cluster says how fast things are */
     struct ds_cli_memory memory; /* of this job's hosts */
+    struct ds_cli_sets sets;
     struct ds_plan plan;
     struct ds_depth depth;
     struct ds_prediction prediction;
@@ -44,6 +46,7 @@ struct request {
 static void print(const struct request *r, struct ds_buf *out)
 {
     ds_plan_describe(&r->plan, &r->job, out);
+    ds_cli_sets_print(&r->job, &r->sets, out);
     (void)ds_buf_puts(out, "\n");
     if (r->place.placement.places > 0) {
         ds_cli_place_print(&r->place, out);
@@ -70,6 +73,7 @@ static void print_json(const struct request *r, struct ds_buf *out)
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
     ds_plan_print_json(&r->plan, r->cli->schedule, &json);
+    ds_cli_sets_json(&r->job, &r->sets, &json);
     ds_depth_print_json(&r->depth, &json);
     if (r->place.placement.places > 0)
         ds_cli_place_json(&r->place, "placement", &json);
@@ -207,6 +211,8 @@ static int plan(struct request *r, struct ds_error *err)
         rc = ds_plan_build(&r->plan, &args, err);
     if (rc == 0 && r->rates)
         rc = ds_predict(&r->prediction, &r->cluster, &r->plan, err);
+    if (rc == 0 && ds_cli_sets_check(&r->job, &r->sets, NULL) != 0) /* the data may be elsewhere */
+        rc = ds_cli_sets_count(&r->job, &r->sets, err);
     if (rc == 0)
         rc = show(r, err);
     if (rc == 0 && r->cli->timeline != NULL)

@@ -22,6 +22,7 @@
 #include "cli/machine.h"
 #include "cli/place.h"
 #include "cli/report.h"
+#include "cli/sets.h"
 #include "cli/tokenize.h"
 #include "launcher/fleet/cause.h"
 #include "launcher/fleet/fleet.h"
@@ -29,8 +30,6 @@
 #include "launcher/gpulock.h"
 #include "runtime/cost/depth.h"
 #include "runtime/cost/predict.h"
-#include "runtime/data/data.h"
-#include "runtime/data/source.h"
 #include "runtime/job.h"
 #include "runtime/plan/plan.h"
 #include "runtime/spec.h"
@@ -49,43 +48,13 @@ struct run {
     struct ds_buf job_text, job_record; /* for ranks, and for job.yaml */
     struct ds_buf header;
     struct ds_cli_memory memory;
+    struct ds_cli_sets sets;
     struct ds_env env;     /* of the ranks */
     struct ds_buf changes; /* since the last run in this run directory */
     char libexec[DS_MAX_PATH];
 };
 
 /* --- before anything starts ------------------------------------------------------------------- */
-
-/* Are the files there?  What is in text that is to be tokenized is seen then. */
-static int list_text(const struct ds_strings *paths, const char *what, struct ds_error *err)
-{
-    struct ds_source source;
-    int rc = ds_source_list(&source, paths, err);
-
-    if (rc == 0)
-        ds_source_release(&source);
-    return ds_error_context(err, rc, "%s", what);
-}
-
-static int check_data(const struct ds_job *job, const struct ds_strings *paths, const char *what,
-                      struct ds_error *err)
-{
-    const struct ds_data_args args = {.what = what,
-                                      .paths = paths,
-                                      .format = job->data.format,
-                                      .order = job->data.order,
-                                      .sequence = job->train.sequence,
-                                      .vocab = job->model.shape.vocab,
-                                      .seed = job->seed};
-    struct ds_data *data = NULL;
-    int rc;
-
-    if (paths->count > 0 && strcmp(job->data.tokenizer, "bytes") != 0)
-        return list_text(paths, what, err);
-    rc = paths->count == 0 ? 0 : ds_data_open(&data, &args, err);
-    ds_data_close(data);
-    return rc;
-}
 
 /* A plan that does not fit is refused before anything starts, with the table of where it goes.
  * A GPU of another host is asked by the rank that opens it. */
@@ -152,11 +121,7 @@ static int prepare(struct run *run, struct ds_error *err)
         rc = ds_plan_build(&run->plan, &args, err);
     if (rc == 0)
         rc = check_memory(run, err);
-    if (rc == 0)
-        rc = check_data(&run->job, &run->job.data.train, "data.train", err);
-    if (rc == 0)
-        rc = check_data(&run->job, &run->job.data.valid, "data.valid", err);
-    return rc;
+    return rc == 0 ? ds_cli_sets_check(&run->job, &run->sets, err) : rc;
 }
 
 /* run_dir as an absolute path, and where relative data paths start. */
@@ -185,9 +150,7 @@ static int write_job(struct run *run, struct ds_error *err)
     bool made = strcmp(run->job.data.tokenizer, ranks.data.tokenizer) != 0;
 
     if (rc == 0 && made)
-        rc = check_data(&ranks, &ranks.data.train, "data.train", err);
-    if (rc == 0 && made)
-        rc = check_data(&ranks, &ranks.data.valid, "data.valid", err);
+        rc = ds_cli_sets_check(&ranks, &run->sets, err);
     return rc == 0 ? ds_job_write(&ranks, &run->job_text, err) : rc;
 }
 
@@ -243,6 +206,7 @@ static void open_console(struct run *run)
 
     ds_console_init(&run->report.console, &args);
     ds_plan_describe(&run->plan, &run->job, &run->header);
+    ds_cli_sets_print(&run->job, &run->sets, &run->header);
     run->report.header = ds_buf_text(&run->header);
     ds_console_text(&run->report.console, run->report.header);
     if (run->place.crowded > 0)
@@ -395,6 +359,7 @@ static void dry_text(const void *user, struct ds_buf *text)
     const struct run *run = user;
 
     ds_plan_describe(&run->plan, &run->job, text);
+    ds_cli_sets_print(&run->job, &run->sets, text);
     dry_predict(run, text, NULL);
     ds_cli_place_print(&run->place, text);
     ds_cli_env_names(&run->env, text);
@@ -406,6 +371,7 @@ static void dry_json(const void *user, struct ds_json *json)
     const struct run *run = user;
 
     ds_plan_print_json(&run->plan, false, json);
+    ds_cli_sets_json(&run->job, &run->sets, json);
     ds_cli_place_json(&run->place, "placement", json);
     dry_predict(run, NULL, json);
     ds_cli_env_json(&run->env, json);

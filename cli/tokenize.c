@@ -108,11 +108,11 @@ static void tell(const struct ds_cli *cli, const char *what, const char *path,
     (void)fflush(stdout);
 }
 
-/* One of the two data sets; `list` becomes the file of its ids. */
+/* `list` becomes the file of its ids; `what` is it for messages. */
 static int make_ids(const struct ds_cli *cli, struct ds_job *job, const char *name,
-                    struct ds_strings *list, struct ds_error *err)
+                    const char *what, struct ds_strings *list, struct ds_error *err)
 {
-    char folder[DS_MAX_PATH], path[DS_MAX_PATH], what[16];
+    char folder[DS_MAX_PATH], path[DS_MAX_PATH];
     struct ds_cli_tokenizing live;
     struct ds_kept_args args = {.tokenizer = job->data.tokenizer,
                                 .folder = folder,
@@ -126,7 +126,6 @@ static int make_ids(const struct ds_cli *cli, struct ds_job *job, const char *na
     bool made = false;
     int rc = ds_path_join(folder, job->run_dir, "tokens", err);
 
-    (void)snprintf(what, sizeof(what), "data.%s", name);
     ds_cli_tokenizing_begin(&live, cli->quiet);
     if (rc == 0)
         rc = ds_kept_ids(&args, path, &made, &count, err);
@@ -140,6 +139,27 @@ static int make_ids(const struct ds_cli *cli, struct ds_job *job, const char *na
         list->item[0] = ds_arena_strdup(&job->arena, path);
     list->count = 1;
     return list->item == NULL || list->item[0] == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+/* Of all sets of "train" or "valid", which become copies. */
+static int make_all(const struct ds_cli *cli, struct ds_job *job, const char *name,
+                    struct ds_rows *sets, struct ds_error *err)
+{
+    const struct ds_data_set *text = sets->row;
+    struct ds_data_set *set = ds_arena_alloc(&job->arena, sets->count, sizeof(*set));
+    char what[64] = "";
+    int rc = set == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
+
+    for (size_t k = 0; rc == 0 && k < sets->count; k++) {
+        int len = snprintf(what, sizeof(what), "data.%s", name);
+
+        if (sets->count > 1)
+            (void)snprintf(what + len, sizeof(what) - (size_t)len, " item %zu", k + 1);
+        set[k] = text[k];
+        rc = make_ids(cli, job, name, what, &set[k].path, err);
+    }
+    sets->row = set;
+    return rc;
 }
 
 static int keep_tokenizer(const struct ds_job *job, struct ds_error *err)
@@ -160,12 +180,12 @@ static int keep_tokenizer(const struct ds_job *job, struct ds_error *err)
 int ds_cli_tokenize_job(const struct ds_cli *cli, struct ds_job *job, struct ds_job *ranks,
                         struct ds_error *err)
 {
-    struct ds_strings train = job->data.train, valid = job->data.valid;
+    struct ds_rows train = job->data.train, valid = job->data.valid;
     bool bytes = strcmp(job->data.tokenizer, "bytes") == 0;
-    int rc = bytes ? 0 : make_ids(cli, job, "train", &train, err);
+    int rc = bytes ? 0 : make_all(cli, job, "train", &train, err);
 
-    if (rc == 0 && !bytes && valid.count > 0)
-        rc = make_ids(cli, job, "valid", &valid, err);
+    if (rc == 0 && !bytes)
+        rc = make_all(cli, job, "valid", &valid, err);
     if (rc == 0 && !bytes)
         rc = keep_tokenizer(job, err);
     *ranks = *job;

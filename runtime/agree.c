@@ -29,23 +29,26 @@ struct seen {
     uint64_t files, tokens, hash;
 };
 
+/* Of every set of `data`, which may be NULL, to seen[]. */
 static int look(const struct ds_data *data, uint64_t sequence, struct seen *seen,
                 struct ds_error *err)
 {
-    size_t bytes = (sequence + 1) * sizeof(int32_t);
-    int32_t *ids;
+    size_t bytes = (sequence + 1) * sizeof(int32_t), sets = data == NULL ? 0 : ds_data_sets(data);
+    int32_t *ids = malloc(bytes);
 
-    *seen = (struct seen){0};
-    if (data == NULL)
-        return 0;
-    ids = malloc(bytes);
     if (ids == NULL)
         return ds_fail(err, ENOMEM, "no memory for a sample");
-    seen->files = ds_data_files(data);
-    seen->tokens = ds_data_tokens(data);
-    for (uint64_t i = 0; i < LOOKED_AT; i++) /* what cannot be read is told when it is needed */
-        if (ds_data_read(data, (ds_data_samples(data) - 1) / (LOOKED_AT - 1) * i, ids, NULL) == 0)
-            seen->hash = XXH3_64bits_withSeed(ids, bytes, seen->hash);
+    for (size_t k = 0; k < sets; k++) {
+        struct ds_data_size size = ds_data_set_size(data, k);
+
+        seen[k] = (struct seen){.files = size.files, .tokens = size.tokens};
+        for (uint64_t i = 0; i < LOOKED_AT; i++) { /* what cannot be read is told when needed */
+            uint64_t nth = (size.samples - 1) / (LOOKED_AT - 1) * i;
+
+            if (ds_data_read_set(data, k, nth, ids, NULL) == 0)
+                seen[k].hash = XXH3_64bits_withSeed(ids, bytes, seen[k].hash);
+        }
+    }
     free(ids);
     return 0;
 }
@@ -67,22 +70,52 @@ static int compare(const char *what, const struct seen *mine, const struct seen 
     return 0;
 }
 
-/* Does this rank see the data that rank 0 sees? */
-static int compare_data(struct ds_trainer *trainer, struct ds_error *err)
+static int compare_sets(const char *what, const struct ds_data *data, const struct seen *mine,
+                        const struct seen *first, struct ds_error *err)
+{
+    size_t sets = data == NULL ? 0 : ds_data_sets(data);
+    int rc = 0;
+
+    for (size_t k = 0; rc == 0 && k < sets; k++) {
+        char name[64];
+
+        (void)snprintf(name, sizeof(name), "%s item %zu", what, k + 1);
+        rc = compare(sets == 1 ? what : name, &mine[k], &first[k], err);
+    }
+    return rc;
+}
+
+enum { SEEN = 2 * DS_MAX_DATA_SETS }; /* train's, then valid's */
+
+static int look_at_both(const struct ds_trainer *trainer, struct seen mine[SEEN],
+                        struct ds_error *err)
 {
     uint64_t sequence = trainer->job->train.sequence;
-    struct seen mine[2], first[2];
-    int rc = look(trainer->train, sequence, &mine[0], err);
+    int rc = look(trainer->train, sequence, mine, err);
 
+    return rc == 0 ? look(trainer->valid, sequence, mine + DS_MAX_DATA_SETS, err) : rc;
+}
+
+/* Does this rank see the data that rank 0 sees?  All have the same job, and so as many sets. */
+static int compare_data(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const size_t bytes = SEEN * sizeof(struct seen), valid = DS_MAX_DATA_SETS;
+    struct seen *mine = calloc(2, bytes), *first = mine == NULL ? NULL : mine + SEEN;
+    int rc;
+
+    if (mine == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a list of data sets");
+    rc = look_at_both(trainer, mine, err);
+    if (rc == 0) {
+        memcpy(first, mine, bytes);
+        rc = ds_comm_broadcast(trainer->comm, first, bytes, 0, err);
+    }
     if (rc == 0)
-        rc = look(trainer->valid, sequence, &mine[1], err);
-    if (rc != 0)
-        return rc;
-    memcpy(first, mine, sizeof(first));
-    rc = ds_comm_broadcast(trainer->comm, first, sizeof(first), 0, err);
+        rc = compare_sets("data.train", trainer->train, mine, first, err);
     if (rc == 0)
-        rc = compare("data.train", &mine[0], &first[0], err);
-    return rc == 0 ? compare("data.valid", &mine[1], &first[1], err) : rc;
+        rc = compare_sets("data.valid", trainer->valid, mine + valid, first + valid, err);
+    free(mine);
+    return rc;
 }
 
 /* --- the run directory ---------------------------------------------------------------------- */

@@ -1,8 +1,10 @@
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
 # One variable per room; rooms link upward only as docs/architecture.md draws.
-# A job that leaves its vocabulary to a tokenizer asks for its size, without the rest of runtime/text/.
-SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_data.c runtime/text/size.c
+# A job that leaves its vocabulary to a tokenizer asks for its size, without the rest of runtime/text/;
+# one that mixes data sets asks whether their weights will do.
+SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_data.c runtime/data/mix.c \
+    runtime/text/size.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
     $(addprefix runtime/plan/,bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
     memory.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c

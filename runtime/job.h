@@ -87,6 +87,12 @@ struct ds_optim_group {
     double weight_decay; /* NaN: as without the group */
 };
 
+/* Files that are read as one; a row of job->data.train and data.valid, which mix their rows. */
+struct ds_data_set {
+    struct ds_strings path; /* paths or globs, as written */
+    double weight;          /* share of the sequences, beside the other rows */
+};
+
 struct ds_job_source; /* where each key was given, for messages; in the arena */
 
 struct ds_job {
@@ -103,7 +109,7 @@ struct ds_job {
         double attention_dropout; /* of the weights after the softmax */
     } model;
     struct {
-        struct ds_strings train, valid; /* paths or globs, as written */
+        struct ds_rows train, valid; /* of struct ds_data_set */
         enum ds_data_format format;
         enum ds_data_order order;
         const char *tokenizer; /* "bytes" */

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "runtime/data/mix.h"
 #include "runtime/job_table.h"
 #include "runtime/text/size.h"
 
@@ -45,12 +46,16 @@ static enum named named(const char *path)
 /* The first path or glob of the data that is `what`, or NULL. */
 static const char *first_named(const struct ds_job *job, enum named what)
 {
-    const struct ds_strings *lists[] = {&job->data.train, &job->data.valid};
+    const struct ds_rows *lists[] = {&job->data.train, &job->data.valid};
 
-    for (size_t l = 0; l < 2; l++)
-        for (size_t i = 0; i < lists[l]->count; i++)
-            if (named(lists[l]->item[i]) == what)
-                return lists[l]->item[i];
+    for (size_t l = 0; l < 2; l++) {
+        const struct ds_data_set *set = lists[l]->row;
+
+        for (size_t k = 0; k < lists[l]->count; k++)
+            for (size_t i = 0; i < set[k].path.count; i++)
+                if (named(set[k].path.item[i]) == what)
+                    return set[k].path.item[i];
+    }
     return NULL;
 }
 
@@ -70,6 +75,26 @@ static const char *no_text(const struct ds_job *job)
     return job->data.format == DS_DATA_TEXT ? NULL : "data.format";
 }
 
+/* Does every set name files, and can sets of these weights take turns? */
+static int check_sets(const struct ds_rows *sets, const char *path, const struct ds_keys *keys,
+                      struct ds_error *err)
+{
+    const struct ds_data_set *set = sets->row;
+    double weight[DS_MAX_DATA_SETS];
+    struct ds_mix_shares shares;
+    int rc = 0;
+
+    for (size_t k = 0; rc == 0 && k < sets->count; k++) {
+        weight[k] = set[k].weight;
+        if (set[k].path.count == 0)
+            rc = ds_fail(err, EINVAL, "'%s' item %zu: 'path' must name at least one file", path,
+                         k + 1);
+    }
+    if (rc == 0 && sets->count > 0)
+        rc = ds_error_context(err, ds_mix_shares(&shares, weight, sets->count, err), "'%s'", path);
+    return ds_keys_place(keys, path, rc, err);
+}
+
 int ds__job_check_data(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     int rc = 0;
@@ -78,6 +103,11 @@ int ds__job_check_data(struct ds_job *job, const struct ds_keys *keys, struct ds
         rc = ds_fail(err, EINVAL, "'data.train' must name at least one file");
         return ds_keys_place(keys, "data.train", rc, err);
     }
+    rc = check_sets(&job->data.train, "data.train", keys, err);
+    if (rc == 0)
+        rc = check_sets(&job->data.valid, "data.valid", keys, err);
+    if (rc != 0)
+        return rc;
     if (has_tokenizer(job) && no_text(job) != NULL) {
         rc = ds_fail(err, EINVAL,
                      "'data.tokenizer' is for text, and '%s' says that there are ids; leave the "

@@ -89,14 +89,12 @@ static const struct ds_choice devices[] = {
     {path, DS_KEY_ENUM, flags, FIELD(unsigned *, f), def, 0, 0, choices, help, NULL}
 #define SET(path, f, flags, def, choices, help) \
     {path, DS_KEY_SET, flags, FIELD(unsigned *, f), def, 0, 0, choices, help, NULL}
-#define LIST(path, f, flags, def, max, help) \
-    {path, DS_KEY_LIST, flags, FIELD(struct ds_strings *, f), def, 0, max, NULL, help, NULL}
 #define PAIR(path, f, flags, def, min, max, help) \
     {path, DS_KEY_PAIR, flags, FIELD(double *, f), def, min, max, NULL, help, NULL}
 #define ENV(path, f, flags, def, help) \
     {path, DS_KEY_ENV, flags, FIELD(struct ds_strings *, f), def, 0, 0, NULL, help, NULL}
-#define ROWS(path, f, flags, max, rows, help) \
-    {path, DS_KEY_ROWS, flags, FIELD(struct ds_rows *, f), "[]", 0, max, NULL, help, rows}
+#define ROWS(path, f, flags, def, max, rows, help) \
+    {path, DS_KEY_ROWS, flags, FIELD(struct ds_rows *, f), def, 0, max, NULL, help, rows}
 /* Known to the format only. */
 #define ONLY_U64(path, def, min, max, help) \
     {path, DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, def, min, max, NULL, help, NULL}
@@ -108,6 +106,7 @@ enum {
     MUST = DS_KEY_REQUIRED,
     FROM = DS_KEY_DERIVED, /* the default follows from other keys */
     AUTO = DS_KEY_AUTO,
+    SHORT = DS_KEY_SHORT,
     BITS = DS_KEY_DIGEST   /* decides the bits of a run */
 };
 
@@ -129,6 +128,19 @@ static const struct ds_key group_keys[] = {
 };
 static const struct ds_key_rows group_rows = {
     group_keys, sizeof(group_keys) / sizeof(group_keys[0]), sizeof(struct ds_optim_group)};
+
+#define IN_SET(type, f) \
+    (offsetof(struct ds_data_set, f) + \
+     0 * sizeof(char[_Generic(&((struct ds_data_set *)0)->f, type: 1)]))
+
+static const struct ds_key set_keys[] = {
+    {"path", DS_KEY_LIST, MUST, IN_SET(struct ds_strings *, path), NULL, 0, MAX_PATH_TEXT, NULL,
+     "a path, a glob, or a list of them", NULL},
+    {"weight", DS_KEY_F64, 0, IN_SET(double *, weight), "1", 1e-6, 1e6, NULL,
+     "share of the sequences, beside the weights of the other data sets", NULL},
+};
+static const struct ds_key_rows set_rows = {
+    set_keys, sizeof(set_keys) / sizeof(set_keys[0]), sizeof(struct ds_data_set)};
 
 static const struct ds_key job_keys[] = {
     TEXT("name", name, MUST, NULL, DS_MAX_NAME,
@@ -167,9 +179,10 @@ static const struct ds_key job_keys[] = {
     TEXT("model.init.from", model.init_from, BITS, NULL, MAX_PATH_TEXT,
          "folder with config.json and *.safetensors of Hugging Face to start from"),
 
-    LIST("data.train", data.train, MUST | BITS, NULL, MAX_PATH_TEXT,
-         "a path, a glob, or a list of them, to train on"),
-    LIST("data.valid", data.valid, 0, "[]", MAX_PATH_TEXT, "the same, to evaluate on"),
+    ROWS("data.train", data.train, MUST | BITS | SHORT, NULL, DS_MAX_DATA_SETS, &set_rows,
+         "what to train on: one data set, or a mixture, see above"),
+    ROWS("data.valid", data.valid, SHORT, "[]", DS_MAX_DATA_SETS, &set_rows,
+         "the same, to evaluate on"),
     ENUM("data.format", data.format, BITS, "auto", formats, "what the files hold"),
     TEXT("data.tokenizer", data.tokenizer, BITS, "bytes", MAX_PATH_TEXT,
          "how text becomes token ids: bytes, or the path of a tokenizer.json"),
@@ -203,7 +216,7 @@ static const struct ds_key job_keys[] = {
         "0.1; adam, sgd and adagrad: 0; lamb: 0.01", 0, 10,
         "weight decay, on tensors of two or more dimensions only; decoupled in adamw, lion, "
         "lamb and muon, part of the gradient in adam, sgd and adagrad"),
-    ROWS("optim.groups", optim.groups, BITS, DS_MAX_OPTIM_GROUPS, &group_rows,
+    ROWS("optim.groups", optim.groups, BITS, "[]", DS_MAX_OPTIM_GROUPS, &group_rows,
          "tensors with a learning rate or decay of their own; the first map that matches counts, and "
          "each must match some tensor"),
     F64("optim.clip", optim.clip, BITS, "1", 0, 1e9,

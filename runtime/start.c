@@ -275,7 +275,7 @@ static const char tokens_name[] = "data_tokens"; /* in a checkpoint: how much th
 
 static int warn_of_data(struct ds_trainer *trainer, struct ds_error *err)
 {
-    double now = (double)ds_data_tokens(trainer->train);
+    double now = (double)ds_data_size(trainer->train).tokens;
     double before = ds_ckpt_scalar(&trainer->state, tokens_name, now);
     char text[200];
 
@@ -325,7 +325,7 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
         rc = warn_of_data(trainer, err);
     if (rc == 0)
         rc = ds_ckpt_set_scalar(&trainer->state, tokens_name,
-                                (double)ds_data_tokens(trainer->train), err);
+                                (double)ds_data_size(trainer->train).tokens, err);
     trainer->state.seed = trainer->job->seed;
     trainer->state.job_digest = digest;
     trainer->state.shape = trainer->plan.shape;

@@ -276,7 +276,7 @@ static int train_step(struct ds_trainer *trainer, struct ds_error *err)
 static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_job *job = trainer->job;
-    uint64_t whole = ds_data_samples(trainer->valid) / job->train.global_batch;
+    uint64_t whole = ds_data_size(trainer->valid).samples / job->train.global_batch;
     uint64_t batches = whole < job->eval.batches ? whole : job->eval.batches;
     double sum = 0.0;
     int rc = ds_link_phase(trainer->args->link, DS_PHASE_EVALUATE, err);

@@ -146,12 +146,12 @@ int ds__trainer_check_memory(struct ds_trainer *trainer, struct ds_error *err)
                    : rc;
 }
 
-static int open_data(struct ds_data **out, const char *what, const struct ds_strings *paths,
+static int open_data(struct ds_data **out, const char *what, const struct ds_rows *sets,
                      enum ds_data_order order, const struct ds_job *job, struct ds_error *err)
 {
     const struct ds_data_args args = {
         .what = what,
-        .paths = paths,
+        .sets = sets,
         .format = job->data.format,
         .order = order,
         .sequence = job->train.sequence,

@@ -169,7 +169,11 @@ static void print_values(const struct ds_key *key);
 /* The keys of one map of a list. */
 static void print_rows(const struct ds_key *key)
 {
-    (void)printf("A list of at most %.0f maps of these keys.\n.RS\n", key->max);
+    (void)printf(key->flags & DS_KEY_SHORT
+                     ? "A text, a list of texts, or a list of at most %.0f texts and maps of these "
+                       "keys.\n.RS\n"
+                     : "A list of at most %.0f maps of these keys.\n.RS\n",
+                 key->max);
     for (size_t i = 0; i < key->rows->count; i++) {
         const struct ds_key *inner = &key->rows->key[i];
 

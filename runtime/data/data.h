@@ -3,12 +3,14 @@
  *
  * data.h - samples of token ids as a pure function of (seed, position).
  *
- * A source is a list of memory-mapped files of one format.  Text and token
+ * Data is one set or a mixture of several (mix.h); a set is a source, a list of
+ * memory-mapped files of one format.  Text and token
  * streams are cut into sequences of `sequence` + 1 ids that overlap by one
  * (sample i covers ids i*sequence .. i*sequence + sequence of its file, never
  * across two files); `samples` are rows of a safetensors tensor `tokens` whose
- * last dimension is `sequence` + 1.  Position p is epoch p / count, and within
- * it sample p % count, permuted by (seed, epoch) when the order is shuffle.
+ * last dimension is `sequence` + 1.  Position p is one set's n-th turn: epoch n / count of
+ * that set, and within it sample n % count, permuted by (seed, set, epoch) when the order is
+ * shuffle.  With one set n is p.
  *
  * Formats   text    bytes are ids (vocabulary 256)
  *           tokens  u16 little-endian ids; u32 when the file starts with the header
@@ -16,7 +18,8 @@
  *                   (int32 20240520, version 1: u16; version 7: u32; count)
  *           samples safetensors, I32 / I64 / U16
  *           auto    by extension: .safetensors samples, .bin tokens, else text
- * Errors    ENOENT no file matches, EINVAL no sample at all or wrong shape, EBADMSG damaged
+ * Errors    ENOENT no file matches, EINVAL no sample at all or wrong shape, or text mixed with ids;
+ *           EBADMSG damaged
  *           file, one that was cut while in use, or an id outside the vocabulary: the text
  *           names file and byte offset.
  * Tests     tests/data/, tests/fuzz/fuzz_tokens.c
@@ -33,8 +36,8 @@
 struct ds_data;
 
 struct ds_data_args {
-    const char *what;               /* "data.train", for messages */
-    const struct ds_strings *paths; /* files or globs, expanded in order, each glob sorted */
+    const char *what;           /* "data.train", for messages */
+    const struct ds_rows *sets; /* of struct ds_data_set; globs are expanded in order, sorted */
     enum ds_data_format format;
     enum ds_data_order order;
     uint64_t sequence, vocab, seed;
@@ -44,9 +47,14 @@ int ds_data_open(struct ds_data **data, const struct ds_data_args *args, struct 
     DS_NODISCARD;
 void ds_data_close(struct ds_data *data);
 
-uint64_t ds_data_samples(const struct ds_data *data); /* per epoch, >= 1 */
-uint64_t ds_data_tokens(const struct ds_data *data);  /* ids in all files */
-size_t ds_data_files(const struct ds_data *data);
+struct ds_data_size {
+    size_t files;
+    uint64_t samples; /* per epoch, >= 1 */
+    uint64_t tokens;  /* ids in all files */
+};
+size_t ds_data_sets(const struct ds_data *data);
+struct ds_data_size ds_data_set_size(const struct ds_data *data, size_t set);
+struct ds_data_size ds_data_size(const struct ds_data *data); /* of all sets */
 
 /* ids[sequence + 1] of the sample at `position` (counts on over epochs).  Allocates nothing. */
 int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids, struct ds_error *err)
@@ -54,5 +62,8 @@ int ds_data_read(const struct ds_data *data, uint64_t position, int32_t *ids, st
 /* ids[count] of them, from `first` on; first + count <= sequence + 1. */
 int ds_data_read_part(const struct ds_data *data, uint64_t position, uint64_t first, uint64_t count,
                       int32_t *ids, struct ds_error *err) DS_NODISCARD;
+/* ids[sequence + 1] of the sample at the set's own n-th turn, whatever the mixture. */
+int ds_data_read_set(const struct ds_data *data, size_t set, uint64_t nth, int32_t *ids,
+                     struct ds_error *err) DS_NODISCARD;
 
 #endif

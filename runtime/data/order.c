@@ -9,6 +9,14 @@
 
 #include "base/rng.h"
 
+/* A stream that no weight and no permutation has. */
+static const uint64_t sets_stream = UINT64_C(0x6d69782073656564);
+
+uint64_t ds_order_seed(uint64_t seed, size_t set)
+{
+    return set == 0 ? seed : ds_rng_u64(seed, sets_stream, set);
+}
+
 uint64_t ds_order_sample(enum ds_data_order order, uint64_t seed, uint64_t samples,
                          uint64_t position)
 {

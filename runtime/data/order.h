@@ -11,6 +11,7 @@
 #ifndef DS_RUNTIME_DATA_ORDER_H
 #define DS_RUNTIME_DATA_ORDER_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "runtime/job.h"
@@ -20,5 +21,8 @@
  * every epoch has its own permutation. */
 uint64_t ds_order_sample(enum ds_data_order order, uint64_t seed, uint64_t samples,
                          uint64_t position);
+
+/* The seed of a data set's own permutations; the first has that of the run. */
+uint64_t ds_order_seed(uint64_t seed, size_t set);
 
 #endif

@@ -298,14 +298,16 @@ Test(keys, rows_are_structs_by_their_own_table)
         const char *text, *error;
     } wrongs[] = {
         {"rows: {name: a}\n", "f:1:7: 'rows' must be a list of maps, not a map"},
-        {"rows: [a]\n", "f:1:7: 'rows' item 1: must be a map of keys, not text"},
-        {"rows: [{name: a}, {number: 1}]\n", "f:1:7: 'rows' item 2: 'name' is required"},
+        {"rows: [a]\n", "f:1:8: 'rows' item 1: must be a map of keys, not text"},
+        {"rows: [{name: a}, {number: 1}]\n", "f:1:19: 'rows' item 2: 'name' is required"},
         {"rows: [{name: a, nmae: b}]\n",
-         "f:1:7: 'rows' item 1: unknown key 'nmae'; known are name, number, maybe"},
+         "f:1:18: 'rows' item 1: unknown key 'nmae', did you mean 'name'?"},
+        {"rows: [{name: a, colour: b}]\n",
+         "f:1:18: 'rows' item 1: unknown key 'colour'; known are name, number, maybe"},
         {"rows: [{name: a, number: 10}]\n",
-         "f:1:7: 'rows' item 1: 'number' must be a number between 0 and 9, not '10'"},
+         "f:1:26: 'rows' item 1: 'number' must be a number between 0 and 9, not '10'"},
         {"rows: [{name: a, maybe: x}]\n",
-         "f:1:7: 'rows' item 1: 'maybe' must be a number between 0 and 9, not 'x'"},
+         "f:1:25: 'rows' item 1: 'maybe' must be a number between 0 and 9, not 'x'"},
         {"rows: [{name: a}, {name: a}, {name: a}, {name: a}]\n",
          "f:1:7: 'rows' must have at most 3 items, not 4"},
     };

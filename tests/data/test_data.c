@@ -17,15 +17,25 @@ TestSuite(data, .init = tempdir_make, .fini = tempdir_remove);
 
 enum { SEQUENCE = 4 };
 
-/* Open with the defaults of these tests: one path or glob, sequence 4, vocabulary 256, in order. */
-static struct ds_data_args args_of(const struct ds_strings *paths)
+/* Sets for the defaults of these tests: sequence 4, vocabulary 256, in order. */
+static struct ds_data_args args_of_sets(const struct ds_rows *sets)
 {
     return (struct ds_data_args){.what = "data.train",
-                                 .paths = paths,
+                                 .sets = sets,
                                  .order = DS_ORDER_SEQUENTIAL,
                                  .sequence = SEQUENCE,
                                  .vocab = 256,
                                  .seed = 1};
+}
+
+/* One set, until the next call. */
+static struct ds_data_args args_of(const struct ds_strings *paths)
+{
+    static struct ds_data_set set;
+    static const struct ds_rows sets = {1, &set};
+
+    set = (struct ds_data_set){*paths, 1};
+    return args_of_sets(&sets);
 }
 
 static int open_one(struct ds_data **data, const char *path, struct ds_error *err)
@@ -63,9 +73,9 @@ Test(data, text_is_cut_with_one_id_shared)
     struct ds_data *data = NULL;
 
     cr_assert_eq(open_one(&data, tempdir_write("a.txt", "abcdefghijklmn", 14), NULL), 0);
-    cr_assert_eq(ds_data_samples(data), 3, "'n' is left over");
-    cr_assert_eq(ds_data_tokens(data), 14);
-    cr_assert_eq(ds_data_files(data), 1);
+    cr_assert_eq(ds_data_size(data).samples, 3, "'n' is left over");
+    cr_assert_eq(ds_data_size(data).tokens, 14);
+    cr_assert_eq(ds_data_size(data).files, 1);
     cr_assert_str_eq(text_at(data, 0), "abcde");
     cr_assert_str_eq(text_at(data, 1), "efghi");
     cr_assert_str_eq(text_at(data, 2), "ijklm");
@@ -91,9 +101,9 @@ Test(data, several_files)
     names[1] = tempdir_path("g?*.txt");
     names[2] = names[0]; /* the same file again */
     data = must_open(&args);
-    cr_assert_eq(ds_data_files(data), 7);
-    cr_assert_eq(ds_data_samples(data), 6);
-    cr_assert_eq(ds_data_tokens(data), 5 + 0 + 6 + 9 + 4 + 5 + 5);
+    cr_assert_eq(ds_data_size(data).files, 7);
+    cr_assert_eq(ds_data_size(data).samples, 6);
+    cr_assert_eq(ds_data_size(data).tokens, 5 + 0 + 6 + 9 + 4 + 5 + 5);
     for (uint64_t i = 0; i < 6; i++)
         cr_assert_str_eq(text_at(data, i), want[i], "sample %ju", (uintmax_t)i);
     ds_data_close(data);
@@ -105,7 +115,7 @@ Test(data, a_name_that_exists_is_no_pattern)
 
     tempdir_write("a1.txt", "wrong", 5);
     cr_assert_eq(open_one(&data, tempdir_write("a[1].txt", "right", 5), NULL), 0);
-    cr_assert_eq(ds_data_files(data), 1);
+    cr_assert_eq(ds_data_size(data).files, 1);
     cr_assert_str_eq(text_at(data, 0), "right");
     ds_data_close(data);
 }
@@ -132,7 +142,7 @@ Test(data, token_streams)
     for (size_t i = 0; i < 10; i++)
         bytes[4 * i] = (unsigned char)('a' + i);
     cr_assert_eq(open_one(&data, tempdir_write("c.u32.bin", bytes, 40), NULL), 0);
-    cr_assert_eq(ds_data_samples(data), 2);
+    cr_assert_eq(ds_data_size(data).samples, 2);
     cr_assert_str_eq(text_at(data, 1), "efghi");
     ds_data_close(data);
 }
@@ -161,7 +171,7 @@ Test(data, samples_are_rows_in_order)
 
     args.order = DS_ORDER_SHUFFLE;
     data = must_open(&args);
-    cr_assert_eq(ds_data_samples(data), 6);
+    cr_assert_eq(ds_data_size(data).samples, 6);
     for (uint64_t i = 0; i < 12; i++) {
         for (uint64_t k = 0; k <= SEQUENCE; k++)
             want[k] = (char)('A' + i % 6 * 5 + k);
@@ -206,7 +216,7 @@ Test(data, shuffle_permutes_each_epoch_anew)
     struct ds_data *data = numbered(DS_ORDER_SHUFFLE, 1);
     unsigned same = 0, in_order = 0;
 
-    cr_assert_eq(ds_data_samples(data), 200);
+    cr_assert_eq(ds_data_size(data).samples, 200);
     for (uint64_t epoch = 0; epoch < 3; epoch++) {
         bool seen[256] = {false};
 
@@ -257,6 +267,180 @@ Test(data, seeds_differ)
     cr_assert_lt(same, 12);
     ds_data_close(one);
     ds_data_close(two);
+}
+
+/* --- mixtures ------------------------------------------------------------------------------ */
+
+/* A text of `samples` samples, each `letter` and then its number in three digits. */
+static const char *write_counted(const char *name, char letter, unsigned samples)
+{
+    char text[SEQUENCE * 500 + 1], number[16];
+
+    cr_assert(samples <= 500);
+    for (unsigned i = 0; i < samples; i++) {
+        (void)snprintf(number, sizeof(number), "%c%03u", letter, i);
+        memcpy(text + (size_t)SEQUENCE * i, number, SEQUENCE);
+    }
+    text[SEQUENCE * samples] = letter; /* the id that the last sample shares with nobody */
+    return tempdir_write(name, text, SEQUENCE * samples + 1);
+}
+
+/* Of set `letter`, its sample n. */
+static unsigned sample_at(const struct ds_data *data, uint64_t position, char *letter)
+{
+    const char *text = text_at(data, position);
+
+    *letter = text[0];
+    return (unsigned)(100 * (text[1] - '0') + 10 * (text[2] - '0') + (text[3] - '0'));
+}
+
+static const char *mix_paths[3];
+static struct ds_data_set mix_sets[3];
+static const struct ds_rows mix_rows = {3, mix_sets};
+
+/* Sets of 100, 7 and 40 samples, three to one to two. */
+static struct ds_data *mixture(enum ds_data_order order, uint64_t seed)
+{
+    static const struct {
+        const char *name;
+        char letter;
+        unsigned samples;
+        double weight;
+    } sets[] = {{"a.txt", 'a', 100, 3}, {"b.txt", 'b', 7, 1}, {"c.txt", 'c', 40, 2}};
+    struct ds_data_args args = args_of_sets(&mix_rows);
+
+    for (size_t k = 0; k < 3; k++) {
+        mix_paths[k] = write_counted(sets[k].name, sets[k].letter, sets[k].samples);
+        mix_sets[k] = (struct ds_data_set){{1, &mix_paths[k]}, sets[k].weight};
+    }
+    args.order = order;
+    args.seed = seed;
+    return must_open(&args);
+}
+
+/* Each set is read on by itself: in order, or epoch by epoch all of its samples. */
+Test(data, sets_of_a_mixture_are_read_on_by_themselves)
+{
+    static const unsigned samples[] = {100, 7, 40}, share[] = {3, 1, 2};
+
+    for (int order = DS_ORDER_SHUFFLE; order <= DS_ORDER_SEQUENTIAL; order++) {
+        struct ds_data *data = mixture((enum ds_data_order)order, 5);
+        unsigned turns[3] = {0}, seen[3][100] = {{0}}, in_order = 0;
+        bool shuffled = order == DS_ORDER_SHUFFLE;
+
+        cr_assert_eq(ds_data_sets(data), 3);
+        cr_assert_eq(ds_data_size(data).samples, 147);
+        cr_assert_eq(ds_data_set_size(data, 2).samples, 40);
+        for (uint64_t p = 0; p < 4200; p++) {
+            char letter;
+            unsigned n = sample_at(data, p, &letter), k = (unsigned)(letter - 'a');
+            unsigned epoch = turns[k] / samples[k], want = turns[k] % samples[k];
+
+            cr_assert(k < 3 && n < samples[k]);
+            cr_assert_eq(seen[k][n]++, epoch, "set %u, sample %u in epoch %u", k, n, epoch);
+            in_order += n == want;
+            turns[k]++;
+            for (unsigned i = 0; i < 3; i++) {
+                double off = (double)turns[i] - (double)((p + 1) * share[i]) / 6.0;
+
+                cr_assert(off > -1.0 && off < 1.0, "set %u is off by %g after %ju", i, off,
+                          (uintmax_t)p + 1);
+            }
+        }
+        cr_assert(shuffled ? in_order < 1200 : in_order == 4200, "%u in order", in_order);
+        ds_data_close(data);
+    }
+}
+
+/* Positions are all there is to know: backwards, and by parts of a sample. */
+Test(data, a_mixture_is_read_at_any_position)
+{
+    struct ds_data *one = mixture(DS_ORDER_SHUFFLE, 5), *other = mixture(DS_ORDER_SHUFFLE, 5);
+    int32_t ids[SEQUENCE + 1], part[2];
+
+    for (uint64_t p = 1000; p-- > 0;) {
+        cr_assert_eq(ds_data_read(one, p, ids, NULL), 0);
+        cr_assert_eq(ds_data_read_part(other, p, 2, 2, part, NULL), 0);
+        cr_assert(part[0] == ids[2] && part[1] == ids[3]);
+    }
+    ds_data_close(one);
+    ds_data_close(other);
+}
+
+/* One set, whatever it weighs, has the order that it has alone; as the first of several, too. */
+Test(data, the_first_set_has_the_order_that_it_has_alone)
+{
+    struct ds_data *mixed = mixture(DS_ORDER_SHUFFLE, 5), *alone;
+    struct ds_rows first = {1, mix_sets};
+    struct ds_data_args args = args_of_sets(&first);
+
+    args.order = DS_ORDER_SHUFFLE;
+    args.seed = 5;
+    alone = must_open(&args);
+    for (uint64_t n = 0; n < 300; n++) {
+        int32_t a[SEQUENCE + 1], b[SEQUENCE + 1], c[SEQUENCE + 1];
+
+        cr_assert_eq(ds_data_read(alone, n, a, NULL), 0);
+        cr_assert_eq(ds_data_read_set(mixed, 0, n, b, NULL), 0);
+        cr_assert_eq(memcmp(a, b, sizeof(a)), 0);
+        cr_assert_eq(ds_data_read_set(mixed, 2, n % 40, c, NULL), 0);
+        cr_assert_neq(c[0], a[0]);
+    }
+    ds_data_close(alone);
+    ds_data_close(mixed);
+}
+
+/* The same file twice is two sets with an order each. */
+Test(data, sets_are_shuffled_apart)
+{
+    const char *path = write_counted("a.txt", 'a', 400);
+    struct ds_data_set twice[] = {{{1, &path}, 1}, {{1, &path}, 1}};
+    struct ds_rows sets = {2, twice};
+    struct ds_data_args args = args_of_sets(&sets);
+    struct ds_data *data;
+    unsigned same = 0;
+
+    args.order = DS_ORDER_SHUFFLE;
+    data = must_open(&args);
+    for (uint64_t p = 0; p < 800; p += 2) {
+        char letter;
+        unsigned first = sample_at(data, p, &letter), second = sample_at(data, p + 1, &letter);
+
+        same += first == second;
+    }
+    cr_assert_lt(same, 12);
+    ds_data_close(data);
+}
+
+Test(data, wrong_sets_are_named)
+{
+    const char *text = write_counted("a.txt", 'a', 3),
+               *ids = tempdir_write("b.bin", "0123456789", 10);
+    const char *none = tempdir_path("none.txt");
+    struct {
+        struct ds_data_set set[2];
+        size_t sets;
+        int rc;
+        const char *text;
+    } cases[] = {
+        {{{{1, &text}, 1}, {{1, &none}, 1}}, 2, -ENOENT, "data.train item 2: no file matches"},
+        {{{{1, &none}, 1}}, 1, -ENOENT, "data.train: no file matches"},
+        {{{{1, &text}, 1}, {{1, &ids}, 1}}, 2, -EINVAL, "b.bin' holds token ids, which do not mix"},
+        {{{{1, &ids}, 1}, {{1, &text}, 1}}, 2, -EINVAL, "a.txt' is text and '"},
+        {{{{1, &text}, 0.3333333}}, 1, -EINVAL, "use 0.333333"},
+        {{{{1, &text}, 1}}, DS_MAX_DATA_SETS + 1, -EINVAL, "more than 256 data sets"},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_rows sets = {cases[i].sets, cases[i].set};
+        struct ds_data_args args = args_of_sets(&sets);
+        struct ds_data *data = NULL;
+        struct ds_error err = {0};
+
+        cr_assert_eq(ds_data_open(&data, &args, &err), cases[i].rc, "case %zu: %s", i, err.text);
+        cr_assert_null(data);
+        cr_assert_not_null(strstr(err.text, cases[i].text), "%s", err.text);
+    }
 }
 
 /* --- mistakes ------------------------------------------------------------------------------ */
@@ -337,7 +521,7 @@ Test(data, a_token_outside_the_vocabulary_is_placed)
     bytes[1024 + 2 * 42 + 1] = 1; /* id 42 is 256 */
     path = tempdir_write("a.bin", bytes, sizeof(bytes));
     cr_assert_eq(open_one(&data, path, NULL), 0);
-    for (uint64_t sample = 0; sample < ds_data_samples(data); sample++)
+    for (uint64_t sample = 0; sample < ds_data_size(data).samples; sample++)
         cr_assert_eq(ds_data_read(data, sample, ids, &err), sample == 10 ? -EBADMSG : 0);
     cr_assert_not_null(strstr(err.text, path));
     cr_assert_not_null(strstr(err.text, "token 256 at byte 1108 is outside the vocabulary of 256"),
@@ -375,7 +559,7 @@ Test(data, files_that_change_under_the_reader)
     path = tempdir_write("c.txt", big, 50000);
     cr_assert_eq(open_one(&data, path, NULL), 0);
     tempdir_write("c.txt", big, sizeof(big));
-    cr_assert_eq(ds_data_samples(data), 12499, "what was added later is not read");
+    cr_assert_eq(ds_data_size(data).samples, 12499, "what was added later is not read");
     cr_assert_str_eq(text_at(data, 12498), "xxxxx");
     ds_data_close(data);
 }

@@ -40,8 +40,21 @@ def hosts():
                 good = ran.returncode == 0 if words is None else ran.returncode == 65 and f"error: data.{key}: {words}" in ran.stderr \
                     and "rank 1 on node2 ended with code 65" in ran.stderr
                 h.ok(good, f"data.{key}: copies that are {name}", ran.stdout + ran.stderr)
+        mixed(bed)
         run_dir(bed)
         tokenized(bed)
+
+
+def mixed(bed):
+    """Of a mixture every set is compared."""
+    for host in ("head", *bed.names):
+        folder = bed.base / "hosts" / host / "tmp"
+        (folder / "train.txt").write_text(TEXT)
+        (folder / "valid.txt").write_text(TEXT.upper() if host == "node2" else TEXT)
+    ran = bed.run(h.DSRUN, "-H", bed.hostfile, JOB, "checkpoint.every=0", "eval.every=0", "data.valid=[]",
+                  "data.train=[{path: /tmp/train.txt, weight: 9}, /tmp/valid.txt]", "--run-dir", "mixed")
+    h.ok(ran.returncode == 65 and "error: data.train item 2: as many ids as rank 0 has, and not the same" in ran.stderr,
+         "a set of a mixture whose copies are other", ran.stdout + ran.stderr)
 
 
 def run_dir(bed):

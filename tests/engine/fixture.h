@@ -251,9 +251,10 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
                              const struct ds_plan *plan, struct ds_error *err)
 {
     struct test_progress so_far = {0};
-    struct ds_strings paths = {.count = 1, .item = &run->tokens};
+    struct ds_data_set set = {.path = {.count = 1, .item = &run->tokens}, .weight = 1};
+    struct ds_rows sets = {1, &set};
     const struct ds_data_args data_args = {.what = "data.train",
-                                           .paths = &paths,
+                                           .sets = &sets,
                                            .format = DS_DATA_AUTO,
                                            .order = DS_ORDER_SEQUENTIAL,
                                            .sequence = run->job.train.sequence,

@@ -110,6 +110,7 @@ Test(job, small_job_gets_every_default)
 
 Test(job, every_key_is_read)
 {
+    const struct ds_data_set *set;
     struct ds_job job;
 
     parse(&job, whole, NULL);
@@ -120,12 +121,15 @@ Test(job, every_key_is_read)
     cr_expect(!job.model.shape.tie_embeddings);
     cr_expect(job.model.shape.norm_eps == 1e-6 && job.model.shape.rope_theta == 10001);
     cr_expect(job.model.init_std == 0.03);
-    cr_expect(job.data.train.count == 3);
-    cr_expect_str_eq(job.data.train.item[0], "data/*.txt");
-    cr_expect_str_eq(job.data.train.item[1], "b \"c\" \\\\ \\t.txt");
-    cr_expect_str_eq(job.data.train.item[2], "\xc2\x85\x1b\xe2\x80\xa8.txt");
+    cr_expect(job.data.train.count == 1);
+    set = job.data.train.row;
+    cr_expect(set->path.count == 3 && set->weight == 1);
+    cr_expect_str_eq(set->path.item[0], "data/*.txt");
+    cr_expect_str_eq(set->path.item[1], "b \"c\" \\\\ \\t.txt");
+    cr_expect_str_eq(set->path.item[2], "\xc2\x85\x1b\xe2\x80\xa8.txt");
     cr_expect(job.data.valid.count == 1);
-    cr_expect_str_eq(job.data.valid.item[0], "data/valid.txt");
+    set = job.data.valid.row;
+    cr_expect_str_eq(set->path.item[0], "data/valid.txt");
     cr_expect(job.data.format == DS_DATA_TEXT && job.data.order == DS_ORDER_SEQUENTIAL);
     cr_expect(job.train.steps == 300 && job.train.sequence == 128);
     cr_expect(job.optim.beta1 == 0.8 && job.optim.beta2 == 0.999 && job.optim.clip == 0);
@@ -171,6 +175,9 @@ Test(job, written_job_reads_back_equal)
         "log.sinks=[]",
         "launch.restart_on=[]",
         "optim.groups=[{match: '*.bias', weight_decay: 0}, {lr_mult: 0.1, match: 'h.[0-3].*'}]",
+        "data.train=[{path: [a, 'b c'], weight: 0.25}, '*.txt', {path: d}]",
+        "data.train={path: a, weight: 1e-6}",
+        "data.valid=[{path: a, weight: 3}, b]",
     };
 
     for (size_t t = 0; t < 2; t++) {
@@ -301,6 +308,12 @@ Test(job, digest_follows_what_decides_the_bits)
         {"precision.matmul=compute", true},
         {"train.micro_batch=4", false},
         {"data.train=b.txt", false},
+        {"data.train=a.txt", true},
+        {"data.train=[a.txt]", true},
+        {"data.train={path: a.txt}", true},
+        {"data.train=[{path: [a.txt], weight: 1}]", true},
+        {"data.train=[{path: a.txt}, b.txt]", false},
+        {"data.valid=[{path: a.txt}, b.txt]", true},
         {"model.dropout=0", true},
         {"model.dropout=0.1", false},
         {"model.attention_dropout=0", true},
@@ -399,16 +412,19 @@ Test(job, world_must_fit_the_batch)
 
 Test(job, overrides)
 {
+    const struct ds_data_set *set;
     struct ds_job job;
 
     parse(&job, SMALL, "optim.betas=[0.9,0.99]");
     cr_expect(job.optim.beta2 == 0.99);
     ds_job_release(&job);
     parse(&job, SMALL, "data.train=*.txt");
-    cr_expect_str_eq(job.data.train.item[0], "*.txt");
+    set = job.data.train.row;
+    cr_expect_str_eq(set->path.item[0], "*.txt");
     ds_job_release(&job);
     parse(&job, SMALL, "data.train=[\"*.txt\", 'b']");
-    cr_expect(job.data.train.count == 2);
+    set = job.data.train.row;
+    cr_expect(job.data.train.count == 1 && set->path.count == 2);
     ds_job_release(&job);
     parse(&job, SMALL, "run_dir=a=b # c");
     cr_expect_str_eq(job.run_dir, "a=b # c");
@@ -416,6 +432,39 @@ Test(job, overrides)
     parse(&job, SMALL, "launch.threads=auto");
     cr_expect(job.launch.threads == 0);
     ds_job_release(&job);
+}
+
+/* A list of nothing but texts is one set; with a map in it each item is one. */
+Test(job, data_sets)
+{
+    static const struct {
+        const char *override;
+        size_t sets, first, last; /* paths of the first and the last set */
+        double weight;            /* of the last */
+    } cases[] = {
+        {"data.train=a", 1, 1, 1, 1},
+        {"data.train=[a, b, c]", 1, 3, 3, 1},
+        {"data.train={path: a, weight: 2}", 1, 1, 1, 2},
+        {"data.train={path: [a, b]}", 1, 2, 2, 1},
+        {"data.train=[{path: [a, b], weight: 0.5}, c]", 2, 2, 1, 1},
+        {"data.train=[a, b, {path: [c, d], weight: 1e-5}]", 3, 1, 2, 1e-5},
+        {"data.train=[a, {weight: 1.5, path: b}]", 2, 1, 1, 1.5},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct ds_data_set *set;
+        struct ds_job job;
+        size_t sets;
+
+        parse(&job, SMALL, cases[i].override);
+        sets = job.data.train.count;
+        set = job.data.train.row;
+        cr_assert_eq(sets, cases[i].sets, "%s", cases[i].override);
+        cr_expect_eq(set[0].path.count, cases[i].first, "%s", cases[i].override);
+        cr_expect_eq(set[sets - 1].path.count, cases[i].last, "%s", cases[i].override);
+        cr_expect(set[sets - 1].weight == cases[i].weight, "%s", cases[i].override);
+        ds_job_release(&job);
+    }
 }
 
 Test(job, later_override_wins)

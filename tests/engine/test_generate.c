@@ -14,7 +14,15 @@
 
 enum { LONG = 700, VOCAB = 61 }; /* more than two chunks, than two pieces of a cache */
 
-static const char *device_name = "cpu";
+static const char *device_name;
+static unsigned fails_at; /* the call of a device apart that fails, 0: none */
+
+static void begin(void)
+{
+    tempdir_make();
+    device_name = "cpu"; /* where tests share a process, another has left its own */
+    fails_at = 0;
+}
 
 static struct ds_session *open_session(const char *ckpt, enum ds_dtype type, unsigned threads,
                                        uint64_t rows)
@@ -43,7 +51,7 @@ static const float *logits_of(struct ds_session *session)
     return logits;
 }
 
-TestSuite(generate, .init = tempdir_make, .fini = tempdir_remove);
+TestSuite(generate, .init = begin, .fini = tempdir_remove);
 
 /* --- the reference cases ----------------------------------------------------------------------- */
 
@@ -325,8 +333,6 @@ Test(generate, checkpoints_that_cannot_be_used)
 }
 
 /* --- a device with memory of its own ----------------------------------------------------------- */
-
-static unsigned fails_at; /* the call of the device that fails, 0: none */
 
 static int open_apart(struct ds_device **device, const struct ds_device_args *args,
                       struct ds_error *err)

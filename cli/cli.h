@@ -56,7 +56,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     uint64_t threads, at; /* 0: not given */
     int64_t count;        /* -1: not given */
     bool force;
-    const char *output; /* NULL: not given */
+    const char *output;                      /* NULL: not given */
     const char *prompt, *prompt_file, *stop; /* NULL: not given */
     uint64_t max_tokens, top_k, seed;        /* 0: not given */
     double temperature, top_p;               /* < 0: not given */

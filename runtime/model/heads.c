@@ -31,8 +31,7 @@ struct swap {
 static struct swap swap_of(const struct ds_net *net, enum ds_swap_rows rows)
 {
     const struct ds_model_shape *shape = &net->shape;
-    struct swap swap = {
-        .net = net, .ranks = ds__sharers(net), .elem = ds_dtype_bytes(net->act)};
+    struct swap swap = {.net = net, .ranks = ds__sharers(net), .elem = ds_dtype_bytes(net->act)};
 
     swap.part[0] = shape->heads * shape->head_size / swap.ranks;
     if (rows == DS_SWAP_QKV)

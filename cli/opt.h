@@ -82,7 +82,7 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
     X(REPORT, "report", ds_cmd_report, "JOB|RUN_DIR", 1, 1, \
       "write one page about a run: its plots, events, checkpoints and job file") \
     X(CONVERT, "convert", ds_cmd_convert, "CONFIG.json [key=value ...]", 1, DS_WORDS_MAX, \
-      "turn a DeepSpeed configuration into a job file, for --nodes x --slots ranks; name what has no counterpart") \
+      "turn a DeepSpeed configuration into a job file; name what is not here") \
     X(TUNE, "tune", ds_cmd_tune, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "rank the layouts of a job by prediction, try the best few")
 /* clang-format on */

@@ -171,6 +171,12 @@ include tools/install.mk tools/lint.mk tools/sanitize.mk
 include kernels/cuda/rules.mk tools/cuda.mk tests/fakes/rules.mk
 -include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
+# Test programs are many, and lld links one in half the time; the product is linked by the compiler's own linker.
+ifneq ($(shell command -v ld.lld),)
+$(ALL_TESTBIN) $(GPU_TESTS) $(SIM) $(MUTANTS) $(SEEDED) $(RACES) $(FAKE_LIBS) $(FAKES)/dsrun-cuda.so: \
+    private ALL_LDFLAGS = $(DS_LDFLAGS) -fuse-ld=lld $(LDFLAGS)
+endif
+
 # Every object that `tests` has $(CC) make, beside those of `all`.
 test-objects: $(foreach r,$(TEST_ROOMS),$(addsuffix .o,$(filter-out $(NCCL_TEST),$(TESTBIN_$(r))))) \
     $(NCCL_TEST_OBJ) $(addsuffix .o,$(FAKE_WORKER) $(GPU_TESTS) $(GPU_BENCH)) $(SIM_OBJ) $(call OBJ_OF,$(NO_CERTS)) \

@@ -140,7 +140,7 @@ static size_t nucleus(const double *weight, size_t kept, double p, double *sum)
 static size_t take(const struct ds_sampler *s, const struct ds_sampling *how, const float *logits,
                    float max, size_t k, double *sum)
 {
-    double goal = INFINITY, mass = 0.0;
+    double goal = (double)INFINITY, mass = 0.0;
     size_t kept = 0;
 
     if (k == s->ids) {

@@ -28,9 +28,6 @@ FULL = os.environ.get("DSRUN_MEMORY") == "full"
 
 # layers, hidden, heads, context, micro batch
 SIZES = [(4, 256, 4, 128, 8), (6, 384, 6, 256, 4), (3, 640, 10, 256, 2)]
-# These train one step, the others two: the first takes all that there is in the arenas, and a step of a model of some
-# width is most of the time of a case.
-ONE_STEP = SIZES[1:]
 LARGE = [(12, 512, 8, 256, 2), (12, 768, 12, 256, 2), (28, 1024, 16, 256, 1)]  # 38, 85, 353 million
 
 
@@ -74,8 +71,6 @@ def compare(size, ranks, stage, compute="fp32", *keys):
     name = f"hidden {size[1]}, {size[0]} layers, {ranks} ranks, stage {stage}, {compute}" + ", ".join(("", *keys))
     path = job(size, ranks)
     more = (f"zero.stage={stage}", f"precision.compute={compute}", *keys)
-    if size in ONE_STEP:
-        more += ("train.steps=1",)
     code, plan = plan_of(ranks, path, *more)
     if code != 0 and FULL:
         h.skip(name, "this machine does not hold it")

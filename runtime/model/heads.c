@@ -40,6 +40,23 @@ static struct swap swap_of(const struct ds_net *net, enum ds_swap_rows rows)
     return swap;
 }
 
+/* The order of `args`, or the one that takes it back. */
+static int reorder(const struct swap *swap, struct ds_reorder_args args, bool back,
+                   struct ds_error *err)
+{
+    const struct ds_reorder_args turned = {.outer = args.outer,
+                                           .inner = args.inner,
+                                           .run = args.run,
+                                           .from_outer = args.to_outer,
+                                           .from_inner = args.to_inner,
+                                           .to_outer = args.from_outer,
+                                           .to_inner = args.from_inner,
+                                           .from = args.from,
+                                           .to = args.to};
+
+    return ds_reorder(back ? &turned : &args, swap->net->stream, err);
+}
+
 /* Between rows of all heads and rows of each rank's heads, rank after rank. */
 static int by_rank(const struct swap *swap, bool back, const void *from, void *to,
                    struct ds_error *err)
@@ -50,7 +67,7 @@ static int by_rank(const struct swap *swap, bool back, const void *from, void *t
 
     for (unsigned i = 0; rc == 0 && i < PARTS && swap->part[i] > 0; i++) {
         const size_t whole = at * swap->ranks * elem, apart = at * elem;
-        struct ds_reorder_args args = {
+        const struct ds_reorder_args args = {
             .outer = swap->ranks,
             .inner = tokens,
             .run = swap->part[i] * elem,
@@ -61,13 +78,8 @@ static int by_rank(const struct swap *swap, bool back, const void *from, void *t
             .from = (const unsigned char *)from + (back ? apart : whole),
             .to = (unsigned char *)to + (back ? whole : apart),
         };
-        struct ds_reorder_args turned = args;
 
-        turned.from_outer = args.to_outer;
-        turned.from_inner = args.to_inner;
-        turned.to_outer = args.from_outer;
-        turned.to_inner = args.from_inner;
-        rc = ds_reorder(back ? &turned : &args, swap->net->stream, err);
+        rc = reorder(swap, args, back, err);
         at += swap->part[i];
     }
     return rc;
@@ -82,15 +94,15 @@ static int by_sequence(const struct swap *swap, bool back, const void *from, voi
         .outer = swap->ranks,
         .inner = batch,
         .run = run,
-        .from_outer = back ? run : batch * run,
-        .from_inner = back ? swap->ranks * run : run,
-        .to_outer = back ? batch * run : run,
-        .to_inner = back ? run : swap->ranks * run,
+        .from_outer = batch * run,
+        .from_inner = run,
+        .to_outer = run,
+        .to_inner = swap->ranks * run,
         .from = from,
         .to = to,
     };
 
-    return ds_reorder(&args, swap->net->stream, err);
+    return reorder(swap, args, back, err);
 }
 
 /* From the room that all see to `to`. */

@@ -37,7 +37,8 @@ static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
     if (ranks > 1 && args->apart && job->offload.optim != DS_OFFLOAD_NONE)
         return ds_fail(err, EINVAL,
                        "'parallel.sequence' %llu and 'offload.optim' cpu are not supported "
-                       "together on GPUs: two threads would speak to the other ranks",
+                       "together on GPUs, where two threads would speak to the other ranks; set "
+                       "one of them to 1 or none",
                        (unsigned long long)ranks);
     return 0;
 }
@@ -152,10 +153,10 @@ static uint64_t hash_of(const struct ds_plan *plan)
     return hash;
 }
 
-static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+/* What follows from the job and the place of this rank alone. */
+static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
 {
     const struct ds_job *job = args->job;
-    int rc;
 
     plan->shape = job->model.shape;
     plan->world = args->world;
@@ -173,15 +174,6 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     plan->late = plan->apart && !plan->offload;
     plan->prefetch = (unsigned)job->zero.prefetch;
     plan->copies = plan->offload || plan->compute != DS_COMPUTE_FP32;
-    if (plan->offload && plan->apart && (plan->by_tensor || ds_optim_wants_matrices(job)))
-        return ds_fail(
-            err, EINVAL,
-            "'offload.optim' cpu with 'optim.name' %s needs a device that computes in the "
-            "host's memory: %s",
-            ds_optim_name(job->optim.kind),
-            plan->by_tensor ? "the norms of all tensors are taken before the first is "
-                              "updated, so nothing could stream"
-                            : "the iterations of its matrices are for the device");
     plan->recompute = job->activation.recompute;
     plan->recompute_layers =
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;
@@ -192,6 +184,23 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
         job->train.global_batch / (job->train.micro_batch * ds_plan_data_ranks(plan));
     plan->whole_sequence = job->train.sequence;
     plan->sequence = plan->whole_sequence / plan->sequence_ranks;
+}
+
+static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+{
+    const struct ds_job *job = args->job;
+    int rc;
+
+    take_job(plan, args);
+    if (plan->offload && plan->apart && (plan->by_tensor || ds_optim_wants_matrices(job)))
+        return ds_fail(
+            err, EINVAL,
+            "'offload.optim' cpu with 'optim.name' %s needs a device that computes in the "
+            "host's memory: %s",
+            ds_optim_name(job->optim.kind),
+            plan->by_tensor ? "the norms of all tensors are taken before the first is "
+                              "updated, so nothing could stream"
+                            : "the iterations of its matrices are for the device");
     if (plan->recompute == DS_RECOMPUTE_AUTO)
         return ds_fail(err, EINVAL, "'activation.recompute' auto was not settled");
     if ((rc = check_size(plan, err)) != 0)

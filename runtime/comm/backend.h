@@ -20,12 +20,23 @@
 
 struct ds_comm_call {
     enum ds_comm_op op;
-    unsigned root; /* broadcast only, else 0 */
+    unsigned root; /* broadcast; of a pass who gives, 1 << rank; else 0 */
     void *buf;
     size_t bytes;     /* of buf: the whole vector, not a shard */
     const void *from; /* all-gather: this rank's shard; NULL: it is in its place in buf.
-                         all-to-all: as large as buf, what is given away */
+                         all-to-all, pass: as large as buf, what is given away */
 };
+
+/* Does `rank` give something?  Of a pass perhaps not. */
+static inline bool ds__call_gives(const struct ds_comm_call *call, unsigned rank)
+{
+    return call->op != DS_COMM_PASS || (call->root >> rank & 1) != 0;
+}
+/* Is what is given, in `from`, apart from what is taken? */
+static inline bool ds__op_gives_away(enum ds_comm_op op)
+{
+    return op == DS_COMM_ALL_TO_ALL || op == DS_COMM_PASS;
+}
 
 /* What kind of vector an operation works on: one of bf16 or of fp32, summed to all or to shards. */
 static inline bool ds__op_bf16(enum ds_comm_op op)

@@ -138,7 +138,8 @@ static int dispatch(struct ds_comm *comm, const struct ds_comm_call *call, struc
     if (rc < 0)
         return rc;
     stats->calls++;
-    stats->bytes += ds_comm_wire_bytes(call->op, call->bytes, comm->world);
+    if (ds__call_gives(call, comm->rank))
+        stats->bytes += ds_comm_wire_bytes(call->op, call->bytes, comm->world);
     return 0;
 }
 
@@ -226,19 +227,49 @@ int ds_comm_all_gather_from(struct ds_comm *comm, const void *shard, void *buf, 
     return rc < 0 ? rc : dispatch(comm, &call, err);
 }
 
+/* What is given away is not what is taken. */
+static int check_apart(const struct ds_comm_call *call, struct ds_error *err)
+{
+    uintptr_t give = (uintptr_t)call->from, take = (uintptr_t)call->buf;
+
+    if ((give > take ? give - take : take - give) < call->bytes)
+        return ds_fail(err, EINVAL,
+                       "%s of %zu bytes cannot read and write the same memory, give it two buffers",
+                       ds_comm_op_name(call->op), call->bytes);
+    return 0;
+}
+
 int ds_comm_all_to_all(struct ds_comm *comm, const void *from, void *to, size_t bytes,
                        struct ds_error *err)
 {
     const struct ds_comm_call call = {
         .op = DS_COMM_ALL_TO_ALL, .from = from, .buf = to, .bytes = bytes};
-    uintptr_t give = (uintptr_t)from, take = (uintptr_t)to;
     int rc = check_bytes(comm, call.op, bytes, err);
 
-    if (rc == 0 && (give > take ? give - take : take - give) < bytes)
-        rc = ds_fail(err, EINVAL,
-                     "all_to_all of %zu bytes cannot read and write the same memory, give it two "
-                     "buffers",
-                     bytes);
+    if (rc == 0)
+        rc = check_apart(&call, err);
+    return rc < 0 ? rc : dispatch(comm, &call, err);
+}
+
+int ds_comm_pass(struct ds_comm *comm, const void *give, void *take, size_t bytes,
+                 struct ds_error *err)
+{
+    const unsigned me = 1U << comm->rank, other = 3U & ~me;
+    const struct ds_comm_call call = {.op = DS_COMM_PASS,
+                                      .root = (give != NULL ? me : 0) | (take != NULL ? other : 0),
+                                      .from = give,
+                                      .buf = take,
+                                      .bytes = bytes};
+    int rc = 0;
+
+    if (comm->world != 2)
+        return ds_fail(err, EINVAL, "pass needs a group of two ranks, not of %u", comm->world);
+    if (bytes > SIZE_MAX / 4)
+        return ds_fail(err, EINVAL, "pass of %zu bytes does not fit in memory", bytes);
+    if (call.root == 0)
+        return ds_fail(err, EINVAL, "pass of %zu bytes neither gives nor takes", bytes);
+    if (give != NULL && take != NULL)
+        rc = check_apart(&call, err);
     return rc < 0 ? rc : dispatch(comm, &call, err);
 }
 

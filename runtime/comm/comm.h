@@ -59,7 +59,8 @@
 
 struct ds_comm;
 
-/* Operation, its name in messages, and how often its bytes cross a rank's wire, in (w-1)/w. */
+/* Operation, its name in messages, and how often its bytes cross a rank's wire, in (w-1)/w.  What a
+ * rank passes to the other of a group of two crosses once. */
 /* clang-format off */
 #define DS_COMM_OPS(X) \
     X(BARRIER,        barrier,        0) \
@@ -70,7 +71,8 @@ struct ds_comm;
     X(BROADCAST,      broadcast,      1) \
     X(ALL_REDUCE_BF16,     all_reduce_bf16,     2) \
     X(REDUCE_SCATTER_BF16, reduce_scatter_bf16, 1) \
-    X(ALL_TO_ALL,          all_to_all,          1)
+    X(ALL_TO_ALL,          all_to_all,          1) \
+    X(PASS,                pass,                2)
 /* clang-format on */
 
 enum ds_comm_op {
@@ -82,7 +84,7 @@ enum ds_comm_op {
 
 enum {
     DS_COMM_MAX_F64 = 64,  /* doubles of one small all-reduce */
-    DS_COMM_MAX_GROUPS = 4 /* that a rank splits off */
+    DS_COMM_MAX_GROUPS = 8 /* that a rank splits off */
 };
 
 enum { DS_COMM_KEY_BYTES = 32 };
@@ -194,6 +196,12 @@ int ds_comm_all_gather_from(struct ds_comm *comm, const void *shard, void *buf, 
  * not overlap.  Fast when `from` lies in the arena at the same offset on all. */
 int ds_comm_all_to_all(struct ds_comm *comm, const void *from, void *to, size_t bytes,
                        struct ds_error *err) DS_NODISCARD;
+/* In a group of two: `give` goes to the other rank, what that gives comes into `take`; both at
+ * once, or one, the other being NULL.  Both ranks call it, of one number of bytes, and one takes
+ * what the other gives: else -EPROTO.  Fast when `give` lies in the arena.  Stats count what is
+ * given.  -EINVAL: the group has not two ranks. */
+int ds_comm_pass(struct ds_comm *comm, const void *give, void *take, size_t bytes,
+                 struct ds_error *err) DS_NODISCARD;
 int ds_comm_broadcast(struct ds_comm *comm, void *buf, size_t bytes, unsigned root,
                       struct ds_error *err) DS_NODISCARD;
 int ds_comm_barrier(struct ds_comm *comm, struct ds_error *err) DS_NODISCARD;

@@ -5,7 +5,7 @@
  *
  *     host.c       open, split, close; who does what
  *     host_shm.c   the members of a group that share a host: posts, barriers, windows, collectives
- *     host_swap.c  all-to-all
+ *     host_swap.c  all-to-all, pass
  *     host_net.c   the collectives of a group on several hosts, by exchanges of net.h
  *
  * Private to runtime/comm/.
@@ -68,7 +68,7 @@ void ds__shm_copy(void *to, const void *from, size_t bytes, size_t all);
 int ds__net_all_reduce_f64(struct ds_comm *comm, const struct ds_comm_call *call,
                            struct ds_error *err);
 int ds__net_vector(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
-/* After ds__shm_enter(): the parts of an all-to-all that leave the host or come to it. */
+/* After ds__shm_enter(): what of an all-to-all or a pass leaves the host or comes to it. */
 int ds__net_pairs(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err);
 
 /* A group all of whose ranks are on this host; members are in the order of their ranks. */
@@ -82,7 +82,6 @@ int ds__shm_all_gather(struct ds_comm *comm, const struct ds_comm_call *call, st
 int ds__shm_broadcast(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
 
 /* A group on one host or on several. */
-int ds__swap_all_to_all(struct ds_comm *comm, const struct ds_comm_call *call,
-                        struct ds_error *err);
+int ds__swap(struct ds_comm *comm, const struct ds_comm_call *call, struct ds_error *err);
 
 #endif

@@ -237,8 +237,10 @@ int ds__net_vector(struct ds_comm *comm, const struct ds_comm_call *call, struct
 
 int ds__net_pairs(struct ds__host *host, const struct ds_comm_call *call, struct ds_error *err)
 {
+    const size_t world = host->base.world;
+    const size_t slice = call->op == DS_COMM_PASS ? call->bytes : call->bytes / world;
     const struct ds__exchange exchange = {
-        .call = call, .pairs = true, .bytes = call->bytes, .slice = call->bytes / host->base.world};
+        .call = call, .pairs = true, .bytes = slice * world, .slice = slice};
     int rc = ds__net_exchange(&host->net, &exchange, err);
 
     count(host);

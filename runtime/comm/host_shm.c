@@ -67,7 +67,7 @@ static enum ds__area find_area(const struct ds__host *host, const struct ds_comm
 {
     const struct ds__region *region = host->sync.region;
     const unsigned char *common = ds__region_common(region);
-    const bool swaps = call->op == DS_COMM_ALL_TO_ALL;
+    const bool swaps = ds__op_gives_away(call->op);
     const void *read = swaps ? call->from : call->buf;
 
     if (swaps && lies_in(call, call->buf, common, region->common_bytes, offset))

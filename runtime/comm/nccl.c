@@ -401,6 +401,24 @@ static int queue_parts(const struct nccl *nccl, const struct ds_comm_call *call)
     return taken(result) ? end : result;
 }
 
+/* What goes to the other of two ranks and what comes from it, as one. */
+static int queue_pass(const struct nccl *nccl, const struct ds_comm_call *call)
+{
+    const struct ds__nccl_lib *lib = &nccl->root->lib;
+    const int peer = 1 - (int)nccl->base.rank;
+    void *stream = ds_stream_handle(nccl->base.stream);
+    int result = lib->group_start(), end;
+
+    if (!taken(result))
+        return result;
+    if (call->from != NULL)
+        result = lib->send(call->from, call->bytes, DS_NCCL_BYTE, peer, nccl->comm, stream);
+    if (taken(result) && call->buf != NULL)
+        result = lib->recv(call->buf, call->bytes, DS_NCCL_BYTE, peer, nccl->comm, stream);
+    end = lib->group_end();
+    return taken(result) ? end : result;
+}
+
 /* Hand a call to NCCL. */
 static int queue_call(const struct nccl *nccl, const struct ds_comm_call *call)
 {
@@ -425,6 +443,7 @@ static int queue_call(const struct nccl *nccl, const struct ds_comm_call *call)
         return lib->reduce_scatter(buf, mine, shard / sizeof(float), DS_NCCL_F32, DS_NCCL_SUM,
                                    nccl->comm, stream);
     case DS_COMM_ALL_TO_ALL: return queue_parts(nccl, call);
+    case DS_COMM_PASS: return queue_pass(nccl, call);
     default:
         return lib->all_gather(call->from != NULL ? call->from : mine, buf, shard, DS_NCCL_BYTE,
                                nccl->comm, stream);
@@ -563,5 +582,6 @@ const struct ds_comm_backend ds_comm_backend_nccl = {
             [DS_COMM_ALL_GATHER] = run,
             [DS_COMM_BROADCAST] = run_control,
             [DS_COMM_ALL_TO_ALL] = all_to_all,
+            [DS_COMM_PASS] = run,
         },
 };

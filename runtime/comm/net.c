@@ -33,6 +33,11 @@ static unsigned chunks_of(const struct ds__work *work, unsigned rank)
     return (unsigned)(len / chunk + (len % chunk != 0));
 }
 
+static bool gives(const struct ds__work *work, unsigned rank)
+{
+    return ds__call_gives(work->x->call, rank);
+}
+
 static void begin(struct ds__work *work)
 {
     struct ds__net *net = work->net;
@@ -53,7 +58,8 @@ static void begin(struct ds__work *work)
         edge->scatter_in = (struct ds__flow){0, !take ? 0 : x->small != NULL ? 1 : work->mine.all};
         edge->gather_out = (struct ds__flow){0, edge->gives && x->gather ? work->mine.all : 0};
         edge->gather_in = (struct ds__flow){0, edge->takes && x->gather ? its : 0};
-        edge->pair_out = edge->pair_in = (struct ds__flow){0, x->pairs ? its : 0};
+        edge->pair_out = (struct ds__flow){0, x->pairs && gives(work, net->me) ? its : 0};
+        edge->pair_in = (struct ds__flow){0, x->pairs && gives(work, edge->rank) ? its : 0};
         edge->receipt_out = edge->receipt_in = (struct ds__flow){0, 0}; /* until bodies are lent */
         edge->iov_at = edge->iov_count = 0;
         edge->head_got = 0;
@@ -140,10 +146,13 @@ static void place_body(const struct ds__work *work, struct ds__edge *edge)
         edge->body = edge->in + (flow->done % DS_NET_DEPTH) * net->chunk_bytes *
                                     ds__layout_pieces(&net->layout, edge->host);
         edge->body_left = part.len * ds__work_pieces(work, edge->host);
+    } else if (flow == &edge->pair_in) {
+        part = ds__work_pair(work, edge->rank, flow->done);
+        edge->body = (unsigned char *)work->x->call->buf + part.at;
+        edge->body_left = part.len;
     } else {
         part = ds__work_chunk(work, edge->rank, flow->done);
-        edge->body = flow == &edge->pair_in ? (unsigned char *)work->x->call->buf + part.at
-                                            : ds__work_vector(work, net->sync->me, part.at);
+        edge->body = ds__work_vector(work, net->sync->me, part.at);
         edge->body_left = part.len;
     }
 }

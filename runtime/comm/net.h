@@ -14,7 +14,7 @@
  * Or it has one part, between all ranks of different hosts:
  *
  *     pairs     each gives each its slice of what the call gives, and takes its own of what the
- *               other gives: from where they lie, to where they belong
+ *               other gives: from where they lie, to where they belong.  Of a pass all, or nothing
  *
  * Vectors of ranks on one host must be readable and writable by all of them.  Who calls has met the
  * others of the host before, and meets them after.

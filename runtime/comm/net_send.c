@@ -145,7 +145,7 @@ static void next_scatter(struct ds__work *work, struct ds__edge *edge)
 
 static void next_pair(struct ds__work *work, struct ds__edge *edge)
 {
-    struct ds__range part = ds__work_chunk(work, edge->rank, edge->pair_out.done);
+    struct ds__range part = ds__work_pair(work, edge->rank, edge->pair_out.done);
     uint32_t lent = may_lend(work, false) ? DS_FRAME_LENT : 0;
 
     write_head(work, edge, DS_FRAME_PAIR | lent, edge->pair_out.done++);

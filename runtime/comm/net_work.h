@@ -73,6 +73,17 @@ static inline struct ds__range ds__work_chunk(const struct ds__work *work, unsig
                               left < work->net->chunk_bytes ? left : work->net->chunk_bytes};
 }
 
+/* The same of what the call gives to a rank, or takes of it: all of it in a pass. */
+static inline struct ds__range ds__work_pair(const struct ds__work *work, unsigned rank,
+                                             unsigned chunk)
+{
+    struct ds__range part = ds__work_chunk(work, rank, chunk);
+
+    if (work->x->call->op == DS_COMM_PASS)
+        part.at -= work->x->slice * rank;
+    return part;
+}
+
 static inline bool ds__work_broadcasts(const struct ds__work *work)
 {
     return work->x->call->op == DS_COMM_BROADCAST;

@@ -7,6 +7,7 @@
 #ifndef DS_TESTS_COMM_COLLECTIVES_H
 #define DS_TESTS_COMM_COLLECTIVES_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,61 @@ static inline int check_all_to_all(const struct task *setup, unsigned rank, stru
         EXPECT(to[bytes] == 0xee);
     }
     free(own);
+    task_drop(setup, rank, from);
+    return 0;
+}
+
+/* One way, both ways, the other way; what was given may change as soon as a call returns. */
+static inline int pass_all_ways(const struct task *setup, unsigned rank, unsigned other,
+                                struct ds_comm *pair, unsigned char *from, unsigned char *to)
+{
+    const size_t bytes = setup->n * sizeof(float) - 1;
+    struct ds_error err = {0};
+
+    for (unsigned round = 0; round < 4; round++) {
+        bool gives = round != (ds_comm_rank(pair) == 0 ? 2 : 0);
+        bool takes = round != (ds_comm_rank(pair) == 0 ? 0 : 2);
+
+        for (size_t i = 0; i < bytes; i++)
+            from[i] = swap_value(rank, other, i + round);
+        memset(to, 0xee, bytes + 1);
+        EXPECT_OK(ds_comm_pass(pair, gives ? from : NULL, takes ? to : NULL, bytes, &err), &err);
+        for (size_t i = 0; i < bytes; i++)
+            EXPECT(to[i] == (takes ? swap_value(other, rank, i + round) : 0xee));
+        EXPECT(to[bytes] == 0xee);
+    }
+    return 0;
+}
+
+/* Between neighbours in a line of all ranks: those from even ones on, then the others.  Whoever is
+ * alone makes a group of itself. */
+static inline int check_pass(const struct task *setup, unsigned rank, struct ds_comm *comm)
+{
+    unsigned char *from = task_buffer(setup, rank, comm), *to;
+    size_t bytes = setup->n * sizeof(float) - 1;
+    struct ds_error err = {0};
+
+    to = malloc(bytes + 1);
+    for (unsigned odd = 0; odd < 2; odd++) {
+        unsigned first = rank % 2 == odd ? rank : rank - 1, count = 2;
+        struct ds_comm *pair = NULL;
+        int line = 0;
+
+        if (first > rank || first + 1 >= setup->world) {
+            first = rank;
+            count = 1;
+        }
+        const struct ds_comm_group group = {.first = first, .stride = 1, .count = count};
+
+        EXPECT_OK(ds_comm_split(comm, &group, &pair, &err), &err);
+        if (count == 2)
+            line = pass_all_ways(setup, rank, rank == first ? rank + 1 : first, pair, from, to);
+        else
+            EXPECT(ds_comm_pass(pair, from, to, bytes, &err) == -EINVAL);
+        EXPECT(line == 0);
+        ds_comm_close(pair);
+    }
+    free(to);
     task_drop(setup, rank, from);
     return 0;
 }

@@ -62,6 +62,11 @@ Test(comm, all_to_all_gives_each_its_part)
     for_every((struct task){.check = check_all_to_all}, false);
 }
 
+Test(comm, pass_gives_the_other_what_it_takes)
+{
+    for_every((struct task){.check = check_pass}, false);
+}
+
 Test(comm, broadcast_from_every_root)
 {
     for_every((struct task){.check = check_broadcast}, false);

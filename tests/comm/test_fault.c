@@ -165,6 +165,10 @@ static int call_of(unsigned kind, struct ds_comm *comm, struct ds_error *err)
     case 6: return ds_comm_all_gather(comm, buf, 402, err);
     case 7: return ds_comm_all_to_all(comm, buf, buf + 101, 404, err);
     case 8: return ds_comm_all_to_all(comm, d, buf, 4, err);
+    case 9: return ds_comm_pass(comm, buf, buf + 101, 404, err);
+    case 10:
+        return ds_comm_pass(comm, ds_comm_rank(comm) == 0 ? buf : NULL,
+                            ds_comm_rank(comm) == 0 ? NULL : buf, 404, err);
     default: return ds_comm_reduce_scatter_f32(comm, buf, 100, err);
     }
 }
@@ -173,7 +177,7 @@ static const char *const call_texts[] = {
     "all_reduce_f32 of 400 bytes", "all_reduce_f32 of 404 bytes", "barrier of 0 bytes",
     "all_reduce_f64 of 16 bytes",  "broadcast of 400 bytes",      "broadcast of 400 bytes (root 1)",
     "all_gather of 402 bytes",     "all_to_all of 404 bytes",     "all_to_all of 4 bytes",
-    "reduce_scatter of 400 bytes",
+    "pass of 404 bytes (root 3)",  "pass of 404 bytes (root 1)",  "reduce_scatter of 400 bytes",
 };
 
 enum { KINDS = sizeof(call_texts) / sizeof(call_texts[0]) };

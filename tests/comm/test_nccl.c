@@ -251,6 +251,29 @@ static int swap_often(const struct ranks *setup, unsigned rank, struct ds_comm *
     return 0;
 }
 
+/* A number goes to the other rank, comes back larger, and both exchange theirs. */
+static int pass_back(const struct ranks *setup, unsigned rank, struct ds_comm *pair)
+{
+    const bool first = ds_comm_rank(pair) == 0;
+    float numbers[ELEMS], *arena = ds_comm_arena(pair), *to = arena + ELEMS / 2;
+    const size_t bytes = ELEMS / 2 * sizeof(*arena);
+    struct ds_error err = {0};
+
+    for (size_t i = 0; i < ELEMS / 2; i++)
+        numbers[i] = (float)(rank * ELEMS + i);
+    EXPECT(put(arena, numbers) == 0);
+    EXPECT_OK(ds_comm_pass(pair, first ? arena : NULL, first ? NULL : to, bytes, &err), &err);
+    EXPECT_OK(ds_comm_pass(pair, first ? NULL : to, first ? to : NULL, bytes, &err), &err);
+    EXPECT(get(numbers, arena) == 0 && cudaStreamSynchronize(stream.handle) == cudaSuccess);
+    for (size_t i = 0; i < ELEMS / 2; i++)
+        EXPECT(numbers[ELEMS / 2 + i] == (float)(rank / 2 * 2 * ELEMS + i));
+    EXPECT_OK(ds_comm_pass(pair, arena, to, bytes, &err), &err);
+    EXPECT(get(numbers, arena) == 0 && cudaStreamSynchronize(stream.handle) == cudaSuccess);
+    for (size_t i = 0; i < ELEMS / 2; i++)
+        EXPECT(numbers[ELEMS / 2 + i] == (float)((rank ^ 1U) * ELEMS + i));
+    return 0;
+}
+
 static int rank_swaps(const struct ranks *setup, unsigned rank, struct ds_comm *control)
 {
     const struct ds_comm_group half = {.first = rank / 2 * 2, .stride = 1, .count = 2};
@@ -269,6 +292,8 @@ static int rank_swaps(const struct ranks *setup, unsigned rank, struct ds_comm *
     EXPECT_OK(ds_comm_split(comm, &half, &group, &err), &err);
     ds_comm_use_stream(group, &stream.base);
     line = swap_often(setup, rank, group);
+    if (line == 0)
+        line = pass_back(setup, rank, group);
     if (line == 0)
         line = swap_bytes(setup, rank, group, LARGE + rank / 2);
     (void)cudaStreamSynchronize(stream.handle);

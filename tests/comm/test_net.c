@@ -111,6 +111,11 @@ Test(net, all_to_all_gives_each_its_part)
     for_every((struct task){.check = check_all_to_all}, false);
 }
 
+Test(net, pass_gives_the_other_what_it_takes)
+{
+    for_every((struct task){.check = check_pass}, false);
+}
+
 Test(net, broadcast_from_any_rank)
 {
     for_every((struct task){.check = check_broadcast}, false);

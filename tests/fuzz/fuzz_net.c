@@ -77,9 +77,11 @@ static void stop(struct here *here)
 
 static int call(struct here *here, enum ds_comm_op op, float *vector, size_t bytes)
 {
-    const bool swaps = op == DS_COMM_ALL_TO_ALL;
+    const bool passes = op == DS_COMM_PASS, swaps = passes || op == DS_COMM_ALL_TO_ALL;
     const struct ds_comm_call what = {.op = op,
-                                      .root = swaps ? 0 : 1,
+                                      .root = passes  ? 3
+                                              : swaps ? 0
+                                                      : 1,
                                       .buf = vector,
                                       .from = swaps ? given : NULL,
                                       .bytes = bytes};
@@ -87,8 +89,8 @@ static int call(struct here *here, enum ds_comm_op op, float *vector, size_t byt
                                           .scatter = !swaps && op != DS_COMM_ALL_GATHER,
                                           .gather = !swaps && op != DS_COMM_REDUCE_SCATTER,
                                           .pairs = swaps,
-                                          .bytes = bytes,
-                                          .slice = bytes / 2,
+                                          .bytes = passes ? 2 * bytes : bytes,
+                                          .slice = passes ? bytes : bytes / 2,
                                           .vector = &vector};
     struct ds_error err = {0};
     int rc = ds__net_exchange(&here->net, &exchange, &err);
@@ -118,7 +120,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         enum ds_comm_op op = ops[(data[0] >> (2 * i)) % OPS];
 
         if (op == DS_COMM_ALL_GATHER && (data[0] & SWAPS) != 0)
-            op = DS_COMM_ALL_TO_ALL;
+            op = i % 2 == 0 ? DS_COMM_ALL_TO_ALL : DS_COMM_PASS;
         rc = call(&here, op, vector, bytes);
     }
     if (rc != 0)

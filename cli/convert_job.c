@@ -373,6 +373,22 @@ static int convert_zero(struct ds_convert *c, struct ds_error *err)
 
 /* --- the rest -------------------------------------------------------------------------------- */
 
+/* How many parts there are the script says there, most of the time. */
+static int convert_pipeline(struct ds_convert *c, struct ds_error *err)
+{
+    const json_t *section = c->given[ds_convert_find("pipeline")].value;
+    const json_t *stages = json_object_get(section, "stages");
+
+    if (section == NULL)
+        return 0;
+    if (json_is_integer(stages) && json_integer_value(stages) > 1)
+        return ds__convert_set(c, "parallel.pipeline", "pipeline", err, "%jd",
+                               (intmax_t)json_integer_value(stages));
+    return ds__convert_note(c, DS_NOTE_WITHOUT, "pipeline", err,
+                            "how many parts the layers have is in the script (PipelineModule); set "
+                            "parallel.pipeline to that");
+}
+
 static int convert_parallel(struct ds_convert *c, struct ds_error *err)
 {
     const json_t *tensor = c->given[ds_convert_find("tensor_parallel")].value;
@@ -390,7 +406,7 @@ static int convert_parallel(struct ds_convert *c, struct ds_error *err)
                                                                    : DS_NOTE_WITHOUT,
             "tensor_parallel", err,
             "ranks do not share matrices yet; zero.stage: 3 holds models that one rank cannot");
-    return rc;
+    return rc == 0 ? convert_pipeline(c, err) : rc;
 }
 
 /* Which layers compute again is the script's there; the section only says how. */

@@ -19,8 +19,7 @@
 
 #define BUCKETS "the size of the model"
 #define IT_IS_SO "it is so"
-#define NO_PARALLEL "tensor, pipeline and expert parallelism are not there yet; zero.stage 3 holds models " \
-    "that one rank cannot"
+#define NO_PARALLEL "expert parallelism is not there yet"
 #define NO_NVME "nothing goes to NVMe yet; offload.optim: cpu keeps optimizer states in the host's memory"
 #define NO_1BIT "gradients are not compressed; precision.grad_wire: bf16 sends half"
 #define NO_ZEROPP "weights and gradients are not quantized on the wire; precision.grad_wire: bf16 sends half, " \
@@ -211,7 +210,7 @@ static const struct ds_convert_row rows[] = {
     READ("activation_checkpointing")
     READ("tensor_parallel")
     NONE("expert_parallel", NO_PARALLEL)
-    NONE("pipeline", NO_PARALLEL)
+    READ("pipeline")
     READ("sequence_parallel_size")
     NONE("use_data_before_expert_parallelism", NO_PARALLEL)
     SAME("graph_harvesting", "on GPUs passes are launched as CUDA graphs")

@@ -19,6 +19,7 @@
 #include "runtime/offload.h"
 #include "runtime/outcome.h"
 #include "runtime/queue.h"
+#include "runtime/relay.h"
 #include "runtime/updater.h"
 
 _Static_assert((int)DS_QUEUE_COUNT == (int)DS_DEVICE_QUEUES, "a stream for each queue");
@@ -165,8 +166,8 @@ static bool has_thread(const struct ds_engine *engine)
 {
     if (ds_device_is_apart(engine->args.device))
         return engine->plan->offload;
-    if (engine->plan->sequence_ranks > 1) /* passes speak to other ranks: one thread does it all */
-        return false;
+    if (engine->plan->sequence_ranks > 1 || engine->plan->pipeline_ranks > 1)
+        return false; /* passes speak to other ranks: one thread does it all */
     return engine->args.overlap && (engine->plan->world > 1 || engine->plan->offload);
 }
 
@@ -197,6 +198,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
+        engine->outcome.holders = engine->exchange.comm;
         engine->net.sharers = engine->exchange.sequence;
         engine->net.dropout = args->job->model.dropout;
         engine->net.attention_dropout = args->job->model.attention_dropout;
@@ -342,6 +344,7 @@ static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds
 /* A pass over one block, its tokens loaded. */
 static int pass(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
+    ds_net_turn(&engine->net, instr->micro_batch);
     engine->net.first = first_sequence(engine->plan, engine->step->position, instr->micro_batch);
     if (instr->op == DS_INSTR_BACKWARD)
         return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
@@ -352,8 +355,12 @@ static int pass(struct ds_engine *engine, const struct ds_instr *instr, struct d
 
 static int load(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
-    if (instr->op != DS_INSTR_FORWARD || instr->block != 0 || instr->recompute)
+    const struct ds_plan *plan = engine->plan;
+
+    if (instr->op != DS_INSTR_FORWARD || instr->block != plan->first_block || instr->recompute ||
+        !ds_plan_reads_ids(plan))
         return 0;
+    ds_net_turn(&engine->net, instr->micro_batch);
     return load_ids(engine, DS_PASS_TRAIN, engine->step->data, engine->step->position,
                     instr->micro_batch, err);
 }
@@ -402,6 +409,8 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
                                     : ds_offload_fetch(plan, memory, instr->bucket, stream, err);
     case DS_INSTR_SEND:
     case DS_INSTR_RECV:
+        return ds_relay_pass(&engine->exchange, &engine->net, instr, DS_PASS_TRAIN, err);
+    case DS_INSTR_TIE: return ds_relay_tie(&engine->exchange, instr->bucket, stream, err);
     case DS_INSTR_SAVE: break;
     }
     return ds_fail(err, ENOTSUP, "this engine has no instruction '%s'",
@@ -547,6 +556,21 @@ int ds_engine_step(struct ds_engine *engine, const struct ds_step_args *args,
     return rc == 0 ? ds_engine_result(engine, result, err) : rc;
 }
 
+/* Collectives are where passes are: the order is that of the list. */
+static int evaluate(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
+{
+    switch (instr->op) {
+    case DS_INSTR_FORWARD:
+        return ds_net_forward(&engine->net, instr->block, DS_PASS_EVAL, false, err);
+    case DS_INSTR_GATHER:
+        return ds_exchange_gather(&engine->exchange, instr->bucket, engine->stream, err);
+    case DS_INSTR_SEND:
+    case DS_INSTR_RECV:
+        return ds_relay_pass(&engine->exchange, &engine->net, instr, DS_PASS_EVAL, err);
+    default: return 0;
+    }
+}
+
 int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_t position,
                    double *loss, struct ds_error *err)
 {
@@ -557,16 +581,11 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
     if (rc == 0)
         rc = ds_tally_begin(&engine->outcome.tally, err);
     for (uint64_t i = 0; rc == 0 && i < plan->micro_batches; i++) {
-        rc = load_ids(engine, DS_PASS_EVAL, data, position, i, err);
-        for (size_t j = 0; rc == 0 && j < plan->eval.count; j++) {
-            const struct ds_instr *instr = &plan->eval.instr[j];
-
-            if (instr->op == DS_INSTR_FORWARD)
-                rc = ds_net_forward(&engine->net, instr->block, DS_PASS_EVAL, false, err);
-            else if (instr->op ==
-                     DS_INSTR_GATHER) /* where passes are: the order is that of the list */
-                rc = ds_exchange_gather(&engine->exchange, instr->bucket, engine->stream, err);
-        }
+        ds_net_turn(&engine->net, 0);
+        if (ds_plan_reads_ids(plan))
+            rc = load_ids(engine, DS_PASS_EVAL, data, position, i, err);
+        for (size_t j = 0; rc == 0 && j < plan->eval.count; j++)
+            rc = evaluate(engine, &plan->eval.instr[j], err);
     }
     if (rc == 0)
         rc = ds_tally_read(&engine->outcome.tally, NULL, &mine, err);

@@ -15,22 +15,44 @@ static int split(struct ds_exchange *exchange, struct ds_error *err)
     const struct ds_plan *plan = exchange->plan;
     const struct ds_comm_group inside = {
         .first = plan->rank - plan->shard, .stride = 1, .count = plan->shards};
-    const struct ds_comm_group across = {
-        .first = plan->shard, .stride = plan->shards, .count = plan->replicas};
+    const struct ds_comm_group across = {.first = plan->rank - plan->holder + plan->shard,
+                                         .stride = plan->shards,
+                                         .count = plan->replicas};
     const struct ds_comm_group sequence = ds_plan_sequence_group(plan);
-    int rc;
+    int rc = 0;
 
     exchange->inside = exchange->comm;
-    if (plan->sequence_ranks > 1) {
-        rc = ds_comm_split(exchange->comm, &sequence, &exchange->sequence, err);
-        if (rc != 0)
-            return rc;
-    }
-    if (plan->replicas == 1 || (plan->stage == 0 && !plan->bf16_wire))
-        return 0;
+    if (plan->sequence_ranks > 1)
+        rc = ds_comm_split(exchange->everybody, &sequence, &exchange->sequence, err);
+    if (rc != 0 || plan->replicas == 1 || (plan->stage == 0 && !plan->bf16_wire))
+        return rc;
     exchange->inside = NULL;
-    rc = ds_comm_split(exchange->comm, &inside, &exchange->inside, err);
-    return rc != 0 ? rc : ds_comm_split(exchange->comm, &across, &exchange->across, err);
+    rc = ds_comm_split(exchange->everybody, &inside, &exchange->inside, err);
+    return rc != 0 ? rc : ds_comm_split(exchange->everybody, &across, &exchange->across, err);
+}
+
+/* The groups of a pipeline, those of one rank included: all ranks call alike. */
+static int split_pipeline(struct ds_exchange *exchange, struct ds_error *err)
+{
+    const struct ds_plan *plan = exchange->plan;
+    const struct ds_comm_group holders = ds_plan_holders_group(plan);
+    const unsigned turns = plan->pipeline_ranks > 2 ? 2 : 1;
+    int rc = 0;
+
+    exchange->comm = NULL;
+    if (plan->holders > 1)
+        rc = ds_comm_split(exchange->everybody, &holders, &exchange->comm, err);
+    for (unsigned turn = 0; rc == 0 && turn < turns; turn++) {
+        const struct ds_comm_group pair = ds_plan_pair_group(plan, turn);
+
+        rc = ds_comm_split(exchange->everybody, &pair, &exchange->pair[turn], err);
+    }
+    if (rc == 0 && ds_plan_ties(plan) && plan->pipeline_ranks > 2) {
+        const struct ds_comm_group ends = ds_plan_tie_group(plan);
+
+        rc = ds_comm_split(exchange->everybody, &ends, &exchange->ends, err);
+    }
+    return rc;
 }
 
 /* What is replicated lies behind the border. */
@@ -48,6 +70,7 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
 
     *exchange = (struct ds_exchange){
         .plan = plan,
+        .everybody = comm,
         .comm = comm,
         .own = plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS,
         .param_bytes = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
@@ -61,7 +84,11 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
     }
     rc = plan->common_bytes > 0 && ds_comm_border(comm) == NULL
              ? ds_fail(err, ENOTSUP, "these ranks have no memory that they hold once")
-             : split(exchange, err);
+             : 0;
+    if (rc == 0 && plan->pipeline_ranks > 1)
+        rc = split_pipeline(exchange, err);
+    if (rc == 0)
+        rc = split(exchange, err);
     if (rc != 0)
         ds_exchange_close(exchange);
     return rc;
@@ -73,7 +100,12 @@ void ds_exchange_close(struct ds_exchange *exchange)
     ds_comm_close(exchange->across);
     if (exchange->inside != exchange->comm)
         ds_comm_close(exchange->inside);
-    exchange->inside = exchange->across = exchange->sequence = NULL;
+    ds_comm_close(exchange->ends);
+    for (unsigned turn = 0; turn < DS_PLAN_PAIRS; turn++)
+        ds_comm_close(exchange->pair[turn]);
+    if (exchange->comm != exchange->everybody)
+        ds_comm_close(exchange->comm);
+    *exchange = (struct ds_exchange){0};
 }
 
 static void *element(const struct ds_exchange *exchange, enum ds_arena_kind kind, uint64_t at)
@@ -108,8 +140,10 @@ float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket)
 /* Collectives of all groups go behind what is on `stream`. */
 static void use_stream(struct ds_exchange *exchange, struct ds_stream *stream)
 {
-    ds_comm_use_stream(exchange->comm, stream);
-    ds_comm_use_stream(exchange->inside, stream);
+    if (exchange->comm != NULL)
+        ds_comm_use_stream(exchange->comm, stream);
+    if (exchange->inside != NULL)
+        ds_comm_use_stream(exchange->inside, stream);
     if (exchange->across != NULL)
         ds_comm_use_stream(exchange->across, stream);
 }
@@ -226,11 +260,18 @@ int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_st
 void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
                        struct ds_comm_stats *stats)
 {
-    const struct ds_comm *groups[] = {exchange->inside != exchange->comm ? exchange->inside : NULL,
-                                      exchange->across, exchange->sequence};
+    const struct ds_comm *groups[] = {
+        exchange->comm != exchange->everybody ? exchange->comm : NULL,
+        exchange->inside != exchange->comm ? exchange->inside : NULL,
+        exchange->across,
+        exchange->sequence,
+        exchange->pair[0],
+        exchange->pair[1],
+        exchange->ends,
+    };
     struct ds_comm_stats more;
 
-    ds_comm_op_stats(exchange->comm, op, stats);
+    ds_comm_op_stats(exchange->everybody, op, stats);
     for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         if (groups[i] == NULL)
             continue;

@@ -9,6 +9,9 @@
  * in the order of the micro-batches.  With precision.grad_wire bf16 gradients are rounded before
  * they are summed over ranks and after every hop of that: in the group, then across groups.
  *
+ * In a pipeline all that is between ranks with the same parameters; what parts pass to each
+ * other is relay.h's.
+ *
  * Tests   tests/engine/test_stages.c
  */
 #ifndef DS_RUNTIME_EXCHANGE_H
@@ -21,11 +24,14 @@
 
 struct ds_exchange {
     const struct ds_plan *plan;
-    struct ds_comm *comm, *inside, *across; /* everybody; the shard group; its likes, or NULL */
-    struct ds_comm *sequence;               /* who shares this rank's sequences, or NULL */
-    void *memory[DS_ARENA_COUNT];           /* borrowed; NULL where the plan has no such arena */
-    enum ds_arena_kind own;                 /* what the kernels read is made of: PARAMS(_LOW) */
-    size_t param_bytes;                     /* of an element of that */
+    struct ds_comm *everybody;
+    struct ds_comm *comm;                       /* who has the same parameters; NULL: nobody else */
+    struct ds_comm *inside, *across;            /* the shard group; its likes, or NULL */
+    struct ds_comm *sequence;                   /* who shares this rank's sequences, or NULL */
+    struct ds_comm *pair[DS_PLAN_PAIRS], *ends; /* of a pipeline: ds_plan_pair_group(), .._tie_.. */
+    void *memory[DS_ARENA_COUNT]; /* borrowed; NULL where the plan has no such arena */
+    enum ds_arena_kind own;       /* what the kernels read is made of: PARAMS(_LOW) */
+    size_t param_bytes;           /* of an element of that */
 };
 
 /* `memory` holds every arena but what is shared, which is found in the comm's.  Collective where

@@ -20,7 +20,7 @@ int ds_flags_sum(const struct ds_plan *plan, struct ds_comm *comm, const struct 
     double flags[FLAGS] = {
         [SUMSQ] = mine->squares,
         [NONFINITE] = mine->nonfinite,
-        [FIRST_BAD] = ds_first_mark(first, plan->params, plan->world),
+        [FIRST_BAD] = ds_first_mark(first, plan->tensors, plan->world),
         [LOSS] = mine->loss,
         [STOP] = mine->stop != 0 ? 1.0 : 0.0,
         [WRITING] = mine->writing != 0 ? 1.0 : 0.0,
@@ -39,7 +39,7 @@ int ds_flags_sum(const struct ds_plan *plan, struct ds_comm *comm, const struct 
         .writing = flags[WRITING] > 0.0,
         .differs = flags[HASH_LOW] != world * low || flags[HASH_HIGH] != world * high,
     };
-    *bad = plan->params;
+    *bad = plan->tensors;
     if (rc != 0 || all->differs || !(all->nonfinite > 0.0))
         return rc;
     return ds_tally_agree(plan, first, flags[FIRST_BAD], comm, bad, err);

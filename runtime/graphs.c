@@ -17,19 +17,21 @@ static bool passes(const struct ds_instr *instr)
 }
 
 /* Must it be the first of its run? */
-static bool begins(const struct ds_instr *instr)
+static bool begins(const struct ds_plan *plan, const struct ds_instr *instr)
 {
     return instr->waits_for != DS_NO_EVENT || instr->room_after != DS_NO_EVENT ||
-           (instr->op == DS_INSTR_FORWARD && instr->block == 0 && !instr->recompute);
+           (instr->op == DS_INSTR_FORWARD && instr->block == plan->first_block &&
+            !instr->recompute);
 }
 
 /* How many instructions from `first` on are one run; 0: that one is in none. */
-static size_t length(const struct ds_program *step, size_t first)
+static size_t length(const struct ds_plan *plan, size_t first)
 {
+    const struct ds_program *step = &plan->step;
     size_t n = 0;
 
     while (first + n < step->count && passes(&step->instr[first + n]) &&
-           (n == 0 || !begins(&step->instr[first + n]))) {
+           (n == 0 || !begins(plan, &step->instr[first + n]))) {
         n++;
         if (step->instr[first + n - 1].signals != DS_NO_EVENT)
             break;
@@ -37,10 +39,14 @@ static size_t length(const struct ds_program *step, size_t first)
     return n;
 }
 
-static bool alike(const struct ds_program *step, const struct ds_graph_run *a,
+/* Activations are where they are in the slot of the micro-batch. */
+static bool alike(const struct ds_plan *plan, const struct ds_graph_run *a,
                   const struct ds_graph_run *b)
 {
-    if (a->count != b->count)
+    const struct ds_program *step = &plan->step;
+
+    if (a->count != b->count || step->instr[a->first].micro_batch % plan->slots !=
+                                    step->instr[b->first].micro_batch % plan->slots)
         return false;
     for (size_t i = 0; i < a->count; i++) {
         const struct ds_instr *x = &step->instr[a->first + i], *y = &step->instr[b->first + i];
@@ -59,11 +65,11 @@ static void find_runs(struct ds_graphs *graphs)
     for (size_t at = 0; at < step->count;) {
         struct ds_graph_run *run = &graphs->run[graphs->runs];
 
-        *run = (struct ds_graph_run){.first = at, .count = length(step, at)};
+        *run = (struct ds_graph_run){.first = at, .count = length(graphs->plan, at)};
         at += run->count > 0 ? run->count : 1;
         if (run->count == 0)
             continue;
-        while (run->like < graphs->runs && !alike(step, &graphs->run[run->like], run))
+        while (run->like < graphs->runs && !alike(graphs->plan, &graphs->run[run->like], run))
             run->like++;
         graphs->runs++;
     }

@@ -5,9 +5,10 @@
  *
  * A run is what stands together in the step's list on the queue that computes, forward and
  * backward passes only, with no event inside: it waits before its first instruction and signals
- * after its last.  A micro-batch begins one, because its tokens are copied before it.  Runs that
- * are alike but for the micro-batch are one recording: its kernels find tokens, parameters and
- * gradients where the plan has put them for good.
+ * after its last.  A micro-batch begins one, because its tokens are copied before it, and what
+ * parts of a pipeline pass to each other is between two.  Runs that are alike but for the
+ * micro-batch, of one slot, are one recording: its kernels find tokens, parameters and gradients
+ * where the plan has put them for good.
  *
  * What differs from step to step is not in a recording: tokens are copied in front of it; learning
  * rate, update and clipping belong to instructions that are not recorded; the factor of the loss is

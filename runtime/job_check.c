@@ -14,47 +14,10 @@
 
 #include "kernels/fp8.h"
 #include "runtime/job.h"
+#include "runtime/job_blame.h"
 #include "runtime/job_data.h"
+#include "runtime/job_ranks.h"
 #include "runtime/job_table.h"
-
-/* Fail at the place of `path`. */
-#define FAIL_AT(keys, path, code, ...)                                                             \
-    ds_keys_place((keys), (path), ds_fail(err, (code), __VA_ARGS__), err)
-
-/* --- values that would do ------------------------------------------------------------------------
- */
-
-/* "3", or "2 or 4": the nearest divisors of `of` on both sides of `near`, at most `most`. */
-static void near_divisors(uint64_t of, uint64_t near, uint64_t most, char *out, size_t cap)
-{
-    uint64_t below = near < most ? near : most, above = near + 1;
-
-    while (below > 1 && of % below != 0)
-        below--;
-    while (above <= most && above <= of && of % above != 0)
-        above++;
-    if (above > most || above > of)
-        (void)snprintf(out, cap, "%" PRIu64, below);
-    else
-        (void)snprintf(out, cap, "%" PRIu64 " or %" PRIu64, below, above);
-}
-
-/* The same for multiples of `unit`. */
-static void near_multiples(uint64_t unit, uint64_t near, char *out, size_t cap)
-{
-    uint64_t below = near / unit * unit;
-
-    if (below == 0)
-        (void)snprintf(out, cap, "%" PRIu64, unit);
-    else
-        (void)snprintf(out, cap, "%" PRIu64 " or %" PRIu64, below, below + unit);
-}
-
-/* Which of two keys that do not fit is to blame: the one that was overridden, else `first`. */
-static const char *blame(const struct ds_keys *keys, const char *first, const char *second)
-{
-    return !ds_keys_overridden(keys, first) && ds_keys_overridden(keys, second) ? second : first;
-}
 
 /* --- name and places -----------------------------------------------------------------------------
  */
@@ -184,8 +147,8 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
     char fit[64];
 
     if (shape->hidden % shape->heads != 0) {
-        near_divisors(shape->hidden, shape->heads, DS_MAX_HEADS, fit, sizeof(fit));
-        return FAIL_AT(keys, blame(keys, "model.heads", "model.hidden"), EINVAL,
+        ds__job_near_divisors(shape->hidden, shape->heads, DS_MAX_HEADS, fit, sizeof(fit));
+        return FAIL_AT(keys, ds__job_blame(keys, "model.heads", "model.hidden"), EINVAL,
                        "'model.heads' %" PRIu64 " must divide 'model.hidden' %" PRIu64
                        "; %s would do",
                        shape->heads, shape->hidden, fit);
@@ -195,7 +158,7 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
                        "'model.kv_heads' must be 'model.heads' %" PRIu64 " for gpt2, not %" PRIu64,
                        shape->heads, shape->kv_heads);
     if (shape->heads % shape->kv_heads != 0) {
-        near_divisors(shape->heads, shape->kv_heads, shape->heads, fit, sizeof(fit));
+        ds__job_near_divisors(shape->heads, shape->kv_heads, shape->heads, fit, sizeof(fit));
         return FAIL_AT(keys, "model.kv_heads", EINVAL,
                        "'model.kv_heads' %" PRIu64 " must divide 'model.heads' %" PRIu64
                        "; %s would do",
@@ -227,30 +190,6 @@ static int check_model(struct ds_job *job, const struct ds_keys *keys, struct ds
 /* --- data, batch and schedule
  * ---------------------------------------------------------------------- */
 
-/* Ranks that share sequences have equal parts of their tokens, and of the heads. */
-static int check_sharing(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
-{
-    const struct ds_model_shape *shape = &job->model.shape;
-    const uint64_t ranks = job->parallel.sequence;
-    const struct {
-        const char *path;
-        uint64_t value;
-    } table[] = {{"train.sequence", job->train.sequence},
-                 {"model.heads", shape->heads},
-                 {"model.kv_heads", shape->kv_heads}};
-    char fit[64];
-
-    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-        if (table[i].value % ranks == 0)
-            continue;
-        near_divisors(table[i].value, ranks, table[i].value, fit, sizeof(fit));
-        return FAIL_AT(keys, blame(keys, "parallel.sequence", table[i].path), EINVAL,
-                       "'parallel.sequence' %" PRIu64 " must divide '%s' %" PRIu64 "; %s would do",
-                       ranks, table[i].path, table[i].value, fit);
-    }
-    return 0;
-}
-
 static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
@@ -259,13 +198,13 @@ static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds
     if (!ds_keys_given(keys, "train.sequence"))
         job->train.sequence = job->model.shape.context;
     if (job->train.sequence > job->model.shape.context)
-        return FAIL_AT(keys, blame(keys, "train.sequence", "model.context"), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "train.sequence", "model.context"), EINVAL,
                        "'train.sequence' must be at most 'model.context' %" PRIu64 ", not %" PRIu64,
                        job->model.shape.context, job->train.sequence);
     if (global % micro != 0) {
-        near_multiples(micro, global, fit, sizeof(fit));
-        near_divisors(global, micro, global, other, sizeof(other));
-        return FAIL_AT(keys, blame(keys, "train.global_batch", "train.micro_batch"), EINVAL,
+        ds__job_near_multiples(micro, global, fit, sizeof(fit));
+        ds__job_near_divisors(global, micro, global, other, sizeof(other));
+        return FAIL_AT(keys, ds__job_blame(keys, "train.global_batch", "train.micro_batch"), EINVAL,
                        "'train.global_batch' %" PRIu64
                        " must be a multiple of 'train.micro_batch' %" PRIu64
                        "; %s would do, or a micro_batch of %s",
@@ -331,7 +270,7 @@ static int check_optim(struct ds_job *job, const struct ds_keys *keys, struct ds
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (table[i].wrong)
-            return FAIL_AT(keys, blame(keys, table[i].path, "optim.name"), EINVAL,
+            return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "optim.name"), EINVAL,
                            "'%s' means nothing to %s; leave it out", table[i].path, rule->name);
     if (job->optim.nesterov && job->optim.momentum == 0.0)
         return FAIL_AT(keys, "optim.nesterov", EINVAL,
@@ -371,7 +310,7 @@ static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds
             job->schedule.decay = most;
     }
     if (job->schedule.kind == DS_SCHEDULE_WSD && job->schedule.decay > most)
-        return FAIL_AT(keys, blame(keys, "schedule.decay", steps_key(keys)), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "schedule.decay", steps_key(keys)), EINVAL,
                        "'schedule.decay' %" PRIu64 " must fit after 'schedule.warmup' %" PRIu64
                        " in '%s' %" PRIu64 "%s",
                        job->schedule.decay, job->schedule.warmup, steps_key(keys),
@@ -418,7 +357,7 @@ static int check_rate(const struct ds_job *job, const struct ds_keys *keys, cons
 {
     if (rate <= job->optim.lr)
         return 0;
-    return FAIL_AT(keys, blame(keys, path, "optim.lr"), EINVAL,
+    return FAIL_AT(keys, ds__job_blame(keys, path, "optim.lr"), EINVAL,
                    "'%s' must be at most 'optim.lr' %g, not %g", path, job->optim.lr, rate);
 }
 
@@ -432,7 +371,7 @@ static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct
         job->schedule.steps = job->train.steps;
     default_rates(job, keys);
     if (job->schedule.warmup > job->schedule.steps)
-        return FAIL_AT(keys, blame(keys, "schedule.warmup", steps_key(keys)), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "schedule.warmup", steps_key(keys)), EINVAL,
                        "'schedule.warmup' must be at most '%s' %" PRIu64 ", not %" PRIu64 "%s",
                        steps_key(keys), job->schedule.steps, job->schedule.warmup,
                        steps_hint(keys));
@@ -447,11 +386,13 @@ static int check_scale(struct ds_job *job, const struct ds_keys *keys, struct ds
     bool fp16 = job->precision.compute == DS_COMPUTE_FP16;
 
     if (!fp16 && job->precision.loss_scale != 0)
-        return FAIL_AT(keys, blame(keys, "precision.loss_scale", "precision.compute"), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "precision.loss_scale", "precision.compute"),
+                       EINVAL,
                        "'precision.loss_scale' is for 'precision.compute' fp16; leave it out");
     if (fp16 && job->precision.loss_scale == 0 &&
         job->precision.scaler.min > (uint64_t)1 << job->precision.scaler.init_power)
-        return FAIL_AT(keys, blame(keys, "precision.scaler.min", "precision.scaler.init_power"),
+        return FAIL_AT(keys,
+                       ds__job_blame(keys, "precision.scaler.min", "precision.scaler.init_power"),
                        EINVAL,
                        "'precision.scaler.min' %" PRIu64
                        " must be at most 2 to the 'precision.scaler.init_power' %" PRIu64,
@@ -473,19 +414,19 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
     if (job->precision.matmul != DS_MATMUL_FP8)
         return 0;
     if (job->precision.compute != DS_COMPUTE_BF16)
-        return FAIL_AT(keys, blame(keys, "precision.matmul", "precision.compute"), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "precision.matmul", "precision.compute"), EINVAL,
                        "'precision.matmul' fp8 needs 'precision.compute' bf16; set it");
     for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
         if (widths[i].value % unit == 0)
             continue;
-        near_multiples(unit, widths[i].value, fit, sizeof(fit));
-        return FAIL_AT(keys, blame(keys, widths[i].path, "precision.matmul"), EINVAL,
+        ds__job_near_multiples(unit, widths[i].value, fit, sizeof(fit));
+        return FAIL_AT(keys, ds__job_blame(keys, widths[i].path, "precision.matmul"), EINVAL,
                        "'%s' must be a multiple of %" PRIu64 " for 'precision.matmul' fp8, not "
                        "%" PRIu64 "; %s would do",
                        widths[i].path, unit, widths[i].value, fit);
     }
     if (2 * shape->kv_heads * shape->head_size % unit != 0)
-        return FAIL_AT(keys, blame(keys, "model.kv_heads", "precision.matmul"), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "model.kv_heads", "precision.matmul"), EINVAL,
                        "'model.kv_heads' %" PRIu64 " x %" PRIu64 ", the size of a head, must be a "
                        "multiple of %" PRIu64 " for 'precision.matmul' fp8",
                        shape->kv_heads, shape->head_size, unit / 2);
@@ -493,8 +434,8 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
         unit /= 2;
     if (job->train.micro_batch * part % DS_FP8_UNIT == 0)
         return 0;
-    near_multiples(unit, job->train.micro_batch, fit, sizeof(fit));
-    return FAIL_AT(keys, blame(keys, "train.micro_batch", "train.sequence"), EINVAL,
+    ds__job_near_multiples(unit, job->train.micro_batch, fit, sizeof(fit));
+    return FAIL_AT(keys, ds__job_blame(keys, "train.micro_batch", "train.sequence"), EINVAL,
                    "'train.micro_batch' %" PRIu64 " x %s %" PRIu64
                    " tokens must be a multiple of %d for 'precision.matmul' fp8; a micro_batch of "
                    "%s would do",
@@ -509,13 +450,14 @@ static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struc
     uint64_t layers = job->activation.layers;
 
     if (layers > job->model.shape.layers)
-        return FAIL_AT(keys, blame(keys, "activation.layers", "model.layers"), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "activation.layers", "model.layers"), EINVAL,
                        "'activation.layers' must be at most 'model.layers' %" PRIu64
                        ", not %" PRIu64,
                        job->model.shape.layers, layers);
     if (layers > 0 && job->activation.recompute != DS_RECOMPUTE_SELECTIVE &&
         job->activation.recompute != DS_RECOMPUTE_FULL)
-        return FAIL_AT(keys, blame(keys, "activation.layers", "activation.recompute"), EINVAL,
+        return FAIL_AT(keys, ds__job_blame(keys, "activation.layers", "activation.recompute"),
+                       EINVAL,
                        "'activation.layers' is for 'activation.recompute' selective or full; leave "
                        "it out");
     return 0;
@@ -529,7 +471,7 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
         check_model,
         ds__job_check_data,
         check_batch,
-        check_sharing,
+        ds__job_check_parallel,
         default_and_check_optim,
         check_schedule,
         check_recompute,
@@ -541,57 +483,4 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
     for (size_t i = 0; rc == 0 && i < sizeof(checks) / sizeof(checks[0]); i++)
         rc = checks[i](job, keys, err);
     return rc;
-}
-
-/* --- the number of ranks
- * --------------------------------------------------------------------------- */
-
-/* `world` ranks are so many data-parallel ones. */
-static int data_ranks_of(const struct ds_job *job, unsigned world, unsigned *ranks,
-                         struct ds_error *err)
-{
-    const struct ds_keys *keys = &job->source->keys;
-    const uint64_t share = job->parallel.sequence;
-    char fit[64], of[64] = "";
-
-    if (world % share != 0) {
-        near_divisors(world, share, world, fit, sizeof(fit));
-        return FAIL_AT(keys, "parallel.sequence", EINVAL,
-                       "'parallel.sequence' %" PRIu64 " must divide the number of ranks, %u; %s "
-                       "would do",
-                       share, world, fit);
-    }
-    *ranks = world / (unsigned)share;
-    if (share > 1)
-        (void)snprintf(of, sizeof(of), " for each of %" PRIu64 " parts of a sequence", share);
-    if (job->parallel.data != 0 && job->parallel.data != *ranks)
-        return FAIL_AT(keys, "parallel.data", EINVAL,
-                       "'parallel.data' is %" PRIu64 " but there %s %u rank%s%s; use auto or %u",
-                       job->parallel.data, *ranks == 1 ? "is" : "are", *ranks,
-                       *ranks == 1 ? "" : "s", of, *ranks);
-    return 0;
-}
-
-int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err)
-{
-    const struct ds_keys *keys = &job->source->keys;
-    uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
-    char fit[64], other[100] = "";
-    unsigned ranks;
-    uint64_t share;
-    int rc = data_ranks_of(job, world, &ranks, err);
-
-    if (rc != 0 || global % (ranks * micro) == 0)
-        return rc;
-    near_multiples(ranks * micro, global, fit, sizeof(fit));
-    if (global % ranks == 0) {
-        share = global / ranks;
-        near_divisors(share, micro, share, other, sizeof(other));
-    }
-    return FAIL_AT(keys, blame(keys, "train.global_batch", "train.micro_batch"), EINVAL,
-                   "'train.global_batch' %" PRIu64 " must be a multiple of %s x micro_batch = %u x "
-                   "%" PRIu64 " = %" PRIu64 "; %s would do%s%s",
-                   global, job->parallel.sequence > 1 ? "data-parallel ranks" : "ranks", ranks,
-                   micro, ranks * micro, fit, other[0] == '\0' ? "" : ", or a micro_batch of ",
-                   other);
 }

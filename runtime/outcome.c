@@ -49,7 +49,7 @@ int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *arg
                     struct ds_error *err)
 {
     const struct ds_plan *plan = args->plan;
-    uint64_t sequences = plan->world * plan->micro_batches * plan->micro_batch;
+    uint64_t sequences = plan->holders * plan->micro_batches * plan->micro_batch;
     void *norms = NULL;
     int rc;
 
@@ -129,7 +129,7 @@ static int tensor_norms(const struct ds_outcome *outcome, const struct ds_engine
     const struct ds_trust trust = {
         .plan = outcome->plan,
         .job = outcome->job,
-        .comm = outcome->comm,
+        .comm = outcome->holders,
         .lines = *lines,
         .sums = outcome->norms,
         .grad_scale = updater->grad_scale,

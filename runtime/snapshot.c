@@ -27,8 +27,9 @@ static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct 
         .shape = {param->param.shape[0], param->param.ndim > 1 ? param->param.shape[1] : 0},
         .first = held.first,
         .count = held.count,
-        .replica = shared ? plan->replica : 0,
-        .replicas = shared ? plan->replicas : 0,
+        .replica = shared ? plan->replica : plan->holder,
+        .replicas = shared ? plan->replicas : plan->holders,
+        .copy = plan->bucket[param->bucket].twin,
         .data = line + held.at,
     };
     (void)snprintf(tensor->name, sizeof(tensor->name), "%s%s%.200s", state,
@@ -56,8 +57,8 @@ static uint64_t saved_bytes(const struct ds_trainer *trainer)
 {
     uint64_t elems = 0;
 
-    for (size_t i = 0; i < trainer->plan.params; i++) {
-        const struct ds_param *param = &trainer->plan.param[i].param;
+    for (size_t i = 0; i < trainer->plan.tensors; i++) {
+        const struct ds_param *param = &trainer->plan.tensor[i].param;
 
         elems += param->elems;
         for (unsigned k = 0; k < trainer->plan.optim_states; k++)

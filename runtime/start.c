@@ -65,7 +65,7 @@ static void *init_share(void *arg)
         switch (param->param.init) {
         case DS_INIT_NORMAL:
         case DS_INIT_NORMAL_RESIDUAL:
-            ds_rng_fill_normal(out, last - first, job->seed, i, first,
+            ds_rng_fill_normal(out, last - first, job->seed, param->tensor, first,
                                (float)(param->param.init == DS_INIT_NORMAL ? std : residual));
             break;
         case DS_INIT_ZERO: fill(out, last - first, 0.0f); break;

@@ -3,10 +3,10 @@
  *
  * tally.c - the contract is in tally.h.
  *
- * The place of an element is that of the first tensor of its part among all tensors, and how far it
- * is behind that tensor's begin: so the least place is in the first tensor, in the order of the
- * model.  Only the bucket of what is replicated has tensors of all blocks; its places are a kind of
- * their own.
+ * The place of an element is that of the first tensor of its part among the model's, and how far it
+ * is behind that tensor's begin, where the model's next tensors of the same kind follow: so the
+ * least place is in the first tensor, in the order of the model, whichever rank has it.  Only the
+ * bucket of what is replicated has tensors of all blocks; its places are a kind of their own.
  */
 #include "runtime/tally.h"
 
@@ -89,13 +89,12 @@ static int sum_up(struct ds_tally *tally, struct under_way *sums, struct ds_held
 }
 
 /* The tensor that begins there in the line. */
-static size_t param_at(const struct ds_plan *plan, uint64_t offset)
+static size_t tensor_at(const struct ds_plan *plan, uint64_t offset)
 {
-    size_t i = 0;
-
-    while (i < plan->params && plan->param[i].offset != offset)
-        i++;
-    return i;
+    for (size_t i = 0; i < plan->params; i++)
+        if (plan->param[i].offset == offset)
+            return plan->param[i].tensor;
+    return plan->tensors;
 }
 
 /* This rank's slice of a bucket; not the padding, which may hold anything. */
@@ -109,14 +108,14 @@ static int sum_bucket(struct ds_tally *tally, struct under_way *sums, uint32_t n
 
     if (!bucket->gaps)
         return sum_up(tally, sums, ds_held_within(slice, 0, bucket->elems),
-                      param_at(plan, bucket->offset), err);
+                      tensor_at(plan, bucket->offset), err);
     for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
         const struct ds_plan_span *span = &plan->span[i];
 
         if (span->bucket == number)
             rc = sum_up(tally, sums,
                         ds_held_within(slice, span->offset - bucket->offset, span->elems),
-                        param_at(plan, span->offset), err);
+                        tensor_at(plan, span->offset), err);
     }
     return rc;
 }
@@ -126,6 +125,8 @@ static int sum_all(struct ds_tally *tally, struct under_way *sums, struct ds_err
     int rc = 0;
 
     for (uint32_t i = 0; rc == 0 && sums->grads != NULL && i < tally->plan->buckets; i++) {
+        if (tally->plan->bucket[i].twin)
+            continue;
         rc = sum_bucket(tally, sums, i, err);
         if (!tally->plan->bucket[i].replicated)
             sums->own = sums->parts;
@@ -175,42 +176,45 @@ int ds_tally_give(struct ds_tally *tally, const float *grads, const struct ds_en
 /* --- which tensor ----------------------------------------------------------------------------- */
 
 /* The tensor that a place is in. */
-static size_t param_of(const struct ds_plan *plan, uint64_t place)
+static size_t tensor_of(const struct ds_plan *plan, uint64_t place)
 {
-    size_t first = (size_t)(place >> PLACE_BITS), i = 0;
-    uint64_t at;
+    size_t first = (size_t)(place >> PLACE_BITS);
+    uint64_t rest = place & ((UINT64_C(1) << PLACE_BITS) - 1);
 
-    if (first >= plan->params)
-        return plan->params;
-    at = plan->param[first].offset + (place & ((UINT64_C(1) << PLACE_BITS) - 1));
-    while (i < plan->params &&
-           (at < plan->param[i].offset || at - plan->param[i].offset >= plan->param[i].param.elems))
-        i++;
-    return i;
+    for (size_t i = first; i < plan->tensors; i++) {
+        const struct ds_plan_tensor *tensor = &plan->tensor[i];
+
+        if (tensor->replicated != plan->tensor[first].replicated)
+            continue;
+        if (rest < tensor->param.elems)
+            return i;
+        rest -= tensor->param.elems;
+    }
+    return plan->tensors;
 }
 
 size_t ds_tally_bad(const struct ds_plan *plan, const struct ds_entry *entry)
 {
-    size_t least = plan->params;
+    size_t least = plan->tensors;
 
     for (unsigned kind = 0; kind < DS_PLACES; kind++) {
-        size_t param =
-            entry->place[kind] == DS_NOWHERE ? plan->params : param_of(plan, entry->place[kind]);
+        size_t tensor =
+            entry->place[kind] == DS_NOWHERE ? plan->tensors : tensor_of(plan, entry->place[kind]);
 
-        least = param < least ? param : least;
+        least = tensor < least ? tensor : least;
     }
     return least;
 }
 
-const char *ds_tally_name(const struct ds_plan *plan, size_t param)
+const char *ds_tally_name(const struct ds_plan *plan, size_t tensor)
 {
-    return param < plan->params ? plan->param[param].param.name : "loss";
+    return tensor < plan->tensors ? plan->tensor[tensor].param.name : "loss";
 }
 
 int ds_tally_agree(const struct ds_plan *plan, size_t mine, double sum, struct ds_comm *comm,
                    size_t *first, struct ds_error *err)
 {
-    struct ds_first_range range = ds_first_range(sum, plan->params, plan->world);
+    struct ds_first_range range = ds_first_range(sum, plan->tensors, plan->world);
     int rc = 0;
 
     while (rc == 0 && range.high - range.low > 1) {

@@ -46,12 +46,12 @@ int ds_tally_give(struct ds_tally *tally, const float *grads, const struct ds_en
                   struct ds_entry *to, struct ds_error *err) DS_NODISCARD;
 
 /* The first tensor, in the model's order, of which an entry says that something in it is not
- * finite; plan->params when there is none. */
+ * finite; plan->tensors when there is none. */
 size_t ds_tally_bad(const struct ds_plan *plan, const struct ds_entry *entry);
-/* "loss" for plan->params. */
-const char *ds_tally_name(const struct ds_plan *plan, size_t param);
+/* "loss" for plan->tensors. */
+const char *ds_tally_name(const struct ds_plan *plan, size_t tensor);
 
-/* The least of the ranks' numbers, of which `sum` is the sum of marks (first.h); plan->params when
+/* The least of the ranks' numbers, of which `sum` is the sum of marks (first.h); plan->tensors when
  * there is none.  Collective: no sum more where first.h has a slot for each tensor. */
 int ds_tally_agree(const struct ds_plan *plan, size_t mine, double sum, struct ds_comm *comm,
                    size_t *first, struct ds_error *err) DS_NODISCARD;

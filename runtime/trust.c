@@ -79,7 +79,7 @@ static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *spa
 static int add_late(const struct ds_trust *trust, struct ds_stream *stream, struct ds_error *err)
 {
     const struct ds_rank_sum_args args = {
-        .ranks = trust->plan->world, .n = ds_plan_norms(trust->plan), .x = trust->sums};
+        .ranks = trust->plan->holders, .n = ds_plan_norms(trust->plan), .x = trust->sums};
     int rc;
 
     if (args.ranks == 1)
@@ -95,7 +95,7 @@ static int add_now(const struct ds_trust *trust, struct ds_stream *stream, struc
     size_t count = ds_plan_norms(trust->plan);
     int rc = ds_stream_finish(stream, err);
 
-    for (size_t i = 0; rc == 0 && i < count; i += DS_COMM_MAX_F64) {
+    for (size_t i = 0; rc == 0 && trust->plan->holders > 1 && i < count; i += DS_COMM_MAX_F64) {
         size_t part = count - i < DS_COMM_MAX_F64 ? count - i : DS_COMM_MAX_F64;
 
         rc = ds_comm_all_reduce_f64(trust->comm, trust->sums + i, part, err);
@@ -107,7 +107,7 @@ int ds_trust_norms(const struct ds_trust *trust, struct ds_stream *stream, struc
 {
     const struct ds_plan *plan = trust->plan;
     uint64_t row = ds_plan_norms(plan);
-    double *mine = trust->sums + (plan->late ? plan->rank * row : 0);
+    double *mine = trust->sums + (plan->late ? plan->holder * row : 0);
     int rc = ds_stream_clear(stream, mine, row * sizeof(*mine), err);
 
     for (size_t i = 0; rc == 0 && i < plan->spans; i++)

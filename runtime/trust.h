@@ -30,7 +30,7 @@
 struct ds_trust {
     const struct ds_plan *plan; /* of by_tensor */
     const struct ds_job *job;
-    struct ds_comm *comm;
+    struct ds_comm *comm;             /* of those with the same parameters; NULL: nobody else */
     struct ds_engine_lines lines;     /* the device's */
     double *sums;                     /* the device's, ds_plan_norms_bytes() */
     double grad_scale;                /* clipping */

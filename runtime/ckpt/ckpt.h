@@ -45,6 +45,7 @@ struct ds_ckpt_tensor {
     uint64_t shape[DS_MAX_TENSOR_DIMS]; /* of the whole tensor */
     uint64_t first, count; /* elements held, in row-major order; count 0: none, not read or saved */
     unsigned replica, replicas; /* replicas 0: all ranks of the save, replica is the rank */
+    bool copy;                  /* of a range that another rank saves: it is only read */
     void *data;                 /* of element `first` */
 };
 

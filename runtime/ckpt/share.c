@@ -22,9 +22,10 @@ static unsigned replica_of(const struct ds__share_args *args, const struct ds_ck
     return t->replicas == 0 ? args->rank : t->replica;
 }
 
+/* That are to be saved. */
 static uint64_t bytes_of(const struct ds_ckpt_tensor *t)
 {
-    return t->count * ds_dtype_bytes(t->dtype);
+    return t->copy ? 0 : t->count * ds_dtype_bytes(t->dtype);
 }
 
 static int check(const struct ds__share_args *args, const struct ds_ckpt_tensor *t,

@@ -22,7 +22,8 @@ struct clocks {
 
 static bool talks(const struct ds_instr *instr)
 {
-    return instr->op == DS_INSTR_REDUCE || instr->op == DS_INSTR_GATHER;
+    return instr->op == DS_INSTR_REDUCE || instr->op == DS_INSTR_GATHER ||
+           instr->op == DS_INSTR_SEND || instr->op == DS_INSTR_RECV || instr->op == DS_INSTR_TIE;
 }
 
 static bool copies(const struct ds_instr *instr)
@@ -97,10 +98,10 @@ static double peak_of(const struct ds_cluster *cluster, enum ds_compute compute)
 static void sum_up(struct ds_prediction *p, const struct ds_cluster *cluster,
                    const struct ds_plan *plan)
 {
-    double tokens = (double)plan->world * (double)plan->micro_batches * (double)plan->micro_batch *
-                    (double)plan->sequence;
+    double tokens = (double)plan->holders * (double)plan->micro_batches *
+                    (double)plan->micro_batch * (double)plan->sequence;
 
-    p->exposed_s = fmax(0.0, p->step_s - p->compute_s - p->update_s);
+    p->exposed_s = fmax(0.0, p->step_s - p->bubble_s - p->compute_s - p->update_s);
     p->tokens_per_s = tokens / p->step_s;
     p->mfu = p->tokens_per_s * plan->flops_per_token /
              (ds_plan_peak(plan, peak_of(cluster, plan->compute), cluster->device.fp8.peak) *
@@ -122,7 +123,8 @@ static void run_step(struct ds_prediction *p, struct clocks *clocks,
         p->time[i].end_s = time.end_s - begin_s;
         book(p, clocks, instr, time);
     }
-    p->step_s = clocks->queue[DS_QUEUE_COMPUTE] - begin_s;
+    p->bubble_s = p->compute_s / (double)plan->micro_batches * (double)(plan->pipeline_ranks - 1);
+    p->step_s = clocks->queue[DS_QUEUE_COMPUTE] - begin_s + p->bubble_s;
 }
 
 int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluster,
@@ -154,6 +156,16 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
     return 0;
 }
 
+int ds_cluster_holds(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                     struct ds_error *err)
+{
+    bool checked = plan->apart && cluster->main.memory > 0.0;
+
+    return checked ? ds_plan_check_host(plan, (unsigned)cluster->ranks,
+                                        (uint64_t)cluster->main.memory, err)
+                   : 0;
+}
+
 void ds_prediction_release(struct ds_prediction *prediction)
 {
     free(prediction->time);
@@ -169,6 +181,9 @@ void ds_prediction_print(const struct ds_prediction *p, const struct ds_cluster 
     (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "step", p->step_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "forward and backward", p->compute_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "norm and update", p->update_s * 1e3);
+    if (p->bubble_s > 0.0)
+        (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "the pipeline fills, empties",
+                            p->bubble_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.3f ms, of which %.3f ms are waited for\n", "collectives",
                         p->comm_s * 1e3, p->exposed_s * 1e3);
     if (p->copy_s > 0.0)
@@ -189,6 +204,8 @@ void ds_prediction_print_json(const struct ds_prediction *p, struct ds_json *jso
     ds_json_f64(json, "compute_ms", p->compute_s * 1e3, 6);
     ds_json_f64(json, "update_ms", p->update_s * 1e3, 6);
     ds_json_f64(json, "collectives_ms", p->comm_s * 1e3, 6);
+    if (p->bubble_s > 0.0)
+        ds_json_f64(json, "bubble_ms", p->bubble_s * 1e3, 6);
     if (p->copy_s > 0.0)
         ds_json_f64(json, "copies_ms", p->copy_s * 1e3, 6);
     if (p->host_s > 0.0)

@@ -25,16 +25,21 @@ struct ds_prediction {
     size_t count;
     double step_s;
     double compute_s, update_s; /* FORWARD and BACKWARD; NORM and UPDATE */
-    double comm_s, copy_s;      /* REDUCE and GATHER; OFFLOAD and FETCH */
-    double host_s;              /* UPDATE by the host, beside compute; not in update_s */
-    double exposed_s;           /* the part of the three that compute waited for */
-    double tokens_per_s;        /* of all ranks */
-    double mfu;                 /* share of the peak of all devices */
+    double comm_s, copy_s;      /* collectives; OFFLOAD and FETCH */
+    double bubble_s;  /* of a pipeline, in which no micro-batch has come yet or all are through */
+    double host_s;    /* UPDATE by the host, beside compute; not in update_s */
+    double exposed_s; /* the part of the three that compute waited for */
+    double tokens_per_s; /* of all ranks */
+    double mfu;          /* share of the peak of all devices */
 };
 
 /* -EINVAL the plan's ranks are not the cluster's, -ENOMEM. */
 int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluster,
                const struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
+/* Does a host of the cluster hold what its ranks keep in its memory?  -ENOMEM. */
+int ds_cluster_holds(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                     struct ds_error *err) DS_NODISCARD;
+
 void ds_prediction_release(struct ds_prediction *prediction);
 
 void ds_prediction_print(const struct ds_prediction *prediction, const struct ds_cluster *cluster,

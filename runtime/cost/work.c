@@ -354,6 +354,18 @@ static uint64_t least(uint64_t x, uint64_t y)
     return x < y ? x : y;
 }
 
+/* Whoever holds the same parameters: ranks that follow each other. */
+static struct ds_ring ring_of_holders(const struct bench *b)
+{
+    return (struct ds_ring){b->plan->holders, least(b->plan->holders, b->cluster->ranks)};
+}
+
+/* A rank and its like of another part of the pipeline. */
+static struct ds_ring ring_of_pair(const struct bench *b, uint64_t apart)
+{
+    return (struct ds_ring){2, apart < b->cluster->ranks ? 2 : 1};
+}
+
 static struct ds_ring ring_of_world(const struct bench *b)
 {
     return (struct ds_ring){b->plan->world, least(b->plan->world, b->cluster->ranks)};
@@ -394,7 +406,7 @@ static double packed_s(const struct bench *b, const struct ds_bucket *bucket)
         elems * parts * (sizeof(float) + sizeof(uint16_t)) / b->cluster->device.pointwise.bf16;
 
     if (whole && b->plan->replicas == 1)
-        return pack + ds_work_collective(b->cluster, ring_of_world(b), bytes, 2);
+        return pack + ds_work_collective(b->cluster, ring_of_holders(b), bytes, 2);
     return pack + ds_work_collective(b->cluster, ring_of_shards(b), bytes, whole ? 2 : 1) +
            ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
 }
@@ -407,7 +419,7 @@ static double reduce_s(const struct bench *b, const struct ds_bucket *bucket)
         return packed_s(b, bucket);
 
     if (b->plan->stage == 0 || bucket->replicated)
-        return ds_work_collective(b->cluster, ring_of_world(b), bytes, 2);
+        return ds_work_collective(b->cluster, ring_of_holders(b), bytes, 2);
     return ds_work_collective(b->cluster, ring_of_shards(b), bytes, 1) +
            ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
 }
@@ -441,6 +453,27 @@ static double swap_s(const struct bench *b, const struct ds_instr *instr)
     return seconds;
 }
 
+/* Activations to the next part or a gradient to the one before, at once with what comes from there
+ * where the two are paired; every rank of a host has its own pair. */
+static double pass_s(const struct bench *b, const struct ds_instr *instr)
+{
+    bool there = instr->op == DS_INSTR_RECV && instr->paired;
+    double ranks = (double)least(b->plan->holders, b->cluster->ranks);
+    struct ds_ring ring = ring_of_pair(b, b->plan->holders);
+    double bytes = (double)b->plan->passed_bytes * (ring.per_host < 2 ? ranks : 1.0);
+
+    return there ? 0.0 : ds_work_collective(b->cluster, ring, bytes, 2);
+}
+
+/* The shard of the tied matrix' gradient, between both ends of the line. */
+static double tie_s(const struct bench *b, const struct ds_instr *instr)
+{
+    uint64_t apart = (b->plan->pipeline_ranks - 1) * (uint64_t)b->plan->holders;
+    double elems = (double)ds_plan_shard(b->plan, DS_ARENA_GRADS, instr->bucket).count;
+
+    return ds_work_collective(b->cluster, ring_of_pair(b, apart), elems * sizeof(float), 2);
+}
+
 /* --- the end of a step ------------------------------------------------------------------------ */
 
 /* LAMB's first pass reads parameters, gradients and states and writes states, all of the shard;
@@ -448,11 +481,11 @@ static double swap_s(const struct bench *b, const struct ds_instr *instr)
  * gathered by devices that add them up themselves. */
 static double trust_s(const struct bench *b)
 {
-    double norms = (double)ds_plan_norms(b->plan), world = (double)b->plan->world, held = 0.0;
-    double added = b->plan->late ? ds_work_collective(b->cluster, ring_of_world(b),
-                                                      world * norms * sizeof(double), 1)
+    double norms = (double)ds_plan_norms(b->plan), holders = (double)b->plan->holders, held = 0.0;
+    double added = b->plan->late ? ds_work_collective(b->cluster, ring_of_holders(b),
+                                                      holders * norms * sizeof(double), 1)
                                  : ceil(norms / DS_COMM_MAX_F64) *
-                                       ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2);
+                                       ds_work_collective(b->cluster, ring_of_holders(b), 0.0, 2);
     struct ds_lamb_moments_args pass = {.grad_type = DS_F32};
 
     if (!b->plan->by_tensor)
@@ -543,16 +576,6 @@ static double copy_s(const struct bench *b, uint32_t bucket, double size)
     return 2.0 * bytes / b->cluster->device.bandwidth;
 }
 
-int ds_cluster_holds(const struct ds_cluster *cluster, const struct ds_plan *plan,
-                     struct ds_error *err)
-{
-    bool checked = plan->apart && cluster->main.memory > 0.0;
-
-    return checked ? ds_plan_check_host(plan, (unsigned)cluster->ranks,
-                                        (uint64_t)cluster->main.memory, err)
-                   : 0;
-}
-
 double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *plan,
                      const struct ds_instr *instr)
 {
@@ -567,9 +590,10 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     case DS_INSTR_UPDATE: return update_s(&b, instr->bucket);
     case DS_INSTR_OFFLOAD: return copy_s(&b, instr->bucket, sizeof(float));
     case DS_INSTR_FETCH: return copy_s(&b, instr->bucket, b.act);
-    case DS_INSTR_FREE:
     case DS_INSTR_SEND:
-    case DS_INSTR_RECV:
+    case DS_INSTR_RECV: return pass_s(&b, instr);
+    case DS_INSTR_TIE: return tie_s(&b, instr);
+    case DS_INSTR_FREE:
     case DS_INSTR_SAVE: break;
     }
     return 0.0;

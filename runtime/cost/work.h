@@ -31,10 +31,6 @@ double ds_work_collective(const struct ds_cluster *cluster, struct ds_ring ring,
 double ds_work_matmul(const struct ds_cluster *cluster, enum ds_compute compute, double m, double n,
                       double k);
 
-/* Does a host of the cluster hold what its ranks keep in its memory?  -ENOMEM. */
-int ds_cluster_holds(const struct ds_cluster *cluster, const struct ds_plan *plan,
-                     struct ds_error *err) DS_NODISCARD;
-
 /* Seconds of `instr` with nothing else running.  Every host holds cluster->ranks of the plan's
  * ranks. */
 double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *plan,

@@ -31,12 +31,15 @@ int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way wa
 {
     const size_t ids = net->batch * (net->seq + 1);
     const struct ds_net_block *head = &net->block[ds_model_blocks(&net->shape) - 1];
-    int rc = ds_stream_copy(net->stream, way, net->block[0].buf[pass][DS_BUFFER_IDS], from,
-                            ids * sizeof(*from), err);
+    int rc = 0;
 
-    return rc != 0 ? rc
-                   : ds_stream_copy(net->stream, way, head->buf[pass][DS_BUFFER_TARGETS],
-                                    from + ids, net->tokens * sizeof(*from), err);
+    if (ds_plan_embeds(net->plan))
+        rc = ds_stream_copy(net->stream, way, net->block[0].buf[pass][DS_BUFFER_IDS], from,
+                            ids * sizeof(*from), err);
+    if (rc == 0 && ds_plan_classifies(net->plan))
+        rc = ds_stream_copy(net->stream, way, head->buf[pass][DS_BUFFER_TARGETS], from + ids,
+                            net->tokens * sizeof(*from), err);
+    return rc;
 }
 
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
@@ -79,7 +82,8 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
         .dout = dout,
         .dwte = net->block[0].grad[DS_ROLE_WTE],
         .dwpe = net->block[0].grad[DS_ROLE_WPE],
-        .accumulate_wte = accumulate || net->shape.tie_embeddings,
+        .accumulate_wte =
+            accumulate || (net->shape.tie_embeddings && ds_plan_classifies(net->plan)),
         .accumulate_wpe = accumulate,
     };
     int rc = ds__drops(net, DS_PASS_TRAIN)

@@ -122,9 +122,10 @@ int ds_net_init_forward(struct ds_net *net, const struct ds_net_forward_args *ar
                            .batch = 1,
                            .logit_ld = args->shape->vocab,
                            .cache = args->cache,
-                           .block = calloc(blocks, sizeof(*net->block))};
-    if (net->block == NULL)
+                           .slots = calloc(blocks, sizeof(*net->slots))};
+    if (net->slots == NULL)
         return ds_fail(err, ENOMEM, "no memory for a model of %zu blocks", blocks);
+    net->block = net->slots;
     (void)lay_buffers(args->shape, args->act, args->rows, args->activations, net->block);
     rc = bind_weights(net, args->params, err);
     if (rc != 0)

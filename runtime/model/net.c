@@ -46,17 +46,34 @@ static void bind_params(struct ds_net *net, const struct ds_net_memory *memory)
     }
 }
 
-/* What is not computed twice is in RECOMPUTE where TRAIN put it. */
-static void bind_buffers(struct ds_net *net, const struct ds_net_memory *memory)
+/* What other parts of a pipeline read is where they see it. */
+static void bind_passed(struct ds_net *net, const struct ds_net_memory *memory)
+{
+    const struct ds_plan *plan = net->plan;
+    unsigned char *base = memory->swapped;
+    struct ds_net_block *last = &net->block[plan->end_block - 1];
+
+    if (plan->passed_at[DS_PASSED_OUT] != DS_NOT_SHARED)
+        last->buf[DS_PASS_TRAIN][DS_BUFFER_OUT] = last->buf[DS_PASS_EVAL][DS_BUFFER_OUT] =
+            base + plan->passed_at[DS_PASSED_OUT];
+    if (plan->passed_at[DS_PASSED_GRADIENT] != DS_NOT_SHARED)
+        net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM] =
+            base + plan->passed_at[DS_PASSED_GRADIENT];
+}
+
+/* Of a slot.  What is not computed twice is in RECOMPUTE where TRAIN put it. */
+static void bind_buffers(struct ds_net *net, const struct ds_net_memory *memory, unsigned slot)
 {
     const struct ds_plan *plan = net->plan;
     unsigned char *base = memory->activations;
 
     for (size_t i = 0; i < plan->buffers; i++) {
         const struct ds_plan_buffer *buffer = &plan->buffer[i];
+        uint64_t at = buffer->offset + (buffer->kept ? slot * plan->slot_bytes : 0);
 
-        net->block[buffer->block].buf[buffer->pass][buffer->buffer] = base + buffer->offset;
+        net->block[buffer->block].buf[buffer->pass][buffer->buffer] = base + at;
     }
+    bind_passed(net, memory);
     for (unsigned block = 0; block < ds_model_blocks(&plan->shape); block++)
         for (unsigned i = 0; i < DS_BUFFER_COUNT; i++)
             if (net->block[block].buf[DS_PASS_RECOMPUTE][i] == NULL)
@@ -82,18 +99,36 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
         .logit_ld = plan->logit_ld,
         .loss_sum = memory->loss_sum,
         .swapped = memory->swapped,
-        .block = calloc(blocks, sizeof(*net->block)),
+        .slots = calloc(plan->slots * blocks, sizeof(*net->slots)),
     };
-    if (net->block == NULL)
+    if (net->slots == NULL)
         return ds_fail(err, ENOMEM, "no memory for a model of %zu blocks", blocks);
-    bind_params(net, memory);
-    bind_buffers(net, memory);
+    for (unsigned slot = plan->slots; slot-- > 0;) {
+        ds_net_turn(net, slot);
+        bind_params(net, memory);
+        bind_buffers(net, memory, slot);
+    }
     return 0;
+}
+
+void ds_net_turn(struct ds_net *net, uint64_t micro_batch)
+{
+    net->block = net->slots + micro_batch % net->plan->slots * ds_model_blocks(&net->plan->shape);
+}
+
+void *ds_net_out(const struct ds_net *net, enum ds_pass pass, uint32_t block)
+{
+    return net->block[block].buf[pass][DS_BUFFER_OUT];
+}
+
+void *ds_net_gradient(const struct ds_net *net)
+{
+    return net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM];
 }
 
 void ds_net_release(struct ds_net *net)
 {
-    free(net->block);
+    free(net->slots);
     memset(net, 0, sizeof(*net));
 }
 

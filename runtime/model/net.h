@@ -22,6 +22,8 @@
  * classifier's backward pass while a chunk's logits are there; its BACKWARD goes on through the
  * norm.  A tied head writes its gradient into the embedding's, which then adds its own.
  *
+ * In a pipeline a rank has some of the blocks, and a table of buffers for each slot (plan.h).
+ *
  * A plan says where what training needs lies.  Without one a net reads one sequence, forward only,
  * a few rows at a time, and keeps their keys and values: the same blocks, in their pass EVAL.
  *
@@ -63,7 +65,8 @@ struct ds_net {
     void *swapped;             /* what they are given, laid out by who gets it */
     size_t logit_rows, logit_ld;
     struct ds_net_cache cache;
-    struct ds_net_block *block;
+    struct ds_net_block *block; /* those of the slot at hand */
+    struct ds_net_block *slots;
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
     const float *grad_scale_at; /* (optional) where the device finds it instead */
     double *loss_sum;           /* the device's; added to by the head, in nats over tokens */
@@ -77,7 +80,7 @@ struct ds_net_memory {         /* borrowed, laid out as the plan says */
     const void *const *params; /* [buckets]: element 0 of each, of the activations' type */
     float *const *grads;       /* [buckets] */
     void *activations;
-    void *swapped; /* where ranks share sequences: of the comm's arena */
+    void *swapped; /* where ranks share sequences, or layers: of the comm's arena */
     double *loss_sum;
 };
 
@@ -85,12 +88,16 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
                 struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 void ds_net_release(struct ds_net *net);
 
+/* What is done next is of micro-batch `micro_batch` of a step; of an evaluation 0. */
+void ds_net_turn(struct ds_net *net, uint64_t micro_batch);
+
 /* A micro-batch as the host has it: sequence + 1 ids for each of its sequences, and behind them the
  * ids that follow each, which ds_net_follow() fills in: ds_net_host_ids() in all. */
 size_t ds_net_host_ids(const struct ds_net *net);
 void ds_net_follow(const struct ds_net *net, int32_t *host);
 
-/* Before FORWARD 0: what it reads, of the host (DS_COPY_UP) or of the device (DS_COPY_ASIDE). */
+/* Before the first FORWARD: what the embedding and the loss read, where they are this rank's, of
+ * the host (DS_COPY_UP) or of the device (DS_COPY_ASIDE). */
 int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way way,
                 const int32_t *from, struct ds_error *err) DS_NODISCARD;
 
@@ -98,6 +105,10 @@ int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool a
                    struct ds_error *err) DS_NODISCARD;
 int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
     DS_NODISCARD;
+
+/* Where the output of a block lies, and the gradient of any: for other parts of a pipeline. */
+void *ds_net_out(const struct ds_net *net, enum ds_pass pass, uint32_t block);
+void *ds_net_gradient(const struct ds_net *net);
 
 /* --- forward only, for who has no plan: forward.c ------------------------------------------- */
 

@@ -7,6 +7,8 @@
  * that a bucket can be reduced as soon as it is full.  Within a bucket parameters have no gaps;
  * padding stands at its end only.  A tied head has no tensor: its gradient is the embedding's.
  * Tensors below zero.replicate_below make one more bucket, the last, whatever their blocks are.
+ * The embedding's matrix that both ends of a pipeline hold is a bucket by itself, in front of that:
+ * so its shards are the same ones at both.
  *
  * Where the optimizer wants whole matrices (owner.c), padding stands between them, too; buckets are
  * then larger, if the job leaves that to the plan, until padding is an eighth of them at most.
@@ -21,12 +23,22 @@
 
 enum { MIB = 1 << 20, AUTO_BUCKET_MIB = 32, AUTO_BUCKETS = 16, WASTE_SHARE = 8 };
 
+/* Elements of the tensors that this rank has. */
+static uint64_t all_elems(const struct ds_plan *plan)
+{
+    uint64_t elems = 0;
+
+    for (size_t i = 0; i < plan->params; i++)
+        elems += plan->param[i].param.elems;
+    return elems;
+}
+
 /* Bytes of gradients that close a bucket: as asked for, else 32 MiB, less where that would leave
  * fewer than sixteen buckets, so that a few of them are a small part of the model, but at least
  * 1 MiB. */
 static uint64_t target_bytes(const struct ds_plan *plan, uint64_t bucket_mb)
 {
-    uint64_t total = ds_model_elems(&plan->shape) * sizeof(float);
+    uint64_t total = all_elems(plan) * sizeof(float);
 
     if (bucket_mb != 0)
         return bucket_mb * MIB;
@@ -47,34 +59,41 @@ static enum ds_role matrix_of(enum ds_role role)
     }
 }
 
-bool ds__plan_same_matrix(const struct ds_plan_param *a, const struct ds_plan_param *b)
+bool ds__plan_same_matrix(const struct ds_param *a, const struct ds_param *b)
 {
-    return a->param.block == b->param.block && matrix_of(a->param.role) == matrix_of(b->param.role);
+    return a->block == b->block && matrix_of(a->role) == matrix_of(b->role);
 }
 
-/* Elements of the matrix that parameter i is, or is a part of. */
+/* Elements of the matrix that tensor i is, or is a part of. */
 static uint64_t matrix_elems(const struct ds_plan *plan, size_t i)
 {
-    const struct ds_plan_param *param = plan->param;
+    const struct ds_plan_tensor *tensor = plan->tensor;
     uint64_t elems = 0;
     size_t first = i;
 
-    while (first > 0 && ds__plan_same_matrix(&param[first - 1], &param[i]))
+    while (first > 0 && ds__plan_same_matrix(&tensor[first - 1].param, &tensor[i].param))
         first--;
-    for (; first < plan->params && ds__plan_same_matrix(&param[first], &param[i]); first++)
-        elems += param[first].param.elems;
+    for (; first < plan->tensors && ds__plan_same_matrix(&tensor[first].param, &tensor[i].param);
+         first++)
+        elems += tensor[first].param.elems;
     return elems;
+}
+
+/* Is it the matrix that another part of the pipeline holds, too? */
+static bool is_tied(const struct ds_plan *plan, const struct ds_param *param)
+{
+    return ds_plan_ties(plan) && param->role == DS_ROLE_WTE;
 }
 
 /* Fill first_block and blocks of the buckets, last bucket first; then turn them round. */
 static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t target)
 {
-    unsigned block = ds_model_blocks(&plan->shape);
+    unsigned block = plan->end_block;
     uint64_t bytes = 0;
     struct ds_bucket *bucket = plan->bucket;
 
     plan->buckets = 0;
-    while (block-- > 0) {
+    while (block-- > plan->first_block) {
         if (plan->buckets == 0 || (bytes >= target && elems[block] > 0)) {
             bucket[plan->buckets++] = (struct ds_bucket){0};
             bytes = 0;
@@ -92,14 +111,32 @@ static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t t
     }
 }
 
-/* The bucket of what every rank keeps whole, behind the others; it is complete with block 0. */
-static void add_replicated(struct ds_plan *plan, uint64_t elems)
+/* Elements that are in no bucket of neighbours. */
+struct apart {
+    uint64_t tied, replicated;
+};
+
+/* Behind the others the tied matrix, and the bucket of what every rank keeps whole, which is
+ * complete with the first block. */
+static void add_apart(struct ds_plan *plan, const struct apart *apart)
 {
-    if (elems == ds_model_elems(&plan->shape))
+    const uint32_t blocks = plan->end_block - plan->first_block;
+    const bool last = ds_plan_classifies(plan);
+
+    if (apart->tied + apart->replicated == all_elems(plan))
         plan->buckets = 0;
-    if (elems > 0)
-        plan->bucket[plan->buckets++] = (struct ds_bucket){
-            .blocks = ds_model_blocks(&plan->shape), .elems = elems, .replicated = true};
+    if (apart->tied > 0)
+        plan->bucket[plan->buckets++] =
+            (struct ds_bucket){.first_block = last ? plan->end_block - 1 : 0,
+                               .blocks = 1,
+                               .elems = apart->tied,
+                               .tied = true,
+                               .twin = last};
+    if (apart->replicated > 0)
+        plan->bucket[plan->buckets++] = (struct ds_bucket){.first_block = plan->first_block,
+                                                           .blocks = blocks,
+                                                           .elems = apart->replicated,
+                                                           .replicated = true};
 }
 
 static void place_buckets(struct ds_plan *plan)
@@ -110,26 +147,34 @@ static void place_buckets(struct ds_plan *plan)
         struct ds_bucket *bucket = &plan->bucket[i];
 
         bucket->offset = at;
-        bucket->padded_elems = ds__round_up(bucket->elems, (uint64_t)plan->world * DS_SHARD_ALIGN);
-        bucket->slice_elems = bucket->padded_elems / plan->world;
+        bucket->padded_elems =
+            ds__round_up(bucket->elems, (uint64_t)plan->holders * DS_SHARD_ALIGN);
+        bucket->slice_elems = bucket->padded_elems / plan->holders;
         bucket->loose_elems = bucket->padded_elems;
         at += bucket->padded_elems;
     }
     plan->padded_elems = at;
 }
 
-static void place_params(struct ds_plan *plan, uint64_t below)
+static void place_params(struct ds_plan *plan)
 {
-    uint32_t bucket = 0, last = (uint32_t)plan->buckets - 1;
+    uint32_t bucket = 0, last = (uint32_t)plan->buckets - 1, tied = 0;
     uint64_t at = 0, replicated_at = plan->bucket[last].offset;
 
+    while (tied < last && !plan->bucket[tied].tied)
+        tied++;
     for (size_t i = 0; i < plan->params; i++) {
         struct ds_plan_param *param = &plan->param[i];
 
-        if (matrix_elems(plan, i) < below) {
+        if (plan->tensor[param->tensor].replicated) {
             param->bucket = last;
             param->offset = replicated_at;
             replicated_at += param->param.elems;
+            continue;
+        }
+        if (is_tied(plan, &param->param)) {
+            param->bucket = tied;
+            param->offset = plan->bucket[tied].offset;
             continue;
         }
         while (param->param.block >= plan->bucket[bucket].first_block + plan->bucket[bucket].blocks)
@@ -161,13 +206,13 @@ static void place_owned(struct ds_plan *plan, struct ds__owners *owners)
 }
 
 /* Buckets of `target` bytes and what lies where in them; `elems` are those of each block. */
-static void lay_out(struct ds_plan *plan, const struct ds_job *job, const uint64_t *elems,
-                    uint64_t replicated, uint64_t target, struct ds__owners *owners)
+static void lay_out(struct ds_plan *plan, const uint64_t *elems, const struct apart *apart,
+                    uint64_t target, struct ds__owners *owners)
 {
     group_blocks(plan, elems, target);
-    add_replicated(plan, replicated);
+    add_apart(plan, apart);
     place_buckets(plan);
-    place_params(plan, job->zero.replicate_below);
+    place_params(plan);
     if (owners != NULL)
         place_owned(plan, owners);
 }
@@ -175,7 +220,7 @@ static void lay_out(struct ds_plan *plan, const struct ds_job *job, const uint64
 /* Is padding more than an eighth, and could larger buckets do with less? */
 static bool wastes(const struct ds_plan *plan)
 {
-    uint64_t elems = ds_model_elems(&plan->shape);
+    uint64_t elems = all_elems(plan);
     size_t shared = 0;
 
     for (size_t i = 0; i < plan->buckets; i++)
@@ -233,43 +278,93 @@ static int check_groups(const struct ds_plan *plan, const struct ds_job *job, st
     for (size_t i = 0; i < job->optim.groups.count; i++) {
         size_t k = 0;
 
-        while (k < plan->params && ds_optim_group_of(job, plan->param[k].param.name) != &group[i])
+        while (k < plan->tensors && ds_optim_group_of(job, plan->tensor[k].param.name) != &group[i])
             k++;
-        if (k == plan->params)
+        if (k == plan->tensors)
             return ds_fail(
                 err, EINVAL,
                 "'optim.groups' item %zu: no tensor is left for '%s'; tensors are called "
                 "like '%s'",
-                i + 1, group[i].match, plan->param[plan->params - 1].param.name);
+                i + 1, group[i].match, plan->tensor[plan->tensors - 1].param.name);
     }
+    return 0;
+}
+
+/* All tensors of the model, and which of them every rank keeps whole. */
+static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+{
+    plan->tensors = ds_model_param_count(&plan->shape);
+    plan->tensor = ds_arena_alloc(&plan->arena, plan->tensors, sizeof(*plan->tensor));
+    if (plan->tensor == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a model of %zu tensors", plan->tensors);
+    for (size_t i = 0; i < plan->tensors; i++)
+        ds_model_param(&plan->shape, i, &plan->tensor[i].param);
+    for (size_t i = 0; i < plan->tensors; i++)
+        plan->tensor[i].replicated = matrix_elems(plan, i) < job->zero.replicate_below &&
+                                     !is_tied(plan, &plan->tensor[i].param);
+    return 0;
+}
+
+static void take_tensor(struct ds_plan *plan, size_t tensor, unsigned block)
+{
+    struct ds_plan_param *param = &plan->param[plan->params++];
+
+    *param =
+        (struct ds_plan_param){.param = plan->tensor[tensor].param, .tensor = (uint32_t)tensor};
+    param->param.block = block;
+}
+
+/* Those of this rank's blocks.  The matrix that the last part has besides is its classifier's. */
+static int take_tensors(struct ds_plan *plan, struct ds_error *err)
+{
+    bool twin = !ds_plan_embeds(plan) && ds_plan_classifies(plan);
+
+    plan->param = ds_arena_alloc(&plan->arena, plan->tensors + 1, sizeof(*plan->param));
+    plan->span = ds_arena_alloc(&plan->arena, plan->tensors + 1, sizeof(*plan->span));
+    if (plan->param == NULL || plan->span == NULL)
+        return ds_fail(err, ENOMEM, "no memory for a plan of %zu parameters", plan->tensors);
+    for (size_t i = 0; i < plan->tensors; i++) {
+        unsigned block = plan->tensor[i].param.block;
+
+        if (block >= plan->first_block && block < plan->end_block)
+            take_tensor(plan, i, block);
+    }
+    for (size_t i = 0; twin && i < plan->tensors; i++)
+        if (is_tied(plan, &plan->tensor[i].param))
+            take_tensor(plan, i, plan->end_block - 1);
     return 0;
 }
 
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
 {
     unsigned blocks = ds_model_blocks(&plan->shape);
-    uint64_t *elems = ds_arena_alloc(&plan->arena, blocks, sizeof(*elems));
-    uint64_t below = job->zero.replicate_below, replicated = 0, target;
+    uint64_t *elems = ds_arena_alloc(&plan->arena, blocks, sizeof(*elems)), target;
     bool owned = ds_optim_wants_matrices(job);
     struct ds__owners *owners = NULL;
+    struct apart apart = {0};
+    int rc = list_tensors(plan, job, err);
 
-    plan->params = ds_model_param_count(&plan->shape);
-    plan->param = ds_arena_alloc(&plan->arena, plan->params, sizeof(*plan->param));
-    plan->span = ds_arena_alloc(&plan->arena, plan->params, sizeof(*plan->span));
-    plan->bucket = ds_arena_alloc(&plan->arena, blocks + 1, sizeof(*plan->bucket));
-    if (elems == NULL || plan->param == NULL || plan->span == NULL || plan->bucket == NULL)
-        return ds_fail(err, ENOMEM, "no memory for a plan of %zu parameters", plan->params);
-    for (size_t i = 0; i < plan->params; i++)
-        ds_model_param(&plan->shape, i, &plan->param[i].param);
-    for (size_t i = 0; i < plan->params; i++)
-        *(matrix_elems(plan, i) < below ? &replicated : &elems[plan->param[i].param.block]) +=
-            plan->param[i].param.elems;
+    if (rc == 0)
+        rc = take_tensors(plan, err);
+    if (rc != 0)
+        return rc;
+    plan->bucket = ds_arena_alloc(&plan->arena, blocks + 2, sizeof(*plan->bucket));
+    if (elems == NULL || plan->bucket == NULL)
+        return ds_fail(err, ENOMEM, "no memory for the buckets of %u blocks", blocks);
+    for (size_t i = 0; i < plan->params; i++) {
+        const struct ds_param *param = &plan->param[i].param;
+        bool replicated = plan->tensor[plan->param[i].tensor].replicated;
+
+        *(replicated             ? &apart.replicated
+          : is_tied(plan, param) ? &apart.tied
+                                 : &elems[param->block]) += param->elems;
+    }
     if (owned && (owners = ds__owners_new(plan, job)) == NULL)
         return ds_fail(err, ENOMEM, "no memory for the owners of %zu parameters", plan->params);
     target = target_bytes(plan, job->zero.bucket_mb);
-    lay_out(plan, job, elems, replicated, target, owners);
+    lay_out(plan, elems, &apart, target, owners);
     for (; owned && job->zero.bucket_mb == 0 && wastes(plan); target *= 2)
-        lay_out(plan, job, elems, replicated, 2 * target, owners);
+        lay_out(plan, elems, &apart, 2 * target, owners);
     make_spans(plan, job);
     return check_groups(plan, job, err);
 }

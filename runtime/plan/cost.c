@@ -67,7 +67,7 @@ bool ds__saves_behind(const struct ds_job *job)
 /* What one rank writes of an arena: its part of those who hold the same. */
 static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind arena)
 {
-    unsigned holders = plan->sharded[arena] ? plan->replicas : plan->world;
+    unsigned holders = plan->sharded[arena] ? plan->replicas : plan->holders;
 
     return plan->arena_bytes[arena] / holders;
 }
@@ -81,8 +81,7 @@ static uint64_t largest_bucket(const struct ds_plan *plan)
     return most;
 }
 
-/* The widest rows of a layer that ranks which share a sequence give each other. */
-static uint64_t swapped_bytes(const struct ds_plan *plan)
+uint64_t ds__plan_swapped_bytes(const struct ds_plan *plan)
 {
     uint64_t rows = plan->micro_batch * plan->sequence;
 
@@ -103,12 +102,25 @@ static uint64_t small_bytes(const struct ds_plan *plan)
            2 * ids * sizeof(int32_t);
 }
 
-/* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence. */
+/* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence; in a
+ * pipeline of those with the same parameters, of neighbours, and of both ends. */
 static unsigned device_comms(const struct ds_plan *plan)
 {
-    unsigned all = plan->world > 1 ? 1 : 0;
+    bool parts = plan->pipeline_ranks > 1, front = ds_plan_embeds(plan);
+    bool back = ds_plan_classifies(plan);
+    const bool there[] = {
+        plan->world > 1,
+        plan->sequence_ranks > 1,
+        parts && plan->holders > 1,
+        parts && !front,
+        parts && !back,
+        plan->pipeline_ranks > 2 && ds_plan_ties(plan) && (front || back),
+    };
+    unsigned comms = 0;
 
-    return plan->sequence_ranks > 1 ? all + 1 : all;
+    for (size_t i = 0; i < sizeof(there) / sizeof(there[0]); i++)
+        comms += there[i] ? 1 : 0;
+    return comms;
 }
 
 /* What is neither a line nor an activation: of the host's memory, or of a device apart. */
@@ -144,7 +156,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
         plan->common_bytes = bytes[DS_ARENA_GATHERED];
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
-    bytes[DS_ARENA_SWAPPED] = swapped_bytes(plan);
+    bytes[DS_ARENA_SWAPPED] = ds__plan_passed(plan, ds__plan_swapped_bytes(plan));
     bytes[DS_ARENA_HOST_GRADS] =
         plan->offload ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float) : 0;
     bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;
@@ -174,8 +186,7 @@ uint64_t ds_plan_host_bytes(const struct ds_plan *plan)
     return total;
 }
 
-/* What a rank adds to the memory that it computes in. */
-static uint64_t owned_bytes(const struct ds_plan *plan)
+uint64_t ds__plan_owned_bytes(const struct ds_plan *plan)
 {
     uint64_t total = 0;
 
@@ -186,31 +197,43 @@ static uint64_t owned_bytes(const struct ds_plan *plan)
 
 uint64_t ds_plan_total_bytes(const struct ds_plan *plan)
 {
-    return owned_bytes(plan) + plan->peer_bytes;
+    return ds__plan_owned_bytes(plan) + plan->peer_bytes;
+}
+
+/* Parts of a pipeline differ, and any rank may have the largest one. */
+static uint64_t most_owned(const struct ds_plan *plan)
+{
+    return plan->part_bytes > 0 ? plan->part_bytes : ds__plan_owned_bytes(plan);
 }
 
 uint64_t ds_plan_ranks_bytes(const struct ds_plan *plan, unsigned ranks)
 {
-    return ranks * (owned_bytes(plan) - plan->common_bytes) + plan->common_bytes;
+    if (plan->host_bytes > 0 && ranks == plan->local_world)
+        return plan->host_bytes;
+    return ranks * (ds__plan_owned_bytes(plan) - plan->common_bytes) + plan->common_bytes;
 }
 
 /* Is that no more than `available_bytes`, however many there are? */
 static bool hold(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes)
 {
+    if (plan->host_bytes > 0 && ranks == plan->local_world && !plan->apart)
+        return plan->host_bytes <= available_bytes;
     return plan->common_bytes <= available_bytes &&
-           owned_bytes(plan) - plan->common_bytes <= (available_bytes - plan->common_bytes) / ranks;
+           most_owned(plan) - plan->common_bytes <= (available_bytes - plan->common_bytes) / ranks;
 }
 
 /* Where parameters are held once there is nothing more to share behind stage 2. */
 static bool raising_helps(const struct ds_plan *plan)
 {
-    return plan->world > 1 && plan->stage < (plan->common_bytes > 0 ? 2 : 3);
+    bool ends_at_2 = plan->common_bytes > 0 || plan->pipeline_ranks > 1;
+
+    return plan->holders > 1 && plan->stage < (ends_at_2 ? 2 : 3);
 }
 
 int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
                       struct ds_error *err)
 {
-    uint64_t owned = owned_bytes(plan);
+    uint64_t owned = most_owned(plan);
     char table[DS_MAX_ERROR_TEXT / 2] = "";
     size_t at = 0;
 

@@ -72,6 +72,30 @@ static struct ds__amount groups_text(const struct ds_plan *plan)
     return text;
 }
 
+/* ", a pipeline of 4" where ranks have parts of the layers. */
+static struct ds__amount pipeline_text(const struct ds_plan *plan)
+{
+    struct ds__amount text = {.text = ""};
+
+    if (plan->pipeline_ranks > 1)
+        (void)snprintf(text.text, sizeof(text.text), ", a pipeline of %u", plan->pipeline_ranks);
+    return text;
+}
+
+/* Which blocks each part has, and what it takes. */
+static void describe_parts(const struct ds_plan *plan, struct ds_buf *out)
+{
+    for (unsigned i = 0; plan->part != NULL && i < plan->pipeline_ranks; i++) {
+        const struct ds_plan_part *part = &plan->part[i];
+
+        (void)ds_buf_printf(out,
+                            "part %-4u blocks %" PRIu32 " to %" PRIu32
+                            ", activations of %u pass%s, %s per rank\n",
+                            i + 1, part->first_block, part->end_block - 1, part->slots,
+                            part->slots == 1 ? "" : "es", ds__bytes_text(part->total_bytes).text);
+    }
+}
+
 /* ", 4 share a sequence" where ranks do. */
 static struct ds__amount sharers_text(const struct ds_plan *plan)
 {
@@ -101,10 +125,11 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         count_text((double)(sequences * plan->whole_sequence)).text,
                         plan->micro_batches, plan->micro_batches == 1 ? "" : "es",
                         plan->micro_batch, job->train.steps);
-    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s%s, %zu gradient bucket%s\n",
+    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s%s%s, %zu gradient bucket%s\n",
                         plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
-                        groups_text(plan).text, sharers_text(plan).text, plan->buckets,
-                        plan->buckets == 1 ? "" : "s");
+                        groups_text(plan).text, pipeline_text(plan).text, sharers_text(plan).text,
+                        plan->buckets, plan->buckets == 1 ? "" : "s");
+    describe_parts(plan, out);
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
                         ds__bytes_text(plan->arena_bytes[DS_ARENA_ACTIVATIONS]).text);
@@ -235,7 +260,8 @@ static void print_program(const struct ds_program *program, struct ds_buf *out)
         print_index(out, instr->room_after);
         print_index(out, instr->signals);
         (void)ds_buf_printf(
-            out, "%s%s%s%s\n", instr->last_step ? " last-step" : "",
+            out, "%s%s%s%s%s%s\n", instr->gradient ? " gradient" : "",
+            instr->paired ? " paired" : "", instr->last_step ? " last-step" : "",
             instr->room_last_step ? " room-last-step" : "", instr->recompute ? " recompute" : "",
             instr->op != DS_INSTR_FORWARD && instr->accumulate ? " accumulate" : "");
     }
@@ -278,6 +304,24 @@ static void json_program(struct ds_json *json, const char *key, const struct ds_
             ds_json_bool(json, "recompute", true);
         if (instr->accumulate)
             ds_json_bool(json, "accumulate", true);
+        if (instr->gradient)
+            ds_json_bool(json, "gradient", true);
+        if (instr->paired)
+            ds_json_bool(json, "paired", true);
+        ds_json_end_object(json);
+    }
+    ds_json_end_array(json);
+}
+
+static void json_parts(struct ds_json *json, const struct ds_plan *plan)
+{
+    ds_json_array(json, "parts");
+    for (unsigned i = 0; plan->part != NULL && i < plan->pipeline_ranks; i++) {
+        ds_json_object(json, NULL);
+        ds_json_u64(json, "first_block", plan->part[i].first_block);
+        ds_json_u64(json, "blocks", plan->part[i].end_block - plan->part[i].first_block);
+        ds_json_u64(json, "slots", plan->part[i].slots);
+        ds_json_u64(json, "total", plan->part[i].total_bytes);
         ds_json_end_object(json);
     }
     ds_json_end_array(json);
@@ -314,10 +358,12 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_u64(json, "micro_batch", plan->micro_batch);
     ds_json_u64(json, "sequence", plan->whole_sequence);
     ds_json_u64(json, "sequence_ranks", plan->sequence_ranks);
+    ds_json_u64(json, "pipeline_ranks", plan->pipeline_ranks);
     ds_json_u64(json, "zero_stage", plan->stage);
     ds_json_u64(json, "shards", plan->shards);
     ds_json_u64(json, "replicas", plan->replicas);
     ds_json_u64(json, "prefetch", plan->prefetch);
+    json_parts(json, plan);
     json_memory(json, plan);
     ds_json_array(json, "buckets");
     for (size_t i = 0; i < plan->buckets; i++) {

@@ -18,10 +18,18 @@ static unsigned local_world(const struct ds_plan_args *args)
     return args->local_world != 0 ? args->local_world : args->world;
 }
 
-/* Ranks of a shard group. */
+/* Ranks with the same parameters. */
+static unsigned holders(const struct ds_plan_args *args)
+{
+    return args->world / (unsigned)args->job->parallel.pipeline;
+}
+
+/* Ranks of a shard group: of a host as many as hold the same. */
 static unsigned shards(const struct ds_plan_args *args)
 {
-    return args->job->zero.shard_group == DS_SHARD_NODE ? local_world(args) : args->world;
+    unsigned all = holders(args), local = local_world(args);
+
+    return args->job->zero.shard_group == DS_SHARD_NODE && local < all ? local : all;
 }
 
 /* May the ranks of a host hold once what all of them read? */
@@ -42,14 +50,14 @@ int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struc
 
     plan->local_world = local;
     plan->shards = shards(args);
-    if (plan->world % plan->shards != 0)
+    if (plan->holders % plan->shards != 0)
         return ds_fail(err, EINVAL,
                        "'zero.shard_group' node needs as many ranks on every host, and %u ranks "
                        "are not a multiple of %u",
-                       plan->world, local);
-    plan->replicas = plan->world / plan->shards;
-    plan->shard = plan->rank % plan->shards;
-    plan->replica = plan->rank / plan->shards;
+                       plan->holders, local);
+    plan->replicas = plan->holders / plan->shards;
+    plan->shard = plan->holder % plan->shards;
+    plan->replica = plan->holder / plan->shards;
     plan->stage = plan->shards > 1 ? (unsigned)args->job->zero.stage : 0;
     plan->ahead = ds_plan_gathers_ahead(args);
     return 0;

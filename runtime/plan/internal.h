@@ -12,6 +12,22 @@
 
 #include "runtime/plan/plan.h"
 
+/* pipeline.c: holders, this rank's part and blocks, slots; -EINVAL: there is no such line. */
+int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+    DS_NODISCARD;
+/* Where what is passed on lies; bytes of SWAPPED from `at` on. */
+uint64_t ds__plan_passed(struct ds_plan *plan, uint64_t at);
+/* With all other parts' plans: part_bytes, host_bytes, shared_bytes, and one hash of all. */
+int ds__plan_other_parts(struct ds_plan *plan, const struct ds_plan_args *args,
+                         struct ds_error *err) DS_NODISCARD;
+/* plan.c: a plan of this rank alone. */
+int ds__plan_part(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+    DS_NODISCARD;
+uint64_t ds__plan_mix(uint64_t hash, uint64_t value);
+/* cost.c: what a rank adds to the memory that it computes in. */
+uint64_t ds__plan_owned_bytes(const struct ds_plan *plan);
+/* The widest rows of a layer that ranks which share a sequence give each other. */
+uint64_t ds__plan_swapped_bytes(const struct ds_plan *plan);
 /* held.c: shards, replicas, stage, ahead; once buckets are there: sharded[], common[], shard_at. */
 int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;
@@ -22,7 +38,7 @@ enum ds_arena_kind ds__plan_read_arena(const struct ds_plan *plan);
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
 /* Are both parts of what kernels use as one matrix? */
-bool ds__plan_same_matrix(const struct ds_plan_param *a, const struct ds_plan_param *b);
+bool ds__plan_same_matrix(const struct ds_param *a, const struct ds_param *b);
 /* owner.c: offsets in one bucket, from its start, so that matrices lie whole in shards; the
  * bucket's loose, padded and slice elements.  NULL: no memory. */
 struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job);

@@ -9,6 +9,10 @@
  * The classifier's logits, then their gradient, exist for one chunk of rows, in one place.  When
  * parameters are updated nothing of it is alive any more; Muon works there.
  *
+ * In a pipeline other micro-batches pass before the backward pass of one comes: what that one keeps
+ * for it lies in a slot, slot behind slot, and what lives in one half only behind all of them.
+ * What is passed on lies in SWAPPED.
+ *
  * Packing: largest first, each at the lowest place that no neighbour in time occupies.
  *
  * Tests   tests/plan/test_plan.c (no two live buffers overlap, over many shapes)
@@ -33,6 +37,8 @@ struct maker {
     struct ds_plan *plan;
     uint64_t act, tokens, hidden, qkv, ffn_in, ffn; /* bytes of an activation; widths */
     uint64_t blocks;
+    uint32_t first_layer, last_layer; /* of this rank */
+    uint32_t turn;                    /* the first instruction of the backward half */
 };
 
 static void add(struct maker *maker, enum ds_buffer buffer, enum ds_pass pass, uint32_t block,
@@ -45,7 +51,17 @@ static void add(struct maker *maker, enum ds_buffer buffer, enum ds_pass pass, u
         .bytes = ds__round_up(bytes, DS_BUFFER_ALIGN),
         .first = first,
         .last = last,
+        .kept = maker->plan->slots > 1 && pass != DS_PASS_EVAL && first < maker->turn &&
+                last >= maker->turn,
     };
+}
+
+/* A buffer of all layers, of which each has done with it when it has passed: never kept. */
+static void add_common(struct maker *maker, enum ds_buffer buffer, enum ds_pass pass,
+                       uint64_t bytes, uint32_t first, uint32_t last)
+{
+    add(maker, buffer, pass, 0, bytes, first, last);
+    maker->plan->buffer[maker->plan->buffers - 1].kept = false;
 }
 
 /* Index of an instruction of the first micro-batch. */
@@ -58,6 +74,16 @@ static uint32_t find(const struct ds_program *program, enum ds_instr_op op, uint
             return i;
     assert(false); /* the schedule has every block's instructions */
     return 0;
+}
+
+/* Of a SEND or RECV. */
+static uint32_t find_pass(const struct ds_program *program, enum ds_instr_op op, bool gradient)
+{
+    uint32_t i = 0;
+
+    while (program->instr[i].op != op || program->instr[i].gradient != gradient)
+        i++;
+    return i;
 }
 
 /* What of a layer's activations a pass has: all, what it keeps for its backward pass, or what it
@@ -102,8 +128,11 @@ static void add_ends(struct maker *maker, enum ds_pass pass, uint32_t first, uin
     uint64_t tokens = maker->tokens, chunk = plan->logit_rows * plan->logit_ld;
     uint32_t block = (uint32_t)maker->blocks - 1;
 
-    add(maker, DS_BUFFER_IDS, pass, 0, plan->micro_batch * (plan->sequence + 1) * sizeof(int32_t),
-        first, embed_last);
+    if (ds_plan_embeds(plan))
+        add(maker, DS_BUFFER_IDS, pass, 0,
+            plan->micro_batch * (plan->sequence + 1) * sizeof(int32_t), first, embed_last);
+    if (!ds_plan_classifies(plan))
+        return;
     add(maker, DS_BUFFER_TARGETS, pass, block, tokens * sizeof(int32_t), first, head);
     add(maker, DS_BUFFER_LOSSES, pass, block, tokens * sizeof(float), head, head);
     add(maker, DS_BUFFER_NORMF, pass, block, tokens * maker->hidden * maker->act, head, head_last);
@@ -118,8 +147,8 @@ static void add_codes(struct maker *maker, enum ds_pass pass, uint32_t first, ui
 {
     const struct ds_model_shape *shape = &maker->plan->shape;
 
-    add(maker, DS_BUFFER_CODES, pass, 0,
-        ds_model_fp8_bytes(shape, maker->tokens, pass == DS_PASS_TRAIN), first, last);
+    add_common(maker, DS_BUFFER_CODES, pass,
+               ds_model_fp8_bytes(shape, maker->tokens, pass == DS_PASS_TRAIN), first, last);
     add(maker, DS_BUFFER_LARGEST, pass, 0, ds_model_fp8_largest_bytes(shape), 0, end);
 }
 
@@ -127,65 +156,94 @@ static void add_codes(struct maker *maker, enum ds_pass pass, uint32_t first, ui
 static void add_arrived(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
 {
     if (maker->plan->sequence_ranks > 1)
-        add(maker, DS_BUFFER_ARRIVED, pass, 0, maker->tokens * maker->qkv * maker->act, first,
-            last);
+        add_common(maker, DS_BUFFER_ARRIVED, pass, maker->tokens * maker->qkv * maker->act, first,
+                   last);
+}
+
+/* Output of this rank's blocks, and what comes into the first of them from another part; not that
+ * which is passed on.  `pass` of one instruction a block; it lives until the next block has done
+ * with it. */
+static void add_outs(struct maker *maker, const struct ds_program *program, enum ds_pass pass,
+                     enum ds_instr_op reader)
+{
+    const struct ds_plan *plan = maker->plan;
+    uint32_t end = plan->end_block - 1; /* the head has none, another part's last block passes it */
+    uint32_t block = ds_plan_embeds(plan) ? 0 : plan->first_block - 1;
+
+    for (; block < end; block++) {
+        uint32_t made = block < plan->first_block ? find_pass(program, DS_INSTR_RECV, false)
+                                                  : find(program, DS_INSTR_FORWARD, block, false);
+
+        add(maker, DS_BUFFER_OUT, pass, block, maker->tokens * maker->hidden * maker->act, made,
+            find(program, reader, block + 1, false));
+    }
+}
+
+/* The gradient of the stream, which comes from the head or from another part. */
+static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t last)
+{
+    uint64_t row = maker->tokens * maker->act;
+    uint64_t wide = maker->qkv > maker->ffn ? maker->qkv : maker->ffn;
+
+    if (ds_plan_embeds(maker->plan))
+        add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn, last);
+    add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn + 1,
+        layers_last);
+    add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, maker->turn + 1, layers_last);
 }
 
 static void add_step(struct maker *maker)
 {
-    const struct ds_program *step = &maker->plan->step;
-    uint64_t row = maker->tokens * maker->act;
-    uint64_t wide = maker->qkv > maker->ffn ? maker->qkv : maker->ffn;
-    uint32_t head = (uint32_t)maker->blocks - 1, layers_last = find(step, DS_INSTR_BACKWARD, 1, 0);
-    uint32_t head_first = find(step, DS_INSTR_FORWARD, head, 0);
-    uint32_t head_last = find(step, DS_INSTR_BACKWARD, head, 0);
-    uint32_t last = find(step, DS_INSTR_BACKWARD, 0, 0);
+    const struct ds_plan *plan = maker->plan;
+    const struct ds_program *step = &plan->step;
+    bool embeds = ds_plan_embeds(plan), classifies = ds_plan_classifies(plan);
+    uint32_t head = (uint32_t)maker->blocks - 1;
+    uint32_t layers_first = find(step, DS_INSTR_FORWARD, maker->first_layer, false);
+    uint32_t layers_last = find(step, DS_INSTR_BACKWARD, maker->first_layer, false);
+    uint32_t head_first = classifies ? find(step, DS_INSTR_FORWARD, head, false) : 0;
+    uint32_t last =
+        embeds ? find(step, DS_INSTR_BACKWARD, 0, false) : find_pass(step, DS_INSTR_SEND, true);
 
-    add_ends(maker, DS_PASS_TRAIN, 0, head_first, head_last, last);
-    for (uint32_t block = 0; block < head; block++) {
-        uint32_t forward = find(step, DS_INSTR_FORWARD, block, 0);
-        uint32_t backward = find(step, DS_INSTR_BACKWARD, block, 0);
+    maker->turn = classifies ? find(step, DS_INSTR_BACKWARD, head, false)
+                             : find_pass(step, DS_INSTR_RECV, true);
+    add_ends(maker, DS_PASS_TRAIN, 0, head_first, maker->turn, last);
+    add_outs(maker, step, DS_PASS_TRAIN, DS_INSTR_BACKWARD);
+    for (uint32_t block = maker->first_layer; block <= maker->last_layer; block++) {
+        uint32_t forward = find(step, DS_INSTR_FORWARD, block, false);
+        uint32_t backward = find(step, DS_INSTR_BACKWARD, block, false);
 
-        add(maker, DS_BUFFER_OUT, DS_PASS_TRAIN, block, row * maker->hidden, forward,
-            find(step, DS_INSTR_BACKWARD, block + 1, 0));
-        if (block == 0)
-            continue;
         add_layer(maker, DS_PASS_TRAIN, KEPT, block, forward, backward);
-        if (!ds_plan_recomputes(maker->plan, block))
+        if (!ds_plan_recomputes(plan, block))
             continue;
         add_layer(maker, DS_PASS_TRAIN, DROPPED, block, forward, forward);
         add_layer(maker, DS_PASS_RECOMPUTE, DROPPED, block,
                   find(step, DS_INSTR_FORWARD, block, true), backward);
     }
-    add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, head_last, last);
-    add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, head_last + 1,
-        layers_last);
-    add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, head_last + 1, layers_last);
-    add_arrived(maker, DS_PASS_TRAIN, find(step, DS_INSTR_FORWARD, 1, 0), layers_last);
-    if (maker->plan->fp8)
-        add_codes(maker, DS_PASS_TRAIN, find(step, DS_INSTR_FORWARD, 1, 0), layers_last, last);
+    add_gradients(maker, layers_last, last);
+    add_arrived(maker, DS_PASS_TRAIN, layers_first, layers_last);
+    if (plan->fp8)
+        add_codes(maker, DS_PASS_TRAIN, layers_first, layers_last, last);
 }
 
 static void add_eval(struct maker *maker)
 {
-    const struct ds_program *eval = &maker->plan->eval;
-    uint32_t blocks = (uint32_t)maker->blocks, at = find(eval, DS_INSTR_FORWARD, 0, false);
-    uint32_t head = find(eval, DS_INSTR_FORWARD, blocks - 1, false);
+    const struct ds_plan *plan = maker->plan;
+    const struct ds_program *eval = &plan->eval;
+    bool classifies = ds_plan_classifies(plan);
+    uint32_t first = find(eval, DS_INSTR_FORWARD, plan->first_block, false);
+    uint32_t head = classifies ? find(eval, DS_INSTR_FORWARD, maker->blocks - 1, false) : 0;
+    uint32_t layers_first = find(eval, DS_INSTR_FORWARD, maker->first_layer, false);
+    uint32_t layers_last = find(eval, DS_INSTR_FORWARD, maker->last_layer, false);
 
-    add_ends(maker, DS_PASS_EVAL, 0, head, head, at);
-    add_arrived(maker, DS_PASS_EVAL, find(eval, DS_INSTR_FORWARD, 1, false),
-                find(eval, DS_INSTR_FORWARD, blocks - 2, false));
-    if (maker->plan->fp8)
-        add_codes(maker, DS_PASS_EVAL, find(eval, DS_INSTR_FORWARD, 1, false),
-                  find(eval, DS_INSTR_FORWARD, blocks - 2, false), head);
-    for (uint32_t block = 0; block + 1 < blocks; block++) {
-        uint32_t next = find(eval, DS_INSTR_FORWARD, block + 1, false);
+    add_ends(maker, DS_PASS_EVAL, 0, head, head, first);
+    add_arrived(maker, DS_PASS_EVAL, layers_first, layers_last);
+    if (plan->fp8)
+        add_codes(maker, DS_PASS_EVAL, layers_first, layers_last, classifies ? head : layers_last);
+    add_outs(maker, eval, DS_PASS_EVAL, DS_INSTR_FORWARD);
+    for (uint32_t block = maker->first_layer; block <= maker->last_layer; block++) {
+        uint32_t at = find(eval, DS_INSTR_FORWARD, block, false);
 
-        add(maker, DS_BUFFER_OUT, DS_PASS_EVAL, block, maker->tokens * maker->hidden * maker->act,
-            at, next);
-        if (block > 0)
-            add_layer(maker, DS_PASS_EVAL, ALL, block, at, at);
-        at = next;
+        add_layer(maker, DS_PASS_EVAL, ALL, block, at, at);
     }
 }
 
@@ -272,6 +330,40 @@ static uint64_t update_bytes(const struct ds_plan *plan)
     return most * sizeof(float);
 }
 
+/* What is kept comes first; the others stay in order. */
+static size_t kept_first(struct ds_plan *plan)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < plan->buffers; i++) {
+        struct ds_plan_buffer one = plan->buffer[i];
+
+        if (!one.kept)
+            continue;
+        for (size_t k = i; k > kept; k--)
+            plan->buffer[k] = plan->buffer[k - 1];
+        plan->buffer[kept++] = one;
+    }
+    return kept;
+}
+
+/* Slots with what is kept, then the rest of a step; bytes of all. */
+static uint64_t pack_step(struct ds_plan *plan, uint32_t *order)
+{
+    size_t kept = kept_first(plan);
+    uint64_t slots, rest = ds__plan_pack(plan->buffer + kept, plan->buffers - kept, order);
+
+    plan->slot_bytes = 0;
+    for (size_t i = 0; i < kept; i++) {
+        plan->buffer[i].offset = plan->slot_bytes;
+        plan->slot_bytes += plan->buffer[i].bytes;
+    }
+    slots = plan->slots * plan->slot_bytes;
+    for (size_t i = kept; i < plan->buffers; i++)
+        plan->buffer[i].offset += slots;
+    return slots + rest;
+}
+
 int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
 {
     struct maker maker = {
@@ -283,6 +375,8 @@ int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
         .ffn_in = ds_model_ffn_in_width(&plan->shape),
         .ffn = plan->shape.ffn,
         .blocks = ds_model_blocks(&plan->shape),
+        .first_layer = ds_plan_embeds(plan) ? 1 : plan->first_block,
+        .last_layer = plan->end_block - (ds_plan_classifies(plan) ? 2 : 1),
     };
     size_t most = (size_t)maker.blocks * 3 * LAYER_BUFFERS + 32, in_step;
     uint32_t *order = ds_arena_alloc(&plan->arena, most, sizeof(*order));
@@ -295,9 +389,9 @@ int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
     choose_chunk(plan, maker.tokens, maker.act);
     add_step(&maker);
     in_step = plan->buffers;
+    step = pack_step(plan, order);
     add_eval(&maker);
     assert(plan->buffers <= most);
-    step = ds__plan_pack(plan->buffer, in_step, order);
     eval = ds__plan_pack(plan->buffer + in_step, plan->buffers - in_step, order);
     plan->arena_bytes[DS_ARENA_ACTIVATIONS] = step > eval ? step : eval;
     if (update_bytes(plan) > plan->arena_bytes[DS_ARENA_ACTIVATIONS])

@@ -47,7 +47,8 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
 {
     const struct ds_job *job = args->job;
     const uint64_t share = job->parallel.sequence > 0 ? job->parallel.sequence : 1;
-    const uint64_t data_ranks = args->world / share, part = job->train.sequence / share;
+    const uint64_t parts = job->parallel.pipeline > 0 ? job->parallel.pipeline : 1;
+    const uint64_t data_ranks = args->world / share / parts, part = job->train.sequence / share;
 
     if (args->world < 1 || args->world > DS_MAX_RANKS || args->rank >= args->world)
         return ds_fail(err, EINVAL, "rank %u of %u ranks makes no sense", args->rank, args->world);
@@ -62,6 +63,11 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
                        DS_MAX_BATCH);
     if (check_sharing(args, err) != 0)
         return -EINVAL;
+    if (data_ranks < 1 || args->world % (share * parts) != 0)
+        return ds_fail(err, EINVAL,
+                       "'parallel.pipeline' %llu x 'parallel.sequence' %llu does not divide %u "
+                       "ranks",
+                       (unsigned long long)parts, (unsigned long long)share, args->world);
     if (job->train.global_batch % (job->train.micro_batch * data_ranks) != 0)
         return ds_fail(err, EINVAL,
                        "'train.global_batch' %llu is not divisible by %llu ranks x "
@@ -102,7 +108,7 @@ static int check_size(const struct ds_plan *plan, struct ds_error *err)
     return 0;
 }
 
-static uint64_t mix(uint64_t hash, uint64_t value)
+uint64_t ds__plan_mix(uint64_t hash, uint64_t value)
 {
     for (unsigned i = 0; i < 8; i++) { /* FNV-1a */
         hash ^= (value >> (8 * i)) & 0xff;
@@ -121,6 +127,8 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->micro_batch,
         plan->sequence,
         plan->sequence_ranks,
+        plan->pipeline_ranks,
+        plan->first_block,
         plan->compute,
         plan->params,
         plan->padded_elems,
@@ -139,16 +147,17 @@ static uint64_t hash_of(const struct ds_plan *plan)
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
-        hash = mix(hash, scalars[i]);
+        hash = ds__plan_mix(hash, scalars[i]);
     for (size_t i = 0; i < plan->params; i++)
-        hash = mix(mix(hash, plan->param[i].offset), plan->param[i].param.elems);
+        hash = ds__plan_mix(ds__plan_mix(hash, plan->param[i].offset), plan->param[i].param.elems);
     for (size_t i = 0; i < plan->buckets; i++)
-        hash = mix(mix(hash, plan->bucket[i].offset), plan->bucket[i].slice_elems);
+        hash =
+            ds__plan_mix(ds__plan_mix(hash, plan->bucket[i].offset), plan->bucket[i].slice_elems);
     for (size_t i = 0; i < plan->step.count; i++) {
         const struct ds_instr *instr = &plan->step.instr[i];
 
-        hash = mix(hash, (uint64_t)instr->op << 32 | instr->block);
-        hash = mix(hash, (uint64_t)instr->bucket << 32 | instr->micro_batch);
+        hash = ds__plan_mix(hash, (uint64_t)instr->op << 32 | instr->block);
+        hash = ds__plan_mix(hash, (uint64_t)instr->bucket << 32 | instr->micro_batch);
     }
     return hash;
 }
@@ -164,7 +173,11 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
     plan->fp8 = job->precision.matmul == DS_MATMUL_FP8;
-    plan->bf16_wire = job->precision.grad_wire == DS_GRAD_WIRE_BF16 && plan->world > 1;
+    plan->pipeline_ranks = (unsigned)job->parallel.pipeline;
+    plan->holders = plan->world / plan->pipeline_ranks;
+    plan->holder = plan->rank % plan->holders;
+    plan->pipeline_rank = plan->rank / plan->holders;
+    plan->bf16_wire = job->precision.grad_wire == DS_GRAD_WIRE_BF16 && plan->holders > 1;
     plan->drops = job->model.dropout > 0.0;
     plan->drops_weights = job->model.attention_dropout > 0.0;
     plan->optim_states = ds_optim_states(job);
@@ -205,6 +218,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
         return ds_fail(err, EINVAL, "'activation.recompute' auto was not settled");
     if ((rc = check_size(plan, err)) != 0)
         return rc;
+    if ((rc = ds__plan_pipeline(plan, args, err)) != 0)
+        return rc;
     if ((rc = ds__plan_groups(plan, args, err)) != 0)
         return rc;
     if ((rc = ds__plan_buckets(plan, job, err)) != 0)
@@ -225,7 +240,7 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     return 0;
 }
 
-int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+int ds__plan_part(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
 {
     int rc;
 
@@ -236,6 +251,18 @@ int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct 
         rc = check_world(args, err);
     if (rc == 0)
         rc = build(plan, args, err);
+    if (rc != 0)
+        ds_plan_release(plan);
+    return rc;
+}
+
+int ds_plan_build(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+{
+    int rc = ds__plan_part(plan, args, err);
+
+    if (rc != 0 || plan->pipeline_ranks == 1)
+        return rc;
+    rc = ds__plan_other_parts(plan, args, err);
     if (rc != 0)
         ds_plan_release(plan);
     return rc;

@@ -8,6 +8,7 @@
  * plans by hash.  The engine (runtime/engine.h) walks the instructions; it does not know ZeRO
  * stages, which differ only in what the generator (schedule.c) emits.
  *
+ *   blocks of this rank       pipeline.c  and what the other parts of a pipeline come to
  *   parameters ─► buckets     bucket.c    consecutive blocks, laid end to end, padded so that every
  *                                         rank owns an equal slice of every bucket
  *                             owner.c     the same with whole matrices in every slice, for Muon
@@ -22,11 +23,23 @@
  * All parameters make one flat line, bucket after bucket; parameters, gradients and both moments
  * are lines of the same form.  A rank holds a line whole, or its shard of every bucket:
  *
- *   rank = replica * shards + shard   `shards` ranks divide a line among them, replicas repeat it
+ *   holder = replica * shards + shard `shards` ranks divide a line among them, replicas repeat it
  *   shard s of a bucket               elements [s, s + 1) * padded_elems / shards
- *   slice of a rank                   1 / world of a bucket, inside the rank's shard; all slices
+ *   slice of a rank                   1 / holders of a bucket, inside the rank's shard; all slices
  *                                     together are the bucket, each element once: what a rank
  *                                     counts in the norm and writes in a checkpoint
+ *
+ * All ranks hold the same parameters, so that `holder` is the rank, unless layers are shared:
+ *
+ *   rank = pipeline_rank * holders + holder
+ *
+ * With parallel.pipeline P, blocks are divided into P consecutive parts of about the same work, the
+ * ranks into P times `holders` that hold a part each.  What a part makes of a micro-batch it sends
+ * to its likes of the next one, gradients come back; micro-batches follow each other one forward,
+ * one backward (Narayanan et al. 2021: "1F1B"), so that part p has at most P - p of them on their
+ * way and as many places for what their backward passes will read.  A tied embedding is held by
+ * both ends of the line: each has a gradient of it, which TIE adds up, and updates its own alike.
+ * A rank's plan has the blocks, parameters and buckets of its part alone.
  *
  * With parallel.sequence S, ranks k S .. k S + S - 1 share their sequences (DeepSpeed-Ulysses,
  * Jacobs et al. 2023): each has sequence / S of the tokens of every one, and in the attention
@@ -68,7 +81,7 @@
 /* clang-format off */
 #define DS_INSTR_OPS(X) \
     X(GATHER) X(FREE) X(FORWARD) X(BACKWARD) X(REDUCE) X(NORM) X(UPDATE) \
-    X(OFFLOAD) X(FETCH) X(SEND) X(RECV) X(SAVE)
+    X(OFFLOAD) X(FETCH) X(SEND) X(RECV) X(TIE) X(SAVE)
 #define DS_QUEUES(X)  X(COMPUTE) X(REDUCE) X(GATHER) X(COPY_IN) X(COPY_OUT) X(HOST)
 #define DS_ARENAS(X) \
     X(PARAMS,      "parameters") \
@@ -130,6 +143,12 @@ enum ds_pass {
         DS_PASS_COUNT
 };
 
+struct ds_plan_part { /* of a pipeline, as one of its ranks has it */
+    uint32_t first_block, end_block;
+    unsigned slots;
+    uint64_t owned_bytes, total_bytes; /* without the pages of peers, and ds_plan_total_bytes() */
+};
+
 #define DS_NO_EVENT UINT32_MAX
 
 struct ds_instr {
@@ -141,7 +160,10 @@ struct ds_instr {
     bool last_step;                      /* waits_for is of the step before */
     bool room_last_step;                 /* room_after is */
     bool recompute;                      /* FORWARD run again for its activations only */
-    bool accumulate;                     /* gradients are added to what is there, not stored */
+    bool accumulate; /* gradients are added to what is there, not stored; of a layer's FORWARD: its
+                      * slot has what the step has found in weights */
+    bool gradient;   /* SEND, RECV: of the block's output, backward; else that output, forward */
+    bool paired;     /* SEND: with the RECV behind it, as one; RECV: with the SEND before it */
 };
 
 struct ds_program {
@@ -150,8 +172,14 @@ struct ds_program {
     uint32_t events;
 };
 
-struct ds_plan_param { /* a model parameter with its place */
+struct ds_plan_tensor { /* of the model, in its order */
     struct ds_param param;
+    bool replicated; /* below zero.replicate_below */
+};
+
+struct ds_plan_param { /* a model parameter of this rank with its place */
+    struct ds_param param;
+    uint32_t tensor; /* its number in the model */
     uint32_t bucket;
     uint64_t offset; /* elements from the start of each arena */
 };
@@ -166,6 +194,8 @@ struct ds_bucket {
     uint64_t second_at;     /* as offset or shard_at, in the second state's line */
     bool gaps;              /* padding stands between parameters, too (owner.c) */
     bool replicated;        /* whole on every rank */
+    bool tied;              /* the matrix of both ends of a pipeline, alone */
+    bool twin;              /* that of the last part: the first counts it and writes it */
     uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */
 };
 enum { DS_SHARD_ALIGN = 16 };
@@ -179,19 +209,24 @@ struct ds_plan_span {
     double scale;        /* of its update */
 };
 
-/* One buffer of activations or gradients of activations.  Every micro-batch uses the same ones:
- * `first` and `last` are instructions of the first micro-batch of the step, for the pass EVAL of
- * the evaluation program. */
+/* One buffer of activations or gradients of activations.  Every micro-batch uses the same ones, but
+ * of those that wait for its backward pass while others pass there is one in each slot: `first` and
+ * `last` are instructions of the first micro-batch of the step, for the pass EVAL of the evaluation
+ * program. */
 struct ds_plan_buffer {
     enum ds_buffer buffer;
     enum ds_pass pass;
     uint32_t block;
     uint64_t bytes, offset; /* in the activation arena */
     uint32_t first, last;   /* instructions between which it lives, both included */
+    bool kept;              /* slot s has it slot_bytes * s behind */
 };
 enum { DS_BUFFER_ALIGN = 64 };
 
 #define DS_NOT_SHARED UINT64_MAX
+/* What lies where the ranks of other parts read it: the last block's output, the gradient of what
+ * came in. */
+enum ds_passed { DS_PASSED_OUT, DS_PASSED_GRADIENT, DS_PASSED_COUNT };
 enum { DS_STEP_FLAGS = 8 }; /* doubles that NORM sums over ranks where hosts decide */
 
 struct ds_plan_traffic { /* per step; bytes as the comm counts them */
@@ -205,8 +240,15 @@ struct ds_plan {
     unsigned local_world; /* ranks of this host */
     unsigned stage;       /* 0 where there is nobody to share with */
     bool ahead; /* parameters are gathered ahead of each use, not once after their update */
-    unsigned shards, replicas;                     /* ranks of a shard group, groups */
-    unsigned shard, replica;                       /* this rank's place in them */
+    unsigned shards, replicas; /* ranks of a shard group, groups */
+    unsigned shard, replica;   /* this rank's place in them */
+    unsigned holders, holder;  /* ranks with the same parameters; this one's place among them */
+    unsigned pipeline_ranks, pipeline_rank; /* parts of the line of blocks; this rank's */
+    uint32_t first_block, end_block;        /* its blocks */
+    unsigned slots; /* micro-batches of which it keeps activations at a time; m has m % slots */
+    uint64_t slot_bytes;
+    uint64_t passed_bytes;               /* of what is sent to another part, or comes from there */
+    uint64_t passed_at[DS_PASSED_COUNT]; /* where it lies in SWAPPED, or DS_NOT_SHARED */
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     unsigned sequence_ranks, sequence_rank;        /* that share each sequence; this one's place */
     uint64_t whole_sequence;                       /* `sequence` of each of them */
@@ -218,6 +260,8 @@ struct ds_plan {
     bool by_tensor;              /* spans are tensors; NORM sums two norms of each over ranks */
     enum ds_recompute recompute; /* never AUTO */
     uint64_t recompute_layers;   /* blocks 1 .. recompute_layers do */
+    struct ds_plan_tensor *tensor;
+    size_t tensors;
     struct ds_plan_param *param;
     size_t params;
     struct ds_bucket *bucket;
@@ -242,10 +286,13 @@ struct ds_plan {
     struct ds_program step, eval;
     uint64_t logit_rows, logit_ld; /* one classifier chunk: rows, elements from row to row */
     uint64_t arena_bytes[DS_ARENA_COUNT];
-    uint64_t scratch_bytes;  /* of one stream; part of STAGING */
-    uint64_t snapshot_bytes; /* of a checkpoint written behind; 0: none is; part of STAGING */
-    uint64_t comm_bytes;     /* of the comm and of the groups in it; part of STAGING */
-    uint64_t peer_bytes;     /* shared pages of other ranks that this one touches too */
+    uint64_t scratch_bytes;    /* of one stream; part of STAGING */
+    uint64_t snapshot_bytes;   /* of a checkpoint written behind; 0: none is; part of STAGING */
+    uint64_t comm_bytes;       /* of the comm and of the groups in it; part of STAGING */
+    uint64_t peer_bytes;       /* shared pages of other ranks that this one touches too */
+    struct ds_plan_part *part; /* [pipeline_ranks]; NULL: there is no pipeline */
+    uint64_t part_bytes;       /* of a rank with the largest one, without peers' */
+    uint64_t host_bytes;       /* of all ranks of the host that has most of them */
     uint64_t shared_at[DS_ARENA_COUNT]; /* in the comm's arena, or DS_NOT_SHARED */
     uint64_t shared_bytes;              /* of the comm's arena */
     uint64_t common_bytes; /* of the common arena: held once by the ranks of the host, from its */
@@ -284,11 +331,42 @@ void ds_plan_release(struct ds_plan *plan);
 /* Ranks that have sequences of their own, and the place of this one's among them. */
 static inline unsigned ds_plan_data_ranks(const struct ds_plan *plan)
 {
-    return plan->world / plan->sequence_ranks;
+    return plan->holders / plan->sequence_ranks;
 }
 static inline unsigned ds_plan_data_rank(const struct ds_plan *plan)
 {
-    return plan->rank / plan->sequence_ranks;
+    return plan->holder / plan->sequence_ranks;
+}
+/* Has this rank the first block, the last one? */
+static inline bool ds_plan_embeds(const struct ds_plan *plan)
+{
+    return plan->first_block == 0;
+}
+static inline bool ds_plan_classifies(const struct ds_plan *plan)
+{
+    return plan->end_block == ds_model_blocks(&plan->shape);
+}
+/* Has it an end of the line, which needs the tokens? */
+static inline bool ds_plan_reads_ids(const struct ds_plan *plan)
+{
+    return ds_plan_embeds(plan) || ds_plan_classifies(plan);
+}
+/* The ranks with the same parameters. */
+static inline struct ds_comm_group ds_plan_holders_group(const struct ds_plan *plan)
+{
+    return (struct ds_comm_group){
+        .first = plan->rank - plan->holder, .stride = 1, .count = plan->holders};
+}
+/* This rank and its like of the part before or behind, in two turns: those from parts of even
+ * number on, then the others; of one rank where there is no such part. */
+enum { DS_PLAN_PAIRS = 2 };
+struct ds_comm_group ds_plan_pair_group(const struct ds_plan *plan, unsigned turn);
+/* The likes at both ends of the line, if this rank is one; else of itself. */
+struct ds_comm_group ds_plan_tie_group(const struct ds_plan *plan);
+/* Is an embedding held by two parts? */
+static inline bool ds_plan_ties(const struct ds_plan *plan)
+{
+    return plan->pipeline_ranks > 1 && plan->shape.tie_embeddings;
 }
 /* The ranks that share this one's sequences. */
 static inline struct ds_comm_group ds_plan_sequence_group(const struct ds_plan *plan)

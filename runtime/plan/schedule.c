@@ -5,12 +5,18 @@
  *
  *   for each micro-batch   FORWARD 0 .. head, BACKWARD head .. 0
  *                          (recompute: FORWARD again before each layer's BACKWARD)
+ *   part p of a pipeline   RECV, FORWARD, SEND of P - 1 - p micro-batches; then those of one more
+ *   of P                   and RECV, BACKWARD, SEND of the oldest one, in turn; then the backward
+ *                          passes that are left.  Where a SEND stands before the RECV of what the
+ *                          same rank sends, the two are one exchange: both ranks would wait
+ *                          otherwise until the other takes what it sends
  *   stages 0, 1            REDUCE of a bucket in the last micro-batch, as soon as nothing of it is
  *                          still to come
  *   stages 2, 3            that in every micro-batch; gradients lie in a room that buckets share
  *   stage 3                GATHER of a bucket ahead of its first use, FREE after the last; but is
  *                          as stage 2 where the ranks that share hold parameters once
- *   then                   NORM (waits for the last REDUCE), UPDATE of every bucket
+ *   then                   TIE of the gradient that both ends of a pipeline have, NORM (waits for
+ *                          the last REDUCE), UPDATE of every bucket
  *   stages 1, 2            GATHER of a bucket after its UPDATE; in the next step the first
  *                          instruction that reads it waits for that
  *   offload                OFFLOAD of a bucket's gradients in the last micro-batch, once reduced;
@@ -220,7 +226,7 @@ static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uin
 {
     bool last = micro_batch + 1 == writer->plan->micro_batches;
     bool reduce =
-        writer->plan->world > 1 && !writer->sequence->eval && (writer->plan->stage >= 2 || last);
+        writer->plan->holders > 1 && !writer->sequence->eval && (writer->plan->stage >= 2 || last);
     bool offload = offloads(writer) && last;
 
     for (unsigned i = 0; (reduce || offload) && i < 2; i++) {
@@ -233,19 +239,27 @@ static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uin
         ready = backward->signals;
         if (reduce)
             ready = emit_reduce(writer, op->complete[i], micro_batch, ready);
-        if (offload)
+        if (offload && !writer->plan->bucket[op->complete[i]].tied)
             emit_offload(writer, op->complete[i], micro_batch, ready);
     }
 }
 
 /* --- programs ---------------------------------------------------------------------------------*/
 
-static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
+/* Operations of a micro-batch, which of its RECV and its SEND are paired. */
+struct part {
+    uint64_t micro_batch;
+    uint32_t from, to;
+    bool recv, send;
+};
+
+static void emit_part(struct ds__writer *writer, const struct part *part)
 {
     const struct ds__sequence *sequence = writer->sequence;
     const struct ds_plan *plan = writer->plan;
+    const uint64_t micro_batch = part->micro_batch;
 
-    for (uint32_t i = 0; i < sequence->count; i++) {
+    for (uint32_t i = part->from; i < part->to; i++) {
         const struct ds__op *op = &sequence->op[i];
         uint64_t position = micro_batch * sequence->count + i;
         struct ds_instr *instr;
@@ -256,7 +270,11 @@ static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
         instr->block = op->block;
         instr->micro_batch = (uint32_t)micro_batch;
         instr->recompute = op->recompute;
-        instr->accumulate = micro_batch > 0 && plan->stage < 2;
+        instr->gradient = op->gradient;
+        instr->paired =
+            op->op == DS_INSTR_SEND ? part->send : op->op == DS_INSTR_RECV && part->recv;
+        instr->accumulate =
+            plan->stage < 2 && micro_batch >= (op->op == DS_INSTR_FORWARD ? plan->slots : 1);
         wait_for_reads(writer, &op->use, instr);
         wait_for_whole(writer, &op->use, instr);
         for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < 2; j++)
@@ -265,6 +283,44 @@ static void emit_micro_batch(struct ds__writer *writer, uint64_t micro_batch)
         if (plan->ahead)
             emit_frees(writer, position);
     }
+}
+
+static void emit_half(struct ds__writer *writer, struct part part, bool backward)
+{
+    part.from = backward ? writer->sequence->forward : 0;
+    part.to = backward ? writer->sequence->count : writer->sequence->forward;
+    emit_part(writer, &part);
+}
+
+/* One forward, one backward; at each end of that what the parts behind have still to get, or to
+ * give back. */
+static void emit_pipeline(struct ds__writer *writer)
+{
+    const struct ds_plan *plan = writer->plan;
+    const uint64_t all = writer->sequence->window.rounds, behind = plan->pipeline_ranks - 1;
+    const uint64_t wanted = behind - plan->pipeline_rank, ahead = wanted < all ? wanted : all;
+
+    for (uint64_t i = 0; i < ahead; i++)
+        emit_half(writer, (struct part){.micro_batch = i}, false);
+    for (uint64_t i = 0; i < all - ahead; i++) {
+        const struct part forward = {.micro_batch = ahead + i, .recv = i > 0, .send = true};
+        const struct part backward = {.micro_batch = i, .recv = true, .send = i + 1 < all - ahead};
+
+        emit_half(writer, forward, false);
+        emit_half(writer, backward, true);
+    }
+    for (uint64_t i = all - ahead; i < all; i++)
+        emit_half(writer, (struct part){.micro_batch = i}, true);
+}
+
+static void emit_passes(struct ds__writer *writer)
+{
+    if (writer->plan->pipeline_ranks > 1 && !writer->sequence->eval) {
+        emit_pipeline(writer);
+        return;
+    }
+    for (uint64_t i = 0; i < writer->sequence->window.rounds; i++)
+        emit_part(writer, &(struct part){.micro_batch = i, .to = writer->sequence->count});
 }
 
 /* The first one waits for the flags and for all gradients; a later one for its half of the room. */
@@ -310,14 +366,36 @@ static void emit_last_gather(struct ds__writer *writer, uint32_t bucket)
     instr->signals = event_gathered(bucket);
 }
 
+/* The gradient of the embedding's matrix, of which each end of the pipeline has a part. */
+static void emit_tie(struct ds__writer *writer)
+{
+    const struct ds_plan *plan = writer->plan;
+
+    for (uint32_t bucket = 0; bucket < plan->buckets; bucket++) {
+        struct ds_instr *tie;
+
+        if (!plan->bucket[bucket].tied)
+            continue;
+        tie = emit(writer, DS_INSTR_TIE, DS_QUEUE_COMPUTE);
+        tie->bucket = bucket;
+        tie->waits_for = writer->reduced_event;
+        if (plan->offload) {
+            tie->signals = next_event(writer);
+            emit_offload(writer, bucket, plan->micro_batches - 1, tie->signals);
+        }
+    }
+}
+
 /* NORM, then every bucket: by the host in the order in which the next step reads them. */
 static void emit_end(struct ds__writer *writer)
 {
     const struct ds_plan *plan = writer->plan;
     uint32_t buckets = (uint32_t)plan->buckets, last[2] = {UINT32_MAX, UINT32_MAX};
     uint32_t first = ds_plan_turn(plan, 0) == 0 ? 0 : buckets - 1, normed = DS_NO_EVENT;
-    struct ds_instr *norm = emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE);
+    struct ds_instr *norm;
 
+    emit_tie(writer);
+    norm = emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE);
     norm->waits_for = writer->reduced_event;
     if (plan->offload)
         norm->signals = normed = next_event(writer);
@@ -358,8 +436,7 @@ void ds__write(struct ds__writer *writer)
     writer->program->events = kinds * (uint32_t)plan->buckets;
     for (uint32_t i = 0; i < plan->buckets; i++)
         writer->gathered[i] = first_wait(writer, i);
-    for (uint64_t i = 0; i < writer->sequence->window.rounds; i++)
-        emit_micro_batch(writer, i);
+    emit_passes(writer);
     if (!writer->sequence->eval)
         emit_end(writer);
 }

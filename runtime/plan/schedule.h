@@ -19,14 +19,14 @@ struct ds__use { /* buckets, UINT32_MAX where there are fewer */
 struct ds__op { /* a compute instruction of a micro-batch */
     enum ds_instr_op op;
     uint32_t block;
-    bool recompute;
+    bool recompute, gradient; /* as in struct ds_instr */
     struct ds__use use;
     uint32_t complete[2]; /* buckets whose gradients are all there after it */
 };
 
 struct ds__sequence { /* of one micro-batch, or of an evaluation pass */
     struct ds__op *op;
-    uint32_t count;
+    uint32_t forward, count; /* operations of the forward half; all */
     bool eval;
     struct ds__window window;
 };

@@ -66,6 +66,19 @@ static void add_op(const struct ds_plan *plan, struct ds__sequence *sequence, en
                            .complete = {UINT32_MAX, UINT32_MAX}};
 }
 
+/* The block's output, or the gradient of that, to another part or from there. */
+static void add_pass(struct ds__sequence *sequence, enum ds_instr_op op, uint32_t block,
+                     bool gradient)
+{
+    sequence->op[sequence->count++] = (struct ds__op){
+        .op = op,
+        .block = block,
+        .gradient = gradient,
+        .use = {{UINT32_MAX, UINT32_MAX}, {UINT32_MAX, UINT32_MAX}, UINT32_MAX},
+        .complete = {UINT32_MAX, UINT32_MAX},
+    };
+}
+
 static void mark_complete(struct ds__sequence *sequence, uint32_t bucket)
 {
     for (uint32_t i = sequence->count; i-- > 0;) {
@@ -81,19 +94,29 @@ static void mark_complete(struct ds__sequence *sequence, uint32_t bucket)
 static int make_sequence(struct ds_plan *plan, struct ds__sequence *sequence, bool eval,
                          struct ds_error *err)
 {
-    uint32_t blocks = ds_model_blocks(&plan->shape);
+    const uint32_t first = plan->first_block, end = plan->end_block, most = 3 * (end - first) + 4;
+    const bool front = ds_plan_embeds(plan), back = ds_plan_classifies(plan);
 
     *sequence = (struct ds__sequence){.eval = eval};
-    sequence->op = ds_arena_alloc(&plan->arena, 3 * (size_t)blocks, sizeof(*sequence->op));
-    if (sequence->op == NULL || ds__window_init(&sequence->window, &plan->arena, 3 * blocks) != 0)
-        return ds_fail(err, ENOMEM, "no memory for a schedule of %u blocks", blocks);
-    for (uint32_t block = 0; block < blocks; block++)
+    sequence->op = ds_arena_alloc(&plan->arena, most, sizeof(*sequence->op));
+    if (sequence->op == NULL || ds__window_init(&sequence->window, &plan->arena, most) != 0)
+        return ds_fail(err, ENOMEM, "no memory for a schedule of %u blocks", end - first);
+    if (!front)
+        add_pass(sequence, DS_INSTR_RECV, first - 1, false);
+    for (uint32_t block = first; block < end; block++)
         add_op(plan, sequence, DS_INSTR_FORWARD, block, false);
-    for (uint32_t block = eval ? 0 : blocks; block-- > 0;) {
+    if (!back)
+        add_pass(sequence, DS_INSTR_SEND, end - 1, false);
+    sequence->forward = sequence->count;
+    if (!eval && !back)
+        add_pass(sequence, DS_INSTR_RECV, end - 1, true);
+    for (uint32_t block = eval ? first : end; block-- > first;) {
         if (ds_plan_recomputes(plan, block))
             add_op(plan, sequence, DS_INSTR_FORWARD, block, true);
         add_op(plan, sequence, DS_INSTR_BACKWARD, block, false);
     }
+    if (!eval && !front)
+        add_pass(sequence, DS_INSTR_SEND, first - 1, true);
     for (uint32_t i = 0; !eval && i < plan->buckets; i++)
         mark_complete(sequence, i);
     sequence->window.positions = sequence->count;

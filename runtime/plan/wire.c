@@ -7,6 +7,8 @@
  * micro-batches and N ranks that is, in units of P x element size x (N - 1) / N: 2 at stage 0, 2 at
  * stage 1, G + 1 at stage 2; at stage 3 3 G less what a pass need not gather again (window.c), and
  * G + 1 where the ranks that share hold parameters once.
+ * In a pipeline P is what a part has and N the ranks that hold it; and of each micro-batch a rank
+ * sends its activations once, and once their gradient, but for the ends of the line.
  * Sums in bf16 count half.  Ranks that share sequences swap activations besides: of each layer four
  * times a micro-batch, the two forward again where they are computed again.
  *
@@ -44,7 +46,7 @@ static void count_packed(struct ds_plan *plan, const struct ds_bucket *bucket)
     bool whole = plan->stage == 0 || bucket->replicated;
 
     if (whole && plan->replicas == 1) {
-        count(plan, DS_COMM_ALL_REDUCE_BF16, bytes, plan->world);
+        count(plan, DS_COMM_ALL_REDUCE_BF16, bytes, plan->holders);
         return;
     }
     count(plan, DS_COMM_REDUCE_SCATTER_BF16, bytes, plan->shards);
@@ -63,7 +65,7 @@ static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
     }
 
     if (plan->stage == 0 || bucket->replicated) {
-        count(plan, DS_COMM_ALL_REDUCE_F32, bytes, plan->world);
+        count(plan, DS_COMM_ALL_REDUCE_F32, bytes, plan->holders);
         return;
     }
     count(plan, DS_COMM_REDUCE_SCATTER, bytes, plan->shards);
@@ -77,9 +79,9 @@ static uint64_t count_late(struct ds_plan *plan)
         return 0;
     count(plan, DS_COMM_ALL_GATHER, plan->world * sizeof(struct ds_entry), plan->world);
     if (plan->by_tensor)
-        count(plan, DS_COMM_ALL_GATHER, plan->world * ds_plan_norms(plan) * sizeof(double),
-              plan->world);
-    return plan->by_tensor ? 2 : 1;
+        count(plan, DS_COMM_ALL_GATHER, plan->holders * ds_plan_norms(plan) * sizeof(double),
+              plan->holders);
+    return plan->by_tensor && plan->holders > 1 ? 2 : 1;
 }
 
 static uint64_t count_now(struct ds_plan *plan)
@@ -87,7 +89,7 @@ static uint64_t count_now(struct ds_plan *plan)
     count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
     for (size_t left = ds_plan_norms(plan), part; left > 0; left -= part) {
         part = left < DS_COMM_MAX_F64 ? left : DS_COMM_MAX_F64;
-        count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), plan->world);
+        count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), plan->holders);
     }
     return plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
 }
@@ -99,7 +101,7 @@ uint64_t ds_plan_norms(const struct ds_plan *plan)
 
 uint64_t ds_plan_norms_bytes(const struct ds_plan *plan)
 {
-    uint64_t rows = plan->late ? plan->world : 1;
+    uint64_t rows = plan->late ? plan->holders : 1;
 
     return plan->by_tensor ? (rows * ds_plan_norms(plan) + 2) * sizeof(double) : 0;
 }
@@ -130,6 +132,18 @@ static void count_swaps(struct ds_plan *plan, const struct ds_instr *instr)
             count(plan, DS_COMM_ALL_TO_ALL, bytes[i], plan->sequence_ranks);
 }
 
+/* A SEND and the RECV that is paired with it are one call, of which what is given counts. */
+static void count_pass(struct ds_plan *plan, const struct ds_instr *instr)
+{
+    struct ds_plan_traffic *traffic = &plan->traffic[DS_COMM_PASS];
+
+    if (instr->op == DS_INSTR_RECV && instr->paired)
+        return;
+    traffic->calls++;
+    if (instr->op == DS_INSTR_SEND)
+        traffic->bytes += ds_comm_wire_bytes(DS_COMM_PASS, plan->passed_bytes, 2);
+}
+
 void ds__plan_traffic(struct ds_plan *plan)
 {
     plan->wire_bytes_per_step = plan->messages_per_step = 0;
@@ -140,6 +154,11 @@ void ds__plan_traffic(struct ds_plan *plan)
         count_swaps(plan, instr);
         if (instr->op == DS_INSTR_REDUCE)
             count_reduce(plan, bucket);
+        if (instr->op == DS_INSTR_SEND || instr->op == DS_INSTR_RECV)
+            count_pass(plan, instr);
+        if (instr->op == DS_INSTR_TIE)
+            count(plan, DS_COMM_ALL_REDUCE_F32,
+                  ds_plan_shard(plan, DS_ARENA_GRADS, instr->bucket).count * sizeof(float), 2);
         if (instr->op == DS_INSTR_GATHER)
             count(plan, DS_COMM_ALL_GATHER, bucket->padded_elems * param_bytes(plan), plan->shards);
     }
@@ -161,10 +180,24 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
     const struct ds_comm_group group[] = {
         {.first = 0, .stride = 1, .count = plan->world},
         {.first = plan->rank - plan->shard, .stride = 1, .count = plan->shards},
-        {.first = plan->shard, .stride = plan->shards, .count = plan->replicas},
+        {.first = plan->rank - plan->holder + plan->shard,
+         .stride = plan->shards,
+         .count = plan->replicas},
         ds_plan_sequence_group(plan),
+        ds_plan_holders_group(plan),
+        ds_plan_pair_group(plan, 0),
+        ds_plan_pair_group(plan, 1),
+        ds_plan_tie_group(plan),
     };
-    const bool there[] = {true, groups, groups, plan->sequence_ranks > 1};
+    const bool parts = plan->pipeline_ranks > 1;
+    const bool there[] = {true,
+                          groups,
+                          groups,
+                          plan->sequence_ranks > 1,
+                          parts && plan->holders > 1,
+                          parts,
+                          parts && plan->pipeline_ranks > 2,
+                          ds_plan_ties(plan) && plan->pipeline_ranks > 2};
     int rc = 0;
 
     plan->comm_bytes = ds_comm_overhead_bytes(plan->local_world, plan->world);
@@ -200,7 +233,7 @@ void ds__plan_share(struct ds_plan *plan)
         plan->shared_at[i] = DS_NOT_SHARED;
     plan->shared_bytes = 0;
     share(plan, written_arena(plan));
-    if (plan->sequence_ranks > 1)
+    if (plan->arena_bytes[DS_ARENA_SWAPPED] > 0)
         share(plan, DS_ARENA_SWAPPED);
     if (plan->common_bytes > 0)
         plan->beside_bytes = plan->arena_bytes[ds__plan_read_arena(plan)] - plan->common_bytes;
@@ -251,24 +284,32 @@ static uint64_t on_this_host(const struct ds_plan *plan, uint64_t from, uint64_t
     uint64_t host = plan->rank / plan->local_world * plan->local_world;
     uint64_t end = host + plan->local_world;
 
-    return (to < end ? to : end) - (from > host ? from : host);
+    from = from > host ? from : host;
+    to = to < end ? to : end;
+    return to > from ? to - from : 0;
 }
 
-/* Its part of what those that share its sequences give away. */
+/* Its part of what those that share its sequences give away, and what its likes of other parts pass
+ * on. */
 static uint64_t swapped_peers(const struct ds_plan *plan)
 {
     struct ds_comm_group group = ds_plan_sequence_group(plan);
-    uint64_t here = on_this_host(plan, group.first, group.first + group.count);
+    uint64_t here = on_this_host(plan, group.first, group.first + group.count), bytes = 0;
+    uint64_t at = plan->rank, step = plan->holders;
 
-    return (here - 1) * (plan->arena_bytes[DS_ARENA_SWAPPED] / group.count);
+    if (!ds_plan_embeds(plan))
+        bytes += on_this_host(plan, at - step, at - step + 1) * plan->passed_bytes;
+    if (!ds_plan_classifies(plan))
+        bytes += on_this_host(plan, at + step, at + step + 1) * plan->passed_bytes;
+    return bytes + (here - 1) * (ds__plan_swapped_bytes(plan) / group.count);
 }
 
 int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
 {
     struct span *span = ds_arena_alloc(&plan->arena, plan->buckets, sizeof(*span));
     bool divided = plan->stage > 0, copied = divided && plan->common_bytes == 0;
-    uint64_t parts = divided ? plan->shards : plan->world;
-    uint64_t part = divided ? plan->shard : plan->rank;
+    uint64_t parts = divided ? plan->shards : plan->holders;
+    uint64_t part = divided ? plan->shard : plan->holder;
     uint64_t local = plan->local_world < parts ? plan->local_world : parts;
     uint64_t host = part / local * local, end = host + local < parts ? host + local : parts;
 

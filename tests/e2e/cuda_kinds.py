@@ -206,6 +206,36 @@ def sharers():
          ran.stderr, "sharers: with offload refused", f"{ran.returncode}\n{ran.stderr}")
 
 
+def pipeline():
+    """Ranks that have parts of the layers: the CPU's losses, with recorded passes and without, and what the plan says."""
+    for arch in ("gpt2", "llama"):
+        text = small_job(arch, matmul="compute").read_text()
+        texts = {}
+        for device in ("cuda", "cpu"):
+            path = h.work() / f"pipeline-{arch}-{device}.yaml"
+            path.write_text(text.replace("device: cuda", f"device: {device}"))
+            for stage, slots, graphs in ((0, 2, "1"), (2, 4, "1"), (1, 2, "0")):
+                name = f"pipeline: {arch} on {device}, {slots} ranks, ZeRO {stage}, graphs {graphs}"
+                run = f"pipeline-{arch}-{device}-{slots}-{stage}"
+                ran = train(path, run, slots, extra=["model.layers=3", "parallel.pipeline=2", f"zero.stage={stage}", "log.comm=true",
+                                                     "train.micro_batch=1"],
+                            DSRUN_CUDA_GRAPHS=graphs, FAKE_CUDA_MEMORY=str(8 << 30))
+                if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+                    continue
+                texts[device, stage] = h.metrics(h.work() / run)
+                told = events(h.work() / run, "comm")
+                h.ok(told and all(e["pass"]["calls"] == e["pass"]["planned_calls"] > 0 and
+                                  e["pass"]["bytes"] == e["pass"]["planned_bytes"] for e in told),
+                     f"{name}: passes as planned", told[:1])
+        for stage in (0, 1, 2):
+            ours, theirs = texts.get(("cuda", stage)), texts.get(("cpu", stage))
+            h.ok(ours and theirs and worst(ours, theirs, "loss") < BF16_LIMIT, f"pipeline: {arch}, ZeRO {stage}: the CPU's losses",
+                 (ours, theirs))
+        ours, theirs = texts.get(("cuda", 0)), texts.get(("cuda", 1))
+        h.ok(ours and theirs and [r["loss"] for r in ours] == [r["loss"] for r in theirs],
+             f"pipeline: {arch}: the same bits with graphs and without", (ours, theirs))
+
+
 require()
 fp8()
 optimizers()
@@ -213,4 +243,5 @@ evaluation()
 bf16_wire()
 offload()
 sharers()
+pipeline()
 done()

@@ -125,6 +125,7 @@ struct test_run {
     const float *nudge;   /* a whole line to add this often to the initial weights, or NULL; one */
     float nudge_by;       /* rank only */
     uint64_t poison_step; /* set one parameter to NaN before this step; UINT64_MAX never */
+    uint32_t poison_tensor;
     struct ds_step_result result[16];
     float *first_grads, *params, *exp_avg; /* [elems] of the plan's flat lines */
     uint64_t elems;
@@ -180,7 +181,9 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
             params[held.at + j - held.first] =
                 copy != NULL
                     ? copy[j]
-                    : (float)((double)((i * 977 + j) * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
+                    : (float)((double)((param->tensor * 977 + j) * 2654435761u % 1000) / 1000.0 -
+                              0.5) *
+                          0.1f;
         free(copy);
     }
     for (uint64_t j = 0; run->nudge != NULL && j < plan->padded_elems; j++)
@@ -189,10 +192,30 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
         test_tensors_close(&file);
 }
 
+/* The same of parts of a pipeline, whose lines differ: to where the tensors lie one behind the other,
+ * as the model has them.  Of a matrix that two parts hold the one that is saved. */
+static inline void test_collect_tensors(const struct ds_plan *plan, enum ds_arena_kind arena,
+                                        float *whole, const float *line)
+{
+    for (size_t i = 0; i < plan->params; i++) {
+        struct ds_held slice = ds_plan_slice_param(plan, arena, i);
+        uint64_t before = 0;
+
+        for (uint32_t k = 0; k < plan->param[i].tensor; k++)
+            before += plan->tensor[k].param.elems;
+        if (!plan->bucket[plan->param[i].bucket].twin)
+            memcpy(whole + before + slice.first, line + slice.at, slice.count * sizeof(*whole));
+    }
+}
+
 /* This rank's slices of a line, to where they belong in the whole one. */
 static inline void test_collect(const struct ds_plan *plan, enum ds_arena_kind arena, float *whole,
                                 const float *line)
 {
+    if (plan->pipeline_ranks > 1) {
+        test_collect_tensors(plan, arena, whole, line);
+        return;
+    }
     for (size_t i = 0; i < plan->buckets; i++) {
         struct ds_held slice = ds_plan_slice(plan, arena, i);
 
@@ -201,12 +224,14 @@ static inline void test_collect(const struct ds_plan *plan, enum ds_arena_kind a
     }
 }
 
-static inline void test_poison(const struct ds_plan *plan, float *params)
+static inline void test_poison(const struct ds_plan *plan, uint32_t tensor, float *params)
 {
-    struct ds_held held = ds_plan_held_param(plan, DS_ARENA_PARAMS, 0);
+    for (size_t i = 0; i < plan->params; i++) {
+        struct ds_held held = ds_plan_held_param(plan, DS_ARENA_PARAMS, i);
 
-    if (held.count > 0 && held.first == 0)
-        params[held.at] = (float)NAN;
+        if (plan->param[i].tensor == tensor && held.count > 0 && held.first == 0)
+            params[held.at] = (float)NAN;
+    }
 }
 
 /* Count what the steps have sent: after - before. */
@@ -281,7 +306,7 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
             rc = test_ask(run, rank, engine, 0, &so_far, err);
             if (rc == 0)
                 rc = ds_engine_fetch(engine, err);
-            test_poison(plan, lines.params);
+            test_poison(plan, run->poison_tensor, lines.params);
             if (rc == 0)
                 rc = ds_engine_publish(engine, err);
             if (rc != 0)
@@ -440,7 +465,8 @@ static inline void test_run(struct test_run *run)
         fd[i] = run->world > 1 ? memfd_create("test", MFD_CLOEXEC) : -1;
     cr_assert_eq(pthread_barrier_init(&meeting.all, NULL, run->world), 0);
     cr_assert_eq(test_plan(&run->plan, run, 0, NULL), 0);
-    run->elems = run->plan.padded_elems;
+    run->elems =
+        run->plan.pipeline_ranks > 1 ? ds_model_elems(&run->plan.shape) : run->plan.padded_elems;
     ds_plan_release(&run->plan);
     run->first_grads = calloc(run->elems, sizeof(float));
     run->params = calloc(run->elems, sizeof(float));

@@ -266,13 +266,14 @@ struct groups {
     enum ds_offload offload;
     bool set;
     uint64_t sharers; /* of a sequence */
+    uint64_t parts;   /* of a pipeline */
 };
 
 static void sit_in_groups(const struct groups *g)
 {
     struct ds_job job = {.launch = {.device = DS_DEVICE_CUDA, .interface = "lo"},
                          .zero = {.stage = g->stage, .shard_group = g->group},
-                         .parallel = {.sequence = g->sharers},
+                         .parallel = {.sequence = g->sharers, .pipeline = g->parts},
                          .offload = {.optim = g->offload}};
     const struct ds_seat seat = {.world = g->world, .local_world = g->local_world};
     struct ds_error why = {0}, err = {0};
@@ -284,14 +285,15 @@ static void sit_in_groups(const struct groups *g)
 /* Groups of a host, across hosts, and of who shares a sequence have a communicator each. */
 Test(plugin, collectives_of_groups_have_one_order)
 {
-    static const struct groups groups[] = {{3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true, 1},
-                                           {1, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true, 1},
-                                           {0, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1},
-                                           {3, 4, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, false, 1},
-                                           {3, 2, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1},
-                                           {3, 4, 1, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1},
-                                           {3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_CPU, false, 1},
-                                           {0, 2, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, true, 2}};
+    static const struct groups groups[] = {{3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true, 1, 1},
+                                           {1, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, true, 1, 1},
+                                           {0, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1, 1},
+                                           {3, 4, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, false, 1, 1},
+                                           {3, 2, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1, 1},
+                                           {3, 4, 1, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1, 1},
+                                           {3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_CPU, false, 1, 1},
+                                           {0, 2, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, true, 2, 1},
+                                           {0, 2, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, true, 1, 2}};
 
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         begin();

@@ -431,20 +431,23 @@ def zero():
 
 
 def sharers():
-    """Ranks that share sequences and the GPU, over real NCCL: the losses of whole sequences, at two stages."""
+    """Ranks that share sequences or layers, and the GPU, over real NCCL: the losses of ranks that have all, at some stages."""
     path, text, found = h.work() / "sharers.yaml", h.work() / "sharers.txt", {}
     text.write_text(h.TEXT * 1000)
-    layers, hidden, context = (1, 32, 32) if setting.doubles else (4, 256, 256)
+    layers, hidden, context = (2, 32, 32) if setting.doubles else (4, 256, 256)
     path.write_text(MEMORY.format(text=text, stage=0, layers=layers, hidden=hidden, heads=4, context=context, batch=4, micro=1)
                     .replace("compute: bf16", "compute: fp32"))
-    for share, ranks, stage in ((1, 2, 0), (2, 2, 0), (2, 4, 0), (4, 4, 3)):
-        run, name = f"sharers-{share}-{ranks}-{stage}", f"sharers: {share} of {ranks} ranks, ZeRO {stage}"
-        ran = train(path, run, ranks, 60.0, (f"parallel.sequence={share}", f"zero.stage={stage}"))
+    for share, parts, ranks, stage in ((1, 1, 2, 0), (2, 1, 2, 0), (2, 1, 4, 0), (4, 1, 4, 3), (1, 2, 2, 0), (1, 2, 4, 2),
+                                       (2, 2, 4, 1)):
+        run = f"sharers-{share}-{parts}-{ranks}-{stage}"
+        name = f"sharers: {share} of {ranks} ranks, {parts} part{'s'[:parts - 1]}, ZeRO {stage}"
+        ran = train(path, run, ranks, 60.0, (f"parallel.sequence={share}", f"parallel.pipeline={parts}", f"zero.stage={stage}"))
         if h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
-            found[share, ranks] = h.metrics(h.work() / run)
-    for key, got in found.items():
-        off = worst(got, found.get((1, 2), []), "loss") if (1, 2) in found else 1.0
-        h.ok(off < ORDER * 10, f"sharers: {key[0]} of {key[1]} ranks: losses of whole sequences, {off:.2g}", got)
+            found[name] = h.metrics(h.work() / run)
+    first = next(iter(found.values()), [])
+    for name, got in found.items():
+        off = worst(got, first, "loss")
+        h.ok(off < ORDER * 10, f"{name}: losses of ranks that have all, {off:.2g}", got)
 
 
 def evaluation():
@@ -588,7 +591,7 @@ def sanitizer():
 
 # The time that each may take, in seconds, all others allowing; doubles are slow.
 PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (generate, 30), (fp8, 60), (zero, 110),
-         (sharers, 40), (evaluation, 30), (offload, 45), (killed, 50), (stopped, 60), (sanitizer, 80))
+         (sharers, 60), (evaluation, 30), (offload, 45), (killed, 50), (stopped, 60), (sanitizer, 80))
 DOUBLES_SLOWER = 6
 
 

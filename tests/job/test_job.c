@@ -391,6 +391,11 @@ Test(job, world_must_fit_the_batch)
         {"parallel.sequence=4", 6,
          "override 'parallel.sequence=4': 'parallel.sequence' 4 must divide the number of ranks, "
          "6; 3 or 6 would do"},
+        {"parallel.pipeline=2", 4, NULL},
+        {"parallel.pipeline=2", 5,
+         "override 'parallel.pipeline=2': 'parallel.pipeline' 2 must divide the number of ranks, "
+         "5; "
+         "1 or 5 would do"},
         {"parallel.sequence=2", 16,
          "job.yaml:12:17: 'train.global_batch' 32 must be a multiple of data-parallel ranks x "
          "micro_batch = 8 x 8 = 64; 64 would do, or a micro_batch of 4"},

@@ -1,0 +1,126 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * job_ranks.c - who shares what; the contract is in job_ranks.h, for a number of ranks in job.h.
+ *
+ * Tests   tests/job/
+ */
+#include "runtime/job_ranks.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/job_blame.h"
+
+/* Ranks that share sequences have equal parts of their tokens, and of the heads. */
+static int check_sharing(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const uint64_t ranks = job->parallel.sequence;
+    const struct {
+        const char *path;
+        uint64_t value;
+    } table[] = {{"train.sequence", job->train.sequence},
+                 {"model.heads", shape->heads},
+                 {"model.kv_heads", shape->kv_heads}};
+    char fit[64];
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        if (table[i].value % ranks == 0)
+            continue;
+        ds__job_near_divisors(table[i].value, ranks, table[i].value, fit, sizeof(fit));
+        return FAIL_AT(keys, ds__job_blame(keys, "parallel.sequence", table[i].path), EINVAL,
+                       "'parallel.sequence' %" PRIu64 " must divide '%s' %" PRIu64 "; %s would do",
+                       ranks, table[i].path, table[i].value, fit);
+    }
+    return 0;
+}
+
+/* Parts of a pipeline have layers, and what a rank holds of them it holds whole. */
+static int check_pipeline(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const uint64_t parts = job->parallel.pipeline, layers = job->model.shape.layers;
+
+    if (parts > layers)
+        return FAIL_AT(keys, ds__job_blame(keys, "parallel.pipeline", "model.layers"), EINVAL,
+                       "'parallel.pipeline' %" PRIu64 " is more than 'model.layers' %" PRIu64
+                       ", and each part needs a layer; use %" PRIu64 " or less",
+                       parts, layers, layers);
+    if (parts > 1 && job->zero.stage == 3)
+        return FAIL_AT(keys, ds__job_blame(keys, "parallel.pipeline", "zero.stage"), EINVAL,
+                       "'parallel.pipeline' %" PRIu64 " and 'zero.stage' 3 do not go together: "
+                       "every micro-batch would gather the layers anew; use 'zero.stage' 2",
+                       parts);
+    return 0;
+}
+
+int ds__job_check_parallel(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    int rc = check_sharing(job, keys, err);
+
+    return rc == 0 ? check_pipeline(job, keys, err) : rc;
+}
+
+/* --- the number of ranks ---------------------------------------------------------------------- */
+
+/* `world` ranks are so many data-parallel ones. */
+static int data_ranks_of(const struct ds_job *job, unsigned world, unsigned *ranks,
+                         struct ds_error *err)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    const struct {
+        const char *path, *text;
+        uint64_t value;
+    } table[] = {{"parallel.pipeline", "part of the layers", job->parallel.pipeline},
+                 {"parallel.sequence", "part of a sequence", job->parallel.sequence}};
+    char fit[64], of[128] = "";
+
+    *ranks = world;
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        size_t at = strlen(of);
+
+        if (*ranks % table[i].value != 0) {
+            ds__job_near_divisors(*ranks, table[i].value, *ranks, fit, sizeof(fit));
+            return FAIL_AT(keys, table[i].path, EINVAL,
+                           "'%s' %" PRIu64 " must divide the number of ranks%s, %u; %s would do",
+                           table[i].path, table[i].value, of, *ranks, fit);
+        }
+        *ranks /= (unsigned)table[i].value;
+        if (table[i].value > 1)
+            (void)snprintf(of + at, sizeof(of) - at, "%s for each of %" PRIu64 " %ss",
+                           at > 0 ? "," : "", table[i].value, table[i].text);
+    }
+    if (job->parallel.data != 0 && job->parallel.data != *ranks)
+        return FAIL_AT(keys, "parallel.data", EINVAL,
+                       "'parallel.data' is %" PRIu64 " but there %s %u rank%s%s; use auto or %u",
+                       job->parallel.data, *ranks == 1 ? "is" : "are", *ranks,
+                       *ranks == 1 ? "" : "s", of, *ranks);
+    return 0;
+}
+
+int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
+    const bool shared = job->parallel.sequence > 1 || job->parallel.pipeline > 1;
+    char fit[64], other[100] = "";
+    unsigned ranks;
+    uint64_t share;
+    int rc = data_ranks_of(job, world, &ranks, err);
+
+    if (rc != 0 || global % (ranks * micro) == 0)
+        return rc;
+    ds__job_near_multiples(ranks * micro, global, fit, sizeof(fit));
+    if (global % ranks == 0) {
+        share = global / ranks;
+        ds__job_near_divisors(share, micro, share, other, sizeof(other));
+    }
+    return FAIL_AT(keys, ds__job_blame(keys, "train.global_batch", "train.micro_batch"), EINVAL,
+                   "'train.global_batch' %" PRIu64 " must be a multiple of %s x micro_batch = %u x "
+                   "%" PRIu64 " = %" PRIu64 "; %s would do%s%s",
+                   global, shared ? "data-parallel ranks" : "ranks", ranks, micro, ranks * micro,
+                   fit, other[0] == '\0' ? "" : ", or a micro_batch of ", other);
+}

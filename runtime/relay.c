@@ -1,0 +1,55 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * relay.c - the contract is in relay.h.
+ */
+#include "runtime/relay.h"
+
+#include "kernels/probe.h"
+
+/* With the part behind: activations go there and gradients come. */
+static bool is_behind(const struct ds_instr *instr)
+{
+    return (instr->op == DS_INSTR_SEND) != instr->gradient;
+}
+
+/* What it moves, of the slot of its micro-batch. */
+static void *passed(struct ds_net *net, const struct ds_instr *instr, enum ds_pass pass)
+{
+    ds_net_turn(net, instr->micro_batch);
+    return instr->gradient ? ds_net_gradient(net) : ds_net_out(net, pass, instr->block);
+}
+
+int ds_relay_pass(struct ds_exchange *exchange, struct ds_net *net, const struct ds_instr *instr,
+                  enum ds_pass pass, struct ds_error *err)
+{
+    const struct ds_plan *plan = exchange->plan;
+    const unsigned turn = (plan->pipeline_rank + (is_behind(instr) ? 0 : 1)) % DS_PLAN_PAIRS;
+    struct ds_comm *pair = exchange->pair[turn];
+    bool send = instr->op == DS_INSTR_SEND;
+    void *give, *take = NULL;
+    size_t at;
+    int rc;
+
+    if (!send && instr->paired)
+        return 0;
+    give = send ? passed(net, instr, pass) : NULL;
+    if (!send || instr->paired)
+        take = passed(net, send ? instr + 1 : instr, pass);
+    rc = ds__probe_begin(net->stream, &at, err);
+    ds_comm_use_stream(pair, net->stream);
+    if (rc == 0)
+        rc = ds_comm_pass(pair, give, take, plan->passed_bytes, err);
+    return rc == 0 ? ds__probe_end_bytes(net->stream, at, "pass", 2 * plan->passed_bytes, err) : rc;
+}
+
+int ds_relay_tie(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
+                 struct ds_error *err)
+{
+    struct ds_comm *ends = exchange->ends != NULL ? exchange->ends : exchange->pair[0];
+    struct ds_held shard = ds_plan_shard(exchange->plan, DS_ARENA_GRADS, bucket);
+
+    ds_comm_use_stream(ends, stream);
+    return ds_comm_all_reduce_f32(ends, (float *)exchange->memory[DS_ARENA_GRADS] + shard.at,
+                                  shard.count, err);
+}

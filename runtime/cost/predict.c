@@ -108,6 +108,43 @@ static void sum_up(struct ds_prediction *p, const struct ds_cluster *cluster,
               (double)plan->world);
 }
 
+/* What a part takes for a micro-batch, forward and backward. */
+static double part_s(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                     const struct ds_plan_part *part)
+{
+    double seconds = 0.0;
+
+    for (uint32_t block = part->first_block; block < part->end_block; block++) {
+        struct ds_instr instr = {.op = DS_INSTR_FORWARD, .block = block};
+
+        seconds += ds_work_instr(cluster, plan, &instr);
+        instr.recompute = true;
+        if (ds_plan_recomputes(plan, block))
+            seconds += ds_work_instr(cluster, plan, &instr);
+        instr = (struct ds_instr){.op = DS_INSTR_BACKWARD, .block = block};
+        seconds += ds_work_instr(cluster, plan, &instr);
+    }
+    return seconds;
+}
+
+/* One micro-batch goes through all parts and back, the others follow as fast as the slowest part
+ * lets them. */
+static double bubble_s(const struct ds_prediction *p, const struct ds_cluster *cluster,
+                       const struct ds_plan *plan)
+{
+    double slowest = 0.0, all = 0.0;
+
+    for (unsigned i = 0; plan->part != NULL && i < plan->pipeline_ranks; i++) {
+        double seconds = part_s(cluster, plan, &plan->part[i]);
+
+        slowest = fmax(slowest, seconds);
+        all += seconds;
+    }
+    if (plan->part == NULL)
+        return 0.0;
+    return fmax(0.0, all + (double)(plan->micro_batches - 1) * slowest - p->compute_s);
+}
+
 /* A step after whatever the clocks have seen; its times count from where compute was free. */
 static void run_step(struct ds_prediction *p, struct clocks *clocks,
                      const struct ds_cluster *cluster, const struct ds_plan *plan)
@@ -123,7 +160,7 @@ static void run_step(struct ds_prediction *p, struct clocks *clocks,
         p->time[i].end_s = time.end_s - begin_s;
         book(p, clocks, instr, time);
     }
-    p->bubble_s = p->compute_s / (double)plan->micro_batches * (double)(plan->pipeline_ranks - 1);
+    p->bubble_s = bubble_s(p, cluster, plan);
     p->step_s = clocks->queue[DS_QUEUE_COMPUTE] - begin_s + p->bubble_s;
 }
 
@@ -182,8 +219,7 @@ void ds_prediction_print(const struct ds_prediction *p, const struct ds_cluster 
     (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "forward and backward", p->compute_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "norm and update", p->update_s * 1e3);
     if (p->bubble_s > 0.0)
-        (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "the pipeline fills, empties",
-                            p->bubble_s * 1e3);
+        (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "waits for other parts", p->bubble_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.3f ms, of which %.3f ms are waited for\n", "collectives",
                         p->comm_s * 1e3, p->exposed_s * 1e3);
     if (p->copy_s > 0.0)

@@ -26,11 +26,11 @@ struct ds_prediction {
     double step_s;
     double compute_s, update_s; /* FORWARD and BACKWARD; NORM and UPDATE */
     double comm_s, copy_s;      /* collectives; OFFLOAD and FETCH */
-    double bubble_s;  /* of a pipeline, in which no micro-batch has come yet or all are through */
-    double host_s;    /* UPDATE by the host, beside compute; not in update_s */
-    double exposed_s; /* the part of the three that compute waited for */
-    double tokens_per_s; /* of all ranks */
-    double mfu;          /* share of the peak of all devices */
+    double bubble_s;            /* of a pipeline, in which this part waits for the others */
+    double host_s;              /* UPDATE by the host, beside compute; not in update_s */
+    double exposed_s;           /* the part of the three that compute waited for */
+    double tokens_per_s;        /* of all ranks */
+    double mfu;                 /* share of the peak of all devices */
 };
 
 /* -EINVAL the plan's ranks are not the cluster's, -ENOMEM. */

@@ -7,8 +7,13 @@
 # files, and tools/sanitized fails when there is one.  A self-test first proves, with seeded defects,
 # that the gate can go red.
 
+ASAN_FLAGS = B=$(B)/asan SAN=address,undefined CFLAGS='-O1 -g1'
 check-asan: | $(B)/deps-test.ok ## every test under AddressSanitizer, LeakSanitizer and UBSan
-	$(Q)$(MAKE) B=$(B)/asan SAN=address,undefined CFLAGS='-O1 -g1' sanitized-check
+	$(Q)$(MAKE) $(ASAN_FLAGS) sanitized-check
+
+asan-build: | $(B)/deps-test.ok ## what check-asan runs, built and not run
+	$(Q)$(MAKE) $(ASAN_FLAGS) sanitized-build
+	@echo "asan-build: all programs are built"
 
 check-ubsan: check-asan
 
@@ -26,7 +31,7 @@ endif
 UNSANITIZED   := bits campaign cgroup cuda cuda_hosts cuda_kinds ddp keys layouts memory parity replay simulator slurm spares ssh testbed valgrind
 E2E_SANITIZED := $(filter-out $(foreach t,$(UNSANITIZED),tests/e2e/$(t).py tests/e2e/$(t).sh),$(E2E))
 
-sanitized-check: all tests sanitized-selftest
+sanitized-check: sanitized-build sanitized-selftest
 	@echo "sanitized-check: not run under sanitizers: $(UNSANITIZED)"
 	$(Q)B='$(B)' TEST_TIMEOUT=1800 tools/sanitized $(B)/reports tests/run $(ALL_TESTBIN) $(E2E_SANITIZED)
 
@@ -35,6 +40,8 @@ SEEDED := $(patsubst tests/seeded/%.c,$(B)/tests/seeded/%,$(sort $(wildcard test
 $(SEEDED): $(B)/%: $(B)/%.o
 	$(call say,LINK    $@)
 	$(Q)$(CC) $(ALL_CFLAGS) -pie $(ALL_LDFLAGS) -o $@ $< -lcriterion
+
+sanitized-build: all tests $(SEEDED)
 
 sanitized-selftest: $(SEEDED)
 	$(Q)for t in $(SEEDED); do \
@@ -114,4 +121,4 @@ coverage-run: all tests
 	for p in $(PROGRAMS) $(FAKE_WORKER); do $$p --version </dev/null >/dev/null 2>&1; done; chmod -R a+rwX $(B); \
 	B='$(B)' tests/run $(E2E) && exit $$units
 
-.PHONY: check-asan check-ubsan sanitized-check sanitized-selftest check-tsan tsan-check check-valgrind coverage coverage-run
+.PHONY: check-asan asan-build check-ubsan sanitized-build sanitized-check sanitized-selftest check-tsan tsan-check check-valgrind coverage coverage-run

@@ -60,7 +60,7 @@ check-cuda-tsan: | $(B)/deps-test.ok ## the emulated CUDA kernels: races between
 
 # A part of check-asan, by itself.
 check-cuda-asan: | $(B)/deps-test.ok ## the emulated CUDA kernels under AddressSanitizer, LeakSanitizer and UBSan
-	$(Q)$(MAKE) B=$(B)/asan SAN=address,undefined CFLAGS='-O1 -g1' cuda-asan-check
+	$(Q)$(MAKE) $(ASAN_FLAGS) cuda-asan-check
 
 cuda-asan-check: $(TESTBIN_cuda-emu)
 	$(Q)B='$(B)' TEST_TIMEOUT=3600 tools/sanitized $(B)/reports tests/run $(TESTBIN_cuda-emu)

@@ -6,7 +6,7 @@
 CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_cached.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu reorder.cu sumsq.cu verdict.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
-EMU_CXXFLAGS = -std=c++17 -O2 $(if $(SAN),-g1,-g) -fPIC -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
+EMU_CXXFLAGS = -std=c++17 $(EMU_OPT) $(if $(SAN),-g1,-g) -fPIC -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
     -fno-threadsafe-statics -fno-strict-aliasing -fno-asynchronous-unwind-tables -fcf-protection=none \
     -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
@@ -29,9 +29,17 @@ $(B)/%.emu.o: %.cc $(B)/flags | $(B)/deps-build.ok
 
 # The scheduler of the fibers tells the sanitizer what orders them, or on which stack it is; its own memory
 # is not looked at: it goes by a fixed table of threads, and every switch would be checked a hundred times.
+EMU_OPT := -O2
 ifneq ($(SAN),)
 $(B)/tests/cudaemu/cudaemu.emu.o: EMU_CXXFLAGS += -fno-sanitize=$(SAN) $(if $(findstring thread,$(SAN)),-DDS_CUDAEMU_TSAN) \
     $(if $(findstring address,$(SAN)),-DDS_CUDAEMU_ASAN)
+endif
+
+# Checks of AddressSanitizer and UBSan make these many types of few lines long to optimize: a minute of a processor
+# that saves the tests of them ten seconds.  The others compute more.
+ifneq ($(findstring address,$(SAN)),)
+$(patsubst %.cu,$(B)/%.emu.o,$(CU)): EMU_OPT := -O1
+$(patsubst %,$(B)/kernels/cuda/%.emu.o,embed loss norm optim pointwise): EMU_OPT := -O0
 endif
 
 $(B)/libemu.a: $(OBJ_emu)

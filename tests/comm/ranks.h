@@ -28,8 +28,10 @@
 #include "runtime/comm/comm.h"
 
 enum { RANKS_MAX = 8, RANKS_LIMIT_S = 120 };
-#ifdef RANKS_AS_THREADS
+#if defined(RANKS_AS_THREADS)
 enum { RANKS_LESS = 7 }; /* ThreadSanitizer takes that much longer */
+#elif defined(__SANITIZE_ADDRESS__)
+enum { RANKS_LESS = 3 }; /* still more than what is passed on at a time */
 #else
 enum { RANKS_LESS = 1 };
 #endif

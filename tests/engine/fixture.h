@@ -26,8 +26,10 @@
 #include "tests/plan/fixture.h"
 
 enum { TEST_MAX_WORLD = 4 };
-#ifdef __SANITIZE_THREAD__
+#if defined(__SANITIZE_THREAD__)
 enum { TEST_EVERY = 13 }; /* of a large table: it takes that much longer */
+#elif defined(__SANITIZE_ADDRESS__)
+enum { TEST_EVERY = 3 };
 #else
 enum { TEST_EVERY = 1 };
 #endif

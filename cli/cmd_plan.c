@@ -91,7 +91,7 @@ static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct d
     int rc = ds_cli_place(r->cli, &r->job, &r->place, err);
 
     if (rc == 0)
-        rc = ds_cli_machine(&r->cluster, &r->place.placement, &r->rates, err);
+        rc = ds_cli_machine(&r->cluster, &r->job, &r->place.placement, &r->rates, err);
     if (rc == 0)
         rc = ds_cli_memory(&r->job, &r->place, &r->memory, err);
     if (rc != 0)

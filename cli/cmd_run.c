@@ -87,7 +87,7 @@ static int settle(struct run *run, const struct ds_plan_args *plan, struct ds_er
         return rc;
     ds_cluster_init(&cluster);
     if (ds_plan_gathers_ahead(plan) && run->job.zero.prefetch == 0 && !run->memory.apart) {
-        rc = ds_cli_machine(&cluster, &run->place.placement, &rates, err);
+        rc = ds_cli_machine(&cluster, &run->job, &run->place.placement, &rates, err);
         if (rc != 0)
             ds_log(DS_LOG_WARNING, "zero.prefetch auto goes by sizes: %s", ds_error_text(err, rc));
         if (rc == 0 && rates)
@@ -341,7 +341,7 @@ static void dry_predict(const struct run *run, struct ds_buf *text, struct ds_js
     int rc;
 
     ds_cluster_init(&cluster);
-    rc = ds_cli_machine(&cluster, &run->place.placement, &rates, &err);
+    rc = ds_cli_machine(&cluster, &run->job, &run->place.placement, &rates, &err);
     if (rc == 0 && rates)
         rc = ds_predict(&prediction, &cluster, &run->plan, &err);
     if (rc != 0)

@@ -335,7 +335,7 @@ static int prepare(struct tune *tune, struct ds_error *err)
     if (rc == 0)
         rc = ds_cli_memory(&tune->job, &tune->place, &memory, err);
     if (rc == 0)
-        rc = ds_cli_machine(&tune->cluster, &tune->place.placement, &rates, err);
+        rc = ds_cli_machine(&tune->cluster, &tune->job, &tune->place.placement, &rates, err);
     if (rc != 0)
         return rc;
     if (!rates)

@@ -16,6 +16,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/limits.h"
+#include "base/yaml.h"
 #include "cli/convert.h"
 #include "runtime/job_table.h"
 
@@ -289,6 +291,40 @@ static int convert_grads(struct ds_convert *c, struct ds_error *err)
 
 /* --- ZeRO ------------------------------------------------------------------------------------ */
 
+/* Where states go on a disk: the folder as YAML has it. */
+static int convert_nvme(struct ds_convert *c, struct ds_error *err)
+{
+    const char *device = ZERO "offload_optimizer.device",
+               *path = ZERO "offload_optimizer.nvme_path";
+    const char *folder, *optimizer;
+    struct ds_buf quoted;
+    int rc = ds__convert_text(c, path, "", &folder, err);
+
+    if (rc == 0)
+        rc = ds__convert_text(c, "optimizer.type", "", &optimizer, err);
+    if (rc != 0)
+        return rc;
+    if (folder[0] == '\0')
+        return ds__convert_note(c, DS_NOTE_WITHOUT, device, err,
+                                "it says no nvme_path, and states stay on the device; set "
+                                "offload.optim: nvme with offload.path");
+    if (strcasecmp(optimizer, "lamb") == 0 || strcasecmp(optimizer, "onebitlamb") == 0) {
+        rc = ds__convert_set(c, "offload.optim", device, err, "cpu");
+        return rc != 0 ? rc
+                       : ds__convert_note(c, DS_NOTE_CHANGED, device, err,
+                                          "lamb would read its states twice a step; they are in "
+                                          "the host's memory");
+    }
+    ds_buf_init(&quoted, DS_MAX_YAML_BYTES);
+    rc = ds_yaml_quote(folder, &quoted);
+    if (rc == 0)
+        rc = ds__convert_set(c, "offload.optim", device, err, "nvme");
+    if (rc == 0)
+        rc = ds__convert_set(c, "offload.path", path, err, "%s", ds_buf_text(&quoted));
+    ds_buf_release(&quoted);
+    return rc;
+}
+
 static int convert_offload(struct ds_convert *c, struct ds_error *err)
 {
     const char *device, *path = ZERO "offload_optimizer.device";
@@ -302,18 +338,18 @@ static int convert_offload(struct ds_convert *c, struct ds_error *err)
         rc = ds__convert_f64(c, ZERO "offload_optimizer.ratio", 1.0, &ratio, err);
     if (rc != 0)
         return rc;
-    if (strcmp(device, "cpu") == 0 || old) {
+    if (strcmp(device, "nvme") == 0)
+        rc = convert_nvme(c, err);
+    else if (strcmp(device, "cpu") == 0 || old)
         rc = ds__convert_set(c, "offload.optim", old ? ZERO "cpu_offload" : path, err, "cpu");
-        if (rc == 0 && ratio < 1.0)
-            rc = ds__convert_note(c, DS_NOTE_CHANGED, ZERO "offload_optimizer.ratio", err,
-                                  "all of the optimizer's states are in the host's memory");
-    } else if (strcmp(device, "none") != 0) {
-        rc = ds__convert_note(
-            c, DS_NOTE_WITHOUT, path, err,
-            "nothing goes to '%.20s' yet, and states stay on the device; offload.optim: cpu "
-            "keeps them in the host's memory",
-            device);
-    }
+    else if (strcmp(device, "none") != 0)
+        rc = ds__convert_note(c, DS_NOTE_WITHOUT, path, err,
+                              "nothing goes to '%.20s', and states stay on the device; "
+                              "offload.optim: cpu keeps them in the host's memory",
+                              device);
+    if (rc == 0 && ratio < 1.0)
+        rc = ds__convert_note(c, DS_NOTE_CHANGED, ZERO "offload_optimizer.ratio", err,
+                              "all of the optimizer's states go where offload.optim says");
     return rc;
 }
 

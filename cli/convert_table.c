@@ -20,7 +20,7 @@
 #define BUCKETS "the size of the model"
 #define IT_IS_SO "it is so"
 #define NO_PARALLEL "expert parallelism is not there yet"
-#define NO_NVME "nothing goes to NVMe yet; offload.optim: cpu keeps optimizer states in the host's memory"
+#define NO_PARAM "parameters are not offloaded; zero.stage: 3 shares them among ranks"
 #define NO_1BIT "gradients are not compressed; precision.grad_wire: bf16 sends half"
 #define NO_ZEROPP "weights and gradients are not quantized on the wire; precision.grad_wire: bf16 sends half, " \
     "zero.shard_group: node keeps gathers within a host"
@@ -181,13 +181,13 @@ static const struct ds_convert_row rows[] = {
     SAME("zero_optimization.save_muon_momentum_buffer_in_memory", "momentum lies where the optimizer's states lie")
     NONE("zero_optimization.zenflow", "updates are exact; offload.optim: cpu overlaps them with the next step's start")
     READ("zero_optimization.cpu_offload")
-    NONE("zero_optimization.cpu_offload_params", "parameters are not offloaded; zero.stage: 3 shares them among ranks")
-    NONE("zero_optimization.cpu_offload_param", "parameters are not offloaded; zero.stage: 3 shares them among ranks")
+    NONE("zero_optimization.cpu_offload_params", NO_PARAM)
+    NONE("zero_optimization.cpu_offload_param", NO_PARAM)
     SAME("zero_optimization.cpu_offload_use_pin_memory", "memory that a GPU copies is pinned")
     SECTION("zero_optimization.offload_optimizer")
     READ("zero_optimization.offload_optimizer.device")
-    NONE("zero_optimization.offload_optimizer.nvme_path", NO_NVME)
-    SAME("zero_optimization.offload_optimizer.buffer_count", "the plan has two buckets under way")
+    READ("zero_optimization.offload_optimizer.nvme_path")
+    SAME("zero_optimization.offload_optimizer.buffer_count", "the plan says how many rooms there are")
     SAME("zero_optimization.offload_optimizer.pin_memory", "memory that a GPU copies is pinned")
     SAME("zero_optimization.offload_optimizer.pipeline", "copies and updates overlap")
     SAME("zero_optimization.offload_optimizer.pipeline_read", "copies and updates overlap")
@@ -197,15 +197,15 @@ static const struct ds_convert_row rows[] = {
     NONE("zero_optimization.offload_optimizer.super_offload", "updates are exact and wait for the norm")
     SAME("zero_optimization.offload_optimizer.cpuadam_cores_perc", "updates take launch.threads")
     SECTION("zero_optimization.offload_param")
-    NONE("zero_optimization.offload_param.device", "parameters are not offloaded; zero.stage: 3 shares them among ranks")
-    NONE("zero_optimization.offload_param.nvme_path", NO_NVME)
+    NONE("zero_optimization.offload_param.device", NO_PARAM)
+    SAME("zero_optimization.offload_param.nvme_path", "parameters are not offloaded")
     SAME("zero_optimization.offload_param.buffer_count", "parameters are not offloaded")
     SAME("zero_optimization.offload_param.buffer_size", "parameters are not offloaded")
     SAME("zero_optimization.offload_param.max_in_cpu", "parameters are not offloaded")
     SAME("zero_optimization.offload_param.pin_memory", "parameters are not offloaded")
     SAME("zero_allow_untested_optimizer", "every optimizer works at every stage")
     SAME("zero_force_ds_cpu_optimizer", "there is one optimizer loop")
-    NONE("aio", NO_NVME)
+    SAME("aio", "four requests of 1 MiB are under way")
 
     READ("activation_checkpointing")
     READ("tensor_parallel")

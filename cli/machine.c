@@ -11,8 +11,8 @@
 
 #include "base/limits.h"
 
-int ds_cli_machine(struct ds_cluster *cluster, const struct ds_placement *placement, bool *found,
-                   struct ds_error *err)
+int ds_cli_machine(struct ds_cluster *cluster, const struct ds_job *job,
+                   const struct ds_placement *placement, bool *found, struct ds_error *err)
 {
     const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
     bool own = config == NULL || config[0] == '\0';
@@ -31,7 +31,8 @@ int ds_cli_machine(struct ds_cluster *cluster, const struct ds_placement *placem
         return 0;
     cluster->hosts = placement->places;
     cluster->ranks = placement->places > 0 ? placement->place[0].ranks : 0;
-    *found =
-        rc == 0 && ds_cluster_links(cluster) && cluster->hosts * cluster->ranks == placement->world;
+    *found = rc == 0 && ds_cluster_links(cluster) &&
+             (job->offload.optim != DS_OFFLOAD_NVME || ds_cluster_disks(cluster)) &&
+             cluster->hosts * cluster->ranks == placement->world;
     return rc;
 }

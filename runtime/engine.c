@@ -98,12 +98,13 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
     void *const *memory = engine->exchange.memory;
+    int rc;
 
     engine->lines = (struct ds_engine_lines){
         .params = memory[DS_ARENA_PARAMS],
         .grads = memory[DS_ARENA_GRADS],
     };
-    for (unsigned i = 0; i < plan->optim_states; i++)
+    for (unsigned i = 0; plan->pieces == 0 && i < plan->optim_states; i++)
         engine->lines.state[i] =
             (float *)memory[DS_ARENA_MOMENTS] + (i > 0 ? ds_plan_state_elems(plan, 0) : 0);
     engine->params = calloc(plan->buckets, sizeof(*engine->params));
@@ -115,21 +116,9 @@ static int bind(struct ds_engine *engine, struct ds_error *err)
         engine->grads[i] = ds_exchange_grads(&engine->exchange, i);
     }
     bind_updater(engine);
-    return 0;
-}
-
-/* Why passes are not recorded, NULL: they are. */
-static const char *no_graphs(const struct ds_engine_args *args)
-{
-    if (args->no_graphs != NULL)
-        return args->no_graphs;
-    if (!ds_device_is_apart(args->device))
-        return "";
-    if (args->plan->sequence_ranks > 1)
-        return "ranks that share sequences speak to each other in the middle of a pass";
-    return args->job->model.dropout > 0.0 || args->job->model.attention_dropout > 0.0
-               ? "dropout draws anew for each micro-batch"
-               : NULL;
+    rc = ds_updater_open(&engine->updater, err);
+    engine->lines.states = engine->updater.states;
+    return rc;
 }
 
 /* What the host has of its own: tokens on their way, recordings, and lines where it cannot reach
@@ -137,11 +126,14 @@ static const char *no_graphs(const struct ds_engine_args *args)
 static int open_host(struct ds_engine *engine, struct ds_error *err)
 {
     const struct ds_engine_args *args = &engine->args;
+    const char *why_not = args->no_graphs != NULL
+                              ? args->no_graphs
+                              : ds_graphs_why_not(args->plan, args->job, args->device);
     int rc = ds_feed_open(&engine->feed, &engine->net, args->device,
                           engine->plan->step.events + DS_OUTCOME_EVENTS, err);
 
     if (rc == 0)
-        rc = ds_graphs_open(&engine->graphs, engine->plan, args->device, no_graphs(args), err);
+        rc = ds_graphs_open(&engine->graphs, engine->plan, args->device, why_not, err);
     if (rc != 0)
         return rc;
     if (has_far_lines(engine))
@@ -241,6 +233,7 @@ void ds_engine_close(struct ds_engine *engine)
     ds_feed_close(&engine->feed);
     ds_net_release(&engine->net);
     ds_outcome_close(&engine->outcome);
+    ds_updater_close(&engine->updater);
     release(engine);
     free(engine->params);
     free(engine->grads);
@@ -297,7 +290,9 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
 
 int ds_engine_settle(struct ds_engine *engine, struct ds_error *err)
 {
-    return ds_queue_settle(&engine->queues, engine->steps, err);
+    int rc = ds_queue_settle(&engine->queues, engine->steps, err);
+
+    return rc == 0 ? ds_updater_settle(&engine->updater, err) : rc;
 }
 
 int ds_engine_leave_comm(struct ds_engine *engine, struct ds_error *err)
@@ -402,7 +397,9 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     case DS_INSTR_NORM:
         return ds_outcome_norm(&engine->outcome, engine->step, &engine->lines, &engine->updater,
                                err);
-    case DS_INSTR_UPDATE: return ds_updater_bucket(&engine->updater, instr->bucket, err);
+    case DS_INSTR_UPDATE:
+    case DS_INSTR_LOAD:
+    case DS_INSTR_STORE: return ds_updater_do(&engine->updater, instr, err);
     case DS_INSTR_OFFLOAD: return ds_offload_grads(plan, memory, instr->bucket, stream, err);
     case DS_INSTR_FETCH: /* after a step that was skipped nothing new is there */
         return engine->updater.skip ? 0

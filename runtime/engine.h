@@ -34,6 +34,7 @@
 #include "runtime/scaler.h"
 
 struct ds_engine;
+struct ds_states; /* runtime/states.h */
 
 struct ds_engine_args { /* borrowed until ds_engine_close() */
     const struct ds_plan *plan;
@@ -57,6 +58,7 @@ void ds_engine_close(struct ds_engine *engine);
 struct ds_engine_lines {
     float *params, *grads;         /* [ds_plan_line_elems()] */
     float *state[DS_OPTIM_STATES]; /* of the optimizer, plan->optim_states of them; else NULL */
+    struct ds_states *states;      /* where the plan has them in a file, and state[] is NULL */
 };
 struct ds_engine_lines ds_engine_lines(const struct ds_engine *engine);
 

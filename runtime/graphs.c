@@ -75,6 +75,18 @@ static void find_runs(struct ds_graphs *graphs)
     }
 }
 
+const char *ds_graphs_why_not(const struct ds_plan *plan, const struct ds_job *job,
+                              const struct ds_device *device)
+{
+    if (!ds_device_is_apart(device))
+        return "";
+    if (plan->sequence_ranks > 1)
+        return "ranks that share sequences speak to each other in the middle of a pass";
+    return job->model.dropout > 0.0 || job->model.attention_dropout > 0.0
+               ? "dropout draws anew for each micro-batch"
+               : NULL;
+}
+
 int ds_graphs_open(struct ds_graphs *graphs, const struct ds_plan *plan, struct ds_device *device,
                    const char *why_not, struct ds_error *err)
 {

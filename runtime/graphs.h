@@ -48,6 +48,10 @@ struct ds_graphs {
     char note[DS_MAX_ERROR_TEXT + 64];
 };
 
+/* Why passes of such a plan are not recorded, "" where that needs no word; NULL: they are. */
+const char *ds_graphs_why_not(const struct ds_plan *plan, const struct ds_job *job,
+                              const struct ds_device *device);
+
 /* `why_not` NULL: record; else nothing is, and "" needs no word about it. */
 int ds_graphs_open(struct ds_graphs *graphs, const struct ds_plan *plan, struct ds_device *device,
                    const char *why_not, struct ds_error *err) DS_NODISCARD;

@@ -62,7 +62,7 @@ enum ds_recompute {
 };
 enum ds_trace { DS_TRACE_NONE, DS_TRACE_STEP, DS_TRACE_KERNELS };
 enum ds_shard_group { DS_SHARD_ALL, DS_SHARD_NODE };
-enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_CPU };
+enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_CPU, DS_OFFLOAD_NVME };
 enum ds_guard { DS_GUARD_SKIP, DS_GUARD_ABORT };
 enum ds_device_kind { DS_DEVICE_AUTO, DS_DEVICE_CPU, DS_DEVICE_CUDA };
 enum ds_sink { /* or'ed */
@@ -157,6 +157,7 @@ struct ds_job {
     } zero;
     struct {
         enum ds_offload optim;
+        const char *path; /* folder of every host for the states of its ranks, or NULL */
     } offload;
     struct {
         enum ds_recompute recompute;

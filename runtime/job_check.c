@@ -473,6 +473,7 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
         check_batch,
         ds__job_check_parallel,
         default_and_check_optim,
+        ds__job_check_offload,
         check_schedule,
         check_recompute,
         check_scale,

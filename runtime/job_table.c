@@ -48,7 +48,7 @@ static const struct ds_choice grad_wires[] = {
 static const struct ds_choice shard_groups[] = {
     {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, false}, {NULL, 0, false}};
 static const struct ds_choice offloads[] = {
-    {"none", DS_OFFLOAD_NONE, false}, {"cpu", DS_OFFLOAD_CPU, false}, {"nvme", 0, true},
+    {"none", DS_OFFLOAD_NONE, false}, {"cpu", DS_OFFLOAD_CPU, false}, {"nvme", DS_OFFLOAD_NVME, false},
     {NULL, 0, false}};
 static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE, false}, {"selective", DS_RECOMPUTE_SELECTIVE, false},
@@ -287,7 +287,10 @@ static const struct ds_key job_keys[] = {
 
     ENUM("offload.optim", offload.optim, 0, "none", offloads,
          "where optimizer state and fp32 weights live and are updated: none is the device, cpu the "
-         "host's memory and processors"),
+         "host's memory and processors; nvme is a file for the states on a disk of the host, the rest is "
+         "as with cpu on GPUs and with none on CPUs"),
+    TEXT("offload.path", offload.path, 0, NULL, MAX_PATH_TEXT,
+         "folder on a local disk of every host, which must be there; needed for nvme, used for it alone"),
     ENUM("activation.recompute", activation.recompute, 0, "none", recomputes,
          "activations to compute again in the backward pass instead of keeping them: selective "
          "norms and the feed-forward activation, full whole layers, auto the least that fits in "
@@ -298,7 +301,7 @@ static const struct ds_key job_keys[] = {
     U64("checkpoint.every", checkpoint.every, 0, "100", 0, DS_MAX_STEPS,
         "updates between checkpoints; the last one is always saved; 0 turns them off"),
     U64("checkpoint.keep", checkpoint.keep, 0, "3", 1, 1000000, "newest checkpoints to keep"),
-    BOOL("checkpoint.async", checkpoint.async, 0, "true",
+    BOOL("checkpoint.async", checkpoint.async, FROM, "true; offload.optim nvme: false",
          "write checkpoints while the run goes on, from a copy of what each rank writes; it takes "
          "that much memory"),
     TEXT("checkpoint.resume", checkpoint.resume, 0, "auto", MAX_PATH_TEXT,

@@ -11,11 +11,13 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "runtime/states.h"
 #include "runtime/trainer.h"
 
-/* What this rank holds of a parameter in a line of `arena`; `state` is "" for the weights. */
+/* What this rank holds of a parameter in a line of `arena`, wherever that is; `state` is "" for the
+ * weights. */
 static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct ds_plan *plan,
-                 size_t index, enum ds_arena_kind arena, float *line)
+                 size_t index, enum ds_arena_kind arena)
 {
     const struct ds_plan_param *param = &plan->param[index];
     struct ds_held held = ds_plan_held_param(plan, arena, index);
@@ -30,25 +32,50 @@ static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct 
         .replica = shared ? plan->replica : plan->holder,
         .replicas = shared ? plan->replicas : plan->holders,
         .copy = plan->bucket[param->bucket].twin,
-        .data = line + held.at,
     };
     (void)snprintf(tensor->name, sizeof(tensor->name), "%s%s%.200s", state,
                    state[0] != '\0' ? "." : "", param->param.name);
 }
 
-/* A state of one tensor, if it has that. */
+static int read_states(void *user, uint64_t at, void *to, size_t bytes, struct ds_error *err)
+{
+    return ds_states_read(user, at / sizeof(float), to, bytes / sizeof(float), err);
+}
+
+static int write_states(void *user, uint64_t at, const void *from, size_t bytes,
+                        struct ds_error *err)
+{
+    return ds_states_write(user, at / sizeof(float), from, bytes / sizeof(float), err);
+}
+
+/* A state that is in the engine's file, from element `at` of the line of all states. */
+static void in_file(struct ds_trainer *trainer, struct ds_ckpt_tensor *tensor, uint64_t at)
+{
+    trainer->states = (struct ds_ckpt_line){.read = read_states,
+                                            .write = write_states,
+                                            .user = ds_engine_lines(trainer->engine).states};
+    tensor->line = &trainer->states;
+    tensor->line_at = at * sizeof(float);
+}
+
+/* A state of one tensor, if it has that; `line` NULL: it is in a file. */
 static void view_state(struct ds_trainer *trainer, size_t index, unsigned state, float *line)
 {
     const struct ds_plan *plan = &trainer->plan;
     const struct ds_plan_param *param = &plan->param[index];
     const char *name = ds_optim_state_name(trainer->job, &param->param, state);
     struct ds_ckpt_tensor *tensor = &trainer->moments[trainer->n_moments];
+    uint64_t at;
 
     if (name == NULL)
         return;
-    view(tensor, name, plan, index, DS_ARENA_MOMENTS, line);
-    tensor->data = line + ds_plan_state_at(plan, param->bucket, state,
-                                           ds_plan_held_param(plan, DS_ARENA_MOMENTS, index).at);
+    at = ds_plan_state_at(plan, param->bucket, state,
+                          ds_plan_held_param(plan, DS_ARENA_MOMENTS, index).at);
+    view(tensor, name, plan, index, DS_ARENA_MOMENTS);
+    if (line != NULL)
+        tensor->data = line + at;
+    else
+        in_file(trainer, tensor, at + (state > 0 ? ds_plan_state_elems(plan, 0) : 0));
     trainer->n_moments++;
 }
 
@@ -80,7 +107,9 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
         return ds_fail(err, ENOMEM, "no memory for the names of %zu tensors", count);
     trainer->n_weights = count;
     for (size_t i = 0; i < count; i++) {
-        view(&trainer->weights[i], "", &trainer->plan, i, DS_ARENA_PARAMS, lines.params);
+        view(&trainer->weights[i], "", &trainer->plan, i, DS_ARENA_PARAMS);
+        trainer->weights[i].data =
+            lines.params + ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i).at;
     }
     for (unsigned k = 0; k < states; k++)
         for (size_t i = 0; i < count; i++)

@@ -26,6 +26,7 @@
 #include "base/fsio.h"
 #include "base/rng.h"
 #include "runtime/agree.h"
+#include "runtime/states.h"
 #include "runtime/trainer.h"
 
 /* Below this a thread costs more than it gains. */
@@ -115,12 +116,15 @@ int ds__trainer_fresh(struct ds_trainer *trainer, struct ds_error *err)
     return ds_engine_publish(trainer->engine, err);
 }
 
-static void clear_moments(const struct ds_trainer *trainer)
+static int clear_moments(const struct ds_trainer *trainer, struct ds_error *err)
 {
     struct ds_engine_lines lines = ds_engine_lines(trainer->engine);
 
+    if (lines.states != NULL)
+        return ds_states_clear(lines.states, err);
     for (unsigned i = 0; i < trainer->plan.optim_states; i++)
         memset(lines.state[i], 0, ds_plan_state_elems(&trainer->plan, i) * sizeof(float));
+    return 0;
 }
 
 /* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */
@@ -130,7 +134,7 @@ static int load(struct ds_trainer *trainer, const char *path, struct ds_error *e
     int rc = ds_ckpt_peek(path, state, err);
 
     if (rc == 0 && state->step == 0) /* what a damaged one may have left */
-        clear_moments(trainer);
+        rc = clear_moments(trainer, err);
     if (rc == 0)
         rc = ds_ckpt_load(path, state, trainer->weights, trainer->n_weights, trainer->moments,
                           state->step > 0 ? trainer->n_moments : 0, err);
@@ -288,6 +292,14 @@ static int warn_of_data(struct ds_trainer *trainer, struct ds_error *err)
     return ds_monitor_warning(&trainer->monitor, text, err);
 }
 
+static int warn_of_states(struct ds_trainer *trainer, struct ds_error *err)
+{
+    const struct ds_states *states = ds_engine_lines(trainer->engine).states;
+    const char *note = states != NULL ? ds_states_note(states) : NULL;
+
+    return note != NULL ? ds_monitor_warning(&trainer->monitor, note, err) : 0;
+}
+
 static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct ds_error *err)
 {
     if (trainer->state.step == 0 || trainer->state.job_digest == digest)
@@ -323,6 +335,8 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
         rc = warn_if_changed(trainer, digest, err);
     if (rc == 0)
         rc = warn_of_data(trainer, err);
+    if (rc == 0)
+        rc = warn_of_states(trainer, err);
     if (rc == 0)
         rc = ds_ckpt_set_scalar(&trainer->state, tokens_name,
                                 (double)ds_data_size(trainer->train).tokens, err);

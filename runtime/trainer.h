@@ -47,7 +47,8 @@ struct ds_trainer {
     struct ds_comm_log comm_log;
     struct ds_ckpt_tensor *weights, *moments; /* views of the engine's lines */
     size_t n_weights, n_moments;
-    struct ds_saver *saver; /* NULL: checkpoints are written at once */
+    struct ds_ckpt_line states; /* where moments are that are in a file */
+    struct ds_saver *saver;     /* NULL: checkpoints are written at once */
     struct ds_ckpt_state state;
     struct ds_scaler scaler;
     double peak;          /* FLOP/s of all ranks' devices */

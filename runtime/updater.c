@@ -8,17 +8,34 @@
 #include "runtime/offload.h"
 #include "runtime/update.h"
 
+/* What is updated together: elements of MOMENTS, as of the first state, and where their states
+ * are. */
+struct stretch {
+    uint64_t at, count;
+    float *state[DS_OPTIM_STATES];
+};
+
 static int update_span(const struct ds_updater *updater, const struct ds_plan_span *span,
-                       struct ds_error *err)
+                       const struct stretch *stretch, struct ds_error *err)
 {
     const struct ds_plan *plan = updater->plan;
-    struct ds_held states = ds_plan_held_span(plan, DS_ARENA_MOMENTS, span);
+    struct ds_held held = ds_plan_held_span(plan, DS_ARENA_MOMENTS, span), part;
+    size_t low = ds_dtype_bytes(ds_compute_dtype(plan->compute));
+    unsigned char *written = ds_offload_written(plan, updater->memory, span);
+    uint64_t skip;
+
+    held.first = held.at; /* what of the stretch it has, and where from there */
+    held.at = 0;
+    part = ds_held_within(held, stretch->at, stretch->count);
+    if (part.count == 0)
+        return 0;
+    skip = part.at;
     struct ds_update args = {
-        .n = states.count,
-        .p = updater->lines.params + ds_plan_held_span(plan, DS_ARENA_PARAMS, span).at,
-        .grad = ds_offload_read(plan, updater->memory, span),
+        .n = part.count,
+        .p = updater->lines.params + ds_plan_held_span(plan, DS_ARENA_PARAMS, span).at + skip,
+        .grad = ds_offload_read(plan, updater->memory, span) + skip,
         .low_type = ds_compute_dtype(plan->compute),
-        .low = ds_offload_written(plan, updater->memory, span),
+        .low = written != NULL ? written + skip * low : NULL,
         .lr = updater->lr * span->lr_mult,
         .weight_decay = span->weight_decay,
         .grad_scale = updater->grad_scale,
@@ -33,22 +50,75 @@ static int update_span(const struct ds_updater *updater, const struct ds_plan_sp
     if (plan->by_tensor)
         args.norms = updater->norms + 2 * (span - plan->span);
     for (unsigned i = 0; i < plan->optim_states; i++)
-        args.state[i] =
-            updater->lines.state[i] + ds_plan_state_at(plan, span->bucket, i, states.at);
-    return args.n == 0 ? 0 : ds_update(updater->job, &args, updater->stream, err);
+        args.state[i] = stretch->state[i] + part.first;
+    return ds_update(updater->job, &args, updater->stream, err);
 }
 
-int ds_updater_bucket(const struct ds_updater *updater, uint32_t bucket, struct ds_error *err)
+/* A whole bucket, whose states are in memory. */
+static struct stretch whole(const struct ds_updater *updater, uint32_t bucket)
 {
     const struct ds_plan *plan = updater->plan;
+    struct ds_held shard = ds_plan_shard(plan, DS_ARENA_MOMENTS, bucket);
+    struct stretch stretch = {.at = shard.at, .count = shard.count};
+
+    for (unsigned i = 0; i < plan->optim_states; i++)
+        stretch.state[i] = updater->lines.state[i] + ds_plan_state_at(plan, bucket, i, shard.at);
+    return stretch;
+}
+
+static int update(const struct ds_updater *updater, const struct ds_instr *instr,
+                  struct ds_error *err)
+{
+    const struct ds_plan *plan = updater->plan;
+    struct stretch stretch;
     int rc = 0;
 
+    if (instr->piece == UINT32_MAX) {
+        stretch = whole(updater, instr->bucket);
+    } else {
+        stretch = (struct stretch){.at = ds_plan_piece_state(plan, instr->piece, 0).first,
+                                   .count = plan->piece[instr->piece].elems};
+        rc = ds_states_use(updater->states, instr->piece, stretch.state, err);
+    }
     if (updater->skip)
-        return 0;
+        return rc;
     for (size_t i = 0; rc == 0 && i < plan->spans; i++)
-        if (plan->span[i].bucket == bucket)
-            rc = update_span(updater, &plan->span[i], err);
+        if (plan->span[i].bucket == instr->bucket)
+            rc = update_span(updater, &plan->span[i], &stretch, err);
     return rc;
+}
+
+/* After a step that was skipped there is nothing new to store. */
+int ds_updater_do(const struct ds_updater *updater, const struct ds_instr *instr,
+                  struct ds_error *err)
+{
+    if (instr->op == DS_INSTR_UPDATE)
+        return update(updater, instr, err);
+    if (instr->op == DS_INSTR_LOAD)
+        ds_states_load(updater->states, instr->piece);
+    else if (!updater->skip)
+        ds_states_store(updater->states, instr->piece);
+    return 0;
+}
+
+int ds_updater_open(struct ds_updater *updater, struct ds_error *err)
+{
+    const struct ds_plan *plan = updater->plan;
+
+    return plan->pieces > 0 ? ds_states_open(&updater->states, plan, updater->job->offload.path,
+                                             updater->memory[DS_ARENA_MOMENTS], err)
+                            : 0;
+}
+
+void ds_updater_close(struct ds_updater *updater)
+{
+    ds_states_close(updater->states);
+    updater->states = NULL;
+}
+
+int ds_updater_settle(const struct ds_updater *updater, struct ds_error *err)
+{
+    return updater->states != NULL ? ds_states_settle(updater->states, err) : 0;
 }
 
 int ds_updater_cast(const struct ds_updater *updater, size_t bucket, void *to, struct ds_error *err)

@@ -20,14 +20,16 @@
 #include "runtime/engine.h"
 #include "runtime/job.h"
 #include "runtime/plan/plan.h"
+#include "runtime/states.h"
 
-struct ds_updater { /* all borrowed */
+struct ds_updater { /* all borrowed, but the states */
     const struct ds_plan *plan;
     const struct ds_job *job;
     struct ds_stream *stream; /* of what updates: the plan's device, or the host */
     struct ds_engine_lines lines;
-    void *const *memory; /* [DS_ARENA_COUNT] */
-    float *work;         /* of the stream's device, for matrices; empty between passes */
+    void *const *memory;      /* [DS_ARENA_COUNT] */
+    struct ds_states *states; /* in a file, or NULL: lines.state */
+    float *work;              /* of the stream's device, for matrices; empty between passes */
     /* Of the step: */
     double lr, grad_scale;
     uint64_t update;
@@ -36,9 +38,17 @@ struct ds_updater { /* all borrowed */
     const double *norms;              /* trust.h; of a plan by tensor, else NULL */
 };
 
-/* All spans of the bucket that this rank updates.  Errors of ds_update(). */
-int ds_updater_bucket(const struct ds_updater *updater, uint32_t bucket, struct ds_error *err)
-    DS_NODISCARD;
+/* Open the file of the plan's states, where it has one; the rest is filled in.  Close may come
+ * without. */
+int ds_updater_open(struct ds_updater *updater, struct ds_error *err) DS_NODISCARD;
+void ds_updater_close(struct ds_updater *updater);
+/* Wait for what is under way between file and memory. */
+int ds_updater_settle(const struct ds_updater *updater, struct ds_error *err) DS_NODISCARD;
+
+/* UPDATE: all spans of the bucket, or of its piece, that this rank updates.  LOAD and STORE of a
+ * piece.  Errors of ds_update() and of the disk. */
+int ds_updater_do(const struct ds_updater *updater, const struct ds_instr *instr,
+                  struct ds_error *err) DS_NODISCARD;
 
 /* This rank's shard of the bucket in the type that kernels read, at `to`, where it has another
  * type. */

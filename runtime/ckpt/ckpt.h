@@ -32,6 +32,13 @@
 #include "kernels/dtype.h"
 #include "runtime/job.h"
 
+/* Where data is that is not in memory: bytes from `at` on. */
+struct ds_ckpt_line {
+    int (*read)(void *user, uint64_t at, void *to, size_t bytes, struct ds_error *err);
+    int (*write)(void *user, uint64_t at, const void *from, size_t bytes, struct ds_error *err);
+    void *user;
+};
+
 /* A range of a tensor as a rank holds it.  Borrowed memory; data may be any of the arenas.
  *
  * The same range of the same tensor may lie on several ranks (replicated parameters, the groups of
@@ -44,9 +51,11 @@ struct ds_ckpt_tensor {
     unsigned ndim;
     uint64_t shape[DS_MAX_TENSOR_DIMS]; /* of the whole tensor */
     uint64_t first, count; /* elements held, in row-major order; count 0: none, not read or saved */
-    unsigned replica, replicas; /* replicas 0: all ranks of the save, replica is the rank */
-    bool copy;                  /* of a range that another rank saves: it is only read */
-    void *data;                 /* of element `first` */
+    unsigned replica, replicas;      /* replicas 0: all ranks of the save, replica is the rank */
+    bool copy;                       /* of a range that another rank saves: it is only read */
+    void *data;                      /* of element `first` */
+    const struct ds_ckpt_line *line; /* or there, `data` NULL: at byte `line_at` */
+    uint64_t line_at;
 };
 
 /* A named number of the run's state: a loss scale, a counter.  Finite. */

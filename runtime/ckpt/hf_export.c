@@ -216,7 +216,8 @@ static int export_shard(struct export *x, size_t shard, struct ds_error *err)
         if (rc == 0 && x->dtype == DS_BF16)
             narrow(x->scratch, (size_t)table[i].elems);
         if (rc == 0)
-            rc = ds__part_write(&part, &table[i], NULL, x->scratch, err);
+            rc = ds__part_write(&part, &table[i], NULL, (struct ds__source){.data = x->scratch},
+                                err);
     }
     return ds__part_close(&part, rc, err);
 }
@@ -327,7 +328,7 @@ static int import_weights(const struct ds__hf *hf, const char *dir, struct ds_ma
     for (size_t i = 0; rc == 0 && i < count; i++) {
         rc = ds__hf_read(hf, ds__hf_find(hf, table[i].name), 0, table[i].elems, scratch, err);
         if (rc == 0)
-            rc = ds__part_write(&part, &table[i], NULL, scratch, err);
+            rc = ds__part_write(&part, &table[i], NULL, (struct ds__source){.data = scratch}, err);
     }
     rc = ds__part_close(&part, rc, err);
     free(scratch);

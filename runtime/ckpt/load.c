@@ -49,6 +49,30 @@ static int find_tensor(const struct ds__store *store, const struct ds_ckpt_tenso
     return 0;
 }
 
+/* Bytes of what is not in memory that come there at a time. */
+enum { LINE_BYTES = 8 * 1024 * 1024 };
+
+/* Fill a tensor that is not in memory from the checkpoint; with zeros where `saved` is NULL. */
+static int fill_line(struct ds__store *store, const struct ds_manifest_tensor *saved,
+                     const struct ds_ckpt_tensor *tensor, struct ds_error *err)
+{
+    size_t size = ds_dtype_bytes(tensor->dtype), most = LINE_BYTES / size;
+    char *room = calloc(most, size);
+    int rc = room == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
+
+    for (uint64_t done = 0; rc == 0 && done < tensor->count; done += most) {
+        uint64_t count = tensor->count - done < most ? tensor->count - done : most;
+
+        if (saved != NULL)
+            rc = ds__store_read(store, saved, tensor->first + done, count, room, err);
+        if (rc == 0)
+            rc = tensor->line->write(tensor->line->user, tensor->line_at + done * size, room,
+                                     (size_t)count * size, err);
+    }
+    free(room);
+    return rc;
+}
+
 static int load_all(struct ds__store *store, struct ds_ckpt_tensor *tensors, size_t count,
                     struct ds_error *err)
 {
@@ -59,9 +83,11 @@ static int load_all(struct ds__store *store, struct ds_ckpt_tensor *tensors, siz
         rc = find_tensor(store, &tensors[i], &saved, err);
     for (size_t i = 0; rc == 0 && i < count; i++) {
         rc = find_tensor(store, &tensors[i], &saved, err);
-        if (rc == 0)
-            rc = ds__store_read(store, saved, tensors[i].first, tensors[i].count, tensors[i].data,
-                                err);
+        if (rc != 0)
+            break;
+        rc = tensors[i].line != NULL ? fill_line(store, saved, &tensors[i], err)
+                                     : ds__store_read(store, saved, tensors[i].first,
+                                                      tensors[i].count, tensors[i].data, err);
     }
     return rc;
 }
@@ -78,11 +104,17 @@ static bool has_no_moments(const struct ds__store *store, const struct ds_ckpt_t
     return true;
 }
 
-static void zero_all(struct ds_ckpt_tensor *tensors, size_t count)
+static int zero_all(struct ds_ckpt_tensor *tensors, size_t count, struct ds_error *err)
 {
-    for (size_t i = 0; i < count; i++)
-        if (tensors[i].count > 0)
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        if (tensors[i].line != NULL)
+            rc = fill_line(NULL, NULL, &tensors[i], err);
+        else if (tensors[i].count > 0)
             memset(tensors[i].data, 0, (size_t)tensors[i].count * ds_dtype_bytes(tensors[i].dtype));
+    }
+    return rc;
 }
 
 int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
@@ -96,7 +128,7 @@ int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_t
         return rc;
     rc = load_all(&store, weights, n_weights, err);
     if (rc == 0 && has_no_moments(&store, moments, n_moments))
-        zero_all(moments, n_moments);
+        rc = zero_all(moments, n_moments, err);
     else if (rc == 0)
         rc = load_all(&store, moments, n_moments, err);
     if (rc == 0)

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,6 +19,8 @@
 #include "base/fsio.h"
 
 enum { PIECE_BYTES = 8 * 1024 * 1024 };
+/* Of what is not in memory, which it takes for that long. */
+enum { LINE_BYTES = 1024 * 1024 };
 
 static int out_of_memory(struct ds_error *err)
 {
@@ -132,39 +135,59 @@ static size_t sum_blocks(const char *bytes, size_t len, size_t block, uint64_t *
     return sums;
 }
 
-/* Sum and write, piece by piece; `xxh3` NULL: nobody asks for sums. */
-static int write_pieces(const struct ds__part *part, const struct ds_safetensor *entry,
-                        const void *data, uint64_t *xxh3, struct ds_error *err)
+/* Sum and write; `xxh3` NULL: nobody asks for sums.  Returns the sums, or a failure. */
+static int write_piece(const struct ds__part *part, const char *bytes, size_t len, uint64_t at,
+                       uint64_t *xxh3, struct ds_error *err)
 {
-    size_t block = part->manifest != NULL ? (size_t)part->manifest->block_bytes : PIECE_BYTES;
-    size_t piece = block < PIECE_BYTES ? PIECE_BYTES - PIECE_BYTES % block : block;
-    uint64_t left = entry->end - entry->begin, at = part->data_at + entry->begin;
-    const char *bytes = data;
-    int rc = 0;
+    size_t block = part->manifest != NULL ? (size_t)part->manifest->block_bytes : len;
+    size_t sums = xxh3 != NULL ? sum_blocks(bytes, len, block, xxh3) : 0;
+    int rc = ds_fs_pwrite_all(part->fd, bytes, len, at, err);
 
-    while (rc == 0 && left > 0) {
-        size_t len = left < piece ? (size_t)left : piece;
+    if (rc == 0) /* let the disk begin; whether it can is seen by the fsync at the end */
+        (void)sync_file_range(part->fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
+    return rc == 0 ? (int)sums : rc;
+}
 
-        if (xxh3 != NULL)
-            xxh3 += sum_blocks(bytes, len, block, xxh3);
-        rc = ds_fs_pwrite_all(part->fd, bytes, len, at, err);
-        if (rc == 0) /* let the disk begin; whether it can is seen by the fsync at the end */
-            (void)sync_file_range(part->fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
-        bytes += len;
-        at += len;
-        left -= len;
+/* Of whole blocks, at most `most` bytes or a block. */
+static size_t piece_bytes(const struct ds__part *part, size_t most)
+{
+    size_t block = part->manifest != NULL ? (size_t)part->manifest->block_bytes : most;
+
+    return block < most ? most - most % block : block;
+}
+
+/* What is not in memory comes there piece by piece. */
+static int write_pieces(const struct ds__part *part, const struct ds_safetensor *entry,
+                        struct ds__source source, uint64_t *xxh3, struct ds_error *err)
+{
+    size_t piece = piece_bytes(part, source.line != NULL ? LINE_BYTES : PIECE_BYTES);
+    uint64_t bytes = entry->end - entry->begin;
+    char *room = source.line != NULL ? malloc(piece) : NULL;
+    int rc = source.line != NULL && room == NULL ? out_of_memory(err) : 0;
+
+    for (uint64_t done = 0; rc >= 0 && done < bytes; done += piece) {
+        size_t len = bytes - done < piece ? (size_t)(bytes - done) : piece;
+        const char *from = source.line != NULL ? room : (const char *)source.data + done;
+
+        if (source.line != NULL)
+            rc = source.line->read(source.line->user, source.at + done, room, len, err);
+        if (rc >= 0)
+            rc = write_piece(part, from, len, part->data_at + entry->begin + done, xxh3, err);
+        if (rc > 0)
+            xxh3 += rc;
     }
-    return rc;
+    free(room);
+    return rc < 0 ? rc : 0;
 }
 
 int ds__part_write(struct ds__part *part, const struct ds_safetensor *entry,
-                   const struct ds__piece *piece, const void *data, struct ds_error *err)
+                   const struct ds__piece *piece, struct ds__source source, struct ds_error *err)
 {
     struct ds_manifest_range *range = NULL;
     int rc = part->manifest != NULL ? note_entry(part, entry, piece, &range, err) : 0;
 
     if (rc == 0)
-        rc = write_pieces(part, entry, data, range != NULL ? range->xxh3 : NULL, err);
+        rc = write_pieces(part, entry, source, range != NULL ? range->xxh3 : NULL, err);
     return ds_error_context(err, rc, "file '%s', tensor '%s'", part->path, entry->name);
 }
 

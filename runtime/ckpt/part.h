@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/manifest.h"
 #include "runtime/ckpt/safetensors.h"
 
@@ -43,9 +44,16 @@ int ds__part_create(struct ds__part *part, const char *dir, const char *name,
                     struct ds_safetensor *tensors, size_t count, struct ds_manifest *manifest,
                     struct ds_error *err) DS_NODISCARD;
 
+/* Bytes to write: in memory, or where `line` is given at `at` of that. */
+struct ds__source {
+    const void *data;
+    const struct ds_ckpt_line *line;
+    uint64_t at;
+};
+
 /* Write the whole of one entry and note it; `piece` NULL: as the tensor that it says it is. */
 int ds__part_write(struct ds__part *part, const struct ds_safetensor *entry,
-                   const struct ds__piece *piece, const void *data, struct ds_error *err)
+                   const struct ds__piece *piece, struct ds__source source, struct ds_error *err)
     DS_NODISCARD;
 
 /* Make what was written durable and close; `rc` is the outcome so far and wins over errors here. */

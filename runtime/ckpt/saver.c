@@ -235,9 +235,10 @@ int ds_saver_begin(struct ds_saver *saver, const struct ds_ckpt_state *state,
     if (rc == 0 && args.rank == 0)
         rc = ds__saving_prepare(&saver->saving, err);
     rc = meet(saver, rc, err);
+    if (rc == 0)
+        rc = ds__saving_stage(&saver->saving, saver->staging, err);
     if (rc < 0)
         return end(saver, rc, err);
-    ds__saving_stage(&saver->saving, saver->staging);
     saver->began_ns = began;
     saver->saved = (struct ds_saved){.step = state->step,
                                      .bytes = ds__saving_bytes(&saver->saving),

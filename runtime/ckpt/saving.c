@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "base/fsio.h"
-#include "runtime/ckpt/part.h"
 
 static int out_of_memory(struct ds_error *err)
 {
@@ -104,10 +103,12 @@ static int make_items(struct ds__saving *s, const struct ds_ckpt_tensor *tensors
                                              : ds__share_out(&args, shares, &out->count, err);
     for (size_t i = 0; rc == 0 && i < out->count; i++) {
         const struct ds_ckpt_tensor *t = shares[i].tensor;
+        uint64_t skip = (shares[i].first - t->first) * ds_dtype_bytes(t->dtype);
 
         out->item[i].share = shares[i];
-        out->item[i].data =
-            (const char *)t->data + (shares[i].first - t->first) * ds_dtype_bytes(t->dtype);
+        out->item[i].source = t->line != NULL
+                                  ? (struct ds__source){.line = t->line, .at = t->line_at + skip}
+                                  : (struct ds__source){.data = (const char *)t->data + skip};
     }
     free(shares);
     return rc < 0 ? rc : name_items(&s->parts[0], out->item, out->count, err);
@@ -178,21 +179,30 @@ uint64_t ds__saving_bytes(const struct ds__saving *saving)
     return bytes;
 }
 
-static char *stage(struct ds__items *items, char *to)
+static int stage(struct ds__items *items, char **to, struct ds_error *err)
 {
-    for (size_t i = 0; i < items->count; i++) {
-        uint64_t bytes = item_bytes(&items->item[i]);
+    int rc = 0;
 
-        memcpy(to, items->item[i].data, (size_t)bytes);
-        items->item[i].data = to;
-        to += bytes;
+    for (size_t i = 0; rc == 0 && i < items->count; i++) {
+        size_t bytes = (size_t)item_bytes(&items->item[i]);
+        struct ds__source *source = &items->item[i].source;
+
+        if (source->line != NULL)
+            rc = source->line->read(source->line->user, source->at, *to, bytes, err);
+        else
+            memcpy(*to, source->data, bytes);
+        *source = (struct ds__source){.data = *to};
+        *to += bytes;
     }
-    return to;
+    return rc;
 }
 
-void ds__saving_stage(struct ds__saving *saving, void *to)
+int ds__saving_stage(struct ds__saving *saving, void *to, struct ds_error *err)
 {
-    (void)stage(&saving->moments, stage(&saving->weights, to));
+    char *at = to;
+    int rc = stage(&saving->weights, &at, err);
+
+    return rc == 0 ? stage(&saving->moments, &at, err) : rc;
 }
 
 /* --- the folder and the files --------------------------------------------------------------- */
@@ -237,7 +247,7 @@ static int write_file(struct ds__saving *s, const char *name, const struct ds__i
         const struct ds__piece piece = {
             .name = t->name, .ndim = t->ndim, .shape = t->shape, .first = share->first};
 
-        rc = ds__part_write(&part, &table[i], &piece, items->item[i].data, err);
+        rc = ds__part_write(&part, &table[i], &piece, items->item[i].source, err);
     }
     return ds__part_close(&part, rc, err);
 }

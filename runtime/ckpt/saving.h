@@ -26,6 +26,7 @@
 #include "base/limits.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/manifest.h"
+#include "runtime/ckpt/part.h"
 #include "runtime/ckpt/share.h"
 #include "runtime/ckpt/store.h"
 
@@ -33,7 +34,7 @@
 struct ds__item {
     struct ds__share share;
     const char *entry;
-    const void *data;
+    struct ds__source source;
 };
 
 struct ds__items { /* of one file, in its order */
@@ -62,7 +63,7 @@ void ds__saving_release(struct ds__saving *saving);
 uint64_t ds__saving_bytes(const struct ds__saving *saving);
 
 /* Copy them to `to`, which has room; they are then written from there. */
-void ds__saving_stage(struct ds__saving *saving, void *to);
+int ds__saving_stage(struct ds__saving *saving, void *to, struct ds_error *err) DS_NODISCARD;
 
 int ds__saving_prepare(struct ds__saving *saving, struct ds_error *err) DS_NODISCARD;
 int ds__saving_write(struct ds__saving *saving, struct ds_error *err) DS_NODISCARD;

@@ -91,6 +91,10 @@ static const struct ds_key keys[] = {
         "bytes that the ranks of one host may keep in its memory; 0: not checked"),
     F64("host.update", main.update, 0, "0", 0, MAX_RATE,
         "bytes/s of the optimizer on one rank's share of the host's processors"),
+    F64("disk.read", disk.read, 0, "0", 0, MAX_RATE,
+        "bytes/s that one rank reads from the disk of its host, all ranks of it reading; for "
+        "offload.optim nvme, which needs both"),
+    F64("disk.write", disk.write, 0, "0", 0, MAX_RATE, "the same of what it writes"),
     F64("overlap", overlap, 0, "1", 0, 1,
         "share of compute that goes on while a collective runs; 0: they take turns"),
 };
@@ -199,6 +203,11 @@ bool ds_cluster_links(const struct ds_cluster *cluster)
 {
     return (cluster->ranks < 2 || cluster->host.bandwidth > 0.0) &&
            (cluster->hosts < 2 || cluster->network.bandwidth > 0.0);
+}
+
+bool ds_cluster_disks(const struct ds_cluster *cluster)
+{
+    return cluster->disk.read > 0.0 && cluster->disk.write > 0.0;
 }
 
 int ds_cluster_write(const struct ds_cluster *cluster, struct ds_buf *out, struct ds_error *err)

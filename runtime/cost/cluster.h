@@ -18,6 +18,7 @@
  *       network: {bandwidth: 48e9, latency_us: 10}
  *       device: {bandwidth: 50e9}         # to the host's memory; only with offload
  *     host: {memory: 2e12, update: 40e9}
+ *     disk: {read: 2.5e9, write: 1.2e9}   # of one rank; only with offload.optim nvme
  *
  * Units   bytes, bytes/s, FLOP/s; *_us microseconds.  Bandwidths of links are of one rank, in one
  *         direction; `overlap` is the share of compute that goes on while a collective runs.
@@ -72,6 +73,9 @@ struct ds_cluster {
     } main;
     struct ds_link_rate host, network;
     struct ds_link_rate pcie; /* bandwidth 0: the device computes in the host's memory */
+    struct {
+        double read, write; /* of one rank's file while all of the host have theirs; 0: not said */
+    } disk;
     double overlap;
 };
 
@@ -88,6 +92,9 @@ int ds_cluster_load(struct ds_cluster *cluster, const char *path, struct ds_erro
 
 /* Are the links described that its hosts and ranks need? */
 bool ds_cluster_links(const struct ds_cluster *cluster);
+
+/* Are the rates of its hosts' disks, which offload.optim nvme needs? */
+bool ds_cluster_disks(const struct ds_cluster *cluster);
 
 /* The cluster as a file that ds_cluster_parse() reads back.  -ENOMEM. */
 int ds_cluster_write(const struct ds_cluster *cluster, struct ds_buf *out, struct ds_error *err)

@@ -12,9 +12,12 @@
 #include <string.h>
 
 struct clocks {
-    double queue[DS_QUEUE_COUNT]; /* when it is free */
-    double *event;                /* when it last happened */
-    double alone_s;               /* computed since the last collective */
+    double queue[DS_QUEUE_COUNT];                          /* when it is free */
+    double *event;                                         /* when it last happened */
+    double disk_s;                                         /* when the disk is free */
+    double loaded[DS_PIECE_ROOMS], stored[DS_PIECE_ROOMS]; /* when what is in a room was */
+    unsigned rooms;
+    double alone_s; /* computed since the last collective */
     double overlap;
     struct ds_spread spread;
     bool apart; /* the host computes beside the device */
@@ -29,6 +32,24 @@ static bool talks(const struct ds_instr *instr)
 static bool copies(const struct ds_instr *instr)
 {
     return instr->op == DS_INSTR_OFFLOAD || instr->op == DS_INSTR_FETCH;
+}
+
+static bool is_for_disk(const struct ds_instr *instr)
+{
+    return instr->op == DS_INSTR_LOAD || instr->op == DS_INSTR_STORE;
+}
+
+/* Given to the disk now, done when it has come to it. */
+static struct ds_span_time move(struct clocks *clocks, const struct ds_instr *instr, double now,
+                                double seconds)
+{
+    unsigned room = instr->piece % clocks->rooms;
+    bool load = instr->op == DS_INSTR_LOAD;
+    double begin = fmax(fmax(clocks->disk_s, now), load ? clocks->stored[room] : 0.0);
+
+    clocks->disk_s = begin + seconds;
+    *(load ? &clocks->loaded[room] : &clocks->stored[room]) = clocks->disk_s;
+    return (struct ds_span_time){.begin_s = begin, .end_s = clocks->disk_s};
 }
 
 /* The queue whose clock an instruction moves. */
@@ -62,6 +83,10 @@ static struct ds_span_time run(struct clocks *clocks, const struct ds_instr *ins
         time.begin_s = fmax(time.begin_s, clocks->event[instr->waits_for]);
     if (instr->room_after != DS_NO_EVENT)
         time.begin_s = fmax(time.begin_s, clocks->event[instr->room_after]);
+    if (is_for_disk(instr))
+        return move(clocks, instr, time.begin_s, seconds);
+    if (instr->piece != UINT32_MAX)
+        time.begin_s = fmax(time.begin_s, clocks->loaded[instr->piece % clocks->rooms]);
     time.end_s = time.begin_s + wait_s(clocks, instr, seconds) + seconds;
     clocks->queue[queue] = time.end_s;
     if (queue != DS_QUEUE_COMPUTE && (talks(instr) || (copies(instr) && !clocks->apart)))
@@ -86,6 +111,8 @@ static void book(struct ds_prediction *p, const struct clocks *clocks, const str
         p->comm_s += seconds;
     else if (copies(instr))
         p->copy_s += seconds;
+    else if (is_for_disk(instr))
+        p->disk_s += seconds;
 }
 
 static double peak_of(const struct ds_cluster *cluster, enum ds_compute compute)
@@ -151,7 +178,7 @@ static void run_step(struct ds_prediction *p, struct clocks *clocks,
 {
     double begin_s = clocks->queue[DS_QUEUE_COMPUTE];
 
-    p->compute_s = p->update_s = p->comm_s = p->copy_s = p->host_s = 0.0;
+    p->compute_s = p->update_s = p->comm_s = p->copy_s = p->disk_s = p->host_s = 0.0;
     for (size_t i = 0; i < plan->step.count; i++) {
         const struct ds_instr *instr = &plan->step.instr[i];
         struct ds_span_time time = run(clocks, instr, ds_work_instr(cluster, plan, instr));
@@ -170,6 +197,7 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
     struct clocks clocks = {.overlap = cluster->overlap,
                             .spread =
                                 plan->world > 1 ? cluster->device.spread : (struct ds_spread){0},
+                            .rooms = plan->piece_rooms,
                             .apart = cluster->pcie.bandwidth > 0.0};
 
     memset(prediction, 0, sizeof(*prediction));
@@ -177,6 +205,9 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
         return ds_fail(err, EINVAL,
                        "a plan for %u ranks and a cluster of %" PRIu64 " hosts x %" PRIu64 " ranks",
                        plan->world, cluster->hosts, cluster->ranks);
+    if (plan->pieces > 0 && !ds_cluster_disks(cluster))
+        return ds_fail(err, EINVAL,
+                       "'offload.optim' nvme needs 'disk.read' and 'disk.write' of the cluster");
     clocks.event = calloc(plan->step.events > 0 ? plan->step.events : 1, sizeof(*clocks.event));
     prediction->time = calloc(plan->step.count, sizeof(*prediction->time));
     prediction->count = plan->step.count;
@@ -186,7 +217,8 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
         return ds_fail(err, ENOMEM, "no memory for a timeline of %zu instructions",
                        plan->step.count);
     }
-    for (unsigned i = 0; i < (plan->offload ? 3 : 2); i++) /* until steps are alike */
+    for (unsigned i = 0; i < (plan->offload || plan->pieces > 0 ? 3 : 2);
+         i++) /* until steps are alike */
         run_step(prediction, &clocks, cluster, plan);
     sum_up(prediction, cluster, plan);
     free(clocks.event);
@@ -225,6 +257,9 @@ void ds_prediction_print(const struct ds_prediction *p, const struct ds_cluster 
     if (p->copy_s > 0.0)
         (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "copies to and from the host",
                             p->copy_s * 1e3);
+    if (p->disk_s > 0.0)
+        (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "states from and to the disk",
+                            p->disk_s * 1e3);
     if (p->host_s > 0.0)
         (void)ds_buf_printf(out, "  %-26s %12.3f ms\n", "update by the host", p->host_s * 1e3);
     (void)ds_buf_printf(out, "  %-26s %12.0f, %.0f per rank\n", "tokens per second",
@@ -244,6 +279,8 @@ void ds_prediction_print_json(const struct ds_prediction *p, struct ds_json *jso
         ds_json_f64(json, "bubble_ms", p->bubble_s * 1e3, 6);
     if (p->copy_s > 0.0)
         ds_json_f64(json, "copies_ms", p->copy_s * 1e3, 6);
+    if (p->disk_s > 0.0)
+        ds_json_f64(json, "disk_ms", p->disk_s * 1e3, 6);
     if (p->host_s > 0.0)
         ds_json_f64(json, "host_update_ms", p->host_s * 1e3, 6);
     ds_json_f64(json, "waited_ms", p->exposed_s * 1e3, 6);

@@ -7,6 +7,8 @@
  * One rank stands for all.  Each queue runs its instructions in list order; an instruction begins
  * when its queue is free and the events it waits for have happened, some of them in the step
  * before: the step predicted is the second one, whose parameters are gathered while it runs.
+ * The disk has a clock of its own: it does one thing after the other, a piece of the optimizer's
+ * states is updated when it is there and comes into a room when the one before has left it.
  * A collective begins with the wait for the slowest rank: the cluster's spread of what was computed
  * since the collective before.  Where the cluster's overlap is below 1 a collective takes that much
  * from the compute queue; at 0 there is one queue for all.
@@ -26,6 +28,7 @@ struct ds_prediction {
     double step_s;
     double compute_s, update_s; /* FORWARD and BACKWARD; NORM and UPDATE */
     double comm_s, copy_s;      /* collectives; OFFLOAD and FETCH */
+    double disk_s;              /* LOAD and STORE */
     double bubble_s;            /* of a pipeline, in which this part waits for the others */
     double host_s;              /* UPDATE by the host, beside compute; not in update_s */
     double exposed_s;           /* the part of the three that compute waited for */
@@ -33,7 +36,8 @@ struct ds_prediction {
     double mfu;                 /* share of the peak of all devices */
 };
 
-/* -EINVAL the plan's ranks are not the cluster's, -ENOMEM. */
+/* -EINVAL the plan's ranks are not the cluster's, or it needs disks that are not described;
+ * -ENOMEM. */
 int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluster,
                const struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 /* Does a host of the cluster hold what its ranks keep in its memory?  -ENOMEM. */

@@ -152,11 +152,13 @@ static int try_micro_batch(struct search *search, uint64_t micro_batch, struct d
     const struct ds_job *job = search->args->job;
     bool whole = ds_optim_by_tensor(job) || ds_optim_wants_matrices(job);
     bool never = whole && is_apart(search->args); /* plan.c refuses it */
+    enum ds_offload last = never                                   ? DS_OFFLOAD_NONE
+                           : job->offload.optim == DS_OFFLOAD_NVME ? DS_OFFLOAD_NVME
+                                                                   : DS_OFFLOAD_CPU;
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < sizeof(recompute) / sizeof(recompute[0]); i++)
-        for (unsigned offload = DS_OFFLOAD_NONE;
-             rc == 0 && offload <= (unsigned)(never ? DS_OFFLOAD_NONE : DS_OFFLOAD_CPU); offload++)
+        for (unsigned offload = DS_OFFLOAD_NONE; rc == 0 && offload <= (unsigned)last; offload++)
             rc = try_layouts(search,
                              (struct ds_candidate){.micro_batch = micro_batch,
                                                    .recompute = recompute[i],

@@ -4,7 +4,8 @@
  * search.h - every layout that a job could run in on a cluster, the fastest by prediction first.
  *
  * Searched are train.micro_batch, zero.stage, zero.shard_group, activation.recompute and
- * offload.optim, which on devices apart is for optimizers that go by elements.  Where stage 3
+ * offload.optim, which on devices apart is for optimizers that go by elements, and which tries nvme
+ * where the job has it, whose path it needs.  Where stage 3
  * gathers ahead and the job leaves zero.prefetch open, it is settled for each layout as a run
  * settles it.  The global batch and everything else that decides what is learnt stays as it is.
  *

@@ -331,24 +331,6 @@ static double block_s(const struct bench *b, const struct ds_instr *instr)
 
 /* --- collectives ------------------------------------------------------------------------------ */
 
-double ds_work_collective(const struct ds_cluster *cluster, struct ds_ring ring, double bytes,
-                          unsigned trips)
-{
-    bool apart = ring.ranks > ring.per_host;
-    const struct ds_link_rate *link = apart ? &cluster->network : &cluster->host;
-    double bandwidth = cluster->host.bandwidth, latency_us = link->latency_us;
-
-    if (ring.ranks < 2)
-        return 0.0;
-    if (apart) {
-        double out = cluster->network.bandwidth * (double)ring.per_host;
-
-        bandwidth = ring.per_host < 2 ? out : fmin(bandwidth, out);
-    }
-    return trips * (bytes * (double)(ring.ranks - 1) / (double)ring.ranks / bandwidth +
-                    ceil(log2((double)ring.ranks)) * latency_us * 1e-6);
-}
-
 static uint64_t least(uint64_t x, uint64_t y)
 {
     return x < y ? x : y;
@@ -548,9 +530,12 @@ static double matrices_s(const struct bench *b, uint32_t index)
 
 /* Reads parameters, gradients and states, writes parameters and states, and a bf16 copy; LAMB's
  * second pass reads parameters and states and writes parameters. */
-static double update_s(const struct bench *b, uint32_t bucket)
+static double update_s(const struct bench *b, const struct ds_instr *instr)
 {
-    double held = (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, bucket).count;
+    uint32_t bucket = instr->bucket;
+    double held = (double)(instr->piece != UINT32_MAX
+                               ? b->plan->piece[instr->piece].elems
+                               : ds_plan_shard(b->plan, DS_ARENA_MOMENTS, bucket).count);
     char there; /* a copy for the kernels is written */
     void *low = b->type != DS_F32 ? &there : NULL;
     const struct ds_adamw_args adamw = {
@@ -576,6 +561,14 @@ static double copy_s(const struct bench *b, uint32_t bucket, double size)
     return 2.0 * bytes / b->cluster->device.bandwidth;
 }
 
+/* A piece of the states, from the disk or to it. */
+static double disk_s(const struct bench *b, const struct ds_instr *instr)
+{
+    double bytes = (double)b->plan->piece[instr->piece].bytes;
+
+    return bytes / (instr->op == DS_INSTR_LOAD ? b->cluster->disk.read : b->cluster->disk.write);
+}
+
 double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *plan,
                      const struct ds_instr *instr)
 {
@@ -587,9 +580,11 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     case DS_INSTR_REDUCE: return reduce_s(&b, &plan->bucket[instr->bucket]) + keep_s(&b, instr);
     case DS_INSTR_GATHER: return gather_s(&b, &plan->bucket[instr->bucket]);
     case DS_INSTR_NORM: return norm_s(&b);
-    case DS_INSTR_UPDATE: return update_s(&b, instr->bucket);
+    case DS_INSTR_UPDATE: return update_s(&b, instr);
     case DS_INSTR_OFFLOAD: return copy_s(&b, instr->bucket, sizeof(float));
     case DS_INSTR_FETCH: return copy_s(&b, instr->bucket, b.act);
+    case DS_INSTR_LOAD:
+    case DS_INSTR_STORE: return disk_s(&b, instr);
     case DS_INSTR_SEND:
     case DS_INSTR_RECV: return pass_s(&b, instr);
     case DS_INSTR_TIE: return tie_s(&b, instr);

@@ -64,12 +64,10 @@ bool ds__saves_behind(const struct ds_job *job)
            job->checkpoint.every < job->train.steps;
 }
 
-/* What one rank writes of an arena: its part of those who hold the same. */
-static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind arena)
+/* What one rank writes of a line of these bytes: its part of those who hold the same. */
+static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind arena, uint64_t bytes)
 {
-    unsigned holders = plan->sharded[arena] ? plan->replicas : plan->holders;
-
-    return plan->arena_bytes[arena] / holders;
+    return bytes / (plan->sharded[arena] ? plan->replicas : plan->holders);
 }
 
 static uint64_t largest_bucket(const struct ds_plan *plan)
@@ -148,9 +146,9 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     bytes[DS_ARENA_PARAMS_LOW] =
         plan->copies ? ds_plan_line_elems(plan, DS_ARENA_PARAMS_LOW) * working : 0;
     bytes[DS_ARENA_GRADS] = ds_plan_line_elems(plan, DS_ARENA_GRADS) * sizeof(float);
-    bytes[DS_ARENA_MOMENTS] = 0;
-    for (unsigned i = 0; i < plan->optim_states; i++)
-        bytes[DS_ARENA_MOMENTS] += ds_plan_state_elems(plan, i) * sizeof(float);
+    bytes[DS_ARENA_MOMENTS] = /* the rooms begin where a disk likes it */
+        plan->pieces > 0 ? plan->piece_rooms * plan->piece_room_bytes + DS_PIECE_ALIGN
+                         : ds__plan_state_bytes(plan);
     bytes[DS_ARENA_GATHERED] = plan->gathered_elems * working;
     if (plan->common[DS_ARENA_GATHERED])
         plan->common_bytes = bytes[DS_ARENA_GATHERED];
@@ -161,7 +159,8 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
         plan->offload ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float) : 0;
     bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;
     plan->snapshot_bytes =
-        saves_behind ? written_bytes(plan, DS_ARENA_PARAMS) + written_bytes(plan, DS_ARENA_MOMENTS)
+        saves_behind ? written_bytes(plan, DS_ARENA_PARAMS, bytes[DS_ARENA_PARAMS]) +
+                           written_bytes(plan, DS_ARENA_MOMENTS, ds__plan_state_bytes(plan))
                      : 0;
     cost_rest(plan);
     plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->whole_sequence);

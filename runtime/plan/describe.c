@@ -189,10 +189,16 @@ void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
     }
     if (!plan->offload || !plan->apart)
         print_row(out, "total", ds_plan_total_bytes(plan));
-    if (plan->common_bytes == 0)
+    if (plan->common_bytes > 0) {
+        print_row(out, "of it once per host", plan->common_bytes);
+        print_row(out, "all ranks of a host", ds_plan_ranks_bytes(plan, plan->local_world));
+    }
+    if (plan->pieces == 0)
         return;
-    print_row(out, "of it once per host", plan->common_bytes);
-    print_row(out, "all ranks of a host", ds_plan_ranks_bytes(plan, plan->local_world));
+    (void)ds_buf_puts(out, "on the disk\n");
+    print_row(out, ds_arena_name(DS_ARENA_MOMENTS), plan->disk_bytes);
+    print_row(out, "read in each step", plan->disk_bytes);
+    print_row(out, "written in each step", plan->disk_bytes);
 }
 
 static void print_traffic(const struct ds_plan *plan, struct ds_buf *out)
@@ -259,6 +265,8 @@ static void print_program(const struct ds_program *program, struct ds_buf *out)
         print_index(out, instr->waits_for);
         print_index(out, instr->room_after);
         print_index(out, instr->signals);
+        if (instr->piece != UINT32_MAX)
+            (void)ds_buf_printf(out, " piece-%" PRIu32, instr->piece);
         (void)ds_buf_printf(
             out, "%s%s%s%s%s%s\n", instr->gradient ? " gradient" : "",
             instr->paired ? " paired" : "", instr->last_step ? " last-step" : "",
@@ -293,6 +301,7 @@ static void json_program(struct ds_json *json, const char *key, const struct ds_
         json_index(json, "block", instr->block);
         json_index(json, "bucket", instr->bucket);
         json_index(json, "micro_batch", instr->micro_batch);
+        json_index(json, "piece", instr->piece);
         json_index(json, "waits_for", instr->waits_for);
         json_index(json, "room_after", instr->room_after);
         json_index(json, "signals", instr->signals);
@@ -336,6 +345,8 @@ static void json_memory(struct ds_json *json, const struct ds_plan *plan)
         ds_json_u64(json, "of the host", ds_plan_host_bytes(plan));
     if (plan->fp8)
         ds_json_u64(json, "codes of fp8", codes_bytes(plan));
+    if (plan->pieces > 0)
+        ds_json_u64(json, "on the disk", plan->disk_bytes);
     ds_json_u64(json, "shared, of other ranks", plan->peer_bytes);
     ds_json_u64(json, "total", ds_plan_total_bytes(plan));
     ds_json_u64(json, "of it once per host", plan->common_bytes);

@@ -43,10 +43,15 @@ bool ds__plan_same_matrix(const struct ds_param *a, const struct ds_param *b);
  * bucket's loose, padded and slice elements.  NULL: no memory. */
 struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job);
 void ds__owners_place(struct ds__owners *owners, uint32_t bucket);
+/* pieces.c: piece[], its rooms, the bytes of the file, where states are in one. */
+int ds__plan_pieces(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+    DS_NODISCARD;
 /* sequence.c, schedule.c: step, eval, the rooms. */
 int ds__plan_schedule(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 /* memory.c: buffer[], ACTIVATIONS. */
 int ds__plan_memory(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
+/* Bytes of all states of this rank, wherever they are. */
+uint64_t ds__plan_state_bytes(const struct ds_plan *plan);
 /* cost.c: the other arenas, FLOPs. */
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind);
 /* Are checkpoints written while the run goes on?  The last one is not: nothing is left to do. */

@@ -16,6 +16,11 @@
 /* No step is longer than this; far above any that trains in a lifetime. */
 enum { MAX_STEP_INSTRUCTIONS = 1 << 24 };
 
+static const char *offload_name(const struct ds_job *job)
+{
+    return job->offload.optim == DS_OFFLOAD_NVME ? "nvme" : "cpu";
+}
+
 /* Can so many ranks share a sequence? */
 static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
 {
@@ -36,10 +41,10 @@ static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
                            (unsigned long long)table[i].value);
     if (ranks > 1 && args->apart && job->offload.optim != DS_OFFLOAD_NONE)
         return ds_fail(err, EINVAL,
-                       "'parallel.sequence' %llu and 'offload.optim' cpu are not supported "
+                       "'parallel.sequence' %llu and 'offload.optim' %s are not supported "
                        "together on GPUs, where two threads would speak to the other ranks; set "
                        "one of them to 1 or none",
-                       (unsigned long long)ranks);
+                       (unsigned long long)ranks, offload_name(job));
     return 0;
 }
 
@@ -182,8 +187,9 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
     plan->drops_weights = job->model.attention_dropout > 0.0;
     plan->optim_states = ds_optim_states(job);
     plan->by_tensor = ds_optim_by_tensor(job);
-    plan->offload = job->offload.optim != DS_OFFLOAD_NONE;
     plan->apart = args->apart;
+    plan->offload = job->offload.optim == DS_OFFLOAD_CPU ||
+                    (job->offload.optim == DS_OFFLOAD_NVME && plan->apart);
     plan->late = plan->apart && !plan->offload;
     plan->prefetch = (unsigned)job->zero.prefetch;
     plan->copies = plan->offload || plan->compute != DS_COMPUTE_FP32;
@@ -208,9 +214,9 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if (plan->offload && plan->apart && (plan->by_tensor || ds_optim_wants_matrices(job)))
         return ds_fail(
             err, EINVAL,
-            "'offload.optim' cpu with 'optim.name' %s needs a device that computes in the "
+            "'offload.optim' %s with 'optim.name' %s needs a device that computes in the "
             "host's memory: %s",
-            ds_optim_name(job->optim.kind),
+            offload_name(job), ds_optim_name(job->optim.kind),
             plan->by_tensor ? "the norms of all tensors are taken before the first is "
                               "updated, so nothing could stream"
                             : "the iterations of its matrices are for the device");
@@ -225,6 +231,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if ((rc = ds__plan_buckets(plan, job, err)) != 0)
         return rc;
     ds__plan_divide(plan, args);
+    if ((rc = ds__plan_pieces(plan, job, err)) != 0)
+        return rc;
     if ((rc = ds__plan_schedule(plan, err)) != 0)
         return rc;
     if ((rc = ds__plan_memory(plan, err)) != 0)

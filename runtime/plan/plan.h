@@ -13,6 +13,7 @@
  *                                         rank owns an equal slice of every bucket
  *                             owner.c     the same with whole matrices in every slice, for Muon
  *   buckets ─► who holds what held.c      shards, slices, ranges of tensors
+ *   states on a disk          pieces.c    what is read and written together, where it lies
  *   what is kept              recompute.c what backward passes find, what they compute again
  *   instructions              schedule.c  the step and the evaluation program
  *   buffers ─► offsets        memory.c    activations by lifetime over the instructions
@@ -81,7 +82,7 @@
 /* clang-format off */
 #define DS_INSTR_OPS(X) \
     X(GATHER) X(FREE) X(FORWARD) X(BACKWARD) X(REDUCE) X(NORM) X(UPDATE) \
-    X(OFFLOAD) X(FETCH) X(SEND) X(RECV) X(TIE) X(SAVE)
+    X(OFFLOAD) X(FETCH) X(LOAD) X(STORE) X(SEND) X(RECV) X(TIE) X(SAVE)
 #define DS_QUEUES(X)  X(COMPUTE) X(REDUCE) X(GATHER) X(COPY_IN) X(COPY_OUT) X(HOST)
 #define DS_ARENAS(X) \
     X(PARAMS,      "parameters") \
@@ -155,6 +156,7 @@ struct ds_instr {
     enum ds_instr_op op;
     enum ds_queue queue;
     uint32_t block, bucket, micro_batch; /* UINT32_MAX where it does not apply */
+    uint32_t piece;                      /* of the states, to LOAD, STORE or UPDATE; UINT32_MAX */
     uint32_t waits_for, signals;         /* events, tied to one buffer; DS_NO_EVENT: none */
     uint32_t room_after;                 /* one more to wait for: the gradients' place is free */
     bool last_step;                      /* waits_for is of the step before */
@@ -208,6 +210,18 @@ struct ds_plan_span {
     uint64_t rows, cols; /* of a matrix that is updated as a whole; 0: element by element */
     double scale;        /* of its update */
 };
+
+/* Where the optimizer's states are in a file: what of a bucket is read, updated and written
+ * together.  All states of a piece lie one behind the other, in the file and in the room of MOMENTS
+ * that it is in while it is here: piece p is in room p modulo piece_rooms.  A piece is LOADed into
+ * its room when the one before there is STOREd, and UPDATEd when it is there; that order is the
+ * disk's, without events. */
+struct ds_plan_piece {
+    uint32_t bucket;
+    uint64_t first, elems; /* of this rank's shard of the bucket */
+    uint64_t at, bytes;    /* in the file */
+};
+enum { DS_PIECE_ROOMS = 3, DS_PIECE_ALIGN = 4096 /* bytes, as a disk wants it */ };
 
 /* One buffer of activations or gradients of activations.  Every micro-batch uses the same ones, but
  * of those that wait for its backward pass while others pass there is one in each slot: `first` and
@@ -275,12 +289,17 @@ struct ds_plan {
     unsigned prefetch;                     /* buckets gathered ahead of their use */
     bool sharded[DS_ARENA_COUNT];          /* this rank holds a part of the line */
     bool common[DS_ARENA_COUNT];           /* it sees the whole line and writes a part of it */
-    bool offload;              /* PARAMS and MOMENTS are the host's, which updates them */
-    bool host[DS_ARENA_COUNT]; /* the arena lies in the host's memory */
-    bool apart;                /* that is another than the device's */
-    bool late;                 /* it decides what becomes of a step, and the host is told later */
-    bool copies;               /* kernels read PARAMS_LOW, a copy of PARAMS in their type */
-    uint64_t room_elems;       /* of each half of HOST_ROOM */
+    bool offload;                /* PARAMS and MOMENTS are the host's, which updates them */
+    bool host[DS_ARENA_COUNT];   /* the arena lies in the host's memory */
+    bool apart;                  /* that is another than the device's */
+    bool late;                   /* it decides what becomes of a step, and the host is told later */
+    bool copies;                 /* kernels read PARAMS_LOW, a copy of PARAMS in their type */
+    uint64_t room_elems;         /* of each half of HOST_ROOM */
+    struct ds_plan_piece *piece; /* in the order of updates */
+    size_t pieces;               /* 0: states are in memory */
+    unsigned piece_rooms;        /* in MOMENTS */
+    uint64_t piece_room_bytes;   /* of each */
+    uint64_t disk_bytes;         /* of the file, read and written once a step */
     struct ds_plan_buffer *buffer;
     size_t buffers;
     struct ds_program step, eval;
@@ -420,6 +439,10 @@ uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena
  * a whole have no second state. */
 uint64_t ds_plan_state_elems(const struct ds_plan *plan, unsigned state);
 uint64_t ds_plan_state_at(const struct ds_plan *plan, size_t bucket, unsigned state, uint64_t at);
+
+/* What a piece has of a state: elements first .. first + count of that state's line, which lie at
+ * element `at` of the piece's room, and of its place in the file. */
+struct ds_held ds_plan_piece_state(const struct ds_plan *plan, size_t piece, unsigned state);
 
 /* The place of a bucket in the order of updates by the host: forward, and before all what every
  * layer reads.  The half of HOST_ROOM that its new parameters pass through is that modulo 2. */

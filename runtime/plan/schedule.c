@@ -23,6 +23,9 @@
  *                          UPDATE by the host, in forward order; FETCH of what it made of the
  *                          parameters, for which the next step's first reader or GATHER waits
  *
+ *   states on a disk       LOAD of the first pieces before all else; behind the UPDATE of a piece
+ *                          its STORE and the LOAD of the one that comes into its room (pieces.c)
+ *
  * The list in its order is a correct program by itself: whatever an instruction waits for stands
  * before it, or was in the step before.  Instructions of one queue run in list order, so waiting
  * for the last of several waits for all.
@@ -40,7 +43,7 @@
 #include "runtime/plan/schedule.h"
 
 /* A writer without room for instructions counts them. */
-static struct ds_instr *emit(struct ds__writer *writer, enum ds_instr_op op, enum ds_queue queue)
+struct ds_instr *ds__emit(struct ds__writer *writer, enum ds_instr_op op, enum ds_queue queue)
 {
     uint64_t at = writer->count++;
     struct ds_instr *instr =
@@ -52,6 +55,7 @@ static struct ds_instr *emit(struct ds__writer *writer, enum ds_instr_op op, enu
         .block = UINT32_MAX,
         .bucket = UINT32_MAX,
         .micro_batch = UINT32_MAX,
+        .piece = UINT32_MAX,
         .waits_for = DS_NO_EVENT,
         .signals = DS_NO_EVENT,
         .room_after = DS_NO_EVENT,
@@ -88,7 +92,7 @@ static uint32_t next_event(struct ds__writer *writer)
 
 static void emit_gather(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch)
 {
-    struct ds_instr *gather = emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
+    struct ds_instr *gather = ds__emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
 
     gather->bucket = bucket;
     gather->micro_batch = (uint32_t)micro_batch;
@@ -130,7 +134,7 @@ static void emit_frees(struct ds__writer *writer, uint64_t position)
 
         if (!ds__window_leaves(window, writer->left))
             continue;
-        instr = emit(writer, DS_INSTR_FREE, DS_QUEUE_COMPUTE);
+        instr = ds__emit(writer, DS_INSTR_FREE, DS_QUEUE_COMPUTE);
         instr->bucket = bucket;
         instr->signals = writer->freed = next_event(writer);
         ds__room_leave(&writer->rooms->gathered, bucket);
@@ -190,7 +194,7 @@ static void wait_for_room(struct ds__writer *writer, uint32_t bucket, struct ds_
 static uint32_t emit_reduce(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch,
                             uint32_t complete)
 {
-    struct ds_instr *reduce = emit(writer, DS_INSTR_REDUCE, DS_QUEUE_REDUCE);
+    struct ds_instr *reduce = ds__emit(writer, DS_INSTR_REDUCE, DS_QUEUE_REDUCE);
     struct ds__room *staged = &writer->rooms->staged;
 
     reduce->bucket = bucket;
@@ -212,7 +216,7 @@ static uint32_t emit_reduce(struct ds__writer *writer, uint32_t bucket, uint64_t
 static void emit_offload(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch,
                          uint32_t ready)
 {
-    struct ds_instr *offload = emit(writer, DS_INSTR_OFFLOAD, DS_QUEUE_COPY_OUT);
+    struct ds_instr *offload = ds__emit(writer, DS_INSTR_OFFLOAD, DS_QUEUE_COPY_OUT);
 
     offload->bucket = bucket;
     offload->micro_batch = (uint32_t)micro_batch;
@@ -266,7 +270,7 @@ static void emit_part(struct ds__writer *writer, const struct part *part)
 
         if (plan->ahead)
             emit_gathers(writer, position);
-        instr = emit(writer, op->op, DS_QUEUE_COMPUTE);
+        instr = ds__emit(writer, op->op, DS_QUEUE_COMPUTE);
         instr->block = op->block;
         instr->micro_batch = (uint32_t)micro_batch;
         instr->recompute = op->recompute;
@@ -328,7 +332,7 @@ static void emit_host_update(struct ds__writer *writer, uint32_t bucket, uint32_
                              uint32_t normed)
 {
     const struct ds_plan *plan = writer->plan;
-    struct ds_instr *instr = emit(writer, DS_INSTR_UPDATE, DS_QUEUE_HOST);
+    struct ds_instr *instr = ds__emit(writer, DS_INSTR_UPDATE, DS_QUEUE_HOST);
 
     instr->bucket = bucket;
     if (ds_plan_turn(plan, bucket) == 0) {
@@ -338,7 +342,8 @@ static void emit_host_update(struct ds__writer *writer, uint32_t bucket, uint32_
     if (before != UINT32_MAX && plan->room_elems > 0)
         instr->room_after = event_updated(plan, before);
     instr->signals = event_hosted(plan, bucket);
-    instr = emit(writer, DS_INSTR_FETCH, DS_QUEUE_COPY_IN);
+    ds__emit_pieces(writer, instr);
+    instr = ds__emit(writer, DS_INSTR_FETCH, DS_QUEUE_COPY_IN);
     instr->bucket = bucket;
     instr->waits_for = event_hosted(plan, bucket);
     instr->signals = event_updated(plan, bucket);
@@ -346,11 +351,12 @@ static void emit_host_update(struct ds__writer *writer, uint32_t bucket, uint32_
 
 static void emit_update(struct ds__writer *writer, uint32_t bucket)
 {
-    struct ds_instr *instr = emit(writer, DS_INSTR_UPDATE, DS_QUEUE_COMPUTE);
+    struct ds_instr *instr = ds__emit(writer, DS_INSTR_UPDATE, DS_QUEUE_COMPUTE);
 
     instr->bucket = bucket;
     if (writer->plan->stage > 0)
         instr->signals = event_updated(writer->plan, bucket);
+    ds__emit_pieces(writer, instr);
 }
 
 static void emit_last_gather(struct ds__writer *writer, uint32_t bucket)
@@ -360,7 +366,7 @@ static void emit_last_gather(struct ds__writer *writer, uint32_t bucket)
 
     if (plan->stage == 0 || plan->ahead || plan->bucket[bucket].replicated)
         return;
-    instr = emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
+    instr = ds__emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
     instr->bucket = bucket;
     instr->waits_for = event_updated(plan, bucket);
     instr->signals = event_gathered(bucket);
@@ -376,7 +382,7 @@ static void emit_tie(struct ds__writer *writer)
 
         if (!plan->bucket[bucket].tied)
             continue;
-        tie = emit(writer, DS_INSTR_TIE, DS_QUEUE_COMPUTE);
+        tie = ds__emit(writer, DS_INSTR_TIE, DS_QUEUE_COMPUTE);
         tie->bucket = bucket;
         tie->waits_for = writer->reduced_event;
         if (plan->offload) {
@@ -395,7 +401,7 @@ static void emit_end(struct ds__writer *writer)
     struct ds_instr *norm;
 
     emit_tie(writer);
-    norm = emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE);
+    norm = ds__emit(writer, DS_INSTR_NORM, DS_QUEUE_COMPUTE);
     norm->waits_for = writer->reduced_event;
     if (plan->offload)
         norm->signals = normed = next_event(writer);
@@ -436,6 +442,8 @@ void ds__write(struct ds__writer *writer)
     writer->program->events = kinds * (uint32_t)plan->buckets;
     for (uint32_t i = 0; i < plan->buckets; i++)
         writer->gathered[i] = first_wait(writer, i);
+    if (!writer->sequence->eval)
+        ds__emit_first_loads(writer);
     emit_passes(writer);
     if (!writer->sequence->eval)
         emit_end(writer);

@@ -53,6 +53,15 @@ struct ds__writer {
     uint32_t offloaded;                     /* event of the last OFFLOAD */
 };
 
+/* The next instruction, with nothing said but these; there until the one after it. */
+struct ds_instr *ds__emit(struct ds__writer *writer, enum ds_instr_op op, enum ds_queue queue);
+
+/* pieces.c: `update`, just emitted, is of a bucket.  Where states are in pieces it becomes the
+ * update of the first one, and what moves and updates all of them is emitted behind it. */
+void ds__emit_pieces(struct ds__writer *writer, struct ds_instr *update);
+/* What a step begins with: the first pieces come while it computes. */
+void ds__emit_first_loads(struct ds__writer *writer);
+
 /* Write the list, or count it where program->instr is NULL; marks who meets in the rooms. */
 void ds__write(struct ds__writer *writer);
 

@@ -132,7 +132,7 @@ JOBS = [
     ("optim: {lr: 1.0e-3}", "precision: {compute: fp8}", r"fp16.*fp8"),
     ("optim: {lr: 1.0e-3}", "parallel: {tensor: 2}", r"tensor.*not supported yet"),
     ("optim: {lr: 1.0e-3}", "zero: {stage: 4}", r"stage.*between 0 and 3"),
-    ("optim: {lr: 1.0e-3}", "offload: {optim: nvme}", r"offload\.optim.*not supported yet"),
+    ("optim: {lr: 1.0e-3}", "offload: {optim: nvme}", r":\d+:\d+: 'offload.optim' nvme needs 'offload.path'"),
     ("optim: {lr: 1.0e-3}", "activation: {recompute: some}", r"selective.*some"),
     ("optim: {lr: 1.0e-3}", "log: {sinks: [tensorbord]}", r"tensorboard.*not .tensorbord"),
     ("optim: {lr: 1.0e-3}", "log: {sinks: [printer]}", r"printer"),

@@ -7,6 +7,7 @@ As in cuda.py the product's C sources and its kernels run on doubles (tests/fake
 numbers, or nearly.
 """
 import json
+import os
 
 import harness as h
 from devices import LIMIT, case_job, done, events, planned, require, small_job, train, worst
@@ -165,6 +166,14 @@ def offload():
     offloaded("llama", "bf16", 3, 2, "model.kv_heads=1")
     offloaded("gpt2", "bf16", 1, 2, "optim.name=lion")
     offloaded("llama", "fp16", 0, 1, "model.kv_heads=1")
+    disk = h.work() / "disk"
+    disk.mkdir()
+    for stage in (0, 3):
+        ran = train(small_job("gpt2", "compute", "cuda", stage), f"offload-disk{stage}", 2, extra=(
+            "offload.optim=nvme", f"offload.path={disk}", "train.global_batch=4", "precision.compute=fp32"))
+        got = h.metric_texts(h.work() / f"offload-disk{stage}") if ran.returncode == 0 else None
+        h.ok(got == texts[stage] and not os.listdir(disk), f"offload: stage {stage}, states on a disk: the same bits",
+             f"{ran.stderr}\n{got}")
     ran = train(small_job("gpt2", "compute"), "offload-lamb", extra=("offload.optim=cpu", "optim.name=lamb"))
     h.ok(ran.returncode == 65 and "'optim.name' lamb" in ran.stderr, "offload: lamb is refused",
          f"{ran.returncode} {ran.stderr}")

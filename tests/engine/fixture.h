@@ -23,6 +23,7 @@
 #include "runtime/comm/backend.h"
 #include "runtime/engine.h"
 #include "runtime/optim.h"
+#include "runtime/states.h"
 #include "tests/plan/fixture.h"
 
 enum { TEST_MAX_WORLD = 4 };
@@ -226,6 +227,23 @@ static inline void test_collect(const struct ds_plan *plan, enum ds_arena_kind a
     }
 }
 
+/* The first state, wherever it is. */
+static inline int test_collect_states(struct test_run *run, const struct ds_plan *plan,
+                                      const struct ds_engine_lines *lines, struct ds_error *err)
+{
+    uint64_t elems = ds_plan_line_elems(plan, DS_ARENA_MOMENTS);
+    float *line = lines->states != NULL ? calloc(elems, sizeof(*line)) : lines->state[0];
+    int rc = 0;
+
+    if (lines->states != NULL)
+        rc = ds_states_read(lines->states, 0, line, elems, err);
+    if (rc == 0 && line != NULL)
+        test_collect(plan, DS_ARENA_MOMENTS, run->exp_avg, line);
+    if (lines->states != NULL)
+        free(line);
+    return rc;
+}
+
 static inline void test_poison(const struct ds_plan *plan, uint32_t tensor, float *params)
 {
     for (size_t i = 0; i < plan->params; i++) {
@@ -364,8 +382,7 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
         rc = ds_engine_fetch(engine, err);
     if (rc == 0) {
         test_collect(plan, DS_ARENA_PARAMS, run->params, lines.params);
-        if (lines.state[0] != NULL)
-            test_collect(plan, DS_ARENA_MOMENTS, run->exp_avg, lines.state[0]);
+        rc = test_collect_states(run, plan, &lines, err);
     }
     if (rc != 0)
         ds_comm_abort(comm);

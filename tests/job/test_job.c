@@ -266,6 +266,29 @@ Test(job, optimizers_have_defaults_of_their_own)
     }
 }
 
+/* A copy for a checkpoint that is written behind the run would bring states back into memory. */
+Test(job, states_on_a_disk_are_saved_at_once_unless_asked)
+{
+    static const struct {
+        const char *override;
+        bool async;
+    } table[] = {{"offload.optim=none", true},
+                 {"offload.optim=cpu", true},
+                 {"offload.optim=nvme", false},
+                 {"checkpoint.async=false", false}};
+    struct ds_job job;
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        parse(&job, SMALL "offload: {path: /x}\n", table[i].override);
+        cr_expect(job.checkpoint.async == table[i].async, "%s", table[i].override);
+        cr_expect_str_eq(job.offload.path, "/x");
+        ds_job_release(&job);
+    }
+    parse(&job, SMALL "offload: {path: /x, optim: nvme}\n", "checkpoint.async=true");
+    cr_expect(job.checkpoint.async);
+    ds_job_release(&job);
+}
+
 Test(job, kinds_of_schedule_have_defaults_of_their_own)
 {
     struct ds_job job;
@@ -295,6 +318,8 @@ Test(job, digest_follows_what_decides_the_bits)
         {"checkpoint.every=3", true},
         {"launch.slots=4", true},
         {"activation.recompute=full", true},
+        {"offload.optim=cpu", true},
+        {"offload.path=/x", true},
         {"eval.batches=2", true},
         {"schedule.steps=100", true},
         {"schedule.warmup_kind=linear", true},

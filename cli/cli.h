@@ -75,7 +75,7 @@ int ds_cmd_exec(const struct ds_cli *cli);     /* cmd_exec.c */
 int ds_cmd_hosts(const struct ds_cli *cli);    /* cmd_hosts.c */
 int ds_cmd_trust(const struct ds_cli *cli);    /* cmd_trust.c: hosts trust */
 int ds_cmd_launch(const struct ds_cli *cli);   /* cmd_launch.c */
-int ds_cmd_bench(const struct ds_cli *cli);    /* cmd_bench.c: gemm */
+int ds_cmd_bench(const struct ds_cli *cli);    /* cmd_bench.c */
 int ds_cmd_ps(const struct ds_cli *cli);       /* cmd_ps.c */
 int ds_cmd_kill(const struct ds_cli *cli);     /* cmd_ps.c */
 int ds_cmd_logs(const struct ds_cli *cli);     /* cmd_logs.c */

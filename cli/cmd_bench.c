@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * cmd_bench.c - `dsrun bench gemm` and `comm`: become the worker, for only that one has kernels.
+ * cmd_bench.c - `dsrun bench`: become the worker, for only that one has kernels, collectives and
+ * states on a disk.
  */
 #include "cli/cli.h"
 

@@ -23,7 +23,7 @@ static bool next_first(size_t *at, char word[WORD_MOST])
         const struct ds_command *c = &ds_commands[(*at)++];
         int len = (int)strcspn(c->name, " ");
 
-        if (!c->supported || (strncmp(word, c->name, (size_t)len) == 0 && word[len] == '\0'))
+        if (strncmp(word, c->name, (size_t)len) == 0 && word[len] == '\0')
             continue;
         (void)snprintf(word, WORD_MOST, "%.*s", len, c->name);
         return true;
@@ -31,13 +31,12 @@ static bool next_first(size_t *at, char word[WORD_MOST])
     return false;
 }
 
-/* The name of a command behind the first word of its group; NULL: it has one word, or is not
- * supported. */
+/* The name of a command behind the first word of its group; NULL: it has one word. */
 static const char *second_of(size_t i)
 {
     const char *space = strchr(ds_commands[i].name, ' ');
 
-    return space != NULL && ds_commands[i].supported ? space + 1 : NULL;
+    return space != NULL ? space + 1 : NULL;
 }
 
 /* Do two commands have the first word in common, and both a second one? */
@@ -159,8 +158,6 @@ static void put_table(void (*item)(size_t row, struct ds_buf *out), struct ds_bu
                      "    fi\n"
                      "    case $first in\n");
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (!ds_commands[i].supported)
-            continue;
         ds_buf_printf(out, "    '%s') kind=%s ", ds_commands[i].name,
                       kind_of(ds_commands[i].words));
         put_taken(UINT32_C(1) << i, out);

@@ -205,7 +205,7 @@ static const struct ds_convert_row rows[] = {
     SAME("zero_optimization.offload_param.pin_memory", "parameters are not offloaded")
     SAME("zero_allow_untested_optimizer", "every optimizer works at every stage")
     SAME("zero_force_ds_cpu_optimizer", "there is one optimizer loop")
-    SAME("aio", "four requests of 1 MiB are under way")
+    SAME("aio", "four requests of 1 MiB are under way; 'dsrun bench io' shows others beside them")
 
     READ("activation_checkpointing")
     READ("tensor_parallel")

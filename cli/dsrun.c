@@ -18,10 +18,8 @@ enum { PRINTED_BYTES = 1 << 20 };
 
 static int (*const commands[DS_COMMAND_COUNT])(const struct ds_cli *) = {
 #define X(id, name, fn, words, fewest, most, help) [DS_COMMAND_##id] = (fn),
-#define N(id, name, help)
-    DS_COMMANDS(X, N)
+    DS_COMMANDS(X)
 #undef X
-#undef N
 };
 
 /* A file opened later must not become stdin, stdout or stderr; children keep these three. */

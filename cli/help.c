@@ -74,7 +74,7 @@ static size_t print_commands(const char *group, struct ds_buf *out)
         const struct ds_command *c = &ds_commands[i];
         char name[80];
 
-        if (!c->supported || (group != NULL && !ds_command_starts(c, group)))
+        if (group != NULL && !ds_command_starts(c, group))
             continue;
         if (count++ == 0)
             ds_buf_puts(out, "\nCommands:\n");
@@ -84,25 +84,6 @@ static size_t print_commands(const char *group, struct ds_buf *out)
         print_text(c->help, strlen(name), out);
     }
     return count;
-}
-
-static void print_reserved(struct ds_buf *out)
-{
-    const char *comma = "";
-
-    ds_buf_puts(out, "\nNot supported yet: ");
-    for (size_t i = 0, used = 19; i < DS_COMMAND_COUNT; i++) {
-        if (ds_commands[i].supported)
-            continue;
-        used += strlen(ds_commands[i].name) + 2;
-        if (used > COLUMNS) {
-            used = strlen(ds_commands[i].name) + 4;
-            comma = ",\n  ";
-        }
-        ds_buf_printf(out, "%s%s", comma, ds_commands[i].name);
-        comma = ", ";
-    }
-    ds_buf_puts(out, ".\n");
 }
 
 /* false: there is no such group. */
@@ -138,7 +119,6 @@ void ds_help_print(const struct ds_command *command, const char *group, struct d
                      "Train a transformer language model as a job file says. Without a command,\n"
                      "run. Keys of the job file: dsrun-job(5); examples: dsrun(1).\n");
     (void)print_commands(NULL, out);
-    print_reserved(out);
     print_options(NULL, out);
 }
 

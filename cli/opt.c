@@ -21,11 +21,9 @@
 
 const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 #define X(id, name, fn, words, fewest, most, help)                                                 \
-    [DS_COMMAND_##id] = {name, words, fewest, most, help, true},
-#define N(id, name, help) [DS_COMMAND_##id] = {name, "", 0, DS_WORDS_MAX, help, false},
-    DS_COMMANDS(X, N)
+    [DS_COMMAND_##id] = {name, words, fewest, most, help},
+    DS_COMMANDS(X)
 #undef X
-#undef N
 };
 
 /* --- options --------------------------------------------------------------------------------- */
@@ -62,7 +60,7 @@ static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false},
 #define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
-#define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_VERIFY) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM) | BIT(GENERATE))
+#define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_VERIFY) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM) | BIT(BENCH_IO) | BIT(GENERATE))
 
 /* Offset of a field, whose address must have this type. */
 #define FIELD(type, f)                                                                             \
@@ -378,14 +376,6 @@ bool ds_command_starts(const struct ds_command *command, const char *word)
            (command->name[len] == '\0' || command->name[len] == ' ');
 }
 
-/* Do the words so far name a command that is not supported yet? */
-static bool names_reserved(const struct ds_cli *cli, const struct ds_command **command)
-{
-    *command =
-        cli->args == 0 ? NULL : find_command(cli->arg[0], cli->args > 1 ? cli->arg[1] : NULL);
-    return *command != NULL && !(*command)->supported;
-}
-
 static bool is_group(const char *word)
 {
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
@@ -419,7 +409,7 @@ static int fail_group(const char *group, const char *second, struct ds_error *er
     size_t used = 0;
 
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (!ds_command_starts(&ds_commands[i], group) || !ds_commands[i].supported)
+        if (!ds_command_starts(&ds_commands[i], group))
             continue;
         used += (size_t)snprintf(names + used, sizeof(names) - used, "%s'%s'",
                                  used == 0 ? "" : ", ", ds_commands[i].name);
@@ -543,8 +533,8 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
         return ds_fail(err, ENOMEM, "out of memory");
     p.next = 1; /* after the program's name */
     rc = take_options(&p);
-    if (names_reserved(cli, command)) /* before its options, which nobody knows yet */
-        return ds_fail(err, ENOTSUP, "command '%s' is not supported yet", (*command)->name);
+    *command =
+        cli->args == 0 ? NULL : find_command(cli->arg[0], cli->args > 1 ? cli->arg[1] : NULL);
     if (rc != 0 || cli->version || cli->completion != NULL)
         return rc;
     if (cli->help && *command == NULL)

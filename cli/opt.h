@@ -29,10 +29,9 @@
 
 enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
 
-/* X(id, name, function, words, fewest, most, what it does), and N(id, name, what it will do) for
- * what is not supported yet. */
+/* X(id, name, function, words, fewest, most, what it does). */
 /* clang-format off */
-#define DS_COMMANDS(X, N) \
+#define DS_COMMANDS(X) \
     X(RUN, "run", ds_cmd_run, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "train; each key=value overrides one key of the job") \
     X(CHECK, "check", ds_cmd_check, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
@@ -72,7 +71,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
       "measure this machine for plan and tune: a cluster file, on standard output") \
     X(BENCH_COMM, "bench comm", ds_cmd_bench, "[RANKS]", 0, 1, \
       "measure the collectives of this machine, in memory and over TCP") \
-    N(BENCH_IO, "bench io", "measure the file system") \
+    X(BENCH_IO, "bench io", ds_cmd_bench, "[DIR]", 0, 1, \
+      "measure the disk of a folder, as offload.optim: nvme uses it") \
     X(DATA_TOKENIZE, "data tokenize", ds_cmd_data, "OUT.bin FILE ...", 2, DS_WORDS_MAX, \
       "turn files of text into a file of token ids") \
     X(DATA_INSPECT, "data inspect", ds_cmd_data, "FILE", 1, 1, \
@@ -89,10 +89,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
 
 enum ds_command_id {
 #define X(id, name, fn, words, fewest, most, help) DS_COMMAND_##id,
-#define N(id, name, help)                          DS_COMMAND_##id,
-    DS_COMMANDS(X, N)
+    DS_COMMANDS(X)
 #undef X
-#undef N
         DS_COMMAND_COUNT
 };
 
@@ -101,7 +99,6 @@ struct ds_command {
     const char *words; /* after the name */
     size_t fewest, most;
     const char *help;
-    bool supported;
 };
 
 struct ds_option {

@@ -30,6 +30,7 @@
 #include "launcher/spec.h"
 #include "runtime/comm/bench.h"
 #include "runtime/cost/machine.h"
+#include "runtime/disk_bench.h"
 #include "runtime/generate/serve.h"
 #include "runtime/plugin.h"
 #include "runtime/spec.h"
@@ -248,6 +249,8 @@ int main(int argc, char **argv)
     ds_log_init("dsrun-worker", DS_LOG_WARNING);
     if (argc > 2 && strcmp(argv[1], "bench") == 0 && strcmp(argv[2], "machine") == 0)
         return ds_machine_main(argc - 2, argv + 2);
+    if (argc > 2 && strcmp(argv[1], "bench") == 0 && strcmp(argv[2], "io") == 0)
+        return ds_disk_bench_main(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "bench") == 0)
         return argc > 2 && strcmp(argv[2], "comm") == 0 ? ds_comm_bench_main(argc - 2, argv + 2)
                                                         : ds_bench_main(argc - 2, argv + 2);

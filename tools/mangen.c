@@ -4,7 +4,7 @@
  * mangen.c - a manual page from its text: mangen < man/dsrun.1.in > man/dsrun.1
  *
  * Lines that are only @NAME@ are replaced by a table of the code, so that the manual cannot say
- * anything else than the program: @commands@, @options@, @options COMMAND@, @exits@, @reserved@,
+ * anything else than the program: @commands@, @options@, @options COMMAND@, @exits@,
  * @keys SECTION@, @wires@ and @signals@.  In a line, @version@ and the other words of `words` are
  * replaced.  Everything else is copied.
  */
@@ -59,11 +59,9 @@ static void put_paragraph(const char *bold, const char *roman)
 
 /* --- dsrun(1) -------------------------------------------------------------------------------- */
 
-static void print_commands(bool supported)
+static void print_commands(void)
 {
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (ds_commands[i].supported != supported)
-            continue;
         put_paragraph(ds_commands[i].name, ds_commands[i].words);
         put_sentence(ds_commands[i].help);
     }
@@ -77,7 +75,7 @@ static void print_takers(const struct ds_option *option)
     if (option->commands == 0)
         return;
     for (size_t i = 0; i < DS_COMMAND_COUNT; i++) {
-        if (!ds_commands[i].supported || !(option->commands & (1u << i)))
+        if (!(option->commands & (1u << i)))
             continue;
         (void)printf("%s\\fB", comma);
         put(ds_commands[i].name);
@@ -262,9 +260,7 @@ static bool print_table(const char *line)
     char section[LINE_BYTES];
 
     if (strcmp(line, "@commands@\n") == 0)
-        print_commands(true);
-    else if (strcmp(line, "@reserved@\n") == 0)
-        print_commands(false);
+        print_commands();
     else if (strcmp(line, "@options@\n") == 0)
         print_options(NULL);
     else if (sscanf(line, "@options %99[a-z -]@", section) == 1)

@@ -207,7 +207,8 @@ int ds_predict(struct ds_prediction *prediction, const struct ds_cluster *cluste
                        plan->world, cluster->hosts, cluster->ranks);
     if (plan->pieces > 0 && !ds_cluster_disks(cluster))
         return ds_fail(err, EINVAL,
-                       "'offload.optim' nvme needs 'disk.read' and 'disk.write' of the cluster");
+                       "'offload.optim' nvme needs 'disk.read' and 'disk.write' of the cluster, "
+                       "which 'dsrun bench io' measures");
     clocks.event = calloc(plan->step.events > 0 ? plan->step.events : 1, sizeof(*clocks.event));
     prediction->time = calloc(plan->step.count, sizeof(*prediction->time));
     prediction->count = plan->step.count;

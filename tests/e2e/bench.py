@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""bench - `dsrun bench gemm` and `bench comm` measure, as tables and as JSON, and take nothing else."""
+"""bench - `dsrun bench gemm`, `bench comm` and `bench io` measure, as tables and as JSON, and take nothing else."""
 import json
+import os
+import subprocess
 
 import harness as h
 
@@ -33,4 +35,25 @@ h.ok({(c["op"], c["over"]) for c in comm["cases"]} ==
 h.ok(all(c["gb_s"] > 0 and (c["of_copy"] > 0) == (c["over"] != "once") for c in comm["cases"]) and
      comm.get("copy_gb_s", 0) > 0,
      "bench comm --json: every case has a rate and its share of copying, but what copies nothing", ran.stdout[:300])
+disk = h.work() / "disk"
+disk.mkdir()
+ran = h.dsrun("bench", "io", disk, "--json")
+io = json.loads(ran.stdout) if ran.returncode == 0 else {"cases": []}
+cases = {(c["direct"], c["block_bytes"], c["under_way"]) for c in io["cases"]}
+h.ok(len(cases) == len(io["cases"]) == (18 if io.get("direct") else 9) and
+     all(c[f"{what}_gb_s"] > 0 for c in io["cases"] for what in ("read", "write", "both")) and
+     io["disk"]["read"] > 0 and io["disk"]["write"] > 0,
+     "bench io --json: every block and depth, direct where that can be and through the page cache", ran.stderr + ran.stdout)
+h.ok(not os.listdir(disk), "bench io: leaves nothing in the folder", os.listdir(disk))
+ran = h.dsrun("bench", "io", h.work() / "none")
+h.ok(ran.returncode == 2 and "make that folder" in ran.stderr and not ran.stderr.count("error:") > 1,
+     "bench io: a folder that is not there", ran.stderr)
+FULL = "mount -t tmpfs -o size=1m none disk || exit 99; %s bench io disk; code=$?; ls -A disk; exit $code"
+ran = subprocess.run(["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", FULL % h.DSRUN],
+                     capture_output=True, text=True, cwd=h.work(), env=h.environment(), timeout=60, check=False)
+if ran.returncode == 99 or "unshare" in ran.stderr:
+    h.skip("bench io: a disk that is too small", "no mount namespace here")
+else:
+    h.ok(ran.returncode == 1 and "128.0 MiB are wanted and 1.0 MiB are free" in ran.stderr and
+         ran.stdout.count("\n") == 1, "bench io: a disk that is too small", ran.stderr + ran.stdout)
 h.done()

@@ -16,7 +16,7 @@ struct line {
     bool gpt2, tied;
     enum ds_compute compute;
     enum ds_recompute recompute;
-    bool dropout, fp8, offload, wire16;
+    bool dropout, fp8, offload, disk, wire16;
     enum ds_optim_kind optim;
     unsigned stage, local; /* ranks of a host; 0: all */
     bool node, poison;
@@ -61,7 +61,10 @@ static struct test_run run_of(const struct line *line, const char *ids)
     run.job.zero.bucket_mb = 1;
     run.job.zero.replicate_below = line->below;
     run.job.zero.shard_group = line->node ? DS_SHARD_NODE : DS_SHARD_ALL;
-    run.job.offload.optim = line->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+    run.job.offload.optim = line->disk      ? DS_OFFLOAD_NVME
+                            : line->offload ? DS_OFFLOAD_CPU
+                                            : DS_OFFLOAD_NONE;
+    run.job.offload.path = "/tmp";
     run.job.optim.kind = line->optim;
     run.job.optim.momentum = line->optim == DS_OPTIM_MUON ? 0.95 : 0.0;
     run.job.optim.clip = 0.0; /* the norm is summed in another order */
@@ -80,10 +83,10 @@ static const char *what_of(const struct line *line)
     (void)snprintf(
         what, sizeof(what),
         "%s%s, %u parts x %u x %u ranks, %u passes of %u, type %d, recompute %d, dropout "
-        "%d, fp8 %d, offload %d, bf16 wire %d, %s, stage %u, hosts of %u, below %u",
+        "%d, fp8 %d, offload %d, disk %d, bf16 wire %d, %s, stage %u, hosts of %u, below %u",
         line->gpt2 ? "gpt2" : "llama", line->tied ? " tied" : "", line->parts, line->data,
         line->sharers, (unsigned)line->passes, (unsigned)line->micro_batch, (int)line->compute,
-        (int)line->recompute, line->dropout, line->fp8, line->offload, line->wire16,
+        (int)line->recompute, line->dropout, line->fp8, line->offload, line->disk, line->wire16,
         ds_optim_name(line->optim), line->stage, line->local, (unsigned)line->below);
     return what;
 }
@@ -139,7 +142,7 @@ static struct line whole_of(struct line line)
 {
     line.parts = 1;
     line.local = 0;
-    line.node = line.offload = false;
+    line.node = line.offload = line.disk = false;
     return line;
 }
 
@@ -207,6 +210,8 @@ Test(pipeline, goes_with_everything_else)
         {.optim = DS_OPTIM_SGD, .tied = true},
         {.offload = true, .tied = true},
         {.offload = true, .compute = DS_COMPUTE_BF16},
+        {.disk = true, .tied = true},
+        {.disk = true, .stage = 2, .compute = DS_COMPUTE_BF16},
         {.wire16 = true, .stage = 1},
         {.stage = 2},
         {.stage = 2, .compute = DS_COMPUTE_BF16, .gpt2 = true, .tied = true},

@@ -185,17 +185,21 @@ int ds_search(const struct ds_search_args *args, struct ds_candidate **candidate
 {
     struct search search = {.args = args, .ranks = args->cluster->hosts * args->cluster->ranks};
     uint64_t global = args->job->train.global_batch, most;
+    uint64_t share = args->job->parallel.sequence * args->job->parallel.pipeline;
+    uint64_t data_ranks = search.ranks / share;
     int rc = 0;
 
     search.candidate = ds_arena_alloc(args->arena, MAX_CANDIDATES, sizeof(*search.candidate));
     if (search.candidate == NULL)
         return ds_fail(err, ENOMEM, "no memory for a search");
-    if (search.ranks == 0 || global % search.ranks != 0)
-        return ds_fail(err, EINVAL,
-                       "'train.global_batch' %llu is not divisible by %llu ranks, so no layout is "
-                       "possible",
-                       (unsigned long long)global, (unsigned long long)search.ranks);
-    most = global / search.ranks;
+    if (data_ranks == 0 || global % data_ranks != 0)
+        return ds_fail(
+            err, EINVAL,
+            "'train.global_batch' %llu is not divisible by %llu ranks%s, so no layout is "
+            "possible",
+            (unsigned long long)global, (unsigned long long)data_ranks,
+            share > 1 ? " of data" : "");
+    most = global / data_ranks;
     for (uint64_t micro = 1; rc == 0 && micro <= most; micro++)
         if (most % micro == 0)
             rc = try_micro_batch(&search, micro, err);

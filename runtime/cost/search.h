@@ -5,9 +5,9 @@
  *
  * Searched are train.micro_batch, zero.stage, zero.shard_group, activation.recompute and
  * offload.optim, which on devices apart is for optimizers that go by elements, and which tries nvme
- * where the job has it, whose path it needs.  Where stage 3
- * gathers ahead and the job leaves zero.prefetch open, it is settled for each layout as a run
- * settles it.  The global batch and everything else that decides what is learnt stays as it is.
+ * where the job has it, whose path it needs.  Where stage 3 gathers ahead and the job leaves
+ * zero.prefetch open, it is settled for each layout as a run settles it.  The global batch, who
+ * shares sequences or layers, and everything else that decides what is learnt stays as it is.
  *
  * Owner   candidates live in the arena given.
  * Tests   tests/cost/test_search.c

@@ -192,6 +192,34 @@ Test(search, says_why_nothing_is_possible)
     ds_cluster_release(&cluster);
 }
 
+/* Ranks that share sequences or layers have a batch together: 8 ranks in 2 x 2, two ranks of data.
+ * Stage 3 is none of a pipeline's. */
+Test(search, divides_the_batch_among_ranks_of_data)
+{
+    struct ds_cluster cluster = two_hosts();
+    struct ds_job job = test_job(test_gpt2(4, 64, 4, 97, 32), 8, 1, 32);
+    const struct ds_search_args args = {
+        .job = &job, .cluster = &cluster, .threads = 1, .arena = &(struct ds_arena){0}};
+    struct ds_candidate *found = NULL;
+    struct ds_error err = {0};
+    uint64_t most = 0;
+    size_t count = 0;
+
+    ds_arena_init(args.arena);
+    job.parallel.sequence = job.parallel.pipeline = 2;
+    cr_assert_eq(ds_search(&args, &found, &count, &err), 0, "%s", err.text);
+    for (size_t i = 0; i < count; i++) {
+        cr_assert_lt(found[i].stage, 3);
+        most = found[i].micro_batch > most ? found[i].micro_batch : most;
+    }
+    cr_assert_eq(most, 4);
+    job.train.global_batch = 3;
+    cr_assert_eq(ds_search(&args, &found, &count, &err), -EINVAL);
+    cr_assert_not_null(strstr(err.text, "3 is not divisible by 2 ranks of data"), "%s", err.text);
+    ds_arena_release(args.arena);
+    ds_cluster_release(&cluster);
+}
+
 Test(search, prints_the_overrides_of_a_candidate)
 {
     struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 2, 32);

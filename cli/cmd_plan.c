@@ -197,6 +197,17 @@ static int check_fit(const struct request *r, struct ds_error *err)
     return rc == 0 ? ds_cluster_holds(&r->cluster, &r->plan, err) : rc;
 }
 
+/* Whose plan it is: parts of a pipeline differ. */
+static int take_rank(const struct request *r, struct ds_plan_args *args, struct ds_error *err)
+{
+    if (r->cli->rank >= (int64_t)args->world)
+        return ds_fail(err, EINVAL, "'--rank' %lld: there %s %u rank%s, from 0 on",
+                       (long long)r->cli->rank, args->world == 1 ? "is" : "are", args->world,
+                       args->world == 1 ? "" : "s");
+    args->rank = r->cli->rank > 0 ? (unsigned)r->cli->rank : 0;
+    return 0;
+}
+
 static int plan(struct request *r, struct ds_error *err)
 {
     struct ds_plan_args args = {.job = &r->job};
@@ -205,6 +216,8 @@ static int plan(struct request *r, struct ds_error *err)
 
     if (rc == 0)
         rc = ds_job_check_world(&r->job, args.world, err);
+    if (rc == 0)
+        rc = take_rank(r, &args, err);
     if (rc == 0)
         rc = settle(r, &args, err);
     if (rc == 0)

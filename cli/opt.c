@@ -115,7 +115,7 @@ static const struct ds_option options[] = {
     TEXT(0, "--cwd", "DIR", cwd, PROGRAM, "where the program runs"),
     FLAG(0, "--live", live, BIT(EXEC), "show every line as it comes, with its host before it"),
     FLAG('f', "--follow", follow, BIT(LOGS), "go on until the job has ended"),
-    WHOLE("--rank", "N", int64_t *, rank, 0, DS_MAX_RANKS - 1, BIT(LOGS), "of this rank only"),
+    WHOLE("--rank", "N", int64_t *, rank, 0, DS_MAX_RANKS - 1, BIT(LOGS) | BIT(PLAN), "of this rank only; of plan the one that is shown, 0 if not given"),
     WHOLE("--lines", "N", int64_t *, lines, 0, 1000000000, BIT(LOGS) | BIT(ATTACH), "the last N lines of each rank or record; 20 if not given"),
     FLAG(0, "--json", json, JSON, "print JSON"),
     FLAG(0, "--schedule", schedule, BIT(PLAN), "print the instruction list too"),

@@ -257,6 +257,15 @@ struct part {
     bool recv, send;
 };
 
+/* Does a pass find what an earlier micro-batch has left: gradients, largest elements? */
+static bool adds(const struct ds_plan *plan, const struct ds__op *op, uint64_t micro_batch)
+{
+    if (plan->stage >= 2)
+        return false;
+    return (op->op == DS_INSTR_BACKWARD && micro_batch > 0) ||
+           (op->op == DS_INSTR_FORWARD && micro_batch >= plan->slots);
+}
+
 static void emit_part(struct ds__writer *writer, const struct part *part)
 {
     const struct ds__sequence *sequence = writer->sequence;
@@ -277,8 +286,7 @@ static void emit_part(struct ds__writer *writer, const struct part *part)
         instr->gradient = op->gradient;
         instr->paired =
             op->op == DS_INSTR_SEND ? part->send : op->op == DS_INSTR_RECV && part->recv;
-        instr->accumulate =
-            plan->stage < 2 && micro_batch >= (op->op == DS_INSTR_FORWARD ? plan->slots : 1);
+        instr->accumulate = adds(plan, op, micro_batch);
         wait_for_reads(writer, &op->use, instr);
         wait_for_whole(writer, &op->use, instr);
         for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < 2; j++)

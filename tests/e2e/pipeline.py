@@ -109,6 +109,10 @@ def is_shown():
     text = h.dsrun("plan", "--schedule", "--slots", 2, path, "parallel.pipeline=2").stdout
     h.ok(", a pipeline of 2," in text and "\npart 2    blocks 3 to 5, activations of 1 pass," in text and " SEND " in text,
          "plan says what each part has", text[:2000])
+    text = h.dsrun("plan", "--rank", 1, "--schedule", "--slots", 2, path, "parallel.pipeline=2").stdout
+    h.ok("\n     0           3-5 " in text and " TIE " in text, "plan --rank shows another part's", text[:2000])
+    ran = h.dsrun("plan", "--rank", 2, "--slots", 2, path)
+    h.ok(ran.returncode == 65 and "'--rank' 2: there are 2 ranks, from 0 on" in ran.stderr, "plan --rank of nobody", ran.stderr)
     train(path, run, 2, "parallel.pipeline=2", "log.trace=kernels")
     table = (run / "trace" / "kernels-00000.txt").read_text()
     h.ok("\n  pass  " in table, "passes are rows of the table of operations", table)

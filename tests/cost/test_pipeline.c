@@ -9,24 +9,7 @@
 
 #include "runtime/cost/predict.h"
 #include "runtime/cost/work.h"
-#include "tests/plan/fixture.h"
-
-static struct ds_cluster cluster_of(uint64_t hosts, uint64_t ranks)
-{
-    struct ds_cluster cluster;
-
-    ds_cluster_init(&cluster);
-    cluster.hosts = hosts;
-    cluster.ranks = ranks;
-    cluster.device.flops.fp32 = cluster.device.attention.fp32 = 50e12;
-    cluster.device.peak = cluster.device.flops;
-    cluster.device.bandwidth = cluster.device.update = 3e12;
-    cluster.device.pointwise = (struct ds_rate){3e12, 3e12};
-    cluster.host = (struct ds_link_rate){.bandwidth = 400e9, .latency_us = 5};
-    cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
-    cluster.overlap = 1.0;
-    return cluster;
-}
+#include "tests/cost/fixture.h"
 
 struct case_of {
     uint64_t hosts, ranks, layers, passes;
@@ -45,7 +28,7 @@ static struct ds_job job_of(const struct case_of *c)
 static void predict(const struct case_of *c, unsigned part, struct ds_plan *plan,
                     struct ds_prediction *prediction)
 {
-    const struct ds_cluster cluster = cluster_of(c->hosts, c->ranks);
+    const struct ds_cluster cluster = test_cluster(c->hosts, c->ranks);
     const struct ds_job job = job_of(c);
     const unsigned world = (unsigned)(c->hosts * c->ranks);
     const struct ds_plan_args args = {.job = &job,
@@ -107,7 +90,7 @@ Test(pipeline, what_is_passed_goes_over_the_link_between)
                  {{2, 4, 4, 4, 2}, 50e9 / 4, 10e-6}};
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        const struct ds_cluster cluster = cluster_of(cases[i].c.hosts, cases[i].c.ranks);
+        const struct ds_cluster cluster = test_cluster(cases[i].c.hosts, cases[i].c.ranks);
         double bytes = 2.0 * 512 * 1024 * sizeof(float);
         double want = bytes / cases[i].bandwidth + 2.0 * cases[i].latency_s;
         struct ds_prediction p;

@@ -10,25 +10,7 @@
 
 #include "base/json_read.h"
 #include "runtime/cost/predict.h"
-#include "tests/plan/fixture.h"
-
-static struct ds_cluster gpus(uint64_t hosts, uint64_t ranks)
-{
-    struct ds_cluster cluster;
-
-    ds_cluster_init(&cluster);
-    cluster.hosts = hosts;
-    cluster.ranks = ranks;
-    cluster.device.flops.bf16 = cluster.device.attention.bf16 = 500e12;
-    cluster.device.flops.fp32 = cluster.device.attention.fp32 = 50e12;
-    cluster.device.peak = cluster.device.flops;
-    cluster.device.bandwidth = cluster.device.update = 3e12;
-    cluster.device.pointwise = (struct ds_rate){3e12, 3e12};
-    cluster.host = (struct ds_link_rate){.bandwidth = 400e9, .latency_us = 5};
-    cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
-    cluster.overlap = 1.0;
-    return cluster;
-}
+#include "tests/cost/fixture.h"
 
 static void close_to(double value, double expected, const char *what)
 {
@@ -38,7 +20,7 @@ static void close_to(double value, double expected, const char *what)
 
 Test(work, a_large_product_takes_its_flops_and_a_thin_one_its_bytes)
 {
-    struct ds_cluster cluster = gpus(1, 1);
+    struct ds_cluster cluster = test_cluster(1, 1);
 
     close_to(ds_work_matmul(&cluster, DS_COMPUTE_BF16, 8192, 8192, 8192),
              2.0 * 8192 * 8192 * 8192 / 500e12, "large");
@@ -55,7 +37,7 @@ Test(work, a_large_product_takes_its_flops_and_a_thin_one_its_bytes)
  * for SwiGLU's.  The rest is as without. */
 Test(work, products_of_fp8_are_cast_and_faster)
 {
-    struct ds_cluster cluster = gpus(1, 1);
+    struct ds_cluster cluster = test_cluster(1, 1);
     const double t = 8.0 * 2048, c = 4096, f = 11008;
     struct ds_job job = test_job(test_llama(2, 4096, 32, 32, 11008, 997, 2048), 16, 8, 2048);
     const struct ds_plan_args args = {
@@ -96,7 +78,7 @@ Test(work, products_of_fp8_are_cast_and_faster)
 
 Test(work, collectives_are_rings_through_the_narrowest_link)
 {
-    struct ds_cluster cluster = gpus(4, 8);
+    struct ds_cluster cluster = test_cluster(4, 8);
 
     close_to(ds_work_collective(&cluster, (struct ds_ring){8, 8}, 8e9, 2),
              2 * (8e9 * 7 / 8 / 400e9 + 3 * 5e-6), "in a host");
@@ -114,7 +96,7 @@ Test(work, collectives_are_rings_through_the_narrowest_link)
  * enough add next to nothing; a slow link or host is waited for, and no longer than it takes. */
 Test(predict, offload_is_hidden_as_far_as_it_can_be)
 {
-    struct ds_cluster cluster = gpus(1, 4);
+    struct ds_cluster cluster = test_cluster(1, 4);
     struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), 32, 8, 1024);
     const struct ds_plan_args args = {
         .job = &job, .world = 4, .threads = 1, .local_world = 4, .apart = true};
@@ -159,7 +141,7 @@ Test(predict, offload_is_hidden_as_far_as_it_can_be)
 static void check_dropout(double stream, double weights, enum ds_recompute recompute)
 {
     enum { LAYERS = 3, HEADS = 4, HIDDEN = 64, T = 32, B = 2 };
-    struct ds_cluster cluster = gpus(1, 1);
+    struct ds_cluster cluster = test_cluster(1, 1);
     struct ds_job job = test_job(test_gpt2(LAYERS, HIDDEN, HEADS, 257, T), B, B, T);
     const struct ds_plan_args args = {.job = &job, .world = 1, .threads = 1, .local_world = 1};
     double again = recompute == DS_RECOMPUTE_FULL ? 1.0 : 0.0;
@@ -205,7 +187,7 @@ Test(predict, dropout_takes_its_words_and_its_passes)
 Test(predict, a_wire_of_bf16_halves_what_travels_and_packs_it)
 {
     for (unsigned i = 0; i < 8; i++) {
-        struct ds_cluster cluster = gpus(2, 4);
+        struct ds_cluster cluster = test_cluster(2, 4);
         struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 16, 2, 64);
         const struct ds_plan_args args = {.job = &job, .world = 8, .threads = 1, .local_world = 4};
         struct ds_prediction fp32, bf16;
@@ -254,7 +236,7 @@ Test(predict, a_collective_waits_for_the_slowest_rank)
 {
     for (unsigned stage = 0; stage < 4; stage++) {
         for (unsigned world = 1; world <= 4; world *= 4) {
-            struct ds_cluster cluster = gpus(1, world);
+            struct ds_cluster cluster = test_cluster(1, world);
             struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 4 * world, 2, 64);
             const struct ds_plan_args args = {
                 .job = &job, .world = world, .threads = 1, .local_world = world};
@@ -290,7 +272,7 @@ Test(predict, a_collective_waits_for_the_slowest_rank)
  * it there, each later one adds it. */
 Test(work, what_is_kept_of_a_sum_is_copied_first_and_added_then)
 {
-    struct ds_cluster cluster = gpus(1, 4);
+    struct ds_cluster cluster = test_cluster(1, 4);
     struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 16, 2, 64);
     const struct ds_plan_args args = {.job = &job, .world = 4, .threads = 1, .local_world = 4};
     unsigned seen[2] = {0, 0};
@@ -340,7 +322,7 @@ static void layer_s(const struct ds_job *job, const struct ds_cluster *cluster, 
  * nor read; but for the forward pass where it is computed again. */
 Test(work, gelu_of_16_bits_is_a_part_of_its_products_on_a_gpu)
 {
-    struct ds_cluster cluster = gpus(1, 1);
+    struct ds_cluster cluster = test_cluster(1, 1);
     struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 2, 2, 64);
     double row = (double)(2 * 64 * 4 * 256), act = 2;
     double here[2], there[2];
@@ -365,7 +347,7 @@ Test(work, gelu_of_16_bits_is_a_part_of_its_products_on_a_gpu)
 /* A host that cannot hold what its ranks keep there; one that does not say holds all. */
 Test(predict, a_host_holds_what_it_says)
 {
-    struct ds_cluster cluster = gpus(1, 4);
+    struct ds_cluster cluster = test_cluster(1, 4);
     struct ds_job job = test_job(test_gpt2(3, 256, 4, 997, 64), 8, 2, 64);
     const struct ds_plan_args args = {
         .job = &job, .world = 4, .threads = 1, .local_world = 4, .apart = true};
@@ -395,7 +377,7 @@ static const char *text_of(struct ds_buf *out, const struct ds_prediction *p,
 /* What is not there is not printed; numbers are those of the struct, in both forms. */
 Test(predict, is_printed_as_it_is)
 {
-    struct ds_cluster cluster = gpus(2, 4);
+    struct ds_cluster cluster = test_cluster(2, 4);
     struct ds_prediction p = {.step_s = 0.1,
                               .compute_s = 0.07,
                               .update_s = 0.01,
@@ -444,7 +426,7 @@ static void predict(const struct world *world,
                     void (*check)(const struct world *, const struct ds_plan *,
                                   const struct ds_prediction *))
 {
-    struct ds_cluster cluster = gpus(world->hosts, world->ranks);
+    struct ds_cluster cluster = test_cluster(world->hosts, world->ranks);
     struct ds_model_shape shape = test_gpt2(12, 768, 12, 50257, 1024);
     uint64_t ranks = world->hosts * world->ranks;
     struct ds_job job = test_job(shape, ranks * world->micro_batches * 8, 8, 1024);
@@ -560,7 +542,7 @@ Test(timeline, is_a_chrome_trace_of_every_instruction)
 
 Test(predict, refuses_another_cluster_than_the_plan_is_for)
 {
-    struct ds_cluster cluster = gpus(2, 2);
+    struct ds_cluster cluster = test_cluster(2, 2);
     struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 2, 32);
     struct ds_prediction prediction;
     struct ds_plan plan;

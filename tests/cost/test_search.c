@@ -9,31 +9,14 @@
 
 #include "runtime/cost/depth.h"
 #include "runtime/cost/search.h"
-#include "tests/plan/fixture.h"
+#include "tests/cost/fixture.h"
 
 #define LIMIT ((uint64_t)3 << 30)
-
-static struct ds_cluster two_hosts(void)
-{
-    struct ds_cluster cluster;
-
-    ds_cluster_init(&cluster);
-    cluster.hosts = 2;
-    cluster.ranks = 4;
-    cluster.device.flops.bf16 = cluster.device.attention.bf16 = 500e12;
-    cluster.device.peak = cluster.device.flops;
-    cluster.device.bandwidth = cluster.device.update = 3e12;
-    cluster.device.pointwise = (struct ds_rate){3e12, 3e12};
-    cluster.host = (struct ds_link_rate){.bandwidth = 400e9, .latency_us = 5};
-    cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
-    cluster.overlap = 1.0;
-    return cluster;
-}
 
 static size_t search_on(double pcie, uint64_t available, uint64_t global, enum ds_optim_kind optim,
                         struct ds_arena *arena, struct ds_candidate **found, int expected)
 {
-    struct ds_cluster cluster = two_hosts();
+    struct ds_cluster cluster = test_cluster(2, 4);
     struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), global, 1, 1024);
     const struct ds_search_args args = {.job = &job,
                                         .cluster = &cluster,
@@ -114,7 +97,7 @@ Test(search, offloads_whole_tensors_to_the_memory_of_the_device_only)
 Test(search, settles_how_far_stage_3_gathers_ahead)
 {
     for (uint64_t given = 0; given < 2; given++) {
-        struct ds_cluster cluster = two_hosts();
+        struct ds_cluster cluster = test_cluster(2, 4);
         struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), 64, 1, 1024);
         struct ds_candidate *found = NULL;
         struct ds_arena arena;
@@ -174,7 +157,7 @@ Test(search, selective_lies_between_none_and_full)
 
 Test(search, says_why_nothing_is_possible)
 {
-    struct ds_cluster cluster = two_hosts();
+    struct ds_cluster cluster = test_cluster(2, 4);
     struct ds_job job = test_job(test_gpt2(2, 48, 3, 97, 32), 8, 1, 32);
     struct ds_candidate *found = NULL;
     struct ds_arena arena;
@@ -196,7 +179,7 @@ Test(search, says_why_nothing_is_possible)
  * Stage 3 is none of a pipeline's. */
 Test(search, divides_the_batch_among_ranks_of_data)
 {
-    struct ds_cluster cluster = two_hosts();
+    struct ds_cluster cluster = test_cluster(2, 4);
     struct ds_job job = test_job(test_gpt2(4, 64, 4, 97, 32), 8, 1, 32);
     const struct ds_search_args args = {
         .job = &job, .cluster = &cluster, .threads = 1, .arena = &(struct ds_arena){0}};

@@ -185,62 +185,48 @@ def offload():
              f"offload: {call} fails: said", f"{ran.returncode} {ran.stderr}")
 
 
+def on_both(what, arch, text, rows, keys, op):
+    """Runs of a job of ranks that share something, on the device and on the CPU: what the plan says of collective `op`, and the
+    CPU's losses.  Rows are ZeRO stage, ranks, micro-batch, environment; returns the records by device and stage."""
+    found = {}
+    for device in ("cuda", "cpu"):
+        path = h.work() / f"{what}-{arch}-{device}.yaml"
+        path.write_text(text.replace("device: cuda", f"device: {device}"))
+        for stage, slots, micro, env in rows:
+            name = f"{what}: {arch} on {device}, {slots} ranks, ZeRO {stage}, micro-batch {micro}"
+            run = f"{what}-{arch}-{device}-{slots}-{stage}"
+            ran = train(path, run, slots, extra=[*keys, f"zero.stage={stage}", "log.comm=true", f"train.micro_batch={micro}"],
+                        FAKE_CUDA_MEMORY=str(8 << 30), **env)
+            if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+                continue
+            found[device, stage] = h.metrics(h.work() / run)
+            told = events(h.work() / run, "comm")
+            h.ok(told and all(e[op]["calls"] == e[op]["planned_calls"] > 0 and e[op]["bytes"] == e[op]["planned_bytes"]
+                              for e in told), f"{name}: {op} as planned", told[:1])
+    for stage, *_ in rows:
+        ours, theirs = found.get(("cuda", stage)), found.get(("cpu", stage))
+        h.ok(ours and theirs and worst(ours, theirs, "loss") < BF16_LIMIT, f"{what}: {arch}, ZeRO {stage}: the CPU's losses",
+             (ours, theirs))
+    return found
+
+
 def sharers():
-    """Ranks that share sequences: the CPU's losses, those of every stage, and what the plan says they swap."""
+    """Ranks that share sequences."""
     for arch in ("gpt2", "llama"):
         text = small_job(arch, matmul="compute").read_text().replace("heads: 1", "heads: 4")
-        texts = {}
-        for device in ("cuda", "cpu"):
-            path = h.work() / f"sharers-{arch}-{device}.yaml"
-            path.write_text(text.replace("device: cuda", f"device: {device}"))
-            for stage, slots, micro in ((0, 2, 1), (3, 4, 1), (2, 2, 2)):
-                name = f"sharers: {arch} on {device}, {slots} ranks, ZeRO {stage}, micro-batch {micro}"
-                run = f"sharers-{arch}-{device}-{slots}-{stage}"
-                ran = train(path, run, slots, extra=["parallel.sequence=2", f"zero.stage={stage}", "log.comm=true",
-                                                     f"train.micro_batch={micro}"],
-                            FAKE_CUDA_MEMORY=str(4 << 30))
-                if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
-                    continue
-                texts[device, stage] = h.metrics(h.work() / run)
-                told = events(h.work() / run, "comm")
-                h.ok(told and all(e["all_to_all"]["calls"] == e["all_to_all"]["planned_calls"] > 0 and
-                                  e["all_to_all"]["bytes"] == e["all_to_all"]["planned_bytes"] for e in told),
-                     f"{name}: swaps as planned", told[:1])
-        for stage in (0, 2, 3):
-            ours, theirs = texts.get(("cuda", stage)), texts.get(("cpu", stage))
-            h.ok(ours and theirs and worst(ours, theirs, "loss") < BF16_LIMIT, f"sharers: {arch}, ZeRO {stage}: the CPU's losses",
-                 (ours, theirs))
+        on_both("sharers", arch, text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.sequence=2"], "all_to_all")
     ran = train(h.work() / "sharers-gpt2-cuda.yaml", "sharers-offload", 2, extra=["parallel.sequence=2", "offload.optim=cpu"])
     h.ok(ran.returncode == 65 and "'parallel.sequence' 2 and 'offload.optim' cpu are not supported together on GPUs" in
          ran.stderr, "sharers: with offload refused", f"{ran.returncode}\n{ran.stderr}")
 
 
 def pipeline():
-    """Ranks that have parts of the layers: the CPU's losses, with recorded passes and without, and what the plan says."""
+    """Ranks that have parts of the layers, with recorded passes and without."""
     for arch in ("gpt2", "llama"):
         text = small_job(arch, matmul="compute").read_text()
-        texts = {}
-        for device in ("cuda", "cpu"):
-            path = h.work() / f"pipeline-{arch}-{device}.yaml"
-            path.write_text(text.replace("device: cuda", f"device: {device}"))
-            for stage, slots, graphs in ((0, 2, "1"), (2, 4, "1"), (1, 2, "0")):
-                name = f"pipeline: {arch} on {device}, {slots} ranks, ZeRO {stage}, graphs {graphs}"
-                run = f"pipeline-{arch}-{device}-{slots}-{stage}"
-                ran = train(path, run, slots, extra=["model.layers=3", "parallel.pipeline=2", f"zero.stage={stage}", "log.comm=true",
-                                                     "train.micro_batch=1"],
-                            DSRUN_CUDA_GRAPHS=graphs, FAKE_CUDA_MEMORY=str(8 << 30))
-                if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
-                    continue
-                texts[device, stage] = h.metrics(h.work() / run)
-                told = events(h.work() / run, "comm")
-                h.ok(told and all(e["pass"]["calls"] == e["pass"]["planned_calls"] > 0 and
-                                  e["pass"]["bytes"] == e["pass"]["planned_bytes"] for e in told),
-                     f"{name}: passes as planned", told[:1])
-        for stage in (0, 1, 2):
-            ours, theirs = texts.get(("cuda", stage)), texts.get(("cpu", stage))
-            h.ok(ours and theirs and worst(ours, theirs, "loss") < BF16_LIMIT, f"pipeline: {arch}, ZeRO {stage}: the CPU's losses",
-                 (ours, theirs))
-        ours, theirs = texts.get(("cuda", 0)), texts.get(("cuda", 1))
+        found = on_both("pipeline", arch, text, ((0, 2, 1, {}), (2, 4, 1, {}), (1, 2, 1, {"DSRUN_CUDA_GRAPHS": "0"})),
+                        ["model.layers=3", "parallel.pipeline=2"], "pass")
+        ours, theirs = found.get(("cuda", 0)), found.get(("cuda", 1))
         h.ok(ours and theirs and [r["loss"] for r in ours] == [r["loss"] for r in theirs],
              f"pipeline: {arch}: the same bits with graphs and without", (ours, theirs))
 

@@ -8,45 +8,20 @@ to another; ZeRO stages give the same bits; what each rank takes and sends is wh
 tokens x width x 4 bytes for each micro-batch and way.  A trace of operations and an evaluation go with it.  What
 cannot be is refused with the key that would do.
 """
-import json
 import os
 import pathlib
 import re
 import shutil
 
 import harness as h
+import shared
+from shared import CONTEXT, HIDDEN, alike, planned, train
 
-STEPS, LAYERS, HIDDEN, CONTEXT, BATCH = 4, 4, 64, 64, 8
-LIMIT = 1e-5  # relative, of losses: gradients of a tied embedding are added in another order
-
-
-def job(family, **more):
-    path = h.write_job(f"{family}.yaml", arch=family, layers=LAYERS, hidden=HIDDEN, heads=8, ffn=128, context=CONTEXT,
-                       sequence=CONTEXT, steps=STEPS, batch=BATCH, micro=1, every=2, seed=5, **more)
-    if family == "llama":
-        path.write_text(path.read_text().replace("heads: 8,", "heads: 8, kv_heads: 4,"))
-    return path
+LAYERS, BATCH = 4, 8
 
 
-def train(path, run, ranks, *more, steps=STEPS):
-    ran = h.dsrun("--slots", ranks, "--run-dir", run, path, f"train.steps={steps}", *more)
-    return h.ok(ran.returncode == 0, f"{run.name}: trains to step {steps}", ran.stdout + ran.stderr)
-
-
-def losses(run):
-    return [(row["loss"], row["grad_norm"]) for row in h.metrics(run)]
-
-
-def alike(name, run, whole):
-    ours, theirs = losses(run), losses(whole)
-    off = max(abs(x / y - 1) for a, b in zip(ours, theirs) for x, y in zip(a, b)) if len(ours) == len(theirs) else 1.0
-    h.ok(off <= LIMIT, f"{name}: losses and norms within {LIMIT:g}", f"{off:g}")
-
-
-def planned(path, ranks, *more):
-    ran = h.dsrun("plan", "--json", "--slots", ranks, path, *more)
-    h.ok(ran.returncode == 0, "plan --json", ran.stderr)
-    return json.loads(ran.stdout)
+def job(family):
+    return shared.job(family, layers=LAYERS, batch=BATCH, micro=1)
 
 
 def trains_alike(family):
@@ -65,7 +40,7 @@ def trains_alike(family):
         ahead = parts - 1  # micro-batches that rank 0 is ahead; the others go with the gradient of another
         want = (passes + ahead, passes * CONTEXT * HIDDEN * 4)
         h.ok((sent["calls"], sent["bytes"]) == want, f"{name}: passes by the formula", (sent, want))
-        events = [e for e in map(json.loads, (run / "events.jsonl").read_text().splitlines()) if e["event"] == "comm"]
+        events = shared.comm_events(run)
         h.ok(events and all((e["pass"]["calls"], e["pass"]["bytes"]) == want for e in events),
              f"{name}: each as planned", events[:1])
         blocks = [(part["first_block"], part["blocks"]) for part in plan["parts"]]
@@ -98,10 +73,7 @@ def same_bits(family):
     runs = [folder / f"{family}-stage-{stage}" for stage in range(3)]
     for stage, run in enumerate(runs):
         train(path, run, 4, "parallel.pipeline=2", "train.micro_batch=4", f"zero.stage={stage}")
-    for stage, run in enumerate(runs[1:], 1):
-        diff = h.dsrun("ckpt", "diff", runs[0], run)
-        h.ok(losses(run) == losses(runs[0]) and diff.returncode == 0, f"{family}, 2 parts: stage {stage} has the bits of 0",
-             diff.stdout[:300])
+    shared.same_bits(f"{family}, 2 parts", runs)
 
 
 def is_shown():
@@ -145,14 +117,10 @@ def takes_what_is_planned():
 
 
 def is_refused():
-    path = job("gpt2")
-    for ranks, key, code, words in (
-            (5, "parallel.pipeline=5", 65, "'parallel.pipeline' 5 is more than 'model.layers' 4"),
-            (3, "parallel.pipeline=2", 65, "'parallel.pipeline' 2 must divide the number of ranks, 3; 1 or 3 would do"),
-            (2, "zero.stage=3 parallel.pipeline=2", 65, "'parallel.pipeline' 2 and 'zero.stage' 3 do not go together")):
-        for command in ("check", "plan", "run"):
-            ran = h.dsrun(command, "--slots", ranks, path, *key.split())
-            h.ok(ran.returncode == code and words in ran.stderr, f"{command}: {key} on {ranks} ranks is refused", ran.stderr)
+    shared.is_refused(job("gpt2"), (
+        (5, "parallel.pipeline=5", "'parallel.pipeline' 5 is more than 'model.layers' 4"),
+        (3, "parallel.pipeline=2", "'parallel.pipeline' 2 must divide the number of ranks, 3; 1 or 3 would do"),
+        (2, "zero.stage=3 parallel.pipeline=2", "'parallel.pipeline' 2 and 'zero.stage' 3 do not go together")))
 
 
 for one in ("gpt2", "llama"):

@@ -88,6 +88,25 @@ static inline double test_l2(const float *got, const float *want, uint64_t n)
     return sqrt(diff / (norm > 0.0 ? norm : 1.0));
 }
 
+/* A file of ids of two bytes below 257, to be removed. */
+static inline const char *test_ids_file(uint32_t count)
+{
+    static char path[64];
+    uint16_t *ids = calloc(count, sizeof(*ids));
+    ssize_t bytes = (ssize_t)(count * sizeof(*ids));
+    int fd;
+
+    cr_assert_not_null(ids);
+    (void)snprintf(path, sizeof(path), "/tmp/dsrun-ids-XXXXXX.bin");
+    fd = mkstemps(path, 4);
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = (uint16_t)(((i * 2654435761u) >> 9) % 257);
+    cr_assert(fd >= 0 && write(fd, ids, (size_t)bytes) == bytes);
+    cr_assert_eq(close(fd), 0);
+    free(ids);
+    return path;
+}
+
 struct test_case {
     const char *folder;
     struct ds_model_shape shape;

@@ -23,22 +23,6 @@ struct line {
     uint64_t below; /* zero.replicate_below */
 };
 
-/* A file of ids of two bytes, to be removed. */
-static const char *ids_file(void)
-{
-    static char path[64];
-    uint16_t ids[IDS];
-    int fd;
-
-    (void)snprintf(path, sizeof(path), "/tmp/dsrun-pipeline-XXXXXX.bin");
-    fd = mkstemps(path, 4);
-    for (uint32_t i = 0; i < IDS; i++)
-        ids[i] = (uint16_t)(((i * 2654435761u) >> 9) % 257);
-    cr_assert(fd >= 0 && write(fd, ids, sizeof(ids)) == (ssize_t)sizeof(ids));
-    cr_assert_eq(close(fd), 0);
-    return path;
-}
-
 static struct test_run run_of(const struct line *line, const char *ids)
 {
     struct ds_model_shape shape = line->gpt2 ? test_gpt2(5, 32, 4, 257, SEQUENCE)
@@ -156,7 +140,7 @@ static double tolerance_of(const struct line *line)
 
 static void check_line(struct line line)
 {
-    const char *ids = ids_file(), *what = what_of(&line);
+    const char *ids = test_ids_file(IDS), *what = what_of(&line);
     struct line alone = whole_of(line);
     struct test_run parts = run_of(&line, ids), whole = run_of(&alone, ids);
 
@@ -246,7 +230,7 @@ Test(pipeline, has_parts_of_one_rank)
 
 static void check_same(struct line a, struct line b)
 {
-    const char *ids = ids_file();
+    const char *ids = test_ids_file(IDS);
     struct test_run one = run_of(&a, ids), other = run_of(&b, ids);
     const char *what = what_of(&b);
 
@@ -291,7 +275,7 @@ Test(pipeline, has_the_same_bits_at_every_stage_and_on_any_hosts)
 /* The first tensor that is not finite is named, whoever has it; nothing is updated. */
 Test(pipeline, names_what_is_not_finite)
 {
-    const char *ids = ids_file();
+    const char *ids = test_ids_file(IDS);
     const struct line line = {.parts = 2,
                               .data = 2,
                               .sharers = 1,

@@ -21,22 +21,6 @@ struct sharing {
     unsigned stage;
 };
 
-/* A file of ids of two bytes, to be removed. */
-static const char *ids_file(void)
-{
-    static char path[64];
-    uint16_t ids[IDS];
-    int fd;
-
-    (void)snprintf(path, sizeof(path), "/tmp/dsrun-sharers-XXXXXX.bin");
-    fd = mkstemps(path, 4);
-    for (uint32_t i = 0; i < IDS; i++)
-        ids[i] = (uint16_t)(((i * 2654435761u) >> 9) % 257);
-    cr_assert(fd >= 0 && write(fd, ids, sizeof(ids)) == (ssize_t)sizeof(ids));
-    cr_assert_eq(close(fd), 0);
-    return path;
-}
-
 static struct test_run run_of(const struct sharing *s, const char *ids)
 {
     struct ds_model_shape shape =
@@ -99,7 +83,7 @@ static void check_alike(const struct test_run *shared, const struct test_run *wh
 
 static void check_sharing(struct sharing s)
 {
-    const char *ids = ids_file();
+    const char *ids = test_ids_file(IDS);
     struct test_run shared = run_of(&s, ids), whole;
     char what[200];
 
@@ -161,7 +145,7 @@ Test(sharers, drop_what_whole_sequences_drop)
 
 static void check_same_bits(struct sharing a, struct sharing b, const char *what)
 {
-    const char *ids = ids_file();
+    const char *ids = test_ids_file(IDS);
     struct test_run one = run_of(&a, ids), other = run_of(&b, ids);
 
     test_run_ok(&one);
@@ -276,7 +260,7 @@ static int split(struct ds_comm *comm, const struct ds_comm_group *group, struct
 Test(sharers, a_swap_that_is_left_out_is_seen)
 {
     const struct sharing s = {.data = 1, .sharers = 2, .micro_batch = 1, .passes = 1};
-    const char *ids = ids_file();
+    const char *ids = test_ids_file(IDS);
     struct test_run good = run_of(&s, ids), bad = run_of(&s, ids);
 
     spoilt = ds_comm_backend_host;

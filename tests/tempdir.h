@@ -11,6 +11,7 @@
 
 #include <criterion/criterion.h>
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -32,6 +33,19 @@ static inline void tempdir_make(void)
 static inline void tempdir_remove(void)
 {
     cr_assert_eq(ds_fs_remove_tree(tempdir, NULL), 0);
+}
+
+/* Names in a folder, without "." and "..". */
+static inline unsigned tempdir_names(const char *path)
+{
+    DIR *dir = opendir(path);
+    unsigned n = 0;
+
+    cr_assert_not_null(dir);
+    while (readdir(dir) != NULL)
+        n++;
+    closedir(dir);
+    return n - 2;
 }
 
 /* A path inside; one of four buffers in turn, so that two can stand in one call. */

@@ -202,21 +202,21 @@ uint64_t ds_plan_total_bytes(const struct ds_plan *plan)
 /* Parts of a pipeline differ, and any rank may have the largest one. */
 static uint64_t most_owned(const struct ds_plan *plan)
 {
-    return plan->part_bytes > 0 ? plan->part_bytes : ds__plan_owned_bytes(plan);
+    return plan->part != NULL ? ds__plan_part_bytes(plan) : ds__plan_owned_bytes(plan);
 }
 
 uint64_t ds_plan_ranks_bytes(const struct ds_plan *plan, unsigned ranks)
 {
-    if (plan->host_bytes > 0 && ranks == plan->local_world)
-        return plan->host_bytes;
+    if (plan->part != NULL && ranks == plan->local_world)
+        return ds__plan_host_bytes(plan);
     return ranks * (ds__plan_owned_bytes(plan) - plan->common_bytes) + plan->common_bytes;
 }
 
 /* Is that no more than `available_bytes`, however many there are? */
 static bool hold(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes)
 {
-    if (plan->host_bytes > 0 && ranks == plan->local_world && !plan->apart)
-        return plan->host_bytes <= available_bytes;
+    if (plan->part != NULL && ranks == plan->local_world && !plan->apart)
+        return ds__plan_host_bytes(plan) <= available_bytes;
     return plan->common_bytes <= available_bytes &&
            most_owned(plan) - plan->common_bytes <= (available_bytes - plan->common_bytes) / ranks;
 }

@@ -17,9 +17,12 @@ int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, str
     DS_NODISCARD;
 /* Where what is passed on lies; bytes of SWAPPED from `at` on. */
 uint64_t ds__plan_passed(struct ds_plan *plan, uint64_t at);
-/* With all other parts' plans: part_bytes, host_bytes, shared_bytes, and one hash of all. */
+/* With all other parts' plans: part[], shared_bytes, and one hash of all. */
 int ds__plan_other_parts(struct ds_plan *plan, const struct ds_plan_args *args,
                          struct ds_error *err) DS_NODISCARD;
+/* With them: of a rank with the largest part, of all ranks of the host that has most of them. */
+uint64_t ds__plan_part_bytes(const struct ds_plan *plan);
+uint64_t ds__plan_host_bytes(const struct ds_plan *plan);
 /* plan.c: a plan of this rank alone. */
 int ds__plan_part(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;

@@ -168,15 +168,28 @@ static uint64_t ranks_there(const struct ds_plan *plan, uint64_t host, uint64_t 
     return to > from ? to - from : 0;
 }
 
-static void most_of_hosts(struct ds_plan *plan)
+uint64_t ds__plan_host_bytes(const struct ds_plan *plan)
 {
+    uint64_t most = 0;
+
     for (uint64_t host = 0; host * plan->local_world < plan->world; host++) {
         uint64_t sum = 0;
 
         for (uint64_t part = 0; part < plan->pipeline_ranks; part++)
             sum += ranks_there(plan, host, part) * plan->part[part].owned_bytes;
-        plan->host_bytes = sum > plan->host_bytes ? sum : plan->host_bytes;
+        most = sum > most ? sum : most;
     }
+    return most;
+}
+
+uint64_t ds__plan_part_bytes(const struct ds_plan *plan)
+{
+    uint64_t most = 0;
+
+    for (unsigned part = 0; part < plan->pipeline_ranks; part++)
+        if (plan->part[part].owned_bytes > most)
+            most = plan->part[part].owned_bytes;
+    return most;
 }
 
 int ds__plan_other_parts(struct ds_plan *plan, const struct ds_plan_args *args,
@@ -204,8 +217,6 @@ int ds__plan_other_parts(struct ds_plan *plan, const struct ds_plan_args *args,
             .total_bytes = ds_plan_total_bytes(&other),
         };
         hash = ds__plan_mix(hash, other.hash);
-        if (plan->part[part].owned_bytes > plan->part_bytes)
-            plan->part_bytes = plan->part[part].owned_bytes;
         if (other.shared_bytes > plan->shared_bytes)
             plan->shared_bytes = other.shared_bytes;
         ds_plan_release(&other);
@@ -213,6 +224,5 @@ int ds__plan_other_parts(struct ds_plan *plan, const struct ds_plan_args *args,
     if (rc != 0)
         return rc;
     plan->hash = hash;
-    most_of_hosts(plan);
     return 0;
 }

@@ -310,8 +310,6 @@ struct ds_plan {
     uint64_t comm_bytes;       /* of the comm and of the groups in it; part of STAGING */
     uint64_t peer_bytes;       /* shared pages of other ranks that this one touches too */
     struct ds_plan_part *part; /* [pipeline_ranks]; NULL: there is no pipeline */
-    uint64_t part_bytes;       /* of a rank with the largest one, without peers' */
-    uint64_t host_bytes;       /* of all ranks of the host that has most of them */
     uint64_t shared_at[DS_ARENA_COUNT]; /* in the comm's arena, or DS_NOT_SHARED */
     uint64_t shared_bytes;              /* of the comm's arena */
     uint64_t common_bytes; /* of the common arena: held once by the ranks of the host, from its */

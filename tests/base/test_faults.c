@@ -6,25 +6,12 @@
 #include "tests/faults.h"
 #include "tests/tempdir.h"
 
-#include <dirent.h>
 #include <string.h>
 
 #include "base/arena.h"
 #include "base/json.h"
 
 TestSuite(faults, .init = tempdir_make, .fini = tempdir_remove);
-
-static unsigned names_in(const char *path)
-{
-    DIR *dir = opendir(path);
-    unsigned n = 0;
-
-    cr_assert_not_null(dir);
-    while (readdir(dir) != NULL)
-        n++;
-    closedir(dir);
-    return n - 2;
-}
 
 static bool holds(const char *path, const char *want)
 {
@@ -56,7 +43,7 @@ Test(faults, replace)
             again = dup(0);
             close(again);
             cr_assert_eq(again, lowest, "call %u leaks a descriptor", n);
-            cr_assert_eq(names_in(tempdir), 1, "call %u leaves a file", n);
+            cr_assert_eq(tempdir_names(tempdir), 1, "call %u leaves a file", n);
             if (faults_hit == 0) {
                 cr_assert_eq(rc, 0);
                 break;

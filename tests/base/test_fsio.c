@@ -6,7 +6,6 @@
 #include "tests/tempdir.h"
 
 #include <errno.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 
@@ -20,19 +19,6 @@ static void expect_content(const char *path, const char *want)
     cr_assert_eq(ds_fs_read(path, 1 << 20, &text, NULL), 0, "%s", path);
     cr_assert_str_eq(ds_buf_text(&text), want);
     ds_buf_release(&text);
-}
-
-/* Names in the test's folder, without "." and "..". */
-static unsigned count_names(void)
-{
-    DIR *dir = opendir(tempdir);
-    unsigned n = 0;
-
-    cr_assert_not_null(dir);
-    while (readdir(dir) != NULL)
-        n++;
-    closedir(dir);
-    return n - 2;
 }
 
 /* --- reading ------------------------------------------------------------------------------- */
@@ -164,7 +150,7 @@ Test(fsio, replace_creates_and_replaces)
     cr_assert_eq(st.st_mode & 07777, 0644);
     cr_assert_eq(ds_fs_replace(path, "", 0, NULL), 0);
     expect_content(path, "");
-    cr_assert_eq(count_names(), 1, "no temporary file is left");
+    cr_assert_eq(tempdir_names(tempdir), 1, "no temporary file is left");
 }
 
 /* A reader that has the old file open keeps the old bytes, all of them. */
@@ -201,7 +187,7 @@ Test(fsio, replace_does_not_follow_links)
     cr_assert_eq(ds_fs_replace(link, "newer", 5, NULL), 0);
     expect_content(link, "newer");
     expect_content(victim, "precious");
-    cr_assert_eq(count_names(), 3);
+    cr_assert_eq(tempdir_names(tempdir), 3);
 }
 
 Test(fsio, replace_fails_without_harm)
@@ -214,7 +200,7 @@ Test(fsio, replace_fails_without_harm)
     cr_assert_not_null(strstr(err.text, "no/where"));
     cr_assert_eq(mkdir(tempdir_path("folder"), 0755), 0);
     cr_assert_eq(ds_fs_replace(tempdir_path("folder"), "x", 1, &err), -EISDIR);
-    cr_assert_eq(count_names(), 1, "no temporary file is left");
+    cr_assert_eq(tempdir_names(tempdir), 1, "no temporary file is left");
     memset(name, 'n', sizeof(name) - 1);
     (void)snprintf(path, sizeof(path), "%s/%.200s", tempdir, name);
     cr_assert_eq(ds_fs_replace(path, "x", 1, NULL), 0, "a long name, but not too long");

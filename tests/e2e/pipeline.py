@@ -11,7 +11,6 @@ cannot be is refused with the key that would do.
 import os
 import pathlib
 import re
-import shutil
 
 import harness as h
 import shared
@@ -49,23 +48,8 @@ def trains_alike(family):
 
 
 def goes_on_anywhere(family):
-    """A checkpoint knows nothing of parts."""
-    path, folder = job(family), h.work()
-    layouts = {"whole": (1, ()), "in 2 parts": (4, ("parallel.pipeline=2", "zero.stage=2")),
-               "in 3 parts": (3, ("parallel.pipeline=3",))}
-    for first, (ranks, keys) in layouts.items():
-        half = folder / "half"
-        train(path, half, ranks, *keys, steps=2)
-        ran = h.dsrun("ckpt", "verify", half / "checkpoints" / "latest")
-        h.ok(ran.returncode == 0, f"{family}, saved {first}: every byte is there", ran.stdout + ran.stderr)
-        for then, (others, more) in layouts.items():
-            run = folder / "on"
-            shutil.copytree(half, run, symlinks=True)
-            name = f"{family}, saved {first}, goes on {then}"
-            if train(path, run, others, *more):
-                alike(name, run, folder / f"{family}-1")
-            shutil.rmtree(run)
-        shutil.rmtree(half)
+    shared.goes_on_anywhere(family, job(family), {"whole": (1, ()), "in 2 parts": (4, ("parallel.pipeline=2", "zero.stage=2")),
+                                   "in 3 parts": (3, ("parallel.pipeline=3",))})
 
 
 def same_bits(family):

@@ -3,6 +3,7 @@
 """shared - what the scripts about ranks that share sequences or layers have in common: a small job, and whether
 two runs of it came to the same."""
 import json
+import shutil
 
 import harness as h
 
@@ -42,6 +43,24 @@ def planned(path, ranks, *more):
 def comm_events(run):
     """What the run said of its collectives, as log.comm has it."""
     return [e for e in map(json.loads, (run / "events.jsonl").read_text().splitlines()) if e["event"] == "comm"]
+
+
+def goes_on_anywhere(family, path, layouts):
+    """A checkpoint knows nothing of who shared what: saved and gone on with in any two of these, as the whole run."""
+    folder = h.work()
+    for first, (ranks, keys) in layouts.items():
+        half = folder / "half"
+        train(path, half, ranks, *keys, steps=2)
+        ran = h.dsrun("ckpt", "verify", half / "checkpoints" / "latest")
+        h.ok(ran.returncode == 0, f"{family}, saved {first}: every byte is there", ran.stdout + ran.stderr)
+        for then, (others, more) in layouts.items():
+            run = folder / "on"
+            shutil.copytree(half, run, symlinks=True)
+            name = f"{family}, saved {first}, goes on {then}"
+            if train(path, run, others, *more):
+                alike(name, run, folder / f"{family}-1")
+            shutil.rmtree(run)
+        shutil.rmtree(half)
 
 
 def same_bits(name, runs):

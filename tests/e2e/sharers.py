@@ -8,7 +8,6 @@ all ZeRO stages give the same bits, memory and messages are those of the plan: 4
 of P = tokens x (qkv + width) x 4 bytes x 2 x (S - 1) / S.  A trace of operations and an evaluation go with it.
 What cannot be shared is refused with the key that would do.
 """
-import shutil
 
 import harness as h
 import shared
@@ -45,21 +44,8 @@ def trains_alike(family):
 
 
 def goes_on_anywhere(family):
-    """A checkpoint knows nothing of who shared what."""
-    path, folder = job(family), h.work()
-    layouts = {"whole": (2, ()), "shared": (2, ("parallel.sequence=2",)),
-               "shared, stage 3": (4, ("parallel.sequence=2", "zero.stage=3"))}
-    for first, (ranks, keys) in layouts.items():
-        half = folder / "half"
-        train(path, half, ranks, *keys, steps=2)
-        for then, (others, more) in layouts.items():
-            run = folder / "on"
-            shutil.copytree(half, run, symlinks=True)
-            name = f"{family}, saved {first}, goes on {then}"
-            if train(path, run, others, *more):
-                alike(name, run, folder / f"{family}-1")
-            shutil.rmtree(run)
-        shutil.rmtree(half)
+    shared.goes_on_anywhere(family, job(family), {"whole": (2, ()), "shared": (2, ("parallel.sequence=2",)),
+                                   "shared, stage 3": (4, ("parallel.sequence=2", "zero.stage=3"))})
 
 
 def same_bits(family):

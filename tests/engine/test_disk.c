@@ -7,7 +7,6 @@
 #include "tests/faults.h"
 #include "tests/tempdir.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -37,18 +36,6 @@ static unsigned char *pages(unsigned count)
     return memory;
 }
 
-static unsigned names_in(const char *path)
-{
-    DIR *dir = opendir(path);
-    unsigned n = 0;
-
-    cr_assert_not_null(dir);
-    while (readdir(dir) != NULL)
-        n++;
-    closedir(dir);
-    return n - 2;
-}
-
 /* Into the file in parts of several sizes, and out of it again as a whole. */
 Test(disk, keeps_what_is_written)
 {
@@ -62,7 +49,7 @@ Test(disk, keeps_what_is_written)
         for (size_t k = 0; k < args.bytes; k++)
             from[k] = (unsigned char)(k * 31 / 7 + k / PAGE);
         cr_assert_eq(ds_disk_open(&disk, &args, &err), 0, "%s", err.text);
-        cr_assert_eq(names_in(tempdir), 0);
+        cr_assert_eq(tempdir_names(tempdir), 0);
         cr_assert(!args.buffered || !ds_disk_is_direct(disk));
         ds_disk_start(disk, &read);
         cr_assert_eq(ds_disk_wait(disk, &read, &err), 0, "%s", err.text);
@@ -86,7 +73,7 @@ Test(disk, keeps_what_is_written)
         free(from);
         free(to);
     }
-    cr_assert_eq(names_in(tempdir), 0);
+    cr_assert_eq(tempdir_names(tempdir), 0);
 }
 
 /* A read into the memory that is being written, behind that: many times, with many threads. */
@@ -175,7 +162,7 @@ Test(disk, every_call_may_fail)
     for (struct faults_round r = {0}; faults_round(&r, EIO, open_write_read);) {
         cr_assert_eq(r.rc != 0 && r.err.text[0] != '\0', r.hit && r.n != CLOSES, "call %u: %d %s",
                      r.n, r.rc, r.err.text);
-        cr_assert_eq(names_in(tempdir), 0);
+        cr_assert_eq(tempdir_names(tempdir), 0);
         again = dup(0);
         close(again);
         cr_assert_eq(again, lowest, "call %u leaves a descriptor", r.n);

@@ -78,7 +78,7 @@ static void check_blocks(const struct line *line)
                 elems += plan->param[i].param.elems;
         cr_assert_eq(plan->hash, line->plan[0].hash);
         cr_assert_eq(plan->shared_bytes, line->plan[0].shared_bytes);
-        cr_assert_eq(plan->part_bytes, line->plan[0].part_bytes);
+        cr_assert_eq(plan->part[part].owned_bytes, line->plan[0].part[part].owned_bytes);
     }
     cr_assert_eq(next, LAYERS + 2);
     cr_assert_eq(elems, ds_model_elems(&line->plan[0].shape));
@@ -300,8 +300,7 @@ Test(pipeline, hosts_hold_what_their_parts_take)
     a = ds_plan_total_bytes(&first) - first.peer_bytes;
     b = ds_plan_total_bytes(&second) - second.peer_bytes;
     cr_assert_neq(a, b);
-    cr_expect_eq(first.part_bytes, a > b ? a : b);
-    cr_expect_eq(first.host_bytes, 2 * a + 2 * b);
+    cr_expect(first.part[0].owned_bytes == a && first.part[1].owned_bytes == b);
     cr_expect_eq(ds_plan_ranks_bytes(&second, 4), 2 * a + 2 * b);
     cr_expect_eq(ds_plan_check_fit(&first, 4, 2 * a + 2 * b, &err), 0, "%s", err.text);
     cr_expect_eq(ds_plan_check_fit(&first, 4, 2 * a + 2 * b - 1, &err), -ENOMEM);

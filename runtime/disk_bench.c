@@ -40,6 +40,7 @@ struct rates {
 };
 
 struct bench {
+    bool begun; /* the table */
     const char *dir;
     char *memory; /* of all rooms */
     bool as_json, direct;
@@ -129,6 +130,10 @@ static void report(struct bench *bench, const struct rates *rates)
     struct ds_json *json = &bench->json;
 
     if (!bench->as_json) {
+        if (!bench->begun)
+            (void)printf("%-8s %10s %10s %10s %10s %10s\n", "GB/s", "block", "under way", "written",
+                         "read", "both");
+        bench->begun = true;
         (void)printf(
             "%-8s %6llu KiB %10u %10.2f %10.2f %10.2f\n", rates->direct ? "direct" : "cached",
             (unsigned long long)(rates->block_bytes >> 10), rates->under_way,
@@ -184,9 +189,6 @@ static int bench_io(struct bench *bench, struct ds_error *err)
         ds_json_string(&bench->json, "folder", bench->dir);
         ds_json_u64(&bench->json, "bytes", (uint64_t)PIECES * PIECE_BYTES);
         ds_json_array(&bench->json, "cases");
-    } else {
-        (void)printf("%-8s %10s %10s %10s %10s %10s\n", "GB/s", "block", "under way", "written",
-                     "read", "both");
     }
     rc = run(bench, err);
     if (rc == 0 && bench->as_json) {

@@ -16,8 +16,8 @@ SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runt
 SRC_data := $(addprefix runtime/data/,corpus.c data.c kept.c order.c reader.c source.c tokens.c write.c)
 SRC_text := $(addprefix runtime/text/,added.c alphabet.c bpe.c decode.c encode.c normal.c pattern.c \
     piece.c read_model.c read_parts.c rewrite.c tokenizer.c unicode.c vocab.c)
-SRC_ckpt := $(addprefix runtime/ckpt/,state.c safetensors.c manifest.c manifest_write.c \
-    manifest_join.c part.c share.c reads.c store.c load.c list.c saving.c commit.c save.c saver.c \
+SRC_ckpt := $(addprefix runtime/ckpt/,state.c view.c safetensors.c manifest.c manifest_tensors.c \
+    manifest_write.c manifest_join.c part.c share.c reads.c store.c gather.c load.c list.c saving.c commit.c save.c saver.c \
     hf.c hf_config.c hf_export.c inspect.c)
 SRC_engine := $(addprefix runtime/,board.c commlog.c disk.c disk_bench.c engine.c exchange.c relay.c feed.c first.c flags.c graphs.c lines.c link.c monitor.c muon.c \
     offload.c outcome.c peers.c plugin.c profile.c queue.c snapshot.c agree.c start.c states.c tally.c trace.c train.c trainer.c trial.c trust.c \

@@ -10,8 +10,11 @@
  *
  * The manifest maps ranges of global tensors, in row-major order, to ranges of files, with an
  * XXH3-64 of every block of them.  Whatever ranges a rank holds, it finds in whatever ranges were
- * saved: stage, world and shard groups of the run that saved and of the run that loads do not
- * matter to each other.  A part holds a whole tensor under its name, a piece as "name[first:end]".
+ * saved: stage, world, shard groups and division of columns of the run that saved and of the run
+ * that loads do not matter to each other.  A part holds a whole tensor under its name, a piece as
+ * "name[first:end]"; some columns of it as "name[:,0:256,768:1024]", a matrix of these, and a piece
+ * of those as "name[:,0:256,768:1024][first:end]", by the elements of that matrix.
+ *
  * A save builds the folder under a temporary name beside its final one; parts are written and
  * fsynced, then the manifest (write, fsync, rename), then the folder is renamed and `latest`
  * swapped.  A crash at any point leaves the previous checkpoint whole.
@@ -39,19 +42,36 @@ struct ds_ckpt_line {
     void *user;
 };
 
-/* A range of a tensor as a rank holds it.  Borrowed memory; data may be any of the arenas.
+/* Some columns of a tensor: of each row (its last dimension; a tensor of one dimension is one row)
+ * these runs, in rising order, disjoint, none empty; runs that touch are as good as one.  The
+ * elements of a view are those of the matrix that its columns make, row after row: in each row the
+ * runs one behind the other. */
+enum { DS_CKPT_MAX_RUNS = 4 };
+struct ds_ckpt_view {
+    unsigned runs; /* 0: all columns */
+    struct {
+        uint64_t first, count;
+    } run[DS_CKPT_MAX_RUNS];
+};
+
+/* A range of a tensor, or of a view of it, as a rank holds it.  Borrowed memory; data may be any of
+ * the arenas.
  *
  * The same range of the same tensor may lie on several ranks (replicated parameters, the groups of
  * `zero.shard_group`): each of these says how many they are and which of them it is, and a save
- * has each write an equal part.  Ranges of one (replica, replicas) must be the same ranges, in the
- * same order, on all ranks that share them.  A rank may hold several ranges of a tensor. */
+ * has each write an equal part.  Ranges of one (group, replica, replicas) must be the same ranges,
+ * in the same order, on all ranks that share them: where one rank shares these with some ranks and
+ * those with as many others, they are of two groups.  A rank may hold several ranges of a tensor;
+ * all ranks divide its columns in the same way. */
 struct ds_ckpt_tensor {
     char name[DS_MAX_TENSOR_NAME + 1];
     enum ds_dtype dtype; /* F32 for everything saved in this version */
     unsigned ndim;
     uint64_t shape[DS_MAX_TENSOR_DIMS]; /* of the whole tensor */
-    uint64_t first, count; /* elements held, in row-major order; count 0: none, not read or saved */
+    struct ds_ckpt_view view;           /* zeroed: the whole tensor */
+    uint64_t first, count; /* elements of it held, row-major; count 0: none, not read or saved */
     unsigned replica, replicas;      /* replicas 0: all ranks of the save, replica is the rank */
+    unsigned group;                  /* any number, the same on all that share it */
     bool copy;                       /* of a range that another rank saves: it is only read */
     void *data;                      /* of element `first` */
     const struct ds_ckpt_line *line; /* or there, `data` NULL: at byte `line_at` */
@@ -109,9 +129,10 @@ struct ds_ckpt_save_args {
 enum { DS_CKPT_BLOCK_BYTES = 256 * 1024, DS_CKPT_MAX_BLOCK_BYTES = 64 * 1024 * 1024 };
 int ds_ckpt_save(const struct ds_ckpt_save_args *args, struct ds_error *err) DS_NODISCARD;
 
-/* Fill the data of every range given from the checkpoint folder `path`, whatever ranges it was
- * saved in, checking every block read against its checksum.  What is not asked for is not read, but
- * for the rest of a range's first and last block.  n_moments 0: weights only.  At step 0 the
+/* Fill the data of every range given from the checkpoint folder `path`, whatever ranges and columns
+ * it was saved in, checking every block read against its checksum.  What is not asked for is not
+ * read, but for the rest of a range's first and last block, and for the columns between those that
+ * are asked for where others were saved.  n_moments 0: weights only.  At step 0 the
  * moments may be missing: they are zero then.  The data may be changed on failure. */
 int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_tensor *weights,
                  size_t n_weights, struct ds_ckpt_tensor *moments, size_t n_moments,
@@ -141,7 +162,8 @@ int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISC
 
 /* Initial weights from a Hugging Face folder (model.safetensors, or shards with an index; F32, BF16
  * and F16 are widened to F32).  Names with or without the "transformer." prefix; buffers such as
- * attn.bias and a tied lm_head.weight are ignored; anything else missing or extra is an error. */
+ * attn.bias and a tied lm_head.weight are ignored; anything else missing or extra is an error.
+ * Ranges and views as for ds_ckpt_load(), in memory. */
 int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
                size_t n_weights, struct ds_error *err) DS_NODISCARD;
 

@@ -26,8 +26,9 @@ static void merge(struct ds_manifest *whole, const struct ds_manifest *part)
         struct ds_manifest_tensor *to = &whole->tensor[whole->tensors++];
 
         *to = part->tensor[i];
-        for (size_t j = 0; j < to->ranges; j++)
-            to->range[j].file += first;
+        for (size_t j = 0; j < to->views; j++)
+            for (size_t k = 0; k < to->view[j].ranges; k++)
+                to->view[j].range[k].file += first;
     }
 }
 

@@ -19,8 +19,10 @@
 #include "base/json_read.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/manifest.h"
+#include "runtime/ckpt/view.h"
 
 enum { MAX_SHARDS = 1000 };
+enum { ROOM_ELEMS = 256 * 1024 }; /* for rows of which only some columns are wanted */
 
 static const char *const prefixes[] = {[DS_ARCH_GPT2] = "transformer.", [DS_ARCH_LLAMA] = "model."};
 #define HEAD_NAME "lm_head.weight"
@@ -325,6 +327,52 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uin
     return 0;
 }
 
+/* --- into memory ---------------------------------------------------------------------------- */
+
+/* Rows of the file come into the room, the columns of a view from there to their place. */
+static int load_view(const struct ds__hf *hf, const struct ds__hf_tensor *tensor,
+                     const struct ds_ckpt_view *view, const struct ds_ckpt_tensor *weight,
+                     struct ds_error *err)
+{
+    const struct ds_safetensor *at = tensor->at;
+    const struct ds__view_range wanted = {.first = weight->first, .count = weight->count};
+    const struct ds_ckpt_view all = {.runs = 0};
+    struct ds__view_range span, have;
+    struct ds__view_map map;
+    float *room = malloc(ROOM_ELEMS * sizeof(*room));
+    int rc = room == NULL ? out_of_memory(err) : 0;
+
+    ds__view_map(&map, &all, view, ds__view_columns(at->shape, at->ndim));
+    span = ds__view_span(&map, wanted);
+    for (have.first = span.first; rc == 0 && span.count > 0; have.first += have.count) {
+        have.count = span.count < ROOM_ELEMS ? span.count : ROOM_ELEMS;
+        rc = ds__hf_read(hf, tensor, have.first, have.count, room, err);
+        if (rc == 0)
+            ds__view_scatter(&map, have, room, wanted, weight->data, sizeof(*room));
+        span.count -= have.count;
+    }
+    free(room);
+    return rc;
+}
+
+static int load_weight(const struct ds__hf *hf, const struct ds_ckpt_tensor *weight,
+                       struct ds_error *err)
+{
+    const struct ds__hf_tensor *tensor = ds__hf_find(hf, weight->name);
+    struct ds_ckpt_view view;
+    uint64_t elems = 0;
+    int rc = ds__view_shorten(&weight->view, weight->shape, weight->ndim, &view, &elems, err);
+
+    if (rc < 0)
+        return ds_error_context(err, rc, "tensor '%s'", weight->name);
+    if (tensor == NULL || weight->dtype != DS_F32 || weight->ndim != tensor->at->ndim ||
+        memcmp(weight->shape, tensor->at->shape, weight->ndim * sizeof(weight->shape[0])) != 0 ||
+        weight->first > elems || weight->count > elems - weight->first)
+        return ds_fail(err, EINVAL, "'%s' has no tensor that fits '%s'", hf->dir, weight->name);
+    return view.runs == 0 ? ds__hf_read(hf, tensor, weight->first, weight->count, weight->data, err)
+                          : load_view(hf, tensor, &view, weight, err);
+}
+
 int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
                size_t n_weights, struct ds_error *err)
 {
@@ -333,18 +381,8 @@ int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ck
 
     if (rc < 0)
         return rc;
-    for (size_t i = 0; rc == 0 && i < n_weights; i++) {
-        const struct ds__hf_tensor *tensor = ds__hf_find(&hf, weights[i].name);
-        uint64_t elems = 0;
-
-        if (tensor == NULL || weights[i].dtype != DS_F32 ||
-            !ds_shape_elems(weights[i].shape, weights[i].ndim, &elems) ||
-            elems != tensor->at->elems || weights[i].first > elems ||
-            weights[i].count > elems - weights[i].first)
-            rc = ds_fail(err, EINVAL, "'%s' has no tensor that fits '%s'", dir, weights[i].name);
-        else
-            rc = ds__hf_read(&hf, tensor, weights[i].first, weights[i].count, weights[i].data, err);
-    }
+    for (size_t i = 0; rc == 0 && i < n_weights; i++)
+        rc = load_weight(&hf, &weights[i], err);
     ds__hf_close(&hf);
     return rc;
 }

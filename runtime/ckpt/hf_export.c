@@ -19,6 +19,7 @@
 
 #include "base/fsio.h"
 #include "base/json.h"
+#include "runtime/ckpt/gather.h"
 #include "runtime/ckpt/hf.h"
 #include "runtime/ckpt/part.h"
 #include "runtime/ckpt/store.h"
@@ -211,8 +212,7 @@ static int export_shard(struct export *x, size_t shard, struct ds_error *err)
     for (size_t i = 0; rc == 0 && i < count; i++) {
         const struct ds_manifest_tensor *saved = find_saved(x, &table[i], err);
 
-        rc = saved != NULL ? ds__store_read(x->store, saved, 0, saved->elems, x->scratch, err)
-                           : -EBADMSG;
+        rc = saved != NULL ? ds__gather_whole(x->store, saved, x->scratch, err) : -EBADMSG;
         if (rc == 0 && x->dtype == DS_BF16)
             narrow(x->scratch, (size_t)table[i].elems);
         if (rc == 0)

@@ -11,9 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/ckpt/gather.h"
 #include "runtime/ckpt/store.h"
-
-enum { PIECE_BYTES = 1024 * 1024 }; /* a multiple of every type's size */
 
 int ds_ckpt_inspect(const char *path, struct ds_ckpt_info *info, struct ds_error *err)
 {
@@ -80,31 +79,31 @@ static struct ds_ckpt_diff_entry difference(const struct sums *sums, enum ds_dty
 
 struct pair {
     struct ds__store store[2];
-    void *piece[2]; /* [PIECE_BYTES] */
+    void *piece[2]; /* [DS__GATHER_PIECE] */
 };
 
 /* Read both tensors once, piece by piece. */
 static int sum_up(struct pair *pair, const struct ds_manifest_tensor *a,
                   const struct ds_manifest_tensor *b, struct sums *sums, struct ds_error *err)
 {
-    uint64_t left = a->elems * ds_dtype_bytes(a->dtype);
-    struct ds__stream stream[2];
+    const struct ds_ckpt_view all = {.runs = 0};
+    size_t size = ds_dtype_bytes(a->dtype), most = DS__GATHER_PIECE / size;
+    struct ds__gather gather[2];
     int rc = 0;
 
     *sums = (struct sums){.differ = false};
-    ds__stream_init(&stream[0], &pair->store[0], a);
-    ds__stream_init(&stream[1], &pair->store[1], b);
-    while (rc == 0 && left > 0) {
-        size_t len = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
+    ds__gather_init(&gather[0], &pair->store[0], a, &all, 0, a->elems);
+    ds__gather_init(&gather[1], &pair->store[1], b, &all, 0, b->elems);
+    for (uint64_t done = 0; rc == 0 && done < a->elems; done += most) {
+        size_t count = a->elems - done < most ? (size_t)(a->elems - done) : most;
 
         for (int side = 0; rc == 0 && side < 2; side++)
-            rc = ds__stream_next(&stream[side], pair->piece[side], len, err);
+            rc = ds__gather_next(&gather[side], pair->piece[side], count, err);
         if (rc < 0)
             return rc;
-        sums->differ = sums->differ || memcmp(pair->piece[0], pair->piece[1], len) != 0;
+        sums->differ = sums->differ || memcmp(pair->piece[0], pair->piece[1], count * size) != 0;
         if (a->dtype == DS_F32)
-            measure(sums, pair->piece[0], pair->piece[1], len / sizeof(float));
-        left -= len;
+            measure(sums, pair->piece[0], pair->piece[1], count);
     }
     return rc;
 }
@@ -189,8 +188,8 @@ int ds_ckpt_diff(const char *a, const char *b, struct ds_ckpt_diff *diff, struct
         ds__store_close(&pair.store[0]);
         return rc;
     }
-    pair.piece[0] = malloc(PIECE_BYTES);
-    pair.piece[1] = malloc(PIECE_BYTES);
+    pair.piece[0] = malloc(DS__GATHER_PIECE);
+    pair.piece[1] = malloc(DS__GATHER_PIECE);
     rc = pair.piece[0] == NULL || pair.piece[1] == NULL ? out_of_memory(err)
                                                         : compare_all(&pair, diff, err);
     close_pair(&pair);

@@ -83,9 +83,8 @@ static int out_of_memory(struct ds_error *err)
     return ds_fail(err, ENOMEM, "out of memory");
 }
 
-/* A member that is a list of at most `max` elements. */
-static int get_list(const json_t *object, const char *key, size_t max, const json_t **out,
-                    struct ds_error *err)
+int ds__get_list(const json_t *object, const char *key, size_t max, const json_t **out,
+                 struct ds_error *err)
 {
     const json_t *list = json_object_get(object, key);
 
@@ -254,7 +253,7 @@ static int read_file(struct ds_manifest *m, const json_t *entry, struct ds_manif
 static int read_files(struct ds_manifest *m, const json_t *root, struct ds_error *err)
 {
     const json_t *list;
-    int rc = get_list(root, "files", (size_t)DS_MAX_RANKS * 2, &list, err);
+    int rc = ds__get_list(root, "files", (size_t)DS_MAX_RANKS * 2, &list, err);
 
     if (rc < 0)
         return rc;
@@ -274,195 +273,25 @@ uint64_t ds_manifest_sums(const struct ds_manifest *manifest, uint64_t bytes)
     return block == 0 ? 1 : bytes / block + (bytes % block != 0);
 }
 
-static int read_sums(struct ds_manifest *m, const json_t *entry, struct ds_manifest_range *range,
-                     struct ds_error *err)
-{
-    uint64_t sums = ds_manifest_sums(m, range->bytes);
-    const char *text = "";
-    int rc = ds_json_get_string(entry, "xxh3", &text, err);
-    size_t len = strlen(text);
-
-    if (rc < 0)
-        return rc;
-    if (len % DS__SUM_DIGITS != 0 || len / DS__SUM_DIGITS != sums ||
-        strspn(text, "0123456789abcdef") != len)
-        return ds_fail(err, EBADMSG, "'xxh3' does not hold %ju sums of %d digits in base 16",
-                       (uintmax_t)sums, DS__SUM_DIGITS);
-    range->xxh3 = ds_arena_alloc(&m->arena, (size_t)sums + 1, sizeof(*range->xxh3));
-    if (range->xxh3 == NULL)
-        return out_of_memory(err);
-    for (size_t i = 0; i < sums; i++) {
-        char digits[DS__SUM_DIGITS + 1] = "";
-
-        memcpy(digits, text + i * DS__SUM_DIGITS, DS__SUM_DIGITS);
-        range->xxh3[i] = strtoull(digits, NULL, 16);
-    }
-    return 0;
-}
-
-/* One range of `t`; it must start at element `*at`, in a part behind it, and moves it on. */
-static int read_range(struct ds_manifest *m, const struct ds_manifest_tensor *t,
-                      const json_t *entry, struct ds_manifest_range *range, uint64_t *at,
-                      struct ds_error *err)
-{
-    uint64_t file = 0, size = ds_dtype_bytes(t->dtype);
-    int rc = ds_json_get_u64(entry, "file", m->files, &file, err);
-
-    if (rc < 0)
-        return rc;
-    if (file >= m->files)
-        return ds_fail(err, EBADMSG, "range in file %ju of %zu", (uintmax_t)file, m->files);
-    range->file = (size_t)file;
-    if ((rc = ds_json_get_u64(entry, "offset", INT64_MAX, &range->offset, err)) < 0 ||
-        (rc = ds_json_get_u64(entry, "bytes", INT64_MAX, &range->bytes, err)) < 0 ||
-        (rc = ds_json_get_u64(entry, "begin", INT64_MAX, &range->begin_elem, err)) < 0)
-        return rc;
-    if (range->offset < m->file[file].header_bytes ||
-        range->bytes > m->file[file].bytes - range->offset || range->offset > m->file[file].bytes)
-        return ds_fail(err, EBADMSG, "a range does not lie in the data of file '%s'",
-                       m->file[file].name);
-    if (m->part && range->begin_elem > *at && range->begin_elem <= t->elems)
-        *at = range->begin_elem;
-    if (range->begin_elem != *at || range->bytes % size != 0 ||
-        range->bytes / size > t->elems - *at)
-        return ds_fail(err, EBADMSG, "its ranges do not follow each other at element %ju",
-                       (uintmax_t)*at);
-    *at += range->bytes / size;
-    return read_sums(m, entry, range, err);
-}
-
-static int read_ranges(struct ds_manifest *m, const json_t *entry, struct ds_manifest_tensor *t,
-                       struct ds_error *err)
-{
-    const json_t *list;
-    uint64_t at = 0;
-    int rc = get_list(entry, "ranges", DS_MAX_RANKS, &list, err);
-
-    if (rc < 0)
-        return rc;
-    t->ranges = json_array_size(list);
-    t->range = ds_arena_alloc(&m->arena, t->ranges + 1, sizeof(*t->range));
-    if (t->range == NULL)
-        return out_of_memory(err);
-    for (size_t i = 0; rc == 0 && i < t->ranges; i++)
-        rc = read_range(m, t, json_array_get(list, i), &t->range[i], &at, err);
-    if (rc == 0 && at != t->elems && !m->part)
-        rc = ds_fail(err, EBADMSG, "its ranges hold %ju of %ju elements", (uintmax_t)at,
-                     (uintmax_t)t->elems);
-    return rc;
-}
-
-static int read_layout(const json_t *entry, struct ds_manifest_tensor *t, struct ds_error *err)
-{
-    const json_t *shape;
-    const char *dtype = "";
-    int type, rc = ds_json_get_string(entry, "dtype", &dtype, err);
-
-    if (rc < 0 || (rc = get_list(entry, "shape", DS_MAX_TENSOR_DIMS, &shape, err)) < 0)
-        return rc;
-    type = ds_dtype_parse(dtype);
-    if (type < 0)
-        return ds_fail(err, ENOTSUP, "its type '%.40s' is not supported", dtype);
-    t->dtype = (enum ds_dtype)type;
-    t->ndim = (unsigned)json_array_size(shape);
-    for (unsigned i = 0; i < t->ndim; i++) {
-        const json_t *dim = json_array_get(shape, i);
-
-        if (!json_is_integer(dim) || json_integer_value(dim) < 0)
-            return ds_fail(err, EBADMSG, "dimension %u is not a whole number >= 0", i);
-        t->shape[i] = (uint64_t)json_integer_value(dim);
-    }
-    if (!ds_shape_elems(t->shape, t->ndim, &t->elems))
-        return ds_fail(err, EBADMSG, "its shape holds more than 2^64 elements");
-    return 0;
-}
-
-static int read_tensor(struct ds_manifest *m, const json_t *entry, struct ds_manifest_tensor *t,
-                       struct ds_error *err)
-{
-    const char *name = "";
-    int rc = ds_json_get_string(entry, "name", &name, err);
-
-    if (rc < 0)
-        return rc;
-    if (name[0] == '\0' || strlen(name) > DS_MAX_TENSOR_NAME)
-        return ds_fail(err, EBADMSG, "tensor name '%.40s' has %zu bytes, 1 to %d are read", name,
-                       strlen(name), DS_MAX_TENSOR_NAME);
-    t->name = ds_arena_strdup(&m->arena, name);
-    if (t->name == NULL)
-        return out_of_memory(err);
-    rc = read_layout(entry, t, err);
-    if (rc == 0)
-        rc = read_ranges(m, entry, t, err);
-    return ds_error_context(err, rc, "tensor '%s'", name);
-}
-
-static int read_tensors(struct ds_manifest *m, const json_t *root, struct ds_error *err)
-{
-    const json_t *list;
-    int rc = get_list(root, "tensors", DS_MAX_TENSORS, &list, err);
-
-    if (rc < 0)
-        return rc;
-    m->tensors = json_array_size(list);
-    m->tensor = ds_arena_alloc(&m->arena, m->tensors + 1, sizeof(*m->tensor));
-    if (m->tensor == NULL)
-        return out_of_memory(err);
-    for (size_t i = 0; i < m->tensors; i++) {
-        rc = read_tensor(m, json_array_get(list, i), &m->tensor[i], err);
-        if (rc < 0)
-            return rc;
-        if (i > 0 && strcmp(m->tensor[i - 1].name, m->tensor[i].name) >= 0)
-            return ds_fail(err, EBADMSG, "tensor '%s' stands twice or out of order",
-                           m->tensor[i].name);
-    }
-    return 0;
-}
-
-/* Header and ranges must fill each file: a byte that nothing sums over could rot unseen. */
-static int check_filled(struct ds_manifest *m, struct ds_error *err)
-{
-    uint64_t *left = ds_arena_alloc(&m->arena, m->files + 1, sizeof(*left));
-
-    if (left == NULL)
-        return out_of_memory(err);
-    for (size_t i = 0; i < m->files; i++)
-        left[i] = m->file[i].bytes - m->file[i].header_bytes;
-    for (size_t i = 0; i < m->tensors; i++)
-        for (size_t j = 0; j < m->tensor[i].ranges; j++) {
-            const struct ds_manifest_range *range = &m->tensor[i].range[j];
-
-            if (range->bytes > left[range->file])
-                return ds_fail(err, EBADMSG, "tensor '%s' shares bytes of file '%s' with another",
-                               m->tensor[i].name, m->file[range->file].name);
-            left[range->file] -= range->bytes;
-        }
-    for (size_t i = 0; i < m->files; i++)
-        if (left[i] != 0)
-            return ds_fail(err, EBADMSG, "%ju bytes of file '%s' belong to no tensor",
-                           (uintmax_t)left[i], m->file[i].name);
-    return 0;
-}
-
 /* What the manifest is, and how it sums. */
-static int read_format(struct ds_manifest *m, const json_t *root, struct ds_error *err)
+static int read_format(struct ds_manifest *m, const json_t *root, uint64_t *version,
+                       struct ds_error *err)
 {
     const char *format = "";
-    uint64_t version = 0;
     int rc;
 
     if ((rc = ds_json_get_string(root, "format", &format, err)) < 0 ||
-        (rc = ds_json_get_u64(root, "version", INT64_MAX, &version, err)) < 0)
+        (rc = ds_json_get_u64(root, "version", INT64_MAX, version, err)) < 0)
         return rc;
     m->part = strcmp(format, DS__PART_FORMAT) == 0;
     if (!m->part && strcmp(format, DS__MANIFEST_FORMAT) != 0)
         return ds_fail(err, EBADMSG, "its format is '%.40s', not '" DS__MANIFEST_FORMAT "'",
                        format);
-    if (version < 1 || version > DS_MANIFEST_VERSION)
+    if (*version < 1 || *version > DS_MANIFEST_VERSION)
         return ds_fail(err, ENOTSUP,
                        "its format has version %ju, this program reads versions 1 to %d",
-                       (uintmax_t)version, DS_MANIFEST_VERSION);
-    if (version == 1)
+                       (uintmax_t)*version, DS_MANIFEST_VERSION);
+    if (*version == 1)
         return 0;
     rc = ds_json_get_u64(root, "block_bytes", DS_CKPT_MAX_BLOCK_BYTES, &m->block_bytes, err);
     if (rc == 0 && (m->block_bytes == 0 || m->block_bytes % 8 != 0))
@@ -472,15 +301,16 @@ static int read_format(struct ds_manifest *m, const json_t *root, struct ds_erro
 
 static int read_root(struct ds_manifest *m, const json_t *root, struct ds_error *err)
 {
+    uint64_t version = 0;
     int rc;
 
     if (!json_is_object(root))
         return ds_fail(err, EBADMSG, "it is not an object");
-    if ((rc = read_format(m, root, err)) < 0 || (rc = read_state(root, &m->state, err)) < 0 ||
-        (rc = read_model(root, &m->state.shape, err)) < 0 || (rc = read_files(m, root, err)) < 0 ||
-        (rc = read_tensors(m, root, err)) < 0)
+    if ((rc = read_format(m, root, &version, err)) < 0 ||
+        (rc = read_state(root, &m->state, err)) < 0 ||
+        (rc = read_model(root, &m->state.shape, err)) < 0 || (rc = read_files(m, root, err)) < 0)
         return rc;
-    return check_filled(m, err);
+    return ds__manifest_read_tensors(m, root, version >= DS__VIEWS_VERSION, err);
 }
 
 static int check_seal(const char *bytes, size_t len, struct ds_error *err)

@@ -17,8 +17,18 @@
  * `begin` is the first element of a range, in row-major order; the ranges of a tensor tile it in
  * order, and the header and the ranges of a file fill it.  A range's sums are those of its blocks
  * of `block_bytes` bytes, the last one shorter, written one behind the other.  Version 1 has no
- * blocks: one sum is over the whole range.  The part of one rank, "dsrun-checkpoint-part", is the
- * same, but its ranges follow each other with gaps: it knows only of what it wrote.
+ * blocks: one sum is over the whole range.
+ *
+ * A tensor whose columns were divided has, where others have "ranges", its views:
+ *
+ *    "views":[{"columns":[[0,64],[128,192]],"ranges":[…]},{"columns":[[64,128],[192,384]], …}]
+ *
+ * Each is some runs of columns, first to end, in their shortest form; the views are in the order of
+ * their first columns, disjoint, and together all columns.  Ranges tile the matrix that a view's
+ * columns make, `begin` counts its elements.  Only a manifest with views has version 3.
+ *
+ * The part of one rank, "dsrun-checkpoint-part", is the same, but its ranges follow each other with
+ * gaps, and columns may be in no view: it knows only of what it wrote.
  *
  * The last line is the seal: the XXH3-64 of every byte before it.  64-bit numbers that JSON readers
  * may round stand as strings (the seed decimal, sums and digests as 16 hexadecimal digits).
@@ -41,7 +51,7 @@
 #include "kernels/dtype.h"
 #include "runtime/ckpt/ckpt.h"
 
-enum { DS_MANIFEST_VERSION = 2, DS_MAX_FILE_NAME = 255 };
+enum { DS_MANIFEST_VERSION = 3, DS_MAX_FILE_NAME = 255 };
 #define DS_MANIFEST_NAME "manifest.json"
 
 struct ds_manifest_file {
@@ -57,14 +67,21 @@ struct ds_manifest_range {
     uint64_t *xxh3; /* [ds_manifest_sums()] */
 };
 
+struct ds_manifest_view {
+    struct ds_ckpt_view columns; /* in its shortest form; runs 0: all, and the only view */
+    uint64_t elems;
+    struct ds_manifest_range *range; /* in order of begin_elem */
+    size_t ranges;
+};
+
 struct ds_manifest_tensor {
     const char *name;
     enum ds_dtype dtype;
     unsigned ndim;
     uint64_t shape[DS_MAX_TENSOR_DIMS];
     uint64_t elems;
-    struct ds_manifest_range *range; /* in order of begin_elem */
-    size_t ranges;
+    struct ds_manifest_view *view; /* in order of their first columns */
+    size_t views;                  /* >= 1 */
 };
 
 struct ds_manifest {
@@ -98,8 +115,9 @@ int ds_manifest_write(struct ds_manifest *manifest, struct ds_buf *out, struct d
 /* How many sums a range of `bytes` bytes has. */
 uint64_t ds_manifest_sums(const struct ds_manifest *manifest, uint64_t bytes);
 
-/* Bring pieces together: entries of one name become one tensor with their ranges in order.  In a
- * whole manifest the ranges must then tile it (EINVAL). */
+/* Bring pieces together: entries of one name become one tensor, those of the same columns one view
+ * with its ranges in order.  In a whole manifest the views must then be all columns, and the ranges
+ * tile each (EINVAL). */
 int ds_manifest_join(struct ds_manifest *manifest, struct ds_error *err) DS_NODISCARD;
 
 /* Append the seal to an unsealed manifest (for tests and fuzzers). */

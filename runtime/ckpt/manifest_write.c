@@ -98,6 +98,50 @@ static void put_sums(struct ds_json *json, const struct ds_manifest *m,
     (void)ds_buf_puts(json->out, "\"");
 }
 
+static void put_ranges(struct ds_json *json, const struct ds_manifest *m,
+                       const struct ds_manifest_view *view)
+{
+    ds_json_array(json, "ranges");
+    for (size_t i = 0; i < view->ranges; i++) {
+        ds_json_object(json, NULL);
+        ds_json_u64(json, "file", view->range[i].file);
+        ds_json_u64(json, "offset", view->range[i].offset);
+        ds_json_u64(json, "bytes", view->range[i].bytes);
+        ds_json_u64(json, "begin", view->range[i].begin_elem);
+        put_sums(json, m, &view->range[i]);
+        ds_json_end_object(json);
+    }
+    ds_json_end_array(json);
+}
+
+static void put_views(struct ds_json *json, const struct ds_manifest *m,
+                      const struct ds_manifest_tensor *t)
+{
+    ds_json_array(json, "views");
+    for (size_t i = 0; i < t->views; i++) {
+        const struct ds_ckpt_view *columns = &t->view[i].columns;
+
+        ds_json_object(json, NULL);
+        ds_json_array(json, "columns");
+        for (unsigned j = 0; j < columns->runs; j++) {
+            ds_json_array(json, NULL);
+            ds_json_u64(json, NULL, columns->run[j].first);
+            ds_json_u64(json, NULL, columns->run[j].first + columns->run[j].count);
+            ds_json_end_array(json);
+        }
+        ds_json_end_array(json);
+        put_ranges(json, m, &t->view[i]);
+        ds_json_end_object(json);
+    }
+    ds_json_end_array(json);
+}
+
+/* Were its columns divided? */
+static bool has_views(const struct ds_manifest_tensor *t)
+{
+    return t->view[0].columns.runs > 0;
+}
+
 static void put_tensor(struct ds_json *json, const struct ds_manifest *m,
                        const struct ds_manifest_tensor *t)
 {
@@ -109,18 +153,20 @@ static void put_tensor(struct ds_json *json, const struct ds_manifest *m,
     for (unsigned i = 0; i < t->ndim; i++)
         ds_json_u64(json, NULL, t->shape[i]);
     ds_json_end_array(json);
-    ds_json_array(json, "ranges");
-    for (size_t i = 0; i < t->ranges; i++) {
-        ds_json_object(json, NULL);
-        ds_json_u64(json, "file", t->range[i].file);
-        ds_json_u64(json, "offset", t->range[i].offset);
-        ds_json_u64(json, "bytes", t->range[i].bytes);
-        ds_json_u64(json, "begin", t->range[i].begin_elem);
-        put_sums(json, m, &t->range[i]);
-        ds_json_end_object(json);
-    }
-    ds_json_end_array(json);
+    if (has_views(t))
+        put_views(json, m, t);
+    else
+        put_ranges(json, m, &t->view[0]);
     ds_json_end_object(json);
+}
+
+/* The lowest version that says all of it. */
+static unsigned version_of(const struct ds_manifest *m)
+{
+    for (size_t i = 0; i < m->tensors; i++)
+        if (has_views(&m->tensor[i]))
+            return DS__VIEWS_VERSION;
+    return m->block_bytes > 0 ? DS__BLOCKS_VERSION : 1;
 }
 
 static int by_name(const void *a, const void *b)
@@ -151,7 +197,7 @@ int ds_manifest_write(struct ds_manifest *manifest, struct ds_buf *out, struct d
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
     ds_json_string(&json, "format", manifest->part ? DS__PART_FORMAT : DS__MANIFEST_FORMAT);
-    ds_json_u64(&json, "version", manifest->block_bytes > 0 ? DS_MANIFEST_VERSION : 1);
+    ds_json_u64(&json, "version", version_of(manifest));
     if (manifest->block_bytes > 0)
         ds_json_u64(&json, "block_bytes", manifest->block_bytes);
     put_state(&json, &manifest->state);

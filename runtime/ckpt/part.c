@@ -59,32 +59,36 @@ static int note_entry(const struct ds__part *part, const struct ds_safetensor *e
                       struct ds_error *err)
 {
     const struct ds__piece whole = {
-        .name = entry->name, .ndim = entry->ndim, .shape = entry->shape, .first = 0};
+        .name = entry->name, .ndim = entry->ndim, .shape = entry->shape, .elems = entry->elems};
     const struct ds__piece *is = piece != NULL ? piece : &whole;
     struct ds_manifest *m = part->manifest;
     struct ds_manifest_tensor *to = &m->tensor[m->tensors];
     uint64_t bytes = entry->end - entry->begin;
+    struct note {
+        struct ds_manifest_view view;
+        struct ds_manifest_range range;
+    } *note = ds_arena_alloc(&m->arena, 1, sizeof(*note));
 
-    *to = (struct ds_manifest_tensor){.name = is->name,
-                                      .dtype = (enum ds_dtype)entry->dtype,
-                                      .ndim = is->ndim,
-                                      .range = ds_arena_alloc(&m->arena, 1, sizeof(*to->range)),
-                                      .ranges = 1};
+    *to = (struct ds_manifest_tensor){
+        .name = is->name, .dtype = (enum ds_dtype)entry->dtype, .ndim = is->ndim, .views = 1};
     memcpy(to->shape, is->shape, is->ndim * sizeof(to->shape[0]));
-    if (to->range == NULL || !ds_shape_elems(to->shape, to->ndim, &to->elems))
+    if (note == NULL || !ds_shape_elems(to->shape, to->ndim, &to->elems))
         return out_of_memory(err);
-    *to->range = (struct ds_manifest_range){
+    to->view = &note->view;
+    note->view = (struct ds_manifest_view){
+        .columns = is->view, .elems = is->elems, .range = &note->range, .ranges = 1};
+    note->range = (struct ds_manifest_range){
         .file = m->files - 1,
         .offset = part->data_at + entry->begin,
         .bytes = bytes,
         .begin_elem = is->first,
         .xxh3 = ds_arena_alloc(&m->arena, (size_t)ds_manifest_sums(m, bytes) + 1,
-                               sizeof(*to->range->xxh3)),
+                               sizeof(*note->range.xxh3)),
     };
-    if (to->range->xxh3 == NULL)
+    if (note->range.xxh3 == NULL)
         return out_of_memory(err);
     m->tensors++;
-    *range = to->range;
+    *range = &note->range;
     return 0;
 }
 

@@ -30,7 +30,9 @@ struct ds__piece {
     const char *name; /* of the tensor */
     unsigned ndim;
     const uint64_t *shape;
-    uint64_t first; /* element of it that the entry starts with */
+    struct ds_ckpt_view view; /* of it, in its shortest form */
+    uint64_t elems;           /* of the view */
+    uint64_t first;           /* element of it that the entry starts with */
 };
 
 /* Room in the manifest for what parts will note there; sums are of DS_CKPT_BLOCK_BYTES. */

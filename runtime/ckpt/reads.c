@@ -9,7 +9,7 @@
 
 static uint64_t begin_of(const struct ds__reads *reads, size_t range)
 {
-    return reads->tensor->range[range].begin_elem * ds_dtype_bytes(reads->tensor->dtype);
+    return reads->view->range[range].begin_elem * reads->elem_bytes;
 }
 
 static uint64_t block_of(const struct ds__reads *reads, const struct ds_manifest_range *range)
@@ -20,7 +20,7 @@ static uint64_t block_of(const struct ds__reads *reads, const struct ds_manifest
 /* The last range that starts at byte `at` or before it. */
 static size_t find_range(const struct ds__reads *reads, uint64_t at)
 {
-    size_t low = 0, high = reads->tensor->ranges;
+    size_t low = 0, high = reads->view->ranges;
 
     while (high - low > 1) {
         size_t middle = low + (high - low) / 2;
@@ -34,20 +34,20 @@ static size_t find_range(const struct ds__reads *reads, uint64_t at)
 }
 
 void ds__reads_init(struct ds__reads *reads, const struct ds_manifest *manifest,
-                    const struct ds_manifest_tensor *tensor, uint64_t first, uint64_t count)
+                    const struct ds_manifest_view *view, size_t elem_bytes, uint64_t first,
+                    uint64_t count)
 {
-    uint64_t size = ds_dtype_bytes(tensor->dtype);
-
     *reads = (struct ds__reads){.manifest = manifest,
-                                .tensor = tensor,
-                                .from = first * size,
-                                .at = first * size,
-                                .last = (first + count) * size};
+                                .view = view,
+                                .elem_bytes = elem_bytes,
+                                .from = first * elem_bytes,
+                                .at = first * elem_bytes,
+                                .last = (first + count) * elem_bytes};
     if (count == 0)
         return;
     reads->range = find_range(reads, reads->at);
     reads->block =
-        (reads->at - begin_of(reads, reads->range)) / block_of(reads, &tensor->range[reads->range]);
+        (reads->at - begin_of(reads, reads->range)) / block_of(reads, &view->range[reads->range]);
 }
 
 bool ds__reads_next(struct ds__reads *reads, struct ds__read *read)
@@ -57,13 +57,13 @@ bool ds__reads_next(struct ds__reads *reads, struct ds__read *read)
 
     if (reads->at >= reads->last)
         return false;
-    while (reads->tensor->range[reads->range].bytes == 0)
+    while (reads->view->range[reads->range].bytes == 0)
         reads->range++; /* an empty range: what is asked for lies behind it */
-    range = &reads->tensor->range[reads->range];
+    range = &reads->view->range[reads->range];
     block = block_of(reads, range);
     start = reads->block * block;
     left = range->bytes - start;
-    begin = begin_of(reads, reads->range) + start; /* in the tensor */
+    begin = begin_of(reads, reads->range) + start; /* in the view */
     *read = (struct ds__read){.file = range->file,
                               .offset = range->offset + start,
                               .bytes = left < block ? left : block,

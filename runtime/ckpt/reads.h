@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * reads.h - which bytes of which files fill a range of a tensor.
+ * reads.h - which bytes of which files fill a range of a view of a tensor, as it was saved.
  *
  * The range is cut by the ranges of the manifest and these by their blocks: a block is what can be
  * read and checked on its own.  Every byte asked for comes once; only the first and the last block
@@ -29,17 +29,19 @@ struct ds__read {
 
 struct ds__reads {
     const struct ds_manifest *manifest; /* borrowed */
-    const struct ds_manifest_tensor *tensor;
-    size_t range;            /* of the tensor: where the next block is */
+    const struct ds_manifest_view *view;
+    size_t elem_bytes;
+    size_t range;            /* of the view: where the next block is */
     uint64_t block;          /* of the range */
-    uint64_t from, at, last; /* bytes of the tensor: asked for from `from`, still from `at` on */
+    uint64_t from, at, last; /* bytes of the view: asked for from `from`, still from `at` on */
 };
 
-/* Elements `first` to first + count, which the tensor has. */
+/* Elements `first` to first + count, which the view has, of `elem_bytes` bytes each. */
 void ds__reads_init(struct ds__reads *reads, const struct ds_manifest *manifest,
-                    const struct ds_manifest_tensor *tensor, uint64_t first, uint64_t count);
+                    const struct ds_manifest_view *view, size_t elem_bytes, uint64_t first,
+                    uint64_t count);
 
-/* The next read, in the order of the tensor's elements; false when there are no more. */
+/* The next read, in the order of the view's elements; false when there are no more. */
 bool ds__reads_next(struct ds__reads *reads, struct ds__read *read);
 
 #endif

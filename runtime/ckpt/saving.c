@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/fsio.h"
+#include "runtime/ckpt/view.h"
 
 static int out_of_memory(struct ds_error *err)
 {
@@ -33,26 +34,25 @@ static int by_place(const void *a, const void *b)
     return strcmp(x->entry, y->entry);
 }
 
-/* Is it all of its tensor? */
+/* Is it all of its view? */
 static bool is_whole(const struct ds__share *share)
 {
-    const struct ds_ckpt_tensor *t = share->tensor;
-    uint64_t elems = 0;
-
-    return ds_shape_elems(t->shape, t->ndim, &elems) && share->count == elems;
+    return share->count == share->elems;
 }
 
+/* "name", of some columns "name[:,0:4,8:12]", and of a piece of either that and "[first:end]". */
 static int name_items(struct ds_manifest *m, struct ds__item *items, size_t count,
                       struct ds_error *err)
 {
     for (size_t i = 0; i < count; i++) {
         const struct ds__share *share = &items[i].share;
+        char view[DS__VIEW_TEXT], piece[48] = "";
 
-        items[i].entry = is_whole(share)
-                             ? share->tensor->name
-                             : ds_arena_printf(&m->arena, "%s[%ju:%ju]", share->tensor->name,
-                                               (uintmax_t)share->first,
-                                               (uintmax_t)(share->first + share->count));
+        if (!is_whole(share))
+            (void)snprintf(piece, sizeof(piece), "[%ju:%ju]", (uintmax_t)share->first,
+                           (uintmax_t)(share->first + share->count));
+        items[i].entry = ds_arena_printf(&m->arena, "%s%s%s", share->tensor->name,
+                                         ds__view_text(&share->view, view), piece);
         if (items[i].entry == NULL)
             return out_of_memory(err);
     }
@@ -60,23 +60,24 @@ static int name_items(struct ds_manifest *m, struct ds__item *items, size_t coun
     return 0;
 }
 
-/* The table of a file: whole tensors in their shape, pieces in one dimension. */
+/* The table of a file: whole tensors and views in their shape, pieces in one dimension. */
 static struct ds_safetensor *make_table(struct ds_manifest *m, const struct ds__item *items,
                                         size_t count)
 {
     struct ds_safetensor *table = ds_arena_alloc(&m->arena, count, sizeof(*table));
 
     for (size_t i = 0; table != NULL && i < count; i++) {
-        const struct ds_ckpt_tensor *t = items[i].share.tensor;
+        const struct ds__share *share = &items[i].share;
+        const struct ds_ckpt_tensor *t = share->tensor;
 
-        table[i] = (struct ds_safetensor){.name = items[i].entry,
-                                          .dtype = (int)t->dtype,
-                                          .ndim = 1,
-                                          .shape = {items[i].share.count}};
-        if (is_whole(&items[i].share)) {
-            table[i].ndim = t->ndim;
-            memcpy(table[i].shape, t->shape, t->ndim * sizeof(t->shape[0]));
-        }
+        table[i] = (struct ds_safetensor){
+            .name = items[i].entry, .dtype = (int)t->dtype, .ndim = 1, .shape = {share->count}};
+        if (!is_whole(share))
+            continue;
+        table[i].ndim = t->ndim;
+        memcpy(table[i].shape, t->shape, t->ndim * sizeof(t->shape[0]));
+        if (share->view.runs > 0)
+            table[i].shape[t->ndim - 1] = ds__view_width(&share->view, t->shape[t->ndim - 1]);
     }
     return table;
 }
@@ -244,8 +245,12 @@ static int write_file(struct ds__saving *s, const char *name, const struct ds__i
     for (size_t i = 0; rc == 0 && i < items->count; i++) {
         const struct ds__share *share = &items->item[i].share;
         const struct ds_ckpt_tensor *t = share->tensor;
-        const struct ds__piece piece = {
-            .name = t->name, .ndim = t->ndim, .shape = t->shape, .first = share->first};
+        const struct ds__piece piece = {.name = t->name,
+                                        .ndim = t->ndim,
+                                        .shape = t->shape,
+                                        .view = share->view,
+                                        .elems = share->elems,
+                                        .first = share->first};
 
         rc = ds__part_write(&part, &table[i], &piece, items->item[i].source, err);
     }

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "runtime/ckpt/safetensors.h"
+#include "runtime/ckpt/view.h"
 
 /* Cuts inside of tensors lie at whole units, so that a piece starts where the disk likes it. */
 enum { UNITS_PER_BLOCK = 64, NEAR_PER_BLOCK = 4 };
@@ -28,15 +29,20 @@ static uint64_t bytes_of(const struct ds_ckpt_tensor *t)
     return t->copy ? 0 : t->count * ds_dtype_bytes(t->dtype);
 }
 
+/* Of a tensor that can be saved, the view and its size. */
 static int check(const struct ds__share_args *args, const struct ds_ckpt_tensor *t,
-                 struct ds_error *err)
+                 struct ds__share *share, struct ds_error *err)
 {
     uint64_t elems = 0, bytes = 0;
+    int rc;
 
     if (!ds_shape_elems(t->shape, t->ndim, &elems) ||
         __builtin_mul_overflow(elems, ds_dtype_bytes(t->dtype), &bytes) || bytes > INT64_MAX)
         return ds_fail(err, EOVERFLOW, "tensor '%s' does not fit in memory", t->name);
-    if (t->first > elems || t->count > elems - t->first)
+    rc = ds__view_shorten(&t->view, t->shape, t->ndim, &share->view, &share->elems, err);
+    if (rc < 0)
+        return ds_error_context(err, rc, "tensor '%s'", t->name);
+    if (t->first > share->elems || t->count > share->elems - t->first)
         return ds_fail(err, EINVAL, "tensor '%s' has no elements %ju to %ju", t->name,
                        (uintmax_t)t->first, (uintmax_t)(t->first + t->count));
     if (replica_of(args, t) >= replicas_of(args, t) || replicas_of(args, t) > args->world)
@@ -71,6 +77,14 @@ static uint64_t cut_in(uint64_t cut, uint64_t start, uint64_t bytes, uint64_t si
     return at - at % unit;
 }
 
+/* Do the two lie in one line? */
+static bool is_alike(const struct ds__share_args *args, const struct ds_ckpt_tensor *a,
+                     const struct ds_ckpt_tensor *b)
+{
+    return a->group == b->group && replicas_of(args, a) == replicas_of(args, b) &&
+           replica_of(args, a) == replica_of(args, b);
+}
+
 /* This rank's part of the line that `like` lies in. */
 static void share_line(const struct ds__share_args *args, const struct ds_ckpt_tensor *like,
                        struct ds__share *shares)
@@ -79,8 +93,7 @@ static void share_line(const struct ds__share_args *args, const struct ds_ckpt_t
     uint64_t total = 0, start = 0, from, to;
 
     for (size_t i = 0; i < args->count; i++)
-        if (replicas_of(args, &args->tensors[i]) == parts &&
-            replica_of(args, &args->tensors[i]) == part)
+        if (is_alike(args, &args->tensors[i], like))
             total += bytes_of(&args->tensors[i]);
     from = before(total, part, parts);
     to = before(total, part + 1, parts);
@@ -88,12 +101,13 @@ static void share_line(const struct ds__share_args *args, const struct ds_ckpt_t
         const struct ds_ckpt_tensor *t = &args->tensors[i];
         uint64_t size = ds_dtype_bytes(t->dtype), bytes = bytes_of(t), a, b;
 
-        if (replicas_of(args, t) != parts || replica_of(args, t) != part)
+        if (!is_alike(args, t, like))
             continue;
         a = cut_in(from, start, bytes, size, args->block_bytes);
         b = cut_in(to, start, bytes, size, args->block_bytes);
-        shares[i] =
-            (struct ds__share){.tensor = t, .first = t->first + a / size, .count = (b - a) / size};
+        shares[i].tensor = t;
+        shares[i].first = t->first + a / size;
+        shares[i].count = (b - a) / size;
         start += bytes;
     }
 }
@@ -105,13 +119,15 @@ int ds__share_out(const struct ds__share_args *args, struct ds__share *shares, s
     size_t kept = 0;
 
     for (size_t i = 0; i < args->count; i++) {
-        int rc = check(args, &args->tensors[i], err);
+        int rc;
+
+        shares[i] = (struct ds__share){.tensor = NULL};
+        rc = check(args, &args->tensors[i], &shares[i], err);
 
         if (rc < 0)
             return rc;
         if (__builtin_add_overflow(total, bytes_of(&args->tensors[i]), &total))
             return ds_fail(err, EOVERFLOW, "the tensors do not fit in memory");
-        shares[i].tensor = NULL;
     }
     for (size_t i = 0; i < args->count; i++)
         if (shares[i].tensor == NULL)

@@ -3,9 +3,9 @@
  *
  * share.h - which of the elements that a rank holds it is the one to write.
  *
- * The ranges that the same ranks hold, laid end to end, are a line; with n replicas it is cut into
- * n parts of equal bytes, one for each.  A cut that comes close to a tensor's end moves there, so
- * that small tensors stay whole; all replicas compute the same cuts.
+ * The ranges of one group that the same ranks hold, laid end to end, are a line; with n replicas
+ * it is cut into n parts of equal bytes, one for each.  A cut that comes close to a tensor's end
+ * moves there, so that small tensors stay whole; all replicas compute the same cuts.
  *
  * Pure.
  * Tests   tests/ckpt/test_share.c
@@ -20,7 +20,9 @@
 
 struct ds__share {
     const struct ds_ckpt_tensor *tensor; /* borrowed */
-    uint64_t first, count;               /* of the whole tensor's elements, count > 0 */
+    struct ds_ckpt_view view;            /* the tensor's, in its shortest form */
+    uint64_t elems;                      /* of the view */
+    uint64_t first, count;               /* of the view's elements, count > 0 */
 };
 
 struct ds__share_args {
@@ -31,7 +33,7 @@ struct ds__share_args {
 };
 
 /* Fill shares[args->count], in the order of the tensors, at most one of each; *out: how many.
- * EINVAL a range that is not in its tensor, a replica that cannot be; EOVERFLOW. */
+ * EINVAL a range or a view that is not in its tensor, a replica that cannot be; EOVERFLOW. */
 int ds__share_out(const struct ds__share_args *args, struct ds__share *shares, size_t *out,
                   struct ds_error *err) DS_NODISCARD;
 

@@ -7,6 +7,7 @@
  */
 #include "runtime/ckpt/store.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -136,9 +137,11 @@ void ds__store_close(struct ds__store *store)
     store->fd = -1;
     free(store->header_read);
     free(store->piece);
+    free(store->room);
     (void)XXH3_freeState(store->hash);
     store->header_read = NULL;
     store->piece = NULL;
+    store->room = NULL;
     store->hash = NULL;
     ds_manifest_release(&store->manifest);
 }
@@ -154,7 +157,7 @@ static int need_scratch(struct ds__store *store, struct ds_error *err)
 static int hash_bytes(struct ds__store *store, uint64_t offset, uint64_t len, char *to,
                       struct ds_error *err)
 {
-    int rc = to == NULL ? need_scratch(store, err) : 0;
+    int rc = to == NULL && len > 0 ? need_scratch(store, err) : 0;
 
     while (rc == 0 && len > 0) {
         size_t now = len < PIECE_BYTES ? (size_t)len : PIECE_BYTES;
@@ -170,28 +173,10 @@ static int hash_bytes(struct ds__store *store, uint64_t offset, uint64_t len, ch
     return rc;
 }
 
-/* Read a block of the open file: what is asked for goes to `to` (NULL: nowhere), all is hashed. */
-static int read_hashed(struct ds__store *store, const struct ds__read *read, char *to,
-                       uint64_t *xxh3, struct ds_error *err)
-{
-    uint64_t behind = read->bytes - read->skip - read->take;
-    int rc;
-
-    (void)XXH3_64bits_reset(store->hash);
-    if ((rc = hash_bytes(store, read->offset, read->skip, NULL, err)) < 0 ||
-        (rc = hash_bytes(store, read->offset + read->skip, read->take, to, err)) < 0 ||
-        (rc = hash_bytes(store, read->offset + read->bytes - behind, behind, NULL, err)) < 0)
-        return rc;
-    *xxh3 = XXH3_64bits_digest(store->hash);
-    return 0;
-}
-
 /* Make `index` the open file; the first time its header is compared too. */
 static int select_file(struct ds__store *store, size_t index, struct ds_error *err)
 {
     const struct ds_manifest_file *file = &store->manifest.file[index];
-    const struct ds__read header = {.bytes = file->header_bytes, .take = file->header_bytes};
-    uint64_t xxh3 = 0;
     int fd, rc;
 
     if (store->fd >= 0 && store->open_file == index)
@@ -205,99 +190,95 @@ static int select_file(struct ds__store *store, size_t index, struct ds_error *e
     store->open_file = index;
     if (store->header_read[index])
         return 0;
-    rc = read_hashed(store, &header, NULL, &xxh3, err);
+    (void)XXH3_64bits_reset(store->hash);
+    rc = hash_bytes(store, 0, file->header_bytes, NULL, err);
     if (rc < 0)
         return ds_error_context(err, rc, "file '%s'", file->name);
-    if (xxh3 != file->header_xxh3)
+    if (XXH3_64bits_digest(store->hash) != file->header_xxh3)
         return ds_fail(err, EBADMSG, "damaged: the header of file '%s' does not match its checksum",
                        file->name);
     store->header_read[index] = true;
     return 0;
 }
 
-/* Is the sum of a block what the manifest says? */
-static int check_sum(const struct ds__store *store, const struct ds_manifest_tensor *tensor,
-                     const struct ds__read *read, uint64_t xxh3, struct ds_error *err)
-{
-    if (xxh3 == read->xxh3)
-        return 0;
-    return ds_fail(err, EBADMSG,
-                   "damaged: file '%s', tensor '%s': bytes %ju to %ju do not match their checksum",
-                   store->manifest.file[read->file].name, tensor->name, (uintmax_t)read->offset,
-                   (uintmax_t)(read->offset + read->bytes));
-}
-
-static int read_block(struct ds__store *store, const struct ds_manifest_tensor *tensor,
-                      const struct ds__read *read, char *data, struct ds_error *err)
-{
-    uint64_t xxh3 = 0;
-    int rc = select_file(store, read->file, err);
-
-    if (rc < 0)
-        return ds_error_context(err, rc, "tensor '%s'", tensor->name);
-    rc = read_hashed(store, read, data != NULL ? data + read->to : NULL, &xxh3, err);
-    if (rc < 0)
-        return ds_error_context(err, rc, "file '%s', tensor '%s'",
-                                store->manifest.file[read->file].name, tensor->name);
-    return check_sum(store, tensor, read, xxh3, err);
-}
-
-int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, uint64_t first,
-                   uint64_t count, void *data, struct ds_error *err)
-{
-    struct ds__reads reads;
-    struct ds__read read;
-    int rc = 0;
-
-    ds__reads_init(&reads, &store->manifest, tensor, first, count);
-    while (rc == 0 && ds__reads_next(&reads, &read))
-        rc = read_block(store, tensor, &read, data, err);
-    return ds_error_context(err, rc, "checkpoint '%s'", store->path);
-}
-
-/* --- a tensor in pieces --------------------------------------------------------------------- */
+/* --- a range of a view ---------------------------------------------------------------------- */
 
 void ds__stream_init(struct ds__stream *stream, struct ds__store *store,
-                     const struct ds_manifest_tensor *tensor)
+                     const struct ds_manifest_tensor *tensor, const struct ds_manifest_view *view,
+                     uint64_t first, uint64_t count)
 {
     *stream = (struct ds__stream){.store = store, .tensor = tensor};
-    ds__reads_init(&stream->reads, &store->manifest, tensor, 0, tensor->elems);
+    ds__reads_init(&stream->reads, &store->manifest, view, ds_dtype_bytes(tensor->dtype), first,
+                   count);
+}
+
+/* Read and hash bytes of the block under way. */
+static int hash_more(const struct ds__stream *stream, uint64_t at, uint64_t len, char *to,
+                     struct ds_error *err)
+{
+    struct ds__store *store = stream->store;
+    int rc = hash_bytes(store, stream->block.offset + at, len, to, err);
+
+    return ds_error_context(err, rc, "file '%s', tensor '%s'",
+                            store->manifest.file[stream->block.file].name, stream->tensor->name);
+}
+
+/* The block under way is begun: what lies before that which is asked for is hashed. */
+static int begin_block(struct ds__stream *stream, struct ds_error *err)
+{
+    struct ds__store *store = stream->store;
+    bool more = ds__reads_next(&stream->reads, &stream->block);
+    int rc;
+
+    assert(more);
+    stream->done = 0;
+    rc = select_file(store, stream->block.file, err);
+    if (rc < 0)
+        return ds_error_context(err, rc, "tensor '%s'", stream->tensor->name);
+    (void)XXH3_64bits_reset(store->hash);
+    return hash_more(stream, 0, stream->block.skip, NULL, err);
+}
+
+/* What lies behind it is, too, and the sum compared. */
+static int end_block(struct ds__stream *stream, struct ds_error *err)
+{
+    const struct ds__store *store = stream->store;
+    const struct ds__read *block = &stream->block;
+    uint64_t end = block->skip + block->take;
+    int rc = hash_more(stream, end, block->bytes - end, NULL, err);
+
+    if (rc < 0 || XXH3_64bits_digest(store->hash) == block->xxh3)
+        return rc;
+    return ds_fail(err, EBADMSG,
+                   "damaged: file '%s', tensor '%s': bytes %ju to %ju do not match their checksum",
+                   store->manifest.file[block->file].name, stream->tensor->name,
+                   (uintmax_t)block->offset, (uintmax_t)(block->offset + block->bytes));
 }
 
 /* Up to `bytes` bytes of the block under way; *len: how many. */
-static int read_on(struct ds__stream *stream, char *to, size_t bytes, size_t *len,
+static int read_on(struct ds__stream *stream, char *to, uint64_t bytes, uint64_t *len,
                    struct ds_error *err)
 {
-    struct ds__store *store = stream->store;
-    struct ds__read *block = &stream->block;
-    int rc;
+    const struct ds__read *block = &stream->block;
+    int rc = stream->done == block->take ? begin_block(stream, err) : 0;
 
-    if (stream->done == block->bytes) {
-        if (!ds__reads_next(&stream->reads, block))
-            return ds_fail(err, EINVAL, "tensor '%s' ends", stream->tensor->name);
-        stream->done = 0;
-        if ((rc = select_file(store, block->file, err)) < 0)
-            return rc;
-        (void)XXH3_64bits_reset(store->hash);
-    }
-    *len = block->bytes - stream->done < bytes ? (size_t)(block->bytes - stream->done) : bytes;
-    rc = hash_bytes(store, block->offset + stream->done, *len, to, err);
+    if (rc < 0)
+        return rc;
+    *len = block->take - stream->done < bytes ? block->take - stream->done : bytes;
+    rc = hash_more(stream, block->skip + stream->done, *len, to, err);
     stream->done += *len;
-    if (rc == 0 && stream->done == block->bytes)
-        rc = check_sum(store, stream->tensor, block, XXH3_64bits_digest(store->hash), err);
-    return rc;
+    return rc == 0 && stream->done == block->take ? end_block(stream, err) : rc;
 }
 
-int ds__stream_next(struct ds__stream *stream, void *to, size_t bytes, struct ds_error *err)
+int ds__stream_next(struct ds__stream *stream, void *to, uint64_t bytes, struct ds_error *err)
 {
     char *at = to;
-    size_t len = 0;
+    uint64_t len = 0;
     int rc = 0;
 
-    for (; rc == 0 && bytes > 0; bytes -= len, at += len)
+    for (; rc == 0 && bytes > 0; bytes -= len, at = at != NULL ? at + len : NULL)
         rc = read_on(stream, at, bytes, &len, err);
-    return ds_error_context(err, rc, "checkpoint '%s', tensor '%s'", stream->store->path,
-                            stream->tensor->name);
+    return rc;
 }
 
 int ds__store_check_header(struct ds__store *store, size_t file, struct ds_error *err)

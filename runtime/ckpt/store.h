@@ -39,6 +39,7 @@ struct ds__store {
     int fd;
     bool *header_read;    /* per file: its header's checksum was compared */
     unsigned char *piece; /* scratch; NULL until needed */
+    void *room;           /* of ds__gather_next(); NULL until needed */
     void *hash;           /* an XXH3_state_t */
 };
 
@@ -47,26 +48,24 @@ struct ds__store {
 int ds__store_open(struct ds__store *store, const char *path, struct ds_error *err) DS_NODISCARD;
 void ds__store_close(struct ds__store *store); /* a zeroed one is not fine: open first */
 
-/* Read elements `first` to first + count of a tensor of this manifest (which it has) into `data`,
- * or through scratch memory when `data` is NULL.  Each byte is read once and hashed, and with them
- * those of the first and the last block that were not asked for.  EBADMSG names file and tensor. */
-int ds__store_read(struct ds__store *store, const struct ds_manifest_tensor *tensor, uint64_t first,
-                   uint64_t count, void *data, struct ds_error *err) DS_NODISCARD;
-
-/* A tensor read from its first byte to its last in pieces of the caller's size, for what does not
- * fit in memory.  One at a time per store. */
+/* A range of a saved view, read from its first byte to its last in pieces of the caller's size.
+ * Each byte is read once and hashed, and with them those of the first and the last block that were
+ * not asked for.  One at a time per store. */
 struct ds__stream {
     struct ds__store *store; /* borrowed */
     const struct ds_manifest_tensor *tensor;
     struct ds__reads reads;
     struct ds__read block; /* under way */
-    uint64_t done;         /* of its bytes */
+    uint64_t done;         /* of its bytes that are asked for */
 };
+/* Elements `first` to first + count of one of the views of `tensor`, which is of this manifest. */
 void ds__stream_init(struct ds__stream *stream, struct ds__store *store,
-                     const struct ds_manifest_tensor *tensor);
-/* The next `bytes` bytes, which there are.  A block's checksum is compared when its last byte is
- * read: only after the tensor's last byte is all of it known to be sound. */
-int ds__stream_next(struct ds__stream *stream, void *to, size_t bytes, struct ds_error *err)
+                     const struct ds_manifest_tensor *tensor, const struct ds_manifest_view *view,
+                     uint64_t first, uint64_t count);
+/* The next `bytes` bytes, which there are; to NULL: only to be checked.  The checksum of a block is
+ * compared when its last byte was read: only behind the last byte that was asked for are all known
+ * to be sound.  EBADMSG names file and tensor. */
+int ds__stream_next(struct ds__stream *stream, void *to, uint64_t bytes, struct ds_error *err)
     DS_NODISCARD;
 
 /* Compare the checksum of a file's header. */

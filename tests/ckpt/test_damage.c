@@ -138,7 +138,7 @@ Test(damage, the_damaged_tensor_is_named)
 
     cr_assert(ds_manifest_load(&m, at(tempdir_path(STEP), "manifest.json"), &err) == 0);
     for (size_t i = 0; i < m.tensors; i++) {
-        const struct ds_manifest_range *range = &m.tensor[i].range[0];
+        const struct ds_manifest_range *range = &m.tensor[i].view->range[0];
         char quoted[DS_MAX_TENSOR_NAME + 3];
 
         if (strcmp(m.file[range->file].name, files[1]) != 0)
@@ -218,13 +218,14 @@ Test(damage, a_tensor_in_ranges_is_put_together)
     struct ds_manifest_range range[3] = {{.file = 0, .offset = 12, .bytes = 16, .begin_elem = 0},
                                          {.file = 1, .offset = 0, .bytes = 20, .begin_elem = 4},
                                          {.file = 0, .offset = 0, .bytes = 12, .begin_elem = 9}};
+    struct ds_manifest_view view = {.elems = ELEMS, .range = range, .ranges = 3};
     struct ds_manifest_tensor tensor = {.name = "x",
                                         .dtype = DS_F32,
                                         .ndim = 1,
                                         .shape = {ELEMS},
                                         .elems = ELEMS,
-                                        .range = range,
-                                        .ranges = 3};
+                                        .view = &view,
+                                        .views = 1};
     struct ds_ckpt_state state = {0};
     struct ds_error err = {0};
     struct ds_buf text;

@@ -30,12 +30,20 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
               ",\"ranges\":[" ranges "]}"
 #define TENSORS ",\"tensors\":[" TENSOR("a", "[2,2]", RANGE(10, 8, 0) "," RANGE(18, 8, 2)) "," \
               TENSOR("b", "[2]", RANGE(26, 8, 0)) "]"
+#define VIEWS_HEAD(version) "{\"format\":\"dsrun-checkpoint\",\"version\":" #version ",\"block_bytes\":64"
+#define VIEW(columns, ranges) "{\"columns\":[" columns "],\"ranges\":[" ranges "]}"
+#define VIEWED(shape, more) "{\"name\":\"a\",\"dtype\":\"F32\",\"shape\":" shape "," more "}"
+#define DIVIDED(shape, views) VIEWS_HEAD(3) STATE MODEL A_FILE ",\"tensors\":[" \
+              VIEWED(shape, "\"views\":[" views "]") "]"
+#define ENDS VIEW("[0,1],[2,3]", RANGE(10, 16, 0)) /* of [2,3], with [1,2] all of it */
+#define PART_VIEWS(views) "{\"format\":\"dsrun-checkpoint-part\",\"version\":3,\"block_bytes\":64" \
+              STATE MODEL A_FILE ",\"tensors\":[" VIEWED("[2,9]", "\"views\":[" views "]") "]"
 #define ONLY(tensors) HEAD STATE MODEL A_FILE ",\"tensors\":[" tensors "]"
 
 static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE MODEL A_FILE TENSORS, 0, ""},
     {HEAD STATE MODEL A_FILE TENSORS ",\"later\":[1]", 0, ""}, /* members that are not known yet */
-    {"{\"format\":\"dsrun-checkpoint\",\"version\":3" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 3"},
+    {"{\"format\":\"dsrun-checkpoint\",\"version\":4" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 4"},
     {"{\"format\":\"dsrun-checkpoint\",\"version\":0" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 0"},
     {BLOCKS(8) STATE MODEL A_FILE TENSORS, 0, ""},
     {BLOCKS(16) STATE MODEL A_FILE TENSORS, 0, ""}, /* a block that is longer than its range */
@@ -60,6 +68,59 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
      "do not follow each other"},
     {PART STATE MODEL A_FILE ",\"tensors\":[" TENSOR("a", "[9]", RANGE(10, 24, 10)) "]", -EBADMSG,
      "do not follow each other"},
+    /* columns that were divided */
+    {DIVIDED("[2,3]", ENDS "," VIEW("[1,2]", RANGE(26, 8, 0))), 0, ""},
+    {DIVIDED("[2,3]", ENDS "," VIEW("[1,2]", RANGE(26, 4, 0) "," RANGE(30, 4, 1))), 0, ""},
+    {DIVIDED("[6]", VIEW("[0,1],[2,3],[4,5]", RANGE(10, 12, 0)) "," VIEW("[1,2],[3,4],[5,6]", RANGE(22, 12, 0))),
+     0, ""},
+    {VIEWS_HEAD(3) STATE MODEL A_FILE TENSORS, 0, ""}, /* version 3 without them */
+    {VIEWS_HEAD(2) STATE MODEL A_FILE ",\"tensors\":[" VIEWED("[2,3]", "\"views\":[" ENDS "]") "]", -EBADMSG,
+     "'ranges' is not a list"}, /* before version 3 that is no member */
+    {VIEWS_HEAD(3) STATE MODEL A_FILE ",\"tensors\":[" VIEWED("[2,3]", "\"views\":[" ENDS "],\"ranges\":[]") "]",
+     -EBADMSG, "ranges and views"},
+    {DIVIDED("[2,3]", ""), -EBADMSG, "no view"},
+    {DIVIDED("[2,3]", "7"), -EBADMSG, "view 0: 'columns' is not a list"},
+    {DIVIDED("[2,3]", VIEW("", RANGE(10, 24, 0))), -EBADMSG, "the 0 runs of its columns are not the fewest"},
+    {DIVIDED("[2,3]", VIEW("[0,3]", RANGE(10, 24, 0))), -EBADMSG, "the 1 runs of its columns are not the fewest"},
+    {DIVIDED("[2,3]", VIEW("[0,1],[1,2]", RANGE(10, 16, 0)) "," VIEW("[2,3]", RANGE(26, 8, 0))), -EBADMSG,
+     "the 2 runs of its columns are not the fewest"},
+    {DIVIDED("[2,9]", VIEW("[0,1],[2,3],[4,5],[6,7],[8,9]", "")), -EBADMSG, "view 0: 'columns' has 5 elements"},
+    {DIVIDED("[2,3]", VIEW("[0]", "")), -EBADMSG, "pairs, first and end"},
+    {DIVIDED("[2,3]", VIEW("[0,1,2]", "")), -EBADMSG, "pairs, first and end"},
+    {DIVIDED("[2,3]", VIEW("0,1", "")), -EBADMSG, "pairs, first and end"},
+    {DIVIDED("[2,3]", VIEW("[0,1.5]", "")), -EBADMSG, "pairs, first and end"},
+    {DIVIDED("[2,3]", VIEW("[-1,1]", "")), -EBADMSG, "pairs, first and end"},
+    {DIVIDED("[2,3]", VIEW("[1,1]", "")), -EBADMSG, "pairs, first and end"},
+    {DIVIDED("[2,3]", VIEW("[2,1]", "")), -EBADMSG, "pairs, first and end"},
+    {DIVIDED("[2,3]", VIEW("[2,4]", "")), -EBADMSG, "2 columns from 2 on, is not in 3"},
+    {DIVIDED("[2,3]", VIEW("[1,9223372036854775807]", "")), -EBADMSG, "is not in 3"},
+    {DIVIDED("[]", VIEW("[0,2]", "")), -EBADMSG, "is not in 1"},
+    {DIVIDED("[2,3]", VIEW("[2,3],[0,1]", "")), -EBADMSG, "does not lie behind run 0"},
+    {DIVIDED("[2,3]", VIEW("[0,2],[1,3]", "")), -EBADMSG, "does not lie behind run 0"},
+    {DIVIDED("[2,3]", ENDS), -EBADMSG, "columns 1 to 2 are in none of its views"},
+    {DIVIDED("[2,3]", VIEW("[1,2]", RANGE(10, 8, 0))), -EBADMSG, "columns 0 to 1 are in none of its views"},
+    {DIVIDED("[2,3]", VIEW("[0,2]", RANGE(10, 16, 0))), -EBADMSG, "columns 2 to 3 are in none of its views"},
+    {DIVIDED("[2,3]", VIEW("[0,2]", RANGE(10, 16, 0)) "," VIEW("[1,3]", RANGE(10, 16, 0))), -EBADMSG,
+     "columns 1 to 2 are in two of its views"},
+    {DIVIDED("[2,9]", VIEW("[0,1],[2,9]", RANGE(10, 64, 0)) "," VIEW("[1,4]", RANGE(10, 24, 0))), -EBADMSG,
+     "does not lie in the data"},
+    {DIVIDED("[1,6]", VIEW("[0,1],[2,6]", RANGE(10, 20, 0)) "," VIEW("[1,4]", RANGE(10, 12, 0))), -EBADMSG,
+     "columns 2 to 4 are in two of its views"},
+    {DIVIDED("[2,3]", ENDS "," ENDS), -EBADMSG, "view 1 stands twice or out of order"},
+    {DIVIDED("[2,3]", VIEW("[1,2]", RANGE(26, 8, 0)) "," ENDS), -EBADMSG, "view 1 stands twice or out of order"},
+    {DIVIDED("[2,3]", ENDS "," VIEW("[1,2]", RANGE(26, 4, 0))), -EBADMSG, "view 1: its ranges hold 1 of 2 elements"},
+    {DIVIDED("[2,3]", ENDS "," VIEW("[1,2]", RANGE(26, 8, 1))), -EBADMSG, "do not follow each other"},
+    {DIVIDED("[2,3]", VIEW("[0,1],[2,3]", RANGE(10, 20, 0)) "," VIEW("[1,2]", RANGE(26, 8, 0))), -EBADMSG,
+     "do not follow each other"},
+    {DIVIDED("[1,3]", VIEW("[0,1],[2,3]", RANGE(10, 8, 0)) "," VIEW("[1,2]", RANGE(18, 4, 0))), -EBADMSG,
+     "12 bytes of file 'w.safetensors' belong to no"},
+    {DIVIDED("[2,6]", VIEW("[0,3]", RANGE(10, 24, 0)) "," VIEW("[3,6]", RANGE(10, 24, 0))), -EBADMSG,
+     "'a' shares bytes of file"},
+    {DIVIDED("[4294967296,4294967296]", VIEW("[0,1]", "")), -EBADMSG, "2^64"},
+    {PART_VIEWS(VIEW("[0,1],[4,5]", RANGE(10, 8, 1)) "," VIEW("[2,4],[5,7]", RANGE(18, 16, 0))), 0, ""},
+    {PART_VIEWS(VIEW("[0,1],[4,5]", RANGE(10, 8, 1)) "," VIEW("[2,5]", RANGE(18, 16, 0))), -EBADMSG,
+     "columns 4 to 5 are in two of its views"},
+    {PART_VIEWS(VIEW("[0,1],[4,5]", RANGE(10, 24, 0))), -EBADMSG, "do not follow each other"},
     {HEAD STATED(",\"stage\":3,\"shard_ranks\":2,\"scalars\":{\"loss_scale\":65536,\"x\":0.5}")
      MODEL A_FILE TENSORS, 0, ""},
     {HEAD STATED(",\"stage\":-1") MODEL A_FILE TENSORS, -EBADMSG, "'stage'"},
@@ -158,14 +219,16 @@ Test(manifest, what_is_read_is_what_was_written)
     cr_assert(m.state.shape.kv_heads == 1 && !m.state.shape.tie_embeddings);
     cr_assert(m.state.shape.norm_eps == 1e-5 && m.state.shape.rope_theta == 1e4);
     a = ds_manifest_find(&m, "a");
-    cr_assert(a != NULL && a->ranges == 2 && a->range[1].begin_elem == 2 && a->elems == 4);
-    cr_assert(a->range[1].offset == 18 && a->range[1].xxh3[0] == 0xff);
+    cr_assert(a != NULL && a->view->ranges == 2 && a->view->range[1].begin_elem == 2 &&
+              a->elems == 4);
+    cr_assert(a->view->range[1].offset == 18 && a->view->range[1].xxh3[0] == 0xff);
     cr_assert(ds_manifest_find(&m, "c") == NULL);
     ds_buf_init(&again, 1 << 16);
     cr_assert(ds_manifest_write(&m, &again, NULL) == 0);
     ds_manifest_release(&m);
     cr_assert(ds_manifest_parse(&m, again.data, again.len, NULL) == 0);
-    cr_assert(m.state.seed == UINT64_MAX && m.tensors == 2 && m.tensor[0].range[1].offset == 18);
+    cr_assert(m.state.seed == UINT64_MAX && m.tensors == 2 &&
+              m.tensor[0].view->range[1].offset == 18);
     ds_manifest_release(&m);
     ds_buf_release(&text);
     ds_buf_release(&again);

@@ -22,7 +22,7 @@ static const struct { uint64_t block; size_t ranges; uint64_t elems[MAX_RANGES];
 
 struct made {
     struct ds_manifest manifest;
-    struct ds_manifest_tensor tensor;
+    struct ds_manifest_view view;
     struct ds_manifest_range range[MAX_RANGES];
     uint64_t sums[MAX_RANGES][ELEMS];
 };
@@ -34,13 +34,8 @@ static void make(struct made *made, size_t c)
 
     memset(made, 0, sizeof(*made));
     made->manifest.block_bytes = cases[c].block;
-    made->tensor = (struct ds_manifest_tensor){.name = "x",
-                                               .dtype = DS_F32,
-                                               .ndim = 1,
-                                               .shape = {ELEMS},
-                                               .elems = ELEMS,
-                                               .range = made->range,
-                                               .ranges = cases[c].ranges};
+    made->view =
+        (struct ds_manifest_view){.elems = ELEMS, .range = made->range, .ranges = cases[c].ranges};
     for (size_t i = 0; i < cases[c].ranges; i++) {
         for (uint64_t k = 0; k < ELEMS; k++)
             made->sums[i][k] = 100 * i + k;
@@ -80,7 +75,7 @@ Test(reads, every_range_is_read_once_and_by_whole_blocks)
                 struct ds__read read;
                 uint64_t done = 0, beside = 0, longest = 0;
 
-                ds__reads_init(&reads, &made.manifest, &made.tensor, first, count);
+                ds__reads_init(&reads, &made.manifest, &made.view, sizeof(float), first, count);
                 while (ds__reads_next(&reads, &read)) {
                     check_read(&made, &read, first, done);
                     done += read.take;

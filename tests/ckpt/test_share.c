@@ -133,3 +133,27 @@ Test(share, each_set_of_replicas_is_cut_on_its_own)
     cr_assert(share[1].tensor == &t[2] && share[1].first == 40 && share[1].count == 20);
     cr_assert(share[2].tensor == &t[3] && share[2].count == 80);
 }
+
+/* Who shares the first with one rank and the second with another, in the same place of as many. */
+Test(share, of_other_groups_is_another_line)
+{
+    for (unsigned rank = 0; rank < 4; rank++) {
+        struct ds_ckpt_tensor t[2];
+        const struct ds__share_args args = {
+            .tensors = t, .count = 2, .rank = rank, .world = 4, .block_bytes = 8};
+        struct ds__share share[2];
+        size_t shares = 0;
+
+        memset(t, 0, sizeof(t));
+        for (unsigned i = 0; i < 2; i++) {
+            t[i].ndim = 1;
+            t[i].shape[0] = t[i].count = 100;
+            t[i].group = i;
+            t[i].replicas = 2;
+            t[i].replica = i == 0 ? rank % 2 : rank / 2;
+        }
+        cr_assert(ds__share_out(&args, share, &shares, NULL) == 0 && shares == 2);
+        for (unsigned i = 0; i < 2; i++)
+            cr_assert(share[i].count == 50 && share[i].first == 50 * t[i].replica);
+    }
+}

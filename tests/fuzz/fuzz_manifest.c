@@ -4,7 +4,8 @@
  * fuzz_manifest.c - any bytes under a good seal as the manifest of a checkpoint.
  *
  * Beyond "no crash": a refusal has a reason, the ranges of an accepted one lie in their files and
- * tile their tensors (those of a part with gaps), and written again it reads back equal.
+ * tile their views (those of a part with gaps), the views their tensor, and written again it reads
+ * back equal.
  */
 #include <assert.h>
 #include <stddef.h>
@@ -15,12 +16,13 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check_tensor(const struct ds_manifest *m, const struct ds_manifest_tensor *t)
+static void check_view(const struct ds_manifest *m, const struct ds_manifest_view *view,
+                       uint64_t size)
 {
-    uint64_t size = ds_dtype_bytes(t->dtype), at = 0;
+    uint64_t at = 0;
 
-    for (size_t i = 0; i < t->ranges; i++) {
-        const struct ds_manifest_range *range = &t->range[i];
+    for (size_t i = 0; i < view->ranges; i++) {
+        const struct ds_manifest_range *range = &view->range[i];
         const struct ds_manifest_file *file = &m->file[range->file];
 
         assert(range->file < m->files);
@@ -28,9 +30,41 @@ static void check_tensor(const struct ds_manifest *m, const struct ds_manifest_t
         assert(range->bytes <= file->bytes - range->offset);
         assert(m->part ? range->begin_elem >= at : range->begin_elem == at);
         at = range->begin_elem + range->bytes / size;
-        assert(at <= t->elems);
+        assert(at <= view->elems);
     }
-    assert(m->part || at == t->elems);
+    assert(m->part || at == view->elems);
+}
+
+/* How many views of a tensor have a column. */
+static unsigned views_of(const struct ds_manifest_tensor *t, uint64_t column)
+{
+    unsigned views = 0;
+
+    for (size_t i = 0; i < t->views; i++)
+        for (unsigned j = 0; j < t->view[i].columns.runs; j++)
+            views += column >= t->view[i].columns.run[j].first &&
+                     column - t->view[i].columns.run[j].first < t->view[i].columns.run[j].count;
+    return views;
+}
+
+static void check_tensor(const struct ds_manifest *m, const struct ds_manifest_tensor *t)
+{
+    uint64_t columns = t->ndim > 0 ? t->shape[t->ndim - 1] : 1, elems = 0;
+
+    assert(t->views > 0);
+    for (size_t i = 0; i < t->views; i++) {
+        const struct ds_ckpt_view *is = &t->view[i].columns;
+
+        check_view(m, &t->view[i], ds_dtype_bytes(t->dtype));
+        elems += t->view[i].elems;
+        assert(is->runs > 0 || t->views == 1);
+        for (unsigned j = 0; j < is->runs; j++) {
+            assert(is->run[j].count > 0 && is->run[j].first + is->run[j].count <= columns);
+            assert(views_of(t, is->run[j].first) == 1);
+            assert(views_of(t, is->run[j].first + is->run[j].count - 1) == 1);
+        }
+    }
+    assert(m->part ? elems <= t->elems : elems == t->elems);
 }
 
 static void check_rewritten(struct ds_manifest *m)
@@ -45,6 +79,12 @@ static void check_rewritten(struct ds_manifest *m)
     assert(again.files == m->files && again.tensors == m->tensors);
     assert(again.part == m->part && again.block_bytes == m->block_bytes);
     assert(memcmp(&again.state, &m->state, sizeof(m->state)) == 0);
+    for (size_t i = 0; i < m->tensors; i++) {
+        assert(again.tensor[i].views == m->tensor[i].views);
+        for (size_t j = 0; j < m->tensor[i].views; j++)
+            assert(memcmp(&again.tensor[i].view[j].columns, &m->tensor[i].view[j].columns,
+                          sizeof(struct ds_ckpt_view)) == 0);
+    }
     ds_manifest_release(&again);
     ds_buf_release(&text);
 }

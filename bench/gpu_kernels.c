@@ -175,6 +175,7 @@ LAUNCH(sumsq)
 LAUNCH(swiglu_bwd)
 LAUNCH(swiglu_fwd)
 LAUNCH(xent)
+LAUNCH(xent_part)
 
 struct copy {
     void *to, *from;
@@ -282,6 +283,32 @@ static void measure_ends(void)
     moves("embedding", DS_OP_EMBED_FWD, run_embed_fwd, &f);
     moves("embedding backward", DS_OP_EMBED_BWD, run_embed_bwd, &b);
     moves("classifier loss", DS_OP_XENT, run_xent, &x);
+}
+
+/* Columns that two ranks share: what the second one's come to, and their gradients. */
+static void measure_shared_loss(void)
+{
+    const size_t rows = many(4096), each = many(50304 / 2);
+    struct ds_xent_part_args p = {.rows = rows, .vocab = each, .logits_type = DS_BF16, .ld = each};
+    struct ds_xent_args x = {.rows = rows, .vocab = each, .act = DS_BF16, .logits_type = DS_BF16};
+    struct ds_xent_row *parts;
+
+    taken = 0;
+    parts = take(2 * rows * sizeof(*parts));
+    p.logits = x.logits = take_numbers(DS_BF16, rows * each);
+    p.targets = x.targets = take_ids(rows, 2 * each);
+    p.out = parts;
+    must(ds_xent_part(&p, stream, &err));
+    p.first_id = x.first_id = each;
+    p.out = parts + rows;
+    x.parts = parts;
+    x.ranks = 2;
+    x.each = x.columns = x.ld = x.dld = each;
+    x.losses = take(rows * 4);
+    x.dlogits = take(rows * each * 2);
+    x.grad_scale = 1e-5f;
+    moves("shared loss: a part", DS_OP_XENT_PART, run_xent_part, &p);
+    moves("shared loss: gradients", DS_OP_XENT, run_xent, &x);
 }
 
 static void measure_update(void)
@@ -556,6 +583,7 @@ int main(int argc, char **argv)
         measure_norms(DS_NORM_RMS, many(8192), 2048);
         measure_pointwise();
         measure_ends();
+        measure_shared_loss();
         measure_update();
     }
     ds_device_free(device, memory, ROOM / shrink);

@@ -156,8 +156,31 @@ static void shape_embed_bwd(const struct ds_embed_bwd_args *a, char out[DS_OP_SH
     say_area(out, a->batch * a->seq, a->channels, a->act);
 }
 
+static struct ds_amount amount_xent_part(const struct ds_xent_part_args *a)
+{
+    return moves(area(a->rows, a->vocab), size_of(a->logits_type));
+}
+
+static void shape_xent_part(const struct ds_xent_part_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->vocab, a->logits_type);
+}
+
+/* Parts tell what the losses need: logits are read for their gradients alone. */
+static struct ds_amount amount_of_parts(const struct ds_xent_args *a)
+{
+    struct ds_amount amount = moves(area(a->ranks, a->rows), sizeof(struct ds_xent_row));
+
+    if (a->dlogits != NULL)
+        amount.bytes += area(a->rows, a->vocab) * size_of(a->logits_type) +
+                        area(a->rows, a->columns) * size_of(a->act);
+    return amount;
+}
+
 static struct ds_amount amount_xent(const struct ds_xent_args *a)
 {
+    if (a->parts != NULL)
+        return amount_of_parts(a);
     return moves(area(a->rows, a->vocab),
                  size_of(a->logits_type) + (a->dlogits != NULL ? size_of(a->act) : 0.0));
 }

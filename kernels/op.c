@@ -108,10 +108,18 @@ static const char *check_bias_bwd(const struct ds_bias_bwd_args *a)
     return a->dy == NULL || a->dbias == NULL ? "a pointer is missing" : NULL;
 }
 
+/* Ids that a part of a table, or of the columns of logits, begins with. */
+static bool is_first_id(size_t first_id, bool partial)
+{
+    return first_id == 0 || (partial && first_id <= INT32_MAX);
+}
+
 static const char *check_embed_fwd(const struct ds_embed_fwd_args *a)
 {
     if (a->batch == 0 || a->seq == 0 || a->channels == 0 || a->vocab == 0 || a->ids_ld < a->seq)
         return "an impossible shape";
+    if (!is_first_id(a->first_id, a->partial))
+        return "a first id that its table cannot have";
     if (!is_act(a->act) || !is_act(a->param))
         return "a type that is not supported";
     return a->ids == NULL || a->wte == NULL || a->out == NULL ? "a pointer is missing" : NULL;
@@ -121,6 +129,8 @@ static const char *check_embed_bwd(const struct ds_embed_bwd_args *a)
 {
     if (a->batch == 0 || a->seq == 0 || a->channels == 0 || a->vocab == 0 || a->ids_ld < a->seq)
         return "an impossible shape";
+    if (!is_first_id(a->first_id, a->partial))
+        return "a first id that its table cannot have";
     if (a->dwpe != NULL && (a->positions < a->seq || a->positions - a->seq < a->first))
         return "fewer positions than the sequence has";
     if (!is_act(a->act))
@@ -278,6 +288,35 @@ static const char *check_dropout(const struct ds_dropout_args *a)
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
 }
 
+static const char *check_xent_part(const struct ds_xent_part_args *a)
+{
+    if (a->rows == 0 || a->vocab == 0 || a->ld < a->vocab || too_big(a->rows, a->ld))
+        return "an impossible shape";
+    if (!is_act(a->logits_type))
+        return "a type that is not supported";
+    if (!is_first_id(a->first_id, true))
+        return "a first id that no column has";
+    return a->logits == NULL || a->targets == NULL || a->out == NULL ? "a pointer is missing"
+                                                                     : NULL;
+}
+
+/* What a loss of parts asks for beside what each does. */
+static const char *check_parts(const struct ds_xent_args *a)
+{
+    if (a->parts == NULL)
+        return a->ranks != 0 || a->each != 0 || a->first_id != 0 || a->columns != 0
+                   ? "ranks without their parts"
+                   : NULL;
+    if (a->ranks == 0 || a->each == 0 || a->vocab > a->each || too_big(a->ranks, a->each) ||
+        too_big(a->ranks, a->rows))
+        return "an impossible shape";
+    if (a->first_id % a->each != 0 || a->first_id / a->each >= a->ranks)
+        return "a first id that no rank's columns have";
+    if (a->dlogits != NULL && (a->columns < a->vocab || a->columns > a->dld))
+        return "columns of gradients that their rows have no room for";
+    return NULL;
+}
+
 static const char *check_xent(const struct ds_xent_args *a)
 {
     if (a->rows == 0 || a->vocab == 0 || a->ld < a->vocab || too_big(a->rows, a->ld))
@@ -290,7 +329,7 @@ static const char *check_xent(const struct ds_xent_args *a)
         return "a leading dimension shorter than the row";
     if (a->dlogits == a->logits && (a->act != a->logits_type || a->dld != a->ld))
         return "gradients in place of logits of another layout";
-    return NULL;
+    return check_parts(a);
 }
 
 static const char *check_sum(const struct ds_sum_args *a)

@@ -5,7 +5,7 @@
  *
  * Everything a training step does to numbers is one of these.  The list gives
  * the enum, the names, the vtable and the loop of the backend tests; adding an
- * operation is one line here, one args struct below, one function per backend.
+ * operation is one line here, one args struct below or in optim.h, one function per backend.
  * ds_<op>() in op.c checks the arguments once, then calls the backend's slot
  * or fails with ENOTSUP; backends may therefore assume validity.
  *
@@ -36,6 +36,7 @@
 #include "base/error.h"
 #include "kernels/dtype.h"
 #include "kernels/fp8.h"
+#include "kernels/optim.h"
 #include "kernels/verdict.h"
 
 /* clang-format off */
@@ -55,6 +56,7 @@
     X(SWIGLU_FWD,    swiglu_fwd) \
     X(SWIGLU_BWD,    swiglu_bwd) \
     X(DROPOUT,       dropout) \
+    X(XENT_PART,     xent_part) \
     X(XENT,          xent) \
     X(SUM,           sum) \
     X(ADD,           add) \
@@ -139,9 +141,13 @@ struct ds_bias_bwd_args {
 };
 
 /* out[b,t,:] = wte[ids[b,t],:] + (wpe ? wpe[t,:] : 0).  0 <= ids < vocab is the caller's duty
- * (the loader checks every token); a backend must not read outside wte even so. */
+ * (the loader checks every token); a backend must not read outside wte even so.
+ * A `partial` table has the rows of ids first_id .. first_id + vocab - 1: other ids have a row of
+ * zeros.  first_id is 0 of one that is whole. */
 struct ds_embed_fwd_args {
     size_t batch, seq, channels, vocab;
+    size_t first_id;
+    bool partial;
     enum ds_dtype act, param;
     const int32_t *ids; /* [B,T], stride `ids_ld` between sequences */
     size_t ids_ld;
@@ -153,10 +159,12 @@ struct ds_embed_fwd_args {
 /* dwte[id,:] (+)= dout, dwpe[first + t,:] (+)= sum over batch; tokens in order, or parts of fixed
  * length of that order in order, so the bits are fixed.
  * Without accumulate all of dwte [V,C] and of dwpe [positions,C] is written: rows of positions that
- * no token has are zeroed. */
+ * no token has are zeroed.  Tokens with ids that a `partial` table lacks add to dwpe alone. */
 struct ds_embed_bwd_args {
     size_t batch, seq, channels, vocab, positions;
     size_t first; /* position of t = 0 */
+    size_t first_id;
+    bool partial;
     enum ds_dtype act;
     const int32_t *ids;
     size_t ids_ld;
@@ -300,10 +308,29 @@ struct ds_dropout_args {
     void *y;
 };
 
+/* Where ranks share the columns of logits, what one's columns say of a row: the largest logit; the
+ * sum of exp(logit - most), 0 where all are -INFINITY; the target's logit, or NaN where it is not
+ * among the columns.  A logit that is NaN or +INFINITY makes the sum NaN. */
+struct ds_xent_row {
+    float most, sum, wanted;
+};
+struct ds_xent_part_args {
+    size_t rows, vocab; /* columns, which may be fewer than ld has room for */
+    enum ds_dtype logits_type;
+    const void *logits;
+    size_t ld;
+    const int32_t *targets;  /* [rows], of the whole */
+    size_t first_id;         /* of the first column */
+    struct ds_xent_row *out; /* [rows] */
+};
+
 /* Softmax cross-entropy on a chunk of rows: losses[r] = log sum exp(logits[r]) - logits[r][target],
  * in nats.  With dlogits: (softmax - onehot) * grad_scale of type `act`; it may be the logits' own
  * memory when those are of that type.  logits are F32 or of type act, [rows, ld]; all between them
- * and the results is F32. */
+ * and the results is F32.
+ *
+ * With `parts` the logits are columns first_id .. first_id + vocab - 1 of the whole, and losses are
+ * those of the whole, with the same bits on every rank: parts are added in the order of ranks. */
 struct ds_xent_args {
     size_t rows, vocab;
     enum ds_dtype act, logits_type;
@@ -315,6 +342,10 @@ struct ds_xent_args {
     size_t dld;
     float grad_scale;
     const float *grad_scale_at; /* (optional) where it is read instead, when the chunk is done */
+    const struct ds_xent_row *parts; /* (optional) [ranks,rows]; without, what follows is 0 */
+    size_t ranks, each;              /* column c of the whole is rank c / each's */
+    size_t first_id;                 /* a multiple of each */
+    size_t columns;                  /* of dlogits, >= vocab; those behind vocab are zeroed */
 };
 
 /* *sum (+)= sum of x[n], in double. */
@@ -375,129 +406,6 @@ struct ds_verdict_args {
 struct ds_rank_sum_args {
     size_t ranks, n;
     double *x;
-};
-
-/* --- optimizers: one pass over n elements, LAMB and Muon in two ----------------------------------
- *
- * In all of them g = grad * grad_scale, grad is F32, BF16 or F16, and when p_low is given the new p
- * is also written there, rounded to `low_type` (BF16 or F16).  An element's new value depends on
- * nothing but that element, so a range may be cut into any pieces.  Constants are worked out in
- * double and rounded to F32 once.
- *
- * With `verdict`, which is read when the operation is done and not before, grad_scale is the
- * verdict's, nothing is touched where it says skip, and where it says behind the biases are those
- * behind. */
-
-/* Adam: m, v updated; then, with bias1 = 1 - beta1^t and bias2 = 1 - beta2^t for the t-th update, t
- * from 1 (given by the caller in double),
- *   AdamW     p = p - lr * weight_decay * p - lr * (m / bias1) / (sqrt(v / bias2) + eps)
- *   l2: Adam  the same without decay of p; g = g + weight_decay * p comes first. */
-struct ds_adamw_args {
-    size_t n;
-    float *p, *m, *v;
-    enum ds_dtype grad_type;
-    const void *grad;
-    enum ds_dtype low_type;
-    void *p_low; /* or NULL */
-    double lr, beta1, beta2, eps, weight_decay, grad_scale;
-    bool l2;
-    double bias1, bias2;
-    const struct ds_verdict *verdict;  /* (optional) */
-    double behind_bias1, behind_bias2; /* with it: of the update before */
-};
-
-/* g = g + weight_decay * p; m = momentum * m + g; p = p - lr * (nesterov ? g + momentum * m : m).
- * m NULL: p = p - lr * g.  PyTorch's SGD without dampening. */
-struct ds_sgd_args {
-    size_t n;
-    float *p, *m;
-    enum ds_dtype grad_type;
-    const void *grad;
-    enum ds_dtype low_type;
-    void *p_low;
-    double lr, momentum, weight_decay, grad_scale;
-    bool nesterov;
-    const struct ds_verdict *verdict;
-};
-
-/* p = p - lr * weight_decay * p - lr * sign(beta1 * m + (1 - beta1) * g), where sign(0) is 0;
- * m = beta2 * m + (1 - beta2) * g. */
-struct ds_lion_args {
-    size_t n;
-    float *p, *m;
-    enum ds_dtype grad_type;
-    const void *grad;
-    enum ds_dtype low_type;
-    void *p_low;
-    double lr, beta1, beta2, weight_decay, grad_scale;
-    const struct ds_verdict *verdict;
-};
-
-/* g = g + weight_decay * p; v = v + g^2; p = p - lr * g / (sqrt(v) + eps). */
-struct ds_adagrad_args {
-    size_t n;
-    float *p, *v;
-    enum ds_dtype grad_type;
-    const void *grad;
-    enum ds_dtype low_type;
-    void *p_low;
-    double lr, eps, weight_decay, grad_scale;
-    const struct ds_verdict *verdict;
-};
-
-/* LAMB, first pass: m, v as in Adam, and with
- *   u = (m / bias1) / (sqrt(v / bias2) + eps) + weight_decay * p
- * sums of the squares of p and u, made as ds_sumsq() makes them; 0 where a verdict says skip. */
-struct ds_lamb_moments_args {
-    size_t n;
-    const float *p;
-    float *m, *v;
-    enum ds_dtype grad_type;
-    const void *grad;
-    double beta1, beta2, eps, weight_decay, grad_scale;
-    double bias1, bias2;
-    double *p_sumsq, *u_sumsq;
-    const struct ds_verdict *verdict;
-    double behind_bias1, behind_bias2;
-};
-
-/* Second pass: p = p - lr * ratio * u.  The ratio is ||p|| / ||u|| of the whole tensor, from the
- * squares of both, which are read when the operation is done; it is 1 where one of them is 0. */
-struct ds_lamb_args {
-    size_t n;
-    float *p;
-    const float *m, *v;
-    enum ds_dtype low_type;
-    void *p_low;
-    double lr, eps, weight_decay;
-    double bias1, bias2;
-    const double *p_sumsq, *u_sumsq;
-    const struct ds_verdict *verdict; /* of which grad_scale is not used */
-    double behind_bias1, behind_bias2;
-};
-
-/* Muon, before its direction is made orthogonal:
- *   m = momentum * m + (1 - momentum) * g
- *   u = nesterov ? (1 - momentum) * g + momentum * m : m      what u held before is not used */
-struct ds_muon_moments_args {
-    size_t n;
-    float *m, *u;
-    enum ds_dtype grad_type;
-    const void *grad;
-    double momentum, grad_scale;
-    bool nesterov;
-    const struct ds_verdict *verdict;
-};
-
-/* And after: p = p - lr * weight_decay * p - step * x, element by element. */
-struct ds_muon_args {
-    size_t n;
-    float *p;
-    const float *x;
-    enum ds_dtype low_type;
-    void *p_low; /* or NULL */
-    double lr, weight_decay, step;
-    const struct ds_verdict *verdict; /* of which nothing but skip is used */
 };
 
 /* y = alpha * x, and beta added on the diagonal.  x, y [rows, cols] dense; y may be x.  With

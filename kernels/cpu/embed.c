@@ -13,29 +13,38 @@
 
 enum { FWD_TOKENS = 32, SLICE = 64, ZERO_ROWS = 64, COLUMNS = 512 };
 
-/* The row of an id; one outside the table (a bug of the caller) reads row 0. */
-static size_t row_of(int32_t id, size_t vocab)
+/* The row of an id.  One outside the table has none, `vocab`, where that is a part of a table; else
+ * it is a bug of the caller and has row 0. */
+static size_t row_of(int32_t id, size_t first_id, size_t vocab, bool partial)
 {
-    return id >= 0 && (size_t)id < vocab ? (size_t)id : 0;
+    size_t row = (size_t)id - first_id; /* far above `vocab` in front of the first */
+
+    return row < vocab ? row : partial ? vocab : 0;
 }
 
 DS_INLINE void fwd_token(const struct ds_embed_fwd_args *a, enum ds_dtype act, enum ds_dtype param,
                          size_t token)
 {
     size_t n = a->channels, t = token % a->seq, i = 0;
-    size_t from = row_of(a->ids[token / a->seq * a->ids_ld + t], a->vocab) * n;
-    size_t position = t * n, to = token * n;
+    int32_t id = a->ids[token / a->seq * a->ids_ld + t];
+    size_t row = row_of(id, a->first_id, a->vocab, a->partial);
+    size_t from = row * n, position = t * n, to = token * n;
+    bool there = row < a->vocab;
 
     for (; i + DS_LANES <= n; i += DS_LANES) {
-        ds_vec x = ds_load(param, a->wte, from + i);
+        ds_vec x = {0};
 
+        if (there)
+            x = ds_load(param, a->wte, from + i);
         if (a->wpe != NULL)
             x += ds_load(param, a->wpe, position + i);
         ds_store(act, a->out, to + i, x);
     }
     if (i < n) {
-        ds_vec x = ds_load_part(param, a->wte, from + i, n - i);
+        ds_vec x = {0};
 
+        if (there)
+            x = ds_load_part(param, a->wte, from + i, n - i);
         if (a->wpe != NULL)
             x += ds_load_part(param, a->wpe, position + i, n - i);
         ds_store_part(act, a->out, to + i, n - i, x);
@@ -96,10 +105,12 @@ static void tokens_task(void *arg, size_t task, unsigned thread)
     for (size_t b = 0; b < a->batch; b++) {
         for (size_t t = 0; t < a->seq; t++) {
             size_t at = (b * a->seq + t) * a->channels + begin;
-            float *out =
-                a->dwte + row_of(a->ids[b * a->ids_ld + t], a->vocab) * a->channels + begin;
+            int32_t id = a->ids[b * a->ids_ld + t];
+            size_t row = row_of(id, a->first_id, a->vocab, a->partial);
+            float *out = a->dwte + row * a->channels + begin;
 
-            DS_TYPED(a->act, add_row(T, a->dout, at, out, n));
+            if (row < a->vocab)
+                DS_TYPED(a->act, add_row(T, a->dout, at, out, n));
         }
     }
 }

@@ -6,7 +6,8 @@
  * Three passes over a row that stays in the second cache: its largest value,
  * exp() with its sum, and the scaling into gradients.  F32 gradients hold the
  * exponentials between the last two passes; smaller ones are computed anew, so
- * that they are rounded once.
+ * that they are rounded once.  Where ranks share the columns the first two are
+ * of one operation, and the third of another.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/isa.h"
@@ -24,7 +25,7 @@ DS_INLINE float row_max(enum ds_dtype type, const void *x, size_t n)
     size_t i = 0;
 
     for (int j = 0; j < 4; j++)
-        max[j] = ds_vec_set(ds_load_one(type, x, 0));
+        max[j] = ds_vec_set(-INFINITY);
     for (; i + UNROLL <= n; i += UNROLL) {
         for (size_t j = 0; j < 4; j++)
             max[j] = ds_vec_max(max[j], ds_load(type, x, i + j * DS_LANES));
@@ -77,7 +78,7 @@ static void row_scale(float *x, size_t n, float by)
         x[i] *= by;
 }
 
-/* `out` may be x where both are of one type. */
+/* Gradients that are rounded once; `out` may be x where both are of one type. */
 DS_INLINE void row_narrow(enum ds_dtype from, enum ds_dtype to, const void *x, size_t n, float max,
                           float by, void *out)
 {
@@ -135,6 +136,80 @@ static void xent_task(void *arg, size_t task, unsigned thread)
     row(a, task);
 }
 
+/* --- columns that ranks share ------------------------------------------------------------------*/
+
+/* What is subtracted where `most` is the largest: exp() of nothing but -INFINITY is 0, not NaN. */
+static float base_of(float most)
+{
+    return most == -INFINITY ? 0.0f : most;
+}
+
+static void part_task(void *arg, size_t r, unsigned thread)
+{
+    const struct ds_xent_part_args *a = arg;
+    const void *x = (const char *)a->logits + r * a->ld * ds_dtype_bytes(a->logits_type);
+    size_t at = (size_t)a->targets[r] - a->first_id; /* far above `vocab` in front of the first */
+    struct ds_xent_row out = {.wanted = NAN};
+
+    (void)thread;
+    DS_TYPED(a->logits_type, out.most = row_max(T, x, a->vocab));
+    DS_TYPED(a->logits_type, out.sum = row_exp(T, x, a->vocab, base_of(out.most), NULL));
+    if (at < a->vocab)
+        out.wanted = ds_load_one(a->logits_type, x, at);
+    a->out[r] = out;
+}
+
+/* What all ranks' columns say of a row. */
+static struct ds_xent_row whole_row(const struct ds_xent_args *a, size_t r)
+{
+    struct ds_xent_row all = {.most = -INFINITY, .wanted = NAN};
+    size_t owner = (size_t)a->targets[r] / a->each; /* far above `ranks` of a negative target */
+
+    for (size_t rank = 0; rank < a->ranks; rank++)
+        all.most = fmaxf(all.most, a->parts[rank * a->rows + r].most);
+    for (size_t rank = 0; rank < a->ranks; rank++) {
+        const struct ds_xent_row *part = &a->parts[rank * a->rows + r];
+
+        all.sum += part->sum * expf(part->most - all.most);
+    }
+    if (owner < a->ranks)
+        all.wanted = a->parts[owner * a->rows + r].wanted;
+    return all;
+}
+
+static void shared_task(void *arg, size_t r, unsigned thread)
+{
+    const struct ds_xent_args *a = arg;
+    const void *x = (const char *)a->logits + r * a->ld * ds_dtype_bytes(a->logits_type);
+    size_t at = (size_t)a->targets[r] - a->first_id, size = ds_dtype_bytes(a->act);
+    struct ds_xent_row all = whole_row(a, r);
+    float by = a->grad_scale / all.sum;
+    char *d = a->dlogits;
+
+    (void)thread;
+    a->losses[r] = logf(all.sum) + all.most - all.wanted;
+    if (d == NULL)
+        return;
+    d += r * a->dld * size;
+    if (a->logits_type == DS_F32)
+        DS_TYPED(a->act, row_narrow(DS_F32, T, x, a->vocab, all.most, by, d));
+    else
+        DS_TYPED(a->act, row_narrow(T, T, x, a->vocab, all.most, by, d));
+    if (at < a->vocab)
+        ds_store_one(a->act, d, at, (expf(all.wanted - all.most) / all.sum - 1.0f) * a->grad_scale);
+    memset(d + a->vocab * size, 0, (a->columns - a->vocab) * size);
+}
+
+int DS_ISA(ds__cpu_xent_part)(const struct ds_xent_part_args *args, struct ds_stream *stream,
+                              struct ds_error *err)
+{
+    struct ds_xent_part_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, a.rows, part_task, &a);
+    return 0;
+}
+
 int DS_ISA(ds__cpu_xent)(const struct ds_xent_args *args, struct ds_stream *stream,
                          struct ds_error *err)
 {
@@ -143,6 +218,6 @@ int DS_ISA(ds__cpu_xent)(const struct ds_xent_args *args, struct ds_stream *stre
     (void)err;
     if (a.grad_scale_at != NULL)
         a.grad_scale = *a.grad_scale_at;
-    ds__cpu_run(stream, a.rows, xent_task, &a);
+    ds__cpu_run(stream, a.rows, a.parts != NULL ? shared_task : xent_task, &a);
     return 0;
 }

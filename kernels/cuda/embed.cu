@@ -7,6 +7,7 @@
  * PIECE tokens, whatever their ids: one that comes very often is the work of many.  A warp adds up
  * a piece.  A run of one id that lies in it goes to the table; of a run that goes over its edge
  * the piece leaves a sum, and whoever has the run's first piece adds those to the table in order.
+ * Tokens whose ids a part of a table lacks are last in the order, and nobody looks at their rows.
  */
 #include "kernels/cuda/columns.cuh"
 #include "kernels/cuda/sort.cuh"
@@ -20,13 +21,15 @@ static __global__ void __launch_bounds__(BLOCK) embed_fwd(struct ds_embed_fwd_ar
     FOR_ROWS(token, a.batch * a.seq)
     {
         size_t n = a.channels, t = token % a.seq;
-        size_t row = row_of(a.ids[token / a.seq * a.ids_ld + t], a.vocab);
+        int32_t id = a.ids[token / a.seq * a.ids_ld + t];
+        size_t row = row_of(id, a.first_id, a.vocab, a.partial);
 
         FOR_ROW_PACKS(i, n)
         {
-            float v[PACK], p[PACK] = {};
+            float v[PACK] = {}, p[PACK] = {};
 
-            take(wte + row * n + i, n - i, v);
+            if (row < a.vocab)
+                take(wte + row * n + i, n - i, v);
             if (wpe != nullptr)
                 take(wpe + t * n + i, n - i, p);
             for (int j = 0; j < PACK; j++)
@@ -52,8 +55,9 @@ static __global__ void __launch_bounds__(BLOCK, 5) embed_fwd_words(struct ds_emb
         unsigned i = first + k * BLOCK, token = i / words, at = i % words, t = token % seq;
         bool there = i < all;
         int32_t id = there ? a.ids[token / seq * a.ids_ld + t] : 0;
+        size_t row = row_of(id, a.first_id, a.vocab, a.partial);
 
-        v[k] = fixed_word_at(a.wte, row_of(id, a.vocab) * words + at, there);
+        v[k] = fixed_word_at(a.wte, row * words + at, there && row < a.vocab);
         p[k] = fixed_word_at(a.wpe, (size_t)t * words + at, there && a.wpe != nullptr);
     }
     DS_UNROLL
@@ -121,8 +125,10 @@ static __global__ void __launch_bounds__(BLOCK, WHOLE ? 3 : 1)
 
     if (begin >= s.tokens)
         return;
-    all = s.tokens - begin < PIECE ? s.tokens - begin : (unsigned)PIECE;
     id = mine < s.tokens ? s.order.id[mine] : 0;
+    all = __popc(__ballot_sync(0xffffffffu, mine < s.tokens && id < a.vocab));
+    if (all == 0)
+        return;
     token = mine < s.tokens ? s.order.token[mine] : 0;
     ends = __ballot_sync(0xffffffffu, mine + 1 >= s.tokens || s.order.id[mine + 1] != id);
     came = begin > 0 && s.order.id[begin - 1] == __shfl_sync(0xffffffffu, id, 0);
@@ -173,7 +179,7 @@ static __global__ void __launch_bounds__(BLOCK, 4)
     if (behind >= s.tokens)
         return;
     id = s.order.id[behind];
-    if (s.order.id[behind - 1] != id || (begin > 0 && s.order.id[begin - 1] == id))
+    if (id >= a.vocab || s.order.id[behind - 1] != id || (begin > 0 && s.order.id[begin - 1] == id))
         return;
     out = a.dwte + id * n + column;
     take(out, left, sum);

@@ -12,70 +12,15 @@
  * the block's next row as soon as its gradients are on their way: loads and stores overlap, and a
  * row costs one barrier.  There are as many blocks as are resident at a time.
  *
- * Other rows are read twice, in pieces as their addresses allow.
+ * Other rows are read twice, in pieces as their addresses allow.  Where ranks share the columns
+ * it is the work of loss_part.cu.
  */
+#include "kernels/cuda/loss.cuh"
 #include "kernels/cuda/ptx.cuh"
-
-enum { THREADS = 512, WARPS = THREADS / WARP, RESIDENT = 2 }; /* blocks of a multiprocessor */
 
 /* Rows come in groups of words, of which the first are worked on while the last are on their way.
  * KEPT words a thread are held in registers. */
 enum { GROUPS = 4, KEPT = 3 };
-
-static constexpr float LOG2E = 1.44269504f;
-
-/* Of some logits the largest, and the sum of exp(logit - that); of none -INFINITY and 0. */
-struct soft {
-    float most, sum;
-};
-
-static __device__ __forceinline__ float power(float x, float base)
-{
-    return ptx_exp2((x - base) * LOG2E);
-}
-
-/* What is subtracted where `most` is the largest.  A NaN is larger than nothing: it comes into the
- * sum. */
-static __device__ __forceinline__ float base_of(float most)
-{
-    return most == -INFINITY ? 0.0f : most;
-}
-
-/* The sum goes by `most` from now on. */
-static __device__ __forceinline__ void raise(struct soft *s, float most)
-{
-    if (most > s->most) {
-        s->sum *= power(s->most, most);
-        s->most = most;
-    }
-}
-
-static __device__ __forceinline__ struct soft warp_soft(struct soft s)
-{
-    float most = s.most;
-
-    for (unsigned o = WARP / 2; o > 0; o /= 2)
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, o));
-    raise(&s, most);
-    s.sum = warp_sum(s.sum);
-    return s;
-}
-
-/* Of all logits of the block's row, in every thread.  All threads call.  Of two calls one after the
- * other `places` are not the same, so one barrier is enough. */
-static __device__ __forceinline__ struct soft block_soft(struct soft s, struct soft *places)
-{
-    unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-
-    s = warp_soft(s);
-    if (lane == 0)
-        places[warp] = s;
-    __syncthreads();
-    s = {-INFINITY, 0.0f};
-    if (lane < WARPS)
-        s = places[lane];
-    return warp_soft(s);
-}
 
 static __device__ __forceinline__ bool is_token(const struct ds_xent_args &a, int32_t target)
 {
@@ -491,6 +436,8 @@ extern "C" int ds__cuda_xent(const struct ds_xent_args *a, struct ds_stream *str
 {
     int rc;
 
+    if (a->parts != nullptr)
+        return ds__cuda_xent_of_parts(a, stream, err);
     if (a->logits_type == DS_F32)
         DS_TYPED(a->act, D, rc = launch<float, D>(a, stream, err));
     else

@@ -3,7 +3,7 @@
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
 # nvcc, where there is one, into objects for the devices, of which tools/cuda.mk makes the plug-in.
-CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_cached.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu norm.cu optim.cu pointwise.cu reorder.cu sumsq.cu verdict.cu)
+CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_cached.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu loss_part.cu norm.cu optim.cu pointwise.cu reorder.cu sumsq.cu verdict.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
 EMU_CXXFLAGS = -std=c++17 $(EMU_OPT) $(if $(SAN),-g1,-g) -fPIC -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
@@ -39,7 +39,7 @@ endif
 # that saves the tests of them ten seconds.  The others compute more.
 ifneq ($(findstring address,$(SAN)),)
 $(patsubst %.cu,$(B)/%.emu.o,$(CU)): EMU_OPT := -O1
-$(patsubst %,$(B)/kernels/cuda/%.emu.o,embed loss norm optim pointwise): EMU_OPT := -O0
+$(patsubst %,$(B)/kernels/cuda/%.emu.o,embed loss loss_part norm optim pointwise): EMU_OPT := -O0
 endif
 
 $(B)/libemu.a: $(OBJ_emu)

@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * sort.cuh - the tokens of a batch in the order of their ids, those of one id as they came.
+ * sort.cuh - the tokens of a batch in the order of the rows of their ids, those of one row as they
+ * came.
  *
  * By a digit of the id at a time, the lowest first.  A first kernel counts how often each digit
  * comes in each block of SORTED tokens, a second makes of that where a block's tokens begin among
@@ -23,16 +24,22 @@ enum {
 };
 static_assert(1 << DIGIT_BITS == DIGITS && DIGITS == 2 * BLOCK, "a thread has two digits");
 
-static __device__ __forceinline__ size_t row_of(int32_t id, size_t vocab)
+/* The row of an id.  One outside the table has none, `vocab`, where that is a part of a table, and
+ * comes behind all others; else it is a bug of the caller and has row 0. */
+static __device__ __forceinline__ size_t row_of(int32_t id, size_t first_id, size_t vocab,
+                                                bool partial)
 {
-    return id >= 0 && (size_t)id < vocab ? (size_t)id : 0;
+    size_t row = (size_t)id - first_id; /* far above `vocab` in front of the first */
+
+    return row < vocab ? row : partial ? vocab : 0;
 }
 
 static __device__ __forceinline__ unsigned id_at(const struct ds_embed_bwd_args &a, unsigned token)
 {
     unsigned seq = (unsigned)a.seq;
+    int32_t id = a.ids[token / seq * a.ids_ld + token % seq];
 
-    return (unsigned)row_of(a.ids[token / seq * a.ids_ld + token % seq], a.vocab);
+    return (unsigned)row_of(id, a.first_id, a.vocab, a.partial);
 }
 
 /* An order of the tokens, and their ids in it. */
@@ -202,6 +209,7 @@ static inline struct order sort_tokens(const struct ds_embed_bwd_args *a, struct
                                        struct digit_counts counts, cudaStream_t queue)
 {
     unsigned tokens = (unsigned)(a->batch * a->seq), turn = 0, shift = 0;
+    size_t most = a->partial ? a->vocab : a->vocab - 1;
     struct order from = {};
 
     do {
@@ -212,7 +220,7 @@ static inline struct order sort_tokens(const struct ds_embed_bwd_args *a, struct
         from = orders[turn];
         turn ^= 1;
         shift += DIGIT_BITS;
-    } while ((a->vocab - 1) >> shift != 0);
+    } while (most >> shift != 0);
     return from;
 }
 

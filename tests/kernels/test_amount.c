@@ -95,6 +95,13 @@ static void ends(void)
            .dlogits = there);
     EXPECT(XENT, xent, 0, 132, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16,
            .logits_type = DS_BF16, .dlogits = there);
+    EXPECT(XENT_PART, xent_part, 0, 66, "3x11 BF16", .rows = 3, .vocab = 11,
+           .logits_type = DS_BF16);
+    /* Rows of 12 bytes of two ranks; with gradients 11 logits of four read, 13 of two written. */
+    EXPECT(XENT, xent, 0, 72, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16,
+           .parts = (void *)there, .ranks = 2);
+    EXPECT(XENT, xent, 0, 72 + 132 + 78, "3x11 BF16", .rows = 3, .vocab = 11, .act = DS_BF16,
+           .dlogits = there, .parts = (void *)there, .ranks = 2, .columns = 13);
 }
 
 static void updates(void)

@@ -7,6 +7,8 @@
 
 struct embed {
     size_t batch, seq, n, vocab, positions, first, ids_ld;
+    size_t first_id,
+        ids_of; /* of a part of a table: its first, and of how many tokens there are ids */
     enum ds_dtype act, param;
     bool learned, accumulate;
     size_t skew; /* elements before the first of dout: it is not aligned to a word then */
@@ -23,12 +25,14 @@ static void reference(struct embed *c)
         c->dwpe[i] = c->old_wpe.d[i];
     for (size_t token = 0; token < c->batch * c->seq; token++) {
         size_t t = token % c->seq, id = (size_t)c->ids[token / c->seq * c->ids_ld + t];
-        size_t position = c->first + t;
+        size_t position = c->first + t, row = id - c->first_id;
+        bool there = id >= c->first_id && row < c->vocab;
 
         for (size_t i = 0; i < c->n; i++) {
-            c->out[token * c->n + i] =
-                c->wte.d[id * c->n + i] + (c->learned ? c->wpe.d[position * c->n + i] : 0.0);
-            c->dwte[id * c->n + i] += c->dout.d[c->skew + token * c->n + i];
+            c->out[token * c->n + i] = (there ? c->wte.d[row * c->n + i] : 0.0) +
+                                       (c->learned ? c->wpe.d[position * c->n + i] : 0.0);
+            if (there)
+                c->dwte[row * c->n + i] += c->dout.d[c->skew + token * c->n + i];
             c->dwpe[position * c->n + i] += c->dout.d[c->skew + token * c->n + i];
         }
     }
@@ -42,6 +46,8 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .seq = c->seq,
                                      .channels = c->n,
                                      .vocab = c->vocab,
+                                     .first_id = c->first_id,
+                                     .partial = c->ids_of != 0,
                                      .act = c->act,
                                      .param = c->param,
                                      .ids = c->ids,
@@ -60,6 +66,8 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .seq = c->seq,
                                      .channels = c->n,
                                      .vocab = c->vocab,
+                                     .first_id = c->first_id,
+                                     .partial = c->ids_of != 0,
                                      .positions = c->positions,
                                      .first = c->first,
                                      .act = c->act,
@@ -102,7 +110,7 @@ static void check_case(struct embed *c, int32_t (*id_of)(size_t i, size_t vocab)
     c->ids_ld = c->seq + 1;
     c->ids = calloc(c->batch * c->ids_ld, sizeof(int32_t));
     for (size_t i = 0; i < c->batch * c->ids_ld; i++)
-        c->ids[i] = id_of(i, c->vocab);
+        c->ids[i] = id_of(i, c->ids_of != 0 ? c->ids_of : c->vocab);
     c->wte = nums_random(c->param, c->vocab * c->n, 1.0, 0.0);
     c->wpe = nums_random(c->param, c->positions * c->n, 1.0, 0.0);
     c->dout = nums_random(c->act, c->skew + tokens * c->n, 1.0, 0.0);
@@ -222,6 +230,54 @@ Test(embed, ids_that_come_often)
                               .param = act_types[type],
                               .learned = (i + type) % 2 == 0,
                               .accumulate = i % 2 == 0,
+                              .skew = cases[i].skew};
+
+            check_case(&c, cases[i].id_of);
+        }
+    }
+}
+
+/* All of the first 33 tokens are in one run, of the others none is in a table without the last ids. */
+static int32_t begun_with_one(size_t i, size_t vocab)
+{
+    return (int32_t)(i < 33 ? 3 : vocab - 1);
+}
+
+static int32_t begun_with_some(size_t i, size_t vocab)
+{
+    return (int32_t)(i < 64 ? i % 7 : vocab - 1 - i % 5);
+}
+
+/* A table in parts: together they are the whole one, for what a part lacks is no part of its sums.
+ * The last part is shorter, or has no token at all; the numbers of rows have one digit of a sort and
+ * two, and one more than the rows of a part has two. */
+Test(embed, parts_of_a_table)
+{
+    static const struct {
+        size_t batch, seq, n, all, each, skew;
+        int32_t (*id_of)(size_t i, size_t vocab);
+    } cases[] = {
+        {2, 17, 64, 70, 70, 0, scattered},        {2, 17, 48, 70, 35, 0, scattered},
+        {3, 40, 97, 70, 24, 0, as_in_text},       {2, 90, 113, 70, 14, 1, as_in_text},
+        {1, 70, 48, 100, 50, 0, always},          {1, 130, 40, 600, 512, 0, scattered},
+        {3, 700, 8, 600, 511, 0, as_in_text},     {2, 40, 24, 100, 40, 0, begun_with_one},
+        {1, 96, 64, 100, 50, 0, begun_with_some}, {2, 33, 264, 9, 2, 3, scattered},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        for (size_t first = 0; first < cases[i].all; first += cases[i].each) {
+            size_t left = cases[i].all - first, part = first / cases[i].each;
+            struct embed c = {.batch = cases[i].batch,
+                              .seq = cases[i].seq,
+                              .first = i % 2 * 5,
+                              .n = cases[i].n,
+                              .vocab = left < cases[i].each ? left : cases[i].each,
+                              .first_id = first,
+                              .ids_of = cases[i].all,
+                              .act = act_types[(i + part) % 3],
+                              .param = act_types[(i + part) % 3],
+                              .learned = (i + part) % 2 == 0,
+                              .accumulate = i % 3 == 0,
                               .skew = cases[i].skew};
 
             check_case(&c, cases[i].id_of);

@@ -222,6 +222,59 @@ Test(op, other_arguments)
     REFUSES(embed_bwd, table, a.first = SIZE_MAX);
 }
 
+Test(op, parts_of_columns_and_of_tables)
+{
+    static const struct ds_xent_row parts[2] = {{0.0f, 1.0f, 0.0f}, {0.0f, 1.0f, 0.0f}};
+    static const struct ds_xent_args xent = {.rows = 1,
+                                             .vocab = 3,
+                                             .ld = 4,
+                                             .logits = f,
+                                             .targets = ids,
+                                             .losses = f + 100,
+                                             .dlogits = f + 200,
+                                             .dld = 5,
+                                             .parts = parts,
+                                             .ranks = 2,
+                                             .each = 4,
+                                             .first_id = 4,
+                                             .columns = 5};
+    static const struct ds_embed_fwd_args embed = {.batch = 1,
+                                                   .seq = 2,
+                                                   .channels = 4,
+                                                   .vocab = 5,
+                                                   .first_id = 3,
+                                                   .partial = true,
+                                                   .ids = ids,
+                                                   .ids_ld = 2,
+                                                   .wte = f,
+                                                   .out = f + 100};
+    static const struct ds_embed_bwd_args table = {.batch = 1,
+                                                   .seq = 2,
+                                                   .channels = 4,
+                                                   .vocab = 5,
+                                                   .first_id = 3,
+                                                   .partial = true,
+                                                   .ids = ids,
+                                                   .ids_ld = 2,
+                                                   .dout = f,
+                                                   .dwte = f + 100};
+
+    ACCEPTS(xent, xent);
+    ACCEPTS(embed_fwd, embed);
+    ACCEPTS(embed_bwd, table);
+    REFUSES(xent, xent, a.parts = NULL);
+    REFUSES(xent, xent, (a.vocab = 4, a.each = 3, a.first_id = 3));
+    REFUSES(xent, xent, a.first_id = 5);
+    REFUSES(xent, xent, a.first_id = 8);
+    REFUSES(xent, xent, a.columns = 6);
+    REFUSES(xent, xent, a.columns = 2);
+    REFUSES(xent, xent, a.ranks = 1);
+    REFUSES(embed_fwd, embed, a.partial = false);
+    REFUSES(embed_fwd, embed, a.first_id = (size_t)INT32_MAX + 1);
+    REFUSES(embed_bwd, table, a.partial = false);
+    REFUSES(embed_bwd, table, a.first_id = (size_t)INT32_MAX + 1);
+}
+
 Test(op, arguments_of_optimizers)
 {
     static const struct ds_adamw_args adamw = {

@@ -19,6 +19,7 @@ static struct ds_part parts[4];
 static struct ds_entry entries[4];
 static struct ds_verdict verdicts[2];
 static uint32_t largest;
+static struct ds_xent_row rows_of_parts[2];
 
 struct spoilt {
     enum { END, EMPTY, HUGE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F } how;
@@ -57,7 +58,7 @@ static const struct row rows[] = {
     {ROW(embed_fwd, .batch = 1, .seq = 2, .channels = 4, .vocab = 5, .ids = ids, .ids_ld = 2, .wte = f,
          .out = f + 100),
      {AT(embed_fwd, EMPTY, batch), AT(embed_fwd, EMPTY, seq), AT(embed_fwd, EMPTY, channels),
-      AT(embed_fwd, EMPTY, vocab), AT(embed_fwd, TYPE, act), AT(embed_fwd, TYPE, param),
+      AT(embed_fwd, EMPTY, vocab), AT(embed_fwd, HUGE, first_id), AT(embed_fwd, TYPE, act), AT(embed_fwd, TYPE, param),
       AT(embed_fwd, MISSING, ids), AT(embed_fwd, MISSING, wte), AT(embed_fwd, MISSING, out)}},
     {ROW(embed_bwd, .batch = 1, .seq = 2, .channels = 4, .vocab = 5, .positions = 2, .ids = ids,
          .ids_ld = 2, .dout = f, .dwte = f + 100, .dwpe = f + 200),
@@ -117,6 +118,14 @@ static const struct row rows[] = {
     {ROW(xent, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .losses = f + 100,
          .dlogits = f, .dld = 4),
      {AT(xent, HUGE, dld)}}, /* in place, of another layout */
+    {ROW(xent, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .losses = f + 100,
+         .dlogits = f + 200, .dld = 4, .parts = rows_of_parts, .ranks = 2, .each = 4, .columns = 4),
+     {AT(xent, MISSING, parts), AT(xent, EMPTY, ranks), AT(xent, HUGE, ranks), AT(xent, EMPTY, each),
+      AT(xent, HUGE, each), AT(xent, HUGE, first_id), AT(xent, EMPTY, columns), AT(xent, HUGE, columns)}},
+    {ROW(xent_part, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .out = rows_of_parts),
+     {AT(xent_part, EMPTY, rows), AT(xent_part, EMPTY, vocab), AT(xent_part, EMPTY, ld), AT(xent_part, HUGE, ld),
+      AT(xent_part, TYPE, logits_type), AT(xent_part, MISSING, logits), AT(xent_part, MISSING, targets),
+      AT(xent_part, HUGE, first_id), AT(xent_part, MISSING, out)}},
     {ROW(sum, .n = 3, .x = f, .sum = sums), {AT(sum, MISSING, x), AT(sum, MISSING, sum)}},
     {ROW(add, .n = 3, .x = f, .y = f + 100), {AT(add, MISSING, x), AT(add, MISSING, y)}},
     {ROW(sumsq, .n = 3, .x = f, .sum = sums, .nonfinite = &counted),

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/dtype.h"
 #include "runtime/comm/comm.h"
 
 struct ds_comm_call {
@@ -38,10 +39,12 @@ static inline bool ds__op_gives_away(enum ds_comm_op op)
     return op == DS_COMM_ALL_TO_ALL || op == DS_COMM_PASS;
 }
 
-/* What kind of vector an operation works on: one of bf16 or of fp32, summed to all or to shards. */
-static inline bool ds__op_bf16(enum ds_comm_op op)
+/* What kind of vector an operation sums, to all or to shards. */
+static inline enum ds_dtype ds__op_type(enum ds_comm_op op)
 {
-    return op == DS_COMM_ALL_REDUCE_BF16 || op == DS_COMM_REDUCE_SCATTER_BF16;
+    if (op == DS_COMM_ALL_REDUCE_BF16 || op == DS_COMM_REDUCE_SCATTER_BF16)
+        return DS_BF16;
+    return op == DS_COMM_ALL_REDUCE_F16 ? DS_F16 : DS_F32;
 }
 static inline bool ds__op_scatters(enum ds_comm_op op)
 {
@@ -49,7 +52,7 @@ static inline bool ds__op_scatters(enum ds_comm_op op)
 }
 static inline size_t ds__op_elem_bytes(enum ds_comm_op op)
 {
-    return ds__op_bf16(op) ? sizeof(uint16_t) : sizeof(float);
+    return ds__op_type(op) == DS_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
 struct ds_comm_backend {

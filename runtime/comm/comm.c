@@ -199,6 +199,11 @@ int ds_comm_reduce_scatter_bf16(struct ds_comm *comm, uint16_t *buf, size_t n, s
     return rc < 0 ? rc : vector_call(comm, DS_COMM_REDUCE_SCATTER_BF16, buf, n, sizeof(*buf), err);
 }
 
+int ds_comm_all_reduce_f16(struct ds_comm *comm, uint16_t *buf, size_t n, struct ds_error *err)
+{
+    return vector_call(comm, DS_COMM_ALL_REDUCE_F16, buf, n, sizeof(*buf), err);
+}
+
 int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_error *err)
 {
     int rc = check_shards(comm, DS_COMM_ALL_GATHER, bytes, err);

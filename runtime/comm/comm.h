@@ -5,7 +5,7 @@
  *
  * Sums over ranks follow one binary tree over rank numbers (for [lo, hi): split at the largest
  * power of two below the count), whoever shares a host, so the bits depend on world size alone.
- * Sums of bf16 are the exception.
+ * Sums of bf16 and of fp16 are the exception.
  * (all_reduce_f32 and reduce_scatter of the backend `nccl` have NCCL's order instead.)
  *
  * Memory: barrier, all_reduce_f64 and broadcast take the host's memory and are done when they
@@ -71,6 +71,7 @@ struct ds_comm;
     X(BROADCAST,      broadcast,      1) \
     X(ALL_REDUCE_BF16,     all_reduce_bf16,     2) \
     X(REDUCE_SCATTER_BF16, reduce_scatter_bf16, 1) \
+    X(ALL_REDUCE_F16,      all_reduce_f16,      2) \
     X(ALL_TO_ALL,          all_to_all,          1) \
     X(PASS,                pass,                2)
 /* clang-format on */
@@ -185,6 +186,9 @@ int ds_comm_reduce_scatter_f32(struct ds_comm *comm, float *buf, size_t n, struc
 int ds_comm_all_reduce_bf16(struct ds_comm *comm, uint16_t *buf, size_t n, struct ds_error *err)
     DS_NODISCARD;
 int ds_comm_reduce_scatter_bf16(struct ds_comm *comm, uint16_t *buf, size_t n, struct ds_error *err)
+    DS_NODISCARD;
+/* The same of fp16, where what rounds to more than 65504 at a hop is infinite. */
+int ds_comm_all_reduce_f16(struct ds_comm *comm, uint16_t *buf, size_t n, struct ds_error *err)
     DS_NODISCARD;
 /* Every rank gives its shard [rank * bytes / world, ...) of buf; all get the whole. */
 int ds_comm_all_gather(struct ds_comm *comm, void *buf, size_t bytes, struct ds_error *err)

@@ -8,7 +8,12 @@
  */
 #include "runtime/comm/half.h"
 
+#include <stdbool.h>
 #include <string.h>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include "runtime/comm/tree.h"
 
@@ -62,6 +67,89 @@ void ds_bf16_unpack(float *out, const uint16_t *x, size_t n)
     memcpy(out + i, &bits, (n - i) * sizeof(*out));
 }
 
+/* --- fp16 ------------------------------------------------------------------------------------- */
+
+#ifdef __x86_64__
+/* As kernels/cpu/ takes it: processors with AVX2 have these instructions, too. */
+static bool has_words(void)
+{
+    return __builtin_cpu_supports("avx2");
+}
+
+__attribute__((target("avx,f16c"))) static size_t pack_words(uint16_t *out, const float *x,
+                                                             size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(void *)(out + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    return i;
+}
+
+__attribute__((target("avx,f16c"))) static size_t unpack_words(float *out, const uint16_t *x,
+                                                               size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i,
+                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + i))));
+    return i;
+}
+#else
+static bool has_words(void)
+{
+    return false;
+}
+
+static size_t pack_words(uint16_t *out, const float *x, size_t n)
+{
+    (void)out;
+    (void)x;
+    (void)n;
+    return 0;
+}
+
+static size_t unpack_words(float *out, const uint16_t *x, size_t n)
+{
+    (void)out;
+    (void)x;
+    (void)n;
+    return 0;
+}
+#endif
+
+void ds_f16_pack(uint16_t *out, const float *x, size_t n)
+{
+    for (size_t i = has_words() ? pack_words(out, x, n) : 0; i < n; i++)
+        out[i] = ds_f16_from_f32(x[i]);
+}
+
+void ds_f16_unpack(float *out, const uint16_t *x, size_t n)
+{
+    for (size_t i = has_words() ? unpack_words(out, x, n) : 0; i < n; i++)
+        out[i] = ds_f16_to_f32(x[i]);
+}
+
+/* --- sums ------------------------------------------------------------------------------------- */
+
+static void pack(enum ds_dtype type, uint16_t *out, const float *x, size_t n)
+{
+    if (type == DS_F16)
+        ds_f16_pack(out, x, n);
+    else
+        ds_bf16_pack(out, x, n);
+}
+
+static void unpack(enum ds_dtype type, float *out, const uint16_t *x, size_t n)
+{
+    if (type == DS_F16)
+        ds_f16_unpack(out, x, n);
+    else
+        ds_bf16_unpack(out, x, n);
+}
+
 static void add(float *sum, const float *more, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -69,45 +157,46 @@ static void add(float *sum, const float *more, size_t n)
 }
 
 /* Elements [at, at + n) of the sources, n <= BLOCK, into the first block of scratch. */
-static void sum_block(const uint16_t *const *src, unsigned count, size_t at, size_t n,
-                      float *scratch)
+static void sum_block(enum ds_dtype type, const uint16_t *const *src, unsigned count, size_t at,
+                      size_t n, float *scratch)
 {
     unsigned left;
 
     if (count == 1) {
-        ds_bf16_unpack(scratch, src[0] + at, n);
+        unpack(type, scratch, src[0] + at, n);
         return;
     }
     left = ds__tree_left(count);
-    sum_block(src, left, at, n, scratch);
-    sum_block(src + left, count - left, at, n, scratch + BLOCK);
+    sum_block(type, src, left, at, n, scratch);
+    sum_block(type, src + left, count - left, at, n, scratch + BLOCK);
     add(scratch, scratch + BLOCK, n);
 }
 
-void ds__tree_sum_bf16(uint16_t *out, const uint16_t *const *src, unsigned count, size_t n,
-                       float *scratch)
+void ds__tree_sum_half(enum ds_dtype type, uint16_t *out, const uint16_t *const *src,
+                       unsigned count, size_t n, float *scratch)
 {
     for (size_t at = 0; at < n; at += BLOCK) {
         size_t len = n - at < BLOCK ? n - at : BLOCK;
 
-        sum_block(src, count, at, len, scratch);
-        ds_bf16_pack(out + at, scratch, len);
+        sum_block(type, src, count, at, len, scratch);
+        pack(type, out + at, scratch, len);
     }
 }
 
-void ds__tree_sum_all_bf16(uint16_t *const *vec, unsigned count, size_t n, float *scratch)
+void ds__tree_sum_all_half(enum ds_dtype type, uint16_t *const *vec, unsigned count, size_t n,
+                           float *scratch)
 {
     for (size_t at = 0; at < n; at += BLOCK) {
         size_t len = n - at < BLOCK ? n - at : BLOCK;
 
-        sum_block((const uint16_t *const *)vec, count, at, len, scratch);
-        ds_bf16_pack(vec[0] + at, scratch, len);
+        sum_block(type, (const uint16_t *const *)vec, count, at, len, scratch);
+        pack(type, vec[0] + at, scratch, len);
         for (unsigned k = 1; k < count; k++)
             memcpy(vec[k] + at, vec[0] + at, len * sizeof(**vec));
     }
 }
 
-void ds__tree_run_bf16(uint16_t *out, const int *program, unsigned steps,
+void ds__tree_run_half(enum ds_dtype type, uint16_t *out, const int *program, unsigned steps,
                        const uint16_t *const *src, size_t n, float *scratch)
 {
     for (size_t at = 0; at < n; at += BLOCK) {
@@ -116,13 +205,13 @@ void ds__tree_run_bf16(uint16_t *out, const int *program, unsigned steps,
 
         for (unsigned step = 0; step < steps; step++) {
             if (program[step] >= 0) {
-                ds_bf16_unpack(top, src[program[step]] + at, len);
+                unpack(type, top, src[program[step]] + at, len);
                 top += BLOCK;
                 continue;
             }
             top -= BLOCK;
             add(top - BLOCK, top, len);
         }
-        ds_bf16_pack(out + at, scratch, len);
+        pack(type, out + at, scratch, len);
     }
 }

@@ -270,6 +270,7 @@ const struct ds_comm_backend ds_comm_backend_host = {
             [DS_COMM_BROADCAST] = broadcast,
             [DS_COMM_ALL_REDUCE_BF16] = all_reduce,
             [DS_COMM_REDUCE_SCATTER_BF16] = reduce_scatter,
+            [DS_COMM_ALL_REDUCE_F16] = all_reduce,
             [DS_COMM_ALL_TO_ALL] = ds__swap,
             [DS_COMM_PASS] = ds__swap,
         },

@@ -255,12 +255,13 @@ static void advance(struct ds__host *host, size_t bytes)
 static void reduce_slice(struct ds__host *host, enum ds_comm_op op, size_t bytes)
 {
     struct range mine = slice_range(bytes, host->sync.me, host->sync.members);
+    enum ds_dtype type = ds__op_type(op);
 
     if (mine.len == 0)
         return;
     advance(host, mine.at);
-    if (ds__op_bf16(op))
-        ds__tree_sum_all_bf16((uint16_t *const *)(void *)host->peer, host->sync.members,
+    if (type != DS_F32)
+        ds__tree_sum_all_half(type, (uint16_t *const *)(void *)host->peer, host->sync.members,
                               mine.len / sizeof(uint16_t), host->scratch);
     else
         ds__tree_sum_all_f32(host->peer, host->sync.members, mine.len / sizeof(float),
@@ -270,8 +271,10 @@ static void reduce_slice(struct ds__host *host, enum ds_comm_op op, size_t bytes
 /* The sum of the bytes at peer[] to `out`. */
 static void reduce_to(struct ds__host *host, enum ds_comm_op op, void *out, size_t bytes)
 {
-    if (ds__op_bf16(op))
-        ds__tree_sum_bf16(out, (const uint16_t *const *)(const void *)host->peer,
+    enum ds_dtype type = ds__op_type(op);
+
+    if (type != DS_F32)
+        ds__tree_sum_half(type, out, (const uint16_t *const *)(const void *)host->peer,
                           host->sync.members, bytes / sizeof(uint16_t), host->scratch);
     else
         ds__tree_sum_f32(out, (const float *const *)host->peer, host->sync.members,

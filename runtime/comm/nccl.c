@@ -423,25 +423,23 @@ static int queue_pass(const struct nccl *nccl, const struct ds_comm_call *call)
 static int queue_call(const struct nccl *nccl, const struct ds_comm_call *call)
 {
     const struct ds__nccl_lib *lib = &nccl->root->lib;
+    static const int types[] = {
+        [DS_F32] = DS_NCCL_F32, [DS_BF16] = DS_NCCL_BF16, [DS_F16] = DS_NCCL_F16};
     const unsigned world = nccl->base.world;
+    const size_t size = ds__op_elem_bytes(call->op), shard = call->bytes / world;
+    const int type = types[ds__op_type(call->op)];
     unsigned char *buf = call->buf;
-    size_t shard = call->bytes / world;
     unsigned char *mine = buf + nccl->base.rank * shard;
     void *stream = ds_stream_handle(nccl->base.stream);
 
     switch (call->op) {
     case DS_COMM_ALL_REDUCE_F32:
-        return lib->all_reduce(buf, buf, call->bytes / sizeof(float), DS_NCCL_F32, DS_NCCL_SUM,
-                               nccl->comm, stream);
     case DS_COMM_ALL_REDUCE_BF16:
-        return lib->all_reduce(buf, buf, call->bytes / sizeof(uint16_t), DS_NCCL_BF16, DS_NCCL_SUM,
-                               nccl->comm, stream);
-    case DS_COMM_REDUCE_SCATTER_BF16:
-        return lib->reduce_scatter(buf, mine, shard / sizeof(uint16_t), DS_NCCL_BF16, DS_NCCL_SUM,
-                                   nccl->comm, stream);
+    case DS_COMM_ALL_REDUCE_F16:
+        return lib->all_reduce(buf, buf, call->bytes / size, type, DS_NCCL_SUM, nccl->comm, stream);
     case DS_COMM_REDUCE_SCATTER:
-        return lib->reduce_scatter(buf, mine, shard / sizeof(float), DS_NCCL_F32, DS_NCCL_SUM,
-                                   nccl->comm, stream);
+    case DS_COMM_REDUCE_SCATTER_BF16:
+        return lib->reduce_scatter(buf, mine, shard / size, type, DS_NCCL_SUM, nccl->comm, stream);
     case DS_COMM_ALL_TO_ALL: return queue_parts(nccl, call);
     case DS_COMM_PASS: return queue_pass(nccl, call);
     default:
@@ -578,6 +576,7 @@ const struct ds_comm_backend ds_comm_backend_nccl = {
             [DS_COMM_ALL_REDUCE_F64] = run_control,
             [DS_COMM_ALL_REDUCE_BF16] = run,
             [DS_COMM_REDUCE_SCATTER_BF16] = run,
+            [DS_COMM_ALL_REDUCE_F16] = run,
             [DS_COMM_REDUCE_SCATTER] = run,
             [DS_COMM_ALL_GATHER] = run,
             [DS_COMM_BROADCAST] = run_control,

@@ -15,7 +15,7 @@
 
 enum { DS_NCCL_OK = 0, DS_NCCL_IN_PROGRESS = 7 };
 enum { DS_NCCL_SUM = 0 };
-enum { DS_NCCL_BYTE = 1, DS_NCCL_F32 = 7, DS_NCCL_BF16 = 9 };
+enum { DS_NCCL_BYTE = 1, DS_NCCL_F16 = 6, DS_NCCL_F32 = 7, DS_NCCL_BF16 = 9 };
 #define DS_NCCL_CONFIG_MAGIC 0xcafebeefu
 enum { DS_NCCL_ID_BYTES = 128, DS_NCCL_MIN_VERSION = 21900 };
 

@@ -12,10 +12,11 @@
 /* out = the sum of our first `count` local sources, by the tree. */
 static void add_ranks(const struct ds__work *work, void *out, unsigned count, size_t bytes)
 {
+    enum ds_dtype type = ds__op_type(work->x->call->op);
     const void *src = work->net->local;
 
-    if (ds__op_bf16(work->x->call->op))
-        ds__tree_sum_bf16(out, src, count, bytes / sizeof(uint16_t), work->net->scratch);
+    if (type != DS_F32)
+        ds__tree_sum_half(type, out, src, count, bytes / sizeof(uint16_t), work->net->scratch);
     else
         ds__tree_sum_f32(out, src, count, bytes / sizeof(float), work->net->scratch);
 }
@@ -24,10 +25,11 @@ static void add_ranks(const struct ds__work *work, void *out, unsigned count, si
 static void add_pieces(const struct ds__work *work, void *out, size_t bytes)
 {
     const struct ds__net *net = work->net;
+    enum ds_dtype type = ds__op_type(work->x->call->op);
     const void *src = net->source;
 
-    if (ds__op_bf16(work->x->call->op))
-        ds__tree_run_bf16(out, net->layout.program, net->layout.steps, src,
+    if (type != DS_F32)
+        ds__tree_run_half(type, out, net->layout.program, net->layout.steps, src,
                           bytes / sizeof(uint16_t), net->scratch);
     else
         ds__tree_run_f32(out, net->layout.program, net->layout.steps, src, bytes / sizeof(float),

@@ -8,6 +8,7 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -168,6 +169,26 @@ static int sums_and_shards(const struct ranks *setup, unsigned rank, struct ds_c
     EXPECT(get(numbers, arena) == 0 && numbers[ELEMS - 1] == 2 * (ELEMS - 1) + 1);
     EXPECT_OK(ds_comm_all_reduce_f64(comm, &sum, 1, &err), &err); /* of the host's memory */
     EXPECT(sum == 1.0);
+    return 0;
+}
+
+/* Numbers that fp16 has, and sums that it has; twice its largest one is infinite. */
+static int sums_of_f16(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+{
+    enum { HALVES = BYTES / sizeof(ds_f16) };
+    float numbers[ELEMS], *arena = ds_comm_arena(comm);
+    ds_f16 *low = (ds_f16 *)(void *)numbers;
+    struct ds_error err = {0};
+
+    (void)setup;
+    for (size_t i = 0; i < HALVES; i++)
+        low[i] = ds_f16_from_f32(i % 64 == 7 ? 65504.0f : (float)(2 * i % 512 + rank));
+    EXPECT(put(arena, numbers) == 0);
+    EXPECT_OK(ds_comm_all_reduce_f16(comm, (uint16_t *)(void *)arena, HALVES, &err), &err);
+    EXPECT(get(numbers, arena) == 0);
+    for (size_t i = 0; i < HALVES; i++)
+        EXPECT(ds_f16_to_f32(low[i]) ==
+               (i % 64 == 7 ? (float)INFINITY : (float)(2 * (2 * i % 512) + 1)));
     return 0;
 }
 
@@ -333,6 +354,8 @@ static int rank_works(const struct ranks *setup, unsigned rank, struct ds_comm *
     line = sums_and_shards(setup, rank, comm);
     if (line == 0)
         line = sums_of_bf16(setup, rank, comm);
+    if (line == 0)
+        line = sums_of_f16(setup, rank, comm);
     if (line != 0)
         return close_nccl(comm, line);
     EXPECT_OK(ds_comm_split(comm, &(struct ds_comm_group){.stride = 1, .count = 2}, &group, &err),

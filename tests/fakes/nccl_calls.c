@@ -30,35 +30,41 @@ struct call {
     char *to;
     size_t bytes;      /* that each rank gives */
     size_t first, end; /* of the vector: what this rank takes, sums only */
-    size_t size;       /* of an element: F32, or BF16, sums only */
+    size_t size;       /* of an element, sums only */
+    int type;          /* and its type */
     bool gather, swap;
     struct parcel give[MAX_RANKS], take[MAX_RANKS]; /* of a group of ncclSend() and ncclRecv() */
 };
 
-static float get(const char *from, size_t size)
+static float get(const char *from, int type)
 {
-    ds_bf16 low;
+    uint16_t low;
     float x;
 
-    if (size == sizeof(low)) {
+    if (type != DS_NCCL_F32) {
         memcpy(&low, from, sizeof(low));
-        return ds_bf16_to_f32(low);
+        return type == DS_NCCL_F16 ? ds_f16_to_f32(low) : ds_bf16_to_f32(low);
     }
     memcpy(&x, from, sizeof(x));
     return x;
 }
 
-static void put(char *to, float x, size_t size)
+static void put(char *to, float x, int type)
 {
-    ds_bf16 low = ds_bf16_from_f32(x);
+    uint16_t low = type == DS_NCCL_F16 ? ds_f16_from_f32(x) : ds_bf16_from_f32(x);
 
-    memcpy(to, size == sizeof(low) ? (const void *)&low : (const void *)&x, size);
+    if (type == DS_NCCL_F32)
+        memcpy(to, &x, sizeof(x));
+    else
+        memcpy(to, &low, sizeof(low));
 }
 
 /* 0: a type that has no sums here. */
 static size_t size_of(int type)
 {
-    return type == DS_NCCL_F32 ? sizeof(float) : type == DS_NCCL_BF16 ? sizeof(ds_bf16) : 0;
+    if (type == DS_NCCL_F32)
+        return sizeof(float);
+    return type == DS_NCCL_BF16 || type == DS_NCCL_F16 ? sizeof(uint16_t) : 0;
 }
 
 /* Sums of one piece of the vector into where this rank wants it. */
@@ -71,8 +77,8 @@ static void take_sums(const struct call *call, size_t at, size_t bytes)
         float sum = 0.0f;
 
         for (int rank = 0; rank < call->comm->world; rank++)
-            sum += get(call->comm->shared->slot[rank] + (i - at), call->size);
-        put(call->to + (i - call->first), sum, call->size);
+            sum += get(call->comm->shared->slot[rank] + (i - at), call->type);
+        put(call->to + (i - call->first), sum, call->type);
     }
 }
 
@@ -235,10 +241,14 @@ int ncclAllReduce(const void *from, void *to, size_t n, int type, int op, ds_ncc
 
     if (size == 0 || op != DS_NCCL_SUM)
         return INVALID_ARGUMENT;
-    return queue(
-        (struct call){
-            .comm = comm, .from = from, .to = to, .bytes = n * size, .end = n * size, .size = size},
-        stream);
+    return queue((struct call){.comm = comm,
+                               .from = from,
+                               .to = to,
+                               .bytes = n * size,
+                               .end = n * size,
+                               .size = size,
+                               .type = type},
+                 stream);
 }
 
 int ncclReduceScatter(const void *from, void *to, size_t n, int type, int op, ds_nccl_comm *comm,
@@ -254,7 +264,8 @@ int ncclReduceScatter(const void *from, void *to, size_t n, int type, int op, ds
                                .bytes = shard * (size_t)comm->world,
                                .first = first,
                                .end = first + shard,
-                               .size = size},
+                               .size = size,
+                               .type = type},
                  stream);
 }
 

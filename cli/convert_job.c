@@ -425,23 +425,31 @@ static int convert_pipeline(struct ds_convert *c, struct ds_error *err)
                             "parallel.pipeline to that");
 }
 
+/* Its other keys say how a script's modules are divided: here the model's are. */
+static int convert_tensor(struct ds_convert *c, struct ds_error *err)
+{
+    const json_t *section = c->given[ds_convert_find("tensor_parallel")].value;
+    const json_t *size = json_object_get(section, "autotp_size");
+
+    if (section == NULL)
+        return 0;
+    if (json_is_integer(size) && json_integer_value(size) > 1)
+        return ds__convert_set(c, "parallel.tensor", "tensor_parallel", err, "%jd",
+                               (intmax_t)json_integer_value(size));
+    return ds__convert_note(c, DS_NOTE_NOTHING, "tensor_parallel", err,
+                            "no autotp_size above 1: every rank has whole layers");
+}
+
 static int convert_parallel(struct ds_convert *c, struct ds_error *err)
 {
-    const json_t *tensor = c->given[ds_convert_find("tensor_parallel")].value;
-    const json_t *size = json_object_get(tensor, "autotp_size");
     uint64_t sequence;
     int rc = ds__convert_u64(c, "sequence_parallel_size", 1, &sequence, err);
 
     if (rc == 0 && sequence > 1)
         rc = ds__convert_set(c, "parallel.sequence", "sequence_parallel_size", err, "%ju",
                              (uintmax_t)sequence);
-    if (rc == 0 && tensor != NULL)
-        rc = ds__convert_note(
-            c,
-            json_is_integer(size) && json_integer_value(size) <= 1 ? DS_NOTE_NOTHING
-                                                                   : DS_NOTE_WITHOUT,
-            "tensor_parallel", err,
-            "ranks do not share matrices yet; zero.stage: 3 holds models that one rank cannot");
+    if (rc == 0)
+        rc = convert_tensor(c, err);
     return rc == 0 ? convert_pipeline(c, err) : rc;
 }
 

@@ -158,7 +158,7 @@ static bool has_thread(const struct ds_engine *engine)
 {
     if (ds_device_is_apart(engine->args.device))
         return engine->plan->offload;
-    if (engine->plan->sequence_ranks > 1 || engine->plan->pipeline_ranks > 1)
+    if (ds_plan_speaks(engine->plan) || engine->plan->pipeline_ranks > 1)
         return false; /* passes speak to other ranks: one thread does it all */
     return engine->args.overlap && (engine->plan->world > 1 || engine->plan->offload);
 }
@@ -192,6 +192,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
         engine->outcome.holders = engine->exchange.comm;
         engine->net.sharers = engine->exchange.sequence;
+        engine->net.team = engine->exchange.team;
         engine->net.dropout = args->job->model.dropout;
         engine->net.attention_dropout = args->job->model.attention_dropout;
         engine->net.seed = args->job->seed;

@@ -13,17 +13,17 @@
 static int split(struct ds_exchange *exchange, struct ds_error *err)
 {
     const struct ds_plan *plan = exchange->plan;
-    const struct ds_comm_group inside = {
-        .first = plan->rank - plan->shard, .stride = 1, .count = plan->shards};
-    const struct ds_comm_group across = {.first = plan->rank - plan->holder + plan->shard,
-                                         .stride = plan->shards,
-                                         .count = plan->replicas};
+    const struct ds_comm_group inside = ds_plan_inside_group(plan);
+    const struct ds_comm_group across = ds_plan_across_group(plan);
+    const struct ds_comm_group team = ds_plan_team_group(plan);
     const struct ds_comm_group sequence = ds_plan_sequence_group(plan);
     int rc = 0;
 
     exchange->inside = exchange->comm;
     if (plan->sequence_ranks > 1)
         rc = ds_comm_split(exchange->everybody, &sequence, &exchange->sequence, err);
+    if (rc == 0 && plan->tensor_ranks > 1)
+        rc = ds_comm_split(exchange->everybody, &team, &exchange->team, err);
     if (rc != 0 || plan->replicas == 1 || (plan->stage == 0 && !plan->bf16_wire))
         return rc;
     exchange->inside = NULL;
@@ -31,17 +31,23 @@ static int split(struct ds_exchange *exchange, struct ds_error *err)
     return rc != 0 ? rc : ds_comm_split(exchange->everybody, &across, &exchange->across, err);
 }
 
+/* Those with the same parameters, where others have others. */
+static int split_holders(struct ds_exchange *exchange, struct ds_error *err)
+{
+    const struct ds_comm_group holders = ds_plan_holders_group(exchange->plan);
+
+    exchange->comm = NULL;
+    return holders.count > 1 ? ds_comm_split(exchange->everybody, &holders, &exchange->comm, err)
+                             : 0;
+}
+
 /* The groups of a pipeline, those of one rank included: all ranks call alike. */
 static int split_pipeline(struct ds_exchange *exchange, struct ds_error *err)
 {
     const struct ds_plan *plan = exchange->plan;
-    const struct ds_comm_group holders = ds_plan_holders_group(plan);
     const unsigned turns = plan->pipeline_ranks > 2 ? 2 : 1;
     int rc = 0;
 
-    exchange->comm = NULL;
-    if (plan->holders > 1)
-        rc = ds_comm_split(exchange->everybody, &holders, &exchange->comm, err);
     for (unsigned turn = 0; rc == 0 && turn < turns; turn++) {
         const struct ds_comm_group pair = ds_plan_pair_group(plan, turn);
 
@@ -85,6 +91,8 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
     rc = plan->common_bytes > 0 && ds_comm_border(comm) == NULL
              ? ds_fail(err, ENOTSUP, "these ranks have no memory that they hold once")
              : 0;
+    if (rc == 0 && plan->holders < plan->world)
+        rc = split_holders(exchange, err);
     if (rc == 0 && plan->pipeline_ranks > 1)
         rc = split_pipeline(exchange, err);
     if (rc == 0)
@@ -97,6 +105,7 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
 void ds_exchange_close(struct ds_exchange *exchange)
 {
     ds_comm_close(exchange->sequence);
+    ds_comm_close(exchange->team);
     ds_comm_close(exchange->across);
     if (exchange->inside != exchange->comm)
         ds_comm_close(exchange->inside);
@@ -265,6 +274,7 @@ void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
         exchange->inside != exchange->comm ? exchange->inside : NULL,
         exchange->across,
         exchange->sequence,
+        exchange->team,
         exchange->pair[0],
         exchange->pair[1],
         exchange->ends,

@@ -80,8 +80,8 @@ const char *ds_graphs_why_not(const struct ds_plan *plan, const struct ds_job *j
 {
     if (!ds_device_is_apart(device))
         return "";
-    if (plan->sequence_ranks > 1)
-        return "ranks that share sequences speak to each other in the middle of a pass";
+    if (ds_plan_speaks(plan))
+        return "ranks that share sequences or layers speak to each other in the middle of a pass";
     return job->model.dropout > 0.0 || job->model.attention_dropout > 0.0
                ? "dropout draws anew for each micro-batch"
                : NULL;

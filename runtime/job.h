@@ -146,6 +146,7 @@ struct ds_job {
         uint64_t data;     /* 0: auto, all ranks, or sets of them that share sequences */
         uint64_t sequence; /* ranks that share each sequence */
         uint64_t pipeline; /* parts of the line of layers, each with ranks of its own */
+        uint64_t tensor;   /* ranks that share each layer */
     } parallel;
     struct {
         uint64_t stage;           /* 0 to 3 */

@@ -400,15 +400,18 @@ static int check_scale(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
-/* Extents of products of FP8 are multiples of 16: of layers, and of tokens. */
+/* Extents of products of FP8 are multiples of 16: of layers, or a team's parts of them, and of
+ * tokens. */
 static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
     const struct {
         const char *path;
-        uint64_t value;
-    } widths[] = {{"model.hidden", shape->hidden}, {"model.ffn", shape->ffn}};
+        uint64_t value, parts;
+    } widths[] = {{"model.hidden", shape->hidden, 1},
+                  {"model.ffn", shape->ffn, job->parallel.tensor}};
     uint64_t part = job->train.sequence / job->parallel.sequence, unit = DS_FP8_UNIT;
+    const uint64_t kv_unit = unit / 2; /* of keys and of values */
     char fit[64];
 
     if (job->precision.matmul != DS_MATMUL_FP8)
@@ -417,19 +420,19 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
         return FAIL_AT(keys, ds__job_blame(keys, "precision.matmul", "precision.compute"), EINVAL,
                        "'precision.matmul' fp8 needs 'precision.compute' bf16; set it");
     for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
-        if (widths[i].value % unit == 0)
+        if (widths[i].value % (unit * widths[i].parts) == 0)
             continue;
-        ds__job_near_multiples(unit, widths[i].value, fit, sizeof(fit));
+        ds__job_near_multiples(unit * widths[i].parts, widths[i].value, fit, sizeof(fit));
         return FAIL_AT(keys, ds__job_blame(keys, widths[i].path, "precision.matmul"), EINVAL,
                        "'%s' must be a multiple of %" PRIu64 " for 'precision.matmul' fp8, not "
                        "%" PRIu64 "; %s would do",
-                       widths[i].path, unit, widths[i].value, fit);
+                       widths[i].path, unit * widths[i].parts, widths[i].value, fit);
     }
-    if (2 * shape->kv_heads * shape->head_size % unit != 0)
+    if (shape->kv_heads * shape->head_size % (kv_unit * job->parallel.tensor) != 0)
         return FAIL_AT(keys, ds__job_blame(keys, "model.kv_heads", "precision.matmul"), EINVAL,
                        "'model.kv_heads' %" PRIu64 " x %" PRIu64 ", the size of a head, must be a "
                        "multiple of %" PRIu64 " for 'precision.matmul' fp8",
-                       shape->kv_heads, shape->head_size, unit / 2);
+                       shape->kv_heads, shape->head_size, kv_unit * job->parallel.tensor);
     while (unit > 1 && part * (unit / 2) % DS_FP8_UNIT == 0)
         unit /= 2;
     if (job->train.micro_batch * part % DS_FP8_UNIT == 0)

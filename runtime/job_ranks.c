@@ -15,27 +15,68 @@
 
 #include "runtime/job_blame.h"
 
+struct whole { /* what is divided */
+    const char *path, *text;
+    uint64_t value;
+};
+
+static int check_divides(const struct ds_keys *keys, const char *path, uint64_t ranks,
+                         const struct whole *table, size_t count, struct ds_error *err)
+{
+    char fit[64];
+
+    for (size_t i = 0; i < count; i++) {
+        if (table[i].value % ranks == 0)
+            continue;
+        ds__job_near_divisors(table[i].value, ranks, table[i].value, fit, sizeof(fit));
+        return FAIL_AT(keys, ds__job_blame(keys, path, table[i].path), EINVAL,
+                       "'%s' %" PRIu64 " must divide '%s'%s %" PRIu64 "; %s would do", path, ranks,
+                       table[i].path, table[i].text, table[i].value, fit);
+    }
+    return 0;
+}
+
+static const char *team_text(uint64_t team)
+{
+    return team > 1 ? " / 'parallel.tensor'," : "";
+}
+
 /* Ranks that share sequences have equal parts of their tokens, and of the heads. */
 static int check_sharing(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
-    const uint64_t ranks = job->parallel.sequence;
-    const struct {
-        const char *path;
-        uint64_t value;
-    } table[] = {{"train.sequence", job->train.sequence},
-                 {"model.heads", shape->heads},
-                 {"model.kv_heads", shape->kv_heads}};
-    char fit[64];
+    const uint64_t team = job->parallel.tensor;
+    const struct whole table[] = {{"train.sequence", "", job->train.sequence},
+                                  {"model.heads", team_text(team), shape->heads / team},
+                                  {"model.kv_heads", team_text(team), shape->kv_heads / team}};
 
-    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-        if (table[i].value % ranks == 0)
-            continue;
-        ds__job_near_divisors(table[i].value, ranks, table[i].value, fit, sizeof(fit));
-        return FAIL_AT(keys, ds__job_blame(keys, "parallel.sequence", table[i].path), EINVAL,
-                       "'parallel.sequence' %" PRIu64 " must divide '%s' %" PRIu64 "; %s would do",
-                       ranks, table[i].path, table[i].value, fit);
-    }
+    return check_divides(keys, "parallel.sequence", job->parallel.sequence, table,
+                         sizeof(table) / sizeof(table[0]), err);
+}
+
+/* Ranks of a team have equal parts of each layer, and some of the vocabulary. */
+static int check_team(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const uint64_t ranks = job->parallel.tensor;
+    const struct whole table[] = {{"model.heads", "", shape->heads},
+                                  {"model.kv_heads", "", shape->kv_heads},
+                                  {"model.ffn", "", shape->ffn}};
+    int rc =
+        check_divides(keys, "parallel.tensor", ranks, table, sizeof(table) / sizeof(table[0]), err);
+
+    if (rc != 0)
+        return rc;
+    if (ranks * ranks > shape->vocab)
+        return FAIL_AT(keys, ds__job_blame(keys, "parallel.tensor", "model.vocab"), EINVAL,
+                       "'parallel.tensor' %" PRIu64 " is too many for 'model.vocab' %" PRIu64
+                       ", of which each rank has a part",
+                       ranks, shape->vocab);
+    if (ranks > 1 && (job->optim.kind == DS_OPTIM_LAMB || job->optim.kind == DS_OPTIM_MUON))
+        return FAIL_AT(keys, ds__job_blame(keys, "parallel.tensor", "optim.name"), EINVAL,
+                       "'parallel.tensor' %" PRIu64 " and 'optim.name' %s do not go together: it "
+                       "looks at whole matrices, of which each rank would have a part",
+                       ranks, job->optim.kind == DS_OPTIM_LAMB ? "lamb" : "muon");
     return 0;
 }
 
@@ -59,8 +100,10 @@ static int check_pipeline(struct ds_job *job, const struct ds_keys *keys, struct
 
 int ds__job_check_parallel(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
-    int rc = check_sharing(job, keys, err);
+    int rc = check_team(job, keys, err);
 
+    if (rc == 0)
+        rc = check_sharing(job, keys, err);
     return rc == 0 ? check_pipeline(job, keys, err) : rc;
 }
 
@@ -75,8 +118,9 @@ static int data_ranks_of(const struct ds_job *job, unsigned world, unsigned *ran
         const char *path, *text;
         uint64_t value;
     } table[] = {{"parallel.pipeline", "part of the layers", job->parallel.pipeline},
+                 {"parallel.tensor", "part of each layer", job->parallel.tensor},
                  {"parallel.sequence", "part of a sequence", job->parallel.sequence}};
-    char fit[64], of[128] = "";
+    char fit[64], of[160] = "";
 
     *ranks = world;
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -105,7 +149,7 @@ int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error
 {
     const struct ds_keys *keys = &job->source->keys;
     uint64_t global = job->train.global_batch, micro = job->train.micro_batch;
-    const bool shared = job->parallel.sequence > 1 || job->parallel.pipeline > 1;
+    const bool shared = job->parallel.sequence * job->parallel.pipeline * job->parallel.tensor > 1;
     char fit[64], other[100] = "";
     unsigned ranks;
     uint64_t share;

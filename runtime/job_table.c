@@ -264,8 +264,9 @@ static const struct ds_key job_keys[] = {
         "least loss scale; an overflow there ends the run"),
 
     U64("parallel.data", parallel.data, AUTO, "auto", 1, DS_MAX_RANKS,
-        "data-parallel ranks, or sets of ranks that share sequences; auto is all of them"),
-    ONLY_U64("parallel.tensor", "1", 1, DS_MAX_RANKS, "ranks that share each matrix"),
+        "data-parallel ranks, or sets of ranks that share a model or sequences; auto is all of them"),
+    U64("parallel.tensor", parallel.tensor, BITS, "1", 1, DS_MAX_RANKS,
+        "ranks that share each layer: each has a part of the heads, the columns and the vocabulary"),
     U64("parallel.pipeline", parallel.pipeline, BITS, "1", 1, DS_MAX_RANKS,
         "parts of the line of layers: ranks that have one pass activations on to the next"),
     U64("parallel.sequence", parallel.sequence, BITS, "1", 1, DS_MAX_RANKS,

@@ -14,25 +14,41 @@
 #include "runtime/states.h"
 #include "runtime/trainer.h"
 
+/* Elements `held` of this rank's part of one of the model's tensors: not what is padding. */
+static void place(struct ds_ckpt_tensor *tensor, const struct ds_plan_cut *cut, struct ds_held held)
+{
+    const uint64_t end = held.first + held.count, real = end < cut->elems ? end : cut->elems;
+
+    tensor->ndim = cut->whole.ndim;
+    tensor->shape[0] = cut->whole.shape[0];
+    tensor->shape[1] = cut->whole.ndim > 1 ? cut->whole.shape[1] : 0;
+    tensor->first = cut->first + held.first;
+    tensor->count = real > held.first ? real - held.first : 0;
+    if (tensor->count == 0)
+        tensor->first = 0;
+    tensor->view.runs = cut->runs;
+    for (unsigned i = 0; i < cut->runs; i++) {
+        tensor->view.run[i].first = cut->run[i].first;
+        tensor->view.run[i].count = cut->run[i].count;
+    }
+}
+
 /* What this rank holds of a parameter in a line of `arena`, wherever that is; `state` is "" for the
  * weights. */
 static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct ds_plan *plan,
                  size_t index, enum ds_arena_kind arena)
 {
     const struct ds_plan_param *param = &plan->param[index];
-    struct ds_held held = ds_plan_held_param(plan, arena, index);
+    const struct ds_plan_cut cut = ds_plan_cut(plan, param->tensor);
     bool shared = ds_plan_divides(plan, arena, param->bucket);
 
     *tensor = (struct ds_ckpt_tensor){
         .dtype = DS_F32,
-        .ndim = param->param.ndim,
-        .shape = {param->param.shape[0], param->param.ndim > 1 ? param->param.shape[1] : 0},
-        .first = held.first,
-        .count = held.count,
         .replica = shared ? plan->replica : plan->holder,
         .replicas = shared ? plan->replicas : plan->holders,
         .copy = plan->bucket[param->bucket].twin,
     };
+    place(tensor, &cut, ds_plan_held_param(plan, arena, index));
     (void)snprintf(tensor->name, sizeof(tensor->name), "%s%s%.200s", state,
                    state[0] != '\0' ? "." : "", param->param.name);
 }
@@ -85,12 +101,13 @@ static uint64_t saved_bytes(const struct ds_trainer *trainer)
     uint64_t elems = 0;
 
     for (size_t i = 0; i < trainer->plan.tensors; i++) {
-        const struct ds_param *param = &trainer->plan.tensor[i].param;
+        struct ds_param param;
 
-        elems += param->elems;
+        ds_model_param(&trainer->plan.model, i, &param);
+        elems += param.elems;
         for (unsigned k = 0; k < trainer->plan.optim_states; k++)
-            if (ds_optim_state_name(trainer->job, param, k) != NULL)
-                elems += param->elems;
+            if (ds_optim_state_name(trainer->job, &param, k) != NULL)
+                elems += param.elems;
     }
     return elems * sizeof(float);
 }

@@ -44,6 +44,25 @@ static void fill(float *out, uint64_t n, float value)
         out[i] = value;
 }
 
+/* Elements `first` to `last` - 1 of what this rank has of a tensor, each with the random number of
+ * its place in the whole. */
+static void draw(const struct ds_trainer *trainer, const struct ds_plan_param *param, float std,
+                 uint64_t first, uint64_t last, float *out)
+{
+    const struct ds_plan_cut cut = ds_plan_cut(&trainer->plan, param->tensor);
+
+    for (uint64_t at = first, n; at < last; at += n) {
+        uint64_t whole = ds_plan_cut_at(&cut, at, &n);
+
+        n = n < last - at ? n : last - at;
+        if (whole == DS_PLAN_PADDING)
+            fill(out + (at - first), n, 0.0f);
+        else
+            ds_rng_fill_normal(out + (at - first), n, trainer->job->seed, param->tensor, whole,
+                               std);
+    }
+}
+
 /* One thread's part of every tensor. */
 static void *init_share(void *arg)
 {
@@ -66,8 +85,8 @@ static void *init_share(void *arg)
         switch (param->param.init) {
         case DS_INIT_NORMAL:
         case DS_INIT_NORMAL_RESIDUAL:
-            ds_rng_fill_normal(out, last - first, job->seed, param->tensor, first,
-                               (float)(param->param.init == DS_INIT_NORMAL ? std : residual));
+            draw(trainer, param, (float)(param->param.init == DS_INIT_NORMAL ? std : residual),
+                 first, last, out);
             break;
         case DS_INIT_ZERO: fill(out, last - first, 0.0f); break;
         case DS_INIT_ONE: fill(out, last - first, 1.0f); break;
@@ -104,7 +123,7 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 
     if (from != NULL)
         return ds_error_context(
-            err, ds_hf_load(from, &trainer->plan.shape, trainer->weights, trainer->n_weights, err),
+            err, ds_hf_load(from, &trainer->plan.model, trainer->weights, trainer->n_weights, err),
             "model.init.from '%s'", from);
     init_from_seed(trainer);
     return 0;
@@ -342,7 +361,7 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
                                 (double)ds_data_size(trainer->train).tokens, err);
     trainer->state.seed = trainer->job->seed;
     trainer->state.job_digest = digest;
-    trainer->state.shape = trainer->plan.shape;
+    trainer->state.shape = trainer->plan.model;
     trainer->state.world = trainer->args->world;
     trainer->state.stage = trainer->plan.stage;
     trainer->state.shard_ranks = trainer->plan.stage > 0 ? trainer->plan.shards : 0;

@@ -75,7 +75,7 @@ static int tell_start(struct ds_trainer *trainer, struct ds_error *err)
         .world = trainer->args->world,
         .threads = trainer->args->threads,
         .attempt = trainer->args->attempt,
-        .parameters = ds_model_elems(&trainer->plan.shape),
+        .parameters = ds_model_elems(&trainer->plan.model),
         .plan_hash = trainer->plan.hash,
         .overlap =
             trainer->args->cores > trainer->args->threads || ds_device_is_apart(trainer->device),

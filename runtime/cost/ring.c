@@ -9,6 +9,14 @@
 
 #include "runtime/cost/work.h"
 
+struct ds_ring ds_ring_of(const struct ds_cluster *cluster, struct ds_comm_group group)
+{
+    uint64_t stride = group.stride > 0 ? group.stride : 1;
+    uint64_t here = (cluster->ranks + stride - 1) / stride;
+
+    return (struct ds_ring){group.count, here < group.count ? here : group.count};
+}
+
 double ds_work_collective(const struct ds_cluster *cluster, struct ds_ring ring, double bytes,
                           unsigned trips)
 {

@@ -78,11 +78,17 @@ double ds_work_matmul(const struct ds_cluster *cluster, enum ds_compute compute,
     return fmax(compute_s, memory_s) + cluster->device.launch_us * 1e-6;
 }
 
+double ds_work_pointwise(const struct ds_cluster *cluster, enum ds_compute compute, double bytes,
+                         double operations)
+{
+    double rate = by_type(cluster->device.pointwise, compute != DS_COMPUTE_FP32);
+
+    return bytes / rate + operations * cluster->device.launch_us * 1e-6;
+}
+
 static double pointwise(const struct bench *b, double bytes, double operations)
 {
-    double rate = by_type(b->cluster->device.pointwise, b->plan->compute != DS_COMPUTE_FP32);
-
-    return bytes / rate + operations * b->cluster->device.launch_us * 1e-6;
+    return ds_work_pointwise(b->cluster, b->plan->compute, bytes, operations);
 }
 
 static double draw(const struct bench *b, double words)
@@ -329,43 +335,7 @@ static double block_s(const struct bench *b, const struct ds_instr *instr)
     return backward ? pointwise(b, norms(b, true) / 2.0, 1.0) : head_forward(b);
 }
 
-/* --- collectives ------------------------------------------------------------------------------ */
-
-static uint64_t least(uint64_t x, uint64_t y)
-{
-    return x < y ? x : y;
-}
-
-/* Whoever holds the same parameters: ranks that follow each other. */
-static struct ds_ring ring_of_holders(const struct bench *b)
-{
-    return (struct ds_ring){b->plan->holders, least(b->plan->holders, b->cluster->ranks)};
-}
-
-/* A rank and its like of another part of the pipeline. */
-static struct ds_ring ring_of_pair(const struct bench *b, uint64_t apart)
-{
-    return (struct ds_ring){2, apart < b->cluster->ranks ? 2 : 1};
-}
-
-static struct ds_ring ring_of_world(const struct bench *b)
-{
-    return (struct ds_ring){b->plan->world, least(b->plan->world, b->cluster->ranks)};
-}
-
-/* Neighbours share a line. */
-static struct ds_ring ring_of_shards(const struct bench *b)
-{
-    return (struct ds_ring){b->plan->shards, least(b->plan->shards, b->cluster->ranks)};
-}
-
-/* Ranks with the same shard, one of every group. */
-static struct ds_ring ring_of_replicas(const struct bench *b)
-{
-    uint64_t groups = b->cluster->ranks / b->plan->shards;
-
-    return (struct ds_ring){b->plan->replicas, groups < 1 ? 1 : least(groups, b->plan->replicas)};
-}
+/* --- the end of a step ------------------------------------------------------------------------ */
 
 /* What stages 2 and 3 add to the shard of the gradients after the sum, or copy there. */
 static double keep_s(const struct bench *b, const struct ds_instr *instr)
@@ -378,96 +348,17 @@ static double keep_s(const struct bench *b, const struct ds_instr *instr)
                   : 0.0;
 }
 
-/* In bf16: half of it travels, and it is packed and unpacked. */
-static double packed_s(const struct bench *b, const struct ds_bucket *bucket)
-{
-    double elems = (double)bucket->padded_elems, bytes = elems * sizeof(uint16_t);
-    bool whole = b->plan->stage == 0 || bucket->replicated;
-    double parts = whole ? 2.0 : 1.0 + 1.0 / (double)b->plan->shards;
-    double pack =
-        elems * parts * (sizeof(float) + sizeof(uint16_t)) / b->cluster->device.pointwise.bf16;
-
-    if (whole && b->plan->replicas == 1)
-        return pack + ds_work_collective(b->cluster, ring_of_holders(b), bytes, 2);
-    return pack + ds_work_collective(b->cluster, ring_of_shards(b), bytes, whole ? 2 : 1) +
-           ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
-}
-
-static double reduce_s(const struct bench *b, const struct ds_bucket *bucket)
-{
-    double bytes = (double)bucket->padded_elems * sizeof(float);
-
-    if (b->plan->bf16_wire)
-        return packed_s(b, bucket);
-
-    if (b->plan->stage == 0 || bucket->replicated)
-        return ds_work_collective(b->cluster, ring_of_holders(b), bytes, 2);
-    return ds_work_collective(b->cluster, ring_of_shards(b), bytes, 1) +
-           ds_work_collective(b->cluster, ring_of_replicas(b), bytes / (double)b->plan->shards, 2);
-}
-
-/* Of parameters that are held once per host nothing is moved. */
-static double gather_s(const struct bench *b, const struct ds_bucket *bucket)
-{
-    bool there = b->plan->common_bytes > 0 && !b->plan->ahead;
-    double bytes = there ? 0.0 : (double)bucket->padded_elems * b->act;
-
-    return ds_work_collective(b->cluster, ring_of_shards(b), bytes, 1);
-}
-
-/* Neighbours share sequences: what they give each other, laid out before and behind. */
-static double swap_s(const struct bench *b, const struct ds_instr *instr)
-{
-    const unsigned ranks = b->plan->sequence_ranks;
-    const struct ds_ring ring = {ranks, least(ranks, b->cluster->ranks)};
-    uint64_t bytes[DS_PLAN_SWAPS];
-    double seconds = 0.0;
-
-    ds_plan_swaps(b->plan, instr, bytes);
-    for (unsigned i = 0; i < DS_PLAN_SWAPS; i++) {
-        bool to_heads = (i == 0) == (instr->op == DS_INSTR_FORWARD);
-        double times = to_heads && b->plan->micro_batch == 1 ? 1.0 : 2.0;
-
-        if (bytes[i] > 0)
-            seconds += ds_work_collective(b->cluster, ring, (double)bytes[i], 1) +
-                       pointwise(b, times * 2.0 * (double)bytes[i], times);
-    }
-    return seconds;
-}
-
-/* Activations to the next part or a gradient to the one before, at once with what comes from there
- * where the two are paired; every rank of a host has its own pair. */
-static double pass_s(const struct bench *b, const struct ds_instr *instr)
-{
-    bool there = instr->op == DS_INSTR_RECV && instr->paired;
-    double ranks = (double)least(b->plan->holders, b->cluster->ranks);
-    struct ds_ring ring = ring_of_pair(b, b->plan->holders);
-    double bytes = (double)b->plan->passed_bytes * (ring.per_host < 2 ? ranks : 1.0);
-
-    return there ? 0.0 : ds_work_collective(b->cluster, ring, bytes, 2);
-}
-
-/* The shard of the tied matrix' gradient, between both ends of the line. */
-static double tie_s(const struct bench *b, const struct ds_instr *instr)
-{
-    uint64_t apart = (b->plan->pipeline_ranks - 1) * (uint64_t)b->plan->holders;
-    double elems = (double)ds_plan_shard(b->plan, DS_ARENA_GRADS, instr->bucket).count;
-
-    return ds_work_collective(b->cluster, ring_of_pair(b, apart), elems * sizeof(float), 2);
-}
-
-/* --- the end of a step ------------------------------------------------------------------------ */
-
 /* LAMB's first pass reads parameters, gradients and states and writes states, all of the shard;
  * then two doubles of each tensor are summed over ranks, as many in a message as the comm takes, or
  * gathered by devices that add them up themselves. */
 static double trust_s(const struct bench *b)
 {
     double norms = (double)ds_plan_norms(b->plan), holders = (double)b->plan->holders, held = 0.0;
-    double added = b->plan->late ? ds_work_collective(b->cluster, ring_of_holders(b),
-                                                      holders * norms * sizeof(double), 1)
-                                 : ceil(norms / DS_COMM_MAX_F64) *
-                                       ds_work_collective(b->cluster, ring_of_holders(b), 0.0, 2);
+    const struct ds_ring ring = ds_ring_of(b->cluster, ds_plan_holders_group(b->plan));
+    double added =
+        b->plan->late
+            ? ds_work_collective(b->cluster, ring, holders * norms * sizeof(double), 1)
+            : ceil(norms / DS_COMM_MAX_F64) * ds_work_collective(b->cluster, ring, 0.0, 2);
     struct ds_lamb_moments_args pass = {.grad_type = DS_F32};
 
     if (!b->plan->by_tensor)
@@ -481,13 +372,14 @@ static double trust_s(const struct bench *b)
 
 static double norm_s(const struct bench *b)
 {
+    const struct ds_comm_group world = {.first = 0, .stride = 1, .count = b->plan->world};
     struct ds_sumsq_args pass = {0};
 
     for (size_t i = 0; i < b->plan->buckets; i++)
         pass.n += b->plan->bucket[i].slice_elems;
     return ds_op_amount(DS_OP_SUMSQ, &pass).bytes / b->cluster->device.bandwidth +
            b->cluster->device.launch_us * 1e-6 +
-           ds_work_collective(b->cluster, ring_of_world(b), 0.0, 2) + trust_s(b);
+           ds_work_collective(b->cluster, ds_ring_of(b->cluster, world), 0.0, 2) + trust_s(b);
 }
 
 /* The iterations of Muon on one matrix: three products each, of FP32 (runtime/muon.c). */
@@ -576,18 +468,18 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
 
     switch (instr->op) {
     case DS_INSTR_FORWARD:
-    case DS_INSTR_BACKWARD: return block_s(&b, instr) + swap_s(&b, instr);
-    case DS_INSTR_REDUCE: return reduce_s(&b, &plan->bucket[instr->bucket]) + keep_s(&b, instr);
-    case DS_INSTR_GATHER: return gather_s(&b, &plan->bucket[instr->bucket]);
+    case DS_INSTR_BACKWARD: return block_s(&b, instr) + ds_work_talk(cluster, plan, instr);
+    case DS_INSTR_REDUCE: return ds_work_talk(cluster, plan, instr) + keep_s(&b, instr);
     case DS_INSTR_NORM: return norm_s(&b);
     case DS_INSTR_UPDATE: return update_s(&b, instr);
     case DS_INSTR_OFFLOAD: return copy_s(&b, instr->bucket, sizeof(float));
     case DS_INSTR_FETCH: return copy_s(&b, instr->bucket, b.act);
     case DS_INSTR_LOAD:
     case DS_INSTR_STORE: return disk_s(&b, instr);
+    case DS_INSTR_GATHER:
     case DS_INSTR_SEND:
-    case DS_INSTR_RECV: return pass_s(&b, instr);
-    case DS_INSTR_TIE: return tie_s(&b, instr);
+    case DS_INSTR_RECV:
+    case DS_INSTR_TIE: return ds_work_talk(cluster, plan, instr);
     case DS_INSTR_FREE:
     case DS_INSTR_SAVE: break;
     }

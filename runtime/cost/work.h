@@ -23,6 +23,9 @@ struct ds_ring {
     uint64_t ranks, per_host;
 };
 
+/* Those of a group, where every host has cluster->ranks. */
+struct ds_ring ds_ring_of(const struct ds_cluster *cluster, struct ds_comm_group group);
+
 /* trips 1: reduce-scatter or all-gather of `bytes` in all; 2: all-reduce. */
 double ds_work_collective(const struct ds_cluster *cluster, struct ds_ring ring, double bytes,
                           unsigned trips);
@@ -30,6 +33,14 @@ double ds_work_collective(const struct ds_cluster *cluster, struct ds_ring ring,
 /* One product D[m,n] = A[m,k] B[k,n] of operands and result of `size` bytes each. */
 double ds_work_matmul(const struct ds_cluster *cluster, enum ds_compute compute, double m, double n,
                       double k);
+
+/* Operations that read and write so many bytes. */
+double ds_work_pointwise(const struct ds_cluster *cluster, enum ds_compute compute, double bytes,
+                         double operations);
+
+/* What ranks tell each other in `instr` (talk.c). */
+double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                    const struct ds_instr *instr);
 
 /* Seconds of `instr` with nothing else running.  Every host holds cluster->ranks of the plan's
  * ranks. */

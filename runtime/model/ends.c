@@ -42,6 +42,12 @@ int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way wa
     return rc;
 }
 
+/* Of the vocabulary, where this rank has some of it. */
+static size_t first_id(const struct ds_net *net)
+{
+    return ds__shares_layers(net) ? ds_plan_ids(net->plan).first : 0;
+}
+
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
 {
     size_t row = net->shape.hidden * ds_dtype_bytes(net->act);
@@ -51,16 +57,20 @@ int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
         .seq = net->seq,
         .channels = net->shape.hidden,
         .vocab = net->shape.vocab,
+        .first_id = first_id(net),
+        .partial = ds__shares_layers(net),
         .act = net->act,
         .param = net->act,
         .ids = net->block[0].buf[pass][DS_BUFFER_IDS],
         .ids_ld = net->seq + 1,
         .wte = net->block[0].weight[DS_ROLE_WTE],
-        .wpe = wpe == NULL ? NULL : wpe + ds__first_position(net) * row,
+        .wpe = wpe == NULL || !ds__leads_team(net) ? NULL : wpe + ds__first_position(net) * row,
         .out = net->block[0].buf[pass][DS_BUFFER_OUT],
     };
     int rc = ds_embed_fwd(&args, net->stream, err);
 
+    if (rc == 0)
+        rc = ds__team_sum(net, args.out, err);
     return rc == 0 && ds__drops(net, pass)
                ? ds__dropout(net, 0, DS_DROP_EMBED, args.out, NULL, args.out, err)
                : rc;
@@ -74,6 +84,8 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
         .seq = net->seq,
         .channels = net->shape.hidden,
         .vocab = net->shape.vocab,
+        .first_id = first_id(net),
+        .partial = ds__shares_layers(net),
         .positions = net->shape.context,
         .first = ds__first_position(net),
         .act = net->act,
@@ -126,7 +138,7 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
                   struct ds_error *err)
 {
     void *const *buf = net->block[net->shape.layers + 1].buf[pass];
-    const struct ds_xent_args args = {
+    struct ds_xent_args args = {
         .rows = chunk->rows,
         .vocab = net->shape.vocab,
         .act = net->act,
@@ -141,7 +153,26 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
         .grad_scale_at = net->grad_scale_at,
     };
 
-    return ds_xent(&args, net->stream, err);
+    const struct ds_xent_part_args part = {
+        .rows = args.rows,
+        .vocab = ds__shares_layers(net) ? ds_plan_ids(net->plan).count : 0,
+        .logits_type = args.logits_type,
+        .logits = args.logits,
+        .ld = args.ld,
+        .targets = args.targets,
+        .first_id = first_id(net),
+    };
+    int rc;
+
+    if (!ds__shares_layers(net))
+        return ds_xent(&args, net->stream, err);
+    rc = ds__team_said(net, pass, part, err);
+    args.parts = buf[DS_BUFFER_SAID];
+    args.ranks = net->plan->tensor_ranks;
+    args.each = args.columns = args.vocab;
+    args.vocab = part.vocab;
+    args.first_id = part.first_id;
+    return rc != 0 ? rc : ds_xent(&args, net->stream, err);
 }
 
 /* With the logits' gradient in their place: dW (+)= dlogits^T x, then x = dlogits W. */
@@ -230,7 +261,9 @@ int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct 
         if (rc == 0 && pass == DS_PASS_TRAIN)
             rc = classify_bwd(net, &chunk, accumulate || first > 0, err);
     }
-    return rc != 0 ? rc : ds_sum(&sum, net->stream, err);
+    if (rc == 0 && pass == DS_PASS_TRAIN)
+        rc = ds__team_sum(net, buf[DS_BUFFER_NORMF], err);
+    return rc != 0 || !ds__leads_team(net) ? rc : ds_sum(&sum, net->stream, err);
 }
 
 int ds_net_logits(const struct ds_net *net, struct ds_error *err)

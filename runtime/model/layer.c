@@ -67,6 +67,12 @@ static unsigned known_of(const struct layer *layer, enum product product)
            (unsigned)(swiglu && product == FC) << DS_FP8_GRADIENTS;
 }
 
+/* Is what it makes of a part of its input a part of the sum? */
+static bool adds_up(enum product product)
+{
+    return product == PROJ || product == DOWN;
+}
+
 static struct ds_linear linear_of(const struct layer *layer, enum product product)
 {
     static const enum ds_role weights[] = {DS_ROLE_QKV_W, DS_ROLE_PROJ_W, DS_ROLE_FC_W,
@@ -80,7 +86,7 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
 
     return (struct ds_linear){
         .weight = layer->w[weights[product]],
-        .bias = layer->w[biases[product]],
+        .bias = adds_up(product) && !ds__leads_team(layer->net) ? NULL : layer->w[biases[product]],
         .dweight = layer->g[weights[product]],
         .dbias = layer->g[biases[product]],
         .rows = layer->net->tokens,
@@ -89,6 +95,7 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
         .codes = layer->net->block[0].buf[layer->pass][DS_BUFFER_CODES],
         .largest = place_of(layer, product, DS_FP8_ROWS),
         .known = known_of(layer, product),
+        .alike = ds__shares_layers(layer->net) && adds_up(product),
     };
 }
 
@@ -309,12 +316,14 @@ static int add_product(const struct layer *layer, enum product product, const vo
 {
     const struct ds_net *net = layer->net;
     struct ds_linear linear = linear_of(layer, product);
-    int rc;
+    bool drops = ds__drops(net, layer->pass);
+    int rc =
+        ds__linear_fwd(net, &linear, x, drops || !ds__leads_team(net) ? NULL : residual, y, err);
 
-    if (!ds__drops(net, layer->pass))
-        return ds__linear_fwd(net, &linear, x, residual, y, err);
-    rc = ds__linear_fwd(net, &linear, x, NULL, y, err);
-    return rc != 0 ? rc : ds__dropout(net, layer->block, drop_of(product), y, residual, y, err);
+    if (rc == 0)
+        rc = ds__team_sum(net, y, err);
+    return rc == 0 && drops ? ds__dropout(net, layer->block, drop_of(product), y, residual, y, err)
+                            : rc;
 }
 
 /* From the gradient of the stream to that of a product that was added to it: *dy is the same, or
@@ -403,6 +412,8 @@ static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, str
     if (rc == 0)
         rc = ds__linear_bwd_x(net, &fc, dfc, narrow, err);
     if (rc == 0)
+        rc = ds__team_sum(net, narrow, err);
+    if (rc == 0)
         rc = ds__norm_bwd(net, &norm2, narrow, stream, stream, accumulate, err);
     return rc;
 }
@@ -433,6 +444,8 @@ int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds
         rc = ds__linear_bwd_w(net, &qkv, buf[DS_BUFFER_NORM1], wide, accumulate, err);
     if (rc == 0)
         rc = ds__linear_bwd_x(net, &qkv, wide, narrow, err);
+    if (rc == 0)
+        rc = ds__team_sum(net, narrow, err);
     if (rc == 0)
         rc = ds__norm_bwd(net, &norm1, narrow, stream, stream, accumulate, err);
     return rc;

@@ -195,6 +195,18 @@ int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, con
     return rc;
 }
 
+/* Of the model's heads, where the attention has some of them. */
+static size_t first_head(const struct ds_net *net)
+{
+    size_t head = 0;
+
+    if (ds__shares_layers(net))
+        head += net->shape.heads * net->plan->tensor_rank;
+    if (ds__shares_sequences(net))
+        head += net->shape.heads / ds__sharers(net) * net->plan->sequence_rank;
+    return head;
+}
+
 struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
                                             enum ds_pass pass)
 {
@@ -203,10 +215,8 @@ struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t b
         .seed = net->seed,
         .stream = drop_stream(block, DS_DROP_ATTENTION),
         .first = net->first,
-        .heads = net->shape.heads,
-        .head = ds__shares_sequences(net)
-                    ? net->shape.heads / ds__sharers(net) * net->plan->sequence_rank
-                    : 0,
+        .heads = net->plan != NULL ? net->plan->model.heads : net->shape.heads,
+        .head = first_head(net),
     };
 }
 
@@ -269,6 +279,7 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
                      const void *dy, bool accumulate, struct ds_error *err)
 {
     bool weight_out = net->family->weight_out;
+    bool bias_apart = linear->alike || linear->codes != NULL;
     size_t rows = weight_out ? linear->out : linear->in;
     size_t cols = weight_out ? linear->in : linear->out;
     const struct ds_matmul_args args = {
@@ -286,7 +297,7 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
         .ldc = cols,
         .d = linear->dweight,
         .ldd = cols,
-        .dbias = linear->dbias,
+        .dbias = bias_apart ? NULL : linear->dbias,
         .accumulate_dbias = accumulate,
     };
     const struct ds_bias_bwd_args bias = {.rows = linear->rows,
@@ -298,10 +309,10 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
     int rc;
 
     assert(linear->dbias == NULL || !weight_out); /* no family has biases and matrices [out, in] */
-    if (linear->codes == NULL)
-        return ds_matmul(&args, net->stream, err);
-    rc = ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
-    return rc != 0 || linear->dbias == NULL ? rc : ds_bias_bwd(&bias, net->stream, err);
+    rc = linear->codes == NULL ? ds_matmul(&args, net->stream, err)
+                               : ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
+    return rc != 0 || linear->dbias == NULL || !bias_apart ? rc
+                                                           : ds_bias_bwd(&bias, net->stream, err);
 }
 
 int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *y,

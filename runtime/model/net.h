@@ -17,6 +17,11 @@
  * Where ranks share sequences, tokens, rows and seq are a rank's part of them, but for the
  * attention, which has some of the heads over all tokens (heads.c).
  *
+ * Where a team shares layers, shape is that of a rank's part.  What its members make of proj(...)
+ * and of down(...) they add up, the first one's with the bias and the stream, and gradients in
+ * front of a half of a layer; so they all have the same stream and gradients of it (team.c).  Of
+ * the embedding a rank has the rows of some ids, of the logits these columns.
+ *
  * The gradient of the residual stream is one buffer that every BACKWARD rewrites in place.  The
  * scale of the loss is known before the step, so the head's training FORWARD also does the
  * classifier's backward pass while a chunk's logits are there; its BACKWARD goes on through the
@@ -62,6 +67,7 @@ struct ds_net {
     enum ds_dtype act;
     size_t batch, seq, tokens; /* of a micro-batch */
     struct ds_comm *sharers;   /* the ranks that share its sequences; NULL: nobody does */
+    struct ds_comm *team;      /* those that share its layers; NULL: nobody does */
     void *swapped;             /* what they are given, laid out by who gets it */
     size_t logit_rows, logit_ld;
     struct ds_net_cache cache;
@@ -154,6 +160,7 @@ struct ds_linear {
     void *codes;       /* DS_BUFFER_CODES: the products are of FP8; or NULL */
     uint32_t *largest; /* with them, of the operands [DS_FP8_OPERANDS] */
     unsigned known;    /* 1 << enum ds_fp8_operand: it is there */
+    bool alike;        /* all of a team have its bias: so must the bits of dbias be */
 };
 int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                    const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
@@ -220,6 +227,23 @@ static inline size_t ds__first_position(const struct ds_net *net)
 {
     return ds__shares_sequences(net) ? net->plan->sequence_rank * net->seq : net->cache.rows;
 }
+
+/* Ranks that share layers: team.c. */
+static inline bool ds__shares_layers(const struct ds_net *net)
+{
+    return net->team != NULL;
+}
+/* The one that counts what all of a team have. */
+static inline bool ds__leads_team(const struct ds_net *net)
+{
+    return !ds__shares_layers(net) || net->plan->tensor_rank == 0;
+}
+/* x = sum over the team, rows of the stream or of its gradient; nothing where there is none. */
+int ds__team_sum(const struct ds_net *net, void *x, struct ds_error *err) DS_NODISCARD;
+/* What all of a team say of a chunk of the classifier's rows, in DS_BUFFER_SAID, from what this
+ * rank's logits say. */
+int ds__team_said(const struct ds_net *net, enum ds_pass pass, struct ds_xent_part_args args,
+                  struct ds_error *err) DS_NODISCARD;
 
 int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
                   struct ds_error *err) DS_NODISCARD;

@@ -6,7 +6,8 @@
  * Blocks are grouped from the last one down, the order in which the backward pass finishes them, so
  * that a bucket can be reduced as soon as it is full.  Within a bucket parameters have no gaps;
  * padding stands at its end only.  A tied head has no tensor: its gradient is the embedding's.
- * Tensors below zero.replicate_below make one more bucket, the last, whatever their blocks are.
+ * Tensors below zero.replicate_below make one more bucket, the last, whatever their blocks are;
+ * where ranks share layers, those that a team holds alike.
  * The embedding's matrix that both ends of a pipeline hold is a bucket by itself, in front of that:
  * so its shards are the same ones at both.
  *
@@ -136,7 +137,8 @@ static void add_apart(struct ds_plan *plan, const struct apart *apart)
         plan->bucket[plan->buckets++] = (struct ds_bucket){.first_block = plan->first_block,
                                                            .blocks = blocks,
                                                            .elems = apart->replicated,
-                                                           .replicated = true};
+                                                           .replicated = true,
+                                                           .twin = plan->tensor_rank > 0};
 }
 
 static void place_buckets(struct ds_plan *plan)
@@ -300,8 +302,10 @@ static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct d
     for (size_t i = 0; i < plan->tensors; i++)
         ds_model_param(&plan->shape, i, &plan->tensor[i].param);
     for (size_t i = 0; i < plan->tensors; i++)
-        plan->tensor[i].replicated = matrix_elems(plan, i) < job->zero.replicate_below &&
-                                     !is_tied(plan, &plan->tensor[i].param);
+        plan->tensor[i].replicated = plan->tensor_ranks > 1
+                                         ? ds__plan_alike(plan, i)
+                                         : matrix_elems(plan, i) < job->zero.replicate_below &&
+                                               !is_tied(plan, &plan->tensor[i].param);
     return 0;
 }
 

@@ -100,8 +100,9 @@ static uint64_t small_bytes(const struct ds_plan *plan)
            2 * ids * sizeof(int32_t);
 }
 
-/* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence; in a
- * pipeline of those with the same parameters, of neighbours, and of both ends. */
+/* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence, of a
+ * team; where layers are shared of those with the same parameters; in a pipeline of neighbours, and
+ * of both ends. */
 static unsigned device_comms(const struct ds_plan *plan)
 {
     bool parts = plan->pipeline_ranks > 1, front = ds_plan_embeds(plan);
@@ -109,7 +110,8 @@ static unsigned device_comms(const struct ds_plan *plan)
     const bool there[] = {
         plan->world > 1,
         plan->sequence_ranks > 1,
-        parts && plan->holders > 1,
+        plan->tensor_ranks > 1,
+        plan->holders < plan->world && plan->holders > 1,
         parts && !front,
         parts && !back,
         plan->pipeline_ranks > 2 && ds_plan_ties(plan) && (front || back),
@@ -163,8 +165,8 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
                            written_bytes(plan, DS_ARENA_MOMENTS, ds__plan_state_bytes(plan))
                      : 0;
     cost_rest(plan);
-    plan->flops_per_token = ds_model_flops_per_token(&plan->shape, plan->whole_sequence);
-    plan->fp8_flops_per_token = plan->fp8 ? ds_model_product_flops_per_token(&plan->shape) : 0.0;
+    plan->flops_per_token = ds_model_flops_per_token(&plan->model, plan->whole_sequence);
+    plan->fp8_flops_per_token = plan->fp8 ? ds_model_product_flops_per_token(&plan->model) : 0.0;
 }
 
 double ds_plan_peak(const struct ds_plan *plan, double peak, double fp8_peak)

@@ -106,9 +106,19 @@ static struct ds__amount sharers_text(const struct ds_plan *plan)
     return text;
 }
 
+/* ", 4 share each layer" where ranks do. */
+static struct ds__amount team_text(const struct ds_plan *plan)
+{
+    struct ds__amount text = {.text = ""};
+
+    if (plan->tensor_ranks > 1)
+        (void)snprintf(text.text, sizeof(text.text), ", %u share each layer", plan->tensor_ranks);
+    return text;
+}
+
 void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out)
 {
-    const struct ds_model_shape *shape = &plan->shape;
+    const struct ds_model_shape *shape = &plan->model;
     uint64_t sequences = job->train.global_batch;
 
     (void)ds_buf_printf(out,
@@ -125,10 +135,10 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         count_text((double)(sequences * plan->whole_sequence)).text,
                         plan->micro_batches, plan->micro_batches == 1 ? "" : "es",
                         plan->micro_batch, job->train.steps);
-    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s%s%s, %zu gradient bucket%s\n",
+    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s%s%s%s, %zu gradient bucket%s\n",
                         plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
-                        groups_text(plan).text, pipeline_text(plan).text, sharers_text(plan).text,
-                        plan->buckets, plan->buckets == 1 ? "" : "s");
+                        groups_text(plan).text, pipeline_text(plan).text, team_text(plan).text,
+                        sharers_text(plan).text, plan->buckets, plan->buckets == 1 ? "" : "s");
     describe_parts(plan, out);
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
@@ -360,7 +370,7 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
 
     (void)snprintf(hash, sizeof(hash), "%016" PRIx64, plan->hash);
     ds_json_string(json, "arch", ds_family_of(plan->shape.arch)->name);
-    ds_json_u64(json, "parameters", ds_model_elems(&plan->shape));
+    ds_json_u64(json, "parameters", ds_model_elems(&plan->model));
     ds_json_string(json, "compute", compute_name(plan->compute));
     ds_json_string(json, "matmul", plan->fp8 ? "fp8" : compute_name(plan->compute));
     ds_json_u64(json, "world", plan->world);
@@ -370,6 +380,7 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_u64(json, "sequence", plan->whole_sequence);
     ds_json_u64(json, "sequence_ranks", plan->sequence_ranks);
     ds_json_u64(json, "pipeline_ranks", plan->pipeline_ranks);
+    ds_json_u64(json, "tensor_ranks", plan->tensor_ranks);
     ds_json_u64(json, "zero_stage", plan->stage);
     ds_json_u64(json, "shards", plan->shards);
     ds_json_u64(json, "replicas", plan->replicas);

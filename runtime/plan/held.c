@@ -21,21 +21,30 @@ static unsigned local_world(const struct ds_plan_args *args)
 /* Ranks with the same parameters. */
 static unsigned holders(const struct ds_plan_args *args)
 {
-    return args->world / (unsigned)args->job->parallel.pipeline;
+    return args->world / (unsigned)(args->job->parallel.pipeline * args->job->parallel.tensor);
+}
+
+/* Of them, those of a host. */
+static unsigned local_holders(const struct ds_plan_args *args)
+{
+    unsigned local = local_world(args) / (unsigned)args->job->parallel.tensor;
+
+    return local > 0 ? local : 1;
 }
 
 /* Ranks of a shard group: of a host as many as hold the same. */
 static unsigned shards(const struct ds_plan_args *args)
 {
-    unsigned all = holders(args), local = local_world(args);
+    unsigned all = holders(args), local = local_holders(args);
 
     return args->job->zero.shard_group == DS_SHARD_NODE && local < all ? local : all;
 }
 
-/* May the ranks of a host hold once what all of them read? */
+/* May the ranks of a host hold once what all of them read?  Those of a team read not the same. */
 static bool may_hold_once(const struct ds_plan_args *args)
 {
-    return args->common && !args->apart && args->job->zero.once_per_host;
+    return args->common && !args->apart && args->job->zero.once_per_host &&
+           args->job->parallel.tensor == 1;
 }
 
 bool ds_plan_gathers_ahead(const struct ds_plan_args *args)
@@ -54,7 +63,7 @@ int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struc
         return ds_fail(err, EINVAL,
                        "'zero.shard_group' node needs as many ranks on every host, and %u ranks "
                        "are not a multiple of %u",
-                       plan->holders, local);
+                       plan->holders, plan->shards);
     plan->replicas = plan->holders / plan->shards;
     plan->shard = plan->holder % plan->shards;
     plan->replica = plan->holder / plan->shards;

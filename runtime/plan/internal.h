@@ -15,6 +15,11 @@
 /* pipeline.c: holders, this rank's part and blocks, slots; -EINVAL: there is no such line. */
 int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;
+/* team.c: this rank's part of each layer; -EINVAL: it cannot be shared so. */
+int ds__plan_team(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+    DS_NODISCARD;
+/* Do all of a team hold it whole? */
+bool ds__plan_alike(const struct ds_plan *plan, size_t tensor);
 /* Where what is passed on lies; bytes of SWAPPED from `at` on. */
 uint64_t ds__plan_passed(struct ds_plan *plan, uint64_t at);
 /* With all other parts' plans: part[], shared_bytes, and one hash of all. */

@@ -96,6 +96,7 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
 {
     const struct ds_plan *plan = maker->plan;
     uint64_t row = maker->tokens * maker->act, hidden = row * maker->hidden;
+    uint64_t attended = row * plan->shape.heads * plan->shape.head_size;
     uint64_t stat = maker->tokens * 2 * sizeof(float);
     const struct {
         enum ds_buffer buffer;
@@ -104,8 +105,8 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
         {DS_BUFFER_NORM1, hidden},
         {DS_BUFFER_STAT1, stat},
         {DS_BUFFER_QKV, row * maker->qkv},
-        {DS_BUFFER_ATTENTION, hidden},
-        {DS_BUFFER_ATTENDED, plan->sequence_ranks > 1 ? hidden : 0},
+        {DS_BUFFER_ATTENTION, attended},
+        {DS_BUFFER_ATTENDED, plan->sequence_ranks > 1 ? attended : 0},
         {DS_BUFFER_LSE, maker->tokens * plan->shape.heads * sizeof(float)},
         {DS_BUFFER_MIDDLE, hidden},
         {DS_BUFFER_NORM2, hidden},
@@ -138,6 +139,9 @@ static void add_ends(struct maker *maker, enum ds_pass pass, uint32_t first, uin
     add(maker, DS_BUFFER_NORMF, pass, block, tokens * maker->hidden * maker->act, head, head_last);
     add(maker, DS_BUFFER_STATF, pass, block, tokens * 2 * sizeof(float), head, head_last);
     add(maker, DS_BUFFER_LOGITS, pass, block, chunk * maker->act, head, head);
+    if (plan->tensor_ranks > 1)
+        add(maker, DS_BUFFER_SAID, pass, block,
+            plan->tensor_ranks * plan->logit_rows * sizeof(struct ds_xent_row), head, head);
 }
 
 /* The largest elements of all operands have a place of their own throughout: those of weights are
@@ -179,12 +183,15 @@ static void add_outs(struct maker *maker, const struct ds_program *program, enum
     }
 }
 
-/* The gradient of the stream, which comes from the head or from another part. */
+/* The gradient of the stream, which comes from the head or from another part; what dropout leaves
+ * of it can be wider than what a team's rank has of a layer. */
 static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t last)
 {
     uint64_t row = maker->tokens * maker->act;
     uint64_t wide = maker->qkv > maker->ffn ? maker->qkv : maker->ffn;
 
+    if (maker->plan->drops && maker->hidden > wide)
+        wide = maker->hidden;
     if (ds_plan_embeds(maker->plan))
         add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn, last);
     add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn + 1,

@@ -119,24 +119,25 @@ int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, str
 
 struct ds_comm_group ds_plan_pair_group(const struct ds_plan *plan, unsigned turn)
 {
-    const unsigned part = plan->pipeline_rank;
+    const unsigned part = plan->pipeline_rank, apart = plan->holders * plan->tensor_ranks;
     bool upper = part % 2 != turn % 2;
     bool there = upper ? part > 0 : part + 1 < plan->pipeline_ranks;
 
     return (struct ds_comm_group){
-        .first = there && upper ? plan->rank - plan->holders : plan->rank,
-        .stride = plan->holders,
+        .first = there && upper ? plan->rank - apart : plan->rank,
+        .stride = apart,
         .count = there ? 2 : 1,
     };
 }
 
 struct ds_comm_group ds_plan_tie_group(const struct ds_plan *plan)
 {
-    const unsigned span = (plan->pipeline_ranks - 1) * plan->holders;
+    const unsigned apart = plan->holders * plan->tensor_ranks;
+    const unsigned span = (plan->pipeline_ranks - 1) * apart;
     bool end = ds_plan_embeds(plan) || ds_plan_classifies(plan);
 
     return (struct ds_comm_group){
-        .first = end ? plan->holder : plan->rank, .stride = span, .count = end ? 2 : 1};
+        .first = end ? plan->rank % apart : plan->rank, .stride = span, .count = end ? 2 : 1};
 }
 
 uint64_t ds__plan_passed(struct ds_plan *plan, uint64_t at)
@@ -161,7 +162,8 @@ uint64_t ds__plan_passed(struct ds_plan *plan, uint64_t at)
 static uint64_t ranks_there(const struct ds_plan *plan, uint64_t host, uint64_t part)
 {
     uint64_t from = host * plan->local_world, to = from + plan->local_world;
-    uint64_t first = part * plan->holders, end = first + plan->holders;
+    uint64_t ranks = (uint64_t)plan->holders * plan->tensor_ranks;
+    uint64_t first = part * ranks, end = first + ranks;
 
     from = from > first ? from : first;
     to = to < end ? to : end;
@@ -195,6 +197,7 @@ uint64_t ds__plan_part_bytes(const struct ds_plan *plan)
 int ds__plan_other_parts(struct ds_plan *plan, const struct ds_plan_args *args,
                          struct ds_error *err)
 {
+    const unsigned apart = plan->holders * plan->tensor_ranks;
     uint64_t hash = 0;
     int rc = 0;
 
@@ -205,7 +208,7 @@ int ds__plan_other_parts(struct ds_plan *plan, const struct ds_plan_args *args,
         struct ds_plan_args its = *args;
         struct ds_plan other;
 
-        its.rank = part * plan->holders + plan->holder;
+        its.rank = part * apart + plan->rank % apart;
         rc = ds__plan_part(&other, &its, err);
         if (rc != 0)
             break;

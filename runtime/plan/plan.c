@@ -21,6 +21,11 @@ static const char *offload_name(const struct ds_job *job)
     return job->offload.optim == DS_OFFLOAD_NVME ? "nvme" : "cpu";
 }
 
+static uint64_t team_of(const struct ds_job *job)
+{
+    return job->parallel.tensor > 0 ? job->parallel.tensor : 1;
+}
+
 /* Can so many ranks share a sequence? */
 static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
 {
@@ -31,8 +36,8 @@ static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
         uint64_t value;
     } table[] = {{"ranks", args->world},
                  {"'train.sequence'", job->train.sequence},
-                 {"'model.heads'", job->model.shape.heads},
-                 {"'model.kv_heads'", job->model.shape.kv_heads}};
+                 {"'model.heads'", job->model.shape.heads / team_of(job)},
+                 {"'model.kv_heads'", job->model.shape.kv_heads / team_of(job)}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (ranks < 1 || table[i].value % ranks != 0)
@@ -53,7 +58,8 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
     const struct ds_job *job = args->job;
     const uint64_t share = job->parallel.sequence > 0 ? job->parallel.sequence : 1;
     const uint64_t parts = job->parallel.pipeline > 0 ? job->parallel.pipeline : 1;
-    const uint64_t data_ranks = args->world / share / parts, part = job->train.sequence / share;
+    const uint64_t team = team_of(job), together = share * parts * team;
+    const uint64_t data_ranks = args->world / together, part = job->train.sequence / share;
 
     if (args->world < 1 || args->world > DS_MAX_RANKS || args->rank >= args->world)
         return ds_fail(err, EINVAL, "rank %u of %u ranks makes no sense", args->rank, args->world);
@@ -68,11 +74,12 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
                        DS_MAX_BATCH);
     if (check_sharing(args, err) != 0)
         return -EINVAL;
-    if (data_ranks < 1 || args->world % (share * parts) != 0)
+    if (data_ranks < 1 || args->world % together != 0)
         return ds_fail(err, EINVAL,
-                       "'parallel.pipeline' %llu x 'parallel.sequence' %llu does not divide %u "
-                       "ranks",
-                       (unsigned long long)parts, (unsigned long long)share, args->world);
+                       "'parallel.pipeline' %llu x 'parallel.sequence' %llu x 'parallel.tensor' "
+                       "%llu does not divide %u ranks",
+                       (unsigned long long)parts, (unsigned long long)share,
+                       (unsigned long long)team, args->world);
     if (job->train.global_batch % (job->train.micro_batch * data_ranks) != 0)
         return ds_fail(err, EINVAL,
                        "'train.global_batch' %llu is not divisible by %llu ranks x "
@@ -133,6 +140,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->sequence,
         plan->sequence_ranks,
         plan->pipeline_ranks,
+        plan->tensor_ranks,
         plan->first_block,
         plan->compute,
         plan->params,
@@ -172,16 +180,18 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
 {
     const struct ds_job *job = args->job;
 
-    plan->shape = job->model.shape;
+    plan->shape = plan->model = job->model.shape;
     plan->world = args->world;
     plan->rank = args->rank;
     plan->threads = args->threads;
     plan->compute = job->precision.compute;
     plan->fp8 = job->precision.matmul == DS_MATMUL_FP8;
     plan->pipeline_ranks = (unsigned)job->parallel.pipeline;
-    plan->holders = plan->world / plan->pipeline_ranks;
-    plan->holder = plan->rank % plan->holders;
-    plan->pipeline_rank = plan->rank / plan->holders;
+    plan->tensor_ranks = (unsigned)job->parallel.tensor;
+    plan->tensor_rank = plan->rank % plan->tensor_ranks;
+    plan->holders = plan->world / plan->pipeline_ranks / plan->tensor_ranks;
+    plan->holder = plan->rank / plan->tensor_ranks % plan->holders;
+    plan->pipeline_rank = plan->rank / plan->tensor_ranks / plan->holders;
     plan->bf16_wire = job->precision.grad_wire == DS_GRAD_WIRE_BF16 && plan->holders > 1;
     plan->drops = job->model.dropout > 0.0;
     plan->drops_weights = job->model.attention_dropout > 0.0;
@@ -198,7 +208,7 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;
     plan->micro_batch = job->train.micro_batch;
     plan->sequence_ranks = (unsigned)job->parallel.sequence;
-    plan->sequence_rank = plan->rank % plan->sequence_ranks;
+    plan->sequence_rank = plan->holder % plan->sequence_ranks;
     plan->micro_batches =
         job->train.global_batch / (job->train.micro_batch * ds_plan_data_ranks(plan));
     plan->whole_sequence = job->train.sequence;
@@ -223,6 +233,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if (plan->recompute == DS_RECOMPUTE_AUTO)
         return ds_fail(err, EINVAL, "'activation.recompute' auto was not settled");
     if ((rc = check_size(plan, err)) != 0)
+        return rc;
+    if ((rc = ds__plan_team(plan, args, err)) != 0)
         return rc;
     if ((rc = ds__plan_pipeline(plan, args, err)) != 0)
         return rc;

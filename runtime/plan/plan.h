@@ -9,6 +9,7 @@
  * stages, which differ only in what the generator (schedule.c) emits.
  *
  *   blocks of this rank       pipeline.c  and what the other parts of a pipeline come to
+ *   its part of each layer    team.c      heads, columns and rows, ids of the vocabulary
  *   parameters ─► buckets     bucket.c    consecutive blocks, laid end to end, padded so that every
  *                                         rank owns an equal slice of every bucket
  *                             owner.c     the same with whole matrices in every slice, for Muon
@@ -32,7 +33,7 @@
  *
  * All ranks hold the same parameters, so that `holder` is the rank, unless layers are shared:
  *
- *   rank = pipeline_rank * holders + holder
+ *   rank = (pipeline_rank * holders + holder) * tensor_ranks + tensor_rank
  *
  * With parallel.pipeline P, blocks are divided into P consecutive parts of about the same work, the
  * ranks into P times `holders` that hold a part each.  What a part makes of a micro-batch it sends
@@ -42,13 +43,21 @@
  * both ends of the line: each has a gradient of it, which TIE adds up, and updates its own alike.
  * A rank's plan has the blocks, parameters and buckets of its part alone.
  *
- * With parallel.sequence S, ranks k S .. k S + S - 1 share their sequences (DeepSpeed-Ulysses,
+ * With parallel.tensor T, ranks k T .. k T + T - 1 are a team that shares each layer (Shoeybi et
+ * al. 2019, "Megatron-LM"): each has heads / T of the heads, ffn / T of the feed-forward's columns
+ * and about vocab / T of the ids.  `shape` is of that, so that buffers, products and kernels are
+ * those of a narrower model.  What a team adds up, its members have the same bits of; norms, biases
+ * that are added to the stream and positions they hold alike and update alike: those are the bucket
+ * that is replicated, which the first of the team counts and writes for all.
+ *
+ * With parallel.sequence S, holders k S .. k S + S - 1 share their sequences (DeepSpeed-Ulysses,
  * Jacobs et al. 2023): each has sequence / S of the tokens of every one, and in the attention
  * heads / S heads over all of them.  In front of and behind it they exchange rows (model/heads.c).
  * A gradient is what a rank's tokens have made of it, so that nothing else knows of that: shards,
  * sums and checkpoints are those of so many ranks of data.
  *
- * A replicated bucket (tensors below zero.replicate_below) is held whole by every rank.
+ * A replicated bucket (tensors below zero.replicate_below; in a team those that it holds alike) is
+ * held whole by every holder.
  *
  * Where a shard group is the ranks of one host and they share memory, the parameters that stages 1
  * to 3 gather are common: there once for the host, each shard written by its owner alone.  That is
@@ -106,7 +115,7 @@
     X(MIDDLE,    "middle")    X(NORM2,     "norm2")     X(STAT2,   "stat2") \
     X(FFN_IN,    "ffn_in")    X(FFN_ACT,   "ffn_act") \
     X(NORMF,     "normf")     X(STATF,     "statf") \
-    X(LOGITS,    "logits") \
+    X(LOGITS,    "logits")    X(SAID,      "said") \
     X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
     X(CODES,     "codes")     X(LARGEST,   "largest") \
     X(ATTENDED,  "attended")  X(ARRIVED,   "arrived")
@@ -174,9 +183,9 @@ struct ds_program {
     uint32_t events;
 };
 
-struct ds_plan_tensor { /* of the model, in its order */
-    struct ds_param param;
-    bool replicated; /* below zero.replicate_below */
+struct ds_plan_tensor {    /* of the model, in its order */
+    struct ds_param param; /* as each of a team has it */
+    bool replicated;       /* below zero.replicate_below; in a team: held alike */
 };
 
 struct ds_plan_param { /* a model parameter of this rank with its place */
@@ -197,7 +206,7 @@ struct ds_bucket {
     bool gaps;              /* padding stands between parameters, too (owner.c) */
     bool replicated;        /* whole on every rank */
     bool tied;              /* the matrix of both ends of a pipeline, alone */
-    bool twin;              /* that of the last part: the first counts it and writes it */
+    bool twin;              /* another part, or the first of the team, counts it and writes it */
     uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */
 };
 enum { DS_SHARD_ALIGN = 16 };
@@ -249,7 +258,9 @@ struct ds_plan_traffic { /* per step; bytes as the comm counts them */
 
 struct ds_plan {
     struct ds_arena arena;
-    struct ds_model_shape shape;
+    struct ds_model_shape
+        shape; /* of what this rank computes: of the model, or a team's part of it */
+    struct ds_model_shape model;
     unsigned world, rank, threads;
     unsigned local_world; /* ranks of this host */
     unsigned stage;       /* 0 where there is nobody to share with */
@@ -259,6 +270,7 @@ struct ds_plan {
     unsigned holders, holder;  /* ranks with the same parameters; this one's place among them */
     unsigned pipeline_ranks, pipeline_rank; /* parts of the line of blocks; this rank's */
     uint32_t first_block, end_block;        /* its blocks */
+    unsigned tensor_ranks, tensor_rank; /* of the team that shares each layer; its place there */
     unsigned slots; /* micro-batches of which it keeps activations at a time; m has m % slots */
     uint64_t slot_bytes;
     uint64_t passed_bytes;               /* of what is sent to another part, or comes from there */
@@ -368,11 +380,32 @@ static inline bool ds_plan_reads_ids(const struct ds_plan *plan)
 {
     return ds_plan_embeds(plan) || ds_plan_classifies(plan);
 }
-/* The ranks with the same parameters. */
+/* The ranks with the same parameters; of those the ones of a shard group, and those with the same
+ * shard. */
 static inline struct ds_comm_group ds_plan_holders_group(const struct ds_plan *plan)
 {
+    return (struct ds_comm_group){.first = plan->rank - plan->holder * plan->tensor_ranks,
+                                  .stride = plan->tensor_ranks,
+                                  .count = plan->holders};
+}
+static inline struct ds_comm_group ds_plan_inside_group(const struct ds_plan *plan)
+{
+    return (struct ds_comm_group){.first = plan->rank - plan->shard * plan->tensor_ranks,
+                                  .stride = plan->tensor_ranks,
+                                  .count = plan->shards};
+}
+static inline struct ds_comm_group ds_plan_across_group(const struct ds_plan *plan)
+{
+    const unsigned stride = plan->shards * plan->tensor_ranks;
+
     return (struct ds_comm_group){
-        .first = plan->rank - plan->holder, .stride = 1, .count = plan->holders};
+        .first = plan->rank - plan->replica * stride, .stride = stride, .count = plan->replicas};
+}
+/* The ranks that share each layer with this one. */
+static inline struct ds_comm_group ds_plan_team_group(const struct ds_plan *plan)
+{
+    return (struct ds_comm_group){
+        .first = plan->rank - plan->tensor_rank, .stride = 1, .count = plan->tensor_ranks};
 }
 /* This rank and its like of the part before or behind, in two turns: those from parts of even
  * number on, then the others; of one rank where there is no such part. */
@@ -385,11 +418,19 @@ static inline bool ds_plan_ties(const struct ds_plan *plan)
 {
     return plan->pipeline_ranks > 1 && plan->shape.tie_embeddings;
 }
+/* Groups that a rank is in at most: the eight of above and below. */
+enum { DS_PLAN_GROUPS = 8 };
+/* Do ranks speak to each other in the middle of a pass? */
+static inline bool ds_plan_speaks(const struct ds_plan *plan)
+{
+    return plan->sequence_ranks > 1 || plan->tensor_ranks > 1;
+}
 /* The ranks that share this one's sequences. */
 static inline struct ds_comm_group ds_plan_sequence_group(const struct ds_plan *plan)
 {
-    return (struct ds_comm_group){
-        .first = plan->rank - plan->sequence_rank, .stride = 1, .count = plan->sequence_ranks};
+    return (struct ds_comm_group){.first = plan->rank - plan->sequence_rank * plan->tensor_ranks,
+                                  .stride = plan->tensor_ranks,
+                                  .count = plan->sequence_ranks};
 }
 
 /* What a pass over a layer swaps with those ranks: rows of queries, keys and values, and rows of
@@ -397,6 +438,39 @@ static inline struct ds_comm_group ds_plan_sequence_group(const struct ds_plan *
 enum { DS_PLAN_SWAPS = 2 };
 void ds_plan_swaps(const struct ds_plan *plan, const struct ds_instr *instr,
                    uint64_t bytes[DS_PLAN_SWAPS]);
+
+/* What a team adds up in a pass: so many times `bytes` of activations; and of the classifier's rows
+ * what each rank says of them (kernels/op.h), chunk after chunk, `said` bytes of all in all. */
+struct ds_plan_sums {
+    unsigned calls, chunks;
+    uint64_t bytes, said;
+};
+struct ds_plan_sums ds_plan_sums(const struct ds_plan *plan, const struct ds_instr *instr);
+
+/* Ids of the vocabulary that this rank has: shape.vocab from `first` on, of which `count` are some;
+ * what is behind them is padding. */
+struct ds_plan_ids {
+    uint64_t first, count;
+};
+struct ds_plan_ids ds_plan_ids(const struct ds_plan *plan);
+
+/* Where in a tensor of the model lies what this rank has of it: rows from element `first` on, `row`
+ * elements apart, and in each, if there are any, some runs, one behind the other here. */
+enum { DS_PLAN_RUNS = 3 };
+struct ds_plan_cut {
+    struct ds_param whole;
+    uint64_t first, elems; /* elems: what is behind them is padding */
+    uint64_t row, width;   /* elements of a row there, and here */
+    unsigned runs;
+    struct {
+        uint64_t first, count;
+    } run[DS_PLAN_RUNS];
+};
+struct ds_plan_cut ds_plan_cut(const struct ds_plan *plan, size_t tensor);
+/* The element of the model's tensor that element `at` here is, and how many follow each other from
+ * there on in both; of padding DS_PLAN_PADDING. */
+#define DS_PLAN_PADDING UINT64_MAX
+uint64_t ds_plan_cut_at(const struct ds_plan_cut *cut, uint64_t at, uint64_t *together);
 
 /* Elements first .. first + count of a flat line, or of a tensor in row-major order, which
  * lie at element `at` of an arena. */

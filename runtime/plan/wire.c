@@ -9,7 +9,9 @@
  * G + 1 where the ranks that share hold parameters once.
  * In a pipeline P is what a part has and N the ranks that hold it; and of each micro-batch a rank
  * sends its activations once, and once their gradient, but for the ends of the line.
- * Sums in bf16 count half.  Ranks that share sequences swap activations besides: of each layer four
+ * Sums in bf16 count half.  A team sums activations besides: of each layer twice forward and twice
+ * backward, once more where the first half is computed again, of the embedding and of the
+ * classifier's gradient once.  Ranks that share sequences swap activations: of each layer four
  * times a micro-batch, the two forward again where they are computed again.
  *
  * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a
@@ -119,7 +121,7 @@ void ds_plan_swaps(const struct ds_plan *plan, const struct ds_instr *instr,
     if (swaps && (!again || ds_plan_drops(plan, instr->block, DS_BUFFER_QKV)))
         bytes[0] = row * ds_model_qkv_width(shape);
     if (swaps && (!again || ds_plan_drops(plan, instr->block, DS_BUFFER_ATTENTION)))
-        bytes[1] = row * shape->hidden;
+        bytes[1] = row * shape->heads * shape->head_size;
 }
 
 static void count_swaps(struct ds_plan *plan, const struct ds_instr *instr)
@@ -130,6 +132,26 @@ static void count_swaps(struct ds_plan *plan, const struct ds_instr *instr)
     for (unsigned i = 0; i < DS_PLAN_SWAPS; i++)
         if (bytes[i] > 0)
             count(plan, DS_COMM_ALL_TO_ALL, bytes[i], plan->sequence_ranks);
+}
+
+static enum ds_comm_op sum_op(enum ds_compute compute)
+{
+    return compute == DS_COMPUTE_FP32   ? DS_COMM_ALL_REDUCE_F32
+           : compute == DS_COMPUTE_BF16 ? DS_COMM_ALL_REDUCE_BF16
+                                        : DS_COMM_ALL_REDUCE_F16;
+}
+
+static void count_sums(struct ds_plan *plan, const struct ds_instr *instr)
+{
+    struct ds_plan_sums sums = ds_plan_sums(plan, instr);
+
+    for (unsigned i = 0; i < sums.calls; i++)
+        count(plan, sum_op(plan->compute), sums.bytes, plan->tensor_ranks);
+    if (sums.chunks > 0) {
+        plan->traffic[DS_COMM_ALL_GATHER].calls += sums.chunks;
+        plan->traffic[DS_COMM_ALL_GATHER].bytes +=
+            ds_comm_wire_bytes(DS_COMM_ALL_GATHER, sums.said, plan->tensor_ranks);
+    }
 }
 
 /* A SEND and the RECV that is paired with it are one call, of which what is given counts. */
@@ -152,6 +174,7 @@ void ds__plan_traffic(struct ds_plan *plan)
         const struct ds_bucket *bucket = &plan->bucket[instr->bucket];
 
         count_swaps(plan, instr);
+        count_sums(plan, instr);
         if (instr->op == DS_INSTR_REDUCE)
             count_reduce(plan, bucket);
         if (instr->op == DS_INSTR_SEND || instr->op == DS_INSTR_RECV)
@@ -179,25 +202,25 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
     bool groups = plan->stage > 0 && plan->replicas > 1;
     const struct ds_comm_group group[] = {
         {.first = 0, .stride = 1, .count = plan->world},
-        {.first = plan->rank - plan->shard, .stride = 1, .count = plan->shards},
-        {.first = plan->rank - plan->holder + plan->shard,
-         .stride = plan->shards,
-         .count = plan->replicas},
+        ds_plan_inside_group(plan),
+        ds_plan_across_group(plan),
         ds_plan_sequence_group(plan),
         ds_plan_holders_group(plan),
         ds_plan_pair_group(plan, 0),
         ds_plan_pair_group(plan, 1),
         ds_plan_tie_group(plan),
+        ds_plan_team_group(plan),
     };
     const bool parts = plan->pipeline_ranks > 1;
     const bool there[] = {true,
                           groups,
                           groups,
                           plan->sequence_ranks > 1,
-                          parts && plan->holders > 1,
+                          plan->holders < plan->world && plan->holders > 1,
                           parts,
                           parts && plan->pipeline_ranks > 2,
-                          ds_plan_ties(plan) && plan->pipeline_ranks > 2};
+                          ds_plan_ties(plan) && plan->pipeline_ranks > 2,
+                          plan->tensor_ranks > 1};
     int rc = 0;
 
     plan->comm_bytes = ds_comm_overhead_bytes(plan->local_world, plan->world);
@@ -278,15 +301,9 @@ static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, str
     return sum;
 }
 
-/* Ranks `from` to `to` - 1, as far as they are on this rank's host. */
-static uint64_t on_this_host(const struct ds_plan *plan, uint64_t from, uint64_t to)
+static bool on_this_host(const struct ds_plan *plan, uint64_t rank)
 {
-    uint64_t host = plan->rank / plan->local_world * plan->local_world;
-    uint64_t end = host + plan->local_world;
-
-    from = from > host ? from : host;
-    to = to < end ? to : end;
-    return to > from ? to - from : 0;
+    return rank / plan->local_world == plan->rank / plan->local_world;
 }
 
 /* Its part of what those that share its sequences give away, and what its likes of other parts pass
@@ -294,13 +311,15 @@ static uint64_t on_this_host(const struct ds_plan *plan, uint64_t from, uint64_t
 static uint64_t swapped_peers(const struct ds_plan *plan)
 {
     struct ds_comm_group group = ds_plan_sequence_group(plan);
-    uint64_t here = on_this_host(plan, group.first, group.first + group.count), bytes = 0;
-    uint64_t at = plan->rank, step = plan->holders;
+    uint64_t here = 0, bytes = 0, at = plan->rank;
+    uint64_t step = (uint64_t)plan->holders * plan->tensor_ranks;
 
-    if (!ds_plan_embeds(plan))
-        bytes += on_this_host(plan, at - step, at - step + 1) * plan->passed_bytes;
-    if (!ds_plan_classifies(plan))
-        bytes += on_this_host(plan, at + step, at + step + 1) * plan->passed_bytes;
+    for (unsigned i = 0; i < group.count; i++)
+        here += on_this_host(plan, group.first + i * group.stride) ? 1 : 0;
+    if (!ds_plan_embeds(plan) && on_this_host(plan, at - step))
+        bytes += plan->passed_bytes;
+    if (!ds_plan_classifies(plan) && on_this_host(plan, at + step))
+        bytes += plan->passed_bytes;
     return bytes + (here - 1) * (ds__plan_swapped_bytes(plan) / group.count);
 }
 
@@ -310,7 +329,9 @@ int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
     bool divided = plan->stage > 0, copied = divided && plan->common_bytes == 0;
     uint64_t parts = divided ? plan->shards : plan->holders;
     uint64_t part = divided ? plan->shard : plan->holder;
-    uint64_t local = plan->local_world < parts ? plan->local_world : parts;
+    uint64_t here =
+        plan->local_world > plan->tensor_ranks ? plan->local_world / plan->tensor_ranks : 1;
+    uint64_t local = here < parts ? here : parts;
     uint64_t host = part / local * local, end = host + local < parts ? host + local : parts;
 
     if (span == NULL)

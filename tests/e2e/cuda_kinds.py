@@ -231,6 +231,17 @@ def pipeline():
              f"pipeline: {arch}: the same bits with graphs and without", (ours, theirs))
 
 
+def team():
+    """Ranks that share layers."""
+    for arch in ("gpt2", "llama"):
+        text = small_job(arch, matmul="compute").read_text().replace("heads: 1", "heads: 4")
+        on_both("team", arch, text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.tensor=2"],
+                "all_reduce_bf16" if "compute: bf16" in text else "all_reduce_f32")
+    ran = train(h.work() / "team-gpt2-cuda.yaml", "team-offload", 2, extra=["parallel.tensor=2", "offload.optim=cpu"])
+    h.ok(ran.returncode == 65 and "'parallel.tensor' 2 and 'offload.optim' are not supported together on GPUs" in
+         ran.stderr, "team: with offload refused", f"{ran.returncode}\n{ran.stderr}")
+
+
 require()
 fp8()
 optimizers()
@@ -238,5 +249,6 @@ evaluation()
 bf16_wire()
 offload()
 sharers()
+team()
 pipeline()
 done()

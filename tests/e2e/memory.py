@@ -224,6 +224,8 @@ else:
     compare(SIZES[1], 2, 3, "fp32", "zero.once_per_host=false", "zero.prefetch=4")
     compare(SIZES[1], 2, 1, "fp32", "parallel.sequence=2")
     compare(SIZES[0], 4, 2, "fp32", "parallel.sequence=4")
+    compare(SIZES[1], 2, 0, "fp32", "parallel.tensor=2")
+    compare(SIZES[0], 4, 2, "fp32", "parallel.tensor=2")
     for here, there in [((0, 2), (3, 2)), ((3, 3), (1, 2)), ((2, 2), (0, 1)), ((1, 2), (3, 4))]:
         go_on(SIZES[1], here, there)
     check_limit()

@@ -2,9 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * fixture.h - ranks in threads: the whole trainer below train.c, without processes or job files.
- *
- * Reference cases are under tests/reference/ (weights, tokens, float64 answers); tests run in the
- * top folder.
  */
 #ifndef DS_TESTS_ENGINE_FIXTURE_H
 #define DS_TESTS_ENGINE_FIXTURE_H
@@ -17,16 +14,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/fsio.h"
 #include "base/json_read.h"
-#include "runtime/ckpt/safetensors.h"
 #include "runtime/comm/backend.h"
 #include "runtime/engine.h"
 #include "runtime/optim.h"
 #include "runtime/states.h"
-#include "tests/plan/fixture.h"
+#include "tests/engine/inputs.h"
 
-enum { TEST_MAX_WORLD = 4 };
+enum { TEST_MAX_WORLD = 8 };
 #if defined(__SANITIZE_THREAD__)
 enum { TEST_EVERY = 13 }; /* of a large table: it takes that much longer */
 #elif defined(__SANITIZE_ADDRESS__)
@@ -34,98 +29,6 @@ enum { TEST_EVERY = 3 };
 #else
 enum { TEST_EVERY = 1 };
 #endif
-
-/* A safetensors file in memory. */
-struct test_tensors {
-    struct ds_map map;
-    struct ds_safetensors table;
-};
-
-static inline void test_tensors_open(struct test_tensors *file, const char *path)
-{
-    struct ds_error err = {0};
-
-    cr_assert_eq(ds_fs_map(path, &file->map, &err), 0, "%s: %s", path, err.text);
-    cr_assert_eq(
-        ds_safetensors_parse(&file->table, file->map.data, file->map.len, file->map.len, &err), 0,
-        "%s: %s", path, err.text);
-}
-
-static inline void test_tensors_close(struct test_tensors *file)
-{
-    ds_safetensors_release(&file->table);
-    ds_map_release(&file->map);
-}
-
-/* "<prefix><name>" as floats, copied. */
-static inline float *test_tensor(const struct test_tensors *file, const char *prefix,
-                                 const char *name, uint64_t elems)
-{
-    char full[DS_MAX_TENSOR_NAME + 32];
-    const struct ds_safetensor *tensor;
-    float *copy = malloc(elems * sizeof(*copy));
-
-    (void)snprintf(full, sizeof(full), "%s%s", prefix, name);
-    tensor = ds_safetensors_find(&file->table, full);
-    cr_assert_not_null(tensor, "no tensor %s", full);
-    cr_assert_not_null(copy);
-    cr_assert_eq(tensor->elems, elems, "%s", full);
-    memcpy(copy, (const char *)file->map.data + file->table.data_at + tensor->begin,
-           elems * sizeof(*copy));
-    return copy;
-}
-
-static inline double test_l2(const float *got, const float *want, uint64_t n)
-{
-    double diff = 0.0, norm = 0.0;
-
-    for (uint64_t i = 0; i < n; i++) {
-        double by = (double)got[i] - (double)want[i];
-
-        diff += by * by;
-        norm += (double)want[i] * (double)want[i];
-    }
-    return sqrt(diff / (norm > 0.0 ? norm : 1.0));
-}
-
-/* A file of ids of two bytes below 257, to be removed. */
-static inline const char *test_ids_file(uint32_t count)
-{
-    static char path[64];
-    uint16_t *ids = calloc(count, sizeof(*ids));
-    ssize_t bytes = (ssize_t)(count * sizeof(*ids));
-    int fd;
-
-    cr_assert_not_null(ids);
-    (void)snprintf(path, sizeof(path), "/tmp/dsrun-ids-XXXXXX.bin");
-    fd = mkstemps(path, 4);
-    for (uint32_t i = 0; i < count; i++)
-        ids[i] = (uint16_t)(((i * 2654435761u) >> 9) % 257);
-    cr_assert(fd >= 0 && write(fd, ids, (size_t)bytes) == bytes);
-    cr_assert_eq(close(fd), 0);
-    free(ids);
-    return path;
-}
-
-struct test_case {
-    const char *folder;
-    struct ds_model_shape shape;
-    uint64_t sequence;
-};
-enum { TEST_CASES = 4 };
-
-static inline struct test_case test_reference(unsigned i)
-{
-    struct test_case cases[TEST_CASES] = {
-        {"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32), 17},
-        {"tests/reference/llama-tiny", test_llama(2, 64, 4, 2, 96, 113, 32), 17},
-        {"tests/reference/gpt2-edge", test_gpt2(1, 16, 16, 11, 8), 1}, /* nothing to attend to */
-        {"tests/reference/llama-tied", test_llama(2, 24, 6, 1, 10, 29, 16), 9},
-    };
-
-    cases[3].shape.tie_embeddings = true;
-    return cases[i];
-}
 
 /* What a run of all ranks is given and leaves behind; lines are put together from every rank's
  * slices, results are rank 0's. */
@@ -185,6 +88,19 @@ static inline int test_gather(void *user, const void *mine, size_t bytes, void *
     return 0;
 }
 
+/* Of element `at` of what a rank has of a tensor. */
+static inline float test_initial(const float *copy, uint32_t tensor, const struct ds_plan_cut *cut,
+                                 uint64_t at)
+{
+    uint64_t together, whole = ds_plan_cut_at(cut, at, &together);
+
+    if (whole == DS_PLAN_PADDING)
+        return 0.0f;
+    if (copy != NULL)
+        return copy[whole];
+    return (float)((double)((tensor * 977 + whole) * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
+}
+
 static inline void test_init_weights(const struct test_run *run, const struct ds_plan *plan,
                                      float *params)
 {
@@ -194,18 +110,14 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
         test_tensors_open(&file, run->weights);
     for (size_t i = 0; i < plan->params; i++) {
         const struct ds_plan_param *param = &plan->param[i];
+        const struct ds_plan_cut cut = ds_plan_cut(plan, param->tensor);
         struct ds_held held = ds_plan_held_param(plan, DS_ARENA_PARAMS, i);
         float *copy = run->weights == NULL
                           ? NULL
-                          : test_tensor(&file, "", param->param.name, param->param.elems);
+                          : test_tensor(&file, "", param->param.name, cut.whole.elems);
 
         for (uint64_t j = held.first; j < held.first + held.count; j++)
-            params[held.at + j - held.first] =
-                copy != NULL
-                    ? copy[j]
-                    : (float)((double)((param->tensor * 977 + j) * 2654435761u % 1000) / 1000.0 -
-                              0.5) *
-                          0.1f;
+            params[held.at + j - held.first] = test_initial(copy, param->tensor, &cut, j);
         free(copy);
     }
     for (uint64_t j = 0; run->nudge != NULL && j < plan->padded_elems; j++)
@@ -214,19 +126,30 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
         test_tensors_close(&file);
 }
 
-/* The same of parts of a pipeline, whose lines differ: to where the tensors lie one behind the other,
- * as the model has them.  Of a matrix that two parts hold the one that is saved. */
+/* Do ranks have parts of the layers, or of each? */
+static inline bool test_in_parts(const struct ds_plan *plan)
+{
+    return plan->pipeline_ranks > 1 || plan->tensor_ranks > 1;
+}
+
+/* The same of those, whose lines differ: to where the tensors lie one behind the other, as the model
+ * has them.  Of what several hold alike that which is saved. */
 static inline void test_collect_tensors(const struct ds_plan *plan, enum ds_arena_kind arena,
                                         float *whole, const float *line)
 {
     for (size_t i = 0; i < plan->params; i++) {
+        const struct ds_plan_cut cut = ds_plan_cut(plan, plan->param[i].tensor);
         struct ds_held slice = ds_plan_slice_param(plan, arena, i);
-        uint64_t before = 0;
+        uint64_t before = 0, together;
 
         for (uint32_t k = 0; k < plan->param[i].tensor; k++)
-            before += plan->tensor[k].param.elems;
-        if (!plan->bucket[plan->param[i].bucket].twin)
-            memcpy(whole + before + slice.first, line + slice.at, slice.count * sizeof(*whole));
+            before += ds_plan_cut(plan, k).whole.elems;
+        for (uint64_t j = 0; j < slice.count && !plan->bucket[plan->param[i].bucket].twin; j++) {
+            uint64_t at = ds_plan_cut_at(&cut, slice.first + j, &together);
+
+            if (at != DS_PLAN_PADDING)
+                whole[before + at] = line[slice.at + j];
+        }
     }
 }
 
@@ -234,7 +157,7 @@ static inline void test_collect_tensors(const struct ds_plan *plan, enum ds_aren
 static inline void test_collect(const struct ds_plan *plan, enum ds_arena_kind arena, float *whole,
                                 const float *line)
 {
-    if (plan->pipeline_ranks > 1) {
+    if (test_in_parts(plan)) {
         test_collect_tensors(plan, arena, whole, line);
         return;
     }
@@ -504,7 +427,7 @@ static inline void test_run(struct test_run *run)
     cr_assert_eq(pthread_barrier_init(&meeting.all, NULL, run->world), 0);
     cr_assert_eq(test_plan(&run->plan, run, 0, NULL), 0);
     run->elems =
-        run->plan.pipeline_ranks > 1 ? ds_model_elems(&run->plan.shape) : run->plan.padded_elems;
+        test_in_parts(&run->plan) ? ds_model_elems(&run->plan.model) : run->plan.padded_elems;
     ds_plan_release(&run->plan);
     run->first_grads = calloc(run->elems, sizeof(float));
     run->params = calloc(run->elems, sizeof(float));

@@ -6,7 +6,7 @@
  * recomputation and optimizers; the same bits at ZeRO stages 0 to 2 and on one host or several; and
  * what is sent is what the plan says.
  */
-#include "tests/engine/fixture.h"
+#include "tests/engine/parts.h"
 
 enum { SEQUENCE = 16, IDS = 48 * SEQUENCE + 1 };
 
@@ -75,52 +75,6 @@ static const char *what_of(const struct line *line)
     return what;
 }
 
-/* The tensors of a run that has all layers, one behind the other as the model has them. */
-static float *in_order(const struct test_run *run, const float *line)
-{
-    float *out = calloc(ds_model_elems(&run->plan.shape), sizeof(*out));
-    uint64_t at = 0;
-
-    cr_assert_not_null(out);
-    for (size_t i = 0; i < run->plan.params; i++) {
-        const struct ds_plan_param *param = &run->plan.param[i];
-
-        memcpy(out + at, line + param->offset, param->param.elems * sizeof(*out));
-        at += param->param.elems;
-    }
-    return out;
-}
-
-/* By how much a line differs; 0.0: not in one bit. */
-static double off_by(const struct test_run *parts, const float *x, const struct test_run *whole,
-                     const float *y)
-{
-    float *want = in_order(whole, y);
-    double off =
-        memcmp(x, want, parts->elems * sizeof(*x)) == 0 ? 0.0 : test_l2(x, want, parts->elems);
-
-    free(want);
-    return off;
-}
-
-static void compare(const struct test_run *parts, const struct test_run *whole, double tolerance,
-                    const char *what)
-{
-    for (unsigned i = 0; i < parts->steps; i++) {
-        const struct ds_step_result *a = &parts->result[i], *b = &whole->result[i];
-
-        cr_assert_float_eq(a->loss, b->loss, tolerance * b->loss, "%s: loss %.17g, not %.17g", what,
-                           a->loss, b->loss);
-        cr_assert_float_eq(a->grad_norm, b->grad_norm, (1e-12 + 10.0 * tolerance) * b->grad_norm,
-                           "%s: norm %.17g, not %.17g", what, a->grad_norm, b->grad_norm);
-    }
-    cr_assert_float_eq(parts->eval, whole->eval, tolerance * whole->eval, "%s: %.17g, not %.17g",
-                       what, parts->eval, whole->eval);
-    cr_assert_leq(off_by(parts, parts->params, whole, whole->params), 10.0 * tolerance, "%s", what);
-    cr_assert_leq(off_by(parts, parts->exp_avg, whole, whole->exp_avg), 100.0 * tolerance, "%s",
-                  what);
-}
-
 /* One part has all layers, in ranks of data alone. */
 static struct line whole_of(struct line line)
 {
@@ -148,7 +102,7 @@ static void check_line(struct line line)
     for (unsigned i = 0; i < parts.world; i++)
         cr_assert_eq(parts.rc[i], 0, "%s: rank %u: %s", what, i, parts.err[i].text);
     test_run_ok(&whole);
-    compare(&parts, &whole, tolerance_of(&line), what);
+    test_compare(&parts, &whole, tolerance_of(&line), what);
     test_traffic_planned(&parts, what);
     cr_assert_gt(parts.traffic[DS_COMM_PASS].calls, 0);
     test_run_release(&parts);

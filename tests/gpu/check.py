@@ -437,11 +437,13 @@ def sharers():
     layers, hidden, context = (2, 32, 32) if setting.doubles else (4, 256, 256)
     path.write_text(MEMORY.format(text=text, stage=0, layers=layers, hidden=hidden, heads=4, context=context, batch=4, micro=1)
                     .replace("compute: bf16", "compute: fp32"))
-    for share, parts, ranks, stage in ((1, 1, 2, 0), (2, 1, 2, 0), (2, 1, 4, 0), (4, 1, 4, 3), (1, 2, 2, 0), (1, 2, 4, 2),
-                                       (2, 2, 4, 1)):
-        run = f"sharers-{share}-{parts}-{ranks}-{stage}"
-        name = f"sharers: {share} of {ranks} ranks, {parts} part{'s'[:parts - 1]}, ZeRO {stage}"
-        ran = train(path, run, ranks, 60.0, (f"parallel.sequence={share}", f"parallel.pipeline={parts}", f"zero.stage={stage}"))
+    for team, share, parts, ranks, stage in ((1, 1, 1, 2, 0), (1, 2, 1, 2, 0), (1, 2, 1, 4, 0), (1, 4, 1, 4, 3), (1, 1, 2, 2, 0),
+                                             (1, 1, 2, 4, 2), (1, 2, 2, 4, 1), (2, 1, 1, 2, 0), (4, 1, 1, 4, 0),
+                                             (2, 1, 1, 4, 3), (2, 2, 1, 4, 0), (2, 1, 2, 4, 0)):
+        run = f"sharers-{team}-{share}-{parts}-{ranks}-{stage}"
+        name = f"sharers: {share} of {ranks} ranks, teams of {team}, {parts} part{'s'[:parts - 1]}, ZeRO {stage}"
+        ran = train(path, run, ranks, 60.0, (f"parallel.sequence={share}", f"parallel.pipeline={parts}",
+                                             f"parallel.tensor={team}", f"zero.stage={stage}"))
         if h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
             found[name] = h.metrics(h.work() / run)
     first = next(iter(found.values()), [])

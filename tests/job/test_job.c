@@ -416,6 +416,10 @@ Test(job, world_must_fit_the_batch)
         {"parallel.sequence=4", 6,
          "override 'parallel.sequence=4': 'parallel.sequence' 4 must divide the number of ranks, "
          "6; 3 or 6 would do"},
+        {"parallel.tensor=2", 8, NULL},
+        {"parallel.tensor=2", 5,
+         "override 'parallel.tensor=2': 'parallel.tensor' 2 must divide the number of ranks, 5; "
+         "1 or 5 would do"},
         {"parallel.pipeline=2", 4, NULL},
         {"parallel.pipeline=2", 5,
          "override 'parallel.pipeline=2': 'parallel.pipeline' 2 must divide the number of ranks, "

@@ -62,7 +62,7 @@ static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t globa
     job.optim.eps = 1e-5;
     job.optim.weight_decay = 0.1;
     job.optim.clip = 1.0;
-    job.parallel.sequence = job.parallel.pipeline = 1;
+    job.parallel.sequence = job.parallel.pipeline = job.parallel.tensor = 1;
     job.zero.once_per_host = true;
     job.schedule.kind = DS_SCHEDULE_COSINE;
     job.schedule.warmup = 2;

@@ -319,8 +319,12 @@ Test(pipeline, says_what_cannot_be)
         const char *text;
     } table[] = {
         {8, 8, 0, false, false, "'parallel.pipeline' 8 is more than 'model.layers' 7"},
-        {2, 3, 0, false, false, "'parallel.pipeline' 2 x 'parallel.sequence' 1 does not divide 3"},
-        {4, 2, 0, false, false, "'parallel.pipeline' 4 x 'parallel.sequence' 1 does not divide 2"},
+        {2, 3, 0, false, false,
+         "'parallel.pipeline' 2 x 'parallel.sequence' 1 x 'parallel.tensor' 1 "
+         "does not divide 3"},
+        {4, 2, 0, false, false,
+         "'parallel.pipeline' 4 x 'parallel.sequence' 1 x 'parallel.tensor' 1 "
+         "does not divide 2"},
         {2, 2, 3, false, false, "'parallel.pipeline' 2 and 'zero.stage' 3 do not go together"},
         {2, 2, 0, true, true, "'parallel.pipeline' 2 and 'offload.optim' are not supported"},
     };

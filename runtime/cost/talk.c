@@ -1,0 +1,137 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * talk.c - seconds that ranks need to tell each other something; the contract is in work.h.
+ *
+ * Tests   tests/cost/test_predict.c, test_pipeline.c, test_team.c
+ */
+#include "runtime/cost/work.h"
+
+struct talk {
+    const struct ds_cluster *cluster;
+    const struct ds_plan *plan;
+};
+
+static double collective(const struct talk *t, struct ds_comm_group group, double bytes,
+                         unsigned trips)
+{
+    return ds_work_collective(t->cluster, ds_ring_of(t->cluster, group), bytes, trips);
+}
+
+static double among_holders(const struct talk *t, double bytes, unsigned trips)
+{
+    return collective(t, ds_plan_holders_group(t->plan), bytes, trips);
+}
+
+/* In a shard group, then of each shard between the groups. */
+static double by_groups(const struct talk *t, double bytes, unsigned trips)
+{
+    return collective(t, ds_plan_inside_group(t->plan), bytes, trips) +
+           collective(t, ds_plan_across_group(t->plan), bytes / (double)t->plan->shards, 2);
+}
+
+/* In bf16: half of it travels, and it is packed and unpacked. */
+static double packed_s(const struct talk *t, const struct ds_bucket *bucket)
+{
+    double elems = (double)bucket->padded_elems, bytes = elems * sizeof(uint16_t);
+    bool whole = t->plan->stage == 0 || bucket->replicated;
+    double parts = whole ? 2.0 : 1.0 + 1.0 / (double)t->plan->shards;
+    double pack =
+        elems * parts * (sizeof(float) + sizeof(uint16_t)) / t->cluster->device.pointwise.bf16;
+
+    return pack + (whole && t->plan->replicas == 1 ? among_holders(t, bytes, 2)
+                                                   : by_groups(t, bytes, whole ? 2 : 1));
+}
+
+static double reduce_s(const struct talk *t, const struct ds_bucket *bucket)
+{
+    double bytes = (double)bucket->padded_elems * sizeof(float);
+
+    if (t->plan->bf16_wire)
+        return packed_s(t, bucket);
+    return t->plan->stage == 0 || bucket->replicated ? among_holders(t, bytes, 2)
+                                                     : by_groups(t, bytes, 1);
+}
+
+/* Of parameters that are held once per host nothing is moved. */
+static double gather_s(const struct talk *t, const struct ds_bucket *bucket)
+{
+    bool there = t->plan->common_bytes > 0 && !t->plan->ahead;
+    double elem = (double)ds_dtype_bytes(ds_compute_dtype(t->plan->compute));
+    double bytes = there ? 0.0 : (double)bucket->padded_elems * elem;
+
+    return collective(t, ds_plan_inside_group(t->plan), bytes, 1);
+}
+
+/* Who shares sequences: what they give each other, laid out before and behind. */
+static double swap_s(const struct talk *t, const struct ds_instr *instr)
+{
+    uint64_t bytes[DS_PLAN_SWAPS];
+    double seconds = 0.0;
+
+    ds_plan_swaps(t->plan, instr, bytes);
+    for (unsigned i = 0; i < DS_PLAN_SWAPS; i++) {
+        bool to_heads = (i == 0) == (instr->op == DS_INSTR_FORWARD);
+        double times = to_heads && t->plan->micro_batch == 1 ? 1.0 : 2.0;
+
+        if (bytes[i] > 0)
+            seconds += collective(t, ds_plan_sequence_group(t->plan), (double)bytes[i], 1) +
+                       ds_work_pointwise(t->cluster, t->plan->compute,
+                                         times * 2.0 * (double)bytes[i], times);
+    }
+    return seconds;
+}
+
+/* Who shares layers: sums of activations, and what each says of its logits. */
+static double sum_s(const struct talk *t, const struct ds_instr *instr)
+{
+    const struct ds_comm_group team = ds_plan_team_group(t->plan);
+    struct ds_plan_sums sums = ds_plan_sums(t->plan, instr);
+
+    if (sums.chunks == 0)
+        return sums.calls * collective(t, team, (double)sums.bytes, 2);
+    return sums.calls * collective(t, team, (double)sums.bytes, 2) +
+           sums.chunks * collective(t, team, (double)sums.said / sums.chunks, 1);
+}
+
+/* Activations to the next part or a gradient to the one before, at once with what comes from there
+ * where the two are paired; every rank of a host has its own pair. */
+static double pass_s(const struct talk *t, const struct ds_instr *instr)
+{
+    const unsigned apart = t->plan->holders * t->plan->tensor_ranks;
+    const struct ds_comm_group pair = {.first = 0, .stride = apart, .count = 2};
+    bool there = instr->op == DS_INSTR_RECV && instr->paired;
+    double ranks = (double)(apart < t->cluster->ranks ? apart : t->cluster->ranks);
+    bool shares = ds_ring_of(t->cluster, pair).per_host < 2; /* the way out of a host */
+
+    return there ? 0.0
+                 : collective(t, pair, (double)t->plan->passed_bytes * (shares ? ranks : 1.0), 2);
+}
+
+/* The shard of the tied matrix' gradient, between both ends of the line. */
+static double tie_s(const struct talk *t, const struct ds_instr *instr)
+{
+    const struct ds_plan *plan = t->plan;
+    const unsigned apart = (plan->pipeline_ranks - 1) * plan->holders * plan->tensor_ranks;
+    const struct ds_comm_group ends = {.first = 0, .stride = apart, .count = 2};
+    double elems = (double)ds_plan_shard(plan, DS_ARENA_GRADS, instr->bucket).count;
+
+    return collective(t, ends, elems * sizeof(float), 2);
+}
+
+double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                    const struct ds_instr *instr)
+{
+    const struct talk t = {.cluster = cluster, .plan = plan};
+
+    switch (instr->op) {
+    case DS_INSTR_FORWARD:
+    case DS_INSTR_BACKWARD: return swap_s(&t, instr) + sum_s(&t, instr);
+    case DS_INSTR_REDUCE: return reduce_s(&t, &plan->bucket[instr->bucket]);
+    case DS_INSTR_GATHER: return gather_s(&t, &plan->bucket[instr->bucket]);
+    case DS_INSTR_SEND:
+    case DS_INSTR_RECV: return pass_s(&t, instr);
+    case DS_INSTR_TIE: return tie_s(&t, instr);
+    default: return 0.0;
+    }
+}

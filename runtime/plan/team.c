@@ -1,0 +1,199 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * team.c - what a rank has of each layer where a team shares it, and what the team adds up.
+ *
+ * In front of the attention and of the feed-forward's activation a matrix is divided by what it
+ * makes, behind them by what it reads: each rank has some of the heads and of the feed-forward's
+ * columns from end to end, and one sum of activations follows each half of a layer, one of
+ * gradients comes in front of it on the way back.  Of a matrix that is stored [in, out] what it
+ * makes are columns, of one stored [out, in] rows; a packed row of queries, keys and values has
+ * some of each.
+ *
+ * The vocabulary is divided by rows of its matrices, the same number for everybody: what the last
+ * rank has too much is padding that nothing reads.
+ *
+ * Source  Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models Using
+ *         Model Parallelism" (2019), section 3
+ * Tests   tests/plan/test_team.c
+ */
+#include <errno.h>
+
+#include "kernels/op.h"
+#include "runtime/model/family.h"
+#include "runtime/optim.h"
+#include "runtime/plan/internal.h"
+
+/* Rows of so many elements lie well for products, if everybody still has ids. */
+enum { ID_UNIT = 8 };
+
+static uint64_t ids_each(uint64_t vocab, uint64_t ranks)
+{
+    uint64_t each = (vocab + ranks - 1) / ranks, even = ds__round_up(each, ID_UNIT);
+
+    return (ranks - 1) * even < vocab ? even : each;
+}
+
+/* What cannot be done with it. */
+static int check(const struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+{
+    const struct ds_job *job = args->job;
+    const struct ds_model_shape *model = &plan->model;
+    const unsigned long long ranks = plan->tensor_ranks;
+    const struct {
+        const char *what;
+        uint64_t value;
+    } table[] = {{"'model.heads'", model->heads},
+                 {"'model.kv_heads'", model->kv_heads},
+                 {"'model.ffn'", model->ffn}};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].value % ranks != 0)
+            return ds_fail(err, EINVAL, "'parallel.tensor' %llu does not divide %s %llu", ranks,
+                           table[i].what, (unsigned long long)table[i].value);
+    if ((ranks - 1) * ids_each(model->vocab, ranks) >= model->vocab)
+        return ds_fail(err, EINVAL, "'parallel.tensor' %llu is too many for 'model.vocab' %llu",
+                       ranks, (unsigned long long)model->vocab);
+    if (plan->by_tensor || ds_optim_wants_matrices(job))
+        return ds_fail(err, EINVAL,
+                       "'parallel.tensor' %llu and 'optim.name' %s do not go together: it wants "
+                       "whole matrices, of which each rank has a part",
+                       ranks, ds_optim_name(job->optim.kind));
+    if (args->apart && job->offload.optim != DS_OFFLOAD_NONE)
+        return ds_fail(err, EINVAL,
+                       "'parallel.tensor' %llu and 'offload.optim' are not supported together on "
+                       "GPUs, where two threads would speak to the other ranks; set one of them to "
+                       "1 or none",
+                       ranks);
+    return 0;
+}
+
+int ds__plan_team(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+{
+    const uint64_t ranks = plan->tensor_ranks;
+    struct ds_model_shape *shape = &plan->shape;
+    int rc;
+
+    if (ranks == 1)
+        return 0;
+    rc = check(plan, args, err);
+    if (rc != 0)
+        return rc;
+    shape->heads /= ranks;
+    shape->kv_heads /= ranks;
+    shape->ffn /= ranks;
+    shape->vocab = ids_each(shape->vocab, ranks);
+    return 0;
+}
+
+struct ds_plan_ids ds_plan_ids(const struct ds_plan *plan)
+{
+    const uint64_t each = plan->shape.vocab, first = each * plan->tensor_rank;
+    const uint64_t left = plan->model.vocab - first;
+
+    return (struct ds_plan_ids){.first = first, .count = left < each ? left : each};
+}
+
+/* --- tensors ---------------------------------------------------------------------------------- */
+
+bool ds__plan_alike(const struct ds_plan *plan, size_t tensor)
+{
+    struct ds_param whole;
+
+    ds_model_param(&plan->model, tensor, &whole);
+    return whole.elems == plan->tensor[tensor].param.elems;
+}
+
+static void add_run(struct ds_plan_cut *cut, uint64_t first, uint64_t count)
+{
+    cut->run[cut->runs].first = first;
+    cut->run[cut->runs].count = count;
+    cut->runs++;
+}
+
+/* Columns; of a packed row some of each of its parts. */
+static void cut_columns(const struct ds_plan *plan, enum ds_role role, struct ds_plan_cut *cut)
+{
+    const struct ds_model_shape *shape = &plan->shape;
+    const uint64_t head = shape->head_size, ranks = plan->tensor_ranks;
+    const uint64_t packed[] = {shape->heads * head, shape->kv_heads * head, shape->kv_heads * head};
+    uint64_t at = 0;
+
+    if (role != DS_ROLE_QKV_W && role != DS_ROLE_QKV_B) {
+        add_run(cut, plan->tensor_rank * cut->width, cut->width);
+        return;
+    }
+    for (size_t i = 0; i < sizeof(packed) / sizeof(packed[0]); i++) {
+        add_run(cut, at + plan->tensor_rank * packed[i], packed[i]);
+        at += ranks * packed[i];
+    }
+}
+
+struct ds_plan_cut ds_plan_cut(const struct ds_plan *plan, size_t tensor)
+{
+    const struct ds_param *here = &plan->tensor[tensor].param;
+    struct ds_plan_cut cut = {.elems = here->elems};
+    const unsigned last = here->ndim - 1;
+
+    ds_model_param(&plan->model, tensor, &cut.whole);
+    cut.row = cut.whole.shape[last];
+    cut.width = here->shape[last];
+    if (cut.row != cut.width) {
+        cut_columns(plan, here->role, &cut);
+        return cut;
+    }
+    if (cut.whole.elems == here->elems)
+        return cut;
+    cut.first = plan->tensor_rank * here->elems;
+    if (cut.first + cut.elems > cut.whole.elems)
+        cut.elems = cut.whole.elems - cut.first;
+    return cut;
+}
+
+uint64_t ds_plan_cut_at(const struct ds_plan_cut *cut, uint64_t at, uint64_t *together)
+{
+    uint64_t column = cut->width > 0 ? at % cut->width : 0,
+             row = cut->first + at / cut->width * cut->row;
+
+    if (cut->runs == 0) {
+        *together = at < cut->elems ? cut->elems - at : UINT64_MAX;
+        return at < cut->elems ? cut->first + at : DS_PLAN_PADDING;
+    }
+    for (unsigned i = 0;; i++) {
+        if (column < cut->run[i].count) {
+            *together = cut->run[i].count - column;
+            return row + cut->run[i].first + column;
+        }
+        column -= cut->run[i].count;
+    }
+}
+
+/* --- sums ------------------------------------------------------------------------------------- */
+
+/* Of a forward pass over a layer. */
+static unsigned layer_sums(const struct ds_plan *plan, const struct ds_instr *instr)
+{
+    if (!instr->recompute)
+        return 2;
+    return ds_plan_drops(plan, instr->block, DS_BUFFER_MIDDLE) ? 1 : 0;
+}
+
+struct ds_plan_sums ds_plan_sums(const struct ds_plan *plan, const struct ds_instr *instr)
+{
+    const uint64_t tokens = plan->micro_batch * plan->sequence, layers = plan->shape.layers;
+    const bool forward = instr->op == DS_INSTR_FORWARD, backward = instr->op == DS_INSTR_BACKWARD;
+    struct ds_plan_sums sums = {.bytes = tokens * plan->shape.hidden *
+                                         ds_dtype_bytes(ds_compute_dtype(plan->compute))};
+
+    if (plan->tensor_ranks == 1 || (!forward && !backward))
+        return sums;
+    if (instr->block >= 1 && instr->block <= layers)
+        sums.calls = forward ? layer_sums(plan, instr) : 2;
+    else if (forward)
+        sums.calls = 1;
+    if (forward && instr->block > layers) {
+        sums.chunks = (unsigned)((tokens + plan->logit_rows - 1) / plan->logit_rows);
+        sums.said = plan->tensor_ranks * tokens * sizeof(struct ds_xent_row);
+    }
+    return sums;
+}

@@ -1,0 +1,114 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * inputs.h - what runs read: reference cases, safetensors, ids.
+ *
+ * Reference cases are under tests/reference/ (weights, tokens, float64 answers); tests run in the
+ * top folder.
+ */
+#ifndef DS_TESTS_ENGINE_INPUTS_H
+#define DS_TESTS_ENGINE_INPUTS_H
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/fsio.h"
+#include "runtime/ckpt/safetensors.h"
+#include "tests/plan/fixture.h"
+
+/* A safetensors file in memory. */
+struct test_tensors {
+    struct ds_map map;
+    struct ds_safetensors table;
+};
+
+static inline void test_tensors_open(struct test_tensors *file, const char *path)
+{
+    struct ds_error err = {0};
+
+    cr_assert_eq(ds_fs_map(path, &file->map, &err), 0, "%s: %s", path, err.text);
+    cr_assert_eq(
+        ds_safetensors_parse(&file->table, file->map.data, file->map.len, file->map.len, &err), 0,
+        "%s: %s", path, err.text);
+}
+
+static inline void test_tensors_close(struct test_tensors *file)
+{
+    ds_safetensors_release(&file->table);
+    ds_map_release(&file->map);
+}
+
+/* "<prefix><name>" as floats, copied. */
+static inline float *test_tensor(const struct test_tensors *file, const char *prefix,
+                                 const char *name, uint64_t elems)
+{
+    char full[DS_MAX_TENSOR_NAME + 32];
+    const struct ds_safetensor *tensor;
+    float *copy = malloc(elems * sizeof(*copy));
+
+    (void)snprintf(full, sizeof(full), "%s%s", prefix, name);
+    tensor = ds_safetensors_find(&file->table, full);
+    cr_assert_not_null(tensor, "no tensor %s", full);
+    cr_assert_not_null(copy);
+    cr_assert_eq(tensor->elems, elems, "%s", full);
+    memcpy(copy, (const char *)file->map.data + file->table.data_at + tensor->begin,
+           elems * sizeof(*copy));
+    return copy;
+}
+
+static inline double test_l2(const float *got, const float *want, uint64_t n)
+{
+    double diff = 0.0, norm = 0.0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        double by = (double)got[i] - (double)want[i];
+
+        diff += by * by;
+        norm += (double)want[i] * (double)want[i];
+    }
+    return sqrt(diff / (norm > 0.0 ? norm : 1.0));
+}
+
+/* A file of ids of two bytes below 257, to be removed. */
+static inline const char *test_ids_file(uint32_t count)
+{
+    static char path[64];
+    uint16_t *ids = calloc(count, sizeof(*ids));
+    ssize_t bytes = (ssize_t)(count * sizeof(*ids));
+    int fd;
+
+    cr_assert_not_null(ids);
+    (void)snprintf(path, sizeof(path), "/tmp/dsrun-ids-XXXXXX.bin");
+    fd = mkstemps(path, 4);
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = (uint16_t)(((i * 2654435761u) >> 9) % 257);
+    cr_assert(fd >= 0 && write(fd, ids, (size_t)bytes) == bytes);
+    cr_assert_eq(close(fd), 0);
+    free(ids);
+    return path;
+}
+
+struct test_case {
+    const char *folder;
+    struct ds_model_shape shape;
+    uint64_t sequence;
+};
+enum { TEST_CASES = 4 };
+
+static inline struct test_case test_reference(unsigned i)
+{
+    struct test_case cases[TEST_CASES] = {
+        {"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32), 17},
+        {"tests/reference/llama-tiny", test_llama(2, 64, 4, 2, 96, 113, 32), 17},
+        {"tests/reference/gpt2-edge", test_gpt2(1, 16, 16, 11, 8), 1}, /* nothing to attend to */
+        {"tests/reference/llama-tied", test_llama(2, 24, 6, 1, 10, 29, 16), 9},
+    };
+
+    cases[3].shape.tie_embeddings = true;
+    return cases[i];
+}
+
+#endif

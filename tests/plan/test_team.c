@@ -1,0 +1,307 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_team - ranks that share layers: every element of the model is one rank's, or all of a team
+ * have it and one of them counts it; groups of ranks fit into each other; all ranks have one hash.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/plan/plan.h"
+#include "tests/plan/fixture.h"
+
+enum { MAX_WORLD = 24 };
+
+struct mesh {
+    bool gpt2, tied;
+    unsigned tensor, sequence, data, pipeline;
+    uint64_t stage, vocab;
+    bool node; /* zero.shard_group */
+    unsigned hosts;
+};
+
+struct built {
+    struct ds_plan plan[MAX_WORLD];
+    unsigned world;
+};
+
+static struct ds_job job_of(const struct mesh *mesh)
+{
+    struct ds_model_shape shape = mesh->gpt2 ? test_gpt2(3, 48, 12, mesh->vocab, 16)
+                                             : test_llama(3, 48, 12, 4, 24, mesh->vocab, 16);
+    struct ds_job job;
+
+    shape.tie_embeddings = mesh->tied;
+    job = test_job(shape, 4 * mesh->data, 1, 16);
+    job.parallel.tensor = mesh->tensor;
+    job.parallel.sequence = mesh->sequence;
+    job.parallel.pipeline = mesh->pipeline;
+    job.zero.stage = mesh->stage;
+    job.zero.bucket_mb = 1;
+    job.zero.shard_group = mesh->node ? DS_SHARD_NODE : DS_SHARD_ALL;
+    return job;
+}
+
+static void build(struct built *built, const struct mesh *mesh)
+{
+    struct ds_job job = job_of(mesh);
+    struct ds_error err = {0};
+
+    built->world = mesh->tensor * mesh->sequence * mesh->data * mesh->pipeline;
+    cr_assert_leq(built->world, MAX_WORLD);
+    for (unsigned rank = 0; rank < built->world; rank++) {
+        const struct ds_plan_args args = {.job = &job,
+                                          .world = built->world,
+                                          .rank = rank,
+                                          .threads = 1,
+                                          .local_world = built->world / mesh->hosts,
+                                          .common = true};
+
+        cr_assert_eq(ds_plan_build(&built->plan[rank], &args, &err), 0, "%s", err.text);
+    }
+}
+
+static void release(struct built *built)
+{
+    for (unsigned rank = 0; rank < built->world; rank++)
+        ds_plan_release(&built->plan[rank]);
+}
+
+/* --- elements --------------------------------------------------------------------------------- */
+
+/* Add to seen[] what `plan` counts of a tensor: its own slice, element by element. */
+static void see(const struct ds_plan *plan, size_t param, unsigned char *seen, uint64_t elems)
+{
+    const struct ds_plan_param *of = &plan->param[param];
+    const struct ds_plan_cut cut = ds_plan_cut(plan, of->tensor);
+    struct ds_held slice = ds_plan_slice_param(plan, DS_ARENA_PARAMS, param);
+    uint64_t together;
+
+    cr_assert_eq(cut.whole.elems, elems);
+    for (uint64_t at = slice.first; at < slice.first + slice.count; at++) {
+        uint64_t whole = ds_plan_cut_at(&cut, at, &together), next, more;
+
+        cr_assert_gt(together, 0);
+        if (whole == DS_PLAN_PADDING)
+            continue;
+        cr_assert_lt(whole, elems);
+        seen[whole]++;
+        next = together > 1 ? ds_plan_cut_at(&cut, at + 1, &more) : whole + 1;
+        cr_assert_eq(next, whole + 1, "%s: element %llu", cut.whole.name, (unsigned long long)at);
+    }
+}
+
+static void check_elements(const struct built *built, const char *text)
+{
+    const struct ds_plan *any = &built->plan[0];
+
+    for (size_t i = 0; i < any->tensors; i++) {
+        struct ds_param whole;
+        unsigned char *seen;
+
+        ds_model_param(&any->model, i, &whole);
+        seen = calloc(whole.elems, 1);
+        cr_assert_not_null(seen);
+        for (unsigned rank = 0; rank < built->world; rank++) {
+            const struct ds_plan *plan = &built->plan[rank];
+
+            for (size_t k = 0; k < plan->params; k++)
+                if (plan->param[k].tensor == i && !plan->bucket[plan->param[k].bucket].twin)
+                    see(plan, k, seen, whole.elems);
+        }
+        for (uint64_t at = 0; at < whole.elems; at++)
+            cr_assert_eq(seen[at], 1, "%s: %s, element %llu is counted %u times", text, whole.name,
+                         (unsigned long long)at, seen[at]);
+        free(seen);
+    }
+}
+
+/* --- groups ----------------------------------------------------------------------------------- */
+
+typedef struct ds_comm_group (*group_of)(const struct ds_plan *plan);
+
+static struct ds_comm_group even_pair(const struct ds_plan *plan)
+{
+    return ds_plan_pair_group(plan, 0);
+}
+
+static struct ds_comm_group odd_pair(const struct ds_plan *plan)
+{
+    return ds_plan_pair_group(plan, 1);
+}
+
+/* Every rank is in the group that it names, and all of that name the same. */
+static void check_group(const struct built *built, group_of of, unsigned count, const char *text)
+{
+    for (unsigned rank = 0; rank < built->world; rank++) {
+        struct ds_comm_group mine = of(&built->plan[rank]);
+        bool inside = false;
+
+        cr_expect(count == 0 || mine.count == count, "%s: %u ranks", text, mine.count);
+        for (unsigned i = 0; i < mine.count; i++) {
+            unsigned other = mine.first + i * mine.stride;
+            struct ds_comm_group its;
+
+            cr_assert_lt(other, built->world, "%s", text);
+            its = of(&built->plan[other]);
+            cr_expect(its.first == mine.first && its.count == mine.count, "%s: rank %u", text,
+                      rank);
+            cr_expect(mine.count == 1 || its.stride == mine.stride, "%s: rank %u", text, rank);
+            inside |= other == rank;
+        }
+        cr_expect(inside, "%s: rank %u", text, rank);
+    }
+}
+
+static void check_groups(const struct built *built, const struct mesh *mesh)
+{
+    const struct ds_plan *any = &built->plan[0];
+
+    check_group(built, ds_plan_team_group, mesh->tensor, "team");
+    check_group(built, ds_plan_holders_group, mesh->sequence * mesh->data, "holders");
+    check_group(built, ds_plan_sequence_group, mesh->sequence, "sequence");
+    check_group(built, ds_plan_inside_group, any->shards, "inside");
+    check_group(built, ds_plan_across_group, any->replicas, "across");
+    check_group(built, ds_plan_tie_group, 0, "tie");
+    check_group(built, even_pair, 0, "even pair");
+    check_group(built, odd_pair, 0, "odd pair");
+    cr_expect(!mesh->node || mesh->stage == 0 || any->shards == any->holders / mesh->hosts);
+    for (unsigned rank = 0; rank < built->world; rank++) {
+        const struct ds_plan *plan = &built->plan[rank];
+        struct ds_comm_group team = ds_plan_team_group(plan);
+
+        cr_expect_eq(plan->hash, any->hash, "rank %u", rank);
+        cr_expect_eq(plan->shared_bytes, any->shared_bytes, "rank %u", rank);
+        for (unsigned i = 0; i < team.count; i++) { /* the same data, and the same layers */
+            const struct ds_plan *mate = &built->plan[team.first + i];
+
+            cr_expect_eq(ds_plan_data_rank(mate), ds_plan_data_rank(plan));
+            cr_expect_eq(mate->sequence_rank, plan->sequence_rank);
+            cr_expect_eq(mate->first_block, plan->first_block);
+            cr_expect_eq(ds_plan_total_bytes(mate), ds_plan_total_bytes(plan));
+        }
+    }
+}
+
+static void check(const struct mesh *mesh)
+{
+    struct built built;
+    char text[120];
+
+    (void)snprintf(text, sizeof(text), "%s%s, %u x %u x %u x %u, stage %u, vocabulary %u",
+                   mesh->gpt2 ? "gpt2" : "llama", mesh->tied ? " tied" : "", mesh->pipeline,
+                   mesh->data, mesh->sequence, mesh->tensor, (unsigned)mesh->stage,
+                   (unsigned)mesh->vocab);
+    build(&built, mesh);
+    check_elements(&built, text);
+    check_groups(&built, mesh);
+    release(&built);
+}
+
+Test(team, every_element_is_somebodys)
+{
+    static const struct mesh table[] = {
+        {true, true, 2, 1, 1, 1, 0, 97, false, 1},   {true, true, 4, 1, 1, 1, 0, 97, false, 1},
+        {true, true, 2, 1, 3, 1, 1, 96, false, 1},   {true, true, 3, 1, 2, 1, 0, 50, false, 1},
+        {false, false, 4, 1, 1, 1, 0, 97, false, 1}, {false, false, 2, 2, 2, 1, 2, 97, false, 1},
+        {false, true, 2, 1, 2, 1, 3, 97, false, 1},  {false, true, 2, 1, 2, 3, 2, 33, false, 1},
+        {true, true, 2, 2, 1, 2, 1, 97, false, 1},   {true, true, 2, 1, 4, 1, 2, 97, true, 2},
+        {false, false, 4, 1, 4, 1, 3, 97, true, 2},  {true, true, 3, 2, 2, 2, 2, 130, false, 2},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        check(&table[i]);
+}
+
+/* --- what it is ------------------------------------------------------------------------------- */
+
+/* Of two ranks a layer's matrices are halves, norms whole. */
+Test(team, parts_are_those_of_a_narrower_model)
+{
+    const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1};
+    const uint64_t hidden = 48, ids = 56; /* 49, in eights */
+    uint64_t matrices = 3 * (4 + 8) * hidden * hidden / 2 + ids * hidden;
+    uint64_t vectors = 3 * (3 + 4) * hidden / 2, alike = (16 + 3 * 6 + 2) * hidden, elems = 0;
+    struct built built;
+
+    build(&built, &mesh);
+    for (unsigned rank = 0; rank < 2; rank++) {
+        const struct ds_plan *plan = &built.plan[rank];
+        const struct ds_bucket *last = &plan->bucket[plan->buckets - 1];
+
+        elems = 0;
+        for (size_t i = 0; i + 1 < plan->buckets; i++)
+            elems += plan->bucket[i].elems;
+        cr_expect_eq(elems, matrices + vectors);
+        cr_expect(last->replicated && last->elems == alike && last->twin == (rank == 1));
+        cr_expect_eq(ds_plan_ids(plan).first, rank * ids);
+        cr_expect_eq(ds_plan_ids(plan).count, rank == 0 ? ids : 97 - ids);
+    }
+    release(&built);
+}
+
+/* Sums of a step: each way two of a layer, of both ends one; what is computed again adds one where
+ * it comes to the middle. */
+Test(team, sums_are_counted)
+{
+    static const struct {
+        enum ds_recompute recompute;
+        uint64_t calls;
+    } table[] = {{DS_RECOMPUTE_NONE, 3 * 4 + 2}, {DS_RECOMPUTE_FULL, 3 * 5 + 2}};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1};
+        struct ds_job job = job_of(&mesh);
+        const struct ds_plan_args args = {.job = &job, .world = 2, .threads = 1};
+        struct ds_error err = {0};
+        struct ds_plan plan;
+        uint64_t passes = 4;
+
+        job.activation.recompute = table[i].recompute;
+        cr_assert_eq(ds_plan_build(&plan, &args, &err), 0, "%s", err.text);
+        cr_expect_eq(plan.traffic[DS_COMM_ALL_REDUCE_F32].calls, passes * table[i].calls);
+        cr_expect_eq(plan.traffic[DS_COMM_ALL_REDUCE_F32].bytes,
+                     passes * table[i].calls * 16 * 48 * sizeof(float));
+        cr_expect_eq(plan.traffic[DS_COMM_ALL_GATHER].calls, passes);
+        cr_expect_eq(plan.traffic[DS_COMM_ALL_GATHER].bytes, passes * 16 * 3 * sizeof(float));
+        ds_plan_release(&plan);
+    }
+}
+
+Test(team, says_what_cannot_be)
+{
+    static const struct {
+        unsigned tensor, world;
+        enum ds_optim_kind optim;
+        bool offload;
+        uint64_t vocab;
+        const char *text;
+    } table[] = {
+        {5, 5, DS_OPTIM_ADAMW, false, 97, "'parallel.tensor' 5 does not divide 'model.heads' 12"},
+        {6, 6, DS_OPTIM_ADAMW, false, 97, "'parallel.tensor' 6 does not divide 'model.kv_heads' 4"},
+        {2, 3, DS_OPTIM_ADAMW, false, 97,
+         "'parallel.pipeline' 1 x 'parallel.sequence' 1 x 'parallel.tensor' 2 does not divide 3"},
+        {4, 4, DS_OPTIM_ADAMW, false, 9, "'parallel.tensor' 4 is too many for 'model.vocab' 9"},
+        {2, 2, DS_OPTIM_MUON, false, 97, "'parallel.tensor' 2 and 'optim.name' muon do not go"},
+        {2, 2, DS_OPTIM_LAMB, false, 97, "'parallel.tensor' 2 and 'optim.name' lamb do not go"},
+        {2, 2, DS_OPTIM_ADAMW, true, 97, "'parallel.tensor' 2 and 'offload.optim' are not"},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        const struct mesh mesh = {false, false, table[i].tensor, 1,     1,
+                                  1,     0,     table[i].vocab,  false, 1};
+        struct ds_job job = job_of(&mesh);
+        const struct ds_plan_args args = {
+            .job = &job, .world = table[i].world, .threads = 1, .apart = table[i].offload};
+        struct ds_error err = {0};
+        struct ds_plan plan;
+
+        job.optim.kind = table[i].optim;
+        job.offload.optim = table[i].offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+        cr_expect_eq(ds_plan_build(&plan, &args, &err), -EINVAL, "%s", table[i].text);
+        cr_expect(strstr(err.text, table[i].text) == err.text, "%s", err.text);
+    }
+}

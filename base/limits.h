@@ -20,7 +20,7 @@ enum {
     DS_MAX_OVERRIDES     = 256,          /* key=value on one command line */
     DS_MAX_TRIALS        = 16,           /* layouts that dsrun tune tries */
     DS_MAX_TRIAL_TEXT    = 256,          /* bytes of the overrides of one, with its NUL */
-    DS_MAX_TRIAL_WORDS   = 8,
+    DS_MAX_TRIAL_WORDS   = 12,
 
     DS_MAX_FRAME_BYTES   = 1024 * 1024,  /* payload of one wire frame */
     DS_MAX_BANNER_BYTES  = 64 * 1024,    /* login noise before HELLO */

@@ -3,10 +3,10 @@
  *
  * cmd_tune.c - dsrun tune: the layouts of a job by predicted speed, the best few tried.
  *
- * The cost model ranks every micro-batch, stage, shard group, way to keep activations and place
- * of the optimizer's state (runtime/cost/search.h).  The first that fit are tried for some steps
- * each, one after the other in the same workers, with the job's data and without a run directory;
- * what is printed last is the fastest of those as overrides.
+ * The cost model ranks every micro-batch, stage, shard group, way to keep activations, place of
+ * the optimizer's state, and who shares layers and sequences (runtime/cost/search.h).  The first
+ * that fit are tried for some steps each, one after the other in the same workers, with the job's
+ * data and without a run directory; what is printed last is the fastest of those as overrides.
  *
  * Tests   tests/e2e/tune.py
  */
@@ -30,8 +30,10 @@
 #include "launcher/fleet/fleet.h"
 #include "launcher/gpulock.h"
 #include "runtime/cost/search.h"
+#include "runtime/job_table.h"
 #include "runtime/spec.h"
 
+enum { WAYS = DS_COMM_MAX_GROUPS / DS_PLAN_GROUPS };
 enum { GRACE_S = 30, START_TIMEOUT_S = 60, TRIALS = 3, SHOWN = 10, TEXT_BYTES = 1 << 20 };
 
 struct tune {
@@ -43,6 +45,7 @@ struct tune {
     struct ds_candidate *candidate;
     size_t candidates;
     struct ds_run_spec facts;
+    size_t tried[DS_MAX_TRIALS];   /* candidates */
     double step_ms[DS_MAX_TRIALS]; /* measured; 0: not yet */
     struct ds_logmux mux;
     struct ds_fleet fleet;
@@ -112,16 +115,37 @@ static const struct ds_fleet_ops ops = {
 
 /* --- trials ----------------------------------------------------------------------------------- */
 
-/* The first candidates that fit, as overrides. */
+static bool share_alike(const struct ds_candidate *a, const struct ds_candidate *b)
+{
+    return a->tensor == b->tensor && a->sequence == b->sequence && a->pipeline == b->pipeline;
+}
+
+/* Do the ranks share in a way that no trial has yet? */
+static bool is_new_way(const struct tune *tune, const struct ds_candidate *candidate)
+{
+    for (unsigned i = 0; i < tune->facts.trials; i++)
+        if (share_alike(&tune->candidate[tune->tried[i]], candidate))
+            return false;
+    return true;
+}
+
+/* The first candidates that fit, as overrides.  Each way to share has groups of ranks of its own,
+ * and a worker has room for those of some ways. */
 static void choose_trials(struct tune *tune)
 {
     uint64_t most = tune->cli->trials >= 0 ? (uint64_t)tune->cli->trials : TRIALS;
+    unsigned ways = 0;
 
     for (size_t i = 0; i < tune->candidates && tune->facts.trials < most; i++) {
+        bool new_way = is_new_way(tune, &tune->candidate[i]);
         struct ds_buf text;
 
         if (!tune->candidate[i].fits)
             break;
+        if (new_way && ways == WAYS)
+            continue;
+        ways += new_way ? 1 : 0;
+        tune->tried[tune->facts.trials] = i;
         ds_buf_init(&text, DS_MAX_TRIAL_TEXT);
         ds_candidate_print(&tune->job, &tune->candidate[i], &text);
         (void)snprintf(tune->facts.trial[tune->facts.trials++], DS_MAX_TRIAL_TEXT, "%s",
@@ -225,29 +249,39 @@ static int try_them(struct tune *tune, struct ds_error *err)
 
 /* --- what is shown ---------------------------------------------------------------------------- */
 
+/* Of candidate `i`; 0: it was not tried. */
+static double measured_ms(const struct tune *tune, size_t i)
+{
+    for (unsigned k = 0; k < tune->facts.trials; k++)
+        if (tune->tried[k] == i)
+            return tune->step_ms[k];
+    return 0.0;
+}
+
 static void print_one(const struct tune *tune, size_t i, struct ds_buf *out)
 {
     const struct ds_candidate *c = &tune->candidate[i];
-    bool tried = i < tune->facts.trials && tune->step_ms[i] > 0.0;
+    double step_ms = measured_ms(tune, i);
     char measured[32] = "-";
 
-    if (tried)
-        (void)snprintf(measured, sizeof(measured), "%.3f", tune->step_ms[i]);
+    if (step_ms > 0.0)
+        (void)snprintf(measured, sizeof(measured), "%.3f", step_ms);
     (void)ds_buf_printf(out, "%4zu %12.3f %12s %12.1f  %s", i + 1, c->step_s * 1e3, measured,
                         (double)c->bytes / (1 << 20), c->fits ? "" : "does not fit: ");
     ds_candidate_print(&tune->job, c, out);
     (void)ds_buf_puts(out, "\n");
 }
 
+/* The fastest that was tried, else the first. */
 static size_t best_of(const struct tune *tune)
 {
-    size_t best = 0;
+    unsigned best = 0;
 
-    for (size_t i = 1; i < tune->facts.trials; i++)
+    for (unsigned i = 1; i < tune->facts.trials; i++)
         if (tune->step_ms[i] > 0.0 &&
             (tune->step_ms[best] <= 0.0 || tune->step_ms[i] < tune->step_ms[best]))
             best = i;
-    return best;
+    return tune->facts.trials > 0 ? tune->tried[best] : 0;
 }
 
 static void print(const struct tune *tune, struct ds_buf *out)
@@ -283,8 +317,8 @@ static void print_json(const struct tune *tune, struct ds_buf *out)
         ds_json_bool(&json, "fits", c->fits);
         ds_json_u64(&json, "bytes", c->bytes);
         ds_json_f64(&json, "predicted_ms", c->step_s * 1e3, 6);
-        if (i < tune->facts.trials && tune->step_ms[i] > 0.0)
-            ds_json_f64(&json, "measured_ms", tune->step_ms[i], 6);
+        if (measured_ms(tune, i) > 0.0)
+            ds_json_f64(&json, "measured_ms", measured_ms(tune, i), 6);
         ds_json_end_object(&json);
         ds_buf_release(&text);
     }
@@ -312,6 +346,11 @@ static int show(const struct tune *tune, struct ds_error *err)
 
 /* --- the command ------------------------------------------------------------------------------ */
 
+static bool is_open(const struct ds_job *job, const char *path)
+{
+    return !ds_keys_given(&job->source->keys, path);
+}
+
 /* Layouts for a described cluster are ranked only; those for the hosts of the job can be tried. */
 static int prepare(struct tune *tune, struct ds_error *err)
 {
@@ -321,6 +360,9 @@ static int prepare(struct tune *tune, struct ds_error *err)
     bool rates = false;
     int rc;
 
+    args.tensor = is_open(&tune->job, "parallel.tensor");
+    args.sequence = is_open(&tune->job, "parallel.sequence");
+    args.pipeline = is_open(&tune->job, "parallel.pipeline");
     if (tune->cli->cluster != NULL && tune->cli->trials > 0)
         return ds_fail(
             err, EDOM,

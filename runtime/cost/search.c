@@ -13,18 +13,20 @@
 #include "runtime/job_table.h"
 #include "runtime/optim.h"
 
-enum { STAGES = 4, MAX_CANDIDATES = 4096 };
+enum { STAGES = 4, FIRST_ROOM = 256 };
 
 #define PREFETCH "zero.prefetch"
 
 /* The keys that a candidate decides. */
-static const char *const searched[] = {"train.micro_batch",    "zero.stage",    "zero.shard_group",
-                                       "activation.recompute", "offload.optim", PREFETCH};
+static const char *const searched[] = {
+    "train.micro_batch",    "zero.stage",        "zero.shard_group",
+    "activation.recompute", "offload.optim",     "parallel.tensor",
+    "parallel.sequence",    "parallel.pipeline", PREFETCH};
 
 struct search {
     const struct ds_search_args *args;
     struct ds_candidate *candidate;
-    size_t count;
+    size_t count, room;
     uint64_t ranks;
     struct ds_error last; /* why the last impossible one was */
 };
@@ -38,9 +40,30 @@ struct ds_job ds_candidate_job(const struct ds_job *job, const struct ds_candida
     copy.zero.shard_group = candidate->shard_group;
     copy.activation.recompute = candidate->recompute;
     copy.offload.optim = candidate->offload;
+    copy.parallel.tensor = candidate->tensor;
+    copy.parallel.sequence = candidate->sequence;
+    copy.parallel.pipeline = candidate->pipeline;
     if (candidate->prefetch > 0)
         copy.zero.prefetch = candidate->prefetch;
     return copy;
+}
+
+/* Must a person say this key to have the candidate? */
+static bool is_said(const struct ds_job *job, const struct ds_candidate *candidate,
+                    const char *path)
+{
+    const struct {
+        const char *path;
+        bool differs;
+    } table[] = {{PREFETCH, candidate->prefetch > 0},
+                 {"parallel.tensor", candidate->tensor != job->parallel.tensor},
+                 {"parallel.sequence", candidate->sequence != job->parallel.sequence},
+                 {"parallel.pipeline", candidate->pipeline != job->parallel.pipeline}};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (strcmp(table[i].path, path) == 0)
+            return table[i].differs;
+    return true;
 }
 
 void ds_candidate_print(const struct ds_job *job, const struct ds_candidate *candidate,
@@ -52,8 +75,7 @@ void ds_candidate_print(const struct ds_job *job, const struct ds_candidate *can
 
     for (size_t i = 0; i < sizeof(searched) / sizeof(searched[0]); i++)
         for (size_t j = 0; j < keys; j++)
-            if (strcmp(key[j].path, searched[i]) == 0 &&
-                (candidate->prefetch > 0 || strcmp(searched[i], PREFETCH) != 0)) {
+            if (strcmp(key[j].path, searched[i]) == 0 && is_said(job, candidate, searched[i])) {
                 (void)ds_buf_printf(out, "%s%s=", i > 0 ? " " : "", searched[i]);
                 ds_key_print(&key[j], &copy, out);
             }
@@ -82,6 +104,23 @@ static int settle(struct search *search, const struct ds_plan_args *plan, struct
     if (rc == 0 && args->job->zero.prefetch == 0)
         candidate->prefetch = job->zero.prefetch;
     return rc;
+}
+
+static int keep(struct search *search, const struct ds_candidate *candidate, struct ds_error *err)
+{
+    struct ds_candidate *more;
+
+    if (search->count == search->room) {
+        search->room = search->room > 0 ? 2 * search->room : FIRST_ROOM;
+        more = ds_arena_alloc(search->args->arena, search->room, sizeof(*more));
+        if (more == NULL)
+            return ds_fail(err, ENOMEM, "no memory for %zu layouts", search->room);
+        if (search->count > 0)
+            memcpy(more, search->candidate, search->count * sizeof(*more));
+        search->candidate = more;
+    }
+    search->candidate[search->count++] = *candidate;
+    return 0;
 }
 
 /* Cost one; a layout that no plan can be made for is left out. */
@@ -120,32 +159,53 @@ static int try_one(struct search *search, struct ds_candidate candidate, struct 
     candidate.tokens_per_s = prediction.tokens_per_s;
     candidate.mfu = prediction.mfu;
     ds_prediction_release(&prediction);
-    search->candidate[search->count++] = candidate;
-    return 0;
+    return keep(search, &candidate, err);
+}
+
+/* Are the sharers those of the job?  Of these every layout is tried; of the many others stages from
+ * 1 on, and what saves more memory for more time, until one fits. */
+static bool as_said(const struct ds_job *job, const struct ds_candidate *candidate)
+{
+    return candidate->tensor == job->parallel.tensor &&
+           candidate->sequence == job->parallel.sequence &&
+           candidate->pipeline == job->parallel.pipeline;
+}
+
+static bool any_fits(const struct search *search, size_t from)
+{
+    while (from < search->count && !search->candidate[from].fits)
+        from++;
+    return from < search->count;
 }
 
 /* Every stage and group of what is given; one rank has nobody to share with. */
 static int try_layouts(struct search *search, struct ds_candidate candidate, struct ds_error *err)
 {
     const struct ds_cluster *cluster = search->args->cluster;
-    uint64_t stages = search->ranks > 1 ? STAGES : 1;
+    const size_t before = search->count;
+    uint64_t together = candidate.tensor * candidate.pipeline;
+    uint64_t stages = search->ranks > together ? STAGES : 1;
     bool groups = cluster->hosts > 1 && cluster->ranks > 1;
+    bool said = as_said(search->args->job, &candidate);
     int rc = 0;
 
-    for (uint64_t stage = 0; rc == 0 && stage < stages; stage++)
+    for (uint64_t stage = said || stages == 1 ? 0 : 1; rc == 0 && stage < stages; stage++) {
+        if (!said && any_fits(search, before))
+            break;
         for (unsigned group = DS_SHARD_ALL; rc == 0 && group <= DS_SHARD_NODE; group++) {
-            if (search->count == MAX_CANDIDATES ||
-                (group == DS_SHARD_NODE && (!groups || stage == 0)))
+            if (group == DS_SHARD_NODE && (!groups || stage == 0))
                 continue;
             candidate.stage = stage;
             candidate.shard_group = group;
             rc = try_one(search, candidate, err);
         }
+    }
     return rc;
 }
 
 /* What a rank keeps of activations and where its optimizer's state is, for one micro-batch. */
-static int try_micro_batch(struct search *search, uint64_t micro_batch, struct ds_error *err)
+static int try_micro_batch(struct search *search, struct ds_candidate candidate,
+                           struct ds_error *err)
 {
     static const enum ds_recompute recompute[] = {DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE,
                                                   DS_RECOMPUTE_FULL};
@@ -155,15 +215,80 @@ static int try_micro_batch(struct search *search, uint64_t micro_batch, struct d
     enum ds_offload last = never                                   ? DS_OFFLOAD_NONE
                            : job->offload.optim == DS_OFFLOAD_NVME ? DS_OFFLOAD_NVME
                                                                    : DS_OFFLOAD_CPU;
+    const bool said = as_said(job, &candidate);
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < sizeof(recompute) / sizeof(recompute[0]); i++)
-        for (unsigned offload = DS_OFFLOAD_NONE; rc == 0 && offload <= (unsigned)last; offload++)
-            rc = try_layouts(search,
-                             (struct ds_candidate){.micro_batch = micro_batch,
-                                                   .recompute = recompute[i],
-                                                   .offload = (enum ds_offload)offload},
-                             err);
+        for (unsigned offload = DS_OFFLOAD_NONE; rc == 0 && offload <= (unsigned)last; offload++) {
+            size_t before = search->count;
+
+            candidate.recompute = recompute[i];
+            candidate.offload = (enum ds_offload)offload;
+            rc = try_layouts(search, candidate, err);
+            if (rc == 0 && !said && any_fits(search, before))
+                return 0;
+        }
+    return rc;
+}
+
+/* Every micro-batch of these sharers; where one does not fit in any way, larger ones do neither. */
+static int try_sharers(struct search *search, struct ds_candidate candidate, struct ds_error *err)
+{
+    const uint64_t global = search->args->job->train.global_batch;
+    const uint64_t together = candidate.tensor * candidate.sequence * candidate.pipeline;
+    const uint64_t data_ranks = search->ranks / together, most = global / data_ranks;
+    int rc = 0;
+
+    for (uint64_t micro = 1; rc == 0 && micro <= most; micro++)
+        if (most % micro == 0) {
+            size_t before = search->count;
+
+            candidate.micro_batch = micro;
+            rc = try_micro_batch(search, candidate, err);
+            if (rc == 0 && !as_said(search->args->job, &candidate) && !any_fits(search, before))
+                return 0;
+        }
+    return rc;
+}
+
+/* Do the ranks divide, and the batch among those of data? */
+static int check_sharers(const struct search *search, const struct ds_candidate *candidate,
+                         struct ds_error *err)
+{
+    const uint64_t global = search->args->job->train.global_batch;
+    const uint64_t together = candidate->tensor * candidate->sequence * candidate->pipeline;
+    const uint64_t data_ranks = search->ranks / together;
+
+    if (data_ranks > 0 && search->ranks % together == 0 && global % data_ranks == 0)
+        return 0;
+    return ds_fail(err, EINVAL,
+                   "'train.global_batch' %llu is not divisible by %llu ranks%s, so no layout is "
+                   "possible",
+                   (unsigned long long)global, (unsigned long long)data_ranks,
+                   together > 1 ? " of data" : "");
+}
+
+/* What the job says, and every other number of ranks that share where that is open. */
+static int try_all_sharers(struct search *search, struct ds_error *err)
+{
+    const struct ds_search_args *args = search->args;
+    const uint64_t tensor = args->job->parallel.tensor, sequence = args->job->parallel.sequence;
+    const uint64_t pipeline = args->job->parallel.pipeline, here = args->cluster->ranks;
+    int rc = 0;
+
+    for (uint64_t t = args->tensor ? 1 : tensor; rc == 0 && t <= (args->tensor ? here : tensor);
+         t++)
+        for (uint64_t s = args->sequence ? 1 : sequence;
+             rc == 0 && s <= (args->sequence ? here / t : sequence); s++)
+            for (uint64_t p = args->pipeline ? 1 : pipeline;
+                 rc == 0 && p <= (args->pipeline ? args->job->model.shape.layers : pipeline); p++) {
+                const struct ds_candidate candidate = {.tensor = t, .sequence = s, .pipeline = p};
+
+                if (args->tensor || args->sequence ? here % (t * s) != 0 : false)
+                    continue;
+                if (check_sharers(search, &candidate, &search->last) == 0)
+                    rc = try_sharers(search, candidate, err);
+            }
     return rc;
 }
 
@@ -184,29 +309,20 @@ int ds_search(const struct ds_search_args *args, struct ds_candidate **candidate
               struct ds_error *err)
 {
     struct search search = {.args = args, .ranks = args->cluster->hosts * args->cluster->ranks};
-    uint64_t global = args->job->train.global_batch, most;
-    uint64_t share = args->job->parallel.sequence * args->job->parallel.pipeline;
-    uint64_t data_ranks = search.ranks / share;
-    int rc = 0;
+    const struct ds_candidate given = {.tensor = args->job->parallel.tensor,
+                                       .sequence = args->job->parallel.sequence,
+                                       .pipeline = args->job->parallel.pipeline};
+    bool open = args->tensor || args->sequence || args->pipeline;
+    int rc = open ? 0 : check_sharers(&search, &given, err);
 
-    search.candidate = ds_arena_alloc(args->arena, MAX_CANDIDATES, sizeof(*search.candidate));
-    if (search.candidate == NULL)
-        return ds_fail(err, ENOMEM, "no memory for a search");
-    if (data_ranks == 0 || global % data_ranks != 0)
-        return ds_fail(
-            err, EINVAL,
-            "'train.global_batch' %llu is not divisible by %llu ranks%s, so no layout is "
-            "possible",
-            (unsigned long long)global, (unsigned long long)data_ranks,
-            share > 1 ? " of data" : "");
-    most = global / data_ranks;
-    for (uint64_t micro = 1; rc == 0 && micro <= most; micro++)
-        if (most % micro == 0)
-            rc = try_micro_batch(&search, micro, err);
+    if (rc == 0)
+        rc = try_all_sharers(&search, err);
     if (rc == 0 && search.count == 0)
         return ds_fail(err, EINVAL, "no layout is possible: %s", search.last.text);
+    if (rc != 0)
+        return rc;
     qsort(search.candidate, search.count, sizeof(*search.candidate), compare);
     *candidate = search.candidate;
     *count = search.count;
-    return rc;
+    return 0;
 }

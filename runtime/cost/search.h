@@ -6,8 +6,10 @@
  * Searched are train.micro_batch, zero.stage, zero.shard_group, activation.recompute and
  * offload.optim, which on devices apart is for optimizers that go by elements, and which tries nvme
  * where the job has it, whose path it needs.  Where stage 3 gathers ahead and the job leaves
- * zero.prefetch open, it is settled for each layout as a run settles it.  The global batch, who
- * shares sequences or layers, and everything else that decides what is learnt stays as it is.
+ * zero.prefetch open, it is settled for each layout as a run settles it.  Who shares layers and
+ * sequences is searched where the caller says that the job leaves it open: ranks of one host share
+ * each layer or a sequence, of all hosts they may be parts of a pipeline.  The global batch and
+ * everything else that decides what is learnt stays as it is.
  *
  * Owner   candidates live in the arena given.
  * Tests   tests/cost/test_search.c
@@ -22,8 +24,9 @@ struct ds_candidate {
     unsigned shard_group; /* enum ds_shard_group */
     enum ds_recompute recompute;
     enum ds_offload offload;
-    uint64_t prefetch; /* 0: as the job says, or nothing is gathered ahead */
-    uint64_t bytes;    /* of one rank */
+    uint64_t prefetch;                   /* 0: as the job says, or nothing is gathered ahead */
+    uint64_t tensor, sequence, pipeline; /* ranks of each */
+    uint64_t bytes;                      /* of one rank */
     bool fits;
     double step_s, tokens_per_s, mfu; /* predicted */
 };
@@ -31,10 +34,11 @@ struct ds_candidate {
 struct ds_search_args {
     const struct ds_job *job;
     const struct ds_cluster *cluster;
-    unsigned threads;         /* of a rank */
-    uint64_t available_bytes; /* of one rank; 0: not checked */
-    bool common;              /* as in ds_plan_args */
-    bool apart;               /* as there, whatever the cluster tells of devices */
+    unsigned threads;                /* of a rank */
+    uint64_t available_bytes;        /* of one rank; 0: not checked */
+    bool common;                     /* as in ds_plan_args */
+    bool apart;                      /* as there, whatever the cluster tells of devices */
+    bool tensor, sequence, pipeline; /* keys of `parallel` that are open */
     struct ds_arena *arena;
 };
 

@@ -210,7 +210,10 @@ Test(search, prints_the_overrides_of_a_candidate)
                                      .stage = 2,
                                      .shard_group = DS_SHARD_NODE,
                                      .recompute = DS_RECOMPUTE_SELECTIVE,
-                                     .offload = DS_OFFLOAD_CPU};
+                                     .offload = DS_OFFLOAD_CPU,
+                                     .tensor = 1,
+                                     .sequence = 1,
+                                     .pipeline = 1};
     struct ds_buf out;
 
     ds_buf_init(&out, 4096);
@@ -225,4 +228,62 @@ Test(search, prints_the_overrides_of_a_candidate)
     cr_assert_not_null(strstr(ds_buf_text(&out), "zero.stage=3 "));
     cr_assert_not_null(strstr(ds_buf_text(&out), " offload.optim=cpu zero.prefetch=2"));
     ds_buf_release(&out);
+    ds_buf_init(&out, 4096);
+    candidate.tensor = 4;
+    candidate.pipeline = 2;
+    ds_candidate_print(&job, &candidate, &out);
+    cr_assert_not_null(strstr(ds_buf_text(&out), " parallel.tensor=4 parallel.pipeline=2 zero.p"));
+    cr_assert_null(strstr(ds_buf_text(&out), "parallel.sequence"));
+    ds_buf_release(&out);
+}
+
+/* Where the job leaves it open, ranks of a host share layers and sequences in every number that
+ * divides, and all of them are parts of a pipeline; what the job says stays. */
+Test(search, tries_who_shares_where_that_is_open)
+{
+    static const struct {
+        bool tensor, sequence, pipeline;
+        size_t ways; /* of 2 hosts x 4 ranks */
+    } table[] = {{false, false, false, 1},
+                 {true, false, false, 3}, /* 1 2 4 */
+                 {true, true, false, 6},  /* 1 2 4 of layers x those of the rest */
+                 {false, false, true, 3}, /* 1 2 4: the model has 4 layers */
+                 {true, true, true, 15}};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_cluster cluster = test_cluster(2, 4);
+        struct ds_job job = test_job(test_gpt2(4, 64, 4, 97, 32), 8, 1, 32);
+        struct ds_arena arena;
+        const struct ds_search_args args = {.job = &job,
+                                            .cluster = &cluster,
+                                            .threads = 1,
+                                            .arena = &arena,
+                                            .tensor = table[i].tensor,
+                                            .sequence = table[i].sequence,
+                                            .pipeline = table[i].pipeline};
+        struct ds_candidate *found = NULL;
+        size_t count = 0, ways = 0, alone = 0;
+
+        ds_arena_init(&arena);
+        cr_assert_eq(ds_search(&args, &found, &count, NULL), 0);
+        for (size_t k = 0; k < count; k++) {
+            const struct ds_candidate *c = &found[k];
+            size_t j = 0;
+
+            while (found[j].tensor != c->tensor || found[j].sequence != c->sequence ||
+                   found[j].pipeline != c->pipeline)
+                j++;
+            ways += j == k;
+            alone += c->tensor * c->sequence * c->pipeline == 1;
+            cr_expect(c->tensor * c->sequence <= 4 &&
+                      8 % (c->tensor * c->sequence * c->pipeline) == 0);
+            cr_expect(table[i].tensor || c->tensor == 1);
+            cr_expect(table[i].sequence || c->sequence == 1);
+            cr_expect(table[i].pipeline || c->pipeline == 1);
+        }
+        cr_expect_eq(ways, table[i].ways, "case %zu: %zu ways", i, ways);
+        cr_expect_eq(alone, 1 * 7 * 3 * 2, "case %zu: %zu layouts of nobody who shares", i, alone);
+        ds_arena_release(&arena);
+        ds_cluster_release(&cluster);
+    }
 }

@@ -32,9 +32,12 @@ ran = tune("--json", "--trials", "4")
 h.ok(ran.returncode == 0, "four layouts tried: ends with 0", ran.stderr)
 found = json.loads(ran.stdout or "{}")
 layouts = found.get("layouts", [])
-h.ok(len(layouts) == 3 * 3 * 3 * 2,
+alone = [entry for entry in layouts if "parallel." not in entry["overrides"]]
+h.ok(len(alone) == 3 * 3 * 3 * 2,
      "micro-batches 1, 2, 4; stages 0 to 2, which 3 is here; recompute none, selective, full; offload none, cpu",
-     len(layouts))
+     len(alone))
+h.ok(all(any(f"parallel.{key}=2" in entry["overrides"] for entry in layouts) for key in ("tensor", "sequence", "pipeline")),
+     "who shares is searched, too", [entry["overrides"] for entry in layouts])
 h.ok(all(a["predicted_ms"] <= b["predicted_ms"] for a, b in zip(layouts, layouts[1:])),
      "the fastest by prediction comes first")
 measured = [entry.get("measured_ms", 0) for entry in layouts]
@@ -48,6 +51,17 @@ best = layouts[found["best"]]["overrides"].split()
 ran = h.dsrun("--slots", "2", h.write_job(), "train.global_batch=8", *best, "run_dir=tuned")
 h.ok(ran.returncode == 0, "the overrides are those of a job", ran.stderr)
 
+WAYS = ("tensor", "sequence", "pipeline")
+for given in ((), ("parallel.sequence=1",)):
+    ran = h.dsrun("tune", "--slots", "2", "--json", "--trials", "16", h.write_job(), "train.global_batch=1",
+                  "train.micro_batch=1", *given, XDG_CONFIG_HOME=CONFIG)
+    found = json.loads(ran.stdout or "{}").get("layouts", [])
+    tried = [entry["overrides"] for entry in found if "measured_ms" in entry]
+    ways = {way for way in WAYS if any(f"parallel.{way}=2" in text for text in tried)}
+    h.ok(ran.returncode == 0 and ways == set(WAYS) - {key.split(".")[1].split("=")[0] for key in given},
+         f"one sequence for two ranks: every way to share is tried in the same processes {' '.join(given)}",
+         ran.stderr or tried)
+
 ran = tune("--trials", "0")
 h.ok(ran.returncode == 0 and "best: train.micro_batch=" in ran.stdout and "0 tried" in ran.stdout,
      "no trial: predictions alone", ran.stdout)
@@ -56,9 +70,9 @@ with open(os.path.join(h.work(), "cluster.yaml"), "w", encoding="utf-8") as out:
               "link: {host: {bandwidth: 3e11}, network: {bandwidth: 5e10}}\n")
 ran = h.dsrun("tune", "--json", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),
               "train.global_batch=64", "train.micro_batch=1")
-h.ok(ran.returncode == 0 and len(json.loads(ran.stdout)["layouts"]) == 2 * 7 * 3 * 2
-     and "zero.shard_group=node" in ran.stdout, "a described cluster is ranked, shard groups too",
-     ran.stderr or ran.stdout)
+alone = [entry for entry in json.loads(ran.stdout or '{"layouts": []}')["layouts"] if "parallel." not in entry["overrides"]]
+h.ok(ran.returncode == 0 and len(alone) == 2 * 7 * 3 * 2 and "zero.shard_group=node" in ran.stdout, "a described cluster is ranked, shard groups too",
+     ran.stderr or len(alone))
 ran = h.dsrun("tune", "--trials", "2", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job())
 h.ok(ran.returncode == 2 and "needs the hosts themselves" in ran.stderr, "trials on hosts that are not there", ran.stderr)
 ran = h.dsrun("tune", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),

@@ -215,20 +215,40 @@ struct saver {
     void *staged;
 };
 
-static inline int begin(struct saver *saver, const struct division *d, const char *run,
-                        unsigned rank, uint64_t block_bytes, struct ds_error *err)
+/* One saver for each rank; free_savers(). */
+static inline struct saver *make_savers(const struct division *d)
+{
+    struct saver *saver = calloc(MAX_WORLD, sizeof(*saver));
+
+    for (unsigned r = 0; r < world_of(d); r++) {
+        held_init(&saver[r].held, d, r, true);
+        if (spoil_held != NULL)
+            spoil_held(&saver[r].held, r);
+    }
+    return saver;
+}
+
+static inline void free_savers(struct saver *saver)
+{
+    for (unsigned r = 0; r < MAX_WORLD; r++) {
+        held_release(&saver[r].held);
+        free(saver[r].staged);
+    }
+    free(saver);
+}
+
+static inline int begin(struct saver *saver, const char *run, unsigned rank, unsigned world,
+                        uint64_t block_bytes, struct ds_error *err)
 {
     struct ds_ckpt_save_args args = save_args(run, &(struct set){0}, 9);
 
-    held_init(&saver->held, d, rank, true);
-    if (spoil_held != NULL)
-        spoil_held(&saver->held, rank);
     args.weights = saver->held.weight;
     args.moments = saver->held.moment;
     args.n_weights = args.n_moments = TENSORS;
     args.rank = rank;
-    args.world = world_of(d);
+    args.world = world;
     args.block_bytes = block_bytes;
+    args.keep = 0; /* so that nothing that may fail unseen is looked at behind the commit */
     return ds__saving_init(&saver->saving, &args, err);
 }
 
@@ -247,15 +267,16 @@ static inline int write_part(struct saver *saver, bool staged, struct ds_error *
 }
 
 /* Save step 9 of `run`, rank after rank. */
-static inline int save_division(const struct division *d, const char *run, uint64_t block_bytes,
-                                bool staged, struct ds_error *err)
+static inline int save_held(struct saver *saver, unsigned world, const char *run,
+                            uint64_t block_bytes, bool staged, struct ds_error *err)
 {
-    struct saver *saver = calloc(MAX_WORLD, sizeof(*saver));
-    unsigned world = world_of(d);
+    unsigned begun = 0;
     int rc = 0;
 
-    for (unsigned r = 0; r < world && rc == 0; r++)
-        rc = begin(&saver[r], d, run, r, block_bytes, err);
+    while (rc == 0 && begun < world) {
+        rc = begin(&saver[begun], run, begun, world, block_bytes, err);
+        begun++;
+    }
     if (rc == 0)
         rc = ds__saving_prepare(&saver[0].saving, err);
     for (unsigned r = 0; r < world && rc == 0; r++)
@@ -263,12 +284,18 @@ static inline int save_division(const struct division *d, const char *run, uint6
     if (rc == 0)
         rc = ds__saving_commit(&saver[0].saving, err);
     rc = ds__saving_clean(&saver[0].saving, rc, err);
-    for (unsigned r = 0; r < world; r++) {
-        ds__saving_release(&saver[r].saving);
-        held_release(&saver[r].held);
-        free(saver[r].staged);
-    }
-    free(saver);
+    while (begun-- > 0)
+        ds__saving_release(&saver[begun].saving);
+    return rc;
+}
+
+static inline int save_division(const struct division *d, const char *run, uint64_t block_bytes,
+                                bool staged, struct ds_error *err)
+{
+    struct saver *saver = make_savers(d);
+    int rc = save_held(saver, world_of(d), run, block_bytes, staged, err);
+
+    free_savers(saver);
     return rc;
 }
 

@@ -8,11 +8,11 @@
  * tensors with one owner each.  Sizes are odd and nothing divides anything.
  */
 #include <errno.h>
-#include <xxhash.h>
 
 #include "runtime/ckpt/inspect.h"
 #include "runtime/ckpt/manifest.h"
 #include "tests/ckpt/layouts.h"
+#include "tests/ckpt/old.h"
 
 TestSuite(layout, .init = tempdir_make, .fini = tempdir_remove, .timeout = 120);
 
@@ -59,30 +59,6 @@ static uint64_t data_bytes(const char *step)
         bytes += m.file[i].bytes - m.file[i].header_bytes;
     ds_manifest_release(&m);
     return bytes;
-}
-
-/* As a checkpoint that has one sum for each range: what version 1 of the format says. */
-static void make_old(const char *step)
-{
-    struct ds_manifest m;
-    struct ds_buf text;
-
-    cr_assert(ds_manifest_load(&m, at(step, "manifest.json"), NULL) == 0);
-    for (size_t i = 0; i < m.tensors; i++)
-        for (size_t j = 0; j < m.tensor[i].view->ranges; j++) {
-            struct ds_manifest_range *range = &m.tensor[i].view->range[j];
-            struct ds_buf file = slurp(at(step, m.file[range->file].name));
-
-            range->xxh3[0] = XXH3_64bits(file.data + range->offset, range->bytes);
-            ds_buf_release(&file);
-        }
-    m.block_bytes = 0;
-    ds_buf_init(&text, 1 << 24);
-    cr_assert(ds_manifest_write(&m, &text, NULL) == 0);
-    cr_assert(strstr(text.data, "\"version\":1") != NULL);
-    spill(at(step, "manifest.json"), text.data, text.len);
-    ds_buf_release(&text);
-    ds_manifest_release(&m);
 }
 
 Test(layout, every_layout_loads_every_other)

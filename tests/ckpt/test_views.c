@@ -9,6 +9,7 @@
 #include "runtime/ckpt/inspect.h"
 #include "runtime/ckpt/safetensors.h"
 #include "tests/ckpt/divisions.h"
+#include "tests/ckpt/old.h"
 
 TestSuite(views, .init = tempdir_make, .fini = tempdir_remove, .timeout = 120);
 
@@ -79,7 +80,7 @@ static bool check_manifest(const char *step, const struct division *d)
 
 Test(views, every_division_loads_every_other)
 {
-    enum { SAVES = 40, LOADS = 12 };
+    enum { SAVES = 24, LOADS = 12 };
     struct path whole = held("whole"), plain = step_of("whole");
     struct dice dice = {.seed = 2};
     unsigned with_views = 0;
@@ -109,6 +110,22 @@ Test(views, every_division_loads_every_other)
         remove_dir(run.text);
     }
     cr_assert(with_views > SAVES / 2, "%u", with_views);
+}
+
+/* Columns out of a checkpoint of version 1, which has one sum for a whole range. */
+Test(views, are_loaded_from_the_first_version)
+{
+    struct path run = held("run"), step = step_of("run");
+    struct dice dice = {.seed = 9};
+
+    save_whole(run.text);
+    make_old(step.text);
+    for (unsigned i = 0; i < 8; i++) {
+        struct division d;
+
+        divide_any(&d, &dice);
+        expect_loads(step.text, &d, i);
+    }
 }
 
 /* --- what the files look like --------------------------------------------------------------- */
@@ -387,6 +404,39 @@ Test(views, a_flipped_bit_is_found_by_whoever_reads_it)
         ds_buf_release(&bytes);
     }
     ds_manifest_release(&m);
+}
+
+static int load_columns(const char *step, const struct ds_ckpt_view *view)
+{
+    struct held held = {0};
+    struct ds_ckpt_state state;
+    int rc;
+
+    hold_one(&held, view, 0, 12);
+    held.weight[0].ndim = 2;
+    (void)snprintf(held.weight[0].name, sizeof(held.weight[0].name), "%s", tensors[0].name);
+    rc = ds_ckpt_load(step, &state, held.weight, 1, NULL, 0, NULL);
+    held_release(&held);
+    return rc;
+}
+
+/* Neither where the very columns lie nor where others take some from. */
+Test(views, that_are_not_asked_for_are_not_read)
+{
+    const struct ds_ckpt_view inside = {2, {{0, 2}, {6, 2}}}, beside = {2, {{1, 2}, {6, 2}}};
+    struct path run = held("run"), step = step_of("run");
+    struct path file = held("run/checkpoints/step-00000009/weights-00003-of-00003.safetensors");
+    struct ds_buf bytes;
+
+    cr_assert(save_spoilt(hold_example, run.text, NULL) == 0);
+    bytes = slurp(file.text);
+    bytes.data[bytes.len - 1] ^= 1;
+    spill(file.text, bytes.data, bytes.len);
+    ds_buf_release(&bytes);
+    cr_assert(load_columns(step.text, &inside) == 0);
+    cr_assert(load_columns(step.text, &(struct ds_ckpt_view){3, {{0, 1}, {1, 1}, {6, 2}}}) == 0);
+    cr_assert(load_columns(step.text, &beside) == -EBADMSG);
+    cr_assert(load_columns(step.text, &middle) == -EBADMSG);
 }
 
 /* --- more than is moved at a time ----------------------------------------------------------- */

@@ -254,36 +254,86 @@ static int read_tensors(struct ds_manifest *m, const json_t *root, bool has_view
     return 0;
 }
 
-/* Take what the ranges of a view fill from what is left of the files. */
-static int fill(const struct ds_manifest *m, const struct ds_manifest_tensor *t,
-                const struct ds_manifest_view *view, uint64_t *left, struct ds_error *err)
-{
-    for (size_t i = 0; i < view->ranges; i++) {
-        const struct ds_manifest_range *range = &view->range[i];
+/* Bytes of a file that a tensor has. */
+struct place {
+    size_t file;
+    uint64_t offset, bytes;
+    const char *tensor;
+};
 
-        if (range->bytes > left[range->file])
+static int by_place(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+
+    if (x->file != y->file)
+        return x->file < y->file ? -1 : 1;
+    if (x->offset != y->offset)
+        return x->offset < y->offset ? -1 : 1;
+    return strcmp(x->tensor, y->tensor);
+}
+
+/* All places, those without bytes left out, file after file and in order; NULL: no memory. */
+static struct place *list_places(struct ds_manifest *m, size_t *count)
+{
+    struct place *place;
+    size_t ranges = 0;
+
+    *count = 0;
+    for (size_t i = 0; i < m->tensors; i++)
+        for (size_t j = 0; j < m->tensor[i].views; j++)
+            ranges += m->tensor[i].view[j].ranges;
+    place = malloc((ranges + 1) * sizeof(*place));
+    for (size_t i = 0; place != NULL && i < m->tensors; i++)
+        for (size_t j = 0; j < m->tensor[i].views; j++)
+            for (size_t k = 0; k < m->tensor[i].view[j].ranges; k++) {
+                const struct ds_manifest_range *range = &m->tensor[i].view[j].range[k];
+
+                if (range->bytes > 0)
+                    place[(*count)++] = (struct place){.file = range->file,
+                                                       .offset = range->offset,
+                                                       .bytes = range->bytes,
+                                                       .tensor = m->tensor[i].name};
+            }
+    if (place != NULL && *count > 0)
+        qsort(place, *count, sizeof(*place), by_place);
+    return place;
+}
+
+static int unsummed(const struct ds_manifest_file *file, uint64_t bytes, struct ds_error *err)
+{
+    return ds_fail(err, EBADMSG, "%ju bytes of file '%s' belong to no tensor", (uintmax_t)bytes,
+                   file->name);
+}
+
+/* The next of the places, as many as lie in this file, fill it behind its header. */
+static int check_file(const struct ds_manifest *m, size_t file, const struct place *place,
+                      size_t count, size_t *next, struct ds_error *err)
+{
+    uint64_t at = m->file[file].header_bytes, end = m->file[file].bytes;
+
+    for (; *next < count && place[*next].file == file; ++*next) {
+        const struct place *is = &place[*next];
+
+        if (is->offset < at)
             return ds_fail(err, EBADMSG, "tensor '%s' shares bytes of file '%s' with another",
-                           t->name, m->file[range->file].name);
-        left[range->file] -= range->bytes;
+                           is->tensor, m->file[file].name);
+        if (is->offset > at)
+            return unsummed(&m->file[file], is->offset - at, err);
+        at += is->bytes;
     }
-    return 0;
+    return at == end ? 0 : unsummed(&m->file[file], end - at, err);
 }
 
 /* Header and ranges must fill each file: a byte that nothing sums over could rot unseen. */
 static int check_filled(struct ds_manifest *m, struct ds_error *err)
 {
-    uint64_t *left = ds_arena_alloc(&m->arena, m->files + 1, sizeof(*left));
-    int rc = left == NULL ? out_of_memory(err) : 0;
+    size_t count = 0, next = 0;
+    struct place *place = list_places(m, &count);
+    int rc = place == NULL ? out_of_memory(err) : 0;
 
     for (size_t i = 0; rc == 0 && i < m->files; i++)
-        left[i] = m->file[i].bytes - m->file[i].header_bytes;
-    for (size_t i = 0; rc == 0 && i < m->tensors; i++)
-        for (size_t j = 0; rc == 0 && j < m->tensor[i].views; j++)
-            rc = fill(m, &m->tensor[i], &m->tensor[i].view[j], left, err);
-    for (size_t i = 0; rc == 0 && i < m->files; i++)
-        if (left[i] != 0)
-            rc = ds_fail(err, EBADMSG, "%ju bytes of file '%s' belong to no tensor",
-                         (uintmax_t)left[i], m->file[i].name);
+        rc = check_file(m, i, place, count, &next, err);
+    free(place);
     return rc;
 }
 

@@ -175,6 +175,13 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {ONLY(TENSOR("a", "[4]", RANGE(10, 16, 0))), -EBADMSG, "8 bytes of file 'w.safetensors' belong to no"},
     {ONLY(TENSOR("a", "[6]", RANGE(10, 24, 0)) "," TENSOR("b", "[1]", RANGE(10, 4, 0))), -EBADMSG,
      "'b' shares bytes"},
+    /* as many bytes as there are, but some twice and others not at all */
+    {ONLY(TENSOR("a", "[3]", RANGE(10, 12, 0)) "," TENSOR("b", "[3]", RANGE(18, 12, 0))), -EBADMSG, "'b' shares bytes"},
+    {ONLY(TENSOR("a", "[3]", RANGE(22, 12, 0)) "," TENSOR("b", "[3]", RANGE(22, 12, 0))), -EBADMSG,
+     "12 bytes of file 'w.safetensors' belong to no"},
+    {ONLY(TENSOR("a", "[2]", RANGE(10, 8, 0)) "," TENSOR("b", "[3]", RANGE(22, 12, 0))), -EBADMSG,
+     "4 bytes of file 'w.safetensors' belong to no"},
+    {ONLY(TENSOR("a", "[0]", RANGE(12, 0, 0)) "," TENSOR("b", "[6]", RANGE(10, 24, 0))), 0, ""},
     {ONLY(TENSOR("b", "[3]", RANGE(10, 12, 0)) "," TENSOR("a", "[3]", RANGE(22, 12, 0))), -EBADMSG,
      "out of order"},
     {ONLY(TENSOR("a", "[3]", RANGE(10, 12, 0)) "," TENSOR("a", "[3]", RANGE(22, 12, 0))), -EBADMSG,

@@ -354,7 +354,7 @@ int ds_manifest_load(struct ds_manifest *manifest, const char *path, struct ds_e
     rc = ds_fs_read(path, DS_MAX_JSON_BYTES, &text, err);
     if (rc == 0) {
         rc = ds_manifest_parse(manifest, text.data, text.len, err);
-        rc = ds_error_context(err, rc, "damaged file '%s'", path);
+        rc = ds_error_context(err, rc, "%s '%s'", rc == -ENOTSUP ? "file" : "damaged file", path);
     } else if (rc == -EINVAL || rc == -EFBIG) {
         rc = ds_fail(err, EBADMSG, "damaged: '%s' is not a regular file of at most %d bytes", path,
                      DS_MAX_JSON_BYTES);

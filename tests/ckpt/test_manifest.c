@@ -288,3 +288,23 @@ Test(manifest, a_missing_file_is_missing_and_a_folder_is_no_file)
     cr_assert(strstr(err.text, "none") != NULL, "%s", err.text);
     cr_assert(ds_manifest_load(&m, tempdir_path(""), &err) == -EBADMSG, "%s", err.text);
 }
+
+/* What a later program wrote is sound, and so is another family's model. */
+Test(manifest, a_file_that_is_not_for_this_program_is_not_called_damaged)
+{
+    struct ds_buf later = sealed(VIEWS_HEAD(4) STATE MODEL A_FILE TENSORS);
+    struct ds_buf spoilt = sealed(VIEWS_HEAD(3) STATE MODEL A_FILE);
+    const char *path = tempdir_path("manifest.json");
+    struct ds_manifest m;
+    struct ds_error err = {0};
+
+    spill(path, later.data, later.len);
+    cr_assert(ds_manifest_load(&m, path, &err) == -ENOTSUP);
+    cr_assert(strstr(err.text, "damaged") == NULL && strstr(err.text, path) != NULL, "%s",
+              err.text);
+    spill(path, spoilt.data, spoilt.len);
+    cr_assert(ds_manifest_load(&m, path, &err) == -EBADMSG);
+    cr_assert(strstr(err.text, "damaged file '") != NULL, "%s", err.text);
+    ds_buf_release(&later);
+    ds_buf_release(&spoilt);
+}

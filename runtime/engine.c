@@ -190,7 +190,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
-        engine->outcome.holders = engine->exchange.comm;
+        engine->outcome.part = engine->exchange.part;
         engine->net.sharers = engine->exchange.sequence;
         engine->net.team = engine->exchange.team;
         engine->net.dropout = args->job->model.dropout;

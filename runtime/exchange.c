@@ -61,6 +61,19 @@ static int split_pipeline(struct ds_exchange *exchange, struct ds_error *err)
     return rc;
 }
 
+/* Those of a part are all ranks, or those with the same parameters, or a group of their own. */
+static int split_part(struct ds_exchange *exchange, struct ds_error *err)
+{
+    const struct ds_plan *plan = exchange->plan;
+    const struct ds_comm_group part = ds_plan_part_group(plan);
+
+    exchange->part = plan->pipeline_ranks == 1 ? exchange->everybody : exchange->comm;
+    if (!ds_plan_splits_part(plan))
+        return 0;
+    exchange->part = NULL;
+    return ds_comm_split(exchange->everybody, &part, &exchange->part, err);
+}
+
 /* What is replicated lies behind the border. */
 static void *common_memory(const struct ds_plan *plan, struct ds_comm *comm)
 {
@@ -97,6 +110,8 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
         rc = split_pipeline(exchange, err);
     if (rc == 0)
         rc = split(exchange, err);
+    if (rc == 0)
+        rc = split_part(exchange, err);
     if (rc != 0)
         ds_exchange_close(exchange);
     return rc;
@@ -106,6 +121,8 @@ void ds_exchange_close(struct ds_exchange *exchange)
 {
     ds_comm_close(exchange->sequence);
     ds_comm_close(exchange->team);
+    if (exchange->part != exchange->everybody && exchange->part != exchange->comm)
+        ds_comm_close(exchange->part);
     ds_comm_close(exchange->across);
     if (exchange->inside != exchange->comm)
         ds_comm_close(exchange->inside);
@@ -275,6 +292,8 @@ void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
         exchange->across,
         exchange->sequence,
         exchange->team,
+        exchange->part != exchange->everybody && exchange->part != exchange->comm ? exchange->part
+                                                                                  : NULL,
         exchange->pair[0],
         exchange->pair[1],
         exchange->ends,

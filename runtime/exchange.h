@@ -29,6 +29,7 @@ struct ds_exchange {
     struct ds_comm *inside, *across;            /* the shard group; its likes, or NULL */
     struct ds_comm *sequence;                   /* who shares this rank's sequences, or NULL */
     struct ds_comm *team;                       /* who shares its layers, or NULL */
+    struct ds_comm *part;                       /* all of its part, who sum norms; or NULL */
     struct ds_comm *pair[DS_PLAN_PAIRS], *ends; /* of a pipeline: ds_plan_pair_group(), .._tie_.. */
     void *memory[DS_ARENA_COUNT]; /* borrowed; NULL where the plan has no such arena */
     enum ds_arena_kind own;       /* what the kernels read is made of: PARAMS(_LOW) */

@@ -129,7 +129,7 @@ static int tensor_norms(const struct ds_outcome *outcome, const struct ds_engine
     const struct ds_trust trust = {
         .plan = outcome->plan,
         .job = outcome->job,
-        .comm = outcome->holders,
+        .comm = outcome->part,
         .lines = *lines,
         .sums = outcome->norms,
         .grad_scale = updater->grad_scale,

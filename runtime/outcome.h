@@ -32,7 +32,7 @@ struct ds_outcome {
     struct ds_device *device;
     struct ds_stream *stream;
     struct ds_comm *comm;
-    struct ds_comm *holders; /* who has the same parameters; NULL: nobody else */
+    struct ds_comm *part; /* who has the same layers, or parts of them; NULL: nobody else */
     struct ds_tally tally;
     double step_tokens;     /* of all ranks */
     uint64_t made, told;    /* steps */

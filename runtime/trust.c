@@ -56,7 +56,8 @@ static double *sums_end(const struct ds_trust *trust)
     return trust->sums + ds_plan_norms_bytes(trust->plan) / sizeof(*trust->sums) - 2;
 }
 
-/* The shard in three pieces, of which the slice counts. */
+/* The shard in three pieces, of which the slice counts, but of what a team holds alike on its first
+ * rank only. */
 static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *span, double *sums,
                     struct ds_stream *stream, struct ds_error *err)
 {
@@ -69,6 +70,8 @@ static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *spa
 
     if (shard.count == 0)
         return 0;
+    if (plan->tensor_rank > 0 && plan->bucket[span->bucket].replicated)
+        sums = beside;
     rc = advance(trust, span, shard.first, from, beside, stream, err);
     if (rc == 0)
         rc = advance(trust, span, from, to, sums, stream, err);
@@ -78,8 +81,9 @@ static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *spa
 /* The device adds what all ranks have sent. */
 static int add_late(const struct ds_trust *trust, struct ds_stream *stream, struct ds_error *err)
 {
-    const struct ds_rank_sum_args args = {
-        .ranks = trust->plan->holders, .n = ds_plan_norms(trust->plan), .x = trust->sums};
+    const struct ds_rank_sum_args args = {.ranks = ds_plan_part_ranks(trust->plan),
+                                          .n = ds_plan_norms(trust->plan),
+                                          .x = trust->sums};
     int rc;
 
     if (args.ranks == 1)
@@ -95,7 +99,8 @@ static int add_now(const struct ds_trust *trust, struct ds_stream *stream, struc
     size_t count = ds_plan_norms(trust->plan);
     int rc = ds_stream_finish(stream, err);
 
-    for (size_t i = 0; rc == 0 && trust->plan->holders > 1 && i < count; i += DS_COMM_MAX_F64) {
+    const bool alone = ds_plan_part_ranks(trust->plan) == 1;
+    for (size_t i = 0; rc == 0 && !alone && i < count; i += DS_COMM_MAX_F64) {
         size_t part = count - i < DS_COMM_MAX_F64 ? count - i : DS_COMM_MAX_F64;
 
         rc = ds_comm_all_reduce_f64(trust->comm, trust->sums + i, part, err);
@@ -107,7 +112,7 @@ int ds_trust_norms(const struct ds_trust *trust, struct ds_stream *stream, struc
 {
     const struct ds_plan *plan = trust->plan;
     uint64_t row = ds_plan_norms(plan);
-    double *mine = trust->sums + (plan->late ? plan->holder * row : 0);
+    double *mine = trust->sums + (plan->late ? plan->rank % ds_plan_part_ranks(plan) * row : 0);
     int rc = ds_stream_clear(stream, mine, row * sizeof(*mine), err);
 
     for (size_t i = 0; rc == 0 && i < plan->spans; i++)

@@ -353,11 +353,12 @@ static double keep_s(const struct bench *b, const struct ds_instr *instr)
  * gathered by devices that add them up themselves. */
 static double trust_s(const struct bench *b)
 {
-    double norms = (double)ds_plan_norms(b->plan), holders = (double)b->plan->holders, held = 0.0;
-    const struct ds_ring ring = ds_ring_of(b->cluster, ds_plan_holders_group(b->plan));
+    double norms = (double)ds_plan_norms(b->plan), held = 0.0;
+    double ranks = (double)ds_plan_part_ranks(b->plan);
+    const struct ds_ring ring = ds_ring_of(b->cluster, ds_plan_part_group(b->plan));
     double added =
         b->plan->late
-            ? ds_work_collective(b->cluster, ring, holders * norms * sizeof(double), 1)
+            ? ds_work_collective(b->cluster, ring, ranks * norms * sizeof(double), 1)
             : ceil(norms / DS_COMM_MAX_F64) * ds_work_collective(b->cluster, ring, 0.0, 2);
     struct ds_lamb_moments_args pass = {.grad_type = DS_F32};
 

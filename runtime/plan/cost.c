@@ -101,8 +101,8 @@ static uint64_t small_bytes(const struct ds_plan *plan)
 }
 
 /* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence, of a
- * team; where layers are shared of those with the same parameters; in a pipeline of neighbours, and
- * of both ends. */
+ * team; where layers are shared of those with the same parameters; in a pipeline of neighbours, of
+ * both ends, and of all of a part. */
 static unsigned device_comms(const struct ds_plan *plan)
 {
     bool parts = plan->pipeline_ranks > 1, front = ds_plan_embeds(plan);
@@ -115,6 +115,7 @@ static unsigned device_comms(const struct ds_plan *plan)
         parts && !front,
         parts && !back,
         plan->pipeline_ranks > 2 && ds_plan_ties(plan) && (front || back),
+        ds_plan_splits_part(plan),
     };
     unsigned comms = 0;
 

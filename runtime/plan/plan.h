@@ -283,7 +283,7 @@ struct ds_plan {
     bool bf16_wire;              /* gradients are summed over ranks in bf16 */
     bool drops, drops_weights;   /* dropout on the stream, of the attention's weights */
     unsigned optim_states;       /* lines of MOMENTS */
-    bool by_tensor;              /* spans are tensors; NORM sums two norms of each over ranks */
+    bool by_tensor;              /* spans are tensors; NORM sums two norms of each over a part */
     enum ds_recompute recompute; /* never AUTO */
     uint64_t recompute_layers;   /* blocks 1 .. recompute_layers do */
     struct ds_plan_tensor *tensor;
@@ -401,6 +401,22 @@ static inline struct ds_comm_group ds_plan_across_group(const struct ds_plan *pl
     return (struct ds_comm_group){
         .first = plan->rank - plan->replica * stride, .stride = stride, .count = plan->replicas};
 }
+/* Ranks with the same layers, or parts of them: they follow each other. */
+static inline unsigned ds_plan_part_ranks(const struct ds_plan *plan)
+{
+    return plan->holders * plan->tensor_ranks;
+}
+static inline struct ds_comm_group ds_plan_part_group(const struct ds_plan *plan)
+{
+    const unsigned ranks = ds_plan_part_ranks(plan);
+
+    return (struct ds_comm_group){.first = plan->rank / ranks * ranks, .stride = 1, .count = ranks};
+}
+/* Do these sum norms, and are they neither all ranks nor holders? */
+static inline bool ds_plan_splits_part(const struct ds_plan *plan)
+{
+    return plan->by_tensor && plan->tensor_ranks > 1 && plan->pipeline_ranks > 1;
+}
 /* The ranks that share each layer with this one. */
 static inline struct ds_comm_group ds_plan_team_group(const struct ds_plan *plan)
 {
@@ -418,8 +434,8 @@ static inline bool ds_plan_ties(const struct ds_plan *plan)
 {
     return plan->pipeline_ranks > 1 && plan->shape.tie_embeddings;
 }
-/* Groups that a rank is in at most: the eight of above and below. */
-enum { DS_PLAN_GROUPS = 8 };
+/* Groups that a rank is in at most: those of above and below. */
+enum { DS_PLAN_GROUPS = 9 };
 /* Do ranks speak to each other in the middle of a pass? */
 static inline bool ds_plan_speaks(const struct ds_plan *plan)
 {
@@ -500,8 +516,8 @@ struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t coun
 /* What of a span this rank updates, in elements of the span. */
 struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind arena,
                                  const struct ds_plan_span *span);
-/* Norms that are summed over ranks for tensors, two for a span, or 0; and the room for them: what
- * each rank has made where the device adds them up, and two that do not count. */
+/* Norms that are summed over the ranks of a part for tensors, two for a span, or 0; and the room
+ * for them: what each rank has made where the device adds them up, and two that do not count. */
 uint64_t ds_plan_norms(const struct ds_plan *plan);
 uint64_t ds_plan_norms_bytes(const struct ds_plan *plan);
 /* Elements of one line of `arena` on this rank. */

@@ -54,7 +54,7 @@ static int check(const struct ds_plan *plan, const struct ds_plan_args *args, st
     if ((ranks - 1) * ids_each(model->vocab, ranks) >= model->vocab)
         return ds_fail(err, EINVAL, "'parallel.tensor' %llu is too many for 'model.vocab' %llu",
                        ranks, (unsigned long long)model->vocab);
-    if (plan->by_tensor || ds_optim_wants_matrices(job))
+    if (ds_optim_wants_matrices(job))
         return ds_fail(err, EINVAL,
                        "'parallel.tensor' %llu and 'optim.name' %s do not go together: it wants "
                        "whole matrices, of which each rank has a part",

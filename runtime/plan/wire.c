@@ -77,13 +77,14 @@ static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
 /* What a step came to and norms of tensors: small messages, of which the number is told. */
 static uint64_t count_late(struct ds_plan *plan)
 {
+    const uint64_t part = ds_plan_part_ranks(plan);
+
     if (plan->world == 1)
         return 0;
     count(plan, DS_COMM_ALL_GATHER, plan->world * sizeof(struct ds_entry), plan->world);
     if (plan->by_tensor)
-        count(plan, DS_COMM_ALL_GATHER, plan->holders * ds_plan_norms(plan) * sizeof(double),
-              plan->holders);
-    return plan->by_tensor && plan->holders > 1 ? 2 : 1;
+        count(plan, DS_COMM_ALL_GATHER, part * ds_plan_norms(plan) * sizeof(double), part);
+    return plan->by_tensor && part > 1 ? 2 : 1;
 }
 
 static uint64_t count_now(struct ds_plan *plan)
@@ -91,7 +92,7 @@ static uint64_t count_now(struct ds_plan *plan)
     count(plan, DS_COMM_ALL_REDUCE_F64, DS_STEP_FLAGS * sizeof(double), plan->world);
     for (size_t left = ds_plan_norms(plan), part; left > 0; left -= part) {
         part = left < DS_COMM_MAX_F64 ? left : DS_COMM_MAX_F64;
-        count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), plan->holders);
+        count(plan, DS_COMM_ALL_REDUCE_F64, part * sizeof(double), ds_plan_part_ranks(plan));
     }
     return plan->traffic[DS_COMM_ALL_REDUCE_F64].calls;
 }
@@ -103,7 +104,7 @@ uint64_t ds_plan_norms(const struct ds_plan *plan)
 
 uint64_t ds_plan_norms_bytes(const struct ds_plan *plan)
 {
-    uint64_t rows = plan->late ? plan->holders : 1;
+    uint64_t rows = plan->late ? ds_plan_part_ranks(plan) : 1;
 
     return plan->by_tensor ? (rows * ds_plan_norms(plan) + 2) * sizeof(double) : 0;
 }
@@ -210,6 +211,7 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
         ds_plan_pair_group(plan, 1),
         ds_plan_tie_group(plan),
         ds_plan_team_group(plan),
+        ds_plan_part_group(plan),
     };
     const bool parts = plan->pipeline_ranks > 1;
     const bool there[] = {true,
@@ -220,7 +222,8 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
                           parts,
                           parts && plan->pipeline_ranks > 2,
                           ds_plan_ties(plan) && plan->pipeline_ranks > 2,
-                          plan->tensor_ranks > 1};
+                          plan->tensor_ranks > 1,
+                          ds_plan_splits_part(plan)};
     int rc = 0;
 
     plan->comm_bytes = ds_comm_overhead_bytes(plan->local_world, plan->world);

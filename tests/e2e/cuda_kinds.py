@@ -237,6 +237,7 @@ def team():
         text = small_job(arch, matmul="compute").read_text().replace("heads: 1", "heads: 4")
         on_both("team", arch, text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.tensor=2"],
                 "all_reduce_bf16" if "compute: bf16" in text else "all_reduce_f32")
+    on_both("team-lamb", "llama", text, ((1, 4, 1, {}),), ["parallel.tensor=2", "optim.name=lamb", "optim.lr=1e-3"], "all_gather")
     ran = train(h.work() / "team-gpt2-cuda.yaml", "team-offload", 2, extra=["parallel.tensor=2", "offload.optim=cpu"])
     h.ok(ran.returncode == 65 and "'parallel.tensor' 2 and 'offload.optim' are not supported together on GPUs" in
          ran.stderr, "team: with offload refused", f"{ran.returncode}\n{ran.stderr}")

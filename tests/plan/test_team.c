@@ -161,6 +161,7 @@ static void check_groups(const struct built *built, const struct mesh *mesh)
     const struct ds_plan *any = &built->plan[0];
 
     check_group(built, ds_plan_team_group, mesh->tensor, "team");
+    check_group(built, ds_plan_part_group, mesh->tensor * mesh->sequence * mesh->data, "part");
     check_group(built, ds_plan_holders_group, mesh->sequence * mesh->data, "holders");
     check_group(built, ds_plan_sequence_group, mesh->sequence, "sequence");
     check_group(built, ds_plan_inside_group, any->shards, "inside");
@@ -286,7 +287,6 @@ Test(team, says_what_cannot_be)
          "'parallel.pipeline' 1 x 'parallel.sequence' 1 x 'parallel.tensor' 2 does not divide 3"},
         {4, 4, DS_OPTIM_ADAMW, false, 9, "'parallel.tensor' 4 is too many for 'model.vocab' 9"},
         {2, 2, DS_OPTIM_MUON, false, 97, "'parallel.tensor' 2 and 'optim.name' muon do not go"},
-        {2, 2, DS_OPTIM_LAMB, false, 97, "'parallel.tensor' 2 and 'optim.name' lamb do not go"},
         {2, 2, DS_OPTIM_ADAMW, true, 97, "'parallel.tensor' 2 and 'offload.optim' are not"},
     };
 

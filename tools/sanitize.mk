@@ -63,13 +63,15 @@ TSAN_TESTS := tests/comm/test_lend.c tests/data/test_corpus.c $(filter-out %/tes
     test_net.c) tests/launcher/test_names.c
 TSAN_BIN   := $(patsubst %.c,$(B)/%,$(TSAN_TESTS))
 ONE_MAP    := $(call OBJ_OF,$(SRC_one_map))
+# One process is all that test_disk has, and an mmap() of its own, that fails when it is told to.
+TSAN_RANKS := $(filter-out %/test_disk,$(TSAN_BIN))
 check-tsan: | $(B)/deps-test.ok ## everything with threads, and jobs, under ThreadSanitizer
 	$(Q)$(MAKE) B=$(B)/tsan SAN=thread CFLAGS='-O1 -g -fno-sanitize-recover=thread' \
 	    CPPFLAGS='-Itests/support/mini -DRANKS_AS_THREADS' TEST_LIBS='$(LIBS_worker) $(LIBS_text)' tsan-check
 
 ifeq ($(SAN),thread)
-$(TSAN_BIN): $(ONE_MAP)
-$(TSAN_BIN): LDLIBS += -Wl,--wrap=mmap -Wl,--wrap=munmap
+$(TSAN_RANKS): $(ONE_MAP)
+$(TSAN_RANKS): LDLIBS += -Wl,--wrap=mmap -Wl,--wrap=munmap
 -include $(ONE_MAP:.o=.d)
 endif
 

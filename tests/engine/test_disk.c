@@ -175,7 +175,7 @@ Test(disk, every_call_may_fail)
 Test(disk, says_what_is_wrong_with_the_folder)
 {
     struct ds_disk_args args = args_of(1, false);
-    struct rlimit limit = {.rlim_cur = 10 * PAGE, .rlim_max = RLIM_INFINITY};
+    struct rlimit before, limit;
     struct ds_error err = {0};
     struct ds_disk *disk;
 
@@ -190,7 +190,11 @@ Test(disk, says_what_is_wrong_with_the_folder)
     cr_assert_neq(ds_disk_open(&disk, &args, &err), 0);
     cr_assert(strstr(err.text, "1073741824.0 MiB") != NULL, "%s", err.text);
     args = args_of(1, false);
+    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = (struct rlimit){.rlim_cur = 10 * PAGE, .rlim_max = before.rlim_max};
     cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
     cr_assert_eq(ds_disk_open(&disk, &args, &err), -EFBIG);
     cr_assert(strstr(err.text, "raise the limit (ulimit -f)") != NULL, "%s", err.text);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &before),
+                 0); /* not every framework has a process for a test */
 }

@@ -25,6 +25,7 @@ struct task {
     size_t n; /* elements of fp32; for a reduce-scatter a multiple of the world */
     enum place place;
     unsigned root, roots; /* of a broadcast: how many ranks in turn, from which on */
+    unsigned turn; /* in a row: moves the numbers, so that what one before left behind is seen */
     int (*check)(const struct task *setup, unsigned rank, struct ds_comm *comm);
 };
 
@@ -64,10 +65,10 @@ static inline int check_all_reduce(const struct task *setup, unsigned rank, stru
     struct ds_error err = {0};
 
     for (size_t i = 0; i < setup->n; i++)
-        buf[i] = ranks_value(rank, i);
+        buf[i] = ranks_value(rank, i + setup->turn);
     EXPECT_OK(ds_comm_all_reduce_f32(comm, buf, setup->n, &err), &err);
     for (size_t i = 0; i < setup->n; i++)
-        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i + setup->turn)));
     task_drop(setup, rank, buf);
     return 0;
 }
@@ -80,10 +81,10 @@ static inline int check_reduce_scatter(const struct task *setup, unsigned rank,
     struct ds_error err = {0};
 
     for (size_t i = 0; i < setup->n; i++)
-        buf[i] = ranks_value(rank, i);
+        buf[i] = ranks_value(rank, i + setup->turn);
     EXPECT_OK(ds_comm_reduce_scatter_f32(comm, buf, setup->n, &err), &err);
     for (size_t i = rank * shard; i < (rank + 1) * shard; i++)
-        EXPECT(same(buf[i], ranks_tree(0, setup->world, i)));
+        EXPECT(same(buf[i], ranks_tree(0, setup->world, i + setup->turn)));
     task_drop(setup, rank, buf);
     return 0;
 }
@@ -99,11 +100,11 @@ static inline int check_all_gather(const struct task *setup, unsigned rank, stru
         shard = room / setup->world;
     memset(buf, 0xee, shard * setup->world);
     for (size_t i = 0; i < shard; i++)
-        buf[rank * shard + i] = (unsigned char)(rank * 7 + i);
+        buf[rank * shard + i] = (unsigned char)(rank * 7 + i + setup->turn);
     EXPECT_OK(ds_comm_all_gather(comm, buf, shard * setup->world, &err), &err);
     for (unsigned peer = 0; peer < setup->world; peer++)
         for (size_t i = 0; i < shard; i++)
-            EXPECT(buf[peer * shard + i] == (unsigned char)(peer * 7 + i));
+            EXPECT(buf[peer * shard + i] == (unsigned char)(peer * 7 + i + setup->turn));
     task_drop(setup, rank, buf);
     return 0;
 }
@@ -125,7 +126,7 @@ static inline int check_all_to_all(const struct task *setup, unsigned rank, stru
 
     own = malloc(bytes + 1);
     to = rank % 2 == 0 ? from + bytes : own;
-    for (unsigned round = 0; round < 2; round++) {
+    for (size_t round = setup->turn; round < setup->turn + 2U; round++) {
         for (unsigned peer = 0; peer < setup->world; peer++)
             for (size_t i = 0; i < part; i++)
                 from[peer * part + i] = swap_value(rank, peer, i + round);
@@ -154,11 +155,11 @@ static inline int pass_all_ways(const struct task *setup, unsigned rank, unsigne
         bool takes = round != (ds_comm_rank(pair) == 0 ? 0 : 2);
 
         for (size_t i = 0; i < bytes; i++)
-            from[i] = swap_value(rank, other, i + round);
+            from[i] = swap_value(rank, other, i + round + setup->turn);
         memset(to, 0xee, bytes + 1);
         EXPECT_OK(ds_comm_pass(pair, gives ? from : NULL, takes ? to : NULL, bytes, &err), &err);
         for (size_t i = 0; i < bytes; i++)
-            EXPECT(to[i] == (takes ? swap_value(other, rank, i + round) : 0xee));
+            EXPECT(to[i] == (takes ? swap_value(other, rank, i + round + setup->turn) : 0xee));
         EXPECT(to[bytes] == 0xee);
     }
     return 0;
@@ -207,12 +208,59 @@ static inline int check_broadcast(const struct task *setup, unsigned rank, struc
         unsigned root = (setup->root + turn) % setup->world;
 
         for (size_t i = 0; i < bytes; i++)
-            buf[i] = (unsigned char)(i * 7 + rank * 31);
+            buf[i] = (unsigned char)(i * 7 + rank * 31 + setup->turn);
         EXPECT_OK(ds_comm_broadcast(comm, buf, bytes, root, &err), &err);
         for (size_t i = 0; i < bytes; i++)
-            EXPECT(buf[i] == (unsigned char)(i * 7 + root * 31));
+            EXPECT(buf[i] == (unsigned char)(i * 7 + root * 31 + setup->turn));
     }
     task_drop(setup, rank, buf);
+    return 0;
+}
+
+/* --- many on one communicator: to start processes for each costs more than to check it --------- */
+
+/* Every size with every place in a row. */
+struct row {
+    struct task task; /* what all have */
+    const size_t *sizes;
+    unsigned n_sizes, n_places;
+    unsigned begin; /* which comes first: another one in each row, so that each does somewhere */
+    bool multiple;  /* sizes are times the world */
+    bool largest_inside; /* the last size is in the arena only */
+};
+
+static inline size_t row_arena_bytes(const struct row *row)
+{
+    struct task task = row->task;
+
+    for (unsigned i = 0; i < row->n_sizes; i++)
+        if (row->sizes[i] > task.n)
+            task.n = row->sizes[i];
+    task.n *= row->multiple ? task.world : 1;
+    return task_arena_bytes(&task);
+}
+
+static inline int check_row(const struct row *row, unsigned rank, struct ds_comm *comm)
+{
+    const unsigned tasks = row->n_sizes * row->n_places;
+
+    for (unsigned turn = 0; turn < tasks; turn++) {
+        const unsigned which = (row->begin + turn) % tasks, size = which / row->n_places;
+        struct task task = row->task;
+        int line;
+
+        task.turn = turn;
+        task.n = row->sizes[size] * (row->multiple ? task.world : 1);
+        task.place = (enum place)(which % row->n_places);
+        task.root = which % task.world;
+        if (row->largest_inside && size == row->n_sizes - 1 && task.place != INSIDE)
+            continue;
+        line = task.check(&task, rank, comm);
+        if (line != 0) {
+            fprintf(stderr, "    %zu elements, place %d, turn %u\n", task.n, (int)task.place, turn);
+            return line;
+        }
+    }
     return 0;
 }
 

@@ -13,31 +13,30 @@ enum { BIG = 1000003 / RANKS_LESS, ROUNDS = 300 / RANKS_LESS };
 static const unsigned worlds[] = {1, 2, 3, 4, 5, 8};
 static const size_t sizes[] = {1, 15, 16, 17, BIG};
 
-static int rank_task(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
+static int rank_row(const struct ranks *setup, unsigned rank, struct ds_comm *comm)
 {
-    const struct task *task = setup->user;
-
-    return task->check(task, rank, comm);
+    return check_row(setup->user, rank, comm);
 }
 
 /* `task.check` in every world, with every size and place; sizes times the world where `multiple`. */
 static void for_every(struct task task, bool multiple)
 {
-    for (size_t w = 0; w < sizeof(worlds) / sizeof(worlds[0]); w++)
-        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
-            for (int place = 0; place < PLACES; place++) {
-                struct ranks setup = {.timeout_ms = 60000, .user = &task};
-                int line;
+    for (unsigned w = 0; w < sizeof(worlds) / sizeof(worlds[0]); w++) {
+        struct row row = {.task = task,
+                          .sizes = sizes,
+                          .n_sizes = sizeof(sizes) / sizeof(sizes[0]),
+                          .n_places = PLACES,
+                          .multiple = multiple,
+                          .begin = w * 7};
+        struct ranks setup = {.timeout_ms = 60000, .user = &row, .world = worlds[w]};
+        int line;
 
-                task.world = setup.world = task.roots = worlds[w];
-                task.n = sizes[s] * (multiple ? worlds[w] : 1);
-                task.place = (enum place)place;
-                setup.arena_bytes = task_arena_bytes(&task);
-                setup.spin = worlds[w] <= 2 ? 100 : 0;
-                line = ranks_run(setup, rank_task);
-                cr_assert(line == 0, "world %u, %zu elements, place %d: line %d", worlds[w], task.n,
-                          place, line);
-            }
+        row.task.world = row.task.roots = worlds[w];
+        setup.arena_bytes = row_arena_bytes(&row);
+        setup.spin = worlds[w] <= 2 ? 100 : 0;
+        line = ranks_run(setup, rank_row);
+        cr_assert(line == 0, "world %u: line %d", worlds[w], line);
+    }
 }
 
 /* --- one operation, checked everywhere ------------------------------------------------------- */

@@ -61,32 +61,32 @@ static unsigned world_of(const unsigned *count)
     return world;
 }
 
-static int rank_task(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
+static int rank_row(const struct hosts *setup, unsigned rank, struct ds_comm *comm)
 {
-    const struct task *task = setup->user;
-
-    return task->check(task, rank, comm);
+    return check_row(setup->user, rank, comm);
 }
 
 /* `task.check` wherever ranks are, with every size and place; sizes times the world where `multiple`. */
 static void for_every(struct task task, bool multiple)
 {
-    for (size_t p = 0; p < PLACEMENTS; p++)
-        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
-            for (int place = 0; place < SHIFTED; place++) {
-                int line;
+    for (unsigned p = 0; p < PLACEMENTS; p++) {
+        struct row row = {.task = task,
+                          .sizes = sizes,
+                          .n_sizes = sizeof(sizes) / sizeof(sizes[0]),
+                          .n_places = SHIFTED,
+                          .multiple = multiple,
+                          .largest_inside = p % 3 != 0, /* enough of the slow ones */
+                          .begin = p};
+        struct hosts setup = {.timeout_ms = 60000, .user = &row};
+        int line;
 
-                task.world = world_of(placements[p]);
-                task.n = sizes[s] * (multiple ? task.world : 1);
-                task.place = (enum place)place;
-                task.root = (unsigned)(p + s) % task.world;
-                task.roots = 1;
-                if (sizes[s] == BIG && place != INSIDE && p % 3 != 0)
-                    continue; /* enough of the slow ones */
-                line = hosts_run(setup_of(placements[p], &task, task.n), rank_task);
-                cr_assert(line == 0, "placement %zu, %zu elements, place %d: line %d", p, task.n,
-                          place, line);
-            }
+        row.task.world = world_of(placements[p]);
+        row.task.roots = 1;
+        memcpy(setup.count, placements[p], sizeof(setup.count));
+        setup.arena_bytes = row_arena_bytes(&row);
+        line = hosts_run(setup, rank_row);
+        cr_assert(line == 0, "placement %u: line %d", p, line);
+    }
 }
 
 /* --- every operation, to the bit -------------------------------------------------------------- */

@@ -75,9 +75,10 @@ def is_refused():
 
 for one in ("gpt2", "llama"):
     trains_alike(one)
-    goes_on_anywhere(one)
     if not h.SANITIZED:
         same_bits(one)
+    if one == "gpt2" or not h.SANITIZED:
+        goes_on_anywhere(one)
 is_shown()
 is_refused()
 h.ok(not h.left(), "nothing is left running", h.left())

@@ -10,12 +10,55 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/vfs.h>
 
 #include "runtime/disk.h"
 
 enum { PAGE = DS_DISK_ALIGN, PAGES = 64 };
 
-TestSuite(disk, .init = tempdir_make, .fini = tempdir_remove);
+/* What the file system of the folder is said to be, and lacks. */
+static unsigned pretended;
+static bool no_direct, no_nameless;
+
+int __real_fstatfs(int fd, struct statfs *info);
+int __wrap_fstatfs(int fd, struct statfs *info);
+int __wrap_fstatfs(int fd, struct statfs *info)
+{
+    int rc = __real_fstatfs(fd, info);
+
+    if (rc == 0 && pretended != 0)
+        info->f_type = (__fsword_t)pretended;
+    return rc;
+}
+
+int __real_fcntl(int fd, int command, long flags);
+int __wrap_fcntl(int fd, int command, long flags);
+int __wrap_fcntl(int fd, int command, long flags)
+{
+    if (!no_direct || command != F_SETFL || (flags & O_DIRECT) == 0)
+        return __real_fcntl(fd, command, flags);
+    errno = EINVAL;
+    return -1;
+}
+
+int __real_openat(int folder, const char *path, int flags, mode_t mode);
+int __wrap_openat(int folder, const char *path, int flags, mode_t mode);
+int __wrap_openat(int folder, const char *path, int flags, mode_t mode)
+{
+    if (!no_nameless || (flags & O_TMPFILE) != O_TMPFILE)
+        return __real_openat(folder, path, flags, mode);
+    errno = EOPNOTSUPP;
+    return -1;
+}
+
+static void pretend_nothing(void)
+{
+    pretended = 0;
+    no_direct = no_nameless = false;
+    tempdir_make();
+}
+
+TestSuite(disk, .init = pretend_nothing, .fini = tempdir_remove);
 
 static struct ds_disk_args args_of(unsigned threads, bool buffered)
 {
@@ -197,4 +240,62 @@ Test(disk, says_what_is_wrong_with_the_folder)
     cr_assert(strstr(err.text, "raise the limit (ulimit -f)") != NULL, "%s", err.text);
     cr_assert_eq(setrlimit(RLIMIT_FSIZE, &before),
                  0); /* not every framework has a process for a test */
+}
+
+/* The numbers of linux/magic.h. */
+Test(disk, refuses_disks_of_other_hosts)
+{
+    static const struct {
+        unsigned type;
+        bool far;
+    } systems[] = {{0x6969, true},      {0x517B, true},     {0xFF534D42, true}, {0xFE534D42, true},
+                   {0x5346414F, true},  {0x00C36400, true}, {0xEF53, false},    {0x58465342, false},
+                   {0x9123683E, false}, {0x01021994, false}};
+    const struct ds_disk_args args = args_of(1, false);
+
+    for (size_t i = 0; i < sizeof(systems) / sizeof(systems[0]); i++) {
+        struct ds_disk *disk;
+        struct ds_error err = {0};
+
+        pretended = systems[i].type;
+        cr_assert_eq(ds_disk_open(&disk, &args, &err), systems[i].far ? -ENOTSUP : 0, "%x: %s",
+                     pretended, err.text);
+        if (systems[i].far)
+            cr_assert(strstr(err.text, "cannot keep the states of a test in '") != NULL &&
+                          strstr(err.text, "it is on another host's disk, name a folder on a disk "
+                                           "of this host") != NULL,
+                      "%s", err.text);
+        else
+            ds_disk_close(disk);
+        cr_assert_eq(tempdir_names(tempdir), 0);
+    }
+}
+
+/* Through the page cache, and by a name that is taken away at once: the same file. */
+Test(disk, does_without_what_a_file_system_lacks)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        const struct ds_disk_args args = args_of(2, false);
+        unsigned char *from = pages(PAGES), *to = pages(PAGES);
+        struct ds_disk_io write = {.write = true, .bytes = args.bytes, .memory = from},
+                          read = {.bytes = args.bytes, .memory = to};
+        struct ds_disk *disk;
+        struct ds_error err = {0};
+
+        no_direct = i % 2 == 1;
+        no_nameless = i / 2 == 1;
+        for (size_t k = 0; k < args.bytes; k++)
+            from[k] = (unsigned char)(k * 13 + k / PAGE + i);
+        cr_assert_eq(ds_disk_open(&disk, &args, &err), 0, "%s", err.text);
+        cr_assert_eq(tempdir_names(tempdir), 0);
+        cr_assert(!no_direct || !ds_disk_is_direct(disk));
+        ds_disk_start(disk, &write);
+        cr_assert_eq(ds_disk_wait(disk, &write, &err), 0, "%s", err.text);
+        ds_disk_start(disk, &read);
+        cr_assert_eq(ds_disk_wait(disk, &read, &err), 0, "%s", err.text);
+        cr_assert_arr_eq(to, from, args.bytes);
+        ds_disk_close(disk);
+        free(from);
+        free(to);
+    }
 }

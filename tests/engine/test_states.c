@@ -118,6 +118,32 @@ Test(states, without_a_folder_are_refused)
     test_run_release(&run);
 }
 
+/* Where the first read, which tries it, is refused: the note is for the log, and names the key. */
+Test(states, without_direct_io_say_so)
+{
+    struct test_run run = run_of(&settings[0], DS_OFFLOAD_NVME);
+    struct ds_error err = {0};
+    struct ds_states *states;
+    struct ds_plan plan;
+    const char *note;
+    void *rooms;
+
+    cr_assert_eq(test_plan(&plan, &run, 0, &err), 0, "%s", err.text);
+    rooms = malloc(plan.arena_bytes[DS_ARENA_MOMENTS]);
+    cr_assert_not_null(rooms);
+    atomic_store(&reads_left, 1);
+    cr_assert_eq(ds_states_open(&states, &plan, tempdir, rooms, &err), 0, "%s", err.text);
+    atomic_store(&reads_left, 0);
+    note = ds_states_note(states);
+    cr_assert_not_null(note);
+    cr_assert(strstr(note, "the file system of offload.path '") != NULL &&
+                  strstr(note, "' has no direct I/O") != NULL,
+              "%s", note);
+    ds_states_close(states);
+    free(rooms);
+    ds_plan_release(&plan);
+}
+
 /* In any piece of any step, the last write of all as well: the run ends with what the disk said. */
 Test(states, on_a_disk_that_fails_end_the_run)
 {

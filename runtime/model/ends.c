@@ -134,11 +134,36 @@ static int classify(const struct ds_net *net, const struct chunk *chunk, struct 
     return ds_matmul(&args, net->stream, err);
 }
 
+/* `args` are those of all columns; this rank has some, and from what the others say of theirs it
+ * has the losses of all. */
+static int team_losses(const struct ds_net *net, enum ds_pass pass, struct ds_xent_args args,
+                       struct ds_error *err)
+{
+    const struct ds_plan_ids ids = ds_plan_ids(net->plan);
+    const struct ds_xent_part_args part = {
+        .rows = args.rows,
+        .vocab = ids.count,
+        .logits_type = args.logits_type,
+        .logits = args.logits,
+        .ld = args.ld,
+        .targets = args.targets,
+        .first_id = ids.first,
+    };
+    int rc = ds__team_said(net, pass, part, err);
+
+    args.parts = net->block[net->shape.layers + 1].buf[pass][DS_BUFFER_SAID];
+    args.ranks = net->plan->tensor_ranks;
+    args.each = args.columns = args.vocab;
+    args.vocab = ids.count;
+    args.first_id = ids.first;
+    return rc != 0 ? rc : ds_xent(&args, net->stream, err);
+}
+
 static int losses(const struct ds_net *net, enum ds_pass pass, const struct chunk *chunk,
                   struct ds_error *err)
 {
     void *const *buf = net->block[net->shape.layers + 1].buf[pass];
-    struct ds_xent_args args = {
+    const struct ds_xent_args args = {
         .rows = chunk->rows,
         .vocab = net->shape.vocab,
         .act = net->act,
@@ -153,26 +178,8 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
         .grad_scale_at = net->grad_scale_at,
     };
 
-    const struct ds_xent_part_args part = {
-        .rows = args.rows,
-        .vocab = ds__shares_layers(net) ? ds_plan_ids(net->plan).count : 0,
-        .logits_type = args.logits_type,
-        .logits = args.logits,
-        .ld = args.ld,
-        .targets = args.targets,
-        .first_id = first_id(net),
-    };
-    int rc;
-
-    if (!ds__shares_layers(net))
-        return ds_xent(&args, net->stream, err);
-    rc = ds__team_said(net, pass, part, err);
-    args.parts = buf[DS_BUFFER_SAID];
-    args.ranks = net->plan->tensor_ranks;
-    args.each = args.columns = args.vocab;
-    args.vocab = part.vocab;
-    args.first_id = part.first_id;
-    return rc != 0 ? rc : ds_xent(&args, net->stream, err);
+    return ds__shares_layers(net) ? team_losses(net, pass, args, err)
+                                  : ds_xent(&args, net->stream, err);
 }
 
 /* With the logits' gradient in their place: dW (+)= dlogits^T x, then x = dlogits W. */

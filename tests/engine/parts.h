@@ -8,6 +8,111 @@
 
 #include "tests/engine/fixture.h"
 
+enum { TEST_SEQUENCE = 16, TEST_IDS = 48 * TEST_SEQUENCE + 1 };
+
+/* Who has what, and how it is trained.  0 stands for what is most simple: of ranks for one, of
+ * passes and sequences for two. */
+struct test_layout {
+    unsigned tensor, sharers, data, parts; /* ranks of a team, of a sequence, of data, of layers */
+    uint64_t passes, micro_batch, layers, vocab;
+    bool gpt2, tied;
+    enum ds_compute compute;
+    enum ds_recompute recompute;
+    bool dropout, fp8, offload, disk, wire16;
+    enum ds_optim_kind optim;
+    double clip;
+    unsigned stage, local; /* ranks of a host; 0: all */
+    bool node, poison;
+    uint64_t below; /* zero.replicate_below */
+};
+
+static inline struct test_layout test_layout(struct test_layout layout)
+{
+    layout.tensor = layout.tensor > 0 ? layout.tensor : 1;
+    layout.sharers = layout.sharers > 0 ? layout.sharers : 1;
+    layout.data = layout.data > 0 ? layout.data : 1;
+    layout.parts = layout.parts > 0 ? layout.parts : 1;
+    layout.passes = layout.passes > 0 ? layout.passes : 2;
+    layout.micro_batch = layout.micro_batch > 0 ? layout.micro_batch : 2;
+    layout.layers = layout.layers > 0 ? layout.layers : 3;
+    layout.vocab = layout.vocab > 0 ? layout.vocab : 257;
+    return layout;
+}
+
+/* The same of ranks of data alone, each with all layers. */
+static inline struct test_layout test_whole(struct test_layout layout)
+{
+    layout.tensor = layout.parts = layout.sharers = 1;
+    layout.local = 0;
+    layout.node = layout.offload = layout.disk = false;
+    return layout;
+}
+
+static inline struct test_run test_layout_run(const struct test_layout *layout, const char *ids)
+{
+    struct ds_model_shape shape =
+        layout->gpt2 ? test_gpt2(layout->layers, 32, 4, layout->vocab, TEST_SEQUENCE)
+                     : test_llama(layout->layers, 32, 8, 4, 64, layout->vocab, TEST_SEQUENCE);
+    struct test_run run = {.world = layout->tensor * layout->sharers * layout->data * layout->parts,
+                           .local_world = layout->local,
+                           .threads = 1 + (layout->parts + layout->tensor) % 2,
+                           .steps = 3,
+                           .poison_step = layout->poison ? 1 : UINT64_MAX,
+                           .poison_tensor = 30,
+                           .overlap = true,
+                           .tokens = ids};
+
+    shape.tie_embeddings = layout->tied;
+    run.job = test_job(shape, layout->data * layout->passes * layout->micro_batch,
+                       layout->micro_batch, TEST_SEQUENCE);
+    run.job.parallel.tensor = layout->tensor;
+    run.job.parallel.sequence = layout->sharers;
+    run.job.parallel.pipeline = layout->parts;
+    run.job.zero.stage = layout->stage;
+    run.job.zero.bucket_mb = 1;
+    run.job.zero.replicate_below = layout->below;
+    run.job.zero.shard_group = layout->node ? DS_SHARD_NODE : DS_SHARD_ALL;
+    run.job.offload.optim = layout->disk      ? DS_OFFLOAD_NVME
+                            : layout->offload ? DS_OFFLOAD_CPU
+                                              : DS_OFFLOAD_NONE;
+    run.job.offload.path = "/tmp";
+    run.job.optim.kind = layout->optim;
+    run.job.optim.momentum = layout->optim == DS_OPTIM_MUON ? 0.95 : 0.0;
+    run.job.optim.clip = layout->clip; /* the norm is summed in another order */
+    run.job.precision.compute = layout->compute;
+    run.job.precision.matmul = layout->fp8 ? DS_MATMUL_FP8 : DS_MATMUL_COMPUTE;
+    run.job.precision.grad_wire = layout->wire16 ? DS_GRAD_WIRE_BF16 : DS_GRAD_WIRE_FP32;
+    run.job.activation.recompute = layout->recompute;
+    run.job.model.dropout = run.job.model.attention_dropout = layout->dropout ? 0.2 : 0.0;
+    return run;
+}
+
+static inline const char *test_layout_text(const struct test_layout *layout)
+{
+    static char text[400];
+
+    (void)snprintf(
+        text, sizeof(text),
+        "%s%s, teams of %u x %u sharers x %u of data x %u parts, %u passes of %u, type %d, "
+        "recompute %d, dropout %d, fp8 %d, offload %d, disk %d, bf16 wire %d, %s, stage %u, hosts "
+        "of %u, below %u, vocabulary %u, clip %g",
+        layout->gpt2 ? "gpt2" : "llama", layout->tied ? " tied" : "", layout->tensor,
+        layout->sharers, layout->data, layout->parts, (unsigned)layout->passes,
+        (unsigned)layout->micro_batch, (int)layout->compute, (int)layout->recompute,
+        layout->dropout, layout->fp8, layout->offload, layout->disk, layout->wire16,
+        ds_optim_name(layout->optim), layout->stage, layout->local, (unsigned)layout->below,
+        (unsigned)layout->vocab, layout->clip);
+    return text;
+}
+
+/* A run that must succeed. */
+static inline void test_layout_ok(struct test_run *run, const char *what)
+{
+    test_run(run);
+    for (unsigned i = 0; i < run->world; i++)
+        cr_assert_eq(run->rc[i], 0, "%s: rank %u: %s", what, i, run->err[i].text);
+}
+
 /* The tensors of a run whose ranks have all, one behind the other as the model has them. */
 static inline float *test_in_order(const struct test_run *run, const float *line)
 {
@@ -53,6 +158,33 @@ static inline void test_compare(const struct test_run *parts, const struct test_
                   what);
     cr_assert_leq(test_off_by(parts, parts->exp_avg, whole, whole->exp_avg), 100.0 * tolerance,
                   "%s", what);
+}
+
+/* The same bits, and what is sent as planned, at every stage and on any hosts of these. */
+static inline void test_same_everywhere(const struct test_layout *first,
+                                        const struct test_layout *others, size_t count)
+{
+    const char *ids = test_ids_file(TEST_IDS);
+    struct test_run one = test_layout_run(first, ids);
+
+    test_layout_ok(&one, "the first");
+    for (size_t i = 0; i < count; i++) {
+        struct test_layout other = *first;
+        struct test_run run;
+        const char *what;
+
+        other.stage = others[i].stage;
+        other.local = others[i].local;
+        other.node = others[i].node;
+        what = test_layout_text(&other);
+        run = test_layout_run(&other, ids);
+        test_layout_ok(&run, what);
+        cr_assert(test_same(&one, &run), "%s", what);
+        test_traffic_planned(&run, what);
+        test_run_release(&run);
+    }
+    test_run_release(&one);
+    (void)unlink(ids);
 }
 
 #endif

@@ -26,7 +26,7 @@ def trains_alike(family):
     train(path, whole, 1)
     for team, ranks, more in ((2, 2, ()), (4, 4, ()), (2, 4, ()), (2, 4, ("parallel.sequence=2",)),
                               (2, 4, ("parallel.pipeline=2",))):
-        run = folder / f"{family}-{team}-{ranks}-{len(more)}"
+        run = folder / "-".join((family, str(team), str(ranks), *(key.split("=")[0] for key in more)))
         keys = (f"parallel.tensor={team}", "log.comm=true", *more)
         name = f"{family}, {ranks} ranks, teams of {team}{''.join(', ' + key for key in more)}"
         if not train(path, run, ranks, *keys):

@@ -130,6 +130,81 @@ static void shape_attention_cached(const struct ds_attention_cached_args *a,
                    a->first, a->heads, a->kv_heads, a->head_size, ds_dtype_name(a->act));
 }
 
+/* --- experts ---------------------------------------------------------------------------------- */
+
+static void say_given(char out[DS_OP_SHAPE_BYTES], size_t rows, size_t columns, size_t each,
+                      enum ds_dtype type)
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zux%zu, %zu each %s", rows, columns, each,
+                   ds_dtype_name(type));
+}
+
+static struct ds_amount amount_route(const struct ds_route_args *a)
+{
+    return moves(area(a->batch, a->seq) * (double)a->experts, 2.0 * sizeof(float));
+}
+
+static void shape_route(const struct ds_route_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_given(out, a->batch * a->seq, a->experts, a->each, DS_F32);
+}
+
+static struct ds_amount amount_route_bwd(const struct ds_route_bwd_args *a)
+{
+    return moves(area(a->batch, a->seq) * (double)a->experts,
+                 (a->balance != 0.0f ? sizeof(float) : 0.0) + size_of(a->act));
+}
+
+static void shape_route_bwd(const struct ds_route_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_given(out, a->batch * a->seq, a->experts, a->each, a->act);
+}
+
+static struct ds_amount amount_rows_take(const struct ds_rows_take_args *a)
+{
+    return moves(area(a->rows, a->channels), (1.0 + (double)a->each) * size_of(a->act));
+}
+
+static void shape_rows_take(const struct ds_rows_take_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_given(out, a->rows, a->channels, a->each, a->act);
+}
+
+static struct ds_amount amount_rows_sum(const struct ds_rows_sum_args *a)
+{
+    return moves(area(a->rows, a->channels),
+                 ((a->residual != NULL ? 2.0 : 1.0) + (double)a->each) * size_of(a->act));
+}
+
+static void shape_rows_sum(const struct ds_rows_sum_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_given(out, a->rows, a->channels, a->each, a->act);
+}
+
+/* Every expert's matrix counts, whether it has rows or not. */
+static struct ds_amount amount_experts_matmul(const struct ds_experts_matmul_args *a)
+{
+    double gradient = (a->accumulate ? 2.0 : 1.0) * sizeof(float);
+    double weights = area(a->in, a->out) * (double)a->experts;
+
+    return (struct ds_amount){
+        .flops = 2.0 * area(a->in, a->out) * (double)a->rows,
+        .bytes = area(a->rows, a->in + a->out) * size_of(a->act) +
+                 weights * (a->product == DS_EXPERTS_BWD_W ? gradient : size_of(a->act)),
+    };
+}
+
+static void shape_experts_matmul(const struct ds_experts_matmul_args *a,
+                                 char out[DS_OP_SHAPE_BYTES])
+{
+    static const char *const products[] = {
+        [DS_EXPERTS_FWD] = "", [DS_EXPERTS_BWD_X] = " bwd x", [DS_EXPERTS_BWD_W] = " bwd w"};
+
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zu rows, %zu of %zux%zu %s%s%s", a->rows, a->experts,
+                   a->out, a->in, ds_dtype_name(a->act), products[a->product],
+                   a->accumulate ? " +" : "");
+}
+
 /* --- the ends of the model -------------------------------------------------------------------- */
 
 static struct ds_amount amount_embed_fwd(const struct ds_embed_fwd_args *a)
@@ -269,6 +344,28 @@ static struct ds_amount amount_swiglu_bwd(const struct ds_swiglu_bwd_args *a)
 }
 
 static void shape_swiglu_bwd(const struct ds_swiglu_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->ffn, a->act);
+}
+
+static struct ds_amount amount_swiglu_rows_fwd(const struct ds_swiglu_rows_fwd_args *a)
+{
+    return moves(area(a->rows, a->ffn), 3.0 * size_of(a->act));
+}
+
+static void shape_swiglu_rows_fwd(const struct ds_swiglu_rows_fwd_args *a,
+                                  char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->rows, a->ffn, a->act);
+}
+
+static struct ds_amount amount_swiglu_rows_bwd(const struct ds_swiglu_rows_bwd_args *a)
+{
+    return moves(area(a->rows, a->ffn), 5.0 * size_of(a->act));
+}
+
+static void shape_swiglu_rows_bwd(const struct ds_swiglu_rows_bwd_args *a,
+                                  char out[DS_OP_SHAPE_BYTES])
 {
     say_area(out, a->rows, a->ffn, a->act);
 }

@@ -5,8 +5,8 @@
  *
  * Everything a training step does to numbers is one of these.  The list gives
  * the enum, the names, the vtable and the loop of the backend tests; adding an
- * operation is one line here, one args struct below or in optim.h, one function per backend.
- * ds_<op>() in op.c checks the arguments once, then calls the backend's slot
+ * operation is one line here, one args struct below, in optim.h or in experts.h, one function per
+ * backend.  ds_<op>() in op.c checks the arguments once, then calls the backend's slot
  * or fails with ENOTSUP; backends may therefore assume validity.
  *
  * Letters   B batch, T sequence, N = B*T tokens, C hidden size, V vocabulary,
@@ -35,6 +35,7 @@
 
 #include "base/error.h"
 #include "kernels/dtype.h"
+#include "kernels/experts.h"
 #include "kernels/fp8.h"
 #include "kernels/optim.h"
 #include "kernels/verdict.h"
@@ -55,6 +56,13 @@
     X(GELU_BWD,      gelu_bwd) \
     X(SWIGLU_FWD,    swiglu_fwd) \
     X(SWIGLU_BWD,    swiglu_bwd) \
+    X(SWIGLU_ROWS_FWD, swiglu_rows_fwd) \
+    X(SWIGLU_ROWS_BWD, swiglu_rows_bwd) \
+    X(ROUTE,         route) \
+    X(ROUTE_BWD,     route_bwd) \
+    X(ROWS_TAKE,     rows_take) \
+    X(ROWS_SUM,      rows_sum) \
+    X(EXPERTS_MATMUL, experts_matmul) \
     X(DROPOUT,       dropout) \
     X(XENT_PART,     xent_part) \
     X(XENT,          xent) \

@@ -11,6 +11,7 @@
  * less than a pass over D afterwards; BF16 and F16 are rounded once, at the end.
  * A product of one row is row.c's.
  */
+#include "kernels/cpu/alone.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/fp8.h"
 #include "kernels/cpu/gemm.h"
@@ -135,9 +136,8 @@ static int plain(const struct ds_matmul_args *a, struct block b)
     return ds__gemm_f32(&g);
 }
 
-static int compiled(const struct matmul *mm, unsigned thread, struct block b)
+static int compiled(const struct ds_matmul_args *a, const struct ds_alone *alone, struct block b)
 {
-    const struct ds_matmul_args *a = mm->a;
     struct ds_gemm_shape shape = {.m = b.m,
                                   .n = b.n,
                                   .k = a->k,
@@ -153,7 +153,7 @@ static int compiled(const struct matmul *mm, unsigned thread, struct block b)
 
     if (a->c != NULL && a->c != a->d)
         finish(a, b, NULL, false);
-    return ds__gemm_run(mm->gemm, thread, &shape, a_at(a, b.m0, 0), b_at(a, 0, b.n0),
+    return ds__gemm_run(alone->gemm, alone->thread, &shape, a_at(a, b.m0, 0), b_at(a, 0, b.n0),
                         a->bias == NULL ? NULL : element(a->bias, a->in_type, 0, 0, b.n0),
                         target(a, b.m0, b.n0));
 }
@@ -258,22 +258,37 @@ static bool uses_onednn(const struct ds_matmul_args *a)
     return DS_LANES == 16;
 }
 
+static int block_product(const struct ds_matmul_args *a, const struct ds_alone *alone,
+                         struct block b)
+{
+    if (uses_onednn(a) && a->in_type == DS_F32)
+        return plain(a, b);
+    if (uses_onednn(a) && alone->gemm != NULL)
+        return compiled(a, alone, b);
+    own_product(a, b, alone->scratch);
+    return 0;
+}
+
+int DS_ISA(ds__product)(const struct ds_matmul_args *args, const struct ds_alone *alone)
+{
+    return block_product(args, alone, (struct block){.m = args->m, .n = args->n});
+}
+
 static void piece_task(void *arg, size_t task, unsigned thread)
 {
     struct matmul *mm = arg;
     const struct ds_matmul_args *a = mm->a;
+    const struct ds_alone alone = {
+        .gemm = mm->gemm,
+        .thread = thread,
+        .scratch = mm->scratch == NULL ? NULL : mm->scratch + thread * mm->scratch_floats};
     struct block b = {.m0 = task / mm->columns * mm->piece_m,
                       .n0 = task % mm->columns * mm->piece_n};
-    int rc = 0, none = 0;
+    int rc, none = 0;
 
     b.m = ds__min(mm->piece_m, a->m - b.m0);
     b.n = ds__min(mm->piece_n, a->n - b.n0);
-    if (!uses_onednn(a))
-        own_product(a, b, mm->scratch + thread * mm->scratch_floats);
-    else if (a->in_type == DS_F32)
-        rc = plain(a, b);
-    else
-        rc = compiled(mm, thread, b);
+    rc = block_product(a, &alone, b);
     if (rc != 0)
         atomic_compare_exchange_strong(&mm->rc, &none, rc);
 }

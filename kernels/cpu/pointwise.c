@@ -88,21 +88,22 @@ int DS_ISA(ds__cpu_gelu_bwd)(const struct ds_gelu_bwd_args *args, struct ds_stre
     return 0;
 }
 
-/* One row [F gates | F ups] at `in`, its output at `out`. */
-DS_INLINE void swiglu_fwd(const struct ds_swiglu_fwd_args *a, enum ds_dtype act, size_t row)
+/* One row [F gates | F ups], times its weight. */
+DS_INLINE void swiglu_fwd(enum ds_dtype act, size_t ffn, const void *x, void *y, size_t row,
+                          float weight)
 {
-    size_t ffn = a->ffn, in = row * 2 * ffn, out = row * ffn, i = 0;
+    size_t in = row * 2 * ffn, out = row * ffn, i = 0;
 
     for (; i + DS_LANES <= ffn; i += DS_LANES) {
-        ds_vec gate = ds_load(act, a->x, in + i), up = ds_load(act, a->x, in + ffn + i);
+        ds_vec gate = ds_load(act, x, in + i), up = ds_load(act, x, in + ffn + i);
 
-        ds_store(act, a->y, out + i, gate * ds_vec_sigmoid(gate).value * up);
+        ds_store(act, y, out + i, gate * ds_vec_sigmoid(gate).value * up * weight);
     }
     if (i < ffn) {
-        ds_vec gate = ds_load_part(act, a->x, in + i, ffn - i);
-        ds_vec up = ds_load_part(act, a->x, in + ffn + i, ffn - i);
+        ds_vec gate = ds_load_part(act, x, in + i, ffn - i);
+        ds_vec up = ds_load_part(act, x, in + ffn + i, ffn - i);
 
-        ds_store_part(act, a->y, out + i, ffn - i, gate * ds_vec_sigmoid(gate).value * up);
+        ds_store_part(act, y, out + i, ffn - i, gate * ds_vec_sigmoid(gate).value * up * weight);
     }
 }
 
@@ -111,7 +112,7 @@ static void swiglu_fwd_task(void *arg, size_t task, unsigned thread)
     const struct ds_swiglu_fwd_args *a = arg;
 
     (void)thread;
-    DS_TYPED(a->act, swiglu_fwd(a, T, task));
+    DS_TYPED(a->act, swiglu_fwd(T, a->ffn, a->x, a->y, task, 1.0f));
 }
 
 int DS_ISA(ds__cpu_swiglu_fwd)(const struct ds_swiglu_fwd_args *args, struct ds_stream *stream,
@@ -125,39 +126,64 @@ int DS_ISA(ds__cpu_swiglu_fwd)(const struct ds_swiglu_fwd_args *args, struct ds_
     return a.largest == NULL ? 0 : DS_ISA(ds__cpu_largest)(&largest, stream, err);
 }
 
-struct swiglu_grad {
-    ds_vec gate, up;
-};
-
-DS_INLINE struct swiglu_grad swiglu_grad(ds_vec gate, ds_vec up, ds_vec dy)
+static void swiglu_rows_fwd_task(void *arg, size_t task, unsigned thread)
 {
-    struct ds_sigmoid s = ds_vec_sigmoid(gate);
-    ds_vec silu = gate * s.value;
+    const struct ds_swiglu_rows_fwd_args *a = arg;
 
-    return (struct swiglu_grad){.gate = dy * up * (s.value + silu * s.complement), .up = dy * silu};
+    (void)thread;
+    DS_TYPED(a->act, swiglu_fwd(T, a->ffn, a->x, a->y, task, a->weight[task]));
 }
 
-DS_INLINE void swiglu_bwd(const struct ds_swiglu_bwd_args *a, enum ds_dtype act, size_t row)
+int DS_ISA(ds__cpu_swiglu_rows_fwd)(const struct ds_swiglu_rows_fwd_args *args,
+                                    struct ds_stream *stream, struct ds_error *err)
 {
-    size_t ffn = a->ffn, in = row * 2 * ffn, out = row * ffn, i = 0;
+    struct ds_swiglu_rows_fwd_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, a.rows, swiglu_rows_fwd_task, &a);
+    return 0;
+}
+
+struct swiglu_grad {
+    ds_vec gate, up, weight;
+};
+
+DS_INLINE struct swiglu_grad swiglu_grad(ds_vec gate, ds_vec up, ds_vec dy, float weight)
+{
+    struct ds_sigmoid s = ds_vec_sigmoid(gate);
+    ds_vec silu = gate * s.value, scaled = dy * weight;
+
+    return (struct swiglu_grad){.gate = scaled * up * (s.value + silu * s.complement),
+                                .up = scaled * silu,
+                                .weight = dy * (silu * up)};
+}
+
+/* One row; the gradient of its weight. */
+DS_INLINE float swiglu_bwd(enum ds_dtype act, size_t ffn, const void *x, const void *dy, void *dx,
+                           size_t row, float weight)
+{
+    size_t in = row * 2 * ffn, out = row * ffn, i = 0;
+    ds_vec sum = {0};
 
     for (; i + DS_LANES <= ffn; i += DS_LANES) {
-        struct swiglu_grad g =
-            swiglu_grad(ds_load(act, a->x, in + i), ds_load(act, a->x, in + ffn + i),
-                        ds_load(act, a->dy, out + i));
+        struct swiglu_grad g = swiglu_grad(ds_load(act, x, in + i), ds_load(act, x, in + ffn + i),
+                                           ds_load(act, dy, out + i), weight);
 
-        ds_store(act, a->dx, in + i, g.gate);
-        ds_store(act, a->dx, in + ffn + i, g.up);
+        ds_store(act, dx, in + i, g.gate);
+        ds_store(act, dx, in + ffn + i, g.up);
+        sum += g.weight;
     }
     if (i < ffn) {
         size_t n = ffn - i;
-        struct swiglu_grad g = swiglu_grad(ds_load_part(act, a->x, in + i, n),
-                                           ds_load_part(act, a->x, in + ffn + i, n),
-                                           ds_load_part(act, a->dy, out + i, n));
+        struct swiglu_grad g =
+            swiglu_grad(ds_load_part(act, x, in + i, n), ds_load_part(act, x, in + ffn + i, n),
+                        ds_load_part(act, dy, out + i, n), weight);
 
-        ds_store_part(act, a->dx, in + i, n, g.gate);
-        ds_store_part(act, a->dx, in + ffn + i, n, g.up);
+        ds_store_part(act, dx, in + i, n, g.gate);
+        ds_store_part(act, dx, in + ffn + i, n, g.up);
+        sum += g.weight;
     }
+    return ds_vec_sum(sum);
 }
 
 static void swiglu_bwd_task(void *arg, size_t task, unsigned thread)
@@ -165,7 +191,7 @@ static void swiglu_bwd_task(void *arg, size_t task, unsigned thread)
     const struct ds_swiglu_bwd_args *a = arg;
 
     (void)thread;
-    DS_TYPED(a->act, swiglu_bwd(a, T, task));
+    DS_TYPED(a->act, (void)swiglu_bwd(T, a->ffn, a->x, a->dy, a->dx, task, 1.0f));
 }
 
 int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_stream *stream,
@@ -177,6 +203,25 @@ int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_
 
     ds__cpu_run(stream, a.rows, swiglu_bwd_task, &a);
     return a.largest == NULL ? 0 : DS_ISA(ds__cpu_largest)(&largest, stream, err);
+}
+
+static void swiglu_rows_bwd_task(void *arg, size_t task, unsigned thread)
+{
+    const struct ds_swiglu_rows_bwd_args *a = arg;
+
+    (void)thread;
+    DS_TYPED(a->act,
+             a->dweight[task] = swiglu_bwd(T, a->ffn, a->x, a->dy, a->dx, task, a->weight[task]));
+}
+
+int DS_ISA(ds__cpu_swiglu_rows_bwd)(const struct ds_swiglu_rows_bwd_args *args,
+                                    struct ds_stream *stream, struct ds_error *err)
+{
+    struct ds_swiglu_rows_bwd_args a = *args;
+
+    (void)err;
+    ds__cpu_run(stream, a.rows, swiglu_rows_bwd_task, &a);
+    return 0;
 }
 
 /* Angles of one position: exact at the start of a block of positions, then turned step by step in

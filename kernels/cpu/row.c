@@ -13,7 +13,7 @@
 enum {
     AT_ONCE  = 4,    /* columns that share A */
     DEEP     = 8,    /* rows of B that share a pass over the sums */
-    COLUMNS  = 512,  /* of a task: their sums stay in the first cache */
+    COLUMNS  = DS_ROW_COLUMNS, /* of a task: their sums stay in the first cache */
     UNIT     = 64,
     TASKS    = 4,    /* for each thread, so that nobody waits long for the last one */
     SPAN     = 8192, /* columns that are summed over rows at a time */
@@ -100,14 +100,15 @@ DS_INLINE void add_rows(const struct ds_matmul_args *a, enum ds_dtype type, size
     }
 }
 
-/* Rows k .. end - 1 of B. */
-DS_INLINE void by_rows(const struct row *r, enum ds_dtype type, size_t k, size_t end, float *sums)
+/* Rows k .. end - 1 of B, of their columns n0 .. n0 + n - 1. */
+DS_INLINE void by_rows(const struct ds_matmul_args *a, enum ds_dtype type, size_t k, size_t end,
+                       size_t n0, size_t n, float *sums)
 {
-    memset(sums, 0, r->span * sizeof(*sums));
+    memset(sums, 0, n * sizeof(*sums));
     for (; k + DEEP <= end; k += DEEP)
-        add_rows(r->a, type, k, DEEP, r->first, r->span, sums);
+        add_rows(a, type, k, DEEP, n0, n, sums);
     for (; k < end; k++)
-        add_rows(r->a, type, k, 1, r->first, r->span, sums);
+        add_rows(a, type, k, 1, n0, n, sums);
 }
 
 static void rows_task(void *arg, size_t task, unsigned thread)
@@ -116,7 +117,7 @@ static void rows_task(void *arg, size_t task, unsigned thread)
     size_t k = task * r->piece, end = ds__min(k + r->piece, r->a->k);
 
     (void)thread;
-    DS_TYPED(r->a->in_type, by_rows(r, T, k, end, r->sums + task * r->span));
+    DS_TYPED(r->a->in_type, by_rows(r->a, T, k, end, r->first, r->span, r->sums + task * r->span));
 }
 
 static void add_up_task(void *arg, size_t task, unsigned thread)
@@ -161,4 +162,15 @@ int DS_ISA(ds__row)(const struct ds_matmul_args *args, struct ds_stream *stream,
         return multiply_rows(&r, stream, err);
     ds__cpu_run(stream, ds__div_up(args->n, r.columns), columns_task, &r);
     return 0;
+}
+
+void DS_ISA(ds__row_alone)(const struct ds_matmul_args *args)
+{
+    float sums[COLUMNS] DS_UNINITIALIZED;
+
+    if (args->trans_b)
+        DS_TYPED(args->in_type, by_columns(args, T, 0, args->n, sums));
+    else
+        DS_TYPED(args->in_type, by_rows(args, T, 0, args->k, 0, args->n, sums));
+    DS_ISA(ds__finish_row)(args, 0, args->n, sums);
 }

@@ -23,6 +23,10 @@ static inline bool ds__is_row(const struct ds_matmul_args *a)
 int DS_ISA(ds__row)(const struct ds_matmul_args *args, struct ds_stream *stream,
                     struct ds_error *err) DS_NODISCARD;
 
+/* The same by the calling thread alone, of at most DS_ROW_COLUMNS columns. */
+enum { DS_ROW_COLUMNS = 512 };
+void DS_ISA(ds__row_alone)(const struct ds_matmul_args *args);
+
 /* matmul.c: D = sums + C + bias for columns n0 .. n0 + n - 1 of the first row. */
 void DS_ISA(ds__finish_row)(const struct ds_matmul_args *args, size_t n0, size_t n,
                             const float *sums);

@@ -10,7 +10,7 @@ EMU_CXXFLAGS = -std=c++17 $(EMU_OPT) $(if $(SAN),-g1,-g) -fPIC -Wall -Wextra $(i
     -fno-threadsafe-statics -fno-strict-aliasing -fno-asynchronous-unwind-tables -fcf-protection=none \
     -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
-SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c choose.c cudnn.c matmul.c sdpa.c sdpa_graph.c table.c)
+SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c choose.c cudnn.c experts_none.c matmul.c sdpa.c sdpa_graph.c table.c)
 FAKE_DNN := tests/cudaemu/fake_cudnn.c tests/cudaemu/fake_cudnn_run.c
 OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(patsubst %.c,$(B)/%.o,$(FAKE_DNN)) $(addprefix $(B)/tests/cudaemu/,alone.emu.o cudaemu.emu.o planted.emu.o ptx.emu.o wgmma.emu.o) \
     $(patsubst %.cu,$(B)/%.emu.o,$(CU))

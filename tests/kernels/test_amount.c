@@ -82,6 +82,37 @@ static void passes(void)
     EXPECT(CAST, cast, 0, 42, "7 F32 to BF16", .n = 7, .to = DS_BF16);
 }
 
+static void experts(void)
+{
+    EXPECT(SWIGLU_ROWS_FWD, swiglu_rows_fwd, 0, 90, "3x5 F16", .rows = 3, .ffn = 5, .act = DS_F16);
+    EXPECT(SWIGLU_ROWS_BWD, swiglu_rows_bwd, 0, 150, "3x5 F16", .rows = 3, .ffn = 5, .act = DS_F16);
+    EXPECT(ROUTE, route, 0, 6 * 5 * 8, "6x5, 2 each F32", .batch = 2, .seq = 3, .experts = 5,
+           .each = 2);
+    EXPECT(ROUTE_BWD, route_bwd, 0, 6 * 5 * 2, "6x5, 2 each BF16", .batch = 2, .seq = 3,
+           .experts = 5, .each = 2, .act = DS_BF16);
+    EXPECT(ROUTE_BWD, route_bwd, 0, 6 * 5 * 6, "6x5, 2 each BF16", .batch = 2, .seq = 3,
+           .experts = 5, .each = 2, .act = DS_BF16, .balance = 0.5f);
+    /* 3 rows read, 6 written; or 6 read, 3 or twice 3 beside. */
+    EXPECT(ROWS_TAKE, rows_take, 0, 9 * 5 * 2, "3x5, 2 each BF16", .rows = 3, .each = 2,
+           .channels = 5, .act = DS_BF16);
+    EXPECT(ROWS_SUM, rows_sum, 0, 9 * 5 * 2, "3x5, 2 each BF16", .rows = 3, .each = 2,
+           .channels = 5, .act = DS_BF16);
+    EXPECT(ROWS_SUM, rows_sum, 0, 12 * 5 * 4, "3x5, 2 each F32", .rows = 3, .each = 2,
+           .channels = 5, .residual = there);
+    /* 7 rows of 3 + 4 numbers, 2 matrices of 12; gradients are of four bytes, which are added to. */
+    EXPECT(EXPERTS_MATMUL, experts_matmul, 2 * 7 * 12, (49 + 24) * 2.0, "7 rows, 2 of 4x3 BF16",
+           .rows = 7, .experts = 2, .in = 3, .out = 4, .act = DS_BF16);
+    EXPECT(EXPERTS_MATMUL, experts_matmul, 2 * 7 * 12, (49 + 24) * 4.0,
+           "7 rows, 2 of 4x3 F32 bwd x", .rows = 7, .experts = 2, .in = 3, .out = 4,
+           .product = DS_EXPERTS_BWD_X);
+    EXPECT(EXPERTS_MATMUL, experts_matmul, 2 * 7 * 12, 49 * 2 + 24 * 4.0,
+           "7 rows, 2 of 4x3 BF16 bwd w", .rows = 7, .experts = 2, .in = 3, .out = 4,
+           .act = DS_BF16, .product = DS_EXPERTS_BWD_W);
+    EXPECT(EXPERTS_MATMUL, experts_matmul, 2 * 7 * 12, 49 * 2 + 24 * 8.0,
+           "7 rows, 2 of 4x3 BF16 bwd w +", .rows = 7, .experts = 2, .in = 3, .out = 4,
+           .act = DS_BF16, .product = DS_EXPERTS_BWD_W, .accumulate = true);
+}
+
 static void ends(void)
 {
     EXPECT(EMBED_FWD, embed_fwd, 0, 6 * 5 * 4, "6x5 BF16", .batch = 2, .seq = 3, .channels = 5,
@@ -127,6 +158,7 @@ Test(amount, as_counted_by_hand)
 {
     products();
     passes();
+    experts();
     ends();
     updates();
     for (unsigned i = 0; i < DS_OP_COUNT; i++)

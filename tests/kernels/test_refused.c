@@ -13,6 +13,7 @@ enum { MOST = 10 };
 static float f[4096];
 static _Alignas(DS_FP8_UNIT) uint8_t codes[DS_FP8_UNIT * DS_FP8_UNIT];
 static int32_t ids[64];
+static uint32_t pairs[4][64], two_each[] = {0, 1, 2};
 static double sums[2];
 static uint64_t counted;
 static struct ds_part parts[4];
@@ -22,7 +23,7 @@ static uint32_t largest;
 static struct ds_xent_row rows_of_parts[2];
 
 struct spoilt {
-    enum { END, EMPTY, HUGE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F } how;
+    enum { END, EMPTY, MANY, HUGE, NONE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F } how;
     size_t at; /* of the member */
 };
 
@@ -110,6 +111,51 @@ static const struct row rows[] = {
      {AT(swiglu_bwd, EMPTY, rows), AT(swiglu_bwd, EMPTY, ffn), AT(swiglu_bwd, HUGE, rows),
       AT(swiglu_bwd, TYPE, act), AT(swiglu_bwd, MISSING, x), AT(swiglu_bwd, MISSING, dy),
       AT(swiglu_bwd, MISSING, dx)}},
+    {ROW(swiglu_rows_fwd, .rows = 1, .ffn = 3, .x = f, .weight = f, .y = f + 100),
+     {AT(swiglu_rows_fwd, EMPTY, rows), AT(swiglu_rows_fwd, EMPTY, ffn), AT(swiglu_rows_fwd, HUGE, rows),
+      AT(swiglu_rows_fwd, TYPE, act), AT(swiglu_rows_fwd, MISSING, x), AT(swiglu_rows_fwd, MISSING, weight),
+      AT(swiglu_rows_fwd, MISSING, y)}},
+    {ROW(swiglu_rows_bwd, .rows = 1, .ffn = 3, .x = f, .dy = f, .weight = f, .dx = f + 100, .dweight = f + 200),
+     {AT(swiglu_rows_bwd, EMPTY, rows), AT(swiglu_rows_bwd, EMPTY, ffn), AT(swiglu_rows_bwd, HUGE, ffn),
+      AT(swiglu_rows_bwd, TYPE, act), AT(swiglu_rows_bwd, MISSING, x), AT(swiglu_rows_bwd, MISSING, dy),
+      AT(swiglu_rows_bwd, MISSING, weight), AT(swiglu_rows_bwd, MISSING, dx), AT(swiglu_rows_bwd, MISSING, dweight)}},
+    {ROW(route, .batch = 1, .seq = 2, .experts = 3, .each = 2, .logits = f, .probs = f + 100, .chosen = pairs[0],
+         .source = pairs[1], .place = pairs[2], .offset = pairs[3], .weight = f + 200, .load = f + 300),
+     {AT(route, MISSING, logits), AT(route, MISSING, probs), AT(route, MISSING, chosen), AT(route, MISSING, source),
+      AT(route, MISSING, place), AT(route, MISSING, offset), AT(route, MISSING, weight), AT(route, MISSING, load)}},
+    {ROW(route, .batch = 1, .seq = 2, .experts = 3, .each = 2, .logits = f, .probs = f, .chosen = pairs[0],
+         .source = pairs[1], .place = pairs[2], .offset = pairs[3], .weight = f + 200, .load = f + 300),
+     {AT(route, EMPTY, batch), AT(route, EMPTY, seq), AT(route, EMPTY, experts), AT(route, EMPTY, each),
+      AT(route, HUGE, batch), AT(route, HUGE, seq), AT(route, HUGE, experts), AT(route, HUGE, each),
+      AT(route, MANY, seq), AT(route, MANY, experts)}},
+    {ROW(route_bwd, .batch = 1, .seq = 2, .sequence = 2, .experts = 3, .each = 2, .probs = f, .chosen = pairs[0],
+         .place = pairs[2], .weight = f, .dweight = f, .load = f, .dlogits = f + 100),
+     {AT(route_bwd, TYPE, act), AT(route_bwd, MISSING, probs), AT(route_bwd, MISSING, chosen),
+      AT(route_bwd, MISSING, place), AT(route_bwd, MISSING, weight), AT(route_bwd, MISSING, dweight),
+      AT(route_bwd, MISSING, load), AT(route_bwd, MISSING, dlogits), AT(route_bwd, EMPTY, sequence),
+      AT(route_bwd, HUGE, experts)}},
+    {ROW(rows_take, .rows = 2, .each = 2, .channels = 3, .source = pairs[1], .x = f, .y = f + 100),
+     {AT(rows_take, EMPTY, rows), AT(rows_take, EMPTY, each), AT(rows_take, EMPTY, channels),
+      AT(rows_take, HUGE, rows), AT(rows_take, HUGE, each), AT(rows_take, HUGE, channels),
+      AT(rows_take, TYPE, act), AT(rows_take, MISSING, source), AT(rows_take, MISSING, x), AT(rows_take, MISSING, y)}},
+    {ROW(rows_sum, .rows = 2, .each = 2, .channels = 3, .place = pairs[1], .x = f, .y = f + 100),
+     {AT(rows_sum, EMPTY, rows), AT(rows_sum, EMPTY, each), AT(rows_sum, EMPTY, channels),
+      AT(rows_sum, MANY, rows), AT(rows_sum, HUGE, each), AT(rows_sum, HUGE, channels),
+      AT(rows_sum, TYPE, act), AT(rows_sum, MISSING, place), AT(rows_sum, MISSING, x), AT(rows_sum, MISSING, y)}},
+    {ROW(experts_matmul, .rows = 2, .experts = 2, .in = 3, .out = 4, .offset = two_each, .x = f, .weight = f + 100,
+         .to = f + 200),
+     {AT(experts_matmul, EMPTY, rows), AT(experts_matmul, EMPTY, experts), AT(experts_matmul, EMPTY, in),
+      AT(experts_matmul, EMPTY, out), AT(experts_matmul, MANY, rows), AT(experts_matmul, TYPE, act),
+      AT(experts_matmul, MISSING, offset), AT(experts_matmul, MISSING, x), AT(experts_matmul, MISSING, weight),
+      AT(experts_matmul, MISSING, to)}},
+    {ROW(experts_matmul, .rows = 2, .experts = 2, .in = 3, .out = 4, .product = DS_EXPERTS_BWD_X,
+         .offset = two_each, .y = f, .weight = f + 100, .to = f + 200),
+     {AT(experts_matmul, HUGE, rows), AT(experts_matmul, HUGE, in), AT(experts_matmul, HUGE, out),
+      AT(experts_matmul, MANY, experts), AT(experts_matmul, TYPE, product), AT(experts_matmul, MISSING, y),
+      AT(experts_matmul, MISSING, weight)}},
+    {ROW(experts_matmul, .rows = 2, .experts = 2, .in = 3, .out = 4, .product = DS_EXPERTS_BWD_W,
+         .offset = two_each, .x = f, .y = f, .to = f + 200, .accumulate = true),
+     {AT(experts_matmul, MISSING, x), AT(experts_matmul, MISSING, y), AT(experts_matmul, NONE, product)}},
     {ROW(dropout, .n = 3, .rate = 0.5, .x = f, .y = f + 100), {AT(dropout, MISSING, y)}},
     {ROW(xent, .rows = 1, .vocab = 4, .ld = 4, .logits = f, .targets = ids, .losses = f + 100,
          .dlogits = f + 200, .dld = 4),
@@ -185,8 +231,8 @@ static const struct row rows[] = {
 
 static void spoil(char *args, const struct spoilt *spoilt)
 {
-    static const size_t empty = 0, huge = SIZE_MAX / 2;
-    static const enum ds_dtype type = DS_I64;
+    static const size_t empty = 0, many = (size_t)1 << 33, huge = SIZE_MAX / 2;
+    static const enum ds_dtype none, type = DS_I64;
     static const double zero = 0.0;
     static const float zero_f = 0.0f;
     static const void *const missing;
@@ -194,7 +240,8 @@ static void spoil(char *args, const struct spoilt *spoilt)
         const void *value;
         size_t bytes;
     } with[] = {
-        [EMPTY] = {&empty, sizeof(empty)},       [HUGE] = {&huge, sizeof(huge)},
+        [EMPTY] = {&empty, sizeof(empty)},       [MANY] = {&many, sizeof(many)},
+        [NONE] = {&none, sizeof(none)},          [HUGE] = {&huge, sizeof(huge)},
         [MISSING] = {&missing, sizeof(missing)}, [TYPE] = {&type, sizeof(type)},
         [NOT_POSITIVE] = {&zero, sizeof(zero)},  [NOT_POSITIVE_F] = {&zero_f, sizeof(zero_f)}};
 
@@ -203,7 +250,7 @@ static void spoil(char *args, const struct spoilt *spoilt)
 
 Test(refused, one_argument_that_is_wrong)
 {
-    struct ds_device *device = open_cpu(NULL, 1, 1 << 20);
+    struct ds_device *device = open_cpu(NULL, 1, 2 << 20);
     struct ds_stream *stream = ds_device_stream(device);
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {

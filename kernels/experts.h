@@ -26,9 +26,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/limits.h" /* DS_MAX_EXPERTS, DS_MAX_EXPERTS_EACH */
 #include "kernels/dtype.h"
-
-enum { DS_MAX_EXPERTS = 256, DS_MAX_EXPERTS_EACH = 16 };
 
 /* probs[n,:] = softmax(logits[n,:]); a row is given to the `each` experts with the largest logits,
  * the largest first, of equal ones the lower number (NaN is below all others: what is given is

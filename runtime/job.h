@@ -25,7 +25,7 @@
 #include "base/keys.h" /* struct ds_strings, struct ds_rows */
 #include "base/limits.h"
 
-enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA };
+enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA, DS_ARCH_MIXTRAL };
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
 enum ds_data_order { DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
 enum ds_schedule_kind {
@@ -76,8 +76,10 @@ enum ds_sink { /* or'ed */
 struct ds_model_shape {
     enum ds_arch arch;
     uint64_t layers, hidden, heads, kv_heads, head_size, ffn, vocab, context;
+    uint64_t experts, experts_each; /* of a layer, of a token; 0: one feed-forward block for all */
     bool tie_embeddings;
     double norm_eps, rope_theta;
+    double balance; /* weight of the loss that asks for an even use of experts */
 };
 
 /* Tensors that the optimizer treats their own way; a row of job->optim.groups. */

@@ -16,7 +16,8 @@
 
 /* clang-format off */
 static const struct ds_choice archs[] = {
-    {"gpt2", DS_ARCH_GPT2, false}, {"llama", DS_ARCH_LLAMA, false}, {NULL, 0, false}};
+    {"gpt2", DS_ARCH_GPT2, false}, {"llama", DS_ARCH_LLAMA, false},
+    {"mixtral", DS_ARCH_MIXTRAL, false}, {NULL, 0, false}};
 static const struct ds_choice formats[] = {
     {"auto", DS_DATA_AUTO, false}, {"text", DS_DATA_TEXT, false}, {"tokens", DS_DATA_TOKENS, false},
     {"samples", DS_DATA_SAMPLES, false}, {NULL, 0, false}};
@@ -157,19 +158,25 @@ static const struct ds_key job_keys[] = {
     U64("model.heads", model.shape.heads, FROM | BITS, OF_CONFIG, 1, DS_MAX_HEADS,
         "attention heads"),
     U64("model.kv_heads", model.shape.kv_heads, FROM | BITS, "model.heads", 1, DS_MAX_HEADS,
-        "heads of keys and values; a divisor of model.heads; llama only"),
-    U64("model.ffn", model.shape.ffn, FROM | BITS, "4 x model.hidden; llama: required", 1,
-        DS_MAX_FFN, "width inside the feed-forward block"),
+        "heads of keys and values; a divisor of model.heads; not for gpt2"),
+    U64("model.ffn", model.shape.ffn, FROM | BITS, "4 x model.hidden; required but for gpt2", 1,
+        DS_MAX_FFN, "width inside the feed-forward block, of each expert"),
+    U64("model.experts", model.shape.experts, FROM | BITS, "mixtral: 8, else 0", 0, DS_MAX_EXPERTS,
+        "experts of a layer; mixtral only"),
+    U64("model.experts_per_token", model.shape.experts_each, FROM | BITS, "mixtral: 2, else 0", 0,
+        DS_MAX_EXPERTS_EACH, "experts that each token is given to; mixtral only"),
+    F64("model.expert_balance", model.shape.balance, FROM | BITS, "mixtral: 0.01, else 0", 0, 10,
+        "weight of the loss that asks for an even use of the experts, of each sequence; mixtral only"),
     U64("model.vocab", model.shape.vocab, FROM | BITS, "256, the tokenizer's", 1, DS_MAX_VOCAB,
         "number of token ids; at least 256 for text"),
     U64("model.context", model.shape.context, FROM | BITS, OF_CONFIG, 1, DS_MAX_CONTEXT,
         "longest sequence the model can see"),
     BOOL("model.tie_embeddings", model.shape.tie_embeddings, FROM | BITS,
-         "true for gpt2, false for llama", "use the token embedding as the classifier too"),
+         "true for gpt2, else false", "use the token embedding as the classifier too"),
     F64("model.norm_eps", model.shape.norm_eps, BITS, "1e-5", 1e-12, 0.1,
         "added to the variance in every norm"),
     F64("model.rope_theta", model.shape.rope_theta, BITS, "10000", 1, 1e12,
-        "base of the rotary positions; llama only"),
+        "base of the rotary positions; not for gpt2"),
     F64("model.dropout", model.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
         "share of the elements dropped from the embedding and from what each half of a layer adds"),
     F64("model.attention_dropout", model.attention_dropout, DS_KEY_BELOW | BITS, "0", 0, 1,

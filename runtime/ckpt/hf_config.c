@@ -1,13 +1,17 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * hf_config.c - config.json of GPT-2 and Llama, read and written.
+ * hf_config.c - config.json of GPT-2, Llama and Mixtral, read and written.
  *
  * A setting that changes what the model computes and is not supported is refused by name.  Dropout
  * is let pass: the published GPT-2 files all say 0.1, it changes no weight and nothing at
  * evaluation, and training here has none, which the job file (it has no such key) makes plain.
  *
- * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py.
+ * router_aux_loss_coef is taken as model.expert_balance, unless the job says another; noise on the
+ * router's input (router_jitter_noise) is refused, as is a window that is shorter than the context.
+ *
+ * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py,
+ *         models/mixtral/configuration_mixtral.py.
  */
 #include "runtime/ckpt/hf.h"
 
@@ -41,7 +45,8 @@ struct family {
     const char *act_key, *act[3]; /* the first is the default, and what is written */
     const char *eps_key;
     double eps_default;
-    bool tie_default;
+    bool tie_default, rope;
+    double theta_default;
 };
 
 /* clang-format off */
@@ -69,6 +74,19 @@ static const struct size_key llama_sizes[] = {
     {0},
 };
 
+static const struct size_key mixtral_sizes[] = {
+    SIZE("vocab_size",              vocab,        DS_MAX_VOCAB,        NULL),
+    SIZE("max_position_embeddings", context,      DS_MAX_CONTEXT,      NULL),
+    SIZE("hidden_size",             hidden,       DS_MAX_HIDDEN,       NULL),
+    SIZE("intermediate_size",       ffn,          DS_MAX_FFN,          NULL),
+    SIZE("num_hidden_layers",       layers,       DS_MAX_LAYERS,       NULL),
+    SIZE("num_attention_heads",     heads,        DS_MAX_HEADS,        NULL),
+    SIZE("num_key_value_heads",     kv_heads,     DS_MAX_HEADS,        "num_attention_heads"),
+    SIZE("num_local_experts",       experts,      DS_MAX_EXPERTS,      NULL),
+    SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL),
+    {0},
+};
+
 static const struct flag_key gpt2_flags[] = {
     {"scale_attn_weights", true},
     {"scale_attn_by_inverse_layer_idx", false},
@@ -80,6 +98,11 @@ static const struct flag_key gpt2_flags[] = {
 static const struct flag_key llama_flags[] = {
     {"attention_bias", false},
     {"mlp_bias", false},
+    {0},
+};
+
+static const struct flag_key mixtral_flags[] = {
+    {"attention_bias", false},
     {0},
 };
 
@@ -95,6 +118,14 @@ static const struct family families[] = {
         .size = llama_sizes, .flag = llama_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
+        .theta_default = 1e4, .rope = true,
+    },
+    [DS_ARCH_MIXTRAL] = {
+        .model_type = "mixtral", .architecture = "MixtralForCausalLM",
+        .size = mixtral_sizes, .flag = mixtral_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
+        .theta_default = 1e6, .rope = true,
     },
 };
 /* clang-format on */
@@ -130,7 +161,9 @@ static int read_family(const json_t *root, struct ds_model_shape *shape, struct 
             shape->arch = (enum ds_arch)i;
             return 0;
         }
-    return ds_fail(err, ENOTSUP, "'model_type' is '%.40s', only 'gpt2' and 'llama' are supported",
+    return ds_fail(err, ENOTSUP,
+                   "'model_type' is '%.40s', only 'gpt2', 'llama' and 'mixtral' are "
+                   "supported",
                    type);
 }
 
@@ -212,7 +245,7 @@ static int read_rope(const json_t *root, struct ds_model_shape *shape, struct ds
     static const char *const nested[] = {"rope_scaling", "rope_parameters"};
     int rc = 0;
 
-    shape->rope_theta = 10000.0;
+    shape->rope_theta = families[shape->arch].rope ? families[shape->arch].theta_default : 10000.0;
     if (member(root, "rope_theta") != NULL)
         rc = ds_json_get_f64(root, "rope_theta", &shape->rope_theta, err);
     for (size_t i = 0; rc == 0 && i < 2; i++) {
@@ -242,6 +275,27 @@ static int check_head_dim(const json_t *root, const struct ds_model_shape *shape
     return rc;
 }
 
+/* What a router has beside its sizes. */
+static int read_router(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *window = member(root, "sliding_window");
+    const json_t *noise = member(root, "router_jitter_noise");
+    double balance = 0.0;
+    int rc = 0;
+
+    if (shape->arch != DS_ARCH_MIXTRAL)
+        return 0;
+    if (window != NULL && !(json_is_integer(window) && json_integer_value(window) > 0 &&
+                            (uint64_t)json_integer_value(window) >= shape->context))
+        return not_supported("sliding_window", window, err);
+    if (noise != NULL && !(json_is_number(noise) && json_number_value(noise) == 0.0))
+        return not_supported("router_jitter_noise", noise, err);
+    if (member(root, "router_aux_loss_coef") != NULL)
+        rc = ds_json_get_f64(root, "router_aux_loss_coef", &balance, err);
+    shape->balance = balance;
+    return rc;
+}
+
 static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct family *family;
@@ -259,7 +313,7 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         (rc = read_flags(root, family->flag, err)) < 0 ||
         (rc = read_activation(root, family, err)) < 0 ||
         (rc = read_tie(root, family, &shape->tie_embeddings, err)) < 0 ||
-        (rc = read_rope(root, shape, err)) < 0)
+        (rc = read_rope(root, shape, err)) < 0 || (rc = read_router(root, shape, err)) < 0)
         return rc;
     if (member(root, family->eps_key) != NULL &&
         (rc = ds_json_get_f64(root, family->eps_key, &shape->norm_eps, err)) < 0)
@@ -269,7 +323,7 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
     if (shape->ffn == 0)
         shape->ffn = 4 * shape->hidden;
     shape->head_size = shape->hidden / shape->heads;
-    if (shape->arch == DS_ARCH_LLAMA && (rc = check_head_dim(root, shape, err)) < 0)
+    if (family->rope && (rc = check_head_dim(root, shape, err)) < 0)
         return rc;
     return ds_model_check(shape, err);
 }
@@ -347,7 +401,13 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     ds_json_f64(&json, family->eps_key, shape->norm_eps, 17);
     for (const struct flag_key *flag = family->flag; flag->name != NULL; flag++)
         ds_json_bool(&json, flag->name, flag->must);
-    if (shape->arch == DS_ARCH_LLAMA) {
+    if (shape->arch == DS_ARCH_MIXTRAL) {
+        ds_json_f64(&json, "router_aux_loss_coef", shape->balance, 17);
+        ds_json_f64(&json, "router_jitter_noise", 0.0, 1);
+        ds_json_bool(&json, "output_router_logits", shape->balance > 0.0);
+        ds_json_null(&json, "sliding_window");
+    }
+    if (family->rope) {
         ds_json_u64(&json, "head_dim", shape->head_size);
         ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);
         ds_json_null(&json, "rope_scaling");

@@ -44,7 +44,7 @@ const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS] = {
 };
 
 static const char *const arch_names[] = {
-    [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama",
+    [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral",
 };
 /* clang-format on */
 
@@ -211,6 +211,20 @@ static int read_arch(const json_t *object, enum ds_arch *out, struct ds_error *e
     return ds_fail(err, ENOTSUP, "the model's family '%s' is not supported", name);
 }
 
+/* What only a family with experts has. */
+static int read_experts(const json_t *object, struct ds_model_shape *shape, struct ds_error *err)
+{
+    int rc = 0;
+
+    if (shape->arch != DS_ARCH_MIXTRAL)
+        return 0;
+    rc = ds_json_get_u64(object, "experts", DS_MAX_EXPERTS, &shape->experts, err);
+    if (rc == 0)
+        rc = ds_json_get_u64(object, "experts_per_token", DS_MAX_EXPERTS_EACH, &shape->experts_each,
+                             err);
+    return rc == 0 ? ds_json_get_f64(object, "expert_balance", &shape->balance, err) : rc;
+}
+
 static int read_model(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const json_t *object;
@@ -224,7 +238,8 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
         rc = ds_json_get_u64(object, ds__shape_keys[i].name, ds__shape_keys[i].max, &value, err);
         memcpy((char *)shape + ds__shape_keys[i].offset, &value, sizeof(value));
     }
-    if (rc < 0 || (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
+    if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
+        (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;
     return ds_json_get_f64(object, "rope_theta", &shape->rope_theta, err);

@@ -61,6 +61,11 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
     ds_json_object(json, "model");
     ds_json_string(json, "arch", ds__arch_name(state->shape.arch));
     put_keys(json, ds__shape_keys, DS__SHAPE_KEYS, &state->shape);
+    if (state->shape.experts > 0) {
+        ds_json_u64(json, "experts", state->shape.experts);
+        ds_json_u64(json, "experts_per_token", state->shape.experts_each);
+        ds_json_f64(json, "expert_balance", state->shape.balance, 17);
+    }
     ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
     ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);
     ds_json_f64(json, "rope_theta", state->shape.rope_theta, 17);

@@ -94,6 +94,19 @@ static double sum_s(const struct talk *t, const struct ds_instr *instr)
            sums.chunks * collective(t, team, (double)sums.said / sums.chunks, 1);
 }
 
+/* What experts add up of a layer. */
+static double routed_s(const struct talk *t, const struct ds_instr *instr)
+{
+    struct ds_plan_routed routed = ds_plan_routed(t->plan, instr);
+    double seconds = 0.0;
+
+    if (routed.team > 0)
+        seconds += collective(t, ds_plan_team_group(t->plan), (double)routed.team, 2);
+    if (routed.sequence > 0)
+        seconds += collective(t, ds_plan_sequence_group(t->plan), (double)routed.sequence, 2);
+    return seconds;
+}
+
 /* Activations to the next part or a gradient to the one before, at once with what comes from there
  * where the two are paired; every rank of a host has its own pair. */
 static double pass_s(const struct talk *t, const struct ds_instr *instr)
@@ -126,7 +139,7 @@ double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan
 
     switch (instr->op) {
     case DS_INSTR_FORWARD:
-    case DS_INSTR_BACKWARD: return swap_s(&t, instr) + sum_s(&t, instr);
+    case DS_INSTR_BACKWARD: return swap_s(&t, instr) + sum_s(&t, instr) + routed_s(&t, instr);
     case DS_INSTR_REDUCE: return reduce_s(&t, &plan->bucket[instr->bucket]);
     case DS_INSTR_GATHER: return gather_s(&t, &plan->bucket[instr->bucket]);
     case DS_INSTR_SEND:

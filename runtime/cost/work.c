@@ -19,6 +19,7 @@ struct bench { /* one micro-batch on one rank, in elements */
     double act;                                            /* bytes of an activation */
     enum ds_dtype type;                                    /* of it */
     size_t rows;                                           /* tokens */
+    size_t pairs; /* of a token and one of its experts; tokens where there are none */
 };
 
 static struct bench open_bench(const struct ds_cluster *cluster, const struct ds_plan *plan)
@@ -39,6 +40,7 @@ static struct bench open_bench(const struct ds_cluster *cluster, const struct ds
         .act = (double)ds_dtype_bytes(ds_compute_dtype(plan->compute)),
         .type = ds_compute_dtype(plan->compute),
         .rows = plan->micro_batch * plan->sequence,
+        .pairs = plan->micro_batch * plan->sequence * ds_model_product_rows(shape, DS_PRODUCT_FC),
     };
 }
 
@@ -169,22 +171,53 @@ static double fp8_product(const struct bench *b, enum ds_layer_product product, 
            pointwise(b, elems + fp8_searched(b, product, backward), 5.0);
 }
 
-/* The products of a layer, each with `tokens` rows; backward two for each. */
+/* A product of a layer.  Of experts each has about as many rows as the others, and a matrix of its
+ * own. */
+static double product(const struct bench *b, enum ds_layer_product product)
+{
+    struct ds_extents e = ds_model_product(&b->plan->shape, product);
+    double rows = b->tokens * (double)ds_model_product_rows(&b->plan->shape, product);
+    double experts = 1.0;
+
+    if (b->plan->shape.experts > 0 && (product == DS_PRODUCT_FC || product == DS_PRODUCT_DOWN))
+        experts = fmin((double)b->plan->shape.experts, rows);
+    return experts * ds_work_matmul(b->cluster, b->plan->compute, rows / experts, (double)e.out,
+                                    (double)e.in);
+}
+
+/* The products of a layer; backward two for each. */
 static double layer_products(const struct bench *b, bool backward, bool down)
 {
     double sum = 0.0;
 
     for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
-        struct ds_extents e = ds_model_product(&b->plan->shape, (enum ds_layer_product)i);
-        double out = (double)e.out, in = (double)e.in;
-
         if (i == DS_PRODUCT_DOWN && !down)
             continue;
         sum += b->plan->fp8 ? fp8_product(b, (enum ds_layer_product)i, backward)
-                            : (backward ? 2.0 : 1.0) *
-                                  ds_work_matmul(b->cluster, b->plan->compute, b->tokens, out, in);
+                            : (backward ? 2.0 : 1.0) * product(b, (enum ds_layer_product)i);
     }
     return sum;
+}
+
+/* What a layer with experts does beside its products and their activation: the router's product and
+ * what follows from it, rows that are sorted and added up again. */
+static double routing(const struct bench *b, bool backward)
+{
+    const struct ds_model_shape *shape = &b->plan->shape;
+    const struct ds_rows_take_args take = {
+        .rows = b->rows, .each = shape->experts_each, .channels = shape->hidden, .act = b->type};
+    const struct ds_rows_sum_args sum = {
+        .rows = b->rows, .each = shape->experts_each, .channels = shape->hidden, .act = b->type};
+    double bytes = ds_op_amount(DS_OP_ROWS_SUM, &sum).bytes +
+                   (backward ? 2.0 : 1.0) * ds_op_amount(DS_OP_ROWS_TAKE, &take).bytes;
+    double router, said;
+
+    if (shape->experts == 0)
+        return 0.0;
+    router =
+        ds_work_matmul(b->cluster, b->plan->compute, b->tokens, (double)shape->experts, b->hidden);
+    said = (double)ds_model_routes(shape, b->plan->micro_batch, b->rows).bytes;
+    return (backward ? 2.0 : 1.0) * router + pointwise(b, bytes + said, backward ? 4.0 : 3.0);
 }
 
 /* Bytes of both norms; backward the stream's gradient is added. */
@@ -214,8 +247,8 @@ static double epilogue(const struct bench *b, bool backward)
 static double activation(const struct bench *b, bool backward, bool alone)
 {
     const size_t ffn = b->plan->shape.ffn;
-    const struct ds_swiglu_fwd_args sf = {.rows = b->rows, .ffn = ffn, .act = b->type};
-    const struct ds_swiglu_bwd_args sg = {.rows = b->rows, .ffn = ffn, .act = b->type};
+    const struct ds_swiglu_fwd_args sf = {.rows = b->pairs, .ffn = ffn, .act = b->type};
+    const struct ds_swiglu_bwd_args sg = {.rows = b->pairs, .ffn = ffn, .act = b->type};
     const struct ds_gelu_fwd_args gf = {.n = b->rows * ffn, .act = b->type};
     const struct ds_gelu_bwd_args gg = {.n = b->rows * ffn, .act = b->type};
 
@@ -275,7 +308,7 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
-    return layer_products(b, false, !recompute) + attention(b, false) +
+    return layer_products(b, false, !recompute) + routing(b, false) + attention(b, false) +
            dropout(b, recompute ? 1.0 : 2.0) + pointwise(b, bytes, operations);
 }
 
@@ -285,7 +318,7 @@ static double layer_backward(const struct bench *b)
     double bytes = norms(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
     double operations = (b->family->rope ? 3.0 : 6.0) + (alone ? 1.0 : 0.0);
 
-    return layer_products(b, true, true) + attention(b, true) + dropout(b, 2.0) +
+    return layer_products(b, true, true) + routing(b, true) + attention(b, true) + dropout(b, 2.0) +
            pointwise(b, bytes, operations);
 }
 

@@ -22,6 +22,7 @@ enum ds_extent {
     DS_EXTENT_Q,   /* heads * head_size */
     DS_EXTENT_KV,  /* kv_heads * head_size */
     DS_EXTENT_FFN,
+    DS_EXTENT_EXPERTS,
 };
 
 struct ds_param_rule {
@@ -29,10 +30,13 @@ struct ds_param_rule {
     enum ds_role role;
     enum ds_extent extent[2];
     enum ds_init init;
+    unsigned
+        run; /* above 0: this and its neighbours, so many, are there for each expert, by turns */
 };
 
 struct ds_family {
     const char *name, *layer_prefix;
+    const char *expert_prefix; /* before an expert's number and rule; NULL: no experts */
     const struct ds_param_rule *embed, *layer, *head;
     unsigned n_embed, n_layer, n_head; /* the last of `head` is HEAD_W: left out when tied */
     enum ds_norm_kind norm;
@@ -41,7 +45,7 @@ struct ds_family {
     bool weight_out; /* matrices are [out, in]; else [in, out] */
 };
 
-extern const struct ds_family ds__family_gpt2, ds__family_llama;
+extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral;
 
 const struct ds_family *ds_family_of(enum ds_arch arch);
 

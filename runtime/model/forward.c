@@ -21,26 +21,22 @@ static uint64_t round_up(uint64_t n, uint64_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
-/* Of neighbours that are used as one matrix, all but the first. */
-static bool continues(enum ds_role role)
-{
-    return role == DS_ROLE_K_W || role == DS_ROLE_V_W || role == DS_ROLE_UP_W;
-}
-
 uint64_t ds_net_params(const struct ds_model_shape *shape, uint64_t *at)
 {
     size_t count = ds_model_param_count(shape);
+    struct ds_param before = {.block = 0};
     uint64_t end = 0;
 
     for (size_t i = 0; i < count; i++) {
         struct ds_param param;
 
         ds_model_param(shape, i, &param);
-        if (!continues(param.role))
+        if (i == 0 || !ds_model_same_matrix(&before, &param))
             end = round_up(end, ALIGN_ELEMS);
         if (at != NULL)
             at[i] = end;
         end += param.elems;
+        before = param;
     }
     return end;
 }
@@ -56,6 +52,7 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
                           unsigned char *base, struct ds_net_block *block)
 {
     const size_t one = ds_dtype_bytes(act), head = shape->layers + 1;
+    const size_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
     const size_t stat = 2 * sizeof(float), row = rows * one;
     const struct {
         enum ds_buffer buffer;
@@ -70,8 +67,10 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
         {DS_BUFFER_MIDDLE, row * shape->hidden, 1, head - 1},
         {DS_BUFFER_NORM2, row * shape->hidden, 1, head - 1},
         {DS_BUFFER_STAT2, rows * stat, 1, head - 1},
-        {DS_BUFFER_FFN_IN, row * ds_model_ffn_in_width(shape), 1, head - 1},
-        {DS_BUFFER_FFN_ACT, row * shape->ffn, 1, head - 1},
+        {DS_BUFFER_ROUTES, ds_model_routes(shape, 1, rows).bytes, 1, head - 1},
+        {DS_BUFFER_SORTED, shape->experts > 0 ? row * each * shape->hidden : 0, 0, 0},
+        {DS_BUFFER_FFN_IN, row * each * ds_model_ffn_in_width(shape), 1, head - 1},
+        {DS_BUFFER_FFN_ACT, row * each * shape->ffn, 1, head - 1},
         {DS_BUFFER_NORMF, one * shape->hidden, head, head},
         {DS_BUFFER_STATF, stat, head, head},
         {DS_BUFFER_LOGITS, shape->vocab * sizeof(float), head, head},

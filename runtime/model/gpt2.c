@@ -10,27 +10,27 @@
 
 /* clang-format off */
 static const struct ds_param_rule embed[] = {
-    {"transformer.wte.weight", DS_ROLE_WTE, {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
-    {"transformer.wpe.weight", DS_ROLE_WPE, {DS_EXTENT_CONTEXT, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"transformer.wte.weight", DS_ROLE_WTE, {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
+    {"transformer.wpe.weight", DS_ROLE_WPE, {DS_EXTENT_CONTEXT, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
 };
 static const struct ds_param_rule layer[] = {
-    {"ln_1.weight",        DS_ROLE_NORM1_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
-    {"ln_1.bias",          DS_ROLE_NORM1_B, {DS_EXTENT_HIDDEN}, DS_INIT_ZERO},
-    {"attn.c_attn.weight", DS_ROLE_QKV_W,   {DS_EXTENT_HIDDEN, DS_EXTENT_QKV}, DS_INIT_NORMAL},
-    {"attn.c_attn.bias",   DS_ROLE_QKV_B,   {DS_EXTENT_QKV}, DS_INIT_ZERO},
-    {"attn.c_proj.weight", DS_ROLE_PROJ_W,  {DS_EXTENT_Q, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL_RESIDUAL},
-    {"attn.c_proj.bias",   DS_ROLE_PROJ_B,  {DS_EXTENT_HIDDEN}, DS_INIT_ZERO},
-    {"ln_2.weight",        DS_ROLE_NORM2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
-    {"ln_2.bias",          DS_ROLE_NORM2_B, {DS_EXTENT_HIDDEN}, DS_INIT_ZERO},
-    {"mlp.c_fc.weight",    DS_ROLE_FC_W,    {DS_EXTENT_HIDDEN, DS_EXTENT_FFN}, DS_INIT_NORMAL},
-    {"mlp.c_fc.bias",      DS_ROLE_FC_B,    {DS_EXTENT_FFN}, DS_INIT_ZERO},
-    {"mlp.c_proj.weight",  DS_ROLE_DOWN_W,  {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL_RESIDUAL},
-    {"mlp.c_proj.bias",    DS_ROLE_DOWN_B,  {DS_EXTENT_HIDDEN}, DS_INIT_ZERO},
+    {"ln_1.weight",        DS_ROLE_NORM1_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0},
+    {"ln_1.bias",          DS_ROLE_NORM1_B, {DS_EXTENT_HIDDEN}, DS_INIT_ZERO, 0},
+    {"attn.c_attn.weight", DS_ROLE_QKV_W,   {DS_EXTENT_HIDDEN, DS_EXTENT_QKV}, DS_INIT_NORMAL, 0},
+    {"attn.c_attn.bias",   DS_ROLE_QKV_B,   {DS_EXTENT_QKV}, DS_INIT_ZERO, 0},
+    {"attn.c_proj.weight", DS_ROLE_PROJ_W,  {DS_EXTENT_Q, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL_RESIDUAL, 0},
+    {"attn.c_proj.bias",   DS_ROLE_PROJ_B,  {DS_EXTENT_HIDDEN}, DS_INIT_ZERO, 0},
+    {"ln_2.weight",        DS_ROLE_NORM2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0},
+    {"ln_2.bias",          DS_ROLE_NORM2_B, {DS_EXTENT_HIDDEN}, DS_INIT_ZERO, 0},
+    {"mlp.c_fc.weight",    DS_ROLE_FC_W,    {DS_EXTENT_HIDDEN, DS_EXTENT_FFN}, DS_INIT_NORMAL, 0},
+    {"mlp.c_fc.bias",      DS_ROLE_FC_B,    {DS_EXTENT_FFN}, DS_INIT_ZERO, 0},
+    {"mlp.c_proj.weight",  DS_ROLE_DOWN_W,  {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL_RESIDUAL, 0},
+    {"mlp.c_proj.bias",    DS_ROLE_DOWN_B,  {DS_EXTENT_HIDDEN}, DS_INIT_ZERO, 0},
 };
 static const struct ds_param_rule head[] = {
-    {"transformer.ln_f.weight", DS_ROLE_NORMF_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
-    {"transformer.ln_f.bias",   DS_ROLE_NORMF_B, {DS_EXTENT_HIDDEN}, DS_INIT_ZERO},
-    {"lm_head.weight",          DS_ROLE_HEAD_W,  {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"transformer.ln_f.weight", DS_ROLE_NORMF_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0},
+    {"transformer.ln_f.bias",   DS_ROLE_NORMF_B, {DS_EXTENT_HIDDEN}, DS_INIT_ZERO, 0},
+    {"lm_head.weight",          DS_ROLE_HEAD_W,  {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
 };
 /* clang-format on */
 

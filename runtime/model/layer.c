@@ -259,12 +259,19 @@ static bool act_in_product(const struct layer *layer)
            ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_IN);
 }
 
+static bool has_experts(const struct layer *layer)
+{
+    return layer->net->shape.experts > 0;
+}
+
 static int act_fwd(const struct layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     void *x = layer->buf[DS_BUFFER_FFN_IN], *y = layer->buf[DS_BUFFER_FFN_ACT];
     size_t ffn = net->shape.ffn;
 
+    if (has_experts(layer))
+        return ds__experts_act(net, layer->block, layer->pass, err);
     if (net->family->swiglu) {
         const struct ds_swiglu_fwd_args args = {.rows = net->tokens,
                                                 .ffn = ffn,
@@ -317,8 +324,10 @@ static int add_product(const struct layer *layer, enum product product, const vo
     const struct ds_net *net = layer->net;
     struct ds_linear linear = linear_of(layer, product);
     bool drops = ds__drops(net, layer->pass);
-    int rc =
-        ds__linear_fwd(net, &linear, x, drops || !ds__leads_team(net) ? NULL : residual, y, err);
+    const void *added = drops || !ds__leads_team(net) ? NULL : residual;
+    int rc = product == DOWN && has_experts(layer)
+                 ? ds__experts_out(net, layer->block, layer->pass, added, y, err)
+                 : ds__linear_fwd(net, &linear, x, added, y, err);
 
     if (rc == 0)
         rc = ds__team_sum(net, y, err);
@@ -358,23 +367,33 @@ static int attend_fwd(const struct layer *layer, struct ds_error *err)
     return rc;
 }
 
+/* fc(norm2), and the activation of it where that is a part of the product. */
+static int fc_fwd(const struct layer *layer, struct ds_error *err)
+{
+    struct ds_linear fc = linear_of(layer, FC);
+    void *const *buf = layer->buf;
+    bool in_product = act_in_product(layer);
+
+    fc.gelu_x = in_product ? buf[DS_BUFFER_FFN_IN] : NULL;
+    if (has_experts(layer))
+        return ds__experts_in(layer->net, layer->block, layer->pass, err);
+    return ds__linear_fwd(layer->net, &fc, buf[DS_BUFFER_NORM2], NULL,
+                          buf[in_product ? DS_BUFFER_FFN_ACT : DS_BUFFER_FFN_IN], err);
+}
+
 /* out = middle + down(act(fc(norm2(middle)))) */
 static int ffn_fwd(const struct layer *layer, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
-    struct ds_linear fc = linear_of(layer, FC);
     struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
     void *const *buf = layer->buf;
-    bool in_product = act_in_product(layer);
     int rc = 0;
 
-    fc.gelu_x = in_product ? buf[DS_BUFFER_FFN_IN] : NULL;
     if (makes(layer, DS_BUFFER_NORM2))
         rc = ds__norm_fwd(net, &norm2, buf[DS_BUFFER_NORM2], err);
     if (rc == 0 && makes(layer, DS_BUFFER_FFN_IN))
-        rc = ds__linear_fwd(net, &fc, buf[DS_BUFFER_NORM2], NULL,
-                            buf[in_product ? DS_BUFFER_FFN_ACT : DS_BUFFER_FFN_IN], err);
-    if (rc == 0 && makes(layer, DS_BUFFER_FFN_ACT) && !in_product)
+        rc = fc_fwd(layer, err);
+    if (rc == 0 && makes(layer, DS_BUFFER_FFN_ACT) && !act_in_product(layer))
         rc = act_fwd(layer, err);
     if (rc == 0 && layer->pass != DS_PASS_RECOMPUTE) /* the output of a layer was kept */
         rc = add_product(layer, DOWN, buf[DS_BUFFER_FFN_ACT], buf[DS_BUFFER_MIDDLE],
@@ -391,26 +410,35 @@ int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool ac
     return rc != 0 ? rc : ffn_fwd(&layer, err);
 }
 
-/* stream: gradient of the layer's output in, of `middle` out. */
-static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, struct ds_error *err)
+/* From the gradient dy of what the block makes to that of what it reads, dx, which may be dy. */
+static int products_bwd(const struct layer *layer, const void *dy, void *dx, bool accumulate,
+                        struct ds_error *err)
 {
     struct ds_net *net = layer->net;
     struct ds_linear fc = linear_of(layer, FC), down = linear_of(layer, DOWN);
-    struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
-    void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
-    void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW], *dfc = NULL;
+    void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE], *dfc = NULL;
     void *const *buf = layer->buf;
-    const void *dy;
-    int rc = add_product_bwd(layer, DOWN, stream, narrow, &dy, err);
+    int rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
 
-    if (rc == 0)
-        rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
     if (rc == 0)
         rc = down_bwd(layer, dy, wide, &dfc, err);
     if (rc == 0)
         rc = ds__linear_bwd_w(net, &fc, buf[DS_BUFFER_NORM2], dfc, accumulate, err);
+    return rc == 0 ? ds__linear_bwd_x(net, &fc, dfc, dx, err) : rc;
+}
+
+/* stream: gradient of the layer's output in, of `middle` out. */
+static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, struct ds_error *err)
+{
+    struct ds_net *net = layer->net;
+    struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
+    void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
+    const void *dy;
+    int rc = add_product_bwd(layer, DOWN, stream, narrow, &dy, err);
+
     if (rc == 0)
-        rc = ds__linear_bwd_x(net, &fc, dfc, narrow, err);
+        rc = has_experts(layer) ? ds__experts_bwd(net, layer->block, accumulate, dy, narrow, err)
+                                : products_bwd(layer, dy, narrow, accumulate, err);
     if (rc == 0)
         rc = ds__team_sum(net, narrow, err);
     if (rc == 0)

@@ -12,22 +12,22 @@
 
 /* clang-format off */
 static const struct ds_param_rule embed[] = {
-    {"model.embed_tokens.weight", DS_ROLE_WTE, {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"model.embed_tokens.weight", DS_ROLE_WTE, {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
 };
 static const struct ds_param_rule layer[] = {
-    {"input_layernorm.weight",          DS_ROLE_NORM1_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
-    {"self_attn.q_proj.weight",         DS_ROLE_Q_W,     {DS_EXTENT_Q, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
-    {"self_attn.k_proj.weight",         DS_ROLE_K_W,     {DS_EXTENT_KV, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
-    {"self_attn.v_proj.weight",         DS_ROLE_V_W,     {DS_EXTENT_KV, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
-    {"self_attn.o_proj.weight",         DS_ROLE_PROJ_W,  {DS_EXTENT_HIDDEN, DS_EXTENT_Q}, DS_INIT_NORMAL_RESIDUAL},
-    {"post_attention_layernorm.weight", DS_ROLE_NORM2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
-    {"mlp.gate_proj.weight",            DS_ROLE_GATE_W,  {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
-    {"mlp.up_proj.weight",              DS_ROLE_UP_W,    {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
-    {"mlp.down_proj.weight",            DS_ROLE_DOWN_W,  {DS_EXTENT_HIDDEN, DS_EXTENT_FFN}, DS_INIT_NORMAL_RESIDUAL},
+    {"input_layernorm.weight",          DS_ROLE_NORM1_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0},
+    {"self_attn.q_proj.weight",         DS_ROLE_Q_W,     {DS_EXTENT_Q, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
+    {"self_attn.k_proj.weight",         DS_ROLE_K_W,     {DS_EXTENT_KV, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
+    {"self_attn.v_proj.weight",         DS_ROLE_V_W,     {DS_EXTENT_KV, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
+    {"self_attn.o_proj.weight",         DS_ROLE_PROJ_W,  {DS_EXTENT_HIDDEN, DS_EXTENT_Q}, DS_INIT_NORMAL_RESIDUAL, 0},
+    {"post_attention_layernorm.weight", DS_ROLE_NORM2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0},
+    {"mlp.gate_proj.weight",            DS_ROLE_GATE_W,  {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
+    {"mlp.up_proj.weight",              DS_ROLE_UP_W,    {DS_EXTENT_FFN, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
+    {"mlp.down_proj.weight",            DS_ROLE_DOWN_W,  {DS_EXTENT_HIDDEN, DS_EXTENT_FFN}, DS_INIT_NORMAL_RESIDUAL, 0},
 };
 static const struct ds_param_rule head[] = {
-    {"model.norm.weight", DS_ROLE_NORMF_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE},
-    {"lm_head.weight",    DS_ROLE_HEAD_W,  {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL},
+    {"model.norm.weight", DS_ROLE_NORMF_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0},
+    {"lm_head.weight",    DS_ROLE_HEAD_W,  {DS_EXTENT_VOCAB, DS_EXTENT_HIDDEN}, DS_INIT_NORMAL, 0},
 };
 /* clang-format on */
 

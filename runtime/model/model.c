@@ -14,7 +14,13 @@
 
 const struct ds_family *ds_family_of(enum ds_arch arch)
 {
-    return arch == DS_ARCH_LLAMA ? &ds__family_llama : &ds__family_gpt2;
+    static const struct ds_family *const families[] = {
+        [DS_ARCH_GPT2] = &ds__family_gpt2,
+        [DS_ARCH_LLAMA] = &ds__family_llama,
+        [DS_ARCH_MIXTRAL] = &ds__family_mixtral,
+    };
+
+    return families[arch];
 }
 
 uint64_t ds_model_qkv_width(const struct ds_model_shape *shape)
@@ -37,6 +43,13 @@ struct ds_extents ds_model_product(const struct ds_model_shape *shape,
     case DS_PRODUCT_FC: return (struct ds_extents){shape->hidden, ds_model_ffn_in_width(shape)};
     default: return (struct ds_extents){shape->ffn, shape->hidden};
     }
+}
+
+uint64_t ds_model_product_rows(const struct ds_model_shape *shape, enum ds_layer_product product)
+{
+    bool routed = product == DS_PRODUCT_FC || product == DS_PRODUCT_DOWN;
+
+    return routed && shape->experts > 0 ? shape->experts_each : 1;
 }
 
 static uint64_t larger(uint64_t a, uint64_t b)
@@ -88,25 +101,61 @@ static uint64_t extent_of(const struct ds_model_shape *shape, enum ds_extent ext
     case DS_EXTENT_Q: return shape->heads * shape->head_size;
     case DS_EXTENT_KV: return shape->kv_heads * shape->head_size;
     case DS_EXTENT_FFN: return shape->ffn;
+    case DS_EXTENT_EXPERTS: return shape->experts;
     case DS_EXTENT_NONE: break;
     }
     return 1;
+}
+
+/* Tensors that a rule stands for. */
+static uint64_t times(const struct ds_model_shape *shape, const struct ds_param_rule *rule)
+{
+    return rule->run > 0 ? shape->experts : 1;
+}
+
+/* Tensors of a layer. */
+static size_t layer_params(const struct ds_model_shape *shape)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+    size_t count = 0;
+
+    for (unsigned i = 0; i < family->n_layer; i++)
+        count += times(shape, &family->layer[i]);
+    return count;
 }
 
 size_t ds_model_param_count(const struct ds_model_shape *shape)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
 
-    return family->n_embed + (size_t)shape->layers * family->n_layer + family->n_head -
+    return family->n_embed + (size_t)shape->layers * layer_params(shape) + family->n_head -
            (shape->tie_embeddings ? 1 : 0);
 }
 
-/* The rule of parameter i, its block, and the index of its layer where it has one. */
+/* The rule of a layer's tensor i, and its expert where it has one. */
+static const struct ds_param_rule *layer_rule(const struct ds_model_shape *shape, size_t i,
+                                              size_t *expert)
+{
+    const struct ds_param_rule *rule = ds_family_of(shape->arch)->layer;
+
+    for (;;) {
+        size_t rules = rule->run > 0 ? rule->run : 1, tensors = rules * times(shape, rule);
+
+        if (i < tensors) {
+            *expert = i / rules;
+            return &rule[i % rules];
+        }
+        i -= tensors;
+        rule += rules;
+    }
+}
+
+/* The rule of parameter i, its block and its expert where it has one. */
 static const struct ds_param_rule *rule_of(const struct ds_model_shape *shape, size_t i,
-                                           unsigned *block)
+                                           unsigned *block, size_t *expert)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
-    size_t in_layers = (size_t)shape->layers * family->n_layer;
+    size_t of_layer = layer_params(shape), in_layers = (size_t)shape->layers * of_layer;
 
     if (i < family->n_embed) {
         *block = 0;
@@ -114,31 +163,59 @@ static const struct ds_param_rule *rule_of(const struct ds_model_shape *shape, s
     }
     i -= family->n_embed;
     if (i < in_layers) {
-        *block = 1 + (unsigned)(i / family->n_layer);
-        return &family->layer[i % family->n_layer];
+        *block = 1 + (unsigned)(i / of_layer);
+        return layer_rule(shape, i % of_layer, expert);
     }
     *block = 1 + (unsigned)shape->layers;
     return &family->head[i - in_layers];
 }
 
+static void name_param(const struct ds_model_shape *shape, const struct ds_param_rule *rule,
+                       size_t expert, struct ds_param *param)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+
+    if (param->block == 0 || param->block == shape->layers + 1)
+        (void)snprintf(param->name, sizeof(param->name), "%s", rule->name);
+    else if (rule->run > 0)
+        (void)snprintf(param->name, sizeof(param->name), "%s%u.%s%zu.%s", family->layer_prefix,
+                       param->block - 1, family->expert_prefix, expert, rule->name);
+    else
+        (void)snprintf(param->name, sizeof(param->name), "%s%u.%s", family->layer_prefix,
+                       param->block - 1, rule->name);
+}
+
 void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_param *param)
 {
     const struct ds_param_rule *rule;
+    size_t expert = 0;
 
     assert(i < ds_model_param_count(shape));
     *param = (struct ds_param){0};
-    rule = rule_of(shape, i, &param->block);
-    if (param->block == 0 || param->block == shape->layers + 1)
-        (void)snprintf(param->name, sizeof(param->name), "%s", rule->name);
-    else
-        (void)snprintf(param->name, sizeof(param->name), "%s%u.%s",
-                       ds_family_of(shape->arch)->layer_prefix, param->block - 1, rule->name);
+    rule = rule_of(shape, i, &param->block, &expert);
+    name_param(shape, rule, expert, param);
+    param->expert = (unsigned)expert;
     param->role = rule->role;
     param->ndim = rule->extent[1] == DS_EXTENT_NONE ? 1 : 2;
     param->shape[0] = extent_of(shape, rule->extent[0]);
     param->shape[1] = extent_of(shape, rule->extent[1]);
     param->elems = param->shape[0] * param->shape[1];
     param->init = rule->init;
+}
+
+static enum ds_role matrix_of(enum ds_role role)
+{
+    switch (role) {
+    case DS_ROLE_K_W:
+    case DS_ROLE_V_W: return DS_ROLE_Q_W;
+    case DS_ROLE_UP_W: return DS_ROLE_GATE_W;
+    default: return role;
+    }
+}
+
+bool ds_model_same_matrix(const struct ds_param *a, const struct ds_param *b)
+{
+    return a->block == b->block && matrix_of(a->role) == matrix_of(b->role);
 }
 
 unsigned ds_model_blocks(const struct ds_model_shape *shape)
@@ -152,7 +229,8 @@ static uint64_t rules_elems(const struct ds_model_shape *shape, const struct ds_
     uint64_t elems = 0;
 
     for (unsigned i = 0; i < count; i++)
-        elems += extent_of(shape, rule[i].extent[0]) * extent_of(shape, rule[i].extent[1]);
+        elems += times(shape, &rule[i]) * extent_of(shape, rule[i].extent[0]) *
+                 extent_of(shape, rule[i].extent[1]);
     return elems;
 }
 
@@ -165,9 +243,21 @@ uint64_t ds_model_elems(const struct ds_model_shape *shape)
            rules_elems(shape, family->head, family->n_head - (shape->tie_embeddings ? 1 : 0));
 }
 
+uint64_t ds_model_active_elems(const struct ds_model_shape *shape)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+    uint64_t expert = 0; /* elements of one */
+
+    for (unsigned i = 0; i < family->n_layer; i++)
+        if (family->layer[i].run > 0)
+            expert += extent_of(shape, family->layer[i].extent[0]) *
+                      extent_of(shape, family->layer[i].extent[1]);
+    return ds_model_elems(shape) - shape->layers * (shape->experts - shape->experts_each) * expert;
+}
+
 double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence)
 {
-    double multiplied = (double)ds_model_elems(shape);
+    double multiplied = (double)ds_model_active_elems(shape);
 
     if (!shape->tie_embeddings) /* looked up only: the head has a matrix of its own */
         multiplied -= (double)shape->vocab * (double)shape->hidden;
@@ -182,7 +272,8 @@ double ds_model_product_flops_per_token(const struct ds_model_shape *shape)
     for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
         struct ds_extents e = ds_model_product(shape, (enum ds_layer_product)i);
 
-        multiplied += (double)(e.in * e.out);
+        multiplied +=
+            (double)(e.in * e.out) * (double)ds_model_product_rows(shape, (enum ds_layer_product)i);
     }
     return 6.0 * multiplied * (double)shape->layers;
 }
@@ -191,6 +282,36 @@ struct bound {
     const char *key;
     uint64_t value, max;
 };
+
+/* Places of a row's experts and of what is said of them, each at a multiple of ROUTES_ALIGN. */
+enum { ROUTES_ALIGN = 64 };
+
+static uint64_t take(uint64_t *end, uint64_t bytes)
+{
+    uint64_t at = *end;
+
+    *end += (bytes + ROUTES_ALIGN - 1) / ROUTES_ALIGN * ROUTES_ALIGN;
+    return at;
+}
+
+struct ds_model_routes ds_model_routes(const struct ds_model_shape *shape, uint64_t batch,
+                                       uint64_t tokens)
+{
+    const uint64_t one = sizeof(float), pairs = tokens * shape->experts_each * one;
+    struct ds_model_routes routes = {0};
+
+    if (shape->experts == 0)
+        return routes;
+    routes.probs = take(&routes.bytes, tokens * shape->experts * one);
+    routes.chosen = take(&routes.bytes, pairs);
+    routes.source = take(&routes.bytes, pairs);
+    routes.place = take(&routes.bytes, pairs);
+    routes.offset = take(&routes.bytes, (shape->experts + 1) * one);
+    routes.weight = take(&routes.bytes, pairs);
+    routes.dweight = take(&routes.bytes, pairs);
+    routes.load = take(&routes.bytes, batch * shape->experts * one);
+    return routes;
+}
 
 static int check_bounds(const struct ds_model_shape *shape, struct ds_error *err)
 {
@@ -211,11 +332,36 @@ static int check_bounds(const struct ds_model_shape *shape, struct ds_error *err
     return 0;
 }
 
+static int check_experts(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    const struct ds_family *family = ds_family_of(shape->arch);
+    const uint64_t least = family->expert_prefix != NULL ? 1 : 0;
+    const uint64_t most = least * DS_MAX_EXPERTS, each = shape->experts_each;
+
+    if (shape->experts < least || shape->experts > most)
+        return ds_fail(err, EINVAL,
+                       "'model.experts' is %llu, must be between %llu and %llu for "
+                       "arch '%s'",
+                       (unsigned long long)shape->experts, (unsigned long long)least,
+                       (unsigned long long)most, family->name);
+    if (each < least || each > least * DS_MAX_EXPERTS_EACH || each > shape->experts)
+        return ds_fail(err, EINVAL,
+                       "'model.experts_per_token' is %llu, must be between %llu and %d and at most "
+                       "'model.experts' %llu",
+                       (unsigned long long)each, (unsigned long long)least,
+                       least > 0 ? DS_MAX_EXPERTS_EACH : 0, (unsigned long long)shape->experts);
+    if (!(shape->balance >= 0.0) || !isfinite(shape->balance))
+        return ds_fail(err, EINVAL, "'model.expert_balance' must be at least 0");
+    return 0;
+}
+
 int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
     int rc = check_bounds(shape, err);
 
+    if (rc == 0)
+        rc = check_experts(shape, err);
     if (rc != 0)
         return rc;
     if (shape->hidden % shape->heads != 0 || shape->head_size != shape->hidden / shape->heads)

@@ -8,7 +8,10 @@
  * names and layouts of the family's Hugging Face checkpoints, so a checkpoint needs no conversion:
  * GPT-2's matrices are [in, out], Llama's [out, in].  A tied head has no tensor of its own.
  *
- * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM.
+ * Mixtral is Llama with many feed-forward blocks in a layer, the experts, of which a router gives
+ * each token to a few.  First and second matrices of all experts of a layer lie one behind another.
+ *
+ * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H
@@ -31,8 +34,10 @@ enum ds_role {
     DS_ROLE_Q_W, DS_ROLE_K_W, DS_ROLE_V_W,      /* llama: adjacent, used as one [q+k+v, C] matrix */
     DS_ROLE_PROJ_W, DS_ROLE_PROJ_B,
     DS_ROLE_NORM2_W, DS_ROLE_NORM2_B,
+    DS_ROLE_ROUTER_W,                           /* mixtral */
     DS_ROLE_FC_W, DS_ROLE_FC_B,                 /* gpt2 */
-    DS_ROLE_GATE_W, DS_ROLE_UP_W,               /* llama: adjacent, used as one [2F, C] matrix */
+    DS_ROLE_GATE_W, DS_ROLE_UP_W,               /* llama: adjacent, used as one [2F, C] matrix;
+                                                   mixtral: so of all experts, one behind another */
     DS_ROLE_DOWN_W, DS_ROLE_DOWN_B,
     DS_ROLE_NORMF_W, DS_ROLE_NORMF_B,
     DS_ROLE_HEAD_W,
@@ -46,7 +51,8 @@ struct ds_param {
     char name[DS_MAX_TENSOR_NAME + 1]; /* "transformer.h.0.attn.c_attn.weight" */
     unsigned block;
     enum ds_role role;
-    unsigned ndim; /* 1 or 2 */
+    unsigned expert; /* 0 where it is of none */
+    unsigned ndim;   /* 1 or 2 */
     uint64_t shape[2];
     uint64_t elems;
     enum ds_init
@@ -56,6 +62,9 @@ struct ds_param {
 /* How many parameters tensors the model has, and the i-th of them (i < count). */
 size_t ds_model_param_count(const struct ds_model_shape *shape);
 void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_param *param);
+/* Are both parts of what kernels use as one matrix, or as one array of matrices?  Such stand next
+ * to each other, and lie there without gaps. */
+bool ds_model_same_matrix(const struct ds_param *a, const struct ds_param *b);
 
 /* The matrix products of a layer, of rows of width `in` to rows of width `out`. */
 enum ds_layer_product {
@@ -70,6 +79,9 @@ struct ds_extents {
 };
 struct ds_extents ds_model_product(const struct ds_model_shape *shape,
                                    enum ds_layer_product product);
+/* Rows that it has for each token: with experts those of FC and DOWN have as many as a token has
+ * experts; the extents are those of one expert's matrix. */
+uint64_t ds_model_product_rows(const struct ds_model_shape *shape, enum ds_layer_product product);
 
 /* What products of FP8 work in (runtime/model/fp8.c): bytes of the codes of a pass, a training or a
  * forward one; elements of both operands of the largest product. */
@@ -80,11 +92,22 @@ enum ds_fp8_operand { DS_FP8_ROWS, DS_FP8_WEIGHTS, DS_FP8_GRADIENTS, DS_FP8_OPER
 uint64_t ds_model_fp8_largest_bytes(const struct ds_model_shape *shape);
 uint64_t ds_model_fp8_operands(const struct ds_model_shape *shape, uint64_t tokens);
 
+/* Where the parts of DS_BUFFER_ROUTES lie, in bytes from its start: what a layer's router says of
+ * the rows of a micro-batch (kernels/experts.h).  0 bytes without experts. */
+struct ds_model_routes {
+    uint64_t probs, chosen, source, place, offset, weight, dweight, load, bytes;
+};
+struct ds_model_routes ds_model_routes(const struct ds_model_shape *shape, uint64_t batch,
+                                       uint64_t tokens);
+
 unsigned ds_model_blocks(const struct ds_model_shape *shape); /* layers + 2 */
 uint64_t ds_model_elems(const struct ds_model_shape *shape);  /* of all parameters */
 
+/* Of those that a token uses: of the experts of a layer a few. */
+uint64_t ds_model_active_elems(const struct ds_model_shape *shape);
+
 /* FLOPs of one trained token, forward and backward: 6 N + 6 L C T (llm.c's convention: causal
- * attention counted once, the embedding counted when tied). */
+ * attention counted once, the embedding counted when tied), N what a token uses. */
 double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence);
 /* What of them is products inside layers. */
 double ds_model_product_flops_per_token(const struct ds_model_shape *shape);

@@ -25,6 +25,8 @@ void ds__net_bind(struct ds_net *net, const struct ds_param *param, const void *
     enum ds_role role = first_of(param->role);
     struct ds_net_block *head = &net->block[ds_model_blocks(&net->shape) - 1];
 
+    if (param->expert > 0) /* behind the first one's */
+        return;
     net->block[param->block].weight[role] = weight;
     net->block[param->block].grad[role] = grad;
     if (role == DS_ROLE_WTE && net->shape.tie_embeddings) {

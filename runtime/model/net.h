@@ -11,6 +11,9 @@
  *               out = middle + down(act(fc(norm2(middle))))
  *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
  *
+ * With experts the second half is, of each row x of norm2(middle) and the few experts e that the
+ * router gives it to, out = middle + sum over e of down_e(weight_e * act(fc_e(x))) (experts.c).
+ *
  * With dropout, elements of the embedding's out, of proj(...) and of down(...) are dropped before
  * the sums, and weights of the attention after the softmax, in training only.
  *
@@ -244,6 +247,19 @@ int ds__team_sum(const struct ds_net *net, void *x, struct ds_error *err) DS_NOD
  * rank's logits say. */
 int ds__team_said(const struct ds_net *net, enum ds_pass pass, struct ds_xent_part_args args,
                   struct ds_error *err) DS_NODISCARD;
+
+/* Experts in the place of a layer's feed-forward block: experts.c.  What they are given, into
+ * FFN_IN; the router speaks but where that is computed again. */
+int ds__experts_in(const struct ds_net *net, uint32_t block, enum ds_pass pass,
+                   struct ds_error *err) DS_NODISCARD;
+int ds__experts_act(const struct ds_net *net, uint32_t block, enum ds_pass pass,
+                    struct ds_error *err) DS_NODISCARD;
+/* y = residual + the sum of what a row's experts make of it */
+int ds__experts_out(const struct ds_net *net, uint32_t block, enum ds_pass pass,
+                    const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
+/* From the gradient dy of that sum to dx of what they were given, a team's part of it. */
+int ds__experts_bwd(const struct ds_net *net, uint32_t block, bool accumulate, const void *dy,
+                    void *dx, struct ds_error *err) DS_NODISCARD;
 
 int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
                   struct ds_error *err) DS_NODISCARD;

@@ -49,22 +49,6 @@ static uint64_t target_bytes(const struct ds_plan *plan, uint64_t bucket_mb)
                                                         : (uint64_t)AUTO_BUCKET_MIB * MIB;
 }
 
-/* Llama's neighbours that are used as one matrix stay together. */
-static enum ds_role matrix_of(enum ds_role role)
-{
-    switch (role) {
-    case DS_ROLE_K_W:
-    case DS_ROLE_V_W: return DS_ROLE_Q_W;
-    case DS_ROLE_UP_W: return DS_ROLE_GATE_W;
-    default: return role;
-    }
-}
-
-bool ds__plan_same_matrix(const struct ds_param *a, const struct ds_param *b)
-{
-    return a->block == b->block && matrix_of(a->role) == matrix_of(b->role);
-}
-
 /* Elements of the matrix that tensor i is, or is a part of. */
 static uint64_t matrix_elems(const struct ds_plan *plan, size_t i)
 {
@@ -72,9 +56,9 @@ static uint64_t matrix_elems(const struct ds_plan *plan, size_t i)
     uint64_t elems = 0;
     size_t first = i;
 
-    while (first > 0 && ds__plan_same_matrix(&tensor[first - 1].param, &tensor[i].param))
+    while (first > 0 && ds_model_same_matrix(&tensor[first - 1].param, &tensor[i].param))
         first--;
-    for (; first < plan->tensors && ds__plan_same_matrix(&tensor[first].param, &tensor[i].param);
+    for (; first < plan->tensors && ds_model_same_matrix(&tensor[first].param, &tensor[i].param);
          first++)
         elems += tensor[first].param.elems;
     return elems;

@@ -116,18 +116,29 @@ static struct ds__amount team_text(const struct ds_plan *plan)
     return text;
 }
 
-void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out)
+static void describe_model(const struct ds_plan *plan, struct ds_buf *out)
 {
     const struct ds_model_shape *shape = &plan->model;
+
+    (void)ds_buf_printf(out, "model     %s, %s parameters", ds_family_of(shape->arch)->name,
+                        count_text((double)ds_model_elems(shape)).text);
+    if (shape->experts > 0)
+        (void)ds_buf_printf(out, ", %s for a token",
+                            count_text((double)ds_model_active_elems(shape)).text);
+    (void)ds_buf_printf(out, ": %" PRIu64 " layers x %" PRIu64 ", %" PRIu64 " heads", shape->layers,
+                        shape->hidden, shape->heads);
+    if (shape->experts > 0)
+        (void)ds_buf_printf(out, ", %" PRIu64 " of %" PRIu64 " experts", shape->experts_each,
+                            shape->experts);
+    (void)ds_buf_printf(out, ", vocabulary %" PRIu64 ", %s%s\n", shape->vocab,
+                        compute_name(plan->compute), plan->fp8 ? ", products of layers fp8" : "");
+}
+
+void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out)
+{
     uint64_t sequences = job->train.global_batch;
 
-    (void)ds_buf_printf(out,
-                        "model     %s, %s parameters: %" PRIu64 " layers x %" PRIu64 ", %" PRIu64
-                        " heads, vocabulary %" PRIu64 ", %s%s\n",
-                        ds_family_of(shape->arch)->name,
-                        count_text((double)ds_model_elems(shape)).text, shape->layers,
-                        shape->hidden, shape->heads, shape->vocab, compute_name(plan->compute),
-                        plan->fp8 ? ", products of layers fp8" : "");
+    describe_model(plan, out);
     (void)ds_buf_printf(out,
                         "step      %" PRIu64 " x %" PRIu64 " = %s tokens, %" PRIu64
                         " pass%s of %" PRIu64 " per rank, %" PRIu64 " steps\n",
@@ -371,6 +382,7 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     (void)snprintf(hash, sizeof(hash), "%016" PRIx64, plan->hash);
     ds_json_string(json, "arch", ds_family_of(plan->shape.arch)->name);
     ds_json_u64(json, "parameters", ds_model_elems(&plan->model));
+    ds_json_u64(json, "active_parameters", ds_model_active_elems(&plan->model));
     ds_json_string(json, "compute", compute_name(plan->compute));
     ds_json_string(json, "matmul", plan->fp8 ? "fp8" : compute_name(plan->compute));
     ds_json_u64(json, "world", plan->world);

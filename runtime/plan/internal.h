@@ -45,8 +45,6 @@ enum ds_arena_kind ds__plan_read_arena(const struct ds_plan *plan);
 /* bucket.c: param[], bucket[], span[], padded_elems. */
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
-/* Are both parts of what kernels use as one matrix? */
-bool ds__plan_same_matrix(const struct ds_param *a, const struct ds_param *b);
 /* owner.c: offsets in one bucket, from its start, so that matrices lie whole in shards; the
  * bucket's loose, padded and slice elements.  NULL: no memory. */
 struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job);

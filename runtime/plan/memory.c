@@ -26,7 +26,7 @@
 #include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
-enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 13 };
+enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 14 };
 
 /* Every chunk reads and writes the whole gradient of the classifier.  An H100 multiplies some 1000
  * rows in the time that this takes, so there are several times as many; of short logits, too, in
@@ -35,7 +35,8 @@ enum { LOGIT_ROWS_APART = 2048 };
 
 struct maker {
     struct ds_plan *plan;
-    uint64_t act, tokens, hidden, qkv, ffn_in, ffn; /* bytes of an activation; widths */
+    uint64_t act, tokens, hidden, qkv, ffn_in, ffn; /* bytes of an activation; widths, of ffn for
+                                                     * all experts of a token */
     uint64_t blocks;
     uint32_t first_layer, last_layer; /* of this rank */
     uint32_t turn;                    /* the first instruction of the backward half */
@@ -111,6 +112,7 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
         {DS_BUFFER_MIDDLE, hidden},
         {DS_BUFFER_NORM2, hidden},
         {DS_BUFFER_STAT2, stat},
+        {DS_BUFFER_ROUTES, ds_model_routes(&plan->shape, plan->micro_batch, maker->tokens).bytes},
         {DS_BUFFER_FFN_IN, row * maker->ffn_in},
         {DS_BUFFER_FFN_ACT, row * maker->ffn},
     };
@@ -164,6 +166,16 @@ static void add_arrived(struct maker *maker, enum ds_pass pass, uint32_t first, 
                    last);
 }
 
+/* Rows sorted by expert, for one product at a time. */
+static void add_sorted(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
+{
+    const struct ds_model_shape *shape = &maker->plan->shape;
+
+    if (shape->experts > 0)
+        add_common(maker, DS_BUFFER_SORTED, pass,
+                   maker->tokens * shape->experts_each * maker->hidden * maker->act, first, last);
+}
+
 /* Output of this rank's blocks, and what comes into the first of them from another part; not that
  * which is passed on.  `pass` of one instruction a block; it lives until the next block has done
  * with it. */
@@ -190,6 +202,8 @@ static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t la
     uint64_t row = maker->tokens * maker->act;
     uint64_t wide = maker->qkv > maker->ffn ? maker->qkv : maker->ffn;
 
+    if (maker->plan->shape.experts > wide) /* gradients of a router's logits */
+        wide = maker->plan->shape.experts;
     if (maker->plan->drops && maker->hidden > wide)
         wide = maker->hidden;
     if (ds_plan_embeds(maker->plan))
@@ -228,6 +242,7 @@ static void add_step(struct maker *maker)
     }
     add_gradients(maker, layers_last, last);
     add_arrived(maker, DS_PASS_TRAIN, layers_first, layers_last);
+    add_sorted(maker, DS_PASS_TRAIN, layers_first, layers_last);
     if (plan->fp8)
         add_codes(maker, DS_PASS_TRAIN, layers_first, layers_last, last);
 }
@@ -244,6 +259,7 @@ static void add_eval(struct maker *maker)
 
     add_ends(maker, DS_PASS_EVAL, 0, head, head, first);
     add_arrived(maker, DS_PASS_EVAL, layers_first, layers_last);
+    add_sorted(maker, DS_PASS_EVAL, layers_first, layers_last);
     if (plan->fp8)
         add_codes(maker, DS_PASS_EVAL, layers_first, layers_last, classifies ? head : layers_last);
     add_outs(maker, eval, DS_PASS_EVAL, DS_INSTR_FORWARD);
@@ -373,14 +389,15 @@ static uint64_t pack_step(struct ds_plan *plan, uint32_t *order)
 
 int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
 {
+    const uint64_t each = ds_model_product_rows(&plan->shape, DS_PRODUCT_FC);
     struct maker maker = {
         .plan = plan,
         .act = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
         .tokens = plan->micro_batch * plan->sequence,
         .hidden = plan->shape.hidden,
         .qkv = ds_model_qkv_width(&plan->shape),
-        .ffn_in = ds_model_ffn_in_width(&plan->shape),
-        .ffn = plan->shape.ffn,
+        .ffn_in = each * ds_model_ffn_in_width(&plan->shape),
+        .ffn = each * plan->shape.ffn,
         .blocks = ds_model_blocks(&plan->shape),
         .first_layer = ds_plan_embeds(plan) ? 1 : plan->first_block,
         .last_layer = plan->end_block - (ds_plan_classifies(plan) ? 2 : 1),

@@ -79,7 +79,7 @@ static void collect(struct ds__owners *owners, uint32_t bucket)
             owners->loose += param->param.elems;
             continue;
         }
-        if (unit == NULL || !ds__plan_same_matrix(&plan->param[unit->first].param, &param->param)) {
+        if (unit == NULL || !ds_model_same_matrix(&plan->param[unit->first].param, &param->param)) {
             unit = &owners->unit[owners->units++];
             *unit = (struct unit){.first = i};
         }

@@ -102,8 +102,10 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
 /* Every later product stays below this one; the bytes of all activations are bounded by it. */
 static int check_size(const struct ds_plan *plan, struct ds_error *err)
 {
-    uint64_t widest = ds_model_qkv_width(&plan->shape) + ds_model_ffn_in_width(&plan->shape) +
-                      4 * plan->shape.hidden + plan->shape.heads + 64;
+    const struct ds_model_shape *shape = &plan->shape;
+    uint64_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
+    uint64_t widest = ds_model_qkv_width(shape) + each * ds_model_ffn_in_width(shape) +
+                      (3 + each) * shape->hidden + shape->heads + shape->experts + 64;
     uint64_t blocks = ds_model_blocks(&plan->shape), bytes, instructions;
 
     if (__builtin_mul_overflow(plan->micro_batch * (plan->sequence + 1), widest, &bytes) ||
@@ -149,6 +151,8 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->shape.arch,
         plan->shape.heads,
         plan->shape.kv_heads,
+        plan->shape.experts,
+        plan->shape.experts_each,
         plan->stage,
         plan->shards,
         plan->optim_states,

@@ -87,71 +87,7 @@
 #include "runtime/comm/comm.h"
 #include "runtime/job.h"
 #include "runtime/model/model.h"
-
-/* clang-format off */
-#define DS_INSTR_OPS(X) \
-    X(GATHER) X(FREE) X(FORWARD) X(BACKWARD) X(REDUCE) X(NORM) X(UPDATE) \
-    X(OFFLOAD) X(FETCH) X(LOAD) X(STORE) X(SEND) X(RECV) X(TIE) X(SAVE)
-#define DS_QUEUES(X)  X(COMPUTE) X(REDUCE) X(GATHER) X(COPY_IN) X(COPY_OUT) X(HOST)
-#define DS_ARENAS(X) \
-    X(PARAMS,      "parameters") \
-    X(PARAMS_LOW,  "working parameters") \
-    X(GRADS,       "gradients") \
-    X(MOMENTS,     "optimizer") \
-    X(GATHERED,    "gathered parameters") \
-    X(STAGED,      "gradients on their way") \
-    X(PACKED,      "gradients in bf16") \
-    X(SWAPPED,     "activations on their way") \
-    X(HOST_GRADS,  "gradients on the host") \
-    X(HOST_ROOM,   "parameters on their way back") \
-    X(ACTIVATIONS, "activations") \
-    X(STAGING,     "staging") \
-    X(RUNTIME,     "program and libraries")
-/* The activations of a block and what its backward pass needs beside them. */
-#define DS_BUFFERS(X) \
-    X(IDS,       "ids")       X(TARGETS,   "targets")   X(LOSSES,  "losses") \
-    X(OUT,       "out")       X(NORM1,     "norm1")     X(STAT1,   "stat1") \
-    X(QKV,       "qkv")       X(ATTENTION, "attention") X(LSE,     "lse") \
-    X(MIDDLE,    "middle")    X(NORM2,     "norm2")     X(STAT2,   "stat2") \
-    X(FFN_IN,    "ffn_in")    X(FFN_ACT,   "ffn_act") \
-    X(NORMF,     "normf")     X(STATF,     "statf") \
-    X(LOGITS,    "logits")    X(SAID,      "said") \
-    X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
-    X(CODES,     "codes")     X(LARGEST,   "largest") \
-    X(ATTENDED,  "attended")  X(ARRIVED,   "arrived")
-/* The runs of a block's forward pass that have activations of their own. */
-#define DS_PASSES(X) X(TRAIN, "train") X(RECOMPUTE, "recompute") X(EVAL, "eval")
-/* clang-format on */
-
-enum ds_instr_op {
-#define X(id) DS_INSTR_##id,
-    DS_INSTR_OPS(X)
-#undef X
-};
-enum ds_queue {
-#define X(id) DS_QUEUE_##id,
-    DS_QUEUES(X)
-#undef X
-        DS_QUEUE_COUNT
-};
-enum ds_arena_kind {
-#define X(id, name) DS_ARENA_##id,
-    DS_ARENAS(X)
-#undef X
-        DS_ARENA_COUNT
-};
-enum ds_buffer {
-#define X(id, name) DS_BUFFER_##id,
-    DS_BUFFERS(X)
-#undef X
-        DS_BUFFER_COUNT
-};
-enum ds_pass {
-#define X(id, name) DS_PASS_##id,
-    DS_PASSES(X)
-#undef X
-        DS_PASS_COUNT
-};
+#include "runtime/plan/names.h"
 
 struct ds_plan_part { /* of a pipeline, as one of its ranks has it */
     uint32_t first_block, end_block;
@@ -462,6 +398,13 @@ struct ds_plan_sums {
     uint64_t bytes, said;
 };
 struct ds_plan_sums ds_plan_sums(const struct ds_plan *plan, const struct ds_instr *instr);
+
+/* Bytes of F32 that experts add up in the backward pass of a layer: over a team gradients of the
+ * weights of pairs, over those who share sequences the tokens of each expert; 0: all is here. */
+struct ds_plan_routed {
+    uint64_t team, sequence;
+};
+struct ds_plan_routed ds_plan_routed(const struct ds_plan *plan, const struct ds_instr *instr);
 
 /* Ids of the vocabulary that this rank has: shape.vocab from `first` on, of which `count` are some;
  * what is behind them is padding. */

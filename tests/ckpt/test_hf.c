@@ -11,18 +11,10 @@
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/hf.h"
 #include "runtime/ckpt/inspect.h"
+#include "tests/ckpt/configs.h"
 #include "tests/ckpt/support.h"
 
 TestSuite(hf, .init = tempdir_make, .fini = tempdir_remove);
-
-/* clang-format off */
-#define GPT2 \
-    "{\"model_type\":\"gpt2\",\"vocab_size\":11,\"n_positions\":8,\"n_embd\":6,\"n_layer\":2,\"n_head\":2," \
-    "\"layer_norm_epsilon\":1e-06,\"resid_pdrop\":0.1,\"n_inner\":null"
-#define LLAMA \
-    "{\"model_type\":\"llama\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
-    "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4"
-/* clang-format on */
 
 enum { MAX_TENSORS = 64 };
 
@@ -114,99 +106,6 @@ static const char *make_dir(const char *name)
     return dir;
 }
 
-static int read_config(const char *dir, const char *text, struct ds_model_shape *shape,
-                       struct ds_error *err)
-{
-    spill(at(dir, "config.json"), text, strlen(text));
-    return ds_hf_read_config(dir, shape, err);
-}
-
-/* --- config.json ---------------------------------------------------------------------------- */
-
-/* clang-format off */
-static const struct { const char *text; int rc; const char *says; } configs[] = {
-    {GPT2 "}", 0, ""},
-    {GPT2 ",\"activation_function\":\"gelu_pytorch_tanh\",\"attn_pdrop\":0.1,\"n_ctx\":8}", 0, ""},
-    {GPT2 ",\"scale_attn_weights\":true,\"reorder_and_upcast_attn\":false}", 0, ""},
-    {GPT2 ",\"quantization_config\":null,\"tie_word_embeddings\":null}", 0, ""},
-    {LLAMA "}", 0, ""},
-    {LLAMA ",\"rope_scaling\":null,\"head_dim\":null,\"hidden_act\":\"silu\",\"pretraining_tp\":1}", 0, ""},
-    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"default\"}}", 0, ""},
-    {LLAMA ",\"rope_parameters\":{\"rope_theta\":500000.0,\"rope_type\":\"default\"}}", 0, ""},
-    {"", -EBADMSG, "config.json"},
-    {"[]", -EBADMSG, "not an object"},
-    {"{}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2' and 'llama' are supported"},
-    {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
-    {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
-    {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
-    {"{\"model_type\":\"gpt2\",\"vocab_size\":16777217}", -EBADMSG, "not within 0 to 16777216"},
-    {"{\"model_type\":\"gpt2\",\"vocab_size\":11.5}", -EBADMSG, "'vocab_size' must be a whole number"},
-    {"{\"model_type\":\"gpt2\",\"vocab_size\":1e400}", -EBADMSG, "config.json"},
-    {GPT2 ",\"n_head\":2}", -EBADMSG, "duplicate"},
-    {GPT2 ",\"activation_function\":\"relu\"}", -ENOTSUP, "'activation_function' is 'relu'"},
-    {GPT2 ",\"activation_function\":\"gelu\"}", -ENOTSUP, "'activation_function' is 'gelu'"},
-    {GPT2 ",\"scale_attn_weights\":false}", -ENOTSUP, "'scale_attn_weights' is false"},
-    {GPT2 ",\"scale_attn_by_inverse_layer_idx\":true}", -ENOTSUP, "'scale_attn_by_inverse_layer_idx' is true"},
-    {GPT2 ",\"reorder_and_upcast_attn\":true}", -ENOTSUP, "'reorder_and_upcast_attn' is true"},
-    {GPT2 ",\"add_cross_attention\":true}", -ENOTSUP, "'add_cross_attention' is true"},
-    {GPT2 ",\"add_cross_attention\":1}", -ENOTSUP, "'add_cross_attention' is set"},
-    {GPT2 ",\"quantization_config\":{}}", -ENOTSUP, "'quantization_config'"},
-    {GPT2 ",\"tie_word_embeddings\":\"yes\"}", -EBADMSG, "'tie_word_embeddings'"},
-    {LLAMA ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
-    {LLAMA ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
-    {LLAMA ",\"mlp_bias\":true}", -ENOTSUP, "'mlp_bias' is true"},
-    {LLAMA ",\"head_dim\":4}", -ENOTSUP, "'head_dim' is 4"},
-    {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", -ENOTSUP, "'rope_type' is 'linear'"},
-    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\"}}", -ENOTSUP, "'llama3'"},
-    {LLAMA ",\"rope_scaling\":4}", -ENOTSUP, "'rope_scaling' is set"},
-    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
-    {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", -ENOTSUP, "'rope_parameters'"},
-    {LLAMA ",\"rope_theta\":-1}", -EINVAL, "rope_theta"},
-    {LLAMA ",\"rope_theta\":\"big\"}", -EBADMSG, "'rope_theta'"},
-    {LLAMA ",\"num_key_value_heads\":3}", -EINVAL, "kv_heads"},
-    {LLAMA ",\"num_key_value_heads\":0}", -EBADMSG, "'num_key_value_heads' is 0"},
-    {LLAMA ",\"rms_norm_eps\":0}", -EINVAL, "norm_eps"},
-};
-/* clang-format on */
-
-Test(hf, configs_are_read_or_refused_by_key)
-{
-    for (size_t i = 0; i < sizeof(configs) / sizeof(configs[0]); i++) {
-        struct ds_model_shape shape = {.layers = 77};
-        struct ds_error err = {0};
-        int rc = read_config(tempdir_path(""), configs[i].text, &shape, &err);
-
-        cr_assert(rc == configs[i].rc, "case %zu %s: %d %s", i, configs[i].text, rc, err.text);
-        cr_assert(strstr(err.text, configs[i].says) != NULL, "case %zu: '%s'", i, err.text);
-        cr_assert(rc < 0 ? shape.layers == 77 : shape.layers == 2, "case %zu", i);
-        cr_assert(rc == 0 || strstr(err.text, "config.json") != NULL, "case %zu: '%s'", i,
-                  err.text);
-    }
-}
-
-Test(hf, what_a_config_leaves_out_is_the_familys_default)
-{
-    struct ds_model_shape shape;
-
-    cr_assert(read_config(tempdir_path(""), GPT2 "}", &shape, NULL) == 0);
-    cr_assert(shape.arch == DS_ARCH_GPT2 && shape.vocab == 11 && shape.context == 8);
-    cr_assert(shape.hidden == 6 && shape.heads == 2 && shape.kv_heads == 2 && shape.head_size == 3);
-    cr_assert(shape.ffn == 24 && shape.tie_embeddings && shape.norm_eps == 1e-6);
-    cr_assert(read_config(tempdir_path(""), GPT2 ",\"n_inner\":10}", &shape, NULL) == -EBADMSG);
-    cr_assert(read_config(tempdir_path(""), LLAMA "}", &shape, NULL) == 0);
-    cr_assert(shape.arch == DS_ARCH_LLAMA && shape.kv_heads == 4 && shape.head_size == 2);
-    cr_assert(!shape.tie_embeddings && shape.norm_eps == 1e-6 && shape.rope_theta == 10000.0);
-    cr_assert(read_config(tempdir_path(""),
-                          LLAMA
-                          ",\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"default\"},"
-                          "\"num_key_value_heads\":2,\"tie_word_embeddings\":true}",
-                          &shape, NULL) == 0);
-    cr_assert(shape.rope_theta == 5e5 && shape.kv_heads == 2 && shape.tie_embeddings);
-    cr_assert(ds_hf_read_config(tempdir_path("none"), &shape, NULL) == -ENOENT);
-}
-
 /* --- weights -------------------------------------------------------------------------------- */
 
 /* The model's tensors in memory, to be filled. */
@@ -271,10 +170,12 @@ Test(hf, all_types_and_prefixes_load)
     static const struct {
         const char *config;
         size_t prefix;
-    } models[] = {{GPT2 "}", sizeof("transformer.") - 1}, {LLAMA "}", sizeof("model.") - 1}};
+    } models[] = {{GPT2 "}", sizeof("transformer.") - 1},
+                  {LLAMA "}", sizeof("model.") - 1},
+                  {MIXTRAL "}", sizeof("model.") - 1}};
     static const enum ds_dtype types[] = {DS_F32, DS_BF16, DS_F16};
 
-    for (size_t i = 0; i < 12; i++) {
+    for (size_t i = 0; i < 18; i++) {
         const struct path here = held("");
         const char *dir = here.text;
         struct ds_model_shape shape;
@@ -282,8 +183,8 @@ Test(hf, all_types_and_prefixes_load)
         struct folder f;
         struct model m;
 
-        cr_assert(read_config(dir, models[i % 2].config, &shape, NULL) == 0);
-        fill(&f, &shape, types[i / 4], i / 2 % 2 == 0 ? 0 : models[i % 2].prefix);
+        cr_assert(read_config(dir, models[i % 3].config, &shape, NULL) == 0);
+        fill(&f, &shape, types[i / 6], i / 3 % 2 == 0 ? 0 : models[i % 3].prefix);
         (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
         model_init(&m, &shape);
         cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "case %zu: %s", i,
@@ -516,6 +417,8 @@ Test(hf, export_and_import_return_the_same_bits)
     round_trip(LLAMA "}", DS_F32, 1, 21); /* every tensor alone */
     round_trip(LLAMA "}", DS_F32, 2048, 3);
     round_trip(LLAMA "}", DS_BF16, 2048, 2);
+    round_trip(MIXTRAL "}", DS_F32, UINT64_MAX, 1);
+    round_trip(MIXTRAL ",\"router_aux_loss_coef\":0.125}", DS_BF16, UINT64_MAX, 1);
 }
 
 Test(hf, a_failed_export_leaves_nothing)

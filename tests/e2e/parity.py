@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """parity - the reference cases through the real command line, against their float64 answers.
 
-tests/reference/<case>/ holds weights, tokens, the job and what an independent implementation computed
-(see its README.md).  Each case runs on 1, 2 and 4 ranks at every ZeRO stage in fp32 and bf16, and with full recomputation;
+tests/reference/<case>/ holds weights, tokens, the job and what an independent implementation computed.
+Each case runs on 1, 2 and 4 ranks at every ZeRO stage in fp32 and bf16, and with full recomputation;
 every step's loss, gradient norm and learning rate and the final weights are compared.
 """
 import math
@@ -12,7 +12,7 @@ import math
 import harness as h
 import reference
 
-CASES = ("gpt2-tiny", "llama-tiny")
+CASES = ("gpt2-tiny", "llama-tiny", "mixtral-tiny")
 # Largest relative error: loss, gradient norm, and L2 of each final weight.
 FP32 = {"loss": 1e-5, "grad_norm": 1e-4, "weights": 1e-4}
 BF16 = {"loss": 1e-2, "grad_norm": 5e-2, "weights": 2e-2}

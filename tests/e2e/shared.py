@@ -14,8 +14,8 @@ LIMIT = 1e-5  # relative, of losses: sums are taken in another order
 def job(family, **sizes):
     path = h.write_job(f"{family}.yaml", arch=family, hidden=HIDDEN, heads=8, ffn=128, context=CONTEXT, sequence=CONTEXT,
                        steps=STEPS, every=2, seed=5, **sizes)
-    if family == "llama":
-        path.write_text(path.read_text().replace("heads: 8,", "heads: 8, kv_heads: 4,"))
+    more = {"gpt2": "", "llama": " kv_heads: 4,", "mixtral": " kv_heads: 4, experts: 4,"}[family]
+    path.write_text(path.read_text().replace("heads: 8,", f"heads: 8,{more}"))
     return path
 
 

@@ -15,6 +15,7 @@ enum { TEST_SEQUENCE = 16, TEST_IDS = 48 * TEST_SEQUENCE + 1 };
 struct test_layout {
     unsigned tensor, sharers, data, parts; /* ranks of a team, of a sequence, of data, of layers */
     uint64_t passes, micro_batch, layers, vocab;
+    uint64_t experts, each; /* of mixtral; 0: another family */
     bool gpt2, tied;
     enum ds_compute compute;
     enum ds_recompute recompute;
@@ -62,6 +63,9 @@ static inline struct test_run test_layout_run(const struct test_layout *layout, 
                            .overlap = true,
                            .tokens = ids};
 
+    if (layout->experts > 0)
+        shape = test_mixtral(layout->layers, 32, 8, 4, 24, layout->vocab, TEST_SEQUENCE,
+                             layout->experts, layout->each);
     shape.tie_embeddings = layout->tied;
     run.job = test_job(shape, layout->data * layout->passes * layout->micro_batch,
                        layout->micro_batch, TEST_SEQUENCE);
@@ -95,13 +99,13 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         text, sizeof(text),
         "%s%s, teams of %u x %u sharers x %u of data x %u parts, %u passes of %u, type %d, "
         "recompute %d, dropout %d, fp8 %d, offload %d, disk %d, bf16 wire %d, %s, stage %u, hosts "
-        "of %u, below %u, vocabulary %u, clip %g",
+        "of %u, below %u, vocabulary %u, clip %g, %u of %u experts",
         layout->gpt2 ? "gpt2" : "llama", layout->tied ? " tied" : "", layout->tensor,
         layout->sharers, layout->data, layout->parts, (unsigned)layout->passes,
         (unsigned)layout->micro_batch, (int)layout->compute, (int)layout->recompute,
         layout->dropout, layout->fp8, layout->offload, layout->disk, layout->wire16,
         ds_optim_name(layout->optim), layout->stage, layout->local, (unsigned)layout->below,
-        (unsigned)layout->vocab, layout->clip);
+        (unsigned)layout->vocab, layout->clip, (unsigned)layout->each, (unsigned)layout->experts);
     return text;
 }
 

@@ -77,6 +77,8 @@ Test(job, small_job_gets_every_default)
     cr_expect(job.model.shape.tie_embeddings);
     cr_expect(job.model.shape.norm_eps == 1e-5);
     cr_expect(job.model.shape.rope_theta == 10000);
+    cr_expect(job.model.shape.experts == 0 && job.model.shape.experts_each == 0);
+    cr_expect(job.model.shape.balance == 0.0);
     cr_expect(job.model.init_std == 0.02);
     cr_expect(job.model.init_from == NULL);
     cr_expect(job.data.train.count == 1);
@@ -150,6 +152,36 @@ Test(job, every_key_is_read)
     cr_expect_str_eq(job.launch.env.item[0], "A=b=c");
     cr_expect_str_eq(job.launch.env.item[1], "_B1=");
     ds_job_release(&job);
+}
+
+/* Experts by default, as given, and against what config.json has. */
+Test(job, experts_are_read)
+{
+    static const char text[] =
+        "name: t\nmodel: {arch: mixtral, layers: 2, hidden: 64, heads: 4, ffn: 48, context: 32}\n"
+        "data: {train: a.txt}\ntrain: {steps: 3, global_batch: 2, micro_batch: 2}\n"
+        "optim: {lr: 1e-3}\n";
+    const struct {
+        const char *override;
+        uint64_t experts, each;
+        double balance;
+    } table[] = {
+        {NULL, 8, 2, 0.01},
+        {"model.experts=1", 1, 1, 0.01},
+        {"model.experts=64", 64, 2, 0.01},
+        {"model.experts_per_token=8", 8, 8, 0.01},
+        {"model.expert_balance=0", 8, 2, 0.0},
+    };
+    struct ds_job job;
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        parse(&job, text, table[i].override);
+        cr_expect(job.model.shape.arch == DS_ARCH_MIXTRAL && !job.model.shape.tie_embeddings);
+        cr_expect(job.model.shape.experts == table[i].experts, "case %zu", i);
+        cr_expect(job.model.shape.experts_each == table[i].each, "case %zu", i);
+        cr_expect(job.model.shape.balance == table[i].balance, "case %zu", i);
+        ds_job_release(&job);
+    }
 }
 
 /* Text that ds_job_write() makes of a job. */

@@ -11,6 +11,13 @@
 
 #include "tests/job/jobs.h"
 
+/* A model with experts; the map of its shape is open. */
+#define MIXTRAL                                                                                    \
+    "name: t\n"                                                                                    \
+    "data: {train: a.txt}\ntrain: {steps: 3, global_batch: 2, micro_batch: 2}\noptim: {lr: "       \
+    "1e-3}\n"                                                                                      \
+    "model: {arch: mixtral, layers: 2, hidden: 64, heads: 4, context: 32, ffn: 48"
+
 /* clang-format off */
 static const struct wrong {
     const char *text, *override;
@@ -160,7 +167,25 @@ static const struct wrong {
     {SMALL, "model.tie_embeddings=\"true\"", EINVAL,
      "override 'model.tie_embeddings=\"true\"': 'model.tie_embeddings' must be true or false without quotes"},
     {SMALL, "model.arch=bert", EINVAL,
-     "override 'model.arch=bert': 'model.arch' must be 'gpt2' or 'llama', not 'bert'"},
+     "override 'model.arch=bert': 'model.arch' must be 'gpt2', 'llama' or 'mixtral', not 'bert'"},
+    {SMALL, "model.experts=4", EINVAL,
+     "override 'model.experts=4': 'model.experts' is for mixtral, not for gpt2; leave it out"},
+    {SMALL, "model.experts_per_token=1", EINVAL,
+     "override 'model.experts_per_token=1': 'model.experts_per_token' is for mixtral, not for gpt2; leave it out"},
+    {SMALL, "model.expert_balance=0.1", EINVAL,
+     "override 'model.expert_balance=0.1': 'model.expert_balance' is for mixtral, not for gpt2; leave it out"},
+    {MIXTRAL "}\n", "model.experts=257", EINVAL,
+     "override 'model.experts=257': 'model.experts' must be a whole number between 0 and 256, not '257'"},
+    {MIXTRAL "}\n", "model.experts=0", EINVAL,
+     "override 'model.experts=0': 'model.experts' must be at least 1 for mixtral; a model without experts is a llama"},
+    {MIXTRAL ", experts: 2, experts_per_token: 3}\n", NULL, EINVAL,
+     "job.yaml:5:110: 'model.experts_per_token' must be between 1 and 'model.experts' 2, not 3"},
+    {MIXTRAL "}\n", "model.experts_per_token=0", EINVAL,
+     "override 'model.experts_per_token=0': 'model.experts_per_token' must be between 1 and 'model.experts' 8, not 0"},
+    {MIXTRAL "}\n", "model.expert_balance=-1", EINVAL,
+     "override 'model.expert_balance=-1': 'model.expert_balance' must be a number between 0 and 10, not '-1'"},
+    {MIXTRAL "}\nprecision: {compute: bf16, matmul: fp8}\n", NULL, ENOTSUP,
+     "job.yaml:6:36: 'precision.matmul' fp8 is not supported for mixtral, whose experts have products of their own; use compute"},
     {SMALL, "launch.threads=0", EINVAL,
      "override 'launch.threads=0': 'launch.threads' must be 'auto' or a whole number between 1 and 1024, not '0'"},
     {SMALL, "launch.device=tpu", EINVAL,

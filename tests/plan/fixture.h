@@ -40,6 +40,19 @@ static inline struct ds_model_shape test_llama(uint64_t layers, uint64_t hidden,
     return shape;
 }
 
+static inline struct ds_model_shape test_mixtral(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                                 uint64_t kv_heads, uint64_t ffn, uint64_t vocab,
+                                                 uint64_t context, uint64_t experts, uint64_t each)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, kv_heads, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_MIXTRAL;
+    shape.experts = experts;
+    shape.experts_each = each;
+    shape.balance = 0.05;
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

@@ -22,7 +22,7 @@ static struct ds_model_shape model(unsigned i)
 {
     switch (i) {
     case 0: return test_gpt2(3, 128, 4, 257, 32);
-    case 1: return test_llama(2, 64, 4, 2, 96, 113, 32);
+    case 1: return test_mixtral(2, 64, 4, 2, 24, 113, 32, 4, 2);
     default: return test_llama(4, 192, 6, 2, 520, 1009, 64);
     }
 }

@@ -54,6 +54,67 @@ Test(model, llama_matrices_that_are_used_as_one_are_neighbours)
     expect(&shape, 20, "lm_head.weight", 3, 113, 64, DS_INIT_NORMAL);
 }
 
+Test(model, matrices_of_all_experts_are_neighbours)
+{
+    struct ds_model_shape shape = test_mixtral(2, 64, 4, 2, 96, 113, 32, 3, 2);
+    const size_t layer = 7 + 3 * 3;
+    struct ds_param a, b;
+
+    cr_assert_eq(ds_model_param_count(&shape), 1 + 2 * layer + 2);
+    expect(&shape, 7, "model.layers.0.block_sparse_moe.gate.weight", 1, 3, 64, DS_INIT_NORMAL);
+    expect(&shape, 8, "model.layers.0.block_sparse_moe.experts.0.w1.weight", 1, 96, 64,
+           DS_INIT_NORMAL);
+    expect(&shape, 9, "model.layers.0.block_sparse_moe.experts.0.w3.weight", 1, 96, 64,
+           DS_INIT_NORMAL);
+    expect(&shape, 12, "model.layers.0.block_sparse_moe.experts.2.w1.weight", 1, 96, 64,
+           DS_INIT_NORMAL);
+    expect(&shape, 14, "model.layers.0.block_sparse_moe.experts.0.w2.weight", 1, 64, 96,
+           DS_INIT_NORMAL_RESIDUAL);
+    expect(&shape, 16 + layer, "model.layers.1.block_sparse_moe.experts.2.w2.weight", 2, 64, 96,
+           DS_INIT_NORMAL_RESIDUAL);
+    expect(&shape, 2 * layer + 2, "lm_head.weight", 3, 113, 64, DS_INIT_NORMAL);
+    for (size_t i = 8; i + 1 < 17; i++) { /* six of w1 and w3, three of w2 */
+        ds_model_param(&shape, i, &a);
+        ds_model_param(&shape, i + 1, &b);
+        cr_assert_eq(ds_model_same_matrix(&a, &b), i != 13, "%s, %s", a.name, b.name);
+        cr_assert_eq(a.expert, i < 14 ? (i - 8) / 2 : i - 14, "%s", a.name);
+    }
+}
+
+Test(model, what_is_said_of_a_route_does_not_overlap)
+{
+    const struct ds_model_shape shape = test_mixtral(2, 64, 4, 2, 96, 113, 32, 3, 2);
+    const struct ds_model_shape none = test_llama(2, 64, 4, 2, 96, 113, 32);
+    const struct ds_model_routes at = ds_model_routes(&shape, 2, 34);
+    const struct {
+        uint64_t at, bytes;
+    } part[] = {{at.probs, 34 * 3 * 4},   {at.chosen, 34 * 2 * 4}, {at.source, 34 * 2 * 4},
+                {at.place, 34 * 2 * 4},   {at.offset, 4 * 4},      {at.weight, 34 * 2 * 4},
+                {at.dweight, 34 * 2 * 4}, {at.load, 2 * 3 * 4}};
+
+    for (size_t i = 0; i < sizeof(part) / sizeof(part[0]); i++) {
+        cr_assert_eq(part[i].at % 64, 0);
+        cr_assert_leq(part[i].at + part[i].bytes, at.bytes);
+        for (size_t k = 0; k < i; k++)
+            cr_assert(part[k].at + part[k].bytes <= part[i].at ||
+                          part[i].at + part[i].bytes <= part[k].at,
+                      "parts %zu and %zu", k, i);
+    }
+    cr_assert_eq(ds_model_routes(&none, 2, 34).bytes, 0);
+}
+
+Test(model, mixtral_8x7b_counts_right)
+{
+    struct ds_model_shape shape = test_mixtral(32, 4096, 32, 8, 14336, 32000, 32768, 8, 2);
+
+    cr_assert_eq(ds_model_elems(&shape), 46702792704u); /* as published, and of a token: */
+    cr_assert_eq(ds_model_active_elems(&shape), 12879925248u);
+    cr_assert_float_eq(ds_model_flops_per_token(&shape, 4096),
+                       6.0 * (12879925248.0 - 32000.0 * 4096) + 6.0 * 32 * 4096 * 4096, 1e3);
+    shape = test_llama(32, 4096, 32, 8, 14336, 32000, 32768);
+    cr_assert_eq(ds_model_active_elems(&shape), ds_model_elems(&shape));
+}
+
 Test(model, llama_7b_and_tied_heads_count_right)
 {
     struct ds_model_shape shape = test_llama(32, 4096, 32, 32, 11008, 32000, 4096);
@@ -67,9 +128,10 @@ Test(model, llama_7b_and_tied_heads_count_right)
 Test(model, elements_are_the_sum_of_the_parameters)
 {
     const struct ds_model_shape shapes[] = {test_gpt2(3, 48, 3, 97, 32),
-                                            test_llama(2, 64, 4, 2, 96, 113, 32)};
+                                            test_llama(2, 64, 4, 2, 96, 113, 32),
+                                            test_mixtral(2, 64, 4, 2, 96, 113, 32, 3, 2)};
 
-    for (size_t s = 0; s < 2; s++)
+    for (size_t s = 0; s < 3; s++)
         for (int tied = 0; tied < 2; tied++) {
             struct ds_model_shape shape = shapes[s];
             uint64_t sum = 0;
@@ -94,6 +156,40 @@ Test(model, flops_follow_the_convention)
     shape.tie_embeddings = false; /* one matrix more, and still one that is multiplied */
     cr_assert_float_eq(ds_model_flops_per_token(&shape, 1024),
                        6.0 * 124439808 + 6.0 * 12 * 768 * 1024, 1.0);
+}
+
+Test(model, experts_that_cannot_be_are_refused)
+{
+    static const struct {
+        enum ds_arch arch;
+        uint64_t experts, each;
+        double balance;
+        const char *says; /* NULL: it is good */
+    } cases[] = {
+        {DS_ARCH_MIXTRAL, 1, 1, 0.0, NULL},
+        {DS_ARCH_MIXTRAL, 256, 16, 1.0, NULL},
+        {DS_ARCH_MIXTRAL, 0, 0, 0.0, "'model.experts' is 0, must be between 1 and 256"},
+        {DS_ARCH_MIXTRAL, 257, 2, 0.0, "'model.experts' is 257"},
+        {DS_ARCH_MIXTRAL, 4, 5, 0.0, "at most 'model.experts' 4"},
+        {DS_ARCH_MIXTRAL, 4, 0, 0.0, "'model.experts_per_token' is 0, must be between 1 and 16"},
+        {DS_ARCH_MIXTRAL, 64, 17, 0.0, "'model.experts_per_token' is 17"},
+        {DS_ARCH_MIXTRAL, 4, 2, -1.0, "'model.expert_balance'"},
+        {DS_ARCH_LLAMA, 4, 2, 0.0, "'model.experts' is 4, must be between 0 and 0"},
+        {DS_ARCH_LLAMA, 0, 2, 0.0, "'model.experts_per_token'"},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_model_shape shape =
+            test_mixtral(1, 64, 4, 2, 96, 97, 32, cases[i].experts, cases[i].each);
+        struct ds_error err = {.text = ""};
+
+        shape.arch = cases[i].arch;
+        shape.balance = cases[i].balance;
+        cr_assert_eq(ds_model_check(&shape, &err), cases[i].says == NULL ? 0 : -EINVAL, "case %zu",
+                     i);
+        cr_assert(cases[i].says == NULL || strstr(err.text, cases[i].says) != NULL, "case %zu: %s",
+                  i, err.text);
+    }
 }
 
 Test(model, wrong_shapes_are_refused_with_the_key)

@@ -21,6 +21,7 @@ struct mesh {
     uint64_t stage, vocab;
     bool node; /* zero.shard_group */
     unsigned hosts;
+    unsigned experts; /* 0: another family */
 };
 
 struct built {
@@ -34,6 +35,8 @@ static struct ds_job job_of(const struct mesh *mesh)
                                              : test_llama(3, 48, 12, 4, 24, mesh->vocab, 16);
     struct ds_job job;
 
+    if (mesh->experts)
+        shape = test_mixtral(3, 48, 12, 4, 24, mesh->vocab, 16, mesh->experts, 2);
     shape.tie_embeddings = mesh->tied;
     job = test_job(shape, 4 * mesh->data, 1, 16);
     job.parallel.tensor = mesh->tensor;
@@ -205,12 +208,20 @@ static void check(const struct mesh *mesh)
 Test(team, every_element_is_somebodys)
 {
     static const struct mesh table[] = {
-        {true, true, 2, 1, 1, 1, 0, 97, false, 1},   {true, true, 4, 1, 1, 1, 0, 97, false, 1},
-        {true, true, 2, 1, 3, 1, 1, 96, false, 1},   {true, true, 3, 1, 2, 1, 0, 50, false, 1},
-        {false, false, 4, 1, 1, 1, 0, 97, false, 1}, {false, false, 2, 2, 2, 1, 2, 97, false, 1},
-        {false, true, 2, 1, 2, 1, 3, 97, false, 1},  {false, true, 2, 1, 2, 3, 2, 33, false, 1},
-        {true, true, 2, 2, 1, 2, 1, 97, false, 1},   {true, true, 2, 1, 4, 1, 2, 97, true, 2},
-        {false, false, 4, 1, 4, 1, 3, 97, true, 2},  {true, true, 3, 2, 2, 2, 2, 130, false, 2},
+        {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0},
+        {true, true, 4, 1, 1, 1, 0, 97, false, 1, 0},
+        {true, true, 2, 1, 3, 1, 1, 96, false, 1, 0},
+        {true, true, 3, 1, 2, 1, 0, 50, false, 1, 0},
+        {false, false, 4, 1, 1, 1, 0, 97, false, 1, 0},
+        {false, false, 2, 2, 2, 1, 2, 97, false, 1, 0},
+        {false, true, 2, 1, 2, 1, 3, 97, false, 1, 0},
+        {false, true, 2, 1, 2, 3, 2, 33, false, 1, 0},
+        {true, true, 2, 2, 1, 2, 1, 97, false, 1, 0},
+        {true, true, 2, 1, 4, 1, 2, 97, true, 2, 0},
+        {false, false, 4, 1, 4, 1, 3, 97, true, 2, 0},
+        {true, true, 3, 2, 2, 2, 2, 130, false, 2, 0},
+        {false, false, 2, 1, 2, 2, 2, 97, false, 1, 3},
+        {false, true, 4, 1, 1, 1, 0, 97, false, 1, 2},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -222,7 +233,7 @@ Test(team, every_element_is_somebodys)
 /* Of two ranks a layer's matrices are halves, norms whole. */
 Test(team, parts_are_those_of_a_narrower_model)
 {
-    const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1};
+    const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0};
     const uint64_t hidden = 48, ids = 56; /* 49, in eights */
     uint64_t matrices = 3 * (4 + 8) * hidden * hidden / 2 + ids * hidden;
     uint64_t vectors = 3 * (3 + 4) * hidden / 2, alike = (16 + 3 * 6 + 2) * hidden, elems = 0;
@@ -254,7 +265,7 @@ Test(team, sums_are_counted)
     } table[] = {{DS_RECOMPUTE_NONE, 3 * 4 + 2}, {DS_RECOMPUTE_FULL, 3 * 5 + 2}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-        const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1};
+        const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0};
         struct ds_job job = job_of(&mesh);
         const struct ds_plan_args args = {.job = &job, .world = 2, .threads = 1};
         struct ds_error err = {0};
@@ -291,8 +302,8 @@ Test(team, says_what_cannot_be)
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-        const struct mesh mesh = {false, false, table[i].tensor, 1,     1,
-                                  1,     0,     table[i].vocab,  false, 1};
+        const struct mesh mesh = {false, false,          table[i].tensor, 1, 1, 1,
+                                  0,     table[i].vocab, false,           1, 0};
         struct ds_job job = job_of(&mesh);
         const struct ds_plan_args args = {
             .job = &job, .world = table[i].world, .threads = 1, .apart = table[i].offload};

@@ -1,0 +1,220 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * job_model.c - the model's shape: from the keys of the job, or from config.json of weights.
+ *
+ * Tests   tests/job/test_wrong.c, tests/job/test_job.c
+ */
+#include "runtime/job_model.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "runtime/job_blame.h"
+#include "runtime/job_data.h"
+#include "runtime/job_table.h"
+
+/* Keys that config.json decides when weights come from a folder. */
+static const char *const shape_keys[] = {
+    "model.arch",
+    "model.layers",
+    "model.hidden",
+    "model.heads",
+    "model.ffn",
+    "model.kv_heads",
+    "model.vocab",
+    "model.context",
+    "model.norm_eps",
+    "model.tie_embeddings",
+    "model.rope_theta",
+    "model.experts",
+    "model.experts_per_token",
+};
+
+/* A key that was given must say what config.json says.  Both are compared as text. */
+static int check_same(const struct ds_job *job, const struct ds_job *config,
+                      const struct ds_keys *keys, const char *path, struct ds_error *err)
+{
+    const struct ds_key *key = &keys->key[ds_keys_find(keys, path)];
+    struct ds_buf mine, theirs;
+    int rc = 0;
+
+    ds_buf_init(&mine, 256);
+    ds_buf_init(&theirs, 256);
+    ds_key_print(key, job, &mine);
+    ds_key_print(key, config, &theirs);
+    if (mine.failed || theirs.failed)
+        rc = ds_fail(err, ENOMEM, "out of memory");
+    else if (strcmp(ds_buf_text(&mine), ds_buf_text(&theirs)) != 0)
+        rc = FAIL_AT(keys, path, EINVAL,
+                     "'%s' is %s, but config.json of 'model.init.from' says %s; leave the key out",
+                     path, ds_buf_text(&mine), ds_buf_text(&theirs));
+    ds_buf_release(&mine);
+    ds_buf_release(&theirs);
+    return rc;
+}
+
+static int shape_from_config(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const double balance = job->model.shape.balance;
+    struct ds_job config = {.name = NULL};
+    int rc;
+
+    if (ds_keys_given(keys, "model.init.std"))
+        return FAIL_AT(keys, "model.init.std", EINVAL,
+                       "'model.init.std' and 'model.init.from' exclude each other; keep one");
+    rc = ds_hf_read_config(job->model.init_from, &config.model.shape, err);
+    if (rc != 0)
+        return ds_keys_place(keys, "model.init.from", rc, err);
+    for (size_t i = 0; i < sizeof(shape_keys) / sizeof(shape_keys[0]); i++) {
+        if (ds_keys_given(keys, shape_keys[i]))
+            rc = check_same(job, &config, keys, shape_keys[i], err);
+        if (rc != 0)
+            return rc;
+    }
+    job->model.shape = config.model.shape;
+    if (job->model.shape.experts > 0 && ds_keys_given(keys, "model.expert_balance"))
+        job->model.shape.balance = balance;
+    return 0;
+}
+
+static const char *arch_name(enum ds_arch arch)
+{
+    static const char *const names[] = {
+        [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral"};
+
+    return names[arch];
+}
+
+enum { USUAL_EXPERTS = 8, USUAL_EXPERTS_EACH = 2 };
+#define USUAL_BALANCE 0.01
+
+/* Of a family without experts the keys are 0, as it is written out. */
+static int no_experts(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const struct {
+        const char *path;
+        bool given;
+    } table[] = {
+        {"model.experts", shape->experts > 0},
+        {"model.experts_per_token", shape->experts_each > 0},
+        {"model.expert_balance", shape->balance > 0.0},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (ds_keys_given(keys, table[i].path) && table[i].given)
+            return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.arch"), EINVAL,
+                           "'%s' is for mixtral, not for %s; leave it out", table[i].path,
+                           arch_name(shape->arch));
+    return 0;
+}
+
+static int experts_from_keys(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    struct ds_model_shape *shape = &job->model.shape;
+
+    if (shape->arch != DS_ARCH_MIXTRAL) {
+        int rc = no_experts(job, keys, err);
+
+        shape->experts = shape->experts_each = 0;
+        shape->balance = 0.0;
+        return rc;
+    }
+    if (!ds_keys_given(keys, "model.experts"))
+        shape->experts = USUAL_EXPERTS;
+    if (!ds_keys_given(keys, "model.experts_per_token"))
+        shape->experts_each =
+            shape->experts < USUAL_EXPERTS_EACH ? shape->experts : USUAL_EXPERTS_EACH;
+    if (!ds_keys_given(keys, "model.expert_balance"))
+        shape->balance = USUAL_BALANCE;
+    if (shape->experts == 0)
+        return FAIL_AT(keys, "model.experts", EINVAL,
+                       "'model.experts' must be at least 1 for mixtral; a model without experts "
+                       "is a llama");
+    if (shape->experts_each == 0 || shape->experts_each > shape->experts)
+        return FAIL_AT(keys, ds__job_blame(keys, "model.experts_per_token", "model.experts"),
+                       EINVAL,
+                       "'model.experts_per_token' must be between 1 and 'model.experts' %" PRIu64
+                       ", not %" PRIu64,
+                       shape->experts, shape->experts_each);
+    return 0;
+}
+
+static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    static const char *const needed[] = {"model.arch", "model.layers", "model.hidden",
+                                         "model.heads", "model.context"};
+    struct ds_model_shape *shape = &job->model.shape;
+    const bool gpt2 = shape->arch == DS_ARCH_GPT2;
+
+    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+        if (!ds_keys_given(keys, needed[i]))
+            return FAIL_AT(keys, needed[i], EINVAL, "'%s' is required without 'model.init.from'",
+                           needed[i]);
+    }
+    if (!gpt2 && !ds_keys_given(keys, "model.ffn"))
+        return FAIL_AT(keys, "model.ffn", EINVAL,
+                       "'model.ffn' is required for %s; %" PRIu64 " is usual",
+                       arch_name(shape->arch), (shape->hidden * 8 / 3 + 63) / 64 * 64);
+    if (!ds_keys_given(keys, "model.ffn"))
+        shape->ffn = 4 * shape->hidden;
+    if (!ds_keys_given(keys, "model.kv_heads"))
+        shape->kv_heads = shape->heads;
+    if (!ds_keys_given(keys, "model.vocab")) {
+        int rc = ds__job_default_vocab(job, keys, err);
+
+        if (rc != 0)
+            return rc;
+    }
+    if (!ds_keys_given(keys, "model.tie_embeddings"))
+        shape->tie_embeddings = gpt2;
+    return experts_from_keys(job, keys, err);
+}
+
+static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    struct ds_model_shape *shape = &job->model.shape;
+    char fit[64];
+
+    if (shape->hidden % shape->heads != 0) {
+        ds__job_near_divisors(shape->hidden, shape->heads, DS_MAX_HEADS, fit, sizeof(fit));
+        return FAIL_AT(keys, ds__job_blame(keys, "model.heads", "model.hidden"), EINVAL,
+                       "'model.heads' %" PRIu64 " must divide 'model.hidden' %" PRIu64
+                       "; %s would do",
+                       shape->heads, shape->hidden, fit);
+    }
+    if (shape->arch == DS_ARCH_GPT2 && shape->kv_heads != shape->heads)
+        return FAIL_AT(keys, "model.kv_heads", EINVAL,
+                       "'model.kv_heads' must be 'model.heads' %" PRIu64 " for gpt2, not %" PRIu64,
+                       shape->heads, shape->kv_heads);
+    if (shape->heads % shape->kv_heads != 0) {
+        ds__job_near_divisors(shape->heads, shape->kv_heads, shape->heads, fit, sizeof(fit));
+        return FAIL_AT(keys, "model.kv_heads", EINVAL,
+                       "'model.kv_heads' %" PRIu64 " must divide 'model.heads' %" PRIu64
+                       "; %s would do",
+                       shape->kv_heads, shape->heads, fit);
+    }
+    shape->head_size = shape->hidden / shape->heads;
+    if (shape->arch != DS_ARCH_GPT2 && shape->head_size % 2 != 0)
+        return FAIL_AT(keys, "model.heads", EINVAL,
+                       "'model.hidden' / 'model.heads' must be even for %s, not %" PRIu64
+                       " / %" PRIu64 " = %" PRIu64,
+                       arch_name(shape->arch), shape->hidden, shape->heads, shape->head_size);
+    return 0;
+}
+
+int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    int rc = job->model.init_from != NULL ? shape_from_config(job, keys, err)
+                                          : shape_from_keys(job, keys, err);
+
+    if (rc == 0)
+        rc = check_heads(job, keys, err);
+    if (rc == 0 && ds__job_reads_bytes(job) && shape->vocab < 256)
+        rc = FAIL_AT(keys, "model.vocab", EINVAL,
+                     "'model.vocab' must be at least 256 for text, not %" PRIu64, shape->vocab);
+    return rc;
+}

@@ -1,0 +1,120 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * test_hf_config.c - config.json of Hugging Face folders: what is read, what is refused.
+ */
+#include <errno.h>
+
+#include "tests/ckpt/configs.h"
+
+TestSuite(hf_config, .init = tempdir_make, .fini = tempdir_remove);
+
+/* clang-format off */
+static const struct { const char *text; int rc; const char *says; } configs[] = {
+    {GPT2 "}", 0, ""},
+    {GPT2 ",\"activation_function\":\"gelu_pytorch_tanh\",\"attn_pdrop\":0.1,\"n_ctx\":8}", 0, ""},
+    {GPT2 ",\"scale_attn_weights\":true,\"reorder_and_upcast_attn\":false}", 0, ""},
+    {GPT2 ",\"quantization_config\":null,\"tie_word_embeddings\":null}", 0, ""},
+    {LLAMA "}", 0, ""},
+    {LLAMA ",\"rope_scaling\":null,\"head_dim\":null,\"hidden_act\":\"silu\",\"pretraining_tp\":1}", 0, ""},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"default\"}}", 0, ""},
+    {LLAMA ",\"rope_parameters\":{\"rope_theta\":500000.0,\"rope_type\":\"default\"}}", 0, ""},
+    {"", -EBADMSG, "config.json"},
+    {"[]", -EBADMSG, "not an object"},
+    {"{}", -EBADMSG, "'model_type'"},
+    {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama' and 'mixtral' are supported"},
+    {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":16777217}", -EBADMSG, "not within 0 to 16777216"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":11.5}", -EBADMSG, "'vocab_size' must be a whole number"},
+    {"{\"model_type\":\"gpt2\",\"vocab_size\":1e400}", -EBADMSG, "config.json"},
+    {GPT2 ",\"n_head\":2}", -EBADMSG, "duplicate"},
+    {GPT2 ",\"activation_function\":\"relu\"}", -ENOTSUP, "'activation_function' is 'relu'"},
+    {GPT2 ",\"activation_function\":\"gelu\"}", -ENOTSUP, "'activation_function' is 'gelu'"},
+    {GPT2 ",\"scale_attn_weights\":false}", -ENOTSUP, "'scale_attn_weights' is false"},
+    {GPT2 ",\"scale_attn_by_inverse_layer_idx\":true}", -ENOTSUP, "'scale_attn_by_inverse_layer_idx' is true"},
+    {GPT2 ",\"reorder_and_upcast_attn\":true}", -ENOTSUP, "'reorder_and_upcast_attn' is true"},
+    {GPT2 ",\"add_cross_attention\":true}", -ENOTSUP, "'add_cross_attention' is true"},
+    {GPT2 ",\"add_cross_attention\":1}", -ENOTSUP, "'add_cross_attention' is set"},
+    {GPT2 ",\"quantization_config\":{}}", -ENOTSUP, "'quantization_config'"},
+    {GPT2 ",\"tie_word_embeddings\":\"yes\"}", -EBADMSG, "'tie_word_embeddings'"},
+    {LLAMA ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
+    {LLAMA ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
+    {LLAMA ",\"mlp_bias\":true}", -ENOTSUP, "'mlp_bias' is true"},
+    {LLAMA ",\"head_dim\":4}", -ENOTSUP, "'head_dim' is 4"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", -ENOTSUP, "'rope_type' is 'linear'"},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\"}}", -ENOTSUP, "'llama3'"},
+    {LLAMA ",\"rope_scaling\":4}", -ENOTSUP, "'rope_scaling' is set"},
+    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
+    {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", -ENOTSUP, "'rope_parameters'"},
+    {LLAMA ",\"rope_theta\":-1}", -EINVAL, "rope_theta"},
+    {LLAMA ",\"rope_theta\":\"big\"}", -EBADMSG, "'rope_theta'"},
+    {LLAMA ",\"num_key_value_heads\":3}", -EINVAL, "kv_heads"},
+    {LLAMA ",\"num_key_value_heads\":0}", -EBADMSG, "'num_key_value_heads' is 0"},
+    {LLAMA ",\"rms_norm_eps\":0}", -EINVAL, "norm_eps"},
+    {MIXTRAL "}", 0, ""},
+    {MIXTRAL ",\"sliding_window\":null,\"router_jitter_noise\":0.0,\"router_aux_loss_coef\":0.02}", 0, ""},
+    {MIXTRAL ",\"sliding_window\":8,\"router_jitter_noise\":0,\"output_router_logits\":false}", 0, ""},
+    {MIXTRAL ",\"sliding_window\":7}", -ENOTSUP, "'sliding_window' is set"},
+    {MIXTRAL ",\"sliding_window\":-1}", -ENOTSUP, "'sliding_window' is set"},
+    {MIXTRAL ",\"router_jitter_noise\":0.1}", -ENOTSUP, "'router_jitter_noise' is set"},
+    {MIXTRAL ",\"router_aux_loss_coef\":-0.5}", -EINVAL, "expert_balance"},
+    {MIXTRAL ",\"router_aux_loss_coef\":\"x\"}", -EBADMSG, "'router_aux_loss_coef'"},
+    {MIXTRAL ",\"rope_scaling\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
+    {MIXTRAL ",\"head_dim\":4}", -ENOTSUP, "'head_dim' is 4"},
+    {"{\"model_type\":\"mixtral\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8,"
+     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+     "\"num_local_experts\":3}", -EBADMSG, "'num_experts_per_tok' is missing"},
+    {"{\"model_type\":\"mixtral\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8,"
+     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+     "\"num_local_experts\":3,\"num_experts_per_tok\":4}", -EINVAL, "at most 'model.experts' 3"},
+    {"{\"model_type\":\"mixtral\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8,"
+     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+     "\"num_local_experts\":257,\"num_experts_per_tok\":4}", -EBADMSG, "not within 0 to 256"},
+};
+/* clang-format on */
+
+Test(hf_config, configs_are_read_or_refused_by_key)
+{
+    for (size_t i = 0; i < sizeof(configs) / sizeof(configs[0]); i++) {
+        struct ds_model_shape shape = {.layers = 77};
+        struct ds_error err = {0};
+        int rc = read_config(tempdir_path(""), configs[i].text, &shape, &err);
+
+        cr_assert(rc == configs[i].rc, "case %zu %s: %d %s", i, configs[i].text, rc, err.text);
+        cr_assert(strstr(err.text, configs[i].says) != NULL, "case %zu: '%s'", i, err.text);
+        cr_assert(rc < 0 ? shape.layers == 77 : shape.layers == 2, "case %zu", i);
+        cr_assert(rc == 0 || strstr(err.text, "config.json") != NULL, "case %zu: '%s'", i,
+                  err.text);
+    }
+}
+
+Test(hf_config, what_a_config_leaves_out_is_the_familys_default)
+{
+    struct ds_model_shape shape;
+
+    cr_assert(read_config(tempdir_path(""), GPT2 "}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_GPT2 && shape.vocab == 11 && shape.context == 8);
+    cr_assert(shape.hidden == 6 && shape.heads == 2 && shape.kv_heads == 2 && shape.head_size == 3);
+    cr_assert(shape.ffn == 24 && shape.tie_embeddings && shape.norm_eps == 1e-6);
+    cr_assert(read_config(tempdir_path(""), GPT2 ",\"n_inner\":10}", &shape, NULL) == -EBADMSG);
+    cr_assert(read_config(tempdir_path(""), LLAMA "}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_LLAMA && shape.kv_heads == 4 && shape.head_size == 2);
+    cr_assert(!shape.tie_embeddings && shape.norm_eps == 1e-6 && shape.rope_theta == 10000.0);
+    cr_assert(read_config(tempdir_path(""),
+                          LLAMA
+                          ",\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"default\"},"
+                          "\"num_key_value_heads\":2,\"tie_word_embeddings\":true}",
+                          &shape, NULL) == 0);
+    cr_assert(shape.rope_theta == 5e5 && shape.kv_heads == 2 && shape.tie_embeddings);
+    cr_assert(shape.experts == 0 && shape.experts_each == 0 && shape.balance == 0.0);
+    cr_assert(read_config(tempdir_path(""), MIXTRAL "}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_MIXTRAL && shape.experts == 3 && shape.experts_each == 2);
+    cr_assert(shape.norm_eps == 1e-5 && shape.rope_theta == 1e6 && shape.balance == 0.0);
+    cr_assert(read_config(tempdir_path(""), MIXTRAL ",\"router_aux_loss_coef\":0.02}", &shape,
+                          NULL) == 0);
+    cr_assert(shape.balance == 0.02);
+    cr_assert(ds_hf_read_config(tempdir_path("none"), &shape, NULL) == -ENOENT);
+}

@@ -21,7 +21,7 @@ static void stop(void)
 }
 
 static float f[4096];
-static int32_t ids[64];
+static int32_t ids[512];
 
 /* Call with good arguments after one change; both must be as said. */
 #define REFUSES(fn, good, change)                                                                  \
@@ -100,6 +100,34 @@ Test(op, matmul_epilogues)
     REFUSES(matmul, weight, a.ldb = 4);
     REFUSES(matmul, weight, a.in_type = a.out_type = DS_BF16);
     REFUSES(matmul, weight, (a.epilogue = DS_EPILOGUE_GELU, a.gelu_x = f + 350));
+}
+
+Test(op, experts_arguments)
+{
+    static uint32_t pairs[4][64];
+    static const struct ds_route_args good = {.batch = 1,
+                                              .seq = 1,
+                                              .experts = DS_MAX_EXPERTS,
+                                              .each = DS_MAX_EXPERTS_EACH,
+                                              .logits = f,
+                                              .probs = f + 256,
+                                              .chosen = pairs[0],
+                                              .source = pairs[1],
+                                              .place = pairs[2],
+                                              .offset = (uint32_t *)ids,
+                                              .weight = f + 512,
+                                              .load = f + 600};
+    static const struct ds_rows_take_args take = {
+        .rows = 2, .each = 2, .channels = 3, .source = pairs[3], .x = f, .y = f + 100};
+
+    ACCEPTS(route, good);
+    ACCEPTS(rows_take, take);
+    REFUSES(route, good, a.experts++);
+    REFUSES(route, good, a.each++);
+    REFUSES(route, good, (a.experts = 3, a.each = 4));
+    REFUSES(route, good, (a.seq = (size_t)UINT32_MAX / DS_MAX_EXPERTS_EACH + 1));
+    REFUSES(rows_take, take, a.each = DS_MAX_EXPERTS_EACH + 1);
+    REFUSES(rows_take, take, a.rows = (size_t)UINT32_MAX / 2 + 1);
 }
 
 Test(op, attention_arguments)

@@ -9,7 +9,7 @@
  */
 #include "tests/kernels/harness.h"
 
-enum logits { RANDOM, ONE_SIDED, EQUAL, NOT_NUMBERS };
+enum logits { RANDOM, ONE_SIDED, EQUAL, FAR_UP, FAR_DOWN, NOT_NUMBERS };
 
 /* What a router makes of logits. */
 struct routed {
@@ -90,6 +90,8 @@ static double one_logit(enum logits kind, size_t row, size_t e, double noise)
     switch (kind) {
     case ONE_SIDED: return e == 2 ? 30.0 : noise;
     case EQUAL: return floor(noise * 1.5);
+    case FAR_UP: return 300.0 + noise;
+    case FAR_DOWN: return noise - 300.0;
     case NOT_NUMBERS: return (row + e) % 3 != 0 ? (double)NAN : row % 2 == 0 ? -HUGE_VAL : noise;
     default: return noise;
     }
@@ -223,6 +225,8 @@ Test(route, route)
         check_route(routes[i].batch, routes[i].seq, routes[i].experts, routes[i].each, RANDOM);
         check_route(routes[i].batch, routes[i].seq, routes[i].experts, routes[i].each, EQUAL);
     }
+    check_route(2, 40, 7, 3, FAR_UP);
+    check_route(2, 40, 7, 3, FAR_DOWN);
     check_route(2, 40, 7, 1, ONE_SIDED);
     check_route(2, 40, 7, 3, ONE_SIDED);
 }

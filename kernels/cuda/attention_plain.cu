@@ -83,13 +83,6 @@ static __device__ __forceinline__ void plain_write(T *to, const float (&x)[COLUM
     }
 }
 
-static __device__ __forceinline__ float warp_max(float x)
-{
-    for (unsigned o = WARP / 2; o > 0; o /= 2)
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, o));
-    return x;
-}
-
 template <class T>
 static __global__ void __launch_bounds__(BLOCK)
     plain_fwd(struct attention_shape s, bool drops, const T *qkv, T *out, float *lse)

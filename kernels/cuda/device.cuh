@@ -97,12 +97,15 @@ static __host__ __device__ __forceinline__ bool aligned(const void *p, unsigned 
     return (uintptr_t)p % bytes == 0;
 }
 
-/* What N elements of a type are moved by: words of 16 bytes, or of 8 when that is all. */
+/* What N elements of a type are moved by: words of 16 bytes, or of 8 or 4 when that is all. */
 template <int BYTES> struct word_of {
     typedef uint4 type;
 };
 template <> struct word_of<8> {
     typedef uint2 type;
+};
+template <> struct word_of<4> {
+    typedef unsigned type;
 };
 
 /* At most N of the `left` elements from p; zeros behind them. */
@@ -155,6 +158,27 @@ template <class T> static __device__ __forceinline__ T warp_sum(T x)
 {
     for (unsigned o = WARP / 2; o > 0; o /= 2)
         x += __shfl_xor_sync(0xffffffffu, x, o);
+    return x;
+}
+
+/* The largest of the warp, in every lane. */
+static __device__ __forceinline__ float warp_max(float x)
+{
+    for (unsigned o = WARP / 2; o > 0; o /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, o));
+    return x;
+}
+
+/* The sum over the lanes up to this one. */
+static __device__ __forceinline__ unsigned sum_so_far(unsigned x)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    for (unsigned o = 1; o < WARP; o *= 2) {
+        unsigned below = __shfl_sync(0xffffffffu, x, (lane - o) % WARP);
+
+        x += lane >= o ? below : 0;
+    }
     return x;
 }
 

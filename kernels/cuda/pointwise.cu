@@ -7,27 +7,11 @@
  * 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which keeps its relative accuracy where tanh is near -1.
  */
 #include "kernels/cuda/largest.cuh"
+#include "kernels/cuda/sigmoid.cuh"
 #include "kernels/cuda/words.cuh"
 
 #define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
 #define GELU_B 0.07135481627f /* GELU_A * 0.044715 */
-
-/* Of x and of -x, from one exponential that cannot overflow. */
-struct sigmoids {
-    float of, of_minus;
-};
-
-static __device__ __forceinline__ struct sigmoids sigmoids_of(float x)
-{
-    float e = expf(-fabsf(x)), large = 1.0f / (1.0f + e), small = e * large;
-
-    return {x < 0.0f ? small : large, x < 0.0f ? large : small};
-}
-
-static __device__ __forceinline__ float sigmoid(float x)
-{
-    return 1.0f / (1.0f + expf(-x));
-}
 
 template <class T>
 static __global__ void __launch_bounds__(BLOCK) gelu_fwd(size_t n, const T *x, T *y)
@@ -124,11 +108,10 @@ static __global__ void __launch_bounds__(BLOCK)
             take(x + r * 2 * ffn + ffn + i, ffn - i, up);
             take(dy + r * ffn + i, ffn - i, d);
             for (int j = 0; j < PACK; j++) {
-                struct sigmoids s = sigmoids_of(gate[j]);
-                float silu = gate[j] * s.of;
+                struct silu s = silu_of(gate[j]);
 
-                gate[j] = d[j] * up[j] * (s.of + silu * s.of_minus);
-                up[j] = d[j] * silu;
+                gate[j] = d[j] * up[j] * s.slope;
+                up[j] = d[j] * s.value;
             }
             give(dx + r * 2 * ffn + i, ffn - i, gate);
             give(dx + r * 2 * ffn + ffn + i, ffn - i, up);

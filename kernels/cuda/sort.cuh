@@ -125,19 +125,6 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-/* The sum over the lanes up to this one. */
-static __device__ __forceinline__ unsigned sum_so_far(unsigned x)
-{
-    unsigned lane = threadIdx.x % WARP;
-
-    for (unsigned o = 1; o < WARP; o *= 2) {
-        unsigned below = __shfl_sync(0xffffffffu, x, (lane - o) % WARP);
-
-        x += lane >= o ? below : 0;
-    }
-    return x;
-}
-
 /* A warp a digit: counts of blocks become those of all blocks before. */
 static __global__ void __launch_bounds__(BLOCK) begin_blocks(struct digit_counts counts)
 {
@@ -204,6 +191,16 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
+/* By the digit at `shift`; where `from` has ids, those of the args are not read. */
+static inline void sort_by_digit(const struct ds_embed_bwd_args *a, struct order from,
+                                 struct order to, unsigned tokens, unsigned shift,
+                                 struct digit_counts counts, cudaStream_t queue)
+{
+    DS_LAUNCH(count_digits, counts.blocks, BLOCK, 0, queue, *a, from, tokens, shift, counts);
+    DS_LAUNCH(begin_blocks, DIGITS / SORT_WARPS, BLOCK, 0, queue, counts);
+    DS_LAUNCH(move_tokens, counts.blocks, BLOCK, 0, queue, *a, from, to, tokens, shift, counts);
+}
+
 /* Sorts into one of the two orders; which, is returned. */
 static inline struct order sort_tokens(const struct ds_embed_bwd_args *a, struct order (&orders)[2],
                                        struct digit_counts counts, cudaStream_t queue)
@@ -213,10 +210,7 @@ static inline struct order sort_tokens(const struct ds_embed_bwd_args *a, struct
     struct order from = {};
 
     do {
-        DS_LAUNCH(count_digits, counts.blocks, BLOCK, 0, queue, *a, from, tokens, shift, counts);
-        DS_LAUNCH(begin_blocks, DIGITS / SORT_WARPS, BLOCK, 0, queue, counts);
-        DS_LAUNCH(move_tokens, counts.blocks, BLOCK, 0, queue, *a, from, orders[turn], tokens,
-                  shift, counts);
+        sort_by_digit(a, from, orders[turn], tokens, shift, counts, queue);
         from = orders[turn];
         turn ^= 1;
         shift += DIGIT_BITS;

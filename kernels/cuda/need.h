@@ -42,6 +42,16 @@ static inline size_t ds__need_embed(size_t tokens, size_t channels)
            2 * sizeof(float) * pieces * channels;
 }
 
+/* The order of a router's pairs: how often each digit comes, as above, experts in that order, and
+ * weights of pairs as they are (route.cu). */
+static inline size_t ds__need_route(size_t pairs)
+{
+    size_t blocks = (pairs + DS_NEED_SORTED - 1) / DS_NEED_SORTED;
+
+    return sizeof(unsigned) * DS_NEED_DIGITS * (blocks + 1) +
+           (sizeof(unsigned) + sizeof(float)) * pairs;
+}
+
 /* A number of each query of each head, in our own backward pass of attention. */
 static inline size_t ds__need_dots(size_t rows, size_t heads)
 {

@@ -3,14 +3,14 @@
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
 # nvcc, where there is one, into objects for the devices, of which tools/cuda.mk makes the plug-in.
-CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_cached.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu fp8.cu lamb.cu loss.cu loss_part.cu norm.cu optim.cu pointwise.cu reorder.cu sumsq.cu verdict.cu)
+CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_cached.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu experts_matmul.cu experts_rows.cu fp8.cu lamb.cu loss.cu loss_part.cu norm.cu optim.cu pointwise.cu reorder.cu route.cu sumsq.cu verdict.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
 EMU_CXXFLAGS = -std=c++17 $(EMU_OPT) $(if $(SAN),-g1,-g) -fPIC -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \
     -fno-threadsafe-statics -fno-strict-aliasing -fno-asynchronous-unwind-tables -fcf-protection=none \
     -ffile-prefix-map=$(CURDIR)=. $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all \
     -fno-omit-frame-pointer) $(if $(COVERAGE),--coverage -fprofile-abs-path)
-SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c choose.c cudnn.c experts_none.c matmul.c sdpa.c sdpa_graph.c table.c)
+SRC_cuda := $(addprefix kernels/cuda/,blaslt.c choices.c choose.c cudnn.c matmul.c sdpa.c sdpa_graph.c table.c)
 FAKE_DNN := tests/cudaemu/fake_cudnn.c tests/cudaemu/fake_cudnn_run.c
 OBJ_emu  := $(patsubst %.c,$(B)/%.o,$(SRC_cuda)) $(B)/tests/cudaemu/fake_blaslt.o $(patsubst %.c,$(B)/%.o,$(FAKE_DNN)) $(addprefix $(B)/tests/cudaemu/,alone.emu.o cudaemu.emu.o planted.emu.o ptx.emu.o wgmma.emu.o) \
     $(patsubst %.cu,$(B)/%.emu.o,$(CU))

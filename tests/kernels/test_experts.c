@@ -76,9 +76,17 @@ static void try_product(struct products *p, enum ds_experts_product product, boo
     free(want);
 }
 
-/* Experts with so many rows each. */
+/* As if it began so many elements behind. */
+static void move_begin(struct nums *x, ptrdiff_t behind)
+{
+    x->data += behind * (ptrdiff_t)ds_dtype_bytes(x->type);
+    x->d += behind;
+    x->n -= (size_t)behind;
+}
+
+/* Experts with so many rows each; x is not aligned where it begins `behind` its memory. */
 static void check_products(const size_t *counts, size_t experts, size_t in, size_t out,
-                           enum ds_dtype act)
+                           enum ds_dtype act, ptrdiff_t behind)
 {
     struct products p = {.args = {.experts = experts, .in = in, .out = out, .act = act}};
 
@@ -86,7 +94,8 @@ static void check_products(const size_t *counts, size_t experts, size_t in, size
     for (size_t e = 0; e < experts; e++)
         p.offset[e + 1] = p.offset[e] + (uint32_t)counts[e];
     p.args.rows = p.offset[experts];
-    p.x = nums_random(act, p.args.rows * in, 1.0, 0.1);
+    p.x = nums_random(act, p.args.rows * in + (size_t)behind, 1.0, 0.1);
+    move_begin(&p.x, behind);
     p.y = nums_random(act, p.args.rows * out, 1.0, 0.0);
     p.weight = nums_random(act, experts * out * in, 1.0, 0.0);
     p.before = nums_random(DS_F32, experts * out * in, 3.0, 0.0);
@@ -98,6 +107,7 @@ static void check_products(const size_t *counts, size_t experts, size_t in, size
     try_product(&p, DS_EXPERTS_BWD_X, false);
     try_product(&p, DS_EXPERTS_BWD_W, false);
     try_product(&p, DS_EXPERTS_BWD_W, true);
+    move_begin(&p.x, -behind);
     nums_free(&p.x);
     nums_free(&p.y);
     nums_free(&p.weight);
@@ -114,12 +124,15 @@ static const struct {
                 {8, 40, 24, {0, 1, 0, 0, 1, 0, 0, 0}},
                 {3, 64, 48, {0, 70, 0}},
                 {4, 17, 9, {1, 1, 1, 1}},
+                {2, 176, 136, {3, 66}},
                 {6, 48, 80, {0, 300, 1, 0, 65, 64}},
                 {2, 530, 270, {3, 66}},
-                {2, 16, 24, {600, 129}}};
+                {2, 16, 24, {600, 129}},
+                {2, 16, 136, {2100, 3}},
+                {1, 8, 2056, {3}}};
 
 #ifdef DS_TESTS_FEW
-enum { PRODUCTS = 6 };
+enum { PRODUCTS = 7 };
 #else
 enum { PRODUCTS = sizeof(products) / sizeof(products[0]) };
 #endif
@@ -129,8 +142,16 @@ Test(experts, products)
     for (size_t i = 0; i < PRODUCTS; i++) {
         for (size_t type = 0; type < 3; type++)
             check_products(products[i].counts, products[i].experts, products[i].in, products[i].out,
-                           act_types[type]);
+                           act_types[type], 0);
     }
+}
+
+Test(experts, products_of_what_is_not_aligned)
+{
+    static const size_t counts[] = {3, 0, 5};
+
+    for (size_t type = 0; type < 3; type++)
+        check_products(counts, 3, 16, 24, act_types[type], 1);
 }
 
 /* 256 experts, of which one in three has rows. */
@@ -141,8 +162,13 @@ Test(experts, products_of_as_many_as_there_can_be)
     for (size_t e = 0; e < DS_MAX_EXPERTS; e++)
         counts[e] = e % 3 == 0 ? e % 5 : 0;
     for (size_t type = 0; type < 3; type++)
-        check_products(counts, DS_MAX_EXPERTS, 9, 6, act_types[type]);
+        check_products(counts, DS_MAX_EXPERTS, 9, 6, act_types[type], 0);
 }
+
+struct garbage {
+    enum ds_dtype act;
+    size_t wide;
+};
 
 /* Of what is wrong in the device's memory nothing is read or written outside of arrays; what comes
  * of it is nobody's concern. */
@@ -150,63 +176,60 @@ static int run_on_garbage(void *ctx, void **out, struct ds_stream *stream, struc
 {
     static const uint32_t numbers[] = {5, 0xffffffffu, 3, 0x80000000u, 7, 0, 0xfffffff0u, 9};
     uint32_t *garbage = memcpy(malloc(sizeof(numbers)), numbers, sizeof(numbers));
-    struct nums x = nums_random(DS_F32, 8 * 6, 1.0, 0.0), y = nums_blank(DS_F32, 8 * 6);
-    struct nums w = nums_random(DS_F32, 7 * 6 * 6, 1.0, 0.0);
-    const struct ds_rows_take_args take = {
-        .rows = 4, .each = 2, .channels = 6, .source = garbage, .x = x.data, .y = y.data};
-    const struct ds_rows_sum_args sum = {
-        .rows = 4, .each = 2, .channels = 6, .place = garbage, .x = x.data, .y = y.data};
-    const struct ds_route_bwd_args back = {.batch = 1,
-                                           .seq = 4,
-                                           .sequence = 4,
-                                           .experts = 6,
-                                           .each = 2,
-                                           .probs = (void *)x.data,
-                                           .chosen = garbage,
-                                           .place = garbage,
-                                           .weight = (void *)x.data,
-                                           .dweight = (void *)x.data,
-                                           .load = (void *)x.data,
-                                           .balance = 1.0f,
-                                           .grad_scale = 1.0f,
-                                           .dlogits = y.data};
-    struct ds_experts_matmul_args product = {.rows = 8,
-                                             .experts = 7,
-                                             .in = 6,
-                                             .out = 6,
-                                             .offset = garbage,
-                                             .x = x.data,
-                                             .y = x.data,
-                                             .weight = w.data,
-                                             .to = y.data};
-    int rc = ds_rows_take(&take, stream, err);
+    const struct garbage *g = ctx;
+    const size_t n = g->wide;
+    struct nums x = nums_random(g->act, 8 * n, 1.0, 0.0), y = nums_blank(g->act, 8 * n);
+    struct nums w = nums_random(g->act, 7 * n * n, 1.0, 0.0), dw = nums_blank(DS_F32, 7 * n * n);
+    struct nums floats = nums_random(DS_F32, 4 * 6, 1.0, 0.0);
+    const float *f = (void *)floats.data;
+    struct ds_rows_take_args take = {.rows = 4, .each = 2, .channels = n, .act = g->act};
+    struct ds_rows_sum_args sum = {.rows = 4, .each = 2, .channels = n, .act = g->act};
+    struct ds_route_bwd_args back = {.batch = 1, .seq = 4, .sequence = 4, .experts = 6, .each = 2};
+    struct ds_experts_matmul_args product = {.rows = 8, .experts = 7, .in = n, .out = n};
+    int rc;
 
-    (void)ctx;
+    take.source = sum.place = back.chosen = back.place = product.offset = garbage;
+    take.x = sum.x = product.x = product.y = x.data;
+    take.y = sum.y = back.dlogits = product.to = y.data;
+    back.probs = back.weight = back.dweight = back.load = f;
+    back.balance = back.grad_scale = 1.0f;
+    back.act = product.act = g->act;
+    product.weight = w.data;
+    rc = ds_rows_take(&take, stream, err);
     rc = rc != 0 ? rc : ds_rows_sum(&sum, stream, err);
     rc = rc != 0 ? rc : ds_route_bwd(&back, stream, err);
     rc = rc != 0 ? rc : ds_experts_matmul(&product, stream, err);
     product.product = DS_EXPERTS_BWD_X;
     rc = rc != 0 ? rc : ds_experts_matmul(&product, stream, err);
     product.product = DS_EXPERTS_BWD_W;
-    product.to = w.data;
+    product.to = dw.data;
     rc = rc != 0 ? rc : ds_experts_matmul(&product, stream, err);
     nums_free(&x);
     nums_free(&y);
     nums_free(&w);
+    nums_free(&dw);
+    nums_free(&floats);
     free(garbage);
     *(float *)out[0] = 1.0f;
     return rc;
 }
 
+/* Rows of an odd length, and such as are moved and multiplied by words. */
 Test(experts, garbage)
 {
     const double want = 1.0;
-    struct trial t = {.what = "garbage for numbers of rows",
-                      .out = {{DS_F32, 1, &want, NULL}},
-                      .outs = 1,
-                      .run = run_on_garbage};
+    struct garbage kinds[] = {{DS_F32, 6}, {DS_F32, 8}, {DS_BF16, 8}};
 
-    try_all(&t);
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        struct trial t = {.what = "garbage for numbers of rows",
+                          .out = {{DS_F32, 1, &want, NULL}},
+                          .outs = 1,
+                          .run = run_on_garbage,
+                          .ctx = &kinds[i],
+                          .query = {.act = kinds[i].act}};
+
+        try_all(&t);
+    }
 }
 
 struct swiglu {

@@ -89,7 +89,7 @@ static double one_logit(enum logits kind, size_t row, size_t e, double noise)
 {
     switch (kind) {
     case ONE_SIDED: return e == 2 ? 30.0 : noise;
-    case EQUAL: return floor(noise * 1.5);
+    case EQUAL: return floor(noise * 1.5) * (e % 2 == 0 ? -1.0 : 1.0); /* both zeros, too */
     case FAR_UP: return 300.0 + noise;
     case FAR_DOWN: return noise - 300.0;
     case NOT_NUMBERS: return (row + e) % 3 != 0 ? (double)NAN : row % 2 == 0 ? -HUGE_VAL : noise;

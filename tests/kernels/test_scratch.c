@@ -45,6 +45,12 @@ Test(scratch, a_device_has_room_for_its_largest_operation)
     q.rows = (size_t)1 << 19; /* a number of each query of each head */
     q.heads = q.kv_heads = 64;
     cr_assert_eq(ds_scratch_device_bytes(&q), 128 * MIB);
+    q = usual();
+    q.rows =
+        (size_t)1 << 20; /* two numbers of each pair, and what comes how often in 1024 of them */
+    q.hidden = 64;
+    q.each = 16;
+    cr_assert_eq(ds_scratch_device_bytes(&q), 160 * MIB + 2048);
 }
 
 Test(scratch, attention_by_a_library_works_in_more_of_it)

@@ -1,0 +1,255 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * route.cu - which experts a row is given to, and the order of the pairs of a row and an expert.
+ *
+ * A warp has a row, a lane every 32nd of its logits.  Pairs are then sorted by their experts, which
+ * are one digit, as sort.cuh does it; what lies where in a sorted array is found by halving it, so
+ * that nothing is counted and nothing depends on a race.
+ */
+#include "kernels/cuda/sort.cuh"
+
+enum { WARPS = BLOCK / WARP, LANE_EXPERTS = DS_MAX_EXPERTS / WARP };
+static_assert((int)DS_MAX_EXPERTS <= (int)DIGITS, "an expert's number is one digit");
+static_assert((int)DS_MAX_EXPERTS_EACH <= (int)WARP, "a lane has a pair of the row");
+
+/* A row's experts that a lane has: lane, lane + WARP, .. */
+#define FOR_LANE_EXPERTS(k, e, experts)                                                            \
+    DS_UNROLL                                                                                      \
+    for (unsigned k = 0, e = threadIdx.x % WARP; k < LANE_EXPERTS; k++, e += WARP)                 \
+        if (e < (experts))
+
+static __device__ __forceinline__ size_t row_of_warp()
+{
+    return (size_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+}
+
+/* Larger for the expert that comes first: by its logit, of which NaN are below all others and both
+ * zeros the same, then by its number.  Never 0. */
+static __device__ __forceinline__ uint64_t claim_of(float logit, unsigned expert)
+{
+    unsigned bits = __float_as_uint(logit == 0.0f ? 0.0f : logit);
+
+    bits = bits >> 31 ? ~bits : bits | 1u << 31;
+    return (uint64_t)(isnan(logit) ? 0 : bits) << 32 | (DS_MAX_EXPERTS - expert);
+}
+
+static __device__ __forceinline__ uint64_t warp_first(uint64_t claim)
+{
+    for (unsigned o = WARP / 2; o > 0; o /= 2) {
+        uint64_t other = __shfl_xor_sync(0xffffffffu, claim, o);
+
+        claim = other > claim ? other : claim;
+    }
+    return claim;
+}
+
+/* Lane j < each has the j-th expert of the row, and its logit; claims are used up. */
+static __device__ __forceinline__ unsigned choose(const float (&logit)[LANE_EXPERTS],
+                                                  unsigned experts, unsigned each, float *own)
+{
+    unsigned lane = threadIdx.x % WARP, chosen = 0;
+    uint64_t claim[LANE_EXPERTS] = {};
+
+    FOR_LANE_EXPERTS(k, e, experts)
+    claim[k] = claim_of(logit[k], e);
+    for (unsigned j = 0; j < each; j++) {
+        uint64_t first = 0;
+        unsigned expert;
+        float of = 0.0f;
+
+        DS_UNROLL
+        for (int k = 0; k < LANE_EXPERTS; k++)
+            first = claim[k] > first ? claim[k] : first;
+        first = warp_first(first);
+        expert = DS_MAX_EXPERTS - (unsigned)first;
+        DS_UNROLL
+        for (int k = 0; k < LANE_EXPERTS; k++) {
+            if (claim[k] != first)
+                continue;
+            claim[k] = 0;
+            of = logit[k];
+        }
+        of = __shfl_sync(0xffffffffu, of, expert % WARP);
+        if (lane == j) {
+            chosen = expert;
+            *own = of;
+        }
+    }
+    return chosen;
+}
+
+/* weight: of pairs as they are. */
+static __global__ void __launch_bounds__(BLOCK)
+    choose_experts(struct ds_route_args a, float *weight)
+{
+    size_t row = row_of_warp();
+    unsigned lane = threadIdx.x % WARP, experts = (unsigned)a.experts, each = (unsigned)a.each;
+    float logit[LANE_EXPERTS], most = -INFINITY, sum = 0.0f, own = -INFINITY;
+    unsigned chosen;
+
+    if (row >= a.batch * a.seq)
+        return;
+    DS_UNROLL
+    for (int k = 0; k < LANE_EXPERTS; k++)
+        logit[k] = -INFINITY;
+    FOR_LANE_EXPERTS(k, e, experts)
+    {
+        logit[k] = a.logits[row * experts + e];
+        most = fmaxf(most, logit[k]);
+    }
+    chosen = choose(logit, experts, each, &own);
+    most = warp_max(most);
+    DS_UNROLL
+    for (int k = 0; k < LANE_EXPERTS; k++) {
+        logit[k] = expf(logit[k] - most);
+        sum += logit[k];
+    }
+    sum = warp_sum(sum);
+    FOR_LANE_EXPERTS(k, e, experts)
+    a.probs[row * experts + e] = logit[k] / sum;
+    own = expf(own - __shfl_sync(0xffffffffu, own, 0));
+    sum = warp_sum(lane < each ? own : 0.0f);
+    if (lane < each) {
+        a.chosen[row * each + lane] = chosen;
+        weight[row * each + lane] = own / sum;
+    }
+}
+
+/* Where in the order of the pairs those of `expert` from `pair` on begin. */
+static __device__ __forceinline__ unsigned begin_of(const struct order &order, unsigned pairs,
+                                                    unsigned expert, unsigned pair)
+{
+    unsigned low = 0, high = pairs;
+
+    while (low < high) {
+        unsigned at = low + (high - low) / 2, id = order.id[at];
+
+        if (id < expert || (id == expert && order.token[at] < pair))
+            low = at + 1;
+        else
+            high = at;
+    }
+    return low;
+}
+
+static __global__ void __launch_bounds__(BLOCK)
+    place_pairs(struct ds_route_args a, struct order order, unsigned pairs, const float *weight)
+{
+    const unsigned stride = gridDim.x * BLOCK, thread = blockIdx.x * BLOCK + threadIdx.x;
+    unsigned experts = (unsigned)a.experts, each = (unsigned)(a.seq * a.each);
+
+    for (unsigned i = thread; i < pairs; i += stride) {
+        a.place[order.token[i]] = i;
+        a.weight[i] = weight[order.token[i]];
+    }
+    for (unsigned e = thread; e <= experts; e += stride)
+        a.offset[e] = begin_of(order, pairs, e, 0);
+    for (size_t i = thread; i < a.batch * experts; i += stride) {
+        unsigned b = (unsigned)(i / experts), e = (unsigned)(i % experts);
+
+        a.load[i] = (float)(begin_of(order, pairs, e, (b + 1) * each) -
+                            begin_of(order, pairs, e, b * each));
+    }
+}
+
+/* Of experts `e` of the row that a lane has: what balance asks of its logit. */
+static __device__ __forceinline__ void balance_of(const struct ds_route_bwd_args &a, size_t row,
+                                                  float (&out)[LANE_EXPERTS])
+{
+    unsigned experts = (unsigned)a.experts;
+    const float *load = a.load + row / a.seq * experts, *probs = a.probs + row * experts;
+    float all = (float)a.sequence * (float)a.each, mean = 0.0f;
+    float factor =
+        a.balance * (a.grad_scale_at != nullptr ? *a.grad_scale_at : a.grad_scale) * (float)experts;
+
+    FOR_LANE_EXPERTS(k, e, experts)
+    mean += load[e] / all * probs[e];
+    mean = warp_sum(mean);
+    FOR_LANE_EXPERTS(k, e, experts)
+    out[k] = factor * probs[e] * (load[e] / all - mean);
+}
+
+template <class T>
+static __global__ void __launch_bounds__(BLOCK) route_bwd(struct ds_route_bwd_args a)
+{
+    size_t row = row_of_warp(), at;
+    unsigned lane = threadIdx.x % WARP, experts = (unsigned)a.experts, each = (unsigned)a.each;
+    unsigned chosen = 0;
+    float out[LANE_EXPERTS] = {}, weight = 0.0f, d = 0.0f;
+
+    if (row >= a.batch * a.seq)
+        return;
+    if (lane < each) {
+        at = a.place[row * each + lane];
+        chosen = a.chosen[row * each + lane];
+        if (at < a.batch * a.seq * each) {
+            weight = a.weight[at];
+            d = a.dweight[at];
+        }
+    }
+    d = weight * (d - warp_sum(weight * d));
+    if (a.balance != 0.0f)
+        balance_of(a, row, out);
+    for (unsigned j = 0; j < each; j++) {
+        unsigned expert = __shfl_sync(0xffffffffu, chosen, j);
+        float of = __shfl_sync(0xffffffffu, d, j);
+
+        FOR_LANE_EXPERTS(k, e, experts)
+        out[k] += e == expert ? of : 0.0f;
+    }
+    FOR_LANE_EXPERTS(k, e, experts)
+    narrow((T *)a.dlogits + row * experts + e, out[k]);
+}
+
+static unsigned warp_grid(size_t rows)
+{
+    return (unsigned)((rows + WARPS - 1) / WARPS);
+}
+
+static int few_pairs(size_t rows, size_t each, struct ds_error *err)
+{
+    if (rows * each <= INT32_MAX)
+        return 0;
+    return ds_fail(err, EINVAL, "%zu rows for %zu experts each are too many", rows, each);
+}
+
+extern "C" int ds__cuda_route(const struct ds_route_args *a, struct ds_stream *stream,
+                              struct ds_error *err)
+{
+    const struct ds_embed_bwd_args no_ids = {};
+    size_t rows = a->batch * a->seq, pairs = rows * a->each;
+    cudaStream_t queue = stream_of(stream);
+    struct order from = {a->chosen, nullptr}, to;
+    struct digit_counts counts;
+    void *memory = nullptr;
+    float *weight;
+    int rc = few_pairs(rows, a->each, err);
+
+    if (rc == 0)
+        rc = scratch_of(stream, ds__need_route(pairs), &memory, err);
+    if (rc != 0)
+        return rc;
+    counts.blocks = (unsigned)((pairs + SORTED - 1) / SORTED);
+    counts.all = (unsigned *)memory;
+    counts.block = counts.all + DIGITS;
+    to.id = counts.block + (size_t)DIGITS * counts.blocks;
+    to.token = a->source;
+    weight = (float *)(to.id + pairs);
+    DS_LAUNCH(choose_experts, warp_grid(rows), BLOCK, 0, queue, *a, weight);
+    sort_by_digit(&no_ids, from, to, (unsigned)pairs, 0, counts, queue);
+    DS_LAUNCH(place_pairs, flat_grid(pairs, 1), BLOCK, 0, queue, *a, to, (unsigned)pairs, weight);
+    return launched("route", err);
+}
+
+extern "C" int ds__cuda_route_bwd(const struct ds_route_bwd_args *a, struct ds_stream *stream,
+                                  struct ds_error *err)
+{
+    size_t rows = a->batch * a->seq;
+    int rc = few_pairs(rows, a->each, err);
+
+    if (rc != 0)
+        return rc;
+    DS_TYPED(a->act, T, DS_LAUNCH(route_bwd<T>, warp_grid(rows), BLOCK, 0, stream_of(stream), *a));
+    return launched("route_bwd", err);
+}

@@ -7,7 +7,7 @@
  * FLOPs that it cannot do without.  A sample is many launches and one wait, over operands that
  * together are larger than the second cache.  bench/gpu.py calls it.
  *
- *     gpu_kernels PLUGIN products|fp8|memory|attention [SHRINK]
+ *     gpu_kernels PLUGIN products|fp8|memory|attention|experts [SHRINK]
  *
  * Everything is SHRINK times smaller, for a test of the program itself.
  */
@@ -16,138 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-#include "kernels/amount.h"
-#include "kernels/backend.h"
-#include "kernels/op.h"
+#include "bench/gpu_meter.h"
 #include "runtime/plugin.h"
-
-enum { SAMPLES = 7, ROUND_US = 15000, LIMIT_ROUNDS = 200 };
-
-static const size_t ROOM = (size_t)4 << 30;    /* of the largest operands */
-static const size_t SCRATCH = (size_t)1 << 30; /* cuDNN's attention takes most */
-static size_t shrink = 1;
-static struct ds_device *device;
-static struct ds_stream *stream;
-static struct ds_error err;
-static unsigned char *memory;
-static size_t taken;
-
-/* A number of rows, sequences or kinds. */
-static size_t many(size_t n)
-{
-    return n / shrink > 0 ? n / shrink : 1;
-}
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "gpu_kernels: %s\n", err.text);
-    exit(1);
-}
-
-/* --- memory ------------------------------------------------------------------------------------*/
-
-static void *take(size_t bytes)
-{
-    void *at = memory + taken;
-
-    taken += (bytes + 255) / 256 * 256;
-    if (taken <= ROOM / shrink)
-        return at;
-    fprintf(stderr, "gpu_kernels: more memory than there is\n");
-    exit(1);
-}
-
-/* Random numbers around 0, from a block of them that is copied over and over: zeros would be fast
- * without reason. */
-static void *take_numbers(enum ds_dtype type, size_t n)
-{
-    enum { BLOCK = 1 << 20 };
-    static float f32[BLOCK];
-    static uint16_t low[BLOCK];
-    size_t each = ds_dtype_bytes(type), bytes = n * each;
-    unsigned char *at = take(bytes);
-    uint32_t x = 1;
-
-    for (size_t i = 0; i < BLOCK; i++) {
-        x = x * 1664525u + 1013904223u;
-        f32[i] = (float)(x >> 8) / 8388608.0f - 1.0f;
-        low[i] = ds_bf16_from_f32(f32[i]);
-    }
-    for (size_t done = 0; done < bytes; done += BLOCK * each) {
-        size_t left = bytes - done, part = left < BLOCK * each ? left : BLOCK * each;
-        const void *from = type == DS_F32 ? (const void *)f32 : (const void *)low;
-
-        must(ds_stream_copy(stream, DS_COPY_UP, at + done, from, part, &err));
-    }
-    must(ds_stream_finish(stream, &err));
-    return at;
-}
-
-/* Ids as text has them: some come often, most seldom. */
-static int32_t *take_ids(size_t n, size_t vocab)
-{
-    int32_t *ids = malloc(n * sizeof(*ids)), *at = take(n * sizeof(*ids));
-    uint32_t x = 7;
-
-    if (ids == NULL)
-        exit(1);
-    for (size_t i = 0; i < n; i++) {
-        double u;
-
-        x = x * 1664525u + 1013904223u;
-        u = (double)(x >> 8) / 16777216.0;
-        ids[i] = (int32_t)((double)(vocab - 1) * u * u * u * u);
-    }
-    must(ds_stream_copy(stream, DS_COPY_UP, at, ids, n * sizeof(*ids), &err));
-    must(ds_stream_finish(stream, &err));
-    free(ids);
-    return at;
-}
-
-/* --- time --------------------------------------------------------------------------------------*/
-
-typedef void launch(void *arg);
-
-static double time_of(launch *run, void *arg, size_t rounds)
-{
-    uint64_t began = ds_clock_mono_ns();
-
-    for (size_t i = 0; i < rounds; i++)
-        run(arg);
-    must(ds_stream_finish(stream, &err));
-    return (double)(ds_clock_mono_ns() - began) / 1e3 / (double)rounds;
-}
-
-static void measure(const char *what, const char *unit, double amount, launch *run, void *arg)
-{
-    double once;
-    size_t rounds;
-
-    (void)time_of(run, arg, 1); /* loads what is loaded at the first use */
-    once = time_of(run, arg, 2);
-    rounds = once > 0.0 ? (size_t)(ROUND_US / once) + 1 : LIMIT_ROUNDS;
-    rounds = rounds < LIMIT_ROUNDS ? rounds : LIMIT_ROUNDS;
-    printf("{\"what\": \"%s\", \"%s\": %.0f, \"us\": [", what, unit, amount);
-    for (int i = 0; i < (shrink > 1 ? 1 : SAMPLES); i++)
-        printf("%s%.2f", i == 0 ? "" : ", ", time_of(run, arg, rounds));
-    printf("]}\n");
-    fflush(stdout);
-}
-
-/* One operation, bound by memory. */
-static void moves(const char *what, enum ds_op op, launch *run, void *args)
-{
-    measure(what, "bytes", ds_op_amount(op, args).bytes, run, args);
-}
-
-/* And by arithmetic. */
-static void computes(const char *what, enum ds_op op, launch *run, void *args)
-{
-    measure(what, "flops", ds_op_amount(op, args).flops, run, args);
-}
 
 /* --- kernels that move memory ------------------------------------------------------------------*/
 
@@ -163,6 +33,7 @@ LAUNCH(bias_bwd)
 LAUNCH(cast)
 LAUNCH(embed_bwd)
 LAUNCH(embed_fwd)
+LAUNCH(experts_matmul)
 LAUNCH(largest)
 LAUNCH(fp8_cast)
 LAUNCH(gelu_bwd)
@@ -171,9 +42,15 @@ LAUNCH(matmul)
 LAUNCH(norm_bwd)
 LAUNCH(norm_fwd)
 LAUNCH(rope)
+LAUNCH(route)
+LAUNCH(route_bwd)
+LAUNCH(rows_sum)
+LAUNCH(rows_take)
 LAUNCH(sumsq)
 LAUNCH(swiglu_bwd)
 LAUNCH(swiglu_fwd)
+LAUNCH(swiglu_rows_bwd)
+LAUNCH(swiglu_rows_fwd)
 LAUNCH(xent)
 LAUNCH(xent_part)
 
@@ -311,6 +188,68 @@ static void measure_shared_loss(void)
     moves("shared loss: gradients", DS_OP_XENT, run_xent, &x);
 }
 
+enum { EXPERTS = 8, EACH = 2, HIDDEN = 2048, EXPERT_FFN = 4096 };
+
+/* Of rows that are spread as by chance. */
+static struct ds_route_args take_route(size_t rows)
+{
+    const size_t pairs = rows * EACH;
+    struct ds_route_args r = {.batch = 1, .seq = rows, .experts = EXPERTS, .each = EACH};
+
+    r.logits = take_numbers(DS_F32, rows * EXPERTS);
+    r.probs = take(rows * EXPERTS * 4);
+    r.chosen = take(pairs * 4);
+    r.source = take(pairs * 4);
+    r.place = take(pairs * 4);
+    r.offset = take((EXPERTS + 1) * 4);
+    r.weight = take(pairs * 4);
+    r.load = take(EXPERTS * 4);
+    must(ds_route(&r, stream, &err));
+    return r;
+}
+
+static void measure_router(void)
+{
+    const size_t rows = many(8192), pairs = rows * EACH;
+    const size_t n = units(HIDDEN), ffn = units(EXPERT_FFN);
+    struct ds_route_bwd_args b = {.batch = 1, .seq = rows, .sequence = rows, .experts = EXPERTS};
+    struct ds_rows_take_args take_args = {.rows = rows, .each = EACH, .channels = n};
+    struct ds_rows_sum_args sum = {.rows = rows, .each = EACH, .channels = n};
+    struct ds_swiglu_rows_fwd_args sf = {.rows = pairs, .ffn = ffn, .act = DS_BF16};
+    struct ds_swiglu_rows_bwd_args sb = {.rows = pairs, .ffn = ffn, .act = DS_BF16};
+    struct ds_route_args r;
+
+    taken = 0;
+    r = take_route(rows);
+    b.each = EACH;
+    b.act = take_args.act = sum.act = DS_BF16;
+    b.probs = r.probs;
+    b.chosen = r.chosen;
+    b.place = sum.place = r.place;
+    b.weight = sf.weight = sb.weight = r.weight;
+    b.dweight = take_numbers(DS_F32, pairs);
+    b.load = r.load;
+    b.balance = 0.01f;
+    b.grad_scale = 1e-5f;
+    b.dlogits = take(rows * EXPERTS * 2);
+    take_args.source = r.source;
+    take_args.x = sum.residual = take_numbers(DS_BF16, rows * n);
+    take_args.y = take(pairs * n * 2);
+    sum.x = take_numbers(DS_BF16, pairs * n);
+    sum.y = take(rows * n * 2);
+    sf.x = sb.x = take_numbers(DS_BF16, pairs * 2 * ffn);
+    sb.dy = take_numbers(DS_BF16, pairs * ffn);
+    sf.y = take(pairs * ffn * 2);
+    sb.dx = take(pairs * 2 * ffn * 2);
+    sb.dweight = take(pairs * 4);
+    moves("router", DS_OP_ROUTE, run_route, &r);
+    moves("router backward", DS_OP_ROUTE_BWD, run_route_bwd, &b);
+    moves("rows to experts", DS_OP_ROWS_TAKE, run_rows_take, &take_args);
+    moves("rows from experts", DS_OP_ROWS_SUM, run_rows_sum, &sum);
+    moves("swiglu of experts", DS_OP_SWIGLU_ROWS_FWD, run_swiglu_rows_fwd, &sf);
+    moves("swiglu of experts backward", DS_OP_SWIGLU_ROWS_BWD, run_swiglu_rows_bwd, &sb);
+}
+
 static void measure_update(void)
 {
     const size_t n = many(124475904);
@@ -424,11 +363,6 @@ static void measure_products(void)
 
 /* --- products of FP8 ---------------------------------------------------------------------------*/
 
-static size_t units(size_t n)
-{
-    return (many(n) + DS_FP8_UNIT - 1) / DS_FP8_UNIT * DS_FP8_UNIT;
-}
-
 static struct ds_fp8_cast_args take_codes(size_t rows, size_t cols, enum ds_fp8 type)
 {
     struct ds_fp8_cast_args cast = {.rows = rows, .cols = cols, .act = DS_BF16, .type = type};
@@ -501,6 +435,56 @@ static void measure_fp8(void)
     }
 }
 
+/* --- products of experts -----------------------------------------------------------------------*/
+
+/* And the same product as if all rows had one matrix. */
+static void measure_expert_product(const char *name, const char *pass,
+                                   struct ds_experts_matmul_args a, struct ds_matmul_args dense)
+{
+    const bool weights = a.product == DS_EXPERTS_BWD_W;
+    const size_t matrices = EXPERTS * a.in * a.out;
+    const size_t written = a.rows * (a.product == DS_EXPERTS_FWD ? a.out : a.in);
+    char what[64];
+
+    taken = 0;
+    a.experts = EXPERTS;
+    a.act = DS_BF16;
+    a.offset = take_route(a.rows / EACH).offset;
+    a.x = take_numbers(DS_BF16, a.rows * a.in);
+    a.y = take_numbers(DS_BF16, a.rows * a.out);
+    a.weight = weights ? NULL : take_numbers(DS_BF16, matrices);
+    a.to = take(weights ? matrices * 4 : written * 2);
+    (void)snprintf(what, sizeof(what), "%s %s", name, pass);
+    computes(what, DS_OP_EXPERTS_MATMUL, run_experts_matmul, &a);
+    (void)snprintf(what, sizeof(what), "%s, dense", name);
+    measure_product(what, pass, dense);
+}
+
+static void measure_experts(void)
+{
+    static const struct {
+        const char *name;
+        size_t in, out;
+    } layer[] = {{"experts up", HIDDEN, 2 * EXPERT_FFN}, {"experts down", EXPERT_FFN, HIDDEN}};
+    const size_t rows = many(8192) * EACH;
+
+    for (size_t i = 0; i < sizeof(layer) / sizeof(layer[0]); i++) {
+        struct ds_experts_matmul_args a = {
+            .rows = rows, .in = units(layer[i].in), .out = units(layer[i].out)};
+        struct ds_matmul_args forward = {.m = rows, .n = a.out, .k = a.in, .trans_b = true};
+        struct ds_matmul_args dx = {.m = rows, .n = a.in, .k = a.out};
+        struct ds_matmul_args dw = {.m = a.out, .n = a.in, .k = rows, .trans_a = true};
+
+        forward.out_type = dx.out_type = DS_BF16;
+        dw.out_type = DS_F32;
+        measure_expert_product(layer[i].name, "forward", a, forward);
+        a.product = DS_EXPERTS_BWD_X;
+        measure_expert_product(layer[i].name, "dx", a, dx);
+        a.product = DS_EXPERTS_BWD_W;
+        measure_expert_product(layer[i].name, "dw", a, dw);
+    }
+}
+
 /* --- attention ---------------------------------------------------------------------------------*/
 
 static void measure_attention(const char *name, size_t batch, size_t longest, size_t heads,
@@ -563,7 +547,8 @@ int main(int argc, char **argv)
     if (argc == 4)
         shrink = strtoul(argv[3], NULL, 10);
     if (argc < 3 || argc > 4 || shrink == 0) {
-        fprintf(stderr, "usage: gpu_kernels PLUGIN products|fp8|memory|attention [SHRINK]\n");
+        fprintf(stderr,
+                "usage: gpu_kernels PLUGIN products|fp8|memory|attention|experts [SHRINK]\n");
         return 2;
     }
     open_device(argv[1], strcmp(argv[2], "fp8") == 0);
@@ -571,6 +556,8 @@ int main(int argc, char **argv)
         measure_products();
     } else if (strcmp(argv[2], "fp8") == 0) {
         measure_fp8();
+    } else if (strcmp(argv[2], "experts") == 0) {
+        measure_experts();
     } else if (strcmp(argv[2], "attention") == 0) {
         attention("attention d64 1k", 64, 1024, 12, 12, 64);
         attention("attention d64 4k grouped", 2, 4096, 32, 8, 64);
@@ -584,6 +571,7 @@ int main(int argc, char **argv)
         measure_pointwise();
         measure_ends();
         measure_shared_loss();
+        measure_router();
         measure_update();
     }
     ds_device_free(device, memory, ROOM / shrink);

@@ -3,7 +3,8 @@
 """gpu_kernels.py - rates of kernels by themselves, from gpu_kernels.c; bench/gpu.py calls it.
 
 Kernels that move memory against a copy on the same device, matrix products as they are chosen against
-the fastest of cuBLASLt's proposals, attention beside PyTorch's backends where they are there.
+the fastest of cuBLASLt's proposals, those of experts against one product of as many FLOPs, attention beside
+PyTorch's backends where they are there.
 """
 import json
 import os
@@ -11,7 +12,7 @@ import statistics
 
 from common import HERE, Failed, run
 
-COPY_SHARE, BEST_SHARE = 0.85, 0.95
+COPY_SHARE, BEST_SHARE, EXPERTS_SHARE = 0.85, 0.95, 0.6
 ATTENTION = [["attention d64 1k", 64, 1024, 12, 12, 64],
              ["attention d64 4k grouped", 2, 4096, 32, 8, 64],
              ["attention d128 4k grouped", 2, 4096, 32, 8, 128]]
@@ -82,6 +83,18 @@ def fp8(found, programs, left, kept):
     return casts + beside_best(found, best)
 
 
+def experts(found, programs, left):
+    """The share is that of one product with a single matrix."""
+    programs.run(found, "experts", left())
+    rows = []
+    for name, k in found.items():
+        layer, way = name.rsplit(" ", 1)
+        if not layer.endswith(", dense"):
+            rows.append((name, k["median_us"], f"{k['tera']:.0f} TFLOP/s",
+                         k["tera"] / found[f"{layer}, dense {way}"]["tera"], EXPERTS_SHARE))
+    return rows
+
+
 def torchs_attention(python, limit_s, missing):
     """What PyTorch's backends take; what it could not is no reason to have nothing of ours."""
     try:
@@ -123,6 +136,7 @@ def bench(programs, left, python, kept):
     for name, part in (("memory", lambda found: memory(found, programs, left)),
                        ("products", lambda found: products(found, programs, left, kept)),
                        ("fp8", lambda found: fp8(found, programs, left, kept)),
+                       ("experts", lambda found: experts(found, programs, left)),
                        ("attention", lambda found: attention(found, programs, left, python, missing))):
         results[name] = {}
         try:

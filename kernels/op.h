@@ -38,6 +38,7 @@
 #include "kernels/experts.h"
 #include "kernels/fp8.h"
 #include "kernels/optim.h"
+#include "kernels/rope.h"
 #include "kernels/verdict.h"
 
 /* clang-format off */
@@ -208,14 +209,16 @@ struct ds_norm_bwd_args {
     bool accumulate;        /* of dweight and dbias */
 };
 
-/* Rotate pairs (i, i + HS/2) of each head of x in place by position * theta^(-2i/HS);
- * `inverse` rotates back (the backward pass); t = 0 has position `first`.  x is [B,T,heads,HS]
- * inside rows of `ld` elements: for a packed qkv row, heads = NH + NK and ld = (NH + 2 NK) * HS. */
+/* Rotate pairs (i, i + HS/2) of each head of x in place by position times frequency i, which is
+ * theta^(-2i/HS), stretched as `scale` says (rope.h); `inverse` rotates back (the backward pass);
+ * t = 0 has position `first`.  x is [B,T,heads,HS] inside rows of `ld` elements: for a packed qkv
+ * row, heads = NH + NK and ld = (NH + 2 NK) * HS. */
 struct ds_rope_args {
     size_t batch, seq, heads, head_size, ld;
     size_t first;
     enum ds_dtype act;
     float theta;
+    struct ds_rope_scale scale; /* zeroed: as they are */
     bool inverse;
     void *x;
 };

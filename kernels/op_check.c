@@ -158,6 +158,10 @@ const char *ds__check_rope(const struct ds_rope_args *a)
         return "a type that is not supported";
     if (!(a->theta > 0.0f))
         return "a theta that is not positive";
+    if (a->scale.kind != DS_ROPE_PLAIN && !(a->scale.factor > 0.0))
+        return "frequencies that are divided by nothing";
+    if (a->scale.kind == DS_ROPE_LLAMA3 && !(a->scale.low < a->scale.high))
+        return "waves of which none are between the long and the short ones";
     return a->x == NULL ? "a pointer is missing" : NULL;
 }
 

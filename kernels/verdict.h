@@ -17,11 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-#define DS_ANYWHERE static __host__ __device__ inline
-#else
-#define DS_ANYWHERE static inline
-#endif
+#include "kernels/anywhere.h"
 
 #define DS_NOWHERE UINT64_MAX
 

@@ -24,8 +24,9 @@
 #include "base/error.h"
 #include "base/keys.h" /* struct ds_strings, struct ds_rows */
 #include "base/limits.h"
+#include "kernels/rope.h"
 
-enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA, DS_ARCH_MIXTRAL };
+enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA, DS_ARCH_MIXTRAL, DS_ARCH_QWEN2 };
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
 enum ds_data_order { DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
 enum ds_schedule_kind {
@@ -79,6 +80,7 @@ struct ds_model_shape {
     uint64_t experts, experts_each; /* of a layer, of a token; 0: one feed-forward block for all */
     bool tie_embeddings;
     double norm_eps, rope_theta;
+    struct ds_rope_scale rope_scale;
     double balance; /* weight of the loss that asks for an even use of experts */
 };
 

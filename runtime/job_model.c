@@ -28,6 +28,11 @@ static const char *const shape_keys[] = {
     "model.norm_eps",
     "model.tie_embeddings",
     "model.rope_theta",
+    "model.rope_scaling.type",
+    "model.rope_scaling.factor",
+    "model.rope_scaling.low_freq_factor",
+    "model.rope_scaling.high_freq_factor",
+    "model.rope_scaling.original_context",
     "model.experts",
     "model.experts_per_token",
 };
@@ -81,8 +86,10 @@ static int shape_from_config(struct ds_job *job, const struct ds_keys *keys, str
 
 static const char *arch_name(enum ds_arch arch)
 {
-    static const char *const names[] = {
-        [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral"};
+    static const char *const names[] = {[DS_ARCH_GPT2] = "gpt2",
+                                        [DS_ARCH_LLAMA] = "llama",
+                                        [DS_ARCH_MIXTRAL] = "mixtral",
+                                        [DS_ARCH_QWEN2] = "qwen2"};
 
     return names[arch];
 }
@@ -205,6 +212,42 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
+/* Keys that say nothing beside the type must be as they are without them. */
+static int check_rope(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_rope_scale *scale = &job->model.shape.rope_scale;
+    const bool plain = scale->kind == DS_ROPE_PLAIN, llama3 = scale->kind == DS_ROPE_LLAMA3;
+    const struct {
+        const char *path;
+        bool wrong;
+    } table[] = {
+        {"model.rope_scaling.factor", plain && scale->factor > 1.0},
+        {"model.rope_scaling.low_freq_factor", !llama3 && scale->low != 1.0},
+        {"model.rope_scaling.high_freq_factor", !llama3 && scale->high != 4.0},
+        {"model.rope_scaling.original_context", !llama3 && scale->original != 8192},
+    };
+
+    if (!plain && job->model.shape.arch == DS_ARCH_GPT2)
+        return FAIL_AT(keys, ds__job_blame(keys, "model.rope_scaling.type", "model.arch"), EINVAL,
+                       "'model.rope_scaling.type' is not for gpt2, which has learned positions; "
+                       "leave it out");
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (ds_keys_given(keys, table[i].path) && table[i].wrong)
+            return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.rope_scaling.type"),
+                           EINVAL, "'%s' says nothing to 'model.rope_scaling.type' %s; %s",
+                           table[i].path, plain ? "none" : "linear",
+                           plain ? "set that to linear or llama3" : "leave it out");
+    if (llama3 && !(scale->high > scale->low))
+        return FAIL_AT(keys,
+                       ds__job_blame(keys, "model.rope_scaling.low_freq_factor",
+                                     "model.rope_scaling.high_freq_factor"),
+                       EINVAL,
+                       "'model.rope_scaling.low_freq_factor' %g must be below "
+                       "'model.rope_scaling.high_freq_factor' %g",
+                       scale->low, scale->high);
+    return 0;
+}
+
 int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
@@ -213,6 +256,8 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
 
     if (rc == 0)
         rc = check_heads(job, keys, err);
+    if (rc == 0)
+        rc = check_rope(job, keys, err);
     if (rc == 0 && ds__job_reads_bytes(job) && shape->vocab < 256)
         rc = FAIL_AT(keys, "model.vocab", EINVAL,
                      "'model.vocab' must be at least 256 for text, not %" PRIu64, shape->vocab);

@@ -17,7 +17,10 @@
 /* clang-format off */
 static const struct ds_choice archs[] = {
     {"gpt2", DS_ARCH_GPT2, false}, {"llama", DS_ARCH_LLAMA, false},
-    {"mixtral", DS_ARCH_MIXTRAL, false}, {NULL, 0, false}};
+    {"mixtral", DS_ARCH_MIXTRAL, false}, {"qwen2", DS_ARCH_QWEN2, false}, {NULL, 0, false}};
+static const struct ds_choice ropes[] = {
+    {"none", DS_ROPE_PLAIN, false}, {"linear", DS_ROPE_LINEAR, false}, {"llama3", DS_ROPE_LLAMA3, false},
+    {NULL, 0, false}};
 static const struct ds_choice formats[] = {
     {"auto", DS_DATA_AUTO, false}, {"text", DS_DATA_TEXT, false}, {"tokens", DS_DATA_TOKENS, false},
     {"samples", DS_DATA_SAMPLES, false}, {NULL, 0, false}};
@@ -177,6 +180,16 @@ static const struct ds_key job_keys[] = {
         "added to the variance in every norm"),
     F64("model.rope_theta", model.shape.rope_theta, BITS, "10000", 1, 1e12,
         "base of the rotary positions; not for gpt2"),
+    ENUM("model.rope_scaling.type", model.shape.rope_scale.kind, FROM | BITS, "none, config.json's", ropes,
+         "how rotary positions are stretched for a longer context; not for gpt2"),
+    F64("model.rope_scaling.factor", model.shape.rope_scale.factor, BITS, "1", 1, 1e6,
+        "frequencies are divided by it: all for linear, for llama3 those of long waves"),
+    F64("model.rope_scaling.low_freq_factor", model.shape.rope_scale.low, BITS, "1", 1e-3, 1e6,
+        "llama3: waves are long that do not fit so many times into original_context"),
+    F64("model.rope_scaling.high_freq_factor", model.shape.rope_scale.high, BITS, "4", 1e-3, 1e6,
+        "llama3: and short, to be left alone, that fit more often than this"),
+    U64("model.rope_scaling.original_context", model.shape.rope_scale.original, BITS, "8192", 1,
+        DS_MAX_CONTEXT, "llama3: the context that the model was made for first"),
     F64("model.dropout", model.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
         "share of the elements dropped from the embedding and from what each half of a layer adds"),
     F64("model.attention_dropout", model.attention_dropout, DS_KEY_BELOW | BITS, "0", 0, 1,

@@ -124,7 +124,7 @@ static __global__ void __launch_bounds__(BLOCK)
 }
 
 /* Cosines and sines of the `many` tokens from `token` on, a row of pairs each, in double as the CPU
- * has them; frequencies are 2^(-i step) half turns a position. */
+ * has them; frequencies are 2^(-i step) radians a position before they are stretched. */
 static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a, double step,
                                                    size_t token, unsigned many, float *cosine,
                                                    float *sine)
@@ -134,8 +134,9 @@ static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a,
 
     for (unsigned i = threadIdx.x; i < many * pairs; i += BLOCK) {
         double position = (double)(a.first + (token + i / pairs) % a.seq), s, c;
+        double frequency = ds_rope_scaled(&a.scale, exp2(-step * (double)(i % pairs)));
 
-        sincospi(position * (exp2(-step * (double)(i % pairs)) * half_turns), &s, &c);
+        sincospi(position * (frequency * half_turns), &s, &c);
         cosine[i] = (float)c;
         sine[i] = (float)(a.inverse ? -s : s);
     }

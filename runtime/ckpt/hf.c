@@ -24,8 +24,10 @@
 enum { MAX_SHARDS = 1000 };
 enum { ROOM_ELEMS = 256 * 1024 }; /* for rows of which only some columns are wanted */
 
-static const char *const prefixes[] = {
-    [DS_ARCH_GPT2] = "transformer.", [DS_ARCH_LLAMA] = "model.", [DS_ARCH_MIXTRAL] = "model."};
+static const char *const prefixes[] = {[DS_ARCH_GPT2] = "transformer.",
+                                       [DS_ARCH_LLAMA] = "model.",
+                                       [DS_ARCH_MIXTRAL] = "model.",
+                                       [DS_ARCH_QWEN2] = "model."};
 #define HEAD_NAME "lm_head.weight"
 
 static int out_of_memory(struct ds_error *err)

@@ -1,7 +1,9 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * hf_config.c - config.json of GPT-2, Llama and Mixtral, read and written.
+ * hf_config.c - config.json of GPT-2, Llama, Mixtral and Qwen2, read and written.
+ *
+ * A Mistral whose window is not shorter than its context is a Llama, and is written as one.
  *
  * A setting that changes what the model computes and is not supported is refused by name.  Dropout
  * is let pass: the published GPT-2 files all say 0.1, it changes no weight and nothing at
@@ -11,7 +13,8 @@
  * router's input (router_jitter_noise) is refused, as is a window that is shorter than the context.
  *
  * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py,
- *         models/mixtral/configuration_mixtral.py.
+ *         models/mixtral/configuration_mixtral.py, models/mistral/configuration_mistral.py,
+ *         models/qwen2/configuration_qwen2.py, modeling_rope_utils.py.
  */
 #include "runtime/ckpt/hf.h"
 
@@ -22,6 +25,7 @@
 #include "base/json.h"
 #include "base/json_read.h"
 #include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/manifest_format.h"
 
 /* A member that is a number of the shape; those with NULL as `otherwise` must be there, the others
  * take the value of that member when they are missing or null. */
@@ -106,6 +110,11 @@ static const struct flag_key mixtral_flags[] = {
     {0},
 };
 
+static const struct flag_key qwen2_flags[] = {
+    {"use_sliding_window", false},
+    {0},
+};
+
 static const struct family families[] = {
     [DS_ARCH_GPT2] = {
         .model_type = "gpt2", .architecture = "GPT2LMHeadModel",
@@ -126,6 +135,13 @@ static const struct family families[] = {
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
         .theta_default = 1e6, .rope = true,
+    },
+    [DS_ARCH_QWEN2] = {
+        .model_type = "qwen2", .architecture = "Qwen2ForCausalLM",
+        .size = llama_sizes, .flag = qwen2_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
+        .theta_default = 1e4, .rope = true,
     },
 };
 /* clang-format on */
@@ -149,6 +165,17 @@ static int not_supported(const char *key, const json_t *value, struct ds_error *
     return ds_fail(err, ENOTSUP, "'%s' is set, which is not supported", key);
 }
 
+/* What is a Llama by another name. */
+#define MISTRAL "mistral"
+enum { MISTRAL_WINDOW = 4096 }; /* where it does not say one */
+
+static bool is_mistral(const json_t *root)
+{
+    const json_t *type = json_object_get(root, "model_type");
+
+    return json_is_string(type) && strcmp(json_string_value(type), MISTRAL) == 0;
+}
+
 static int read_family(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const char *type = "";
@@ -156,15 +183,20 @@ static int read_family(const json_t *root, struct ds_model_shape *shape, struct 
 
     if (rc < 0)
         return rc;
+    if (is_mistral(root)) {
+        shape->arch = DS_ARCH_LLAMA;
+        return 0;
+    }
     for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++)
         if (strcmp(families[i].model_type, type) == 0) {
             shape->arch = (enum ds_arch)i;
             return 0;
         }
-    return ds_fail(err, ENOTSUP,
-                   "'model_type' is '%.40s', only 'gpt2', 'llama' and 'mixtral' are "
-                   "supported",
-                   type);
+    return ds_fail(
+        err, ENOTSUP,
+        "'model_type' is '%.40s', only 'gpt2', 'llama', 'mistral', 'mixtral' and 'qwen2' are "
+        "supported",
+        type);
 }
 
 static int read_sizes(const json_t *root, const struct size_key *key, struct ds_model_shape *shape,
@@ -224,19 +256,39 @@ static int read_tie(const json_t *root, const struct family *family, bool *out,
     return 0;
 }
 
-/* Positions that are scaled in any way are refused; "default" is the word for not scaled. */
-static int check_rope_type(const char *key, const json_t *rope, struct ds_error *err)
+static int read_llama3(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
+{
+    int rc = ds_json_get_f64(rope, "low_freq_factor", &scale->low, err);
+
+    if (rc == 0)
+        rc = ds_json_get_f64(rope, "high_freq_factor", &scale->high, err);
+    return rc == 0 ? ds_json_get_u64(rope, "original_max_position_embeddings", DS_MAX_CONTEXT,
+                                     &scale->original, err)
+                   : rc;
+}
+
+/* How positions are stretched; "default" is the word for not at all. */
+static int read_rope_scale(const char *key, const json_t *rope, struct ds_rope_scale *scale,
+                           struct ds_error *err)
 {
     const json_t *type = member(rope, "rope_type");
     const json_t *partial = member(rope, "partial_rotary_factor");
+    int rc;
 
     if (type == NULL)
         type = member(rope, "type");
     if (!json_is_object(rope) || (partial != NULL && json_number_value(partial) != 1.0))
         return not_supported(key, rope, err);
-    if (type != NULL && !(json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
+    if (type == NULL || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
+        return 0;
+    if (json_is_string(type))
+        scale->kind = ds__rope_kind(json_string_value(type));
+    if (scale->kind != DS_ROPE_LINEAR && scale->kind != DS_ROPE_LLAMA3)
         return ds_error_context(err, not_supported("rope_type", type, err), "'%s'", key);
-    return 0;
+    rc = ds_json_get_f64(rope, "factor", &scale->factor, err);
+    if (rc == 0 && scale->kind == DS_ROPE_LLAMA3)
+        rc = read_llama3(rope, scale, err);
+    return ds_error_context(err, rc, "'%s'", key);
 }
 
 /* rope_theta: a member of its own, or of "rope_parameters" (transformers 5). */
@@ -245,6 +297,7 @@ static int read_rope(const json_t *root, struct ds_model_shape *shape, struct ds
     static const char *const nested[] = {"rope_scaling", "rope_parameters"};
     int rc = 0;
 
+    shape->rope_scale = ds_rope_plain();
     shape->rope_theta = families[shape->arch].rope ? families[shape->arch].theta_default : 10000.0;
     if (member(root, "rope_theta") != NULL)
         rc = ds_json_get_f64(root, "rope_theta", &shape->rope_theta, err);
@@ -253,7 +306,7 @@ static int read_rope(const json_t *root, struct ds_model_shape *shape, struct ds
 
         if (rope == NULL)
             continue;
-        rc = check_rope_type(nested[i], rope, err);
+        rc = read_rope_scale(nested[i], rope, &shape->rope_scale, err);
         if (rc == 0 && member(rope, "rope_theta") != NULL)
             rc = ds_json_get_f64(rope, "rope_theta", &shape->rope_theta, err);
     }
@@ -275,19 +328,35 @@ static int check_head_dim(const json_t *root, const struct ds_model_shape *shape
     return rc;
 }
 
+/* A window of the attention that is shorter than the context. */
+static int check_window(const json_t *root, const struct ds_model_shape *shape,
+                        struct ds_error *err)
+{
+    const json_t *window = json_object_get(root, "sliding_window");
+    const bool mistral = is_mistral(root);
+
+    if (mistral && window == NULL && shape->context > MISTRAL_WINDOW)
+        return ds_fail(err, ENOTSUP,
+                       "'sliding_window' is missing, which means %d, and a window that is shorter "
+                       "than 'max_position_embeddings' is not supported",
+                       MISTRAL_WINDOW);
+    if ((!mistral && shape->arch != DS_ARCH_MIXTRAL) || window == NULL || json_is_null(window))
+        return 0;
+    if (json_is_integer(window) && json_integer_value(window) > 0 &&
+        (uint64_t)json_integer_value(window) >= shape->context)
+        return 0;
+    return not_supported("sliding_window", window, err);
+}
+
 /* What a router has beside its sizes. */
 static int read_router(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
-    const json_t *window = member(root, "sliding_window");
     const json_t *noise = member(root, "router_jitter_noise");
     double balance = 0.0;
     int rc = 0;
 
     if (shape->arch != DS_ARCH_MIXTRAL)
         return 0;
-    if (window != NULL && !(json_is_integer(window) && json_integer_value(window) > 0 &&
-                            (uint64_t)json_integer_value(window) >= shape->context))
-        return not_supported("sliding_window", window, err);
     if (noise != NULL && !(json_is_number(noise) && json_number_value(noise) == 0.0))
         return not_supported("router_jitter_noise", noise, err);
     if (member(root, "router_aux_loss_coef") != NULL)
@@ -313,7 +382,8 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         (rc = read_flags(root, family->flag, err)) < 0 ||
         (rc = read_activation(root, family, err)) < 0 ||
         (rc = read_tie(root, family, &shape->tie_embeddings, err)) < 0 ||
-        (rc = read_rope(root, shape, err)) < 0 || (rc = read_router(root, shape, err)) < 0)
+        (rc = read_rope(root, shape, err)) < 0 || (rc = check_window(root, shape, err)) < 0 ||
+        (rc = read_router(root, shape, err)) < 0)
         return rc;
     if (member(root, family->eps_key) != NULL &&
         (rc = ds_json_get_f64(root, family->eps_key, &shape->norm_eps, err)) < 0)
@@ -384,6 +454,23 @@ static void put_sizes(struct ds_json *json, const struct size_key *key,
     }
 }
 
+static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale)
+{
+    if (scale->kind == DS_ROPE_PLAIN) {
+        ds_json_null(json, "rope_scaling");
+        return;
+    }
+    ds_json_object(json, "rope_scaling");
+    ds_json_string(json, "rope_type", ds__rope_name(scale->kind));
+    ds_json_f64(json, "factor", scale->factor, 17);
+    if (scale->kind == DS_ROPE_LLAMA3) {
+        ds_json_f64(json, "low_freq_factor", scale->low, 17);
+        ds_json_f64(json, "high_freq_factor", scale->high, 17);
+        ds_json_u64(json, "original_max_position_embeddings", scale->original);
+    }
+    ds_json_end_object(json);
+}
+
 int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
                         struct ds_error *err)
 {
@@ -410,7 +497,7 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     if (family->rope) {
         ds_json_u64(&json, "head_dim", shape->head_size);
         ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);
-        ds_json_null(&json, "rope_scaling");
+        put_rope_scale(&json, &shape->rope_scale);
         ds_json_f64(&json, "attention_dropout", 0.0, 1);
     } else {
         ds_json_f64(&json, "resid_pdrop", 0.0, 1);

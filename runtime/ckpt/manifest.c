@@ -45,8 +45,26 @@ const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS] = {
 
 static const char *const arch_names[] = {
     [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral",
+    [DS_ARCH_QWEN2] = "qwen2",
 };
 /* clang-format on */
+
+static const char *const rope_names[] = {
+    [DS_ROPE_PLAIN] = "none", [DS_ROPE_LINEAR] = "linear", [DS_ROPE_LLAMA3] = "llama3"};
+
+const char *ds__rope_name(enum ds_rope_kind kind)
+{
+    return rope_names[kind];
+}
+
+enum ds_rope_kind ds__rope_kind(const char *name)
+{
+    enum ds_rope_kind kind = DS_ROPE_PLAIN;
+
+    while (kind < DS_ROPE_KINDS && strcmp(rope_names[kind], name) != 0)
+        kind++;
+    return kind;
+}
 
 const char *ds__arch_name(enum ds_arch arch)
 {
@@ -225,6 +243,34 @@ static int read_experts(const json_t *object, struct ds_model_shape *shape, stru
     return rc == 0 ? ds_json_get_f64(object, "expert_balance", &shape->balance, err) : rc;
 }
 
+/* What is there only where rotary positions are stretched. */
+static int read_rope_scale(const json_t *object, struct ds_rope_scale *scale, struct ds_error *err)
+{
+    const json_t *rope = json_object_get(object, "rope_scaling");
+    const char *type = "";
+    int rc;
+
+    *scale = ds_rope_plain();
+    if (rope == NULL)
+        return 0;
+    if (!json_is_object(rope))
+        return ds_fail(err, EBADMSG, "'rope_scaling' is not an object");
+    if ((rc = ds_json_get_string(rope, "type", &type, err)) < 0 ||
+        (rc = ds_json_get_f64(rope, "factor", &scale->factor, err)) < 0)
+        return rc;
+    scale->kind = ds__rope_kind(type);
+    if (scale->kind == DS_ROPE_LINEAR)
+        return 0;
+    if (scale->kind != DS_ROPE_LLAMA3)
+        return ds_fail(err, ENOTSUP, "the model's 'rope_scaling' is '%.40s', not supported", type);
+    rc = ds_json_get_f64(rope, "low_freq_factor", &scale->low, err);
+    if (rc == 0)
+        rc = ds_json_get_f64(rope, "high_freq_factor", &scale->high, err);
+    return rc == 0
+               ? ds_json_get_u64(rope, "original_context", DS_MAX_CONTEXT, &scale->original, err)
+               : rc;
+}
+
 static int read_model(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const json_t *object;
@@ -239,6 +285,7 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
         memcpy((char *)shape + ds__shape_keys[i].offset, &value, sizeof(value));
     }
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
+        (rc = read_rope_scale(object, &shape->rope_scale, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;

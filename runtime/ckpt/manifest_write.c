@@ -45,6 +45,21 @@ static void put_layout(struct ds_json *json, const struct ds_ckpt_state *state)
     ds_json_end_object(json);
 }
 
+static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale)
+{
+    if (scale->kind == DS_ROPE_PLAIN)
+        return;
+    ds_json_object(json, "rope_scaling");
+    ds_json_string(json, "type", ds__rope_name(scale->kind));
+    ds_json_f64(json, "factor", scale->factor, 17);
+    if (scale->kind == DS_ROPE_LLAMA3) {
+        ds_json_f64(json, "low_freq_factor", scale->low, 17);
+        ds_json_f64(json, "high_freq_factor", scale->high, 17);
+        ds_json_u64(json, "original_context", scale->original);
+    }
+    ds_json_end_object(json);
+}
+
 static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
 {
     char seed[24];
@@ -66,6 +81,7 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
         ds_json_u64(json, "experts_per_token", state->shape.experts_each);
         ds_json_f64(json, "expert_balance", state->shape.balance, 17);
     }
+    put_rope_scale(json, &state->shape.rope_scale);
     ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
     ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);
     ds_json_f64(json, "rope_theta", state->shape.rope_theta, 17);

@@ -274,14 +274,15 @@ static double rotation(const struct bench *b)
     return b->family->rope ? ds_op_amount(DS_OP_ROPE, &args).bytes : 0.0;
 }
 
-/* Of the gradients of four biases; Llama has none. */
+/* Of the gradients of four biases; of Qwen2's one; Llama has none. */
 static double biases(const struct bench *b)
 {
-    const size_t hidden = b->plan->shape.hidden;
+    const size_t qkv = (size_t)b->qkv, others = 2 * b->plan->shape.hidden + (size_t)b->ffn_in;
     const struct ds_bias_bwd_args args = {
-        .rows = b->rows, .n = (size_t)b->qkv + 2 * hidden + (size_t)b->ffn_in, .act = b->type};
+        .rows = b->rows, .n = b->family->swiglu ? qkv : qkv + others, .act = b->type};
 
-    return b->family->swiglu ? 0.0 : ds_op_amount(DS_OP_BIAS_BWD, &args).bytes;
+    return b->family->swiglu && !b->family->qkv_bias ? 0.0
+                                                     : ds_op_amount(DS_OP_BIAS_BWD, &args).bytes;
 }
 
 /* Both norms and the feed-forward activation again. */

@@ -43,9 +43,11 @@ struct ds_family {
     bool rope;       /* rotary positions; else learned ones are in `embed` */
     bool swiglu;     /* gate and up of width ffn each; else GELU */
     bool weight_out; /* matrices are [out, in]; else [in, out] */
+    bool qkv_bias;   /* of SwiGLU's families */
 };
 
-extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral;
+extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral,
+    ds__family_qwen2;
 
 const struct ds_family *ds_family_of(enum ds_arch arch);
 

@@ -131,6 +131,7 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
         .ld = ds_model_qkv_width(shape),
         .act = net->act,
         .theta = (float)shape->rope_theta,
+        .scale = shape->rope_scale,
         .inverse = inverse,
         .x = qkv,
     };

@@ -18,6 +18,7 @@ const struct ds_family *ds_family_of(enum ds_arch arch)
         [DS_ARCH_GPT2] = &ds__family_gpt2,
         [DS_ARCH_LLAMA] = &ds__family_llama,
         [DS_ARCH_MIXTRAL] = &ds__family_mixtral,
+        [DS_ARCH_QWEN2] = &ds__family_qwen2,
     };
 
     return families[arch];
@@ -209,6 +210,8 @@ static enum ds_role matrix_of(enum ds_role role)
     case DS_ROLE_K_W:
     case DS_ROLE_V_W: return DS_ROLE_Q_W;
     case DS_ROLE_UP_W: return DS_ROLE_GATE_W;
+    case DS_ROLE_K_B:
+    case DS_ROLE_V_B: return DS_ROLE_Q_B;
     default: return role;
     }
 }
@@ -355,6 +358,26 @@ static int check_experts(const struct ds_model_shape *shape, struct ds_error *er
     return 0;
 }
 
+static int check_rope(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    const struct ds_rope_scale *scale = &shape->rope_scale;
+
+    if (!(shape->rope_theta > 0.0) || !isfinite(shape->rope_theta))
+        return ds_fail(err, EINVAL, "'model.rope_theta' must be above 0");
+    if (scale->kind == DS_ROPE_PLAIN)
+        return 0;
+    if (!(scale->factor >= 1.0) || !isfinite(scale->factor))
+        return ds_fail(err, EINVAL, "'model.rope_scaling.factor' must be at least 1");
+    if (scale->kind == DS_ROPE_LLAMA3 &&
+        (!(scale->low > 0.0) || !(scale->high > scale->low) || !isfinite(scale->high)))
+        return ds_fail(err, EINVAL,
+                       "'model.rope_scaling.high_freq_factor' must be above "
+                       "'model.rope_scaling.low_freq_factor', and that above 0");
+    if (scale->kind == DS_ROPE_LLAMA3 && scale->original < 1)
+        return ds_fail(err, EINVAL, "'model.rope_scaling.original_context' must be at least 1");
+    return 0;
+}
+
 int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
@@ -380,7 +403,5 @@ int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
                        (unsigned long long)shape->head_size);
     if (!(shape->norm_eps > 0.0) || !isfinite(shape->norm_eps))
         return ds_fail(err, EINVAL, "'model.norm_eps' must be above 0");
-    if (family->rope && (!(shape->rope_theta > 0.0) || !isfinite(shape->rope_theta)))
-        return ds_fail(err, EINVAL, "'model.rope_theta' must be above 0");
-    return 0;
+    return family->rope ? check_rope(shape, err) : 0;
 }

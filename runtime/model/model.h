@@ -11,7 +11,10 @@
  * Mixtral is Llama with many feed-forward blocks in a layer, the experts, of which a router gives
  * each token to a few.  First and second matrices of all experts of a layer lie one behind another.
  *
- * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM.
+ * Qwen2 is Llama with biases of queries, keys and values.
+ *
+ * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM,
+ *         Qwen2ForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H
@@ -32,6 +35,7 @@ enum ds_role {
     DS_ROLE_NORM1_W, DS_ROLE_NORM1_B,
     DS_ROLE_QKV_W, DS_ROLE_QKV_B,               /* gpt2: one packed matrix */
     DS_ROLE_Q_W, DS_ROLE_K_W, DS_ROLE_V_W,      /* llama: adjacent, used as one [q+k+v, C] matrix */
+    DS_ROLE_Q_B, DS_ROLE_K_B, DS_ROLE_V_B,      /* qwen2: the same */
     DS_ROLE_PROJ_W, DS_ROLE_PROJ_B,
     DS_ROLE_NORM2_W, DS_ROLE_NORM2_B,
     DS_ROLE_ROUTER_W,                           /* mixtral */

@@ -15,6 +15,7 @@ static enum ds_role first_of(enum ds_role role)
 {
     switch (role) {
     case DS_ROLE_Q_W: return DS_ROLE_QKV_W;
+    case DS_ROLE_Q_B: return DS_ROLE_QKV_B;
     case DS_ROLE_GATE_W: return DS_ROLE_FC_W;
     default: return role;
     }
@@ -281,7 +282,7 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
                      const void *dy, bool accumulate, struct ds_error *err)
 {
     bool weight_out = net->family->weight_out;
-    bool bias_apart = linear->alike || linear->codes != NULL;
+    bool bias_apart = linear->alike || linear->codes != NULL || weight_out;
     size_t rows = weight_out ? linear->out : linear->in;
     size_t cols = weight_out ? linear->in : linear->out;
     const struct ds_matmul_args args = {
@@ -310,7 +311,6 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
                                           .accumulate = accumulate};
     int rc;
 
-    assert(linear->dbias == NULL || !weight_out); /* no family has biases and matrices [out, in] */
     rc = linear->codes == NULL ? ds_matmul(&args, net->stream, err)
                                : ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
     return rc != 0 || linear->dbias == NULL || !bias_apart ? rc

@@ -50,6 +50,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .ffn_in = ffn_in > qkv ? ffn_in : qkv,
         .vocab = shape->vocab,
         .logit_rows = plan->logit_rows,
+        .each = shape->experts_each,
         .fp8_elems =
             plan->fp8 ? ds_model_fp8_operands(shape, plan->micro_batch * plan->sequence) : 0,
         .library = !plan->drops_weights, /* our own kernels can drop them */

@@ -418,6 +418,13 @@ Test(hf, export_and_import_return_the_same_bits)
     round_trip(LLAMA "}", DS_F32, 2048, 3);
     round_trip(LLAMA "}", DS_BF16, 2048, 2);
     round_trip(MIXTRAL "}", DS_F32, UINT64_MAX, 1);
+    round_trip(MISTRAL ",\"sliding_window\":null}", DS_F32, UINT64_MAX, 1);
+    round_trip(QWEN2 ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2.5}}", DS_F32,
+               UINT64_MAX, 1);
+    round_trip(QWEN2
+               ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":32,\"low_freq_factor\":1.5,"
+               "\"high_freq_factor\":5,\"original_max_position_embeddings\":4096}}",
+               DS_BF16, UINT64_MAX, 1);
     round_trip(MIXTRAL ",\"router_aux_loss_coef\":0.125}", DS_BF16, UINT64_MAX, 1);
 }
 

@@ -23,7 +23,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {"[]", -EBADMSG, "not an object"},
     {"{}", -EBADMSG, "'model_type'"},
     {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama' and 'mixtral' are supported"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral' and 'qwen2' are supported"},
     {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
@@ -44,8 +44,27 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {LLAMA ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
     {LLAMA ",\"mlp_bias\":true}", -ENOTSUP, "'mlp_bias' is true"},
     {LLAMA ",\"head_dim\":4}", -ENOTSUP, "'head_dim' is 4"},
-    {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", -ENOTSUP, "'rope_type' is 'linear'"},
-    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\"}}", -ENOTSUP, "'llama3'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", 0, ""},
+    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
+     "\"original_max_position_embeddings\":4,\"rope_theta\":5e5}}", 0, ""},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", -EBADMSG, "'rope_scaling'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0.5}}", -EINVAL, "'model.rope_scaling.factor'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}}", -ENOTSUP, "'rope_type' is 'dynamic'"},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"none\"}}", -ENOTSUP, "'rope_type' is 'none'"},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":7}}", -ENOTSUP, "'rope_type' is set"},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", -EBADMSG, "'low_freq_factor'"},
+    {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,"
+     "\"original_max_position_embeddings\":4}}", -EINVAL, "'model.rope_scaling.high_freq_factor'"},
+    {MISTRAL "}", 0, ""},
+    {MISTRAL ",\"sliding_window\":null}", 0, ""},
+    {MISTRAL ",\"sliding_window\":8}", 0, ""},
+    {MISTRAL ",\"sliding_window\":4}", -ENOTSUP, "'sliding_window' is set"},
+    {"{\"model_type\":\"mistral\",\"vocab_size\":11,\"max_position_embeddings\":8192,\"hidden_size\":8,"
+     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4}", -ENOTSUP, "'sliding_window' is missing"},
+    {QWEN2 "}", 0, ""},
+    {QWEN2 ",\"use_sliding_window\":false,\"sliding_window\":4,\"max_window_layers\":2}", 0, ""},
+    {QWEN2 ",\"use_sliding_window\":true}", -ENOTSUP, "'use_sliding_window' is true"},
+    {QWEN2 ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
     {LLAMA ",\"rope_scaling\":4}", -ENOTSUP, "'rope_scaling' is set"},
     {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
     {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", -ENOTSUP, "'rope_parameters'"},
@@ -116,5 +135,16 @@ Test(hf_config, what_a_config_leaves_out_is_the_familys_default)
     cr_assert(read_config(tempdir_path(""), MIXTRAL ",\"router_aux_loss_coef\":0.02}", &shape,
                           NULL) == 0);
     cr_assert(shape.balance == 0.02);
+    cr_assert(shape.rope_scale.kind == DS_ROPE_PLAIN && shape.rope_scale.factor == 1.0);
+    cr_assert(read_config(tempdir_path(""), MISTRAL "}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_LLAMA && shape.rope_theta == 1e4);
+    cr_assert(read_config(tempdir_path(""),
+                          QWEN2 ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":32,"
+                                "\"low_freq_factor\":1.5,\"high_freq_factor\":5,"
+                                "\"original_max_position_embeddings\":4096}}",
+                          &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_QWEN2 && shape.rope_scale.kind == DS_ROPE_LLAMA3);
+    cr_assert(shape.rope_scale.factor == 32.0 && shape.rope_scale.low == 1.5);
+    cr_assert(shape.rope_scale.high == 5.0 && shape.rope_scale.original == 4096);
     cr_assert(ds_hf_read_config(tempdir_path("none"), &shape, NULL) == -ENOENT);
 }

@@ -16,7 +16,7 @@ struct test_layout {
     unsigned tensor, sharers, data, parts; /* ranks of a team, of a sequence, of data, of layers */
     uint64_t passes, micro_batch, layers, vocab;
     uint64_t experts, each; /* of mixtral; 0: another family */
-    bool gpt2, tied;
+    bool gpt2, tied, qwen2;
     enum ds_compute compute;
     enum ds_recompute recompute;
     bool dropout, fp8, offload, disk, wire16;
@@ -63,6 +63,8 @@ static inline struct test_run test_layout_run(const struct test_layout *layout, 
                            .overlap = true,
                            .tokens = ids};
 
+    if (layout->qwen2)
+        shape = test_qwen2(layout->layers, 32, 8, 4, 64, layout->vocab, TEST_SEQUENCE);
     if (layout->experts > 0)
         shape = test_mixtral(layout->layers, 32, 8, 4, 24, layout->vocab, TEST_SEQUENCE,
                              layout->experts, layout->each);
@@ -100,12 +102,15 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         "%s%s, teams of %u x %u sharers x %u of data x %u parts, %u passes of %u, type %d, "
         "recompute %d, dropout %d, fp8 %d, offload %d, disk %d, bf16 wire %d, %s, stage %u, hosts "
         "of %u, below %u, vocabulary %u, clip %g, %u of %u experts",
-        layout->gpt2 ? "gpt2" : "llama", layout->tied ? " tied" : "", layout->tensor,
-        layout->sharers, layout->data, layout->parts, (unsigned)layout->passes,
-        (unsigned)layout->micro_batch, (int)layout->compute, (int)layout->recompute,
-        layout->dropout, layout->fp8, layout->offload, layout->disk, layout->wire16,
-        ds_optim_name(layout->optim), layout->stage, layout->local, (unsigned)layout->below,
-        (unsigned)layout->vocab, layout->clip, (unsigned)layout->each, (unsigned)layout->experts);
+        layout->gpt2    ? "gpt2"
+        : layout->qwen2 ? "qwen2"
+                        : "llama",
+        layout->tied ? " tied" : "", layout->tensor, layout->sharers, layout->data, layout->parts,
+        (unsigned)layout->passes, (unsigned)layout->micro_batch, (int)layout->compute,
+        (int)layout->recompute, layout->dropout, layout->fp8, layout->offload, layout->disk,
+        layout->wire16, ds_optim_name(layout->optim), layout->stage, layout->local,
+        (unsigned)layout->below, (unsigned)layout->vocab, layout->clip, (unsigned)layout->each,
+        (unsigned)layout->experts);
     return text;
 }
 

@@ -94,6 +94,9 @@ Test(team, goes_with_everything_else)
         {.parts = 2, .passes = 3},
         {.parts = 2, .passes = 3, .data = 2, .tied = true, .gpt2 = true, .clip = 0.5, .stage = 2},
         {.parts = 3, .passes = 4, .tied = true, .compute = DS_COMPUTE_BF16},
+        {.qwen2 = true, .tied = true, .data = 2, .stage = 2},
+        {.qwen2 = true, .sharers = 2, .compute = DS_COMPUTE_BF16},
+        {.qwen2 = true, .fp8 = true, .compute = DS_COMPUTE_BF16},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i += TEST_EVERY)

@@ -188,6 +188,29 @@ Test(op, rows_that_a_cache_has_no_room_for)
     REFUSES(attention_cached, good, (a.heads = 3, a.kv_heads = 2));
 }
 
+Test(op, rope)
+{
+    static const struct ds_rope_args rope = {
+        .batch = 1, .seq = 1, .heads = 1, .head_size = 4, .ld = 4, .theta = 1e4f, .x = f + 100};
+    static const struct ds_rope_args stretched = {
+        .batch = 1,
+        .seq = 1,
+        .heads = 1,
+        .head_size = 2,
+        .ld = 2,
+        .theta = 1.0f,
+        .scale = {.kind = DS_ROPE_LLAMA3, .factor = 8.0, .low = 4.0, .high = 5.0},
+        .x = f};
+
+    ACCEPTS(rope, rope);
+    ACCEPTS(rope, stretched);
+    REFUSES(rope, rope, a.head_size = 3);
+    REFUSES(rope, rope, a.heads = 2);
+    REFUSES(rope, rope, a.theta = 0.0f);
+    REFUSES(rope, rope, a.scale.kind = DS_ROPE_LINEAR);
+    REFUSES(rope, stretched, a.scale.high = 4.0);
+}
+
 Test(op, other_arguments)
 {
     static const struct ds_norm_fwd_args norm = {.rows = 1,
@@ -207,8 +230,6 @@ Test(op, other_arguments)
                                              .losses = f + 100,
                                              .dlogits = f + 200,
                                              .dld = 4};
-    static const struct ds_rope_args rope = {
-        .batch = 1, .seq = 1, .heads = 1, .head_size = 4, .ld = 4, .theta = 1e4f, .x = f + 100};
     static const struct ds_embed_fwd_args embed = {.batch = 1,
                                                    .seq = 2,
                                                    .channels = 4,
@@ -239,9 +260,6 @@ Test(op, other_arguments)
     REFUSES(xent, xent, a.dld = 3);
     REFUSES(xent, xent, (a.dlogits = f, a.act = DS_BF16));
     REFUSES(xent, xent, a.logits_type = DS_BF16); /* and the gradients of F32 */
-    REFUSES(rope, rope, a.head_size = 3);
-    REFUSES(rope, rope, a.heads = 2);
-    REFUSES(rope, rope, a.theta = 0.0f);
     ACCEPTS(embed_fwd, embed);
     REFUSES(embed_fwd, embed, a.ids_ld = 1);
     REFUSES(embed_fwd, embed, a.param = DS_I64);

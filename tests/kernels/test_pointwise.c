@@ -216,6 +216,23 @@ static int run_rope(void *ctx, void **out, struct ds_stream *stream, struct ds_e
     return ds_rope(&args, stream, err);
 }
 
+/* By wavelengths, as transformers has it. */
+static double stretched(const struct ds_rope_scale *scale, double frequency)
+{
+    double wave = 2.0 * acos(-1.0) / frequency, smooth;
+
+    if (scale->kind == DS_ROPE_PLAIN)
+        return frequency;
+    if (scale->kind == DS_ROPE_LINEAR || wave > (double)scale->original / scale->low)
+        return frequency / scale->factor;
+    if (wave < (double)scale->original / scale->high)
+        return frequency;
+    smooth = ((double)scale->original / wave - scale->low) / (scale->high - scale->low);
+    return (1.0 - smooth) * frequency / scale->factor + smooth * frequency;
+}
+
+static struct ds_rope_scale rope_scale; /* of the cases that follow */
+
 static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads, size_t size,
                             size_t more, enum ds_dtype act, bool inverse)
 {
@@ -227,6 +244,7 @@ static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads
                                    .ld = heads * size + more,
                                    .act = act,
                                    .theta = 10000.0f,
+                                   .scale = rope_scale,
                                    .inverse = inverse}};
     size_t n = batch * seq * c.rope.ld, half = size / 2;
     double *y = calloc(n, sizeof(double));
@@ -243,7 +261,8 @@ static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads
         size_t pair = i % half, head = i / half % heads, row = i / half / heads;
         size_t low = row * c.rope.ld + head * size + pair;
         double position = (double)(first + row % seq);
-        double angle = position * pow(10000.0, -2.0 * (double)pair / (double)size);
+        double plain = pow(10000.0, -2.0 * (double)pair / (double)size);
+        double angle = position * stretched(&rope_scale, plain);
         double s = inverse ? -sin(angle) : sin(angle);
 
         y[low] = c.x.d[low] * cos(angle) - c.x.d[low + half] * s;
@@ -293,6 +312,25 @@ Test(pointwise, rope_behind_other_rows)
         check_rope_from(1000, 2, 17, 2, 20, 0, act_types[type], type == 0);
         check_rope_from(77, 1, 19, 3, 32, 1, act_types[type], false);
     }
+}
+
+/* Waves of all lengths: some that stay, some between, some that become longer. */
+Test(pointwise, rope_for_a_longer_context)
+{
+    static const struct ds_rope_scale scales[] = {
+        {.kind = DS_ROPE_LINEAR, .factor = 4.0},
+        {.kind = DS_ROPE_LLAMA3, .factor = 8.0, .low = 1.0, .high = 4.0, .original = 64},
+        {.kind = DS_ROPE_LLAMA3, .factor = 32.0, .low = 1.0, .high = 4.0, .original = 8192},
+    };
+
+    for (size_t i = 0; i < sizeof(scales) / sizeof(scales[0]); i++) {
+        rope_scale = scales[i];
+        for (size_t type = 0; type < 3; type++) {
+            check_rope(2, 17, 2, 32, 0, act_types[type], i == 1);
+            check_rope_from(300, 1, 40, 1, 18, 5, act_types[type], false);
+        }
+    }
+    rope_scale = (struct ds_rope_scale){0};
 }
 
 Test(pointwise, rope)

@@ -53,6 +53,21 @@ static inline struct ds_model_shape test_mixtral(uint64_t layers, uint64_t hidde
     return shape;
 }
 
+/* Beside the biases, positions for a longer context: some frequencies of 8 stay, some do not. */
+static inline struct ds_model_shape test_qwen2(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                               uint64_t kv_heads, uint64_t ffn, uint64_t vocab,
+                                               uint64_t context)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, kv_heads, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_QWEN2;
+    shape.norm_eps = 1e-6;
+    shape.rope_theta = 1000.0;
+    shape.rope_scale = (struct ds_rope_scale){
+        .kind = DS_ROPE_LLAMA3, .factor = 8.0, .low = 1.0, .high = 4.0, .original = 64};
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

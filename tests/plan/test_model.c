@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <math.h>
 
 #include "runtime/model/model.h"
 #include "tests/plan/fixture.h"
@@ -52,6 +53,45 @@ Test(model, llama_matrices_that_are_used_as_one_are_neighbours)
     expect(&shape, 8, "model.layers.0.mlp.up_proj.weight", 1, 96, 64, DS_INIT_NORMAL);
     expect(&shape, 9, "model.layers.0.mlp.down_proj.weight", 1, 64, 96, DS_INIT_NORMAL_RESIDUAL);
     expect(&shape, 20, "lm_head.weight", 3, 113, 64, DS_INIT_NORMAL);
+}
+
+Test(model, qwen2_is_a_llama_with_three_biases)
+{
+    struct ds_model_shape shape = test_qwen2(24, 896, 14, 2, 4864, 151936, 32768);
+
+    shape.tie_embeddings = true;
+    cr_assert_eq(ds_model_elems(&shape), 494032768u); /* Qwen2.5 0.5B */
+    expect(&shape, 4, "model.layers.0.self_attn.v_proj.weight", 1, 128, 896, DS_INIT_NORMAL);
+    expect(&shape, 5, "model.layers.0.self_attn.q_proj.bias", 1, 896, 0, DS_INIT_ZERO);
+    expect(&shape, 6, "model.layers.0.self_attn.k_proj.bias", 1, 128, 0, DS_INIT_ZERO);
+    expect(&shape, 7, "model.layers.0.self_attn.v_proj.bias", 1, 128, 0, DS_INIT_ZERO);
+    expect(&shape, 8, "model.layers.0.self_attn.o_proj.weight", 1, 896, 896,
+           DS_INIT_NORMAL_RESIDUAL);
+}
+
+Test(model, stretched_positions_that_cannot_be_are_refused)
+{
+    static const struct {
+        struct ds_rope_scale scale;
+        const char *says;
+    } cases[] = {
+        {{DS_ROPE_LINEAR, 0.5, 1.0, 4.0, 64}, "'model.rope_scaling.factor' must be at least 1"},
+        {{DS_ROPE_LLAMA3, (double)NAN, 1.0, 4.0, 64}, "factor"},
+        {{DS_ROPE_LLAMA3, 8.0, 4.0, 4.0, 64},
+         "'model.rope_scaling.high_freq_factor' must be above"},
+        {{DS_ROPE_LLAMA3, 8.0, 0.0, 4.0, 64}, "above 0"},
+        {{DS_ROPE_LLAMA3, 8.0, 1.0, 4.0, 0}, "'model.rope_scaling.original_context'"},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_model_shape shape = test_qwen2(2, 64, 4, 2, 96, 113, 32);
+        struct ds_error err = {.text = ""};
+
+        cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+        shape.rope_scale = cases[i].scale;
+        cr_assert_eq(ds_model_check(&shape, &err), -EINVAL, "case %zu", i);
+        cr_assert(strstr(err.text, cases[i].says) != NULL, "case %zu: %s", i, err.text);
+    }
 }
 
 Test(model, matrices_of_all_experts_are_neighbours)

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""make_experts - the reference case of a model with experts, in float64.
+"""make - the reference cases of experts, and of biases and positions for longer contexts, in float64.
 
-    python3 tests/reference/make_experts.py        needs torch; with transformers (4.36 to 4.x) also compares the logits
+    python3 tests/reference/make.py        needs torch; with transformers (4.43 or later) also compares the logits
 
-Writes tests/reference/mixtral-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
+Writes tests/reference/mixtral-tiny and qwen2-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
 micro-batches, batch, sequence + 1], job.json, expected.json (per step the cross entropy, the norm of the gradient before
 clipping, the learning rate) and expected.safetensors (gradients of step 0, before clipping; final weights).
 
-The loss that is differentiated is the cross entropy plus router_aux_loss_coef times, for each layer, the mean over sequences of
+For experts the loss that is differentiated is the cross entropy plus router_aux_loss_coef times, for each layer, the mean over sequences of
 E * sum over experts of (share of the sequence's pairs) * (mean probability): of each sequence by itself, and 1 where all experts
 are used alike, unlike that of transformers.  Which experts a row has must not hang on rounding: the seed is the first from
 --seed on with which the last expert taken and the first left out differ by 2e-4 at least, everywhere.
@@ -24,12 +24,22 @@ import torch
 
 torch.set_default_dtype(torch.float64)
 HERE = pathlib.Path(__file__).resolve().parent
-CONFIG = {
-    "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": False, "num_local_experts": 5,
-    "num_experts_per_tok": 2, "router_aux_loss_coef": 0.05, "sliding_window": None,
+CONFIGS = {
+    "mixtral-tiny": {
+        "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": False, "num_local_experts": 5,
+        "num_experts_per_tok": 2, "router_aux_loss_coef": 0.05, "sliding_window": None,
+    },
+    "qwen2-tiny": {  # 8 frequencies: some stay, some are between, some are stretched
+        "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1000.0,
+        "vocab_size": 53, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 16, "tie_word_embeddings": True, "use_sliding_window": False,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 64},
+    },
 }
+CONFIG = {}  # the one at hand
 JOB = {
     "steps": 6, "micro_batches": 2, "batch": 4, "seq": 9, "clip": 1.0,
     "optimizer": {"name": "adamw", "lr": 3e-3, "betas": [0.9, 0.95], "eps": 1e-5, "weight_decay": 0.1, "decay_only_dims": 2},
@@ -53,12 +63,19 @@ def weights(generator):
             w[f"{at}{norm}.weight"] = some(hidden, around=1.0)
         for name, rows in (("q", hidden), ("k", narrow), ("v", narrow), ("o", hidden)):
             w[f"{at}self_attn.{name}_proj.weight"] = some(rows, hidden)
+            if c["model_type"] == "qwen2" and name != "o":
+                w[f"{at}self_attn.{name}_proj.bias"] = some(rows)
+        if "num_local_experts" not in c:
+            for name, shape in (("gate", (ffn, hidden)), ("up", (ffn, hidden)), ("down", (hidden, ffn))):
+                w[f"{at}mlp.{name}_proj.weight"] = some(*shape)
+            continue
         w[f"{at}block_sparse_moe.gate.weight"] = some(c["num_local_experts"], hidden, std=0.3)
         for e in range(c["num_local_experts"]):
             for name, shape in (("w1", (ffn, hidden)), ("w2", (hidden, ffn)), ("w3", (ffn, hidden))):
                 w[f"{at}block_sparse_moe.experts.{e}.{name}.weight"] = some(*shape, std=0.2)
     w["model.norm.weight"] = some(hidden, around=1.0)
-    w["lm_head.weight"] = some(c["vocab_size"], hidden)
+    if not c["tie_word_embeddings"]:
+        w["lm_head.weight"] = some(c["vocab_size"], hidden)
     return w
 
 
@@ -66,10 +83,25 @@ def normed(x, weight):
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + CONFIG["rms_norm_eps"]) * weight
 
 
+def stretched(frequency):
+    """As Llama 3.1 does it for contexts longer than its first one."""
+    scaling = CONFIG.get("rope_scaling")
+    if not scaling:
+        return frequency
+    wave, first = 2 * math.pi / frequency, scaling["original_max_position_embeddings"]
+    if wave > first / scaling["low_freq_factor"]:
+        return frequency / scaling["factor"]
+    if wave < first / scaling["high_freq_factor"]:
+        return frequency
+    part = (first / wave - scaling["low_freq_factor"]) / (scaling["high_freq_factor"] - scaling["low_freq_factor"])
+    return (1 - part) * frequency / scaling["factor"] + part * frequency
+
+
 def turned(x):
     """Rotary positions on [batch, heads, sequence, size]."""
     length, size = x.shape[-2:]
-    angle = torch.arange(length)[:, None] * CONFIG["rope_theta"] ** (-torch.arange(0, size, 2) / size)
+    frequencies = [stretched(CONFIG["rope_theta"] ** (-i / size)) for i in range(0, size, 2)]
+    angle = torch.arange(length)[:, None] * torch.tensor(frequencies)
     low, high = x[..., :size // 2], x[..., size // 2:]
     return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()], -1)
 
@@ -79,7 +111,8 @@ def attended(x, w, at):
     heads, groups = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
 
     def apart(name, n):
-        return (x @ w[f"{at}self_attn.{name}_proj.weight"].T).view(batch, length, n, hidden // heads).transpose(1, 2)
+        made = x @ w[f"{at}self_attn.{name}_proj.weight"].T + w.get(f"{at}self_attn.{name}_proj.bias", 0.0)
+        return made.view(batch, length, n, hidden // heads).transpose(1, 2)
 
     q, k, v = turned(apart("q", heads)), turned(apart("k", groups)), apart("v", groups)
     k, v = (y.repeat_interleave(heads // groups, 1) for y in (k, v))
@@ -113,14 +146,20 @@ def given_to_experts(x, w, at, gaps):
     return torch.stack(out), balance
 
 
+def fed_forward(x, w, at):
+    gate, up, down = (w[f"{at}mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+    return (x @ gate.T * torch.sigmoid(x @ gate.T) * (x @ up.T)) @ down.T
+
+
 def forward(w, ids, gaps):
     x, balance = w["model.embed_tokens.weight"][ids], 0.0
     for i in range(CONFIG["num_hidden_layers"]):
         at = f"model.layers.{i}."
         x = x + attended(normed(x, w[f"{at}input_layernorm.weight"]), w, at)
-        made, one = given_to_experts(normed(x, w[f"{at}post_attention_layernorm.weight"]), w, at, gaps)
+        y = normed(x, w[f"{at}post_attention_layernorm.weight"])
+        made, one = given_to_experts(y, w, at, gaps) if "num_local_experts" in CONFIG else (fed_forward(y, w, at), 0.0)
         x, balance = x + made, balance + one
-    return normed(x, w["model.norm.weight"]) @ w["lm_head.weight"].T, balance
+    return normed(x, w["model.norm.weight"]) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T, balance
 
 
 def rate(step):
@@ -164,7 +203,7 @@ def train(seed):
         for ids in tokens[step]:
             logits, balance = forward(w, ids[:, :-1], gaps)
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-            ((loss + CONFIG["router_aux_loss_coef"] * balance) / JOB["micro_batches"]).backward()
+            ((loss + CONFIG.get("router_aux_loss_coef", 0.0) * balance) / JOB["micro_batches"]).backward()
             total += loss.item() / JOB["micro_batches"]
             logits0 = logits.detach() if logits0 is None else logits0
         if gradients is None:
@@ -174,33 +213,34 @@ def train(seed):
             group["lr"] = rate(step)
         adamw.step()
         trace.append({"step": step, "loss": total, "grad_norm": norm, "lr": rate(step)})
-    return min(gaps), first, tokens, logits0, gradients, trace, w
+    return min(gaps, default=1.0), first, tokens, logits0, gradients, trace, w
 
 
 def compare(first, tokens, logits):
     """With transformers, where it is there."""
     try:
-        from transformers import MixtralConfig, MixtralForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError:
         print("transformers is not there: logits are not compared")
         return
-    model = MixtralForCausalLM(MixtralConfig(**{k: v for k, v in CONFIG.items() if k != "model_type"})).double()
-    model.load_state_dict({name: value.clone() for name, value in first.items()})
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**CONFIG)).double()
+    missing, strange = model.load_state_dict({name: value.clone() for name, value in first.items()}, strict=False)
+    assert set(missing) <= {"lm_head.weight"} and not strange, (missing, strange)
+    model.tie_weights()
     with torch.no_grad():
         theirs = model(tokens[0, 0][:, :-1]).logits
     print(f"against transformers: largest difference of a logit {(theirs - logits).abs().max().item():.3g}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=1)
-    seed = parser.parse_args().seed
+def make(case, seed):
+    CONFIG.clear()
+    CONFIG.update(CONFIGS[case])
     while (run := train(seed))[0] < LEAST_GAP:
         seed += 1
     gap, first, tokens, logits, gradients, trace, last = run
-    print(f"seed {seed}: smallest gap {gap:.3g}, loss {trace[0]['loss']:.6f} to {trace[-1]['loss']:.6f}")
+    print(f"{case}: seed {seed}, smallest gap {gap:.3g}, loss {trace[0]['loss']:.6f} to {trace[-1]['loss']:.6f}")
     compare(first, tokens, logits)
-    out = HERE / "mixtral-tiny"
+    out = HERE / case
     out.mkdir(exist_ok=True)
     save(out / "model.safetensors", first)
     save(out / "tokens.safetensors", {"tokens": tokens})
@@ -210,4 +250,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    for name in CONFIGS:
+        make(name, parser.parse_args().seed)

@@ -243,7 +243,18 @@ def team():
          ran.stderr, "team: with offload refused", f"{ran.returncode}\n{ran.stderr}")
 
 
+def experts():
+    """Layers with experts: of ranks of data, recorded and not, in teams, in parts."""
+    text = small_job("mixtral", matmul="compute").read_text().replace("heads: 1", "heads: 4, experts: 4").replace("compute: bf16", "compute: fp32")
+    on_both("experts", "mixtral", text, ((0, 2, 1, {}),), [], "all_reduce_f32")
+    on_both("experts-launched", "mixtral", text, ((0, 2, 1, {"DSRUN_CUDA_GRAPHS": "0"}),), ["activation.recompute=full"], "all_reduce_f32")
+    on_both("experts-team", "mixtral", text, ((0, 2, 1, {}),), ["parallel.tensor=2"], "all_reduce_f32")
+    on_both("experts-parts", "mixtral", text, ((1, 2, 1, {}),), ["model.layers=3", "parallel.pipeline=2"], "pass")
+    on_both("experts-sharers", "mixtral", text, ((0, 2, 2, {}),), ["parallel.sequence=2"], "all_reduce_f32")
+
+
 require()
+experts()
 fp8()
 optimizers()
 evaluation()

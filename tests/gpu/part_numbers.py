@@ -100,7 +100,7 @@ def attention():
 
 def generate():
     """Text by dsrun generate: the ids of the CPU where they are the likeliest, and in bf16 the same ones every time."""
-    for name in ("gpt2-tiny", "llama-tiny"):
+    for name in ("gpt2-tiny", "llama-tiny", "mixtral-tiny"):
         h.dsrun("ckpt", "import", CASES / name, h.work() / name)
         said = {}
         for run, device, kind, heat in (("cpu", "cpu", "fp32", 0), ("cuda", "cuda", "fp32", 0),

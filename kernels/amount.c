@@ -149,6 +149,16 @@ static void shape_route(const struct ds_route_args *a, char out[DS_OP_SHAPE_BYTE
     say_given(out, a->batch * a->seq, a->experts, a->each, DS_F32);
 }
 
+static struct ds_amount amount_load_peak(const struct ds_load_peak_args *a)
+{
+    return moves(area(a->batch, a->experts), sizeof(float));
+}
+
+static void shape_load_peak(const struct ds_load_peak_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_area(out, a->batch, a->experts, DS_F32);
+}
+
 static struct ds_amount amount_route_bwd(const struct ds_route_bwd_args *a)
 {
     return moves(area(a->batch, a->seq) * (double)a->experts,

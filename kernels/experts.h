@@ -45,6 +45,14 @@ struct ds_route_args {
     float *load;   /* [batch,E] */
 };
 
+/* *sum += for each sequence, how many times its part the expert with the most pairs has: the
+ * largest of load[b,.] times E over the sum of load[b,.].  1 where all have the same number. */
+struct ds_load_peak_args {
+    size_t batch, experts;
+    const float *load; /* [batch,E], some of each row above 0 */
+    double *sum;
+};
+
 /* dlogits from the gradient of the weights, and from a loss that asks for balance.
  *   of row n's experts c_0 .. c_each-1 with weights w_j and their gradients d_j:
  *     dlogits[n,c_j] = w_j (d_j - sum_i w_i d_i); 0 of all others

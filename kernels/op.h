@@ -60,6 +60,7 @@
     X(SWIGLU_ROWS_FWD, swiglu_rows_fwd) \
     X(SWIGLU_ROWS_BWD, swiglu_rows_bwd) \
     X(ROUTE,         route) \
+    X(LOAD_PEAK,     load_peak) \
     X(ROUTE_BWD,     route_bwd) \
     X(ROWS_TAKE,     rows_take) \
     X(ROWS_SUM,      rows_sum) \
@@ -387,12 +388,12 @@ struct ds_sumsq_args {
     uint64_t base;
 };
 
-/* What a step came to on this rank, into *entry: a sum of losses, and part[parts] of what
- * ds_sumsq() made, added in their order.  Places of the first `own` parts are of kind 0, of the
- * others of kind 1. */
+/* What a step came to on this rank, into *entry: sums of losses and of ds_load_peak(), and
+ * part[parts] of what ds_sumsq() made, added in their order.  Places of the first `own` parts are
+ * of kind 0, of the others of kind 1. */
 struct ds_tally_args {
     size_t parts, own;
-    const double *loss;
+    const double *loss, *peaks;
     const struct ds_part *part;
     uint64_t hash;
     bool stop, writing;

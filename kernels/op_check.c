@@ -338,7 +338,8 @@ const char *ds__check_tally(const struct ds_tally_args *a)
 {
     if (a->own > a->parts || ds__too_big(a->parts, sizeof(struct ds_part)))
         return "an impossible shape";
-    if (a->loss == NULL || (a->parts != 0 && a->part == NULL) || a->entry == NULL)
+    if (a->loss == NULL || a->peaks == NULL || (a->parts != 0 && a->part == NULL) ||
+        a->entry == NULL)
         return "a pointer is missing";
     return NULL;
 }

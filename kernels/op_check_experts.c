@@ -31,6 +31,13 @@ const char *ds__check_route(const struct ds_route_args *a)
     return check_experts(a->batch, a->seq, a->experts, a->each);
 }
 
+const char *ds__check_load_peak(const struct ds_load_peak_args *a)
+{
+    if (a->load == NULL || a->sum == NULL)
+        return "a pointer is missing";
+    return check_experts(a->batch, 1, a->experts, 1);
+}
+
 const char *ds__check_route_bwd(const struct ds_route_bwd_args *a)
 {
     if (!ds__is_act(a->act))

@@ -33,6 +33,7 @@ struct ds_part {
 /* What a step came to on one rank.  Plain data that ranks send to each other. */
 struct ds_entry {
     double squares, loss, nonfinite;
+    double peaks; /* of experts: sum of ds_load_peak() */
     uint64_t place[DS_PLACES];
     uint64_t hash; /* of the plan */
     uint32_t stop, writing, differs, zero;
@@ -93,6 +94,7 @@ DS_ANYWHERE void ds_entry_add(struct ds_entry *to, const struct ds_entry *from)
 {
     to->squares += from->squares;
     to->loss += from->loss;
+    to->peaks += from->peaks;
     to->nonfinite += from->nonfinite;
     for (int i = 0; i < DS_PLACES; i++)
         to->place[i] = from->place[i] < to->place[i] ? from->place[i] : to->place[i];

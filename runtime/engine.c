@@ -187,6 +187,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
             .activations = engine->own[DS_ARENA_ACTIVATIONS],
             .swapped = engine->exchange.memory[DS_ARENA_SWAPPED],
             .loss_sum = engine->outcome.tally.loss,
+            .peak_sum = engine->outcome.tally.peaks,
         };
 
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);

@@ -101,6 +101,8 @@ struct ds_step_args {
 struct ds_step_result {
     double loss;        /* mean over the tokens of all ranks */
     double grad_norm;   /* before clipping, without the loss scale */
+    double expert_load; /* of the busiest expert, of its part: mean over layers and sequences; 0:
+                         * there are none */
     uint64_t nonfinite; /* > 0: nothing was updated */
     const char *bad;    /* then: the first tensor with such a gradient, or "loss" */
     bool stop;          /* some rank was asked to stop */

@@ -5,10 +5,15 @@
  */
 #include "runtime/flags.h"
 
+#include <math.h>
+
 #include "runtime/first.h"
 #include "runtime/tally.h"
 
-enum flag { SUMSQ, NONFINITE, FIRST_BAD, LOSS, STOP, WRITING, HASH_LOW, HASH_HIGH, FLAGS };
+enum flag { SUMSQ, NONFINITE, FIRST_BAD, LOSS, PEAKS, ASKED, HASH_LOW, HASH_HIGH, FLAGS };
+/* How many ranks ask to stop, and times this how many write: both are in one number. */
+enum { WRITER = 1 << 20 };
+_Static_assert((int)WRITER > (int)DS_MAX_RANKS, "both counts have room");
 _Static_assert((int)FLAGS == (int)DS_STEP_FLAGS, "the plan counts them");
 
 int ds_flags_sum(const struct ds_plan *plan, struct ds_comm *comm, const struct ds_entry *mine,
@@ -22,8 +27,8 @@ int ds_flags_sum(const struct ds_plan *plan, struct ds_comm *comm, const struct 
         [NONFINITE] = mine->nonfinite,
         [FIRST_BAD] = ds_first_mark(first, plan->tensors, plan->world),
         [LOSS] = mine->loss,
-        [STOP] = mine->stop != 0 ? 1.0 : 0.0,
-        [WRITING] = mine->writing != 0 ? 1.0 : 0.0,
+        [PEAKS] = mine->peaks,
+        [ASKED] = (mine->stop != 0 ? 1.0 : 0.0) + (mine->writing != 0 ? (double)WRITER : 0.0),
         [HASH_LOW] = low,
         [HASH_HIGH] = high,
     };
@@ -32,11 +37,12 @@ int ds_flags_sum(const struct ds_plan *plan, struct ds_comm *comm, const struct 
     *all = (struct ds_entry){
         .squares = flags[SUMSQ],
         .loss = flags[LOSS],
+        .peaks = flags[PEAKS],
         .nonfinite = flags[NONFINITE],
         .place = {DS_NOWHERE, DS_NOWHERE},
         .hash = mine->hash,
-        .stop = flags[STOP] > 0.0,
-        .writing = flags[WRITING] > 0.0,
+        .stop = fmod(flags[ASKED], WRITER) > 0.0,
+        .writing = flags[ASKED] >= WRITER,
         .differs = flags[HASH_LOW] != world * low || flags[HASH_HIGH] != world * high,
     };
     *bad = plan->tensors;

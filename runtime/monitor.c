@@ -70,6 +70,8 @@ int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *st
     ds_json_f64(&json, "step_ms", step->step_ms, RATE_DIGITS);
     ds_json_f64(&json, "mfu", step->mfu, RATE_DIGITS);
     ds_json_u64(&json, "skipped", step->skipped);
+    if (step->expert_load > 0.0)
+        ds_json_f64(&json, "expert_load", step->expert_load, RATE_DIGITS);
     return finish(monitor, &json, true, err);
 }
 

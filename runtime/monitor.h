@@ -38,6 +38,7 @@ void ds_monitor_release(struct ds_monitor *monitor);
 struct ds_monitor_step {
     uint64_t step, tokens, skipped;
     double loss, grad_norm, lr, tokens_per_s, step_ms, mfu;
+    double expert_load; /* 0: there are no experts */
 };
 int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *step,
                     struct ds_error *err) DS_NODISCARD;

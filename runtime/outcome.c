@@ -242,6 +242,13 @@ static int fetch(struct ds_outcome *outcome, struct ds_error *err)
     return 0;
 }
 
+/* Of how many sequences, or parts of them, and layers peaks are added up in a step. */
+static double peaks_of(const struct ds_plan *plan)
+{
+    return (double)(plan->micro_batches * plan->micro_batch * plan->holders) *
+           (double)plan->model.layers;
+}
+
 int ds_outcome_tell(struct ds_outcome *outcome, struct ds_step_result *result, struct ds_error *err)
 {
     const struct ds_verdict *verdict = &outcome->last;
@@ -257,6 +264,7 @@ int ds_outcome_tell(struct ds_outcome *outcome, struct ds_step_result *result, s
     *result = (struct ds_step_result){
         .loss = verdict->loss,
         .grad_norm = verdict->grad_norm,
+        .expert_load = verdict->all.peaks / peaks_of(outcome->plan),
         .nonfinite = (uint64_t)verdict->all.nonfinite + (uint64_t)(!isfinite(verdict->loss)),
         .stop = verdict->all.stop != 0,
         .writing = verdict->all.writing != 0,

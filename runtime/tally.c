@@ -17,14 +17,17 @@
 
 enum { PLACE_BITS = 44 };
 
+/* Sums in front of the parts: of losses, of experts' peaks. */
+enum { LOSS, PEAKS, SUMS };
+
 static struct ds_part *parts_of(double *loss)
 {
-    return (struct ds_part *)(void *)(loss + 1);
+    return (struct ds_part *)(void *)(loss + SUMS);
 }
 
 static size_t bytes_of(size_t parts)
 {
-    return sizeof(double) + parts * sizeof(struct ds_part);
+    return SUMS * sizeof(double) + parts * sizeof(struct ds_part);
 }
 
 int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_device *device,
@@ -39,6 +42,7 @@ int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_
                                .parts = plan->buckets + plan->spans};
     rc = ds_device_alloc(device, bytes_of(tally->parts), &memory, err);
     tally->loss = memory;
+    tally->peaks = rc == 0 ? tally->loss + PEAKS : NULL;
     if (rc == 0)
         rc = ds_device_host_alloc(device, bytes_of(tally->parts), &memory, err);
     if (rc == 0)
@@ -148,7 +152,8 @@ int ds_tally_read(struct ds_tally *tally, const float *grads, struct ds_entry *m
     *mine = (struct ds_entry){.place = {DS_NOWHERE, DS_NOWHERE}};
     if (rc != 0)
         return rc;
-    mine->loss = *tally->host;
+    mine->loss = tally->host[LOSS];
+    mine->peaks = tally->host[PEAKS];
     for (size_t i = 0; i < sums.parts; i++)
         ds_entry_take(mine, &parts_of(tally->host)[i], i >= sums.own);
     return 0;
@@ -160,6 +165,7 @@ int ds_tally_give(struct ds_tally *tally, const float *grads, const struct ds_en
     struct under_way sums = {.grads = grads};
     struct ds_tally_args args = {
         .loss = tally->loss,
+        .peaks = tally->peaks,
         .part = parts_of(tally->loss),
         .hash = like->hash,
         .stop = like->stop,

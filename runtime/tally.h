@@ -24,9 +24,10 @@ struct ds_tally {
     const struct ds_plan *plan;
     struct ds_device *device;
     struct ds_stream *stream;
-    size_t parts; /* of gradients that are summed by themselves, at most */
-    double *loss; /* the sum of losses; behind it the parts */
-    double *host; /* the same in the host's memory */
+    size_t parts;  /* of gradients that are summed by themselves, at most */
+    double *loss;  /* the sum of losses; behind it that of peaks, and the parts */
+    double *peaks; /* of experts (kernels/experts.h) */
+    double *host;  /* the same in the host's memory */
 };
 
 int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_device *device,

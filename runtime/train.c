@@ -154,6 +154,7 @@ static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *re
         .skipped = trainer->state.skipped,
         .loss = result->loss,
         .grad_norm = result->grad_norm,
+        .expert_load = result->expert_load,
         .lr = lr,
         .tokens_per_s = rate,
         .mfu = trainer->peak > 0.0 ? rate * trainer->plan.flops_per_token / trainer->peak : 0.0,

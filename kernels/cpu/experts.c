@@ -266,3 +266,21 @@ int DS_ISA(ds__cpu_rows_sum)(const struct ds_rows_sum_args *args, struct ds_stre
     ds__cpu_run(stream, ds__div_up(a.rows, SPAN), sum_task, &a);
     return 0;
 }
+
+int DS_ISA(ds__cpu_load_peak)(const struct ds_load_peak_args *args, struct ds_stream *stream,
+                              struct ds_error *err)
+{
+    (void)stream;
+    (void)err;
+    for (size_t b = 0; b < args->batch; b++) {
+        const float *load = args->load + b * args->experts;
+        double all = 0.0, most = 0.0;
+
+        for (size_t e = 0; e < args->experts; e++) {
+            all += (double)load[e];
+            most = fmax(most, (double)load[e]);
+        }
+        *args->sum += most * (double)args->experts / all;
+    }
+    return 0;
+}

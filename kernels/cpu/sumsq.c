@@ -98,6 +98,7 @@ int DS_ISA(ds__cpu_tally)(const struct ds_tally_args *args, struct ds_stream *st
                           struct ds_error *err)
 {
     struct ds_entry entry = {.loss = *args->loss,
+                             .peaks = *args->peaks,
                              .place = {DS_NOWHERE, DS_NOWHERE},
                              .hash = args->hash,
                              .stop = args->stop,

@@ -242,6 +242,38 @@ extern "C" int ds__cuda_route(const struct ds_route_args *a, struct ds_stream *s
     return launched("route", err);
 }
 
+/* A warp has a sequence at a time. */
+static __global__ void __launch_bounds__(BLOCK) load_peak(struct ds_load_peak_args a)
+{
+    __shared__ double shared[WARPS];
+    double peaks = 0.0;
+
+    for (size_t b = threadIdx.x / WARP; b < a.batch; b += WARPS) {
+        const float *load = a.load + b * a.experts;
+        double all = 0.0;
+        float most = 0.0f;
+
+        for (size_t e = threadIdx.x % WARP; e < a.experts; e += WARP) {
+            all += (double)load[e];
+            most = fmaxf(most, load[e]);
+        }
+        all = warp_sum(all);
+        most = warp_max(most);
+        if (threadIdx.x % WARP == 0)
+            peaks += (double)most * (double)a.experts / all;
+    }
+    peaks = block_sum(peaks, shared);
+    if (threadIdx.x == 0)
+        *a.sum += peaks;
+}
+
+extern "C" int ds__cuda_load_peak(const struct ds_load_peak_args *a, struct ds_stream *stream,
+                                  struct ds_error *err)
+{
+    DS_LAUNCH(load_peak, 1, BLOCK, 0, stream_of(stream), *a);
+    return launched("load_peak", err);
+}
+
 extern "C" int ds__cuda_route_bwd(const struct ds_route_bwd_args *a, struct ds_stream *stream,
                                   struct ds_error *err)
 {

@@ -28,6 +28,7 @@ static __global__ void __launch_bounds__(BLOCK) tally(struct ds_tally_args a)
     if (threadIdx.x != 0)
         return;
     entry.loss = *a.loss;
+    entry.peaks = *a.peaks;
     entry.hash = a.hash;
     entry.stop = a.stop;
     entry.writing = a.writing;

@@ -103,6 +103,16 @@ static int route(const struct experts *x, struct ds_error *err)
     return rc == 0 ? ds_route(&args, net->stream, err) : rc;
 }
 
+/* How uneven experts are used is told of every step, by one of a team. */
+static int tell_load(const struct experts *x, struct ds_error *err)
+{
+    const struct ds_net *net = x->net;
+    const struct ds_load_peak_args args = {
+        .batch = net->batch, .experts = net->shape.experts, .load = x->load, .sum = net->peak_sum};
+
+    return ds__leads_team(net) ? ds_load_peak(&args, net->stream, err) : 0;
+}
+
 /* x[n] = sum over the ranks of `comm`. */
 static int add_up(const struct experts *x, struct ds_comm *comm, float *sum, size_t n,
                   struct ds_error *err)
@@ -292,6 +302,8 @@ int ds__experts_in(const struct ds_net *net, uint32_t block, enum ds_pass pass,
     const struct experts x = experts_of(net, block, pass);
     int rc = pass == DS_PASS_RECOMPUTE ? 0 : route(&x, err);
 
+    if (rc == 0 && pass == DS_PASS_TRAIN)
+        rc = tell_load(&x, err);
     if (rc == 0)
         rc = take(&x, x.buf[DS_BUFFER_NORM2], err);
     return rc == 0 ? product_fwd(&x, DS_PRODUCT_FC, x.buf[DS_BUFFER_FFN_IN], err) : rc;

@@ -101,6 +101,7 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
         .logit_rows = plan->logit_rows,
         .logit_ld = plan->logit_ld,
         .loss_sum = memory->loss_sum,
+        .peak_sum = memory->peak_sum,
         .swapped = memory->swapped,
         .slots = calloc(plan->slots * blocks, sizeof(*net->slots)),
     };

@@ -79,6 +79,7 @@ struct ds_net {
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
     const float *grad_scale_at; /* (optional) where the device finds it instead */
     double *loss_sum;           /* the device's; added to by the head, in nats over tokens */
+    double *peak_sum;           /* and by layers with experts: kernels/experts.h */
     double dropout;             /* rate; 0: none */
     double attention_dropout;
     uint64_t seed;
@@ -90,7 +91,7 @@ struct ds_net_memory {         /* borrowed, laid out as the plan says */
     float *const *grads;       /* [buckets] */
     void *activations;
     void *swapped; /* where ranks share sequences, or layers: of the comm's arena */
-    double *loss_sum;
+    double *loss_sum, *peak_sum;
 };
 
 int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_net_memory *memory,

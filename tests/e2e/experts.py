@@ -105,6 +105,11 @@ def learns():
     train(path, run, 1, "optim.lr=3e-3", "checkpoint.every=0", steps=60)
     losses = [row["loss"] for row in h.metrics(run)]
     h.ok(losses[-1] < 0.75 * losses[0], "it learns", (losses[0], losses[-1]))
+    loads = [row["expert_load"] for row in h.metrics(run)]
+    h.ok(all(1.0 <= load <= EXPERTS / 2 for load in loads), "the busiest expert's load is told", loads)
+    alone = folder / "dense"
+    train(shared.job("llama", layers=1, batch=4, micro=4), alone, 1, "checkpoint.every=0", steps=1)
+    h.ok("expert_load" not in h.metrics(alone)[0], "of a model without experts it is not", h.metrics(alone))
 
 
 def is_refused():

@@ -15,6 +15,23 @@ static double tolerance_of(const struct test_layout *layout)
     return layout->compute == DS_COMPUTE_FP32 ? 2e-6 : 4e-3;
 }
 
+/* The busiest expert has its part at least, and at most what all pairs of its tokens are; where
+ * sequences are whole it has the same in any layout. */
+static void check_loads(const struct test_run *parts, const struct test_run *whole,
+                        const char *what)
+{
+    const struct ds_model_shape *shape = &parts->job.model.shape;
+    const double most = (double)shape->experts / (double)shape->experts_each;
+
+    for (unsigned i = 0; i < parts->steps; i++) {
+        double load = parts->result[i].expert_load;
+
+        cr_assert(load >= 1.0 && load <= most, "%s: step %u: %.17g", what, i, load);
+        if (parts->job.parallel.sequence == 1)
+            cr_assert_float_eq(load, whole->result[i].expert_load, 1e-12, "%s: %.17g", what, load);
+    }
+}
+
 /* Against ranks of data alone, each with all layers. */
 static void check(struct test_layout layout)
 {
@@ -32,6 +49,7 @@ static void check(struct test_layout layout)
     test_layout_ok(&whole, what);
     test_compare(&parts, &whole, tolerance_of(&layout), what);
     test_traffic_planned(&parts, what);
+    check_loads(&parts, &whole, what);
     test_run_release(&parts);
     test_run_release(&whole);
     (void)unlink(ids);

@@ -88,6 +88,7 @@ static void experts(void)
     EXPECT(SWIGLU_ROWS_BWD, swiglu_rows_bwd, 0, 150, "3x5 F16", .rows = 3, .ffn = 5, .act = DS_F16);
     EXPECT(ROUTE, route, 0, 6 * 5 * 8, "6x5, 2 each F32", .batch = 2, .seq = 3, .experts = 5,
            .each = 2);
+    EXPECT(LOAD_PEAK, load_peak, 0, 2 * 5 * 4, "2x5 F32", .batch = 2, .experts = 5);
     EXPECT(ROUTE_BWD, route_bwd, 0, 6 * 5 * 2, "6x5, 2 each BF16", .batch = 2, .seq = 3,
            .experts = 5, .each = 2, .act = DS_BF16);
     EXPECT(ROUTE_BWD, route_bwd, 0, 6 * 5 * 6, "6x5, 2 each BF16", .batch = 2, .seq = 3,
@@ -139,7 +140,7 @@ static void updates(void)
 {
     EXPECT(SUMSQ, sumsq, 0, 28, "all gradients", .n = 7);
     EXPECT(TALLY, tally, 0, 7 * 24, "this rank", .parts = 7);
-    EXPECT(VERDICT, verdict, 0, 7 * 64, "all ranks", .ranks = 7);
+    EXPECT(VERDICT, verdict, 0, 7 * 72, "all ranks", .ranks = 7);
     EXPECT(RANK_SUM, rank_sum, 0, 7 * 3 * 8, "all ranks", .ranks = 7, .n = 3);
     EXPECT(ADAMW, adamw, 0, 7 * 28, "all parameters", .n = 7);
     EXPECT(ADAMW, adamw, 0, 7 * 28, "all parameters", .n = 7, .grad_type = DS_BF16,

@@ -403,6 +403,45 @@ Test(route, route_bwd)
     }
 }
 
+/* Sums are added to what is there. */
+Test(route, load_peak)
+{
+    static const struct {
+        size_t batch, experts;
+    } sizes[] = {{1, 1}, {1, 8}, {3, 5}, {13, 33}, {70, 256}};
+    enum { MOST = 70 * 256 };
+    struct {
+        double sum;
+        float load[MOST];
+    } *m = calloc(1, sizeof(*m));
+
+    cr_assert_not_null(m);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct ds_device *device = open_cpu(NULL, 2, 1 << 16);
+        const size_t experts = sizes[i].experts;
+        const struct ds_load_peak_args args = {
+            .batch = sizes[i].batch, .experts = experts, .load = m->load, .sum = &m->sum};
+        double want = m->sum = 0.75;
+
+        for (size_t b = 0; b < sizes[i].batch; b++) {
+            double most = 0.0, all = 0.0;
+
+            for (size_t e = 0; e < experts; e++) {
+                double load = (double)((b * 7 + e * e * 13) % 29 + (e == 0 ? 1 : 0));
+
+                m->load[b * experts + e] = (float)load;
+                most = load > most ? load : most;
+                all += load;
+            }
+            want += most / (all / (double)experts);
+        }
+        cr_assert(ds_load_peak(&args, ds_device_stream(device), NULL) == 0);
+        cr_assert(fabs(m->sum / want - 1.0) < 1e-14, "%zu: %.17g, not %.17g", i, m->sum, want);
+        ds_device_close(device);
+    }
+    free(m);
+}
+
 struct moved {
     struct routed r;
     size_t channels;

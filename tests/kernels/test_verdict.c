@@ -10,7 +10,7 @@ enum { MOST_PARTS = 700, MOST_RANKS = 300, SUMS = 5, N = 1000, LINES = 4 };
 
 /* What operations read and write, where any device reaches it. */
 struct memory {
-    double loss;
+    double loss, peaks;
     struct ds_part part[MOST_PARTS];
     struct ds_entry entry[MOST_RANKS];
     struct ds_verdict verdict[2];
@@ -41,6 +41,7 @@ static struct ds_device *device_of(unsigned threads)
 static void fill_parts(struct memory *m, size_t parts, uint64_t *state)
 {
     m->loss = noise(state) + 5.0;
+    m->peaks = noise(state) + 9.0;
     for (size_t i = 0; i < parts; i++) {
         bool bad = i % 7 == 3;
 
@@ -58,6 +59,7 @@ static void check_tally(size_t parts, size_t own, unsigned threads)
     struct ds_tally_args args = {.parts = parts,
                                  .own = own,
                                  .loss = &m->loss,
+                                 .peaks = &m->peaks,
                                  .part = m->part,
                                  .hash = 0x123456789abcdef0,
                                  .stop = parts % 2 == 0,
@@ -71,6 +73,7 @@ static void check_tally(size_t parts, size_t own, unsigned threads)
     fill_parts(m, parts, &state);
     memset(m->entry, 0xa5, sizeof(m->entry));
     want.loss = m->loss;
+    want.peaks = m->peaks;
     for (size_t i = 0; i < parts; i++) { /* one after the other */
         uint64_t *place = &want.place[i < own ? 0 : 1];
 
@@ -113,6 +116,7 @@ static struct ds_entry tree(const struct ds_entry *entry, size_t count)
     b = tree(entry + left, count - left);
     a.squares += b.squares;
     a.loss += b.loss;
+    a.peaks += b.peaks;
     a.nonfinite += b.nonfinite;
     for (unsigned i = 0; i < DS_PLACES; i++)
         a.place[i] = b.place[i] < a.place[i] ? b.place[i] : a.place[i];
@@ -136,6 +140,7 @@ static void fill_entries(struct memory *m, const struct all_ranks *c)
     for (size_t i = 0; i < c->ranks; i++)
         m->entry[i] = (struct ds_entry){.squares = fabs(noise(&state)) + 0.1,
                                         .loss = fabs(noise(&state)),
+                                        .peaks = fabs(noise(&state)),
                                         .place = {DS_NOWHERE, i == 2 ? 77 : DS_NOWHERE},
                                         .hash = 99,
                                         .writing = i == 1};

@@ -122,7 +122,7 @@ Test(generate, losses_of_the_reference_cases)
 
         cr_assert_eq(ds_hf_import(of.folder, ckpt, &err), 0, "%s", err.text);
         for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
-            struct ds_session *session = open_session(ckpt, types[t].type, 2, of.sequence);
+            struct ds_session *session = open_session(ckpt, types[t].type, 1, of.sequence);
             double got = mean_loss(session, &of, 1);
 
             cr_assert(fabs(got - want) < types[t].tolerance * want, "%s %s: %.9g, not %.9g",
@@ -221,13 +221,13 @@ Test(generate, any_way_of_reading_gives_the_same_logits)
         (void)snprintf(name, sizeof(name), "long-%u", i);
         ckpt = save_model(name, &shape);
         for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
-            logits_after(ckpt, DS_F32, 2, LONG, ids, counts[c], want);
+            logits_after(ckpt, DS_F32, 1, LONG, ids, counts[c], want);
             for (size_t p = 0; p < sizeof(pieces) / sizeof(pieces[0]); p++) {
-                logits_after(ckpt, DS_F32, 2, pieces[p], ids, counts[c], got);
+                logits_after(ckpt, DS_F32, 1, pieces[p], ids, counts[c], got);
                 cr_assert(test_l2(got, want, VOCAB) < 2e-6, "%u: %zu ids by %zu: %g", i, counts[c],
                           pieces[p], test_l2(got, want, VOCAB));
             }
-            logits_after(ckpt, DS_BF16, 2, 5, ids, counts[c], got);
+            logits_after(ckpt, DS_BF16, 1, 5, ids, counts[c], got);
             cr_assert(test_l2(got, want, VOCAB) < 3e-2, "%u: bf16, %zu ids: %g", i, counts[c],
                       test_l2(got, want, VOCAB));
         }
@@ -257,7 +257,7 @@ Test(generate, threads_do_not_show_one_by_one)
 Test(generate, rewound_it_is_as_if_never_read)
 {
     const struct ds_model_shape shape = long_shape(2);
-    struct ds_session *session = open_session(save_model("rewound", &shape), DS_F32, 2, LONG);
+    struct ds_session *session = open_session(save_model("rewound", &shape), DS_F32, 1, LONG);
     int32_t prompt[100], first[40], second[40];
     float want[VOCAB], got[VOCAB];
 

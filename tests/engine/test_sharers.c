@@ -27,7 +27,7 @@ static struct test_run run_of(const struct sharing *s, const char *ids)
         s->family == 0 ? test_gpt2(3, 64, 4, 257, 32) : test_llama(3, 64, 8, 4, 112, 257, 32);
     struct test_run run = {.world = s->data * s->sharers,
                            .local_world = s->local,
-                           .threads = 1 + s->sharers % 2,
+                           .threads = s->fp8 && s->sharers > 1 ? 2 : 1,
                            .steps = 3,
                            .poison_step = UINT64_MAX,
                            .overlap = s->stage % 2 == 1,

@@ -74,8 +74,10 @@ static void reference_query(struct attention *x, size_t b, size_t h, size_t t, d
 
     x->want_lse[(b * x->heads + h) * x->seq + t] = weights(x, b, h, t, p);
     for (size_t s = 0; s <= t; s++) {
+        double kept = keep(x, b, h, t, s) * p[s];
+
         for (size_t i = 0; i < x->size; i++)
-            out[i] += keep(x, b, h, t, s) * p[s] * x->qkv.d[at(x, b, s, 2, kv) + i];
+            out[i] += kept * x->qkv.d[at(x, b, s, 2, kv) + i];
     }
     mean = dot(out, dout, x->size);
     for (size_t s = 0; s <= t; s++) {

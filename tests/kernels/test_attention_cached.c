@@ -28,16 +28,23 @@ static void reference_row(const struct cached *x, size_t t, size_t h, double *p)
     double *out = x->want + (t * x->heads + h) * x->size, max = (double)-INFINITY, sum = 0.0;
 
     for (size_t s = 0; s <= t; s++) {
+        const double *q = row_of(x, t, 0, h), *key = row_of(x, s, 1, kv);
+
         p[s] = 0.0;
         for (size_t i = 0; i < x->size; i++)
-            p[s] += x->scale * row_of(x, t, 0, h)[i] * row_of(x, s, 1, kv)[i];
+            p[s] += x->scale * q[i] * key[i];
         max = fmax(max, p[s]);
     }
-    for (size_t s = 0; s <= t; s++)
-        sum += exp(p[s] - max);
-    for (size_t s = 0; s <= t; s++)
+    for (size_t s = 0; s <= t; s++) {
+        p[s] = exp(p[s] - max);
+        sum += p[s];
+    }
+    for (size_t s = 0; s <= t; s++) {
+        const double *value = row_of(x, s, 2, kv);
+
         for (size_t i = 0; i < x->size; i++)
-            out[i] += exp(p[s] - max) / sum * row_of(x, s, 2, kv)[i];
+            out[i] += p[s] / sum * value[i];
+    }
 }
 
 /* What the cache holds in the end; behind the last row, what it held before: `blank`. */

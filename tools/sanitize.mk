@@ -18,8 +18,11 @@ asan-build: | $(B)/deps-test.ok ## what check-asan runs, built and not run
 check-ubsan: check-asan
 
 # Optimizing costs a test more time in the compiler than it saves in the test.  Not so where a test computes its own
-# answers to compare with: kernels, the emulated ones, comm.  Fuzz targets are libFuzzer's, too.
-QUICK_OBJ := $(addsuffix .o,$(foreach r,$(filter-out kernels cuda-emu comm,$(TEST_ROOMS)),$(TESTBIN_$(r))))
+# answers to compare with, of many numbers: comm, these of the kernels and of the emulated ones.  Fuzz targets are
+# libFuzzer's, too.
+COMPUTES  := attention attention_cached attention_sm90 embed fp8 loss loss_part matmul norm sdpa update
+QUICK_OBJ := $(addsuffix .o,$(filter-out $(foreach t,$(COMPUTES),%/test_$(t) %/test_cuda_$(t)), \
+    $(foreach r,$(filter-out comm,$(TEST_ROOMS)),$(TESTBIN_$(r)))))
 ifneq ($(findstring address,$(SAN)),)
 $(QUICK_OBJ): private override CFLAGS += -O0
 endif

@@ -88,17 +88,26 @@ static inline int test_gather(void *user, const void *mine, size_t bytes, void *
     return 0;
 }
 
-/* Of element `at` of what a rank has of a tensor. */
-static inline float test_initial(const float *copy, uint32_t tensor, const struct ds_plan_cut *cut,
-                                 uint64_t at)
+/* Of an element of the model's tensor. */
+static inline float test_initial(const float *copy, uint32_t tensor, uint64_t at)
 {
-    uint64_t together, whole = ds_plan_cut_at(cut, at, &together);
-
-    if (whole == DS_PLAN_PADDING)
-        return 0.0f;
     if (copy != NULL)
-        return copy[whole];
-    return (float)((double)((tensor * 977 + whole) * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
+        return copy[at];
+    return (float)((double)((tensor * 977 + at) * 2654435761u % 1000) / 1000.0 - 0.5) * 0.1f;
+}
+
+/* What a rank has of a tensor; padding is zero. */
+static inline void test_init_tensor(const float *copy, uint32_t tensor,
+                                    const struct ds_plan_cut *cut, struct ds_held held,
+                                    float *params)
+{
+    for (uint64_t done = 0; done < held.count;) {
+        uint64_t together, whole = ds_plan_cut_at(cut, held.first + done, &together);
+
+        for (; together > 0 && done < held.count; together--, done++)
+            params[held.at + done] =
+                whole == DS_PLAN_PADDING ? 0.0f : test_initial(copy, tensor, whole++);
+    }
 }
 
 static inline void test_init_weights(const struct test_run *run, const struct ds_plan *plan,
@@ -116,8 +125,7 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
                           ? NULL
                           : test_tensor(&file, "", param->param.name, cut.whole.elems);
 
-        for (uint64_t j = held.first; j < held.first + held.count; j++)
-            params[held.at + j - held.first] = test_initial(copy, param->tensor, &cut, j);
+        test_init_tensor(copy, param->tensor, &cut, held, params);
         free(copy);
     }
     for (uint64_t j = 0; run->nudge != NULL && j < plan->padded_elems; j++)

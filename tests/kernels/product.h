@@ -19,11 +19,13 @@ struct product {
 static inline double product_at(const struct product *p, size_t i, size_t j)
 {
     const struct ds_matmul_args *a = &p->args;
+    const double *x = p->a.d + (a->trans_a ? i : i * a->lda);
+    const double *y = p->b.d + (a->trans_b ? j * a->ldb : j);
+    const size_t x_step = a->trans_a ? a->lda : 1, y_step = a->trans_b ? 1 : a->ldb;
     double sum = 0.0;
 
     for (size_t k = 0; k < a->k; k++)
-        sum += p->a.d[a->trans_a ? k * a->lda + i : i * a->lda + k] *
-               p->b.d[a->trans_b ? j * a->ldb + k : k * a->ldb + j];
+        sum += x[k * x_step] * y[k * y_step];
     return sum;
 }
 

@@ -20,6 +20,12 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 #define STATE STATED("")
 #define MODEL ",\"model\":{\"arch\":\"llama\",\"layers\":1,\"hidden\":4,\"heads\":2,\"kv_heads\":1,\"head_size\":2," \
               "\"ffn\":8,\"vocab\":5,\"context\":8,\"tie_embeddings\":false,\"norm_eps\":1e-05,\"rope_theta\":10000}"
+/* Of a family with members of its own. */
+#define OTHER(arch, more) ",\"model\":{\"arch\":\"" arch "\",\"layers\":1,\"hidden\":4,\"heads\":2,\"kv_heads\":1,\"head_size\":2," \
+              "\"ffn\":8,\"vocab\":5,\"context\":8,\"tie_embeddings\":false,\"norm_eps\":1e-05,\"rope_theta\":10000" more "}"
+#define EXPERTS(n, each) ",\"experts\":" #n ",\"experts_per_token\":" #each ",\"expert_balance\":0.01"
+#define SCALING(text) OTHER("qwen2", ",\"rope_scaling\":" text)
+#define LLAMA3 "\"type\":\"llama3\",\"factor\":8"
 #define A_FILE ",\"files\":[{\"name\":\"w.safetensors\",\"bytes\":34,\"header_bytes\":10," \
               "\"header_xxh3\":\"0000000000000001\"}]"
 #define SUM "00000000000000ff"
@@ -45,6 +51,21 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE MODEL A_FILE TENSORS ",\"later\":[1]", 0, ""}, /* members that are not known yet */
     {"{\"format\":\"dsrun-checkpoint\",\"version\":4" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 4"},
     {"{\"format\":\"dsrun-checkpoint\",\"version\":0" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 0"},
+    {HEAD STATE OTHER("mixtral", EXPERTS(4, 2)) A_FILE TENSORS, 0, ""},
+    {HEAD STATE OTHER("mixtral", "") A_FILE TENSORS, -EBADMSG, "'experts'"},
+    {HEAD STATE OTHER("mixtral", EXPERTS(257, 2)) A_FILE TENSORS, -EBADMSG, "'experts'"},
+    {HEAD STATE OTHER("mixtral", EXPERTS(4, 17)) A_FILE TENSORS, -EBADMSG, "'experts_per_token'"},
+    {HEAD STATE OTHER("mixtral", EXPERTS(4, true)) A_FILE TENSORS, -EBADMSG, "'experts_per_token'"},
+    {HEAD STATE OTHER("mixtral", ",\"experts\":4,\"experts_per_token\":2") A_FILE TENSORS, -EBADMSG, "'expert_balance'"},
+    {HEAD STATE OTHER("qwen2", "") A_FILE TENSORS, 0, ""},
+    {HEAD STATE SCALING("{\"type\":\"linear\",\"factor\":2}") A_FILE TENSORS, 0, ""},
+    {HEAD STATE SCALING("{" LLAMA3 ",\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_context\":8}") A_FILE TENSORS, 0, ""},
+    {HEAD STATE SCALING("{" LLAMA3 ",\"low_freq_factor\":1,\"high_freq_factor\":4}") A_FILE TENSORS, -EBADMSG, "'original_context'"},
+    {HEAD STATE SCALING("{" LLAMA3 "}") A_FILE TENSORS, -EBADMSG, "'low_freq_factor'"},
+    {HEAD STATE SCALING("{\"type\":\"linear\"}") A_FILE TENSORS, -EBADMSG, "'factor'"},
+    {HEAD STATE SCALING("{\"type\":\"yarn\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'yarn'"},
+    {HEAD STATE SCALING("{\"type\":\"none\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'none'"},
+    {HEAD STATE SCALING("[2]") A_FILE TENSORS, -EBADMSG, "'rope_scaling' is not an object"},
     {BLOCKS(8) STATE MODEL A_FILE TENSORS, 0, ""},
     {BLOCKS(16) STATE MODEL A_FILE TENSORS, 0, ""}, /* a block that is longer than its range */
     {"{\"format\":\"dsrun-checkpoint\",\"version\":2" STATE MODEL A_FILE TENSORS, -EBADMSG, "'block_bytes'"},

@@ -30,7 +30,8 @@ int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_e
                                      .vocab = 300,
                                      .context = 32,
                                      .norm_eps = 1e-6,
-                                     .rope_theta = 10000};
+                                     .rope_theta = 10000,
+                                     .rope_scale = {.factor = 1, .low = 1, .high = 4, .original = 8192}};
     return 0;
 }
 

@@ -38,6 +38,8 @@ LAUNCH(largest)
 LAUNCH(fp8_cast)
 LAUNCH(gelu_bwd)
 LAUNCH(gelu_fwd)
+LAUNCH(head_norm_bwd)
+LAUNCH(head_norm_fwd)
 LAUNCH(matmul)
 LAUNCH(norm_bwd)
 LAUNCH(norm_fwd)
@@ -91,14 +93,31 @@ static void measure_norms(enum ds_norm_kind kind, size_t rows, size_t n)
     b.dx = take(rows * n * 2);
     f.weight = b.weight = take_numbers(DS_BF16, n);
     f.bias = layer ? take_numbers(DS_BF16, n) : NULL;
-    f.mean = layer ? take(rows * 4) : NULL;
-    f.rstd = take(rows * 4);
-    b.mean = f.mean;
-    b.rstd = f.rstd;
+    b.mean = f.mean = layer ? take(rows * 4) : NULL;
+    b.rstd = f.rstd = take(rows * 4);
     b.dweight = take(n * 4);
     b.dbias = layer ? take(n * 4) : NULL;
     moves(layer ? "layernorm" : "rmsnorm", DS_OP_NORM_FWD, run_norm_fwd, &f);
     moves(layer ? "layernorm backward" : "rmsnorm backward", DS_OP_NORM_BWD, run_norm_bwd, &b);
+}
+
+static void measure_head_norms(void)
+{
+    const size_t rows = many(8192), n = 128, all = rows * 48 * n;
+    struct ds_head_norm_fwd_args f = {.rows = rows, .heads = 32, .kv_heads = 8, .head_size = n};
+    struct ds_head_norm_bwd_args b = {.rows = rows, .heads = 32, .kv_heads = 8, .head_size = n};
+
+    taken = 0;
+    f.act = f.param = b.act = b.param = DS_BF16;
+    f.x = b.x = take_numbers(DS_BF16, all);
+    b.dy = take_numbers(DS_BF16, all);
+    f.y = b.dx = take(all * 2);
+    f.q_weight = b.q_weight = f.k_weight = b.k_weight = take_numbers(DS_BF16, n);
+    b.rstd = f.rstd = take(rows * 40 * 4);
+    b.dq_weight = take(n * 4);
+    b.dk_weight = take(n * 4);
+    moves("norm of heads", DS_OP_HEAD_NORM_FWD, run_head_norm_fwd, &f);
+    moves("norm of heads backward", DS_OP_HEAD_NORM_BWD, run_head_norm_bwd, &b);
 }
 
 static void measure_pointwise(void)
@@ -568,6 +587,7 @@ int main(int argc, char **argv)
                      many((size_t)32 << 20)); /* as a hidden state of Llama's is */
         measure_norms(DS_NORM_LAYER, many(65536), 768);
         measure_norms(DS_NORM_RMS, many(8192), 2048);
+        measure_head_norms();
         measure_pointwise();
         measure_ends();
         measure_shared_loss();

@@ -277,6 +277,21 @@ static void shape_xent(const struct ds_xent_args *a, char out[DS_OP_SHAPE_BYTES]
 
 /* --- what passes over activations ------------------------------------------------------------- */
 
+/* clang-format off */
+#define ROWS_OF(columns, fn) \
+    static void shape_##fn(const struct ds_##fn##_args *a, char out[DS_OP_SHAPE_BYTES]) \
+    { \
+        say_area(out, a->rows, a->columns, a->act); \
+    }
+ROWS_OF(channels, norm_fwd)
+ROWS_OF(channels, norm_bwd)
+ROWS_OF(ffn, swiglu_fwd)
+ROWS_OF(ffn, swiglu_bwd)
+ROWS_OF(ffn, swiglu_rows_fwd)
+ROWS_OF(ffn, swiglu_rows_bwd)
+#undef ROWS_OF
+/* clang-format on */
+
 static struct ds_amount amount_bias_bwd(const struct ds_bias_bwd_args *a)
 {
     return moves(area(a->rows, a->n), size_of(a->act));
@@ -292,19 +307,34 @@ static struct ds_amount amount_norm_fwd(const struct ds_norm_fwd_args *a)
     return moves(area(a->rows, a->channels), 2.0 * size_of(a->act));
 }
 
-static void shape_norm_fwd(const struct ds_norm_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
-{
-    say_area(out, a->rows, a->channels, a->act);
-}
-
 static struct ds_amount amount_norm_bwd(const struct ds_norm_bwd_args *a)
 {
     return moves(area(a->rows, a->channels), (a->dres != NULL ? 4.0 : 3.0) * size_of(a->act));
 }
 
-static void shape_norm_bwd(const struct ds_norm_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+static struct ds_amount amount_head_norm_fwd(const struct ds_head_norm_fwd_args *a)
 {
-    say_area(out, a->rows, a->channels, a->act);
+    return moves(area(a->rows, a->heads + 2 * a->kv_heads) * (double)a->head_size,
+                 2.0 * size_of(a->act));
+}
+
+static void shape_head_norm_fwd(const struct ds_head_norm_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_heads(out, 1, a->rows, a->heads, a->kv_heads, a->head_size, a->act);
+}
+
+/* Values are copied, or stay where they are. */
+static struct ds_amount amount_head_norm_bwd(const struct ds_head_norm_bwd_args *a)
+{
+    double values = a->dx == a->dy ? 0.0 : 2.0 * (double)a->kv_heads;
+
+    return moves(area(a->rows, a->head_size),
+                 (3.0 * (double)(a->heads + a->kv_heads) + values) * size_of(a->act));
+}
+
+static void shape_head_norm_bwd(const struct ds_head_norm_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    say_heads(out, 1, a->rows, a->heads, a->kv_heads, a->head_size, a->act);
 }
 
 static struct ds_amount amount_rope(const struct ds_rope_args *a)
@@ -343,19 +373,9 @@ static struct ds_amount amount_swiglu_fwd(const struct ds_swiglu_fwd_args *a)
     return moves(area(a->rows, a->ffn), 3.0 * size_of(a->act));
 }
 
-static void shape_swiglu_fwd(const struct ds_swiglu_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
-{
-    say_area(out, a->rows, a->ffn, a->act);
-}
-
 static struct ds_amount amount_swiglu_bwd(const struct ds_swiglu_bwd_args *a)
 {
     return moves(area(a->rows, a->ffn), 5.0 * size_of(a->act));
-}
-
-static void shape_swiglu_bwd(const struct ds_swiglu_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
-{
-    say_area(out, a->rows, a->ffn, a->act);
 }
 
 static struct ds_amount amount_swiglu_rows_fwd(const struct ds_swiglu_rows_fwd_args *a)
@@ -363,21 +383,9 @@ static struct ds_amount amount_swiglu_rows_fwd(const struct ds_swiglu_rows_fwd_a
     return moves(area(a->rows, a->ffn), 3.0 * size_of(a->act));
 }
 
-static void shape_swiglu_rows_fwd(const struct ds_swiglu_rows_fwd_args *a,
-                                  char out[DS_OP_SHAPE_BYTES])
-{
-    say_area(out, a->rows, a->ffn, a->act);
-}
-
 static struct ds_amount amount_swiglu_rows_bwd(const struct ds_swiglu_rows_bwd_args *a)
 {
     return moves(area(a->rows, a->ffn), 5.0 * size_of(a->act));
-}
-
-static void shape_swiglu_rows_bwd(const struct ds_swiglu_rows_bwd_args *a,
-                                  char out[DS_OP_SHAPE_BYTES])
-{
-    say_area(out, a->rows, a->ffn, a->act);
 }
 
 static struct ds_amount amount_dropout(const struct ds_dropout_args *a)

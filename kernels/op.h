@@ -49,6 +49,8 @@
     X(EMBED_BWD,     embed_bwd) \
     X(NORM_FWD,      norm_fwd) \
     X(NORM_BWD,      norm_bwd) \
+    X(HEAD_NORM_FWD, head_norm_fwd) \
+    X(HEAD_NORM_BWD, head_norm_bwd) \
     X(ROPE,          rope) \
     X(ATTENTION_FWD, attention_fwd) \
     X(ATTENTION_BWD, attention_bwd) \
@@ -208,6 +210,33 @@ struct ds_norm_bwd_args {
     void *dx;
     float *dweight, *dbias; /* dbias NULL for RMS */
     bool accumulate;        /* of dweight and dbias */
+};
+
+/* RMS norm of each query and key head in packed rows [NH*HS queries | NK*HS keys | NK*HS values]:
+ *   y[r,h,:] = x[r,h,:] * rstd[r,h] * weight, of queries and of keys; values are copied
+ *   rstd = 1 / sqrt(mean of squares of the head + eps) */
+struct ds_head_norm_fwd_args {
+    size_t rows, heads, kv_heads, head_size;
+    float eps;
+    enum ds_dtype act, param;
+    const void *x;                   /* [rows, (NH + 2 NK) * HS] */
+    const void *q_weight, *k_weight; /* [HS] */
+    void *y;                         /* as x; not x */
+    float *rstd;                     /* [rows, NH + NK] */
+};
+
+/* dx from dy, which it may be; values' gradients are copied (nothing to do where dx is dy).
+ * dq_weight[HS] (+)= sum over rows and query heads of dy * x * rstd, dk_weight the same of key
+ * heads. */
+struct ds_head_norm_bwd_args {
+    size_t rows, heads, kv_heads, head_size;
+    enum ds_dtype act, param;
+    const void *dy, *x;
+    const void *q_weight, *k_weight;
+    const float *rstd;
+    void *dx; /* not x */
+    float *dq_weight, *dk_weight;
+    bool accumulate; /* of both */
 };
 
 /* Rotate pairs (i, i + HS/2) of each head of x in place by position times frequency i, which is

@@ -146,6 +146,38 @@ const char *ds__check_norm_bwd(const struct ds_norm_bwd_args *a)
     return NULL;
 }
 
+static const char *check_head_norm(size_t rows, size_t heads, size_t kv_heads, size_t head_size,
+                                   enum ds_dtype act, enum ds_dtype param)
+{
+    if (rows == 0 || heads == 0 || kv_heads == 0 || head_size == 0 ||
+        ds__too_big(heads, head_size) || ds__too_big(kv_heads, head_size) ||
+        ds__too_big(rows, (heads + 2 * kv_heads) * head_size))
+        return "an impossible shape";
+    return !ds__is_act(act) || !ds__is_act(param) ? "a type that is not supported" : NULL;
+}
+
+const char *ds__check_head_norm_fwd(const struct ds_head_norm_fwd_args *a)
+{
+    if (a->x == NULL || a->q_weight == NULL || a->k_weight == NULL || a->y == NULL ||
+        a->rstd == NULL)
+        return "a pointer is missing";
+    if (a->y == a->x)
+        return "an output that is also an input";
+    if (!(a->eps >= 0.0f))
+        return "an epsilon that is not positive";
+    return check_head_norm(a->rows, a->heads, a->kv_heads, a->head_size, a->act, a->param);
+}
+
+const char *ds__check_head_norm_bwd(const struct ds_head_norm_bwd_args *a)
+{
+    if (a->dy == NULL || a->x == NULL || a->q_weight == NULL || a->k_weight == NULL ||
+        a->rstd == NULL || a->dx == NULL || a->dq_weight == NULL || a->dk_weight == NULL)
+        return "a pointer is missing";
+    if (a->dx == a->x)
+        return "an output that is also an input";
+    return check_head_norm(a->rows, a->heads, a->kv_heads, a->head_size, a->act, a->param);
+}
+
 const char *ds__check_rope(const struct ds_rope_args *a)
 {
     if (a->batch == 0 || a->seq == 0 || a->heads == 0 || a->head_size == 0)

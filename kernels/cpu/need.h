@@ -70,6 +70,7 @@ static inline size_t ds__need_bias_bwd(size_t rows, size_t n)
     return ds__row_blocks(rows) * ds__round_line(n) * sizeof(float);
 }
 
+/* Gradients of a norm's two parameters, or of the weights of query and key heads. */
 static inline size_t ds__need_norm_bwd(size_t rows, size_t channels)
 {
     return ds__row_blocks(rows) * 2 * ds__round_line(channels) * sizeof(float);

@@ -1,11 +1,11 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * norm.c - LayerNorm and RMSNorm.
+ * norm.c - LayerNorm and RMSNorm, of rows and of the heads in them.
  *
  * A row is small enough for the first cache, so it is read again for each
  * quantity.  Gradients of weight and bias are summed over fixed blocks of rows
- * first and over the blocks, in order, second.
+ * first and over the blocks, in order, second.  A head is a row of as many channels.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/isa.h"
@@ -62,16 +62,17 @@ DS_INLINE float row_squares(enum ds_dtype type, const void *x, size_t at, size_t
     return ds_vec_sum(sum0 + sum1);
 }
 
-DS_INLINE void fwd_row(const struct ds_norm_fwd_args *a, size_t row, bool layer, enum ds_dtype act,
-                       enum ds_dtype param)
+/* `stats` is the row's number in mean and rstd. */
+DS_INLINE void fwd_row(const struct ds_norm_fwd_args *a, size_t row, size_t stats, bool layer,
+                       enum ds_dtype act, enum ds_dtype param)
 {
     size_t n = a->channels, at = row * n, i = 0;
     float mean = layer ? row_sum(act, a->x, at, n) / (float)n : 0.0f;
     float rstd = 1.0f / sqrtf(row_squares(act, a->x, at, n, mean) / (float)n + a->eps);
 
     if (layer)
-        a->mean[row] = mean;
-    a->rstd[row] = rstd;
+        a->mean[stats] = mean;
+    a->rstd[stats] = rstd;
     for (; i + DS_LANES <= n; i += DS_LANES) {
         ds_vec y = (ds_load(act, a->x, at + i) - mean) * rstd * ds_load(param, a->weight, i);
 
@@ -93,7 +94,7 @@ DS_INLINE void fwd_rows(const struct ds_norm_fwd_args *a, size_t begin, size_t e
                         enum ds_dtype act, enum ds_dtype param)
 {
     for (size_t row = begin; row < end; row++)
-        fwd_row(a, row, layer, act, param);
+        fwd_row(a, row, row, layer, act, param);
 }
 
 static void fwd_task(void *arg, size_t task, unsigned thread)
@@ -198,17 +199,20 @@ DS_INLINE void bwd_dx(const struct ds_norm_bwd_args *a, struct bwd_row r, size_t
     }
 }
 
+DS_INLINE void bwd_one(const struct ds_norm_bwd_args *a, size_t row, size_t stats, float *dweight,
+                       float *dbias, bool layer, enum ds_dtype act, enum ds_dtype param)
+{
+    struct bwd_row r = {.mean = layer ? a->mean[stats] : 0.0f, .rstd = a->rstd[stats]};
+
+    bwd_sums(a, &r, row * a->channels, layer, act, param, dweight, dbias);
+    bwd_dx(a, r, row * a->channels, act, param);
+}
+
 DS_INLINE void bwd_rows(const struct bwd *b, size_t begin, size_t end, float *dweight, float *dbias,
                         bool layer, enum ds_dtype act, enum ds_dtype param)
 {
-    const struct ds_norm_bwd_args *a = b->a;
-
-    for (size_t row = begin; row < end; row++) {
-        struct bwd_row r = {.mean = layer ? a->mean[row] : 0.0f, .rstd = a->rstd[row]};
-
-        bwd_sums(a, &r, row * a->channels, layer, act, param, dweight, dbias);
-        bwd_dx(a, r, row * a->channels, act, param);
-    }
+    for (size_t row = begin; row < end; row++)
+        bwd_one(b->a, row, row, dweight, dbias, layer, act, param);
 }
 
 static void bwd_task(void *arg, size_t task, unsigned thread)
@@ -264,5 +268,129 @@ int DS_ISA(ds__cpu_norm_bwd)(const struct ds_norm_bwd_args *args, struct ds_stre
         return rc;
     ds__cpu_run(stream, b.blocks, bwd_task, &b);
     ds__cpu_run(stream, ds__div_up(args->channels, COLUMNS), combine_task, &b);
+    return 0;
+}
+
+/* Heads of packed rows are rows of two norms; those of values are of none. */
+struct heads_fwd {
+    const struct ds_head_norm_fwd_args *a;
+    struct ds_norm_fwd_args queries, keys;
+};
+
+static void copy_values(enum ds_dtype act, void *to, const void *from, size_t at, size_t n)
+{
+    size_t bytes = ds_dtype_bytes(act);
+
+    memcpy((char *)to + at * bytes, (const char *)from + at * bytes, n * bytes);
+}
+
+DS_INLINE void fwd_heads(const struct heads_fwd *f, size_t begin, size_t end, enum ds_dtype act,
+                         enum ds_dtype param)
+{
+    const struct ds_head_norm_fwd_args *a = f->a;
+    size_t normed = a->heads + a->kv_heads, all = normed + a->kv_heads;
+
+    for (size_t row = begin; row < end; row++) {
+        for (size_t h = 0; h < normed; h++)
+            fwd_row(h < a->heads ? &f->queries : &f->keys, row * all + h, row * normed + h, false,
+                    act, param);
+        copy_values(act, a->y, a->x, (row * all + normed) * a->head_size,
+                    a->kv_heads * a->head_size);
+    }
+}
+
+static void fwd_heads_task(void *arg, size_t task, unsigned thread)
+{
+    const struct heads_fwd *f = arg;
+    size_t begin = task * FWD_ROWS, end = ds__min(begin + FWD_ROWS, f->a->rows);
+
+    (void)thread;
+    if (f->a->act == f->a->param)
+        DS_TYPED(f->a->act, fwd_heads(f, begin, end, T, T));
+    else
+        fwd_heads(f, begin, end, f->a->act, f->a->param);
+}
+
+int DS_ISA(ds__cpu_head_norm_fwd)(const struct ds_head_norm_fwd_args *args,
+                                  struct ds_stream *stream, struct ds_error *err)
+{
+    struct heads_fwd f = {.a = args,
+                          .queries = {.channels = args->head_size,
+                                      .eps = args->eps,
+                                      .x = args->x,
+                                      .weight = args->q_weight,
+                                      .y = args->y,
+                                      .rstd = args->rstd}};
+
+    (void)err;
+    f.keys = f.queries;
+    f.keys.weight = args->k_weight;
+    ds__cpu_run(stream, ds__div_up(args->rows, FWD_ROWS), fwd_heads_task, &f);
+    return 0;
+}
+
+/* Partial sums of the two weights' gradients lie as those of weight and bias do. */
+struct heads_bwd {
+    const struct ds_head_norm_bwd_args *a;
+    struct ds_norm_bwd_args queries, keys;
+    struct bwd b;
+};
+
+DS_INLINE void bwd_heads(const struct heads_bwd *h, size_t begin, size_t end, float *dq, float *dk,
+                         enum ds_dtype act, enum ds_dtype param)
+{
+    const struct ds_head_norm_bwd_args *a = h->a;
+    size_t normed = a->heads + a->kv_heads, all = normed + a->kv_heads;
+
+    for (size_t row = begin; row < end; row++) {
+        for (size_t i = 0; i < normed; i++)
+            bwd_one(i < a->heads ? &h->queries : &h->keys, row * all + i, row * normed + i,
+                    i < a->heads ? dq : dk, NULL, false, act, param);
+        if (a->dx != a->dy)
+            copy_values(act, a->dx, a->dy, (row * all + normed) * a->head_size,
+                        a->kv_heads * a->head_size);
+    }
+}
+
+static void bwd_heads_task(void *arg, size_t task, unsigned thread)
+{
+    const struct heads_bwd *h = arg;
+    const struct ds_head_norm_bwd_args *a = h->a;
+    const struct bwd *b = &h->b;
+    size_t begin = a->rows * task / b->blocks, end = a->rows * (task + 1) / b->blocks;
+    float *dq = b->partial + task * 2 * b->width, *dk = dq + b->width;
+
+    (void)thread;
+    memset(dq, 0, 2 * b->width * sizeof(float));
+    if (a->act == a->param)
+        DS_TYPED(a->act, bwd_heads(h, begin, end, dq, dk, T, T));
+    else
+        bwd_heads(h, begin, end, dq, dk, a->act, a->param);
+}
+
+int DS_ISA(ds__cpu_head_norm_bwd)(const struct ds_head_norm_bwd_args *args,
+                                  struct ds_stream *stream, struct ds_error *err)
+{
+    struct heads_bwd h = {
+        .a = args,
+        .queries = {.channels = args->head_size,
+                    .dy = args->dy,
+                    .x = args->x,
+                    .weight = args->q_weight,
+                    .rstd = args->rstd,
+                    .dx = args->dx,
+                    .accumulate = args->accumulate},
+        .b = {.blocks = ds__row_blocks(args->rows), .width = ds__round_line(args->head_size)}};
+    int rc =
+        ds__cpu_scratch(stream, ds__need_norm_bwd(args->rows, args->head_size), &h.b.partial, err);
+
+    if (rc != 0)
+        return rc;
+    h.keys = h.queries;
+    h.keys.weight = args->k_weight;
+    h.b.a = &h.queries;
+    ds__cpu_run(stream, h.b.blocks, bwd_heads_task, &h);
+    combine(&h.b, args->dq_weight, 0, 0, args->head_size);
+    combine(&h.b, args->dk_weight, 1, 0, args->head_size);
     return 0;
 }

@@ -21,6 +21,14 @@ static inline size_t ds__need_norm_columns(size_t channels)
     return 2 * sizeof(float) * DS_NEED_SLABS * columns;
 }
 
+/* Gradients of the weights of query and key heads, which are short: more slabs (head_norm.cu). */
+enum { DS_NEED_HEAD_SLABS = 512 };
+
+static inline size_t ds__need_head_norm(size_t head_size)
+{
+    return 2 * sizeof(float) * DS_NEED_HEAD_SLABS * head_size;
+}
+
 /* The gradient of a bias. */
 static inline size_t ds__need_bias_columns(size_t n)
 {

@@ -3,7 +3,7 @@
 #
 # The CUDA kernels: by the C++ compiler under the emulation of tests/cudaemu/ for the tests, and by
 # nvcc, where there is one, into objects for the devices, of which tools/cuda.mk makes the plug-in.
-CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_cached.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu experts_matmul.cu experts_rows.cu fp8.cu lamb.cu loss.cu loss_part.cu norm.cu optim.cu pointwise.cu reorder.cu route.cu sumsq.cu verdict.cu)
+CU   := $(addprefix kernels/cuda/,attention_bwd.cu attention_cached.cu attention_fwd.cu attention_plain.cu attention_sm90_bwd.cu attention_sm90_fwd.cu bias.cu digest.cu dropout.cu embed.cu experts_matmul.cu experts_rows.cu fp8.cu head_norm.cu lamb.cu loss.cu loss_part.cu norm.cu optim.cu pointwise.cu reorder.cu route.cu sumsq.cu verdict.cu)
 CXX  ?= g++
 # No C++ library is linked: no exceptions, no type information, no guards of statics.
 EMU_CXXFLAGS = -std=c++17 $(EMU_OPT) $(if $(SAN),-g1,-g) -fPIC -Wall -Wextra $(if $(WERROR),-Werror) -fno-exceptions -fno-rtti \

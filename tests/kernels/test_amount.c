@@ -62,6 +62,13 @@ static void passes(void)
     EXPECT(NORM_FWD, norm_fwd, 0, 120, "3x5 F32", .rows = 3, .channels = 5);
     EXPECT(NORM_BWD, norm_bwd, 0, 180, "3x5 F32", .rows = 3, .channels = 5);
     EXPECT(NORM_BWD, norm_bwd, 0, 240, "3x5 F32", .rows = 3, .channels = 5, .dres = there);
+    /* 4 heads of 6 in each of 3 rows; backward the values are copied unless they stay. */
+    EXPECT(HEAD_NORM_FWD, head_norm_fwd, 0, 2 * 3 * 4 * 6 * 2, "1x3, 2/1 heads of 6 BF16",
+           .rows = 3, .heads = 2, .kv_heads = 1, .head_size = 6, .act = DS_BF16);
+    EXPECT(HEAD_NORM_BWD, head_norm_bwd, 0, (3 * 3 + 2) * 3 * 6 * 4, "1x3, 2/1 heads of 6 F32",
+           .rows = 3, .heads = 2, .kv_heads = 1, .head_size = 6, .dy = there);
+    EXPECT(HEAD_NORM_BWD, head_norm_bwd, 0, 3 * 3 * 3 * 6 * 4, "1x3, 2/1 heads of 6 F32", .rows = 3,
+           .heads = 2, .kv_heads = 1, .head_size = 6, .dy = there, .dx = there);
     EXPECT(ROPE, rope, 0, 2 * 3 * 4 * 6 * 4, "2x3, 4 heads of 6 BF16", .batch = 2, .seq = 3,
            .heads = 4, .head_size = 6, .act = DS_BF16);
     EXPECT(GELU_FWD, gelu_fwd, 0, 28, "7 BF16", .n = 7, .act = DS_BF16);

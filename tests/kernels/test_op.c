@@ -211,7 +211,7 @@ Test(op, rope)
     REFUSES(rope, stretched, a.scale.high = 4.0);
 }
 
-Test(op, other_arguments)
+Test(op, norm_arguments)
 {
     static const struct ds_norm_fwd_args norm = {.rows = 1,
                                                  .channels = 4,
@@ -222,6 +222,29 @@ Test(op, other_arguments)
                                                  .y = f + 100,
                                                  .mean = f + 200,
                                                  .rstd = f + 201};
+    static const struct ds_head_norm_fwd_args heads = {.rows = 1,
+                                                       .heads = 2,
+                                                       .kv_heads = 1,
+                                                       .head_size = 4,
+                                                       .eps = 1e-6f,
+                                                       .x = f,
+                                                       .q_weight = f,
+                                                       .k_weight = f,
+                                                       .y = f + 100,
+                                                       .rstd = f + 200};
+
+    ACCEPTS(norm_fwd, norm);
+    REFUSES(norm_fwd, norm, a.bias = NULL);
+    REFUSES(norm_fwd, norm, a.mean = NULL);
+    REFUSES(norm_fwd, norm, a.rows = SIZE_MAX / 4);
+    REFUSES(norm_fwd, norm, a.eps = NAN);
+    ACCEPTS(head_norm_fwd, heads);
+    REFUSES(head_norm_fwd, heads, a.eps = NAN);
+    REFUSES(head_norm_fwd, heads, a.eps = -1e-6f);
+}
+
+Test(op, other_arguments)
+{
     static const struct ds_xent_args xent = {.rows = 1,
                                              .vocab = 4,
                                              .ld = 4,
@@ -250,11 +273,6 @@ Test(op, other_arguments)
                                                    .dwte = f + 100,
                                                    .dwpe = f + 200};
 
-    ACCEPTS(norm_fwd, norm);
-    REFUSES(norm_fwd, norm, a.bias = NULL);
-    REFUSES(norm_fwd, norm, a.mean = NULL);
-    REFUSES(norm_fwd, norm, a.rows = SIZE_MAX / 4);
-    REFUSES(norm_fwd, norm, a.eps = NAN);
     ACCEPTS(xent, xent);
     REFUSES(xent, xent, a.ld = 3);
     REFUSES(xent, xent, a.dld = 3);

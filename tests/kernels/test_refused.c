@@ -23,7 +23,7 @@ static uint32_t largest;
 static struct ds_xent_row rows_of_parts[2];
 
 struct spoilt {
-    enum { END, EMPTY, MANY, HUGE, NONE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F } how;
+    enum { END, EMPTY, MANY, HUGE, NONE, MISSING, TYPE, NOT_POSITIVE, NOT_POSITIVE_F, SAME } how;
     size_t at; /* of the member */
 };
 
@@ -81,6 +81,26 @@ static const struct row rows[] = {
     {ROW(norm_bwd, .rows = 1, .channels = 4, .kind = DS_NORM_LAYER, .dy = f, .x = f, .weight = f,
          .mean = f, .rstd = f, .dx = f + 100, .dweight = f + 200, .dbias = f + 300),
      {AT(norm_bwd, HUGE, rows), AT(norm_bwd, MISSING, mean), AT(norm_bwd, MISSING, dbias)}},
+    {ROW(head_norm_fwd, .rows = 1, .heads = 2, .kv_heads = 1, .head_size = 4, .eps = 1e-6f, .x = f, .q_weight = f,
+         .k_weight = f, .y = f + 100, .rstd = f + 200),
+     {AT(head_norm_fwd, EMPTY, rows), AT(head_norm_fwd, EMPTY, heads), AT(head_norm_fwd, EMPTY, kv_heads),
+      AT(head_norm_fwd, EMPTY, head_size), AT(head_norm_fwd, HUGE, rows), AT(head_norm_fwd, HUGE, heads),
+      AT(head_norm_fwd, HUGE, kv_heads), AT(head_norm_fwd, HUGE, head_size), AT(head_norm_fwd, TYPE, act),
+      AT(head_norm_fwd, TYPE, param)}},
+    {ROW(head_norm_fwd, .rows = 1, .heads = 2, .kv_heads = 1, .head_size = 4, .x = f, .q_weight = f, .k_weight = f,
+         .y = f + 100, .rstd = f + 200),
+     {AT(head_norm_fwd, MISSING, x), AT(head_norm_fwd, MISSING, q_weight), AT(head_norm_fwd, MISSING, k_weight),
+      AT(head_norm_fwd, MISSING, y), AT(head_norm_fwd, MISSING, rstd), AT(head_norm_fwd, SAME, y)}},
+    {ROW(head_norm_bwd, .rows = 1, .heads = 2, .kv_heads = 1, .head_size = 4, .dy = f, .x = f + 300, .q_weight = f,
+         .k_weight = f, .rstd = f, .dx = f + 100, .dq_weight = f + 200, .dk_weight = f + 210),
+     {AT(head_norm_bwd, EMPTY, rows), AT(head_norm_bwd, EMPTY, heads), AT(head_norm_bwd, EMPTY, kv_heads),
+      AT(head_norm_bwd, EMPTY, head_size), AT(head_norm_bwd, HUGE, rows), AT(head_norm_bwd, HUGE, kv_heads),
+      AT(head_norm_bwd, TYPE, act), AT(head_norm_bwd, TYPE, param)}},
+    {ROW(head_norm_bwd, .rows = 1, .heads = 2, .kv_heads = 1, .head_size = 4, .dy = f + 300, .x = f, .q_weight = f,
+         .k_weight = f, .rstd = f, .dx = f + 300, .dq_weight = f + 200, .dk_weight = f + 210),
+     {AT(head_norm_bwd, MISSING, dy), AT(head_norm_bwd, MISSING, x), AT(head_norm_bwd, MISSING, q_weight),
+      AT(head_norm_bwd, MISSING, k_weight), AT(head_norm_bwd, MISSING, rstd), AT(head_norm_bwd, MISSING, dx),
+      AT(head_norm_bwd, MISSING, dq_weight), AT(head_norm_bwd, MISSING, dk_weight), AT(head_norm_bwd, SAME, dx)}},
     {ROW(rope, .batch = 1, .seq = 1, .heads = 1, .head_size = 4, .ld = 4, .theta = 1e4f, .x = f),
      {AT(rope, EMPTY, batch), AT(rope, EMPTY, seq), AT(rope, EMPTY, heads), AT(rope, EMPTY, head_size),
       AT(rope, EMPTY, ld), AT(rope, TYPE, act), AT(rope, NOT_POSITIVE_F, theta), AT(rope, MISSING, x)}},
@@ -238,7 +258,7 @@ static void spoil(char *args, const struct spoilt *spoilt)
     static const enum ds_dtype none, type = DS_I64;
     static const double zero = 0.0;
     static const float zero_f = 0.0f;
-    static const void *const missing;
+    static const void *const missing, *const same = f;
     const struct {
         const void *value;
         size_t bytes;
@@ -246,7 +266,8 @@ static void spoil(char *args, const struct spoilt *spoilt)
         [EMPTY] = {&empty, sizeof(empty)},       [MANY] = {&many, sizeof(many)},
         [NONE] = {&none, sizeof(none)},          [HUGE] = {&huge, sizeof(huge)},
         [MISSING] = {&missing, sizeof(missing)}, [TYPE] = {&type, sizeof(type)},
-        [NOT_POSITIVE] = {&zero, sizeof(zero)},  [NOT_POSITIVE_F] = {&zero_f, sizeof(zero_f)}};
+        [NOT_POSITIVE] = {&zero, sizeof(zero)},  [NOT_POSITIVE_F] = {&zero_f, sizeof(zero_f)},
+        [SAME] = {&same, sizeof(same)}};
 
     memcpy(args + spoilt->at, with[spoilt->how].value, with[spoilt->how].bytes);
 }

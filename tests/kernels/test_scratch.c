@@ -38,6 +38,11 @@ Test(scratch, a_device_has_room_for_its_largest_operation)
     q.rows = 1024;
     cr_assert_eq(ds_scratch_device_bytes(&q), 128 * MIB);
     q = usual();
+    q.rows = 1024;
+    q.heads = q.kv_heads = 1;
+    q.head_size = 1 << 15; /* those of both norms of heads: 512 rows of each */
+    cr_assert_eq(ds_scratch_device_bytes(&q), 128 * MIB);
+    q = usual();
     q.rows = q.hidden = 1 << 14; /* the order of the tokens, and two sums of every 32 of them */
     cr_assert_eq(ds_scratch_device_bytes(&q), ds__need_embed(1 << 14, 1 << 14));
     cr_assert_eq(ds__need_embed(1 << 14, 1 << 14), 64 * MIB + (16 << 14) + 17 * 2048);

@@ -26,7 +26,27 @@
 #include "base/limits.h"
 #include "kernels/rope.h"
 
-enum ds_arch { DS_ARCH_GPT2, DS_ARCH_LLAMA, DS_ARCH_MIXTRAL, DS_ARCH_QWEN2 };
+enum ds_arch {
+    DS_ARCH_GPT2,
+    DS_ARCH_LLAMA,
+    DS_ARCH_MIXTRAL,
+    DS_ARCH_QWEN2,
+    DS_ARCH_QWEN3,
+    DS_ARCH_QWEN3_MOE,
+    DS_ARCH_COUNT
+};
+
+/* Has each head of queries and keys a norm? */
+static inline bool ds_arch_norms_heads(enum ds_arch arch)
+{
+    return arch == DS_ARCH_QWEN3 || arch == DS_ARCH_QWEN3_MOE;
+}
+
+static inline bool ds_arch_has_experts(enum ds_arch arch)
+{
+    return arch == DS_ARCH_MIXTRAL || arch == DS_ARCH_QWEN3_MOE;
+}
+
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
 enum ds_data_order { DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
 enum ds_schedule_kind {

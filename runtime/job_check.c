@@ -288,8 +288,8 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
         return 0;
     if (shape->experts > 0)
         return FAIL_AT(keys, ds__job_blame(keys, "precision.matmul", "model.arch"), ENOTSUP,
-                       "'precision.matmul' fp8 is not supported for mixtral, whose experts have "
-                       "products of their own; use compute");
+                       "'precision.matmul' fp8 is not supported for models with experts, which "
+                       "have products of their own; use compute");
     if (job->precision.compute != DS_COMPUTE_BF16)
         return FAIL_AT(keys, ds__job_blame(keys, "precision.matmul", "precision.compute"), EINVAL,
                        "'precision.matmul' fp8 needs 'precision.compute' bf16; set it");

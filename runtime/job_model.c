@@ -23,6 +23,7 @@ static const char *const shape_keys[] = {
     "model.heads",
     "model.ffn",
     "model.kv_heads",
+    "model.head_size",
     "model.vocab",
     "model.context",
     "model.norm_eps",
@@ -86,10 +87,9 @@ static int shape_from_config(struct ds_job *job, const struct ds_keys *keys, str
 
 static const char *arch_name(enum ds_arch arch)
 {
-    static const char *const names[] = {[DS_ARCH_GPT2] = "gpt2",
-                                        [DS_ARCH_LLAMA] = "llama",
-                                        [DS_ARCH_MIXTRAL] = "mixtral",
-                                        [DS_ARCH_QWEN2] = "qwen2"};
+    static const char *const names[] = {
+        [DS_ARCH_GPT2] = "gpt2",   [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral",
+        [DS_ARCH_QWEN2] = "qwen2", [DS_ARCH_QWEN3] = "qwen3", [DS_ARCH_QWEN3_MOE] = "qwen3_moe"};
 
     return names[arch];
 }
@@ -113,8 +113,8 @@ static int no_experts(const struct ds_job *job, const struct ds_keys *keys, stru
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (ds_keys_given(keys, table[i].path) && table[i].given)
             return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.arch"), EINVAL,
-                           "'%s' is for mixtral, not for %s; leave it out", table[i].path,
-                           arch_name(shape->arch));
+                           "'%s' is for mixtral and qwen3_moe, not for %s; leave it out",
+                           table[i].path, arch_name(shape->arch));
     return 0;
 }
 
@@ -122,7 +122,7 @@ static int experts_from_keys(struct ds_job *job, const struct ds_keys *keys, str
 {
     struct ds_model_shape *shape = &job->model.shape;
 
-    if (shape->arch != DS_ARCH_MIXTRAL) {
+    if (!ds_arch_has_experts(shape->arch)) {
         int rc = no_experts(job, keys, err);
 
         shape->experts = shape->experts_each = 0;
@@ -138,8 +138,9 @@ static int experts_from_keys(struct ds_job *job, const struct ds_keys *keys, str
         shape->balance = USUAL_BALANCE;
     if (shape->experts == 0)
         return FAIL_AT(keys, "model.experts", EINVAL,
-                       "'model.experts' must be at least 1 for mixtral; a model without experts "
-                       "is a llama");
+                       "'model.experts' must be at least 1 for %s; a model without experts is a "
+                       "%s",
+                       arch_name(shape->arch), shape->arch == DS_ARCH_MIXTRAL ? "llama" : "qwen3");
     if (shape->experts_each == 0 || shape->experts_each > shape->experts)
         return FAIL_AT(keys, ds__job_blame(keys, "model.experts_per_token", "model.experts"),
                        EINVAL,
@@ -180,11 +181,16 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
     return experts_from_keys(job, keys, err);
 }
 
-static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+/* The size of heads where the job leaves it open, or with gpt2, whose heads are as wide as the
+ * stream together. */
+static int size_heads(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     struct ds_model_shape *shape = &job->model.shape;
+    const bool given = ds_keys_given(keys, "model.head_size") || job->model.init_from != NULL;
     char fit[64];
 
+    if (given && shape->arch != DS_ARCH_GPT2)
+        return 0;
     if (shape->hidden % shape->heads != 0) {
         ds__job_near_divisors(shape->hidden, shape->heads, DS_MAX_HEADS, fit, sizeof(fit));
         return FAIL_AT(keys, ds__job_blame(keys, "model.heads", "model.hidden"), EINVAL,
@@ -192,6 +198,23 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
                        "; %s would do",
                        shape->heads, shape->hidden, fit);
     }
+    if (given && shape->head_size != shape->hidden / shape->heads)
+        return FAIL_AT(keys, "model.head_size", EINVAL,
+                       "'model.head_size' must be 'model.hidden' / 'model.heads', %" PRIu64
+                       ", for gpt2, not %" PRIu64,
+                       shape->hidden / shape->heads, shape->head_size);
+    shape->head_size = shape->hidden / shape->heads;
+    return 0;
+}
+
+static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    struct ds_model_shape *shape = &job->model.shape;
+    char fit[64];
+    int rc = size_heads(job, keys, err);
+
+    if (rc != 0)
+        return rc;
     if (shape->arch == DS_ARCH_GPT2 && shape->kv_heads != shape->heads)
         return FAIL_AT(keys, "model.kv_heads", EINVAL,
                        "'model.kv_heads' must be 'model.heads' %" PRIu64 " for gpt2, not %" PRIu64,
@@ -203,13 +226,16 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
                        "; %s would do",
                        shape->kv_heads, shape->heads, fit);
     }
-    shape->head_size = shape->hidden / shape->heads;
-    if (shape->arch != DS_ARCH_GPT2 && shape->head_size % 2 != 0)
-        return FAIL_AT(keys, "model.heads", EINVAL,
-                       "'model.hidden' / 'model.heads' must be even for %s, not %" PRIu64
-                       " / %" PRIu64 " = %" PRIu64,
-                       arch_name(shape->arch), shape->hidden, shape->heads, shape->head_size);
-    return 0;
+    if (shape->arch == DS_ARCH_GPT2 || shape->head_size % 2 == 0)
+        return 0;
+    if (ds_keys_given(keys, "model.head_size"))
+        return FAIL_AT(keys, "model.head_size", EINVAL,
+                       "'model.head_size' must be even for %s, not %" PRIu64,
+                       arch_name(shape->arch), shape->head_size);
+    return FAIL_AT(keys, "model.heads", EINVAL,
+                   "'model.hidden' / 'model.heads' must be even for %s, not %" PRIu64 " / %" PRIu64
+                   " = %" PRIu64,
+                   arch_name(shape->arch), shape->hidden, shape->heads, shape->head_size);
 }
 
 /* Keys that say nothing beside the type must be as they are without them. */

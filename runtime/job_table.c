@@ -17,7 +17,8 @@
 /* clang-format off */
 static const struct ds_choice archs[] = {
     {"gpt2", DS_ARCH_GPT2, false}, {"llama", DS_ARCH_LLAMA, false},
-    {"mixtral", DS_ARCH_MIXTRAL, false}, {"qwen2", DS_ARCH_QWEN2, false}, {NULL, 0, false}};
+    {"mixtral", DS_ARCH_MIXTRAL, false}, {"qwen2", DS_ARCH_QWEN2, false},
+    {"qwen3", DS_ARCH_QWEN3, false}, {"qwen3_moe", DS_ARCH_QWEN3_MOE, false}, {NULL, 0, false}};
 static const struct ds_choice ropes[] = {
     {"none", DS_ROPE_PLAIN, false}, {"linear", DS_ROPE_LINEAR, false}, {"llama3", DS_ROPE_LLAMA3, false},
     {NULL, 0, false}};
@@ -157,19 +158,21 @@ static const struct ds_key job_keys[] = {
     U64("model.layers", model.shape.layers, FROM | BITS, OF_CONFIG, 1, DS_MAX_LAYERS,
         "transformer layers"),
     U64("model.hidden", model.shape.hidden, FROM | BITS, OF_CONFIG, 1, DS_MAX_HIDDEN,
-        "width of the residual stream; a multiple of model.heads"),
+        "width of the residual stream; a multiple of model.heads, unless model.head_size says more"),
     U64("model.heads", model.shape.heads, FROM | BITS, OF_CONFIG, 1, DS_MAX_HEADS,
         "attention heads"),
     U64("model.kv_heads", model.shape.kv_heads, FROM | BITS, "model.heads", 1, DS_MAX_HEADS,
         "heads of keys and values; a divisor of model.heads; not for gpt2"),
+    U64("model.head_size", model.shape.head_size, FROM | BITS, "model.hidden / model.heads", 1,
+        DS_MAX_HIDDEN, "width of a head; another one than that not for gpt2"),
     U64("model.ffn", model.shape.ffn, FROM | BITS, "4 x model.hidden; required but for gpt2", 1,
         DS_MAX_FFN, "width inside the feed-forward block, of each expert"),
-    U64("model.experts", model.shape.experts, FROM | BITS, "mixtral: 8, else 0", 0, DS_MAX_EXPERTS,
-        "experts of a layer; mixtral only"),
-    U64("model.experts_per_token", model.shape.experts_each, FROM | BITS, "mixtral: 2, else 0", 0,
-        DS_MAX_EXPERTS_EACH, "experts that each token is given to; mixtral only"),
-    F64("model.expert_balance", model.shape.balance, FROM | BITS, "mixtral: 0.01, else 0", 0, 10,
-        "weight of the loss that asks for an even use of the experts, of each sequence; mixtral only"),
+    U64("model.experts", model.shape.experts, FROM | BITS, "with experts: 8, else 0", 0, DS_MAX_EXPERTS,
+        "experts of a layer; of mixtral and qwen3_moe"),
+    U64("model.experts_per_token", model.shape.experts_each, FROM | BITS, "with experts: 2, else 0", 0,
+        DS_MAX_EXPERTS_EACH, "experts that each token is given to"),
+    F64("model.expert_balance", model.shape.balance, FROM | BITS, "with experts: 0.01, else 0", 0, 10,
+        "weight of the loss that asks for an even use of the experts, of each sequence"),
     U64("model.vocab", model.shape.vocab, FROM | BITS, "256, the tokenizer's", 1, DS_MAX_VOCAB,
         "number of token ids; at least 256 for text"),
     U64("model.context", model.shape.context, FROM | BITS, OF_CONFIG, 1, DS_MAX_CONTEXT,

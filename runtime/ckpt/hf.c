@@ -24,10 +24,12 @@
 enum { MAX_SHARDS = 1000 };
 enum { ROOM_ELEMS = 256 * 1024 }; /* for rows of which only some columns are wanted */
 
-static const char *const prefixes[] = {[DS_ARCH_GPT2] = "transformer.",
-                                       [DS_ARCH_LLAMA] = "model.",
-                                       [DS_ARCH_MIXTRAL] = "model.",
-                                       [DS_ARCH_QWEN2] = "model."};
+/* What every name of a family begins with. */
+static const char *prefix_of(enum ds_arch arch)
+{
+    return arch == DS_ARCH_GPT2 ? "transformer." : "model.";
+}
+
 #define HEAD_NAME "lm_head.weight"
 
 static int out_of_memory(struct ds_error *err)
@@ -141,7 +143,7 @@ static bool is_buffer(const char *name, const struct ds_model_shape *shape)
 /* The name in the model's table, or NULL when memory runs out. */
 static const char *full_name(struct ds__hf *hf, const char *name, enum ds_arch arch)
 {
-    const char *prefix = prefixes[arch];
+    const char *prefix = prefix_of(arch);
 
     if (strncmp(name, prefix, strlen(prefix)) == 0 || strcmp(name, HEAD_NAME) == 0)
         return name;

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * hf_config.c - config.json of GPT-2, Llama, Mixtral and Qwen2, read and written.
+ * hf_config.c - config.json of GPT-2, Llama, Mixtral, Qwen2 and Qwen3, read and written.
  *
  * A Mistral whose window is not shorter than its context is a Llama, and is written as one.
  *
@@ -14,7 +14,8 @@
  *
  * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py,
  *         models/mixtral/configuration_mixtral.py, models/mistral/configuration_mistral.py,
- *         models/qwen2/configuration_qwen2.py, modeling_rope_utils.py.
+ *         models/qwen2/configuration_qwen2.py, models/qwen3/configuration_qwen3.py,
+ *         models/qwen3_moe/configuration_qwen3_moe.py, modeling_rope_utils.py.
  */
 #include "runtime/ckpt/hf.h"
 
@@ -51,6 +52,7 @@ struct family {
     double eps_default;
     bool tie_default, rope;
     double theta_default;
+    uint64_t head_default; /* 0: hidden_size / heads */
 };
 
 /* clang-format off */
@@ -91,6 +93,19 @@ static const struct size_key mixtral_sizes[] = {
     {0},
 };
 
+static const struct size_key qwen3_moe_sizes[] = {
+    SIZE("vocab_size",              vocab,        DS_MAX_VOCAB,        NULL),
+    SIZE("max_position_embeddings", context,      DS_MAX_CONTEXT,      NULL),
+    SIZE("hidden_size",             hidden,       DS_MAX_HIDDEN,       NULL),
+    SIZE("moe_intermediate_size",   ffn,          DS_MAX_FFN,          NULL),
+    SIZE("num_hidden_layers",       layers,       DS_MAX_LAYERS,       NULL),
+    SIZE("num_attention_heads",     heads,        DS_MAX_HEADS,        NULL),
+    SIZE("num_key_value_heads",     kv_heads,     DS_MAX_HEADS,        "num_attention_heads"),
+    SIZE("num_experts",             experts,      DS_MAX_EXPERTS,      NULL),
+    SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL),
+    {0},
+};
+
 static const struct flag_key gpt2_flags[] = {
     {"scale_attn_weights", true},
     {"scale_attn_by_inverse_layer_idx", false},
@@ -111,6 +126,12 @@ static const struct flag_key mixtral_flags[] = {
 };
 
 static const struct flag_key qwen2_flags[] = {
+    {"use_sliding_window", false},
+    {0},
+};
+
+static const struct flag_key qwen3_flags[] = {
+    {"attention_bias", false},
     {"use_sliding_window", false},
     {0},
 };
@@ -139,6 +160,20 @@ static const struct family families[] = {
     [DS_ARCH_QWEN2] = {
         .model_type = "qwen2", .architecture = "Qwen2ForCausalLM",
         .size = llama_sizes, .flag = qwen2_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
+        .theta_default = 1e4, .rope = true,
+    },
+    [DS_ARCH_QWEN3] = {
+        .model_type = "qwen3", .architecture = "Qwen3ForCausalLM",
+        .size = llama_sizes, .flag = qwen3_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
+        .theta_default = 1e4, .rope = true, .head_default = 128,
+    },
+    [DS_ARCH_QWEN3_MOE] = {
+        .model_type = "qwen3_moe", .architecture = "Qwen3MoeForCausalLM",
+        .size = qwen3_moe_sizes, .flag = qwen3_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
         .theta_default = 1e4, .rope = true,
@@ -192,11 +227,11 @@ static int read_family(const json_t *root, struct ds_model_shape *shape, struct 
             shape->arch = (enum ds_arch)i;
             return 0;
         }
-    return ds_fail(
-        err, ENOTSUP,
-        "'model_type' is '%.40s', only 'gpt2', 'llama', 'mistral', 'mixtral' and 'qwen2' are "
-        "supported",
-        type);
+    return ds_fail(err, ENOTSUP,
+                   "'model_type' is '%.40s', only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', "
+                   "'qwen3' and 'qwen3_moe' are "
+                   "supported",
+                   type);
 }
 
 static int read_sizes(const json_t *root, const struct size_key *key, struct ds_model_shape *shape,
@@ -313,19 +348,19 @@ static int read_rope(const json_t *root, struct ds_model_shape *shape, struct ds
     return rc;
 }
 
-static int check_head_dim(const json_t *root, const struct ds_model_shape *shape,
-                          struct ds_error *err)
+static int read_head_size(const json_t *root, const struct family *family,
+                          struct ds_model_shape *shape, struct ds_error *err)
 {
-    uint64_t dim = shape->head_size;
-    int rc = 0;
-
-    if (member(root, "head_dim") != NULL)
-        rc = ds_json_get_u64(root, "head_dim", DS_MAX_HIDDEN, &dim, err);
-    if (rc == 0 && dim != shape->head_size)
-        rc = ds_fail(err, ENOTSUP,
-                     "'head_dim' is %ju, only 'hidden_size' / heads, %ju, is supported",
-                     (uintmax_t)dim, (uintmax_t)shape->head_size);
-    return rc;
+    if (family->rope && member(root, "head_dim") != NULL)
+        return ds_json_get_u64(root, "head_dim", DS_MAX_HIDDEN, &shape->head_size, err);
+    shape->head_size = family->head_default;
+    if (shape->head_size != 0)
+        return 0;
+    if (shape->hidden % shape->heads != 0)
+        return ds_fail(err, EINVAL, "%ju heads do not divide the width %ju",
+                       (uintmax_t)shape->heads, (uintmax_t)shape->hidden);
+    shape->head_size = shape->hidden / shape->heads;
+    return 0;
 }
 
 /* A window of the attention that is shorter than the context. */
@@ -348,6 +383,24 @@ static int check_window(const json_t *root, const struct ds_model_shape *shape,
     return not_supported("sliding_window", window, err);
 }
 
+/* Of Qwen3-MoE every layer must have experts, and weights of a token's experts add up to 1. */
+static int check_qwen3_moe(const json_t *root, struct ds_error *err)
+{
+    const json_t *norm = member(root, "norm_topk_prob"),
+                 *every = member(root, "decoder_sparse_step");
+    const json_t *dense = member(root, "mlp_only_layers");
+
+    if (!json_is_true(norm))
+        return ds_fail(err, ENOTSUP,
+                       "'norm_topk_prob' is not true, and weights that do not add up to 1 are not "
+                       "supported");
+    if (every != NULL && !(json_is_integer(every) && json_integer_value(every) == 1))
+        return not_supported("decoder_sparse_step", every, err);
+    if (dense != NULL && !(json_is_array(dense) && json_array_size(dense) == 0))
+        return not_supported("mlp_only_layers", dense, err);
+    return 0;
+}
+
 /* What a router has beside its sizes. */
 static int read_router(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
@@ -355,8 +408,10 @@ static int read_router(const json_t *root, struct ds_model_shape *shape, struct 
     double balance = 0.0;
     int rc = 0;
 
-    if (shape->arch != DS_ARCH_MIXTRAL)
+    if (!ds_arch_has_experts(shape->arch))
         return 0;
+    if (shape->arch == DS_ARCH_QWEN3_MOE && (rc = check_qwen3_moe(root, err)) != 0)
+        return rc;
     if (noise != NULL && !(json_is_number(noise) && json_number_value(noise) == 0.0))
         return not_supported("router_jitter_noise", noise, err);
     if (member(root, "router_aux_loss_coef") != NULL)
@@ -392,8 +447,7 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         shape->kv_heads = shape->heads;
     if (shape->ffn == 0)
         shape->ffn = 4 * shape->hidden;
-    shape->head_size = shape->hidden / shape->heads;
-    if (family->rope && (rc = check_head_dim(root, shape, err)) < 0)
+    if ((rc = read_head_size(root, family, shape, err)) < 0)
         return rc;
     return ds_model_check(shape, err);
 }
@@ -471,6 +525,23 @@ static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *sca
     ds_json_end_object(json);
 }
 
+static void put_router(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    ds_json_f64(json, "router_aux_loss_coef", shape->balance, 17);
+    ds_json_bool(json, "output_router_logits", shape->balance > 0.0);
+    ds_json_null(json, "sliding_window");
+    if (shape->arch == DS_ARCH_MIXTRAL) {
+        ds_json_f64(json, "router_jitter_noise", 0.0, 1);
+        return;
+    }
+    ds_json_bool(json, "norm_topk_prob", true);
+    ds_json_u64(json, "decoder_sparse_step", 1);
+    ds_json_array(json, "mlp_only_layers");
+    ds_json_end_array(json);
+    ds_json_u64(json, "intermediate_size",
+                shape->ffn); /* of layers without experts: there are none */
+}
+
 int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
                         struct ds_error *err)
 {
@@ -488,12 +559,8 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     ds_json_f64(&json, family->eps_key, shape->norm_eps, 17);
     for (const struct flag_key *flag = family->flag; flag->name != NULL; flag++)
         ds_json_bool(&json, flag->name, flag->must);
-    if (shape->arch == DS_ARCH_MIXTRAL) {
-        ds_json_f64(&json, "router_aux_loss_coef", shape->balance, 17);
-        ds_json_f64(&json, "router_jitter_noise", 0.0, 1);
-        ds_json_bool(&json, "output_router_logits", shape->balance > 0.0);
-        ds_json_null(&json, "sliding_window");
-    }
+    if (shape->experts > 0)
+        put_router(&json, shape);
     if (family->rope) {
         ds_json_u64(&json, "head_dim", shape->head_size);
         ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);

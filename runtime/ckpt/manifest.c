@@ -45,7 +45,7 @@ const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS] = {
 
 static const char *const arch_names[] = {
     [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral",
-    [DS_ARCH_QWEN2] = "qwen2",
+    [DS_ARCH_QWEN2] = "qwen2", [DS_ARCH_QWEN3] = "qwen3", [DS_ARCH_QWEN3_MOE] = "qwen3_moe",
 };
 /* clang-format on */
 
@@ -234,7 +234,7 @@ static int read_experts(const json_t *object, struct ds_model_shape *shape, stru
 {
     int rc = 0;
 
-    if (shape->arch != DS_ARCH_MIXTRAL)
+    if (!ds_arch_has_experts(shape->arch))
         return 0;
     rc = ds_json_get_u64(object, "experts", DS_MAX_EXPERTS, &shape->experts, err);
     if (rc == 0)

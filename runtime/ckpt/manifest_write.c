@@ -76,7 +76,7 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
     ds_json_object(json, "model");
     ds_json_string(json, "arch", ds__arch_name(state->shape.arch));
     put_keys(json, ds__shape_keys, DS__SHAPE_KEYS, &state->shape);
-    if (state->shape.experts > 0) {
+    if (ds_arch_has_experts(state->shape.arch)) {
         ds_json_u64(json, "experts", state->shape.experts);
         ds_json_u64(json, "experts_per_token", state->shape.experts_each);
         ds_json_f64(json, "expert_balance", state->shape.balance, 17);

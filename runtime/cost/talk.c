@@ -94,16 +94,19 @@ static double sum_s(const struct talk *t, const struct ds_instr *instr)
            sums.chunks * collective(t, team, (double)sums.said / sums.chunks, 1);
 }
 
-/* What experts add up of a layer. */
-static double routed_s(const struct talk *t, const struct ds_instr *instr)
+/* What experts and norms of heads add up of a layer. */
+static double adds_s(const struct talk *t, const struct ds_instr *instr)
 {
-    struct ds_plan_routed routed = ds_plan_routed(t->plan, instr);
+    const struct ds_comm_group team = ds_plan_team_group(t->plan);
+    struct ds_plan_adds adds = ds_plan_adds(t->plan, instr);
     double seconds = 0.0;
 
-    if (routed.team > 0)
-        seconds += collective(t, ds_plan_team_group(t->plan), (double)routed.team, 2);
-    if (routed.sequence > 0)
-        seconds += collective(t, ds_plan_sequence_group(t->plan), (double)routed.sequence, 2);
+    if (adds.weights > 0)
+        seconds += collective(t, team, (double)adds.weights, 2);
+    if (adds.norms > 0)
+        seconds += collective(t, team, (double)adds.norms, 2);
+    if (adds.loads > 0)
+        seconds += collective(t, ds_plan_sequence_group(t->plan), (double)adds.loads, 2);
     return seconds;
 }
 
@@ -139,7 +142,7 @@ double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan
 
     switch (instr->op) {
     case DS_INSTR_FORWARD:
-    case DS_INSTR_BACKWARD: return swap_s(&t, instr) + sum_s(&t, instr) + routed_s(&t, instr);
+    case DS_INSTR_BACKWARD: return swap_s(&t, instr) + sum_s(&t, instr) + adds_s(&t, instr);
     case DS_INSTR_REDUCE: return reduce_s(&t, &plan->bucket[instr->bucket]);
     case DS_INSTR_GATHER: return gather_s(&t, &plan->bucket[instr->bucket]);
     case DS_INSTR_SEND:

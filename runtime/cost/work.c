@@ -261,6 +261,31 @@ static double activation(const struct bench *b, bool backward, bool alone)
                     : ds_op_amount(DS_OP_GELU_FWD, &gf).bytes;
 }
 
+/* Of norms of the heads of queries and keys, where a family has them. */
+static double head_norms(const struct bench *b, bool backward)
+{
+    const struct ds_model_shape *shape = &b->plan->shape;
+    const struct ds_head_norm_fwd_args f = {.rows = b->rows,
+                                            .heads = shape->heads,
+                                            .kv_heads = shape->kv_heads,
+                                            .head_size = shape->head_size,
+                                            .act = b->type,
+                                            .param = b->type};
+    const struct ds_head_norm_bwd_args g = {.rows = b->rows,
+                                            .heads = shape->heads,
+                                            .kv_heads = shape->kv_heads,
+                                            .head_size = shape->head_size,
+                                            .act = b->type,
+                                            .param = b->type};
+
+    if (!b->family->head_norm)
+        return 0.0;
+    return pointwise(b,
+                     backward ? ds_op_amount(DS_OP_HEAD_NORM_BWD, &g).bytes
+                              : ds_op_amount(DS_OP_HEAD_NORM_FWD, &f).bytes,
+                     1.0);
+}
+
 /* Of the rotation of queries and keys. */
 static double rotation(const struct bench *b)
 {
@@ -309,8 +334,9 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
-    return layer_products(b, false, !recompute) + routing(b, false) + attention(b, false) +
-           dropout(b, recompute ? 1.0 : 2.0) + pointwise(b, bytes, operations);
+    return layer_products(b, false, !recompute) + routing(b, false) + head_norms(b, false) +
+           attention(b, false) + dropout(b, recompute ? 1.0 : 2.0) +
+           pointwise(b, bytes, operations);
 }
 
 static double layer_backward(const struct bench *b)
@@ -319,8 +345,8 @@ static double layer_backward(const struct bench *b)
     double bytes = norms(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
     double operations = (b->family->rope ? 3.0 : 6.0) + (alone ? 1.0 : 0.0);
 
-    return layer_products(b, true, true) + routing(b, true) + attention(b, true) + dropout(b, 2.0) +
-           pointwise(b, bytes, operations);
+    return layer_products(b, true, true) + routing(b, true) + head_norms(b, true) +
+           attention(b, true) + dropout(b, 2.0) + pointwise(b, bytes, operations);
 }
 
 /* Logits chunk by chunk; a training pass goes on to the gradients at once. */

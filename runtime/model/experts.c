@@ -113,18 +113,19 @@ static int tell_load(const struct experts *x, struct ds_error *err)
     return ds__leads_team(net) ? ds_load_peak(&args, net->stream, err) : 0;
 }
 
-/* x[n] = sum over the ranks of `comm`. */
-static int add_up(const struct experts *x, struct ds_comm *comm, float *sum, size_t n,
-                  struct ds_error *err)
+/* How many tokens of each sequence every expert has, on all ranks that share it. */
+static int add_up_loads(const struct experts *x, struct ds_error *err)
 {
-    struct ds_stream *stream = x->net->stream;
+    const struct ds_net *net = x->net;
+    const size_t n = net->batch * net->shape.experts;
     size_t at;
-    int rc = ds__probe_begin(stream, &at, err);
+    int rc = ds__probe_begin(net->stream, &at, err);
 
-    ds_comm_use_stream(comm, stream);
+    ds_comm_use_stream(net->sharers, net->stream);
     if (rc == 0)
-        rc = ds_comm_all_reduce_f32(comm, sum, n, err);
-    return rc == 0 ? ds__probe_end_bytes(stream, at, "all_reduce", 2 * n * sizeof(*sum), err) : rc;
+        rc = ds_comm_all_reduce_f32(net->sharers, x->load, n, err);
+    return rc == 0 ? ds__probe_end_bytes(net->stream, at, "all_reduce", 2 * n * sizeof(float), err)
+                   : rc;
 }
 
 /* dlogits from the gradients of weights, which all of a team have a part of, and from how many
@@ -154,9 +155,9 @@ static int route_bwd(const struct experts *x, void *dlogits, struct ds_error *er
     int rc = 0;
 
     if (ds__shares_layers(net))
-        rc = add_up(x, net->team, x->dweight, x->pairs, err);
+        rc = ds__team_add_up(net, x->dweight, x->pairs, err);
     if (rc == 0 && balances && ds__shares_sequences(net))
-        rc = add_up(x, net->sharers, x->load, net->batch * net->shape.experts, err);
+        rc = add_up_loads(x, err);
     return rc == 0 ? ds_route_bwd(&args, net->stream, err) : rc;
 }
 

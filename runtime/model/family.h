@@ -21,6 +21,7 @@ enum ds_extent {
     DS_EXTENT_QKV, /* (heads + 2 kv_heads) * head_size */
     DS_EXTENT_Q,   /* heads * head_size */
     DS_EXTENT_KV,  /* kv_heads * head_size */
+    DS_EXTENT_HEAD,
     DS_EXTENT_FFN,
     DS_EXTENT_EXPERTS,
 };
@@ -44,10 +45,11 @@ struct ds_family {
     bool swiglu;     /* gate and up of width ffn each; else GELU */
     bool weight_out; /* matrices are [out, in]; else [in, out] */
     bool qkv_bias;   /* of SwiGLU's families */
+    bool head_norm;  /* ds_arch_norms_heads(): of queries and keys, before they are rotated */
 };
 
 extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral,
-    ds__family_qwen2;
+    ds__family_qwen2, ds__family_qwen3, ds__family_qwen3_moe;
 
 const struct ds_family *ds_family_of(enum ds_arch arch);
 

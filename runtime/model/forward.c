@@ -53,6 +53,7 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
 {
     const size_t one = ds_dtype_bytes(act), head = shape->layers + 1;
     const size_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
+    const bool normed = ds_family_of(shape->arch)->head_norm;
     const size_t stat = 2 * sizeof(float), row = rows * one;
     const struct {
         enum ds_buffer buffer;
@@ -62,6 +63,9 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
         {DS_BUFFER_OUT, row * shape->hidden, 0, head - 1},
         {DS_BUFFER_NORM1, row * shape->hidden, 1, head - 1},
         {DS_BUFFER_STAT1, rows * stat, 1, head - 1},
+        {DS_BUFFER_RAW, normed ? row * ds_model_qkv_width(shape) : 0, 1, head - 1},
+        {DS_BUFFER_STATH, normed ? rows * (shape->heads + shape->kv_heads) * sizeof(float) : 0, 1,
+         head - 1},
         {DS_BUFFER_QKV, row * ds_model_qkv_width(shape), 1, head - 1},
         {DS_BUFFER_ATTENTION, row * shape->heads * shape->head_size, 1, head - 1},
         {DS_BUFFER_MIDDLE, row * shape->hidden, 1, head - 1},

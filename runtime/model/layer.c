@@ -230,6 +230,81 @@ static int attention_bwd(const struct layer *layer, void *dout, void *dqkv, stru
                : ds__to_tokens(net, layer->pass, DS_SWAP_QKV, dqkv, dqkv, err);
 }
 
+/* y: RAW, with the heads of queries and keys normalised. */
+static int head_norm_fwd(const struct layer *layer, void *y, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const struct ds_head_norm_fwd_args args = {
+        .rows = net->tokens,
+        .heads = net->shape.heads,
+        .kv_heads = net->shape.kv_heads,
+        .head_size = net->shape.head_size,
+        .eps = (float)net->shape.norm_eps,
+        .act = net->act,
+        .param = net->act,
+        .x = layer->buf[DS_BUFFER_RAW],
+        .q_weight = layer->w[DS_ROLE_QNORM_W],
+        .k_weight = layer->w[DS_ROLE_KNORM_W],
+        .y = y,
+        .rstd = layer->buf[DS_BUFFER_STATH],
+    };
+
+    return ds_head_norm_fwd(&args, net->stream, err);
+}
+
+/* What the heads of a team have made of the gradients of both norms' weights, part[2][head size],
+ * which become the sum, and are added to them. */
+static int head_norm_sums(const struct layer *layer, float *part, bool accumulate,
+                          struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const size_t size = net->shape.head_size;
+    float *const of[] = {layer->g[DS_ROLE_QNORM_W], layer->g[DS_ROLE_KNORM_W]};
+    int rc = ds__team_add_up(net, part, 2 * size, err);
+
+    for (size_t i = 0; rc == 0 && i < 2; i++) {
+        const struct ds_add_args add = {.n = size, .x = part + i * size, .y = of[i]};
+        const struct ds_cast_args copy = {
+            .n = size, .from = DS_F32, .to = DS_F32, .x = part + i * size, .y = of[i]};
+
+        rc = accumulate ? ds_add(&add, net->stream, err) : ds_cast(&copy, net->stream, err);
+    }
+    return rc;
+}
+
+/* dqkv: its gradient, into that of RAW. */
+static int head_norm_bwd(const struct layer *layer, void *dqkv, bool accumulate,
+                         struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const bool shares = ds__shares_layers(net);
+    float *stats = layer->buf[DS_BUFFER_STATH];
+    float *part = stats + net->tokens * (net->shape.heads + net->shape.kv_heads);
+    const struct ds_head_norm_bwd_args args = {
+        .rows = net->tokens,
+        .heads = net->shape.heads,
+        .kv_heads = net->shape.kv_heads,
+        .head_size = net->shape.head_size,
+        .act = net->act,
+        .param = net->act,
+        .dy = dqkv,
+        .x = layer->buf[DS_BUFFER_RAW],
+        .q_weight = layer->w[DS_ROLE_QNORM_W],
+        .k_weight = layer->w[DS_ROLE_KNORM_W],
+        .rstd = stats,
+        .dx = dqkv,
+        .dq_weight = shares ? part : layer->g[DS_ROLE_QNORM_W],
+        .dk_weight = shares ? part + net->shape.head_size : layer->g[DS_ROLE_KNORM_W],
+        .accumulate = accumulate && !shares,
+    };
+    int rc;
+
+    if (!net->family->head_norm)
+        return 0;
+    rc = ds_head_norm_bwd(&args, net->stream, err);
+    return rc == 0 && shares ? head_norm_sums(layer, part, accumulate, err) : rc;
+}
+
 /* Queries, keys and values of the normalised rows, turned by their positions. */
 static int qkv_fwd(const struct layer *layer, struct ds_error *err)
 {
@@ -238,8 +313,12 @@ static int qkv_fwd(const struct layer *layer, struct ds_error *err)
     bool shares = ds__shares_sequences(net);
     void *rows =
         shares ? net->block[0].buf[layer->pass][DS_BUFFER_ARRIVED] : layer->buf[DS_BUFFER_QKV];
-    int rc = ds__linear_fwd(net, &qkv, layer->buf[DS_BUFFER_NORM1], NULL, rows, err);
+    bool normed = net->family->head_norm;
+    void *raw = normed ? layer->buf[DS_BUFFER_RAW] : rows;
+    int rc = ds__linear_fwd(net, &qkv, layer->buf[DS_BUFFER_NORM1], NULL, raw, err);
 
+    if (rc == 0 && normed)
+        rc = head_norm_fwd(layer, rows, err);
     if (rc == 0)
         rc = rotate(layer, rows, false, err);
     return rc != 0 || !shares
@@ -469,6 +548,8 @@ int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds
         rc = attention_bwd(&layer, narrow, wide, err);
     if (rc == 0)
         rc = rotate(&layer, wide, true, err);
+    if (rc == 0)
+        rc = head_norm_bwd(&layer, wide, accumulate, err);
     if (rc == 0)
         rc = ds__linear_bwd_w(net, &qkv, buf[DS_BUFFER_NORM1], wide, accumulate, err);
     if (rc == 0)

@@ -15,10 +15,9 @@
 const struct ds_family *ds_family_of(enum ds_arch arch)
 {
     static const struct ds_family *const families[] = {
-        [DS_ARCH_GPT2] = &ds__family_gpt2,
-        [DS_ARCH_LLAMA] = &ds__family_llama,
-        [DS_ARCH_MIXTRAL] = &ds__family_mixtral,
-        [DS_ARCH_QWEN2] = &ds__family_qwen2,
+        [DS_ARCH_GPT2] = &ds__family_gpt2,       [DS_ARCH_LLAMA] = &ds__family_llama,
+        [DS_ARCH_MIXTRAL] = &ds__family_mixtral, [DS_ARCH_QWEN2] = &ds__family_qwen2,
+        [DS_ARCH_QWEN3] = &ds__family_qwen3,     [DS_ARCH_QWEN3_MOE] = &ds__family_qwen3_moe,
     };
 
     return families[arch];
@@ -101,6 +100,7 @@ static uint64_t extent_of(const struct ds_model_shape *shape, enum ds_extent ext
     case DS_EXTENT_QKV: return ds_model_qkv_width(shape);
     case DS_EXTENT_Q: return shape->heads * shape->head_size;
     case DS_EXTENT_KV: return shape->kv_heads * shape->head_size;
+    case DS_EXTENT_HEAD: return shape->head_size;
     case DS_EXTENT_FFN: return shape->ffn;
     case DS_EXTENT_EXPERTS: return shape->experts;
     case DS_EXTENT_NONE: break;
@@ -323,6 +323,7 @@ static int check_bounds(const struct ds_model_shape *shape, struct ds_error *err
         {"model.hidden", shape->hidden, DS_MAX_HIDDEN},
         {"model.heads", shape->heads, DS_MAX_HEADS},
         {"model.kv_heads", shape->kv_heads, DS_MAX_HEADS},
+        {"model.head_size", shape->head_size, DS_MAX_HIDDEN},
         {"model.ffn", shape->ffn, DS_MAX_FFN},
         {"model.vocab", shape->vocab, DS_MAX_VOCAB},
         {"model.context", shape->context, DS_MAX_CONTEXT},
@@ -387,7 +388,7 @@ int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
         rc = check_experts(shape, err);
     if (rc != 0)
         return rc;
-    if (shape->hidden % shape->heads != 0 || shape->head_size != shape->hidden / shape->heads)
+    if (!family->rope && shape->hidden != shape->heads * shape->head_size)
         return ds_fail(err, EINVAL,
                        "'model.hidden' %llu must be 'model.heads' %llu x the head size",
                        (unsigned long long)shape->hidden, (unsigned long long)shape->heads);

@@ -11,10 +11,11 @@
  * Mixtral is Llama with many feed-forward blocks in a layer, the experts, of which a router gives
  * each token to a few.  First and second matrices of all experts of a layer lie one behind another.
  *
- * Qwen2 is Llama with biases of queries, keys and values.
+ * Qwen2 is Llama with biases of queries, keys and values; Qwen3 with norms of their heads, and has
+ * experts, too.
  *
  * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM,
- *         Qwen2ForCausalLM.
+ *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H
@@ -36,12 +37,13 @@ enum ds_role {
     DS_ROLE_QKV_W, DS_ROLE_QKV_B,               /* gpt2: one packed matrix */
     DS_ROLE_Q_W, DS_ROLE_K_W, DS_ROLE_V_W,      /* llama: adjacent, used as one [q+k+v, C] matrix */
     DS_ROLE_Q_B, DS_ROLE_K_B, DS_ROLE_V_B,      /* qwen2: the same */
+    DS_ROLE_QNORM_W, DS_ROLE_KNORM_W,           /* qwen3: of each head */
     DS_ROLE_PROJ_W, DS_ROLE_PROJ_B,
     DS_ROLE_NORM2_W, DS_ROLE_NORM2_B,
-    DS_ROLE_ROUTER_W,                           /* mixtral */
+    DS_ROLE_ROUTER_W,                           /* of families with experts */
     DS_ROLE_FC_W, DS_ROLE_FC_B,                 /* gpt2 */
     DS_ROLE_GATE_W, DS_ROLE_UP_W,               /* llama: adjacent, used as one [2F, C] matrix;
-                                                   mixtral: so of all experts, one behind another */
+                                                   of all experts, one behind another */
     DS_ROLE_DOWN_W, DS_ROLE_DOWN_B,
     DS_ROLE_NORMF_W, DS_ROLE_NORMF_B,
     DS_ROLE_HEAD_W,
@@ -116,7 +118,7 @@ double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t seq
 /* What of them is products inside layers. */
 double ds_model_product_flops_per_token(const struct ds_model_shape *shape);
 
-/* head_size = hidden / heads, kv_heads | heads, even head_size for rotary positions, ... */
+/* kv_heads | heads, even head_size for rotary positions, hidden = heads x it without them, ... */
 int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err) DS_NODISCARD;
 
 #endif

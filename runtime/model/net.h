@@ -7,7 +7,8 @@
  * family's switches.  A net owns tables of pointers only.  Nothing here allocates after init.
  *
  *   embedding   out = wte[ids] (+ wpe)
- *   layer       middle = x + proj(attention(rope(qkv(norm1(x)))))
+ *   layer       middle = x + proj(attention(rope(qkv(norm1(x))))), of some families with norms of
+ *               each head of queries and keys before rope
  *               out = middle + down(act(fc(norm2(middle))))
  *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
  *
@@ -244,6 +245,9 @@ static inline bool ds__leads_team(const struct ds_net *net)
 }
 /* x = sum over the team, rows of the stream or of its gradient; nothing where there is none. */
 int ds__team_sum(const struct ds_net *net, void *x, struct ds_error *err) DS_NODISCARD;
+/* x[n] = sum over the team, of F32. */
+int ds__team_add_up(const struct ds_net *net, float *x, size_t n, struct ds_error *err)
+    DS_NODISCARD;
 /* What all of a team say of a chunk of the classifier's rows, in DS_BUFFER_SAID, from what this
  * rank's logits say. */
 int ds__team_said(const struct ds_net *net, enum ds_pass pass, struct ds_xent_part_args args,

@@ -41,6 +41,18 @@ int ds__team_sum(const struct ds_net *net, void *x, struct ds_error *err)
                    : rc;
 }
 
+int ds__team_add_up(const struct ds_net *net, float *x, size_t n, struct ds_error *err)
+{
+    size_t at;
+    int rc = ds__probe_begin(net->stream, &at, err);
+
+    ds_comm_use_stream(net->team, net->stream);
+    if (rc == 0)
+        rc = ds_comm_all_reduce_f32(net->team, x, n, err);
+    return rc == 0 ? ds__probe_end_bytes(net->stream, at, "all_reduce", 2 * n * sizeof(*x), err)
+                   : rc;
+}
+
 int ds__team_said(const struct ds_net *net, enum ds_pass pass, struct ds_xent_part_args args,
                   struct ds_error *err)
 {

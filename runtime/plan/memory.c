@@ -26,7 +26,7 @@
 #include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
-enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 14 };
+enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 16 };
 
 /* Every chunk reads and writes the whole gradient of the classifier.  An H100 multiplies some 1000
  * rows in the time that this takes, so there are several times as many; of short logits, too, in
@@ -99,12 +99,17 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
     uint64_t row = maker->tokens * maker->act, hidden = row * maker->hidden;
     uint64_t attended = row * plan->shape.heads * plan->shape.head_size;
     uint64_t stat = maker->tokens * 2 * sizeof(float);
+    uint64_t heads = plan->shape.heads + plan->shape.kv_heads;
+    bool normed = ds_family_of(plan->shape.arch)->head_norm;
     const struct {
         enum ds_buffer buffer;
         uint64_t bytes;
     } table[] = {
         {DS_BUFFER_NORM1, hidden},
         {DS_BUFFER_STAT1, stat},
+        {DS_BUFFER_RAW, normed ? row * maker->qkv : 0},
+        {DS_BUFFER_STATH,
+         normed ? (maker->tokens * heads + 2 * plan->shape.head_size) * sizeof(float) : 0},
         {DS_BUFFER_QKV, row * maker->qkv},
         {DS_BUFFER_ATTENTION, attended},
         {DS_BUFFER_ATTENDED, plan->sequence_ranks > 1 ? attended : 0},
@@ -201,15 +206,17 @@ static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t la
 {
     uint64_t row = maker->tokens * maker->act;
     uint64_t wide = maker->qkv > maker->ffn ? maker->qkv : maker->ffn;
+    uint64_t narrow = maker->plan->shape.heads * maker->plan->shape.head_size;
 
+    if (maker->hidden > narrow) /* the stream's, or those of all heads */
+        narrow = maker->hidden;
     if (maker->plan->shape.experts > wide) /* gradients of a router's logits */
         wide = maker->plan->shape.experts;
     if (maker->plan->drops && maker->hidden > wide)
         wide = maker->hidden;
     if (ds_plan_embeds(maker->plan))
         add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn, last);
-    add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn + 1,
-        layers_last);
+    add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * narrow, maker->turn + 1, layers_last);
     add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, maker->turn + 1, layers_last);
 }
 

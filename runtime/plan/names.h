@@ -31,6 +31,7 @@
 #define DS_BUFFERS(X) \
     X(IDS,       "ids")       X(TARGETS,   "targets")   X(LOSSES,  "losses") \
     X(OUT,       "out")       X(NORM1,     "norm1")     X(STAT1,   "stat1") \
+    X(RAW,       "raw")       X(STATH,     "stath") \
     X(QKV,       "qkv")       X(ATTENTION, "attention") X(LSE,     "lse") \
     X(MIDDLE,    "middle")    X(NORM2,     "norm2")     X(STAT2,   "stat2") \
     X(ROUTES,    "routes")    X(SORTED,    "sorted") \

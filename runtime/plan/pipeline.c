@@ -25,7 +25,7 @@ static double head_layers(const struct ds_plan *plan)
     const struct ds_model_shape *shape = &plan->shape;
     double hidden = (double)shape->hidden;
     double layer = ds_model_product_flops_per_token(shape) / (double)shape->layers +
-                   6.0 * hidden * (double)plan->whole_sequence;
+                   6.0 * (double)(shape->heads * shape->head_size) * (double)plan->whole_sequence;
 
     return 6.0 * hidden * (double)shape->vocab / layer;
 }

@@ -104,7 +104,7 @@ static int check_size(const struct ds_plan *plan, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &plan->shape;
     uint64_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
-    uint64_t widest = ds_model_qkv_width(shape) + each * ds_model_ffn_in_width(shape) +
+    uint64_t widest = 2 * ds_model_qkv_width(shape) + each * ds_model_ffn_in_width(shape) +
                       (3 + each) * shape->hidden + shape->heads + shape->experts + 64;
     uint64_t blocks = ds_model_blocks(&plan->shape), bytes, instructions;
 

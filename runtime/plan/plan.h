@@ -399,12 +399,13 @@ struct ds_plan_sums {
 };
 struct ds_plan_sums ds_plan_sums(const struct ds_plan *plan, const struct ds_instr *instr);
 
-/* Bytes of F32 that experts add up in the backward pass of a layer: over a team gradients of the
- * weights of pairs, over those who share sequences the tokens of each expert; 0: all is here. */
-struct ds_plan_routed {
-    uint64_t team, sequence;
+/* Bytes of F32 that the backward pass of a layer adds up: over a team gradients of the weights of
+ * tokens' experts, and of norms of heads; over those who share sequences the tokens of each expert.
+ * 0: all is here. */
+struct ds_plan_adds {
+    uint64_t weights, norms, loads;
 };
-struct ds_plan_routed ds_plan_routed(const struct ds_plan *plan, const struct ds_instr *instr);
+struct ds_plan_adds ds_plan_adds(const struct ds_plan *plan, const struct ds_instr *instr);
 
 /* Ids of the vocabulary that this rank has: shape.vocab from `first` on, of which `count` are some;
  * what is behind them is padding. */

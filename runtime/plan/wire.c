@@ -125,30 +125,34 @@ void ds_plan_swaps(const struct ds_plan *plan, const struct ds_instr *instr,
         bytes[1] = row * shape->heads * shape->head_size;
 }
 
-struct ds_plan_routed ds_plan_routed(const struct ds_plan *plan, const struct ds_instr *instr)
+struct ds_plan_adds ds_plan_adds(const struct ds_plan *plan, const struct ds_instr *instr)
 {
     const struct ds_model_shape *shape = &plan->shape;
     const uint64_t tokens = plan->micro_batch * plan->sequence;
     bool layer = instr->block >= 1 && instr->block <= shape->layers;
-    struct ds_plan_routed routed = {0};
+    struct ds_plan_adds adds = {0};
 
-    if (instr->op != DS_INSTR_BACKWARD || !layer || shape->experts == 0)
-        return routed;
-    if (plan->tensor_ranks > 1)
-        routed.team = tokens * shape->experts_each * sizeof(float);
+    if (instr->op != DS_INSTR_BACKWARD || !layer)
+        return adds;
+    if (plan->tensor_ranks > 1) {
+        adds.weights = tokens * shape->experts_each * sizeof(float);
+        adds.norms = ds_arch_norms_heads(shape->arch) ? 2 * shape->head_size * sizeof(float) : 0;
+    }
     if (plan->sequence_ranks > 1 && shape->balance > 0.0)
-        routed.sequence = plan->micro_batch * shape->experts * sizeof(float);
-    return routed;
+        adds.loads = plan->micro_batch * shape->experts * sizeof(float);
+    return adds;
 }
 
-static void count_routed(struct ds_plan *plan, const struct ds_instr *instr)
+static void count_adds(struct ds_plan *plan, const struct ds_instr *instr)
 {
-    struct ds_plan_routed routed = ds_plan_routed(plan, instr);
+    struct ds_plan_adds adds = ds_plan_adds(plan, instr);
 
-    if (routed.team > 0)
-        count(plan, DS_COMM_ALL_REDUCE_F32, routed.team, plan->tensor_ranks);
-    if (routed.sequence > 0)
-        count(plan, DS_COMM_ALL_REDUCE_F32, routed.sequence, plan->sequence_ranks);
+    if (adds.weights > 0)
+        count(plan, DS_COMM_ALL_REDUCE_F32, adds.weights, plan->tensor_ranks);
+    if (adds.norms > 0)
+        count(plan, DS_COMM_ALL_REDUCE_F32, adds.norms, plan->tensor_ranks);
+    if (adds.loads > 0)
+        count(plan, DS_COMM_ALL_REDUCE_F32, adds.loads, plan->sequence_ranks);
 }
 
 static void count_swaps(struct ds_plan *plan, const struct ds_instr *instr)
@@ -202,7 +206,7 @@ void ds__plan_traffic(struct ds_plan *plan)
 
         count_swaps(plan, instr);
         count_sums(plan, instr);
-        count_routed(plan, instr);
+        count_adds(plan, instr);
         if (instr->op == DS_INSTR_REDUCE)
             count_reduce(plan, bucket);
         if (instr->op == DS_INSTR_SEND || instr->op == DS_INSTR_RECV)

@@ -418,6 +418,9 @@ Test(hf, export_and_import_return_the_same_bits)
     round_trip(LLAMA "}", DS_F32, 2048, 3);
     round_trip(LLAMA "}", DS_BF16, 2048, 2);
     round_trip(MIXTRAL "}", DS_F32, UINT64_MAX, 1);
+    round_trip(QWEN3 ",\"head_dim\":6}", DS_F32, UINT64_MAX, 1);
+    round_trip(QWEN3_MOE "true,\"head_dim\":4,\"router_aux_loss_coef\":0.25}", DS_BF16, UINT64_MAX,
+               1);
     round_trip(MISTRAL ",\"sliding_window\":null}", DS_F32, UINT64_MAX, 1);
     round_trip(QWEN2 ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2.5}}", DS_F32,
                UINT64_MAX, 1);

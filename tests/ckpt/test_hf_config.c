@@ -23,7 +23,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {"[]", -EBADMSG, "not an object"},
     {"{}", -EBADMSG, "'model_type'"},
     {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral' and 'qwen2' are supported"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3' and 'qwen3_moe' are supported"},
     {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
@@ -43,7 +43,9 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {LLAMA ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
     {LLAMA ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
     {LLAMA ",\"mlp_bias\":true}", -ENOTSUP, "'mlp_bias' is true"},
-    {LLAMA ",\"head_dim\":4}", -ENOTSUP, "'head_dim' is 4"},
+    {LLAMA ",\"head_dim\":4}", 0, ""},
+    {LLAMA ",\"head_dim\":3}", -EINVAL, "head size 3 must be even"},
+    {LLAMA ",\"head_dim\":65537}", -EBADMSG, "'head_dim'"},
     {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", 0, ""},
     {LLAMA ",\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
      "\"original_max_position_embeddings\":4,\"rope_theta\":5e5}}", 0, ""},
@@ -64,6 +66,15 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {QWEN2 "}", 0, ""},
     {QWEN2 ",\"use_sliding_window\":false,\"sliding_window\":4,\"max_window_layers\":2}", 0, ""},
     {QWEN2 ",\"use_sliding_window\":true}", -ENOTSUP, "'use_sliding_window' is true"},
+    {QWEN3 "}", 0, ""},
+    {QWEN3 ",\"head_dim\":6,\"attention_bias\":false,\"sliding_window\":null}", 0, ""},
+    {QWEN3 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
+    {QWEN3_MOE "true}", 0, ""},
+    {QWEN3_MOE "true,\"mlp_only_layers\":[],\"decoder_sparse_step\":1,\"router_aux_loss_coef\":0.001}", 0, ""},
+    {QWEN3_MOE "false}", -ENOTSUP, "'norm_topk_prob' is not true"},
+    {QWEN3_MOE "null}", -ENOTSUP, "'norm_topk_prob' is not true"},
+    {QWEN3_MOE "true,\"mlp_only_layers\":[1]}", -ENOTSUP, "'mlp_only_layers' is set"},
+    {QWEN3_MOE "true,\"decoder_sparse_step\":2}", -ENOTSUP, "'decoder_sparse_step' is set"},
     {QWEN2 ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
     {LLAMA ",\"rope_scaling\":4}", -ENOTSUP, "'rope_scaling' is set"},
     {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
@@ -82,7 +93,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {MIXTRAL ",\"router_aux_loss_coef\":-0.5}", -EINVAL, "expert_balance"},
     {MIXTRAL ",\"router_aux_loss_coef\":\"x\"}", -EBADMSG, "'router_aux_loss_coef'"},
     {MIXTRAL ",\"rope_scaling\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
-    {MIXTRAL ",\"head_dim\":4}", -ENOTSUP, "'head_dim' is 4"},
+    {MIXTRAL ",\"head_dim\":0}", -EINVAL, "'model.head_size' is 0"},
     {"{\"model_type\":\"mixtral\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8,"
      "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
      "\"num_local_experts\":3}", -EBADMSG, "'num_experts_per_tok' is missing"},
@@ -145,6 +156,17 @@ Test(hf_config, what_a_config_leaves_out_is_the_familys_default)
                           &shape, NULL) == 0);
     cr_assert(shape.arch == DS_ARCH_QWEN2 && shape.rope_scale.kind == DS_ROPE_LLAMA3);
     cr_assert(shape.rope_scale.factor == 32.0 && shape.rope_scale.low == 1.5);
+    cr_assert(shape.head_size == 2);
+    cr_assert(read_config(tempdir_path(""), QWEN3 "}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_QWEN3 && shape.head_size == 128);
+    cr_assert(read_config(tempdir_path(""), QWEN3_MOE "true,\"head_dim\":6}", &shape, NULL) == 0);
+    cr_assert(shape.arch == DS_ARCH_QWEN3_MOE && shape.head_size == 6 && shape.ffn == 12);
+    cr_assert(shape.experts == 3 && shape.experts_each == 2);
+    cr_assert(read_config(tempdir_path(""),
+                          QWEN2 ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":32,"
+                                "\"low_freq_factor\":1.5,\"high_freq_factor\":5,"
+                                "\"original_max_position_embeddings\":4096}}",
+                          &shape, NULL) == 0);
     cr_assert(shape.rope_scale.high == 5.0 && shape.rope_scale.original == 4096);
     cr_assert(ds_hf_read_config(tempdir_path("none"), &shape, NULL) == -ENOENT);
 }

@@ -131,7 +131,7 @@ JOBS = [
     ("optim: {lr: 1.0e-3}", "schedule: {warmup: 10, steps: 5}", r"warmup"),
     ("optim: {lr: 1.0e-3}", "precision: {compute: fp8}", r"fp16.*fp8"),
     ("optim: {lr: 1.0e-3}", "parallel: {expert: 2}", r"expert.*not supported yet"),
-    ("arch: gpt2", "arch: gpt2\n  experts: 4", r"model.experts.*is for mixtral, not for gpt2; leave it out"),
+    ("arch: gpt2", "arch: gpt2\n  experts: 4", r"model.experts.*is for mixtral and qwen3_moe, not for gpt2; leave it out"),
     ("optim: {lr: 1.0e-3}", "parallel: {tensor: 2}", r"tensor.*must divide the number of ranks, 1; 1 would do"),
     ("optim: {lr: 1.0e-3}", "parallel: {tensor: 3}", r"tensor.*must divide .model\.heads."),
     ("optim: {lr: 1.0e-3}", "zero: {stage: 4}", r"stage.*between 0 and 3"),

@@ -249,6 +249,7 @@ def experts():
     on_both("experts", "mixtral", text, ((0, 2, 1, {}),), [], "all_reduce_f32")
     on_both("experts-launched", "mixtral", text, ((0, 2, 1, {"DSRUN_CUDA_GRAPHS": "0"}),), ["activation.recompute=full"], "all_reduce_f32")
     on_both("experts-team", "mixtral", text, ((0, 2, 1, {}),), ["parallel.tensor=2"], "all_reduce_f32")
+    on_both("heads-team", "qwen3_moe", text.replace("arch: mixtral", "arch: qwen3_moe, head_size: 8"), ((0, 2, 1, {}),), ["parallel.tensor=2"], "all_reduce_f32")
     on_both("experts-parts", "mixtral", text, ((1, 2, 1, {}),), ["model.layers=3", "parallel.pipeline=2"], "pass")
     on_both("experts-sharers", "mixtral", text, ((0, 2, 2, {}),), ["parallel.sequence=2"], "all_reduce_f32")
 

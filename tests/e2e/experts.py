@@ -117,8 +117,8 @@ def is_refused():
     shared.is_refused(path, (
         (1, "model.experts=0", "'model.experts' must be at least 1 for mixtral"),
         (1, "model.experts_per_token=5", "'model.experts_per_token' must be between 1 and 'model.experts' 4, not 5"),
-        (1, "precision.compute=bf16 precision.matmul=fp8", "'precision.matmul' fp8 is not supported for mixtral"),
-        (1, "model.arch=llama", "'model.experts' is for mixtral, not for llama; leave it out"),
+        (1, "precision.compute=bf16 precision.matmul=fp8", "'precision.matmul' fp8 is not supported for models with experts"),
+        (1, "model.arch=llama", "'model.experts' is for mixtral and qwen3_moe, not for llama; leave it out"),
         (3, "parallel.tensor=3", "'parallel.tensor' 3 must divide 'model.heads' 8; 2 or 4 would do")))
     folder = h.work() / "spoilt"
     shutil.copytree(h.ROOT / "tests" / "reference" / "mixtral-tiny", folder)

@@ -96,7 +96,7 @@ struct test_case {
     struct ds_model_shape shape;
     uint64_t sequence;
 };
-enum { TEST_CASES = 6, TEST_EXPERTS = 4 /* the one that has some */ };
+enum { TEST_CASES = 7, TEST_EXPERTS = 4 /* the one that has some */ };
 
 static inline struct test_case test_reference(unsigned i)
 {
@@ -107,6 +107,7 @@ static inline struct test_case test_reference(unsigned i)
         {"tests/reference/llama-tied", test_llama(2, 24, 6, 1, 10, 29, 16), 9},
         {"tests/reference/mixtral-tiny", test_mixtral(2, 32, 4, 2, 24, 61, 16, 5, 2), 9},
         {"tests/reference/qwen2-tiny", test_qwen2(2, 32, 2, 1, 40, 53, 16), 9},
+        {"tests/reference/qwen3-moe-tiny", test_qwen3_moe(2, 24, 4, 10, 20, 47, 16, 6, 3), 9},
     };
 
     cases[3].shape.tie_embeddings = cases[5].shape.tie_embeddings = true;

@@ -15,8 +15,8 @@ enum { TEST_SEQUENCE = 16, TEST_IDS = 48 * TEST_SEQUENCE + 1 };
 struct test_layout {
     unsigned tensor, sharers, data, parts; /* ranks of a team, of a sequence, of data, of layers */
     uint64_t passes, micro_batch, layers, vocab;
-    uint64_t experts, each; /* of mixtral; 0: another family */
-    bool gpt2, tied, qwen2;
+    uint64_t experts, each;        /* of mixtral; 0: another family */
+    bool gpt2, tied, qwen2, qwen3; /* qwen3: with experts or without */
     enum ds_compute compute;
     enum ds_recompute recompute;
     bool dropout, fp8, offload, disk, wire16;
@@ -71,6 +71,10 @@ static inline struct test_run test_layout_run(const struct test_layout *layout, 
     if (layout->experts > 0)
         shape = test_mixtral(layout->layers, 32, 8, 4, 24, layout->vocab, TEST_SEQUENCE,
                              layout->experts, layout->each);
+    if (layout->qwen3) {
+        shape.arch = layout->experts > 0 ? DS_ARCH_QWEN3_MOE : DS_ARCH_QWEN3;
+        shape.head_size = 6;
+    }
     shape.tie_embeddings = layout->tied;
     run.job = test_job(shape, layout->data * layout->passes * layout->micro_batch,
                        layout->micro_batch, TEST_SEQUENCE);
@@ -107,6 +111,7 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         "of %u, below %u, vocabulary %u, clip %g, %u of %u experts",
         layout->gpt2    ? "gpt2"
         : layout->qwen2 ? "qwen2"
+        : layout->qwen3 ? "qwen3"
                         : "llama",
         layout->tied ? " tied" : "", layout->tensor, layout->sharers, layout->data, layout->parts,
         (unsigned)layout->passes, (unsigned)layout->micro_batch, (int)layout->compute,

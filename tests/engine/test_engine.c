@@ -83,14 +83,16 @@ Test(engine, any_split_over_ranks_and_passes_equals_the_reference)
     }
 }
 
+/* Where rounding has turned a choice between experts, a token has another gradient. */
 Test(engine, bf16_stays_near_the_reference)
 {
     for (unsigned i = 0; i < TEST_CASES; i++) {
         struct test_run run = test_reference_run(i, 2, 4);
+        double norm_tol = run.job.model.shape.experts > 0 ? 1e-1 : 5e-2;
 
         run.job.precision.compute = DS_COMPUTE_BF16;
         test_run_ok(&run);
-        compare_trace(&run, test_reference(i).folder, 1e-2, 5e-2);
+        compare_trace(&run, test_reference(i).folder, 1e-2, norm_tol);
         test_run_release(&run);
     }
 }

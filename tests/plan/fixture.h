@@ -68,6 +68,21 @@ static inline struct ds_model_shape test_qwen2(uint64_t layers, uint64_t hidden,
     return shape;
 }
 
+/* Experts, norms of heads, and heads that are wider than the stream together. */
+static inline struct ds_model_shape test_qwen3_moe(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                                   uint64_t head_size, uint64_t ffn, uint64_t vocab,
+                                                   uint64_t context, uint64_t experts,
+                                                   uint64_t each)
+{
+    struct ds_model_shape shape =
+        test_mixtral(layers, hidden, heads, heads / 2, ffn, vocab, context, experts, each);
+
+    shape.arch = DS_ARCH_QWEN3_MOE;
+    shape.head_size = head_size;
+    shape.norm_eps = 1e-6;
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

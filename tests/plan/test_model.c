@@ -69,6 +69,32 @@ Test(model, qwen2_is_a_llama_with_three_biases)
            DS_INIT_NORMAL_RESIDUAL);
 }
 
+Test(model, qwen3_has_heads_of_any_size_and_norms_of_them)
+{
+    struct ds_model_shape shape = test_llama(28, 1024, 16, 8, 3072, 151936, 40960);
+    const struct ds_model_shape moe = test_qwen3_moe(48, 2048, 32, 128, 768, 151936, 40960, 128, 8);
+    struct ds_model_shape sparse = moe;
+
+    shape.arch = DS_ARCH_QWEN3;
+    shape.head_size = 128;
+    shape.tie_embeddings = true;
+    cr_assert_eq(ds_model_elems(&shape), 596049920u); /* Qwen3 0.6B */
+    expect(&shape, 2, "model.layers.0.self_attn.q_proj.weight", 1, 2048, 1024, DS_INIT_NORMAL);
+    expect(&shape, 5, "model.layers.0.self_attn.o_proj.weight", 1, 1024, 2048,
+           DS_INIT_NORMAL_RESIDUAL);
+    expect(&shape, 6, "model.layers.0.self_attn.q_norm.weight", 1, 128, 0, DS_INIT_ONE);
+    expect(&shape, 7, "model.layers.0.self_attn.k_norm.weight", 1, 128, 0, DS_INIT_ONE);
+    sparse.kv_heads = 4;
+    cr_assert_eq(ds_model_elems(&sparse), 30532122624u); /* Qwen3 30B-A3B */
+    cr_assert_eq(ds_model_active_elems(&sparse),
+                 30532122624u - 48 * 120 * 3 * 2048 * UINT64_C(768));
+    expect(&sparse, 9, "model.layers.0.mlp.gate.weight", 1, 128, 2048, DS_INIT_NORMAL);
+    expect(&sparse, 10, "model.layers.0.mlp.experts.0.gate_proj.weight", 1, 768, 2048,
+           DS_INIT_NORMAL);
+    expect(&sparse, 10 + 2 * 128, "model.layers.0.mlp.experts.0.down_proj.weight", 1, 2048, 768,
+           DS_INIT_NORMAL_RESIDUAL);
+}
+
 Test(model, stretched_positions_that_cannot_be_are_refused)
 {
     static const struct {
@@ -244,6 +270,7 @@ Test(model, wrong_shapes_are_refused_with_the_key)
         {"too wide", 1, 1 << 20, 4, 4, 16, DS_ARCH_GPT2, "model.hidden"},
         {"no head", 1, 64, 0, 4, 16, DS_ARCH_GPT2, "model.heads"},
         {"heads do not divide", 1, 64, 5, 5, 12, DS_ARCH_GPT2, "model.hidden"},
+        {"a head of nothing", 1, 64, 4, 4, 0, DS_ARCH_LLAMA, "model.head_size"},
         {"kv heads do not divide", 1, 64, 4, 3, 16, DS_ARCH_LLAMA, "model.kv_heads"},
         {"gpt2 has no grouped queries", 1, 64, 4, 2, 16, DS_ARCH_GPT2, "model.kv_heads"},
         {"odd head for rope", 1, 60, 4, 4, 15, DS_ARCH_LLAMA, "even"},

@@ -6,7 +6,7 @@
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_blame.c runtime/job_model.c runtime/job_ranks.c \
     runtime/job_data.c runtime/job_offload.c runtime/data/mix.c \
     runtime/text/size.c
-SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/model/mixtral.c runtime/model/qwen2.c runtime/model/qwen3.c runtime/model/qwen3_moe.c runtime/plan/plan.c \
+SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
     $(addprefix runtime/plan/,team.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
     memory.c pieces.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c ring.c talk.c work.c predict.c search.c depth.c)

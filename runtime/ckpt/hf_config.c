@@ -69,42 +69,24 @@ static const struct size_key gpt2_sizes[] = {
     {0},
 };
 
-static const struct size_key llama_sizes[] = {
-    SIZE("vocab_size",              vocab,    DS_MAX_VOCAB,   NULL),
-    SIZE("max_position_embeddings", context,  DS_MAX_CONTEXT, NULL),
-    SIZE("hidden_size",             hidden,   DS_MAX_HIDDEN,  NULL),
-    SIZE("intermediate_size",       ffn,      DS_MAX_FFN,     NULL),
-    SIZE("num_hidden_layers",       layers,   DS_MAX_LAYERS,  NULL),
-    SIZE("num_attention_heads",     heads,    DS_MAX_HEADS,   NULL),
-    SIZE("num_key_value_heads",     kv_heads, DS_MAX_HEADS,   "num_attention_heads"),
-    {0},
-};
+/* Of Llama and its relatives, which call the width of the feed-forward block, or of an expert, so. */
+#define LLAMA_SIZES(width) \
+    SIZE("vocab_size",              vocab,    DS_MAX_VOCAB,   NULL), \
+    SIZE("max_position_embeddings", context,  DS_MAX_CONTEXT, NULL), \
+    SIZE("hidden_size",             hidden,   DS_MAX_HIDDEN,  NULL), \
+    SIZE(width,                     ffn,      DS_MAX_FFN,     NULL), \
+    SIZE("num_hidden_layers",       layers,   DS_MAX_LAYERS,  NULL), \
+    SIZE("num_attention_heads",     heads,    DS_MAX_HEADS,   NULL), \
+    SIZE("num_key_value_heads",     kv_heads, DS_MAX_HEADS,   "num_attention_heads")
+#define EXPERT_SIZES(number) \
+    SIZE(number,                    experts,      DS_MAX_EXPERTS,      NULL), \
+    SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL)
 
+static const struct size_key llama_sizes[] = {LLAMA_SIZES("intermediate_size"), {0}};
 static const struct size_key mixtral_sizes[] = {
-    SIZE("vocab_size",              vocab,        DS_MAX_VOCAB,        NULL),
-    SIZE("max_position_embeddings", context,      DS_MAX_CONTEXT,      NULL),
-    SIZE("hidden_size",             hidden,       DS_MAX_HIDDEN,       NULL),
-    SIZE("intermediate_size",       ffn,          DS_MAX_FFN,          NULL),
-    SIZE("num_hidden_layers",       layers,       DS_MAX_LAYERS,       NULL),
-    SIZE("num_attention_heads",     heads,        DS_MAX_HEADS,        NULL),
-    SIZE("num_key_value_heads",     kv_heads,     DS_MAX_HEADS,        "num_attention_heads"),
-    SIZE("num_local_experts",       experts,      DS_MAX_EXPERTS,      NULL),
-    SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL),
-    {0},
-};
-
+    LLAMA_SIZES("intermediate_size"), EXPERT_SIZES("num_local_experts"), {0}};
 static const struct size_key qwen3_moe_sizes[] = {
-    SIZE("vocab_size",              vocab,        DS_MAX_VOCAB,        NULL),
-    SIZE("max_position_embeddings", context,      DS_MAX_CONTEXT,      NULL),
-    SIZE("hidden_size",             hidden,       DS_MAX_HIDDEN,       NULL),
-    SIZE("moe_intermediate_size",   ffn,          DS_MAX_FFN,          NULL),
-    SIZE("num_hidden_layers",       layers,       DS_MAX_LAYERS,       NULL),
-    SIZE("num_attention_heads",     heads,        DS_MAX_HEADS,        NULL),
-    SIZE("num_key_value_heads",     kv_heads,     DS_MAX_HEADS,        "num_attention_heads"),
-    SIZE("num_experts",             experts,      DS_MAX_EXPERTS,      NULL),
-    SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL),
-    {0},
-};
+    LLAMA_SIZES("moe_intermediate_size"), EXPERT_SIZES("num_experts"), {0}};
 
 static const struct flag_key gpt2_flags[] = {
     {"scale_attn_weights", true},

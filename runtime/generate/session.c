@@ -350,7 +350,7 @@ uint64_t ds_session_bytes(const struct ds_session *session)
     const struct ds_model_shape *shape = &session->state.shape;
     uint64_t looked_up = shape->tie_embeddings ? 0 : shape->vocab * shape->hidden;
 
-    return (ds_model_elems(shape) - looked_up) * ds_dtype_bytes(session->type);
+    return (ds_model_active_elems(shape) - looked_up) * ds_dtype_bytes(session->type);
 }
 
 uint64_t ds_session_rows(const struct ds_session *session)

@@ -37,7 +37,8 @@ int ds_session_open(struct ds_session **session, const struct ds_session_args *a
 void ds_session_close(struct ds_session *session);
 
 const struct ds_model_shape *ds_session_shape(const struct ds_session *session);
-/* Bytes of parameters that a row reads: all, but of a table of tokens that is no classifier. */
+/* Bytes of parameters that a row reads: all, but of a table of tokens that is no classifier, and of
+ * experts those that it is given to. */
 uint64_t ds_session_bytes(const struct ds_session *session);
 
 /* Rows read so far, and how many there is room for. */

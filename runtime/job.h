@@ -26,25 +26,54 @@
 #include "base/limits.h"
 #include "kernels/rope.h"
 
+/* The families: name, does a layer have experts, has each head of queries and keys a norm? */
+/* clang-format off */
+#define DS_ARCHS(X) \
+    X(GPT2,      "gpt2",      false, false) \
+    X(LLAMA,     "llama",     false, false) \
+    X(MIXTRAL,   "mixtral",   true,  false) \
+    X(QWEN2,     "qwen2",     false, false) \
+    X(QWEN3,     "qwen3",     false, true) \
+    X(QWEN3_MOE, "qwen3_moe", true,  true)
+/* clang-format on */
 enum ds_arch {
-    DS_ARCH_GPT2,
-    DS_ARCH_LLAMA,
-    DS_ARCH_MIXTRAL,
-    DS_ARCH_QWEN2,
-    DS_ARCH_QWEN3,
-    DS_ARCH_QWEN3_MOE,
-    DS_ARCH_COUNT
+#define X(id, name, experts, norms) DS_ARCH_##id,
+    DS_ARCHS(X)
+#undef X
+        DS_ARCH_COUNT
 };
 
-/* Has each head of queries and keys a norm? */
-static inline bool ds_arch_norms_heads(enum ds_arch arch)
+static inline const char *ds_arch_name(enum ds_arch arch)
 {
-    return arch == DS_ARCH_QWEN3 || arch == DS_ARCH_QWEN3_MOE;
+    static const char *const names[] = {
+#define X(id, name, experts, norms) name,
+        DS_ARCHS(X)
+#undef X
+    };
+
+    return names[arch];
 }
 
 static inline bool ds_arch_has_experts(enum ds_arch arch)
 {
-    return arch == DS_ARCH_MIXTRAL || arch == DS_ARCH_QWEN3_MOE;
+    static const bool has[] = {
+#define X(id, name, experts, norms) experts,
+        DS_ARCHS(X)
+#undef X
+    };
+
+    return has[arch];
+}
+
+static inline bool ds_arch_norms_heads(enum ds_arch arch)
+{
+    static const bool has[] = {
+#define X(id, name, experts, norms) norms,
+        DS_ARCHS(X)
+#undef X
+    };
+
+    return has[arch];
 }
 
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };

@@ -85,15 +85,6 @@ static int shape_from_config(struct ds_job *job, const struct ds_keys *keys, str
     return 0;
 }
 
-static const char *arch_name(enum ds_arch arch)
-{
-    static const char *const names[] = {
-        [DS_ARCH_GPT2] = "gpt2",   [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral",
-        [DS_ARCH_QWEN2] = "qwen2", [DS_ARCH_QWEN3] = "qwen3", [DS_ARCH_QWEN3_MOE] = "qwen3_moe"};
-
-    return names[arch];
-}
-
 enum { USUAL_EXPERTS = 8, USUAL_EXPERTS_EACH = 2 };
 #define USUAL_BALANCE 0.01
 
@@ -114,7 +105,7 @@ static int no_experts(const struct ds_job *job, const struct ds_keys *keys, stru
         if (ds_keys_given(keys, table[i].path) && table[i].given)
             return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.arch"), EINVAL,
                            "'%s' is for mixtral and qwen3_moe, not for %s; leave it out",
-                           table[i].path, arch_name(shape->arch));
+                           table[i].path, ds_arch_name(shape->arch));
     return 0;
 }
 
@@ -140,7 +131,8 @@ static int experts_from_keys(struct ds_job *job, const struct ds_keys *keys, str
         return FAIL_AT(keys, "model.experts", EINVAL,
                        "'model.experts' must be at least 1 for %s; a model without experts is a "
                        "%s",
-                       arch_name(shape->arch), shape->arch == DS_ARCH_MIXTRAL ? "llama" : "qwen3");
+                       ds_arch_name(shape->arch),
+                       shape->arch == DS_ARCH_MIXTRAL ? "llama" : "qwen3");
     if (shape->experts_each == 0 || shape->experts_each > shape->experts)
         return FAIL_AT(keys, ds__job_blame(keys, "model.experts_per_token", "model.experts"),
                        EINVAL,
@@ -165,7 +157,7 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
     if (!gpt2 && !ds_keys_given(keys, "model.ffn"))
         return FAIL_AT(keys, "model.ffn", EINVAL,
                        "'model.ffn' is required for %s; %" PRIu64 " is usual",
-                       arch_name(shape->arch), (shape->hidden * 8 / 3 + 63) / 64 * 64);
+                       ds_arch_name(shape->arch), (shape->hidden * 8 / 3 + 63) / 64 * 64);
     if (!ds_keys_given(keys, "model.ffn"))
         shape->ffn = 4 * shape->hidden;
     if (!ds_keys_given(keys, "model.kv_heads"))
@@ -231,11 +223,11 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
     if (ds_keys_given(keys, "model.head_size"))
         return FAIL_AT(keys, "model.head_size", EINVAL,
                        "'model.head_size' must be even for %s, not %" PRIu64,
-                       arch_name(shape->arch), shape->head_size);
+                       ds_arch_name(shape->arch), shape->head_size);
     return FAIL_AT(keys, "model.heads", EINVAL,
                    "'model.hidden' / 'model.heads' must be even for %s, not %" PRIu64 " / %" PRIu64
                    " = %" PRIu64,
-                   arch_name(shape->arch), shape->hidden, shape->heads, shape->head_size);
+                   ds_arch_name(shape->arch), shape->hidden, shape->heads, shape->head_size);
 }
 
 /* Keys that say nothing beside the type must be as they are without them. */
@@ -263,6 +255,11 @@ static int check_rope(const struct ds_job *job, const struct ds_keys *keys, stru
                            EINVAL, "'%s' says nothing to 'model.rope_scaling.type' %s; %s",
                            table[i].path, plain ? "none" : "linear",
                            plain ? "set that to linear or llama3" : "leave it out");
+    if (!plain && job->model.init_from == NULL && !ds_keys_given(keys, "model.rope_scaling.factor"))
+        return FAIL_AT(keys, "model.rope_scaling.type", EINVAL,
+                       "'model.rope_scaling.type' %s needs 'model.rope_scaling.factor'; set it to "
+                       "how many times as long the context has become",
+                       llama3 ? "llama3" : "linear");
     if (llama3 && !(scale->high > scale->low))
         return FAIL_AT(keys,
                        ds__job_blame(keys, "model.rope_scaling.low_freq_factor",

@@ -16,9 +16,10 @@
 
 /* clang-format off */
 static const struct ds_choice archs[] = {
-    {"gpt2", DS_ARCH_GPT2, false}, {"llama", DS_ARCH_LLAMA, false},
-    {"mixtral", DS_ARCH_MIXTRAL, false}, {"qwen2", DS_ARCH_QWEN2, false},
-    {"qwen3", DS_ARCH_QWEN3, false}, {"qwen3_moe", DS_ARCH_QWEN3_MOE, false}, {NULL, 0, false}};
+#define X(id, name, experts, norms) {name, DS_ARCH_##id, false},
+    DS_ARCHS(X)
+#undef X
+    {NULL, 0, false}};
 static const struct ds_choice ropes[] = {
     {"none", DS_ROPE_PLAIN, false}, {"linear", DS_ROPE_LINEAR, false}, {"llama3", DS_ROPE_LLAMA3, false},
     {NULL, 0, false}};

@@ -42,11 +42,6 @@ const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS] = {
     KEY(skipped, INT64_MAX),
 #undef KEY
 };
-
-static const char *const arch_names[] = {
-    [DS_ARCH_GPT2] = "gpt2", [DS_ARCH_LLAMA] = "llama", [DS_ARCH_MIXTRAL] = "mixtral",
-    [DS_ARCH_QWEN2] = "qwen2", [DS_ARCH_QWEN3] = "qwen3", [DS_ARCH_QWEN3_MOE] = "qwen3_moe",
-};
 /* clang-format on */
 
 static const char *const rope_names[] = {
@@ -64,11 +59,6 @@ enum ds_rope_kind ds__rope_kind(const char *name)
     while (kind < DS_ROPE_KINDS && strcmp(rope_names[kind], name) != 0)
         kind++;
     return kind;
-}
-
-const char *ds__arch_name(enum ds_arch arch)
-{
-    return arch_names[arch];
 }
 
 void ds__seal_text(const void *bytes, size_t len, char out[DS__SEAL_BYTES + 1])
@@ -221,8 +211,8 @@ static int read_arch(const json_t *object, enum ds_arch *out, struct ds_error *e
 
     if (rc < 0)
         return rc;
-    for (size_t i = 0; i < sizeof(arch_names) / sizeof(arch_names[0]); i++)
-        if (strcmp(arch_names[i], name) == 0) {
+    for (unsigned i = 0; i < DS_ARCH_COUNT; i++)
+        if (strcmp(ds_arch_name((enum ds_arch)i), name) == 0) {
             *out = (enum ds_arch)i;
             return 0;
         }

@@ -36,7 +36,6 @@ extern const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS];
 /* "none", "linear" or "llama3"; DS_ROPE_KINDS of any other name. */
 const char *ds__rope_name(enum ds_rope_kind kind);
 enum ds_rope_kind ds__rope_kind(const char *name);
-const char *ds__arch_name(enum ds_arch arch);
 
 /* A member that is a list of at most `max` elements. */
 int ds__get_list(const json_t *object, const char *key, size_t max, const json_t **out,

@@ -74,7 +74,7 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
     ds_json_end_object(json);
     (void)ds_buf_puts(json->out, "\n");
     ds_json_object(json, "model");
-    ds_json_string(json, "arch", ds__arch_name(state->shape.arch));
+    ds_json_string(json, "arch", ds_arch_name(state->shape.arch));
     put_keys(json, ds__shape_keys, DS__SHAPE_KEYS, &state->shape);
     if (ds_arch_has_experts(state->shape.arch)) {
         ds_json_u64(json, "experts", state->shape.experts);

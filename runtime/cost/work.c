@@ -278,7 +278,7 @@ static double head_norms(const struct bench *b, bool backward)
                                             .act = b->type,
                                             .param = b->type};
 
-    if (!b->family->head_norm)
+    if (!ds_arch_norms_heads(shape->arch))
         return 0.0;
     return pointwise(b,
                      backward ? ds_op_amount(DS_OP_HEAD_NORM_BWD, &g).bytes

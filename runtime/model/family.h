@@ -45,7 +45,6 @@ struct ds_family {
     bool swiglu;     /* gate and up of width ffn each; else GELU */
     bool weight_out; /* matrices are [out, in]; else [in, out] */
     bool qkv_bias;   /* of SwiGLU's families */
-    bool head_norm;  /* ds_arch_norms_heads(): of queries and keys, before they are rotated */
 };
 
 extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral,

@@ -53,7 +53,7 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
 {
     const size_t one = ds_dtype_bytes(act), head = shape->layers + 1;
     const size_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
-    const bool normed = ds_family_of(shape->arch)->head_norm;
+    const bool normed = ds_arch_norms_heads(shape->arch);
     const size_t stat = 2 * sizeof(float), row = rows * one;
     const struct {
         enum ds_buffer buffer;

@@ -299,7 +299,7 @@ static int head_norm_bwd(const struct layer *layer, void *dqkv, bool accumulate,
     };
     int rc;
 
-    if (!net->family->head_norm)
+    if (!ds_arch_norms_heads(net->shape.arch))
         return 0;
     rc = ds_head_norm_bwd(&args, net->stream, err);
     return rc == 0 && shares ? head_norm_sums(layer, part, accumulate, err) : rc;
@@ -313,7 +313,7 @@ static int qkv_fwd(const struct layer *layer, struct ds_error *err)
     bool shares = ds__shares_sequences(net);
     void *rows =
         shares ? net->block[0].buf[layer->pass][DS_BUFFER_ARRIVED] : layer->buf[DS_BUFFER_QKV];
-    bool normed = net->family->head_norm;
+    bool normed = ds_arch_norms_heads(net->shape.arch);
     void *raw = normed ? layer->buf[DS_BUFFER_RAW] : rows;
     int rc = ds__linear_fwd(net, &qkv, layer->buf[DS_BUFFER_NORM1], NULL, raw, err);
 

@@ -73,8 +73,8 @@ static const struct ds_param_rule qwen3_moe[] = {
 
 const struct ds_family ds__family_llama = {RELATIVE(llama)};
 const struct ds_family ds__family_qwen2 = {RELATIVE(qwen2), .qkv_bias = true};
-const struct ds_family ds__family_qwen3 = {RELATIVE(qwen3), .head_norm = true};
+const struct ds_family ds__family_qwen3 = {RELATIVE(qwen3)};
 const struct ds_family ds__family_mixtral = {RELATIVE(mixtral),
                                              .expert_prefix = "block_sparse_moe.experts."};
-const struct ds_family ds__family_qwen3_moe = {RELATIVE(qwen3_moe), .expert_prefix = "mlp.experts.",
-                                               .head_norm = true};
+const struct ds_family ds__family_qwen3_moe = {RELATIVE(qwen3_moe),
+                                               .expert_prefix = "mlp.experts."};

@@ -339,7 +339,7 @@ static int check_bounds(const struct ds_model_shape *shape, struct ds_error *err
 static int check_experts(const struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
-    const uint64_t least = family->expert_prefix != NULL ? 1 : 0;
+    const uint64_t least = ds_arch_has_experts(shape->arch) ? 1 : 0;
     const uint64_t most = least * DS_MAX_EXPERTS, each = shape->experts_each;
 
     if (shape->experts < least || shape->experts > most)

@@ -100,7 +100,7 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
     uint64_t attended = row * plan->shape.heads * plan->shape.head_size;
     uint64_t stat = maker->tokens * 2 * sizeof(float);
     uint64_t heads = plan->shape.heads + plan->shape.kv_heads;
-    bool normed = ds_family_of(plan->shape.arch)->head_norm;
+    bool normed = ds_arch_norms_heads(plan->shape.arch);
     const struct {
         enum ds_buffer buffer;
         uint64_t bytes;

@@ -172,6 +172,8 @@ static const struct wrong {
      "override 'model.rope_scaling.type=linear': 'model.rope_scaling.type' is not for gpt2, which has learned positions; leave it out"},
     {MIXTRAL "}\n", "model.rope_scaling.type=yarn", EINVAL,
      "override 'model.rope_scaling.type=yarn': 'model.rope_scaling.type' must be 'none', 'linear' or 'llama3', not 'yarn'"},
+    {MIXTRAL "}\n", "model.rope_scaling.type=llama3", EINVAL,
+     "override 'model.rope_scaling.type=llama3': 'model.rope_scaling.type' llama3 needs 'model.rope_scaling.factor'; set it to how many times as long the context has become"},
     {MIXTRAL "}\n", "model.rope_scaling.factor=8", EINVAL,
      "override 'model.rope_scaling.factor=8': 'model.rope_scaling.factor' says nothing to 'model.rope_scaling.type' none; set that to linear or llama3"},
     {MIXTRAL ", rope_scaling: {type: linear, factor: 2, high_freq_factor: 5}}\n", NULL, EINVAL,

@@ -21,41 +21,6 @@
 
 /* --- kernels that move memory ------------------------------------------------------------------*/
 
-#define LAUNCH(op)                                                                                 \
-    static void run_##op(void *arg)                                                                \
-    {                                                                                              \
-        must(ds_##op(arg, stream, &err));                                                          \
-    }
-LAUNCH(adamw)
-LAUNCH(attention_bwd)
-LAUNCH(attention_fwd)
-LAUNCH(bias_bwd)
-LAUNCH(cast)
-LAUNCH(embed_bwd)
-LAUNCH(embed_fwd)
-LAUNCH(experts_matmul)
-LAUNCH(largest)
-LAUNCH(fp8_cast)
-LAUNCH(gelu_bwd)
-LAUNCH(gelu_fwd)
-LAUNCH(head_norm_bwd)
-LAUNCH(head_norm_fwd)
-LAUNCH(matmul)
-LAUNCH(norm_bwd)
-LAUNCH(norm_fwd)
-LAUNCH(rope)
-LAUNCH(route)
-LAUNCH(route_bwd)
-LAUNCH(rows_sum)
-LAUNCH(rows_take)
-LAUNCH(sumsq)
-LAUNCH(swiglu_bwd)
-LAUNCH(swiglu_fwd)
-LAUNCH(swiglu_rows_bwd)
-LAUNCH(swiglu_rows_fwd)
-LAUNCH(xent)
-LAUNCH(xent_part)
-
 struct copy {
     void *to, *from;
     size_t bytes;
@@ -218,13 +183,24 @@ static struct ds_route_args take_route(size_t rows)
     r.logits = take_numbers(DS_F32, rows * EXPERTS);
     r.probs = take(rows * EXPERTS * 4);
     r.chosen = take(pairs * 4);
-    r.source = take(pairs * 4);
-    r.place = take(pairs * 4);
-    r.offset = take((EXPERTS + 1) * 4);
     r.weight = take(pairs * 4);
     r.load = take(EXPERTS * 4);
     must(ds_route(&r, stream, &err));
     return r;
+}
+
+static struct ds_sort_pairs_args take_order(const struct ds_route_args *r)
+{
+    const size_t pairs = r->seq * EACH;
+    struct ds_sort_pairs_args s = {
+        .rows = r->seq, .each = EACH, .experts = EXPERTS, .held = EXPERTS, .sorted = pairs};
+
+    s.chosen = r->chosen;
+    s.source = take(pairs * 4);
+    s.place = take(pairs * 4);
+    s.offset = take((EXPERTS + 1) * 4);
+    must(ds_sort_pairs(&s, stream, &err));
+    return s;
 }
 
 static void measure_router(void)
@@ -234,24 +210,28 @@ static void measure_router(void)
     struct ds_route_bwd_args b = {.batch = 1, .seq = rows, .sequence = rows, .experts = EXPERTS};
     struct ds_rows_take_args take_args = {.rows = rows, .each = EACH, .channels = n};
     struct ds_rows_sum_args sum = {.rows = rows, .each = EACH, .channels = n};
-    struct ds_swiglu_rows_fwd_args sf = {.rows = pairs, .ffn = ffn, .act = DS_BF16};
-    struct ds_swiglu_rows_bwd_args sb = {.rows = pairs, .ffn = ffn, .act = DS_BF16};
+    struct ds_swiglu_rows_fwd_args sf = {.rows = pairs, .pairs = pairs, .ffn = ffn};
+    struct ds_swiglu_rows_bwd_args sb = {.rows = pairs, .pairs = pairs, .ffn = ffn};
     struct ds_route_args r;
+    struct ds_sort_pairs_args s;
 
     taken = 0;
     r = take_route(rows);
+    s = take_order(&r);
     b.each = EACH;
-    b.act = take_args.act = sum.act = DS_BF16;
+    b.act = take_args.act = sum.act = sf.act = sb.act = DS_BF16;
     b.probs = r.probs;
     b.chosen = r.chosen;
-    b.place = sum.place = r.place;
+    take_args.sorted = sum.sorted = pairs;
+    take_args.source = sf.source = sb.source = s.source;
+    take_args.count = sf.count = sb.count = s.offset + EXPERTS;
+    sum.place = s.place;
     b.weight = sf.weight = sb.weight = r.weight;
     b.dweight = take_numbers(DS_F32, pairs);
     b.load = r.load;
     b.balance = 0.01f;
     b.grad_scale = 1e-5f;
     b.dlogits = take(rows * EXPERTS * 2);
-    take_args.source = r.source;
     take_args.x = sum.residual = take_numbers(DS_BF16, rows * n);
     take_args.y = take(pairs * n * 2);
     sum.x = take_numbers(DS_BF16, pairs * n);
@@ -262,6 +242,7 @@ static void measure_router(void)
     sb.dx = take(pairs * 2 * ffn * 2);
     sb.dweight = take(pairs * 4);
     moves("router", DS_OP_ROUTE, run_route, &r);
+    moves("order of pairs", DS_OP_SORT_PAIRS, run_sort_pairs, &s);
     moves("router backward", DS_OP_ROUTE_BWD, run_route_bwd, &b);
     moves("rows to experts", DS_OP_ROWS_TAKE, run_rows_take, &take_args);
     moves("rows from experts", DS_OP_ROWS_SUM, run_rows_sum, &sum);
@@ -463,12 +444,14 @@ static void measure_expert_product(const char *name, const char *pass,
     const bool weights = a.product == DS_EXPERTS_BWD_W;
     const size_t matrices = EXPERTS * a.in * a.out;
     const size_t written = a.rows * (a.product == DS_EXPERTS_FWD ? a.out : a.in);
+    struct ds_route_args r;
     char what[64];
 
     taken = 0;
     a.experts = EXPERTS;
     a.act = DS_BF16;
-    a.offset = take_route(a.rows / EACH).offset;
+    r = take_route(a.rows / EACH);
+    a.offset = take_order(&r).offset;
     a.x = take_numbers(DS_BF16, a.rows * a.in);
     a.y = take_numbers(DS_BF16, a.rows * a.out);
     a.weight = weights ? NULL : take_numbers(DS_BF16, matrices);

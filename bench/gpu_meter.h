@@ -111,6 +111,17 @@ static inline int32_t *take_ids(size_t n, size_t vocab)
 
 typedef void launch(void *arg);
 
+/* An operation as what is measured. */
+/* clang-format off */
+#define X(id, fn) \
+    static inline void run_##fn(void *arg) \
+    { \
+        must(ds_##fn(arg, stream, &err)); \
+    }
+DS_OPS(X)
+#undef X
+/* clang-format on */
+
 static inline double time_of(launch *run, void *arg, size_t rounds)
 {
     uint64_t began = ds_clock_mono_ns();

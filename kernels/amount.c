@@ -170,9 +170,25 @@ static void shape_route_bwd(const struct ds_route_bwd_args *a, char out[DS_OP_SH
     say_given(out, a->batch * a->seq, a->experts, a->each, a->act);
 }
 
+/* Experts are read, both ways of the order written. */
+static struct ds_amount amount_sort_pairs(const struct ds_sort_pairs_args *a)
+{
+    return moves(2.0 * area(a->rows, a->each) + (double)a->sorted, sizeof(uint32_t));
+}
+
+static void shape_sort_pairs(const struct ds_sort_pairs_args *a, char out[DS_OP_SHAPE_BYTES])
+{
+    (void)snprintf(out, DS_OP_SHAPE_BYTES, "%zux%zu to %zu, %zu of %zu", a->rows, a->each,
+                   a->sorted, a->held, a->experts);
+}
+
+/* How many sorted rows there are only the device knows: all that there is room for count.  A row of
+ * x is read from memory once. */
 static struct ds_amount amount_rows_take(const struct ds_rows_take_args *a)
 {
-    return moves(area(a->rows, a->channels), (1.0 + (double)a->each) * size_of(a->act));
+    size_t read = a->rows < a->sorted ? a->rows : a->sorted;
+
+    return moves(area(read + a->sorted, a->channels), size_of(a->act));
 }
 
 static void shape_rows_take(const struct ds_rows_take_args *a, char out[DS_OP_SHAPE_BYTES])
@@ -182,8 +198,10 @@ static void shape_rows_take(const struct ds_rows_take_args *a, char out[DS_OP_SH
 
 static struct ds_amount amount_rows_sum(const struct ds_rows_sum_args *a)
 {
-    return moves(area(a->rows, a->channels),
-                 ((a->residual != NULL ? 2.0 : 1.0) + (double)a->each) * size_of(a->act));
+    double read = a->place != NULL ? (double)a->sorted : area(a->rows, a->each);
+
+    return moves(((a->residual != NULL ? 2.0 : 1.0) * (double)a->rows + read) * (double)a->channels,
+                 size_of(a->act));
 }
 
 static void shape_rows_sum(const struct ds_rows_sum_args *a, char out[DS_OP_SHAPE_BYTES])
@@ -290,6 +308,25 @@ ROWS_OF(ffn, swiglu_bwd)
 ROWS_OF(ffn, swiglu_rows_fwd)
 ROWS_OF(ffn, swiglu_rows_bwd)
 #undef ROWS_OF
+#define ELEMS_OF(fn) \
+    static void shape_##fn(const struct ds_##fn##_args *a, char out[DS_OP_SHAPE_BYTES]) \
+    { \
+        say_elems(out, a->n, a->act); \
+    }
+ELEMS_OF(gelu_fwd)
+ELEMS_OF(gelu_bwd)
+ELEMS_OF(dropout)
+#undef ELEMS_OF
+#define SWIGLU_OF(times, fn) \
+    static struct ds_amount amount_##fn(const struct ds_##fn##_args *a) \
+    { \
+        return moves(area(a->rows, a->ffn), (times) * size_of(a->act)); \
+    }
+SWIGLU_OF(3.0, swiglu_fwd)
+SWIGLU_OF(5.0, swiglu_bwd)
+SWIGLU_OF(3.0, swiglu_rows_fwd)
+SWIGLU_OF(5.0, swiglu_rows_bwd)
+#undef SWIGLU_OF
 /* clang-format on */
 
 static struct ds_amount amount_bias_bwd(const struct ds_bias_bwd_args *a)
@@ -353,49 +390,14 @@ static struct ds_amount amount_gelu_fwd(const struct ds_gelu_fwd_args *a)
     return moves((double)a->n, 2.0 * size_of(a->act));
 }
 
-static void shape_gelu_fwd(const struct ds_gelu_fwd_args *a, char out[DS_OP_SHAPE_BYTES])
-{
-    say_elems(out, a->n, a->act);
-}
-
 static struct ds_amount amount_gelu_bwd(const struct ds_gelu_bwd_args *a)
 {
     return moves((double)a->n, 3.0 * size_of(a->act));
 }
 
-static void shape_gelu_bwd(const struct ds_gelu_bwd_args *a, char out[DS_OP_SHAPE_BYTES])
-{
-    say_elems(out, a->n, a->act);
-}
-
-static struct ds_amount amount_swiglu_fwd(const struct ds_swiglu_fwd_args *a)
-{
-    return moves(area(a->rows, a->ffn), 3.0 * size_of(a->act));
-}
-
-static struct ds_amount amount_swiglu_bwd(const struct ds_swiglu_bwd_args *a)
-{
-    return moves(area(a->rows, a->ffn), 5.0 * size_of(a->act));
-}
-
-static struct ds_amount amount_swiglu_rows_fwd(const struct ds_swiglu_rows_fwd_args *a)
-{
-    return moves(area(a->rows, a->ffn), 3.0 * size_of(a->act));
-}
-
-static struct ds_amount amount_swiglu_rows_bwd(const struct ds_swiglu_rows_bwd_args *a)
-{
-    return moves(area(a->rows, a->ffn), 5.0 * size_of(a->act));
-}
-
 static struct ds_amount amount_dropout(const struct ds_dropout_args *a)
 {
     return moves((double)a->n, (a->residual != NULL ? 3.0 : 2.0) * size_of(a->act));
-}
-
-static void shape_dropout(const struct ds_dropout_args *a, char out[DS_OP_SHAPE_BYTES])
-{
-    say_elems(out, a->n, a->act);
 }
 
 static struct ds_amount amount_sum(const struct ds_sum_args *a)

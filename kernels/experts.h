@@ -5,19 +5,23 @@
  * which each row is given to a few; the list of operations and what all have in common is op.h.
  *
  * Each of N rows is given to `each` of E experts.  So there are R = N * each pairs of a row and one
- * of its experts; pair p is of row p / each.  Experts work on pairs sorted by expert, and by p
- * where that is the same: what is sorted has R rows, whatever the router decides, and shapes never
- * depend on numbers.  Nothing is dropped.
+ * of its experts; pair p is of row p / each.  H of the experts are here, those from `first` on, and
+ * work on the pairs that are theirs, sorted by expert, and by p where that is the same.
  *
- *   source[R]    the pair that a sorted row is
- *   place[R]     the sorted row that a pair is; the inverse
- *   offset[E+1]  expert e has sorted rows offset[e] .. offset[e + 1] - 1, which may be none;
- *                offset[0] = 0, offset[E] = R
+ * Sorted rows have room for S, and shapes never depend on numbers: how many there are only the
+ * device knows.  With S = N * min(each, H) nothing is dropped, whatever the router decides, as the
+ * experts of a row differ; where all experts are here all R pairs have a sorted row.
+ *
+ *   source[S]    the pair that a sorted row is
+ *   place[R]     the sorted row that a pair is; DS_NO_ROW of one whose expert is not here
+ *   offset[H+1]  expert first + i has sorted rows offset[i] .. offset[i + 1] - 1, maybe none;
+ *                offset[0] = 0, offset[H] <= S is the number of all
  *
  * They are in the device's memory and read when the operation runs.  A backend must not read or
- * write outside its arrays whatever is in them.
+ * write outside its arrays whatever is in them.  Sorted rows behind the last are neither read nor
+ * written.
  *
- * Tests   tests/kernels/test_experts.c, test_route.c
+ * Tests   tests/kernels/test_experts.c, test_pairs.c, test_route.c
  */
 #ifndef DS_KERNELS_EXPERTS_H
 #define DS_KERNELS_EXPERTS_H
@@ -29,10 +33,12 @@
 #include "base/limits.h" /* DS_MAX_EXPERTS, DS_MAX_EXPERTS_EACH */
 #include "kernels/dtype.h"
 
+#define DS_NO_ROW UINT32_MAX
+
 /* probs[n,:] = softmax(logits[n,:]); a row is given to the `each` experts with the largest logits,
  * the largest first, of equal ones the lower number (NaN is below all others: what is given is
  * always `each` different experts).  weight of a pair = the softmax over the logits of its row's
- * experts alone, put at the pair's sorted row.
+ * experts alone.
  * load[b,e] = pairs of expert e in rows b * seq .. (b + 1) * seq - 1. */
 struct ds_route_args {
     size_t batch, seq; /* N = batch * seq */
@@ -40,9 +46,21 @@ struct ds_route_args {
     const float *logits; /* [N,E] */
     float *probs;        /* [N,E]; may be logits */
     uint32_t *chosen;    /* [R]: the expert of a pair */
-    uint32_t *source, *place, *offset;
-    float *weight; /* [R], of sorted rows */
-    float *load;   /* [batch,E] */
+    float *weight;       /* [R]: of a pair */
+    float *load;         /* [batch,E] */
+};
+
+/* The order of the pairs whose experts are here; others, and those of experts that there are not,
+ * have no row.  `chosen` may come from other ranks and say anything: where more than S pairs are
+ * here, the last ones in their order have no row either, and offsets end at S. */
+struct ds_sort_pairs_args {
+    size_t rows, each;           /* R = rows * each */
+    size_t experts, first, held; /* E; H of them are here */
+    size_t sorted;               /* S */
+    const uint32_t *chosen;      /* [R], as of ds_route() */
+    uint32_t *source;            /* [S]; as far as there are rows */
+    uint32_t *place;             /* [R] */
+    uint32_t *offset;            /* [H+1] */
 };
 
 /* *sum += for each sequence, how many times its part the expert with the most pairs has: the
@@ -65,34 +83,39 @@ struct ds_route_bwd_args {
     size_t batch, seq; /* rows of a sequence that are here */
     size_t sequence;   /* rows of it that load has counted, >= seq */
     size_t experts, each;
-    enum ds_dtype act;  /* of dlogits */
-    const float *probs; /* [N,E] */
-    const uint32_t *chosen, *place;
-    const float *weight;  /* [R], of sorted rows */
-    const float *dweight; /* [R], of sorted rows */
-    const float *load;    /* [batch,E] */
-    float balance;        /* 0: no such loss */
+    enum ds_dtype act;      /* of dlogits */
+    const float *probs;     /* [N,E] */
+    const uint32_t *chosen; /* [R] */
+    const float *weight;    /* [R] */
+    const float *dweight;   /* [R] */
+    const float *load;      /* [batch,E] */
+    float balance;          /* 0: no such loss */
     float grad_scale;
     const float *grad_scale_at; /* (optional) where it is read instead */
     void *dlogits;              /* [N,E] of type act */
 };
 
-/* y[r,:] = x[source[r] / each,:] for R sorted rows. */
+/* y[r,:] = x[source[r] / each,:] for the sorted rows that there are, min(*count, S). */
 struct ds_rows_take_args {
     size_t rows, each, channels; /* N; R = N * each */
+    size_t sorted;               /* S */
     enum ds_dtype act;
-    const uint32_t *source; /* [R] */
+    const uint32_t *source; /* [S] */
+    const uint32_t *count;  /* as offset[H] is */
     const void *x;          /* [N,C] */
-    void *y;                /* [R,C] */
+    void *y;                /* [S,C] */
 };
 
 /* y[n,:] = (residual ? residual[n,:] : 0) + sum over j in order of x[place[n * each + j],:], in F32
- * and rounded once. */
+ * and rounded once; of pairs without a row nothing is added.
+ * Without `place` x has parts of `each` ranks, at most DS_MAX_RANKS, one behind another, and that
+ * of row n are x[j * N + n,:]. */
 struct ds_rows_sum_args {
     size_t rows, each, channels;
+    size_t sorted; /* S; with place */
     enum ds_dtype act;
-    const uint32_t *place; /* [R] */
-    const void *x;         /* [R,C] */
+    const uint32_t *place; /* [R], or NULL */
+    const void *x;         /* [S,C]; without place [each,N,C] */
     const void *residual;  /* [N,C], or NULL; may be y */
     void *y;               /* [N,C] */
 };
@@ -104,31 +127,36 @@ struct ds_rows_sum_args {
  * An expert without rows has zeros for BWD_W, or nothing added. */
 enum ds_experts_product { DS_EXPERTS_FWD, DS_EXPERTS_BWD_X, DS_EXPERTS_BWD_W };
 struct ds_experts_matmul_args {
-    size_t rows, experts, in, out; /* rows: R */
+    size_t rows, experts, in, out; /* S; H, those that are here */
     enum ds_experts_product product;
     enum ds_dtype act;          /* of x, y, and of the weights but with BWD_W */
-    const uint32_t *offset;     /* [E+1] */
+    const uint32_t *offset;     /* [H+1] */
     const void *x, *y, *weight; /* what is read */
     void *to;                   /* what is written: y, x or the weights' gradient */
     bool accumulate;            /* BWD_W */
 };
 
-/* SwiGLU of rows that have a weight: y[r,f] = weight[r] * silu(gate) * up. */
+/* SwiGLU of sorted rows, which have the weight of their pair:
+ * y[r,f] = weight[source[r]] * silu(gate) * up, for min(*count, S) rows. */
 struct ds_swiglu_rows_fwd_args {
-    size_t rows, ffn;
+    size_t rows, pairs, ffn; /* S, R */
     enum ds_dtype act;
-    const void *x;       /* [rows,2F], as of ds_swiglu_fwd() */
-    const float *weight; /* [rows] */
-    void *y;             /* [rows,F] */
+    const uint32_t *source; /* [S] */
+    const uint32_t *count;  /* as offset[H] is */
+    const void *x;          /* [S,2F], as of ds_swiglu_fwd() */
+    const float *weight;    /* [R] */
+    void *y;                /* [S,F] */
 };
-/* dweight[r] = sum over f of dy[r,f] * silu(gate) * up. */
+/* dweight[source[r]] = sum over f of dy[r,f] * silu(gate) * up; that of pairs without a row stays
+ * as it is. */
 struct ds_swiglu_rows_bwd_args {
-    size_t rows, ffn;
+    size_t rows, pairs, ffn;
     enum ds_dtype act;
+    const uint32_t *source, *count;
     const void *x, *dy;
     const float *weight;
-    void *dx;       /* [rows,2F]; may be x */
-    float *dweight; /* [rows] */
+    void *dx;       /* [S,2F]; may be x */
+    float *dweight; /* [R] */
 };
 
 #endif

@@ -64,6 +64,7 @@
     X(ROUTE,         route) \
     X(LOAD_PEAK,     load_peak) \
     X(ROUTE_BWD,     route_bwd) \
+    X(SORT_PAIRS,    sort_pairs) \
     X(ROWS_TAKE,     rows_take) \
     X(ROWS_SUM,      rows_sum) \
     X(EXPERTS_MATMUL, experts_matmul) \

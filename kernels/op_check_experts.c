@@ -5,13 +5,20 @@
  */
 #include "kernels/op_check.h"
 
-/* N rows of `columns` that `each` experts have. */
-static const char *check_given(size_t rows, size_t each, size_t columns)
+/* N rows of `columns` that `each` experts have, of `most`. */
+static const char *check_given(size_t rows, size_t each, size_t most, size_t columns)
 {
-    if (rows == 0 || each == 0 || each > DS_MAX_EXPERTS_EACH || columns == 0 ||
-        ds__too_big(rows, each) || ds__too_big(rows * each, columns))
+    if (rows == 0 || each == 0 || each > most || columns == 0 || ds__too_big(rows, each) ||
+        ds__too_big(rows * each, columns))
         return "an impossible shape";
     return rows * each > UINT32_MAX ? "more pairs than have a number" : NULL;
+}
+
+static const char *check_sorted(size_t rows, size_t columns)
+{
+    if (rows == 0 || columns == 0 || ds__too_big(rows, columns))
+        return "an impossible shape";
+    return rows > UINT32_MAX ? "more sorted rows than have a number" : NULL;
 }
 
 static const char *check_experts(size_t batch, size_t seq, size_t experts, size_t each)
@@ -20,13 +27,13 @@ static const char *check_experts(size_t batch, size_t seq, size_t experts, size_
         return "an impossible shape";
     if (experts == 0 || experts > DS_MAX_EXPERTS || each > experts)
         return "experts that there cannot be";
-    return check_given(batch * seq, each, experts);
+    return check_given(batch * seq, each, DS_MAX_EXPERTS_EACH, experts);
 }
 
 const char *ds__check_route(const struct ds_route_args *a)
 {
-    if (a->logits == NULL || a->probs == NULL || a->chosen == NULL || a->source == NULL ||
-        a->place == NULL || a->offset == NULL || a->weight == NULL || a->load == NULL)
+    if (a->logits == NULL || a->probs == NULL || a->chosen == NULL || a->weight == NULL ||
+        a->load == NULL)
         return "a pointer is missing";
     return check_experts(a->batch, a->seq, a->experts, a->each);
 }
@@ -42,30 +49,46 @@ const char *ds__check_route_bwd(const struct ds_route_bwd_args *a)
 {
     if (!ds__is_act(a->act))
         return "a type that is not supported";
-    if (a->probs == NULL || a->chosen == NULL || a->place == NULL || a->weight == NULL ||
-        a->dweight == NULL || a->load == NULL || a->dlogits == NULL)
+    if (a->probs == NULL || a->chosen == NULL || a->weight == NULL || a->dweight == NULL ||
+        a->load == NULL || a->dlogits == NULL)
         return "a pointer is missing";
     if (a->sequence < a->seq)
         return "a sequence shorter than its part";
     return check_experts(a->batch, a->seq, a->experts, a->each);
 }
 
+const char *ds__check_sort_pairs(const struct ds_sort_pairs_args *a)
+{
+    const char *wrong = check_experts(a->rows, 1, a->experts, a->each);
+
+    if (a->chosen == NULL || a->source == NULL || a->place == NULL || a->offset == NULL)
+        return "a pointer is missing";
+    if (wrong == NULL && (a->held == 0 || a->held > a->experts || a->first > a->experts - a->held))
+        wrong = "experts that there cannot be";
+    return wrong != NULL ? wrong : check_sorted(a->sorted, 1);
+}
+
 const char *ds__check_rows_take(const struct ds_rows_take_args *a)
 {
+    const char *wrong = check_given(a->rows, a->each, DS_MAX_EXPERTS_EACH, a->channels);
+
     if (!ds__is_act(a->act))
         return "a type that is not supported";
-    if (a->source == NULL || a->x == NULL || a->y == NULL)
+    if (a->source == NULL || a->count == NULL || a->x == NULL || a->y == NULL)
         return "a pointer is missing";
-    return check_given(a->rows, a->each, a->channels);
+    return wrong != NULL ? wrong : check_sorted(a->sorted, a->channels);
 }
 
 const char *ds__check_rows_sum(const struct ds_rows_sum_args *a)
 {
+    const size_t most = a->place != NULL ? DS_MAX_EXPERTS_EACH : DS_MAX_RANKS;
+    const char *wrong = check_given(a->rows, a->each, most, a->channels);
+
     if (!ds__is_act(a->act))
         return "a type that is not supported";
-    if (a->place == NULL || a->x == NULL || a->y == NULL)
+    if (a->x == NULL || a->y == NULL)
         return "a pointer is missing";
-    return check_given(a->rows, a->each, a->channels);
+    return wrong != NULL || a->place == NULL ? wrong : check_sorted(a->sorted, a->channels);
 }
 
 const char *ds__check_experts_matmul(const struct ds_experts_matmul_args *a)
@@ -88,23 +111,28 @@ const char *ds__check_experts_matmul(const struct ds_experts_matmul_args *a)
     return a->accumulate && !weights ? "a sum that only gradients of weights have" : NULL;
 }
 
-static const char *check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
+static const char *check_swiglu(size_t rows, size_t pairs, size_t ffn, enum ds_dtype act)
 {
-    if (rows == 0 || ffn == 0 || ds__too_big(rows, ffn))
+    const char *wrong = check_sorted(rows, ffn);
+
+    if (wrong != NULL)
+        return wrong;
+    if (pairs == 0 || pairs > UINT32_MAX)
         return "an impossible shape";
     return ds__is_act(act) ? NULL : "a type that is not supported";
 }
 
 const char *ds__check_swiglu_rows_fwd(const struct ds_swiglu_rows_fwd_args *a)
 {
-    if (a->x == NULL || a->weight == NULL || a->y == NULL)
+    if (a->source == NULL || a->count == NULL || a->x == NULL || a->weight == NULL || a->y == NULL)
         return "a pointer is missing";
-    return check_swiglu(a->rows, a->ffn, a->act);
+    return check_swiglu(a->rows, a->pairs, a->ffn, a->act);
 }
 
 const char *ds__check_swiglu_rows_bwd(const struct ds_swiglu_rows_bwd_args *a)
 {
-    if (a->x == NULL || a->dy == NULL || a->weight == NULL || a->dx == NULL || a->dweight == NULL)
+    if (a->source == NULL || a->count == NULL || a->x == NULL || a->dy == NULL ||
+        a->weight == NULL || a->dx == NULL || a->dweight == NULL)
         return "a pointer is missing";
-    return check_swiglu(a->rows, a->ffn, a->act);
+    return check_swiglu(a->rows, a->pairs, a->ffn, a->act);
 }

@@ -16,12 +16,6 @@
 
 enum { BLOCKS = 16, SPAN = 16 };
 
-struct route {
-    const struct ds_route_args *a;
-    size_t rows;
-    uint32_t count[BLOCKS][DS_MAX_EXPERTS]; /* then where the block's first one goes */
-};
-
 static bool above(float x, float y)
 {
     return x > y || (isnan(y) && !isnan(x));
@@ -42,37 +36,31 @@ static void choose(const float *logits, size_t experts, size_t each, uint32_t *c
     }
 }
 
-/* Until it is known where a pair goes its weight is in the place of that number. */
-static void keep_weights(const float *logits, const uint32_t *chosen, size_t each, uint32_t *place)
+static void weigh(const float *logits, const uint32_t *chosen, size_t each, float *weight)
 {
     float w[DS_MAX_EXPERTS_EACH] = {0}, sum;
 
     for (size_t j = 0; j < each; j++)
         w[j] = logits[chosen[j]];
     sum = ds__exp_row(w, each, 1.0f, w[0]);
-    for (size_t j = 0; j < each; j++) {
-        w[j] /= sum;
-        memcpy(&place[j], &w[j], sizeof(w[j]));
-    }
+    for (size_t j = 0; j < each; j++)
+        weight[j] = w[j] / sum;
 }
 
-static void choose_task(void *arg, size_t block, unsigned thread)
+static void choose_task(void *arg, size_t task, unsigned thread)
 {
-    struct route *r = arg;
-    const struct ds_route_args *a = r->a;
-    size_t experts = a->experts, each = a->each;
+    const struct ds_route_args *a = arg;
+    size_t end = ds__min((task + 1) * SPAN, a->batch * a->seq), experts = a->experts;
     float s[DS_MAX_EXPERTS + DS_LANES] = {0}; /* whole vectors of it are read */
 
     (void)thread;
-    for (size_t n = r->rows * block / BLOCKS; n < r->rows * (block + 1) / BLOCKS; n++) {
+    for (size_t n = task * SPAN; n < end; n++) {
         const float *logits = a->logits + n * experts;
-        uint32_t *chosen = a->chosen + n * each;
+        uint32_t *chosen = a->chosen + n * a->each;
         float sum;
 
-        choose(logits, experts, each, chosen);
-        keep_weights(logits, chosen, each, a->place + n * each);
-        for (size_t j = 0; j < each; j++)
-            r->count[block][chosen[j]]++;
+        choose(logits, experts, a->each, chosen);
+        weigh(logits, chosen, a->each, a->weight + n * a->each);
         memcpy(s, logits, experts * sizeof(*s));
         sum = ds__exp_row(s, experts, 1.0f, ds__largest_of(s, experts));
         for (size_t e = 0; e < experts; e++)
@@ -80,42 +68,9 @@ static void choose_task(void *arg, size_t block, unsigned thread)
     }
 }
 
-static void add_up(struct route *r)
-{
-    uint32_t at = 0;
-
-    for (size_t e = 0; e < r->a->experts; e++) {
-        r->a->offset[e] = at;
-        for (size_t block = 0; block < BLOCKS; block++) {
-            uint32_t count = r->count[block][e];
-
-            r->count[block][e] = at;
-            at += count;
-        }
-    }
-    r->a->offset[r->a->experts] = at;
-}
-
-static void place_task(void *arg, size_t block, unsigned thread)
-{
-    struct route *r = arg;
-    const struct ds_route_args *a = r->a;
-    size_t end = r->rows * (block + 1) / BLOCKS * a->each;
-
-    (void)thread;
-    for (size_t p = r->rows * block / BLOCKS * a->each; p < end; p++) {
-        uint32_t to = r->count[block][a->chosen[p]]++;
-
-        memcpy(&a->weight[to], &a->place[p], sizeof(a->weight[to]));
-        a->place[p] = to;
-        a->source[to] = (uint32_t)p;
-    }
-}
-
 static void load_task(void *arg, size_t b, unsigned thread)
 {
-    const struct route *r = arg;
-    const struct ds_route_args *a = r->a;
+    const struct ds_route_args *a = arg;
     const uint32_t *chosen = a->chosen + b * a->seq * a->each;
     uint32_t count[DS_MAX_EXPERTS] = {0};
 
@@ -129,31 +84,93 @@ static void load_task(void *arg, size_t b, unsigned thread)
 int DS_ISA(ds__cpu_route)(const struct ds_route_args *args, struct ds_stream *stream,
                           struct ds_error *err)
 {
-    struct route r = {.a = args, .rows = args->batch * args->seq};
+    struct ds_route_args a = *args;
 
     (void)err;
-    ds__cpu_run(stream, BLOCKS, choose_task, &r);
-    add_up(&r);
-    ds__cpu_run(stream, BLOCKS, place_task, &r);
-    ds__cpu_run(stream, args->batch, load_task, &r);
+    ds__cpu_run(stream, ds__div_up(a.batch * a.seq, SPAN), choose_task, &a);
+    ds__cpu_run(stream, a.batch, load_task, &a);
+    return 0;
+}
+
+struct order {
+    const struct ds_sort_pairs_args *a;
+    size_t pairs;
+    uint32_t count[BLOCKS][DS_MAX_EXPERTS]; /* then where the block's first one goes */
+};
+
+/* Among the experts that are here; `held` and more if it is not. */
+static size_t held_expert(const struct ds_sort_pairs_args *a, size_t pair)
+{
+    return (size_t)a->chosen[pair] - a->first;
+}
+
+static void count_task(void *arg, size_t block, unsigned thread)
+{
+    struct order *o = arg;
+
+    (void)thread;
+    for (size_t p = o->pairs * block / BLOCKS; p < o->pairs * (block + 1) / BLOCKS; p++) {
+        size_t e = held_expert(o->a, p);
+
+        if (e < o->a->held)
+            o->count[block][e]++;
+    }
+}
+
+static void add_up(struct order *o)
+{
+    uint32_t at = 0;
+
+    o->a->offset[0] = 0;
+    for (size_t e = 0; e < o->a->held; e++) {
+        for (size_t block = 0; block < BLOCKS; block++) {
+            uint32_t count = o->count[block][e];
+
+            o->count[block][e] = at;
+            at += count;
+        }
+        o->a->offset[e + 1] = (uint32_t)ds__min(at, o->a->sorted);
+    }
+}
+
+static void place_task(void *arg, size_t block, unsigned thread)
+{
+    struct order *o = arg;
+    const struct ds_sort_pairs_args *a = o->a;
+
+    (void)thread;
+    for (size_t p = o->pairs * block / BLOCKS; p < o->pairs * (block + 1) / BLOCKS; p++) {
+        size_t e = held_expert(a, p);
+        uint32_t to = e < a->held ? o->count[block][e]++ : DS_NO_ROW;
+
+        a->place[p] = to < a->sorted ? to : DS_NO_ROW;
+        if (to < a->sorted)
+            a->source[to] = (uint32_t)p;
+    }
+}
+
+int DS_ISA(ds__cpu_sort_pairs)(const struct ds_sort_pairs_args *args, struct ds_stream *stream,
+                               struct ds_error *err)
+{
+    struct order o = {.a = args, .pairs = args->rows * args->each};
+
+    (void)err;
+    ds__cpu_run(stream, BLOCKS, count_task, &o);
+    add_up(&o);
+    ds__cpu_run(stream, BLOCKS, place_task, &o);
     return 0;
 }
 
 /* Gradients by way of the weights of a row's pairs. */
 static void weights_bwd(const struct ds_route_bwd_args *a, size_t n, float *dlogits)
 {
-    size_t each = a->each, pairs = a->batch * a->seq * each;
-    float w[DS_MAX_EXPERTS_EACH], d[DS_MAX_EXPERTS_EACH], sum = 0.0f;
+    const float *w = a->weight + n * a->each, *d = a->dweight + n * a->each;
+    float sum = 0.0f;
 
-    for (size_t j = 0; j < each; j++) {
-        size_t at = ds__min(a->place[n * each + j], pairs - 1);
-
-        w[j] = a->weight[at];
-        d[j] = a->dweight[at];
+    for (size_t j = 0; j < a->each; j++)
         sum += w[j] * d[j];
-    }
-    for (size_t j = 0; j < each; j++)
-        dlogits[ds__min(a->chosen[n * each + j], a->experts - 1)] += w[j] * (d[j] - sum);
+    for (size_t j = 0; j < a->each; j++)
+        dlogits[ds__min(a->chosen[n * a->each + j], a->experts - 1)] += w[j] * (d[j] - sum);
 }
 
 /* And by way of the probabilities of all experts. */
@@ -200,7 +217,7 @@ int DS_ISA(ds__cpu_route_bwd)(const struct ds_route_bwd_args *args, struct ds_st
 static void take_task(void *arg, size_t task, unsigned thread)
 {
     const struct ds_rows_take_args *a = arg;
-    size_t end = ds__min((task + 1) * SPAN, a->rows * a->each);
+    size_t end = ds__min((task + 1) * SPAN, a->sorted);
     size_t bytes = a->channels * ds_dtype_bytes(a->act);
 
     (void)thread;
@@ -217,23 +234,33 @@ int DS_ISA(ds__cpu_rows_take)(const struct ds_rows_take_args *args, struct ds_st
     struct ds_rows_take_args a = *args;
 
     (void)err;
-    ds__cpu_run(stream, ds__div_up(a.rows * a.each, SPAN), take_task, &a);
+    a.sorted = ds__min(*a.count, a.sorted);
+    ds__cpu_run(stream, ds__div_up(a.sorted, SPAN), take_task, &a);
     return 0;
+}
+
+/* Where the j-th summand of a row is; false where there is none. */
+DS_INLINE bool summand(const struct ds_rows_sum_args *a, size_t row, size_t j, size_t *from)
+{
+    size_t at = a->place != NULL ? a->place[row * a->each + j] : j * a->rows + row;
+
+    *from = at * a->channels;
+    return a->place == NULL || at < a->sorted;
 }
 
 DS_INLINE void sum_row(const struct ds_rows_sum_args *a, enum ds_dtype act, size_t row)
 {
-    size_t n = a->channels, to = row * n, from[DS_MAX_EXPERTS_EACH], i = 0;
+    size_t n = a->channels, to = row * n, i = 0, from;
 
-    for (size_t j = 0; j < a->each; j++)
-        from[j] = ds__min(a->place[row * a->each + j], a->rows * a->each - 1) * n;
     for (; i + DS_LANES <= n; i += DS_LANES) {
         ds_vec sum = {0};
 
         if (a->residual != NULL)
             sum = ds_load(act, a->residual, to + i);
-        for (size_t j = 0; j < a->each; j++)
-            sum += ds_load(act, a->x, from[j] + i);
+        for (size_t j = 0; j < a->each; j++) {
+            if (summand(a, row, j, &from))
+                sum += ds_load(act, a->x, from + i);
+        }
         ds_store(act, a->y, to + i, sum);
     }
     if (i < n) {
@@ -241,8 +268,10 @@ DS_INLINE void sum_row(const struct ds_rows_sum_args *a, enum ds_dtype act, size
 
         if (a->residual != NULL)
             sum = ds_load_part(act, a->residual, to + i, n - i);
-        for (size_t j = 0; j < a->each; j++)
-            sum += ds_load_part(act, a->x, from[j] + i, n - i);
+        for (size_t j = 0; j < a->each; j++) {
+            if (summand(a, row, j, &from))
+                sum += ds_load_part(act, a->x, from + i, n - i);
+        }
         ds_store_part(act, a->y, to + i, n - i, sum);
     }
 }

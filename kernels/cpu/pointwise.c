@@ -129,9 +129,11 @@ int DS_ISA(ds__cpu_swiglu_fwd)(const struct ds_swiglu_fwd_args *args, struct ds_
 static void swiglu_rows_fwd_task(void *arg, size_t task, unsigned thread)
 {
     const struct ds_swiglu_rows_fwd_args *a = arg;
+    const size_t pair = a->source[task];
+    const float weight = pair < a->pairs ? a->weight[pair] : 0.0f;
 
     (void)thread;
-    DS_TYPED(a->act, swiglu_fwd(T, a->ffn, a->x, a->y, task, a->weight[task]));
+    DS_TYPED(a->act, swiglu_fwd(T, a->ffn, a->x, a->y, task, weight));
 }
 
 int DS_ISA(ds__cpu_swiglu_rows_fwd)(const struct ds_swiglu_rows_fwd_args *args,
@@ -140,7 +142,7 @@ int DS_ISA(ds__cpu_swiglu_rows_fwd)(const struct ds_swiglu_rows_fwd_args *args,
     struct ds_swiglu_rows_fwd_args a = *args;
 
     (void)err;
-    ds__cpu_run(stream, a.rows, swiglu_rows_fwd_task, &a);
+    ds__cpu_run(stream, ds__min(*a.count, a.rows), swiglu_rows_fwd_task, &a);
     return 0;
 }
 
@@ -208,10 +210,14 @@ int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_
 static void swiglu_rows_bwd_task(void *arg, size_t task, unsigned thread)
 {
     const struct ds_swiglu_rows_bwd_args *a = arg;
+    const size_t pair = a->source[task];
+    const bool there = pair < a->pairs;
+    float weight = there ? a->weight[pair] : 0.0f, dweight = 0.0f;
 
     (void)thread;
-    DS_TYPED(a->act,
-             a->dweight[task] = swiglu_bwd(T, a->ffn, a->x, a->dy, a->dx, task, a->weight[task]));
+    DS_TYPED(a->act, dweight = swiglu_bwd(T, a->ffn, a->x, a->dy, a->dx, task, weight));
+    if (there)
+        a->dweight[pair] = dweight;
 }
 
 int DS_ISA(ds__cpu_swiglu_rows_bwd)(const struct ds_swiglu_rows_bwd_args *args,
@@ -220,7 +226,7 @@ int DS_ISA(ds__cpu_swiglu_rows_bwd)(const struct ds_swiglu_rows_bwd_args *args,
     struct ds_swiglu_rows_bwd_args a = *args;
 
     (void)err;
-    ds__cpu_run(stream, a.rows, swiglu_rows_bwd_task, &a);
+    ds__cpu_run(stream, ds__min(*a.count, a.rows), swiglu_rows_bwd_task, &a);
     return 0;
 }
 

@@ -11,10 +11,18 @@
 #include "kernels/cuda/sigmoid.cuh"
 #include "kernels/cuda/words.cuh"
 
+/* Sorted rows that there are. */
+static __device__ __forceinline__ unsigned rows_here(const uint32_t *count, size_t rows)
+{
+    return *count < rows ? *count : (unsigned)rows;
+}
+
 template <class T>
 static __global__ void __launch_bounds__(BLOCK) take_rows(struct ds_rows_take_args a)
 {
-    FOR_ROWS(r, a.rows * a.each)
+    unsigned rows = rows_here(a.count, a.sorted);
+
+    FOR_ROWS(r, rows)
     {
         size_t n = a.channels, row = a.source[r] / a.each;
 
@@ -35,7 +43,8 @@ enum { TAKEN_AT_ONCE = 4, SUMMED_AT_ONCE = 4 };
 static __global__ void __launch_bounds__(BLOCK, 6)
     take_words(struct ds_rows_take_args a, unsigned words)
 {
-    unsigned rows = (unsigned)a.rows, each = (unsigned)a.each, all = rows * each * words;
+    unsigned rows = (unsigned)a.rows, each = (unsigned)a.each;
+    unsigned all = rows_here(a.count, a.sorted) * words;
     unsigned first = blockIdx.x * BLOCK * TAKEN_AT_ONCE + threadIdx.x;
     uint4 v[TAKEN_AT_ONCE];
 
@@ -52,6 +61,18 @@ static __global__ void __launch_bounds__(BLOCK, 6)
     }
 }
 
+static __device__ __forceinline__ unsigned summands_of(const struct ds_rows_sum_args &a)
+{
+    return (unsigned)(a.place != nullptr ? a.sorted : a.rows * a.each);
+}
+
+/* The k-th summand of row r as a row of x: outside of it where there is none. */
+static __device__ __forceinline__ unsigned summand_of(const struct ds_rows_sum_args &a, unsigned r,
+                                                      unsigned k)
+{
+    return a.place != nullptr ? a.place[r * (unsigned)a.each + k] : k * (unsigned)a.rows + r;
+}
+
 /* residual may be y: a thread has read its pack before it writes it. */
 template <class T>
 static __global__ void __launch_bounds__(BLOCK) sum_rows(struct ds_rows_sum_args a)
@@ -66,10 +87,10 @@ static __global__ void __launch_bounds__(BLOCK) sum_rows(struct ds_rows_sum_args
 
             if (a.residual != nullptr)
                 take((const T *)a.residual + r * n + i, n - i, sum);
-            for (size_t k = 0; k < a.each; k++) {
-                size_t at = a.place[r * a.each + k];
+            for (unsigned k = 0; k < a.each; k++) {
+                size_t at = summand_of(a, (unsigned)r, k);
 
-                if (at >= a.rows * a.each)
+                if (at >= summands_of(a))
                     continue;
                 take((const T *)a.x + at * n + i, n - i, v);
                 for (int j = 0; j < PACK; j++)
@@ -86,21 +107,22 @@ static __global__ void __launch_bounds__(BLOCK, 6)
     sum_words(struct ds_rows_sum_args a, unsigned words)
 {
     unsigned i = blockIdx.x * BLOCK + threadIdx.x, each = (unsigned)a.each;
-    unsigned all = (unsigned)a.rows * each, first = i / words * each, at = i % words;
+    unsigned all = summands_of(a), at = i % words;
     float sum[EACH<T>], x[EACH<T>];
 
     if (i / words >= a.rows)
         return;
     widen_word<T>(word_at(a.residual, i, a.residual != nullptr), sum);
     for (unsigned done = 0; done < each; done += SUMMED_AT_ONCE) {
+        unsigned row[SUMMED_AT_ONCE];
         uint4 v[SUMMED_AT_ONCE];
 
         DS_UNROLL
-        for (unsigned k = 0; k < SUMMED_AT_ONCE; k++) {
-            unsigned row = done + k < each ? a.place[first + done + k] : all;
-
-            v[k] = fixed_word_at(a.x, (size_t)row * words + at, row < all);
-        }
+        for (unsigned k = 0; k < SUMMED_AT_ONCE; k++)
+            row[k] = done + k < each ? summand_of(a, i / words, done + k) : all;
+        DS_UNROLL
+        for (int k = 0; k < SUMMED_AT_ONCE; k++)
+            v[k] = fixed_word_at(a.x, (size_t)row[k] * words + at, row[k] < all);
         DS_UNROLL
         for (int k = 0; k < SUMMED_AT_ONCE; k++) {
             widen_word<T>(v[k], x);
@@ -115,10 +137,13 @@ static __global__ void __launch_bounds__(BLOCK, 6)
 template <class T>
 static __global__ void __launch_bounds__(BLOCK) swiglu_fwd(struct ds_swiglu_rows_fwd_args a)
 {
-    FOR_ROWS(r, a.rows)
+    unsigned rows = rows_here(a.count, a.rows);
+
+    FOR_ROWS(r, rows)
     {
         const T *x = (const T *)a.x + r * 2 * a.ffn;
-        float weight = a.weight[r];
+        unsigned pair = a.source[r];
+        float weight = pair < a.pairs ? a.weight[pair] : 0.0f;
 
         FOR_ROW_PACKS(i, a.ffn)
         {
@@ -138,12 +163,14 @@ template <class T>
 static __global__ void __launch_bounds__(BLOCK) swiglu_bwd(struct ds_swiglu_rows_bwd_args a)
 {
     __shared__ float places[BLOCK / WARP];
+    unsigned rows = rows_here(a.count, a.rows);
 
-    FOR_ROWS(r, a.rows)
+    FOR_ROWS(r, rows)
     {
         const T *x = (const T *)a.x + r * 2 * a.ffn, *dy = (const T *)a.dy + r * a.ffn;
         T *dx = (T *)a.dx + r * 2 * a.ffn;
-        float weight = a.weight[r], sum = 0.0f;
+        unsigned pair = a.source[r];
+        float weight = pair < a.pairs ? a.weight[pair] : 0.0f, sum = 0.0f;
 
         FOR_ROW_PACKS(i, a.ffn)
         {
@@ -163,8 +190,8 @@ static __global__ void __launch_bounds__(BLOCK) swiglu_bwd(struct ds_swiglu_rows
             give(dx + a.ffn + i, a.ffn - i, up);
         }
         sum = block_sum(sum, places);
-        if (threadIdx.x == 0)
-            a.dweight[r] = sum;
+        if (threadIdx.x == 0 && pair < a.pairs)
+            a.dweight[pair] = sum;
     }
 }
 
@@ -184,15 +211,14 @@ static unsigned blocks_of(size_t words, unsigned each)
 extern "C" int ds__cuda_rows_take(const struct ds_rows_take_args *a, struct ds_stream *stream,
                                   struct ds_error *err)
 {
-    size_t rows = a->rows * a->each;
-    unsigned words = aligned(a->x) && aligned(a->y) ? words_of(a->act, rows, a->channels) : 0;
+    unsigned words = aligned(a->x) && aligned(a->y) ? words_of(a->act, a->sorted, a->channels) : 0;
 
     if (words > 0)
-        DS_LAUNCH(take_words, blocks_of(rows * words, TAKEN_AT_ONCE), BLOCK, 0, stream_of(stream),
-                  *a, words);
+        DS_LAUNCH(take_words, blocks_of(a->sorted * words, TAKEN_AT_ONCE), BLOCK, 0,
+                  stream_of(stream), *a, words);
     else
         DS_TYPED(a->act, T,
-                 DS_LAUNCH(take_rows<T>, row_grid(rows), BLOCK, 0, stream_of(stream), *a));
+                 DS_LAUNCH(take_rows<T>, row_grid(a->sorted), BLOCK, 0, stream_of(stream), *a));
     return launched("rows_take", err);
 }
 
@@ -200,7 +226,7 @@ extern "C" int ds__cuda_rows_sum(const struct ds_rows_sum_args *a, struct ds_str
                                  struct ds_error *err)
 {
     unsigned words = aligned(a->x) && aligned(a->residual) && aligned(a->y)
-                         ? words_of(a->act, a->rows * a->each, a->channels)
+                         ? words_of(a->act, a->rows, a->channels)
                          : 0;
 
     if (words > 0)

@@ -8,6 +8,8 @@
 
 #include <stddef.h>
 
+#include "base/limits.h"
+
 /* Sums over rows are made in so many slabs of them, at most (columns.cuh); rows of whole words of a
  * norm, which a block at a time takes as a whole, in more where they are shorter than NORM_COLUMNS,
  * so that there is as much to do at a time (norm.cu). */
@@ -50,14 +52,21 @@ static inline size_t ds__need_embed(size_t tokens, size_t channels)
            2 * sizeof(float) * pieces * channels;
 }
 
-/* The order of a router's pairs: how often each digit comes, as above, experts in that order, and
- * weights of pairs as they are (route.cu). */
+/* How many pairs of each slice of a sequence every expert has, where sequences have more than one:
+ * so there are at most twice as many slices as if all were full (route.cu). */
+enum { DS_NEED_SLICE = 2048 };
+
 static inline size_t ds__need_route(size_t pairs)
+{
+    return 2 * (pairs / DS_NEED_SLICE) * DS_MAX_EXPERTS * sizeof(float);
+}
+
+/* The order of pairs: how often each digit comes, as above, experts and pairs in it (route.cu). */
+static inline size_t ds__need_sort_pairs(size_t pairs)
 {
     size_t blocks = (pairs + DS_NEED_SORTED - 1) / DS_NEED_SORTED;
 
-    return sizeof(unsigned) * DS_NEED_DIGITS * (blocks + 1) +
-           (sizeof(unsigned) + sizeof(float)) * pairs;
+    return sizeof(unsigned) * (DS_NEED_DIGITS * (blocks + 1) + 2 * pairs);
 }
 
 /* A number of each query of each head, in our own backward pass of attention. */

@@ -3,14 +3,18 @@
  *
  * route.cu - which experts a row is given to, and the order of the pairs of a row and an expert.
  *
- * A warp has a row, a lane every 32nd of its logits.  Pairs are then sorted by their experts, which
- * are one digit, as sort.cuh does it; what lies where in a sorted array is found by halving it, so
- * that nothing is counted and nothing depends on a race.
+ * A warp has a row, a lane every 32nd of its logits.  How many pairs of a sequence an expert has is
+ * counted by slices of it, a warp by votes, and added up, so that nothing depends on a race.
+ *
+ * Pairs are sorted by their experts, which are one digit, as sort.cuh sorts tokens: to it they are
+ * tokens, and the experts that are here the rows of a part of a table.  Where an expert's pairs
+ * begin is found by halving the order.
  */
 #include "kernels/cuda/sort.cuh"
 
-enum { WARPS = BLOCK / WARP, LANE_EXPERTS = DS_MAX_EXPERTS / WARP };
-static_assert((int)DS_MAX_EXPERTS <= (int)DIGITS, "an expert's number is one digit");
+enum { WARPS = BLOCK / WARP, LANE_EXPERTS = DS_MAX_EXPERTS / WARP, SLICE = DS_NEED_SLICE };
+static_assert((int)DS_MAX_EXPERTS < (int)DIGITS,
+              "an expert's number is one digit, and that of none");
 static_assert((int)DS_MAX_EXPERTS_EACH <= (int)WARP, "a lane has a pair of the row");
 
 /* A row's experts that a lane has: lane, lane + WARP, .. */
@@ -79,9 +83,7 @@ static __device__ __forceinline__ unsigned choose(const float (&logit)[LANE_EXPE
     return chosen;
 }
 
-/* weight: of pairs as they are. */
-static __global__ void __launch_bounds__(BLOCK)
-    choose_experts(struct ds_route_args a, float *weight)
+static __global__ void __launch_bounds__(BLOCK) choose_experts(struct ds_route_args a)
 {
     size_t row = row_of_warp();
     unsigned lane = threadIdx.x % WARP, experts = (unsigned)a.experts, each = (unsigned)a.each;
@@ -112,20 +114,68 @@ static __global__ void __launch_bounds__(BLOCK)
     sum = warp_sum(lane < each ? own : 0.0f);
     if (lane < each) {
         a.chosen[row * each + lane] = chosen;
-        weight[row * each + lane] = own / sum;
+        a.weight[row * each + lane] = own / sum;
     }
 }
 
-/* Where in the order of the pairs those of `expert` from `pair` on begin. */
+/* How many pairs of a slice of a sequence every expert has: a block a slice.  Numbers that a float
+ * has, as those of a whole sequence are. */
+static __global__ void __launch_bounds__(BLOCK)
+    count_pairs(struct ds_route_args a, unsigned slices, float *load)
+{
+    __shared__ unsigned count[WARPS][DS_MAX_EXPERTS];
+    unsigned lane = threadIdx.x % WARP, *mine = count[threadIdx.x / WARP];
+    unsigned pairs = (unsigned)(a.seq * a.each), experts = (unsigned)a.experts;
+    unsigned begin = blockIdx.x % slices * SLICE;
+    unsigned end = pairs - begin < SLICE ? pairs : begin + SLICE;
+    const uint32_t *chosen = a.chosen + (size_t)(blockIdx.x / slices) * pairs;
+
+    for (unsigned e = lane; e < experts; e += WARP)
+        mine[e] = 0;
+    __syncwarp();
+    for (unsigned first = begin + threadIdx.x / WARP * WARP; first < end; first += BLOCK) {
+        bool there = first + lane < end;
+        unsigned e = there ? chosen[first + lane] : 0, same = same_digit(e, there);
+
+        if (there && (same & ((1u << lane) - 1)) == 0)
+            mine[e] += __popc(same);
+        __syncwarp();
+    }
+    __syncthreads();
+    for (unsigned e = threadIdx.x; e < experts; e += BLOCK) {
+        unsigned all = 0;
+
+        for (int w = 0; w < WARPS; w++)
+            all += count[w][e];
+        load[(size_t)blockIdx.x * experts + e] = (float)all;
+    }
+}
+
+static __global__ void __launch_bounds__(BLOCK)
+    add_slices(struct ds_route_args a, unsigned slices, const float *load)
+{
+    const size_t all = a.batch * a.experts, stride = (size_t)gridDim.x * BLOCK;
+
+    for (size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x; i < all; i += stride) {
+        const float *of = load + i / a.experts * slices * a.experts + i % a.experts;
+        float sum = 0.0f;
+
+        for (unsigned s = 0; s < slices; s++)
+            sum += of[s * a.experts];
+        a.load[i] = sum;
+    }
+}
+
+/* Where in the order of the pairs those of an expert begin. */
 static __device__ __forceinline__ unsigned begin_of(const struct order &order, unsigned pairs,
-                                                    unsigned expert, unsigned pair)
+                                                    unsigned expert)
 {
     unsigned low = 0, high = pairs;
 
     while (low < high) {
-        unsigned at = low + (high - low) / 2, id = order.id[at];
+        unsigned at = low + (high - low) / 2;
 
-        if (id < expert || (id == expert && order.token[at] < pair))
+        if (order.id[at] < expert)
             low = at + 1;
         else
             high = at;
@@ -134,22 +184,22 @@ static __device__ __forceinline__ unsigned begin_of(const struct order &order, u
 }
 
 static __global__ void __launch_bounds__(BLOCK)
-    place_pairs(struct ds_route_args a, struct order order, unsigned pairs, const float *weight)
+    place_pairs(struct ds_sort_pairs_args a, struct order order, unsigned pairs)
 {
     const unsigned stride = gridDim.x * BLOCK, thread = blockIdx.x * BLOCK + threadIdx.x;
-    unsigned experts = (unsigned)a.experts, each = (unsigned)(a.seq * a.each);
+    unsigned held = (unsigned)a.held, sorted = (unsigned)a.sorted;
 
     for (unsigned i = thread; i < pairs; i += stride) {
-        a.place[order.token[i]] = i;
-        a.weight[i] = weight[order.token[i]];
-    }
-    for (unsigned e = thread; e <= experts; e += stride)
-        a.offset[e] = begin_of(order, pairs, e, 0);
-    for (size_t i = thread; i < a.batch * experts; i += stride) {
-        unsigned b = (unsigned)(i / experts), e = (unsigned)(i % experts);
+        bool there = order.id[i] < held && i < sorted;
 
-        a.load[i] = (float)(begin_of(order, pairs, e, (b + 1) * each) -
-                            begin_of(order, pairs, e, b * each));
+        a.place[order.token[i]] = there ? i : DS_NO_ROW;
+        if (there)
+            a.source[i] = order.token[i];
+    }
+    for (unsigned e = thread; e <= held; e += stride) {
+        unsigned begin = begin_of(order, pairs, e);
+
+        a.offset[e] = begin < sorted ? begin : sorted;
     }
 }
 
@@ -173,7 +223,7 @@ static __device__ __forceinline__ void balance_of(const struct ds_route_bwd_args
 template <class T>
 static __global__ void __launch_bounds__(BLOCK) route_bwd(struct ds_route_bwd_args a)
 {
-    size_t row = row_of_warp(), at;
+    size_t row = row_of_warp();
     unsigned lane = threadIdx.x % WARP, experts = (unsigned)a.experts, each = (unsigned)a.each;
     unsigned chosen = 0;
     float out[LANE_EXPERTS] = {}, weight = 0.0f, d = 0.0f;
@@ -181,12 +231,9 @@ static __global__ void __launch_bounds__(BLOCK) route_bwd(struct ds_route_bwd_ar
     if (row >= a.batch * a.seq)
         return;
     if (lane < each) {
-        at = a.place[row * each + lane];
         chosen = a.chosen[row * each + lane];
-        if (at < a.batch * a.seq * each) {
-            weight = a.weight[at];
-            d = a.dweight[at];
-        }
+        weight = a.weight[row * each + lane];
+        d = a.dweight[row * each + lane];
     }
     d = weight * (d - warp_sum(weight * d));
     if (a.balance != 0.0f)
@@ -217,29 +264,52 @@ static int few_pairs(size_t rows, size_t each, struct ds_error *err)
 extern "C" int ds__cuda_route(const struct ds_route_args *a, struct ds_stream *stream,
                               struct ds_error *err)
 {
-    const struct ds_embed_bwd_args no_ids = {};
-    size_t rows = a->batch * a->seq, pairs = rows * a->each;
+    size_t rows = a->batch * a->seq, slices = (a->seq * a->each + SLICE - 1) / SLICE;
     cudaStream_t queue = stream_of(stream);
-    struct order from = {a->chosen, nullptr}, to;
-    struct digit_counts counts;
-    void *memory = nullptr;
-    float *weight;
+    void *memory = a->load;
     int rc = few_pairs(rows, a->each, err);
 
-    if (rc == 0)
-        rc = scratch_of(stream, ds__need_route(pairs), &memory, err);
+    if (rc == 0 && slices > 1)
+        rc = scratch_of(stream, ds__need_route(rows * a->each), &memory, err);
     if (rc != 0)
         return rc;
+    DS_LAUNCH(choose_experts, warp_grid(rows), BLOCK, 0, queue, *a);
+    DS_LAUNCH(count_pairs, (unsigned)(a->batch * slices), BLOCK, 0, queue, *a, (unsigned)slices,
+              (float *)memory);
+    if (slices > 1)
+        DS_LAUNCH(add_slices, flat_grid(a->batch * a->experts, 1), BLOCK, 0, queue, *a,
+                  (unsigned)slices, (const float *)memory);
+    return launched("route", err);
+}
+
+extern "C" int ds__cuda_sort_pairs(const struct ds_sort_pairs_args *a, struct ds_stream *stream,
+                                   struct ds_error *err)
+{
+    size_t pairs = a->rows * a->each;
+    struct ds_embed_bwd_args tokens = {};
+    cudaStream_t queue = stream_of(stream);
+    struct digit_counts counts;
+    struct order to;
+    void *memory = nullptr;
+    int rc = few_pairs(a->rows, a->each, err);
+
+    if (rc == 0)
+        rc = scratch_of(stream, ds__need_sort_pairs(pairs), &memory, err);
+    if (rc != 0)
+        return rc;
+    tokens.seq = tokens.ids_ld = pairs;
+    tokens.first_id = a->first;
+    tokens.vocab = a->held;
+    tokens.partial = true;
+    tokens.ids = (const int32_t *)a->chosen;
     counts.blocks = (unsigned)((pairs + SORTED - 1) / SORTED);
     counts.all = (unsigned *)memory;
     counts.block = counts.all + DIGITS;
     to.id = counts.block + (size_t)DIGITS * counts.blocks;
-    to.token = a->source;
-    weight = (float *)(to.id + pairs);
-    DS_LAUNCH(choose_experts, warp_grid(rows), BLOCK, 0, queue, *a, weight);
-    sort_by_digit(&no_ids, from, to, (unsigned)pairs, 0, counts, queue);
-    DS_LAUNCH(place_pairs, flat_grid(pairs, 1), BLOCK, 0, queue, *a, to, (unsigned)pairs, weight);
-    return launched("route", err);
+    to.token = to.id + pairs;
+    sort_by_digit(&tokens, {}, to, (unsigned)pairs, 0, counts, queue);
+    DS_LAUNCH(place_pairs, flat_grid(pairs, 1), BLOCK, 0, queue, *a, to, (unsigned)pairs);
+    return launched("sort_pairs", err);
 }
 
 /* A warp has a sequence at a time. */

@@ -204,8 +204,11 @@ static double layer_products(const struct bench *b, bool backward, bool down)
 static double routing(const struct bench *b, bool backward)
 {
     const struct ds_model_shape *shape = &b->plan->shape;
-    const struct ds_rows_take_args take = {
-        .rows = b->rows, .each = shape->experts_each, .channels = shape->hidden, .act = b->type};
+    const struct ds_rows_take_args take = {.rows = b->rows,
+                                           .each = shape->experts_each,
+                                           .channels = shape->hidden,
+                                           .sorted = b->pairs,
+                                           .act = b->type};
     const struct ds_rows_sum_args sum = {
         .rows = b->rows, .each = shape->experts_each, .channels = shape->hidden, .act = b->type};
     double bytes = ds_op_amount(DS_OP_ROWS_SUM, &sum).bytes +
@@ -217,7 +220,7 @@ static double routing(const struct bench *b, bool backward)
     router =
         ds_work_matmul(b->cluster, b->plan->compute, b->tokens, (double)shape->experts, b->hidden);
     said = (double)ds_model_routes(shape, b->plan->micro_batch, b->rows).bytes;
-    return (backward ? 2.0 : 1.0) * router + pointwise(b, bytes + said, backward ? 4.0 : 3.0);
+    return (backward ? 2.0 : 1.0) * router + pointwise(b, bytes + said, 4.0);
 }
 
 /* Bytes of both norms; backward the stream's gradient is added. */

@@ -34,6 +34,7 @@ struct experts {
     size_t pairs; /* sorted rows */
     float *probs, *weight, *dweight, *load;
     uint32_t *chosen, *source, *place, *offset;
+    const uint32_t *count; /* of sorted rows */
 };
 
 static void *part(char *routes, uint64_t at)
@@ -46,6 +47,7 @@ static struct experts experts_of(const struct ds_net *net, uint32_t block, enum 
     const enum ds_pass shared = pass == DS_PASS_EVAL ? DS_PASS_EVAL : DS_PASS_TRAIN;
     const struct ds_model_routes at = ds_model_routes(&net->shape, net->batch, net->tokens);
     char *routes = net->block[block].buf[pass][DS_BUFFER_ROUTES];
+    uint32_t *offset = part(routes, at.offset);
 
     return (struct experts){
         .net = net,
@@ -60,11 +62,31 @@ static struct experts experts_of(const struct ds_net *net, uint32_t block, enum 
         .chosen = part(routes, at.chosen),
         .source = part(routes, at.source),
         .place = part(routes, at.place),
-        .offset = part(routes, at.offset),
+        .offset = offset,
+        .count = offset + net->shape.experts,
     };
 }
 
 /* --- the router ------------------------------------------------------------------------------- */
+
+/* All experts are here, so all pairs have a sorted row. */
+static int sort(const struct experts *x, struct ds_error *err)
+{
+    const struct ds_net *net = x->net;
+    const struct ds_sort_pairs_args args = {
+        .rows = net->tokens,
+        .each = net->shape.experts_each,
+        .experts = net->shape.experts,
+        .held = net->shape.experts,
+        .sorted = x->pairs,
+        .chosen = x->chosen,
+        .source = x->source,
+        .place = x->place,
+        .offset = x->offset,
+    };
+
+    return ds_sort_pairs(&args, net->stream, err);
+}
 
 static int route(const struct experts *x, struct ds_error *err)
 {
@@ -92,15 +114,14 @@ static int route(const struct experts *x, struct ds_error *err)
         .logits = x->probs,
         .probs = x->probs,
         .chosen = x->chosen,
-        .source = x->source,
-        .place = x->place,
-        .offset = x->offset,
         .weight = x->weight,
         .load = x->load,
     };
     int rc = ds_matmul(&logits, net->stream, err);
 
-    return rc == 0 ? ds_route(&args, net->stream, err) : rc;
+    if (rc == 0)
+        rc = ds_route(&args, net->stream, err);
+    return rc == 0 ? sort(x, err) : rc;
 }
 
 /* How uneven experts are used is told of every step, by one of a team. */
@@ -143,7 +164,6 @@ static int route_bwd(const struct experts *x, void *dlogits, struct ds_error *er
         .act = net->act,
         .probs = x->probs,
         .chosen = x->chosen,
-        .place = x->place,
         .weight = x->weight,
         .dweight = x->dweight,
         .load = x->load,
@@ -214,8 +234,10 @@ static int take(const struct experts *x, const void *rows, struct ds_error *err)
         .rows = net->tokens,
         .each = net->shape.experts_each,
         .channels = net->shape.hidden,
+        .sorted = x->pairs,
         .act = net->act,
         .source = x->source,
+        .count = x->count,
         .x = rows,
         .y = x->sorted,
     };
@@ -231,6 +253,7 @@ static int give_back(const struct experts *x, const void *residual, void *y, str
         .rows = net->tokens,
         .each = net->shape.experts_each,
         .channels = net->shape.hidden,
+        .sorted = x->pairs,
         .act = net->act,
         .place = x->place,
         .x = x->sorted,
@@ -316,8 +339,11 @@ int ds__experts_act(const struct ds_net *net, uint32_t block, enum ds_pass pass,
     const struct experts x = experts_of(net, block, pass);
     const struct ds_swiglu_rows_fwd_args args = {
         .rows = x.pairs,
+        .pairs = x.pairs,
         .ffn = net->shape.ffn,
         .act = net->act,
+        .source = x.source,
+        .count = x.count,
         .x = x.buf[DS_BUFFER_FFN_IN],
         .weight = x.weight,
         .y = x.buf[DS_BUFFER_FFN_ACT],
@@ -342,8 +368,11 @@ static int products_bwd(const struct experts *x, bool accumulate, void *wide, st
     const struct ds_net *net = x->net;
     const struct ds_swiglu_rows_bwd_args act = {
         .rows = x->pairs,
+        .pairs = x->pairs,
         .ffn = net->shape.ffn,
         .act = net->act,
+        .source = x->source,
+        .count = x->count,
         .x = x->buf[DS_BUFFER_FFN_IN],
         .dy = wide,
         .weight = x->weight,

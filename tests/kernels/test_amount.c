@@ -9,6 +9,7 @@
 #include "kernels/amount.h"
 
 static char there[1];
+static uint32_t place;
 
 static void expect(enum ds_op op, const void *args, double flops, double bytes, const char *shape)
 {
@@ -100,11 +101,17 @@ static void experts(void)
            .experts = 5, .each = 2, .act = DS_BF16);
     EXPECT(ROUTE_BWD, route_bwd, 0, 6 * 5 * 6, "6x5, 2 each BF16", .batch = 2, .seq = 3,
            .experts = 5, .each = 2, .act = DS_BF16, .balance = 0.5f);
-    /* 3 rows read, 6 written; or 6 read, 3 or twice 3 beside. */
+    EXPECT(SORT_PAIRS, sort_pairs, 0, (6 + 6 + 4) * 4, "3x2 to 4, 2 of 5", .rows = 3, .each = 2,
+           .experts = 5, .held = 2, .sorted = 4);
+    /* 3 rows read, 6 written; or 6 read, 3 or twice 3 beside; with room for 2 or 4. */
     EXPECT(ROWS_TAKE, rows_take, 0, 9 * 5 * 2, "3x5, 2 each BF16", .rows = 3, .each = 2,
-           .channels = 5, .act = DS_BF16);
+           .channels = 5, .sorted = 6, .act = DS_BF16);
+    EXPECT(ROWS_TAKE, rows_take, 0, (2 + 2) * 5 * 2, "3x5, 2 each BF16", .rows = 3, .each = 2,
+           .channels = 5, .sorted = 2, .act = DS_BF16);
     EXPECT(ROWS_SUM, rows_sum, 0, 9 * 5 * 2, "3x5, 2 each BF16", .rows = 3, .each = 2,
            .channels = 5, .act = DS_BF16);
+    EXPECT(ROWS_SUM, rows_sum, 0, (3 + 4) * 5 * 2, "3x5, 2 each BF16", .rows = 3, .each = 2,
+           .channels = 5, .sorted = 4, .place = &place, .act = DS_BF16);
     EXPECT(ROWS_SUM, rows_sum, 0, 12 * 5 * 4, "3x5, 2 each F32", .rows = 3, .each = 2,
            .channels = 5, .residual = there);
     /* 7 rows of 3 + 4 numbers, 2 matrices of 12; gradients are of four bytes, which are added to. */

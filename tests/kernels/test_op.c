@@ -104,7 +104,7 @@ Test(op, matmul_epilogues)
 
 Test(op, experts_arguments)
 {
-    static uint32_t pairs[4][64];
+    static uint32_t pairs[4][64], three = 3;
     static const struct ds_route_args good = {.batch = 1,
                                               .seq = 1,
                                               .experts = DS_MAX_EXPERTS,
@@ -112,13 +112,28 @@ Test(op, experts_arguments)
                                               .logits = f,
                                               .probs = f + 256,
                                               .chosen = pairs[0],
-                                              .source = pairs[1],
-                                              .place = pairs[2],
-                                              .offset = (uint32_t *)ids,
                                               .weight = f + 512,
                                               .load = f + 600};
-    static const struct ds_rows_take_args take = {
-        .rows = 2, .each = 2, .channels = 3, .source = pairs[3], .x = f, .y = f + 100};
+    static const struct ds_rows_take_args take = {.rows = 2,
+                                                  .each = 2,
+                                                  .channels = 3,
+                                                  .sorted = 4,
+                                                  .source = pairs[3],
+                                                  .count = &three,
+                                                  .x = f,
+                                                  .y = f + 100};
+    static const struct ds_sort_pairs_args last = {.rows = 2,
+                                                   .each = 2,
+                                                   .experts = 4,
+                                                   .first = 3,
+                                                   .held = 1,
+                                                   .sorted = 2,
+                                                   .chosen = pairs[0],
+                                                   .source = pairs[1],
+                                                   .place = pairs[2],
+                                                   .offset = (uint32_t *)ids};
+    static const struct ds_rows_sum_args parts = {
+        .rows = 1, .each = 64, .channels = 3, .x = f, .y = f + 200};
 
     ACCEPTS(route, good);
     ACCEPTS(rows_take, take);
@@ -128,6 +143,14 @@ Test(op, experts_arguments)
     REFUSES(route, good, (a.seq = (size_t)UINT32_MAX / DS_MAX_EXPERTS_EACH + 1));
     REFUSES(rows_take, take, a.each = DS_MAX_EXPERTS_EACH + 1);
     REFUSES(rows_take, take, a.rows = (size_t)UINT32_MAX / 2 + 1);
+    ACCEPTS(sort_pairs, last);
+    REFUSES(sort_pairs, last, a.first = 4);
+    REFUSES(sort_pairs, last, a.held = 2);
+    REFUSES(sort_pairs, last, (a.first = 0, a.held = 5));
+    REFUSES(sort_pairs, last, a.each = 5);
+    ACCEPTS(rows_sum, parts);
+    REFUSES(rows_sum, parts, a.each = DS_MAX_RANKS + 1);
+    REFUSES(rows_sum, parts, (a.place = pairs[0], a.sorted = 4));
 }
 
 Test(op, attention_arguments)

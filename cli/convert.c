@@ -60,25 +60,33 @@ static bool lacks(const struct ds_convert *c, const char *path)
     return c->fill[ds_keys_find(&c->keys, path)] != NULL && !ds_keys_given(&c->keys, path);
 }
 
-/* A model of which as many ranks as the job says can share layers and sequences; how many words. */
+/* A model of which as many ranks as the job says can share layers and sequences, and divide
+ * experts; how many words. */
 static size_t try_model(const struct ds_convert *c, char word[][TRY_BYTES], const char **words)
 {
     static const struct {
         const char *key;
         unsigned each; /* of them for each such rank */
-    } extents[] = {{"model.hidden", 64}, {"model.heads", 1}, {"model.context", 64}};
+    } extents[] = {
+        {"model.hidden", 64}, {"model.heads", 1}, {"model.context", 64}, {"model.ffn", 64}};
+    const bool experts = ds_keys_given(&c->keys, "parallel.expert");
     const uint64_t sharers =
         ds_keys_given(&c->keys, "parallel.sequence") ? c->job.parallel.sequence : 1;
     const uint64_t ranks =
         ds_keys_given(&c->keys, "parallel.tensor") ? sharers * c->job.parallel.tensor : sharers;
     size_t n = 0;
 
-    words[n++] = "model.arch=gpt2";
+    words[n++] = experts ? "model.arch=mixtral" : "model.arch=gpt2";
     words[n++] = "model.layers=1024";
     words[n++] = "model.vocab=65536";
     for (size_t i = 0; i < sizeof(extents) / sizeof(extents[0]); i++) {
         (void)snprintf(word[n], TRY_BYTES, "%s=%ju", extents[i].key,
                        (uintmax_t)(ranks * extents[i].each));
+        words[n] = word[n];
+        n++;
+    }
+    if (experts) {
+        (void)snprintf(word[n], TRY_BYTES, "model.experts=%ju", (uintmax_t)c->job.parallel.expert);
         words[n] = word[n];
         n++;
     }

@@ -440,6 +440,21 @@ static int convert_tensor(struct ds_convert *c, struct ds_error *err)
                             "no autotp_size above 1: every rank has whole layers");
 }
 
+/* Its other keys say how experts of a script's model are found: here they are the model's. */
+static int convert_experts(struct ds_convert *c, struct ds_error *err)
+{
+    const json_t *section = c->given[ds_convert_find("expert_parallel")].value;
+    const json_t *size = json_object_get(section, "autoep_size");
+
+    if (section == NULL)
+        return 0;
+    if (json_is_integer(size) && json_integer_value(size) > 1)
+        return ds__convert_set(c, "parallel.expert", "expert_parallel", err, "%jd",
+                               (intmax_t)json_integer_value(size));
+    return ds__convert_note(c, DS_NOTE_NOTHING, "expert_parallel", err,
+                            "no autoep_size above 1: every rank has all experts");
+}
+
 static int convert_parallel(struct ds_convert *c, struct ds_error *err)
 {
     uint64_t sequence;
@@ -450,6 +465,8 @@ static int convert_parallel(struct ds_convert *c, struct ds_error *err)
                              (uintmax_t)sequence);
     if (rc == 0)
         rc = convert_tensor(c, err);
+    if (rc == 0)
+        rc = convert_experts(c, err);
     return rc == 0 ? convert_pipeline(c, err) : rc;
 }
 

@@ -19,7 +19,6 @@
 
 #define BUCKETS "the size of the model"
 #define IT_IS_SO "it is so"
-#define NO_PARALLEL "expert parallelism is not there yet"
 #define NO_PARAM "parameters are not offloaded; zero.stage: 3 shares them among ranks"
 #define NO_1BIT "gradients are not compressed; precision.grad_wire: bf16 sends half"
 #define NO_ZEROPP "weights and gradients are not quantized on the wire; precision.grad_wire: bf16 sends half, " \
@@ -209,10 +208,10 @@ static const struct ds_convert_row rows[] = {
 
     READ("activation_checkpointing")
     READ("tensor_parallel")
-    NONE("expert_parallel", NO_PARALLEL)
+    READ("expert_parallel")
     READ("pipeline")
     READ("sequence_parallel_size")
-    NONE("use_data_before_expert_parallelism", NO_PARALLEL)
+    NONE("use_data_before_expert_parallelism", "ranks that divide experts are neighbours")
     SAME("graph_harvesting", "on GPUs passes are launched as CUDA graphs")
     NONE("compile", "there is nothing to compile: the plan of a step is made before the run")
     NONE("hybrid_engine", "nothing is sampled while training")

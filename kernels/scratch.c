@@ -42,8 +42,8 @@ static size_t device_least(const struct ds_scratch_query *q)
     bytes = max(bytes, ds__need_head_norm(q->head_size));
     bytes = max(bytes, ds__need_bias_columns(widest));
     bytes = max(bytes, ds__need_embed(q->rows, q->hidden));
-    bytes = max(bytes, ds__need_route(q->rows * q->each));
-    bytes = max(bytes, ds__need_sort_pairs(q->rows * q->each));
+    bytes = max(bytes, ds__need_route(q->pairs));
+    bytes = max(bytes, ds__need_sort_pairs(q->pairs));
     return max(bytes, ds__need_dots(q->rows, q->heads));
 }
 

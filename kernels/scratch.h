@@ -24,7 +24,7 @@ struct ds_scratch_query {
     size_t ffn_in; /* widest output row of a block: 2F for SwiGLU, F for GELU, ... */
     size_t vocab;
     size_t logit_rows; /* rows of one classifier chunk */
-    size_t each;       /* experts that a row is given to; 0: there are none */
+    size_t pairs;      /* of a row and an expert, of all who divide experts; 0: there are none */
     size_t fp8_elems;  /* of both operands of the largest product of FP8; 0: none is */
     bool library;      /* on a device a library may do attention */
     bool cached;       /* attention is against a cache */

@@ -193,6 +193,7 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         rc = ds_net_init(&engine->net, plan, &memory, engine->stream, err);
         engine->outcome.part = engine->exchange.part;
         engine->net.sharers = engine->exchange.sequence;
+        engine->net.meet = engine->exchange.meet;
         engine->net.team = engine->exchange.team;
         engine->net.dropout = args->job->model.dropout;
         engine->net.attention_dropout = args->job->model.attention_dropout;

@@ -10,35 +10,54 @@
 #include "kernels/dtype.h"
 #include "runtime/comm/half.h"
 
-static int split(struct ds_exchange *exchange, struct ds_error *err)
+/* Who does something of a layer with this rank. */
+static int split_layers(struct ds_exchange *exchange, struct ds_error *err)
 {
     const struct ds_plan *plan = exchange->plan;
-    const struct ds_comm_group inside = ds_plan_inside_group(plan);
-    const struct ds_comm_group across = ds_plan_across_group(plan);
     const struct ds_comm_group team = ds_plan_team_group(plan);
     const struct ds_comm_group sequence = ds_plan_sequence_group(plan);
+    const struct ds_comm_group meet = ds_plan_meet_group(plan);
     int rc = 0;
 
-    exchange->inside = exchange->comm;
     if (plan->sequence_ranks > 1)
         rc = ds_comm_split(exchange->everybody, &sequence, &exchange->sequence, err);
     if (rc == 0 && plan->tensor_ranks > 1)
         rc = ds_comm_split(exchange->everybody, &team, &exchange->team, err);
-    if (rc != 0 || plan->replicas == 1 || (plan->stage == 0 && !plan->bf16_wire))
-        return rc;
-    exchange->inside = NULL;
-    rc = ds_comm_split(exchange->everybody, &inside, &exchange->inside, err);
-    return rc != 0 ? rc : ds_comm_split(exchange->everybody, &across, &exchange->across, err);
+    if (rc == 0 && plan->expert_ranks > 1)
+        rc = ds_comm_split(exchange->everybody, &meet, &exchange->meet, err);
+    return rc;
 }
 
-/* Those with the same parameters, where others have others. */
-static int split_holders(struct ds_exchange *exchange, struct ds_error *err)
+/* Those with the same parameters, and the groups that they are in. */
+static int split_holders(struct ds_exchange *exchange, bool experts, struct ds_error *err)
 {
-    const struct ds_comm_group holders = ds_plan_holders_group(exchange->plan);
+    const struct ds_plan *plan = exchange->plan;
+    const struct ds_plan_holders of = ds_plan_holders(plan, experts);
+    const struct ds_comm_group all = ds_plan_holders_group(plan, experts);
+    const struct ds_comm_group inside = ds_plan_inside_group(plan, experts);
+    const struct ds_comm_group across = ds_plan_across_group(plan, experts);
+    struct ds_exchange_holders *to = &exchange->of[experts];
+    int rc = 0;
 
-    exchange->comm = NULL;
-    return holders.count > 1 ? ds_comm_split(exchange->everybody, &holders, &exchange->comm, err)
-                             : 0;
+    if (of.count == plan->world)
+        to->all = exchange->everybody;
+    else if (of.count > 1)
+        rc = ds_comm_split(exchange->everybody, &all, &to->all, err);
+    to->inside = to->all;
+    if (rc != 0 || of.replicas == 1 || of.shards == 1 || (plan->stage == 0 && !plan->bf16_wire))
+        return rc;
+    to->inside = NULL;
+    rc = ds_comm_split(exchange->everybody, &inside, &to->inside, err);
+    return rc != 0 ? rc : ds_comm_split(exchange->everybody, &across, &to->across, err);
+}
+
+static void close_holders(struct ds_exchange *exchange, struct ds_exchange_holders *of)
+{
+    ds_comm_close(of->across);
+    if (of->inside != of->all)
+        ds_comm_close(of->inside);
+    if (of->all != exchange->everybody)
+        ds_comm_close(of->all);
 }
 
 /* The groups of a pipeline, those of one rank included: all ranks call alike. */
@@ -67,7 +86,7 @@ static int split_part(struct ds_exchange *exchange, struct ds_error *err)
     const struct ds_plan *plan = exchange->plan;
     const struct ds_comm_group part = ds_plan_part_group(plan);
 
-    exchange->part = plan->pipeline_ranks == 1 ? exchange->everybody : exchange->comm;
+    exchange->part = plan->pipeline_ranks == 1 ? exchange->everybody : exchange->of[0].all;
     if (!ds_plan_splits_part(plan))
         return 0;
     exchange->part = NULL;
@@ -90,7 +109,6 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
     *exchange = (struct ds_exchange){
         .plan = plan,
         .everybody = comm,
-        .comm = comm,
         .own = plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS,
         .param_bytes = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
     };
@@ -104,12 +122,14 @@ int ds_exchange_open(struct ds_exchange *exchange, const struct ds_plan *plan, s
     rc = plan->common_bytes > 0 && ds_comm_border(comm) == NULL
              ? ds_fail(err, ENOTSUP, "these ranks have no memory that they hold once")
              : 0;
-    if (rc == 0 && plan->holders < plan->world)
-        rc = split_holders(exchange, err);
+    if (rc == 0)
+        rc = split_holders(exchange, false, err);
     if (rc == 0 && plan->pipeline_ranks > 1)
         rc = split_pipeline(exchange, err);
     if (rc == 0)
-        rc = split(exchange, err);
+        rc = split_layers(exchange, err);
+    if (rc == 0 && plan->expert_ranks > 1)
+        rc = split_holders(exchange, true, err);
     if (rc == 0)
         rc = split_part(exchange, err);
     if (rc != 0)
@@ -121,16 +141,14 @@ void ds_exchange_close(struct ds_exchange *exchange)
 {
     ds_comm_close(exchange->sequence);
     ds_comm_close(exchange->team);
-    if (exchange->part != exchange->everybody && exchange->part != exchange->comm)
+    ds_comm_close(exchange->meet);
+    if (exchange->part != exchange->everybody && exchange->part != exchange->of[0].all)
         ds_comm_close(exchange->part);
-    ds_comm_close(exchange->across);
-    if (exchange->inside != exchange->comm)
-        ds_comm_close(exchange->inside);
+    close_holders(exchange, &exchange->of[1]);
     ds_comm_close(exchange->ends);
     for (unsigned turn = 0; turn < DS_PLAN_PAIRS; turn++)
         ds_comm_close(exchange->pair[turn]);
-    if (exchange->comm != exchange->everybody)
-        ds_comm_close(exchange->comm);
+    close_holders(exchange, &exchange->of[0]);
     *exchange = (struct ds_exchange){0};
 }
 
@@ -143,7 +161,7 @@ void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket)
 {
     const struct ds_plan *plan = exchange->plan;
 
-    if (plan->gathered_elems > 0 && !plan->bucket[bucket].replicated)
+    if (plan->gathered_elems > 0 && !ds_plan_whole(plan, bucket))
         return element(exchange, DS_ARENA_GATHERED, plan->bucket[bucket].gathered_at);
     return element(exchange, exchange->own, ds_plan_bucket_at(plan, exchange->own, bucket));
 }
@@ -163,46 +181,52 @@ float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket)
                                   : grads + ds_plan_held(plan, DS_ARENA_GRADS, bucket).at;
 }
 
-/* Collectives of all groups go behind what is on `stream`. */
-static void use_stream(struct ds_exchange *exchange, struct ds_stream *stream)
+static struct ds_exchange_holders *holders_of(struct ds_exchange *exchange, size_t bucket)
 {
-    if (exchange->comm != NULL)
-        ds_comm_use_stream(exchange->comm, stream);
-    if (exchange->inside != NULL)
-        ds_comm_use_stream(exchange->inside, stream);
-    if (exchange->across != NULL)
-        ds_comm_use_stream(exchange->across, stream);
+    return &exchange->of[exchange->plan->bucket[bucket].experts];
+}
+
+/* Collectives of all groups go behind what is on `stream`. */
+static void use_stream(const struct ds_exchange_holders *of, struct ds_stream *stream)
+{
+    if (of->all != NULL)
+        ds_comm_use_stream(of->all, stream);
+    if (of->inside != NULL)
+        ds_comm_use_stream(of->inside, stream);
+    if (of->across != NULL)
+        ds_comm_use_stream(of->across, stream);
 }
 
 static int sum_over_ranks(struct ds_exchange *exchange, size_t bucket, float *grads,
                           struct ds_held shard, struct ds_error *err)
 {
+    const struct ds_exchange_holders *of = holders_of(exchange, bucket);
     uint64_t elems = exchange->plan->bucket[bucket].padded_elems;
     int rc;
 
     if (shard.count == elems)
-        return ds_comm_all_reduce_f32(exchange->comm, grads, elems, err);
-    rc = ds_comm_reduce_scatter_f32(exchange->inside, grads, elems, err);
-    if (rc != 0 || exchange->across == NULL)
+        return ds_comm_all_reduce_f32(of->all, grads, elems, err);
+    rc = ds_comm_reduce_scatter_f32(of->inside, grads, elems, err);
+    if (rc != 0 || of->across == NULL)
         return rc;
-    return ds_comm_all_reduce_f32(exchange->across, grads + shard.first, shard.count, err);
+    return ds_comm_all_reduce_f32(of->across, grads + shard.first, shard.count, err);
 }
 
 /* Of a bucket that is held whole: the hops are those of a shard, so that the bits are, too. */
-static int sum_whole(struct ds_exchange *exchange, uint16_t *packed, uint64_t elems,
+static int sum_whole(struct ds_exchange *exchange, size_t bucket, uint16_t *packed,
                      struct ds_error *err)
 {
-    uint64_t part = elems / exchange->plan->shards;
+    const struct ds_exchange_holders *of = holders_of(exchange, bucket);
+    const struct ds_plan_holders place = ds_plan_holders_of(exchange->plan, bucket);
+    const uint64_t elems = exchange->plan->bucket[bucket].padded_elems, part = elems / place.shards;
     int rc;
 
-    if (exchange->across == NULL)
-        return ds_comm_all_reduce_bf16(exchange->comm, packed, elems, err);
-    rc = ds_comm_reduce_scatter_bf16(exchange->inside, packed, elems, err);
+    if (of->across == NULL)
+        return ds_comm_all_reduce_bf16(of->all, packed, elems, err);
+    rc = ds_comm_reduce_scatter_bf16(of->inside, packed, elems, err);
     if (rc == 0)
-        rc = ds_comm_all_reduce_bf16(exchange->across, packed + exchange->plan->shard * part, part,
-                                     err);
-    return rc != 0 ? rc
-                   : ds_comm_all_gather(exchange->inside, packed, elems * sizeof(*packed), err);
+        rc = ds_comm_all_reduce_bf16(of->across, packed + place.shard * part, part, err);
+    return rc != 0 ? rc : ds_comm_all_gather(of->inside, packed, elems * sizeof(*packed), err);
 }
 
 /* On the CPU by this thread, which need not be the stream's; on a device by the stream. */
@@ -234,6 +258,7 @@ static int unpack(float *to, const uint16_t *from, uint64_t elems, struct ds_str
 static int sum_packed(struct ds_exchange *exchange, size_t bucket, float *grads,
                       struct ds_held shard, struct ds_stream *stream, struct ds_error *err)
 {
+    const struct ds_exchange_holders *of = holders_of(exchange, bucket);
     uint64_t elems = exchange->plan->bucket[bucket].padded_elems;
     uint16_t *packed = exchange->memory[DS_ARENA_PACKED];
     int rc = pack(packed, grads, elems, stream, err);
@@ -241,11 +266,11 @@ static int sum_packed(struct ds_exchange *exchange, size_t bucket, float *grads,
     if (rc != 0)
         return rc;
     if (shard.count == elems) {
-        rc = sum_whole(exchange, packed, elems, err);
+        rc = sum_whole(exchange, bucket, packed, err);
     } else {
-        rc = ds_comm_reduce_scatter_bf16(exchange->inside, packed, elems, err);
-        if (rc == 0 && exchange->across != NULL)
-            rc = ds_comm_all_reduce_bf16(exchange->across, packed + shard.first, shard.count, err);
+        rc = ds_comm_reduce_scatter_bf16(of->inside, packed, elems, err);
+        if (rc == 0 && of->across != NULL)
+            rc = ds_comm_all_reduce_bf16(of->across, packed + shard.first, shard.count, err);
     }
     return rc == 0 ? unpack(grads + shard.first, packed + shard.first, shard.count, stream, err)
                    : rc;
@@ -258,11 +283,14 @@ int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *inst
     float *grads = ds_exchange_grads(exchange, instr->bucket), *from = grads + shard.first;
     float *to = (float *)exchange->memory[DS_ARENA_GRADS] + shard.at;
     const struct ds_add_args add = {.n = shard.count, .x = from, .y = to};
-    int rc;
+    const struct ds_exchange_holders *of = holders_of(exchange, instr->bucket);
+    int rc = 0;
 
-    use_stream(exchange, stream);
-    rc = exchange->plan->bf16_wire ? sum_packed(exchange, instr->bucket, grads, shard, stream, err)
-                                   : sum_over_ranks(exchange, instr->bucket, grads, shard, err);
+    use_stream(of, stream);
+    if (of->all != NULL) /* else nobody has another part of it */
+        rc = exchange->plan->bf16_wire
+                 ? sum_packed(exchange, instr->bucket, grads, shard, stream, err)
+                 : sum_over_ranks(exchange, instr->bucket, grads, shard, err);
     if (rc != 0 || from == to)
         return rc;
     if (instr->accumulate)
@@ -273,27 +301,33 @@ int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *inst
 int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
                        struct ds_error *err)
 {
+    const struct ds_exchange_holders *of = holders_of(exchange, bucket);
     void *whole = ds_exchange_params(exchange, bucket);
     size_t bytes = exchange->plan->bucket[bucket].padded_elems * exchange->param_bytes;
 
-    use_stream(exchange, stream);
+    use_stream(of, stream);
     if (exchange->plan->ahead)
-        return ds_comm_all_gather_from(exchange->inside, ds_exchange_own(exchange, bucket), whole,
-                                       bytes, err);
-    return ds_comm_all_gather(exchange->inside, whole, bytes, err);
+        return ds_comm_all_gather_from(of->inside, ds_exchange_own(exchange, bucket), whole, bytes,
+                                       err);
+    return ds_comm_all_gather(of->inside, whole, bytes, err);
 }
 
 void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
                        struct ds_comm_stats *stats)
 {
+    const struct ds_exchange_holders *own = &exchange->of[0], *experts = &exchange->of[1];
+    const struct ds_comm *part = exchange->part, *all = exchange->everybody;
     const struct ds_comm *groups[] = {
-        exchange->comm != exchange->everybody ? exchange->comm : NULL,
-        exchange->inside != exchange->comm ? exchange->inside : NULL,
-        exchange->across,
+        own->all != all ? own->all : NULL,
+        own->inside != own->all ? own->inside : NULL,
+        own->across,
+        experts->all,
+        experts->inside != experts->all ? experts->inside : NULL,
+        experts->across,
+        exchange->meet,
         exchange->sequence,
         exchange->team,
-        exchange->part != exchange->everybody && exchange->part != exchange->comm ? exchange->part
-                                                                                  : NULL,
+        part != all && part != own->all ? part : NULL,
         exchange->pair[0],
         exchange->pair[1],
         exchange->ends,

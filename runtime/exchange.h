@@ -22,11 +22,17 @@
 #include "runtime/comm/comm.h"
 #include "runtime/plan/plan.h"
 
+/* Who has the same parameters: of experts that ranks divide others than of all else. */
+struct ds_exchange_holders {
+    struct ds_comm *all;             /* NULL: nobody else */
+    struct ds_comm *inside, *across; /* the shard group; its likes, or NULL */
+};
+
 struct ds_exchange {
     const struct ds_plan *plan;
     struct ds_comm *everybody;
-    struct ds_comm *comm;                       /* who has the same parameters; NULL: nobody else */
-    struct ds_comm *inside, *across;            /* the shard group; its likes, or NULL */
+    struct ds_exchange_holders of[2];           /* of most parameters; of experts */
+    struct ds_comm *meet;                       /* who divides experts with this rank, or NULL */
     struct ds_comm *sequence;                   /* who shares this rank's sequences, or NULL */
     struct ds_comm *team;                       /* who shares its layers, or NULL */
     struct ds_comm *part;                       /* all of its part, who sum norms; or NULL */

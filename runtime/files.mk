@@ -7,7 +7,7 @@ SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_bla
     runtime/job_data.c runtime/job_offload.c runtime/data/mix.c \
     runtime/text/size.c
 SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
-    $(addprefix runtime/plan/,team.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
+    $(addprefix runtime/plan/,team.c meet.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
     memory.c pieces.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c ring.c talk.c work.c predict.c search.c depth.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
@@ -21,4 +21,4 @@ SRC_ckpt := $(addprefix runtime/ckpt/,state.c view.c safetensors.c manifest.c ma
     hf.c hf_config.c hf_export.c inspect.c)
 SRC_engine := $(addprefix runtime/,board.c commlog.c disk.c disk_bench.c engine.c exchange.c relay.c feed.c first.c flags.c graphs.c lines.c link.c monitor.c muon.c \
     offload.c outcome.c peers.c plugin.c profile.c queue.c snapshot.c agree.c start.c states.c tally.c trace.c train.c trainer.c trial.c trust.c \
-    update.c updater.c cost/machine.c model/ends.c model/experts.c model/forward.c model/fp8.c model/heads.c model/layer.c model/net.c model/team.c generate/sampler.c generate/serve.c generate/session.c)
+    update.c updater.c cost/machine.c model/ends.c model/experts.c model/forward.c model/fp8.c model/heads.c model/layer.c model/meet.c model/net.c model/team.c generate/sampler.c generate/serve.c generate/session.c)

@@ -200,6 +200,7 @@ struct ds_job {
         uint64_t sequence; /* ranks that share each sequence */
         uint64_t pipeline; /* parts of the line of layers, each with ranks of its own */
         uint64_t tensor;   /* ranks that share each layer */
+        uint64_t expert;   /* ranks that divide the experts of each layer */
     } parallel;
     struct {
         uint64_t stage;           /* 0 to 3 */

@@ -98,12 +98,27 @@ static int check_pipeline(struct ds_job *job, const struct ds_keys *keys, struct
     return 0;
 }
 
+/* Ranks that divide experts have as many each. */
+static int check_experts(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct whole table[] = {{"model.experts", "", job->model.shape.experts}};
+
+    if (job->parallel.expert > 1 && job->model.shape.experts == 0)
+        return FAIL_AT(keys, ds__job_blame(keys, "parallel.expert", "model.arch"), EINVAL,
+                       "'parallel.expert' %" PRIu64 " divides experts, and 'model.arch' %s has "
+                       "none; use 1, or an arch with experts: mixtral or qwen3_moe",
+                       job->parallel.expert, ds_arch_name(job->model.shape.arch));
+    return check_divides(keys, "parallel.expert", job->parallel.expert, table, 1, err);
+}
+
 int ds__job_check_parallel(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     int rc = check_team(job, keys, err);
 
     if (rc == 0)
         rc = check_sharing(job, keys, err);
+    if (rc == 0)
+        rc = check_experts(job, keys, err);
     return rc == 0 ? check_pipeline(job, keys, err) : rc;
 }
 
@@ -145,6 +160,22 @@ static int data_ranks_of(const struct ds_job *job, unsigned world, unsigned *ran
     return 0;
 }
 
+/* Those who divide experts are ranks that have the same layers, one behind another. */
+static int check_divided(const struct ds_job *job, unsigned data_ranks, struct ds_error *err)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    const uint64_t ranks = data_ranks * job->parallel.sequence, divide = job->parallel.expert;
+    char fit[64];
+
+    if (ranks % divide == 0)
+        return 0;
+    ds__job_near_divisors(ranks, divide, ranks, fit, sizeof(fit));
+    return FAIL_AT(keys, "parallel.expert", EINVAL,
+                   "'parallel.expert' %" PRIu64 " must divide the number of ranks that have the "
+                   "same layers, %" PRIu64 "; %s would do",
+                   divide, ranks, fit);
+}
+
 int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err)
 {
     const struct ds_keys *keys = &job->source->keys;
@@ -155,6 +186,8 @@ int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error
     uint64_t share;
     int rc = data_ranks_of(job, world, &ranks, err);
 
+    if (rc == 0)
+        rc = check_divided(job, ranks, err);
     if (rc != 0 || global % (ranks * micro) == 0)
         return rc;
     ds__job_near_multiples(ranks * micro, global, fit, sizeof(fit));

@@ -101,9 +101,6 @@ static const struct ds_choice devices[] = {
     {path, DS_KEY_ENV, flags, FIELD(struct ds_strings *, f), def, 0, 0, NULL, help, NULL}
 #define ROWS(path, f, flags, def, max, rows, help) \
     {path, DS_KEY_ROWS, flags, FIELD(struct ds_rows *, f), def, 0, max, NULL, help, rows}
-/* Known to the format only. */
-#define ONLY_U64(path, def, min, max, help) \
-    {path, DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, def, min, max, NULL, help, NULL}
 
 _Static_assert(offsetof(struct ds_job, optim.beta2) ==
                offsetof(struct ds_job, optim.beta1) + sizeof(double), "betas are a pair");
@@ -295,7 +292,8 @@ static const struct ds_key job_keys[] = {
         "parts of the line of layers: ranks that have one pass activations on to the next"),
     U64("parallel.sequence", parallel.sequence, BITS, "1", 1, DS_MAX_RANKS,
         "ranks that share each sequence: each has a part of its tokens, and of the heads"),
-    ONLY_U64("parallel.expert", "1", 1, DS_MAX_RANKS, "ranks that share the experts"),
+    U64("parallel.expert", parallel.expert, BITS, "1", 1, DS_MAX_RANKS,
+        "ranks that divide the experts of each layer: each has some of them whole"),
 
     U64("zero.stage", zero.stage, 0, "0", 0, 3,
         "what ranks share: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too"),

@@ -151,7 +151,7 @@ static int keep_order(const struct ds_job *job, const struct ds_seat *seat, stru
     bool groups = job->zero.stage > 0 && job->zero.shard_group == DS_SHARD_NODE &&
                   seat->local_world > 1 && seat->local_world < seat->world;
     bool several = groups || job->parallel.sequence > 1 || job->parallel.pipeline > 1 ||
-                   job->parallel.tensor > 1;
+                   job->parallel.tensor > 1 || job->parallel.expert > 1;
     bool one_thread = job->offload.optim == DS_OFFLOAD_NONE;
 
     if (!several || !one_thread || set("NCCL_LAUNCH_ORDER_IMPLICIT", "1"))

@@ -40,12 +40,13 @@ static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct 
 {
     const struct ds_plan_param *param = &plan->param[index];
     const struct ds_plan_cut cut = ds_plan_cut(plan, param->tensor);
+    const struct ds_plan_holders of = ds_plan_holders_of(plan, param->bucket);
     bool shared = ds_plan_divides(plan, arena, param->bucket);
 
     *tensor = (struct ds_ckpt_tensor){
         .dtype = DS_F32,
-        .replica = shared ? plan->replica : plan->holder,
-        .replicas = shared ? plan->replicas : plan->holders,
+        .replica = shared ? of.replica : of.place,
+        .replicas = shared ? of.replicas : of.count,
         .copy = plan->bucket[param->bucket].twin,
     };
     place(tensor, &cut, ds_plan_held_param(plan, arena, index));

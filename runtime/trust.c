@@ -116,7 +116,7 @@ int ds_trust_norms(const struct ds_trust *trust, struct ds_stream *stream, struc
     int rc = ds_stream_clear(stream, mine, row * sizeof(*mine), err);
 
     for (size_t i = 0; rc == 0 && i < plan->spans; i++)
-        rc = sum_span(trust, &plan->span[i], &mine[2 * i], stream, err);
+        rc = sum_span(trust, &plan->span[i], &mine[ds_plan_norms_at(plan, i)], stream, err);
     if (rc != 0)
         return rc;
     return plan->late ? add_late(trust, stream, err) : add_now(trust, stream, err);

@@ -48,7 +48,7 @@ static int update_span(const struct ds_updater *updater, const struct ds_plan_sp
     };
 
     if (plan->by_tensor)
-        args.norms = updater->norms + 2 * (span - plan->span);
+        args.norms = updater->norms + ds_plan_norms_at(plan, (size_t)(span - plan->span));
     for (unsigned i = 0; i < plan->optim_states; i++)
         args.state[i] = stretch->state[i] + part.first;
     return ds_update(updater->job, &args, updater->stream, err);

@@ -18,39 +18,47 @@ static double collective(const struct talk *t, struct ds_comm_group group, doubl
     return ds_work_collective(t->cluster, ds_ring_of(t->cluster, group), bytes, trips);
 }
 
-static double among_holders(const struct talk *t, double bytes, unsigned trips)
+static double among_holders(const struct talk *t, bool experts, double bytes, unsigned trips)
 {
-    return collective(t, ds_plan_holders_group(t->plan), bytes, trips);
+    return collective(t, ds_plan_holders_group(t->plan, experts), bytes, trips);
 }
 
 /* In a shard group, then of each shard between the groups. */
-static double by_groups(const struct talk *t, double bytes, unsigned trips)
+static double by_groups(const struct talk *t, bool experts, double bytes, unsigned trips)
 {
-    return collective(t, ds_plan_inside_group(t->plan), bytes, trips) +
-           collective(t, ds_plan_across_group(t->plan), bytes / (double)t->plan->shards, 2);
+    const double shards = (double)ds_plan_holders(t->plan, experts).shards;
+
+    return collective(t, ds_plan_inside_group(t->plan, experts), bytes, trips) +
+           collective(t, ds_plan_across_group(t->plan, experts), bytes / shards, 2);
 }
 
 /* In bf16: half of it travels, and it is packed and unpacked. */
 static double packed_s(const struct talk *t, const struct ds_bucket *bucket)
 {
     double elems = (double)bucket->padded_elems, bytes = elems * sizeof(uint16_t);
-    bool whole = t->plan->stage == 0 || bucket->replicated;
-    double parts = whole ? 2.0 : 1.0 + 1.0 / (double)t->plan->shards;
+    const struct ds_plan_holders of = ds_plan_holders(t->plan, bucket->experts);
+    bool whole = t->plan->stage == 0 || bucket->replicated || of.shards == 1;
+    double parts = whole ? 2.0 : 1.0 + 1.0 / (double)of.shards;
     double pack =
         elems * parts * (sizeof(float) + sizeof(uint16_t)) / t->cluster->device.pointwise.bf16;
 
-    return pack + (whole && t->plan->replicas == 1 ? among_holders(t, bytes, 2)
-                                                   : by_groups(t, bytes, whole ? 2 : 1));
+    return pack + (whole && (of.replicas == 1 || of.shards == 1)
+                       ? among_holders(t, bucket->experts, bytes, 2)
+                       : by_groups(t, bucket->experts, bytes, whole ? 2 : 1));
 }
 
 static double reduce_s(const struct talk *t, const struct ds_bucket *bucket)
 {
+    const struct ds_plan_holders of = ds_plan_holders(t->plan, bucket->experts);
     double bytes = (double)bucket->padded_elems * sizeof(float);
+    bool whole = t->plan->stage == 0 || bucket->replicated || of.shards == 1;
 
+    if (of.count == 1)
+        return 0.0;
     if (t->plan->bf16_wire)
         return packed_s(t, bucket);
-    return t->plan->stage == 0 || bucket->replicated ? among_holders(t, bytes, 2)
-                                                     : by_groups(t, bytes, 1);
+    return whole ? among_holders(t, bucket->experts, bytes, 2)
+                 : by_groups(t, bucket->experts, bytes, 1);
 }
 
 /* Of parameters that are held once per host nothing is moved. */
@@ -60,7 +68,7 @@ static double gather_s(const struct talk *t, const struct ds_bucket *bucket)
     double elem = (double)ds_dtype_bytes(ds_compute_dtype(t->plan->compute));
     double bytes = there ? 0.0 : (double)bucket->padded_elems * elem;
 
-    return collective(t, ds_plan_inside_group(t->plan), bytes, 1);
+    return collective(t, ds_plan_inside_group(t->plan, bucket->experts), bytes, 1);
 }
 
 /* Who shares sequences: what they give each other, laid out before and behind. */
@@ -79,6 +87,25 @@ static double swap_s(const struct talk *t, const struct ds_instr *instr)
                        ds_work_pointwise(t->cluster, t->plan->compute,
                                          times * 2.0 * (double)bytes[i], times);
     }
+    return seconds;
+}
+
+/* Who divides experts: rows and what was said of them, parts of sums, gradients of weights. */
+static double meet_s(const struct talk *t, const struct ds_instr *instr)
+{
+    const struct ds_comm_group group = ds_plan_meet_group(t->plan);
+    const struct ds_plan_meets meets = ds_plan_meets(t->plan, instr);
+    double seconds = 0.0;
+
+    if (meets.rows > 0)
+        seconds += collective(t, group, (double)meets.rows, 1);
+    if (meets.said > 0)
+        seconds += 2.0 * collective(t, group, (double)meets.said, 1);
+    if (meets.parts > 0)
+        seconds += collective(t, group, (double)meets.parts, 1) +
+                   ds_work_pointwise(t->cluster, t->plan->compute, (double)meets.parts, 1.0);
+    if (meets.weights > 0)
+        seconds += collective(t, group, (double)meets.weights, 2);
     return seconds;
 }
 
@@ -142,7 +169,8 @@ double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan
 
     switch (instr->op) {
     case DS_INSTR_FORWARD:
-    case DS_INSTR_BACKWARD: return swap_s(&t, instr) + sum_s(&t, instr) + adds_s(&t, instr);
+    case DS_INSTR_BACKWARD:
+        return swap_s(&t, instr) + meet_s(&t, instr) + sum_s(&t, instr) + adds_s(&t, instr);
     case DS_INSTR_REDUCE: return reduce_s(&t, &plan->bucket[instr->bucket]);
     case DS_INSTR_GATHER: return gather_s(&t, &plan->bucket[instr->bucket]);
     case DS_INSTR_SEND:

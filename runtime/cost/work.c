@@ -180,7 +180,7 @@ static double product(const struct bench *b, enum ds_layer_product product)
     double experts = 1.0;
 
     if (b->plan->shape.experts > 0 && (product == DS_PRODUCT_FC || product == DS_PRODUCT_DOWN))
-        experts = fmin((double)b->plan->shape.experts, rows);
+        experts = fmin((double)ds_plan_experts(b->plan), rows);
     return experts * ds_work_matmul(b->cluster, b->plan->compute, rows / experts, (double)e.out,
                                     (double)e.in);
 }
@@ -219,7 +219,7 @@ static double routing(const struct bench *b, bool backward)
         return 0.0;
     router =
         ds_work_matmul(b->cluster, b->plan->compute, b->tokens, (double)shape->experts, b->hidden);
-    said = (double)ds_model_routes(shape, b->plan->micro_batch, b->rows).bytes;
+    said = (double)ds_plan_routes(b->plan).bytes;
     return (backward ? 2.0 : 1.0) * router + pointwise(b, bytes + said, 4.0);
 }
 
@@ -313,18 +313,35 @@ static double biases(const struct bench *b)
                                                      : ds_op_amount(DS_OP_BIAS_BWD, &args).bytes;
 }
 
-/* Both norms and the feed-forward activation again. */
-static double selective_forward(const struct bench *b)
-{
-    return pointwise(b, norms(b, false) + activation(b, false, true), 3.0);
-}
-
 /* On a GPU GELU and its derivative are parts of the products beside them, unless those are of F32,
  * or of FP8, which then move what it alone reads or writes.  Where only it is computed again it is
  * by itself, forward. */
 static bool gelu_in_product(const struct bench *b)
 {
     return b->plan->apart && !b->family->swiglu && !b->plan->fp8 && b->type != DS_F32;
+}
+
+/* A layer that computes some of itself again: norms and the activation; where ranks divide experts
+ * what those make of the rows that come to them. */
+static double partly_again(const struct bench *b, uint32_t block)
+{
+    const struct ds_rows_take_args take = {.rows = b->rows,
+                                           .each = b->plan->shape.experts_each,
+                                           .channels = b->plan->shape.hidden,
+                                           .sorted = b->pairs,
+                                           .act = b->type};
+    double bytes = activation(b, false, true), operations = 1.0, products = 0.0;
+
+    if (ds_plan_drops(b->plan, block, DS_BUFFER_NORM2)) {
+        bytes += norms(b, false);
+        operations += 2.0;
+    }
+    if (ds_plan_drops(b->plan, block, DS_BUFFER_FFN_IN)) {
+        bytes += ds_op_amount(DS_OP_ROWS_TAKE, &take).bytes;
+        operations += 1.0;
+        products += product(b, DS_PRODUCT_FC);
+    }
+    return products + pointwise(b, bytes, operations);
 }
 
 static double layer_forward(const struct bench *b, uint32_t block, bool recompute)
@@ -335,8 +352,8 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
     double bytes = norms(b, false) + residuals + rotation(b) + activation(b, false, alone);
     double operations = (b->family->rope ? 3.0 : 2.0) + (alone ? 1.0 : 0.0);
 
-    if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
-        return selective_forward(b);
+    if (recompute && !ds_plan_drops(b->plan, block, DS_BUFFER_QKV))
+        return partly_again(b, block);
     return layer_products(b, false, !recompute) + routing(b, false) + head_norms(b, false) +
            attention(b, false) + dropout(b, recompute ? 1.0 : 2.0) +
            pointwise(b, bytes, operations);
@@ -462,8 +479,7 @@ static double orthogonalize_s(const struct bench *b, const struct ds_plan_span *
 static double matrices_s(const struct bench *b, uint32_t index)
 {
     const struct ds_bucket *bucket = &b->plan->bucket[index];
-    bool apart = b->plan->stage > 0 && !bucket->replicated;
-    uint64_t shard = apart ? bucket->slice_elems * b->plan->replicas : bucket->padded_elems;
+    uint64_t shard = ds_plan_shard(b->plan, DS_ARENA_PARAMS, index).count;
     double most = 0.0;
 
     for (size_t i = 0; i < b->plan->spans && bucket->gaps; i++) {

@@ -54,7 +54,7 @@ static size_t scratch_bytes(const struct ds_session *s, const struct ds_session_
         .ffn_in = ds_model_ffn_in_width(shape),
         .vocab = shape->vocab,
         .logit_rows = 1,
-        .each = shape->experts_each,
+        .pairs = DS_SESSION_CHUNK * shape->experts_each,
         .cached = true,
     };
 

@@ -19,6 +19,10 @@
  *
  * A team has some columns of every expert, and routes alike: gradients of weights are added up.
  *
+ * Where ranks divide experts each routes its own rows.  The rows of all, and what was said of them,
+ * are gathered; a rank sorts the pairs that are of its experts, and what they make of rows goes
+ * back in parts (meet.c).  Of the arrays by pair its own ones are at its place.
+ *
  * Source  Jiang et al., "Mixtral of Experts" (2024); Fedus et al., "Switch Transformers" (2021)
  * Tests   tests/engine/test_experts.c
  */
@@ -30,9 +34,12 @@ struct experts {
     const struct ds_net *net;
     const struct ds_net_block *block;
     void *const *buf;
-    void *sorted;
-    size_t pairs; /* sorted rows */
-    float *probs, *weight, *dweight, *load;
+    void *sorted, *met;
+    size_t held;             /* experts that are here */
+    size_t rows, room;       /* that come to them; sorted ones, at most */
+    size_t own, own_pairs;   /* this rank's pairs: the first, how many */
+    float *probs, *load;     /* of its own rows */
+    float *weight, *dweight; /* of all pairs */
     uint32_t *chosen, *source, *place, *offset;
     const uint32_t *count; /* of sorted rows */
 };
@@ -45,8 +52,10 @@ static void *part(char *routes, uint64_t at)
 static struct experts experts_of(const struct ds_net *net, uint32_t block, enum ds_pass pass)
 {
     const enum ds_pass shared = pass == DS_PASS_EVAL ? DS_PASS_EVAL : DS_PASS_TRAIN;
-    const struct ds_model_routes at = ds_model_routes(&net->shape, net->batch, net->tokens);
+    const unsigned ranks = ds__meeting(net);
+    const struct ds_model_routes at = ds_model_routes(&net->shape, net->batch, net->tokens, ranks);
     char *routes = net->block[block].buf[pass][DS_BUFFER_ROUTES];
+    const size_t held = net->shape.experts / ranks, pairs = net->tokens * net->shape.experts_each;
     uint32_t *offset = part(routes, at.offset);
 
     return (struct experts){
@@ -54,7 +63,12 @@ static struct experts experts_of(const struct ds_net *net, uint32_t block, enum 
         .block = &net->block[block],
         .buf = net->block[block].buf[pass],
         .sorted = net->block[0].buf[shared][DS_BUFFER_SORTED],
-        .pairs = net->tokens * net->shape.experts_each,
+        .met = net->block[0].buf[shared][DS_BUFFER_MET],
+        .held = held,
+        .rows = ranks * net->tokens,
+        .room = ds_model_sorted_rows(&net->shape, net->tokens, ranks),
+        .own = ds__meet_place(net) * pairs,
+        .own_pairs = pairs,
         .probs = part(routes, at.probs),
         .weight = part(routes, at.weight),
         .dweight = part(routes, at.dweight),
@@ -63,22 +77,23 @@ static struct experts experts_of(const struct ds_net *net, uint32_t block, enum 
         .source = part(routes, at.source),
         .place = part(routes, at.place),
         .offset = offset,
-        .count = offset + net->shape.experts,
+        .count = offset + held,
     };
 }
 
 /* --- the router ------------------------------------------------------------------------------- */
 
-/* All experts are here, so all pairs have a sorted row. */
+/* The pairs of those experts that are here. */
 static int sort(const struct experts *x, struct ds_error *err)
 {
     const struct ds_net *net = x->net;
     const struct ds_sort_pairs_args args = {
-        .rows = net->tokens,
+        .rows = x->rows,
         .each = net->shape.experts_each,
         .experts = net->shape.experts,
-        .held = net->shape.experts,
-        .sorted = x->pairs,
+        .first = net->first_expert,
+        .held = x->held,
+        .sorted = x->room,
         .chosen = x->chosen,
         .source = x->source,
         .place = x->place,
@@ -113,14 +128,18 @@ static int route(const struct experts *x, struct ds_error *err)
         .each = net->shape.experts_each,
         .logits = x->probs,
         .probs = x->probs,
-        .chosen = x->chosen,
-        .weight = x->weight,
+        .chosen = x->chosen + x->own,
+        .weight = x->weight + x->own,
         .load = x->load,
     };
     int rc = ds_matmul(&logits, net->stream, err);
 
     if (rc == 0)
         rc = ds_route(&args, net->stream, err);
+    if (rc == 0 && ds__meets(net))
+        rc = ds__meet_said(net, x->chosen, err);
+    if (rc == 0 && ds__meets(net))
+        rc = ds__meet_said(net, x->weight, err);
     return rc == 0 ? sort(x, err) : rc;
 }
 
@@ -149,8 +168,8 @@ static int add_up_loads(const struct experts *x, struct ds_error *err)
                    : rc;
 }
 
-/* dlogits from the gradients of weights, which all of a team have a part of, and from how many
- * tokens of each sequence every expert has, on all ranks that share it. */
+/* dlogits from the gradients of weights, which all of a team have a part of, or who has the expert,
+ * and from how many tokens of each sequence every expert has, on all ranks that share it. */
 static int route_bwd(const struct experts *x, void *dlogits, struct ds_error *err)
 {
     const struct ds_net *net = x->net;
@@ -163,9 +182,9 @@ static int route_bwd(const struct experts *x, void *dlogits, struct ds_error *er
         .each = net->shape.experts_each,
         .act = net->act,
         .probs = x->probs,
-        .chosen = x->chosen,
-        .weight = x->weight,
-        .dweight = x->dweight,
+        .chosen = x->chosen + x->own,
+        .weight = x->weight + x->own,
+        .dweight = x->dweight + x->own,
         .load = x->load,
         .balance = (float)net->shape.balance,
         .grad_scale = net->grad_scale,
@@ -174,8 +193,10 @@ static int route_bwd(const struct experts *x, void *dlogits, struct ds_error *er
     };
     int rc = 0;
 
-    if (ds__shares_layers(net))
-        rc = ds__team_add_up(net, x->dweight, x->pairs, err);
+    if (ds__meets(net))
+        rc = ds__meet_weights(net, x->dweight, err);
+    if (rc == 0 && ds__shares_layers(net))
+        rc = ds__team_add_up(net, x->dweight + x->own, x->own_pairs, err);
     if (rc == 0 && balances && ds__shares_sequences(net))
         rc = add_up_loads(x, err);
     return rc == 0 ? ds_route_bwd(&args, net->stream, err) : rc;
@@ -226,15 +247,15 @@ static int router_bwd(const struct experts *x, const void *dlogits, bool accumul
 
 /* --- experts ---------------------------------------------------------------------------------- */
 
-/* SORTED = a pair's row of rows[tokens, hidden]. */
+/* SORTED = a pair's row of rows[x->rows, hidden]. */
 static int take(const struct experts *x, const void *rows, struct ds_error *err)
 {
     const struct ds_net *net = x->net;
     const struct ds_rows_take_args args = {
-        .rows = net->tokens,
+        .rows = x->rows,
         .each = net->shape.experts_each,
         .channels = net->shape.hidden,
-        .sorted = x->pairs,
+        .sorted = x->room,
         .act = net->act,
         .source = x->source,
         .count = x->count,
@@ -245,23 +266,25 @@ static int take(const struct experts *x, const void *rows, struct ds_error *err)
     return ds_rows_take(&args, net->stream, err);
 }
 
-/* y = residual + the sum of SORTED's rows that are of a row. */
+/* y = residual + the sum of SORTED's rows that are of a row, wherever they are. */
 static int give_back(const struct experts *x, const void *residual, void *y, struct ds_error *err)
 {
     const struct ds_net *net = x->net;
+    const bool meets = ds__meets(net);
     const struct ds_rows_sum_args args = {
-        .rows = net->tokens,
+        .rows = x->rows,
         .each = net->shape.experts_each,
         .channels = net->shape.hidden,
-        .sorted = x->pairs,
+        .sorted = x->room,
         .act = net->act,
         .place = x->place,
         .x = x->sorted,
-        .residual = residual,
-        .y = y,
+        .residual = meets ? NULL : residual,
+        .y = meets ? net->swapped : y,
     };
+    int rc = ds_rows_sum(&args, net->stream, err);
 
-    return ds_rows_sum(&args, net->stream, err);
+    return rc == 0 && meets ? ds__meet_parts(net, x->met, residual, y, err) : rc;
 }
 
 /* The products of both matrices of an expert: from sorted rows to FFN_IN, from FFN_ACT to sorted
@@ -274,8 +297,8 @@ static struct ds_experts_matmul_args product_of(const struct experts *x,
     const bool first = product == DS_PRODUCT_FC;
 
     return (struct ds_experts_matmul_args){
-        .rows = x->pairs,
-        .experts = net->shape.experts,
+        .rows = x->room,
+        .experts = x->held,
         .in = extents.in,
         .out = extents.out,
         .act = net->act,
@@ -320,6 +343,12 @@ static int product_bwd_w(const struct experts *x, enum ds_layer_product product,
     return ds_experts_matmul(&args, x->net->stream, err);
 }
 
+/* The rows that experts are given: of all ranks that divide them those that were gathered last. */
+static const void *given(const struct experts *x)
+{
+    return ds__meets(x->net) ? x->met : x->buf[DS_BUFFER_NORM2];
+}
+
 int ds__experts_in(const struct ds_net *net, uint32_t block, enum ds_pass pass,
                    struct ds_error *err)
 {
@@ -328,8 +357,10 @@ int ds__experts_in(const struct ds_net *net, uint32_t block, enum ds_pass pass,
 
     if (rc == 0 && pass == DS_PASS_TRAIN)
         rc = tell_load(&x, err);
+    if (rc == 0 && ds__meets(net))
+        rc = ds__meet_rows(net, x.buf[DS_BUFFER_NORM2], x.met, err);
     if (rc == 0)
-        rc = take(&x, x.buf[DS_BUFFER_NORM2], err);
+        rc = take(&x, given(&x), err);
     return rc == 0 ? product_fwd(&x, DS_PRODUCT_FC, x.buf[DS_BUFFER_FFN_IN], err) : rc;
 }
 
@@ -338,8 +369,8 @@ int ds__experts_act(const struct ds_net *net, uint32_t block, enum ds_pass pass,
 {
     const struct experts x = experts_of(net, block, pass);
     const struct ds_swiglu_rows_fwd_args args = {
-        .rows = x.pairs,
-        .pairs = x.pairs,
+        .rows = x.room,
+        .pairs = x.rows * net->shape.experts_each,
         .ffn = net->shape.ffn,
         .act = net->act,
         .source = x.source,
@@ -366,9 +397,10 @@ int ds__experts_out(const struct ds_net *net, uint32_t block, enum ds_pass pass,
 static int products_bwd(const struct experts *x, bool accumulate, void *wide, struct ds_error *err)
 {
     const struct ds_net *net = x->net;
+    const size_t pairs = x->rows * net->shape.experts_each;
     const struct ds_swiglu_rows_bwd_args act = {
-        .rows = x->pairs,
-        .pairs = x->pairs,
+        .rows = x->room,
+        .pairs = pairs,
         .ffn = net->shape.ffn,
         .act = net->act,
         .source = x->source,
@@ -383,10 +415,12 @@ static int products_bwd(const struct experts *x, bool accumulate, void *wide, st
 
     if (rc == 0)
         rc = product_bwd_x(x, DS_PRODUCT_DOWN, wide, err);
+    if (rc == 0 && ds__meets(net)) /* of pairs that are not here this rank has no part */
+        rc = ds_stream_clear(net->stream, x->dweight, pairs * sizeof(*x->dweight), err);
     if (rc == 0)
         rc = ds_swiglu_rows_bwd(&act, net->stream, err);
     if (rc == 0)
-        rc = take(x, x->buf[DS_BUFFER_NORM2], err);
+        rc = take(x, given(x), err);
     if (rc == 0)
         rc = product_bwd_w(x, DS_PRODUCT_FC, accumulate, err);
     return rc == 0 ? product_bwd_x(x, DS_PRODUCT_FC, x->sorted, err) : rc;
@@ -397,8 +431,10 @@ int ds__experts_bwd(const struct ds_net *net, uint32_t block, bool accumulate, c
 {
     const struct experts x = experts_of(net, block, DS_PASS_RECOMPUTE);
     void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
-    int rc = take(&x, dy, err);
+    int rc = ds__meets(net) ? ds__meet_rows(net, dy, net->swapped, err) : 0;
 
+    if (rc == 0)
+        rc = take(&x, ds__meets(net) ? net->swapped : dy, err);
     if (rc == 0)
         rc = products_bwd(&x, accumulate, wide, err);
     if (rc == 0)

@@ -297,19 +297,26 @@ static uint64_t take(uint64_t *end, uint64_t bytes)
     return at;
 }
 
-struct ds_model_routes ds_model_routes(const struct ds_model_shape *shape, uint64_t batch,
-                                       uint64_t tokens)
+uint64_t ds_model_sorted_rows(const struct ds_model_shape *shape, uint64_t tokens, uint64_t ranks)
 {
-    const uint64_t one = sizeof(float), pairs = tokens * shape->experts_each * one;
+    const uint64_t here = shape->experts / ranks, each = shape->experts_each;
+
+    return ranks * tokens * (here < each ? here : each);
+}
+
+struct ds_model_routes ds_model_routes(const struct ds_model_shape *shape, uint64_t batch,
+                                       uint64_t tokens, uint64_t ranks)
+{
+    const uint64_t one = sizeof(float), pairs = ranks * tokens * shape->experts_each * one;
     struct ds_model_routes routes = {0};
 
     if (shape->experts == 0)
         return routes;
     routes.probs = take(&routes.bytes, tokens * shape->experts * one);
     routes.chosen = take(&routes.bytes, pairs);
-    routes.source = take(&routes.bytes, pairs);
+    routes.source = take(&routes.bytes, ds_model_sorted_rows(shape, tokens, ranks) * one);
     routes.place = take(&routes.bytes, pairs);
-    routes.offset = take(&routes.bytes, (shape->experts + 1) * one);
+    routes.offset = take(&routes.bytes, (shape->experts / ranks + 1) * one);
     routes.weight = take(&routes.bytes, pairs);
     routes.dweight = take(&routes.bytes, pairs);
     routes.load = take(&routes.bytes, batch * shape->experts * one);

@@ -99,12 +99,15 @@ uint64_t ds_model_fp8_largest_bytes(const struct ds_model_shape *shape);
 uint64_t ds_model_fp8_operands(const struct ds_model_shape *shape, uint64_t tokens);
 
 /* Where the parts of DS_BUFFER_ROUTES lie, in bytes from its start: what a layer's router says of
- * the rows of a micro-batch (kernels/experts.h).  0 bytes without experts. */
+ * the rows of a micro-batch (kernels/experts.h); of those of `ranks` ranks where these divide the
+ * experts.  0 bytes without experts. */
 struct ds_model_routes {
     uint64_t probs, chosen, source, place, offset, weight, dweight, load, bytes;
 };
 struct ds_model_routes ds_model_routes(const struct ds_model_shape *shape, uint64_t batch,
-                                       uint64_t tokens);
+                                       uint64_t tokens, uint64_t ranks);
+/* Room for sorted rows: each row comes once to each of its experts that is here. */
+uint64_t ds_model_sorted_rows(const struct ds_model_shape *shape, uint64_t tokens, uint64_t ranks);
 
 unsigned ds_model_blocks(const struct ds_model_shape *shape); /* layers + 2 */
 uint64_t ds_model_elems(const struct ds_model_shape *shape);  /* of all parameters */

@@ -26,7 +26,7 @@ void ds__net_bind(struct ds_net *net, const struct ds_param *param, const void *
     enum ds_role role = first_of(param->role);
     struct ds_net_block *head = &net->block[ds_model_blocks(&net->shape) - 1];
 
-    if (param->expert > 0) /* behind the first one's */
+    if (param->expert > net->first_expert) /* behind the first one's */
         return;
     net->block[param->block].weight[role] = weight;
     net->block[param->block].grad[role] = grad;
@@ -103,6 +103,7 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
         .loss_sum = memory->loss_sum,
         .peak_sum = memory->peak_sum,
         .swapped = memory->swapped,
+        .first_expert = plan->expert_rank * (unsigned)ds_plan_experts(plan),
         .slots = calloc(plan->slots * blocks, sizeof(*net->slots)),
     };
     if (net->slots == NULL)

@@ -72,7 +72,9 @@ struct ds_net {
     size_t batch, seq, tokens; /* of a micro-batch */
     struct ds_comm *sharers;   /* the ranks that share its sequences; NULL: nobody does */
     struct ds_comm *team;      /* those that share its layers; NULL: nobody does */
-    void *swapped;             /* what they are given, laid out by who gets it */
+    struct ds_comm *meet;      /* those that divide experts with it; NULL: nobody does */
+    void *swapped;             /* what those are given, laid out by who gets it */
+    unsigned first_expert;     /* of each layer, that is here */
     size_t logit_rows, logit_ld;
     struct ds_net_cache cache;
     struct ds_net_block *block; /* those of the slot at hand */
@@ -252,6 +254,32 @@ int ds__team_add_up(const struct ds_net *net, float *x, size_t n, struct ds_erro
  * rank's logits say. */
 int ds__team_said(const struct ds_net *net, enum ds_pass pass, struct ds_xent_part_args args,
                   struct ds_error *err) DS_NODISCARD;
+
+/* Ranks that divide experts: meet.c.  How many there are. */
+static inline bool ds__meets(const struct ds_net *net)
+{
+    return net->meet != NULL;
+}
+static inline unsigned ds__meeting(const struct ds_net *net)
+{
+    return ds__meets(net) ? net->plan->expert_ranks : 1;
+}
+/* The place of this one among them. */
+static inline unsigned ds__meet_place(const struct ds_net *net)
+{
+    return ds__meets(net) ? net->plan->expert_rank : 0;
+}
+/* The rows [tokens, hidden] of all of them, rank after rank, to `to`. */
+int ds__meet_rows(const struct ds_net *net, const void *rows, void *to, struct ds_error *err)
+    DS_NODISCARD;
+/* said[pairs of all], 32 bits each: this rank's are at its place, the others' come to theirs. */
+int ds__meet_said(const struct ds_net *net, void *said, struct ds_error *err) DS_NODISCARD;
+/* weights[pairs of all] = their sum over the ranks. */
+int ds__meet_weights(const struct ds_net *net, float *weights, struct ds_error *err) DS_NODISCARD;
+/* y = residual, if there is one, + what all have made of this rank's rows, of which each gives its
+ * part of what lies in net->swapped; `room` is as large. */
+int ds__meet_parts(const struct ds_net *net, void *room, const void *residual, void *y,
+                   struct ds_error *err) DS_NODISCARD;
 
 /* Experts in the place of a layer's feed-forward block: experts.c.  What they are given, into
  * FFN_IN; the router speaks but where that is computed again. */

@@ -6,6 +6,7 @@
  * Blocks are grouped from the last one down, the order in which the backward pass finishes them, so
  * that a bucket can be reduced as soon as it is full.  Within a bucket parameters have no gaps;
  * padding stands at its end only.  A tied head has no tensor: its gradient is the embedding's.
+ * Where ranks divide experts, the tensors of those are in buckets of their own, grouped alike.
  * Tensors below zero.replicate_below make one more bucket, the last, whatever their blocks are;
  * where ranks share layers, those that a team holds alike.
  * The embedding's matrix that both ends of a pipeline hold is a bucket by itself, in front of that:
@@ -70,57 +71,78 @@ static bool is_tied(const struct ds_plan *plan, const struct ds_param *param)
     return ds_plan_ties(plan) && param->role == DS_ROLE_WTE;
 }
 
-/* Fill first_block and blocks of the buckets, last bucket first; then turn them round. */
-static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t target)
-{
-    unsigned block = plan->end_block;
-    uint64_t bytes = 0;
-    struct ds_bucket *bucket = plan->bucket;
-
-    plan->buckets = 0;
-    while (block-- > plan->first_block) {
-        if (plan->buckets == 0 || (bytes >= target && elems[block] > 0)) {
-            bucket[plan->buckets++] = (struct ds_bucket){0};
-            bytes = 0;
-        }
-        bucket[plan->buckets - 1].first_block = block;
-        bucket[plan->buckets - 1].blocks++;
-        bucket[plan->buckets - 1].elems += elems[block];
-        bytes += elems[block] * sizeof(float);
-    }
-    for (size_t i = 0; i < plan->buckets / 2; i++) {
-        struct ds_bucket swap = bucket[i];
-
-        bucket[i] = bucket[plan->buckets - 1 - i];
-        bucket[plan->buckets - 1 - i] = swap;
-    }
-}
-
-/* Elements that are in no bucket of neighbours. */
-struct apart {
+/* What is to be laid out: elements of each block, and of its experts where ranks divide those; and
+ * elements that are in no bucket of neighbours. */
+struct amounts {
+    uint64_t *own, *experts; /* [blocks] */
     uint64_t tied, replicated;
 };
 
+/* Append buckets of neighbours, last one first. */
+static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t target, bool experts)
+{
+    unsigned block = plan->end_block;
+    size_t first = plan->buckets;
+    uint64_t bytes = 0;
+
+    while (block-- > plan->first_block) {
+        struct ds_bucket *bucket;
+
+        if (experts && elems[block] == 0)
+            continue;
+        if (plan->buckets == first || (bytes >= target && elems[block] > 0)) {
+            plan->bucket[plan->buckets++] = (struct ds_bucket){.experts = experts};
+            bytes = 0;
+        }
+        bucket = &plan->bucket[plan->buckets - 1];
+        bucket->first_block = block;
+        bucket->blocks++;
+        bucket->elems += elems[block];
+        bytes += elems[block] * sizeof(float);
+    }
+}
+
+/* Does `a` come first in a forward pass? */
+static bool precedes(const struct ds_bucket *a, const struct ds_bucket *b)
+{
+    if (a->first_block != b->first_block)
+        return a->first_block < b->first_block;
+    return !a->experts && b->experts;
+}
+
+/* In the order of a forward pass. */
+static void sort_buckets(struct ds_plan *plan)
+{
+    for (size_t i = 1; i < plan->buckets; i++) {
+        struct ds_bucket one = plan->bucket[i];
+        size_t at = i;
+
+        for (; at > 0 && precedes(&one, &plan->bucket[at - 1]); at--)
+            plan->bucket[at] = plan->bucket[at - 1];
+        plan->bucket[at] = one;
+    }
+}
+
 /* Behind the others the tied matrix, and the bucket of what every rank keeps whole, which is
  * complete with the first block. */
-static void add_apart(struct ds_plan *plan, const struct apart *apart)
+static void add_apart(struct ds_plan *plan, const struct amounts *amounts)
 {
     const uint32_t blocks = plan->end_block - plan->first_block;
     const bool last = ds_plan_classifies(plan);
 
-    if (apart->tied + apart->replicated == all_elems(plan))
+    if (amounts->tied + amounts->replicated == all_elems(plan))
         plan->buckets = 0;
-    if (apart->tied > 0)
+    if (amounts->tied > 0)
         plan->bucket[plan->buckets++] =
             (struct ds_bucket){.first_block = last ? plan->end_block - 1 : 0,
                                .blocks = 1,
-                               .elems = apart->tied,
+                               .elems = amounts->tied,
                                .tied = true,
                                .twin = last};
-    if (apart->replicated > 0)
+    if (amounts->replicated > 0)
         plan->bucket[plan->buckets++] = (struct ds_bucket){.first_block = plan->first_block,
                                                            .blocks = blocks,
-                                                           .elems = apart->replicated,
+                                                           .elems = amounts->replicated,
                                                            .replicated = true,
                                                            .twin = plan->tensor_rank > 0};
 }
@@ -132,42 +154,48 @@ static void place_buckets(struct ds_plan *plan)
     for (size_t i = 0; i < plan->buckets; i++) {
         struct ds_bucket *bucket = &plan->bucket[i];
 
+        const uint64_t holders = ds_plan_holders_of(plan, i).count;
+
         bucket->offset = at;
-        bucket->padded_elems =
-            ds__round_up(bucket->elems, (uint64_t)plan->holders * DS_SHARD_ALIGN);
-        bucket->slice_elems = bucket->padded_elems / plan->holders;
+        bucket->padded_elems = ds__round_up(bucket->elems, holders * DS_SHARD_ALIGN);
+        bucket->slice_elems = bucket->padded_elems / holders;
         bucket->loose_elems = bucket->padded_elems;
         at += bucket->padded_elems;
     }
     plan->padded_elems = at;
 }
 
+/* The bucket of a tensor. */
+static uint32_t bucket_of(const struct ds_plan *plan, const struct ds_plan_param *param)
+{
+    const struct ds_plan_tensor *tensor = &plan->tensor[param->tensor];
+    const bool tied = is_tied(plan, &param->param);
+    uint32_t at = 0;
+
+    if (tensor->replicated)
+        return (uint32_t)plan->buckets - 1;
+    for (;; at++) {
+        const struct ds_bucket *bucket = &plan->bucket[at];
+
+        if (bucket->tied == tied && bucket->experts == tensor->expert &&
+            (tied || param->param.block < bucket->first_block + bucket->blocks))
+            return at;
+    }
+}
+
+/* Each behind what is in its bucket already. */
 static void place_params(struct ds_plan *plan)
 {
-    uint32_t bucket = 0, last = (uint32_t)plan->buckets - 1, tied = 0;
-    uint64_t at = 0, replicated_at = plan->bucket[last].offset;
-
-    while (tied < last && !plan->bucket[tied].tied)
-        tied++;
+    for (size_t i = 0; i < plan->buckets; i++)
+        plan->bucket[i].elems = 0;
     for (size_t i = 0; i < plan->params; i++) {
         struct ds_plan_param *param = &plan->param[i];
+        struct ds_bucket *bucket;
 
-        if (plan->tensor[param->tensor].replicated) {
-            param->bucket = last;
-            param->offset = replicated_at;
-            replicated_at += param->param.elems;
-            continue;
-        }
-        if (is_tied(plan, &param->param)) {
-            param->bucket = tied;
-            param->offset = plan->bucket[tied].offset;
-            continue;
-        }
-        while (param->param.block >= plan->bucket[bucket].first_block + plan->bucket[bucket].blocks)
-            at = plan->bucket[++bucket].offset;
-        param->bucket = bucket;
-        param->offset = at;
-        at += param->param.elems;
+        param->bucket = bucket_of(plan, param);
+        bucket = &plan->bucket[param->bucket];
+        param->offset = bucket->offset + bucket->elems;
+        bucket->elems += param->param.elems;
     }
 }
 
@@ -191,12 +219,15 @@ static void place_owned(struct ds_plan *plan, struct ds__owners *owners)
     plan->padded_elems = at;
 }
 
-/* Buckets of `target` bytes and what lies where in them; `elems` are those of each block. */
-static void lay_out(struct ds_plan *plan, const uint64_t *elems, const struct apart *apart,
-                    uint64_t target, struct ds__owners *owners)
+/* Buckets of `target` bytes and what lies where in them. */
+static void lay_out(struct ds_plan *plan, const struct amounts *amounts, uint64_t target,
+                    struct ds__owners *owners)
 {
-    group_blocks(plan, elems, target);
-    add_apart(plan, apart);
+    plan->buckets = 0;
+    group_blocks(plan, amounts->own, target, false);
+    group_blocks(plan, amounts->experts, target, true);
+    sort_buckets(plan);
+    add_apart(plan, amounts);
     place_buckets(plan);
     place_params(plan);
     if (owners != NULL)
@@ -237,6 +268,14 @@ static struct ds_plan_span treatment(const struct ds_job *job, const struct ds_p
     return span;
 }
 
+/* Has another rank, or another bucket, the tensor in front of it?  Then what is not finite could
+ * not be told by its place in the span (runtime/tally.c). */
+static bool begins_anew(const struct ds_plan *plan, const struct ds_plan_param *param)
+{
+    return plan->expert_ranks > 1 && !plan->tensor[param->tensor].replicated &&
+           param->tensor != param[-1].tensor + 1;
+}
+
 static void make_spans(struct ds_plan *plan, const struct ds_job *job)
 {
     struct ds_plan_span *span = NULL;
@@ -247,7 +286,7 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
         struct ds_plan_span next = treatment(job, param);
 
         if (span == NULL || plan->by_tensor || span->bucket != next.bucket || span->rows != 0 ||
-            next.rows != 0 || span->lr_mult != next.lr_mult ||
+            next.rows != 0 || begins_anew(plan, param) || span->lr_mult != next.lr_mult ||
             span->weight_decay != next.weight_decay || span->offset + span->elems != next.offset) {
             span = &plan->span[plan->spans++];
             *span = next;
@@ -285,11 +324,15 @@ static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct d
         return ds_fail(err, ENOMEM, "no memory for a model of %zu tensors", plan->tensors);
     for (size_t i = 0; i < plan->tensors; i++)
         ds_model_param(&plan->shape, i, &plan->tensor[i].param);
-    for (size_t i = 0; i < plan->tensors; i++)
-        plan->tensor[i].replicated = plan->tensor_ranks > 1
-                                         ? ds__plan_alike(plan, i)
-                                         : matrix_elems(plan, i) < job->zero.replicate_below &&
-                                               !is_tied(plan, &plan->tensor[i].param);
+    for (size_t i = 0; i < plan->tensors; i++) {
+        struct ds_plan_tensor *tensor = &plan->tensor[i];
+
+        tensor->expert = ds__plan_is_expert(plan, i);
+        tensor->replicated = plan->tensor_ranks > 1
+                                 ? ds__plan_alike(plan, i)
+                                 : matrix_elems(plan, i) < job->zero.replicate_below &&
+                                       !is_tied(plan, &tensor->param) && !tensor->expert;
+    }
     return 0;
 }
 
@@ -302,7 +345,8 @@ static void take_tensor(struct ds_plan *plan, size_t tensor, unsigned block)
     param->param.block = block;
 }
 
-/* Those of this rank's blocks.  The matrix that the last part has besides is its classifier's. */
+/* Those of this rank's blocks and experts.  The matrix that the last part has besides is its
+ * classifier's. */
 static int take_tensors(struct ds_plan *plan, struct ds_error *err)
 {
     bool twin = !ds_plan_embeds(plan) && ds_plan_classifies(plan);
@@ -314,7 +358,8 @@ static int take_tensors(struct ds_plan *plan, struct ds_error *err)
     for (size_t i = 0; i < plan->tensors; i++) {
         unsigned block = plan->tensor[i].param.block;
 
-        if (block >= plan->first_block && block < plan->end_block)
+        if (block >= plan->first_block && block < plan->end_block &&
+            ds_plan_expert_place(plan, i) == plan->expert_rank)
             take_tensor(plan, i, block);
     }
     for (size_t i = 0; twin && i < plan->tensors; i++)
@@ -326,33 +371,36 @@ static int take_tensors(struct ds_plan *plan, struct ds_error *err)
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
 {
     unsigned blocks = ds_model_blocks(&plan->shape);
-    uint64_t *elems = ds_arena_alloc(&plan->arena, blocks, sizeof(*elems)), target;
+    struct amounts amounts = {.own = ds_arena_alloc(&plan->arena, blocks, sizeof(*amounts.own)),
+                              .experts =
+                                  ds_arena_alloc(&plan->arena, blocks, sizeof(*amounts.experts))};
     bool owned = ds_optim_wants_matrices(job);
     struct ds__owners *owners = NULL;
-    struct apart apart = {0};
+    uint64_t target;
     int rc = list_tensors(plan, job, err);
 
     if (rc == 0)
         rc = take_tensors(plan, err);
     if (rc != 0)
         return rc;
-    plan->bucket = ds_arena_alloc(&plan->arena, blocks + 2, sizeof(*plan->bucket));
-    if (elems == NULL || plan->bucket == NULL)
+    plan->bucket = ds_arena_alloc(&plan->arena, 2 * (size_t)blocks + 2, sizeof(*plan->bucket));
+    if (amounts.own == NULL || amounts.experts == NULL || plan->bucket == NULL)
         return ds_fail(err, ENOMEM, "no memory for the buckets of %u blocks", blocks);
     for (size_t i = 0; i < plan->params; i++) {
         const struct ds_param *param = &plan->param[i].param;
-        bool replicated = plan->tensor[plan->param[i].tensor].replicated;
+        const struct ds_plan_tensor *tensor = &plan->tensor[plan->param[i].tensor];
 
-        *(replicated             ? &apart.replicated
-          : is_tied(plan, param) ? &apart.tied
-                                 : &elems[param->block]) += param->elems;
+        *(tensor->replicated     ? &amounts.replicated
+          : is_tied(plan, param) ? &amounts.tied
+          : tensor->expert       ? &amounts.experts[param->block]
+                                 : &amounts.own[param->block]) += param->elems;
     }
     if (owned && (owners = ds__owners_new(plan, job)) == NULL)
         return ds_fail(err, ENOMEM, "no memory for the owners of %zu parameters", plan->params);
     target = target_bytes(plan, job->zero.bucket_mb);
-    lay_out(plan, elems, &apart, target, owners);
+    lay_out(plan, &amounts, target, owners);
     for (; owned && job->zero.bucket_mb == 0 && wastes(plan); target *= 2)
-        lay_out(plan, elems, &apart, 2 * target, owners);
+        lay_out(plan, &amounts, 2 * target, owners);
     make_spans(plan, job);
     return check_groups(plan, job, err);
 }

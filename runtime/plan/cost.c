@@ -50,7 +50,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .ffn_in = ffn_in > qkv ? ffn_in : qkv,
         .vocab = shape->vocab,
         .logit_rows = plan->logit_rows,
-        .each = shape->experts_each,
+        .pairs = ds_plan_met_rows(plan) * shape->experts_each,
         .fp8_elems =
             plan->fp8 ? ds_model_fp8_operands(shape, plan->micro_batch * plan->sequence) : 0,
         .library = !plan->drops_weights, /* our own kernels can drop them */
@@ -68,7 +68,16 @@ bool ds__saves_behind(const struct ds_job *job)
 /* What one rank writes of a line of these bytes: its part of those who hold the same. */
 static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind arena, uint64_t bytes)
 {
-    return bytes / (plan->sharded[arena] ? plan->replicas : plan->holders);
+    uint64_t elems = 0, written = 0;
+
+    for (size_t i = 0; i < plan->buckets; i++) {
+        const struct ds_plan_holders of = ds_plan_holders_of(plan, i);
+        uint64_t held = ds_plan_held(plan, arena, i).count;
+
+        elems += held;
+        written += held / (ds_plan_divides(plan, arena, i) ? of.replicas : of.count);
+    }
+    return (uint64_t)((double)bytes * ((double)written / (double)elems));
 }
 
 static uint64_t largest_bucket(const struct ds_plan *plan)
@@ -89,6 +98,14 @@ uint64_t ds__plan_swapped_bytes(const struct ds_plan *plan)
                                            ds_dtype_bytes(ds_compute_dtype(plan->compute));
 }
 
+/* Both take the same room by turns. */
+static uint64_t swap_room(const struct ds_plan *plan)
+{
+    uint64_t swapped = ds__plan_swapped_bytes(plan), met = ds__plan_met_bytes(plan);
+
+    return swapped > met ? swapped : met;
+}
+
 /* Small things of a device apart: sums of a step (tally.c), what it came to (outcome.c), two rooms
  * for tokens (feed.c). */
 static uint64_t small_bytes(const struct ds_plan *plan)
@@ -102,8 +119,8 @@ static uint64_t small_bytes(const struct ds_plan *plan)
 }
 
 /* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence, of a
- * team; where layers are shared of those with the same parameters; in a pipeline of neighbours, of
- * both ends, and of all of a part. */
+ * team, of those that divide experts and that have the same ones; where layers are shared of those
+ * with the same parameters; in a pipeline of neighbours, of both ends, and of all of a part. */
 static unsigned device_comms(const struct ds_plan *plan)
 {
     bool parts = plan->pipeline_ranks > 1, front = ds_plan_embeds(plan);
@@ -112,6 +129,8 @@ static unsigned device_comms(const struct ds_plan *plan)
         plan->world > 1,
         plan->sequence_ranks > 1,
         plan->tensor_ranks > 1,
+        plan->expert_ranks > 1,
+        plan->expert_ranks > 1 && ds_plan_holders(plan, true).count > 1,
         plan->holders < plan->world && plan->holders > 1,
         parts && !front,
         parts && !back,
@@ -158,7 +177,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
         plan->common_bytes = bytes[DS_ARENA_GATHERED];
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
-    bytes[DS_ARENA_SWAPPED] = ds__plan_passed(plan, ds__plan_swapped_bytes(plan));
+    bytes[DS_ARENA_SWAPPED] = ds__plan_passed(plan, swap_room(plan));
     bytes[DS_ARENA_HOST_GRADS] =
         plan->offload ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float) : 0;
     bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;

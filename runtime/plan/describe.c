@@ -106,6 +106,16 @@ static struct ds__amount sharers_text(const struct ds_plan *plan)
     return text;
 }
 
+/* ", 4 divide the experts" where ranks do. */
+static struct ds__amount experts_text(const struct ds_plan *plan)
+{
+    struct ds__amount text = {.text = ""};
+
+    if (plan->expert_ranks > 1)
+        (void)snprintf(text.text, sizeof(text.text), ", %u divide the experts", plan->expert_ranks);
+    return text;
+}
+
 /* ", 4 share each layer" where ranks do. */
 static struct ds__amount team_text(const struct ds_plan *plan)
 {
@@ -146,10 +156,11 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         count_text((double)(sequences * plan->whole_sequence)).text,
                         plan->micro_batches, plan->micro_batches == 1 ? "" : "es",
                         plan->micro_batch, job->train.steps);
-    (void)ds_buf_printf(out, "ranks     %u x %u thread%s, ZeRO %u%s%s%s%s, %zu gradient bucket%s\n",
-                        plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
-                        groups_text(plan).text, pipeline_text(plan).text, team_text(plan).text,
-                        sharers_text(plan).text, plan->buckets, plan->buckets == 1 ? "" : "s");
+    (void)ds_buf_printf(
+        out, "ranks     %u x %u thread%s, ZeRO %u%s%s%s%s%s, %zu gradient bucket%s\n", plan->world,
+        plan->threads, plan->threads == 1 ? "" : "s", plan->stage, groups_text(plan).text,
+        pipeline_text(plan).text, team_text(plan).text, sharers_text(plan).text,
+        experts_text(plan).text, plan->buckets, plan->buckets == 1 ? "" : "s");
     describe_parts(plan, out);
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
@@ -242,7 +253,8 @@ void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
         const struct ds_bucket *bucket = &plan->bucket[i];
         char blocks[32];
 
-        (void)snprintf(blocks, sizeof(blocks), "%" PRIu32 "-%" PRIu32, bucket->first_block,
+        (void)snprintf(blocks, sizeof(blocks), "%s%" PRIu32 "-%" PRIu32,
+                       bucket->experts ? "experts " : "", bucket->first_block,
                        bucket->first_block + bucket->blocks - 1);
         (void)ds_buf_printf(out, "%6zu %13s %16" PRIu64 " %16" PRIu64 " %16" PRIu64 "\n", i, blocks,
                             bucket->elems, bucket->padded_elems,
@@ -393,6 +405,7 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_u64(json, "sequence_ranks", plan->sequence_ranks);
     ds_json_u64(json, "pipeline_ranks", plan->pipeline_ranks);
     ds_json_u64(json, "tensor_ranks", plan->tensor_ranks);
+    ds_json_u64(json, "expert_ranks", plan->expert_ranks);
     ds_json_u64(json, "zero_stage", plan->stage);
     ds_json_u64(json, "shards", plan->shards);
     ds_json_u64(json, "replicas", plan->replicas);

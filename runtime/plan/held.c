@@ -40,11 +40,12 @@ static unsigned shards(const struct ds_plan_args *args)
     return args->job->zero.shard_group == DS_SHARD_NODE && local < all ? local : all;
 }
 
-/* May the ranks of a host hold once what all of them read?  Those of a team read not the same. */
+/* May the ranks of a host hold once what all of them read?  Those of a team read not the same, nor
+ * do those that divide experts. */
 static bool may_hold_once(const struct ds_plan_args *args)
 {
     return args->common && !args->apart && args->job->zero.once_per_host &&
-           args->job->parallel.tensor == 1;
+           args->job->parallel.tensor == 1 && args->job->parallel.expert <= 1;
 }
 
 bool ds_plan_gathers_ahead(const struct ds_plan_args *args)
@@ -69,14 +70,43 @@ int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struc
     plan->replica = plan->holder / plan->shards;
     plan->stage = plan->shards > 1 ? (unsigned)args->job->zero.stage : 0;
     plan->ahead = ds_plan_gathers_ahead(args);
+    if (plan->shards % plan->expert_ranks != 0 && plan->expert_ranks % plan->shards != 0)
+        return ds_fail(err, EINVAL,
+                       "'parallel.expert' %u and shard groups of %u ranks do not fit: one must "
+                       "divide the other",
+                       plan->expert_ranks, plan->shards);
     return 0;
 }
 
-/* Elements of a bucket that have a second state, on the rank that has most of them. */
-static uint64_t second_of(const struct ds_plan *plan, const struct ds_bucket *bucket)
+struct ds_plan_holders ds_plan_holders(const struct ds_plan *plan, bool experts)
 {
+    const unsigned apart = experts ? plan->expert_ranks : 1;
+    const unsigned shards = plan->shards > apart ? plan->shards / apart : 1;
+    const unsigned place = plan->holder / apart, count = plan->holders / apart;
+
+    return (struct ds_plan_holders){
+        .count = count,
+        .place = place,
+        .stride = apart * plan->tensor_ranks,
+        .shards = shards,
+        .shard = place % shards,
+        .replicas = count / shards,
+        .replica = place / shards,
+    };
+}
+
+/* Elements of a bucket's shard. */
+static uint64_t shard_elems(const struct ds_plan *plan, size_t bucket)
+{
+    return plan->bucket[bucket].slice_elems * ds_plan_holders_of(plan, bucket).replicas;
+}
+
+/* Elements of a bucket that have a second state, on the rank that has most of them. */
+static uint64_t second_of(const struct ds_plan *plan, size_t index)
+{
+    const struct ds_bucket *bucket = &plan->bucket[index];
     bool shared = plan->sharded[DS_ARENA_MOMENTS] && !bucket->replicated;
-    uint64_t most = shared ? bucket->slice_elems * plan->replicas : bucket->padded_elems;
+    uint64_t most = shared ? shard_elems(plan, index) : bucket->padded_elems;
     uint64_t loose = ds__round_up(bucket->loose_elems, DS_SHARD_ALIGN);
 
     return loose < most ? loose : most;
@@ -116,9 +146,9 @@ void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args)
         struct ds_bucket *bucket = &plan->bucket[i];
 
         bucket->shard_at = at;
-        at += bucket->replicated ? bucket->padded_elems : bucket->slice_elems * plan->replicas;
+        at += bucket->replicated ? bucket->padded_elems : shard_elems(plan, i);
         bucket->second_at = second;
-        second += second_of(plan, bucket);
+        second += second_of(plan, i);
         if (plan->offload && plan->room_elems < ds_plan_shard(plan, DS_ARENA_PARAMS, i).count)
             plan->room_elems = ds_plan_shard(plan, DS_ARENA_PARAMS, i).count;
     }
@@ -161,7 +191,8 @@ static uint64_t place(const struct ds_plan *plan, enum ds_arena_kind arena, size
         return bucket->offset + elem;
     if (bucket->replicated)
         return bucket->shard_at + elem;
-    return bucket->shard_at + elem - plan->shard * plan->replicas * bucket->slice_elems;
+    return bucket->shard_at + elem -
+           ds_plan_holders_of(plan, index).shard * shard_elems(plan, index);
 }
 
 static struct ds_held range(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket,
@@ -173,11 +204,11 @@ static struct ds_held range(const struct ds_plan *plan, enum ds_arena_kind arena
 
 struct ds_held ds_plan_shard(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
 {
-    uint64_t elems = plan->bucket[bucket].slice_elems * plan->replicas;
+    uint64_t elems = shard_elems(plan, bucket);
 
     if (plan->stage == 0 || plan->bucket[bucket].replicated)
         return range(plan, arena, bucket, 0, plan->bucket[bucket].padded_elems);
-    return range(plan, arena, bucket, plan->shard * elems, elems);
+    return range(plan, arena, bucket, ds_plan_holders_of(plan, bucket).shard * elems, elems);
 }
 
 size_t ds_plan_turn(const struct ds_plan *plan, size_t bucket)
@@ -189,7 +220,7 @@ size_t ds_plan_turn(const struct ds_plan *plan, size_t bucket)
 
 bool ds_plan_divides(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
 {
-    return (plan->sharded[arena] || plan->common[arena]) && !plan->bucket[bucket].replicated;
+    return (plan->sharded[arena] || plan->common[arena]) && !ds_plan_whole(plan, bucket);
 }
 
 uint64_t ds_plan_bucket_at(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
@@ -206,8 +237,9 @@ struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena
 
 struct ds_held ds_plan_slice(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)
 {
+    const struct ds_plan_holders of = ds_plan_holders_of(plan, bucket);
     uint64_t elems = plan->bucket[bucket].slice_elems;
-    uint64_t index = (uint64_t)plan->shard * plan->replicas + plan->replica;
+    uint64_t index = (uint64_t)of.shard * of.replicas + of.replica;
 
     return range(plan, arena, bucket, index * elems, elems);
 }

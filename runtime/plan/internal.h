@@ -18,6 +18,13 @@ int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, str
 /* team.c: this rank's part of each layer; -EINVAL: it cannot be shared so. */
 int ds__plan_team(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;
+/* meet.c: -EINVAL: the experts cannot be divided so. */
+int ds__plan_meet(const struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+    DS_NODISCARD;
+/* Bytes of SWAPPED that ranks which divide experts fill. */
+uint64_t ds__plan_met_bytes(const struct ds_plan *plan);
+/* Is a tensor of the model of one expert, of which ranks have whole ones? */
+bool ds__plan_is_expert(const struct ds_plan *plan, size_t tensor);
 /* Do all of a team hold it whole? */
 bool ds__plan_alike(const struct ds_plan *plan, size_t tensor);
 /* Where what is passed on lies; bytes of SWAPPED from `at` on. */

@@ -35,8 +35,8 @@ enum { LOGIT_ROWS_APART = 2048 };
 
 struct maker {
     struct ds_plan *plan;
-    uint64_t act, tokens, hidden, qkv, ffn_in, ffn; /* bytes of an activation; widths, of ffn for
-                                                     * all experts of a token */
+    uint64_t act, tokens, hidden, qkv, ffn_in, ffn; /* bytes of an activation; widths */
+    uint64_t ffn_rows; /* of the feed-forward block: tokens, or pairs of one and an expert here */
     uint64_t blocks;
     uint32_t first_layer, last_layer; /* of this rank */
     uint32_t turn;                    /* the first instruction of the backward half */
@@ -117,9 +117,9 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
         {DS_BUFFER_MIDDLE, hidden},
         {DS_BUFFER_NORM2, hidden},
         {DS_BUFFER_STAT2, stat},
-        {DS_BUFFER_ROUTES, ds_model_routes(&plan->shape, plan->micro_batch, maker->tokens).bytes},
-        {DS_BUFFER_FFN_IN, row * maker->ffn_in},
-        {DS_BUFFER_FFN_ACT, row * maker->ffn},
+        {DS_BUFFER_ROUTES, ds_plan_routes(plan).bytes},
+        {DS_BUFFER_FFN_IN, maker->ffn_rows * maker->act * maker->ffn_in},
+        {DS_BUFFER_FFN_ACT, maker->ffn_rows * maker->act * maker->ffn},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -171,14 +171,16 @@ static void add_arrived(struct maker *maker, enum ds_pass pass, uint32_t first, 
                    last);
 }
 
-/* Rows sorted by expert, for one product at a time. */
+/* Rows sorted by expert, for one product at a time; and those of all ranks that divide experts. */
 static void add_sorted(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
 {
-    const struct ds_model_shape *shape = &maker->plan->shape;
+    const struct ds_plan *plan = maker->plan;
 
-    if (shape->experts > 0)
-        add_common(maker, DS_BUFFER_SORTED, pass,
-                   maker->tokens * shape->experts_each * maker->hidden * maker->act, first, last);
+    if (plan->shape.experts > 0)
+        add_common(maker, DS_BUFFER_SORTED, pass, maker->ffn_rows * maker->hidden * maker->act,
+                   first, last);
+    if (plan->expert_ranks > 1)
+        add_common(maker, DS_BUFFER_MET, pass, ds__plan_met_bytes(plan), first, last);
 }
 
 /* Output of this rank's blocks, and what comes into the first of them from another part; not that
@@ -205,19 +207,21 @@ static void add_outs(struct maker *maker, const struct ds_program *program, enum
 static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t last)
 {
     uint64_t row = maker->tokens * maker->act;
-    uint64_t wide = maker->qkv > maker->ffn ? maker->qkv : maker->ffn;
+    uint64_t wide = row * maker->qkv, ffn = maker->ffn_rows * maker->act * maker->ffn;
     uint64_t narrow = maker->plan->shape.heads * maker->plan->shape.head_size;
 
     if (maker->hidden > narrow) /* the stream's, or those of all heads */
         narrow = maker->hidden;
-    if (maker->plan->shape.experts > wide) /* gradients of a router's logits */
-        wide = maker->plan->shape.experts;
-    if (maker->plan->drops && maker->hidden > wide)
-        wide = maker->hidden;
+    if (ffn > wide)
+        wide = ffn;
+    if (row * maker->plan->shape.experts > wide) /* gradients of a router's logits */
+        wide = row * maker->plan->shape.experts;
+    if (maker->plan->drops && row * maker->hidden > wide)
+        wide = row * maker->hidden;
     if (ds_plan_embeds(maker->plan))
         add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn, last);
     add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * narrow, maker->turn + 1, layers_last);
-    add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, row * wide, maker->turn + 1, layers_last);
+    add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, wide, maker->turn + 1, layers_last);
 }
 
 static void add_step(struct maker *maker)
@@ -396,15 +400,15 @@ static uint64_t pack_step(struct ds_plan *plan, uint32_t *order)
 
 int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
 {
-    const uint64_t each = ds_model_product_rows(&plan->shape, DS_PRODUCT_FC);
     struct maker maker = {
         .plan = plan,
         .act = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
         .tokens = plan->micro_batch * plan->sequence,
         .hidden = plan->shape.hidden,
         .qkv = ds_model_qkv_width(&plan->shape),
-        .ffn_in = each * ds_model_ffn_in_width(&plan->shape),
-        .ffn = each * plan->shape.ffn,
+        .ffn_in = ds_model_ffn_in_width(&plan->shape),
+        .ffn = plan->shape.ffn,
+        .ffn_rows = ds_plan_sorted_rows(plan),
         .blocks = ds_model_blocks(&plan->shape),
         .first_layer = ds_plan_embeds(plan) ? 1 : plan->first_block,
         .last_layer = plan->end_block - (ds_plan_classifies(plan) ? 2 : 1),

@@ -32,9 +32,10 @@ struct ds__owners {
     const struct ds_job *job;
     struct unit *unit; /* of the bucket at hand, largest first */
     size_t units;
-    uint64_t *used; /* [shards] */
-    uint64_t loose; /* elements of the bucket that need no owner */
-    uint64_t align; /* shards are multiples of this */
+    uint64_t *used;  /* [shards] */
+    uint64_t shards; /* of the bucket at hand */
+    uint64_t loose;  /* elements of the bucket that need no owner */
+    uint64_t align;  /* shards are multiples of this */
 };
 
 struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job)
@@ -45,7 +46,6 @@ struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job
         return NULL;
     owners->plan = plan;
     owners->job = job;
-    owners->align = (uint64_t)plan->replicas * DS_SHARD_ALIGN;
     owners->unit = ds_arena_alloc(&plan->arena, plan->params, sizeof(*owners->unit));
     owners->used = ds_arena_alloc(&plan->arena, plan->shards, sizeof(*owners->used));
     return owners->unit == NULL || owners->used == NULL ? NULL : owners;
@@ -92,7 +92,7 @@ static void collect(struct ds__owners *owners, uint32_t bucket)
 /* First fit into shards of that size; false where something finds no place. */
 static bool fit(struct ds__owners *owners, uint64_t shard_elems)
 {
-    uint64_t shards = owners->plan->shards, full = owners->loose / shard_elems;
+    uint64_t shards = owners->shards, full = owners->loose / shard_elems;
 
     if (full > shards || (full == shards && owners->loose % shard_elems != 0))
         return false;
@@ -115,7 +115,7 @@ static bool fit(struct ds__owners *owners, uint64_t shard_elems)
 /* The smallest shard for which everything fits, as far as halving finds it. */
 static uint64_t smallest(struct ds__owners *owners, uint64_t elems)
 {
-    uint64_t align = owners->align, least = elems / owners->plan->shards / align;
+    uint64_t align = owners->align, least = elems / owners->shards / align;
     uint64_t most = least + 1;
 
     while (!fit(owners, most * align)) {
@@ -137,15 +137,18 @@ void ds__owners_place(struct ds__owners *owners, uint32_t index)
 {
     struct ds_plan *plan = owners->plan;
     struct ds_bucket *bucket = &plan->bucket[index];
+    const struct ds_plan_holders of = ds_plan_holders_of(plan, index);
     uint64_t shard_elems;
     bool fits;
 
+    owners->shards = of.shards;
+    owners->align = (uint64_t)of.replicas * DS_SHARD_ALIGN;
     collect(owners, index);
     shard_elems = smallest(owners, bucket->elems);
     fits = fit(owners, shard_elems); /* the last try may have been another */
     assert(fits);
-    bucket->padded_elems = shard_elems * plan->shards;
-    bucket->slice_elems = shard_elems / plan->replicas;
+    bucket->padded_elems = shard_elems * of.shards;
+    bucket->slice_elems = shard_elems / of.replicas;
     bucket->loose_elems = owners->loose;
     bucket->gaps = owners->units > 0;
     for (size_t i = 0; i < owners->units; i++) {

@@ -60,6 +60,7 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
     const uint64_t parts = job->parallel.pipeline > 0 ? job->parallel.pipeline : 1;
     const uint64_t team = team_of(job), together = share * parts * team;
     const uint64_t data_ranks = args->world / together, part = job->train.sequence / share;
+    const uint64_t divide = job->parallel.expert > 0 ? job->parallel.expert : 1;
 
     if (args->world < 1 || args->world > DS_MAX_RANKS || args->rank >= args->world)
         return ds_fail(err, EINVAL, "rank %u of %u ranks makes no sense", args->rank, args->world);
@@ -80,6 +81,11 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
                        "%llu does not divide %u ranks",
                        (unsigned long long)parts, (unsigned long long)share,
                        (unsigned long long)team, args->world);
+    if (data_ranks * share % divide != 0)
+        return ds_fail(err, EINVAL,
+                       "'parallel.expert' %llu does not divide the %llu ranks that have the same "
+                       "layers",
+                       (unsigned long long)divide, (unsigned long long)(data_ranks * share));
     if (job->train.global_batch % (job->train.micro_batch * data_ranks) != 0)
         return ds_fail(err, EINVAL,
                        "'train.global_batch' %llu is not divisible by %llu ranks x "
@@ -103,7 +109,7 @@ static int check_world(const struct ds_plan_args *args, struct ds_error *err)
 static int check_size(const struct ds_plan *plan, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &plan->shape;
-    uint64_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
+    uint64_t each = ds_model_product_rows(shape, DS_PRODUCT_FC) * plan->expert_ranks;
     uint64_t widest = 2 * ds_model_qkv_width(shape) + each * ds_model_ffn_in_width(shape) +
                       (3 + each) * shape->hidden + shape->heads + shape->experts + 64;
     uint64_t blocks = ds_model_blocks(&plan->shape), bytes, instructions;
@@ -143,6 +149,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->sequence_ranks,
         plan->pipeline_ranks,
         plan->tensor_ranks,
+        plan->expert_ranks,
         plan->first_block,
         plan->compute,
         plan->params,
@@ -213,6 +220,8 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
     plan->micro_batch = job->train.micro_batch;
     plan->sequence_ranks = (unsigned)job->parallel.sequence;
     plan->sequence_rank = plan->holder % plan->sequence_ranks;
+    plan->expert_ranks = job->parallel.expert > 0 ? (unsigned)job->parallel.expert : 1;
+    plan->expert_rank = plan->holder % plan->expert_ranks;
     plan->micro_batches =
         job->train.global_batch / (job->train.micro_batch * ds_plan_data_ranks(plan));
     plan->whole_sequence = job->train.sequence;
@@ -239,6 +248,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if ((rc = check_size(plan, err)) != 0)
         return rc;
     if ((rc = ds__plan_team(plan, args, err)) != 0)
+        return rc;
+    if ((rc = ds__plan_meet(plan, args, err)) != 0)
         return rc;
     if ((rc = ds__plan_pipeline(plan, args, err)) != 0)
         return rc;

@@ -56,8 +56,14 @@
  * A gradient is what a rank's tokens have made of it, so that nothing else knows of that: shards,
  * sums and checkpoints are those of so many ranks of data.
  *
+ * With parallel.expert P, holders k P .. k P + P - 1 have experts / P of the experts of each layer
+ * (Lepikhin et al. 2020, "GShard"), and of everything else what holders have.  A layer gathers the
+ * rows of all P, each makes of them what its experts do, and gets its own rows' parts back
+ * (model/meet.c).  So the tensors of experts are in buckets by themselves, of which only every P-th
+ * holder has the same: holders / P of them, in shards / P shards if there are so many, else whole.
+ *
  * A replicated bucket (tensors below zero.replicate_below; in a team those that it holds alike) is
- * held whole by every holder.
+ * held whole by every holder.  Those of experts are never in it.
  *
  * Where a shard group is the ranks of one host and they share memory, the parameters that stages 1
  * to 3 gather are common: there once for the host, each shard written by its owner alone.  That is
@@ -122,6 +128,7 @@ struct ds_program {
 struct ds_plan_tensor {    /* of the model, in its order */
     struct ds_param param; /* as each of a team has it */
     bool replicated;       /* below zero.replicate_below; in a team: held alike */
+    bool expert;           /* of one that only every P-th holder has */
 };
 
 struct ds_plan_param { /* a model parameter of this rank with its place */
@@ -134,20 +141,22 @@ struct ds_plan_param { /* a model parameter of this rank with its place */
 struct ds_bucket {
     uint32_t first_block, blocks;
     uint64_t offset, elems; /* real parameters */
-    uint64_t padded_elems;  /* a multiple of world * DS_SHARD_ALIGN */
-    uint64_t slice_elems;   /* padded_elems / world */
+    uint64_t padded_elems;  /* a multiple of its holders * DS_SHARD_ALIGN */
+    uint64_t slice_elems;   /* padded_elems / holders */
     uint64_t shard_at;      /* where a rank's part lies in a sharded line, in elements */
     uint64_t loose_elems;   /* the first ones, with all states; behind are matrices of one */
     uint64_t second_at;     /* as offset or shard_at, in the second state's line */
     bool gaps;              /* padding stands between parameters, too (owner.c) */
     bool replicated;        /* whole on every rank */
+    bool experts;           /* of experts that only every P-th holder has */
     bool tied;              /* the matrix of both ends of a pipeline, alone */
     bool twin;              /* another part, or the first of the team, counts it and writes it */
     uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */
 };
 enum { DS_SHARD_ALIGN = 16 };
 
-/* A run of neighbouring parameters that the optimizer treats alike. */
+/* A run of neighbouring parameters that the optimizer treats alike; where ranks divide experts, of
+ * tensors that follow each other in the model. */
 struct ds_plan_span {
     uint32_t bucket;
     uint64_t offset, elems; /* as in ds_plan_param */
@@ -214,6 +223,7 @@ struct ds_plan {
     uint64_t micro_batches, micro_batch, sequence; /* per rank and step */
     unsigned sequence_ranks, sequence_rank;        /* that share each sequence; this one's place */
     uint64_t whole_sequence;                       /* `sequence` of each of them */
+    unsigned expert_ranks, expert_rank;            /* that divide the experts; this one's place */
     enum ds_compute compute;
     bool fp8;                    /* products of layers are of FP8 */
     bool bf16_wire;              /* gradients are summed over ranks in bf16 */
@@ -316,27 +326,66 @@ static inline bool ds_plan_reads_ids(const struct ds_plan *plan)
 {
     return ds_plan_embeds(plan) || ds_plan_classifies(plan);
 }
-/* The ranks with the same parameters; of those the ones of a shard group, and those with the same
- * shard. */
-static inline struct ds_comm_group ds_plan_holders_group(const struct ds_plan *plan)
+/* The ranks with the same parameters, and this one's place among them: of most of them all holders,
+ * of experts every P-th.  In ranks `stride` is from one to the next. */
+struct ds_plan_holders {
+    unsigned count, place, stride;
+    unsigned shards, shard;     /* of a shard group */
+    unsigned replicas, replica; /* groups */
+};
+struct ds_plan_holders ds_plan_holders(const struct ds_plan *plan, bool experts);
+static inline struct ds_plan_holders ds_plan_holders_of(const struct ds_plan *plan, size_t bucket)
 {
-    return (struct ds_comm_group){.first = plan->rank - plan->holder * plan->tensor_ranks,
-                                  .stride = plan->tensor_ranks,
-                                  .count = plan->holders};
+    return ds_plan_holders(plan, plan->bucket[bucket].experts);
 }
-static inline struct ds_comm_group ds_plan_inside_group(const struct ds_plan *plan)
+/* All of them; of those the ones of a shard group, and those with the same shard. */
+static inline struct ds_comm_group ds_plan_holders_group(const struct ds_plan *plan, bool experts)
 {
-    return (struct ds_comm_group){.first = plan->rank - plan->shard * plan->tensor_ranks,
-                                  .stride = plan->tensor_ranks,
-                                  .count = plan->shards};
-}
-static inline struct ds_comm_group ds_plan_across_group(const struct ds_plan *plan)
-{
-    const unsigned stride = plan->shards * plan->tensor_ranks;
+    const struct ds_plan_holders of = ds_plan_holders(plan, experts);
 
     return (struct ds_comm_group){
-        .first = plan->rank - plan->replica * stride, .stride = stride, .count = plan->replicas};
+        .first = plan->rank - of.place * of.stride, .stride = of.stride, .count = of.count};
 }
+static inline struct ds_comm_group ds_plan_inside_group(const struct ds_plan *plan, bool experts)
+{
+    const struct ds_plan_holders of = ds_plan_holders(plan, experts);
+
+    return (struct ds_comm_group){
+        .first = plan->rank - of.shard * of.stride, .stride = of.stride, .count = of.shards};
+}
+static inline struct ds_comm_group ds_plan_across_group(const struct ds_plan *plan, bool experts)
+{
+    const struct ds_plan_holders of = ds_plan_holders(plan, experts);
+    const unsigned stride = of.shards * of.stride;
+
+    return (struct ds_comm_group){
+        .first = plan->rank - of.replica * stride, .stride = stride, .count = of.replicas};
+}
+/* Has a rank all of the bucket in every line, at any stage? */
+static inline bool ds_plan_whole(const struct ds_plan *plan, size_t bucket)
+{
+    return plan->bucket[bucket].replicated ||
+           (plan->bucket[bucket].experts && ds_plan_holders(plan, true).shards == 1);
+}
+/* The ranks that divide the experts with this one. */
+static inline struct ds_comm_group ds_plan_meet_group(const struct ds_plan *plan)
+{
+    return (struct ds_comm_group){.first = plan->rank - plan->expert_rank * plan->tensor_ranks,
+                                  .stride = plan->tensor_ranks,
+                                  .count = plan->expert_ranks};
+}
+/* Experts of a layer that this rank has, those of its place; the place of who has a tensor. */
+static inline uint64_t ds_plan_experts(const struct ds_plan *plan)
+{
+    return plan->shape.experts / plan->expert_ranks;
+}
+unsigned ds_plan_expert_place(const struct ds_plan *plan, size_t tensor);
+/* Rows that come to this rank's experts: of all that divide them; and room for them once each is
+ * there as often as it has experts here.  Without experts the rows of a micro-batch. */
+uint64_t ds_plan_met_rows(const struct ds_plan *plan);
+uint64_t ds_plan_sorted_rows(const struct ds_plan *plan);
+/* Where in DS_BUFFER_ROUTES lies what routers have said. */
+struct ds_model_routes ds_plan_routes(const struct ds_plan *plan);
 /* Ranks with the same layers, or parts of them: they follow each other. */
 static inline unsigned ds_plan_part_ranks(const struct ds_plan *plan)
 {
@@ -371,11 +420,11 @@ static inline bool ds_plan_ties(const struct ds_plan *plan)
     return plan->pipeline_ranks > 1 && plan->shape.tie_embeddings;
 }
 /* Groups that a rank is in at most: those of above and below. */
-enum { DS_PLAN_GROUPS = 9 };
+enum { DS_PLAN_GROUPS = 13 };
 /* Do ranks speak to each other in the middle of a pass? */
 static inline bool ds_plan_speaks(const struct ds_plan *plan)
 {
-    return plan->sequence_ranks > 1 || plan->tensor_ranks > 1;
+    return plan->sequence_ranks > 1 || plan->tensor_ranks > 1 || plan->expert_ranks > 1;
 }
 /* The ranks that share this one's sequences. */
 static inline struct ds_comm_group ds_plan_sequence_group(const struct ds_plan *plan)
@@ -398,6 +447,14 @@ struct ds_plan_sums {
     uint64_t bytes, said;
 };
 struct ds_plan_sums ds_plan_sums(const struct ds_plan *plan, const struct ds_instr *instr);
+
+/* What ranks that divide experts tell each other in a pass over a layer, in bytes of all of
+ * them: an all_gather of rows, one of the experts of each and one as large of their weights, an
+ * all_to_all of what was made of the rows, an all_reduce of gradients of weights; 0: no call. */
+struct ds_plan_meets {
+    uint64_t rows, said, parts, weights;
+};
+struct ds_plan_meets ds_plan_meets(const struct ds_plan *plan, const struct ds_instr *instr);
 
 /* Bytes of F32 that the backward pass of a layer adds up: over a team gradients of the weights of
  * tokens' experts, and of norms of heads; over those who share sequences the tokens of each expert.
@@ -460,9 +517,11 @@ struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t coun
 /* What of a span this rank updates, in elements of the span. */
 struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind arena,
                                  const struct ds_plan_span *span);
-/* Norms that are summed over the ranks of a part for tensors, two for a span, or 0; and the room
- * for them: what each rank has made where the device adds them up, and two that do not count. */
+/* Norms that are summed over the ranks of a part for tensors, two for a span, or 0, and for each
+ * place of who divides experts, whose spans are other tensors; where a span's are; and the room for
+ * them: what each rank has made where the device adds them up, and two that do not count. */
 uint64_t ds_plan_norms(const struct ds_plan *plan);
+uint64_t ds_plan_norms_at(const struct ds_plan *plan, size_t span);
 uint64_t ds_plan_norms_bytes(const struct ds_plan *plan);
 /* Elements of one line of `arena` on this rank. */
 uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena);

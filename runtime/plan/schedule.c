@@ -145,7 +145,7 @@ static void emit_frees(struct ds__writer *writer, uint64_t position)
 static void wait_for_reads(struct ds__writer *writer, const struct ds__use *use,
                            struct ds_instr *instr)
 {
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < DS__USES; i++) {
         uint32_t bucket = use->read[i];
 
         if (bucket == UINT32_MAX || writer->gathered[bucket] == DS_NO_EVENT)
@@ -157,19 +157,26 @@ static void wait_for_reads(struct ds__writer *writer, const struct ds__use *use,
     instr->last_step = instr->waits_for < 2 * writer->plan->buckets && !writer->plan->ahead;
 }
 
-/* The same for the replicated bucket, which is fetched and never gathered.  No place is waited for
- * then: it is a FORWARD of the first micro-batch, before any REDUCE. */
+/* The same for buckets that are fetched and never gathered: of two the one that is updated later.
+ * No place is waited for then: it is a FORWARD of the first micro-batch, before any REDUCE. */
 static void wait_for_whole(struct ds__writer *writer, const struct ds__use *use,
                            struct ds_instr *instr)
 {
-    uint32_t bucket = use->whole;
+    size_t latest = 0;
 
-    if (bucket == UINT32_MAX || writer->gathered[bucket] == DS_NO_EVENT)
-        return;
-    assert(instr->room_after == DS_NO_EVENT);
-    instr->room_after = writer->gathered[bucket];
-    instr->room_last_step = true;
-    writer->gathered[bucket] = DS_NO_EVENT;
+    for (unsigned i = 0; i < DS__USES; i++) {
+        uint32_t bucket = use->whole[i];
+
+        if (bucket == UINT32_MAX || writer->gathered[bucket] == DS_NO_EVENT)
+            continue;
+        if (!instr->room_last_step || ds_plan_turn(writer->plan, bucket) > latest) {
+            assert(instr->room_after == DS_NO_EVENT || instr->room_last_step);
+            latest = ds_plan_turn(writer->plan, bucket);
+            instr->room_after = writer->gathered[bucket];
+            instr->room_last_step = true;
+        }
+        writer->gathered[bucket] = DS_NO_EVENT;
+    }
 }
 
 /* --- gradients --------------------------------------------------------------------------------*/
@@ -224,19 +231,25 @@ static void emit_offload(struct ds__writer *writer, uint32_t bucket, uint64_t mi
     offload->signals = writer->offloaded = next_event(writer);
 }
 
+/* Has somebody else a part of its gradient, or must it leave the room? */
+static bool reduces(const struct ds_plan *plan, uint32_t bucket)
+{
+    return plan->stage >= 2 || ds_plan_holders_of(plan, bucket).count > 1;
+}
+
 /* Hand over the buckets that `backward`, the last instruction, was the last to write into. */
 static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uint64_t micro_batch,
                          struct ds_instr *backward)
 {
     bool last = micro_batch + 1 == writer->plan->micro_batches;
-    bool reduce =
-        writer->plan->holders > 1 && !writer->sequence->eval && (writer->plan->stage >= 2 || last);
+    bool due = !writer->sequence->eval && (writer->plan->stage >= 2 || last);
     bool offload = offloads(writer) && last;
 
-    for (unsigned i = 0; (reduce || offload) && i < 2; i++) {
+    for (unsigned i = 0; i < DS__USES && op->complete[i] != UINT32_MAX; i++) {
+        bool reduce = due && reduces(writer->plan, op->complete[i]);
         uint32_t ready;
 
-        if (op->complete[i] == UINT32_MAX)
+        if (!reduce && !offload)
             continue;
         if (backward->signals == DS_NO_EVENT)
             backward->signals = next_event(writer);
@@ -289,7 +302,7 @@ static void emit_part(struct ds__writer *writer, const struct part *part)
         instr->accumulate = adds(plan, op, micro_batch);
         wait_for_reads(writer, &op->use, instr);
         wait_for_whole(writer, &op->use, instr);
-        for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < 2; j++)
+        for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < DS__USES; j++)
             wait_for_room(writer, op->use.write[j], instr);
         emit_reduces(writer, op, micro_batch, instr);
         if (plan->ahead)
@@ -372,7 +385,7 @@ static void emit_last_gather(struct ds__writer *writer, uint32_t bucket)
     const struct ds_plan *plan = writer->plan;
     struct ds_instr *instr;
 
-    if (plan->stage == 0 || plan->ahead || plan->bucket[bucket].replicated)
+    if (plan->stage == 0 || plan->ahead || ds_plan_whole(plan, bucket))
         return;
     instr = ds__emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
     instr->bucket = bucket;
@@ -429,7 +442,7 @@ static void emit_end(struct ds__writer *writer)
 static uint32_t first_wait(const struct ds__writer *writer, uint32_t bucket)
 {
     const struct ds_plan *plan = writer->plan;
-    bool whole = plan->bucket[bucket].replicated;
+    bool whole = ds_plan_whole(plan, bucket);
 
     if (!writer->sequence->eval && !whole && plan->stage > 0 && !plan->ahead)
         return event_gathered(bucket);

@@ -11,9 +11,12 @@
 
 #include "runtime/plan/internal.h"
 
-struct ds__use { /* buckets, UINT32_MAX where there are fewer */
-    uint32_t read[2], write[2];
-    uint32_t whole; /* read, too: the replicated one */
+/* Of a layer: its own, its experts', the replicated one. */
+enum { DS__USES = 3 };
+
+struct ds__use {                              /* buckets, UINT32_MAX where there are fewer */
+    uint32_t read[DS__USES], write[DS__USES]; /* of what is read at most two */
+    uint32_t whole[DS__USES];                 /* read, too: what is never gathered */
 };
 
 struct ds__op { /* a compute instruction of a micro-batch */
@@ -21,7 +24,7 @@ struct ds__op { /* a compute instruction of a micro-batch */
     uint32_t block;
     bool recompute, gradient; /* as in struct ds_instr */
     struct ds__use use;
-    uint32_t complete[2]; /* buckets whose gradients are all there after it */
+    uint32_t complete[DS__USES]; /* buckets whose gradients are all there after it */
 };
 
 struct ds__sequence { /* of one micro-batch, or of an evaluation pass */

@@ -14,13 +14,22 @@
  *
  * Tests   tests/plan/test_plan.c, tests/plan/test_stages.c
  */
+#include <assert.h>
+
 #include "runtime/plan/schedule.h"
 
 enum { PREFETCH_SHARE = 16 };
 
-static void add_bucket(uint32_t list[2], uint32_t bucket)
+#define NONE                                                                                       \
+    {                                                                                              \
+        UINT32_MAX, UINT32_MAX, UINT32_MAX                                                         \
+    } /* DS__USES */
+
+static const struct ds__use nothing = {.read = NONE, .write = NONE, .whole = NONE};
+
+static void add_bucket(uint32_t list[DS__USES], uint32_t bucket)
 {
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < DS__USES; i++) {
         if (list[i] == bucket)
             return;
         if (list[i] == UINT32_MAX) {
@@ -28,11 +37,12 @@ static void add_bucket(uint32_t list[2], uint32_t bucket)
             return;
         }
     }
+    assert(false); /* no instruction uses more */
 }
 
 static struct ds__use use_of(const struct ds_plan *plan, enum ds_instr_op op, uint32_t block)
 {
-    struct ds__use use = {{UINT32_MAX, UINT32_MAX}, {UINT32_MAX, UINT32_MAX}, UINT32_MAX};
+    struct ds__use use = nothing;
     uint32_t head = ds_model_blocks(&plan->shape) - 1;
     bool forward = op == DS_INSTR_FORWARD, tied = plan->shape.tie_embeddings;
 
@@ -41,12 +51,14 @@ static struct ds__use use_of(const struct ds_plan *plan, enum ds_instr_op op, ui
         bool classifier = block == head && (param->param.role == DS_ROLE_HEAD_W ||
                                             (tied && param->param.role == DS_ROLE_WTE));
         bool own = param->param.block == block;
+        bool whole = plan->bucket[param->bucket].replicated ||
+                     (plan->stage > 0 && ds_plan_whole(plan, param->bucket));
 
         if (!own && !classifier)
             continue;
-        if (forward && plan->bucket[param->bucket].replicated)
-            use.whole = param->bucket;
-        if (!plan->bucket[param->bucket].replicated && (forward || (block > 0 && !classifier)))
+        if (forward && whole)
+            add_bucket(use.whole, param->bucket);
+        if (!whole && (forward || (block > 0 && !classifier)))
             add_bucket(use.read, param->bucket);
         if (classifier ? forward : own && !forward)
             add_bucket(use.write, param->bucket);
@@ -63,7 +75,7 @@ static void add_op(const struct ds_plan *plan, struct ds__sequence *sequence, en
                            .block = block,
                            .recompute = recompute,
                            .use = use_of(plan, op, block),
-                           .complete = {UINT32_MAX, UINT32_MAX}};
+                           .complete = NONE};
 }
 
 /* The block's output, or the gradient of that, to another part or from there. */
@@ -74,9 +86,17 @@ static void add_pass(struct ds__sequence *sequence, enum ds_instr_op op, uint32_
         .op = op,
         .block = block,
         .gradient = gradient,
-        .use = {{UINT32_MAX, UINT32_MAX}, {UINT32_MAX, UINT32_MAX}, UINT32_MAX},
-        .complete = {UINT32_MAX, UINT32_MAX},
+        .use = nothing,
+        .complete = NONE,
     };
+}
+
+static bool lists(const uint32_t list[DS__USES], uint32_t bucket)
+{
+    for (unsigned i = 0; i < DS__USES; i++)
+        if (list[i] == bucket)
+            return true;
+    return false;
 }
 
 static void mark_complete(struct ds__sequence *sequence, uint32_t bucket)
@@ -84,7 +104,7 @@ static void mark_complete(struct ds__sequence *sequence, uint32_t bucket)
     for (uint32_t i = sequence->count; i-- > 0;) {
         struct ds__op *op = &sequence->op[i];
 
-        if (op->use.write[0] != bucket && op->use.write[1] != bucket)
+        if (!lists(op->use.write, bucket))
             continue;
         add_bucket(op->complete, bucket);
         return;
@@ -123,7 +143,7 @@ static int make_sequence(struct ds_plan *plan, struct ds__sequence *sequence, bo
     sequence->window.rounds = eval ? 1 : plan->micro_batches;
     sequence->window.depth = 1;
     for (uint32_t i = 0; i < sequence->count; i++)
-        for (unsigned j = 0; j < 2 && sequence->op[i].use.read[j] != UINT32_MAX; j++)
+        for (unsigned j = 0; j < DS__USES && sequence->op[i].use.read[j] != UINT32_MAX; j++)
             ds__window_read(&sequence->window, i, sequence->op[i].use.read[j]);
     return 0;
 }

@@ -45,20 +45,22 @@ static uint64_t param_bytes(const struct ds_plan *plan)
 static void count_packed(struct ds_plan *plan, const struct ds_bucket *bucket)
 {
     uint64_t bytes = bucket->padded_elems * sizeof(uint16_t);
+    const struct ds_plan_holders of = ds_plan_holders(plan, bucket->experts);
     bool whole = plan->stage == 0 || bucket->replicated;
 
-    if (whole && plan->replicas == 1) {
-        count(plan, DS_COMM_ALL_REDUCE_BF16, bytes, plan->holders);
+    if (of.shards == 1 || (whole && of.replicas == 1)) {
+        count(plan, DS_COMM_ALL_REDUCE_BF16, bytes, of.count);
         return;
     }
-    count(plan, DS_COMM_REDUCE_SCATTER_BF16, bytes, plan->shards);
-    count(plan, DS_COMM_ALL_REDUCE_BF16, bytes / plan->shards, plan->replicas);
+    count(plan, DS_COMM_REDUCE_SCATTER_BF16, bytes, of.shards);
+    count(plan, DS_COMM_ALL_REDUCE_BF16, bytes / of.shards, of.replicas);
     if (whole)
-        count(plan, DS_COMM_ALL_GATHER, bytes, plan->shards);
+        count(plan, DS_COMM_ALL_GATHER, bytes, of.shards);
 }
 
 static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
 {
+    const struct ds_plan_holders of = ds_plan_holders(plan, bucket->experts);
     uint64_t bytes = bucket->padded_elems * sizeof(float);
 
     if (plan->bf16_wire) {
@@ -66,12 +68,12 @@ static void count_reduce(struct ds_plan *plan, const struct ds_bucket *bucket)
         return;
     }
 
-    if (plan->stage == 0 || bucket->replicated) {
-        count(plan, DS_COMM_ALL_REDUCE_F32, bytes, plan->holders);
+    if (plan->stage == 0 || bucket->replicated || of.shards == 1) {
+        count(plan, DS_COMM_ALL_REDUCE_F32, bytes, of.count);
         return;
     }
-    count(plan, DS_COMM_REDUCE_SCATTER, bytes, plan->shards);
-    count(plan, DS_COMM_ALL_REDUCE_F32, bytes / plan->shards, plan->replicas);
+    count(plan, DS_COMM_REDUCE_SCATTER, bytes, of.shards);
+    count(plan, DS_COMM_ALL_REDUCE_F32, bytes / of.shards, of.replicas);
 }
 
 /* What a step came to and norms of tensors: small messages, of which the number is told. */
@@ -99,7 +101,14 @@ static uint64_t count_now(struct ds_plan *plan)
 
 uint64_t ds_plan_norms(const struct ds_plan *plan)
 {
-    return plan->by_tensor ? 2 * plan->spans : 0;
+    return plan->by_tensor ? 2 * plan->spans * plan->expert_ranks : 0;
+}
+
+uint64_t ds_plan_norms_at(const struct ds_plan *plan, size_t span)
+{
+    bool experts = plan->bucket[plan->span[span].bucket].experts;
+
+    return 2 * (span + (experts ? plan->expert_rank * plan->spans : 0));
 }
 
 uint64_t ds_plan_norms_bytes(const struct ds_plan *plan)
@@ -165,6 +174,21 @@ static void count_swaps(struct ds_plan *plan, const struct ds_instr *instr)
             count(plan, DS_COMM_ALL_TO_ALL, bytes[i], plan->sequence_ranks);
 }
 
+static void count_meets(struct ds_plan *plan, const struct ds_instr *instr)
+{
+    const struct ds_plan_meets meets = ds_plan_meets(plan, instr);
+    const uint64_t ranks = plan->expert_ranks;
+
+    if (meets.rows > 0)
+        count(plan, DS_COMM_ALL_GATHER, meets.rows, ranks);
+    for (unsigned i = 0; meets.said > 0 && i < 2; i++)
+        count(plan, DS_COMM_ALL_GATHER, meets.said, ranks);
+    if (meets.parts > 0)
+        count(plan, DS_COMM_ALL_TO_ALL, meets.parts, ranks);
+    if (meets.weights > 0)
+        count(plan, DS_COMM_ALL_REDUCE_F32, meets.weights, ranks);
+}
+
 static enum ds_comm_op sum_op(enum ds_compute compute)
 {
     return compute == DS_COMPUTE_FP32   ? DS_COMM_ALL_REDUCE_F32
@@ -205,6 +229,7 @@ void ds__plan_traffic(struct ds_plan *plan)
         const struct ds_bucket *bucket = &plan->bucket[instr->bucket];
 
         count_swaps(plan, instr);
+        count_meets(plan, instr);
         count_sums(plan, instr);
         count_adds(plan, instr);
         if (instr->op == DS_INSTR_REDUCE)
@@ -215,7 +240,8 @@ void ds__plan_traffic(struct ds_plan *plan)
             count(plan, DS_COMM_ALL_REDUCE_F32,
                   ds_plan_shard(plan, DS_ARENA_GRADS, instr->bucket).count * sizeof(float), 2);
         if (instr->op == DS_INSTR_GATHER)
-            count(plan, DS_COMM_ALL_GATHER, bucket->padded_elems * param_bytes(plan), plan->shards);
+            count(plan, DS_COMM_ALL_GATHER, bucket->padded_elems * param_bytes(plan),
+                  ds_plan_holders_of(plan, instr->bucket).shards);
     }
     for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
         plan->messages_per_step += plan->traffic[op].calls;
@@ -231,13 +257,19 @@ void ds__plan_traffic(struct ds_plan *plan)
 
 int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
 {
-    bool groups = plan->stage > 0 && plan->replicas > 1;
+    const struct ds_plan_holders of = ds_plan_holders(plan, true);
+    bool groups = plan->stage > 0 && plan->replicas > 1, divides = plan->expert_ranks > 1;
+    bool of_experts = divides && groups && of.shards > 1;
     const struct ds_comm_group group[] = {
         {.first = 0, .stride = 1, .count = plan->world},
-        ds_plan_inside_group(plan),
-        ds_plan_across_group(plan),
+        ds_plan_inside_group(plan, false),
+        ds_plan_across_group(plan, false),
+        ds_plan_inside_group(plan, true),
+        ds_plan_across_group(plan, true),
+        ds_plan_holders_group(plan, true),
+        ds_plan_meet_group(plan),
         ds_plan_sequence_group(plan),
-        ds_plan_holders_group(plan),
+        ds_plan_holders_group(plan, false),
         ds_plan_pair_group(plan, 0),
         ds_plan_pair_group(plan, 1),
         ds_plan_tie_group(plan),
@@ -248,6 +280,10 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
     const bool there[] = {true,
                           groups,
                           groups,
+                          of_experts,
+                          of_experts,
+                          divides && of.count > 1,
+                          divides,
                           plan->sequence_ranks > 1,
                           plan->holders < plan->world && plan->holders > 1,
                           parts,
@@ -302,9 +338,10 @@ struct span {
     uint64_t from, to;
 };
 
-/* Elements of an arena that lie in the part [part, part + 1) / parts of any bucket, each once. */
+/* Elements of an arena that lie in the part [part, part + 1) / parts of any bucket of the kind,
+ * each once. */
 static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, struct span *span,
-                        uint64_t part, uint64_t parts)
+                        bool experts, uint64_t part, uint64_t parts)
 {
     uint64_t sum = 0, end = 0;
     size_t n = 0;
@@ -316,8 +353,11 @@ static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, str
                       : kind == DS_ARENA_STAGED ? bucket->staged_at
                       : kind == DS_ARENA_PACKED ? 0
                                                 : bucket->offset;
-        size_t j = n++;
+        size_t j;
 
+        if (bucket->experts != experts)
+            continue;
+        j = n++;
         if (bucket->replicated && kind == DS_ARENA_GATHERED)
             elems = 0;
         for (; j > 0 && span[j - 1].from > at + part * elems; j--)
@@ -340,44 +380,63 @@ static bool on_this_host(const struct ds_plan *plan, uint64_t rank)
     return rank / plan->local_world == plan->rank / plan->local_world;
 }
 
-/* Its part of what those that share its sequences give away, and what its likes of other parts pass
- * on. */
-static uint64_t swapped_peers(const struct ds_plan *plan)
+/* Of a group whose ranks give each other equal parts of so many bytes: those of peers here. */
+static uint64_t given_here(const struct ds_plan *plan, struct ds_comm_group group, uint64_t bytes)
 {
-    struct ds_comm_group group = ds_plan_sequence_group(plan);
-    uint64_t here = 0, bytes = 0, at = plan->rank;
-    uint64_t step = (uint64_t)plan->holders * plan->tensor_ranks;
+    uint64_t here = 0;
 
     for (unsigned i = 0; i < group.count; i++)
         here += on_this_host(plan, group.first + i * group.stride) ? 1 : 0;
+    return (here - 1) * (bytes / group.count);
+}
+
+/* Its part of what those that share its sequences give away, or that divide experts with it, and
+ * what its likes of other parts pass on. */
+static uint64_t swapped_peers(const struct ds_plan *plan)
+{
+    uint64_t swaps = given_here(plan, ds_plan_sequence_group(plan), ds__plan_swapped_bytes(plan));
+    uint64_t meets = given_here(plan, ds_plan_meet_group(plan), ds__plan_met_bytes(plan));
+    uint64_t bytes = swaps > meets ? swaps : meets, at = plan->rank;
+    uint64_t step = (uint64_t)plan->holders * plan->tensor_ranks;
+
     if (!ds_plan_embeds(plan) && on_this_host(plan, at - step))
         bytes += plan->passed_bytes;
     if (!ds_plan_classifies(plan) && on_this_host(plan, at + step))
         bytes += plan->passed_bytes;
-    return bytes + (here - 1) * (ds__plan_swapped_bytes(plan) / group.count);
+    return bytes;
+}
+
+/* Those of peers here that this rank reads to sum its shard of such buckets, or where they gather
+ * them. */
+static uint64_t touched_peers(const struct ds_plan *plan, struct span *span, bool experts)
+{
+    const struct ds_plan_holders of = ds_plan_holders(plan, experts);
+    bool divided = plan->stage > 0 && of.shards > 1, copied = divided && plan->common_bytes == 0;
+    uint64_t parts = divided ? of.shards : of.count, part = divided ? of.shard : of.place;
+    uint64_t here = plan->local_world > of.stride ? plan->local_world / of.stride : 1;
+    uint64_t local = here < parts ? here : parts;
+    uint64_t host = part / local * local, end = host + local < parts ? host + local : parts;
+    uint64_t elem = plan->bf16_wire ? sizeof(uint16_t) : sizeof(float);
+    uint64_t bytes =
+        (end - host - 1) * elem * touched(plan, written_arena(plan), span, experts, part, parts);
+
+    for (uint64_t peer = host; copied && peer < end; peer++)
+        if (peer != part)
+            bytes += param_bytes(plan) *
+                     touched(plan, ds__plan_read_arena(plan), span, experts, peer, parts);
+    return bytes;
 }
 
 int ds__plan_peers(struct ds_plan *plan, struct ds_error *err)
 {
     struct span *span = ds_arena_alloc(&plan->arena, plan->buckets, sizeof(*span));
-    bool divided = plan->stage > 0, copied = divided && plan->common_bytes == 0;
-    uint64_t parts = divided ? plan->shards : plan->holders;
-    uint64_t part = divided ? plan->shard : plan->holder;
-    uint64_t here =
-        plan->local_world > plan->tensor_ranks ? plan->local_world / plan->tensor_ranks : 1;
-    uint64_t local = here < parts ? here : parts;
-    uint64_t host = part / local * local, end = host + local < parts ? host + local : parts;
 
     if (span == NULL)
         return ds_fail(err, ENOMEM, "no memory for a plan of %zu buckets", plan->buckets);
     if (plan->apart)
         return 0; /* each has a copy of its own on its device */
-    plan->peer_bytes = swapped_peers(plan);
-    plan->peer_bytes += (end - host - 1) * (plan->bf16_wire ? sizeof(uint16_t) : sizeof(float)) *
-                        touched(plan, written_arena(plan), span, part, parts);
-    for (uint64_t peer = host; copied && peer < end; peer++)
-        if (peer != part)
-            plan->peer_bytes +=
-                param_bytes(plan) * touched(plan, ds__plan_read_arena(plan), span, peer, parts);
+    plan->peer_bytes = swapped_peers(plan) + touched_peers(plan, span, false);
+    if (plan->expert_ranks > 1)
+        plan->peer_bytes += touched_peers(plan, span, true);
     return 0;
 }

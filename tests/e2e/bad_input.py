@@ -130,7 +130,7 @@ JOBS = [
     ("optim: {lr: 1.0e-3}", "schedule: {kind: triangle}", r"triangle"),
     ("optim: {lr: 1.0e-3}", "schedule: {warmup: 10, steps: 5}", r"warmup"),
     ("optim: {lr: 1.0e-3}", "precision: {compute: fp8}", r"fp16.*fp8"),
-    ("optim: {lr: 1.0e-3}", "parallel: {expert: 2}", r"expert.*not supported yet"),
+    ("optim: {lr: 1.0e-3}", "parallel: {expert: 2}", r"expert.*divides experts.*gpt2 has none; use 1"),
     ("arch: gpt2", "arch: gpt2\n  experts: 4", r"model.experts.*is for mixtral and qwen3_moe, not for gpt2; leave it out"),
     ("optim: {lr: 1.0e-3}", "parallel: {tensor: 2}", r"tensor.*must divide the number of ranks, 1; 1 would do"),
     ("optim: {lr: 1.0e-3}", "parallel: {tensor: 3}", r"tensor.*must divide .model\.heads."),

@@ -251,6 +251,11 @@ def experts():
     on_both("experts-team", "mixtral", text, ((0, 2, 1, {}),), ["parallel.tensor=2"], "all_reduce_f32")
     on_both("heads-team", "qwen3_moe", text.replace("arch: mixtral", "arch: qwen3_moe, head_size: 8"), ((0, 2, 1, {}),), ["parallel.tensor=2"], "all_reduce_f32")
     on_both("experts-parts", "mixtral", text, ((1, 2, 1, {}),), ["model.layers=3", "parallel.pipeline=2"], "pass")
+    on_both("experts-divided", "mixtral", text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.expert=2", "train.global_batch=4"],
+            "all_to_all")
+    ran = train(h.work() / "experts-mixtral-cuda.yaml", "divided-offload", 2, extra=["parallel.expert=2", "offload.optim=cpu"])
+    h.ok(ran.returncode == 65 and "'parallel.expert' 2 and 'offload.optim' are not supported together on GPUs" in
+         ran.stderr, "experts that are divided: with offload refused", f"{ran.returncode}\n{ran.stderr}")
     on_both("experts-sharers", "mixtral", text, ((0, 2, 2, {}),), ["parallel.sequence=2"], "all_reduce_f32")
 
 

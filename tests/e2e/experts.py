@@ -4,7 +4,7 @@
 """experts - a model with experts (arch: mixtral), as a user has it.
 
 It learns; a run that is killed goes on with the bits of one that is not; ZeRO stages give the same bits; teams, shared
-sequences and pipelines the same losses, and a checkpoint goes from any of them to any other.  What is exported is read
+sequences, pipelines and ranks that divide the experts the same losses, and a checkpoint goes from any of them to any other.  What is exported is read
 again, and trains on; text is sampled from it.  `plan` says what a token uses.  What cannot be is refused with the key
 that would do.
 """
@@ -28,6 +28,8 @@ def layouts_are_alike():
     train(path, whole, 1)
     for name, ranks, keys in (("teams of 2", 2, ("parallel.tensor=2",)), ("a shared sequence", 2, ("parallel.sequence=2",)),
                               ("parts", 2, ("parallel.pipeline=2",)), ("ranks of data", 2, ("zero.stage=2",)),
+                              ("divided by 2", 2, ("parallel.expert=2",)), ("divided in teams", 4, ("parallel.expert=2", "parallel.tensor=2")),
+                              ("divided by 2 of 4", 4, ("parallel.expert=2", "zero.stage=3")),
                               ("all of it", 4, ("parallel.tensor=2", "parallel.pipeline=2"))):
         run = folder / name.replace(" ", "-")
         if train(path, run, ranks, "log.comm=true", *keys):
@@ -41,20 +43,23 @@ def layouts_are_alike():
 def goes_on():
     """Saved halfway by a team, gone on with by ranks of data; and killed as ever."""
     path, folder = job(), h.work()
-    shared.goes_on_anywhere("mixtral", path, {"whole": (2, ("zero.stage=3",)), "in a team": (2, ("parallel.tensor=2",))})
-    straight, broken = folder / "straight", folder / "broken"
-    train(path, straight, 2, "zero.stage=1")
-    train(path, broken, 2, "zero.stage=1", steps=2)
-    train(path, broken, 2, "zero.stage=1")
-    shared.same_bits("gone on with", [straight, broken])
+    shared.goes_on_anywhere("mixtral", path, {"whole": (2, ("zero.stage=3",)), "in a team": (2, ("parallel.tensor=2",)),
+                                              "divided": (4, ("parallel.expert=4", "zero.stage=1"))})
+    for name, ranks, keys in (("", 2, ("zero.stage=1",)), ("-divided", 4, ("zero.stage=2", "parallel.expert=2"))):
+        straight, broken = folder / f"straight{name}", folder / f"broken{name}"
+        train(path, straight, ranks, *keys)
+        train(path, broken, ranks, *keys, steps=2)
+        train(path, broken, ranks, *keys)
+        shared.same_bits(f"gone on with{name}", [straight, broken])
 
 
 def stages_have_the_same_bits():
     path, folder = job(), h.work()
-    runs = [folder / f"stage-{stage}" for stage in range(4)]
-    for stage, run in enumerate(runs):
-        train(path, run, 2, "train.micro_batch=4", f"zero.stage={stage}")
-    shared.same_bits("2 ranks", runs)
+    for ranks, keys in ((2, ("train.micro_batch=4",)), (4, ("train.micro_batch=2", "parallel.expert=2"))):
+        runs = [folder / f"stage-{ranks}-{stage}" for stage in range(4)]
+        for stage, run in enumerate(runs):
+            train(path, run, ranks, f"zero.stage={stage}", *keys)
+        shared.same_bits(f"{ranks} ranks", runs)
 
 
 def is_exchanged():
@@ -95,6 +100,8 @@ def is_shown():
     run = h.work() / "traced"
     train(path, run, 1, "log.trace=kernels")
     table = (run / "trace" / "kernels-00000.txt").read_text()
+    text = h.dsrun("plan", "--slots", 4, path, "parallel.expert=2").stdout
+    h.ok("2 divide the experts" in text, "plan says who divides them", text)
     h.ok(all(f"\n  {op} " in table for op in ("route", "experts_matmul", "swiglu_rows_bwd")),
          "its operations are rows of the table", table)
 
@@ -119,6 +126,8 @@ def is_refused():
         (1, "model.experts_per_token=5", "'model.experts_per_token' must be between 1 and 'model.experts' 4, not 5"),
         (1, "precision.compute=bf16 precision.matmul=fp8", "'precision.matmul' fp8 is not supported for models with experts"),
         (1, "model.arch=llama", "'model.experts' is for mixtral and qwen3_moe, not for llama; leave it out"),
+        (3, "parallel.expert=3", "'parallel.expert' 3 must divide 'model.experts' 4; 2 or 4 would do"),
+        (3, "parallel.expert=2", "'parallel.expert' 2 must divide the number of ranks that have the same layers, 3; 1 or 3 would do"),
         (3, "parallel.tensor=3", "'parallel.tensor' 3 must divide 'model.heads' 8; 2 or 4 would do")))
     folder = h.work() / "spoilt"
     shutil.copytree(h.ROOT / "tests" / "reference" / "mixtral-tiny", folder)

@@ -134,10 +134,10 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
         test_tensors_close(&file);
 }
 
-/* Do ranks have parts of the layers, or of each? */
+/* Do ranks have parts of the layers, or of each, or some of the experts? */
 static inline bool test_in_parts(const struct ds_plan *plan)
 {
-    return plan->pipeline_ranks > 1 || plan->tensor_ranks > 1;
+    return plan->pipeline_ranks > 1 || plan->tensor_ranks > 1 || plan->expert_ranks > 1;
 }
 
 /* The same of those, whose lines differ: to where the tensors lie one behind the other, as the model

@@ -16,6 +16,7 @@ struct test_layout {
     unsigned tensor, sharers, data, parts; /* ranks of a team, of a sequence, of data, of layers */
     uint64_t passes, micro_batch, layers, vocab;
     uint64_t experts, each;        /* of mixtral; 0: another family */
+    unsigned divide;               /* ranks that divide them */
     bool gpt2, tied, qwen2, qwen3; /* qwen3: with experts or without */
     enum ds_compute compute;
     enum ds_recompute recompute;
@@ -33,6 +34,7 @@ static inline struct test_layout test_layout(struct test_layout layout)
     layout.sharers = layout.sharers > 0 ? layout.sharers : 1;
     layout.data = layout.data > 0 ? layout.data : 1;
     layout.parts = layout.parts > 0 ? layout.parts : 1;
+    layout.divide = layout.divide > 0 ? layout.divide : 1;
     layout.passes = layout.passes > 0 ? layout.passes : 2;
     layout.micro_batch = layout.micro_batch > 0 ? layout.micro_batch : 2;
     layout.layers = layout.layers > 0 ? layout.layers : 3;
@@ -43,7 +45,7 @@ static inline struct test_layout test_layout(struct test_layout layout)
 /* The same of ranks of data alone, each with all layers. */
 static inline struct test_layout test_whole(struct test_layout layout)
 {
-    layout.tensor = layout.parts = layout.sharers = 1;
+    layout.tensor = layout.parts = layout.sharers = layout.divide = 1;
     layout.local = 0;
     layout.node = layout.offload = layout.disk = false;
     return layout;
@@ -81,6 +83,7 @@ static inline struct test_run test_layout_run(const struct test_layout *layout, 
     run.job.parallel.tensor = layout->tensor;
     run.job.parallel.sequence = layout->sharers;
     run.job.parallel.pipeline = layout->parts;
+    run.job.parallel.expert = layout->divide;
     run.job.zero.stage = layout->stage;
     run.job.zero.bucket_mb = 1;
     run.job.zero.replicate_below = layout->below;
@@ -108,7 +111,8 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         text, sizeof(text),
         "%s%s, teams of %u x %u sharers x %u of data x %u parts, %u passes of %u, type %d, "
         "recompute %d, dropout %d, fp8 %d, offload %d, disk %d, bf16 wire %d, %s, stage %u, hosts "
-        "of %u, below %u, vocabulary %u, clip %g, %u of %u experts",
+        "of %u, below %u, vocabulary %u, clip %g, %u of %u experts, "
+        "divided by %u",
         layout->gpt2    ? "gpt2"
         : layout->qwen2 ? "qwen2"
         : layout->qwen3 ? "qwen3"
@@ -118,7 +122,7 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         (int)layout->recompute, layout->dropout, layout->fp8, layout->offload, layout->disk,
         layout->wire16, ds_optim_name(layout->optim), layout->stage, layout->local,
         (unsigned)layout->below, (unsigned)layout->vocab, layout->clip, (unsigned)layout->each,
-        (unsigned)layout->experts);
+        (unsigned)layout->experts, layout->divide);
     return text;
 }
 

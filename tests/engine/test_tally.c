@@ -22,14 +22,16 @@ struct member {
     int rc;
 };
 
-/* Tensor `bad` and all that are behind it but the next few have a NaN. */
+/* Tensor `bad` of the model and all that are behind it but the next few have a NaN. */
 static void spoil(const struct ds_plan *plan, float *grads, size_t bad)
 {
     for (size_t i = 0; i < plan->params; i++) {
         struct ds_held slice = ds_plan_slice_param(plan, DS_ARENA_GRADS, i);
+        const size_t tensor = plan->param[i].tensor;
+        bool spoilt = tensor == bad || tensor > bad + 4;
 
         if (slice.count > 0)
-            grads[slice.at + slice.count - 1] = i == bad || i > bad + 4 ? (float)NAN : 1.0f;
+            grads[slice.at + slice.count - 1] = spoilt ? (float)NAN : 1.0f;
     }
 }
 
@@ -38,7 +40,7 @@ static int name_all(struct member *me, struct ds_tally *tally, float *grads, str
 {
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i <= me->plan.params; i++) { /* the last time nothing is bad */
+    for (size_t i = 0; rc == 0 && i <= me->plan.tensors; i++) { /* the last time nothing is bad */
         struct ds_entry *mine = &me->entry[i], all;
         size_t bad = 0;
 
@@ -124,17 +126,17 @@ static void check_all(const struct ds_job *job, bool replicated)
         const struct ds_plan *plan = &member[i].plan;
 
         cr_assert_eq(member[i].rc, 0, "%s", member[i].err.text);
-        cr_assert(plan->params < TENSORS && plan->buckets > 4);
+        cr_assert(plan->tensors < TENSORS && plan->buckets > 4);
         cr_assert_eq(plan->bucket[plan->buckets - 1].replicated, replicated);
-        for (size_t j = 0; j <= plan->params; j++) {
+        for (size_t j = 0; j <= plan->tensors; j++) {
             cr_assert_str_eq(member[i].named[j], ds_tally_name(plan, j), "stage %u, rank %u",
                              plan->stage, i);
             cr_assert_eq(memcmp(&member[i].entry[j], &member[i].given[j], sizeof(struct ds_entry)),
                          0, "stage %u, rank %u", plan->stage, i);
         }
-        cr_assert_eq(member[i].sums, plan->params + 1, "stage %u: a slot for each", plan->stage);
+        cr_assert_eq(member[i].sums, plan->tensors + 1, "stage %u: a slot for each", plan->stage);
     }
-    for (size_t j = 0; j <= member[0].plan.params; j++) {
+    for (size_t j = 0; j <= member[0].plan.tensors; j++) {
         for (unsigned i = 1; i < WORLD; i++)
             ds_entry_add(&member[0].entry[j], &member[i].entry[j]);
         cr_assert_eq(ds_tally_bad(&member[0].plan, &member[0].entry[j]), j, "stage %u",
@@ -155,5 +157,18 @@ Test(tally, names_every_tensor)
         if (i / 4 == 2)
             job.optim.kind = DS_OPTIM_MUON; /* buckets with gaps */
         check_all(&job, i / 4 == 1);
+    }
+}
+
+/* Each rank has one of the three experts of a layer, and tells of those only. */
+Test(tally, names_the_tensors_of_experts_that_ranks_divide)
+{
+    for (unsigned stage = 0; stage < 4; stage++) {
+        struct ds_job job = test_job(test_mixtral(5, 256, 8, 4, 512, 997, 64, 3, 2), WORLD, 1, 64);
+
+        job.zero.stage = stage;
+        job.parallel.expert = WORLD;
+        job.zero.replicate_below = stage % 2 == 1 ? 2000 : 0;
+        check_all(&job, stage % 2 == 1);
     }
 }

@@ -67,6 +67,26 @@ def sharers():
         h.ok(off < ORDER * 10, f"{name}: losses of ranks that have all, {off:.2g}", got)
 
 
+def divided():
+    """Ranks that divide the experts of each layer, over real NCCL: the losses of ranks that have all of them."""
+    path, text, found = h.work() / "divided.yaml", h.work() / "divided.txt", {}
+    text.write_text(h.TEXT * 1000)
+    layers, hidden, context = (2, 32, 32) if setting.doubles else (4, 256, 256)
+    path.write_text(MEMORY.format(text=text, stage=0, layers=layers, hidden=hidden, heads=4, context=context, batch=4, micro=1)
+                    .replace("compute: bf16", "compute: fp32").replace("arch: gpt2", f"arch: mixtral, experts: 4, ffn: {2 * hidden}"))
+    for experts, team, parts, ranks, stage in ((1, 1, 1, 2, 0), (2, 1, 1, 2, 0), (2, 1, 1, 4, 3), (4, 1, 1, 4, 2), (2, 2, 1, 4, 0), (2, 1, 2, 4, 1)):
+        run = f"divided-{experts}-{team}-{parts}-{ranks}-{stage}"
+        name = f"divided: experts by {experts} of {ranks} ranks, teams of {team}, {parts} part{'s'[:parts - 1]}, ZeRO {stage}"
+        ran = train(path, run, ranks, 60.0, (f"parallel.expert={experts}", f"parallel.tensor={team}", f"parallel.pipeline={parts}",
+                                             f"zero.stage={stage}"))
+        if h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
+            found[name] = h.metrics(h.work() / run)
+    first = next(iter(found.values()), [])
+    for name, got in found.items():
+        off = worst(got, first, "loss")
+        h.ok(off < ORDER * 10, f"{name}: losses of ranks that have all, {off:.2g}", got)
+
+
 def evaluation():
     """Parameters that are gathered for an evaluation: the loss that a rank has which holds them."""
     path, text, found = h.work() / "evaluation.yaml", h.work() / "evaluation.txt", {}

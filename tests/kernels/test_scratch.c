@@ -54,7 +54,7 @@ Test(scratch, a_device_has_room_for_its_largest_operation)
     q.rows =
         (size_t)1 << 20; /* two numbers of each pair, and what comes how often in 1024 of them */
     q.hidden = 64;
-    q.each = 16;
+    q.pairs = 16 * q.rows;
     cr_assert_eq(ds_scratch_device_bytes(&q), 160 * MIB + 2048);
 }
 

@@ -151,7 +151,7 @@ Test(model, what_is_said_of_a_route_does_not_overlap)
 {
     const struct ds_model_shape shape = test_mixtral(2, 64, 4, 2, 96, 113, 32, 3, 2);
     const struct ds_model_shape none = test_llama(2, 64, 4, 2, 96, 113, 32);
-    const struct ds_model_routes at = ds_model_routes(&shape, 2, 34);
+    const struct ds_model_routes at = ds_model_routes(&shape, 2, 34, 1);
     const struct {
         uint64_t at, bytes;
     } part[] = {{at.probs, 34 * 3 * 4},   {at.chosen, 34 * 2 * 4}, {at.source, 34 * 2 * 4},
@@ -166,7 +166,7 @@ Test(model, what_is_said_of_a_route_does_not_overlap)
                           part[i].at + part[i].bytes <= part[k].at,
                       "parts %zu and %zu", k, i);
     }
-    cr_assert_eq(ds_model_routes(&none, 2, 34).bytes, 0);
+    cr_assert_eq(ds_model_routes(&none, 2, 34, 1).bytes, 0);
 }
 
 Test(model, mixtral_8x7b_counts_right)

@@ -19,6 +19,7 @@ struct setting {
     unsigned model, world, local, stage;
     uint64_t passes, bucket_mb, replicate_below;
     bool recompute, bf16, offload, once;
+    unsigned divide; /* ranks that divide experts */
 };
 
 static struct ds_model_shape model(unsigned i)
@@ -27,7 +28,8 @@ static struct ds_model_shape model(unsigned i)
     case 0: return test_gpt2(6, 256, 4, 997, 64);
     case 1: return test_llama(5, 256, 8, 2, 688, 3001, 64);
     case 2: return test_gpt2(1, 8, 1, 3, 5);
-    default: return test_gpt2(12, 768, 12, 50257, 1024);
+    case 3: return test_gpt2(12, 768, 12, 50257, 1024);
+    default: return test_mixtral(4, 128, 4, 2, 200, 301, 64, 12, 2);
     }
 }
 
@@ -50,6 +52,7 @@ static void build(struct ds_plan *plan, const struct setting *set)
     job.activation.recompute = set->recompute ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
     job.offload.optim = set->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+    job.parallel.expert = set->divide > 0 ? set->divide : 1;
     cr_assert_eq(ds_plan_build(plan, &args, &err), 0, "%s", err.text);
 }
 
@@ -165,7 +168,7 @@ static void check_gathered(const struct ds_plan *plan, const struct ds_program *
     for (uint32_t bucket = 0; bucket < plan->buckets; bucket++) {
         uint32_t there = UINT32_MAX; /* the GATHER that holds now */
 
-        for (uint32_t i = 0; !plan->bucket[bucket].replicated && i < program->count; i++) {
+        for (uint32_t i = 0; !ds_plan_whole(plan, bucket) && i < program->count; i++) {
             const struct ds_instr *instr = &program->instr[i];
 
             if (instr->op == DS_INSTR_GATHER && instr->bucket == bucket) {
@@ -316,14 +319,19 @@ static void check_order(const struct ds_plan *plan, const char *what)
 
 static void check_counts(const struct ds_plan *plan, const char *what)
 {
-    uint64_t reduces = 0, updates = 0, norms = 0, gathers = 0, replicated = 0;
+    uint64_t reduces = 0, updates = 0, norms = 0, gathers = 0, whole = 0, alone = 0;
 
-    for (size_t i = 0; i < plan->buckets; i++)
-        replicated += plan->bucket[i].replicated;
+    for (size_t i = 0; i < plan->buckets; i++) {
+        whole += ds_plan_whole(plan, i);
+        alone += ds_plan_holders_of(plan, i).count == 1;
+    }
     for (uint32_t i = 0; i < plan->step.count; i++) {
         reduces += plan->step.instr[i].op == DS_INSTR_REDUCE;
         updates += plan->step.instr[i].op == DS_INSTR_UPDATE;
         gathers += plan->step.instr[i].op == DS_INSTR_GATHER;
+        cr_assert(plan->step.instr[i].op != DS_INSTR_GATHER ||
+                      !ds_plan_whole(plan, plan->step.instr[i].bucket),
+                  "%s: %u gathers what is here", what, i);
         if (plan->step.instr[i].op == DS_INSTR_NORM) {
             norms++;
             cr_assert_eq(updates, 0, "%s", what);
@@ -332,12 +340,12 @@ static void check_counts(const struct ds_plan *plan, const char *what)
     cr_assert_eq(norms, 1, "%s", what);
     cr_assert_eq(updates, plan->buckets, "%s", what);
     cr_assert_eq(reduces,
-                 plan->world == 1 ? 0 : plan->buckets * (plan->stage < 2 ? 1 : plan->micro_batches),
+                 plan->stage < 2 ? plan->buckets - alone : plan->buckets * plan->micro_batches,
                  "%s", what);
     if (plan->stage == 0)
         cr_assert_eq(gathers, 0, "%s", what);
     else if (plan->stage < 3)
-        cr_assert_eq(gathers, plan->buckets - replicated, "%s", what);
+        cr_assert_eq(gathers, plan->buckets - whole, "%s", what);
     else
         cr_assert_leq(gathers, 2 * plan->micro_batches * (plan->buckets + 1), "%s", what);
 }
@@ -350,9 +358,10 @@ static void check(const struct setting *set)
 
     (void)snprintf(what, sizeof(what),
                    "model %u, world %u, groups of %u, stage %u, %u passes, %u MiB, whole below %u, "
-                   "recompute %d",
+                   "recompute %d, %u divide experts",
                    set->model, set->world, set->local, set->stage, (unsigned)set->passes,
-                   (unsigned)set->bucket_mb, (unsigned)set->replicate_below, set->recompute);
+                   (unsigned)set->bucket_mb, (unsigned)set->replicate_below, set->recompute,
+                   set->divide);
     build(&plan, set);
     step = clocks_of(&plan.step, what);
     eval = clocks_of(&plan.eval, what);
@@ -406,6 +415,27 @@ Test(stages, nothing_is_updated_or_read_before_it_has_been_copied)
                                     .replicate_below = i / 18 % 2 == 0 ? 0 : 2000,
                                     .bf16 = i / 36 % 2,
                                     .offload = true});
+}
+
+/* Experts that ranks divide are in buckets of their own, of which some hold a shard, or all. */
+Test(stages, divided_experts_come_and_go_like_the_rest)
+{
+    static const unsigned groups[][3] = {{2, 2, 2}, {4, 4, 2}, {4, 4, 4}, {4, 2, 2},
+                                         {4, 2, 4}, {8, 4, 2}, {6, 3, 3}};
+
+    for (unsigned i = 0; i < 7 * 2 * 2 * 2 * 2; i++)
+        for (unsigned stage = 0; stage < 4; stage++)
+            check(&(struct setting){.model = 4,
+                                    .world = groups[i % 7][0],
+                                    .local = groups[i % 7][1],
+                                    .divide = groups[i % 7][2],
+                                    .stage = stage,
+                                    .passes = i / 7 % 2 == 0 ? 1 : 3,
+                                    .recompute = i / 14 % 2,
+                                    .bucket_mb = i / 28 % 2 == 0 ? 1 : 2,
+                                    .replicate_below = i / 7 % 3 == 0 ? 2000 : 0,
+                                    .bf16 = i % 5 == 0,
+                                    .offload = i / 56 % 2});
 }
 
 /* --- what is held once ------------------------------------------------------------------------- */
@@ -531,62 +561,5 @@ Test(stages, a_higher_stage_holds_less)
         cr_assert_lt(arena[DS_ARENA_GATHERED] + arena[DS_ARENA_STAGED], 2 * line);
         cr_assert(set.stage == 0 || bytes[set.stage] < bytes[set.stage - 1], "stage %u", set.stage);
         ds_plan_release(&plan);
-    }
-}
-
-/* LAMB's norms come before any update, Muon's products are for the device. */
-Test(stages, offload_of_whole_tensors_is_refused_on_devices_apart)
-{
-    static const enum ds_optim_kind optim[] = {DS_OPTIM_ADAMW, DS_OPTIM_LAMB, DS_OPTIM_MUON};
-
-    for (unsigned i = 0; i < 6; i++) {
-        struct ds_job job = test_job(model(0), 8, 1, 64);
-        const struct ds_plan_args args = {
-            .job = &job, .world = 2, .threads = 1, .local_world = 2, .apart = i / 3 == 1};
-        int want = args.apart && i % 3 > 0 ? -EINVAL : 0;
-        struct ds_error err = {0};
-        struct ds_plan plan;
-
-        job.optim.kind = optim[i % 3];
-        job.offload.optim = DS_OFFLOAD_CPU;
-        cr_assert_eq(ds_plan_build(&plan, &args, &err), want, "%u: %s", i, err.text);
-        cr_assert_eq(want != 0,
-                     strstr(err.text, "needs a device that computes in the host's") != NULL);
-        if (want == 0)
-            ds_plan_release(&plan);
-    }
-}
-
-/* Offload moves parameters and states out of the device's memory and adds gradients and a room of
- * two buckets there; where both are one memory it is more, where they are apart it is less. */
-Test(stages, offload_divides_memory_in_two)
-{
-    for (unsigned i = 0; i < 8; i++) {
-        struct setting set = {
-            .model = 3, .world = 4, .local = 4, .stage = i / 2, .passes = 1, .bf16 = i % 2};
-        struct ds_plan here, there;
-        struct ds_error err = {0};
-        uint64_t held, host, most = 0;
-
-        build(&here, &set);
-        set.offload = true;
-        build(&there, &set);
-        held = ds_plan_line_elems(&there, DS_ARENA_MOMENTS);
-        for (size_t k = 0; k < there.buckets; k++) {
-            uint64_t shard = ds_plan_shard(&there, DS_ARENA_MOMENTS, k).count;
-
-            most = shard > most ? shard : most;
-        }
-        host = held * 16 + (set.bf16 ? 2 * most * 2 : 0);
-        cr_assert_eq(ds_plan_host_bytes(&here), 0);
-        cr_assert_eq(ds_plan_host_bytes(&there), host, "%u", i);
-        cr_assert_gt(ds_plan_total_bytes(&there), ds_plan_total_bytes(&here));
-        there.apart = true;
-        cr_assert_leq(ds_plan_total_bytes(&there) + held * 8, ds_plan_total_bytes(&here));
-        cr_assert_eq(ds_plan_check_host(&there, 4, 4 * host, &err), 0);
-        cr_assert_eq(ds_plan_check_host(&there, 4, 4 * host - 1, &err), -ENOMEM);
-        cr_assert(strstr(err.text, "on the host") != NULL, "%s", err.text);
-        ds_plan_release(&here);
-        ds_plan_release(&there);
     }
 }

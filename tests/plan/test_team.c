@@ -22,6 +22,7 @@ struct mesh {
     bool node; /* zero.shard_group */
     unsigned hosts;
     unsigned experts; /* 0: another family */
+    unsigned divide;  /* ranks that divide them; 0: one */
 };
 
 struct built {
@@ -42,6 +43,7 @@ static struct ds_job job_of(const struct mesh *mesh)
     job.parallel.tensor = mesh->tensor;
     job.parallel.sequence = mesh->sequence;
     job.parallel.pipeline = mesh->pipeline;
+    job.parallel.expert = mesh->divide > 0 ? mesh->divide : 1;
     job.zero.stage = mesh->stage;
     job.zero.bucket_mb = 1;
     job.zero.shard_group = mesh->node ? DS_SHARD_NODE : DS_SHARD_ALL;
@@ -136,6 +138,36 @@ static struct ds_comm_group odd_pair(const struct ds_plan *plan)
     return ds_plan_pair_group(plan, 1);
 }
 
+static struct ds_comm_group holders(const struct ds_plan *plan)
+{
+    return ds_plan_holders_group(plan, false);
+}
+
+static struct ds_comm_group inside(const struct ds_plan *plan)
+{
+    return ds_plan_inside_group(plan, false);
+}
+
+static struct ds_comm_group across(const struct ds_plan *plan)
+{
+    return ds_plan_across_group(plan, false);
+}
+
+static struct ds_comm_group of_experts(const struct ds_plan *plan)
+{
+    return ds_plan_holders_group(plan, true);
+}
+
+static struct ds_comm_group inside_of_experts(const struct ds_plan *plan)
+{
+    return ds_plan_inside_group(plan, true);
+}
+
+static struct ds_comm_group across_of_experts(const struct ds_plan *plan)
+{
+    return ds_plan_across_group(plan, true);
+}
+
 /* Every rank is in the group that it names, and all of that name the same. */
 static void check_group(const struct built *built, group_of of, unsigned count, const char *text)
 {
@@ -159,16 +191,48 @@ static void check_group(const struct built *built, group_of of, unsigned count, 
     }
 }
 
+/* Who has the same experts has them at the same places; who divides them has the others. */
+static void check_experts(const struct built *built, const struct mesh *mesh)
+{
+    const unsigned divide = mesh->divide > 0 ? mesh->divide : 1;
+
+    check_group(built, of_experts, mesh->sequence * mesh->data / divide, "holders of experts");
+    check_group(built, inside_of_experts, 0, "inside, of experts");
+    check_group(built, across_of_experts, 0, "across, of experts");
+    check_group(built, ds_plan_meet_group, divide, "who divides experts");
+    for (unsigned rank = 0; rank < built->world; rank++) {
+        const struct ds_plan *plan = &built->plan[rank];
+        const struct ds_comm_group same = of_experts(plan), meet = ds_plan_meet_group(plan);
+        const struct ds_comm_group in = inside_of_experts(plan), on = across_of_experts(plan);
+
+        cr_expect_eq(in.count * on.count, same.count);
+        for (unsigned i = 0; i < same.count; i++) {
+            const struct ds_plan *mate = &built->plan[same.first + i * same.stride];
+
+            cr_assert_eq(mate->params, plan->params);
+            for (size_t k = 0; k < plan->params; k++)
+                cr_expect(mate->param[k].tensor == plan->param[k].tensor &&
+                          mate->param[k].offset == plan->param[k].offset);
+        }
+        for (unsigned i = 0; i < meet.count; i++) {
+            const struct ds_plan *other = &built->plan[meet.first + i];
+
+            if (mesh->tensor == 1)
+                cr_expect_eq(other->expert_rank, i);
+        }
+    }
+}
+
 static void check_groups(const struct built *built, const struct mesh *mesh)
 {
     const struct ds_plan *any = &built->plan[0];
 
     check_group(built, ds_plan_team_group, mesh->tensor, "team");
     check_group(built, ds_plan_part_group, mesh->tensor * mesh->sequence * mesh->data, "part");
-    check_group(built, ds_plan_holders_group, mesh->sequence * mesh->data, "holders");
+    check_group(built, holders, mesh->sequence * mesh->data, "holders");
     check_group(built, ds_plan_sequence_group, mesh->sequence, "sequence");
-    check_group(built, ds_plan_inside_group, any->shards, "inside");
-    check_group(built, ds_plan_across_group, any->replicas, "across");
+    check_group(built, inside, any->shards, "inside");
+    check_group(built, across, any->replicas, "across");
     check_group(built, ds_plan_tie_group, 0, "tie");
     check_group(built, even_pair, 0, "even pair");
     check_group(built, odd_pair, 0, "odd pair");
@@ -202,26 +266,35 @@ static void check(const struct mesh *mesh)
     build(&built, mesh);
     check_elements(&built, text);
     check_groups(&built, mesh);
+    check_experts(&built, mesh);
     release(&built);
 }
 
 Test(team, every_element_is_somebodys)
 {
     static const struct mesh table[] = {
-        {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0},
-        {true, true, 4, 1, 1, 1, 0, 97, false, 1, 0},
-        {true, true, 2, 1, 3, 1, 1, 96, false, 1, 0},
-        {true, true, 3, 1, 2, 1, 0, 50, false, 1, 0},
-        {false, false, 4, 1, 1, 1, 0, 97, false, 1, 0},
-        {false, false, 2, 2, 2, 1, 2, 97, false, 1, 0},
-        {false, true, 2, 1, 2, 1, 3, 97, false, 1, 0},
-        {false, true, 2, 1, 2, 3, 2, 33, false, 1, 0},
-        {true, true, 2, 2, 1, 2, 1, 97, false, 1, 0},
-        {true, true, 2, 1, 4, 1, 2, 97, true, 2, 0},
-        {false, false, 4, 1, 4, 1, 3, 97, true, 2, 0},
-        {true, true, 3, 2, 2, 2, 2, 130, false, 2, 0},
-        {false, false, 2, 1, 2, 2, 2, 97, false, 1, 3},
-        {false, true, 4, 1, 1, 1, 0, 97, false, 1, 2},
+        {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0},
+        {true, true, 4, 1, 1, 1, 0, 97, false, 1, 0, 0},
+        {true, true, 2, 1, 3, 1, 1, 96, false, 1, 0, 0},
+        {true, true, 3, 1, 2, 1, 0, 50, false, 1, 0, 0},
+        {false, false, 4, 1, 1, 1, 0, 97, false, 1, 0, 0},
+        {false, false, 2, 2, 2, 1, 2, 97, false, 1, 0, 0},
+        {false, true, 2, 1, 2, 1, 3, 97, false, 1, 0, 0},
+        {false, true, 2, 1, 2, 3, 2, 33, false, 1, 0, 0},
+        {true, true, 2, 2, 1, 2, 1, 97, false, 1, 0, 0},
+        {true, true, 2, 1, 4, 1, 2, 97, true, 2, 0, 0},
+        {false, false, 4, 1, 4, 1, 3, 97, true, 2, 0, 0},
+        {true, true, 3, 2, 2, 2, 2, 130, false, 2, 0, 0},
+        {false, false, 2, 1, 2, 2, 2, 97, false, 1, 3, 0},
+        {false, true, 4, 1, 1, 1, 0, 97, false, 1, 2, 0},
+        {false, false, 1, 1, 2, 1, 0, 97, false, 1, 4, 2},
+        {false, false, 1, 1, 4, 1, 3, 97, false, 1, 4, 4},
+        {false, true, 1, 1, 4, 1, 2, 97, true, 2, 6, 2},
+        {false, false, 1, 1, 4, 1, 1, 97, true, 2, 8, 4},
+        {false, true, 2, 1, 4, 2, 2, 97, false, 1, 4, 2},
+        {false, false, 1, 2, 2, 1, 3, 97, false, 1, 4, 2},
+        {false, false, 2, 2, 2, 1, 1, 97, true, 2, 4, 4},
+        {false, true, 1, 1, 6, 2, 2, 97, false, 1, 9, 3},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -233,7 +306,7 @@ Test(team, every_element_is_somebodys)
 /* Of two ranks a layer's matrices are halves, norms whole. */
 Test(team, parts_are_those_of_a_narrower_model)
 {
-    const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0};
+    const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0};
     const uint64_t hidden = 48, ids = 56; /* 49, in eights */
     uint64_t matrices = 3 * (4 + 8) * hidden * hidden / 2 + ids * hidden;
     uint64_t vectors = 3 * (3 + 4) * hidden / 2, alike = (16 + 3 * 6 + 2) * hidden, elems = 0;
@@ -265,7 +338,7 @@ Test(team, sums_are_counted)
     } table[] = {{DS_RECOMPUTE_NONE, 3 * 4 + 2}, {DS_RECOMPUTE_FULL, 3 * 5 + 2}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-        const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0};
+        const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0};
         struct ds_job job = job_of(&mesh);
         const struct ds_plan_args args = {.job = &job, .world = 2, .threads = 1};
         struct ds_error err = {0};
@@ -303,7 +376,7 @@ Test(team, says_what_cannot_be)
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         const struct mesh mesh = {false, false,          table[i].tensor, 1, 1, 1,
-                                  0,     table[i].vocab, false,           1, 0};
+                                  0,     table[i].vocab, false,           1, 0, 0};
         struct ds_job job = job_of(&mesh);
         const struct ds_plan_args args = {
             .job = &job, .world = table[i].world, .threads = 1, .apart = table[i].offload};

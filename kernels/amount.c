@@ -66,6 +66,7 @@ static void shape_matmul(const struct ds_matmul_args *a, char out[DS_OP_SHAPE_BY
                    epilogues[a->epilogue], a->dbias != NULL ? " +dbias" : "");
 }
 
+/* As if every query saw all keys up to its own: what `low` says is the device's. */
 static double attention_flops(size_t batch, size_t seq, size_t heads, size_t head_size)
 {
     double visible = ((double)seq + 1.0) / 2.0;
@@ -110,15 +111,18 @@ static void shape_attention_bwd(const struct ds_attention_bwd_args *a, char out[
     say_heads(out, a->batch, a->seq, a->heads, a->kv_heads, a->head_size, a->act);
 }
 
-/* Each row sees those before it, and of the cache what there is by then is read once. */
+/* Each row sees those before it, or a window of them; of the cache what one sees is read once. */
 static struct ds_amount amount_attention_cached(const struct ds_attention_cached_args *a)
 {
-    double seen = (double)a->first + ((double)a->seq + 1.0) / 2.0;
+    size_t past = a->window != 0 && a->window <= a->first ? a->window - 1 : a->first;
+    size_t cut = a->window != 0 && a->window < past + a->seq ? past + a->seq - a->window : 0;
+    double grows = (double)(a->seq - cut);
+    double seen = grows * ((double)past + (grows + 1.0) / 2.0) + area(cut, a->window);
     size_t wide = (2 * a->heads + 4 * a->kv_heads) * a->head_size;
 
     return (struct ds_amount){
-        .flops = 4.0 * (double)a->seq * seen * area(a->heads, a->head_size),
-        .bytes = (area(a->seq, wide) + 2.0 * (double)a->first * area(a->kv_heads, a->head_size)) *
+        .flops = 4.0 * seen * area(a->heads, a->head_size),
+        .bytes = (area(a->seq, wide) + 2.0 * (double)past * area(a->kv_heads, a->head_size)) *
                  size_of(a->act),
     };
 }

@@ -267,12 +267,16 @@ struct ds_attention_drop {
 
 /* Causal attention over packed rows qkv[b,t] = [NH*HS queries | NK*HS keys | NK*HS values],
  * query head h uses key/value head h / (NH/NK).  out [B,T,NH,HS]; lse[b,h,t] = log of the sum of
- * exp(scale * q k) over the visible keys, kept for the backward pass.  Never stores T x T. */
+ * exp(scale * q k) over the visible keys, kept for the backward pass.  Never stores T x T.
+ *
+ * With `low` query t of a sequence sees keys low[b,t] .. t alone: low <= t, and no less than that
+ * of the query before.  Where it is not so every query sees itself, and of the others any. */
 struct ds_attention_fwd_args {
     size_t batch, seq, heads, kv_heads, head_size;
     enum ds_dtype act;
     float scale; /* 1 / sqrt(HS) */
     struct ds_attention_drop drop;
+    const uint32_t *low; /* (optional) [B,T] */
     const void *qkv;
     void *out;
     float *lse; /* [B,NH,T] */
@@ -284,6 +288,7 @@ struct ds_attention_bwd_args {
     enum ds_dtype act;
     float scale;
     struct ds_attention_drop drop; /* that of the forward pass */
+    const uint32_t *low;           /* (optional) so, too */
     const void *qkv, *out, *dout;
     const float *lse;
     void *dqkv;
@@ -291,13 +296,15 @@ struct ds_attention_bwd_args {
 
 /* The same for rows first .. first + T - 1 of one sequence against all rows so far: their keys and
  * values, of type act, are put into a cache that has those of the rows before, and each row sees
- * what is in it up to its own.  The cache has room for `room` rows, a multiple of DS_CACHE_TILE:
+ * what is in it up to its own, or the last `window` of that.  The cache has room
+ * for `room` rows, a multiple of DS_CACHE_TILE:
  *   keys     [NK, room / DS_CACHE_TILE, HS, DS_CACHE_TILE]: tiles whose columns are keys
  *   values   [NK, room, HS]
  * What is behind the last row is neither read as a number nor written. */
 enum { DS_CACHE_TILE = 64 };
 struct ds_attention_cached_args {
     size_t seq, first, room, heads, kv_heads, head_size;
+    size_t window; /* keys that a row sees, its own among them; 0: all */
     enum ds_dtype act;
     float scale;
     const void *qkv; /* [T, (NH + 2 NK) * HS] */

@@ -26,7 +26,7 @@ struct ds_scratch_query {
     size_t logit_rows; /* rows of one classifier chunk */
     size_t pairs;      /* of a row and an expert, of all who divide experts; 0: there are none */
     size_t fp8_elems;  /* of both operands of the largest product of FP8; 0: none is */
-    bool library;      /* on a device a library may do attention */
+    bool library;      /* on a device a library may do attention: of all keys, and of all weights */
     bool cached;       /* attention is against a cache */
 };
 

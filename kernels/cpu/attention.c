@@ -9,7 +9,8 @@
  * key/value head of one sequence with all its query heads, so that the
  * gradients of keys and values have one writer.  Tiles are F32 in scratch
  * memory; BF16 is widened on the way in and rounded on the way out.  Products
- * skip what the mask hides, to within a few rows.
+ * skip what the mask hides, to within a few rows.  Of keys in front of those that a query sees,
+ * those in front of the first query's of a tile are passed over, and others have weight 0.
  *
  * Dropout takes its random words from their counters, a row of a tile at a time, after the sum of
  * the row and before the product with the values; gradients of weights pass the same mask.
@@ -23,6 +24,7 @@
 #include "kernels/cpu/need.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/softmax.h"
+#include "kernels/cpu/tile_rows.h"
 #include "kernels/cpu/vec.h"
 
 #include <math.h>
@@ -34,7 +36,6 @@ enum {
     SCORE_LD = DS_SCORE_LD,
     ROWS = DS_PANEL_ROWS,
     COLUMNS = DS_PANEL_COLUMNS,
-    AHEAD = 8,  /* rows prefetched */
     DRAWN = 16, /* blocks of random words at a time */
 };
 
@@ -47,6 +48,8 @@ struct shape {
     enum ds_dtype act;
     float scale;
     struct ds_attention_drop drop;
+    const uint32_t *low; /* [batch, seq], or NULL */
+    size_t window;       /* of a cache, or 0 */
 };
 
 static size_t round_up(size_t n, size_t to)
@@ -64,6 +67,20 @@ static struct shape make_shape(size_t batch, size_t seq, size_t heads, size_t kv
                           .width = round_up(size, COLUMNS),
                           .group = heads / kv_heads,
                           .ld = (heads + 2 * kv_heads) * size};
+}
+
+/* Are there queries that do not see all keys up to their own? */
+static bool is_cut(const struct shape *sh)
+{
+    return sh->low != NULL || sh->window != 0;
+}
+
+/* The first key that a query sees. */
+static size_t first_key(const struct shape *sh, size_t b, size_t query)
+{
+    if (sh->window != 0)
+        return query < sh->window ? 0 : query + 1 - sh->window;
+    return sh->low != NULL ? ds__min(sh->low[b * sh->seq + query], query) : 0;
 }
 
 /* A thread's tiles.  Of keys and values: transposed panels (`kt`, `vt`, see panel.h) and rows. */
@@ -98,55 +115,17 @@ static struct tiles carve(const struct shape *sh, float *scratch, unsigned threa
     return t;
 }
 
-/* Rows lie far apart, where the processor does not look ahead by itself. */
-DS_INLINE void prefetch_row(enum ds_dtype act, const void *x, size_t at, size_t n)
-{
-    size_t bytes = act == DS_F32 ? sizeof(float) : sizeof(ds_bf16);
-    const char *row = (const char *)x + at * bytes;
-
-    for (size_t i = 0; i < n * bytes; i += 64)
-        __builtin_prefetch(row + i);
-}
-
-DS_INLINE void gather_rows(enum ds_dtype act, const void *x, size_t at, size_t ld, size_t rows,
-                           size_t n, float *to, size_t to_ld)
-{
-    for (size_t r = 0; r < rows; r++, at += ld, to += to_ld) {
-        size_t i = 0;
-
-        if (r + AHEAD < rows)
-            prefetch_row(act, x, at + AHEAD * ld, n);
-        for (; i + DS_LANES <= n; i += DS_LANES)
-            ds_vec_store(to + i, ds_load(act, x, at + i));
-        if (i < n)
-            ds_store_part(DS_F32, to, i, n - i, ds_load_part(act, x, at + i, n - i));
-    }
-}
-
 /* Rows of one head at x[at] as rows of a tile. */
 static void gather(const struct shape *sh, const void *x, size_t at, size_t ld, size_t rows,
                    float *to)
 {
-    DS_TYPED(sh->act, gather_rows(T, x, at, ld, rows, sh->size, to, sh->width));
-}
-
-DS_INLINE void scatter_rows(enum ds_dtype act, const float *from, size_t from_ld, size_t rows,
-                            size_t n, void *x, size_t at, size_t ld)
-{
-    for (size_t r = 0; r < rows; r++, at += ld, from += from_ld) {
-        size_t i = 0;
-
-        for (; i + DS_LANES <= n; i += DS_LANES)
-            ds_store(act, x, at + i, ds_vec_load(from + i));
-        if (i < n)
-            ds_store_part(act, x, at + i, n - i, ds_load_part(DS_F32, from, i, n - i));
-    }
+    DS_TYPED(sh->act, ds__gather(T, x, at, ld, rows, sh->size, to, sh->width));
 }
 
 static void scatter(const struct shape *sh, const float *from, size_t rows, void *x, size_t at,
                     size_t ld)
 {
-    DS_TYPED(sh->act, scatter_rows(T, from, sh->width, rows, sh->size, x, at, ld));
+    DS_TYPED(sh->act, ds__scatter(T, from, sh->width, rows, sh->size, x, at, ld));
 }
 
 /* Rows of a tile as transposed panels. */
@@ -163,7 +142,7 @@ static void transpose(const struct shape *sh, const float *x, size_t rows, float
     DS_ISA(ds__pack_b)(&pack);
 }
 
-/* A tile: `rows` queries from `query` against `keys` keys from `first` <= query, a multiple of KB;
+/* A tile: `rows` queries from `query` against `keys` keys from `first` <= query, a multiple of QB;
  * `head` counts the query heads of all sequences. */
 struct tile {
     size_t head, query, rows, first, keys;
@@ -248,6 +227,20 @@ static size_t visible(struct tile t, size_t r)
     return ds__min(t.keys, t.query + r - t.first + 1);
 }
 
+/* Those of them in front of the first that it sees; as many or more: it sees none. */
+static size_t unseen(const struct shape *sh, struct tile t, size_t r)
+{
+    size_t low = first_key(sh, t.head / sh->heads, t.query + r);
+
+    return low > t.first ? low - t.first : 0;
+}
+
+static void lowest(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = -INFINITY;
+}
+
 /* Zeros behind the `seen` first elements, as far as products read. */
 DS_INLINE void clear_hidden(float *s, size_t seen, size_t keys)
 {
@@ -257,6 +250,12 @@ DS_INLINE void clear_hidden(float *s, size_t seen, size_t keys)
         ds_vec_store(s + i, (ds_vec){0});
 }
 
+/* The same of a row that sees no key of the tile. */
+static void clear_row(float *s, size_t seen, size_t keys)
+{
+    memset(s, 0, ds__min(keys, seen + ROWS) * sizeof(float));
+}
+
 /* s = exp(scale s - shift) over the `seen` first elements; their sum. */
 static float exp_row(float *s, size_t seen, size_t keys, float scale, float shift)
 {
@@ -264,12 +263,6 @@ static float exp_row(float *s, size_t seen, size_t keys, float scale, float shif
 
     clear_hidden(s, seen, keys);
     return sum;
-}
-
-static void scale_row(float *x, size_t width, float by)
-{
-    for (size_t i = 0; i < width; i += DS_LANES)
-        ds_vec_store(x + i, ds_vec_load(x + i) * by);
 }
 
 /* For the weights of row `r`, with something behind the `seen` first: 0 where one is dropped, else
@@ -290,12 +283,6 @@ static void keep_row(const struct shape *sh, struct tile t, size_t r, size_t see
     }
 }
 
-static void multiply_row(float *x, const float *by, size_t n)
-{
-    for (size_t i = 0; i < n; i += DS_LANES)
-        ds_vec_store(x + i, ds_vec_load(x + i) * ds_vec_load(by + i));
-}
-
 /* Queries of rows `before` .. seq - 1; keys and values of all are with them, or in a cache. */
 struct fwd {
     struct shape shape;
@@ -307,6 +294,20 @@ struct fwd {
     float *scratch;
 };
 
+/* Have rows of a span outputs and statistics before a tile?  Where queries do not see all keys, a
+ * span begins with those of no keys at all. */
+static bool goes_on(const struct shape *sh, struct tile t)
+{
+    return t.first != 0 || is_cut(sh);
+}
+
+static void fwd_begin(const struct shape *sh, const struct tiles *ts, size_t count)
+{
+    memset(ts->o, 0, count * sh->width * sizeof(float));
+    memset(ts->sum, 0, count * sizeof(float));
+    lowest(ts->max, count);
+}
+
 /* Scores become weights; sums and outputs so far are brought to the new maximum. */
 static void fwd_softmax(const struct shape *sh, const struct tiles *ts, struct tile t, float *o,
                         float *row_max, float *row_sum)
@@ -315,34 +316,42 @@ static void fwd_softmax(const struct shape *sh, const struct tiles *ts, struct t
 
     for (size_t r = 0; r < t.rows; r++) {
         float *s = ts->s + r * SCORE_LD;
-        size_t seen = visible(t, r);
-        float max = ds__largest_of(s, seen) * sh->scale, shrink = 0.0f;
+        size_t seen = visible(t, r), from = unseen(sh, t, r);
+        float max, shrink = 0.0f;
 
-        if (t.first != 0) {
+        if (from >= seen) {
+            clear_row(s, seen, t.keys);
+            continue;
+        }
+        lowest(s, from);
+        max = ds__largest_of(s, seen) * sh->scale;
+        if (goes_on(sh, t)) {
             max = max > row_max[r] ? max : row_max[r];
             shrink = expf(row_max[r] - max);
             if (shrink != 1.0f)
-                scale_row(o + r * sh->width, sh->width, shrink);
+                ds__scale_row(o + r * sh->width, sh->width, shrink);
             shrink *= row_sum[r];
         }
         row_max[r] = max;
         row_sum[r] = shrink + exp_row(s, seen, t.keys, sh->scale, max);
         if (sh->drop.rate > 0.0) {
             keep_row(sh, t, r, seen, keep);
-            multiply_row(s, keep, seen);
+            ds__multiply_row(s, keep, seen);
         }
     }
 }
 
+/* Loaded are the keys from the multiple of KB on. */
 static void fwd_tile(const struct fwd *f, struct tiles *ts, struct tile t, size_t at, size_t r)
 {
     const struct shape *sh = &f->shape;
+    size_t skipped = t.first % KB;
     float *o = ts->o + r * sh->width;
 
     gather(sh, f->qkv, at, sh->ld, t.rows, ts->q);
-    scores(sh, t, ts->q, ts->kt, ts->s);
+    scores(sh, t, ts->q, ts->kt + skipped * sh->size, ts->s);
     fwd_softmax(sh, ts, t, o, ts->max + r, ts->sum + r);
-    by_rows(sh, t, ts->s, ts->rows, o, t.first != 0);
+    by_rows(sh, t, ts->s, ts->rows + skipped * sh->width, o, goes_on(sh, t));
 }
 
 /* Outputs and lse of `count` queries from `begin`. */
@@ -353,7 +362,7 @@ static void fwd_finish(const struct fwd *f, struct tiles *ts, size_t b, size_t h
     size_t row = b * (sh->seq - f->before) + begin - f->before;
 
     for (size_t r = 0; r < count; r++) {
-        scale_row(ts->o + r * sh->width, sh->width, 1.0f / ts->sum[r]);
+        ds__scale_row(ts->o + r * sh->width, sh->width, 1.0f / ts->sum[r]);
         if (f->lse != NULL)
             f->lse[(b * sh->heads + h) * sh->seq + begin + r] = ts->max[r] + logf(ts->sum[r]);
     }
@@ -398,15 +407,21 @@ static void fwd_task(void *arg, size_t task, unsigned thread)
     size_t begin = f->before + (spans - 1 - task / heads) * SPAN; /* the longest first */
     size_t end = ds__min(begin + SPAN, sh->seq);
 
-    for (size_t first = 0; first < end; first += KB) {
+    if (is_cut(sh))
+        fwd_begin(sh, &ts, end - begin);
+    for (size_t first = first_key(sh, b, begin) / KB * KB; first < end; first += KB) {
         size_t keys = ds__min(KB, end - first);
 
         fwd_load(f, &ts, b, h / sh->group, first, keys);
         for (size_t query = begin > first ? begin : first; query < end; query += QB) {
             struct tile t = {b * sh->heads + h, query, ds__min(QB, end - query), first, 0};
             size_t row = b * (sh->seq - f->before) + query - f->before;
+            size_t low = first_key(sh, b, query);
 
-            t.keys = ds__min(keys, query + t.rows - first);
+            if (low >= first + keys)
+                continue;
+            t.first += low > first ? (low - first) / QB * QB : 0;
+            t.keys = ds__min(first + keys, query + t.rows) - t.first;
             fwd_tile(f, &ts, t, row * sh->ld + h * sh->size, query - begin);
         }
     }
@@ -437,6 +452,7 @@ int DS_ISA(ds__cpu_attention_fwd)(const struct ds_attention_fwd_args *args,
     f.shape.act = args->act;
     f.shape.scale = args->scale;
     f.shape.drop = args->drop;
+    f.shape.low = args->low;
     return fwd_run(&f, stream, err);
 }
 
@@ -452,6 +468,7 @@ int DS_ISA(ds__attention_behind)(const struct ds_attention_cached_args *args,
 
     f.shape.act = args->act;
     f.shape.scale = args->scale;
+    f.shape.window = args->window;
     return fwd_run(&f, stream, err);
 }
 
@@ -470,12 +487,18 @@ static void bwd_softmax(const struct shape *sh, const struct tiles *ts, struct t
 
     for (size_t r = 0; r < t.rows; r++) {
         float *s = ts->s + r * SCORE_LD, *p = ts->p + r * SCORE_LD, dot = ts->dot[r];
-        size_t seen = visible(t, r), i = 0;
+        size_t seen = visible(t, r), from = unseen(sh, t, r), i = 0;
 
+        if (from >= seen) {
+            clear_row(s, seen, t.keys);
+            clear_row(p, seen, t.keys);
+            continue;
+        }
+        lowest(s, from);
         (void)exp_row(s, seen, t.keys, sh->scale, lse[r]);
         if (drops) {
             keep_row(sh, t, r, seen, keep);
-            multiply_row(p, keep, seen);
+            ds__multiply_row(p, keep, seen);
         }
         for (; i + DS_LANES <= seen; i += DS_LANES)
             ds_vec_store(p + i, ds_vec_load(s + i) * ((ds_vec_load(p + i) - dot) * sh->scale));
@@ -486,20 +509,8 @@ static void bwd_softmax(const struct shape *sh, const struct tiles *ts, struct t
         }
         clear_hidden(p, seen, t.keys);
         if (drops)
-            multiply_row(s, keep, seen);
+            ds__multiply_row(s, keep, seen);
     }
-}
-
-static float row_dot(const float *x, const float *y, size_t n)
-{
-    ds_vec sum = {0};
-    size_t i = 0;
-
-    for (; i + DS_LANES <= n; i += DS_LANES)
-        sum += ds_vec_load(x + i) * ds_vec_load(y + i);
-    if (i < n)
-        sum += ds_load_part(DS_F32, x, i, n - i) * ds_load_part(DS_F32, y, i, n - i);
-    return ds_vec_sum(sum);
 }
 
 /* A block of queries of one head against all the keys it sees. */
@@ -510,14 +521,15 @@ static void bwd_block(const struct bwd *w, struct tiles *ts, size_t b, size_t h,
     size_t rows = ds__min(QB, sh->seq - query), out_ld = sh->heads * sh->size;
     size_t at = (b * sh->seq + query) * sh->ld + h * sh->size;
     size_t out_at = (b * sh->seq + query) * out_ld + h * sh->size;
+    size_t begin = first_key(sh, b, query) / QB * QB;
     const float *lse = a->lse + (b * sh->heads + h) * sh->seq + query;
 
     gather(sh, a->qkv, at, sh->ld, rows, ts->q);
     gather(sh, a->out, out_at, out_ld, rows, ts->o);
     gather(sh, a->dout, out_at, out_ld, rows, ts->dout);
     for (size_t r = 0; r < rows; r++)
-        ts->dot[r] = row_dot(ts->o + r * sh->width, ts->dout + r * sh->width, sh->size);
-    for (size_t first = 0; first < query + rows; first += KB) {
+        ts->dot[r] = ds__row_dot(ts->o + r * sh->width, ts->dout + r * sh->width, sh->size);
+    for (size_t first = begin; first < query + rows; first += KB) {
         struct tile t = {b * sh->heads + h, query, rows, first, ds__min(KB, query + rows - first)};
         size_t row = first * sh->width;
 
@@ -526,7 +538,7 @@ static void bwd_block(const struct bwd *w, struct tiles *ts, size_t b, size_t h,
         bwd_softmax(sh, ts, t, lse);
         by_columns(sh, t, ts->s, ts->dout, ts->dv + row);
         by_columns(sh, t, ts->p, ts->q, ts->dk + row);
-        by_rows(sh, t, ts->p, ts->rows + row, ts->dq, first != 0);
+        by_rows(sh, t, ts->p, ts->rows + row, ts->dq, first != begin);
     }
     scatter(sh, ts->dq, rows, a->dqkv, at, sh->ld);
 }
@@ -569,6 +581,7 @@ int DS_ISA(ds__cpu_attention_bwd)(const struct ds_attention_bwd_args *args,
     w.shape.act = args->act;
     w.shape.scale = args->scale;
     w.shape.drop = args->drop;
+    w.shape.low = args->low;
     ds__cpu_run(stream, args->batch * args->kv_heads, bwd_task, &w);
     return 0;
 }

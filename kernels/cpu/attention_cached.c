@@ -28,7 +28,9 @@ _Static_assert((int)DS_CACHE_TILE == (int)DS_CACHE_UNIT, "pieces are whole tiles
 
 struct one {
     const struct ds_attention_cached_args *a;
-    size_t keys;          /* that the row sees */
+    size_t base;          /* the first row of the cache that is read, of a tile */
+    size_t hidden;        /* keys from there on that the row does not see, less than a tile */
+    size_t keys;          /* from there on up to the row */
     size_t piece, pieces; /* of a task, of a head */
     float *parts;         /* [heads][pieces]: struct part */
     float *own;           /* per thread: scores of a piece, then a query */
@@ -127,12 +129,12 @@ static void weigh(const struct one *o, const float *w, size_t keys, size_t at, f
         DS_TYPED(a->act, columns(T, w, keys, a->values, at + i, size, size - i, out + i));
 }
 
-/* A query head against `keys` keys from `first` on. */
+/* A query head against `keys` keys from the base's `first` on. */
 static void piece_of_head(const struct one *o, size_t head, size_t first, size_t keys, float *s)
 {
     const struct ds_attention_cached_args *a = o->a;
     size_t size = a->head_size, kv = head / (a->heads / a->kv_heads);
-    size_t at = (kv * a->room + first) * size;
+    size_t at = (kv * a->room + o->base + first) * size, hidden = first == 0 ? o->hidden : 0;
     struct part part = part_of(o, head, first / o->piece);
     float *q = s + o->piece;
 
@@ -140,9 +142,11 @@ static void piece_of_head(const struct one *o, size_t head, size_t first, size_t
         DS_TYPED(a->act, q[i] = ds_load_one(T, a->qkv, head * size + i) * a->scale);
     for (size_t k = 0; k < keys; k += TILE)
         DS_TYPED(a->act, tile_scores(T, q, size, a->keys, at + k * size, s + k));
+    s += hidden;
+    keys -= hidden;
     *part.max = ds__largest_of(s, keys);
     *part.sum = ds__exp_row(s, keys, 1.0f, *part.max);
-    weigh(o, s, keys, at, part.values);
+    weigh(o, s, keys, at + hidden * size, part.values);
 }
 
 static void piece_task(void *arg, size_t task, unsigned thread)
@@ -179,8 +183,12 @@ static void add_pieces(const struct one *o, size_t head)
 static int one_row(const struct ds_attention_cached_args *a, struct ds_stream *stream,
                    struct ds_error *err)
 {
-    size_t keys = a->first + 1, piece = ds__cache_piece(keys), pieces = ds__div_up(keys, piece);
+    size_t low = a->window != 0 && a->first >= a->window ? a->first + 1 - a->window : 0;
+    size_t keys = a->first + 1 - low / TILE * TILE;
+    size_t piece = ds__cache_piece(keys), pieces = ds__div_up(keys, piece);
     struct one o = {.a = a,
+                    .base = low / TILE * TILE,
+                    .hidden = low % TILE,
                     .keys = keys,
                     .piece = piece,
                     .pieces = pieces,

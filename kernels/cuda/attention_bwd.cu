@@ -272,6 +272,9 @@ extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
     struct attention_shape s = attention_shape_of(a);
     bool done = false;
     void *dots;
+
+    if (a->low != NULL)
+        return ds_fail(err, ENOTSUP, "attention on CUDA lacks keys from one on");
     int rc = ds__cuda_sdpa_bwd(a, (struct ds_cuda_stream *)stream, &done, err);
 
     if (rc == 0 && !done)

@@ -147,6 +147,8 @@ extern "C" int ds__cuda_attention_cached(const struct ds_attention_cached_args *
     cudaStream_t queue = stream_of(stream);
     size_t blocks = a->seq * a->heads;
 
+    if (a->window != 0)
+        return ds_fail(err, ENOTSUP, "attention on CUDA lacks windows");
     if (a->head_size > PLAIN_MAX || blocks > INT32_MAX)
         return ds_fail(err, ENOTSUP,
                        "%zu rows and heads of %zu elements: attention against a cache on CUDA has "

@@ -111,6 +111,9 @@ extern "C" int ds__cuda_attention_fwd(const struct ds_attention_fwd_args *a,
 {
     struct attention_shape s = attention_shape_of(a);
     bool done = false;
+
+    if (a->low != NULL)
+        return ds_fail(err, ENOTSUP, "attention on CUDA lacks keys from one on");
     int rc = ds__cuda_sdpa_fwd(a, (struct ds_cuda_stream *)stream, &done, err);
 
     if (rc != 0 || done)

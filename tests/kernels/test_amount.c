@@ -55,6 +55,13 @@ static void products(void)
     EXPECT(ATTENTION_CACHED, attention_cached, 21 * 2 * 16, (3 * (2 * 2 + 4) * 4 + 2 * 5 * 4) * 2.0,
            "3 behind 5, 2/1 heads of 4 BF16", .seq = 3, .first = 5, .room = 64, .heads = 2,
            .kv_heads = 1, .head_size = 4, .act = DS_BF16);
+    /* Of a window of 7 they see 6, 7 and 7; of one of 3 as many each, and 2 of the cache are read. */
+    EXPECT(ATTENTION_CACHED, attention_cached, 20 * 2 * 16, (3 * (2 * 2 + 4) * 4 + 2 * 5 * 4) * 2.0,
+           "3 behind 5, 2/1 heads of 4 BF16", .seq = 3, .first = 5, .room = 64, .heads = 2,
+           .kv_heads = 1, .head_size = 4, .act = DS_BF16, .window = 7);
+    EXPECT(ATTENTION_CACHED, attention_cached, 9 * 2 * 16, (3 * (2 * 2 + 4) * 4 + 2 * 2 * 4) * 2.0,
+           "3 behind 5, 2/1 heads of 4 BF16", .seq = 3, .first = 5, .room = 64, .heads = 2,
+           .kv_heads = 1, .head_size = 4, .act = DS_BF16, .window = 3);
 }
 
 static void passes(void)

@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * test_attention.c - causal attention, forward and backward, against the T x T form in double; with
- * dropout, against the mask that Philox gives one number at a time.
+ * dropout, against the mask that Philox gives one number at a time.  Queries that see keys from one
+ * on: windows, documents one after the other, and numbers that cannot be.
  */
 #include "base/rng.h"
 #include "tests/kernels/harness.h"
@@ -12,6 +13,7 @@ struct attention {
     enum ds_dtype act;
     double scale;
     struct ds_attention_drop drop;
+    uint32_t *low;                   /* [batch][seq], or NULL */
     struct nums qkv, dout, out, lse; /* out and lse: given to the backward pass */
     double *want_out, *want_lse, *want_dqkv;
 };
@@ -24,6 +26,14 @@ static size_t at(const struct attention *x, size_t b, size_t t, int part, size_t
     return (b * x->seq + t) * x->ld + (first + head) * x->size;
 }
 
+/* The first key that a query sees. */
+static size_t first_key(const struct attention *x, size_t b, size_t t)
+{
+    size_t low = x->low != NULL ? x->low[b * x->seq + t] : 0;
+
+    return low < t ? low : t;
+}
+
 static double dot(const double *x, const double *y, size_t n)
 {
     double sum = 0.0;
@@ -33,20 +43,21 @@ static double dot(const double *x, const double *y, size_t n)
     return sum;
 }
 
-/* Weights of one query over the keys before it; returns the log of the sum. */
+/* Weights of one query over the keys that it sees; returns the log of the sum. */
 static double weights(const struct attention *x, size_t b, size_t h, size_t t, double *p)
 {
     size_t kv = h / (x->heads / x->kv_heads);
     const double *q = x->qkv.d + at(x, b, t, 0, h);
     double sum = 0.0, max = (double)-INFINITY;
+    size_t low = first_key(x, b, t);
 
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = low; s <= t; s++) {
         p[s] = x->scale * dot(q, x->qkv.d + at(x, b, s, 1, kv), x->size);
         max = fmax(max, p[s]);
     }
-    for (size_t s = 0; s <= t; s++)
+    for (size_t s = low; s <= t; s++)
         sum += exp(p[s] - max);
-    for (size_t s = 0; s <= t; s++)
+    for (size_t s = low; s <= t; s++)
         p[s] = exp(p[s] - max) / sum;
     return max + log(sum);
 }
@@ -73,14 +84,14 @@ static void reference_query(struct attention *x, size_t b, size_t h, size_t t, d
     double *out = x->want_out + row, mean;
 
     x->want_lse[(b * x->heads + h) * x->seq + t] = weights(x, b, h, t, p);
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = first_key(x, b, t); s <= t; s++) {
         double kept = keep(x, b, h, t, s) * p[s];
 
         for (size_t i = 0; i < x->size; i++)
             out[i] += kept * x->qkv.d[at(x, b, s, 2, kv) + i];
     }
     mean = dot(out, dout, x->size);
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = first_key(x, b, t); s <= t; s++) {
         double dp = dot(dout, x->qkv.d + at(x, b, s, 2, kv), x->size);
         double kept = keep(x, b, h, t, s), ds = p[s] * (kept * dp - mean) * x->scale;
 
@@ -116,6 +127,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                          .act = x->act,
                                          .scale = (float)x->scale,
                                          .drop = x->drop,
+                                         .low = x->low,
                                          .qkv = x->qkv.data,
                                          .out = out[0],
                                          .lse = out[1]};
@@ -134,6 +146,7 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                          .act = x->act,
                                          .scale = (float)x->scale,
                                          .drop = x->drop,
+                                         .low = x->low,
                                          .qkv = x->qkv.data,
                                          .out = x->out.data,
                                          .dout = x->dout.data,
@@ -166,39 +179,58 @@ static void try_both(struct attention *x, const char *what)
     try_all(&t);
 }
 
+/* Of `x` the shape is given, what is dropped and what is seen. */
+static void make(struct attention *x, double sharp)
+{
+    size_t tokens = x->batch * x->seq;
+
+    x->scale = (double)(float)(1.0 / sqrt((double)x->size));
+    x->ld = (x->heads + 2 * x->kv_heads) * x->size;
+    x->qkv = nums_random(x->act, tokens * x->ld, sharp, 0.0);
+    x->dout = nums_random(x->act, tokens * x->heads * x->size, 1.0, 0.0);
+    x->out = nums_blank(x->act, tokens * x->heads * x->size);
+    x->lse = nums_blank(DS_F32, tokens * x->heads);
+    x->want_out = calloc(tokens * x->heads * x->size, sizeof(double));
+    x->want_lse = calloc(tokens * x->heads, sizeof(double));
+    x->want_dqkv = calloc(tokens * x->ld, sizeof(double));
+}
+
+static void release(struct attention *x)
+{
+    nums_free(&x->qkv);
+    nums_free(&x->dout);
+    nums_free(&x->out);
+    nums_free(&x->lse);
+    free(x->want_out);
+    free(x->want_lse);
+    free(x->want_dqkv);
+}
+
+static void check_seen(struct attention x, double sharp, const char *seen)
+{
+    char what[160];
+
+    snprintf(what, sizeof(what), "B %zu T %zu NK %zu group %zu HS %zu %s sharp %g drop %g%s",
+             x.batch, x.seq, x.kv_heads, x.heads / x.kv_heads, x.size, ds_dtype_name(x.act), sharp,
+             x.drop.rate, seen);
+    make(&x, sharp);
+    reference(&x);
+    try_both(&x, what);
+    release(&x);
+}
+
 static void check_dropped(size_t batch, size_t seq, size_t kv_heads, size_t group, size_t size,
                           enum ds_dtype act, double sharp, struct ds_attention_drop drop)
 {
-    struct attention x = {.batch = batch,
-                          .seq = seq,
-                          .heads = kv_heads * group,
-                          .kv_heads = kv_heads,
-                          .size = size,
-                          .act = act,
-                          .scale = (double)(float)(1.0 / sqrt((double)size)),
-                          .drop = drop};
-    size_t tokens = batch * seq;
-    char what[128];
+    const struct attention x = {.batch = batch,
+                                .seq = seq,
+                                .heads = kv_heads * group,
+                                .kv_heads = kv_heads,
+                                .size = size,
+                                .act = act,
+                                .drop = drop};
 
-    x.ld = (x.heads + 2 * kv_heads) * size;
-    snprintf(what, sizeof(what), "B %zu T %zu NK %zu group %zu HS %zu %s sharp %g drop %g", batch,
-             seq, kv_heads, group, size, ds_dtype_name(act), sharp, drop.rate);
-    x.qkv = nums_random(act, tokens * x.ld, sharp, 0.0);
-    x.dout = nums_random(act, tokens * x.heads * size, 1.0, 0.0);
-    x.out = nums_blank(act, tokens * x.heads * size);
-    x.lse = nums_blank(DS_F32, tokens * x.heads);
-    x.want_out = calloc(tokens * x.heads * size, sizeof(double));
-    x.want_lse = calloc(tokens * x.heads, sizeof(double));
-    x.want_dqkv = calloc(tokens * x.ld, sizeof(double));
-    reference(&x);
-    try_both(&x, what);
-    nums_free(&x.qkv);
-    nums_free(&x.dout);
-    nums_free(&x.out);
-    nums_free(&x.lse);
-    free(x.want_out);
-    free(x.want_lse);
-    free(x.want_dqkv);
+    check_seen(x, sharp, "");
 }
 
 /* `sharp` multiplies the queries: weights near 0 and 1, scores in the hundreds. */
@@ -288,4 +320,194 @@ Test(attention, dropped_weights)
                       act_types[i / 7], 1.0, drop);
     }
 }
+
+#ifndef DS_TESTS_EMULATED
+/* A window, 0: none, over documents of about `length` tokens, 0: one. */
+static uint32_t *make_low(size_t batch, size_t seq, size_t window, size_t length)
+{
+    uint32_t *low = malloc(batch * seq * sizeof(*low));
+    uint64_t state = seq + window + length;
+
+    cr_assert(low != NULL);
+    for (size_t i = 0; i < batch * seq; i++) {
+        size_t t = i % seq, cut = window != 0 && t >= window ? t + 1 - window : 0;
+        size_t old = t == 0 ? 0 : low[i - 1];
+
+        (void)noise(&state);
+        if (length != 0 && (state >> 33) % length == 0)
+            old = t;
+        low[i] = (uint32_t)(cut > old ? cut : old);
+    }
+    return low;
+}
+
+static void check_cut(struct attention x, size_t window, size_t length)
+{
+    char seen[64];
+
+    snprintf(seen, sizeof(seen), " window %zu documents of %zu", window, length);
+    x.low = make_low(x.batch, x.seq, window, length);
+    check_seen(x, 1.0, seen);
+    free(x.low);
+}
+
+#if defined(DS_TESTS_FEW)
+static const size_t cut_seqs[] = {130}, cut_sizes[] = {40, 128};
+static const size_t cuts[][2] = {{7, 0}, {0, 40}};
+#elif defined(DS_TESTS_EMULATED)
+static const size_t cut_seqs[] = {70, 261}, cut_sizes[] = {64, 72};
+static const size_t cuts[][2] = {{1, 0}, {2, 0}, {67, 0}, {1000, 0}, {0, 5}, {0, 90}, {33, 60}};
+#else
+static const size_t cut_seqs[] = {1, 70, 259, 1101}, cut_sizes[] = {16, 72};
+static const size_t cuts[][2] = {{1, 0},   {2, 0}, {17, 0}, {64, 0},  {300, 0},
+                                 {513, 0}, {0, 5}, {0, 90}, {0, 400}, {33, 60}};
+#endif
+
+/* Types, sizes and groups in turn. */
+Test(attention, keys_from_one_on)
+{
+    size_t turn = 0;
+
+    for (size_t i = 0; i < sizeof(cut_seqs) / sizeof(cut_seqs[0]); i++) {
+        for (size_t j = 0; j < sizeof(cuts) / sizeof(cuts[0]); j++, turn++) {
+            struct attention x = {.batch = 1 + j % 2,
+                                  .seq = cut_seqs[i],
+                                  .kv_heads = 1 + turn % 2,
+                                  .size = cut_sizes[turn / 3 % 2],
+                                  .act = act_types[turn % 3]};
+
+            x.heads = x.kv_heads * (1 + turn / 2 % 2);
+            check_cut(x, cuts[j][0], cuts[j][1]);
+        }
+    }
+}
+
+Test(attention, keys_from_one_on_and_dropped_weights)
+{
+    for (size_t i = 0; i < 3; i++) {
+        struct attention x = {.batch = 2,
+                              .seq = 133,
+                              .heads = 2,
+                              .kv_heads = 1,
+                              .size = 20,
+                              .act = act_types[i],
+                              .drop = {.rate = 0.3, .seed = i, .stream = 77, .first = 5}};
+
+        check_cut(x, 50, 30);
+    }
+}
+
+/* Both passes, on what the processor has, into outputs that stay. */
+struct passes {
+    struct nums out, lse, dqkv;
+};
+
+static struct passes run_passes(struct attention *x)
+{
+    size_t tokens = x->batch * x->seq;
+    struct passes p = {.out = nums_blank(x->act, tokens * x->heads * x->size),
+                       .lse = nums_blank(DS_F32, tokens * x->heads),
+                       .dqkv = nums_blank(x->act, tokens * x->ld)};
+    struct ds_scratch_query query = {
+        .threads = 2, .act = x->act, .seq = x->seq, .head_size = x->size};
+    struct ds_device *device = open_cpu(NULL, 2, ds_scratch_bytes(&query));
+    struct attention back = *x;
+    void *fwd[2] = {p.out.data, p.lse.data}, *bwd[1] = {p.dqkv.data};
+
+    back.out = p.out;
+    back.lse = p.lse;
+    cr_assert(device != NULL);
+    cr_expect(run_fwd(x, fwd, ds_device_stream(device), NULL) == 0);
+    cr_expect(run_bwd(&back, bwd, ds_device_stream(device), NULL) == 0);
+    ds_device_close(device);
+    return p;
+}
+
+static void free_passes(struct passes *p)
+{
+    nums_free(&p->out);
+    nums_free(&p->lse);
+    nums_free(&p->dqkv);
+}
+
+static bool same_numbers(const struct nums *x, const struct nums *y)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (nums_get(x, i) != nums_get(y, i))
+            return false;
+    return true;
+}
+
+static struct attention make_cut(size_t seq, size_t size, enum ds_dtype act)
+{
+    struct attention x = {
+        .batch = 2, .seq = seq, .heads = 2, .kv_heads = 1, .size = size, .act = act};
+
+    make(&x, 1.0);
+    return x;
+}
+
+/* All keys from the first on are what is seen without it. */
+Test(attention, from_the_first_key_on_is_all)
+{
+    for (size_t i = 0; i < 2 * 3; i++) {
+        struct attention x = make_cut(150, i < 3 ? 64 : 128, act_types[i % 3]);
+        struct passes all = run_passes(&x), low;
+
+        x.low = calloc(x.batch * x.seq, sizeof(*x.low));
+        low = run_passes(&x);
+        cr_expect(same_numbers(&all.out, &low.out), "out of %zu", i);
+        cr_expect(same_numbers(&all.lse, &low.lse), "lse of %zu", i);
+        cr_expect(same_numbers(&all.dqkv, &low.dqkv), "dqkv of %zu", i);
+        free_passes(&all);
+        free_passes(&low);
+        free(x.low);
+        release(&x);
+    }
+}
+
+static bool all_finite(const struct nums *x)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (!isfinite(nums_get(x, i)))
+            return false;
+    return true;
+}
+
+/* Whatever the numbers are, every query sees itself: its sum has its own weight. */
+static void check_itself(const struct attention *x, const struct nums *lse)
+{
+    for (size_t i = 0; i < x->batch * x->heads * x->seq; i++) {
+        size_t t = i % x->seq, h = i / x->seq % x->heads, b = i / x->seq / x->heads;
+        const double *q = x->qkv.d + at(x, b, t, 0, h), *k = x->qkv.d + at(x, b, t, 1, 0);
+        double own = x->scale * dot(q, k, x->size);
+
+        cr_expect(nums_get(lse, i) > own - 0.01, "row %zu: %g, itself %g", i, nums_get(lse, i),
+                  own);
+    }
+}
+
+Test(attention, first_keys_that_cannot_be)
+{
+    for (size_t i = 0; i < 4 * 3; i++) {
+        struct attention x = make_cut(i % 2 == 0 ? 150 : 201, i < 6 ? 64 : 72, act_types[i % 3]);
+        struct passes p;
+
+        x.low = malloc(x.batch * x.seq * sizeof(*x.low));
+        for (size_t t = 0; t < x.batch * x.seq; t++) {
+            size_t turn = (uint32_t)(t * 2654435761u) % 400; /* above, and back again */
+
+            x.low[t] = (uint32_t)(i / 3 == 0 ? x.seq - t % x.seq : i / 3 == 1 ? UINT32_MAX : turn);
+            if (i / 3 == 3 && t % 7 == 0)
+                x.low[t] = UINT32_MAX - (uint32_t)turn;
+        }
+        p = run_passes(&x);
+        cr_expect(all_finite(&p.out) && all_finite(&p.lse) && all_finite(&p.dqkv), "%zu", i);
+        check_itself(&x, &p.lse);
+        free_passes(&p);
+        free(x.low);
+        release(&x);
+    }
+}
+#endif
 #endif

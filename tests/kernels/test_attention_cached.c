@@ -8,7 +8,8 @@
 
 struct cached {
     size_t rows, room, heads, kv_heads, size, ld;
-    size_t piece; /* rows at a time */
+    size_t piece;  /* rows at a time */
+    size_t window; /* or 0 */
     enum ds_dtype act;
     double scale;
     struct nums qkv;
@@ -26,8 +27,9 @@ static void reference_row(const struct cached *x, size_t t, size_t h, double *p)
 {
     size_t kv = h / (x->heads / x->kv_heads);
     double *out = x->want + (t * x->heads + h) * x->size, max = (double)-INFINITY, sum = 0.0;
+    size_t low = x->window != 0 && t >= x->window ? t + 1 - x->window : 0;
 
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = low; s <= t; s++) {
         const double *q = row_of(x, t, 0, h), *key = row_of(x, s, 1, kv);
 
         p[s] = 0.0;
@@ -35,11 +37,11 @@ static void reference_row(const struct cached *x, size_t t, size_t h, double *p)
             p[s] += x->scale * q[i] * key[i];
         max = fmax(max, p[s]);
     }
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = low; s <= t; s++) {
         p[s] = exp(p[s] - max);
         sum += p[s];
     }
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = low; s <= t; s++) {
         const double *value = row_of(x, s, 2, kv);
 
         for (size_t i = 0; i < x->size; i++)
@@ -76,6 +78,7 @@ static int run(void *ctx, void **out, struct ds_stream *stream, struct ds_error 
             .seq = x->rows - t < x->piece ? x->rows - t : x->piece,
             .first = t,
             .room = x->room,
+            .window = x->window,
             .heads = x->heads,
             .kv_heads = x->kv_heads,
             .head_size = x->size,
@@ -91,11 +94,12 @@ static int run(void *ctx, void **out, struct ds_stream *stream, struct ds_error 
     return rc;
 }
 
-static void check(size_t rows, size_t piece, size_t kv_heads, size_t group, size_t size,
-                  enum ds_dtype act, double sharp)
+static void check_window(size_t rows, size_t piece, size_t kv_heads, size_t group, size_t size,
+                         enum ds_dtype act, double sharp, size_t window)
 {
     struct cached x = {.rows = rows,
                        .piece = piece,
+                       .window = window,
                        .room = (rows / DS_CACHE_TILE + 1) * DS_CACHE_TILE,
                        .heads = kv_heads * group,
                        .kv_heads = kv_heads,
@@ -115,8 +119,8 @@ static void check(size_t rows, size_t piece, size_t kv_heads, size_t group, size
         .query = {.act = act, .seq = x.room, .heads = x.heads, .head_size = size, .cached = true},
         .low = act != DS_F32};
 
-    snprintf(what, sizeof(what), "%zu rows by %zu, NK %zu group %zu HS %zu %s sharp %g", rows,
-             piece, kv_heads, group, size, ds_dtype_name(act), sharp);
+    snprintf(what, sizeof(what), "%zu rows by %zu, NK %zu group %zu HS %zu %s sharp %g window %zu",
+             rows, piece, kv_heads, group, size, ds_dtype_name(act), sharp, window);
     x.qkv = nums_random(act, rows * x.ld, sharp, 0.0);
     blank = nums_random(act, cache, 3.0, 0.0);
     x.want = calloc(out, sizeof(double));
@@ -135,6 +139,12 @@ static void check(size_t rows, size_t piece, size_t kv_heads, size_t group, size
     free(x.want_keys);
     free(x.want_values);
     free(p);
+}
+
+static void check(size_t rows, size_t piece, size_t kv_heads, size_t group, size_t size,
+                  enum ds_dtype act, double sharp)
+{
+    check_window(rows, piece, kv_heads, group, size, act, sharp, 0);
 }
 
 #if defined(DS_TESTS_FEW)
@@ -177,11 +187,29 @@ Test(attention_cached, sharp_weights)
 }
 
 #ifndef DS_TESTS_EMULATED
+Test(attention_cached, windows)
+{
+    static const size_t windows[] = {1, 2, 31, 64, 90, 500}, pieces[] = {1, 7, 100};
+
+    for (size_t i = 0; i < sizeof(windows) / sizeof(windows[0]); i++) {
+        for (size_t j = 0; j < sizeof(pieces) / sizeof(pieces[0]); j++)
+            check_window(140, pieces[j], 1 + j % 2, 1 + i % 2, 20, act_types[(i + j) % 3], 1.0,
+                         windows[i]);
+    }
+}
+
 /* Pieces of keys that are added up; spans of queries and tiles of keys that do not begin together. */
 Test(attention_cached, many_keys)
 {
     check(700, 1, 1, 2, 16, DS_F32, 2.0);
     check(1300, 601, 1, 2, 16, DS_F32, 2.0);
     check(1300, 1300, 2, 1, 16, DS_BF16, 1.0);
+}
+
+Test(attention_cached, windows_of_many_keys)
+{
+    check_window(1300, 1, 1, 2, 16, DS_F32, 2.0, 601);
+    check_window(1300, 601, 1, 2, 16, DS_F32, 2.0, 333);
+    check_window(1300, 1300, 1, 1, 16, DS_F16, 2.0, 700);
 }
 #endif

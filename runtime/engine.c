@@ -317,33 +317,11 @@ void ds_engine_traffic(const struct ds_engine *engine, enum ds_comm_op op,
 
 /* --- instructions --------------------------------------------------------------------------- */
 
-/* Sequences of a step in order: micro-batch, then rank of data, then sequence of the batch. */
-static uint64_t first_sequence(const struct ds_plan *plan, uint64_t position, uint64_t micro_batch)
-{
-    uint64_t before = micro_batch * ds_plan_data_ranks(plan) + ds_plan_data_rank(plan);
-
-    return position + before * plan->micro_batch;
-}
-
-static int load_ids(struct ds_engine *engine, enum ds_pass pass, const struct ds_data *data,
-                    uint64_t position, uint64_t micro_batch, struct ds_error *err)
-{
-    const struct ds_plan *plan = engine->plan;
-    uint64_t first = first_sequence(plan, position, micro_batch);
-    int32_t *ids = ds_feed_place(&engine->feed, micro_batch);
-    int rc = 0;
-
-    for (uint64_t b = 0; rc == 0 && b < plan->micro_batch; b++)
-        rc = ds_data_read_part(data, first + b, plan->sequence_rank * plan->sequence,
-                               plan->sequence + 1, ids + b * (plan->sequence + 1), err);
-    return rc == 0 ? ds_feed_load(&engine->feed, pass, micro_batch, err) : rc;
-}
-
 /* A pass over one block, its tokens loaded. */
 static int pass(struct ds_engine *engine, const struct ds_instr *instr, struct ds_error *err)
 {
     ds_net_turn(&engine->net, instr->micro_batch);
-    engine->net.first = first_sequence(engine->plan, engine->step->position, instr->micro_batch);
+    engine->net.first = ds_feed_first(engine->plan, engine->step->position, instr->micro_batch);
     if (instr->op == DS_INSTR_BACKWARD)
         return ds_net_backward(&engine->net, instr->block, instr->accumulate, err);
     return ds_net_forward(&engine->net, instr->block,
@@ -359,8 +337,8 @@ static int load(struct ds_engine *engine, const struct ds_instr *instr, struct d
         !ds_plan_reads_ids(plan))
         return 0;
     ds_net_turn(&engine->net, instr->micro_batch);
-    return load_ids(engine, DS_PASS_TRAIN, engine->step->data, engine->step->position,
-                    instr->micro_batch, err);
+    return ds_feed_read(&engine->feed, DS_PASS_TRAIN, engine->step->data, engine->step->position,
+                        instr->micro_batch, err);
 }
 
 static int passes(void *user, size_t first, size_t count, struct ds_error *err)
@@ -583,7 +561,7 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
     for (uint64_t i = 0; rc == 0 && i < plan->micro_batches; i++) {
         ds_net_turn(&engine->net, 0);
         if (ds_plan_reads_ids(plan))
-            rc = load_ids(engine, DS_PASS_EVAL, data, position, i, err);
+            rc = ds_feed_read(&engine->feed, DS_PASS_EVAL, data, position, i, err);
         for (size_t j = 0; rc == 0 && j < plan->eval.count; j++)
             rc = evaluate(engine, &plan->eval.instr[j], err);
     }

@@ -85,3 +85,45 @@ int ds_feed_load(struct ds_feed *feed, enum ds_pass pass, uint64_t micro_batch,
         rc = ds_net_load(feed->net, pass, DS_COPY_ASIDE, room, err);
     return rc == 0 ? ds_stream_signal(compute, empty, err) : rc;
 }
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+/* In order: micro-batch, then rank of data, then sequence of the batch. */
+uint64_t ds_feed_first(const struct ds_plan *plan, uint64_t position, uint64_t micro_batch)
+{
+    uint64_t before = micro_batch * ds_plan_data_ranks(plan) + ds_plan_data_rank(plan);
+
+    return position + before * plan->micro_batch;
+}
+
+/* Who sees whom in sequence `number`, which is sequence b of the micro-batch at `host`. */
+static int read_lows(const struct ds_feed *feed, const struct ds_data *data, uint64_t number,
+                     int32_t *host, size_t b, struct ds_error *err)
+{
+    const struct ds_plan *plan = feed->net->plan;
+    int32_t *lows = ds_net_lows(feed->net, host, b);
+    int rc = 0;
+
+    if (plan->documents)
+        rc = ds_data_read_part(data, number, 0, plan->whole_sequence, lows, err);
+    if (rc == 0)
+        ds_net_see(feed->net, lows);
+    return rc;
+}
+
+int ds_feed_read(struct ds_feed *feed, enum ds_pass pass, const struct ds_data *data,
+                 uint64_t position, uint64_t micro_batch, struct ds_error *err)
+{
+    const struct ds_plan *plan = feed->net->plan;
+    const uint64_t first = ds_feed_first(plan, position, micro_batch), row = plan->sequence + 1;
+    int32_t *ids = ds_feed_place(feed, micro_batch);
+    int rc = 0;
+
+    for (uint64_t b = 0; rc == 0 && b < plan->micro_batch; b++) {
+        rc = ds_data_read_part(data, first + b, plan->sequence_rank * plan->sequence, row,
+                               ids + b * row, err);
+        if (rc == 0 && ds_plan_sees_less(plan))
+            rc = read_lows(feed, data, first + b, ids, b, err);
+    }
+    return rc == 0 ? ds_feed_load(feed, pass, micro_batch, err) : rc;
+}

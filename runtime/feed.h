@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "runtime/data/data.h"
 #include "runtime/model/net.h"
 
 enum { DS_FEED_ROOMS = 2, DS_FEED_EVENTS = 2 * DS_FEED_ROOMS };
@@ -43,6 +44,13 @@ void ds_feed_turn(struct ds_feed *feed);
  * done: once a step, or a batch of an evaluation, has been waited for, all are; where there are two
  * sets, once the step before it has been. */
 int32_t *ds_feed_place(const struct ds_feed *feed, uint64_t micro_batch);
+
+/* The number of the first of a micro-batch's sequences, of a step that begins at `position`. */
+uint64_t ds_feed_first(const struct ds_plan *plan, uint64_t position, uint64_t micro_batch);
+
+/* Read them, and load what was read. */
+int ds_feed_read(struct ds_feed *feed, enum ds_pass pass, const struct ds_data *data,
+                 uint64_t position, uint64_t micro_batch, struct ds_error *err) DS_NODISCARD;
 
 /* What was written there is what the net reads next. */
 int ds_feed_load(struct ds_feed *feed, enum ds_pass pass, uint64_t micro_batch,

@@ -77,6 +77,7 @@ static inline bool ds_arch_norms_heads(enum ds_arch arch)
 }
 
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
+enum ds_documents { DS_DOCUMENTS_TOGETHER, DS_DOCUMENTS_APART };
 enum ds_data_order { DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
 enum ds_schedule_kind {
     DS_SCHEDULE_CONSTANT,
@@ -126,6 +127,7 @@ enum ds_sink { /* or'ed */
 struct ds_model_shape {
     enum ds_arch arch;
     uint64_t layers, hidden, heads, kv_heads, head_size, ffn, vocab, context;
+    uint64_t window;                /* tokens that one sees, itself included; 0: all before it */
     uint64_t experts, experts_each; /* of a layer, of a token; 0: one feed-forward block for all */
     bool tie_embeddings;
     double norm_eps, rope_theta;
@@ -166,6 +168,8 @@ struct ds_job {
         enum ds_data_format format;
         enum ds_data_order order;
         const char *tokenizer; /* "bytes" */
+        enum ds_documents documents;
+        uint64_t separator; /* APART: the id that ends a document */
     } data;
     struct {
         uint64_t steps, global_batch, micro_batch, sequence;

@@ -347,6 +347,7 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
         check_env,
         ds__job_check_model,
         ds__job_check_data,
+        ds__job_check_documents,
         check_batch,
         ds__job_check_parallel,
         default_and_check_optim,

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "runtime/data/mix.h"
+#include "runtime/job_blame.h"
 #include "runtime/job_table.h"
 #include "runtime/text/size.h"
 
@@ -93,6 +94,29 @@ static int check_sets(const struct ds_rows *sets, const char *path, const struct
     if (rc == 0 && sets->count > 0)
         rc = ds_error_context(err, ds_mix_shares(&shares, weight, sets->count, err), "'%s'", path);
     return ds_keys_place(keys, path, rc, err);
+}
+
+int ds__job_check_documents(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const uint64_t vocab = job->model.shape.vocab;
+    int rc = 0;
+
+    if (job->data.documents != DS_DOCUMENTS_APART)
+        return 0;
+    if (!ds_keys_given(keys, "data.separator")) {
+        if (!has_tokenizer(job))
+            return FAIL_AT(
+                keys, "data.documents", EINVAL,
+                "'data.documents' apart needs 'data.separator', the id of the token that "
+                "ends a document; a tokenizer.json in 'data.tokenizer' has one");
+        rc = ds_keys_place(keys, "data.tokenizer",
+                           ds_text_separator(job->data.tokenizer, &job->data.separator, err), err);
+    }
+    if (rc == 0 && job->data.separator >= vocab)
+        rc = FAIL_AT(keys, ds__job_blame(keys, "data.separator", "model.vocab"), EINVAL,
+                     "'data.separator' %" PRIu64 " must be below 'model.vocab' %" PRIu64,
+                     job->data.separator, vocab);
+    return rc;
 }
 
 int ds__job_check_data(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)

@@ -19,4 +19,8 @@ int ds__job_default_vocab(struct ds_job *job, const struct ds_keys *keys, struct
 /* Is some of the data text, and its bytes the ids? */
 bool ds__job_reads_bytes(const struct ds_job *job);
 
+/* Is there an id that ends documents, where they are to be kept apart? */
+int ds__job_check_documents(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+    DS_NODISCARD;
+
 #endif

@@ -34,6 +34,7 @@ static const char *const shape_keys[] = {
     "model.rope_scaling.low_freq_factor",
     "model.rope_scaling.high_freq_factor",
     "model.rope_scaling.original_context",
+    "model.window",
     "model.experts",
     "model.experts_per_token",
 };
@@ -281,6 +282,10 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
         rc = check_heads(job, keys, err);
     if (rc == 0)
         rc = check_rope(job, keys, err);
+    if (rc == 0 && shape->window > 0 && shape->arch == DS_ARCH_GPT2)
+        rc = FAIL_AT(keys, ds__job_blame(keys, "model.window", "model.arch"), EINVAL,
+                     "'model.window' is not for gpt2, whose published models have none; leave it "
+                     "out");
     if (rc == 0 && ds__job_reads_bytes(job) && shape->vocab < 256)
         rc = FAIL_AT(keys, "model.vocab", EINVAL,
                      "'model.vocab' must be at least 256 for text, not %" PRIu64, shape->vocab);

@@ -26,6 +26,9 @@ static const struct ds_choice ropes[] = {
 static const struct ds_choice formats[] = {
     {"auto", DS_DATA_AUTO, false}, {"text", DS_DATA_TEXT, false}, {"tokens", DS_DATA_TOKENS, false},
     {"samples", DS_DATA_SAMPLES, false}, {NULL, 0, false}};
+static const struct ds_choice documents[] = {
+    {"together", DS_DOCUMENTS_TOGETHER, false}, {"apart", DS_DOCUMENTS_APART, false},
+    {NULL, 0, false}};
 static const struct ds_choice orders[] = {
     {"shuffle", DS_ORDER_SHUFFLE, false}, {"sequential", DS_ORDER_SEQUENTIAL, false},
     {NULL, 0, false}};
@@ -191,6 +194,8 @@ static const struct ds_key job_keys[] = {
         "llama3: and short, to be left alone, that fit more often than this"),
     U64("model.rope_scaling.original_context", model.shape.rope_scale.original, BITS, "8192", 1,
         DS_MAX_CONTEXT, "llama3: the context that the model was made for first"),
+    U64("model.window", model.shape.window, FROM | BITS, "0, config.json's", 0, DS_MAX_CONTEXT,
+        "tokens that a token sees, itself included; 0 is all before it; not for gpt2"),
     F64("model.dropout", model.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
         "share of the elements dropped from the embedding and from what each half of a layer adds"),
     F64("model.attention_dropout", model.attention_dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
@@ -207,6 +212,10 @@ static const struct ds_key job_keys[] = {
     ENUM("data.format", data.format, BITS, "auto", formats, "what the files hold"),
     TEXT("data.tokenizer", data.tokenizer, BITS, "bytes", MAX_PATH_TEXT,
          "how text becomes token ids: bytes, or the path of a tokenizer.json"),
+    ENUM("data.documents", data.documents, BITS, "together", documents,
+         "whether tokens see what is before their document in a sequence"),
+    U64("data.separator", data.separator, FROM | BITS, "data.tokenizer's", 0, DS_MAX_VOCAB - 1,
+        "id of the token that ends a document, for data.documents apart"),
     ENUM("data.order", data.order, BITS, "shuffle", orders, "order of the sequences"),
 
     U64("train.steps", train.steps, MUST, NULL, 1, DS_MAX_STEPS, "optimizer updates to make"),

@@ -26,6 +26,7 @@
 #include "base/json.h"
 #include "base/json_read.h"
 #include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/hf_window.h"
 #include "runtime/ckpt/manifest_format.h"
 
 /* A member that is a number of the shape; those with NULL as `otherwise` must be there, the others
@@ -107,14 +108,10 @@ static const struct flag_key mixtral_flags[] = {
     {0},
 };
 
-static const struct flag_key qwen2_flags[] = {
-    {"use_sliding_window", false},
-    {0},
-};
+static const struct flag_key qwen2_flags[] = {{0}};
 
 static const struct flag_key qwen3_flags[] = {
     {"attention_bias", false},
-    {"use_sliding_window", false},
     {0},
 };
 
@@ -171,7 +168,7 @@ static const json_t *member(const json_t *object, const char *key)
     return json_is_null(value) ? NULL : value;
 }
 
-static int not_supported(const char *key, const json_t *value, struct ds_error *err)
+int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *err)
 {
     if (json_is_string(value))
         return ds_fail(err, ENOTSUP, "'%s' is '%.40s', which is not supported", key,
@@ -184,7 +181,6 @@ static int not_supported(const char *key, const json_t *value, struct ds_error *
 
 /* What is a Llama by another name. */
 #define MISTRAL "mistral"
-enum { MISTRAL_WINDOW = 4096 }; /* where it does not say one */
 
 static bool is_mistral(const json_t *root)
 {
@@ -245,7 +241,7 @@ static int read_flags(const json_t *root, const struct flag_key *key, struct ds_
         const json_t *value = member(root, key->name);
 
         if (value != NULL && !(json_is_boolean(value) && json_is_true(value) == key->must))
-            return not_supported(key->name, value, err);
+            return ds__hf_not_supported(key->name, value, err);
     }
     return 0;
 }
@@ -259,7 +255,7 @@ static int read_activation(const json_t *root, const struct family *family, stru
     for (size_t i = 0; json_is_string(value) && family->act[i] != NULL; i++)
         if (strcmp(family->act[i], json_string_value(value)) == 0)
             return 0;
-    return not_supported(family->act_key, value, err);
+    return ds__hf_not_supported(family->act_key, value, err);
 }
 
 static int read_tie(const json_t *root, const struct family *family, bool *out,
@@ -295,13 +291,13 @@ static int read_rope_scale(const char *key, const json_t *rope, struct ds_rope_s
     if (type == NULL)
         type = member(rope, "type");
     if (!json_is_object(rope) || (partial != NULL && json_number_value(partial) != 1.0))
-        return not_supported(key, rope, err);
+        return ds__hf_not_supported(key, rope, err);
     if (type == NULL || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
         return 0;
     if (json_is_string(type))
         scale->kind = ds__rope_kind(json_string_value(type));
     if (scale->kind != DS_ROPE_LINEAR && scale->kind != DS_ROPE_LLAMA3)
-        return ds_error_context(err, not_supported("rope_type", type, err), "'%s'", key);
+        return ds_error_context(err, ds__hf_not_supported("rope_type", type, err), "'%s'", key);
     rc = ds_json_get_f64(rope, "factor", &scale->factor, err);
     if (rc == 0 && scale->kind == DS_ROPE_LLAMA3)
         rc = read_llama3(rope, scale, err);
@@ -345,26 +341,6 @@ static int read_head_size(const json_t *root, const struct family *family,
     return 0;
 }
 
-/* A window of the attention that is shorter than the context. */
-static int check_window(const json_t *root, const struct ds_model_shape *shape,
-                        struct ds_error *err)
-{
-    const json_t *window = json_object_get(root, "sliding_window");
-    const bool mistral = is_mistral(root);
-
-    if (mistral && window == NULL && shape->context > MISTRAL_WINDOW)
-        return ds_fail(err, ENOTSUP,
-                       "'sliding_window' is missing, which means %d, and a window that is shorter "
-                       "than 'max_position_embeddings' is not supported",
-                       MISTRAL_WINDOW);
-    if ((!mistral && shape->arch != DS_ARCH_MIXTRAL) || window == NULL || json_is_null(window))
-        return 0;
-    if (json_is_integer(window) && json_integer_value(window) > 0 &&
-        (uint64_t)json_integer_value(window) >= shape->context)
-        return 0;
-    return not_supported("sliding_window", window, err);
-}
-
 /* Of Qwen3-MoE every layer must have experts, and weights of a token's experts add up to 1. */
 static int check_qwen3_moe(const json_t *root, struct ds_error *err)
 {
@@ -377,9 +353,9 @@ static int check_qwen3_moe(const json_t *root, struct ds_error *err)
                        "'norm_topk_prob' is not true, and weights that do not add up to 1 are not "
                        "supported");
     if (every != NULL && !(json_is_integer(every) && json_integer_value(every) == 1))
-        return not_supported("decoder_sparse_step", every, err);
+        return ds__hf_not_supported("decoder_sparse_step", every, err);
     if (dense != NULL && !(json_is_array(dense) && json_array_size(dense) == 0))
-        return not_supported("mlp_only_layers", dense, err);
+        return ds__hf_not_supported("mlp_only_layers", dense, err);
     return 0;
 }
 
@@ -395,7 +371,7 @@ static int read_router(const json_t *root, struct ds_model_shape *shape, struct 
     if (shape->arch == DS_ARCH_QWEN3_MOE && (rc = check_qwen3_moe(root, err)) != 0)
         return rc;
     if (noise != NULL && !(json_is_number(noise) && json_number_value(noise) == 0.0))
-        return not_supported("router_jitter_noise", noise, err);
+        return ds__hf_not_supported("router_jitter_noise", noise, err);
     if (member(root, "router_aux_loss_coef") != NULL)
         rc = ds_json_get_f64(root, "router_aux_loss_coef", &balance, err);
     shape->balance = balance;
@@ -414,12 +390,14 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
     family = &families[shape->arch];
     shape->norm_eps = family->eps_default;
     if (member(root, "quantization_config") != NULL)
-        return not_supported("quantization_config", member(root, "quantization_config"), err);
+        return ds__hf_not_supported("quantization_config", member(root, "quantization_config"),
+                                    err);
     if ((rc = read_sizes(root, family->size, shape, err)) < 0 ||
         (rc = read_flags(root, family->flag, err)) < 0 ||
         (rc = read_activation(root, family, err)) < 0 ||
         (rc = read_tie(root, family, &shape->tie_embeddings, err)) < 0 ||
-        (rc = read_rope(root, shape, err)) < 0 || (rc = check_window(root, shape, err)) < 0 ||
+        (rc = read_rope(root, shape, err)) < 0 ||
+        (rc = ds__hf_read_window(root, is_mistral(root), shape, err)) < 0 ||
         (rc = read_router(root, shape, err)) < 0)
         return rc;
     if (member(root, family->eps_key) != NULL &&
@@ -511,7 +489,6 @@ static void put_router(struct ds_json *json, const struct ds_model_shape *shape)
 {
     ds_json_f64(json, "router_aux_loss_coef", shape->balance, 17);
     ds_json_bool(json, "output_router_logits", shape->balance > 0.0);
-    ds_json_null(json, "sliding_window");
     if (shape->arch == DS_ARCH_MIXTRAL) {
         ds_json_f64(json, "router_jitter_noise", 0.0, 1);
         return;
@@ -528,19 +505,21 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
                         struct ds_error *err)
 {
     const struct family *family = &families[shape->arch];
+    const bool mistral = shape->arch == DS_ARCH_LLAMA && shape->window > 0;
     struct ds_json json;
 
     ds_json_init(&json, out);
     ds_json_object(&json, NULL);
     ds_json_array(&json, "architectures");
-    ds_json_string(&json, NULL, family->architecture);
+    ds_json_string(&json, NULL, mistral ? "MistralForCausalLM" : family->architecture);
     ds_json_end_array(&json);
-    ds_json_string(&json, "model_type", family->model_type);
+    ds_json_string(&json, "model_type", mistral ? MISTRAL : family->model_type);
     put_sizes(&json, family->size, shape);
     ds_json_string(&json, family->act_key, family->act[0]);
     ds_json_f64(&json, family->eps_key, shape->norm_eps, 17);
     for (const struct flag_key *flag = family->flag; flag->name != NULL; flag++)
         ds_json_bool(&json, flag->name, flag->must);
+    ds__hf_put_window(shape, &json);
     if (shape->experts > 0)
         put_router(&json, shape);
     if (family->rope) {

@@ -261,6 +261,15 @@ static int read_rope_scale(const json_t *object, struct ds_rope_scale *scale, st
                : rc;
 }
 
+/* What is there only where a token does not see all before it. */
+static int read_window(const json_t *object, uint64_t *window, struct ds_error *err)
+{
+    *window = 0;
+    return json_object_get(object, "window") == NULL
+               ? 0
+               : ds_json_get_u64(object, "window", DS_MAX_CONTEXT, window, err);
+}
+
 static int read_model(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const json_t *object;
@@ -276,6 +285,7 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
     }
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
         (rc = read_rope_scale(object, &shape->rope_scale, err)) < 0 ||
+        (rc = read_window(object, &shape->window, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;

@@ -82,6 +82,8 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
         ds_json_f64(json, "expert_balance", state->shape.balance, 17);
     }
     put_rope_scale(json, &state->shape.rope_scale);
+    if (state->shape.window > 0)
+        ds_json_u64(json, "window", state->shape.window);
     ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
     ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);
     ds_json_f64(json, "rope_theta", state->shape.rope_theta, 17);

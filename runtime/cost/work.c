@@ -108,7 +108,8 @@ static double dropout(const struct bench *b, double times)
     return b->plan->drops ? pointwise(b, bytes, times) + draw(b, times * (double)args.n) : 0.0;
 }
 
-/* Scores, softmax and values over the visible half.  Weights are dropped once in each pass. */
+/* Scores, softmax and values over the visible half, or what a window leaves of it.  Weights are
+ * dropped once in each pass. */
 static double attention(const struct bench *b, bool backward)
 {
     const struct ds_model_shape *shape = &b->plan->shape;
@@ -126,12 +127,14 @@ static double attention(const struct bench *b, bool backward)
                                             .act = f.act};
     double flops = backward ? ds_op_amount(DS_OP_ATTENTION_BWD, &g).flops
                             : ds_op_amount(DS_OP_ATTENTION_FWD, &f).flops;
-    double visible = ((double)b->plan->whole_sequence + 1.0) / 2.0;
-    double words = b->tokens * visible * (double)shape->heads;
+    double all = (double)b->plan->whole_sequence,
+           seen = ds_model_seen(shape, b->plan->whole_sequence);
+    double words = b->tokens * (seen + 0.5) * (double)shape->heads;
 
     return (b->plan->drops_weights ? draw(b, words) : 0.0) +
-           at_extent(flops, b->cluster->device.attention, b->cluster->device.attention_half,
-                     (double)b->plan->whole_sequence, b->plan->compute) +
+           at_extent(flops * (seen / (all / 2.0)), b->cluster->device.attention,
+                     b->cluster->device.attention_half, (double)b->plan->whole_sequence,
+                     b->plan->compute) +
            b->cluster->device.launch_us * 1e-6;
 }
 

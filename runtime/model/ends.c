@@ -15,7 +15,31 @@
 
 size_t ds_net_host_ids(const struct ds_net *net)
 {
-    return net->batch * (net->seq + 1) + net->tokens;
+    const size_t lows = ds_plan_sees_less(net->plan) ? net->tokens * ds__sharers(net) : 0;
+
+    return net->batch * (net->seq + 1) + net->tokens + lows;
+}
+
+int32_t *ds_net_lows(const struct ds_net *net, int32_t *host, size_t b)
+{
+    return host + net->batch * (net->seq + 1) + net->tokens + b * net->seq * ds__sharers(net);
+}
+
+void ds_net_see(const struct ds_net *net, int32_t *lows)
+{
+    const struct ds_plan *plan = net->plan;
+    uint64_t begins = 0; /* of the document */
+
+    for (uint64_t t = 0; t < plan->whole_sequence; t++) {
+        const int32_t id = lows[t] < 0 ? ~lows[t] : lows[t];
+        uint64_t low = begins;
+
+        if (plan->window > 0 && t + 1 > plan->window && t + 1 - plan->window > low)
+            low = t + 1 - plan->window;
+        if (plan->documents && (uint64_t)id == plan->separator)
+            begins = t + 1;
+        lows[t] = (int32_t)low;
+    }
 }
 
 void ds_net_follow(const struct ds_net *net, int32_t *host)
@@ -29,11 +53,14 @@ void ds_net_follow(const struct ds_net *net, int32_t *host)
 int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way way,
                 const int32_t *from, struct ds_error *err)
 {
-    const size_t ids = net->batch * (net->seq + 1);
+    const size_t ids = net->batch * (net->seq + 1), lows = net->tokens * ds__sharers(net);
     const struct ds_net_block *head = &net->block[ds_model_blocks(&net->shape) - 1];
     int rc = 0;
 
-    if (ds_plan_embeds(net->plan))
+    if (ds_plan_sees_less(net->plan))
+        rc = ds_stream_copy(net->stream, way, net->block[0].buf[pass][DS_BUFFER_LOW],
+                            from + ids + net->tokens, lows * sizeof(*from), err);
+    if (rc == 0 && ds_plan_embeds(net->plan))
         rc = ds_stream_copy(net->stream, way, net->block[0].buf[pass][DS_BUFFER_IDS], from,
                             ids * sizeof(*from), err);
     if (rc == 0 && ds_plan_classifies(net->plan))

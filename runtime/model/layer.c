@@ -154,6 +154,7 @@ static int attention_cached(const struct layer *layer, struct ds_error *err)
         .seq = net->seq,
         .first = net->cache.rows,
         .room = net->cache.room,
+        .window = net->shape.window,
         .heads = net->shape.heads,
         .kv_heads = net->shape.kv_heads,
         .head_size = net->shape.head_size,
@@ -166,6 +167,12 @@ static int attention_cached(const struct layer *layer, struct ds_error *err)
     };
 
     return ds_attention_cached(&args, net->stream, err);
+}
+
+/* The first token that each sees, or NULL: all see what is before them. */
+static const uint32_t *low_of(const struct layer *layer)
+{
+    return layer->net->block[0].buf[layer->pass][DS_BUFFER_LOW];
 }
 
 /* Where the attention's output is as it makes it: of some heads for all tokens, where ranks share
@@ -187,6 +194,7 @@ static int attention_fwd(const struct layer *layer, struct ds_error *err)
         .act = net->act,
         .scale = attention_scale(net),
         .drop = ds__attention_drop(net, layer->block, layer->pass),
+        .low = low_of(layer),
         .qkv = layer->buf[DS_BUFFER_QKV],
         .out = attended_of(layer),
         .lse = layer->buf[DS_BUFFER_LSE],
@@ -213,6 +221,7 @@ static int attention_bwd(const struct layer *layer, void *dout, void *dqkv, stru
         .act = net->act,
         .scale = attention_scale(net),
         .drop = ds__attention_drop(net, layer->block, layer->pass),
+        .low = low_of(layer),
         .qkv = layer->buf[DS_BUFFER_QKV],
         .out = attended_of(layer),
         .dout = dout,

@@ -258,14 +258,21 @@ uint64_t ds_model_active_elems(const struct ds_model_shape *shape)
     return ds_model_elems(shape) - shape->layers * (shape->experts - shape->experts_each) * expert;
 }
 
+double ds_model_seen(const struct ds_model_shape *shape, uint64_t sequence)
+{
+    double all = (double)sequence, window = (double)shape->window;
+
+    return shape->window == 0 || window >= all ? all / 2.0 : window - window * window / all / 2.0;
+}
+
 double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence)
 {
     double multiplied = (double)ds_model_active_elems(shape);
 
     if (!shape->tie_embeddings) /* looked up only: the head has a matrix of its own */
         multiplied -= (double)shape->vocab * (double)shape->hidden;
-    return 6.0 * multiplied + 6.0 * (double)shape->layers * (double)shape->heads *
-                                  (double)shape->head_size * (double)sequence;
+    return 6.0 * multiplied + 12.0 * (double)shape->layers * (double)shape->heads *
+                                  (double)shape->head_size * ds_model_seen(shape, sequence);
 }
 
 double ds_model_product_flops_per_token(const struct ds_model_shape *shape)

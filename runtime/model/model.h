@@ -116,8 +116,11 @@ uint64_t ds_model_elems(const struct ds_model_shape *shape);  /* of all paramete
 uint64_t ds_model_active_elems(const struct ds_model_shape *shape);
 
 /* FLOPs of one trained token, forward and backward: 6 N + 6 L C T (llm.c's convention: causal
- * attention counted once, the embedding counted when tied), N what a token uses. */
+ * attention counted once, the embedding counted when tied), N what a token uses; with a window W
+ * W (2 - W / T) in the place of T. */
 double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence);
+/* Tokens that one sees, in mean over a sequence: half of it, or what a window leaves of that. */
+double ds_model_seen(const struct ds_model_shape *shape, uint64_t sequence);
 /* What of them is products inside layers. */
 double ds_model_product_flops_per_token(const struct ds_model_shape *shape);
 

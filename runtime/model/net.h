@@ -105,9 +105,14 @@ void ds_net_release(struct ds_net *net);
 void ds_net_turn(struct ds_net *net, uint64_t micro_batch);
 
 /* A micro-batch as the host has it: sequence + 1 ids for each of its sequences, and behind them the
- * ids that follow each, which ds_net_follow() fills in: ds_net_host_ids() in all. */
+ * ids that follow each, which ds_net_follow() fills in; where tokens do not see all before them,
+ * then [batch, whole sequence]: the first that each sees.  ds_net_host_ids() in all. */
 size_t ds_net_host_ids(const struct ds_net *net);
 void ds_net_follow(const struct ds_net *net, int32_t *host);
+/* Where the last part of that lies, of sequence b of the micro-batch; and what it is, worked out in
+ * place from the ids of the whole sequence, or with a window alone from nothing. */
+int32_t *ds_net_lows(const struct ds_net *net, int32_t *host, size_t b);
+void ds_net_see(const struct ds_net *net, int32_t *lows);
 
 /* Before the first FORWARD: what the embedding and the loss read, where they are this rank's, of
  * the host (DS_COPY_UP) or of the device (DS_COPY_ASIDE). */

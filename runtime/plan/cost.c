@@ -53,7 +53,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .pairs = ds_plan_met_rows(plan) * shape->experts_each,
         .fp8_elems =
             plan->fp8 ? ds_model_fp8_operands(shape, plan->micro_batch * plan->sequence) : 0,
-        .library = !plan->drops_weights, /* our own kernels can drop them */
+        .library = !plan->drops_weights && !ds_plan_sees_less(plan), /* our own kernels can */
     };
 
     return plan->apart ? ds_scratch_device_bytes(&query) : ds_scratch_bytes(&query);
@@ -112,7 +112,8 @@ static uint64_t small_bytes(const struct ds_plan *plan)
 {
     uint64_t parts = (plan->buckets + plan->spans) * sizeof(struct ds_part);
     uint64_t verdicts = 2 * sizeof(struct ds_verdict) + plan->world * sizeof(struct ds_entry);
-    uint64_t ids = plan->micro_batch * (2 * plan->sequence + 1);
+    uint64_t lows = ds_plan_sees_less(plan) ? plan->micro_batch * plan->whole_sequence : 0;
+    uint64_t ids = plan->micro_batch * (2 * plan->sequence + 1) + lows;
 
     return 2 * sizeof(double) + ds_plan_norms_bytes(plan) + parts + (plan->late ? verdicts : 0) +
            2 * ids * sizeof(int32_t);

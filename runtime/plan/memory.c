@@ -171,6 +171,16 @@ static void add_arrived(struct maker *maker, enum ds_pass pass, uint32_t first, 
                    last);
 }
 
+/* The first token that each sees, in whole sequences. */
+static void add_low(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
+{
+    const struct ds_plan *plan = maker->plan;
+
+    if (ds_plan_sees_less(plan))
+        add(maker, DS_BUFFER_LOW, pass, 0,
+            plan->micro_batch * plan->whole_sequence * sizeof(uint32_t), first, last);
+}
+
 /* Rows sorted by expert, for one product at a time; and those of all ranks that divide experts. */
 static void add_sorted(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
 {
@@ -252,6 +262,7 @@ static void add_step(struct maker *maker)
                   find(step, DS_INSTR_FORWARD, block, true), backward);
     }
     add_gradients(maker, layers_last, last);
+    add_low(maker, DS_PASS_TRAIN, 0, layers_last);
     add_arrived(maker, DS_PASS_TRAIN, layers_first, layers_last);
     add_sorted(maker, DS_PASS_TRAIN, layers_first, layers_last);
     if (plan->fp8)
@@ -269,6 +280,7 @@ static void add_eval(struct maker *maker)
     uint32_t layers_last = find(eval, DS_INSTR_FORWARD, maker->last_layer, false);
 
     add_ends(maker, DS_PASS_EVAL, 0, head, head, first);
+    add_low(maker, DS_PASS_EVAL, first, layers_last);
     add_arrived(maker, DS_PASS_EVAL, layers_first, layers_last);
     add_sorted(maker, DS_PASS_EVAL, layers_first, layers_last);
     if (plan->fp8)

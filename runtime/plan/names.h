@@ -34,6 +34,7 @@
     X(RAW,       "raw")       X(STATH,     "stath") \
     X(QKV,       "qkv")       X(ATTENTION, "attention") X(LSE,     "lse") \
     X(MIDDLE,    "middle")    X(NORM2,     "norm2")     X(STAT2,   "stat2") \
+    X(LOW,       "low") \
     X(ROUTES,    "routes")    X(SORTED,    "sorted")    X(MET,     "met") \
     X(FFN_IN,    "ffn_in")    X(FFN_ACT,   "ffn_act") \
     X(NORMF,     "normf")     X(STATF,     "statf") \

@@ -146,6 +146,9 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->micro_batches,
         plan->micro_batch,
         plan->sequence,
+        plan->window,
+        plan->documents,
+        plan->separator,
         plan->sequence_ranks,
         plan->pipeline_ranks,
         plan->tensor_ranks,
@@ -225,6 +228,9 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
     plan->micro_batches =
         job->train.global_batch / (job->train.micro_batch * ds_plan_data_ranks(plan));
     plan->whole_sequence = job->train.sequence;
+    plan->window = plan->shape.window < plan->whole_sequence ? plan->shape.window : 0;
+    plan->documents = job->data.documents == DS_DOCUMENTS_APART;
+    plan->separator = plan->documents ? job->data.separator : 0;
     plan->sequence = plan->whole_sequence / plan->sequence_ranks;
 }
 

@@ -15,6 +15,7 @@
 #include "base/json_read.h"
 #include "base/utf8.h"
 #include "runtime/text/parts.h"
+#include "runtime/text/size.h"
 #include "runtime/text/unicode.h"
 
 /* --- reading helpers ------------------------------------------------------------------------- */
@@ -328,8 +329,7 @@ uint32_t ds_tokenizer_find(const struct ds_tokenizer *tokenizer, const char *tex
 
 uint32_t ds_tokenizer_separator(const struct ds_tokenizer *tokenizer)
 {
-    static const char *const names[] = {"<|endoftext|>",       "<|end_of_text|>", "</s>",
-                                        "<|end▁of▁sentence|>", "<eos>",           "<|eos|>"};
+    static const char *const names[] = DS_TEXT_SEPARATORS;
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         uint32_t id = ds_tokenizer_find(tokenizer, names[i]);

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 
+#include "runtime/ckpt/hf.h"
 #include "tests/ckpt/configs.h"
 
 TestSuite(hf_config, .init = tempdir_make, .fini = tempdir_remove);
@@ -60,12 +61,17 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {MISTRAL "}", 0, ""},
     {MISTRAL ",\"sliding_window\":null}", 0, ""},
     {MISTRAL ",\"sliding_window\":8}", 0, ""},
-    {MISTRAL ",\"sliding_window\":4}", -ENOTSUP, "'sliding_window' is set"},
+    {MISTRAL ",\"sliding_window\":4}", 0, ""},
+    {MISTRAL ",\"sliding_window\":0}", -ENOTSUP, "'sliding_window' is set"},
+    {MISTRAL ",\"sliding_window\":4.0}", -ENOTSUP, "'sliding_window' is set"},
     {"{\"model_type\":\"mistral\",\"vocab_size\":11,\"max_position_embeddings\":8192,\"hidden_size\":8,"
-     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4}", -ENOTSUP, "'sliding_window' is missing"},
+     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4}", 0, ""},
     {QWEN2 "}", 0, ""},
     {QWEN2 ",\"use_sliding_window\":false,\"sliding_window\":4,\"max_window_layers\":2}", 0, ""},
-    {QWEN2 ",\"use_sliding_window\":true}", -ENOTSUP, "'use_sliding_window' is true"},
+    {QWEN2 ",\"use_sliding_window\":true}", 0, ""},
+    {QWEN2 ",\"use_sliding_window\":true,\"sliding_window\":4,\"max_window_layers\":0}", 0, ""},
+    {QWEN2 ",\"use_sliding_window\":true,\"sliding_window\":4,\"max_window_layers\":1}", -ENOTSUP, "'sliding_window' is of some layers only"},
+    {QWEN2 ",\"layer_types\":[\"full_attention\",\"sliding_attention\"],\"sliding_window\":4}", -ENOTSUP, "'sliding_window' is of some layers only"},
     {QWEN3 "}", 0, ""},
     {QWEN3 ",\"head_dim\":6,\"attention_bias\":false,\"sliding_window\":null}", 0, ""},
     {QWEN3 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
@@ -87,7 +93,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {MIXTRAL "}", 0, ""},
     {MIXTRAL ",\"sliding_window\":null,\"router_jitter_noise\":0.0,\"router_aux_loss_coef\":0.02}", 0, ""},
     {MIXTRAL ",\"sliding_window\":8,\"router_jitter_noise\":0,\"output_router_logits\":false}", 0, ""},
-    {MIXTRAL ",\"sliding_window\":7}", -ENOTSUP, "'sliding_window' is set"},
+    {MIXTRAL ",\"sliding_window\":7}", 0, ""},
     {MIXTRAL ",\"sliding_window\":-1}", -ENOTSUP, "'sliding_window' is set"},
     {MIXTRAL ",\"router_jitter_noise\":0.1}", -ENOTSUP, "'router_jitter_noise' is set"},
     {MIXTRAL ",\"router_aux_loss_coef\":-0.5}", -EINVAL, "expert_balance"},
@@ -169,4 +175,47 @@ Test(hf_config, what_a_config_leaves_out_is_the_familys_default)
                           &shape, NULL) == 0);
     cr_assert(shape.rope_scale.high == 5.0 && shape.rope_scale.original == 4096);
     cr_assert(ds_hf_read_config(tempdir_path("none"), &shape, NULL) == -ENOENT);
+}
+
+/* What each family says of windows, and what is written of them again. */
+Test(hf_config, windows_of_the_attention)
+{
+    static const struct {
+        const char *text;
+        uint64_t window;
+        const char *says;
+    } table[] = {
+        {MISTRAL ",\"sliding_window\":4}", 4, "\"model_type\":\"mistral\""},
+        {MISTRAL ",\"sliding_window\":8}", 0, "\"model_type\":\"llama\""},
+        {MISTRAL ",\"sliding_window\":null}", 0, "\"LlamaForCausalLM\""},
+        {MIXTRAL ",\"sliding_window\":7}", 7, "\"sliding_window\":7"},
+        {MIXTRAL "}", 0, "\"sliding_window\":null"},
+        {QWEN2 ",\"use_sliding_window\":true,\"sliding_window\":3,\"max_window_layers\":0}", 3,
+         "\"use_sliding_window\":true,\"max_window_layers\":0,\"sliding_window\":3"},
+        {QWEN2 ",\"use_sliding_window\":true,\"sliding_window\":3,\"max_window_layers\":2}", 0,
+         "\"use_sliding_window\":false"},
+        {QWEN3 ",\"layer_types\":[\"sliding_attention\",\"sliding_attention\"],"
+               "\"sliding_window\":5}",
+         5, "\"sliding_window\":5"},
+        {QWEN3 ",\"layer_types\":[\"full_attention\",\"full_attention\"],"
+               "\"use_sliding_window\":true,\"sliding_window\":5}",
+         0, "\"use_sliding_window\":false"},
+        {LLAMA ",\"sliding_window\":4}", 0, "\"model_type\":\"llama\""},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_model_shape shape, again;
+        struct ds_error err = {0};
+        struct ds_buf out;
+
+        ds_buf_init(&out, 1 << 16);
+        cr_assert_eq(read_config(tempdir_path(""), table[i].text, &shape, &err), 0, "%s", err.text);
+        cr_assert_eq(shape.window, table[i].window, "%s", table[i].text);
+        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, &out, &err), 0, "%s", err.text);
+        cr_assert_not_null(strstr(ds_buf_text(&out), table[i].says), "%s", ds_buf_text(&out));
+        cr_assert_eq(read_config(tempdir_path(""), ds_buf_text(&out), &again, &err), 0, "%s",
+                     err.text);
+        cr_assert_eq(again.window, shape.window);
+        ds_buf_release(&out);
+    }
 }

@@ -360,6 +360,7 @@ trains("gpt2-tiny", 1)
 trains("llama-tiny", 1, limit=1e-2, compute="bf16")
 trains("mixtral-tiny", 2, stage=2)
 trains("qwen2-tiny", 1)
+trains("mistral-tiny", 2, stage=2)
 trains("qwen3-moe-tiny", 1)
 zero = {stage: trains("gpt2-tiny", 2, stage=stage) for stage in (0, 2, 3)}
 # Stage 0 sums over ranks after the passes of a step, the others after each pass: not the same order.

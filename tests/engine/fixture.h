@@ -480,6 +480,8 @@ static inline struct test_run test_reference_run(unsigned i, unsigned world, uin
     (void)snprintf(weights[i], sizeof(weights[i]), "%s/model.safetensors", ref.folder);
     (void)snprintf(tokens[i], sizeof(tokens[i]), "%s/tokens.safetensors", ref.folder);
     run.job = test_job(ref.shape, 8, micro_batch, ref.sequence);
+    run.job.data.documents = ref.documents ? DS_DOCUMENTS_APART : DS_DOCUMENTS_TOGETHER;
+    run.job.data.separator = 5;
     run.weights = weights[i];
     run.tokens = tokens[i];
     return run;

@@ -72,8 +72,8 @@ static inline double test_l2(const float *got, const float *want, uint64_t n)
     return sqrt(diff / (norm > 0.0 ? norm : 1.0));
 }
 
-/* A file of ids of two bytes below 257, to be removed. */
-static inline const char *test_ids_file(uint32_t count)
+/* A file of ids of two bytes below `below`, to be removed. */
+static inline const char *test_ids_below(uint32_t count, unsigned below)
 {
     static char path[64];
     uint16_t *ids = calloc(count, sizeof(*ids));
@@ -84,33 +84,43 @@ static inline const char *test_ids_file(uint32_t count)
     (void)snprintf(path, sizeof(path), "/tmp/dsrun-ids-XXXXXX.bin");
     fd = mkstemps(path, 4);
     for (uint32_t i = 0; i < count; i++)
-        ids[i] = (uint16_t)(((i * 2654435761u) >> 9) % 257);
+        ids[i] = (uint16_t)(((i * 2654435761u) >> 9) % below);
     cr_assert(fd >= 0 && write(fd, ids, (size_t)bytes) == bytes);
     cr_assert_eq(close(fd), 0);
     free(ids);
     return path;
 }
 
+static inline const char *test_ids_file(uint32_t count)
+{
+    return test_ids_below(count, 257);
+}
+
 struct test_case {
     const char *folder;
     struct ds_model_shape shape;
     uint64_t sequence;
+    bool documents; /* that end with id 5 are kept apart */
 };
-enum { TEST_CASES = 7, TEST_EXPERTS = 4 /* the one that has some */ };
+enum { TEST_CASES = 8, TEST_EXPERTS = 4 /* the one that has some */ };
 
 static inline struct test_case test_reference(unsigned i)
 {
     struct test_case cases[TEST_CASES] = {
-        {"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32), 17},
-        {"tests/reference/llama-tiny", test_llama(2, 64, 4, 2, 96, 113, 32), 17},
-        {"tests/reference/gpt2-edge", test_gpt2(1, 16, 16, 11, 8), 1}, /* nothing to attend to */
-        {"tests/reference/llama-tied", test_llama(2, 24, 6, 1, 10, 29, 16), 9},
-        {"tests/reference/mixtral-tiny", test_mixtral(2, 32, 4, 2, 24, 61, 16, 5, 2), 9},
-        {"tests/reference/qwen2-tiny", test_qwen2(2, 32, 2, 1, 40, 53, 16), 9},
-        {"tests/reference/qwen3-moe-tiny", test_qwen3_moe(2, 24, 4, 10, 20, 47, 16, 6, 3), 9},
+        {"tests/reference/gpt2-tiny", test_gpt2(2, 48, 3, 97, 32), 17, false},
+        {"tests/reference/llama-tiny", test_llama(2, 64, 4, 2, 96, 113, 32), 17, false},
+        {"tests/reference/gpt2-edge", test_gpt2(1, 16, 16, 11, 8), 1,
+         false}, /* nothing to attend to */
+        {"tests/reference/llama-tied", test_llama(2, 24, 6, 1, 10, 29, 16), 9, false},
+        {"tests/reference/mixtral-tiny", test_mixtral(2, 32, 4, 2, 24, 61, 16, 5, 2), 9, false},
+        {"tests/reference/qwen2-tiny", test_qwen2(2, 32, 2, 1, 40, 53, 16), 9, false},
+        {"tests/reference/qwen3-moe-tiny", test_qwen3_moe(2, 24, 4, 10, 20, 47, 16, 6, 3), 9,
+         false},
+        {"tests/reference/mistral-tiny", test_llama(2, 24, 4, 2, 32, 13, 16), 9, true},
     };
 
     cases[3].shape.tie_embeddings = cases[5].shape.tie_embeddings = true;
+    cases[7].shape.window = 4;
     return cases[i];
 }
 

@@ -17,6 +17,7 @@ struct test_layout {
     uint64_t passes, micro_batch, layers, vocab;
     uint64_t experts, each;        /* of mixtral; 0: another family */
     unsigned divide;               /* ranks that divide them */
+    uint64_t window, separator;    /* 0: all is seen, documents are together */
     bool gpt2, tied, qwen2, qwen3; /* qwen3: with experts or without */
     enum ds_compute compute;
     enum ds_recompute recompute;
@@ -78,12 +79,15 @@ static inline struct test_run test_layout_run(const struct test_layout *layout, 
         shape.head_size = 6;
     }
     shape.tie_embeddings = layout->tied;
+    shape.window = layout->window;
     run.job = test_job(shape, layout->data * layout->passes * layout->micro_batch,
                        layout->micro_batch, TEST_SEQUENCE);
     run.job.parallel.tensor = layout->tensor;
     run.job.parallel.sequence = layout->sharers;
     run.job.parallel.pipeline = layout->parts;
     run.job.parallel.expert = layout->divide;
+    run.job.data.documents = layout->separator > 0 ? DS_DOCUMENTS_APART : DS_DOCUMENTS_TOGETHER;
+    run.job.data.separator = layout->separator;
     run.job.zero.stage = layout->stage;
     run.job.zero.bucket_mb = 1;
     run.job.zero.replicate_below = layout->below;
@@ -112,7 +116,7 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         "%s%s, teams of %u x %u sharers x %u of data x %u parts, %u passes of %u, type %d, "
         "recompute %d, dropout %d, fp8 %d, offload %d, disk %d, bf16 wire %d, %s, stage %u, hosts "
         "of %u, below %u, vocabulary %u, clip %g, %u of %u experts, "
-        "divided by %u",
+        "divided by %u, window %u, separator %u",
         layout->gpt2    ? "gpt2"
         : layout->qwen2 ? "qwen2"
         : layout->qwen3 ? "qwen3"
@@ -122,7 +126,8 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         (int)layout->recompute, layout->dropout, layout->fp8, layout->offload, layout->disk,
         layout->wire16, ds_optim_name(layout->optim), layout->stage, layout->local,
         (unsigned)layout->below, (unsigned)layout->vocab, layout->clip, (unsigned)layout->each,
-        (unsigned)layout->experts, layout->divide);
+        (unsigned)layout->experts, layout->divide, (unsigned)layout->window,
+        (unsigned)layout->separator);
     return text;
 }
 

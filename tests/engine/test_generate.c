@@ -85,6 +85,8 @@ static double mean_loss(struct ds_session *session, const struct test_case *of, 
         for (size_t t = 0; t < of->sequence; t += piece) {
             size_t count = of->sequence - t < piece ? of->sequence - t : piece;
 
+            if (of->documents && t > 0 && tokens[t - 1] == 5) /* nothing before is seen */
+                ds_session_rewind(session, 0);
             read_on(session, tokens + t, count);
             sum += loss_of(logits_of(session), of->shape.vocab, tokens[t + count]);
             seen++;

@@ -168,6 +168,13 @@ static const struct wrong {
      "override 'model.tie_embeddings=\"true\"': 'model.tie_embeddings' must be true or false without quotes"},
     {SMALL, "model.arch=bert", EINVAL,
      "override 'model.arch=bert': 'model.arch' must be 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3' or 'qwen3_moe', not 'bert'"},
+    {SMALL, "model.window=8", EINVAL,
+     "override 'model.window=8': 'model.window' is not for gpt2, whose published models have none; leave it out"},
+    {SMALL, "data.documents=apart", EINVAL,
+     "override 'data.documents=apart': 'data.documents' apart needs 'data.separator', the id of the token that ends a document; a tokenizer.json in 'data.tokenizer' has one"},
+    {"name: x\nmodel: {arch: gpt2, layers: 1, hidden: 64, heads: 1, context: 32}\ndata: {train: a.txt, documents: apart}\n"
+     "train: {steps: 1, global_batch: 1, micro_batch: 1}\n", "data.separator=256", EINVAL,
+     "override 'data.separator=256': 'data.separator' 256 must be below 'model.vocab' 256"},
     {SMALL, "model.rope_scaling.type=linear", EINVAL,
      "override 'model.rope_scaling.type=linear': 'model.rope_scaling.type' is not for gpt2, which has learned positions; leave it out"},
     {MIXTRAL "}\n", "model.rope_scaling.type=yarn", EINVAL,

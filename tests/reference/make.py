@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""make - the reference cases of experts, of norms of heads, and of biases and positions for longer contexts, in float64.
+"""make - the reference cases of experts, of norms of heads, of biases and positions for longer contexts, and of windows, in float64.
 
     python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51) also compares the logits
 
-Writes tests/reference/mixtral-tiny, qwen2-tiny and qwen3-moe-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
-micro-batches, batch, sequence + 1], job.json, expected.json (per step the cross entropy, the norm of the gradient before
+Writes tests/reference/mixtral-tiny, qwen2-tiny, qwen3-moe-tiny and mistral-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
+micro-batches, batch, sequence + 1], job.json (with the id that ends a document, where tokens see those of theirs only), expected.json (per step the cross entropy, the norm of the gradient before
 clipping, the learning rate) and expected.safetensors (gradients of step 0, before clipping; final weights).
 
 For experts the loss that is differentiated is the cross entropy plus router_aux_loss_coef times, for each layer, the mean over sequences of
@@ -46,6 +46,12 @@ CONFIGS["qwen3-moe-tiny"] = {  # all heads together are wider than the stream
     "num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
     "attention_bias": False, "use_sliding_window": False, "router_aux_loss_coef": 0.05,
 }
+CONFIGS["mistral-tiny"] = {  # so few tokens that many a sequence has several documents
+    "model_type": "mistral", "architectures": ["MistralForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "vocab_size": 13, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": False, "sliding_window": 4,
+}
+SEPARATORS = {"mistral-tiny": 5}
 CONFIG = {}  # the one at hand
 
 
@@ -129,7 +135,19 @@ def turned(x):
     return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()], -1)
 
 
-def attended(x, w, at):
+def unseen(ids, separator):
+    """[batch, query, key]: is the key behind the query, in front of its window, or of another document?"""
+    at = torch.arange(ids.shape[1])
+    behind = at[None, :] > at[:, None]
+    window = CONFIG.get("sliding_window") or ids.shape[1]
+    hidden = (behind | (at[None, :] <= at[:, None] - window))[None].repeat(ids.shape[0], 1, 1)
+    if separator is not None:
+        document = torch.cumsum(ids == separator, 1) - (ids == separator).long()  # a separator is of the document that it ends
+        hidden |= document[:, None, :] != document[:, :, None]
+    return hidden
+
+
+def attended(x, w, at, hidden):
     batch, length, _ = x.shape
     heads, groups = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
 
@@ -142,8 +160,7 @@ def attended(x, w, at):
     q, k, v = turned(apart("q", heads)), turned(apart("k", groups)), apart("v", groups)
     k, v = (y.repeat_interleave(heads // groups, 1) for y in (k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(head_size())
-    hidden_from = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
-    seen = torch.softmax(scores.masked_fill(hidden_from, -math.inf), -1) @ v
+    seen = torch.softmax(scores.masked_fill(hidden[:, None], -math.inf), -1) @ v
     return seen.transpose(1, 2).reshape(batch, length, heads * head_size()) @ w[f"{at}self_attn.o_proj.weight"].T
 
 
@@ -176,11 +193,11 @@ def fed_forward(x, w, at):
     return (x @ gate.T * torch.sigmoid(x @ gate.T) * (x @ up.T)) @ down.T
 
 
-def forward(w, ids, gaps):
-    x, balance = w["model.embed_tokens.weight"][ids], 0.0
+def forward(w, ids, gaps, separator=None):
+    x, balance, hidden = w["model.embed_tokens.weight"][ids], 0.0, unseen(ids, separator)
     for i in range(CONFIG["num_hidden_layers"]):
         at = f"model.layers.{i}."
-        x = x + attended(normed(x, w[f"{at}input_layernorm.weight"]), w, at)
+        x = x + attended(normed(x, w[f"{at}input_layernorm.weight"]), w, at, hidden)
         y = normed(x, w[f"{at}post_attention_layernorm.weight"])
         made, one = given_to_experts(y, w, at, gaps) if experts_of()[0] else (fed_forward(y, w, at), 0.0)
         x, balance = x + made, balance + one
@@ -226,7 +243,7 @@ def train(seed):
         adamw.zero_grad()
         total = 0.0
         for ids in tokens[step]:
-            logits, balance = forward(w, ids[:, :-1], gaps)
+            logits, balance = forward(w, ids[:, :-1], gaps, JOB.get("separator"))
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
             ((loss + CONFIG.get("router_aux_loss_coef", 0.0) * balance) / JOB["micro_batches"]).backward()
             total += loss.item() / JOB["micro_batches"]
@@ -258,12 +275,17 @@ def compare(first, tokens, logits):
     model.tie_weights()
     with torch.no_grad():
         theirs = model(tokens[0, 0][:, :-1]).logits
+        if "separator" in JOB:  # which they have not
+            logits = forward(first, tokens[0, 0][:, :-1], [])[0]
     print(f"against transformers: largest difference of a logit {(theirs - logits).abs().max().item():.3g}")
 
 
 def make(case, seed):
     CONFIG.clear()
     CONFIG.update(CONFIGS[case])
+    JOB.pop("separator", None)
+    if case in SEPARATORS:
+        JOB["separator"] = SEPARATORS[case]
     while (run := train(seed))[0] < LEAST_GAP:
         seed += 1
     gap, first, tokens, logits, gradients, trace, last = run

@@ -163,7 +163,7 @@ Test(text_tokenizer, piece_too_long)
     free(text);
 }
 
-/* The size alone, as one who reads a job asks for it. */
+/* The size alone, and which token ends a document, as one who reads a job asks for them. */
 Test(text_tokenizer, size)
 {
     for (size_t n = 0; n < ORACLE_NAMES; n++) {
@@ -171,10 +171,14 @@ Test(text_tokenizer, size)
         struct ds_error err = {0};
         uint64_t size = 0;
         char path[200];
+        int rc;
 
         (void)snprintf(path, sizeof(path), ORACLE_FOLDER "%s.json", oracle_names[n]);
         cr_expect_eq(ds_text_size(path, &size, &err), 0, "%s", err.text);
         cr_expect_eq(size, ds_tokenizer_size(tokenizer), "%s", oracle_names[n]);
+        rc = ds_text_separator(path, &size, &err);
+        cr_expect_eq(rc == 0, ds_tokenizer_separator(tokenizer) != DS_NO_TOKEN, "%s", path);
+        cr_expect(rc != 0 || size == ds_tokenizer_separator(tokenizer), "%s", oracle_names[n]);
         ds_tokenizer_free(tokenizer);
     }
 }

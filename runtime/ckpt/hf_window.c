@@ -1,0 +1,106 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hf_window.c - the contract is in hf_window.h.
+ *
+ * Source  Hugging Face transformers: configuration_mistral.py, _mixtral.py, _qwen2.py, _qwen3.py;
+ *         a token at t sees keys t - W + 1 .. t (masking_utils.py)
+ */
+#include "runtime/ckpt/hf_window.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* What is meant where a number is missing. */
+enum { USUAL_WINDOW = 4096, USUAL_FULL_LAYERS = 28 };
+
+static bool is_qwen(enum ds_arch arch)
+{
+    return arch == DS_ARCH_QWEN2 || arch == DS_ARCH_QWEN3 || arch == DS_ARCH_QWEN3_MOE;
+}
+
+/* `sliding_window` as a number of tokens; 0: it is null. */
+static int read_number(const json_t *root, uint64_t otherwise, uint64_t *window,
+                       struct ds_error *err)
+{
+    const json_t *value = json_object_get(root, "sliding_window");
+
+    *window = value == NULL ? otherwise : 0;
+    if (value == NULL || json_is_null(value))
+        return 0;
+    if (!json_is_integer(value) || json_integer_value(value) < 1)
+        return ds__hf_not_supported("sliding_window", value, err);
+    *window = (uint64_t)json_integer_value(value);
+    return 0;
+}
+
+/* Of so many layers, how many have the window, as transformers 5 writes it; -1: it does not say. */
+static int64_t listed(const json_t *root)
+{
+    const json_t *types = json_object_get(root, "layer_types");
+    json_t *type;
+    int64_t count = 0;
+    size_t i;
+
+    if (!json_is_array(types))
+        return -1;
+    json_array_foreach(types, i, type)
+    {
+        count += json_is_string(type) && strcmp(json_string_value(type), "sliding_attention") == 0;
+    }
+    return count;
+}
+
+/* Qwen's layers from max_window_layers on have the window, if any has. */
+static int read_qwen(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *from = json_object_get(root, "max_window_layers");
+    const int64_t layers = (int64_t)shape->layers, list = listed(root);
+    int64_t full = json_is_integer(from) ? json_integer_value(from) : USUAL_FULL_LAYERS;
+    uint64_t window = 0;
+    int rc;
+
+    if (list >= 0)
+        full = layers - list;
+    else if (!json_is_true(json_object_get(root, "use_sliding_window")))
+        full = layers;
+    if (full >= layers)
+        return 0;
+    rc = read_number(root, USUAL_WINDOW, &window, err);
+    if (rc != 0 || window == 0 || window >= shape->context)
+        return rc;
+    if (full > 0)
+        return ds_fail(err, ENOTSUP,
+                       "'sliding_window' is of some layers only, and a window must be of all or "
+                       "none");
+    shape->window = window;
+    return 0;
+}
+
+int ds__hf_read_window(const json_t *root, bool mistral, struct ds_model_shape *shape,
+                       struct ds_error *err)
+{
+    uint64_t window = 0;
+    int rc = 0;
+
+    if (is_qwen(shape->arch))
+        return read_qwen(root, shape, err);
+    if (mistral || shape->arch == DS_ARCH_MIXTRAL)
+        rc = read_number(root, mistral ? USUAL_WINDOW : 0, &window, err);
+    if (rc == 0 && window < shape->context)
+        shape->window = window;
+    return rc;
+}
+
+void ds__hf_put_window(const struct ds_model_shape *shape, struct ds_json *json)
+{
+    if (is_qwen(shape->arch)) {
+        ds_json_bool(json, "use_sliding_window", shape->window > 0);
+        if (shape->window > 0)
+            ds_json_u64(json, "max_window_layers", 0);
+    }
+    if (shape->window > 0)
+        ds_json_u64(json, "sliding_window", shape->window);
+    else if (shape->experts > 0)
+        ds_json_null(json, "sliding_window");
+}

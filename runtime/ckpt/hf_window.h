@@ -1,0 +1,28 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hf_window.h - windows of the attention in a config.json: what mistral, mixtral and qwen say of
+ * them, each its own way.  A window as long as the context is none.
+ *
+ * Private to runtime/ckpt/.
+ * Tests   tests/ckpt/test_hf_config.c
+ */
+#ifndef DS_RUNTIME_CKPT_HF_WINDOW_H
+#define DS_RUNTIME_CKPT_HF_WINDOW_H
+
+#include <stdbool.h>
+
+#include "base/json.h"
+#include "base/json_read.h"
+#include "runtime/job.h"
+
+/* shape->window, of a config whose other sizes are read; `mistral`: so it is called there.
+ * -ENOTSUP: of some layers only, or no number. */
+int ds__hf_read_window(const json_t *root, bool mistral, struct ds_model_shape *shape,
+                       struct ds_error *err) DS_NODISCARD;
+void ds__hf_put_window(const struct ds_model_shape *shape, struct ds_json *json);
+
+/* hf_config.c: -ENOTSUP, "'key' is ..., which is not supported" */
+int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *err) DS_NODISCARD;
+
+#endif

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/env.h"
+#include "cli/gpus.h"
 #include "cli/place.h"
 #include "cli/report.h"
 #include "launcher/fleet/cause.h"
@@ -25,73 +26,20 @@
 #include "launcher/fleet/restart.h"
 #include "launcher/gpulock.h"
 
-enum {
-    GRACE_S = 30,
-    START_TIMEOUT_S = 60,
-    HEARTBEAT_S = 15,
-    BACKOFF_S = 1,
-    TEXT_BYTES = 16 * 1024 * 1024,
-    OWN_VARS = 4
-};
+enum { GRACE_S = 30, START_TIMEOUT_S = 60, HEARTBEAT_S = 15, BACKOFF_S = 1, OWN_VARS = 4 };
 
 struct launch {
     const struct ds_cli *cli;
     struct ds_arena arena;
     struct ds_cli_place place;
-    struct ds_env env; /* that was asked for; ranks get some of their own, too */
     struct ds_spares spares;
     struct ds_report report;
     struct ds_fleet fleet;
     unsigned attempt;
-    const char **devices; /* per place, or NULL */
     char cwd[DS_MAX_PATH], run_dir[DS_MAX_PATH], libexec[DS_MAX_PATH];
 };
 
 /* --- before anything starts ------------------------------------------------------------------- */
-
-/* "0,2": the devices of the slots of a host; NULL where nobody named any. */
-static int list_devices(struct launch *launch, const struct ds_place *place, const char **out,
-                        struct ds_error *err)
-{
-    const struct ds_host_spec *host = place->spec;
-    struct ds_buf text;
-    int rc = 0;
-
-    *out = NULL;
-    if (host->device == NULL && host->slot == NULL)
-        return 0;
-    ds_buf_init(&text, TEXT_BYTES);
-    for (uint32_t local = 0; rc == 0 && local < place->ranks; local++) {
-        uint32_t slot = ds_placement_slot(place, local);
-
-        if (host->device != NULL && slot >= host->devices)
-            rc = ds_fail(err, EDOM, "host '%s' has %u devices and no one for slot %u", host->name,
-                         host->devices, slot);
-        else
-            (void)ds_buf_printf(&text, "%s%u", local > 0 ? "," : "",
-                                host->device != NULL ? host->device[slot] : slot);
-    }
-    if (rc == 0) {
-        *out = ds_arena_strdup(&launch->arena, ds_buf_text(&text));
-        if (*out == NULL)
-            rc = ds_fail(err, ENOMEM, "no memory for the devices of '%s'", host->name);
-    }
-    ds_buf_release(&text);
-    return rc;
-}
-
-static int all_devices(struct launch *launch, struct ds_error *err)
-{
-    const struct ds_placement *placement = &launch->place.placement;
-    int rc = 0;
-
-    launch->devices = ds_arena_alloc(&launch->arena, placement->places, sizeof(char *));
-    if (launch->devices == NULL)
-        return ds_fail(err, ENOMEM, "no memory for %u hosts", placement->places);
-    for (uint32_t i = 0; rc == 0 && i < placement->places; i++)
-        rc = list_devices(launch, &placement->place[i], &launch->devices[i], err);
-    return rc;
-}
 
 /* Where ranks run, and where their logs go. */
 static int find_paths(struct launch *launch, struct ds_error *err)
@@ -113,15 +61,15 @@ static int find_paths(struct launch *launch, struct ds_error *err)
 static int prepare(struct launch *launch, struct ds_error *err)
 {
     const struct ds_cli *cli = launch->cli;
-    int rc = ds_cli_env(cli, NULL, 0, &launch->arena, &launch->env, err);
+    struct ds_env env;
+    int rc = ds_cli_env(cli, NULL, 0, &launch->arena, &env, err);
 
     if (rc == 0)
-        rc = ds_cli_place_hosts(cli, 1, &launch->place, err);
-    if (rc == 0)
-        rc = all_devices(launch, err);
-    launch->place.devices = launch->devices;
-    launch->place.env = launch->env.item;
-    launch->place.envc = launch->env.count;
+        rc = ds_cli_place_hosts(cli, 0, &launch->place, err);
+    if (rc != 0)
+        return rc;
+    launch->place.env = env;
+    rc = ds_cli_place_devices(&launch->place, err);
     return rc == 0 ? find_paths(launch, err) : rc;
 }
 
@@ -147,10 +95,10 @@ static void dry_text(const void *user, struct ds_buf *text)
     (void)ds_buf_puts(text, "\n");
     ds_cli_place_print(&launch->place, text);
     for (uint32_t i = 0; i < placement->places; i++)
-        if (launch->devices[i] != NULL)
+        if (launch->place.devices[i] != NULL)
             (void)ds_buf_printf(text, "host %s  devices %s\n", placement->place[i].host,
-                                launch->devices[i]);
-    ds_cli_env_names(&launch->env, text);
+                                launch->place.devices[i]);
+    ds_cli_env_names(&launch->place.env, text);
 }
 
 static void dry_json(const void *user, struct ds_json *json)
@@ -162,10 +110,10 @@ static void dry_json(const void *user, struct ds_json *json)
     ds_cli_place_json(&launch->place, "placement", json);
     ds_json_object(json, "devices");
     for (uint32_t i = 0; i < placement->places; i++)
-        if (launch->devices[i] != NULL)
-            ds_json_string(json, placement->place[i].host, launch->devices[i]);
+        if (launch->place.devices[i] != NULL)
+            ds_json_string(json, placement->place[i].host, launch->place.devices[i]);
     ds_json_end_object(json);
-    ds_cli_env_json(&launch->env, json);
+    ds_cli_env_json(&launch->place.env, json);
 }
 
 /* --- attempts --------------------------------------------------------------------------------- */
@@ -173,7 +121,7 @@ static void dry_json(const void *user, struct ds_json *json)
 /* What torchrun tells all ranks alike, then what the user gives. */
 static int attempt_env(struct launch *launch, struct ds_env *all, struct ds_error *err)
 {
-    const struct ds_env *given = &launch->env;
+    const struct ds_env *given = &launch->place.env;
     int64_t restarts = launch->cli->restarts > 0 ? launch->cli->restarts : 0;
 
     *all = (struct ds_env){
@@ -214,7 +162,7 @@ static int run_attempt(struct launch *launch, struct ds_fleet_result *result, st
                            .join = &launch->place.join,
                            .push = (enum ds_push)cli->push},
         .spec = &spec,
-        .devices = launch->devices,
+        .devices = launch->place.devices,
         .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
         .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
         .heartbeat_s = cli->heartbeat_s < 0 ? HEARTBEAT_S : cli->heartbeat_s,
@@ -259,7 +207,7 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
     int stop;
 
     if (ds_spares_replace(&launch->spares, result->lost, &result->first, &facts.replaced) > 0 &&
-        all_devices(launch, err) != 0)
+        ds_cli_place_devices(&launch->place, err) != 0)
         return false;
     if (!ds_restart_next(restart, &facts, &delay_ms, &why)) {
         if (why != NULL)

@@ -19,6 +19,7 @@
 #include "cli/cli.h"
 #include "cli/device.h"
 #include "cli/env.h"
+#include "cli/gpus.h"
 #include "cli/machine.h"
 #include "cli/place.h"
 #include "cli/report.h"
@@ -49,7 +50,6 @@ struct run {
     struct ds_buf header;
     struct ds_cli_memory memory;
     struct ds_cli_sets sets;
-    struct ds_env env;     /* of the ranks */
     struct ds_buf changes; /* since the last run in this run directory */
     char libexec[DS_MAX_PATH];
 };
@@ -221,8 +221,7 @@ static void open_console(struct run *run)
 
 /* --- attempts --------------------------------------------------------------------------------- */
 
-static int run_attempt(struct run *run, const struct ds_env *env, struct ds_fleet_result *result,
-                       struct ds_error *err)
+static int run_attempt(struct run *run, struct ds_fleet_result *result, struct ds_error *err)
 {
     static const char *argv[] = {"dsrun-worker", NULL};
     const struct ds_cli *cli = run->cli;
@@ -234,8 +233,8 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
                            .cwd = run->facts.cwd,
                            .argc = 1,
                            .argv = argv,
-                           .envc = env->count,
-                           .env = env->item};
+                           .envc = run->place.env.count,
+                           .env = run->place.env.item};
     struct ds_fleet_args args = {.place = placement->place,
                                  .places = placement->places,
                                  .world = placement->world,
@@ -246,6 +245,7 @@ static int run_attempt(struct run *run, const struct ds_env *env, struct ds_flee
                                                     .push = (enum ds_push)cli->push,
                                                     .worker = true},
                                  .spec = &spec,
+                                 .devices = run->place.devices,
                                  .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
                                  .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S
                                                                              : cli->start_timeout_s,
@@ -293,7 +293,9 @@ static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_r
     unsigned delay_ms;
     int stop;
 
-    (void)ds_spares_replace(&run->spares, result->lost, &result->first, &facts.replaced);
+    if (ds_spares_replace(&run->spares, result->lost, &result->first, &facts.replaced) > 0 &&
+        run->place.devices != NULL && ds_cli_place_devices(&run->place, err) != 0)
+        return false;
     if (!ds_restart_next(restart, &facts, &delay_ms, &why)) {
         if (why != NULL)
             ds_console_error(&run->report.console, "%s", why);
@@ -317,7 +319,7 @@ static int run_job(struct run *run, struct ds_error *err)
     if (rc != 0)
         return ds_exit_from_errno(rc);
     do {
-        rc = run_attempt(run, &run->env, &result, err);
+        rc = run_attempt(run, &result, err);
         if (rc != 0) {
             ds_report_refused(&run->report, DS_EXIT_UNAVAILABLE);
             return DS_EXIT_UNAVAILABLE;
@@ -362,7 +364,7 @@ static void dry_text(const void *user, struct ds_buf *text)
     ds_cli_sets_print(&run->job, &run->sets, text);
     dry_predict(run, text, NULL);
     ds_cli_place_print(&run->place, text);
-    ds_cli_env_names(&run->env, text);
+    ds_cli_env_names(&run->place.env, text);
 }
 
 /* As dsrun plan has it. */
@@ -374,7 +376,7 @@ static void dry_json(const void *user, struct ds_json *json)
     ds_cli_sets_json(&run->job, &run->sets, json);
     ds_cli_place_json(&run->place, "placement", json);
     dry_predict(run, NULL, json);
-    ds_cli_env_json(&run->env, json);
+    ds_cli_env_json(&run->place.env, json);
 }
 
 static int code_of(const struct ds_cli *cli, int rc)
@@ -384,12 +386,9 @@ static int code_of(const struct ds_cli *cli, int rc)
 
 static int run_all(struct run *run, struct ds_error *err)
 {
-    const struct ds_strings *vars = &run->job.launch.env;
     int rc = prepare(run, err);
     int code;
 
-    if (rc == 0)
-        rc = ds_cli_env(run->cli, vars->item, vars->count, &run->job.arena, &run->env, err);
     if (rc != 0)
         return code_of(run->cli, rc);
     if (run->cli->dry_run)

@@ -192,6 +192,7 @@ static int run_fleet(struct tune *tune, const struct ds_spec *spec, struct ds_fl
                            .push = (enum ds_push)cli->push,
                            .worker = true},
         .spec = spec,
+        .devices = tune->place.devices,
         .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
         .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
         .heartbeat_s = tune->job.launch.heartbeat,
@@ -211,27 +212,24 @@ static int try_them(struct tune *tune, struct ds_error *err)
 {
     static const char *argv[] = {"dsrun-worker", NULL};
     struct ds_fleet_result result = {0};
-    const struct ds_strings *job_env = &tune->job.launch.env;
-    struct ds_env env;
     struct ds_spec spec = {.world = tune->place.placement.world,
                            .threads = tune->place.cores,
                            .link = true,
                            .no_gpus = tune->place.no_gpus,
                            .cwd = tune->facts.cwd,
                            .argc = 1,
-                           .argv = argv};
+                           .argv = argv,
+                           .envc = tune->place.env.count,
+                           .env = tune->place.env.item};
     char job[DS_GPULOCK_JOB];
     struct ds_buf blob;
-    int rc = ds_cli_env(tune->cli, job_env->item, job_env->count, &tune->arena, &env, err);
+    int rc;
 
     ds_buf_init(&blob, DS_MAX_FRAME_BYTES);
-    if (rc == 0)
-        rc = write_blob(tune, &blob, err);
+    rc = write_blob(tune, &blob, err);
     if (rc == 0) {
         ds_gpulock_job(job, tune->job.name, "");
         spec.job = job;
-        spec.envc = env.count;
-        spec.env = env.item;
         spec.blob = blob.data;
         spec.blob_bytes = blob.len;
         spec.grace_ms = GRACE_S * 1000;

@@ -3,8 +3,8 @@
  *
  * device.h - the memory that the ranks of a job will compute in, as far as it is known here.
  *
- * Of this machine alone: its own memory, or its GPUs', of which dsrun-worker is asked because only
- * that one loads the plug-in.  Ranks on other hosts ask their own GPUs when they open them.
+ * Of this machine alone: its own memory, or its GPUs' (gpus.h).  Ranks on other hosts ask their own
+ * GPUs when they open them.
  *
  * Tests   tests/e2e/cuda.py
  */

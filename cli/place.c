@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -66,14 +67,32 @@ static int check_allocated(const struct ds_roster *roster, const struct ds_slurm
     return rc;
 }
 
+/* This machine, by the name that a selection has for it, else by its own. */
+static int add_this(struct ds_roster *roster, const struct ds_cli *cli, const char *hostname,
+                    struct ds_error *err)
+{
+    const char *spec = cli->include != NULL ? cli->include : cli->exclude;
+    struct ds_host_spec here = {0};
+    char name[DS_MAX_HOST_NAME + 1];
+    size_t count;
+
+    if (spec != NULL && strcspn(spec, ":@") < sizeof(name)) {
+        (void)snprintf(name, sizeof(name), "%.*s", (int)strcspn(spec, ":@"), spec);
+        here.name = name;
+        if (ds_host_is_here(&here, hostname))
+            hostname = name;
+    }
+    if (ds_range_count(hostname, &count, NULL) != 0 || count != 1)
+        hostname = "localhost";
+    return ds_roster_add(roster, hostname, &here, err);
+}
+
 /* The hosts named by the user, those of the allocation, or this machine. */
 static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, const char *hostname,
                       struct ds_error *err)
 {
-    const struct ds_host_spec here = {0};
     struct ds_slurm_env env;
     bool inside = ds_slurm_env_get(&env);
-    size_t count;
     int rc;
 
     place->transport = &ds_transport_local;
@@ -90,9 +109,7 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, cons
     }
     if (cli->hostfile != NULL)
         return ds_hostfile_load(&place->roster, cli->hostfile, err);
-    if (ds_range_count(hostname, &count, NULL) != 0 || count != 1)
-        hostname = "localhost";
-    return ds_roster_add(&place->roster, hostname, &here, err);
+    return add_this(&place->roster, cli, hostname, err);
 }
 
 static int check_local(const struct ds_cli_place *place, const char *hostname, struct ds_error *err)
@@ -186,6 +203,19 @@ static void share_cores(struct ds_cli_place *place, unsigned threads)
         place->cores = place->threads;
 }
 
+/* Slots of the hosts of which nobody has said how many; 0: nobody says it now. */
+static void fill_slots(struct ds_roster *roster, uint64_t slots)
+{
+    for (size_t i = 0; i < roster->hosts; i++) {
+        struct ds_host_spec *host = &roster->host[i];
+
+        if (host->slots != 0)
+            continue;
+        host->open = slots == 0;
+        host->slots = slots != 0 ? (uint32_t)slots : 1;
+    }
+}
+
 /* Hosts, slots and ranks as the options want them. */
 static int select_and_build(const struct ds_cli *cli, struct ds_cli_place *place,
                             struct ds_error *err)
@@ -225,9 +255,8 @@ int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_p
     ds_roster_init(&place->roster);
     own_name(hostname);
     rc = read_hosts(place, cli, hostname, err);
-    for (size_t i = 0; rc == 0 && i < place->roster.hosts; i++)
-        if (place->roster.host[i].slots == 0)
-            place->roster.host[i].slots = (uint32_t)(cli->slots != 0 ? cli->slots : slots);
+    if (rc == 0)
+        fill_slots(&place->roster, cli->slots != 0 ? cli->slots : slots);
     if (rc == 0)
         rc = select_and_build(cli, place, err);
     if (rc == 0)
@@ -254,14 +283,17 @@ static bool without_gpus(const struct ds_job *job)
 int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
                  struct ds_error *err)
 {
-    int rc = ds_cli_place_hosts(cli, job->launch.slots != 0 ? job->launch.slots : 1, place, err);
+    const struct ds_strings *vars = &job->launch.env;
+    int rc = ds_cli_place_hosts(cli, job->launch.slots, place, err);
 
     if (rc != 0)
         return rc;
     rc = check_once(place, err);
     place->no_gpus = without_gpus(job);
-    place->env = job->launch.env.item;
-    place->envc = job->launch.env.count;
+    if (rc == 0)
+        rc = ds_cli_env(cli, vars->item, vars->count, &place->roster.arena, &place->env, err);
+    if (rc == 0 && job->launch.device != DS_DEVICE_CPU)
+        rc = ds_cli_place_devices(place, err);
     if (rc == 0)
         share_cores(place, (unsigned)job->launch.threads);
     else
@@ -300,15 +332,15 @@ static const struct ds_bound *bind_here(const struct ds_cli_place *place, uint32
 
     if (place->transport != &ds_transport_local)
         return NULL;
-    spec.env = ds_arena_alloc(arena, place->envc + 1, sizeof(*spec.env));
+    spec.env = ds_arena_alloc(arena, place->env.count + 1, sizeof(*spec.env));
     if (spec.env == NULL)
         return NULL;
     if (devices != NULL)
         spec.env[spec.envc++] = ds_arena_printf(arena, "CUDA_VISIBLE_DEVICES=%s", devices);
     if (devices != NULL && spec.env[0] == NULL)
         return NULL;
-    for (size_t i = 0; i < place->envc; i++)
-        spec.env[spec.envc++] = place->env[i];
+    for (size_t i = 0; i < place->env.count; i++)
+        spec.env[spec.envc++] = place->env.item[i];
     (void)allowed_cores(&cores);
     return ds_bind_host(&bound, &spec, &cores, place->cores, arena, NULL) == 0 ? bound : NULL;
 }

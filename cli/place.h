@@ -4,7 +4,8 @@
  * place.h - from the command line and the job to a placement: hosts, slots, ranks, cores.
  *
  * Hosts: those of the hostfile, else of the Slurm allocation that this runs in, else this machine.
- * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else 1.
+ * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else 1; where nobody says
+ * how many slots a host has, --include may name any of them.
  *
  * Tests   tests/e2e/processes.py
  */
@@ -14,6 +15,8 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/env.h"
+#include "cli/gpus.h"
 #include "launcher/fleet/spares.h"
 #include "launcher/hosts/placement.h"
 #include "launcher/hosts/roster.h"
@@ -32,20 +35,21 @@ struct ds_cli_place {
     unsigned cores;   /* a rank may use: its share of the machine, or `threads` if that is more */
     unsigned crowded; /* cores of a host, where they are known, if a rank has more threads; or 0 */
     bool no_gpus;     /* the ranks compute on the CPU */
-    /* (optional) For printing: CUDA_VISIBLE_DEVICES of the ranks of a place, or NULL; and variables
-     * that all ranks are given after it.  Borrowed. */
-    const char *const *devices;
-    const char *const *env;
-    size_t envc;
+    const char **devices; /* per place: CUDA_VISIBLE_DEVICES of its ranks, or NULL; in the arena of
+                           * the roster.  NULL: ranks compute on the CPU, or nobody asked */
+    struct ds_env env;    /* that all ranks are given after it; borrowed, or in that arena */
+    struct ds_cli_gpus gpus;
 };
 
-/* -EINVAL and -ENOENT as the hostfile says; -EDOM a selection that cannot be; -EHOSTUNREACH a host
- * that is not this machine, -ENOTSUP a way to reach hosts that does not exist here. */
+/* With the devices and the variables of the ranks.  -EINVAL and -ENOENT as the hostfile says; -EDOM
+ * a selection that cannot be; -EHOSTUNREACH a host that is not this machine, -ENOTSUP a way to
+ * reach hosts that does not exist here; else what ds_cli_env() says. */
 int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
                  struct ds_error *err) DS_NODISCARD;
 
-/* The same without a job: `slots` ranks on a host for which nobody says how many; the cores of a
- * host are for all of its ranks.  A machine may be named more than once. */
+/* The same without a job: `slots` ranks on a host for which nobody says how many, 0 if that is not
+ * said here either; the cores of a host are for all of its ranks, whose devices and variables are
+ * the caller's to find.  A machine may be named more than once. */
 int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
                        struct ds_error *err) DS_NODISCARD;
 /* Hosts of the roster that the placement leaves and its transport can reach.  The placement must

@@ -31,6 +31,7 @@ struct ds_host_spec {
     uint32_t devices;
     const uint32_t *slot; /* after selection: the slots chosen, rising; NULL: all */
     uint32_t chosen;      /* how many */
+    bool open;            /* nobody says how many slots it has: --include may name any */
     bool excluded;        /* by selection */
 };
 

@@ -16,10 +16,17 @@ struct marks {  /* of one host */
     bool *slot; /* NULL: the host is not named */
 };
 
+/* Slots that a selection may name. */
+static uint32_t most_slots(const struct ds_host_spec *host)
+{
+    return host->open ? DS_MAX_SLOTS : host->slots;
+}
+
 /* "0,1,3" after the colon. */
 static int mark_slots(const struct ds_host_spec *host, const char *list, size_t len, bool *slot,
                       struct ds_error *err)
 {
+    const uint32_t most = most_slots(host);
     const char *at = list, *end = list + len;
 
     for (;;) {
@@ -28,9 +35,9 @@ static int mark_slots(const struct ds_host_spec *host, const char *list, size_t 
 
         if (digits == 0 || (at[digits] != ',' && at + digits != end))
             return ds_fail(err, EINVAL, "'%.*s' is not a list of slots like '0,1'", (int)len, list);
-        if (n >= host->slots)
+        if (n >= most)
             return ds_fail(err, EINVAL, "host '%s' has no slot %.*s: its slots are 0 to %u",
-                           host->name, (int)digits, at, host->slots - 1);
+                           host->name, (int)digits, at, most - 1);
         slot[n] = true;
         at += digits;
         if (at == end)
@@ -49,7 +56,7 @@ static int mark_host(struct ds_roster *roster, struct marks *marks, const char *
         return ds_fail(err, EINVAL, "unknown host '%s'", name);
     mark = &marks[host - roster->host];
     if (mark->slot == NULL)
-        mark->slot = ds_arena_alloc(&roster->arena, host->slots, sizeof(*mark->slot));
+        mark->slot = ds_arena_alloc(&roster->arena, most_slots(host), sizeof(*mark->slot));
     if (mark->slot == NULL)
         return ds_fail(err, ENOMEM, "no memory for the slots of '%s'", name);
     if (slots != NULL)
@@ -101,12 +108,12 @@ static int mark_all(struct ds_roster *roster, struct marks *marks, const char *s
 static int narrow(struct ds_roster *roster, struct ds_host_spec *host, const bool *marked,
                   bool include, struct ds_error *err)
 {
-    uint32_t *slot = ds_arena_alloc(&roster->arena, host->slots, sizeof(*slot));
-    uint32_t n = 0;
+    uint32_t most = include && marked != NULL ? most_slots(host) : host->slots, n = 0;
+    uint32_t *slot = ds_arena_alloc(&roster->arena, most, sizeof(*slot));
 
     if (slot == NULL)
         return ds_fail(err, ENOMEM, "no memory for the slots of '%s'", host->name);
-    for (uint32_t i = 0; i < host->slots; i++)
+    for (uint32_t i = 0; i < most; i++)
         if ((marked != NULL && marked[i]) == include)
             slot[n++] = i;
     host->slot = slot;

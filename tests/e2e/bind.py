@@ -255,6 +255,21 @@ def seats(machine):
          f"{ran.returncode}\n{ran.stdout}{ran.stderr}")
     ran = machine.dsrun("--run-dir", "idle", job, "launch.device=cpu")
     h.ok(ran.returncode == 0, "training on the CPU asks for none", ran.stdout + ran.stderr)
+    hosts = h.work() / "second.yaml"
+    hosts.write_text("hosts: [{name: localhost, devices: [1]}]\n")
+    for run, chosen in (("slot", ("-i", "localhost:1")), ("named", ("-H", hosts))):
+        ran = machine.dsrun("--dry-run", *chosen, job, "launch.device=cuda")
+        h.ok(f"gpu {SECOND}" in ran.stdout and FIRST not in ran.stdout, f"{run}: --dry-run shows the GPU that was chosen",
+             ran.stdout + ran.stderr)
+        ran = machine.dsrun("--run-dir", run, *chosen, job, "launch.device=cuda")
+        text = ran.stdout + ran.stderr
+        h.ok("is in use by another job" not in text and [e["gpu"] for e in events(run)] == [SECOND],
+             f"{run}: the GPU that was chosen is another one", text)
+    stop(first)
+    first = held(machine, "--env", "CUDA_VISIBLE_DEVICES=1")
+    ran = machine.dsrun("--run-dir", "both", "-i", "localhost:1", job, "launch.device=cuda")
+    h.ok(ran.returncode == 69 and f"GPU {SECOND}" in ran.stdout + ran.stderr, "it is the one that is locked",
+         f"{ran.returncode}\n{ran.stdout}{ran.stderr}")
     stop(first)
 
 

@@ -9,6 +9,7 @@ names of this machine, each with an agent of its own; at the end real ones, over
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -122,6 +123,14 @@ def test_selection():
         h.ok(good, f"select: {options} of {pool.count('slots')} hosts", got)
     got = placed(None, ["--nodes", "2"])
     h.ok(got[0] == 2 and "only 1 host" in got[1], "more hosts than this one, without a hostfile", got)
+    for spec, want in (("localhost:2,3", {"localhost": [2, 3]}), ("localhost", {"localhost": [0]}),
+                       (f"{socket.gethostname()}:1", {socket.gethostname(): [1]})):
+        got = placed(None, ["-i", spec])
+        h.ok(got == want, f"this machine, without a hostfile: {spec}", got)
+    for options, want in ((["-e", "localhost:0"], "leaves no host"), (["-i", "mars:2"], "unknown host 'mars'"),
+                          (["-i", "localhost:1024"], "no slot 1024"), (["-i", "localhost:2", "--slots", "2"], "no slot 2")):
+        got = placed(None, options)
+        h.ok(got[0] == 2 and want in got[1], f"this machine, without a hostfile: {options}", got)
 
 
 # --- hostfiles ----------------------------------------------------------------------------------------
@@ -200,6 +209,15 @@ def test_ranks():
     code, found, err = ranks("hosts: [{name: a, address: 127.0.0.1, devices: [4, 6, 7]}]\n", "sh", "-c",
                              "echo $CUDA_VISIBLE_DEVICES", options=["-e", "a:1"])
     h.ok(found == {0: ["4,7"], 1: ["4,7"]}, "devices that the hostfile names", (found, err))
+    code, out, err = launch("sh", "-c", "echo $LOCAL_RANK $WORLD_SIZE $CUDA_VISIBLE_DEVICES", options=["-i", "localhost:2,3"])
+    said = sorted(line.partition("] ")[2] for line in out.decode().splitlines())
+    h.ok(code == 0 and said == ["0 2 2,3", "1 2 2,3"], "deepspeed's localhost:2,3 without a hostfile", (out, err))
+    code, found, err = ranks("localhost slots=3\n", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES", options=["-e", "localhost:1"],
+                             CUDA_VISIBLE_DEVICES="4,GPU-5a,7")
+    h.ok(found == {0: ["4,7"], 1: ["4,7"]}, "slots count what this machine's own variable leaves", (found, err))
+    code, found, err = ranks("localhost slots=3\n", "sh", "-c", "echo [$CUDA_VISIBLE_DEVICES]", options=["-i", "localhost:1"],
+                             CUDA_VISIBLE_DEVICES="")
+    h.ok(found == {0: ["[]"]}, "GPUs that are hidden stay so", (found, err))
     code, found, err = ranks(P1, "sh", "-c", "echo ${CUDA_VISIBLE_DEVICES-unset}", options=["--slots", "1"])
     h.ok(found == {0: ["unset"]}, "no devices are made up", (found, err))
     code, found, err = ranks(P1, "sh", "-c", "echo $CUDA_VISIBLE_DEVICES", options=["-i", "worker-0:2", "--env", "CUDA_VISIBLE_DEVICES=9"])

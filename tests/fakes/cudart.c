@@ -231,7 +231,7 @@ cudaError_t cudaFreeHost(void *memory)
 cudaError_t cudaMemGetInfo(size_t *left, size_t *all)
 {
     *all = fake_number("FAKE_CUDA_MEMORY", 2ul << 30);
-    *left = *all - fake.live;
+    *left = fake_is_full() ? 1ul << 20 : *all - fake.live;
     return cudaSuccess;
 }
 

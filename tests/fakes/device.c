@@ -4,8 +4,29 @@
  * device.c - which devices the fake runtime has, and its errors in words; see fake.h.
  */
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include "tests/fakes/fake.h"
+
+/* Which device the process sees as number `device`; -1: none.  CUDA_VISIBLE_DEVICES counts up to its
+ * first entry that is no device. */
+static int visible(int device)
+{
+    const char *text = getenv("CUDA_VISIBLE_DEVICES");
+    int devices = (int)fake_number("FAKE_CUDA_DEVICES", 1);
+
+    for (int i = 0; text != NULL; i++) {
+        char *end;
+        long number = strtol(text, &end, 10);
+
+        if (end == text || number < 0 || number >= devices)
+            return -1;
+        if (i == device)
+            return (int)number;
+        text = *end == ',' ? end + 1 : "";
+    }
+    return device >= 0 && device < devices ? device : -1;
+}
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
@@ -24,7 +45,8 @@ cudaError_t cudaGetDeviceCount(int *count)
     FAKE_FAULT();
     if (fake_number("FAKE_CUDA_DRIVER", 13000) < 13000)
         return cudaErrorInsufficientDriver;
-    *count = (int)fake_number("FAKE_CUDA_DEVICES", 1);
+    for (*count = 0; visible(*count) >= 0;)
+        ++*count;
     return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
@@ -36,10 +58,16 @@ cudaError_t cudaGetDevice(int *device)
     return cudaSuccess;
 }
 
+bool fake_is_full(void)
+{
+    return getenv("FAKE_CUDA_FULL") != NULL &&
+           visible(atomic_load(&current)) == (int)fake_number("FAKE_CUDA_FULL", 0);
+}
+
 cudaError_t cudaSetDevice(int device)
 {
     FAKE_FAULT();
-    if (device < 0 || device >= (int)fake_number("FAKE_CUDA_DEVICES", 1))
+    if (visible(device) < 0)
         return cudaErrorInvalidDevice;
     atomic_store(&current, device);
     return cudaSuccess;

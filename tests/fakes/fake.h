@@ -16,7 +16,8 @@
  * and run each time the graph is launched; what waits for a device, or allocates, breaks the capture.
  *
  * From the environment of the process:
- *     FAKE_CUDA_DEVICES=2             how many there are; 1
+ *     FAKE_CUDA_DEVICES=2             how many there are; 1.  CUDA_VISIBLE_DEVICES chooses some
+ *     FAKE_CUDA_FULL=1                the device of this number has 1 MiB left
  *     FAKE_CUDA_DRIVER=12040          its version, 0: none; 13000
  *     FAKE_CUDA_MEMORY=BYTES          of a device; 2 GiB
  *     FAKE_CUDA_OPEN=1                the host may touch it, too
@@ -55,6 +56,8 @@ int fake_fault(const char *name);
             return (cudaError_t)fault;                                                             \
     } while (0)
 
+/* Is the current device the one that is full? */
+bool fake_is_full(void);
 /* How often `name` was called, this time included. */
 unsigned long fake_count(const char *name);
 /* A number of the environment. */

@@ -69,6 +69,44 @@ Test(select, left)
     }
 }
 
+/* Nobody said how many slots n1 has: it has those that are named, and else as many as are assumed. */
+Test(select, open)
+{
+    static const struct {
+        const char *include, *exclude, *want;
+    } table[] = {
+        {NULL, NULL, "a:0,1 n1:0"},
+        {"n1", NULL, "n1:0"},
+        {"n1:5,3", NULL, "n1:3,5"},
+        {"n1:1023@a:0", NULL, "a:0 n1:1023"},
+        {NULL, "a", "n1:0"},
+        {NULL, "n1:3", "a:0,1 n1:0"},
+        {"n1:1024", NULL, "host 'n1' has no slot 1024: its slots are 0 to 1023"},
+        {"a:2", NULL, "host 'a' has no slot 2: its slots are 0 to 1"},
+    };
+    static const char text[] = "a slots=2\nn1\n";
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_placement_args args = {0};
+        struct ds_placement placement;
+        struct ds_roster roster;
+        struct ds_error err = {0};
+        char got[256];
+
+        ds_roster_init(&roster);
+        cr_assert_eq(ds_hostfile_parse(&roster, "hosts", text, sizeof(text) - 1, NULL), 0);
+        roster.host[1].open = true;
+        roster.host[1].slots = 1;
+        if (ds_roster_select(&roster, table[i].include, table[i].exclude, &err) == 0) {
+            cr_assert_eq(ds_placement_build(&placement, &roster, &args, &err), 0, "row %zu", i);
+            describe(&placement, got, sizeof(got));
+            cr_assert_str_eq(got, table[i].want, "row %zu", i);
+        } else
+            cr_assert(strstr(err.text, table[i].want) != NULL, "row %zu: %s", i, err.text);
+        ds_roster_release(&roster);
+    }
+}
+
 Test(select, mistakes)
 {
     static const struct {

@@ -203,17 +203,42 @@ static void share_cores(struct ds_cli_place *place, unsigned threads)
         place->cores = place->threads;
 }
 
-/* Slots of the hosts of which nobody has said how many; 0: nobody says it now. */
-static void fill_slots(struct ds_roster *roster, uint64_t slots)
+/* Ranks on a host where neither hostfile, Slurm, options nor job say how many: one for each GPU,
+ * which are counted on this machine alone. */
+static int assume_slots(struct ds_cli_place *place, struct ds_host_spec *host, const char *hostname,
+                        struct ds_error *err)
 {
-    for (size_t i = 0; i < roster->hosts; i++) {
-        struct ds_host_spec *host = &roster->host[i];
+    int rc = 0;
 
-        if (host->slots != 0)
-            continue;
-        host->open = slots == 0;
-        host->slots = slots != 0 ? (uint32_t)slots : 1;
+    host->slots = 1;
+    host->open = true;
+    if (!place->count_gpus || place->transport == &ds_transport_slurm ||
+        !ds_host_is_here(host, hostname))
+        return 0;
+    if (!place->gpus.known)
+        rc = ds_cli_gpus(place, &place->gpus, err);
+    if (rc == 0 && place->gpus.count > 0) {
+        host->slots = place->gpus.count < DS_MAX_SLOTS ? place->gpus.count : DS_MAX_SLOTS;
+        host->open = false;
     }
+    return rc;
+}
+
+/* Slots of the hosts of which nobody has said how many; 0: nobody says it now. */
+static int fill_slots(struct ds_cli_place *place, uint64_t slots, const char *hostname,
+                      struct ds_error *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < place->roster.hosts; i++) {
+        struct ds_host_spec *host = &place->roster.host[i];
+
+        if (host->slots == 0 && slots == 0)
+            rc = assume_slots(place, host, hostname, err);
+        else if (host->slots == 0)
+            host->slots = (uint32_t)slots;
+    }
+    return rc;
 }
 
 /* Hosts, slots and ranks as the options want them. */
@@ -245,28 +270,38 @@ static void tell_hosts(const struct ds_cli_place *place)
     free(name);
 }
 
-int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
+/* Into what is empty but for what counts GPUs. */
+static int place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
                        struct ds_error *err)
 {
     char hostname[HOST_NAME_MAX + 1];
     int rc;
 
-    *place = (struct ds_cli_place){0};
-    ds_roster_init(&place->roster);
     own_name(hostname);
     rc = read_hosts(place, cli, hostname, err);
     if (rc == 0)
-        fill_slots(&place->roster, cli->slots != 0 ? cli->slots : slots);
+        rc = fill_slots(place, cli->slots != 0 ? cli->slots : slots, hostname, err);
     if (rc == 0)
         rc = select_and_build(cli, place, err);
     if (rc == 0)
         rc = choose_transport(place, cli, hostname, err);
+    if (rc == 0 && cli->verbose)
+        tell_hosts(place);
+    return rc;
+}
+
+int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
+                       struct ds_error *err)
+{
+    int rc;
+
+    *place = (struct ds_cli_place){0};
+    ds_roster_init(&place->roster);
+    rc = place_hosts(cli, slots, place, err);
     if (rc == 0)
         share_cores(place, 0);
     else
         ds_cli_place_release(place);
-    if (rc == 0 && cli->verbose)
-        tell_hosts(place);
     return rc;
 }
 
@@ -284,14 +319,16 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_c
                  struct ds_error *err)
 {
     const struct ds_strings *vars = &job->launch.env;
-    int rc = ds_cli_place_hosts(cli, job->launch.slots, place, err);
+    int rc;
 
-    if (rc != 0)
-        return rc;
-    rc = check_once(place, err);
-    place->no_gpus = without_gpus(job);
+    *place = (struct ds_cli_place){.no_gpus = without_gpus(job)};
+    place->count_gpus = !place->no_gpus;
+    ds_roster_init(&place->roster);
+    rc = ds_cli_env(cli, vars->item, vars->count, &place->roster.arena, &place->env, err);
     if (rc == 0)
-        rc = ds_cli_env(cli, vars->item, vars->count, &place->roster.arena, &place->env, err);
+        rc = place_hosts(cli, job->launch.slots, place, err);
+    if (rc == 0)
+        rc = check_once(place, err);
     if (rc == 0 && job->launch.device != DS_DEVICE_CPU)
         rc = ds_cli_place_devices(place, err);
     if (rc == 0)

@@ -4,8 +4,9 @@
  * place.h - from the command line and the job to a placement: hosts, slots, ranks, cores.
  *
  * Hosts: those of the hostfile, else of the Slurm allocation that this runs in, else this machine.
- * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else 1; where nobody says
- * how many slots a host has, --include may name any of them.
+ * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else the GPUs of this
+ * machine that a job would use, else 1.  Where nobody says how many slots a host has, --include may
+ * name any of them.
  *
  * Tests   tests/e2e/processes.py
  */
@@ -38,7 +39,8 @@ struct ds_cli_place {
     const char **devices; /* per place: CUDA_VISIBLE_DEVICES of its ranks, or NULL; in the arena of
                            * the roster.  NULL: ranks compute on the CPU, or nobody asked */
     struct ds_env env;    /* that all ranks are given after it; borrowed, or in that arena */
-    struct ds_cli_gpus gpus;
+    bool count_gpus;      /* where nobody says how many slots this machine has */
+    struct ds_cli_gpus gpus; /* that were counted then */
 };
 
 /* With the devices and the variables of the ranks.  -EINVAL and -ENOENT as the hostfile says; -EDOM

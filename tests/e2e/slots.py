@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""slots - the GPUs that jobs get: chosen by --include and by hostfiles, the same for every command.
+"""slots - the GPUs that jobs get: counted, or chosen by --include and by hostfiles, the same for every command.
 
 The GPUs are the doubles of tests/fakes/, of which CUDA_VISIBLE_DEVICES chooses some; one that is full tells
 which of them was asked.
@@ -42,15 +42,41 @@ def fails(title, code, words, *args, **env):
     h.ok(ran.returncode == code and words in text, f"{title}: {code}, '{words}'", f"{ran.returncode}\n{text}")
 
 
+def counted():
+    """One rank for each GPU, where nobody says how many."""
+    job, _ = case_job("gpt2-tiny", every=0)
+    free, _ = case_job("gpt2-tiny", every=0, device="auto")
+    none = h.work() / "bare"
+    none.mkdir()
+    for name in ("dsrun-worker", "dsrun-agent"):
+        (none / name).symlink_to(FAKES / name)
+    one = h.work() / "one"
+    one.write_text("localhost\n")
+    for title, ranks, words, env in (
+            ("all GPUs", 4, [job], {}), ("device auto", 4, [free], {}), ("on the CPU", 1, [job, "launch.device=cpu"], {}),
+            ("--slots", 2, [job, "--slots", 2], {}), ("launch.slots", 2, [job, "launch.slots=2"], {}),
+            ("a host without slots", 4, [job, "-H", one], {}), ("one that has some", 2, [job, "-H", hostfile("slots: 2")], {}),
+            ("all but two", 2, [job, "-e", "localhost:0,2"], {}), ("two are visible", 2, [job], {"CUDA_VISIBLE_DEVICES": "1,2"}),
+            ("--env", 2, [job, "--env", "CUDA_VISIBLE_DEVICES=3,0"], {}), ("none is there", 1, [free], {"FAKE_CUDA_DEVICES": "0"}),
+            ("no plug-in", 1, [free], {"DSRUN_LIBEXEC": str(none)})):
+        ran = h.dsrun("plan", "--json", *words, **{**ENV, **env})
+        found = len(json.loads(ran.stdout)["placement"]) if ran.returncode == 0 else ran.stderr
+        h.ok(found == ranks, f"counted: {title}: {ranks}", found)
+    trains("a rank for each GPU", job, 4)
+    fails("ranks that the batch is not a multiple of", 65, "ranks x micro_batch = 3 x 2", "check", job, FAKE_CUDA_DEVICES="3")
+
+
 def chosen(job):
     """By slots of this machine, without a hostfile."""
     trains("the second half", job, 2, "-i", "localhost:2,3")
-    fails("slots beyond the GPUs", 1, "no GPU that this process may use", "--run-dir", "beyond", "-i", "localhost:4", job)
+    fails("slots beyond the GPUs", 2, "host 'localhost' has no slot 4: its slots are 0 to 3", "-i", "localhost:4", job)
     fails("a full GPU", 65, "the GPU has", "--run-dir", "full", "-i", "localhost:2", job, FAKE_CUDA_FULL="2")
     trains("beside a full GPU", job, 1, "-i", "localhost:3", FAKE_CUDA_FULL="0")
     trains("slots within what is visible", job, 1, "-i", "localhost:1", CUDA_VISIBLE_DEVICES="0,3", FAKE_CUDA_FULL="1")
-    fails("slots beyond what is visible", 2, "'CUDA_VISIBLE_DEVICES' names 2 devices and no one for slot 2", "-i",
-          "localhost:2", job, CUDA_VISIBLE_DEVICES="0,3")
+    fails("slots beyond what is visible", 2, "has no slot 2: its slots are 0 to 1", "-i", "localhost:2", job,
+          CUDA_VISIBLE_DEVICES="0,3")
+    fails("slots of a hostfile beyond what is visible", 2, "'CUDA_VISIBLE_DEVICES' names 2 devices and no one for slot 2", "-H",
+          hostfile("slots: 4"), "-i", "localhost:2", job, CUDA_VISIBLE_DEVICES="0,3")
     trains("--env goes before", job, 1, "-i", "localhost:0", "--env", "CUDA_VISIBLE_DEVICES=3", FAKE_CUDA_FULL="0")
     fails("launch.env, too", 65, "the GPU has", "--run-dir", "env", job, "--slots", "1", "launch.env={CUDA_VISIBLE_DEVICES: 3}",
           FAKE_CUDA_FULL="3")
@@ -75,14 +101,15 @@ def alike(job):
               "-H", hosts, *words[1:])
     ran = h.dsrun("check", "-H", hosts, job, "launch.device=cpu", **ENV)
     h.ok(ran.returncode == 0, "a job on the CPU has no use for devices", ran.stderr)
-    fails("trials of tune have the GPU that was chosen", 1, "no GPU that this process may use", "tune", "--trials", "1", "-i",
-          "localhost:4", job, XDG_CONFIG_HOME=str(config.parent))
+    fails("trials of tune have the GPU that was chosen", 1, "no GPU that this process may use", "tune", "--trials", "1", "-H",
+          hostfile("devices: [4]"), job, XDG_CONFIG_HOME=str(config.parent))
     fails("tune on a full GPU", 65, "no layout fits", "tune", "--trials", "1", "-i", "localhost:3", job,
           XDG_CONFIG_HOME=str(config.parent), FAKE_CUDA_FULL="3")
 
 
 require()
 train, _ = case_job("gpt2-tiny", every=0)
+counted()
 chosen(train)
 named(train)
 alike(train)

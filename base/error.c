@@ -91,7 +91,8 @@ int ds_exit_from_errno(int rc)
     case ERANGE:
     case EOVERFLOW:
     case ENOTSUP:
-    case ENOMEM: return DS_EXIT_DATA;
+    case ENOMEM:
+    case EMSGSIZE: return DS_EXIT_DATA;
     case EDOM:
     case ENOENT: return DS_EXIT_USAGE;
     case ETIMEDOUT: return DS_EXIT_TIMEOUT;

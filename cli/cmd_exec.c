@@ -396,7 +396,7 @@ static int exec_all(struct exec *exec, struct ds_error *err)
     if (rc == 0)
         rc = run(exec, &result, err);
     if (rc != 0)
-        return ds_exit_from_errno(rc);
+        return rc == -EMSGSIZE ? DS_EXIT_USAGE : ds_exit_from_errno(rc);
     show(exec);
     if (result.first.kind == DS_FAILURE_LAUNCHER)
         ds_console_error(&exec->console, "%s", result.cause);

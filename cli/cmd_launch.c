@@ -234,7 +234,7 @@ static int run_program(struct launch *launch, struct ds_error *err)
     do {
         rc = run_attempt(launch, &result, err);
         if (rc != 0) {
-            int code = rc == -EMSGSIZE || rc == -EINVAL ? DS_EXIT_USAGE : DS_EXIT_UNAVAILABLE;
+            int code = rc == -EMSGSIZE ? DS_EXIT_USAGE : ds_exit_from_errno(rc);
 
             ds_report_refused(&launch->report, code);
             return code;

@@ -321,8 +321,8 @@ static int run_job(struct run *run, struct ds_error *err)
     do {
         rc = run_attempt(run, &result, err);
         if (rc != 0) {
-            ds_report_refused(&run->report, DS_EXIT_UNAVAILABLE);
-            return DS_EXIT_UNAVAILABLE;
+            ds_report_refused(&run->report, ds_exit_from_errno(rc));
+            return ds_exit_from_errno(rc);
         }
         rc = ds_report_failure(&run->report, &result, err);
     } while (rc == 0 && again(run, &restart, &result, err));
@@ -379,18 +379,13 @@ static void dry_json(const void *user, struct ds_json *json)
     ds_cli_env_json(&run->place.env, json);
 }
 
-static int code_of(const struct ds_cli *cli, int rc)
-{
-    return rc == -ENOTSUP && cli->via != DS_VIA_AUTO ? DS_EXIT_USAGE : ds_exit_from_errno(rc);
-}
-
 static int run_all(struct run *run, struct ds_error *err)
 {
     int rc = prepare(run, err);
     int code;
 
     if (rc != 0)
-        return code_of(run->cli, rc);
+        return ds_exit_from_errno(rc);
     if (run->cli->dry_run)
         return ds_cli_place_dry(&run->place, run->cli->json ? NULL : dry_text,
                                 run->cli->json ? dry_json : NULL, run);

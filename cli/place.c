@@ -5,6 +5,7 @@
  */
 #include "cli/place.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
@@ -97,7 +98,7 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, cons
 
     place->transport = &ds_transport_local;
     if (cli->via == DS_VIA_SLURM && !inside)
-        return ds_fail(err, ENOTSUP,
+        return ds_fail(err, EDOM,
                        "'--via slurm': this is not inside an allocation (SLURM_JOB_ID is not set): "
                        "use sbatch or salloc");
     if (cli->via == DS_VIA_SLURM || (cli->via == DS_VIA_AUTO && cli->hostfile == NULL && inside)) {
@@ -132,6 +133,13 @@ static int check_once(const struct ds_cli_place *place, struct ds_error *err)
     return 0;
 }
 
+static bool is_address(const char *text)
+{
+    unsigned char raw[sizeof(struct in6_addr)];
+
+    return inet_pton(AF_INET, text, raw) == 1 || inet_pton(AF_INET6, text, raw) == 1;
+}
+
 /* Where hosts come to, and with which key. */
 static int read_join(struct ds_cli_place *place, const struct ds_cli *cli, struct ds_error *err)
 {
@@ -139,12 +147,14 @@ static int read_join(struct ds_cli_place *place, const struct ds_cli *cli, struc
     int rc;
 
     if (cli->hostfile == NULL || cli->join_key == NULL)
-        return ds_fail(err, ENOTSUP,
+        return ds_fail(err, EDOM,
                        "'--via join' needs '--hostfile', with the names by which hosts join, and "
                        "'--join-key'");
     rc = ds_join_at_parse(&place->join.at, listen, err);
+    if (rc == 0 && place->join.at.address[0] != '\0' && !is_address(place->join.at.address))
+        rc = ds_fail(err, EINVAL, "'%s' is no address", listen);
     if (rc != 0)
-        return ds_error_context(err, rc, "--join-listen");
+        return ds_error_context(err, rc == -EINVAL ? -EDOM : rc, "--join-listen");
     place->transport = &ds_transport_join;
     return ds_join_key_read(cli->join_key, place->join.key, err);
 }

@@ -44,8 +44,8 @@ struct ds_cli_place {
 };
 
 /* With the devices and the variables of the ranks.  -EINVAL and -ENOENT as the hostfile says; -EDOM
- * a selection that cannot be; -EHOSTUNREACH a host that is not this machine, -ENOTSUP a way to
- * reach hosts that does not exist here; else what ds_cli_env() says. */
+ * a selection, or a way to reach hosts, that cannot be; -EHOSTUNREACH a host that is not this
+ * machine; else what ds_cli_env() says. */
 int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
                  struct ds_error *err) DS_NODISCARD;
 

@@ -27,7 +27,7 @@ int ds_run_spec_write(const struct ds_run_spec *spec, struct ds_buf *out, struct
     (void)ds_buf_puts(out, "\n");
     (void)ds_buf_put(out, spec->job_text, spec->job_bytes);
     if (out->failed)
-        return ds_fail(err, ENOBUFS, "the job's text does not fit in %zu bytes", out->max);
+        return ds_fail(err, EMSGSIZE, "the job's text does not fit in %zu bytes", out->max);
     return 0;
 }
 

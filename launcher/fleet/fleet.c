@@ -212,6 +212,21 @@ static bool refused(const struct ds_fleet *fleet)
     return fleet->up == 0 && ds__fleet_refuses(fleet, fleet->refused.code);
 }
 
+/* Whatever the system calls it: a host that cannot be started cannot be reached, unless it is this
+ * machine that lacks something. */
+static int host_error(int code)
+{
+    switch (code) {
+    case EKEYREJECTED:
+    case ENOMEM:
+    case EAGAIN:
+    case EMFILE:
+    case ENFILE:
+    case 0: return code;
+    default: return EHOSTUNREACH;
+    }
+}
+
 static int serve(struct ds_fleet *fleet, struct ds_error *err)
 {
     const struct ds_super_event tick = {.kind = DS_SUPER_TICK};
@@ -236,7 +251,7 @@ static int serve(struct ds_fleet *fleet, struct ds_error *err)
         ds__fleet_tell(fleet, &tick);
     }
     if (rc == 0 && refused(fleet))
-        return ds_fail(err, fleet->refused.code, "%s", fleet->refused.text);
+        return ds_fail(err, host_error(fleet->refused.code), "%s", fleet->refused.text);
     return rc;
 }
 
@@ -307,6 +322,34 @@ static void attempt_release(struct ds_fleet *fleet)
     fleet->args = NULL;
 }
 
+/* What no agent could be told is known before there is one. */
+static int check_spec(const struct ds_fleet_args *args, struct ds_error *err)
+{
+    struct ds_spec spec = *args->spec;
+    struct ds_buf bytes;
+    int rc;
+
+    spec.nodes = args->places;
+    spec.ranks = args->place[0].ranks;
+    for (uint32_t i = 0; args->devices != NULL && i < args->places; i++)
+        if (args->devices[i] != NULL &&
+            (spec.devices == NULL || strlen(args->devices[i]) > strlen(spec.devices)))
+            spec.devices = args->devices[i];
+    ds_buf_init(&bytes, DS_MAX_FRAME_BYTES);
+    rc = ds_spec_encode(&spec, &bytes, err);
+    ds_buf_release(&bytes);
+    return rc;
+}
+
+/* What was given to it and is malformed is no host's fault. */
+static int open_starter(struct ds_fleet *fleet, const struct ds_transport_args *args,
+                        struct ds_error *err)
+{
+    int rc = fleet->args->transport->open(&fleet->starter, args, err);
+
+    return rc == -EINVAL ? rc : -host_error(-rc);
+}
+
 int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                  struct ds_fleet_result *result, struct ds_error *err)
 {
@@ -321,9 +364,11 @@ int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                              ? 0
                              : ds_clock_mono_ns() + (uint64_t)(args->start_timeout_s * 1e9);
     if (rc == 0)
-        rc = args->transport->open(&fleet->starter, &transport, err);
+        rc = check_spec(args, err);
+    if (rc == 0)
+        rc = open_starter(fleet, &transport, err);
     for (uint32_t i = 0; rc == 0 && i < args->places; i++) {
-        rc = args->transport->start(fleet->starter, &fleet->host[i].remote, err);
+        rc = -host_error(-args->transport->start(fleet->starter, &fleet->host[i].remote, err));
         rc = ds_error_context(err, rc, "host '%s'", args->place[i].host);
     }
     if (rc == 0)

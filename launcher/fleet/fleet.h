@@ -107,7 +107,9 @@ void ds_fleet_release(struct ds_fleet *fleet);
 int ds_fleet_signal_fd(const struct ds_fleet *fleet);
 
 /* One attempt, from start to the end of the last process.  0 with `*result`, or an error that
- * kept it from starting anything (the hosts that could not be reached, by name). */
+ * kept it from starting anything: -EHOSTUNREACH, -EKEYREJECTED of a host, by name; -EMSGSIZE: what
+ * ranks are to get does not fit in a frame; -EINVAL: what the
+ * transport was given; anything else is of this machine. */
 int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                  struct ds_fleet_result *result, struct ds_error *err) DS_NODISCARD;
 

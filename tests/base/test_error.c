@@ -122,6 +122,7 @@ Test(exit, errnos_map_to_the_table)
         {EOVERFLOW, DS_EXIT_DATA},
         {ENOTSUP, DS_EXIT_DATA},
         {ENOMEM, DS_EXIT_DATA},
+        {EMSGSIZE, DS_EXIT_DATA},
         {ENOENT, DS_EXIT_USAGE},
         {ETIMEDOUT, DS_EXIT_TIMEOUT},
         {EHOSTUNREACH, DS_EXIT_UNAVAILABLE},

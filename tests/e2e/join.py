@@ -119,7 +119,7 @@ def words():
             ("no launcher", ["join", "--join-key", key], 2, "takes LAUNCHER[:PORT]"),
             ("a port that is none", ["join", "127.0.0.1:0", "--join-key", key], 65, "a port is a number from 1 to 65535"),
             ("nobody listens", ["join", "127.0.0.1", "--join-key", key, "--wait", "0"], 69, "Connection refused"),
-            ("no hostfile", ["exec", "--via", "join", "--join-key", key, "--", "true"], 65, "'--via join' needs '--hostfile'"),
+            ("no hostfile", ["exec", "--via", "join", "--join-key", key, "--", "true"], 2, "'--via join' needs '--hostfile'"),
             ("an address of another machine", ["exec", *via("node1"), "--join-listen", "192.0.2.1", "--", "true"], 69,
              "cannot listen for agents at '192.0.2.1'"),
             ("nobody comes", ["exec", *via("node1"), "--start-timeout", "0.3", "--", "true"], 69, "it did not join in time")):

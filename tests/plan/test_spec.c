@@ -118,6 +118,6 @@ Test(spec, a_name_with_a_line_break_is_not_written)
     (void)snprintf(spec.run_dir, sizeof(spec.run_dir), "/r");
     (void)snprintf(spec.cwd, sizeof(spec.cwd), "/c");
     ds_buf_init(&small, 20);
-    cr_assert_eq(ds_run_spec_write(&spec, &small, NULL), -ENOBUFS);
+    cr_assert_eq(ds_run_spec_write(&spec, &small, NULL), -EMSGSIZE);
     ds_buf_release(&small);
 }

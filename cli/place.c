@@ -59,10 +59,14 @@ static int check_allocated(const struct ds_roster *roster, const struct ds_slurm
         const struct ds_host_spec *node = ds_roster_find(&allocated, roster->host[i].name);
 
         if (node == NULL)
-            rc = ds_fail(err, EINVAL, "host '%s' is not in this Slurm allocation: %.200s",
+            rc = ds_fail(err, EINVAL,
+                         "host '%s' is not in this Slurm allocation: %.200s; --via ssh or --via "
+                         "local goes round Slurm",
                          roster->host[i].name, env->nodelist);
         else
             roster->host[i].cpus = node->cpus;
+        if (rc == 0 && roster->host[i].slots == 0)
+            roster->host[i].slots = node->slots;
     }
     ds_roster_release(&allocated);
     return rc;
@@ -88,7 +92,8 @@ static int add_this(struct ds_roster *roster, const struct ds_cli *cli, const ch
     return ds_roster_add(roster, hostname, &here, err);
 }
 
-/* The hosts named by the user, those of the allocation, or this machine. */
+/* The hosts named by the user, those of the allocation, or this machine.  Inside of an allocation
+ * hosts are its nodes unless another way is asked for. */
 static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, const char *hostname,
                       struct ds_error *err)
 {
@@ -101,7 +106,7 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, cons
         return ds_fail(err, EDOM,
                        "'--via slurm': this is not inside an allocation (SLURM_JOB_ID is not set): "
                        "use sbatch or salloc");
-    if (cli->via == DS_VIA_SLURM || (cli->via == DS_VIA_AUTO && cli->hostfile == NULL && inside)) {
+    if (cli->via == DS_VIA_SLURM || (cli->via == DS_VIA_AUTO && inside)) {
         place->transport = &ds_transport_slurm;
         if (cli->hostfile == NULL)
             return ds_slurm_env_parse(&place->roster, &env, err);

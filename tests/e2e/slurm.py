@@ -137,13 +137,22 @@ def dry_run(bed):
          "--via slurm outside of an allocation", f"{outside.returncode} {outside.stderr}")
     hostfile = h.work() / "subset"
     hostfile.write_text("node2 slots=2\n")
-    done = Run(bed, "--via", "slurm", "-H", hostfile, FAKE="env:SLURMD_NODENAME").salloc("-N3")
-    h.ok(done.returncode == 0 and "[node2 0] node2" in done.stdout, "a hostfile may name some of the nodes",
-         done.stdout + done.stderr)
+    for via in ("slurm", "auto"):
+        done = Run(bed, "--via", via, "-H", hostfile, FAKE="env:SLURMD_NODENAME").salloc("-N3")
+        h.ok(done.returncode == 0 and "[node2 0] node2" in done.stdout, f"{via}: a hostfile may name some of the nodes",
+             done.stdout + done.stderr)
     hostfile.write_text("node4 slots=2\n")
-    done = Run(bed, "--via", "slurm", "-H", hostfile).salloc("-N3")
-    h.ok(done.returncode == 65 and "host 'node4' is not in this Slurm allocation" in done.stderr,
-         "and no other", f"{done.returncode} {done.stderr}")
+    for via in ("slurm", "auto"):
+        done = Run(bed, "--via", via, "-H", hostfile).salloc("-N3")
+        h.ok(done.returncode == 65 and "host 'node4' is not in this Slurm allocation" in done.stderr,
+             f"{via}: and no other", f"{done.returncode} {done.stderr}")
+    hostfile.write_text("node2\nnode1 slots=1\n")
+    done = Run(bed, "-H", hostfile, "--dry-run").salloc("-N3", "-n6", "--ntasks-per-node=2")
+    h.ok(re.findall(r"^rank \d  host (\S+)", done.stdout, re.M) == ["node2", "node2", "node1"] and "srun " in done.stdout,
+         "Slurm says the slots that a hostfile does not", done.stdout + done.stderr)
+    hostfile.write_text("localhost slots=1\n")
+    done = Run(bed, "--via", "local", "-H", hostfile, "--dry-run").salloc("-N3")
+    h.ok(done.returncode == 0 and "srun " not in done.stdout, "--via local goes round Slurm", done.stdout + done.stderr)
     done = bed.run("salloc", "-Q", "-N2", "srun", h.DSRUN, JOB)
     h.ok(done.returncode and "start dsrun once, without srun" in done.stderr, "srun dsrun is refused", done.stderr)
 

@@ -46,15 +46,27 @@ static unsigned allowed_cores(cpu_set_t *cores)
     return (unsigned)CPU_COUNT(cores);
 }
 
-/* Only nodes of the allocation can be used through it. */
-static int check_allocated(const struct ds_roster *roster, const struct ds_slurm_env *env,
-                           struct ds_error *err)
+/* The nodes of the allocation; `gpus`: slots may follow from their GPUs. */
+static int read_allocation(const struct ds_cli_place *place, struct ds_roster *roster,
+                           const struct ds_slurm_env *env, bool gpus, struct ds_error *err)
 {
+    int rc = ds_slurm_env_parse(roster, env, err);
+
+    if (rc == 0 && gpus)
+        ds_slurm_env_use_gpus(roster, place->count_gpus);
+    return rc;
+}
+
+/* Only nodes of the allocation can be used through it. */
+static int check_allocated(const struct ds_cli_place *place, const struct ds_slurm_env *env,
+                           bool gpus, struct ds_error *err)
+{
+    const struct ds_roster *roster = &place->roster;
     struct ds_roster allocated;
     int rc;
 
     ds_roster_init(&allocated);
-    rc = ds_slurm_env_parse(&allocated, env, err);
+    rc = read_allocation(place, &allocated, env, gpus, err);
     for (size_t i = 0; rc == 0 && i < roster->hosts; i++) {
         const struct ds_host_spec *node = ds_roster_find(&allocated, roster->host[i].name);
 
@@ -94,9 +106,10 @@ static int add_this(struct ds_roster *roster, const struct ds_cli *cli, const ch
 
 /* The hosts named by the user, those of the allocation, or this machine.  Inside of an allocation
  * hosts are its nodes unless another way is asked for. */
-static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, const char *hostname,
-                      struct ds_error *err)
+static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, uint64_t slots,
+                      const char *hostname, struct ds_error *err)
 {
+    const bool gpus = slots == 0 && !place->no_gpus;
     struct ds_slurm_env env;
     bool inside = ds_slurm_env_get(&env);
     int rc;
@@ -109,9 +122,9 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, cons
     if (cli->via == DS_VIA_SLURM || (cli->via == DS_VIA_AUTO && inside)) {
         place->transport = &ds_transport_slurm;
         if (cli->hostfile == NULL)
-            return ds_slurm_env_parse(&place->roster, &env, err);
+            return read_allocation(place, &place->roster, &env, gpus, err);
         rc = ds_hostfile_load(&place->roster, cli->hostfile, err);
-        return rc != 0 ? rc : check_allocated(&place->roster, &env, err);
+        return rc != 0 ? rc : check_allocated(place, &env, gpus, err);
     }
     if (cli->hostfile != NULL)
         return ds_hostfile_load(&place->roster, cli->hostfile, err);
@@ -227,8 +240,8 @@ static int assume_slots(struct ds_cli_place *place, struct ds_host_spec *host, c
 
     host->slots = 1;
     host->open = true;
-    if (!place->count_gpus || place->transport == &ds_transport_slurm ||
-        !ds_host_is_here(host, hostname))
+    if (!place->count_gpus || !ds_host_is_here(host, hostname) ||
+        (place->transport == &ds_transport_slurm && place->roster.hosts > 1))
         return 0;
     if (!place->gpus.known)
         rc = ds_cli_gpus(place, &place->gpus, err);
@@ -293,7 +306,7 @@ static int place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_p
     int rc;
 
     own_name(hostname);
-    rc = read_hosts(place, cli, hostname, err);
+    rc = read_hosts(place, cli, slots, hostname, err);
     if (rc == 0)
         rc = fill_slots(place, cli->slots != 0 ? cli->slots : slots, hostname, err);
     if (rc == 0)

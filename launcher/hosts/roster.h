@@ -25,9 +25,9 @@
 
 struct ds_host_spec {
     const char *name;
-    const char *address, *user; /* NULL: not said */
-    uint32_t port, slots, cpus; /* 0: not said */
-    const uint32_t *device;     /* NULL: not said */
+    const char *address, *user;       /* NULL: not said */
+    uint32_t port, slots, cpus, gpus; /* 0: not said; cpus and gpus are Slurm's to say */
+    const uint32_t *device;           /* NULL: not said */
     uint32_t devices;
     const uint32_t *slot; /* after selection: the slots chosen, rising; NULL: all */
     uint32_t chosen;      /* how many */

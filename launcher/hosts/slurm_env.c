@@ -121,23 +121,74 @@ static int read_nodes(struct ds_roster *roster, const char *value, struct ds_err
     return rc;
 }
 
-/* Ranks per host, where Slurm knows them. */
-static int read_slots(struct ds_roster *roster, const struct ds_slurm_env *env,
-                      struct ds_error *err)
+/* Of each task, where tasks are known. */
+static int read_task_gpus(struct ds_roster *roster, const char *value, struct ds_error *err)
+{
+    uint32_t gpus = 0;
+    int rc = read_gpus("SLURM_GPUS_PER_TASK", value, &gpus, err);
+
+    for (size_t i = 0; rc == 0 && i < roster->hosts; i++) {
+        struct ds_host_spec *host = &roster->host[i];
+
+        if (host->slots > DS_MAX_SLOTS / gpus)
+            rc = bad(err, "SLURM_GPUS_PER_TASK", value, "too many GPUs");
+        else
+            host->gpus = host->slots * gpus;
+    }
+    return rc;
+}
+
+/* GPUs per host.  Those of this node are those of all but where they were dealt out of one number
+ * for all nodes. */
+static int read_host_gpus(struct ds_roster *roster, const struct ds_slurm_env *env,
+                          struct ds_error *err)
 {
     uint32_t gpus = 0;
     int rc = 0;
 
-    if (env->tasks_per_node != NULL && (env->ntasks != NULL || env->ntasks_node != NULL))
-        return read_counts(roster, "SLURM_TASKS_PER_NODE", env->tasks_per_node, DS_MAX_SLOTS,
-                           offsetof(struct ds_host_spec, slots), err);
     if (env->gpus_per_node != NULL)
         rc = read_gpus("SLURM_GPUS_PER_NODE", env->gpus_per_node, &gpus, err);
     else if (env->gpus != NULL && roster->hosts == 1)
         rc = read_gpus("SLURM_GPUS", env->gpus, &gpus, err);
+    else if (env->gpus_per_task != NULL)
+        return read_task_gpus(roster, env->gpus_per_task, err);
+    else if (env->gpus == NULL && env->gpus_on_node != NULL && strcmp(env->gpus_on_node, "0") != 0)
+        rc = read_gpus("SLURM_GPUS_ON_NODE", env->gpus_on_node, &gpus, err);
     for (size_t i = 0; rc == 0 && i < roster->hosts; i++)
-        roster->host[i].slots = gpus;
+        roster->host[i].gpus = gpus;
     return rc;
+}
+
+/* Ranks per host, where Slurm knows them. */
+static int read_slots(struct ds_roster *roster, const struct ds_slurm_env *env,
+                      struct ds_error *err)
+{
+    bool tasks = env->tasks_per_node != NULL && (env->ntasks != NULL || env->ntasks_node != NULL);
+    bool gpus = env->gpus_per_node != NULL || env->gpus != NULL;
+    int rc = 0;
+
+    if (tasks)
+        rc = read_counts(roster, "SLURM_TASKS_PER_NODE", env->tasks_per_node, DS_MAX_SLOTS,
+                         offsetof(struct ds_host_spec, slots), err);
+    if (rc == 0)
+        rc = read_host_gpus(roster, env, err);
+    for (size_t i = 0; rc == 0 && !tasks && gpus && i < roster->hosts; i++)
+        roster->host[i].slots = roster->host[i].gpus;
+    return rc;
+}
+
+void ds_slurm_env_use_gpus(struct ds_roster *roster, bool train)
+{
+    bool starters = train;
+
+    for (size_t i = 0; i < roster->hosts; i++)
+        starters = starters && roster->host[i].slots == 1;
+    for (size_t i = 0; i < roster->hosts; i++) {
+        struct ds_host_spec *host = &roster->host[i];
+
+        if (host->gpus > 0 && (starters || host->slots == 0))
+            host->slots = host->gpus;
+    }
 }
 
 bool ds_slurm_env_get(struct ds_slurm_env *env)

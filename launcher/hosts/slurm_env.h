@@ -13,6 +13,9 @@
  * SLURM_NTASKS_PER_NODE stands beside it.  Where neither tasks nor GPUs per node are known, slots
  * stay 0: not said.
  *
+ * What is said of GPUs in other ways is for jobs that compute on them: --gres=gpu:4, of which a
+ * batch script has SLURM_GPUS_ON_NODE alone and what salloc starts nothing, and --gpus-per-task.
+ *
  * Anyone can set variables: they are parsed as any other input, and counted before they are made.
  * Pure but for ds_slurm_env_get().
  *
@@ -38,7 +41,9 @@
     X(ntasks_node,    "SLURM_NTASKS_PER_NODE",   "the same") \
     X(gpus_per_node,  "SLURM_GPUS_PER_NODE",     "8, a100:8, or a100:4,v100:2") \
     X(gpus,           "SLURM_GPUS",              "as before, for all nodes together") \
-    X(step_tasks,     "SLURM_STEP_NUM_TASKS",    "decimal; set in a task of srun")
+    X(step_tasks,     "SLURM_STEP_NUM_TASKS",    "decimal; set in a task of srun") \
+    X(gpus_per_task,  "SLURM_GPUS_PER_TASK",     "as SLURM_GPUS_PER_NODE, for each task") \
+    X(gpus_on_node,   "SLURM_GPUS_ON_NODE",      "decimal; of the node that this runs on")
 /* clang-format on */
 
 struct ds_slurm_env { /* values as they were found; NULL: not set; borrowed */
@@ -54,5 +59,10 @@ bool ds_slurm_env_get(struct ds_slurm_env *env);
  * too large, or this process is one of several that srun started. */
 int ds_slurm_env_parse(struct ds_roster *roster, const struct ds_slurm_env *env,
                        struct ds_error *err) DS_NODISCARD;
+
+/* Ranks for GPUs, in a roster of ds_slurm_env_parse(): as many as a node has GPUs where slots are
+ * not said.  `train`: each rank will compute on one, so that one task on each node, as scripts for
+ * torchrun ask for, is who starts them. */
+void ds_slurm_env_use_gpus(struct ds_roster *roster, bool train);
 
 #endif

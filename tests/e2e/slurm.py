@@ -172,6 +172,35 @@ def unequal(bed):
     nothing_left(bed, "a run")
 
 
+def gpus(bed):
+    """A rank for each GPU of a node, however Slurm was asked for them; jobs on the CPU have those of tasks."""
+    fakes = h.BUILD / "fakes" / "libexec"  # only that there is a plug-in counts
+    if not (fakes / "dsrun-cuda.so").exists():
+        h.skip("GPUs of nodes", "the doubles of CUDA are for x86-64 only")
+        return
+    torchrun = ("--ntasks-per-node=1", "--gpus-per-node=4")
+    here = ("launch", "--dry-run", "--", "true")
+    for how, options, words, want in (
+            ("sbatch", ("--gres=gpu:4",), (), 8), ("sbatch", ("--gres=gpu:4", "--ntasks-per-node=1"), (), 8),
+            ("sbatch", torchrun, (), 8), ("salloc", torchrun, (), 8), ("salloc", ("--gpus-per-task=3", "-n2"), (), 6),
+            ("sbatch", ("--gres=gpu:4", "-n4"), (), 4), ("sbatch", torchrun, ("launch.slots=3",), 2),
+            ("sbatch", torchrun, ("--slots", "3"), 6), ("sbatch", torchrun, ("launch.device=cpu",), 2),
+            ("sbatch", ("--gres=gpu:4",), ("launch.device=cpu",), 2), ("sbatch", ("--gres=gpu:4",), here, 8),
+            ("sbatch", torchrun, here, 2), ("salloc", ("--gres=gpu:4",), (), 2)):
+        command = words if words == here else ("run", "--dry-run", JOB, "train.global_batch=48", "train.micro_batch=1",
+                                               "launch.device=auto", *words)
+        text = f"{h.DSRUN} {' '.join(map(str, command))}"
+        if how == "salloc":
+            said = bed.run("salloc", "-Q", "-N2", *options, "sh", "-c", text, DSRUN_LIBEXEC=str(fakes)).stdout
+        else:
+            script, out = h.work() / "gpus.sh", h.work() / "gpus.out"
+            script.write_text(f"#!/bin/sh\nexport DSRUN_LIBEXEC={fakes} FAKE_CUDA_DEVICES=4\n{text}\n")
+            bed.run("sbatch", "--wait", "-N2", "-o", out, *options, script)
+            said = out.read_text(errors="replace")
+        h.ok(len(re.findall(r"^rank \d+ ", said, re.M)) == want,
+             f"{' '.join((how, '-N2', *options, *words))}: {want} ranks", said)
+
+
 def execute(bed):
     """dsrun exec in an allocation: a program once on every node."""
     run = bed.run("salloc", "-Q", "-N3", "-w", "node[1-3]", h.DSRUN, "exec", "--", "hostname")
@@ -515,11 +544,12 @@ def time_limit(bed, run):
     h.ok(code == 75, "a time limit is a stop: 75", f"{run.events()}\n{run.output()}")
 
 
-with beds.Slurm(4, cpus=CPUS, user="root" if h.SANITIZED else "tester") as slurm:  # who may write reports
+with beds.Slurm(4, cpus=CPUS, gpus=4, user="root" if h.SANITIZED else "tester") as slurm:  # who may write reports
     limited = Run(slurm, FAKE="wait").batch("-N1", "-t", "1", "-w", "node4")
     own_limited = slurm.start("srun", "-Q", "-N1", "-t", "1", "-w", "node4", "sleep", "1000")
     dry_run(slurm)
     unequal(slurm)
+    gpus(slurm)
     execute(slurm)
     failures(slurm)
     own_codes(slurm)

@@ -38,6 +38,7 @@ static void check(const struct ds_roster *roster)
         assert(len >= 1 && len <= DS_MAX_HOST_NAME && host->name[0] != '-');
         assert(strspn(host->name, letters) == len);
         assert(host->slots <= DS_MAX_SLOTS && host->cpus <= DS_MAX_CPUS);
+        assert(host->gpus <= DS_MAX_SLOTS);
         assert(ds_roster_find(roster, host->name) == host);
     }
 }

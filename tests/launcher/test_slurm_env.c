@@ -71,6 +71,77 @@ Test(slurm_env, accepted)
     }
 }
 
+/* Slots of each node: as Slurm says them, for a program that is launched, and for a job that trains on
+ * GPUs.  The rows are what Slurm 22.05 sets for the options on the right, in a batch script or (salloc)
+ * where dsrun is on another machine. */
+static const struct {
+    struct ds_slurm_env env;
+    const char *said, *launched, *trained;
+} gpu_rows[] = {
+    {{.tasks_per_node = "1(x2)", .gpus_on_node = "4"}, "0 0", "4 4", "4 4"}, /* --gres=gpu:4 */
+    {{.tasks_per_node = "1(x2)"}, "0 0", "0 0", "0 0"}, /* salloc --gres=gpu:4 */
+    {{.tasks_per_node = "1(x2)", .ntasks = "2", .ntasks_node = "1", .gpus_on_node = "4"},
+     "1 1",
+     "1 1",
+     "4 4"}, /* --gres=gpu:4 --ntasks-per-node=1 */
+    {{.tasks_per_node = "1(x2)", .ntasks = "2", .gpus_per_node = "4", .gpus_on_node = "4"},
+     "1 1",
+     "1 1",
+     "4 4"}, /* -n2 --gpus-per-node=4 */
+    {{.tasks_per_node = "1(x2)", .ntasks = "2", .ntasks_node = "1", .gpus_per_node = "a100:4"},
+     "1 1",
+     "1 1",
+     "4 4"}, /* salloc --gpus-per-node=a100:4 --ntasks-per-node=1 */
+    {{.tasks_per_node = "1(x2)", .gpus_per_node = "4", .gpus_on_node = "4"},
+     "4 4",
+     "4 4",
+     "4 4"}, /* --gpus-per-node=4 */
+    {{.tasks_per_node = "1(x2)", .gpus = "3", .gpus_on_node = "2"},
+     "0 0",
+     "0 0",
+     "0 0"}, /* --gpus=3: 2 and 1 */
+    {{.tasks_per_node = "2(x2)", .ntasks = "4", .gpus_per_task = "2", .gpus_on_node = "4"},
+     "2 2",
+     "2 2",
+     "2 2"}, /* -n4 --gpus-per-task=2 */
+    {{.tasks_per_node = "1(x2)", .ntasks = "2", .ntasks_node = "1", .gpus_per_task = "4"},
+     "1 1",
+     "1 1",
+     "4 4"}, /* --gpus-per-task=4 --ntasks-per-node=1 */
+    {{.tasks_per_node = "2(x2)", .ntasks = "4", .gpus_on_node = "4"},
+     "2 2",
+     "2 2",
+     "2 2"}, /* -n4 --gres=gpu:4 */
+    {{.tasks_per_node = "2,1", .ntasks = "3", .gpus_on_node = "4"},
+     "2 1",
+     "2 1",
+     "2 1"}, /* -n3 --gres=gpu:4 */
+    {{.tasks_per_node = "1(x2)", .ntasks = "2", .gpus_on_node = "0"}, "1 1", "1 1", "1 1"},
+};
+
+Test(slurm_env, gpus)
+{
+    for (size_t i = 0; i < sizeof(gpu_rows) / sizeof(gpu_rows[0]); i++) {
+        const char *want[] = {gpu_rows[i].said, gpu_rows[i].launched, gpu_rows[i].trained};
+
+        for (unsigned use = 0; use < 3; use++) {
+            struct ds_slurm_env env = gpu_rows[i].env;
+            struct ds_roster roster;
+            struct ds_error err = {0};
+            char text[64];
+
+            env.nodelist = "node[1-2]";
+            ds_roster_init(&roster);
+            cr_assert_eq(ds_slurm_env_parse(&roster, &env, &err), 0, "row %zu: %s", i, err.text);
+            if (use > 0)
+                ds_slurm_env_use_gpus(&roster, use == 2);
+            (void)snprintf(text, sizeof(text), "%u %u", roster.host[0].slots, roster.host[1].slots);
+            cr_expect_str_eq(text, want[use], "row %zu, use %u: %s", i, use, text);
+            ds_roster_release(&roster);
+        }
+    }
+}
+
 static const struct {
     struct ds_slurm_env env;
     const char *want;
@@ -121,6 +192,9 @@ static const struct {
     {{.nodelist = "n1", .gpus_per_node = "0"}, "not a number of GPUs"},
     {{.nodelist = "n1", .gpus_per_node = "1000,1000"}, "too many GPUs"},
     {{.nodelist = "n1", .gpus = "x"}, "SLURM_GPUS"},
+    {{.nodelist = "n1", .gpus_on_node = "many"}, "SLURM_GPUS_ON_NODE='many': not a number of GPUs"},
+    {{.nodelist = "n1", .tasks_per_node = "600", .ntasks = "600", .gpus_per_task = "2"},
+     "SLURM_GPUS_PER_TASK='2': too many GPUs"},
     {{.nodelist = "n1", .step_tasks = "4"}, "srun started this program 4 times"},
     {{.nodelist = "n1", .step_tasks = "many"}, "SLURM_STEP_NUM_TASKS"},
 };

@@ -310,7 +310,6 @@ static void put_difference(struct ds_json *json, const struct ds_ckpt_diff_entry
 
 static int show_diff(const struct ds_cli *cli, const struct ds_ckpt_diff *diff)
 {
-    int code = diff->count == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
     struct ds_buf text;
     struct ds_json json;
 
@@ -321,7 +320,7 @@ static int show_diff(const struct ds_cli *cli, const struct ds_ckpt_diff *diff)
         for (size_t i = 0; i < diff->count; i++)
             put_difference(&json, &diff->entry[i]);
         ds_json_end_array(&json);
-        return print_json(&text, code);
+        return print_json(&text, DS_EXIT_OK);
     }
     if (diff->count > 0 && !cli->quiet)
         (void)printf("%12s  %12s  %12s  %s\n", "RELATIVE", "LARGEST", "ELEMENTS", "TENSOR");
@@ -329,7 +328,13 @@ static int show_diff(const struct ds_cli *cli, const struct ds_ckpt_diff *diff)
         print_difference(&diff->entry[i]);
     if (!cli->quiet)
         (void)printf("%zu tensors compared, %zu differ\n", diff->compared, diff->count);
-    return finish(code);
+    return finish(DS_EXIT_OK);
+}
+
+/* As diff(1) has it: 1 says that they differ and nothing else. */
+static int trouble(int code)
+{
+    return code == DS_EXIT_FAILURE ? DS_EXIT_USAGE : code;
 }
 
 static int compare(const struct ds_cli *cli)
@@ -342,8 +347,10 @@ static int compare(const struct ds_cli *cli)
     if ((rc = ds_ckpt_resolve(cli->arg[0], a, &err)) < 0 ||
         (rc = ds_ckpt_resolve(cli->arg[1], b, &err)) < 0 ||
         (rc = ds_ckpt_diff(a, b, &diff, &err)) < 0)
-        return fail(&err, rc);
-    code = show_diff(cli, &diff);
+        return trouble(fail(&err, rc));
+    code = trouble(show_diff(cli, &diff));
+    if (code == DS_EXIT_OK && diff.count > 0)
+        code = DS_EXIT_FAILURE;
     ds_ckpt_diff_release(&diff);
     return code;
 }

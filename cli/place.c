@@ -246,7 +246,9 @@ static int assume_slots(struct ds_cli_place *place, struct ds_host_spec *host, c
     if (!place->gpus.known)
         rc = ds_cli_gpus(place, &place->gpus, err);
     if (rc == 0 && place->gpus.count > 0) {
-        host->slots = place->gpus.count < DS_MAX_SLOTS ? place->gpus.count : DS_MAX_SLOTS;
+        uint32_t most = host->max_slots != 0 ? host->max_slots : DS_MAX_SLOTS;
+
+        host->slots = place->gpus.count < most ? place->gpus.count : most;
         host->open = false;
     }
     return rc;

@@ -89,26 +89,37 @@ static int read_number(const char *value, uint32_t max, uint32_t *out)
     return 0;
 }
 
+/* "slots" or, `most`, Open MPI's "max_slots". */
+static int read_slots(struct ds_host_spec *host, bool most, const char *word, const char *value,
+                      const struct place *at, struct ds_error *err)
+{
+    if (read_number(value, DS_MAX_SLOTS, most ? &host->max_slots : &host->slots) != 0)
+        return ds_fail(err, EINVAL, "%s:%u:%u: %s must be a number from 1 to %d, not '%.100s'",
+                       at->file, at->line, at->column, word, DS_MAX_SLOTS, value);
+    if (host->max_slots != 0 && host->slots > host->max_slots)
+        return ds_fail(err, EINVAL, "%s:%u:%u: slots are %u, above max_slots, which are %u",
+                       at->file, at->line, at->column, host->slots, host->max_slots);
+    return 0;
+}
+
 static int read_key(struct ds_host_spec *host, char *word, const struct place *at,
                     struct ds_error *err)
 {
     static const char *const known[] = {"slots", "user", "port", "address"};
     char *equals = strchr(word, '=');
+    bool most;
 
     if (equals == NULL || equals[1] == '\0')
         return fail_here(err, at, word, "expected key=value after the host's name, found");
     *equals = '\0';
-    if ((strcmp(word, "slots") == 0 && host->slots != 0) ||
+    most = strcmp(word, "max_slots") == 0 || strcmp(word, "max-slots") == 0;
+    if ((strcmp(word, "slots") == 0 && host->slots != 0) || (most && host->max_slots != 0) ||
         (strcmp(word, "port") == 0 && host->port != 0) ||
         (strcmp(word, "user") == 0 && host->user != NULL) ||
         (strcmp(word, "address") == 0 && host->address != NULL))
         return fail_here(err, at, word, "named twice on one line:");
-    if (strcmp(word, "slots") == 0) {
-        if (read_number(equals + 1, DS_MAX_SLOTS, &host->slots) != 0)
-            return ds_fail(err, EINVAL,
-                           "%s:%u:%u: slots must be a number from 1 to %d, not "
-                           "'%.100s'",
-                           at->file, at->line, at->column, DS_MAX_SLOTS, equals + 1);
+    if (most || strcmp(word, "slots") == 0) {
+        return read_slots(host, most, word, equals + 1, at, err);
     } else if (strcmp(word, "port") == 0) {
         if (read_number(equals + 1, 65535, &host->port) != 0)
             return fail_here(err, at, equals + 1, "port must be a number from 1 to 65535, not");

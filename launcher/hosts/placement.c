@@ -18,6 +18,9 @@ static int count_ranks(const struct ds_host_spec *host, uint64_t slots, uint32_t
                        "'--slots %llu' asks for more than the %u slots that are "
                        "selected on host '%s'",
                        (unsigned long long)slots, host->chosen, host->name);
+    if (host->max_slots != 0 && n > host->max_slots)
+        return ds_fail(err, EINVAL, "%llu slots on host '%s': its max_slots are %u",
+                       (unsigned long long)n, host->name, host->max_slots);
     if (n == 0 || n > DS_MAX_SLOTS)
         return ds_fail(err, EINVAL, "%llu slots on host '%s': it must be 1 to %d",
                        (unsigned long long)n, host->name, DS_MAX_SLOTS);

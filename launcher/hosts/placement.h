@@ -32,7 +32,8 @@ struct ds_placement_args {
     uint64_t slots; /* ranks per host; 0: the host's own number */
 };
 
-/* -EINVAL: more nodes or slots are asked for than there are, or more than DS_MAX_RANKS. */
+/* -EINVAL: more nodes or slots are asked for than there are or may be, or more than DS_MAX_RANKS
+ * ranks. */
 int ds_placement_build(struct ds_placement *placement, struct ds_roster *roster,
                        const struct ds_placement_args *args, struct ds_error *err) DS_NODISCARD;
 

@@ -27,6 +27,7 @@ struct ds_host_spec {
     const char *name;
     const char *address, *user;       /* NULL: not said */
     uint32_t port, slots, cpus, gpus; /* 0: not said; cpus and gpus are Slurm's to say */
+    uint32_t max_slots;               /* more are refused; 0: not said */
     const uint32_t *device;           /* NULL: not said */
     uint32_t devices;
     const uint32_t *slot; /* after selection: the slots chosen, rising; NULL: all */

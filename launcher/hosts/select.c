@@ -19,7 +19,9 @@ struct marks {  /* of one host */
 /* Slots that a selection may name. */
 static uint32_t most_slots(const struct ds_host_spec *host)
 {
-    return host->open ? DS_MAX_SLOTS : host->slots;
+    if (!host->open)
+        return host->slots;
+    return host->max_slots != 0 ? host->max_slots : DS_MAX_SLOTS;
 }
 
 /* "0,1,3" after the colon. */

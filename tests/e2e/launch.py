@@ -159,6 +159,8 @@ HOSTFILES = [  # text, hosts and slots or (code, what is said)
     ("localhost slots=0\n", (65, "hosts:1:11: slots must be a number")),
     ("localhost slots=-1\n", (65, "hosts:1:11: slots must be a number")),
     ("localhost slots = 2\n", (65, "hosts:1:11")),
+    ("localhost slots=2 max_slots=4\n127.0.0.2 max-slots=2\n", {"localhost": [0, 1], "127.0.0.2": [0]}),  # Open MPI's
+    ("localhost slots=5 max_slots=4\n", (65, "hosts:1:19: slots are 5, above max_slots")),
     ("localhost SLOTS=2\n", (65, "hosts:1:11")),
     ("localhost slots=2 slots=3\n", (65, "hosts:1:19: named twice")),
     ("w1,w2 slots=4\n", (65, "hosts:1:1")),
@@ -183,6 +185,10 @@ def test_hostfiles():
         got = placed("hosts", [])
         good = got == want if isinstance(want, dict) else isinstance(got, tuple) and got[0] == want[0] and want[1] in got[1]
         h.ok(good, f"hostfile: {text[:50]!r}", got)
+    bounded = hostfile("localhost max_slots=4\n")
+    h.ok(placed(bounded, ["--slots", "4"]) == {"localhost": [0, 1, 2, 3]}, "as many slots as there may be")
+    got = placed(bounded, ["--slots", "5"])
+    h.ok(got[0] == 2 and "5 slots on host 'localhost': its max_slots are 4" in got[1], "and no more", got)
     got = placed("no/such/hosts", [])
     h.ok(got[0] == 2 and "no/such/hosts" in got[1], "a hostfile that is missing is code 2", got)
 

@@ -50,18 +50,23 @@ def counted():
     none.mkdir()
     for name in ("dsrun-worker", "dsrun-agent"):
         (none / name).symlink_to(FAKES / name)
-    one = h.work() / "one"
+    one, few = h.work() / "one", h.work() / "few"
     one.write_text("localhost\n")
+    few.write_text("localhost max_slots=2\n")
     for title, ranks, words, env in (
             ("all GPUs", 4, [job], {}), ("device auto", 4, [free], {}), ("on the CPU", 1, [job, "launch.device=cpu"], {}),
             ("--slots", 2, [job, "--slots", 2], {}), ("launch.slots", 2, [job, "launch.slots=2"], {}),
-            ("a host without slots", 4, [job, "-H", one], {}), ("one that has some", 2, [job, "-H", hostfile("slots: 2")], {}),
+            ("a host without slots", 4, [job, "-H", one], {}), ("one that may have two", 2, [job, "-H", few], {}),
+            ("one that has some", 2, [job, "-H", hostfile("slots: 2")], {}),
             ("all but two", 2, [job, "-e", "localhost:0,2"], {}), ("two are visible", 2, [job], {"CUDA_VISIBLE_DEVICES": "1,2"}),
-            ("--env", 2, [job, "--env", "CUDA_VISIBLE_DEVICES=3,0"], {}), ("none is there", 1, [free], {"FAKE_CUDA_DEVICES": "0"}),
+            ("--env", 2, [job, "--env", "CUDA_VISIBLE_DEVICES=3,0"], {}),
+            ("none is there", 1, [free], {"FAKE_CUDA_DEVICES": "0"}),
             ("no plug-in", 1, [free], {"DSRUN_LIBEXEC": str(none)})):
         ran = h.dsrun("plan", "--json", *words, **{**ENV, **env})
         found = len(json.loads(ran.stdout)["placement"]) if ran.returncode == 0 else ran.stderr
         h.ok(found == ranks, f"counted: {title}: {ranks}", found)
+    fails("more than a host may have", 2, "3 slots on host 'localhost': its max_slots are 2", "check", "-H", few, job,
+          "launch.slots=3")
     trains("a rank for each GPU", job, 4)
     fails("ranks that the batch is not a multiple of", 65, "ranks x micro_batch = 3 x 2", "check", job, FAKE_CUDA_DEVICES="3")
 

@@ -45,6 +45,7 @@ Test(placement, limits)
         {"a slots=4", "a:1,2", {.slots = 3}, "more than the 2 slots that are selected"},
         {"a slots=4", NULL, {.slots = 1025}, "1025 slots on host 'a'"},
         {"a slots=4", NULL, {.slots = UINT64_MAX}, "slots on host 'a'"},
+        {"a slots=2 max_slots=3", NULL, {.slots = 4}, "4 slots on host 'a': its max_slots are 3"},
         {"a", NULL, {0}, "0 slots on host 'a'"},
         {"n[1-65] slots=1024", NULL, {0}, "more than 65536 ranks"},
     };

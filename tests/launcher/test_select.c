@@ -75,16 +75,18 @@ Test(select, open)
     static const struct {
         const char *include, *exclude, *want;
     } table[] = {
-        {NULL, NULL, "a:0,1 n1:0"},
+        {NULL, NULL, "a:0,1 n1:0 n2:0"},
         {"n1", NULL, "n1:0"},
         {"n1:5,3", NULL, "n1:3,5"},
         {"n1:1023@a:0", NULL, "a:0 n1:1023"},
-        {NULL, "a", "n1:0"},
-        {NULL, "n1:3", "a:0,1 n1:0"},
+        {NULL, "a", "n1:0 n2:0"},
+        {NULL, "n1:3", "a:0,1 n1:0 n2:0"},
         {"n1:1024", NULL, "host 'n1' has no slot 1024: its slots are 0 to 1023"},
+        {"n2:2", NULL, "n2:2"},
+        {"n2:3", NULL, "host 'n2' has no slot 3: its slots are 0 to 2"},
         {"a:2", NULL, "host 'a' has no slot 2: its slots are 0 to 1"},
     };
-    static const char text[] = "a slots=2\nn1\n";
+    static const char text[] = "a slots=2\nn1\nn2 max_slots=3\n";
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         struct ds_placement_args args = {0};
@@ -95,8 +97,8 @@ Test(select, open)
 
         ds_roster_init(&roster);
         cr_assert_eq(ds_hostfile_parse(&roster, "hosts", text, sizeof(text) - 1, NULL), 0);
-        roster.host[1].open = true;
-        roster.host[1].slots = 1;
+        roster.host[1].open = roster.host[2].open = true;
+        roster.host[1].slots = roster.host[2].slots = 1;
         if (ds_roster_select(&roster, table[i].include, table[i].exclude, &err) == 0) {
             cr_assert_eq(ds_placement_build(&placement, &roster, &args, &err), 0, "row %zu", i);
             describe(&placement, got, sizeof(got));

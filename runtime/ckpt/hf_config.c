@@ -7,7 +7,7 @@
  *
  * A setting that changes what the model computes and is not supported is refused by name.  Dropout
  * is let pass: the published GPT-2 files all say 0.1, it changes no weight and nothing at
- * evaluation, and training here has none, which the job file (it has no such key) makes plain.
+ * evaluation, and whether training has any is model.dropout's to say.
  *
  * router_aux_loss_coef is taken as model.expert_balance, unless the job says another; noise on the
  * router's input (router_jitter_noise) is refused, as is a window that is shorter than the context.

@@ -245,6 +245,7 @@ static int assume_slots(struct ds_cli_place *place, struct ds_host_spec *host, c
         return 0;
     if (!place->gpus.known)
         rc = ds_cli_gpus(place, &place->gpus, err);
+    host->counted = true;
     if (rc == 0 && place->gpus.count > 0) {
         uint32_t most = host->max_slots != 0 ? host->max_slots : DS_MAX_SLOTS;
 

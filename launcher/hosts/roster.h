@@ -33,6 +33,7 @@ struct ds_host_spec {
     const uint32_t *slot; /* after selection: the slots chosen, rising; NULL: all */
     uint32_t chosen;      /* how many */
     bool open;            /* nobody says how many slots it has: --include may name any */
+    bool counted;         /* its GPUs were, to say it */
     bool excluded;        /* by selection */
 };
 

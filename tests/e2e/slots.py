@@ -71,6 +71,23 @@ def counted():
     fails("ranks that the batch is not a multiple of", 65, "ranks x micro_batch = 3 x 2", "check", job, FAKE_CUDA_DEVICES="3")
 
 
+def elsewhere():
+    """GPUs of other hosts are not counted: who does not say how many slots there are is told."""
+    job, _ = case_job("gpt2-tiny", every=0)
+    hosts = h.work() / "elsewhere"
+    words = ("-H", hosts, "--via", "ssh", "--run-dir", h.work() / "elsewhere-run")
+    said = "nobody says how many slots host 'node1.invalid' has"
+    hosts.write_text("localhost\nnode1.invalid\n")
+    fails("beside this machine", 69, said, *words, job, "train.global_batch=10", FAKE_CUDA_DEVICES="4")
+    hosts.write_text("node1.invalid\n")
+    fails("a host elsewhere without slots", 69, said, *words, job)
+    for title, more in (("on the CPU", ["launch.device=cpu"]), ("with --slots", ["--slots", "2"]),
+                        ("with -i", ["-i", "node1.invalid:3"])):
+        ran = h.dsrun(*words, job, *more, **ENV)
+        h.ok(ran.returncode == 69 and said not in ran.stdout + ran.stderr, f"a host elsewhere {title}: no word of it",
+             ran.stdout + ran.stderr)
+
+
 def chosen(job):
     """By slots of this machine, without a hostfile."""
     trains("the second half", job, 2, "-i", "localhost:2,3")
@@ -115,6 +132,7 @@ def alike(job):
 require()
 train, _ = case_job("gpt2-tiny", every=0)
 counted()
+elsewhere()
 chosen(train)
 named(train)
 alike(train)

@@ -140,6 +140,10 @@ static void describe_model(const struct ds_plan *plan, struct ds_buf *out)
     if (shape->experts > 0)
         (void)ds_buf_printf(out, ", %" PRIu64 " of %" PRIu64 " experts", shape->experts_each,
                             shape->experts);
+    if (plan->window > 0)
+        (void)ds_buf_printf(out, ", windows of %" PRIu64, plan->window);
+    if (plan->documents)
+        (void)ds_buf_printf(out, ", documents apart");
     (void)ds_buf_printf(out, ", vocabulary %" PRIu64 ", %s%s\n", shape->vocab,
                         compute_name(plan->compute), plan->fp8 ? ", products of layers fp8" : "");
 }
@@ -402,6 +406,8 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_u64(json, "micro_batches", plan->micro_batches);
     ds_json_u64(json, "micro_batch", plan->micro_batch);
     ds_json_u64(json, "sequence", plan->whole_sequence);
+    ds_json_u64(json, "window", plan->window);
+    ds_json_bool(json, "documents_apart", plan->documents);
     ds_json_u64(json, "sequence_ranks", plan->sequence_ranks);
     ds_json_u64(json, "pipeline_ranks", plan->pipeline_ranks);
     ds_json_u64(json, "tensor_ranks", plan->tensor_ranks);

@@ -508,7 +508,7 @@ def manual():
 
 def examples(bed):
     """train, array, requeue: with real training, which gives the numbers of a run without Slurm on one machine."""
-    steps = 60 if h.SANITIZED or h.PATIENCE > 1 else 500  # some seconds: the signal must find it training
+    steps = 60 if h.SANITIZED or h.PATIENCE > 1 else 1500  # 500 once took 0.7 s: the signal must find it training
     job = h.write_job("train.yaml", steps=steps, layers=4, hidden=64, every=1000, batch=4)
     plain = h.work() / "plain"
     straight = h.dsrun("-q", "--slots", "4", "--run-dir", plain, job)

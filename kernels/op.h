@@ -373,10 +373,15 @@ struct ds_xent_part_args {
     struct ds_xent_row *out; /* [rows] */
 };
 
+/* In the place of a target: the row has none. */
+enum { DS_NO_TARGET = -1 };
+
 /* Softmax cross-entropy on a chunk of rows: losses[r] = log sum exp(logits[r]) - logits[r][target],
  * in nats.  With dlogits: (softmax - onehot) * grad_scale of type `act`; it may be the logits' own
  * memory when those are of that type.  logits are F32 or of type act, [rows, ld]; all between them
  * and the results is F32.
+ *
+ * A row whose target is DS_NO_TARGET has loss 0 and gradients 0, whatever its logits are.
  *
  * With `parts` the logits are columns first_id .. first_id + vocab - 1 of the whole, and losses are
  * those of the whole, with the same bits on every rank: parts are added in the order of ranks. */

@@ -7,7 +7,8 @@
  * exp() with its sum, and the scaling into gradients.  F32 gradients hold the
  * exponentials between the last two passes; smaller ones are computed anew, so
  * that they are rounded once.  Where ranks share the columns the first two are
- * of one operation, and the third of another.
+ * of one operation, and the third of another.  A row without a target is not
+ * looked at.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/isa.h"
@@ -103,6 +104,16 @@ static float row_wide(const struct ds_xent_args *a, const float *x, size_t targe
     return sum;
 }
 
+/* Nothing is wanted of row r: `columns` gradients of it are 0. */
+static void clear_row(const struct ds_xent_args *a, size_t r, size_t columns)
+{
+    size_t size = ds_dtype_bytes(a->act);
+
+    a->losses[r] = 0.0f;
+    if (a->dlogits != NULL)
+        memset((char *)a->dlogits + r * a->dld * size, 0, columns * size);
+}
+
 static void row(const struct ds_xent_args *a, size_t r)
 {
     const void *x = (const char *)a->logits + r * a->ld * ds_dtype_bytes(a->logits_type);
@@ -133,7 +144,10 @@ static void xent_task(void *arg, size_t task, unsigned thread)
     const struct ds_xent_args *a = arg;
 
     (void)thread;
-    row(a, task);
+    if (a->targets[task] == DS_NO_TARGET)
+        clear_row(a, task, a->vocab);
+    else
+        row(a, task);
 }
 
 /* --- columns that ranks share ------------------------------------------------------------------*/
@@ -177,16 +191,14 @@ static struct ds_xent_row whole_row(const struct ds_xent_args *a, size_t r)
     return all;
 }
 
-static void shared_task(void *arg, size_t r, unsigned thread)
+static void shared_row(const struct ds_xent_args *a, size_t r)
 {
-    const struct ds_xent_args *a = arg;
     const void *x = (const char *)a->logits + r * a->ld * ds_dtype_bytes(a->logits_type);
     size_t at = (size_t)a->targets[r] - a->first_id, size = ds_dtype_bytes(a->act);
     struct ds_xent_row all = whole_row(a, r);
     float by = a->grad_scale / all.sum;
     char *d = a->dlogits;
 
-    (void)thread;
     a->losses[r] = logf(all.sum) + all.most - all.wanted;
     if (d == NULL)
         return;
@@ -198,6 +210,17 @@ static void shared_task(void *arg, size_t r, unsigned thread)
     if (at < a->vocab)
         ds_store_one(a->act, d, at, (expf(all.wanted - all.most) / all.sum - 1.0f) * a->grad_scale);
     memset(d + a->vocab * size, 0, (a->columns - a->vocab) * size);
+}
+
+static void shared_task(void *arg, size_t r, unsigned thread)
+{
+    const struct ds_xent_args *a = arg;
+
+    (void)thread;
+    if (a->targets[r] == DS_NO_TARGET)
+        clear_row(a, r, a->columns);
+    else
+        shared_row(a, r);
 }
 
 int DS_ISA(ds__cpu_xent_part)(const struct ds_xent_part_args *args, struct ds_stream *stream,

@@ -12,8 +12,9 @@
  * the block's next row as soon as its gradients are on their way: loads and stores overlap, and a
  * row costs one barrier.  There are as many blocks as are resident at a time.
  *
- * Other rows are read twice, in pieces as their addresses allow.  Where ranks share the columns
- * it is the work of loss_part.cu.
+ * Other rows are read twice, in pieces as their addresses allow.  A row without a target is read
+ * as any other, and nothing comes of it.  Where ranks share the columns it is the work of
+ * loss_part.cu.
  */
 #include "kernels/cuda/loss.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -263,17 +264,20 @@ static __device__ __forceinline__ void word_row(const struct ds_xent_args &a, co
 
     if (mine && inside)
         wanted = widen(x[place]); /* before this thread writes there */
-    if (d != nullptr) {
+    if (d != nullptr && target != DS_NO_TARGET) {
         write_words<T>(d, w, row, next, held, kept, base, by);
         if (own < a.vocab)
             narrow(&d[own], power(odd, base) * by);
         if (mine && inside)
             narrow(&d[place], (power(wanted, base) / s.sum - 1.0f) * a.grad_scale);
-    } else if (next != nullptr) {
-        ask(w, next, held);
+    } else {
+        if (next != nullptr)
+            ask(w, next, held);
+        if (d != nullptr)
+            clear_row(d, a.vocab);
     }
     if (mine)
-        a.losses[r] = logf(s.sum) + s.most - wanted;
+        a.losses[r] = target == DS_NO_TARGET ? 0.0f : logf(s.sum) + s.most - wanted;
 }
 
 template <class T, class D>
@@ -334,7 +338,7 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT)
     FOR_ROWS(r, a.rows)
     {
         const T *x = logits + r * a.ld;
-        bool inside = is_token(a, a.targets[r]);
+        bool wants = a.targets[r] != DS_NO_TARGET, inside = is_token(a, a.targets[r]);
         size_t target = inside ? (size_t)a.targets[r] : a.vocab;
         float wanted = inside ? widen(x[target]) : NAN;
         struct soft s = {-INFINITY, 0.0f};
@@ -351,10 +355,12 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT)
                 s.sum += power(v[j], base_of(s.most));
         }
         s = block_soft(s, places[turn]); /* all have read the wanted logit by now */
-        if (dlogits != nullptr)
+        if (dlogits != nullptr && wants)
             write_packs(a, x, dlogits + r * a.dld, target, s);
+        else if (dlogits != nullptr)
+            clear_row(dlogits + r * a.dld, a.vocab);
         if (threadIdx.x == 0)
-            a.losses[r] = logf(s.sum) + s.most - wanted;
+            a.losses[r] = wants ? logf(s.sum) + s.most - wanted : 0.0f;
         turn ^= 1;
     }
 }

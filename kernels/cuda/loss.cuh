@@ -67,6 +67,16 @@ static __device__ __forceinline__ struct soft block_soft(struct soft s, struct s
     return warp_soft(s);
 }
 
+/* Of the block's row nothing is wanted: n gradients are 0.  Nobody reads its logits any more, in
+ * whose place they may be. */
+template <class D> static __device__ __forceinline__ void clear_row(D *d, size_t n)
+{
+    const float none[PACK32] = {};
+
+    for (size_t i = threadIdx.x * PACK32; i < n; i += THREADS * PACK32)
+        give(d + i, n - i, none);
+}
+
 /* The loss, and gradients, of columns that ranks share; loss_part.cu. */
 int ds__cuda_xent_of_parts(const struct ds_xent_args *a, struct ds_stream *stream,
                            struct ds_error *err);

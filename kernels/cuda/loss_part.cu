@@ -168,6 +168,22 @@ static __device__ __forceinline__ void write_row(const struct ds_xent_args &a,
 }
 
 template <class T, class D, bool WHOLE>
+static __device__ __forceinline__ void row_of_parts(const struct ds_xent_args &a, size_t r,
+                                                    const T *x, D *d)
+{
+    struct soft s = whole_row(a, r);
+    size_t at = (size_t)a.targets[r] - a.first_id; /* far above `vocab` in front of the first */
+    float wanted = wanted_of(a, r);
+    struct slope slope = {s.most, a.grad_scale / s.sum,
+                          (power(wanted, s.most) / s.sum - 1.0f) * a.grad_scale};
+
+    if (threadIdx.x == 0)
+        a.losses[r] = logf(s.sum) + s.most - wanted;
+    if (d != nullptr)
+        write_row<T, D, WHOLE>(a, slope, x, d, at < a.vocab ? at : SIZE_MAX);
+}
+
+template <class T, class D, bool WHOLE>
 static __global__ void __launch_bounds__(THREADS, RESIDENT)
     xent_of_parts(struct ds_xent_args a, const T *logits, D *dlogits)
 {
@@ -175,17 +191,16 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT)
         a.grad_scale = *a.grad_scale_at;
     FOR_ROWS(r, a.rows)
     {
-        struct soft s = whole_row(a, r);
-        size_t at = (size_t)a.targets[r] - a.first_id; /* far above `vocab` in front of the first */
-        float wanted = wanted_of(a, r);
-        struct slope slope = {s.most, a.grad_scale / s.sum,
-                              (power(wanted, s.most) / s.sum - 1.0f) * a.grad_scale};
+        D *d = dlogits == nullptr ? nullptr : dlogits + r * a.dld;
 
+        if (a.targets[r] != DS_NO_TARGET) {
+            row_of_parts<T, D, WHOLE>(a, r, logits + r * a.ld, d);
+            continue;
+        }
         if (threadIdx.x == 0)
-            a.losses[r] = logf(s.sum) + s.most - wanted;
-        if (dlogits != nullptr)
-            write_row<T, D, WHOLE>(a, slope, logits + r * a.ld, dlogits + r * a.dld,
-                                   at < a.vocab ? at : SIZE_MAX);
+            a.losses[r] = 0.0f;
+        if (d != nullptr)
+            clear_row(d, a.columns);
     }
 }
 

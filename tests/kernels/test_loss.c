@@ -16,6 +16,16 @@ struct xent {
 
 static const float grad_scale = 0.0625f;
 
+/* A row without a target has no loss and no gradient, and its logits do not count. */
+static void reference_masked(struct xent *c, size_t r)
+{
+    c->targets[r] = DS_NO_TARGET;
+    c->losses[r] = 0.0;
+    for (size_t i = 0; i < c->vocab; i++)
+        c->dlogits[r * c->dld + i] = 0.0;
+    nums_set(&c->logits, r * c->ld + r % c->vocab, (double)(r % 8 < 4 ? NAN : INFINITY));
+}
+
 static void reference_row(struct xent *c, size_t r)
 {
     const double *x = c->logits.d + r * c->ld;
@@ -72,7 +82,10 @@ static void check_types(size_t rows, size_t vocab, size_t pad, enum ds_dtype typ
     memcpy(c.dlogits, in_place ? c.logits.d : old.d, rows * c.dld * sizeof(double));
     for (size_t r = 0; r < rows; r++) {
         c.targets[r] = (int32_t)(r + 1 == rows ? vocab - 1 : (r * 7919 + 3) % vocab);
-        reference_row(&c, r);
+        if (r % 4 == 3)
+            reference_masked(&c, r);
+        else
+            reference_row(&c, r);
     }
     t.out[0] = (struct out){DS_F32, rows, c.losses, NULL};
     t.out[1] = (struct out){act, rows * c.dld, c.dlogits, in_place ? &c.logits : &old};
@@ -155,13 +168,14 @@ Test(xent, what_is_no_number_shows_in_the_loss)
             cr_assert(isnan(loss_of(isa, shift, where, INFINITY, 5)), "infinity at %zu", where);
         }
         cr_assert(isnan(loss_of(isa, shift, 0, 1.0f, 37)), "an id of no token");
-        cr_assert(isnan(loss_of(isa, shift, 0, 1.0f, -1)), "a negative id");
+        cr_assert(isnan(loss_of(isa, shift, 0, 1.0f, -2)), "a negative id");
     }
     /* The others have the probability that this one lacks. */
     for (size_t shift = 0; shift < 2; shift++) {
         cr_assert_float_eq(loss_of(NULL, shift, 7, -INFINITY, 5), logf(36.0f), 1e-5);
         cr_assert_float_eq(loss_of(NULL, shift, 5, -1000.0f, 5), 1000.0f + logf(36.0f), 1e-3);
         cr_assert(isinf(loss_of(NULL, shift, 5, -INFINITY, 5)), "a target of no probability");
+        cr_assert(loss_of(NULL, shift, 5, NAN, DS_NO_TARGET) == 0.0f, "no target");
     }
 }
 

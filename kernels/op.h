@@ -448,11 +448,11 @@ struct ds_verdict_args {
     size_t ranks;
     struct ds_entry *entry;
     const struct ds_verdict *before;
-    double tokens; /* of the step, of all ranks */
+    struct ds_step_size size;
     double clip;
     struct ds_scale_rule rule;
     struct ds_verdict *verdict; /* not `before` */
-    float *loss_factor;         /* (optional) gets the next step's, too */
+    float *loss_factor; /* (optional) [DS_LOSS_FACTORS] get the next step's, if all are targets */
 };
 
 /* x[0][n] += all other rows of x[ranks][n], along the tree of verdict.h; what is in those after it

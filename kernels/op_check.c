@@ -382,8 +382,10 @@ const char *ds__check_verdict(const struct ds_verdict_args *a)
         return "an impossible shape";
     if (a->entry == NULL || a->before == NULL || a->verdict == NULL || a->verdict == a->before)
         return "a pointer is missing";
-    if (!(a->tokens > 0.0) || (a->rule.dynamic && a->rule.window == 0))
+    if (!(a->size.tokens > 0.0) || (a->rule.dynamic && a->rule.window == 0))
         return "a number that is not positive";
+    if (!(a->size.targets >= 0.0 && a->size.targets <= a->size.tokens))
+        return "targets that are not among the tokens";
     return NULL;
 }
 

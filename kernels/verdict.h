@@ -51,13 +51,22 @@ struct ds_scale_rule {
     uint64_t window, hysteresis;
 };
 
+/* Of a step, on all ranks: its tokens, and those of them that are trained on as targets. */
+struct ds_step_size {
+    double tokens, targets;
+};
+
+/* What losses are multiplied by before the backward pass: the loss scale / tokens for what every
+ * token has, and the loss scale / targets.  Where all tokens are targets they are the same bits. */
+enum ds_loss_factor { DS_FACTOR_TOKEN, DS_FACTOR_TARGET, DS_LOSS_FACTORS };
+
 /* In the memory of the device that updates. */
 struct ds_verdict {
-    uint32_t skip;          /* something is not finite, or plans differ: no update */
+    uint32_t skip;          /* no update: not all is finite, nothing a target, or plans differ */
     uint32_t behind;        /* the step before was skipped */
     float grad_scale;       /* by which gradients are multiplied: clipping, loss scale */
-    float loss_factor;      /* of the next step's losses: loss scale / tokens */
-    double grad_norm, loss; /* before clipping and without the scale, NaN with skip; a token's */
+    float loss_factor;      /* of the next step: loss scale / tokens */
+    double grad_norm, loss; /* before clipping and without the scale, or NaN; of a target */
     struct ds_scale scale;  /* after the step */
     struct ds_entry all;    /* of all ranks */
 };
@@ -117,22 +126,25 @@ DS_ANYWHERE double ds_trust_ratio(double p_squares, double u_squares)
     return p_squares > 0.0 && u_squares > 0.0 ? sqrt(p_squares) / sqrt(u_squares) : 1.0;
 }
 
-/* `all` ranks' step, whose losses were multiplied by `before->scale.factor` / tokens. */
+/* `all` ranks' step, whose losses were multiplied by `before->scale.factor` / targets.  One without
+ * targets has no loss: it is skipped, and is no overflow. */
 DS_ANYWHERE void ds_verdict_make(struct ds_verdict *v, const struct ds_entry *all,
-                                 const struct ds_verdict *before, double tokens, double clip,
-                                 const struct ds_scale_rule *rule)
+                                 const struct ds_verdict *before, const struct ds_step_size *size,
+                                 double clip, const struct ds_scale_rule *rule)
 {
     double factor = before->scale.factor, norm = sqrt(all->squares) / factor;
+    bool bad;
 
     v->all = *all;
-    v->loss = all->loss / tokens;
-    v->skip = all->nonfinite > 0.0 || !isfinite(v->loss) || all->differs;
+    v->loss = size->targets > 0.0 ? all->loss / size->targets : 0.0;
+    bad = all->nonfinite > 0.0 || !isfinite(v->loss) || all->differs;
+    v->skip = bad || !(size->targets > 0.0);
     v->behind = before->skip;
     v->grad_scale = (float)(ds_clip_scale(norm, clip) / factor);
-    v->grad_norm = v->skip ? (double)NAN : norm;
+    v->grad_norm = bad ? (double)NAN : norm;
     v->scale = before->scale;
-    (void)ds_scale_next(&v->scale, rule, v->skip != 0);
-    v->loss_factor = (float)(v->scale.factor / tokens);
+    (void)ds_scale_next(&v->scale, rule, bad);
+    v->loss_factor = (float)(v->scale.factor / size->tokens);
 }
 
 #endif

@@ -198,7 +198,10 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
         engine->net.dropout = args->job->model.dropout;
         engine->net.attention_dropout = args->job->model.attention_dropout;
         engine->net.seed = args->job->seed;
-        engine->net.grad_scale_at = engine->outcome.loss_factor;
+        if (plan->late) {
+            engine->net.grad_scale_at = engine->outcome.loss_factor + DS_FACTOR_TOKEN;
+            engine->net.target_scale_at = engine->outcome.loss_factor + DS_FACTOR_TARGET;
+        }
     }
     if (rc == 0)
         rc = open_host(engine, err);
@@ -354,7 +357,10 @@ static int passes(void *user, size_t first, size_t count, struct ds_error *err)
 static int exec_run(struct ds_engine *engine, const struct ds_graph_run *run, struct ds_error *err)
 {
     const struct ds_graph_work work = {
-        .work = passes, .user = engine, .factor = engine->net.grad_scale};
+        .work = passes,
+        .user = engine,
+        .factor = {engine->net.grad_scale, engine->net.target_scale},
+    };
     int rc = load(engine, &engine->plan->step.instr[run->first], err);
 
     return rc == 0 ? ds_graphs_do(&engine->graphs, run, &work, err) : rc;
@@ -493,13 +499,16 @@ int ds_engine_queue(struct ds_engine *engine, const struct ds_step_args *args, s
 {
     int rc = args->probe != NULL ? ds_engine_settle(engine, err) : 0;
 
+    if (rc == 0)
+        rc = ds_outcome_expect(&engine->outcome, args->data, args->position, err);
     if (rc == 0 && args->probe != NULL)
         rc = ds_probe_start(args->probe, args->probe_ops, err);
     if (rc != 0)
         return rc;
     engine->step = args;
     engine->steps++;
-    engine->net.grad_scale = ds_outcome_loss_factor(&engine->outcome, args);
+    engine->net.grad_scale = ds_outcome_loss_factor(&engine->outcome, args, DS_FACTOR_TOKEN);
+    engine->net.target_scale = ds_outcome_loss_factor(&engine->outcome, args, DS_FACTOR_TARGET);
     ds_feed_turn(&engine->feed);
     if (args->probe != NULL)
         engine->watched = engine->steps;
@@ -550,12 +559,13 @@ static int evaluate(struct ds_engine *engine, const struct ds_instr *instr, stru
 }
 
 int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_t position,
-                   double *loss, struct ds_error *err)
+                   struct ds_eval_result *result, struct ds_error *err)
 {
     const struct ds_plan *plan = engine->plan;
-    struct ds_entry mine = {0};
     int rc = ds_engine_settle(engine, err);
 
+    if (rc == 0)
+        rc = ds_outcome_expect(&engine->outcome, data, position, err);
     if (rc == 0)
         rc = ds_tally_begin(&engine->outcome.tally, err);
     for (uint64_t i = 0; rc == 0 && i < plan->micro_batches; i++) {
@@ -565,10 +575,5 @@ int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_
         for (size_t j = 0; rc == 0 && j < plan->eval.count; j++)
             rc = evaluate(engine, &plan->eval.instr[j], err);
     }
-    if (rc == 0)
-        rc = ds_tally_read(&engine->outcome.tally, NULL, &mine, err);
-    if (rc == 0)
-        rc = ds_comm_all_reduce_f64(engine->args.comm, &mine.loss, 1, err);
-    *loss = mine.loss / engine->outcome.step_tokens;
-    return rc;
+    return rc == 0 ? ds_outcome_eval(&engine->outcome, result, err) : rc;
 }

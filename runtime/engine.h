@@ -99,12 +99,13 @@ struct ds_step_args {
     bool writing;   /* this rank writes a checkpoint behind the step */
 };
 struct ds_step_result {
-    double loss;        /* mean over the tokens of all ranks */
+    double loss;        /* mean over the targets of all ranks; 0: there are none */
     double grad_norm;   /* before clipping, without the loss scale */
     double expert_load; /* of the busiest expert, of its part: mean over layers and sequences; 0:
                          * there are none */
     uint64_t nonfinite; /* > 0: nothing was updated */
     const char *bad;    /* then: the first tensor with such a gradient, or "loss" */
+    bool empty;         /* no token was a target: nothing was updated, and nothing is wrong */
     bool stop;          /* some rank was asked to stop */
     bool writing;       /* some rank writes a checkpoint */
 };
@@ -129,8 +130,12 @@ const char *ds_engine_note(struct ds_engine *engine);
  * thread, while a step is under way or not. */
 void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap);
 
-/* Mean loss of global_batch sequences from `position`, over all ranks. */
+/* Of global_batch sequences from `position`, over all ranks. */
+struct ds_eval_result {
+    double loss;  /* mean over their targets; 0: there are none */
+    double share; /* of targets among their tokens */
+};
 int ds_engine_eval(struct ds_engine *engine, const struct ds_data *data, uint64_t position,
-                   double *loss, struct ds_error *err) DS_NODISCARD;
+                   struct ds_eval_result *result, struct ds_error *err) DS_NODISCARD;
 
 #endif

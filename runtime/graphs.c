@@ -163,12 +163,12 @@ int ds_graphs_do(struct ds_graphs *graphs, const struct ds_graph_run *run,
     struct ds_graph_run *like = &graphs->run[run->like];
     struct ds_error why = {0};
 
-    if (like->recording != NULL && memcmp(&like->factor, &work->factor, sizeof(float)) != 0) {
+    if (like->recording != NULL && memcmp(like->factor, work->factor, sizeof(like->factor)) != 0) {
         ds_recording_free(graphs->device, like->recording);
         like->recording = NULL;
     }
     if (like->warm && like->recording == NULL) {
-        like->factor = work->factor;
+        memcpy(like->factor, work->factor, sizeof(like->factor));
         if (record(graphs, run, work, &like->recording, &why) != 0)
             give_up(graphs, &why);
     }

@@ -11,10 +11,10 @@
  * where the plan has put them for good.
  *
  * What differs from step to step is not in a recording: tokens are copied in front of it; learning
- * rate, update and clipping belong to instructions that are not recorded; the factor of the loss is
- * read from memory, or, where the host decides (outcome.h) and fp16 changes it now and then, is
- * compared with the one that was recorded, and another makes a new recording.  Dropout draws by the
- * sequence's number, so a job with dropout records nothing.
+ * rate, update and clipping belong to instructions that are not recorded; factors of the loss are
+ * read from memory, or, where the host decides (outcome.h) and fp16 changes them now and then, and
+ * a mask of targets in every step, are compared with those that were recorded, and others make a
+ * new recording.  Dropout draws by the sequence's number, so a job with dropout records nothing.
  *
  * The first time a run is done as it is, because libraries allocate and choose then; the second
  * time it is recorded.  When that fails nothing has happened on the device: the run is done as it
@@ -30,13 +30,14 @@
 
 #include "base/error.h"
 #include "kernels/device.h"
+#include "kernels/verdict.h"
 #include "runtime/plan/plan.h"
 
 struct ds_graph_run {
     size_t first, count, like; /* instructions; the run whose recording serves for this one */
     bool warm;                 /* done once */
     struct ds_recording *recording;
-    float factor; /* that was recorded */
+    float factor[DS_LOSS_FACTORS]; /* that were recorded */
 };
 
 struct ds_graphs {
@@ -64,7 +65,7 @@ struct ds_graph_run *ds_graphs_at(const struct ds_graphs *graphs, size_t first);
 struct ds_graph_work {
     int (*work)(void *user, size_t first, size_t count, struct ds_error *err);
     void *user;
-    float factor; /* of the loss */
+    float factor[DS_LOSS_FACTORS]; /* of the loss */
 };
 int ds_graphs_do(struct ds_graphs *graphs, const struct ds_graph_run *run,
                  const struct ds_graph_work *work, struct ds_error *err) DS_NODISCARD;

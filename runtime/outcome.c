@@ -18,10 +18,10 @@ static size_t entries_bytes(const struct ds_outcome *outcome)
     return outcome->plan->world * sizeof(*outcome->entry);
 }
 
-/* What the device has: verdicts, and the factor behind them. */
+/* What the device has: verdicts, and the factors behind them. */
 static size_t verdicts_bytes(void)
 {
-    return DS_OUTCOME_EVENTS * sizeof(struct ds_verdict) + sizeof(double);
+    return DS_OUTCOME_EVENTS * sizeof(struct ds_verdict) + DS_LOSS_FACTORS * sizeof(float);
 }
 
 static int open_late(struct ds_outcome *outcome, struct ds_error *err)
@@ -59,7 +59,7 @@ int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *arg
         .device = args->device,
         .stream = ds_device_stream(args->device),
         .comm = args->comm,
-        .step_tokens = (double)(sequences * plan->sequence),
+        .size.tokens = (double)(sequences * plan->sequence),
         .event = event,
     };
     rc = ds_tally_open(&outcome->tally, plan, args->device, err);
@@ -97,30 +97,81 @@ static struct ds_verdict before_first(const struct ds_outcome *outcome,
         before.scale = step->scaler->now;
     else
         before.scale.factor = step->loss_scale > 0.0 ? step->loss_scale : 1.0;
-    before.loss_factor = (float)(before.scale.factor / outcome->step_tokens);
+    before.loss_factor = (float)(before.scale.factor / outcome->size.tokens);
     return before;
 }
 
-float ds_outcome_loss_factor(const struct ds_outcome *outcome, const struct ds_step_args *step)
+int ds_outcome_expect(struct ds_outcome *outcome, const struct ds_data *data, uint64_t position,
+                      struct ds_error *err)
 {
-    return outcome->plan->late ? 0.0f : before_first(outcome, step).loss_factor;
+    const struct ds_plan *plan = outcome->plan;
+    uint64_t sequences = ds_plan_data_ranks(plan) * plan->micro_batches * plan->micro_batch;
+    uint64_t targets = 0;
+    int rc = ds_data_targets(data, position, sequences, &targets, err);
+
+    outcome->size.targets = (double)targets;
+    return rc;
+}
+
+/* By how much a target's factor is larger than a token's. */
+static double target_weight(const struct ds_outcome *outcome)
+{
+    const struct ds_step_size *size = &outcome->size;
+
+    return size->targets > 0.0 ? size->tokens / size->targets : 0.0;
+}
+
+float ds_outcome_loss_factor(const struct ds_outcome *outcome, const struct ds_step_args *step,
+                             enum ds_loss_factor which)
+{
+    float factor = before_first(outcome, step).loss_factor;
+
+    if (outcome->plan->late)
+        return 0.0f;
+    return which == DS_FACTOR_TARGET ? (float)target_weight(outcome) * factor : factor;
+}
+
+/* The device's, of a step before which no outcome is pending: as if one before had left them. */
+static int prime(struct ds_outcome *outcome, const struct ds_step_args *step, struct ds_error *err)
+{
+    const struct ds_verdict *host = &outcome->host[PRIME];
+    int rc;
+
+    outcome->host[PRIME] = before_first(outcome, step);
+    rc = ds_stream_copy(outcome->stream, DS_COPY_UP,
+                        outcome->verdict[outcome->made % DS_OUTCOME_EVENTS], host, sizeof(*host),
+                        err);
+    for (unsigned i = 0; rc == 0 && i < DS_LOSS_FACTORS; i++)
+        rc = ds_stream_copy(outcome->stream, DS_COPY_UP, outcome->loss_factor + i,
+                            &host->loss_factor, sizeof(host->loss_factor), err);
+    return rc;
+}
+
+/* They are those of a step whose tokens are all targets. */
+static int weigh_targets(struct ds_outcome *outcome, struct ds_error *err)
+{
+    const struct ds_affine_args args = {
+        .rows = 1,
+        .cols = 1,
+        .x = outcome->loss_factor + DS_FACTOR_TOKEN,
+        .y = outcome->loss_factor + DS_FACTOR_TARGET,
+        .alpha = target_weight(outcome),
+    };
+
+    return outcome->size.targets == outcome->size.tokens ? 0
+                                                         : ds_affine(&args, outcome->stream, err);
 }
 
 int ds_outcome_begin(struct ds_outcome *outcome, const struct ds_step_args *step,
                      struct ds_error *err)
 {
-    const struct ds_verdict *prime = &outcome->host[PRIME];
     int rc = ds_tally_begin(&outcome->tally, err);
 
-    if (rc != 0 || !outcome->plan->late || outcome->told < outcome->made)
+    if (rc != 0 || !outcome->plan->late)
         return rc;
-    outcome->host[PRIME] = before_first(outcome, step);
-    rc = ds_stream_copy(outcome->stream, DS_COPY_UP,
-                        outcome->verdict[outcome->made % DS_OUTCOME_EVENTS], prime, sizeof(*prime),
-                        err);
-    return rc == 0 ? ds_stream_copy(outcome->stream, DS_COPY_UP, outcome->loss_factor,
-                                    &prime->loss_factor, sizeof(prime->loss_factor), err)
-                   : rc;
+    if (outcome->told == outcome->made)
+        rc = prime(outcome, step, err);
+    return rc == 0 ? weigh_targets(outcome, err) : rc;
 }
 
 static int tensor_norms(const struct ds_outcome *outcome, const struct ds_engine_lines *lines,
@@ -161,8 +212,7 @@ static int decide(struct ds_outcome *outcome, const struct ds_entry *like,
     rc = ds_flags_sum(plan, outcome->comm, &mine, &all, &outcome->bad, err);
     if (rc != 0)
         return rc;
-    ds_verdict_make(&outcome->last, &all, &before, outcome->step_tokens, outcome->job->optim.clip,
-                    &rule);
+    ds_verdict_make(&outcome->last, &all, &before, &outcome->size, outcome->job->optim.clip, &rule);
     updater->grad_scale = (double)outcome->last.grad_scale;
     updater->skip = outcome->last.skip != 0;
     return plan->by_tensor && !updater->skip ? tensor_norms(outcome, lines, updater, err) : 0;
@@ -187,7 +237,7 @@ static int let_decide(struct ds_outcome *outcome, const struct ds_entry *like,
         .ranks = outcome->plan->world,
         .entry = outcome->entry,
         .before = outcome->verdict[outcome->made % DS_OUTCOME_EVENTS],
-        .tokens = outcome->step_tokens,
+        .size = outcome->size,
         .clip = outcome->job->optim.clip,
         .rule = rule_of(step, outcome->job),
         .verdict = outcome->verdict[turn],
@@ -269,7 +319,21 @@ int ds_outcome_tell(struct ds_outcome *outcome, struct ds_step_result *result, s
         .stop = verdict->all.stop != 0,
         .writing = verdict->all.writing != 0,
     };
-    if (verdict->skip)
+    result->empty = verdict->skip && result->nonfinite == 0;
+    if (result->nonfinite > 0)
         result->bad = ds_tally_name(outcome->plan, outcome->bad);
     return 0;
+}
+
+int ds_outcome_eval(struct ds_outcome *outcome, struct ds_eval_result *result, struct ds_error *err)
+{
+    const struct ds_step_size *size = &outcome->size;
+    struct ds_entry mine = {0};
+    int rc = ds_tally_read(&outcome->tally, NULL, &mine, err);
+
+    if (rc == 0)
+        rc = ds_comm_all_reduce_f64(outcome->comm, &mine.loss, 1, err);
+    result->loss = size->targets > 0.0 ? mine.loss / size->targets : 0.0;
+    result->share = size->targets / size->tokens;
+    return rc;
 }

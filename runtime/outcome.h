@@ -34,15 +34,15 @@ struct ds_outcome {
     struct ds_comm *comm;
     struct ds_comm *part; /* who has the same layers, or parts of them; NULL: nobody else */
     struct ds_tally tally;
-    double step_tokens;     /* of all ranks */
-    uint64_t made, told;    /* steps */
-    struct ds_verdict last; /* of the step that is told, or is to be */
-    size_t bad;             /* its first tensor that is not finite */
-    double *norms;          /* of tensors, the device's (trust.h); NULL where none are needed */
+    struct ds_step_size size; /* its targets are those of what is read now */
+    uint64_t made, told;      /* steps */
+    struct ds_verdict last;   /* of the step that is told, or is to be */
+    size_t bad;               /* its first tensor that is not finite */
+    double *norms;            /* of tensors, the device's (trust.h); NULL where none are needed */
     /* Late: of the device, and where they come down to. */
     struct ds_entry *entry;                        /* [world] */
     struct ds_verdict *verdict[DS_OUTCOME_EVENTS]; /* of step n: n % DS_OUTCOME_EVENTS */
-    float *loss_factor;
+    float *loss_factor;                            /* [DS_LOSS_FACTORS] */
     struct ds_verdict *host; /* [DS_OUTCOME_EVENTS], and what the first step begins with */
     uint32_t event; /* the first of DS_OUTCOME_EVENTS of the device that are the outcome's */
 };
@@ -51,12 +51,18 @@ int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *arg
                     struct ds_error *err) DS_NODISCARD;
 void ds_outcome_close(struct ds_outcome *outcome);
 
+/* What all ranks are about to read, told by the masks, which every rank has: so the factor of the
+ * losses is known before the first pass. */
+int ds_outcome_expect(struct ds_outcome *outcome, const struct ds_data *data, uint64_t position,
+                      struct ds_error *err) DS_NODISCARD;
+
 /* A step begins: sums are 0, and where no outcome is pending the loss scale is that of `step`. */
 int ds_outcome_begin(struct ds_outcome *outcome, const struct ds_step_args *step,
                      struct ds_error *err) DS_NODISCARD;
 
 /* What the step's losses are multiplied by; 0 where the device finds it itself, at loss_factor. */
-float ds_outcome_loss_factor(const struct ds_outcome *outcome, const struct ds_step_args *step);
+float ds_outcome_loss_factor(const struct ds_outcome *outcome, const struct ds_step_args *step,
+                             enum ds_loss_factor which);
 
 /* Its gradients are in `lines`, and the updater is told what to do with them. */
 int ds_outcome_norm(struct ds_outcome *outcome, const struct ds_step_args *step,
@@ -65,6 +71,10 @@ int ds_outcome_norm(struct ds_outcome *outcome, const struct ds_step_args *step,
 
 /* Of the oldest step that was made and not told.  Errors of ds_engine_result(). */
 int ds_outcome_tell(struct ds_outcome *outcome, struct ds_step_result *result, struct ds_error *err)
+    DS_NODISCARD;
+
+/* Of an evaluation whose losses are summed up, on every rank. */
+int ds_outcome_eval(struct ds_outcome *outcome, struct ds_eval_result *result, struct ds_error *err)
     DS_NODISCARD;
 
 #endif

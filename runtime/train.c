@@ -140,6 +140,18 @@ static int rescale(struct ds_trainer *trainer, const struct ds_step_result *resu
     return ds_monitor_warning(&trainer->monitor, text, err);
 }
 
+/* A step of which no token is a target has nothing to update with. */
+static int pass_over(struct ds_trainer *trainer, struct ds_error *err)
+{
+    char text[128];
+
+    trainer->state.skipped++;
+    (void)snprintf(text, sizeof(text),
+                   "step %" PRIu64 ": 'loss_mask' leaves no token as a target, update skipped",
+                   trainer->state.step);
+    return ds_monitor_warning(&trainer->monitor, text, err);
+}
+
 static int tell_step(struct ds_trainer *trainer, const struct ds_step_result *result, double lr,
                      struct ds_error *err)
 {
@@ -228,6 +240,8 @@ static int finish_step(struct ds_trainer *trainer, struct ds_error *err)
         ds__trainer_waits_end(trainer, true);
     if (rc == 0)
         rc = rescale(trainer, &result, err);
+    if (rc == 0 && result.empty)
+        rc = pass_over(trainer, err);
     if (rc == 0)
         rc = ds__trainer_note_scaler(trainer, err);
     if (rc != 0)
@@ -273,26 +287,39 @@ static int train_step(struct ds_trainer *trainer, struct ds_error *err)
     return rc == 0 ? finish_steps(trainer, at_once || !trainer->plan.late ? 0 : 1, err) : rc;
 }
 
+/* `sum` of losses over batches of which `share` is the sum of what is targets. */
+static int tell_valid(struct ds_trainer *trainer, double sum, double share, struct ds_error *err)
+{
+    int rc = ds_monitor_valid(&trainer->monitor, trainer->state.step,
+                              share > 0.0 ? sum / share : 0.0, err);
+
+    return rc != 0 || share > 0.0
+               ? rc
+               : ds_monitor_warning(&trainer->monitor,
+                                    "data.valid: 'loss_mask' leaves no token as a target", err);
+}
+
 /* Always the same sequences: the first eval.batches global batches, or as many as there are. */
 static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
 {
     const struct ds_job *job = trainer->job;
     uint64_t whole = ds_data_size(trainer->valid).samples / job->train.global_batch;
     uint64_t batches = whole < job->eval.batches ? whole : job->eval.batches;
-    double sum = 0.0;
+    double sum = 0.0, share = 0.0;
     int rc = ds_link_phase(trainer->args->link, DS_PHASE_EVALUATE, err);
 
     if (batches == 0)
         batches = 1;
     for (uint64_t i = 0; rc == 0 && i < batches; i++) {
-        double loss = 0.0;
+        struct ds_eval_result result = {0};
 
-        rc = ds_engine_eval(trainer->engine, trainer->valid, i * job->train.global_batch, &loss,
+        rc = ds_engine_eval(trainer->engine, trainer->valid, i * job->train.global_batch, &result,
                             err);
-        sum += loss;
+        sum += result.loss * result.share;
+        share += result.share;
     }
     if (rc == 0)
-        rc = ds_monitor_valid(&trainer->monitor, trainer->state.step, sum / (double)batches, err);
+        rc = tell_valid(trainer, sum, share, err);
     return rc != 0 ? rc : ds_link_phase(trainer->args->link, DS_PHASE_STEP, err);
 }
 

@@ -120,10 +120,9 @@ int DS_ISA(ds__cpu_verdict)(const struct ds_verdict_args *args, struct ds_stream
     for (size_t apart = 1; apart < args->ranks; apart *= 2)
         for (size_t i = 0; i + apart < args->ranks; i += 2 * apart)
             ds_entry_add(&args->entry[i], &args->entry[i + apart]);
-    ds_verdict_make(args->verdict, args->entry, args->before, args->tokens, args->clip,
-                    &args->rule);
-    if (args->loss_factor != NULL)
-        *args->loss_factor = args->verdict->loss_factor;
+    ds_verdict_make(args->verdict, args->entry, args->before, &args->size, args->clip, &args->rule);
+    for (int i = 0; args->loss_factor != NULL && i < DS_LOSS_FACTORS; i++)
+        args->loss_factor[i] = args->verdict->loss_factor;
     return 0;
 }
 

@@ -51,9 +51,9 @@ static __global__ void __launch_bounds__(BLOCK) verdict(struct ds_verdict_args a
     }
     if (threadIdx.x != 0)
         return;
-    ds_verdict_make(a.verdict, a.entry, a.before, a.tokens, a.clip, &a.rule);
-    if (a.loss_factor != nullptr)
-        *a.loss_factor = a.verdict->loss_factor;
+    ds_verdict_make(a.verdict, a.entry, a.before, &a.size, a.clip, &a.rule);
+    for (int i = 0; a.loss_factor != nullptr && i < DS_LOSS_FACTORS; i++)
+        a.loss_factor[i] = a.verdict->loss_factor;
 }
 
 extern "C" int ds__cuda_verdict(const struct ds_verdict_args *a, struct ds_stream *stream,

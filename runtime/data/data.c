@@ -154,20 +154,29 @@ struct ds_data_size ds_data_size(const struct ds_data *data)
     return all;
 }
 
+/* The set's own n-th turn: its file, which is as long as it was, and its first id there. */
+static int find_sample(const struct set *set, uint64_t nth, const struct ds_data_file **file,
+                       uint64_t *first, struct ds_error *err)
+{
+    uint64_t sample = ds_order_sample(set->order, set->seed, set->source.samples, nth);
+
+    *file = ds_source_find(&set->source, sample);
+    *first = (sample - (*file)->first_sample) * (*file)->tokens.stride;
+    return ds_source_check(*file, err);
+}
+
 /* ids[count] from `first` on of the sample at the set's own n-th turn. */
 static int read_set(const struct ds_data *data, const struct set *set, uint64_t nth, uint64_t first,
                     uint64_t count, int32_t *ids, struct ds_error *err)
 {
-    uint64_t sample = ds_order_sample(set->order, set->seed, set->source.samples, nth);
-    const struct ds_data_file *file = ds_source_find(&set->source, sample);
-    const struct ds_tokens *tokens = &file->tokens;
-    int rc = ds_source_check(file, err);
+    const struct ds_data_file *file;
+    uint64_t at;
+    int rc = find_sample(set, nth, &file, &at, err);
 
     if (rc != 0)
         return rc;
-    rc = ds_tokens_copy(tokens, file->map.data,
-                        (sample - file->first_sample) * tokens->stride + first, (size_t)count,
-                        data->vocab, ids, err);
+    rc = ds_tokens_copy(&file->tokens, file->map.data, at + first, (size_t)count, data->vocab, ids,
+                        err);
     return ds_error_context(err, rc, "'%s'", file->path);
 }
 
@@ -189,4 +198,33 @@ int ds_data_read_set(const struct ds_data *data, size_t set, uint64_t nth, int32
                      struct ds_error *err)
 {
     return read_set(data, &data->set[set], nth, 0, data->sequence + 1, ids, err);
+}
+
+bool ds_data_masked(const struct ds_data *data)
+{
+    for (size_t k = 0; k < data->sets; k++)
+        if (data->set[k].source.masked)
+            return true;
+    return false;
+}
+
+int ds_data_targets(const struct ds_data *data, uint64_t position, uint64_t samples,
+                    uint64_t *targets, struct ds_error *err)
+{
+    *targets = ds_data_masked(data) ? 0 : samples * data->sequence;
+    for (uint64_t i = 0; ds_data_masked(data) && i < samples; i++) {
+        const struct ds_data_file *file;
+        uint64_t nth, first, more;
+        size_t set = ds_mix_at(&data->mix, position + i, &nth);
+        int rc = find_sample(&data->set[set], nth, &file, &first, err);
+
+        if (rc != 0)
+            return rc;
+        rc = ds_tokens_targets(&file->tokens, file->map.data, first + 1, (size_t)data->sequence,
+                               &more, err);
+        if (rc != 0)
+            return ds_error_context(err, rc, "'%s'", file->path);
+        *targets += more;
+    }
+    return 0;
 }

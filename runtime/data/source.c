@@ -125,6 +125,7 @@ static int open_file(struct ds_source *source, struct ds_data_file *file,
     /* No overflow: mapped files are disjoint parts of one address space. */
     source->samples += file->tokens.samples;
     source->tokens += file->tokens.count;
+    source->masked = source->masked || file->tokens.mask_at != 0;
     return 0;
 }
 

@@ -13,6 +13,7 @@
 #ifndef DS_RUNTIME_DATA_SOURCE_H
 #define DS_RUNTIME_DATA_SOURCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -38,6 +39,7 @@ struct ds_source {
     size_t count;
     enum ds_data_format format; /* of all files; never DS_DATA_AUTO */
     uint64_t samples, tokens;   /* of all files */
+    bool masked;                /* some file has a mask */
 };
 
 /* Expand `paths` alone: of the files only file[i].path is set.  On failure `source` is released. */

@@ -124,6 +124,27 @@ static int take_rows(struct ds_tokens *tokens, const struct ds_safetensors *file
     return 0;
 }
 
+/* The mask, which need not be there, of the rows of `tensor`. */
+static int take_mask(struct ds_tokens *tokens, const struct ds_safetensors *file,
+                     const struct ds_safetensor *tensor, struct ds_error *err)
+{
+    const struct ds_safetensor *mask = ds_safetensors_find(file, "loss_mask");
+    char shape[DS_SHAPE_TEXT], want[DS_SHAPE_TEXT];
+
+    if (mask == NULL)
+        return 0;
+    if (strcmp(mask->dtype_name, "U8") != 0 && strcmp(mask->dtype_name, "BOOL") != 0)
+        return ds_fail(err, EINVAL, "tensor 'loss_mask' is %s, it must be U8 or BOOL",
+                       mask->dtype_name);
+    if (mask->ndim != tensor->ndim ||
+        memcmp(mask->shape, tensor->shape, tensor->ndim * sizeof(*tensor->shape)) != 0)
+        return ds_fail(err, EINVAL, "tensor 'loss_mask' is %s, it must be %s, as 'tokens' is",
+                       ds_shape_text(mask->shape, mask->ndim, shape),
+                       ds_shape_text(tensor->shape, tensor->ndim, want));
+    tokens->mask_at = file->data_at + mask->begin;
+    return 0;
+}
+
 static int parse_samples(struct ds_tokens *tokens, const void *bytes, size_t len, uint64_t sequence,
                          struct ds_error *err)
 {
@@ -136,6 +157,8 @@ static int parse_samples(struct ds_tokens *tokens, const void *bytes, size_t len
     rc = ds_safetensors_get(&file, "tokens", &tensor, err);
     if (rc == 0)
         rc = take_rows(tokens, &file, tensor, sequence, err);
+    if (rc == 0)
+        rc = take_mask(tokens, &file, tensor, err);
     ds_safetensors_release(&file);
     return rc;
 }
@@ -168,11 +191,25 @@ static int64_t id_at(enum ds_token_type type, const uint8_t *at)
     return (int64_t)ds_get_u64(at);
 }
 
+/* The mask of id `first` and of those behind it; NULL: there is none. */
+static const uint8_t *mask_of(const struct ds_tokens *tokens, const void *bytes, uint64_t first)
+{
+    return tokens->mask_at == 0 ? NULL : (const uint8_t *)bytes + tokens->mask_at + first;
+}
+
+static int bad_mask(const struct ds_tokens *tokens, unsigned value, uint64_t id,
+                    struct ds_error *err)
+{
+    return ds_fail(err, EBADMSG, "mask %u at byte %ju is neither 0 nor 1", value,
+                   (uintmax_t)(tokens->mask_at + id));
+}
+
 int ds_tokens_copy(const struct ds_tokens *tokens, const void *bytes, uint64_t first, size_t n,
                    uint64_t vocab, int32_t *ids, struct ds_error *err)
 {
     size_t width = ds_token_bytes(tokens->type);
     const uint8_t *from = (const uint8_t *)bytes + tokens->at + first * width;
+    const uint8_t *mask = mask_of(tokens, bytes, first);
 
     assert(first <= tokens->count && n <= tokens->count - first && vocab <= DS_MAX_VOCAB);
     for (size_t i = 0; i < n; i++) {
@@ -184,5 +221,29 @@ int ds_tokens_copy(const struct ds_tokens *tokens, const void *bytes, uint64_t f
                 (intmax_t)id, (uintmax_t)(tokens->at + (first + i) * width), (uintmax_t)vocab);
         ids[i] = (int32_t)id;
     }
+    for (size_t i = 0; mask != NULL && i < n; i++) {
+        if (mask[i] > 1)
+            return bad_mask(tokens, mask[i], first + i, err);
+        ids[i] = mask[i] != 0 ? ids[i] : ~ids[i];
+    }
+    return 0;
+}
+
+int ds_tokens_targets(const struct ds_tokens *tokens, const void *bytes, uint64_t first, size_t n,
+                      uint64_t *targets, struct ds_error *err)
+{
+    const uint8_t *mask = mask_of(tokens, bytes, first);
+    uint64_t sum = 0;
+    uint8_t any = 0;
+
+    assert(first <= tokens->count && n <= tokens->count - first);
+    for (size_t i = 0; mask != NULL && i < n; i++) { /* of a whole global batch: without a branch */
+        sum += mask[i];
+        any |= mask[i];
+    }
+    *targets = mask == NULL ? n : sum;
+    for (size_t i = 0; any > 1; i++)
+        if (mask[i] > 1)
+            return bad_mask(tokens, mask[i], first + i, err);
     return 0;
 }

@@ -11,8 +11,6 @@
  */
 #include "runtime/model/net.h"
 
-#include <string.h>
-
 size_t ds_net_host_ids(const struct ds_net *net)
 {
     const size_t lows = ds_plan_sees_less(net->plan) ? net->tokens * ds__sharers(net) : 0;
@@ -46,8 +44,14 @@ void ds_net_follow(const struct ds_net *net, int32_t *host)
 {
     const size_t row = net->seq + 1, ids = net->batch * row;
 
-    for (size_t b = 0; b < net->batch; b++) /* dense, for chunks of rows */
-        memcpy(host + ids + b * net->seq, host + b * row + 1, net->seq * sizeof(*host));
+    for (size_t b = 0; b < net->batch; b++) { /* dense, for chunks of rows */
+        int32_t *id = host + b * row, *target = host + ids + b * net->seq;
+
+        for (size_t i = 0; i < net->seq; i++)
+            target[i] = id[i + 1] < 0 ? DS_NO_TARGET : id[i + 1];
+        for (size_t i = 0; i < row; i++)
+            id[i] = id[i] < 0 ? ~id[i] : id[i];
+    }
 }
 
 int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way way,
@@ -201,8 +205,8 @@ static int losses(const struct ds_net *net, enum ds_pass pass, const struct chun
         .losses = (float *)buf[DS_BUFFER_LOSSES] + chunk->first,
         .dlogits = pass == DS_PASS_TRAIN ? chunk->logits : NULL,
         .dld = net->logit_ld,
-        .grad_scale = net->grad_scale,
-        .grad_scale_at = net->grad_scale_at,
+        .grad_scale = net->target_scale,
+        .grad_scale_at = net->target_scale_at,
     };
 
     return ds__shares_layers(net) ? team_losses(net, pass, args, err)

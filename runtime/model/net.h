@@ -81,9 +81,11 @@ struct ds_net {
     struct ds_net_block *slots;
     float grad_scale; /* d loss / d (loss of one token): 1 / tokens of the step over all ranks */
     const float *grad_scale_at; /* (optional) where the device finds it instead */
-    double *loss_sum;           /* the device's; added to by the head, in nats over tokens */
-    double *peak_sum;           /* and by layers with experts: kernels/experts.h */
-    double dropout;             /* rate; 0: none */
+    float target_scale;         /* the same of a target: 1 / targets */
+    const float *target_scale_at;
+    double *loss_sum; /* the device's; added to by the head, in nats over tokens */
+    double *peak_sum; /* and by layers with experts: kernels/experts.h */
+    double dropout;   /* rate; 0: none */
     double attention_dropout;
     uint64_t seed;
     uint64_t first; /* place of the micro-batch's first sequence in the order of the run */
@@ -106,7 +108,8 @@ void ds_net_turn(struct ds_net *net, uint64_t micro_batch);
 
 /* A micro-batch as the host has it: sequence + 1 ids for each of its sequences, and behind them the
  * ids that follow each, which ds_net_follow() fills in; where tokens do not see all before them,
- * then [batch, whole sequence]: the first that each sees.  ds_net_host_ids() in all. */
+ * then [batch, whole sequence]: the first that each sees.  ds_net_host_ids() in all.  It is told of
+ * an id that is no target by its complement (data.h), and leaves the id. */
 size_t ds_net_host_ids(const struct ds_net *net);
 void ds_net_follow(const struct ds_net *net, int32_t *host);
 /* Where the last part of that lies, of sequence b of the micro-batch; and what it is, worked out in

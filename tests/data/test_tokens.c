@@ -282,6 +282,131 @@ Test(tokens, samples_truncated_at_every_byte)
                      cut);
 }
 
+/* --- masks --------------------------------------------------------------------------------- */
+
+/* Two rows of three ids, 1 to 6, and a mask of them from byte `*mask_at` on; returns the length. */
+static size_t masked(unsigned char *out, const char *type, const unsigned char *mask,
+                     size_t *mask_at)
+{
+    char header[256];
+    size_t len;
+
+    (void)snprintf(header, sizeof(header),
+                   "{\"loss_mask\":{\"dtype\":\"%s\",\"shape\":[2,3],\"data_offsets\":[12,18]},"
+                   "\"tokens\":{\"dtype\":\"U16\",\"shape\":[2,3],\"data_offsets\":[0,12]}}",
+                   type);
+    len = safetensors(out, header, 18);
+    *mask_at = len - 6;
+    memset(out + *mask_at - 12, 0, 12);
+    for (size_t i = 0; i < 6; i++)
+        out[*mask_at - 12 + 2 * i] = (unsigned char)(i + 1);
+    memcpy(out + *mask_at, mask, 6);
+    return len;
+}
+
+Test(tokens, what_is_no_target_is_a_complement)
+{
+    static const unsigned char mask[] = {0, 1, 1, 1, 0, 0};
+    static const int32_t want[] = {~1, 2, 3, 4, ~5, ~6};
+    static const char *const types[] = {"U8", "BOOL"};
+    unsigned char bytes[512];
+    struct ds_tokens tokens;
+    uint64_t targets;
+    size_t at;
+    int32_t ids[6];
+
+    for (size_t t = 0; t < 2; t++) {
+        size_t len = masked(bytes, types[t], mask, &at);
+
+        cr_assert_eq(parse(&tokens, "a.safetensors", bytes, len, 2, NULL), 0);
+        cr_assert_eq(tokens.mask_at, at);
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 0, 6, 100, ids, NULL), 0);
+        cr_assert_arr_eq(ids, want, sizeof(want));
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 4, 2, 100, ids, NULL), 0);
+        cr_assert(ids[0] == ~5 && ids[1] == ~6);
+        for (uint64_t first = 0; first < 5; first++) {
+            cr_assert_eq(ds_tokens_targets(&tokens, bytes, first, 2, &targets, NULL), 0);
+            cr_assert_eq(targets, mask[first] + mask[first + 1], "from %ju", (uintmax_t)first);
+        }
+        cr_assert_eq(ds_tokens_targets(&tokens, bytes, 0, 6, &targets, NULL), 0);
+        cr_assert_eq(targets, 3);
+    }
+}
+
+/* No mask, as many targets as ids. */
+Test(tokens, without_a_mask_all_are_targets)
+{
+    static const char bytes[16];
+    struct ds_tokens tokens;
+    uint64_t targets;
+
+    cr_assert_eq(parse(&tokens, "a.txt", bytes, sizeof(bytes), 4, NULL), 0);
+    cr_assert_eq(tokens.mask_at, 0);
+    cr_assert_eq(ds_tokens_targets(&tokens, bytes, 3, 9, &targets, NULL), 0);
+    cr_assert_eq(targets, 9);
+}
+
+Test(tokens, masks_of_wrong_kind)
+{
+    static const struct {
+        const char *type, *shape;
+        size_t bytes;
+        const char *text;
+    } cases[] = {
+        {"U8", "[3,2]", 6, "tensor 'loss_mask' is [3, 2], it must be [2, 3], as 'tokens' is"},
+        {"U8", "[6]", 6, "tensor 'loss_mask' is [6], it must be [2, 3], as 'tokens' is"},
+        {"U8", "[2,2]", 4, "it must be [2, 3]"},
+        {"U8", "[1,2,3]", 6, "it must be [2, 3]"},
+        {"I8", "[2,3]", 6, "tensor 'loss_mask' is I8, it must be U8 or BOOL"},
+        {"F32", "[2,3]", 24, "tensor 'loss_mask' is F32, it must be U8 or BOOL"},
+    };
+    unsigned char bytes[512];
+    char header[256];
+    struct ds_tokens tokens;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_error err = {0};
+        size_t len;
+
+        (void)snprintf(header, sizeof(header),
+                       "{\"tokens\":{\"dtype\":\"I32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
+                       "\"loss_mask\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[24,%zu]}}",
+                       cases[i].type, cases[i].shape, 24 + cases[i].bytes);
+        len = safetensors(bytes, header, 24 + cases[i].bytes);
+        cr_assert_eq(parse(&tokens, "a.safetensors", bytes, len, 2, &err), -EINVAL, "%zu: %s", i,
+                     err.text);
+        cr_assert_not_null(strstr(err.text, cases[i].text), "case %zu: %s", i, err.text);
+    }
+}
+
+Test(tokens, masks_are_0_or_1)
+{
+    static const unsigned char values[] = {2, 7, 128, 255};
+    char where[64];
+
+    for (size_t i = 0; i < sizeof(values); i++) {
+        unsigned char bytes[512], mask[6] = {1, 1, 1, 1, 0, 1};
+        struct ds_error err = {0};
+        struct ds_tokens tokens;
+        uint64_t targets;
+        size_t at, len, bad = 2 + i % 3;
+        int32_t ids[6];
+
+        mask[bad] = values[i];
+        len = masked(bytes, "U8", mask, &at);
+        (void)snprintf(where, sizeof(where), "mask %u at byte %zu is neither 0 nor 1", values[i],
+                       at + bad);
+        cr_assert_eq(parse(&tokens, "a.safetensors", bytes, len, 2, NULL), 0);
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 0, bad, 100, ids, NULL), 0);
+        cr_assert_eq(ds_tokens_copy(&tokens, bytes, 1, 5, 100, ids, &err), -EBADMSG);
+        cr_assert_str_eq(err.text, where);
+        err.text[0] = '\0';
+        cr_assert_eq(ds_tokens_targets(&tokens, bytes, 1, 5, &targets, &err), -EBADMSG);
+        cr_assert_str_eq(err.text, where);
+        cr_assert_eq(ds_tokens_targets(&tokens, bytes, 0, bad, &targets, NULL), 0);
+    }
+}
+
 /* --- vocabulary ---------------------------------------------------------------------------- */
 
 Test(tokens, ids_outside_the_vocabulary)

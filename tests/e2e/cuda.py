@@ -13,9 +13,11 @@ import ctypes
 import json
 import os
 import shutil
+import struct
 import subprocess
 
 import harness as h
+import reference
 from devices import FAKES, LIMIT, case_job, done, events, planned, require, train, worst
 
 LARGE = """\
@@ -251,6 +253,38 @@ def graphs_follow():
     h.ok("without CUDA graphs: dropout draws anew" in said, "dropout: said that nothing is recorded", said)
 
 
+def masked_samples(steps):
+    """The tokens of a case, some of which are targets, in each step another number; in the third none."""
+    (shape, tokens), path = h.safetensors(reference.CASES / "gpt2-tiny" / "tokens.safetensors")["tokens"], h.work() / "masked.safetensors"
+    step = len(tokens) // shape[0]
+    mask = bytes(i // step != 2 and i % 7 <= i // step for i in range(len(tokens)))
+    head = {"tokens": {"dtype": "I32", "shape": shape, "data_offsets": [0, 4 * len(tokens)]},
+            "loss_mask": {"dtype": "BOOL", "shape": shape, "data_offsets": [4 * len(tokens), 5 * len(tokens)]}}
+    text = json.dumps(head).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + tokens.tobytes() + mask)
+    return [f"data.train={path}", "schedule.steps=6", f"train.steps={steps}"]
+
+
+def masked():
+    """Targets have another factor in every step, which is in no recording: the bits of a run without, and the CPU's numbers."""
+    extra = masked_samples(5)
+    job, _ = case_job("gpt2-tiny", steps=5, every=0)
+    cpu, _ = case_job("gpt2-tiny", steps=5, every=0, device="cpu")
+    _, texts, _ = counted("a mask without graphs", job, "masked-plain", extra=extra, DSRUN_CUDA_GRAPHS="0")
+    calls, got, said = counted("a mask", job, "masked", extra=extra)
+    h.ok(got == texts and calls["cudaGraphInstantiate"] == 2, "a mask: the same bits, and no recording more", f"{got}\n{texts}\n{calls}")
+    h.ok("step 2: 'loss_mask' leaves no token as a target, update skipped" in said, "a mask: a step without targets is told", said)
+    ran = train(cpu, "masked-cpu", extra=extra)
+    want = h.metrics(h.work() / "masked-cpu")
+    for name, slots, words in (("masked", 1, None), ("masked-2", 2, ["zero.stage=2"]), ("masked-offload", 1, ["offload.optim=cpu"]),
+                               ("masked-parts", 2, ["parallel.pipeline=2"])):
+        if words is not None:
+            ran = train(job, name, slots, extra=[*extra, *words])
+        steps = h.metrics(h.work() / name) if ran.returncode == 0 else []
+        near = len(steps) == 5 and all(abs(a[k] - b[k]) <= LIMIT * abs(b[k]) for a, b in zip(steps, want) for k in ("loss", "grad_norm"))
+        h.ok(near, f"a mask, {words[0] if words else 'one device'}: within {LIMIT:g} of the CPU's", f"{steps}\n{want}\n{ran.stderr}")
+
+
 def products():
     """What ranks measured of matrix products is kept, and nothing is measured again."""
     job, _ = case_job("gpt2-tiny", stage=2)
@@ -369,6 +403,7 @@ h.ok(all(abs(float(a[k]) - float(b[k])) <= 1e-6 * abs(float(a[k])) for a, b in z
      "ZeRO 0 and 2 on 2 devices: within 1e-6", zero)
 graphs()
 graphs_follow()
+masked()
 profile()
 products()
 epilogues()

@@ -235,7 +235,7 @@ static inline int test_ask(struct test_run *run, unsigned rank, struct ds_engine
         if (rank == 0)
             run->result[so_far->told] = result;
         so_far->told++;
-        so_far->skipped += result.nonfinite > 0;
+        so_far->skipped += result.nonfinite > 0 || result.empty;
         if (rc == 0 && run->scales)
             rc = ds_scaler_update(&so_far->scaler, &run->job, result.nonfinite > 0, err);
     }
@@ -257,7 +257,7 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
                                            .seed = run->job.seed};
     struct ds_engine_lines lines = ds_engine_lines(engine);
     struct ds_data *data;
-    double eval = 0.0;
+    struct ds_eval_result eval = {0};
     int rc = ds_data_open(&data, &data_args, err);
 
     ds_scaler_init(&so_far.scaler, &run->job);
@@ -292,12 +292,12 @@ static inline int test_steps(struct test_run *run, unsigned rank, struct ds_engi
         rc = test_ask(run, rank, engine, 0, &so_far, err);
     if (rc == 0)
         rc = ds_engine_settle(engine, err);
-    if (rank == 0)
+    if (rc == 0 && rank == 0) /* else something may be under way */
         test_traffic(run, engine, true);
     if (rc == 0)
         rc = ds_engine_eval(engine, data, 0, &eval, err);
     if (rank == 0)
-        run->eval = eval;
+        run->eval = eval.loss;
     ds_data_close(data);
     return rc;
 }

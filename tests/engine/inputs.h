@@ -96,6 +96,57 @@ static inline const char *test_ids_file(uint32_t count)
     return test_ids_below(count, 257);
 }
 
+/* A file of samples, to be removed, and its mask where `counts` is not NULL: of id `place` of sample
+ * `sample`, 0, 1 or what is wrong. */
+struct test_samples {
+    uint64_t samples, sequence, vocab;
+    uint8_t (*counts)(uint64_t sample, uint64_t place);
+    char path[64];
+};
+
+static inline uint16_t test_sample_id(const struct test_samples *file, uint64_t sample,
+                                      uint64_t place)
+{
+    uint64_t at = sample * (file->sequence + 1) + place;
+
+    return (uint16_t)((((uint32_t)at * 2654435761u) >> 9) % file->vocab);
+}
+
+static inline const char *test_samples_write(struct test_samples *file)
+{
+    const uint64_t row = file->sequence + 1, ids = file->samples * row;
+    char header[256];
+    int len =
+        snprintf(header, sizeof(header),
+                 "{\"tokens\":{\"dtype\":\"U16\",\"shape\":[%ju,%ju],\"data_offsets\":[0,%ju]}",
+                 (uintmax_t)file->samples, (uintmax_t)row, (uintmax_t)(2 * ids));
+    FILE *out;
+
+    if (file->counts != NULL)
+        len += snprintf(header + len, sizeof(header) - (size_t)len,
+                        ",\"loss_mask\":{\"dtype\":\"U8\",\"shape\":[%ju,%ju],\"data_offsets\":"
+                        "[%ju,%ju]}",
+                        (uintmax_t)file->samples, (uintmax_t)row, (uintmax_t)(2 * ids),
+                        (uintmax_t)(3 * ids));
+    len += snprintf(header + len, sizeof(header) - (size_t)len, "}");
+    (void)snprintf(file->path, sizeof(file->path), "/tmp/dsrun-samples-XXXXXX.safetensors");
+    out = fdopen(mkstemps(file->path, 12), "wb");
+    cr_assert_not_null(out);
+    for (int i = 0; i < 8; i++)
+        (void)fputc(i == 0 ? len & 255 : i == 1 ? len >> 8 : 0, out);
+    (void)fputs(header, out);
+    for (uint64_t i = 0; i < ids; i++) {
+        uint16_t id = test_sample_id(file, i / row, i % row);
+
+        (void)fputc(id & 255, out);
+        (void)fputc(id >> 8, out);
+    }
+    for (uint64_t i = 0; file->counts != NULL && i < ids; i++)
+        (void)fputc(file->counts(i / row, i % row), out);
+    cr_assert_eq(fclose(out), 0);
+    return file->path;
+}
+
 struct test_case {
     const char *folder;
     struct ds_model_shape shape;

@@ -118,7 +118,7 @@ Test(graphs, a_device_that_records_nothing)
     const struct ds_device_args args = {.name = "cpu", .threads = 1};
     struct ds_plan plan = plan_of(DS_RECOMPUTE_NONE, 0, 1);
     struct counted counted = {0};
-    const struct ds_graph_work job = {.work = work, .user = &counted, .factor = 1.0f};
+    const struct ds_graph_work job = {.work = work, .user = &counted, .factor = {1.0f, 1.0f}};
     struct ds_device *device = NULL;
     struct ds_graphs graphs;
 

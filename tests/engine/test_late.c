@@ -70,7 +70,8 @@ static void check_same(struct test_run *hosts, const char *what)
         for (unsigned i = 0; i < hosts->steps; i++) {
             const struct ds_step_result *want = &hosts->result[i], *got = &late.result[i];
 
-            cr_assert(got->nonfinite == want->nonfinite && got->stop == want->stop,
+            cr_assert(got->nonfinite == want->nonfinite && got->stop == want->stop &&
+                          got->empty == want->empty,
                       "%s, step %u: %zu not finite for %zu", what, i, (size_t)got->nonfinite,
                       (size_t)want->nonfinite);
             cr_assert(want->bad == NULL ? got->bad == NULL : strcmp(got->bad, want->bad) == 0,
@@ -84,6 +85,37 @@ static void check_same(struct test_run *hosts, const char *what)
                       (size_t)late.traffic[op].bytes, ds_comm_op_name(op));
         test_run_release(&late);
     }
+}
+
+/* Of every third sample nothing counts, and of the others some places; of steps 2 and 3 of two ranks
+ * nothing does. */
+static uint8_t some(uint64_t sample, uint64_t place)
+{
+    return sample % 3 != 1 && (sample < 8 || sample >= 16) && (sample + place) % 4 == 0;
+}
+
+/* The factor of targets follows the loss scale and the mask. */
+Test(late, a_mask_gives_every_step_a_factor)
+{
+    struct test_samples file = {.samples = 48, .sequence = 17, .vocab = 97, .counts = some};
+    const char *path = test_samples_write(&file);
+
+    for (unsigned i = 0; i < 6; i++) {
+        struct test_run hosts = run_of(i % 2 == 0 ? DS_OPTIM_ADAMW : DS_OPTIM_LAMB,
+                                       (enum ds_compute)(i % 3), 2 + i % 2, i % 4);
+
+        hosts.tokens = path;
+        hosts.scales = i % 3 == DS_COMPUTE_FP16;
+        hosts.job.precision.scaler.init_power = 24;
+        hosts.job.precision.scaler.window = 2;
+        hosts.job.precision.scaler.hysteresis = 1;
+        hosts.job.precision.scaler.min = 1;
+        check_same(&hosts, "masked");
+        for (unsigned k = 0; i % 2 == 0 && k < hosts.steps; k++)
+            cr_assert(hosts.result[k].empty == (k == 2 || k == 3), "step %u of run %u", k, i);
+        test_run_release(&hosts);
+    }
+    (void)unlink(path);
 }
 
 Test(late, every_optimizer_at_every_stage)

@@ -4,8 +4,8 @@
  * fuzz_tokens.c - any bytes as a data file.
  *
  * The first byte chooses the file's name, the second the length of a sequence; the rest is the
- * file.  Whatever is accepted lies inside it: every sample can be read, or names the id that
- * cannot.
+ * file.  Whatever is accepted lies inside it: every sample can be read, or names the id or the mask
+ * that cannot; and has as many targets as are told.
  */
 #include <assert.h>
 #include <stddef.h>
@@ -19,6 +19,18 @@ enum { SEQUENCES = 64, SAMPLES_READ = 256 };
 
 static const char *const paths[] = {"a.txt", "a.bin", "a.u32.bin", "a.safetensors"};
 
+/* Of ids that could be read. */
+static void count_targets(const struct ds_tokens *tokens, const uint8_t *bytes, uint64_t first,
+                          const int32_t *ids, size_t n)
+{
+    uint64_t targets, negative = 0;
+    int rc = ds_tokens_targets(tokens, bytes, first, n, &targets, NULL);
+
+    for (size_t i = 0; i < n; i++)
+        negative += ids[i] < 0;
+    assert(rc == 0 && targets + negative == n && (tokens->mask_at != 0 || negative == 0));
+}
+
 static void read_samples(const struct ds_tokens *tokens, const uint8_t *bytes, uint64_t sequence)
 {
     uint64_t step = tokens->samples / SAMPLES_READ + 1;
@@ -31,7 +43,9 @@ static void read_samples(const struct ds_tokens *tokens, const uint8_t *bytes, u
 
         assert((rc == 0) == (err.text[0] == '\0'));
         for (uint64_t i = 0; rc == 0 && i <= sequence; i++)
-            assert(ids[i] >= 0 && ids[i] < 256);
+            assert(ids[i] >= -256 && ids[i] < 256);
+        if (rc == 0)
+            count_targets(tokens, bytes, sample * tokens->stride, ids, (size_t)sequence + 1);
     }
 }
 
@@ -53,6 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     width = ds_token_bytes(tokens.type);
     assert(tokens.at <= size - 2);
     assert(tokens.count <= (size - 2 - tokens.at) / width);
+    assert(tokens.mask_at <= size - 2 && tokens.count <= size - 2 - tokens.mask_at);
     assert(tokens.samples == 0 ||
            (tokens.samples - 1) * tokens.stride + sequence + 1 <= tokens.count);
     read_samples(&tokens, data + 2, sequence);

@@ -16,7 +16,7 @@ struct memory {
     struct ds_verdict verdict[2];
     double sums[2]; /* of squares, of LAMB's second pass */
     double row[MOST_RANKS * SUMS];
-    float factor;
+    float factor[DS_LOSS_FACTORS];
     float line[LINES][N]; /* p, g and two states */
     uint16_t low[N];
     float logits[2 * N], losses[2];
@@ -129,7 +129,7 @@ static struct ds_entry tree(const struct ds_entry *entry, size_t count)
 struct all_ranks {
     size_t ranks;
     bool bad, lost, behind, stop, differ; /* lost: the loss is not finite */
-    double clip;
+    double targets, clip;
     struct ds_scale_rule rule;
 };
 
@@ -165,15 +165,16 @@ static void check_verdict(const struct all_ranks *c, unsigned threads)
     const struct ds_verdict_args args = {.ranks = c->ranks,
                                          .entry = m->entry,
                                          .before = &m->verdict[0],
-                                         .tokens = 640.0,
+                                         .size = {640.0, c->targets},
                                          .clip = c->clip,
                                          .rule = c->rule,
                                          .verdict = &m->verdict[1],
-                                         .loss_factor = c->bad ? NULL : &m->factor};
+                                         .loss_factor = c->bad ? NULL : m->factor};
     const struct ds_verdict *got = &m->verdict[1];
     struct ds_entry all;
     double norm, scale = 1.0;
-    bool skip = c->bad || c->lost || (c->differ && c->ranks > 1);
+    bool bad = c->bad || (c->lost && c->targets > 0.0) || (c->differ && c->ranks > 1);
+    bool skip = bad || !(c->targets > 0.0);
 
     fill_entries(m, c);
     all = tree(m->entry, c->ranks);
@@ -184,19 +185,23 @@ static void check_verdict(const struct all_ranks *c, unsigned threads)
     cr_assert(ds_verdict(&args, ds_device_stream(device), NULL) == 0);
     cr_assert(memcmp(&got->all, &all, sizeof(all)) == 0, "%zu ranks", c->ranks);
     cr_assert(got->skip == skip && got->behind == c->behind, "%zu ranks", c->ranks);
-    cr_assert(skip ? isnan(got->grad_norm) : got->grad_norm == norm, "%zu ranks: %.17g for %.17g",
+    cr_assert(bad ? isnan(got->grad_norm) : got->grad_norm == norm, "%zu ranks: %.17g for %.17g",
               c->ranks, got->grad_norm, norm);
     cr_assert(got->grad_scale == (float)(scale / 1024.0), "%zu ranks", c->ranks);
-    cr_assert(c->lost ? isinf(got->loss) : got->loss == all.loss / 640.0);
+    if (c->targets > 0.0)
+        cr_assert(c->lost ? isinf(got->loss) : got->loss == all.loss / c->targets);
+    else
+        cr_assert(got->loss == 0.0, "nothing is a target");
     cr_assert(got->all.stop == c->stop && got->all.differs == (c->differ && c->ranks > 1));
     cr_assert(got->scale.iteration == 10);
-    /* 9 - 4 - 1 calm steps, twice the window */
+    /* 9 - 4 - 1 calm steps, twice the window; of a step without targets the scale knows nothing */
     cr_assert(got->scale.factor == (!c->rule.dynamic ? 1024.0
-                                    : skip           ? 512.0
+                                    : bad            ? 512.0
                                                      : 2048.0),
               "%g", got->scale.factor);
     cr_assert(got->loss_factor == (float)(got->scale.factor / 640.0));
-    cr_assert(m->factor == (c->bad ? 0.0f : got->loss_factor));
+    for (int i = 0; i < DS_LOSS_FACTORS; i++)
+        cr_assert(m->factor[i] == (c->bad ? 0.0f : got->loss_factor));
     ds_device_close(device);
     free(m);
 }
@@ -204,6 +209,7 @@ static void check_verdict(const struct all_ranks *c, unsigned threads)
 Test(verdict, all_ranks_are_added_along_the_tree)
 {
     static const size_t ranks[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 64, 127, MOST_RANKS};
+    static const double targets[] = {640.0, 1.0, 0.0, 333.0};
 
     for (size_t i = 0; i < sizeof(ranks) / sizeof(ranks[0]); i++)
         for (unsigned k = 0; k < 8; k++) {
@@ -214,6 +220,7 @@ Test(verdict, all_ranks_are_added_along_the_tree)
                 .behind = k % 2 == 1,
                 .stop = k == 3,
                 .differ = k == 4,
+                .targets = targets[(i + k) % 4],
                 .clip = k < 4    ? 1e-4
                         : k == 5 ? 1e9
                                  : 0.0,
@@ -221,6 +228,26 @@ Test(verdict, all_ranks_are_added_along_the_tree)
 
             check_verdict(&c, k % 3 + 1);
         }
+}
+
+Test(verdict, targets_are_tokens)
+{
+    static const double targets[] = {-1.0, 641.0, (double)NAN, (double)INFINITY};
+    struct ds_device *device = device_of(1);
+    struct memory *m = new_memory();
+    struct ds_verdict_args args = {.ranks = 1,
+                                   .entry = m->entry,
+                                   .before = &m->verdict[0],
+                                   .verdict = &m->verdict[1],
+                                   .size = {640.0, 640.0}};
+
+    cr_assert(ds_verdict(&args, ds_device_stream(device), NULL) == 0);
+    for (size_t i = 0; i < sizeof(targets) / sizeof(targets[0]); i++) {
+        args.size.targets = targets[i];
+        cr_assert(ds_verdict(&args, ds_device_stream(device), NULL) == -EINVAL, "%g", targets[i]);
+    }
+    ds_device_close(device);
+    free(m);
 }
 
 /* Rows of numbers of all ranks, of which each column is a sum by itself. */
@@ -419,9 +446,9 @@ Test(verdict, a_loss_reads_its_factor)
         struct ds_device *device = device_of(2);
         struct memory *want = new_memory(), *got = new_memory();
 
-        got->factor = 0.125f;
+        got->factor[0] = 0.125f;
         loss_of(want, NULL, 0.125f, ld, ds_device_stream(device));
-        loss_of(got, &got->factor, 0.0f, ld, ds_device_stream(device));
+        loss_of(got, got->factor, 0.0f, ld, ds_device_stream(device));
         cr_assert(memcmp(want->logits, got->logits, sizeof(want->logits)) == 0, "ld %zu", ld);
         cr_assert(want->logits[3] != 0.0f);
         ds_device_close(device);

@@ -170,7 +170,7 @@ int ds_fs_create_beside(const char *path, char *temp, struct ds_error *err)
         if (len < 0 || len >= DS_MAX_PATH)
             return ds_fail(err, ENAMETOOLONG, "cannot create '%s': %s", path,
                            strerror(ENAMETOOLONG));
-        fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+        fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
         if (fd >= 0)
             return fd;
         code = errno;

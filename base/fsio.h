@@ -38,7 +38,7 @@ int ds_fs_replace(const char *path, const void *bytes, size_t len, struct ds_err
     DS_NODISCARD;
 
 /* The same in two steps, for what is written bit by bit.  First a new file beside `path`, of a name
- * that nobody has: its descriptor, to write to, and the name in temp[DS_MAX_PATH]. */
+ * that nobody has: its descriptor, to write and to read, and the name in temp[DS_MAX_PATH]. */
 int ds_fs_create_beside(const char *path, char *temp, struct ds_error *err) DS_NODISCARD;
 /* Then, when it is synced and closed: it is `path` now.  Without `replace` a file that is there
  * stays: -EEXIST.  On failure `temp` is removed. */

@@ -79,6 +79,48 @@ static void print_summary(const struct ds_cli *cli, const struct ds_corpus_count
                  ds_cli_tokenizing_s(t), ds_cli_tokenizing_rate(t, count));
 }
 
+static void print_samples(const struct ds_cli *cli, const struct ds_corpus_count *count,
+                          const struct ds_cli_tokenizing *t)
+{
+    if (count->dropped > 0)
+        ds_log(DS_LOG_WARNING, "%ju characters have no token and were left out",
+               (uintmax_t)count->dropped);
+    if (count->passed > 0)
+        ds_log(DS_LOG_WARNING,
+               "%ju of %ju documents have nothing to train on within %ju tokens and were left out",
+               (uintmax_t)count->passed, (uintmax_t)count->documents, (uintmax_t)cli->sequence + 1);
+    if (cli->quiet)
+        return;
+    (void)printf("'%s': %ju samples of %ju tokens, %ju of them cut, %ju tokens, %ju to train on, "
+                 "%.1f s, %.1f MB/s\n",
+                 cli->arg[0], (uintmax_t)(count->documents - count->passed),
+                 (uintmax_t)cli->sequence + 1, (uintmax_t)count->cut, (uintmax_t)count->tokens,
+                 (uintmax_t)count->targets, ds_cli_tokenizing_s(t),
+                 ds_cli_tokenizing_rate(t, count));
+}
+
+/* Of samples, too, at least one. */
+static int commit(const struct ds_cli *cli, struct ds_token_writer *writer,
+                  const struct ds_corpus_count *count, struct ds_error *err)
+{
+    if (cli->sequence > 0 && count->documents == count->passed)
+        return ds_fail(err, EINVAL,
+                       "none of %ju documents has anything to train on within %ju tokens",
+                       (uintmax_t)count->documents, (uintmax_t)cli->sequence + 1);
+    return ds_token_writer_commit(writer, err);
+}
+
+static int open_writer(const struct ds_cli *cli, const struct ds_tokenizer *tokenizer,
+                       struct ds_token_writer *writer, struct ds_error *err)
+{
+    const char *path = cli->arg[0];
+    uint32_t vocab = ds_tokenizer_size(tokenizer);
+
+    return cli->sequence > 0 ? ds_token_writer_open_samples(writer, path, vocab, cli->sequence + 1,
+                                                            cli->force, err)
+                             : ds_token_writer_open(writer, path, vocab, cli->force, err);
+}
+
 static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tokenizer,
                         struct ds_error *err)
 {
@@ -88,7 +130,11 @@ static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tok
         .path = cli->arg + 1,
         .paths = cli->args - 1,
         .format = cli->text_format,
-        .key = cli->text_key == NULL ? "text" : cli->text_key,
+        .key = cli->text_key != NULL     ? cli->text_key
+               : cli->prompt_key != NULL ? "completion"
+                                         : "text",
+        .prompt = cli->prompt_key,
+        .length = cli->sequence > 0 ? cli->sequence + 1 : 0,
         .threads = cli->threads == 0 ? ds_cli_own_cores() : (unsigned)cli->threads,
         .go_on = ds_cli_tokenizing_go_on,
         .user = &live,
@@ -101,15 +147,17 @@ static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tok
     if (rc != 0)
         return rc;
     ds_cli_tokenizing_begin(&live, cli->quiet);
-    rc = ds_token_writer_open(&writer, cli->arg[0], ds_tokenizer_size(tokenizer), cli->force, err);
+    rc = open_writer(cli, tokenizer, &writer, err);
     type = writer.type;
     if (rc == 0)
         rc = ds_corpus_tokenize(&args, &writer, &count, err);
     if (rc == 0)
-        rc = ds_token_writer_commit(&writer, err);
+        rc = commit(cli, &writer, &count, err);
     ds_token_writer_abort(&writer);
     ds_cli_tokenizing_end(&live);
-    if (rc == 0)
+    if (rc == 0 && cli->sequence > 0)
+        print_samples(cli, &count, &live);
+    else if (rc == 0)
         print_summary(cli, &count, type, &live);
     return rc;
 }
@@ -124,6 +172,19 @@ static int tokenize(const struct ds_cli *cli)
         ds_log(DS_LOG_ERROR, "no tokenizer is given; name one with '--tokenizer FILE'");
         return DS_EXIT_USAGE;
     }
+    if (cli->prompt_key != NULL && cli->sequence == 0) {
+        ds_log(DS_LOG_ERROR,
+               "'--prompt-key' needs '--sequence': what is not trained on has a place "
+               "in samples alone");
+        return DS_EXIT_USAGE;
+    }
+    if (cli->sequence > 0 && ds_tokens_format(DS_DATA_AUTO, cli->arg[0]) != DS_DATA_SAMPLES) {
+        ds_log(DS_LOG_ERROR,
+               "'%s' would not be taken for samples; give it a name that ends in "
+               "'.safetensors'",
+               cli->arg[0]);
+        return DS_EXIT_USAGE;
+    }
     rc = ds_tokenizer_load(&tokenizer, cli->tokenizer, &err);
     if (rc == 0)
         rc = write_tokens(cli, tokenizer, &err);
@@ -136,7 +197,7 @@ static int tokenize(const struct ds_cli *cli)
 struct survey {
     struct ds_map map;
     struct ds_tokens tokens;
-    uint64_t distinct, separators, outside;
+    uint64_t distinct, separators, outside, targets;
     int32_t largest; /* -1: there is no id */
     uint8_t *seen;   /* a bit for each id */
     int32_t *block;
@@ -145,7 +206,7 @@ struct survey {
 static void count_block(struct survey *s, size_t n, uint32_t separator, uint32_t vocab)
 {
     for (size_t i = 0; i < n; i++) {
-        int32_t id = s->block[i];
+        int32_t id = s->block[i] < 0 ? ~s->block[i] : s->block[i];
         uint8_t bit = (uint8_t)(1u << (id & 7));
 
         if (id > s->largest)
@@ -176,6 +237,21 @@ static int count_all(struct survey *s, uint32_t separator, uint32_t vocab, struc
     return rc;
 }
 
+/* Of every sample behind its first id. */
+static int count_targets(struct survey *s, struct ds_error *err)
+{
+    int rc = 0;
+
+    for (uint64_t k = 0; rc == 0 && s->tokens.mask_at != 0 && k < s->tokens.samples; k++) {
+        uint64_t more = 0;
+
+        rc = ds_tokens_targets(&s->tokens, s->map.data, k * s->tokens.stride + 1,
+                               (size_t)s->tokens.stride - 1, &more, err);
+        s->targets += more;
+    }
+    return rc;
+}
+
 static void print_token(const struct ds_tokenizer *tokenizer, uint32_t id)
 {
     size_t len = 0;
@@ -186,13 +262,27 @@ static void print_token(const struct ds_tokenizer *tokenizer, uint32_t id)
     (void)printf("'%s'", shown);
 }
 
+static bool is_samples(const struct ds_cli *cli)
+{
+    return ds_tokens_format(DS_DATA_AUTO, cli->arg[0]) == DS_DATA_SAMPLES;
+}
+
 static void print_survey(const struct ds_cli *cli, const struct survey *s,
                          const struct ds_tokenizer *tokenizer, uint32_t separator)
 {
     (void)printf("file        %s, %zu bytes\n", cli->arg[0], s->map.len);
     (void)printf("format      %s, %zu bytes an id\n",
-                 s->tokens.at > 0 ? "header of llm.c" : "ids alone",
+                 is_samples(cli)    ? "samples"
+                 : s->tokens.at > 0 ? "header of llm.c"
+                                    : "ids alone",
                  ds_token_bytes(s->tokens.type));
+    if (is_samples(cli))
+        (void)printf("samples     %ju of %ju ids, for train.sequence %ju\n",
+                     (uintmax_t)s->tokens.samples, (uintmax_t)s->tokens.stride,
+                     (uintmax_t)s->tokens.stride - 1);
+    if (s->tokens.mask_at != 0)
+        (void)printf("targets     %ju of %ju\n", (uintmax_t)s->targets,
+                     (uintmax_t)(s->tokens.samples * (s->tokens.stride - 1)));
     (void)printf("tokens      %ju\n", (uintmax_t)s->tokens.count);
     if (s->tokens.count > 0)
         (void)printf("ids         %ju distinct, the largest %d\n", (uintmax_t)s->distinct,
@@ -217,7 +307,7 @@ static int print_text(const struct ds_tokenizer *tokenizer, const int32_t *ids, 
 
     ds_buf_init(&text, TEXT_BYTES);
     for (size_t i = 0; i < n; i++) {
-        uint32_t id = (uint32_t)ids[i];
+        uint32_t id = (uint32_t)(ids[i] < 0 ? ~ids[i] : ids[i]);
 
         ds_decode(tokenizer, &id, 1, begins && i == 0, &text);
     }
@@ -253,7 +343,7 @@ static int print_ids(const struct ds_cli *cli, const struct survey *s,
     if (rc == 0 && n > 0) {
         (void)printf("from %-6ju", (uintmax_t)cli->at);
         for (size_t i = 0; i < n; i++)
-            (void)printf(" %d", ids[i]);
+            (void)printf(ids[i] < 0 ? " [%d]" : " %d", ids[i] < 0 ? ~ids[i] : ids[i]);
         (void)printf("\n");
         if (tokenizer != NULL)
             rc = print_text(tokenizer, ids, n, cli->at == 0, err);
@@ -269,10 +359,12 @@ static int survey_file(const struct ds_cli *cli, const struct ds_tokenizer *toke
     int rc = ds_fs_map(cli->arg[0], &s->map, err);
 
     if (rc == 0)
-        rc = ds_error_context(err,
-                              ds_tokens_parse(&s->tokens, cli->arg[0], DS_DATA_TOKENS, s->map.data,
-                                              s->map.len, 1, err),
-                              "'%s'", cli->arg[0]);
+        rc =
+            ds_error_context(err,
+                             ds_tokens_parse(&s->tokens, cli->arg[0],
+                                             is_samples(cli) ? DS_DATA_SAMPLES : DS_DATA_TOKENS,
+                                             s->map.data, s->map.len, is_samples(cli) ? 0 : 1, err),
+                             "'%s'", cli->arg[0]);
     if (rc == 0 && tokenizer != NULL && cli->eot == NULL)
         separator = ds_tokenizer_separator(tokenizer);
     else if (rc == 0 && tokenizer != NULL)
@@ -281,6 +373,8 @@ static int survey_file(const struct ds_cli *cli, const struct ds_tokenizer *toke
         rc = ds_error_context(
             err, count_all(s, separator, tokenizer == NULL ? 0 : ds_tokenizer_size(tokenizer), err),
             "'%s'", cli->arg[0]);
+    if (rc == 0)
+        rc = ds_error_context(err, count_targets(s, err), "'%s'", cli->arg[0]);
     if (rc == 0) {
         print_survey(cli, s, tokenizer, separator);
         rc = print_ids(cli, s, tokenizer, err);

@@ -16,7 +16,7 @@
 struct work { /* one place of the ring */
     struct ds_stretch in;
     struct ds_ids ids;
-    uint64_t documents, text_bytes, dropped;
+    struct ds_corpus_count made;
     int rc; /* -EAGAIN: it cannot be cut at its end */
     struct ds_error err;
     bool done;
@@ -48,7 +48,7 @@ struct helper {
 
 static int end_document(const struct ds_corpus_args *args, struct work *w)
 {
-    w->documents++;
+    w->made.documents++;
     if (args->separator == DS_NO_TOKEN || ds_ids_put(&w->ids, args->separator) == 0)
         return 0;
     return ds_fail(&w->err, ENOMEM, "no memory for the tokens of a document");
@@ -73,7 +73,7 @@ static int encode_text(const struct ds_corpus_args *args, struct ds_encoder *enc
     if (rc != 0 && rc != -EAGAIN)
         return ds_error_context(&w->err, rc, "'%s' from byte %ju on", w->in.path,
                                 (uintmax_t)w->in.at);
-    w->text_bytes = text.end;
+    w->made.text_bytes = text.end;
     return rc == 0 && last ? end_document(args, w) : rc;
 }
 
@@ -85,32 +85,71 @@ static bool is_blank(const char *text, size_t len)
     return true;
 }
 
+/* The text at a key, which `option` names; `continued`: it goes on from another. */
+static int encode_value(struct ds_encoder *encoder, struct work *w, const json_t *root,
+                        const char *key, const char *option, bool continued)
+{
+    const json_t *value = json_object_get(root, key);
+    struct ds_encode_args text = {.text = json_string_value(value),
+                                  .len = json_string_length(value),
+                                  .end = json_string_length(value),
+                                  .continued = continued};
+
+    if (!json_is_string(value))
+        return value == NULL
+                   ? ds_fail(&w->err, EBADMSG, "there is no key '%s'; name the right one with %s",
+                             key, option)
+                   : ds_fail(&w->err, EBADMSG, "key '%s' is not a text", key);
+    w->made.text_bytes += text.len;
+    return ds_encode(encoder, &text, &w->ids, &w->err);
+}
+
+/* The ids from `begin` on become a sample, of which those before `target` are the prompt. */
+static int make_sample(const struct ds_corpus_args *args, struct work *w, size_t begin,
+                       size_t target)
+{
+    const size_t end = begin + (size_t)args->length, first = target > begin ? target : begin + 1;
+    const uint32_t filling = args->separator == DS_NO_TOKEN ? 0 : args->separator;
+
+    if (first >= w->ids.count || first >= end) {
+        w->ids.count = begin;
+        w->made.passed++;
+        return 0;
+    }
+    w->made.cut += w->ids.count > end;
+    w->ids.count = w->ids.count < end ? w->ids.count : end;
+    w->made.tokens += w->ids.count - begin;
+    w->made.targets += w->ids.count - first;
+    for (size_t i = begin; i < first; i++)
+        w->ids.id[i] = ~w->ids.id[i];
+    while (w->ids.count < end)
+        if (ds_ids_put(&w->ids, ~filling) != 0)
+            return ds_fail(&w->err, ENOMEM, "no memory for the tokens of a document");
+    return 0;
+}
+
 static int encode_line(const struct ds_corpus_args *args, struct ds_encoder *encoder,
                        struct work *w, const char *line, size_t len)
 {
+    const size_t begin = w->ids.count;
     json_error_t why;
     json_t *root = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
-    const json_t *value = json_object_get(root, args->key);
-    struct ds_encode_args text = {.text = json_string_value(value),
-                                  .len = json_string_length(value),
-                                  .end = json_string_length(value)};
-    int rc;
+    size_t target;
+    int rc = 0;
 
     if (root == NULL)
         return ds_fail(&w->err, EBADMSG, "column %d: %s", why.column, why.text);
     if (!json_is_object(root))
         rc = ds_fail(&w->err, EBADMSG, "a line must be an object, as {\"%s\": \"...\"}", args->key);
-    else if (!json_is_string(value))
-        rc = ds_fail(&w->err, EBADMSG,
-                     value == NULL ? "there is no key '%s'; name the right one with --key"
-                                   : "key '%s' is not a text",
-                     args->key);
-    else
-        rc = ds_encode(encoder, &text, &w->ids, &w->err);
-    if (rc == 0) {
-        w->text_bytes += text.len;
+    if (rc == 0 && args->prompt != NULL)
+        rc = encode_value(encoder, w, root, args->prompt, "--prompt-key", false);
+    target = w->ids.count;
+    if (rc == 0)
+        rc = encode_value(encoder, w, root, args->key, "--key", target > begin);
+    if (rc == 0)
         rc = end_document(args, w);
-    }
+    if (rc == 0 && args->length > 0)
+        rc = make_sample(args, w, begin, target);
     json_decref(root);
     return rc;
 }
@@ -138,10 +177,17 @@ static void encode(const struct ds_corpus_args *args, struct ds_encoder *encoder
     uint64_t dropped = ds_encoder_dropped(encoder);
 
     w->ids.count = 0;
-    w->documents = w->text_bytes = 0;
+    w->made = (struct ds_corpus_count){0};
     w->err = (struct ds_error){0};
-    w->rc = w->in.lines ? encode_lines(args, encoder, w) : encode_text(args, encoder, w);
-    w->dropped = ds_encoder_dropped(encoder) - dropped;
+    if (args->length > 0 && !w->in.lines)
+        w->rc = ds_fail(&w->err, EINVAL,
+                        "'%s' is text, and samples are of JSON lines; say '--format jsonl' where "
+                        "it has them",
+                        w->in.path);
+    else
+        w->rc = w->in.lines ? encode_lines(args, encoder, w) : encode_text(args, encoder, w);
+    w->made.tokens = args->length > 0 ? w->made.tokens : w->ids.count;
+    w->made.dropped = ds_encoder_dropped(encoder) - dropped;
 }
 
 /* --- threads --------------------------------------------------------------------------------- */
@@ -236,10 +282,13 @@ static int put(struct corpus *c, const struct work *w, struct ds_error *err)
 {
     int rc = ds_token_writer_put(c->writer, w->ids.id, w->ids.count, err);
 
-    c->count->documents += w->documents;
-    c->count->tokens += w->ids.count;
-    c->count->text_bytes += w->text_bytes;
-    c->count->dropped += w->dropped;
+    c->count->documents += w->made.documents;
+    c->count->tokens += w->made.tokens;
+    c->count->targets += w->made.targets;
+    c->count->cut += w->made.cut;
+    c->count->passed += w->made.passed;
+    c->count->text_bytes += w->made.text_bytes;
+    c->count->dropped += w->made.dropped;
     return rc;
 }
 

@@ -106,21 +106,25 @@ static int token_type(enum ds_dtype dtype, enum ds_token_type *type)
 static int take_rows(struct ds_tokens *tokens, const struct ds_safetensors *file,
                      const struct ds_safetensor *tensor, uint64_t sequence, struct ds_error *err)
 {
+    const uint64_t row = tensor->ndim == 0 ? 0 : tensor->shape[tensor->ndim - 1];
     char shape[DS_SHAPE_TEXT];
     enum ds_token_type type;
 
     if (token_type((enum ds_dtype)tensor->dtype, &type) != 0)
         return ds_fail(err, EINVAL, "tensor 'tokens' is %s, it must be I32, I64 or U16",
                        tensor->dtype_name);
-    if (tensor->ndim == 0 || tensor->shape[tensor->ndim - 1] != sequence + 1)
+    if (sequence == 0 && (row < 2 || row > DS_MAX_CONTEXT + 1))
+        return ds_fail(err, EINVAL, "tensor 'tokens' is %s, its last dimension is no sample's",
+                       ds_shape_text(tensor->shape, tensor->ndim, shape));
+    if (sequence > 0 && row != sequence + 1)
         return ds_fail(err, EINVAL,
                        "tensor 'tokens' is %s, its last dimension must be train.sequence + 1 = %ju",
                        ds_shape_text(tensor->shape, tensor->ndim, shape), (uintmax_t)sequence + 1);
     *tokens = (struct ds_tokens){.type = type,
                                  .at = file->data_at + tensor->begin,
                                  .count = tensor->elems,
-                                 .stride = sequence + 1,
-                                 .samples = tensor->elems / (sequence + 1)};
+                                 .stride = row,
+                                 .samples = tensor->elems / row};
     return 0;
 }
 
@@ -168,8 +172,9 @@ int ds_tokens_parse(struct ds_tokens *tokens, const char *path, enum ds_data_for
 {
     int rc = 0;
 
-    assert(sequence >= 1 && sequence <= DS_MAX_CONTEXT);
-    switch (ds_tokens_format(format, path)) {
+    format = ds_tokens_format(format, path);
+    assert((sequence >= 1 || format == DS_DATA_SAMPLES) && sequence <= DS_MAX_CONTEXT);
+    switch (format) {
     case DS_DATA_SAMPLES: return parse_samples(tokens, bytes, len, sequence, err);
     case DS_DATA_TOKENS: rc = parse_stream(tokens, path, bytes, len, err); break;
     default: *tokens = (struct ds_tokens){.type = DS_TOKEN_U8, .count = len};

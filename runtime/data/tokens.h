@@ -47,7 +47,8 @@ struct ds_tokens { /* plain data */
 enum ds_data_format ds_tokens_format(enum ds_data_format format, const char *path);
 
 /* Understand the `len` bytes of a file called `path` for samples of `sequence` + 1 ids
- * (1 <= sequence <= DS_MAX_CONTEXT).  A stream too short for one sample has 0 samples.
+ * (1 <= sequence <= DS_MAX_CONTEXT; 0: of DS_DATA_SAMPLES, as many as the file says).  A stream too
+ * short for one sample has 0 samples.
  * Errors   EBADMSG damaged, EINVAL wrong shape or type of `tokens` or `loss_mask`, ENOMEM; without
  *          the path. */
 int ds_tokens_parse(struct ds_tokens *tokens, const char *path, enum ds_data_format format,

@@ -57,19 +57,22 @@ Test(data_faults, open)
 static struct ds_tokenizer *tokenizer;
 static const char *inputs[2];
 
-/* Text and lines to ids, in small stretches, by one thread beside this one. */
-static int tokenize(struct ds_error *err)
+/* Text and lines to ids, in small stretches, by one thread beside this one; or lines to samples. */
+static int tokenize_to(uint64_t length, struct ds_error *err)
 {
     const struct ds_corpus_args args = {.tokenizer = tokenizer,
-                                        .path = inputs,
-                                        .paths = 2,
+                                        .path = inputs + (length > 0),
+                                        .paths = length > 0 ? 1 : 2,
                                         .key = "text",
+                                        .length = length,
                                         .separator = 5,
                                         .threads = 1,
                                         .stretch_bytes = 16};
     struct ds_token_writer writer;
     struct ds_corpus_count count;
-    int rc = ds_token_writer_open(&writer, tempdir_path("out.bin"), 1000, true, err);
+    const char *out = tempdir_path("out.bin");
+    int rc = length > 0 ? ds_token_writer_open_samples(&writer, out, 1000, length, true, err)
+                        : ds_token_writer_open(&writer, out, 1000, true, err);
 
     if (rc == 0)
         rc = ds_corpus_tokenize(&args, &writer, &count, err);
@@ -77,6 +80,16 @@ static int tokenize(struct ds_error *err)
         rc = ds_token_writer_commit(&writer, err);
     ds_token_writer_abort(&writer);
     return rc;
+}
+
+static int tokenize(struct ds_error *err)
+{
+    return tokenize_to(0, err);
+}
+
+static int make_samples(struct ds_error *err)
+{
+    return tokenize_to(7, err);
 }
 
 static size_t names_in(const char *path)
@@ -107,12 +120,14 @@ Test(data_faults, tokenize)
     inputs[0] = text;
     inputs[1] = lines;
     cr_assert_eq(ds_tokenizer_load(&tokenizer, "tests/reference/tokenizers/gpt2.json", NULL), 0);
-    for (size_t k = 0; k < 2; k++) {
+    for (size_t k = 0; k < 4; k++) {
         struct faults_round r = {0};
+        int code = kinds[k % 2].code;
 
-        faults_kinds = kinds[k].kind;
-        while (faults_round(&r, kinds[k].code, tokenize)) {
-            cr_assert(r.hit ? r.rc == -kinds[k].code && r.err.text[0] != '\0' : r.rc == 0,
+        faults_kinds = kinds[k % 2].kind;
+        (void)unlink(tempdir_path("out.bin"));
+        while (faults_round(&r, code, k < 2 ? tokenize : make_samples)) {
+            cr_assert(r.hit ? r.rc == -code && r.err.text[0] != '\0' : r.rc == 0,
                       "call %u of kind %zu: %d %s", r.n, k, r.rc, r.err.text);
             cr_assert_eq(names_in(tempdir), access(tempdir_path("out.bin"), F_OK) == 0 ? 3 : 2,
                          "call %u leaves something", r.n);

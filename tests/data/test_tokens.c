@@ -236,6 +236,33 @@ Test(tokens, samples)
     }
 }
 
+/* As many as the file says, where nobody asks for some. */
+Test(tokens, samples_of_any_length)
+{
+    static const struct {
+        const char *header;
+        int rc;
+    } cases[] = {
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", 0},
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[6,1],\"data_offsets\":[0,24]}}", -EINVAL},
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[2,0],\"data_offsets\":[0,0]}}", -EINVAL},
+        {"{\"tokens\":{\"dtype\":\"I32\",\"shape\":[],\"data_offsets\":[0,4]}}", -EINVAL},
+    };
+    unsigned char bytes[512];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        static const size_t data[] = {24, 24, 0, 4};
+        size_t len = safetensors(bytes, cases[i].header, data[i]);
+        struct ds_error err = {0};
+        struct ds_tokens tokens;
+
+        cr_assert_eq(parse(&tokens, "a.safetensors", bytes, len, 0, &err), cases[i].rc,
+                     "case %zu: %s", i, err.text);
+        if (cases[i].rc == 0)
+            cr_assert(tokens.stride == 3 && tokens.samples == 2);
+    }
+}
+
 Test(tokens, samples_of_wrong_kind)
 {
     static const struct {

@@ -59,12 +59,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2)
         return 0;
     sequence = data[1] % SEQUENCES + 1U;
+    if (data[0] % 4 == 3 && data[1] == UINT8_MAX)
+        sequence = 0; /* as many as the file says */
     if (ds_tokens_parse(&tokens, paths[data[0] % 4], DS_DATA_AUTO, data + 2, size - 2, sequence,
                         &err) != 0) {
         assert(err.text[0] != '\0');
         return 0;
     }
     width = ds_token_bytes(tokens.type);
+    sequence = sequence == 0 ? tokens.stride - 1 : sequence;
+    if (sequence > SEQUENCES)
+        return 0;
     assert(tokens.at <= size - 2);
     assert(tokens.count <= (size - 2 - tokens.at) / width);
     assert(tokens.mask_at <= size - 2 && tokens.count <= size - 2 - tokens.mask_at);

@@ -181,6 +181,9 @@ Test(masked, trains_alike_however_ranks_share)
         {.wire16 = true, .data = 2, .compute = DS_COMPUTE_BF16},
         {.experts = 4, .each = 2, .data = 2, .stage = 2},
         {.experts = 4, .each = 2, .sharers = 2},
+        {.experts = 4, .each = 2, .data = 2, .divide = 2, .stage = 1},
+        {.window = 5, .separator = 3, .sharers = 2, .data = 2, .passes = 1},
+        {.separator = 3, .parts = 2, .tensor = 2},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i += TEST_EVERY)

@@ -34,6 +34,7 @@ struct attention_shape {
     unsigned together; /* heads that a grid works on at a time: work_of() */
     struct drop_rule drop;
     unsigned drop_heads, drop_head; /* of all the attention; the first one here among them */
+    const unsigned *low;            /* [batch, seq], or NULL */
 };
 
 template <class Args> static inline struct attention_shape attention_shape_of(const Args *a)
@@ -51,6 +52,7 @@ template <class Args> static inline struct attention_shape attention_shape_of(co
     s.drop = drop_rule_of(a->drop.rate, a->drop.seed, a->drop.stream, a->drop.first);
     s.drop_heads = (unsigned)(a->drop.heads != 0 ? a->drop.heads : a->heads);
     s.drop_head = (unsigned)a->drop.head;
+    s.low = a->low;
     s.words = a->head_size % PACK == 0 && (uintptr_t)a->qkv % 16 == 0;
     return s;
 }
@@ -158,6 +160,41 @@ static __device__ __forceinline__ float keep_of(const struct attention_shape &s,
 
     draw(s.drop, draws + key / 4, word);
     return kept(s.drop, pick(word, key));
+}
+
+/* --- what queries see --------------------------------------------------------------------------*/
+
+/* With CUT, as template parameter of kernels too, queries see keys from one on; of a query behind
+ * the last one it is that of the last. */
+template <bool CUT>
+static __device__ __forceinline__ unsigned first_key(const struct attention_shape &s, unsigned b,
+                                                     unsigned t)
+{
+    unsigned query = t < s.seq ? t : s.seq - 1, low;
+
+    if (!CUT)
+        return 0;
+    low = s.low[(size_t)b * s.seq + query];
+    return low < query ? low : query;
+}
+
+/* Of `tiles` tiles of `rows` queries from `begin` on, those before the first that sees none of the
+ * `keys` keys from there on.  The first one sees some. */
+static __device__ __forceinline__ unsigned tiles_that_see(const struct attention_shape &s,
+                                                          unsigned b, unsigned begin, unsigned keys,
+                                                          unsigned rows, unsigned tiles)
+{
+    unsigned sees = 0, past = tiles;
+
+    while (past - sees > 1) {
+        unsigned middle = sees + (past - sees) / 2;
+
+        if (first_key<true>(s, b, begin + middle * rows) < begin + keys)
+            sees = middle;
+        else
+            past = middle;
+    }
+    return past;
 }
 
 /* --- tiles -------------------------------------------------------------------------------------*/

@@ -55,12 +55,14 @@ struct row_stats {
     const float *lse, *dots; /* of one head, [T] */
 };
 
-/* s: scores of queries by keys, to gradients of scores; dp: gradients of weights. */
+/* s: scores of queries by keys, to gradients of scores; dp: gradients of weights.  `low`: the first
+ * keys that the lane's rows see. */
 template <int MT>
 static __device__ __forceinline__ void score_gradients(float (&s)[MT][FLASH_KEYS / 8][4],
                                                        const float (&dp)[MT][FLASH_KEYS / 8][4],
                                                        const float (&lse)[MT][2],
-                                                       const float (&dot)[MT][2], unsigned query,
+                                                       const float (&dot)[MT][2],
+                                                       const unsigned (&low)[MT][2], unsigned query,
                                                        unsigned key, float scale)
 {
     unsigned lane = threadIdx.x % WARP;
@@ -71,8 +73,9 @@ static __device__ __forceinline__ void score_gradients(float (&s)[MT][FLASH_KEYS
         for (int n = 0; n < FLASH_KEYS / 8; n++) {
             DS_UNROLL
             for (int e = 0; e < 4; e++) {
+                unsigned column = key + n * 8 + lane % 4 * 2 + e % 2;
                 bool seen =
-                    key + n * 8 + lane % 4 * 2 + e % 2 <= query + m * 16 + lane / 4 + e / 2 * 8;
+                    column <= query + m * 16 + lane / 4 + e / 2 * 8 && column >= low[m][e / 2];
                 float p = ptx_exp2(s[m][n][e] * (scale * DS_LOG2E) - lse[m][e / 2]);
 
                 s[m][n][e] = seen ? p * (dp[m][n][e] - dot[m][e / 2]) * scale : 0.0f;
@@ -81,7 +84,7 @@ static __device__ __forceinline__ void score_gradients(float (&s)[MT][FLASH_KEYS
     }
 }
 
-template <class T, int D, int MT, bool DROP>
+template <class T, int D, int MT, bool DROP, bool CUT>
 static __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dq(struct attention_shape s, const T *qkv, const T *dout, struct row_stats stats, T *dqkv)
 {
@@ -94,12 +97,14 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     unsigned begin = tile * ROWS, end = begin + ROWS < s.seq ? begin + ROWS : s.seq;
     unsigned lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16 * MT, query = begin + row;
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
+    unsigned from = first_key<CUT>(s, b, begin) / FLASH_KEYS * FLASH_KEYS;
+    unsigned low[MT][2], least = first_key<CUT>(s, b, query); /* of the warp's rows */
     float dq[MT][D / 8][4] = {}, lse[MT][2], dot[MT][2];
 
     load_tile<T, D, ROWS>(q, s, qkv + query_at(s, b, h), s.ld, begin);
     load_tile<T, D, ROWS>(g, s, dout + out_at(s, b, h), out_ld(s), begin);
-    load_tile<T, D, FLASH_KEYS>(k, s, keys, s.ld, 0);
-    load_tile<T, D, FLASH_KEYS>(v, s, values, s.ld, 0);
+    load_tile<T, D, FLASH_KEYS>(k, s, keys, s.ld, from);
+    load_tile<T, D, FLASH_KEYS>(v, s, values, s.ld, from);
     ptx_commit();
     for (int i = 0; i < 2 * MT; i++) {
         unsigned t = query + i / 2 * 16 + lane / 4 + i % 2 * 8;
@@ -107,8 +112,9 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
 
         lse[i / 2][i % 2] = t < s.seq ? stats.lse[at] * DS_LOG2E : 0.0f;
         dot[i / 2][i % 2] = t < s.seq ? stats.dots[at] : 0.0f;
+        low[i / 2][i % 2] = first_key<CUT>(s, b, t);
     }
-    for (unsigned key = 0, stage = 0; key < end; key += FLASH_KEYS, stage ^= 1) {
+    for (unsigned key = from, stage = 0; key < end; key += FLASH_KEYS, stage ^= 1) {
         if (key + FLASH_KEYS < end) {
             load_tile<T, D, FLASH_KEYS>(k + (stage ^ 1) * TILE, s, keys, s.ld, key + FLASH_KEYS);
             load_tile<T, D, FLASH_KEYS>(v + (stage ^ 1) * TILE, s, values, s.ld, key + FLASH_KEYS);
@@ -116,14 +122,14 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
         ptx_commit();
         ptx_wait<1>();
         __syncthreads();
-        if (key < query + 16 * MT) {
+        if (key < query + 16 * MT && (!CUT || key + FLASH_KEYS > least)) {
             float p[MT][FLASH_KEYS / 8][4] = {}, dp[MT][FLASH_KEYS / 8][4] = {};
 
             by_transposed<T, D, FLASH_KEYS>(p, q, row, k + stage * TILE);
             by_transposed<T, D, FLASH_KEYS>(dp, g, row, v + stage * TILE);
             if (DROP)
                 drop_weights(dp, s, b, h, query, key);
-            score_gradients(p, dp, lse, dot, query, key, s.scale);
+            score_gradients(p, dp, lse, dot, low, query, key, s.scale);
             by_rows<T, D, FLASH_KEYS>(dq, p, k + stage * TILE);
         }
         __syncthreads(); /* before the tile is overwritten */
@@ -131,15 +137,17 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     store_rows<T, D>(q, row, dq, s, dqkv + query_at(s, b, h), s.ld, query);
 }
 
-/* Tiles of queries, their gradients of outputs, and the statistics of their rows. */
-template <class T, int D, int ROWS> struct query_tile {
-    static constexpr size_t BYTES = 2 * ROWS * D * sizeof(T) + 2 * ROWS * sizeof(float);
+/* Tiles of queries, their gradients of outputs, and numbers of their rows: statistics and, where
+ * they are CUT, the first keys that they see. */
+template <class T, int D, int ROWS, bool CUT> struct query_tile {
+    static constexpr size_t BYTES = 2 * ROWS * D * sizeof(T) + (CUT ? 3 : 2) * ROWS * sizeof(float);
     T *q, *g;
     float *lse, *dots;
+    unsigned *low;
 
     __device__ explicit query_tile(char *at)
         : q((T *)(void *)at), g(q + ROWS * D), lse((float *)(void *)(g + ROWS * D)),
-          dots(lse + ROWS)
+          dots(lse + ROWS), low((unsigned *)(void *)(dots + ROWS))
     {
     }
 
@@ -156,15 +164,18 @@ template <class T, int D, int ROWS> struct query_tile {
             at += there ? first + i : 0;
             ptx_copy4(lse + i, stats.lse + at, there);
             ptx_copy4(dots + i, stats.dots + at, there);
+            if (CUT)
+                ptx_copy4(low + i, s.low + (size_t)b * s.seq + (there ? first + i : 0), there);
         }
     }
 };
 
 /* p: scores of keys by queries, to weights; dp: gradients of weights, to those of scores. */
-template <int ROWS, bool DROP>
+template <int ROWS, bool DROP, bool CUT>
 static __device__ __forceinline__ void transposed_gradients(
     float (&p)[1][ROWS / 8][4], float (&dp)[1][ROWS / 8][4], const float *lse, const float *dots,
-    const struct attention_shape &s, unsigned b, unsigned h, unsigned key, unsigned query)
+    const unsigned *low, const struct attention_shape &s, unsigned b, unsigned h, unsigned key,
+    unsigned query)
 {
     unsigned lane = threadIdx.x % WARP;
 
@@ -177,18 +188,20 @@ static __device__ __forceinline__ void transposed_gradients(
             float keep = DROP ? keep_of(s, draws_at(s, b, h, query + column), row) : 1.0f;
             bool seen = row <= query + column;
 
+            if (CUT) /* whatever `low` says, a query sees itself */
+                seen = seen && (row >= low[column] || row == query + column);
             p[0][n][e] = seen ? w * keep : 0.0f;
             dp[0][n][e] = seen ? w * (dp[0][n][e] * keep - dots[column]) * s.scale : 0.0f;
         }
     }
 }
 
-template <class T, int D, int ROWS, bool DROP>
+template <class T, int D, int ROWS, bool DROP, bool CUT>
 static __global__ void __launch_bounds__(FLASH_THREADS)
     flash_dkv(struct attention_shape s, const T *qkv, const T *dout, struct row_stats stats,
               T *dqkv)
 {
-    typedef query_tile<T, D, ROWS> tile;
+    typedef query_tile<T, D, ROWS, CUT> tile;
     DS_DYN_SHARED(T, k);
     T *v = k + FLASH_KEYS * D;
     char *stages = (char *)(v + FLASH_KEYS * D);
@@ -203,6 +216,10 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     load_tile<T, D, FLASH_KEYS>(v, s, qkv + value_at(s, b, kv), s.ld, begin);
     tile(stages).load(s, qkv, dout, stats, b, kv * s.group, begin);
     ptx_commit();
+    if (CUT) {
+        tiles = tiles_that_see(s, b, begin, FLASH_KEYS, ROWS, tiles);
+        all = tiles * s.group;
+    }
     for (unsigned i = 0; i < all; i++) {
         unsigned query = begin + i % tiles * ROWS, h = kv * s.group + i / tiles, next = i + 1;
         tile now(stages + i % 2 * tile::BYTES), then(stages + next % 2 * tile::BYTES);
@@ -218,7 +235,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
 
             by_transposed<T, D, ROWS>(p, k, row, now.q);
             by_transposed<T, D, ROWS>(dp, v, row, now.g);
-            transposed_gradients<ROWS, DROP>(p, dp, now.lse, now.dots, s, b, h, key, query);
+            transposed_gradients<ROWS, DROP, CUT>(p, dp, now.lse, now.dots, now.low, s, b, h, key,
+                                                  query);
             by_rows<T, D, ROWS>(dv, p, now.g);
             by_rows<T, D, ROWS>(dk, dp, now.q);
         }
@@ -228,42 +246,50 @@ static __global__ void __launch_bounds__(FLASH_THREADS)
     store_rows<T, D>(v, row, dv, s, dqkv + value_at(s, b, kv), s.ld, key);
 }
 
-template <class T, int D, int MT, int ROWS, bool DROP>
+template <class T, int D, int MT, int ROWS, bool DROP, bool CUT>
 static int start(const struct ds_attention_bwd_args *a, struct attention_shape s,
                  struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
 {
     constexpr unsigned QUERIES = FLASH_WARPS * 16 * MT;
     constexpr size_t SHARED_DQ = (2 * QUERIES + 4 * FLASH_KEYS) * D * sizeof(T);
     constexpr size_t SHARED_DKV =
-        2 * FLASH_KEYS * D * sizeof(T) + 2 * query_tile<T, D, ROWS>::BYTES;
+        2 * FLASH_KEYS * D * sizeof(T) + 2 * query_tile<T, D, ROWS, CUT>::BYTES;
     unsigned dq_grid = (s.seq + QUERIES - 1) / QUERIES * s.batch * s.heads;
     unsigned dkv_grid = (s.seq + FLASH_KEYS - 1) / FLASH_KEYS * s.batch * s.kv_heads;
     const T *qkv = (const T *)a->qkv, *dout = (const T *)a->dout;
     T *dqkv = (T *)a->dqkv;
-    int rc = allow_shared(flash_dq<T, D, MT, DROP>, SHARED_DQ, err);
+    int rc = allow_shared(flash_dq<T, D, MT, DROP, CUT>, SHARED_DQ, err);
 
     if (rc == 0)
-        rc = allow_shared(flash_dkv<T, D, ROWS, DROP>, SHARED_DKV, err);
+        rc = allow_shared(flash_dkv<T, D, ROWS, DROP, CUT>, SHARED_DKV, err);
     if (rc != 0)
         return rc;
     s.together = heads_by_keys(s);
-    DS_LAUNCH((flash_dq<T, D, MT, DROP>), dq_grid, FLASH_THREADS, SHARED_DQ, stream_of(stream), s,
-              qkv, dout, stats, dqkv);
-    s.together = heads_by_queries(s);
-    DS_LAUNCH((flash_dkv<T, D, ROWS, DROP>), dkv_grid, FLASH_THREADS, SHARED_DKV, stream_of(stream),
+    DS_LAUNCH((flash_dq<T, D, MT, DROP, CUT>), dq_grid, FLASH_THREADS, SHARED_DQ, stream_of(stream),
               s, qkv, dout, stats, dqkv);
+    s.together = heads_by_queries(s);
+    DS_LAUNCH((flash_dkv<T, D, ROWS, DROP, CUT>), dkv_grid, FLASH_THREADS, SHARED_DKV,
+              stream_of(stream), s, qkv, dout, stats, dqkv);
     return launched("attention_bwd", err);
+}
+
+template <class T, bool CUT>
+static int start_drop(const struct ds_attention_bwd_args *a, struct attention_shape s,
+                      struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
+{
+    if (a->drop.rate > 0.0)
+        return s.size <= 64 ? start<T, 64, 1, 32, true, CUT>(a, s, stats, stream, err)
+                            : start<T, 128, 1, 32, true, CUT>(a, s, stats, stream, err);
+    return s.size <= 64 ? start<T, 64, 1, 64, false, CUT>(a, s, stats, stream, err)
+                        : start<T, 128, 1, 32, false, CUT>(a, s, stats, stream, err);
 }
 
 template <class T>
 static int flash_bwd(const struct ds_attention_bwd_args *a, struct attention_shape s,
                      struct row_stats stats, struct ds_stream *stream, struct ds_error *err)
 {
-    if (a->drop.rate > 0.0)
-        return s.size <= 64 ? start<T, 64, 1, 32, true>(a, s, stats, stream, err)
-                            : start<T, 128, 1, 32, true>(a, s, stats, stream, err);
-    return s.size <= 64 ? start<T, 64, 1, 64, false>(a, s, stats, stream, err)
-                        : start<T, 128, 1, 32, false>(a, s, stats, stream, err);
+    return a->low != NULL ? start_drop<T, true>(a, s, stats, stream, err)
+                          : start_drop<T, false>(a, s, stats, stream, err);
 }
 
 extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
@@ -272,9 +298,6 @@ extern "C" int ds__cuda_attention_bwd(const struct ds_attention_bwd_args *a,
     struct attention_shape s = attention_shape_of(a);
     bool done = false;
     void *dots;
-
-    if (a->low != NULL)
-        return ds_fail(err, ENOTSUP, "attention on CUDA lacks keys from one on");
     int rc = ds__cuda_sdpa_bwd(a, (struct ds_cuda_stream *)stream, &done, err);
 
     if (rc == 0 && !done)

@@ -70,20 +70,21 @@ static __device__ __forceinline__ float cached_score(const float *query, const T
     return sum;
 }
 
-/* A warp's share of the `seen` first keys of a head; the cache's head begins at keys and values. */
+/* A warp's share of keys low .. seen - 1 of a head; the cache's head begins at keys and values. */
 template <class T>
 static __device__ __forceinline__ void cached_split(const struct cached_room &w, unsigned size,
-                                                    size_t seen, const T *keys, const T *values)
+                                                    size_t low, size_t seen, const T *keys,
+                                                    const T *values)
 {
     unsigned lane = threadIdx.x % WARP, split = threadIdx.x / WARP;
     float out[COLUMNS] = {}, max = -INFINITY, sum = 0.0f, *weights = w.weights + split * WARP;
 
-    for (size_t first = split * WARP; first < seen; first += BLOCK) {
+    for (size_t first = low / WARP * WARP + split * WARP; first < seen; first += BLOCK) {
         unsigned rows = seen - first < WARP ? (unsigned)(seen - first) : (unsigned)WARP;
         size_t key = first + lane, tile = key / DS_CACHE_TILE * DS_CACHE_TILE;
         float score = -INFINITY, top, shrink, p;
 
-        if (lane < rows)
+        if (lane < rows && key >= low)
             score = cached_score(w.query, keys + tile * size + key % DS_CACHE_TILE, size);
         top = fmaxf(max, largest_of_warp(score));
         shrink = expf(max - top);
@@ -112,7 +113,8 @@ static __device__ __forceinline__ void cached_split(const struct cached_room &w,
     }
 }
 
-template <class T>
+/* With CUT rows see a window. */
+template <class T, bool CUT>
 static __global__ void __launch_bounds__(BLOCK)
     cached(struct ds_attention_cached_args a, const T *qkv, const T *keys, const T *values, T *out)
 {
@@ -120,13 +122,14 @@ static __global__ void __launch_bounds__(BLOCK)
     unsigned size = (unsigned)a.head_size;
     struct cached_room w = cached_room_of(shared, size);
     size_t t = blockIdx.x / a.heads, head = blockIdx.x % a.heads;
-    size_t at = head / (a.heads / a.kv_heads) * a.room * size;
+    size_t at = head / (a.heads / a.kv_heads) * a.room * size, seen = a.first + t + 1;
+    size_t low = CUT && a.window < seen ? seen - a.window : 0;
     float max = -INFINITY, sum = 0.0f;
 
     for (unsigned i = threadIdx.x; i < size; i += BLOCK)
         w.query[i] = widen(qkv[(t * (a.heads + 2 * a.kv_heads) + head) * size + i]) * a.scale;
     __syncthreads();
-    cached_split(w, size, a.first + t + 1, keys + at, values + at);
+    cached_split(w, size, low, seen, keys + at, values + at);
     __syncthreads();
     for (unsigned split = 0; split < SPLITS; split++)
         max = fmaxf(max, w.max[split]);
@@ -141,14 +144,19 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
+template <class T, bool CUT>
+static void start_rows(const struct ds_attention_cached_args *a, unsigned blocks,
+                       cudaStream_t queue)
+{
+    DS_LAUNCH((cached<T, CUT>), blocks, BLOCK, cached_room_bytes(a->head_size), queue, *a,
+              (const T *)a->qkv, (const T *)a->keys, (const T *)a->values, (T *)a->out);
+}
+
 extern "C" int ds__cuda_attention_cached(const struct ds_attention_cached_args *a,
                                          struct ds_stream *stream, struct ds_error *err)
 {
     cudaStream_t queue = stream_of(stream);
     size_t blocks = a->seq * a->heads;
-
-    if (a->window != 0)
-        return ds_fail(err, ENOTSUP, "attention on CUDA lacks windows");
     if (a->head_size > PLAIN_MAX || blocks > INT32_MAX)
         return ds_fail(err, ENOTSUP,
                        "%zu rows and heads of %zu elements: attention against a cache on CUDA has "
@@ -157,9 +165,9 @@ extern "C" int ds__cuda_attention_cached(const struct ds_attention_cached_args *
     DS_TYPED(a->act, T,
              DS_LAUNCH(cached_put<T>, row_grid(a->seq), BLOCK, 0, queue, *a, (const T *)a->qkv,
                        (T *)a->keys, (T *)a->values));
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(cached<T>, (unsigned)blocks, BLOCK, cached_room_bytes(a->head_size), queue,
-                       *a, (const T *)a->qkv, (const T *)a->keys, (const T *)a->values,
-                       (T *)a->out));
+    if (a->window != 0)
+        DS_TYPED(a->act, T, (start_rows<T, true>(a, (unsigned)blocks, queue)));
+    else
+        DS_TYPED(a->act, T, (start_rows<T, false>(a, (unsigned)blocks, queue)));
     return launched("attention_cached", err);
 }

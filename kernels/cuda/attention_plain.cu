@@ -83,7 +83,7 @@ static __device__ __forceinline__ void plain_write(T *to, const float (&x)[COLUM
     }
 }
 
-template <class T>
+template <class T, bool CUT>
 static __global__ void __launch_bounds__(BLOCK)
     plain_fwd(struct attention_shape s, bool drops, const T *qkv, T *out, float *lse)
 {
@@ -101,7 +101,7 @@ static __global__ void __launch_bounds__(BLOCK)
     values = qkv + value_at(s, b, h / s.group);
     plain_read(w.x, qkv + query_at(s, b, h) + t * s.ld, s.size);
     __syncwarp();
-    for (unsigned key = 0; key <= t; key += WARP) {
+    for (unsigned key = first_key<CUT>(s, b, t); key <= t; key += WARP) {
         unsigned rows = t + 1 - key < WARP ? t + 1 - key : (unsigned)WARP;
         float score = -INFINITY, top, shrink, p;
 
@@ -124,7 +124,7 @@ static __global__ void __launch_bounds__(BLOCK)
         lse[((size_t)b * s.heads + h) * s.seq + t] = max + logf(sum);
 }
 
-template <class T>
+template <class T, bool CUT>
 static __global__ void __launch_bounds__(BLOCK)
     plain_dq(struct attention_shape s, struct ds_attention_bwd_args a, const float *dots)
 {
@@ -148,7 +148,7 @@ static __global__ void __launch_bounds__(BLOCK)
     plain_read(w.x, qkv + query_at(s, b, h) + t * s.ld, s.size);
     plain_read(w.y, (const T *)a.dout + out_at(s, b, h) + t * out_ld(s), s.size);
     __syncwarp();
-    for (unsigned key = 0; key <= t; key += WARP) {
+    for (unsigned key = first_key<CUT>(s, b, t); key <= t; key += WARP) {
         unsigned rows = t + 1 - key < WARP ? t + 1 - key : (unsigned)WARP;
 
         if (lane < rows) {
@@ -166,19 +166,20 @@ static __global__ void __launch_bounds__(BLOCK)
     plain_write((T *)a.dqkv + query_at(s, b, h) + t * s.ld, dq, 1.0f, s.size);
 }
 
-template <class T>
+template <class T, bool CUT>
 static __global__ void __launch_bounds__(BLOCK)
     plain_dkv(struct attention_shape s, struct ds_attention_bwd_args a, const float *dots)
 {
     DS_DYN_SHARED(float, shared);
     struct plain_rows w = plain_rows_of(shared, s.size);
     bool drops = a.drop.rate > 0.0;
-    unsigned lane = threadIdx.x % WARP, b, kv, key;
+    unsigned lane = threadIdx.x % WARP, b, kv, key, end;
     const T *qkv = (const T *)a.qkv;
     float dk[COLUMNS] = {}, dv[COLUMNS] = {};
 
     if (!plain_task(s, s.kv_heads, &b, &kv, &key))
         return;
+    end = CUT ? key + tiles_that_see(s, b, key, 1, 1, s.seq - key) : s.seq;
     plain_read(w.x, qkv + key_at(s, b, kv) + key * s.ld, s.size);
     plain_read(w.y, qkv + value_at(s, b, kv) + key * s.ld, s.size);
     __syncwarp();
@@ -186,8 +187,8 @@ static __global__ void __launch_bounds__(BLOCK)
         const T *queries = qkv + query_at(s, b, h), *douts = (const T *)a.dout + out_at(s, b, h);
         size_t at = ((size_t)b * s.heads + h) * s.seq;
 
-        for (unsigned t = key; t < s.seq; t += WARP) {
-            unsigned rows = s.seq - t < WARP ? s.seq - t : (unsigned)WARP;
+        for (unsigned t = key; t < end; t += WARP) {
+            unsigned rows = end - t < WARP ? end - t : (unsigned)WARP;
 
             if (lane < rows) {
                 float score = plain_dot(w.x, queries + (t + lane) * s.ld, s.size) * s.scale;
@@ -228,6 +229,24 @@ static int too_wide(size_t size, struct ds_error *err)
                    (int)PLAIN_MAX);
 }
 
+template <class T, bool CUT>
+static void start_fwd(const struct ds_attention_fwd_args *a, const struct attention_shape &s,
+                      struct ds_stream *stream)
+{
+    DS_LAUNCH((plain_fwd<T, CUT>), plain_grid(s, s.heads), BLOCK, plain_shared(s),
+              stream_of(stream), s, a->drop.rate > 0.0, (const T *)a->qkv, (T *)a->out, a->lse);
+}
+
+template <class T, bool CUT>
+static void start_bwd(const struct ds_attention_bwd_args *a, const struct attention_shape &s,
+                      const float *dots, struct ds_stream *stream)
+{
+    DS_LAUNCH((plain_dq<T, CUT>), plain_grid(s, s.heads), BLOCK, plain_shared(s), stream_of(stream),
+              s, *a, dots);
+    DS_LAUNCH((plain_dkv<T, CUT>), plain_grid(s, s.kv_heads), BLOCK, plain_shared(s),
+              stream_of(stream), s, *a, dots);
+}
+
 int ds__cuda_attention_plain_fwd(const struct ds_attention_fwd_args *a, struct ds_stream *stream,
                                  struct ds_error *err)
 {
@@ -236,10 +255,10 @@ int ds__cuda_attention_plain_fwd(const struct ds_attention_fwd_args *a, struct d
 
     if (rc != 0)
         return rc;
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(plain_fwd<T>, plain_grid(s, s.heads), BLOCK, plain_shared(s),
-                       stream_of(stream), s, a->drop.rate > 0.0, (const T *)a->qkv, (T *)a->out,
-                       a->lse));
+    if (a->low != NULL)
+        DS_TYPED(a->act, T, (start_fwd<T, true>(a, s, stream)));
+    else
+        DS_TYPED(a->act, T, (start_fwd<T, false>(a, s, stream)));
     return launched("attention_fwd", err);
 }
 
@@ -247,16 +266,13 @@ int ds__cuda_attention_plain_bwd(const struct ds_attention_bwd_args *a, const fl
                                  struct ds_stream *stream, struct ds_error *err)
 {
     struct attention_shape s = attention_shape_of(a);
-    cudaStream_t queue = stream_of(stream);
     int rc = too_wide(a->head_size, err);
 
     if (rc != 0)
         return rc;
-    DS_TYPED(
-        a->act, T,
-        DS_LAUNCH(plain_dq<T>, plain_grid(s, s.heads), BLOCK, plain_shared(s), queue, s, *a, dots));
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(plain_dkv<T>, plain_grid(s, s.kv_heads), BLOCK, plain_shared(s), queue, s,
-                       *a, dots));
+    if (a->low != NULL)
+        DS_TYPED(a->act, T, (start_bwd<T, true>(a, s, dots, stream)));
+    else
+        DS_TYPED(a->act, T, (start_bwd<T, false>(a, s, dots, stream)));
     return launched("attention_bwd", err);
 }

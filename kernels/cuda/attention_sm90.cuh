@@ -129,6 +129,58 @@ static __device__ __forceinline__ void hide_diagonal(float (&s)[8][4], unsigned 
     }
 }
 
+/* So do those of keys in front of the first that their query sees, of a warp's queries from `query`
+ * on by keys from `key` on. */
+static __device__ __forceinline__ void hide_front(float (&s)[8][4],
+                                                  const struct attention_shape &of, unsigned b,
+                                                  unsigned query, unsigned key)
+{
+    unsigned lane = threadIdx.x % WARP;
+
+    DS_UNROLL
+    for (int i = 0; i < 2; i++) {
+        unsigned low = first_key<true>(of, b, query + lane / 4 + i * 8);
+
+        DS_UNROLL
+        for (int n = 0; n < 8; n++) {
+            DS_UNROLL
+            for (int e = 0; e < 2; e++) {
+                if (key + n * 8 + lane % 4 * 2 + e < low)
+                    s[n][2 * i + e] = -INFINITY;
+            }
+        }
+    }
+}
+
+/* Tiles of keys that are the first of which a block's queries see some, and its tile of queries
+ * some; and the first from which on all of these see all in front of them. */
+struct front {
+    unsigned block, tile, whole;
+};
+
+template <bool CUT>
+static __device__ __forceinline__ struct front front_of(const struct attention_shape &s, unsigned b,
+                                                        unsigned block, unsigned tile)
+{
+    unsigned last = first_key<CUT>(s, b, tile * TILE_ROWS + TILE_ROWS - 1);
+
+    return {first_key<CUT>(s, b, block * TILE_ROWS) / TILE_ROWS,
+            first_key<CUT>(s, b, tile * TILE_ROWS) / TILE_ROWS, (last + TILE_ROWS - 1) / TILE_ROWS};
+}
+
+/* What a tile of queries does not see of one of keys; `row` as before. */
+template <bool CUT>
+static __device__ __forceinline__ void hide_unseen(float (&s)[8][4],
+                                                   const struct attention_shape &of, unsigned b,
+                                                   const struct front &front, unsigned queries,
+                                                   unsigned keys, unsigned row)
+{
+    if (keys == queries)
+        hide_diagonal<false>(s, row);
+    if (CUT && keys < front.whole)
+        hide_front(s, of, b, queries * TILE_ROWS + row, keys * TILE_ROWS);
+}
+
 /* The warp's rows through its part of a tile, which nobody reads any more, to a head's rows. */
 template <class T, int D>
 static __device__ __forceinline__ void store_panels(T *tile, unsigned row,

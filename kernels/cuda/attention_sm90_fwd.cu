@@ -11,7 +11,7 @@
 
 enum { GROUPS = 2, THREADS = GROUPS * GROUP };
 
-template <class T, int D>
+template <class T, int D, bool CUT>
 static __global__ void __launch_bounds__(THREADS, 2)
     sm90_fwd(struct attention_shape s, const T *qkv, T *out, float *lse)
 {
@@ -25,22 +25,23 @@ static __global__ void __launch_bounds__(THREADS, 2)
     unsigned end = tile + GROUPS < tiles ? tile + GROUPS : tiles; /* of tiles of keys */
     unsigned group = ptx_uniform(threadIdx.x / GROUP), mine = tile + group,
              row = threadIdx.x % GROUP / WARP * 16;
+    struct front front = front_of<CUT>(s, b, tile, mine);
     const T *queries = qkv + query_at(s, b, h);
     const T *keys = qkv + key_at(s, b, h / s.group), *values = qkv + value_at(s, b, h / s.group);
     uint64_t q_at = wgmma_tile(wgmma_address(q + group * TILE<D>));
     uint64_t k_at = wgmma_tile(wgmma_address(k)), v_at = wgmma_tile(wgmma_address(v));
     float o[D / 64][8][4] = {};
     float(&all)[1][D / 8][4] = reinterpret_cast<float(&)[1][D / 8][4]>(o);
-    struct running<1> run;
+    struct running<1> run(CUT);
 
     load_panels<T, D, THREADS>(q, s, queries, s.ld, tile * TILE_ROWS);
     load_panels<T, D, THREADS>(q + TILE<D>, s, queries, s.ld, (tile + 1) * TILE_ROWS);
-    load_panels<T, D, THREADS>(k, s, keys, s.ld, 0);
-    load_panels<T, D, THREADS>(v, s, values, s.ld, 0);
+    load_panels<T, D, THREADS>(k, s, keys, s.ld, front.block * TILE_ROWS);
+    load_panels<T, D, THREADS>(v, s, values, s.ld, front.block * TILE_ROWS);
     ptx_commit();
     DS_NO_UNROLL
-    for (unsigned i = 0; i < end; i++) {
-        unsigned stage = i % 2, at = stage * (D / 64) * WGMMA_TILE;
+    for (unsigned i = front.block; i < end; i++) {
+        unsigned stage = (i - front.block) % 2, at = stage * (D / 64) * WGMMA_TILE;
         float p[1][8][4];
         unsigned a[4][4];
 
@@ -52,13 +53,12 @@ static __global__ void __launch_bounds__(THREADS, 2)
                                        (i + 1) * TILE_ROWS);
         }
         ptx_commit();
-        if (i > mine)
-            continue; /* of the block, the last tile of keys is behind the first of queries */
+        if (i > mine || (CUT && i < front.tile))
+            continue; /* another of the block's tiles of queries sees these keys */
         wgmma_begin();
         start_scores<T, D>(p[0], q_at, k_at + at);
         finish_scores<0>(p[0]);
-        if (i == mine)
-            hide_diagonal<false>(p[0], row);
+        hide_unseen<CUT>(p[0], s, b, front, mine, i, row);
         soften<D>(p, all, run, s.scale * DS_LOG2E);
         to_operands<T>(a, p[0]);
         wgmma_begin();
@@ -76,34 +76,43 @@ static __global__ void __launch_bounds__(THREADS, 2)
 #endif
 }
 
-template <class T, int D>
+template <class T, int D, bool CUT>
 static int start(const struct ds_attention_fwd_args *a, struct attention_shape s,
                  struct ds_stream *stream, struct ds_error *err)
 {
     constexpr unsigned ROWS = GROUPS * TILE_ROWS;
     constexpr size_t SHARED = (GROUPS + 4) * TILE<D> * sizeof(T);
     unsigned grid = (s.seq + ROWS - 1) / ROWS * s.batch * s.heads;
-    int rc = allow_shared(sm90_fwd<T, D>, SHARED, err);
+    int rc = allow_shared(sm90_fwd<T, D, CUT>, SHARED, err);
 
     if (rc != 0)
         return rc;
     s.together = heads_by_keys(s);
-    DS_LAUNCH((sm90_fwd<T, D>), grid, THREADS, SHARED, stream_of(stream), s, (const T *)a->qkv,
+    DS_LAUNCH((sm90_fwd<T, D, CUT>), grid, THREADS, SHARED, stream_of(stream), s, (const T *)a->qkv,
               (T *)a->out, a->lse);
     return launched("attention_fwd", err);
 }
 
-template <class T>
+template <class T, bool CUT>
 static int start_size(const struct ds_attention_fwd_args *a, const struct attention_shape &s,
                       struct ds_stream *stream, struct ds_error *err)
 {
-    return s.size <= 64 ? start<T, 64>(a, s, stream, err) : start<T, 128>(a, s, stream, err);
+    return s.size <= 64 ? start<T, 64, CUT>(a, s, stream, err)
+                        : start<T, 128, CUT>(a, s, stream, err);
+}
+
+template <class T>
+static int start_cut(const struct ds_attention_fwd_args *a, const struct attention_shape &s,
+                     struct ds_stream *stream, struct ds_error *err)
+{
+    return a->low != NULL ? start_size<T, true>(a, s, stream, err)
+                          : start_size<T, false>(a, s, stream, err);
 }
 
 int ds__cuda_attention_sm90_fwd(const struct ds_attention_fwd_args *a,
                                 const struct attention_shape &s, struct ds_stream *stream,
                                 struct ds_error *err)
 {
-    return a->act == DS_BF16 ? start_size<__nv_bfloat16>(a, s, stream, err)
-                             : start_size<__half>(a, s, stream, err);
+    return a->act == DS_BF16 ? start_cut<__nv_bfloat16>(a, s, stream, err)
+                             : start_cut<__half>(a, s, stream, err);
 }

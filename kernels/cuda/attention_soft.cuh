@@ -8,15 +8,19 @@
 #ifndef DS_KERNELS_CUDA_ATTENTION_SOFT_CUH
 #define DS_KERNELS_CUDA_ATTENTION_SOFT_CUH
 
+#include <float.h>
+
 #include "kernels/cuda/attention.cuh"
 
 template <int MT> struct running { /* of the two rows of each block that a lane has */
     float max[MT][2], sum[MT][2];
 
-    __device__ running()
+    /* Where a row may see nothing of its first tiles the maximum begins as a number, from which
+     * -infinity can be subtracted. */
+    __device__ explicit running(bool cut)
     {
         for (int i = 0; i < 2 * MT; i++) {
-            max[i / 2][i % 2] = -INFINITY;
+            max[i / 2][i % 2] = cut ? -FLT_MAX : -INFINITY;
             sum[i / 2][i % 2] = 0.0f;
         }
     }

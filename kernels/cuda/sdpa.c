@@ -379,10 +379,11 @@ static bool aligned(const void *p)
     return (uintptr_t)p % ALIGNMENT == 0;
 }
 
-/* What is never asked of cuDNN: no word is lost about it. */
-static bool is_ours(const struct ds_sdpa_shape *shape, double rate, const struct operands *x)
+/* What is never asked of cuDNN: no word is lost about it.  `thinned`: weights are dropped, or keys
+ * not seen. */
+static bool is_ours(const struct ds_sdpa_shape *shape, bool thinned, const struct operands *x)
 {
-    return shape->type == DS_CUDNN_F32 || rate > 0.0 || !aligned(x->qkv) || !aligned(x->out) ||
+    return shape->type == DS_CUDNN_F32 || thinned || !aligned(x->qkv) || !aligned(x->out) ||
            !aligned(x->lse) || !aligned(x->dout) || !aligned(x->dqkv);
 }
 
@@ -394,7 +395,7 @@ static bool own_backward_is_faster(const struct ds_cuda_sdpa *s, const struct ds
            shape->size <= WIDEST;
 }
 
-static int attend(const struct ds_sdpa_shape *shape, double rate, const struct operands *x,
+static int attend(const struct ds_sdpa_shape *shape, bool thinned, const struct operands *x,
                   struct ds_cuda_stream *stream, bool *done, struct ds_error *err)
 {
     struct ds_cuda_sdpa *s = stream->sdpa;
@@ -403,7 +404,7 @@ static int attend(const struct ds_sdpa_shape *shape, double rate, const struct o
     *done = false;
     if (s == NULL || (!s->args.must && own_backward_is_faster(s, shape)))
         return 0;
-    if (!is_ours(shape, rate, x))
+    if (!is_ours(shape, thinned, x))
         p = find(s, shape, stream->scratch_bytes);
     if (p != NULL && p->plan != NULL) {
         *done = true;
@@ -412,7 +413,8 @@ static int attend(const struct ds_sdpa_shape *shape, double rate, const struct o
     if (!s->args.must)
         return 0;
     return ds_fail(err, ENOTSUP, "attention that only cuDNN may do is not for it: %s",
-                   p != NULL ? p->why_not : "FP32, dropout or memory that is not aligned");
+                   p != NULL ? p->why_not
+                             : "FP32, dropout, keys from one on or memory that is not aligned");
 }
 
 static int64_t type_of(enum ds_dtype act)
@@ -435,7 +437,7 @@ int ds__cuda_sdpa_fwd(const struct ds_attention_fwd_args *a, struct ds_cuda_stre
     const struct ds_sdpa_shape shape = SHAPE_OF(a, 0);
     const struct operands x = {.qkv = a->qkv, .out = a->out, .lse = a->lse, .scale = a->scale};
 
-    return attend(&shape, a->drop.rate, &x, stream, done, err);
+    return attend(&shape, a->drop.rate > 0.0 || a->low != NULL, &x, stream, done, err);
 }
 
 int ds__cuda_sdpa_bwd(const struct ds_attention_bwd_args *a, struct ds_cuda_stream *stream,
@@ -449,7 +451,7 @@ int ds__cuda_sdpa_bwd(const struct ds_attention_bwd_args *a, struct ds_cuda_stre
                                .lse = a->lse,
                                .scale = a->scale};
 
-    return attend(&shape, a->drop.rate, &x, stream, done, err);
+    return attend(&shape, a->drop.rate > 0.0 || a->low != NULL, &x, stream, done, err);
 }
 
 /* --- open and close ----------------------------------------------------------------------------*/

@@ -3,9 +3,9 @@
  *
  * sdpa.h - attention by cuDNN, where it is there and takes the shape.
  *
- * It does BF16 and F16 without dropout, in heads of up to 128 elements.  What it does not take is
- * left to our own kernels, which read and write the same things, so the passes of one layer may be
- * done by either.  So is, without `must`, what they do faster.  The choice depends on the
+ * It does BF16 and F16 of all weights and keys, in heads of up to 128 elements.  What it does not
+ * take is left to our own kernels, which read and write the same things, so the passes of one layer
+ * may be done by either.  So is, without `must`, what they do faster.  The choice depends on the
  * arguments, the library and the GPU only.
  *
  * A plan is made when a shape first comes, which takes a second or so and is not for the capture of

@@ -192,12 +192,16 @@ static void not_taken(struct layer *l, int capability, const char *why, bool sai
 
 Test(cuda_sdpa, what_is_not_taken)
 {
+    static const uint32_t low[TOKENS];
     struct layer *l = make_layer();
 
     l->f.batch = l->b.batch = 1;
     l->f.drop.rate = l->b.drop.rate = 0.5;
     not_taken(l, 80, "dropout", false);
     l->f.drop.rate = l->b.drop.rate = 0.0;
+    l->f.low = l->b.low = low;
+    not_taken(l, 80, "keys from one on", false);
+    l->f.low = l->b.low = NULL;
     l->f.seq = l->b.seq = 1;
     not_taken(l, 80, "no kernels for this size", true);
     l->f.seq = l->b.seq = SEQ;

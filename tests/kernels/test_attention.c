@@ -321,7 +321,6 @@ Test(attention, dropped_weights)
     }
 }
 
-#ifndef DS_TESTS_EMULATED
 /* A window, 0: none, over documents of about `length` tokens, 0: one. */
 static uint32_t *make_low(size_t batch, size_t seq, size_t window, size_t length)
 {
@@ -509,5 +508,4 @@ Test(attention, first_keys_that_cannot_be)
         release(&x);
     }
 }
-#endif
 #endif

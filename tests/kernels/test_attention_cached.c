@@ -186,7 +186,6 @@ Test(attention_cached, sharp_weights)
     check(100, 33, 1, 1, 32, DS_F32, 5.0);
 }
 
-#ifndef DS_TESTS_EMULATED
 Test(attention_cached, windows)
 {
     static const size_t windows[] = {1, 2, 31, 64, 90, 500}, pieces[] = {1, 7, 100};
@@ -198,6 +197,7 @@ Test(attention_cached, windows)
     }
 }
 
+#ifndef DS_TESTS_EMULATED
 /* Pieces of keys that are added up; spans of queries and tiles of keys that do not begin together. */
 Test(attention_cached, many_keys)
 {

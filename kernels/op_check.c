@@ -194,6 +194,12 @@ const char *ds__check_rope(const struct ds_rope_args *a)
         return "frequencies that are divided by nothing";
     if (a->scale.kind == DS_ROPE_LLAMA3 && !(a->scale.low < a->scale.high))
         return "waves of which none are between the long and the short ones";
+    if (a->scale.kind == DS_ROPE_YARN &&
+        (!(a->theta > 1.0f) || a->scale.original == 0 || !(a->scale.slow > 0.0) ||
+         !(a->scale.slow < a->scale.fast)))
+        return "pairs of which none are between the slow and the fast ones";
+    if (a->scale.kind == DS_ROPE_YARN && !(a->scale.attention > 0.0))
+        return "cosines and sines that are multiplied by nothing";
     return a->x == NULL ? "a pointer is missing" : NULL;
 }
 

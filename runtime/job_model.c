@@ -33,6 +33,9 @@ static const char *const shape_keys[] = {
     "model.rope_scaling.factor",
     "model.rope_scaling.low_freq_factor",
     "model.rope_scaling.high_freq_factor",
+    "model.rope_scaling.beta_slow",
+    "model.rope_scaling.beta_fast",
+    "model.rope_scaling.attention_factor",
     "model.rope_scaling.original_context",
     "model.window",
     "model.experts",
@@ -232,44 +235,91 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
 }
 
 /* Keys that say nothing beside the type must be as they are without them. */
-static int check_rope(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+static int check_rope_silent(const struct ds_job *job, const struct ds_keys *keys,
+                             struct ds_error *err)
 {
-    const struct ds_rope_scale *scale = &job->model.shape.rope_scale;
+    const struct ds_rope_scale *scale = &job->model.shape.rope_scale, usual = ds_rope_plain();
     const bool plain = scale->kind == DS_ROPE_PLAIN, llama3 = scale->kind == DS_ROPE_LLAMA3;
+    const bool yarn = scale->kind == DS_ROPE_YARN;
     const struct {
         const char *path;
         bool wrong;
     } table[] = {
-        {"model.rope_scaling.factor", plain && scale->factor > 1.0},
-        {"model.rope_scaling.low_freq_factor", !llama3 && scale->low != 1.0},
-        {"model.rope_scaling.high_freq_factor", !llama3 && scale->high != 4.0},
-        {"model.rope_scaling.original_context", !llama3 && scale->original != 8192},
+        {"model.rope_scaling.factor", plain && scale->factor > usual.factor},
+        {"model.rope_scaling.low_freq_factor", !llama3 && scale->low != usual.low},
+        {"model.rope_scaling.high_freq_factor", !llama3 && scale->high != usual.high},
+        {"model.rope_scaling.beta_slow", !yarn && scale->slow != usual.slow},
+        {"model.rope_scaling.beta_fast", !yarn && scale->fast != usual.fast},
+        {"model.rope_scaling.attention_factor", !yarn && scale->attention != usual.attention},
+        {"model.rope_scaling.original_context",
+         !llama3 && !yarn && scale->original != usual.original},
     };
 
-    if (!plain && job->model.shape.arch == DS_ARCH_GPT2)
-        return FAIL_AT(keys, ds__job_blame(keys, "model.rope_scaling.type", "model.arch"), EINVAL,
-                       "'model.rope_scaling.type' is not for gpt2, which has learned positions; "
-                       "leave it out");
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (ds_keys_given(keys, table[i].path) && table[i].wrong)
             return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.rope_scaling.type"),
                            EINVAL, "'%s' says nothing to 'model.rope_scaling.type' %s; %s",
-                           table[i].path, plain ? "none" : "linear",
-                           plain ? "set that to linear or llama3" : "leave it out");
-    if (!plain && job->model.init_from == NULL && !ds_keys_given(keys, "model.rope_scaling.factor"))
+                           table[i].path, ds_rope_name(scale->kind),
+                           plain ? "set that to linear, llama3 or yarn" : "leave it out");
+    return 0;
+}
+
+/* What the type needs, where the job alone says it. */
+static int check_rope_needs(const struct ds_job *job, const struct ds_keys *keys,
+                            struct ds_error *err)
+{
+    const enum ds_rope_kind kind = job->model.shape.rope_scale.kind;
+
+    if (kind == DS_ROPE_PLAIN || job->model.init_from != NULL)
+        return 0;
+    if (!ds_keys_given(keys, "model.rope_scaling.factor"))
         return FAIL_AT(keys, "model.rope_scaling.type", EINVAL,
                        "'model.rope_scaling.type' %s needs 'model.rope_scaling.factor'; set it to "
                        "how many times as long the context has become",
-                       llama3 ? "llama3" : "linear");
-    if (llama3 && !(scale->high > scale->low))
-        return FAIL_AT(keys,
-                       ds__job_blame(keys, "model.rope_scaling.low_freq_factor",
-                                     "model.rope_scaling.high_freq_factor"),
-                       EINVAL,
-                       "'model.rope_scaling.low_freq_factor' %g must be below "
-                       "'model.rope_scaling.high_freq_factor' %g",
-                       scale->low, scale->high);
+                       ds_rope_name(kind));
+    if (kind == DS_ROPE_YARN && !ds_keys_given(keys, "model.rope_scaling.original_context"))
+        return FAIL_AT(keys, "model.rope_scaling.type", EINVAL,
+                       "'model.rope_scaling.type' yarn needs "
+                       "'model.rope_scaling.original_context'; set it to the context that the "
+                       "model was made for first");
     return 0;
+}
+
+/* Both in waves, the first below the second. */
+static int check_rope_ends(const struct ds_keys *keys, const char *first, double low,
+                           const char *second, double high, struct ds_error *err)
+{
+    if (high > low)
+        return 0;
+    return FAIL_AT(keys, ds__job_blame(keys, first, second), EINVAL,
+                   "'%s' %g must be below '%s' %g", first, low, second, high);
+}
+
+static int check_rope(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    struct ds_rope_scale *scale = &job->model.shape.rope_scale;
+    int rc;
+
+    if (job->model.init_from == NULL && !ds_keys_given(keys, "model.rope_scaling.attention_factor"))
+        scale->attention =
+            scale->kind == DS_ROPE_YARN ? ds_rope_usual_attention(scale->factor) : 1.0;
+    if (scale->kind != DS_ROPE_PLAIN && job->model.shape.arch == DS_ARCH_GPT2)
+        return FAIL_AT(keys, ds__job_blame(keys, "model.rope_scaling.type", "model.arch"), EINVAL,
+                       "'model.rope_scaling.type' is not for gpt2, which has learned positions; "
+                       "leave it out");
+    rc = check_rope_silent(job, keys, err);
+    if (rc == 0)
+        rc = check_rope_needs(job, keys, err);
+    if (rc == 0 && scale->kind == DS_ROPE_LLAMA3)
+        rc = check_rope_ends(keys, "model.rope_scaling.low_freq_factor", scale->low,
+                             "model.rope_scaling.high_freq_factor", scale->high, err);
+    if (rc == 0 && scale->kind == DS_ROPE_YARN)
+        rc = check_rope_ends(keys, "model.rope_scaling.beta_slow", scale->slow,
+                             "model.rope_scaling.beta_fast", scale->fast, err);
+    if (rc == 0 && scale->kind == DS_ROPE_YARN && !(job->model.shape.rope_theta > 1.0))
+        rc = FAIL_AT(keys, ds__job_blame(keys, "model.rope_theta", "model.rope_scaling.type"),
+                     EINVAL, "'model.rope_theta' must be above 1 for yarn");
+    return rc;
 }
 
 int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)

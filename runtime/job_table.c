@@ -21,7 +21,9 @@ static const struct ds_choice archs[] = {
 #undef X
     {NULL, 0, false}};
 static const struct ds_choice ropes[] = {
-    {"none", DS_ROPE_PLAIN, false}, {"linear", DS_ROPE_LINEAR, false}, {"llama3", DS_ROPE_LLAMA3, false},
+#define X(id, name) {name, DS_ROPE_##id, false},
+    DS_ROPES(X)
+#undef X
     {NULL, 0, false}};
 static const struct ds_choice formats[] = {
     {"auto", DS_DATA_AUTO, false}, {"text", DS_DATA_TEXT, false}, {"tokens", DS_DATA_TOKENS, false},
@@ -187,13 +189,19 @@ static const struct ds_key job_keys[] = {
     ENUM("model.rope_scaling.type", model.shape.rope_scale.kind, FROM | BITS, "none, config.json's", ropes,
          "how rotary positions are stretched for a longer context; not for gpt2"),
     F64("model.rope_scaling.factor", model.shape.rope_scale.factor, BITS, "1", 1, 1e6,
-        "frequencies are divided by it: all for linear, for llama3 those of long waves"),
+        "frequencies are divided by it: all for linear, for llama3 and yarn those of long waves"),
     F64("model.rope_scaling.low_freq_factor", model.shape.rope_scale.low, BITS, "1", 1e-3, 1e6,
         "llama3: waves are long that do not fit so many times into original_context"),
     F64("model.rope_scaling.high_freq_factor", model.shape.rope_scale.high, BITS, "4", 1e-3, 1e6,
         "llama3: and short, to be left alone, that fit more often than this"),
+    F64("model.rope_scaling.beta_slow", model.shape.rope_scale.slow, BITS, "1", 1e-3, 1e6,
+        "yarn: as low_freq_factor, but what is between goes by the numbers of pairs"),
+    F64("model.rope_scaling.beta_fast", model.shape.rope_scale.fast, BITS, "32", 1e-3, 1e6,
+        "yarn: as high_freq_factor"),
+    F64("model.rope_scaling.attention_factor", model.shape.rope_scale.attention, FROM | BITS,
+        "yarn: 0.1 ln(factor) + 1, else 1", 1e-3, 1e3, "yarn: factor of turned queries and keys"),
     U64("model.rope_scaling.original_context", model.shape.rope_scale.original, BITS, "8192", 1,
-        DS_MAX_CONTEXT, "llama3: the context that the model was made for first"),
+        DS_MAX_CONTEXT, "llama3, yarn: the context that the model was made for first"),
     U64("model.window", model.shape.window, FROM | BITS, "0, config.json's", 0, DS_MAX_CONTEXT,
         "tokens that a token sees, itself included; 0 is all before it; not for gpt2"),
     F64("model.dropout", model.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,

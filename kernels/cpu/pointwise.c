@@ -235,6 +235,7 @@ int DS_ISA(ds__cpu_swiglu_rows_bwd)(const struct ds_swiglu_rows_bwd_args *args,
  * part of a sequence has the bits of the whole. */
 struct rope {
     const struct ds_rope_args *a;
+    struct ds_rope_ramp ramp;
     char *scratch;
 };
 
@@ -254,7 +255,8 @@ static struct rope_angles rope_start(const struct rope *r, unsigned thread, size
     w.s = w.c + pairs;
     for (size_t i = 0; i < pairs; i++) {
         double exponent = -2.0 * (double)i / (double)r->a->head_size;
-        double frequency = ds_rope_scaled(&r->a->scale, pow((double)r->a->theta, exponent));
+        double frequency =
+            ds_rope_scaled(&r->a->scale, &r->ramp, i, pow((double)r->a->theta, exponent));
 
         sincos((double)position * frequency, &w.sine[i], &w.cosine[i]);
         sincos(frequency, &w.step_sine[i], &w.step_cosine[i]);
@@ -262,11 +264,11 @@ static struct rope_angles rope_start(const struct rope *r, unsigned thread, size
     return w;
 }
 
-static void rope_take(struct rope_angles *w, bool inverse)
+static void rope_take(struct rope_angles *w, double gain, bool inverse)
 {
     for (size_t i = 0; i < w->pairs; i++) {
-        w->c[i] = (float)w->cosine[i];
-        w->s[i] = inverse ? (float)-w->sine[i] : (float)w->sine[i];
+        w->c[i] = (float)(gain * w->cosine[i]);
+        w->s[i] = (float)(inverse ? gain * -w->sine[i] : gain * w->sine[i]);
     }
 }
 
@@ -313,7 +315,7 @@ static void rope_task(void *arg, size_t task, unsigned thread)
     for (size_t position = start; position < a->first; position++)
         rope_step(&w);
     for (size_t t = begin; t < end; t++) {
-        rope_take(&w, a->inverse);
+        rope_take(&w, ds_rope_gain(&a->scale), a->inverse);
         for (size_t b = 0; b < a->batch; b++) {
             size_t row = (b * a->seq + t) * a->ld;
 
@@ -328,7 +330,8 @@ static void rope_task(void *arg, size_t task, unsigned thread)
 int DS_ISA(ds__cpu_rope)(const struct ds_rope_args *args, struct ds_stream *stream,
                          struct ds_error *err)
 {
-    struct rope r = {.a = args};
+    struct rope r = {.a = args,
+                     .ramp = ds_rope_ramp(&args->scale, (double)args->theta, args->head_size)};
     int rc = ds__cpu_scratch(stream, ds__need_rope(ds__cpu_threads(stream), args->head_size),
                              &r.scratch, err);
 

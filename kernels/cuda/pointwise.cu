@@ -125,20 +125,23 @@ static __global__ void __launch_bounds__(BLOCK)
 
 /* Cosines and sines of the `many` tokens from `token` on, a row of pairs each, in double as the CPU
  * has them; frequencies are 2^(-i step) radians a position before they are stretched. */
-static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a, double step,
+static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a,
+                                                   const struct ds_rope_ramp &ramp, double step,
                                                    size_t token, unsigned many, float *cosine,
                                                    float *sine)
 {
+    const double gain = ds_rope_gain(&a.scale);
     const double half_turns = 0.31830988618379067154; /* 1 / pi */
     unsigned pairs = (unsigned)a.head_size / 2;
 
     for (unsigned i = threadIdx.x; i < many * pairs; i += BLOCK) {
         double position = (double)(a.first + (token + i / pairs) % a.seq), s, c;
-        double frequency = ds_rope_scaled(&a.scale, exp2(-step * (double)(i % pairs)));
+        double plain = exp2(-step * (double)(i % pairs));
+        double frequency = ds_rope_scaled(&a.scale, &ramp, i % pairs, plain);
 
         sincospi(position * (frequency * half_turns), &s, &c);
-        cosine[i] = (float)c;
-        sine[i] = (float)(a.inverse ? -s : s);
+        cosine[i] = (float)(gain * c);
+        sine[i] = (float)(gain * (a.inverse ? -s : s));
     }
     __syncthreads();
 }
@@ -157,7 +160,8 @@ static __device__ __forceinline__ void turn(float (&low)[N], float (&high)[N], c
 
 /* One token a block: the angles of its position first, then all its heads. */
 template <class T>
-static __global__ void __launch_bounds__(BLOCK) rope(struct ds_rope_args a, double step, T *x)
+static __global__ void __launch_bounds__(BLOCK)
+    rope(struct ds_rope_args a, struct ds_rope_ramp ramp, double step, T *x)
 {
     DS_DYN_SHARED(float, cosine);
     size_t pairs = a.head_size / 2, packs = (pairs + PACK - 1) / PACK;
@@ -165,7 +169,7 @@ static __global__ void __launch_bounds__(BLOCK) rope(struct ds_rope_args a, doub
 
     FOR_ROWS(token, a.batch * a.seq)
     {
-        find_angles(a, step, token, 1, cosine, sine);
+        find_angles(a, ramp, step, token, 1, cosine, sine);
         for (size_t at = threadIdx.x; at < a.heads * packs; at += BLOCK) {
             size_t i = at % packs * PACK, left = pairs - i;
             T *low = x + token * a.ld + at / packs * a.head_size + i, *high = low + pairs;
@@ -190,7 +194,7 @@ enum { TURNED = 8, TURNS_AT_ONCE = 2 };
 /* The same where halves of heads are whole words. */
 template <class T>
 static __global__ void __launch_bounds__(BLOCK, 5)
-    rope_words(struct ds_rope_args a, double step, uint4 *x)
+    rope_words(struct ds_rope_args a, struct ds_rope_ramp ramp, double step, uint4 *x)
 {
     DS_DYN_SHARED(float, cosine);
     size_t token = (size_t)blockIdx.x * TURNED, left = a.batch * a.seq - token;
@@ -200,7 +204,7 @@ static __global__ void __launch_bounds__(BLOCK, 5)
     float *sine = cosine + TURNED * pairs;
 
     x += token * (a.ld / EACH<T>);
-    find_angles(a, step, token, many, cosine, sine);
+    find_angles(a, ramp, step, token, many, cosine, sine);
     for (unsigned first = threadIdx.x; first < all; first += BLOCK * TURNS_AT_ONCE) {
         uint4 low[TURNS_AT_ONCE], high[TURNS_AT_ONCE], *place[TURNS_AT_ONCE];
 
@@ -285,15 +289,17 @@ extern "C" int ds__cuda_rope(const struct ds_rope_args *a, struct ds_stream *str
 {
     size_t tokens = a->batch * a->seq, angles = a->head_size * sizeof(float);
     double step = 2.0 * log2((double)a->theta) / (double)a->head_size;
+    struct ds_rope_ramp ramp = ds_rope_ramp(&a->scale, (double)a->theta, a->head_size);
     cudaStream_t queue = stream_of(stream);
 
     if (whole_heads(a))
         DS_TYPED(a->act, T,
                  DS_LAUNCH(rope_words<T>, (unsigned)((tokens + TURNED - 1) / TURNED), BLOCK,
-                           TURNED * angles, queue, *a, step, (uint4 *)a->x));
+                           TURNED * angles, queue, *a, ramp, step, (uint4 *)a->x));
     else
-        DS_TYPED(a->act, T,
-                 DS_LAUNCH(rope, row_grid(tokens), BLOCK, angles, queue, *a, step, (T *)a->x));
+        DS_TYPED(
+            a->act, T,
+            DS_LAUNCH(rope, row_grid(tokens), BLOCK, angles, queue, *a, ramp, step, (T *)a->x));
     return launched("rope", err);
 }
 

@@ -3,19 +3,19 @@
  *
  * hf_config.c - config.json of GPT-2, Llama, Mixtral, Qwen2 and Qwen3, read and written.
  *
- * A Mistral whose window is not shorter than its context is a Llama, and is written as one.
+ * A Mistral is a Llama, and is written as one where it has no window.
  *
  * A setting that changes what the model computes and is not supported is refused by name.  Dropout
  * is let pass: the published GPT-2 files all say 0.1, it changes no weight and nothing at
- * evaluation, and whether training has any is model.dropout's to say.
+ * evaluation, and what training drops is the job's own to say (model.dropout).
  *
  * router_aux_loss_coef is taken as model.expert_balance, unless the job says another; noise on the
- * router's input (router_jitter_noise) is refused, as is a window that is shorter than the context.
+ * router's input (router_jitter_noise) is refused.
  *
  * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py,
  *         models/mixtral/configuration_mixtral.py, models/mistral/configuration_mistral.py,
  *         models/qwen2/configuration_qwen2.py, models/qwen3/configuration_qwen3.py,
- *         models/qwen3_moe/configuration_qwen3_moe.py, modeling_rope_utils.py.
+ *         models/qwen3_moe/configuration_qwen3_moe.py.
  */
 #include "runtime/ckpt/hf.h"
 
@@ -26,8 +26,8 @@
 #include "base/json.h"
 #include "base/json_read.h"
 #include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/hf_config.h"
 #include "runtime/ckpt/hf_window.h"
-#include "runtime/ckpt/manifest_format.h"
 
 /* A member that is a number of the shape; those with NULL as `otherwise` must be there, the others
  * take the value of that member when they are missing or null. */
@@ -160,12 +160,16 @@ static const struct family families[] = {
 };
 /* clang-format on */
 
-/* A member, or NULL when it is missing or null. */
-static const json_t *member(const json_t *object, const char *key)
+const json_t *ds__hf_member(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);
 
     return json_is_null(value) ? NULL : value;
+}
+
+int ds__hf_may_get_f64(const json_t *object, const char *key, double *out, struct ds_error *err)
+{
+    return ds__hf_member(object, key) != NULL ? ds_json_get_f64(object, key, out, err) : 0;
 }
 
 int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *err)
@@ -181,6 +185,7 @@ int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *
 
 /* What is a Llama by another name. */
 #define MISTRAL "mistral"
+#define NO_THETA 10000.0 /* the job's own default, of a family that turns nothing */
 
 static bool is_mistral(const json_t *root)
 {
@@ -219,7 +224,7 @@ static int read_sizes(const json_t *root, const struct size_key *key, struct ds_
         const char *name = key->name;
         uint64_t value = 0;
 
-        if (key->otherwise != NULL && member(root, name) == NULL)
+        if (key->otherwise != NULL && ds__hf_member(root, name) == NULL)
             name = key->otherwise;
         if (name[0] != '\0') {
             int rc = ds_json_get_u64(root, name, key->max, &value, err);
@@ -238,7 +243,7 @@ static int read_sizes(const json_t *root, const struct size_key *key, struct ds_
 static int read_flags(const json_t *root, const struct flag_key *key, struct ds_error *err)
 {
     for (; key->name != NULL; key++) {
-        const json_t *value = member(root, key->name);
+        const json_t *value = ds__hf_member(root, key->name);
 
         if (value != NULL && !(json_is_boolean(value) && json_is_true(value) == key->must))
             return ds__hf_not_supported(key->name, value, err);
@@ -248,7 +253,7 @@ static int read_flags(const json_t *root, const struct flag_key *key, struct ds_
 
 static int read_activation(const json_t *root, const struct family *family, struct ds_error *err)
 {
-    const json_t *value = member(root, family->act_key);
+    const json_t *value = ds__hf_member(root, family->act_key);
 
     if (value == NULL)
         return 0;
@@ -261,7 +266,7 @@ static int read_activation(const json_t *root, const struct family *family, stru
 static int read_tie(const json_t *root, const struct family *family, bool *out,
                     struct ds_error *err)
 {
-    const json_t *value = member(root, "tie_word_embeddings");
+    const json_t *value = ds__hf_member(root, "tie_word_embeddings");
 
     if (value != NULL && !json_is_boolean(value))
         return ds_fail(err, EBADMSG, "key 'tie_word_embeddings' must be true or false");
@@ -269,67 +274,10 @@ static int read_tie(const json_t *root, const struct family *family, bool *out,
     return 0;
 }
 
-static int read_llama3(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
-{
-    int rc = ds_json_get_f64(rope, "low_freq_factor", &scale->low, err);
-
-    if (rc == 0)
-        rc = ds_json_get_f64(rope, "high_freq_factor", &scale->high, err);
-    return rc == 0 ? ds_json_get_u64(rope, "original_max_position_embeddings", DS_MAX_CONTEXT,
-                                     &scale->original, err)
-                   : rc;
-}
-
-/* How positions are stretched; "default" is the word for not at all. */
-static int read_rope_scale(const char *key, const json_t *rope, struct ds_rope_scale *scale,
-                           struct ds_error *err)
-{
-    const json_t *type = member(rope, "rope_type");
-    const json_t *partial = member(rope, "partial_rotary_factor");
-    int rc;
-
-    if (type == NULL)
-        type = member(rope, "type");
-    if (!json_is_object(rope) || (partial != NULL && json_number_value(partial) != 1.0))
-        return ds__hf_not_supported(key, rope, err);
-    if (type == NULL || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
-        return 0;
-    if (json_is_string(type))
-        scale->kind = ds__rope_kind(json_string_value(type));
-    if (scale->kind != DS_ROPE_LINEAR && scale->kind != DS_ROPE_LLAMA3)
-        return ds_error_context(err, ds__hf_not_supported("rope_type", type, err), "'%s'", key);
-    rc = ds_json_get_f64(rope, "factor", &scale->factor, err);
-    if (rc == 0 && scale->kind == DS_ROPE_LLAMA3)
-        rc = read_llama3(rope, scale, err);
-    return ds_error_context(err, rc, "'%s'", key);
-}
-
-/* rope_theta: a member of its own, or of "rope_parameters" (transformers 5). */
-static int read_rope(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
-{
-    static const char *const nested[] = {"rope_scaling", "rope_parameters"};
-    int rc = 0;
-
-    shape->rope_scale = ds_rope_plain();
-    shape->rope_theta = families[shape->arch].rope ? families[shape->arch].theta_default : 10000.0;
-    if (member(root, "rope_theta") != NULL)
-        rc = ds_json_get_f64(root, "rope_theta", &shape->rope_theta, err);
-    for (size_t i = 0; rc == 0 && i < 2; i++) {
-        const json_t *rope = member(root, nested[i]);
-
-        if (rope == NULL)
-            continue;
-        rc = read_rope_scale(nested[i], rope, &shape->rope_scale, err);
-        if (rc == 0 && member(rope, "rope_theta") != NULL)
-            rc = ds_json_get_f64(rope, "rope_theta", &shape->rope_theta, err);
-    }
-    return rc;
-}
-
 static int read_head_size(const json_t *root, const struct family *family,
                           struct ds_model_shape *shape, struct ds_error *err)
 {
-    if (family->rope && member(root, "head_dim") != NULL)
+    if (family->rope && ds__hf_member(root, "head_dim") != NULL)
         return ds_json_get_u64(root, "head_dim", DS_MAX_HIDDEN, &shape->head_size, err);
     shape->head_size = family->head_default;
     if (shape->head_size != 0)
@@ -344,9 +292,9 @@ static int read_head_size(const json_t *root, const struct family *family,
 /* Of Qwen3-MoE every layer must have experts, and weights of a token's experts add up to 1. */
 static int check_qwen3_moe(const json_t *root, struct ds_error *err)
 {
-    const json_t *norm = member(root, "norm_topk_prob"),
-                 *every = member(root, "decoder_sparse_step");
-    const json_t *dense = member(root, "mlp_only_layers");
+    const json_t *norm = ds__hf_member(root, "norm_topk_prob"),
+                 *every = ds__hf_member(root, "decoder_sparse_step");
+    const json_t *dense = ds__hf_member(root, "mlp_only_layers");
 
     if (!json_is_true(norm))
         return ds_fail(err, ENOTSUP,
@@ -362,9 +310,9 @@ static int check_qwen3_moe(const json_t *root, struct ds_error *err)
 /* What a router has beside its sizes. */
 static int read_router(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
-    const json_t *noise = member(root, "router_jitter_noise");
+    const json_t *noise = ds__hf_member(root, "router_jitter_noise");
     double balance = 0.0;
-    int rc = 0;
+    int rc;
 
     if (!ds_arch_has_experts(shape->arch))
         return 0;
@@ -372,8 +320,7 @@ static int read_router(const json_t *root, struct ds_model_shape *shape, struct 
         return rc;
     if (noise != NULL && !(json_is_number(noise) && json_number_value(noise) == 0.0))
         return ds__hf_not_supported("router_jitter_noise", noise, err);
-    if (member(root, "router_aux_loss_coef") != NULL)
-        rc = ds_json_get_f64(root, "router_aux_loss_coef", &balance, err);
+    rc = ds__hf_may_get_f64(root, "router_aux_loss_coef", &balance, err);
     shape->balance = balance;
     return rc;
 }
@@ -389,19 +336,19 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         return rc;
     family = &families[shape->arch];
     shape->norm_eps = family->eps_default;
-    if (member(root, "quantization_config") != NULL)
-        return ds__hf_not_supported("quantization_config", member(root, "quantization_config"),
-                                    err);
+    if (ds__hf_member(root, "quantization_config") != NULL)
+        return ds__hf_not_supported("quantization_config",
+                                    ds__hf_member(root, "quantization_config"), err);
     if ((rc = read_sizes(root, family->size, shape, err)) < 0 ||
         (rc = read_flags(root, family->flag, err)) < 0 ||
         (rc = read_activation(root, family, err)) < 0 ||
         (rc = read_tie(root, family, &shape->tie_embeddings, err)) < 0 ||
-        (rc = read_rope(root, shape, err)) < 0 ||
+        (rc = ds__hf_read_rope(root, family->rope ? family->theta_default : NO_THETA, shape, err)) <
+            0 ||
         (rc = ds__hf_read_window(root, is_mistral(root), shape, err)) < 0 ||
         (rc = read_router(root, shape, err)) < 0)
         return rc;
-    if (member(root, family->eps_key) != NULL &&
-        (rc = ds_json_get_f64(root, family->eps_key, &shape->norm_eps, err)) < 0)
+    if ((rc = ds__hf_may_get_f64(root, family->eps_key, &shape->norm_eps, err)) < 0)
         return rc;
     if (shape->kv_heads == 0)
         shape->kv_heads = shape->heads;
@@ -468,23 +415,6 @@ static void put_sizes(struct ds_json *json, const struct size_key *key,
     }
 }
 
-static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale)
-{
-    if (scale->kind == DS_ROPE_PLAIN) {
-        ds_json_null(json, "rope_scaling");
-        return;
-    }
-    ds_json_object(json, "rope_scaling");
-    ds_json_string(json, "rope_type", ds__rope_name(scale->kind));
-    ds_json_f64(json, "factor", scale->factor, 17);
-    if (scale->kind == DS_ROPE_LLAMA3) {
-        ds_json_f64(json, "low_freq_factor", scale->low, 17);
-        ds_json_f64(json, "high_freq_factor", scale->high, 17);
-        ds_json_u64(json, "original_max_position_embeddings", scale->original);
-    }
-    ds_json_end_object(json);
-}
-
 static void put_router(struct ds_json *json, const struct ds_model_shape *shape)
 {
     ds_json_f64(json, "router_aux_loss_coef", shape->balance, 17);
@@ -525,7 +455,7 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     if (family->rope) {
         ds_json_u64(&json, "head_dim", shape->head_size);
         ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);
-        put_rope_scale(&json, &shape->rope_scale);
+        ds__hf_put_rope_scale(&json, &shape->rope_scale);
         ds_json_f64(&json, "attention_dropout", 0.0, 1);
     } else {
         ds_json_f64(&json, "resid_pdrop", 0.0, 1);

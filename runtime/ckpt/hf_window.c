@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "runtime/ckpt/hf_config.h"
+
 /* What is meant where a number is missing. */
 enum { USUAL_WINDOW = 4096, USUAL_FULL_LAYERS = 28 };
 

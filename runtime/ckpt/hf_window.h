@@ -22,7 +22,4 @@ int ds__hf_read_window(const json_t *root, bool mistral, struct ds_model_shape *
                        struct ds_error *err) DS_NODISCARD;
 void ds__hf_put_window(const struct ds_model_shape *shape, struct ds_json *json);
 
-/* hf_config.c: -ENOTSUP, "'key' is ..., which is not supported" */
-int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *err) DS_NODISCARD;
-
 #endif

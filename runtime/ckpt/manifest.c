@@ -44,19 +44,11 @@ const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS] = {
 };
 /* clang-format on */
 
-static const char *const rope_names[] = {
-    [DS_ROPE_PLAIN] = "none", [DS_ROPE_LINEAR] = "linear", [DS_ROPE_LLAMA3] = "llama3"};
-
-const char *ds__rope_name(enum ds_rope_kind kind)
-{
-    return rope_names[kind];
-}
-
 enum ds_rope_kind ds__rope_kind(const char *name)
 {
     enum ds_rope_kind kind = DS_ROPE_PLAIN;
 
-    while (kind < DS_ROPE_KINDS && strcmp(rope_names[kind], name) != 0)
+    while (kind < DS_ROPE_KINDS && strcmp(ds_rope_name(kind), name) != 0)
         kind++;
     return kind;
 }
@@ -233,6 +225,22 @@ static int read_experts(const json_t *object, struct ds_model_shape *shape, stru
     return rc == 0 ? ds_json_get_f64(object, "expert_balance", &shape->balance, err) : rc;
 }
 
+static int read_llama3(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
+{
+    int rc = ds_json_get_f64(rope, "low_freq_factor", &scale->low, err);
+
+    return rc == 0 ? ds_json_get_f64(rope, "high_freq_factor", &scale->high, err) : rc;
+}
+
+static int read_yarn(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
+{
+    int rc = ds_json_get_f64(rope, "beta_slow", &scale->slow, err);
+
+    if (rc == 0)
+        rc = ds_json_get_f64(rope, "beta_fast", &scale->fast, err);
+    return rc == 0 ? ds_json_get_f64(rope, "attention_factor", &scale->attention, err) : rc;
+}
+
 /* What is there only where rotary positions are stretched. */
 static int read_rope_scale(const json_t *object, struct ds_rope_scale *scale, struct ds_error *err)
 {
@@ -251,11 +259,9 @@ static int read_rope_scale(const json_t *object, struct ds_rope_scale *scale, st
     scale->kind = ds__rope_kind(type);
     if (scale->kind == DS_ROPE_LINEAR)
         return 0;
-    if (scale->kind != DS_ROPE_LLAMA3)
+    if (scale->kind != DS_ROPE_LLAMA3 && scale->kind != DS_ROPE_YARN)
         return ds_fail(err, ENOTSUP, "the model's 'rope_scaling' is '%.40s', not supported", type);
-    rc = ds_json_get_f64(rope, "low_freq_factor", &scale->low, err);
-    if (rc == 0)
-        rc = ds_json_get_f64(rope, "high_freq_factor", &scale->high, err);
+    rc = scale->kind == DS_ROPE_YARN ? read_yarn(rope, scale, err) : read_llama3(rope, scale, err);
     return rc == 0
                ? ds_json_get_u64(rope, "original_context", DS_MAX_CONTEXT, &scale->original, err)
                : rc;

@@ -33,8 +33,7 @@ struct ds__manifest_key {
 extern const struct ds__manifest_key ds__shape_keys[DS__SHAPE_KEYS];
 extern const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS];
 
-/* "none", "linear" or "llama3"; DS_ROPE_KINDS of any other name. */
-const char *ds__rope_name(enum ds_rope_kind kind);
+/* The kind of a name, DS_ROPE_KINDS of any other. */
 enum ds_rope_kind ds__rope_kind(const char *name);
 
 /* A member that is a list of at most `max` elements. */

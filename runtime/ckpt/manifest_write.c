@@ -50,13 +50,18 @@ static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *sca
     if (scale->kind == DS_ROPE_PLAIN)
         return;
     ds_json_object(json, "rope_scaling");
-    ds_json_string(json, "type", ds__rope_name(scale->kind));
+    ds_json_string(json, "type", ds_rope_name(scale->kind));
     ds_json_f64(json, "factor", scale->factor, 17);
     if (scale->kind == DS_ROPE_LLAMA3) {
         ds_json_f64(json, "low_freq_factor", scale->low, 17);
         ds_json_f64(json, "high_freq_factor", scale->high, 17);
-        ds_json_u64(json, "original_context", scale->original);
+    } else if (scale->kind == DS_ROPE_YARN) {
+        ds_json_f64(json, "beta_slow", scale->slow, 17);
+        ds_json_f64(json, "beta_fast", scale->fast, 17);
+        ds_json_f64(json, "attention_factor", scale->attention, 17);
     }
+    if (scale->kind != DS_ROPE_LINEAR)
+        ds_json_u64(json, "original_context", scale->original);
     ds_json_end_object(json);
 }
 

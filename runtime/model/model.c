@@ -373,6 +373,23 @@ static int check_experts(const struct ds_model_shape *shape, struct ds_error *er
     return 0;
 }
 
+static int check_yarn(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    const struct ds_rope_scale *scale = &shape->rope_scale;
+
+    if (!(shape->rope_theta > 1.0))
+        return ds_fail(err, EINVAL, "'model.rope_theta' must be above 1 for yarn");
+    if (!(scale->slow > 0.0) || !(scale->fast > scale->slow) || !isfinite(scale->fast))
+        return ds_fail(err, EINVAL,
+                       "'model.rope_scaling.beta_fast' must be above "
+                       "'model.rope_scaling.beta_slow', and that above 0");
+    if (!(scale->attention > 0.0) || !isfinite(scale->attention))
+        return ds_fail(err, EINVAL, "'model.rope_scaling.attention_factor' must be above 0");
+    if (scale->original < 1)
+        return ds_fail(err, EINVAL, "'model.rope_scaling.original_context' must be at least 1");
+    return 0;
+}
+
 static int check_rope(const struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct ds_rope_scale *scale = &shape->rope_scale;
@@ -388,6 +405,8 @@ static int check_rope(const struct ds_model_shape *shape, struct ds_error *err)
         return ds_fail(err, EINVAL,
                        "'model.rope_scaling.high_freq_factor' must be above "
                        "'model.rope_scaling.low_freq_factor', and that above 0");
+    if (scale->kind == DS_ROPE_YARN)
+        return check_yarn(shape, err);
     if (scale->kind == DS_ROPE_LLAMA3 && scale->original < 1)
         return ds_fail(err, EINVAL, "'model.rope_scaling.original_context' must be at least 1");
     return 0;

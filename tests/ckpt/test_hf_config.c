@@ -58,6 +58,17 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", -EBADMSG, "'low_freq_factor'"},
     {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,"
      "\"original_max_position_embeddings\":4}}", -EINVAL, "'model.rope_scaling.high_freq_factor'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0}}", 0, ""},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\"}}", -EBADMSG, "'factor'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":0.5}}", -EINVAL, "'model.rope_scaling.factor'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":0}}", -EINVAL,
+     "'model.rope_scaling.original_context'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":\"x\"}}", -EBADMSG, "'beta_fast'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_slow\":32}}", -EINVAL, "'model.rope_scaling.beta_fast'"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":-1}}", -EINVAL, "attention_factor"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"truncate\":true}}", 0, ""},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"truncate\":false}}", -ENOTSUP, "'truncate' is false"},
+    {LLAMA ",\"rope_theta\":1,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4}}", -EINVAL, "'model.rope_theta'"},
     {MISTRAL "}", 0, ""},
     {MISTRAL ",\"sliding_window\":null}", 0, ""},
     {MISTRAL ",\"sliding_window\":8}", 0, ""},
@@ -83,7 +94,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {QWEN3_MOE "true,\"decoder_sparse_step\":2}", -ENOTSUP, "'decoder_sparse_step' is set"},
     {QWEN2 ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
     {LLAMA ",\"rope_scaling\":4}", -ENOTSUP, "'rope_scaling' is set"},
-    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
+    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"longrope\"}}", -ENOTSUP, "'longrope'"},
     {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", -ENOTSUP, "'rope_parameters'"},
     {LLAMA ",\"rope_theta\":-1}", -EINVAL, "rope_theta"},
     {LLAMA ",\"rope_theta\":\"big\"}", -EBADMSG, "'rope_theta'"},
@@ -98,7 +109,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {MIXTRAL ",\"router_jitter_noise\":0.1}", -ENOTSUP, "'router_jitter_noise' is set"},
     {MIXTRAL ",\"router_aux_loss_coef\":-0.5}", -EINVAL, "expert_balance"},
     {MIXTRAL ",\"router_aux_loss_coef\":\"x\"}", -EBADMSG, "'router_aux_loss_coef'"},
-    {MIXTRAL ",\"rope_scaling\":{\"rope_type\":\"yarn\"}}", -ENOTSUP, "'yarn'"},
+    {MIXTRAL ",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", -ENOTSUP, "'longrope'"},
     {MIXTRAL ",\"head_dim\":0}", -EINVAL, "'model.head_size' is 0"},
     {"{\"model_type\":\"mixtral\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8,"
      "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
@@ -217,5 +228,48 @@ Test(hf_config, windows_of_the_attention)
                      err.text);
         cr_assert_eq(again.window, shape.window);
         ds_buf_release(&out);
+    }
+}
+
+#define YARN(more) LLAMA ",\"rope_scaling\":{\"type\":\"yarn\"" more "}}"
+
+/* The context of these is 8.  The factor of cosines and sines as transformers works it out. */
+Test(hf_config, what_yarn_leaves_out)
+{
+    static const struct {
+        const char *text;
+        uint64_t original;
+        double factor, slow, fast, attention;
+    } cases[] = {
+        {YARN(",\"factor\":4"), 8, 4, 1, 32, 1.1386294361119891},
+        {YARN(",\"factor\":1"), 8, 1, 1, 32, 1},
+        {YARN(",\"original_max_position_embeddings\":2"), 2, 4, 1, 32, 1.1386294361119891},
+        {YARN(",\"factor\":2,\"original_max_position_embeddings\":2"), 2, 2, 1, 32,
+         1.0693147180559945},
+        {YARN(",\"factor\":4,\"beta_slow\":2,\"beta_fast\":16,\"attention_factor\":0.5"), 8, 4, 2,
+         16, 0.5},
+        {YARN(",\"factor\":40,\"mscale\":0.707,\"mscale_all_dim\":1"), 8, 40, 1, 32,
+         0.9210423553163399},
+        {YARN(",\"factor\":40,\"mscale\":1,\"mscale_all_dim\":1,\"attention_factor\":null"), 8, 40,
+         1, 32, 1},
+        {YARN(",\"factor\":40,\"mscale\":0.5"), 8, 40, 1, 32, 1.3688879454113936},
+        {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4,\"rope_theta\":5e5,"
+               "\"attention_factor\":2}}",
+         8, 4, 1, 32, 2},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_model_shape shape;
+        struct ds_error err = {0};
+        const struct ds_rope_scale *scale = &shape.rope_scale;
+
+        cr_assert(read_config(tempdir_path(""), cases[i].text, &shape, &err) == 0, "%s", err.text);
+        cr_assert(scale->kind == DS_ROPE_YARN && scale->original == cases[i].original, "case %zu",
+                  i);
+        cr_assert(scale->factor == cases[i].factor && scale->slow == cases[i].slow &&
+                      scale->fast == cases[i].fast,
+                  "case %zu", i);
+        cr_assert_float_eq(scale->attention, cases[i].attention, 1e-14, "case %zu: %.17g", i,
+                           scale->attention);
     }
 }

@@ -26,6 +26,7 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 #define EXPERTS(n, each) ",\"experts\":" #n ",\"experts_per_token\":" #each ",\"expert_balance\":0.01"
 #define SCALING(text) OTHER("qwen2", ",\"rope_scaling\":" text)
 #define LLAMA3 "\"type\":\"llama3\",\"factor\":8"
+#define YARN "\"type\":\"yarn\",\"factor\":2,\"beta_slow\":1,\"beta_fast\":32"
 #define A_FILE ",\"files\":[{\"name\":\"w.safetensors\",\"bytes\":34,\"header_bytes\":10," \
               "\"header_xxh3\":\"0000000000000001\"}]"
 #define SUM "00000000000000ff"
@@ -63,7 +64,11 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE SCALING("{" LLAMA3 ",\"low_freq_factor\":1,\"high_freq_factor\":4}") A_FILE TENSORS, -EBADMSG, "'original_context'"},
     {HEAD STATE SCALING("{" LLAMA3 "}") A_FILE TENSORS, -EBADMSG, "'low_freq_factor'"},
     {HEAD STATE SCALING("{\"type\":\"linear\"}") A_FILE TENSORS, -EBADMSG, "'factor'"},
-    {HEAD STATE SCALING("{\"type\":\"yarn\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'yarn'"},
+    {HEAD STATE SCALING("{" YARN ",\"attention_factor\":1.5,\"original_context\":8}") A_FILE TENSORS, 0, ""},
+    {HEAD STATE SCALING("{" YARN ",\"attention_factor\":1.5}") A_FILE TENSORS, -EBADMSG, "'original_context'"},
+    {HEAD STATE SCALING("{" YARN ",\"original_context\":8}") A_FILE TENSORS, -EBADMSG, "'attention_factor'"},
+    {HEAD STATE SCALING("{\"type\":\"yarn\",\"factor\":2}") A_FILE TENSORS, -EBADMSG, "'beta_slow'"},
+    {HEAD STATE SCALING("{\"type\":\"longrope\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'longrope'"},
     {HEAD STATE SCALING("{\"type\":\"none\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'none'"},
     {HEAD STATE SCALING("[2]") A_FILE TENSORS, -EBADMSG, "'rope_scaling' is not an object"},
     {BLOCKS(8) STATE MODEL A_FILE TENSORS, 0, ""},

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * GELU, SwiGLU, rotary positions and casts of kernels/cuda/ by the tests of the CPU's.
+ * GELU, SwiGLU and casts of kernels/cuda/ by the tests of the CPU's.
  */
 #include "tests/cudaemu/emulated.h"
 

@@ -20,19 +20,24 @@ int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_e
 {
     if (strcmp(dir, "hf") != 0)
         return ds_fail(err, ENOENT, "'%s' does not exist", dir);
-    *shape =
-        (struct ds_model_shape){.arch = DS_ARCH_LLAMA,
-                                .layers = 2,
-                                .hidden = 64,
-                                .heads = 4,
-                                .kv_heads = 2,
-                                .head_size = 16,
-                                .ffn = 96,
-                                .vocab = 300,
-                                .context = 32,
-                                .norm_eps = 1e-6,
-                                .rope_theta = 10000,
-                                .rope_scale = {.factor = 1, .low = 1, .high = 4, .original = 8192}};
+    *shape = (struct ds_model_shape){.arch = DS_ARCH_LLAMA,
+                                     .layers = 2,
+                                     .hidden = 64,
+                                     .heads = 4,
+                                     .kv_heads = 2,
+                                     .head_size = 16,
+                                     .ffn = 96,
+                                     .vocab = 300,
+                                     .context = 32,
+                                     .norm_eps = 1e-6,
+                                     .rope_theta = 10000,
+                                     .rope_scale = {.factor = 1,
+                                                    .low = 1,
+                                                    .high = 4,
+                                                    .original = 8192,
+                                                    .slow = 1,
+                                                    .fast = 32,
+                                                    .attention = 1}};
     return 0;
 }
 

@@ -25,7 +25,14 @@ static const struct ds_model_shape jobs_config = {
     .context = 32,
     .norm_eps = 1e-6,
     .rope_theta = 50000,
-    .rope_scale = {.kind = DS_ROPE_PLAIN, .factor = 1, .low = 1, .high = 4, .original = 8192},
+    .rope_scale = {.kind = DS_ROPE_PLAIN,
+                   .factor = 1,
+                   .low = 1,
+                   .high = 4,
+                   .original = 8192,
+                   .slow = 1,
+                   .fast = 32,
+                   .attention = 1},
 };
 
 int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_error *err)

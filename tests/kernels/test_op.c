@@ -225,13 +225,23 @@ Test(op, rope)
         .scale = {.kind = DS_ROPE_LLAMA3, .factor = 8.0, .low = 4.0, .high = 5.0},
         .x = f};
 
+    struct ds_rope_args yarn = stretched;
+
+    yarn.theta = 2.0f;
+    yarn.scale = (struct ds_rope_scale){DS_ROPE_YARN, 2.0, 1.0, 4.0, 8, 1.0, 2.0, 1.0};
     ACCEPTS(rope, rope);
     ACCEPTS(rope, stretched);
+    ACCEPTS(rope, yarn);
     REFUSES(rope, rope, a.head_size = 3);
     REFUSES(rope, rope, a.heads = 2);
     REFUSES(rope, rope, a.theta = 0.0f);
     REFUSES(rope, rope, a.scale.kind = DS_ROPE_LINEAR);
     REFUSES(rope, stretched, a.scale.high = 4.0);
+    REFUSES(rope, yarn, a.theta = 1.0f);
+    REFUSES(rope, yarn, a.scale.original = 0);
+    REFUSES(rope, yarn, a.scale.slow = 0.0);
+    REFUSES(rope, yarn, a.scale.fast = 1.0);
+    REFUSES(rope, yarn, a.scale.attention = 0.0);
 }
 
 Test(op, norm_arguments)

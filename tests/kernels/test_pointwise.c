@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_pointwise.c - GELU, SwiGLU, rotary positions and casts against double; runs in another order.
+ * test_pointwise.c - GELU, SwiGLU and casts against double; runs in another order.
  */
 #include "tests/kernels/harness.h"
 
@@ -9,7 +9,6 @@ struct pointwise {
     size_t rows, n;
     enum ds_dtype act;
     struct nums x, dy;
-    struct ds_rope_args rope;
     struct ds_reorder_args reorder;
     bool in_place;
     uint32_t *largest; /* of what is written, or NULL */
@@ -204,147 +203,6 @@ Test(pointwise, swiglu)
         check_swiglu(1 + i * 3, sizes[i], DS_F32);
         check_swiglu(1 + i * 3, sizes[i], DS_BF16);
         check_swiglu(1 + i * 3, sizes[i], DS_F16);
-    }
-}
-
-static int run_rope(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
-{
-    struct pointwise *c = ctx;
-    struct ds_rope_args args = c->rope;
-
-    args.x = out[0];
-    return ds_rope(&args, stream, err);
-}
-
-/* By wavelengths, as transformers has it. */
-static double stretched(const struct ds_rope_scale *scale, double frequency)
-{
-    double wave = 2.0 * acos(-1.0) / frequency, smooth;
-
-    if (scale->kind == DS_ROPE_PLAIN)
-        return frequency;
-    if (scale->kind == DS_ROPE_LINEAR || wave > (double)scale->original / scale->low)
-        return frequency / scale->factor;
-    if (wave < (double)scale->original / scale->high)
-        return frequency;
-    smooth = ((double)scale->original / wave - scale->low) / (scale->high - scale->low);
-    return (1.0 - smooth) * frequency / scale->factor + smooth * frequency;
-}
-
-static struct ds_rope_scale rope_scale; /* of the cases that follow */
-
-static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads, size_t size,
-                            size_t more, enum ds_dtype act, bool inverse)
-{
-    struct pointwise c = {.rope = {.batch = batch,
-                                   .seq = seq,
-                                   .first = first,
-                                   .heads = heads,
-                                   .head_size = size,
-                                   .ld = heads * size + more,
-                                   .act = act,
-                                   .theta = 10000.0f,
-                                   .scale = rope_scale,
-                                   .inverse = inverse}};
-    size_t n = batch * seq * c.rope.ld, half = size / 2;
-    double *y = calloc(n, sizeof(double));
-    struct trial t = {.what = "rope",
-                      .out = {{act, n, y, &c.x}},
-                      .outs = 1,
-                      .run = run_rope,
-                      .ctx = &c,
-                      .query = {.act = act, .seq = seq, .head_size = size}};
-
-    c.x = nums_random(act, n, 1.0, 0.0);
-    memcpy(y, c.x.d, n * sizeof(double));
-    for (size_t i = 0; i < batch * seq * heads * half; i++) {
-        size_t pair = i % half, head = i / half % heads, row = i / half / heads;
-        size_t low = row * c.rope.ld + head * size + pair;
-        double position = (double)(first + row % seq);
-        double plain = pow(10000.0, -2.0 * (double)pair / (double)size);
-        double angle = position * stretched(&rope_scale, plain);
-        double s = inverse ? -sin(angle) : sin(angle);
-
-        y[low] = c.x.d[low] * cos(angle) - c.x.d[low + half] * s;
-        y[low + half] = c.x.d[low + half] * cos(angle) + c.x.d[low] * s;
-    }
-    try_all(&t);
-    nums_free(&c.x);
-    free(y);
-}
-
-static void check_rope(size_t batch, size_t seq, size_t heads, size_t size, size_t more,
-                       enum ds_dtype act, bool inverse)
-{
-    check_rope_from(0, batch, seq, heads, size, more, act, inverse);
-}
-
-/* A part of a sequence has the bits that it has in the whole, wherever it is cut. */
-Test(pointwise, rope_of_a_part)
-{
-    enum { SEQ = 100, LD = 24, CUT = 37 };
-    struct ds_device *device = open_cpu(NULL, 2, 1 << 16);
-    float whole[SEQ * LD], part[SEQ * LD];
-    struct ds_rope_args args = {
-        .batch = 1, .heads = 2, .head_size = 12, .ld = LD, .theta = 10000.0f};
-
-    cr_assert(device != NULL);
-    for (size_t i = 0; i < SEQ * LD; i++)
-        whole[i] = part[i] = (float)(i % 37) - 18.0f;
-    args.seq = SEQ;
-    args.x = whole;
-    cr_assert(ds_rope(&args, ds_device_stream(device), NULL) == 0);
-    args.seq = CUT;
-    args.x = part;
-    cr_assert(ds_rope(&args, ds_device_stream(device), NULL) == 0);
-    args.first = CUT;
-    args.seq = SEQ - CUT;
-    args.x = part + CUT * LD;
-    cr_assert(ds_rope(&args, ds_device_stream(device), NULL) == 0);
-    cr_assert(memcmp(whole, part, sizeof(whole)) == 0);
-    ds_device_close(device);
-}
-
-Test(pointwise, rope_behind_other_rows)
-{
-    for (size_t type = 0; type < 3; type++) {
-        check_rope_from(1, 1, 1, 3, 16, 32, act_types[type], false);
-        check_rope_from(1000, 2, 17, 2, 20, 0, act_types[type], type == 0);
-        check_rope_from(77, 1, 19, 3, 32, 1, act_types[type], false);
-    }
-}
-
-/* Waves of all lengths: some that stay, some between, some that become longer. */
-Test(pointwise, rope_for_a_longer_context)
-{
-    static const struct ds_rope_scale scales[] = {
-        {.kind = DS_ROPE_LINEAR, .factor = 4.0},
-        {.kind = DS_ROPE_LLAMA3, .factor = 8.0, .low = 1.0, .high = 4.0, .original = 64},
-        {.kind = DS_ROPE_LLAMA3, .factor = 32.0, .low = 1.0, .high = 4.0, .original = 8192},
-    };
-
-    for (size_t i = 0; i < sizeof(scales) / sizeof(scales[0]); i++) {
-        rope_scale = scales[i];
-        for (size_t type = 0; type < 3; type++) {
-            check_rope(2, 17, 2, 32, 0, act_types[type], i == 1);
-            check_rope_from(300, 1, 40, 1, 18, 5, act_types[type], false);
-        }
-    }
-    rope_scale = (struct ds_rope_scale){0};
-}
-
-Test(pointwise, rope)
-{
-    for (size_t type = 0; type < 3; type++) {
-        check_rope(2, 17, 3, 16, 32, act_types[type], false);
-        check_rope(1, 100, 2, 20, 0, act_types[type], true);
-        check_rope(1, 1, 1, 2, 5, act_types[type], false);
-        check_rope(1, 4099, 1, 8, 0, act_types[type], type == 0);
-        check_rope(2, 33, 2, 128, 64, act_types[type], false);
-        check_rope(1, 9, 40, 64, 512, act_types[type], type == 1);
-        check_rope(1, 19, 3, 32, 1, act_types[type], true); /* halves of words */
-        check_rope_from(1000, 2, 23, 2, 16, 8, act_types[type], type == 2);
-        check_rope_from(4093, 1, 9, 1, 20, 4, act_types[type], type == 0);
     }
 }
 

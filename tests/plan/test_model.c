@@ -101,12 +101,21 @@ Test(model, stretched_positions_that_cannot_be_are_refused)
         struct ds_rope_scale scale;
         const char *says;
     } cases[] = {
-        {{DS_ROPE_LINEAR, 0.5, 1.0, 4.0, 64}, "'model.rope_scaling.factor' must be at least 1"},
-        {{DS_ROPE_LLAMA3, (double)NAN, 1.0, 4.0, 64}, "factor"},
-        {{DS_ROPE_LLAMA3, 8.0, 4.0, 4.0, 64},
+        {{DS_ROPE_LINEAR, 0.5, 1.0, 4.0, 64, 1.0, 32.0, 1.0},
+         "'model.rope_scaling.factor' must be at least 1"},
+        {{DS_ROPE_LLAMA3, (double)NAN, 1.0, 4.0, 64, 1.0, 32.0, 1.0}, "factor"},
+        {{DS_ROPE_LLAMA3, 8.0, 4.0, 4.0, 64, 1.0, 32.0, 1.0},
          "'model.rope_scaling.high_freq_factor' must be above"},
-        {{DS_ROPE_LLAMA3, 8.0, 0.0, 4.0, 64}, "above 0"},
-        {{DS_ROPE_LLAMA3, 8.0, 1.0, 4.0, 0}, "'model.rope_scaling.original_context'"},
+        {{DS_ROPE_LLAMA3, 8.0, 0.0, 4.0, 64, 1.0, 32.0, 1.0}, "above 0"},
+        {{DS_ROPE_LLAMA3, 8.0, 1.0, 4.0, 0, 1.0, 32.0, 1.0},
+         "'model.rope_scaling.original_context'"},
+        {{DS_ROPE_YARN, 0.5, 1.0, 4.0, 64, 1.0, 32.0, 1.0}, "'model.rope_scaling.factor'"},
+        {{DS_ROPE_YARN, 2.0, 1.0, 4.0, 64, 2.0, 2.0, 1.0},
+         "'model.rope_scaling.beta_fast' must be above 'model.rope_scaling.beta_slow'"},
+        {{DS_ROPE_YARN, 2.0, 1.0, 4.0, 64, 0.0, 2.0, 1.0}, "above 0"},
+        {{DS_ROPE_YARN, 2.0, 1.0, 4.0, 0, 1.0, 2.0, 1.0}, "'model.rope_scaling.original_context'"},
+        {{DS_ROPE_YARN, 2.0, 1.0, 4.0, 64, 1.0, 2.0, 0.0},
+         "'model.rope_scaling.attention_factor' must be above 0"},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

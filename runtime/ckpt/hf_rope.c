@@ -1,0 +1,138 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hf_rope.c - rotary positions in config.json, read and written; the contract is in hf_config.h.
+ *
+ * How they are stretched is in "rope_scaling", with rope_theta beside it, or both are in
+ * "rope_parameters" (transformers 5).  Of YaRN all numbers are written, the factor of cosines and
+ * sines, too, so that whoever reads them works out none.
+ *
+ * Source  transformers: modeling_rope_utils.py.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/json_read.h"
+#include "runtime/ckpt/hf_config.h"
+#include "runtime/ckpt/manifest_format.h"
+
+static int read_llama3(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
+{
+    int rc = ds_json_get_f64(rope, "low_freq_factor", &scale->low, err);
+
+    if (rc == 0)
+        rc = ds_json_get_f64(rope, "high_freq_factor", &scale->high, err);
+    return rc == 0 ? ds_json_get_u64(rope, "original_max_position_embeddings", DS_MAX_CONTEXT,
+                                     &scale->original, err)
+                   : rc;
+}
+
+/* The factor of cosines and sines: said, or of one or two weights that the logarithm has. */
+static int read_attention(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
+{
+    const double usual = ds_rope_usual_attention(scale->factor) - 1.0;
+    double weight = 0.0, all = 0.0;
+    int rc = ds__hf_may_get_f64(rope, "mscale", &weight, err);
+
+    if (rc == 0)
+        rc = ds__hf_may_get_f64(rope, "mscale_all_dim", &all, err);
+    scale->attention =
+        weight != 0.0 && all != 0.0 ? (weight * usual + 1.0) / (all * usual + 1.0) : usual + 1.0;
+    return rc == 0 ? ds__hf_may_get_f64(rope, "attention_factor", &scale->attention, err) : rc;
+}
+
+/* What it was made for first is the context where it does not say, and a factor that is missing
+ * is what the context has become of that. */
+static int read_yarn(const json_t *rope, uint64_t context, struct ds_rope_scale *scale,
+                     struct ds_error *err)
+{
+    const json_t *truncate = ds__hf_member(rope, "truncate");
+    const bool says = ds__hf_member(rope, "original_max_position_embeddings") != NULL;
+    int rc = 0;
+
+    if (truncate != NULL && !json_is_true(truncate))
+        return ds__hf_not_supported("truncate", truncate, err);
+    scale->original = context;
+    if (says)
+        rc = ds_json_get_u64(rope, "original_max_position_embeddings", DS_MAX_CONTEXT,
+                             &scale->original, err);
+    if (rc == 0 && says && scale->original > 0 && ds__hf_member(rope, "factor") == NULL)
+        scale->factor = (double)context / (double)scale->original;
+    else if (rc == 0)
+        rc = ds_json_get_f64(rope, "factor", &scale->factor, err);
+    if (rc == 0)
+        rc = ds__hf_may_get_f64(rope, "beta_slow", &scale->slow, err);
+    if (rc == 0)
+        rc = ds__hf_may_get_f64(rope, "beta_fast", &scale->fast, err);
+    return rc == 0 ? read_attention(rope, scale, err) : rc;
+}
+
+/* How positions are stretched; "default" is the word for not at all. */
+static int read_rope_scale(const char *key, const json_t *rope, uint64_t context,
+                           struct ds_rope_scale *scale, struct ds_error *err)
+{
+    const json_t *type = ds__hf_member(rope, "rope_type");
+    const json_t *partial = ds__hf_member(rope, "partial_rotary_factor");
+    int rc;
+
+    if (type == NULL)
+        type = ds__hf_member(rope, "type");
+    if (!json_is_object(rope) || (partial != NULL && json_number_value(partial) != 1.0))
+        return ds__hf_not_supported(key, rope, err);
+    if (type == NULL || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
+        return 0;
+    if (json_is_string(type))
+        scale->kind = ds__rope_kind(json_string_value(type));
+    if (scale->kind == DS_ROPE_PLAIN || scale->kind == DS_ROPE_KINDS)
+        return ds_error_context(err, ds__hf_not_supported("rope_type", type, err), "'%s'", key);
+    if (scale->kind == DS_ROPE_YARN)
+        return ds_error_context(err, read_yarn(rope, context, scale, err), "'%s'", key);
+    rc = ds_json_get_f64(rope, "factor", &scale->factor, err);
+    if (rc == 0 && scale->kind == DS_ROPE_LLAMA3)
+        rc = read_llama3(rope, scale, err);
+    return ds_error_context(err, rc, "'%s'", key);
+}
+
+int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *shape,
+                     struct ds_error *err)
+{
+    static const char *const nested[] = {"rope_scaling", "rope_parameters"};
+    int rc;
+
+    shape->rope_scale = ds_rope_plain();
+    shape->rope_theta = theta;
+    rc = ds__hf_may_get_f64(root, "rope_theta", &shape->rope_theta, err);
+    for (size_t i = 0; rc == 0 && i < 2; i++) {
+        const json_t *rope = ds__hf_member(root, nested[i]);
+
+        if (rope == NULL)
+            continue;
+        rc = read_rope_scale(nested[i], rope, shape->context, &shape->rope_scale, err);
+        if (rc == 0)
+            rc = ds__hf_may_get_f64(rope, "rope_theta", &shape->rope_theta, err);
+    }
+    return rc;
+}
+
+void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale)
+{
+    if (scale->kind == DS_ROPE_PLAIN) {
+        ds_json_null(json, "rope_scaling");
+        return;
+    }
+    ds_json_object(json, "rope_scaling");
+    ds_json_string(json, "rope_type", ds_rope_name(scale->kind));
+    ds_json_f64(json, "factor", scale->factor, 17);
+    if (scale->kind == DS_ROPE_LLAMA3) {
+        ds_json_f64(json, "low_freq_factor", scale->low, 17);
+        ds_json_f64(json, "high_freq_factor", scale->high, 17);
+    } else if (scale->kind == DS_ROPE_YARN) {
+        ds_json_f64(json, "beta_slow", scale->slow, 17);
+        ds_json_f64(json, "beta_fast", scale->fast, 17);
+        ds_json_f64(json, "attention_factor", scale->attention, 17);
+    }
+    if (scale->kind != DS_ROPE_LINEAR)
+        ds_json_u64(json, "original_max_position_embeddings", scale->original);
+    ds_json_end_object(json);
+}

@@ -223,7 +223,7 @@ struct ds_job {
         uint64_t layers; /* that recompute, from the first; 0: all */
     } activation;
     struct {
-        uint64_t every, keep;
+        uint64_t every, keep, keep_every;
         bool async;         /* written behind the steps */
         const char *resume; /* "auto", "never", or a path to a checkpoint or run directory */
     } checkpoint;

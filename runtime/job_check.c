@@ -340,6 +340,21 @@ static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struc
     return 0;
 }
 
+/* What is to stay must be saved. */
+static int check_keep(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    uint64_t every = job->checkpoint.every, stay = job->checkpoint.keep_every;
+    char fit[64];
+
+    if (every == 0 || stay % every == 0)
+        return 0;
+    ds__job_near_multiples(every, stay, fit, sizeof(fit));
+    return FAIL_AT(keys, ds__job_blame(keys, "checkpoint.keep_every", "checkpoint.every"), EINVAL,
+                   "'checkpoint.keep_every' %" PRIu64 " must be a multiple of 'checkpoint.every' "
+                   "%" PRIu64 "; %s would do",
+                   stay, every, fit);
+}
+
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
@@ -354,6 +369,7 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
         ds__job_check_offload,
         check_schedule,
         check_recompute,
+        check_keep,
         check_scale,
         check_fp8,
     };

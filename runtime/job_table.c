@@ -341,6 +341,8 @@ static const struct ds_key job_keys[] = {
     U64("checkpoint.every", checkpoint.every, 0, "100", 0, DS_MAX_STEPS,
         "updates between checkpoints; the last one is always saved; 0 turns them off"),
     U64("checkpoint.keep", checkpoint.keep, 0, "3", 1, 1000000, "newest checkpoints to keep"),
+    U64("checkpoint.keep_every", checkpoint.keep_every, 0, "0", 0, DS_MAX_STEPS,
+        "older ones that stay, too: every so many updates, a multiple of checkpoint.every; 0: none"),
     BOOL("checkpoint.async", checkpoint.async, FROM, "true; offload.optim nvme: false",
          "write checkpoints while the run goes on, from a copy of what each rank writes; it takes "
          "that much memory"),

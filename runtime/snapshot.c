@@ -162,6 +162,7 @@ static struct ds_ckpt_save_args save_args(struct ds_trainer *trainer)
         .rank = trainer->args->rank,
         .world = trainer->args->world,
         .keep = trainer->job->checkpoint.keep,
+        .keep_every = trainer->job->checkpoint.keep_every,
         .barrier = barrier,
         .before_commit = before_commit,
         .user = trainer,

@@ -113,14 +113,14 @@ int ds_ckpt_set_scalar(struct ds_ckpt_state *state, const char *name, double val
  * rank 0 just before the folder gets its final name; either may fail and ends the save.  Whether
  * there is a checkpoint is what rank 0 returns; the others return what they met themselves.
  * Then keeps the newest `keep` whole checkpoints up to this step (0: all) and removes older ones,
- * never the one just made. */
+ * but those whose step is a multiple of `keep_every` (0: none is), and never the one just made. */
 struct ds_ckpt_save_args {
     const char *run_dir;
     struct ds_ckpt_state state;
     const struct ds_ckpt_tensor *weights, *moments; /* moments: all states of the optimizer */
     size_t n_weights, n_moments;
     unsigned rank, world;
-    uint64_t keep;
+    uint64_t keep, keep_every;
     uint64_t block_bytes; /* under one checksum: a multiple of 8; 0: DS_CKPT_BLOCK_BYTES */
     int (*barrier)(void *user, struct ds_error *err);
     int (*before_commit)(void *user, struct ds_error *err);

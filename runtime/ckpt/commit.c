@@ -155,5 +155,5 @@ int ds__saving_commit(struct ds__saving *saving, struct ds_error *err)
         rc = args->before_commit(args->user, err);
     if (rc < 0 || (rc = publish(saving, err)) < 0 || (rc = swap_latest(saving, err)) < 0)
         return rc;
-    return ds__prune(args->run_dir, args->state.step, args->keep, err);
+    return ds__prune(args->run_dir, args->state.step, args->keep, args->keep_every, err);
 }

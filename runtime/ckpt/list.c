@@ -257,7 +257,8 @@ static bool is_whole(const char *root, const char *name)
     return ds_path_join(path, root, name, NULL) == 0 && ds_ckpt_peek(path, &state, NULL) == 0;
 }
 
-int ds__prune(const char *run_dir, uint64_t newest, uint64_t keep, struct ds_error *err)
+int ds__prune(const char *run_dir, uint64_t newest, uint64_t keep, uint64_t keep_every,
+              struct ds_error *err)
 {
     char root[DS_MAX_PATH];
     struct ds_ckpt_list list;
@@ -271,7 +272,7 @@ int ds__prune(const char *run_dir, uint64_t newest, uint64_t keep, struct ds_err
             continue;
         if (kept < keep)
             kept += is_whole(root, list.entry[i].name);
-        else
+        else if (keep_every == 0 || list.entry[i].step % keep_every != 0)
             rc = remove_one(root, list.entry[i].name, err);
     }
     ds_ckpt_list_release(&list);

@@ -74,8 +74,9 @@ int ds__store_check_header(struct ds__store *store, size_t file, struct ds_error
 /* Remove what crashed saves left in the folder of checkpoints. */
 int ds__clean_stale(const char *root, struct ds_error *err) DS_NODISCARD;
 
-/* Keep `keep` whole checkpoints up to step `newest` and remove older ones; 0 keeps all. */
-int ds__prune(const char *run_dir, uint64_t newest, uint64_t keep, struct ds_error *err)
-    DS_NODISCARD;
+/* Keep `keep` whole checkpoints up to step `newest` and remove older ones, but those of multiples
+ * of `keep_every` steps; keep 0 keeps all, keep_every 0 none for that. */
+int ds__prune(const char *run_dir, uint64_t newest, uint64_t keep, uint64_t keep_every,
+              struct ds_error *err) DS_NODISCARD;
 
 #endif

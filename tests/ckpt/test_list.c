@@ -110,6 +110,22 @@ Test(list, keep_keeps_the_newest)
     must_have(run, "80 70 60");
 }
 
+Test(list, multiples_of_keep_every_stay)
+{
+    const char *run = tempdir_path("run");
+    struct ds_ckpt_save_args args;
+
+    for (uint64_t step = 10; step <= 90; step += 10) {
+        args = save_args(run, &values, step);
+        args.keep = 2;
+        args.keep_every = 30;
+        cr_assert(ds_ckpt_save(&args, NULL) == 0);
+    }
+    must_have(run, "90 80 60 30"); /* 90 is one of the newest, and stays later */
+    save(run, 100, 1);
+    must_have(run, "100");
+}
+
 Test(list, damaged_ones_do_not_count_and_later_ones_stay)
 {
     const char *run = tempdir_path("run");

@@ -45,7 +45,7 @@ static const char whole[] =
     "zero: {stage: 0, bucket_mb: 25, shard_group: all}\n"
     "offload: {optim: none}\n"
     "activation: {recompute: full}\n"
-    "checkpoint: {every: 50, keep: 2, resume: never}\n"
+    "checkpoint: {every: 50, keep: 2, keep_every: 150, resume: never}\n"
     "eval: {every: 25, batches: 4}\n"
     "log: {every: 5, sinks: [jsonl, csv]}\n"
     "guard: {nonfinite: abort, max_skips: 10}\n"
@@ -98,6 +98,7 @@ Test(job, small_job_gets_every_default)
     cr_expect(job.zero.stage == 0 && job.zero.bucket_mb == 0);
     cr_expect(job.activation.recompute == DS_RECOMPUTE_NONE);
     cr_expect(job.checkpoint.every == 100 && job.checkpoint.keep == 3);
+    cr_expect(job.checkpoint.keep_every == 0);
     cr_expect_str_eq(job.checkpoint.resume, "auto");
     cr_expect(job.eval.every == 0 && job.eval.batches == 8);
     cr_expect(job.log.every == 1);
@@ -140,6 +141,7 @@ Test(job, every_key_is_read)
     cr_expect(job.precision.compute == DS_COMPUTE_BF16);
     cr_expect(job.parallel.data == 2 && job.zero.bucket_mb == 25);
     cr_expect(job.activation.recompute == DS_RECOMPUTE_FULL);
+    cr_expect(job.checkpoint.keep == 2 && job.checkpoint.keep_every == 150);
     cr_expect_str_eq(job.checkpoint.resume, "never");
     cr_expect(job.eval.every == 25 && job.log.every == 5);
     cr_expect(job.log.sinks == (DS_SINK_JSONL | DS_SINK_CSV));

@@ -86,7 +86,9 @@ enum ds_schedule_kind {
     DS_SCHEDULE_WSD,
     DS_SCHEDULE_ONE_CYCLE,
     DS_SCHEDULE_WARMUP_LR,
-    DS_SCHEDULE_WARMUP_DECAY_LR
+    DS_SCHEDULE_WARMUP_DECAY_LR,
+    DS_SCHEDULE_POLYNOMIAL,
+    DS_SCHEDULE_INVERSE_SQRT
 };
 enum ds_warmup { DS_WARMUP_LINEAR, DS_WARMUP_LOG };
 enum ds_anneal { DS_ANNEAL_COSINE, DS_ANNEAL_LINEAR };
@@ -188,6 +190,8 @@ struct ds_job {
         enum ds_anneal anneal; /* one_cycle */
         uint64_t warmup, steps;
         uint64_t decay;          /* wsd: the last steps, linear from lr to min_lr */
+        double power;            /* polynomial */
+        uint64_t timescale;      /* inverse_sqrt: updates after which lr is divided by sqrt(2) */
         double start_lr, min_lr; /* where the warm-up starts, where the decay ends */
     } schedule;
     struct {

@@ -188,6 +188,8 @@ static int check_decay(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
+enum { USUAL_TIMESCALE = 10000 };
+
 /* A key that another kind of schedule reads must be as it would be without it. */
 static int check_schedule_keys(const struct ds_job *job, const struct ds_keys *keys,
                                struct ds_error *err)
@@ -200,6 +202,9 @@ static int check_schedule_keys(const struct ds_job *job, const struct ds_keys *k
     if (!cycle && job->schedule.anneal != DS_ANNEAL_COSINE)
         return FAIL_AT(keys, "schedule.anneal", EINVAL,
                        "'schedule.anneal' linear is for one_cycle only; leave it out");
+    if (job->schedule.kind != DS_SCHEDULE_POLYNOMIAL && job->schedule.power != 1.0)
+        return FAIL_AT(keys, ds__job_blame(keys, "schedule.power", "schedule.kind"), EINVAL,
+                       "'schedule.power' is for polynomial only; leave it out");
     return 0;
 }
 
@@ -214,6 +219,8 @@ static void default_rates(struct ds_job *job, const struct ds_keys *keys)
         job->schedule.warmup = cycle ? job->schedule.steps * 3 / 10 : 0;
     if (!ds_keys_given(keys, "schedule.warmup_kind"))
         job->schedule.warmup_kind = named ? DS_WARMUP_LOG : DS_WARMUP_LINEAR;
+    if (!ds_keys_given(keys, "schedule.timescale")) /* as transformers has it */
+        job->schedule.timescale = job->schedule.warmup > 0 ? job->schedule.warmup : USUAL_TIMESCALE;
     if (cycle && !ds_keys_given(keys, "schedule.start_lr"))
         job->schedule.start_lr = job->optim.lr / 25.0;
     if (cycle && !ds_keys_given(keys, "schedule.min_lr"))

@@ -44,7 +44,9 @@ static const struct ds_choice schedules[] = {
     {"constant", DS_SCHEDULE_CONSTANT, false}, {"linear", DS_SCHEDULE_LINEAR, false},
     {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false},
     {"one_cycle", DS_SCHEDULE_ONE_CYCLE, false}, {"warmup_lr", DS_SCHEDULE_WARMUP_LR, false},
-    {"warmup_decay_lr", DS_SCHEDULE_WARMUP_DECAY_LR, false}, {NULL, 0, false}};
+    {"warmup_decay_lr", DS_SCHEDULE_WARMUP_DECAY_LR, false},
+    {"polynomial", DS_SCHEDULE_POLYNOMIAL, false},
+    {"inverse_sqrt", DS_SCHEDULE_INVERSE_SQRT, false}, {NULL, 0, false}};
 static const struct ds_choice warmups[] = {
     {"linear", DS_WARMUP_LINEAR, false}, {"log", DS_WARMUP_LOG, false}, {NULL, 0, false}};
 static const struct ds_choice anneals[] = {
@@ -272,6 +274,10 @@ static const struct ds_key job_keys[] = {
         "update at which the learning rate reaches schedule.min_lr"),
     U64("schedule.decay", schedule.decay, FROM | BITS, "a tenth of schedule.steps", 1, DS_MAX_STEPS,
         "updates of the final decay; wsd only"),
+    F64("schedule.power", schedule.power, BITS, "1", 0.01, 100,
+        "exponent of what is left of the schedule; polynomial only"),
+    U64("schedule.timescale", schedule.timescale, FROM | BITS, "schedule.warmup, where 0 10000", 1,
+        DS_MAX_STEPS, "updates after the warm-up that divide optim.lr by the root of 2; inverse_sqrt only"),
     ENUM("schedule.anneal", schedule.anneal, BITS, "cosine", anneals,
          "curve of both flanks; one_cycle only"),
     F64("schedule.start_lr", schedule.start_lr, FROM | BITS,

@@ -4,8 +4,8 @@
  * optim.c - the contract is in optim.h.
  *
  * After the warm-up most kinds are a curve over x, the share of the remaining schedule that has
- * passed, from lr at 0 to min_lr at 1; past its end the rate stays there.  one_cycle and the two
- * kinds that have DeepSpeed's names follow their own formulas, written beside them.
+ * passed, from lr at 0 to min_lr at 1; past its end the rate stays there.  one_cycle, inverse_sqrt
+ * and the two kinds that have DeepSpeed's names follow their own formulas, written beside them.
  */
 #include "runtime/optim.h"
 
@@ -81,6 +81,15 @@ static double decay_share(const struct ds_job *job, uint64_t step)
     return fmax(0.0, (end - ((double)step + 1.0)) / fmax(1.0, end - warmup));
 }
 
+/* transformers' get_inverse_sqrt_schedule() after the warm-up; min_lr is Megatron-LM's floor. */
+static double inverse_sqrt(const struct ds_job *job, uint64_t step)
+{
+    double scale = (double)job->schedule.timescale;
+    double passed = (double)(step - job->schedule.warmup) + scale;
+
+    return fmax(job->schedule.min_lr, job->optim.lr / sqrt(passed / scale));
+}
+
 /* The share of lr - min_lr that is left at `step` >= warmup. */
 static double left(const struct ds_job *job, uint64_t step)
 {
@@ -92,6 +101,8 @@ static double left(const struct ds_job *job, uint64_t step)
     case DS_SCHEDULE_COSINE: return half_cosine(x);
     case DS_SCHEDULE_WSD: return stable_share(step < steps ? steps - step : 0, job->schedule.decay);
     case DS_SCHEDULE_WARMUP_DECAY_LR: return decay_share(job, step);
+    case DS_SCHEDULE_POLYNOMIAL: return pow(1.0 - x, job->schedule.power);
+    case DS_SCHEDULE_INVERSE_SQRT:
     case DS_SCHEDULE_CONSTANT:
     case DS_SCHEDULE_ONE_CYCLE:
     case DS_SCHEDULE_WARMUP_LR: break;
@@ -109,6 +120,8 @@ double ds_optim_lr(const struct ds_job *job, uint64_t step)
         return start + (lr - start) * warmed(job, step);
     if (job->schedule.kind == DS_SCHEDULE_CONSTANT || job->schedule.kind == DS_SCHEDULE_WARMUP_LR)
         return lr;
+    if (job->schedule.kind == DS_SCHEDULE_INVERSE_SQRT)
+        return inverse_sqrt(job, step);
     return end + (lr - end) * left(job, step);
 }
 

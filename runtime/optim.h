@@ -4,7 +4,8 @@
  * optim.h - learning rate and clipping as pure functions of the step; what optimizers keep.
  *
  * Source  PyTorch's lr_scheduler.py (OneCycleLR), DeepSpeed's lr_schedules.py (WarmupLR,
- *         WarmupDecayLR), Hu et al., "MiniCPM" (wsd).
+ *         WarmupDecayLR), Hu et al., "MiniCPM" (wsd), transformers' optimization.py (polynomial,
+ *         inverse_sqrt).
  * Tests   tests/plan/test_schedule.c, tests/plan/test_optim.c
  */
 #ifndef DS_RUNTIME_OPTIM_H

@@ -98,7 +98,6 @@ Test(job, small_job_gets_every_default)
     cr_expect(job.zero.stage == 0 && job.zero.bucket_mb == 0);
     cr_expect(job.activation.recompute == DS_RECOMPUTE_NONE);
     cr_expect(job.checkpoint.every == 100 && job.checkpoint.keep == 3);
-    cr_expect(job.checkpoint.keep_every == 0);
     cr_expect_str_eq(job.checkpoint.resume, "auto");
     cr_expect(job.eval.every == 0 && job.eval.batches == 8);
     cr_expect(job.log.every == 1);
@@ -333,6 +332,12 @@ Test(job, kinds_of_schedule_have_defaults_of_their_own)
     ds_job_release(&job);
     parse(&job, SMALL "schedule: {kind: warmup_decay_lr, warmup: 9, min_lr: 1.0e-5}\n", NULL);
     cr_expect(job.schedule.warmup_kind == DS_WARMUP_LOG && job.schedule.start_lr == 1e-5);
+    ds_job_release(&job);
+    parse(&job, SMALL "schedule: {kind: inverse_sqrt, warmup: 9}\n", NULL);
+    cr_expect(job.schedule.timescale == 9);
+    ds_job_release(&job);
+    parse(&job, SMALL "schedule: {kind: polynomial, power: 0.5}\n", NULL);
+    cr_expect(job.schedule.timescale == 10000 && job.schedule.power == 0.5);
     ds_job_release(&job);
     parse(&job, SMALL "schedule: {kind: linear, warmup: 9, min_lr: 1.0e-5}\n", NULL);
     cr_expect(job.schedule.warmup_kind == DS_WARMUP_LINEAR && job.schedule.start_lr == 0);

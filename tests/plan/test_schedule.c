@@ -158,6 +158,31 @@ static double ref_decay_lr_linear(const struct curve *c, double t)
     return ref_decay_lr(c, t, false);
 }
 
+/* The multipliers of transformers' optimization.py, with the warm-up of the other kinds. */
+enum { TIMESCALE = 50 };
+#define POWER 1.7
+
+static double ref_polynomial(const struct curve *c, double t)
+{
+    double w = (double)c->warmup, n = (double)c->steps, remaining;
+
+    if (t < w)
+        return ref_constant(c, t);
+    if (t > n || n <= w)
+        return c->min / c->lr * c->lr;
+    remaining = 1 - (t - w) / (n - w);
+    return ((c->lr - c->min) * pow(remaining, POWER) + c->min) / c->lr * c->lr;
+}
+
+static double ref_inverse_sqrt(const struct curve *c, double t)
+{
+    double shift = TIMESCALE - (double)c->warmup;
+
+    if (t < (double)c->warmup)
+        return ref_constant(c, t);
+    return fmax(c->min, c->lr * (1.0 / sqrt((t + shift) / TIMESCALE)));
+}
+
 /* --- the comparison --------------------------------------------------------------------------- */
 
 /* clang-format off */
@@ -184,6 +209,8 @@ static const struct kind {
      ref_decay_lr_log},
     {"warmup_decay_lr, linear", DS_SCHEDULE_WARMUP_DECAY_LR, DS_WARMUP_LINEAR, DS_ANNEAL_COSINE,
      ref_decay_lr_linear},
+    {"polynomial", DS_SCHEDULE_POLYNOMIAL, DS_WARMUP_LINEAR, DS_ANNEAL_COSINE, ref_polynomial},
+    {"inverse_sqrt", DS_SCHEDULE_INVERSE_SQRT, DS_WARMUP_LINEAR, DS_ANNEAL_COSINE, ref_inverse_sqrt},
 };
 /* clang-format on */
 
@@ -198,6 +225,8 @@ static void compare(const struct kind *kind, const struct curve *c)
                      .warmup = c->warmup,
                      .steps = c->steps,
                      .decay = c->decay,
+                     .power = POWER,
+                     .timescale = TIMESCALE,
                      .start_lr = named ? c->min : c->start,
                      .min_lr = c->min},
     };
@@ -240,6 +269,16 @@ Test(schedule, known_points)
     cr_assert(fabs(ds_optim_lr(&job, 15) - 0.52) < 1e-15);
     cr_assert(fabs(ds_optim_lr(&job, 65) - 0.500002) < 1e-15);
     cr_assert(ds_optim_lr(&job, 100) == 4e-6 && ds_optim_lr(&job, 5000) == 4e-6);
+    job.schedule.kind = DS_SCHEDULE_INVERSE_SQRT;
+    job.schedule.warmup = 100;
+    job.schedule.timescale = 100;
+    cr_assert(ds_optim_lr(&job, 100) == 1.0 && ds_optim_lr(&job, 400) == 0.5);
+    cr_assert(ds_optim_lr(&job, 10000) == 0.1);
+    job.schedule.kind = DS_SCHEDULE_POLYNOMIAL;
+    job.schedule.power = 2.0;
+    job.schedule.steps = 200;
+    job.schedule.min_lr = 0.0;
+    cr_assert(ds_optim_lr(&job, 150) == 0.25 && ds_optim_lr(&job, 200) == 0.0);
 }
 
 Test(schedule, log_warm_up_serves_every_kind)

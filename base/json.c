@@ -168,3 +168,10 @@ void ds_json_f64(struct ds_json *json, const char *key, double value, int digits
     while (least++ < digits && strtod(text, NULL) != value);
     (void)ds_buf_puts(json->out, text);
 }
+
+void ds_json_real(struct ds_json *json, const char *key, double value)
+{
+    ds_json_f64(json, key, value, 17);
+    if (fabs(value) < 1e15 && value == floor(value))
+        (void)ds_buf_puts(json->out, ".0");
+}

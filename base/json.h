@@ -38,5 +38,7 @@ void ds_json_bool(struct ds_json *json, const char *key, bool value);
 void ds_json_null(struct ds_json *json, const char *key);
 /* `digits` significant decimal digits, 1 to 17. */
 void ds_json_f64(struct ds_json *json, const char *key, double value, int digits);
+/* With 17 digits, and a point in whole numbers below 1e15, for readers that tell 4 from 4.0. */
+void ds_json_real(struct ds_json *json, const char *key, double value);
 
 #endif

@@ -21,6 +21,7 @@
 #include "cli/size.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/inspect.h"
+#include "runtime/text/tokenizer.h"
 
 /* A folder that is in the way is a mistake on the command line. */
 static int fail(const struct ds_error *err, int rc)
@@ -217,27 +218,57 @@ static int verify(const struct ds_cli *cli)
     return finish(DS_EXIT_OK);
 }
 
-/* The tokenizer of the run that the checkpoint is of goes into the folder, too.  A checkpoint need
- * not lie in a run directory, and a job need not have a tokenizer. */
-static void export_tokenizer(const char *ckpt, const char *out_dir)
+static int64_t id_of(uint32_t token)
 {
-    char to[DS_MAX_PATH];
+    return token == DS_NO_TOKEN ? -1 : (int64_t)token;
+}
+
+/* The tokenizer of the run that the checkpoint is of, and its ids with a meaning.  A checkpoint
+ * need not lie in a run directory, and a job need not have a tokenizer: then `text` is empty. */
+static void read_tokenizer(const char *ckpt, struct ds_hf_tokens *tokens, struct ds_buf *text)
+{
+    struct ds_tokenizer *tokenizer = NULL;
     struct ds_error err = {0};
     struct ds_of_run run;
-    struct ds_buf text;
     int rc = ds_cli_of_run(ckpt, &run, &err);
 
-    ds_buf_init(&text, DS_MAX_JSON_BYTES);
-    if (rc == 0 && run.tokenizer[0] != '\0') {
-        rc = ds_path_join(to, out_dir, "tokenizer.json", &err);
-        if (rc == 0)
-            rc = ds_fs_read(run.tokenizer, DS_MAX_JSON_BYTES, &text, &err);
-        if (rc == 0)
-            rc = ds_fs_replace(to, text.data, text.len, &err);
-    }
+    *tokens = (struct ds_hf_tokens){-1, -1, -1};
+    if (rc == 0 && run.tokenizer[0] == '\0')
+        return;
+    if (rc == 0)
+        rc = ds_fs_read(run.tokenizer, DS_MAX_JSON_BYTES, text, &err);
+    if (rc == 0)
+        rc = ds_tokenizer_parse(&tokenizer, text->data, text->len, &err);
+    if (rc == 0)
+        *tokens = (struct ds_hf_tokens){.begin = id_of(ds_tokenizer_begin(tokenizer)),
+                                        .end = id_of(ds_tokenizer_separator(tokenizer)),
+                                        .pad = id_of(ds_tokenizer_pad(tokenizer))};
+    else
+        ds_buf_reset(text);
+    ds_tokenizer_free(tokenizer);
     if (rc != 0)
         ds_log(DS_LOG_WARNING, "tokenizer.json is left out: %s", ds_error_text(&err, rc));
+}
+
+/* The weights first, whose folder must be empty. */
+static int export_all(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
+                      struct ds_error *err)
+{
+    struct ds_hf_tokens tokens;
+    char to[DS_MAX_PATH];
+    struct ds_buf text;
+    int rc;
+
+    ds_buf_init(&text, DS_MAX_JSON_BYTES);
+    read_tokenizer(ckpt, &tokens, &text);
+    rc = ds_hf_export(ckpt, out_dir, dtype, &tokens, err);
+    if (rc == 0 && text.len > 0) {
+        rc = ds_path_join(to, out_dir, "tokenizer.json", err);
+        if (rc == 0)
+            rc = ds_fs_replace(to, text.data, text.len, err);
+    }
     ds_buf_release(&text);
+    return rc;
 }
 
 static int export(const struct ds_cli *cli)
@@ -254,9 +285,8 @@ static int export(const struct ds_cli *cli)
         return DS_EXIT_USAGE;
     }
     if ((rc = ds_ckpt_resolve(cli->arg[0], path, &err)) < 0 ||
-        (rc = ds_hf_export(path, cli->arg[1], dtype, &err)) < 0)
+        (rc = export_all(path, cli->arg[1], dtype, &err)) < 0)
         return fail(&err, rc);
-    export_tokenizer(path, cli->arg[1]);
     if (!cli->quiet)
         (void)printf("exported '%s' to '%s'\n", path, cli->arg[1]);
     return finish(DS_EXIT_OK);

@@ -167,11 +167,17 @@ int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISC
 int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
                size_t n_weights, struct ds_error *err) DS_NODISCARD;
 
+/* Ids with a meaning of their own, as the model's tokenizer has them; below 0: there is none. */
+struct ds_hf_tokens {
+    int64_t begin, end, pad; /* of a text, of a text, behind the shorter texts of a batch */
+};
+
 /* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16.  The folder written to (`ckpt`
  * of an import is the checkpoint's own) is made, or is there and empty (else
- * -EEXIST); a failure leaves it so. */
-int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype, struct ds_error *err)
-    DS_NODISCARD;
+ * -EEXIST); a failure leaves it so.  `tokens` (NULL: none) go into config.json, and into
+ * generation_config.json where one is within the vocabulary. */
+int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
+                 const struct ds_hf_tokens *tokens, struct ds_error *err) DS_NODISCARD;
 int ds_hf_import(const char *hf_dir, const char *ckpt, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -16,13 +16,15 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/error.h"
+#include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/safetensors.h"
 #include "runtime/job.h"
 #include "runtime/model/model.h"
 
-#define DS__HF_CONFIG "config.json"
-#define DS__HF_SINGLE "model.safetensors"
-#define DS__HF_INDEX  "model.safetensors.index.json"
+#define DS__HF_CONFIG     "config.json"
+#define DS__HF_GENERATION "generation_config.json"
+#define DS__HF_SINGLE     "model.safetensors"
+#define DS__HF_INDEX      "model.safetensors.index.json"
 
 struct ds__hf_file {
     const char *name;
@@ -65,15 +67,21 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uin
 int ds__hf_parse_config(const void *text, size_t len, struct ds_model_shape *shape,
                         struct ds_error *err) DS_NODISCARD;
 
-/* config.json of a model whose weights are of type `dtype`. */
-int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
-                        struct ds_error *err) DS_NODISCARD;
+/* config.json of a model whose weights are of type `dtype`; `tokens` may be NULL. */
+int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
+                        const struct ds_hf_tokens *tokens, struct ds_buf *out, struct ds_error *err)
+    DS_NODISCARD;
+
+/* generation_config.json; empty where no token is within the vocabulary. */
+int ds__hf_write_generation(const struct ds_model_shape *shape, const struct ds_hf_tokens *tokens,
+                            struct ds_buf *out, struct ds_error *err) DS_NODISCARD;
 
 /* Make the folder `path`, or take it when it is there and empty: EEXIST when it is not. */
 int ds__folder_claim(const char *path, bool *made, struct ds_error *err) DS_NODISCARD;
 
 /* Export with files of at most `max_bytes` of data each (a larger tensor has one of its own). */
 int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
-                        uint64_t max_bytes, struct ds_error *err) DS_NODISCARD;
+                        const struct ds_hf_tokens *tokens, uint64_t max_bytes, struct ds_error *err)
+    DS_NODISCARD;
 
 #endif

@@ -184,7 +184,7 @@ int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *
 }
 
 /* What is a Llama by another name. */
-#define MISTRAL "mistral"
+#define MISTRAL  "mistral"
 #define NO_THETA 10000.0 /* the job's own default, of a family that turns nothing */
 
 static bool is_mistral(const json_t *root)
@@ -431,8 +431,51 @@ static void put_router(struct ds_json *json, const struct ds_model_shape *shape)
                 shape->ffn); /* of layers without experts: there are none */
 }
 
-int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype, struct ds_buf *out,
-                        struct ds_error *err)
+static bool is_token(const struct ds_model_shape *shape, int64_t id)
+{
+    return id >= 0 && (uint64_t)id < shape->vocab;
+}
+
+/* Those of config.json; there the first two are null where there is none, else left out. */
+static void put_tokens(struct ds_json *json, const struct ds_model_shape *shape,
+                       const struct ds_hf_tokens *tokens, bool nulls)
+{
+    const struct {
+        const char *key;
+        int64_t id;
+        bool nulls;
+    } table[] = {
+        {"bos_token_id", tokens != NULL ? tokens->begin : -1, nulls},
+        {"eos_token_id", tokens != NULL ? tokens->end : -1, nulls},
+        {"pad_token_id", tokens != NULL ? tokens->pad : -1, false},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (is_token(shape, table[i].id))
+            ds_json_i64(json, table[i].key, table[i].id);
+        else if (table[i].nulls)
+            ds_json_null(json, table[i].key);
+}
+
+int ds__hf_write_generation(const struct ds_model_shape *shape, const struct ds_hf_tokens *tokens,
+                            struct ds_buf *out, struct ds_error *err)
+{
+    struct ds_json json;
+
+    if (tokens == NULL || (!is_token(shape, tokens->begin) && !is_token(shape, tokens->end) &&
+                           !is_token(shape, tokens->pad)))
+        return 0;
+    ds_json_init(&json, out);
+    ds_json_object(&json, NULL);
+    ds_json_bool(&json, "_from_model_config", true);
+    put_tokens(&json, shape, tokens, false);
+    ds_json_end_object(&json);
+    (void)ds_buf_puts(out, "\n");
+    return out->failed ? ds_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
+                        const struct ds_hf_tokens *tokens, struct ds_buf *out, struct ds_error *err)
 {
     const struct family *family = &families[shape->arch];
     const bool mistral = shape->arch == DS_ARCH_LLAMA && shape->window > 0;
@@ -463,8 +506,7 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
         ds_json_f64(&json, "attn_pdrop", 0.0, 1);
     }
     ds_json_bool(&json, "tie_word_embeddings", shape->tie_embeddings);
-    ds_json_null(&json, "bos_token_id");
-    ds_json_null(&json, "eos_token_id");
+    put_tokens(&json, shape, tokens, true);
     ds_json_string(&json, "torch_dtype", dtype == DS_BF16 ? "bfloat16" : "float32");
     ds_json_end_object(&json);
     (void)ds_buf_puts(out, "\n");

@@ -127,6 +127,7 @@ struct export
 {
     struct ds__store *store;
     const char *out_dir;
+    const struct ds_hf_tokens *tokens; /* or NULL */
     enum ds_dtype dtype;
     struct ds_arena arena;
     struct ds_safetensor *table; /* in the order of the model */
@@ -248,10 +249,27 @@ static int write_index(const struct export *x, struct ds_error *err)
     return write_text(x->out_dir, DS__HF_INDEX, &text, text.failed ? out_of_memory(err) : 0, err);
 }
 
+/* generation_config.json, where there is something to say, and then config.json. */
+static int write_configs(const struct export *x, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &x->store->manifest.state.shape;
+    struct ds_buf text;
+    int rc;
+
+    ds_buf_init(&text, DS_MAX_YAML_BYTES);
+    rc = ds__hf_write_generation(shape, x->tokens, &text, err);
+    if (rc < 0 || text.len > 0)
+        rc = write_text(x->out_dir, DS__HF_GENERATION, &text, rc, err);
+    if (rc < 0)
+        return rc;
+    ds_buf_init(&text, DS_MAX_YAML_BYTES);
+    rc = ds__hf_write_config(shape, x->dtype, x->tokens, &text, err);
+    return write_text(x->out_dir, DS__HF_CONFIG, &text, rc, err);
+}
+
 static int export_all(struct export *x, uint64_t max_bytes, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &x->store->manifest.state.shape;
-    struct ds_buf config;
     int rc;
 
     x->table = param_table(&x->arena, shape, x->dtype, &x->count);
@@ -266,18 +284,14 @@ static int export_all(struct export *x, uint64_t max_bytes, struct ds_error *err
         rc = export_shard(x, i, err);
     if (rc == 0 && x->shards > 1)
         rc = write_index(x, err);
-    if (rc < 0)
-        return rc;
-    ds_buf_init(&config, DS_MAX_YAML_BYTES);
-    rc = ds__hf_write_config(shape, x->dtype, &config, err);
-    return write_text(x->out_dir, DS__HF_CONFIG, &config, rc, err);
+    return rc == 0 ? write_configs(x, err) : rc;
 }
 
 int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
-                        uint64_t max_bytes, struct ds_error *err)
+                        const struct ds_hf_tokens *tokens, uint64_t max_bytes, struct ds_error *err)
 {
     struct ds__store store;
-    struct export x = {.store = &store, .out_dir = out_dir, .dtype = dtype};
+    struct export x = {.store = &store, .out_dir = out_dir, .tokens = tokens, .dtype = dtype};
     bool made = false;
     int rc;
 
@@ -303,9 +317,10 @@ int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dty
     return rc;
 }
 
-int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype, struct ds_error *err)
+int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
+                 const struct ds_hf_tokens *tokens, struct ds_error *err)
 {
-    return ds__hf_export_split(ckpt, out_dir, dtype, SPLIT_BYTES, err);
+    return ds__hf_export_split(ckpt, out_dir, dtype, tokens, SPLIT_BYTES, err);
 }
 
 /* --- import --------------------------------------------------------------------------------- */

@@ -123,14 +123,14 @@ void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_rope_scale *sca
     }
     ds_json_object(json, "rope_scaling");
     ds_json_string(json, "rope_type", ds_rope_name(scale->kind));
-    ds_json_f64(json, "factor", scale->factor, 17);
+    ds_json_real(json, "factor", scale->factor);
     if (scale->kind == DS_ROPE_LLAMA3) {
-        ds_json_f64(json, "low_freq_factor", scale->low, 17);
-        ds_json_f64(json, "high_freq_factor", scale->high, 17);
+        ds_json_real(json, "low_freq_factor", scale->low);
+        ds_json_real(json, "high_freq_factor", scale->high);
     } else if (scale->kind == DS_ROPE_YARN) {
-        ds_json_f64(json, "beta_slow", scale->slow, 17);
-        ds_json_f64(json, "beta_fast", scale->fast, 17);
-        ds_json_f64(json, "attention_factor", scale->attention, 17);
+        ds_json_real(json, "beta_slow", scale->slow);
+        ds_json_real(json, "beta_fast", scale->fast);
+        ds_json_real(json, "attention_factor", scale->attention);
     }
     if (scale->kind != DS_ROPE_LINEAR)
         ds_json_u64(json, "original_max_position_embeddings", scale->original);

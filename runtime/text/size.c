@@ -71,7 +71,7 @@ int ds_text_separator(const char *path, uint64_t *id, struct ds_error *err)
 
     if (rc != 0)
         return rc;
-    for (size_t i = 0; found == NULL && i < sizeof(names) / sizeof(names[0]); i++)
+    for (size_t i = 0; found == NULL && names[i] != NULL; i++)
         found = id_of(root, names[i]);
     if (found != NULL)
         *id = (uint64_t)json_integer_value(found);

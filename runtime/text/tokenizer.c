@@ -327,17 +327,38 @@ uint32_t ds_tokenizer_find(const struct ds_tokenizer *tokenizer, const char *tex
     return ds_vocab_find(&tokenizer->vocab, text, strlen(text));
 }
 
+/* The first of the names, up to NULL, that is a token. */
+static uint32_t first_of(const struct ds_tokenizer *tokenizer, const char *const *name)
+{
+    uint32_t id = DS_NO_TOKEN;
+
+    for (; id == DS_NO_TOKEN && *name != NULL; name++)
+        id = ds_tokenizer_find(tokenizer, *name);
+    return id;
+}
+
 uint32_t ds_tokenizer_separator(const struct ds_tokenizer *tokenizer)
 {
     static const char *const names[] = DS_TEXT_SEPARATORS;
 
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        uint32_t id = ds_tokenizer_find(tokenizer, names[i]);
+    return first_of(tokenizer, names);
+}
 
-        if (id != DS_NO_TOKEN)
-            return id;
-    }
-    return DS_NO_TOKEN;
+uint32_t ds_tokenizer_begin(const struct ds_tokenizer *tokenizer)
+{
+    static const char *const names[] = {"<|begin_of_text|>", "<s>", "<|begin▁of▁sentence|>",
+                                        "<bos>", NULL};
+    uint32_t id = first_of(tokenizer, names);
+
+    return id != DS_NO_TOKEN ? id : ds_tokenizer_separator(tokenizer);
+}
+
+uint32_t ds_tokenizer_pad(const struct ds_tokenizer *tokenizer)
+{
+    static const char *const names[] = {"<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>",
+                                        NULL};
+
+    return first_of(tokenizer, names);
 }
 
 const char *ds_tokenizer_text(const struct ds_tokenizer *tokenizer, uint32_t id, size_t *len)

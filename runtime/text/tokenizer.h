@@ -59,6 +59,10 @@ uint32_t ds_tokenizer_size(const struct ds_tokenizer *tokenizer);
 uint32_t ds_tokenizer_find(const struct ds_tokenizer *tokenizer, const char *text);
 /* The token that ends a document, by the names that are in use; or DS_NO_TOKEN. */
 uint32_t ds_tokenizer_separator(const struct ds_tokenizer *tokenizer);
+/* Likewise the one that begins a text, the separator where none is named so, and the one that fills
+ * up a batch. */
+uint32_t ds_tokenizer_begin(const struct ds_tokenizer *tokenizer);
+uint32_t ds_tokenizer_pad(const struct ds_tokenizer *tokenizer);
 /* The text of a token as the file has it; NULL where there is none.  Borrowed. */
 const char *ds_tokenizer_text(const struct ds_tokenizer *tokenizer, uint32_t id, size_t *len);
 

@@ -112,6 +112,24 @@ Test(json, numbers, .init = begin, .fini = end)
     }
 }
 
+Test(json, reals_have_a_point, .init = begin, .fini = end)
+{
+    static const struct {
+        double value;
+        const char *text;
+    } cases[] = {{4.0, "4.0"},      {-0.0, "-0.0"},
+                 {0.5, "0.5"},      {999999999999999.0, "999999999999999.0"},
+                 {1e15, "1e+15"},   {1e-7, "1e-07"},
+                 {1e300, "1e+300"}, {(double)NAN, "null"}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        ds_buf_reset(&out);
+        ds_json_init(&json, &out);
+        ds_json_real(&json, NULL, cases[i].value);
+        cr_assert_str_eq(ds_buf_text(&out), cases[i].text, "case %zu", i);
+    }
+}
+
 /* Every byte but NUL in a string, the edges of the integers, hard doubles. */
 Test(json, jansson_reads_what_was_written, .init = begin, .fini = end)
 {

@@ -386,7 +386,7 @@ static void round_trip(const char *config, enum ds_dtype dtype, uint64_t max_byt
 
     cr_assert(ds_ckpt_peek(ckpt, &state, &err) == 0 && state.step == 0);
     shape = state.shape;
-    cr_assert(ds__hf_export_split(ckpt, out, dtype, max_bytes, &err) == 0, "%s", err.text);
+    cr_assert(ds__hf_export_split(ckpt, out, dtype, NULL, max_bytes, &err) == 0, "%s", err.text);
     (void)snprintf(last, sizeof(last), "model-%05zu-of-%05zu.safetensors", shards, shards);
     cr_assert(exists(at(out, shards > 1 ? last : "model.safetensors")), "no '%s'", last);
     cr_assert(exists(at(out, "model.safetensors.index.json")) == (shards > 1));
@@ -434,6 +434,44 @@ Test(hf, export_and_import_return_the_same_bits)
     round_trip(MIXTRAL ",\"router_aux_loss_coef\":0.125}", DS_BF16, UINT64_MAX, 1);
 }
 
+/* The vocabulary of these is 11. */
+Test(hf, tokens_are_in_both_configs)
+{
+    static const struct {
+        struct ds_hf_tokens tokens;
+        const char *config, *generation; /* the latter NULL: there is none */
+    } cases[] = {
+        {{1, 10, 0},
+         "\"bos_token_id\":1,\"eos_token_id\":10,\"pad_token_id\":0,",
+         "{\"_from_model_config\":true,\"bos_token_id\":1,\"eos_token_id\":10,\"pad_token_id\":0}"
+         "\n"},
+        {{11, 2, -1},
+         "\"bos_token_id\":null,\"eos_token_id\":2,\"torch_dtype\"",
+         "{\"_from_model_config\":true,\"eos_token_id\":2}\n"},
+        {{-1, 11, -1}, "\"bos_token_id\":null,\"eos_token_id\":null,\"torch_dtype\"", NULL},
+    };
+    const struct path out_path = held("out");
+    struct folder f;
+    const char *ckpt = import_model(LLAMA "}", &f);
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_buf text;
+
+        cr_assert(ds_hf_export(ckpt, out_path.text, DS_F32, &cases[i].tokens, NULL) == 0);
+        text = slurp(at(out_path.text, "config.json"));
+        cr_assert(strstr(ds_buf_text(&text), cases[i].config) != NULL, "%s", ds_buf_text(&text));
+        ds_buf_release(&text);
+        cr_assert(exists(at(out_path.text, "generation_config.json")) ==
+                  (cases[i].generation != NULL));
+        if (cases[i].generation != NULL) {
+            text = slurp(at(out_path.text, "generation_config.json"));
+            cr_assert_str_eq(ds_buf_text(&text), cases[i].generation);
+            ds_buf_release(&text);
+        }
+        remove_dir(out_path.text);
+    }
+}
+
 Test(hf, a_failed_export_leaves_nothing)
 {
     const struct path out_path = held("out");
@@ -445,24 +483,24 @@ Test(hf, a_failed_export_leaves_nothing)
     const char *part = part_path.text;
     struct ds_buf bytes = slurp(part);
 
-    cr_assert(ds_hf_export(ckpt, out, DS_F16, &err) == -ENOTSUP && !exists(out));
+    cr_assert(ds_hf_export(ckpt, out, DS_F16, NULL, &err) == -ENOTSUP && !exists(out));
     bytes.data[bytes.len - 1] ^= 1;
     spill(part, bytes.data, bytes.len);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == -EBADMSG && !exists(out));
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == -EBADMSG && !exists(out));
     cr_assert(strstr(err.text, "weights-00001") != NULL, "%s", err.text);
     cr_assert(mkdir(out, 0755) == 0);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == -EBADMSG);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == -EBADMSG);
     cr_assert(rmdir(out) == 0, "the folder that was empty is not");
     bytes.data[bytes.len - 1] ^= 1;
     spill(part, bytes.data, bytes.len);
     cr_assert(mkdir(out, 0755) == 0);
     spill(at(out, "mine"), "x", 1);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == -EEXIST && exists(at(out, "mine")));
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == -EEXIST && exists(at(out, "mine")));
     cr_assert(strstr(err.text, "is not empty") != NULL, "%s", err.text);
-    cr_assert(ds_hf_export(ckpt, at(out, "mine"), DS_F32, &err) == -EEXIST, "%s", err.text);
+    cr_assert(ds_hf_export(ckpt, at(out, "mine"), DS_F32, NULL, &err) == -EEXIST, "%s", err.text);
     cr_assert(unlink(at(out, "mine")) == 0);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, &err) == 0, "%s", err.text);
-    cr_assert(ds_hf_export(tempdir_path("none"), out, DS_F32, &err) == -ENOENT);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == 0, "%s", err.text);
+    cr_assert(ds_hf_export(tempdir_path("none"), out, DS_F32, NULL, &err) == -ENOENT);
     ds_buf_release(&bytes);
 }
 

@@ -222,7 +222,7 @@ Test(hf_config, windows_of_the_attention)
         ds_buf_init(&out, 1 << 16);
         cr_assert_eq(read_config(tempdir_path(""), table[i].text, &shape, &err), 0, "%s", err.text);
         cr_assert_eq(shape.window, table[i].window, "%s", table[i].text);
-        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, &out, &err), 0, "%s", err.text);
+        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
         cr_assert_not_null(strstr(ds_buf_text(&out), table[i].says), "%s", ds_buf_text(&out));
         cr_assert_eq(read_config(tempdir_path(""), ds_buf_text(&out), &again, &err), 0, "%s",
                      err.text);

@@ -188,6 +188,10 @@ def jobs():
     h.ok(f"separator: {ids[-1]}" in (h.work() / "apart" / "job.yaml").read_text(), "which end with the tokenizer's separator", ids[-1])
     ran = h.dsrun("ckpt", "export", "named", "hf")
     h.ok(ran.returncode == 0 and (h.work() / "hf" / "tokenizer.json").read_bytes() == GPT2.read_bytes(), "the tokenizer is in what ckpt export makes", ran.stderr)
+    configs = [json.loads((h.work() / "hf" / name).read_text()) for name in ("config.json", "generation_config.json")]
+    tokens = {token["content"]: token["id"] for token in json.loads(GPT2.read_text())["added_tokens"]}
+    h.ok(all(config["bos_token_id"] == config["eos_token_id"] == tokens["<|endoftext|>"] and "pad_token_id" not in config for config in configs),
+         "its ids with a meaning, too", configs)
     ran = h.dsrun("check", *words, "model.vocab=900")
     h.ok(ran.returncode == 65 and "model.vocab=900': tokenizer '" in ran.stderr and "has 901 ids" in ran.stderr, "check sees a vocabulary that is too small", ran.stderr)
     ran = h.dsrun("--dry-run", *words, "run_dir=dry")

@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     assert(ds_model_check(&shape, NULL) == 0);
     ds_buf_init(&text, 1 << 16);
-    rc = ds__hf_write_config(&shape, DS_F32, &text, &err);
+    rc = ds__hf_write_config(&shape, DS_F32, NULL, &text, &err);
     assert(rc == 0);
     rc = ds__hf_parse_config(text.data, text.len, &again, &err);
     assert(rc == 0);

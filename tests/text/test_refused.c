@@ -163,6 +163,7 @@ Test(text_refused, not_what_is_off)
     cr_assert_eq(ds_tokenizer_parse(&tokenizer, text, sizeof(text) - 1, &err), 0, "%s", err.text);
     cr_assert_eq(ds_tokenizer_size(tokenizer), 3);
     cr_assert_eq(ds_tokenizer_separator(tokenizer), DS_NO_TOKEN);
+    cr_assert_eq(ds_tokenizer_begin(tokenizer), DS_NO_TOKEN);
     ds_tokenizer_free(tokenizer);
 }
 

@@ -192,6 +192,9 @@ Test(text_tokenizer, tells)
     cr_assert_eq(ds_tokenizer_size(tokenizer), 703);
     cr_assert_eq(id, 701);
     cr_assert_eq(ds_tokenizer_separator(tokenizer), id);
+    cr_assert_eq(ds_tokenizer_begin(tokenizer), ds_tokenizer_find(tokenizer, "<|begin_of_text|>"));
+    cr_assert_neq(ds_tokenizer_begin(tokenizer), id);
+    cr_assert_eq(ds_tokenizer_pad(tokenizer), DS_NO_TOKEN);
     cr_assert_str_eq(ds_tokenizer_text(tokenizer, 702, &len) != NULL && len == 10 ? "<|eot_id|>"
                                                                                   : "",
                      "<|eot_id|>");

@@ -80,20 +80,31 @@ static unsigned shards_of(const struct ds_ckpt_info *info)
     return info->state.shard_ranks > 0 ? info->state.shard_ranks : 1;
 }
 
+/* What else ranks divide; of what is older than these numbers none is known. */
+static void put_divided(const struct ds_ckpt_state *state, char out[64])
+{
+    if (state->tensor_ranks == 0)
+        (void)snprintf(out, 64, "%6s  %3s  %4s  %6s", "-", "-", "-", "-");
+    else
+        (void)snprintf(out, 64, "%6u  %3u  %4u  %6u", state->tensor_ranks, state->sequence_ranks,
+                       state->pipeline_ranks, state->expert_ranks);
+}
+
 static void print_row(const struct row *row)
 {
-    char size[DS_SIZE_TEXT], why[2 * DS_MAX_ERROR_TEXT];
+    char size[DS_SIZE_TEXT], divided[64], why[2 * DS_MAX_ERROR_TEXT];
     const struct ds_ckpt_state *state = &row->info.state;
 
     if (row->whole) {
-        (void)printf("%10ju  %12s  %5zu  %5u  %5u  %6u  whole\n", (uintmax_t)row->entry->step,
+        put_divided(state, divided);
+        (void)printf("%10ju  %12s  %5zu  %5u  %5u  %6u  %s  whole\n", (uintmax_t)row->entry->step,
                      ds_size_text(row->info.bytes, size), row->info.parts, state->world,
-                     state->stage, shards_of(&row->info));
+                     state->stage, shards_of(&row->info), divided);
         return;
     }
     (void)ds_escape_control(why, sizeof(why), row->err.text, strlen(row->err.text));
-    (void)printf("%10ju  %12s  %5s  %5s  %5s  %6s  damaged: %s\n", (uintmax_t)row->entry->step, "-",
-                 "-", "-", "-", "-", why);
+    (void)printf("%10ju  %12s  %5s  %5s  %5s  %6s  %6s  %3s  %4s  %6s  damaged: %s\n",
+                 (uintmax_t)row->entry->step, "-", "-", "-", "-", "-", "-", "-", "-", "-", why);
 }
 
 static void put_info(struct ds_json *json, const struct ds_ckpt_info *info)
@@ -103,6 +114,12 @@ static void put_info(struct ds_json *json, const struct ds_ckpt_info *info)
     ds_json_u64(json, "world", info->state.world);
     ds_json_u64(json, "stage", info->state.stage);
     ds_json_u64(json, "shard_ranks", shards_of(info));
+    if (info->state.tensor_ranks > 0) {
+        ds_json_u64(json, "tensor_ranks", info->state.tensor_ranks);
+        ds_json_u64(json, "sequence_ranks", info->state.sequence_ranks);
+        ds_json_u64(json, "pipeline_ranks", info->state.pipeline_ranks);
+        ds_json_u64(json, "expert_ranks", info->state.expert_ranks);
+    }
     ds_json_u64(json, "tensors", info->tensors);
     ds_json_u64(json, "tokens", info->state.tokens);
 }
@@ -147,8 +164,9 @@ static int list(const struct ds_cli *cli)
     ds_json_init(&json, &text);
     ds_json_array(&json, NULL);
     if (!cli->json && found.count > 0)
-        (void)printf("%10s  %12s  %5s  %5s  %5s  %6s  %s\n", "STEP", "SIZE", "PARTS", "RANKS",
-                     "STAGE", "SHARDS", "STATE");
+        (void)printf("%10s  %12s  %5s  %5s  %5s  %6s  %6s  %3s  %4s  %6s  %s\n", "STEP", "SIZE",
+                     "PARTS", "RANKS", "STAGE", "SHARDS", "TENSOR", "SEQ", "PIPE", "EXPERT",
+                     "STATE");
     for (size_t i = 0; rc == 0 && i < found.count; i++) {
         struct row row;
 

@@ -329,6 +329,21 @@ static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct d
                               err);
 }
 
+/* How ranks divide the model, for who looks at a checkpoint. */
+static void take_layout(struct ds_trainer *trainer)
+{
+    const struct ds_plan *plan = &trainer->plan;
+    struct ds_ckpt_state *state = &trainer->state;
+
+    state->world = trainer->args->world;
+    state->stage = plan->stage;
+    state->shard_ranks = plan->stage > 0 ? plan->shards : 0;
+    state->tensor_ranks = plan->tensor_ranks;
+    state->sequence_ranks = plan->sequence_ranks;
+    state->pipeline_ranks = plan->pipeline_ranks;
+    state->expert_ranks = plan->expert_ranks;
+}
+
 int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
 {
     const char *resume = trainer->job->checkpoint.resume;
@@ -362,9 +377,7 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
     trainer->state.seed = trainer->job->seed;
     trainer->state.job_digest = digest;
     trainer->state.shape = trainer->plan.model;
-    trainer->state.world = trainer->args->world;
-    trainer->state.stage = trainer->plan.stage;
-    trainer->state.shard_ranks = trainer->plan.stage > 0 ? trainer->plan.shards : 0;
+    take_layout(trainer);
     if (rc == 0)
         rc = ds_monitor_resumed(&trainer->monitor, trainer->state.step,
                                 from[0] != '\0' ? from : NULL, err);

@@ -98,6 +98,7 @@ struct ds_ckpt_state {
     unsigned scalars;
     /* Of the run that saved (a save fills in the world); information only. */
     unsigned world, stage, shard_ranks; /* shard_ranks 0: not sharded */
+    unsigned tensor_ranks, sequence_ranks, pipeline_ranks, expert_ranks; /* 0: not known */
 };
 
 /* The scalar of that name, or `otherwise` where the checkpoint has none. */

@@ -42,6 +42,18 @@ const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS] = {
     KEY(skipped, INT64_MAX),
 #undef KEY
 };
+
+const struct ds__manifest_key ds__layout_keys[DS__LAYOUT_KEYS] = {
+#define KEY(name) {#name, offsetof(struct ds_ckpt_state, name), DS_MAX_RANKS}
+    KEY(world),
+    KEY(stage),
+    KEY(shard_ranks),
+    KEY(tensor_ranks),
+    KEY(sequence_ranks),
+    KEY(pipeline_ranks),
+    KEY(expert_ranks),
+#undef KEY
+};
 /* clang-format on */
 
 enum ds_rope_kind ds__rope_kind(const char *name)
@@ -166,16 +178,19 @@ static int read_scalars(const json_t *object, struct ds_ckpt_state *state, struc
 static int read_layout_of_run(const json_t *object, struct ds_ckpt_state *state,
                               struct ds_error *err)
 {
-    uint64_t world = 0, stage = 0, shard = 0;
-    int rc = ds_json_get_u64(object, "world", DS_MAX_RANKS, &world, err);
+    int rc = 0;
 
-    if (rc < 0 || (rc = get_optional(object, "stage", DS_MAX_RANKS, &stage, err)) < 0 ||
-        (rc = get_optional(object, "shard_ranks", DS_MAX_RANKS, &shard, err)) < 0)
-        return rc;
-    state->world = (unsigned)world;
-    state->stage = (unsigned)stage;
-    state->shard_ranks = (unsigned)shard;
-    return 0;
+    for (size_t i = 0; rc == 0 && i < DS__LAYOUT_KEYS; i++) {
+        const struct ds__manifest_key *key = &ds__layout_keys[i];
+        uint64_t value = 0;
+        unsigned ranks;
+
+        rc = i == 0 ? ds_json_get_u64(object, key->name, key->max, &value, err)
+                    : get_optional(object, key->name, key->max, &value, err);
+        ranks = (unsigned)value;
+        memcpy((char *)state + key->offset, &ranks, sizeof(ranks));
+    }
+    return rc;
 }
 
 static int read_state(const json_t *root, struct ds_ckpt_state *state, struct ds_error *err)

@@ -5,7 +5,8 @@
  *
  *   {"format":"dsrun-checkpoint","version":2,"block_bytes":262144
  *   ,"state":{"step":100,"samples":3200,"tokens":819200,"skipped":0,"seed":"1",
- *             "job_digest":"91c3…","world":2,"stage":1,"shard_ranks":2,
+ *             "job_digest":"91c3…","world":2,"stage":1,"shard_ranks":2,"tensor_ranks":1,
+ *             "sequence_ranks":1,"pipeline_ranks":1,"expert_ranks":1,
  *             "scalars":{"loss_scale":65536}}
  *   ,"model":{"arch":"gpt2","layers":4,"hidden":128, …}
  *   ,"files":[{"name":"weights-00001-of-00002.safetensors","bytes":2048,"header_bytes":512,

@@ -23,8 +23,9 @@
 enum { DS__SUM_DIGITS = 16 };                           /* hexadecimal digits of a sum */
 enum { DS__BLOCKS_VERSION = 2, DS__VIEWS_VERSION = 3 }; /* the first that have them */
 
-/* Members that are plain u64 fields of ds_model_shape and ds_ckpt_state: one table, both ways. */
-enum { DS__SHAPE_KEYS = 8, DS__STATE_KEYS = 4 };
+/* Members that are plain u64 fields of ds_model_shape and ds_ckpt_state, or unsigned ones of the
+ * latter's layout: one table, both ways.  Of the layout only the first must be there. */
+enum { DS__SHAPE_KEYS = 8, DS__STATE_KEYS = 4, DS__LAYOUT_KEYS = 7 };
 struct ds__manifest_key {
     const char *name;
     size_t offset;
@@ -32,6 +33,7 @@ struct ds__manifest_key {
 };
 extern const struct ds__manifest_key ds__shape_keys[DS__SHAPE_KEYS];
 extern const struct ds__manifest_key ds__state_keys[DS__STATE_KEYS];
+extern const struct ds__manifest_key ds__layout_keys[DS__LAYOUT_KEYS];
 
 /* The kind of a name, DS_ROPE_KINDS of any other. */
 enum ds_rope_kind ds__rope_kind(const char *name);

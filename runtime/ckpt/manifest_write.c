@@ -36,9 +36,12 @@ static void put_keys(struct ds_json *json, const struct ds__manifest_key *keys, 
 
 static void put_layout(struct ds_json *json, const struct ds_ckpt_state *state)
 {
-    ds_json_u64(json, "world", state->world);
-    ds_json_u64(json, "stage", state->stage);
-    ds_json_u64(json, "shard_ranks", state->shard_ranks);
+    for (size_t i = 0; i < DS__LAYOUT_KEYS; i++) {
+        unsigned ranks;
+
+        memcpy(&ranks, (const char *)state + ds__layout_keys[i].offset, sizeof(ranks));
+        ds_json_u64(json, ds__layout_keys[i].name, ranks);
+    }
     ds_json_object(json, "scalars");
     for (unsigned i = 0; i < state->scalars; i++)
         ds_json_f64(json, state->scalar[i].name, state->scalar[i].value, 17);

@@ -58,7 +58,7 @@ static int ckpt(struct ds_cli cli, const char *command, const char *a, const cha
 static const struct ds_cli plain;
 
 static uint64_t vocab = 7;
-static unsigned stage = 3, shards = 2;
+static unsigned stage = 3, shards = 2, tensor = 2, pipeline = 4;
 
 /* A run whose checkpoints are those of a real, tiny model; the weights of `step` start at `first`. */
 static const char *save_model(uint64_t step, float first)
@@ -75,6 +75,9 @@ static const char *save_model(uint64_t step, float first)
     args.state.shape.vocab = vocab;
     args.state.stage = stage;
     args.state.shard_ranks = shards;
+    args.state.tensor_ranks = tensor;
+    args.state.sequence_ranks = args.state.expert_ranks = 1;
+    args.state.pipeline_ranks = pipeline;
     args.n_weights = ds_model_param_count(&args.state.shape);
     cr_assert(args.n_weights <= 32);
     for (size_t i = 0; i < args.n_weights; i++) {
@@ -103,10 +106,11 @@ Test(cmd, ls_shows_whole_and_damaged)
     (void)save_model(20, 1.0f);
     cr_assert(truncate(at(run, "checkpoints/step-00000001/manifest.json"), 9) == 0);
     cr_assert(ckpt(plain, "ckpt ls", run, NULL) == 0);
-    must_say(out, "STEP          SIZE  PARTS  RANKS  STAGE  SHARDS  STATE\n        20      ");
-    must_say(out, " KiB      2      1      3       2  whole\n         1             -      -      "
-                  "-      -       -  "
-                  "damaged: ");
+    must_say(out, "STEP          SIZE  PARTS  RANKS  STAGE  SHARDS  TENSOR  SEQ  PIPE  EXPERT  "
+                  "STATE\n        20      ");
+    must_say(out,
+             " KiB      2      1      3       2       2    1     4       1  whole\n         1   "
+             "          -      -      -      -       -       -    -     -       -  damaged: ");
     must_say(out, "manifest.json': cut off after 9 bytes\n");
     cr_assert(errors[0] == '\0');
     cr_assert(ckpt(json, "ckpt ls", run, NULL) == 0);
@@ -116,6 +120,10 @@ Test(cmd, ls_shows_whole_and_damaged)
     cr_assert(json_is_true(json_object_get(json_array_get(rows, 0), "whole")));
     cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "parts")) == 2);
     cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "shard_ranks")) == 2);
+    cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "tensor_ranks")) == 2);
+    cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "sequence_ranks")) == 1);
+    cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "pipeline_ranks")) == 4);
+    cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "expert_ranks")) == 1);
     cr_assert(json_is_false(json_object_get(json_array_get(rows, 1), "whole")));
     cr_assert(json_is_string(json_object_get(json_array_get(rows, 1), "error")));
     json_decref(rows);
@@ -127,13 +135,15 @@ Test(cmd, ls_says_the_same_of_shards_in_text_and_json)
     json_t *rows;
 
     stage = shards = 0; /* as a run without ZeRO writes it */
+    tensor = 0;         /* as one did before it was kept */
     run = save_model(5, 1.0f);
     cr_assert(ckpt(plain, "ckpt ls", run, NULL) == 0);
-    must_say(out, "      0       1  whole\n");
+    must_say(out, "      0       1       -    -     -       -  whole\n");
     cr_assert(ckpt((struct ds_cli){.json = true}, "ckpt ls", run, NULL) == 0);
     rows = ds_json_parse(out, strlen(out), NULL);
     cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "stage")) == 0);
     cr_assert(json_integer_value(json_object_get(json_array_get(rows, 0), "shard_ranks")) == 1);
+    cr_assert(json_object_get(json_array_get(rows, 0), "tensor_ranks") == NULL);
     json_decref(rows);
 }
 

@@ -150,6 +150,8 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATED(",\"stage\":3,\"shard_ranks\":2,\"scalars\":{\"loss_scale\":65536,\"x\":0.5}")
      MODEL A_FILE TENSORS, 0, ""},
     {HEAD STATED(",\"stage\":-1") MODEL A_FILE TENSORS, -EBADMSG, "'stage'"},
+    {HEAD STATED(",\"tensor_ranks\":2,\"expert_ranks\":4") MODEL A_FILE TENSORS, 0, ""},
+    {HEAD STATED(",\"pipeline_ranks\":1.5") MODEL A_FILE TENSORS, -EBADMSG, "'pipeline_ranks'"},
     {HEAD STATED(",\"scalars\":[]") MODEL A_FILE TENSORS, -EBADMSG, "'scalars' is not an object"},
     {HEAD STATED(",\"scalars\":{\"x\":\"1\"}") MODEL A_FILE TENSORS, -EBADMSG, "'x'"},
     {HEAD STATED(",\"scalars\":{\"\":1}") MODEL A_FILE TENSORS, -EBADMSG, "no name of a number"},

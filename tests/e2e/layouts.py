@@ -110,7 +110,7 @@ for one in LAYOUTS:
     listed = h.dsrun("ckpt", "ls", half).stdout
     stage, ranks = one
     shown = (ranks, stage if ranks > 1 else 0, ranks if stage > 0 and ranks > 1 else 1)
-    h.ok(re.search(r"^ +%d .* %d +%d +%d  whole$" % (HALF, *shown), listed, re.M),
+    h.ok(re.search(r"^ +%d .* %d +%d +%d +1 +1 +1 +1  whole$" % (HALF, *shown), listed, re.M),
          f"ckpt ls shows {name_of(one)}", listed)
 for one in LAYOUTS:
     for other in LAYOUTS:

@@ -60,6 +60,9 @@ def is_one_checkpoint(family):
     path, folder = job(family), h.work()
     run, out = folder / f"{family}-saved", folder / f"{family}-hf"
     train(path, run, 4, "parallel.tensor=2", "zero.stage=2", "checkpoint.every=2", "checkpoint.async=true")
+    ran = h.dsrun("ckpt", "ls", run)
+    h.ok(all(row.split()[5:11] == ["2", "2", "2", "1", "1", "1"] for row in ran.stdout.splitlines()[1:]) and ran.stdout.count("whole") == 2,
+         f"{family}: ckpt ls shows the team", ran.stdout)
     ran = h.dsrun("ckpt", "verify", run)
     h.ok(ran.returncode == 0, f"{family}: the checkpoint is whole", ran.stderr)
     ran = h.dsrun("ckpt", "export", run, out)

@@ -354,29 +354,29 @@ static void check_cut(struct attention x, size_t window, size_t length)
 static const size_t cut_seqs[] = {130}, cut_sizes[] = {40, 128};
 static const size_t cuts[][2] = {{7, 0}, {0, 40}};
 #elif defined(DS_TESTS_EMULATED)
-static const size_t cut_seqs[] = {70, 261}, cut_sizes[] = {64, 72};
-static const size_t cuts[][2] = {{1, 0}, {2, 0}, {67, 0}, {1000, 0}, {0, 5}, {0, 90}, {33, 60}};
+static const size_t cut_seqs[] = {197}, cut_sizes[] = {64, 72};
+static const size_t cuts[][2] = {{1, 0}, {2, 0}, {127, 0}, {1000, 0}, {0, 5}, {0, 90}, {33, 60}};
 #else
-static const size_t cut_seqs[] = {1, 70, 259, 1101}, cut_sizes[] = {16, 72};
+static const size_t cut_seqs[] = {1, 70, 259, 700}, cut_sizes[] = {16, 72};
 static const size_t cuts[][2] = {{1, 0},   {2, 0}, {17, 0}, {64, 0},  {300, 0},
                                  {513, 0}, {0, 5}, {0, 90}, {0, 400}, {33, 60}};
 #endif
 
-/* Types, sizes and groups in turn. */
+/* Batches, sizes and groups in turn. */
 Test(attention, keys_from_one_on)
 {
     size_t turn = 0;
 
     for (size_t i = 0; i < sizeof(cut_seqs) / sizeof(cut_seqs[0]); i++) {
-        for (size_t j = 0; j < sizeof(cuts) / sizeof(cuts[0]); j++, turn++) {
-            struct attention x = {.batch = 1 + j % 2,
+        for (size_t j = 0; j < 3 * sizeof(cuts) / sizeof(cuts[0]); j++, turn++) {
+            struct attention x = {.batch = 1 + turn % 2,
                                   .seq = cut_seqs[i],
-                                  .kv_heads = 1 + turn % 2,
+                                  .kv_heads = 1 + turn / 2 % 2,
                                   .size = cut_sizes[turn / 3 % 2],
-                                  .act = act_types[turn % 3]};
+                                  .act = act_types[j % 3]};
 
-            x.heads = x.kv_heads * (1 + turn / 2 % 2);
-            check_cut(x, cuts[j][0], cuts[j][1]);
+            x.heads = x.kv_heads * (1 + turn / 4 % 2);
+            check_cut(x, cuts[j / 3][0], cuts[j / 3][1]);
         }
     }
 }
@@ -462,6 +462,60 @@ Test(attention, from_the_first_key_on_is_all)
         free_passes(&low);
         free(x.low);
         release(&x);
+    }
+}
+
+/* Of queries from `t` on nothing in front of the first key that they see has a gradient, to the last
+ * bit, and whatever is there, they come out the same. */
+static void check_front(struct attention *x, size_t t, const char *what)
+{
+    size_t low = x->low[t], row = x->heads * x->size, reached = 0, own = 0, other = 0;
+    struct passes before, after;
+
+    for (size_t i = 0; i < t * row; i++)
+        nums_set(&x->dout, i, 0.0);
+    before = run_passes(x);
+    for (size_t i = 0; i < (low + 1) * x->ld; i++) {
+        if (i % x->ld < row)
+            continue; /* of a query */
+        *(i < low * x->ld ? &reached : &own) += nums_get(&before.dqkv, i) != 0.0;
+        if (i < low * x->ld)
+            nums_set(&x->qkv, i, 100.0);
+    }
+    after = run_passes(x);
+    for (size_t i = t * row; i < x->seq * row; i++)
+        other += nums_get(&before.out, i) != nums_get(&after.out, i);
+    cr_expect(reached == 0, "%s: %zu gradients in front of key %zu", what, reached, low);
+    cr_expect(own > 0, "%s: none of key %zu", what, low);
+    cr_expect(other == 0, "%s: %zu outputs from query %zu on", what, other, t);
+    free_passes(&before);
+    free_passes(&after);
+}
+
+/* First keys, and the first queries that do not see one, at all places in a tile. */
+Test(attention, nothing_in_front_matters)
+{
+    static const size_t cases[][2] = {
+        {191, 127}, {192, 65}, {127, 63}, {130, 1}, {129, 66}}; /* t, W */
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        for (size_t j = 0; j < 3; j++) {
+            struct attention x = {.batch = 1,
+                                  .seq = 197,
+                                  .heads = 1 + j % 2,
+                                  .kv_heads = 1,
+                                  .size = (i + j) % 2 == 0 ? 64 : 72,
+                                  .act = act_types[j]};
+            char what[64];
+
+            snprintf(what, sizeof(what), "window %zu HS %zu %s", cases[i][1], x.size,
+                     ds_dtype_name(x.act));
+            make(&x, 1.0);
+            x.low = make_low(1, x.seq, cases[i][1], 0);
+            check_front(&x, cases[i][0], what);
+            free(x.low);
+            release(&x);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ int ds_text_size(const char *path, uint64_t *size, struct ds_error *err) DS_NODI
 /* The names in use of the token that ends a document, up to NULL; the first that is there is. */
 #define DS_TEXT_SEPARATORS                                                                         \
     {                                                                                              \
-        "<|endoftext|>", "<|end_of_text|>", "</s>", "<|end▁of▁sentence|>", "<eos>", "<|eos|>",     \
+        "<|endoftext|>", "<|end_of_text|>", "</s>", "<｜end▁of▁sentence｜>", "<eos>", "<|eos|>",   \
             NULL                                                                                   \
     }
 /* Its id, as ds_tokenizer_separator() has it.  -ENOENT, -EBADMSG; -EINVAL: there is none. */

@@ -346,7 +346,7 @@ uint32_t ds_tokenizer_separator(const struct ds_tokenizer *tokenizer)
 
 uint32_t ds_tokenizer_begin(const struct ds_tokenizer *tokenizer)
 {
-    static const char *const names[] = {"<|begin_of_text|>", "<s>", "<|begin▁of▁sentence|>",
+    static const char *const names[] = {"<|begin_of_text|>", "<s>", "<｜begin▁of▁sentence｜>",
                                         "<bos>", NULL};
     uint32_t id = first_of(tokenizer, names);
 

@@ -365,7 +365,7 @@ static bool left_out(const struct ds_keys *keys, const struct ds_key *key)
 {
     const char *text;
 
-    if ((key->flags & DS_KEY_NO_FIELD) || (keys->skip != NULL && !strcmp(keys->skip, key->path)))
+    if (keys->skip != NULL && !strcmp(keys->skip, key->path))
         return true;
     if (key->type != DS_KEY_TEXT)
         return false;

@@ -25,8 +25,7 @@
  * Numbers, booleans and null in quotes are text.
  *
  * Owner   the table is constant; text that is stored lives in the arena given.
- * Errors  EINVAL, "'path' must be ..., not 'text'"; ENOTSUP for what is known but
- *         reserved: "... is not supported yet; use ...".
+ * Errors  EINVAL, "'path' must be ..., not 'text'".
  * Tests   tests/base/test_keys.c
  */
 #ifndef DS_BASE_KEYS_H
@@ -66,20 +65,17 @@ enum ds_key_type {
 };
 
 enum ds_key_flag {
-    DS_KEY_REQUIRED = 1,  /* has no default and must be given */
-    DS_KEY_DERIVED = 2,   /* the default follows from other keys; `def` is prose */
-    DS_KEY_AUTO = 4,      /* U64: "auto" is allowed and is 0 */
-    DS_KEY_BELOW = 8,     /* F64, PAIR: `max` itself is not allowed */
-    DS_KEY_ONLY = 16,     /* any value but the default is reserved; WORD: any other word too */
-    DS_KEY_NO_FIELD = 32, /* nothing is stored: known to the format, not to the struct */
-    DS_KEY_DIGEST = 64,   /* decides the result: part of the digest */
-    DS_KEY_SHORT = 128    /* ROWS: texts may stand for maps */
+    DS_KEY_REQUIRED = 1, /* has no default and must be given */
+    DS_KEY_DERIVED = 2,  /* the default follows from other keys; `def` is prose */
+    DS_KEY_AUTO = 4,     /* U64: "auto" is allowed and is 0 */
+    DS_KEY_BELOW = 8,    /* F64, PAIR: `max` itself is not allowed */
+    DS_KEY_DIGEST = 64,  /* decides the result: part of the digest */
+    DS_KEY_SHORT = 128   /* ROWS: texts may stand for maps */
 };
 
 struct ds_choice {
     const char *name; /* NULL ends the list */
     unsigned value;
-    bool reserved; /* known, not supported yet */
 };
 
 struct ds_key {

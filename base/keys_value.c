@@ -24,8 +24,7 @@ _Static_assert(sizeof(enum ds_key_type) == sizeof(unsigned), "enums are stored a
 
 static void store(const struct ds_key *key, void *base, const void *value, size_t bytes)
 {
-    if ((key->flags & DS_KEY_NO_FIELD) == 0)
-        memcpy((char *)base + key->offset, value, bytes);
+    memcpy((char *)base + key->offset, value, bytes);
 }
 
 static void fetch(const struct ds_key *key, const void *base, void *value, size_t bytes)
@@ -130,9 +129,6 @@ static int set_u64(const struct ds_key *key, void *base, const char *text, struc
 
     if (!(key->flags & DS_KEY_AUTO) || strcmp(text, "auto") != 0)
         rc = read_u64(key, text, &number, err);
-    if (rc == 0 && (key->flags & DS_KEY_ONLY) && strcmp(text, key->def) != 0)
-        rc = ds_fail(err, ENOTSUP, "'%s' %s is not supported yet; use %s", key->path, text,
-                     key->def);
     if (rc == 0)
         store(key, base, &number, sizeof(number));
     return rc;
@@ -174,17 +170,15 @@ static int set_bool(const struct ds_key *key, void *base, const char *text, stru
 
 /* --- words ----------------------------------------------------------------------------------- */
 
-/* "'a', 'b' or 'c'" of the choices that are supported. */
+/* "'a', 'b' or 'c'" of the choices. */
 static void choices_text(const struct ds_key *key, char *out, size_t cap)
 {
     size_t left = 0, used = 0;
 
     for (const struct ds_choice *c = key->choices; c->name != NULL; c++)
-        left += !c->reserved;
+        left++;
     out[0] = '\0';
     for (const struct ds_choice *c = key->choices; c->name != NULL; c++) {
-        if (c->reserved)
-            continue;
         left--;
         used += (size_t)snprintf(out + used, cap - used, "'%s'%s", c->name,
                                  left == 0   ? ""
@@ -194,7 +188,7 @@ static void choices_text(const struct ds_key *key, char *out, size_t cap)
     }
 }
 
-/* The choice called `text`; NULL with *rc and `err` filled when there is none, or not yet. */
+/* The choice called `text`; NULL with *rc and `err` filled when there is none. */
 static const struct ds_choice *find_choice(const struct ds_key *key, const char *text, int *rc,
                                            struct ds_error *err)
 {
@@ -203,14 +197,10 @@ static const struct ds_choice *find_choice(const struct ds_key *key, const char 
 
     while (c->name != NULL && strcmp(c->name, text) != 0)
         c++;
-    if (c->name != NULL && !c->reserved)
+    if (c->name != NULL)
         return c;
     choices_text(key, words, sizeof(words));
-    if (c->name != NULL || (key->flags & DS_KEY_ONLY))
-        *rc = ds_fail(err, ENOTSUP, "'%s' '" SHOWN "' is not supported yet; use %s", key->path,
-                      text, words);
-    else
-        *rc = ds_fail(err, EINVAL, "'%s' must be %s, not '" SHOWN "'", key->path, words, text);
+    *rc = ds_fail(err, EINVAL, "'%s' must be %s, not '" SHOWN "'", key->path, words, text);
     return NULL;
 }
 
@@ -510,7 +500,7 @@ static void print_set(const struct ds_key *key, unsigned set, struct ds_buf *out
 
     ds_buf_puts(out, "[");
     for (const struct ds_choice *c = key->choices; c->name != NULL; c++) {
-        if (c->reserved || !(set & c->value))
+        if (!(set & c->value))
             continue;
         ds_buf_printf(out, "%s%s", comma, c->name);
         comma = ", ";
@@ -522,7 +512,7 @@ static void print_enum(const struct ds_key *key, unsigned value, struct ds_buf *
 {
     const struct ds_choice *c = key->choices;
 
-    while (c->name != NULL && (c->reserved || c->value != value))
+    while (c->name != NULL && c->value != value)
         c++;
     assert(c->name != NULL);
     ds_buf_puts(out, c->name);
@@ -539,7 +529,6 @@ void ds_key_print(const struct ds_key *key, const void *base, struct ds_buf *out
         struct ds_strings list;
     } v;
 
-    assert(!(key->flags & DS_KEY_NO_FIELD));
     switch (key->type) {
     case DS_KEY_BOOL:
         fetch(key, base, &v.flag, sizeof(v.flag));

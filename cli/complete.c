@@ -90,8 +90,7 @@ static void put_valued(struct ds_buf *out)
 static void put_choices(const struct ds_choice *choice, struct ds_buf *out)
 {
     for (; choice->name != NULL; choice++)
-        if (!choice->reserved)
-            ds_buf_printf(out, " %s", choice->name);
+        ds_buf_printf(out, " %s", choice->name);
 }
 
 /* What can be the value of the option before the cursor: `choose` and `paths` begin and end the
@@ -171,8 +170,7 @@ static void put_table(void (*item)(size_t row, struct ds_buf *out), struct ds_bu
 static void put_keys(const struct ds_key *keys, size_t count, struct ds_buf *out)
 {
     for (size_t i = 0; i < count; i++)
-        if (!(keys[i].flags & DS_KEY_NO_FIELD))
-            ds_buf_printf(out, " %s=", keys[i].path);
+        ds_buf_printf(out, " %s=", keys[i].path);
 }
 
 /* --- bash ------------------------------------------------------------------------------------ */
@@ -187,7 +185,7 @@ static void bash_key_values(const struct ds_key *keys, size_t count, struct ds_b
 {
     ds_buf_puts(out, "    case $prev in\n");
     for (size_t i = 0; i < count; i++) {
-        if ((keys[i].flags & DS_KEY_NO_FIELD) || keys[i].choices == NULL)
+        if (keys[i].choices == NULL)
             continue;
         ds_buf_printf(out, "    %s) mapfile -t COMPREPLY < <(compgen -W '", keys[i].path);
         put_choices(keys[i].choices, out);

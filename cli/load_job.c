@@ -74,8 +74,6 @@ static void tell_origins(const struct ds_job *job)
     for (size_t i = 0; i < keys->count; i++) {
         const struct ds_keys_origin *origin = &keys->origin[i];
 
-        if (keys->key[i].flags & DS_KEY_NO_FIELD)
-            continue;
         ds_buf_reset(&value);
         if (keys->key[i].type == DS_KEY_ENV)
             put_names(&job->launch.env, &value);

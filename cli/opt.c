@@ -30,27 +30,27 @@ const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 
 /* clang-format off */
 static const struct ds_choice vias[] = {
-    {"auto", DS_VIA_AUTO, false}, {"local", DS_VIA_LOCAL, false}, {"ssh", DS_VIA_SSH, false},
-    {"openssh", DS_VIA_OPENSSH, false}, {"slurm", DS_VIA_SLURM, false},
-    {"join", DS_VIA_JOIN, false}, {NULL, 0, false}};
+    {"auto", DS_VIA_AUTO}, {"local", DS_VIA_LOCAL}, {"ssh", DS_VIA_SSH},
+    {"openssh", DS_VIA_OPENSSH}, {"slurm", DS_VIA_SLURM},
+    {"join", DS_VIA_JOIN}, {NULL, 0}};
 static const struct ds_choice pushes[] = {
-    {"auto", DS_PUSH_AUTO, false}, {"never", DS_PUSH_NEVER, false}, {NULL, 0, false}};
+    {"auto", DS_PUSH_AUTO}, {"never", DS_PUSH_NEVER}, {NULL, 0}};
 static const struct ds_choice colors[] = {
-    {"auto", DS_COLOR_AUTO, false}, {"always", DS_COLOR_ALWAYS, false},
-    {"never", DS_COLOR_NEVER, false}, {NULL, 0, false}};
+    {"auto", DS_COLOR_AUTO}, {"always", DS_COLOR_ALWAYS},
+    {"never", DS_COLOR_NEVER}, {NULL, 0}};
 static const struct ds_choice dtypes[] = {
-    {"fp32", 0, false}, {"bf16", 0, false}, {"fp16", 0, false}, {NULL, 0, false}};
+    {"fp32", 0}, {"bf16", 0}, {"fp16", 0}, {NULL, 0}};
 static const struct ds_choice causes[] = {
-#define X(id, bit, name) {name, DS_CAUSE_##id, false},
+#define X(id, bit, name) {name, DS_CAUSE_##id},
     DS_CAUSES(X)
 #undef X
-    {NULL, 0, false}};
+    {NULL, 0}};
 static const struct ds_choice text_formats[] = {
-    {"auto", DS_TEXT_AUTO, false}, {"text", DS_TEXT_PLAIN, false}, {"jsonl", DS_TEXT_JSONL, false},
-    {NULL, 0, false}};
+    {"auto", DS_TEXT_AUTO}, {"text", DS_TEXT_PLAIN}, {"jsonl", DS_TEXT_JSONL},
+    {NULL, 0}};
 static const struct ds_choice devices[] = {
-    {"cpu", DS_DEVICE_CPU, false}, {"cuda", DS_DEVICE_CUDA, false}, {NULL, 0, false}};
-static const struct ds_choice shells[] = {{"bash", 0, false}, {"zsh", 0, false}, {NULL, 0, false}};
+    {"cpu", DS_DEVICE_CPU}, {"cuda", DS_DEVICE_CUDA}, {NULL, 0}};
+static const struct ds_choice shells[] = {{"bash", 0}, {"zsh", 0}, {NULL, 0}};
 
 #define MOST_AT  9007199254740992.0 /* 2^53 */
 #define BIT(id)  (1u << DS_COMMAND_##id)

@@ -2,9 +2,6 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * job_table.c - every key of the job file, once; the contract is in job_table.h.
- *
- * A choice or a number that is known but reserved is in the table too, so that
- * it is refused by name and never ignored.
  */
 #include "runtime/job_table.h"
 
@@ -16,72 +13,72 @@
 
 /* clang-format off */
 static const struct ds_choice archs[] = {
-#define X(id, name, experts, norms) {name, DS_ARCH_##id, false},
+#define X(id, name, experts, norms) {name, DS_ARCH_##id},
     DS_ARCHS(X)
 #undef X
-    {NULL, 0, false}};
+    {NULL, 0}};
 static const struct ds_choice ropes[] = {
-#define X(id, name) {name, DS_ROPE_##id, false},
+#define X(id, name) {name, DS_ROPE_##id},
     DS_ROPES(X)
 #undef X
-    {NULL, 0, false}};
+    {NULL, 0}};
 static const struct ds_choice formats[] = {
-    {"auto", DS_DATA_AUTO, false}, {"text", DS_DATA_TEXT, false}, {"tokens", DS_DATA_TOKENS, false},
-    {"samples", DS_DATA_SAMPLES, false}, {NULL, 0, false}};
+    {"auto", DS_DATA_AUTO}, {"text", DS_DATA_TEXT}, {"tokens", DS_DATA_TOKENS},
+    {"samples", DS_DATA_SAMPLES}, {NULL, 0}};
 static const struct ds_choice documents[] = {
-    {"together", DS_DOCUMENTS_TOGETHER, false}, {"apart", DS_DOCUMENTS_APART, false},
-    {NULL, 0, false}};
+    {"together", DS_DOCUMENTS_TOGETHER}, {"apart", DS_DOCUMENTS_APART},
+    {NULL, 0}};
 static const struct ds_choice orders[] = {
-    {"shuffle", DS_ORDER_SHUFFLE, false}, {"sequential", DS_ORDER_SEQUENTIAL, false},
-    {NULL, 0, false}};
+    {"shuffle", DS_ORDER_SHUFFLE}, {"sequential", DS_ORDER_SEQUENTIAL},
+    {NULL, 0}};
 static const struct ds_choice optims[] = {
-    {"adamw", DS_OPTIM_ADAMW, false}, {"adam", DS_OPTIM_ADAM, false}, {"sgd", DS_OPTIM_SGD, false},
-    {"lion", DS_OPTIM_LION, false}, {"adagrad", DS_OPTIM_ADAGRAD, false},
-    {"lamb", DS_OPTIM_LAMB, false}, {"muon", DS_OPTIM_MUON, false}, {NULL, 0, false}};
+    {"adamw", DS_OPTIM_ADAMW}, {"adam", DS_OPTIM_ADAM}, {"sgd", DS_OPTIM_SGD},
+    {"lion", DS_OPTIM_LION}, {"adagrad", DS_OPTIM_ADAGRAD},
+    {"lamb", DS_OPTIM_LAMB}, {"muon", DS_OPTIM_MUON}, {NULL, 0}};
 static const struct ds_choice muon_scales[] = {
-    {"shape", DS_MUON_SCALE_SHAPE, false}, {"adamw", DS_MUON_SCALE_ADAMW, false}, {NULL, 0, false}};
+    {"shape", DS_MUON_SCALE_SHAPE}, {"adamw", DS_MUON_SCALE_ADAMW}, {NULL, 0}};
 static const struct ds_choice schedules[] = {
-    {"constant", DS_SCHEDULE_CONSTANT, false}, {"linear", DS_SCHEDULE_LINEAR, false},
-    {"cosine", DS_SCHEDULE_COSINE, false}, {"wsd", DS_SCHEDULE_WSD, false},
-    {"one_cycle", DS_SCHEDULE_ONE_CYCLE, false}, {"warmup_lr", DS_SCHEDULE_WARMUP_LR, false},
-    {"warmup_decay_lr", DS_SCHEDULE_WARMUP_DECAY_LR, false},
-    {"polynomial", DS_SCHEDULE_POLYNOMIAL, false},
-    {"inverse_sqrt", DS_SCHEDULE_INVERSE_SQRT, false}, {NULL, 0, false}};
+    {"constant", DS_SCHEDULE_CONSTANT}, {"linear", DS_SCHEDULE_LINEAR},
+    {"cosine", DS_SCHEDULE_COSINE}, {"wsd", DS_SCHEDULE_WSD},
+    {"one_cycle", DS_SCHEDULE_ONE_CYCLE}, {"warmup_lr", DS_SCHEDULE_WARMUP_LR},
+    {"warmup_decay_lr", DS_SCHEDULE_WARMUP_DECAY_LR},
+    {"polynomial", DS_SCHEDULE_POLYNOMIAL},
+    {"inverse_sqrt", DS_SCHEDULE_INVERSE_SQRT}, {NULL, 0}};
 static const struct ds_choice warmups[] = {
-    {"linear", DS_WARMUP_LINEAR, false}, {"log", DS_WARMUP_LOG, false}, {NULL, 0, false}};
+    {"linear", DS_WARMUP_LINEAR}, {"log", DS_WARMUP_LOG}, {NULL, 0}};
 static const struct ds_choice anneals[] = {
-    {"cosine", DS_ANNEAL_COSINE, false}, {"linear", DS_ANNEAL_LINEAR, false}, {NULL, 0, false}};
+    {"cosine", DS_ANNEAL_COSINE}, {"linear", DS_ANNEAL_LINEAR}, {NULL, 0}};
 static const struct ds_choice computes[] = {
-    {"fp32", DS_COMPUTE_FP32, false}, {"bf16", DS_COMPUTE_BF16, false}, {"fp16", DS_COMPUTE_FP16, false},
-    {NULL, 0, false}};
+    {"fp32", DS_COMPUTE_FP32}, {"bf16", DS_COMPUTE_BF16}, {"fp16", DS_COMPUTE_FP16},
+    {NULL, 0}};
 static const struct ds_choice matmuls[] = {
-    {"compute", DS_MATMUL_COMPUTE, false}, {"fp8", DS_MATMUL_FP8, false}, {NULL, 0, false}};
+    {"compute", DS_MATMUL_COMPUTE}, {"fp8", DS_MATMUL_FP8}, {NULL, 0}};
 static const struct ds_choice grad_wires[] = {
-    {"fp32", DS_GRAD_WIRE_FP32, false}, {"bf16", DS_GRAD_WIRE_BF16, false}, {NULL, 0, false}};
+    {"fp32", DS_GRAD_WIRE_FP32}, {"bf16", DS_GRAD_WIRE_BF16}, {NULL, 0}};
 static const struct ds_choice shard_groups[] = {
-    {"all", DS_SHARD_ALL, false}, {"node", DS_SHARD_NODE, false}, {NULL, 0, false}};
+    {"all", DS_SHARD_ALL}, {"node", DS_SHARD_NODE}, {NULL, 0}};
 static const struct ds_choice offloads[] = {
-    {"none", DS_OFFLOAD_NONE, false}, {"cpu", DS_OFFLOAD_CPU, false}, {"nvme", DS_OFFLOAD_NVME, false},
-    {NULL, 0, false}};
+    {"none", DS_OFFLOAD_NONE}, {"cpu", DS_OFFLOAD_CPU}, {"nvme", DS_OFFLOAD_NVME},
+    {NULL, 0}};
 static const struct ds_choice recomputes[] = {
-    {"none", DS_RECOMPUTE_NONE, false}, {"selective", DS_RECOMPUTE_SELECTIVE, false},
-    {"full", DS_RECOMPUTE_FULL, false}, {"auto", DS_RECOMPUTE_AUTO, false}, {NULL, 0, false}};
+    {"none", DS_RECOMPUTE_NONE}, {"selective", DS_RECOMPUTE_SELECTIVE},
+    {"full", DS_RECOMPUTE_FULL}, {"auto", DS_RECOMPUTE_AUTO}, {NULL, 0}};
 static const struct ds_choice traces[] = {
-    {"none", DS_TRACE_NONE, false}, {"step", DS_TRACE_STEP, false},
-    {"kernels", DS_TRACE_KERNELS, false}, {NULL, 0, false}};
+    {"none", DS_TRACE_NONE}, {"step", DS_TRACE_STEP},
+    {"kernels", DS_TRACE_KERNELS}, {NULL, 0}};
 static const struct ds_choice sinks[] = {
-    {"console", DS_SINK_CONSOLE, false}, {"jsonl", DS_SINK_JSONL, false},
-    {"csv", DS_SINK_CSV, false}, {"tensorboard", DS_SINK_TENSORBOARD, false}, {NULL, 0, false}};
+    {"console", DS_SINK_CONSOLE}, {"jsonl", DS_SINK_JSONL},
+    {"csv", DS_SINK_CSV}, {"tensorboard", DS_SINK_TENSORBOARD}, {NULL, 0}};
 static const struct ds_choice causes[] = {
-#define X(id, bit, name) {name, DS_CAUSE_##id, false},
+#define X(id, bit, name) {name, DS_CAUSE_##id},
     DS_CAUSES(X)
 #undef X
-    {NULL, 0, false}};
+    {NULL, 0}};
 static const struct ds_choice guards[] = {
-    {"skip", DS_GUARD_SKIP, false}, {"abort", DS_GUARD_ABORT, false}, {NULL, 0, false}};
+    {"skip", DS_GUARD_SKIP}, {"abort", DS_GUARD_ABORT}, {NULL, 0}};
 static const struct ds_choice devices[] = {
-    {"auto", DS_DEVICE_AUTO, false}, {"cpu", DS_DEVICE_CPU, false}, {"cuda", DS_DEVICE_CUDA, false},
-    {NULL, 0, false}};
+    {"auto", DS_DEVICE_AUTO}, {"cpu", DS_DEVICE_CPU}, {"cuda", DS_DEVICE_CUDA},
+    {NULL, 0}};
 
 /* --- rows ------------------------------------------------------------------------------------ */
 

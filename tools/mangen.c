@@ -146,20 +146,17 @@ static void print_signals(void)
 
 /* --- dsrun-job(5) ---------------------------------------------------------------------------- */
 
-static void print_choices(const struct ds_key *key, bool reserved, const char *before)
+static void print_choices(const struct ds_key *key, const char *before)
 {
     const char *comma = before;
 
     for (const struct ds_choice *c = key->choices; c->name != NULL; c++) {
-        if (c->reserved != reserved)
-            continue;
         (void)printf("%s\\fB", comma);
         put(c->name);
         (void)printf("\\fR");
         comma = ", ";
     }
-    if (comma != before)
-        (void)printf(".\n");
+    (void)printf(".\n");
 }
 
 static void print_values(const struct ds_key *key);
@@ -204,17 +201,10 @@ static void print_values(const struct ds_key *key)
     case DS_KEY_LIST: (void)printf("A text or a list of texts.\n"); break;
     case DS_KEY_ENV: (void)printf("A map of names and texts.\n"); break;
     case DS_KEY_ROWS: print_rows(key); break;
-    case DS_KEY_SET: print_choices(key, false, "A list of: "); break;
+    case DS_KEY_SET: print_choices(key, "A list of: "); break;
     case DS_KEY_WORD:
     case DS_KEY_ENUM:
-    default: print_choices(key, false, "One of: "); break;
-    }
-    if (key->choices != NULL)
-        print_choices(key, true, "Not supported yet: ");
-    if (key->flags & DS_KEY_ONLY) {
-        (void)printf("Not supported yet: anything but \\fB");
-        put(key->def);
-        (void)printf("\\fR.\n");
+    default: print_choices(key, "One of: "); break;
     }
 }
 

@@ -31,7 +31,7 @@ struct thing {
 
 /* clang-format off */
 static const struct ds_choice choices[] = {
-    {"red", 1, false}, {"green", 2, false}, {"blue", 4, true}, {NULL, 0, false}};
+    {"red", 1}, {"green", 2}, {"blue", 4}, {NULL, 0}};
 
 #define AT(f) offsetof(struct thing, f)
 static const struct ds_key row_keys[] = {
@@ -48,9 +48,8 @@ static const struct ds_key keys[] = {
     {"n.automatic", DS_KEY_U64, DS_KEY_AUTO, AT(automatic), "auto", 1, 8, NULL, "c", NULL},
     {"n.real", DS_KEY_F64, 0, AT(real), "0.5", -1, 1, NULL, "d", NULL},
     {"n.deep.pair", DS_KEY_PAIR, DS_KEY_BELOW, AT(pair), "[0, 0.5]", 0, 1, NULL, "e", NULL},
-    {"n.deep.fixed", DS_KEY_U64, DS_KEY_ONLY | DS_KEY_NO_FIELD, 0, "1", 1, 9, NULL, "f", NULL},
     {"text", DS_KEY_TEXT, 0, AT(text), NULL, 0, 10, NULL, "g", NULL},
-    {"word", DS_KEY_WORD, DS_KEY_ONLY, AT(word), "red", 0, 0, choices, "h", NULL},
+    {"word", DS_KEY_WORD, 0, AT(word), "red", 0, 0, choices, "h", NULL},
     {"choice", DS_KEY_ENUM, 0, AT(choice), "green", 0, 0, choices, "i", NULL},
     {"set", DS_KEY_SET, 0, AT(set), "[red, green]", 0, 0, choices, "j", NULL},
     {"list", DS_KEY_LIST, 0, AT(list), "[]", 0, 10, NULL, "k", NULL},
@@ -178,12 +177,10 @@ Test(keys, each_wrong_value_has_its_sentence)
         {"n.real=\"1\"", EINVAL, "'n.real' must be a number without quotes"},
         {"n.deep.pair=[0, 1]", EINVAL,
          "'n.deep.pair' must be a number at least 0 and below 1, not '1'"},
-        {"n.deep.fixed=2", ENOTSUP, "'n.deep.fixed' 2 is not supported yet; use 1"},
         {"text=12345678901", EINVAL, "'text' must be at most 10 bytes long, not 11"},
         {"word=green", 0, NULL},
-        {"word=blue", ENOTSUP, "'word' 'blue' is not supported yet; use 'red' or 'green'"},
-        {"word=pink", ENOTSUP, "'word' 'pink' is not supported yet; use 'red' or 'green'"},
-        {"choice=pink", EINVAL, "'choice' must be 'red' or 'green', not 'pink'"},
+        {"word=pink", EINVAL, "'word' must be 'red', 'green' or 'blue', not 'pink'"},
+        {"choice=pink", EINVAL, "'choice' must be 'red', 'green' or 'blue', not 'pink'"},
         {"set=[red, [green]]", EINVAL, "'set' must be a list of names, not a list"},
         {"list=[12345678901]", EINVAL, "'list' must be at most 10 bytes long, not 11"},
         {"list=[a, ~]", EINVAL, "'list' has no value; it must be a list of texts"},
@@ -231,8 +228,8 @@ Test(keys, places)
               w.err.text);
     cr_expect(ds_keys_place(&w.keys, "n.real", ds_fail(&w.err, EINVAL, "x"), &w.err) == -EINVAL);
     cr_expect_str_eq(w.err.text, "f:3:9: x");
-    (void)ds_keys_place(&w.keys, "n.deep.fixed", ds_fail(&w.err, EINVAL, "x"), &w.err);
-    cr_expect_str_eq(w.err.text, "f:4:3: x");
+    (void)ds_keys_place(&w.keys, "n.deep.pair", ds_fail(&w.err, EINVAL, "x"), &w.err);
+    cr_expect_str_eq(w.err.text, "f:4:16: x");
     (void)ds_keys_place(&w.keys, "n.whole", ds_fail(&w.err, EINVAL, "x"), &w.err);
     cr_expect_str_eq(w.err.text, "f:2:1: x");
     (void)ds_keys_place(&w.keys, "text", ds_fail(&w.err, EINVAL, "x"), &w.err);

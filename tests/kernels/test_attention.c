@@ -353,6 +353,7 @@ static void check_cut(struct attention x, size_t window, size_t length)
 #if defined(DS_TESTS_FEW)
 static const size_t cut_seqs[] = {130}, cut_sizes[] = {40, 128};
 static const size_t cuts[][2] = {{7, 0}, {0, 40}};
+enum { EVERY = 5 }; /* of the cases below, those with numbers divided by it */
 #elif defined(DS_TESTS_EMULATED)
 static const size_t cut_seqs[] = {197}, cut_sizes[] = {64, 72};
 static const size_t cuts[][2] = {{1, 0}, {2, 0}, {127, 0}, {1000, 0}, {0, 5}, {0, 90}, {33, 60}};
@@ -360,6 +361,9 @@ static const size_t cuts[][2] = {{1, 0}, {2, 0}, {127, 0}, {1000, 0}, {0, 5}, {0
 static const size_t cut_seqs[] = {1, 70, 259, 700}, cut_sizes[] = {16, 72};
 static const size_t cuts[][2] = {{1, 0},   {2, 0}, {17, 0}, {64, 0},  {300, 0},
                                  {513, 0}, {0, 5}, {0, 90}, {0, 400}, {33, 60}};
+#endif
+#ifndef DS_TESTS_FEW
+enum { EVERY = 1 };
 #endif
 
 /* Batches, sizes and groups in turn. */
@@ -449,7 +453,7 @@ static struct attention make_cut(size_t seq, size_t size, enum ds_dtype act)
 /* All keys from the first on are what is seen without it. */
 Test(attention, from_the_first_key_on_is_all)
 {
-    for (size_t i = 0; i < 2 * 3; i++) {
+    for (size_t i = 0; i < 2 * 3; i += EVERY) {
         struct attention x = make_cut(150, i < 3 ? 64 : 128, act_types[i % 3]);
         struct passes all = run_passes(&x), low;
 
@@ -498,7 +502,7 @@ Test(attention, nothing_in_front_matters)
     static const size_t cases[][2] = {
         {191, 127}, {192, 65}, {127, 63}, {130, 1}, {129, 66}}; /* t, W */
 
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i += EVERY) {
         for (size_t j = 0; j < 3; j++) {
             struct attention x = {.batch = 1,
                                   .seq = 197,
@@ -542,7 +546,7 @@ static void check_itself(const struct attention *x, const struct nums *lse)
 
 Test(attention, first_keys_that_cannot_be)
 {
-    for (size_t i = 0; i < 4 * 3; i++) {
+    for (size_t i = 0; i < 4 * 3; i += EVERY) {
         struct attention x = make_cut(i % 2 == 0 ? 150 : 201, i < 6 ? 64 : 72, act_types[i % 3]);
         struct passes p;
 

@@ -53,7 +53,7 @@ def jobs():
                           "model.heads=2")
             is_code(" ".join(map(str, [command[0], *words[:2]])), ran, 65, "precision.matmul")
             ran = h.dsrun(*via(command, *words), "parallel.expert=8")
-            is_code(" ".join(map(str, [command[0], *words[:2]])), ran, 65, "is not supported yet")
+            is_code(" ".join(map(str, [command[0], *words[:2]])), ran, 65, "divides experts, and 'model.arch' gpt2 has none")
 
 
 def ssh_config():

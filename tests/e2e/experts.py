@@ -132,7 +132,7 @@ def is_refused():
     folder = h.work() / "spoilt"
     shutil.copytree(h.ROOT / "tests" / "reference" / "mixtral-tiny", folder)
     config = json.loads((folder / "config.json").read_text())
-    for key, value, words in (("sliding_window", 4, "'sliding_window' is set, which is not supported"),
+    for key, value, words in (("sliding_window", 0, "'sliding_window' is set, which is not supported"),
                               ("router_jitter_noise", 0.1, "'router_jitter_noise' is set, which is not supported"),
                               ("num_experts_per_tok", 9, "'model.experts_per_token' is 9"),
                               ("num_local_experts", 4, "'model.layers.0.block_sparse_moe.gate.weight' has the shape [5, 32], the model's has [4, 32]")):

@@ -172,6 +172,6 @@ void ds_json_f64(struct ds_json *json, const char *key, double value, int digits
 void ds_json_real(struct ds_json *json, const char *key, double value)
 {
     ds_json_f64(json, key, value, 17);
-    if (fabs(value) < 1e15 && value == floor(value))
+    if (value > -1e15 && value < 1e15 && value == (double)(int64_t)value)
         (void)ds_buf_puts(json->out, ".0");
 }

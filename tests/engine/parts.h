@@ -190,6 +190,54 @@ static inline void test_compare(const struct test_run *parts, const struct test_
                   "%s", what);
 }
 
+/* A layout, and ranks of data alone that each have all layers. */
+struct test_pair {
+    struct test_run parts, whole;
+    const char *ids, *what;
+};
+
+/* Both on ids below `kinds`; they must train alike, and what is sent be as planned. */
+static inline struct test_pair test_pair_run(struct test_layout layout, double tolerance,
+                                             unsigned kinds)
+{
+    const struct test_layout alone = test_whole(layout);
+    struct test_pair pair = {.ids = test_ids_below(TEST_IDS, kinds)};
+
+    pair.what = test_layout_text(&layout);
+    pair.parts = test_layout_run(&layout, pair.ids);
+    pair.whole = test_layout_run(&alone, pair.ids);
+    test_layout_ok(&pair.parts, pair.what);
+    test_layout_ok(&pair.whole, pair.what);
+    test_compare(&pair.parts, &pair.whole, tolerance, pair.what);
+    test_traffic_planned(&pair.parts, pair.what);
+    return pair;
+}
+
+static inline void test_pair_release(struct test_pair *pair)
+{
+    test_run_release(&pair->parts);
+    test_run_release(&pair->whole);
+    (void)unlink(pair->ids);
+}
+
+/* A run with a NaN among its parameters tells of as many numbers, and of the tensor, that one tells
+ * of whose ranks have all. */
+static inline void test_poison_told(struct test_layout layout)
+{
+    const char *ids = test_ids_file(TEST_IDS);
+    const struct test_layout alone = test_whole(layout);
+    struct test_run parts = test_layout_run(&layout, ids), whole = test_layout_run(&alone, ids);
+
+    test_run_ok(&parts);
+    test_run_ok(&whole);
+    cr_assert_gt(parts.result[1].nonfinite, 0);
+    cr_assert_eq(parts.result[1].nonfinite, whole.result[1].nonfinite);
+    cr_assert_str_eq(parts.result[1].bad, whole.result[1].bad);
+    test_run_release(&parts);
+    test_run_release(&whole);
+    (void)unlink(ids);
+}
+
 /* The same bits, and what is sent as planned, at every stage and on any hosts of these. */
 static inline void test_same_everywhere(const struct test_layout *first,
                                         const struct test_layout *others, size_t count)

@@ -35,24 +35,10 @@ static void check_loads(const struct test_run *parts, const struct test_run *who
 /* Against ranks of data alone, each with all layers. */
 static void check(struct test_layout layout)
 {
-    const char *ids = test_ids_file(TEST_IDS);
-    struct test_layout alone;
-    struct test_run parts, whole;
-    const char *what;
+    struct test_pair pair = test_pair_run(test_layout(layout), tolerance_of(&layout), 257);
 
-    layout = test_layout(layout);
-    alone = test_whole(layout);
-    what = test_layout_text(&layout);
-    parts = test_layout_run(&layout, ids);
-    whole = test_layout_run(&alone, ids);
-    test_layout_ok(&parts, what);
-    test_layout_ok(&whole, what);
-    test_compare(&parts, &whole, tolerance_of(&layout), what);
-    test_traffic_planned(&parts, what);
-    check_loads(&parts, &whole, what);
-    test_run_release(&parts);
-    test_run_release(&whole);
-    (void)unlink(ids);
+    check_loads(&pair.parts, &pair.whole, pair.what);
+    test_pair_release(&pair);
 }
 
 Test(experts, parts_train_as_whole_layers_do)

@@ -31,27 +31,13 @@ static void check_routers(const struct test_run *parts, const struct test_run *w
 static void check(struct test_layout layout)
 {
     const double tolerance = layout.compute == DS_COMPUTE_FP32 ? 2e-6 : 4e-3;
-    const char *ids = test_ids_file(TEST_IDS);
-    struct test_layout alone;
-    struct test_run parts, whole;
-    const char *what;
+    struct test_pair pair = test_pair_run(test_layout(layout), tolerance, 257);
 
-    layout = test_layout(layout);
-    alone = test_whole(layout);
-    what = test_layout_text(&layout);
-    parts = test_layout_run(&layout, ids);
-    whole = test_layout_run(&alone, ids);
-    test_layout_ok(&parts, what);
-    test_layout_ok(&whole, what);
-    test_compare(&parts, &whole, tolerance, what);
-    check_routers(&parts, &whole, tolerance, what);
-    test_traffic_planned(&parts, what);
-    for (unsigned i = 0; i < parts.steps && layout.sharers == 1; i++)
-        cr_assert_float_eq(parts.result[i].expert_load, whole.result[i].expert_load, 1e-12, "%s",
-                           what);
-    test_run_release(&parts);
-    test_run_release(&whole);
-    (void)unlink(ids);
+    check_routers(&pair.parts, &pair.whole, tolerance, pair.what);
+    for (unsigned i = 0; i < pair.parts.steps && pair.parts.job.parallel.sequence == 1; i++)
+        cr_assert_float_eq(pair.parts.result[i].expert_load, pair.whole.result[i].expert_load,
+                           1e-12, "%s", pair.what);
+    test_pair_release(&pair);
 }
 
 Test(meet, divided_experts_train_as_whole_layers_do)
@@ -136,18 +122,6 @@ Test(meet, bits_do_not_depend_on_what_is_kept)
  * where the rank that tells has other ones. */
 Test(meet, what_is_not_finite_is_found_where_it_is)
 {
-    const char *ids = test_ids_file(TEST_IDS);
-    const struct test_layout layout = test_layout((struct test_layout){
-        .data = 4, .divide = 4, .experts = 4, .each = 2, .passes = 1, .poison = true});
-    const struct test_layout alone = test_whole(layout);
-    struct test_run parts = test_layout_run(&layout, ids), whole = test_layout_run(&alone, ids);
-
-    test_run_ok(&parts);
-    test_run_ok(&whole);
-    cr_assert_gt(parts.result[1].nonfinite, 0);
-    cr_assert_eq(parts.result[1].nonfinite, whole.result[1].nonfinite);
-    cr_assert_str_eq(parts.result[1].bad, whole.result[1].bad);
-    test_run_release(&parts);
-    test_run_release(&whole);
-    (void)unlink(ids);
+    test_poison_told(test_layout((struct test_layout){
+        .data = 4, .divide = 4, .experts = 4, .each = 2, .passes = 1, .poison = true}));
 }

@@ -24,23 +24,10 @@ static double tolerance_of(const struct test_layout *line)
 
 static void check_line(struct test_layout line)
 {
-    const char *ids = test_ids_file(TEST_IDS), *what;
-    struct test_layout alone;
-    struct test_run parts, whole;
+    struct test_pair pair = test_pair_run(of(line), tolerance_of(&line), 257);
 
-    line = of(line);
-    alone = test_whole(line);
-    what = test_layout_text(&line);
-    parts = test_layout_run(&line, ids);
-    whole = test_layout_run(&alone, ids);
-    test_layout_ok(&parts, what);
-    test_layout_ok(&whole, what);
-    test_compare(&parts, &whole, tolerance_of(&line), what);
-    test_traffic_planned(&parts, what);
-    cr_assert_gt(parts.traffic[DS_COMM_PASS].calls, 0);
-    test_run_release(&parts);
-    test_run_release(&whole);
-    (void)unlink(ids);
+    cr_assert_gt(pair.parts.traffic[DS_COMM_PASS].calls, 0);
+    test_pair_release(&pair);
 }
 
 Test(pipeline, trains_as_all_layers_do)
@@ -138,23 +125,11 @@ Test(pipeline, has_the_same_bits_at_every_stage_and_on_any_hosts)
 /* The first tensor that is not finite is named, whoever has it; nothing is updated. */
 Test(pipeline, names_what_is_not_finite)
 {
-    const char *ids = test_ids_file(TEST_IDS);
-    const struct test_layout line = of((struct test_layout){.parts = 2,
-                                                            .data = 2,
-                                                            .sharers = 1,
-                                                            .passes = 2,
-                                                            .micro_batch = 1,
-                                                            .poison = true,
-                                                            .below = 200});
-    const struct test_layout alone = test_whole(line);
-    struct test_run parts = test_layout_run(&line, ids), whole = test_layout_run(&alone, ids);
-
-    test_run_ok(&parts);
-    test_run_ok(&whole);
-    cr_assert_gt(parts.result[1].nonfinite, 0);
-    cr_assert_eq(parts.result[1].nonfinite, whole.result[1].nonfinite);
-    cr_assert_str_eq(parts.result[1].bad, whole.result[1].bad);
-    test_run_release(&parts);
-    test_run_release(&whole);
-    (void)unlink(ids);
+    test_poison_told(of((struct test_layout){.parts = 2,
+                                             .data = 2,
+                                             .sharers = 1,
+                                             .passes = 2,
+                                             .micro_batch = 1,
+                                             .poison = true,
+                                             .below = 200}));
 }

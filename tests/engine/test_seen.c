@@ -11,23 +11,10 @@ enum { KINDS = 11 /* of ids: a document of each that ends with one has as many t
 
 static void check(struct test_layout layout)
 {
-    const char *ids = test_ids_below(TEST_IDS, KINDS);
-    struct test_layout alone;
-    struct test_run parts, whole;
-    const char *what;
+    const double tolerance = layout.compute == DS_COMPUTE_FP32 ? 2e-6 : 4e-3;
+    struct test_pair pair = test_pair_run(test_layout(layout), tolerance, KINDS);
 
-    layout = test_layout(layout);
-    alone = test_whole(layout);
-    what = test_layout_text(&layout);
-    parts = test_layout_run(&layout, ids);
-    whole = test_layout_run(&alone, ids);
-    test_layout_ok(&parts, what);
-    test_layout_ok(&whole, what);
-    test_compare(&parts, &whole, layout.compute == DS_COMPUTE_FP32 ? 2e-6 : 4e-3, what);
-    test_traffic_planned(&parts, what);
-    test_run_release(&parts);
-    test_run_release(&whole);
-    (void)unlink(ids);
+    test_pair_release(&pair);
 }
 
 Test(seen, parts_train_as_whole_layers_do)

@@ -47,6 +47,13 @@ static const char *choices_file(void)
     return file;
 }
 
+static void remove_choices(void)
+{
+    (void)unlink(choices_file());
+}
+
+TestSuite(cuda_matmul, .fini = remove_choices);
+
 static int begin(struct try *t, bool measure, bool tf32, struct ds_error *err)
 {
     const char *file = choices_file();

@@ -95,10 +95,9 @@ static double meet_s(const struct talk *t, const struct ds_instr *instr)
 {
     const struct ds_comm_group group = ds_plan_meet_group(t->plan);
     const struct ds_plan_meets meets = ds_plan_meets(t->plan, instr);
-    double seconds = 0.0;
+    double seconds =
+        meets.gathers > 0 ? meets.gathers * collective(t, group, (double)meets.rows, 1) : 0.0;
 
-    if (meets.rows > 0)
-        seconds += collective(t, group, (double)meets.rows, 1);
     if (meets.said > 0)
         seconds += 2.0 * collective(t, group, (double)meets.said, 1);
     if (meets.parts > 0)

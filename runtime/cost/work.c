@@ -324,27 +324,10 @@ static bool gelu_in_product(const struct bench *b)
     return b->plan->apart && !b->family->swiglu && !b->plan->fp8 && b->type != DS_F32;
 }
 
-/* A layer that computes some of itself again: norms and the activation; where ranks divide experts
- * what those make of the rows that come to them. */
-static double partly_again(const struct bench *b, uint32_t block)
+/* Both norms and the feed-forward activation again. */
+static double selective_forward(const struct bench *b)
 {
-    const struct ds_rows_take_args take = {.rows = b->rows,
-                                           .each = b->plan->shape.experts_each,
-                                           .channels = b->plan->shape.hidden,
-                                           .sorted = b->pairs,
-                                           .act = b->type};
-    double bytes = activation(b, false, true), operations = 1.0, products = 0.0;
-
-    if (ds_plan_drops(b->plan, block, DS_BUFFER_NORM2)) {
-        bytes += norms(b, false);
-        operations += 2.0;
-    }
-    if (ds_plan_drops(b->plan, block, DS_BUFFER_FFN_IN)) {
-        bytes += ds_op_amount(DS_OP_ROWS_TAKE, &take).bytes;
-        operations += 1.0;
-        products += product(b, DS_PRODUCT_FC);
-    }
-    return products + pointwise(b, bytes, operations);
+    return pointwise(b, norms(b, false) + activation(b, false, true), 3.0);
 }
 
 static double layer_forward(const struct bench *b, uint32_t block, bool recompute)
@@ -355,8 +338,8 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
     double bytes = norms(b, false) + residuals + rotation(b) + activation(b, false, alone);
     double operations = (b->family->rope ? 3.0 : 2.0) + (alone ? 1.0 : 0.0);
 
-    if (recompute && !ds_plan_drops(b->plan, block, DS_BUFFER_QKV))
-        return partly_again(b, block);
+    if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
+        return selective_forward(b);
     return layer_products(b, false, !recompute) + routing(b, false) + head_norms(b, false) +
            attention(b, false) + dropout(b, recompute ? 1.0 : 2.0) +
            pointwise(b, bytes, operations);

@@ -431,8 +431,13 @@ int ds__experts_bwd(const struct ds_net *net, uint32_t block, bool accumulate, c
 {
     const struct experts x = experts_of(net, block, DS_PASS_RECOMPUTE);
     void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
-    int rc = ds__meets(net) ? ds__meet_rows(net, dy, net->swapped, err) : 0;
+    bool meets = ds__meets(net);
+    int rc = 0;
 
+    if (meets && !ds_plan_drops(net->plan, block, DS_BUFFER_FFN_IN)) /* else it was just done */
+        rc = ds__meet_rows(net, x.buf[DS_BUFFER_NORM2], x.met, err);
+    if (rc == 0 && meets)
+        rc = ds__meet_rows(net, dy, net->swapped, err);
     if (rc == 0)
         rc = take(&x, ds__meets(net) ? net->swapped : dy, err);
     if (rc == 0)

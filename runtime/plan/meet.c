@@ -9,9 +9,9 @@
  * plan has room for.  So nothing is dropped and the host waits for nothing, as where experts are
  * not divided; the price is that a row travels to ranks that have no expert for it.
  *
- * Room for so many rows in every layer would be most of the memory.  What the experts' first
- * product and the activation make of them is therefore never kept: the backward pass gathers the
- * rows and makes it again.
+ * The rows themselves are never kept: the backward pass gathers them again.  What the first product
+ * and the activation make of them has room for as many in every layer that keeps it, which is most
+ * of the memory; with recomputation layers share it (recompute.c).
  *
  * Source  Lepikhin et al., "GShard" (2020); the gathering dispatcher of Megatron-LM's MoE
  * Tests   tests/plan/test_meet.c
@@ -99,16 +99,19 @@ struct ds_plan_meets ds_plan_meets(const struct ds_plan *plan, const struct ds_i
     const uint64_t rows = ds__plan_met_bytes(plan);
     const uint64_t said = ds_plan_met_rows(plan) * plan->shape.experts_each * sizeof(float);
     bool layer = instr->block >= 1 && instr->block <= plan->shape.layers;
+    bool again = ds_plan_drops(plan, instr->block, DS_BUFFER_FFN_IN);
     struct ds_plan_meets meets = {0};
 
     if (plan->expert_ranks == 1 || !layer)
         return meets;
+    meets.rows = rows;
     if (instr->op == DS_INSTR_FORWARD) {
-        meets.rows = rows;
+        meets.gathers = !instr->recompute || again ? 1 : 0;
         meets.said = instr->recompute ? 0 : said;
         meets.parts = instr->recompute ? 0 : rows;
     } else if (instr->op == DS_INSTR_BACKWARD) {
-        meets.rows = meets.parts = rows;
+        meets.gathers = again ? 1 : 2; /* gradients, and rows if they have not come before it */
+        meets.parts = rows;
         meets.weights = said;
     }
     return meets;

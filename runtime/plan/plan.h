@@ -359,10 +359,11 @@ struct ds_plan_sums {
 };
 struct ds_plan_sums ds_plan_sums(const struct ds_plan *plan, const struct ds_instr *instr);
 
-/* What ranks that divide experts tell each other in a pass over a layer, in bytes of all of
- * them: an all_gather of rows, one of the experts of each and one as large of their weights, an
- * all_to_all of what was made of the rows, an all_reduce of gradients of weights; 0: no call. */
+/* What ranks that divide experts tell each other in a pass over a layer, in bytes of all of them:
+ * `gathers` times an all_gather of `rows`, one of the experts of each and one as large of their
+ * weights, an all_to_all of what was made of rows, an all_reduce of gradients of weights; 0: no. */
 struct ds_plan_meets {
+    unsigned gathers;
     uint64_t rows, said, parts, weights;
 };
 struct ds_plan_meets ds_plan_meets(const struct ds_plan *plan, const struct ds_instr *instr);

@@ -10,8 +10,6 @@
  *   full       the whole layer from its input, but for the last product, whose output is kept, and
  *              for what a router has said, which is little
  *
- * Where ranks divide experts, what those make of rows is computed again in every layer (meet.c).
- *
  * It is the first activation.layers layers that do so: theirs live longest.  What is computed
  * again has the same bits, so a run does not depend on any of this; but that on a GPU a layer that
  * computes GELU again has it as an operation from the rounded sums, not in the product, and so
@@ -27,28 +25,14 @@
 
 #include "runtime/plan/internal.h"
 
-/* Because the job, or what is left of memory, asks for it? */
-static bool is_asked(const struct ds_plan *plan, uint32_t block)
+bool ds_plan_recomputes(const struct ds_plan *plan, uint32_t block)
 {
     return plan->recompute != DS_RECOMPUTE_NONE && block >= 1 && block <= plan->recompute_layers;
 }
 
-bool ds_plan_recomputes(const struct ds_plan *plan, uint32_t block)
-{
-    bool layer = block >= 1 && block <= plan->shape.layers;
-
-    return is_asked(plan, block) || (layer && plan->expert_ranks > 1);
-}
-
 bool ds_plan_drops(const struct ds_plan *plan, uint32_t block, enum ds_buffer buffer)
 {
-    bool of_experts = buffer == DS_BUFFER_FFN_IN || buffer == DS_BUFFER_FFN_ACT;
-
     if (!ds_plan_recomputes(plan, block) || buffer == DS_BUFFER_ROUTES)
-        return false;
-    if (plan->expert_ranks > 1 && of_experts)
-        return true;
-    if (!is_asked(plan, block))
         return false;
     return plan->recompute == DS_RECOMPUTE_FULL || buffer == DS_BUFFER_NORM1 ||
            buffer == DS_BUFFER_NORM2 || buffer == DS_BUFFER_FFN_ACT;

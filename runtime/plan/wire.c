@@ -179,7 +179,7 @@ static void count_meets(struct ds_plan *plan, const struct ds_instr *instr)
     const struct ds_plan_meets meets = ds_plan_meets(plan, instr);
     const uint64_t ranks = plan->expert_ranks;
 
-    if (meets.rows > 0)
+    for (unsigned i = 0; i < meets.gathers; i++)
         count(plan, DS_COMM_ALL_GATHER, meets.rows, ranks);
     for (unsigned i = 0; meets.said > 0 && i < 2; i++)
         count(plan, DS_COMM_ALL_GATHER, meets.said, ranks);

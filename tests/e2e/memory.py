@@ -228,8 +228,9 @@ else:
     compare(SIZES[1], 2, 0, "fp32", "parallel.tensor=2")
     compare(SIZES[0], 4, 2, "fp32", "parallel.tensor=2")
     compare(SIZES[0], 2, 1, "fp32", "model.arch=mixtral", "model.experts=4")
-    compare(SIZES[0], 4, 1, "fp32", "model.arch=mixtral", "model.experts=4", "parallel.expert=2")
-    compare(SIZES[0], 2, 3, "bf16", "model.arch=mixtral", "model.experts=4", "parallel.expert=2")
+    # In each layer that keeps it divided experts have room for all rows that could come, which no router sends.
+    compare(SIZES[0], 4, 1, "fp32", "model.arch=mixtral", "model.experts=4", "parallel.expert=2", "activation.recompute=full")
+    compare(SIZES[0], 2, 3, "bf16", "model.arch=mixtral", "model.experts=4", "parallel.expert=2", "activation.recompute=full")
     compare(SIZES[0], 2, 2, "bf16", "model.arch=qwen3_moe", "model.head_size=128", "model.experts=4", "activation.recompute=full")
     for here, there in [((0, 2), (3, 2)), ((3, 3), (1, 2)), ((2, 2), (0, 1)), ((1, 2), (3, 4))]:
         go_on(STATES, here, there)

@@ -281,8 +281,7 @@ static __global__ void __launch_bounds__(GROUP, D == 64 ? 3 : 2)
         unsigned a[4][4], c[4][4], first = query;
 
         next_tiles();
-        query += TILE_ROWS;
-        if (query >= past) { /* the next head's first */
+        if ((query += TILE_ROWS) >= past) { /* the next head's first */
             query = begin;
             h++;
         }

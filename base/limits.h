@@ -50,6 +50,7 @@ enum {
     DS_MAX_HEADS         = 1024,
     DS_MAX_FFN           = 1 << 20,
     DS_MAX_EXPERTS       = 256,          /* of a layer */
+    DS_MAX_LORA_RANK     = 1024,
     DS_MAX_EXPERTS_EACH  = 16,           /* that one token is given to */
     DS_MAX_VOCAB         = 1 << 24,
     DS_MAX_CONTEXT       = 1 << 24,

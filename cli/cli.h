@@ -25,7 +25,8 @@ enum ds_via { DS_VIA_AUTO, DS_VIA_LOCAL, DS_VIA_SSH, DS_VIA_OPENSSH, DS_VIA_SLUR
 
 struct ds_cli {          /* borrowed from argv; plain data */
     const char *command; /* the name in the table of commands: "run", "ckpt ls" */
-    const char *hostfile, *include, *exclude, *run_dir, *dtype;
+    const char *hostfile, *include, *exclude, *run_dir, *dtype, *base;
+    bool adapters;
     const char *cluster, *timeline;
     uint64_t nodes, slots;                        /* 0: not given */
     int64_t trials;                               /* -1: not given */

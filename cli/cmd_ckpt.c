@@ -269,17 +269,20 @@ static void read_tokenizer(const char *ckpt, struct ds_hf_tokens *tokens, struct
 }
 
 /* The weights first, whose folder must be empty. */
-static int export_all(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
+static int export_all(const struct ds_cli *cli, const char *ckpt, enum ds_dtype dtype,
                       struct ds_error *err)
 {
+    const char *out_dir = cli->arg[1];
     struct ds_hf_tokens tokens;
     char to[DS_MAX_PATH];
     struct ds_buf text;
     int rc;
 
+    if (cli->adapters)
+        return ds_hf_export_adapters(ckpt, out_dir, dtype, err);
     ds_buf_init(&text, DS_MAX_JSON_BYTES);
     read_tokenizer(ckpt, &tokens, &text);
-    rc = ds_hf_export(ckpt, out_dir, dtype, &tokens, err);
+    rc = ds_hf_export(ckpt, out_dir, dtype, &tokens, cli->base, err);
     if (rc == 0 && text.len > 0) {
         rc = ds_path_join(to, out_dir, "tokenizer.json", err);
         if (rc == 0)
@@ -303,7 +306,7 @@ static int export(const struct ds_cli *cli)
         return DS_EXIT_USAGE;
     }
     if ((rc = ds_ckpt_resolve(cli->arg[0], path, &err)) < 0 ||
-        (rc = export_all(path, cli->arg[1], dtype, &err)) < 0)
+        (rc = export_all(cli, path, dtype, &err)) < 0)
         return fail(&err, rc);
     if (!cli->quiet)
         (void)printf("exported '%s' to '%s'\n", path, cli->arg[1]);

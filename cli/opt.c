@@ -123,6 +123,8 @@ static const struct ds_option options[] = {
     WHOLE("--trials", "N", int64_t *, trials, 0, DS_MAX_TRIALS, BIT(TUNE), "layouts to try for some steps; 3 if not given"),
     TEXT(0, "--timeline", "FILE", timeline, BIT(PLAN), "write the predicted step there as a Chrome trace"),
     WORD("--dtype", "TYPE", dtype, dtypes, BIT(CKPT_EXPORT) | BIT(GENERATE), "type of the weights: fp32 or bf16; of generate also fp16, the run's own if not given"),
+    TEXT(0, "--base", "DIR", base, BIT(CKPT_EXPORT), "the folder that adapters, or what was trained, were made on, if it is not where it was"),
+    FLAG(0, "--adapters", adapters, BIT(CKPT_EXPORT), "the adapters alone, as PEFT loads them; else they are added to their matrices"),
     TEXT(0, "--prompt", "TEXT", prompt, BIT(GENERATE), "what the text goes on from; else --prompt-file, else standard input"),
     TEXT(0, "--prompt-file", "FILE", prompt_file, BIT(GENERATE), "a file with the prompt, without the newline at its end"),
     WHOLE("--max-tokens", "N", uint64_t *, max_tokens, 1, 1000000000, BIT(GENERATE), "tokens of a sample, at most; 128 if not given"),

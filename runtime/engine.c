@@ -261,6 +261,23 @@ int ds_engine_fetch(struct ds_engine *engine, struct ds_error *err)
                          err);
 }
 
+int ds_engine_freeze(struct ds_engine *engine, size_t param, uint64_t first, uint64_t count,
+                     const float *values, struct ds_error *err)
+{
+    const enum ds_arena_kind own = engine->exchange.own;
+    const struct ds_held held = ds_plan_held_param(engine->plan, own, param);
+    const struct ds_lines_put put = {.device = engine->args.device,
+                                     .plan = engine->plan,
+                                     .line = engine->exchange.memory[own],
+                                     .at = held.at + (first - held.first),
+                                     .count = count,
+                                     .values = values,
+                                     .room = engine->own[DS_ARENA_ACTIVATIONS]};
+    int rc = ds_engine_settle(engine, err);
+
+    return rc == 0 ? ds_lines_write(&put, engine->stream, err) : rc;
+}
+
 /* The copy of this rank's shard of a bucket that kernels read; with offload the way that it has
  * after an update. */
 static int copy_shard(struct ds_engine *engine, size_t bucket, struct ds_error *err)
@@ -285,7 +302,10 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
     if (rc == 0 && has_far_lines(engine))
         rc = ds_lines_copy(DS_COPY_UP, &engine->lines, &engine->host, plan, engine->stream, err);
     for (size_t i = 0; rc == 0 && plan->copies && i < plan->buckets; i++)
-        rc = copy_shard(engine, i, err);
+        if (!plan->bucket[i].frozen)
+            rc = copy_shard(engine, i, err);
+    if (rc == 0)
+        rc = ds_exchange_gather_frozen(&engine->exchange, engine->stream, err);
     for (size_t i = 0; rc == 0 && i < plan->step.count; i++) /* as a step would end */
         if (plan->step.instr[i].op == DS_INSTR_GATHER &&
             plan->step.instr[i].micro_batch == UINT32_MAX)

@@ -70,6 +70,11 @@ int ds_engine_fetch(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD
  * Collective. */
 int ds_engine_publish(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
 
+/* Elements first .. first + count of a frozen parameter, of what this rank holds of it in the line
+ * that kernels read, to their place there.  Between steps; ds_engine_publish() comes after it. */
+int ds_engine_freeze(struct ds_engine *engine, size_t param, uint64_t first, uint64_t count,
+                     const float *values, struct ds_error *err) DS_NODISCARD;
+
 /* Wait for what the last step left under way.  Before anything else uses the comm or the lines. */
 int ds_engine_settle(struct ds_engine *engine, struct ds_error *err) DS_NODISCARD;
 /* Wait until no other thread uses the comm: for what is between hosts alone. */

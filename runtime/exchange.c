@@ -175,8 +175,11 @@ void *ds_exchange_own(const struct ds_exchange *exchange, size_t bucket)
 float *ds_exchange_grads(const struct ds_exchange *exchange, size_t bucket)
 {
     const struct ds_plan *plan = exchange->plan;
+
     float *staged = exchange->memory[DS_ARENA_STAGED], *grads = exchange->memory[DS_ARENA_GRADS];
 
+    if (plan->bucket[bucket].frozen)
+        return NULL;
     return plan->staged_elems > 0 ? staged + plan->bucket[bucket].staged_at
                                   : grads + ds_plan_held(plan, DS_ARENA_GRADS, bucket).at;
 }
@@ -310,6 +313,18 @@ int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_st
         return ds_comm_all_gather_from(of->inside, ds_exchange_own(exchange, bucket), whole, bytes,
                                        err);
     return ds_comm_all_gather(of->inside, whole, bytes, err);
+}
+
+int ds_exchange_gather_frozen(struct ds_exchange *exchange, struct ds_stream *stream,
+                              struct ds_error *err)
+{
+    const struct ds_plan *plan = exchange->plan;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && !plan->ahead && i < plan->buckets; i++)
+        if (plan->bucket[i].frozen && ds_plan_divides(plan, exchange->own, i))
+            rc = ds_exchange_gather(exchange, i, stream, err);
+    return rc;
 }
 
 void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,

@@ -60,6 +60,10 @@ int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *inst
 int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
                        struct ds_error *err) DS_NODISCARD;
 
+/* What is frozen and no step gathers, once on all ranks, where each has written its part. */
+int ds_exchange_gather_frozen(struct ds_exchange *exchange, struct ds_stream *stream,
+                              struct ds_error *err) DS_NODISCARD;
+
 /* What this rank has sent since it was opened, groups included. */
 void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
                        struct ds_comm_stats *stats);

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # One variable per room; rooms link upward only as docs/architecture.md draws.
 # A job that leaves its vocabulary to a tokenizer asks for its size, without the rest of runtime/text/;
-# one that mixes data sets asks whether their weights will do.
+# one that mixes data sets asks whether their weights will do; one with adapters which tensors its model has.
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_blame.c runtime/job_model.c runtime/job_ranks.c \
-    runtime/job_data.c runtime/job_offload.c runtime/data/mix.c \
-    runtime/text/size.c
-SRC_plan := runtime/model/model.c runtime/model/gpt2.c runtime/model/llama.c runtime/plan/plan.c \
+    runtime/job_data.c runtime/job_offload.c runtime/job_frozen.c runtime/data/mix.c \
+    runtime/text/size.c $(addprefix runtime/model/,model.c adapters.c gpt2.c llama.c)
+SRC_plan := runtime/plan/plan.c \
     $(addprefix runtime/plan/,team.c meet.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
     memory.c pieces.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c ring.c talk.c work.c predict.c search.c depth.c)
@@ -18,7 +18,7 @@ SRC_text := $(addprefix runtime/text/,added.c alphabet.c bpe.c decode.c encode.c
     piece.c read_model.c read_parts.c rewrite.c tokenizer.c unicode.c vocab.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c view.c safetensors.c manifest.c manifest_tensors.c \
     manifest_write.c manifest_join.c part.c share.c reads.c store.c gather.c load.c list.c saving.c commit.c save.c saver.c \
-    hf.c hf_config.c hf_export.c hf_rope.c hf_window.c inspect.c)
-SRC_engine := $(addprefix runtime/,board.c commlog.c disk.c disk_bench.c engine.c exchange.c relay.c feed.c first.c flags.c graphs.c lines.c link.c monitor.c muon.c \
+    hf.c merge.c hf_adapters.c hf_config.c hf_export.c hf_rope.c hf_window.c inspect.c)
+SRC_engine := $(addprefix runtime/,board.c commlog.c disk.c disk_bench.c engine.c exchange.c relay.c feed.c first.c flags.c frozen.c graphs.c lines.c link.c monitor.c muon.c \
     offload.c outcome.c peers.c plugin.c profile.c queue.c snapshot.c agree.c start.c states.c tally.c trace.c train.c trainer.c trial.c trust.c \
-    update.c updater.c cost/machine.c model/ends.c model/experts.c model/forward.c model/fp8.c model/heads.c model/layer.c model/meet.c model/net.c model/team.c generate/sampler.c generate/serve.c generate/session.c)
+    update.c updater.c cost/machine.c model/adapt.c model/ends.c model/experts.c model/forward.c model/fp8.c model/heads.c model/layer.c model/meet.c model/net.c model/team.c generate/sampler.c generate/serve.c generate/session.c)

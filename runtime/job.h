@@ -125,6 +125,26 @@ enum ds_sink { /* or'ed */
                DS_SINK_TENSORBOARD = 8
 };
 
+/* What adapters of low rank are for: a layer's matrices, gpt2's packed ones as their first. */
+enum ds_adapted {
+    DS_ADAPTED_QKV,
+    DS_ADAPTED_K,
+    DS_ADAPTED_V,
+    DS_ADAPTED_PROJ,
+    DS_ADAPTED_FC,
+    DS_ADAPTED_UP,
+    DS_ADAPTED_DOWN,
+    DS_ADAPTED_COUNT
+};
+
+/* y = W x + alpha / rank * B A x in the place of y = W x (Hu et al. 2021: "LoRA"), A [rank, in], B
+ * [out, rank], for the matrices of `targets` (1 << enum ds_adapted).  rank 0: there are none. */
+struct ds_lora {
+    uint64_t rank;
+    double alpha;
+    unsigned targets;
+};
+
 /* The model's shape, whichever of job file and config.json it came from.  Plain data. */
 struct ds_model_shape {
     enum ds_arch arch;
@@ -135,6 +155,7 @@ struct ds_model_shape {
     double norm_eps, rope_theta;
     struct ds_rope_scale rope_scale;
     double balance; /* weight of the loss that asks for an even use of experts */
+    struct ds_lora lora;
 };
 
 /* Tensors that the optimizer treats their own way; a row of job->optim.groups. */
@@ -175,7 +196,13 @@ struct ds_job {
     } data;
     struct {
         uint64_t steps, global_batch, micro_batch, sequence;
+        struct ds_strings freeze; /* globs on names of tensors that stay as they are */
     } train;
+    struct {
+        uint64_t rank; /* 0: there are no adapters; model.shape.lora is what all of it comes to */
+        double alpha;
+        struct ds_strings targets; /* modules with adapters, as written; none: all */
+    } lora;
     struct {
         enum ds_optim_kind kind;
         double lr, beta1, beta2, eps, weight_decay, clip, momentum;

@@ -372,6 +372,7 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
         ds__job_check_documents,
         check_batch,
         ds__job_check_parallel,
+        ds__job_check_frozen,
         default_and_check_optim,
         ds__job_check_offload,
         check_schedule,

@@ -101,6 +101,8 @@ static const struct ds_choice devices[] = {
     {path, DS_KEY_SET, flags, FIELD(unsigned *, f), def, 0, 0, choices, help, NULL}
 #define PAIR(path, f, flags, def, min, max, help) \
     {path, DS_KEY_PAIR, flags, FIELD(double *, f), def, min, max, NULL, help, NULL}
+#define LIST(path, f, flags, def, max, help) \
+    {path, DS_KEY_LIST, flags, FIELD(struct ds_strings *, f), def, 0, max, NULL, help, NULL}
 #define ENV(path, f, flags, def, help) \
     {path, DS_KEY_ENV, flags, FIELD(struct ds_strings *, f), def, 0, 0, NULL, help, NULL}
 #define ROWS(path, f, flags, def, max, rows, help) \
@@ -232,6 +234,18 @@ static const struct ds_key job_keys[] = {
         "sequences per rank and pass"),
     U64("train.sequence", train.sequence, FROM | BITS, "model.context", 1, DS_MAX_CONTEXT,
         "tokens per sequence; at most model.context"),
+
+    LIST("train.freeze", train.freeze, BITS, "[]", DS_MAX_TENSOR_NAME,
+         "globs on the names of tensors, as in a checkpoint, that stay as model.init.from has them: "
+         "without gradients and optimizer state, and left out of checkpoints"),
+
+    U64("lora.rank", lora.rank, BITS, "0", 0, DS_MAX_LORA_RANK,
+        "above 0 adapters of this rank are trained, two small matrices beside a matrix of a layer, and "
+        "nothing else"),
+    F64("lora.alpha", lora.alpha, FROM | BITS, "lora.rank", 0, 1e6,
+        "alpha / rank is the factor of what adapters add"),
+    LIST("lora.targets", lora.targets, FROM | BITS, "all but of experts", DS_MAX_TENSOR_NAME,
+         "matrices with adapters, by names of their modules, as q_proj and v_proj of llama"),
 
     ENUM("optim.name", optim.kind, BITS, "adamw", optims, "the optimizer"),
     F64("optim.lr", optim.lr, BITS, "3e-4", 0, 1000, "peak learning rate"),

@@ -24,6 +24,11 @@ struct ds_job_source { /* what a job was read from; borrowed by messages as long
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
     DS_NODISCARD;
 
+/* The parts of it that are about `lora` and `train.freeze`, once the shape of the model is known
+ * (job_frozen.c). */
+int ds__job_check_frozen(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+    DS_NODISCARD;
+
 /* The part of it that is about `offload` (job_offload.c); after that about the optimizer. */
 int ds__job_check_offload(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
     DS_NODISCARD;

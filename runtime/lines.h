@@ -24,4 +24,16 @@ int ds_lines_copy(enum ds_copy_way way, const struct ds_engine_lines *to,
                   const struct ds_engine_lines *from, const struct ds_plan *plan,
                   struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 
+/* Elements of a line that kernels read, from the host, by way of memory that is free. */
+struct ds_lines_put {
+    struct ds_device *device;
+    const struct ds_plan *plan;
+    void *line;
+    uint64_t at, count; /* elements of it */
+    const float *values;
+    void *room; /* the arena of activations */
+};
+int ds_lines_write(const struct ds_lines_put *put, struct ds_stream *stream, struct ds_error *err)
+    DS_NODISCARD;
+
 #endif

@@ -207,6 +207,21 @@ unsigned ds_optim_kinds(void)
     return sizeof(optims) / sizeof(optims[0]);
 }
 
+bool ds_optim_trains(const struct ds_job *job, const struct ds_param *param)
+{
+    if (job->model.shape.lora.rank > 0 && !ds_model_is_adapter(param))
+        return false;
+    for (size_t i = 0; i < job->train.freeze.count; i++)
+        if (fnmatch(job->train.freeze.item[i], param->name, FNM_NOESCAPE) == 0)
+            return false;
+    return true;
+}
+
+bool ds_optim_freezes(const struct ds_job *job)
+{
+    return job->model.shape.lora.rank > 0 || job->train.freeze.count > 0;
+}
+
 const struct ds_optim_group *ds_optim_group_of(const struct ds_job *job, const char *tensor)
 {
     const struct ds_optim_group *group = job->optim.groups.row;

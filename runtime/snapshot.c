@@ -33,10 +33,8 @@ static void place(struct ds_ckpt_tensor *tensor, const struct ds_plan_cut *cut, 
     }
 }
 
-/* What this rank holds of a parameter in a line of `arena`, wherever that is; `state` is "" for the
- * weights. */
-static void view(struct ds_ckpt_tensor *tensor, const char *state, const struct ds_plan *plan,
-                 size_t index, enum ds_arena_kind arena)
+void ds__trainer_view(struct ds_ckpt_tensor *tensor, const char *state, const struct ds_plan *plan,
+                      size_t index, enum ds_arena_kind arena)
 {
     const struct ds_plan_param *param = &plan->param[index];
     const struct ds_plan_cut cut = ds_plan_cut(plan, param->tensor);
@@ -84,11 +82,11 @@ static void view_state(struct ds_trainer *trainer, size_t index, unsigned state,
     struct ds_ckpt_tensor *tensor = &trainer->moments[trainer->n_moments];
     uint64_t at;
 
-    if (name == NULL)
+    if (name == NULL || plan->tensor[param->tensor].frozen)
         return;
     at = ds_plan_state_at(plan, param->bucket, state,
                           ds_plan_held_param(plan, DS_ARENA_MOMENTS, index).at);
-    view(tensor, name, plan, index, DS_ARENA_MOMENTS);
+    ds__trainer_view(tensor, name, plan, index, DS_ARENA_MOMENTS);
     if (line != NULL)
         tensor->data = line + at;
     else
@@ -104,6 +102,8 @@ static uint64_t saved_bytes(const struct ds_trainer *trainer)
     for (size_t i = 0; i < trainer->plan.tensors; i++) {
         struct ds_param param;
 
+        if (trainer->plan.tensor[i].frozen)
+            continue;
         ds_model_param(&trainer->plan.model, i, &param);
         elems += param.elems;
         for (unsigned k = 0; k < trainer->plan.optim_states; k++)
@@ -123,11 +123,14 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
     trainer->moments = calloc(count, (states + 1) * sizeof(*trainer->moments));
     if (trainer->weights == NULL || trainer->moments == NULL)
         return ds_fail(err, ENOMEM, "no memory for the names of %zu tensors", count);
-    trainer->n_weights = count;
     for (size_t i = 0; i < count; i++) {
-        view(&trainer->weights[i], "", &trainer->plan, i, DS_ARENA_PARAMS);
-        trainer->weights[i].data =
-            lines.params + ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i).at;
+        struct ds_ckpt_tensor *tensor = &trainer->weights[trainer->n_weights];
+
+        if (trainer->plan.tensor[trainer->plan.param[i].tensor].frozen)
+            continue;
+        ds__trainer_view(tensor, "", &trainer->plan, i, DS_ARENA_PARAMS);
+        tensor->data = lines.params + ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i).at;
+        trainer->n_weights++;
     }
     for (unsigned k = 0; k < states; k++)
         for (size_t i = 0; i < count; i++)

@@ -75,6 +75,7 @@ static void *init_share(void *arg)
 
     for (size_t i = 0; i < trainer->plan.params; i++) {
         const struct ds_plan_param *param = &trainer->plan.param[i];
+        const double fan_in = 1.0 / sqrt(3.0 * (double)param->param.shape[1]);
         struct ds_held held = ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i);
         uint64_t from = held.count / me->shares * me->share;
         uint64_t to =
@@ -82,12 +83,14 @@ static void *init_share(void *arg)
         uint64_t first = held.first + from, last = held.first + to;
         float *out = params + held.at + from;
 
+        if (trainer->plan.tensor[param->tensor].frozen)
+            continue;
         switch (param->param.init) {
-        case DS_INIT_NORMAL:
+        case DS_INIT_NORMAL: draw(trainer, param, (float)std, first, last, out); break;
         case DS_INIT_NORMAL_RESIDUAL:
-            draw(trainer, param, (float)(param->param.init == DS_INIT_NORMAL ? std : residual),
-                 first, last, out);
+            draw(trainer, param, (float)residual, first, last, out);
             break;
+        case DS_INIT_FAN_IN: draw(trainer, param, (float)fan_in, first, last, out); break;
         case DS_INIT_ZERO: fill(out, last - first, 0.0f); break;
         case DS_INIT_ONE: fill(out, last - first, 1.0f); break;
         }
@@ -121,7 +124,7 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 {
     const char *from = trainer->job->model.init_from;
 
-    if (from != NULL)
+    if (from != NULL && trainer->plan.model.lora.rank == 0)
         return ds_error_context(
             err, ds_hf_load(from, &trainer->plan.model, trainer->weights, trainer->n_weights, err),
             "model.init.from '%s'", from);
@@ -131,8 +134,11 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 
 int ds__trainer_fresh(struct ds_trainer *trainer, struct ds_error *err)
 {
+    int rc;
+
     init_from_seed(trainer);
-    return ds_engine_publish(trainer->engine, err);
+    rc = ds__trainer_freeze(trainer, err);
+    return rc == 0 ? ds_engine_publish(trainer->engine, err) : rc;
 }
 
 static int clear_moments(const struct ds_trainer *trainer, struct ds_error *err)
@@ -152,6 +158,8 @@ static int load(struct ds_trainer *trainer, const char *path, struct ds_error *e
     struct ds_ckpt_state *state = &trainer->state;
     int rc = ds_ckpt_peek(path, state, err);
 
+    if (rc == 0)
+        rc = ds__trainer_check_base(trainer, path, state, err);
     if (rc == 0 && state->step == 0) /* what a damaged one may have left */
         rc = clear_moments(trainer, err);
     if (rc == 0)
@@ -353,6 +361,8 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
 
     ds_scaler_init(&trainer->scaler, trainer->job);
     rc = ds__trainer_agree(trainer, err);
+    if (rc == 0)
+        rc = ds__trainer_freeze(trainer, err);
     if (rc != 0)
         return rc;
     if (strcmp(resume, "auto") == 0)
@@ -377,6 +387,7 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
     trainer->state.seed = trainer->job->seed;
     trainer->state.job_digest = digest;
     trainer->state.shape = trainer->plan.model;
+    trainer->state.base = trainer->base;
     take_layout(trainer);
     if (rc == 0)
         rc = ds_monitor_resumed(&trainer->monitor, trainer->state.step,

@@ -131,7 +131,7 @@ static int sum_all(struct ds_tally *tally, struct under_way *sums, struct ds_err
     int rc = 0;
 
     for (uint32_t i = 0; rc == 0 && sums->grads != NULL && i < tally->plan->buckets; i++) {
-        if (tally->plan->bucket[i].twin)
+        if (tally->plan->bucket[i].twin || tally->plan->bucket[i].frozen)
             continue;
         rc = sum_bucket(tally, sums, i, err);
         if (!tally->plan->bucket[i].replicated)
@@ -192,7 +192,7 @@ static size_t tensor_of(const struct ds_plan *plan, uint64_t place)
     for (size_t i = first; i < plan->tensors; i++) {
         const struct ds_plan_tensor *tensor = &plan->tensor[i];
 
-        if (tensor->replicated != plan->tensor[first].replicated)
+        if (tensor->replicated != plan->tensor[first].replicated || tensor->frozen)
             continue;
         if (rest < tensor->param.elems)
             return i;

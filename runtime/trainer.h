@@ -50,6 +50,7 @@ struct ds_trainer {
     struct ds_ckpt_line states; /* where moments are that are in a file */
     struct ds_saver *saver;     /* NULL: checkpoints are written at once */
     struct ds_ckpt_state state;
+    struct ds_ckpt_base base; /* what the checkpoints of this run leave out */
     struct ds_scaler scaler;
     double peak;          /* FLOP/s of all ranks' devices */
     uint64_t device_left; /* bytes that a device apart had free before anything was allocated */
@@ -84,6 +85,17 @@ int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err) DS_NODIS
 /* The loss scale, into the state that the next checkpoint keeps. */
 int ds__trainer_note_scaler(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
 
+/* frozen.c: what is frozen, from model.init.from, on every rank; and where the state says what that
+ * is.  Nothing where all is trained. */
+int ds__trainer_freeze(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;
+/* Does a checkpoint go with that?  `state` is its own.  -EINVAL. */
+int ds__trainer_check_base(const struct ds_trainer *trainer, const char *ckpt,
+                           const struct ds_ckpt_state *state, struct ds_error *err) DS_NODISCARD;
+
+/* snapshot.c: what this rank holds of a parameter in a line of `arena`, wherever that is, as a
+ * tensor of checkpoints without data; `state` is "" for the weights. */
+void ds__trainer_view(struct ds_ckpt_tensor *tensor, const char *state, const struct ds_plan *plan,
+                      size_t param, enum ds_arena_kind arena);
 /* snapshot.c: the tables of tensors; what writes them behind the run, where the plan has memory for
  * it. */
 int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err) DS_NODISCARD;

@@ -85,6 +85,14 @@ struct ds_ckpt_scalar {
     double value;
 };
 
+/* Whose tensors a checkpoint leaves out, as it was made on them: the folder of Hugging Face, and a
+ * number that others hardly have.  path "": it has all tensors. */
+struct ds_ckpt_base {
+    char path[DS_MAX_PATH]; /* absolute */
+    uint64_t digest;        /* ds_hf_digest() */
+    uint64_t frozen;        /* which tensors are: a number that other choices hardly have */
+};
+
 /* What a run must know to go on; small, human-readable, in the manifest. */
 struct ds_ckpt_state {
     uint64_t step;    /* updates made */
@@ -94,6 +102,7 @@ struct ds_ckpt_state {
     uint64_t seed;
     uint64_t job_digest;
     struct ds_model_shape shape;
+    struct ds_ckpt_base base;
     struct ds_ckpt_scalar scalar[DS_CKPT_MAX_SCALARS];
     unsigned scalars;
     /* Of the run that saved (a save fills in the world); information only. */
@@ -139,6 +148,17 @@ int ds_ckpt_load(const char *path, struct ds_ckpt_state *state, struct ds_ckpt_t
                  size_t n_weights, struct ds_ckpt_tensor *moments, size_t n_moments,
                  struct ds_error *err) DS_NODISCARD;
 
+/* Elements first .. first + count of a parameter of the model without adapters, to `data`. */
+struct ds_ckpt_part {
+    size_t param; /* ds_model_param() of ds_model_base() of the checkpoint's shape */
+    uint64_t first, count;
+    float *data;
+};
+/* The weights of a checkpoint as a model by itself: what it leaves out from the folder that it was
+ * made on, with what adapters add.  -EINVAL: that folder has other weights now. */
+int ds_ckpt_load_model(const char *path, const struct ds_ckpt_part *parts, size_t count,
+                       struct ds_error *err) DS_NODISCARD;
+
 /* Read the manifest alone (sizes of files checked, bytes not). */
 int ds_ckpt_peek(const char *path, struct ds_ckpt_state *state, struct ds_error *err) DS_NODISCARD;
 
@@ -168,6 +188,11 @@ int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISC
 int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
                size_t n_weights, struct ds_error *err) DS_NODISCARD;
 
+/* What tells the weights of a folder from others without reading all: of the names, types, shapes
+ * and first bytes of all tensors.  `shape` has no adapters. */
+int ds_hf_digest(const char *dir, const struct ds_model_shape *shape, uint64_t *digest,
+                 struct ds_error *err) DS_NODISCARD;
+
 /* Ids with a meaning of their own, as the model's tokenizer has them; below 0: there is none. */
 struct ds_hf_tokens {
     int64_t begin, end, pad; /* of a text, of a text, behind the shorter texts of a batch */
@@ -176,9 +201,15 @@ struct ds_hf_tokens {
 /* Checkpoint to Hugging Face folder and back; `dtype` F32 or BF16.  The folder written to (`ckpt`
  * of an import is the checkpoint's own) is made, or is there and empty (else
  * -EEXIST); a failure leaves it so.  `tokens` (NULL: none) go into config.json, and into
- * generation_config.json where one is within the vocabulary. */
+ * generation_config.json where one is within the vocabulary.  Adapters are added to their matrices;
+ * what the checkpoint leaves out comes from `base`, NULL: from where it says. */
 int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
-                 const struct ds_hf_tokens *tokens, struct ds_error *err) DS_NODISCARD;
+                 const struct ds_hf_tokens *tokens, const char *base, struct ds_error *err)
+    DS_NODISCARD;
+/* The adapters alone, as a folder of PEFT: adapter_config.json and adapter_model.safetensors.
+ * -EINVAL: it has none. */
+int ds_hf_export_adapters(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
+                          struct ds_error *err) DS_NODISCARD;
 int ds_hf_import(const char *hf_dir, const char *ckpt, struct ds_error *err) DS_NODISCARD;
 
 #endif

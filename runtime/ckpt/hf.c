@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/fsio.h"
 #include "base/json_read.h"
@@ -330,6 +331,40 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uin
                        tensor->file->name, at->name, (uintmax_t)(first + bad),
                        out[bad] != out[bad] ? "not a number" : "infinite");
     return 0;
+}
+
+enum { DIGEST_BYTES = 4096 }; /* of each tensor, at most */
+
+int ds_hf_digest(const char *dir, const struct ds_model_shape *shape, uint64_t *digest,
+                 struct ds_error *err)
+{
+    XXH3_state_t *state = XXH3_createState();
+    unsigned char bytes[DIGEST_BYTES];
+    struct ds__hf hf;
+    int rc = state == NULL ? out_of_memory(err) : ds__hf_open(&hf, dir, shape, err);
+
+    if (rc < 0) {
+        (void)XXH3_freeState(state);
+        return rc;
+    }
+    (void)XXH3_64bits_reset(state);
+    for (size_t i = 0; rc == 0 && i < hf.tensors; i++) {
+        const struct ds__hf_tensor *tensor = &hf.tensor[i];
+        const struct ds_safetensor *at = tensor->at;
+        uint64_t all = at->end - at->begin, n = all < DIGEST_BYTES ? all : DIGEST_BYTES;
+
+        (void)XXH3_64bits_update(state, tensor->name, strlen(tensor->name) + 1);
+        (void)XXH3_64bits_update(state, at->shape, at->ndim * sizeof(at->shape[0]));
+        (void)XXH3_64bits_update(state, at->dtype_name, strlen(at->dtype_name) + 1);
+        rc = ds_fs_pread_all(tensor->file->fd, bytes, (size_t)n,
+                             tensor->file->table.data_at + at->begin, err);
+        if (rc == 0)
+            (void)XXH3_64bits_update(state, bytes, (size_t)n);
+    }
+    *digest = XXH3_64bits_digest(state);
+    (void)XXH3_freeState(state);
+    ds__hf_close(&hf);
+    return rc;
 }
 
 /* --- into memory ---------------------------------------------------------------------------- */

@@ -78,10 +78,17 @@ int ds__hf_write_generation(const struct ds_model_shape *shape, const struct ds_
 
 /* Make the folder `path`, or take it when it is there and empty: EEXIST when it is not. */
 int ds__folder_claim(const char *path, bool *made, struct ds_error *err) DS_NODISCARD;
+/* Empty it again, which held nothing before, and remove it if it was made. */
+void ds__folder_unclaim(const char *path, bool made);
+/* A file of it; `rc` is that of making the text, which is released. */
+int ds__folder_write(const char *dir, const char *name, struct ds_buf *text, int rc,
+                     struct ds_error *err) DS_NODISCARD;
+/* Round to BF16 in place. */
+void ds__narrow(float *data, size_t n);
 
 /* Export with files of at most `max_bytes` of data each (a larger tensor has one of its own). */
 int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
-                        const struct ds_hf_tokens *tokens, uint64_t max_bytes, struct ds_error *err)
-    DS_NODISCARD;
+                        const struct ds_hf_tokens *tokens, const char *base, uint64_t max_bytes,
+                        struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -21,6 +21,7 @@
 #include "base/json.h"
 #include "runtime/ckpt/gather.h"
 #include "runtime/ckpt/hf.h"
+#include "runtime/ckpt/merge.h"
 #include "runtime/ckpt/part.h"
 #include "runtime/ckpt/store.h"
 
@@ -58,8 +59,7 @@ int ds__folder_claim(const char *path, bool *made, struct ds_error *err)
     return rc;
 }
 
-/* Empty the folder again, which held nothing before, and remove it if it was made here. */
-static void unclaim(const char *path, bool made)
+void ds__folder_unclaim(const char *path, bool made)
 {
     struct dirent *entry;
     char file[DS_MAX_PATH];
@@ -74,8 +74,8 @@ static void unclaim(const char *path, bool made)
         (void)rmdir(path);
 }
 
-static int write_text(const char *dir, const char *name, struct ds_buf *text, int rc,
-                      struct ds_error *err)
+int ds__folder_write(const char *dir, const char *name, struct ds_buf *text, int rc,
+                     struct ds_error *err)
 {
     char path[DS_MAX_PATH];
 
@@ -126,6 +126,7 @@ static uint64_t largest(const struct ds_safetensor *table, size_t count)
 struct export
 {
     struct ds__store *store;
+    struct ds__merge merge;
     const char *out_dir;
     const struct ds_hf_tokens *tokens; /* or NULL */
     enum ds_dtype dtype;
@@ -167,29 +168,8 @@ static void shard_name(const struct export *x, size_t shard, char out[64])
         (void)snprintf(out, 64, "model-%05zu-of-%05zu.safetensors", shard + 1, x->shards);
 }
 
-/* The saved tensor of a parameter; NULL with `err` filled (EBADMSG) when none fits. */
-static const struct ds_manifest_tensor *find_saved(const struct export *x,
-                                                   const struct ds_safetensor *param,
-                                                   struct ds_error *err)
-{
-    const struct ds_manifest_tensor *saved = ds_manifest_find(&x->store->manifest, param->name);
-
-    if (saved == NULL) {
-        (void)ds_fail(err, EBADMSG, "checkpoint '%s' has no tensor '%s'", x->store->path,
-                      param->name);
-        return NULL;
-    }
-    if (saved->dtype != DS_F32 || saved->elems != param->elems || saved->ndim != param->ndim ||
-        memcmp(saved->shape, param->shape, sizeof(saved->shape)) != 0) {
-        (void)ds_fail(err, EBADMSG, "checkpoint '%s': tensor '%s' does not fit its own model",
-                      x->store->path, param->name);
-        return NULL;
-    }
-    return saved;
-}
-
-/* Round to BF16 in place; the i-th is read before anything that covers it is written. */
-static void narrow(float *data, size_t n)
+/* The i-th is read before anything that covers it is written. */
+void ds__narrow(float *data, size_t n)
 {
     char *to = (char *)data;
 
@@ -211,11 +191,9 @@ static int export_shard(struct export *x, size_t shard, struct ds_error *err)
     shard_name(x, shard, name);
     rc = ds__part_create(&part, x->out_dir, name, table, count, NULL, err);
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        const struct ds_manifest_tensor *saved = find_saved(x, &table[i], err);
-
-        rc = saved != NULL ? ds__gather_whole(x->store, saved, x->scratch, err) : -EBADMSG;
+        rc = ds__merge_read(&x->merge, &table[i], 0, table[i].elems, x->scratch, err);
         if (rc == 0 && x->dtype == DS_BF16)
-            narrow(x->scratch, (size_t)table[i].elems);
+            ds__narrow(x->scratch, (size_t)table[i].elems);
         if (rc == 0)
             rc = ds__part_write(&part, &table[i], NULL, (struct ds__source){.data = x->scratch},
                                 err);
@@ -246,30 +224,31 @@ static int write_index(const struct export *x, struct ds_error *err)
     }
     ds_json_end_object(&json);
     ds_json_end_object(&json);
-    return write_text(x->out_dir, DS__HF_INDEX, &text, text.failed ? out_of_memory(err) : 0, err);
+    return ds__folder_write(x->out_dir, DS__HF_INDEX, &text, text.failed ? out_of_memory(err) : 0,
+                            err);
 }
 
 /* generation_config.json, where there is something to say, and then config.json. */
 static int write_configs(const struct export *x, struct ds_error *err)
 {
-    const struct ds_model_shape *shape = &x->store->manifest.state.shape;
+    const struct ds_model_shape *shape = &x->merge.shape;
     struct ds_buf text;
     int rc;
 
     ds_buf_init(&text, DS_MAX_YAML_BYTES);
     rc = ds__hf_write_generation(shape, x->tokens, &text, err);
     if (rc < 0 || text.len > 0)
-        rc = write_text(x->out_dir, DS__HF_GENERATION, &text, rc, err);
+        rc = ds__folder_write(x->out_dir, DS__HF_GENERATION, &text, rc, err);
     if (rc < 0)
         return rc;
     ds_buf_init(&text, DS_MAX_YAML_BYTES);
     rc = ds__hf_write_config(shape, x->dtype, x->tokens, &text, err);
-    return write_text(x->out_dir, DS__HF_CONFIG, &text, rc, err);
+    return ds__folder_write(x->out_dir, DS__HF_CONFIG, &text, rc, err);
 }
 
 static int export_all(struct export *x, uint64_t max_bytes, struct ds_error *err)
 {
-    const struct ds_model_shape *shape = &x->store->manifest.state.shape;
+    const struct ds_model_shape *shape = &x->merge.shape;
     int rc;
 
     x->table = param_table(&x->arena, shape, x->dtype, &x->count);
@@ -288,7 +267,8 @@ static int export_all(struct export *x, uint64_t max_bytes, struct ds_error *err
 }
 
 int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
-                        const struct ds_hf_tokens *tokens, uint64_t max_bytes, struct ds_error *err)
+                        const struct ds_hf_tokens *tokens, const char *base, uint64_t max_bytes,
+                        struct ds_error *err)
 {
     struct ds__store store;
     struct export x = {.store = &store, .out_dir = out_dir, .tokens = tokens, .dtype = dtype};
@@ -300,10 +280,11 @@ int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dty
                        ds_dtype_name(dtype));
     if ((rc = ds__store_open(&store, ckpt, err)) < 0)
         return rc;
-    rc = ds_model_check(&store.manifest.state.shape, err);
-    if (rc < 0)
-        ds_error_context(err, rc, "checkpoint '%s'", ckpt);
-    else
+    rc = ds_error_context(err, ds_model_check(&store.manifest.state.shape, err), "checkpoint '%s'",
+                          ckpt);
+    if (rc == 0)
+        rc = ds__merge_open(&x.merge, &store, base, err);
+    if (rc == 0)
         rc = ds__folder_claim(out_dir, &made, err);
     if (rc == 0) {
         ds_arena_init(&x.arena);
@@ -311,16 +292,17 @@ int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dty
         free(x.scratch);
         ds_arena_release(&x.arena);
         if (rc < 0)
-            unclaim(out_dir, made);
+            ds__folder_unclaim(out_dir, made);
     }
+    ds__merge_close(&x.merge);
     ds__store_close(&store);
     return rc;
 }
 
 int ds_hf_export(const char *ckpt, const char *out_dir, enum ds_dtype dtype,
-                 const struct ds_hf_tokens *tokens, struct ds_error *err)
+                 const struct ds_hf_tokens *tokens, const char *base, struct ds_error *err)
 {
-    return ds__hf_export_split(ckpt, out_dir, dtype, tokens, SPLIT_BYTES, err);
+    return ds__hf_export_split(ckpt, out_dir, dtype, tokens, base, SPLIT_BYTES, err);
 }
 
 /* --- import --------------------------------------------------------------------------------- */
@@ -364,7 +346,7 @@ static int import_to(const struct ds__hf *hf, const struct ds_model_shape *shape
     rc = import_weights(hf, ckpt, &manifest, err);
     if (rc == 0)
         rc = ds_manifest_write(&manifest, &text, err);
-    rc = write_text(ckpt, DS_MANIFEST_NAME, &text, rc, err);
+    rc = ds__folder_write(ckpt, DS_MANIFEST_NAME, &text, rc, err);
     ds_manifest_release(&manifest);
     return rc;
 }
@@ -383,7 +365,7 @@ int ds_hf_import(const char *hf_dir, const char *ckpt, struct ds_error *err)
     if (rc == 0) {
         rc = import_to(&hf, &shape, ckpt, err);
         if (rc < 0)
-            unclaim(ckpt, made);
+            ds__folder_unclaim(ckpt, made);
     }
     ds__hf_close(&hf);
     return rc;

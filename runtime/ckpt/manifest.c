@@ -19,6 +19,7 @@
 #include "base/json_read.h"
 #include "runtime/ckpt/manifest_format.h"
 #include "runtime/ckpt/safetensors.h"
+#include "runtime/model/model.h"
 
 /* clang-format off */
 const struct ds__manifest_key ds__shape_keys[DS__SHAPE_KEYS] = {
@@ -291,6 +292,55 @@ static int read_window(const json_t *object, uint64_t *window, struct ds_error *
                : ds_json_get_u64(object, "window", DS_MAX_CONTEXT, window, err);
 }
 
+/* What is there only with adapters. */
+static int read_lora(const json_t *object, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *lora = json_object_get(object, "lora"), *targets;
+    int rc;
+
+    shape->lora = (struct ds_lora){0};
+    if (lora == NULL)
+        return 0;
+    if (!json_is_object(lora))
+        return ds_fail(err, EBADMSG, "'lora' is not an object");
+    rc = ds_json_get_u64(lora, "rank", DS_MAX_LORA_RANK, &shape->lora.rank, err);
+    if (rc == 0)
+        rc = ds_json_get_f64(lora, "alpha", &shape->lora.alpha, err);
+    if (rc == 0)
+        rc = ds__get_list(lora, "targets", DS_ADAPTED_COUNT, &targets, err);
+    for (size_t i = 0; rc == 0 && i < json_array_size(targets); i++) {
+        const char *name = json_string_value(json_array_get(targets, i));
+        unsigned target = name == NULL ? 0 : ds_model_targets(shape, name);
+
+        shape->lora.targets |= target;
+        if (target == 0)
+            rc = ds_fail(err, EBADMSG, "the model has no matrix for a target of its 'lora'");
+    }
+    return rc;
+}
+
+/* What is there only where tensors are left out. */
+static int read_base(const json_t *root, struct ds_ckpt_base *base, struct ds_error *err)
+{
+    const json_t *object = json_object_get(root, "base");
+    const char *path = "";
+    int rc;
+
+    *base = (struct ds_ckpt_base){.digest = 0};
+    if (object == NULL)
+        return 0;
+    if (!json_is_object(object))
+        return ds_fail(err, EBADMSG, "'base' is not an object");
+    rc = ds_json_get_string(object, "path", &path, err);
+    if (rc == 0 && (path[0] != '/' || strlen(path) >= sizeof(base->path)))
+        rc = ds_fail(err, EBADMSG, "the path of 'base' is not an absolute path");
+    if (rc < 0)
+        return rc;
+    (void)snprintf(base->path, sizeof(base->path), "%s", path);
+    rc = get_number_text(object, "digest", 16, &base->digest, err);
+    return rc == 0 ? get_number_text(object, "frozen", 16, &base->frozen, err) : rc;
+}
+
 static int read_model(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const json_t *object;
@@ -307,6 +357,7 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
         (rc = read_rope_scale(object, &shape->rope_scale, err)) < 0 ||
         (rc = read_window(object, &shape->window, err)) < 0 ||
+        (rc = read_lora(object, shape, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;
@@ -391,7 +442,8 @@ static int read_root(struct ds_manifest *m, const json_t *root, struct ds_error 
         return ds_fail(err, EBADMSG, "it is not an object");
     if ((rc = read_format(m, root, &version, err)) < 0 ||
         (rc = read_state(root, &m->state, err)) < 0 ||
-        (rc = read_model(root, &m->state.shape, err)) < 0 || (rc = read_files(m, root, err)) < 0)
+        (rc = read_model(root, &m->state.shape, err)) < 0 ||
+        (rc = read_base(root, &m->state.base, err)) < 0 || (rc = read_files(m, root, err)) < 0)
         return rc;
     return ds__manifest_read_tensors(m, root, version >= DS__VIEWS_VERSION, err);
 }

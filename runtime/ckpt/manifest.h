@@ -9,6 +9,7 @@
  *             "sequence_ranks":1,"pipeline_ranks":1,"expert_ranks":1,
  *             "scalars":{"loss_scale":65536}}
  *   ,"model":{"arch":"gpt2","layers":4,"hidden":128, …}
+ *   ,"base":{"path":"/models/llama","digest":"77aa…","frozen":"03bc…"}
  *   ,"files":[{"name":"weights-00001-of-00002.safetensors","bytes":2048,"header_bytes":512,
  *              "header_xxh3":"5f0e…"}, …]
  *   ,"tensors":[{"name":"transformer.wte.weight","dtype":"F32","shape":[256,128],
@@ -27,6 +28,9 @@
  * Each is some runs of columns, first to end, in their shortest form; the views are in the order of
  * their first columns, disjoint, and together all columns.  Ranges tile the matrix that a view's
  * columns make, `begin` counts its elements.  Only a manifest with views has version 3.
+ *
+ * "base" is there where tensors are left out: they are those of that folder.  Then the version is
+ * 4, and the model may have "lora":{"rank":8,"alpha":16,"targets":["self_attn.q_proj", …]}.
  *
  * The part of one rank, "dsrun-checkpoint-part", is the same, but its ranges follow each other with
  * gaps, and columns may be in no view: it knows only of what it wrote.
@@ -52,7 +56,7 @@
 #include "kernels/dtype.h"
 #include "runtime/ckpt/ckpt.h"
 
-enum { DS_MANIFEST_VERSION = 3, DS_MAX_FILE_NAME = 255 };
+enum { DS_MANIFEST_VERSION = 4, DS_MAX_FILE_NAME = 255 };
 #define DS_MANIFEST_NAME "manifest.json"
 
 struct ds_manifest_file {

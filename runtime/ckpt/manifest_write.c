@@ -14,6 +14,7 @@
 
 #include "base/json.h"
 #include "runtime/ckpt/manifest_format.h"
+#include "runtime/model/model.h"
 
 static void put_hex(struct ds_json *json, const char *key, uint64_t value)
 {
@@ -68,6 +69,36 @@ static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *sca
     ds_json_end_object(json);
 }
 
+static void put_lora(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    char name[DS_MAX_TENSOR_NAME + 1];
+
+    if (shape->lora.rank == 0)
+        return;
+    ds_json_object(json, "lora");
+    ds_json_u64(json, "rank", shape->lora.rank);
+    ds_json_f64(json, "alpha", shape->lora.alpha, 17);
+    ds_json_array(json, "targets");
+    for (unsigned i = 0; i < DS_ADAPTED_COUNT; i++)
+        if ((shape->lora.targets & 1U << i) != 0 &&
+            ds_model_target_name(shape, (enum ds_adapted)i, name))
+            ds_json_string(json, NULL, name);
+    ds_json_end_array(json);
+    ds_json_end_object(json);
+}
+
+static void put_base(struct ds_json *json, const struct ds_ckpt_base *base)
+{
+    if (base->path[0] == '\0')
+        return;
+    (void)ds_buf_puts(json->out, "\n");
+    ds_json_object(json, "base");
+    ds_json_string(json, "path", base->path);
+    put_hex(json, "digest", base->digest);
+    put_hex(json, "frozen", base->frozen);
+    ds_json_end_object(json);
+}
+
 static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
 {
     char seed[24];
@@ -92,10 +123,12 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
     put_rope_scale(json, &state->shape.rope_scale);
     if (state->shape.window > 0)
         ds_json_u64(json, "window", state->shape.window);
+    put_lora(json, &state->shape);
     ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
     ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);
     ds_json_f64(json, "rope_theta", state->shape.rope_theta, 17);
     ds_json_end_object(json);
+    put_base(json, &state->base);
 }
 
 static void put_files(struct ds_json *json, const struct ds_manifest *m)
@@ -194,6 +227,8 @@ static void put_tensor(struct ds_json *json, const struct ds_manifest *m,
 /* The lowest version that says all of it. */
 static unsigned version_of(const struct ds_manifest *m)
 {
+    if (m->state.base.path[0] != '\0')
+        return DS_MANIFEST_VERSION;
     for (size_t i = 0; i < m->tensors; i++)
         if (has_views(&m->tensor[i]))
             return DS__VIEWS_VERSION;

@@ -188,16 +188,52 @@ static double product(const struct bench *b, enum ds_layer_product product)
                                     (double)e.in);
 }
 
+/* Products with a layer's matrix: of the rows' gradients, and of its own where it has any. */
+static double products_back(const struct bench *b, uint32_t block, enum ds_layer_product product)
+{
+    static const enum ds_role packed[] = {DS_ROLE_QKV_W, DS_ROLE_PROJ_W, DS_ROLE_FC_W,
+                                          DS_ROLE_DOWN_W};
+    static const enum ds_role llama[] = {DS_ROLE_Q_W, DS_ROLE_PROJ_W, DS_ROLE_GATE_W,
+                                         DS_ROLE_DOWN_W};
+
+    return ds_plan_trains(b->plan, block, (b->family->swiglu ? llama : packed)[product]) ? 2.0
+                                                                                         : 1.0;
+}
+
+/* Of a product's adapters: two products each, backward four, and what scales rows between. */
+static double adapters(const struct bench *b, enum ds_layer_product product, bool backward)
+{
+    const struct ds_lora *lora = &b->plan->shape.lora;
+    const unsigned first = ds_model_first_target(product);
+    const unsigned end = ds_model_first_target((enum ds_layer_product)(product + 1));
+    const unsigned targets = lora->targets & ((1U << end) - (1U << first));
+    const double parts = lora->rank > 0 ? (double)__builtin_popcount(targets) : 0.0;
+    const double rank = (double)lora->rank, times = backward ? 2.0 : 1.0;
+    struct ds_extents e = ds_model_product(&b->plan->shape, product);
+
+    if (parts <= 0.0)
+        return 0.0;
+    return times *
+               ds_work_matmul(b->cluster, b->plan->compute, b->tokens, parts * rank, (double)e.in) +
+           times * parts *
+               ds_work_matmul(b->cluster, b->plan->compute, b->tokens, (double)e.out / parts,
+                              rank) +
+           pointwise(b, b->tokens * parts * rank * (3.0 * sizeof(float) + b->act), 2.0);
+}
+
 /* The products of a layer; backward two for each. */
-static double layer_products(const struct bench *b, bool backward, bool down)
+static double layer_products(const struct bench *b, uint32_t block, bool backward, bool down)
 {
     double sum = 0.0;
 
     for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
+        const enum ds_layer_product which = (enum ds_layer_product)i;
+
         if (i == DS_PRODUCT_DOWN && !down)
             continue;
-        sum += b->plan->fp8 ? fp8_product(b, (enum ds_layer_product)i, backward)
-                            : (backward ? 2.0 : 1.0) * product(b, (enum ds_layer_product)i);
+        sum += b->plan->fp8 ? fp8_product(b, which, backward)
+                            : (backward ? products_back(b, block, which) : 1.0) * product(b, which);
+        sum += adapters(b, which, backward);
     }
     return sum;
 }
@@ -340,18 +376,18 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
-    return layer_products(b, false, !recompute) + routing(b, false) + head_norms(b, false) +
+    return layer_products(b, block, false, !recompute) + routing(b, false) + head_norms(b, false) +
            attention(b, false) + dropout(b, recompute ? 1.0 : 2.0) +
            pointwise(b, bytes, operations);
 }
 
-static double layer_backward(const struct bench *b)
+static double layer_backward(const struct bench *b, uint32_t block)
 {
     bool alone = !gelu_in_product(b);
     double bytes = norms(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
     double operations = (b->family->rope ? 3.0 : 6.0) + (alone ? 1.0 : 0.0);
 
-    return layer_products(b, true, true) + routing(b, true) + head_norms(b, true) +
+    return layer_products(b, block, true, true) + routing(b, true) + head_norms(b, true) +
            attention(b, true) + dropout(b, 2.0) + pointwise(b, bytes, operations);
 }
 
@@ -367,8 +403,10 @@ static double head_forward(const struct bench *b)
                                       .logits_type = b->type,
                                       .dlogits = &there};
     double logits = b->tokens * b->vocab * b->act; /* written by the product */
+    bool trains = ds_plan_trains_head(b->plan);
 
-    return 3.0 * product + pointwise(b, logits + ds_op_amount(DS_OP_XENT, &loss).bytes, 2.0);
+    return (trains ? 3.0 : 2.0) * product +
+           pointwise(b, logits + ds_op_amount(DS_OP_XENT, &loss).bytes, 2.0);
 }
 
 static double embed(const struct bench *b, bool backward)
@@ -394,10 +432,13 @@ static double block_s(const struct bench *b, const struct ds_instr *instr)
     uint32_t last = ds_model_blocks(&b->plan->shape) - 1;
     bool backward = instr->op == DS_INSTR_BACKWARD;
 
+    if (backward && instr->block < b->plan->first_trained)
+        return 0.0;
     if (instr->block == 0)
         return embed(b, backward);
     if (instr->block < last)
-        return backward ? layer_backward(b) : layer_forward(b, instr->block, instr->recompute);
+        return backward ? layer_backward(b, instr->block)
+                        : layer_forward(b, instr->block, instr->recompute);
     return backward ? pointwise(b, norms(b, true) / 2.0, 1.0) : head_forward(b);
 }
 
@@ -443,7 +484,8 @@ static double norm_s(const struct bench *b)
     struct ds_sumsq_args pass = {0};
 
     for (size_t i = 0; i < b->plan->buckets; i++)
-        pass.n += b->plan->bucket[i].slice_elems;
+        if (!b->plan->bucket[i].frozen)
+            pass.n += b->plan->bucket[i].slice_elems;
     return ds_op_amount(DS_OP_SUMSQ, &pass).bytes / b->cluster->device.bandwidth +
            b->cluster->device.launch_us * 1e-6 +
            ds_work_collective(b->cluster, ds_ring_of(b->cluster, world), 0.0, 2) + trust_s(b);

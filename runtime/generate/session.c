@@ -122,27 +122,13 @@ static void give_back(struct ds_session *s, struct room *room)
 
 /* --- parameters ------------------------------------------------------------------------------- */
 
-static struct ds_ckpt_tensor tensor_of(const struct ds_param *param, uint64_t first, uint64_t count,
-                                       void *data)
-{
-    struct ds_ckpt_tensor tensor = {.dtype = DS_F32,
-                                    .ndim = param->ndim,
-                                    .shape = {param->shape[0], param->shape[1]},
-                                    .first = first,
-                                    .count = count,
-                                    .data = data};
-
-    memcpy(tensor.name, param->name, sizeof(tensor.name));
-    return tensor;
-}
-
 /* What is read together, and where it goes from there. */
 struct load {
     struct ds_session *session;
     const char *path;
-    struct ds_ckpt_tensor *tensor;
-    uint64_t *to; /* element of the parameters, for each tensor */
-    size_t tensors;
+    struct ds_ckpt_part *part;
+    uint64_t *to; /* element of the parameters, for each part */
+    size_t parts;
     struct room piece; /* [PIECE_ELEMS] of the host, or nothing: straight there */
     struct room same;  /* on the device, where that has to be rounded */
     uint64_t used;
@@ -153,9 +139,9 @@ static int put(const struct load *load, size_t i, struct ds_error *err)
 {
     const struct ds_session *s = load->session;
     struct ds_stream *stream = ds_device_stream(s->device);
-    const float *from = load->tensor[i].data, *piece = load->piece.at, *same = load->same.at;
+    const float *from = load->part[i].data, *piece = load->piece.at, *same = load->same.at;
     char *to = (char *)s->params.at + load->to[i] * ds_dtype_bytes(s->type);
-    const struct ds_cast_args args = {.n = load->tensor[i].count,
+    const struct ds_cast_args args = {.n = load->part[i].count,
                                       .from = DS_F32,
                                       .to = s->type,
                                       .x = same == NULL ? from : same + (from - piece),
@@ -169,38 +155,39 @@ static int put(const struct load *load, size_t i, struct ds_error *err)
 static int flush(struct load *load, struct ds_error *err)
 {
     struct ds_stream *stream = ds_device_stream(load->session->device);
-    struct ds_ckpt_state state;
-    int rc = ds_ckpt_load(load->path, &state, load->tensor, load->tensors, NULL, 0, err);
+    int rc = ds_ckpt_load_model(load->path, load->part, load->parts, err);
 
     if (rc == 0 && load->same.at != NULL)
         rc = ds_stream_copy(stream, DS_COPY_UP, load->same.at, load->piece.at,
                             load->used * sizeof(float), err);
-    for (size_t i = 0; rc == 0 && load->piece.at != NULL && i < load->tensors; i++)
+    for (size_t i = 0; rc == 0 && load->piece.at != NULL && i < load->parts; i++)
         rc = put(load, i, err);
     if (rc == 0)
         rc = ds_stream_finish(stream, err); /* before the piece is filled again */
-    load->tensors = 0;
+    load->parts = 0;
     load->used = 0;
     return rc;
 }
 
-/* The whole of a parameter, which lies at element `at`. */
-static int add_param(struct load *load, const struct ds_param *param, uint64_t at,
-                     struct ds_error *err)
+/* The whole of parameter `index`, which lies at element `at`. */
+static int add_param(struct load *load, size_t index, uint64_t at, struct ds_error *err)
 {
+    struct ds_param param;
     int rc = 0;
 
-    for (uint64_t first = 0, count; rc == 0 && first < param->elems; first += count) {
+    ds_model_param(&load->session->state.shape, index, &param);
+    for (uint64_t first = 0, count; rc == 0 && first < param.elems; first += count) {
         uint64_t left = PIECE_ELEMS - load->used;
         bool straight = load->piece.at == NULL;
         float *data = straight ? (float *)load->session->params.at + at
                                : (float *)load->piece.at + load->used;
 
-        count = param->elems - first;
+        count = param.elems - first;
         if (!straight && count > left)
             count = left;
-        load->to[load->tensors] = at + first;
-        load->tensor[load->tensors++] = tensor_of(param, first, count, data);
+        load->to[load->parts] = at + first;
+        load->part[load->parts++] =
+            (struct ds_ckpt_part){.param = index, .first = first, .count = count, .data = data};
         load->used += straight ? 0 : count;
         if (load->used == PIECE_ELEMS)
             rc = flush(load, err);
@@ -214,13 +201,9 @@ static int load_params(struct load *load, const uint64_t *at, struct ds_error *e
     size_t count = ds_model_param_count(shape);
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < count; i++) {
-        struct ds_param param;
-
-        ds_model_param(shape, i, &param);
-        rc = add_param(load, &param, at[i], err);
-    }
-    return rc == 0 && load->tensors > 0 ? flush(load, err) : rc;
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = add_param(load, i, at[i], err);
+    return rc == 0 && load->parts > 0 ? flush(load, err) : rc;
 }
 
 static int take_pieces(struct load *load, struct ds_error *err)
@@ -241,12 +224,12 @@ static int load_weights(struct ds_session *s, const char *path, struct ds_error 
     size_t count = ds_model_param_count(&s->state.shape);
     struct load load = {.session = s,
                         .path = path,
-                        .tensor = calloc(count, sizeof(*load.tensor)),
+                        .part = calloc(count, sizeof(*load.part)),
                         .to = calloc(count, sizeof(*load.to))};
     uint64_t *at = calloc(count, sizeof(*at));
     int rc;
 
-    if (load.tensor == NULL || load.to == NULL || at == NULL) {
+    if (load.part == NULL || load.to == NULL || at == NULL) {
         rc = ds_fail(err, ENOMEM, "no memory to read %zu tensors", count);
     } else {
         (void)ds_net_params(&s->state.shape, at);
@@ -254,7 +237,7 @@ static int load_weights(struct ds_session *s, const char *path, struct ds_error 
         if (rc == 0)
             rc = load_params(&load, at, err);
     }
-    free(load.tensor);
+    free(load.part);
     free(load.to);
     free(at);
     if (load.piece.at != NULL)
@@ -289,6 +272,7 @@ static int open_all(struct ds_session *s, const struct ds_session_args *args, st
         rc = ds_error_context(err, ds_model_check(&s->state.shape, err), "'%s'", args->ckpt);
     if (rc != 0)
         return rc;
+    s->state.shape = ds_model_base(&s->state.shape);
     s->rows = args->rows < s->state.shape.context ? args->rows : s->state.shape.context;
     measure(s);
     device.scratch_bytes = scratch_bytes(s, args, cache_room(s));

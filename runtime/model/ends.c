@@ -249,7 +249,7 @@ static int classify_bwd(const struct ds_net *net, const struct chunk *chunk, boo
         .d = chunk->x,
         .ldd = hidden,
     };
-    int rc = ds_matmul(&dw, net->stream, err);
+    int rc = dweight != NULL ? ds_matmul(&dw, net->stream, err) : 0;
 
     return rc != 0 ? rc : ds_matmul(&dx, net->stream, err);
 }

@@ -240,7 +240,7 @@ static int router_bwd(const struct experts *x, const void *dlogits, bool accumul
         .d = dx,
         .ldd = hidden,
     };
-    int rc = ds_matmul(&matrix, net->stream, err);
+    int rc = dweight != NULL ? ds_matmul(&matrix, net->stream, err) : 0;
 
     return rc == 0 && ds__leads_team(net) ? ds_matmul(&rows, net->stream, err) : rc;
 }
@@ -340,7 +340,7 @@ static int product_bwd_w(const struct experts *x, enum ds_layer_product product,
     args.to = x->block->grad[product == DS_PRODUCT_FC ? DS_ROLE_FC_W : DS_ROLE_DOWN_W];
     args.weight = NULL;
     args.accumulate = accumulate;
-    return ds_experts_matmul(&args, x->net->stream, err);
+    return args.to != NULL ? ds_experts_matmul(&args, x->net->stream, err) : 0;
 }
 
 /* The rows that experts are given: of all ranks that divide them those that were gathered last. */

@@ -57,4 +57,14 @@ const struct ds_family *ds_family_of(enum ds_arch arch);
 uint64_t ds_model_qkv_width(const struct ds_model_shape *shape);
 uint64_t ds_model_ffn_in_width(const struct ds_model_shape *shape);
 
+/* --- between model.c and adapters.c ---------------------------------------------------------- */
+
+uint64_t ds__extent_of(const struct ds_model_shape *shape, enum ds_extent extent);
+/* Tensors of a layer's adapters; the i-th of layer `layer`; elements of those of all layers. */
+size_t ds__adapter_params(const struct ds_model_shape *shape);
+void ds__adapter_param(const struct ds_model_shape *shape, size_t i, size_t layer,
+                       struct ds_param *param);
+uint64_t ds__adapter_elems(const struct ds_model_shape *shape);
+int ds__adapters_check(const struct ds_model_shape *shape, struct ds_error *err) DS_NODISCARD;
+
 #endif

@@ -44,6 +44,29 @@ static struct layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pa
 
 /* The four matrix products of a layer. */
 enum product { QKV, PROJ, FC, DOWN };
+_Static_assert((int)QKV == (int)DS_PRODUCT_QKV && (int)DOWN == (int)DS_PRODUCT_DOWN, "in order");
+
+static struct ds_adapters adapters_of(const struct layer *layer, enum product product)
+{
+    return ds__adapters_of(layer->net, layer->block, layer->pass, (enum ds_layer_product)product);
+}
+
+/* What adapters add to a product of x, which is in y. */
+static int adapt_fwd(const struct layer *layer, enum product product, const void *x, void *y,
+                     struct ds_error *err)
+{
+    const struct ds_adapters adapters = adapters_of(layer, product);
+
+    return ds__adapters_fwd(layer->net, &adapters, x, y, err);
+}
+
+static int adapt_bwd(const struct layer *layer, enum product product, const void *x, const void *dy,
+                     void *dx, bool accumulate, struct ds_error *err)
+{
+    const struct ds_adapters adapters = adapters_of(layer, product);
+
+    return ds__adapters_bwd(layer->net, &adapters, x, dy, dx, accumulate, err);
+}
 
 /* Where the largest element of a product's operand is, with FP8; else NULL. */
 static uint32_t *place_of(const struct layer *layer, enum product product,
@@ -272,6 +295,8 @@ static int head_norm_sums(const struct layer *layer, float *part, bool accumulat
     int rc = ds__team_add_up(net, part, 2 * size, err);
 
     for (size_t i = 0; rc == 0 && i < 2; i++) {
+        if (of[i] == NULL)
+            continue;
         const struct ds_add_args add = {.n = size, .x = part + i * size, .y = of[i]};
         const struct ds_cast_args copy = {
             .n = size, .from = DS_F32, .to = DS_F32, .x = part + i * size, .y = of[i]};
@@ -289,6 +314,8 @@ static int head_norm_bwd(const struct layer *layer, void *dqkv, bool accumulate,
     const bool shares = ds__shares_layers(net);
     float *stats = layer->buf[DS_BUFFER_STATH];
     float *part = stats + net->tokens * (net->shape.heads + net->shape.kv_heads);
+    float *unused = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_UNUSED];
+    float *dq = layer->g[DS_ROLE_QNORM_W], *dk = layer->g[DS_ROLE_KNORM_W];
     const struct ds_head_norm_bwd_args args = {
         .rows = net->tokens,
         .heads = net->shape.heads,
@@ -302,8 +329,12 @@ static int head_norm_bwd(const struct layer *layer, void *dqkv, bool accumulate,
         .k_weight = layer->w[DS_ROLE_KNORM_W],
         .rstd = stats,
         .dx = dqkv,
-        .dq_weight = shares ? part : layer->g[DS_ROLE_QNORM_W],
-        .dk_weight = shares ? part + net->shape.head_size : layer->g[DS_ROLE_KNORM_W],
+        .dq_weight = shares       ? part
+                     : dq != NULL ? dq
+                                  : unused,
+        .dk_weight = shares       ? part + net->shape.head_size
+                     : dk != NULL ? dk
+                                  : unused + net->shape.head_size,
         .accumulate = accumulate && !shares,
     };
     int rc;
@@ -326,6 +357,8 @@ static int qkv_fwd(const struct layer *layer, struct ds_error *err)
     void *raw = normed ? layer->buf[DS_BUFFER_RAW] : rows;
     int rc = ds__linear_fwd(net, &qkv, layer->buf[DS_BUFFER_NORM1], NULL, raw, err);
 
+    if (rc == 0)
+        rc = adapt_fwd(layer, QKV, layer->buf[DS_BUFFER_NORM1], raw, err);
     if (rc == 0 && normed)
         rc = head_norm_fwd(layer, rows, err);
     if (rc == 0)
@@ -335,15 +368,17 @@ static int qkv_fwd(const struct layer *layer, struct ds_error *err)
                : ds__to_heads(net, layer->pass, DS_SWAP_QKV, rows, layer->buf[DS_BUFFER_QKV], err);
 }
 
-/* Is the activation a part of the product before it, and its gradient of the product behind it?
- * SwiGLU has an operation of its own.  So has GELU where it alone is computed again, so that it
- * has the bits of the first time. */
+/* Is the activation a part of the product before it?  SwiGLU has an operation of its own.  So has
+ * GELU where it alone is computed again, so that it has the bits of the first time, and where
+ * something is added before it. */
 static bool act_in_product(const struct layer *layer)
 {
     const struct ds_plan *plan = layer->net->plan;
 
     if (layer->net->family->swiglu || plan == NULL)
         return !layer->net->family->swiglu;
+    if (adapters_of(layer, FC).parts > 0)
+        return false;
     return ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_ACT) ==
            ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_IN);
 }
@@ -377,9 +412,10 @@ static int act_fwd(const struct layer *layer, struct ds_error *err)
 }
 
 /* From the gradient `dy` of down's output to that of the activation's input, whose place is
- * returned; `wide` has room for it. */
-static int down_bwd(const struct layer *layer, const void *dy, void *wide, void **dx,
-                    struct ds_error *err)
+ * returned; `wide` has room for it.  The gradient of GELU is a part of the product, but where
+ * something is added before it. */
+static int down_bwd(const struct layer *layer, const void *dy, void *wide, bool accumulate,
+                    void **dx, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     void *x = layer->buf[DS_BUFFER_FFN_IN];
@@ -391,12 +427,21 @@ static int down_bwd(const struct layer *layer, const void *dy, void *wide, void 
                                               .dy = wide,
                                               .dx = x,
                                               .largest = place_of(layer, FC, DS_FP8_GRADIENTS)};
+    const struct ds_gelu_bwd_args gelu = {
+        .n = net->tokens * net->shape.ffn, .act = net->act, .x = x, .dy = wide, .dx = wide};
+    bool adapted = adapters_of(layer, DOWN).parts > 0;
     int rc;
 
-    down.gelu_x = net->family->swiglu ? NULL : x;
+    down.gelu_x = net->family->swiglu || adapted ? NULL : x;
     *dx = net->family->swiglu ? x : wide;
     rc = ds__linear_bwd_x(net, &down, dy, wide, err);
-    return rc != 0 || !net->family->swiglu ? rc : ds_swiglu_bwd(&swiglu, net->stream, err);
+    if (rc == 0)
+        rc = adapt_bwd(layer, DOWN, layer->buf[DS_BUFFER_FFN_ACT], dy, wide, accumulate, err);
+    if (rc != 0)
+        return rc;
+    if (net->family->swiglu)
+        return ds_swiglu_bwd(&swiglu, net->stream, err);
+    return adapted ? ds_gelu_bwd(&gelu, net->stream, err) : 0;
 }
 
 /* Must this pass make `buffer`?  A pass that computes again makes what was dropped only. */
@@ -418,6 +463,8 @@ static int add_product(const struct layer *layer, enum product product, const vo
                  ? ds__experts_out(net, layer->block, layer->pass, added, y, err)
                  : ds__linear_fwd(net, &linear, x, added, y, err);
 
+    if (rc == 0)
+        rc = adapt_fwd(layer, product, x, y, err);
     if (rc == 0)
         rc = ds__team_sum(net, y, err);
     return rc == 0 && drops ? ds__dropout(net, layer->block, drop_of(product), y, residual, y, err)
@@ -462,12 +509,14 @@ static int fc_fwd(const struct layer *layer, struct ds_error *err)
     struct ds_linear fc = linear_of(layer, FC);
     void *const *buf = layer->buf;
     bool in_product = act_in_product(layer);
+    void *y = buf[in_product ? DS_BUFFER_FFN_ACT : DS_BUFFER_FFN_IN];
+    int rc;
 
     fc.gelu_x = in_product ? buf[DS_BUFFER_FFN_IN] : NULL;
     if (has_experts(layer))
         return ds__experts_in(layer->net, layer->block, layer->pass, err);
-    return ds__linear_fwd(layer->net, &fc, buf[DS_BUFFER_NORM2], NULL,
-                          buf[in_product ? DS_BUFFER_FFN_ACT : DS_BUFFER_FFN_IN], err);
+    rc = ds__linear_fwd(layer->net, &fc, buf[DS_BUFFER_NORM2], NULL, y, err);
+    return rc == 0 ? adapt_fwd(layer, FC, buf[DS_BUFFER_NORM2], y, err) : rc;
 }
 
 /* out = middle + down(act(fc(norm2(middle)))) */
@@ -510,10 +559,12 @@ static int products_bwd(const struct layer *layer, const void *dy, void *dx, boo
     int rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
 
     if (rc == 0)
-        rc = down_bwd(layer, dy, wide, &dfc, err);
+        rc = down_bwd(layer, dy, wide, accumulate, &dfc, err);
     if (rc == 0)
         rc = ds__linear_bwd_w(net, &fc, buf[DS_BUFFER_NORM2], dfc, accumulate, err);
-    return rc == 0 ? ds__linear_bwd_x(net, &fc, dfc, dx, err) : rc;
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &fc, dfc, dx, err);
+    return rc == 0 ? adapt_bwd(layer, FC, buf[DS_BUFFER_NORM2], dfc, dx, accumulate, err) : rc;
 }
 
 /* stream: gradient of the layer's output in, of `middle` out. */
@@ -554,6 +605,8 @@ int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds
     if (rc == 0)
         rc = ds__linear_bwd_x(net, &proj, dy, narrow, err);
     if (rc == 0)
+        rc = adapt_bwd(&layer, PROJ, buf[DS_BUFFER_ATTENTION], dy, narrow, accumulate, err);
+    if (rc == 0)
         rc = attention_bwd(&layer, narrow, wide, err);
     if (rc == 0)
         rc = rotate(&layer, wide, true, err);
@@ -563,6 +616,8 @@ int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds
         rc = ds__linear_bwd_w(net, &qkv, buf[DS_BUFFER_NORM1], wide, accumulate, err);
     if (rc == 0)
         rc = ds__linear_bwd_x(net, &qkv, wide, narrow, err);
+    if (rc == 0)
+        rc = adapt_bwd(&layer, QKV, buf[DS_BUFFER_NORM1], wide, narrow, accumulate, err);
     if (rc == 0)
         rc = ds__team_sum(net, narrow, err);
     if (rc == 0)

@@ -91,7 +91,7 @@ uint64_t ds_model_fp8_operands(const struct ds_model_shape *shape, uint64_t toke
     return most;
 }
 
-static uint64_t extent_of(const struct ds_model_shape *shape, enum ds_extent extent)
+uint64_t ds__extent_of(const struct ds_model_shape *shape, enum ds_extent extent)
 {
     switch (extent) {
     case DS_EXTENT_HIDDEN: return shape->hidden;
@@ -114,8 +114,8 @@ static uint64_t times(const struct ds_model_shape *shape, const struct ds_param_
     return rule->run > 0 ? shape->experts : 1;
 }
 
-/* Tensors of a layer. */
-static size_t layer_params(const struct ds_model_shape *shape)
+/* Tensors of a layer, without adapters. */
+static size_t base_params(const struct ds_model_shape *shape)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
     size_t count = 0;
@@ -123,6 +123,11 @@ static size_t layer_params(const struct ds_model_shape *shape)
     for (unsigned i = 0; i < family->n_layer; i++)
         count += times(shape, &family->layer[i]);
     return count;
+}
+
+static size_t layer_params(const struct ds_model_shape *shape)
+{
+    return base_params(shape) + ds__adapter_params(shape);
 }
 
 size_t ds_model_param_count(const struct ds_model_shape *shape)
@@ -186,6 +191,18 @@ static void name_param(const struct ds_model_shape *shape, const struct ds_param
                        param->block - 1, rule->name);
 }
 
+/* Is tensor i of an adapter?  Then `param` is filled in. */
+static bool is_of_adapter(const struct ds_model_shape *shape, size_t i, struct ds_param *param)
+{
+    const size_t embed = ds_family_of(shape->arch)->n_embed, base = base_params(shape);
+    const size_t of_layer = layer_params(shape), layer = i < embed ? 0 : (i - embed) / of_layer;
+
+    if (i < embed || layer >= shape->layers || (i - embed) % of_layer < base)
+        return false;
+    ds__adapter_param(shape, (i - embed) % of_layer - base, layer, param);
+    return true;
+}
+
 void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_param *param)
 {
     const struct ds_param_rule *rule;
@@ -193,15 +210,26 @@ void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_para
 
     assert(i < ds_model_param_count(shape));
     *param = (struct ds_param){0};
+    if (is_of_adapter(shape, i, param))
+        return;
     rule = rule_of(shape, i, &param->block, &expert);
     name_param(shape, rule, expert, param);
     param->expert = (unsigned)expert;
     param->role = rule->role;
     param->ndim = rule->extent[1] == DS_EXTENT_NONE ? 1 : 2;
-    param->shape[0] = extent_of(shape, rule->extent[0]);
-    param->shape[1] = extent_of(shape, rule->extent[1]);
+    param->shape[0] = ds__extent_of(shape, rule->extent[0]);
+    param->shape[1] = ds__extent_of(shape, rule->extent[1]);
     param->elems = param->shape[0] * param->shape[1];
     param->init = rule->init;
+}
+
+bool ds_model_is_expert(const struct ds_model_shape *shape, size_t i)
+{
+    struct ds_param param;
+    unsigned block = 0;
+    size_t expert = 0;
+
+    return !is_of_adapter(shape, i, &param) && rule_of(shape, i, &block, &expert)->run > 0;
 }
 
 static enum ds_role matrix_of(enum ds_role role)
@@ -212,6 +240,9 @@ static enum ds_role matrix_of(enum ds_role role)
     case DS_ROLE_UP_W: return DS_ROLE_GATE_W;
     case DS_ROLE_K_B:
     case DS_ROLE_V_B: return DS_ROLE_Q_B;
+    case DS_ROLE_LORA_A_K:
+    case DS_ROLE_LORA_A_V: return DS_ROLE_LORA_A_QKV;
+    case DS_ROLE_LORA_A_UP: return DS_ROLE_LORA_A_FC;
     default: return role;
     }
 }
@@ -232,8 +263,8 @@ static uint64_t rules_elems(const struct ds_model_shape *shape, const struct ds_
     uint64_t elems = 0;
 
     for (unsigned i = 0; i < count; i++)
-        elems += times(shape, &rule[i]) * extent_of(shape, rule[i].extent[0]) *
-                 extent_of(shape, rule[i].extent[1]);
+        elems += times(shape, &rule[i]) * ds__extent_of(shape, rule[i].extent[0]) *
+                 ds__extent_of(shape, rule[i].extent[1]);
     return elems;
 }
 
@@ -243,6 +274,7 @@ uint64_t ds_model_elems(const struct ds_model_shape *shape)
 
     return rules_elems(shape, family->embed, family->n_embed) +
            shape->layers * rules_elems(shape, family->layer, family->n_layer) +
+           ds__adapter_elems(shape) +
            rules_elems(shape, family->head, family->n_head - (shape->tie_embeddings ? 1 : 0));
 }
 
@@ -253,8 +285,8 @@ uint64_t ds_model_active_elems(const struct ds_model_shape *shape)
 
     for (unsigned i = 0; i < family->n_layer; i++)
         if (family->layer[i].run > 0)
-            expert += extent_of(shape, family->layer[i].extent[0]) *
-                      extent_of(shape, family->layer[i].extent[1]);
+            expert += ds__extent_of(shape, family->layer[i].extent[0]) *
+                      ds__extent_of(shape, family->layer[i].extent[1]);
     return ds_model_elems(shape) - shape->layers * (shape->experts - shape->experts_each) * expert;
 }
 
@@ -419,6 +451,8 @@ int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
 
     if (rc == 0)
         rc = check_experts(shape, err);
+    if (rc == 0)
+        rc = ds__adapters_check(shape, err);
     if (rc != 0)
         return rc;
     if (!family->rope && shape->hidden != shape->heads * shape->head_size)

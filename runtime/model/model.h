@@ -11,6 +11,9 @@
  * Mixtral is Llama with many feed-forward blocks in a layer, the experts, of which a router gives
  * each token to a few.  First and second matrices of all experts of a layer lie one behind another.
  *
+ * With adapters (struct ds_lora) a layer's tensors are followed by theirs, all A before all B, with
+ * the names that PEFT gives them.
+ *
  * Qwen2 is Llama with biases of queries, keys and values; Qwen3 with norms of their heads, and has
  * experts, too.
  *
@@ -47,11 +50,23 @@ enum ds_role {
     DS_ROLE_DOWN_W, DS_ROLE_DOWN_B,
     DS_ROLE_NORMF_W, DS_ROLE_NORMF_B,
     DS_ROLE_HEAD_W,
-    DS_ROLE_COUNT
+    DS_ROLE_LORA_A_QKV, DS_ROLE_LORA_A_K, DS_ROLE_LORA_A_V, /* adapters, by enum ds_adapted; A of */
+    DS_ROLE_LORA_A_PROJ, DS_ROLE_LORA_A_FC,                 /* neighbours are used as one matrix */
+    DS_ROLE_LORA_A_UP, DS_ROLE_LORA_A_DOWN,
+    DS_ROLE_LORA_B_QKV, DS_ROLE_LORA_B_K, DS_ROLE_LORA_B_V, DS_ROLE_LORA_B_PROJ,
+    DS_ROLE_LORA_B_FC, DS_ROLE_LORA_B_UP, DS_ROLE_LORA_B_DOWN,
+    DS_ROLE_COUNT,
+    DS_ROLE_LORA_A = DS_ROLE_LORA_A_QKV, DS_ROLE_LORA_B = DS_ROLE_LORA_B_QKV
 };
 /* clang-format on */
 
-enum ds_init { DS_INIT_NORMAL, DS_INIT_NORMAL_RESIDUAL, DS_INIT_ZERO, DS_INIT_ONE };
+enum ds_init {
+    DS_INIT_NORMAL,
+    DS_INIT_NORMAL_RESIDUAL, /* std / sqrt(2 * layers), GPT-2's rule for output projections */
+    DS_INIT_ZERO,
+    DS_INIT_ONE,
+    DS_INIT_FAN_IN /* 1 / sqrt(3 * inputs), the deviation of PyTorch's own linear layers */
+};
 
 struct ds_param {
     char name[DS_MAX_TENSOR_NAME + 1]; /* "transformer.h.0.attn.c_attn.weight" */
@@ -61,16 +76,31 @@ struct ds_param {
     unsigned ndim;   /* 1 or 2 */
     uint64_t shape[2];
     uint64_t elems;
-    enum ds_init
-        init; /* NORMAL_RESIDUAL: std / sqrt(2 * layers), GPT-2's rule for output projections */
+    enum ds_init init;
 };
 
 /* How many parameters tensors the model has, and the i-th of them (i < count). */
 size_t ds_model_param_count(const struct ds_model_shape *shape);
 void ds_model_param(const struct ds_model_shape *shape, size_t i, struct ds_param *param);
+/* Is it of one of the experts? */
+bool ds_model_is_expert(const struct ds_model_shape *shape, size_t i);
 /* Are both parts of what kernels use as one matrix, or as one array of matrices?  Such stand next
  * to each other, and lie there without gaps. */
 bool ds_model_same_matrix(const struct ds_param *a, const struct ds_param *b);
+
+/* The model without its adapters. */
+struct ds_model_shape ds_model_base(const struct ds_model_shape *shape);
+/* Is it of an adapter? */
+static inline bool ds_model_is_adapter(const struct ds_param *param)
+{
+    return param->role >= DS_ROLE_LORA_A_QKV && param->role <= DS_ROLE_LORA_B_DOWN;
+}
+/* Targets whose module's path is `name` or ends with it behind a dot ("q_proj", "attn.c_proj"), as
+ * 1 << enum ds_adapted; 0: the family has no such matrix, or it is of experts. */
+unsigned ds_model_targets(const struct ds_model_shape *shape, const char *name);
+/* The path of a target's module in a layer, "self_attn.q_proj"; false: the family has none. */
+bool ds_model_target_name(const struct ds_model_shape *shape, enum ds_adapted target,
+                          char out[DS_MAX_TENSOR_NAME + 1]);
 
 /* The matrix products of a layer, of rows of width `in` to rows of width `out`. */
 enum ds_layer_product {
@@ -88,6 +118,12 @@ struct ds_extents ds_model_product(const struct ds_model_shape *shape,
 /* Rows that it has for each token: with experts those of FC and DOWN have as many as a token has
  * experts; the extents are those of one expert's matrix. */
 uint64_t ds_model_product_rows(const struct ds_model_shape *shape, enum ds_layer_product product);
+
+/* Targets of adapters that are parts of a product: [first, next one's first). */
+unsigned ds_model_first_target(enum ds_layer_product product);
+/* What all adapters of a layer, and those of a product that has most, make of a row: elements. */
+uint64_t ds_model_adapted_width(const struct ds_model_shape *shape);
+uint64_t ds_model_adapted_widest(const struct ds_model_shape *shape);
 
 /* What products of FP8 work in (runtime/model/fp8.c): bytes of the codes of a pass, a training or a
  * forward one; elements of both operands of the largest product. */

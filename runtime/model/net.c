@@ -43,9 +43,10 @@ static void bind_params(struct ds_net *net, const struct ds_net_memory *memory)
     for (size_t i = 0; i < net->plan->params; i++) {
         const struct ds_plan_param *param = &net->plan->param[i];
         const unsigned char *params = memory->params[param->bucket];
+        float *grads = memory->grads[param->bucket];
         uint64_t at = param->offset - net->plan->bucket[param->bucket].offset;
 
-        ds__net_bind(net, &param->param, params + at * bytes, memory->grads[param->bucket] + at);
+        ds__net_bind(net, &param->param, params + at * bytes, grads == NULL ? NULL : grads + at);
     }
 }
 
@@ -147,8 +148,11 @@ int ds_net_forward(struct ds_net *net, uint32_t block, enum ds_pass pass, bool a
     return ds__layer_fwd(net, block, pass, accumulate, err);
 }
 
+/* Gradients end at the first block that has some to keep. */
 int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
 {
+    if (block < net->plan->first_trained)
+        return 0;
     if (block == 0)
         return ds__embed_bwd(net, accumulate, err);
     if (block == net->shape.layers + 1)
@@ -311,10 +315,13 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
                                           .dy = dy,
                                           .dbias = linear->dbias,
                                           .accumulate = accumulate};
-    int rc;
+    int rc = 0;
 
-    rc = linear->codes == NULL ? ds_matmul(&args, net->stream, err)
-                               : ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
+    if (linear->dweight == NULL)
+        bias_apart = true;
+    else
+        rc = linear->codes == NULL ? ds_matmul(&args, net->stream, err)
+                                   : ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
     return rc != 0 || linear->dbias == NULL || !bias_apart ? rc
                                                            : ds_bias_bwd(&bias, net->stream, err);
 }
@@ -349,6 +356,8 @@ int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const 
     const struct ds_net_block *block = &net->block[use->block];
     bool centred = net->family->norm == DS_NORM_LAYER;
     const float *stats = block->buf[use->pass][use->stat];
+    float *const *grad = block->grad;
+    float *unused = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_UNUSED];
     const struct ds_norm_bwd_args args = {
         .rows = use->rows,
         .channels = net->shape.hidden,
@@ -362,8 +371,10 @@ int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const 
         .rstd = stats,
         .dres = dres,
         .dx = dx,
-        .dweight = block->grad[use->weight],
-        .dbias = centred ? block->grad[use->weight + 1] : NULL,
+        .dweight = grad[use->weight] != NULL ? grad[use->weight] : unused,
+        .dbias = !centred                        ? NULL
+                 : grad[use->weight + 1] != NULL ? grad[use->weight + 1]
+                                                 : unused + net->shape.hidden,
         .accumulate = accumulate,
     };
 

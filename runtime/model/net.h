@@ -50,7 +50,7 @@
 #include "runtime/model/family.h"
 #include "runtime/plan/plan.h"
 
-struct ds_net_block {                  /* NULL where a block has no such thing */
+struct ds_net_block { /* NULL where a block has no such thing; grad of what is frozen */
     const void *weight[DS_ROLE_COUNT]; /* QKV_W and FC_W stand for Llama's neighbours too */
     float *grad[DS_ROLE_COUNT];
     void *buf[DS_PASS_COUNT][DS_BUFFER_COUNT];
@@ -183,7 +183,7 @@ int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, con
  * dy. */
 int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, const void *dy,
                      void *dx, struct ds_error *err) DS_NODISCARD;
-/* dweight (+)= x^T dy, dbias (+)= sum of dy */
+/* dweight (+)= x^T dy, dbias (+)= sum of dy, of what is not NULL: the other is frozen. */
 int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                      const void *dy, bool accumulate, struct ds_error *err) DS_NODISCARD;
 
@@ -194,6 +194,32 @@ int ds__fp8_bwd_x(const struct ds_net *net, const struct ds_linear *linear, void
                   struct ds_error *err) DS_NODISCARD;
 int ds__fp8_bwd_w(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                   const void *dy, bool accumulate, struct ds_error *err) DS_NODISCARD;
+
+/* Adapters of a product: y += scale * (x A^T) B^T, of each of its matrices that has one into some
+ * columns of y; A of all of them is one matrix.  adapt.c */
+enum { DS_ADAPTED_PARTS = 3 };
+struct ds_adapters {
+    unsigned parts; /* 0: there are none */
+    size_t rows, rank, in, out;
+    const void *a; /* [parts * rank, in] */
+    float *da;
+    struct {
+        const void *b; /* [width, rank] */
+        float *db;
+        size_t at, width; /* columns */
+    } part[DS_ADAPTED_PARTS];
+    void *kept;   /* scale * x A^T [rows, parts * rank], which the backward pass reads */
+    float *sums;  /* the same of F32, and */
+    void *drows;  /* its gradient, for one product at a time */
+    double scale; /* alpha / rank */
+};
+struct ds_adapters ds__adapters_of(const struct ds_net *net, uint32_t block, enum ds_pass pass,
+                                   enum ds_layer_product product);
+int ds__adapters_fwd(const struct ds_net *net, const struct ds_adapters *adapters, const void *x,
+                     void *y, struct ds_error *err) DS_NODISCARD;
+/* Gradients of A and of B; dx += that of x. */
+int ds__adapters_bwd(const struct ds_net *net, const struct ds_adapters *adapters, const void *x,
+                     const void *dy, void *dx, bool accumulate, struct ds_error *err) DS_NODISCARD;
 
 struct ds_norm_use { /* one of the norms, on the rows of a micro-batch */
     uint32_t block;

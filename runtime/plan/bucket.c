@@ -11,6 +11,7 @@
  * where ranks share layers, those that a team holds alike.
  * The embedding's matrix that both ends of a pipeline hold is a bucket by itself, in front of that:
  * so its shards are the same ones at both.
+ * What is frozen is in buckets of its own, too, before all others, grouped alike.
  *
  * Where the optimizer wants whole matrices (owner.c), padding stands between them, too; buckets are
  * then larger, if the job leaves that to the plan, until padding is an eighth of them at most.
@@ -18,6 +19,7 @@
  * Tests   tests/plan/test_plan.c
  */
 #include <errno.h>
+#include <fnmatch.h>
 #include <math.h>
 
 #include "runtime/optim.h"
@@ -66,21 +68,29 @@ static uint64_t matrix_elems(const struct ds_plan *plan, size_t i)
 }
 
 /* Is it the matrix that another part of the pipeline holds, too? */
-static bool is_tied(const struct ds_plan *plan, const struct ds_param *param)
+static bool is_ends(const struct ds_plan *plan, const struct ds_param *param)
 {
     return ds_plan_ties(plan) && param->role == DS_ROLE_WTE;
 }
 
-/* What is to be laid out: elements of each block, and of its experts where ranks divide those; and
- * elements that are in no bucket of neighbours. */
+/* And must its gradients be added up? */
+static bool is_tied(const struct ds_plan *plan, const struct ds_plan_tensor *tensor)
+{
+    return is_ends(plan, &tensor->param) && !tensor->frozen;
+}
+
+/* What is to be laid out: elements of each block, and of its experts where ranks divide those, that
+ * are trained or frozen; and elements that are in no bucket of neighbours. */
 struct amounts {
-    uint64_t *own, *experts; /* [blocks] */
+    uint64_t *of[2][2]; /* [frozen][experts][blocks] */
     uint64_t tied, replicated;
 };
 
 /* Append buckets of neighbours, last one first. */
-static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t target, bool experts)
+static void group_blocks(struct ds_plan *plan, const struct amounts *amounts, uint64_t target,
+                         struct ds_bucket kind)
 {
+    const uint64_t *elems = amounts->of[kind.frozen][kind.experts];
     unsigned block = plan->end_block;
     size_t first = plan->buckets;
     uint64_t bytes = 0;
@@ -88,29 +98,31 @@ static void group_blocks(struct ds_plan *plan, const uint64_t *elems, uint64_t t
     while (block-- > plan->first_block) {
         struct ds_bucket *bucket;
 
-        if (experts && elems[block] == 0)
+        if (elems[block] == 0)
             continue;
-        if (plan->buckets == first || (bytes >= target && elems[block] > 0)) {
-            plan->bucket[plan->buckets++] = (struct ds_bucket){.experts = experts};
+        if (plan->buckets == first || bytes >= target) {
+            kind.first_block = block + 1;
+            plan->bucket[plan->buckets++] = kind;
             bytes = 0;
         }
         bucket = &plan->bucket[plan->buckets - 1];
+        bucket->blocks += bucket->first_block - block;
         bucket->first_block = block;
-        bucket->blocks++;
         bucket->elems += elems[block];
         bytes += elems[block] * sizeof(float);
     }
 }
 
-/* Does `a` come first in a forward pass? */
+/* Does `a` come first: all that is frozen, then what a forward pass reads first? */
 static bool precedes(const struct ds_bucket *a, const struct ds_bucket *b)
 {
+    if (a->frozen != b->frozen)
+        return a->frozen;
     if (a->first_block != b->first_block)
         return a->first_block < b->first_block;
     return !a->experts && b->experts;
 }
 
-/* In the order of a forward pass. */
 static void sort_buckets(struct ds_plan *plan)
 {
     for (size_t i = 1; i < plan->buckets; i++) {
@@ -130,8 +142,6 @@ static void add_apart(struct ds_plan *plan, const struct amounts *amounts)
     const uint32_t blocks = plan->end_block - plan->first_block;
     const bool last = ds_plan_classifies(plan);
 
-    if (amounts->tied + amounts->replicated == all_elems(plan))
-        plan->buckets = 0;
     if (amounts->tied > 0)
         plan->bucket[plan->buckets++] =
             (struct ds_bucket){.first_block = last ? plan->end_block - 1 : 0,
@@ -161,6 +171,10 @@ static void place_buckets(struct ds_plan *plan)
         bucket->slice_elems = bucket->padded_elems / holders;
         bucket->loose_elems = bucket->padded_elems;
         at += bucket->padded_elems;
+        if (!bucket->frozen)
+            continue;
+        plan->frozen_elems = at;
+        plan->frozen_buckets = i + 1;
     }
     plan->padded_elems = at;
 }
@@ -169,7 +183,7 @@ static void place_buckets(struct ds_plan *plan)
 static uint32_t bucket_of(const struct ds_plan *plan, const struct ds_plan_param *param)
 {
     const struct ds_plan_tensor *tensor = &plan->tensor[param->tensor];
-    const bool tied = is_tied(plan, &param->param);
+    const bool tied = is_tied(plan, tensor);
     uint32_t at = 0;
 
     if (tensor->replicated)
@@ -178,6 +192,7 @@ static uint32_t bucket_of(const struct ds_plan *plan, const struct ds_plan_param
         const struct ds_bucket *bucket = &plan->bucket[at];
 
         if (bucket->tied == tied && bucket->experts == tensor->expert &&
+            bucket->frozen == tensor->frozen && !bucket->replicated &&
             (tied || param->param.block < bucket->first_block + bucket->blocks))
             return at;
     }
@@ -206,9 +221,10 @@ static void place_owned(struct ds_plan *plan, struct ds__owners *owners)
 
     for (uint32_t i = 0; i < plan->buckets; i++) {
         struct ds_bucket *bucket = &plan->bucket[i];
-        uint64_t from = bucket->replicated ? bucket->offset : 0;
+        const bool unowned = bucket->replicated || bucket->frozen;
+        uint64_t from = unowned ? bucket->offset : 0;
 
-        if (!bucket->replicated)
+        if (!unowned)
             ds__owners_place(owners, i);
         for (size_t k = 0; k < plan->params; k++)
             if (plan->param[k].bucket == i)
@@ -224,8 +240,11 @@ static void lay_out(struct ds_plan *plan, const struct amounts *amounts, uint64_
                     struct ds__owners *owners)
 {
     plan->buckets = 0;
-    group_blocks(plan, amounts->own, target, false);
-    group_blocks(plan, amounts->experts, target, true);
+    plan->frozen_elems = 0;
+    plan->frozen_buckets = 0;
+    for (unsigned i = 0; i < 4; i++)
+        group_blocks(plan, amounts, target,
+                     (struct ds_bucket){.experts = i % 2 == 1, .frozen = i >= 2});
     sort_buckets(plan);
     add_apart(plan, amounts);
     place_buckets(plan);
@@ -241,7 +260,7 @@ static bool wastes(const struct ds_plan *plan)
     size_t shared = 0;
 
     for (size_t i = 0; i < plan->buckets; i++)
-        shared += !plan->bucket[i].replicated;
+        shared += !plan->bucket[i].replicated && !plan->bucket[i].frozen;
     return shared > 1 && plan->padded_elems - elems > elems / WASTE_SHARE;
 }
 
@@ -285,6 +304,8 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
         const struct ds_plan_param *param = &plan->param[i];
         struct ds_plan_span next = treatment(job, param);
 
+        if (plan->bucket[param->bucket].frozen)
+            continue;
         if (span == NULL || plan->by_tensor || span->bucket != next.bucket || span->rows != 0 ||
             next.rows != 0 || begins_anew(plan, param) || span->lr_mult != next.lr_mult ||
             span->weight_decay != next.weight_decay || span->offset + span->elems != next.offset) {
@@ -293,6 +314,60 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
         }
         span->elems += param->param.elems;
     }
+}
+
+/* What is used as one matrix is trained or frozen as one, as gpt2's both embeddings are, whose
+ * gradients one operation makes; and something is trained. */
+static int check_frozen(const struct ds_plan *plan, struct ds_error *err)
+{
+    size_t trained = 0;
+
+    for (size_t i = 0; i < plan->tensors; i++) {
+        const struct ds_plan_tensor *tensor = &plan->tensor[i];
+
+        trained += !tensor->frozen;
+        if (i > 0 && tensor[-1].frozen != tensor->frozen &&
+            (ds_model_same_matrix(&tensor[-1].param, &tensor->param) ||
+             tensor->param.role == DS_ROLE_WPE))
+            return ds_fail(err, EINVAL,
+                           "'train.freeze' has one of '%s' and '%s' and not the other, which are "
+                           "used as one; freeze both or none",
+                           tensor[-1].param.name, tensor->param.name);
+    }
+    return trained > 0 ? 0
+                       : ds_fail(err, EINVAL,
+                                 "'train.freeze' leaves nothing to train: it matches all tensors");
+}
+
+/* A pattern without a tensor is a misspelt one. */
+static int check_freeze(const struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+{
+    for (size_t i = 0; i < job->train.freeze.count; i++) {
+        size_t k = 0;
+
+        while (k < plan->tensors &&
+               fnmatch(job->train.freeze.item[i], plan->tensor[k].param.name, FNM_NOESCAPE) != 0)
+            k++;
+        if (k == plan->tensors)
+            return ds_fail(err, EINVAL,
+                           "'train.freeze' item %zu: no tensor matches '%s'; tensors are called "
+                           "like '%s'",
+                           i + 1, job->train.freeze.item[i],
+                           plan->tensor[plan->tensors - 1].param.name);
+    }
+    return check_frozen(plan, err);
+}
+
+/* The first block that has something to train. */
+static uint32_t first_trained(const struct ds_plan *plan)
+{
+    uint32_t first = ds_model_blocks(&plan->shape);
+
+    for (size_t i = 0; i < plan->tensors; i++) {
+        if (!plan->tensor[i].frozen && plan->tensor[i].param.block < first)
+            first = plan->tensor[i].param.block;
+    }
+    return first;
 }
 
 /* A group without a tensor is a misspelt one. */
@@ -328,12 +403,16 @@ static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct d
         struct ds_plan_tensor *tensor = &plan->tensor[i];
 
         tensor->expert = ds__plan_is_expert(plan, i);
+        tensor->frozen = !ds_optim_trains(job, &tensor->param);
+        if (tensor->frozen)
+            continue;
         tensor->replicated = plan->tensor_ranks > 1
                                  ? ds__plan_alike(plan, i)
                                  : matrix_elems(plan, i) < job->zero.replicate_below &&
-                                       !is_tied(plan, &tensor->param) && !tensor->expert;
+                                       !is_tied(plan, tensor) && !tensor->expert;
     }
-    return 0;
+    plan->first_trained = first_trained(plan);
+    return check_freeze(plan, job, err);
 }
 
 static void take_tensor(struct ds_plan *plan, size_t tensor, unsigned block)
@@ -363,17 +442,28 @@ static int take_tensors(struct ds_plan *plan, struct ds_error *err)
             take_tensor(plan, i, block);
     }
     for (size_t i = 0; twin && i < plan->tensors; i++)
-        if (is_tied(plan, &plan->tensor[i].param))
+        if (is_ends(plan, &plan->tensor[i].param))
             take_tensor(plan, i, plan->end_block - 1);
     return 0;
+}
+
+/* What counts a parameter. */
+static uint64_t *amount_of(const struct ds_plan *plan, struct amounts *amounts,
+                           const struct ds_plan_param *param)
+{
+    const struct ds_plan_tensor *tensor = &plan->tensor[param->tensor];
+
+    if (tensor->replicated)
+        return &amounts->replicated;
+    return is_tied(plan, tensor) ? &amounts->tied
+                                 : &amounts->of[tensor->frozen][tensor->expert][param->param.block];
 }
 
 int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
 {
     unsigned blocks = ds_model_blocks(&plan->shape);
-    struct amounts amounts = {.own = ds_arena_alloc(&plan->arena, blocks, sizeof(*amounts.own)),
-                              .experts =
-                                  ds_arena_alloc(&plan->arena, blocks, sizeof(*amounts.experts))};
+    uint64_t *elems = ds_arena_alloc(&plan->arena, 4 * (size_t)blocks, sizeof(*elems));
+    struct amounts amounts = {.tied = 0};
     bool owned = ds_optim_wants_matrices(job);
     struct ds__owners *owners = NULL;
     uint64_t target;
@@ -383,18 +473,13 @@ int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_e
         rc = take_tensors(plan, err);
     if (rc != 0)
         return rc;
-    plan->bucket = ds_arena_alloc(&plan->arena, 2 * (size_t)blocks + 2, sizeof(*plan->bucket));
-    if (amounts.own == NULL || amounts.experts == NULL || plan->bucket == NULL)
+    plan->bucket = ds_arena_alloc(&plan->arena, 4 * (size_t)blocks + 2, sizeof(*plan->bucket));
+    if (elems == NULL || plan->bucket == NULL)
         return ds_fail(err, ENOMEM, "no memory for the buckets of %u blocks", blocks);
-    for (size_t i = 0; i < plan->params; i++) {
-        const struct ds_param *param = &plan->param[i].param;
-        const struct ds_plan_tensor *tensor = &plan->tensor[plan->param[i].tensor];
-
-        *(tensor->replicated     ? &amounts.replicated
-          : is_tied(plan, param) ? &amounts.tied
-          : tensor->expert       ? &amounts.experts[param->block]
-                                 : &amounts.own[param->block]) += param->elems;
-    }
+    for (unsigned i = 0; i < 4; i++)
+        amounts.of[i / 2][i % 2] = elems + (size_t)i * blocks;
+    for (size_t i = 0; i < plan->params; i++)
+        *amount_of(plan, &amounts, &plan->param[i]) += plan->param[i].param.elems;
     if (owned && (owners = ds__owners_new(plan, job)) == NULL)
         return ds_fail(err, ENOMEM, "no memory for the owners of %zu parameters", plan->params);
     target = target_bytes(plan, job->zero.bucket_mb);
@@ -402,5 +487,11 @@ int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_e
     for (; owned && job->zero.bucket_mb == 0 && wastes(plan); target *= 2)
         lay_out(plan, &amounts, 2 * target, owners);
     make_spans(plan, job);
+    if (plan->spans == 0)
+        return ds_fail(
+            err, EINVAL,
+            "part %u of 'parallel.pipeline' %u has nothing to train; freeze less, or use "
+            "fewer parts",
+            plan->pipeline_rank, plan->pipeline_ranks);
     return check_groups(plan, job, err);
 }

@@ -75,6 +75,8 @@ static uint64_t written_bytes(const struct ds_plan *plan, enum ds_arena_kind are
         uint64_t held = ds_plan_held(plan, arena, i).count;
 
         elems += held;
+        if (plan->bucket[i].frozen)
+            continue;
         written += held / (ds_plan_divides(plan, arena, i) ? of.replicas : of.count);
     }
     return (uint64_t)((double)bytes * ((double)written / (double)elems));
@@ -85,7 +87,8 @@ static uint64_t largest_bucket(const struct ds_plan *plan)
     uint64_t most = 0;
 
     for (size_t i = 0; i < plan->buckets; i++)
-        most = plan->bucket[i].padded_elems > most ? plan->bucket[i].padded_elems : most;
+        if (!plan->bucket[i].frozen && plan->bucket[i].padded_elems > most)
+            most = plan->bucket[i].padded_elems;
     return most;
 }
 
@@ -160,6 +163,33 @@ static void cost_rest(struct ds_plan *plan)
     }
 }
 
+/* FLOPs of a token that passes do not make: gradients of frozen matrices, and in front of the first
+ * that is trained all gradients.  A table that is looked up in was not counted. */
+static double left_out(const struct ds_plan *plan)
+{
+    const struct ds_model_shape *shape = &plan->model;
+    const double attention = 8.0 * (double)shape->heads * (double)shape->head_size *
+                             ds_model_seen(shape, plan->whole_sequence);
+    const double layers = plan->first_trained > 0 ? (double)plan->first_trained - 1.0 : 0.0;
+    double flops = attention * (layers < (double)shape->layers ? layers : (double)shape->layers);
+
+    for (size_t i = 0; i < plan->tensors; i++) {
+        struct ds_param param;
+        double elems;
+
+        if (!plan->tensor[i].frozen)
+            continue;
+        ds_model_param(&plan->model, i, &param);
+        elems = (double)param.elems;
+        if (param.role == DS_ROLE_WTE && !shape->tie_embeddings)
+            continue;
+        if (ds_model_is_expert(shape, i))
+            elems *= (double)shape->experts_each / (double)shape->experts;
+        flops += (param.block < plan->first_trained && param.block > 0 ? 4.0 : 2.0) * elems;
+    }
+    return flops;
+}
+
 void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
 {
     uint64_t *bytes = plan->arena_bytes;
@@ -187,7 +217,8 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
                            written_bytes(plan, DS_ARENA_MOMENTS, ds__plan_state_bytes(plan))
                      : 0;
     cost_rest(plan);
-    plan->flops_per_token = ds_model_flops_per_token(&plan->model, plan->whole_sequence);
+    plan->flops_per_token =
+        ds_model_flops_per_token(&plan->model, plan->whole_sequence) - left_out(plan);
     plan->fp8_flops_per_token = plan->fp8 ? ds_model_product_flops_per_token(&plan->model) : 0.0;
 }
 

@@ -127,6 +127,12 @@ static uint64_t gathered_elems(const struct ds_plan *plan)
     return last->replicated ? last->offset : plan->padded_elems;
 }
 
+/* Has a line what is frozen, too? */
+static bool has_frozen(const struct ds_plan *plan, enum ds_arena_kind arena)
+{
+    return arena == (plan->copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS);
+}
+
 /* What each stage divides, and where it lies.  Whole parameters are those that kernels read. */
 void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args)
 {
@@ -148,7 +154,10 @@ void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args)
         bucket->shard_at = at;
         at += bucket->replicated ? bucket->padded_elems : shard_elems(plan, i);
         bucket->second_at = second;
-        second += second_of(plan, i);
+        if (bucket->frozen)
+            plan->frozen_held = at;
+        else
+            second += second_of(plan, i);
         if (plan->offload && plan->room_elems < ds_plan_shard(plan, DS_ARENA_PARAMS, i).count)
             plan->room_elems = ds_plan_shard(plan, DS_ARENA_PARAMS, i).count;
     }
@@ -162,9 +171,17 @@ void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args)
 
 /* --- ranges ---------------------------------------------------------------------------------- */
 
+/* Elements at the start of a whole or divided line that `arena` leaves out. */
+static uint64_t left_out(const struct ds_plan *plan, enum ds_arena_kind arena)
+{
+    if (has_frozen(plan, arena))
+        return 0;
+    return plan->sharded[arena] ? plan->frozen_held : plan->frozen_elems;
+}
+
 uint64_t ds_plan_line_elems(const struct ds_plan *plan, enum ds_arena_kind arena)
 {
-    return plan->sharded[arena] ? plan->held_elems : plan->padded_elems;
+    return (plan->sharded[arena] ? plan->held_elems : plan->padded_elems) - left_out(plan, arena);
 }
 
 uint64_t ds_plan_state_elems(const struct ds_plan *plan, unsigned state)
@@ -178,7 +195,8 @@ uint64_t ds_plan_state_at(const struct ds_plan *plan, size_t bucket, unsigned st
 
     if (state == 0)
         return at;
-    return of->second_at + at - (plan->sharded[DS_ARENA_MOMENTS] ? of->shard_at : of->offset);
+    return of->second_at + at + left_out(plan, DS_ARENA_MOMENTS) -
+           (plan->sharded[DS_ARENA_MOMENTS] ? of->shard_at : of->offset);
 }
 
 /* Where element `elem` of the bucket lies, which this rank holds. */
@@ -186,18 +204,21 @@ static uint64_t place(const struct ds_plan *plan, enum ds_arena_kind arena, size
                       uint64_t elem)
 {
     const struct ds_bucket *bucket = &plan->bucket[index];
+    const uint64_t out = left_out(plan, arena);
 
     if (!plan->sharded[arena])
-        return bucket->offset + elem;
+        return bucket->offset - out + elem;
     if (bucket->replicated)
-        return bucket->shard_at + elem;
-    return bucket->shard_at + elem -
+        return bucket->shard_at - out + elem;
+    return bucket->shard_at - out + elem -
            ds_plan_holders_of(plan, index).shard * shard_elems(plan, index);
 }
 
 static struct ds_held range(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket,
                             uint64_t first, uint64_t count)
 {
+    if (plan->bucket[bucket].frozen && !has_frozen(plan, arena))
+        return (struct ds_held){0};
     return (struct ds_held){
         .first = first, .count = count, .at = place(plan, arena, bucket, first)};
 }
@@ -211,11 +232,20 @@ struct ds_held ds_plan_shard(const struct ds_plan *plan, enum ds_arena_kind aren
     return range(plan, arena, bucket, ds_plan_holders_of(plan, bucket).shard * elems, elems);
 }
 
+bool ds_plan_trains(const struct ds_plan *plan, uint32_t block, enum ds_role role)
+{
+    for (size_t i = 0; plan->frozen_elems > 0 && i < plan->tensors; i++)
+        if (plan->tensor[i].param.block == block && plan->tensor[i].param.role == role)
+            return !plan->tensor[i].frozen;
+    return true;
+}
+
 size_t ds_plan_turn(const struct ds_plan *plan, size_t bucket)
 {
-    bool whole = plan->bucket[plan->buckets - 1].replicated;
+    const size_t moved = plan->buckets - plan->frozen_buckets;
 
-    return whole ? (bucket + 1) % plan->buckets : bucket;
+    bucket -= plan->frozen_buckets;
+    return plan->bucket[plan->buckets - 1].replicated ? (bucket + 1) % moved : bucket;
 }
 
 bool ds_plan_divides(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket)

@@ -80,10 +80,11 @@ struct ds__ref { /* an instruction that reads a bucket */
     uint32_t position, bucket;
 };
 struct ds__window {
-    struct ds__ref *ref; /* of one micro-batch, in order; at most two of a position */
+    struct ds__ref *ref; /* of one micro-batch, in order; at most four of a position */
     uint32_t refs, positions;
     uint64_t rounds; /* micro-batches */
     unsigned depth;  /* buckets gathered ahead, 1 .. DS_MAX_PREFETCH */
+    unsigned widest; /* buckets of a position, at most: so many less one may come in between */
 };
 int ds__window_init(struct ds__window *window, struct ds_arena *arena, uint32_t positions)
     DS_NODISCARD;

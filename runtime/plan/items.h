@@ -50,6 +50,7 @@ struct ds_plan_tensor {    /* of the model, in its order */
     struct ds_param param; /* as each of a team has it */
     bool replicated;       /* below zero.replicate_below; in a team: held alike */
     bool expert;           /* of one that only every P-th holder has */
+    bool frozen;           /* it stays as it is */
 };
 
 struct ds_plan_param { /* a model parameter of this rank with its place */
@@ -70,6 +71,7 @@ struct ds_bucket {
     bool gaps;              /* padding stands between parameters, too (owner.c) */
     bool replicated;        /* whole on every rank */
     bool experts;           /* of experts that only every P-th holder has */
+    bool frozen;            /* never updated: without gradients and states */
     bool tied;              /* the matrix of both ends of a pipeline, alone */
     bool twin;              /* another part, or the first of the team, counts it and writes it */
     uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */

@@ -115,6 +115,7 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
         {DS_BUFFER_ATTENDED, plan->sequence_ranks > 1 ? attended : 0},
         {DS_BUFFER_LSE, maker->tokens * plan->shape.heads * sizeof(float)},
         {DS_BUFFER_MIDDLE, hidden},
+        {DS_BUFFER_ADAPTED, row * ds_model_adapted_width(&plan->shape)},
         {DS_BUFFER_NORM2, hidden},
         {DS_BUFFER_STAT2, stat},
         {DS_BUFFER_ROUTES, ds_plan_routes(plan).bytes},
@@ -193,6 +194,17 @@ static void add_sorted(struct maker *maker, enum ds_pass pass, uint32_t first, u
         add_common(maker, DS_BUFFER_MET, pass, ds__plan_met_bytes(plan), first, last);
 }
 
+/* What adapters make of rows on its way, of one product: its sums, and that in the activations'
+ * type. */
+static void add_adapting(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
+{
+    uint64_t widest = ds_model_adapted_widest(&maker->plan->shape);
+
+    if (widest > 0)
+        add_common(maker, DS_BUFFER_DADAPTED, pass,
+                   maker->tokens * widest * (sizeof(float) + maker->act), first, last);
+}
+
 /* Output of this rank's blocks, and what comes into the first of them from another part; not that
  * which is passed on.  `pass` of one instruction a block; it lives until the next block has done
  * with it. */
@@ -265,6 +277,10 @@ static void add_step(struct maker *maker)
     add_low(maker, DS_PASS_TRAIN, 0, layers_last);
     add_arrived(maker, DS_PASS_TRAIN, layers_first, layers_last);
     add_sorted(maker, DS_PASS_TRAIN, layers_first, layers_last);
+    add_adapting(maker, DS_PASS_TRAIN, layers_first, layers_last);
+    if (plan->frozen_elems > 0) /* gradients of frozen vectors, which nobody reads */
+        add_common(maker, DS_BUFFER_UNUSED, DS_PASS_TRAIN,
+                   2 * (maker->hidden + plan->shape.head_size) * sizeof(float), maker->turn, last);
     if (plan->fp8)
         add_codes(maker, DS_PASS_TRAIN, layers_first, layers_last, last);
 }
@@ -283,6 +299,7 @@ static void add_eval(struct maker *maker)
     add_low(maker, DS_PASS_EVAL, first, layers_last);
     add_arrived(maker, DS_PASS_EVAL, layers_first, layers_last);
     add_sorted(maker, DS_PASS_EVAL, layers_first, layers_last);
+    add_adapting(maker, DS_PASS_EVAL, layers_first, layers_last);
     if (plan->fp8)
         add_codes(maker, DS_PASS_EVAL, layers_first, layers_last, classifies ? head : layers_last);
     add_outs(maker, eval, DS_PASS_EVAL, DS_INSTR_FORWARD);

@@ -41,7 +41,8 @@
     X(LOGITS,    "logits")    X(SAID,      "said") \
     X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
     X(CODES,     "codes")     X(LARGEST,   "largest") \
-    X(ATTENDED,  "attended")  X(ARRIVED,   "arrived")
+    X(ATTENDED,  "attended")  X(ARRIVED,   "arrived") \
+    X(ADAPTED,   "adapted")   X(DADAPTED,  "dadapted")  X(UNUSED,  "unused")
 /* The runs of a block's forward pass that have activations of their own. */
 #define DS_PASSES(X) X(TRAIN, "train") X(RECOMPUTE, "recompute") X(EVAL, "eval")
 /* clang-format on */

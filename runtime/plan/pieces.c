@@ -71,7 +71,7 @@ static uint32_t updated_as(const struct ds_plan *plan, uint32_t i)
 {
     uint32_t buckets = (uint32_t)plan->buckets;
 
-    return plan->offload && ds_plan_turn(plan, 0) != 0 ? (i + buckets - 1) % buckets : i;
+    return plan->offload && plan->bucket[buckets - 1].replicated ? (i + buckets - 1) % buckets : i;
 }
 
 static uint64_t piece_elems(const struct ds_plan *plan)

@@ -62,6 +62,11 @@
  * (model/meet.c).  So the tensors of experts are in buckets by themselves, of which only every P-th
  * holder has the same: holders / P of them, in shards / P shards if there are so many, else whole.
  *
+ * Tensors that are frozen (train.freeze; with adapters all others) are in buckets by themselves,
+ * the first of the line.  They have no gradients, no states and, where kernels read a copy, no
+ * parameters of F32: the lines of those begin behind them.  Nothing of them is summed, updated or
+ * written in a checkpoint.
+ *
  * A replicated bucket (tensors below zero.replicate_below; in a team those that it holds alike) is
  * held whole by every holder.  Those of experts are never in it.
  *
@@ -148,6 +153,9 @@ struct ds_plan {
     size_t spans;
     uint64_t padded_elems;                 /* of all buckets: elements of a whole line */
     uint64_t held_elems;                   /* elements of a sharded line */
+    uint64_t frozen_elems, frozen_held;    /* of those the first ones, which are frozen */
+    size_t frozen_buckets;                 /* and these */
+    uint32_t first_trained;                /* the first block of the model that is not all frozen */
     uint64_t second_elems;                 /* of the second state, on this rank */
     uint64_t gathered_elems, staged_elems; /* of the two rooms */
     unsigned prefetch;                     /* buckets gathered ahead of their use */
@@ -409,11 +417,21 @@ struct ds_held {
 
 /* What of the line of `bucket` this rank holds in `arena`: PARAMS, PARAMS_LOW, GRADS, HOST_GRADS or
  * MOMENTS (the first state; of the second ds_plan_state_at()).  Counted from the bucket's start.
- * Of what is common a rank holds its shard: others write the rest. */
+ * Of what is common a rank holds its shard: others write the rest.  Nothing of what is frozen, but
+ * in the line that kernels read. */
 struct ds_held ds_plan_held(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
 /* What of parameter `param`, in its own row-major elements; count 0: nothing. */
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,
                                   size_t param);
+/* Is a tensor of this rank's block trained, which it has?  And the classifier's matrix? */
+bool ds_plan_trains(const struct ds_plan *plan, uint32_t block, enum ds_role role);
+static inline bool ds_plan_trains_head(const struct ds_plan *plan)
+{
+    const uint32_t block = ds_model_blocks(&plan->shape) - 1;
+
+    return plan->shape.tie_embeddings ? ds_plan_trains(plan, 0, DS_ROLE_WTE)
+                                      : ds_plan_trains(plan, block, DS_ROLE_HEAD_W);
+}
 /* Is that a part, which other ranks of the shard group complete? */
 bool ds_plan_divides(const struct ds_plan *plan, enum ds_arena_kind arena, size_t bucket);
 /* Where the bucket begins in an arena that has it whole. */
@@ -447,8 +465,9 @@ uint64_t ds_plan_state_at(const struct ds_plan *plan, size_t bucket, unsigned st
  * element `at` of the piece's room, and of its place in the file. */
 struct ds_held ds_plan_piece_state(const struct ds_plan *plan, size_t piece, unsigned state);
 
-/* The place of a bucket in the order of updates by the host: forward, and before all what every
- * layer reads.  The half of HOST_ROOM that its new parameters pass through is that modulo 2. */
+/* The place of a bucket, which is not frozen, in the order of updates by the host: forward, and
+ * before all what every layer reads.  The half of HOST_ROOM that its new parameters pass through is
+ * that modulo 2. */
 size_t ds_plan_turn(const struct ds_plan *plan, size_t bucket);
 
 /* Does the layer of this block compute something again before its BACKWARD; is `buffer` one of what

@@ -30,6 +30,9 @@
  * before it, or was in the step before.  Instructions of one queue run in list order, so waiting
  * for the last of several waits for all.
  *
+ *   frozen     only gathered, if at all: ahead of uses as stage 3 does, else once before the first
+ *              step (engine.c)
+ *
  * Events   of stages above 0 and with offload, [0, buckets): gathered after the update; [buckets,
  *          2 buckets): updated, and fetched; with offload [2 buckets, 3 buckets): updated on the
  *          host; then in list order, each signalled once a step.
@@ -90,6 +93,14 @@ static uint32_t next_event(struct ds__writer *writer)
 
 /* --- gathered parameters ----------------------------------------------------------------------*/
 
+/* A bucket whose update stands for the end of the last step's passes: what is frozen has none. */
+static uint32_t updated_with(const struct ds_plan *plan, uint32_t bucket)
+{
+    while (plan->bucket[bucket].frozen)
+        bucket++;
+    return bucket;
+}
+
 static void emit_gather(struct ds__writer *writer, uint32_t bucket, uint64_t micro_batch)
 {
     struct ds_instr *gather = ds__emit(writer, DS_INSTR_GATHER, DS_QUEUE_GATHER);
@@ -98,9 +109,10 @@ static void emit_gather(struct ds__writer *writer, uint32_t bucket, uint64_t mic
     gather->micro_batch = (uint32_t)micro_batch;
     gather->waits_for = writer->freed;
     if (writer->freed == DS_NO_EVENT && !writer->sequence->eval) {
-        gather->waits_for = event_updated(writer->plan, bucket);
+        gather->waits_for = event_updated(writer->plan, updated_with(writer->plan, bucket));
         gather->last_step = true;
-    } else if (offloads(writer) && micro_batch == 0) { /* it is not compute that updates */
+    } else if (offloads(writer) && micro_batch == 0 && !writer->plan->bucket[bucket].frozen) {
+        /* it is not compute that updates */
         gather->room_after = event_updated(writer->plan, bucket);
         gather->room_last_step = true;
     }
@@ -418,7 +430,7 @@ static void emit_end(struct ds__writer *writer)
 {
     const struct ds_plan *plan = writer->plan;
     uint32_t buckets = (uint32_t)plan->buckets, last[2] = {UINT32_MAX, UINT32_MAX};
-    uint32_t first = ds_plan_turn(plan, 0) == 0 ? 0 : buckets - 1, normed = DS_NO_EVENT;
+    uint32_t first = plan->bucket[buckets - 1].replicated ? buckets - 1 : 0, normed = DS_NO_EVENT;
     struct ds_instr *norm;
 
     emit_tie(writer);
@@ -428,13 +440,16 @@ static void emit_end(struct ds__writer *writer)
         norm->signals = normed = next_event(writer);
     for (uint32_t i = 0; i < buckets; i++) {
         uint32_t bucket = plan->offload ? (first + i) % buckets : i;
+        size_t half = ds_plan_turn(plan, bucket) % 2;
 
+        if (plan->bucket[bucket].frozen)
+            continue;
         if (plan->offload)
-            emit_host_update(writer, bucket, last[i % 2], normed);
+            emit_host_update(writer, bucket, last[half], normed);
         else
             emit_update(writer, bucket);
         emit_last_gather(writer, bucket);
-        last[i % 2] = bucket;
+        last[half] = bucket;
     }
 }
 
@@ -444,6 +459,8 @@ static uint32_t first_wait(const struct ds__writer *writer, uint32_t bucket)
     const struct ds_plan *plan = writer->plan;
     bool whole = ds_plan_whole(plan, bucket);
 
+    if (plan->bucket[bucket].frozen)
+        return DS_NO_EVENT;
     if (!writer->sequence->eval && !whole && plan->stage > 0 && !plan->ahead)
         return event_gathered(bucket);
     if (offloads(writer) && (whole || plan->stage == 0))

@@ -22,7 +22,7 @@ enum { PREFETCH_SHARE = 16 };
 
 #define NONE                                                                                       \
     {                                                                                              \
-        UINT32_MAX, UINT32_MAX, UINT32_MAX                                                         \
+        UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX                                 \
     } /* DS__USES */
 
 static const struct ds__use nothing = {.read = NONE, .write = NONE, .whole = NONE};
@@ -60,7 +60,7 @@ static struct ds__use use_of(const struct ds_plan *plan, enum ds_instr_op op, ui
             add_bucket(use.whole, param->bucket);
         if (!whole && (forward || (block > 0 && !classifier)))
             add_bucket(use.read, param->bucket);
-        if (classifier ? forward : own && !forward)
+        if (!plan->bucket[param->bucket].frozen && (classifier ? forward : own && !forward))
             add_bucket(use.write, param->bucket);
     }
     return use;

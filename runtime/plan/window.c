@@ -7,8 +7,9 @@
  * The compute instructions of a micro-batch read buckets in a known order; one use of one bucket is
  * a reference, and references are numbered through all micro-batches.  A bucket is gathered for a
  * stay: from its first reference to the last before more than `depth` other buckets come in
- * between.  So what the turn from forward to backward needs at once is not gathered twice.  The
- * GATHER stands `depth` buckets ahead of the first use.
+ * between, those of the instruction that reads it next not counted.  So what the turn from forward
+ * to backward needs at once is not gathered twice.  The GATHER stands `depth` buckets ahead of the
+ * first use, which is then behind the end of its last stay.
  *
  * A room is the memory of all gathered buckets, or of all gradients on their way.  Buckets that are
  * ever in it at one time get places apart.
@@ -22,13 +23,24 @@
 int ds__window_init(struct ds__window *window, struct ds_arena *arena, uint32_t positions)
 {
     *window = (struct ds__window){.positions = positions};
-    window->ref = ds_arena_alloc(arena, 2 * (size_t)positions, sizeof(*window->ref));
+    window->ref = ds_arena_alloc(arena, 4 * (size_t)positions, sizeof(*window->ref));
     return window->ref == NULL ? -ENOMEM : 0;
 }
 
 void ds__window_read(struct ds__window *window, uint32_t position, uint32_t bucket)
 {
+    unsigned wide = 1;
+
+    while (wide <= window->refs && window->ref[window->refs - wide].position == position)
+        wide++;
+    window->widest = wide > window->widest ? wide : window->widest;
     window->ref[window->refs++] = (struct ds__ref){.position = position, .bucket = bucket};
+}
+
+/* What one position reads is there at once, and stays from one to the next. */
+static unsigned depth_of(const struct ds__window *window)
+{
+    return window->depth + 1 < window->widest ? window->widest - 1 : window->depth;
 }
 
 static struct ds__ref ref_at(const struct ds__window *window, uint64_t ref)
@@ -66,16 +78,31 @@ static bool count(struct few *few, uint32_t bucket, unsigned most)
 
 bool ds__window_arrives(const struct ds__window *window, uint64_t ref)
 {
+    uint64_t own = ds__window_position(window, ref);
     uint32_t bucket = ds__window_bucket(window, ref);
     struct few between = {.count = 0};
 
     while (ref-- > 0) {
+        if (ds__window_position(window, ref) == own)
+            continue;
         if (ds__window_bucket(window, ref) == bucket)
             return false;
-        if (!count(&between, ds__window_bucket(window, ref), window->depth))
+        if (!count(&between, ds__window_bucket(window, ref), depth_of(window)))
             break;
     }
     return true;
+}
+
+/* Does the instruction of a reference read the bucket there or later? */
+static bool reads(const struct ds__window *window, uint64_t ref, uint32_t bucket)
+{
+    const uint64_t end = window->rounds * window->refs;
+    const uint64_t position = ds__window_position(window, ref);
+
+    for (; ref < end && ds__window_position(window, ref) == position; ref++)
+        if (ds__window_bucket(window, ref) == bucket)
+            return true;
+    return false;
 }
 
 bool ds__window_leaves(const struct ds__window *window, uint64_t ref)
@@ -84,9 +111,9 @@ bool ds__window_leaves(const struct ds__window *window, uint64_t ref)
     struct few between = {.count = 0};
 
     while (++ref < window->rounds * window->refs) {
-        if (ds__window_bucket(window, ref) == bucket)
+        if (reads(window, ref, bucket))
             return false;
-        if (!count(&between, ds__window_bucket(window, ref), window->depth))
+        if (!count(&between, ds__window_bucket(window, ref), depth_of(window)))
             break;
     }
     return true;
@@ -102,7 +129,7 @@ uint64_t ds__window_issue(const struct ds__window *window, uint64_t ref)
 
         if (position == own)
             continue;
-        if (!count(&passed, ds__window_bucket(window, ref), window->depth))
+        if (!count(&passed, ds__window_bucket(window, ref), depth_of(window)))
             return at;
         at = position;
     }

@@ -349,16 +349,18 @@ static uint64_t touched(const struct ds_plan *plan, enum ds_arena_kind kind, str
     for (size_t i = 0; i < plan->buckets; i++) {
         const struct ds_bucket *bucket = &plan->bucket[i];
         uint64_t elems = bucket->padded_elems / parts;
+        bool there = kind == DS_ARENA_GATHERED || ds_plan_held(plan, kind, i).count > 0;
         uint64_t at = kind == DS_ARENA_GATHERED ? bucket->gathered_at
                       : kind == DS_ARENA_STAGED ? bucket->staged_at
                       : kind == DS_ARENA_PACKED ? 0
-                                                : bucket->offset;
+                      : there                   ? ds_plan_bucket_at(plan, kind, i)
+                                                : 0;
         size_t j;
 
         if (bucket->experts != experts)
             continue;
         j = n++;
-        if (bucket->replicated && kind == DS_ARENA_GATHERED)
+        if (kind == DS_ARENA_GATHERED ? bucket->replicated : !there)
             elems = 0;
         for (; j > 0 && span[j - 1].from > at + part * elems; j--)
             span[j] = span[j - 1];

@@ -386,7 +386,8 @@ static void round_trip(const char *config, enum ds_dtype dtype, uint64_t max_byt
 
     cr_assert(ds_ckpt_peek(ckpt, &state, &err) == 0 && state.step == 0);
     shape = state.shape;
-    cr_assert(ds__hf_export_split(ckpt, out, dtype, NULL, max_bytes, &err) == 0, "%s", err.text);
+    cr_assert(ds__hf_export_split(ckpt, out, dtype, NULL, NULL, max_bytes, &err) == 0, "%s",
+              err.text);
     (void)snprintf(last, sizeof(last), "model-%05zu-of-%05zu.safetensors", shards, shards);
     cr_assert(exists(at(out, shards > 1 ? last : "model.safetensors")), "no '%s'", last);
     cr_assert(exists(at(out, "model.safetensors.index.json")) == (shards > 1));
@@ -457,7 +458,7 @@ Test(hf, tokens_are_in_both_configs)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct ds_buf text;
 
-        cr_assert(ds_hf_export(ckpt, out_path.text, DS_F32, &cases[i].tokens, NULL) == 0);
+        cr_assert(ds_hf_export(ckpt, out_path.text, DS_F32, &cases[i].tokens, NULL, NULL) == 0);
         text = slurp(at(out_path.text, "config.json"));
         cr_assert(strstr(ds_buf_text(&text), cases[i].config) != NULL, "%s", ds_buf_text(&text));
         ds_buf_release(&text);
@@ -483,24 +484,26 @@ Test(hf, a_failed_export_leaves_nothing)
     const char *part = part_path.text;
     struct ds_buf bytes = slurp(part);
 
-    cr_assert(ds_hf_export(ckpt, out, DS_F16, NULL, &err) == -ENOTSUP && !exists(out));
+    cr_assert(ds_hf_export(ckpt, out, DS_F16, NULL, NULL, &err) == -ENOTSUP && !exists(out));
     bytes.data[bytes.len - 1] ^= 1;
     spill(part, bytes.data, bytes.len);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == -EBADMSG && !exists(out));
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, NULL, &err) == -EBADMSG && !exists(out));
     cr_assert(strstr(err.text, "weights-00001") != NULL, "%s", err.text);
     cr_assert(mkdir(out, 0755) == 0);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == -EBADMSG);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, NULL, &err) == -EBADMSG);
     cr_assert(rmdir(out) == 0, "the folder that was empty is not");
     bytes.data[bytes.len - 1] ^= 1;
     spill(part, bytes.data, bytes.len);
     cr_assert(mkdir(out, 0755) == 0);
     spill(at(out, "mine"), "x", 1);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == -EEXIST && exists(at(out, "mine")));
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, NULL, &err) == -EEXIST &&
+              exists(at(out, "mine")));
     cr_assert(strstr(err.text, "is not empty") != NULL, "%s", err.text);
-    cr_assert(ds_hf_export(ckpt, at(out, "mine"), DS_F32, NULL, &err) == -EEXIST, "%s", err.text);
+    cr_assert(ds_hf_export(ckpt, at(out, "mine"), DS_F32, NULL, NULL, &err) == -EEXIST, "%s",
+              err.text);
     cr_assert(unlink(at(out, "mine")) == 0);
-    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, &err) == 0, "%s", err.text);
-    cr_assert(ds_hf_export(tempdir_path("none"), out, DS_F32, NULL, &err) == -ENOENT);
+    cr_assert(ds_hf_export(ckpt, out, DS_F32, NULL, NULL, &err) == 0, "%s", err.text);
+    cr_assert(ds_hf_export(tempdir_path("none"), out, DS_F32, NULL, NULL, &err) == -ENOENT);
     ds_buf_release(&bytes);
 }
 

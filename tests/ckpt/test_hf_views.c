@@ -144,9 +144,10 @@ Test(hf_views, a_folder_does_not_show_how_columns_were_divided)
         struct path a = held("a"), b = held("b");
         struct ds_error err = {0};
 
-        cr_assert(ds_hf_export(in_divided.text, a.text, dtypes[i], NULL, &err) == 0, "%s",
+        cr_assert(ds_hf_export(in_divided.text, a.text, dtypes[i], NULL, NULL, &err) == 0, "%s",
                   err.text);
-        cr_assert(ds_hf_export(in_whole.text, b.text, dtypes[i], NULL, &err) == 0, "%s", err.text);
+        cr_assert(ds_hf_export(in_whole.text, b.text, dtypes[i], NULL, NULL, &err) == 0, "%s",
+                  err.text);
         expect_same_files(a.text, b.text);
         for (unsigned round = 0; round < 8; round++)
             expect_ranges(a.text, dtypes[i], &dice);
@@ -163,7 +164,7 @@ Test(hf_views, columns_that_a_tensor_has_not_are_refused)
     struct ds_error err = {0};
 
     save_model(run.text, 1);
-    cr_assert(ds_hf_export(step.text, dir.text, DS_F32, NULL, &err) == 0, "%s", err.text);
+    cr_assert(ds_hf_export(step.text, dir.text, DS_F32, NULL, NULL, &err) == 0, "%s", err.text);
     t.view = (struct ds_ckpt_view){1, {{200, 57}}};
     cr_assert(ds_hf_load(dir.text, &shape, &t, 1, &err) == -EINVAL);
     cr_assert(strstr(err.text, "57 columns from 200 on, is not in 256") != NULL, "%s", err.text);

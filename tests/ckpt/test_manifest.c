@@ -25,6 +25,10 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
               "\"ffn\":8,\"vocab\":5,\"context\":8,\"tie_embeddings\":false,\"norm_eps\":1e-05,\"rope_theta\":10000" more "}"
 #define EXPERTS(n, each) ",\"experts\":" #n ",\"experts_per_token\":" #each ",\"expert_balance\":0.01"
 #define SCALING(text) OTHER("qwen2", ",\"rope_scaling\":" text)
+#define LORA(text) OTHER("llama", ",\"lora\":" text)
+#define TARGETS(names) "{\"rank\":2,\"alpha\":4,\"targets\":[" names "]}"
+#define BASE(text) ",\"base\":" text
+#define A_BASE BASE("{\"path\":\"/models/llama\",\"digest\":\"00000000000000ab\",\"frozen\":\"00000000000000cd\"}")
 #define LLAMA3 "\"type\":\"llama3\",\"factor\":8"
 #define YARN "\"type\":\"yarn\",\"factor\":2,\"beta_slow\":1,\"beta_fast\":32"
 #define A_FILE ",\"files\":[{\"name\":\"w.safetensors\",\"bytes\":34,\"header_bytes\":10," \
@@ -50,7 +54,7 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE MODEL A_FILE TENSORS, 0, ""},
     {HEAD STATE MODEL A_FILE TENSORS ",\"later\":[1]", 0, ""}, /* members that are not known yet */
-    {"{\"format\":\"dsrun-checkpoint\",\"version\":4" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 4"},
+    {"{\"format\":\"dsrun-checkpoint\",\"version\":5" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 5"},
     {"{\"format\":\"dsrun-checkpoint\",\"version\":0" STATE MODEL A_FILE TENSORS, -ENOTSUP, "version 0"},
     {HEAD STATE OTHER("mixtral", EXPERTS(4, 2)) A_FILE TENSORS, 0, ""},
     {HEAD STATE OTHER("mixtral", "") A_FILE TENSORS, -EBADMSG, "'experts'"},
@@ -71,6 +75,16 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE SCALING("{\"type\":\"longrope\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'longrope'"},
     {HEAD STATE SCALING("{\"type\":\"none\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'none'"},
     {HEAD STATE SCALING("[2]") A_FILE TENSORS, -EBADMSG, "'rope_scaling' is not an object"},
+    {VIEWS_HEAD(4) STATE LORA(TARGETS("\"self_attn.q_proj\",\"mlp.down_proj\"")) A_BASE A_FILE TENSORS, 0, ""},
+    {VIEWS_HEAD(4) STATE LORA("[2]") A_BASE A_FILE TENSORS, -EBADMSG, "'lora' is not an object"},
+    {VIEWS_HEAD(4) STATE LORA("{\"alpha\":4}") A_BASE A_FILE TENSORS, -EBADMSG, "'rank'"},
+    {VIEWS_HEAD(4) STATE LORA("{\"rank\":2000,\"alpha\":4}") A_BASE A_FILE TENSORS, -EBADMSG, "'rank'"},
+    {VIEWS_HEAD(4) STATE LORA("{\"rank\":2,\"alpha\":4}") A_BASE A_FILE TENSORS, -EBADMSG, "'targets' is not a list"},
+    {VIEWS_HEAD(4) STATE LORA(TARGETS("\"c_attn\"")) A_BASE A_FILE TENSORS, -EBADMSG, "no matrix for a target"},
+    {VIEWS_HEAD(4) STATE LORA(TARGETS("7")) A_BASE A_FILE TENSORS, -EBADMSG, "no matrix for a target"},
+    {VIEWS_HEAD(4) STATE MODEL BASE("7") A_FILE TENSORS, -EBADMSG, "'base' is not an object"},
+    {VIEWS_HEAD(4) STATE MODEL BASE("{\"path\":\"llama\",\"digest\":\"ab\"}") A_FILE TENSORS, -EBADMSG, "not an absolute path"},
+    {VIEWS_HEAD(4) STATE MODEL BASE("{\"path\":\"/llama\"}") A_FILE TENSORS, -EBADMSG, "'digest'"},
     {BLOCKS(8) STATE MODEL A_FILE TENSORS, 0, ""},
     {BLOCKS(16) STATE MODEL A_FILE TENSORS, 0, ""}, /* a block that is longer than its range */
     {"{\"format\":\"dsrun-checkpoint\",\"version\":2" STATE MODEL A_FILE TENSORS, -EBADMSG, "'block_bytes'"},
@@ -242,6 +256,28 @@ Test(manifest, under_a_good_seal_everything_is_checked)
     }
 }
 
+Test(manifest, so_are_adapters_and_what_they_were_made_on)
+{
+    struct ds_buf text = sealed(VIEWS_HEAD(4) STATE LORA(TARGETS("\"v_proj\",\"mlp.up_proj\""))
+                                    A_BASE A_FILE TENSORS),
+                  again;
+    struct ds_manifest m;
+
+    cr_assert(ds_manifest_parse(&m, text.data, text.len, NULL) == 0);
+    ds_buf_init(&again, 1 << 16);
+    cr_assert(ds_manifest_write(&m, &again, NULL) == 0);
+    ds_manifest_release(&m);
+    cr_assert(strstr(ds_buf_text(&again), "\"version\":4") != NULL);
+    cr_assert(ds_manifest_parse(&m, again.data, again.len, NULL) == 0);
+    cr_assert(m.state.shape.lora.rank == 2 && m.state.shape.lora.alpha == 4.0);
+    cr_assert_eq(m.state.shape.lora.targets, 1U << DS_ADAPTED_V | 1U << DS_ADAPTED_UP);
+    cr_assert_str_eq(m.state.base.path, "/models/llama");
+    cr_assert(m.state.base.digest == 0xab && m.state.base.frozen == 0xcd);
+    ds_manifest_release(&m);
+    ds_buf_release(&text);
+    ds_buf_release(&again);
+}
+
 Test(manifest, what_is_read_is_what_was_written)
 {
     struct ds_buf text = sealed(bodies[0].body), again;
@@ -320,7 +356,7 @@ Test(manifest, a_missing_file_is_missing_and_a_folder_is_no_file)
 /* What a later program wrote is sound, and so is another family's model. */
 Test(manifest, a_file_that_is_not_for_this_program_is_not_called_damaged)
 {
-    struct ds_buf later = sealed(VIEWS_HEAD(4) STATE MODEL A_FILE TENSORS);
+    struct ds_buf later = sealed(VIEWS_HEAD(5) STATE MODEL A_FILE TENSORS);
     struct ds_buf spoilt = sealed(VIEWS_HEAD(3) STATE MODEL A_FILE);
     const char *path = tempdir_path("manifest.json");
     struct ds_manifest m;

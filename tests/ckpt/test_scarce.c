@@ -44,12 +44,12 @@ static int import(struct ds_error *err)
 
 static int export(struct ds_error *err)
 {
-    return ds_hf_export(ckpt, out, DS_BF16, NULL, err);
+    return ds_hf_export(ckpt, out, DS_BF16, NULL, NULL, err);
 }
 
 static int export_split(struct ds_error *err)
 {
-    return ds__hf_export_split(ckpt, out, DS_F32, NULL, 4096, err);
+    return ds__hf_export_split(ckpt, out, DS_F32, NULL, NULL, 4096, err);
 }
 
 static int verify(struct ds_error *err)

@@ -73,7 +73,7 @@ static const struct wrong {
     {SMALL "eval: {completely_else: 1}\n", NULL, EINVAL,
      "job.yaml:14:8: unknown key 'eval.completely_else'; known in 'eval' are every, batches"},
     {SMALL "deepspeed: 1\n", NULL, EINVAL,
-     "job.yaml:14:1: unknown key 'deepspeed'; known are name, seed, run_dir, model, data, train, optim, schedule, precision, parallel, zero, offload, activation, checkpoint, eval, log, guard, launch"},
+     "job.yaml:14:1: unknown key 'deepspeed'; known are name, seed, run_dir, model, data, train, lora, optim, schedule, precision, parallel, zero, offload, activation, checkpoint, eval, log, guard, launch"},
     {SMALL "eval.every: 1\n", NULL, EINVAL,
      "job.yaml:14:1: key 'eval.every' holds a dot; nest the keys instead"},
     {SMALL "eval: 3\n", NULL, EINVAL,

@@ -16,6 +16,7 @@ struct setting {
     unsigned model, world, local, stage;
     uint64_t bucket_mb, replicate_below;
     bool bf16;
+    uint64_t rank; /* of adapters */
 };
 
 static struct ds_model_shape model(unsigned i)
@@ -37,6 +38,9 @@ static void build(struct ds_plan *plan, const struct setting *set, unsigned rank
     job.zero.replicate_below = set->replicate_below;
     job.zero.shard_group = set->local != set->world ? DS_SHARD_NODE : DS_SHARD_ALL;
     job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+    if (set->rank > 0)
+        job.model.shape.lora =
+            (struct ds_lora){.rank = set->rank, .alpha = 1.0, .targets = 1U << DS_ADAPTED_PROJ};
     cr_assert_eq(ds_plan_build(plan,
                                &(struct ds_plan_args){.job = &job,
                                                       .world = set->world,
@@ -55,6 +59,7 @@ static void check_slices(const struct ds_plan *plan, unsigned world)
 {
     for (size_t i = 0; i < plan[0].params; i++) {
         uint64_t elems = plan[0].param[i].param.elems;
+        const bool frozen = plan[0].tensor[plan[0].param[i].tensor].frozen;
         unsigned char *seen = calloc(elems, 1);
 
         for (unsigned rank = 0; rank < world; rank++) {
@@ -70,7 +75,7 @@ static void check_slices(const struct ds_plan *plan, unsigned world)
             cr_assert_eq(slice.at - held.at, slice.first - held.first);
         }
         for (uint64_t e = 0; e < elems; e++)
-            cr_assert_eq(seen[e], 1, "%s: element %llu is %u times in the slices",
+            cr_assert_eq(seen[e], frozen ? 0 : 1, "%s: element %llu is %u times in the slices",
                          plan[0].param[i].param.name, (unsigned long long)e, seen[e]);
         free(seen);
     }
@@ -87,7 +92,12 @@ static void check_shards(const struct ds_plan *plan, unsigned world, unsigned sh
                 struct ds_held part = ds_plan_held(&plan[rank], lines[k], i);
                 const struct ds_bucket *bucket = &plan[rank].bucket[i];
                 bool whole = !plan[rank].sharded[lines[k]] || bucket->replicated;
+                bool read = lines[k] == (plan[rank].copies ? DS_ARENA_PARAMS_LOW : DS_ARENA_PARAMS);
 
+                if (bucket->frozen && !read) {
+                    cr_assert_eq(part.count, 0);
+                    continue;
+                }
                 cr_assert_eq(part.at, at);
                 cr_assert_eq(part.count, bucket->padded_elems / (whole ? 1 : shards));
                 cr_assert_eq(part.first, whole ? 0 : (rank % shards) * part.count);
@@ -131,6 +141,37 @@ Test(held, slices_are_a_partition_and_shards_hold_them)
                                        .bucket_mb = stage % 2,
                                        .replicate_below = group % 2 ? 400 : 0,
                                        .bf16 = (group + stage) % 2});
+}
+
+Test(held, of_what_is_frozen_there_is_what_kernels_read_alone)
+{
+    struct ds_plan plan;
+
+    for (unsigned stage = 0; stage < 4; stage++)
+        for (unsigned i = 0; i < 4; i++) {
+            struct setting set = {.model = 2,
+                                  .world = 4,
+                                  .local = i / 2 == 0 ? 4 : 2,
+                                  .stage = stage,
+                                  .bucket_mb = 1,
+                                  .replicate_below = 2000,
+                                  .bf16 = i % 2,
+                                  .rank = 8};
+            uint64_t adapters = 4 * 8 * (192 + 192), all = 0;
+
+            check(set);
+            build(&plan, &set, 1);
+            for (size_t k = 0; k < plan.params; k++)
+                all += plan.param[k].param.elems;
+            cr_assert_eq(all, ds_model_elems(&plan.shape));
+            cr_assert_eq(plan.frozen_elems + adapters - (plan.frozen_elems + adapters) % 16,
+                         plan.padded_elems - plan.padded_elems % 16);
+            cr_assert_leq(plan.arena_bytes[DS_ARENA_MOMENTS], 2 * adapters * sizeof(float) + 4096);
+            cr_assert_leq(plan.arena_bytes[DS_ARENA_GRADS], adapters * sizeof(float) + 2048);
+            cr_assert_leq(plan.arena_bytes[set.bf16 ? DS_ARENA_PARAMS : DS_ARENA_GRADS],
+                          adapters * sizeof(float) + 2048);
+            ds_plan_release(&plan);
+        }
 }
 
 Test(held, small_tensors_are_whole_on_every_rank)

@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+# Copyright the dsrun contributors.
+# SPDX-License-Identifier: Apache-2.0
+"""lora - adapters of low rank and frozen tensors: gradients against those of whole matrices, the same numbers in every layout,
+checkpoints without what is frozen, what becomes of them when the base is another or gone, and folders for PEFT."""
+import json
+import shutil
+
+import harness as h
+
+RANK, ALPHA, SCALE = 4, 8, 2.0
+BATCH, SEQUENCE = 4, 32
+RATE, WHOLE_RATE = 0.5, 4.0
+# One batch is all there is, so that every step sees the same.
+DATA = h.work() / "data.txt"
+DATA.write_bytes((h.TEXT * 4).encode()[:BATCH * SEQUENCE + 1])
+PLAIN = ["optim.name=sgd", "optim.clip=0", "optim.weight_decay=0", "schedule.kind=constant", "schedule.warmup=0", "data.order=sequential",
+         f"data.train={DATA}", "data.valid=[]"]
+LLAMA = {"q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj", "o_proj": "self_attn.o_proj",
+         "gate_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "down_proj": "mlp.down_proj"}
+
+
+def make_base(arch):
+    """A folder of Hugging Face with weights that have learned a little, and a job that starts from it."""
+    job = h.write_job(f"{arch}.yaml", arch=arch, every=0, sequence=SEQUENCE, batch=BATCH, micro=2, name=arch)
+    run, base = h.work() / f"run-{arch}", h.work() / f"base-{arch}"
+    ran = h.dsrun("--run-dir", run, job, "train.steps=8", "schedule.steps=8", "checkpoint.every=8")
+    out = h.dsrun("ckpt", "export", run, base)
+    h.ok(ran.returncode == 0 and out.returncode == 0, f"{arch}: a base", ran.stderr + out.stderr)
+    text = job.read_text()
+    begin = text.index("model:")
+    path = h.work() / f"{arch}-on.yaml"
+    path.write_text(text[:begin] + f"model: {{init: {{from: {base}}}}}\n" + text[text.index("data:"):])
+    return base, path
+
+
+def train(name, job, *words, slots=1, steps=2, fresh=True):
+    if fresh:
+        shutil.rmtree(h.work() / name, ignore_errors=True)
+    return h.dsrun("--slots", slots, "--run-dir", h.work() / name, job, f"train.steps={steps}", "schedule.steps=8", *words)
+
+
+def adapted(*words):
+    return [f"lora.rank={RANK}", f"lora.alpha={ALPHA}", *words]
+
+
+def saved(name, step):
+    folder = h.work() / name / "checkpoints" / f"step-{step:08d}"
+    tensors = {}
+    for part in sorted(folder.glob("weights-*.safetensors")):
+        tensors.update(h.safetensors(part))
+    return tensors
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+def product(a, b, turn_a=False, turn_b=False):
+    """a b of lists of rows."""
+    if turn_a:
+        a = list(zip(*a))
+    columns = b if turn_b else list(zip(*b))
+    return [[sum(x * y for x, y in zip(row, column)) for column in columns] for row in a]
+
+
+def rows_of(entry):
+    (rows, columns), values = entry
+    return [list(values[i * columns:(i + 1) * columns]) for i in range(rows)]
+
+
+def far(a, b):
+    """The largest difference, as a share of the largest number."""
+    most = max(abs(x) for row in b for x in row)
+    return max(abs(x - y) for one, other in zip(a, b) for x, y in zip(one, other)) / most
+
+
+def gradient(arch, name, job, base):
+    """Of every matrix of the base that `job` starts from, [out, in], times WHOLE_RATE: what a step without adapters takes away."""
+    ran = train(name, job, f"model.init.from={base}", f"optim.lr={WHOLE_RATE}", "checkpoint.every=1", *PLAIN, steps=1)
+    h.ok(ran.returncode == 0, f"{arch}: a step of whole matrices", ran.stderr)
+    before, after = h.safetensors(base / "model.safetensors"), saved(name, 1)
+    out = {}
+    for key, entry in before.items():
+        if len(entry[0]) != 2:
+            continue
+        rows = [[x - y for x, y in zip(one, other)] for one, other in zip(rows_of(entry), rows_of(after[key]))]
+        out[key] = [list(row) for row in zip(*rows)] if arch == "gpt2" and "wte" not in key and "wpe" not in key else rows
+    return out
+
+
+def gradients(arch, base, job):
+    """A step changes B by -rate * scale * dW A^T and A by -rate * scale * B^T dW, dW of the merged matrix: at first B is 0."""
+    ran = train(f"{arch}-sgd", job, f"optim.lr={RATE}", "checkpoint.every=1", "checkpoint.keep=9", *PLAIN, *adapted())
+    out = h.dsrun("ckpt", "export", h.work() / f"{arch}-sgd" / "checkpoints" / "step-00000001", h.work() / f"{arch}-merged")
+    h.ok(ran.returncode == 0 and out.returncode == 0, f"{arch}: two steps of adapters, the first one merged", ran.stderr + out.stderr)
+    one, two = saved(f"{arch}-sgd", 1), saved(f"{arch}-sgd", 2)
+    h.ok(one and all(".lora_" in key for key in one), f"{arch}: a checkpoint has nothing else", list(one))
+    first = gradient(arch, f"{arch}-whole", job, base)
+    second = gradient(arch, f"{arch}-whole-2", job, h.work() / f"{arch}-merged")
+    worst = {}
+    for key in [key for key in one if ".lora_A." in key]:
+        matrix = key.replace(".lora_A.", ".")
+        a, b, a2, b2 = (rows_of(t[k]) for t in (one, two) for k in (key, key.replace("lora_A", "lora_B")))
+        factor = -RATE / WHOLE_RATE * SCALE
+
+        def moved(to, by):
+            return [[x + factor * y for x, y in zip(row, other)] for row, other in zip(to, by)]
+
+        none = [[0.0] * RANK for _ in b]
+        worst[matrix] = max(far(b, moved(none, product(first[matrix], a, turn_b=True))), far(b2, moved(b, product(second[matrix], a, turn_b=True))),
+                            far(a2, moved(a, product(b, second[matrix], turn_a=True))))
+    h.ok(worst and max(worst.values()) < 2e-3, f"{arch}: gradients of {len(worst)} adapters follow from those of their matrices", worst)
+    whole, merged = h.safetensors(base / "model.safetensors"), h.safetensors(h.work() / f"{arch}-merged" / "model.safetensors")
+    changed = sorted(key for key in whole if whole[key] != merged[key])
+    h.ok(changed == sorted(worst), f"{arch}: adapters are added to their matrices, the rest is the base's", changed)
+    return max(worst.values())
+
+
+# --- layouts --------------------------------------------------------------------------------------
+
+def layouts(base, job):
+    words = adapted("optim.lr=1e-2")
+    train("one", job, *words, slots=2, steps=4)
+    same = h.metric_texts(h.work() / "one")
+    h.ok(len(same) == 4 and len({text[1] for text in same}) == 4, "four steps", same)
+    disk = h.work() / "disk"
+    disk.mkdir()
+    for name, more in (("stage 1", ["zero.stage=1"]), ("stage 2", ["zero.stage=2"]), ("stage 3", ["zero.stage=3"]),
+                       ("stage 1, a copy on each", ["zero.stage=1", "zero.once_per_host=false"]),
+                       ("stage 3, gathered", ["zero.stage=3", "zero.once_per_host=false", "zero.bucket_mb=1"]),
+                       ("small tensors whole", ["zero.stage=3", "zero.once_per_host=false", "zero.replicate_below=200"]),
+                       ("states of the host", ["zero.stage=2", "offload.optim=cpu"]), ("states on a disk", ["offload.optim=nvme", f"offload.path={disk}"]),
+                       ("layers again", ["activation.recompute=full"]), ("norms again", ["activation.recompute=selective"])):
+        ran = train("other", job, *words, *more, slots=2, steps=4)
+        h.ok(ran.returncode == 0 and h.metric_texts(h.work() / "other") == same, f"{name}: the same bits", f"{h.metrics(h.work() / 'other')} {same} {ran.stderr}")
+    losses = [float(text[1]) for text in same]
+    for name, slots, more in (("one rank", 1, []), ("a pipeline", 2, ["parallel.pipeline=2", "train.micro_batch=1"]), ("shared sequences", 2, ["parallel.sequence=2"]),
+                              ("bf16", 2, ["precision.compute=bf16", "zero.stage=3", "zero.once_per_host=false"]),
+                              ("two passes", 2, ["train.micro_batch=1"])):
+        ran = train("other", job, *words, *more, slots=slots, steps=4)
+        got = [m["loss"] for m in h.metrics(h.work() / "other")]
+        near = 2e-3 if name == "bf16" else 1e-5
+        h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < near * b for a, b in zip(got, losses)), f"{name}: about the same", f"{got} {losses} {ran.stderr}")
+    ran = train("first", job, *words, "lora.targets=[q_proj, v_proj]", "checkpoint.every=2", steps=2)
+    h.ok(ran.returncode == 0 and {key.split(".")[-3] for key in saved("first", 2)} == {"q_proj", "v_proj"}, "some matrices only", ran.stderr)
+    ran = h.dsrun("plan", "--json", job, *words)
+    plan = json.loads(ran.stdout)
+    trained = sum(len(values) for _, values in saved("first", 2).values())
+    h.ok(ran.returncode == 0 and plan["memory"]["optimizer"] < plan["memory"]["parameters"] / 2 and trained > 0, "states of adapters alone", ran.stdout[:500])
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+def checkpoints(base, job):
+    words = adapted("optim.lr=1e-2", "checkpoint.every=2")
+    train("straight", job, *words, slots=2, steps=6)
+    train("resumed", job, *words, "zero.stage=3", "zero.once_per_host=false", slots=2, steps=2)
+    ran = train("resumed", job, *words, slots=2, steps=6, fresh=False)
+    h.ok(ran.returncode == 0 and h.metric_texts(h.work() / "resumed") == h.metric_texts(h.work() / "straight"),
+         "a run that goes on at another stage has the same bits", ran.stderr)
+    bytes_ = sum(path.stat().st_size for path in (h.work() / "straight" / "checkpoints" / "step-00000006").glob("weights-*"))
+    h.ok(h.dsrun("ckpt", "verify", h.work() / "straight").returncode == 0 and bytes_ < (base / "model.safetensors").stat().st_size, "it is whole, and small", bytes_)
+    merged, peft, again = h.work() / "merged", h.work() / "peft", h.work() / "again"
+    ran = h.dsrun("ckpt", "export", h.work() / "straight", merged)
+    told = h.dsrun("ckpt", "import", merged, again)
+    says = [h.dsrun("generate", path, "--prompt", "1: the", "--max-tokens", 24, "--temperature", 0).stdout for path in (h.work() / "straight", again)]
+    h.ok(ran.returncode == 0 and told.returncode == 0 and says[0] == says[1] and len(says[0]) > 8, "text is that of the merged model", says)
+    ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "straight", peft)
+    config, tensors = json.loads((peft / "adapter_config.json").read_text()), h.safetensors(peft / "adapter_model.safetensors")
+    wanted = {f"base_model.model.model.layers.{i}.{module}.lora_{which}.weight" for i in range(2) for module in LLAMA.values() for which in "AB"}
+    h.ok(ran.returncode == 0 and set(tensors) == wanted and config["r"] == RANK and config["lora_alpha"] == ALPHA and config["peft_type"] == "LORA"
+         and set(config["target_modules"]) == set(LLAMA.values()) and not config["fan_in_fan_out"], "a folder of PEFT", f"{config} {sorted(tensors)}")
+    ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "run-llama", h.work() / "none")
+    h.ok(ran.returncode == 65 and "has no adapters" in ran.stderr, "of a checkpoint without", ran.stderr)
+
+
+def bases(base, job):
+    """`straight` was made on `base`."""
+    words = adapted("optim.lr=1e-2", "checkpoint.every=2")
+    away, other = h.work() / "away", h.work() / "base-other"
+    base.rename(away)
+    try:
+        ran = h.dsrun("generate", h.work() / "straight", "--prompt", "1: the", "--max-tokens", 4)
+        h.ok(ran.returncode != 0 and str(base) in ran.stderr and "--base" in ran.stderr, "a base that is gone is named", ran.stderr)
+        ran = h.dsrun("ckpt", "export", "--base", away, h.work() / "straight", h.work() / "moved")
+        same = (h.work() / "moved" / "model.safetensors").read_bytes() == (h.work() / "merged" / "model.safetensors").read_bytes()
+        h.ok(ran.returncode == 0 and same, "and may be said to be elsewhere", ran.stderr)
+    finally:
+        away.rename(base)
+    ran = h.dsrun("ckpt", "export", h.work() / "run-llama", other, "--dtype", "bf16")
+    ran = h.dsrun("ckpt", "export", "--base", other, h.work() / "straight", h.work() / "wrong")
+    h.ok(ran.returncode == 65 and "has other weights than those" in ran.stderr and not (h.work() / "wrong").exists(), "other weights are refused", ran.stderr)
+    ran = train("straight", job, *words, f"model.init.from={other}", slots=2, steps=8, fresh=False)
+    h.ok(ran.returncode == 65 and "was made on other weights" in ran.stderr, "to go on with, too", ran.stderr)
+    ran = train("straight", job, "optim.lr=1e-2", slots=2, steps=8, fresh=False)
+    h.ok(ran.returncode == 65 and "leaves out what was frozen or adapted" in ran.stderr, "a run of all tensors does not go on from it", ran.stderr)
+    train("whole", job, "checkpoint.every=2", steps=2)
+    ran = train("whole", job, *words, steps=4, fresh=False)
+    h.ok(ran.returncode == 65 and "has all tensors" in ran.stderr and "ckpt export" in ran.stderr, "nor one of adapters from a whole one", ran.stderr)
+
+
+# --- frozen ---------------------------------------------------------------------------------------
+
+def frozen(arch, base, job, pattern, slots=2):
+    words = [f"train.freeze={pattern}", "optim.lr=1e-2"]
+    train("frozen", job, *words, "checkpoint.every=4", slots=slots, steps=4)
+    same, run = h.metric_texts(h.work() / "frozen"), h.work() / "frozen"
+    out = h.work() / f"frozen-{arch}-{len(pattern)}"
+    ran = h.dsrun("ckpt", "export", run, out)
+    before, after = h.safetensors(base / "model.safetensors"), h.safetensors(out / "model.safetensors") if ran.returncode == 0 else {}
+    kept = {key for key in before if before[key] == after.get(key)}
+    has = set(saved("frozen", 4))
+    h.ok(len(same) == 4 and kept and has and kept == set(before) - has, f"{arch}: what '{pattern}' matches stays, and is not saved, all else is trained",
+         f"{sorted(kept)} {sorted(has)} {ran.stderr}")
+    for more in (["zero.stage=2"], ["zero.stage=3", "zero.once_per_host=false"]):
+        ran = train("other", job, *words, *more, slots=slots, steps=4)
+        h.ok(ran.returncode == 0 and h.metric_texts(h.work() / "other") == same, f"{arch}: the same bits, {more[0]}", ran.stderr)
+    return [float(text[1]) for text in same]
+
+
+def parts(job, pattern, losses):
+    for more in (["parallel.tensor=2"], ["parallel.pipeline=2"]):
+        ran = train("other", job, f"train.freeze={pattern}", "optim.lr=1e-2", *more, slots=2, steps=4)
+        got = [m["loss"] for m in h.metrics(h.work() / "other")]
+        h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < 1e-4 * b for a, b in zip(got, losses)), f"{more[0]}: about the same", f"{got} {losses} {ran.stderr}")
+
+
+def refused(job):
+    for words, says in ((["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
+                        (["train.freeze=*q_proj*"], "freeze both or none")):
+        ran = train("other", job, *words)
+        h.ok(ran.returncode == 65 and says in ran.stderr and ran.stderr.count("\n") <= 2, says, ran.stderr)
+
+
+for arch in ("llama", "gpt2"):
+    base, job = make_base(arch)
+    gradients(arch, base, job)
+    if arch == "llama":
+        layouts(base, job)
+        checkpoints(base, job)
+        bases(base, job)
+        parts(job, "model.layers.0.*", frozen(arch, base, job, "model.layers.0.*"))
+        refused(job)
+    else:
+        frozen(arch, base, job, "*.bias")
+        frozen(arch, base, job, "*.w?e.weight")
+h.ok(not h.left(), "nothing is left", h.left())
+h.done()

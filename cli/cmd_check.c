@@ -37,7 +37,7 @@ int ds_cmd_check(const struct ds_cli *cli)
     int rc = ds_cli_load_job(cli, &job, &err);
 
     if (rc == 0)
-        rc = ds_cli_place(cli, &job, &place, &err);
+        rc = ds_cli_place(cli, &job, false, &place, &err);
     if (rc == 0)
         rc = ds_job_check_world(&job, place.placement.world, &err);
     if (rc == 0)

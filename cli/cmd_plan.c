@@ -88,8 +88,9 @@ static void print_json(const struct request *r, struct ds_buf *out)
 /* This job's hosts at the rates of this machine. */
 static int plan_for_hosts(struct request *r, struct ds_plan_args *args, struct ds_error *err)
 {
-    int rc = ds_cli_place(r->cli, &r->job, &r->place, err);
+    int rc = ds_cli_place(r->cli, &r->job, false, &r->place, err);
 
+    ds_cli_place_warn(&r->place);
     if (rc == 0)
         rc = ds_cli_machine(&r->cluster, &r->job, &r->place.placement, &r->rates, err);
     if (rc == 0)

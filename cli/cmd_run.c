@@ -104,7 +104,8 @@ static int prepare(struct run *run, struct ds_error *err)
     int rc = ds_cli_load_job(run->cli, &run->job, err);
 
     if (rc == 0)
-        rc = ds_cli_place(run->cli, &run->job, &run->place, err);
+        rc = ds_cli_place(run->cli, &run->job, !run->cli->dry_run, &run->place, err);
+    ds_cli_place_warn(&run->place);
     if (rc == 0)
         rc = ds_job_check_world(&run->job, run->place.placement.world, err);
     if (rc == 0)
@@ -190,26 +191,6 @@ static void open_record(struct run *run)
                         ds_error_text(&err, rc));
 }
 
-/* One rank on a host that may have eight GPUs is told before anybody pays for the others. */
-static void warn_of_slots(struct run *run)
-{
-    const struct ds_placement *placement = &run->place.placement;
-
-    for (uint32_t i = 0; i < placement->places; i++) {
-        const struct ds_place *at = &placement->place[i];
-
-        if (run->place.count_gpus && at->spec->open && !at->spec->counted &&
-            at->spec->slot == NULL) {
-            ds_console_warn(&run->report.console,
-                            "nobody says how many slots host '%s' has, and its GPUs are not "
-                            "counted from here: one rank; 'slots' of the hostfile or --slots "
-                            "says how many",
-                            at->host);
-            return;
-        }
-    }
-}
-
 static void open_console(struct run *run)
 {
     const struct ds_console_args args = {
@@ -229,7 +210,6 @@ static void open_console(struct run *run)
     ds_cli_sets_print(&run->job, &run->sets, &run->header);
     run->report.header = ds_buf_text(&run->header);
     ds_console_text(&run->report.console, run->report.header);
-    warn_of_slots(run);
     if (run->place.crowded > 0)
         ds_console_warn(&run->report.console,
                         "'launch.threads' %u on a host with %u cores: threads wait for each other, "

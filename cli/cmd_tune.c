@@ -371,7 +371,8 @@ static int prepare(struct tune *tune, struct ds_error *err)
         args.available_bytes = (uint64_t)tune->cluster.device.memory;
         return rc == 0 ? ds_search(&args, &tune->candidate, &tune->candidates, err) : rc;
     }
-    rc = ds_cli_place(tune->cli, &tune->job, &tune->place, err);
+    rc = ds_cli_place(tune->cli, &tune->job, !tune->cli->dry_run, &tune->place, err);
+    ds_cli_place_warn(&tune->place);
     if (rc == 0)
         rc = ds_cli_memory(&tune->job, &tune->place, &memory, err);
     if (rc == 0)

@@ -8,24 +8,19 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/exit.h"
-#include "base/fsio.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "launcher/bind.h"
+#include "cli/count.h"
 #include "launcher/cores.h"
 #include "launcher/hosts/hostlist.h"
 #include "launcher/hosts/slurm_env.h"
 #include "launcher/remote/slurm.h"
 #include "launcher/remote/transport.h"
-#include "launcher/spec.h"
 #include "runtime/job.h"
 #include "runtime/plugin.h"
 
@@ -36,14 +31,6 @@ static void own_name(char out[HOST_NAME_MAX + 1])
     if (gethostname(out, HOST_NAME_MAX) != 0)
         memcpy(out, "localhost", sizeof("localhost"));
     out[HOST_NAME_MAX] = '\0';
-}
-
-static unsigned allowed_cores(cpu_set_t *cores)
-{
-    CPU_ZERO(cores);
-    if (sched_getaffinity(0, sizeof(*cores), cores) != 0)
-        CPU_SET(0, cores);
-    return (unsigned)CPU_COUNT(cores);
 }
 
 /* The nodes of the allocation; `gpus`: slots may follow from their GPUs. */
@@ -207,7 +194,7 @@ static unsigned cores_of(const struct ds_place *host)
 {
     cpu_set_t set;
 
-    return host->spec->cpus != 0 ? host->spec->cpus : allowed_cores(&set);
+    return host->spec->cpus != 0 ? host->spec->cpus : ds_cores_allowed(&set);
 }
 
 /* Cores that no thread computes on let a rank reduce gradients beside its backward pass.  All ranks
@@ -231,8 +218,22 @@ static void share_cores(struct ds_cli_place *place, unsigned threads)
         place->cores = place->threads;
 }
 
-/* Ranks on a host where neither hostfile, Slurm, options nor job say how many: one for each GPU,
- * which are counted on this machine alone. */
+/* Slots that a host may have, whoever says how many it has. */
+static uint32_t most_slots(const struct ds_host_spec *host)
+{
+    return host->max_slots != 0 ? host->max_slots : DS_MAX_SLOTS;
+}
+
+/* The GPUs of a host are known; without any it has one rank, as where nobody counts. */
+static void take_count(struct ds_host_spec *host, uint32_t gpus)
+{
+    host->counted = true;
+    host->slots = gpus == 0 ? 1 : gpus < most_slots(host) ? gpus : most_slots(host);
+    host->open = gpus == 0;
+}
+
+/* Ranks on a host where neither hostfile, Slurm, options nor job say how many: one for each GPU, of
+ * which this machine's are counted here. */
 static int assume_slots(struct ds_cli_place *place, struct ds_host_spec *host, const char *hostname,
                         struct ds_error *err)
 {
@@ -245,13 +246,8 @@ static int assume_slots(struct ds_cli_place *place, struct ds_host_spec *host, c
         return 0;
     if (!place->gpus.known)
         rc = ds_cli_gpus(place, &place->gpus, err);
-    host->counted = true;
-    if (rc == 0 && place->gpus.count > 0) {
-        uint32_t most = host->max_slots != 0 ? host->max_slots : DS_MAX_SLOTS;
-
-        host->slots = place->gpus.count < most ? place->gpus.count : most;
-        host->open = false;
-    }
+    if (rc == 0)
+        take_count(host, place->gpus.count);
     return rc;
 }
 
@@ -272,17 +268,89 @@ static int fill_slots(struct ds_cli_place *place, uint64_t slots, const char *ho
     return rc;
 }
 
-/* Hosts, slots and ranks as the options want them. */
-static int select_and_build(const struct ds_cli *cli, struct ds_cli_place *place,
+/* Hosts as the options want them, with `slots` ranks each; 0: as many as it has slots. */
+static int select_and_build(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
                             struct ds_error *err)
 {
-    const struct ds_placement_args args = {.nodes = cli->nodes, .slots = cli->slots};
+    const struct ds_placement_args args = {.nodes = cli->nodes, .slots = slots};
     int rc = ds_roster_select(&place->roster, cli->include, cli->exclude, err);
 
     if (rc == 0)
         rc = ds_placement_build(&place->placement, &place->roster, &args, err);
     return rc == -EINVAL ? -EDOM : rc;
 }
+
+/* --- GPUs of other hosts ---------------------------------------------------------------------- */
+
+static bool is_uncounted(const struct ds_host_spec *host)
+{
+    return host->open && !host->counted;
+}
+
+/* One rank on each host that would be used and whose GPUs decide how many it has; where slots were
+ * chosen by number they do.  `slots` of the others is not changed. */
+static uint32_t list_uncounted(const struct ds_cli *cli, const struct ds_cli_place *place,
+                               struct ds_place *out)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < place->placement.places; i++) {
+        const struct ds_place *at = &place->placement.place[i];
+        bool chosen = cli->include != NULL && at->spec->chosen < at->spec->slots;
+
+        if (is_uncounted(at->spec) && !chosen)
+            out[n] =
+                (struct ds_place){.host = at->host, .spec = at->spec, .first_rank = n, .ranks = 1};
+        n += is_uncounted(at->spec) && !chosen;
+    }
+    return n;
+}
+
+/* Which hosts are used does not depend on how many slots they have but for a selection that leaves
+ * a host none; so each may have any number until it has said its own. */
+static int count_elsewhere(const struct ds_cli *cli, struct ds_cli_place *place, bool ask,
+                           const char *hostname, struct ds_error *err)
+{
+    struct ds_roster *roster = &place->roster;
+    struct ds_place *asked = NULL;
+    uint32_t *gpus = NULL, n = 0;
+    int rc;
+
+    for (size_t i = 0; i < roster->hosts; i++)
+        if (is_uncounted(&roster->host[i]))
+            roster->host[i].slots = most_slots(&roster->host[i]);
+    rc = select_and_build(cli, 1, place, err);
+    if (rc == 0)
+        rc = choose_transport(place, cli, hostname, err);
+    if (rc == 0) {
+        asked = ds_arena_alloc(&roster->arena, place->placement.places, sizeof(*asked));
+        gpus = ds_arena_alloc(&roster->arena, place->placement.places, sizeof(*gpus));
+        if (asked == NULL || gpus == NULL)
+            rc = ds_fail(err, ENOMEM, "no memory for %u hosts", place->placement.places);
+    }
+    if (rc == 0)
+        n = list_uncounted(cli, place, asked);
+    if (n > 0 && !ask)
+        place->uncounted = asked[0].host;
+    if (n > 0 && ask)
+        rc = ds_cli_count(cli, place, asked, n, gpus, err);
+    for (size_t i = 0; i < roster->hosts; i++)
+        if (is_uncounted(&roster->host[i]))
+            roster->host[i].slots = 1;
+    for (uint32_t i = 0; rc == 0 && ask && i < n; i++)
+        take_count(ds_roster_find(roster, asked[i].host), gpus[i]);
+    return rc;
+}
+
+static bool has_uncounted(const struct ds_cli_place *place)
+{
+    for (size_t i = 0; i < place->roster.hosts; i++)
+        if (is_uncounted(&place->roster.host[i]))
+            return true;
+    return false;
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
 
 /* --verbose: which hosts, and how they are reached. */
 static void tell_hosts(const struct ds_cli_place *place)
@@ -302,8 +370,8 @@ static void tell_hosts(const struct ds_cli_place *place)
 }
 
 /* Into what is empty but for what counts GPUs. */
-static int place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
-                       struct ds_error *err)
+static int place_hosts(const struct ds_cli *cli, uint64_t slots, bool ask,
+                       struct ds_cli_place *place, struct ds_error *err)
 {
     char hostname[HOST_NAME_MAX + 1];
     int rc;
@@ -312,8 +380,10 @@ static int place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_p
     rc = read_hosts(place, cli, slots, hostname, err);
     if (rc == 0)
         rc = fill_slots(place, cli->slots != 0 ? cli->slots : slots, hostname, err);
+    if (rc == 0 && place->count_gpus && has_uncounted(place))
+        rc = count_elsewhere(cli, place, ask, hostname, err);
     if (rc == 0)
-        rc = select_and_build(cli, place, err);
+        rc = select_and_build(cli, cli->slots, place, err);
     if (rc == 0)
         rc = choose_transport(place, cli, hostname, err);
     if (rc == 0 && cli->verbose)
@@ -328,7 +398,7 @@ int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_p
 
     *place = (struct ds_cli_place){0};
     ds_roster_init(&place->roster);
-    rc = place_hosts(cli, slots, place, err);
+    rc = place_hosts(cli, slots, false, place, err);
     if (rc == 0)
         share_cores(place, 0);
     else
@@ -346,8 +416,8 @@ static bool without_gpus(const struct ds_job *job)
     return job->launch.device == DS_DEVICE_CPU;
 }
 
-int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
-                 struct ds_error *err)
+int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, bool ask,
+                 struct ds_cli_place *place, struct ds_error *err)
 {
     const struct ds_strings *vars = &job->launch.env;
     int rc;
@@ -357,7 +427,7 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_c
     ds_roster_init(&place->roster);
     rc = ds_cli_env(cli, vars->item, vars->count, &place->roster.arena, &place->env, err);
     if (rc == 0)
-        rc = place_hosts(cli, job->launch.slots, place, err);
+        rc = place_hosts(cli, job->launch.slots, ask, place, err);
     if (rc == 0)
         rc = check_once(place, err);
     if (rc == 0 && job->launch.device != DS_DEVICE_CPU)
@@ -386,194 +456,4 @@ void ds_cli_place_release(struct ds_cli_place *place)
 {
     ds_roster_release(&place->roster);
     sodium_memzero(place, sizeof(*place)); /* the key, too */
-}
-
-/* What the agent of this machine will give to the ranks of a place; NULL: elsewhere that is for its
- * agent to say. */
-static const struct ds_bound *bind_here(const struct ds_cli_place *place, uint32_t index,
-                                        struct ds_arena *arena)
-{
-    const char *devices = place->devices != NULL ? place->devices[index] : NULL;
-    const struct ds_bound *bound = NULL;
-    struct ds_spec spec = {.ranks = place->placement.place[index].ranks, .no_gpus = place->no_gpus};
-    cpu_set_t cores;
-
-    if (place->transport != &ds_transport_local)
-        return NULL;
-    spec.env = ds_arena_alloc(arena, place->env.count + 1, sizeof(*spec.env));
-    if (spec.env == NULL)
-        return NULL;
-    if (devices != NULL)
-        spec.env[spec.envc++] = ds_arena_printf(arena, "CUDA_VISIBLE_DEVICES=%s", devices);
-    if (devices != NULL && spec.env[0] == NULL)
-        return NULL;
-    for (size_t i = 0; i < place->env.count; i++)
-        spec.env[spec.envc++] = place->env.item[i];
-    (void)allowed_cores(&cores);
-    return ds_bind_host(&bound, &spec, &cores, place->cores, arena, NULL) == 0 ? bound : NULL;
-}
-
-static const char *gpu_here(const struct ds_bound *bound, uint32_t local)
-{
-    int gpu = bound != NULL ? bound->rank[local].gpu : -1;
-
-    return gpu >= 0 ? bound->topology.gpu[gpu].pci : NULL;
-}
-
-void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out)
-{
-    char text[DS_CORES_TEXT];
-    struct ds_arena arena;
-
-    ds_arena_init(&arena);
-    for (uint32_t i = 0; i < place->placement.places; i++) {
-        const struct ds_place *host = &place->placement.place[i];
-        const struct ds_bound *bound = bind_here(place, i, &arena);
-
-        for (uint32_t local = 0; local < host->ranks; local++) {
-            const char *gpu = gpu_here(bound, local);
-
-            (void)ds_buf_printf(out, "rank %u  host %s  slot %u  ", host->first_rank + local,
-                                host->host, ds_placement_slot(host, local));
-            if (bound == NULL) {
-                (void)ds_buf_printf(out, "%u core%s\n", place->cores, place->cores == 1 ? "" : "s");
-                continue;
-            }
-            ds_cores_text(&bound->rank[local].cores, text);
-            (void)ds_buf_printf(out, "cores %s%s%s\n", text, gpu != NULL ? "  gpu " : "",
-                                gpu != NULL ? gpu : "");
-        }
-    }
-    ds_arena_release(&arena);
-}
-
-void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json)
-{
-    char text[DS_CORES_TEXT];
-    struct ds_arena arena;
-
-    ds_arena_init(&arena);
-    ds_json_array(json, key);
-    for (uint32_t i = 0; i < place->placement.places; i++) {
-        const struct ds_place *host = &place->placement.place[i];
-        const struct ds_bound *bound = bind_here(place, i, &arena);
-
-        for (uint32_t local = 0; local < host->ranks; local++) {
-            ds_json_object(json, NULL);
-            ds_json_u64(json, "rank", host->first_rank + local);
-            ds_json_string(json, "host", host->host);
-            ds_json_u64(json, "slot", ds_placement_slot(host, local));
-            ds_json_u64(json, "cores", place->cores);
-            if (bound != NULL) {
-                ds_cores_text(&bound->rank[local].cores, text);
-                ds_json_string(json, "cpus", text);
-            }
-            if (gpu_here(bound, local) != NULL)
-                ds_json_string(json, "gpu", gpu_here(bound, local));
-            ds_json_end_object(json);
-        }
-    }
-    ds_json_end_array(json);
-    ds_arena_release(&arena);
-}
-
-int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, struct ds_error *err)
-{
-    const struct ds_placement *placement = &place->placement;
-    char libexec[DS_MAX_PATH], agent[DS_MAX_PATH];
-    const char *const *argv;
-    struct ds_arena arena;
-    const char **host;
-    int rc;
-
-    if (place->transport != &ds_transport_slurm)
-        return 0;
-    rc = ds_cli_libexec(libexec, "", err);
-    ds_arena_init(&arena);
-    host = ds_arena_alloc(&arena, placement->places, sizeof(*host));
-    for (uint32_t i = 0; host != NULL && i < placement->places; i++)
-        host[i] = placement->place[i].host;
-    if (rc == 0)
-        rc = ds_path_join(agent, libexec, "dsrun-agent", err);
-    if (rc == 0)
-        rc = host == NULL ? ds_fail(err, ENOMEM, "no memory for %u hosts", placement->places)
-                          : ds_slurm_argv(&arena, host, placement->places, agent, &argv, err);
-    for (size_t i = 0; rc == 0 && argv[i] != NULL; i++)
-        (void)ds_buf_printf(out, "%s%s", i == 0 ? "" : " ", argv[i]);
-    ds_arena_release(&arena);
-    return rc;
-}
-
-int ds_cli_place_dry(const struct ds_cli_place *place,
-                     void (*text)(const void *user, struct ds_buf *out),
-                     void (*json)(const void *user, struct ds_json *out), const void *user)
-{
-    struct ds_error err = {0};
-    struct ds_buf out, srun;
-    struct ds_json object;
-    int rc;
-
-    ds_buf_init(&out, LIST_BYTES);
-    ds_buf_init(&srun, LIST_BYTES);
-    rc = ds_cli_place_srun(place, &srun, &err);
-    if (json != NULL) {
-        ds_json_init(&object, &out);
-        ds_json_object(&object, NULL);
-        json(user, &object);
-        if (srun.len > 0)
-            ds_json_string(&object, "srun", ds_buf_text(&srun));
-        ds_json_end_object(&object);
-    } else {
-        text(user, &out);
-        (void)ds_buf_puts(&out, ds_buf_text(&srun));
-    }
-    if (json != NULL || srun.len > 0)
-        (void)ds_buf_puts(&out, "\n");
-    if (rc == 0 && (out.failed || srun.failed))
-        rc = ds_fail(&err, ENOMEM, "the placement is too long to print");
-    if (rc == 0)
-        rc = ds_fs_write_all(STDOUT_FILENO, ds_buf_text(&out), out.len, &err);
-    ds_buf_release(&out);
-    ds_buf_release(&srun);
-    if (rc != 0)
-        ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
-    return rc == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
-}
-
-/* As JSON. */
-static void list_line(const char *key, const char *value, struct ds_buf *out)
-{
-    struct ds_json json;
-
-    ds_json_init(&json, out);
-    ds_json_object(&json, NULL);
-    ds_json_string(&json, key, value);
-    ds_json_end_object(&json);
-    (void)ds_buf_puts(out, "\n");
-}
-
-int ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out,
-                      struct ds_error *err)
-{
-    struct ds_buf srun;
-    int rc;
-
-    for (uint32_t i = 0; i < place->placement.places; i++) {
-        const char *host = place->placement.place[i].host;
-
-        if (as_json)
-            list_line("host", host, out);
-        else
-            (void)ds_buf_printf(out, "host %s\n", host);
-    }
-    ds_buf_init(&srun, LIST_BYTES);
-    rc = ds_cli_place_srun(place, &srun, err);
-    if (rc == 0 && srun.len > 0 && as_json)
-        list_line("srun", ds_buf_text(&srun), out);
-    else if (rc == 0 && srun.len > 0)
-        (void)ds_buf_printf(out, "%s\n", ds_buf_text(&srun));
-    if (rc == 0 && (srun.failed || out->failed))
-        rc = ds_fail(err, ENOMEM, "the list of hosts is too long to print");
-    ds_buf_release(&srun);
-    return rc;
 }

@@ -4,9 +4,9 @@
  * place.h - from the command line and the job to a placement: hosts, slots, ranks, cores.
  *
  * Hosts: those of the hostfile, else of the Slurm allocation that this runs in, else this machine.
- * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else the GPUs of this
- * machine that a job would use, else 1.  Where nobody says how many slots a host has, --include may
- * name any of them.
+ * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else the GPUs of the host
+ * that a job would use, else 1.  Where nobody says how many slots a host has, --include may name
+ * any of them.
  *
  * Tests   tests/e2e/processes.py
  */
@@ -39,15 +39,17 @@ struct ds_cli_place {
     const char **devices; /* per place: CUDA_VISIBLE_DEVICES of its ranks, or NULL; in the arena of
                            * the roster.  NULL: ranks compute on the CPU, or nobody asked */
     struct ds_env env;    /* that all ranks are given after it; borrowed, or in that arena */
-    bool count_gpus;      /* where nobody says how many slots this machine has */
-    struct ds_cli_gpus gpus; /* that were counted then */
+    bool count_gpus;      /* where nobody says how many slots a host has */
+    struct ds_cli_gpus gpus; /* of this machine, that were counted then */
+    const char *uncounted; /* the first host that is to be asked for its own and was not, or NULL */
 };
 
-/* With the devices and the variables of the ranks.  -EINVAL and -ENOENT as the hostfile says; -EDOM
- * a selection, or a way to reach hosts, that cannot be; -EHOSTUNREACH a host that is not this
- * machine; else what ds_cli_env() says. */
-int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, struct ds_cli_place *place,
-                 struct ds_error *err) DS_NODISCARD;
+/* With the devices and the variables of the ranks.  `ask`: other hosts may be asked for their GPUs
+ * (count.h) where ranks depend on them; else such a host has one.  -EINVAL and -ENOENT as the
+ * hostfile says; -EDOM a selection, or a way to reach hosts, that cannot be; -EHOSTUNREACH a host
+ * that is not this machine; else what ds_cli_env() and ds_cli_count() say. */
+int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, bool ask,
+                 struct ds_cli_place *place, struct ds_error *err) DS_NODISCARD;
 
 /* The same without a job: `slots` ranks on a host for which nobody says how many, 0 if that is not
  * said here either; the cores of a host are for all of its ranks, whose devices and variables are
@@ -60,6 +62,9 @@ int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, st
     DS_NODISCARD;
 
 void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struct */
+
+/* Warn of a placement that will be another one when hosts are asked. */
+void ds_cli_place_warn(const struct ds_cli_place *place);
 
 /* One line per rank: host, slot, cores; on this machine which cores, and the GPU that is near. */
 void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);

@@ -9,6 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+unsigned ds_cores_allowed(cpu_set_t *cores)
+{
+    CPU_ZERO(cores);
+    if (sched_getaffinity(0, sizeof(*cores), cores) != 0)
+        CPU_SET(0, cores);
+    return (unsigned)CPU_COUNT(cores);
+}
+
 unsigned ds_cores_per_rank(unsigned allowed, unsigned ranks, unsigned wanted)
 {
     if (wanted != 0)

@@ -19,6 +19,9 @@
 
 enum { DS_CORES_TEXT = 8192 }; /* enough for any list of CPU_SETSIZE cores */
 
+/* The cores that this process may use, into `cores`; their number, at least 1. */
+unsigned ds_cores_allowed(cpu_set_t *cores);
+
 /* Threads of a rank: `wanted`, or an equal share of the allowed cores, at least 1, when 0. */
 unsigned ds_cores_per_rank(unsigned allowed, unsigned ranks, unsigned wanted);
 

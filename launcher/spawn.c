@@ -93,11 +93,8 @@ int ds_spawn_init(struct ds_spawn *spawn, const struct ds_spec *spec, const char
         if (spawn->shm_fd < 0)
             return ds_fail(err, errno, "cannot create shared memory: %s", strerror(errno));
     }
-    CPU_ZERO(&spawn->allowed);
-    if (sched_getaffinity(0, sizeof(spawn->allowed), &spawn->allowed) != 0)
-        CPU_SET(0, &spawn->allowed);
     spawn->threads =
-        ds_cores_per_rank((unsigned)CPU_COUNT(&spawn->allowed), spec->ranks, spec->threads);
+        ds_cores_per_rank(ds_cores_allowed(&spawn->allowed), spec->ranks, spec->threads);
     return 0;
 }
 

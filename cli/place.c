@@ -18,6 +18,7 @@
 #include "cli/count.h"
 #include "launcher/cores.h"
 #include "launcher/hosts/hostlist.h"
+#include "launcher/hosts/nodefile.h"
 #include "launcher/hosts/slurm_env.h"
 #include "launcher/remote/slurm.h"
 #include "launcher/remote/transport.h"
@@ -91,12 +92,14 @@ static int add_this(struct ds_roster *roster, const struct ds_cli *cli, const ch
     return ds_roster_add(roster, hostname, &here, err);
 }
 
-/* The hosts named by the user, those of the allocation, or this machine.  Inside of an allocation
- * hosts are its nodes unless another way is asked for. */
+/* The hosts named by the user, those of the allocation, or this machine.  Inside of Slurm's they
+ * are its nodes unless another way is asked for. */
 static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, uint64_t slots,
                       const char *hostname, struct ds_error *err)
 {
     const bool gpus = slots == 0 && !place->no_gpus;
+    const struct ds_nodefile *file = NULL;
+    const char *value;
     struct ds_slurm_env env;
     bool inside = ds_slurm_env_get(&env);
     int rc;
@@ -115,7 +118,14 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, uint
     }
     if (cli->hostfile != NULL)
         return ds_hostfile_load(&place->roster, cli->hostfile, err);
-    return add_this(&place->roster, cli, hostname, err);
+    if (cli->via != DS_VIA_LOCAL && cli->via != DS_VIA_JOIN)
+        file = ds_nodefile_here(&value);
+    if (file == NULL)
+        return add_this(&place->roster, cli, hostname, err);
+    place->source = file->variable;
+    rc = ds_nodefile_load(&place->roster, file, value, err);
+    return ds_error_context(err, rc, "the hosts of this %s job, which '--via local' goes round",
+                            file->scheduler);
 }
 
 static int check_local(const struct ds_cli_place *place, const char *hostname, struct ds_error *err)
@@ -363,8 +373,10 @@ static void tell_hosts(const struct ds_cli_place *place)
     for (uint32_t i = 0; name != NULL && i < placement->places; i++)
         name[i] = placement->place[i].host;
     if (name != NULL && ds_hostlist_print(name, placement->places, &text) == 0)
-        ds_log(DS_LOG_INFO, "%u host%s (%s): %s", placement->places,
-               placement->places == 1 ? "" : "s", place->transport->name, ds_buf_text(&text));
+        ds_log(DS_LOG_INFO, "%u host%s (%s%s%s): %s", placement->places,
+               placement->places == 1 ? "" : "s", place->transport->name,
+               place->source != NULL ? ", from " : "", place->source != NULL ? place->source : "",
+               ds_buf_text(&text));
     ds_buf_release(&text);
     free(name);
 }

@@ -3,7 +3,8 @@
  *
  * place.h - from the command line and the job to a placement: hosts, slots, ranks, cores.
  *
- * Hosts: those of the hostfile, else of the Slurm allocation that this runs in, else this machine.
+ * Hosts: those of the hostfile, else of the Slurm allocation that this runs in, else of the job of
+ * another batch system (nodefile.h), else this machine.
  * Ranks per host: --slots, else the hostfile or Slurm, else launch.slots, else the GPUs of the host
  * that a job would use, else 1.  Where nobody says how many slots a host has, --include may name
  * any of them.
@@ -41,6 +42,7 @@ struct ds_cli_place {
     struct ds_env env;    /* that all ranks are given after it; borrowed, or in that arena */
     bool count_gpus;      /* where nobody says how many slots a host has */
     struct ds_cli_gpus gpus; /* of this machine, that were counted then */
+    const char *source;      /* the variable that named the hosts of such a job, or NULL */
     const char *uncounted; /* the first host that is to be asked for its own and was not, or NULL */
 };
 
@@ -71,13 +73,13 @@ void ds_cli_place_print(const struct ds_cli_place *place, struct ds_buf *out);
 /* The same as an array of objects: an element `key` of an object. */
 void ds_cli_place_json(const struct ds_cli_place *place, const char *key, struct ds_json *json);
 /* What a dry run prints, on standard output: what `text` writes, or an object with the elements
- * that `json` writes (one of the two is NULL), then the srun command line, where Slurm starts the
- * agents.  Returns an exit code; what went wrong is logged. */
+ * that `json` writes (one of the two is NULL), then which variable named the hosts, if one did, and
+ * the srun command line, where Slurm starts the agents.  Returns an exit code; what went wrong is
+ * logged. */
 int ds_cli_place_dry(const struct ds_cli_place *place,
                      void (*text)(const void *user, struct ds_buf *out),
                      void (*json)(const void *user, struct ds_json *out), const void *user);
-/* One line per host, as text or as an object; the srun command line in one more, where Slurm starts
- * the agents. */
+/* One line per host, as text or as an object; then one more for each of the last two. */
 int ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_buf *out,
                       struct ds_error *err) DS_NODISCARD;
 

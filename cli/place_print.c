@@ -163,9 +163,13 @@ int ds_cli_place_dry(const struct ds_cli_place *place,
         json(user, &object);
         if (srun.len > 0)
             ds_json_string(&object, "srun", ds_buf_text(&srun));
+        if (place->source != NULL)
+            ds_json_string(&object, "hosts_from", place->source);
         ds_json_end_object(&object);
     } else {
         text(user, &out);
+        if (place->source != NULL)
+            (void)ds_buf_printf(&out, "hosts from %s\n", place->source);
         (void)ds_buf_puts(&out, ds_buf_text(&srun));
     }
     if (json != NULL || srun.len > 0)
@@ -207,6 +211,10 @@ int ds_cli_place_list(const struct ds_cli_place *place, bool as_json, struct ds_
         else
             (void)ds_buf_printf(out, "host %s\n", host);
     }
+    if (place->source != NULL && as_json)
+        list_line("hosts_from", place->source, out);
+    else if (place->source != NULL)
+        (void)ds_buf_printf(out, "hosts from %s\n", place->source);
     ds_buf_init(&srun, LIST_BYTES);
     rc = ds_cli_place_srun(place, &srun, err);
     if (rc == 0 && srun.len > 0 && as_json)

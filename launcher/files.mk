@@ -6,7 +6,7 @@ SRC_launcher := launcher/agent.c launcher/bind.c launcher/cgroup.c launcher/core
     launcher/fleet/fleet.c launcher/fleet/fleet_host.c launcher/fleet/logmux.c \
     launcher/fleet/meet.c launcher/fleet/pulse.c launcher/fleet/restart.c launcher/fleet/spares.c \
     launcher/fleet/store.c launcher/fleet/supervise.c launcher/hosts/hostfile.c \
-    launcher/hosts/hostfile_yaml.c launcher/hosts/hostlist.c launcher/hosts/placement.c \
+    launcher/hosts/hostfile_yaml.c launcher/hosts/hostlist.c launcher/hosts/nodefile.c launcher/hosts/placement.c \
     launcher/hosts/range.c launcher/hosts/roster.c launcher/hosts/select.c \
     launcher/hosts/slurm_env.c launcher/remote/boot.c launcher/remote/channel.c \
     launcher/remote/door.c launcher/remote/etc_hosts.c launcher/remote/join.c launcher/remote/join_agent.c \

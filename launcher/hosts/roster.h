@@ -5,6 +5,7 @@
  *
  *   hostfile.c      both forms of the hostfile            ─┐
  *   slurm_env.c     the allocation that this runs in       ├─► roster ─► select.c ─► placement.h
+ *   nodefile.c      the same of other batch systems        │
  *   (this machine)  ds_roster_add() of one name           ─┘
  *   range.c         node[01-16,20] to names, for all of them
  *

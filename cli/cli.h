@@ -47,6 +47,8 @@ struct ds_cli {          /* borrowed from argv; plain data */
     size_t envs;
     const char **env_file; /* paths */
     size_t env_files;
+    const char **srun_arg; /* not checked yet */
+    size_t srun_args;
     const char *cwd; /* where programs run; NULL: not given */
     bool live;       /* show lines as they come */
     int64_t rank;    /* -1: not given */

@@ -334,6 +334,7 @@ static int run(struct exec *exec, struct ds_fleet_result *result, struct ds_erro
         .transport_args = {.libexec = exec->libexec,
                            .lease_fd = -1,
                            .join = &exec->place.join,
+                           .srun = exec->place.srun,
                            .push = (enum ds_push)cli->push},
         .spec = &spec,
         .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,

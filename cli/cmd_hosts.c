@@ -396,6 +396,7 @@ static int ask(struct hosts *hosts, struct ds_fleet_result *result, struct ds_er
         .transport_args = {.libexec = hosts->libexec,
                            .lease_fd = -1,
                            .join = &hosts->place.join,
+                           .srun = hosts->place.srun,
                            .push = (enum ds_push)cli->push},
         .spec = &spec,
         .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,

@@ -160,6 +160,7 @@ static int run_attempt(struct launch *launch, struct ds_fleet_result *result, st
         .transport_args = {.libexec = launch->libexec,
                            .lease_fd = launch->report.dir.lock_fd,
                            .join = &launch->place.join,
+                           .srun = launch->place.srun,
                            .push = (enum ds_push)cli->push},
         .spec = &spec,
         .devices = launch->place.devices,

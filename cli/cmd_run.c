@@ -243,6 +243,7 @@ static int run_attempt(struct run *run, struct ds_fleet_result *result, struct d
                                  .transport_args = {.libexec = run->libexec,
                                                     .lease_fd = run->report.dir.lock_fd,
                                                     .join = &run->place.join,
+                                                    .srun = run->place.srun,
                                                     .push = (enum ds_push)cli->push,
                                                     .worker = true},
                                  .spec = &spec,

@@ -189,6 +189,7 @@ static int run_fleet(struct tune *tune, const struct ds_spec *spec, struct ds_fl
         .transport_args = {.libexec = libexec,
                            .lease_fd = -1,
                            .join = &tune->place.join,
+                           .srun = tune->place.srun,
                            .push = (enum ds_push)cli->push,
                            .worker = true},
         .spec = spec,

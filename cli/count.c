@@ -80,6 +80,7 @@ static int ask(struct ds_fleet *fleet, const struct ds_cli *cli, const struct ds
         .transport_args = {.libexec = libexec,
                            .lease_fd = -1,
                            .join = &place->join,
+                           .srun = place->srun,
                            .push = (enum ds_push)cli->push,
                            .worker = true},
         .spec = &spec,

@@ -112,6 +112,8 @@ static const struct ds_option options[] = {
       "like 'NCCL_*'; repeatable", NULL}, 0, "NAME[=VALUE]", STARTING},
     {{"--env-file", DS_KEY_LIST, 0, FIELD(const char ***, env_file), NULL, 0, DS_MAX_PATH - 1, NULL,
       "give ranks the variables of a file of NAME=value lines; repeatable", NULL}, 0, "FILE", STARTING},
+    {{"--srun-arg", DS_KEY_LIST, 0, FIELD(const char ***, srun_arg), NULL, 0, 4096, NULL,
+      "one more argument for srun, '--network=...'; repeatable", NULL}, 0, "ARG", ON_HOSTS},
     TEXT(0, "--cwd", "DIR", cwd, PROGRAM, "where the program runs"),
     FLAG(0, "--live", live, BIT(EXEC), "show every line as it comes, with its host before it"),
     FLAG('f', "--follow", follow, BIT(LOGS), "go on until the job has ended"),
@@ -183,7 +185,7 @@ static const struct {
     {"--nnodes", "--nodes"}, {"--num-nodes", "--nodes"}, {"-N", "--nodes"},
     {"--machinefile", "--hostfile"}, {"--launcher", "--via"}, {"--max-restarts", "--restarts"},
     {"--log-dir", "--run-dir"}, {"--chdir", "--cwd"}, {"--wdir", "--cwd"},
-    {"--export", "--env"}, {"-x", "--env"},
+    {"--export", "--env"}, {"-x", "--env"}, {"--launcher-args", "--srun-arg"},
 };
 /* clang-format on */
 
@@ -244,6 +246,13 @@ static int add_env_file(struct parser *p, const char *word)
     return 0;
 }
 
+/* Whether it is an argument that srun may be given is said where hosts are placed. */
+static int add_srun_arg(struct parser *p, const char *word)
+{
+    p->cli->srun_arg[p->cli->srun_args++] = word;
+    return 0;
+}
+
 /* "a,b": the names of a set. */
 static int add_causes(struct parser *p, const struct ds_key *key, const char *names)
 {
@@ -267,6 +276,8 @@ static int take(struct parser *p, size_t i, const char *value)
     const struct ds_key *key = &options[i].key;
 
     p->given[i] = true;
+    if (key->type == DS_KEY_LIST && key->offset == offsetof(struct ds_cli, srun_arg))
+        return add_srun_arg(p, value);
     if (key->type == DS_KEY_LIST)
         return key->offset == offsetof(struct ds_cli, env) ? add_env(p, value)
                                                            : add_env_file(p, value);
@@ -533,7 +544,8 @@ int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *c
     cli->arg = ds_arena_alloc(arena, room, sizeof(cli->arg[0]));
     cli->env = ds_arena_alloc(arena, room, sizeof(cli->env[0]));
     cli->env_file = ds_arena_alloc(arena, room, sizeof(cli->env_file[0]));
-    if (cli->arg == NULL || cli->env == NULL || cli->env_file == NULL)
+    cli->srun_arg = ds_arena_alloc(arena, room, sizeof(cli->srun_arg[0]));
+    if (cli->arg == NULL || cli->env == NULL || cli->env_file == NULL || cli->srun_arg == NULL)
         return ds_fail(err, ENOMEM, "out of memory");
     p.next = 1; /* after the program's name */
     rc = take_options(&p);

@@ -381,6 +381,19 @@ static void tell_hosts(const struct ds_cli_place *place)
     free(name);
 }
 
+/* What the user wants to give srun. */
+static int check_srun(const struct ds_cli *cli, const struct ds_cli_place *place,
+                      struct ds_error *err)
+{
+    int rc = 0;
+
+    if (cli->srun_args > 0 && place->transport != &ds_transport_slurm)
+        return ds_fail(err, EDOM, "'--srun-arg' is for srun, which starts no agents here");
+    for (size_t i = 0; rc == 0 && i < cli->srun_args; i++)
+        rc = ds_slurm_check(cli->srun_arg[i], err);
+    return ds_error_context(err, rc == -EINVAL ? -EDOM : rc, "--srun-arg");
+}
+
 /* Into what is empty but for what counts GPUs. */
 static int place_hosts(const struct ds_cli *cli, uint64_t slots, bool ask,
                        struct ds_cli_place *place, struct ds_error *err)
@@ -389,7 +402,10 @@ static int place_hosts(const struct ds_cli *cli, uint64_t slots, bool ask,
     int rc;
 
     own_name(hostname);
+    place->srun = (struct ds_srun_more){.arg = cli->srun_arg, .count = cli->srun_args};
     rc = read_hosts(place, cli, slots, hostname, err);
+    if (rc == 0)
+        rc = check_srun(cli, place, err);
     if (rc == 0)
         rc = fill_slots(place, cli->slots != 0 ? cli->slots : slots, hostname, err);
     if (rc == 0 && place->count_gpus && has_uncounted(place))

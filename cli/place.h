@@ -23,6 +23,7 @@
 #include "launcher/hosts/placement.h"
 #include "launcher/hosts/roster.h"
 #include "launcher/remote/join.h"
+#include "launcher/remote/transport.h"
 
 struct ds_job;
 struct ds_json;
@@ -33,6 +34,7 @@ struct ds_cli_place {
     struct ds_placement placement;
     const struct ds_transport *transport; /* how the hosts are reached */
     struct ds_join_site join;             /* where they come to, where that is how */
+    struct ds_srun_more srun;             /* of --srun-arg */
     unsigned threads;                     /* that compute, per rank */
     unsigned cores;   /* a rank may use: its share of the machine, or `threads` if that is more */
     unsigned crowded; /* cores of a host, where they are known, if a rank has more threads; or 0 */

@@ -137,8 +137,9 @@ int ds_cli_place_srun(const struct ds_cli_place *place, struct ds_buf *out, stru
     if (rc == 0)
         rc = ds_path_join(agent, libexec, "dsrun-agent", err);
     if (rc == 0)
-        rc = host == NULL ? ds_fail(err, ENOMEM, "no memory for %u hosts", placement->places)
-                          : ds_slurm_argv(&arena, host, placement->places, agent, &argv, err);
+        rc = host == NULL
+                 ? ds_fail(err, ENOMEM, "no memory for %u hosts", placement->places)
+                 : ds_slurm_argv(&arena, host, placement->places, agent, &place->srun, &argv, err);
     for (size_t i = 0; rc == 0 && argv[i] != NULL; i++)
         (void)ds_buf_printf(out, "%s%s", i == 0 ? "" : " ", argv[i]);
     ds_arena_release(&arena);

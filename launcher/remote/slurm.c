@@ -157,7 +157,7 @@ static int begin(struct slurm *slurm, struct ds_error *err)
          remote = remote->next)
         host[n++] = remote->host->name;
     if (rc == 0)
-        rc = ds_slurm_argv(&arena, host, n, agent, &argv, err);
+        rc = ds_slurm_argv(&arena, host, n, agent, &slurm->base.args.srun, &argv, err);
     if (rc == 0) {
         port = ds_door_open(&slurm->door, slurm->base.args.loop, NULL, 0, err);
         rc = port < 0 ? port : 0;

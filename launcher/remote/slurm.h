@@ -29,9 +29,15 @@
 
 extern const struct ds_transport ds_transport_slurm;
 
-/* The argument vector of srun for these hosts, NULL at its end; in `arena`.  Pure. */
+/* The argument vector of srun for these hosts, NULL at its end; in `arena`, `more` borrowed.
+ * Pure. */
 int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts, const char *agent,
-                  const char *const **argv, struct ds_error *err) DS_NODISCARD;
+                  const struct ds_srun_more *more, const char *const **argv, struct ds_error *err)
+    DS_NODISCARD;
+
+/* May a user give srun this argument?  -EINVAL: it is not "--name" or "--name=value", or is an
+ * option that is dsrun's to set, or would make the step another thing than agents that wait. */
+int ds_slurm_check(const char *arg, struct ds_error *err) DS_NODISCARD;
 
 /* This process's environment without variables of the job that srun would take for options of the
  * step; in `arena`, strings borrowed.  NULL: no memory. */

@@ -11,11 +11,13 @@
 #include "launcher/hosts/hostlist.h"
 #include "launcher/remote/slurm.h"
 
+enum { OWN_ARGS = 16 };
+
 int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts, const char *agent,
-                  const char *const **argv, struct ds_error *err)
+                  const struct ds_srun_more *more, const char *const **argv, struct ds_error *err)
 {
     struct ds_buf list;
-    const char **out = ds_arena_alloc(arena, 16, sizeof(*out));
+    const char **out = ds_arena_alloc(arena, OWN_ARGS + more->count, sizeof(*out));
     size_t n = 0;
     int rc;
 
@@ -34,6 +36,8 @@ int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts,
         out[n++] = "--mpi=none";
         out[n++] = "--export=ALL";
         out[n++] = "--input=all";
+        for (size_t i = 0; i < more->count; i++)
+            out[n++] = more->arg[i];
         out[n++] = agent;
         out[n++] = "slurm";
         for (size_t i = 0; i < n; i++)
@@ -43,6 +47,35 @@ int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts,
     if (out == NULL || rc != 0)
         return ds_fail(err, ENOMEM, "no memory for the arguments of srun");
     *argv = out;
+    return 0;
+}
+
+/* Options that dsrun sets, and those that change what the tasks are, where they write or whether
+ * they run at all. */
+/* clang-format off */
+static const char *const reserved[] = {
+    "nodes", "nodelist", "nodefile", "nodelist-file", "relative",
+    "ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-socket", "ntasks-per-gpu", "ntasks-per-tres",
+    "kill-on-bad-exit", "no-kill", "wait", "overlap", "exclusive", "exact", "immediate", "quit-on-interrupt", "disable-status",
+    "cpu-bind", "cpu_bind", "distribution", "mpi", "export", "export-file", "input", "output", "error", "label", "unbuffered", "pty", "interactive",
+    "multi-prog", "prolog", "epilog", "het-group", "pack-group", "jobid", "allocation", "no-allocate", "test-only", "help", "usage", "version",
+};
+/* clang-format on */
+
+int ds_slurm_check(const char *arg, struct ds_error *err)
+{
+    const char *name = strncmp(arg, "--", 2) == 0 ? arg + 2 : "";
+    size_t len = strcspn(name, "=");
+
+    for (const char *c = arg; *c != '\0'; c++)
+        if ((unsigned char)*c < ' ' || *c == 127)
+            return ds_fail(err, EINVAL, "an argument of srun has a control character");
+    if (len == 0 || strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") != len)
+        return ds_fail(err, EINVAL, "'%.100s' is not written '--name' or '--name=value'", arg);
+    for (size_t i = 0; i < sizeof(reserved) / sizeof(reserved[0]); i++)
+        if (strncmp(reserved[i], name, len) == 0) /* srun takes any beginning that is one's alone */
+            return ds_fail(err, EINVAL, "'--%.*s' cannot be given: srun's '--%s' is dsrun's to set",
+                           (int)len, name, reserved[i]);
     return 0;
 }
 

@@ -21,6 +21,7 @@
 #define DS_LAUNCHER_REMOTE_TRANSPORT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -59,6 +60,11 @@ struct ds_join_site;
 
 enum ds_push { DS_PUSH_AUTO, DS_PUSH_NEVER };
 
+struct ds_srun_more { /* arguments of the user's, that ds_slurm_check() let pass; borrowed */
+    const char *const *arg;
+    size_t count;
+};
+
 struct ds_shown_key {           /* of a host that is in no known_hosts file; for the call only */
     const char *host, *address; /* as the user names it; where it is */
     const char *name, *file;    /* to record it by, and in: the user's own known_hosts, or NULL */
@@ -83,6 +89,7 @@ struct ds_transport_args {
     void (*key)(void *user, const struct ds_shown_key *key);
     void *key_user;
     const struct ds_join_site *join; /* (join) where agents come to */
+    struct ds_srun_more srun;        /* (slurm) behind those of dsrun's own */
 };
 
 /* Descriptor at which a local agent holds the lock. */

@@ -109,6 +109,24 @@ def nothing_left(bed, name, nodes=("node1", "node2", "node3")):
     h.ok(not found, f"{name}: nothing is left on any host", found)
 
 
+def srun_args(bed):
+    """More arguments for srun, and those that it cannot be given."""
+    words = ("--srun-arg", "--comment=a b;c", "--srun-arg=--hint=nomultithread")
+    said = bed.run("salloc", "-Q", "-N2", h.DSRUN, "launch", "--dry-run", *words, "--", "true").stdout
+    h.ok("--input=all --comment=a b;c --hint=nomultithread /" in said, "--dry-run shows more arguments of srun", said)
+    done = bed.run("salloc", "-Q", "-N2", h.DSRUN, "exec", *words, "--", "true")
+    h.ok(done.returncode == 0, "srun takes them", done.stderr)
+    done = bed.run("salloc", "-Q", "-N2", h.DSRUN, "launch", "--srun-arg", "--no-such-thing", "--", "true")
+    h.ok(done.returncode == 69 and "no-such-thing" in done.stderr, "what srun does not know is told in its words", done.stderr)
+    for arg, why in (("--export=NONE", "srun's '--export' is dsrun's to set"), ("--nod=7", "srun's '--nodes' is dsrun's to set"),
+                     ("-N7", "'-N7' is not written '--name' or '--name=value'")):
+        done = bed.run("salloc", "-Q", "-N2", h.DSRUN, "launch", "--srun-arg", arg, "--", "true")
+        h.ok(done.returncode == 2 and why in done.stderr, f"--srun-arg {arg} is refused", f"{done.returncode} {done.stderr}")
+    done = bed.run(h.DSRUN, "launch", "--srun-arg", "--network=x", "--", "true")
+    h.ok(done.returncode == 2 and "srun, which starts no agents here" in done.stderr, "--srun-arg outside of Slurm is refused",
+         f"{done.returncode} {done.stderr}")
+
+
 def dry_run(bed):
     run = Run(bed, "--dry-run")
     done = run.salloc("-N3", "-n6")
@@ -548,6 +566,7 @@ with beds.Slurm(4, cpus=CPUS, gpus=4, user="root" if h.SANITIZED else "tester") 
     limited = Run(slurm, FAKE="wait").batch("-N1", "-t", "1", "-w", "node4")
     own_limited = slurm.start("srun", "-Q", "-N1", "-t", "1", "-w", "node4", "sleep", "1000")
     dry_run(slurm)
+    srun_args(slurm)
     unequal(slurm)
     gpus(slurm)
     execute(slurm)

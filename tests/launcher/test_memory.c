@@ -71,12 +71,13 @@ static int slurm_env(struct ds_error *err)
 static int slurm_argv(struct ds_error *err)
 {
     static const char *const host[] = {"n01", "n02", "x5"};
+    const struct ds_srun_more more = {0};
     const char *const *argv;
     struct ds_arena arena;
     int rc;
 
     ds_arena_init(&arena);
-    rc = ds_slurm_argv(&arena, host, 3, "/opt/dsrun/dsrun-agent", &argv, err);
+    rc = ds_slurm_argv(&arena, host, 3, "/opt/dsrun/dsrun-agent", &more, &argv, err);
     ds_arena_release(&arena);
     return rc;
 }

@@ -34,19 +34,66 @@ Test(slurm, arguments)
         "--mpi=none",
         "--export=ALL",
         "--input=all",
+        "--network=sn_all",
+        "--container-image=/a b.sqsh",
         "/opt/my programs/dsrun-agent",
         "slurm",
     };
+    static const char *const given[] = {"--network=sn_all", "--container-image=/a b.sqsh"};
+    const struct ds_srun_more more = {.arg = given, .count = 2};
     const char *const *argv;
     struct ds_arena arena;
     size_t n = 0;
 
     ds_arena_init(&arena);
-    cr_assert_eq(ds_slurm_argv(&arena, hosts, 4, "/opt/my programs/dsrun-agent", &argv, NULL), 0);
+    cr_assert_eq(
+        ds_slurm_argv(&arena, hosts, 4, "/opt/my programs/dsrun-agent", &more, &argv, NULL), 0);
     for (; argv[n] != NULL; n++)
         cr_assert_str_eq(argv[n], want[n]);
     cr_assert_eq(n, sizeof(want) / sizeof(want[0]));
     ds_arena_release(&arena);
+}
+
+Test(slurm, what_users_may_give_srun)
+{
+    static const char *const fine[] = {"--network=single_node_vni,job_vni",
+                                       "--container-image=x y",
+                                       "--mem=0",
+                                       "--gres=gpu:4",
+                                       "--hint=nomultithread",
+                                       "--mem-bind=local",
+                                       "--exclude=n7",
+                                       "--comment=a;b$(c)"};
+    static const struct {
+        const char *arg, *want;
+    } refused[] = {
+        {"", "is not written"},
+        {"--", "is not written"},
+        {"-N4", "'-N4' is not written '--name' or '--name=value'"},
+        {"hostname", "is not written"},
+        {"--=3", "is not written"},
+        {"--Nodes=3", "is not written"},
+        {"--mem=0\n", "control character"},
+        {"--nodes=3", "srun's '--nodes' is dsrun's to set"},
+        {"--node=3", "srun's '--nodes' is dsrun's to set"},
+        {"--ntasks-per-node=8", "srun's '--ntasks-per-node' is dsrun's to set"},
+        {"--export=NONE", "srun's '--export' is dsrun's to set"},
+        {"--cpu-bind=cores", "srun's '--cpu-bind' is dsrun's to set"},
+        {"--mpi=pmix", "srun's '--mpi' is dsrun's to set"},
+        {"--kill", "srun's '--kill-on-bad-exit' is dsrun's to set"},
+        {"--input=none", "srun's '--input' is dsrun's to set"},
+        {"--pty", "srun's '--pty' is dsrun's to set"},
+        {"--multi-prog", "srun's '--multi-prog' is dsrun's to set"},
+    };
+
+    for (size_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++)
+        cr_expect_eq(ds_slurm_check(fine[i], NULL), 0, "%s", fine[i]);
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        struct ds_error err = {0};
+
+        cr_expect_eq(ds_slurm_check(refused[i].arg, &err), -EINVAL, "%s", refused[i].arg);
+        cr_expect(strstr(err.text, refused[i].want) != NULL, "%s", err.text);
+    }
 }
 
 Test(slurm, invitation_reads_back)

@@ -60,7 +60,9 @@ enum ds_wire_flag { DS_WIRE_WANT_ACK = 1 };
     X(STOP,  1, "save at the next step that all ranks agree on, exit 75") \
     X(ABORT, 2, "another rank failed: give up waiting, exit at once") \
     X(KILL,  3, "to agents only: SIGKILL to this rank, or to all of the host") \
-    X(WHERE, 4, "no step for too long: answer with an EVENT that says where you are")
+    X(WHERE, 4, "no step for too long: answer with an EVENT that says where you are") \
+    X(USR1,  5, "to programs of dsrun launch: SIGUSR1, to each rank's own process") \
+    X(USR2,  6, "the same, SIGUSR2")
 /* clang-format on */
 
 enum ds_wire_signal {

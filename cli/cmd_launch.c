@@ -295,6 +295,8 @@ static int launch_all(struct launch *launch, struct ds_error *err)
                                     launch->run_dir[0] != '\0' ? launch->run_dir : NULL, err);
     if (rc == 0)
         rc = ds_fleet_init(&launch->fleet, err);
+    if (rc == 0)
+        rc = ds_fleet_forward(&launch->fleet, err);
     if (rc != 0)
         return ds_exit_from_errno(rc);
     launch->report.placement = &launch->place.placement;

@@ -29,6 +29,7 @@
 #include "launcher/probe.h"
 #include "launcher/rank.h"
 #include "launcher/reap.h"
+#include "launcher/signals.h"
 #include "launcher/remote/channel.h"
 #include "launcher/remote/sealed.h"
 #include "launcher/remote/join.h"
@@ -248,6 +249,8 @@ static void refuse_ranks(struct agent *agent, uint32_t what)
 {
     int code = what == DS_SIGNAL_STOP ? DS_EXIT_TERMINATED : DS_RANK_VICTIM_EXIT;
 
+    if (ds_signals_own(what) != 0)
+        return; /* there is no program yet to hear it */
     forget_port(agent);
     end_ranks(agent, what == DS_SIGNAL_KILL ? 0 : code, what == DS_SIGNAL_KILL ? SIGKILL : 0, 0);
 }
@@ -307,6 +310,8 @@ static void on_signal(struct ds_watch *watch, uint32_t events)
     while (read(watch->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo == SIGCHLD)
             continue; /* every turn reaps */
+        if (info.ssi_signo == SIGUSR2 || (info.ssi_signo == SIGUSR1 && agent->spec.gather))
+            continue; /* for programs, which had it from the same sender */
         if (agent->slurm && agent->kill_ns != 0)
             continue;
         signal_ranks(agent, agent->kill_ns == 0 ? DS_SIGNAL_STOP : DS_SIGNAL_KILL);
@@ -463,12 +468,7 @@ static int agent_init(struct agent *agent, const struct ds_agent_args *args, str
     ds_oom_init(&agent->oom);
     ds_reap_become();
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGCHLD);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGINT);
-    (void)sigaddset(&set, SIGHUP);
-    (void)sigaddset(&set, SIGUSR1);
+    ds_signals_agent(&set);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     rc = ds_loop_init(&agent->loop, err);
     if (rc == 0)

@@ -13,7 +13,8 @@
  *
  * SIGTERM, SIGINT, SIGHUP and SIGUSR1 to the agent are a stop request: ranks get SIGNAL(STOP),
  * after the grace of the SPEC, or at a second signal, SIGKILL.  Under Slurm a second signal is the
- * first one told twice (by slurmd and by srun): only time kills.
+ * first one told twice (by slurmd and by srun): only time kills.  Where ranks gather, SIGUSR1 is
+ * the programs', who had it from slurmd too; SIGUSR2 always is.
  *
  * Tests   tests/e2e/processes.py
  */

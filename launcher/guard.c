@@ -14,6 +14,7 @@
 
 #include "launcher/cgroup.h"
 #include "launcher/reap.h"
+#include "launcher/signals.h"
 
 /* Until the agent has ended; signals are passed on to it. */
 static int watch(pid_t agent, const sigset_t *set)
@@ -39,12 +40,7 @@ int ds_guard_enter(bool *guard, int *code, struct ds_error *err)
     pid_t agent;
 
     *guard = false;
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGCHLD);
-    (void)sigaddset(&set, SIGTERM);
-    (void)sigaddset(&set, SIGINT);
-    (void)sigaddset(&set, SIGHUP);
-    (void)sigaddset(&set, SIGUSR1);           /* Slurm sends it to every process of a step */
+    ds_signals_agent(&set);
     (void)sigprocmask(SIG_BLOCK, &set, &old); /* before there is a child to be told of */
     ds_reap_become();
     agent = fork();

@@ -5,7 +5,7 @@
  *
  * Ranks die with their agent, but what they have started does not.  The guard is the agent's parent
  * and a subreaper: when the agent is gone, however that came, it kills all that is left and removes
- * the job's cgroup.  It passes on SIGTERM, SIGINT, SIGHUP and SIGUSR1.  When the guard itself is
+ * the job's cgroup.  It passes on the signals of ds_signals_agent().  When the guard itself is
  * killed, the agent gets SIGCHLD, sees that its parent is another, and ends as at the end of its
  * lease.
  *

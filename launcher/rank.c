@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "launcher/cores.h"
+#include "launcher/signals.h"
 
 enum {
     PUMP_BYTES = 32 * 1024,
@@ -250,6 +251,8 @@ void ds__rank_signal(struct ds_rank *rank, uint32_t what)
     } else if (rank->link.loop != NULL && !rank->link.ended) {
         ds_put_u32(payload, what);
         (void)ds_channel_send(&rank->link, &frame);
+    } else if (ds_signals_own(what) != 0) { /* its children may not expect it */
+        (void)kill(rank->pid, ds_signals_own(what));
     } else if (what != DS_SIGNAL_WHERE) { /* a program has no answer to that */
         (void)kill(-rank->pid, SIGTERM);
     }

@@ -33,7 +33,7 @@
 
 static void broadcast(struct ds_fleet *fleet, uint32_t what)
 {
-    for (uint32_t i = 0; i < fleet->args->places; i++)
+    for (uint32_t i = 0; fleet->args != NULL && i < fleet->args->places; i++)
         ds__host_signal(&fleet->host[i], what);
 }
 
@@ -141,7 +141,9 @@ static void on_signal(struct ds_watch *watch, uint32_t events)
         const struct ds_super_event event = {.kind = DS_SUPER_STOP,
                                              .signal = info.ssi_signo == SIGINT ? SIGINT : SIGTERM};
 
-        if (fleet->args != NULL)
+        if (fleet->forwards && (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2))
+            broadcast(fleet, info.ssi_signo == SIGUSR1 ? DS_SIGNAL_USR1 : DS_SIGNAL_USR2);
+        else if (fleet->args != NULL)
             ds__fleet_tell(fleet, &event);
         else
             fleet->pending_stop = event.signal;
@@ -166,6 +168,20 @@ int ds_fleet_init(struct ds_fleet *fleet, struct ds_error *err)
     if (fd < 0)
         return ds_fail(err, errno, "cannot listen for signals: %s", strerror(errno));
     return ds_loop_add(&fleet->loop, &fleet->signals, fd, EPOLLIN, err);
+}
+
+int ds_fleet_forward(struct ds_fleet *fleet, struct ds_error *err)
+{
+    sigset_t set;
+
+    ds_signals_stop(&set);
+    (void)sigaddset(&set, SIGUSR1);
+    (void)sigaddset(&set, SIGUSR2);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+    fleet->forwards = true;
+    return signalfd(fleet->signals.fd, &set, 0) >= 0
+               ? 0
+               : ds_fail(err, errno, "cannot listen for signals: %s", strerror(errno));
 }
 
 void ds_fleet_release(struct ds_fleet *fleet)

@@ -4,7 +4,8 @@
  * fleet.h - drive the agents of one job: supervise.h decides, this moves the bytes.
  *
  * One thread, one loop.  A fleet lives as long as dsrun and runs one attempt after the other; it
- * owns SIGUSR1 and the signals of launcher/signals.h (a stop request each; the second one kills).
+ * owns SIGUSR1 and the stop signals of launcher/signals.h (a stop request each; the second one
+ * kills).
  *
  * Knows nothing of training: METRIC and EVENT are text for `ops`, the blob is for the ranks.
  *
@@ -96,12 +97,16 @@ struct ds_fleet {
     struct ds_meet meet;     /* of ranks that gather */
     int64_t last_step;
     int pending_stop;         /* a signal that came between attempts */
+    bool forwards;            /* USR1 and USR2 are the programs' */
     uint64_t start_ns, up_ns; /* up_ns: the last one came up */
     bool over;
 };
 
 int ds_fleet_init(struct ds_fleet *fleet, struct ds_error *err) DS_NODISCARD;
 void ds_fleet_release(struct ds_fleet *fleet);
+
+/* From now on SIGUSR1 and SIGUSR2 are for the programs that run, and none is a stop request. */
+int ds_fleet_forward(struct ds_fleet *fleet, struct ds_error *err) DS_NODISCARD;
 
 /* A descriptor that is readable while a signal waits; for whoever may block elsewhere. */
 int ds_fleet_signal_fd(const struct ds_fleet *fleet);

@@ -381,6 +381,28 @@ def test_endings():
     nothing_left("two jobs")
 
 
+def test_signals():
+    """USR1 and USR2 to dsrun are the programs', and no children's of theirs."""
+    process = begin("sleep 1000 & child=$!; trap 'echo one' USR1; trap 'kill $child; exit 7' USR2;#"
+                    "while :; do wait $child; kill -0 $child 2>/dev/null || exit 9; done")
+    process.send_signal(signal.SIGUSR1)
+    first = b"".join(process.stdout.readline() for _ in range(8)).decode()
+    h.ok(first.count("one") == 8 and all(f" {rank}] one" in first for rank in range(8)), "USR1 reaches every rank, none ends",
+         first)
+    process.send_signal(signal.SIGUSR2)
+    code, out, err = finish(process)
+    h.ok(code == 7 and "one" not in out, "USR2 likewise; children have had none of it", (code, out, err))
+    code, _, err = finish(ended(begin("#exec sleep 1000"), signal.SIGUSR1))
+    h.ok(code == 128 + signal.SIGUSR1 and "signal 10" in err, "a program that does not expect USR1 ends by it",
+         (code, err))
+    nothing_left("after USR1 and USR2")
+
+
+def ended(process, number):
+    process.send_signal(number)
+    return process
+
+
 def test_start():
     """Nothing is started anywhere unless every host can start its part."""
     flag = h.work() / "started"
@@ -463,6 +485,7 @@ test_variables()
 test_start()
 test_output()
 test_endings()
+test_signals()
 for the_place in places.beds_of(2):
     test_real(the_place)
 h.done()

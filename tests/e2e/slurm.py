@@ -127,6 +127,30 @@ def srun_args(bed):
          f"{done.returncode} {done.stderr}")
 
 
+def own_signals(bed):
+    """USR1 and USR2 of a program of dsrun launch: from dsrun, and from Slurm to the step."""
+    flags = h.work() / "own-signals"
+    flags.mkdir(mode=0o777)
+    flags.chmod(0o777)
+    program = ('my $at = "$ENV{FLAGS}/$ENV{RANK}"; my $n = 0; sub flag { open(my $f, ">", $_[0]); }'
+               '$SIG{USR1} = sub { flag("$at." . $n++) }; $SIG{USR2} = sub { exit 7 }; flag($at); sleep 1 while 1;')
+    job = bed.start("salloc", "-Q", "-N2", "-J", "own", h.DSRUN, "launch", "--run-dir", flags / "run", "--env", f"FLAGS={flags}",
+                    "--", "perl", "-e", program)
+    h.ok(until(lambda: len(list(flags.glob("[01]"))) == 2 or job.poll() is not None) and job.poll() is None, "programs run",
+         list(flags.iterdir()))
+    bed.run("scancel", "-n", "own", "-s", "USR1")
+    h.ok(until(lambda: len({f.name[0] for f in flags.glob("?.*")}) == 2), "USR1 to the step reaches programs", list(flags.iterdir()))
+    time.sleep(0.5)
+    before = len(list(flags.glob("?.*")))
+    h.ok(before == 2 and job.poll() is None, "once, and nothing ends", list(flags.iterdir()))
+    events = [json.loads(line) for line in (flags / "run" / "events.jsonl").read_text().splitlines()]
+    pid = next(e["pid"] for e in events if e.get("event") == "launch")
+    os.kill(pid, signal.SIGUSR1)
+    h.ok(until(lambda: len(list(flags.glob("?.*"))) == 4), "USR1 to dsrun does, too", list(flags.iterdir()))
+    os.kill(pid, signal.SIGUSR2)
+    h.ok(job.wait(60) == 7, "and USR2", job.returncode)
+
+
 def dry_run(bed):
     run = Run(bed, "--dry-run")
     done = run.salloc("-N3", "-n6")
@@ -567,6 +591,7 @@ with beds.Slurm(4, cpus=CPUS, gpus=4, user="root" if h.SANITIZED else "tester") 
     own_limited = slurm.start("srun", "-Q", "-N1", "-t", "1", "-w", "node4", "sleep", "1000")
     dry_run(slurm)
     srun_args(slurm)
+    own_signals(slurm)
     unequal(slurm)
     gpus(slurm)
     execute(slurm)

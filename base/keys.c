@@ -365,8 +365,9 @@ static bool left_out(const struct ds_keys *keys, const struct ds_key *key)
 {
     const char *text;
 
-    if (keys->skip != NULL && !strcmp(keys->skip, key->path))
-        return true;
+    for (size_t i = 0; i < sizeof(keys->skip) / sizeof(keys->skip[0]); i++)
+        if (keys->skip[i] != NULL && !strcmp(keys->skip[i], key->path))
+            return true;
     if (key->type != DS_KEY_TEXT)
         return false;
     memcpy(&text, (const char *)keys->base + key->offset, sizeof(text));

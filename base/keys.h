@@ -129,7 +129,7 @@ struct ds_keys { /* a table at work; borrowed pointers, nothing to free */
     struct ds_keys_origin *origin; /* [count] */
     const char *name;              /* of the file, for positions */
     const struct ds_yaml *root;    /* set by ds_keys_read() */
-    const char *skip;              /* a path that ds_keys_write() leaves out, or NULL */
+    const char *skip[2];           /* paths that ds_keys_write() leaves out, or NULL */
 };
 
 /* Give every key its default. */

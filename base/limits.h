@@ -56,6 +56,7 @@ enum {
     DS_MAX_CONTEXT       = 1 << 24,
     DS_MAX_BATCH         = 1 << 24,      /* sequences per optimizer step */
     DS_MAX_STEPS         = 1000000000,
+    DS_MAX_EPOCHS        = 1000000,
     DS_MAX_OPTIM_GROUPS  = 64,
     DS_MAX_THREADS       = 1024,
     DS_MAX_DATA_FILES    = 65536,

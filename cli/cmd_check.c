@@ -1,8 +1,9 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * cmd_check.c - dsrun check: everything that can be known without touching a host or the data; so
- * the plan is made, too, but not compared with the memory of this machine.
+ * cmd_check.c - dsrun check: everything that can be known without touching a host or, unless
+ * train.epochs goes by them, the data; so the plan is made, too, but not compared with the memory
+ * of this machine.
  *
  * Prints nothing but the first error.
  */
@@ -10,6 +11,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/place.h"
+#include "cli/sets.h"
 #include "runtime/job.h"
 #include "runtime/plan/plan.h"
 
@@ -40,6 +42,8 @@ int ds_cmd_check(const struct ds_cli *cli)
         rc = ds_cli_place(cli, &job, false, &place, &err);
     if (rc == 0)
         rc = ds_job_check_world(&job, place.placement.world, &err);
+    if (rc == 0)
+        rc = ds_cli_sets_settle(cli, &job, true, &err);
     if (rc == 0)
         rc = check_plan(&job, &place, &err);
     if (rc != 0)

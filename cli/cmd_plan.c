@@ -218,6 +218,8 @@ static int plan(struct request *r, struct ds_error *err)
     if (rc == 0)
         rc = ds_job_check_world(&r->job, args.world, err);
     if (rc == 0)
+        rc = ds_cli_sets_settle(r->cli, &r->job, true, err);
+    if (rc == 0)
         rc = take_rank(r, &args, err);
     if (rc == 0)
         rc = settle(r, &args, err);

@@ -109,6 +109,8 @@ static int prepare(struct run *run, struct ds_error *err)
     if (rc == 0)
         rc = ds_job_check_world(&run->job, run->place.placement.world, err);
     if (rc == 0)
+        rc = ds_cli_sets_settle(run->cli, &run->job, run->cli->dry_run, err);
+    if (rc == 0)
         rc = ds_cli_memory(&run->job, &run->place, &run->memory, err);
     if (rc == 0) {
         args.common = run->job.launch.device != DS_DEVICE_CUDA;
@@ -386,12 +388,11 @@ static int run_all(struct run *run, struct ds_error *err)
     int rc = prepare(run, err);
     int code;
 
-    if (rc != 0)
-        return ds_exit_from_errno(rc);
-    if (run->cli->dry_run)
+    if (rc == 0 && run->cli->dry_run)
         return ds_cli_place_dry(&run->place, run->cli->json ? NULL : dry_text,
                                 run->cli->json ? dry_json : NULL, run);
-    rc = open_run(run, err);
+    if (rc == 0)
+        rc = open_run(run, err);
     if (rc == 0)
         rc = ds_fleet_init(&run->fleet, err);
     if (rc == -ECANCELED && ds_cli_tokenizing_signal() != 0)

@@ -27,6 +27,7 @@
 #include "cli/env.h"
 #include "cli/machine.h"
 #include "cli/place.h"
+#include "cli/sets.h"
 #include "launcher/fleet/fleet.h"
 #include "launcher/gpulock.h"
 #include "runtime/cost/search.h"
@@ -396,6 +397,8 @@ static int tune_all(struct tune *tune, struct ds_error *err)
 {
     int rc = ds_cli_load_job(tune->cli, &tune->job, err), code = DS_EXIT_OK;
 
+    if (rc == 0)
+        rc = ds_cli_sets_settle(tune->cli, &tune->job, true, err);
     if (rc == 0)
         rc = prepare(tune, err);
     if (rc != 0)

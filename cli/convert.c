@@ -126,7 +126,7 @@ int ds_convert_try(const struct ds_convert *c, const char *text, size_t len, str
         n = try_model(c, word, words);
     if (lacks(c, "data.train"))
         words[n++] = "data.train=text";
-    if (lacks(c, "train.steps")) {
+    if (lacks(c, "train.steps") || lacks(c, "train.epochs")) {
         (void)snprintf(word[n], TRY_BYTES, "train.steps=%d", DS_MAX_STEPS);
         words[n] = word[n];
         n++;

@@ -572,9 +572,13 @@ static int set_unsaid(struct ds_convert *c, struct ds_error *err)
                   "model: {arch, layers, hidden, heads, context}");
     if (rc == 0)
         rc = fill(c, "data.train", err, "files of text, or of token ids ('dsrun data tokenize')");
-    if (rc == 0)
-        rc = fill(c, "train.steps", err, "optimizer updates to make");
-    return rc;
+    if (rc != 0 || ds_keys_given(&c->keys, "train.steps") ||
+        ds_keys_given(&c->keys, "train.epochs"))
+        return rc;
+    return c->trainer ? fill(c, "train.epochs", err,
+                             "num_train_epochs, 3 where nobody said it; or train.steps: max_steps")
+                      : fill(c, "train.steps", err,
+                             "optimizer updates to make; or train.epochs, passes over the data");
 }
 
 int ds__convert_job(struct ds_convert *c, struct ds_error *err)

@@ -8,9 +8,11 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "cli/tokenize.h"
 #include "runtime/data/data.h"
 #include "runtime/data/mix.h"
 #include "runtime/data/source.h"
+#include "runtime/job_table.h"
 
 /* --- what there is --------------------------------------------------------------------------- */
 
@@ -63,6 +65,27 @@ int ds_cli_sets_check(const struct ds_job *job, struct ds_cli_sets *sets, struct
     if (rc == 0)
         rc = check_list(job, &job->data.train, "data.train", sets->samples, err);
     return rc == 0 ? check_list(job, &job->data.valid, "data.valid", NULL, err) : rc;
+}
+
+int ds_cli_sets_settle(const struct ds_cli *cli, struct ds_job *job, bool look,
+                       struct ds_error *err)
+{
+    struct ds_cli_sets sets = {{0}, {0}};
+    uint64_t sequences = 0;
+    struct ds_job ranks;
+    int rc;
+
+    if (job->train.steps > 0)
+        return 0;
+    rc = ds_cli_tokenize_train(cli, job, look, &ranks, err);
+    if (rc == 0)
+        rc = ds_cli_sets_check(&ranks, &sets, err);
+    if (rc != 0)
+        return ds_keys_place(&job->source->keys, "train.epochs",
+                             ds_error_context(err, rc, "'train.epochs' goes by the data"), err);
+    for (size_t k = 0; k < job->data.train.count; k++)
+        sequences += sets.samples[k];
+    return ds_job_settle_epochs(job, sequences, err);
 }
 
 /* --- what a run takes ------------------------------------------------------------------------- */

@@ -108,32 +108,41 @@ static void tell(const struct ds_cli *cli, const char *what, const char *path,
     (void)fflush(stdout);
 }
 
+struct text { /* "train" or "valid" of a job */
+    const struct ds_cli *cli;
+    struct ds_job *job;
+    const char *name;
+    bool look; /* nothing is made */
+};
+
 /* `list` becomes the file of its ids; `what` is it for messages. */
-static int make_ids(const struct ds_cli *cli, struct ds_job *job, const char *name,
-                    const char *what, struct ds_strings *list, struct ds_error *err)
+static int make_ids(const struct text *text, const char *what, struct ds_strings *list,
+                    struct ds_error *err)
 {
+    struct ds_job *job = text->job;
     char folder[DS_MAX_PATH], path[DS_MAX_PATH];
     struct ds_cli_tokenizing live;
     struct ds_kept_args args = {.tokenizer = job->data.tokenizer,
                                 .folder = folder,
-                                .name = name,
+                                .name = text->name,
                                 .paths = list,
                                 .vocab = job->model.shape.vocab,
                                 .threads = ds_cli_own_cores(),
+                                .look = text->look,
                                 .go_on = ds_cli_tokenizing_go_on,
                                 .user = &live};
     struct ds_corpus_count count = {0};
     bool made = false;
     int rc = ds_path_join(folder, job->run_dir, "tokens", err);
 
-    ds_cli_tokenizing_begin(&live, cli->quiet);
+    ds_cli_tokenizing_begin(&live, text->cli->quiet);
     if (rc == 0)
         rc = ds_kept_ids(&args, path, &made, &count, err);
     ds_cli_tokenizing_end(&live);
     if (rc != 0)
         return ds_error_context(err, rc, "%s", what);
     if (made)
-        tell(cli, what, path, &count, &live);
+        tell(text->cli, what, path, &count, &live);
     list->item = ds_arena_alloc(&job->arena, 1, sizeof(*list->item));
     if (list->item != NULL)
         list->item[0] = ds_arena_strdup(&job->arena, path);
@@ -141,22 +150,21 @@ static int make_ids(const struct ds_cli *cli, struct ds_job *job, const char *na
     return list->item == NULL || list->item[0] == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
 }
 
-/* Of all sets of "train" or "valid", which become copies. */
-static int make_all(const struct ds_cli *cli, struct ds_job *job, const char *name,
-                    struct ds_rows *sets, struct ds_error *err)
+/* Of all its sets, which become copies. */
+static int make_all(const struct text *text, struct ds_rows *sets, struct ds_error *err)
 {
-    const struct ds_data_set *text = sets->row;
-    struct ds_data_set *set = ds_arena_alloc(&job->arena, sets->count, sizeof(*set));
+    const struct ds_data_set *from = sets->row;
+    struct ds_data_set *set = ds_arena_alloc(&text->job->arena, sets->count, sizeof(*set));
     char what[64] = "";
     int rc = set == NULL ? ds_fail(err, ENOMEM, "out of memory") : 0;
 
     for (size_t k = 0; rc == 0 && k < sets->count; k++) {
-        int len = snprintf(what, sizeof(what), "data.%s", name);
+        int len = snprintf(what, sizeof(what), "data.%s", text->name);
 
         if (sets->count > 1)
             (void)snprintf(what + len, sizeof(what) - (size_t)len, " item %zu", k + 1);
-        set[k] = text[k];
-        rc = make_ids(cli, job, name, what, &set[k].path, err);
+        set[k] = from[k];
+        rc = make_ids(text, what, &set[k].path, err);
     }
     sets->row = set;
     return rc;
@@ -177,23 +185,44 @@ static int keep_tokenizer(const struct ds_job *job, struct ds_error *err)
     return rc;
 }
 
+static bool has_ids(const struct ds_job *job)
+{
+    return strcmp(job->data.tokenizer, "bytes") == 0;
+}
+
+/* What ranks read has ids, and needs no tokenizer. */
+static void take_ids(struct ds_job *ranks)
+{
+    ranks->data.format = DS_DATA_TOKENS;
+    ranks->data.tokenizer = "bytes";
+}
+
+int ds_cli_tokenize_train(const struct ds_cli *cli, struct ds_job *job, bool look,
+                          struct ds_job *ranks, struct ds_error *err)
+{
+    const struct text train = {cli, job, "train", look};
+    int rc;
+
+    *ranks = *job;
+    ranks->data.valid.count = 0;
+    if (has_ids(job))
+        return 0;
+    rc = make_all(&train, &ranks->data.train, err);
+    take_ids(ranks);
+    return rc;
+}
+
 int ds_cli_tokenize_job(const struct ds_cli *cli, struct ds_job *job, struct ds_job *ranks,
                         struct ds_error *err)
 {
-    struct ds_rows train = job->data.train, valid = job->data.valid;
-    bool bytes = strcmp(job->data.tokenizer, "bytes") == 0;
-    int rc = bytes ? 0 : make_all(cli, job, "train", &train, err);
+    const struct text valid = {cli, job, "valid", false};
+    struct ds_rows sets = job->data.valid;
+    int rc = ds_cli_tokenize_train(cli, job, false, ranks, err);
 
-    if (rc == 0 && !bytes)
-        rc = make_all(cli, job, "valid", &valid, err);
-    if (rc == 0 && !bytes)
+    if (rc == 0 && !has_ids(job))
+        rc = make_all(&valid, &sets, err);
+    if (rc == 0 && !has_ids(job))
         rc = keep_tokenizer(job, err);
-    *ranks = *job;
-    if (rc == 0 && !bytes) {
-        ranks->data.train = train;
-        ranks->data.valid = valid;
-        ranks->data.format = DS_DATA_TOKENS;
-        ranks->data.tokenizer = "bytes";
-    }
+    ranks->data.valid = sets;
     return rc;
 }

@@ -44,5 +44,9 @@ unsigned ds_cli_own_cores(void);
  * tokenizer's file is kept beside them. */
 int ds_cli_tokenize_job(const struct ds_cli *cli, struct ds_job *job, struct ds_job *ranks,
                         struct ds_error *err) DS_NODISCARD;
+/* The same without data.valid, and without the tokenizer's file; `look`: nothing is made, -ENOENT
+ * where it would be. */
+int ds_cli_tokenize_train(const struct ds_cli *cli, struct ds_job *job, bool look,
+                          struct ds_job *ranks, struct ds_error *err) DS_NODISCARD;
 
 #endif

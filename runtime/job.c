@@ -9,6 +9,7 @@
  */
 #include "runtime/job.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <xxhash.h>
@@ -108,8 +109,10 @@ int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *
     struct ds_job copy = *job; /* the table writes from a struct it could also fill */
     struct ds_keys keys = {.base = &copy};
 
+    assert(job->train.steps > 0);
     keys.key = ds_job_keys(&keys.count);
-    keys.skip = job->model.init_from != NULL ? "model.init.std" : NULL; /* one or the other */
+    keys.skip[0] = job->model.init_from != NULL ? "model.init.std" : NULL; /* one or the other */
+    keys.skip[1] = "train.epochs"; /* train.steps is what they came to */
     ds_keys_write(&keys, out);
     return out->failed ? ds_fail(err, ENOMEM, "the resolved job does not fit in memory") : 0;
 }

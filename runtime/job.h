@@ -5,7 +5,8 @@
  *
  * A job is read from YAML text, then overridden by key=value words, then
  * checked as a whole.  After that every field is final: no "auto" is left that
- * the job alone can decide.
+ * the job alone can decide.  How many steps train.epochs are the data decide:
+ * such a job has 0 of them, and no schedule, until ds_job_settle_epochs().
  *
  * Owner   all strings and lists live in job->arena; ds_job_release() frees.
  * Errors  EINVAL with "file:line:column: what is wrong, what would be right".
@@ -195,7 +196,9 @@ struct ds_job {
         uint64_t separator; /* APART: the id that ends a document */
     } data;
     struct {
-        uint64_t steps, global_batch, micro_batch, sequence;
+        uint64_t steps; /* 0: not known yet, by epochs */
+        double epochs;  /* 0: by steps */
+        uint64_t global_batch, micro_batch, sequence;
         struct ds_strings freeze; /* globs on names of tensors that stay as they are */
     } train;
     struct {
@@ -294,6 +297,10 @@ int ds_job_parse(struct ds_job *job, const char *name, const void *text, size_t 
                  const char *const *overrides, size_t n_overrides, struct ds_error *err)
     DS_NODISCARD;
 
+/* Complete a job without steps: the data have `sequences` of them in an epoch.  -EINVAL, at the key
+ * that should change: the schedule does not fit, or there are too many steps. */
+int ds_job_settle_epochs(struct ds_job *job, uint64_t sequences, struct ds_error *err) DS_NODISCARD;
+
 /* Read `path` (at most DS_MAX_YAML_BYTES) and parse it. */
 int ds_job_load(struct ds_job *job, const char *path, const char *const *overrides,
                 size_t n_overrides, struct ds_error *err) DS_NODISCARD;
@@ -302,7 +309,8 @@ int ds_job_load(struct ds_job *job, const char *path, const char *const *overrid
  * lists values that would do). */
 int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error *err) DS_NODISCARD;
 
-/* The resolved job as YAML text that ds_job_parse() reads back to an equal job. */
+/* The resolved job, whose steps are known, as YAML text that ds_job_parse() reads back to an equal
+ * job. */
 int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err) DS_NODISCARD;
 
 /* 64-bit digest of everything that decides the bits of a run (not run_dir, train.steps, log, launch

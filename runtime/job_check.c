@@ -6,6 +6,7 @@
  * Each check completes what follows from other keys and refuses what cannot
  * be, at the place of the key that should change, with values that would do.
  */
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -59,6 +60,33 @@ static int check_env(struct ds_job *job, const struct ds_keys *keys, struct ds_e
 
 /* --- data, batch and schedule
  * ---------------------------------------------------------------------- */
+
+/* As if the key had not been given. */
+static void forget(const struct ds_keys *keys, const char *path)
+{
+    keys->origin[ds_keys_find(keys, path)] = (struct ds_keys_origin){0};
+}
+
+/* One of two keys says how long the run is; one on the command line counts for more. */
+static int check_length(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    bool steps = ds_keys_given(keys, "train.steps"), epochs = ds_keys_given(keys, "train.epochs");
+    bool over = ds_keys_overridden(keys, "train.steps");
+
+    if (!steps && !epochs)
+        return FAIL_AT(keys, "train.steps", EINVAL, "'train.steps' or 'train.epochs' is required");
+    if (steps && epochs && over == ds_keys_overridden(keys, "train.epochs"))
+        return FAIL_AT(keys, "train.epochs", EINVAL,
+                       "'train.steps' and 'train.epochs' both say how long the run is; leave one "
+                       "out");
+    if (steps && epochs)
+        forget(keys, over ? "train.epochs" : "train.steps");
+    if (over)
+        job->train.epochs = 0.0;
+    else if (epochs)
+        job->train.steps = 0;
+    return 0;
+}
 
 static int check_batch(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
@@ -238,6 +266,7 @@ static int check_rate(const struct ds_job *job, const struct ds_keys *keys, cons
                    "'%s' must be at most 'optim.lr' %g, not %g", path, job->optim.lr, rate);
 }
 
+/* Steps that are not known yet are taken for as many as there can be. */
 static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     int rc = check_schedule_keys(job, keys, err);
@@ -245,7 +274,7 @@ static int check_schedule(struct ds_job *job, const struct ds_keys *keys, struct
     if (rc != 0)
         return rc;
     if (!ds_keys_given(keys, "schedule.steps"))
-        job->schedule.steps = job->train.steps;
+        job->schedule.steps = job->train.steps > 0 ? job->train.steps : DS_MAX_STEPS;
     default_rates(job, keys);
     if (job->schedule.warmup > job->schedule.steps)
         return FAIL_AT(keys, ds__job_blame(keys, "schedule.warmup", steps_key(keys)), EINVAL,
@@ -365,6 +394,7 @@ static int check_keep(struct ds_job *job, const struct ds_keys *keys, struct ds_
 int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static int (*const checks[])(struct ds_job *, const struct ds_keys *, struct ds_error *) = {
+        check_length,
         check_name,
         check_env,
         ds__job_check_model,
@@ -386,4 +416,37 @@ int ds__job_check(struct ds_job *job, const struct ds_keys *keys, struct ds_erro
     for (size_t i = 0; rc == 0 && i < sizeof(checks) / sizeof(checks[0]); i++)
         rc = checks[i](job, keys, err);
     return rc;
+}
+
+/* --- how many steps epochs are --------------------------------------------------------------- */
+
+/* ceil(epochs x sequences / batch), where epochs are counted in millionths; UINT64_MAX: more than a
+ * run may have. */
+static uint64_t steps_of(double epochs, uint64_t sequences, uint64_t batch)
+{
+    const uint64_t unit = 1000000, most = (uint64_t)DS_MAX_STEPS * batch;
+    uint64_t parts = (uint64_t)(epochs * (double)unit + 0.5), whole = parts / unit, all;
+
+    parts %= unit;
+    if (whole > 0 && sequences > most / whole)
+        return UINT64_MAX;
+    all =
+        whole * sequences + sequences / unit * parts + (sequences % unit * parts + unit - 1) / unit;
+    return all > most ? UINT64_MAX : (all + batch - 1) / batch;
+}
+
+int ds_job_settle_epochs(struct ds_job *job, uint64_t sequences, struct ds_error *err)
+{
+    const struct ds_keys *keys = &job->source->keys;
+    const uint64_t batch = job->train.global_batch;
+    uint64_t steps = steps_of(job->train.epochs, sequences, batch);
+
+    assert(job->train.steps == 0);
+    if (steps > DS_MAX_STEPS)
+        return FAIL_AT(keys, "train.epochs", EINVAL,
+                       "'train.epochs' %g of %" PRIu64 " sequences, %" PRIu64
+                       " per update, are more than %d updates",
+                       job->train.epochs, sequences, batch, DS_MAX_STEPS);
+    job->train.steps = steps;
+    return check_schedule(job, keys, err);
 }

@@ -227,7 +227,10 @@ static const struct ds_key job_keys[] = {
         "id of the token that ends a document, for data.documents apart"),
     ENUM("data.order", data.order, BITS, "shuffle", orders, "order of the sequences"),
 
-    U64("train.steps", train.steps, MUST, NULL, 1, DS_MAX_STEPS, "optimizer updates to make"),
+    U64("train.steps", train.steps, FROM, "required, unless train.epochs is given", 1, DS_MAX_STEPS,
+        "optimizer updates to make"),
+    F64("train.epochs", train.epochs, 0, NULL, 1e-6, DS_MAX_EPOCHS,
+        "how often to train on the sequences of data.train, in the place of train.steps"),
     U64("train.global_batch", train.global_batch, MUST | BITS, NULL, 1, DS_MAX_BATCH,
         "sequences per update, over all ranks; a multiple of ranks x train.micro_batch"),
     U64("train.micro_batch", train.micro_batch, MUST | BITS, NULL, 1, DS_MAX_BATCH,

@@ -154,7 +154,9 @@ int ds_kept_ids(const struct ds_kept_args *args, char *path, bool *made,
                    (uint64_t)hash.high64, (uint64_t)hash.low64);
     if (rc == 0)
         rc = ds_path_join(path, args->folder, name, err);
-    if (rc == 0 && access(path, F_OK) != 0) {
+    if (rc == 0 && access(path, F_OK) != 0 && args->look) {
+        rc = ds_fail(err, ENOENT, "its ids have not been made yet: '%s' does not exist", path);
+    } else if (rc == 0 && access(path, F_OK) != 0) {
         rc = make(args, &source, path, count, err);
         *made = rc == 0;
     }

@@ -8,8 +8,8 @@
  * makes nothing, and two at once make the same.  The separator is the one that the tokenizer is
  * known for; files of text and JSON lines (at the key "text") go by their names.
  *
- * Errors  those of corpus.h; EINVAL a file that is none, a vocabulary that is too small, or no
- *         separator.
+ * Errors  those of corpus.h; ENOENT, where they are only looked for; EINVAL a file that is none, a
+ *         vocabulary that is too small, or no separator.
  * Tests   tests/data/test_kept.c, tests/e2e/tokenizer.py
  */
 #ifndef DS_RUNTIME_DATA_KEPT_H
@@ -25,6 +25,7 @@ struct ds_kept_args {
     const struct ds_strings *paths; /* as data.h expands them */
     uint64_t vocab;                 /* of the model; the tokenizer's is at most that */
     unsigned threads;
+    bool look; /* none are made: what is not there is -ENOENT */
     bool (*go_on)(void *user, const struct ds_corpus_count *count); /* as corpus.h has it */
     void *user;
 };

@@ -14,8 +14,8 @@ TestSuite(kept, .init = tempdir_make, .fini = tempdir_remove);
 
 #define TOKENIZERS "tests/reference/tokenizers/"
 
-static int keep(const char *tokenizer, const char *pattern, uint64_t vocab, char *path, bool *made,
-                struct ds_error *err)
+static int ask(const char *tokenizer, const char *pattern, uint64_t vocab, bool look, char *path,
+               bool *made, struct ds_error *err)
 {
     char folder[DS_MAX_PATH];
     struct ds_strings paths = {1, &pattern};
@@ -24,11 +24,18 @@ static int keep(const char *tokenizer, const char *pattern, uint64_t vocab, char
                                 .name = "train",
                                 .paths = &paths,
                                 .vocab = vocab,
-                                .threads = 2};
+                                .threads = 2,
+                                .look = look};
     struct ds_corpus_count count;
 
     (void)snprintf(folder, sizeof(folder), "%s/run/tokens", tempdir);
     return ds_kept_ids(&args, path, made, &count, err);
+}
+
+static int keep(const char *tokenizer, const char *pattern, uint64_t vocab, char *path, bool *made,
+                struct ds_error *err)
+{
+    return ask(tokenizer, pattern, vocab, false, path, made, err);
 }
 
 Test(kept, once)
@@ -45,11 +52,19 @@ Test(kept, once)
     cr_assert_eq(keep(TOKENIZERS "gpt2.json", pattern, 901, path, &made, &err), 0, "%s", err.text);
     cr_assert(!made);
     cr_assert_str_eq(path, first);
+    cr_assert_eq(ask(TOKENIZERS "gpt2.json", pattern, 901, true, path, &made, &err), 0, "%s",
+                 err.text);
+    cr_assert(!made);
+    cr_assert_str_eq(path, first);
     /* Another tokenizer; the same bytes, divided elsewhere; a byte more; another name, and so form. */
     cr_assert_eq(keep(TOKENIZERS "qwen.json", pattern, 901, path, &made, &err), 0, "%s", err.text);
     cr_assert(made && strcmp(path, first) != 0);
     (void)tempdir_write("a.txt", "one two thr", 9);
     (void)tempdir_write("b.txt", "ree", 3);
+    cr_assert_eq(ask(TOKENIZERS "gpt2.json", pattern, 901, true, path, &made, &err), -ENOENT,
+                 "what is not there is not made");
+    cr_assert(!made && access(path, F_OK) != 0);
+    cr_assert(strstr(err.text, "its ids have not been made yet: '") != NULL, "%s", err.text);
     cr_assert_eq(keep(TOKENIZERS "gpt2.json", pattern, 901, path, &made, &err), 0, "%s", err.text);
     cr_assert(made && strcmp(path, first) != 0);
     (void)tempdir_write("a.txt", "one two", 7);

@@ -73,7 +73,7 @@ def filled(name, text):
     job = h.work() / f"{name}.yaml"
     job.write_text(text)
     words, left = ["--slots", "1", "launch.device=cpu"], fills(text)
-    values = {"steps": 5000, "global_batch": 64, "micro_batch": 4, "train": f"[{h.text_file()}]"}
+    values = {"steps": 5000, "epochs": 3, "global_batch": 64, "micro_batch": 4, "train": f"[{h.text_file()}]"}
     for path in left:
         words += MODEL if path == "model.init.from" else [f"{path}={values[path.split('.')[-1]]}"]
     h.ok("model.init.from" in left and "data.train" in left, f"{name} asks for model and data", left)

@@ -74,6 +74,10 @@ static void try_job(const char *text, size_t len, const char *override)
     ds_job_init(&job);
     rc = ds_job_parse(&job, "job.yaml", text, len, &override, override != NULL, &err);
     assert(rc == 0 || err.text[0] != '\0');
+    if (rc == 0 && job.train.steps == 0) {
+        rc = ds_job_settle_epochs(&job, 1 + len, &err);
+        assert(rc == 0 || err.text[0] != '\0');
+    }
     if (rc == 0) {
         check_round_trip(&job);
         rc = ds_job_check_world(&job, 3, &err);

@@ -79,7 +79,7 @@ static inline bool ds_arch_norms_heads(enum ds_arch arch)
 
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
 enum ds_documents { DS_DOCUMENTS_TOGETHER, DS_DOCUMENTS_APART };
-enum ds_data_order { DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
+enum ds_data_order { DS_ORDER_AUTO, DS_ORDER_SHUFFLE, DS_ORDER_SEQUENTIAL };
 enum ds_schedule_kind {
     DS_SCHEDULE_CONSTANT,
     DS_SCHEDULE_LINEAR,

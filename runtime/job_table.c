@@ -29,7 +29,8 @@ static const struct ds_choice documents[] = {
     {"together", DS_DOCUMENTS_TOGETHER}, {"apart", DS_DOCUMENTS_APART},
     {NULL, 0}};
 static const struct ds_choice orders[] = {
-    {"shuffle", DS_ORDER_SHUFFLE}, {"sequential", DS_ORDER_SEQUENTIAL},
+    {"auto", DS_ORDER_AUTO}, {"shuffle", DS_ORDER_SHUFFLE},
+    {"sequential", DS_ORDER_SEQUENTIAL},
     {NULL, 0}};
 static const struct ds_choice optims[] = {
     {"adamw", DS_OPTIM_ADAMW}, {"adam", DS_OPTIM_ADAM}, {"sgd", DS_OPTIM_SGD},
@@ -225,7 +226,8 @@ static const struct ds_key job_keys[] = {
          "whether tokens see what is before their document in a sequence"),
     U64("data.separator", data.separator, FROM | BITS, "data.tokenizer's", 0, DS_MAX_VOCAB - 1,
         "id of the token that ends a document, for data.documents apart"),
-    ENUM("data.order", data.order, BITS, "shuffle", orders, "order of the sequences"),
+    ENUM("data.order", data.order, BITS, "auto", orders,
+         "order of the sequences: auto is sequential for samples, else shuffle"),
 
     U64("train.steps", train.steps, FROM, "required, unless train.epochs is given", 1, DS_MAX_STEPS,
         "optimizer updates to make"),

@@ -71,6 +71,14 @@ static int check_alike(const struct ds_data *data, struct ds_error *err)
     return 0;
 }
 
+/* Samples stand as they were made, unless the job says more. */
+static enum ds_data_order order_of(const struct ds_source *source, enum ds_data_order order)
+{
+    if (order != DS_ORDER_AUTO)
+        return order;
+    return source->format == DS_DATA_SAMPLES ? DS_ORDER_SEQUENTIAL : DS_ORDER_SHUFFLE;
+}
+
 static int open_sets(struct ds_data *data, const struct ds_data_args *args, struct ds_error *err)
 {
     const struct ds_data_set *set = args->sets->row;
@@ -84,7 +92,7 @@ static int open_sets(struct ds_data *data, const struct ds_data_args *args, stru
                        ? ds_error_context(err, rc, "%s", args->what)
                        : ds_error_context(err, rc, "%s item %zu", args->what, k + 1);
         data->sets++;
-        new->order = new->source.format == DS_DATA_SAMPLES ? DS_ORDER_SEQUENTIAL : args->order;
+        new->order = order_of(&new->source, args->order);
         new->seed = ds_order_seed(args->seed, k);
     }
     return 0;

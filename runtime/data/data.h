@@ -12,7 +12,7 @@
  * which of their ids are trained on as targets, 1, and which are not, 0; what it says of a row's
  * first id, which is no target, counts for nothing.  Position p is one set's n-th turn: epoch
  * n / count of that set, and within it sample n % count, permuted by (seed, set, epoch) when the
- * order is shuffle.  With one set n is p.
+ * order is shuffle, or auto and they are no `samples`.  With one set n is p.
  *
  * Formats   text    bytes are ids (vocabulary 256)
  *           tokens  u16 little-endian ids; u32 when the file starts with the header

@@ -20,7 +20,7 @@ uint64_t ds_order_seed(uint64_t seed, size_t set)
 uint64_t ds_order_sample(enum ds_data_order order, uint64_t seed, uint64_t samples,
                          uint64_t position)
 {
-    assert(samples > 0);
+    assert(samples > 0 && order != DS_ORDER_AUTO);
     uint64_t epoch = position / samples, index = position % samples;
 
     return order == DS_ORDER_SHUFFLE ? ds_rng_permute(index, samples, seed, epoch) : index;

@@ -16,9 +16,9 @@
 
 #include "runtime/job.h"
 
-/* The sample (below `samples`, which is >= 1) at `position`.  Every run of `samples` positions
- * from a multiple of `samples` is an epoch and holds each sample once; under DS_ORDER_SHUFFLE
- * every epoch has its own permutation. */
+/* The sample (below `samples`, which is >= 1) at `position`; `order` is not auto.  Every run of
+ * `samples` positions from a multiple of `samples` is an epoch and holds each sample once; under
+ * DS_ORDER_SHUFFLE every epoch has its own permutation. */
 uint64_t ds_order_sample(enum ds_data_order order, uint64_t seed, uint64_t samples,
                          uint64_t position);
 

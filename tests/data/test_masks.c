@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_masks.c - samples of which some ids are no targets: read, counted, in mixtures, damaged.
+ * test_masks.c - samples of which some ids are no targets: read, counted, shuffled, in mixtures,
+ * damaged.
  */
 #include "tests/tempdir.h"
 
@@ -11,17 +12,18 @@
 
 #include "base/wire.h"
 #include "runtime/data/data.h"
+#include "runtime/data/order.h"
 
 TestSuite(masks, .init = tempdir_make, .fini = tempdir_remove);
 
 enum { SEQUENCE = 4 };
 
-static struct ds_data *must_open(struct ds_data_set *set, size_t sets)
+static struct ds_data *must_open_in(enum ds_data_order order, struct ds_data_set *set, size_t sets)
 {
     const struct ds_rows rows = {sets, set};
     const struct ds_data_args args = {.what = "data.train",
                                       .sets = &rows,
-                                      .order = DS_ORDER_SEQUENTIAL,
+                                      .order = order,
                                       .sequence = SEQUENCE,
                                       .vocab = 256,
                                       .seed = 1};
@@ -30,6 +32,11 @@ static struct ds_data *must_open(struct ds_data_set *set, size_t sets)
 
     cr_assert_eq(ds_data_open(&data, &args, &err), 0, "%s", err.text);
     return data;
+}
+
+static struct ds_data *must_open(struct ds_data_set *set, size_t sets)
+{
+    return must_open_in(DS_ORDER_SEQUENTIAL, set, sets);
 }
 
 static struct ds_data *must_open_one(const char *path)
@@ -99,6 +106,38 @@ Test(masks, without_a_mask_all_are_targets)
     cr_assert_eq(ds_data_targets(data, 1, 7, &targets, NULL), 0);
     cr_assert_eq(targets, 7 * SEQUENCE);
     ds_data_close(data);
+}
+
+/* Shuffled where that is asked for, as sequences of a stream are, each with its mask. */
+Test(masks, samples_are_shuffled_where_asked)
+{
+    const char *paths[] = {masked_file("a.safetensors", 2, -1),
+                           masked_file("b.safetensors", 1, -1)};
+    struct ds_data_set set = {{2, paths}, 1};
+    struct ds_data *data = must_open(&set, 1), *as_is = must_open_in(DS_ORDER_AUTO, &set, 1);
+    struct ds_data *shuffled = must_open_in(DS_ORDER_SHUFFLE, &set, 1);
+    int32_t ids[SEQUENCE + 1], want[SEQUENCE + 1];
+    uint64_t targets, of_it;
+    unsigned moved = 0;
+
+    for (uint64_t p = 0; p < 24; p++) {
+        uint64_t row = ds_order_sample(DS_ORDER_SHUFFLE, 1, 6, p);
+
+        moved += row != p % 6;
+        cr_assert_eq(ds_data_read(data, row, want, NULL), 0);
+        cr_assert_eq(ds_data_read(shuffled, p, ids, NULL), 0);
+        cr_assert_arr_eq(ids, want, sizeof(ids));
+        cr_assert_eq(ds_data_targets(data, row, 1, &of_it, NULL), 0);
+        cr_assert_eq(ds_data_targets(shuffled, p, 1, &targets, NULL), 0);
+        cr_assert_eq(targets, of_it);
+        cr_assert_eq(ds_data_read(data, p, want, NULL), 0);
+        cr_assert_eq(ds_data_read(as_is, p, ids, NULL), 0);
+        cr_assert_arr_eq(ids, want, sizeof(ids), "by default they stand as they are");
+    }
+    cr_assert_gt(moved, 12);
+    ds_data_close(data);
+    ds_data_close(as_is);
+    ds_data_close(shuffled);
 }
 
 /* Of a mixture some sets have masks: the others' ids are targets. */

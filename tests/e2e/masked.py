@@ -103,6 +103,13 @@ def learned():
         h.ok(ran.returncode == 0 and len(got) == 5 and all(abs(a - b) < 1e-4 * b for a, b in zip(got, losses)), f"{slots} ranks, {words[0]}", f"{got} {ran.stderr}")
 
 
+    for slots in (1, 2):
+        ran = train(f"shuffled-{slots}", SAMPLES, "data.order=shuffle", slots=slots, steps=5)
+        h.ok(ran.returncode == 0, f"shuffled on {slots}", ran.stderr)
+    one, two = ([m["loss"] for m in h.metrics(h.work() / f"shuffled-{slots}")] for slots in (1, 2))
+    h.ok(all(abs(a - b) < 1e-4 * b for a, b in zip(one, two)) and any(abs(a - b) > 1e-3 * b for a, b in zip(one, losses)), "in an order of their own", f"{one} {two}")
+
+
 def empty():
     """Of the third step nothing is a target."""
     rows, mask = read()

@@ -84,7 +84,7 @@ Test(job, small_job_gets_every_default)
     cr_expect(job.data.train.count == 1);
     cr_expect(job.data.valid.count == 0);
     cr_expect(job.data.format == DS_DATA_AUTO);
-    cr_expect(job.data.order == DS_ORDER_SHUFFLE);
+    cr_expect(job.data.order == DS_ORDER_AUTO);
     cr_expect_str_eq(job.data.tokenizer, "bytes");
     cr_expect(job.train.sequence == 32);
     cr_expect(job.optim.kind == DS_OPTIM_ADAMW);

@@ -21,7 +21,9 @@
  *   ROWS   a list of at most `max` maps, each with the keys of a table of its own (struct ds_rows);
  *          a key that a map leaves out has its default, a DERIVED F64 is NaN then; with SHORT a map
  *          may stand without the list, a text in the place of a map gives the map's first key, a
- *          LIST, and a text or a list of nothing but texts is that key of one map
+ *          LIST, and a text or a list of nothing but texts is that key of one map; with NAMED, too,
+ *          the table's last key is a TEXT, a name, and a map that has none of the table's keys is
+ *          NAME: rows, each of which has that name
  * Numbers, booleans and null in quotes are text.
  *
  * Owner   the table is constant; text that is stored lives in the arena given.
@@ -70,7 +72,8 @@ enum ds_key_flag {
     DS_KEY_AUTO = 4,     /* U64: "auto" is allowed and is 0 */
     DS_KEY_BELOW = 8,    /* F64, PAIR: `max` itself is not allowed */
     DS_KEY_DIGEST = 64,  /* decides the result: part of the digest */
-    DS_KEY_SHORT = 128   /* ROWS: texts may stand for maps */
+    DS_KEY_SHORT = 128,  /* ROWS: texts may stand for maps */
+    DS_KEY_NAMED = 256   /* ROWS, with SHORT: names may stand before rows */
 };
 
 struct ds_choice {

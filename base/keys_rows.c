@@ -137,16 +137,91 @@ static int set_items(const struct ds_key *key, struct ds_rows *rows, struct ds_a
     return 0;
 }
 
+/* How many rows a node is, which is no map of names. */
+static size_t count_rows(const struct ds_key *key, const struct ds_yaml *node)
+{
+    bool texts = (key->flags & DS_KEY_SHORT) != 0 && is_texts(node);
+
+    return node->kind == DS_YAML_SEQUENCE && !texts ? node->count : 1;
+}
+
+/* As many rows as that from `row` on. */
+static int set_plain(const struct ds_key *key, void *row, struct ds_arena *arena,
+                     const struct ds_yaml *node, struct ds_yaml_mark *at, struct ds_error *err)
+{
+    struct ds_rows rows = {.count = count_rows(key, node), .row = row};
+
+    if ((key->flags & DS_KEY_SHORT) != 0 && is_texts(node))
+        return set_texts(key, row, arena, node, err);
+    return set_items(key, &rows, arena, node, at, err);
+}
+
+/* --- with names ------------------------------------------------------------------------------- */
+
+/* A map none of whose keys is one of a row. */
+static bool is_named(const struct ds_key *key, const struct ds_yaml *node)
+{
+    if (!(key->flags & DS_KEY_NAMED) || node->kind != DS_YAML_MAP)
+        return false;
+    for (const struct ds_yaml *c = node->child; c != NULL; c = c->next)
+        if (find(key->rows, c->key) != NULL)
+            return false;
+    return true;
+}
+
+/* The rows below one name, which have no other. */
+static int set_named(const struct ds_key *key, char *row, struct ds_arena *arena,
+                     const struct ds_yaml *node, struct ds_yaml_mark *at, struct ds_error *err)
+{
+    struct ds_key_rows nameless = *key->rows;
+    const struct ds_key *name = &key->rows->key[--nameless.count];
+    struct ds_key inner = *key;
+    size_t count = count_rows(key, node);
+    int rc;
+
+    inner.rows = &nameless;
+    *at = node->mark;
+    rc = count == 0 ? ds_fail(err, EINVAL, "'%s' names nothing", key->path)
+                    : set_plain(&inner, row, arena, node, at, err);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        *at = node->key_mark;
+        rc = ds_key_set_text(name, row + i * key->rows->row_bytes, arena, node->key, err);
+    }
+    return ds_error_context(err, rc, "'%.100s'", node->key);
+}
+
+static int set_all_named(const struct ds_key *key, char *row, struct ds_arena *arena,
+                         const struct ds_yaml *node, struct ds_yaml_mark *at, struct ds_error *err)
+{
+    int rc = 0;
+
+    for (const struct ds_yaml *c = node->child; rc == 0 && c != NULL; c = c->next) {
+        rc = set_named(key, row, arena, c, at, err);
+        row += count_rows(key, c) * key->rows->row_bytes;
+    }
+    return rc;
+}
+
+static size_t count_named(const struct ds_key *key, const struct ds_yaml *node)
+{
+    size_t count = 0;
+
+    for (const struct ds_yaml *c = node->child; c != NULL; c = c->next)
+        count += count_rows(key, c);
+    return count;
+}
+
+/* --- all -------------------------------------------------------------------------------------- */
+
 int ds__key_set_rows(const struct ds_key *key, void *base, struct ds_arena *arena,
                      const struct ds_yaml *node, struct ds_yaml_mark *at, struct ds_error *err)
 {
-    bool texts = (key->flags & DS_KEY_SHORT) != 0 && is_texts(node);
-    bool list = node->kind == DS_YAML_SEQUENCE && !texts;
-    struct ds_rows rows = {.count = list ? node->count : 1};
+    bool named = is_named(key, node);
+    struct ds_rows rows = {.count = named ? count_named(key, node) : count_rows(key, node)};
     int rc;
 
     *at = node->mark;
-    if (!list && (key->flags & DS_KEY_SHORT) == 0)
+    if (node->kind != DS_YAML_SEQUENCE && (key->flags & DS_KEY_SHORT) == 0)
         return ds_fail(err, EINVAL, "'%s' must be a list of maps, not %s", key->path,
                        ds_yaml_kind_name(node));
     if ((double)rows.count > key->max)
@@ -155,8 +230,8 @@ int ds__key_set_rows(const struct ds_key *key, void *base, struct ds_arena *aren
     rows.row = ds_arena_alloc(arena, rows.count, key->rows->row_bytes);
     if (rows.row == NULL)
         return ds_fail(err, ENOMEM, "out of memory");
-    rc = texts ? set_texts(key, rows.row, arena, node, err)
-               : set_items(key, &rows, arena, node, at, err);
+    rc = named ? set_all_named(key, rows.row, arena, node, at, err)
+               : set_plain(key, rows.row, arena, node, at, err);
     if (rc == 0)
         memcpy((char *)base + key->offset, &rows, sizeof(rows));
     return rc;

@@ -61,6 +61,7 @@ enum {
     DS_MAX_THREADS       = 1024,
     DS_MAX_DATA_FILES    = 65536,
     DS_MAX_DATA_SETS     = 256,          /* of a mixture */
+    DS_MAX_VALID_NAMES   = 64,           /* that are evaluated apart */
     DS_MAX_MIX_CYCLE     = 1 << 20,      /* sequences after which its order of sets repeats */
 
     DS_MAX_JSON_BYTES    = 100 * 1000 * 1000, /* safetensors header, manifest (the format's own cap) */

@@ -340,8 +340,37 @@ static void put_json(struct ds_console *console, const char *json, size_t len)
     flush(console, false);
 }
 
-void ds_console_metric(struct ds_console *console, const json_t *object, const char *json,
-                       size_t len)
+static void put_loss(const json_t *value, struct ds_buf *out)
+{
+    if (json_is_number(value))
+        (void)ds_buf_printf(out, "%.4f", json_number_value(value));
+    else
+        (void)ds_buf_puts(out, "not finite");
+}
+
+/* "valid loss 2.1234, wiki 2.0123, code 2.2345" */
+static void note_valid(struct ds_console *console, json_t *object, double step)
+{
+    static const char named[] = "valid_loss/";
+    struct ds_buf text;
+    const char *key;
+    json_t *value;
+
+    ds_buf_init(&text, DS_MAX_LINE_BYTES);
+    put_loss(json_object_get(object, "valid_loss"), &text);
+    json_object_foreach(object, key, value)
+    {
+        if (strncmp(key, named, sizeof(named) - 1) != 0)
+            continue;
+        (void)ds_buf_printf(&text, ", %s ", key + sizeof(named) - 1);
+        put_loss(value, &text);
+    }
+    ds_console_note(console, "step %.0f/%" PRIu64 "  valid loss %s", step, console->args.steps,
+                    ds_buf_text(&text));
+    ds_buf_release(&text);
+}
+
+void ds_console_metric(struct ds_console *console, json_t *object, const char *json, size_t len)
 {
     double step = 0, loss;
 
@@ -352,14 +381,8 @@ void ds_console_metric(struct ds_console *console, const json_t *object, const c
     if (console->args.quiet)
         return;
     (void)number(object, "step", &step);
-    if (number(object, "valid_loss", &loss)) {
-        ds_console_note(console, "step %.0f/%" PRIu64 "  valid loss %.4f", step,
-                        console->args.steps, loss);
-        return;
-    }
-    if (not_finite(object, "valid_loss")) {
-        ds_console_note(console, "step %.0f/%" PRIu64 "  valid loss not finite", step,
-                        console->args.steps);
+    if (number(object, "valid_loss", &loss) || not_finite(object, "valid_loss")) {
+        note_valid(console, object, step);
         return;
     }
     smooth(console, object);

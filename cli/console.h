@@ -74,8 +74,7 @@ void ds_console_put(struct ds_console *console, bool is_err, const struct ds_buf
 void ds_console_head(const struct ds_console *console, const char *hosts, struct ds_buf *text);
 
 /* One METRIC or EVENT: the object and its text. */
-void ds_console_metric(struct ds_console *console, const json_t *object, const char *json,
-                       size_t len);
+void ds_console_metric(struct ds_console *console, json_t *object, const char *json, size_t len);
 void ds_console_event(struct ds_console *console, const json_t *object, const char *json,
                       size_t len);
 

@@ -15,11 +15,11 @@
 #include "cli/rundir.h"
 #include "runtime/job.h" /* enum ds_sink */
 
-/* The columns of metrics.csv, in their order. */
-static const char *const columns[] = {"step",    "loss",         "grad_norm", "lr",
-                                      "tokens",  "tokens_per_s", "step_ms",   "mfu",
-                                      "skipped", "time",         "valid_loss"};
-enum { COLUMNS = sizeof(columns) / sizeof(columns[0]), LINE_BYTES = DS_MAX_FRAME_BYTES + 1 };
+/* The columns of metrics.csv, in their order; those of named evaluations come behind them. */
+static const char first_columns[] =
+    "step,loss,grad_norm,lr,tokens,tokens_per_s,step_ms,mfu,skipped,time,valid_loss";
+static const char named[] = "valid_loss/";
+enum { LINE_BYTES = DS_MAX_FRAME_BYTES + 1 };
 
 /* The shortest decimal that reads back as `value`. */
 static void put_number(struct ds_buf *out, double value)
@@ -34,20 +34,29 @@ static void put_number(struct ds_buf *out, double value)
     (void)ds_buf_puts(out, text);
 }
 
-static int csv_header(struct ds_buf *out)
+/* The name at `*at`, of *len bytes, and on to the next one; false: there is none. */
+static bool next_column(const char **at, const char **name, size_t *len)
 {
-    for (int i = 0; i < COLUMNS; i++)
-        (void)ds_buf_printf(out, "%s%s", i > 0 ? "," : "", columns[i]);
-    (void)ds_buf_puts(out, "\n");
-    return out->failed ? -ENOMEM : 0;
+    if (**at == '\0')
+        return false;
+    *name = *at;
+    *len = strcspn(*at, ",");
+    *at += *len + ((*at)[*len] == ',');
+    return true;
 }
 
-int ds_metrics_csv_row(const json_t *object, struct ds_buf *out)
+int ds_metrics_csv_row(const char *columns, const json_t *object, struct ds_buf *out)
 {
-    for (int i = 0; i < COLUMNS; i++) {
-        const json_t *value = json_object_get(object, columns[i]);
+    const char *name, *at = columns;
+    size_t len;
 
-        if (i > 0)
+    while (next_column(&at, &name, &len)) {
+        const json_t *value;
+        char key[DS_MAX_NAME + sizeof(named)];
+
+        (void)snprintf(key, sizeof(key), "%.*s", (int)(len < sizeof(key) ? len : 0), name);
+        value = json_object_get(object, key);
+        if (name > columns)
             (void)ds_buf_puts(out, ",");
         if (json_is_integer(value))
             (void)ds_buf_printf(out, "%lld", (long long)json_integer_value(value));
@@ -56,6 +65,30 @@ int ds_metrics_csv_row(const json_t *object, struct ds_buf *out)
     }
     (void)ds_buf_puts(out, "\n");
     return out->failed ? -ENOMEM : 0;
+}
+
+static bool has_column(const char *columns, const char *key)
+{
+    const char *name;
+    size_t len;
+
+    while (next_column(&columns, &name, &len))
+        if (strlen(key) == len && memcmp(key, name, len) == 0)
+            return true;
+    return false;
+}
+
+bool ds_metrics_columns(struct ds_buf *columns, json_t *object)
+{
+    size_t before = columns->len;
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(object, key, value) if (strncmp(key, named, sizeof(named) - 1) == 0 &&
+                                                strpbrk(key, ",\"\r\n") == NULL &&
+                                                !has_column(ds_buf_text(columns), key))(void)
+        ds_buf_printf(columns, ",%s", key);
+    return columns->len > before;
 }
 
 /* --- cutting ---------------------------------------------------------------------------------- */
@@ -140,17 +173,59 @@ static int cut_file(const char *path, bool csv, uint64_t updates, struct ds_erro
 
 /* --- the files -------------------------------------------------------------------------------- */
 
-static int write_header(struct ds_metrics *metrics, struct ds_error *err)
+/* The columns of the file that is there, which an earlier run may have begun, or of a new one. */
+static int read_columns(struct ds_metrics *metrics, struct ds_error *err)
 {
-    int rc;
+    struct ds_map map;
+    const char *end;
+    int rc = ds_fs_map(metrics->csv_path, &map, err);
 
-    if (lseek(metrics->csv_fd, 0, SEEK_END) != 0)
-        return 0;
-    ds_buf_reset(&metrics->line);
-    rc = csv_header(&metrics->line);
-    if (rc == 0)
-        rc = ds_fs_write_all(metrics->csv_fd, metrics->line.data, metrics->line.len, err);
+    if (rc != 0)
+        return rc;
+    ds_buf_reset(&metrics->columns);
+    end = map.len > 0 ? memchr(map.data, '\n', map.len) : NULL;
+    if (end != NULL)
+        rc = ds_buf_put(&metrics->columns, map.data, (size_t)(end - (const char *)map.data));
+    else
+        rc = ds_buf_puts(&metrics->columns, first_columns);
+    if (rc == 0 && map.len == 0) {
+        struct ds_buf *line = &metrics->line;
+
+        ds_buf_reset(line);
+        (void)ds_buf_printf(line, "%s\n", first_columns);
+        rc = ds_fs_write_all(metrics->csv_fd, ds_buf_text(line), line->len, err);
+    } else if (rc != 0) {
+        rc = ds_fail(err, ENOMEM, "no memory for its columns");
+    }
+    ds_map_release(&map);
     return ds_error_context(err, rc, "'%s'", metrics->csv_path);
+}
+
+/* The file again, with the columns that there are now; rows that were there end before new ones. */
+static int write_columns(struct ds_metrics *metrics, struct ds_error *err)
+{
+    struct ds_map map;
+    struct ds_buf text;
+    const char *rest;
+    int rc = ds_fs_map(metrics->csv_path, &map, err);
+
+    if (rc != 0)
+        return rc;
+    ds_buf_init(&text, map.len + metrics->columns.len + 1);
+    rest = map.len > 0 ? memchr(map.data, '\n', map.len) : NULL;
+    (void)ds_buf_put(&text, metrics->columns.data, metrics->columns.len);
+    if (rest != NULL)
+        (void)ds_buf_put(&text, rest, map.len - (size_t)(rest - (const char *)map.data));
+    rc = text.failed || metrics->columns.failed
+             ? ds_fail(err, ENOMEM, "no memory for '%s'", metrics->csv_path)
+             : ds_fs_replace(metrics->csv_path, text.data, text.len, err);
+    ds_buf_release(&text);
+    ds_map_release(&map);
+    if (rc != 0)
+        return rc;
+    (void)close(metrics->csv_fd);
+    metrics->csv_fd = -1;
+    return ds_append_open(metrics->csv_path, &metrics->csv_fd, err);
 }
 
 static int open_files(struct ds_metrics *metrics, struct ds_error *err)
@@ -162,7 +237,7 @@ static int open_files(struct ds_metrics *metrics, struct ds_error *err)
     if (rc == 0 && metrics->csv_path[0] != '\0')
         rc = ds_append_open(metrics->csv_path, &metrics->csv_fd, err);
     if (rc == 0 && metrics->csv_fd >= 0)
-        rc = write_header(metrics, err);
+        rc = read_columns(metrics, err);
     return rc;
 }
 
@@ -182,6 +257,7 @@ int ds_metrics_open(struct ds_metrics *metrics, const char *run_dir, unsigned si
 
     *metrics = (struct ds_metrics){.jsonl_fd = -1, .csv_fd = -1};
     ds_buf_init(&metrics->line, LINE_BYTES);
+    ds_buf_init(&metrics->columns, LINE_BYTES);
     if ((sinks & DS_SINK_JSONL) != 0)
         rc = ds_path_join(metrics->jsonl_path, run_dir, "metrics.jsonl", err);
     if (rc == 0 && (sinks & DS_SINK_CSV) != 0)
@@ -202,6 +278,7 @@ void ds_metrics_close(struct ds_metrics *metrics)
     close_files(metrics);
     ds_tfevents_close(&metrics->events);
     ds_buf_release(&metrics->line);
+    ds_buf_release(&metrics->columns);
 }
 
 static int append(struct ds_metrics *metrics, int fd, const char *path, struct ds_error *err)
@@ -225,9 +302,11 @@ int ds_metrics_add(struct ds_metrics *metrics, const char *json, size_t len, jso
         (void)ds_buf_puts(&metrics->line, "\n");
         rc = append(metrics, metrics->jsonl_fd, metrics->jsonl_path, err);
     }
+    if (rc == 0 && metrics->csv_fd >= 0 && ds_metrics_columns(&metrics->columns, object))
+        rc = write_columns(metrics, err);
     if (rc == 0 && metrics->csv_fd >= 0) {
         ds_buf_reset(&metrics->line);
-        (void)ds_metrics_csv_row(object, &metrics->line);
+        (void)ds_metrics_csv_row(ds_buf_text(&metrics->columns), object, &metrics->line);
         rc = append(metrics, metrics->csv_fd, metrics->csv_path, err);
     }
     if (rc == 0)

@@ -9,6 +9,9 @@
  * the old one.  A training line's step is the update it was; an evaluation's is how many had been
  * made.  Of TensorBoard's files tfevents.h says how that is told.
  *
+ * The CSV has a column for each named evaluation once there has been one: then the file is replaced
+ * by one with more columns.
+ *
  * Tests   tests/cli/test_metrics.c
  */
 #ifndef DS_CLI_METRICS_H
@@ -28,6 +31,7 @@ struct ds_metrics {
     char jsonl_path[DS_MAX_PATH], csv_path[DS_MAX_PATH]; /* "" where not wanted */
     int jsonl_fd, csv_fd;
     struct ds_buf line;
+    struct ds_buf columns; /* the first line of the CSV */
     struct ds_tfevents events;
 };
 
@@ -49,7 +53,10 @@ int ds_metrics_flush(struct ds_metrics *metrics, struct ds_error *err) DS_NODISC
 /* Pure: append to `out` the lines of a file that stay.  `csv` says which of the two it is. */
 int ds_metrics_cut(const char *text, size_t len, bool csv, uint64_t updates, struct ds_buf *out);
 
-/* A row of the CSV for `object`, with its line end. */
-int ds_metrics_csv_row(const json_t *object, struct ds_buf *out);
+/* A row of the CSV for `object` under these columns, "step,loss,...", with its line end. */
+int ds_metrics_csv_row(const char *columns, const json_t *object, struct ds_buf *out);
+
+/* Append to `columns` those of named evaluations that only `object` has; were there any? */
+bool ds_metrics_columns(struct ds_buf *columns, json_t *object);
 
 #endif

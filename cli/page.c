@@ -95,6 +95,12 @@ static void put_numbers(struct ds_buf *out, const struct ds_page *page)
         put_fact(out, "validation loss", "%s, the least %s after %ju steps",
                  ds_number_text(page->metric[DS_PAGE_VALID].last, 5, number),
                  ds_number_text(page->best_valid, 5, best), (uintmax_t)page->best_step);
+    for (size_t i = 0; i < page->names; i++)
+        put_fact(out, i == 0 ? "of each set" : "", "%s %s, the least %s after %ju steps",
+                 page->named[i].name, ds_number_text(page->named[i].loss.last, 5, number),
+                 ds_number_text(page->named[i].best, 5, best), (uintmax_t)page->named[i].best_step);
+    if (page->more_names > 0)
+        put_fact(out, "", "%zu more are in metrics.jsonl", page->more_names);
     if (page->skipped > 0)
         put_fact(out, "skipped", "%ju updates", (uintmax_t)page->skipped);
     if (page->not_finite > 0)
@@ -158,11 +164,33 @@ static void put_plot(struct ds_buf *out, const struct ds_page *page, unsigned gr
     ds_buf_puts(out, "</section>\n");
 }
 
+/* Named evaluations, each with an axis of its own. */
+static void put_named(struct ds_buf *out, const struct ds_page *page)
+{
+    for (size_t i = 0; i < page->names; i++) {
+        const struct ds_plot_line line = {&page->named[i].loss, "validation loss", false};
+        char id[32], name[8 * DS_MAX_NAME];
+        struct ds_buf escaped;
+
+        (void)snprintf(id, sizeof(id), "named%zu", i);
+        ds_buf_init(&escaped, sizeof(name));
+        ds_page_puts(&escaped, page->named[i].name);
+        (void)snprintf(name, sizeof(name), "validation loss: %s", ds_buf_text(&escaped));
+        ds_buf_release(&escaped);
+        ds_buf_printf(out, "<section><h2>%s</h2>\n", name);
+        ds_plot_lines(out, id, name, &line, 1);
+        ds_plot_table(out, &line, 1);
+        ds_buf_puts(out, "</section>\n");
+    }
+}
+
 static void put_plots(struct ds_buf *out, const struct ds_page *page)
 {
     uint64_t dropped = 0;
 
-    for (unsigned group = 0; group <= metrics[DS_PAGE_METRIC_COUNT - 1].group; group++)
+    put_plot(out, page, 0);
+    put_named(out, page);
+    for (unsigned group = 1; group <= metrics[DS_PAGE_METRIC_COUNT - 1].group; group++)
         put_plot(out, page, group);
     for (size_t i = 0; i < DS_PAGE_METRIC_COUNT; i++)
         dropped += page->metric[i].dropped;

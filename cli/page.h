@@ -67,7 +67,15 @@ enum {
     DS_PAGE_FIRST = 50,   /* events kept from the start */
     DS_PAGE_LAST = 200,   /* and from the end */
     DS_PAGE_DETAIL = 400, /* bytes of one that are shown */
-    DS_PAGE_CKPTS = 100   /* newest checkpoints that are looked into */
+    DS_PAGE_CKPTS = 100,  /* newest checkpoints that are looked into */
+    DS_PAGE_NAMED = 16    /* named evaluations that are plotted, the first */
+};
+
+struct ds_page_valid { /* what a named evaluation has said */
+    char name[DS_MAX_NAME + 1];
+    struct ds_series loss;
+    double best;
+    uint64_t best_step;
 };
 
 struct ds_page_event {
@@ -95,6 +103,8 @@ struct ds_page {
     uint64_t steps, made, tokens;        /* wanted, made (last step + 1) */
     double best_valid;
     uint64_t best_step;
+    struct ds_page_valid named[DS_PAGE_NAMED];
+    size_t names, more_names;
 
     struct ds_series mark[DS_PAGE_KINDS]; /* milliseconds from `first_s` */
     struct ds_page_event first[DS_PAGE_FIRST], last[DS_PAGE_LAST];

@@ -56,7 +56,47 @@ static void take_number(struct ds_page *page, enum ds_page_metric metric, uint64
     }
 }
 
-static void take_metrics(struct ds_page *page, const json_t *line)
+/* The place of a named evaluation; NULL: there is none left. */
+static struct ds_page_valid *find_named(struct ds_page *page, const char *name)
+{
+    for (size_t i = 0; i < page->names; i++)
+        if (strcmp(page->named[i].name, name) == 0)
+            return &page->named[i];
+    if (page->names == DS_PAGE_NAMED || strlen(name) > DS_MAX_NAME)
+        return NULL;
+    (void)snprintf(page->named[page->names].name, DS_MAX_NAME + 1, "%s", name);
+    return &page->named[page->names++];
+}
+
+static void take_named(struct ds_page *page, uint64_t step, json_t *line)
+{
+    static const char before[] = "valid_loss/";
+    size_t more = 0;
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(line, key, value)
+    {
+        double number = json_number_value(value);
+        struct ds_page_valid *valid;
+
+        if (strncmp(key, before, sizeof(before) - 1) != 0 || !json_is_number(value) ||
+            fabs(number) > LARGEST)
+            continue;
+        valid = find_named(page, key + sizeof(before) - 1);
+        more += valid == NULL;
+        if (valid == NULL)
+            continue;
+        ds_series_add(&valid->loss, step, number);
+        if (valid->loss.count == 1 || number < valid->best) {
+            valid->best = number;
+            valid->best_step = step;
+        }
+    }
+    page->more_names = more > page->more_names ? more : page->more_names;
+}
+
+static void take_metrics(struct ds_page *page, json_t *line)
 {
     int64_t step = ds_story_step(line);
     const json_t *tokens = json_object_get(line, "tokens");
@@ -69,6 +109,7 @@ static void take_metrics(struct ds_page *page, const json_t *line)
     }
     for (unsigned i = 0; i < DS_PAGE_METRIC_COUNT; i++)
         take_number(page, i, (uint64_t)step, json_object_get(line, keys[i]));
+    take_named(page, (uint64_t)step, line);
     if (json_is_integer(tokens) && json_integer_value(tokens) >= 0)
         page->tokens = (uint64_t)json_integer_value(tokens);
     if (json_is_integer(skipped) && json_integer_value(skipped) >= 0)

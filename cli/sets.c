@@ -12,6 +12,7 @@
 #include "runtime/data/data.h"
 #include "runtime/data/mix.h"
 #include "runtime/data/source.h"
+#include "runtime/data/valid.h"
 #include "runtime/job_table.h"
 
 /* --- what there is --------------------------------------------------------------------------- */
@@ -33,38 +34,44 @@ static int list_text(const struct ds_rows *sets, const char *what, struct ds_err
     return 0;
 }
 
-/* One of the two lists; samples[] may be NULL. */
-static int check_list(const struct ds_job *job, const struct ds_rows *sets, const char *what,
-                      uint64_t *samples, struct ds_error *err)
+static int check_train(const struct ds_job *job, uint64_t *samples, struct ds_error *err)
 {
-    const struct ds_data_args args = {.what = what,
-                                      .sets = sets,
+    const struct ds_data_args args = {.what = "data.train",
+                                      .sets = &job->data.train,
                                       .format = job->data.format,
                                       .order = job->data.order,
                                       .sequence = job->train.sequence,
                                       .vocab = job->model.shape.vocab,
                                       .seed = job->seed};
     struct ds_data *data = NULL;
-    int rc;
+    int rc = ds_data_open(&data, &args, err);
 
-    if (sets->count == 0)
-        return 0;
-    if (strcmp(job->data.tokenizer, "bytes") != 0)
-        return list_text(sets, what, err);
-    rc = ds_data_open(&data, &args, err);
-    for (size_t k = 0; rc == 0 && samples != NULL && k < sets->count; k++)
+    for (size_t k = 0; rc == 0 && k < job->data.train.count; k++)
         samples[k] = ds_data_set_size(data, k).samples;
     ds_data_close(data);
     return rc;
 }
 
+static int check_valid(const struct ds_job *job, struct ds_error *err)
+{
+    struct ds_valid valid;
+    int rc = ds_valid_open(&valid, job, err);
+
+    ds_valid_close(&valid);
+    return rc;
+}
+
 int ds_cli_sets_check(const struct ds_job *job, struct ds_cli_sets *sets, struct ds_error *err)
 {
+    bool text = strcmp(job->data.tokenizer, "bytes") != 0;
     int rc = ds_cli_sets_count(job, sets, err);
 
     if (rc == 0)
-        rc = check_list(job, &job->data.train, "data.train", sets->samples, err);
-    return rc == 0 ? check_list(job, &job->data.valid, "data.valid", NULL, err) : rc;
+        rc = text ? list_text(&job->data.train, "data.train", err)
+                  : check_train(job, sets->samples, err);
+    if (rc != 0)
+        return rc;
+    return text ? list_text(&job->data.valid, "data.valid", err) : check_valid(job, err);
 }
 
 int ds_cli_sets_settle(const struct ds_cli *cli, struct ds_job *job, bool look,

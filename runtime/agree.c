@@ -29,11 +29,11 @@ struct seen {
     uint64_t files, tokens, hash;
 };
 
-/* Of every set of `data`, which may be NULL, to seen[]. */
+/* Of every set of `data` to seen[]. */
 static int look(const struct ds_data *data, uint64_t sequence, struct seen *seen,
                 struct ds_error *err)
 {
-    size_t bytes = (sequence + 1) * sizeof(int32_t), sets = data == NULL ? 0 : ds_data_sets(data);
+    size_t bytes = (sequence + 1) * sizeof(int32_t), sets = ds_data_sets(data);
     int32_t *ids = malloc(bytes);
 
     if (ids == NULL)
@@ -73,11 +73,11 @@ static int compare(const char *what, const struct seen *mine, const struct seen 
 static int compare_sets(const char *what, const struct ds_data *data, const struct seen *mine,
                         const struct seen *first, struct ds_error *err)
 {
-    size_t sets = data == NULL ? 0 : ds_data_sets(data);
+    size_t sets = ds_data_sets(data);
     int rc = 0;
 
     for (size_t k = 0; rc == 0 && k < sets; k++) {
-        char name[64];
+        char name[DS_VALID_WHAT + 32];
 
         (void)snprintf(name, sizeof(name), "%s item %zu", what, k + 1);
         rc = compare(sets == 1 ? what : name, &mine[k], &first[k], err);
@@ -91,9 +91,28 @@ static int look_at_both(const struct ds_trainer *trainer, struct seen mine[SEEN]
                         struct ds_error *err)
 {
     uint64_t sequence = trainer->job->train.sequence;
+    const struct ds_valid *valid = &trainer->valid;
     int rc = look(trainer->train, sequence, mine, err);
 
-    return rc == 0 ? look(trainer->valid, sequence, mine + DS_MAX_DATA_SETS, err) : rc;
+    mine += DS_MAX_DATA_SETS;
+    for (size_t i = 0; rc == 0 && i < valid->count; mine += ds_data_sets(valid->set[i++].data))
+        rc = look(valid->set[i].data, sequence, mine, err);
+    return rc;
+}
+
+static int compare_valid(const struct ds_valid *valid, const struct seen *mine,
+                         const struct seen *first, struct ds_error *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0, k = 0; rc == 0 && i < valid->count;
+         k += ds_data_sets(valid->set[i++].data)) {
+        char what[DS_VALID_WHAT];
+
+        rc = compare_sets(ds_valid_what(valid->set[i].name, what), valid->set[i].data, mine + k,
+                          first + k, err);
+    }
+    return rc;
 }
 
 /* Does this rank see the data that rank 0 sees?  All have the same job, and so as many sets. */
@@ -113,7 +132,7 @@ static int compare_data(struct ds_trainer *trainer, struct ds_error *err)
     if (rc == 0)
         rc = compare_sets("data.train", trainer->train, mine, first, err);
     if (rc == 0)
-        rc = compare_sets("data.valid", trainer->valid, mine + valid, first + valid, err);
+        rc = compare_valid(&trainer->valid, mine + valid, first + valid, err);
     free(mine);
     return rc;
 }

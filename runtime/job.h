@@ -170,6 +170,7 @@ struct ds_optim_group {
 struct ds_data_set {
     struct ds_strings path; /* paths or globs, as written */
     double weight;          /* share of the sequences, beside the other rows */
+    const char *name;       /* of data.valid: rows of one name are a mixture; or NULL */
 };
 
 struct ds_job_source; /* where each key was given, for messages; in the arena */
@@ -312,6 +313,10 @@ int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error
 /* The resolved job, whose steps are known, as YAML text that ds_job_parse() reads back to an equal
  * job. */
 int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err) DS_NODISCARD;
+
+/* The rows of data.valid, from `*at` on, that are one mixture, as *rows; `*at`, which starts at 0,
+ * moves behind them.  False: there is none left. */
+bool ds_job_next_valid(const struct ds_job *job, size_t *at, struct ds_rows *rows);
 
 /* 64-bit digest of everything that decides the bits of a run (not run_dir, train.steps, log, launch
  * ...); 0 when memory ran out. */

@@ -5,6 +5,7 @@
  */
 #include "runtime/job_data.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -96,6 +97,78 @@ static int check_sets(const struct ds_rows *sets, const char *path, const struct
     return ds_keys_place(keys, path, rc, err);
 }
 
+/* --- data.valid ------------------------------------------------------------------------------ */
+
+static bool same_name(const char *a, const char *b)
+{
+    return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+bool ds_job_next_valid(const struct ds_job *job, size_t *at, struct ds_rows *rows)
+{
+    struct ds_data_set *set = job->data.valid.row;
+    size_t first = *at;
+
+    while (*at < job->data.valid.count && same_name(set[*at].name, set[first].name))
+        ++*at;
+    *rows = (struct ds_rows){.count = *at - first, .row = set + first};
+    return rows->count > 0;
+}
+
+static int check_name(const char *name, struct ds_error *err)
+{
+    const char *s = name == NULL ? "" : name;
+
+    if (name == NULL)
+        return ds_fail(err, EINVAL, "'data.valid' has names, so each item must have a 'name'");
+    while (isalnum((unsigned char)*s) || (*s != '\0' && strchr("._-", *s) != NULL))
+        s++;
+    return *s == '\0' ? 0
+                      : ds_fail(err, EINVAL,
+                                "'name' in 'data.valid' must be of letters, digits, '.', '_' and "
+                                "'-', not '%s'",
+                                name);
+}
+
+/* The names of all mixtures, each of which stands once. */
+static int check_names(const struct ds_job *job, struct ds_error *err)
+{
+    const struct ds_data_set *set = job->data.valid.row;
+    const char *names[DS_MAX_VALID_NAMES];
+    struct ds_rows rows;
+    size_t count = 0;
+    int rc = 0;
+
+    for (size_t at = 0; rc == 0 && ds_job_next_valid(job, &at, &rows); count++) {
+        const char *name = ((const struct ds_data_set *)rows.row)->name;
+
+        if (rows.count == job->data.valid.count && name == NULL)
+            return 0;
+        if (count == DS_MAX_VALID_NAMES)
+            return ds_fail(err, EINVAL, "'data.valid' has more than %d names", DS_MAX_VALID_NAMES);
+        rc = check_name(name, err);
+        for (size_t i = 0; rc == 0 && i < count; i++)
+            if (strcmp(names[i], name) == 0)
+                rc =
+                    ds_fail(err, EINVAL,
+                            "'data.valid' item %zu: '%s' is the name of an item further up, beside "
+                            "which it must stand",
+                            (size_t)((const struct ds_data_set *)rows.row - set) + 1, name);
+        names[count] = name;
+    }
+    return rc;
+}
+
+static int check_valid(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    int rc = ds_keys_place(keys, "data.valid", check_names(job, err), err);
+    struct ds_rows rows;
+
+    for (size_t at = 0; rc == 0 && ds_job_next_valid(job, &at, &rows);)
+        rc = check_sets(&rows, "data.valid", keys, err);
+    return rc;
+}
+
 int ds__job_check_documents(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const uint64_t vocab = job->model.shape.vocab;
@@ -129,7 +202,7 @@ int ds__job_check_data(struct ds_job *job, const struct ds_keys *keys, struct ds
     }
     rc = check_sets(&job->data.train, "data.train", keys, err);
     if (rc == 0)
-        rc = check_sets(&job->data.valid, "data.valid", keys, err);
+        rc = check_valid(job, keys, err);
     if (rc != 0)
         return rc;
     if (has_tokenizer(job) && no_text(job) != NULL) {

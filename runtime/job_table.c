@@ -148,9 +148,13 @@ static const struct ds_key set_keys[] = {
      "a path, a glob, or a list of them", NULL},
     {"weight", DS_KEY_F64, 0, IN_SET(double *, weight), "1", 1e-6, 1e6, NULL,
      "share of the sequences, beside the weights of the other data sets", NULL},
+    {"name", DS_KEY_TEXT, 0, IN_SET(const char **, name), NULL, 0, DS_MAX_NAME, NULL,
+     "of what is evaluated apart from the rest: letters, digits, '.', '_' and '-'; maps of one name "
+     "are a mixture", NULL},
 };
-static const struct ds_key_rows set_rows = {
-    set_keys, sizeof(set_keys) / sizeof(set_keys[0]), sizeof(struct ds_data_set)};
+enum { SET_KEYS = sizeof(set_keys) / sizeof(set_keys[0]) };
+static const struct ds_key_rows set_rows = {set_keys, SET_KEYS - 1, sizeof(struct ds_data_set)};
+static const struct ds_key_rows valid_rows = {set_keys, SET_KEYS, sizeof(struct ds_data_set)};
 
 static const struct ds_key job_keys[] = {
     TEXT("name", name, MUST, NULL, DS_MAX_NAME,
@@ -217,8 +221,8 @@ static const struct ds_key job_keys[] = {
 
     ROWS("data.train", data.train, MUST | BITS | SHORT, NULL, DS_MAX_DATA_SETS, &set_rows,
          "what to train on: one data set, or a mixture, see above"),
-    ROWS("data.valid", data.valid, SHORT, "[]", DS_MAX_DATA_SETS, &set_rows,
-         "the same, to evaluate on"),
+    ROWS("data.valid", data.valid, SHORT | DS_KEY_NAMED, "[]", DS_MAX_DATA_SETS, &valid_rows,
+         "the same, to evaluate on, or several with names"),
     ENUM("data.format", data.format, BITS, "auto", formats, "what the files hold"),
     TEXT("data.tokenizer", data.tokenizer, BITS, "bytes", MAX_PATH_TEXT,
          "how text becomes token ids: bytes, or the path of a tokenizer.json"),
@@ -375,7 +379,7 @@ static const struct ds_key job_keys[] = {
     U64("eval.every", eval.every, FROM, "50 with data.valid, else 0", 0, DS_MAX_STEPS,
         "updates between evaluations; 0 turns them off"),
     U64("eval.batches", eval.batches, 0, "8", 1, DS_MAX_BATCH,
-        "batches of train.global_batch sequences per evaluation"),
+        "batches of train.global_batch sequences per evaluation, of each name in data.valid"),
 
     U64("log.every", log.every, 0, "1", 1, DS_MAX_STEPS, "updates between lines of metrics"),
     BOOL("log.comm", log.comm, 0, "false",

@@ -75,8 +75,10 @@ int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *st
     return finish(monitor, &json, true, err);
 }
 
-int ds_monitor_valid(struct ds_monitor *monitor, uint64_t step, double loss, struct ds_error *err)
+int ds_monitor_valid(struct ds_monitor *monitor, uint64_t step, double loss,
+                     const struct ds_valid *valid, struct ds_error *err)
 {
+    char key[DS_MAX_NAME + 16];
     struct ds_json json;
 
     if (monitor->link == NULL)
@@ -84,6 +86,12 @@ int ds_monitor_valid(struct ds_monitor *monitor, uint64_t step, double loss, str
     json = begin(monitor, NULL);
     ds_json_u64(&json, "step", step);
     ds_json_f64(&json, "valid_loss", loss, DS_MONITOR_DIGITS);
+    for (size_t k = 0; k < valid->count; k++) {
+        if (valid->set[k].name == NULL)
+            continue;
+        (void)snprintf(key, sizeof(key), "valid_loss/%.*s", DS_MAX_NAME, valid->set[k].name);
+        ds_json_f64(&json, key, valid->set[k].loss, DS_MONITOR_DIGITS);
+    }
     return finish(monitor, &json, true, err);
 }
 

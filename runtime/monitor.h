@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "kernels/device.h"
 #include "runtime/commlog.h"
+#include "runtime/data/valid.h"
 #include "runtime/link.h"
 
 enum { DS_MONITOR_DIGITS = 12 };
@@ -42,9 +43,9 @@ struct ds_monitor_step {
 };
 int ds_monitor_step(struct ds_monitor *monitor, const struct ds_monitor_step *step,
                     struct ds_error *err) DS_NODISCARD;
-/* After `step` updates. */
-int ds_monitor_valid(struct ds_monitor *monitor, uint64_t step, double loss, struct ds_error *err)
-    DS_NODISCARD;
+/* After `step` updates: of all sets, and of each that has a name. */
+int ds_monitor_valid(struct ds_monitor *monitor, uint64_t step, double loss,
+                     const struct ds_valid *valid, struct ds_error *err) DS_NODISCARD;
 
 struct ds_monitor_start {
     const char *device;

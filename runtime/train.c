@@ -287,39 +287,65 @@ static int train_step(struct ds_trainer *trainer, struct ds_error *err)
     return rc == 0 ? finish_steps(trainer, at_once || !trainer->plan.late ? 0 : 1, err) : rc;
 }
 
-/* `sum` of losses over batches of which `share` is the sum of what is targets. */
-static int tell_valid(struct ds_trainer *trainer, double sum, double share, struct ds_error *err)
-{
-    int rc = ds_monitor_valid(&trainer->monitor, trainer->state.step,
-                              share > 0.0 ? sum / share : 0.0, err);
+/* Losses over batches, and what of these is targets. */
+struct valid_sum {
+    double loss, share;
+};
 
-    return rc != 0 || share > 0.0
-               ? rc
-               : ds_monitor_warning(&trainer->monitor,
-                                    "data.valid: 'loss_mask' leaves no token as a target", err);
+static double mean_of(const struct valid_sum *sum)
+{
+    return sum->share > 0.0 ? sum->loss / sum->share : 0.0;
+}
+
+static int warn_of_mask(struct ds_trainer *trainer, const char *name, struct ds_error *err)
+{
+    char what[DS_VALID_WHAT], text[DS_VALID_WHAT + 64];
+
+    (void)snprintf(text, sizeof(text), "%s: 'loss_mask' leaves no token as a target",
+                   ds_valid_what(name, what));
+    return ds_monitor_warning(&trainer->monitor, text, err);
 }
 
 /* Always the same sequences: the first eval.batches global batches, or as many as there are. */
-static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
+static int evaluate_set(struct ds_trainer *trainer, const struct ds_data *data,
+                        struct valid_sum *sum, struct ds_error *err)
 {
     const struct ds_job *job = trainer->job;
-    uint64_t whole = ds_data_size(trainer->valid).samples / job->train.global_batch;
+    uint64_t whole = ds_data_size(data).samples / job->train.global_batch;
     uint64_t batches = whole < job->eval.batches ? whole : job->eval.batches;
-    double sum = 0.0, share = 0.0;
-    int rc = ds_link_phase(trainer->args->link, DS_PHASE_EVALUATE, err);
+    int rc = 0;
 
     if (batches == 0)
         batches = 1;
     for (uint64_t i = 0; rc == 0 && i < batches; i++) {
         struct ds_eval_result result = {0};
 
-        rc = ds_engine_eval(trainer->engine, trainer->valid, i * job->train.global_batch, &result,
-                            err);
-        sum += result.loss * result.share;
-        share += result.share;
+        rc = ds_engine_eval(trainer->engine, data, i * job->train.global_batch, &result, err);
+        sum->loss += result.loss * result.share;
+        sum->share += result.share;
+    }
+    return rc;
+}
+
+/* Each set by itself, and the mean over the targets of all. */
+static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
+{
+    struct ds_valid *valid = &trainer->valid;
+    struct valid_sum all = {0};
+    int rc = ds_link_phase(trainer->args->link, DS_PHASE_EVALUATE, err);
+
+    for (size_t k = 0; rc == 0 && k < valid->count; k++) {
+        struct valid_sum sum = {0};
+
+        rc = evaluate_set(trainer, valid->set[k].data, &sum, err);
+        valid->set[k].loss = mean_of(&sum);
+        all.loss += sum.loss;
+        all.share += sum.share;
+        if (rc == 0 && !(sum.share > 0.0))
+            rc = warn_of_mask(trainer, valid->set[k].name, err);
     }
     if (rc == 0)
-        rc = tell_valid(trainer, sum, share, err);
+        rc = ds_monitor_valid(&trainer->monitor, trainer->state.step, mean_of(&all), valid, err);
     return rc != 0 ? rc : ds_link_phase(trainer->args->link, DS_PHASE_STEP, err);
 }
 
@@ -343,7 +369,7 @@ static bool saves_now(const struct ds_trainer *trainer, uint64_t step)
 
 static bool evaluates_now(const struct ds_trainer *trainer, uint64_t step)
 {
-    return trainer->valid != NULL && step % trainer->job->eval.every == 0;
+    return trainer->valid.count > 0 && step % trainer->job->eval.every == 0;
 }
 
 static int run_steps(struct ds_trainer *trainer, bool *stopped, struct ds_error *err)

@@ -146,26 +146,25 @@ int ds__trainer_check_memory(struct ds_trainer *trainer, struct ds_error *err)
                    : rc;
 }
 
-static int open_data(struct ds_data **out, const char *what, const struct ds_rows *sets,
-                     enum ds_data_order order, const struct ds_job *job, struct ds_error *err)
+static int open_train(struct ds_trainer *trainer, struct ds_error *err)
 {
+    const struct ds_job *job = trainer->job;
     const struct ds_data_args args = {
-        .what = what,
-        .sets = sets,
+        .what = "data.train",
+        .sets = &job->data.train,
         .format = job->data.format,
-        .order = order,
+        .order = job->data.order,
         .sequence = job->train.sequence,
         .vocab = job->model.shape.vocab,
         .seed = job->seed,
     };
 
     if (strcmp(job->data.tokenizer, "bytes") != 0)
-        return ds_fail(
-            err, ENOTSUP,
-            "%s: ranks read token ids, and data.tokenizer '%s' is for text; make the ids "
-            "with 'dsrun data tokenize'",
-            what, job->data.tokenizer);
-    return ds_data_open(out, &args, err);
+        return ds_fail(err, ENOTSUP,
+                       "ranks read token ids, and data.tokenizer '%s' is for text; make the ids "
+                       "with 'dsrun data tokenize'",
+                       job->data.tokenizer);
+    return ds_data_open(&trainer->train, &args, err);
 }
 
 /* Is there something to evaluate on? */
@@ -191,10 +190,9 @@ int ds__trainer_open(struct ds_trainer *trainer, struct ds_error *err)
 
     engine.host = trainer->host;
     if (rc == 0)
-        rc = open_data(&trainer->train, "data.train", &job->data.train, job->data.order, job, err);
+        rc = open_train(trainer, err);
     if (rc == 0 && evaluates(job))
-        rc = open_data(&trainer->valid, "data.valid", &job->data.valid, DS_ORDER_SEQUENTIAL, job,
-                       err);
+        rc = ds_valid_open(&trainer->valid, job, err);
     if (rc == 0)
         rc = ds_engine_open(&trainer->engine, &engine, err);
     return rc;
@@ -205,7 +203,7 @@ void ds__trainer_close_parts(struct ds_trainer *trainer)
     ds_engine_close(trainer->engine);
     ds_device_close(trainer->host);
     ds_data_close(trainer->train);
-    ds_data_close(trainer->valid);
+    ds_valid_close(&trainer->valid);
 }
 
 void ds__trainer_close(struct ds_trainer *trainer, bool failed)

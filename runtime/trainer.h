@@ -9,6 +9,7 @@
 #include "runtime/board.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/saver.h"
+#include "runtime/data/valid.h"
 #include "runtime/engine.h"
 #include "runtime/monitor.h"
 #include "runtime/scaler.h"
@@ -42,7 +43,8 @@ struct ds_trainer {
     struct ds_device *device;
     struct ds_device *host; /* the CPU where it updates for a device apart, else NULL */
     struct ds_engine *engine;
-    struct ds_data *train, *valid;
+    struct ds_data *train;
+    struct ds_valid valid;
     struct ds_monitor monitor;
     struct ds_comm_log comm_log;
     struct ds_ckpt_tensor *weights, *moments; /* views of the engine's lines */

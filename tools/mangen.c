@@ -164,6 +164,8 @@ static void print_values(const struct ds_key *key);
 /* The keys of one map of a list. */
 static void print_rows(const struct ds_key *key)
 {
+    if (key->flags & DS_KEY_NAMED)
+        (void)printf("A map of names and what follows, or that alone.\n");
     (void)printf(key->flags & DS_KEY_SHORT
                      ? "A text, a list of texts, or a list of at most %.0f texts and maps of these "
                        "keys.\n.RS\n"

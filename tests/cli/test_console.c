@@ -112,7 +112,10 @@ static void show(struct ds_console *console, const char *json, bool event)
 {
     json_t *object = json_loads(json, 0, NULL);
 
-    (event ? ds_console_event : ds_console_metric)(console, object, json, strlen(json));
+    if (event)
+        ds_console_event(console, object, json, strlen(json));
+    else
+        ds_console_metric(console, object, json, strlen(json));
     json_decref(object);
 }
 
@@ -122,6 +125,8 @@ static void everything(struct ds_console *console)
     show(console, "{\"step\":0,\"loss\":1}", false);
     show(console, "{\"step\":1,\"valid_loss\":2}", false);
     show(console, "{\"step\":2,\"valid_loss\":null}", false);
+    show(console, "{\"step\":3,\"valid_loss\":2.5,\"valid_loss/a\":3,\"valid_loss/b\":null}",
+         false);
     show(console, "{\"event\":\"checkpoint\",\"step\":1}", true);
     show(console, "{\"event\":\"resumed\",\"step\":1}", true);
     show(console, "{\"event\":\"resumed\",\"step\":0}", true);
@@ -142,6 +147,7 @@ Test(console, plain)
     everything(&screen.console);
     expect(screen.out[0], "header\nstep 1/300  loss 1.0000\nstep 1/300  valid loss 2.0000\n"
                           "step 2/300  valid loss not finite\n"
+                          "step 3/300  valid loss 2.5000, a 3.0000, b not finite\n"
                           "step 1/300  checkpoint saved\n"
                           "going on from the checkpoint at step 1\n"
                           "[host 0] from a rank\nnote 1\n");

@@ -76,6 +76,8 @@ Test(metrics, cut_at_every_byte)
 
 Test(metrics, rows)
 {
+    static const char columns[] =
+        "step,loss,grad_norm,lr,tokens,tokens_per_s,step_ms,mfu,skipped,time,valid_loss";
     static const struct {
         const char *json, *want;
     } table[] = {
@@ -92,9 +94,44 @@ Test(metrics, rows)
         struct ds_buf out;
 
         ds_buf_init(&out, 4096);
-        cr_assert_eq(ds_metrics_csv_row(object, &out), 0);
+        cr_assert_eq(ds_metrics_csv_row(columns, object, &out), 0);
         cr_assert_str_eq(ds_buf_text(&out), table[i].want, "row %zu", i);
         ds_buf_release(&out);
         json_decref(object);
     }
+}
+
+/* Named evaluations have columns once there is one, and no other key has. */
+Test(metrics, columns)
+{
+    static const struct {
+        const char *json, *columns, *row;
+    } table[] = {
+        {"{\"step\":1,\"valid_loss\":2,\"expert_load\":3}", "step,valid_loss", "1,2\n"},
+        {"{\"step\":2,\"valid_loss\":2.5,\"valid_loss/b\":3.5,\"valid_loss/a\":1.5}",
+         "step,valid_loss,valid_loss/b,valid_loss/a", "2,2.5,3.5,1.5\n"},
+        {"{\"step\":3,\"valid_loss/a\":4}", "step,valid_loss,valid_loss/b,valid_loss/a", "3,,,4\n"},
+        {"{\"step\":4,\"valid_loss/a,b\":4,\"valid_loss/\\n\":4}",
+         "step,valid_loss,valid_loss/b,valid_loss/a", "4,,,\n"},
+        {"{\"valid_loss/ab\":null}", "step,valid_loss,valid_loss/b,valid_loss/a,valid_loss/ab",
+         ",,,,\n"},
+    };
+    struct ds_buf columns;
+
+    ds_buf_init(&columns, 4096);
+    (void)ds_buf_puts(&columns, "step,valid_loss");
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        json_t *object = json_loads(table[i].json, 0, NULL);
+        size_t before = columns.len;
+        struct ds_buf out;
+
+        ds_buf_init(&out, 4096);
+        cr_expect_eq(ds_metrics_columns(&columns, object), strlen(table[i].columns) > before);
+        cr_expect_str_eq(ds_buf_text(&columns), table[i].columns, "row %zu", i);
+        cr_assert_eq(ds_metrics_csv_row(ds_buf_text(&columns), object, &out), 0);
+        cr_expect_str_eq(ds_buf_text(&out), table[i].row, "row %zu", i);
+        ds_buf_release(&out);
+        json_decref(object);
+    }
+    ds_buf_release(&columns);
 }

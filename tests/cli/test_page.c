@@ -284,12 +284,20 @@ Test(page, metrics)
     METRIC(page, "{\"step\":2,\"loss\":1e301,\"tokens\":-1}");
     METRIC(page, "{\"step\":2,\"valid_loss\":4.5}");
     METRIC(page, "{\"step\":3,\"valid_loss\":4.75}");
+    METRIC(page, "{\"step\":3,\"valid_loss\":4.75,\"valid_loss/a\":2.5,\"valid_loss/<b>\":7}");
+    METRIC(page, "{\"step\":4,\"valid_loss\":4.75,\"valid_loss/a\":3,\"valid_loss/<b>\":null}");
     METRIC(page, "{\"step\":-1,\"loss\":1}");
     METRIC(page, "{\"step\":\"1\",\"loss\":1}");
     METRIC(page, "{\"step\":4,\"lo");
     METRIC(page, "");
-    cr_assert(page->lines == 9 && page->damaged == 4 && page->not_finite == 1);
-    cr_assert(page->metric[DS_PAGE_LOSS].count == 1 && page->metric[DS_PAGE_VALID].count == 2);
+    cr_assert(page->lines == 11 && page->damaged == 4 && page->not_finite == 1);
+    cr_assert(page->metric[DS_PAGE_LOSS].count == 1 && page->metric[DS_PAGE_VALID].count == 4);
+    cr_assert(page->names == 2 && page->more_names == 0);
+    cr_assert_str_eq(page->named[0].name, "a");
+    cr_assert_str_eq(page->named[1].name, "<b>");
+    cr_assert(page->named[0].loss.count == 2 && page->named[0].best == 2.5 &&
+              page->named[0].best_step == 3);
+    cr_assert(page->named[1].loss.count == 1 && page->named[1].loss.last == 7.0);
     cr_assert(page->made == 3 && page->tokens == 256 && page->last_s == 1000.5);
     cr_assert(page->best_valid == 4.5 && page->best_step == 2);
     ds_page_release(page);

@@ -34,7 +34,7 @@ static struct ds_data_args args_of(const struct ds_strings *paths)
     static struct ds_data_set set;
     static const struct ds_rows sets = {1, &set};
 
-    set = (struct ds_data_set){*paths, 1};
+    set = (struct ds_data_set){.path = *paths, .weight = 1};
     return args_of_sets(&sets);
 }
 
@@ -311,7 +311,7 @@ static struct ds_data *mixture(enum ds_data_order order, uint64_t seed)
 
     for (size_t k = 0; k < 3; k++) {
         mix_paths[k] = write_counted(sets[k].name, sets[k].letter, sets[k].samples);
-        mix_sets[k] = (struct ds_data_set){{1, &mix_paths[k]}, sets[k].weight};
+        mix_sets[k] = (struct ds_data_set){.path = {1, &mix_paths[k]}, .weight = sets[k].weight};
     }
     args.order = order;
     args.seed = seed;
@@ -394,7 +394,7 @@ Test(data, the_first_set_has_the_order_that_it_has_alone)
 Test(data, sets_are_shuffled_apart)
 {
     const char *path = write_counted("a.txt", 'a', 400);
-    struct ds_data_set twice[] = {{{1, &path}, 1}, {{1, &path}, 1}};
+    struct ds_data_set once = {.path = {1, &path}, .weight = 1}, twice[] = {once, once};
     struct ds_rows sets = {2, twice};
     struct ds_data_args args = args_of_sets(&sets);
     struct ds_data *data;
@@ -417,18 +417,22 @@ Test(data, wrong_sets_are_named)
     const char *text = write_counted("a.txt", 'a', 3),
                *ids = tempdir_write("b.bin", "0123456789", 10);
     const char *none = tempdir_path("none.txt");
+    const struct ds_data_set a = {.path = {1, &text}, .weight = 1};
+    const struct ds_data_set b = {.path = {1, &ids}, .weight = 1};
+    const struct ds_data_set missing = {.path = {1, &none}, .weight = 1};
+    const struct ds_data_set uneven = {.path = {1, &text}, .weight = 0.3333333};
     struct {
         struct ds_data_set set[2];
         size_t sets;
         int rc;
         const char *text;
     } cases[] = {
-        {{{{1, &text}, 1}, {{1, &none}, 1}}, 2, -ENOENT, "data.train item 2: no file matches"},
-        {{{{1, &none}, 1}}, 1, -ENOENT, "data.train: no file matches"},
-        {{{{1, &text}, 1}, {{1, &ids}, 1}}, 2, -EINVAL, "b.bin' holds token ids, which do not mix"},
-        {{{{1, &ids}, 1}, {{1, &text}, 1}}, 2, -EINVAL, "a.txt' is text and '"},
-        {{{{1, &text}, 0.3333333}}, 1, -EINVAL, "use 0.333333"},
-        {{{{1, &text}, 1}}, DS_MAX_DATA_SETS + 1, -EINVAL, "more than 256 data sets"},
+        {{a, missing}, 2, -ENOENT, "data.train item 2: no file matches"},
+        {{missing}, 1, -ENOENT, "data.train: no file matches"},
+        {{a, b}, 2, -EINVAL, "b.bin' holds token ids, which do not mix"},
+        {{b, a}, 2, -EINVAL, "a.txt' is text and '"},
+        {{uneven}, 1, -EINVAL, "use 0.333333"},
+        {{a}, DS_MAX_DATA_SETS + 1, -EINVAL, "more than 256 data sets"},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -18,7 +18,7 @@ Test(data_faults, open)
 {
     const char *names[] = {NULL, NULL};
     struct ds_strings paths = {2, names};
-    struct ds_data_set set[] = {{paths, 3}, {paths, 2}};
+    struct ds_data_set set[] = {{.path = paths, .weight = 3}, {.path = paths, .weight = 2}};
     struct ds_rows sets = {2, set};
     struct ds_data_args args = {.what = "data.train", .sets = &sets, .sequence = 4, .vocab = 256};
     static const struct {

@@ -41,7 +41,7 @@ static struct ds_data *must_open(struct ds_data_set *set, size_t sets)
 
 static struct ds_data *must_open_one(const char *path)
 {
-    struct ds_data_set set = {{1, &path}, 1};
+    struct ds_data_set set = {.path = {1, &path}, .weight = 1};
 
     return must_open(&set, 1);
 }
@@ -70,7 +70,7 @@ Test(masks, a_mask_says_what_is_no_target)
 {
     const char *paths[] = {masked_file("a.safetensors", 2, -1),
                            masked_file("b.safetensors", 1, -1)};
-    struct ds_data_set set = {{2, paths}, 1};
+    struct ds_data_set set = {.path = {2, paths}, .weight = 1};
     struct ds_data *data = must_open(&set, 1);
     int32_t ids[SEQUENCE + 1], part[2];
     uint64_t targets, all = 0;
@@ -113,7 +113,7 @@ Test(masks, samples_are_shuffled_where_asked)
 {
     const char *paths[] = {masked_file("a.safetensors", 2, -1),
                            masked_file("b.safetensors", 1, -1)};
-    struct ds_data_set set = {{2, paths}, 1};
+    struct ds_data_set set = {.path = {2, paths}, .weight = 1};
     struct ds_data *data = must_open(&set, 1), *as_is = must_open_in(DS_ORDER_AUTO, &set, 1);
     struct ds_data *shuffled = must_open_in(DS_ORDER_SHUFFLE, &set, 1);
     int32_t ids[SEQUENCE + 1], want[SEQUENCE + 1];
@@ -145,7 +145,8 @@ Test(masks, masks_of_a_mixture)
 {
     const char *plain = tempdir_write("plain.u32.bin", (const char[40]){1, 0}, 40);
     const char *some = masked_file("some.safetensors", 2, -1);
-    struct ds_data_set set[] = {{{1, &plain}, 1}, {{1, &some}, 1}};
+    struct ds_data_set set[] = {{.path = {1, &plain}, .weight = 1},
+                                {.path = {1, &some}, .weight = 1}};
     struct ds_data *data = must_open(set, 2);
     uint64_t targets, more;
 

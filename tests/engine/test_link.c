@@ -325,17 +325,24 @@ Test(monitor, events_say_their_name, FIXTURE)
 
 Test(monitor, evaluations_are_metrics_and_other_ranks_are_silent, FIXTURE)
 {
+    struct ds_valid_set sets[] = {{.name = "wiki", .loss = 1.5}, {.name = "code", .loss = 1.0}};
+    const struct ds_valid one = {1, &(struct ds_valid_set){.loss = 1.25}}, two = {2, sets};
     struct ds_monitor monitor, silent;
     json_t *json;
 
     cr_assert_eq(ds_monitor_init(&silent, NULL, NULL), 0);
     cr_assert_eq(ds_monitor_warning(&silent, "unheard", NULL), 0);
-    cr_assert_eq(ds_monitor_valid(&silent, 1, 1.0, NULL), 0);
+    cr_assert_eq(ds_monitor_valid(&silent, 1, 1.0, &one, NULL), 0);
     cr_assert_eq(ds_monitor_init(&monitor, line, NULL), 0);
-    cr_assert_eq(ds_monitor_valid(&monitor, 50, 1.25, NULL), 0);
+    cr_assert_eq(ds_monitor_valid(&monitor, 50, 1.25, &one, NULL), 0);
     json = next_json(DS_WIRE_METRIC);
     cr_assert_eq(number(json, "step"), 50.0);
     cr_assert_eq(number(json, "valid_loss"), 1.25);
+    cr_assert_eq(json_object_size(json), 3, "step, loss and time");
+    json_decref(json);
+    cr_assert_eq(ds_monitor_valid(&monitor, 60, 1.25, &two, NULL), 0);
+    json = next_json(DS_WIRE_METRIC);
+    cr_assert(number(json, "valid_loss/wiki") == 1.5 && number(json, "valid_loss/code") == 1.0);
     json_decref(json);
     ds_monitor_release(&monitor);
     ds_monitor_release(&silent);

@@ -58,7 +58,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     enum ds_text_format text_format;
     uint64_t threads, at, sequence; /* 0: not given */
     int64_t count;                  /* -1: not given */
-    bool force;
+    bool force, pack;
     const char *output;                      /* NULL: not given */
     const char *prompt, *prompt_file, *stop; /* NULL: not given */
     uint64_t max_tokens, top_k, seed;        /* 0: not given */

@@ -89,14 +89,23 @@ static void print_samples(const struct ds_cli *cli, const struct ds_corpus_count
         ds_log(DS_LOG_WARNING,
                "%ju of %ju documents have nothing to train on within %ju tokens and were left out",
                (uintmax_t)count->passed, (uintmax_t)count->documents, (uintmax_t)cli->sequence + 1);
+    if (cli->pack && count->inside > 0)
+        ds_log(DS_LOG_WARNING,
+               "%ju samples have the separator within: with data.documents apart what is behind "
+               "it does not see what is before; another '--eot' would do",
+               (uintmax_t)count->inside);
     if (cli->quiet)
         return;
-    (void)printf("'%s': %ju samples of %ju tokens, %ju of them cut, %ju tokens, %ju to train on, "
-                 "%.1f s, %.1f MB/s\n",
-                 cli->arg[0], (uintmax_t)(count->documents - count->passed),
-                 (uintmax_t)cli->sequence + 1, (uintmax_t)count->cut, (uintmax_t)count->tokens,
-                 (uintmax_t)count->targets, ds_cli_tokenizing_s(t),
-                 ds_cli_tokenizing_rate(t, count));
+    (void)printf("'%s': %ju samples", cli->arg[0], (uintmax_t)(count->documents - count->passed));
+    if (cli->pack)
+        (void)printf(" in %ju sequences", (uintmax_t)count->sequences);
+    (void)printf(" of %ju tokens, %ju of them cut, %ju tokens, ", (uintmax_t)cli->sequence + 1,
+                 (uintmax_t)count->cut, (uintmax_t)count->tokens);
+    if (cli->pack)
+        (void)printf("%.1f%% full, ", 100.0 * (double)count->tokens /
+                                          ((double)count->sequences * (double)(cli->sequence + 1)));
+    (void)printf("%ju to train on, %.1f s, %.1f MB/s\n", (uintmax_t)count->targets,
+                 ds_cli_tokenizing_s(t), ds_cli_tokenizing_rate(t, count));
 }
 
 /* Of samples, too, at least one. */
@@ -135,6 +144,7 @@ static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tok
                                          : "text",
         .prompt = cli->prompt_key,
         .length = cli->sequence > 0 ? cli->sequence + 1 : 0,
+        .pack = cli->pack,
         .threads = cli->threads == 0 ? ds_cli_own_cores() : (unsigned)cli->threads,
         .go_on = ds_cli_tokenizing_go_on,
         .user = &live,
@@ -144,6 +154,8 @@ static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tok
     enum ds_token_type type;
     int rc = find_separator(cli, tokenizer, &args.separator, err);
 
+    if (rc == 0 && cli->pack && args.separator == DS_NO_TOKEN)
+        rc = ds_fail(err, EDOM, "'--pack' needs a token between samples, and '--eot' is none");
     if (rc != 0)
         return rc;
     ds_cli_tokenizing_begin(&live, cli->quiet);
@@ -176,6 +188,10 @@ static int tokenize(const struct ds_cli *cli)
         ds_log(DS_LOG_ERROR,
                "'--prompt-key' needs '--sequence': what is not trained on has a place "
                "in samples alone");
+        return DS_EXIT_USAGE;
+    }
+    if (cli->pack && cli->sequence == 0) {
+        ds_log(DS_LOG_ERROR, "'--pack' needs '--sequence', which says how long sequences are");
         return DS_EXIT_USAGE;
     }
     if (cli->sequence > 0 && ds_tokens_format(DS_DATA_AUTO, cli->arg[0]) != DS_DATA_SAMPLES) {

@@ -143,6 +143,7 @@ static const struct ds_option options[] = {
     TEXT(0, "--key", "NAME", text_key, BIT(DATA_TOKENIZE), "where the text is in an object of jsonl; 'text' if not given, behind a prompt 'completion'"),
     TEXT(0, "--prompt-key", "NAME", prompt_key, BIT(DATA_TOKENIZE), "where the prompt is, which is read and not trained on; with --sequence"),
     WHOLE("--sequence", "N", uint64_t *, sequence, 1, DS_MAX_CONTEXT, BIT(DATA_TOKENIZE), "write samples for this train.sequence, one for each line of jsonl, cut or filled up"),
+    FLAG(0, "--pack", pack, BIT(DATA_TOKENIZE), "put as many samples into a sequence as fit, each to its end; with --sequence, for data.documents apart"),
     TEXT(0, "--eot", "TOKEN", eot, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT) | BIT(GENERATE), "what stands after each document, and ends a sample: a token, auto or none; auto is <|endoftext|>, </s> or the like"),
     WHOLE("--threads", "N", uint64_t *, threads, 1, DS_MAX_THREADS, BIT(DATA_TOKENIZE) | BIT(GENERATE), "threads that tokenize or compute; the cores of this process if not given"),
     TEXT('o', "--output", "FILE", output, BIT(CONVERT) | BIT(REPORT), "where it is written; else standard output, and report.html of the run directory"),

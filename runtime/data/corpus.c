@@ -12,10 +12,12 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "runtime/data/pack.h"
 
 struct work { /* one place of the ring */
     struct ds_stretch in;
     struct ds_ids ids;
+    struct ds_ids lengths; /* of samples that are packed */
     struct ds_corpus_count made;
     int rc; /* -EAGAIN: it cannot be cut at its end */
     struct ds_error err;
@@ -26,6 +28,7 @@ struct corpus {
     const struct ds_corpus_args *args;
     struct ds_reader reader;
     struct ds_token_writer *writer;
+    struct ds_pack pack;
     struct ds_corpus_count *count;
     struct ds_encoder *own; /* of the calling thread */
     struct work held;       /* stretches that were no whole, joined; text empty: none */
@@ -104,28 +107,61 @@ static int encode_value(struct ds_encoder *encoder, struct work *w, const json_t
     return ds_encode(encoder, &text, &w->ids, &w->err);
 }
 
-/* The ids from `begin` on become a sample, of which those before `target` are the prompt. */
-static int make_sample(const struct ds_corpus_args *args, struct work *w, size_t begin,
-                       size_t target)
+/* What samples and sequences are filled up with; no target. */
+static uint32_t filling(const struct ds_corpus_args *args)
 {
-    const size_t end = begin + (size_t)args->length, first = target > begin ? target : begin + 1;
-    const uint32_t filling = args->separator == DS_NO_TOKEN ? 0 : args->separator;
+    return args->separator == DS_NO_TOKEN ? ~UINT32_C(0) : ~args->separator;
+}
 
-    if (first >= w->ids.count || first >= end) {
-        w->ids.count = begin;
+static uint64_t count_targets(const uint32_t *ids, size_t count)
+{
+    uint64_t targets = 0;
+
+    for (size_t i = 0; i < count; i++)
+        targets += (ids[i] & DS_NOT_TARGET) == 0;
+    return targets;
+}
+
+/* Does a separator stand before the last id? */
+static bool has_inside(const struct ds_corpus_args *args, const uint32_t *ids, size_t count)
+{
+    for (size_t i = 0; i + 1 < count; i++)
+        if (ids[i] == args->separator || ids[i] == ~args->separator)
+            return true;
+    return false;
+}
+
+static int end_sample(const struct ds_corpus_args *args, struct work *w, size_t begin)
+{
+    const size_t end = begin + (size_t)args->length;
+    int rc = args->pack ? ds_ids_put(&w->lengths, (uint32_t)(w->ids.count - begin)) : 0;
+
+    while (rc == 0 && !args->pack && w->ids.count < end)
+        rc = ds_ids_put(&w->ids, filling(args));
+    return rc == 0 ? 0 : ds_fail(&w->err, ENOMEM, "no memory for the tokens of a document");
+}
+
+/* The ids from `begin` on, of which some are complements, become a sample. */
+static int make_sample(const struct ds_corpus_args *args, struct work *w, size_t begin)
+{
+    const size_t all = w->ids.count - begin;
+    const size_t count = all < args->length ? all : (size_t)args->length;
+    uint32_t *ids = w->ids.id + begin;
+    uint64_t targets;
+
+    if (count > 0)
+        ids[0] = ids[0] & DS_NOT_TARGET ? ids[0] : ~ids[0]; /* nothing is in front of it */
+    targets = count_targets(ids, count);
+    w->ids.count = begin + (targets > 0 ? count : 0);
+    if (targets == 0) {
         w->made.passed++;
         return 0;
     }
-    w->made.cut += w->ids.count > end;
-    w->ids.count = w->ids.count < end ? w->ids.count : end;
-    w->made.tokens += w->ids.count - begin;
-    w->made.targets += w->ids.count - first;
-    for (size_t i = begin; i < first; i++)
-        w->ids.id[i] = ~w->ids.id[i];
-    while (w->ids.count < end)
-        if (ds_ids_put(&w->ids, ~filling) != 0)
-            return ds_fail(&w->err, ENOMEM, "no memory for the tokens of a document");
-    return 0;
+    w->made.cut += count < all;
+    w->made.tokens += count;
+    w->made.targets += targets;
+    w->made.inside += args->separator != DS_NO_TOKEN && has_inside(args, ids, count);
+    return end_sample(args, w, begin);
 }
 
 static int encode_line(const struct ds_corpus_args *args, struct ds_encoder *encoder,
@@ -146,10 +182,12 @@ static int encode_line(const struct ds_corpus_args *args, struct ds_encoder *enc
     target = w->ids.count;
     if (rc == 0)
         rc = encode_value(encoder, w, root, args->key, "--key", target > begin);
+    for (size_t i = begin; i < target; i++)
+        w->ids.id[i] = ~w->ids.id[i];
     if (rc == 0)
         rc = end_document(args, w);
     if (rc == 0 && args->length > 0)
-        rc = make_sample(args, w, begin, target);
+        rc = make_sample(args, w, begin);
     json_decref(root);
     return rc;
 }
@@ -176,7 +214,7 @@ static void encode(const struct ds_corpus_args *args, struct ds_encoder *encoder
 {
     uint64_t dropped = ds_encoder_dropped(encoder);
 
-    w->ids.count = 0;
+    w->ids.count = w->lengths.count = 0;
     w->made = (struct ds_corpus_count){0};
     w->err = (struct ds_error){0};
     if (args->length > 0 && !w->in.lines)
@@ -278,15 +316,29 @@ static int join(struct corpus *c, const struct work *w, struct ds_error *err)
     return 0;
 }
 
+/* Ids as they are, or sample by sample. */
+static int write_ids(struct corpus *c, const struct work *w, struct ds_error *err)
+{
+    const uint32_t *ids = w->ids.id;
+    int rc = 0;
+
+    if (!c->args->pack)
+        return ds_token_writer_put(c->writer, ids, w->ids.count, err);
+    for (size_t i = 0; rc == 0 && i < w->lengths.count; ids += w->lengths.id[i++])
+        rc = ds_pack_put(&c->pack, ids, w->lengths.id[i], err);
+    return rc;
+}
+
 static int put(struct corpus *c, const struct work *w, struct ds_error *err)
 {
-    int rc = ds_token_writer_put(c->writer, w->ids.id, w->ids.count, err);
+    int rc = write_ids(c, w, err);
 
     c->count->documents += w->made.documents;
     c->count->tokens += w->made.tokens;
     c->count->targets += w->made.targets;
     c->count->cut += w->made.cut;
     c->count->passed += w->made.passed;
+    c->count->inside += w->made.inside;
     c->count->text_bytes += w->made.text_bytes;
     c->count->dropped += w->made.dropped;
     return rc;
@@ -365,6 +417,9 @@ static int open_places(struct corpus *c, struct ds_error *err)
     for (size_t i = 0; i < c->places; i++)
         ds_buf_init(&c->ring[i].in.text, most);
     ds_buf_init(&c->held.in.text, most);
+    if (c->args->pack &&
+        ds_pack_open(&c->pack, c->args->length, filling(c->args), c->writer, err) != 0)
+        return -ENOMEM;
     return ds_encoder_new(&c->own, c->args->tokenizer, err);
 }
 
@@ -404,10 +459,13 @@ static void release(struct corpus *c)
     for (size_t i = 0; c->ring != NULL && i < c->places; i++) {
         ds_buf_release(&c->ring[i].in.text);
         ds_ids_release(&c->ring[i].ids);
+        ds_ids_release(&c->ring[i].lengths);
     }
     free(c->ring);
     ds_buf_release(&c->held.in.text);
     ds_ids_release(&c->held.ids);
+    ds_ids_release(&c->held.lengths);
+    ds_pack_close(&c->pack);
     ds_encoder_free(c->own);
     ds_reader_close(&c->reader);
     (void)pthread_mutex_destroy(&c->lock);
@@ -444,6 +502,9 @@ int ds_corpus_tokenize(const struct ds_corpus_args *args, struct ds_token_writer
         rc = start(&c, helpers, &started, err);
     if (rc == 0)
         rc = run(&c, err);
+    if (rc == 0 && args->pack)
+        rc = ds_pack_finish(&c.pack, err);
+    count->sequences = args->pack ? c.pack.written : count->documents - count->passed;
     stop(&c, helpers, started);
     release(&c);
     free(helpers);

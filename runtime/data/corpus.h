@@ -12,7 +12,10 @@
  * are those of text and separator.  A line of which no target is left behind the first id is passed
  * over.
  *
- *     reader ─► ring of stretches ─► threads ─► in order ─► writer
+ * Packed samples are not filled up: a sequence has several, each with a separator at its end unless
+ * it was cut, and the first id of each is no target.
+ *
+ *     reader ─► ring of stretches ─► threads ─► in order ─► (pack) ─► writer
  *
  * Errors  EBADMSG, with file and line or byte, for text that is no UTF-8 and lines that are no JSON
  *         object with a text at `key`; EINVAL for samples of plain text; those of reader.h,
@@ -30,6 +33,8 @@ struct ds_corpus_count {               /* so far */
     uint64_t documents, tokens;        /* of samples without what fills them up */
     uint64_t targets;                  /* of samples: of those tokens */
     uint64_t cut, passed;              /* documents, of samples: cut, and passed over */
+    uint64_t inside;                   /* samples with a separator before their end */
+    uint64_t sequences;                /* of samples: what was written */
     uint64_t text_bytes;               /* of documents */
     uint64_t dropped;                  /* characters without a token */
     uint64_t input_bytes, total_bytes; /* read, and of all files where that is known */
@@ -40,11 +45,12 @@ struct ds_corpus_args {
     const char *const *path;
     size_t paths;
     enum ds_text_format format;
-    const char *key;      /* of JSON lines */
-    const char *prompt;   /* (optional) the key of the prompt */
-    uint64_t length;      /* ids of a sample; 0: one stream, without prompts */
-    uint32_t separator;   /* after each document; DS_NO_TOKEN: none */
-    unsigned threads;     /* that encode, 1 to DS_MAX_THREADS */
+    const char *key;    /* of JSON lines */
+    const char *prompt; /* (optional) the key of the prompt */
+    uint64_t length;    /* ids of a sample; 0: one stream, without prompts */
+    uint32_t separator; /* after each document; DS_NO_TOKEN: none */
+    bool pack;          /* samples, which have a separator: as many as fit in a sequence (pack.h) */
+    unsigned threads;   /* that encode, 1 to DS_MAX_THREADS */
     size_t stretch_bytes; /* 0: as reader.h has it */
     /* After each stretch; false stops.  May be NULL. */
     bool (*go_on)(void *user, const struct ds_corpus_count *count);

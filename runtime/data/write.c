@@ -17,7 +17,6 @@
 #include "runtime/ckpt/safetensors.h"
 
 enum { BLOCK_BYTES = 1 << 18, U16_VOCAB = 1 << 16, SAMPLES_HEADER = 512 };
-#define NO_TARGET (UINT32_C(1) << 31) /* the bit that only complements have */
 
 static int open_file(struct ds_token_writer *writer, const char *path, struct ds_error *err)
 {
@@ -94,7 +93,7 @@ static int write_mask(struct ds_token_writer *writer, struct ds_error *err)
 /* Take down of an id whether it is a target; the id alone. */
 static int put_mask(struct ds_token_writer *writer, uint32_t *id, struct ds_error *err)
 {
-    const bool target = (*id & NO_TARGET) == 0;
+    const bool target = (*id & DS_NOT_TARGET) == 0;
 
     *id = target ? *id : ~*id;
     writer->mask[writer->masked++] = target;

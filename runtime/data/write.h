@@ -20,6 +20,8 @@
 #include "base/error.h"
 #include "runtime/data/tokens.h"
 
+#define DS_NOT_TARGET (UINT32_C(1) << 31) /* the bit that only complements of ids have */
+
 struct ds_token_writer {
     enum ds_token_type type; /* DS_TOKEN_U16 or DS_TOKEN_U32; of samples DS_TOKEN_I32 */
     uint64_t length;         /* ids of a sample; 0: it is a stream */

@@ -131,6 +131,46 @@ def empty():
          "an evaluation without targets", f"{last} {ran.stderr}")
 
 
+LLAMA = f"""\
+name: packed
+model: {{arch: llama, layers: 2, hidden: 32, heads: 2, ffn: 64, context: 64, vocab: {VOCAB}}}
+data: {{train: none, separator: {END}}}
+train: {{steps: 1, global_batch: 1, micro_batch: 1, sequence: 64}}
+checkpoint: {{every: 0}}
+launch: {{device: cpu, threads: 1}}
+"""
+
+
+def packed():
+    """Samples side by side, which do not see each other: the loss over all their targets is that of a sequence for each."""
+    few, size, losses = PAIRS[:12], 64, {}
+    source, job = write_lines("few.jsonl", few), h.work() / "llama.yaml"
+    job.write_text(LLAMA)
+    words = ("data", "tokenize", "--tokenizer", GPT2, "--force", "--sequence", size, "--prompt-key", "prompt")
+    for name, more in (("single", ()), ("packed", ("--pack",))):
+        data = h.work() / f"{name}.safetensors"
+        ran = h.dsrun(*words, *more, data, source)
+        (rows, mask), before = read(data), data.read_bytes()
+        h.dsrun(*words, *more, "--threads", 3, data, source)
+        h.ok(ran.returncode == 0 and data.read_bytes() == before, f"{name}: the same file with 3 threads", ran.stderr)
+        for documents in ("apart", "together"):
+            ran = h.dsrun("--run-dir", h.work() / f"{name}-{documents}", job, f"data.train={data}", f"data.documents={documents}",
+                          f"train.global_batch={len(rows)}")
+            losses[name, documents] = h.metrics(h.work() / f"{name}-{documents}")[0]["loss"]
+            h.ok(ran.returncode == 0, f"{name}, {documents}", ran.stderr)
+    used = sum(row.index(END) + 1 for row in read(h.work() / "single.safetensors")[0])
+    fewest = -(-used // (size + 1))
+    h.ok(fewest <= len(rows) <= fewest + 1 and sum(map(sum, mask)) == sum(map(sum, read(h.work() / "single.safetensors")[1])), "few rows, as many targets",
+         f"{len(rows)} {fewest}")
+    ran = h.dsrun(*words, "--pack", h.work() / "packed.safetensors", source)
+    h.ok(f"12 samples in {len(rows)} sequences of {size + 1} tokens, 0 of them cut, {used} tokens, {100 * used / len(rows) / (size + 1):.1f}% full, " in ran.stdout,
+         "and it says so", ran.stdout)
+    one = losses["single", "apart"]
+    h.ok(abs(losses["packed", "apart"] - one) < 1e-5 * one and abs(losses["packed", "together"] - one) > 1e-5 * one, "the loss of samples that are alone", losses)
+    ran = h.dsrun(*words, "--pack", h.work() / "packed.safetensors", write_lines("inside.jsonl", [("a<|endoftext|>b", "c")]))
+    h.ok(ran.returncode == 0 and "1 samples have the separator within" in ran.stderr, "a separator within is told", ran.stderr)
+
+
 def refused():
     rows, mask = read()
     wrong = [list(m) for m in mask]
@@ -147,6 +187,8 @@ def refused():
                               ([*sized, h.work() / "a.bin", SOURCE], 2, "ends in '.safetensors'"),
                               ([*sized, "--prompt-key", "prompt", h.work() / "a.safetensors", long], 65, "none of 1 documents has anything to train on"),
                               ([*sized, "--prompt-key", "question", h.work() / "a.safetensors", SOURCE], 65, "there is no key 'question'; name the right one with --prompt-key"),
+                              (["--pack", "out.bin", SOURCE], 2, "'--pack' needs '--sequence'"),
+                              ([*sized, "--pack", "--eot", "none", h.work() / "a.safetensors", SOURCE], 2, "'--pack' needs a token between samples"),
                               ([*sized, h.work() / "a.safetensors", text], 65, "samples are of JSON lines"),
                               ([*sized, "--prompt-key", "prompt", SAMPLES, SOURCE], 2, "is there already")):
         ran = h.dsrun("data", "tokenize", "--tokenizer", GPT2, *words)
@@ -155,6 +197,7 @@ def refused():
 
 made()
 learned()
+packed()
 empty()
 refused()
 h.done()

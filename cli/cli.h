@@ -54,7 +54,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     int64_t rank;    /* -1: not given */
     int64_t lines;   /* -1: not given */
     bool follow;
-    const char *tokenizer, *text_key, *prompt_key, *eot; /* NULL: not given */
+    const char *tokenizer, *text_key, *prompt_key, *chat, *eot; /* NULL: not given */
     enum ds_text_format text_format;
     uint64_t threads, at, sequence; /* 0: not given */
     int64_t count;                  /* -1: not given */

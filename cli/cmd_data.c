@@ -140,8 +140,10 @@ static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tok
         .paths = cli->args - 1,
         .format = cli->text_format,
         .key = cli->text_key != NULL     ? cli->text_key
+               : cli->chat != NULL       ? "messages"
                : cli->prompt_key != NULL ? "completion"
                                          : "text",
+        .chat = cli->chat == NULL ? NULL : ds_chat_find(cli->chat),
         .prompt = cli->prompt_key,
         .length = cli->sequence > 0 ? cli->sequence + 1 : 0,
         .pack = cli->pack,
@@ -156,6 +158,9 @@ static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tok
 
     if (rc == 0 && cli->pack && args.separator == DS_NO_TOKEN)
         rc = ds_fail(err, EDOM, "'--pack' needs a token between samples, and '--eot' is none");
+    if (rc == 0 && args.chat != NULL)
+        rc =
+            ds_error_context(err, ds_chat_check(args.chat, tokenizer, err), "'%s'", cli->tokenizer);
     if (rc != 0)
         return rc;
     ds_cli_tokenizing_begin(&live, cli->quiet);
@@ -174,24 +179,32 @@ static int write_tokens(const struct ds_cli *cli, const struct ds_tokenizer *tok
     return rc;
 }
 
+/* What is wrong with the options, or NULL. */
+static const char *wrong_options(const struct ds_cli *cli)
+{
+    if (cli->tokenizer == NULL)
+        return "no tokenizer is given; name one with '--tokenizer FILE'";
+    if (cli->prompt_key != NULL && cli->sequence == 0)
+        return "'--prompt-key' needs '--sequence': what is not trained on has a place in samples "
+               "alone";
+    if (cli->chat != NULL && cli->sequence == 0)
+        return "'--chat' needs '--sequence': what is not trained on has a place in samples alone";
+    if (cli->chat != NULL && cli->prompt_key != NULL)
+        return "'--chat' has its prompts among the messages; leave '--prompt-key' out";
+    if (cli->pack && cli->sequence == 0)
+        return "'--pack' needs '--sequence', which says how long sequences are";
+    return NULL;
+}
+
 static int tokenize(const struct ds_cli *cli)
 {
+    const char *wrong = wrong_options(cli);
     struct ds_tokenizer *tokenizer = NULL;
     struct ds_error err = {0};
     int rc;
 
-    if (cli->tokenizer == NULL) {
-        ds_log(DS_LOG_ERROR, "no tokenizer is given; name one with '--tokenizer FILE'");
-        return DS_EXIT_USAGE;
-    }
-    if (cli->prompt_key != NULL && cli->sequence == 0) {
-        ds_log(DS_LOG_ERROR,
-               "'--prompt-key' needs '--sequence': what is not trained on has a place "
-               "in samples alone");
-        return DS_EXIT_USAGE;
-    }
-    if (cli->pack && cli->sequence == 0) {
-        ds_log(DS_LOG_ERROR, "'--pack' needs '--sequence', which says how long sequences are");
+    if (wrong != NULL) {
+        ds_log(DS_LOG_ERROR, "%s", wrong);
         return DS_EXIT_USAGE;
     }
     if (cli->sequence > 0 && ds_tokens_format(DS_DATA_AUTO, cli->arg[0]) != DS_DATA_SAMPLES) {

@@ -18,6 +18,7 @@
 #include "base/causes.h"
 #include "base/nearest.h"
 #include "launcher/remote/transport.h"
+#include "runtime/data/chat.h"
 
 const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 #define X(id, name, fn, words, fewest, most, help)                                                 \
@@ -47,6 +48,11 @@ static const struct ds_choice causes[] = {
     {NULL, 0}};
 static const struct ds_choice text_formats[] = {
     {"auto", DS_TEXT_AUTO}, {"text", DS_TEXT_PLAIN}, {"jsonl", DS_TEXT_JSONL},
+    {NULL, 0}};
+static const struct ds_choice chats[] = {
+#define X(id, name) {name, 0},
+    DS_CHATS(X)
+#undef X
     {NULL, 0}};
 static const struct ds_choice devices[] = {
     {"cpu", DS_DEVICE_CPU}, {"cuda", DS_DEVICE_CUDA}, {NULL, 0}};
@@ -143,6 +149,7 @@ static const struct ds_option options[] = {
     TEXT(0, "--key", "NAME", text_key, BIT(DATA_TOKENIZE), "where the text is in an object of jsonl; 'text' if not given, behind a prompt 'completion'"),
     TEXT(0, "--prompt-key", "NAME", prompt_key, BIT(DATA_TOKENIZE), "where the prompt is, which is read and not trained on; with --sequence"),
     WHOLE("--sequence", "N", uint64_t *, sequence, 1, DS_MAX_CONTEXT, BIT(DATA_TOKENIZE), "write samples for this train.sequence, one for each line of jsonl, cut or filled up"),
+    WORD("--chat", "FORM", chat, chats, BIT(DATA_TOKENIZE), "lines have messages, of which the assistant's are trained on, in this form: chatml, llama3, mistral, gemma or zephyr; with --sequence"),
     FLAG(0, "--pack", pack, BIT(DATA_TOKENIZE), "put as many samples into a sequence as fit, each to its end; with --sequence, for data.documents apart"),
     TEXT(0, "--eot", "TOKEN", eot, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT) | BIT(GENERATE), "what stands after each document, and ends a sample: a token, auto or none; auto is <|endoftext|>, </s> or the like"),
     WHOLE("--threads", "N", uint64_t *, threads, 1, DS_MAX_THREADS, BIT(DATA_TOKENIZE) | BIT(GENERATE), "threads that tokenize or compute; the cores of this process if not given"),

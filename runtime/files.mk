@@ -13,7 +13,7 @@ SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c ring.c talk.c work.c pr
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
     host_net.c host_swap.c net.c net_send.c net_setup.c net_sums.c mesh.c mesh_open.c greet.c layout.c ops.c)
-SRC_data := $(addprefix runtime/data/,corpus.c data.c kept.c order.c pack.c reader.c source.c tokens.c valid.c write.c)
+SRC_data := $(addprefix runtime/data/,chat.c corpus.c data.c kept.c order.c pack.c reader.c source.c tokens.c valid.c write.c)
 SRC_text := $(addprefix runtime/text/,added.c alphabet.c bpe.c decode.c encode.c normal.c pattern.c \
     piece.c read_model.c read_parts.c rewrite.c tokenizer.c unicode.c vocab.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c view.c safetensors.c manifest.c manifest_tensors.c \

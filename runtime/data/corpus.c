@@ -18,6 +18,7 @@ struct work { /* one place of the ring */
     struct ds_stretch in;
     struct ds_ids ids;
     struct ds_ids lengths; /* of samples that are packed */
+    struct ds_chat_room chat;
     struct ds_corpus_count made;
     int rc; /* -EAGAIN: it cannot be cut at its end */
     struct ds_error err;
@@ -164,28 +165,68 @@ static int make_sample(const struct ds_corpus_args *args, struct work *w, size_t
     return end_sample(args, w, begin);
 }
 
-static int encode_line(const struct ds_corpus_args *args, struct ds_encoder *encoder,
-                       struct work *w, const char *line, size_t len)
+/* The separator, which no message asks for, unless one has just ended so. */
+static int end_messages(const struct ds_corpus_args *args, struct work *w, size_t begin)
 {
-    const size_t begin = w->ids.count;
-    json_error_t why;
-    json_t *root = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    const struct ds_ids *ids = &w->ids;
+    const uint32_t last = ids->count > begin ? ids->id[ids->count - 1] : DS_NO_TOKEN;
+
+    w->made.documents++;
+    w->made.text_bytes += w->chat.text.len;
+    if (args->separator == DS_NO_TOKEN || last == args->separator || last == ~args->separator ||
+        ds_ids_put(&w->ids, ~args->separator) == 0)
+        return 0;
+    return ds_fail(&w->err, ENOMEM, "no memory for the tokens of a document");
+}
+
+static int encode_messages(const struct ds_corpus_args *args, struct ds_encoder *encoder,
+                           struct work *w, const json_t *root, size_t begin)
+{
+    const json_t *messages = json_object_get(root, args->key);
+    int rc;
+
+    if (messages == NULL)
+        return ds_fail(&w->err, EBADMSG, "there is no key '%s'; name the right one with --key",
+                       args->key);
+    if (!json_is_array(messages))
+        return ds_fail(&w->err, EBADMSG, "key '%s' is not a list of messages", args->key);
+    rc = ds_chat_encode(args->chat, messages, encoder, &w->chat, (size_t)args->length, &w->ids,
+                        &w->err);
+    return rc == 0 ? end_messages(args, w, begin) : rc;
+}
+
+static int encode_texts(const struct ds_corpus_args *args, struct ds_encoder *encoder,
+                        struct work *w, const json_t *root, size_t begin)
+{
     size_t target;
     int rc = 0;
 
-    if (root == NULL)
-        return ds_fail(&w->err, EBADMSG, "column %d: %s", why.column, why.text);
-    if (!json_is_object(root))
-        rc = ds_fail(&w->err, EBADMSG, "a line must be an object, as {\"%s\": \"...\"}", args->key);
-    if (rc == 0 && args->prompt != NULL)
+    if (args->prompt != NULL)
         rc = encode_value(encoder, w, root, args->prompt, "--prompt-key", false);
     target = w->ids.count;
     if (rc == 0)
         rc = encode_value(encoder, w, root, args->key, "--key", target > begin);
     for (size_t i = begin; i < target; i++)
         w->ids.id[i] = ~w->ids.id[i];
-    if (rc == 0)
-        rc = end_document(args, w);
+    return rc == 0 ? end_document(args, w) : rc;
+}
+
+static int encode_line(const struct ds_corpus_args *args, struct ds_encoder *encoder,
+                       struct work *w, const char *line, size_t len)
+{
+    const size_t begin = w->ids.count;
+    json_error_t why;
+    json_t *root = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    int rc;
+
+    if (root == NULL)
+        return ds_fail(&w->err, EBADMSG, "column %d: %s", why.column, why.text);
+    if (!json_is_object(root))
+        rc = ds_fail(&w->err, EBADMSG, "a line must be an object, as {\"%s\": \"...\"}", args->key);
+    else if (args->chat != NULL)
+        rc = encode_messages(args, encoder, w, root, begin);
+    else
+        rc = encode_texts(args, encoder, w, root, begin);
     if (rc == 0 && args->length > 0)
         rc = make_sample(args, w, begin);
     json_decref(root);
@@ -215,6 +256,7 @@ static void encode(const struct ds_corpus_args *args, struct ds_encoder *encoder
     uint64_t dropped = ds_encoder_dropped(encoder);
 
     w->ids.count = w->lengths.count = 0;
+    w->chat.again = 0;
     w->made = (struct ds_corpus_count){0};
     w->err = (struct ds_error){0};
     if (args->length > 0 && !w->in.lines)
@@ -225,7 +267,7 @@ static void encode(const struct ds_corpus_args *args, struct ds_encoder *encoder
     else
         w->rc = w->in.lines ? encode_lines(args, encoder, w) : encode_text(args, encoder, w);
     w->made.tokens = args->length > 0 ? w->made.tokens : w->ids.count;
-    w->made.dropped = ds_encoder_dropped(encoder) - dropped;
+    w->made.dropped = ds_encoder_dropped(encoder) - dropped - w->chat.again;
 }
 
 /* --- threads --------------------------------------------------------------------------------- */
@@ -414,9 +456,12 @@ static int open_places(struct corpus *c, struct ds_error *err)
     c->ring = calloc(c->places, sizeof(*c->ring));
     if (c->ring == NULL)
         return ds_fail(err, ENOMEM, "no memory for %u threads", c->args->threads);
-    for (size_t i = 0; i < c->places; i++)
+    for (size_t i = 0; i < c->places; i++) {
         ds_buf_init(&c->ring[i].in.text, most);
+        ds_chat_room_init(&c->ring[i].chat);
+    }
     ds_buf_init(&c->held.in.text, most);
+    ds_chat_room_init(&c->held.chat);
     if (c->args->pack &&
         ds_pack_open(&c->pack, c->args->length, filling(c->args), c->writer, err) != 0)
         return -ENOMEM;
@@ -460,11 +505,13 @@ static void release(struct corpus *c)
         ds_buf_release(&c->ring[i].in.text);
         ds_ids_release(&c->ring[i].ids);
         ds_ids_release(&c->ring[i].lengths);
+        ds_chat_room_release(&c->ring[i].chat);
     }
     free(c->ring);
     ds_buf_release(&c->held.in.text);
     ds_ids_release(&c->held.ids);
     ds_ids_release(&c->held.lengths);
+    ds_chat_room_release(&c->held.chat);
     ds_pack_close(&c->pack);
     ds_encoder_free(c->own);
     ds_reader_close(&c->reader);

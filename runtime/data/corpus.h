@@ -12,6 +12,9 @@
  * are those of text and separator.  A line of which no target is left behind the first id is passed
  * over.
  *
+ * Messages become a sample of which their assistant's are the targets (chat.h); a separator that
+ * follows is none.
+ *
  * Packed samples are not filled up: a sequence has several, each with a separator at its end unless
  * it was cut, and the first id of each is no target.
  *
@@ -25,6 +28,7 @@
 #ifndef DS_RUNTIME_DATA_CORPUS_H
 #define DS_RUNTIME_DATA_CORPUS_H
 
+#include "runtime/data/chat.h"
 #include "runtime/data/reader.h"
 #include "runtime/data/write.h"
 #include "runtime/text/tokenizer.h"
@@ -45,12 +49,13 @@ struct ds_corpus_args {
     const char *const *path;
     size_t paths;
     enum ds_text_format format;
-    const char *key;    /* of JSON lines */
-    const char *prompt; /* (optional) the key of the prompt */
-    uint64_t length;    /* ids of a sample; 0: one stream, without prompts */
-    uint32_t separator; /* after each document; DS_NO_TOKEN: none */
-    bool pack;          /* samples, which have a separator: as many as fit in a sequence (pack.h) */
-    unsigned threads;   /* that encode, 1 to DS_MAX_THREADS */
+    const char *key;            /* of JSON lines */
+    const char *prompt;         /* (optional) the key of the prompt */
+    const struct ds_chat *chat; /* (optional) of samples: at `key` are messages, in this form */
+    uint64_t length;            /* ids of a sample; 0: one stream, without prompts */
+    uint32_t separator;         /* after each document; DS_NO_TOKEN: none */
+    bool pack;        /* samples, which have a separator: as many as fit in a sequence (pack.h) */
+    unsigned threads; /* that encode, 1 to DS_MAX_THREADS */
     size_t stretch_bytes; /* 0: as reader.h has it */
     /* After each stretch; false stops.  May be NULL. */
     bool (*go_on)(void *user, const struct ds_corpus_count *count);

@@ -306,6 +306,26 @@ static int check_scale(struct ds_job *job, const struct ds_keys *keys, struct ds
     return 0;
 }
 
+/* What all heads come to, of queries, and of keys and values together, for a rank of a team. */
+static int check_fp8_heads(const struct ds_job *job, const struct ds_keys *keys,
+                           struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const struct {
+        const char *path;
+        uint64_t heads, unit;
+    } table[] = {{"model.kv_heads", shape->kv_heads, DS_FP8_UNIT / 2 * job->parallel.tensor},
+                 {"model.heads", shape->heads, DS_FP8_UNIT * job->parallel.tensor}};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].heads * shape->head_size % table[i].unit != 0)
+            return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "precision.matmul"), EINVAL,
+                           "'%s' %" PRIu64 " x %" PRIu64 ", the size of a head, must be a "
+                           "multiple of %" PRIu64 " for 'precision.matmul' fp8",
+                           table[i].path, table[i].heads, shape->head_size, table[i].unit);
+    return 0;
+}
+
 /* Extents of products of FP8 are multiples of 16: of layers, or a team's parts of them, and of
  * tokens. */
 static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
@@ -317,8 +337,8 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
     } widths[] = {{"model.hidden", shape->hidden, 1},
                   {"model.ffn", shape->ffn, job->parallel.tensor}};
     uint64_t part = job->train.sequence / job->parallel.sequence, unit = DS_FP8_UNIT;
-    const uint64_t kv_unit = unit / 2; /* of keys and of values */
     char fit[64];
+    int rc;
 
     if (job->precision.matmul != DS_MATMUL_FP8)
         return 0;
@@ -338,11 +358,9 @@ static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_e
                        "%" PRIu64 "; %s would do",
                        widths[i].path, unit * widths[i].parts, widths[i].value, fit);
     }
-    if (shape->kv_heads * shape->head_size % (kv_unit * job->parallel.tensor) != 0)
-        return FAIL_AT(keys, ds__job_blame(keys, "model.kv_heads", "precision.matmul"), EINVAL,
-                       "'model.kv_heads' %" PRIu64 " x %" PRIu64 ", the size of a head, must be a "
-                       "multiple of %" PRIu64 " for 'precision.matmul' fp8",
-                       shape->kv_heads, shape->head_size, kv_unit * job->parallel.tensor);
+    rc = check_fp8_heads(job, keys, err);
+    if (rc != 0)
+        return rc;
     while (unit > 1 && part * (unit / 2) % DS_FP8_UNIT == 0)
         unit /= 2;
     if (job->train.micro_batch * part % DS_FP8_UNIT == 0)

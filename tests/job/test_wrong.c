@@ -354,6 +354,13 @@ static const struct wrong {
      "train: {steps: 1, global_batch: 8, micro_batch: 8}\n"
      "precision: {matmul: fp8, compute: bf16}\n", NULL, EINVAL,
      "job.yaml:2:66: 'model.kv_heads' 1 x 4, the size of a head, must be a multiple of 8 for 'precision.matmul' fp8"},
+    {SMALL "precision: {matmul: fp8, compute: bf16}\nparallel: {tensor: 4}\n", "model.hidden=32", EINVAL,
+     "job.yaml:6:10: 'model.heads' 4 x 8, the size of a head, must be a multiple of 64 for 'precision.matmul' fp8"},
+    {"name: t\ndata: {train: [a.txt]}\n"
+     "model: {arch: qwen3, layers: 1, hidden: 64, heads: 2, kv_heads: 2, head_size: 4, ffn: 64, context: 32}\n"
+     "train: {steps: 1, global_batch: 8, micro_batch: 8}\n"
+     "precision: {matmul: fp8, compute: bf16}\n", NULL, EINVAL,
+     "job.yaml:3:52: 'model.heads' 2 x 4, the size of a head, must be a multiple of 16 for 'precision.matmul' fp8"},
     {SMALL, "precision.loss_scale=8", EINVAL,
      "override 'precision.loss_scale=8': 'precision.loss_scale' is for 'precision.compute' fp16; leave it out"},
     {SMALL, "precision.loss_scale=0", EINVAL,

@@ -82,6 +82,15 @@ static uint64_t piece_elems(const struct ds_plan *plan)
     return elems > MOST_ELEMS ? MOST_ELEMS : ds__round_up(elems, DS_PIECE_ALIGN / sizeof(float));
 }
 
+/* Is a matrix of it updated as a whole?  What every rank has whole has matrices, too. */
+static bool has_matrices(const struct ds_plan *plan, uint32_t bucket)
+{
+    for (size_t i = 0; i < plan->spans; i++)
+        if (plan->span[i].bucket == bucket && plan->span[i].rows > 0)
+            return true;
+    return false;
+}
+
 /* Returns how many pieces there are; places them where plan->piece is there for it. */
 static size_t cut(struct ds_plan *plan)
 {
@@ -90,7 +99,7 @@ static size_t cut(struct ds_plan *plan)
     for (uint32_t i = 0; i < plan->buckets; i++) {
         uint32_t bucket = updated_as(plan, i);
         uint64_t elems = shard_elems(plan, bucket, 0);
-        uint64_t most = plan->bucket[bucket].gaps ? elems : piece_elems(plan);
+        uint64_t most = has_matrices(plan, bucket) ? elems : piece_elems(plan);
 
         for (uint64_t at = 0; at < elems; at += most, pieces++)
             if (plan->piece != NULL)

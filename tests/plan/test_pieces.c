@@ -26,6 +26,7 @@ static const struct setting settings[] = {
     {.world = 2, .local = 2, .stage = 2, .apart = true, .replicate_below = 300},
     {.world = 4, .local = 4, .stage = 1, .optim = DS_OPTIM_MUON, .large = true},
     {.world = 2, .local = 2, .optim = DS_OPTIM_MUON},
+    {.world = 2, .local = 2, .stage = 1, .optim = DS_OPTIM_MUON, .replicate_below = 10000},
     {.world = 3, .local = 3, .stage = 2, .optim = DS_OPTIM_LION, .large = true, .apart = true},
 };
 enum { SETTINGS = sizeof(settings) / sizeof(settings[0]) };
@@ -94,6 +95,30 @@ Test(pieces, hold_every_element_once)
         }
         cr_assert_eq(plan.disk_bytes, at);
         cr_assert_eq(plan.piece_room_bytes, most);
+        ds_plan_release(&plan);
+    }
+}
+
+/* Neither does a piece end within a matrix that is updated as a whole. */
+Test(pieces, leave_matrices_whole)
+{
+    for (unsigned s = 0; s < SETTINGS; s++) {
+        struct ds_plan plan;
+        size_t matrices = 0;
+
+        build(&plan, &settings[s], DS_OFFLOAD_NVME);
+        for (size_t i = 0; i < plan.spans; i++) {
+            const struct ds_plan_span *span = &plan.span[i];
+            const struct ds_bucket *bucket = &plan.bucket[span->bucket];
+
+            for (size_t k = 0; span->rows > 0 && k < plan.pieces; k++)
+                if (plan.piece[k].bucket == span->bucket)
+                    cr_assert_geq(plan.piece[k].elems,
+                                  ds_plan_shard(&plan, DS_ARENA_MOMENTS, span->bucket).count,
+                                  "%u: %s", s, bucket->replicated ? "replicated" : "shared");
+            matrices += span->rows > 0;
+        }
+        cr_assert_eq(matrices > 0, settings[s].optim == DS_OPTIM_MUON);
         ds_plan_release(&plan);
     }
 }

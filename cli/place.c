@@ -444,7 +444,16 @@ static bool without_gpus(const struct ds_job *job)
     return job->launch.device == DS_DEVICE_CPU;
 }
 
-int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, bool ask,
+/* What hosts decide of the job.  Where they have unequal numbers of ranks, parts of a pipeline are
+ * not the ranks of one host each, and a rank sees only how many its own host has. */
+static void settle(const struct ds_placement *placement, struct ds_job *job)
+{
+    for (uint32_t i = 1; job->parallel.pipeline > 1 && i < placement->places; i++)
+        if (placement->place[i].ranks != placement->place[0].ranks)
+            job->zero.once_per_host = false;
+}
+
+int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask,
                  struct ds_cli_place *place, struct ds_error *err)
 {
     const struct ds_strings *vars = &job->launch.env;
@@ -460,10 +469,12 @@ int ds_cli_place(const struct ds_cli *cli, const struct ds_job *job, bool ask,
         rc = check_once(place, err);
     if (rc == 0 && job->launch.device != DS_DEVICE_CPU)
         rc = ds_cli_place_devices(place, err);
-    if (rc == 0)
+    if (rc == 0) {
         share_cores(place, (unsigned)job->launch.threads);
-    else
+        settle(&place->placement, job);
+    } else {
         ds_cli_place_release(place);
+    }
     return rc;
 }
 

@@ -75,7 +75,7 @@ def same_weights(name, run, other):
 def on_hosts(bed, name, hostfile, *keys):
     run = h.work() / re.sub(r"\W+", "-", name)
     ran = bed.run(*command(run, hostfile, *keys))
-    h.ok(ran.returncode == 0, f"{name}: trains", ran.stdout + ran.stderr)
+    h.ok(ran.returncode == 0 and not ran.stderr, f"{name}: trains", ran.stdout + ran.stderr)
     return run if ran.returncode == 0 else None
 
 
@@ -89,6 +89,17 @@ def placements(bed, plain):
         if run:
             same_numbers(name, run, plain, STEPS)
             same_weights(name, run, plain)
+
+
+def parts(bed):
+    """Parts of a pipeline on hosts of their own, and on hosts of which one happens to have as many ranks as a part."""
+    keys = ("parallel.pipeline=2", "zero.stage=1")
+    plain = on_machine("plain-parts", JOB, *keys)
+    for layout in ("2 x 2", "2 + 1 + 1", "1 + 2 + 1"):
+        run = on_hosts(bed, f"{layout}, 2 parts", LAYOUTS[layout], *keys)
+        if run:
+            same_numbers(f"{layout}, 2 parts", run, plain, STEPS)
+            same_weights(f"{layout}, 2 parts", run, plain)
 
 
 def groups(bed, plain):
@@ -160,10 +171,12 @@ beds.require()
 JOB = h.write_job("short.yaml", steps=STEPS, every=STEPS, seed=5, hidden=36, heads=3, ffn=52)
 LONG_JOB = h.write_job("long.yaml", steps=LONG, every=EVERY, seed=6, hidden=36, heads=3, ffn=52)
 LAYOUTS = {"4 x 1": hosts(*((f"node{i}", 1) for i in range(1, 5))), "2 x 2": hosts(("node1", 2), ("node2", 2)),
-           "3 + 1": hosts(("node1", 3), ("node2", 1))}
+           "3 + 1": hosts(("node1", 3), ("node2", 1)), "2 + 1 + 1": hosts(("node1", 2), ("node2", 1), ("node3", 1)),
+           "1 + 2 + 1": hosts(("node1", 1), ("node2", 2), ("node3", 1))}
 with beds.Hosts(9) as real:
     apart = start_apart(real)
     placements(real, on_machine("plain", JOB))
+    parts(real)
     groups(real, on_machine("no-clip", JOB, "optim.clip=0"))
     disturbed(real, on_machine("long", LONG_JOB))
     end_apart(*apart)

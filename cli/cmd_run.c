@@ -88,8 +88,10 @@ static int settle(struct run *run, const struct ds_plan_args *plan, struct ds_er
     ds_cluster_init(&cluster);
     if (ds_plan_gathers_ahead(plan) && run->job.zero.prefetch == 0 && !run->memory.apart) {
         rc = ds_cli_machine(&cluster, &run->job, &run->place.placement, &rates, err);
-        if (rc != 0)
+        if (rc != 0) {
             ds_log(DS_LOG_WARNING, "zero.prefetch auto goes by sizes: %s", ds_error_text(err, rc));
+            ds_error_clear(err);
+        }
         if (rc == 0 && rates)
             args.cluster = &cluster;
     }

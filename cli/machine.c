@@ -27,8 +27,10 @@ int ds_cli_machine(struct ds_cluster *cluster, const struct ds_job *job,
     if (len < 0 || (size_t)len >= sizeof(path))
         return 0;
     rc = ds_cluster_load(cluster, path, err);
-    if (rc == -ENOENT)
+    if (rc == -ENOENT) {
+        ds_error_clear(err);
         return 0;
+    }
     cluster->hosts = placement->places;
     cluster->ranks = placement->places > 0 ? placement->place[0].ranks : 0;
     *found = rc == 0 && ds_cluster_links(cluster) &&

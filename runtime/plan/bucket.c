@@ -253,15 +253,20 @@ static void lay_out(struct ds_plan *plan, const struct amounts *amounts, uint64_
         place_owned(plan, owners);
 }
 
-/* Is padding more than an eighth, and could larger buckets do with less? */
+/* Is padding more than an eighth, and could larger buckets do with less?  Blocks' own tensors and
+ * their experts stay apart, and what both ends of a pipeline hold is always alone. */
 static bool wastes(const struct ds_plan *plan)
 {
     uint64_t elems = all_elems(plan);
-    size_t shared = 0;
+    size_t own = 0, experts = 0;
 
-    for (size_t i = 0; i < plan->buckets; i++)
-        shared += !plan->bucket[i].replicated && !plan->bucket[i].frozen;
-    return shared > 1 && plan->padded_elems - elems > elems / WASTE_SHARE;
+    for (size_t i = plan->frozen_buckets; i < plan->buckets; i++) {
+        const struct ds_bucket *bucket = &plan->bucket[i];
+
+        own += !bucket->replicated && !bucket->tied && !bucket->experts;
+        experts += bucket->experts;
+    }
+    return (own > 1 || experts > 1) && plan->padded_elems - elems > elems / WASTE_SHARE;
 }
 
 /* What optim.groups says of a tensor; without a group matrices decay and vectors do not. */

@@ -178,6 +178,30 @@ Test(owner, buckets_grow_until_padding_is_small)
     }
 }
 
+/* The embedding of both ends of a pipeline, and experts that ranks divide, have buckets of their own
+ * however large the others become; with few matrices for many ranks padding stays large, too. */
+Test(owner, buckets_that_stay_apart_are_no_reason_to_grow_others, .timeout = 60)
+{
+    struct setting set = {.world = 24, .local = 24, .stage = 2};
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct ds_job job = job_of(&set);
+        struct ds_plan plan;
+        uint64_t elems = 0;
+
+        job.model.shape =
+            i == 0 ? test_gpt2(3, 48, 1, 257, 32) : test_mixtral(2, 64, 4, 2, 96, 113, 32, 4, 2);
+        job.parallel.pipeline = i == 0 ? 3 : 1;
+        job.parallel.expert = i == 0 ? 1 : 2;
+        build(&plan, &job, &set, 0);
+        for (size_t k = 0; k < plan.params; k++)
+            elems += plan.param[k].param.elems;
+        cr_assert_gt(plan.padded_elems - elems, elems / 8);
+        cr_assert_eq(plan.buckets, 2, "%u: %zu", i, plan.buckets);
+        ds_plan_release(&plan);
+    }
+}
+
 /* A matrix for each of sixty-four ranks is more than there are: the plan says what that takes. */
 Test(owner, padding_counts_in_memory_and_on_the_wire)
 {

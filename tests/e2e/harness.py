@@ -133,7 +133,7 @@ atexit.register(reap)
 
 def shared_memory():
     """Names in /dev/shm that no test framework of ours made, nor a double of NCCL: other tests run beside this one."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(("bxf_arena", "dsrun-fake-nccl"))}
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(("bxf", "dsrun-fake-nccl"))}
 
 
 # --- jobs and results -------------------------------------------------------------------------------

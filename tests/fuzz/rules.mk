@@ -8,8 +8,11 @@
 # `make check` replays the seeds with any compiler (replay.c); fuzz-smoke mutates them with libFuzzer
 # under AddressSanitizer and UBSan.  An input that crashes stays in build/fuzz/crashes/: mend the
 # code, then keep the input as a seed (xxd -p).
+#
+# `fuzz-jobs` draws whole jobs; tests/e2e/random_jobs.py --only makes one that failed again, and smaller.
 
 FUZZ_TIME ?= 60
+FUZZ_SEED ?= $(shell date +%s)
 FUZZ_LIBS := $(LIBS_worker) -lsodium -lcrypto $(LIBS_text)
 
 define fuzz_rule
@@ -30,4 +33,7 @@ fuzz-smoke: | $(B)/deps-build.ok $(B)/deps-fuzz.ok ## every parser under libFuzz
 fuzz-run: $(foreach f,$(FUZZ),$(B)/tests/fuzz/fuzz_$(f))
 	$(Q)for f in $(FUZZ); do FUZZ_TIME=$(FUZZ_TIME) tools/fuzz $(B) $$f || exit 1; done
 
-.PHONY: fuzz-smoke fuzz-run
+fuzz-jobs: all | $(B)/deps-hosts.ok ## random jobs in random layouts for FUZZ_TIME=60 seconds, from FUZZ_SEED
+	$(Q)B='$(B)' tests/e2e/random_jobs.py --seconds $(FUZZ_TIME) --seed $(FUZZ_SEED)
+
+.PHONY: fuzz-smoke fuzz-run fuzz-jobs

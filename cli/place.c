@@ -444,13 +444,23 @@ static bool without_gpus(const struct ds_job *job)
     return job->launch.device == DS_DEVICE_CPU;
 }
 
-/* What hosts decide of the job.  Where they have unequal numbers of ranks, parts of a pipeline are
- * not the ranks of one host each, and a rank sees only how many its own host has. */
-static void settle(const struct ds_placement *placement, struct ds_job *job)
+/* Of hosts with unequal numbers of ranks groups of one each are not alike, nor are parts of a
+ * pipeline the ranks of one; and a rank sees only how many its own host has. */
+static int settle(const struct ds_placement *placement, struct ds_job *job, struct ds_error *err)
 {
-    for (uint32_t i = 1; job->parallel.pipeline > 1 && i < placement->places; i++)
-        if (placement->place[i].ranks != placement->place[0].ranks)
-            job->zero.once_per_host = false;
+    const struct ds_place *first = &placement->place[0], *other = first;
+
+    for (uint32_t i = 1; i < placement->places && other->ranks == first->ranks; i++)
+        other = &placement->place[i];
+    if (other->ranks == first->ranks)
+        return 0;
+    if (job->zero.shard_group == DS_SHARD_NODE)
+        return ds_fail(err, EINVAL,
+                       "'zero.shard_group' node needs as many ranks on every host, and '%s' has "
+                       "%u, '%s' %u",
+                       first->host, first->ranks, other->host, other->ranks);
+    job->zero.once_per_host = job->zero.once_per_host && job->parallel.pipeline == 1;
+    return 0;
 }
 
 int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask,
@@ -469,12 +479,12 @@ int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask,
         rc = check_once(place, err);
     if (rc == 0 && job->launch.device != DS_DEVICE_CPU)
         rc = ds_cli_place_devices(place, err);
-    if (rc == 0) {
+    if (rc == 0)
+        rc = settle(&place->placement, job, err);
+    if (rc == 0)
         share_cores(place, (unsigned)job->launch.threads);
-        settle(&place->placement, job);
-    } else {
+    else
         ds_cli_place_release(place);
-    }
     return rc;
 }
 

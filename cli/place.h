@@ -51,8 +51,9 @@ struct ds_cli_place {
 /* With the devices and the variables of the ranks; zero.once_per_host becomes false where hosts
  * with unequal numbers of ranks share a pipeline.  `ask`: other hosts may be asked for their GPUs
  * (count.h) where ranks depend on them; else such a host has one.  -EINVAL and -ENOENT as the
- * hostfile says; -EDOM a selection, or a way to reach hosts, that cannot be; -EHOSTUNREACH a host
- * that is not this machine; else what ds_cli_env() and ds_cli_count() say. */
+ * hostfile says, and -EINVAL where such hosts are to be groups of ZeRO; -EDOM a selection, or a way
+ * to reach hosts, that cannot be; -EHOSTUNREACH a host that is not this machine; else what
+ * ds_cli_env() and ds_cli_count() say. */
 int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask,
                  struct ds_cli_place *place, struct ds_error *err) DS_NODISCARD;
 

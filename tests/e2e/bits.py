@@ -113,9 +113,10 @@ def groups(bed, plain):
             h.ok(all(abs(m["grad_norm"] - p["grad_norm"]) <= NORM_TOLERANCE * p["grad_norm"]
                      for m, p in zip(mine, its)), f"{name}: the norm but for its last bit", mine)
             same_weights(name, run, plain)
-    ran = bed.run(*command(h.work() / "unequal", LAYOUTS["3 + 1"], "zero.stage=3", "zero.shard_group=node"))
-    h.ok(ran.returncode not in (0, 75) and "zero.shard_group" in ran.stderr, "shard group node on 3 + 1 is refused",
-         f"{ran.returncode} {ran.stdout}{ran.stderr}")
+    for layout, *keys in (("3 + 1", "zero.stage=3"), ("1 + 2 + 1", "zero.stage=1"), ("3 + 1", "parallel.pipeline=2")):
+        ran = bed.run(*command(h.work() / "unequal", LAYOUTS[layout], *keys, "zero.shard_group=node"))
+        h.ok(ran.returncode == 65 and "'zero.shard_group' node needs as many ranks on every host, and 'node1' has" in
+             ran.stderr, f"shard group node on {layout}, {keys[0]}, is refused", f"{ran.returncode} {ran.stdout}{ran.stderr}")
 
 
 def kill_on(bed, host, word):

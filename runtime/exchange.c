@@ -14,7 +14,7 @@
 static int split_layers(struct ds_exchange *exchange, struct ds_error *err)
 {
     const struct ds_plan *plan = exchange->plan;
-    const struct ds_comm_group team = ds_plan_team_group(plan);
+    const struct ds_comm_group team = ds_plan_team_group(plan), kv = ds_plan_kv_group(plan);
     const struct ds_comm_group sequence = ds_plan_sequence_group(plan);
     const struct ds_comm_group meet = ds_plan_meet_group(plan);
     int rc = 0;
@@ -23,6 +23,8 @@ static int split_layers(struct ds_exchange *exchange, struct ds_error *err)
         rc = ds_comm_split(exchange->everybody, &sequence, &exchange->sequence, err);
     if (rc == 0 && plan->tensor_ranks > 1)
         rc = ds_comm_split(exchange->everybody, &team, &exchange->team, err);
+    if (rc == 0 && plan->kv_ranks > 1)
+        rc = ds_comm_split(exchange->everybody, &kv, &exchange->kv, err);
     if (rc == 0 && plan->expert_ranks > 1)
         rc = ds_comm_split(exchange->everybody, &meet, &exchange->meet, err);
     return rc;
@@ -141,6 +143,7 @@ void ds_exchange_close(struct ds_exchange *exchange)
 {
     ds_comm_close(exchange->sequence);
     ds_comm_close(exchange->team);
+    ds_comm_close(exchange->kv);
     ds_comm_close(exchange->meet);
     if (exchange->part != exchange->everybody && exchange->part != exchange->of[0].all)
         ds_comm_close(exchange->part);
@@ -342,6 +345,7 @@ void ds_exchange_stats(const struct ds_exchange *exchange, enum ds_comm_op op,
         exchange->meet,
         exchange->sequence,
         exchange->team,
+        exchange->kv,
         part != all && part != own->all ? part : NULL,
         exchange->pair[0],
         exchange->pair[1],

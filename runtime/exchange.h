@@ -31,11 +31,12 @@ struct ds_exchange_holders {
 struct ds_exchange {
     const struct ds_plan *plan;
     struct ds_comm *everybody;
-    struct ds_exchange_holders of[2];           /* of most parameters; of experts */
-    struct ds_comm *meet;                       /* who divides experts with this rank, or NULL */
-    struct ds_comm *sequence;                   /* who shares this rank's sequences, or NULL */
-    struct ds_comm *team;                       /* who shares its layers, or NULL */
-    struct ds_comm *part;                       /* all of its part, who sum norms; or NULL */
+    struct ds_exchange_holders of[2]; /* of most parameters; of experts */
+    struct ds_comm *meet;             /* who divides experts with this rank, or NULL */
+    struct ds_comm *sequence;         /* who shares this rank's sequences, or NULL */
+    struct ds_comm *team;             /* who shares its layers, or NULL */
+    struct ds_comm *kv;               /* of them, who has the same key/value heads, or NULL */
+    struct ds_comm *part;             /* all of its part, who sum norms; or NULL */
     struct ds_comm *pair[DS_PLAN_PAIRS], *ends; /* of a pipeline: ds_plan_pair_group(), .._tie_.. */
     void *memory[DS_ARENA_COUNT]; /* borrowed; NULL where the plan has no such arena */
     enum ds_arena_kind own;       /* what the kernels read is made of: PARAMS(_LOW) */

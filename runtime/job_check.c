@@ -311,11 +311,13 @@ static int check_fp8_heads(const struct ds_job *job, const struct ds_keys *keys,
                            struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
+    const uint64_t team = job->parallel.tensor;
+    const uint64_t parts = team < shape->kv_heads ? team : shape->kv_heads; /* of keys, values */
     const struct {
         const char *path;
         uint64_t heads, unit;
-    } table[] = {{"model.kv_heads", shape->kv_heads, DS_FP8_UNIT / 2 * job->parallel.tensor},
-                 {"model.heads", shape->heads, DS_FP8_UNIT * job->parallel.tensor}};
+    } table[] = {{"model.kv_heads", shape->kv_heads, DS_FP8_UNIT / 2 * parts},
+                 {"model.heads", shape->heads, DS_FP8_UNIT * team}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (table[i].heads * shape->head_size % table[i].unit != 0)
@@ -331,11 +333,11 @@ static int check_fp8_heads(const struct ds_job *job, const struct ds_keys *keys,
 static int check_fp8(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
+    const uint64_t team = job->parallel.tensor;
     const struct {
         const char *path;
         uint64_t value, parts;
-    } widths[] = {{"model.hidden", shape->hidden, 1},
-                  {"model.ffn", shape->ffn, job->parallel.tensor}};
+    } widths[] = {{"model.hidden", shape->hidden, 1}, {"model.ffn", shape->ffn, team}};
     uint64_t part = job->train.sequence / job->parallel.sequence, unit = DS_FP8_UNIT;
     char fit[64];
     int rc;

@@ -41,17 +41,48 @@ static const char *team_text(uint64_t team)
     return team > 1 ? " / 'parallel.tensor'," : "";
 }
 
+/* Each has some of the key/value heads, or several have one. */
+static bool shares_kv(uint64_t ranks, uint64_t kv)
+{
+    return kv % ranks == 0 || ranks % kv == 0;
+}
+
+/* Of `heads` that so many ranks share, and as many key/value heads. */
+static int check_kv(const struct ds_keys *keys, const char *path, uint64_t ranks, uint64_t heads,
+                    struct whole kv, struct ds_error *err)
+{
+    uint64_t below = ranks, above = ranks;
+    char more[32] = "";
+
+    if (shares_kv(ranks, kv.value))
+        return 0;
+    while (heads % below != 0 || !shares_kv(below, kv.value))
+        below--;
+    while (above <= heads && (heads % above != 0 || !shares_kv(above, kv.value)))
+        above++;
+    if (above <= heads)
+        (void)snprintf(more, sizeof(more), " or %" PRIu64, above);
+    return FAIL_AT(keys, ds__job_blame(keys, path, kv.path), EINVAL,
+                   "'%s' %" PRIu64 " must divide '%s'%s %" PRIu64 ", or be a multiple of it; "
+                   "%" PRIu64 "%s would do",
+                   path, ranks, kv.path, kv.text, kv.value, below, more);
+}
+
 /* Ranks that share sequences have equal parts of their tokens, and of the heads. */
 static int check_sharing(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
-    const uint64_t team = job->parallel.tensor;
+    const uint64_t team = job->parallel.tensor, ranks = job->parallel.sequence;
+    const uint64_t heads = shape->heads / team;
     const struct whole table[] = {{"train.sequence", "", job->train.sequence},
-                                  {"model.heads", team_text(team), shape->heads / team},
-                                  {"model.kv_heads", team_text(team), shape->kv_heads / team}};
+                                  {"model.heads", team_text(team), heads}};
+    struct whole kv = {"model.kv_heads", team_text(team), shape->kv_heads / team};
+    int rc = check_divides(keys, "parallel.sequence", ranks, table,
+                           sizeof(table) / sizeof(table[0]), err);
 
-    return check_divides(keys, "parallel.sequence", job->parallel.sequence, table,
-                         sizeof(table) / sizeof(table[0]), err);
+    if (kv.value == 0) /* several of a team have the same one */
+        kv.value = 1;
+    return rc == 0 ? check_kv(keys, "parallel.sequence", ranks, heads, kv, err) : rc;
 }
 
 /* Ranks of a team have equal parts of each layer, and some of the vocabulary. */
@@ -59,12 +90,13 @@ static int check_team(struct ds_job *job, const struct ds_keys *keys, struct ds_
 {
     const struct ds_model_shape *shape = &job->model.shape;
     const uint64_t ranks = job->parallel.tensor;
-    const struct whole table[] = {{"model.heads", "", shape->heads},
-                                  {"model.kv_heads", "", shape->kv_heads},
-                                  {"model.ffn", "", shape->ffn}};
+    const struct whole table[] = {{"model.heads", "", shape->heads}, {"model.ffn", "", shape->ffn}};
+    const struct whole kv = {"model.kv_heads", "", shape->kv_heads};
     int rc =
         check_divides(keys, "parallel.tensor", ranks, table, sizeof(table) / sizeof(table[0]), err);
 
+    if (rc == 0)
+        rc = check_kv(keys, "parallel.tensor", ranks, shape->heads, kv, err);
     if (rc != 0)
         return rc;
     if (ranks * ranks > shape->vocab)

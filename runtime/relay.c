@@ -43,13 +43,28 @@ int ds_relay_pass(struct ds_exchange *exchange, struct ds_net *net, const struct
     return rc == 0 ? ds__probe_end_bytes(net->stream, at, "pass", 2 * plan->passed_bytes, err) : rc;
 }
 
+static int add_up(const struct ds_exchange *exchange, struct ds_comm *comm, struct ds_held grads,
+                  struct ds_stream *stream, struct ds_error *err)
+{
+    ds_comm_use_stream(comm, stream);
+    return ds_comm_all_reduce_f32(comm, (float *)exchange->memory[DS_ARENA_GRADS] + grads.at,
+                                  grads.count, err);
+}
+
 int ds_relay_tie(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
                  struct ds_error *err)
 {
     struct ds_comm *ends = exchange->ends != NULL ? exchange->ends : exchange->pair[0];
-    struct ds_held shard = ds_plan_shard(exchange->plan, DS_ARENA_GRADS, bucket);
+    const struct ds_plan *plan = exchange->plan;
+    int rc = 0;
 
-    ds_comm_use_stream(ends, stream);
-    return ds_comm_all_reduce_f32(ends, (float *)exchange->memory[DS_ARENA_GRADS] + shard.at,
-                                  shard.count, err);
+    if (plan->bucket[bucket].tied)
+        rc = add_up(exchange, ends, ds_plan_shard(plan, DS_ARENA_GRADS, bucket), stream, err);
+    for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
+        const struct ds_held held = ds_plan_doubled(plan, bucket, i);
+
+        if (held.count > 0)
+            rc = add_up(exchange, exchange->kv, held, stream, err);
+    }
+    return rc;
 }

@@ -45,7 +45,7 @@ void ds__trainer_view(struct ds_ckpt_tensor *tensor, const char *state, const st
         .dtype = DS_F32,
         .replica = shared ? of.replica : of.place,
         .replicas = shared ? of.replicas : of.count,
-        .copy = plan->bucket[param->bucket].twin,
+        .copy = ds_plan_twin(plan, index),
     };
     place(tensor, &cut, ds_plan_held_param(plan, arena, index));
     (void)snprintf(tensor->name, sizeof(tensor->name), "%s%s%.200s", state,

@@ -7,8 +7,8 @@
  * is behind that tensor's begin, where the model's next tensors of the same kind follow: so the
  * least place is in the first tensor, in the order of the model, whichever rank has it.  Only the
  * bucket of what is replicated has tensors of all blocks; its places are a kind of their own.
- * Where ranks divide experts, buckets have not all tensors of their blocks, and are summed span by
- * span.
+ * Where ranks divide experts, buckets have not all tensors of their blocks, and where others of a
+ * team count keys and values, not all that they have is summed: it is then done span by span.
  */
 #include "runtime/tally.h"
 
@@ -112,13 +112,13 @@ static int sum_bucket(struct ds_tally *tally, struct under_way *sums, uint32_t n
     struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, number);
     int rc = 0;
 
-    if (!bucket->gaps && plan->expert_ranks == 1)
+    if (!bucket->gaps && plan->expert_ranks == 1 && plan->kv_rank == 0)
         return sum_up(tally, sums, ds_held_within(slice, 0, bucket->elems),
                       tensor_at(plan, bucket->offset), err);
     for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
         const struct ds_plan_span *span = &plan->span[i];
 
-        if (span->bucket == number)
+        if (span->bucket == number && !(plan->kv_rank > 0 && span->doubled))
             rc = sum_up(tally, sums,
                         ds_held_within(slice, span->offset - bucket->offset, span->elems),
                         tensor_at(plan, span->offset), err);

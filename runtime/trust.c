@@ -56,8 +56,8 @@ static double *sums_end(const struct ds_trust *trust)
     return trust->sums + ds_plan_norms_bytes(trust->plan) / sizeof(*trust->sums) - 2;
 }
 
-/* The shard in three pieces, of which the slice counts, but of what a team holds alike on its first
- * rank only. */
+/* The shard in three pieces, of which the slice counts, but of what a team or some of it hold alike
+ * on the first of these ranks only. */
 static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *span, double *sums,
                     struct ds_stream *stream, struct ds_error *err)
 {
@@ -70,7 +70,8 @@ static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *spa
 
     if (shard.count == 0)
         return 0;
-    if (plan->tensor_rank > 0 && plan->bucket[span->bucket].replicated)
+    if ((plan->tensor_rank > 0 && plan->bucket[span->bucket].replicated) ||
+        (plan->kv_rank > 0 && span->doubled))
         sums = beside;
     rc = advance(trust, span, shard.first, from, beside, stream, err);
     if (rc == 0)

@@ -85,7 +85,7 @@ enum ds_comm_op {
 
 enum {
     DS_COMM_MAX_F64 = 64,   /* doubles of one small all-reduce */
-    DS_COMM_MAX_GROUPS = 39 /* that a rank splits off */
+    DS_COMM_MAX_GROUPS = 42 /* that a rank splits off */
 };
 
 enum { DS_COMM_KEY_BYTES = 32 };

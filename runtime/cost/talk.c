@@ -150,15 +150,24 @@ static double pass_s(const struct talk *t, const struct ds_instr *instr)
                  : collective(t, pair, (double)t->plan->passed_bytes * (shares ? ranks : 1.0), 2);
 }
 
-/* The shard of the tied matrix' gradient, between both ends of the line. */
+/* The shard of the tied matrix' gradient, between both ends of the line; and of those of keys and
+ * values, between ranks of a team. */
 static double tie_s(const struct talk *t, const struct ds_instr *instr)
 {
     const struct ds_plan *plan = t->plan;
     const unsigned apart = (plan->pipeline_ranks - 1) * plan->holders * plan->tensor_ranks;
     const struct ds_comm_group ends = {.first = 0, .stride = apart, .count = 2};
-    double elems = (double)ds_plan_shard(plan, DS_ARENA_GRADS, instr->bucket).count;
+    double elems = (double)ds_plan_shard(plan, DS_ARENA_GRADS, instr->bucket).count, seconds = 0.0;
 
-    return collective(t, ends, elems * sizeof(float), 2);
+    if (plan->bucket[instr->bucket].tied)
+        seconds = collective(t, ends, elems * sizeof(float), 2);
+    for (size_t i = 0; i < plan->spans; i++) {
+        const struct ds_held held = ds_plan_doubled(plan, instr->bucket, i);
+
+        if (held.count > 0)
+            seconds += collective(t, ds_plan_kv_group(plan), (double)held.count * sizeof(float), 2);
+    }
+    return seconds;
 }
 
 double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan,

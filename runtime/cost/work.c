@@ -116,7 +116,7 @@ static double attention(const struct bench *b, bool backward)
     const struct ds_attention_fwd_args f = {.batch = b->plan->micro_batch,
                                             .seq = b->plan->whole_sequence,
                                             .heads = shape->heads / b->plan->sequence_ranks,
-                                            .kv_heads = shape->kv_heads / b->plan->sequence_ranks,
+                                            .kv_heads = ds_plan_kv_heads(b->plan),
                                             .head_size = shape->head_size,
                                             .act = b->type};
     const struct ds_attention_bwd_args g = {.batch = f.batch,

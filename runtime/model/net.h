@@ -263,6 +263,11 @@ static inline unsigned ds__sharers(const struct ds_net *net)
 {
     return ds__shares_sequences(net) ? net->plan->sequence_ranks : 1;
 }
+/* Key/value heads that the attention has here. */
+static inline size_t ds__kv_heads(const struct ds_net *net)
+{
+    return ds__shares_sequences(net) ? ds_plan_kv_heads(net->plan) : net->shape.kv_heads;
+}
 /* The position of the first token here in its sequence. */
 static inline size_t ds__first_position(const struct ds_net *net)
 {

@@ -8,7 +8,8 @@
  * padding stands at its end only.  A tied head has no tensor: its gradient is the embedding's.
  * Where ranks divide experts, the tensors of those are in buckets of their own, grouped alike.
  * Tensors below zero.replicate_below make one more bucket, the last, whatever their blocks are;
- * where ranks share layers, those that a team holds alike.
+ * where ranks share layers, those that a team holds alike.  What several of a team have alike are
+ * rows of a matrix whose other rows are a rank's own; it stays with them, in spans of its own.
  * The embedding's matrix that both ends of a pipeline hold is a bucket by itself, in front of that:
  * so its shards are the same ones at both.
  * What is frozen is in buckets of its own, too, before all others, grouped alike.
@@ -209,6 +210,7 @@ static void place_params(struct ds_plan *plan)
 
         param->bucket = bucket_of(plan, param);
         bucket = &plan->bucket[param->bucket];
+        bucket->doubled |= plan->tensor[param->tensor].doubled;
         param->offset = bucket->offset + bucket->elems;
         bucket->elems += param->param.elems;
     }
@@ -270,7 +272,8 @@ static bool wastes(const struct ds_plan *plan)
 }
 
 /* What optim.groups says of a tensor; without a group matrices decay and vectors do not. */
-static struct ds_plan_span treatment(const struct ds_job *job, const struct ds_plan_param *param)
+static struct ds_plan_span treatment(const struct ds_plan *plan, const struct ds_job *job,
+                                     const struct ds_plan_param *param)
 {
     const struct ds_optim_group *group = ds_optim_group_of(job, param->param.name);
     struct ds_plan_span span = {
@@ -278,6 +281,7 @@ static struct ds_plan_span treatment(const struct ds_job *job, const struct ds_p
         .offset = param->offset,
         .lr_mult = group != NULL ? group->lr_mult : 1.0,
         .weight_decay = param->param.ndim >= 2 ? job->optim.weight_decay : 0.0,
+        .doubled = ds__plan_doubles(plan, param->param.role),
     };
 
     if (group != NULL && !isnan(group->weight_decay))
@@ -307,13 +311,14 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
     plan->spans = 0;
     for (size_t i = 0; i < plan->params; i++) {
         const struct ds_plan_param *param = &plan->param[i];
-        struct ds_plan_span next = treatment(job, param);
+        struct ds_plan_span next = treatment(plan, job, param);
 
         if (plan->bucket[param->bucket].frozen)
             continue;
         if (span == NULL || plan->by_tensor || span->bucket != next.bucket || span->rows != 0 ||
-            next.rows != 0 || begins_anew(plan, param) || span->lr_mult != next.lr_mult ||
-            span->weight_decay != next.weight_decay || span->offset + span->elems != next.offset) {
+            next.rows != 0 || begins_anew(plan, param) || span->doubled != next.doubled ||
+            span->lr_mult != next.lr_mult || span->weight_decay != next.weight_decay ||
+            span->offset + span->elems != next.offset) {
             span = &plan->span[plan->spans++];
             *span = next;
         }
@@ -411,6 +416,7 @@ static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct d
         tensor->frozen = !ds_optim_trains(job, &tensor->param);
         if (tensor->frozen)
             continue;
+        tensor->doubled = ds__plan_doubles(plan, tensor->param.role);
         tensor->replicated = plan->tensor_ranks > 1
                                  ? ds__plan_alike(plan, i)
                                  : matrix_elems(plan, i) < job->zero.replicate_below &&

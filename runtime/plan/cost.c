@@ -45,7 +45,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .seq = plan->whole_sequence,
         .hidden = shape->hidden,
         .heads = shape->heads,
-        .kv_heads = shape->kv_heads,
+        .kv_heads = ds_plan_kv_heads(plan) * plan->sequence_ranks,
         .head_size = shape->head_size,
         .ffn_in = ffn_in > qkv ? ffn_in : qkv,
         .vocab = shape->vocab,
@@ -96,9 +96,9 @@ uint64_t ds__plan_swapped_bytes(const struct ds_plan *plan)
 {
     uint64_t rows = plan->micro_batch * plan->sequence;
 
-    return plan->sequence_ranks == 1 ? 0
-                                     : rows * ds_model_qkv_width(&plan->shape) *
-                                           ds_dtype_bytes(ds_compute_dtype(plan->compute));
+    return plan->sequence_ranks == 1
+               ? 0
+               : rows * ds_plan_swap_width(plan) * ds_dtype_bytes(ds_compute_dtype(plan->compute));
 }
 
 /* Both take the same room by turns. */
@@ -123,8 +123,9 @@ static uint64_t small_bytes(const struct ds_plan *plan)
 }
 
 /* Communicators of NCCL that have channels of their own: of all ranks, of those of a sequence, of a
- * team, of those that divide experts and that have the same ones; where layers are shared of those
- * with the same parameters; in a pipeline of neighbours, of both ends, and of all of a part. */
+ * team and of those in it with the same heads, of those that divide experts and that have the same
+ * ones; where layers are shared of those with the same parameters; in a pipeline of neighbours, of
+ * both ends, and of all of a part. */
 static unsigned device_comms(const struct ds_plan *plan)
 {
     bool parts = plan->pipeline_ranks > 1, front = ds_plan_embeds(plan);
@@ -133,6 +134,7 @@ static unsigned device_comms(const struct ds_plan *plan)
         plan->world > 1,
         plan->sequence_ranks > 1,
         plan->tensor_ranks > 1,
+        plan->kv_ranks > 1,
         plan->expert_ranks > 1,
         plan->expert_ranks > 1 && ds_plan_holders(plan, true).count > 1,
         plan->holders < plan->world && plan->holders > 1,

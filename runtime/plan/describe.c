@@ -126,6 +126,16 @@ static struct ds__amount team_text(const struct ds_plan *plan)
     return text;
 }
 
+/* ", 2 a key/value head" where a team has fewer of these than ranks. */
+static struct ds__amount kv_text(const struct ds_plan *plan)
+{
+    struct ds__amount text = {.text = ""};
+
+    if (plan->kv_ranks > 1)
+        (void)snprintf(text.text, sizeof(text.text), ", %u a key/value head", plan->kv_ranks);
+    return text;
+}
+
 static void describe_model(const struct ds_plan *plan, struct ds_buf *out)
 {
     const struct ds_model_shape *shape = &plan->model;
@@ -160,11 +170,12 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         count_text((double)(sequences * plan->whole_sequence)).text,
                         plan->micro_batches, plan->micro_batches == 1 ? "" : "es",
                         plan->micro_batch, job->train.steps);
-    (void)ds_buf_printf(
-        out, "ranks     %u x %u thread%s, ZeRO %u%s%s%s%s%s, %zu gradient bucket%s\n", plan->world,
-        plan->threads, plan->threads == 1 ? "" : "s", plan->stage, groups_text(plan).text,
-        pipeline_text(plan).text, team_text(plan).text, sharers_text(plan).text,
-        experts_text(plan).text, plan->buckets, plan->buckets == 1 ? "" : "s");
+    (void)ds_buf_printf(out,
+                        "ranks     %u x %u thread%s, ZeRO %u%s%s%s%s%s%s, %zu gradient bucket%s\n",
+                        plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
+                        groups_text(plan).text, pipeline_text(plan).text, team_text(plan).text,
+                        kv_text(plan).text, sharers_text(plan).text, experts_text(plan).text,
+                        plan->buckets, plan->buckets == 1 ? "" : "s");
     describe_parts(plan, out);
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
@@ -411,6 +422,7 @@ void ds_plan_print_json(const struct ds_plan *plan, bool schedule, struct ds_jso
     ds_json_u64(json, "sequence_ranks", plan->sequence_ranks);
     ds_json_u64(json, "pipeline_ranks", plan->pipeline_ranks);
     ds_json_u64(json, "tensor_ranks", plan->tensor_ranks);
+    ds_json_u64(json, "kv_ranks", plan->kv_ranks);
     ds_json_u64(json, "expert_ranks", plan->expert_ranks);
     ds_json_u64(json, "zero_stage", plan->stage);
     ds_json_u64(json, "shards", plan->shards);

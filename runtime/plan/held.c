@@ -301,6 +301,22 @@ struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind 
                           span->offset - plan->bucket[span->bucket].offset, span->elems);
 }
 
+struct ds_held ds_plan_doubled(const struct ds_plan *plan, size_t bucket, size_t span)
+{
+    const struct ds_plan_span *of = &plan->span[span];
+
+    if (!of->doubled || of->bucket != bucket)
+        return (struct ds_held){0};
+    return ds_plan_held_span(plan, DS_ARENA_GRADS, of);
+}
+
+bool ds_plan_twin(const struct ds_plan *plan, size_t param)
+{
+    const struct ds_plan_param *of = &plan->param[param];
+
+    return plan->bucket[of->bucket].twin || (plan->kv_rank > 0 && plan->tensor[of->tensor].doubled);
+}
+
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,
                                   size_t param)
 {

@@ -107,7 +107,7 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
     } table[] = {
         {DS_BUFFER_NORM1, hidden},
         {DS_BUFFER_STAT1, stat},
-        {DS_BUFFER_RAW, normed ? row * maker->qkv : 0},
+        {DS_BUFFER_RAW, normed ? row * ds_model_qkv_width(&plan->shape) : 0},
         {DS_BUFFER_STATH,
          normed ? (maker->tokens * heads + 2 * plan->shape.head_size) * sizeof(float) : 0},
         {DS_BUFFER_QKV, row * maker->qkv},
@@ -434,7 +434,7 @@ int ds__plan_memory(struct ds_plan *plan, struct ds_error *err)
         .act = ds_dtype_bytes(ds_compute_dtype(plan->compute)),
         .tokens = plan->micro_batch * plan->sequence,
         .hidden = plan->shape.hidden,
-        .qkv = ds_model_qkv_width(&plan->shape),
+        .qkv = ds_plan_swap_width(plan),
         .ffn_in = ds_model_ffn_in_width(&plan->shape),
         .ffn = plan->shape.ffn,
         .ffn_rows = ds_plan_sorted_rows(plan),

@@ -26,24 +26,36 @@ static uint64_t team_of(const struct ds_job *job)
     return job->parallel.tensor > 0 ? job->parallel.tensor : 1;
 }
 
+/* Key/value heads that a rank of a team has: several have the same one where there are fewer. */
+static uint64_t kv_heads_of(const struct ds_job *job)
+{
+    const uint64_t each = job->model.shape.kv_heads / team_of(job);
+
+    return each > 0 ? each : 1;
+}
+
 /* Can so many ranks share a sequence? */
 static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
 {
     const struct ds_job *job = args->job;
-    const uint64_t ranks = job->parallel.sequence;
+    const uint64_t ranks = job->parallel.sequence, kv = kv_heads_of(job);
     const struct {
         const char *what;
         uint64_t value;
     } table[] = {{"ranks", args->world},
                  {"'train.sequence'", job->train.sequence},
-                 {"'model.heads'", job->model.shape.heads / team_of(job)},
-                 {"'model.kv_heads'", job->model.shape.kv_heads / team_of(job)}};
+                 {"'model.heads'", job->model.shape.heads / team_of(job)}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (ranks < 1 || table[i].value % ranks != 0)
             return ds_fail(err, EINVAL, "'parallel.sequence' %llu does not divide %s %llu",
                            (unsigned long long)ranks, table[i].what,
                            (unsigned long long)table[i].value);
+    if (kv % ranks != 0 && ranks % kv != 0)
+        return ds_fail(err, EINVAL,
+                       "'parallel.sequence' %llu and 'model.kv_heads' %llu: one must divide the "
+                       "other",
+                       (unsigned long long)ranks, (unsigned long long)kv);
     if (ranks > 1 && args->apart && job->offload.optim != DS_OFFLOAD_NONE)
         return ds_fail(err, EINVAL,
                        "'parallel.sequence' %llu and 'offload.optim' %s are not supported "

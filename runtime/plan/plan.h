@@ -49,10 +49,14 @@
  * those of a narrower model.  What a team adds up, its members have the same bits of; norms, biases
  * that are added to the stream and positions they hold alike and update alike: those are the bucket
  * that is replicated, which the first of the team counts and writes for all.
+ * Of fewer than T key/value heads each is on kv_ranks neighbours (`doubled`), in buckets of what is
+ * a rank's alone.  TIE adds up what each one's query heads have made of its gradient, before NORM;
+ * so they update it alike, and the first of them counts and writes it.
  *
  * With parallel.sequence S, holders k S .. k S + S - 1 share their sequences (DeepSpeed-Ulysses,
  * Jacobs et al. 2023): each has sequence / S of the tokens of every one, and in the attention
- * heads / S heads over all of them.  In front of and behind it they exchange rows (model/heads.c).
+ * heads / S heads over all of them.  In front of and behind it they exchange rows (model/heads.c);
+ * of fewer than S key/value heads each goes to several.
  * A gradient is what a rank's tokens have made of it, so that nothing else knows of that: shards,
  * sums and checkpoints are those of so many ranks of data.
  *
@@ -124,6 +128,7 @@ struct ds_plan {
     unsigned pipeline_ranks, pipeline_rank; /* parts of the line of blocks; this rank's */
     uint32_t first_block, end_block;        /* its blocks */
     unsigned tensor_ranks, tensor_rank; /* of the team that shares each layer; its place there */
+    unsigned kv_ranks, kv_rank; /* of them, those with its key/value heads; its place there */
     unsigned slots; /* micro-batches of which it keeps activations at a time; m has m % slots */
     uint64_t slot_bytes;
     uint64_t passed_bytes;               /* of what is sent to another part, or comes from there */
@@ -327,6 +332,12 @@ static inline struct ds_comm_group ds_plan_team_group(const struct ds_plan *plan
     return (struct ds_comm_group){
         .first = plan->rank - plan->tensor_rank, .stride = 1, .count = plan->tensor_ranks};
 }
+/* Those of them that have the same key/value heads. */
+static inline struct ds_comm_group ds_plan_kv_group(const struct ds_plan *plan)
+{
+    return (struct ds_comm_group){
+        .first = plan->rank - plan->kv_rank, .stride = 1, .count = plan->kv_ranks};
+}
 /* This rank and its like of the part before or behind, in two turns: those from parts of even
  * number on, then the others; of one rank where there is no such part. */
 enum { DS_PLAN_PAIRS = 2 };
@@ -339,7 +350,7 @@ static inline bool ds_plan_ties(const struct ds_plan *plan)
     return plan->pipeline_ranks > 1 && plan->shape.tie_embeddings;
 }
 /* Groups that a rank is in at most: those of above and below. */
-enum { DS_PLAN_GROUPS = 13 };
+enum { DS_PLAN_GROUPS = 14 };
 /* Do ranks speak to each other in the middle of a pass? */
 static inline bool ds_plan_speaks(const struct ds_plan *plan)
 {
@@ -351,6 +362,21 @@ static inline struct ds_comm_group ds_plan_sequence_group(const struct ds_plan *
     return (struct ds_comm_group){.first = plan->rank - plan->sequence_rank * plan->tensor_ranks,
                                   .stride = plan->tensor_ranks,
                                   .count = plan->sequence_ranks};
+}
+
+/* Key/value heads of the attention here: where ranks that share sequences are more than there are,
+ * several have the same one.  And elements of a token's queries, keys and values in the attention
+ * of all of them. */
+static inline uint64_t ds_plan_kv_heads(const struct ds_plan *plan)
+{
+    const uint64_t each = plan->shape.kv_heads / plan->sequence_ranks;
+
+    return each > 0 ? each : 1;
+}
+static inline uint64_t ds_plan_swap_width(const struct ds_plan *plan)
+{
+    return (plan->shape.heads + 2 * ds_plan_kv_heads(plan) * plan->sequence_ranks) *
+           plan->shape.head_size;
 }
 
 /* What a pass over a layer swaps with those ranks: rows of queries, keys and values, and rows of
@@ -447,6 +473,11 @@ struct ds_held ds_held_within(struct ds_held held, uint64_t first, uint64_t coun
 /* What of a span this rank updates, in elements of the span. */
 struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind arena,
                                  const struct ds_plan_span *span);
+/* Of the same its gradient, where it is of `bucket` and other ranks of the team have parts of that;
+ * else count 0. */
+struct ds_held ds_plan_doubled(const struct ds_plan *plan, size_t bucket, size_t span);
+/* Is it another rank, of the team or of another part, that counts and writes it? */
+bool ds_plan_twin(const struct ds_plan *plan, size_t param);
 /* Norms that are summed over the ranks of a part for tensors, two for a span, or 0, and for each
  * place of who divides experts, whose spans are other tensors; where a span's are; and the room for
  * them: what each rank has made where the device adds them up, and two that do not count. */

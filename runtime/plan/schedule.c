@@ -15,8 +15,9 @@
  *   stages 2, 3            that in every micro-batch; gradients lie in a room that buckets share
  *   stage 3                GATHER of a bucket ahead of its first use, FREE after the last; but is
  *                          as stage 2 where the ranks that share hold parameters once
- *   then                   TIE of the gradient that both ends of a pipeline have, NORM (waits for
- *                          the last REDUCE), UPDATE of every bucket
+ *   then                   TIE of gradients that both ends of a pipeline, or several ranks of a
+ *                          team, have parts of, NORM (waits for the last REDUCE), UPDATE of every
+ *                          bucket
  *   stages 1, 2            GATHER of a bucket after its UPDATE; in the next step the first
  *                          instruction that reads it waits for that
  *   offload                OFFLOAD of a bucket's gradients in the last micro-batch, once reduced;
@@ -249,6 +250,12 @@ static bool reduces(const struct ds_plan *plan, uint32_t bucket)
     return plan->stage >= 2 || ds_plan_holders_of(plan, bucket).count > 1;
 }
 
+/* Has somebody else a part of it who is no holder of the bucket? */
+static bool ties(const struct ds_plan *plan, uint32_t bucket)
+{
+    return plan->bucket[bucket].tied || plan->bucket[bucket].doubled;
+}
+
 /* Hand over the buckets that `backward`, the last instruction, was the last to write into. */
 static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uint64_t micro_batch,
                          struct ds_instr *backward)
@@ -268,7 +275,7 @@ static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uin
         ready = backward->signals;
         if (reduce)
             ready = emit_reduce(writer, op->complete[i], micro_batch, ready);
-        if (offload && !writer->plan->bucket[op->complete[i]].tied)
+        if (offload && !ties(writer->plan, op->complete[i]))
             emit_offload(writer, op->complete[i], micro_batch, ready);
     }
 }
@@ -405,7 +412,8 @@ static void emit_last_gather(struct ds__writer *writer, uint32_t bucket)
     instr->signals = event_gathered(bucket);
 }
 
-/* The gradient of the embedding's matrix, of which each end of the pipeline has a part. */
+/* The gradient of the embedding's matrix, of which each end of the pipeline has a part; those of
+ * keys and values, of which several ranks of a team have. */
 static void emit_tie(struct ds__writer *writer)
 {
     const struct ds_plan *plan = writer->plan;
@@ -413,7 +421,7 @@ static void emit_tie(struct ds__writer *writer)
     for (uint32_t bucket = 0; bucket < plan->buckets; bucket++) {
         struct ds_instr *tie;
 
-        if (!plan->bucket[bucket].tied)
+        if (!ties(plan, bucket))
             continue;
         tie = ds__emit(writer, DS_INSTR_TIE, DS_QUEUE_COMPUTE);
         tie->bucket = bucket;

@@ -10,6 +10,11 @@
  * makes are columns, of one stored [out, in] rows; a packed row of queries, keys and values has
  * some of each.
  *
+ * Where there are fewer key/value heads than ranks, neighbours have the same one, which their query
+ * heads all look at.  Each finds a part of its gradient, as ranks of data do, and these parts are
+ * added up (TIE): not what the attention leaves of keys and values, which is sent for every micro-
+ * batch, and of which FP8 and a library's choice of a product could still make different bits.
+ *
  * The vocabulary is divided by rows of its matrices, the same number for everybody: what the last
  * rank has too much is padding that nothing reads.
  *
@@ -43,14 +48,17 @@ static int check(const struct ds_plan *plan, const struct ds_plan_args *args, st
     const struct {
         const char *what;
         uint64_t value;
-    } table[] = {{"'model.heads'", model->heads},
-                 {"'model.kv_heads'", model->kv_heads},
-                 {"'model.ffn'", model->ffn}};
+    } table[] = {{"'model.heads'", model->heads}, {"'model.ffn'", model->ffn}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (table[i].value % ranks != 0)
             return ds_fail(err, EINVAL, "'parallel.tensor' %llu does not divide %s %llu", ranks,
                            table[i].what, (unsigned long long)table[i].value);
+    if (model->kv_heads % ranks != 0 && ranks % model->kv_heads != 0)
+        return ds_fail(
+            err, EINVAL,
+            "'parallel.tensor' %llu and 'model.kv_heads' %llu: one must divide the other", ranks,
+            (unsigned long long)model->kv_heads);
     if ((ranks - 1) * ids_each(model->vocab, ranks) >= model->vocab)
         return ds_fail(err, EINVAL, "'parallel.tensor' %llu is too many for 'model.vocab' %llu",
                        ranks, (unsigned long long)model->vocab);
@@ -74,13 +82,17 @@ int ds__plan_team(struct ds_plan *plan, const struct ds_plan_args *args, struct 
     struct ds_model_shape *shape = &plan->shape;
     int rc;
 
+    plan->kv_ranks = 1;
     if (ranks == 1)
         return 0;
     rc = check(plan, args, err);
     if (rc != 0)
         return rc;
     shape->heads /= ranks;
-    shape->kv_heads /= ranks;
+    if (ranks > shape->kv_heads)
+        plan->kv_ranks = (unsigned)(ranks / shape->kv_heads);
+    plan->kv_rank = plan->tensor_rank % plan->kv_ranks;
+    shape->kv_heads = shape->kv_heads * plan->kv_ranks / ranks;
     shape->ffn /= ranks;
     shape->vocab = ids_each(shape->vocab, ranks);
     return 0;
@@ -101,7 +113,19 @@ bool ds__plan_alike(const struct ds_plan *plan, size_t tensor)
     struct ds_param whole;
 
     ds_model_param(&plan->model, tensor, &whole);
-    return whole.elems == plan->tensor[tensor].param.elems;
+    return whole.elems == plan->tensor[tensor].param.elems && !plan->tensor[tensor].doubled;
+}
+
+bool ds__plan_doubles(const struct ds_plan *plan, enum ds_role role)
+{
+    return plan->kv_ranks > 1 && (role == DS_ROLE_K_W || role == DS_ROLE_V_W ||
+                                  role == DS_ROLE_K_B || role == DS_ROLE_V_B);
+}
+
+/* Of what the ranks of a team have of a tensor, one behind the other: which part is here? */
+static uint64_t part_of(const struct ds_plan *plan, enum ds_role role)
+{
+    return plan->tensor_rank / (ds__plan_doubles(plan, role) ? plan->kv_ranks : 1);
 }
 
 static void add_run(struct ds_plan_cut *cut, uint64_t first, uint64_t count)
@@ -120,7 +144,7 @@ static void cut_columns(const struct ds_plan *plan, enum ds_role role, struct ds
     uint64_t at = 0;
 
     if (role != DS_ROLE_QKV_W && role != DS_ROLE_QKV_B) {
-        add_run(cut, plan->tensor_rank * cut->width, cut->width);
+        add_run(cut, part_of(plan, role) * cut->width, cut->width);
         return;
     }
     for (size_t i = 0; i < sizeof(packed) / sizeof(packed[0]); i++) {
@@ -144,7 +168,7 @@ struct ds_plan_cut ds_plan_cut(const struct ds_plan *plan, size_t tensor)
     }
     if (cut.whole.elems == here->elems)
         return cut;
-    cut.first = plan->tensor_rank * here->elems;
+    cut.first = part_of(plan, here->role) * here->elems;
     if (cut.first + cut.elems > cut.whole.elems)
         cut.elems = cut.whole.elems - cut.first;
     return cut;

@@ -11,8 +11,9 @@
  * sends its activations once, and once their gradient, but for the ends of the line.
  * Sums in bf16 count half.  A team sums activations besides: of each layer twice forward and twice
  * backward, once more where the first half is computed again, of the embedding and of the
- * classifier's gradient once.  Ranks that share sequences swap activations: of each layer four
- * times a micro-batch, the two forward again where they are computed again.
+ * classifier's gradient once; and once a step those who have the same key/value heads sum their
+ * gradients, of which a rank has its shards'.  Ranks that share sequences swap activations: of each
+ * layer four times a micro-batch, the two forward again where they are computed again.
  *
  * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a
  * host read each other's without a copy.  Pages of a peer that a rank reads count to the resident
@@ -129,7 +130,7 @@ void ds_plan_swaps(const struct ds_plan *plan, const struct ds_instr *instr,
 
     bytes[0] = bytes[1] = 0;
     if (swaps && (!again || ds_plan_drops(plan, instr->block, DS_BUFFER_QKV)))
-        bytes[0] = row * ds_model_qkv_width(shape);
+        bytes[0] = row * ds_plan_swap_width(plan);
     if (swaps && (!again || ds_plan_drops(plan, instr->block, DS_BUFFER_ATTENTION)))
         bytes[1] = row * shape->heads * shape->head_size;
 }
@@ -209,6 +210,20 @@ static void count_sums(struct ds_plan *plan, const struct ds_instr *instr)
     }
 }
 
+/* Of the tied matrix both ends; of keys and values those who have them alike. */
+static void count_tie(struct ds_plan *plan, uint32_t bucket)
+{
+    if (plan->bucket[bucket].tied)
+        count(plan, DS_COMM_ALL_REDUCE_F32,
+              ds_plan_shard(plan, DS_ARENA_GRADS, bucket).count * sizeof(float), 2);
+    for (size_t i = 0; i < plan->spans; i++) {
+        const struct ds_held held = ds_plan_doubled(plan, bucket, i);
+
+        if (held.count > 0)
+            count(plan, DS_COMM_ALL_REDUCE_F32, held.count * sizeof(float), plan->kv_ranks);
+    }
+}
+
 /* A SEND and the RECV that is paired with it are one call, of which what is given counts. */
 static void count_pass(struct ds_plan *plan, const struct ds_instr *instr)
 {
@@ -237,8 +252,7 @@ void ds__plan_traffic(struct ds_plan *plan)
         if (instr->op == DS_INSTR_SEND || instr->op == DS_INSTR_RECV)
             count_pass(plan, instr);
         if (instr->op == DS_INSTR_TIE)
-            count(plan, DS_COMM_ALL_REDUCE_F32,
-                  ds_plan_shard(plan, DS_ARENA_GRADS, instr->bucket).count * sizeof(float), 2);
+            count_tie(plan, instr->bucket);
         if (instr->op == DS_INSTR_GATHER)
             count(plan, DS_COMM_ALL_GATHER, bucket->padded_elems * param_bytes(plan),
                   ds_plan_holders_of(plan, instr->bucket).shards);
@@ -274,6 +288,7 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
         ds_plan_pair_group(plan, 1),
         ds_plan_tie_group(plan),
         ds_plan_team_group(plan),
+        ds_plan_kv_group(plan),
         ds_plan_part_group(plan),
     };
     const bool parts = plan->pipeline_ranks > 1;
@@ -290,6 +305,7 @@ int ds__plan_comm(struct ds_plan *plan, struct ds_error *err)
                           parts && plan->pipeline_ranks > 2,
                           ds_plan_ties(plan) && plan->pipeline_ranks > 2,
                           plan->tensor_ranks > 1,
+                          plan->kv_ranks > 1,
                           ds_plan_splits_part(plan)};
     int rc = 0;
 

@@ -215,6 +215,8 @@ def sharers():
     for arch in ("gpt2", "llama"):
         text = small_job(arch, matmul="compute").read_text().replace("heads: 1", "heads: 4")
         on_both("sharers", arch, text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.sequence=2"], "all_to_all")
+    on_both("sharers-one", "llama", text.replace("heads: 4", "heads: 4, kv_heads: 1"), ((0, 2, 1, {}), (2, 4, 2, {})),
+            ["parallel.sequence=2"], "all_to_all")
     ran = train(h.work() / "sharers-gpt2-cuda.yaml", "sharers-offload", 2, extra=["parallel.sequence=2", "offload.optim=cpu"])
     h.ok(ran.returncode == 65 and "'parallel.sequence' 2 and 'offload.optim' cpu are not supported together on GPUs" in
          ran.stderr, "sharers: with offload refused", f"{ran.returncode}\n{ran.stderr}")
@@ -237,6 +239,10 @@ def team():
         text = small_job(arch, matmul="compute").read_text().replace("heads: 1", "heads: 4")
         on_both("team", arch, text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.tensor=2"],
                 "all_reduce_bf16" if "compute: bf16" in text else "all_reduce_f32")
+    few = text.replace("heads: 4", "heads: 4, kv_heads: 1")
+    for more in ((), ("parallel.sequence=2",), ("precision.matmul=fp8",)):
+        on_both("team-one" + "".join(key.split("=")[0] for key in more), "llama", few, ((0, 2 + 2 * ("parallel.sequence=2" in more), 2, {}), (2, 4, 2, {})),
+                ["parallel.tensor=2", *more], "all_reduce_f32")
     on_both("team-lamb", "llama", text, ((1, 4, 1, {}),), ["parallel.tensor=2", "optim.name=lamb", "optim.lr=1e-3"], "all_gather")
     ran = train(h.work() / "team-gpt2-cuda.yaml", "team-offload", 2, extra=["parallel.tensor=2", "offload.optim=cpu"])
     h.ok(ran.returncode == 65 and "'parallel.tensor' 2 and 'offload.optim' are not supported together on GPUs" in

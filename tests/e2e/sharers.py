@@ -25,7 +25,7 @@ def trains_alike(family):
     kv = 4 if family == "llama" else 8
     whole = folder / f"{family}-1"
     train(path, whole, 2, "train.micro_batch=1", "log.comm=true")
-    for sharers, ranks in ((2, 2), (2, 4), (4, 4)):
+    for sharers, ranks in ((2, 2), (2, 4), (4, 4), (8, 8)):
         run = folder / f"{family}-{sharers}-{ranks}"
         keys = (f"parallel.sequence={sharers}", "log.comm=true", "train.micro_batch=1")
         name = f"{family}, {ranks} ranks, {sharers} share"
@@ -34,7 +34,7 @@ def trains_alike(family):
         alike(name, run, whole)
         plan, passes = planned(path, ranks, *keys), BATCH // (ranks // sharers)
         swaps = plan["traffic"]["all_to_all"]
-        row = HIDDEN * 2 + 2 * kv * HIDDEN // 8  # of queries, keys and values, and of what attention makes of them
+        row = HIDDEN * 2 + 2 * max(kv, sharers) * HIDDEN // 8  # of queries, keys and values, and of what attention makes of them
         want = 2 * passes * LAYERS * CONTEXT // sharers * row * 4 * (sharers - 1) // sharers
         h.ok((swaps["calls"], swaps["bytes"]) == (4 * LAYERS * passes, want), f"{name}: swaps by the formula", swaps)
         events = shared.comm_events(run)

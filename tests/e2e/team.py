@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """team - ranks that share each layer (parallel.tensor), as a user has them.
 
-For both families losses and norms are those of ranks with whole layers; checkpoints go from any team to any other,
+For both families losses and norms are those of ranks with whole layers, also where several have the same head of keys and values; checkpoints go from any team to any other,
 are verified, exported and compared as ever; ZeRO stages give the same bits; what ranks tell each other is what the
 plan says: of tokens x width x 4 bytes four sums a layer and two at the ends, for each micro-batch.  Weights of
 Hugging Face, a trace of operations and an evaluation go with it.  What cannot be is refused with the key that
@@ -55,6 +55,31 @@ def goes_on_anywhere(family):
         "in teams of 2, 2 parts": (4, ("parallel.tensor=2", "parallel.pipeline=2"))})
 
 
+def with_few_kv_heads():
+    """Two heads of keys and values on 4 and 8 ranks: losses, traffic and checkpoints from any of them to any."""
+    family, folder = "llama-2", h.work()
+    path = job("llama")
+    path = path.rename(path.with_name(f"{family}.yaml"))
+    path.write_text(path.read_text().replace("kv_heads: 4", "kv_heads: 2"))
+    layouts = {"whole": (1, ()), "in a team of 2": (2, ("parallel.tensor=2",)),
+               "in teams of 4": (8, ("parallel.tensor=4", "zero.stage=2")), "in a team of 8": (8, ("parallel.tensor=8",)),
+               "in teams of 4 that share": (8, ("parallel.tensor=4", "parallel.sequence=2", "zero.stage=3"))}
+    train(path, folder / f"{family}-1", 1)
+    for name, (ranks, keys) in layouts.items():
+        run = folder / f"{family}-{name.replace(' ', '-')}"
+        if not train(path, run, ranks, *keys, "log.comm=true"):
+            continue
+        alike(f"{family}, {name}", run, folder / f"{family}-1")
+        plan, said = planned(path, ranks, *keys), shared.comm_events(run)
+        h.ok(ranks == 1 or said and all(e[op]["calls"] == to["calls"] and e[op]["bytes"] == to["bytes"]
+                                        for e in said for op, to in plan["traffic"].items()),
+             f"{family}, {name}: traffic as planned", said[:1])
+    text = h.dsrun("plan", "--slots", 8, path, "parallel.tensor=8").stdout
+    h.ok(", 8 share each layer, 4 a key/value head," in text, f"{family}: plan says on how many ranks a head is", text)
+    if not h.SANITIZED:
+        shared.goes_on_anywhere(family, path, layouts)
+
+
 def is_one_checkpoint(family):
     """The tensors that a team saves are those of the model: exported they train on anywhere."""
     path, folder = job(family), h.work()
@@ -94,9 +119,11 @@ def is_shown():
 def is_refused():
     shared.is_refused(job("llama"), (
         (3, "parallel.tensor=3", "'parallel.tensor' 3 must divide 'model.heads' 8; 2 or 4 would do"),
-        (8, "parallel.tensor=8", "'parallel.tensor' 8 must divide 'model.kv_heads' 4; 4 would do"),
+        (4, "parallel.tensor=4 model.heads=12 model.hidden=96 model.kv_heads=6",
+         "'parallel.tensor' 4 must divide 'model.kv_heads' 6, or be a multiple of it; 3 or 6 would do"),
         (3, "parallel.tensor=2", "'parallel.tensor' 2 must divide the number of ranks, 3; 1 or 3 would do"),
-        (4, "parallel.tensor=2 parallel.sequence=4", "'parallel.sequence' 4 must divide 'model.kv_heads'"),
+        (6, "parallel.tensor=2 parallel.sequence=3 model.heads=12 model.hidden=96 train.sequence=48",
+         "'parallel.sequence' 3 must divide 'model.kv_heads' / 'parallel.tensor', 2, or be a multiple of it; 2 or 6 would do"),
         (2, "parallel.tensor=2 optim.name=muon", "'parallel.tensor' 2 and 'optim.name' muon do not go together")))
 
 
@@ -106,6 +133,7 @@ if not h.SANITIZED:
     goes_on_anywhere("gpt2")  # of a packed matrix, of which each rank has three runs of columns
     is_one_checkpoint("llama")
     same_bits("llama")
+with_few_kv_heads()
 is_shown()
 is_refused()
 h.ok(not h.left(), "nothing is left running", h.left())

@@ -53,6 +53,7 @@ struct test_run {
     uint32_t poison_tensor;
     struct ds_step_result result[16];
     float *first_grads, *params, *exp_avg; /* [elems] of the plan's flat lines */
+    float *doubled; /* [kv_ranks][elems]: what each of those has of keys and values; 0: nothing */
     uint64_t elems;
     struct ds_plan_traffic traffic[DS_COMM_OP_COUNT]; /* of the steps of rank 0 */
     double eval;
@@ -152,12 +153,30 @@ static inline void test_collect_tensors(const struct ds_plan *plan, enum ds_aren
 
         for (uint32_t k = 0; k < plan->param[i].tensor; k++)
             before += ds_plan_cut(plan, k).whole.elems;
-        for (uint64_t j = 0; j < slice.count && !plan->bucket[plan->param[i].bucket].twin; j++) {
+        for (uint64_t j = 0; j < slice.count && !ds_plan_twin(plan, i); j++) {
             uint64_t at = ds_plan_cut_at(&cut, slice.first + j, &together);
 
             if (at != DS_PLAN_PADDING)
                 whole[before + at] = line[slice.at + j];
         }
+    }
+}
+
+/* What several ranks of a team have of parameters, each for itself. */
+static inline void test_collect_doubled(const struct test_run *run, const struct ds_plan *plan,
+                                        const float *params)
+{
+    float *mine = run->doubled + plan->kv_rank * run->elems;
+
+    for (size_t i = 0; plan->kv_ranks > 1 && i < plan->params; i++) {
+        const struct ds_plan_cut cut = ds_plan_cut(plan, plan->param[i].tensor);
+        struct ds_held slice = ds_plan_slice_param(plan, DS_ARENA_PARAMS, i);
+        uint64_t before = 0, together;
+
+        for (uint32_t k = 0; k < plan->param[i].tensor; k++)
+            before += ds_plan_cut(plan, k).whole.elems;
+        for (uint64_t j = 0; j < slice.count && plan->tensor[plan->param[i].tensor].doubled; j++)
+            mine[before + ds_plan_cut_at(&cut, slice.first + j, &together)] = params[slice.at + j];
     }
 }
 
@@ -198,8 +217,11 @@ static inline void test_poison(const struct ds_plan *plan, uint32_t tensor, floa
 {
     for (size_t i = 0; i < plan->params; i++) {
         struct ds_held held = ds_plan_held_param(plan, DS_ARENA_PARAMS, i);
+        const struct ds_plan_cut cut = ds_plan_cut(plan, plan->param[i].tensor);
+        uint64_t together;
 
-        if (plan->param[i].tensor == tensor && held.count > 0 && held.first == 0)
+        if (plan->param[i].tensor == tensor && held.count > 0 && held.first == 0 &&
+            ds_plan_cut_at(&cut, 0, &together) == 0)
             params[held.at] = (float)NAN;
     }
 }
@@ -332,6 +354,7 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
         rc = ds_engine_fetch(engine, err);
     if (rc == 0) {
         test_collect(plan, DS_ARENA_PARAMS, run->params, lines.params);
+        test_collect_doubled(run, plan, lines.params);
         rc = test_collect_states(run, plan, &lines, err);
     }
     if (rc != 0)
@@ -436,11 +459,13 @@ static inline void test_run(struct test_run *run)
     cr_assert_eq(test_plan(&run->plan, run, 0, NULL), 0);
     run->elems =
         test_in_parts(&run->plan) ? ds_model_elems(&run->plan.model) : run->plan.padded_elems;
+    run->doubled = calloc(run->plan.kv_ranks * run->elems, sizeof(float));
     ds_plan_release(&run->plan);
     run->first_grads = calloc(run->elems, sizeof(float));
     run->params = calloc(run->elems, sizeof(float));
     run->exp_avg = calloc(run->elems, sizeof(float));
-    cr_assert(run->first_grads != NULL && run->params != NULL && run->exp_avg != NULL);
+    cr_assert(run->first_grads != NULL && run->params != NULL && run->exp_avg != NULL &&
+              run->doubled != NULL);
     for (unsigned i = 0; i < run->world; i++) {
         ranks[i] =
             (struct test_rank){.run = run, .rank = i, .shm_fd = fd[i / local], .meeting = &meeting};
@@ -468,6 +493,7 @@ static inline void test_run_release(struct test_run *run)
     free(run->first_grads);
     free(run->params);
     free(run->exp_avg);
+    free(run->doubled);
 }
 
 /* The run of a reference case: 6 steps of 8 sequences. */

@@ -14,11 +14,12 @@ enum { TEST_SEQUENCE = 16, TEST_IDS = 48 * TEST_SEQUENCE + 1 };
  * passes and sequences for two. */
 struct test_layout {
     unsigned tensor, sharers, data, parts; /* ranks of a team, of a sequence, of data, of layers */
-    uint64_t passes, micro_batch, layers, vocab;
-    uint64_t experts, each;        /* of mixtral; 0: another family */
-    unsigned divide;               /* ranks that divide them */
-    uint64_t window, separator;    /* 0: all is seen, documents are together */
-    bool gpt2, tied, qwen2, qwen3; /* qwen3: with experts or without */
+    uint64_t passes, micro_batch, layers, vocab, kv; /* kv: heads of keys and values */
+    uint64_t head;                                   /* size of one; 0: as the width has it */
+    uint64_t experts, each;                          /* of mixtral; 0: another family */
+    unsigned divide;                                 /* ranks that divide them */
+    uint64_t window, separator;                      /* 0: all is seen, documents are together */
+    bool gpt2, tied, qwen2, qwen3;                   /* qwen3: with experts or without */
     enum ds_compute compute;
     enum ds_recompute recompute;
     bool dropout, fp8, offload, disk, wire16;
@@ -39,6 +40,7 @@ static inline struct test_layout test_layout(struct test_layout layout)
     layout.passes = layout.passes > 0 ? layout.passes : 2;
     layout.micro_batch = layout.micro_batch > 0 ? layout.micro_batch : 2;
     layout.layers = layout.layers > 0 ? layout.layers : 3;
+    layout.kv = layout.kv > 0 ? layout.kv : 4;
     layout.vocab = layout.vocab > 0 ? layout.vocab : 257;
     return layout;
 }
@@ -58,8 +60,9 @@ static inline struct test_layout test_whole(struct test_layout layout)
 static inline struct test_run test_layout_run(const struct test_layout *layout, const char *ids)
 {
     struct ds_model_shape shape =
-        layout->gpt2 ? test_gpt2(layout->layers, 32, 4, layout->vocab, TEST_SEQUENCE)
-                     : test_llama(layout->layers, 32, 8, 4, 64, layout->vocab, TEST_SEQUENCE);
+        layout->gpt2
+            ? test_gpt2(layout->layers, 32, 4, layout->vocab, TEST_SEQUENCE)
+            : test_llama(layout->layers, 32, 8, layout->kv, 64, layout->vocab, TEST_SEQUENCE);
     struct test_run run = {.world = layout->tensor * layout->sharers * layout->data * layout->parts,
                            .local_world = layout->local,
                            .threads = layout->fp8 && layout->parts * layout->tensor > 1 ? 2 : 1,
@@ -70,14 +73,16 @@ static inline struct test_run test_layout_run(const struct test_layout *layout, 
                            .tokens = ids};
 
     if (layout->qwen2)
-        shape = test_qwen2(layout->layers, 32, 8, 4, 64, layout->vocab, TEST_SEQUENCE);
+        shape = test_qwen2(layout->layers, 32, 8, layout->kv, 64, layout->vocab, TEST_SEQUENCE);
     if (layout->experts > 0)
-        shape = test_mixtral(layout->layers, 32, 8, 4, 24, layout->vocab, TEST_SEQUENCE,
+        shape = test_mixtral(layout->layers, 32, 8, layout->kv, 24, layout->vocab, TEST_SEQUENCE,
                              layout->experts, layout->each);
     if (layout->qwen3) {
         shape.arch = layout->experts > 0 ? DS_ARCH_QWEN3_MOE : DS_ARCH_QWEN3;
         shape.head_size = 6;
     }
+    if (layout->head > 0)
+        shape.head_size = layout->head;
     shape.tie_embeddings = layout->tied;
     shape.window = layout->window;
     run.job = test_job(shape, layout->data * layout->passes * layout->micro_batch,
@@ -116,7 +121,7 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         "%s%s, teams of %u x %u sharers x %u of data x %u parts, %u passes of %u, type %d, "
         "recompute %d, dropout %d, fp8 %d, offload %d, disk %d, bf16 wire %d, %s, stage %u, hosts "
         "of %u, below %u, vocabulary %u, clip %g, %u of %u experts, "
-        "divided by %u, window %u, separator %u",
+        "divided by %u, window %u, separator %u, %u heads of keys and values",
         layout->gpt2    ? "gpt2"
         : layout->qwen2 ? "qwen2"
         : layout->qwen3 ? "qwen3"
@@ -127,7 +132,7 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         layout->wire16, ds_optim_name(layout->optim), layout->stage, layout->local,
         (unsigned)layout->below, (unsigned)layout->vocab, layout->clip, (unsigned)layout->each,
         (unsigned)layout->experts, layout->divide, (unsigned)layout->window,
-        (unsigned)layout->separator);
+        (unsigned)layout->separator, (unsigned)layout->kv);
     return text;
 }
 

@@ -23,6 +23,7 @@ struct mesh {
     unsigned hosts;
     unsigned experts; /* 0: another family */
     unsigned divide;  /* ranks that divide them; 0: one */
+    unsigned kv;      /* heads of keys and values; 0: four */
 };
 
 struct built {
@@ -32,12 +33,13 @@ struct built {
 
 static struct ds_job job_of(const struct mesh *mesh)
 {
+    const unsigned kv = mesh->kv > 0 ? mesh->kv : 4;
     struct ds_model_shape shape = mesh->gpt2 ? test_gpt2(3, 48, 12, mesh->vocab, 16)
-                                             : test_llama(3, 48, 12, 4, 24, mesh->vocab, 16);
+                                             : test_qwen2(3, 48, 12, kv, 24, mesh->vocab, 16);
     struct ds_job job;
 
     if (mesh->experts)
-        shape = test_mixtral(3, 48, 12, 4, 24, mesh->vocab, 16, mesh->experts, 2);
+        shape = test_mixtral(3, 48, 12, kv, 24, mesh->vocab, 16, mesh->experts, 2);
     shape.tie_embeddings = mesh->tied;
     job = test_job(shape, 4 * mesh->data, 1, 16);
     job.parallel.tensor = mesh->tensor;
@@ -114,7 +116,7 @@ static void check_elements(const struct built *built, const char *text)
             const struct ds_plan *plan = &built->plan[rank];
 
             for (size_t k = 0; k < plan->params; k++)
-                if (plan->param[k].tensor == i && !plan->bucket[plan->param[k].bucket].twin)
+                if (plan->param[k].tensor == i && !ds_plan_twin(plan, k))
                     see(plan, k, seen, whole.elems);
         }
         for (uint64_t at = 0; at < whole.elems; at++)
@@ -228,6 +230,7 @@ static void check_groups(const struct built *built, const struct mesh *mesh)
     const struct ds_plan *any = &built->plan[0];
 
     check_group(built, ds_plan_team_group, mesh->tensor, "team");
+    check_group(built, ds_plan_kv_group, any->kv_ranks, "keys and values");
     check_group(built, ds_plan_part_group, mesh->tensor * mesh->sequence * mesh->data, "part");
     check_group(built, holders, mesh->sequence * mesh->data, "holders");
     check_group(built, ds_plan_sequence_group, mesh->sequence, "sequence");
@@ -273,28 +276,34 @@ static void check(const struct mesh *mesh)
 Test(team, every_element_is_somebodys)
 {
     static const struct mesh table[] = {
-        {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0},
-        {true, true, 4, 1, 1, 1, 0, 97, false, 1, 0, 0},
-        {true, true, 2, 1, 3, 1, 1, 96, false, 1, 0, 0},
-        {true, true, 3, 1, 2, 1, 0, 50, false, 1, 0, 0},
-        {false, false, 4, 1, 1, 1, 0, 97, false, 1, 0, 0},
-        {false, false, 2, 2, 2, 1, 2, 97, false, 1, 0, 0},
-        {false, true, 2, 1, 2, 1, 3, 97, false, 1, 0, 0},
-        {false, true, 2, 1, 2, 3, 2, 33, false, 1, 0, 0},
-        {true, true, 2, 2, 1, 2, 1, 97, false, 1, 0, 0},
-        {true, true, 2, 1, 4, 1, 2, 97, true, 2, 0, 0},
-        {false, false, 4, 1, 4, 1, 3, 97, true, 2, 0, 0},
-        {true, true, 3, 2, 2, 2, 2, 130, false, 2, 0, 0},
-        {false, false, 2, 1, 2, 2, 2, 97, false, 1, 3, 0},
-        {false, true, 4, 1, 1, 1, 0, 97, false, 1, 2, 0},
-        {false, false, 1, 1, 2, 1, 0, 97, false, 1, 4, 2},
-        {false, false, 1, 1, 4, 1, 3, 97, false, 1, 4, 4},
-        {false, true, 1, 1, 4, 1, 2, 97, true, 2, 6, 2},
-        {false, false, 1, 1, 4, 1, 1, 97, true, 2, 8, 4},
-        {false, true, 2, 1, 4, 2, 2, 97, false, 1, 4, 2},
-        {false, false, 1, 2, 2, 1, 3, 97, false, 1, 4, 2},
-        {false, false, 2, 2, 2, 1, 1, 97, true, 2, 4, 4},
-        {false, true, 1, 1, 6, 2, 2, 97, false, 1, 9, 3},
+        {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0, 0},
+        {true, true, 4, 1, 1, 1, 0, 97, false, 1, 0, 0, 0},
+        {true, true, 2, 1, 3, 1, 1, 96, false, 1, 0, 0, 0},
+        {true, true, 3, 1, 2, 1, 0, 50, false, 1, 0, 0, 0},
+        {false, false, 4, 1, 1, 1, 0, 97, false, 1, 0, 0, 0},
+        {false, false, 2, 2, 2, 1, 2, 97, false, 1, 0, 0, 0},
+        {false, true, 2, 1, 2, 1, 3, 97, false, 1, 0, 0, 0},
+        {false, true, 2, 1, 2, 3, 2, 33, false, 1, 0, 0, 0},
+        {true, true, 2, 2, 1, 2, 1, 97, false, 1, 0, 0, 0},
+        {true, true, 2, 1, 4, 1, 2, 97, true, 2, 0, 0, 0},
+        {false, false, 4, 1, 4, 1, 3, 97, true, 2, 0, 0, 0},
+        {true, true, 3, 2, 2, 2, 2, 130, false, 2, 0, 0, 0},
+        {false, false, 2, 1, 2, 2, 2, 97, false, 1, 3, 0, 0},
+        {false, true, 4, 1, 1, 1, 0, 97, false, 1, 2, 0, 0},
+        {false, false, 1, 1, 2, 1, 0, 97, false, 1, 4, 2, 0},
+        {false, false, 1, 1, 4, 1, 3, 97, false, 1, 4, 4, 0},
+        {false, true, 1, 1, 4, 1, 2, 97, true, 2, 6, 2, 0},
+        {false, false, 1, 1, 4, 1, 1, 97, true, 2, 8, 4, 0},
+        {false, true, 2, 1, 4, 2, 2, 97, false, 1, 4, 2, 0},
+        {false, false, 1, 2, 2, 1, 3, 97, false, 1, 4, 2, 0},
+        {false, false, 2, 2, 2, 1, 1, 97, true, 2, 4, 4, 0},
+        {false, true, 1, 1, 6, 2, 2, 97, false, 1, 9, 3, 0},
+        {false, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0, 1},
+        {false, false, 4, 1, 2, 1, 2, 97, true, 2, 0, 0, 1},
+        {false, true, 4, 1, 2, 2, 1, 97, false, 1, 0, 0, 2},
+        {false, false, 12, 1, 2, 1, 3, 150, true, 2, 0, 0, 4},
+        {false, true, 6, 2, 2, 1, 2, 97, false, 1, 0, 0, 3},
+        {false, true, 2, 2, 2, 2, 2, 97, false, 1, 4, 2, 1},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -306,7 +315,7 @@ Test(team, every_element_is_somebodys)
 /* Of two ranks a layer's matrices are halves, norms whole. */
 Test(team, parts_are_those_of_a_narrower_model)
 {
-    const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0};
+    const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0, 0};
     const uint64_t hidden = 48, ids = 56; /* 49, in eights */
     uint64_t matrices = 3 * (4 + 8) * hidden * hidden / 2 + ids * hidden;
     uint64_t vectors = 3 * (3 + 4) * hidden / 2, alike = (16 + 3 * 6 + 2) * hidden, elems = 0;
@@ -328,6 +337,68 @@ Test(team, parts_are_those_of_a_narrower_model)
     release(&built);
 }
 
+/* Each head of keys and values is on three neighbours, which are one group, and nobody else's. */
+Test(team, keys_and_values_are_those_of_the_query_heads)
+{
+    const struct mesh mesh = {false, true, 6, 1, 1, 1, 0, 97, false, 1, 0, 0, 2};
+    const struct mesh fewer = {false, true, 2, 2, 1, 1, 0, 97, false, 1, 0, 0, 1};
+    struct built built;
+
+    build(&built, &mesh);
+    for (unsigned rank = 0; rank < 6; rank++) {
+        const struct ds_plan *plan = &built.plan[rank];
+        const struct ds_comm_group same = ds_plan_kv_group(plan);
+
+        cr_expect(plan->kv_ranks == 3 && plan->kv_rank == rank % 3 && plan->shape.kv_heads == 1);
+        cr_expect(same.first == rank / 3 * 3 && same.stride == 1 && same.count == 3);
+        for (size_t i = 0; i < plan->tensors; i++) {
+            const struct ds_plan_cut cut = ds_plan_cut(plan, i);
+            const enum ds_role role = cut.whole.role;
+            bool kv = role == DS_ROLE_K_W || role == DS_ROLE_V_W || role == DS_ROLE_K_B ||
+                      role == DS_ROLE_V_B;
+            uint64_t together, at = ds_plan_cut_at(&cut, 0, &together);
+
+            cr_expect_eq(plan->tensor[i].doubled, kv, "%s", cut.whole.name);
+            if (kv)
+                cr_expect_eq(at, cut.whole.elems / 2 * (rank / 3), "%s", cut.whole.name);
+        }
+    }
+    release(&built);
+    build(&built, &fewer);
+    cr_expect(built.plan[0].kv_ranks == 2 && built.plan[0].shape.kv_heads == 1);
+    cr_expect(ds_plan_kv_heads(&built.plan[0]) == 1);
+    cr_expect_eq(ds_plan_swap_width(&built.plan[0]), (6 + 2 * 2) * 4);
+    release(&built);
+}
+
+/* Once a step those of keys and values, too: of each layer weights, and biases; of two shards a rank
+ * has half of them. */
+Test(team, sums_of_keys_and_values_are_counted)
+{
+    static const struct mesh table[] = {{false, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0, 1},
+                                        {false, true, 2, 1, 2, 1, 2, 97, false, 1, 0, 0, 1}};
+    const uint64_t head = 4, elems = 3 * 2 * (48 * head + head), sums = 4 * (3 * 4 + 2);
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        const struct ds_plan *plan;
+        struct built built;
+        uint64_t seen = 0;
+
+        build(&built, &table[i]);
+        plan = &built.plan[0];
+        for (unsigned rank = 0; rank < built.world; rank += plan->kv_ranks)
+            for (size_t k = 0; k < plan->spans; k++)
+                seen += ds_plan_doubled(&built.plan[rank], plan->span[k].bucket, k).count;
+        cr_expect_eq(seen, elems);
+        if (plan->stage == 0) {
+            cr_expect_eq(plan->traffic[DS_COMM_ALL_REDUCE_F32].calls, sums + 3 * 2);
+            cr_expect_eq(plan->traffic[DS_COMM_ALL_REDUCE_F32].bytes,
+                         (sums * 16 * 48 + elems) * sizeof(float));
+        }
+        release(&built);
+    }
+}
+
 /* Sums of a step: each way two of a layer, of both ends one; what is computed again adds one where
  * it comes to the middle. */
 Test(team, sums_are_counted)
@@ -338,7 +409,7 @@ Test(team, sums_are_counted)
     } table[] = {{DS_RECOMPUTE_NONE, 3 * 4 + 2}, {DS_RECOMPUTE_FULL, 3 * 5 + 2}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-        const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0};
+        const struct mesh mesh = {true, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0, 0};
         struct ds_job job = job_of(&mesh);
         const struct ds_plan_args args = {.job = &job, .world = 2, .threads = 1};
         struct ds_error err = {0};
@@ -366,7 +437,8 @@ Test(team, says_what_cannot_be)
         const char *text;
     } table[] = {
         {5, 5, DS_OPTIM_ADAMW, false, 97, "'parallel.tensor' 5 does not divide 'model.heads' 12"},
-        {6, 6, DS_OPTIM_ADAMW, false, 97, "'parallel.tensor' 6 does not divide 'model.kv_heads' 4"},
+        {6, 6, DS_OPTIM_ADAMW, false, 97,
+         "'parallel.tensor' 6 and 'model.kv_heads' 4: one must divide the other"},
         {2, 3, DS_OPTIM_ADAMW, false, 97,
          "'parallel.pipeline' 1 x 'parallel.sequence' 1 x 'parallel.tensor' 2 does not divide 3"},
         {4, 4, DS_OPTIM_ADAMW, false, 9, "'parallel.tensor' 4 is too many for 'model.vocab' 9"},
@@ -375,8 +447,8 @@ Test(team, says_what_cannot_be)
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-        const struct mesh mesh = {false, false,          table[i].tensor, 1, 1, 1,
-                                  0,     table[i].vocab, false,           1, 0, 0};
+        const struct mesh mesh = {
+            false, false, table[i].tensor, 1, 1, 1, 0, table[i].vocab, false, 1, 0, 0, 0};
         struct ds_job job = job_of(&mesh);
         const struct ds_plan_args args = {
             .job = &job, .world = table[i].world, .threads = 1, .apart = table[i].offload};

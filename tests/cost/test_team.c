@@ -76,3 +76,23 @@ Test(team, a_rank_computes_its_part)
     ds_plan_release(&whole);
     ds_plan_release(&half);
 }
+
+/* Gradients of keys and values that both have are summed once a step: of a layer those of weights. */
+Test(team, keys_and_values_of_several_ranks_are_summed)
+{
+    const struct ds_cluster cluster = test_cluster(1, 2);
+    struct ds_job job = test_job(test_llama(4, 1024, 16, 1, 4096, 4000, 512), 8, 2, 512);
+    const struct ds_plan_args args = {.job = &job, .world = 2, .threads = 1, .local_world = 2};
+    const double bytes = 4.0 * 2 * 64 * 1024 * sizeof(float), hop = cluster.host.latency_us * 1e-6;
+    struct ds_error err = {0};
+    double seconds = 0.0;
+    struct ds_plan plan;
+
+    job.parallel.tensor = 2;
+    cr_assert_eq(ds_plan_build(&plan, &args, &err), 0, "%s", err.text);
+    for (size_t i = 0; i < plan.step.count; i++)
+        if (plan.step.instr[i].op == DS_INSTR_TIE)
+            seconds += ds_work_instr(&cluster, &plan, &plan.step.instr[i]);
+    cr_expect_float_eq(seconds, bytes / cluster.host.bandwidth + 4 * 2 * hop, 1e-9, "%g", seconds);
+    ds_plan_release(&plan);
+}

@@ -196,7 +196,7 @@ def on_both(what, arch, text, rows, keys, op):
             name = f"{what}: {arch} on {device}, {slots} ranks, ZeRO {stage}, micro-batch {micro}"
             run = f"{what}-{arch}-{device}-{slots}-{stage}"
             ran = train(path, run, slots, extra=[*keys, f"zero.stage={stage}", "log.comm=true", f"train.micro_batch={micro}"],
-                        FAKE_CUDA_MEMORY=str(8 << 30), **env)
+                        FAKE_CUDA_MEMORY=str(16 << 30), **env)
             if not h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
                 continue
             found[device, stage] = h.metrics(h.work() / run)
@@ -216,7 +216,7 @@ def sharers():
         text = small_job(arch, matmul="compute").read_text().replace("heads: 1", "heads: 4")
         on_both("sharers", arch, text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.sequence=2"], "all_to_all")
     on_both("sharers-one", "llama", text.replace("heads: 4", "heads: 4, kv_heads: 1"), ((0, 2, 1, {}), (2, 4, 2, {})),
-            ["parallel.sequence=2"], "all_to_all")
+            ["parallel.sequence=2", "train.global_batch=4"], "all_to_all")
     ran = train(h.work() / "sharers-gpt2-cuda.yaml", "sharers-offload", 2, extra=["parallel.sequence=2", "offload.optim=cpu"])
     h.ok(ran.returncode == 65 and "'parallel.sequence' 2 and 'offload.optim' cpu are not supported together on GPUs" in
          ran.stderr, "sharers: with offload refused", f"{ran.returncode}\n{ran.stderr}")
@@ -240,9 +240,9 @@ def team():
         on_both("team", arch, text, ((0, 2, 1, {}), (3, 4, 1, {}), (2, 2, 2, {})), ["parallel.tensor=2"],
                 "all_reduce_bf16" if "compute: bf16" in text else "all_reduce_f32")
     few = text.replace("heads: 4", "heads: 4, kv_heads: 1")
-    for more in ((), ("parallel.sequence=2",), ("precision.matmul=fp8",)):
-        on_both("team-one" + "".join(key.split("=")[0] for key in more), "llama", few, ((0, 2 + 2 * ("parallel.sequence=2" in more), 2, {}), (2, 4, 2, {})),
-                ["parallel.tensor=2", *more], "all_reduce_f32")
+    for name, rows, more in (("team-one", ((0, 2, 1, {}), (2, 4, 1, {})), ()), ("team-one-fp8", ((1, 4, 2, {}),), ("precision.matmul=fp8", "model.head_size=8")),
+                             ("team-one-shared", ((0, 4, 1, {}), (2, 4, 2, {})), ("parallel.sequence=2",))):
+        on_both(name, "llama", few, rows, ["parallel.tensor=2", "train.global_batch=4", *more], "all_reduce_f32")
     on_both("team-lamb", "llama", text, ((1, 4, 1, {}),), ["parallel.tensor=2", "optim.name=lamb", "optim.lr=1e-3"], "all_gather")
     ran = train(h.work() / "team-gpt2-cuda.yaml", "team-offload", 2, extra=["parallel.tensor=2", "offload.optim=cpu"])
     h.ok(ran.returncode == 65 and "'parallel.tensor' 2 and 'offload.optim' are not supported together on GPUs" in

@@ -45,18 +45,12 @@ def zero():
                  f"{'the same bits' if same else f'within {ORDER:g}: {off:.2g}'}", (texts[one], texts[other]))
 
 
-def sharers():
-    """Ranks that share sequences or layers, and the GPU, over real NCCL: the losses of ranks that have all, at some stages."""
-    path, text, found = h.work() / "sharers.yaml", h.work() / "sharers.txt", {}
-    text.write_text(h.TEXT * 1000)
-    layers, hidden, context = (2, 32, 32) if setting.doubles else (4, 256, 256)
-    path.write_text(MEMORY.format(text=text, stage=0, layers=layers, hidden=hidden, heads=4, context=context, batch=4, micro=1)
-                    .replace("compute: bf16", "compute: fp32"))
-    for team, share, parts, ranks, stage in ((1, 1, 1, 2, 0), (1, 2, 1, 2, 0), (1, 2, 1, 4, 0), (1, 4, 1, 4, 3), (1, 1, 2, 2, 0),
-                                             (1, 1, 2, 4, 2), (1, 2, 2, 4, 1), (2, 1, 1, 2, 0), (4, 1, 1, 4, 0),
-                                             (2, 1, 1, 4, 3), (2, 2, 1, 4, 0), (2, 1, 2, 4, 0)):
-        run = f"sharers-{team}-{share}-{parts}-{ranks}-{stage}"
-        name = f"sharers: {share} of {ranks} ranks, teams of {team}, {parts} part{'s'[:parts - 1]}, ZeRO {stage}"
+def shared_losses(path, layouts):
+    """Team, ranks of a sequence, parts, ranks, ZeRO stage: the losses of the first, which has all."""
+    found = {}
+    for team, share, parts, ranks, stage in layouts:
+        run = f"{path.stem}-{team}-{share}-{parts}-{ranks}-{stage}"
+        name = f"{path.stem}: {share} of {ranks} ranks, teams of {team}, {parts} part{'s'[:parts - 1]}, ZeRO {stage}"
         ran = train(path, run, ranks, 60.0, (f"parallel.sequence={share}", f"parallel.pipeline={parts}",
                                              f"parallel.tensor={team}", f"zero.stage={stage}"))
         if h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
@@ -65,6 +59,20 @@ def sharers():
     for name, got in found.items():
         off = worst(got, first, "loss")
         h.ok(off < ORDER * 10, f"{name}: losses of ranks that have all, {off:.2g}", got)
+
+
+def sharers():
+    """Ranks that share sequences or layers, and the GPU, over real NCCL: the losses of ranks that have all, at some stages;
+    of a model with one key/value head, too, which several ranks then have."""
+    path, one, text = h.work() / "sharers.yaml", h.work() / "sharers-one.yaml", h.work() / "sharers.txt"
+    text.write_text(h.TEXT * 1000)
+    layers, hidden, context = (2, 32, 32) if setting.doubles else (4, 256, 256)
+    path.write_text(MEMORY.format(text=text, stage=0, layers=layers, hidden=hidden, heads=4, context=context, batch=4, micro=1)
+                    .replace("compute: bf16", "compute: fp32"))
+    one.write_text(path.read_text().replace("arch: gpt2", f"arch: llama, kv_heads: 1, ffn: {2 * hidden}"))
+    shared_losses(path, ((1, 1, 1, 2, 0), (1, 2, 1, 2, 0), (1, 2, 1, 4, 0), (1, 4, 1, 4, 3), (1, 1, 2, 2, 0), (1, 1, 2, 4, 2),
+                         (1, 2, 2, 4, 1), (2, 1, 1, 2, 0), (4, 1, 1, 4, 0), (2, 1, 1, 4, 3), (2, 2, 1, 4, 0), (2, 1, 2, 4, 0)))
+    shared_losses(one, ((1, 1, 1, 2, 0), (1, 2, 1, 2, 0), (2, 1, 1, 4, 2), (4, 1, 1, 4, 0), (2, 2, 1, 4, 3)))
 
 
 def divided():

@@ -90,6 +90,7 @@ static void bind_updater(struct ds_engine *engine)
         .lines = engine->lines,
         .memory = engine->exchange.memory,
         .work = by_host ? NULL : engine->own[DS_ARENA_ACTIVATIONS], /* empty at a step's end */
+        .team = engine->exchange.team,
     };
 }
 

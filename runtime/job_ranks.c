@@ -104,11 +104,6 @@ static int check_team(struct ds_job *job, const struct ds_keys *keys, struct ds_
                        "'parallel.tensor' %" PRIu64 " is too many for 'model.vocab' %" PRIu64
                        ", of which each rank has a part",
                        ranks, shape->vocab);
-    if (ranks > 1 && job->optim.kind == DS_OPTIM_MUON)
-        return FAIL_AT(keys, ds__job_blame(keys, "parallel.tensor", "optim.name"), EINVAL,
-                       "'parallel.tensor' %" PRIu64 " and 'optim.name' muon do not go together: it "
-                       "looks at whole matrices, of which each rank would have a part",
-                       ranks);
     return 0;
 }
 

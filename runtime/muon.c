@@ -145,7 +145,7 @@ int ds_muon_update(const struct ds_job *job, const struct ds_update *u, struct d
     const struct ds_muon_moments_args moments = {
         .n = u->n,
         .m = u->state[0],
-        .u = u->work,
+        .u = u->matrix != NULL ? ds_matrix_own(u->matrix) : u->work,
         .grad_type = DS_F32,
         .grad = u->grad,
         .momentum = job->optim.momentum,
@@ -166,8 +166,12 @@ int ds_muon_update(const struct ds_job *job, const struct ds_update *u, struct d
     float *direction = NULL;
     int rc = ds_muon_moments(&moments, stream, err);
 
+    if (rc == 0 && u->matrix != NULL)
+        rc = ds_matrix_join(u->matrix, u->work, stream, err);
     if (rc == 0)
         rc = ds_muon_orthogonalize(u->rows, u->cols, u->work, &direction, stream, err);
+    if (rc == 0 && u->matrix != NULL)
+        rc = ds_matrix_part(u->matrix, direction, &direction, stream, err);
     step.x = direction;
     return rc != 0 ? rc : ds_muon(&step, stream, err);
 }

@@ -10,7 +10,8 @@
  *
  * The iteration needs the whole matrix.  The plan lays matrices out so that none crosses the border
  * of a shard (plan/owner.c): the rank that holds a matrix sums its gradient and updates it with no
- * message of its own.  Products are of FP32.
+ * message of its own.  Ranks of a team hold parts of it: these they gather (matrix.h), and each
+ * makes the products of the whole.  Products are of FP32.
  *
  * Source  Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the other
  *         scale: Liu et al., "Muon is Scalable for LLM Training", 2025.

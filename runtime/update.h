@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "kernels/op.h"
 #include "runtime/job.h"
+#include "runtime/matrix.h"
 #include "runtime/optim.h"
 
 struct ds_update {
@@ -37,6 +38,7 @@ struct ds_update {
     uint64_t rows, cols; /* n is this matrix, to be updated as a whole; 0: it is not */
     double scale;        /* of that update */
     float *work;         /* for it: ds_optim_matrix_room() */
+    const struct ds_matrix *matrix; /* n is this rank's part of it; NULL: it is all here */
 };
 
 /* Adam's and LAMB's 1 - beta^t; of the first update there is none before, so t is 1 at least. */

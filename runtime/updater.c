@@ -15,6 +15,14 @@ struct stretch {
     float *state[DS_OPTIM_STATES];
 };
 
+/* Behind what the update of a matrix works in, for parts of it; NULL: it is whole. */
+static float *parts_of(const struct ds_updater *updater, const struct ds_plan_span *span)
+{
+    return ds_plan_matrix_parts(updater->plan, span) > 0
+               ? updater->work + ds_optim_matrix_room(span->rows, span->cols)
+               : NULL;
+}
+
 static int update_span(const struct ds_updater *updater, const struct ds_plan_span *span,
                        const struct stretch *stretch, struct ds_error *err)
 {
@@ -22,6 +30,8 @@ static int update_span(const struct ds_updater *updater, const struct ds_plan_sp
     struct ds_held held = ds_plan_held_span(plan, DS_ARENA_MOMENTS, span), part;
     size_t low = ds_dtype_bytes(ds_compute_dtype(plan->compute));
     unsigned char *written = ds_offload_written(plan, updater->memory, span);
+    const struct ds_matrix matrix = {
+        .plan = plan, .span = span, .team = updater->team, .room = parts_of(updater, span)};
     uint64_t skip;
 
     held.first = held.at; /* what of the stretch it has, and where from there */
@@ -45,6 +55,7 @@ static int update_span(const struct ds_updater *updater, const struct ds_plan_sp
         .cols = span->cols,
         .scale = span->scale,
         .work = updater->work,
+        .matrix = matrix.room != NULL ? &matrix : NULL,
     };
 
     if (plan->by_tensor)

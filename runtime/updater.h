@@ -30,6 +30,7 @@ struct ds_updater { /* all borrowed, but the states */
     void *const *memory;      /* [DS_ARENA_COUNT] */
     struct ds_states *states; /* in a file, or NULL: lines.state */
     float *work;              /* of the stream's device, for matrices; empty between passes */
+    struct ds_comm *team;     /* who has other parts of those, or NULL */
     /* Of the step: */
     double lr, grad_scale;
     uint64_t update;

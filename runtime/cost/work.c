@@ -491,16 +491,28 @@ static double norm_s(const struct bench *b)
            ds_work_collective(b->cluster, ds_ring_of(b->cluster, world), 0.0, 2) + trust_s(b);
 }
 
+/* The parts of a matrix of which a team has some each, gathered and laid out. */
+static double join_s(const struct bench *b, const struct ds_plan_span *span)
+{
+    const double bytes = (double)ds_plan_matrix_parts(b->plan, span) * sizeof(float);
+
+    return bytes <= 0.0
+               ? 0.0
+               : ds_work_collective(b->cluster, ds_ring_of(b->cluster, ds_plan_team_group(b->plan)),
+                                    bytes, 1) +
+                     2.0 * bytes / b->cluster->device.bandwidth;
+}
+
 /* The iterations of Muon on one matrix: three products each, of FP32 (runtime/muon.c). */
 static double orthogonalize_s(const struct bench *b, const struct ds_plan_span *span)
 {
     double side = fmin((double)span->rows, (double)span->cols);
     double longer = fmax((double)span->rows, (double)span->cols);
 
-    return DS_OPTIM_MUON_ITERATIONS *
-           (ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, side, longer) +
-            ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, side, side) +
-            ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, longer, side));
+    return join_s(b, span) + DS_OPTIM_MUON_ITERATIONS *
+                                 (ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, side, longer) +
+                                  ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, side, side) +
+                                  ds_work_matmul(b->cluster, DS_COMPUTE_FP32, side, longer, side));
 }
 
 /* Of the owner that has most of them; at stage 0 every rank does all. */

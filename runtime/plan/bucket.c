@@ -282,14 +282,17 @@ static struct ds_plan_span treatment(const struct ds_plan *plan, const struct ds
         .lr_mult = group != NULL ? group->lr_mult : 1.0,
         .weight_decay = param->param.ndim >= 2 ? job->optim.weight_decay : 0.0,
         .doubled = ds__plan_doubles(plan, param->param.role),
+        .tensor = param->tensor,
     };
+    struct ds_param whole;
 
     if (group != NULL && !isnan(group->weight_decay))
         span.weight_decay = group->weight_decay;
     if (ds_optim_by_matrix(job, &param->param)) {
-        span.rows = param->param.shape[0];
-        span.cols = param->param.shape[1];
-        span.scale = ds_optim_matrix_scale(job, &param->param);
+        ds_model_param(&plan->model, param->tensor, &whole);
+        span.rows = whole.shape[0];
+        span.cols = whole.shape[1];
+        span.scale = ds_optim_matrix_scale(job, &whole);
     } else {
         span.lr_mult *= ds_optim_loose_lr_mult(job);
     }

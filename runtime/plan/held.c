@@ -310,6 +310,11 @@ struct ds_held ds_plan_doubled(const struct ds_plan *plan, size_t bucket, size_t
     return ds_plan_held_span(plan, DS_ARENA_GRADS, of);
 }
 
+uint64_t ds_plan_matrix_parts(const struct ds_plan *plan, const struct ds_plan_span *span)
+{
+    return span->rows * span->cols > span->elems ? plan->tensor_ranks * span->elems : 0;
+}
+
 bool ds_plan_twin(const struct ds_plan *plan, size_t param)
 {
     const struct ds_plan_param *of = &plan->param[param];

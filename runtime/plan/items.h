@@ -87,6 +87,7 @@ struct ds_plan_span {
     uint64_t offset, elems; /* as in ds_plan_param */
     double lr_mult, weight_decay;
     bool doubled;        /* all of its tensors are */
+    uint32_t tensor;     /* the first of them, its number in the model */
     uint64_t rows, cols; /* of a matrix that is updated as a whole; 0: element by element */
     double scale;        /* of its update */
 };

@@ -386,7 +386,9 @@ static uint64_t update_bytes(const struct ds_plan *plan)
     uint64_t most = 0;
 
     for (size_t i = 0; i < plan->spans; i++) {
-        uint64_t elems = ds_optim_matrix_room(plan->span[i].rows, plan->span[i].cols);
+        const struct ds_plan_span *span = &plan->span[i];
+        uint64_t elems =
+            ds_optim_matrix_room(span->rows, span->cols) + ds_plan_matrix_parts(plan, span);
 
         most = elems > most ? elems : most;
     }

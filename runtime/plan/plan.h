@@ -476,6 +476,9 @@ struct ds_held ds_plan_held_span(const struct ds_plan *plan, enum ds_arena_kind 
 /* Of the same its gradient, where it is of `bucket` and other ranks of the team have parts of that;
  * else count 0. */
 struct ds_held ds_plan_doubled(const struct ds_plan *plan, size_t bucket, size_t span);
+/* What all of a team have of the matrix that a span is a part of, in elements; 0: it is whole here,
+ * or is none that is updated as a whole. */
+uint64_t ds_plan_matrix_parts(const struct ds_plan *plan, const struct ds_plan_span *span);
 /* Is it another rank, of the team or of another part, that counts and writes it? */
 bool ds_plan_twin(const struct ds_plan *plan, size_t param);
 /* Norms that are summed over the ranks of a part for tensors, two for a span, or 0, and for each

@@ -26,7 +26,6 @@
 
 #include "kernels/op.h"
 #include "runtime/model/family.h"
-#include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
 /* Rows of so many elements lie well for products, if everybody still has ids. */
@@ -62,11 +61,6 @@ static int check(const struct ds_plan *plan, const struct ds_plan_args *args, st
     if ((ranks - 1) * ids_each(model->vocab, ranks) >= model->vocab)
         return ds_fail(err, EINVAL, "'parallel.tensor' %llu is too many for 'model.vocab' %llu",
                        ranks, (unsigned long long)model->vocab);
-    if (ds_optim_wants_matrices(job))
-        return ds_fail(err, EINVAL,
-                       "'parallel.tensor' %llu and 'optim.name' %s do not go together: it wants "
-                       "whole matrices, of which each rank has a part",
-                       ranks, ds_optim_name(job->optim.kind));
     if (args->apart && job->offload.optim != DS_OFFLOAD_NONE)
         return ds_fail(err, EINVAL,
                        "'parallel.tensor' %llu and 'offload.optim' are not supported together on "

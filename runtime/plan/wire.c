@@ -12,8 +12,9 @@
  * Sums in bf16 count half.  A team sums activations besides: of each layer twice forward and twice
  * backward, once more where the first half is computed again, of the embedding and of the
  * classifier's gradient once; and once a step those who have the same key/value heads sum their
- * gradients, of which a rank has its shards'.  Ranks that share sequences swap activations: of each
- * layer four times a micro-batch, the two forward again where they are computed again.
+ * gradients, of which a rank has its shards', and with Muon a rank gathers the matrices of these.
+ * Ranks that share sequences swap activations: of each layer four times a micro-batch, the two
+ * forward again where they are computed again.
  *
  * Arenas that collectives work in lie in shared memory, one behind the other, so that ranks of a
  * host read each other's without a copy.  Pages of a peer that a rank reads count to the resident
@@ -224,6 +225,19 @@ static void count_tie(struct ds_plan *plan, uint32_t bucket)
     }
 }
 
+/* Parts of the matrices that it updates as a whole. */
+static void count_matrices(struct ds_plan *plan, uint32_t bucket)
+{
+    for (size_t i = 0; i < plan->spans; i++) {
+        const struct ds_plan_span *span = &plan->span[i];
+        const uint64_t parts = ds_plan_matrix_parts(plan, span);
+
+        if (span->bucket == bucket && parts > 0 &&
+            ds_plan_held_span(plan, DS_ARENA_MOMENTS, span).count > 0)
+            count(plan, DS_COMM_ALL_GATHER, parts * sizeof(float), plan->tensor_ranks);
+    }
+}
+
 /* A SEND and the RECV that is paired with it are one call, of which what is given counts. */
 static void count_pass(struct ds_plan *plan, const struct ds_instr *instr)
 {
@@ -251,6 +265,8 @@ void ds__plan_traffic(struct ds_plan *plan)
             count_reduce(plan, bucket);
         if (instr->op == DS_INSTR_SEND || instr->op == DS_INSTR_RECV)
             count_pass(plan, instr);
+        if (instr->op == DS_INSTR_UPDATE)
+            count_matrices(plan, instr->bucket);
         if (instr->op == DS_INSTR_TIE)
             count_tie(plan, instr->bucket);
         if (instr->op == DS_INSTR_GATHER)

@@ -243,6 +243,7 @@ def team():
     for name, rows, more in (("team-one", ((0, 2, 1, {}), (2, 4, 1, {})), ()), ("team-one-fp8", ((1, 4, 2, {}),), ("precision.matmul=fp8", "model.head_size=8")),
                              ("team-one-shared", ((0, 4, 1, {}), (2, 4, 2, {})), ("parallel.sequence=2",))):
         on_both(name, "llama", few, rows, ["parallel.tensor=2", "train.global_batch=4", *more], "all_reduce_f32")
+    on_both("team-muon", "llama", few, ((1, 4, 1, {}),), ["parallel.tensor=2", "optim.name=muon", "optim.lr=1e-3"], "all_gather")
     on_both("team-lamb", "llama", text, ((1, 4, 1, {}),), ["parallel.tensor=2", "optim.name=lamb", "optim.lr=1e-3"], "all_gather")
     ran = train(h.work() / "team-gpt2-cuda.yaml", "team-offload", 2, extra=["parallel.tensor=2", "offload.optim=cpu"])
     h.ok(ran.returncode == 65 and "'parallel.tensor' 2 and 'offload.optim' are not supported together on GPUs" in

@@ -80,6 +80,27 @@ def with_few_kv_heads():
         shared.goes_on_anywhere(family, path, layouts)
 
 
+def with_muon(family):
+    """Matrices that are updated as a whole: losses, traffic, and checkpoints between teams."""
+    name, folder = f"{family}-muon", h.work()
+    path = job(family)
+    path = path.rename(path.with_name(f"{name}.yaml"))
+    path.write_text(path.read_text().replace("optim: {", "optim: {name: muon, "))
+    layouts = {"whole": (2, ("zero.stage=1",)), "in a team of 2": (2, ("parallel.tensor=2",)),
+               "in teams of 4": (8, ("parallel.tensor=4", "zero.stage=2"))}
+    train(path, folder / f"{name}-1", 1)
+    for what, (ranks, keys) in layouts.items():
+        run = folder / f"{name}-{what.replace(' ', '-')}"
+        if not train(path, run, ranks, *keys, "log.comm=true"):
+            continue
+        alike(f"{name}, {what}", run, folder / f"{name}-1")
+        plan, said = planned(path, ranks, *keys), shared.comm_events(run)
+        h.ok(said and all(e[op]["calls"] == to["calls"] and e[op]["bytes"] == to["bytes"]
+                          for e in said for op, to in plan["traffic"].items()), f"{name}, {what}: traffic as planned", said[:1])
+    if not h.SANITIZED:
+        shared.goes_on_anywhere(name, path, layouts)
+
+
 def is_one_checkpoint(family):
     """The tensors that a team saves are those of the model: exported they train on anywhere."""
     path, folder = job(family), h.work()
@@ -123,8 +144,7 @@ def is_refused():
          "'parallel.tensor' 4 must divide 'model.kv_heads' 6, or be a multiple of it; 3 or 6 would do"),
         (3, "parallel.tensor=2", "'parallel.tensor' 2 must divide the number of ranks, 3; 1 or 3 would do"),
         (6, "parallel.tensor=2 parallel.sequence=3 model.heads=12 model.hidden=96 train.sequence=48",
-         "'parallel.sequence' 3 must divide 'model.kv_heads' / 'parallel.tensor', 2, or be a multiple of it; 2 or 6 would do"),
-        (2, "parallel.tensor=2 optim.name=muon", "'parallel.tensor' 2 and 'optim.name' muon do not go together")))
+         "'parallel.sequence' 3 must divide 'model.kv_heads' / 'parallel.tensor', 2, or be a multiple of it; 2 or 6 would do")))
 
 
 for one in ("gpt2", "llama"):
@@ -134,6 +154,8 @@ if not h.SANITIZED:
     is_one_checkpoint("llama")
     same_bits("llama")
 with_few_kv_heads()
+with_muon("gpt2")  # of a packed matrix
+with_muon("llama")
 is_shown()
 is_refused()
 h.ok(not h.left(), "nothing is left running", h.left())

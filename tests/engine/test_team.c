@@ -91,6 +91,33 @@ Test(team, goes_with_everything_else)
         check_team(table[i]);
 }
 
+/* Matrices of which each has rows, columns or, packed, runs of columns are updated as a whole. */
+Test(team, gathers_matrices_that_are_updated_as_a_whole)
+{
+    static const struct test_layout table[] = {
+        {.gpt2 = true},
+        {.gpt2 = true, .tensor = 4, .tied = true, .data = 2, .stage = 2},
+        {.tensor = 4, .passes = 3, .clip = 0.5},
+        {.tensor = 4, .kv = 2, .data = 2, .stage = 1},
+        {.tensor = 4, .kv = 1, .qwen2 = true},
+        {.tensor = 8, .kv = 2, .passes = 1, .recompute = DS_RECOMPUTE_FULL},
+        {.kv = 1, .sharers = 2, .data = 2, .stage = 3},
+        {.kv = 4, .compute = DS_COMPUTE_BF16, .data = 2, .stage = 3},
+        {.gpt2 = true, .compute = DS_COMPUTE_FP16, .parts = 2, .tied = true},
+        {.offload = true, .data = 2, .stage = 1},
+        {.disk = true, .data = 2, .stage = 2, .kv = 1},
+        {.experts = 4, .each = 2, .data = 2, .divide = 2, .stage = 2},
+        {.experts = 4, .each = 2, .qwen3 = true, .tensor = 4, .kv = 2},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i += TEST_EVERY) {
+        struct test_layout team = table[i];
+
+        team.optim = DS_OPTIM_MUON;
+        check_team(team);
+    }
+}
+
 Test(team, has_the_same_bits_at_every_stage_and_on_any_hosts)
 {
     static const struct test_layout others[] = {{.stage = 1},
@@ -182,6 +209,7 @@ Test(team, of_few_heads_goes_with_everything_else)
         {.optim = DS_OPTIM_LAMB, .data = 2, .stage = 2},
         {.optim = DS_OPTIM_LAMB, .tensor = 2, .kv = 1, .data = 2, .stage = 1, .parts = 2},
         {.optim = DS_OPTIM_MUON, .tensor = 1, .sharers = 4, .stage = 2},
+        {.optim = DS_OPTIM_MUON, .tensor = 8, .passes = 1},
         {.offload = true, .tied = true},
         {.offload = true, .compute = DS_COMPUTE_BF16, .data = 2, .stage = 1},
         {.disk = true, .data = 2, .stage = 2, .compute = DS_COMPUTE_BF16},
@@ -218,7 +246,8 @@ Test(team, of_few_heads_has_the_same_bits_at_every_stage_and_on_any_hosts)
                                                 {.stage = 3, .local = 2}};
     static const struct test_layout firsts[] = {
         {.tensor = 4, .kv = 2, .data = 2, .passes = 1, .qwen2 = true},
-        {.tensor = 2, .kv = 1, .sharers = 2, .data = 2, .passes = 1, .compute = DS_COMPUTE_BF16}};
+        {.tensor = 2, .kv = 1, .sharers = 2, .data = 2, .passes = 1, .compute = DS_COMPUTE_BF16},
+        {.tensor = 4, .kv = 2, .data = 2, .passes = 1, .optim = DS_OPTIM_MUON}};
 
     for (size_t i = 0; i < sizeof(firsts) / sizeof(firsts[0]); i++) {
         const struct test_layout first = test_layout(firsts[i]);

@@ -308,8 +308,6 @@ static const struct wrong {
      "train: {steps: 1, global_batch: 1, micro_batch: 1}\nparallel: {tensor: 32}\n",
      NULL, EINVAL,
      "job.yaml:5:20: 'parallel.tensor' 32 is too many for 'model.vocab' 256, of which each rank has a part"},
-    {SMALL "parallel: {tensor: 2}\n", "optim.name=muon", EINVAL,
-     "override 'optim.name=muon': 'parallel.tensor' 2 and 'optim.name' muon do not go together: it looks at whole matrices, of which each rank would have a part"},
     {SMALL, "parallel.pipeline=5", EINVAL,
      "override 'parallel.pipeline=5': 'parallel.pipeline' 5 is more than 'model.layers' 2, and each part needs a layer; use 2 or less"},
     {SMALL, "parallel.sequence=3", EINVAL,

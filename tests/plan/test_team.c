@@ -442,7 +442,6 @@ Test(team, says_what_cannot_be)
         {2, 3, DS_OPTIM_ADAMW, false, 97,
          "'parallel.pipeline' 1 x 'parallel.sequence' 1 x 'parallel.tensor' 2 does not divide 3"},
         {4, 4, DS_OPTIM_ADAMW, false, 9, "'parallel.tensor' 4 is too many for 'model.vocab' 9"},
-        {2, 2, DS_OPTIM_MUON, false, 97, "'parallel.tensor' 2 and 'optim.name' muon do not go"},
         {2, 2, DS_OPTIM_ADAMW, true, 97, "'parallel.tensor' 2 and 'offload.optim' are not"},
     };
 

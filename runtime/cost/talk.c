@@ -71,6 +71,24 @@ static double gather_s(const struct talk *t, const struct ds_bucket *bucket)
     return collective(t, ds_plan_inside_group(t->plan, bucket->experts), bytes, 1);
 }
 
+/* Where there are fewer key/value heads than ranks: they are laid out for one rank after the other,
+ * and added up on the way back, from a room for each rank's. */
+static double repeats_s(const struct talk *t, bool back)
+{
+    const struct ds_plan *plan = t->plan;
+    const double heads = (double)(ds_plan_kv_heads(plan) * plan->sequence_ranks);
+    const double repeats = heads / (double)plan->shape.kv_heads;
+    const double tokens = (double)(plan->micro_batch * plan->sequence);
+    const double bytes = tokens * 2.0 * heads * (double)plan->shape.head_size *
+                         (double)ds_dtype_bytes(ds_compute_dtype(plan->compute));
+
+    if (repeats <= 1.0)
+        return 0.0;
+    return back ? ds_work_pointwise(t->cluster, plan->compute, bytes * (1.0 + 3.0 / repeats),
+                                    repeats + 1.0)
+                : ds_work_pointwise(t->cluster, plan->compute, 0.0, 2.0 * (repeats - 1.0));
+}
+
 /* Who shares sequences: what they give each other, laid out before and behind. */
 static double swap_s(const struct talk *t, const struct ds_instr *instr)
 {
@@ -86,6 +104,8 @@ static double swap_s(const struct talk *t, const struct ds_instr *instr)
             seconds += collective(t, ds_plan_sequence_group(t->plan), (double)bytes[i], 1) +
                        ds_work_pointwise(t->cluster, t->plan->compute,
                                          times * 2.0 * (double)bytes[i], times);
+        if (bytes[i] > 0 && i == 0)
+            seconds += repeats_s(t, !to_heads);
     }
     return seconds;
 }

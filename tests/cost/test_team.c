@@ -96,3 +96,28 @@ Test(team, keys_and_values_of_several_ranks_are_summed)
     cr_expect_float_eq(seconds, bytes / cluster.host.bandwidth + 4 * 2 * hop, 1e-9, "%g", seconds);
     ds_plan_release(&plan);
 }
+
+/* With one head for four ranks rows are wider on their way, and are added up behind it. */
+Test(team, keys_and_values_that_go_to_several_ranks_take_longer)
+{
+    const struct ds_cluster cluster = test_cluster(1, 4);
+    double took[2][2];
+
+    for (unsigned few = 0; few < 2; few++) {
+        struct ds_job job =
+            test_job(test_llama(4, 1024, 16, few ? 1 : 4, 4096, 4000, 512), 8, 2, 512);
+        const struct ds_plan_args args = {.job = &job, .world = 4, .threads = 1, .local_world = 4};
+        struct ds_instr forward = pass(DS_INSTR_FORWARD, 1), backward = pass(DS_INSTR_BACKWARD, 1);
+        struct ds_error err = {0};
+        struct ds_plan plan;
+
+        job.parallel.sequence = 4;
+        cr_assert_eq(ds_plan_build(&plan, &args, &err), 0, "%s", err.text);
+        took[few][0] = ds_work_talk(&cluster, &plan, &forward);
+        took[few][1] = ds_work_talk(&cluster, &plan, &backward);
+        ds_plan_release(&plan);
+    }
+    cr_expect(took[1][0] >= took[0][0] && took[1][0] < 1.5 * took[0][0], "%g, %g", took[1][0],
+              took[0][0]); /* as many heads: four, each once */
+    cr_expect_gt(took[1][1] - took[1][0], took[0][1] - took[0][0]);
+}

@@ -227,6 +227,9 @@ else:
     compare(SIZES[0], 4, 2, "fp32", "parallel.sequence=4")
     compare(SIZES[1], 2, 0, "fp32", "parallel.tensor=2")
     compare(SIZES[0], 4, 2, "fp32", "parallel.tensor=2")
+    for sharers in ("parallel.tensor=4", "parallel.sequence=4"):
+        compare(SIZES[0], 4, 2, "fp32", sharers, "model.arch=llama", "model.kv_heads=1")
+    compare(SIZES[0], 4, 2, "fp32", "parallel.tensor=2", "optim.name=muon", "model.arch=llama", "model.kv_heads=1")
     compare(SIZES[0], 2, 1, "fp32", "model.arch=mixtral", "model.experts=4")
     # In each layer that keeps it divided experts have room for all rows that could come, which no router sends.
     compare(SIZES[0], 4, 1, "fp32", "model.arch=mixtral", "model.experts=4", "parallel.expert=2", "activation.recompute=full")

@@ -380,7 +380,8 @@ static void shape_head_norm_bwd(const struct ds_head_norm_bwd_args *a, char out[
 
 static struct ds_amount amount_rope(const struct ds_rope_args *a)
 {
-    return moves(area(a->batch, a->seq) * area(a->heads, a->head_size), 2.0 * size_of(a->act));
+    return moves(area(a->batch, a->seq) * area(a->heads, ds_rope_width(a->turned, a->head_size)),
+                 2.0 * size_of(a->act));
 }
 
 static void shape_rope(const struct ds_rope_args *a, char out[DS_OP_SHAPE_BYTES])

@@ -240,13 +240,15 @@ struct ds_head_norm_bwd_args {
     bool accumulate; /* of both */
 };
 
-/* Rotate pairs (i, i + HS/2) of each head of x in place by position times frequency i, which is
- * theta^(-2i/HS), stretched as `scale` says (rope.h), which may give cosines and sines a factor;
+/* Rotate pairs (i, i + D/2) of each head of x in place by position times frequency i, which is
+ * theta^(-2i/D), stretched as `scale` says (rope.h), which may give cosines and sines a factor;
  * `inverse` rotates back, times the same factor (the backward pass); t = 0 has position `first`.
+ * D is HS, or `turned`: what is behind the first so many elements of a head stays.
  * x is [B,T,heads,HS] inside rows of `ld` elements: for a packed qkv row, heads = NH + NK and
  * ld = (NH + 2 NK) * HS. */
 struct ds_rope_args {
     size_t batch, seq, heads, head_size, ld;
+    size_t turned; /* 0: HS */
     size_t first;
     enum ds_dtype act;
     float theta;

@@ -182,8 +182,10 @@ const char *ds__check_rope(const struct ds_rope_args *a)
 {
     if (a->batch == 0 || a->seq == 0 || a->heads == 0 || a->head_size == 0)
         return "an impossible shape";
-    if (a->head_size % 2 != 0)
+    if (ds_rope_width(a->turned, a->head_size) % 2 != 0)
         return "an odd head size";
+    if (a->turned > a->head_size)
+        return "a head shorter than what is turned of it";
     if (a->heads > a->ld / a->head_size)
         return "a leading dimension shorter than the row";
     if (!ds__is_act(a->act))

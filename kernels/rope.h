@@ -102,6 +102,12 @@ static inline struct ds_rope_ramp ds_rope_ramp(const struct ds_rope_scale *scale
     return ramp;
 }
 
+/* Elements of a head that are turned, of which 0 stands for all. */
+static inline size_t ds_rope_width(size_t turned, size_t head_size)
+{
+    return turned > 0 ? turned : head_size;
+}
+
 /* What cosines and sines are multiplied by. */
 DS_ANYWHERE double ds_rope_gain(const struct ds_rope_scale *scale)
 {

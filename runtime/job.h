@@ -27,54 +27,54 @@
 #include "base/limits.h"
 #include "kernels/rope.h"
 
-/* The families: name, does a layer have experts, has each head of queries and keys a norm? */
+/* The families, and what of each a job must know. */
+struct ds_arch_traits {
+    const char *name;
+    bool experts;    /* a layer has some */
+    bool head_norms; /* each head of queries and keys has a norm */
+    bool part_turn;  /* model.rope_dims may be less than a head */
+};
 /* clang-format off */
 #define DS_ARCHS(X) \
-    X(GPT2,      "gpt2",      false, false) \
-    X(LLAMA,     "llama",     false, false) \
-    X(MIXTRAL,   "mixtral",   true,  false) \
-    X(QWEN2,     "qwen2",     false, false) \
-    X(QWEN3,     "qwen3",     false, true) \
-    X(QWEN3_MOE, "qwen3_moe", true,  true)
+    X(GPT2,      "gpt2", ) \
+    X(LLAMA,     "llama", ) \
+    X(MIXTRAL,   "mixtral",   .experts = true) \
+    X(QWEN2,     "qwen2", ) \
+    X(QWEN3,     "qwen3",     .head_norms = true) \
+    X(QWEN3_MOE, "qwen3_moe", .experts = true, .head_norms = true) \
+    X(PHI3,      "phi3",      .part_turn = true)
 /* clang-format on */
 enum ds_arch {
-#define X(id, name, experts, norms) DS_ARCH_##id,
+#define X(id, text, ...) DS_ARCH_##id,
     DS_ARCHS(X)
 #undef X
         DS_ARCH_COUNT
 };
 
-static inline const char *ds_arch_name(enum ds_arch arch)
+static inline const struct ds_arch_traits *ds_arch_traits(enum ds_arch arch)
 {
-    static const char *const names[] = {
-#define X(id, name, experts, norms) name,
+    static const struct ds_arch_traits traits[] = {
+#define X(id, text, ...) {.name = (text), __VA_ARGS__},
         DS_ARCHS(X)
 #undef X
     };
 
-    return names[arch];
+    return &traits[arch];
+}
+
+static inline const char *ds_arch_name(enum ds_arch arch)
+{
+    return ds_arch_traits(arch)->name;
 }
 
 static inline bool ds_arch_has_experts(enum ds_arch arch)
 {
-    static const bool has[] = {
-#define X(id, name, experts, norms) experts,
-        DS_ARCHS(X)
-#undef X
-    };
-
-    return has[arch];
+    return ds_arch_traits(arch)->experts;
 }
 
 static inline bool ds_arch_norms_heads(enum ds_arch arch)
 {
-    static const bool has[] = {
-#define X(id, name, experts, norms) norms,
-        DS_ARCHS(X)
-#undef X
-    };
-
-    return has[arch];
+    return ds_arch_traits(arch)->head_norms;
 }
 
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
@@ -154,6 +154,7 @@ struct ds_model_shape {
     uint64_t experts, experts_each; /* of a layer, of a token; 0: one feed-forward block for all */
     bool tie_embeddings;
     double norm_eps, rope_theta;
+    uint64_t rope_dims; /* elements of a head that are turned, the first; 0: all */
     struct ds_rope_scale rope_scale;
     double balance; /* weight of the loss that asks for an even use of experts */
     struct ds_lora lora;

@@ -29,6 +29,7 @@ static const char *const shape_keys[] = {
     "model.norm_eps",
     "model.tie_embeddings",
     "model.rope_theta",
+    "model.rope_dims",
     "model.rope_scaling.type",
     "model.rope_scaling.factor",
     "model.rope_scaling.low_freq_factor",
@@ -322,6 +323,23 @@ static int check_rope(struct ds_job *job, const struct ds_keys *keys, struct ds_
     return rc;
 }
 
+static int check_rope_dims(const struct ds_job *job, const struct ds_keys *keys,
+                           struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+
+    if (shape->rope_dims > 0 && !ds_arch_traits(shape->arch)->part_turn)
+        return FAIL_AT(keys, ds__job_blame(keys, "model.rope_dims", "model.arch"), EINVAL,
+                       "'model.rope_dims' is for phi3, not for %s; leave it out",
+                       ds_arch_name(shape->arch));
+    if (shape->rope_dims % 2 != 0 || shape->rope_dims > shape->head_size)
+        return FAIL_AT(keys, ds__job_blame(keys, "model.rope_dims", "model.head_size"), EINVAL,
+                       "'model.rope_dims' %" PRIu64 " must be even, and at most the head size "
+                       "%" PRIu64,
+                       shape->rope_dims, shape->head_size);
+    return 0;
+}
+
 int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
@@ -332,6 +350,8 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
         rc = check_heads(job, keys, err);
     if (rc == 0)
         rc = check_rope(job, keys, err);
+    if (rc == 0)
+        rc = check_rope_dims(job, keys, err);
     if (rc == 0 && shape->window > 0 && shape->arch == DS_ARCH_GPT2)
         rc = FAIL_AT(keys, ds__job_blame(keys, "model.window", "model.arch"), EINVAL,
                      "'model.window' is not for gpt2, whose published models have none; leave it "

@@ -13,7 +13,7 @@
 
 /* clang-format off */
 static const struct ds_choice archs[] = {
-#define X(id, name, experts, norms) {name, DS_ARCH_##id},
+#define X(id, text, ...) {text, DS_ARCH_##id},
     DS_ARCHS(X)
 #undef X
     {NULL, 0}};
@@ -192,6 +192,8 @@ static const struct ds_key job_keys[] = {
         "added to the variance in every norm"),
     F64("model.rope_theta", model.shape.rope_theta, BITS, "10000", 1, 1e12,
         "base of the rotary positions; not for gpt2"),
+    U64("model.rope_dims", model.shape.rope_dims, FROM | BITS, "0, config.json's", 0, DS_MAX_HIDDEN,
+        "elements of a head, its first, that rotary positions turn; 0 is all; phi3 only"),
     ENUM("model.rope_scaling.type", model.shape.rope_scale.kind, FROM | BITS, "none, config.json's", ropes,
          "how rotary positions are stretched for a longer context; not for gpt2"),
     F64("model.rope_scaling.factor", model.shape.rope_scale.factor, BITS, "1", 1, 1e6,

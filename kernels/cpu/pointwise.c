@@ -235,6 +235,7 @@ int DS_ISA(ds__cpu_swiglu_rows_bwd)(const struct ds_swiglu_rows_bwd_args *args,
  * part of a sequence has the bits of the whole. */
 struct rope {
     const struct ds_rope_args *a;
+    size_t width; /* elements of a head that are turned */
     struct ds_rope_ramp ramp;
     char *scratch;
 };
@@ -247,14 +248,14 @@ struct rope_angles {
 
 static struct rope_angles rope_start(const struct rope *r, unsigned thread, size_t position)
 {
-    size_t pairs = r->a->head_size / 2;
-    double *d = (double *)(void *)(r->scratch + thread * ds__need_rope(1, r->a->head_size));
+    size_t pairs = r->width / 2;
+    double *d = (double *)(void *)(r->scratch + thread * ds__need_rope(1, r->width));
     struct rope_angles w = {
         pairs, d, d + pairs, d + 2 * pairs, d + 3 * pairs, (float *)(void *)(d + 4 * pairs), NULL};
 
     w.s = w.c + pairs;
     for (size_t i = 0; i < pairs; i++) {
-        double exponent = -2.0 * (double)i / (double)r->a->head_size;
+        double exponent = -2.0 * (double)i / (double)r->width;
         double frequency =
             ds_rope_scaled(&r->a->scale, &r->ramp, i, pow((double)r->a->theta, exponent));
 
@@ -330,10 +331,11 @@ static void rope_task(void *arg, size_t task, unsigned thread)
 int DS_ISA(ds__cpu_rope)(const struct ds_rope_args *args, struct ds_stream *stream,
                          struct ds_error *err)
 {
-    struct rope r = {.a = args,
-                     .ramp = ds_rope_ramp(&args->scale, (double)args->theta, args->head_size)};
-    int rc = ds__cpu_scratch(stream, ds__need_rope(ds__cpu_threads(stream), args->head_size),
-                             &r.scratch, err);
+    const size_t width = ds_rope_width(args->turned, args->head_size);
+    struct rope r = {
+        .a = args, .width = width, .ramp = ds_rope_ramp(&args->scale, (double)args->theta, width)};
+    int rc =
+        ds__cpu_scratch(stream, ds__need_rope(ds__cpu_threads(stream), width), &r.scratch, err);
 
     if (rc != 0)
         return rc;

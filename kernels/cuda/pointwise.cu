@@ -132,7 +132,7 @@ static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a,
 {
     const double gain = ds_rope_gain(&a.scale);
     const double half_turns = 0.31830988618379067154; /* 1 / pi */
-    unsigned pairs = (unsigned)a.head_size / 2;
+    unsigned pairs = (unsigned)a.turned / 2;
 
     for (unsigned i = threadIdx.x; i < many * pairs; i += BLOCK) {
         double position = (double)(a.first + (token + i / pairs) % a.seq), s, c;
@@ -164,7 +164,7 @@ static __global__ void __launch_bounds__(BLOCK)
     rope(struct ds_rope_args a, struct ds_rope_ramp ramp, double step, T *x)
 {
     DS_DYN_SHARED(float, cosine);
-    size_t pairs = a.head_size / 2, packs = (pairs + PACK - 1) / PACK;
+    size_t pairs = a.turned / 2, packs = (pairs + PACK - 1) / PACK;
     float *sine = cosine + pairs;
 
     FOR_ROWS(token, a.batch * a.seq)
@@ -191,7 +191,7 @@ static __global__ void __launch_bounds__(BLOCK)
  * thread turns at a time. */
 enum { TURNED = 8, TURNS_AT_ONCE = 2 };
 
-/* The same where halves of heads are whole words. */
+/* The same where halves of what is turned are whole words. */
 template <class T>
 static __global__ void __launch_bounds__(BLOCK, 5)
     rope_words(struct ds_rope_args a, struct ds_rope_ramp ramp, double step, uint4 *x)
@@ -199,8 +199,9 @@ static __global__ void __launch_bounds__(BLOCK, 5)
     DS_DYN_SHARED(float, cosine);
     size_t token = (size_t)blockIdx.x * TURNED, left = a.batch * a.seq - token;
     unsigned many = left < TURNED ? (unsigned)left : (unsigned)TURNED;
-    unsigned pairs = (unsigned)a.head_size / 2, words = pairs / EACH<T>;
+    unsigned pairs = (unsigned)a.turned / 2, words = pairs / EACH<T>;
     unsigned row = (unsigned)a.heads * words, all = many * row;
+    unsigned head = (unsigned)a.head_size / EACH<T>;
     float *sine = cosine + TURNED * pairs;
 
     x += token * (a.ld / EACH<T>);
@@ -212,7 +213,7 @@ static __global__ void __launch_bounds__(BLOCK, 5)
         for (int k = 0; k < TURNS_AT_ONCE; k++) {
             unsigned i = first + k * BLOCK, at = i % row;
 
-            place[k] = x + i / row * (a.ld / EACH<T>)+at / words * 2 * words + at % words;
+            place[k] = x + i / row * (a.ld / EACH<T>)+at / words * head + at % words;
             low[k] = word_at(place[k], 0, i < all);
             high[k] = word_at(place[k], words, i < all);
         }
@@ -280,26 +281,29 @@ extern "C" int ds__cuda_affine(const struct ds_affine_args *a, struct ds_stream 
 /* The angles of TURNED tokens in shared memory, as much as every kernel may have. */
 static bool whole_heads(const struct ds_rope_args *a)
 {
-    return whole_words(a->act, a->head_size / 2) && whole_words(a->act, a->ld) && aligned(a->x) &&
-           TURNED * a->head_size * sizeof(float) <= 48 << 10;
+    return whole_words(a->act, a->turned / 2) && whole_words(a->act, a->head_size) &&
+           whole_words(a->act, a->ld) && aligned(a->x) &&
+           TURNED * a->turned * sizeof(float) <= 48 << 10;
 }
 
-extern "C" int ds__cuda_rope(const struct ds_rope_args *a, struct ds_stream *stream,
+extern "C" int ds__cuda_rope(const struct ds_rope_args *args, struct ds_stream *stream,
                              struct ds_error *err)
 {
-    size_t tokens = a->batch * a->seq, angles = a->head_size * sizeof(float);
-    double step = 2.0 * log2((double)a->theta) / (double)a->head_size;
-    struct ds_rope_ramp ramp = ds_rope_ramp(&a->scale, (double)a->theta, a->head_size);
+    struct ds_rope_args a = *args;
+    size_t width = ds_rope_width(a.turned, a.head_size), angles = width * sizeof(float);
+    size_t tokens = a.batch * a.seq;
+    double step = 2.0 * log2((double)a.theta) / (double)width;
+    struct ds_rope_ramp ramp = ds_rope_ramp(&a.scale, (double)a.theta, width);
     cudaStream_t queue = stream_of(stream);
 
-    if (whole_heads(a))
-        DS_TYPED(a->act, T,
+    a.turned = width;
+    if (whole_heads(&a))
+        DS_TYPED(a.act, T,
                  DS_LAUNCH(rope_words<T>, (unsigned)((tokens + TURNED - 1) / TURNED), BLOCK,
-                           TURNED * angles, queue, *a, ramp, step, (uint4 *)a->x));
+                           TURNED * angles, queue, a, ramp, step, (uint4 *)a.x));
     else
-        DS_TYPED(
-            a->act, T,
-            DS_LAUNCH(rope, row_grid(tokens), BLOCK, angles, queue, *a, ramp, step, (T *)a->x));
+        DS_TYPED(a.act, T,
+                 DS_LAUNCH(rope, row_grid(tokens), BLOCK, angles, queue, a, ramp, step, (T *)a.x));
     return launched("rope", err);
 }
 

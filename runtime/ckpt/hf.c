@@ -4,7 +4,8 @@
  * hf.c - the weights of a Hugging Face folder; the contract is in hf.h and ckpt.h.
  *
  * Names are made those of the model's table first (the prefix "transformer." or "model." is added
- * where a file leaves it out), so everything after speaks of one name per tensor.  Files may be
+ * where a file leaves it out, packed tensors become several), so everything after speaks of one
+ * name per tensor.  Files may be
  * symbolic links here: a download cache is made of them.
  */
 #include "runtime/ckpt/hf.h"
@@ -19,6 +20,7 @@
 #include "base/fsio.h"
 #include "base/json_read.h"
 #include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/hf_packed.h"
 #include "runtime/ckpt/manifest.h"
 #include "runtime/ckpt/view.h"
 
@@ -158,29 +160,80 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
+static struct ds__hf_tensor *add(struct ds__hf *hf, const char *name,
+                                 const struct ds__hf_file *file, const struct ds_safetensor *at)
+{
+    struct ds__hf_tensor *tensor = &hf->tensor[hf->tensors++];
+
+    *tensor = (struct ds__hf_tensor){.name = name, .file = file, .at = at};
+    memcpy(tensor->shape, at->shape, sizeof(tensor->shape));
+    return tensor;
+}
+
+/* The parts of a packed tensor, one behind the other by rows. */
+static int add_parts(struct ds__hf *hf, const struct ds_model_shape *shape, const char *name,
+                     const struct ds__hf_file *file, const struct ds_safetensor *at,
+                     struct ds_error *err)
+{
+    const struct ds__hf_pack *pack = ds__hf_unpacks(shape->arch, name);
+    uint64_t all[DS_MAX_TENSOR_DIMS] = {0, shape->hidden}, first = 0;
+    char is[DS_SHAPE_TEXT], must[DS_SHAPE_TEXT];
+
+    for (unsigned i = 0; i < pack->parts; i++)
+        all[0] += ds__hf_part_rows(shape, pack, i);
+    if (at->ndim != 2 || at->shape[0] != all[0] || at->shape[1] != all[1])
+        return ds_fail(err, EINVAL, "file '%s', tensor '%s' has the shape %s, the model's has %s",
+                       file->name, at->name, ds_shape_text(at->shape, at->ndim, is),
+                       ds_shape_text(all, 2, must));
+    for (unsigned i = 0; i < pack->parts; i++) {
+        const char *part = ds__hf_rename(&hf->arena, name, pack->name, pack->part[i].name);
+        struct ds__hf_tensor *tensor = add(hf, part, file, at);
+
+        if (part == NULL)
+            return out_of_memory(err);
+        tensor->first = first;
+        tensor->shape[0] = ds__hf_part_rows(shape, pack, i);
+        first += tensor->shape[0] * tensor->shape[1];
+    }
+    return 0;
+}
+
+static int collect_file(struct ds__hf *hf, const struct ds_model_shape *shape,
+                        const struct ds__hf_file *file, struct ds_error *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < file->table.count; i++) {
+        const struct ds_safetensor *at = &file->table.tensor[i];
+        const char *name;
+
+        if (is_buffer(at->name, shape))
+            continue;
+        name = full_name(hf, at->name, shape->arch);
+        if (name == NULL)
+            return out_of_memory(err);
+        if (ds__hf_unpacks(shape->arch, name) != NULL)
+            rc = add_parts(hf, shape, name, file, at, err);
+        else
+            (void)add(hf, name, file, at);
+    }
+    return rc;
+}
+
 static int collect(struct ds__hf *hf, const struct ds_model_shape *shape, struct ds_error *err)
 {
     size_t count = 0;
+    int rc = 0;
 
     for (size_t i = 0; i < hf->files; i++)
         count += hf->file[i].table.count;
-    hf->tensor = ds_arena_alloc(&hf->arena, count + 1, sizeof(*hf->tensor));
+    hf->tensor = ds_arena_alloc(&hf->arena, count * DS__HF_PARTS + 1, sizeof(*hf->tensor));
     if (hf->tensor == NULL)
         return out_of_memory(err);
-    for (size_t i = 0; i < hf->files; i++)
-        for (size_t j = 0; j < hf->file[i].table.count; j++) {
-            const struct ds_safetensor *at = &hf->file[i].table.tensor[j];
-            struct ds__hf_tensor *to = &hf->tensor[hf->tensors];
-
-            if (is_buffer(at->name, shape))
-                continue;
-            to->name = full_name(hf, at->name, shape->arch);
-            to->file = &hf->file[i];
-            to->at = at;
-            if (to->name == NULL)
-                return out_of_memory(err);
-            hf->tensors++;
-        }
+    for (size_t i = 0; rc == 0 && i < hf->files; i++)
+        rc = collect_file(hf, shape, &hf->file[i], err);
+    if (rc != 0)
+        return rc;
     qsort(hf->tensor, hf->tensors, sizeof(*hf->tensor), by_name);
     for (size_t i = 1; i < hf->tensors; i++)
         if (strcmp(hf->tensor[i - 1].name, hf->tensor[i].name) == 0)
@@ -212,9 +265,9 @@ static int check_tensor(const struct ds__hf_tensor *tensor, const struct ds_para
                        "file '%s', tensor '%s' has the type '%s', only F32, BF16 and F16 are read",
                        tensor->file->name, at->name, at->dtype_name);
     if (at->ndim != param->ndim ||
-        memcmp(at->shape, param->shape, at->ndim * sizeof(at->shape[0])) != 0)
+        memcmp(tensor->shape, param->shape, at->ndim * sizeof(at->shape[0])) != 0)
         return ds_fail(err, EINVAL, "file '%s', tensor '%s' has the shape %s, the model's has %s",
-                       tensor->file->name, at->name, ds_shape_text(at->shape, at->ndim, is),
+                       tensor->file->name, at->name, ds_shape_text(tensor->shape, at->ndim, is),
                        ds_shape_text(param->shape, param->ndim, must));
     return 0;
 }
@@ -317,7 +370,7 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uin
     const struct ds_safetensor *at = tensor->at;
     size_t size = ds_dtype_bytes((enum ds_dtype)at->dtype), n = (size_t)count, bad;
     char *to = (char *)out + n * (sizeof(float) - size);
-    uint64_t from = tensor->file->table.data_at + at->begin + first * size;
+    uint64_t from = tensor->file->table.data_at + at->begin + (tensor->first + first) * size;
     int rc = ds_fs_pread_all(tensor->file->fd, to, n * size, from, err);
 
     if (rc < 0)
@@ -374,7 +427,6 @@ static int load_view(const struct ds__hf *hf, const struct ds__hf_tensor *tensor
                      const struct ds_ckpt_view *view, const struct ds_ckpt_tensor *weight,
                      struct ds_error *err)
 {
-    const struct ds_safetensor *at = tensor->at;
     const struct ds__view_range wanted = {.first = weight->first, .count = weight->count};
     const struct ds_ckpt_view all = {.runs = 0};
     struct ds__view_range span, have;
@@ -382,7 +434,7 @@ static int load_view(const struct ds__hf *hf, const struct ds__hf_tensor *tensor
     float *room = malloc(ROOM_ELEMS * sizeof(*room));
     int rc = room == NULL ? out_of_memory(err) : 0;
 
-    ds__view_map(&map, &all, view, ds__view_columns(at->shape, at->ndim));
+    ds__view_map(&map, &all, view, ds__view_columns(tensor->shape, tensor->at->ndim));
     span = ds__view_span(&map, wanted);
     for (have.first = span.first; rc == 0 && span.count > 0; have.first += have.count) {
         have.count = span.count < ROOM_ELEMS ? span.count : ROOM_ELEMS;
@@ -406,7 +458,7 @@ static int load_weight(const struct ds__hf *hf, const struct ds_ckpt_tensor *wei
     if (rc < 0)
         return ds_error_context(err, rc, "tensor '%s'", weight->name);
     if (tensor == NULL || weight->dtype != DS_F32 || weight->ndim != tensor->at->ndim ||
-        memcmp(weight->shape, tensor->at->shape, weight->ndim * sizeof(weight->shape[0])) != 0 ||
+        memcmp(weight->shape, tensor->shape, weight->ndim * sizeof(weight->shape[0])) != 0 ||
         weight->first > elems || weight->count > elems - weight->first)
         return ds_fail(err, EINVAL, "'%s' has no tensor that fits '%s'", hf->dir, weight->name);
     return view.runs == 0 ? ds__hf_read(hf, tensor, weight->first, weight->count, weight->data, err)

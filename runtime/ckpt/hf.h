@@ -36,7 +36,9 @@ struct ds__hf_tensor {
     const char *name; /* as the model's table has it (ds_model_param()) */
     const struct ds__hf_file *file;
     const struct ds_safetensor *at;
-    bool wanted; /* the model has it */
+    uint64_t first; /* the element of `at` that it begins with: there may be others in it */
+    uint64_t shape[DS_MAX_TENSOR_DIMS]; /* its own */
+    bool wanted;                        /* the model has it */
 };
 
 struct ds__hf {

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * hf_config.c - config.json of GPT-2, Llama, Mixtral, Qwen2 and Qwen3, read and written.
+ * hf_config.c - config.json of GPT-2, Llama, Mixtral, Qwen2, Qwen3 and Phi-3, read and written.
  *
  * A Mistral is a Llama, and is written as one where it has no window.
  *
@@ -15,7 +15,7 @@
  * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py,
  *         models/mixtral/configuration_mixtral.py, models/mistral/configuration_mistral.py,
  *         models/qwen2/configuration_qwen2.py, models/qwen3/configuration_qwen3.py,
- *         models/qwen3_moe/configuration_qwen3_moe.py.
+ *         models/qwen3_moe/configuration_qwen3_moe.py, models/phi3/configuration_phi3.py.
  */
 #include "runtime/ckpt/hf.h"
 
@@ -54,7 +54,13 @@ struct family {
     bool tie_default, rope;
     double theta_default;
     uint64_t head_default; /* 0: hidden_size / heads */
+    enum ds__hf_window window;
+    uint64_t window_default;
+    bool pads; /* with a token of its own, where pad_token_id is not said */
 };
+
+/* Of Mistral and of Qwen, where a number is missing. */
+enum { USUAL_WINDOW = 4096 };
 
 /* clang-format off */
 #define SIZE(key, field, max, otherwise) \
@@ -134,7 +140,7 @@ static const struct family families[] = {
         .size = mixtral_sizes, .flag = mixtral_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
-        .theta_default = 1e6, .rope = true,
+        .theta_default = 1e6, .rope = true, .window = DS__HF_WINDOW,
     },
     [DS_ARCH_QWEN2] = {
         .model_type = "qwen2", .architecture = "Qwen2ForCausalLM",
@@ -142,6 +148,7 @@ static const struct family families[] = {
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
         .theta_default = 1e4, .rope = true,
+        .window = DS__HF_WINDOW_FROM, .window_default = USUAL_WINDOW,
     },
     [DS_ARCH_QWEN3] = {
         .model_type = "qwen3", .architecture = "Qwen3ForCausalLM",
@@ -149,6 +156,7 @@ static const struct family families[] = {
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
         .theta_default = 1e4, .rope = true, .head_default = 128,
+        .window = DS__HF_WINDOW_FROM, .window_default = USUAL_WINDOW,
     },
     [DS_ARCH_QWEN3_MOE] = {
         .model_type = "qwen3_moe", .architecture = "Qwen3MoeForCausalLM",
@@ -156,6 +164,14 @@ static const struct family families[] = {
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
         .theta_default = 1e4, .rope = true,
+        .window = DS__HF_WINDOW_FROM, .window_default = USUAL_WINDOW,
+    },
+    [DS_ARCH_PHI3] = {
+        .model_type = "phi3", .architecture = "Phi3ForCausalLM",
+        .size = llama_sizes, .flag = mixtral_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
+        .theta_default = 1e4, .rope = true, .window = DS__HF_WINDOW, .pads = true,
     },
 };
 /* clang-format on */
@@ -212,8 +228,7 @@ static int read_family(const json_t *root, struct ds_model_shape *shape, struct 
         }
     return ds_fail(err, ENOTSUP,
                    "'model_type' is '%.40s', only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', "
-                   "'qwen3' and 'qwen3_moe' are "
-                   "supported",
+                   "'qwen3', 'qwen3_moe' and 'phi3' are supported",
                    type);
 }
 
@@ -325,6 +340,14 @@ static int read_router(const json_t *root, struct ds_model_shape *shape, struct 
     return rc;
 }
 
+static int read_window(const json_t *root, const struct family *family,
+                       struct ds_model_shape *shape, struct ds_error *err)
+{
+    return is_mistral(root)
+               ? ds__hf_read_window(root, DS__HF_WINDOW, USUAL_WINDOW, shape, err)
+               : ds__hf_read_window(root, family->window, family->window_default, shape, err);
+}
+
 static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct family *family;
@@ -345,7 +368,7 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         (rc = read_tie(root, family, &shape->tie_embeddings, err)) < 0 ||
         (rc = ds__hf_read_rope(root, family->rope ? family->theta_default : NO_THETA, shape, err)) <
             0 ||
-        (rc = ds__hf_read_window(root, is_mistral(root), shape, err)) < 0 ||
+        (rc = read_window(root, family, shape, err)) < 0 ||
         (rc = read_router(root, shape, err)) < 0)
         return rc;
     if ((rc = ds__hf_may_get_f64(root, family->eps_key, &shape->norm_eps, err)) < 0)
@@ -354,7 +377,8 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         shape->kv_heads = shape->heads;
     if (shape->ffn == 0)
         shape->ffn = 4 * shape->hidden;
-    if ((rc = read_head_size(root, family, shape, err)) < 0)
+    if ((rc = read_head_size(root, family, shape, err)) < 0 ||
+        (rc = ds__hf_read_rope_dims(root, shape, err)) < 0)
         return rc;
     return ds_model_check(shape, err);
 }
@@ -436,7 +460,8 @@ static bool is_token(const struct ds_model_shape *shape, int64_t id)
     return id >= 0 && (uint64_t)id < shape->vocab;
 }
 
-/* Those of config.json; there the first two are null where there is none, else left out. */
+/* Those of config.json; there the first two are null where there is none, and the third in a family
+ * that has one, else left out. */
 static void put_tokens(struct ds_json *json, const struct ds_model_shape *shape,
                        const struct ds_hf_tokens *tokens, bool nulls)
 {
@@ -447,7 +472,7 @@ static void put_tokens(struct ds_json *json, const struct ds_model_shape *shape,
     } table[] = {
         {"bos_token_id", tokens != NULL ? tokens->begin : -1, nulls},
         {"eos_token_id", tokens != NULL ? tokens->end : -1, nulls},
-        {"pad_token_id", tokens != NULL ? tokens->pad : -1, false},
+        {"pad_token_id", tokens != NULL ? tokens->pad : -1, nulls && families[shape->arch].pads},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -492,13 +517,15 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     ds_json_f64(&json, family->eps_key, shape->norm_eps, 17);
     for (const struct flag_key *flag = family->flag; flag->name != NULL; flag++)
         ds_json_bool(&json, flag->name, flag->must);
-    ds__hf_put_window(shape, &json);
+    ds__hf_put_window(mistral ? DS__HF_WINDOW : family->window, shape, &json);
     if (shape->experts > 0)
         put_router(&json, shape);
     if (family->rope) {
         ds_json_u64(&json, "head_dim", shape->head_size);
         ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);
         ds__hf_put_rope_scale(&json, &shape->rope_scale);
+        if (ds_arch_traits(shape->arch)->part_turn)
+            ds__hf_put_rope_dims(&json, shape);
         ds_json_f64(&json, "attention_dropout", 0.0, 1);
     } else {
         ds_json_f64(&json, "resid_pdrop", 0.0, 1);

@@ -29,6 +29,12 @@ int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *
 int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *shape,
                      struct ds_error *err) DS_NODISCARD;
 
+/* rope_dims of a shape whose head size is known, and its factor, where they are not all of a head.
+ * -ENOTSUP for a family that turns all. */
+int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+    DS_NODISCARD;
+void ds__hf_put_rope_dims(struct ds_json *json, const struct ds_model_shape *shape);
+
 /* The member "rope_scaling". */
 void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale);
 

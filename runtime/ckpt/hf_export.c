@@ -21,6 +21,7 @@
 #include "base/json.h"
 #include "runtime/ckpt/gather.h"
 #include "runtime/ckpt/hf.h"
+#include "runtime/ckpt/hf_packed.h"
 #include "runtime/ckpt/merge.h"
 #include "runtime/ckpt/part.h"
 #include "runtime/ckpt/store.h"
@@ -112,6 +113,31 @@ static struct ds_safetensor *param_table(struct ds_arena *arena, const struct ds
     return table;
 }
 
+/* The same as a folder has them: those that it packs are one. */
+static int pack_table(struct ds_arena *arena, const struct ds_model_shape *shape,
+                      struct ds_safetensor *table, size_t *count, struct ds_error *err)
+{
+    size_t packed = 0;
+
+    for (size_t i = 0; i < *count; i++) {
+        const struct ds__hf_pack *pack = ds__hf_packs(shape->arch, table[i].name);
+        struct ds_safetensor *to = &table[packed++];
+
+        *to = table[i];
+        if (pack == NULL)
+            continue;
+        to->name = ds__hf_rename(arena, to->name, pack->part[0].name, pack->name);
+        if (to->name == NULL)
+            return out_of_memory(err);
+        for (unsigned k = 1; k < pack->parts; k++) {
+            to->shape[0] += table[++i].shape[0];
+            to->elems += table[i].elems;
+        }
+    }
+    *count = packed;
+    return 0;
+}
+
 static uint64_t largest(const struct ds_safetensor *table, size_t count)
 {
     uint64_t most = 0;
@@ -180,6 +206,33 @@ void ds__narrow(float *data, size_t n)
     }
 }
 
+/* A tensor of the folder to `to`, from the saved one that it is. */
+static int gather_one(struct export *x, const struct ds_safetensor *tensor, float *to,
+                      struct ds_error *err)
+{
+    return ds__merge_read(&x->merge, tensor, 0, tensor->elems, to, err);
+}
+
+/* Or from those that it is made of, one behind the other. */
+static int gather(struct export *x, const struct ds_safetensor *tensor, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &x->merge.shape;
+    const struct ds__hf_pack *pack = ds__hf_unpacks(shape->arch, tensor->name);
+    struct ds_safetensor part = *tensor;
+    float *to = x->scratch;
+    int rc = 0;
+
+    if (pack == NULL)
+        return gather_one(x, tensor, to, err);
+    for (unsigned i = 0; rc == 0 && i < pack->parts; i++, to += part.elems) {
+        part.name = ds__hf_rename(&x->arena, tensor->name, pack->name, pack->part[i].name);
+        part.shape[0] = ds__hf_part_rows(shape, pack, i);
+        part.elems = part.shape[0] * part.shape[1];
+        rc = part.name != NULL ? gather_one(x, &part, to, err) : out_of_memory(err);
+    }
+    return rc;
+}
+
 static int export_shard(struct export *x, size_t shard, struct ds_error *err)
 {
     struct ds_safetensor *table = x->table + x->first[shard];
@@ -191,7 +244,7 @@ static int export_shard(struct export *x, size_t shard, struct ds_error *err)
     shard_name(x, shard, name);
     rc = ds__part_create(&part, x->out_dir, name, table, count, NULL, err);
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        rc = ds__merge_read(&x->merge, &table[i], 0, table[i].elems, x->scratch, err);
+        rc = gather(x, &table[i], err);
         if (rc == 0 && x->dtype == DS_BF16)
             ds__narrow(x->scratch, (size_t)table[i].elems);
         if (rc == 0)
@@ -254,7 +307,8 @@ static int export_all(struct export *x, uint64_t max_bytes, struct ds_error *err
     x->table = param_table(&x->arena, shape, x->dtype, &x->count);
     if (x->table == NULL)
         return out_of_memory(err);
-    if ((rc = cut(x, max_bytes, err)) < 0)
+    if ((rc = pack_table(&x->arena, shape, x->table, &x->count, err)) < 0 ||
+        (rc = cut(x, max_bytes, err)) < 0)
         return rc;
     x->scratch = calloc((size_t)largest(x->table, x->count), sizeof(float));
     if (x->scratch == NULL)

@@ -10,6 +10,7 @@
  * Source  transformers: modeling_rope_utils.py.
  */
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -73,12 +74,11 @@ static int read_rope_scale(const char *key, const json_t *rope, uint64_t context
                            struct ds_rope_scale *scale, struct ds_error *err)
 {
     const json_t *type = ds__hf_member(rope, "rope_type");
-    const json_t *partial = ds__hf_member(rope, "partial_rotary_factor");
     int rc;
 
     if (type == NULL)
         type = ds__hf_member(rope, "type");
-    if (!json_is_object(rope) || (partial != NULL && json_number_value(partial) != 1.0))
+    if (!json_is_object(rope))
         return ds__hf_not_supported(key, rope, err);
     if (type == NULL || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
         return 0;
@@ -94,10 +94,11 @@ static int read_rope_scale(const char *key, const json_t *rope, uint64_t context
     return ds_error_context(err, rc, "'%s'", key);
 }
 
+static const char *const nested[] = {"rope_scaling", "rope_parameters"};
+
 int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *shape,
                      struct ds_error *err)
 {
-    static const char *const nested[] = {"rope_scaling", "rope_parameters"};
     int rc;
 
     shape->rope_scale = ds_rope_plain();
@@ -113,6 +114,44 @@ int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *sh
             rc = ds__hf_may_get_f64(rope, "rope_theta", &shape->rope_theta, err);
     }
     return rc;
+}
+
+/* Some of a head, as whole elements below its share; all of them are not said. */
+static int take_share(const json_t *share, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const double part = json_number_value(share);
+
+    if (part == 1.0)
+        return 0;
+    if (!ds_arch_traits(shape->arch)->part_turn || !(part > 0.0 && part < 1.0))
+        return ds__hf_not_supported("partial_rotary_factor", share, err);
+    shape->rope_dims = (uint64_t)((double)shape->head_size * part);
+    return shape->rope_dims > 0 ? 0 : ds__hf_not_supported("partial_rotary_factor", share, err);
+}
+
+int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *share = ds__hf_member(root, "partial_rotary_factor");
+    int rc = share != NULL ? take_share(share, shape, err) : 0;
+
+    for (size_t i = 0; rc == 0 && i < 2; i++) {
+        share = ds__hf_member(ds__hf_member(root, nested[i]), "partial_rotary_factor");
+        if (share != NULL)
+            rc = ds_error_context(err, take_share(share, shape, err), "'%s'", nested[i]);
+    }
+    return rc;
+}
+
+/* A number of which the head has no less than so many elements, whatever rounding does. */
+void ds__hf_put_rope_dims(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    const double head = (double)shape->head_size;
+    const double turned = (double)ds_rope_width(shape->rope_dims, shape->head_size);
+    double share = turned / head;
+
+    if (head * share < turned)
+        share = nextafter(share, 2.0);
+    ds_json_f64(json, "partial_rotary_factor", share, 17);
 }
 
 void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale)

@@ -3,8 +3,8 @@
  *
  * hf_window.c - the contract is in hf_window.h.
  *
- * Source  Hugging Face transformers: configuration_mistral.py, _mixtral.py, _qwen2.py, _qwen3.py;
- *         a token at t sees keys t - W + 1 .. t (masking_utils.py)
+ * Source  Hugging Face transformers: configuration_mistral.py, _mixtral.py, _qwen2.py, _qwen3.py,
+ *         _phi3.py; a token at t sees keys t - W + 1 .. t (masking_utils.py)
  */
 #include "runtime/ckpt/hf_window.h"
 
@@ -13,13 +13,8 @@
 
 #include "runtime/ckpt/hf_config.h"
 
-/* What is meant where a number is missing. */
-enum { USUAL_WINDOW = 4096, USUAL_FULL_LAYERS = 28 };
-
-static bool is_qwen(enum ds_arch arch)
-{
-    return arch == DS_ARCH_QWEN2 || arch == DS_ARCH_QWEN3 || arch == DS_ARCH_QWEN3_MOE;
-}
+/* What Qwen means where it says nothing. */
+enum { USUAL_FULL_LAYERS = 28 };
 
 /* `sliding_window` as a number of tokens; 0: it is null. */
 static int read_number(const json_t *root, uint64_t otherwise, uint64_t *window,
@@ -54,7 +49,8 @@ static int64_t listed(const json_t *root)
 }
 
 /* Qwen's layers from max_window_layers on have the window, if any has. */
-static int read_qwen(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+static int read_from(const json_t *root, uint64_t otherwise, struct ds_model_shape *shape,
+                     struct ds_error *err)
 {
     const json_t *from = json_object_get(root, "max_window_layers");
     const int64_t layers = (int64_t)shape->layers, list = listed(root);
@@ -68,7 +64,7 @@ static int read_qwen(const json_t *root, struct ds_model_shape *shape, struct ds
         full = layers;
     if (full >= layers)
         return 0;
-    rc = read_number(root, USUAL_WINDOW, &window, err);
+    rc = read_number(root, otherwise, &window, err);
     if (rc != 0 || window == 0 || window >= shape->context)
         return rc;
     if (full > 0)
@@ -79,30 +75,31 @@ static int read_qwen(const json_t *root, struct ds_model_shape *shape, struct ds
     return 0;
 }
 
-int ds__hf_read_window(const json_t *root, bool mistral, struct ds_model_shape *shape,
-                       struct ds_error *err)
+int ds__hf_read_window(const json_t *root, enum ds__hf_window how, uint64_t otherwise,
+                       struct ds_model_shape *shape, struct ds_error *err)
 {
     uint64_t window = 0;
     int rc = 0;
 
-    if (is_qwen(shape->arch))
-        return read_qwen(root, shape, err);
-    if (mistral || shape->arch == DS_ARCH_MIXTRAL)
-        rc = read_number(root, mistral ? USUAL_WINDOW : 0, &window, err);
+    if (how == DS__HF_WINDOW_FROM)
+        return read_from(root, otherwise, shape, err);
+    if (how == DS__HF_WINDOW)
+        rc = read_number(root, otherwise, &window, err);
     if (rc == 0 && window < shape->context)
         shape->window = window;
     return rc;
 }
 
-void ds__hf_put_window(const struct ds_model_shape *shape, struct ds_json *json)
+void ds__hf_put_window(enum ds__hf_window how, const struct ds_model_shape *shape,
+                       struct ds_json *json)
 {
-    if (is_qwen(shape->arch)) {
+    if (how == DS__HF_WINDOW_FROM) {
         ds_json_bool(json, "use_sliding_window", shape->window > 0);
         if (shape->window > 0)
             ds_json_u64(json, "max_window_layers", 0);
     }
     if (shape->window > 0)
         ds_json_u64(json, "sliding_window", shape->window);
-    else if (shape->experts > 0)
+    else if (how == DS__HF_WINDOW || shape->experts > 0)
         ds_json_null(json, "sliding_window");
 }

@@ -1,8 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * hf_window.h - windows of the attention in a config.json: what mistral, mixtral and qwen say of
- * them, each its own way.  A window as long as the context is none.
+ * hf_window.h - windows of the attention in a config.json: what mistral, mixtral, phi3 and qwen say
+ * of them, each its own way.  A window as long as the context is none.
  *
  * Private to runtime/ckpt/.
  * Tests   tests/ckpt/test_hf_config.c
@@ -16,10 +16,15 @@
 #include "base/json_read.h"
 #include "runtime/job.h"
 
-/* shape->window, of a config whose other sizes are read; `mistral`: so it is called there.
- * -ENOTSUP: of some layers only, or no number. */
-int ds__hf_read_window(const json_t *root, bool mistral, struct ds_model_shape *shape,
-                       struct ds_error *err) DS_NODISCARD;
-void ds__hf_put_window(const struct ds_model_shape *shape, struct ds_json *json);
+/* How a family speaks of it: not at all; by a number or null; by a number, whether it counts, and
+ * from which layer on. */
+enum ds__hf_window { DS__HF_NO_WINDOW, DS__HF_WINDOW, DS__HF_WINDOW_FROM };
+
+/* shape->window, of a config whose other sizes are read; where it has no number it is `otherwise`,
+ * 0 for none.  -ENOTSUP: of some layers only, or no number. */
+int ds__hf_read_window(const json_t *root, enum ds__hf_window how, uint64_t otherwise,
+                       struct ds_model_shape *shape, struct ds_error *err) DS_NODISCARD;
+void ds__hf_put_window(enum ds__hf_window how, const struct ds_model_shape *shape,
+                       struct ds_json *json);
 
 #endif

@@ -283,13 +283,13 @@ static int read_rope_scale(const json_t *object, struct ds_rope_scale *scale, st
                : rc;
 }
 
-/* What is there only where a token does not see all before it. */
-static int read_window(const json_t *object, uint64_t *window, struct ds_error *err)
+/* What is there only where a token does not see all before it, or positions turn not all of a head.
+ */
+static int read_less(const json_t *object, struct ds_model_shape *shape, struct ds_error *err)
 {
-    *window = 0;
-    return json_object_get(object, "window") == NULL
-               ? 0
-               : ds_json_get_u64(object, "window", DS_MAX_CONTEXT, window, err);
+    int rc = get_optional(object, "window", DS_MAX_CONTEXT, &shape->window, err);
+
+    return rc == 0 ? get_optional(object, "rope_dims", DS_MAX_HIDDEN, &shape->rope_dims, err) : rc;
 }
 
 /* What is there only with adapters. */
@@ -356,8 +356,7 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
     }
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
         (rc = read_rope_scale(object, &shape->rope_scale, err)) < 0 ||
-        (rc = read_window(object, &shape->window, err)) < 0 ||
-        (rc = read_lora(object, shape, err)) < 0 ||
+        (rc = read_less(object, shape, err)) < 0 || (rc = read_lora(object, shape, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;

@@ -123,6 +123,8 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
     put_rope_scale(json, &state->shape.rope_scale);
     if (state->shape.window > 0)
         ds_json_u64(json, "window", state->shape.window);
+    if (state->shape.rope_dims > 0)
+        ds_json_u64(json, "rope_dims", state->shape.rope_dims);
     put_lora(json, &state->shape);
     ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
     ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);

@@ -336,6 +336,7 @@ static double rotation(const struct bench *b)
                                       .seq = b->plan->sequence,
                                       .heads = shape->heads + shape->kv_heads,
                                       .head_size = shape->head_size,
+                                      .turned = shape->rope_dims,
                                       .act = b->type};
 
     return b->family->rope ? ds_op_amount(DS_OP_ROPE, &args).bytes : 0.0;

@@ -152,6 +152,7 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
         .heads = shape->heads + shape->kv_heads,
         .head_size = shape->head_size,
         .ld = ds_model_qkv_width(shape),
+        .turned = shape->rope_dims,
         .act = net->act,
         .theta = (float)shape->rope_theta,
         .scale = shape->rope_scale,

@@ -6,6 +6,7 @@
  *
  *   qwen2      biases of queries, keys and values
  *   qwen3      norms of the heads of queries and keys, whose size is a number of its own
+ *   phi3       none, but for what its folders have as one tensor (runtime/ckpt/hf_packed.h)
  *   mixtral    a router and experts in the place of the feed-forward block
  *   qwen3_moe  both of these
  *
@@ -14,7 +15,7 @@
  * turns, then the second ones: so that either are one array of matrices (kernels/experts.h).
  *
  * Source  Hugging Face LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM,
- *         Qwen3MoeForCausalLM; Jiang et al., "Mixtral of Experts" (2024).
+ *         Qwen3MoeForCausalLM, Phi3ForCausalLM; Jiang et al., "Mixtral of Experts" (2024).
  * Tests   tests/plan/test_model.c
  */
 #include "runtime/model/family.h"
@@ -65,13 +66,15 @@ static const struct ds_param_rule qwen3_moe[] = {
 /* clang-format on */
 
 /* What all of them have, and the layer's rules. */
-#define RELATIVE(family)                                                                           \
-    .name = #family, .layer_prefix = "model.layers.", .embed = embed, .layer = (family),           \
+#define RELATIVE_BY(family, rules)                                                                 \
+    .name = #family, .layer_prefix = "model.layers.", .embed = embed, .layer = (rules),            \
     .head = head, .n_embed = sizeof(embed) / sizeof(embed[0]),                                     \
-    .n_layer = sizeof(family) / sizeof((family)[0]), .n_head = sizeof(head) / sizeof(head[0]),     \
+    .n_layer = sizeof(rules) / sizeof((rules)[0]), .n_head = sizeof(head) / sizeof(head[0]),       \
     .norm = DS_NORM_RMS, .rope = true, .swiglu = true, .weight_out = true
+#define RELATIVE(family) RELATIVE_BY(family, family)
 
 const struct ds_family ds__family_llama = {RELATIVE(llama)};
+const struct ds_family ds__family_phi3 = {RELATIVE_BY(phi3, llama)};
 const struct ds_family ds__family_qwen2 = {RELATIVE(qwen2), .qkv_bias = true};
 const struct ds_family ds__family_qwen3 = {RELATIVE(qwen3)};
 const struct ds_family ds__family_mixtral = {RELATIVE(mixtral),

@@ -18,6 +18,7 @@ const struct ds_family *ds_family_of(enum ds_arch arch)
         [DS_ARCH_GPT2] = &ds__family_gpt2,       [DS_ARCH_LLAMA] = &ds__family_llama,
         [DS_ARCH_MIXTRAL] = &ds__family_mixtral, [DS_ARCH_QWEN2] = &ds__family_qwen2,
         [DS_ARCH_QWEN3] = &ds__family_qwen3,     [DS_ARCH_QWEN3_MOE] = &ds__family_qwen3_moe,
+        [DS_ARCH_PHI3] = &ds__family_phi3,
     };
 
     return families[arch];
@@ -465,6 +466,12 @@ int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
     if (!family->rope && shape->kv_heads != shape->heads)
         return ds_fail(err, EINVAL, "'model.kv_heads' must equal 'model.heads' for arch '%s'",
                        family->name);
+    if (shape->rope_dims > 0 && !ds_arch_traits(shape->arch)->part_turn)
+        return ds_fail(err, EINVAL, "'model.rope_dims' must be 0 for arch '%s'", family->name);
+    if (shape->rope_dims % 2 != 0 || shape->rope_dims > shape->head_size)
+        return ds_fail(err, EINVAL,
+                       "'model.rope_dims' %llu must be even, and at most the head size %llu",
+                       (unsigned long long)shape->rope_dims, (unsigned long long)shape->head_size);
     if (family->rope && shape->head_size % 2 != 0)
         return ds_fail(err, EINVAL,
                        "head size %llu must be even for rotary positions, change 'model.heads'",

@@ -17,8 +17,11 @@
  * Qwen2 is Llama with biases of queries, keys and values; Qwen3 with norms of their heads, and has
  * experts, too.
  *
+ * Phi-3 is Llama whose folders have queries, keys and values as one tensor, gate and up as another;
+ * here they are apart, and have Llama's names.
+ *
  * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM,
- *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM.
+ *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Phi3ForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H

@@ -24,7 +24,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {"[]", -EBADMSG, "not an object"},
     {"{}", -EBADMSG, "'model_type'"},
     {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3' and 'qwen3_moe' are supported"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe' and 'phi3' are supported"},
     {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
@@ -86,6 +86,17 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {QWEN3 "}", 0, ""},
     {QWEN3 ",\"head_dim\":6,\"attention_bias\":false,\"sliding_window\":null}", 0, ""},
     {QWEN3 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
+    {PHI3 "}", 0, ""},
+    {PHI3 ",\"rope_scaling\":{\"type\":\"longrope\",\"long_factor\":[1.5,2.0],\"short_factor\":[1.0,1.0]}}", -ENOTSUP,
+     "'rope_scaling': 'rope_type' is 'longrope', which is not supported"},
+    {PHI3 ",\"partial_rotary_factor\":1.0}", 0, ""},
+    {PHI3 ",\"partial_rotary_factor\":0.5}", 0, ""},
+    {PHI3 ",\"partial_rotary_factor\":0.75}", -EINVAL, "'model.rope_dims' 3 must be even"},
+    {PHI3 ",\"partial_rotary_factor\":0.1}", -ENOTSUP, "'partial_rotary_factor' is set"},
+    {PHI3 ",\"partial_rotary_factor\":2}", -ENOTSUP, "'partial_rotary_factor' is set"},
+    {PHI3 ",\"partial_rotary_factor\":\"half\"}", -ENOTSUP, "'partial_rotary_factor' is 'half'"},
+    {PHI3 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
+    {LLAMA ",\"partial_rotary_factor\":0.5}", -ENOTSUP, "'partial_rotary_factor' is set"},
     {QWEN3_MOE "true}", 0, ""},
     {QWEN3_MOE "true,\"mlp_only_layers\":[],\"decoder_sparse_step\":1,\"router_aux_loss_coef\":0.001}", 0, ""},
     {QWEN3_MOE "false}", -ENOTSUP, "'norm_topk_prob' is not true"},
@@ -212,6 +223,8 @@ Test(hf_config, windows_of_the_attention)
                "\"use_sliding_window\":true,\"sliding_window\":5}",
          0, "\"use_sliding_window\":false"},
         {LLAMA ",\"sliding_window\":4}", 0, "\"model_type\":\"llama\""},
+        {PHI3 "}", 0, "\"sliding_window\":null"},
+        {PHI3 ",\"sliding_window\":5}", 5, "\"pad_token_id\":null"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -229,6 +242,33 @@ Test(hf_config, windows_of_the_attention)
         cr_assert_eq(again.window, shape.window);
         ds_buf_release(&out);
     }
+}
+
+/* Whatever part of a head it is, its share is written so that the same comes back. */
+Test(hf_config, parts_of_heads_that_positions_turn)
+{
+    struct ds_model_shape shape, again;
+    struct ds_error err = {0};
+
+    cr_assert(read_config(tempdir_path(""), PHI3 ",\"partial_rotary_factor\":0.5}", &shape, NULL) ==
+              0);
+    cr_assert(shape.rope_dims == 2 && shape.head_size == 4);
+    cr_assert(read_config(tempdir_path(""),
+                          PHI3 ",\"rope_parameters\":{\"rope_type\":\"default\","
+                               "\"partial_rotary_factor\":0.5}}",
+                          &shape, &err) == 0);
+    cr_assert(shape.rope_dims == 2);
+    for (shape.head_size = 2; shape.head_size <= 256; shape.head_size += 2)
+        for (shape.rope_dims = 0; shape.rope_dims < shape.head_size; shape.rope_dims += 2) {
+            struct ds_buf out;
+
+            ds_buf_init(&out, 1 << 16);
+            cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
+            cr_assert_eq(ds__hf_parse_config(ds_buf_text(&out), out.len, &again, &err), 0, "%s",
+                         err.text);
+            cr_assert(again.rope_dims == shape.rope_dims && again.head_size == shape.head_size);
+            ds_buf_release(&out);
+        }
 }
 
 #define YARN(more) LLAMA ",\"rope_scaling\":{\"type\":\"yarn\"" more "}}"

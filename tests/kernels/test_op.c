@@ -234,6 +234,8 @@ Test(op, rope)
     ACCEPTS(rope, yarn);
     REFUSES(rope, rope, a.head_size = 3);
     REFUSES(rope, rope, a.heads = 2);
+    REFUSES(rope, rope, a.turned = 3);
+    REFUSES(rope, rope, (a.turned = 6, a.ld = 64));
     REFUSES(rope, rope, a.theta = 0.0f);
     REFUSES(rope, rope, a.scale.kind = DS_ROPE_LINEAR);
     REFUSES(rope, stretched, a.scale.high = 4.0);

@@ -57,7 +57,9 @@ static double stretched(const struct ds_rope_scale *scale, double pair, double s
     return (1.0 - smooth) * frequency / scale->factor + smooth * frequency;
 }
 
-static struct ds_rope_scale rope_scale; /* of the cases that follow */
+/* Of the cases that follow. */
+static struct ds_rope_scale rope_scale;
+static size_t rope_turned;
 
 static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads, size_t size,
                             size_t more, enum ds_dtype act, bool inverse)
@@ -67,12 +69,14 @@ static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads
                               .first = first,
                               .heads = heads,
                               .head_size = size,
+                              .turned = rope_turned,
                               .ld = heads * size + more,
                               .act = act,
                               .theta = 10000.0f,
                               .scale = rope_scale,
                               .inverse = inverse}};
-    size_t n = batch * seq * c.args.ld, half = size / 2;
+    size_t width = rope_turned > 0 ? rope_turned : size;
+    size_t n = batch * seq * c.args.ld, half = width / 2;
     double *y = calloc(n, sizeof(double));
     struct trial t = {.what = "rope",
                       .out = {{act, n, y, &c.x}},
@@ -87,8 +91,8 @@ static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads
         size_t pair = i % half, head = i / half % heads, row = i / half / heads;
         size_t low = row * c.args.ld + head * size + pair;
         double position = (double)(first + row % seq);
-        double plain = pow(10000.0, -2.0 * (double)pair / (double)size);
-        double angle = position * stretched(&rope_scale, (double)pair, (double)size, plain);
+        double plain = pow(10000.0, -2.0 * (double)pair / (double)width);
+        double angle = position * stretched(&rope_scale, (double)pair, (double)width, plain);
         double gain = rope_scale.kind == DS_ROPE_YARN ? rope_scale.attention : 1.0;
         double s = gain * (inverse ? -sin(angle) : sin(angle)), cosine = gain * cos(angle);
 
@@ -176,6 +180,34 @@ Test(rope, for_a_longer_context)
         }
     }
     rope_scale = (struct ds_rope_scale){0};
+}
+
+/* Halves of what is turned that are whole words, and that are not; in rows that are, and are not. */
+Test(rope, of_the_first_elements_of_a_head)
+{
+    static const struct ds_rope_scale yarn = {.kind = DS_ROPE_YARN,
+                                              .factor = 4.0,
+                                              .slow = 1.0,
+                                              .fast = 8.0,
+                                              .original = 64,
+                                              .attention = 1.25};
+
+    for (size_t type = 0; type < 3; type++) {
+        rope_turned = 96;
+        check_rope(2, 33, 3, 128, 128, act_types[type], type == 0);
+        rope_turned = 16;
+        check_rope_from(1000, 2, 19, 3, 24, 8, act_types[type], type == 1);
+        check_rope(1, 19, 3, 20, 4, act_types[type], true);
+        rope_turned = 6;
+        check_rope(1, 40, 2, 8, 0, act_types[type], false);
+        rope_turned = 2;
+        check_rope(1, 5, 2, 3, 1, act_types[type], type == 2);
+        rope_scale = yarn;
+        rope_turned = 24;
+        check_rope(1, 40, 2, 32, 0, act_types[type], false);
+        rope_scale = (struct ds_rope_scale){0};
+    }
+    rope_turned = 0;
 }
 
 Test(rope, each_shape)

@@ -83,6 +83,18 @@ static inline struct ds_model_shape test_qwen3_moe(uint64_t layers, uint64_t hid
     return shape;
 }
 
+/* Positions that turn some of each head. */
+static inline struct ds_model_shape test_phi3(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                              uint64_t kv_heads, uint64_t ffn, uint64_t vocab,
+                                              uint64_t context, uint64_t rope_dims)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, kv_heads, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_PHI3;
+    shape.rope_dims = rope_dims;
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

@@ -95,6 +95,26 @@ Test(model, qwen3_has_heads_of_any_size_and_norms_of_them)
            DS_INIT_NORMAL_RESIDUAL);
 }
 
+Test(model, phi3_is_a_llama_of_which_positions_may_turn_a_part)
+{
+    struct ds_model_shape shape = test_phi3(32, 3072, 24, 8, 8192, 200064, 131072, 96);
+    struct ds_error err = {.text = ""};
+
+    shape.tie_embeddings = true;
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_model_elems(&shape), 3836021760u); /* Phi-4-mini */
+    expect(&shape, 3, "model.layers.0.self_attn.k_proj.weight", 1, 1024, 3072, DS_INIT_NORMAL);
+    shape.rope_dims = 95;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.rope_dims' 95 must be even") != NULL, "%s", err.text);
+    shape.rope_dims = 130;
+    cr_assert_eq(ds_model_check(&shape, NULL), -EINVAL);
+    shape.rope_dims = 96;
+    shape.arch = DS_ARCH_LLAMA;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "must be 0 for arch 'llama'") != NULL, "%s", err.text);
+}
+
 Test(model, stretched_positions_that_cannot_be_are_refused)
 {
     static const struct {

@@ -51,6 +51,12 @@ CONFIGS["mistral-tiny"] = {  # so few tokens that many a sequence has several do
     "vocab_size": 13, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": False, "sliding_window": 4,
 }
+CONFIGS["phi3-tiny"] = {  # of 16 elements of a head 12 are turned
+    "model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "vocab_size": 43, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 16, "tie_word_embeddings": True, "sliding_window": 6,
+    "partial_rotary_factor": 0.75, "pad_token_id": None,
+}
 SEPARATORS = {"mistral-tiny": 5}
 CONFIG = {}  # the one at hand
 
@@ -62,6 +68,34 @@ def experts_of():
                 ("block_sparse_moe.gate", *(f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3", "w2"))))
     return (CONFIG.get("num_experts", 0), CONFIG.get("num_experts_per_tok", 0),
             ("mlp.gate", *(f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down"))))
+
+
+def packed():
+    """What a folder has as one matrix, by rows: how its name ends, and those of what is in it, with their rows."""
+    if CONFIG["model_type"] != "phi3":
+        return {}
+    wide, narrow = (head_size() * CONFIG[f"num_{heads}_heads"] for heads in ("attention", "key_value"))
+    return {"self_attn.qkv_proj.weight": {"self_attn.q_proj.weight": wide, "self_attn.k_proj.weight": narrow, "self_attn.v_proj.weight": narrow},
+            "mlp.gate_up_proj.weight": {"mlp.gate_proj.weight": CONFIG["intermediate_size"], "mlp.up_proj.weight": CONFIG["intermediate_size"]}}
+
+
+def as_packed(w):
+    """The weights of a model as its folder has them."""
+    for name, parts in packed().items():
+        for i in range(CONFIG["num_hidden_layers"]):
+            at = f"model.layers.{i}."
+            w[at + name] = torch.cat([w.pop(at + part) for part in parts])
+    return w
+
+
+def as_apart(w):
+    """And each by its own name."""
+    apart = dict(w)
+    for name, parts in packed().items():
+        for i in range(CONFIG["num_hidden_layers"]):
+            at = f"model.layers.{i}."
+            apart.update(zip((at + part for part in parts), apart.pop(at + name).split(list(parts.values()))))
+    return apart
 
 
 def head_size():
@@ -105,7 +139,7 @@ def weights(generator):
     w["model.norm.weight"] = some(hidden, around=1.0)
     if not c["tie_word_embeddings"]:
         w["lm_head.weight"] = some(c["vocab_size"], hidden)
-    return w
+    return as_packed(w)
 
 
 def normed(x, weight):
@@ -127,12 +161,12 @@ def stretched(frequency):
 
 
 def turned(x):
-    """Rotary positions on [batch, heads, sequence, size]."""
-    length, size = x.shape[-2:]
+    """Rotary positions on [batch, heads, sequence, size]: of the first elements of a head, or of all."""
+    length, size = x.shape[-2], int(x.shape[-1] * CONFIG.get("partial_rotary_factor", 1.0))
     frequencies = [stretched(CONFIG["rope_theta"] ** (-i / size)) for i in range(0, size, 2)]
     angle = torch.arange(length)[:, None] * torch.tensor(frequencies)
-    low, high = x[..., :size // 2], x[..., size // 2:]
-    return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()], -1)
+    low, high, rest = x[..., :size // 2], x[..., size // 2:size], x[..., size:]
+    return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin(), rest], -1)
 
 
 def unseen(ids, separator):
@@ -194,6 +228,7 @@ def fed_forward(x, w, at):
 
 
 def forward(w, ids, gaps, separator=None):
+    w = as_apart(w)
     x, balance, hidden = w["model.embed_tokens.weight"][ids], 0.0, unseen(ids, separator)
     for i in range(CONFIG["num_hidden_layers"]):
         at = f"model.layers.{i}."
@@ -303,5 +338,6 @@ def make(case, seed):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
-    for name in CONFIGS:
+    parser.add_argument("cases", nargs="*", default=[*CONFIGS], help="all, if none is named")
+    for name in parser.parse_args().cases:
         make(name, parser.parse_args().seed)

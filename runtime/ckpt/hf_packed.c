@@ -1,0 +1,68 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * hf_packed.c - the contract is in hf_packed.h.
+ *
+ * Source  transformers: models/phi3/modeling_phi3.py
+ */
+#include "runtime/ckpt/hf_packed.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* clang-format off */
+static const struct ds__hf_pack phi3[] = {
+    {"self_attn.qkv_proj.weight", 3, {{"self_attn.q_proj.weight", DS_ROLE_Q_W},
+                                      {"self_attn.k_proj.weight", DS_ROLE_K_W},
+                                      {"self_attn.v_proj.weight", DS_ROLE_V_W}}},
+    {"mlp.gate_up_proj.weight",   2, {{"mlp.gate_proj.weight", DS_ROLE_GATE_W},
+                                      {"mlp.up_proj.weight", DS_ROLE_UP_W}}},
+    {0},
+};
+/* clang-format on */
+
+/* Ended by one without a name; NULL: nothing is packed. */
+static const struct ds__hf_pack *const packs[DS_ARCH_COUNT] = {[DS_ARCH_PHI3] = phi3};
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t len = strlen(text), end_len = strlen(end);
+
+    return len >= end_len && strcmp(text + len - end_len, end) == 0;
+}
+
+const struct ds__hf_pack *ds__hf_unpacks(enum ds_arch arch, const char *name)
+{
+    for (const struct ds__hf_pack *pack = packs[arch]; pack != NULL && pack->name != NULL; pack++)
+        if (ends_with(name, pack->name))
+            return pack;
+    return NULL;
+}
+
+const struct ds__hf_pack *ds__hf_packs(enum ds_arch arch, const char *name)
+{
+    for (const struct ds__hf_pack *pack = packs[arch]; pack != NULL && pack->name != NULL; pack++)
+        if (ends_with(name, pack->part[0].name))
+            return pack;
+    return NULL;
+}
+
+uint64_t ds__hf_part_rows(const struct ds_model_shape *shape, const struct ds__hf_pack *pack,
+                          unsigned part)
+{
+    switch (pack->part[part].role) {
+    case DS_ROLE_Q_W: return shape->heads * shape->head_size;
+    case DS_ROLE_K_W:
+    case DS_ROLE_V_W: return shape->kv_heads * shape->head_size;
+    default: return shape->ffn;
+    }
+}
+
+const char *ds__hf_rename(struct ds_arena *arena, const char *name, const char *end,
+                          const char *other)
+{
+    size_t len = strlen(name);
+
+    assert(ends_with(name, end));
+    return ds_arena_printf(arena, "%.*s%s", (int)(len - strlen(end)), name, other);
+}

@@ -345,7 +345,7 @@ static void shape_bias_bwd(const struct ds_bias_bwd_args *a, char out[DS_OP_SHAP
 
 static struct ds_amount amount_norm_fwd(const struct ds_norm_fwd_args *a)
 {
-    return moves(area(a->rows, a->channels), 2.0 * size_of(a->act));
+    return moves(area(a->rows, a->channels), (a->residual != NULL ? 3.0 : 2.0) * size_of(a->act));
 }
 
 static struct ds_amount amount_norm_bwd(const struct ds_norm_bwd_args *a)

@@ -153,8 +153,8 @@ struct ds_bias_bwd_args {
     bool accumulate;
 };
 
-/* out[b,t,:] = wte[ids[b,t],:] + (wpe ? wpe[t,:] : 0).  0 <= ids < vocab is the caller's duty
- * (the loader checks every token); a backend must not read outside wte even so.
+/* out[b,t,:] = scale * wte[ids[b,t],:] + (wpe ? wpe[t,:] : 0).  0 <= ids < vocab is the caller's
+ * duty (the loader checks every token); a backend must not read outside wte even so.
  * A `partial` table has the rows of ids first_id .. first_id + vocab - 1: other ids have a row of
  * zeros.  first_id is 0 of one that is whole. */
 struct ds_embed_fwd_args {
@@ -162,6 +162,7 @@ struct ds_embed_fwd_args {
     size_t first_id;
     bool partial;
     enum ds_dtype act, param;
+    float scale;        /* 0: 1 */
     const int32_t *ids; /* [B,T], stride `ids_ld` between sequences */
     size_t ids_ld;
     const void *wte; /* [V,C] */
@@ -169,8 +170,8 @@ struct ds_embed_fwd_args {
     void *out;       /* [B,T,C] */
 };
 
-/* dwte[id,:] (+)= dout, dwpe[first + t,:] (+)= sum over batch; tokens in order, or parts of fixed
- * length of that order in order, so the bits are fixed.
+/* dwte[id,:] (+)= scale * dout, dwpe[first + t,:] (+)= sum over batch; tokens in order, or parts of
+ * fixed length of that order in order, so the bits are fixed.
  * Without accumulate all of dwte [V,C] and of dwpe [positions,C] is written: rows of positions that
  * no token has are zeroed.  Tokens with ids that a `partial` table lacks add to dwpe alone. */
 struct ds_embed_bwd_args {
@@ -179,6 +180,7 @@ struct ds_embed_bwd_args {
     size_t first_id;
     bool partial;
     enum ds_dtype act;
+    float scale; /* 0: 1 */
     const int32_t *ids;
     size_t ids_ld;
     const void *dout;
@@ -186,23 +188,28 @@ struct ds_embed_bwd_args {
     bool accumulate_wte, accumulate_wpe;
 };
 
-/* kind LAYER: y = (x - mean) * rstd * weight + bias;  RMS: y = x * rstd * weight.
- * rstd = 1 / sqrt(var + eps), var over the row (RMS: mean of squares). */
+/* kind LAYER: y = (x - mean) * rstd * weight + bias;  RMS: y = x * rstd * weight (+ residual).
+ * rstd = 1 / sqrt(var + eps), var over the row (RMS: mean of squares).  y may be the residual.
+ * Rows of x, y and residual lie `ld` elements apart: then a norm is of some columns of a row. */
 enum ds_norm_kind { DS_NORM_LAYER, DS_NORM_RMS };
 struct ds_norm_fwd_args {
     size_t rows, channels;
+    size_t ld; /* 0: C */
     enum ds_norm_kind kind;
     float eps;
     enum ds_dtype act, param;
     const void *x;             /* [rows,C] */
     const void *weight, *bias; /* [C]; bias NULL for RMS */
+    const void *residual;      /* (optional) [rows,C], of RMS */
     void *y;                   /* [rows,C] */
     float *mean, *rstd;        /* [rows]; mean NULL for RMS */
 };
 
-/* dx = (dres ? dres : 0) + gradient through the norm; dx may be dres. */
+/* dx = (dres ? dres : 0) + gradient through the norm; dx may be dres or dy.  `ld` as above, of dy,
+ * x, dres and dx. */
 struct ds_norm_bwd_args {
     size_t rows, channels;
+    size_t ld; /* 0: C */
     enum ds_norm_kind kind;
     enum ds_dtype act, param;
     const void *dy, *x, *weight;
@@ -330,10 +337,12 @@ struct ds_gelu_bwd_args {
     void *dx;
 };
 
-/* y[r,f] = silu(gate) * up with x[r] = [F gates | F ups].  With `largest` both find that of what
- * they write, as ds_largest() does. */
+/* y[r,f] = silu(gate) * up with x[r] = [F gates | F ups]; or gelu(gate) * up, as ds_gelu_fwd() has
+ * it.  With `largest` both find that of what they write, as ds_largest() does. */
+enum ds_gate { DS_GATE_SILU, DS_GATE_GELU };
 struct ds_swiglu_fwd_args {
     size_t rows, ffn;
+    enum ds_gate gate;
     enum ds_dtype act;
     const void *x;     /* [rows,2F] */
     void *y;           /* [rows,F] */
@@ -341,6 +350,7 @@ struct ds_swiglu_fwd_args {
 };
 struct ds_swiglu_bwd_args {
     size_t rows, ffn;
+    enum ds_gate gate;
     enum ds_dtype act;
     const void *x, *dy;
     void *dx;          /* [rows,2F]; may be x */

@@ -119,23 +119,38 @@ const char *ds__check_embed_bwd(const struct ds_embed_bwd_args *a)
     return a->ids == NULL || a->dout == NULL || a->dwte == NULL ? "a pointer is missing" : NULL;
 }
 
+static const char *check_norm(size_t rows, size_t channels, size_t ld)
+{
+    if (ld != 0 && ld < channels)
+        return "a leading dimension shorter than the row";
+    return rows == 0 || channels == 0 || ds__too_big(rows, ld != 0 ? ld : channels)
+               ? "an impossible shape"
+               : NULL;
+}
+
 const char *ds__check_norm_fwd(const struct ds_norm_fwd_args *a)
 {
-    if (a->rows == 0 || a->channels == 0 || ds__too_big(a->rows, a->channels))
-        return "an impossible shape";
+    const char *wrong = check_norm(a->rows, a->channels, a->ld);
+
+    if (wrong != NULL)
+        return wrong;
     if (!ds__is_act(a->act) || !ds__is_act(a->param))
         return "a type that is not supported";
     if (a->x == NULL || a->weight == NULL || a->y == NULL || a->rstd == NULL)
         return "a pointer is missing";
     if (a->kind == DS_NORM_LAYER && (a->bias == NULL || a->mean == NULL))
         return "a pointer is missing";
+    if (a->kind == DS_NORM_LAYER && a->residual != NULL)
+        return "a residual where there is a bias";
     return a->eps >= 0.0f ? NULL : "an epsilon that is not positive";
 }
 
 const char *ds__check_norm_bwd(const struct ds_norm_bwd_args *a)
 {
-    if (a->rows == 0 || a->channels == 0 || ds__too_big(a->rows, a->channels))
-        return "an impossible shape";
+    const char *wrong = check_norm(a->rows, a->channels, a->ld);
+
+    if (wrong != NULL)
+        return wrong;
     if (!ds__is_act(a->act) || !ds__is_act(a->param))
         return "a type that is not supported";
     if (a->dy == NULL || a->x == NULL || a->weight == NULL || a->rstd == NULL || a->dx == NULL ||

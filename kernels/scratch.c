@@ -22,7 +22,7 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
     bytes = max(bytes, ds__need_matmul(q->threads, q->act != DS_F32));
     bytes = max(bytes, ds__need_fp8(q->threads, q->fp8_elems));
     bytes = max(bytes, ds__need_bias_bwd(q->rows, widest));
-    bytes = max(bytes, ds__need_norm_bwd(q->rows, q->hidden));
+    bytes = max(bytes, ds__need_norm_bwd(q->rows, max(q->hidden, q->normed)));
     bytes = max(bytes, ds__need_norm_bwd(q->rows, q->head_size));
     if (q->head_size != 0) {
         bytes = max(bytes, ds__need_rope(q->threads, q->head_size));
@@ -37,7 +37,7 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
 static size_t device_least(const struct ds_scratch_query *q)
 {
     size_t widest = max(max(q->hidden, q->ffn_in), (q->heads + 2 * q->kv_heads) * q->head_size);
-    size_t bytes = max(DS_DEVICE_SCRATCH_BYTES, ds__need_norm_columns(q->hidden));
+    size_t bytes = max(DS_DEVICE_SCRATCH_BYTES, ds__need_norm_columns(max(q->hidden, q->normed)));
 
     bytes = max(bytes, ds__need_head_norm(q->head_size));
     bytes = max(bytes, ds__need_bias_columns(widest));

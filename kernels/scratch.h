@@ -20,6 +20,7 @@ struct ds_scratch_query {
     size_t rows;   /* B*T of a micro-batch */
     size_t seq;    /* T; of a cache, the rows that it has room for */
     size_t hidden; /* C */
+    size_t normed; /* the widest row of a norm, where it is wider */
     size_t heads, kv_heads, head_size;
     size_t ffn_in; /* widest output row of a block: 2F for SwiGLU, F for GELU, ... */
     size_t vocab;

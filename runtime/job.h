@@ -32,17 +32,23 @@ struct ds_arch_traits {
     const char *name;
     bool experts;    /* a layer has some */
     bool head_norms; /* each head of queries and keys has a norm */
+    bool row_norms;  /* all queries of a row have one, and all keys */
     bool part_turn;  /* model.rope_dims may be less than a head */
+    bool mixed;      /* some layers see all, with positions of their own */
+    bool tied;       /* embeddings are the classifier, unless it is said */
+    bool one_more;   /* weights of norms lie in folders with 1 less */
 };
 /* clang-format off */
 #define DS_ARCHS(X) \
-    X(GPT2,      "gpt2", ) \
+    X(GPT2,      "gpt2",      .tied = true) \
     X(LLAMA,     "llama", ) \
     X(MIXTRAL,   "mixtral",   .experts = true) \
     X(QWEN2,     "qwen2", ) \
     X(QWEN3,     "qwen3",     .head_norms = true) \
     X(QWEN3_MOE, "qwen3_moe", .experts = true, .head_norms = true) \
-    X(PHI3,      "phi3",      .part_turn = true)
+    X(PHI3,      "phi3",      .part_turn = true) \
+    X(OLMO2,     "olmo2",     .row_norms = true) \
+    X(GEMMA3,    "gemma3",    .head_norms = true, .mixed = true, .tied = true, .one_more = true)
 /* clang-format on */
 enum ds_arch {
 #define X(id, text, ...) DS_ARCH_##id,
@@ -75,6 +81,11 @@ static inline bool ds_arch_has_experts(enum ds_arch arch)
 static inline bool ds_arch_norms_heads(enum ds_arch arch)
 {
     return ds_arch_traits(arch)->head_norms;
+}
+
+static inline bool ds_arch_norms_rows(enum ds_arch arch)
+{
+    return ds_arch_traits(arch)->row_norms;
 }
 
 enum ds_data_format { DS_DATA_AUTO, DS_DATA_TEXT, DS_DATA_TOKENS, DS_DATA_SAMPLES };
@@ -150,13 +161,16 @@ struct ds_lora {
 struct ds_model_shape {
     enum ds_arch arch;
     uint64_t layers, hidden, heads, kv_heads, head_size, ffn, vocab, context;
-    uint64_t window;                /* tokens that one sees, itself included; 0: all before it */
+    uint64_t window;     /* tokens that one sees, itself included; 0: all before it */
+    uint64_t full_every; /* layers of which one sees all, the last; 0: window is of all layers */
     uint64_t experts, experts_each; /* of a layer, of a token; 0: one feed-forward block for all */
     bool tie_embeddings;
     double norm_eps, rope_theta;
     uint64_t rope_dims; /* elements of a head that are turned, the first; 0: all */
     struct ds_rope_scale rope_scale;
-    double balance; /* weight of the loss that asks for an even use of experts */
+    double local_theta;  /* with full_every: of the other layers, which stretch nothing */
+    double query_scalar; /* attention is scaled by its root; 0: by the head size's */
+    double balance;      /* weight of the loss that asks for an even use of experts */
     struct ds_lora lora;
 };
 

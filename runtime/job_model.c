@@ -39,6 +39,9 @@ static const char *const shape_keys[] = {
     "model.rope_scaling.attention_factor",
     "model.rope_scaling.original_context",
     "model.window",
+    "model.full_every",
+    "model.rope_local_theta",
+    "model.query_scalar",
     "model.experts",
     "model.experts_per_token",
 };
@@ -90,8 +93,9 @@ static int shape_from_config(struct ds_job *job, const struct ds_keys *keys, str
     return 0;
 }
 
-enum { USUAL_EXPERTS = 8, USUAL_EXPERTS_EACH = 2 };
-#define USUAL_BALANCE 0.01
+enum { USUAL_EXPERTS = 8, USUAL_EXPERTS_EACH = 2, USUAL_FULL_EVERY = 6 };
+#define USUAL_LOCAL_THETA 10000.0
+#define USUAL_BALANCE     0.01
 
 /* Of a family without experts the keys are 0, as it is written out. */
 static int no_experts(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
@@ -174,7 +178,11 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
             return rc;
     }
     if (!ds_keys_given(keys, "model.tie_embeddings"))
-        shape->tie_embeddings = gpt2;
+        shape->tie_embeddings = ds_arch_traits(shape->arch)->tied;
+    if (!ds_keys_given(keys, "model.full_every") && ds_arch_traits(shape->arch)->mixed)
+        shape->full_every = USUAL_FULL_EVERY;
+    if (!ds_keys_given(keys, "model.rope_local_theta") && ds_arch_traits(shape->arch)->mixed)
+        shape->local_theta = USUAL_LOCAL_THETA;
     return experts_from_keys(job, keys, err);
 }
 
@@ -340,6 +348,38 @@ static int check_rope_dims(const struct ds_job *job, const struct ds_keys *keys,
     return 0;
 }
 
+/* Layers of two sorts. */
+static int check_mixed(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const bool mixed = ds_arch_traits(shape->arch)->mixed;
+    const struct {
+        const char *path;
+        bool given;
+    } table[] = {
+        {"model.full_every", shape->full_every > 0},
+        {"model.rope_local_theta", shape->local_theta > 0.0},
+        {"model.query_scalar", shape->query_scalar > 0.0},
+    };
+
+    for (size_t i = 0; !mixed && i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].given)
+            return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.arch"), EINVAL,
+                           "'%s' is for gemma3, not for %s; leave it out", table[i].path,
+                           ds_arch_name(shape->arch));
+    if (mixed && shape->full_every == 0)
+        return FAIL_AT(keys, "model.full_every", EINVAL,
+                       "'model.full_every' must be at least 1 for gemma3");
+    if (mixed && !(shape->local_theta > 0.0))
+        return FAIL_AT(keys, "model.rope_local_theta", EINVAL,
+                       "'model.rope_local_theta' must be above 0 for gemma3");
+    if (mixed && shape->window > 0 && job->data.documents == DS_DOCUMENTS_APART)
+        return FAIL_AT(keys, ds__job_blame(keys, "data.documents", "model.arch"), EINVAL,
+                       "'data.documents' apart is not for gemma3, of whose layers some see all "
+                       "and some do not; use together");
+    return 0;
+}
+
 int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
@@ -352,6 +392,8 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
         rc = check_rope(job, keys, err);
     if (rc == 0)
         rc = check_rope_dims(job, keys, err);
+    if (rc == 0)
+        rc = check_mixed(job, keys, err);
     if (rc == 0 && shape->window > 0 && shape->arch == DS_ARCH_GPT2)
         rc = FAIL_AT(keys, ds__job_blame(keys, "model.window", "model.arch"), EINVAL,
                      "'model.window' is not for gpt2, whose published models have none; leave it "

@@ -35,7 +35,7 @@ DS_INLINE void fwd_token(const struct ds_embed_fwd_args *a, enum ds_dtype act, e
         ds_vec x = {0};
 
         if (there)
-            x = ds_load(param, a->wte, from + i);
+            x = ds_load(param, a->wte, from + i) * a->scale;
         if (a->wpe != NULL)
             x += ds_load(param, a->wpe, position + i);
         ds_store(act, a->out, to + i, x);
@@ -44,7 +44,7 @@ DS_INLINE void fwd_token(const struct ds_embed_fwd_args *a, enum ds_dtype act, e
         ds_vec x = {0};
 
         if (there)
-            x = ds_load_part(param, a->wte, from + i, n - i);
+            x = ds_load_part(param, a->wte, from + i, n - i) * a->scale;
         if (a->wpe != NULL)
             x += ds_load_part(param, a->wpe, position + i, n - i);
         ds_store_part(act, a->out, to + i, n - i, x);
@@ -71,20 +71,28 @@ int DS_ISA(ds__cpu_embed_fwd)(const struct ds_embed_fwd_args *args, struct ds_st
     struct ds_embed_fwd_args a = *args;
 
     (void)err;
+    a.scale = args->scale != 0.0f ? args->scale : 1.0f;
     ds__cpu_run(stream, ds__div_up(a.batch * a.seq, FWD_TOKENS), fwd_task, &a);
     return 0;
 }
 
-/* out[0 ... n) += x[at ...) */
-DS_INLINE void add_row(enum ds_dtype act, const void *x, size_t at, float *out, size_t n)
+/* out[0 ... n) += scale * x[at ...) */
+DS_INLINE void add_scaled(enum ds_dtype act, const void *x, size_t at, float scale, float *out,
+                          size_t n)
 {
     size_t i = 0;
 
     for (; i + DS_LANES <= n; i += DS_LANES)
-        ds_vec_store(out + i, ds_vec_load(out + i) + ds_load(act, x, at + i));
+        ds_vec_store(out + i, ds_vec_load(out + i) + ds_load(act, x, at + i) * scale);
     if (i < n)
         ds_store_part(DS_F32, out, i, n - i,
-                      ds_load_part(DS_F32, out, i, n - i) + ds_load_part(act, x, at + i, n - i));
+                      ds_load_part(DS_F32, out, i, n - i) +
+                          ds_load_part(act, x, at + i, n - i) * scale);
+}
+
+DS_INLINE void add_row(enum ds_dtype act, const void *x, size_t at, float *out, size_t n)
+{
+    add_scaled(act, x, at, 1.0f, out, n);
 }
 
 static void zero_task(void *arg, size_t task, unsigned thread)
@@ -110,7 +118,7 @@ static void tokens_task(void *arg, size_t task, unsigned thread)
             float *out = a->dwte + row * a->channels + begin;
 
             if (row < a->vocab)
-                DS_TYPED(a->act, add_row(T, a->dout, at, out, n));
+                DS_TYPED(a->act, add_scaled(T, a->dout, at, a->scale, out, n));
         }
     }
 }
@@ -139,6 +147,7 @@ int DS_ISA(ds__cpu_embed_bwd)(const struct ds_embed_bwd_args *args, struct ds_st
     struct ds_embed_bwd_args a = *args;
 
     (void)err;
+    a.scale = args->scale != 0.0f ? args->scale : 1.0f;
     if (!a.accumulate_wte)
         ds__cpu_run(stream, ds__div_up(a.vocab, ZERO_ROWS), zero_task, &a);
     ds__cpu_run(stream, ds__div_up(a.channels, SLICE), tokens_task, &a);

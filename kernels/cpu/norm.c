@@ -66,7 +66,7 @@ DS_INLINE float row_squares(enum ds_dtype type, const void *x, size_t at, size_t
 DS_INLINE void fwd_row(const struct ds_norm_fwd_args *a, size_t row, size_t stats, bool layer,
                        enum ds_dtype act, enum ds_dtype param)
 {
-    size_t n = a->channels, at = row * n, i = 0;
+    size_t n = a->channels, at = row * a->ld, i = 0;
     float mean = layer ? row_sum(act, a->x, at, n) / (float)n : 0.0f;
     float rstd = 1.0f / sqrtf(row_squares(act, a->x, at, n, mean) / (float)n + a->eps);
 
@@ -78,6 +78,8 @@ DS_INLINE void fwd_row(const struct ds_norm_fwd_args *a, size_t row, size_t stat
 
         if (layer)
             y += ds_load(param, a->bias, i);
+        else if (a->residual != NULL)
+            y += ds_load(act, a->residual, at + i);
         ds_store(act, a->y, at + i, y);
     }
     if (i < n) {
@@ -86,6 +88,8 @@ DS_INLINE void fwd_row(const struct ds_norm_fwd_args *a, size_t row, size_t stat
 
         if (layer)
             y += ds_load_part(param, a->bias, i, n - i);
+        else if (a->residual != NULL)
+            y += ds_load_part(act, a->residual, at + i, n - i);
         ds_store_part(act, a->y, at + i, n - i, y);
     }
 }
@@ -118,6 +122,7 @@ int DS_ISA(ds__cpu_norm_fwd)(const struct ds_norm_fwd_args *args, struct ds_stre
     struct ds_norm_fwd_args copy = *args;
 
     (void)err;
+    copy.ld = args->ld > 0 ? args->ld : args->channels;
     ds__cpu_run(stream, ds__div_up(args->rows, FWD_ROWS), fwd_task, &copy);
     return 0;
 }
@@ -204,8 +209,8 @@ DS_INLINE void bwd_one(const struct ds_norm_bwd_args *a, size_t row, size_t stat
 {
     struct bwd_row r = {.mean = layer ? a->mean[stats] : 0.0f, .rstd = a->rstd[stats]};
 
-    bwd_sums(a, &r, row * a->channels, layer, act, param, dweight, dbias);
-    bwd_dx(a, r, row * a->channels, act, param);
+    bwd_sums(a, &r, row * a->ld, layer, act, param, dweight, dbias);
+    bwd_dx(a, r, row * a->ld, act, param);
 }
 
 DS_INLINE void bwd_rows(const struct bwd *b, size_t begin, size_t end, float *dweight, float *dbias,
@@ -259,13 +264,15 @@ static void combine_task(void *arg, size_t task, unsigned thread)
 int DS_ISA(ds__cpu_norm_bwd)(const struct ds_norm_bwd_args *args, struct ds_stream *stream,
                              struct ds_error *err)
 {
+    struct ds_norm_bwd_args copy = *args;
     struct bwd b = {
-        .a = args, .blocks = ds__row_blocks(args->rows), .width = ds__round_line(args->channels)};
+        .a = &copy, .blocks = ds__row_blocks(args->rows), .width = ds__round_line(args->channels)};
     int rc =
         ds__cpu_scratch(stream, ds__need_norm_bwd(args->rows, args->channels), &b.partial, err);
 
     if (rc != 0)
         return rc;
+    copy.ld = args->ld > 0 ? args->ld : args->channels;
     ds__cpu_run(stream, b.blocks, bwd_task, &b);
     ds__cpu_run(stream, ds__div_up(args->channels, COLUMNS), combine_task, &b);
     return 0;
@@ -316,6 +323,7 @@ int DS_ISA(ds__cpu_head_norm_fwd)(const struct ds_head_norm_fwd_args *args,
 {
     struct heads_fwd f = {.a = args,
                           .queries = {.channels = args->head_size,
+                                      .ld = args->head_size,
                                       .eps = args->eps,
                                       .x = args->x,
                                       .weight = args->q_weight,
@@ -374,6 +382,7 @@ int DS_ISA(ds__cpu_head_norm_bwd)(const struct ds_head_norm_bwd_args *args,
     struct heads_bwd h = {
         .a = args,
         .queries = {.channels = args->head_size,
+                    .ld = args->head_size,
                     .dy = args->dy,
                     .x = args->x,
                     .weight = args->q_weight,

@@ -88,22 +88,39 @@ int DS_ISA(ds__cpu_gelu_bwd)(const struct ds_gelu_bwd_args *args, struct ds_stre
     return 0;
 }
 
+/* What a gate lets through, and its slope. */
+struct gated {
+    ds_vec value, slope;
+};
+
+DS_INLINE struct gated gate_of(enum ds_gate gate, ds_vec x)
+{
+    struct ds_sigmoid s;
+    ds_vec value;
+
+    if (gate == DS_GATE_GELU)
+        return (struct gated){gelu(x), gelu_slope(x)};
+    s = ds_vec_sigmoid(x);
+    value = x * s.value;
+    return (struct gated){value, s.value + value * s.complement};
+}
+
 /* One row [F gates | F ups], times its weight. */
-DS_INLINE void swiglu_fwd(enum ds_dtype act, size_t ffn, const void *x, void *y, size_t row,
-                          float weight)
+DS_INLINE void swiglu_fwd(enum ds_dtype act, enum ds_gate by, size_t ffn, const void *x, void *y,
+                          size_t row, float weight)
 {
     size_t in = row * 2 * ffn, out = row * ffn, i = 0;
 
     for (; i + DS_LANES <= ffn; i += DS_LANES) {
         ds_vec gate = ds_load(act, x, in + i), up = ds_load(act, x, in + ffn + i);
 
-        ds_store(act, y, out + i, gate * ds_vec_sigmoid(gate).value * up * weight);
+        ds_store(act, y, out + i, gate_of(by, gate).value * up * weight);
     }
     if (i < ffn) {
         ds_vec gate = ds_load_part(act, x, in + i, ffn - i);
         ds_vec up = ds_load_part(act, x, in + ffn + i, ffn - i);
 
-        ds_store_part(act, y, out + i, ffn - i, gate * ds_vec_sigmoid(gate).value * up * weight);
+        ds_store_part(act, y, out + i, ffn - i, gate_of(by, gate).value * up * weight);
     }
 }
 
@@ -112,7 +129,10 @@ static void swiglu_fwd_task(void *arg, size_t task, unsigned thread)
     const struct ds_swiglu_fwd_args *a = arg;
 
     (void)thread;
-    DS_TYPED(a->act, swiglu_fwd(T, a->ffn, a->x, a->y, task, 1.0f));
+    if (a->gate == DS_GATE_GELU)
+        DS_TYPED(a->act, swiglu_fwd(T, DS_GATE_GELU, a->ffn, a->x, a->y, task, 1.0f));
+    else
+        DS_TYPED(a->act, swiglu_fwd(T, DS_GATE_SILU, a->ffn, a->x, a->y, task, 1.0f));
 }
 
 int DS_ISA(ds__cpu_swiglu_fwd)(const struct ds_swiglu_fwd_args *args, struct ds_stream *stream,
@@ -133,7 +153,7 @@ static void swiglu_rows_fwd_task(void *arg, size_t task, unsigned thread)
     const float weight = pair < a->pairs ? a->weight[pair] : 0.0f;
 
     (void)thread;
-    DS_TYPED(a->act, swiglu_fwd(T, a->ffn, a->x, a->y, task, weight));
+    DS_TYPED(a->act, swiglu_fwd(T, DS_GATE_SILU, a->ffn, a->x, a->y, task, weight));
 }
 
 int DS_ISA(ds__cpu_swiglu_rows_fwd)(const struct ds_swiglu_rows_fwd_args *args,
@@ -150,26 +170,27 @@ struct swiglu_grad {
     ds_vec gate, up, weight;
 };
 
-DS_INLINE struct swiglu_grad swiglu_grad(ds_vec gate, ds_vec up, ds_vec dy, float weight)
+DS_INLINE struct swiglu_grad swiglu_grad(enum ds_gate by, ds_vec gate, ds_vec up, ds_vec dy,
+                                         float weight)
 {
-    struct ds_sigmoid s = ds_vec_sigmoid(gate);
-    ds_vec silu = gate * s.value, scaled = dy * weight;
+    struct gated g = gate_of(by, gate);
+    ds_vec scaled = dy * weight;
 
-    return (struct swiglu_grad){.gate = scaled * up * (s.value + silu * s.complement),
-                                .up = scaled * silu,
-                                .weight = dy * (silu * up)};
+    return (struct swiglu_grad){
+        .gate = scaled * up * g.slope, .up = scaled * g.value, .weight = dy * (g.value * up)};
 }
 
 /* One row; the gradient of its weight. */
-DS_INLINE float swiglu_bwd(enum ds_dtype act, size_t ffn, const void *x, const void *dy, void *dx,
-                           size_t row, float weight)
+DS_INLINE float swiglu_bwd(enum ds_dtype act, enum ds_gate by, size_t ffn, const void *x,
+                           const void *dy, void *dx, size_t row, float weight)
 {
     size_t in = row * 2 * ffn, out = row * ffn, i = 0;
     ds_vec sum = {0};
 
     for (; i + DS_LANES <= ffn; i += DS_LANES) {
-        struct swiglu_grad g = swiglu_grad(ds_load(act, x, in + i), ds_load(act, x, in + ffn + i),
-                                           ds_load(act, dy, out + i), weight);
+        struct swiglu_grad g =
+            swiglu_grad(by, ds_load(act, x, in + i), ds_load(act, x, in + ffn + i),
+                        ds_load(act, dy, out + i), weight);
 
         ds_store(act, dx, in + i, g.gate);
         ds_store(act, dx, in + ffn + i, g.up);
@@ -178,7 +199,7 @@ DS_INLINE float swiglu_bwd(enum ds_dtype act, size_t ffn, const void *x, const v
     if (i < ffn) {
         size_t n = ffn - i;
         struct swiglu_grad g =
-            swiglu_grad(ds_load_part(act, x, in + i, n), ds_load_part(act, x, in + ffn + i, n),
+            swiglu_grad(by, ds_load_part(act, x, in + i, n), ds_load_part(act, x, in + ffn + i, n),
                         ds_load_part(act, dy, out + i, n), weight);
 
         ds_store_part(act, dx, in + i, n, g.gate);
@@ -193,7 +214,10 @@ static void swiglu_bwd_task(void *arg, size_t task, unsigned thread)
     const struct ds_swiglu_bwd_args *a = arg;
 
     (void)thread;
-    DS_TYPED(a->act, (void)swiglu_bwd(T, a->ffn, a->x, a->dy, a->dx, task, 1.0f));
+    if (a->gate == DS_GATE_GELU)
+        DS_TYPED(a->act, (void)swiglu_bwd(T, DS_GATE_GELU, a->ffn, a->x, a->dy, a->dx, task, 1.0f));
+    else
+        DS_TYPED(a->act, (void)swiglu_bwd(T, DS_GATE_SILU, a->ffn, a->x, a->dy, a->dx, task, 1.0f));
 }
 
 int DS_ISA(ds__cpu_swiglu_bwd)(const struct ds_swiglu_bwd_args *args, struct ds_stream *stream,
@@ -215,7 +239,8 @@ static void swiglu_rows_bwd_task(void *arg, size_t task, unsigned thread)
     float weight = there ? a->weight[pair] : 0.0f, dweight = 0.0f;
 
     (void)thread;
-    DS_TYPED(a->act, dweight = swiglu_bwd(T, a->ffn, a->x, a->dy, a->dx, task, weight));
+    DS_TYPED(a->act,
+             dweight = swiglu_bwd(T, DS_GATE_SILU, a->ffn, a->x, a->dy, a->dx, task, weight));
     if (there)
         a->dweight[pair] = dweight;
 }

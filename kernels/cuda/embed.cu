@@ -33,7 +33,7 @@ static __global__ void __launch_bounds__(BLOCK) embed_fwd(struct ds_embed_fwd_ar
             if (wpe != nullptr)
                 take(wpe + t * n + i, n - i, p);
             for (int j = 0; j < PACK; j++)
-                v[j] += p[j];
+                v[j] = v[j] * a.scale + p[j];
             give((T *)a.out + token * n + i, n - i, v);
         }
     }
@@ -67,7 +67,7 @@ static __global__ void __launch_bounds__(BLOCK, 5) embed_fwd_words(struct ds_emb
         widen_word<T>(v[k], x);
         widen_word<T>(p[k], y);
         for (int j = 0; j < EACH<T>; j++)
-            x[j] += y[j];
+            x[j] = x[j] * a.scale + y[j];
         if (first + k * BLOCK < all)
             static_cast<uint4 *>(a.out)[first + k * BLOCK] = narrow_word<T>(x);
     }
@@ -150,7 +150,7 @@ static __global__ void __launch_bounds__(BLOCK, WHOLE ? 3 : 1)
 
             widen_word<T>(w[k], d);
             for (int j = 0; j < EACH<T>; j++)
-                sum[j] += d[j];
+                sum[j] += d[j] * a.scale;
             if (i >= all || (!end && i != PIECE - 1))
                 continue;
             if (end && !came)
@@ -271,21 +271,23 @@ static bool whole_fwd(const struct ds_embed_fwd_args *a)
            a->batch * a->seq * a->channels <= INT32_MAX; /* numbers of 32 bits */
 }
 
-extern "C" int ds__cuda_embed_fwd(const struct ds_embed_fwd_args *a, struct ds_stream *stream,
+extern "C" int ds__cuda_embed_fwd(const struct ds_embed_fwd_args *args, struct ds_stream *stream,
                                   struct ds_error *err)
 {
-    size_t tokens = a->batch * a->seq;
+    struct ds_embed_fwd_args a = *args;
+    size_t tokens = a.batch * a.seq;
     cudaStream_t queue = stream_of(stream);
 
-    if (whole_fwd(a))
-        DS_TYPED(a->act, T,
+    a.scale = a.scale != 0.0f ? a.scale : 1.0f;
+    if (whole_fwd(&a))
+        DS_TYPED(a.act, T,
                  DS_LAUNCH(embed_fwd_words<T>,
-                           flat_grid(tokens * a->channels, EACH<T> * WORDS_AT_ONCE), BLOCK, 0,
-                           queue, *a));
+                           flat_grid(tokens * a.channels, EACH<T> * WORDS_AT_ONCE), BLOCK, 0, queue,
+                           a));
     else
-        DS_TYPED(a->act, T,
-                 DS_TYPED(a->param, P,
-                          DS_LAUNCH((embed_fwd<T, P>), row_grid(tokens), BLOCK, 0, queue, *a)));
+        DS_TYPED(a.act, T,
+                 DS_TYPED(a.param, P,
+                          DS_LAUNCH((embed_fwd<T, P>), row_grid(tokens), BLOCK, 0, queue, a)));
     return launched("embed_fwd", err);
 }
 
@@ -310,8 +312,8 @@ static void launch_bwd(const struct ds_embed_bwd_args *a, const struct sorted &s
                   *a);
 }
 
-extern "C" int ds__cuda_embed_bwd(const struct ds_embed_bwd_args *a, struct ds_stream *stream,
-                                  struct ds_error *err)
+static int embed_bwd(const struct ds_embed_bwd_args *a, struct ds_stream *stream,
+                     struct ds_error *err)
 {
     size_t n = a->vocab * a->channels, tokens = a->batch * a->seq;
     cudaStream_t queue = stream_of(stream);
@@ -343,6 +345,15 @@ extern "C" int ds__cuda_embed_bwd(const struct ds_embed_bwd_args *a, struct ds_s
     else
         DS_TYPED(a->act, T, launch_bwd<T, false>(a, s, queue));
     return launched("embed_bwd", err);
+}
+
+extern "C" int ds__cuda_embed_bwd(const struct ds_embed_bwd_args *args, struct ds_stream *stream,
+                                  struct ds_error *err)
+{
+    struct ds_embed_bwd_args a = *args;
+
+    a.scale = a.scale != 0.0f ? a.scale : 1.0f;
+    return embed_bwd(&a, stream, err);
 }
 
 extern "C" int ds__cuda_bias_bwd(const struct ds_bias_bwd_args *a, struct ds_stream *stream,

@@ -117,7 +117,7 @@ static __global__ void __launch_bounds__(BLOCK, MANY < 4      ? 5
     constexpr int AT_ONCE = MANY % 2 == 0 ? 2 : 1; /* of weight and bias */
     __shared__ float places[WARPS];
     unsigned words = (unsigned)a.channels / EACH<T>, first = threadIdx.x % THREADS;
-    size_t r = (size_t)blockIdx.x * ROWS + threadIdx.x / THREADS;
+    size_t ld = a.ld / EACH<T>, r = (size_t)blockIdx.x * ROWS + threadIdx.x / THREADS;
     bool layer = a.kind == DS_NORM_LAYER;
 
     for (; r < a.rows; r += (size_t)gridDim.x * ROWS) {
@@ -128,7 +128,7 @@ static __global__ void __launch_bounds__(BLOCK, MANY < 4      ? 5
         for (int p = 0; p < MANY; p++) {
             unsigned i = first + p * THREADS;
 
-            x[p] = word_at(a.x, r * words + i, i < words);
+            x[p] = word_at(a.x, r * ld + i, i < words);
         }
         row = stats_of<T, WIDTH>(a, x, first, places);
         DS_UNROLL
@@ -138,14 +138,15 @@ static __global__ void __launch_bounds__(BLOCK, MANY < 4      ? 5
                 unsigned i = first + (p + k) * THREADS;
 
                 w[k] = fixed_word_at(a.weight, i, i < words);
-                b[k] = fixed_word_at(a.bias, i, layer && i < words);
+                b[k] = layer ? fixed_word_at(a.bias, i, i < words)
+                             : word_at(a.residual, r * ld + i, a.residual != nullptr && i < words);
             }
             DS_UNROLL
             for (int k = 0; k < AT_ONCE; k++) {
                 unsigned i = first + (p + k) * THREADS;
 
                 if (i < words)
-                    static_cast<uint4 *>(a.y)[r * words + i] =
+                    static_cast<uint4 *>(a.y)[r * ld + i] =
                         normed<T>(x[p + k], w[k], b[k], row.mean, row.rstd);
             }
         }
@@ -222,8 +223,8 @@ static __device__ __forceinline__ void add_both(float &sum, float &dot, float (&
         sum = warp_sum(lane < warps ? places[0][lane] : 0.0f);
 }
 
-/* A block has a slab of the rows, a thread a word of each.  dx may be dres: a thread has read its
- * word of a row before it writes it, and no other. */
+/* A block has a slab of the rows, a thread a word of each.  dx may be dres or dy: a thread has read
+ * its word of a row before it writes it, and no other. */
 template <class T, bool LAYER>
 static __global__ void __launch_bounds__(MAX_WIDTH *WARP, 1)
     norm_bwd_words(struct ds_norm_bwd_args a, float *dweight, float *dbias)
@@ -231,7 +232,8 @@ static __global__ void __launch_bounds__(MAX_WIDTH *WARP, 1)
     DS_DYN_SHARED(uint4, stages);
     __shared__ float places[2][2][WARP];
     unsigned words = (unsigned)a.channels / EACH<T>, turn = 0;
-    unsigned r = (unsigned)(a.rows * blockIdx.x / gridDim.x), at = r * words + threadIdx.x;
+    unsigned ld = LAYER ? words : (unsigned)(a.ld / EACH<T>); /* registers are few */
+    unsigned r = (unsigned)(a.rows * blockIdx.x / gridDim.x), at = r * ld + threadIdx.x;
     unsigned end = (unsigned)(a.rows * (blockIdx.x + 1) / gridDim.x);
     bool there = threadIdx.x < words;
     float scale = 1.0f / (float)a.channels, dw[EACH<T>] = {}, db[EACH<T>] = {};
@@ -239,10 +241,10 @@ static __global__ void __launch_bounds__(MAX_WIDTH *WARP, 1)
 
     for (unsigned s = 0; s < STAGES; s++) {
         if (r + s < end)
-            send_for(stages + s * 3 * blockDim.x + threadIdx.x, a, at + s * words, there);
+            send_for(stages + s * 3 * blockDim.x + threadIdx.x, a, at + s * ld, there);
         ptx_commit();
     }
-    for (; r < end; r++, at += words, turn = (turn + 1) % STAGES) {
+    for (; r < end; r++, at += ld, turn = (turn + 1) % STAGES) {
         uint4 *stage = stages + turn * 3 * blockDim.x + threadIdx.x;
         struct row_words row;
         float h[EACH<T>], d[EACH<T>], v[EACH<T>], sum = 0.0f, dot = 0.0f;
@@ -261,7 +263,7 @@ static __global__ void __launch_bounds__(MAX_WIDTH *WARP, 1)
         }
         add_both<LAYER>(sum, dot, places[r % 2]);
         if (r + STAGES < end)
-            send_for(stage, a, at + STAGES * words, there);
+            send_for(stage, a, at + STAGES * ld, there);
         ptx_commit();
         forget(row.x);
         forget(row.dy);
@@ -290,7 +292,7 @@ static __global__ void __launch_bounds__(BLOCK) norm_fwd(struct ds_norm_fwd_args
 
     FOR_WARP_ROWS(r, a.rows)
     {
-        const T *x = (const T *)a.x + r * a.channels;
+        const T *x = (const T *)a.x + r * a.ld;
         float mean = layer ? row_mean(x, a.channels, 0.0f, false) : 0.0f;
         float rstd = 1.0f / sqrtf(row_mean(x, a.channels, mean, true) + a.eps);
 
@@ -303,9 +305,11 @@ static __global__ void __launch_bounds__(BLOCK) norm_fwd(struct ds_norm_fwd_args
             take(weight + i, left, w);
             if (layer)
                 take(bias + i, left, b);
+            else if (a.residual != nullptr)
+                take((const T *)a.residual + r * a.ld + i, left, b);
             for (int j = 0; j < PACK; j++)
                 v[j] = (v[j] - mean) * rstd * w[j] + b[j];
-            give((T *)a.y + r * a.channels + i, left, v);
+            give((T *)a.y + r * a.ld + i, left, v);
         }
         if (threadIdx.x % WARP == 0) {
             a.rstd[r] = rstd;
@@ -315,7 +319,7 @@ static __global__ void __launch_bounds__(BLOCK) norm_fwd(struct ds_norm_fwd_args
     }
 }
 
-/* dx may be dres: a lane has read its packs before it writes them. */
+/* dx may be dres or dy: a lane has read its packs before it writes them. */
 template <class T, class P>
 static __global__ void __launch_bounds__(BLOCK) norm_dx(struct ds_norm_bwd_args a)
 {
@@ -324,7 +328,7 @@ static __global__ void __launch_bounds__(BLOCK) norm_dx(struct ds_norm_bwd_args 
 
     FOR_WARP_ROWS(r, a.rows)
     {
-        size_t n = a.channels, at = r * n;
+        size_t n = a.channels, at = r * a.ld;
         const T *x = (const T *)a.x + at, *dy = (const T *)a.dy + at;
         float mean = layer ? a.mean[r] : 0.0f, rstd = a.rstd[r], sum = 0.0f, dot = 0.0f;
         float v[PACK], d[PACK], w[PACK], old[PACK] = {};
@@ -371,8 +375,8 @@ static __global__ void __launch_bounds__(BLOCK)
 
         if (c >= n)
             break;
-        take(dy + r * n + c, n - c, d);
-        take(x + r * n + c, n - c, v);
+        take(dy + r * a.ld + c, n - c, d);
+        take(x + r * a.ld + c, n - c, v);
         for (int j = 0; j < PACK; j++) {
             w[j] += d[j] * ((v[j] - mean) * rstd);
             b[j] += d[j];
@@ -386,9 +390,9 @@ static __global__ void __launch_bounds__(BLOCK)
 /* Rows and parameters that are whole words. */
 static bool whole_fwd(const struct ds_norm_fwd_args *a)
 {
-    return a->act == a->param && whole_words(a->act, a->channels) && aligned(a->x) &&
-           aligned(a->weight) && aligned(a->bias) && aligned(a->y) &&
-           bytes_of(a->act, a->channels) <= 16 * HELD * BLOCK;
+    return a->act == a->param && whole_words(a->act, a->channels) && whole_words(a->act, a->ld) &&
+           aligned(a->x) && aligned(a->weight) && aligned(a->bias) && aligned(a->residual) &&
+           aligned(a->y) && bytes_of(a->act, a->channels) <= 16 * HELD * BLOCK;
 }
 
 template <class T> static void launch_fwd(const struct ds_norm_fwd_args *a, cudaStream_t queue)
@@ -414,29 +418,34 @@ template <class T> static void launch_fwd(const struct ds_norm_fwd_args *a, cuda
         DS_LAUNCH((norm_fwd_words<T, WARPS, HELD>), wide, BLOCK, 0, queue, *a);
 }
 
-extern "C" int ds__cuda_norm_fwd(const struct ds_norm_fwd_args *a, struct ds_stream *stream,
+extern "C" int ds__cuda_norm_fwd(const struct ds_norm_fwd_args *args, struct ds_stream *stream,
                                  struct ds_error *err)
 {
-    unsigned grid = row_grid((a->rows + WARPS - 1) / WARPS);
+    unsigned grid = row_grid((args->rows + WARPS - 1) / WARPS);
+    struct ds_norm_fwd_args a = *args;
     cudaStream_t queue = stream_of(stream);
 
-    if (whole_fwd(a))
-        DS_TYPED(a->act, T, launch_fwd<T>(a, queue));
+    a.ld = a.ld > 0 ? a.ld : a.channels;
+    if (whole_fwd(&a))
+        DS_TYPED(a.act, T, launch_fwd<T>(&a, queue));
     else
-        DS_TYPED(a->act, T,
-                 DS_TYPED(a->param, P, DS_LAUNCH((norm_fwd<T, P>), grid, BLOCK, 0, queue, *a)));
+        DS_TYPED(a.act, T,
+                 DS_TYPED(a.param, P, DS_LAUNCH((norm_fwd<T, P>), grid, BLOCK, 0, queue, a)));
     return launched("norm_fwd", err);
 }
 
 /* Warps that have a row of whole words, one word a thread; 0: it is none, or too long. */
 static unsigned width_of(const struct ds_norm_bwd_args *a)
 {
-    size_t bytes = bytes_of(a->act, a->channels);
+    size_t bytes = bytes_of(a->act, a->channels), ld = bytes_of(a->act, a->ld) / 16;
 
-    if (a->rows > UINT32_MAX / (MAX_WIDTH * WARP)) /* so that words have numbers of 32 bits */
+    if (a->rows > UINT32_MAX / (ld + MAX_WIDTH * WARP)) /* so that words have numbers of 32 bits */
         return 0;
-    if (a->act != a->param || bytes % 16 != 0 || bytes > 16 * MAX_WIDTH * WARP || !aligned(a->x) ||
-        !aligned(a->dy) || !aligned(a->weight) || !aligned(a->dres) || !aligned(a->dx))
+    if (a->kind == DS_NORM_LAYER && a->ld != a->channels)
+        return 0;
+    if (a->act != a->param || bytes % 16 != 0 || !whole_words(a->act, a->ld) ||
+        bytes > 16 * MAX_WIDTH * WARP || !aligned(a->x) || !aligned(a->dy) || !aligned(a->weight) ||
+        !aligned(a->dres) || !aligned(a->dx))
         return 0;
     return (unsigned)((bytes / 16 + WARP - 1) / WARP);
 }
@@ -462,8 +471,8 @@ static int launch_bwd(const struct ds_norm_bwd_args *a, unsigned slabs, unsigned
     return rc;
 }
 
-extern "C" int ds__cuda_norm_bwd(const struct ds_norm_bwd_args *a, struct ds_stream *stream,
-                                 struct ds_error *err)
+static int norm_bwd(const struct ds_norm_bwd_args *a, struct ds_stream *stream,
+                    struct ds_error *err)
 {
     unsigned grid = row_grid((a->rows + WARPS - 1) / WARPS), width = width_of(a);
     unsigned slabs = width > 0 ? slabs_of_words(a->rows, width) : slabs_of(a->rows);
@@ -493,4 +502,13 @@ extern "C" int ds__cuda_norm_bwd(const struct ds_norm_bwd_args *a, struct ds_str
         DS_TYPED(a->act, T,
                  DS_TYPED(a->param, P, DS_LAUNCH((norm_dx<T, P>), grid, BLOCK, 0, queue, *a)));
     return launched("norm_bwd", err);
+}
+
+extern "C" int ds__cuda_norm_bwd(const struct ds_norm_bwd_args *args, struct ds_stream *stream,
+                                 struct ds_error *err)
+{
+    struct ds_norm_bwd_args a = *args;
+
+    a.ld = a.ld > 0 ? a.ld : a.channels;
+    return norm_bwd(&a, stream, err);
 }

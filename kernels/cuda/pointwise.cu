@@ -65,8 +65,23 @@ static __device__ __forceinline__ unsigned written(unsigned most, size_t left,
     return most;
 }
 
+/* What a gate lets through, and its slope. */
+template <enum ds_gate BY> static __device__ __forceinline__ float through(float gate)
+{
+    if (BY == DS_GATE_GELU)
+        return gate * sigmoid(gate * (GELU_A + GELU_B * gate * gate));
+    return gate * sigmoid(gate);
+}
+
+template <enum ds_gate BY> static __device__ __forceinline__ struct silu gated(float gate)
+{
+    if (BY == DS_GATE_GELU)
+        return {through<BY>(gate), gelu_slope(gate)};
+    return silu_of(gate);
+}
+
 /* Rows [F gates | F ups].  SEEN: the largest of what is written is found. */
-template <bool SEEN, class T>
+template <enum ds_gate BY, bool SEEN, class T>
 static __global__ void __launch_bounds__(BLOCK)
     swiglu_fwd(size_t rows, size_t ffn, const T *x, T *y, unsigned *largest)
 {
@@ -81,7 +96,7 @@ static __global__ void __launch_bounds__(BLOCK)
             take(x + r * 2 * ffn + i, ffn - i, gate);
             take(x + r * 2 * ffn + ffn + i, ffn - i, up);
             for (int j = 0; j < PACK; j++)
-                up[j] *= gate[j] * sigmoid(gate[j]);
+                up[j] *= through<BY>(gate[j]);
             give(y + r * ffn + i, ffn - i, up);
             if (SEEN)
                 most = written<T>(most, ffn - i, up);
@@ -92,7 +107,7 @@ static __global__ void __launch_bounds__(BLOCK)
 }
 
 /* dx may be x: a thread has read its packs before it writes them. */
-template <bool SEEN, class T>
+template <enum ds_gate BY, bool SEEN, class T>
 static __global__ void __launch_bounds__(BLOCK)
     swiglu_bwd(size_t rows, size_t ffn, const T *x, const T *dy, T *dx, unsigned *largest)
 {
@@ -108,7 +123,7 @@ static __global__ void __launch_bounds__(BLOCK)
             take(x + r * 2 * ffn + ffn + i, ffn - i, up);
             take(dy + r * ffn + i, ffn - i, d);
             for (int j = 0; j < PACK; j++) {
-                struct silu s = silu_of(gate[j]);
+                struct silu s = gated<BY>(gate[j]);
 
                 gate[j] = d[j] * up[j] * s.slope;
                 up[j] = d[j] * s.value;
@@ -329,39 +344,57 @@ extern "C" int ds__cuda_gelu_bwd(const struct ds_gelu_bwd_args *a, struct ds_str
     return launched("gelu_bwd", err);
 }
 
-extern "C" int ds__cuda_swiglu_fwd(const struct ds_swiglu_fwd_args *a, struct ds_stream *stream,
-                                   struct ds_error *err)
+template <enum ds_gate BY>
+static void launch_swiglu_fwd(const struct ds_swiglu_fwd_args *a, cudaStream_t queue)
 {
     unsigned grid = row_grid(a->rows);
 
     if (a->largest == nullptr) {
         DS_TYPED(a->act, T,
-                 DS_LAUNCH((swiglu_fwd<false, T>), grid, BLOCK, 0, stream_of(stream), a->rows,
-                           a->ffn, (const T *)a->x, (T *)a->y, nullptr));
-        return launched("swiglu_fwd", err);
+                 DS_LAUNCH((swiglu_fwd<BY, false, T>), grid, BLOCK, 0, queue, a->rows, a->ffn,
+                           (const T *)a->x, (T *)a->y, nullptr));
+        return;
     }
-    DS_LAUNCH(lower_largest, 1, 1, 0, stream_of(stream), a->largest);
+    DS_LAUNCH(lower_largest, 1, 1, 0, queue, a->largest);
     DS_TYPED(a->act, T,
-             DS_LAUNCH((swiglu_fwd<true, T>), grid, BLOCK, 0, stream_of(stream), a->rows, a->ffn,
+             DS_LAUNCH((swiglu_fwd<BY, true, T>), grid, BLOCK, 0, queue, a->rows, a->ffn,
                        (const T *)a->x, (T *)a->y, a->largest));
+}
+
+extern "C" int ds__cuda_swiglu_fwd(const struct ds_swiglu_fwd_args *a, struct ds_stream *stream,
+                                   struct ds_error *err)
+{
+    if (a->gate == DS_GATE_GELU)
+        launch_swiglu_fwd<DS_GATE_GELU>(a, stream_of(stream));
+    else
+        launch_swiglu_fwd<DS_GATE_SILU>(a, stream_of(stream));
     return launched("swiglu_fwd", err);
+}
+
+template <enum ds_gate BY>
+static void launch_swiglu_bwd(const struct ds_swiglu_bwd_args *a, cudaStream_t queue)
+{
+    unsigned grid = row_grid(a->rows);
+
+    if (a->largest == nullptr) {
+        DS_TYPED(a->act, T,
+                 DS_LAUNCH((swiglu_bwd<BY, false, T>), grid, BLOCK, 0, queue, a->rows, a->ffn,
+                           (const T *)a->x, (const T *)a->dy, (T *)a->dx, nullptr));
+        return;
+    }
+    DS_LAUNCH(lower_largest, 1, 1, 0, queue, a->largest);
+    DS_TYPED(a->act, T,
+             DS_LAUNCH((swiglu_bwd<BY, true, T>), grid, BLOCK, 0, queue, a->rows, a->ffn,
+                       (const T *)a->x, (const T *)a->dy, (T *)a->dx, a->largest));
 }
 
 extern "C" int ds__cuda_swiglu_bwd(const struct ds_swiglu_bwd_args *a, struct ds_stream *stream,
                                    struct ds_error *err)
 {
-    unsigned grid = row_grid(a->rows);
-
-    if (a->largest == nullptr) {
-        DS_TYPED(a->act, T,
-                 DS_LAUNCH((swiglu_bwd<false, T>), grid, BLOCK, 0, stream_of(stream), a->rows,
-                           a->ffn, (const T *)a->x, (const T *)a->dy, (T *)a->dx, nullptr));
-        return launched("swiglu_bwd", err);
-    }
-    DS_LAUNCH(lower_largest, 1, 1, 0, stream_of(stream), a->largest);
-    DS_TYPED(a->act, T,
-             DS_LAUNCH((swiglu_bwd<true, T>), grid, BLOCK, 0, stream_of(stream), a->rows, a->ffn,
-                       (const T *)a->x, (const T *)a->dy, (T *)a->dx, a->largest));
+    if (a->gate == DS_GATE_GELU)
+        launch_swiglu_bwd<DS_GATE_GELU>(a, stream_of(stream));
+    else
+        launch_swiglu_bwd<DS_GATE_SILU>(a, stream_of(stream));
     return launched("swiglu_bwd", err);
 }
 

@@ -160,6 +160,11 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
+bool ds__hf_one_more(enum ds_arch arch, const char *name)
+{
+    return ds_arch_traits(arch)->one_more && ends_with(name, "norm.weight");
+}
+
 static struct ds__hf_tensor *add(struct ds__hf *hf, const char *name,
                                  const struct ds__hf_file *file, const struct ds_safetensor *at)
 {
@@ -215,7 +220,7 @@ static int collect_file(struct ds__hf *hf, const struct ds_model_shape *shape,
         if (ds__hf_unpacks(shape->arch, name) != NULL)
             rc = add_parts(hf, shape, name, file, at, err);
         else
-            (void)add(hf, name, file, at);
+            add(hf, name, file, at)->one_more = ds__hf_one_more(shape->arch, name);
     }
     return rc;
 }
@@ -378,6 +383,8 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uin
                                 tensor->file->name, at->name);
     if (at->dtype != DS_F32)
         widen(out, n, (enum ds_dtype)at->dtype);
+    for (size_t i = 0; tensor->one_more && i < n; i++)
+        out[i] += 1.0f;
     bad = first_non_finite(out, n);
     if (bad < n)
         return ds_fail(err, EBADMSG, "'%s', file '%s', tensor '%s': element %ju is %s", hf->dir,

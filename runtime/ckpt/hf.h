@@ -39,6 +39,7 @@ struct ds__hf_tensor {
     uint64_t first; /* the element of `at` that it begins with: there may be others in it */
     uint64_t shape[DS_MAX_TENSOR_DIMS]; /* its own */
     bool wanted;                        /* the model has it */
+    bool one_more;                      /* the model's numbers are more by 1 */
 };
 
 struct ds__hf {
@@ -63,6 +64,9 @@ const struct ds__hf_tensor *ds__hf_find(const struct ds__hf *hf, const char *nam
  * when one is NaN or infinite. */
 int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uint64_t first,
                 uint64_t count, float *out, struct ds_error *err) DS_NODISCARD;
+
+/* Has a folder of this family the tensor of this name with 1 less than the model? */
+bool ds__hf_one_more(enum ds_arch arch, const char *name);
 
 /* The shape that a config.json describes; ds_hf_read_config() (runtime/job.h) without the file.
  * -EBADMSG malformed, -ENOTSUP what is computed otherwise here, -EINVAL or -ERANGE sizes. */

@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * hf_config.c - config.json of GPT-2, Llama, Mixtral, Qwen2, Qwen3 and Phi-3, read and written.
+ * hf_config.c - config.json of GPT-2, Llama, Mixtral, Qwen2, Qwen3, Phi-3, OLMo-2 and
+ * Gemma 3, read and written.
  *
  * A Mistral is a Llama, and is written as one where it has no window.
  *
@@ -15,7 +16,8 @@
  * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py,
  *         models/mixtral/configuration_mixtral.py, models/mistral/configuration_mistral.py,
  *         models/qwen2/configuration_qwen2.py, models/qwen3/configuration_qwen3.py,
- *         models/qwen3_moe/configuration_qwen3_moe.py, models/phi3/configuration_phi3.py.
+ *         models/qwen3_moe/configuration_qwen3_moe.py, models/phi3/configuration_phi3.py,
+ *         models/olmo2/configuration_olmo2.py, models/gemma3/configuration_gemma3.py.
  */
 #include "runtime/ckpt/hf.h"
 
@@ -61,6 +63,7 @@ struct family {
 
 /* Of Mistral and of Qwen, where a number is missing. */
 enum { USUAL_WINDOW = 4096 };
+#define GEMMA_SCALAR 256.0
 
 /* clang-format off */
 #define SIZE(key, field, max, otherwise) \
@@ -121,6 +124,12 @@ static const struct flag_key qwen3_flags[] = {
     {0},
 };
 
+static const struct flag_key gemma3_flags[] = {
+    {"attention_bias", false},
+    {"use_bidirectional_attention", false},
+    {0},
+};
+
 static const struct family families[] = {
     [DS_ARCH_GPT2] = {
         .model_type = "gpt2", .architecture = "GPT2LMHeadModel",
@@ -172,6 +181,21 @@ static const struct family families[] = {
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
         .theta_default = 1e4, .rope = true, .window = DS__HF_WINDOW, .pads = true,
+    },
+    [DS_ARCH_OLMO2] = {
+        .model_type = "olmo2", .architecture = "Olmo2ForCausalLM",
+        .size = llama_sizes, .flag = mixtral_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
+        .theta_default = 1e4, .rope = true, .pads = true,
+    },
+    [DS_ARCH_GEMMA3] = {
+        .model_type = "gemma3_text", .architecture = "Gemma3ForCausalLM",
+        .size = llama_sizes, .flag = gemma3_flags,
+        .act_key = "hidden_activation", .act = {"gelu_pytorch_tanh"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = true,
+        .theta_default = 1e6, .rope = true, .head_default = 256,
+        .window = DS__HF_WINDOW_MIXED, .window_default = USUAL_WINDOW, .pads = true,
     },
 };
 /* clang-format on */
@@ -228,7 +252,7 @@ static int read_family(const json_t *root, struct ds_model_shape *shape, struct 
         }
     return ds_fail(err, ENOTSUP,
                    "'model_type' is '%.40s', only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', "
-                   "'qwen3', 'qwen3_moe' and 'phi3' are supported",
+                   "'qwen3', 'qwen3_moe', 'phi3', 'olmo2' and 'gemma3_text' are supported",
                    type);
 }
 
@@ -340,6 +364,34 @@ static int read_router(const json_t *root, struct ds_model_shape *shape, struct 
     return rc;
 }
 
+/* What only a family of layers of two sorts has. */
+static int read_mixed(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    static const char *const caps[] = {"final_logit_softcapping", "attn_logit_softcapping"};
+    int rc;
+
+    if (!ds_arch_traits(shape->arch)->mixed)
+        return 0;
+    for (size_t i = 0; i < sizeof(caps) / sizeof(caps[0]); i++)
+        if (ds__hf_member(root, caps[i]) != NULL)
+            return ds__hf_not_supported(caps[i], ds__hf_member(root, caps[i]), err);
+    shape->query_scalar = GEMMA_SCALAR;
+    rc = ds__hf_may_get_f64(root, "query_pre_attn_scalar", &shape->query_scalar, err);
+    if (shape->query_scalar == (double)shape->head_size)
+        shape->query_scalar = 0.0;
+    return rc == 0 ? ds__hf_read_local_theta(root, shape, err) : rc;
+}
+
+static void put_mixed(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    const double scalar = shape->query_scalar;
+
+    ds_json_real(json, "query_pre_attn_scalar", scalar > 0.0 ? scalar : (double)shape->head_size);
+    ds_json_f64(json, "rope_local_base_freq", shape->local_theta, 17);
+    ds_json_null(json, "final_logit_softcapping");
+    ds_json_null(json, "attn_logit_softcapping");
+}
+
 static int read_window(const json_t *root, const struct family *family,
                        struct ds_model_shape *shape, struct ds_error *err)
 {
@@ -378,7 +430,8 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
     if (shape->ffn == 0)
         shape->ffn = 4 * shape->hidden;
     if ((rc = read_head_size(root, family, shape, err)) < 0 ||
-        (rc = ds__hf_read_rope_dims(root, shape, err)) < 0)
+        (rc = ds__hf_read_rope_dims(root, shape, err)) < 0 ||
+        (rc = read_mixed(root, shape, err)) < 0)
         return rc;
     return ds_model_check(shape, err);
 }
@@ -526,6 +579,8 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
         ds__hf_put_rope_scale(&json, &shape->rope_scale);
         if (ds_arch_traits(shape->arch)->part_turn)
             ds__hf_put_rope_dims(&json, shape);
+        if (ds_arch_traits(shape->arch)->mixed)
+            put_mixed(&json, shape);
         ds_json_f64(&json, "attention_dropout", 0.0, 1);
     } else {
         ds_json_f64(&json, "resid_pdrop", 0.0, 1);

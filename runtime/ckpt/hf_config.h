@@ -29,6 +29,10 @@ int ds__hf_not_supported(const char *key, const json_t *value, struct ds_error *
 int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *shape,
                      struct ds_error *err) DS_NODISCARD;
 
+/* local_theta, which a config has beside the other or with it. */
+int ds__hf_read_local_theta(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+    DS_NODISCARD;
+
 /* rope_dims of a shape whose head size is known, and its factor, where they are not all of a head.
  * -ENOTSUP for a family that turns all. */
 int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)

@@ -106,9 +106,14 @@ int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *sh
     rc = ds__hf_may_get_f64(root, "rope_theta", &shape->rope_theta, err);
     for (size_t i = 0; rc == 0 && i < 2; i++) {
         const json_t *rope = ds__hf_member(root, nested[i]);
+        const json_t *full = ds__hf_member(rope, "full_attention");
 
         if (rope == NULL)
             continue;
+        if (full != NULL && ds_arch_traits(shape->arch)->mixed) /* each sort of layer has its own */
+            rope = full;
+        else if (full != NULL)
+            return ds__hf_not_supported(nested[i], rope, err);
         rc = read_rope_scale(nested[i], rope, shape->context, &shape->rope_scale, err);
         if (rc == 0)
             rc = ds__hf_may_get_f64(rope, "rope_theta", &shape->rope_theta, err);
@@ -127,6 +132,23 @@ static int take_share(const json_t *share, struct ds_model_shape *shape, struct 
         return ds__hf_not_supported("partial_rotary_factor", share, err);
     shape->rope_dims = (uint64_t)((double)shape->head_size * part);
     return shape->rope_dims > 0 ? 0 : ds__hf_not_supported("partial_rotary_factor", share, err);
+}
+
+#define USUAL_LOCAL_THETA 10000.0
+
+int ds__hf_read_local_theta(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *rope = ds__hf_member(root, "rope_parameters");
+    int rc;
+
+    shape->local_theta = USUAL_LOCAL_THETA;
+    rc = ds__hf_may_get_f64(root, "rope_local_base_freq", &shape->local_theta, err);
+    rope = ds__hf_member(rope, "sliding_attention");
+    if (rc != 0 || rope == NULL)
+        return rc;
+    if (ds__hf_member(rope, "factor") != NULL)
+        return ds__hf_not_supported("sliding_attention", rope, err);
+    return ds__hf_may_get_f64(rope, "rope_theta", &shape->local_theta, err);
 }
 
 int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)

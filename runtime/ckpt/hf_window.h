@@ -17,11 +17,11 @@
 #include "runtime/job.h"
 
 /* How a family speaks of it: not at all; by a number or null; by a number, whether it counts, and
- * from which layer on. */
-enum ds__hf_window { DS__HF_NO_WINDOW, DS__HF_WINDOW, DS__HF_WINDOW_FROM };
+ * from which layer on; by a number, and of how many layers the last has none. */
+enum ds__hf_window { DS__HF_NO_WINDOW, DS__HF_WINDOW, DS__HF_WINDOW_FROM, DS__HF_WINDOW_MIXED };
 
-/* shape->window, of a config whose other sizes are read; where it has no number it is `otherwise`,
- * 0 for none.  -ENOTSUP: of some layers only, or no number. */
+/* shape->window, and full_every, of a config whose other sizes are read; where it has no number it
+ * is `otherwise`, 0 for none.  -ENOTSUP: of some layers only, or no number. */
 int ds__hf_read_window(const json_t *root, enum ds__hf_window how, uint64_t otherwise,
                        struct ds_model_shape *shape, struct ds_error *err) DS_NODISCARD;
 void ds__hf_put_window(enum ds__hf_window how, const struct ds_model_shape *shape,

@@ -289,7 +289,21 @@ static int read_less(const json_t *object, struct ds_model_shape *shape, struct 
 {
     int rc = get_optional(object, "window", DS_MAX_CONTEXT, &shape->window, err);
 
-    return rc == 0 ? get_optional(object, "rope_dims", DS_MAX_HIDDEN, &shape->rope_dims, err) : rc;
+    if (rc == 0)
+        rc = get_optional(object, "rope_dims", DS_MAX_HIDDEN, &shape->rope_dims, err);
+    return rc == 0 ? get_optional(object, "full_every", DS_MAX_LAYERS + 1, &shape->full_every, err)
+                   : rc;
+}
+
+/* What a family of layers of two sorts has. */
+static int read_mixed(const json_t *object, struct ds_model_shape *shape, struct ds_error *err)
+{
+    int rc = 0;
+
+    if (!ds_arch_traits(shape->arch)->mixed)
+        return 0;
+    rc = ds_json_get_f64(object, "rope_local_theta", &shape->local_theta, err);
+    return rc == 0 ? ds_json_get_f64(object, "query_scalar", &shape->query_scalar, err) : rc;
 }
 
 /* What is there only with adapters. */
@@ -356,7 +370,8 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
     }
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
         (rc = read_rope_scale(object, &shape->rope_scale, err)) < 0 ||
-        (rc = read_less(object, shape, err)) < 0 || (rc = read_lora(object, shape, err)) < 0 ||
+        (rc = read_less(object, shape, err)) < 0 || (rc = read_mixed(object, shape, err)) < 0 ||
+        (rc = read_lora(object, shape, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;

@@ -125,6 +125,11 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
         ds_json_u64(json, "window", state->shape.window);
     if (state->shape.rope_dims > 0)
         ds_json_u64(json, "rope_dims", state->shape.rope_dims);
+    if (ds_arch_traits(state->shape.arch)->mixed) {
+        ds_json_u64(json, "full_every", state->shape.full_every);
+        ds_json_f64(json, "rope_local_theta", state->shape.local_theta, 17);
+        ds_json_f64(json, "query_scalar", state->shape.query_scalar, 17);
+    }
     put_lora(json, &state->shape);
     ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
     ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);

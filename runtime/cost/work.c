@@ -262,16 +262,27 @@ static double routing(const struct bench *b, bool backward)
     return (backward ? 2.0 : 1.0) * router + pointwise(b, bytes + said, 4.0);
 }
 
-/* Bytes of both norms; backward the stream's gradient is added. */
-static double norms(const struct bench *b, bool backward)
+/* Bytes of a norm of the stream; backward its gradient is added. */
+static double norm(const struct bench *b, bool backward)
 {
     const struct ds_norm_fwd_args f = {
         .rows = b->rows, .channels = b->plan->shape.hidden, .act = b->type};
     const struct ds_norm_bwd_args g = {
         .rows = f.rows, .channels = f.channels, .act = f.act, .dres = b};
 
-    return 2.0 * (backward ? ds_op_amount(DS_OP_NORM_BWD, &g).bytes
-                           : ds_op_amount(DS_OP_NORM_FWD, &f).bytes);
+    return backward ? ds_op_amount(DS_OP_NORM_BWD, &g).bytes
+                    : ds_op_amount(DS_OP_NORM_FWD, &f).bytes;
+}
+
+/* How many a layer has: those before its halves, and all. */
+static double norms_before(const struct bench *b)
+{
+    return ds_family_norms_before(b->family) ? 2.0 : 0.0;
+}
+
+static double norms(const struct bench *b)
+{
+    return norms_before(b) + (ds_family_norms_behind(b->family) ? 2.0 : 0.0);
 }
 
 /* What a product moves more that has the activation as its epilogue. */
@@ -303,8 +314,8 @@ static double activation(const struct bench *b, bool backward, bool alone)
                     : ds_op_amount(DS_OP_GELU_FWD, &gf).bytes;
 }
 
-/* Of norms of the heads of queries and keys, where a family has them. */
-static double head_norms(const struct bench *b, bool backward)
+/* Of norms of queries and keys, of each head or of all, where a family has them. */
+static double qk_norms(const struct bench *b, bool backward)
 {
     const struct ds_model_shape *shape = &b->plan->shape;
     const struct ds_head_norm_fwd_args f = {.rows = b->rows,
@@ -320,12 +331,12 @@ static double head_norms(const struct bench *b, bool backward)
                                             .act = b->type,
                                             .param = b->type};
 
-    if (!ds_arch_norms_heads(shape->arch))
+    if (!ds_arch_norms_heads(shape->arch) && !ds_arch_norms_rows(shape->arch))
         return 0.0;
     return pointwise(b,
                      backward ? ds_op_amount(DS_OP_HEAD_NORM_BWD, &g).bytes
                               : ds_op_amount(DS_OP_HEAD_NORM_FWD, &f).bytes,
-                     1.0);
+                     ds_arch_norms_rows(shape->arch) ? 3.0 : 1.0);
 }
 
 /* Of the rotation of queries and keys. */
@@ -361,10 +372,12 @@ static bool gelu_in_product(const struct bench *b)
     return b->plan->apart && !b->family->swiglu && !b->plan->fp8 && b->type != DS_F32;
 }
 
-/* Both norms and the feed-forward activation again. */
+/* Norms before the halves and the feed-forward activation again. */
 static double selective_forward(const struct bench *b)
 {
-    return pointwise(b, norms(b, false) + activation(b, false, true), 3.0);
+    const double times = norms_before(b);
+
+    return pointwise(b, times * norm(b, false) + activation(b, false, true), times + 1.0);
 }
 
 static double layer_forward(const struct bench *b, uint32_t block, bool recompute)
@@ -372,12 +385,13 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
     bool alone = !gelu_in_product(b) || (b->plan->recompute == DS_RECOMPUTE_SELECTIVE &&
                                          ds_plan_recomputes(b->plan, block));
     double residuals = 2.0 * b->tokens * b->hidden * b->act; /* read by products */
-    double bytes = norms(b, false) + residuals + rotation(b) + activation(b, false, alone);
-    double operations = (b->family->rope ? 3.0 : 2.0) + (alone ? 1.0 : 0.0);
+    double bytes =
+        norms(b) * norm(b, false) + residuals + rotation(b) + activation(b, false, alone);
+    double operations = norms(b) + (b->family->rope ? 1.0 : 0.0) + (alone ? 1.0 : 0.0);
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
-    return layer_products(b, block, false, !recompute) + routing(b, false) + head_norms(b, false) +
+    return layer_products(b, block, false, !recompute) + routing(b, false) + qk_norms(b, false) +
            attention(b, false) + dropout(b, recompute ? 1.0 : 2.0) +
            pointwise(b, bytes, operations);
 }
@@ -385,10 +399,10 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
 static double layer_backward(const struct bench *b, uint32_t block)
 {
     bool alone = !gelu_in_product(b);
-    double bytes = norms(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
-    double operations = (b->family->rope ? 3.0 : 6.0) + (alone ? 1.0 : 0.0);
+    double bytes = norms(b) * norm(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
+    double operations = norms(b) + (b->family->rope ? 1.0 : 4.0) + (alone ? 1.0 : 0.0);
 
-    return layer_products(b, block, true, true) + routing(b, true) + head_norms(b, true) +
+    return layer_products(b, block, true, true) + routing(b, true) + qk_norms(b, true) +
            attention(b, true) + dropout(b, 2.0) + pointwise(b, bytes, operations);
 }
 
@@ -440,7 +454,7 @@ static double block_s(const struct bench *b, const struct ds_instr *instr)
     if (instr->block < last)
         return backward ? layer_backward(b, instr->block)
                         : layer_forward(b, instr->block, instr->recompute);
-    return backward ? pointwise(b, norms(b, true) / 2.0, 1.0) : head_forward(b);
+    return backward ? pointwise(b, norm(b, true), 1.0) : head_forward(b);
 }
 
 /* --- the end of a step ------------------------------------------------------------------------ */

@@ -48,6 +48,7 @@ static size_t scratch_bytes(const struct ds_session *s, const struct ds_session_
         .rows = DS_SESSION_CHUNK,
         .seq = room,
         .hidden = shape->hidden,
+        .normed = ds_model_normed_width(shape),
         .heads = shape->heads,
         .kv_heads = shape->kv_heads,
         .head_size = shape->head_size,

@@ -9,6 +9,8 @@
  *
  * Tests   tests/engine/test_engine.c
  */
+#include <math.h>
+
 #include "runtime/model/net.h"
 
 size_t ds_net_host_ids(const struct ds_net *net)
@@ -79,6 +81,18 @@ static size_t first_id(const struct ds_net *net)
     return ds__shares_layers(net) ? ds_plan_ids(net->plan).first : 0;
 }
 
+/* What embeddings are multiplied by, a number of the type that they have; 0: nothing. */
+static float grown(const struct ds_net *net)
+{
+    const float root = sqrtf((float)net->shape.hidden);
+
+    if (!net->family->grown)
+        return 0.0f;
+    return net->act == DS_BF16  ? ds_bf16_to_f32(ds_bf16_from_f32(root))
+           : net->act == DS_F16 ? ds_f16_to_f32(ds_f16_from_f32(root))
+                                : root;
+}
+
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
 {
     size_t row = net->shape.hidden * ds_dtype_bytes(net->act);
@@ -92,6 +106,7 @@ int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
         .partial = ds__shares_layers(net),
         .act = net->act,
         .param = net->act,
+        .scale = grown(net),
         .ids = net->block[0].buf[pass][DS_BUFFER_IDS],
         .ids_ld = net->seq + 1,
         .wte = net->block[0].weight[DS_ROLE_WTE],
@@ -120,6 +135,7 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
         .positions = net->shape.context,
         .first = ds__first_position(net),
         .act = net->act,
+        .scale = grown(net),
         .ids = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_IDS],
         .ids_ld = net->seq + 1,
         .dout = dout,

@@ -35,22 +35,43 @@ struct ds_param_rule {
         run; /* above 0: this and its neighbours, so many, are there for each expert, by turns */
 };
 
+/* Where norms stand, beside the one at the end. */
+enum ds_norms {
+    DS_NORMS_BEFORE, /* of what each half of a layer reads */
+    DS_NORMS_BEHIND, /* of what it adds to the stream */
+    DS_NORMS_AROUND, /* of both */
+};
+
 struct ds_family {
     const char *name, *layer_prefix;
     const char *expert_prefix; /* before an expert's number and rule; NULL: no experts */
     const struct ds_param_rule *embed, *layer, *head;
     unsigned n_embed, n_layer, n_head; /* the last of `head` is HEAD_W: left out when tied */
     enum ds_norm_kind norm;
-    bool rope;       /* rotary positions; else learned ones are in `embed` */
-    bool swiglu;     /* gate and up of width ffn each; else GELU */
-    bool weight_out; /* matrices are [out, in]; else [in, out] */
-    bool qkv_bias;   /* of SwiGLU's families */
+    enum ds_norms norms;
+    enum ds_gate gate; /* of SwiGLU's families */
+    bool grown;        /* embeddings are multiplied by the root of the width */
+    bool rope;         /* rotary positions; else learned ones are in `embed` */
+    bool swiglu;       /* gate and up of width ffn each; else GELU */
+    bool weight_out;   /* matrices are [out, in]; else [in, out] */
+    bool qkv_bias;     /* of SwiGLU's families */
 };
 
 extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral,
-    ds__family_qwen2, ds__family_qwen3, ds__family_qwen3_moe, ds__family_phi3;
+    ds__family_qwen2, ds__family_qwen3, ds__family_qwen3_moe, ds__family_phi3, ds__family_olmo2,
+    ds__family_gemma3;
 
 const struct ds_family *ds_family_of(enum ds_arch arch);
+
+static inline bool ds_family_norms_before(const struct ds_family *family)
+{
+    return family->norms != DS_NORMS_BEHIND;
+}
+
+static inline bool ds_family_norms_behind(const struct ds_family *family)
+{
+    return family->norms != DS_NORMS_BEFORE;
+}
 
 /* Widths of one layer's activations: of the packed query, key and value row, of the feed-forward
  * input (both halves for SwiGLU). */

@@ -53,7 +53,10 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
 {
     const size_t one = ds_dtype_bytes(act), head = shape->layers + 1;
     const size_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
-    const bool normed = ds_arch_norms_heads(shape->arch);
+    const struct ds_family *family = ds_family_of(shape->arch);
+    const bool heads = ds_arch_norms_heads(shape->arch),
+               rows_normed = ds_arch_norms_rows(shape->arch);
+    const bool before = ds_family_norms_before(family), behind = ds_family_norms_behind(family);
     const size_t stat = 2 * sizeof(float), row = rows * one;
     const struct {
         enum ds_buffer buffer;
@@ -61,20 +64,27 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
     } table[] = {
         {DS_BUFFER_IDS, (rows + 1) * sizeof(int32_t), 0, 0},
         {DS_BUFFER_OUT, row * shape->hidden, 0, head - 1},
-        {DS_BUFFER_NORM1, row * shape->hidden, 1, head - 1},
-        {DS_BUFFER_STAT1, rows * stat, 1, head - 1},
-        {DS_BUFFER_RAW, normed ? row * ds_model_qkv_width(shape) : 0, 1, head - 1},
-        {DS_BUFFER_STATH, normed ? rows * (shape->heads + shape->kv_heads) * sizeof(float) : 0, 1,
-         head - 1},
+        {DS_BUFFER_NORM1, before ? row * shape->hidden : 0, 1, head - 1},
+        {DS_BUFFER_STAT1, before ? rows * stat : 0, 1, head - 1},
+        {DS_BUFFER_RAW, heads || rows_normed ? row * ds_model_qkv_width(shape) : 0, 1, head - 1},
+        {DS_BUFFER_STATH,
+         heads         ? rows * (shape->heads + shape->kv_heads) * sizeof(float)
+         : rows_normed ? rows * stat
+                       : 0,
+         1, head - 1},
         {DS_BUFFER_QKV, row * ds_model_qkv_width(shape), 1, head - 1},
         {DS_BUFFER_ATTENTION, row * shape->heads * shape->head_size, 1, head - 1},
+        {DS_BUFFER_PROJ, behind ? row * shape->hidden : 0, 1, head - 1},
+        {DS_BUFFER_STATP, behind ? rows * stat : 0, 1, head - 1},
         {DS_BUFFER_MIDDLE, row * shape->hidden, 1, head - 1},
-        {DS_BUFFER_NORM2, row * shape->hidden, 1, head - 1},
-        {DS_BUFFER_STAT2, rows * stat, 1, head - 1},
+        {DS_BUFFER_NORM2, before ? row * shape->hidden : 0, 1, head - 1},
+        {DS_BUFFER_STAT2, before ? rows * stat : 0, 1, head - 1},
         {DS_BUFFER_ROUTES, ds_model_routes(shape, 1, rows, 1).bytes, 1, head - 1},
         {DS_BUFFER_SORTED, shape->experts > 0 ? row * each * shape->hidden : 0, 0, 0},
         {DS_BUFFER_FFN_IN, row * each * ds_model_ffn_in_width(shape), 1, head - 1},
         {DS_BUFFER_FFN_ACT, row * each * shape->ffn, 1, head - 1},
+        {DS_BUFFER_DOWN, behind ? row * shape->hidden : 0, 1, head - 1},
+        {DS_BUFFER_STATD, behind ? rows * stat : 0, 1, head - 1},
         {DS_BUFFER_NORMF, one * shape->hidden, head, head},
         {DS_BUFFER_STATF, stat, head, head},
         {DS_BUFFER_LOGITS, shape->vocab * sizeof(float), head, head},

@@ -162,6 +162,8 @@ int ds__fp8_bwd_x(const struct ds_net *net, const struct ds_linear *linear, void
         .b = weights,
         .lda = linear->out,
         .ldb = linear->out,
+        .c = linear->dx_more,
+        .ldc = linear->in,
         .d = dx,
         .ldd = linear->in,
         .epilogue = linear->gelu_x != NULL ? DS_EPILOGUE_GELU_BWD : DS_EPILOGUE_NONE,

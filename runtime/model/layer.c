@@ -5,7 +5,8 @@
  *
  * The backward pass uses two buffers beside the stream's gradient: DNARROW for gradients as wide as
  * the stream, DWIDE for those of the feed-forward activation, then of the packed qkv row.  Dropout
- * writes what it leaves of the stream's gradient into the one that is free.  GELU's input gradient
+ * writes what it leaves of the stream's gradient into the one that is free, and so does a norm
+ * behind a half of the layer.  GELU's input gradient
  * comes in the place of its output gradient; SwiGLU's replaces the input itself.
  *
  * Tests   tests/engine/test_engine.c
@@ -122,6 +123,16 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
     };
 }
 
+/* What QKV and FC read: normalised rows of the stream, or the stream. */
+static const void *read_by(const struct layer *layer, enum product product)
+{
+    const bool first = product == QKV;
+
+    if (ds_family_norms_before(layer->net->family))
+        return layer->buf[first ? DS_BUFFER_NORM1 : DS_BUFFER_NORM2];
+    return first ? layer->x : layer->buf[DS_BUFFER_MIDDLE];
+}
+
 static enum ds_drop drop_of(enum product product)
 {
     return product == PROJ ? DS_DROP_PROJ : DS_DROP_DOWN;
@@ -141,10 +152,26 @@ static struct ds_norm_use norm_of(const struct layer *layer, enum ds_role weight
     };
 }
 
+/* The norm of what PROJ or DOWN has made. */
+static struct ds_norm_use behind_of(const struct layer *layer, enum product product)
+{
+    bool first = product == PROJ;
+
+    return (struct ds_norm_use){
+        .block = layer->block,
+        .pass = layer->pass,
+        .weight = first ? DS_ROLE_POST1_W : DS_ROLE_POST2_W,
+        .stat = first ? DS_BUFFER_STATP : DS_BUFFER_STATD,
+        .rows = layer->net->tokens,
+        .x = layer->buf[first ? DS_BUFFER_PROJ : DS_BUFFER_DOWN],
+    };
+}
+
 static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     const struct ds_model_shape *shape = &net->shape;
+    const bool local = ds_model_local(shape, layer->block);
     const struct ds_rope_args args = {
         .batch = net->batch,
         .seq = net->seq,
@@ -154,8 +181,8 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
         .ld = ds_model_qkv_width(shape),
         .turned = shape->rope_dims,
         .act = net->act,
-        .theta = (float)shape->rope_theta,
-        .scale = shape->rope_scale,
+        .theta = (float)(local ? shape->local_theta : shape->rope_theta),
+        .scale = local ? ds_rope_plain() : shape->rope_scale,
         .inverse = inverse,
         .x = qkv,
     };
@@ -165,7 +192,9 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
 
 static float attention_scale(const struct ds_net *net)
 {
-    return (float)(1.0 / sqrt((double)net->shape.head_size));
+    const double scalar = net->shape.query_scalar;
+
+    return (float)(1.0 / sqrt(scalar > 0.0 ? scalar : (double)net->shape.head_size));
 }
 
 /* Against the rows before, and these become a part of them. */
@@ -178,7 +207,7 @@ static int attention_cached(const struct layer *layer, struct ds_error *err)
         .seq = net->seq,
         .first = net->cache.rows,
         .room = net->cache.room,
-        .window = net->shape.window,
+        .window = ds_model_window(&net->shape, layer->block),
         .heads = net->shape.heads,
         .kv_heads = net->shape.kv_heads,
         .head_size = net->shape.head_size,
@@ -196,6 +225,11 @@ static int attention_cached(const struct layer *layer, struct ds_error *err)
 /* The first token that each sees, or NULL: all see what is before them. */
 static const uint32_t *low_of(const struct layer *layer)
 {
+    const struct ds_net *net = layer->net;
+
+    if (net->plan == NULL ||
+        (net->plan->window > 0 && ds_model_window(&net->shape, layer->block) == 0))
+        return NULL;
     return layer->net->block[0].buf[layer->pass][DS_BUFFER_LOW];
 }
 
@@ -263,90 +297,7 @@ static int attention_bwd(const struct layer *layer, void *dout, void *dqkv, stru
                : ds__to_tokens(net, layer->pass, DS_SWAP_QKV, dqkv, dqkv, err);
 }
 
-/* y: RAW, with the heads of queries and keys normalised. */
-static int head_norm_fwd(const struct layer *layer, void *y, struct ds_error *err)
-{
-    const struct ds_net *net = layer->net;
-    const struct ds_head_norm_fwd_args args = {
-        .rows = net->tokens,
-        .heads = net->shape.heads,
-        .kv_heads = net->shape.kv_heads,
-        .head_size = net->shape.head_size,
-        .eps = (float)net->shape.norm_eps,
-        .act = net->act,
-        .param = net->act,
-        .x = layer->buf[DS_BUFFER_RAW],
-        .q_weight = layer->w[DS_ROLE_QNORM_W],
-        .k_weight = layer->w[DS_ROLE_KNORM_W],
-        .y = y,
-        .rstd = layer->buf[DS_BUFFER_STATH],
-    };
-
-    return ds_head_norm_fwd(&args, net->stream, err);
-}
-
-/* What the heads of a team have made of the gradients of both norms' weights, part[2][head size],
- * which become the sum, and are added to them. */
-static int head_norm_sums(const struct layer *layer, float *part, bool accumulate,
-                          struct ds_error *err)
-{
-    const struct ds_net *net = layer->net;
-    const size_t size = net->shape.head_size;
-    float *const of[] = {layer->g[DS_ROLE_QNORM_W], layer->g[DS_ROLE_KNORM_W]};
-    int rc = ds__team_add_up(net, part, 2 * size, err);
-
-    for (size_t i = 0; rc == 0 && i < 2; i++) {
-        if (of[i] == NULL)
-            continue;
-        const struct ds_add_args add = {.n = size, .x = part + i * size, .y = of[i]};
-        const struct ds_cast_args copy = {
-            .n = size, .from = DS_F32, .to = DS_F32, .x = part + i * size, .y = of[i]};
-
-        rc = accumulate ? ds_add(&add, net->stream, err) : ds_cast(&copy, net->stream, err);
-    }
-    return rc;
-}
-
-/* dqkv: its gradient, into that of RAW. */
-static int head_norm_bwd(const struct layer *layer, void *dqkv, bool accumulate,
-                         struct ds_error *err)
-{
-    const struct ds_net *net = layer->net;
-    const bool shares = ds__shares_layers(net);
-    float *stats = layer->buf[DS_BUFFER_STATH];
-    float *part = stats + net->tokens * (net->shape.heads + net->shape.kv_heads);
-    float *unused = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_UNUSED];
-    float *dq = layer->g[DS_ROLE_QNORM_W], *dk = layer->g[DS_ROLE_KNORM_W];
-    const struct ds_head_norm_bwd_args args = {
-        .rows = net->tokens,
-        .heads = net->shape.heads,
-        .kv_heads = net->shape.kv_heads,
-        .head_size = net->shape.head_size,
-        .act = net->act,
-        .param = net->act,
-        .dy = dqkv,
-        .x = layer->buf[DS_BUFFER_RAW],
-        .q_weight = layer->w[DS_ROLE_QNORM_W],
-        .k_weight = layer->w[DS_ROLE_KNORM_W],
-        .rstd = stats,
-        .dx = dqkv,
-        .dq_weight = shares       ? part
-                     : dq != NULL ? dq
-                                  : unused,
-        .dk_weight = shares       ? part + net->shape.head_size
-                     : dk != NULL ? dk
-                                  : unused + net->shape.head_size,
-        .accumulate = accumulate && !shares,
-    };
-    int rc;
-
-    if (!ds_arch_norms_heads(net->shape.arch))
-        return 0;
-    rc = ds_head_norm_bwd(&args, net->stream, err);
-    return rc == 0 && shares ? head_norm_sums(layer, part, accumulate, err) : rc;
-}
-
-/* Queries, keys and values of the normalised rows, turned by their positions. */
+/* Queries, keys and values, turned by their positions. */
 static int qkv_fwd(const struct layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
@@ -354,14 +305,14 @@ static int qkv_fwd(const struct layer *layer, struct ds_error *err)
     bool shares = ds__shares_sequences(net);
     void *rows =
         shares ? net->block[0].buf[layer->pass][DS_BUFFER_ARRIVED] : layer->buf[DS_BUFFER_QKV];
-    bool normed = ds_arch_norms_heads(net->shape.arch);
+    bool normed = ds__norms_qk(net);
     void *raw = normed ? layer->buf[DS_BUFFER_RAW] : rows;
-    int rc = ds__linear_fwd(net, &qkv, layer->buf[DS_BUFFER_NORM1], NULL, raw, err);
+    int rc = ds__linear_fwd(net, &qkv, read_by(layer, QKV), NULL, raw, err);
 
     if (rc == 0)
-        rc = adapt_fwd(layer, QKV, layer->buf[DS_BUFFER_NORM1], raw, err);
+        rc = adapt_fwd(layer, QKV, read_by(layer, QKV), raw, err);
     if (rc == 0 && normed)
-        rc = head_norm_fwd(layer, rows, err);
+        rc = ds__qk_norm_fwd(net, layer->block, layer->pass, rows, err);
     if (rc == 0)
         rc = rotate(layer, rows, false, err);
     return rc != 0 || !shares
@@ -400,6 +351,7 @@ static int act_fwd(const struct layer *layer, struct ds_error *err)
     if (net->family->swiglu) {
         const struct ds_swiglu_fwd_args args = {.rows = net->tokens,
                                                 .ffn = ffn,
+                                                .gate = net->family->gate,
                                                 .act = net->act,
                                                 .x = x,
                                                 .y = y,
@@ -423,6 +375,7 @@ static int down_bwd(const struct layer *layer, const void *dy, void *wide, bool 
     struct ds_linear down = linear_of(layer, DOWN);
     const struct ds_swiglu_bwd_args swiglu = {.rows = net->tokens,
                                               .ffn = net->shape.ffn,
+                                              .gate = net->family->gate,
                                               .act = net->act,
                                               .x = x,
                                               .dy = wide,
@@ -452,22 +405,27 @@ static bool makes(const struct layer *layer, enum ds_buffer buffer)
            ds_plan_drops(layer->net->plan, layer->block, buffer);
 }
 
-/* y = residual + what dropout leaves of the product with x. */
+/* y = residual + what dropout leaves of the product with x, or of its norm. */
 static int add_product(const struct layer *layer, enum product product, const void *x,
                        const void *residual, void *y, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     struct ds_linear linear = linear_of(layer, product);
-    bool drops = ds__drops(net, layer->pass);
-    const void *added = drops || !ds__leads_team(net) ? NULL : residual;
+    struct ds_norm_use norm = behind_of(layer, product);
+    bool drops = ds__drops(net, layer->pass), behind = ds_family_norms_behind(net->family);
+    const void *added = drops || behind || !ds__leads_team(net) ? NULL : residual;
+    void *made = behind ? layer->buf[product == PROJ ? DS_BUFFER_PROJ : DS_BUFFER_DOWN] : y;
     int rc = product == DOWN && has_experts(layer)
-                 ? ds__experts_out(net, layer->block, layer->pass, added, y, err)
-                 : ds__linear_fwd(net, &linear, x, added, y, err);
+                 ? ds__experts_out(net, layer->block, layer->pass, added, made, err)
+                 : ds__linear_fwd(net, &linear, x, added, made, err);
 
     if (rc == 0)
-        rc = adapt_fwd(layer, product, x, y, err);
+        rc = adapt_fwd(layer, product, x, made, err);
     if (rc == 0)
-        rc = ds__team_sum(net, y, err);
+        rc = ds__team_sum(net, made, err);
+    norm.residual = drops ? NULL : residual;
+    if (rc == 0 && behind)
+        rc = ds__norm_fwd(net, &norm, y, err);
     return rc == 0 && drops ? ds__dropout(net, layer->block, drop_of(product), y, residual, y, err)
                             : rc;
 }
@@ -475,13 +433,16 @@ static int add_product(const struct layer *layer, enum product product, const vo
 /* From the gradient of the stream to that of a product that was added to it: *dy is the same, or
  * in `room`. */
 static int add_product_bwd(const struct layer *layer, enum product product, const void *stream,
-                           void *room, const void **dy, struct ds_error *err)
+                           void *room, const void **dy, bool accumulate, struct ds_error *err)
 {
-    bool drops = ds__drops(layer->net, layer->pass);
+    const struct ds_net *net = layer->net;
+    const struct ds_norm_use norm = behind_of(layer, product);
+    bool drops = ds__drops(net, layer->pass), behind = ds_family_norms_behind(net->family);
+    const void *left = drops ? room : stream;
+    int rc = drops ? ds__dropout(net, layer->block, drop_of(product), stream, NULL, room, err) : 0;
 
-    *dy = drops ? room : stream;
-    return drops ? ds__dropout(layer->net, layer->block, drop_of(product), stream, NULL, room, err)
-                 : 0;
+    *dy = drops || behind ? room : stream;
+    return rc == 0 && behind ? ds__norm_bwd(net, &norm, left, NULL, room, accumulate, err) : rc;
 }
 
 /* middle = x + proj(attention(rope(qkv(norm1(x))))) */
@@ -492,7 +453,7 @@ static int attend_fwd(const struct layer *layer, struct ds_error *err)
     void *const *buf = layer->buf;
     int rc = 0;
 
-    if (makes(layer, DS_BUFFER_NORM1))
+    if (ds_family_norms_before(net->family) && makes(layer, DS_BUFFER_NORM1))
         rc = ds__norm_fwd(net, &norm1, buf[DS_BUFFER_NORM1], err);
     if (rc == 0 && makes(layer, DS_BUFFER_QKV))
         rc = qkv_fwd(layer, err);
@@ -516,8 +477,8 @@ static int fc_fwd(const struct layer *layer, struct ds_error *err)
     fc.gelu_x = in_product ? buf[DS_BUFFER_FFN_IN] : NULL;
     if (has_experts(layer))
         return ds__experts_in(layer->net, layer->block, layer->pass, err);
-    rc = ds__linear_fwd(layer->net, &fc, buf[DS_BUFFER_NORM2], NULL, y, err);
-    return rc == 0 ? adapt_fwd(layer, FC, buf[DS_BUFFER_NORM2], y, err) : rc;
+    rc = ds__linear_fwd(layer->net, &fc, read_by(layer, FC), NULL, y, err);
+    return rc == 0 ? adapt_fwd(layer, FC, read_by(layer, FC), y, err) : rc;
 }
 
 /* out = middle + down(act(fc(norm2(middle)))) */
@@ -528,7 +489,7 @@ static int ffn_fwd(const struct layer *layer, struct ds_error *err)
     void *const *buf = layer->buf;
     int rc = 0;
 
-    if (makes(layer, DS_BUFFER_NORM2))
+    if (ds_family_norms_before(net->family) && makes(layer, DS_BUFFER_NORM2))
         rc = ds__norm_fwd(net, &norm2, buf[DS_BUFFER_NORM2], err);
     if (rc == 0 && makes(layer, DS_BUFFER_FFN_IN))
         rc = fc_fwd(layer, err);
@@ -549,79 +510,87 @@ int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool ac
     return rc != 0 ? rc : ffn_fwd(&layer, err);
 }
 
-/* From the gradient dy of what the block makes to that of what it reads, dx, which may be dy. */
-static int products_bwd(const struct layer *layer, const void *dy, void *dx, bool accumulate,
-                        struct ds_error *err)
+/* From the gradient dy of what QKV or FC makes to that of the stream in front of the norm before,
+ * which `stream` has of what is added behind. */
+static int read_bwd(const struct layer *layer, enum product product, const void *dy, void *stream,
+                    bool accumulate, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
-    struct ds_linear fc = linear_of(layer, FC), down = linear_of(layer, DOWN);
-    void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE], *dfc = NULL;
-    void *const *buf = layer->buf;
-    int rc = ds__linear_bwd_w(net, &down, buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
+    struct ds_linear linear = linear_of(layer, product);
+    struct ds_norm_use norm = norm_of(layer, product == QKV ? DS_ROLE_NORM1_W : DS_ROLE_NORM2_W);
+    void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
+    const bool before = ds_family_norms_before(net->family);
+    const void *x = read_by(layer, product);
+    void *dx = before ? narrow : stream;
+    int rc = ds__linear_bwd_w(net, &linear, x, dy, accumulate, err);
+
+    linear.dx_more = before ? NULL : stream;
+    if (rc == 0)
+        rc = ds__linear_bwd_x(net, &linear, dy, dx, err);
+    if (rc == 0)
+        rc = adapt_bwd(layer, product, x, dy, dx, accumulate, err);
+    if (rc == 0 && before)
+        rc = ds__team_sum(net, narrow, err);
+    return rc == 0 && before ? ds__norm_bwd(net, &norm, narrow, stream, stream, accumulate, err)
+                             : rc;
+}
+
+/* The same of experts, which have a norm before. */
+static int experts_bwd(const struct layer *layer, const void *dy, void *stream, bool accumulate,
+                       struct ds_error *err)
+{
+    struct ds_net *net = layer->net;
+    struct ds_norm_use norm = norm_of(layer, DS_ROLE_NORM2_W);
+    void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
+    int rc = ds__experts_bwd(net, layer->block, accumulate, dy, narrow, err);
 
     if (rc == 0)
-        rc = down_bwd(layer, dy, wide, accumulate, &dfc, err);
-    if (rc == 0)
-        rc = ds__linear_bwd_w(net, &fc, buf[DS_BUFFER_NORM2], dfc, accumulate, err);
-    if (rc == 0)
-        rc = ds__linear_bwd_x(net, &fc, dfc, dx, err);
-    return rc == 0 ? adapt_bwd(layer, FC, buf[DS_BUFFER_NORM2], dfc, dx, accumulate, err) : rc;
+        rc = ds__team_sum(net, narrow, err);
+    return rc == 0 ? ds__norm_bwd(net, &norm, narrow, stream, stream, accumulate, err) : rc;
 }
 
 /* stream: gradient of the layer's output in, of `middle` out. */
 static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
-    struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
+    struct ds_linear down = linear_of(layer, DOWN);
+    void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE], *dfc = NULL;
     void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
     const void *dy;
-    int rc = add_product_bwd(layer, DOWN, stream, narrow, &dy, err);
+    int rc = add_product_bwd(layer, DOWN, stream, narrow, &dy, accumulate, err);
 
+    if (rc == 0 && has_experts(layer))
+        return experts_bwd(layer, dy, stream, accumulate, err);
     if (rc == 0)
-        rc = has_experts(layer) ? ds__experts_bwd(net, layer->block, accumulate, dy, narrow, err)
-                                : products_bwd(layer, dy, narrow, accumulate, err);
+        rc = ds__linear_bwd_w(net, &down, layer->buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
     if (rc == 0)
-        rc = ds__team_sum(net, narrow, err);
-    if (rc == 0)
-        rc = ds__norm_bwd(net, &norm2, narrow, stream, stream, accumulate, err);
-    return rc;
+        rc = down_bwd(layer, dy, wide, accumulate, &dfc, err);
+    return rc == 0 ? read_bwd(layer, FC, dfc, stream, accumulate, err) : rc;
 }
 
 int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
 {
     struct layer layer = layer_of(net, block, DS_PASS_RECOMPUTE, accumulate);
-    struct ds_linear qkv = linear_of(&layer, QKV), proj = linear_of(&layer, PROJ);
-    struct ds_norm_use norm1 = norm_of(&layer, DS_ROLE_NORM1_W);
+    struct ds_linear proj = linear_of(&layer, PROJ);
     void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
     void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
     void *stream = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DSTREAM];
-    void *const *buf = layer.buf;
     const void *dy;
     int rc = ffn_bwd(&layer, stream, accumulate, err);
 
     if (rc == 0)
-        rc = add_product_bwd(&layer, PROJ, stream, wide, &dy, err);
+        rc = add_product_bwd(&layer, PROJ, stream, wide, &dy, accumulate, err);
     if (rc == 0)
-        rc = ds__linear_bwd_w(net, &proj, buf[DS_BUFFER_ATTENTION], dy, accumulate, err);
+        rc = ds__linear_bwd_w(net, &proj, layer.buf[DS_BUFFER_ATTENTION], dy, accumulate, err);
     if (rc == 0)
         rc = ds__linear_bwd_x(net, &proj, dy, narrow, err);
     if (rc == 0)
-        rc = adapt_bwd(&layer, PROJ, buf[DS_BUFFER_ATTENTION], dy, narrow, accumulate, err);
+        rc = adapt_bwd(&layer, PROJ, layer.buf[DS_BUFFER_ATTENTION], dy, narrow, accumulate, err);
     if (rc == 0)
         rc = attention_bwd(&layer, narrow, wide, err);
     if (rc == 0)
         rc = rotate(&layer, wide, true, err);
-    if (rc == 0)
-        rc = head_norm_bwd(&layer, wide, accumulate, err);
-    if (rc == 0)
-        rc = ds__linear_bwd_w(net, &qkv, buf[DS_BUFFER_NORM1], wide, accumulate, err);
-    if (rc == 0)
-        rc = ds__linear_bwd_x(net, &qkv, wide, narrow, err);
-    if (rc == 0)
-        rc = adapt_bwd(&layer, QKV, buf[DS_BUFFER_NORM1], wide, narrow, accumulate, err);
-    if (rc == 0)
-        rc = ds__team_sum(net, narrow, err);
-    if (rc == 0)
-        rc = ds__norm_bwd(net, &norm1, narrow, stream, stream, accumulate, err);
-    return rc;
+    if (rc == 0 && ds__norms_qk(net))
+        rc = ds__qk_norm_bwd(net, block, wide, accumulate, err);
+    return rc == 0 ? read_bwd(&layer, QKV, wide, stream, accumulate, err) : rc;
 }

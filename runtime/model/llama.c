@@ -7,6 +7,8 @@
  *   qwen2      biases of queries, keys and values
  *   qwen3      norms of the heads of queries and keys, whose size is a number of its own
  *   phi3       none, but for what its folders have as one tensor (runtime/ckpt/hf_packed.h)
+ *   olmo2      norms behind the halves of a layer, not before; of all queries of a row, of all keys
+ *   gemma3     norms before and behind and of heads, GELU for SiLU, embeddings that are multiplied
  *   mixtral    a router and experts in the place of the feed-forward block
  *   qwen3_moe  both of these
  *
@@ -15,7 +17,9 @@
  * turns, then the second ones: so that either are one array of matrices (kernels/experts.h).
  *
  * Source  Hugging Face LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM,
- *         Qwen3MoeForCausalLM, Phi3ForCausalLM; Jiang et al., "Mixtral of Experts" (2024).
+ *         Qwen3MoeForCausalLM, Phi3ForCausalLM, Olmo2ForCausalLM,
+ *         Gemma3ForCausalLM; Jiang et al.,
+ *         "Mixtral of Experts" (2024).
  * Tests   tests/plan/test_model.c
  */
 #include "runtime/model/family.h"
@@ -36,6 +40,14 @@
 #define HEAD_NORMS \
     {"self_attn.q_norm.weight",         DS_ROLE_QNORM_W, {DS_EXTENT_HEAD}, DS_INIT_ONE, 0}, \
     {"self_attn.k_norm.weight",         DS_ROLE_KNORM_W, {DS_EXTENT_HEAD}, DS_INIT_ONE, 0}
+#define ROW_NORMS \
+    {"self_attn.q_norm.weight",         DS_ROLE_QNORM_W, {DS_EXTENT_Q}, DS_INIT_ONE, 0}, \
+    {"self_attn.k_norm.weight",         DS_ROLE_KNORM_W, {DS_EXTENT_KV}, DS_INIT_ONE, 0}
+#define POST_NORMS \
+    {"post_attention_layernorm.weight",   DS_ROLE_POST1_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0}, \
+    {"post_feedforward_layernorm.weight", DS_ROLE_POST2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0}
+#define PRE_FFN_NORM \
+    {"pre_feedforward_layernorm.weight",  DS_ROLE_NORM2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0}
 #define FFN_NORM \
     {"post_attention_layernorm.weight", DS_ROLE_NORM2_W, {DS_EXTENT_HIDDEN}, DS_INIT_ONE, 0}
 /* run 0: of the layer; else of each expert, gate and up by turns. */
@@ -57,6 +69,9 @@ static const struct ds_param_rule head[] = {
 static const struct ds_param_rule llama[] = {ATTENTION_NORM, QKV, PROJ, FFN_NORM, ONE_FFN};
 static const struct ds_param_rule qwen2[] = {ATTENTION_NORM, QKV, QKV_BIASES, PROJ, FFN_NORM, ONE_FFN};
 static const struct ds_param_rule qwen3[] = {ATTENTION_NORM, QKV, PROJ, HEAD_NORMS, FFN_NORM, ONE_FFN};
+static const struct ds_param_rule olmo2[] = {QKV, PROJ, ROW_NORMS, ONE_FFN, POST_NORMS};
+static const struct ds_param_rule gemma3[] = {
+    ATTENTION_NORM, QKV, PROJ, HEAD_NORMS, PRE_FFN_NORM, ONE_FFN, POST_NORMS};
 static const struct ds_param_rule mixtral[] = {
     ATTENTION_NORM, QKV, PROJ, FFN_NORM, ROUTER("block_sparse_moe.gate.weight"),
     FFN("w1.weight", "w3.weight", "w2.weight", true)};
@@ -77,6 +92,9 @@ const struct ds_family ds__family_llama = {RELATIVE(llama)};
 const struct ds_family ds__family_phi3 = {RELATIVE_BY(phi3, llama)};
 const struct ds_family ds__family_qwen2 = {RELATIVE(qwen2), .qkv_bias = true};
 const struct ds_family ds__family_qwen3 = {RELATIVE(qwen3)};
+const struct ds_family ds__family_olmo2 = {RELATIVE(olmo2), .norms = DS_NORMS_BEHIND};
+const struct ds_family ds__family_gemma3 = {RELATIVE(gemma3), .norms = DS_NORMS_AROUND,
+                                            .gate = DS_GATE_GELU, .grown = true};
 const struct ds_family ds__family_mixtral = {RELATIVE(mixtral),
                                              .expert_prefix = "block_sparse_moe.experts."};
 const struct ds_family ds__family_qwen3_moe = {RELATIVE(qwen3_moe),

@@ -18,7 +18,8 @@ const struct ds_family *ds_family_of(enum ds_arch arch)
         [DS_ARCH_GPT2] = &ds__family_gpt2,       [DS_ARCH_LLAMA] = &ds__family_llama,
         [DS_ARCH_MIXTRAL] = &ds__family_mixtral, [DS_ARCH_QWEN2] = &ds__family_qwen2,
         [DS_ARCH_QWEN3] = &ds__family_qwen3,     [DS_ARCH_QWEN3_MOE] = &ds__family_qwen3_moe,
-        [DS_ARCH_PHI3] = &ds__family_phi3,
+        [DS_ARCH_PHI3] = &ds__family_phi3,       [DS_ARCH_OLMO2] = &ds__family_olmo2,
+        [DS_ARCH_GEMMA3] = &ds__family_gemma3,
     };
 
     return families[arch];
@@ -27,6 +28,23 @@ const struct ds_family *ds_family_of(enum ds_arch arch)
 uint64_t ds_model_qkv_width(const struct ds_model_shape *shape)
 {
     return (shape->heads + 2 * shape->kv_heads) * shape->head_size;
+}
+
+bool ds_model_local(const struct ds_model_shape *shape, uint64_t block)
+{
+    return shape->full_every > 0 && block % shape->full_every != 0;
+}
+
+uint64_t ds_model_window(const struct ds_model_shape *shape, uint64_t block)
+{
+    return shape->full_every == 0 || ds_model_local(shape, block) ? shape->window : 0;
+}
+
+uint64_t ds_model_normed_width(const struct ds_model_shape *shape)
+{
+    const uint64_t queries = shape->heads * shape->head_size;
+
+    return ds_arch_norms_rows(shape->arch) && queries > shape->hidden ? queries : shape->hidden;
 }
 
 uint64_t ds_model_ffn_in_width(const struct ds_model_shape *shape)
@@ -294,8 +312,13 @@ uint64_t ds_model_active_elems(const struct ds_model_shape *shape)
 double ds_model_seen(const struct ds_model_shape *shape, uint64_t sequence)
 {
     double all = (double)sequence, window = (double)shape->window;
+    double part = shape->full_every > 0
+                      ? (double)(shape->layers / shape->full_every) / (double)shape->layers
+                      : 0.0; /* of the layers, that see all */
 
-    return shape->window == 0 || window >= all ? all / 2.0 : window - window * window / all / 2.0;
+    return shape->window == 0 || window >= all
+               ? all / 2.0
+               : part * all / 2.0 + (1.0 - part) * (window - window * window / all / 2.0);
 }
 
 double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence)
@@ -445,6 +468,26 @@ static int check_rope(const struct ds_model_shape *shape, struct ds_error *err)
     return 0;
 }
 
+/* What gemma3 alone has. */
+static int check_mixed(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    const bool mixed = ds_arch_traits(shape->arch)->mixed;
+
+    if (mixed != (shape->full_every > 0) || shape->full_every > DS_MAX_LAYERS + 1)
+        return ds_fail(err, EINVAL, "'model.full_every' is %llu, must be %s for arch '%s'",
+                       (unsigned long long)shape->full_every, mixed ? "at least 1" : "0",
+                       ds_arch_name(shape->arch));
+    if (mixed ? !(shape->local_theta > 0.0) || !isfinite(shape->local_theta)
+              : shape->local_theta != 0.0)
+        return ds_fail(err, EINVAL, "'model.rope_local_theta' must be %s for arch '%s'",
+                       mixed ? "above 0" : "0", ds_arch_name(shape->arch));
+    if (!(shape->query_scalar >= 0.0) || !isfinite(shape->query_scalar) ||
+        (!mixed && shape->query_scalar > 0.0))
+        return ds_fail(err, EINVAL,
+                       "'model.query_scalar' must be at least 0, and 0 but for gemma3");
+    return 0;
+}
+
 int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
@@ -452,6 +495,8 @@ int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
 
     if (rc == 0)
         rc = check_experts(shape, err);
+    if (rc == 0)
+        rc = check_mixed(shape, err);
     if (rc == 0)
         rc = ds__adapters_check(shape, err);
     if (rc != 0)

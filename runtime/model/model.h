@@ -20,8 +20,16 @@
  * Phi-3 is Llama whose folders have queries, keys and values as one tensor, gate and up as another;
  * here they are apart, and have Llama's names.
  *
+ * OLMo-2 is Llama with norms behind the halves of a layer instead of before, and with norms of all
+ * queries of a row and of all keys.
+ *
+ * Gemma 3 has norms before and behind, of heads, too, GELU in the place of SiLU, embeddings that
+ * are multiplied by the root of the width, and of some layers one that sees all, the others a
+ * window.
+ *
  * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM,
- *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Phi3ForCausalLM.
+ *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Phi3ForCausalLM,
+ *         Olmo2ForCausalLM, Gemma3ForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H
@@ -43,14 +51,16 @@ enum ds_role {
     DS_ROLE_QKV_W, DS_ROLE_QKV_B,               /* gpt2: one packed matrix */
     DS_ROLE_Q_W, DS_ROLE_K_W, DS_ROLE_V_W,      /* llama: adjacent, used as one [q+k+v, C] matrix */
     DS_ROLE_Q_B, DS_ROLE_K_B, DS_ROLE_V_B,      /* qwen2: the same */
-    DS_ROLE_QNORM_W, DS_ROLE_KNORM_W,           /* qwen3: of each head */
+    DS_ROLE_QNORM_W, DS_ROLE_KNORM_W,           /* qwen3: of each head; olmo2: of all */
     DS_ROLE_PROJ_W, DS_ROLE_PROJ_B,
+    DS_ROLE_POST1_W,                            /* the norm of what attention adds to the stream */
     DS_ROLE_NORM2_W, DS_ROLE_NORM2_B,
     DS_ROLE_ROUTER_W,                           /* of families with experts */
     DS_ROLE_FC_W, DS_ROLE_FC_B,                 /* gpt2 */
     DS_ROLE_GATE_W, DS_ROLE_UP_W,               /* llama: adjacent, used as one [2F, C] matrix;
                                                    of all experts, one behind another */
     DS_ROLE_DOWN_W, DS_ROLE_DOWN_B,
+    DS_ROLE_POST2_W,                            /* and the feed-forward block */
     DS_ROLE_NORMF_W, DS_ROLE_NORMF_B,
     DS_ROLE_HEAD_W,
     DS_ROLE_LORA_A_QKV, DS_ROLE_LORA_A_K, DS_ROLE_LORA_A_V, /* adapters, by enum ds_adapted; A of */
@@ -105,6 +115,14 @@ unsigned ds_model_targets(const struct ds_model_shape *shape, const char *name);
 bool ds_model_target_name(const struct ds_model_shape *shape, enum ds_adapted target,
                           char out[DS_MAX_TENSOR_NAME + 1]);
 
+/* Is layer `block` (1 .. layers) one of those that have the window, and local_theta, where not all
+ * layers are alike?  What the window of a layer is. */
+bool ds_model_local(const struct ds_model_shape *shape, uint64_t block);
+uint64_t ds_model_window(const struct ds_model_shape *shape, uint64_t block);
+
+/* Elements of the widest row that a norm is of. */
+uint64_t ds_model_normed_width(const struct ds_model_shape *shape);
+
 /* The matrix products of a layer, of rows of width `in` to rows of width `out`. */
 enum ds_layer_product {
     DS_PRODUCT_QKV,
@@ -158,7 +176,7 @@ uint64_t ds_model_active_elems(const struct ds_model_shape *shape);
  * attention counted once, the embedding counted when tied), N what a token uses; with a window W
  * W (2 - W / T) in the place of T. */
 double ds_model_flops_per_token(const struct ds_model_shape *shape, uint64_t sequence);
-/* Tokens that one sees, in mean over a sequence: half of it, or what a window leaves of that. */
+/* Tokens that one sees, in mean over a sequence and layers: half of it, or what a window leaves. */
 double ds_model_seen(const struct ds_model_shape *shape, uint64_t sequence);
 /* What of them is products inside layers. */
 double ds_model_product_flops_per_token(const struct ds_model_shape *shape);

@@ -273,6 +273,8 @@ int ds__linear_bwd_x(const struct ds_net *net, const struct ds_linear *linear, c
         .b = linear->weight,
         .lda = linear->out,
         .ldb = weight_out ? linear->in : linear->out,
+        .c = linear->dx_more,
+        .ldc = linear->in,
         .d = dx,
         .ldd = linear->in,
         .epilogue = linear->gelu_x != NULL ? DS_EPILOGUE_GELU_BWD : DS_EPILOGUE_NONE,
@@ -342,6 +344,7 @@ int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *
         .x = use->x,
         .weight = block->weight[use->weight],
         .bias = centred ? block->weight[use->weight + 1] : NULL,
+        .residual = use->residual,
         .y = y,
         .mean = centred ? stats + use->rows : NULL,
         .rstd = stats,
@@ -357,7 +360,6 @@ int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const 
     bool centred = net->family->norm == DS_NORM_LAYER;
     const float *stats = block->buf[use->pass][use->stat];
     float *const *grad = block->grad;
-    float *unused = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_UNUSED];
     const struct ds_norm_bwd_args args = {
         .rows = use->rows,
         .channels = net->shape.hidden,
@@ -371,10 +373,8 @@ int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const 
         .rstd = stats,
         .dres = dres,
         .dx = dx,
-        .dweight = grad[use->weight] != NULL ? grad[use->weight] : unused,
-        .dbias = !centred                        ? NULL
-                 : grad[use->weight + 1] != NULL ? grad[use->weight + 1]
-                                                 : unused + net->shape.hidden,
+        .dweight = ds__norm_grad(net, grad[use->weight], 0),
+        .dbias = centred ? ds__norm_grad(net, grad[use->weight + 1], net->shape.hidden) : NULL,
         .accumulate = accumulate,
     };
 

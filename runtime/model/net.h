@@ -8,15 +8,17 @@
  *
  *   embedding   out = wte[ids] (+ wpe)
  *   layer       middle = x + proj(attention(rope(qkv(norm1(x))))), of some families with norms of
- *               each head of queries and keys before rope
+ *               each head of queries and keys before rope, or of all queries and of all keys
  *               out = middle + down(act(fc(norm2(middle))))
+ *               of some families proj(...) and down(...) have a norm, norm1 and norm2 beside
+ *               these or not
  *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
  *
  * With experts the second half is, of each row x of norm2(middle) and the few experts e that the
  * router gives it to, out = middle + sum over e of down_e(weight_e * act(fc_e(x))) (experts.c).
  *
- * With dropout, elements of the embedding's out, of proj(...) and of down(...) are dropped before
- * the sums, and weights of the attention after the softmax, in training only.
+ * With dropout, elements of the embedding's out, of proj(...) and of down(...), behind their norms,
+ * are dropped before the sums, and weights of the attention after the softmax, in training only.
  *
  * Where ranks share sequences, tokens, rows and seq are a rank's part of them, but for the
  * attention, which has some of the heads over all tokens (heads.c).
@@ -172,10 +174,11 @@ struct ds_linear {
     float *dweight, *dbias;
     size_t rows, in, out;
     void *gelu_x;
-    void *codes;       /* DS_BUFFER_CODES: the products are of FP8; or NULL */
-    uint32_t *largest; /* with them, of the operands [DS_FP8_OPERANDS] */
-    unsigned known;    /* 1 << enum ds_fp8_operand: it is there */
-    bool alike;        /* all of a team have its bias: so must the bits of dbias be */
+    const void *dx_more; /* (optional) is added to dx, which it may be; no gelu_x then */
+    void *codes;         /* DS_BUFFER_CODES: the products are of FP8; or NULL */
+    uint32_t *largest;   /* with them, of the operands [DS_FP8_OPERANDS] */
+    unsigned known;      /* 1 << enum ds_fp8_operand: it is there */
+    bool alike;          /* all of a team have its bias: so must the bits of dbias be */
 };
 int ds__linear_fwd(const struct ds_net *net, const struct ds_linear *linear, const void *x,
                    const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
@@ -221,6 +224,15 @@ int ds__adapters_fwd(const struct ds_net *net, const struct ds_adapters *adapter
 int ds__adapters_bwd(const struct ds_net *net, const struct ds_adapters *adapters, const void *x,
                      const void *dy, void *dx, bool accumulate, struct ds_error *err) DS_NODISCARD;
 
+/* Where a norm's gradient goes: of one that is frozen the second's is `unused` elements behind the
+ * first's, for nobody. */
+static inline float *ds__norm_grad(const struct ds_net *net, float *grad, size_t unused)
+{
+    float *nobodys = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_UNUSED];
+
+    return grad != NULL ? grad : nobodys + unused;
+}
+
 struct ds_norm_use { /* one of the norms, on the rows of a micro-batch */
     uint32_t block;
     enum ds_pass pass;
@@ -228,12 +240,25 @@ struct ds_norm_use { /* one of the norms, on the rows of a micro-batch */
     enum ds_buffer stat;
     size_t rows;
     const void *x;
+    const void *residual; /* (optional) forward: is added to y */
 };
 int ds__norm_fwd(const struct ds_net *net, const struct ds_norm_use *use, void *y,
                  struct ds_error *err) DS_NODISCARD;
-/* dx = dres + gradient of dy through the norm */
+/* dx = dres + gradient of dy through the norm; dx may be either */
 int ds__norm_bwd(const struct ds_net *net, const struct ds_norm_use *use, const void *dy,
                  const void *dres, void *dx, bool accumulate, struct ds_error *err) DS_NODISCARD;
+
+/* Norms of queries and keys: qk_norm.c. */
+static inline bool ds__norms_qk(const struct ds_net *net)
+{
+    return ds_arch_norms_heads(net->shape.arch) || ds_arch_norms_rows(net->shape.arch);
+}
+/* y: RAW, with queries and keys normalised. */
+int ds__qk_norm_fwd(const struct ds_net *net, uint32_t block, enum ds_pass pass, void *y,
+                    struct ds_error *err) DS_NODISCARD;
+/* dqkv: the gradient of y, into that of RAW. */
+int ds__qk_norm_bwd(const struct ds_net *net, uint32_t block, void *dqkv, bool accumulate,
+                    struct ds_error *err) DS_NODISCARD;
 
 /* Where elements are dropped, each with random numbers of its own. */
 enum ds_drop { DS_DROP_EMBED, DS_DROP_PROJ, DS_DROP_DOWN, DS_DROP_ATTENTION, DS_DROP_COUNT };

@@ -44,6 +44,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .rows = plan->micro_batch * plan->sequence,
         .seq = plan->whole_sequence,
         .hidden = shape->hidden,
+        .normed = ds_model_normed_width(shape),
         .heads = shape->heads,
         .kv_heads = ds_plan_kv_heads(plan) * plan->sequence_ranks,
         .head_size = shape->head_size,
@@ -53,7 +54,8 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .pairs = ds_plan_met_rows(plan) * shape->experts_each,
         .fp8_elems =
             plan->fp8 ? ds_model_fp8_operands(shape, plan->micro_batch * plan->sequence) : 0,
-        .library = !plan->drops_weights && !ds_plan_sees_less(plan), /* our own kernels can */
+        .library = !plan->drops_weights && /* our own kernels can */
+                   (!ds_plan_sees_less(plan) || shape->full_every > 0),
     };
 
     return plan->apart ? ds_scratch_device_bytes(&query) : ds_scratch_bytes(&query);

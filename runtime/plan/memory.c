@@ -26,7 +26,7 @@
 #include "runtime/optim.h"
 #include "runtime/plan/internal.h"
 
-enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 16 };
+enum { LOGIT_CHUNK_BYTES = 64 << 20, LOGIT_ROW_UNIT = 16, LOGIT_LD_UNIT = 16, LAYER_BUFFERS = 20 };
 
 /* Every chunk reads and writes the whole gradient of the classifier.  An H100 multiplies some 1000
  * rows in the time that this takes, so there are several times as many; of short logits, too, in
@@ -100,27 +100,36 @@ static void add_layer(struct maker *maker, enum ds_pass pass, enum part part, ui
     uint64_t attended = row * plan->shape.heads * plan->shape.head_size;
     uint64_t stat = maker->tokens * 2 * sizeof(float);
     uint64_t heads = plan->shape.heads + plan->shape.kv_heads;
-    bool normed = ds_arch_norms_heads(plan->shape.arch);
+    const struct ds_family *family = ds_family_of(plan->shape.arch);
+    bool before = ds_family_norms_before(family), behind = ds_family_norms_behind(family);
+    bool normed = ds_arch_norms_heads(plan->shape.arch),
+         rows = ds_arch_norms_rows(plan->shape.arch);
     const struct {
         enum ds_buffer buffer;
         uint64_t bytes;
     } table[] = {
-        {DS_BUFFER_NORM1, hidden},
-        {DS_BUFFER_STAT1, stat},
-        {DS_BUFFER_RAW, normed ? row * ds_model_qkv_width(&plan->shape) : 0},
-        {DS_BUFFER_STATH,
-         normed ? (maker->tokens * heads + 2 * plan->shape.head_size) * sizeof(float) : 0},
+        {DS_BUFFER_NORM1, before ? hidden : 0},
+        {DS_BUFFER_STAT1, before ? stat : 0},
+        {DS_BUFFER_RAW, normed || rows ? row * ds_model_qkv_width(&plan->shape) : 0},
+        {DS_BUFFER_STATH, normed
+                              ? (maker->tokens * heads + 2 * plan->shape.head_size) * sizeof(float)
+                          : rows ? stat
+                                 : 0},
         {DS_BUFFER_QKV, row * maker->qkv},
         {DS_BUFFER_ATTENTION, attended},
         {DS_BUFFER_ATTENDED, plan->sequence_ranks > 1 ? attended : 0},
         {DS_BUFFER_LSE, maker->tokens * plan->shape.heads * sizeof(float)},
+        {DS_BUFFER_PROJ, behind ? hidden : 0},
+        {DS_BUFFER_STATP, behind ? stat : 0},
         {DS_BUFFER_MIDDLE, hidden},
         {DS_BUFFER_ADAPTED, row * ds_model_adapted_width(&plan->shape)},
-        {DS_BUFFER_NORM2, hidden},
-        {DS_BUFFER_STAT2, stat},
+        {DS_BUFFER_NORM2, before ? hidden : 0},
+        {DS_BUFFER_STAT2, before ? stat : 0},
         {DS_BUFFER_ROUTES, ds_plan_routes(plan).bytes},
         {DS_BUFFER_FFN_IN, maker->ffn_rows * maker->act * maker->ffn_in},
         {DS_BUFFER_FFN_ACT, maker->ffn_rows * maker->act * maker->ffn},
+        {DS_BUFFER_DOWN, behind ? hidden : 0},
+        {DS_BUFFER_STATD, behind ? stat : 0},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -224,8 +233,8 @@ static void add_outs(struct maker *maker, const struct ds_program *program, enum
     }
 }
 
-/* The gradient of the stream, which comes from the head or from another part; what dropout leaves
- * of it can be wider than what a team's rank has of a layer. */
+/* The gradient of the stream, which comes from the head or from another part; what dropout or a
+ * norm leaves of it can be wider than what a team's rank has of a layer. */
 static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t last)
 {
     uint64_t row = maker->tokens * maker->act;
@@ -238,7 +247,8 @@ static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t la
         wide = ffn;
     if (row * maker->plan->shape.experts > wide) /* gradients of a router's logits */
         wide = row * maker->plan->shape.experts;
-    if (maker->plan->drops && row * maker->hidden > wide)
+    if ((maker->plan->drops || ds_family_norms_behind(ds_family_of(maker->plan->shape.arch))) &&
+        row * maker->hidden > wide)
         wide = row * maker->hidden;
     if (ds_plan_embeds(maker->plan))
         add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn, last);
@@ -280,7 +290,9 @@ static void add_step(struct maker *maker)
     add_adapting(maker, DS_PASS_TRAIN, layers_first, layers_last);
     if (plan->frozen_elems > 0) /* gradients of frozen vectors, which nobody reads */
         add_common(maker, DS_BUFFER_UNUSED, DS_PASS_TRAIN,
-                   2 * (maker->hidden + plan->shape.head_size) * sizeof(float), maker->turn, last);
+                   2 * (ds_model_normed_width(&plan->shape) + plan->shape.head_size) *
+                       sizeof(float),
+                   maker->turn, last);
     if (plan->fp8)
         add_codes(maker, DS_PASS_TRAIN, layers_first, layers_last, last);
 }

@@ -33,10 +33,12 @@
     X(OUT,       "out")       X(NORM1,     "norm1")     X(STAT1,   "stat1") \
     X(RAW,       "raw")       X(STATH,     "stath") \
     X(QKV,       "qkv")       X(ATTENTION, "attention") X(LSE,     "lse") \
+    X(PROJ,      "proj")      X(STATP,     "statp") \
     X(MIDDLE,    "middle")    X(NORM2,     "norm2")     X(STAT2,   "stat2") \
     X(LOW,       "low") \
     X(ROUTES,    "routes")    X(SORTED,    "sorted")    X(MET,     "met") \
     X(FFN_IN,    "ffn_in")    X(FFN_ACT,   "ffn_act") \
+    X(DOWN,      "down")      X(STATD,     "statd") \
     X(NORMF,     "normf")     X(STATF,     "statf") \
     X(LOGITS,    "logits")    X(SAID,      "said") \
     X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \

@@ -8,7 +8,8 @@
  *              feed-forward block, 6 of the 16 widths that a GPT-2 layer keeps; no matrix product
  *              and no attention is repeated
  *   full       the whole layer from its input, but for the last product, whose output is kept, and
- *              for what a router has said and what adapters have made of rows, which is little
+ *              what a norm of it reads; and for what a router has said and what adapters have made
+ *              of rows, which is little
  *
  * It is the first activation.layers layers that do so: theirs live longest.  What is computed
  * again has the same bits, so a run does not depend on any of this; but that on a GPU a layer that
@@ -33,7 +34,7 @@ bool ds_plan_recomputes(const struct ds_plan *plan, uint32_t block)
 bool ds_plan_drops(const struct ds_plan *plan, uint32_t block, enum ds_buffer buffer)
 {
     if (!ds_plan_recomputes(plan, block) || buffer == DS_BUFFER_ROUTES ||
-        buffer == DS_BUFFER_ADAPTED)
+        buffer == DS_BUFFER_DOWN || buffer == DS_BUFFER_STATD || buffer == DS_BUFFER_ADAPTED)
         return false;
     return plan->recompute == DS_RECOMPUTE_FULL || buffer == DS_BUFFER_NORM1 ||
            buffer == DS_BUFFER_NORM2 || buffer == DS_BUFFER_FFN_ACT;

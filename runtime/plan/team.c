@@ -61,6 +61,12 @@ static int check(const struct ds_plan *plan, const struct ds_plan_args *args, st
     if ((ranks - 1) * ids_each(model->vocab, ranks) >= model->vocab)
         return ds_fail(err, EINVAL, "'parallel.tensor' %llu is too many for 'model.vocab' %llu",
                        ranks, (unsigned long long)model->vocab);
+    if (ds_arch_norms_rows(model->arch))
+        return ds_fail(
+            err, EINVAL,
+            "'parallel.tensor' %llu and 'model.arch' %s do not go together: a norm is of "
+            "all queries of a row, of which each rank has a part",
+            ranks, ds_arch_name(model->arch));
     if (args->apart && job->offload.optim != DS_OFFLOAD_NONE)
         return ds_fail(err, EINVAL,
                        "'parallel.tensor' %llu and 'offload.optim' are not supported together on "

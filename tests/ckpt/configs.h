@@ -34,6 +34,12 @@
 #define PHI3 \
     "{\"model_type\":\"phi3\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"num_key_value_heads\":1"
+#define OLMO2 \
+    "{\"model_type\":\"olmo2\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
+    "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2"
+#define GEMMA3 \
+    "{\"model_type\":\"gemma3_text\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
+    "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2"
 #define QWEN3_MOE \
     "{\"model_type\":\"qwen3_moe\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
     "\"intermediate_size\":99,\"moe_intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4," \

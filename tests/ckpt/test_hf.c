@@ -257,6 +257,10 @@ Test(hf, export_and_import_return_the_same_bits)
     round_trip(QWEN3 ",\"head_dim\":6}", DS_F32, UINT64_MAX, 1);
     round_trip(PHI3 ",\"partial_rotary_factor\":0.5,\"sliding_window\":6}", DS_F32, UINT64_MAX, 1);
     round_trip(PHI3 ",\"tie_word_embeddings\":true}", DS_BF16, UINT64_MAX, 1);
+    round_trip(OLMO2 ",\"rms_norm_eps\":1e-6}", DS_F32, UINT64_MAX, 1);
+    round_trip(GEMMA3 ",\"head_dim\":6,\"sliding_window\":5,\"query_pre_attn_scalar\":7}", DS_F32,
+               UINT64_MAX, 1);
+    round_trip(GEMMA3 ",\"head_dim\":4,\"tie_word_embeddings\":false}", DS_BF16, UINT64_MAX, 1);
     round_trip(PHI3 "}", DS_F32, 1, 15); /* packed tensors are one */
     round_trip(QWEN3_MOE "true,\"head_dim\":4,\"router_aux_loss_coef\":0.25}", DS_BF16, UINT64_MAX,
                1);

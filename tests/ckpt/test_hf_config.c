@@ -24,7 +24,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {"[]", -EBADMSG, "not an object"},
     {"{}", -EBADMSG, "'model_type'"},
     {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe' and 'phi3' are supported"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2' and 'gemma3_text' are supported"},
     {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
@@ -95,6 +95,23 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {PHI3 ",\"partial_rotary_factor\":0.1}", -ENOTSUP, "'partial_rotary_factor' is set"},
     {PHI3 ",\"partial_rotary_factor\":2}", -ENOTSUP, "'partial_rotary_factor' is set"},
     {PHI3 ",\"partial_rotary_factor\":\"half\"}", -ENOTSUP, "'partial_rotary_factor' is 'half'"},
+    {OLMO2 "}", 0, ""},
+    {OLMO2 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
+    {OLMO2 ",\"partial_rotary_factor\":0.5}", -ENOTSUP, "'partial_rotary_factor' is set"},
+    {GEMMA3 "}", 0, ""},
+    {GEMMA3 ",\"sliding_window_pattern\":1,\"sliding_window\":3}", 0, ""},
+    {GEMMA3 ",\"sliding_window_pattern\":0}", -EINVAL, "'model.full_every' is 0, must be at least 1"},
+    {GEMMA3 ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", -ENOTSUP, "'layer_types' is no pattern"},
+    {GEMMA3 ",\"layer_types\":[\"sliding_attention\"]}", -EBADMSG, "a member for each layer"},
+    {GEMMA3 ",\"final_logit_softcapping\":30.0}", -ENOTSUP, "'final_logit_softcapping' is set"},
+    {GEMMA3 ",\"attn_logit_softcapping\":50.0}", -ENOTSUP, "'attn_logit_softcapping' is set"},
+    {GEMMA3 ",\"final_logit_softcapping\":null,\"use_bidirectional_attention\":true}", -ENOTSUP, "'use_bidirectional_attention'"},
+    {GEMMA3 ",\"hidden_activation\":\"silu\"}", -ENOTSUP, "'hidden_activation' is 'silu'"},
+    {GEMMA3 ",\"rope_local_base_freq\":0}", -EINVAL, "'model.rope_local_theta'"},
+    {GEMMA3 ",\"query_pre_attn_scalar\":-1}", -EINVAL, "'model.query_scalar'"},
+    {GEMMA3 ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"yarn\"},\"sliding_attention\":{}}}", -EBADMSG, "'factor'"},
+    {GEMMA3 ",\"rope_parameters\":{\"full_attention\":{},\"sliding_attention\":{\"factor\":2}}}", -ENOTSUP, "'sliding_attention'"},
+    {LLAMA ",\"rope_parameters\":{\"full_attention\":{},\"sliding_attention\":{}}}", -ENOTSUP, "'rope_parameters' is set"},
     {PHI3 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
     {LLAMA ",\"partial_rotary_factor\":0.5}", -ENOTSUP, "'partial_rotary_factor' is set"},
     {QWEN3_MOE "true}", 0, ""},
@@ -240,6 +257,52 @@ Test(hf_config, windows_of_the_attention)
         cr_assert_eq(read_config(tempdir_path(""), ds_buf_text(&out), &again, &err), 0, "%s",
                      err.text);
         cr_assert_eq(again.window, shape.window);
+        ds_buf_release(&out);
+    }
+}
+
+/* Of Gemma's layers one of so many sees all, with positions of its own. */
+Test(hf_config, layers_of_two_sorts)
+{
+    static const struct {
+        const char *text;
+        uint64_t window, every;
+        double theta, local, factor, scalar;
+    } table[] = {
+        {GEMMA3 "}", 0, 6, 1e6, 1e4, 1.0, 0.0},
+        {GEMMA3 ",\"head_dim\":2}", 0, 6, 1e6, 1e4, 1.0, 256.0},
+        {GEMMA3 ",\"sliding_window\":3,\"sliding_window_pattern\":2,\"rope_theta\":5e5,"
+                "\"rope_local_base_freq\":5e3,\"query_pre_attn_scalar\":168,"
+                "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0}}",
+         3, 2, 5e5, 5e3, 8.0, 168.0},
+        {GEMMA3
+         ",\"sliding_window\":3,\"layer_types\":[\"sliding_attention\",\"full_attention\"],"
+         "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":4,"
+         "\"rope_theta\":7e5},\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":"
+         "9e3}}}",
+         3, 2, 7e5, 9e3, 4.0, 0.0},
+        {GEMMA3 ",\"sliding_window\":3,\"layer_types\":[\"sliding_attention\","
+                "\"sliding_attention\"]}",
+         3, 3, 1e6, 1e4, 1.0, 0.0},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_model_shape shape, again;
+        struct ds_error err = {0};
+        struct ds_buf out;
+
+        ds_buf_init(&out, 1 << 16);
+        cr_assert_eq(read_config(tempdir_path(""), table[i].text, &shape, &err), 0, "%s", err.text);
+        cr_assert(shape.window == table[i].window && shape.full_every == table[i].every, "case %zu",
+                  i);
+        cr_assert(shape.rope_theta == table[i].theta && shape.local_theta == table[i].local &&
+                      shape.rope_scale.factor == table[i].factor,
+                  "case %zu", i);
+        cr_assert(shape.query_scalar == table[i].scalar && shape.tie_embeddings, "case %zu", i);
+        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
+        cr_assert_eq(ds__hf_parse_config(ds_buf_text(&out), out.len, &again, &err), 0, "%s",
+                     err.text);
+        cr_assert(memcmp(&shape, &again, sizeof(shape)) == 0, "case %zu: %s", i, ds_buf_text(&out));
         ds_buf_release(&out);
     }
 }

@@ -27,7 +27,7 @@ def job_text(case, steps, micro, compute):
     """The job of the folder `case`; sections that are not in JOB may be appended."""
     job, config = load(case, "job"), load(case, "config")
     o, s = job["optimizer"], job["schedule"]
-    arch = {"mistral": "llama"}.get(config["model_type"], config["model_type"])
+    arch = {"mistral": "llama", "gemma3_text": "gemma3"}.get(config["model_type"], config["model_type"])
     documents = f", documents: apart, separator: {job['separator']}" if "separator" in job else ""
     return JOB.format(arch=arch, documents=documents, case=case, steps=steps, batch=job["micro_batches"] * job["batch"],
                       micro=micro, seq=job["seq"], lr=o["lr"], betas=o["betas"], eps=o["eps"],

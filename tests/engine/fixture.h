@@ -126,6 +126,8 @@ static inline void test_init_weights(const struct test_run *run, const struct ds
                           ? NULL
                           : test_tensor(&file, "", param->param.name, cut.whole.elems);
 
+        if (copy != NULL)
+            test_add_one(plan->shape.arch, param->param.name, copy, cut.whole.elems);
         test_init_tensor(copy, param->tensor, &cut, held, params);
         free(copy);
     }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/fsio.h"
+#include "runtime/ckpt/hf.h"
 #include "runtime/ckpt/safetensors.h"
 #include "tests/plan/fixture.h"
 
@@ -93,6 +94,13 @@ static inline float *test_tensor(const struct test_tensors *file, const char *pr
                first * sizeof(*copy),
            elems * sizeof(*copy));
     return copy;
+}
+
+/* Weights of norms as the model has them, where a folder has 1 less. */
+static inline void test_add_one(enum ds_arch arch, const char *name, float *weight, uint64_t elems)
+{
+    for (uint64_t i = 0; i < elems && ds__hf_one_more(arch, name); i++)
+        weight[i] += 1.0f;
 }
 
 static inline double test_l2(const float *got, const float *want, uint64_t n)
@@ -189,7 +197,11 @@ struct test_case {
     uint64_t sequence;
     bool documents; /* that end with id 5 are kept apart */
 };
-enum { TEST_CASES = 9, TEST_EXPERTS = 4 /* the one that has some */ };
+enum {
+    TEST_CASES = 11,
+    TEST_EXPERTS = 4 /* the one that has some */,
+    TEST_NORMS = 9 /* the first of two */
+};
 
 static inline struct test_case test_reference(unsigned i)
 {
@@ -205,6 +217,8 @@ static inline struct test_case test_reference(unsigned i)
          false},
         {"tests/reference/mistral-tiny", test_llama(2, 24, 4, 2, 32, 13, 16), 9, true},
         {"tests/reference/phi3-tiny", test_phi3(2, 32, 2, 1, 40, 43, 16, 12), 9, false},
+        {"tests/reference/olmo2-tiny", test_olmo2(2, 24, 4, 2, 32, 37, 16), 9, false},
+        {"tests/reference/gemma3-tiny", test_gemma3(3, 24, 4, 10, 32, 41, 16, 4, 2), 9, false},
     };
 
     cases[3].shape.tie_embeddings = cases[5].shape.tie_embeddings = cases[8].shape.tie_embeddings =

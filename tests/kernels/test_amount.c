@@ -68,6 +68,7 @@ static void passes(void)
 {
     EXPECT(BIAS_BWD, bias_bwd, 0, 30, "3x5 BF16", .rows = 3, .n = 5, .act = DS_BF16);
     EXPECT(NORM_FWD, norm_fwd, 0, 120, "3x5 F32", .rows = 3, .channels = 5);
+    EXPECT(NORM_FWD, norm_fwd, 0, 180, "3x5 F32", .rows = 3, .channels = 5, .residual = there);
     EXPECT(NORM_BWD, norm_bwd, 0, 180, "3x5 F32", .rows = 3, .channels = 5);
     EXPECT(NORM_BWD, norm_bwd, 0, 240, "3x5 F32", .rows = 3, .channels = 5, .dres = there);
     /* 4 heads of 6 in each of 3 rows; backward the values are copied unless they stay. */

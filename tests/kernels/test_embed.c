@@ -11,6 +11,7 @@ struct embed {
         ids_of; /* of a part of a table: its first, and of how many tokens there are ids */
     enum ds_dtype act, param;
     bool learned, accumulate;
+    float scale; /* 0: 1 */
     size_t skew; /* elements before the first of dout: it is not aligned to a word then */
     int32_t *ids;
     struct nums wte, wpe, dout, old_wte, old_wpe;
@@ -19,6 +20,8 @@ struct embed {
 
 static void reference(struct embed *c)
 {
+    const double scale = c->scale != 0.0f ? (double)c->scale : 1.0;
+
     for (size_t i = 0; c->accumulate && i < c->vocab * c->n; i++)
         c->dwte[i] = c->old_wte.d[i];
     for (size_t i = 0; c->accumulate && i < c->positions * c->n; i++)
@@ -29,10 +32,10 @@ static void reference(struct embed *c)
         bool there = id >= c->first_id && row < c->vocab;
 
         for (size_t i = 0; i < c->n; i++) {
-            c->out[token * c->n + i] = (there ? c->wte.d[row * c->n + i] : 0.0) +
+            c->out[token * c->n + i] = (there ? scale * c->wte.d[row * c->n + i] : 0.0) +
                                        (c->learned ? c->wpe.d[position * c->n + i] : 0.0);
             if (there)
-                c->dwte[row * c->n + i] += c->dout.d[c->skew + token * c->n + i];
+                c->dwte[row * c->n + i] += scale * c->dout.d[c->skew + token * c->n + i];
             c->dwpe[position * c->n + i] += c->dout.d[c->skew + token * c->n + i];
         }
     }
@@ -50,6 +53,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .partial = c->ids_of != 0,
                                      .act = c->act,
                                      .param = c->param,
+                                     .scale = c->scale,
                                      .ids = c->ids,
                                      .ids_ld = c->ids_ld,
                                      .wte = c->wte.data,
@@ -71,6 +75,7 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                      .positions = c->positions,
                                      .first = c->first,
                                      .act = c->act,
+                                     .scale = c->scale,
                                      .ids = c->ids,
                                      .ids_ld = c->ids_ld,
                                      .dout = c->dout.data + c->skew * ds_dtype_bytes(c->act),
@@ -159,6 +164,7 @@ static void check_types(size_t batch, size_t seq, size_t n, enum ds_dtype act, e
                       .vocab = 70,
                       .act = act,
                       .param = param,
+                      .scale = n % 2 == 0 ? 33.941125f : 0.0f,
                       .learned = mode & 1,
                       .accumulate = (mode & 2) != 0};
 
@@ -230,6 +236,7 @@ Test(embed, ids_that_come_often)
                               .param = act_types[type],
                               .learned = (i + type) % 2 == 0,
                               .accumulate = i % 2 == 0,
+                              .scale = i % 3 == 0 ? 7.25f : 0.0f,
                               .skew = cases[i].skew};
 
             check_case(&c, cases[i].id_of);

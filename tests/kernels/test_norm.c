@@ -3,15 +3,17 @@
  *
  * test_norm.c - LayerNorm and RMSNorm, forward and backward, against double.
  */
+#include <errno.h>
+
 #include "tests/kernels/harness.h"
 
 struct norm {
-    size_t rows, n;
+    size_t rows, n, ld;
     enum ds_norm_kind kind;
     enum ds_dtype act, param;
-    bool accumulate, residual, in_place;
+    bool accumulate, residual, in_place, over; /* over: dx comes in the place of dy */
     size_t skew; /* elements before the first of x and dy: they are not aligned to a word then */
-    struct nums x, weight, bias, dy, dres, mean, rstd, before_w, before_b;
+    struct nums x, weight, bias, dy, dres, mean, rstd, before_w, before_b, before;
     double *y, *want_mean, *want_rstd, *dx, *dweight, *dbias;
 };
 
@@ -19,7 +21,7 @@ static const float eps = 1e-5f;
 
 static void reference_row(struct norm *c, size_t row)
 {
-    const double *x = c->x.d + c->skew + row * c->n, *dy = c->dy.d + c->skew + row * c->n;
+    const double *x = c->x.d + c->skew + row * c->ld, *dy = c->dy.d + c->skew + row * c->ld;
     const double *w = c->weight.d;
     bool layer = c->kind == DS_NORM_LAYER;
     double n = (double)c->n, mean = 0.0, var = 0.0, dot = 0.0, sum = 0.0, rstd;
@@ -34,15 +36,17 @@ static void reference_row(struct norm *c, size_t row)
     for (size_t i = 0; i < c->n; i++) {
         double h = (x[i] - mean) * rstd;
 
-        c->y[row * c->n + i] = h * w[i] + (layer ? c->bias.d[i] : 0.0);
+        c->y[row * c->ld + i] = h * w[i] + (layer         ? c->bias.d[i]
+                                            : c->residual ? c->dres.d[row * c->ld + i]
+                                                          : 0.0);
         c->dweight[i] += dy[i] * h;
         c->dbias[i] += dy[i];
         dot += dy[i] * w[i] * h / n;
         sum += layer ? dy[i] * w[i] / n : 0.0;
     }
     for (size_t i = 0; i < c->n; i++)
-        c->dx[row * c->n + i] = rstd * (dy[i] * w[i] - sum - (x[i] - mean) * rstd * dot) +
-                                (c->residual ? c->dres.d[row * c->n + i] : 0.0);
+        c->dx[row * c->ld + i] = rstd * (dy[i] * w[i] - sum - (x[i] - mean) * rstd * dot) +
+                                 (c->residual ? c->dres.d[row * c->ld + i] : 0.0);
 }
 
 static const void *skewed(const struct norm *c, const struct nums *x)
@@ -56,6 +60,7 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
     bool layer = c->kind == DS_NORM_LAYER;
     struct ds_norm_fwd_args args = {.rows = c->rows,
                                     .channels = c->n,
+                                    .ld = c->ld == c->n ? 0 : c->ld,
                                     .kind = c->kind,
                                     .eps = eps,
                                     .act = c->act,
@@ -65,8 +70,11 @@ static int run_fwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
                                     .y = out[0],
                                     .rstd = out[1],
                                     .bias = layer ? c->bias.data : NULL,
+                                    .residual = !layer && c->residual ? c->dres.data : NULL,
                                     .mean = layer ? out[2] : NULL};
 
+    if (c->in_place && !layer)
+        args.residual = out[0];
     return ds_norm_fwd(&args, stream, err);
 }
 
@@ -76,6 +84,7 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
     bool layer = c->kind == DS_NORM_LAYER;
     struct ds_norm_bwd_args args = {.rows = c->rows,
                                     .channels = c->n,
+                                    .ld = c->ld == c->n ? 0 : c->ld,
                                     .kind = c->kind,
                                     .act = c->act,
                                     .param = c->param,
@@ -92,14 +101,17 @@ static int run_bwd(void *ctx, void **out, struct ds_stream *stream, struct ds_er
 
     if (c->in_place)
         args.dres = out[0];
+    if (c->over)
+        args.dy = out[0];
     return ds_norm_bwd(&args, stream, err);
 }
 
 static void try_both(struct norm *c, const char *what)
 {
     bool layer = c->kind == DS_NORM_LAYER;
+    struct nums *first = c->in_place && !layer ? &c->dres : &c->before;
     struct trial t = {.what = what,
-                      .out = {{c->act, c->rows * c->n, c->y, NULL},
+                      .out = {{c->act, c->rows * c->ld, c->y, first},
                               {DS_F32, c->rows, c->want_rstd, NULL},
                               {DS_F32, c->rows, c->want_mean, NULL}},
                       .outs = layer ? 3 : 2,
@@ -117,48 +129,66 @@ static void try_both(struct norm *c, const char *what)
         c->dweight[i] += c->before_w.d[i];
         c->dbias[i] += c->before_b.d[i];
     }
-    t.out[0] = (struct out){c->act, c->rows * c->n, c->dx, c->in_place ? &c->dres : NULL};
+    first = c->in_place ? &c->dres : c->over ? &c->dy : &c->before;
+    t.out[0] = (struct out){c->act, c->rows * c->ld, c->dx, first};
     t.out[1] = (struct out){DS_F32, c->n, c->dweight, c->accumulate ? &c->before_w : NULL};
     t.out[2] = (struct out){DS_F32, c->n, c->dbias, c->accumulate ? &c->before_b : NULL};
     t.run = run_bwd;
     try_all(&t);
 }
 
-static void check_skewed(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act,
-                         enum ds_dtype param, unsigned mode, size_t skew)
+/* What is between rows that lie apart stays as it was. */
+static void keep_gaps(const struct norm *c)
+{
+    const struct nums *y = c->in_place && c->kind == DS_NORM_RMS ? &c->dres : &c->before;
+    const struct nums *dx = c->in_place ? &c->dres : c->over ? &c->dy : &c->before;
+
+    for (size_t i = 0; i < c->rows * c->ld; i++)
+        if (i % c->ld >= c->n) {
+            c->y[i] = y->d[i];
+            c->dx[i] = dx->d[i];
+        }
+}
+
+static void check_apart(size_t rows, size_t n, size_t more, enum ds_norm_kind kind,
+                        enum ds_dtype act, enum ds_dtype param, unsigned mode, size_t skew)
 {
     struct norm c = {.rows = rows,
                      .n = n,
+                     .ld = n + more,
                      .kind = kind,
                      .act = act,
                      .param = param,
                      .accumulate = mode & 1,
                      .residual = (mode & 2) != 0,
                      .in_place = mode == 3,
+                     .over = mode == 4,
                      .skew = skew};
-    struct nums *all[] = {&c.x,    &c.weight, &c.bias,     &c.dy,      &c.dres,
-                          &c.mean, &c.rstd,   &c.before_w, &c.before_b};
+    struct nums *all[] = {&c.x,    &c.weight, &c.bias,     &c.dy,       &c.dres,
+                          &c.mean, &c.rstd,   &c.before_w, &c.before_b, &c.before};
     char what[128];
 
-    snprintf(what, sizeof(what), "%zu rows of %zu, kind %d, %s by %s, mode %u", rows, n, (int)kind,
-             ds_dtype_name(act), ds_dtype_name(param), mode);
-    c.x = nums_random(act, skew + rows * n, 2.0, 0.7);
+    snprintf(what, sizeof(what), "%zu rows of %zu of %zu, kind %d, %s by %s, mode %u", rows, n,
+             c.ld, (int)kind, ds_dtype_name(act), ds_dtype_name(param), mode);
+    c.x = nums_random(act, skew + rows * c.ld, 2.0, 0.7);
     c.weight = nums_random(param, n, 0.3, 1.0);
     c.bias = nums_random(param, n, 0.5, 0.0);
-    c.dy = nums_random(act, skew + rows * n, 1.0, 0.0);
-    c.dres = nums_random(act, rows * n, 1.0, 0.0);
+    c.dy = nums_random(act, skew + rows * c.ld, 1.0, 0.0);
+    c.dres = nums_random(act, rows * c.ld, 1.0, 0.0);
+    c.before = nums_random(act, rows * c.ld, 1.0, 0.0);
     c.before_w = nums_random(DS_F32, n, 1.0, 0.0);
     c.before_b = nums_random(DS_F32, n, 1.0, 0.0);
     c.mean = nums_blank(DS_F32, rows);
     c.rstd = nums_blank(DS_F32, rows);
-    c.y = calloc(rows * n, sizeof(double));
-    c.dx = calloc(rows * n, sizeof(double));
+    c.y = calloc(rows * c.ld, sizeof(double));
+    c.dx = calloc(rows * c.ld, sizeof(double));
     c.want_mean = calloc(rows, sizeof(double));
     c.want_rstd = calloc(rows, sizeof(double));
     c.dweight = calloc(n, sizeof(double));
     c.dbias = calloc(n, sizeof(double));
     for (size_t row = 0; row < rows; row++)
         reference_row(&c, row);
+    keep_gaps(&c);
     try_both(&c, what);
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         nums_free(all[i]);
@@ -168,6 +198,12 @@ static void check_skewed(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_
     free(c.want_rstd);
     free(c.dweight);
     free(c.dbias);
+}
+
+static void check_skewed(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act,
+                         enum ds_dtype param, unsigned mode, size_t skew)
+{
+    check_apart(rows, n, 0, kind, act, param, mode, skew);
 }
 
 static void check_types(size_t rows, size_t n, enum ds_norm_kind kind, enum ds_dtype act,
@@ -230,7 +266,64 @@ Test(norm, rows_that_are_no_whole_words)
     }
 }
 
+/* Of some columns of packed rows, with and without whole words, and with a gradient in the place of
+ * the other. */
+Test(norm, rows_that_lie_apart)
+{
+    for (unsigned mode = 0; mode < 5; mode++)
+        for (size_t type = 0; type < 3; type++) {
+            const enum ds_dtype act = act_types[type];
+
+            check_apart(33, 48, 80, DS_NORM_RMS, act, act, mode, 0);
+            check_apart(70, 1032, 8, DS_NORM_RMS, act, act, mode, 0);
+            check_apart(9, 64, 3, DS_NORM_RMS, act, act, mode, 0);
+            check_apart(9, 113, 7, DS_NORM_LAYER, act, act, mode, 0);
+            check_apart(9, 64, 64, DS_NORM_LAYER, act, act, mode, 0);
+            check_apart(5, 97, 0, DS_NORM_RMS, act, act, mode, 0);
+            check_apart(40, 384, 0, DS_NORM_RMS, act, act, mode, 0);
+        }
+    check_apart(9, 64, 64, DS_NORM_RMS, DS_F32, DS_F32, 1, 16);
+}
+
 #ifndef DS_TESTS_EMULATED
+Test(norm, rows_that_cannot_be)
+{
+    float x[32] = {0}, mean[2], rstd[2];
+    const struct ds_norm_fwd_args good = {.rows = 2,
+                                          .channels = 4,
+                                          .ld = 8,
+                                          .kind = DS_NORM_LAYER,
+                                          .x = x,
+                                          .weight = x,
+                                          .bias = x,
+                                          .y = x + 16,
+                                          .mean = mean,
+                                          .rstd = rstd};
+    struct ds_device *device = open_cpu(NULL, 1, 1 << 16);
+    struct ds_norm_fwd_args bad = good;
+    struct ds_norm_bwd_args back = {.rows = 2,
+                                    .channels = 4,
+                                    .ld = 3,
+                                    .kind = DS_NORM_RMS,
+                                    .dy = x,
+                                    .x = x,
+                                    .weight = x,
+                                    .rstd = rstd,
+                                    .dx = x,
+                                    .dweight = x + 16};
+
+    cr_assert_eq(ds_norm_fwd(&good, ds_device_stream(device), NULL), 0);
+    bad.ld = 3;
+    cr_assert_eq(ds_norm_fwd(&bad, ds_device_stream(device), NULL), -EINVAL);
+    bad.ld = SIZE_MAX / 2;
+    cr_assert_eq(ds_norm_fwd(&bad, ds_device_stream(device), NULL), -EINVAL);
+    bad = good;
+    bad.residual = x; /* where there is a bias */
+    cr_assert_eq(ds_norm_fwd(&bad, ds_device_stream(device), NULL), -EINVAL);
+    cr_assert_eq(ds_norm_bwd(&back, ds_device_stream(device), NULL), -EINVAL);
+    ds_device_close(device);
+}
+
 Test(norm, weights_of_another_type_than_the_rows)
 {
     static const size_t widths[] = {7, 64, 113};

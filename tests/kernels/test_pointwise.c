@@ -8,6 +8,7 @@
 struct pointwise {
     size_t rows, n;
     enum ds_dtype act;
+    enum ds_gate gate;
     struct nums x, dy;
     struct ds_reorder_args reorder;
     bool in_place;
@@ -128,6 +129,7 @@ static int run_swiglu(void *ctx, void **out, struct ds_stream *stream, struct ds
     struct pointwise *c = ctx;
     struct ds_swiglu_fwd_args args = {.rows = c->rows,
                                       .ffn = c->n,
+                                      .gate = c->gate,
                                       .act = c->act,
                                       .x = c->x.data,
                                       .y = out[0],
@@ -143,6 +145,7 @@ static int run_swiglu_bwd(void *ctx, void **out, struct ds_stream *stream, struc
     struct pointwise *c = ctx;
     struct ds_swiglu_bwd_args args = {.rows = c->rows,
                                       .ffn = c->n,
+                                      .gate = c->gate,
                                       .act = c->act,
                                       .x = c->in_place ? out[0] : c->x.data,
                                       .dy = c->dy.data,
@@ -154,9 +157,23 @@ static int run_swiglu_bwd(void *ctx, void **out, struct ds_stream *stream, struc
     return rc;
 }
 
-static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
+/* silu(x) or gelu(x), and the slope there. */
+static double let_through(enum ds_gate gate, double x, double *slope)
 {
-    struct pointwise c = {.rows = rows, .n = ffn, .act = act};
+    const double root = sqrt(2.0 / acos(-1.0)), u = root * (x + 0.044715 * x * x * x);
+    const double s = sigmoid(x), t = tanh(u);
+
+    if (gate == DS_GATE_SILU) {
+        *slope = s + x * s * (1.0 - s);
+        return x * s;
+    }
+    *slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * x * x);
+    return 0.5 * x * (1.0 + t);
+}
+
+static void check_gated(size_t rows, size_t ffn, enum ds_dtype act, enum ds_gate gate)
+{
+    struct pointwise c = {.rows = rows, .n = ffn, .act = act, .gate = gate};
     double *y = calloc(rows * ffn, sizeof(double)), *dx = calloc(2 * rows * ffn, sizeof(double));
     uint32_t *largest = malloc(sizeof(*largest)); /* where any device reaches it */
     struct trial t = {.what = "swiglu_fwd",
@@ -169,11 +186,11 @@ static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
     c.dy = nums_random(act, rows * ffn, 1.0, 0.0);
     for (size_t i = 0; i < rows * ffn; i++) {
         size_t g = i / ffn * 2 * ffn + i % ffn, u = g + ffn;
-        double s = sigmoid(c.x.d[g]), silu = c.x.d[g] * s;
+        double slope, value = let_through(gate, c.x.d[g], &slope);
 
-        y[i] = silu * c.x.d[u];
-        dx[g] = c.dy.d[i] * c.x.d[u] * (s + silu * (1.0 - s));
-        dx[u] = c.dy.d[i] * silu;
+        y[i] = value * c.x.d[u];
+        dx[g] = c.dy.d[i] * c.x.d[u] * slope;
+        dx[u] = c.dy.d[i] * value;
     }
     try_all(&t);
     c.largest = largest;
@@ -199,11 +216,16 @@ static void check_swiglu(size_t rows, size_t ffn, enum ds_dtype act)
 
 Test(pointwise, swiglu)
 {
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) - 1; i++) {
-        check_swiglu(1 + i * 3, sizes[i], DS_F32);
-        check_swiglu(1 + i * 3, sizes[i], DS_BF16);
-        check_swiglu(1 + i * 3, sizes[i], DS_F16);
-    }
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) - 1; i++)
+        for (size_t type = 0; type < 3; type++)
+            check_gated(1 + i * 3, sizes[i], act_types[type], DS_GATE_SILU);
+}
+
+Test(pointwise, gates_of_gelu)
+{
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) - 1; i++)
+        for (size_t type = 0; type < 3; type++)
+            check_gated(1 + i * 3, sizes[i], act_types[type], DS_GATE_GELU);
 }
 
 static int run_cast(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)

@@ -95,6 +95,39 @@ static inline struct ds_model_shape test_phi3(uint64_t layers, uint64_t hidden, 
     return shape;
 }
 
+/* Norms behind the halves of a layer, and of all queries and all keys of a row. */
+static inline struct ds_model_shape test_olmo2(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                               uint64_t kv_heads, uint64_t ffn, uint64_t vocab,
+                                               uint64_t context)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, kv_heads, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_OLMO2;
+    shape.norm_eps = 1e-6;
+    shape.rope_theta = 500000.0;
+    return shape;
+}
+
+/* One layer of `every` sees all, the others a window. */
+static inline struct ds_model_shape test_gemma3(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                                uint64_t head_size, uint64_t ffn, uint64_t vocab,
+                                                uint64_t context, uint64_t window, uint64_t every)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, heads / 2, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_GEMMA3;
+    shape.head_size = head_size;
+    shape.tie_embeddings = true;
+    shape.norm_eps = 1e-6;
+    shape.rope_theta = 5000.0;
+    shape.rope_scale = (struct ds_rope_scale){.kind = DS_ROPE_LINEAR, .factor = 2.0};
+    shape.window = window;
+    shape.full_every = every;
+    shape.local_theta = 100.0;
+    shape.query_scalar = 12.0;
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

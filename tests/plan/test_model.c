@@ -115,6 +115,44 @@ Test(model, phi3_is_a_llama_of_which_positions_may_turn_a_part)
     cr_assert(strstr(err.text, "must be 0 for arch 'llama'") != NULL, "%s", err.text);
 }
 
+Test(model, olmo2_has_norms_behind_and_of_rows)
+{
+    struct ds_model_shape shape = test_olmo2(32, 4096, 32, 32, 11008, 100352, 4096);
+    struct ds_error err = {.text = ""};
+
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_model_elems(&shape), 7298617344u); /* OLMo-2 7B */
+    expect(&shape, 1, "model.layers.0.self_attn.q_proj.weight", 1, 4096, 4096, DS_INIT_NORMAL);
+    expect(&shape, 5, "model.layers.0.self_attn.q_norm.weight", 1, 4096, 0, DS_INIT_ONE);
+    expect(&shape, 10, "model.layers.0.post_attention_layernorm.weight", 1, 4096, 0, DS_INIT_ONE);
+    expect(&shape, 11, "model.layers.0.post_feedforward_layernorm.weight", 1, 4096, 0, DS_INIT_ONE);
+    shape.kv_heads = 8;
+    expect(&shape, 6, "model.layers.0.self_attn.k_norm.weight", 1, 1024, 0, DS_INIT_ONE);
+}
+
+Test(model, gemma3_has_layers_of_two_sorts)
+{
+    struct ds_model_shape shape = test_gemma3(26, 1152, 4, 256, 6912, 262144, 32768, 512, 6);
+    struct ds_error err = {.text = ""};
+
+    shape.kv_heads = 1;
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_model_elems(&shape), 999885952u); /* Gemma 3 1B */
+    expect(&shape, 8, "model.layers.0.pre_feedforward_layernorm.weight", 1, 1152, 0, DS_INIT_ONE);
+    cr_assert(ds_model_local(&shape, 1) && ds_model_local(&shape, 5) && !ds_model_local(&shape, 6));
+    cr_assert(ds_model_window(&shape, 25) == 512 && ds_model_window(&shape, 24) == 0);
+    cr_assert_float_eq(ds_model_seen(&shape, 1024), (4 * 512.0 + 22 * 384.0) / 26, 1e-9);
+    shape.full_every = 0;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.full_every' is 0") != NULL, "%s", err.text);
+    shape.full_every = 6;
+    shape.local_theta = 0.0;
+    cr_assert_eq(ds_model_check(&shape, NULL), -EINVAL);
+    shape.local_theta = 1e4;
+    shape.arch = DS_ARCH_QWEN3;
+    cr_assert_eq(ds_model_check(&shape, NULL), -EINVAL);
+}
+
 Test(model, stretched_positions_that_cannot_be_are_refused)
 {
     static const struct {

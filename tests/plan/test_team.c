@@ -460,3 +460,21 @@ Test(team, says_what_cannot_be)
         cr_expect(strstr(err.text, table[i].text) == err.text, "%s", err.text);
     }
 }
+
+/* Of a row that a team divides nobody has the mean of squares. */
+Test(team, divides_no_row_that_has_a_norm)
+{
+    const struct mesh mesh = {false, false, 2, 1, 1, 1, 0, 97, false, 1, 0, 0};
+    struct ds_job job = job_of(&mesh);
+    const struct ds_plan_args args = {.job = &job, .world = 2, .threads = 1};
+    struct ds_error err = {0};
+    struct ds_plan plan;
+
+    cr_assert_eq(ds_plan_build(&plan, &args, &err), 0, "%s", err.text);
+    ds_plan_release(&plan);
+    job.model.shape.arch = DS_ARCH_OLMO2;
+    cr_assert_eq(ds_plan_build(&plan, &args, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'parallel.tensor' 2 and 'model.arch' olmo2 do not go together") ==
+                  err.text,
+              "%s", err.text);
+}

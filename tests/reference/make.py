@@ -57,6 +57,23 @@ CONFIGS["phi3-tiny"] = {  # of 16 elements of a head 12 are turned
     "num_key_value_heads": 1, "max_position_embeddings": 16, "tie_word_embeddings": True, "sliding_window": 6,
     "partial_rotary_factor": 0.75, "pad_token_id": None,
 }
+CONFIGS["olmo2-tiny"] = {
+    "model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 500000.0,
+    "vocab_size": 37, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": False, "attention_bias": False, "pad_token_id": None,
+}
+CONFIGS["gemma3-tiny"] = {  # the second layer sees all
+    "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6,
+    "rope_theta": 5000.0, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    "vocab_size": 41, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 10, "query_pre_attn_scalar": 12, "max_position_embeddings": 16, "tie_word_embeddings": True, "attention_bias": False,
+    "sliding_window": 4, "sliding_window_pattern": 2, "pad_token_id": None,
+}
+NORMS = {  # before the halves of a layer, and behind them
+    "olmo2": ((None, None), ("post_attention_layernorm", "post_feedforward_layernorm")),
+    "gemma3_text": (("input_layernorm", "pre_feedforward_layernorm"), ("post_attention_layernorm", "post_feedforward_layernorm")),
+}
+OF_HEADS, OF_ROWS = ("qwen3_moe", "gemma3_text"), ("olmo2",)  # norms of queries and keys
 SEPARATORS = {"mistral-tiny": 5}
 CONFIG = {}  # the one at hand
 
@@ -98,6 +115,20 @@ def as_apart(w):
     return apart
 
 
+def is_mixed():
+    """Are there layers that see all, and others with a window and positions of their own?"""
+    return CONFIG["model_type"] == "gemma3_text"
+
+
+def is_local(layer):
+    return is_mixed() and (layer + 1) % CONFIG["sliding_window_pattern"] != 0
+
+
+def norms():
+    """Names of the norms before and behind attention and feed-forward block."""
+    return NORMS.get(CONFIG["model_type"], (("input_layernorm", "post_attention_layernorm"), (None, None)))
+
+
 def head_size():
     return CONFIG.get("head_dim") or CONFIG["hidden_size"] // CONFIG["num_attention_heads"]
 JOB = {
@@ -114,18 +145,19 @@ def weights(generator):
         return (around + torch.randn(*shape, generator=generator) * std).float().double()
 
     c = CONFIG
+    one = 1.0 - one_more()  # that norms lie around
     hidden, ffn = c["hidden_size"], c["intermediate_size"]
     wide, narrow = (head_size() * c[f"num_{heads}_heads"] for heads in ("attention", "key_value"))
     experts, _, names = experts_of()
     w = {"model.embed_tokens.weight": some(c["vocab_size"], hidden)}
     for i in range(c["num_hidden_layers"]):
         at = f"model.layers.{i}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            w[f"{at}{norm}.weight"] = some(hidden, around=1.0)
+        for norm in filter(None, norms()[0] + norms()[1]):
+            w[f"{at}{norm}.weight"] = some(hidden, around=one)
         for name, rows, columns in (("q", wide, hidden), ("k", narrow, hidden), ("v", narrow, hidden), ("o", hidden, wide)):
             w[f"{at}self_attn.{name}_proj.weight"] = some(rows, columns)
-            if c["model_type"] == "qwen3_moe" and name in "qk":
-                w[f"{at}self_attn.{name}_norm.weight"] = some(head_size(), around=1.0)
+            if c["model_type"] in OF_HEADS + OF_ROWS and name in "qk":
+                w[f"{at}self_attn.{name}_norm.weight"] = some(head_size() if c["model_type"] in OF_HEADS else rows, around=one)
             if c["model_type"] == "qwen2" and name != "o":
                 w[f"{at}self_attn.{name}_proj.bias"] = some(rows)
         if not experts:
@@ -136,14 +168,19 @@ def weights(generator):
         for e in range(experts):
             for name, shape in zip((names[1], names[3], names[2]), ((ffn, hidden), (hidden, ffn), (ffn, hidden))):
                 w[f"{at}{name.format(e)}.weight"] = some(*shape, std=0.2)
-    w["model.norm.weight"] = some(hidden, around=1.0)
+    w["model.norm.weight"] = some(hidden, around=one)
     if not c["tie_word_embeddings"]:
         w["lm_head.weight"] = some(c["vocab_size"], hidden)
     return as_packed(w)
 
 
+def one_more():
+    """What is added to weights of norms."""
+    return float(is_mixed())
+
+
 def normed(x, weight):
-    return x / torch.sqrt((x * x).mean(-1, keepdim=True) + CONFIG["rms_norm_eps"]) * weight
+    return x / torch.sqrt((x * x).mean(-1, keepdim=True) + CONFIG["rms_norm_eps"]) * (weight + one_more())
 
 
 def stretched(frequency):
@@ -151,6 +188,8 @@ def stretched(frequency):
     scaling = CONFIG.get("rope_scaling")
     if not scaling:
         return frequency
+    if scaling["rope_type"] == "linear":
+        return frequency / scaling["factor"]
     wave, first = 2 * math.pi / frequency, scaling["original_max_position_embeddings"]
     if wave > first / scaling["low_freq_factor"]:
         return frequency / scaling["factor"]
@@ -160,20 +199,21 @@ def stretched(frequency):
     return (1 - part) * frequency / scaling["factor"] + part * frequency
 
 
-def turned(x):
+def turned(x, local):
     """Rotary positions on [batch, heads, sequence, size]: of the first elements of a head, or of all."""
     length, size = x.shape[-2], int(x.shape[-1] * CONFIG.get("partial_rotary_factor", 1.0))
-    frequencies = [stretched(CONFIG["rope_theta"] ** (-i / size)) for i in range(0, size, 2)]
+    theta = CONFIG["rope_local_base_freq" if local else "rope_theta"]
+    frequencies = [theta ** (-i / size) if local else stretched(theta ** (-i / size)) for i in range(0, size, 2)]
     angle = torch.arange(length)[:, None] * torch.tensor(frequencies)
     low, high, rest = x[..., :size // 2], x[..., size // 2:size], x[..., size:]
     return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin(), rest], -1)
 
 
-def unseen(ids, separator):
+def unseen(ids, separator, windowed=True):
     """[batch, query, key]: is the key behind the query, in front of its window, or of another document?"""
     at = torch.arange(ids.shape[1])
     behind = at[None, :] > at[:, None]
-    window = CONFIG.get("sliding_window") or ids.shape[1]
+    window = windowed and CONFIG.get("sliding_window") or ids.shape[1]
     hidden = (behind | (at[None, :] <= at[:, None] - window))[None].repeat(ids.shape[0], 1, 1)
     if separator is not None:
         document = torch.cumsum(ids == separator, 1) - (ids == separator).long()  # a separator is of the document that it ends
@@ -181,19 +221,21 @@ def unseen(ids, separator):
     return hidden
 
 
-def attended(x, w, at, hidden):
+def attended(x, w, at, hidden, local):
     batch, length, _ = x.shape
     heads, groups = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
 
     def apart(name, n):
         made = x @ w[f"{at}self_attn.{name}_proj.weight"].T + w.get(f"{at}self_attn.{name}_proj.bias", 0.0)
-        heads_of = made.view(batch, length, n, head_size()).transpose(1, 2)
         norm = w.get(f"{at}self_attn.{name}_norm.weight")
-        return heads_of if norm is None else normed(heads_of, norm)
+        if norm is not None and CONFIG["model_type"] in OF_ROWS:
+            made = normed(made, norm)
+        heads_of = made.view(batch, length, n, head_size()).transpose(1, 2)
+        return normed(heads_of, norm) if norm is not None and CONFIG["model_type"] in OF_HEADS else heads_of
 
-    q, k, v = turned(apart("q", heads)), turned(apart("k", groups)), apart("v", groups)
+    q, k, v = turned(apart("q", heads), local), turned(apart("k", groups), local), apart("v", groups)
     k, v = (y.repeat_interleave(heads // groups, 1) for y in (k, v))
-    scores = q @ k.transpose(-1, -2) / math.sqrt(head_size())
+    scores = q @ k.transpose(-1, -2) / math.sqrt(CONFIG.get("query_pre_attn_scalar") or head_size())
     seen = torch.softmax(scores.masked_fill(hidden[:, None], -math.inf), -1) @ v
     return seen.transpose(1, 2).reshape(batch, length, heads * head_size()) @ w[f"{at}self_attn.o_proj.weight"].T
 
@@ -224,18 +266,30 @@ def given_to_experts(x, w, at, gaps):
 
 def fed_forward(x, w, at):
     gate, up, down = (w[f"{at}mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
-    return (x @ gate.T * torch.sigmoid(x @ gate.T) * (x @ up.T)) @ down.T
+    y = x @ gate.T
+    if CONFIG.get("hidden_activation") == "gelu_pytorch_tanh":
+        return (0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y ** 3))) * (x @ up.T)) @ down.T
+    return (y * torch.sigmoid(y) * (x @ up.T)) @ down.T
 
 
 def forward(w, ids, gaps, separator=None):
     w = as_apart(w)
-    x, balance, hidden = w["model.embed_tokens.weight"][ids], 0.0, unseen(ids, separator)
+    x, balance = w["model.embed_tokens.weight"][ids], 0.0
+    if is_mixed():
+        x = x * math.sqrt(CONFIG["hidden_size"])
     for i in range(CONFIG["num_hidden_layers"]):
         at = f"model.layers.{i}."
-        x = x + attended(normed(x, w[f"{at}input_layernorm.weight"]), w, at, hidden)
-        y = normed(x, w[f"{at}post_attention_layernorm.weight"])
+        before, behind = norms()
+        local = is_local(i)
+        hidden = unseen(ids, separator, local or not is_mixed())
+
+        def by(name, y):
+            return normed(y, w[f"{at}{name}.weight"]) if name else y
+
+        x = x + by(behind[0], attended(by(before[0], x), w, at, hidden, local))
+        y = by(before[1], x)
         made, one = given_to_experts(y, w, at, gaps) if experts_of()[0] else (fed_forward(y, w, at), 0.0)
-        x, balance = x + made, balance + one
+        x, balance = x + by(behind[1], made), balance + one
     return normed(x, w["model.norm.weight"]) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T, balance
 
 

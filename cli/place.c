@@ -463,8 +463,8 @@ static int settle(const struct ds_placement *placement, struct ds_job *job, stru
     return 0;
 }
 
-int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask,
-                 struct ds_cli_place *place, struct ds_error *err)
+int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask, struct ds_cli_place *place,
+                 struct ds_error *err)
 {
     const struct ds_strings *vars = &job->launch.env;
     int rc;

@@ -54,8 +54,8 @@ struct ds_cli_place {
  * hostfile says, and -EINVAL where such hosts are to be groups of ZeRO; -EDOM a selection, or a way
  * to reach hosts, that cannot be; -EHOSTUNREACH a host that is not this machine; else what
  * ds_cli_env() and ds_cli_count() say. */
-int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask,
-                 struct ds_cli_place *place, struct ds_error *err) DS_NODISCARD;
+int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask, struct ds_cli_place *place,
+                 struct ds_error *err) DS_NODISCARD;
 
 /* The same without a job: `slots` ranks on a host for which nobody says how many, 0 if that is not
  * said here either; the cores of a host are for all of its ranks, whose devices and variables are

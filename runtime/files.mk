@@ -9,7 +9,7 @@ SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_bla
 SRC_plan := runtime/plan/plan.c \
     $(addprefix runtime/plan/,team.c meet.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
     memory.c pieces.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c
-SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c ring.c talk.c work.c predict.c search.c depth.c)
+SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c ring.c talk.c work.c end.c predict.c search.c depth.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \
     runtime/comm/sync.c runtime/comm/tree.c runtime/comm/half.c $(addprefix runtime/comm/,address.c bench.c \
     host_net.c host_swap.c net.c net_send.c net_setup.c net_sums.c mesh.c mesh_open.c greet.c layout.c ops.c)

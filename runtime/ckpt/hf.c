@@ -411,13 +411,17 @@ int ds_hf_digest(const char *dir, const struct ds_model_shape *shape, uint64_t *
     for (size_t i = 0; rc == 0 && i < hf.tensors; i++) {
         const struct ds__hf_tensor *tensor = &hf.tensor[i];
         const struct ds_safetensor *at = tensor->at;
-        uint64_t all = at->end - at->begin, n = all < DIGEST_BYTES ? all : DIGEST_BYTES;
+        const size_t size = ds_dtype_bytes((enum ds_dtype)at->dtype);
+        uint64_t all = size, n;
 
+        for (unsigned k = 0; k < at->ndim; k++)
+            all *= tensor->shape[k];
+        n = all < DIGEST_BYTES ? all : DIGEST_BYTES;
         (void)XXH3_64bits_update(state, tensor->name, strlen(tensor->name) + 1);
-        (void)XXH3_64bits_update(state, at->shape, at->ndim * sizeof(at->shape[0]));
+        (void)XXH3_64bits_update(state, tensor->shape, at->ndim * sizeof(tensor->shape[0]));
         (void)XXH3_64bits_update(state, at->dtype_name, strlen(at->dtype_name) + 1);
         rc = ds_fs_pread_all(tensor->file->fd, bytes, (size_t)n,
-                             tensor->file->table.data_at + at->begin, err);
+                             tensor->file->table.data_at + at->begin + tensor->first * size, err);
         if (rc == 0)
             (void)XXH3_64bits_update(state, bytes, (size_t)n);
     }

@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "runtime/ckpt/gather.h"
 #include "runtime/ckpt/hf.h"
+#include "runtime/ckpt/hf_packed.h"
 #include "runtime/ckpt/part.h"
 #include "runtime/ckpt/store.h"
 #include "runtime/model/family.h"
@@ -57,6 +58,23 @@ static int write_config(const struct ds_ckpt_state *state, const char *out_dir,
     ds_json_end_object(&json);
     (void)ds_buf_puts(&text, "\n");
     return ds__folder_write(out_dir, CONFIG, &text, text.failed ? out_of_memory(err) : 0, err);
+}
+
+/* PEFT has one adapter for the matrices that a folder packs into one. */
+static int check_packed(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    for (unsigned i = 0; i < DS_ADAPTED_COUNT; i++) {
+        char name[DS_MAX_TENSOR_NAME + 1];
+
+        if ((shape->lora.targets & 1U << i) != 0 &&
+            ds_model_target_name(shape, (enum ds_adapted)i, name) &&
+            ds__hf_is_part(shape->arch, name))
+            return ds_fail(err, ENOTSUP,
+                           "a folder of %s has '%s' and others in one matrix, and PEFT no adapters "
+                           "of parts of one; export the merged model, without '--adapters'",
+                           ds_arch_name(shape->arch), name);
+    }
+    return 0;
 }
 
 struct table {
@@ -141,6 +159,8 @@ int ds_hf_export_adapters(const char *ckpt, const char *out_dir, enum ds_dtype d
     ds_arena_init(&arena);
     rc = ds_error_context(err, ds_model_check(&store.manifest.state.shape, err), "checkpoint '%s'",
                           ckpt);
+    if (rc == 0)
+        rc = check_packed(&store.manifest.state.shape, err);
     if (rc == 0)
         rc = ds__folder_claim(out_dir, &made, err);
     if (rc == 0) {

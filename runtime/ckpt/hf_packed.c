@@ -47,6 +47,17 @@ const struct ds__hf_pack *ds__hf_packs(enum ds_arch arch, const char *name)
     return NULL;
 }
 
+bool ds__hf_is_part(enum ds_arch arch, const char *module)
+{
+    const size_t len = strlen(module);
+
+    for (const struct ds__hf_pack *pack = packs[arch]; pack != NULL && pack->name != NULL; pack++)
+        for (unsigned i = 0; i < pack->parts; i++)
+            if (strncmp(pack->part[i].name, module, len) == 0 && pack->part[i].name[len] == '.')
+                return true;
+    return false;
+}
+
 uint64_t ds__hf_part_rows(const struct ds_model_shape *shape, const struct ds__hf_pack *pack,
                           unsigned part)
 {

@@ -14,6 +14,7 @@
 #ifndef DS_RUNTIME_CKPT_HF_PACKED_H
 #define DS_RUNTIME_CKPT_HF_PACKED_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,9 @@ struct ds__hf_pack {
 const struct ds__hf_pack *ds__hf_unpacks(enum ds_arch arch, const char *name);
 /* What begins with the model's tensor `name`; NULL: nothing does. */
 const struct ds__hf_pack *ds__hf_packs(enum ds_arch arch, const char *name);
+
+/* Is the matrix of this module of a layer one of those? */
+bool ds__hf_is_part(enum ds_arch arch, const char *module);
 
 /* Rows of a part. */
 uint64_t ds__hf_part_rows(const struct ds_model_shape *shape, const struct ds__hf_pack *pack,

@@ -42,6 +42,10 @@ double ds_work_pointwise(const struct ds_cluster *cluster, enum ds_compute compu
 double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan,
                     const struct ds_instr *instr);
 
+/* What a step ends with, of `instr`: gradients kept, norms, updates, copies (end.c). */
+double ds_work_end(const struct ds_cluster *cluster, const struct ds_plan *plan,
+                   const struct ds_instr *instr);
+
 /* Seconds of `instr` with nothing else running.  Every host holds cluster->ranks of the plan's
  * ranks. */
 double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *plan,

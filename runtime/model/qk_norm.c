@@ -78,8 +78,7 @@ static int heads_bwd(const struct ds_net *net, const struct ds_net_block *at, vo
         .rstd = stats,
         .dx = dqkv,
         .dq_weight = shares ? part : ds__norm_grad(net, at->grad[DS_ROLE_QNORM_W], 0),
-        .dk_weight =
-            shares ? part + size : ds__norm_grad(net, at->grad[DS_ROLE_KNORM_W], size),
+        .dk_weight = shares ? part + size : ds__norm_grad(net, at->grad[DS_ROLE_KNORM_W], size),
         .accumulate = accumulate && !shares,
     };
     int rc;

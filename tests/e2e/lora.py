@@ -231,17 +231,22 @@ def refused(job):
         h.ok(ran.returncode == 65 and says in ran.stderr and ran.stderr.count("\n") <= 2, says, ran.stderr)
 
 
-for arch in ("llama", "gpt2"):
+for arch in ("llama", "gpt2", "olmo2", "phi3"):
     base, job = make_base(arch)
-    gradients(arch, base, job)
+    if arch != "phi3":
+        gradients(arch, base, job)
     if arch == "llama":
         layouts(base, job)
         checkpoints(base, job)
         bases(base, job)
         parts(job, "model.layers.0.*", frozen(arch, base, job, "model.layers.0.*"))
         refused(job)
-    else:
+    elif arch == "gpt2":
         frozen(arch, base, job, "*.bias")
         frozen(arch, base, job, "*.w?e.weight")
+    elif arch == "phi3":
+        train("packed", job, *adapted("checkpoint.every=2"))
+        ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "packed", h.work() / "of-parts")
+        h.ok(ran.returncode == 65 and "others in one matrix" in ran.stderr, "phi3: adapters of parts of a packed matrix are refused", ran.stderr)
 h.ok(not h.left(), "nothing is left", h.left())
 h.done()

@@ -1,8 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_ranks.c - how many ranks may share layers and sequences of a model that has fewer heads of
- * keys and values than of queries.
+ * test_ranks.c - how many ranks may share what: layers and sequences of a model that has fewer heads
+ * of keys and values than of queries.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -21,6 +21,12 @@ static const struct {
     const char *text, *override;
     const char *message; /* NULL: it can be */
 } table[] = {
+    {SMALL, "parallel.pipeline=5",
+     "override 'parallel.pipeline=5': 'parallel.pipeline' 5 is more than 'model.layers' 2, and each part needs a layer; use 2 or less"},
+    {SMALL, "parallel.sequence=3",
+     "override 'parallel.sequence=3': 'parallel.sequence' 3 must divide 'train.sequence' 32; 2 or 4 would do"},
+    {SMALL, "parallel.sequence=8",
+     "override 'parallel.sequence=8': 'parallel.sequence' 8 must divide 'model.heads' 4; 4 would do"},
     {GROUPED, "parallel.tensor=4", NULL},
     {GROUPED, "parallel.tensor=12", NULL},
     {GROUPED, "parallel.sequence=2", NULL},

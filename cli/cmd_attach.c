@@ -31,7 +31,7 @@
 
 struct attach {
     const struct ds_cli *cli;
-    struct ds_watch watch;
+    struct ds_watched watch;
     struct ds_records metrics;
     struct ds_ranklogs logs;
     struct ds_console console;
@@ -350,7 +350,7 @@ static int show_records(struct attach *attach, bool last, struct ds_error *err)
 /* How the job began, then its last events are to be shown. */
 static int rewind_events(struct attach *attach, struct ds_error *err)
 {
-    struct ds_watch *watch = &attach->watch;
+    struct ds_watched *watch = &attach->watch;
     struct ds_tail *tail = &watch->events.tail;
     json_t *newest = json_incref(watch->launch);
     uint64_t last;

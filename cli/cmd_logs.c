@@ -17,7 +17,7 @@
 #include "cli/watch.h"
 
 struct view {
-    struct ds_watch watch;
+    struct ds_watched watch;
     struct ds_ranklogs logs;
     struct ds_console console;
 };
@@ -32,7 +32,7 @@ static void show(void *user, uint32_t rank, const char *text)
 }
 
 /* Where ranks are after a restart. */
-static int read_events(struct ds_watch *watch, struct ds_error *err)
+static int read_events(struct ds_watched *watch, struct ds_error *err)
 {
     int rc;
 

@@ -76,7 +76,7 @@ static int write_page(const struct ds_cli *cli, const struct ds_page *page, cons
 
 int ds_cmd_report(const struct ds_cli *cli)
 {
-    struct ds_watch watch = {.dir_fd = -1, .lock_fd = -1};
+    struct ds_watched watch = {.dir_fd = -1, .lock_fd = -1};
     struct ds_page *page = calloc(1, sizeof(*page));
     struct ds_error err = {0};
     int rc = page != NULL ? 0 : ds_fail(&err, ENOMEM, "out of memory");

@@ -122,7 +122,7 @@ struct ds_page {
 };
 
 /* Read the run of `watch`.  `page` is zeroed; released in any case. */
-int ds_page_read(struct ds_page *page, struct ds_watch *watch, struct ds_error *err) DS_NODISCARD;
+int ds_page_read(struct ds_page *page, struct ds_watched *watch, struct ds_error *err) DS_NODISCARD;
 void ds_page_release(struct ds_page *page); /* fine on a zeroed struct */
 
 /* One line of metrics.jsonl or events.jsonl. */

@@ -99,7 +99,7 @@ static int read_lines(struct ds_page *page, int dir_fd, const char *name,
 
 /* --- all of it ------------------------------------------------------------------------------- */
 
-int ds_page_read(struct ds_page *page, struct ds_watch *watch, struct ds_error *err)
+int ds_page_read(struct ds_page *page, struct ds_watched *watch, struct ds_error *err)
 {
     int rc;
 

@@ -52,7 +52,7 @@ static bool is_event(const json_t *event, const char *name)
     return text != NULL && strcmp(text, name) == 0;
 }
 
-void ds_watch_heed(struct ds_watch *watch, const json_t *event)
+void ds_watch_heed(struct ds_watched *watch, const json_t *event)
 {
     if (!is_event(event, "launch"))
         return;
@@ -61,7 +61,7 @@ void ds_watch_heed(struct ds_watch *watch, const json_t *event)
 }
 
 /* Is this the first launch of the job that is watched? */
-static bool begins(const struct ds_watch *watch, const json_t *event)
+static bool begins(const struct ds_watched *watch, const json_t *event)
 {
     return is_event(event, "launch") &&
            json_integer_value(json_object_get(event, "attempt")) == 0 &&
@@ -69,7 +69,7 @@ static bool begins(const struct ds_watch *watch, const json_t *event)
 }
 
 /* Read a line of what has been.  Few of them are of interest here, and only those are parsed. */
-static void look_at(struct ds_watch *watch, const char *line, size_t len, uint64_t at)
+static void look_at(struct ds_watched *watch, const char *line, size_t len, uint64_t at)
 {
     static const char launch[] = "\"launch\"", resumed[] = "\"resumed\"";
     json_t *event = NULL;
@@ -87,7 +87,7 @@ static void look_at(struct ds_watch *watch, const char *line, size_t len, uint64
     json_decref(event);
 }
 
-static int look_back(struct ds_watch *watch, struct ds_error *err)
+static int look_back(struct ds_watched *watch, struct ds_error *err)
 {
     struct ds_tail *tail = &watch->events.tail;
     const char *line;
@@ -112,7 +112,7 @@ static int look_back(struct ds_watch *watch, struct ds_error *err)
 
 /* --- which job -------------------------------------------------------------------------------- */
 
-static int open_dir(struct ds_watch *watch, struct ds_error *err)
+static int open_dir(struct ds_watched *watch, struct ds_error *err)
 {
     watch->dir_fd = open(watch->run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return watch->dir_fd >= 0
@@ -120,7 +120,7 @@ static int open_dir(struct ds_watch *watch, struct ds_error *err)
                : ds_fail(err, errno, "cannot open '%s': %s", watch->run_dir, strerror(errno));
 }
 
-static int open_job(struct ds_watch *watch, const struct ds_job_found *job, const char *word,
+static int open_job(struct ds_watched *watch, const struct ds_job_found *job, const char *word,
                     struct ds_error *err)
 {
     if (job->run_dir[0] == '\0')
@@ -135,7 +135,7 @@ static int open_job(struct ds_watch *watch, const struct ds_job_found *job, cons
 }
 
 /* A run directory, perhaps of a job that runs here. */
-static int open_run(struct ds_watch *watch, const char *word, struct ds_error *err)
+static int open_run(struct ds_watched *watch, const char *word, struct ds_error *err)
 {
     char real[PATH_MAX];
     struct ds_job_found job;
@@ -159,7 +159,7 @@ static bool is_folder(const char *word)
     return fd >= 0;
 }
 
-static int find(struct ds_watch *watch, const char *word, struct ds_error *err)
+static int find(struct ds_watched *watch, const char *word, struct ds_error *err)
 {
     struct ds_job_found job;
     int rc = -ENOENT;
@@ -174,11 +174,11 @@ static int find(struct ds_watch *watch, const char *word, struct ds_error *err)
     return open_run(watch, word, err);
 }
 
-int ds_watch_open(struct ds_watch *watch, const char *word, struct ds_error *err)
+int ds_watch_open(struct ds_watched *watch, const char *word, struct ds_error *err)
 {
     int rc;
 
-    *watch = (struct ds_watch){.dir_fd = -1, .lock_fd = -1, .events.tail.fd = -1};
+    *watch = (struct ds_watched){.dir_fd = -1, .lock_fd = -1, .events.tail.fd = -1};
     rc = find(watch, word, err);
     if (rc == 0)
         rc = open_dir(watch, err);
@@ -195,7 +195,7 @@ int ds_watch_open(struct ds_watch *watch, const char *word, struct ds_error *err
     return rc;
 }
 
-void ds_watch_close(struct ds_watch *watch)
+void ds_watch_close(struct ds_watched *watch)
 {
     if (watch->run_dir[0] == '\0')
         return;
@@ -205,24 +205,24 @@ void ds_watch_close(struct ds_watch *watch)
         (void)close(watch->dir_fd);
     if (watch->lock_fd >= 0)
         (void)close(watch->lock_fd);
-    *watch = (struct ds_watch){.dir_fd = -1, .lock_fd = -1};
+    *watch = (struct ds_watched){.dir_fd = -1, .lock_fd = -1};
 }
 
-bool ds_watch_ended(struct ds_watch *watch)
+bool ds_watch_ended(struct ds_watched *watch)
 {
     return watch->lock_fd < 0 || ds_jobs_ended(watch->lock_fd);
 }
 
 /* --- who runs where --------------------------------------------------------------------------- */
 
-uint64_t ds_watch_world(const struct ds_watch *watch)
+uint64_t ds_watch_world(const struct ds_watched *watch)
 {
     json_int_t ranks = json_integer_value(json_object_get(watch->launch, "ranks"));
 
     return ranks > 0 && ranks <= DS_MAX_RANKS ? (uint64_t)ranks : 0;
 }
 
-const char *ds_watch_host(const struct ds_watch *watch, uint32_t rank,
+const char *ds_watch_host(const struct ds_watched *watch, uint32_t rank,
                           char out[DS_HOST_LABEL_BYTES])
 {
     const json_t *hosts = json_object_get(watch->launch, "hosts");

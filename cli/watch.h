@@ -38,7 +38,7 @@ struct ds_records {
     size_t len;
 };
 
-struct ds_watch {
+struct ds_watched {
     pid_t pid; /* 0: it does not run here */
     char run_dir[DS_MAX_PATH];
     int dir_fd, lock_fd;      /* lock_fd -1: it has ended */
@@ -50,11 +50,11 @@ struct ds_watch {
 
 /* Find the job that `word` means, and how it began; events are then at their end.  -ENOENT: there
  * is none.  -ENODATA: it keeps no record.  -EINVAL: the name of several, or no run directory. */
-int ds_watch_open(struct ds_watch *watch, const char *word, struct ds_error *err) DS_NODISCARD;
-void ds_watch_close(struct ds_watch *watch); /* fine on a zeroed struct */
+int ds_watch_open(struct ds_watched *watch, const char *word, struct ds_error *err) DS_NODISCARD;
+void ds_watch_close(struct ds_watched *watch); /* fine on a zeroed struct */
 
 /* Asked until it is true, and not again. */
-bool ds_watch_ended(struct ds_watch *watch);
+bool ds_watch_ended(struct ds_watched *watch);
 
 /* Have a record at hand, what is none being passed over.  1, or 0: there is no further one. */
 int ds_records_fill(struct ds_records *records, bool last, struct ds_error *err) DS_NODISCARD;
@@ -62,11 +62,11 @@ void ds_records_pass(struct ds_records *records); /* done with the one at hand *
 void ds_records_close(struct ds_records *records);
 
 /* The event at hand of the watch is heeded if it says who runs where. */
-void ds_watch_heed(struct ds_watch *watch, const json_t *event);
+void ds_watch_heed(struct ds_watched *watch, const json_t *event);
 
 /* Ranks of the job, 0: not known; the host of one, escaped, "?" where it is not known. */
-uint64_t ds_watch_world(const struct ds_watch *watch);
-const char *ds_watch_host(const struct ds_watch *watch, uint32_t rank,
+uint64_t ds_watch_world(const struct ds_watched *watch);
+const char *ds_watch_host(const struct ds_watched *watch, uint32_t rank,
                           char out[DS_HOST_LABEL_BYTES]);
 
 #endif

@@ -33,14 +33,14 @@ static void write_text(const char *name, const char *text)
     (void)tempdir_write(name, text, strlen(text));
 }
 
-static void open_watch(struct ds_watch *watch, const char *word)
+static void open_watch(struct ds_watched *watch, const char *word)
 {
     struct ds_error err = {0};
 
     cr_assert_eq(ds_watch_open(watch, word, &err), 0, "%s", err.text);
 }
 
-static void expect_host(const struct ds_watch *watch, uint32_t rank, const char *want)
+static void expect_host(const struct ds_watched *watch, uint32_t rank, const char *want)
 {
     char out[DS_HOST_LABEL_BYTES];
 
@@ -49,7 +49,7 @@ static void expect_host(const struct ds_watch *watch, uint32_t rank, const char 
 
 Test(watch, the_job_that_ran_last_in_a_directory)
 {
-    struct ds_watch watch;
+    struct ds_watched watch;
 
     write_text(
         "run/events.jsonl",
@@ -88,7 +88,7 @@ Test(watch, launches_that_make_no_sense)
     };
 
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
-        struct ds_watch watch;
+        struct ds_watched watch;
 
         write_text("run/events.jsonl", lines[i]);
         {
@@ -105,7 +105,7 @@ Test(watch, launches_that_make_no_sense)
 
 Test(watch, a_lock_tells_the_end)
 {
-    struct ds_watch watch;
+    struct ds_watched watch;
     FILE *lock = fopen(tempdir_path("run/.lock"), "w");
 
     cr_assert(lock != NULL && flock(fileno(lock), LOCK_EX) == 0);
@@ -126,7 +126,7 @@ Test(watch, jobs_by_name_number_and_directory)
     struct ds_job_record record = {.name = "tiny", .run_dir = tempdir_path("run"), .ranks = 2};
     struct ds_job_record other = {.name = "a.out", .run_dir = "-"};
     struct ds_error err = {0};
-    struct ds_watch watch;
+    struct ds_watched watch;
     char number[24];
 
     write_text("run/events.jsonl", "");
@@ -155,7 +155,7 @@ Test(watch, jobs_by_name_number_and_directory)
 Test(watch, what_is_no_run_directory)
 {
     struct ds_error err = {0};
-    struct ds_watch watch;
+    struct ds_watched watch;
 
     cr_expect_eq(ds_watch_open(&watch, tempdir_path("run"), &err), -EINVAL);
     cr_expect_not_null(strstr(err.text, "has no events.jsonl"), "%s", err.text);
@@ -192,7 +192,7 @@ static void add(const char *name, const char *text)
     cr_assert(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
 }
 
-static void open_logs(struct ds_ranklogs *logs, struct ds_watch *watch, int64_t rank)
+static void open_logs(struct ds_ranklogs *logs, struct ds_watched *watch, int64_t rank)
 {
     struct ds_ranklogs_args args = {.rank = rank, .lines = 2, .line = show};
 
@@ -205,7 +205,7 @@ static void open_logs(struct ds_ranklogs *logs, struct ds_watch *watch, int64_t 
 Test(watch, logs_of_ranks)
 {
     struct ds_ranklogs logs;
-    struct ds_watch watch;
+    struct ds_watched watch;
 
     add("run/logs/rank-00000.log", "1\n2\n3\n");
     add("run/logs/rank-00002.log", "a\n\x1b[2Jb\r\nhal");
@@ -231,7 +231,7 @@ Test(watch, logs_of_one_rank)
 {
     struct ds_error err = {0};
     struct ds_ranklogs logs;
-    struct ds_watch watch;
+    struct ds_watched watch;
 
     add("run/logs/rank-00000.log", "1\n");
     add("run/logs/rank-00003.log", "a\nb\nc\n");

@@ -266,7 +266,34 @@ def experts():
     on_both("experts-sharers", "mixtral", text, ((0, 2, 2, {}),), ["parallel.sequence=2"], "all_reduce_f32")
 
 
+def adapters():
+    """Adapters and tensors that stay, of ranks that hold or gather what is frozen, kept and not, with states of the host."""
+    for title, name, words, slots, env in (
+            ("adapters", "llama-tiny", ["lora.rank=4", "optim.lr=2e-2"], 1, {}), ("adapters launched", "llama-tiny", ["lora.rank=4", "optim.lr=2e-2", "activation.recompute=full"], 1, {"DSRUN_CUDA_GRAPHS": "0"}),
+            ("adapters of gpt2", "gpt2-tiny", ["lora.rank=8", "lora.alpha=16", "optim.lr=2e-2", "zero.stage=3"], 2, {}),
+            ("adapters in bf16", "llama-tiny", ["lora.rank=8", "optim.lr=2e-2", "precision.compute=bf16", "zero.stage=2"], 2, {}),
+            ("adapters with states of the host", "llama-tiny", ["lora.rank=4", "optim.lr=2e-2", "zero.stage=3", "offload.optim=cpu"], 2, {}),
+            ("frozen", "gpt2-tiny", ["train.freeze=transformer.h.0.*", "zero.stage=3"], 2, {}),
+            ("frozen norms", "qwen3-moe-tiny", ["train.freeze=*norm*"], 1, {})):
+        found = []
+        for device in ("cuda", "cpu"):
+            job, _ = case_job(name, device=device)
+            run = f"{title}-{device}".replace(" ", "-")
+            ran = train(job, run, slots, extra=words, **env)
+            if h.ok(ran.returncode == 0, f"{title} on {device}: the job ends with 0", ran.stdout + ran.stderr):
+                found.append(h.metrics(h.work() / run))
+        near = BF16_LIMIT if "in bf16" in title else LIMIT
+        h.ok(len(found) == 2 and len(found[0]) == len(found[1]) and worst(*found, "loss") < near, f"{title}: the loss of the CPU within {near:g}", found)
+    job, _ = case_job("llama-tiny", steps=4)
+    train(job, "adapters-resumed", extra=["lora.rank=4", "optim.lr=2e-2", "train.steps=2", "schedule.steps=4"])
+    train(job, "adapters-resumed", extra=["lora.rank=4", "optim.lr=2e-2", "schedule.steps=4"])
+    train(job, "adapters-straight", extra=["lora.rank=4", "optim.lr=2e-2", "schedule.steps=4"])
+    texts = [h.metric_texts(h.work() / f"adapters-{name}") for name in ("resumed", "straight")]
+    h.ok(texts[0] == texts[1] and len(texts[0]) == 4, "adapters: the same bits after a restart", texts)
+
+
 require()
+adapters()
 experts()
 fp8()
 optimizers()

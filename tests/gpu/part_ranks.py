@@ -95,6 +95,21 @@ def divided():
         h.ok(off < ORDER * 10, f"{name}: losses of ranks that have all, {off:.2g}", got)
 
 
+def adapters():
+    """Adapters beside frozen weights, held and gathered: the losses of this machine's CPU, and in bf16 of fp32."""
+    found = {}
+    path, _ = job_of("llama-tiny", "fp32")
+    for name, ranks, words in (("on the CPU", 1, ("launch.device=cpu",)), ("on one rank", 1, ()), ("gathered by 2 ranks", 2, ("zero.stage=3",)),
+                               ("recomputed", 1, ("activation.recompute=full",)), ("in bf16", 1, ("precision.compute=bf16",))):
+        ran = train(path, "adapters-" + name.replace(" ", "-"), ranks, 60.0, ("lora.rank=8", "lora.alpha=16", "optim.lr=2e-2", "checkpoint.every=0", *words))
+        if h.ok(ran.returncode == 0, f"adapters {name}: the job ends with 0", ran.stdout + ran.stderr):
+            found[name] = h.metrics(h.work() / ("adapters-" + name.replace(" ", "-")))
+    first = found.pop("on the CPU", [])
+    for name, got in found.items():
+        off, limit = worst(got, first, "loss"), LIMITS["bf16" if name == "in bf16" else "fp32"]
+        h.ok(len(got) == len(first) > 0 and off < limit, f"adapters {name}: the losses of the CPU within {limit:g}: {off:.2g}", got)
+
+
 def evaluation():
     """Parameters that are gathered for an evaluation: the loss that a rank has which holds them."""
     path, text, found = h.work() / "evaluation.yaml", h.work() / "evaluation.txt", {}

@@ -101,7 +101,7 @@ Test(adapters, gpt2_has_four_and_experts_none)
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
     gpt2.lora.targets = 0;
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
-    gpt2.lora = (struct ds_lora){.rank = 2, .alpha = NAN, .targets = 1};
+    gpt2.lora = (struct ds_lora){.rank = 2, .alpha = (double)NAN, .targets = 1};
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
     gpt2.lora = (struct ds_lora){.rank = 2, .alpha = 1.0, .targets = 1U << 31};
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);

@@ -464,7 +464,7 @@ Test(team, says_what_cannot_be)
 /* Of a row that a team divides nobody has the mean of squares. */
 Test(team, divides_no_row_that_has_a_norm)
 {
-    const struct mesh mesh = {false, false, 2, 1, 1, 1, 0, 97, false, 1, 0, 0};
+    const struct mesh mesh = {false, false, 2, 1, 1, 1, 0, 97, false, 1, 0, 0, 0};
     struct ds_job job = job_of(&mesh);
     const struct ds_plan_args args = {.job = &job, .world = 2, .threads = 1};
     struct ds_error err = {0};

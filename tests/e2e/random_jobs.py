@@ -20,6 +20,8 @@ sentence, the same by check, plan and run.  Then:
     stopped   a long run is told to stop, or killed, and goes on: the bits of one that was left alone
     saved     the checkpoint is whole, text is sampled from it; exported and read again it has the same weights, which
               evaluate alike
+    tuned     adapters beside what was exported, or a part of it, are trained: on one rank, in a layout, one of the same bits,
+              after a stop, and what comes of it evaluates alike
 
 and nothing is left behind.  Layouts of several hosts are real ones over ssh, where a test bed can be raised.  A trial
 that fails prints its job and its layout.
@@ -66,8 +68,10 @@ def need(good, what, seen=""):
 
 
 def limits(job):
+    """Lion takes the sign of what may be next to nothing."""
     kind = "fp8" if job.get("precision.matmul") == "fp8" else job.get("precision.compute", "fp32")
-    return LIMITS["wire" if kind == "fp32" and job.get("precision.grad_wire") == "bf16" else kind]
+    loose = job.get("precision.grad_wire") == "bf16" or job.get("optim.name") == "lion"
+    return LIMITS["wire" if kind == "fp32" and loose else kind]
 
 
 def metric_lines(run):
@@ -350,6 +354,38 @@ class Trial:
         got = metric_lines(run)[-1]["valid_loss"]
         need(got == wanted, "what was exported evaluates otherwise", f"{got} and {wanted}")
 
+    def tuned(self):
+        """What was exported goes on as the base of adapters, or with some tensors as they are."""
+        drawn = self.job  # what layouts are drawn by
+        self.job = {key: value for key, value in drawn.items() if not key.startswith("model.")}
+        self.job["model.init.from"] = str(self.folder / "hf")
+        if self.dice.random() < 0.6:
+            self.job.update({"lora.rank": self.dice.choice((1, 3, 8)), "lora.alpha": self.dice.choice((1, 8, 16))})
+            if self.dice.random() < 0.5:
+                self.job["lora.targets"] = self.dice.choice((["c_attn"], ["c_proj"], ["q_proj", "v_proj"], ["down_proj", "k_proj"], ["o_proj"]))
+        else:
+            self.job["train.freeze"] = self.dice.choice((["*norm*"], ["*ln_*"], ["*.0.*"], ["*attn*"], ["*embed*", "*.1.*"], ["*w?e*"], ["*proj*"], ["*experts*"]))
+        sizes = draws.divisors(self.job["train.global_batch"])
+        self.one = next((one for one in (draws.Layout({"train.micro_batch": size}, [1]) for size in sizes) if self.accepted(one)), None)
+        self.layout = self.one and self.another(lambda: draws.draw_layout(self.dice, drawn, self.hosts), 30)
+        if not self.layout:
+            return
+        whole, straight = self.train("tuned-whole", self.one), self.train("tuned", self.layout)
+        self.alike("tuned", straight, whole)
+        layout = self.another(lambda: draws.same_bits(self.dice, drawn, self.layout, self.hosts))
+        if layout:
+            self.equal(f"tuned sibling {layout}", self.train("tuned-sibling", layout), straight)
+        self.train("tuned-halves", self.layout, "train.steps=1")
+        self.train("tuned-halves", self.layout)
+        self.equal("tuned, gone on with after 1", self.folder / "tuned-halves", straight)
+        self.verified(straight)
+        merged, last = self.folder / "merged", [m for m in metric_lines(straight) if "valid_loss" in m]
+        said = h.dsrun("ckpt", "export", "--dtype", "fp32", straight / "checkpoints" / "latest", merged)
+        need(said.returncode == 0, "tuned: ckpt export", said.stdout + said.stderr)
+        if last and last[-1]["step"] == self.job["train.steps"] and "lora.rank" not in self.job:
+            del self.job["train.freeze"]
+            self.evaluates(merged, last[-1]["valid_loss"])
+
     def all(self):
         memory = h.shared_memory()
         self.draw()
@@ -363,6 +399,8 @@ class Trial:
         if self.dice.random() < 0.25:
             self.stopped()
         self.saved(straight)
+        if self.dice.random() < 0.4:
+            self.tuned()
         need(not (left := self.here.left()), "processes are left", left)
         need(not list(DISK.iterdir()), "files are left in offload.path", list(DISK.iterdir()))
         need(not (left := h.shared_memory() - memory), "shared memory is left", left)

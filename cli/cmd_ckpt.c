@@ -299,6 +299,10 @@ static int export(const struct ds_cli *cli)
     struct ds_error err = {0};
     int rc;
 
+    if (cli->adapters && cli->base != NULL) {
+        ds_log(DS_LOG_ERROR, "'--adapters' writes nothing of the base; leave out '--base'");
+        return DS_EXIT_USAGE;
+    }
     if (cli->dtype != NULL && strcmp(cli->dtype, "bf16") == 0) {
         dtype = DS_BF16;
     } else if (cli->dtype != NULL && strcmp(cli->dtype, "fp32") != 0) {

@@ -6,7 +6,7 @@
  * They are read whenever a run starts, a piece at a time, and go to where kernels read them;
  * checkpoints leave them out, and name the folder and what it held.
  *
- * Tests   tests/engine/test_frozen.c, tests/e2e/lora.py
+ * Tests   tests/plan/test_held.c, tests/e2e/lora.py
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ enum { PIECE_ELEMS = 4 << 20 };
 /* What is read together: parts of parameters, one behind the other in `piece`. */
 struct freezing {
     struct ds_trainer *trainer;
-    struct ds_model_shape base;
+    struct ds_hf_folder *folder;
     struct ds_ckpt_tensor *tensor; /* [params] */
     size_t *param;                 /* of each */
     uint64_t *first;               /* its first element there, as the plan counts them */
@@ -33,7 +33,7 @@ struct freezing {
 static int flush(struct freezing *f, struct ds_error *err)
 {
     const char *from = f->trainer->job->model.init_from;
-    int rc = ds_error_context(err, ds_hf_load(from, &f->base, f->tensor, f->tensors, err),
+    int rc = ds_error_context(err, ds_hf_read(f->folder, f->tensor, f->tensors, err),
                               "model.init.from '%s'", from);
 
     for (size_t i = 0; rc == 0 && i < f->tensors; i++)
@@ -84,15 +84,35 @@ static int read_all(struct freezing *f, struct ds_error *err)
     return rc == 0 && f->tensors > 0 ? flush(f, err) : rc;
 }
 
+/* Has every rank the weights that rank 0 has? */
+static int compare(struct ds_trainer *trainer, struct ds_error *err)
+{
+    uint64_t first = trainer->base.digest;
+    double other = 0.0;
+    int rc = ds_comm_broadcast(trainer->comm, &first, sizeof(first), 0, err);
+
+    other = rc == 0 && first != trainer->base.digest ? 1.0 : 0.0;
+    if (rc == 0)
+        rc = ds_comm_all_reduce_f64(trainer->comm, &other, 1, err);
+    if (rc != 0 || other == 0.0)
+        return rc;
+    return ds_fail(err, EBADMSG, "model.init.from '%s': %s; every rank must see the same files",
+                   trainer->job->model.init_from,
+                   first != trainer->base.digest ? "other weights than rank 0 has"
+                                                 : "another rank has other weights");
+}
+
 /* The folder, and what it is told from another by: its weights, and which of them are frozen. */
-static int describe(struct ds_trainer *trainer, const struct ds_model_shape *base,
+static int describe(struct ds_trainer *trainer, const struct ds_hf_folder *folder,
                     struct ds_error *err)
 {
     const struct ds_plan *plan = &trainer->plan;
     const char *from = trainer->job->model.init_from;
     uint64_t frozen = 0;
-    int rc = ds_hf_digest(from, base, &trainer->base.digest, err);
+    int rc = ds_hf_digest(folder, &trainer->base.digest, err);
 
+    if (rc == 0)
+        rc = compare(trainer, err);
     if (rc != 0)
         return ds_error_context(err, rc, "model.init.from '%s'", from);
     for (size_t i = 0; i < plan->tensors; i++)
@@ -106,7 +126,9 @@ static int describe(struct ds_trainer *trainer, const struct ds_model_shape *bas
 int ds__trainer_freeze(struct ds_trainer *trainer, struct ds_error *err)
 {
     const size_t params = trainer->plan.params;
-    struct freezing f = {.trainer = trainer, .base = ds_model_base(&trainer->plan.model)};
+    const struct ds_model_shape base = ds_model_base(&trainer->plan.model);
+    const char *from = trainer->job->model.init_from;
+    struct freezing f = {.trainer = trainer};
     int rc;
 
     if (!ds_optim_freezes(trainer->job))
@@ -118,17 +140,24 @@ int ds__trainer_freeze(struct ds_trainer *trainer, struct ds_error *err)
     if (f.tensor == NULL || f.param == NULL || f.first == NULL || f.piece == NULL)
         rc = ds_fail(err, ENOMEM, "no memory to read %zu tensors", params);
     else
+        rc = ds_error_context(err, ds_hf_open(&f.folder, from, &base, err), "model.init.from '%s'",
+                              from);
+    if (rc == 0)
         rc = read_all(&f, err);
+    if (rc == 0)
+        rc = describe(trainer, f.folder, err);
+    ds_hf_close(f.folder);
     free(f.tensor);
     free(f.param);
     free(f.first);
     free(f.piece);
-    return rc == 0 ? describe(trainer, &f.base, err) : rc;
+    return rc;
 }
 
 int ds__trainer_check_base(const struct ds_trainer *trainer, const char *ckpt,
                            const struct ds_ckpt_state *state, struct ds_error *err)
 {
+    const struct ds_lora *was = &state->shape.lora, *is = &trainer->plan.model.lora;
     const bool saved = state->base.path[0] != '\0', freezes = trainer->base.path[0] != '\0';
 
     if (freezes && !saved)
@@ -143,6 +172,13 @@ int ds__trainer_check_base(const struct ds_trainer *trainer, const char *ckpt,
                        "'%s': keep 'lora' and 'train.freeze' as they were, or 'dsrun ckpt export' "
                        "it and start from that folder",
                        ckpt, state->base.path);
+    if (saved && (was->rank != is->rank || was->targets != is->targets || was->alpha < is->alpha ||
+                  was->alpha > is->alpha))
+        return ds_fail(err, EINVAL, "checkpoint '%s' was made with another '%s'; keep it as it was",
+                       ckpt,
+                       was->rank != is->rank         ? "lora.rank"
+                       : was->targets != is->targets ? "lora.targets"
+                                                     : "lora.alpha");
     if (saved &&
         (state->base.digest != trainer->base.digest || state->base.frozen != trainer->base.frozen))
         return ds_fail(err, EINVAL,

@@ -10,7 +10,7 @@
  *
  * Owner   links are the door's; that of a remote lives until ds_door_finish().  What is dead is
  *         freed in ds_door_tick(), between turns of the loop.
- * Tests   tests/launcher/test_door.c, tests/e2e/slurm.py, tests/e2e/join.py
+ * Tests   tests/launcher/test_sealed.c, tests/e2e/slurm.py, tests/e2e/join.py
  */
 #ifndef DS_LAUNCHER_REMOTE_DOOR_H
 #define DS_LAUNCHER_REMOTE_DOOR_H

@@ -156,7 +156,11 @@ struct ds_ckpt_part {
 };
 /* The weights of a checkpoint as a model by itself: what it leaves out from the folder that it was
  * made on, with what adapters add.  -EINVAL: that folder has other weights now. */
-int ds_ckpt_load_model(const char *path, const struct ds_ckpt_part *parts, size_t count,
+struct ds_ckpt_model;
+int ds_ckpt_model_open(struct ds_ckpt_model **model, const char *path, struct ds_error *err)
+    DS_NODISCARD;
+void ds_ckpt_model_close(struct ds_ckpt_model *model); /* NULL is fine */
+int ds_ckpt_model_read(struct ds_ckpt_model *model, const struct ds_ckpt_part *parts, size_t count,
                        struct ds_error *err) DS_NODISCARD;
 
 /* Read the manifest alone (sizes of files checked, bytes not). */
@@ -188,10 +192,17 @@ int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISC
 int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
                size_t n_weights, struct ds_error *err) DS_NODISCARD;
 
-/* What tells the weights of a folder from others without reading all: of the names, types, shapes
- * and first bytes of all tensors.  `shape` has no adapters. */
-int ds_hf_digest(const char *dir, const struct ds_model_shape *shape, uint64_t *digest,
-                 struct ds_error *err) DS_NODISCARD;
+/* The same in steps, for who reads a piece at a time.  `shape` has no adapters. */
+struct ds_hf_folder;
+int ds_hf_open(struct ds_hf_folder **folder, const char *dir, const struct ds_model_shape *shape,
+               struct ds_error *err) DS_NODISCARD;
+void ds_hf_close(struct ds_hf_folder *folder); /* NULL is fine */
+int ds_hf_read(const struct ds_hf_folder *folder, const struct ds_ckpt_tensor *weights,
+               size_t n_weights, struct ds_error *err) DS_NODISCARD;
+/* What tells the weights of a folder from others without reading all: of the names, types and
+ * shapes of all tensors, and of samples of their bytes, from the first to the last. */
+int ds_hf_digest(const struct ds_hf_folder *folder, uint64_t *digest, struct ds_error *err)
+    DS_NODISCARD;
 
 /* Ids with a meaning of their own, as the model's tokenizer has them; below 0: there is none. */
 struct ds_hf_tokens {

@@ -24,6 +24,10 @@
 #include "runtime/ckpt/manifest.h"
 #include "runtime/ckpt/view.h"
 
+struct ds_hf_folder {
+    struct ds__hf hf;
+};
+
 enum { MAX_SHARDS = 1000 };
 enum { ROOM_ELEMS = 256 * 1024 }; /* for rows of which only some columns are wanted */
 
@@ -393,41 +397,51 @@ int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uin
     return 0;
 }
 
-enum { DIGEST_BYTES = 4096 }; /* of each tensor, at most */
+/* Of each tensor so many pieces, from its first bytes to its last; of a small one all. */
+enum { DIGEST_PIECES = 32, DIGEST_PIECE = 128, DIGEST_BYTES = DIGEST_PIECES * DIGEST_PIECE };
 
-int ds_hf_digest(const char *dir, const struct ds_model_shape *shape, uint64_t *digest,
-                 struct ds_error *err)
+static int digest_tensor(const struct ds__hf_tensor *tensor, XXH3_state_t *state,
+                         struct ds_error *err)
 {
-    XXH3_state_t *state = XXH3_createState();
+    const struct ds_safetensor *at = tensor->at;
+    const size_t size = ds_dtype_bytes((enum ds_dtype)at->dtype);
+    const uint64_t from = tensor->file->table.data_at + at->begin + tensor->first * size;
     unsigned char bytes[DIGEST_BYTES];
-    struct ds__hf hf;
-    int rc = state == NULL ? out_of_memory(err) : ds__hf_open(&hf, dir, shape, err);
+    uint64_t all = size;
+    int rc = 0;
 
-    if (rc < 0) {
-        (void)XXH3_freeState(state);
+    for (unsigned k = 0; k < at->ndim; k++)
+        all *= tensor->shape[k];
+    (void)XXH3_64bits_update(state, tensor->name, strlen(tensor->name) + 1);
+    (void)XXH3_64bits_update(state, tensor->shape, at->ndim * sizeof(tensor->shape[0]));
+    (void)XXH3_64bits_update(state, at->dtype_name, strlen(at->dtype_name) + 1);
+    if (all <= DIGEST_BYTES) {
+        rc = ds_fs_pread_all(tensor->file->fd, bytes, (size_t)all, from, err);
+        (void)XXH3_64bits_update(state, bytes, rc == 0 ? (size_t)all : 0);
         return rc;
     }
-    (void)XXH3_64bits_reset(state);
-    for (size_t i = 0; rc == 0 && i < hf.tensors; i++) {
-        const struct ds__hf_tensor *tensor = &hf.tensor[i];
-        const struct ds_safetensor *at = tensor->at;
-        const size_t size = ds_dtype_bytes((enum ds_dtype)at->dtype);
-        uint64_t all = size, n;
+    for (uint64_t i = 0; rc == 0 && i < DIGEST_PIECES; i++)
+        rc = ds_fs_pread_all(
+            tensor->file->fd, bytes + i * DIGEST_PIECE, DIGEST_PIECE,
+            from + (all - DIGEST_PIECE) / (DIGEST_PIECES - 1) * i +
+                (i + 1 == DIGEST_PIECES ? (all - DIGEST_PIECE) % (DIGEST_PIECES - 1) : 0),
+            err);
+    (void)XXH3_64bits_update(state, bytes, rc == 0 ? DIGEST_BYTES : 0);
+    return rc;
+}
 
-        for (unsigned k = 0; k < at->ndim; k++)
-            all *= tensor->shape[k];
-        n = all < DIGEST_BYTES ? all : DIGEST_BYTES;
-        (void)XXH3_64bits_update(state, tensor->name, strlen(tensor->name) + 1);
-        (void)XXH3_64bits_update(state, tensor->shape, at->ndim * sizeof(tensor->shape[0]));
-        (void)XXH3_64bits_update(state, at->dtype_name, strlen(at->dtype_name) + 1);
-        rc = ds_fs_pread_all(tensor->file->fd, bytes, (size_t)n,
-                             tensor->file->table.data_at + at->begin + tensor->first * size, err);
-        if (rc == 0)
-            (void)XXH3_64bits_update(state, bytes, (size_t)n);
-    }
+int ds__hf_digest(const struct ds__hf *hf, uint64_t *digest, struct ds_error *err)
+{
+    XXH3_state_t *state = XXH3_createState();
+    int rc = state == NULL ? out_of_memory(err) : 0;
+
+    if (rc < 0)
+        return rc;
+    (void)XXH3_64bits_reset(state);
+    for (size_t i = 0; rc == 0 && i < hf->tensors; i++)
+        rc = ds_error_context(err, digest_tensor(&hf->tensor[i], state, err), "'%s'", hf->dir);
     *digest = XXH3_64bits_digest(state);
     (void)XXH3_freeState(state);
-    ds__hf_close(&hf);
     return rc;
 }
 
@@ -476,16 +490,52 @@ static int load_weight(const struct ds__hf *hf, const struct ds_ckpt_tensor *wei
                           : load_view(hf, tensor, &view, weight, err);
 }
 
+int ds_hf_open(struct ds_hf_folder **out, const char *dir, const struct ds_model_shape *shape,
+               struct ds_error *err)
+{
+    struct ds_hf_folder *folder = calloc(1, sizeof(*folder));
+    int rc = folder == NULL ? out_of_memory(err) : ds__hf_open(&folder->hf, dir, shape, err);
+
+    *out = NULL;
+    if (rc < 0) {
+        free(folder);
+        return rc;
+    }
+    *out = folder;
+    return 0;
+}
+
+void ds_hf_close(struct ds_hf_folder *folder)
+{
+    if (folder == NULL)
+        return;
+    ds__hf_close(&folder->hf);
+    free(folder);
+}
+
+int ds_hf_read(const struct ds_hf_folder *folder, const struct ds_ckpt_tensor *weights,
+               size_t n_weights, struct ds_error *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < n_weights; i++)
+        rc = load_weight(&folder->hf, &weights[i], err);
+    return rc;
+}
+
 int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
                size_t n_weights, struct ds_error *err)
 {
-    struct ds__hf hf;
-    int rc = ds__hf_open(&hf, dir, shape, err);
+    struct ds_hf_folder *folder = NULL;
+    int rc = ds_hf_open(&folder, dir, shape, err);
 
-    if (rc < 0)
-        return rc;
-    for (size_t i = 0; rc == 0 && i < n_weights; i++)
-        rc = load_weight(&hf, &weights[i], err);
-    ds__hf_close(&hf);
+    if (rc == 0)
+        rc = ds_hf_read(folder, weights, n_weights, err);
+    ds_hf_close(folder);
     return rc;
+}
+
+int ds_hf_digest(const struct ds_hf_folder *folder, uint64_t *digest, struct ds_error *err)
+{
+    return ds__hf_digest(&folder->hf, digest, err);
 }

@@ -57,6 +57,9 @@ int ds__hf_open(struct ds__hf *hf, const char *dir, const struct ds_model_shape 
                 struct ds_error *err) DS_NODISCARD;
 void ds__hf_close(struct ds__hf *hf);
 
+/* ds_hf_digest() */
+int ds__hf_digest(const struct ds__hf *hf, uint64_t *digest, struct ds_error *err) DS_NODISCARD;
+
 /* The tensor of that name, or NULL. */
 const struct ds__hf_tensor *ds__hf_find(const struct ds__hf *hf, const char *name);
 

@@ -4,7 +4,7 @@
  * hf_adapters.c - the adapters of a checkpoint as a folder that PEFT loads.
  *
  * Source  Hugging Face PEFT: LoraConfig, and the names that get_peft_model_state_dict() gives.
- * Tests   tests/ckpt/test_merge.c, tests/e2e/lora.py
+ * Tests   tests/e2e/lora.py
  */
 #include <errno.h>
 #include <stdlib.h>

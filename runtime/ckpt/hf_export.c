@@ -210,12 +210,7 @@ void ds__narrow(float *data, size_t n)
 static int gather_one(struct export *x, const struct ds_safetensor *tensor, float *to,
                       struct ds_error *err)
 {
-    const bool less = ds__hf_one_more(x->merge.shape.arch, tensor->name);
-    int rc = ds__merge_read(&x->merge, tensor, 0, tensor->elems, to, err);
-
-    for (uint64_t i = 0; rc == 0 && less && i < tensor->elems; i++)
-        to[i] -= 1.0f;
-    return rc;
+    return ds__merge_read(&x->merge, tensor, 0, tensor->elems, to, err);
 }
 
 /* Or from those that it is made of, one behind the other. */
@@ -343,6 +338,7 @@ int ds__hf_export_split(const char *ckpt, const char *out_dir, enum ds_dtype dty
                           ckpt);
     if (rc == 0)
         rc = ds__merge_open(&x.merge, &store, base, err);
+    x.merge.folder = true;
     if (rc == 0)
         rc = ds__folder_claim(out_dir, &made, err);
     if (rc == 0) {

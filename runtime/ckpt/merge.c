@@ -25,8 +25,11 @@ static int open_base(struct ds__merge *merge, const char *base, struct ds_error 
 {
     const struct ds_ckpt_base *of = &merge->store->manifest.state.base;
     uint64_t digest = 0;
-    int rc = ds_hf_digest(base, &merge->shape, &digest, err);
+    int rc = ds__hf_open(&merge->hf, base, &merge->shape, err);
 
+    merge->based = rc == 0;
+    if (rc == 0)
+        rc = ds__hf_digest(&merge->hf, &digest, err);
     if (rc < 0)
         return ds_error_context(err, rc,
                                 "checkpoint '%s' leaves out what is in '%s'; 'dsrun ckpt export "
@@ -36,9 +39,7 @@ static int open_base(struct ds__merge *merge, const char *base, struct ds_error 
         return ds_fail(err, EINVAL,
                        "'%s' has other weights than those that checkpoint '%s' was made on", base,
                        merge->store->path);
-    rc = ds__hf_open(&merge->hf, base, &merge->shape, err);
-    merge->based = rc == 0;
-    return rc;
+    return 0;
 }
 
 int ds__merge_open(struct ds__merge *merge, struct ds__store *store, const char *base,
@@ -47,6 +48,11 @@ int ds__merge_open(struct ds__merge *merge, struct ds__store *store, const char 
     const struct ds_ckpt_state *state = &store->manifest.state;
 
     *merge = (struct ds__merge){.store = store, .shape = ds_model_base(&state->shape)};
+    if (state->base.path[0] == '\0' && base != NULL)
+        return ds_fail(err, EINVAL,
+                       "checkpoint '%s' has all tensors, and needs nothing of '%s'; leave '--base' "
+                       "out",
+                       store->path, base);
     if (state->base.path[0] == '\0')
         return 0;
     return open_base(merge, base != NULL ? base : state->base.path, err);
@@ -182,18 +188,15 @@ static int read_saved(struct ds__merge *merge, const struct ds_manifest_tensor *
     return ds__gather_next(&gather, out, count, err);
 }
 
-int ds__merge_read(struct ds__merge *merge, const struct ds_safetensor *param, uint64_t first,
-                   uint64_t count, float *out, struct ds_error *err)
+static int read_based(struct ds__merge *merge, const struct ds_safetensor *param, uint64_t first,
+                      uint64_t count, float *out, struct ds_error *err)
 {
-    const struct ds_manifest_tensor *saved = ds_manifest_find(&merge->store->manifest, param->name);
+    struct ds__hf_tensor tensor = *ds__hf_find(&merge->hf, param->name);
     int rc;
 
-    if (saved != NULL)
-        return read_saved(merge, saved, param, first, count, out, err);
-    if (!merge->based)
-        return ds_fail(err, EBADMSG, "checkpoint '%s' has no tensor '%s'", merge->store->path,
-                       param->name);
-    rc = ds__hf_read(&merge->hf, ds__hf_find(&merge->hf, param->name), first, count, out, err);
+    if (merge->folder) /* from one folder to the other, as it is there */
+        tensor.one_more = false;
+    rc = ds__hf_read(&merge->hf, &tensor, first, count, out, err);
     if (rc == 0)
         rc = find_factors(merge, param, err);
     if (rc > 0)
@@ -201,28 +204,73 @@ int ds__merge_read(struct ds__merge *merge, const struct ds_safetensor *param, u
     return rc < 0 ? rc : 0;
 }
 
-int ds_ckpt_load_model(const char *path, const struct ds_ckpt_part *parts, size_t count,
-                       struct ds_error *err)
+int ds__merge_read(struct ds__merge *merge, const struct ds_safetensor *param, uint64_t first,
+                   uint64_t count, float *out, struct ds_error *err)
 {
+    const struct ds_manifest_tensor *saved = ds_manifest_find(&merge->store->manifest, param->name);
+    const bool less = merge->folder && ds__hf_one_more(merge->shape.arch, param->name);
+    int rc;
+
+    if (saved == NULL && !merge->based)
+        return ds_fail(err, EBADMSG, "checkpoint '%s' has no tensor '%s'", merge->store->path,
+                       param->name);
+    if (saved == NULL)
+        return read_based(merge, param, first, count, out, err);
+    rc = read_saved(merge, saved, param, first, count, out, err);
+    for (uint64_t i = 0; rc == 0 && less && i < count; i++)
+        out[i] -= 1.0f;
+    return rc;
+}
+
+struct ds_ckpt_model {
     struct ds__store store;
     struct ds__merge merge;
-    int rc = ds__store_open(&store, path, err);
+};
 
-    if (rc < 0)
+int ds_ckpt_model_open(struct ds_ckpt_model **out, const char *path, struct ds_error *err)
+{
+    struct ds_ckpt_model *model = calloc(1, sizeof(*model));
+    int rc = model == NULL ? out_of_memory(err) : ds__store_open(&model->store, path, err);
+
+    *out = NULL;
+    if (rc < 0) {
+        free(model);
         return rc;
-    rc = ds__merge_open(&merge, &store, NULL, err);
+    }
+    rc = ds__merge_open(&model->merge, &model->store, NULL, err);
+    if (rc < 0) {
+        ds_ckpt_model_close(model);
+        return rc;
+    }
+    *out = model;
+    return 0;
+}
+
+void ds_ckpt_model_close(struct ds_ckpt_model *model)
+{
+    if (model == NULL)
+        return;
+    ds__merge_close(&model->merge);
+    ds__store_close(&model->store);
+    free(model);
+}
+
+int ds_ckpt_model_read(struct ds_ckpt_model *model, const struct ds_ckpt_part *parts, size_t count,
+                       struct ds_error *err)
+{
+    int rc = 0;
+
     for (size_t i = 0; rc == 0 && i < count; i++) {
         struct ds_param param;
 
-        ds_model_param(&merge.shape, parts[i].param, &param);
+        ds_model_param(&model->merge.shape, parts[i].param, &param);
         const struct ds_safetensor wanted = {.name = param.name,
                                              .ndim = param.ndim,
                                              .shape = {param.shape[0], param.shape[1]},
                                              .elems = param.elems};
 
-        rc = ds__merge_read(&merge, &wanted, parts[i].first, parts[i].count, parts[i].data, err);
+        rc = ds__merge_read(&model->merge, &wanted, parts[i].first, parts[i].count, parts[i].data,
+                            err);
     }
-    ds__merge_close(&merge);
-    ds__store_close(&store);
     return rc;
 }

@@ -4,7 +4,7 @@
  * merge.h - the weights of a checkpoint's model without adapters, wherever they are: in the
  * checkpoint, or in the folder that it was made on, with what its adapters add.
  *
- * Tests   tests/ckpt/test_merge.c, tests/e2e/lora.py
+ * Tests   tests/e2e/lora.py
  */
 #ifndef DS_RUNTIME_MERGE_H
 #define DS_RUNTIME_MERGE_H
@@ -26,7 +26,8 @@ struct ds__merge_factors {
 struct ds__merge {
     struct ds__store *store; /* borrowed */
     struct ds_model_shape shape;
-    bool based; /* `hf` is open */
+    bool folder; /* numbers are wanted as a folder has them (ds__hf_one_more()) */
+    bool based;  /* `hf` is open */
     struct ds__hf hf;
     struct ds__merge_factors factors;
 };

@@ -8,7 +8,7 @@
  *   checkpoints/.step-00000100.old   one that a new one of its step takes the place of
  *   checkpoints/.step-00000100.gone  one being removed
  *
- * Tests   tests/ckpt/test_save.c, tests/ckpt/test_load.c
+ * Tests   tests/ckpt/test_save.c, tests/ckpt/test_views.c
  */
 #ifndef DS_RUNTIME_STORE_H
 #define DS_RUNTIME_STORE_H

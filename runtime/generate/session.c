@@ -126,7 +126,7 @@ static void give_back(struct ds_session *s, struct room *room)
 /* What is read together, and where it goes from there. */
 struct load {
     struct ds_session *session;
-    const char *path;
+    struct ds_ckpt_model *model;
     struct ds_ckpt_part *part;
     uint64_t *to; /* element of the parameters, for each part */
     size_t parts;
@@ -156,7 +156,7 @@ static int put(const struct load *load, size_t i, struct ds_error *err)
 static int flush(struct load *load, struct ds_error *err)
 {
     struct ds_stream *stream = ds_device_stream(load->session->device);
-    int rc = ds_ckpt_load_model(load->path, load->part, load->parts, err);
+    int rc = ds_ckpt_model_read(load->model, load->part, load->parts, err);
 
     if (rc == 0 && load->same.at != NULL)
         rc = ds_stream_copy(stream, DS_COPY_UP, load->same.at, load->piece.at,
@@ -224,7 +224,6 @@ static int load_weights(struct ds_session *s, const char *path, struct ds_error 
 {
     size_t count = ds_model_param_count(&s->state.shape);
     struct load load = {.session = s,
-                        .path = path,
                         .part = calloc(count, sizeof(*load.part)),
                         .to = calloc(count, sizeof(*load.to))};
     uint64_t *at = calloc(count, sizeof(*at));
@@ -234,10 +233,13 @@ static int load_weights(struct ds_session *s, const char *path, struct ds_error 
         rc = ds_fail(err, ENOMEM, "no memory to read %zu tensors", count);
     } else {
         (void)ds_net_params(&s->state.shape, at);
-        rc = take_pieces(&load, err);
+        rc = ds_ckpt_model_open(&load.model, path, err);
+        if (rc == 0)
+            rc = take_pieces(&load, err);
         if (rc == 0)
             rc = load_params(&load, at, err);
     }
+    ds_ckpt_model_close(load.model);
     free(load.part);
     free(load.to);
     free(at);

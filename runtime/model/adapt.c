@@ -7,7 +7,7 @@
  * A reads the rows of all matrices of a product at once, each B writes the columns of its own.
  *
  * Source  Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021)
- * Tests   tests/engine/test_adapters.c
+ * Tests   tests/e2e/lora.py
  */
 #include "runtime/model/net.h"
 

@@ -56,10 +56,14 @@ static const char *compute_name(enum ds_compute compute)
 
 static void describe_recompute(const struct ds_plan *plan, struct ds_buf *out)
 {
+    uint64_t layers = 0;
+
+    for (uint32_t block = 1; block <= plan->shape.layers; block++)
+        layers += ds_plan_recomputes(plan, block) ? 1 : 0;
     if (plan->recompute == DS_RECOMPUTE_FULL || plan->recompute == DS_RECOMPUTE_SELECTIVE)
         (void)ds_buf_printf(out, " (%s%" PRIu64 " of %" PRIu64 " layers computed twice)",
                             plan->recompute == DS_RECOMPUTE_FULL ? "" : "norms, activation in ",
-                            plan->recompute_layers, plan->shape.layers);
+                            layers, plan->shape.layers);
 }
 
 /* " in 2 x 4" where two groups of four ranks share apart, else "". */
@@ -160,6 +164,7 @@ static void describe_model(const struct ds_plan *plan, struct ds_buf *out)
 
 void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, struct ds_buf *out)
 {
+    const size_t reduced = plan->buckets - plan->frozen_buckets;
     uint64_t sequences = job->train.global_batch;
 
     describe_model(plan, out);
@@ -170,12 +175,11 @@ void ds_plan_describe(const struct ds_plan *plan, const struct ds_job *job, stru
                         count_text((double)(sequences * plan->whole_sequence)).text,
                         plan->micro_batches, plan->micro_batches == 1 ? "" : "es",
                         plan->micro_batch, job->train.steps);
-    (void)ds_buf_printf(out,
-                        "ranks     %u x %u thread%s, ZeRO %u%s%s%s%s%s%s, %zu gradient bucket%s\n",
-                        plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
-                        groups_text(plan).text, pipeline_text(plan).text, team_text(plan).text,
-                        kv_text(plan).text, sharers_text(plan).text, experts_text(plan).text,
-                        plan->buckets, plan->buckets == 1 ? "" : "s");
+    (void)ds_buf_printf(
+        out, "ranks     %u x %u thread%s, ZeRO %u%s%s%s%s%s%s, %zu gradient bucket%s\n",
+        plan->world, plan->threads, plan->threads == 1 ? "" : "s", plan->stage,
+        groups_text(plan).text, pipeline_text(plan).text, team_text(plan).text, kv_text(plan).text,
+        sharers_text(plan).text, experts_text(plan).text, reduced, reduced == 1 ? "" : "s");
     describe_parts(plan, out);
     (void)ds_buf_printf(out, "memory    %s per rank, activations %s",
                         ds__bytes_text(ds_plan_total_bytes(plan)).text,
@@ -268,9 +272,9 @@ void ds_plan_print(const struct ds_plan *plan, struct ds_buf *out)
         const struct ds_bucket *bucket = &plan->bucket[i];
         char blocks[32];
 
-        (void)snprintf(blocks, sizeof(blocks), "%s%" PRIu32 "-%" PRIu32,
-                       bucket->experts ? "experts " : "", bucket->first_block,
-                       bucket->first_block + bucket->blocks - 1);
+        (void)snprintf(blocks, sizeof(blocks), "%s%s%" PRIu32 "-%" PRIu32,
+                       bucket->frozen ? "frozen " : "", bucket->experts ? "experts " : "",
+                       bucket->first_block, bucket->first_block + bucket->blocks - 1);
         (void)ds_buf_printf(out, "%6zu %13s %16" PRIu64 " %16" PRIu64 " %16" PRIu64 "\n", i, blocks,
                             bucket->elems, bucket->padded_elems,
                             ds_plan_shard(plan, DS_ARENA_MOMENTS, i).count);

@@ -14,7 +14,7 @@
  * of the memory; with recomputation layers share it (recompute.c).
  *
  * Source  Lepikhin et al., "GShard" (2020); the gathering dispatcher of Megatron-LM's MoE
- * Tests   tests/plan/test_meet.c
+ * Tests   tests/plan/test_pipeline.c, tests/plan/test_team.c
  */
 #include <errno.h>
 

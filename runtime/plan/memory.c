@@ -216,7 +216,7 @@ static void add_adapting(struct maker *maker, enum ds_pass pass, uint32_t first,
 
 /* Output of this rank's blocks, and what comes into the first of them from another part; not that
  * which is passed on.  `pass` of one instruction a block; it lives until the next block has done
- * with it. */
+ * with it, which before the first trained one is at once. */
 static void add_outs(struct maker *maker, const struct ds_program *program, enum ds_pass pass,
                      enum ds_instr_op reader)
 {
@@ -227,9 +227,10 @@ static void add_outs(struct maker *maker, const struct ds_program *program, enum
     for (; block < end; block++) {
         uint32_t made = block < plan->first_block ? find_pass(program, DS_INSTR_RECV, false)
                                                   : find(program, DS_INSTR_FORWARD, block, false);
+        enum ds_instr_op by = block + 1 < plan->first_trained ? DS_INSTR_FORWARD : reader;
 
         add(maker, DS_BUFFER_OUT, pass, block, maker->tokens * maker->hidden * maker->act, made,
-            find(program, reader, block + 1, false));
+            find(program, by, block + 1, false));
     }
 }
 
@@ -276,6 +277,8 @@ static void add_step(struct maker *maker)
         uint32_t forward = find(step, DS_INSTR_FORWARD, block, false);
         uint32_t backward = find(step, DS_INSTR_BACKWARD, block, false);
 
+        if (block < plan->first_trained) /* no gradient comes here */
+            backward = forward;
         add_layer(maker, DS_PASS_TRAIN, KEPT, block, forward, backward);
         if (!ds_plan_recomputes(plan, block))
             continue;

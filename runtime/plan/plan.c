@@ -123,7 +123,8 @@ static int check_size(const struct ds_plan *plan, struct ds_error *err)
     const struct ds_model_shape *shape = &plan->shape;
     uint64_t each = ds_model_product_rows(shape, DS_PRODUCT_FC) * plan->expert_ranks;
     uint64_t widest = 2 * ds_model_qkv_width(shape) + each * ds_model_ffn_in_width(shape) +
-                      (3 + each) * shape->hidden + shape->heads + shape->experts + 64;
+                      (3 + each) * shape->hidden + shape->heads + shape->experts + 64 +
+                      4 * ds_model_adapted_width(shape) + 8 * ds_model_adapted_widest(shape);
     uint64_t blocks = ds_model_blocks(&plan->shape), bytes, instructions;
 
     if (__builtin_mul_overflow(plan->micro_batch * (plan->sequence + 1), widest, &bytes) ||

@@ -147,7 +147,8 @@ struct ds_plan {
     unsigned optim_states;       /* lines of MOMENTS */
     bool by_tensor;              /* spans are tensors; NORM sums two norms of each over a part */
     enum ds_recompute recompute; /* never AUTO */
-    uint64_t recompute_layers;   /* blocks 1 .. recompute_layers do */
+    uint64_t
+        recompute_layers; /* blocks 1 .. recompute_layers do, but for those that get no gradient */
     struct ds_plan_tensor *tensor;
     size_t tensors;
     struct ds_plan_param *param;

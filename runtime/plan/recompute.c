@@ -28,7 +28,8 @@
 
 bool ds_plan_recomputes(const struct ds_plan *plan, uint32_t block)
 {
-    return plan->recompute != DS_RECOMPUTE_NONE && block >= 1 && block <= plan->recompute_layers;
+    return plan->recompute != DS_RECOMPUTE_NONE && block >= 1 && block <= plan->recompute_layers &&
+           block >= plan->first_trained;
 }
 
 bool ds_plan_drops(const struct ds_plan *plan, uint32_t block, enum ds_buffer buffer)

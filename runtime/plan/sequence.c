@@ -54,7 +54,7 @@ static struct ds__use use_of(const struct ds_plan *plan, enum ds_instr_op op, ui
         bool whole = plan->bucket[param->bucket].replicated ||
                      (plan->stage > 0 && ds_plan_whole(plan, param->bucket));
 
-        if (!own && !classifier)
+        if ((!own && !classifier) || (!forward && block < plan->first_trained))
             continue;
         if (forward && whole)
             add_bucket(use.whole, param->bucket);

@@ -26,6 +26,7 @@
 
 #include "kernels/op.h"
 #include "runtime/model/family.h"
+#include "kernels/fp8.h"
 #include "runtime/plan/internal.h"
 
 /* Rows of so many elements lie well for products, if everybody still has ids. */
@@ -36,6 +37,27 @@ static uint64_t ids_each(uint64_t vocab, uint64_t ranks)
     uint64_t each = (vocab + ranks - 1) / ranks, even = ds__round_up(each, ID_UNIT);
 
     return (ranks - 1) * even < vocab ? even : each;
+}
+
+/* What a rank of a team would have to do with a part of a matrix and cannot. */
+static int check_products(const struct ds_plan *plan, struct ds_error *err)
+{
+    const struct ds_model_shape *model = &plan->model;
+    const uint64_t team = plan->tensor_ranks, size = model->head_size;
+    const uint64_t kv = team < model->kv_heads ? team : model->kv_heads;
+
+    if (model->lora.rank > 0)
+        return ds_fail(err, EINVAL,
+                       "'parallel.tensor' %llu and 'lora.rank' are not supported together",
+                       (unsigned long long)team);
+    if (plan->fp8 && (model->heads * size % (DS_FP8_UNIT * team) != 0 ||
+                      model->kv_heads * size % (DS_FP8_UNIT / 2 * kv) != 0 ||
+                      model->ffn % (DS_FP8_UNIT * team) != 0))
+        return ds_fail(err, EINVAL,
+                       "'parallel.tensor' %llu leaves a rank no multiples of %d for "
+                       "'precision.matmul' fp8",
+                       (unsigned long long)team, DS_FP8_UNIT);
+    return 0;
 }
 
 /* What cannot be done with it. */
@@ -67,6 +89,8 @@ static int check(const struct ds_plan *plan, const struct ds_plan_args *args, st
             "'parallel.tensor' %llu and 'model.arch' %s do not go together: a norm is of "
             "all queries of a row, of which each rank has a part",
             ranks, ds_arch_name(model->arch));
+    if (check_products(plan, err) != 0)
+        return -EINVAL;
     if (args->apart && job->offload.optim != DS_OFFLOAD_NONE)
         return ds_fail(err, EINVAL,
                        "'parallel.tensor' %llu and 'offload.optim' are not supported together on "

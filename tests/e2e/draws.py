@@ -87,7 +87,7 @@ def draw_data(dice, sequence):
 # --- the job ------------------------------------------------------------------------------------
 
 def draw_model(dice, wide):
-    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe"))
+    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gemma3"))
     heads = dice.choice((1, 2, 3, 4, 4, 6, 8))
     size = dice.choice((16, 32) if wide else (2, 4, 6, 8, 16))
     keys = {"model.arch": arch, "model.layers": dice.choice((1, 2, 3, 4)), "model.heads": heads,
@@ -104,7 +104,9 @@ def draw_model(dice, wide):
             keys["model.expert_balance"] = dice.choice((0, 0.01, 0.5))
     if dice.random() < 0.3:
         keys["model.tie_embeddings"] = dice.choice((True, False))
-    if arch != "gpt2" and dice.random() < 0.3:
+    if arch == "gemma3":
+        keys["model.full_every"] = dice.choice((1, 2, 3))
+    if arch == "gemma3" or (arch != "gpt2" and dice.random() < 0.3):
         keys["model.window"] = dice.choice((1, 3, 8, 100))
     if dice.random() < 0.2:
         keys["model.dropout"] = 0.1
@@ -248,8 +250,11 @@ def can_divide(job, key, n, keys):
     if key == "expert":
         return job["model.experts"] % n == 0
     others = keys.get("parallel.sequence" if key == "tensor" else "parallel.tensor", 1)
-    wholes = [heads // others, kv_heads // others, job["model.ffn" if key == "tensor" else "train.sequence"]]
-    return all(whole % n == 0 for whole in wholes) and not (key == "tensor" and job["optim.name"] == "muon")
+    if key == "tensor" and job["model.arch"] == "olmo2":
+        return False
+    wholes = [heads // others, job["model.ffn" if key == "tensor" else "train.sequence"]]
+    all_ranks = n * others
+    return all(whole % n == 0 for whole in wholes) and (kv_heads % all_ranks == 0 or all_ranks % kv_heads == 0)
 
 
 def draw_factors(dice, job, ranks, wild):

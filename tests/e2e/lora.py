@@ -171,6 +171,20 @@ def checkpoints(base, job):
          and set(config["target_modules"]) == set(LLAMA.values()) and not config["fan_in_fan_out"], "a folder of PEFT", f"{config} {sorted(tensors)}")
     ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "run-llama", h.work() / "none")
     h.ok(ran.returncode == 65 and "has no adapters" in ran.stderr, "of a checkpoint without", ran.stderr)
+    ran = h.dsrun("ckpt", "export", "--base", base, h.work() / "run-llama", h.work() / "none")
+    h.ok(ran.returncode == 65 and "has all tensors" in ran.stderr and not (h.work() / "none").exists(), "which has no base, either", ran.stderr)
+    ran = h.dsrun("ckpt", "export", "--adapters", "--base", base, h.work() / "straight", h.work() / "none")
+    h.ok(ran.returncode == 2 and "leave out '--base'" in ran.stderr, "adapters alone have nothing of a base", ran.stderr)
+
+
+def changed(base):
+    """Export with a base whose last byte is another."""
+    late = h.work() / "base-late"
+    shutil.copytree(base, late)
+    content = bytearray((late / "model.safetensors").read_bytes())
+    content[-1] ^= 0x40
+    (late / "model.safetensors").write_bytes(content)
+    return h.dsrun("ckpt", "export", "--base", late, h.work() / "straight", h.work() / "late")
 
 
 def bases(base, job):
@@ -189,8 +203,13 @@ def bases(base, job):
     ran = h.dsrun("ckpt", "export", h.work() / "run-llama", other, "--dtype", "bf16")
     ran = h.dsrun("ckpt", "export", "--base", other, h.work() / "straight", h.work() / "wrong")
     h.ok(ran.returncode == 65 and "has other weights than those" in ran.stderr and not (h.work() / "wrong").exists(), "other weights are refused", ran.stderr)
+    h.ok(changed(base).returncode == 65, "one byte is enough")
     ran = train("straight", job, *words, f"model.init.from={other}", slots=2, steps=8, fresh=False)
     h.ok(ran.returncode == 65 and "was made on other weights" in ran.stderr, "to go on with, too", ran.stderr)
+    for word in (f"lora.alpha={ALPHA + 1}", f"lora.rank={RANK + 1}", "lora.targets=[q_proj]"):
+        ran = train("straight", job, *words, word, slots=2, steps=8, fresh=False)
+        name = word.split("=")[0]
+        h.ok(ran.returncode == 65 and f"was made with another '{name}'" in ran.stderr, f"nor with another {name}", ran.stderr)
     ran = train("straight", job, "optim.lr=1e-2", slots=2, steps=8, fresh=False)
     h.ok(ran.returncode == 65 and "leaves out what was frozen or adapted" in ran.stderr, "a run of all tensors does not go on from it", ran.stderr)
     train("whole", job, "checkpoint.every=2", steps=2)
@@ -225,7 +244,7 @@ def parts(job, pattern, losses):
 
 
 def refused(job):
-    for words, says in ((["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
+    for words, says in ((adapted("parallel.tensor=2"), "and 'lora.rank' are not supported together"), (["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
                         (["train.freeze=*q_proj*"], "freeze both or none")):
         ran = train("other", job, *words)
         h.ok(ran.returncode == 65 and says in ran.stderr and ran.stderr.count("\n") <= 2, says, ran.stderr)

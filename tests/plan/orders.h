@@ -81,6 +81,8 @@ static inline unsigned touches(const struct ds_plan *plan, const struct ds_instr
 
     if (instr->op != DS_INSTR_FORWARD && instr->op != DS_INSTR_BACKWARD)
         return 0;
+    if (!forward && instr->block < plan->first_trained) /* no gradient comes here */
+        return 0;
     for (size_t i = 0; i < plan->params; i++) {
         const struct ds_plan_param *param = &plan->param[i];
 

@@ -153,6 +153,40 @@ Test(adapters, what_is_not_computed_is_not_counted)
     ds_plan_release(&all);
 }
 
+/* Layers before the first trained one hand on what they made, keep none of it and make none of it
+ * again. */
+Test(adapters, what_no_gradient_comes_to_keeps_nothing)
+{
+    struct ds_job job = test_job(test_llama(6, 64, 4, 2, 96, 113, 32), 4, 4, 32);
+    uint64_t all, few;
+    struct ds_plan plan = plan_of(&job);
+
+    all = plan.arena_bytes[DS_ARENA_ACTIVATIONS];
+    ds_plan_release(&plan);
+    job.train.freeze = (struct ds_strings){
+        .count = 2, .item = (const char *[]){"model.embed*", "model.layers.[0-3].*"}};
+    job.activation.recompute = DS_RECOMPUTE_FULL;
+    job.activation.layers = 5;
+    plan = plan_of(&job);
+    few = plan.arena_bytes[DS_ARENA_ACTIVATIONS];
+    cr_assert_eq(plan.first_trained, 5);
+    for (uint32_t block = 1; block <= 6; block++)
+        cr_assert_eq(ds_plan_recomputes(&plan, block), block == 5);
+    for (size_t i = 0; i < plan.buffers; i++) {
+        const struct ds_plan_buffer *buf = &plan.buffer[i];
+
+        if (buf->pass != DS_PASS_TRAIN || buf->block < 1 || buf->block > 4)
+            continue;
+        /* The output of the last of them is read by the first trained layer on its way back. */
+        cr_assert(buf->buffer == DS_BUFFER_OUT || buf->first == buf->last, "%u of block %u",
+                  buf->buffer, buf->block);
+        cr_assert(buf->buffer != DS_BUFFER_OUT || buf->block == 4 || buf->last == buf->first + 1,
+                  "output of block %u", buf->block);
+    }
+    ds_plan_release(&plan);
+    cr_assert_lt(few, all / 2);
+}
+
 Test(adapters, what_cannot_be_frozen_is_refused)
 {
     static const struct {

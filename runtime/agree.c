@@ -137,6 +137,20 @@ static int compare_data(struct ds_trainer *trainer, struct ds_error *err)
     return rc;
 }
 
+/* --- weights ----------------------------------------------------------------------------------- */
+
+int ds__trainer_agree_on_weights(const struct ds_trainer *trainer, uint64_t digest,
+                                 struct ds_error *err)
+{
+    uint64_t first = digest;
+    int rc = ds_comm_broadcast(trainer->comm, &first, sizeof(first), 0, err);
+
+    if (rc == 0 && first != digest)
+        rc = ds_fail(err, EBADMSG,
+                     "other weights than those of rank 0; every rank must see the same files");
+    return rc;
+}
+
 /* --- the run directory ---------------------------------------------------------------------- */
 
 /* Rank 0 makes a folder in it, of a name that nobody has asked for; "" where it could not.  One

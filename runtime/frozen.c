@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/fsio.h"
+#include "runtime/agree.h"
 #include "runtime/optim.h"
 #include "runtime/trainer.h"
 
@@ -84,24 +85,6 @@ static int read_all(struct freezing *f, struct ds_error *err)
     return rc == 0 && f->tensors > 0 ? flush(f, err) : rc;
 }
 
-/* Has every rank the weights that rank 0 has? */
-static int compare(struct ds_trainer *trainer, struct ds_error *err)
-{
-    uint64_t first = trainer->base.digest;
-    double other = 0.0;
-    int rc = ds_comm_broadcast(trainer->comm, &first, sizeof(first), 0, err);
-
-    other = rc == 0 && first != trainer->base.digest ? 1.0 : 0.0;
-    if (rc == 0)
-        rc = ds_comm_all_reduce_f64(trainer->comm, &other, 1, err);
-    if (rc != 0 || other == 0.0)
-        return rc;
-    return ds_fail(err, EBADMSG, "model.init.from '%s': %s; every rank must see the same files",
-                   trainer->job->model.init_from,
-                   first != trainer->base.digest ? "other weights than rank 0 has"
-                                                 : "another rank has other weights");
-}
-
 /* The folder, and what it is told from another by: its weights, and which of them are frozen. */
 static int describe(struct ds_trainer *trainer, const struct ds_hf_folder *folder,
                     struct ds_error *err)
@@ -112,7 +95,7 @@ static int describe(struct ds_trainer *trainer, const struct ds_hf_folder *folde
     int rc = ds_hf_digest(folder, &trainer->base.digest, err);
 
     if (rc == 0)
-        rc = compare(trainer, err);
+        rc = ds__trainer_agree_on_weights(trainer, trainer->base.digest, err);
     if (rc != 0)
         return ds_error_context(err, rc, "model.init.from '%s'", from);
     for (size_t i = 0; i < plan->tensors; i++)

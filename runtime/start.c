@@ -120,14 +120,28 @@ static void init_from_seed(const struct ds_trainer *trainer)
         (void)pthread_join(share[i].thread, NULL);
 }
 
+/* This rank's part of a folder's weights. */
+static int read_weights(struct ds_trainer *trainer, const char *from, struct ds_error *err)
+{
+    struct ds_hf_folder *folder = NULL;
+    uint64_t digest = 0;
+    int rc = ds_hf_open(&folder, from, &trainer->plan.model, err);
+
+    if (rc == 0)
+        rc = ds_hf_read(folder, trainer->weights, trainer->n_weights, err);
+    if (rc == 0)
+        rc = ds_hf_digest(folder, &digest, err);
+    ds_hf_close(folder);
+    return rc == 0 ? ds__trainer_agree_on_weights(trainer, digest, err) : rc;
+}
+
 static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 {
     const char *from = trainer->job->model.init_from;
 
     if (from != NULL && trainer->plan.model.lora.rank == 0)
-        return ds_error_context(
-            err, ds_hf_load(from, &trainer->plan.model, trainer->weights, trainer->n_weights, err),
-            "model.init.from '%s'", from);
+        return ds_error_context(err, read_weights(trainer, from, err), "model.init.from '%s'",
+                                from);
     init_from_seed(trainer);
     return 0;
 }

@@ -188,11 +188,7 @@ int ds_ckpt_resolve(const char *path, char *out, struct ds_error *err) DS_NODISC
 /* Initial weights from a Hugging Face folder (model.safetensors, or shards with an index; F32, BF16
  * and F16 are widened to F32).  Names with or without the "transformer." prefix; buffers such as
  * attn.bias and a tied lm_head.weight are ignored; anything else missing or extra is an error.
- * Ranges and views as for ds_ckpt_load(), in memory. */
-int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
-               size_t n_weights, struct ds_error *err) DS_NODISCARD;
-
-/* The same in steps, for who reads a piece at a time.  `shape` has no adapters. */
+ * Ranges and views as for ds_ckpt_load(), in memory.  `shape` has no adapters. */
 struct ds_hf_folder;
 int ds_hf_open(struct ds_hf_folder **folder, const char *dir, const struct ds_model_shape *shape,
                struct ds_error *err) DS_NODISCARD;

@@ -523,18 +523,6 @@ int ds_hf_read(const struct ds_hf_folder *folder, const struct ds_ckpt_tensor *w
     return rc;
 }
 
-int ds_hf_load(const char *dir, const struct ds_model_shape *shape, struct ds_ckpt_tensor *weights,
-               size_t n_weights, struct ds_error *err)
-{
-    struct ds_hf_folder *folder = NULL;
-    int rc = ds_hf_open(&folder, dir, shape, err);
-
-    if (rc == 0)
-        rc = ds_hf_read(folder, weights, n_weights, err);
-    ds_hf_close(folder);
-    return rc;
-}
-
 int ds_hf_digest(const struct ds_hf_folder *folder, uint64_t *digest, struct ds_error *err)
 {
     return ds__hf_digest(&folder->hf, digest, err);

@@ -154,13 +154,13 @@ static inline void must_load_ranges(const char *dir, const struct ds_model_shape
         range[i].count -= 2;
         range[i].data = calloc(range[i].count, sizeof(float));
     }
-    cr_assert(ds_hf_load(dir, shape, range, m->count, &err) == 0, "%s", err.text);
+    cr_assert(hf_load(dir, shape, range, m->count, &err) == 0, "%s", err.text);
     for (size_t i = 0; i < m->count; i++) {
         cr_assert(memcmp(range[i].data, (const float *)m->weight[i].data + 1,
                          range[i].count * sizeof(float)) == 0);
         range[i].count += 2; /* one more than there are */
     }
-    cr_assert(ds_hf_load(dir, shape, range, m->count, &err) == -EINVAL);
+    cr_assert(hf_load(dir, shape, range, m->count, &err) == -EINVAL);
     for (size_t i = 0; i < m->count; i++)
         free(range[i].data);
 }
@@ -174,7 +174,7 @@ static inline void must_fail(const char *dir, const struct ds_model_shape *shape
     int got;
 
     model_init(&m, shape);
-    got = ds_hf_load(dir, shape, m.weight, m.count, &err);
+    got = hf_load(dir, shape, m.weight, m.count, &err);
     cr_assert(got == rc, "'%s': %d %s", says, got, err.text);
     cr_assert(strstr(err.text, says) != NULL, "'%s' not in '%s'", says, err.text);
     model_release(&m);

@@ -20,6 +20,19 @@
 #include "runtime/ckpt/ckpt.h"
 #include "tests/tempdir.h"
 
+/* All of a folder that is asked for, in one go. */
+static inline int hf_load(const char *dir, const struct ds_model_shape *shape,
+                          const struct ds_ckpt_tensor *weights, size_t count, struct ds_error *err)
+{
+    struct ds_hf_folder *folder = NULL;
+    int rc = ds_hf_open(&folder, dir, shape, err);
+
+    if (rc == 0)
+        rc = ds_hf_read(folder, weights, count, err);
+    ds_hf_close(folder);
+    return rc;
+}
+
 enum { SET_TENSORS = 5 };
 
 /* Weights and moments of a made-up model; every element differs from every other. */

@@ -36,8 +36,7 @@ Test(hf, all_types_and_prefixes_load)
         fill(&f, &shape, types[i / 6], i / 3 % 2 == 0 ? 0 : models[i % 3].prefix);
         (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
         model_init(&m, &shape);
-        cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "case %zu: %s", i,
-                  err.text);
+        cr_assert(hf_load(dir, &shape, m.weight, m.count, &err) == 0, "case %zu: %s", i, err.text);
         must_hold_values(&m);
         must_load_ranges(dir, &shape, &m);
         model_release(&m);
@@ -62,7 +61,7 @@ Test(hf, buffers_and_a_tied_head_are_passed_over)
         f.tensor[i].dtype = f.tensor[i].dtype == DS_U8 ? (int)DS_U16 : f.tensor[i].dtype;
     (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
     model_init(&m, &shape);
-    cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+    cr_assert(hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
     must_hold_values(&m);
     model_release(&m);
     cr_assert(read_config(dir, LLAMA "}", &shape, NULL) == 0);
@@ -70,7 +69,7 @@ Test(hf, buffers_and_a_tied_head_are_passed_over)
     add(&f, "model.layers.0.self_attn.rotary_emb.inv_freq", DS_F32, 1, (uint64_t[]){1});
     (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
     model_init(&m, &shape);
-    cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+    cr_assert(hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
     model_release(&m);
 }
 
@@ -171,7 +170,7 @@ Test(hf, shards_are_put_together)
     cr_assert(symlink("blob", tempdir_path("b.safetensors")) == 0); /* as a download cache has it */
     write_index(&f, 9, "a.safetensors", "b.safetensors");
     model_init(&m, &shape);
-    cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+    cr_assert(hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
     must_hold_values(&m);
     model_release(&m);
     write_index(&f, 9, "a.safetensors", "c.safetensors");
@@ -229,7 +228,7 @@ static void round_trip(const char *config, enum ds_dtype dtype, uint64_t max_byt
     cr_assert(ds_hf_read_config(out, &read, &err) == 0, "%s", err.text);
     cr_assert(memcmp(&read, &shape, sizeof(read)) == 0, "another shape comes back");
     model_init(&m, &shape);
-    cr_assert(ds_hf_load(out, &read, m.weight, m.count, &err) == 0, "%s", err.text);
+    cr_assert(hf_load(out, &read, m.weight, m.count, &err) == 0, "%s", err.text);
     must_hold_values(&m); /* which are exact in bf16 too */
     cr_assert(ds_hf_import(out, again, &err) == 0, "%s", err.text);
     cr_assert(ds_ckpt_load(again, &state, m.weight, m.count, NULL, 0, &err) == 0, "%s", err.text);

@@ -64,7 +64,7 @@ Test(hf_packed, tensors_are_several_of_the_model)
     fill_packed(&f, &shape);
     (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
     model_init(&m, &shape);
-    cr_assert(ds_hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+    cr_assert(hf_load(dir, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
     must_begin(&m, "q_proj", 0);
     must_begin(&m, "k_proj", UINT64_C(8) * 8);
     must_begin(&m, "v_proj", UINT64_C(12) * 8);

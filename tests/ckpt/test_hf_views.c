@@ -122,7 +122,7 @@ static void expect_ranges(const char *dir, enum ds_dtype dtype, struct dice *dic
         data = t.data;
         t.first = roll(dice, (unsigned)t.count);
         t.count -= t.first + roll(dice, (unsigned)(t.count - t.first));
-        cr_assert(ds_hf_load(dir, &shape, &t, 1, &err) == 0, "%s", err.text);
+        cr_assert(hf_load(dir, &shape, &t, 1, &err) == 0, "%s", err.text);
         for (uint64_t k = 0; k < t.count; k++)
             cr_assert(data[k] ==
                       as_saved(value_at(i, place_of(&t.view, columns, t.first + k)), dtype));
@@ -166,10 +166,10 @@ Test(hf_views, columns_that_a_tensor_has_not_are_refused)
     save_model(run.text, 1);
     cr_assert(ds_hf_export(step.text, dir.text, DS_F32, NULL, NULL, &err) == 0, "%s", err.text);
     t.view = (struct ds_ckpt_view){1, {{200, 57}}};
-    cr_assert(ds_hf_load(dir.text, &shape, &t, 1, &err) == -EINVAL);
+    cr_assert(hf_load(dir.text, &shape, &t, 1, &err) == -EINVAL);
     cr_assert(strstr(err.text, "57 columns from 200 on, is not in 256") != NULL, "%s", err.text);
     t.view = (struct ds_ckpt_view){1, {{200, 56}}};
-    cr_assert(ds_hf_load(dir.text, &shape, &t, 1, &err) == -EINVAL);
+    cr_assert(hf_load(dir.text, &shape, &t, 1, &err) == -EINVAL);
     cr_assert(strstr(err.text, "no tensor that fits") != NULL, "%s", err.text);
     free(t.data);
 }

@@ -3,6 +3,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """data - every rank sees the same data and one run directory, and a run that goes on sees the data that it began with,
 or it is said."""
+import pathlib
+import shutil
+
 import beds
 import harness as h
 
@@ -43,6 +46,7 @@ def hosts():
         mixed(bed)
         run_dir(bed)
         tokenized(bed)
+        weights(bed)
 
 
 def mixed(bed):
@@ -55,6 +59,29 @@ def mixed(bed):
                   "data.train=[{path: /tmp/train.txt, weight: 9}, /tmp/valid.txt]", "--run-dir", "mixed")
     h.ok(ran.returncode == 65 and "error: data.train item 2: as many ids as rank 0 has, and not the same" in ran.stderr,
          "a set of a mixture whose copies are other", ran.stdout + ran.stderr)
+
+
+def weights(bed):
+    """Each rank reads its part of a model to start from; parts of two models would be none."""
+    ran = bed.run(h.DSRUN, "ckpt", "export", "shared", "model")
+    h.ok(ran.returncode == 0, "a folder to start from", ran.stderr)
+    for host in ("head", *bed.names):
+        shutil.copytree(h.work() / "model", bed.base / "hosts" / host / "tmp" / "model")
+    late = bed.base / "hosts" / "node2" / "tmp" / "model" / "model.safetensors"
+    path, text = h.work() / "from.yaml", pathlib.Path(JOB).read_text()
+    begin = text.index("model:")
+    path.write_text(text[:begin] + "model: {init: {from: /tmp/model}}\n" + text[text.index("data:"):])
+    kinds = {"all of it": [], "what is frozen": ["train.freeze=*.bias"], "what adapters are beside": ["lora.rank=2"]}
+    for name, words in kinds.items():
+        ran = bed.run(h.DSRUN, "-H", bed.hostfile, path, "checkpoint.every=0", *words, "--run-dir", "alike-weights")
+        h.ok(ran.returncode == 0, f"copies of a model, {name}", ran.stderr)
+    content = bytearray(late.read_bytes())
+    content[-1] ^= 0x40
+    late.write_bytes(content)
+    for name, words in kinds.items():
+        ran = bed.run(h.DSRUN, "-H", bed.hostfile, path, "checkpoint.every=0", *words, "--run-dir", "other-weights")
+        h.ok(ran.returncode == 65 and "error: model.init.from '/tmp/model': other weights than those of rank 0" in ran.stderr
+             and "rank 1 on node2 ended with code 65" in ran.stderr, f"one that is another, {name}", ran.stderr)
 
 
 def run_dir(bed):

@@ -55,15 +55,9 @@ def goes_on_anywhere(family):
         "in teams of 2, 2 parts": (4, ("parallel.tensor=2", "parallel.pipeline=2"))})
 
 
-def with_few_kv_heads():
-    """Two heads of keys and values on 4 and 8 ranks: losses, traffic and checkpoints from any of them to any."""
-    family, folder = "llama-2", h.work()
-    path = job("llama")
-    path = path.rename(path.with_name(f"{family}.yaml"))
-    path.write_text(path.read_text().replace("kv_heads: 4", "kv_heads: 2"))
-    layouts = {"whole": (1, ()), "in a team of 2": (2, ("parallel.tensor=2",)),
-               "in teams of 4": (8, ("parallel.tensor=4", "zero.stage=2")), "in a team of 8": (8, ("parallel.tensor=8",)),
-               "in teams of 4 that share": (8, ("parallel.tensor=4", "parallel.sequence=2", "zero.stage=3"))}
+def as_one(family, path, layouts):
+    """A run of one rank, and each layout: about the same losses, traffic as planned."""
+    folder = h.work()
     train(path, folder / f"{family}-1", 1)
     for name, (ranks, keys) in layouts.items():
         run = folder / f"{family}-{name.replace(' ', '-')}"
@@ -74,6 +68,18 @@ def with_few_kv_heads():
         h.ok(ranks == 1 or said and all(e[op]["calls"] == to["calls"] and e[op]["bytes"] == to["bytes"]
                                         for e in said for op, to in plan["traffic"].items()),
              f"{family}, {name}: traffic as planned", said[:1])
+
+
+def with_few_kv_heads():
+    """Two heads of keys and values on 4 and 8 ranks: losses, traffic and checkpoints from any of them to any."""
+    family = "llama-2"
+    path = job("llama")
+    path = path.rename(path.with_name(f"{family}.yaml"))
+    path.write_text(path.read_text().replace("kv_heads: 4", "kv_heads: 2"))
+    layouts = {"whole": (1, ()), "in a team of 2": (2, ("parallel.tensor=2",)),
+               "in teams of 4": (8, ("parallel.tensor=4", "zero.stage=2")), "in a team of 8": (8, ("parallel.tensor=8",)),
+               "in teams of 4 that share": (8, ("parallel.tensor=4", "parallel.sequence=2", "zero.stage=3"))}
+    as_one(family, path, layouts)
     text = h.dsrun("plan", "--slots", 8, path, "parallel.tensor=8").stdout
     h.ok(", 8 share each layer, 4 a key/value head," in text, f"{family}: plan says on how many ranks a head is", text)
     if not h.SANITIZED:
@@ -82,21 +88,13 @@ def with_few_kv_heads():
 
 def with_muon(family):
     """Matrices that are updated as a whole: losses, traffic, and checkpoints between teams."""
-    name, folder = f"{family}-muon", h.work()
+    name = f"{family}-muon"
     path = job(family)
     path = path.rename(path.with_name(f"{name}.yaml"))
     path.write_text(path.read_text().replace("optim: {", "optim: {name: muon, "))
     layouts = {"whole": (2, ("zero.stage=1",)), "in a team of 2": (2, ("parallel.tensor=2",)),
                "in teams of 4": (8, ("parallel.tensor=4", "zero.stage=2"))}
-    train(path, folder / f"{name}-1", 1)
-    for what, (ranks, keys) in layouts.items():
-        run = folder / f"{name}-{what.replace(' ', '-')}"
-        if not train(path, run, ranks, *keys, "log.comm=true"):
-            continue
-        alike(f"{name}, {what}", run, folder / f"{name}-1")
-        plan, said = planned(path, ranks, *keys), shared.comm_events(run)
-        h.ok(said and all(e[op]["calls"] == to["calls"] and e[op]["bytes"] == to["bytes"]
-                          for e in said for op, to in plan["traffic"].items()), f"{name}, {what}: traffic as planned", said[:1])
+    as_one(name, path, layouts)
     if not h.SANITIZED:
         shared.goes_on_anywhere(name, path, layouts)
 

@@ -137,7 +137,7 @@ static int compare_data(struct ds_trainer *trainer, struct ds_error *err)
     return rc;
 }
 
-/* --- weights ----------------------------------------------------------------------------------- */
+/* --- weights --------------------------------------------------------------------------------- */
 
 int ds__trainer_agree_on_weights(const struct ds_trainer *trainer, uint64_t digest,
                                  struct ds_error *err)

@@ -4,9 +4,9 @@
  * agree.h - do the ranks see the same files?  Each opens those of its own host.
  *
  * Copies of the data that are not alike would train, on sequences that no order ever had; they are
- * compared by their ids' number and a few samples.  Of weights to start from each rank reads a part,
- * and parts of several models are none.  A run directory of each host's own would cost
- * the first checkpoint, in which every rank writes its part.
+ * compared by their ids' number and a few samples.  Of weights to start from each rank reads a
+ * part, and parts of several models are none.  A run directory of each host's own would cost the
+ * first checkpoint, in which every rank writes its part.
  *
  * Tests   tests/e2e/data.py
  */

@@ -14,24 +14,9 @@
 #include <string.h>
 
 #include "launcher/hosts/nodefile.h"
+#include "tests/fuzz/roster.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void check(const struct ds_roster *roster)
-{
-    static const char letters[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-
-    assert(roster->hosts >= 1 && roster->hosts <= DS_MAX_HOSTS);
-    for (size_t i = 0; i < roster->hosts; i++) {
-        const struct ds_host_spec *host = &roster->host[i];
-        size_t len = strlen(host->name);
-
-        assert(len >= 1 && len <= DS_MAX_HOST_NAME && strspn(host->name, letters) == len);
-        assert(host->slots <= DS_MAX_SLOTS);
-        assert(ds_roster_find(roster, host->name) == host);
-    }
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -45,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ds_roster_init(&roster);
     rc = ds_nodefile_parse(&roster, file, (const char *)data + 1, size - 1, &err);
     if (rc == 0)
-        check(&roster);
+        check_roster(&roster);
     else
         assert(rc == -EINVAL && strncmp(err.text, file->variable, strlen(file->variable)) == 0);
     ds_roster_release(&roster);

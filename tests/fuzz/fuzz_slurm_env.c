@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "launcher/hosts/slurm_env.h"
+#include "tests/fuzz/roster.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -23,24 +24,6 @@ static const char *take_line(char **at)
     char *line = strsep(at, "\n");
 
     return line == NULL || *line == '\0' ? NULL : line;
-}
-
-static void check(const struct ds_roster *roster)
-{
-    static const char letters[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-
-    assert(roster->hosts >= 1 && roster->hosts <= DS_MAX_HOSTS);
-    for (size_t i = 0; i < roster->hosts; i++) {
-        const struct ds_host_spec *host = &roster->host[i];
-        size_t len = strlen(host->name);
-
-        assert(len >= 1 && len <= DS_MAX_HOST_NAME && host->name[0] != '-');
-        assert(strspn(host->name, letters) == len);
-        assert(host->slots <= DS_MAX_SLOTS && host->cpus <= DS_MAX_CPUS);
-        assert(host->gpus <= DS_MAX_SLOTS);
-        assert(ds_roster_find(roster, host->name) == host);
-    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -60,7 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ds_roster_init(&roster);
     rc = ds_slurm_env_parse(&roster, &env, &err);
     if (rc == 0)
-        check(&roster);
+        check_roster(&roster);
     else
         assert(rc == -EINVAL && err.text[0] != '\0');
     ds_roster_release(&roster);

@@ -175,3 +175,11 @@ void ds_json_real(struct ds_json *json, const char *key, double value)
     if (value > -1e15 && value < 1e15 && value == (double)(int64_t)value)
         (void)ds_buf_puts(json->out, ".0");
 }
+
+void ds_json_numbers(struct ds_json *json, const char *key, const struct ds_numbers *numbers)
+{
+    ds_json_array(json, key);
+    for (uint64_t i = 0; i < numbers->count; i++)
+        ds_json_real(json, NULL, numbers->item[i]);
+    ds_json_end_array(json);
+}

@@ -18,6 +18,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/numbers.h"
 
 /* `key` is NULL for an array's elements and for the outermost value. */
 struct ds_json {
@@ -40,5 +41,7 @@ void ds_json_null(struct ds_json *json, const char *key);
 void ds_json_f64(struct ds_json *json, const char *key, double value, int digits);
 /* With 17 digits, and a point in whole numbers below 1e15, for readers that tell 4 from 4.0. */
 void ds_json_real(struct ds_json *json, const char *key, double value);
+/* A list of such. */
+void ds_json_numbers(struct ds_json *json, const char *key, const struct ds_numbers *numbers);
 
 #endif

@@ -75,6 +75,27 @@ int ds_json_get_f64(const json_t *object, const char *key, double *out, struct d
     return 0;
 }
 
+int ds_json_get_numbers(const json_t *object, const char *key, struct ds_numbers *out,
+                        struct ds_error *err)
+{
+    const json_t *list = json_object_get(object, key);
+
+    if (!json_is_array(list))
+        return missing(list, key, "a list of numbers", err);
+    if (json_array_size(list) > DS_MAX_NUMBERS)
+        return ds_fail(err, EBADMSG, "key '%s' has %zu numbers, at most %d are read", key,
+                       json_array_size(list), DS_MAX_NUMBERS);
+    *out = (struct ds_numbers){.count = json_array_size(list)};
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *value = json_array_get(list, i);
+
+        if (!json_is_number(value))
+            return missing(value, key, "a list of numbers", err);
+        out->item[i] = json_number_value(value);
+    }
+    return 0;
+}
+
 int ds_json_get_string(const json_t *object, const char *key, const char **out,
                        struct ds_error *err)
 {

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/numbers.h"
 
 /* A new reference (json_decref()), or NULL with `err` filled (EBADMSG). */
 json_t *ds_json_parse(const void *text, size_t len, struct ds_error *err);
@@ -28,6 +29,8 @@ int ds_json_get_u64(const json_t *object, const char *key, uint64_t max, uint64_
                     struct ds_error *err) DS_NODISCARD;
 int ds_json_get_f64(const json_t *object, const char *key, double *out, struct ds_error *err)
     DS_NODISCARD;
+int ds_json_get_numbers(const json_t *object, const char *key, struct ds_numbers *out,
+                        struct ds_error *err) DS_NODISCARD;
 int ds_json_get_string(const json_t *object, const char *key, const char **out,
                        struct ds_error *err) DS_NODISCARD;
 

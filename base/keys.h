@@ -17,6 +17,7 @@
  *   SET    a list of choices, kept or'ed in an unsigned
  *   LIST   a text or a list of texts (struct ds_strings)
  *   PAIR   a list of two F64, kept in two adjacent doubles
+ *   NUMBERS a list of at most DS_MAX_NUMBERS F64 (struct ds_numbers)
  *   ENV    a map NAME: text, kept as "NAME=text" (struct ds_strings)
  *   ROWS   a list of at most `max` maps, each with the keys of a table of its own (struct ds_rows);
  *          a key that a map leaves out has its default, a DERIVED F64 is NaN then; with SHORT a map
@@ -40,6 +41,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/numbers.h"
 #include "base/yaml.h"
 
 struct ds_strings { /* a list of strings, owned by an arena */
@@ -62,6 +64,7 @@ enum ds_key_type {
     DS_KEY_SET,
     DS_KEY_LIST,
     DS_KEY_PAIR,
+    DS_KEY_NUMBERS,
     DS_KEY_ENV,
     DS_KEY_ROWS
 };
@@ -70,7 +73,7 @@ enum ds_key_flag {
     DS_KEY_REQUIRED = 1, /* has no default and must be given */
     DS_KEY_DERIVED = 2,  /* the default follows from other keys; `def` is prose */
     DS_KEY_AUTO = 4,     /* U64: "auto" is allowed and is 0 */
-    DS_KEY_BELOW = 8,    /* F64, PAIR: `max` itself is not allowed */
+    DS_KEY_BELOW = 8,    /* F64, PAIR, NUMBERS: `max` itself is not allowed */
     DS_KEY_DIGEST = 64,  /* decides the result: part of the digest */
     DS_KEY_SHORT = 128,  /* ROWS: texts may stand for maps */
     DS_KEY_NAMED = 256   /* ROWS, with SHORT: names may stand before rows */

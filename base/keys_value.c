@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * keys_value.c - text to field and back, by the type of a key; the contract is in keys.h.
+ * keys_value.c - text to field, by the type of a key; the contract is in keys.h, the way back in
+ * keys_print.c.
  *
  * What a number looks like is decided here, not by strtod(): no hexadecimal,
  * no octal, no infinity, no separators, no sign on whole numbers.
@@ -25,11 +26,6 @@ _Static_assert(sizeof(enum ds_key_type) == sizeof(unsigned), "enums are stored a
 static void store(const struct ds_key *key, void *base, const void *value, size_t bytes)
 {
     memcpy((char *)base + key->offset, value, bytes);
-}
-
-static void fetch(const struct ds_key *key, const void *base, void *value, size_t bytes)
-{
-    memcpy(value, (const char *)base + key->offset, bytes);
 }
 
 /* --- numbers --------------------------------------------------------------------------------- */
@@ -250,6 +246,7 @@ static const char *type_text(const struct ds_key *key)
     case DS_KEY_U64:
     case DS_KEY_F64: return "a number";
     case DS_KEY_PAIR: return "a list of two numbers";
+    case DS_KEY_NUMBERS: return "a list of numbers";
     case DS_KEY_ENV: return "a map of names and texts";
     default: return "text";
     }
@@ -325,24 +322,45 @@ static int set_set(const struct ds_key *key, void *base, const struct ds_yaml *n
     return 0;
 }
 
+/* All of a list, for which there is room. */
+static int read_numbers(const struct ds_key *key, const struct ds_yaml *list, double *out,
+                        struct ds_error *err)
+{
+    int rc = 0;
+
+    for (const struct ds_yaml *item = list->child; rc == 0 && item != NULL; item = item->next) {
+        rc = check_scalar(key, item, type_text(key), err);
+        if (rc == 0)
+            rc = read_f64(key, item->text, out++, err);
+    }
+    return rc;
+}
+
 static int set_pair(const struct ds_key *key, void *base, const struct ds_yaml *node,
                     struct ds_error *err)
 {
     double pair[2] = {0, 0};
-    size_t n = 0;
+    int rc = node->kind == DS_YAML_SEQUENCE && node->count == 2
+                 ? read_numbers(key, node, pair, err)
+                 : ds_fail(err, EINVAL, "'%s' must be %s", key->path, type_text(key));
 
-    if (node->kind != DS_YAML_SEQUENCE || node->count != 2)
-        return ds_fail(err, EINVAL, "'%s' must be %s", key->path, type_text(key));
-    for (const struct ds_yaml *item = node->child; item != NULL; item = item->next) {
-        int rc = check_scalar(key, item, type_text(key), err);
+    if (rc == 0)
+        store(key, base, pair, sizeof(pair));
+    return rc;
+}
 
-        if (rc == 0)
-            rc = read_f64(key, item->text, &pair[n++], err);
-        if (rc != 0)
-            return rc;
-    }
-    store(key, base, pair, sizeof(pair));
-    return 0;
+static int set_numbers(const struct ds_key *key, void *base, const struct ds_yaml *node,
+                       struct ds_error *err)
+{
+    struct ds_numbers numbers = {.count = node->count};
+    int rc = node->kind == DS_YAML_SEQUENCE && node->count <= DS_MAX_NUMBERS
+                 ? read_numbers(key, node, numbers.item, err)
+                 : ds_fail(err, EINVAL, "'%s' must be %s, at most %d", key->path, type_text(key),
+                           DS_MAX_NUMBERS);
+
+    if (rc == 0)
+        store(key, base, &numbers, sizeof(numbers));
+    return rc;
 }
 
 bool ds_key_is_env_name(const char *name, size_t len)
@@ -397,6 +415,7 @@ int ds_key_set(const struct ds_key *key, void *base, struct ds_arena *arena,
     case DS_KEY_LIST: return set_list(key, base, arena, node, err);
     case DS_KEY_SET: return set_set(key, base, node, err);
     case DS_KEY_PAIR: return set_pair(key, base, node, err);
+    case DS_KEY_NUMBERS: return set_numbers(key, base, node, err);
     case DS_KEY_ENV: return set_env(key, base, arena, node, err);
     case DS_KEY_ROWS: return ds__key_set_rows(key, base, arena, node, &at, err);
     case DS_KEY_BOOL:
@@ -436,145 +455,4 @@ int ds_key_set_text(const struct ds_key *key, void *base, struct ds_arena *arena
     struct ds_yaml node = {.kind = DS_YAML_SCALAR, .plain = true, .text = text};
 
     return ds_key_set(key, base, arena, &node, err);
-}
-
-/* --- and out -----------------------------------------------------------------------------------
- */
-
-/* The fewest digits that read back to the same double. */
-static void print_f64(double value, struct ds_buf *out)
-{
-    char text[40];
-
-    for (int digits = 6; digits <= 17; digits++) {
-        (void)snprintf(text, sizeof(text), "%.*g", digits, value);
-        if (strtod(text, NULL) == value)
-            break;
-    }
-    ds_buf_puts(out, text);
-}
-
-/* Plain where nothing in it could mean anything to YAML, else in double quotes. */
-static void print_text(const char *text, struct ds_buf *out)
-{
-    const char *safe = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-";
-    struct ds_yaml node = {.kind = DS_YAML_SCALAR, .plain = true, .text = text};
-
-    if (text[strspn(text, safe)] == '\0' && text[0] != '-' && text[0] != '.' &&
-        !ds_yaml_is_null(&node)) {
-        ds_buf_puts(out, text);
-        return;
-    }
-    if (ds_yaml_quote(text, out) != 0)
-        out->failed = true;
-}
-
-static void print_env(const struct ds_strings *list, struct ds_buf *out)
-{
-    ds_buf_puts(out, "{");
-    for (size_t i = 0; i < list->count; i++) {
-        const char *equals = strchr(list->item[i], '=');
-
-        assert(equals != NULL);
-        ds_buf_puts(out, i == 0 ? "\"" : ", \"");
-        ds_buf_put(out, list->item[i], (size_t)(equals - list->item[i]));
-        ds_buf_puts(out, "\": ");
-        print_text(equals + 1, out);
-    }
-    ds_buf_puts(out, "}");
-}
-
-static void print_list(const struct ds_strings *list, struct ds_buf *out)
-{
-    ds_buf_puts(out, "[");
-    for (size_t i = 0; i < list->count; i++) {
-        ds_buf_puts(out, i == 0 ? "" : ", ");
-        print_text(list->item[i], out);
-    }
-    ds_buf_puts(out, "]");
-}
-
-static void print_set(const struct ds_key *key, unsigned set, struct ds_buf *out)
-{
-    const char *comma = "";
-
-    ds_buf_puts(out, "[");
-    for (const struct ds_choice *c = key->choices; c->name != NULL; c++) {
-        if (!(set & c->value))
-            continue;
-        ds_buf_printf(out, "%s%s", comma, c->name);
-        comma = ", ";
-    }
-    ds_buf_puts(out, "]");
-}
-
-static void print_enum(const struct ds_key *key, unsigned value, struct ds_buf *out)
-{
-    const struct ds_choice *c = key->choices;
-
-    while (c->name != NULL && c->value != value)
-        c++;
-    assert(c->name != NULL);
-    ds_buf_puts(out, c->name);
-}
-
-void ds_key_print(const struct ds_key *key, const void *base, struct ds_buf *out)
-{
-    union {
-        bool flag;
-        unsigned word;
-        uint64_t number;
-        double pair[2];
-        const char *text;
-        struct ds_strings list;
-    } v;
-
-    switch (key->type) {
-    case DS_KEY_BOOL:
-        fetch(key, base, &v.flag, sizeof(v.flag));
-        ds_buf_puts(out, v.flag ? "true" : "false");
-        break;
-    case DS_KEY_U64:
-        fetch(key, base, &v.number, sizeof(v.number));
-        if ((key->flags & DS_KEY_AUTO) && v.number == 0)
-            ds_buf_puts(out, "auto");
-        else
-            ds_buf_printf(out, "%llu", (unsigned long long)v.number);
-        break;
-    case DS_KEY_F64:
-        fetch(key, base, v.pair, sizeof(v.pair[0]));
-        print_f64(v.pair[0], out);
-        break;
-    case DS_KEY_PAIR:
-        fetch(key, base, v.pair, sizeof(v.pair));
-        ds_buf_puts(out, "[");
-        print_f64(v.pair[0], out);
-        ds_buf_puts(out, ", ");
-        print_f64(v.pair[1], out);
-        ds_buf_puts(out, "]");
-        break;
-    case DS_KEY_TEXT:
-    case DS_KEY_WORD:
-        fetch(key, base, &v.text, sizeof(v.text));
-        print_text(v.text == NULL ? "" : v.text, out);
-        break;
-    case DS_KEY_ENUM:
-    case DS_KEY_SET:
-        fetch(key, base, &v.word, sizeof(v.word));
-        if (key->type == DS_KEY_ENUM)
-            print_enum(key, v.word, out);
-        else
-            print_set(key, v.word, out);
-        break;
-    case DS_KEY_ROWS: ds__key_print_rows(key, base, out); break;
-    case DS_KEY_LIST:
-    case DS_KEY_ENV:
-    default:
-        fetch(key, base, &v.list, sizeof(v.list));
-        if (key->type == DS_KEY_LIST)
-            print_list(&v.list, out);
-        else
-            print_env(&v.list, out);
-        break;
-    }
 }

@@ -18,6 +18,7 @@ enum {
     DS_MAX_YAML_DEPTH    = 32,
     DS_MAX_YAML_NODES    = 10000,
     DS_MAX_OVERRIDES     = 256,          /* key=value on one command line */
+    DS_MAX_NUMBERS       = 128,          /* of a list that is one value */
     DS_MAX_TRIALS        = 16,           /* layouts that dsrun tune tries */
     DS_MAX_TRIAL_TEXT    = 256,          /* bytes of the overrides of one, with its NUL */
     DS_MAX_TRIAL_WORDS   = 12,

@@ -259,7 +259,8 @@ struct ds_rope_args {
     size_t first;
     enum ds_dtype act;
     float theta;
-    struct ds_rope_scale scale; /* zeroed: as they are */
+    struct ds_rope_scale scale;    /* zeroed: as they are */
+    const struct ds_numbers *each; /* of LONGROPE: a factor for each pair; the host's */
     bool inverse;
     void *x;
 };

@@ -193,11 +193,25 @@ const char *ds__check_head_norm_bwd(const struct ds_head_norm_bwd_args *a)
     return check_head_norm(a->rows, a->heads, a->kv_heads, a->head_size, a->act, a->param);
 }
 
+/* What LONGROPE divides frequencies by. */
+static const char *check_each(const struct ds_numbers *each, size_t pairs)
+{
+    if (each == NULL || each->count != pairs)
+        return "factors that are not one for each pair";
+    for (size_t i = 0; i < pairs; i++)
+        if (!(each->item[i] > 0.0))
+            return "frequencies that are divided by nothing";
+    return NULL;
+}
+
 const char *ds__check_rope(const struct ds_rope_args *a)
 {
+    const bool each = a->scale.kind == DS_ROPE_LONGROPE;
+    const size_t width = ds_rope_width(a->turned, a->head_size);
+
     if (a->batch == 0 || a->seq == 0 || a->heads == 0 || a->head_size == 0)
         return "an impossible shape";
-    if (ds_rope_width(a->turned, a->head_size) % 2 != 0)
+    if (width % 2 != 0)
         return "an odd head size";
     if (a->turned > a->head_size)
         return "a head shorter than what is turned of it";
@@ -215,9 +229,11 @@ const char *ds__check_rope(const struct ds_rope_args *a)
         (!(a->theta > 1.0f) || a->scale.original == 0 || !(a->scale.slow > 0.0) ||
          !(a->scale.slow < a->scale.fast)))
         return "pairs of which none are between the slow and the fast ones";
-    if (a->scale.kind == DS_ROPE_YARN && !(a->scale.attention > 0.0))
+    if ((a->scale.kind == DS_ROPE_YARN || each) && !(a->scale.attention > 0.0))
         return "cosines and sines that are multiplied by nothing";
-    return a->x == NULL ? "a pointer is missing" : NULL;
+    if (a->x == NULL)
+        return "a pointer is missing";
+    return each ? check_each(a->each, width / 2) : NULL;
 }
 
 static const char *check_heads(size_t batch, size_t seq, size_t heads, size_t kv_heads,

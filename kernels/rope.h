@@ -10,9 +10,11 @@
  *   YARN    likewise, from low = slow to high = fast waves, but between them goes what is linear in
  *           the number of the pair, and the ends are whole pairs; cosines and sines are multiplied
  *           by `attention` (Peng et al. 2023, "YaRN", sections 3.2 and 3.4)
+ *   LONGROPE  each frequency is divided by a factor of its own; cosines and sines are multiplied by
+ *           `attention` (Ding et al. 2024, "LongRoPE")
  *
- * Source  transformers: modeling_rope_utils.py, _compute_llama3_parameters() and
- *         _compute_yarn_parameters(); Llama 3.1's own code
+ * Source  transformers: modeling_rope_utils.py, _compute_llama3_parameters(),
+ *         _compute_yarn_parameters() and _compute_longrope_parameters(); Llama 3.1's own code
  * Tests   tests/kernels/test_rope.c
  */
 #ifndef DS_KERNELS_ROPE_H
@@ -22,14 +24,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/numbers.h"
 #include "kernels/anywhere.h"
 
 /* clang-format off */
 #define DS_ROPES(X) \
-    X(PLAIN,  "none") \
-    X(LINEAR, "linear") \
-    X(LLAMA3, "llama3") \
-    X(YARN,   "yarn")
+    X(PLAIN,    "none") \
+    X(LINEAR,   "linear") \
+    X(LLAMA3,   "llama3") \
+    X(YARN,     "yarn") \
+    X(LONGROPE, "longrope")
 /* clang-format on */
 enum ds_rope_kind {
 #define X(id, name) DS_ROPE_##id,
@@ -55,7 +59,7 @@ struct ds_rope_scale {
     double low, high;  /* LLAMA3: waves in `original` positions, low < high */
     uint64_t original; /* positions */
     double slow, fast; /* YARN: waves in `original` positions, slow < fast */
-    double attention;  /* YARN: above 0 */
+    double attention;  /* YARN, LONGROPE: above 0 */
 };
 
 /* Where YARN's pairs begin to be stretched and from where on they wholly are; of theta above 1. */
@@ -71,10 +75,14 @@ static inline struct ds_rope_scale ds_rope_plain(void)
     return scale;
 }
 
-/* YaRN's own, of lengths up to `factor` times as long. */
-static inline double ds_rope_usual_attention(double factor)
+/* What the papers multiply cosines and sines by, for lengths up to `factor` times as long. */
+static inline double ds_rope_usual_attention(const struct ds_rope_scale *scale, double factor)
 {
-    return factor > 1.0 ? 0.1 * log(factor) + 1.0 : 1.0;
+    if (!(factor > 1.0))
+        return 1.0;
+    if (scale->kind == DS_ROPE_LONGROPE)
+        return sqrt(1.0 + log(factor) / log((double)scale->original));
+    return scale->kind == DS_ROPE_YARN ? 0.1 * log(factor) + 1.0 : 1.0;
 }
 
 /* The pair, with its fraction, whose wave fits `waves` times into `original` positions. */
@@ -111,12 +119,14 @@ static inline size_t ds_rope_width(size_t turned, size_t head_size)
 /* What cosines and sines are multiplied by. */
 DS_ANYWHERE double ds_rope_gain(const struct ds_rope_scale *scale)
 {
-    return scale->kind == DS_ROPE_YARN ? scale->attention : 1.0;
+    return scale->kind == DS_ROPE_YARN || scale->kind == DS_ROPE_LONGROPE ? scale->attention : 1.0;
 }
 
-/* The frequency, in radians a position, that the `frequency` of a pair becomes. */
+/* The frequency, in radians a position, that the `frequency` of a pair becomes; LONGROPE divides it
+ * by a factor of `each`. */
 DS_ANYWHERE double ds_rope_scaled(const struct ds_rope_scale *scale,
-                                  const struct ds_rope_ramp *ramp, size_t pair, double frequency)
+                                  const struct ds_rope_ramp *ramp, const struct ds_numbers *each,
+                                  size_t pair, double frequency)
 {
     double waves, share;
 
@@ -124,6 +134,8 @@ DS_ANYWHERE double ds_rope_scaled(const struct ds_rope_scale *scale,
         return frequency;
     if (scale->kind == DS_ROPE_LINEAR)
         return frequency / scale->factor;
+    if (scale->kind == DS_ROPE_LONGROPE)
+        return frequency / each->item[pair];
     if (scale->kind == DS_ROPE_YARN) {
         share = 1.0 - ((double)pair - ramp->first) / (ramp->last - ramp->first);
     } else {

@@ -168,6 +168,8 @@ struct ds_model_shape {
     double norm_eps, rope_theta;
     uint64_t rope_dims; /* elements of a head that are turned, the first; 0: all */
     struct ds_rope_scale rope_scale;
+    struct ds_numbers rope_short, rope_long; /* LONGROPE: of each pair; of rope_scale.original
+                                                positions at most, and of more */
     double local_theta;  /* with full_every: of the other layers, which stretch nothing */
     double query_scalar; /* attention is scaled by its root; 0: by the head size's */
     double balance;      /* weight of the loss that asks for an even use of experts */

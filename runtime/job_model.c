@@ -37,6 +37,8 @@ static const char *const shape_keys[] = {
     "model.rope_scaling.beta_slow",
     "model.rope_scaling.beta_fast",
     "model.rope_scaling.attention_factor",
+    "model.rope_scaling.short_factor",
+    "model.rope_scaling.long_factor",
     "model.rope_scaling.original_context",
     "model.window",
     "model.full_every",
@@ -247,21 +249,25 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
 static int check_rope_silent(const struct ds_job *job, const struct ds_keys *keys,
                              struct ds_error *err)
 {
-    const struct ds_rope_scale *scale = &job->model.shape.rope_scale, usual = ds_rope_plain();
+    const struct ds_model_shape *shape = &job->model.shape;
+    const struct ds_rope_scale *scale = &shape->rope_scale, usual = ds_rope_plain();
     const bool plain = scale->kind == DS_ROPE_PLAIN, llama3 = scale->kind == DS_ROPE_LLAMA3;
-    const bool yarn = scale->kind == DS_ROPE_YARN;
+    const bool yarn = scale->kind == DS_ROPE_YARN, each = scale->kind == DS_ROPE_LONGROPE;
     const struct {
         const char *path;
         bool wrong;
     } table[] = {
-        {"model.rope_scaling.factor", plain && scale->factor > usual.factor},
+        {"model.rope_scaling.factor", (plain || each) && scale->factor > usual.factor},
+        {"model.rope_scaling.short_factor", !each && shape->rope_short.count > 0},
+        {"model.rope_scaling.long_factor", !each && shape->rope_long.count > 0},
         {"model.rope_scaling.low_freq_factor", !llama3 && scale->low != usual.low},
         {"model.rope_scaling.high_freq_factor", !llama3 && scale->high != usual.high},
         {"model.rope_scaling.beta_slow", !yarn && scale->slow != usual.slow},
         {"model.rope_scaling.beta_fast", !yarn && scale->fast != usual.fast},
-        {"model.rope_scaling.attention_factor", !yarn && scale->attention != usual.attention},
+        {"model.rope_scaling.attention_factor",
+         !yarn && !each && scale->attention != usual.attention},
         {"model.rope_scaling.original_context",
-         !llama3 && !yarn && scale->original != usual.original},
+         !llama3 && !yarn && !each && scale->original != usual.original},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -269,7 +275,7 @@ static int check_rope_silent(const struct ds_job *job, const struct ds_keys *key
             return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.rope_scaling.type"),
                            EINVAL, "'%s' says nothing to 'model.rope_scaling.type' %s; %s",
                            table[i].path, ds_rope_name(scale->kind),
-                           plain ? "set that to linear, llama3 or yarn" : "leave it out");
+                           plain ? "set that to linear, llama3, yarn or longrope" : "leave it out");
     return 0;
 }
 
@@ -277,21 +283,61 @@ static int check_rope_silent(const struct ds_job *job, const struct ds_keys *key
 static int check_rope_needs(const struct ds_job *job, const struct ds_keys *keys,
                             struct ds_error *err)
 {
+    static const struct {
+        const char *path, *what;
+        unsigned kinds; /* 1 << enum ds_rope_kind */
+    } table[] = {
+        {"model.rope_scaling.factor", "how many times as long the context has become",
+         1U << DS_ROPE_LINEAR | 1U << DS_ROPE_LLAMA3 | 1U << DS_ROPE_YARN},
+        {"model.rope_scaling.original_context", "the context that the model was made for first",
+         1U << DS_ROPE_YARN | 1U << DS_ROPE_LONGROPE},
+        {"model.rope_scaling.short_factor", "a list of what each frequency is divided by",
+         1U << DS_ROPE_LONGROPE},
+        {"model.rope_scaling.long_factor", "a list of what each frequency is divided by",
+         1U << DS_ROPE_LONGROPE},
+    };
     const enum ds_rope_kind kind = job->model.shape.rope_scale.kind;
 
-    if (kind == DS_ROPE_PLAIN || job->model.init_from != NULL)
-        return 0;
-    if (!ds_keys_given(keys, "model.rope_scaling.factor"))
-        return FAIL_AT(keys, "model.rope_scaling.type", EINVAL,
-                       "'model.rope_scaling.type' %s needs 'model.rope_scaling.factor'; set it to "
-                       "how many times as long the context has become",
-                       ds_rope_name(kind));
-    if (kind == DS_ROPE_YARN && !ds_keys_given(keys, "model.rope_scaling.original_context"))
-        return FAIL_AT(keys, "model.rope_scaling.type", EINVAL,
-                       "'model.rope_scaling.type' yarn needs "
-                       "'model.rope_scaling.original_context'; set it to the context that the "
-                       "model was made for first");
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (job->model.init_from == NULL && (table[i].kinds & 1U << kind) != 0 &&
+            !ds_keys_given(keys, table[i].path))
+            return FAIL_AT(keys, "model.rope_scaling.type", EINVAL,
+                           "'model.rope_scaling.type' %s needs '%s'; set it to %s",
+                           ds_rope_name(kind), table[i].path, table[i].what);
     return 0;
+}
+
+/* The factors of each frequency: one for each pair of a head that is turned. */
+static int check_rope_each(const struct ds_job *job, const struct ds_keys *keys,
+                           struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const uint64_t pairs = ds_rope_width(shape->rope_dims, shape->head_size) / 2;
+    const struct {
+        const char *path;
+        uint64_t count;
+    } table[] = {
+        {"model.rope_scaling.short_factor", shape->rope_short.count},
+        {"model.rope_scaling.long_factor", shape->rope_long.count},
+    };
+
+    if (shape->rope_scale.original < 2)
+        return FAIL_AT(keys, "model.rope_scaling.original_context", EINVAL,
+                       "'model.rope_scaling.original_context' must be at least 2 for longrope");
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].count != pairs)
+            return FAIL_AT(keys, table[i].path, EINVAL,
+                           "'%s' has %" PRIu64 " numbers, and a head turns %" PRIu64 " pairs",
+                           table[i].path, table[i].count, pairs);
+    return 0;
+}
+
+/* How many times as long the context has become. */
+static double stretch_of(const struct ds_model_shape *shape)
+{
+    return shape->rope_scale.kind == DS_ROPE_LONGROPE
+               ? (double)shape->context / (double)shape->rope_scale.original
+               : shape->rope_scale.factor;
 }
 
 /* Both in waves, the first below the second. */
@@ -310,8 +356,7 @@ static int check_rope(struct ds_job *job, const struct ds_keys *keys, struct ds_
     int rc;
 
     if (job->model.init_from == NULL && !ds_keys_given(keys, "model.rope_scaling.attention_factor"))
-        scale->attention =
-            scale->kind == DS_ROPE_YARN ? ds_rope_usual_attention(scale->factor) : 1.0;
+        scale->attention = ds_rope_usual_attention(scale, stretch_of(&job->model.shape));
     if (scale->kind != DS_ROPE_PLAIN && job->model.shape.arch == DS_ARCH_GPT2)
         return FAIL_AT(keys, ds__job_blame(keys, "model.rope_scaling.type", "model.arch"), EINVAL,
                        "'model.rope_scaling.type' is not for gpt2, which has learned positions; "
@@ -325,6 +370,8 @@ static int check_rope(struct ds_job *job, const struct ds_keys *keys, struct ds_
     if (rc == 0 && scale->kind == DS_ROPE_YARN)
         rc = check_rope_ends(keys, "model.rope_scaling.beta_slow", scale->slow,
                              "model.rope_scaling.beta_fast", scale->fast, err);
+    if (rc == 0 && scale->kind == DS_ROPE_LONGROPE)
+        rc = check_rope_each(job, keys, err);
     if (rc == 0 && scale->kind == DS_ROPE_YARN && !(job->model.shape.rope_theta > 1.0))
         rc = FAIL_AT(keys, ds__job_blame(keys, "model.rope_theta", "model.rope_scaling.type"),
                      EINVAL, "'model.rope_theta' must be above 1 for yarn");
@@ -389,9 +436,9 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
     if (rc == 0)
         rc = check_heads(job, keys, err);
     if (rc == 0)
-        rc = check_rope(job, keys, err);
-    if (rc == 0)
         rc = check_rope_dims(job, keys, err);
+    if (rc == 0)
+        rc = check_rope(job, keys, err);
     if (rc == 0)
         rc = check_mixed(job, keys, err);
     if (rc == 0 && shape->window > 0 && shape->arch == DS_ARCH_GPT2)

@@ -90,6 +90,8 @@ static const struct ds_choice devices[] = {
 
 #define BOOL(path, f, flags, def, help) \
     {path, DS_KEY_BOOL, flags, FIELD(bool *, f), def, 0, 0, NULL, help, NULL}
+#define NUMBERS(path, f, flags, def, min, max, help) \
+    {path, DS_KEY_NUMBERS, flags, FIELD(struct ds_numbers *, f), def, min, max, NULL, help, NULL}
 #define U64(path, f, flags, def, min, max, help) \
     {path, DS_KEY_U64, flags, FIELD(uint64_t *, f), def, min, max, NULL, help, NULL}
 #define F64(path, f, flags, def, min, max, help) \
@@ -207,9 +209,16 @@ static const struct ds_key job_keys[] = {
     F64("model.rope_scaling.beta_fast", model.shape.rope_scale.fast, BITS, "32", 1e-3, 1e6,
         "yarn: as high_freq_factor"),
     F64("model.rope_scaling.attention_factor", model.shape.rope_scale.attention, FROM | BITS,
-        "yarn: 0.1 ln(factor) + 1, else 1", 1e-3, 1e3, "yarn: factor of turned queries and keys"),
+        "yarn: 0.1 ln(factor) + 1; longrope: sqrt(1 + ln(model.context / original_context) / "
+        "ln(original_context)); else 1", 1e-3, 1e3,
+        "yarn, longrope: factor of turned queries and keys"),
+    NUMBERS("model.rope_scaling.short_factor", model.shape.rope_short, BITS, "[]", 1e-6, 1e6,
+        "longrope: what the frequency of each pair of a head is divided by, of sequences of at most "
+        "original_context tokens"),
+    NUMBERS("model.rope_scaling.long_factor", model.shape.rope_long, BITS, "[]", 1e-6, 1e6,
+        "longrope: the same of longer sequences"),
     U64("model.rope_scaling.original_context", model.shape.rope_scale.original, BITS, "8192", 1,
-        DS_MAX_CONTEXT, "llama3, yarn: the context that the model was made for first"),
+        DS_MAX_CONTEXT, "llama3, yarn, longrope: the context that the model was made for first"),
     U64("model.window", model.shape.window, FROM | BITS, "0, config.json's", 0, DS_MAX_CONTEXT,
         "tokens that a token sees, itself included; 0 is all before it; not for gpt2"),
     U64("model.full_every", model.shape.full_every, FROM | BITS, "gemma3: 6, else 0", 0, DS_MAX_LAYERS + 1,

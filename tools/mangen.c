@@ -199,6 +199,10 @@ static void print_values(const struct ds_key *key)
     case DS_KEY_PAIR:
         (void)printf("A list of two numbers from %g %s %g.\n", key->min, to, key->max);
         break;
+    case DS_KEY_NUMBERS:
+        (void)printf("A list of at most %d numbers from %g %s %g.\n", DS_MAX_NUMBERS, key->min, to,
+                     key->max);
+        break;
     case DS_KEY_TEXT: (void)printf("Text of at most %.0f bytes.\n", key->max); break;
     case DS_KEY_LIST: (void)printf("A text or a list of texts.\n"); break;
     case DS_KEY_ENV: (void)printf("A map of names and texts.\n"); break;

@@ -281,8 +281,8 @@ static struct rope_angles rope_start(const struct rope *r, unsigned thread, size
     w.s = w.c + pairs;
     for (size_t i = 0; i < pairs; i++) {
         double exponent = -2.0 * (double)i / (double)r->width;
-        double frequency =
-            ds_rope_scaled(&r->a->scale, &r->ramp, i, pow((double)r->a->theta, exponent));
+        double frequency = ds_rope_scaled(&r->a->scale, &r->ramp, r->a->each, i,
+                                          pow((double)r->a->theta, exponent));
 
         sincos((double)position * frequency, &w.sine[i], &w.cosine[i]);
         sincos(frequency, &w.step_sine[i], &w.step_cosine[i]);

@@ -141,7 +141,8 @@ static __global__ void __launch_bounds__(BLOCK)
 /* Cosines and sines of the `many` tokens from `token` on, a row of pairs each, in double as the CPU
  * has them; frequencies are 2^(-i step) radians a position before they are stretched. */
 static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a,
-                                                   const struct ds_rope_ramp &ramp, double step,
+                                                   const struct ds_rope_ramp &ramp,
+                                                   const struct ds_numbers &each, double step,
                                                    size_t token, unsigned many, float *cosine,
                                                    float *sine)
 {
@@ -152,7 +153,7 @@ static __device__ __forceinline__ void find_angles(const struct ds_rope_args &a,
     for (unsigned i = threadIdx.x; i < many * pairs; i += BLOCK) {
         double position = (double)(a.first + (token + i / pairs) % a.seq), s, c;
         double plain = exp2(-step * (double)(i % pairs));
-        double frequency = ds_rope_scaled(&a.scale, &ramp, i % pairs, plain);
+        double frequency = ds_rope_scaled(&a.scale, &ramp, &each, i % pairs, plain);
 
         sincospi(position * (frequency * half_turns), &s, &c);
         cosine[i] = (float)(gain * c);
@@ -176,7 +177,7 @@ static __device__ __forceinline__ void turn(float (&low)[N], float (&high)[N], c
 /* One token a block: the angles of its position first, then all its heads. */
 template <class T>
 static __global__ void __launch_bounds__(BLOCK)
-    rope(struct ds_rope_args a, struct ds_rope_ramp ramp, double step, T *x)
+    rope(struct ds_rope_args a, struct ds_rope_ramp ramp, struct ds_numbers each, double step, T *x)
 {
     DS_DYN_SHARED(float, cosine);
     size_t pairs = a.turned / 2, packs = (pairs + PACK - 1) / PACK;
@@ -184,7 +185,7 @@ static __global__ void __launch_bounds__(BLOCK)
 
     FOR_ROWS(token, a.batch * a.seq)
     {
-        find_angles(a, ramp, step, token, 1, cosine, sine);
+        find_angles(a, ramp, each, step, token, 1, cosine, sine);
         for (size_t at = threadIdx.x; at < a.heads * packs; at += BLOCK) {
             size_t i = at % packs * PACK, left = pairs - i;
             T *low = x + token * a.ld + at / packs * a.head_size + i, *high = low + pairs;
@@ -209,7 +210,8 @@ enum { TURNED = 8, TURNS_AT_ONCE = 2 };
 /* The same where halves of what is turned are whole words. */
 template <class T>
 static __global__ void __launch_bounds__(BLOCK, 5)
-    rope_words(struct ds_rope_args a, struct ds_rope_ramp ramp, double step, uint4 *x)
+    rope_words(struct ds_rope_args a, struct ds_rope_ramp ramp, struct ds_numbers each, double step,
+               uint4 *x)
 {
     DS_DYN_SHARED(float, cosine);
     size_t token = (size_t)blockIdx.x * TURNED, left = a.batch * a.seq - token;
@@ -220,7 +222,7 @@ static __global__ void __launch_bounds__(BLOCK, 5)
     float *sine = cosine + TURNED * pairs;
 
     x += token * (a.ld / EACH<T>);
-    find_angles(a, ramp, step, token, many, cosine, sine);
+    find_angles(a, ramp, each, step, token, many, cosine, sine);
     for (unsigned first = threadIdx.x; first < all; first += BLOCK * TURNS_AT_ONCE) {
         uint4 low[TURNS_AT_ONCE], high[TURNS_AT_ONCE], *place[TURNS_AT_ONCE];
 
@@ -309,16 +311,21 @@ extern "C" int ds__cuda_rope(const struct ds_rope_args *args, struct ds_stream *
     size_t tokens = a.batch * a.seq;
     double step = 2.0 * log2((double)a.theta) / (double)width;
     struct ds_rope_ramp ramp = ds_rope_ramp(&a.scale, (double)a.theta, width);
+    struct ds_numbers each = {};
     cudaStream_t queue = stream_of(stream);
 
     a.turned = width;
+    if (a.each != NULL)
+        each = *a.each;
+    a.each = NULL; /* the host's */
     if (whole_heads(&a))
         DS_TYPED(a.act, T,
                  DS_LAUNCH(rope_words<T>, (unsigned)((tokens + TURNED - 1) / TURNED), BLOCK,
-                           TURNED * angles, queue, a, ramp, step, (uint4 *)a.x));
+                           TURNED * angles, queue, a, ramp, each, step, (uint4 *)a.x));
     else
-        DS_TYPED(a.act, T,
-                 DS_LAUNCH(rope, row_grid(tokens), BLOCK, angles, queue, a, ramp, step, (T *)a.x));
+        DS_TYPED(
+            a.act, T,
+            DS_LAUNCH(rope, row_grid(tokens), BLOCK, angles, queue, a, ramp, each, step, (T *)a.x));
     return launched("rope", err);
 }
 

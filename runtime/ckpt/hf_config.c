@@ -576,7 +576,7 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     if (family->rope) {
         ds_json_u64(&json, "head_dim", shape->head_size);
         ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);
-        ds__hf_put_rope_scale(&json, &shape->rope_scale);
+        ds__hf_put_rope_scale(&json, shape);
         if (ds_arch_traits(shape->arch)->part_turn)
             ds__hf_put_rope_dims(&json, shape);
         if (ds_arch_traits(shape->arch)->mixed)

@@ -40,6 +40,6 @@ int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, stru
 void ds__hf_put_rope_dims(struct ds_json *json, const struct ds_model_shape *shape);
 
 /* The member "rope_scaling". */
-void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale);
+void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_model_shape *shape);
 
 #endif

@@ -5,7 +5,9 @@
  *
  * How they are stretched is in "rope_scaling", with rope_theta beside it, or both are in
  * "rope_parameters" (transformers 5).  Of YaRN all numbers are written, the factor of cosines and
- * sines, too, so that whoever reads them works out none.
+ * sines, too, so that whoever reads them works out none.  Of longrope that factor is left out where
+ * it is the usual one, as readers of Phi-3 know three members only; the context that the model was
+ * made for first is a member of the whole, as there.
  *
  * Source  transformers: modeling_rope_utils.py.
  */
@@ -32,7 +34,7 @@ static int read_llama3(const json_t *rope, struct ds_rope_scale *scale, struct d
 /* The factor of cosines and sines: said, or of one or two weights that the logarithm has. */
 static int read_attention(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
 {
-    const double usual = ds_rope_usual_attention(scale->factor) - 1.0;
+    const double usual = ds_rope_usual_attention(scale, scale->factor) - 1.0;
     double weight = 0.0, all = 0.0;
     int rc = ds__hf_may_get_f64(rope, "mscale", &weight, err);
 
@@ -69,10 +71,50 @@ static int read_yarn(const json_t *rope, uint64_t context, struct ds_rope_scale 
     return rc == 0 ? read_attention(rope, scale, err) : rc;
 }
 
-/* How positions are stretched; "default" is the word for not at all. */
-static int read_rope_scale(const char *key, const json_t *rope, uint64_t context,
-                           struct ds_rope_scale *scale, struct ds_error *err)
+#define ORIGINAL "original_max_position_embeddings"
+
+/* As read_yarn() of what it was made for first, which may be said beside `rope`. */
+static int read_longrope(const json_t *root, const json_t *rope, struct ds_model_shape *shape,
+                         struct ds_error *err)
 {
+    static const char *const strange[] = {"short_mscale", "long_mscale"};
+    struct ds_rope_scale *scale = &shape->rope_scale;
+    const json_t *from = ds__hf_member(rope, ORIGINAL) != NULL ? rope : root;
+    double factor = 1.0;
+    int rc;
+
+    for (size_t i = 0; i < sizeof(strange) / sizeof(strange[0]); i++)
+        if (ds__hf_member(rope, strange[i]) != NULL)
+            return ds__hf_not_supported(strange[i], ds__hf_member(rope, strange[i]), err);
+    if ((rc = ds_json_get_numbers(rope, "short_factor", &shape->rope_short, err)) < 0 ||
+        (rc = ds_json_get_numbers(rope, "long_factor", &shape->rope_long, err)) < 0)
+        return rc;
+    scale->original = shape->context;
+    if (ds__hf_member(from, ORIGINAL) != NULL)
+        rc = ds_json_get_u64(from, ORIGINAL, DS_MAX_CONTEXT, &scale->original, err);
+    else
+        rc = ds__hf_may_get_f64(rope, "factor", &factor, err);
+    if (rc != 0)
+        return rc;
+    if (scale->original < 2)
+        return ds_fail(err, EBADMSG, "'%s' is below 2", ORIGINAL);
+    if (scale->original < shape->context)
+        factor = (double)shape->context / (double)scale->original;
+    scale->attention = ds_rope_usual_attention(scale, factor);
+    return ds__hf_may_get_f64(rope, "attention_factor", &scale->attention, err);
+}
+
+/* "su" is what longrope was called first. */
+static enum ds_rope_kind kind_of(const char *type)
+{
+    return strcmp(type, "su") == 0 ? DS_ROPE_LONGROPE : ds__rope_kind(type);
+}
+
+/* How positions are stretched; "default" is the word for not at all. */
+static int read_rope_scale(const json_t *root, const char *key, const json_t *rope,
+                           struct ds_model_shape *shape, struct ds_error *err)
+{
+    struct ds_rope_scale *scale = &shape->rope_scale;
     const json_t *type = ds__hf_member(rope, "rope_type");
     int rc;
 
@@ -83,11 +125,13 @@ static int read_rope_scale(const char *key, const json_t *rope, uint64_t context
     if (type == NULL || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0))
         return 0;
     if (json_is_string(type))
-        scale->kind = ds__rope_kind(json_string_value(type));
+        scale->kind = kind_of(json_string_value(type));
     if (scale->kind == DS_ROPE_PLAIN || scale->kind == DS_ROPE_KINDS)
         return ds_error_context(err, ds__hf_not_supported("rope_type", type, err), "'%s'", key);
     if (scale->kind == DS_ROPE_YARN)
-        return ds_error_context(err, read_yarn(rope, context, scale, err), "'%s'", key);
+        return ds_error_context(err, read_yarn(rope, shape->context, scale, err), "'%s'", key);
+    if (scale->kind == DS_ROPE_LONGROPE)
+        return ds_error_context(err, read_longrope(root, rope, shape, err), "'%s'", key);
     rc = ds_json_get_f64(rope, "factor", &scale->factor, err);
     if (rc == 0 && scale->kind == DS_ROPE_LLAMA3)
         rc = read_llama3(rope, scale, err);
@@ -114,7 +158,7 @@ int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *sh
             rope = full;
         else if (full != NULL)
             return ds__hf_not_supported(nested[i], rope, err);
-        rc = read_rope_scale(nested[i], rope, shape->context, &shape->rope_scale, err);
+        rc = read_rope_scale(root, nested[i], rope, shape, err);
         if (rc == 0)
             rc = ds__hf_may_get_f64(rope, "rope_theta", &shape->rope_theta, err);
     }
@@ -176,10 +220,31 @@ void ds__hf_put_rope_dims(struct ds_json *json, const struct ds_model_shape *sha
     ds_json_f64(json, "partial_rotary_factor", share, 17);
 }
 
-void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale)
+static void put_longrope(struct ds_json *json, const struct ds_model_shape *shape)
 {
+    const struct ds_rope_scale *scale = &shape->rope_scale;
+    const double factor = (double)shape->context / (double)scale->original;
+
+    ds_json_u64(json, ORIGINAL, scale->original);
+    ds_json_object(json, "rope_scaling");
+    ds_json_string(json, "type", ds_rope_name(scale->kind));
+    ds_json_numbers(json, "short_factor", &shape->rope_short);
+    ds_json_numbers(json, "long_factor", &shape->rope_long);
+    if (scale->attention != ds_rope_usual_attention(scale, factor))
+        ds_json_real(json, "attention_factor", scale->attention);
+    ds_json_end_object(json);
+}
+
+void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    const struct ds_rope_scale *scale = &shape->rope_scale;
+
     if (scale->kind == DS_ROPE_PLAIN) {
         ds_json_null(json, "rope_scaling");
+        return;
+    }
+    if (scale->kind == DS_ROPE_LONGROPE) {
+        put_longrope(json, shape);
         return;
     }
     ds_json_object(json, "rope_scaling");

@@ -257,9 +257,19 @@ static int read_yarn(const json_t *rope, struct ds_rope_scale *scale, struct ds_
     return rc == 0 ? ds_json_get_f64(rope, "attention_factor", &scale->attention, err) : rc;
 }
 
-/* What is there only where rotary positions are stretched. */
-static int read_rope_scale(const json_t *object, struct ds_rope_scale *scale, struct ds_error *err)
+static int read_longrope(const json_t *rope, struct ds_model_shape *shape, struct ds_error *err)
 {
+    int rc = ds_json_get_f64(rope, "attention_factor", &shape->rope_scale.attention, err);
+
+    if (rc == 0)
+        rc = ds_json_get_numbers(rope, "short_factor", &shape->rope_short, err);
+    return rc == 0 ? ds_json_get_numbers(rope, "long_factor", &shape->rope_long, err) : rc;
+}
+
+/* What is there only where rotary positions are stretched. */
+static int read_rope_scale(const json_t *object, struct ds_model_shape *shape, struct ds_error *err)
+{
+    struct ds_rope_scale *scale = &shape->rope_scale;
     const json_t *rope = json_object_get(object, "rope_scaling");
     const char *type = "";
     int rc;
@@ -275,9 +285,11 @@ static int read_rope_scale(const json_t *object, struct ds_rope_scale *scale, st
     scale->kind = ds__rope_kind(type);
     if (scale->kind == DS_ROPE_LINEAR)
         return 0;
-    if (scale->kind != DS_ROPE_LLAMA3 && scale->kind != DS_ROPE_YARN)
+    if (scale->kind == DS_ROPE_PLAIN || scale->kind == DS_ROPE_KINDS)
         return ds_fail(err, ENOTSUP, "the model's 'rope_scaling' is '%.40s', not supported", type);
-    rc = scale->kind == DS_ROPE_YARN ? read_yarn(rope, scale, err) : read_llama3(rope, scale, err);
+    rc = scale->kind == DS_ROPE_YARN       ? read_yarn(rope, scale, err)
+         : scale->kind == DS_ROPE_LONGROPE ? read_longrope(rope, shape, err)
+                                           : read_llama3(rope, scale, err);
     return rc == 0
                ? ds_json_get_u64(rope, "original_context", DS_MAX_CONTEXT, &scale->original, err)
                : rc;
@@ -369,7 +381,7 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
         memcpy((char *)shape + ds__shape_keys[i].offset, &value, sizeof(value));
     }
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
-        (rc = read_rope_scale(object, &shape->rope_scale, err)) < 0 ||
+        (rc = read_rope_scale(object, shape, err)) < 0 ||
         (rc = read_less(object, shape, err)) < 0 || (rc = read_mixed(object, shape, err)) < 0 ||
         (rc = read_lora(object, shape, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||

@@ -49,8 +49,10 @@ static void put_layout(struct ds_json *json, const struct ds_ckpt_state *state)
     ds_json_end_object(json);
 }
 
-static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *scale)
+static void put_rope_scale(struct ds_json *json, const struct ds_model_shape *shape)
 {
+    const struct ds_rope_scale *scale = &shape->rope_scale;
+
     if (scale->kind == DS_ROPE_PLAIN)
         return;
     ds_json_object(json, "rope_scaling");
@@ -63,6 +65,10 @@ static void put_rope_scale(struct ds_json *json, const struct ds_rope_scale *sca
         ds_json_f64(json, "beta_slow", scale->slow, 17);
         ds_json_f64(json, "beta_fast", scale->fast, 17);
         ds_json_f64(json, "attention_factor", scale->attention, 17);
+    } else if (scale->kind == DS_ROPE_LONGROPE) {
+        ds_json_f64(json, "attention_factor", scale->attention, 17);
+        ds_json_numbers(json, "short_factor", &shape->rope_short);
+        ds_json_numbers(json, "long_factor", &shape->rope_long);
     }
     if (scale->kind != DS_ROPE_LINEAR)
         ds_json_u64(json, "original_context", scale->original);
@@ -120,7 +126,7 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
         ds_json_u64(json, "experts_per_token", state->shape.experts_each);
         ds_json_f64(json, "expert_balance", state->shape.balance, 17);
     }
-    put_rope_scale(json, &state->shape.rope_scale);
+    put_rope_scale(json, &state->shape);
     if (state->shape.window > 0)
         ds_json_u64(json, "window", state->shape.window);
     if (state->shape.rope_dims > 0)

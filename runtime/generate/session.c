@@ -257,6 +257,7 @@ static int bind(struct ds_session *s, struct ds_error *err)
         .shape = &s->state.shape,
         .act = s->type,
         .rows = DS_SESSION_CHUNK,
+        .longest = s->rows,
         .params = s->params.at,
         .activations = s->activations.at,
         .cache = {.keys = s->cache.at,

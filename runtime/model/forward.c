@@ -133,6 +133,7 @@ int ds_net_init_forward(struct ds_net *net, const struct ds_net_forward_args *ar
                            .stream = stream,
                            .act = args->act,
                            .batch = 1,
+                           .longest = args->longest,
                            .logit_ld = args->shape->vocab,
                            .cache = args->cache,
                            .slots = calloc(blocks, sizeof(*net->slots))};

@@ -183,6 +183,7 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
         .act = net->act,
         .theta = (float)(local ? shape->local_theta : shape->rope_theta),
         .scale = local ? ds_rope_plain() : shape->rope_scale,
+        .each = local ? NULL : ds_model_rope_each(shape, net->longest),
         .inverse = inverse,
         .x = qkv,
     };

@@ -40,6 +40,13 @@ uint64_t ds_model_window(const struct ds_model_shape *shape, uint64_t block)
     return shape->full_every == 0 || ds_model_local(shape, block) ? shape->window : 0;
 }
 
+const struct ds_numbers *ds_model_rope_each(const struct ds_model_shape *shape, uint64_t longest)
+{
+    if (shape->rope_scale.kind != DS_ROPE_LONGROPE)
+        return NULL;
+    return longest > shape->rope_scale.original ? &shape->rope_long : &shape->rope_short;
+}
+
 uint64_t ds_model_normed_width(const struct ds_model_shape *shape)
 {
     const uint64_t queries = shape->heads * shape->head_size;
@@ -439,10 +446,30 @@ static int check_yarn(const struct ds_model_shape *shape, struct ds_error *err)
         return ds_fail(err, EINVAL,
                        "'model.rope_scaling.beta_fast' must be above "
                        "'model.rope_scaling.beta_slow', and that above 0");
-    if (!(scale->attention > 0.0) || !isfinite(scale->attention))
-        return ds_fail(err, EINVAL, "'model.rope_scaling.attention_factor' must be above 0");
     if (scale->original < 1)
         return ds_fail(err, EINVAL, "'model.rope_scaling.original_context' must be at least 1");
+    return 0;
+}
+
+static int check_longrope(const struct ds_model_shape *shape, struct ds_error *err)
+{
+    const struct ds_numbers *const lists[] = {&shape->rope_short, &shape->rope_long};
+    const uint64_t pairs = ds_rope_width(shape->rope_dims, shape->head_size) / 2;
+
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+        if (lists[i]->count != pairs)
+            return ds_fail(err, EINVAL,
+                           "'model.rope_scaling.%s_factor' has %llu numbers, must have %llu, one "
+                           "for each pair of a head",
+                           i == 0 ? "short" : "long", (unsigned long long)lists[i]->count,
+                           (unsigned long long)pairs);
+        for (uint64_t k = 0; k < pairs; k++)
+            if (!(lists[i]->item[k] > 0.0) || !isfinite(lists[i]->item[k]))
+                return ds_fail(err, EINVAL, "'model.rope_scaling.%s_factor' must be above 0",
+                               i == 0 ? "short" : "long");
+    }
+    if (shape->rope_scale.original < 2)
+        return ds_fail(err, EINVAL, "'model.rope_scaling.original_context' must be at least 2");
     return 0;
 }
 
@@ -461,8 +488,12 @@ static int check_rope(const struct ds_model_shape *shape, struct ds_error *err)
         return ds_fail(err, EINVAL,
                        "'model.rope_scaling.high_freq_factor' must be above "
                        "'model.rope_scaling.low_freq_factor', and that above 0");
+    if (ds_rope_gain(scale) <= 0.0 || !isfinite(ds_rope_gain(scale)))
+        return ds_fail(err, EINVAL, "'model.rope_scaling.attention_factor' must be above 0");
     if (scale->kind == DS_ROPE_YARN)
         return check_yarn(shape, err);
+    if (scale->kind == DS_ROPE_LONGROPE)
+        return check_longrope(shape, err);
     if (scale->kind == DS_ROPE_LLAMA3 && scale->original < 1)
         return ds_fail(err, EINVAL, "'model.rope_scaling.original_context' must be at least 1");
     return 0;

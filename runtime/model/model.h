@@ -120,6 +120,10 @@ bool ds_model_target_name(const struct ds_model_shape *shape, enum ds_adapted ta
 bool ds_model_local(const struct ds_model_shape *shape, uint64_t block);
 uint64_t ds_model_window(const struct ds_model_shape *shape, uint64_t block);
 
+/* What LONGROPE divides frequencies by where sequences have `longest` tokens at most: one list for
+ * all of a run, whatever a sequence has.  NULL with other types. */
+const struct ds_numbers *ds_model_rope_each(const struct ds_model_shape *shape, uint64_t longest);
+
 /* Elements of the widest row that a norm is of. */
 uint64_t ds_model_normed_width(const struct ds_model_shape *shape);
 

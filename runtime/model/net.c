@@ -99,6 +99,7 @@ int ds_net_init(struct ds_net *net, const struct ds_plan *plan, const struct ds_
         .batch = plan->micro_batch,
         .seq = plan->sequence,
         .tokens = plan->micro_batch * plan->sequence,
+        .longest = plan->whole_sequence,
         .logit_rows = plan->logit_rows,
         .logit_ld = plan->logit_ld,
         .loss_sum = memory->loss_sum,

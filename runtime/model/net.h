@@ -72,6 +72,7 @@ struct ds_net {
     struct ds_stream *stream;
     enum ds_dtype act;
     size_t batch, seq, tokens; /* of a micro-batch */
+    uint64_t longest;          /* tokens that a sequence may have, of all ranks */
     struct ds_comm *sharers;   /* the ranks that share its sequences; NULL: nobody does */
     struct ds_comm *team;      /* those that share its layers; NULL: nobody does */
     struct ds_comm *meet;      /* those that divide experts with it; NULL: nobody does */
@@ -147,6 +148,7 @@ struct ds_net_forward_args {
     const struct ds_model_shape *shape;
     enum ds_dtype act;
     size_t rows;        /* at once, at most */
+    uint64_t longest;   /* of all that is read behind each other, at most */
     const void *params; /* as ds_net_params() says, of type act; borrowed, as is the rest */
     void *activations;
     struct ds_net_cache cache;

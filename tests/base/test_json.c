@@ -130,6 +130,24 @@ Test(json, reals_have_a_point, .init = begin, .fini = end)
     }
 }
 
+Test(json, lists_of_numbers_come_back, .init = begin, .fini = end)
+{
+    const struct ds_numbers numbers = {3, {1.0, 1.0800000429153442, -2e-9}};
+    struct ds_numbers read;
+    json_t *root;
+
+    ds_json_init(&json, &out);
+    ds_json_object(&json, NULL);
+    ds_json_numbers(&json, "n", &numbers);
+    ds_json_end_object(&json);
+    root = ds_json_parse(ds_buf_text(&out), out.len, NULL);
+    cr_assert_not_null(root);
+    cr_assert_eq(ds_json_get_numbers(root, "n", &read, NULL), 0);
+    cr_assert(memcmp(&read, &numbers, sizeof(read)) == 0);
+    cr_assert_eq(ds_json_get_numbers(root, "m", &read, NULL), -EBADMSG);
+    json_decref(root);
+}
+
 /* Every byte but NUL in a string, the edges of the integers, hard doubles. */
 Test(json, jansson_reads_what_was_written, .init = begin, .fini = end)
 {

@@ -27,6 +27,7 @@ struct thing {
     unsigned choice, set;
     struct ds_strings list, env;
     struct ds_rows rows;
+    struct ds_numbers numbers;
 };
 
 /* clang-format off */
@@ -55,6 +56,7 @@ static const struct ds_key keys[] = {
     {"list", DS_KEY_LIST, 0, AT(list), "[]", 0, 10, NULL, "k", NULL},
     {"env", DS_KEY_ENV, 0, AT(env), "{}", 0, 0, NULL, "l", NULL},
     {"rows", DS_KEY_ROWS, 0, AT(rows), "[]", 0, 3, NULL, "m", &rows},
+    {"numbers", DS_KEY_NUMBERS, 0, AT(numbers), "[1, 2.5]", 0, 9, NULL, "n", NULL},
 };
 /* clang-format on */
 
@@ -99,6 +101,7 @@ Test(keys, defaults)
     cr_expect(w.thing.text == NULL && w.thing.choice == 2 && w.thing.set == 3);
     cr_expect_str_eq(w.thing.word, "red");
     cr_expect(w.thing.list.count == 0 && w.thing.env.count == 0);
+    cr_expect(w.thing.numbers.count == 2 && w.thing.numbers.item[1] == 2.5);
     cr_expect(!ds_keys_given(&w.keys, "flag"));
     cr_expect(ds_keys_require(&w.keys, &w.err) == -EINVAL);
     cr_expect_str_eq(w.err.text, "f:1:1: 'n.whole' is required");
@@ -119,6 +122,7 @@ Test(keys, written_struct_reads_back)
         "list=[a, \"- b\"]",
         "env={A: '', B: \"x y\"}",
         "rows=[{name: '*.a', maybe: 0}, {number: 2.5, name: b}]",
+        "numbers=[1.0800000429153442, 7, 1e-3]",
     };
     static const char expected[] = "flag: false\n"
                                    "n:\n"
@@ -134,7 +138,8 @@ Test(keys, written_struct_reads_back)
                                    "list: [a, \"- b\"]\n"
                                    "env: {\"A\": \"\", \"B\": \"x y\"}\n"
                                    "rows: [{name: \"*.a\", number: 1, maybe: 0}, "
-                                   "{name: b, number: 2.5}]\n";
+                                   "{name: b, number: 2.5}]\n"
+                                   "numbers: [1.0800000429153442, 7, 0.001]\n";
     struct ds_buf first, second;
     struct work w, again;
 
@@ -187,6 +192,9 @@ Test(keys, each_wrong_value_has_its_sentence)
         {"env={'': x}", EINVAL,
          "'' in 'env' is not a name of an environment variable; use letters, digits and '_'"},
         {"env={A: ~}", EINVAL, "'env' has no value; it must be text"},
+        {"numbers=3", EINVAL, "'numbers' must be a list of numbers, at most 128"},
+        {"numbers=[1, ~]", EINVAL, "'numbers' has no value; it must be a list of numbers"},
+        {"numbers=[1, 10]", EINVAL, "'numbers' must be a number between 0 and 9, not '10'"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -216,6 +224,29 @@ Test(keys, a_failed_set_leaves_the_field)
     cr_expect(w.thing.pair[0] == 0 && w.thing.pair[1] == 0.5);
     cr_expect(ds_keys_override(&w.keys, "set=[red, pink]", &w.err) == -EINVAL);
     cr_expect(w.thing.set == 3);
+    cr_expect(ds_keys_override(&w.keys, "numbers=[3, 10]", &w.err) == -EINVAL);
+    cr_expect(w.thing.numbers.count == 2 && w.thing.numbers.item[0] == 1.0);
+    ds_arena_release(&w.arena);
+}
+
+/* As many as there is room for, and one more. */
+Test(keys, lists_of_numbers_end)
+{
+    struct ds_buf word;
+    struct work w;
+
+    start(&w);
+    ds_buf_init(&word, 1000);
+    ds_buf_puts(&word, "numbers=[1");
+    for (int i = 1; i < DS_MAX_NUMBERS; i++)
+        ds_buf_puts(&word, ",1");
+    ds_buf_puts(&word, "]");
+    cr_expect(ds_keys_override(&w.keys, ds_buf_text(&word), &w.err) == 0, "%s", w.err.text);
+    cr_expect(w.thing.numbers.count == DS_MAX_NUMBERS);
+    word.len--;
+    ds_buf_puts(&word, ",1]");
+    cr_expect(ds_keys_override(&w.keys, ds_buf_text(&word), &w.err) == -EINVAL);
+    ds_buf_release(&word);
     ds_arena_release(&w.arena);
 }
 

@@ -53,4 +53,9 @@ static inline int read_config(const char *dir, const char *text, struct ds_model
     return ds_hf_read_config(dir, shape, err);
 }
 
+/* Open behind the lists; the head has 2 pairs. */
+#define LONGROPE(factors, more)                                                                    \
+    PHI3 ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1.0,1.25],"                   \
+         "\"long_factor\":" factors more "}}"
+
 #endif

@@ -87,8 +87,14 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {QWEN3 ",\"head_dim\":6,\"attention_bias\":false,\"sliding_window\":null}", 0, ""},
     {QWEN3 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
     {PHI3 "}", 0, ""},
-    {PHI3 ",\"rope_scaling\":{\"type\":\"longrope\",\"long_factor\":[1.5,2.0],\"short_factor\":[1.0,1.0]}}", -ENOTSUP,
-     "'rope_scaling': 'rope_type' is 'longrope', which is not supported"},
+    {LONGROPE("[1.5,2.0]", ""), 0, ""},
+    {LONGROPE("[1.5]", ""), -EINVAL, "'model.rope_scaling.long_factor' has 1 numbers, must have 2"},
+    {LONGROPE("[1.5,0]", ""), -EINVAL, "'model.rope_scaling.long_factor' must be above 0"},
+    {LONGROPE("[1.5,null]", ""), -EBADMSG, "key 'long_factor' must be a list of numbers"},
+    {LONGROPE("2.5", ""), -EBADMSG, "key 'long_factor' must be a list of numbers"},
+    {LONGROPE("[1,2]", ",\"long_mscale\":1.2"), -ENOTSUP, "'long_mscale' is set"},
+    {LONGROPE("[1,2]", ",\"original_max_position_embeddings\":1"), -EBADMSG, "is below 2"},
+    {PHI3 ",\"rope_scaling\":{\"type\":\"longrope\",\"long_factor\":[1.5,2.0]}}", -EBADMSG, "key 'short_factor' is missing"},
     {PHI3 ",\"partial_rotary_factor\":1.0}", 0, ""},
     {PHI3 ",\"partial_rotary_factor\":0.5}", 0, ""},
     {PHI3 ",\"partial_rotary_factor\":0.75}", -EINVAL, "'model.rope_dims' 3 must be even"},
@@ -122,7 +128,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {QWEN3_MOE "true,\"decoder_sparse_step\":2}", -ENOTSUP, "'decoder_sparse_step' is set"},
     {QWEN2 ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
     {LLAMA ",\"rope_scaling\":4}", -ENOTSUP, "'rope_scaling' is set"},
-    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"longrope\"}}", -ENOTSUP, "'longrope'"},
+    {LLAMA ",\"rope_parameters\":{\"rope_type\":\"longrope\"}}", -EBADMSG, "'short_factor'"},
     {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", -ENOTSUP, "'rope_parameters'"},
     {LLAMA ",\"rope_theta\":-1}", -EINVAL, "rope_theta"},
     {LLAMA ",\"rope_theta\":\"big\"}", -EBADMSG, "'rope_theta'"},
@@ -137,7 +143,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {MIXTRAL ",\"router_jitter_noise\":0.1}", -ENOTSUP, "'router_jitter_noise' is set"},
     {MIXTRAL ",\"router_aux_loss_coef\":-0.5}", -EINVAL, "expert_balance"},
     {MIXTRAL ",\"router_aux_loss_coef\":\"x\"}", -EBADMSG, "'router_aux_loss_coef'"},
-    {MIXTRAL ",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", -ENOTSUP, "'longrope'"},
+    {MIXTRAL ",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", -EBADMSG, "'short_factor'"},
     {MIXTRAL ",\"head_dim\":0}", -EINVAL, "'model.head_size' is 0"},
     {"{\"model_type\":\"mixtral\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8,"
      "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
@@ -374,5 +380,44 @@ Test(hf_config, what_yarn_leaves_out)
                   "case %zu", i);
         cr_assert_float_eq(scale->attention, cases[i].attention, 1e-14, "case %zu: %.17g", i,
                            scale->attention);
+    }
+}
+
+/* The context of these is 8.  The factor of cosines and sines as transformers works it out. */
+Test(hf_config, what_longrope_leaves_out)
+{
+    static const struct {
+        const char *text;
+        uint64_t original;
+        double attention;
+    } cases[] = {
+        {LONGROPE("[1.5,2.0]", ""), 8, 1.0},
+        {LONGROPE("[1.5,2.0]", ",\"factor\":4"), 8, 1.2909944487358056},
+        {LONGROPE("[1.5,2.0]", ",\"original_max_position_embeddings\":2,\"factor\":3"), 2,
+         1.7320508075688772},
+        {LONGROPE("[1.5,2.0]", ",\"original_max_position_embeddings\":16"), 16, 1.0},
+        {LONGROPE("[1.5,2.0]", ",\"attention_factor\":1.75"), 8, 1.75},
+        {PHI3 ",\"original_max_position_embeddings\":4,\"rope_scaling\":{\"type\":\"su\","
+              "\"short_factor\":[1,1.25],\"long_factor\":[1.5,2]}}",
+         4, 1.2247448713915889},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct ds_model_shape shape, again;
+        struct ds_error err = {0};
+        struct ds_buf out;
+
+        ds_buf_init(&out, 1 << 16);
+        cr_assert(read_config(tempdir_path(""), cases[i].text, &shape, &err) == 0, "%s", err.text);
+        cr_assert(shape.rope_scale.kind == DS_ROPE_LONGROPE && shape.rope_short.count == 2);
+        cr_assert(shape.rope_short.item[1] == 1.25 && shape.rope_long.item[0] == 1.5);
+        cr_assert_eq(shape.rope_scale.original, cases[i].original, "case %zu", i);
+        cr_assert_float_eq(shape.rope_scale.attention, cases[i].attention, 1e-14, "case %zu: %.17g",
+                           i, shape.rope_scale.attention);
+        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
+        cr_assert_eq(ds__hf_parse_config(ds_buf_text(&out), out.len, &again, &err), 0, "%s",
+                     err.text);
+        cr_assert(memcmp(&shape, &again, sizeof(shape)) == 0, "case %zu: %s", i, ds_buf_text(&out));
+        ds_buf_release(&out);
     }
 }

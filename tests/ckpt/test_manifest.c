@@ -30,6 +30,7 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 #define BASE(text) ",\"base\":" text
 #define A_BASE BASE("{\"path\":\"/models/llama\",\"digest\":\"00000000000000ab\",\"frozen\":\"00000000000000cd\"}")
 #define LLAMA3 "\"type\":\"llama3\",\"factor\":8"
+#define LONGROPE "\"type\":\"longrope\",\"factor\":1,\"attention_factor\":1.5,\"short_factor\":[1,1.25]"
 #define YARN "\"type\":\"yarn\",\"factor\":2,\"beta_slow\":1,\"beta_fast\":32"
 #define A_FILE ",\"files\":[{\"name\":\"w.safetensors\",\"bytes\":34,\"header_bytes\":10," \
               "\"header_xxh3\":\"0000000000000001\"}]"
@@ -76,7 +77,12 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE SCALING("{" YARN ",\"attention_factor\":1.5}") A_FILE TENSORS, -EBADMSG, "'original_context'"},
     {HEAD STATE SCALING("{" YARN ",\"original_context\":8}") A_FILE TENSORS, -EBADMSG, "'attention_factor'"},
     {HEAD STATE SCALING("{\"type\":\"yarn\",\"factor\":2}") A_FILE TENSORS, -EBADMSG, "'beta_slow'"},
-    {HEAD STATE SCALING("{\"type\":\"longrope\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'longrope'"},
+    {HEAD STATE SCALING("{" LONGROPE ",\"long_factor\":[1.5,2],\"original_context\":8}") A_FILE TENSORS, 0, ""},
+    {HEAD STATE SCALING("{" LONGROPE ",\"long_factor\":[1.5,2]}") A_FILE TENSORS, -EBADMSG, "'original_context'"},
+    {HEAD STATE SCALING("{" LONGROPE ",\"long_factor\":[1.5,true]}") A_FILE TENSORS, -EBADMSG, "'long_factor'"},
+    {HEAD STATE SCALING("{" LONGROPE "}") A_FILE TENSORS, -EBADMSG, "'long_factor'"},
+    {HEAD STATE SCALING("{\"type\":\"longrope\",\"factor\":1}") A_FILE TENSORS, -EBADMSG, "'attention_factor'"},
+    {HEAD STATE SCALING("{\"type\":\"dynamic\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'dynamic'"},
     {HEAD STATE SCALING("{\"type\":\"none\",\"factor\":2}") A_FILE TENSORS, -ENOTSUP, "'rope_scaling' is 'none'"},
     {HEAD STATE SCALING("[2]") A_FILE TENSORS, -EBADMSG, "'rope_scaling' is not an object"},
     {VIEWS_HEAD(4) STATE LORA(TARGETS("\"self_attn.q_proj\",\"mlp.down_proj\"")) A_BASE A_FILE TENSORS, 0, ""},

@@ -116,7 +116,10 @@ def draw_model(dice, wide):
         keys.update(dice.choice((
             {"model.rope_scaling.type": "linear", "model.rope_scaling.factor": 2},
             {"model.rope_scaling.type": "llama3", "model.rope_scaling.factor": 8, "model.rope_scaling.original_context": 16},
-            {"model.rope_scaling.type": "yarn", "model.rope_scaling.factor": 4, "model.rope_scaling.original_context": 16})))
+            {"model.rope_scaling.type": "yarn", "model.rope_scaling.factor": 4, "model.rope_scaling.original_context": 16},
+            {"model.rope_scaling.type": "longrope", "model.rope_scaling.original_context": dice.choice((4, 1000)),
+             **{f"model.rope_scaling.{which}_factor": [by + 0.5 * i for i in range(keys.get("model.head_size", size) // 2)]
+                for which, by in (("short", 1), ("long", 2))}})))
     return keys
 
 

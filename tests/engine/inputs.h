@@ -198,9 +198,10 @@ struct test_case {
     bool documents; /* that end with id 5 are kept apart */
 };
 enum {
-    TEST_CASES = 11,
+    TEST_CASES = 12,
     TEST_EXPERTS = 4 /* the one that has some */,
-    TEST_NORMS = 9 /* the first of two */
+    TEST_NORMS = 9 /* the first of two */,
+    TEST_LONGROPE = 11
 };
 
 static inline struct test_case test_reference(unsigned i)
@@ -219,6 +220,7 @@ static inline struct test_case test_reference(unsigned i)
         {"tests/reference/phi3-tiny", test_phi3(2, 32, 2, 1, 40, 43, 16, 12), 9, false},
         {"tests/reference/olmo2-tiny", test_olmo2(2, 24, 4, 2, 32, 37, 16), 9, false},
         {"tests/reference/gemma3-tiny", test_gemma3(3, 24, 4, 10, 32, 41, 16, 4, 2), 9, false},
+        {"tests/reference/longrope-tiny", test_longrope(), 9, false},
     };
 
     cases[3].shape.tie_embeddings = cases[5].shape.tie_embeddings = cases[8].shape.tie_embeddings =

@@ -134,6 +134,27 @@ Test(generate, losses_of_the_reference_cases)
     }
 }
 
+/* Positions are those of what may be read in all, not of what is. */
+Test(generate, room_for_a_longer_context_has_its_positions)
+{
+    const struct test_case of = test_reference(TEST_LONGROPE);
+    const char *ckpt = tempdir_path("longrope");
+    const uint64_t first = of.shape.rope_scale.original;
+    static const int32_t ids[] = {3, 1, 4};
+    double loss[3];
+
+    cr_assert_eq(ds_hf_import(of.folder, ckpt, NULL), 0);
+    for (uint64_t more = 0; more < 3; more++) {
+        struct ds_session *session = open_session(ckpt, DS_F32, 1, first - 1 + more);
+
+        read_on(session, ids, 3);
+        loss[more] = loss_of(logits_of(session), of.shape.vocab, 5);
+        ds_session_close(session);
+    }
+    cr_expect_eq(loss[0], loss[1]);
+    cr_expect(fabs(loss[1] - loss[2]) > 1e-4, "%.9g and %.9g", loss[1], loss[2]);
+}
+
 /* --- reading in pieces ------------------------------------------------------------------------- */
 
 /* A checkpoint of small random weights; returns its folder. */

@@ -6,6 +6,7 @@
  */
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "tests/job/jobs.h"
 
@@ -51,6 +52,54 @@ Test(families, keys_that_are_not_theirs_are_refused)
         cr_expect_str_eq(err.text, override != NULL ? whole : table[i].says);
         ds_job_release(&job);
     }
+}
+
+#define LONGROPE(more) OF("llama", ", head_size: 8, rope_scaling: {type: longrope" more "}", "")
+#define SHORT          ", short_factor: [1, 1.0800000429153442, 2, 4]"
+#define LONG           ", long_factor: [1, 2, 3.5, 64]"
+
+Test(families, a_factor_for_each_frequency)
+{
+    static const struct {
+        const char *text, *says;
+    } table[] = {
+        {LONGROPE(LONG ", original_context: 8"),
+         "'model.rope_scaling.type' longrope needs 'model.rope_scaling.short_factor'; set it to a "
+         "list of what each frequency is divided by"},
+        {LONGROPE(SHORT LONG), "'model.rope_scaling.type' longrope needs "
+                               "'model.rope_scaling.original_context'; set it to "
+                               "the context that the model was made for first"},
+        {LONGROPE(SHORT ", long_factor: [1, 2], original_context: 8"),
+         "'model.rope_scaling.long_factor' has 2 numbers, and a head turns 4 pairs"},
+        {LONGROPE(SHORT LONG ", original_context: 1"),
+         "'model.rope_scaling.original_context' must be at least 2 for longrope"},
+        {LONGROPE(SHORT LONG ", original_context: 8, factor: 4"),
+         "'model.rope_scaling.factor' says nothing to 'model.rope_scaling.type' longrope; leave it "
+         "out"},
+        {OF("llama", ", rope_scaling: {type: linear, factor: 2" LONG "}", ""),
+         "'model.rope_scaling.long_factor' says nothing to 'model.rope_scaling.type' linear; leave "
+         "it out"},
+    };
+    struct ds_error err = {0};
+    struct ds_buf out;
+    struct ds_job job, again;
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        cr_expect_eq(jobs_parse(&job, table[i].text, NULL, &err), -EINVAL, "case %zu", i);
+        cr_expect(strstr(err.text, table[i].says) != NULL, "case %zu: %s", i, err.text);
+        ds_job_release(&job);
+    }
+    cr_assert_eq(jobs_parse(&job, LONGROPE(SHORT LONG ", original_context: 8"), NULL, &err), 0,
+                 "%s", err.text);
+    cr_expect(job.model.shape.rope_long.count == 4 && job.model.shape.rope_long.item[3] == 64.0);
+    cr_expect_float_eq(job.model.shape.rope_scale.attention, 1.2909944487358056, 1e-14);
+    ds_buf_init(&out, 1 << 16);
+    cr_assert_eq(ds_job_write(&job, &out, &err), 0, "%s", err.text);
+    cr_assert_eq(jobs_parse(&again, ds_buf_text(&out), NULL, &err), 0, "%s", err.text);
+    cr_expect(memcmp(&job.model.shape, &again.model.shape, sizeof(job.model.shape)) == 0);
+    ds_buf_release(&out);
+    ds_job_release(&job);
+    ds_job_release(&again);
 }
 
 Test(families, layers_of_two_sorts_have_their_defaults)

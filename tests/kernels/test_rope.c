@@ -19,6 +19,11 @@ static int run_rope(void *ctx, void **out, struct ds_stream *stream, struct ds_e
     return ds_rope(&args, stream, err);
 }
 
+/* Of the cases that follow. */
+static struct ds_rope_scale rope_scale;
+static struct ds_numbers rope_each;
+static size_t rope_turned;
+
 /* The number of a pair in a head of `size` whose wave fits so many times into the first context. */
 static double pair_of(double waves, const struct ds_rope_scale *scale, double size)
 {
@@ -46,7 +51,8 @@ static double stretched(const struct ds_rope_scale *scale, double pair, double s
 
     if (scale->kind == DS_ROPE_YARN)
         return blended(scale, pair, size, frequency);
-
+    if (scale->kind == DS_ROPE_LONGROPE)
+        return frequency / rope_each.item[(size_t)pair];
     if (scale->kind == DS_ROPE_PLAIN)
         return frequency;
     if (scale->kind == DS_ROPE_LINEAR || wave > (double)scale->original / scale->low)
@@ -56,10 +62,6 @@ static double stretched(const struct ds_rope_scale *scale, double pair, double s
     smooth = ((double)scale->original / wave - scale->low) / (scale->high - scale->low);
     return (1.0 - smooth) * frequency / scale->factor + smooth * frequency;
 }
-
-/* Of the cases that follow. */
-static struct ds_rope_scale rope_scale;
-static size_t rope_turned;
 
 static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads, size_t size,
                             size_t more, enum ds_dtype act, bool inverse)
@@ -74,6 +76,7 @@ static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads
                               .act = act,
                               .theta = 10000.0f,
                               .scale = rope_scale,
+                              .each = &rope_each,
                               .inverse = inverse}};
     size_t width = rope_turned > 0 ? rope_turned : size;
     size_t n = batch * seq * c.args.ld, half = width / 2;
@@ -93,7 +96,7 @@ static void check_rope_from(size_t first, size_t batch, size_t seq, size_t heads
         double position = (double)(first + row % seq);
         double plain = pow(10000.0, -2.0 * (double)pair / (double)width);
         double angle = position * stretched(&rope_scale, (double)pair, (double)width, plain);
-        double gain = rope_scale.kind == DS_ROPE_YARN ? rope_scale.attention : 1.0;
+        double gain = rope_scale.attention > 0.0 ? rope_scale.attention : 1.0;
         double s = gain * (inverse ? -sin(angle) : sin(angle)), cosine = gain * cos(angle);
 
         y[low] = c.x.d[low] * cosine - c.x.d[low + half] * s;
@@ -180,6 +183,26 @@ Test(rope, for_a_longer_context)
         }
     }
     rope_scale = (struct ds_rope_scale){0};
+}
+
+/* A factor for each pair: half the pairs of a head, of what is turned of one, and the most. */
+Test(rope, with_a_factor_for_each_frequency)
+{
+    static const size_t turned[] = {32, 18, 12, 2 * DS_MAX_NUMBERS};
+
+    rope_scale = (struct ds_rope_scale){.kind = DS_ROPE_LONGROPE, .factor = 1.0, .attention = 1.2};
+    for (size_t i = 0; i < DS_MAX_NUMBERS; i++)
+        rope_each.item[i] = 1.0 + 0.37 * (double)i;
+    for (size_t i = 0; i < sizeof(turned) / sizeof(turned[0]); i++) {
+        rope_turned = turned[i];
+        rope_each.count = turned[i] / 2;
+        for (size_t type = 0; type < 3; type++) {
+            check_rope(2, 17, 2, turned[i], 0, act_types[type], i % 2 == 1);
+            check_rope_from(300, 1, 40, 1, turned[i] + 4, 5, act_types[type], false);
+        }
+    }
+    rope_scale = (struct ds_rope_scale){0};
+    rope_turned = 0;
 }
 
 /* Halves of what is turned that are whole words, and that are not; in rows that are, and are not. */

@@ -95,6 +95,20 @@ static inline struct ds_model_shape test_phi3(uint64_t layers, uint64_t hidden, 
     return shape;
 }
 
+/* Each frequency has a factor, of sequences that the first context of 6 tokens holds and of longer
+ * ones; 6 pairs of a head of 16 are turned. */
+static inline struct ds_model_shape test_longrope(void)
+{
+    struct ds_model_shape shape = test_phi3(2, 32, 2, 1, 40, 31, 24, 12);
+
+    shape.rope_scale =
+        (struct ds_rope_scale){.kind = DS_ROPE_LONGROPE, .factor = 1.0, .original = 6};
+    shape.rope_scale.attention = ds_rope_usual_attention(&shape.rope_scale, 24.0 / 6.0);
+    shape.rope_short = (struct ds_numbers){6, {1.0, 1.25, 1.5, 1.75, 2.0, 2.5}};
+    shape.rope_long = (struct ds_numbers){6, {1.0, 2.0, 3.5, 5.0, 7.5, 8.0}};
+    return shape;
+}
+
 /* Norms behind the halves of a layer, and of all queries and all keys of a row. */
 static inline struct ds_model_shape test_olmo2(uint64_t layers, uint64_t hidden, uint64_t heads,
                                                uint64_t kv_heads, uint64_t ffn, uint64_t vocab,

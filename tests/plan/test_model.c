@@ -187,6 +187,33 @@ Test(model, stretched_positions_that_cannot_be_are_refused)
     }
 }
 
+Test(model, longer_sequences_have_other_factors)
+{
+    struct ds_model_shape shape = test_longrope();
+    struct ds_error err = {.text = ""};
+
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    cr_assert(ds_model_rope_each(&shape, 6) == &shape.rope_short);
+    cr_assert(ds_model_rope_each(&shape, 7) == &shape.rope_long);
+    cr_assert_float_eq(shape.rope_scale.attention, 1.3318053966210992, 1e-14);
+    shape.rope_long.item[5] = 0.0;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.rope_scaling.long_factor' must be above 0") != NULL);
+    shape.rope_short.count = 5;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.rope_scaling.short_factor' has 5 numbers, must have 6") !=
+                  NULL,
+              "%s", err.text);
+    shape = test_longrope();
+    shape.rope_scale.original = 1;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    shape = test_longrope();
+    shape.rope_scale.attention = 0.0;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    shape = test_qwen2(2, 32, 2, 1, 40, 53, 16);
+    cr_assert(ds_model_rope_each(&shape, 100) == NULL);
+}
+
 Test(model, matrices_of_all_experts_are_neighbours)
 {
     struct ds_model_shape shape = test_mixtral(2, 64, 4, 2, 96, 113, 32, 3, 2);

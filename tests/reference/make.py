@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """make - the reference cases of experts, of norms of heads, of biases and positions for longer contexts, and of windows, in float64.
 
-    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51) also compares the logits
+    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51, for longrope 4.57) also compares the logits
 
 Writes tests/reference/mixtral-tiny, qwen2-tiny, qwen3-moe-tiny and mistral-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
 micro-batches, batch, sequence + 1], job.json (with the id that ends a document, where tokens see those of theirs only), expected.json (per step the cross entropy, the norm of the gradient before
@@ -68,6 +68,13 @@ CONFIGS["gemma3-tiny"] = {  # the second layer sees all
     "vocab_size": 41, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 10, "query_pre_attn_scalar": 12, "max_position_embeddings": 16, "tie_word_embeddings": True, "attention_bias": False,
     "sliding_window": 4, "sliding_window_pattern": 2, "pad_token_id": None,
+}
+CONFIGS["longrope-tiny"] = {  # sequences are longer than the first context
+    "model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "vocab_size": 31, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 24, "original_max_position_embeddings": 6, "tie_word_embeddings": False,
+    "partial_rotary_factor": 0.75, "pad_token_id": None,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5], "long_factor": [1.0, 2.0, 3.5, 5.0, 7.5, 8.0]},
 }
 NORMS = {  # before the halves of a layer, and behind them
     "olmo2": ((None, None), ("post_attention_layernorm", "post_feedforward_layernorm")),
@@ -183,11 +190,13 @@ def normed(x, weight):
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + CONFIG["rms_norm_eps"]) * (weight + one_more())
 
 
-def stretched(frequency):
-    """As Llama 3.1 does it for contexts longer than its first one."""
+def stretched(frequency, pair, length):
+    """Of a pair, in sequences of this length."""
     scaling = CONFIG.get("rope_scaling")
     if not scaling:
         return frequency
+    if scaling.get("type") == "longrope":
+        return frequency / scaling["long_factor" if length > CONFIG["original_max_position_embeddings"] else "short_factor"][pair]
     if scaling["rope_type"] == "linear":
         return frequency / scaling["factor"]
     wave, first = 2 * math.pi / frequency, scaling["original_max_position_embeddings"]
@@ -199,14 +208,21 @@ def stretched(frequency):
     return (1 - part) * frequency / scaling["factor"] + part * frequency
 
 
+def gain():
+    """What cosines and sines are multiplied by."""
+    first = CONFIG.get("original_max_position_embeddings")
+    return math.sqrt(1 + math.log(CONFIG["max_position_embeddings"] / first) / math.log(first)) if first else 1.0
+
+
 def turned(x, local):
     """Rotary positions on [batch, heads, sequence, size]: of the first elements of a head, or of all."""
     length, size = x.shape[-2], int(x.shape[-1] * CONFIG.get("partial_rotary_factor", 1.0))
     theta = CONFIG["rope_local_base_freq" if local else "rope_theta"]
-    frequencies = [theta ** (-i / size) if local else stretched(theta ** (-i / size)) for i in range(0, size, 2)]
+    frequencies = [theta ** (-i / size) if local else stretched(theta ** (-i / size), i // 2, length) for i in range(0, size, 2)]
     angle = torch.arange(length)[:, None] * torch.tensor(frequencies)
+    cosine, sine = gain() * angle.cos(), gain() * angle.sin()
     low, high, rest = x[..., :size // 2], x[..., size // 2:size], x[..., size:]
-    return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin(), rest], -1)
+    return torch.cat([low * cosine - high * sine, high * cosine + low * sine, rest], -1)
 
 
 def unseen(ids, separator, windowed=True):
@@ -366,6 +382,10 @@ def compare(first, tokens, logits):
         theirs = model(tokens[0, 0][:, :-1]).logits
         if "separator" in JOB:  # which they have not
             logits = forward(first, tokens[0, 0][:, :-1], [])[0]
+        if "original_max_position_embeddings" in CONFIG:  # shorter sequences have other positions
+            few = tokens[0, 0][:, :CONFIG["original_max_position_embeddings"]]
+            differ = (model(few).logits - forward(first, few, [])[0]).abs().max().item()
+            print(f"against transformers, {few.shape[1]} tokens: largest difference of a logit {differ:.3g}")
     print(f"against transformers: largest difference of a logit {(theirs - logits).abs().max().item():.3g}")
 
 

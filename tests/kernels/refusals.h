@@ -1,0 +1,47 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * refusals.h - for tests of what operations refuse: a device, memory, and calls with good arguments
+ * of which one is changed.
+ */
+#ifndef DS_TESTS_KERNELS_REFUSALS_H
+#define DS_TESTS_KERNELS_REFUSALS_H
+
+#include "tests/kernels/harness.h"
+
+static struct ds_device *device;
+static struct ds_stream *stream;
+
+static void start(void)
+{
+    device = open_cpu(NULL, 1, 0);
+    cr_assert(device != NULL);
+    stream = ds_device_stream(device);
+}
+
+static void stop(void)
+{
+    ds_device_close(device);
+}
+
+static float f[4096];
+static int32_t ids[512];
+
+/* Call with good arguments after one change; both must be as said. */
+#define REFUSES(fn, good, change)                                                                  \
+    do {                                                                                           \
+        struct ds_##fn##_args a = good;                                                            \
+        struct ds_error err = {0};                                                                 \
+        change;                                                                                    \
+        cr_assert(ds_##fn(&a, stream, &err) == -EINVAL, "%s: %s", #fn, #change);                   \
+        cr_assert(strstr(err.text, "'" #fn "'") != NULL, "%s", err.text);                          \
+    } while (0)
+
+#define ACCEPTS(fn, good)                                                                          \
+    do {                                                                                           \
+        struct ds_##fn##_args a = good;                                                            \
+        struct ds_error err = {0};                                                                 \
+        cr_assert(ds_##fn(&a, stream, &err) == 0, "%s: %s", #fn, err.text);                        \
+    } while (0)
+
+#endif

@@ -18,7 +18,7 @@ SRC_text := $(addprefix runtime/text/,added.c alphabet.c bpe.c decode.c encode.c
     piece.c read_model.c read_parts.c rewrite.c tokenizer.c unicode.c vocab.c)
 SRC_ckpt := $(addprefix runtime/ckpt/,state.c view.c safetensors.c manifest.c manifest_tensors.c \
     manifest_write.c manifest_join.c part.c share.c reads.c store.c gather.c load.c list.c saving.c commit.c save.c saver.c \
-    hf.c merge.c hf_adapters.c hf_config.c hf_export.c hf_packed.c hf_rope.c hf_window.c inspect.c)
+    hf.c merge.c hf_adapters.c hf_config.c hf_export.c hf_families.c hf_packed.c hf_rope.c hf_window.c inspect.c)
 SRC_engine := $(addprefix runtime/,board.c commlog.c disk.c disk_bench.c engine.c exchange.c relay.c feed.c first.c flags.c frozen.c graphs.c lines.c link.c matrix.c monitor.c muon.c \
     offload.c outcome.c peers.c plugin.c profile.c queue.c snapshot.c agree.c start.c states.c tally.c trace.c train.c trainer.c trial.c trust.c \
     update.c updater.c cost/machine.c model/adapt.c model/ends.c model/experts.c model/forward.c model/fp8.c model/heads.c model/layer.c model/meet.c model/net.c model/qk_norm.c model/team.c generate/sampler.c generate/serve.c generate/session.c)

@@ -35,6 +35,7 @@ struct ds_arch_traits {
     bool row_norms;  /* all queries of a row have one, and all keys */
     bool part_turn;  /* model.rope_dims may be less than a head */
     bool mixed;      /* some layers see all, with positions of their own */
+    bool some_still; /* some layers have no positions */
     bool tied;       /* embeddings are the classifier, unless it is said */
     bool one_more;   /* weights of norms lie in folders with 1 less */
 };
@@ -48,7 +49,8 @@ struct ds_arch_traits {
     X(QWEN3_MOE, "qwen3_moe", .experts = true, .head_norms = true) \
     X(PHI3,      "phi3",      .part_turn = true) \
     X(OLMO2,     "olmo2",     .row_norms = true) \
-    X(GEMMA3,    "gemma3",    .head_norms = true, .mixed = true, .tied = true, .one_more = true)
+    X(GEMMA3,    "gemma3",    .head_norms = true, .mixed = true, .tied = true, .one_more = true) \
+    X(SMOLLM3,   "smollm3",   .some_still = true, .tied = true)
 /* clang-format on */
 enum ds_arch {
 #define X(id, text, ...) DS_ARCH_##id,
@@ -170,6 +172,7 @@ struct ds_model_shape {
     struct ds_rope_scale rope_scale;
     struct ds_numbers rope_short, rope_long; /* LONGROPE: of each pair; of rope_scale.original
                                                 positions at most, and of more */
+    uint64_t nope_every; /* layers of which one turns nothing, the last; 0: all turn */
     double local_theta;  /* with full_every: of the other layers, which stretch nothing */
     double query_scalar; /* attention is scaled by its root; 0: by the head size's */
     double balance;      /* weight of the loss that asks for an even use of experts */

@@ -30,6 +30,7 @@ static const char *const shape_keys[] = {
     "model.tie_embeddings",
     "model.rope_theta",
     "model.rope_dims",
+    "model.nope_every",
     "model.rope_scaling.type",
     "model.rope_scaling.factor",
     "model.rope_scaling.low_freq_factor",
@@ -95,7 +96,7 @@ static int shape_from_config(struct ds_job *job, const struct ds_keys *keys, str
     return 0;
 }
 
-enum { USUAL_EXPERTS = 8, USUAL_EXPERTS_EACH = 2, USUAL_FULL_EVERY = 6 };
+enum { USUAL_EXPERTS = 8, USUAL_EXPERTS_EACH = 2, USUAL_FULL_EVERY = 6, USUAL_NOPE_EVERY = 4 };
 #define USUAL_LOCAL_THETA 10000.0
 #define USUAL_BALANCE     0.01
 
@@ -185,6 +186,8 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
         shape->full_every = USUAL_FULL_EVERY;
     if (!ds_keys_given(keys, "model.rope_local_theta") && ds_arch_traits(shape->arch)->mixed)
         shape->local_theta = USUAL_LOCAL_THETA;
+    if (!ds_keys_given(keys, "model.nope_every") && ds_arch_traits(shape->arch)->some_still)
+        shape->nope_every = USUAL_NOPE_EVERY;
     return experts_from_keys(job, keys, err);
 }
 
@@ -383,10 +386,6 @@ static int check_rope_dims(const struct ds_job *job, const struct ds_keys *keys,
 {
     const struct ds_model_shape *shape = &job->model.shape;
 
-    if (shape->rope_dims > 0 && !ds_arch_traits(shape->arch)->part_turn)
-        return FAIL_AT(keys, ds__job_blame(keys, "model.rope_dims", "model.arch"), EINVAL,
-                       "'model.rope_dims' is for phi3, not for %s; leave it out",
-                       ds_arch_name(shape->arch));
     if (shape->rope_dims % 2 != 0 || shape->rope_dims > shape->head_size)
         return FAIL_AT(keys, ds__job_blame(keys, "model.rope_dims", "model.head_size"), EINVAL,
                        "'model.rope_dims' %" PRIu64 " must be even, and at most the head size "
@@ -395,28 +394,43 @@ static int check_rope_dims(const struct ds_job *job, const struct ds_keys *keys,
     return 0;
 }
 
+/* What is of some families only. */
+static int check_owners(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const struct ds_arch_traits *traits = ds_arch_traits(shape->arch);
+    const struct {
+        const char *path, *owners;
+        bool given, owner;
+    } table[] = {
+        {"model.rope_dims", "phi3", shape->rope_dims > 0, traits->part_turn},
+        {"model.nope_every", "smollm3", shape->nope_every > 0, traits->some_still},
+        {"model.full_every", "gemma3", shape->full_every > 0, traits->mixed},
+        {"model.rope_local_theta", "gemma3", shape->local_theta > 0.0, traits->mixed},
+        {"model.query_scalar", "gemma3", shape->query_scalar > 0.0, traits->mixed},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].given && !table[i].owner)
+            return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.arch"), EINVAL,
+                           "'%s' is for %s, not for %s; leave it out", table[i].path,
+                           table[i].owners, traits->name);
+    return 0;
+}
+
 /* Layers of two sorts. */
 static int check_mixed(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     const struct ds_model_shape *shape = &job->model.shape;
     const bool mixed = ds_arch_traits(shape->arch)->mixed;
-    const struct {
-        const char *path;
-        bool given;
-    } table[] = {
-        {"model.full_every", shape->full_every > 0},
-        {"model.rope_local_theta", shape->local_theta > 0.0},
-        {"model.query_scalar", shape->query_scalar > 0.0},
-    };
 
-    for (size_t i = 0; !mixed && i < sizeof(table) / sizeof(table[0]); i++)
-        if (table[i].given)
-            return FAIL_AT(keys, ds__job_blame(keys, table[i].path, "model.arch"), EINVAL,
-                           "'%s' is for gemma3, not for %s; leave it out", table[i].path,
-                           ds_arch_name(shape->arch));
     if (mixed && shape->full_every == 0)
         return FAIL_AT(keys, "model.full_every", EINVAL,
                        "'model.full_every' must be at least 1 for gemma3");
+    if (ds_arch_traits(shape->arch)->some_still && shape->nope_every == 0)
+        return FAIL_AT(keys, "model.nope_every", EINVAL,
+                       "'model.nope_every' must be at least 1 for smollm3; a model all of whose "
+                       "layers have positions is a llama");
     if (mixed && !(shape->local_theta > 0.0))
         return FAIL_AT(keys, "model.rope_local_theta", EINVAL,
                        "'model.rope_local_theta' must be above 0 for gemma3");
@@ -435,6 +449,8 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
 
     if (rc == 0)
         rc = check_heads(job, keys, err);
+    if (rc == 0)
+        rc = check_owners(job, keys, err);
     if (rc == 0)
         rc = check_rope_dims(job, keys, err);
     if (rc == 0)

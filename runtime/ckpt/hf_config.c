@@ -1,8 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * hf_config.c - config.json of GPT-2, Llama, Mixtral, Qwen2, Qwen3, Phi-3, OLMo-2 and
- * Gemma 3, read and written.
+ * hf_config.c - config.json of the families of hf_families.c, read and written.
  *
  * A Mistral is a Llama, and is written as one where it has no window.
  *
@@ -12,16 +11,11 @@
  *
  * router_aux_loss_coef is taken as model.expert_balance, unless the job says another; noise on the
  * router's input (router_jitter_noise) is refused.
- *
- * Source  transformers: models/gpt2/configuration_gpt2.py, models/llama/configuration_llama.py,
- *         models/mixtral/configuration_mixtral.py, models/mistral/configuration_mistral.py,
- *         models/qwen2/configuration_qwen2.py, models/qwen3/configuration_qwen3.py,
- *         models/qwen3_moe/configuration_qwen3_moe.py, models/phi3/configuration_phi3.py,
- *         models/olmo2/configuration_olmo2.py, models/gemma3/configuration_gemma3.py.
  */
 #include "runtime/ckpt/hf.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/fsio.h"
@@ -29,176 +23,10 @@
 #include "base/json_read.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/ckpt/hf_config.h"
+#include "runtime/ckpt/hf_families.h"
 #include "runtime/ckpt/hf_window.h"
 
-/* A member that is a number of the shape; those with NULL as `otherwise` must be there, the others
- * take the value of that member when they are missing or null. */
-struct size_key {
-    const char *name;
-    size_t offset;
-    uint64_t max;
-    const char *otherwise;
-};
-
-/* A member that may only have this value (true or false), which is also what its absence means. */
-struct flag_key {
-    const char *name;
-    bool must;
-};
-
-struct family {
-    const char *model_type, *architecture;
-    const struct size_key *size;
-    const struct flag_key *flag;  /* ended by a NULL name */
-    const char *act_key, *act[3]; /* the first is the default, and what is written */
-    const char *eps_key;
-    double eps_default;
-    bool tie_default, rope;
-    double theta_default;
-    uint64_t head_default; /* 0: hidden_size / heads */
-    enum ds__hf_window window;
-    uint64_t window_default;
-    bool pads; /* with a token of its own, where pad_token_id is not said */
-};
-
-/* Of Mistral and of Qwen, where a number is missing. */
-enum { USUAL_WINDOW = 4096 };
 #define GEMMA_SCALAR 256.0
-
-/* clang-format off */
-#define SIZE(key, field, max, otherwise) \
-    {key, offsetof(struct ds_model_shape, field), max, otherwise}
-
-static const struct size_key gpt2_sizes[] = {
-    SIZE("vocab_size",  vocab,    DS_MAX_VOCAB,   NULL),
-    SIZE("n_positions", context,  DS_MAX_CONTEXT, NULL),
-    SIZE("n_embd",      hidden,   DS_MAX_HIDDEN,  NULL),
-    SIZE("n_layer",     layers,   DS_MAX_LAYERS,  NULL),
-    SIZE("n_head",      heads,    DS_MAX_HEADS,   NULL),
-    SIZE("n_inner",     ffn,      DS_MAX_FFN,     ""), /* 4 x n_embd */
-    {0},
-};
-
-/* Of Llama and its relatives, which call the width of the feed-forward block, or of an expert, so. */
-#define LLAMA_SIZES(width) \
-    SIZE("vocab_size",              vocab,    DS_MAX_VOCAB,   NULL), \
-    SIZE("max_position_embeddings", context,  DS_MAX_CONTEXT, NULL), \
-    SIZE("hidden_size",             hidden,   DS_MAX_HIDDEN,  NULL), \
-    SIZE(width,                     ffn,      DS_MAX_FFN,     NULL), \
-    SIZE("num_hidden_layers",       layers,   DS_MAX_LAYERS,  NULL), \
-    SIZE("num_attention_heads",     heads,    DS_MAX_HEADS,   NULL), \
-    SIZE("num_key_value_heads",     kv_heads, DS_MAX_HEADS,   "num_attention_heads")
-#define EXPERT_SIZES(number) \
-    SIZE(number,                    experts,      DS_MAX_EXPERTS,      NULL), \
-    SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL)
-
-static const struct size_key llama_sizes[] = {LLAMA_SIZES("intermediate_size"), {0}};
-static const struct size_key mixtral_sizes[] = {
-    LLAMA_SIZES("intermediate_size"), EXPERT_SIZES("num_local_experts"), {0}};
-static const struct size_key qwen3_moe_sizes[] = {
-    LLAMA_SIZES("moe_intermediate_size"), EXPERT_SIZES("num_experts"), {0}};
-
-static const struct flag_key gpt2_flags[] = {
-    {"scale_attn_weights", true},
-    {"scale_attn_by_inverse_layer_idx", false},
-    {"reorder_and_upcast_attn", false},
-    {"add_cross_attention", false},
-    {0},
-};
-
-static const struct flag_key llama_flags[] = {
-    {"attention_bias", false},
-    {"mlp_bias", false},
-    {0},
-};
-
-static const struct flag_key mixtral_flags[] = {
-    {"attention_bias", false},
-    {0},
-};
-
-static const struct flag_key qwen2_flags[] = {{0}};
-
-static const struct flag_key qwen3_flags[] = {
-    {"attention_bias", false},
-    {0},
-};
-
-static const struct flag_key gemma3_flags[] = {
-    {"attention_bias", false},
-    {"use_bidirectional_attention", false},
-    {0},
-};
-
-static const struct family families[] = {
-    [DS_ARCH_GPT2] = {
-        .model_type = "gpt2", .architecture = "GPT2LMHeadModel",
-        .size = gpt2_sizes, .flag = gpt2_flags,
-        .act_key = "activation_function", .act = {"gelu_new", "gelu_pytorch_tanh"},
-        .eps_key = "layer_norm_epsilon", .eps_default = 1e-5, .tie_default = true,
-    },
-    [DS_ARCH_LLAMA] = {
-        .model_type = "llama", .architecture = "LlamaForCausalLM",
-        .size = llama_sizes, .flag = llama_flags,
-        .act_key = "hidden_act", .act = {"silu", "swish"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
-        .theta_default = 1e4, .rope = true,
-    },
-    [DS_ARCH_MIXTRAL] = {
-        .model_type = "mixtral", .architecture = "MixtralForCausalLM",
-        .size = mixtral_sizes, .flag = mixtral_flags,
-        .act_key = "hidden_act", .act = {"silu", "swish"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
-        .theta_default = 1e6, .rope = true, .window = DS__HF_WINDOW,
-    },
-    [DS_ARCH_QWEN2] = {
-        .model_type = "qwen2", .architecture = "Qwen2ForCausalLM",
-        .size = llama_sizes, .flag = qwen2_flags,
-        .act_key = "hidden_act", .act = {"silu", "swish"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
-        .theta_default = 1e4, .rope = true,
-        .window = DS__HF_WINDOW_FROM, .window_default = USUAL_WINDOW,
-    },
-    [DS_ARCH_QWEN3] = {
-        .model_type = "qwen3", .architecture = "Qwen3ForCausalLM",
-        .size = llama_sizes, .flag = qwen3_flags,
-        .act_key = "hidden_act", .act = {"silu", "swish"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
-        .theta_default = 1e4, .rope = true, .head_default = 128,
-        .window = DS__HF_WINDOW_FROM, .window_default = USUAL_WINDOW,
-    },
-    [DS_ARCH_QWEN3_MOE] = {
-        .model_type = "qwen3_moe", .architecture = "Qwen3MoeForCausalLM",
-        .size = qwen3_moe_sizes, .flag = qwen3_flags,
-        .act_key = "hidden_act", .act = {"silu", "swish"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
-        .theta_default = 1e4, .rope = true,
-        .window = DS__HF_WINDOW_FROM, .window_default = USUAL_WINDOW,
-    },
-    [DS_ARCH_PHI3] = {
-        .model_type = "phi3", .architecture = "Phi3ForCausalLM",
-        .size = llama_sizes, .flag = mixtral_flags,
-        .act_key = "hidden_act", .act = {"silu", "swish"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
-        .theta_default = 1e4, .rope = true, .window = DS__HF_WINDOW, .pads = true,
-    },
-    [DS_ARCH_OLMO2] = {
-        .model_type = "olmo2", .architecture = "Olmo2ForCausalLM",
-        .size = llama_sizes, .flag = mixtral_flags,
-        .act_key = "hidden_act", .act = {"silu", "swish"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
-        .theta_default = 1e4, .rope = true, .pads = true,
-    },
-    [DS_ARCH_GEMMA3] = {
-        .model_type = "gemma3_text", .architecture = "Gemma3ForCausalLM",
-        .size = llama_sizes, .flag = gemma3_flags,
-        .act_key = "hidden_activation", .act = {"gelu_pytorch_tanh"},
-        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = true,
-        .theta_default = 1e6, .rope = true, .head_default = 256,
-        .window = DS__HF_WINDOW_MIXED, .window_default = USUAL_WINDOW, .pads = true,
-    },
-};
-/* clang-format on */
 
 const json_t *ds__hf_member(const json_t *object, const char *key)
 {
@@ -234,6 +62,19 @@ static bool is_mistral(const json_t *root)
     return json_is_string(type) && strcmp(json_string_value(type), MISTRAL) == 0;
 }
 
+/* With the names of all that there are. */
+static int fail_family(const char *type, struct ds_error *err)
+{
+    char names[256];
+    size_t at = 0;
+
+    for (unsigned i = 0; i < DS_ARCH_COUNT && at < sizeof(names); i++)
+        at += (size_t)snprintf(names + at, sizeof(names) - at, "'%s', ",
+                               ds__hf_family_of((enum ds_arch)i)->model_type);
+    return ds_fail(err, ENOTSUP, "'model_type' is '%.40s', only %sand '" MISTRAL "' are supported",
+                   type, names);
+}
+
 static int read_family(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
     const char *type = "";
@@ -245,19 +86,16 @@ static int read_family(const json_t *root, struct ds_model_shape *shape, struct 
         shape->arch = DS_ARCH_LLAMA;
         return 0;
     }
-    for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++)
-        if (strcmp(families[i].model_type, type) == 0) {
+    for (unsigned i = 0; i < DS_ARCH_COUNT; i++)
+        if (strcmp(ds__hf_family_of((enum ds_arch)i)->model_type, type) == 0) {
             shape->arch = (enum ds_arch)i;
             return 0;
         }
-    return ds_fail(err, ENOTSUP,
-                   "'model_type' is '%.40s', only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', "
-                   "'qwen3', 'qwen3_moe', 'phi3', 'olmo2' and 'gemma3_text' are supported",
-                   type);
+    return fail_family(type, err);
 }
 
-static int read_sizes(const json_t *root, const struct size_key *key, struct ds_model_shape *shape,
-                      struct ds_error *err)
+static int read_sizes(const json_t *root, const struct ds__hf_size *key,
+                      struct ds_model_shape *shape, struct ds_error *err)
 {
     for (; key->name != NULL; key++) {
         const char *name = key->name;
@@ -279,7 +117,7 @@ static int read_sizes(const json_t *root, const struct size_key *key, struct ds_
     return 0;
 }
 
-static int read_flags(const json_t *root, const struct flag_key *key, struct ds_error *err)
+static int read_flags(const json_t *root, const struct ds__hf_flag *key, struct ds_error *err)
 {
     for (; key->name != NULL; key++) {
         const json_t *value = ds__hf_member(root, key->name);
@@ -290,7 +128,8 @@ static int read_flags(const json_t *root, const struct flag_key *key, struct ds_
     return 0;
 }
 
-static int read_activation(const json_t *root, const struct family *family, struct ds_error *err)
+static int read_activation(const json_t *root, const struct ds__hf_family *family,
+                           struct ds_error *err)
 {
     const json_t *value = ds__hf_member(root, family->act_key);
 
@@ -302,7 +141,7 @@ static int read_activation(const json_t *root, const struct family *family, stru
     return ds__hf_not_supported(family->act_key, value, err);
 }
 
-static int read_tie(const json_t *root, const struct family *family, bool *out,
+static int read_tie(const json_t *root, const struct ds__hf_family *family, bool *out,
                     struct ds_error *err)
 {
     const json_t *value = ds__hf_member(root, "tie_word_embeddings");
@@ -313,7 +152,7 @@ static int read_tie(const json_t *root, const struct family *family, bool *out,
     return 0;
 }
 
-static int read_head_size(const json_t *root, const struct family *family,
+static int read_head_size(const json_t *root, const struct ds__hf_family *family,
                           struct ds_model_shape *shape, struct ds_error *err)
 {
     if (family->rope && ds__hf_member(root, "head_dim") != NULL)
@@ -382,6 +221,65 @@ static int read_mixed(const json_t *root, struct ds_model_shape *shape, struct d
     return rc == 0 ? ds__hf_read_local_theta(root, shape, err) : rc;
 }
 
+enum { USUAL_NOPE_EVERY = 4 };
+
+/* Of how many layers the last has no positions, by the list of them all, which must go by that: 1
+ * of those that have some. */
+static int read_nope_list(const json_t *list, struct ds_model_shape *shape, struct ds_error *err)
+{
+    uint64_t every = shape->layers + 1; /* none is without */
+    const json_t *has;
+    size_t i;
+
+    json_array_foreach(list, i, has)
+    {
+        const bool none = json_is_integer(has) && json_integer_value(has) == 0;
+
+        if (none && every > shape->layers)
+            every = i + 1;
+        if (none != ((i + 1) % every == 0))
+            return ds_fail(err, ENOTSUP,
+                           "'no_rope_layers' is no pattern of which the last has no positions");
+    }
+    shape->nope_every = every;
+    return json_array_size(list) == shape->layers
+               ? 0
+               : ds_fail(err, EBADMSG, "'no_rope_layers' does not have a member for each layer");
+}
+
+static int read_nope(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *list = ds__hf_member(root, "no_rope_layers");
+
+    if (!ds_arch_traits(shape->arch)->some_still)
+        return 0;
+    shape->nope_every = USUAL_NOPE_EVERY;
+    if (json_is_array(list))
+        return read_nope_list(list, shape, err);
+    if (list != NULL)
+        return ds__hf_not_supported("no_rope_layers", list, err);
+    return ds__hf_member(root, "no_rope_layer_interval") != NULL
+               ? ds_json_get_u64(root, "no_rope_layer_interval", DS_MAX_LAYERS + 1,
+                                 &shape->nope_every, err)
+               : 0;
+}
+
+/* A window is of all layers, which is said of each: else it would be of those without positions. */
+static void put_nope(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    if (shape->window > 0) {
+        ds_json_array(json, "layer_types");
+        for (uint64_t block = 1; block <= shape->layers; block++)
+            ds_json_string(json, NULL, "sliding_attention");
+        ds_json_end_array(json);
+    }
+    ds_json_u64(json, "no_rope_layer_interval", shape->nope_every);
+    ds_json_array(json, "no_rope_layers");
+    for (uint64_t block = 1; block <= shape->layers; block++)
+        ds_json_u64(json, NULL, ds_model_turns(shape, block) ? 1 : 0);
+    ds_json_end_array(json);
+}
+
 static void put_mixed(struct ds_json *json, const struct ds_model_shape *shape)
 {
     const double scalar = shape->query_scalar;
@@ -392,24 +290,24 @@ static void put_mixed(struct ds_json *json, const struct ds_model_shape *shape)
     ds_json_null(json, "attn_logit_softcapping");
 }
 
-static int read_window(const json_t *root, const struct family *family,
+static int read_window(const json_t *root, const struct ds__hf_family *family,
                        struct ds_model_shape *shape, struct ds_error *err)
 {
     return is_mistral(root)
-               ? ds__hf_read_window(root, DS__HF_WINDOW, USUAL_WINDOW, shape, err)
+               ? ds__hf_read_window(root, DS__HF_WINDOW, DS__HF_USUAL_WINDOW, shape, err)
                : ds__hf_read_window(root, family->window, family->window_default, shape, err);
 }
 
 static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
-    const struct family *family;
+    const struct ds__hf_family *family;
     int rc;
 
     if (!json_is_object(root))
         return ds_fail(err, EBADMSG, "it is not an object");
     if ((rc = read_family(root, shape, err)) < 0)
         return rc;
-    family = &families[shape->arch];
+    family = ds__hf_family_of(shape->arch);
     shape->norm_eps = family->eps_default;
     if (ds__hf_member(root, "quantization_config") != NULL)
         return ds__hf_not_supported("quantization_config",
@@ -431,7 +329,7 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         shape->ffn = 4 * shape->hidden;
     if ((rc = read_head_size(root, family, shape, err)) < 0 ||
         (rc = ds__hf_read_rope_dims(root, shape, err)) < 0 ||
-        (rc = read_mixed(root, shape, err)) < 0)
+        (rc = read_mixed(root, shape, err)) < 0 || (rc = read_nope(root, shape, err)) < 0)
         return rc;
     return ds_model_check(shape, err);
 }
@@ -481,7 +379,7 @@ int ds_hf_read_config(const char *dir, struct ds_model_shape *shape, struct ds_e
     return ds_error_context(err, take_root(root, shape, err), "'%s'", path);
 }
 
-static void put_sizes(struct ds_json *json, const struct size_key *key,
+static void put_sizes(struct ds_json *json, const struct ds__hf_size *key,
                       const struct ds_model_shape *shape)
 {
     for (; key->name != NULL; key++) {
@@ -525,7 +423,8 @@ static void put_tokens(struct ds_json *json, const struct ds_model_shape *shape,
     } table[] = {
         {"bos_token_id", tokens != NULL ? tokens->begin : -1, nulls},
         {"eos_token_id", tokens != NULL ? tokens->end : -1, nulls},
-        {"pad_token_id", tokens != NULL ? tokens->pad : -1, nulls && families[shape->arch].pads},
+        {"pad_token_id", tokens != NULL ? tokens->pad : -1,
+         nulls && ds__hf_family_of(shape->arch)->pads},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -555,7 +454,7 @@ int ds__hf_write_generation(const struct ds_model_shape *shape, const struct ds_
 int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
                         const struct ds_hf_tokens *tokens, struct ds_buf *out, struct ds_error *err)
 {
-    const struct family *family = &families[shape->arch];
+    const struct ds__hf_family *family = ds__hf_family_of(shape->arch);
     const bool mistral = shape->arch == DS_ARCH_LLAMA && shape->window > 0;
     struct ds_json json;
 
@@ -568,7 +467,7 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     put_sizes(&json, family->size, shape);
     ds_json_string(&json, family->act_key, family->act[0]);
     ds_json_f64(&json, family->eps_key, shape->norm_eps, 17);
-    for (const struct flag_key *flag = family->flag; flag->name != NULL; flag++)
+    for (const struct ds__hf_flag *flag = family->flag; flag->name != NULL; flag++)
         ds_json_bool(&json, flag->name, flag->must);
     ds__hf_put_window(mistral ? DS__HF_WINDOW : family->window, shape, &json);
     if (shape->experts > 0)
@@ -581,6 +480,8 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
             ds__hf_put_rope_dims(&json, shape);
         if (ds_arch_traits(shape->arch)->mixed)
             put_mixed(&json, shape);
+        if (ds_arch_traits(shape->arch)->some_still)
+            put_nope(&json, shape);
         ds_json_f64(&json, "attention_dropout", 0.0, 1);
     } else {
         ds_json_f64(&json, "resid_pdrop", 0.0, 1);

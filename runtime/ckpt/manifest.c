@@ -303,6 +303,8 @@ static int read_less(const json_t *object, struct ds_model_shape *shape, struct 
 
     if (rc == 0)
         rc = get_optional(object, "rope_dims", DS_MAX_HIDDEN, &shape->rope_dims, err);
+    if (rc == 0)
+        rc = get_optional(object, "nope_every", DS_MAX_LAYERS + 1, &shape->nope_every, err);
     return rc == 0 ? get_optional(object, "full_every", DS_MAX_LAYERS + 1, &shape->full_every, err)
                    : rc;
 }

@@ -131,6 +131,8 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
         ds_json_u64(json, "window", state->shape.window);
     if (state->shape.rope_dims > 0)
         ds_json_u64(json, "rope_dims", state->shape.rope_dims);
+    if (state->shape.nope_every > 0)
+        ds_json_u64(json, "nope_every", state->shape.nope_every);
     if (ds_arch_traits(state->shape.arch)->mixed) {
         ds_json_u64(json, "full_every", state->shape.full_every);
         ds_json_f64(json, "rope_local_theta", state->shape.local_theta, 17);

@@ -339,7 +339,15 @@ static double qk_norms(const struct bench *b, bool backward)
                      ds_arch_norms_rows(shape->arch) ? 3.0 : 1.0);
 }
 
-/* Of the rotation of queries and keys. */
+/* The share of layers that have rotary positions. */
+static double turning(const struct bench *b)
+{
+    const struct ds_model_shape *shape = &b->plan->shape;
+
+    return (double)ds_model_turning(shape) / (double)shape->layers;
+}
+
+/* Of the rotation of queries and keys, in mean over layers. */
 static double rotation(const struct bench *b)
 {
     const struct ds_model_shape *shape = &b->plan->shape;
@@ -350,7 +358,7 @@ static double rotation(const struct bench *b)
                                       .turned = shape->rope_dims,
                                       .act = b->type};
 
-    return b->family->rope ? ds_op_amount(DS_OP_ROPE, &args).bytes : 0.0;
+    return turning(b) * ds_op_amount(DS_OP_ROPE, &args).bytes;
 }
 
 /* Of the gradients of four biases; of Qwen2's one; Llama has none. */
@@ -387,7 +395,7 @@ static double layer_forward(const struct bench *b, uint32_t block, bool recomput
     double residuals = 2.0 * b->tokens * b->hidden * b->act; /* read by products */
     double bytes =
         norms(b) * norm(b, false) + residuals + rotation(b) + activation(b, false, alone);
-    double operations = norms(b) + (b->family->rope ? 1.0 : 0.0) + (alone ? 1.0 : 0.0);
+    double operations = norms(b) + turning(b) + (alone ? 1.0 : 0.0);
 
     if (recompute && b->plan->recompute == DS_RECOMPUTE_SELECTIVE)
         return selective_forward(b);
@@ -400,7 +408,7 @@ static double layer_backward(const struct bench *b, uint32_t block)
 {
     bool alone = !gelu_in_product(b);
     double bytes = norms(b) * norm(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
-    double operations = norms(b) + (b->family->rope ? 1.0 : 4.0) + (alone ? 1.0 : 0.0);
+    double operations = norms(b) + (b->family->rope ? turning(b) : 4.0) + (alone ? 1.0 : 0.0);
 
     return layer_products(b, block, true, true) + routing(b, true) + qk_norms(b, true) +
            attention(b, true) + dropout(b, 2.0) + pointwise(b, bytes, operations);

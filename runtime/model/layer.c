@@ -188,7 +188,7 @@ static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_
         .x = qkv,
     };
 
-    return net->family->rope ? ds_rope(&args, net->stream, err) : 0;
+    return ds_model_turns(shape, layer->block) ? ds_rope(&args, net->stream, err) : 0;
 }
 
 static float attention_scale(const struct ds_net *net)

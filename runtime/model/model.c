@@ -19,7 +19,7 @@ const struct ds_family *ds_family_of(enum ds_arch arch)
         [DS_ARCH_MIXTRAL] = &ds__family_mixtral, [DS_ARCH_QWEN2] = &ds__family_qwen2,
         [DS_ARCH_QWEN3] = &ds__family_qwen3,     [DS_ARCH_QWEN3_MOE] = &ds__family_qwen3_moe,
         [DS_ARCH_PHI3] = &ds__family_phi3,       [DS_ARCH_OLMO2] = &ds__family_olmo2,
-        [DS_ARCH_GEMMA3] = &ds__family_gemma3,
+        [DS_ARCH_GEMMA3] = &ds__family_gemma3,   [DS_ARCH_SMOLLM3] = &ds__family_smollm3,
     };
 
     return families[arch];
@@ -38,6 +38,19 @@ bool ds_model_local(const struct ds_model_shape *shape, uint64_t block)
 uint64_t ds_model_window(const struct ds_model_shape *shape, uint64_t block)
 {
     return shape->full_every == 0 || ds_model_local(shape, block) ? shape->window : 0;
+}
+
+bool ds_model_turns(const struct ds_model_shape *shape, uint64_t block)
+{
+    return ds_family_of(shape->arch)->rope &&
+           (shape->nope_every == 0 || block % shape->nope_every != 0);
+}
+
+uint64_t ds_model_turning(const struct ds_model_shape *shape)
+{
+    uint64_t still = shape->nope_every > 0 ? shape->layers / shape->nope_every : 0;
+
+    return ds_family_of(shape->arch)->rope ? shape->layers - still : 0;
 }
 
 const struct ds_numbers *ds_model_rope_each(const struct ds_model_shape *shape, uint64_t longest)
@@ -499,10 +512,16 @@ static int check_rope(const struct ds_model_shape *shape, struct ds_error *err)
     return 0;
 }
 
-/* What gemma3 alone has. */
+/* What gemma3 alone has, and smollm3. */
 static int check_mixed(const struct ds_model_shape *shape, struct ds_error *err)
 {
     const bool mixed = ds_arch_traits(shape->arch)->mixed;
+    const bool still = ds_arch_traits(shape->arch)->some_still;
+
+    if (still != (shape->nope_every > 0) || shape->nope_every > DS_MAX_LAYERS + 1)
+        return ds_fail(err, EINVAL, "'model.nope_every' is %llu, must be %s for arch '%s'",
+                       (unsigned long long)shape->nope_every, still ? "at least 1" : "0",
+                       ds_arch_name(shape->arch));
 
     if (mixed != (shape->full_every > 0) || shape->full_every > DS_MAX_LAYERS + 1)
         return ds_fail(err, EINVAL, "'model.full_every' is %llu, must be %s for arch '%s'",

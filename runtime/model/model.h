@@ -27,9 +27,11 @@
  * are multiplied by the root of the width, and of some layers one that sees all, the others a
  * window.
  *
+ * SmolLM3 is Llama of which some layers have no positions.
+ *
  * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM,
  *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Phi3ForCausalLM,
- *         Olmo2ForCausalLM, Gemma3ForCausalLM.
+ *         Olmo2ForCausalLM, Gemma3ForCausalLM, SmolLM3ForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H
@@ -119,6 +121,10 @@ bool ds_model_target_name(const struct ds_model_shape *shape, enum ds_adapted ta
  * layers are alike?  What the window of a layer is. */
 bool ds_model_local(const struct ds_model_shape *shape, uint64_t block);
 uint64_t ds_model_window(const struct ds_model_shape *shape, uint64_t block);
+
+/* Are rotary positions turned in layer `block`?  How many layers do so. */
+bool ds_model_turns(const struct ds_model_shape *shape, uint64_t block);
+uint64_t ds_model_turning(const struct ds_model_shape *shape);
 
 /* What LONGROPE divides frequencies by where sequences have `longest` tokens at most: one list for
  * all of a run, whatever a sequence has.  NULL with other types. */

@@ -273,6 +273,7 @@ Test(hf, export_and_import_return_the_same_bits)
     round_trip(QWEN2 ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_slow\":1.5,"
                      "\"beta_fast\":20,\"original_max_position_embeddings\":16,\"mscale\":0.7}}",
                DS_F32, UINT64_MAX, 1);
+    round_trip(SMOLLM3 ",\"no_rope_layer_interval\":2}", DS_F32, UINT64_MAX, 1);
     round_trip(LONGROPE("[1.0800000429153442,64.5]", ",\"original_max_position_embeddings\":4"),
                DS_F32, UINT64_MAX, 1);
     round_trip(MIXTRAL ",\"router_aux_loss_coef\":0.125}", DS_BF16, UINT64_MAX, 1);

@@ -24,7 +24,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {"[]", -EBADMSG, "not an object"},
     {"{}", -EBADMSG, "'model_type'"},
     {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2' and 'gemma3_text' are supported"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2', 'gemma3_text', 'smollm3', and 'mistral' are supported"},
     {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
@@ -87,6 +87,12 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {QWEN3 ",\"head_dim\":6,\"attention_bias\":false,\"sliding_window\":null}", 0, ""},
     {QWEN3 ",\"attention_bias\":true}", -ENOTSUP, "'attention_bias' is true"},
     {PHI3 "}", 0, ""},
+    {SMOLLM3 ",\"no_rope_layers\":[1,0]}", -EBADMSG, "'no_rope_layers' does not have a member for each layer"},
+    {SMOLLM3 ",\"no_rope_layers\":[1,0,0]}", -ENOTSUP, "'no_rope_layers' is no pattern"},
+    {SMOLLM3 ",\"no_rope_layers\":4}", -ENOTSUP, "'no_rope_layers' is set"},
+    {SMOLLM3 ",\"no_rope_layer_interval\":0}", -EINVAL, "'model.nope_every' is 0"},
+    {SMOLLM3 ",\"sliding_window\":4,\"use_sliding_window\":true,\"layer_types\":[\"full_attention\",\"sliding_attention\","
+     "\"full_attention\"]}", -ENOTSUP, "'sliding_window' is of some layers only"},
     {LONGROPE("[1.5,2.0]", ""), 0, ""},
     {LONGROPE("[1.5]", ""), -EINVAL, "'model.rope_scaling.long_factor' has 1 numbers, must have 2"},
     {LONGROPE("[1.5,0]", ""), -EINVAL, "'model.rope_scaling.long_factor' must be above 0"},
@@ -414,6 +420,40 @@ Test(hf_config, what_longrope_leaves_out)
         cr_assert_eq(shape.rope_scale.original, cases[i].original, "case %zu", i);
         cr_assert_float_eq(shape.rope_scale.attention, cases[i].attention, 1e-14, "case %zu: %.17g",
                            i, shape.rope_scale.attention);
+        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
+        cr_assert_eq(ds__hf_parse_config(ds_buf_text(&out), out.len, &again, &err), 0, "%s",
+                     err.text);
+        cr_assert(memcmp(&shape, &again, sizeof(shape)) == 0, "case %zu: %s", i, ds_buf_text(&out));
+        ds_buf_release(&out);
+    }
+}
+
+Test(hf_config, layers_without_positions)
+{
+    static const struct {
+        const char *text;
+        uint64_t every, window;
+    } table[] = {
+        {SMOLLM3 "}", 4, 0},
+        {SMOLLM3 ",\"no_rope_layer_interval\":2,\"sliding_window\":4}", 2, 0},
+        {SMOLLM3 ",\"no_rope_layers\":[1,0,1],\"no_rope_layer_interval\":3}", 2, 0},
+        {SMOLLM3 ",\"no_rope_layers\":[0,0,0]}", 1, 0},
+        {SMOLLM3 ",\"no_rope_layers\":[1,1,1]}", 4, 0},
+        {SMOLLM3 ",\"sliding_window\":4,\"use_sliding_window\":true,\"layer_types\":["
+                 "\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"]}",
+         4, 4},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_model_shape shape, again;
+        struct ds_error err = {0};
+        struct ds_buf out;
+
+        ds_buf_init(&out, 1 << 16);
+        cr_assert_eq(read_config(tempdir_path(""), table[i].text, &shape, &err), 0, "%s", err.text);
+        cr_assert(shape.nope_every == table[i].every && shape.window == table[i].window, "case %zu",
+                  i);
+        cr_assert(shape.rope_theta == 2e6 && shape.tie_embeddings);
         cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
         cr_assert_eq(ds__hf_parse_config(ds_buf_text(&out), out.len, &again, &err), 0, "%s",
                      err.text);

@@ -67,6 +67,8 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE OTHER("phi3", ",\"rope_dims\":2,\"window\":4") A_FILE TENSORS, 0, ""},
     {HEAD STATE OTHER("gemma3", ",\"full_every\":6,\"rope_local_theta\":1e4,\"query_scalar\":0,\"window\":4") A_FILE TENSORS, 0, ""},
     {HEAD STATE OTHER("gemma3", ",\"full_every\":6,\"query_scalar\":0") A_FILE TENSORS, -EBADMSG, "'rope_local_theta'"},
+    {HEAD STATE OTHER("smollm3", ",\"nope_every\":4") A_FILE TENSORS, 0, ""},
+    {HEAD STATE OTHER("smollm3", ",\"nope_every\":1.5") A_FILE TENSORS, -EBADMSG, "'nope_every'"},
     {HEAD STATE OTHER("phi3", ",\"rope_dims\":true") A_FILE TENSORS, -EBADMSG, "'rope_dims'"},
     {HEAD STATE SCALING("{\"type\":\"linear\",\"factor\":2}") A_FILE TENSORS, 0, ""},
     {HEAD STATE SCALING("{" LLAMA3 ",\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_context\":8}") A_FILE TENSORS, 0, ""},

@@ -87,7 +87,7 @@ def draw_data(dice, sequence):
 # --- the job ------------------------------------------------------------------------------------
 
 def draw_model(dice, wide):
-    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gemma3"))
+    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gemma3", "smollm3"))
     heads = dice.choice((1, 2, 3, 4, 4, 6, 8))
     size = dice.choice((16, 32) if wide else (2, 4, 6, 8, 16))
     keys = {"model.arch": arch, "model.layers": dice.choice((1, 2, 3, 4)), "model.heads": heads,
@@ -106,6 +106,8 @@ def draw_model(dice, wide):
         keys["model.tie_embeddings"] = dice.choice((True, False))
     if arch == "gemma3":
         keys["model.full_every"] = dice.choice((1, 2, 3))
+    if arch == "smollm3":
+        keys["model.nope_every"] = dice.choice((1, 2, 3, 4))
     if arch == "gemma3" or (arch != "gpt2" and dice.random() < 0.3):
         keys["model.window"] = dice.choice((1, 3, 8, 100))
     if dice.random() < 0.2:

@@ -31,6 +31,11 @@ Test(families, keys_that_are_not_theirs_are_refused)
          "'model.rope_local_theta' is for gemma3, not for olmo2; leave it out"},
         {OF("phi3", "", ""), "model.query_scalar=6",
          "'model.query_scalar' is for gemma3, not for phi3; leave it out"},
+        {OF("llama", "", ""), "model.nope_every=4",
+         "'model.nope_every' is for smollm3, not for llama; leave it out"},
+        {OF("smollm3", "", ""), "model.nope_every=0",
+         "'model.nope_every' must be at least 1 for smollm3; a model all of whose layers have "
+         "positions is a llama"},
         {OF("gemma3", "", ""), "model.full_every=0",
          "'model.full_every' must be at least 1 for gemma3"},
         {OF("gemma3", "", ""), "model.rope_local_theta=0",
@@ -115,7 +120,11 @@ Test(families, layers_of_two_sorts_have_their_defaults)
                  err.text);
     cr_expect_eq(job.model.shape.full_every, 2);
     ds_job_release(&job);
+    cr_assert_eq(jobs_parse(&job, OF("smollm3", "", ""), NULL, &err), 0, "%s", err.text);
+    cr_expect(job.model.shape.nope_every == 4 && job.model.shape.tie_embeddings);
+    ds_job_release(&job);
     cr_assert_eq(jobs_parse(&job, SMALL, NULL, &err), 0, "%s", err.text);
+    cr_expect(job.model.shape.nope_every == 0);
     cr_expect(job.model.shape.full_every == 0 && job.model.shape.local_theta == 0.0);
     cr_expect_eq(job.model.shape.rope_dims, 0);
     ds_job_release(&job);

@@ -142,6 +142,21 @@ static inline struct ds_model_shape test_gemma3(uint64_t layers, uint64_t hidden
     return shape;
 }
 
+/* One layer of `every` has no positions. */
+static inline struct ds_model_shape test_smollm3(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                                 uint64_t kv_heads, uint64_t ffn, uint64_t vocab,
+                                                 uint64_t context, uint64_t every)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, kv_heads, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_SMOLLM3;
+    shape.tie_embeddings = true;
+    shape.norm_eps = 1e-6;
+    shape.rope_theta = 5000.0;
+    shape.nope_every = every;
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

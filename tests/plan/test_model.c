@@ -153,6 +153,26 @@ Test(model, gemma3_has_layers_of_two_sorts)
     cr_assert_eq(ds_model_check(&shape, NULL), -EINVAL);
 }
 
+Test(model, smollm3_has_layers_without_positions)
+{
+    struct ds_model_shape shape = test_smollm3(36, 2048, 16, 4, 11008, 128256, 65536, 4);
+    struct ds_error err = {.text = ""};
+
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_model_elems(&shape), 3075098624u); /* SmolLM3 3B */
+    cr_assert(ds_model_turns(&shape, 1) && ds_model_turns(&shape, 3) && ds_model_turns(&shape, 5));
+    cr_assert(!ds_model_turns(&shape, 4) && !ds_model_turns(&shape, 36));
+    cr_assert_eq(ds_model_turning(&shape), 27);
+    shape.nope_every = 0;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.nope_every' is 0, must be at least 1") != NULL);
+    shape.nope_every = 4;
+    shape.arch = DS_ARCH_LLAMA;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    shape = test_gpt2(2, 48, 3, 97, 32);
+    cr_assert(!ds_model_turns(&shape, 1) && ds_model_turning(&shape) == 0);
+}
+
 Test(model, stretched_positions_that_cannot_be_are_refused)
 {
     static const struct {

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """make - the reference cases of experts, of norms of heads, of biases and positions for longer contexts, and of windows, in float64.
 
-    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51, for longrope 4.57) also compares the logits
+    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51, for longrope and smollm3 4.57) also compares the logits
 
 Writes tests/reference/mixtral-tiny, qwen2-tiny, qwen3-moe-tiny and mistral-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
 micro-batches, batch, sequence + 1], job.json (with the id that ends a document, where tokens see those of theirs only), expected.json (per step the cross entropy, the norm of the gradient before
@@ -75,6 +75,12 @@ CONFIGS["longrope-tiny"] = {  # sequences are longer than the first context
     "num_key_value_heads": 1, "max_position_embeddings": 24, "original_max_position_embeddings": 6, "tie_word_embeddings": False,
     "partial_rotary_factor": 0.75, "pad_token_id": None,
     "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5], "long_factor": [1.0, 2.0, 3.5, 5.0, 7.5, 8.0]},
+}
+CONFIGS["smollm3-tiny"] = {  # the second layer has no positions
+    "model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 5000.0,
+    "vocab_size": 39, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
+    "no_rope_layer_interval": 2, "no_rope_layers": [1, 0, 1], "use_sliding_window": False, "pad_token_id": None,
 }
 NORMS = {  # before the halves of a layer, and behind them
     "olmo2": ((None, None), ("post_attention_layernorm", "post_feedforward_layernorm")),
@@ -237,7 +243,11 @@ def unseen(ids, separator, windowed=True):
     return hidden
 
 
-def attended(x, w, at, hidden, local):
+def has_positions(layer):
+    return CONFIG.get("no_rope_layers", [1] * CONFIG["num_hidden_layers"])[layer] == 1
+
+
+def attended(x, w, at, hidden, layer):
     batch, length, _ = x.shape
     heads, groups = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
 
@@ -249,7 +259,9 @@ def attended(x, w, at, hidden, local):
         heads_of = made.view(batch, length, n, head_size()).transpose(1, 2)
         return normed(heads_of, norm) if norm is not None and CONFIG["model_type"] in OF_HEADS else heads_of
 
-    q, k, v = turned(apart("q", heads), local), turned(apart("k", groups), local), apart("v", groups)
+    q, k, v = apart("q", heads), apart("k", groups), apart("v", groups)
+    if has_positions(layer):
+        q, k = turned(q, is_local(layer)), turned(k, is_local(layer))
     k, v = (y.repeat_interleave(heads // groups, 1) for y in (k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(CONFIG.get("query_pre_attn_scalar") or head_size())
     seen = torch.softmax(scores.masked_fill(hidden[:, None], -math.inf), -1) @ v
@@ -296,13 +308,12 @@ def forward(w, ids, gaps, separator=None):
     for i in range(CONFIG["num_hidden_layers"]):
         at = f"model.layers.{i}."
         before, behind = norms()
-        local = is_local(i)
-        hidden = unseen(ids, separator, local or not is_mixed())
+        hidden = unseen(ids, separator, is_local(i) or not is_mixed())
 
         def by(name, y):
             return normed(y, w[f"{at}{name}.weight"]) if name else y
 
-        x = x + by(behind[0], attended(by(before[0], x), w, at, hidden, local))
+        x = x + by(behind[0], attended(by(before[0], x), w, at, hidden, i))
         y = by(before[1], x)
         made, one = given_to_experts(y, w, at, gaps) if experts_of()[0] else (fed_forward(y, w, at), 0.0)
         x, balance = x + by(behind[1], made), balance + one

@@ -358,14 +358,16 @@ struct ds_swiglu_bwd_args {
     uint32_t *largest; /* (optional) */
 };
 
-/* y = (kept ? x / (1 - rate) : 0) + (residual ? residual : 0), n elements; y may be x or residual.
+/* y = (kept ? factor x / (1 - rate) : 0) + (residual ? residual : 0), n elements; y may be x or
+ * residual.  With rate 0 no number is drawn.
  * Element i is kept unless word e % 4 of the Philox block with counter (e / 4, stream) and key
  * `seed`, e = first + i, is below rate * 2^32; base/rng.h.  So the same elements are kept wherever
  * and in whatever pieces they are computed, and the backward pass is the same call on gradients. */
 struct ds_dropout_args {
     size_t n;
     enum ds_dtype act;
-    double rate; /* in [0, 1) */
+    double rate;   /* in [0, 1) */
+    double factor; /* 0: 1 */
     uint64_t seed, stream, first;
     const void *x, *residual;
     void *y;

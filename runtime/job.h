@@ -36,6 +36,7 @@ struct ds_arch_traits {
     bool part_turn;  /* model.rope_dims may be less than a head */
     bool mixed;      /* some layers see all, with positions of their own */
     bool some_still; /* some layers have no positions */
+    bool scaled;     /* embeddings, scores, what halves of layers add, and logits have factors */
     bool tied;       /* embeddings are the classifier, unless it is said */
     bool one_more;   /* weights of norms lie in folders with 1 less */
 };
@@ -50,7 +51,8 @@ struct ds_arch_traits {
     X(PHI3,      "phi3",      .part_turn = true) \
     X(OLMO2,     "olmo2",     .row_norms = true) \
     X(GEMMA3,    "gemma3",    .head_norms = true, .mixed = true, .tied = true, .one_more = true) \
-    X(SMOLLM3,   "smollm3",   .some_still = true, .tied = true)
+    X(SMOLLM3,   "smollm3",   .some_still = true, .tied = true) \
+    X(GRANITE,   "granite",   .scaled = true)
 /* clang-format on */
 enum ds_arch {
 #define X(id, text, ...) DS_ARCH_##id,
@@ -175,7 +177,10 @@ struct ds_model_shape {
     uint64_t nope_every; /* layers of which one turns nothing, the last; 0: all turn */
     double local_theta;  /* with full_every: of the other layers, which stretch nothing */
     double query_scalar; /* attention is scaled by its root; 0: by the head size's */
-    double balance;      /* weight of the loss that asks for an even use of experts */
+    double embed_scale, residual_scale; /* factors of embeddings and of what halves of layers add */
+    double attention_scale; /* of scores; 0: one over the root of query_scalar or the head size */
+    double logits_scale;    /* what logits are divided by; 0 of these: there is none */
+    double balance;         /* weight of the loss that asks for an even use of experts */
     struct ds_lora lora;
 };
 

@@ -45,6 +45,10 @@ static const char *const shape_keys[] = {
     "model.full_every",
     "model.rope_local_theta",
     "model.query_scalar",
+    "model.embedding_multiplier",
+    "model.residual_multiplier",
+    "model.attention_multiplier",
+    "model.logits_scaling",
     "model.experts",
     "model.experts_per_token",
 };
@@ -154,6 +158,21 @@ static int experts_from_keys(struct ds_job *job, const struct ds_keys *keys, str
     return 0;
 }
 
+/* Factors are 1 where the job is silent. */
+static void scales_from_keys(struct ds_job *job, const struct ds_keys *keys)
+{
+    struct ds_model_shape *shape = &job->model.shape;
+
+    if (!ds_arch_traits(shape->arch)->scaled)
+        return;
+    if (!ds_keys_given(keys, "model.embedding_multiplier"))
+        shape->embed_scale = 1.0;
+    if (!ds_keys_given(keys, "model.residual_multiplier"))
+        shape->residual_scale = 1.0;
+    if (!ds_keys_given(keys, "model.logits_scaling"))
+        shape->logits_scale = 1.0;
+}
+
 static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     static const char *const needed[] = {"model.arch", "model.layers", "model.hidden",
@@ -188,6 +207,7 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
         shape->local_theta = USUAL_LOCAL_THETA;
     if (!ds_keys_given(keys, "model.nope_every") && ds_arch_traits(shape->arch)->some_still)
         shape->nope_every = USUAL_NOPE_EVERY;
+    scales_from_keys(job, keys);
     return experts_from_keys(job, keys, err);
 }
 
@@ -381,6 +401,26 @@ static int check_rope(struct ds_job *job, const struct ds_keys *keys, struct ds_
     return rc;
 }
 
+/* Factors that a family has. */
+static int check_scales(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &job->model.shape;
+    const struct {
+        const char *path;
+        double value;
+    } table[] = {
+        {"model.embedding_multiplier", shape->embed_scale},
+        {"model.residual_multiplier", shape->residual_scale},
+        {"model.logits_scaling", shape->logits_scale},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (ds_arch_traits(shape->arch)->scaled && !(table[i].value > 0.0))
+            return FAIL_AT(keys, table[i].path, EINVAL, "'%s' must be above 0 for %s",
+                           table[i].path, ds_arch_name(shape->arch));
+    return 0;
+}
+
 static int check_rope_dims(const struct ds_job *job, const struct ds_keys *keys,
                            struct ds_error *err)
 {
@@ -408,6 +448,10 @@ static int check_owners(const struct ds_job *job, const struct ds_keys *keys, st
         {"model.full_every", "gemma3", shape->full_every > 0, traits->mixed},
         {"model.rope_local_theta", "gemma3", shape->local_theta > 0.0, traits->mixed},
         {"model.query_scalar", "gemma3", shape->query_scalar > 0.0, traits->mixed},
+        {"model.embedding_multiplier", "granite", shape->embed_scale > 0.0, traits->scaled},
+        {"model.residual_multiplier", "granite", shape->residual_scale > 0.0, traits->scaled},
+        {"model.attention_multiplier", "granite", shape->attention_scale > 0.0, traits->scaled},
+        {"model.logits_scaling", "granite", shape->logits_scale > 0.0, traits->scaled},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -451,6 +495,8 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
         rc = check_heads(job, keys, err);
     if (rc == 0)
         rc = check_owners(job, keys, err);
+    if (rc == 0)
+        rc = check_scales(job, keys, err);
     if (rc == 0)
         rc = check_rope_dims(job, keys, err);
     if (rc == 0)

@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * dropout.c - elements dropped by counter-based random numbers, which draw.h makes.
+ * dropout.c - elements multiplied, or dropped by counter-based random numbers, which draw.h makes.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/draw.h"
@@ -16,7 +16,7 @@ DS_INLINE void dropout(const struct ds_dropout_args *a, enum ds_dtype act, size_
                        const uint32_t *word)
 {
     uint32_t below = ds__draw_below(a->rate);
-    float scale = ds__draw_scale(a->rate);
+    float scale = (float)((a->factor != 0.0 ? a->factor : 1.0) / (1.0 - a->rate));
 
     for (; i + DS_LANES <= end; i += DS_LANES, word += DS_LANES) {
         ds_vec y = ds__draw_keep(ds_load(act, a->x, i), word, below, scale);
@@ -44,7 +44,8 @@ static void dropout_task(void *arg, size_t task, unsigned thread)
         size_t skip = (size_t)(first % WORDS);
 
         count = ds__min(WORDS - skip, end - i);
-        ds__draw((struct ds_draw){a->seed, a->stream, first / WORDS * BLOCKS}, BLOCKS, word);
+        if (a->rate > 0.0)
+            ds__draw((struct ds_draw){a->seed, a->stream, first / WORDS * BLOCKS}, BLOCKS, word);
         DS_TYPED(a->act, dropout(a, T, i, i + count, word + skip));
     }
 }

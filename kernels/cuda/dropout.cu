@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * dropout.cu - elements dropped by counter-based random numbers.
+ * dropout.cu - elements multiplied, or dropped by counter-based random numbers.
  *
  * A thread has PACK elements; where they do not begin with a block of words they touch one more.
  */
@@ -24,7 +24,7 @@ static __global__ void __launch_bounds__(BLOCK)
         for (int j = 0; j < PACK; j++) {
             unsigned at = (skip + j) % 4;
 
-            if (j == 0 || at == 0)
+            if (d.below > 0 && (j == 0 || at == 0))
                 draw(d, (first + j) / 4, word);
             v[j] = v[j] * kept(d, pick(word, at)) + r[j];
         }
@@ -39,6 +39,8 @@ extern "C" int ds__cuda_dropout(const struct ds_dropout_args *a, struct ds_strea
 
     if (a->n == 0)
         return 0;
+    if (a->factor != 0.0)
+        d.scale = (float)(a->factor / (1.0 - a->rate));
     DS_TYPED(a->act, T,
              DS_LAUNCH(dropout<T>, flat_grid(a->n), BLOCK, 0, stream_of(stream), d, a->n,
                        (const T *)a->x, (const T *)a->residual, (T *)a->y));

@@ -15,6 +15,7 @@
 #include "runtime/ckpt/hf.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -280,6 +281,41 @@ static void put_nope(struct ds_json *json, const struct ds_model_shape *shape)
     ds_json_end_array(json);
 }
 
+static double usual_scores(const struct ds_model_shape *shape)
+{
+    return 1.0 / sqrt((double)shape->head_size);
+}
+
+/* Factors, which are 1 where they are not said. */
+static int read_scales(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    int rc;
+
+    if (!ds_arch_traits(shape->arch)->scaled)
+        return 0;
+    shape->embed_scale = shape->residual_scale = shape->attention_scale = shape->logits_scale = 1.0;
+    rc = ds__hf_may_get_f64(root, "embedding_multiplier", &shape->embed_scale, err);
+    if (rc == 0)
+        rc = ds__hf_may_get_f64(root, "residual_multiplier", &shape->residual_scale, err);
+    if (rc == 0)
+        rc = ds__hf_may_get_f64(root, "attention_multiplier", &shape->attention_scale, err);
+    if (rc == 0)
+        rc = ds__hf_may_get_f64(root, "logits_scaling", &shape->logits_scale, err);
+    if (shape->attention_scale == usual_scores(shape))
+        shape->attention_scale = 0.0;
+    return rc;
+}
+
+static void put_scales(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    const double scores = shape->attention_scale;
+
+    ds_json_real(json, "embedding_multiplier", shape->embed_scale);
+    ds_json_real(json, "residual_multiplier", shape->residual_scale);
+    ds_json_real(json, "attention_multiplier", scores > 0.0 ? scores : usual_scores(shape));
+    ds_json_real(json, "logits_scaling", shape->logits_scale);
+}
+
 static void put_mixed(struct ds_json *json, const struct ds_model_shape *shape)
 {
     const double scalar = shape->query_scalar;
@@ -329,7 +365,8 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
         shape->ffn = 4 * shape->hidden;
     if ((rc = read_head_size(root, family, shape, err)) < 0 ||
         (rc = ds__hf_read_rope_dims(root, shape, err)) < 0 ||
-        (rc = read_mixed(root, shape, err)) < 0 || (rc = read_nope(root, shape, err)) < 0)
+        (rc = read_mixed(root, shape, err)) < 0 || (rc = read_nope(root, shape, err)) < 0 ||
+        (rc = read_scales(root, shape, err)) < 0)
         return rc;
     return ds_model_check(shape, err);
 }
@@ -482,6 +519,8 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
             put_mixed(&json, shape);
         if (ds_arch_traits(shape->arch)->some_still)
             put_nope(&json, shape);
+        if (ds_arch_traits(shape->arch)->scaled)
+            put_scales(&json, shape);
         ds_json_f64(&json, "attention_dropout", 0.0, 1);
     } else {
         ds_json_f64(&json, "resid_pdrop", 0.0, 1);

@@ -8,7 +8,7 @@
  *         models/qwen2/configuration_qwen2.py, models/qwen3/configuration_qwen3.py,
  *         models/qwen3_moe/configuration_qwen3_moe.py, models/phi3/configuration_phi3.py,
  *         models/olmo2/configuration_olmo2.py, models/gemma3/configuration_gemma3.py,
- *         models/smollm3/configuration_smollm3.py.
+ *         models/smollm3/configuration_smollm3.py, models/granite/configuration_granite.py.
  */
 #include "runtime/ckpt/hf_families.h"
 
@@ -150,6 +150,13 @@ static const struct ds__hf_family families[] = {
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = true,
         .theta_default = 2e6, .rope = true, .window = DS__HF_WINDOW_FROM, .pads = true,
+    },
+    [DS_ARCH_GRANITE] = {
+        .model_type = "granite", .architecture = "GraniteForCausalLM",
+        .size = llama_sizes, .flag = llama_flags,
+        .act_key = "hidden_act", .act = {"silu", "swish"},
+        .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
+        .theta_default = 1e4, .rope = true,
     },
 };
 /* clang-format on */

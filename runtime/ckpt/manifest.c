@@ -320,6 +320,21 @@ static int read_mixed(const json_t *object, struct ds_model_shape *shape, struct
     return rc == 0 ? ds_json_get_f64(object, "query_scalar", &shape->query_scalar, err) : rc;
 }
 
+/* What a family of factors has. */
+static int read_scales(const json_t *object, struct ds_model_shape *shape, struct ds_error *err)
+{
+    int rc = 0;
+
+    if (!ds_arch_traits(shape->arch)->scaled)
+        return 0;
+    rc = ds_json_get_f64(object, "embedding_multiplier", &shape->embed_scale, err);
+    if (rc == 0)
+        rc = ds_json_get_f64(object, "residual_multiplier", &shape->residual_scale, err);
+    if (rc == 0)
+        rc = ds_json_get_f64(object, "attention_multiplier", &shape->attention_scale, err);
+    return rc == 0 ? ds_json_get_f64(object, "logits_scaling", &shape->logits_scale, err) : rc;
+}
+
 /* What is there only with adapters. */
 static int read_lora(const json_t *object, struct ds_model_shape *shape, struct ds_error *err)
 {
@@ -385,7 +400,7 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
         (rc = read_rope_scale(object, shape, err)) < 0 ||
         (rc = read_less(object, shape, err)) < 0 || (rc = read_mixed(object, shape, err)) < 0 ||
-        (rc = read_lora(object, shape, err)) < 0 ||
+        (rc = read_scales(object, shape, err)) < 0 || (rc = read_lora(object, shape, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;

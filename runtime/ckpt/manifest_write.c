@@ -138,6 +138,12 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
         ds_json_f64(json, "rope_local_theta", state->shape.local_theta, 17);
         ds_json_f64(json, "query_scalar", state->shape.query_scalar, 17);
     }
+    if (ds_arch_traits(state->shape.arch)->scaled) {
+        ds_json_f64(json, "embedding_multiplier", state->shape.embed_scale, 17);
+        ds_json_f64(json, "residual_multiplier", state->shape.residual_scale, 17);
+        ds_json_f64(json, "attention_multiplier", state->shape.attention_scale, 17);
+        ds_json_f64(json, "logits_scaling", state->shape.logits_scale, 17);
+    }
     put_lora(json, &state->shape);
     ds_json_bool(json, "tie_embeddings", state->shape.tie_embeddings);
     ds_json_f64(json, "norm_eps", state->shape.norm_eps, 17);

@@ -98,14 +98,16 @@ static double draw(const struct bench *b, double words)
     return b->cluster->device.random > 0.0 ? words / b->cluster->device.random : 0.0;
 }
 
-/* `times` a pass over the stream that reads, drops and writes; reading a residual is counted with
- * what it is added to. */
+/* `times` a pass over the stream that reads, drops or multiplies, and writes; reading a residual is
+ * counted with what it is added to. */
 static double dropout(const struct bench *b, double times)
 {
     const struct ds_dropout_args args = {.n = b->rows * b->plan->shape.hidden, .act = b->type};
     double bytes = times * ds_op_amount(DS_OP_DROPOUT, &args).bytes;
 
-    return b->plan->drops ? pointwise(b, bytes, times) + draw(b, times * (double)args.n) : 0.0;
+    if (!b->plan->drops && !(b->plan->shape.residual_scale > 0.0))
+        return 0.0;
+    return pointwise(b, bytes, times) + (b->plan->drops ? draw(b, times * (double)args.n) : 0.0);
 }
 
 /* Scores, softmax and values over the visible half, or what a window leaves of it.  Weights are
@@ -447,7 +449,7 @@ static double embed(const struct bench *b, bool backward)
     double bytes = backward ? ds_op_amount(DS_OP_EMBED_BWD, &g).bytes + rows
                             : ds_op_amount(DS_OP_EMBED_FWD, &f).bytes;
 
-    return dropout(b, 1.0) + pointwise(b, bytes, 1.0);
+    return (b->plan->drops ? dropout(b, 1.0) : 0.0) + pointwise(b, bytes, 1.0);
 }
 
 static double block_s(const struct bench *b, const struct ds_instr *instr)

@@ -81,13 +81,13 @@ static size_t first_id(const struct ds_net *net)
     return ds__shares_layers(net) ? ds_plan_ids(net->plan).first : 0;
 }
 
-/* What embeddings are multiplied by, a number of the type that they have; 0: nothing. */
+/* What embeddings are multiplied by, a root as a number of their type; 0: nothing. */
 static float grown(const struct ds_net *net)
 {
     const float root = sqrtf((float)net->shape.hidden);
 
     if (!net->family->grown)
-        return 0.0f;
+        return (float)net->shape.embed_scale;
     return net->act == DS_BF16  ? ds_bf16_to_f32(ds_bf16_from_f32(root))
            : net->act == DS_F16 ? ds_f16_to_f32(ds_f16_from_f32(root))
                                 : root;
@@ -118,7 +118,7 @@ int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
     if (rc == 0)
         rc = ds__team_sum(net, args.out, err);
     return rc == 0 && ds__drops(net, pass)
-               ? ds__dropout(net, 0, DS_DROP_EMBED, args.out, NULL, args.out, err)
+               ? ds__dropout(net, pass, 0, DS_DROP_EMBED, args.out, NULL, args.out, err)
                : rc;
 }
 
@@ -146,7 +146,7 @@ int ds__embed_bwd(struct ds_net *net, bool accumulate, struct ds_error *err)
         .accumulate_wpe = accumulate,
     };
     int rc = ds__drops(net, DS_PASS_TRAIN)
-                 ? ds__dropout(net, 0, DS_DROP_EMBED, dout, NULL, dout, err)
+                 ? ds__dropout(net, DS_PASS_TRAIN, 0, DS_DROP_EMBED, dout, NULL, dout, err)
                  : 0;
 
     return rc != 0 ? rc : ds_embed_bwd(&args, net->stream, err);
@@ -298,6 +298,19 @@ static struct chunk chunk_at(const struct ds_net *net, enum ds_pass pass, size_t
     };
 }
 
+/* Normalised rows, or their gradient, divided as the logits are to be, where they are. */
+static int divide(const struct ds_net *net, void *rows, size_t count, struct ds_error *err)
+{
+    const double by = net->shape.logits_scale;
+    const struct ds_dropout_args args = {.n = count * net->shape.hidden,
+                                         .act = net->act,
+                                         .factor = by > 0.0 ? 1.0 / by : 1.0,
+                                         .x = rows,
+                                         .y = rows};
+
+    return by > 0.0 ? ds_dropout(&args, net->stream, err) : 0;
+}
+
 int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct ds_error *err)
 {
     struct ds_norm_use norm = norm_of(net, pass);
@@ -306,6 +319,8 @@ int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct 
         .n = net->tokens, .x = buf[DS_BUFFER_LOSSES], .sum = net->loss_sum, .accumulate = true};
     int rc = ds__norm_fwd(net, &norm, buf[DS_BUFFER_NORMF], err);
 
+    if (rc == 0)
+        rc = divide(net, buf[DS_BUFFER_NORMF], net->tokens, err);
     for (size_t first = 0; rc == 0 && first < net->tokens; first += net->logit_rows) {
         struct chunk chunk = chunk_at(net, pass, first);
 
@@ -317,6 +332,8 @@ int ds__head_fwd(struct ds_net *net, enum ds_pass pass, bool accumulate, struct 
     }
     if (rc == 0 && pass == DS_PASS_TRAIN)
         rc = ds__team_sum(net, buf[DS_BUFFER_NORMF], err);
+    if (rc == 0 && pass == DS_PASS_TRAIN)
+        rc = divide(net, buf[DS_BUFFER_NORMF], net->tokens, err);
     return rc != 0 || !ds__leads_team(net) ? rc : ds_sum(&sum, net->stream, err);
 }
 
@@ -332,6 +349,8 @@ int ds_net_logits(const struct ds_net *net, struct ds_error *err)
     norm.rows = 1;
     norm.x = (const unsigned char *)norm.x + before;
     rc = ds__norm_fwd(net, &norm, chunk.x, err);
+    if (rc == 0)
+        rc = divide(net, chunk.x, 1, err);
     return rc != 0 ? rc : classify(net, &chunk, err);
 }
 

@@ -59,7 +59,7 @@ struct ds_family {
 
 extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral,
     ds__family_qwen2, ds__family_qwen3, ds__family_qwen3_moe, ds__family_phi3, ds__family_olmo2,
-    ds__family_gemma3, ds__family_smollm3;
+    ds__family_gemma3, ds__family_smollm3, ds__family_granite;
 
 const struct ds_family *ds_family_of(enum ds_arch arch);
 

@@ -11,27 +11,13 @@
  *
  * Tests   tests/engine/test_engine.c
  */
-#include <math.h>
+#include "runtime/model/layer.h"
 
-#include "runtime/model/net.h"
-
-/* What a layer's code needs at hand. */
-struct layer {
-    struct ds_net *net;
-    uint32_t block;
-    enum ds_pass pass;
-    const void *const *w;
-    float *const *g;
-    void *const *buf;
-    const void *x; /* the layer's input */
-    bool again;    /* after another micro-batch of the step, with the same weights */
-};
-
-static struct layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pass, bool again)
+static struct ds__layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pass, bool again)
 {
     enum ds_pass in = pass == DS_PASS_EVAL ? DS_PASS_EVAL : DS_PASS_TRAIN;
 
-    return (struct layer){
+    return (struct ds__layer){
         .net = net,
         .block = block,
         .pass = pass,
@@ -47,13 +33,13 @@ static struct layer layer_of(struct ds_net *net, uint32_t block, enum ds_pass pa
 enum product { QKV, PROJ, FC, DOWN };
 _Static_assert((int)QKV == (int)DS_PRODUCT_QKV && (int)DOWN == (int)DS_PRODUCT_DOWN, "in order");
 
-static struct ds_adapters adapters_of(const struct layer *layer, enum product product)
+static struct ds_adapters adapters_of(const struct ds__layer *layer, enum product product)
 {
     return ds__adapters_of(layer->net, layer->block, layer->pass, (enum ds_layer_product)product);
 }
 
 /* What adapters add to a product of x, which is in y. */
-static int adapt_fwd(const struct layer *layer, enum product product, const void *x, void *y,
+static int adapt_fwd(const struct ds__layer *layer, enum product product, const void *x, void *y,
                      struct ds_error *err)
 {
     const struct ds_adapters adapters = adapters_of(layer, product);
@@ -61,8 +47,8 @@ static int adapt_fwd(const struct layer *layer, enum product product, const void
     return ds__adapters_fwd(layer->net, &adapters, x, y, err);
 }
 
-static int adapt_bwd(const struct layer *layer, enum product product, const void *x, const void *dy,
-                     void *dx, bool accumulate, struct ds_error *err)
+static int adapt_bwd(const struct ds__layer *layer, enum product product, const void *x,
+                     const void *dy, void *dx, bool accumulate, struct ds_error *err)
 {
     const struct ds_adapters adapters = adapters_of(layer, product);
 
@@ -70,7 +56,7 @@ static int adapt_bwd(const struct layer *layer, enum product product, const void
 }
 
 /* Where the largest element of a product's operand is, with FP8; else NULL. */
-static uint32_t *place_of(const struct layer *layer, enum product product,
+static uint32_t *place_of(const struct ds__layer *layer, enum product product,
                           enum ds_fp8_operand operand)
 {
     uint32_t *all = layer->net->block[0].buf[layer->pass][DS_BUFFER_LARGEST];
@@ -81,7 +67,7 @@ static uint32_t *place_of(const struct layer *layer, enum product product,
 
 /* Of what a pass finds where another has left it: what is computed again has the same bits, weights
  * are the step's, and SwiGLU looks at what it writes. */
-static unsigned known_of(const struct layer *layer, enum product product)
+static unsigned known_of(const struct ds__layer *layer, enum product product)
 {
     bool swiglu = layer->net->family->swiglu, first = layer->pass != DS_PASS_RECOMPUTE;
     bool rows = !first || (swiglu && product == DOWN);
@@ -97,7 +83,7 @@ static bool adds_up(enum product product)
     return product == PROJ || product == DOWN;
 }
 
-static struct ds_linear linear_of(const struct layer *layer, enum product product)
+static struct ds_linear linear_of(const struct ds__layer *layer, enum product product)
 {
     static const enum ds_role weights[] = {DS_ROLE_QKV_W, DS_ROLE_PROJ_W, DS_ROLE_FC_W,
                                            DS_ROLE_DOWN_W};
@@ -124,7 +110,7 @@ static struct ds_linear linear_of(const struct layer *layer, enum product produc
 }
 
 /* What QKV and FC read: normalised rows of the stream, or the stream. */
-static const void *read_by(const struct layer *layer, enum product product)
+static const void *read_by(const struct ds__layer *layer, enum product product)
 {
     const bool first = product == QKV;
 
@@ -138,7 +124,7 @@ static enum ds_drop drop_of(enum product product)
     return product == PROJ ? DS_DROP_PROJ : DS_DROP_DOWN;
 }
 
-static struct ds_norm_use norm_of(const struct layer *layer, enum ds_role weight)
+static struct ds_norm_use norm_of(const struct ds__layer *layer, enum ds_role weight)
 {
     bool first = weight == DS_ROLE_NORM1_W;
 
@@ -153,7 +139,7 @@ static struct ds_norm_use norm_of(const struct layer *layer, enum ds_role weight
 }
 
 /* The norm of what PROJ or DOWN has made. */
-static struct ds_norm_use behind_of(const struct layer *layer, enum product product)
+static struct ds_norm_use behind_of(const struct ds__layer *layer, enum product product)
 {
     bool first = product == PROJ;
 
@@ -167,139 +153,8 @@ static struct ds_norm_use behind_of(const struct layer *layer, enum product prod
     };
 }
 
-static int rotate(const struct layer *layer, void *qkv, bool inverse, struct ds_error *err)
-{
-    const struct ds_net *net = layer->net;
-    const struct ds_model_shape *shape = &net->shape;
-    const bool local = ds_model_local(shape, layer->block);
-    const struct ds_rope_args args = {
-        .batch = net->batch,
-        .seq = net->seq,
-        .first = ds__first_position(net),
-        .heads = shape->heads + shape->kv_heads,
-        .head_size = shape->head_size,
-        .ld = ds_model_qkv_width(shape),
-        .turned = shape->rope_dims,
-        .act = net->act,
-        .theta = (float)(local ? shape->local_theta : shape->rope_theta),
-        .scale = local ? ds_rope_plain() : shape->rope_scale,
-        .each = local ? NULL : ds_model_rope_each(shape, net->longest),
-        .inverse = inverse,
-        .x = qkv,
-    };
-
-    return ds_model_turns(shape, layer->block) ? ds_rope(&args, net->stream, err) : 0;
-}
-
-static float attention_scale(const struct ds_net *net)
-{
-    const double scalar = net->shape.query_scalar;
-
-    return (float)(1.0 / sqrt(scalar > 0.0 ? scalar : (double)net->shape.head_size));
-}
-
-/* Against the rows before, and these become a part of them. */
-static int attention_cached(const struct layer *layer, struct ds_error *err)
-{
-    const struct ds_net *net = layer->net;
-    size_t at = (layer->block - 1) * ds_net_cache_elems(&net->shape, net->cache.room);
-    size_t bytes = ds_dtype_bytes(net->act);
-    const struct ds_attention_cached_args args = {
-        .seq = net->seq,
-        .first = net->cache.rows,
-        .room = net->cache.room,
-        .window = ds_model_window(&net->shape, layer->block),
-        .heads = net->shape.heads,
-        .kv_heads = net->shape.kv_heads,
-        .head_size = net->shape.head_size,
-        .act = net->act,
-        .scale = attention_scale(net),
-        .qkv = layer->buf[DS_BUFFER_QKV],
-        .keys = net->cache.keys + at * bytes,
-        .values = net->cache.values + at * bytes,
-        .out = layer->buf[DS_BUFFER_ATTENTION],
-    };
-
-    return ds_attention_cached(&args, net->stream, err);
-}
-
-/* The first token that each sees, or NULL: all see what is before them. */
-static const uint32_t *low_of(const struct layer *layer)
-{
-    const struct ds_net *net = layer->net;
-
-    if (net->plan == NULL ||
-        (net->plan->window > 0 && ds_model_window(&net->shape, layer->block) == 0))
-        return NULL;
-    return layer->net->block[0].buf[layer->pass][DS_BUFFER_LOW];
-}
-
-/* Where the attention's output is as it makes it: of some heads for all tokens, where ranks share
- * sequences. */
-static void *attended_of(const struct layer *layer)
-{
-    return layer->buf[ds__shares_sequences(layer->net) ? DS_BUFFER_ATTENDED : DS_BUFFER_ATTENTION];
-}
-
-static int attention_fwd(const struct layer *layer, struct ds_error *err)
-{
-    const struct ds_net *net = layer->net;
-    const struct ds_attention_fwd_args args = {
-        .batch = net->batch,
-        .seq = net->seq * ds__sharers(net),
-        .heads = net->shape.heads / ds__sharers(net),
-        .kv_heads = ds__kv_heads(net),
-        .head_size = net->shape.head_size,
-        .act = net->act,
-        .scale = attention_scale(net),
-        .drop = ds__attention_drop(net, layer->block, layer->pass),
-        .low = low_of(layer),
-        .qkv = layer->buf[DS_BUFFER_QKV],
-        .out = attended_of(layer),
-        .lse = layer->buf[DS_BUFFER_LSE],
-    };
-    int rc = net->cache.room > 0 ? attention_cached(layer, err)
-                                 : ds_attention_fwd(&args, net->stream, err);
-
-    return rc != 0 || !ds__shares_sequences(net)
-               ? rc
-               : ds__to_tokens(net, layer->pass, DS_SWAP_ATTENTION, args.out,
-                               layer->buf[DS_BUFFER_ATTENTION], err);
-}
-
-/* dqkv from dout, which may be overwritten. */
-static int attention_bwd(const struct layer *layer, void *dout, void *dqkv, struct ds_error *err)
-{
-    const struct ds_net *net = layer->net;
-    const struct ds_attention_bwd_args args = {
-        .batch = net->batch,
-        .seq = net->seq * ds__sharers(net),
-        .heads = net->shape.heads / ds__sharers(net),
-        .kv_heads = ds__kv_heads(net),
-        .head_size = net->shape.head_size,
-        .act = net->act,
-        .scale = attention_scale(net),
-        .drop = ds__attention_drop(net, layer->block, layer->pass),
-        .low = low_of(layer),
-        .qkv = layer->buf[DS_BUFFER_QKV],
-        .out = attended_of(layer),
-        .dout = dout,
-        .lse = layer->buf[DS_BUFFER_LSE],
-        .dqkv = dqkv,
-    };
-    int rc = 0;
-
-    if (ds__shares_sequences(net))
-        rc = ds__to_heads(net, layer->pass, DS_SWAP_ATTENTION, dout, dout, err);
-    if (rc == 0)
-        rc = ds_attention_bwd(&args, net->stream, err);
-    return rc != 0 || !ds__shares_sequences(net)
-               ? rc
-               : ds__to_tokens(net, layer->pass, DS_SWAP_QKV, dqkv, dqkv, err);
-}
-
 /* Queries, keys and values, turned by their positions. */
-static int qkv_fwd(const struct layer *layer, struct ds_error *err)
+static int qkv_fwd(const struct ds__layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     struct ds_linear qkv = linear_of(layer, QKV);
@@ -315,7 +170,7 @@ static int qkv_fwd(const struct layer *layer, struct ds_error *err)
     if (rc == 0 && normed)
         rc = ds__qk_norm_fwd(net, layer->block, layer->pass, rows, err);
     if (rc == 0)
-        rc = rotate(layer, rows, false, err);
+        rc = ds__rotate(layer, rows, false, err);
     return rc != 0 || !shares
                ? rc
                : ds__to_heads(net, layer->pass, DS_SWAP_QKV, rows, layer->buf[DS_BUFFER_QKV], err);
@@ -324,7 +179,7 @@ static int qkv_fwd(const struct layer *layer, struct ds_error *err)
 /* Is the activation a part of the product before it?  SwiGLU has an operation of its own.  So has
  * GELU where it alone is computed again, so that it has the bits of the first time, and where
  * something is added before it. */
-static bool act_in_product(const struct layer *layer)
+static bool act_in_product(const struct ds__layer *layer)
 {
     const struct ds_plan *plan = layer->net->plan;
 
@@ -336,12 +191,12 @@ static bool act_in_product(const struct layer *layer)
            ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_IN);
 }
 
-static bool has_experts(const struct layer *layer)
+static bool has_experts(const struct ds__layer *layer)
 {
     return layer->net->shape.experts > 0;
 }
 
-static int act_fwd(const struct layer *layer, struct ds_error *err)
+static int act_fwd(const struct ds__layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     void *x = layer->buf[DS_BUFFER_FFN_IN], *y = layer->buf[DS_BUFFER_FFN_ACT];
@@ -368,7 +223,7 @@ static int act_fwd(const struct layer *layer, struct ds_error *err)
 /* From the gradient `dy` of down's output to that of the activation's input, whose place is
  * returned; `wide` has room for it.  The gradient of GELU is a part of the product, but where
  * something is added before it. */
-static int down_bwd(const struct layer *layer, const void *dy, void *wide, bool accumulate,
+static int down_bwd(const struct ds__layer *layer, const void *dy, void *wide, bool accumulate,
                     void **dx, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
@@ -400,21 +255,21 @@ static int down_bwd(const struct layer *layer, const void *dy, void *wide, bool 
 }
 
 /* Must this pass make `buffer`?  A pass that computes again makes what was dropped only. */
-static bool makes(const struct layer *layer, enum ds_buffer buffer)
+static bool makes(const struct ds__layer *layer, enum ds_buffer buffer)
 {
     return layer->pass != DS_PASS_RECOMPUTE ||
            ds_plan_drops(layer->net->plan, layer->block, buffer);
 }
 
-/* y = residual + what dropout leaves of the product with x, or of its norm. */
-static int add_product(const struct layer *layer, enum product product, const void *x,
+/* y = residual + what dropout and a factor leave of the product with x, or of its norm. */
+static int add_product(const struct ds__layer *layer, enum product product, const void *x,
                        const void *residual, void *y, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     struct ds_linear linear = linear_of(layer, product);
     struct ds_norm_use norm = behind_of(layer, product);
-    bool drops = ds__drops(net, layer->pass), behind = ds_family_norms_behind(net->family);
-    const void *added = drops || behind || !ds__leads_team(net) ? NULL : residual;
+    bool weighs = ds__weighs(net, layer->pass), behind = ds_family_norms_behind(net->family);
+    const void *added = weighs || behind || !ds__leads_team(net) ? NULL : residual;
     void *made = behind ? layer->buf[product == PROJ ? DS_BUFFER_PROJ : DS_BUFFER_DOWN] : y;
     int rc = product == DOWN && has_experts(layer)
                  ? ds__experts_out(net, layer->block, layer->pass, added, made, err)
@@ -424,30 +279,33 @@ static int add_product(const struct layer *layer, enum product product, const vo
         rc = adapt_fwd(layer, product, x, made, err);
     if (rc == 0)
         rc = ds__team_sum(net, made, err);
-    norm.residual = drops ? NULL : residual;
+    norm.residual = weighs ? NULL : residual;
     if (rc == 0 && behind)
         rc = ds__norm_fwd(net, &norm, y, err);
-    return rc == 0 && drops ? ds__dropout(net, layer->block, drop_of(product), y, residual, y, err)
-                            : rc;
+    return rc == 0 && weighs
+               ? ds__dropout(net, layer->pass, layer->block, drop_of(product), y, residual, y, err)
+               : rc;
 }
 
 /* From the gradient of the stream to that of a product that was added to it: *dy is the same, or
  * in `room`. */
-static int add_product_bwd(const struct layer *layer, enum product product, const void *stream,
+static int add_product_bwd(const struct ds__layer *layer, enum product product, const void *stream,
                            void *room, const void **dy, bool accumulate, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
     const struct ds_norm_use norm = behind_of(layer, product);
-    bool drops = ds__drops(net, layer->pass), behind = ds_family_norms_behind(net->family);
-    const void *left = drops ? room : stream;
-    int rc = drops ? ds__dropout(net, layer->block, drop_of(product), stream, NULL, room, err) : 0;
+    bool weighs = ds__weighs(net, layer->pass), behind = ds_family_norms_behind(net->family);
+    const void *left = weighs ? room : stream;
+    int rc = weighs ? ds__dropout(net, layer->pass, layer->block, drop_of(product), stream, NULL,
+                                  room, err)
+                    : 0;
 
-    *dy = drops || behind ? room : stream;
+    *dy = weighs || behind ? room : stream;
     return rc == 0 && behind ? ds__norm_bwd(net, &norm, left, NULL, room, accumulate, err) : rc;
 }
 
 /* middle = x + proj(attention(rope(qkv(norm1(x))))) */
-static int attend_fwd(const struct layer *layer, struct ds_error *err)
+static int attend_fwd(const struct ds__layer *layer, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
     struct ds_norm_use norm1 = norm_of(layer, DS_ROLE_NORM1_W);
@@ -459,7 +317,7 @@ static int attend_fwd(const struct layer *layer, struct ds_error *err)
     if (rc == 0 && makes(layer, DS_BUFFER_QKV))
         rc = qkv_fwd(layer, err);
     if (rc == 0 && makes(layer, DS_BUFFER_ATTENTION))
-        rc = attention_fwd(layer, err);
+        rc = ds__attention_fwd(layer, err);
     if (rc == 0 && makes(layer, DS_BUFFER_MIDDLE))
         rc = add_product(layer, PROJ, buf[DS_BUFFER_ATTENTION], layer->x, buf[DS_BUFFER_MIDDLE],
                          err);
@@ -467,7 +325,7 @@ static int attend_fwd(const struct layer *layer, struct ds_error *err)
 }
 
 /* fc(norm2), and the activation of it where that is a part of the product. */
-static int fc_fwd(const struct layer *layer, struct ds_error *err)
+static int fc_fwd(const struct ds__layer *layer, struct ds_error *err)
 {
     struct ds_linear fc = linear_of(layer, FC);
     void *const *buf = layer->buf;
@@ -483,7 +341,7 @@ static int fc_fwd(const struct layer *layer, struct ds_error *err)
 }
 
 /* out = middle + down(act(fc(norm2(middle)))) */
-static int ffn_fwd(const struct layer *layer, struct ds_error *err)
+static int ffn_fwd(const struct ds__layer *layer, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
     struct ds_norm_use norm2 = norm_of(layer, DS_ROLE_NORM2_W);
@@ -505,7 +363,7 @@ static int ffn_fwd(const struct layer *layer, struct ds_error *err)
 int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool accumulate,
                   struct ds_error *err)
 {
-    struct layer layer = layer_of(net, block, pass, accumulate);
+    struct ds__layer layer = layer_of(net, block, pass, accumulate);
     int rc = attend_fwd(&layer, err);
 
     return rc != 0 ? rc : ffn_fwd(&layer, err);
@@ -513,8 +371,8 @@ int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool ac
 
 /* From the gradient dy of what QKV or FC makes to that of the stream in front of the norm before,
  * which `stream` has of what is added behind. */
-static int read_bwd(const struct layer *layer, enum product product, const void *dy, void *stream,
-                    bool accumulate, struct ds_error *err)
+static int read_bwd(const struct ds__layer *layer, enum product product, const void *dy,
+                    void *stream, bool accumulate, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
     struct ds_linear linear = linear_of(layer, product);
@@ -537,7 +395,7 @@ static int read_bwd(const struct layer *layer, enum product product, const void 
 }
 
 /* The same of experts, which have a norm before. */
-static int experts_bwd(const struct layer *layer, const void *dy, void *stream, bool accumulate,
+static int experts_bwd(const struct ds__layer *layer, const void *dy, void *stream, bool accumulate,
                        struct ds_error *err)
 {
     struct ds_net *net = layer->net;
@@ -551,7 +409,8 @@ static int experts_bwd(const struct layer *layer, const void *dy, void *stream, 
 }
 
 /* stream: gradient of the layer's output in, of `middle` out. */
-static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, struct ds_error *err)
+static int ffn_bwd(const struct ds__layer *layer, void *stream, bool accumulate,
+                   struct ds_error *err)
 {
     struct ds_net *net = layer->net;
     struct ds_linear down = linear_of(layer, DOWN);
@@ -571,7 +430,7 @@ static int ffn_bwd(const struct layer *layer, void *stream, bool accumulate, str
 
 int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
 {
-    struct layer layer = layer_of(net, block, DS_PASS_RECOMPUTE, accumulate);
+    struct ds__layer layer = layer_of(net, block, DS_PASS_RECOMPUTE, accumulate);
     struct ds_linear proj = linear_of(&layer, PROJ);
     void *wide = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DWIDE];
     void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
@@ -588,9 +447,9 @@ int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds
     if (rc == 0)
         rc = adapt_bwd(&layer, PROJ, layer.buf[DS_BUFFER_ATTENTION], dy, narrow, accumulate, err);
     if (rc == 0)
-        rc = attention_bwd(&layer, narrow, wide, err);
+        rc = ds__attention_bwd(&layer, narrow, wide, err);
     if (rc == 0)
-        rc = rotate(&layer, wide, true, err);
+        rc = ds__rotate(&layer, wide, true, err);
     if (rc == 0 && ds__norms_qk(net))
         rc = ds__qk_norm_bwd(net, block, wide, accumulate, err);
     return rc == 0 ? read_bwd(&layer, QKV, wide, stream, accumulate, err) : rc;

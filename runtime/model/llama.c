@@ -10,6 +10,7 @@
  *   olmo2      norms behind the halves of a layer, not before; of all queries of a row, of all keys
  *   gemma3     norms before and behind and of heads, GELU for SiLU, embeddings that are multiplied
  *   smollm3    none, but that some layers have no positions
+ *   granite    none, but factors of embeddings, scores, halves of layers and logits
  *   mixtral    a router and experts in the place of the feed-forward block
  *   qwen3_moe  both of these
  *
@@ -19,7 +20,8 @@
  *
  * Source  Hugging Face LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM,
  *         Qwen3MoeForCausalLM, Phi3ForCausalLM, Olmo2ForCausalLM,
- *         Gemma3ForCausalLM, SmolLM3ForCausalLM; Jiang et al.,
+ *         Gemma3ForCausalLM, SmolLM3ForCausalLM, GraniteForCausalLM;
+ *         Jiang et al.,
  *         "Mixtral of Experts" (2024).
  * Tests   tests/plan/test_model.c
  */
@@ -91,6 +93,7 @@ static const struct ds_param_rule qwen3_moe[] = {
 
 const struct ds_family ds__family_llama = {RELATIVE(llama)};
 const struct ds_family ds__family_phi3 = {RELATIVE_BY(phi3, llama)};
+const struct ds_family ds__family_granite = {RELATIVE_BY(granite, llama)};
 const struct ds_family ds__family_smollm3 = {RELATIVE_BY(smollm3, llama)};
 const struct ds_family ds__family_qwen2 = {RELATIVE(qwen2), .qkv_bias = true};
 const struct ds_family ds__family_qwen3 = {RELATIVE(qwen3)};

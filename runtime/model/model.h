@@ -27,11 +27,13 @@
  * are multiplied by the root of the width, and of some layers one that sees all, the others a
  * window.
  *
- * SmolLM3 is Llama of which some layers have no positions.
+ * SmolLM3 is Llama of which some layers have no positions; Granite is Llama with factors of
+ * embeddings, of scores, of what each half of a layer adds, and of logits.
  *
  * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM,
  *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Phi3ForCausalLM,
- *         Olmo2ForCausalLM, Gemma3ForCausalLM, SmolLM3ForCausalLM.
+ *         Olmo2ForCausalLM, Gemma3ForCausalLM, SmolLM3ForCausalLM,
+ *         GraniteForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H

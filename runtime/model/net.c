@@ -174,6 +174,11 @@ bool ds__drops(const struct ds_net *net, enum ds_pass pass)
     return net->dropout > 0.0 && pass != DS_PASS_EVAL;
 }
 
+bool ds__weighs(const struct ds_net *net, enum ds_pass pass)
+{
+    return ds__drops(net, pass) || net->shape.residual_scale > 0.0;
+}
+
 /* Element `at` of an array, which may be NULL. */
 static const void *behind(const struct ds_net *net, const void *array, size_t at)
 {
@@ -181,15 +186,16 @@ static const void *behind(const struct ds_net *net, const void *array, size_t at
 }
 
 /* Sequences of a micro-batch that are whole follow each other; of parts each is a call. */
-int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, const void *x,
-                const void *residual, void *y, struct ds_error *err)
+int ds__dropout(const struct ds_net *net, enum ds_pass pass, uint32_t block, enum ds_drop drop,
+                const void *x, const void *residual, void *y, struct ds_error *err)
 {
     size_t calls = ds__shares_sequences(net) ? net->batch : 1, hidden = net->shape.hidden;
     size_t n = net->tokens / calls * hidden, whole = net->seq * ds__sharers(net) * hidden;
     struct ds_dropout_args args = {
         .n = n,
         .act = net->act,
-        .rate = net->dropout,
+        .rate = ds__drops(net, pass) ? net->dropout : 0.0,
+        .factor = drop == DS_DROP_EMBED ? 0.0 : net->shape.residual_scale,
         .seed = net->seed,
         .stream = drop_stream(block, drop),
     };

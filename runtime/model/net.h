@@ -17,6 +17,8 @@
  * With experts the second half is, of each row x of norm2(middle) and the few experts e that the
  * router gives it to, out = middle + sum over e of down_e(weight_e * act(fc_e(x))) (experts.c).
  *
+ * Of some families proj(...) and down(...) have a factor, as embeddings and logits have.
+ *
  * With dropout, elements of the embedding's out, of proj(...) and of down(...), behind their norms,
  * are dropped before the sums, and weights of the attention after the softmax, in training only.
  *
@@ -264,12 +266,15 @@ int ds__qk_norm_bwd(const struct ds_net *net, uint32_t block, void *dqkv, bool a
 
 /* Where elements are dropped, each with random numbers of its own. */
 enum ds_drop { DS_DROP_EMBED, DS_DROP_PROJ, DS_DROP_DOWN, DS_DROP_ATTENTION, DS_DROP_COUNT };
-/* Does this pass drop elements of the stream? */
+/* Does this pass drop elements of the stream?  Does it do so, or multiply, with what a half of a
+ * layer adds? */
 bool ds__drops(const struct ds_net *net, enum ds_pass pass);
-/* y = dropout(x) (+ residual) on rows of the stream; of gradients, too.  Nothing is stored: what is
- * kept follows from the seed, the place and the number of the sequence in the run. */
-int ds__dropout(const struct ds_net *net, uint32_t block, enum ds_drop drop, const void *x,
-                const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
+bool ds__weighs(const struct ds_net *net, enum ds_pass pass);
+/* y = dropout(x) (+ residual) on rows of the stream, times the factor of what a half of a layer
+ * adds; of gradients, too.  Nothing is stored: what is kept follows from the seed, the place and
+ * the number of the sequence in the run. */
+int ds__dropout(const struct ds_net *net, enum ds_pass pass, uint32_t block, enum ds_drop drop,
+                const void *x, const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
 /* What attention drops in this pass. */
 struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
                                             enum ds_pass pass);

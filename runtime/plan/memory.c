@@ -234,8 +234,8 @@ static void add_outs(struct maker *maker, const struct ds_program *program, enum
     }
 }
 
-/* The gradient of the stream, which comes from the head or from another part; what dropout or a
- * norm leaves of it can be wider than what a team's rank has of a layer. */
+/* The gradient of the stream, which comes from the head or from another part; what dropout, a
+ * factor or a norm leaves of it can be wider than what a team's rank has of a layer. */
 static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t last)
 {
     uint64_t row = maker->tokens * maker->act;
@@ -248,7 +248,8 @@ static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t la
         wide = ffn;
     if (row * maker->plan->shape.experts > wide) /* gradients of a router's logits */
         wide = row * maker->plan->shape.experts;
-    if ((maker->plan->drops || ds_family_norms_behind(ds_family_of(maker->plan->shape.arch))) &&
+    if ((maker->plan->drops || maker->plan->shape.residual_scale > 0.0 ||
+         ds_family_norms_behind(ds_family_of(maker->plan->shape.arch))) &&
         row * maker->hidden > wide)
         wide = row * maker->hidden;
     if (ds_plan_embeds(maker->plan))

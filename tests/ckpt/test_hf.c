@@ -274,6 +274,10 @@ Test(hf, export_and_import_return_the_same_bits)
                      "\"beta_fast\":20,\"original_max_position_embeddings\":16,\"mscale\":0.7}}",
                DS_F32, UINT64_MAX, 1);
     round_trip(SMOLLM3 ",\"no_rope_layer_interval\":2}", DS_F32, UINT64_MAX, 1);
+    round_trip(GRANITE ",\"residual_multiplier\":0.22,\"logits_scaling\":6}", DS_F32, UINT64_MAX,
+               1);
+    round_trip(GRANITE ",\"attention_multiplier\":0.5,\"tie_word_embeddings\":true}", DS_BF16,
+               UINT64_MAX, 1);
     round_trip(LONGROPE("[1.0800000429153442,64.5]", ",\"original_max_position_embeddings\":4"),
                DS_F32, UINT64_MAX, 1);
     round_trip(MIXTRAL ",\"router_aux_loss_coef\":0.125}", DS_BF16, UINT64_MAX, 1);

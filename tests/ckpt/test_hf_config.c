@@ -24,7 +24,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {"[]", -EBADMSG, "not an object"},
     {"{}", -EBADMSG, "'model_type'"},
     {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2', 'gemma3_text', 'smollm3', and 'mistral' are supported"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2', 'gemma3_text', 'smollm3', 'granite', and 'mistral' are supported"},
     {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
@@ -93,6 +93,8 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {SMOLLM3 ",\"no_rope_layer_interval\":0}", -EINVAL, "'model.nope_every' is 0"},
     {SMOLLM3 ",\"sliding_window\":4,\"use_sliding_window\":true,\"layer_types\":[\"full_attention\",\"sliding_attention\","
      "\"full_attention\"]}", -ENOTSUP, "'sliding_window' is of some layers only"},
+    {GRANITE ",\"logits_scaling\":0}", -EINVAL, "'model.logits_scaling' must be above 0"},
+    {GRANITE ",\"embedding_multiplier\":\"x\"}", -EBADMSG, "'embedding_multiplier'"},
     {LONGROPE("[1.5,2.0]", ""), 0, ""},
     {LONGROPE("[1.5]", ""), -EINVAL, "'model.rope_scaling.long_factor' has 1 numbers, must have 2"},
     {LONGROPE("[1.5,0]", ""), -EINVAL, "'model.rope_scaling.long_factor' must be above 0"},
@@ -460,4 +462,20 @@ Test(hf_config, layers_without_positions)
         cr_assert(memcmp(&shape, &again, sizeof(shape)) == 0, "case %zu: %s", i, ds_buf_text(&out));
         ds_buf_release(&out);
     }
+}
+
+Test(hf_config, factors)
+{
+    struct ds_model_shape shape;
+
+    cr_assert(read_config(tempdir_path(""), GRANITE "}", &shape, NULL) == 0);
+    cr_assert(shape.embed_scale == 1.0 && shape.residual_scale == 1.0 && shape.logits_scale == 1.0);
+    cr_assert_eq(shape.attention_scale, 1.0);
+    cr_assert(read_config(tempdir_path(""),
+                          GRANITE ",\"embedding_multiplier\":12,\"residual_multiplier\":0.22,"
+                                  "\"attention_multiplier\":0.5,\"logits_scaling\":8}",
+                          &shape, NULL) == 0);
+    cr_assert(shape.embed_scale == 12.0 && shape.residual_scale == 0.22);
+    cr_assert_eq(shape.attention_scale, 0.0, "it is the usual one, of a head of 4");
+    cr_assert_eq(shape.logits_scale, 8.0);
 }

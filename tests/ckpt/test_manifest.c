@@ -30,6 +30,7 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 #define BASE(text) ",\"base\":" text
 #define A_BASE BASE("{\"path\":\"/models/llama\",\"digest\":\"00000000000000ab\",\"frozen\":\"00000000000000cd\"}")
 #define LLAMA3 "\"type\":\"llama3\",\"factor\":8"
+#define SCALES ",\"embedding_multiplier\":12,\"residual_multiplier\":0.22,\"attention_multiplier\":0.3"
 #define LONGROPE "\"type\":\"longrope\",\"factor\":1,\"attention_factor\":1.5,\"short_factor\":[1,1.25]"
 #define YARN "\"type\":\"yarn\",\"factor\":2,\"beta_slow\":1,\"beta_fast\":32"
 #define A_FILE ",\"files\":[{\"name\":\"w.safetensors\",\"bytes\":34,\"header_bytes\":10," \
@@ -69,6 +70,9 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE OTHER("gemma3", ",\"full_every\":6,\"query_scalar\":0") A_FILE TENSORS, -EBADMSG, "'rope_local_theta'"},
     {HEAD STATE OTHER("smollm3", ",\"nope_every\":4") A_FILE TENSORS, 0, ""},
     {HEAD STATE OTHER("smollm3", ",\"nope_every\":1.5") A_FILE TENSORS, -EBADMSG, "'nope_every'"},
+    {HEAD STATE OTHER("granite", SCALES ",\"logits_scaling\":8") A_FILE TENSORS, 0, ""},
+    {HEAD STATE OTHER("granite", SCALES) A_FILE TENSORS, -EBADMSG, "'logits_scaling'"},
+    {HEAD STATE OTHER("granite", "") A_FILE TENSORS, -EBADMSG, "'embedding_multiplier'"},
     {HEAD STATE OTHER("phi3", ",\"rope_dims\":true") A_FILE TENSORS, -EBADMSG, "'rope_dims'"},
     {HEAD STATE SCALING("{\"type\":\"linear\",\"factor\":2}") A_FILE TENSORS, 0, ""},
     {HEAD STATE SCALING("{" LLAMA3 ",\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_context\":8}") A_FILE TENSORS, 0, ""},

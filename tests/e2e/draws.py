@@ -87,7 +87,7 @@ def draw_data(dice, sequence):
 # --- the job ------------------------------------------------------------------------------------
 
 def draw_model(dice, wide):
-    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gemma3", "smollm3"))
+    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gemma3", "smollm3", "granite"))
     heads = dice.choice((1, 2, 3, 4, 4, 6, 8))
     size = dice.choice((16, 32) if wide else (2, 4, 6, 8, 16))
     keys = {"model.arch": arch, "model.layers": dice.choice((1, 2, 3, 4)), "model.heads": heads,
@@ -106,6 +106,9 @@ def draw_model(dice, wide):
         keys["model.tie_embeddings"] = dice.choice((True, False))
     if arch == "gemma3":
         keys["model.full_every"] = dice.choice((1, 2, 3))
+    if arch == "granite":
+        keys.update({"model.embedding_multiplier": dice.choice((1, 12)), "model.residual_multiplier": dice.choice((1, 0.22)),
+                     "model.attention_multiplier": dice.choice((0, 0.125)), "model.logits_scaling": dice.choice((1, 8))})
     if arch == "smollm3":
         keys["model.nope_every"] = dice.choice((1, 2, 3, 4))
     if arch == "gemma3" or (arch != "gpt2" and dice.random() < 0.3):

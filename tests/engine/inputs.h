@@ -198,9 +198,9 @@ struct test_case {
     bool documents; /* that end with id 5 are kept apart */
 };
 enum {
-    TEST_CASES = 13,
+    TEST_CASES = 14,
     TEST_EXPERTS = 4 /* the one that has some */,
-    TEST_NORMS = 9 /* the first of two */,
+    TEST_NORMS = 9 /* the first of those whose norms, positions or sums are their own */,
     TEST_LONGROPE = 11
 };
 
@@ -221,6 +221,7 @@ static inline struct test_case test_reference(unsigned i)
         {"tests/reference/olmo2-tiny", test_olmo2(2, 24, 4, 2, 32, 37, 16), 9, false},
         {"tests/reference/gemma3-tiny", test_gemma3(3, 24, 4, 10, 32, 41, 16, 4, 2), 9, false},
         {"tests/reference/longrope-tiny", test_longrope(), 9, false},
+        {"tests/reference/granite-tiny", test_granite(2, 24, 4, 2, 32, 45, 16), 9, false},
         {"tests/reference/smollm3-tiny", test_smollm3(3, 24, 4, 2, 32, 39, 16, 2), 9, false},
     };
 

@@ -1,8 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_norms - families whose norms stand elsewhere than Llama's, beyond the reference cases of
- * test_engine.c: ranks that share sequences, or have parts of the layers, train as ranks do that
+ * test_norms - families whose norms stand elsewhere than Llama's, and those whose halves of layers
+ * have factors, beyond the reference cases of test_engine.c: ranks that share sequences, or have parts of the layers, train as ranks do that
  * have all; the same bits whatever is kept and at every ZeRO stage.
  */
 #include "tests/engine/parts.h"
@@ -39,11 +39,12 @@ Test(norms, parts_train_as_whole_layers_do)
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i += TEST_EVERY)
-        for (int family = 0; family < 2; family++) {
+        for (int family = 0; family < 3; family++) {
             struct test_layout layout = table[i];
 
             layout.olmo2 = family == 0;
             layout.gemma3 = family == 1;
+            layout.granite = family == 2;
             check(layout);
         }
 }
@@ -52,16 +53,22 @@ Test(norms, parts_train_as_whole_layers_do)
 Test(norms, teams_train_as_whole_layers_do)
 {
     static const struct test_layout table[] = {
-        {.gemma3 = true, .tensor = 2},
-        {.gemma3 = true, .tensor = 4, .tied = true, .recompute = DS_RECOMPUTE_FULL},
-        {.gemma3 = true, .tensor = 2, .data = 2, .stage = 2, .compute = DS_COMPUTE_BF16},
-        {.gemma3 = true, .tensor = 2, .sharers = 2, .dropout = true},
-        {.gemma3 = true, .tensor = 2, .parts = 2, .recompute = DS_RECOMPUTE_SELECTIVE},
-        {.gemma3 = true, .tensor = 2, .fp8 = true, .compute = DS_COMPUTE_BF16},
+        {.tensor = 2},
+        {.tensor = 4, .tied = true, .recompute = DS_RECOMPUTE_FULL},
+        {.tensor = 2, .data = 2, .stage = 2, .compute = DS_COMPUTE_BF16},
+        {.tensor = 2, .sharers = 2, .dropout = true},
+        {.tensor = 2, .parts = 2, .recompute = DS_RECOMPUTE_SELECTIVE},
+        {.tensor = 2, .fp8 = true, .compute = DS_COMPUTE_BF16},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-        check(table[i]);
+        for (int family = 0; family < 2; family++) {
+            struct test_layout layout = table[i];
+
+            layout.gemma3 = family == 0;
+            layout.granite = family == 1;
+            check(layout);
+        }
 }
 
 Test(norms, bits_do_not_depend_on_what_is_kept)
@@ -71,7 +78,7 @@ Test(norms, bits_do_not_depend_on_what_is_kept)
         uint64_t layers;
     } ways[] = {{DS_RECOMPUTE_SELECTIVE, 0}, {DS_RECOMPUTE_FULL, 1}, {DS_RECOMPUTE_FULL, 0}};
 
-    for (unsigned i = 0; i < 2 * 3; i++) {
+    for (unsigned i = 0; i < 3 * (TEST_CASES - TEST_NORMS); i++) {
         const enum ds_compute compute = (enum ds_compute)(i % 3);
         const unsigned ref = TEST_NORMS + i / 3;
         struct test_run kept = test_reference_run(ref, 2, 2);

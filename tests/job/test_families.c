@@ -36,6 +36,10 @@ Test(families, keys_that_are_not_theirs_are_refused)
         {OF("smollm3", "", ""), "model.nope_every=0",
          "'model.nope_every' must be at least 1 for smollm3; a model all of whose layers have "
          "positions is a llama"},
+        {OF("llama", "", ""), "model.residual_multiplier=0.5",
+         "'model.residual_multiplier' is for granite, not for llama; leave it out"},
+        {OF("granite", "", ""), "model.logits_scaling=0",
+         "'model.logits_scaling' must be above 0 for granite"},
         {OF("gemma3", "", ""), "model.full_every=0",
          "'model.full_every' must be at least 1 for gemma3"},
         {OF("gemma3", "", ""), "model.rope_local_theta=0",
@@ -122,6 +126,11 @@ Test(families, layers_of_two_sorts_have_their_defaults)
     ds_job_release(&job);
     cr_assert_eq(jobs_parse(&job, OF("smollm3", "", ""), NULL, &err), 0, "%s", err.text);
     cr_expect(job.model.shape.nope_every == 4 && job.model.shape.tie_embeddings);
+    ds_job_release(&job);
+    cr_assert_eq(jobs_parse(&job, OF("granite", ", logits_scaling: 8", ""), NULL, &err), 0, "%s",
+                 err.text);
+    cr_expect(job.model.shape.embed_scale == 1.0 && job.model.shape.residual_scale == 1.0);
+    cr_expect(job.model.shape.attention_scale == 0.0 && job.model.shape.logits_scale == 8.0);
     ds_job_release(&job);
     cr_assert_eq(jobs_parse(&job, SMALL, NULL, &err), 0, "%s", err.text);
     cr_expect(job.model.shape.nope_every == 0);

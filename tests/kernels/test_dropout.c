@@ -40,6 +40,7 @@ static void check_dropout(const struct ds_dropout_args *args)
 {
     struct dropout c = {.args = *args, .x = nums_random(args->act, args->n, 1.0, 3.0)};
     struct nums residual = nums_random(args->act, args->n, 1.0, 0.0);
+    const double factor = args->factor != 0.0 ? args->factor : 1.0;
     double *want = calloc(args->n, sizeof(double));
     struct trial t = {.what = "dropout",
                       .out = {{args->act, args->n, want, NULL}},
@@ -50,7 +51,7 @@ static void check_dropout(const struct ds_dropout_args *args)
                       .bf16 = 4e-3};
 
     for (size_t i = 0; i < args->n; i++)
-        want[i] = kept(args, i) ? c.x.d[i] / (1.0 - args->rate) : 0.0;
+        want[i] = kept(args, i) ? factor * c.x.d[i] / (1.0 - args->rate) : 0.0;
     try_all(&t);
     c.in_place = true;
     t.out[0].before = &c.x;
@@ -78,6 +79,8 @@ Test(dropout, equals_one_number_at_a_time)
                                        .stream = (UINT64_C(0x64726f70) << 32) + i,
                                        .first = firsts[i % 5]};
 
+        check_dropout(&args);
+        args.factor = i % 2 == 0 ? 0.22 : -3.0;
         check_dropout(&args);
     }
 }

@@ -259,6 +259,7 @@ Test(op, dropout_arguments)
     REFUSES(dropout, dropout, a.rate = 1.0);
     REFUSES(dropout, dropout, a.rate = -0.1);
     REFUSES(dropout, dropout, a.rate = (double)NAN);
+    REFUSES(dropout, dropout, a.factor = (double)NAN);
     REFUSES(dropout, dropout, a.act = DS_I32);
     REFUSES(dropout, dropout, a.x = NULL);
 }

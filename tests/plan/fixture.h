@@ -157,6 +157,22 @@ static inline struct ds_model_shape test_smollm3(uint64_t layers, uint64_t hidde
     return shape;
 }
 
+/* Factors of everything. */
+static inline struct ds_model_shape test_granite(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                                 uint64_t kv_heads, uint64_t ffn, uint64_t vocab,
+                                                 uint64_t context)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, kv_heads, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_GRANITE;
+    shape.tie_embeddings = true;
+    shape.embed_scale = 12.0;
+    shape.residual_scale = 0.22;
+    shape.attention_scale = 0.3;
+    shape.logits_scale = 0.8;
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

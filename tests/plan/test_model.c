@@ -173,6 +173,24 @@ Test(model, smollm3_has_layers_without_positions)
     cr_assert(!ds_model_turns(&shape, 1) && ds_model_turning(&shape) == 0);
 }
 
+Test(model, granite_has_factors)
+{
+    struct ds_model_shape shape = test_granite(40, 2048, 32, 8, 8192, 49155, 131072);
+    struct ds_error err = {.text = ""};
+
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_model_elems(&shape), 2533531648u); /* Granite 3.3 2B */
+    shape.attention_scale = 0.0;
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    shape.logits_scale = 0.0;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.logits_scaling' must be above 0") != NULL, "%s", err.text);
+    shape.logits_scale = 8.0;
+    shape.arch = DS_ARCH_LLAMA;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.embedding_multiplier' must be 0 for arch 'llama'") != NULL);
+}
+
 Test(model, stretched_positions_that_cannot_be_are_refused)
 {
     static const struct {

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """make - the reference cases of experts, of norms of heads, of biases and positions for longer contexts, and of windows, in float64.
 
-    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51, for longrope and smollm3 4.57) also compares the logits
+    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51, for longrope, smollm3 and granite 4.57) also compares the logits
 
 Writes tests/reference/mixtral-tiny, qwen2-tiny, qwen3-moe-tiny and mistral-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
 micro-batches, batch, sequence + 1], job.json (with the id that ends a document, where tokens see those of theirs only), expected.json (per step the cross entropy, the norm of the gradient before
@@ -81,6 +81,12 @@ CONFIGS["smollm3-tiny"] = {  # the second layer has no positions
     "vocab_size": 39, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
     "no_rope_layer_interval": 2, "no_rope_layers": [1, 0, 1], "use_sliding_window": False, "pad_token_id": None,
+}
+CONFIGS["granite-tiny"] = {
+    "model_type": "granite", "architectures": ["GraniteForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "vocab_size": 45, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
+    "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.3, "logits_scaling": 0.8,
 }
 NORMS = {  # before the halves of a layer, and behind them
     "olmo2": ((None, None), ("post_attention_layernorm", "post_feedforward_layernorm")),
@@ -263,7 +269,7 @@ def attended(x, w, at, hidden, layer):
     if has_positions(layer):
         q, k = turned(q, is_local(layer)), turned(k, is_local(layer))
     k, v = (y.repeat_interleave(heads // groups, 1) for y in (k, v))
-    scores = q @ k.transpose(-1, -2) / math.sqrt(CONFIG.get("query_pre_attn_scalar") or head_size())
+    scores = q @ k.transpose(-1, -2) * CONFIG.get("attention_multiplier", 1 / math.sqrt(CONFIG.get("query_pre_attn_scalar") or head_size()))
     seen = torch.softmax(scores.masked_fill(hidden[:, None], -math.inf), -1) @ v
     return seen.transpose(1, 2).reshape(batch, length, heads * head_size()) @ w[f"{at}self_attn.o_proj.weight"].T
 
@@ -300,11 +306,17 @@ def fed_forward(x, w, at):
     return (y * torch.sigmoid(y) * (x @ up.T)) @ down.T
 
 
+def x_last(x, w):
+    """What the classifier reads."""
+    return normed(x, w["model.norm.weight"]) / CONFIG.get("logits_scaling", 1.0)
+
+
 def forward(w, ids, gaps, separator=None):
     w = as_apart(w)
     x, balance = w["model.embed_tokens.weight"][ids], 0.0
     if is_mixed():
         x = x * math.sqrt(CONFIG["hidden_size"])
+    x, added = x * CONFIG.get("embedding_multiplier", 1.0), CONFIG.get("residual_multiplier", 1.0)
     for i in range(CONFIG["num_hidden_layers"]):
         at = f"model.layers.{i}."
         before, behind = norms()
@@ -313,11 +325,12 @@ def forward(w, ids, gaps, separator=None):
         def by(name, y):
             return normed(y, w[f"{at}{name}.weight"]) if name else y
 
-        x = x + by(behind[0], attended(by(before[0], x), w, at, hidden, i))
+        x = x + added * by(behind[0], attended(by(before[0], x), w, at, hidden, i))
         y = by(before[1], x)
         made, one = given_to_experts(y, w, at, gaps) if experts_of()[0] else (fed_forward(y, w, at), 0.0)
-        x, balance = x + by(behind[1], made), balance + one
-    return normed(x, w["model.norm.weight"]) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T, balance
+        x, balance = x + added * by(behind[1], made), balance + one
+    x = x_last(x, w)
+    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T, balance
 
 
 def rate(step):

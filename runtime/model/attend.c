@@ -1,0 +1,143 @@
+/* Copyright the dsrun contributors.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * attend.c - the attention of a layer, with rotary positions before it, forward and backward; the
+ * contract is in layer.h.
+ *
+ * Tests   tests/engine/test_engine.c, tests/engine/test_generate.c
+ */
+#include <math.h>
+
+#include "runtime/model/layer.h"
+
+int ds__rotate(const struct ds__layer *layer, void *qkv, bool inverse, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const struct ds_model_shape *shape = &net->shape;
+    const bool local = ds_model_local(shape, layer->block);
+    const struct ds_rope_args args = {
+        .batch = net->batch,
+        .seq = net->seq,
+        .first = ds__first_position(net),
+        .heads = shape->heads + shape->kv_heads,
+        .head_size = shape->head_size,
+        .ld = ds_model_qkv_width(shape),
+        .turned = shape->rope_dims,
+        .act = net->act,
+        .theta = (float)(local ? shape->local_theta : shape->rope_theta),
+        .scale = local ? ds_rope_plain() : shape->rope_scale,
+        .each = local ? NULL : ds_model_rope_each(shape, net->longest),
+        .inverse = inverse,
+        .x = qkv,
+    };
+
+    return ds_model_turns(shape, layer->block) ? ds_rope(&args, net->stream, err) : 0;
+}
+
+static float attention_scale(const struct ds_net *net)
+{
+    const double scalar = net->shape.query_scalar;
+
+    if (net->shape.attention_scale > 0.0)
+        return (float)net->shape.attention_scale;
+    return (float)(1.0 / sqrt(scalar > 0.0 ? scalar : (double)net->shape.head_size));
+}
+
+/* Against the rows before, and these become a part of them. */
+static int attention_cached(const struct ds__layer *layer, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    size_t at = (layer->block - 1) * ds_net_cache_elems(&net->shape, net->cache.room);
+    size_t bytes = ds_dtype_bytes(net->act);
+    const struct ds_attention_cached_args args = {
+        .seq = net->seq,
+        .first = net->cache.rows,
+        .room = net->cache.room,
+        .window = ds_model_window(&net->shape, layer->block),
+        .heads = net->shape.heads,
+        .kv_heads = net->shape.kv_heads,
+        .head_size = net->shape.head_size,
+        .act = net->act,
+        .scale = attention_scale(net),
+        .qkv = layer->buf[DS_BUFFER_QKV],
+        .keys = net->cache.keys + at * bytes,
+        .values = net->cache.values + at * bytes,
+        .out = layer->buf[DS_BUFFER_ATTENTION],
+    };
+
+    return ds_attention_cached(&args, net->stream, err);
+}
+
+/* The first token that each sees, or NULL: all see what is before them. */
+static const uint32_t *low_of(const struct ds__layer *layer)
+{
+    const struct ds_net *net = layer->net;
+
+    if (net->plan == NULL ||
+        (net->plan->window > 0 && ds_model_window(&net->shape, layer->block) == 0))
+        return NULL;
+    return layer->net->block[0].buf[layer->pass][DS_BUFFER_LOW];
+}
+
+/* Where the attention's output is as it makes it: of some heads for all tokens, where ranks share
+ * sequences. */
+static void *attended_of(const struct ds__layer *layer)
+{
+    return layer->buf[ds__shares_sequences(layer->net) ? DS_BUFFER_ATTENDED : DS_BUFFER_ATTENTION];
+}
+
+int ds__attention_fwd(const struct ds__layer *layer, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const struct ds_attention_fwd_args args = {
+        .batch = net->batch,
+        .seq = net->seq * ds__sharers(net),
+        .heads = net->shape.heads / ds__sharers(net),
+        .kv_heads = ds__kv_heads(net),
+        .head_size = net->shape.head_size,
+        .act = net->act,
+        .scale = attention_scale(net),
+        .drop = ds__attention_drop(net, layer->block, layer->pass),
+        .low = low_of(layer),
+        .qkv = layer->buf[DS_BUFFER_QKV],
+        .out = attended_of(layer),
+        .lse = layer->buf[DS_BUFFER_LSE],
+    };
+    int rc = net->cache.room > 0 ? attention_cached(layer, err)
+                                 : ds_attention_fwd(&args, net->stream, err);
+
+    return rc != 0 || !ds__shares_sequences(net)
+               ? rc
+               : ds__to_tokens(net, layer->pass, DS_SWAP_ATTENTION, args.out,
+                               layer->buf[DS_BUFFER_ATTENTION], err);
+}
+
+int ds__attention_bwd(const struct ds__layer *layer, void *dout, void *dqkv, struct ds_error *err)
+{
+    const struct ds_net *net = layer->net;
+    const struct ds_attention_bwd_args args = {
+        .batch = net->batch,
+        .seq = net->seq * ds__sharers(net),
+        .heads = net->shape.heads / ds__sharers(net),
+        .kv_heads = ds__kv_heads(net),
+        .head_size = net->shape.head_size,
+        .act = net->act,
+        .scale = attention_scale(net),
+        .drop = ds__attention_drop(net, layer->block, layer->pass),
+        .low = low_of(layer),
+        .qkv = layer->buf[DS_BUFFER_QKV],
+        .out = attended_of(layer),
+        .dout = dout,
+        .lse = layer->buf[DS_BUFFER_LSE],
+        .dqkv = dqkv,
+    };
+    int rc = 0;
+
+    if (ds__shares_sequences(net))
+        rc = ds__to_heads(net, layer->pass, DS_SWAP_ATTENTION, dout, dout, err);
+    if (rc == 0)
+        rc = ds_attention_bwd(&args, net->stream, err);
+    return rc != 0 || !ds__shares_sequences(net)
+               ? rc
+               : ds__to_tokens(net, layer->pass, DS_SWAP_QKV, dqkv, dqkv, err);
+}

@@ -103,7 +103,7 @@ enum ds_op {
  * op(A) is A stored [m,k], or with trans_a A stored [k,m]; likewise B [k,n] / [n,k].
  * C has D's type and may be D itself (accumulate) or another matrix (a residual).
  *
- * An epilogue works on that sum s before it is written, with GELU as in ds_gelu_fwd():
+ * An epilogue works on that sum s before it is written, with the tanh form of ds_gelu_fwd():
  *   GELU      gelu_x = s, D = gelu(s): a layer's product and activation, without C
  *   GELU_BWD  D = s * gelu'(gelu_x): the way back, without C and bias
  * gelu_x [m,n] has D's type, is not D, and both are dense.  A backend may do it by a second
@@ -323,9 +323,12 @@ struct ds_attention_cached_args {
     void *out; /* [T, NH, HS] */
 };
 
-/* y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), n elements. */
+/* y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), n elements; or 0.5 x (1 + erf(x / sqrt(2))),
+ * of which that is nearly the same. */
+enum ds_gelu { DS_GELU_TANH, DS_GELU_ERF };
 struct ds_gelu_fwd_args {
     size_t n;
+    enum ds_gelu kind;
     enum ds_dtype act;
     const void *x;
     void *y;
@@ -333,6 +336,7 @@ struct ds_gelu_fwd_args {
 /* dx = dy * gelu'(x); dx may be dy. */
 struct ds_gelu_bwd_args {
     size_t n;
+    enum ds_gelu kind;
     enum ds_dtype act;
     const void *x, *dy;
     void *dx;

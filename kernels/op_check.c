@@ -306,6 +306,8 @@ const char *ds__check_gelu_fwd(const struct ds_gelu_fwd_args *a)
 {
     if (!ds__is_act(a->act))
         return "a type that is not supported";
+    if (a->kind != DS_GELU_TANH && a->kind != DS_GELU_ERF)
+        return "a GELU of no kind";
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
 }
 
@@ -313,6 +315,8 @@ const char *ds__check_gelu_bwd(const struct ds_gelu_bwd_args *a)
 {
     if (!ds__is_act(a->act))
         return "a type that is not supported";
+    if (a->kind != DS_GELU_TANH && a->kind != DS_GELU_ERF)
+        return "a GELU of no kind";
     return a->n != 0 && (a->x == NULL || a->dy == NULL || a->dx == NULL) ? "a pointer is missing"
                                                                          : NULL;
 }

@@ -5,7 +5,7 @@
 # one that mixes data sets asks whether their weights will do; one with adapters which tensors its model has.
 SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_blame.c runtime/job_model.c runtime/job_ranks.c \
     runtime/job_data.c runtime/job_offload.c runtime/job_frozen.c runtime/data/mix.c \
-    runtime/text/size.c $(addprefix runtime/model/,model.c model_check.c adapters.c gpt2.c llama.c)
+    runtime/text/size.c $(addprefix runtime/model/,model.c model_check.c adapters.c gpt2.c gpt_neox.c llama.c)
 SRC_plan := runtime/plan/plan.c \
     $(addprefix runtime/plan/,team.c meet.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
     memory.c pieces.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c

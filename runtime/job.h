@@ -36,13 +36,16 @@ struct ds_arch_traits {
     bool part_turn;  /* model.rope_dims may be less than a head */
     bool mixed;      /* some layers see all, with positions of their own */
     bool some_still; /* some layers have no positions */
+    bool classic;    /* heads are all alike and together as wide as the stream; no window */
+    bool learned;    /* positions are */
+    bool parallel;   /* both halves of a layer may read its input */
     bool scaled;     /* embeddings, scores, what halves of layers add, and logits have factors */
     bool tied;       /* embeddings are the classifier, unless it is said */
     bool one_more;   /* weights of norms lie in folders with 1 less */
 };
 /* clang-format off */
 #define DS_ARCHS(X) \
-    X(GPT2,      "gpt2",      .tied = true) \
+    X(GPT2,      "gpt2",      .tied = true, .classic = true, .learned = true) \
     X(LLAMA,     "llama", ) \
     X(MIXTRAL,   "mixtral",   .experts = true) \
     X(QWEN2,     "qwen2", ) \
@@ -52,7 +55,8 @@ struct ds_arch_traits {
     X(OLMO2,     "olmo2",     .row_norms = true) \
     X(GEMMA3,    "gemma3",    .head_norms = true, .mixed = true, .tied = true, .one_more = true) \
     X(SMOLLM3,   "smollm3",   .some_still = true, .tied = true) \
-    X(GRANITE,   "granite",   .scaled = true)
+    X(GRANITE,   "granite",   .scaled = true) \
+    X(GPT_NEOX,  "gpt_neox",  .part_turn = true, .classic = true, .parallel = true)
 /* clang-format on */
 enum ds_arch {
 #define X(id, text, ...) DS_ARCH_##id,
@@ -169,6 +173,7 @@ struct ds_model_shape {
     uint64_t full_every; /* layers of which one sees all, the last; 0: window is of all layers */
     uint64_t experts, experts_each; /* of a layer, of a token; 0: one feed-forward block for all */
     bool tie_embeddings;
+    bool parallel_residual; /* the feed-forward block reads the layer's input, as attention does */
     double norm_eps, rope_theta;
     uint64_t rope_dims; /* elements of a head that are turned, the first; 0: all */
     struct ds_rope_scale rope_scale;

@@ -45,6 +45,7 @@ static const char *const shape_keys[] = {
     "model.full_every",
     "model.rope_local_theta",
     "model.query_scalar",
+    "model.parallel_residual",
     "model.embedding_multiplier",
     "model.residual_multiplier",
     "model.attention_multiplier",
@@ -178,14 +179,14 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
     static const char *const needed[] = {"model.arch", "model.layers", "model.hidden",
                                          "model.heads", "model.context"};
     struct ds_model_shape *shape = &job->model.shape;
-    const bool gpt2 = shape->arch == DS_ARCH_GPT2;
+    const struct ds_arch_traits *traits = ds_arch_traits(shape->arch);
 
     for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
         if (!ds_keys_given(keys, needed[i]))
             return FAIL_AT(keys, needed[i], EINVAL, "'%s' is required without 'model.init.from'",
                            needed[i]);
     }
-    if (!gpt2 && !ds_keys_given(keys, "model.ffn"))
+    if (!traits->classic && !ds_keys_given(keys, "model.ffn"))
         return FAIL_AT(keys, "model.ffn", EINVAL,
                        "'model.ffn' is required for %s; %" PRIu64 " is usual",
                        ds_arch_name(shape->arch), (shape->hidden * 8 / 3 + 63) / 64 * 64);
@@ -200,26 +201,28 @@ static int shape_from_keys(struct ds_job *job, const struct ds_keys *keys, struc
             return rc;
     }
     if (!ds_keys_given(keys, "model.tie_embeddings"))
-        shape->tie_embeddings = ds_arch_traits(shape->arch)->tied;
-    if (!ds_keys_given(keys, "model.full_every") && ds_arch_traits(shape->arch)->mixed)
+        shape->tie_embeddings = traits->tied;
+    if (!ds_keys_given(keys, "model.full_every") && traits->mixed)
         shape->full_every = USUAL_FULL_EVERY;
-    if (!ds_keys_given(keys, "model.rope_local_theta") && ds_arch_traits(shape->arch)->mixed)
+    if (!ds_keys_given(keys, "model.rope_local_theta") && traits->mixed)
         shape->local_theta = USUAL_LOCAL_THETA;
-    if (!ds_keys_given(keys, "model.nope_every") && ds_arch_traits(shape->arch)->some_still)
+    if (!ds_keys_given(keys, "model.nope_every") && traits->some_still)
         shape->nope_every = USUAL_NOPE_EVERY;
+    if (!ds_keys_given(keys, "model.parallel_residual"))
+        shape->parallel_residual = traits->parallel;
     scales_from_keys(job, keys);
     return experts_from_keys(job, keys, err);
 }
 
-/* The size of heads where the job leaves it open, or with gpt2, whose heads are as wide as the
- * stream together. */
+/* The size of heads where the job leaves it open, or where they are as wide as the stream
+ * together. */
 static int size_heads(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     struct ds_model_shape *shape = &job->model.shape;
     const bool given = ds_keys_given(keys, "model.head_size") || job->model.init_from != NULL;
     char fit[64];
 
-    if (given && shape->arch != DS_ARCH_GPT2)
+    if (given && !ds_arch_traits(shape->arch)->classic)
         return 0;
     if (shape->hidden % shape->heads != 0) {
         ds__job_near_divisors(shape->hidden, shape->heads, DS_MAX_HEADS, fit, sizeof(fit));
@@ -231,8 +234,8 @@ static int size_heads(struct ds_job *job, const struct ds_keys *keys, struct ds_
     if (given && shape->head_size != shape->hidden / shape->heads)
         return FAIL_AT(keys, "model.head_size", EINVAL,
                        "'model.head_size' must be 'model.hidden' / 'model.heads', %" PRIu64
-                       ", for gpt2, not %" PRIu64,
-                       shape->hidden / shape->heads, shape->head_size);
+                       ", for %s, not %" PRIu64,
+                       shape->hidden / shape->heads, ds_arch_name(shape->arch), shape->head_size);
     shape->head_size = shape->hidden / shape->heads;
     return 0;
 }
@@ -245,10 +248,10 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
 
     if (rc != 0)
         return rc;
-    if (shape->arch == DS_ARCH_GPT2 && shape->kv_heads != shape->heads)
+    if (ds_arch_traits(shape->arch)->classic && shape->kv_heads != shape->heads)
         return FAIL_AT(keys, "model.kv_heads", EINVAL,
-                       "'model.kv_heads' must be 'model.heads' %" PRIu64 " for gpt2, not %" PRIu64,
-                       shape->heads, shape->kv_heads);
+                       "'model.kv_heads' must be 'model.heads' %" PRIu64 " for %s, not %" PRIu64,
+                       shape->heads, ds_arch_name(shape->arch), shape->kv_heads);
     if (shape->heads % shape->kv_heads != 0) {
         ds__job_near_divisors(shape->heads, shape->kv_heads, shape->heads, fit, sizeof(fit));
         return FAIL_AT(keys, "model.kv_heads", EINVAL,
@@ -256,7 +259,7 @@ static int check_heads(struct ds_job *job, const struct ds_keys *keys, struct ds
                        "; %s would do",
                        shape->kv_heads, shape->heads, fit);
     }
-    if (shape->arch == DS_ARCH_GPT2 || shape->head_size % 2 == 0)
+    if (ds_arch_traits(shape->arch)->learned || shape->head_size % 2 == 0)
         return 0;
     if (ds_keys_given(keys, "model.head_size"))
         return FAIL_AT(keys, "model.head_size", EINVAL,
@@ -380,7 +383,7 @@ static int check_rope(struct ds_job *job, const struct ds_keys *keys, struct ds_
 
     if (job->model.init_from == NULL && !ds_keys_given(keys, "model.rope_scaling.attention_factor"))
         scale->attention = ds_rope_usual_attention(scale, stretch_of(&job->model.shape));
-    if (scale->kind != DS_ROPE_PLAIN && job->model.shape.arch == DS_ARCH_GPT2)
+    if (scale->kind != DS_ROPE_PLAIN && ds_arch_traits(job->model.shape.arch)->learned)
         return FAIL_AT(keys, ds__job_blame(keys, "model.rope_scaling.type", "model.arch"), EINVAL,
                        "'model.rope_scaling.type' is not for gpt2, which has learned positions; "
                        "leave it out");
@@ -443,11 +446,12 @@ static int check_owners(const struct ds_job *job, const struct ds_keys *keys, st
         const char *path, *owners;
         bool given, owner;
     } table[] = {
-        {"model.rope_dims", "phi3", shape->rope_dims > 0, traits->part_turn},
+        {"model.rope_dims", "phi3 and gpt_neox", shape->rope_dims > 0, traits->part_turn},
         {"model.nope_every", "smollm3", shape->nope_every > 0, traits->some_still},
         {"model.full_every", "gemma3", shape->full_every > 0, traits->mixed},
         {"model.rope_local_theta", "gemma3", shape->local_theta > 0.0, traits->mixed},
         {"model.query_scalar", "gemma3", shape->query_scalar > 0.0, traits->mixed},
+        {"model.parallel_residual", "gpt_neox", shape->parallel_residual, traits->parallel},
         {"model.embedding_multiplier", "granite", shape->embed_scale > 0.0, traits->scaled},
         {"model.residual_multiplier", "granite", shape->residual_scale > 0.0, traits->scaled},
         {"model.attention_multiplier", "granite", shape->attention_scale > 0.0, traits->scaled},
@@ -503,10 +507,11 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
         rc = check_rope(job, keys, err);
     if (rc == 0)
         rc = check_mixed(job, keys, err);
-    if (rc == 0 && shape->window > 0 && shape->arch == DS_ARCH_GPT2)
+    if (rc == 0 && shape->window > 0 && ds_arch_traits(shape->arch)->classic)
         rc = FAIL_AT(keys, ds__job_blame(keys, "model.window", "model.arch"), EINVAL,
-                     "'model.window' is not for gpt2, whose published models have none; leave it "
-                     "out");
+                     "'model.window' is not for %s, whose published models have none; leave it "
+                     "out",
+                     ds_arch_name(shape->arch));
     if (rc == 0 && ds__job_reads_bytes(job) && shape->vocab < 256)
         rc = FAIL_AT(keys, "model.vocab", EINVAL,
                      "'model.vocab' must be at least 256 for text, not %" PRIu64, shape->vocab);

@@ -13,7 +13,29 @@
 #define GELU_A 1.5957691216f  /* 2 sqrt(2 / pi) */
 #define GELU_B 0.07135481627f /* GELU_A * 0.044715 */
 
-template <class T>
+/* The share of a normal distribution below x, which is accurate where it is small. */
+static __device__ __forceinline__ float below(float x)
+{
+    return 0.5f * erfcf(x * -0.707106781f);
+}
+
+template <enum ds_gelu KIND> static __device__ __forceinline__ float gelu(float x)
+{
+    return x * (KIND == DS_GELU_ERF ? below(x) : sigmoid(x * (GELU_A + GELU_B * x * x)));
+}
+
+template <enum ds_gelu KIND> static __device__ __forceinline__ float gelu_slope(float x)
+{
+    float square = x * x;
+
+    if (KIND == DS_GELU_ERF)
+        return below(x) + x * 0.398942280f * expf(-0.5f * square);
+    struct sigmoids s = sigmoids_of(x * (GELU_A + GELU_B * square));
+
+    return s.of + s.of * s.of_minus * x * (GELU_A + 3.0f * GELU_B * square);
+}
+
+template <enum ds_gelu KIND, class T>
 static __global__ void __launch_bounds__(BLOCK) gelu_fwd(size_t n, const T *x, T *y)
 {
     FOR_PACKS(i, n)
@@ -22,20 +44,12 @@ static __global__ void __launch_bounds__(BLOCK) gelu_fwd(size_t n, const T *x, T
 
         take(x + i, n - i, v);
         for (int j = 0; j < PACK; j++)
-            v[j] *= sigmoid(v[j] * (GELU_A + GELU_B * v[j] * v[j]));
+            v[j] = gelu<KIND>(v[j]);
         give(y + i, n - i, v);
     }
 }
 
-static __device__ __forceinline__ float gelu_slope(float x)
-{
-    float square = x * x;
-    struct sigmoids s = sigmoids_of(x * (GELU_A + GELU_B * square));
-
-    return s.of + s.of * s.of_minus * x * (GELU_A + 3.0f * GELU_B * square);
-}
-
-template <class T>
+template <enum ds_gelu KIND, class T>
 static __global__ void __launch_bounds__(BLOCK) gelu_bwd(size_t n, const T *x, const T *dy, T *dx)
 {
     FOR_PACKS(i, n)
@@ -45,7 +59,7 @@ static __global__ void __launch_bounds__(BLOCK) gelu_bwd(size_t n, const T *x, c
         take(x + i, n - i, v);
         take(dy + i, n - i, d);
         for (int j = 0; j < PACK; j++)
-            d[j] *= gelu_slope(v[j]);
+            d[j] *= gelu_slope<KIND>(v[j]);
         give(dx + i, n - i, d);
     }
 }
@@ -69,14 +83,14 @@ static __device__ __forceinline__ unsigned written(unsigned most, size_t left,
 template <enum ds_gate BY> static __device__ __forceinline__ float through(float gate)
 {
     if (BY == DS_GATE_GELU)
-        return gate * sigmoid(gate * (GELU_A + GELU_B * gate * gate));
+        return gelu<DS_GELU_TANH>(gate);
     return gate * sigmoid(gate);
 }
 
 template <enum ds_gate BY> static __device__ __forceinline__ struct silu gated(float gate)
 {
     if (BY == DS_GATE_GELU)
-        return {through<BY>(gate), gelu_slope(gate)};
+        return {through<BY>(gate), gelu_slope<DS_GELU_TANH>(gate)};
     return silu_of(gate);
 }
 
@@ -329,15 +343,32 @@ extern "C" int ds__cuda_rope(const struct ds_rope_args *args, struct ds_stream *
     return launched("rope", err);
 }
 
+template <enum ds_gelu KIND>
+static void launch_gelu_fwd(const struct ds_gelu_fwd_args *a, cudaStream_t queue)
+{
+    DS_TYPED(a->act, T,
+             DS_LAUNCH((gelu_fwd<KIND, T>), flat_grid(a->n), BLOCK, 0, queue, a->n, (const T *)a->x,
+                       (T *)a->y));
+}
+
 extern "C" int ds__cuda_gelu_fwd(const struct ds_gelu_fwd_args *a, struct ds_stream *stream,
                                  struct ds_error *err)
 {
     if (a->n == 0)
         return 0;
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(gelu_fwd, flat_grid(a->n), BLOCK, 0, stream_of(stream), a->n,
-                       (const T *)a->x, (T *)a->y));
+    if (a->kind == DS_GELU_ERF)
+        launch_gelu_fwd<DS_GELU_ERF>(a, stream_of(stream));
+    else
+        launch_gelu_fwd<DS_GELU_TANH>(a, stream_of(stream));
     return launched("gelu_fwd", err);
+}
+
+template <enum ds_gelu KIND>
+static void launch_gelu_bwd(const struct ds_gelu_bwd_args *a, cudaStream_t queue)
+{
+    DS_TYPED(a->act, T,
+             DS_LAUNCH((gelu_bwd<KIND, T>), flat_grid(a->n), BLOCK, 0, queue, a->n, (const T *)a->x,
+                       (const T *)a->dy, (T *)a->dx));
 }
 
 extern "C" int ds__cuda_gelu_bwd(const struct ds_gelu_bwd_args *a, struct ds_stream *stream,
@@ -345,9 +376,10 @@ extern "C" int ds__cuda_gelu_bwd(const struct ds_gelu_bwd_args *a, struct ds_str
 {
     if (a->n == 0)
         return 0;
-    DS_TYPED(a->act, T,
-             DS_LAUNCH(gelu_bwd, flat_grid(a->n), BLOCK, 0, stream_of(stream), a->n,
-                       (const T *)a->x, (const T *)a->dy, (T *)a->dx));
+    if (a->kind == DS_GELU_ERF)
+        launch_gelu_bwd<DS_GELU_ERF>(a, stream_of(stream));
+    else
+        launch_gelu_bwd<DS_GELU_TANH>(a, stream_of(stream));
     return launched("gelu_bwd", err);
 }
 

@@ -20,6 +20,7 @@
 #include "base/fsio.h"
 #include "base/json_read.h"
 #include "runtime/ckpt/ckpt.h"
+#include "runtime/ckpt/hf_families.h"
 #include "runtime/ckpt/hf_packed.h"
 #include "runtime/ckpt/manifest.h"
 #include "runtime/ckpt/view.h"
@@ -30,14 +31,6 @@ struct ds_hf_folder {
 
 enum { MAX_SHARDS = 1000 };
 enum { ROOM_ELEMS = 256 * 1024 }; /* for rows of which only some columns are wanted */
-
-/* What every name of a family begins with. */
-static const char *prefix_of(enum ds_arch arch)
-{
-    return arch == DS_ARCH_GPT2 ? "transformer." : "model.";
-}
-
-#define HEAD_NAME "lm_head.weight"
 
 static int out_of_memory(struct ds_error *err)
 {
@@ -140,21 +133,26 @@ static bool ends_with(const char *text, const char *end)
 /* Tensors that files carry along and a model does not need: masks, frequencies, a tied head. */
 static bool is_buffer(const char *name, const struct ds_model_shape *shape)
 {
-    if (shape->tie_embeddings && strcmp(name, HEAD_NAME) == 0)
+    const struct ds__hf_family *family = ds__hf_family_of(shape->arch);
+    const size_t buffers = sizeof(family->buffer) / sizeof(family->buffer[0]);
+
+    if (shape->tie_embeddings && strcmp(name, family->head) == 0)
         return true;
-    if (shape->arch == DS_ARCH_GPT2)
-        return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias");
-    return ends_with(name, "rotary_emb.inv_freq");
+    for (size_t i = 0; i < buffers && family->buffer[i] != NULL; i++)
+        if (ends_with(name, family->buffer[i]))
+            return true;
+    return false;
 }
 
 /* The name in the model's table, or NULL when memory runs out. */
 static const char *full_name(struct ds__hf *hf, const char *name, enum ds_arch arch)
 {
-    const char *prefix = prefix_of(arch);
+    const struct ds__hf_family *family = ds__hf_family_of(arch);
 
-    if (strncmp(name, prefix, strlen(prefix)) == 0 || strcmp(name, HEAD_NAME) == 0)
+    if (strncmp(name, family->prefix, strlen(family->prefix)) == 0 ||
+        strcmp(name, family->head) == 0)
         return name;
-    return ds_arena_printf(&hf->arena, "%s%s", prefix, name);
+    return ds_arena_printf(&hf->arena, "%s%s", family->prefix, name);
 }
 
 static int by_name(const void *a, const void *b)
@@ -179,21 +177,22 @@ static struct ds__hf_tensor *add(struct ds__hf *hf, const char *name,
     return tensor;
 }
 
-/* The parts of a packed tensor, one behind the other by rows. */
+/* The parts of a packed tensor, one behind the other by rows, or a head's rows of each by turns. */
 static int add_parts(struct ds__hf *hf, const struct ds_model_shape *shape, const char *name,
                      const struct ds__hf_file *file, const struct ds_safetensor *at,
                      struct ds_error *err)
 {
     const struct ds__hf_pack *pack = ds__hf_unpacks(shape->arch, name);
-    uint64_t all[DS_MAX_TENSOR_DIMS] = {0, shape->hidden}, first = 0;
+    const uint64_t width = ds__hf_part_width(shape, pack);
+    uint64_t all[DS_MAX_TENSOR_DIMS] = {0, width}, first = 0;
     char is[DS_SHAPE_TEXT], must[DS_SHAPE_TEXT];
 
     for (unsigned i = 0; i < pack->parts; i++)
         all[0] += ds__hf_part_rows(shape, pack, i);
-    if (at->ndim != 2 || at->shape[0] != all[0] || at->shape[1] != all[1])
+    if (at->ndim != pack->ndim || memcmp(at->shape, all, at->ndim * sizeof(all[0])) != 0)
         return ds_fail(err, EINVAL, "file '%s', tensor '%s' has the shape %s, the model's has %s",
                        file->name, at->name, ds_shape_text(at->shape, at->ndim, is),
-                       ds_shape_text(all, 2, must));
+                       ds_shape_text(all, pack->ndim, must));
     for (unsigned i = 0; i < pack->parts; i++) {
         const char *part = ds__hf_rename(&hf->arena, name, pack->name, pack->part[i].name);
         struct ds__hf_tensor *tensor = add(hf, part, file, at);
@@ -202,7 +201,11 @@ static int add_parts(struct ds__hf *hf, const struct ds_model_shape *shape, cons
             return out_of_memory(err);
         tensor->first = first;
         tensor->shape[0] = ds__hf_part_rows(shape, pack, i);
-        first += tensor->shape[0] * tensor->shape[1];
+        if (pack->by_heads) {
+            tensor->run = ds__hf_part_run(shape, pack, i) * width;
+            tensor->stride = pack->parts * tensor->run;
+        }
+        first += ds__hf_part_run(shape, pack, i) * width;
     }
     return 0;
 }
@@ -373,14 +376,42 @@ static size_t first_non_finite(const float *data, size_t n)
     return n;
 }
 
+/* Where byte `at` of a tensor is in its file. */
+static uint64_t place_of(const struct ds__hf_tensor *tensor, uint64_t at)
+{
+    const size_t size = ds_dtype_bytes((enum ds_dtype)tensor->at->dtype);
+    uint64_t element = at / size;
+
+    if (tensor->run > 0)
+        element = element / tensor->run * tensor->stride + element % tensor->run;
+    return tensor->file->table.data_at + tensor->at->begin + (tensor->first + element) * size +
+           at % size;
+}
+
+/* Elements of a tensor from `first` on as they lie in its file. */
+static int read_elems(const struct ds__hf_tensor *tensor, uint64_t first, size_t count, void *to,
+                      struct ds_error *err)
+{
+    const size_t size = ds_dtype_bytes((enum ds_dtype)tensor->at->dtype);
+    int rc = 0;
+
+    for (size_t done = 0, some; rc == 0 && done < count; done += some) {
+        const uint64_t element = first + done;
+        const uint64_t left = tensor->run > 0 ? tensor->run - element % tensor->run : count;
+
+        some = count - done < left ? count - done : (size_t)left;
+        rc = ds_fs_pread_all(tensor->file->fd, (char *)to + done * size, some * size,
+                             place_of(tensor, element * size), err);
+    }
+    return rc;
+}
+
 int ds__hf_read(const struct ds__hf *hf, const struct ds__hf_tensor *tensor, uint64_t first,
                 uint64_t count, float *out, struct ds_error *err)
 {
     const struct ds_safetensor *at = tensor->at;
     size_t size = ds_dtype_bytes((enum ds_dtype)at->dtype), n = (size_t)count, bad;
-    char *to = (char *)out + n * (sizeof(float) - size);
-    uint64_t from = tensor->file->table.data_at + at->begin + (tensor->first + first) * size;
-    int rc = ds_fs_pread_all(tensor->file->fd, to, n * size, from, err);
+    int rc = read_elems(tensor, first, n, (char *)out + n * (sizeof(float) - size), err);
 
     if (rc < 0)
         return ds_error_context(err, rc, "'%s', file '%s', tensor '%s'", hf->dir,
@@ -405,7 +436,6 @@ static int digest_tensor(const struct ds__hf_tensor *tensor, XXH3_state_t *state
 {
     const struct ds_safetensor *at = tensor->at;
     const size_t size = ds_dtype_bytes((enum ds_dtype)at->dtype);
-    const uint64_t from = tensor->file->table.data_at + at->begin + tensor->first * size;
     unsigned char bytes[DIGEST_BYTES];
     uint64_t all = size;
     int rc = 0;
@@ -416,15 +446,16 @@ static int digest_tensor(const struct ds__hf_tensor *tensor, XXH3_state_t *state
     (void)XXH3_64bits_update(state, tensor->shape, at->ndim * sizeof(tensor->shape[0]));
     (void)XXH3_64bits_update(state, at->dtype_name, strlen(at->dtype_name) + 1);
     if (all <= DIGEST_BYTES) {
-        rc = ds_fs_pread_all(tensor->file->fd, bytes, (size_t)all, from, err);
+        rc = read_elems(tensor, 0, (size_t)(all / size), bytes, err);
         (void)XXH3_64bits_update(state, bytes, rc == 0 ? (size_t)all : 0);
         return rc;
     }
     for (uint64_t i = 0; rc == 0 && i < DIGEST_PIECES; i++)
         rc = ds_fs_pread_all(
             tensor->file->fd, bytes + i * DIGEST_PIECE, DIGEST_PIECE,
-            from + (all - DIGEST_PIECE) / (DIGEST_PIECES - 1) * i +
-                (i + 1 == DIGEST_PIECES ? (all - DIGEST_PIECE) % (DIGEST_PIECES - 1) : 0),
+            place_of(tensor,
+                     (all - DIGEST_PIECE) / (DIGEST_PIECES - 1) * i +
+                         (i + 1 == DIGEST_PIECES ? (all - DIGEST_PIECE) % (DIGEST_PIECES - 1) : 0)),
             err);
     (void)XXH3_64bits_update(state, bytes, rc == 0 ? DIGEST_BYTES : 0);
     return rc;

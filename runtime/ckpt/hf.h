@@ -36,7 +36,9 @@ struct ds__hf_tensor {
     const char *name; /* as the model's table has it (ds_model_param()) */
     const struct ds__hf_file *file;
     const struct ds_safetensor *at;
-    uint64_t first; /* the element of `at` that it begins with: there may be others in it */
+    /* The element of `at` that it begins with: there may be others in it, which stand behind `run`
+     * elements of it, until the next are `stride` behind those; run 0: it is in one piece. */
+    uint64_t first, run, stride;
     uint64_t shape[DS_MAX_TENSOR_DIMS]; /* its own */
     bool wanted;                        /* the model has it */
     bool one_more;                      /* the model's numbers are more by 1 */

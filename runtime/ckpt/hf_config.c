@@ -156,7 +156,7 @@ static int read_tie(const json_t *root, const struct ds__hf_family *family, bool
 static int read_head_size(const json_t *root, const struct ds__hf_family *family,
                           struct ds_model_shape *shape, struct ds_error *err)
 {
-    if (family->rope && ds__hf_member(root, "head_dim") != NULL)
+    if (!ds_arch_traits(shape->arch)->classic && ds__hf_member(root, "head_dim") != NULL)
         return ds_json_get_u64(root, "head_dim", DS_MAX_HIDDEN, &shape->head_size, err);
     shape->head_size = family->head_default;
     if (shape->head_size != 0)
@@ -306,6 +306,21 @@ static int read_scales(const json_t *root, struct ds_model_shape *shape, struct 
     return rc;
 }
 
+#define PARALLEL "use_parallel_residual"
+
+/* Both halves of a layer read its input, where nothing else is said. */
+static int read_parallel(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
+{
+    const json_t *value = ds__hf_member(root, PARALLEL);
+
+    if (!ds_arch_traits(shape->arch)->parallel)
+        return 0;
+    if (value != NULL && !json_is_boolean(value))
+        return ds_fail(err, EBADMSG, "key '" PARALLEL "' must be true or false");
+    shape->parallel_residual = value == NULL || json_is_true(value);
+    return 0;
+}
+
 static void put_scales(struct ds_json *json, const struct ds_model_shape *shape)
 {
     const double scores = shape->attention_scale;
@@ -366,7 +381,7 @@ static int read_root(const json_t *root, struct ds_model_shape *shape, struct ds
     if ((rc = read_head_size(root, family, shape, err)) < 0 ||
         (rc = ds__hf_read_rope_dims(root, shape, err)) < 0 ||
         (rc = read_mixed(root, shape, err)) < 0 || (rc = read_nope(root, shape, err)) < 0 ||
-        (rc = read_scales(root, shape, err)) < 0)
+        (rc = read_scales(root, shape, err)) < 0 || (rc = read_parallel(root, shape, err)) < 0)
         return rc;
     return ds_model_check(shape, err);
 }
@@ -510,8 +525,9 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
     if (shape->experts > 0)
         put_router(&json, shape);
     if (family->rope) {
-        ds_json_u64(&json, "head_dim", shape->head_size);
-        ds_json_f64(&json, "rope_theta", shape->rope_theta, 17);
+        if (!ds_arch_traits(shape->arch)->classic)
+            ds_json_u64(&json, "head_dim", shape->head_size);
+        ds__hf_put_theta(&json, shape);
         ds__hf_put_rope_scale(&json, shape);
         if (ds_arch_traits(shape->arch)->part_turn)
             ds__hf_put_rope_dims(&json, shape);
@@ -521,6 +537,8 @@ int ds__hf_write_config(const struct ds_model_shape *shape, enum ds_dtype dtype,
             put_nope(&json, shape);
         if (ds_arch_traits(shape->arch)->scaled)
             put_scales(&json, shape);
+        if (ds_arch_traits(shape->arch)->parallel)
+            ds_json_bool(&json, PARALLEL, shape->parallel_residual);
         ds_json_f64(&json, "attention_dropout", 0.0, 1);
     } else {
         ds_json_f64(&json, "resid_pdrop", 0.0, 1);

@@ -39,6 +39,9 @@ int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, stru
     DS_NODISCARD;
 void ds__hf_put_rope_dims(struct ds_json *json, const struct ds_model_shape *shape);
 
+/* rope_theta, by the family's own name for it. */
+void ds__hf_put_theta(struct ds_json *json, const struct ds_model_shape *shape);
+
 /* The member "rope_scaling". */
 void ds__hf_put_rope_scale(struct ds_json *json, const struct ds_model_shape *shape);
 

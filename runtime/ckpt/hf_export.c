@@ -213,6 +213,25 @@ static int gather_one(struct export *x, const struct ds_safetensor *tensor, floa
     return ds__merge_read(&x->merge, tensor, 0, tensor->elems, to, err);
 }
 
+/* Parts that lie one behind the other, to where each has its turns. */
+static int deal(struct export *x, const struct ds__hf_pack *pack, size_t elems,
+                struct ds_error *err)
+{
+    const struct ds_model_shape *shape = &x->merge.shape;
+    const size_t run = ds__hf_part_run(shape, pack, 0) * ds__hf_part_width(shape, pack);
+    const size_t turns = elems / run / pack->parts;
+    float *dealt = calloc(elems, sizeof(*dealt));
+
+    if (dealt == NULL)
+        return out_of_memory(err);
+    for (size_t i = 0; i < pack->parts * turns; i++)
+        memcpy(dealt + (i % turns * pack->parts + i / turns) * run, x->scratch + i * run,
+               run * sizeof(*dealt));
+    memcpy(x->scratch, dealt, elems * sizeof(*dealt));
+    free(dealt);
+    return 0;
+}
+
 /* Or from those that it is made of, one behind the other. */
 static int gather(struct export *x, const struct ds_safetensor *tensor, struct ds_error *err)
 {
@@ -227,10 +246,10 @@ static int gather(struct export *x, const struct ds_safetensor *tensor, struct d
     for (unsigned i = 0; rc == 0 && i < pack->parts; i++, to += part.elems) {
         part.name = ds__hf_rename(&x->arena, tensor->name, pack->name, pack->part[i].name);
         part.shape[0] = ds__hf_part_rows(shape, pack, i);
-        part.elems = part.shape[0] * part.shape[1];
+        part.elems = part.shape[0] * ds__hf_part_width(shape, pack);
         rc = part.name != NULL ? gather_one(x, &part, to, err) : out_of_memory(err);
     }
-    return rc;
+    return rc == 0 && pack->by_heads ? deal(x, pack, (size_t)tensor->elems, err) : rc;
 }
 
 static int export_shard(struct export *x, size_t shard, struct ds_error *err)

@@ -8,7 +8,8 @@
  *         models/qwen2/configuration_qwen2.py, models/qwen3/configuration_qwen3.py,
  *         models/qwen3_moe/configuration_qwen3_moe.py, models/phi3/configuration_phi3.py,
  *         models/olmo2/configuration_olmo2.py, models/gemma3/configuration_gemma3.py,
- *         models/smollm3/configuration_smollm3.py, models/granite/configuration_granite.py.
+ *         models/smollm3/configuration_smollm3.py, models/granite/configuration_granite.py,
+ *         models/gpt_neox/configuration_gpt_neox.py.
  */
 #include "runtime/ckpt/hf_families.h"
 
@@ -45,6 +46,21 @@ static const struct ds__hf_size mixtral_sizes[] = {
 static const struct ds__hf_size qwen3_moe_sizes[] = {
     LLAMA_SIZES("moe_intermediate_size"), EXPERT_SIZES("num_experts"), {0}};
 
+static const struct ds__hf_size gpt_neox_sizes[] = {
+    SIZE("vocab_size",              vocab,    DS_MAX_VOCAB,   NULL),
+    SIZE("max_position_embeddings", context,  DS_MAX_CONTEXT, NULL),
+    SIZE("hidden_size",             hidden,   DS_MAX_HIDDEN,  NULL),
+    SIZE("intermediate_size",       ffn,      DS_MAX_FFN,     NULL),
+    SIZE("num_hidden_layers",       layers,   DS_MAX_LAYERS,  NULL),
+    SIZE("num_attention_heads",     heads,    DS_MAX_HEADS,   NULL),
+    {0},
+};
+
+static const struct ds__hf_flag gpt_neox_flags[] = {
+    {"attention_bias", true},
+    {0},
+};
+
 static const struct ds__hf_flag gpt2_flags[] = {
     {"scale_attn_weights", true},
     {"scale_attn_by_inverse_layer_idx", false},
@@ -77,15 +93,19 @@ static const struct ds__hf_flag gemma3_flags[] = {
     {0},
 };
 
+#define LLAMA_NAMES .prefix = "model.", .head = "lm_head.weight", .buffer = {"rotary_emb.inv_freq"}
+
 static const struct ds__hf_family families[] = {
     [DS_ARCH_GPT2] = {
         .model_type = "gpt2", .architecture = "GPT2LMHeadModel",
+        .prefix = "transformer.", .head = "lm_head.weight", .buffer = {".attn.bias", ".attn.masked_bias"},
         .size = gpt2_sizes, .flag = gpt2_flags,
         .act_key = "activation_function", .act = {"gelu_new", "gelu_pytorch_tanh"},
         .eps_key = "layer_norm_epsilon", .eps_default = 1e-5, .tie_default = true,
     },
     [DS_ARCH_LLAMA] = {
         .model_type = "llama", .architecture = "LlamaForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = llama_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
@@ -93,6 +113,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_MIXTRAL] = {
         .model_type = "mixtral", .architecture = "MixtralForCausalLM",
+        LLAMA_NAMES,
         .size = mixtral_sizes, .flag = mixtral_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
@@ -100,6 +121,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_QWEN2] = {
         .model_type = "qwen2", .architecture = "Qwen2ForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = qwen2_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
@@ -108,6 +130,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_QWEN3] = {
         .model_type = "qwen3", .architecture = "Qwen3ForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = qwen3_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
@@ -116,6 +139,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_QWEN3_MOE] = {
         .model_type = "qwen3_moe", .architecture = "Qwen3MoeForCausalLM",
+        LLAMA_NAMES,
         .size = qwen3_moe_sizes, .flag = qwen3_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
@@ -124,6 +148,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_PHI3] = {
         .model_type = "phi3", .architecture = "Phi3ForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = mixtral_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
@@ -131,6 +156,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_OLMO2] = {
         .model_type = "olmo2", .architecture = "Olmo2ForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = mixtral_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-5, .tie_default = false,
@@ -138,6 +164,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_GEMMA3] = {
         .model_type = "gemma3_text", .architecture = "Gemma3ForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = gemma3_flags,
         .act_key = "hidden_activation", .act = {"gelu_pytorch_tanh"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = true,
@@ -146,6 +173,7 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_SMOLLM3] = {
         .model_type = "smollm3", .architecture = "SmolLM3ForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = llama_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = true,
@@ -153,10 +181,21 @@ static const struct ds__hf_family families[] = {
     },
     [DS_ARCH_GRANITE] = {
         .model_type = "granite", .architecture = "GraniteForCausalLM",
+        LLAMA_NAMES,
         .size = llama_sizes, .flag = llama_flags,
         .act_key = "hidden_act", .act = {"silu", "swish"},
         .eps_key = "rms_norm_eps", .eps_default = 1e-6, .tie_default = false,
         .theta_default = 1e4, .rope = true,
+    },
+    [DS_ARCH_GPT_NEOX] = {
+        .model_type = "gpt_neox", .architecture = "GPTNeoXForCausalLM",
+        .prefix = "gpt_neox.", .head = "embed_out.weight",
+        .buffer = {"rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"},
+        .size = gpt_neox_sizes, .flag = gpt_neox_flags,
+        .act_key = "hidden_act", .act = {"gelu"},
+        .eps_key = "layer_norm_eps", .eps_default = 1e-5, .tie_default = false,
+        .theta_default = 1e4, .rope = true,
+        .theta_key = "rotary_emb_base", .share_key = "rotary_pct", .share_default = 0.25,
     },
 };
 /* clang-format on */

@@ -39,12 +39,16 @@ struct ds__hf_family {
     const char *model_type, *architecture;
     const struct ds__hf_size *size;
     const struct ds__hf_flag *flag; /* ended by a NULL name */
+    const char *prefix, *head;      /* what all names of tensors begin with, but the classifier's */
+    const char *buffer[3];          /* how names of tensors end that no model needs */
     const char *act_key, *act[3];   /* the first is the default, and what is written */
     const char *eps_key;
     double eps_default;
     bool tie_default, rope;
     double theta_default;
-    uint64_t head_default; /* 0: hidden_size / heads */
+    const char *theta_key, *share_key; /* NULL: rope_theta, partial_rotary_factor */
+    double share_default;              /* of a head that is turned; 0: all of it */
+    uint64_t head_default;             /* 0: hidden_size / heads */
     enum ds__hf_window window;
     uint64_t window_default;
     bool pads; /* with a token of its own, where pad_token_id is not said */

@@ -3,7 +3,7 @@
  *
  * hf_packed.c - the contract is in hf_packed.h.
  *
- * Source  transformers: models/phi3/modeling_phi3.py
+ * Source  transformers: models/phi3/modeling_phi3.py, models/gpt_neox/modeling_gpt_neox.py
  */
 #include "runtime/ckpt/hf_packed.h"
 
@@ -12,17 +12,27 @@
 
 /* clang-format off */
 static const struct ds__hf_pack phi3[] = {
-    {"self_attn.qkv_proj.weight", 3, {{"self_attn.q_proj.weight", DS_ROLE_Q_W},
-                                      {"self_attn.k_proj.weight", DS_ROLE_K_W},
-                                      {"self_attn.v_proj.weight", DS_ROLE_V_W}}},
-    {"mlp.gate_up_proj.weight",   2, {{"mlp.gate_proj.weight", DS_ROLE_GATE_W},
-                                      {"mlp.up_proj.weight", DS_ROLE_UP_W}}},
+    {"self_attn.qkv_proj.weight", 3, 2, false, {{"self_attn.q_proj.weight", DS_ROLE_Q_W},
+                                                {"self_attn.k_proj.weight", DS_ROLE_K_W},
+                                                {"self_attn.v_proj.weight", DS_ROLE_V_W}}},
+    {"mlp.gate_up_proj.weight",   2, 2, false, {{"mlp.gate_proj.weight", DS_ROLE_GATE_W},
+                                                {"mlp.up_proj.weight", DS_ROLE_UP_W}}},
+    {0},
+};
+static const struct ds__hf_pack gpt_neox[] = {
+    {"attention.query_key_value.weight", 3, 2, true, {{"attention.query.weight", DS_ROLE_Q_W},
+                                                      {"attention.key.weight", DS_ROLE_K_W},
+                                                      {"attention.value.weight", DS_ROLE_V_W}}},
+    {"attention.query_key_value.bias",   3, 1, true, {{"attention.query.bias", DS_ROLE_Q_B},
+                                                      {"attention.key.bias", DS_ROLE_K_B},
+                                                      {"attention.value.bias", DS_ROLE_V_B}}},
     {0},
 };
 /* clang-format on */
 
 /* Ended by one without a name; NULL: nothing is packed. */
-static const struct ds__hf_pack *const packs[DS_ARCH_COUNT] = {[DS_ARCH_PHI3] = phi3};
+static const struct ds__hf_pack *const packs[DS_ARCH_COUNT] = {
+    [DS_ARCH_PHI3] = phi3, [DS_ARCH_GPT_NEOX] = gpt_neox};
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -62,11 +72,25 @@ uint64_t ds__hf_part_rows(const struct ds_model_shape *shape, const struct ds__h
                           unsigned part)
 {
     switch (pack->part[part].role) {
-    case DS_ROLE_Q_W: return shape->heads * shape->head_size;
+    case DS_ROLE_Q_W:
+    case DS_ROLE_Q_B: return shape->heads * shape->head_size;
     case DS_ROLE_K_W:
-    case DS_ROLE_V_W: return shape->kv_heads * shape->head_size;
+    case DS_ROLE_V_W:
+    case DS_ROLE_K_B:
+    case DS_ROLE_V_B: return shape->kv_heads * shape->head_size;
     default: return shape->ffn;
     }
+}
+
+uint64_t ds__hf_part_width(const struct ds_model_shape *shape, const struct ds__hf_pack *pack)
+{
+    return pack->ndim == 1 ? 1 : shape->hidden;
+}
+
+uint64_t ds__hf_part_run(const struct ds_model_shape *shape, const struct ds__hf_pack *pack,
+                         unsigned part)
+{
+    return pack->by_heads ? shape->head_size : ds__hf_part_rows(shape, pack, part);
 }
 
 const char *ds__hf_rename(struct ds_arena *arena, const char *name, const char *end,

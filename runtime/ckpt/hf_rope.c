@@ -18,6 +18,7 @@
 #include "base/json.h"
 #include "base/json_read.h"
 #include "runtime/ckpt/hf_config.h"
+#include "runtime/ckpt/hf_families.h"
 #include "runtime/ckpt/manifest_format.h"
 
 static int read_llama3(const json_t *rope, struct ds_rope_scale *scale, struct ds_error *err)
@@ -143,11 +144,14 @@ static const char *const nested[] = {"rope_scaling", "rope_parameters"};
 int ds__hf_read_rope(const json_t *root, double theta, struct ds_model_shape *shape,
                      struct ds_error *err)
 {
+    const char *own = ds__hf_family_of(shape->arch)->theta_key;
     int rc;
 
     shape->rope_scale = ds_rope_plain();
     shape->rope_theta = theta;
     rc = ds__hf_may_get_f64(root, "rope_theta", &shape->rope_theta, err);
+    if (rc == 0 && own != NULL)
+        rc = ds__hf_may_get_f64(root, own, &shape->rope_theta, err);
     for (size_t i = 0; rc == 0 && i < 2; i++) {
         const json_t *rope = ds__hf_member(root, nested[i]);
         const json_t *full = ds__hf_member(rope, "full_attention");
@@ -197,9 +201,15 @@ int ds__hf_read_local_theta(const json_t *root, struct ds_model_shape *shape, st
 
 int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, struct ds_error *err)
 {
+    const struct ds__hf_family *family = ds__hf_family_of(shape->arch);
     const json_t *share = ds__hf_member(root, "partial_rotary_factor");
-    int rc = share != NULL ? take_share(share, shape, err) : 0;
+    int rc;
 
+    if (family->share_key != NULL && ds__hf_member(root, family->share_key) != NULL)
+        share = ds__hf_member(root, family->share_key);
+    if (share == NULL)
+        shape->rope_dims = (uint64_t)((double)shape->head_size * family->share_default);
+    rc = share != NULL ? take_share(share, shape, err) : 0;
     for (size_t i = 0; rc == 0 && i < 2; i++) {
         share = ds__hf_member(ds__hf_member(root, nested[i]), "partial_rotary_factor");
         if (share != NULL)
@@ -211,13 +221,21 @@ int ds__hf_read_rope_dims(const json_t *root, struct ds_model_shape *shape, stru
 /* A number of which the head has no less than so many elements, whatever rounding does. */
 void ds__hf_put_rope_dims(struct ds_json *json, const struct ds_model_shape *shape)
 {
+    const char *own = ds__hf_family_of(shape->arch)->share_key;
     const double head = (double)shape->head_size;
     const double turned = (double)ds_rope_width(shape->rope_dims, shape->head_size);
     double share = turned / head;
 
     if (head * share < turned)
         share = nextafter(share, 2.0);
-    ds_json_f64(json, "partial_rotary_factor", share, 17);
+    ds_json_f64(json, own != NULL ? own : "partial_rotary_factor", share, 17);
+}
+
+void ds__hf_put_theta(struct ds_json *json, const struct ds_model_shape *shape)
+{
+    const char *own = ds__hf_family_of(shape->arch)->theta_key;
+
+    ds_json_f64(json, own != NULL ? own : "rope_theta", shape->rope_theta, 17);
 }
 
 static void put_longrope(struct ds_json *json, const struct ds_model_shape *shape)

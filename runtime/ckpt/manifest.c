@@ -400,7 +400,10 @@ static int read_model(const json_t *root, struct ds_model_shape *shape, struct d
     if (rc < 0 || (rc = read_experts(object, shape, err)) < 0 ||
         (rc = read_rope_scale(object, shape, err)) < 0 ||
         (rc = read_less(object, shape, err)) < 0 || (rc = read_mixed(object, shape, err)) < 0 ||
-        (rc = read_scales(object, shape, err)) < 0 || (rc = read_lora(object, shape, err)) < 0 ||
+        (rc = read_scales(object, shape, err)) < 0 ||
+        (ds_arch_traits(shape->arch)->parallel &&
+         (rc = get_bool(object, "parallel_residual", &shape->parallel_residual, err)) < 0) ||
+        (rc = read_lora(object, shape, err)) < 0 ||
         (rc = get_bool(object, "tie_embeddings", &shape->tie_embeddings, err)) < 0 ||
         (rc = ds_json_get_f64(object, "norm_eps", &shape->norm_eps, err)) < 0)
         return rc;

@@ -138,6 +138,8 @@ static void put_state(struct ds_json *json, const struct ds_ckpt_state *state)
         ds_json_f64(json, "rope_local_theta", state->shape.local_theta, 17);
         ds_json_f64(json, "query_scalar", state->shape.query_scalar, 17);
     }
+    if (ds_arch_traits(state->shape.arch)->parallel)
+        ds_json_bool(json, "parallel_residual", state->shape.parallel_residual);
     if (ds_arch_traits(state->shape.arch)->scaled) {
         ds_json_f64(json, "embedding_multiplier", state->shape.embed_scale, 17);
         ds_json_f64(json, "residual_multiplier", state->shape.residual_scale, 17);

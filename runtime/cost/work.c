@@ -193,13 +193,11 @@ static double product(const struct bench *b, enum ds_layer_product product)
 /* Products with a layer's matrix: of the rows' gradients, and of its own where it has any. */
 static double products_back(const struct bench *b, uint32_t block, enum ds_layer_product product)
 {
-    static const enum ds_role packed[] = {DS_ROLE_QKV_W, DS_ROLE_PROJ_W, DS_ROLE_FC_W,
-                                          DS_ROLE_DOWN_W};
-    static const enum ds_role llama[] = {DS_ROLE_Q_W, DS_ROLE_PROJ_W, DS_ROLE_GATE_W,
-                                         DS_ROLE_DOWN_W};
+    const enum ds_role first[] = {b->family->packed ? DS_ROLE_QKV_W : DS_ROLE_Q_W, DS_ROLE_PROJ_W,
+                                  b->family->swiglu ? DS_ROLE_GATE_W : DS_ROLE_FC_W,
+                                  DS_ROLE_DOWN_W};
 
-    return ds_plan_trains(b->plan, block, (b->family->swiglu ? llama : packed)[product]) ? 2.0
-                                                                                         : 1.0;
+    return ds_plan_trains(b->plan, block, first[product]) ? 2.0 : 1.0;
 }
 
 /* Of a product's adapters: two products each, backward four, and what scales rows between. */
@@ -379,7 +377,7 @@ static double biases(const struct bench *b)
  * by itself, forward. */
 static bool gelu_in_product(const struct bench *b)
 {
-    return b->plan->apart && !b->family->swiglu && !b->plan->fp8 && b->type != DS_F32;
+    return b->plan->apart && ds_family_fuses_act(b->family) && !b->plan->fp8 && b->type != DS_F32;
 }
 
 /* Norms before the halves and the feed-forward activation again. */
@@ -410,7 +408,8 @@ static double layer_backward(const struct bench *b, uint32_t block)
 {
     bool alone = !gelu_in_product(b);
     double bytes = norms(b) * norm(b, true) + rotation(b) + biases(b) + activation(b, true, alone);
-    double operations = norms(b) + (b->family->rope ? turning(b) : 4.0) + (alone ? 1.0 : 0.0);
+    double operations =
+        norms(b) + (b->family->swiglu ? 0.0 : 4.0) + turning(b) + (alone ? 1.0 : 0.0);
 
     return layer_products(b, block, true, true) + routing(b, true) + qk_norms(b, true) +
            attention(b, true) + dropout(b, 2.0) + pointwise(b, bytes, operations);

@@ -16,11 +16,10 @@ static void place_part(const struct ds_net *net, enum ds_adapted target, size_t 
 {
     const struct ds_model_shape *shape = &net->shape;
     const size_t q = shape->heads * shape->head_size, kv = shape->kv_heads * shape->head_size;
-    const bool packed = !net->family->swiglu;
 
     *at = 0;
     switch (target) {
-    case DS_ADAPTED_QKV: *width = packed ? q + 2 * kv : q; break;
+    case DS_ADAPTED_QKV: *width = net->family->packed ? q + 2 * kv : q; break;
     case DS_ADAPTED_K:
     case DS_ADAPTED_V:
         *at = q + (target == DS_ADAPTED_V ? kv : 0);

@@ -53,13 +53,15 @@ struct ds_family {
     bool grown;        /* embeddings are multiplied by the root of the width */
     bool rope;         /* rotary positions; else learned ones are in `embed` */
     bool swiglu;       /* gate and up of width ffn each; else GELU */
+    enum ds_gelu gelu; /* of the others */
     bool weight_out;   /* matrices are [out, in]; else [in, out] */
+    bool packed;       /* queries, keys and values are one tensor */
     bool qkv_bias;     /* of SwiGLU's families */
 };
 
 extern const struct ds_family ds__family_gpt2, ds__family_llama, ds__family_mixtral,
     ds__family_qwen2, ds__family_qwen3, ds__family_qwen3_moe, ds__family_phi3, ds__family_olmo2,
-    ds__family_gemma3, ds__family_smollm3, ds__family_granite;
+    ds__family_gemma3, ds__family_smollm3, ds__family_granite, ds__family_gpt_neox;
 
 const struct ds_family *ds_family_of(enum ds_arch arch);
 
@@ -71,6 +73,12 @@ static inline bool ds_family_norms_before(const struct ds_family *family)
 static inline bool ds_family_norms_behind(const struct ds_family *family)
 {
     return family->norms != DS_NORMS_BEFORE;
+}
+
+/* Can the feed-forward activation be a part of the product before it? */
+static inline bool ds_family_fuses_act(const struct ds_family *family)
+{
+    return !family->swiglu && family->gelu == DS_GELU_TANH;
 }
 
 /* Widths of one layer's activations: of the packed query, key and value row, of the feed-forward

@@ -44,4 +44,5 @@ const struct ds_family ds__family_gpt2 = {
     .n_layer = sizeof(layer) / sizeof(layer[0]),
     .n_head = sizeof(head) / sizeof(head[0]),
     .norm = DS_NORM_LAYER,
+    .packed = true,
 };

@@ -134,7 +134,7 @@ static struct ds_norm_use norm_of(const struct ds__layer *layer, enum ds_role we
         .weight = weight,
         .stat = first ? DS_BUFFER_STAT1 : DS_BUFFER_STAT2,
         .rows = layer->net->tokens,
-        .x = first ? layer->x : layer->buf[DS_BUFFER_MIDDLE],
+        .x = first || layer->net->shape.parallel_residual ? layer->x : layer->buf[DS_BUFFER_MIDDLE],
     };
 }
 
@@ -176,15 +176,15 @@ static int qkv_fwd(const struct ds__layer *layer, struct ds_error *err)
                : ds__to_heads(net, layer->pass, DS_SWAP_QKV, rows, layer->buf[DS_BUFFER_QKV], err);
 }
 
-/* Is the activation a part of the product before it?  SwiGLU has an operation of its own.  So has
- * GELU where it alone is computed again, so that it has the bits of the first time, and where
- * something is added before it. */
+/* Is the activation a part of the product before it?  SwiGLU and GELU by the error function have
+ * operations of their own.  So has the other GELU where it alone is computed again, so that it has
+ * the bits of the first time, and where something is added before it. */
 static bool act_in_product(const struct ds__layer *layer)
 {
     const struct ds_plan *plan = layer->net->plan;
 
-    if (layer->net->family->swiglu || plan == NULL)
-        return !layer->net->family->swiglu;
+    if (!ds_family_fuses_act(layer->net->family) || plan == NULL)
+        return ds_family_fuses_act(layer->net->family);
     if (adapters_of(layer, FC).parts > 0)
         return false;
     return ds_plan_drops(plan, layer->block, DS_BUFFER_FFN_ACT) ==
@@ -215,7 +215,8 @@ static int act_fwd(const struct ds__layer *layer, struct ds_error *err)
 
         return ds_swiglu_fwd(&args, net->stream, err);
     }
-    const struct ds_gelu_fwd_args args = {.n = net->tokens * ffn, .act = net->act, .x = x, .y = y};
+    const struct ds_gelu_fwd_args args = {
+        .n = net->tokens * ffn, .kind = net->family->gelu, .act = net->act, .x = x, .y = y};
 
     return ds_gelu_fwd(&args, net->stream, err);
 }
@@ -237,12 +238,16 @@ static int down_bwd(const struct ds__layer *layer, const void *dy, void *wide, b
                                               .dy = wide,
                                               .dx = x,
                                               .largest = place_of(layer, FC, DS_FP8_GRADIENTS)};
-    const struct ds_gelu_bwd_args gelu = {
-        .n = net->tokens * net->shape.ffn, .act = net->act, .x = x, .dy = wide, .dx = wide};
-    bool adapted = adapters_of(layer, DOWN).parts > 0;
+    const struct ds_gelu_bwd_args gelu = {.n = net->tokens * net->shape.ffn,
+                                          .kind = net->family->gelu,
+                                          .act = net->act,
+                                          .x = x,
+                                          .dy = wide,
+                                          .dx = wide};
+    bool fused = ds_family_fuses_act(net->family) && adapters_of(layer, DOWN).parts == 0;
     int rc;
 
-    down.gelu_x = net->family->swiglu || adapted ? NULL : x;
+    down.gelu_x = fused ? x : NULL;
     *dx = net->family->swiglu ? x : wide;
     rc = ds__linear_bwd_x(net, &down, dy, wide, err);
     if (rc == 0)
@@ -251,7 +256,7 @@ static int down_bwd(const struct ds__layer *layer, const void *dy, void *wide, b
         return rc;
     if (net->family->swiglu)
         return ds_swiglu_bwd(&swiglu, net->stream, err);
-    return adapted ? ds_gelu_bwd(&gelu, net->stream, err) : 0;
+    return fused ? 0 : ds_gelu_bwd(&gelu, net->stream, err);
 }
 
 /* Must this pass make `buffer`?  A pass that computes again makes what was dropped only. */
@@ -369,18 +374,25 @@ int ds__layer_fwd(struct ds_net *net, uint32_t block, enum ds_pass pass, bool ac
     return rc != 0 ? rc : ffn_fwd(&layer, err);
 }
 
-/* From the gradient dy of what QKV or FC makes to that of the stream in front of the norm before,
- * which `stream` has of what is added behind. */
+/* Where the gradient of the rows that QKV or FC reads is until their norm has it.  Where both read
+ * the layer's input, PROJ's gradient is that of the output, so FC's waits for it. */
+static void *normed_gradient(const struct ds__layer *layer, enum product product)
+{
+    const bool waits = product == FC && layer->net->shape.parallel_residual;
+
+    return layer->net->block[0].buf[DS_PASS_TRAIN][waits ? DS_BUFFER_DBESIDE : DS_BUFFER_DNARROW];
+}
+
+/* From the gradient dy of what QKV or FC makes to that of the rows they read; without a norm before
+ * these are the stream's, which `stream` has of what is added behind. */
 static int read_bwd(const struct ds__layer *layer, enum product product, const void *dy,
                     void *stream, bool accumulate, struct ds_error *err)
 {
     struct ds_net *net = layer->net;
     struct ds_linear linear = linear_of(layer, product);
-    struct ds_norm_use norm = norm_of(layer, product == QKV ? DS_ROLE_NORM1_W : DS_ROLE_NORM2_W);
-    void *narrow = net->block[0].buf[DS_PASS_TRAIN][DS_BUFFER_DNARROW];
     const bool before = ds_family_norms_before(net->family);
     const void *x = read_by(layer, product);
-    void *dx = before ? narrow : stream;
+    void *dx = before ? normed_gradient(layer, product) : stream;
     int rc = ds__linear_bwd_w(net, &linear, x, dy, accumulate, err);
 
     linear.dx_more = before ? NULL : stream;
@@ -388,10 +400,19 @@ static int read_bwd(const struct ds__layer *layer, enum product product, const v
         rc = ds__linear_bwd_x(net, &linear, dy, dx, err);
     if (rc == 0)
         rc = adapt_bwd(layer, product, x, dy, dx, accumulate, err);
-    if (rc == 0 && before)
-        rc = ds__team_sum(net, narrow, err);
-    return rc == 0 && before ? ds__norm_bwd(net, &norm, narrow, stream, stream, accumulate, err)
-                             : rc;
+    return rc == 0 && before ? ds__team_sum(net, dx, err) : rc;
+}
+
+/* And through the norm before, to that of the stream. */
+static int before_bwd(const struct ds__layer *layer, enum product product, void *stream,
+                      bool accumulate, struct ds_error *err)
+{
+    struct ds_norm_use norm = norm_of(layer, product == QKV ? DS_ROLE_NORM1_W : DS_ROLE_NORM2_W);
+
+    if (!ds_family_norms_before(layer->net->family))
+        return 0;
+    return ds__norm_bwd(layer->net, &norm, normed_gradient(layer, product), stream, stream,
+                        accumulate, err);
 }
 
 /* The same of experts, which have a norm before. */
@@ -408,7 +429,8 @@ static int experts_bwd(const struct ds__layer *layer, const void *dy, void *stre
     return rc == 0 ? ds__norm_bwd(net, &norm, narrow, stream, stream, accumulate, err) : rc;
 }
 
-/* stream: gradient of the layer's output in, of `middle` out. */
+/* stream: gradient of the layer's output in, of `middle` out; where the block reads the layer's
+ * input it stays as it is until before_bwd(). */
 static int ffn_bwd(const struct ds__layer *layer, void *stream, bool accumulate,
                    struct ds_error *err)
 {
@@ -425,7 +447,10 @@ static int ffn_bwd(const struct ds__layer *layer, void *stream, bool accumulate,
         rc = ds__linear_bwd_w(net, &down, layer->buf[DS_BUFFER_FFN_ACT], dy, accumulate, err);
     if (rc == 0)
         rc = down_bwd(layer, dy, wide, accumulate, &dfc, err);
-    return rc == 0 ? read_bwd(layer, FC, dfc, stream, accumulate, err) : rc;
+    if (rc == 0)
+        rc = read_bwd(layer, FC, dfc, stream, accumulate, err);
+    return rc != 0 || net->shape.parallel_residual ? rc
+                                                   : before_bwd(layer, FC, stream, accumulate, err);
 }
 
 int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds_error *err)
@@ -452,5 +477,10 @@ int ds__layer_bwd(struct ds_net *net, uint32_t block, bool accumulate, struct ds
         rc = ds__rotate(&layer, wide, true, err);
     if (rc == 0 && ds__norms_qk(net))
         rc = ds__qk_norm_bwd(net, block, wide, accumulate, err);
-    return rc == 0 ? read_bwd(&layer, QKV, wide, stream, accumulate, err) : rc;
+    if (rc == 0)
+        rc = read_bwd(&layer, QKV, wide, stream, accumulate, err);
+    if (rc == 0)
+        rc = before_bwd(&layer, QKV, stream, accumulate, err);
+    return rc == 0 && net->shape.parallel_residual ? before_bwd(&layer, FC, stream, accumulate, err)
+                                                   : rc;
 }

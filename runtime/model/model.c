@@ -18,7 +18,7 @@ const struct ds_family *ds_family_of(enum ds_arch arch)
         [DS_ARCH_QWEN3] = &ds__family_qwen3,     [DS_ARCH_QWEN3_MOE] = &ds__family_qwen3_moe,
         [DS_ARCH_PHI3] = &ds__family_phi3,       [DS_ARCH_OLMO2] = &ds__family_olmo2,
         [DS_ARCH_GEMMA3] = &ds__family_gemma3,   [DS_ARCH_SMOLLM3] = &ds__family_smollm3,
-        [DS_ARCH_GRANITE] = &ds__family_granite,
+        [DS_ARCH_GRANITE] = &ds__family_granite, [DS_ARCH_GPT_NEOX] = &ds__family_gpt_neox,
     };
 
     return families[arch];

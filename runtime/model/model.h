@@ -30,10 +30,13 @@
  * SmolLM3 is Llama of which some layers have no positions; Granite is Llama with factors of
  * embeddings, of scores, of what each half of a layer adds, and of logits.
  *
+ * GPT-NeoX (Pythia) is GPT-2 with rotary positions, matrices as Llama's, and a feed-forward block
+ * that may read the layer's input.
+ *
  * Source  Hugging Face transformers GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM,
  *         Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Phi3ForCausalLM,
  *         Olmo2ForCausalLM, Gemma3ForCausalLM, SmolLM3ForCausalLM,
- *         GraniteForCausalLM.
+ *         GraniteForCausalLM, GPTNeoXForCausalLM.
  * Tests   tests/plan/test_model.c
  */
 #ifndef DS_RUNTIME_MODEL_H

@@ -175,6 +175,7 @@ static int check_scales(const struct ds_model_shape *shape, struct ds_error *err
 int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
 {
     const struct ds_family *family = ds_family_of(shape->arch);
+    const struct ds_arch_traits *traits = ds_arch_traits(shape->arch);
     int rc = check_bounds(shape, err);
 
     if (rc == 0)
@@ -187,17 +188,20 @@ int ds_model_check(const struct ds_model_shape *shape, struct ds_error *err)
         rc = ds__adapters_check(shape, err);
     if (rc != 0)
         return rc;
-    if (!family->rope && shape->hidden != shape->heads * shape->head_size)
+    if (traits->classic && shape->hidden != shape->heads * shape->head_size)
         return ds_fail(err, EINVAL,
                        "'model.hidden' %llu must be 'model.heads' %llu x the head size",
                        (unsigned long long)shape->hidden, (unsigned long long)shape->heads);
     if (shape->heads % shape->kv_heads != 0)
         return ds_fail(err, EINVAL, "'model.kv_heads' %llu must divide 'model.heads' %llu",
                        (unsigned long long)shape->kv_heads, (unsigned long long)shape->heads);
-    if (!family->rope && shape->kv_heads != shape->heads)
+    if (traits->classic && shape->kv_heads != shape->heads)
         return ds_fail(err, EINVAL, "'model.kv_heads' must equal 'model.heads' for arch '%s'",
                        family->name);
-    if (shape->rope_dims > 0 && !ds_arch_traits(shape->arch)->part_turn)
+    if (shape->parallel_residual && !traits->parallel)
+        return ds_fail(err, EINVAL, "'model.parallel_residual' must be false for arch '%s'",
+                       family->name);
+    if (shape->rope_dims > 0 && !traits->part_turn)
         return ds_fail(err, EINVAL, "'model.rope_dims' must be 0 for arch '%s'", family->name);
     if (shape->rope_dims % 2 != 0 || shape->rope_dims > shape->head_size)
         return ds_fail(err, EINVAL,

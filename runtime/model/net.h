@@ -10,8 +10,8 @@
  *   layer       middle = x + proj(attention(rope(qkv(norm1(x))))), of some families with norms of
  *               each head of queries and keys before rope, or of all queries and of all keys
  *               out = middle + down(act(fc(norm2(middle))))
- *               of some families proj(...) and down(...) have a norm, norm1 and norm2 beside
- *               these or not
+ *               of some fc reads norm2(x), and of some proj(...) and down(...) have a norm, norm1
+ *               and norm2 beside these or not
  *   head        loss of classifier(normf(x)), in chunks of logit_rows rows
  *
  * With experts the second half is, of each row x of norm2(middle) and the few experts e that the

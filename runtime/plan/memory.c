@@ -256,6 +256,9 @@ static void add_gradients(struct maker *maker, uint32_t layers_last, uint32_t la
         add(maker, DS_BUFFER_DSTREAM, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn, last);
     add(maker, DS_BUFFER_DNARROW, DS_PASS_TRAIN, 0, row * narrow, maker->turn + 1, layers_last);
     add(maker, DS_BUFFER_DWIDE, DS_PASS_TRAIN, 0, wide, maker->turn + 1, layers_last);
+    if (maker->plan->shape.parallel_residual)
+        add(maker, DS_BUFFER_DBESIDE, DS_PASS_TRAIN, 0, row * maker->hidden, maker->turn + 1,
+            layers_last);
 }
 
 static void add_step(struct maker *maker)

@@ -42,6 +42,7 @@
     X(NORMF,     "normf")     X(STATF,     "statf") \
     X(LOGITS,    "logits")    X(SAID,      "said") \
     X(DSTREAM,   "dstream")   X(DNARROW,   "dnarrow")   X(DWIDE,   "dwide") \
+    X(DBESIDE,   "dbeside") \
     X(CODES,     "codes")     X(LARGEST,   "largest") \
     X(ATTENDED,  "attended")  X(ARRIVED,   "arrived") \
     X(ADAPTED,   "adapted")   X(DADAPTED,  "dadapted")  X(UNUSED,  "unused")

@@ -61,6 +61,10 @@ static inline int read_config(const char *dir, const char *text, struct ds_model
     "{\"model_type\":\"granite\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":" \
     "8,"                                                                                           \
     "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":2"
+#define GPT_NEOX                                                                                   \
+    "{\"model_type\":\"gpt_neox\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_"       \
+    "size\":8,"                                                                                    \
+    "\"intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":2"
 /* Open behind the lists; the head has 2 pairs. */
 #define LONGROPE(factors, more)                                                                    \
     PHI3 ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1.0,1.25],"                   \

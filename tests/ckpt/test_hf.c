@@ -278,6 +278,10 @@ Test(hf, export_and_import_return_the_same_bits)
                1);
     round_trip(GRANITE ",\"attention_multiplier\":0.5,\"tie_word_embeddings\":true}", DS_BF16,
                UINT64_MAX, 1);
+    round_trip(GPT_NEOX ",\"rotary_pct\":0.5}", DS_F32, UINT64_MAX, 1);
+    round_trip(GPT_NEOX
+               ",\"rotary_pct\":1.0,\"use_parallel_residual\":false,\"rotary_emb_base\":77.5}",
+               DS_BF16, UINT64_MAX, 1);
     round_trip(LONGROPE("[1.0800000429153442,64.5]", ",\"original_max_position_embeddings\":4"),
                DS_F32, UINT64_MAX, 1);
     round_trip(MIXTRAL ",\"router_aux_loss_coef\":0.125}", DS_BF16, UINT64_MAX, 1);

@@ -24,7 +24,7 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {"[]", -EBADMSG, "not an object"},
     {"{}", -EBADMSG, "'model_type'"},
     {"{\"model_type\":7}", -EBADMSG, "'model_type'"},
-    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2', 'gemma3_text', 'smollm3', 'granite', and 'mistral' are supported"},
+    {"{\"model_type\":\"bert\"}", -ENOTSUP, "only 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2', 'gemma3_text', 'smollm3', 'granite', 'gpt_neox', and 'mistral' are supported"},
     {"{\"model_type\":\"gpt2\"}", -EBADMSG, "'vocab_size' is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", -EBADMSG, "'vocab_size' is 0"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":-5}", -EBADMSG, "'vocab_size' is -5"},
@@ -93,6 +93,11 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {SMOLLM3 ",\"no_rope_layer_interval\":0}", -EINVAL, "'model.nope_every' is 0"},
     {SMOLLM3 ",\"sliding_window\":4,\"use_sliding_window\":true,\"layer_types\":[\"full_attention\",\"sliding_attention\","
      "\"full_attention\"]}", -ENOTSUP, "'sliding_window' is of some layers only"},
+    {GPT_NEOX ",\"rotary_pct\":0.5,\"hidden_act\":\"gelu\",\"attention_bias\":true}", 0, ""},
+    {GPT_NEOX ",\"rotary_pct\":0.5,\"hidden_act\":\"gelu_new\"}", -ENOTSUP, "'hidden_act' is 'gelu_new'"},
+    {GPT_NEOX ",\"rotary_pct\":0.5,\"attention_bias\":false}", -ENOTSUP, "'attention_bias' is false"},
+    {GPT_NEOX ",\"rotary_pct\":0.5,\"use_parallel_residual\":1}", -EBADMSG, "'use_parallel_residual' must be true or false"},
+    {GPT_NEOX "}", -EINVAL, "'model.rope_dims' 1 must be even"},
     {GRANITE ",\"logits_scaling\":0}", -EINVAL, "'model.logits_scaling' must be above 0"},
     {GRANITE ",\"embedding_multiplier\":\"x\"}", -EBADMSG, "'embedding_multiplier'"},
     {LONGROPE("[1.5,2.0]", ""), 0, ""},
@@ -478,4 +483,37 @@ Test(hf_config, factors)
     cr_assert(shape.embed_scale == 12.0 && shape.residual_scale == 0.22);
     cr_assert_eq(shape.attention_scale, 0.0, "it is the usual one, of a head of 4");
     cr_assert_eq(shape.logits_scale, 8.0);
+}
+
+/* By their own names: the base, the part of a head that is turned, how halves of a layer stand. */
+Test(hf_config, gpt_neox)
+{
+    static const struct {
+        const char *text;
+        uint64_t dims;
+        double theta;
+        bool parallel;
+    } table[] = {
+        {GPT_NEOX ",\"rotary_pct\":0.5}", 2, 1e4, true},
+        {GPT_NEOX ",\"rotary_pct\":1.0,\"rotary_emb_base\":5000,\"use_parallel_residual\":false}",
+         0, 5e3, false},
+        {GPT_NEOX ",\"partial_rotary_factor\":0.5,\"rope_theta\":2500.5}", 2, 2500.5, true},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_model_shape shape, again;
+        struct ds_error err = {0};
+        struct ds_buf out;
+
+        ds_buf_init(&out, 1 << 16);
+        cr_assert_eq(read_config(tempdir_path(""), table[i].text, &shape, &err), 0, "%s", err.text);
+        cr_assert(shape.rope_dims == table[i].dims && shape.rope_theta == table[i].theta,
+                  "case %zu", i);
+        cr_assert(shape.parallel_residual == table[i].parallel && shape.kv_heads == shape.heads);
+        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
+        cr_assert_eq(ds__hf_parse_config(ds_buf_text(&out), out.len, &again, &err), 0, "%s",
+                     err.text);
+        cr_assert(memcmp(&shape, &again, sizeof(shape)) == 0, "case %zu: %s", i, ds_buf_text(&out));
+        ds_buf_release(&out);
+    }
 }

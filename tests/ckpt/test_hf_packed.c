@@ -84,3 +84,92 @@ Test(hf_packed, tensors_are_several_of_the_model)
     (void)write_weights(&f, 0, f.count, at(dir, "model.safetensors"));
     must_fail(dir, &shape, -EINVAL, "'model.layers.1.self_attn.v_proj.weight' stands in");
 }
+
+/* A folder of GPT-NeoX of the shape, with its own names, and what it carries along. */
+static void fill_by_heads(struct folder *f, const struct ds_model_shape *shape, enum ds_dtype dtype)
+{
+    const uint64_t hidden = shape->hidden, ffn = shape->ffn, three = 3 * hidden;
+    const struct {
+        const char *name;
+        uint64_t shape[2];
+    } layer[] = {{"attention.bias", {1, 8}},
+                 {"attention.dense.bias", {hidden, 0}},
+                 {"attention.dense.weight", {hidden, hidden}},
+                 {"attention.masked_bias", {1, 0}},
+                 {"attention.query_key_value.bias", {three, 0}},
+                 {"attention.query_key_value.weight", {three, hidden}},
+                 {"attention.rotary_emb.inv_freq", {1, 0}},
+                 {"input_layernorm.bias", {hidden, 0}},
+                 {"input_layernorm.weight", {hidden, 0}},
+                 {"mlp.dense_4h_to_h.bias", {hidden, 0}},
+                 {"mlp.dense_4h_to_h.weight", {hidden, ffn}},
+                 {"mlp.dense_h_to_4h.bias", {ffn, 0}},
+                 {"mlp.dense_h_to_4h.weight", {ffn, hidden}},
+                 {"post_attention_layernorm.bias", {hidden, 0}},
+                 {"post_attention_layernorm.weight", {hidden, 0}}};
+
+    f->count = 0;
+    add(f, "gpt_neox.embed_in.weight", dtype, 2, (uint64_t[]){shape->vocab, hidden});
+    add(f, "embed_out.weight", dtype, 2, (uint64_t[]){shape->vocab, hidden});
+    add(f, "gpt_neox.final_layer_norm.weight", dtype, 1, (uint64_t[]){hidden});
+    add(f, "gpt_neox.final_layer_norm.bias", dtype, 1, (uint64_t[]){hidden});
+    for (uint64_t i = 0; i < shape->layers; i++)
+        for (size_t k = 0; k < sizeof(layer) / sizeof(layer[0]); k++) {
+            char name[DS_MAX_TENSOR_NAME + 1];
+
+            (void)snprintf(name, sizeof(name), "gpt_neox.layers.%u.%s", (unsigned)i, layer[k].name);
+            add(f, name, dtype, layer[k].shape[1] > 0 ? 2 : 1, layer[k].shape);
+        }
+}
+
+/* Each row of a part is that of its head's turn. */
+static void must_take_turns(const struct model *m, const char *name, uint64_t part, uint64_t width)
+{
+    const uint64_t size = 4; /* of a head */
+
+    for (size_t i = 0; i < m->count; i++) {
+        const float *data = m->weight[i].data;
+
+        if (strstr(m->weight[i].name, name) == NULL)
+            continue;
+        for (uint64_t k = 0; k < m->weight[i].count; k++) {
+            const uint64_t row = k / width, from = row / size * 3 * size + part * size + row % size;
+
+            cr_assert(data[k] == value_at(from * width + k % width), "%s, element %ju",
+                      m->weight[i].name, (uintmax_t)k);
+        }
+    }
+}
+
+Test(hf_packed, parts_take_turns_by_heads)
+{
+    static const char *const parts[] = {"query", "key", "value"};
+    static const enum ds_dtype types[] = {DS_F32, DS_F16};
+    const struct path here = held("");
+    struct ds_model_shape shape;
+    struct folder f;
+
+    cr_assert(read_config(here.text, GPT_NEOX ",\"rotary_pct\":0.5}", &shape, NULL) == 0);
+    for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
+        struct ds_error err = {0};
+        struct model m;
+
+        fill_by_heads(&f, &shape, types[t]);
+        (void)write_weights(&f, 0, f.count, at(here.text, "model.safetensors"));
+        model_init(&m, &shape);
+        cr_assert(hf_load(here.text, &shape, m.weight, m.count, &err) == 0, "%s", err.text);
+        for (uint64_t i = 0; i < 3; i++) {
+            char name[64];
+
+            (void)snprintf(name, sizeof(name), "attention.%s.weight", parts[i]);
+            must_take_turns(&m, name, i, 8);
+            (void)snprintf(name, sizeof(name), "attention.%s.bias", parts[i]);
+            must_take_turns(&m, name, i, 1);
+        }
+        must_load_ranges(here.text, &shape, &m);
+        model_release(&m);
+    }
+    f.tensor[f.count - 1].shape[0] = 7;
+    (void)write_weights(&f, 0, f.count, at(here.text, "model.safetensors"));
+    must_fail(here.text, &shape, -EINVAL, "has the shape [7");
+}

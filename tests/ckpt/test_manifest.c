@@ -72,6 +72,8 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {HEAD STATE OTHER("smollm3", ",\"nope_every\":1.5") A_FILE TENSORS, -EBADMSG, "'nope_every'"},
     {HEAD STATE OTHER("granite", SCALES ",\"logits_scaling\":8") A_FILE TENSORS, 0, ""},
     {HEAD STATE OTHER("granite", SCALES) A_FILE TENSORS, -EBADMSG, "'logits_scaling'"},
+    {HEAD STATE OTHER("gpt_neox", ",\"parallel_residual\":true,\"rope_dims\":2") A_FILE TENSORS, 0, ""},
+    {HEAD STATE OTHER("gpt_neox", "") A_FILE TENSORS, -EBADMSG, "'parallel_residual'"},
     {HEAD STATE OTHER("granite", "") A_FILE TENSORS, -EBADMSG, "'embedding_multiplier'"},
     {HEAD STATE OTHER("phi3", ",\"rope_dims\":true") A_FILE TENSORS, -EBADMSG, "'rope_dims'"},
     {HEAD STATE SCALING("{\"type\":\"linear\",\"factor\":2}") A_FILE TENSORS, 0, ""},

@@ -402,6 +402,7 @@ trains("gemma3-tiny", 1)
 trains("longrope-tiny", 1)
 trains("smollm3-tiny", 1)
 trains("granite-tiny", 2, stage=2)
+trains("pythia-tiny", 1)
 zero = {stage: trains("gpt2-tiny", 2, stage=stage) for stage in (0, 2, 3)}
 # Stage 0 sums over ranks after the passes of a step, the others after each pass: not the same order.
 h.ok(zero[2] == zero[3], "ZeRO 2 and 3 on 2 devices: the same bits", zero)

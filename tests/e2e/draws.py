@@ -87,15 +87,16 @@ def draw_data(dice, sequence):
 # --- the job ------------------------------------------------------------------------------------
 
 def draw_model(dice, wide):
-    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gemma3", "smollm3", "granite"))
+    arch = dice.choice(("gpt2", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gemma3", "smollm3", "granite", "gpt_neox"))
     heads = dice.choice((1, 2, 3, 4, 4, 6, 8))
     size = dice.choice((16, 32) if wide else (2, 4, 6, 8, 16))
     keys = {"model.arch": arch, "model.layers": dice.choice((1, 2, 3, 4)), "model.heads": heads,
             "model.hidden": heads * size,
             "model.ffn": dice.choice((256, 384) if wide else (16, 24, 32, 52, 64))}
-    if arch != "gpt2" and dice.random() < 0.6:
+    classic = arch in ("gpt2", "gpt_neox")
+    if not classic and dice.random() < 0.6:
         keys["model.kv_heads"] = dice.choice([k for k in range(1, heads + 1) if heads % k == 0])
-    if arch != "gpt2" and dice.random() < 0.3:
+    if not classic and dice.random() < 0.3:
         keys["model.hidden"], keys["model.head_size"] = dice.choice((16, 24, 48)), dice.choice((4, 8, 16, 24))
     if arch in ("mixtral", "qwen3_moe"):
         keys["model.experts"] = dice.choice((1, 2, 3, 4, 6, 8))
@@ -111,7 +112,9 @@ def draw_model(dice, wide):
                      "model.attention_multiplier": dice.choice((0, 0.125)), "model.logits_scaling": dice.choice((1, 8))})
     if arch == "smollm3":
         keys["model.nope_every"] = dice.choice((1, 2, 3, 4))
-    if arch == "gemma3" or (arch != "gpt2" and dice.random() < 0.3):
+    if arch == "gpt_neox":
+        keys["model.parallel_residual"] = dice.choice((True, False))
+    if arch == "gemma3" or (not classic and dice.random() < 0.3):
         keys["model.window"] = dice.choice((1, 3, 8, 100))
     if dice.random() < 0.2:
         keys["model.dropout"] = 0.1

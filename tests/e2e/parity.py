@@ -13,7 +13,7 @@ import harness as h
 import reference
 
 CASES = ("gpt2-tiny", "llama-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3-moe-tiny", "mistral-tiny", "phi3-tiny", "olmo2-tiny",
-         "gemma3-tiny", "longrope-tiny", "smollm3-tiny", "granite-tiny")
+         "gemma3-tiny", "longrope-tiny", "smollm3-tiny", "granite-tiny", "pythia-tiny", "neox-tiny")
 # Largest relative error: loss, gradient norm, and L2 of each final weight.
 FP32 = {"loss": 1e-5, "grad_norm": 1e-4, "weights": 1e-4}
 BF16 = {"loss": 1e-2, "grad_norm": 5e-2, "weights": 2e-2}

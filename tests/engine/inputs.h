@@ -42,25 +42,27 @@ static inline void test_tensors_close(struct test_tensors *file)
     ds_map_release(&file->map);
 }
 
+enum { TEST_TURNS = 2 }; /* heads of cases whose parts take turns */
+
 /* The tensor `full`, or one that it is a part of, as Phi-3's folders have them; its first element is
  * `*first` of that. */
 static inline const struct ds_safetensor *test_find(const struct test_tensors *file,
                                                     const char *full, uint64_t elems,
-                                                    uint64_t *first)
+                                                    uint64_t *first, uint64_t *turn)
 {
     static const struct {
         const char *name, *packed;
         unsigned last; /* it and what follows it are so many of its size; 0: it is the first */
-    } parts[] = {{"q_proj", "qkv_proj", 0},
-                 {"k_proj", "qkv_proj", 2},
-                 {"v_proj", "qkv_proj", 1},
-                 {"gate_proj", "gate_up_proj", 0},
-                 {"up_proj", "gate_up_proj", 1}};
+        unsigned turn; /* of three that take turns, head by head; 0: it is in one piece */
+    } parts[] = {{"q_proj", "qkv_proj", 0, 0},      {"k_proj", "qkv_proj", 2, 0},
+                 {"v_proj", "qkv_proj", 1, 0},      {"gate_proj", "gate_up_proj", 0, 0},
+                 {"up_proj", "gate_up_proj", 1, 0}, {"query", "query_key_value", 0, 1},
+                 {"key", "query_key_value", 0, 2},  {"value", "query_key_value", 0, 3}};
     const struct ds_safetensor *tensor = ds_safetensors_find(&file->table, full);
     const char *end = strrchr(full, '.');
     char packed[DS_MAX_TENSOR_NAME + 64];
 
-    *first = 0;
+    *first = *turn = 0;
     for (size_t i = 0; tensor == NULL && end != NULL && i < sizeof(parts) / sizeof(parts[0]); i++) {
         size_t len = strlen(parts[i].name), before = (size_t)(end - full) - len;
 
@@ -71,6 +73,7 @@ static inline const struct ds_safetensor *test_find(const struct test_tensors *f
         tensor = ds_safetensors_find(&file->table, packed);
         if (tensor != NULL && parts[i].last > 0)
             *first = tensor->elems - parts[i].last * elems;
+        *turn = parts[i].turn;
     }
     return tensor;
 }
@@ -82,17 +85,17 @@ static inline float *test_tensor(const struct test_tensors *file, const char *pr
     char full[DS_MAX_TENSOR_NAME + 32];
     const struct ds_safetensor *tensor;
     float *copy = malloc(elems * sizeof(*copy));
-    uint64_t first;
+    const float *from;
+    uint64_t first, turn;
 
     (void)snprintf(full, sizeof(full), "%s%s", prefix, name);
-    tensor = test_find(file, full, elems, &first);
+    tensor = test_find(file, full, elems, &first, &turn);
     cr_assert_not_null(tensor, "no tensor %s", full);
     cr_assert_not_null(copy);
     cr_assert(strstr(tensor->name, full) == NULL || tensor->elems == elems, "%s", full);
-    memcpy(copy,
-           (const char *)file->map.data + file->table.data_at + tensor->begin +
-               first * sizeof(*copy),
-           elems * sizeof(*copy));
+    from = (const void *)((const char *)file->map.data + file->table.data_at + tensor->begin);
+    for (uint64_t i = 0, run = turn > 0 ? elems / TEST_TURNS : elems; i < elems; i += run)
+        memcpy(copy + i, from + (turn > 0 ? 3 * i + (turn - 1) * run : first), run * sizeof(*copy));
     return copy;
 }
 
@@ -198,7 +201,7 @@ struct test_case {
     bool documents; /* that end with id 5 are kept apart */
 };
 enum {
-    TEST_CASES = 14,
+    TEST_CASES = 16,
     TEST_EXPERTS = 4 /* the one that has some */,
     TEST_NORMS = 9 /* the first of those whose norms, positions or sums are their own */,
     TEST_LONGROPE = 11
@@ -222,6 +225,8 @@ static inline struct test_case test_reference(unsigned i)
         {"tests/reference/gemma3-tiny", test_gemma3(3, 24, 4, 10, 32, 41, 16, 4, 2), 9, false},
         {"tests/reference/longrope-tiny", test_longrope(), 9, false},
         {"tests/reference/granite-tiny", test_granite(2, 24, 4, 2, 32, 45, 16), 9, false},
+        {"tests/reference/pythia-tiny", test_gpt_neox(2, 24, 2, 40, 35, 16, true), 9, false},
+        {"tests/reference/neox-tiny", test_gpt_neox(2, 24, 2, 40, 35, 16, false), 9, false},
         {"tests/reference/smollm3-tiny", test_smollm3(3, 24, 4, 2, 32, 39, 16, 2), 9, false},
     };
 

@@ -20,7 +20,7 @@ struct test_layout {
     unsigned divide;                                 /* ranks that divide them */
     uint64_t window, separator;                      /* 0: all is seen, documents are together */
     bool gpt2, tied, qwen2, qwen3;                   /* qwen3: with experts or without */
-    bool olmo2, gemma3, granite;                     /* gemma3: the second layer sees all */
+    bool olmo2, gemma3, granite, neox;               /* gemma3: the second layer sees all */
     enum ds_compute compute;
     enum ds_recompute recompute;
     bool dropout, fp8, offload, disk, wire16;
@@ -81,6 +81,8 @@ static inline struct test_run test_layout_run(const struct test_layout *layout, 
         shape = test_gemma3(layout->layers, 32, 8, 8, 64, layout->vocab, TEST_SEQUENCE, 5, 2);
     if (layout->granite)
         shape = test_granite(layout->layers, 32, 8, layout->kv, 64, layout->vocab, TEST_SEQUENCE);
+    if (layout->neox)
+        shape = test_gpt_neox(layout->layers, 32, 8, 64, layout->vocab, TEST_SEQUENCE, true);
     if (layout->experts > 0)
         shape = test_mixtral(layout->layers, 32, 8, layout->kv, 24, layout->vocab, TEST_SEQUENCE,
                              layout->experts, layout->each);
@@ -136,6 +138,7 @@ static inline const char *test_layout_text(const struct test_layout *layout)
         : layout->olmo2   ? "olmo2"
         : layout->gemma3  ? "gemma3"
         : layout->granite ? "granite"
+        : layout->neox    ? "gpt_neox"
                           : "llama",
         layout->tied ? " tied" : "", layout->tensor, layout->sharers, layout->data, layout->parts,
         (unsigned)layout->passes, (unsigned)layout->micro_batch, (int)layout->compute,

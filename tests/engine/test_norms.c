@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * test_norms - families whose norms stand elsewhere than Llama's, and those whose halves of layers
- * have factors, beyond the reference cases of test_engine.c: ranks that share sequences, or have parts of the layers, train as ranks do that
+ * have factors or stand side by side, beyond the reference cases of test_engine.c: ranks that share sequences, or have parts of the layers, train as ranks do that
  * have all; the same bits whatever is kept and at every ZeRO stage.
  */
 #include "tests/engine/parts.h"
@@ -39,12 +39,13 @@ Test(norms, parts_train_as_whole_layers_do)
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i += TEST_EVERY)
-        for (int family = 0; family < 3; family++) {
+        for (int family = 0; family < 4; family++) {
             struct test_layout layout = table[i];
 
             layout.olmo2 = family == 0;
             layout.gemma3 = family == 1;
             layout.granite = family == 2;
+            layout.neox = family == 3;
             check(layout);
         }
 }
@@ -62,11 +63,12 @@ Test(norms, teams_train_as_whole_layers_do)
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-        for (int family = 0; family < 2; family++) {
+        for (int family = 0; family < 3; family++) {
             struct test_layout layout = table[i];
 
             layout.gemma3 = family == 0;
             layout.granite = family == 1;
+            layout.neox = family == 2;
             check(layout);
         }
 }

@@ -52,7 +52,7 @@ class Setting:
         self.patience = 90 if doubles else PATIENCE_S
         self.nccl = "WARN" if doubles else "INFO"
         self.precisions = {"gpt2-tiny": ("fp32",), "llama-tiny": ("bf16",), "mixtral-tiny": ("fp32",)} if doubles else \
-            {name: ("fp32", "bf16") for name in ("gpt2-tiny", "llama-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3-moe-tiny", "mistral-tiny", "phi3-tiny", "olmo2-tiny", "gemma3-tiny", "longrope-tiny", "smollm3-tiny", "granite-tiny")}
+            {name: ("fp32", "bf16") for name in ("gpt2-tiny", "llama-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3-moe-tiny", "mistral-tiny", "phi3-tiny", "olmo2-tiny", "gemma3-tiny", "longrope-tiny", "smollm3-tiny", "granite-tiny", "pythia-tiny", "neox-tiny")}
         self.micro = 2 if doubles else 1
         self.at_once = 2 if doubles else 4
         self.program = 300.0 if doubles else 105.0  # seconds, of one test of kernels; plans of cuDNN are in it

@@ -20,7 +20,8 @@ Test(families, keys_that_are_not_theirs_are_refused)
     static const struct {
         const char *text, *override, *says;
     } table[] = {
-        {SMALL, "model.rope_dims=4", "'model.rope_dims' is for phi3, not for gpt2; leave it out"},
+        {SMALL, "model.rope_dims=4",
+         "'model.rope_dims' is for phi3 and gpt_neox, not for gpt2; leave it out"},
         {OF("phi3", "", ""), "model.rope_dims=5",
          "'model.rope_dims' 5 must be even, and at most the head size 16"},
         {OF("phi3", "", ""), "model.rope_dims=18",
@@ -36,6 +37,14 @@ Test(families, keys_that_are_not_theirs_are_refused)
         {OF("smollm3", "", ""), "model.nope_every=0",
          "'model.nope_every' must be at least 1 for smollm3; a model all of whose layers have "
          "positions is a llama"},
+        {OF("llama", "", ""), "model.parallel_residual=true",
+         "'model.parallel_residual' is for gpt_neox, not for llama; leave it out"},
+        {OF("gpt_neox", "", ""), "model.window=8",
+         "'model.window' is not for gpt_neox, whose published models have none; leave it out"},
+        {OF("gpt_neox", "", ""), "model.kv_heads=2",
+         "'model.kv_heads' must be 'model.heads' 4 for gpt_neox, not 2"},
+        {OF("gpt_neox", "", ""), "model.head_size=32",
+         "'model.head_size' must be 'model.hidden' / 'model.heads', 16, for gpt_neox, not 32"},
         {OF("llama", "", ""), "model.residual_multiplier=0.5",
          "'model.residual_multiplier' is for granite, not for llama; leave it out"},
         {OF("granite", "", ""), "model.logits_scaling=0",
@@ -126,6 +135,10 @@ Test(families, layers_of_two_sorts_have_their_defaults)
     ds_job_release(&job);
     cr_assert_eq(jobs_parse(&job, OF("smollm3", "", ""), NULL, &err), 0, "%s", err.text);
     cr_expect(job.model.shape.nope_every == 4 && job.model.shape.tie_embeddings);
+    ds_job_release(&job);
+    cr_assert_eq(jobs_parse(&job, OF("gpt_neox", ", rope_dims: 4", ""), NULL, &err), 0, "%s",
+                 err.text);
+    cr_expect(job.model.shape.parallel_residual && !job.model.shape.tie_embeddings);
     ds_job_release(&job);
     cr_assert_eq(jobs_parse(&job, OF("granite", ", logits_scaling: 8", ""), NULL, &err), 0, "%s",
                  err.text);

@@ -173,7 +173,7 @@ static const struct wrong {
     {SMALL, "model.tie_embeddings=\"true\"", EINVAL,
      "override 'model.tie_embeddings=\"true\"': 'model.tie_embeddings' must be true or false without quotes"},
     {SMALL, "model.arch=bert", EINVAL,
-     "override 'model.arch=bert': 'model.arch' must be 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2', 'gemma3', 'smollm3' or 'granite', not 'bert'"},
+     "override 'model.arch=bert': 'model.arch' must be 'gpt2', 'llama', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'phi3', 'olmo2', 'gemma3', 'smollm3', 'granite' or 'gpt_neox', not 'bert'"},
     {SMALL, "model.window=8", EINVAL,
      "override 'model.window=8': 'model.window' is not for gpt2, whose published models have none; leave it out"},
     {SMALL, "data.documents=apart", EINVAL,

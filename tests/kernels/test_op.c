@@ -374,6 +374,8 @@ Test(op, nothing_to_do)
     ACCEPTS(adamw, ((struct ds_adamw_args){.bias1 = 1.0, .bias2 = 1.0}));
     ACCEPTS(gelu_fwd, (struct ds_gelu_fwd_args){0});
     ACCEPTS(gelu_bwd, (struct ds_gelu_bwd_args){0});
+    REFUSES(gelu_fwd, (struct ds_gelu_fwd_args){0}, a.kind = (enum ds_gelu)2);
+    REFUSES(gelu_bwd, (struct ds_gelu_bwd_args){0}, a.kind = (enum ds_gelu)2);
     ACCEPTS(cast, (struct ds_cast_args){0});
 }
 

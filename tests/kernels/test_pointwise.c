@@ -22,10 +22,14 @@ static double sigmoid(double x)
     return 1.0 / (1.0 + exp(-x));
 }
 
+/* Of the cases that follow. */
+static enum ds_gelu gelu_kind;
+
 static int run_gelu(void *ctx, void **out, struct ds_stream *stream, struct ds_error *err)
 {
     struct pointwise *c = ctx;
-    struct ds_gelu_fwd_args args = {.n = c->n, .act = c->act, .x = c->x.data, .y = out[0]};
+    struct ds_gelu_fwd_args args = {
+        .n = c->n, .kind = gelu_kind, .act = c->act, .x = c->x.data, .y = out[0]};
 
     return ds_gelu_fwd(&args, stream, err);
 }
@@ -34,12 +38,23 @@ static int run_gelu_bwd(void *ctx, void **out, struct ds_stream *stream, struct 
 {
     struct pointwise *c = ctx;
     struct ds_gelu_bwd_args args = {.n = c->n,
+                                    .kind = gelu_kind,
                                     .act = c->act,
                                     .x = c->x.data,
                                     .dy = c->in_place ? out[0] : c->dy.data,
                                     .dx = out[0]};
 
     return ds_gelu_bwd(&args, stream, err);
+}
+
+static double erf_gelu(double x)
+{
+    return 0.5 * x * erfc(-x / sqrt(2.0));
+}
+
+static double erf_slope(double x)
+{
+    return 0.5 * erfc(-x / sqrt(2.0)) + x * exp(-0.5 * x * x) / sqrt(2.0 * acos(-1.0));
 }
 
 static void check_gelu(size_t n, enum ds_dtype act, double scale)
@@ -52,8 +67,8 @@ static void check_gelu(size_t n, enum ds_dtype act, double scale)
     c.x = nums_random(act, n, scale, 0.0);
     c.dy = nums_random(act, n, 1.0, 0.0);
     for (size_t i = 0; i < n; i++) {
-        y[i] = gelu(c.x.d[i]);
-        dx[i] = c.dy.d[i] * gelu_slope(c.x.d[i]);
+        y[i] = gelu_kind == DS_GELU_ERF ? erf_gelu(c.x.d[i]) : gelu(c.x.d[i]);
+        dx[i] = c.dy.d[i] * (gelu_kind == DS_GELU_ERF ? erf_slope(c.x.d[i]) : gelu_slope(c.x.d[i]));
     }
     try_all(&t);
     t = (struct trial){
@@ -70,36 +85,45 @@ static void check_gelu(size_t n, enum ds_dtype act, double scale)
 
 Test(pointwise, gelu)
 {
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        check_gelu(sizes[i], DS_F32, 2.0);
-        check_gelu(sizes[i], DS_BF16, 2.0);
-        check_gelu(sizes[i], DS_F16, 2.0);
+    for (int kind = 0; kind < 2; kind++) {
+        gelu_kind = (enum ds_gelu)kind;
+        for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+            check_gelu(sizes[i], DS_F32, 2.0);
+            check_gelu(sizes[i], DS_BF16, 2.0);
+            check_gelu(sizes[i], DS_F16, 2.0);
+        }
+        check_gelu(100, DS_F32, 1e-3);
+        check_gelu(100, DS_F32, 50.0);
+        check_gelu(100, DS_F32, 1e5);
     }
-    check_gelu(100, DS_F32, 1e-3);
-    check_gelu(100, DS_F32, 50.0);
-    check_gelu(100, DS_F32, 1e5);
+    gelu_kind = DS_GELU_TANH;
 }
 
 /* Each value alone, where the relative L2 of many would hide it. */
 Test(pointwise, gelu_of_every_magnitude)
 {
-    for (double x = -9.0; x < 12.0; x += 0.037) {
-        struct pointwise c = {.n = 1, .act = DS_F32};
-        double y[1];
-        struct trial t = {.what = "gelu_fwd of one value",
-                          .out = {{DS_F32, 1, y, NULL}},
-                          .outs = 1,
-                          .run = run_gelu,
-                          .ctx = &c,
-                          .f32 = 1e-5};
+    for (int kind = 0; kind < 2; kind++)
+        for (double x = -9.0; x < 12.0; x += 0.037) {
+            struct pointwise c = {.n = 1, .act = DS_F32};
+            double y[1], at;
+            struct trial t = {.what = "gelu_fwd of one value",
+                              .out = {{DS_F32, 1, y, NULL}},
+                              .outs = 1,
+                              .run = run_gelu,
+                              .ctx = &c,
+                              .f32 = 1e-5};
 
-        c.x = nums_blank(DS_F32, 1);
-        nums_set(&c.x, 0, x);
-        y[0] = c.x.d[0] * sigmoid(2.0 * sqrt(2.0 / M_PI) *
-                                  (c.x.d[0] + 0.044715 * c.x.d[0] * c.x.d[0] * c.x.d[0]));
-        try_all(&t);
-        nums_free(&c.x);
-    }
+            gelu_kind = (enum ds_gelu)kind;
+            c.x = nums_blank(DS_F32, 1);
+            nums_set(&c.x, 0, x);
+            at = c.x.d[0];
+            y[0] = kind == DS_GELU_ERF
+                       ? erf_gelu(at)
+                       : at * sigmoid(2.0 * sqrt(2.0 / M_PI) * (at + 0.044715 * at * at * at));
+            try_all(&t);
+            nums_free(&c.x);
+        }
+    gelu_kind = DS_GELU_TANH;
 }
 
 static float one_of(enum ds_dtype type, const void *x, size_t i)

@@ -173,6 +173,19 @@ static inline struct ds_model_shape test_granite(uint64_t layers, uint64_t hidde
     return shape;
 }
 
+/* LayerNorm, biases, half of a head turned; with `parallel` both halves of a layer read its input. */
+static inline struct ds_model_shape test_gpt_neox(uint64_t layers, uint64_t hidden, uint64_t heads,
+                                                  uint64_t ffn, uint64_t vocab, uint64_t context,
+                                                  bool parallel)
+{
+    struct ds_model_shape shape = test_llama(layers, hidden, heads, heads, ffn, vocab, context);
+
+    shape.arch = DS_ARCH_GPT_NEOX;
+    shape.rope_dims = shape.head_size / 2;
+    shape.parallel_residual = parallel;
+    return shape;
+}
+
 /* A job as the parser would leave it; strings are literals, nothing to release. */
 static inline struct ds_job test_job(struct ds_model_shape shape, uint64_t global_batch,
                                      uint64_t micro_batch, uint64_t sequence)

@@ -191,6 +191,30 @@ Test(model, granite_has_factors)
     cr_assert(strstr(err.text, "'model.embedding_multiplier' must be 0 for arch 'llama'") != NULL);
 }
 
+Test(model, gpt_neox_has_biases_and_halves_side_by_side)
+{
+    struct ds_model_shape shape = test_gpt_neox(16, 2048, 8, 8192, 50304, 2048, true);
+    struct ds_error err = {.text = ""};
+
+    shape.rope_dims = 64;
+    cr_assert_eq(ds_model_check(&shape, &err), 0, "%s", err.text);
+    cr_assert_eq(ds_model_elems(&shape), 1011781632u); /* Pythia 1B */
+    expect(&shape, 3, "gpt_neox.layers.0.attention.query.weight", 1, 2048, 2048, DS_INIT_NORMAL);
+    expect(&shape, 8, "gpt_neox.layers.0.attention.value.bias", 1, 2048, 0, DS_INIT_ZERO);
+    expect(&shape, 13, "gpt_neox.layers.0.mlp.dense_h_to_4h.weight", 1, 8192, 2048, DS_INIT_NORMAL);
+    cr_assert_eq(ds_model_product(&shape, DS_PRODUCT_FC).out, 8192);
+    shape.kv_heads = 4;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "must equal 'model.heads' for arch 'gpt_neox'") != NULL);
+    shape.kv_heads = 8;
+    shape.head_size = 128;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    shape = test_llama(2, 64, 4, 2, 96, 113, 32);
+    shape.parallel_residual = true;
+    cr_assert_eq(ds_model_check(&shape, &err), -EINVAL);
+    cr_assert(strstr(err.text, "'model.parallel_residual' must be false for arch 'llama'") != NULL);
+}
+
 Test(model, stretched_positions_that_cannot_be_are_refused)
 {
     static const struct {

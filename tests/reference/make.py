@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """make - the reference cases of experts, of norms of heads, of biases and positions for longer contexts, and of windows, in float64.
 
-    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51, for longrope, smollm3 and granite 4.57) also compares the logits
+    python3 tests/reference/make.py        needs torch; with transformers (4.43, for qwen3_moe 4.51, for longrope, smollm3, granite and gpt_neox 4.57) also compares the logits
 
 Writes tests/reference/mixtral-tiny, qwen2-tiny, qwen3-moe-tiny and mistral-tiny in the form of the other cases: config.json, model.safetensors, tokens.safetensors [steps,
 micro-batches, batch, sequence + 1], job.json (with the id that ends a document, where tokens see those of theirs only), expected.json (per step the cross entropy, the norm of the gradient before
@@ -88,6 +88,13 @@ CONFIGS["granite-tiny"] = {
     "num_key_value_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
     "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.3, "logits_scaling": 0.8,
 }
+for name, parallel in (("pythia-tiny", True), ("neox-tiny", False)):  # of 12 elements of a head 6 are turned
+    CONFIGS[name] = {
+        "model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "hidden_act": "gelu", "layer_norm_eps": 1e-5,
+        "rotary_emb_base": 10000, "rotary_pct": 0.5, "vocab_size": 35, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 16, "tie_word_embeddings": False, "attention_bias": True,
+        "use_parallel_residual": parallel,
+    }
 NORMS = {  # before the halves of a layer, and behind them
     "olmo2": ((None, None), ("post_attention_layernorm", "post_feedforward_layernorm")),
     "gemma3_text": (("input_layernorm", "pre_feedforward_layernorm"), ("post_attention_layernorm", "post_feedforward_layernorm")),
@@ -163,6 +170,8 @@ def weights(generator):
     def some(*shape, around=0.0, std=0.1):
         return (around + torch.randn(*shape, generator=generator) * std).float().double()
 
+    if is_neox():
+        return neox_weights(some)
     c = CONFIG
     one = 1.0 - one_more()  # that norms lie around
     hidden, ffn = c["hidden_size"], c["intermediate_size"]
@@ -191,6 +200,57 @@ def weights(generator):
     if not c["tie_word_embeddings"]:
         w["lm_head.weight"] = some(c["vocab_size"], hidden)
     return as_packed(w)
+
+
+def is_neox():
+    return CONFIG["model_type"] == "gpt_neox"
+
+
+def neox_weights(some):
+    hidden, ffn, vocab = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["vocab_size"]
+    w = {"gpt_neox.embed_in.weight": some(vocab, hidden)}
+
+    def both(name, *shape, around=0.0):
+        w[f"{name}.weight"], w[f"{name}.bias"] = some(*shape, around=around), some(shape[0])
+
+    for i in range(CONFIG["num_hidden_layers"]):
+        at = f"gpt_neox.layers.{i}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            both(at + norm, hidden, around=1.0)
+        both(at + "attention.query_key_value", 3 * hidden, hidden)
+        both(at + "attention.dense", hidden, hidden)
+        both(at + "mlp.dense_h_to_4h", ffn, hidden)
+        both(at + "mlp.dense_4h_to_h", hidden, ffn)
+    both("gpt_neox.final_layer_norm", hidden, around=1.0)
+    w["embed_out.weight"] = some(vocab, hidden)
+    return w
+
+
+def neox_forward(w, ids):
+    heads, size = CONFIG["num_attention_heads"], CONFIG["hidden_size"] // CONFIG["num_attention_heads"]
+
+    def by(name, x):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def layer_norm(name, x):
+        x = x - x.mean(-1, keepdim=True)
+        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + CONFIG["layer_norm_eps"]) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def attention(at, x):
+        batch, length, _ = x.shape
+        q, k, v = by(at + "attention.query_key_value", x).view(batch, length, heads, 3, size).permute(3, 0, 2, 1, 4)
+        q, k = turned(q, False), turned(k, False)
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(size)).masked_fill(unseen(ids, None)[:, None], -math.inf)
+        seen = torch.softmax(scores, -1) @ v
+        return by(at + "attention.dense", seen.transpose(1, 2).reshape(batch, length, heads * size))
+
+    x = w["gpt_neox.embed_in.weight"][ids]
+    for i in range(CONFIG["num_hidden_layers"]):
+        at = f"gpt_neox.layers.{i}."
+        attended = attention(at, layer_norm(at + "input_layernorm", x))
+        y = by(at + "mlp.dense_h_to_4h", layer_norm(at + "post_attention_layernorm", x if CONFIG["use_parallel_residual"] else x + attended))
+        x = x + attended + by(at + "mlp.dense_4h_to_h", 0.5 * y * (1 + torch.erf(y / math.sqrt(2))))
+    return layer_norm("gpt_neox.final_layer_norm", x) @ w["embed_out.weight"].T, 0.0
 
 
 def one_more():
@@ -228,8 +288,8 @@ def gain():
 
 def turned(x, local):
     """Rotary positions on [batch, heads, sequence, size]: of the first elements of a head, or of all."""
-    length, size = x.shape[-2], int(x.shape[-1] * CONFIG.get("partial_rotary_factor", 1.0))
-    theta = CONFIG["rope_local_base_freq" if local else "rope_theta"]
+    length, size = x.shape[-2], int(x.shape[-1] * CONFIG.get("partial_rotary_factor", CONFIG.get("rotary_pct", 1.0)))
+    theta = CONFIG["rope_local_base_freq" if local else "rotary_emb_base" if is_neox() else "rope_theta"]
     frequencies = [theta ** (-i / size) if local else stretched(theta ** (-i / size), i // 2, length) for i in range(0, size, 2)]
     angle = torch.arange(length)[:, None] * torch.tensor(frequencies)
     cosine, sine = gain() * angle.cos(), gain() * angle.sin()
@@ -312,6 +372,8 @@ def x_last(x, w):
 
 
 def forward(w, ids, gaps, separator=None):
+    if is_neox():
+        return neox_forward(w, ids)
     w = as_apart(w)
     x, balance = w["model.embed_tokens.weight"][ids], 0.0
     if is_mixed():

@@ -36,7 +36,8 @@ struct ds_arch_traits {
     bool part_turn;  /* model.rope_dims may be less than a head */
     bool mixed;      /* some layers see all, with positions of their own */
     bool some_still; /* some layers have no positions */
-    bool classic;    /* heads are all alike and together as wide as the stream; no window */
+    bool classic;    /* heads are all alike and together as wide as the stream */
+    bool sees_all;   /* its folders cannot say that it has a window */
     bool learned;    /* positions are */
     bool parallel;   /* both halves of a layer may read its input */
     bool scaled;     /* embeddings, scores, what halves of layers add, and logits have factors */
@@ -45,18 +46,18 @@ struct ds_arch_traits {
 };
 /* clang-format off */
 #define DS_ARCHS(X) \
-    X(GPT2,      "gpt2",      .tied = true, .classic = true, .learned = true) \
+    X(GPT2,      "gpt2",      .tied = true, .classic = true, .learned = true, .sees_all = true) \
     X(LLAMA,     "llama", ) \
     X(MIXTRAL,   "mixtral",   .experts = true) \
     X(QWEN2,     "qwen2", ) \
     X(QWEN3,     "qwen3",     .head_norms = true) \
     X(QWEN3_MOE, "qwen3_moe", .experts = true, .head_norms = true) \
     X(PHI3,      "phi3",      .part_turn = true) \
-    X(OLMO2,     "olmo2",     .row_norms = true) \
+    X(OLMO2,     "olmo2",     .row_norms = true, .sees_all = true) \
     X(GEMMA3,    "gemma3",    .head_norms = true, .mixed = true, .tied = true, .one_more = true) \
     X(SMOLLM3,   "smollm3",   .some_still = true, .tied = true) \
-    X(GRANITE,   "granite",   .scaled = true) \
-    X(GPT_NEOX,  "gpt_neox",  .part_turn = true, .classic = true, .parallel = true)
+    X(GRANITE,   "granite",   .scaled = true, .sees_all = true) \
+    X(GPT_NEOX,  "gpt_neox",  .part_turn = true, .classic = true, .parallel = true, .sees_all = true)
 /* clang-format on */
 enum ds_arch {
 #define X(id, text, ...) DS_ARCH_##id,

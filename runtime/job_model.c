@@ -507,7 +507,7 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
         rc = check_rope(job, keys, err);
     if (rc == 0)
         rc = check_mixed(job, keys, err);
-    if (rc == 0 && shape->window > 0 && ds_arch_traits(shape->arch)->classic)
+    if (rc == 0 && shape->window > 0 && ds_arch_traits(shape->arch)->sees_all)
         rc = FAIL_AT(keys, ds__job_blame(keys, "model.window", "model.arch"), EINVAL,
                      "'model.window' is not for %s, whose published models have none; leave it "
                      "out",

@@ -114,7 +114,7 @@ def draw_model(dice, wide):
         keys["model.nope_every"] = dice.choice((1, 2, 3, 4))
     if arch == "gpt_neox":
         keys["model.parallel_residual"] = dice.choice((True, False))
-    if arch == "gemma3" or (not classic and dice.random() < 0.3):
+    if arch == "gemma3" or (arch not in ("gpt2", "olmo2", "granite", "gpt_neox") and dice.random() < 0.3):
         keys["model.window"] = dice.choice((1, 3, 8, 100))
     if dice.random() < 0.2:
         keys["model.dropout"] = 0.1

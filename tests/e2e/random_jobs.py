@@ -287,7 +287,7 @@ class Trial:
 
     def part(self, straight):
         """Nothing is summed over the parts of a pipeline but the norm, unless an embedding is tied."""
-        parts, tied = self.layout.keys.get("parallel.pipeline", 1), self.job["model.arch"] == "gpt2"
+        parts, tied = self.layout.keys.get("parallel.pipeline", 1), self.job["model.arch"] in ("gpt2", "gemma3", "smollm3")
         if parts == 1 or self.job.get("optim.clip") != 0 or self.job.get("model.tie_embeddings", tied):
             return
         layout = draws.Layout({key: value for key, value in self.layout.keys.items() if key != "parallel.pipeline"},

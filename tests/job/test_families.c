@@ -39,6 +39,8 @@ Test(families, keys_that_are_not_theirs_are_refused)
          "positions is a llama"},
         {OF("llama", "", ""), "model.parallel_residual=true",
          "'model.parallel_residual' is for gpt_neox, not for llama; leave it out"},
+        {OF("granite", "", ""), "model.window=8",
+         "'model.window' is not for granite, whose published models have none; leave it out"},
         {OF("gpt_neox", "", ""), "model.window=8",
          "'model.window' is not for gpt_neox, whose published models have none; leave it out"},
         {OF("gpt_neox", "", ""), "model.kv_heads=2",

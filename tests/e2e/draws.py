@@ -112,6 +112,9 @@ def draw_model(dice, wide):
                      "model.attention_multiplier": dice.choice((0, 0.125)), "model.logits_scaling": dice.choice((1, 8))})
     if arch == "smollm3":
         keys["model.nope_every"] = dice.choice((1, 2, 3, 4))
+    turned = keys.get("model.head_size", size)
+    if arch in ("phi3", "gpt_neox") and dice.random() < 0.5:
+        turned = keys["model.rope_dims"] = dice.randrange(2, turned + 1, 2)
     if arch == "gpt_neox":
         keys["model.parallel_residual"] = dice.choice((True, False))
     if arch == "gemma3" or (arch not in ("gpt2", "olmo2", "granite", "gpt_neox") and dice.random() < 0.3):
@@ -126,7 +129,7 @@ def draw_model(dice, wide):
             {"model.rope_scaling.type": "llama3", "model.rope_scaling.factor": 8, "model.rope_scaling.original_context": 16},
             {"model.rope_scaling.type": "yarn", "model.rope_scaling.factor": 4, "model.rope_scaling.original_context": 16},
             {"model.rope_scaling.type": "longrope", "model.rope_scaling.original_context": dice.choice((4, 1000)),
-             **{f"model.rope_scaling.{which}_factor": [by + 0.5 * i for i in range(keys.get("model.head_size", size) // 2)]
+             **{f"model.rope_scaling.{which}_factor": [by + 0.5 * i for i in range(turned // 2)]
                 for which, by in (("short", 1), ("long", 2))}})))
     return keys
 

@@ -265,7 +265,7 @@ struct ds_job {
         bool once_per_host;
     } zero;
     struct {
-        enum ds_offload optim;
+        enum ds_offload optim, params; /* params: never NVME */
         const char *path; /* folder of every host for the states of its ranks, or NULL */
     } offload;
     struct {

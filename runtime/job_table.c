@@ -61,6 +61,8 @@ static const struct ds_choice shard_groups[] = {
 static const struct ds_choice offloads[] = {
     {"none", DS_OFFLOAD_NONE}, {"cpu", DS_OFFLOAD_CPU}, {"nvme", DS_OFFLOAD_NVME},
     {NULL, 0}};
+static const struct ds_choice param_offloads[] = {
+    {"none", DS_OFFLOAD_NONE}, {"cpu", DS_OFFLOAD_CPU}, {NULL, 0}};
 static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE}, {"selective", DS_RECOMPUTE_SELECTIVE},
     {"full", DS_RECOMPUTE_FULL}, {"auto", DS_RECOMPUTE_AUTO}, {NULL, 0}};
@@ -363,6 +365,9 @@ static const struct ds_key job_keys[] = {
          "where optimizer state and fp32 weights live and are updated: none is the device, cpu the "
          "host's memory and processors; nvme is a file for the states on a disk of the host, the rest is "
          "as with cpu on GPUs and with none on CPUs"),
+    ENUM("offload.params", offload.params, 0, "none", param_offloads,
+         "where the weights that are computed with live: none is the device, cpu the host's memory, from "
+         "where they come for each use; needs zero.stage 3"),
     TEXT("offload.path", offload.path, 0, NULL, MAX_PATH_TEXT,
          "folder on a local disk of every host, which must be there; needed for nvme, used for it alone"),
     ENUM("activation.recompute", activation.recompute, 0, "none", recomputes,

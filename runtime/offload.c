@@ -56,7 +56,7 @@ int ds_offload_fetch(const struct ds_plan *plan, void *const memory[DS_ARENA_COU
 const float *ds_offload_read(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],
                              const struct ds_plan_span *span)
 {
-    enum ds_arena_kind kind = plan->offload ? DS_ARENA_HOST_GRADS : DS_ARENA_GRADS;
+    enum ds_arena_kind kind = ds_plan_copies_out(plan) ? DS_ARENA_HOST_GRADS : DS_ARENA_GRADS;
 
     return (const float *)memory[kind] + ds_plan_held_span(plan, kind, span).at;
 }
@@ -70,7 +70,7 @@ void *ds_offload_written(const struct ds_plan *plan, void *const memory[DS_ARENA
     if (half != NULL)
         return half +
                (at - ds_plan_shard(plan, DS_ARENA_PARAMS_LOW, span->bucket).at) * copy_bytes(plan);
-    if (plan->offload || !plan->copies)
+    if (ds_plan_copies_out(plan) || !plan->copies)
         return NULL;
     return (unsigned char *)memory[DS_ARENA_PARAMS_LOW] + at * copy_bytes(plan);
 }

@@ -213,8 +213,9 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
     bytes[DS_ARENA_SWAPPED] = ds__plan_passed(plan, swap_room(plan));
-    bytes[DS_ARENA_HOST_GRADS] =
-        plan->offload ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float) : 0;
+    bytes[DS_ARENA_HOST_GRADS] = ds_plan_copies_out(plan)
+                                     ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float)
+                                     : 0;
     bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS, bytes[DS_ARENA_PARAMS]) +
@@ -280,6 +281,23 @@ static bool hold(const struct ds_plan *plan, unsigned ranks, uint64_t available_
            most_owned(plan) - plan->common_bytes <= (available_bytes - plan->common_bytes) / ranks;
 }
 
+/* What more of the GPU's memory could be the host's; "" if nothing. */
+static const char *offload_hint(const struct ds_plan *plan)
+{
+    bool matrices = false;
+
+    for (size_t i = 0; i < plan->spans; i++)
+        matrices = matrices || plan->span[i].rows > 0;
+    if (!plan->apart || plan->pipeline_ranks > 1)
+        return "";
+    if (!plan->offload && !ds_plan_speaks(plan) && !plan->by_tensor && !matrices)
+        return ", 'offload.optim' to cpu";
+    if (plan->offload_params)
+        return "";
+    return plan->stage == 3 ? ", 'offload.params' to cpu"
+                            : ", 'zero.stage' to 3 and 'offload.params' to cpu";
+}
+
 /* Where parameters are held once there is nothing more to share behind stage 2. */
 static bool raising_helps(const struct ds_plan *plan)
 {
@@ -308,13 +326,14 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
     return ds_fail(
         err, ENOMEM,
         "not enough memory: %u rank%s need%s %s%s and %s has %s free; lower "
-        "'train.micro_batch', set 'activation.recompute' to auto%s%s or use fewer ranks per "
+        "'train.micro_batch', set 'activation.recompute' to auto%s%s%s or use fewer ranks per "
         "%s (each rank takes %s)",
         ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
         ranks == 1 ? "" : " each", plan->apart ? "the GPU" : "this host",
         ds__bytes_text(available_bytes).text,
         plan->snapshot_bytes > 0 && !plan->apart ? ", 'checkpoint.async' to false" : "",
-        raising_helps(plan) ? ", raise 'zero.stage'" : "", plan->apart ? "GPU" : "host", table);
+        offload_hint(plan), raising_helps(plan) ? ", raise 'zero.stage'" : "",
+        plan->apart ? "GPU" : "host", table);
 }
 
 int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
@@ -326,9 +345,10 @@ int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t avai
         return 0;
     return ds_fail(err, ENOMEM,
                    "not enough memory on the host: %u rank%s keep%s %s%s there and it has %s; set "
-                   "'offload.optim' to none%s or use fewer ranks per host",
+                   "'%s' to none%s or use fewer ranks per host",
                    ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(bytes).text,
                    ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
+                   plan->offload_params ? "offload.params" : "offload.optim",
                    plan->stage < 1 && plan->world > 1 ? ", raise 'zero.stage'" : "");
 }
 

@@ -81,7 +81,7 @@ struct ds__ref { /* an instruction that reads a bucket */
     uint32_t position, bucket;
 };
 struct ds__window {
-    struct ds__ref *ref; /* of one micro-batch, in order; at most four of a position */
+    struct ds__ref *ref; /* of one micro-batch, in order; at most DS__USES of a position */
     uint32_t refs, positions;
     uint64_t rounds; /* micro-batches */
     unsigned depth;  /* buckets gathered ahead, 1 .. DS_MAX_PREFETCH */

@@ -184,6 +184,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->bf16_wire,
         plan->fp8,
         plan->common[ds__plan_read_arena(plan)],
+        plan->offload_params,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -227,9 +228,10 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
     plan->apart = args->apart;
     plan->offload = job->offload.optim == DS_OFFLOAD_CPU ||
                     (job->offload.optim == DS_OFFLOAD_NVME && plan->apart);
+    plan->offload_params = job->offload.params != DS_OFFLOAD_NONE && job->zero.stage == 3;
     plan->late = plan->apart && !plan->offload;
     plan->prefetch = (unsigned)job->zero.prefetch;
-    plan->copies = plan->offload || plan->compute != DS_COMPUTE_FP32;
+    plan->copies = ds_plan_copies_out(plan) || plan->compute != DS_COMPUTE_FP32;
     plan->recompute = job->activation.recompute;
     plan->recompute_layers =
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;

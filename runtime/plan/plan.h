@@ -168,6 +168,7 @@ struct ds_plan {
     bool sharded[DS_ARENA_COUNT];          /* this rank holds a part of the line */
     bool common[DS_ARENA_COUNT];           /* it sees the whole line and writes a part of it */
     bool offload;                /* PARAMS and MOMENTS are the host's, which updates them */
+    bool offload_params;         /* what kernels read is the host's, and comes for each use */
     bool host[DS_ARENA_COUNT];   /* the arena lies in the host's memory */
     bool apart;                  /* that is another than the device's */
     bool late;                   /* it decides what becomes of a step, and the host is told later */
@@ -291,6 +292,27 @@ static inline bool ds_plan_whole(const struct ds_plan *plan, size_t bucket)
 {
     return plan->bucket[bucket].replicated ||
            (plan->bucket[bucket].experts && ds_plan_holders(plan, true).shards == 1);
+}
+/* Does it come into the room of gathered parameters for each use, where any do? */
+static inline bool ds_plan_comes(const struct ds_plan *plan, size_t bucket)
+{
+    return plan->ahead && (plan->offload_params || !ds_plan_whole(plan, bucket));
+}
+/* The ranks whose shards make it whole there. */
+static inline unsigned ds_plan_givers(const struct ds_plan *plan, size_t bucket)
+{
+    return plan->bucket[bucket].replicated ? 1 : ds_plan_holders_of(plan, bucket).shards;
+}
+/* Are gradients and new parameters copied to the host and from there?  Else, with offload, both lie
+ * there. */
+static inline bool ds_plan_copies_out(const struct ds_plan *plan)
+{
+    return plan->offload && !plan->offload_params;
+}
+/* Has the host of a device apart something to do for it? */
+static inline bool ds_plan_uses_host(const struct ds_plan *plan)
+{
+    return plan->apart && (plan->offload || plan->offload_params);
 }
 /* The ranks that divide the experts with this one. */
 static inline struct ds_comm_group ds_plan_meet_group(const struct ds_plan *plan)

@@ -72,6 +72,11 @@ static bool offloads(const struct ds__writer *writer)
     return writer->plan->offload && !writer->sequence->eval;
 }
 
+static bool copies_out(const struct ds__writer *writer)
+{
+    return ds_plan_copies_out(writer->plan) && !writer->sequence->eval;
+}
+
 static uint32_t event_gathered(uint32_t bucket)
 {
     return bucket;
@@ -262,7 +267,7 @@ static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uin
 {
     bool last = micro_batch + 1 == writer->plan->micro_batches;
     bool due = !writer->sequence->eval && (writer->plan->stage >= 2 || last);
-    bool offload = offloads(writer) && last;
+    bool offload = copies_out(writer) && last;
 
     for (unsigned i = 0; i < DS__USES && op->complete[i] != UINT32_MAX; i++) {
         bool reduce = due && reduces(writer->plan, op->complete[i]);
@@ -381,8 +386,10 @@ static void emit_host_update(struct ds__writer *writer, uint32_t bucket, uint32_
     }
     if (before != UINT32_MAX && plan->room_elems > 0)
         instr->room_after = event_updated(plan, before);
-    instr->signals = event_hosted(plan, bucket);
+    instr->signals = copies_out(writer) ? event_hosted(plan, bucket) : event_updated(plan, bucket);
     ds__emit_pieces(writer, instr);
+    if (!copies_out(writer))
+        return;
     instr = ds__emit(writer, DS_INSTR_FETCH, DS_QUEUE_COPY_IN);
     instr->bucket = bucket;
     instr->waits_for = event_hosted(plan, bucket);
@@ -426,7 +433,7 @@ static void emit_tie(struct ds__writer *writer)
         tie = ds__emit(writer, DS_INSTR_TIE, DS_QUEUE_COMPUTE);
         tie->bucket = bucket;
         tie->waits_for = writer->reduced_event;
-        if (plan->offload) {
+        if (copies_out(writer)) {
             tie->signals = next_event(writer);
             emit_offload(writer, bucket, plan->micro_batches - 1, tie->signals);
         }
@@ -471,7 +478,7 @@ static uint32_t first_wait(const struct ds__writer *writer, uint32_t bucket)
         return DS_NO_EVENT;
     if (!writer->sequence->eval && !whole && plan->stage > 0 && !plan->ahead)
         return event_gathered(bucket);
-    if (offloads(writer) && (whole || plan->stage == 0))
+    if (copies_out(writer) && (whole || plan->stage == 0))
         return event_updated(plan, bucket);
     return DS_NO_EVENT;
 }

@@ -14,9 +14,9 @@
 /* Of a layer: its own, its experts', both of what is frozen, the replicated one. */
 enum { DS__USES = 5 };
 
-struct ds__use {                              /* buckets, UINT32_MAX where there are fewer */
-    uint32_t read[DS__USES], write[DS__USES]; /* of what is read at most four */
-    uint32_t whole[DS__USES];                 /* read, too: what is never gathered */
+struct ds__use { /* buckets, UINT32_MAX where there are fewer */
+    uint32_t read[DS__USES], write[DS__USES];
+    uint32_t whole[DS__USES]; /* read, too: what is never gathered */
 };
 
 struct ds__op { /* a compute instruction of a micro-batch */

@@ -271,7 +271,7 @@ void ds__plan_traffic(struct ds_plan *plan)
             count_tie(plan, instr->bucket);
         if (instr->op == DS_INSTR_GATHER)
             count(plan, DS_COMM_ALL_GATHER, bucket->padded_elems * param_bytes(plan),
-                  ds_plan_holders_of(plan, instr->bucket).shards);
+                  ds_plan_givers(plan, instr->bucket));
     }
     for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
         plan->messages_per_step += plan->traffic[op].calls;

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""cuda_kinds - what a job may ask for, on GPUs without one: FP8, every optimizer, bf16 on the wire, offload.
+"""cuda_kinds - what a job may ask for, on GPUs without one: FP8, every optimizer, bf16 on the wire, offload
+of states and of parameters.
 
 As in cuda.py the product's C sources and its kernels run on doubles (tests/fakes/); the CPU has the same
 numbers, or nearly.
@@ -185,6 +186,32 @@ def offload():
              f"offload: {call} fails: said", f"{ran.returncode} {ran.stderr}")
 
 
+def parameters_of_the_host():
+    """Parameters that come up for each use: the bits of stage 3 without that, whoever updates; on one rank, too, with adapters."""
+    for arch, compute, slots, words in (("gpt2", "fp32", 2, ["offload.optim=cpu"]), ("llama", "bf16", 2, []), ("llama", "fp16", 2, ["offload.optim=cpu"]),
+                                        ("gpt2", "bf16", 3, ["train.global_batch=6", "zero.replicate_below=100"]),
+                                        ("llama", "bf16", 2, ["optim.name=muon", "activation.recompute=full", "train.global_batch=8"])):
+        title = f"parameters of the host: {arch} in {compute} on {slots}" + "".join(f", {w}" for w in words)
+        job, runs = small_job(arch, "compute", "cuda", 3), [f"{title.replace(' ', '-').replace(':', '')}-{i}" for i in range(2)]
+        words = [f"precision.compute={compute}", "train.global_batch=4", *words]
+        ran = [train(job, run, slots, extra=(*words, *more)) for run, more in zip(runs, ([], ["offload.params=cpu"]))]
+        if not h.ok(all(r.returncode == 0 for r in ran), f"{title}: the jobs end with 0", [r.stdout + r.stderr for r in ran]):
+            continue
+        texts = [h.metric_texts(h.work() / run) for run in runs]
+        h.ok(texts[0] == texts[1] and len(texts[0]) == 3, f"{title}: the same bits", texts)
+        calls = next((e for e in events(h.work() / runs[1], "waits")), None)
+        h.ok("offload.optim=cpu" in words or (calls["least"], calls["most"]) == (0, 0), f"{title}: the host waits in no step, if it does not update",
+             calls)
+    for name, words in (("one rank", []), ("one rank with adapters", ["lora.rank=4", "optim.lr=2e-2"])):
+        texts = []
+        for run, more in ((f"alone-{name}-{i}".replace(" ", "-"), more) for i, more in enumerate(([], ["offload.params=cpu"]))):
+            job, _ = case_job("llama-tiny", device="cuda")
+            ran = train(job, run, 1, extra=["zero.stage=3", "offload.optim=cpu", "precision.compute=bf16", "train.global_batch=1",
+                                              "train.micro_batch=1", *words, *more])
+            texts.append(h.metric_texts(h.work() / run) if ran.returncode == 0 else ran.stderr)
+        h.ok(texts[0] == texts[1] and len(texts[0]) == 2, f"parameters of the host: {name}: the same bits", texts)
+
+
 def on_both(what, arch, text, rows, keys, op):
     """Runs of a job of ranks that share something, on the device and on the CPU: what the plan says of collective `op`, and the
     CPU's losses.  Rows are ZeRO stage, ranks, micro-batch, environment; returns the records by device and stage."""
@@ -300,6 +327,7 @@ optimizers()
 evaluation()
 bf16_wire()
 offload()
+parameters_of_the_host()
 sharers()
 team()
 pipeline()

@@ -129,6 +129,7 @@ def layouts(base, job):
                        ("stage 3, gathered", ["zero.stage=3", "zero.once_per_host=false", "zero.bucket_mb=1"]),
                        ("small tensors whole", ["zero.stage=3", "zero.once_per_host=false", "zero.replicate_below=200"]),
                        ("states of the host", ["zero.stage=2", "offload.optim=cpu"]), ("states on a disk", ["offload.optim=nvme", f"offload.path={disk}"]),
+                       ("parameters of the host", ["zero.stage=3", "offload.params=cpu", "offload.optim=cpu"]),
                        ("layers again", ["activation.recompute=full"]), ("norms again", ["activation.recompute=selective"])):
         ran = train("other", job, *words, *more, slots=2, steps=4)
         h.ok(ran.returncode == 0 and h.metric_texts(h.work() / "other") == same, f"{name}: the same bits", f"{h.metrics(h.work() / 'other')} {same} {ran.stderr}")

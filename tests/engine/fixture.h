@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/json_read.h"
+#include "kernels/scratch.h"
 #include "runtime/comm/backend.h"
 #include "runtime/engine.h"
 #include "runtime/optim.h"
@@ -336,9 +337,12 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
     struct ds_engine *engine;
     struct ds_engine_lines lines;
     int rc =
-        plan->offload && ds_device_is_apart(device)
+        ds_plan_uses_host(plan) && ds_device_is_apart(device)
             ? ds_device_open(&args.host,
-                             &(struct ds_device_args){.name = "cpu", .threads = run->threads}, err)
+                             &(struct ds_device_args){.name = "cpu",
+                                                      .threads = run->threads,
+                                                      .scratch_bytes = ds_scratch_beside_bytes()},
+                             err)
             : 0;
 
     if (rc == 0)

@@ -141,6 +141,24 @@ def offload():
         h.ok(set(calls) <= {"cudaStreamSynchronize", "cudaEventSynchronize"}, f"{name}: no copy waits", calls)
 
 
+def fetched():
+    """What kernels read comes up for each use, and what they write goes down, by whoever updates: the bits of stage 3."""
+    found, (path, _) = {}, job_of("llama-tiny", "bf16", stage=3, steps=setting.middling, every=0)
+    for name, ranks, words in (("held", 2, ()), ("come", 2, ("offload.params=cpu",)), ("held, the host updates", 2, ("offload.optim=cpu",)),
+                               ("come, the host updates", 2, ("offload.optim=cpu", "offload.params=cpu")),
+                               ("come to one rank", 1, ("offload.optim=cpu", "offload.params=cpu"))):
+        run = "params-" + name.replace(" ", "-").replace(",", "")
+        ran = train(path, run, ranks, 60.0, words)
+        if h.ok(ran.returncode == 0, f"parameters that {name}: the job ends with 0", ran.stdout + ran.stderr):
+            found[name] = h.metrics(h.work() / run)
+    for name, like in (("come", "held"), ("come, the host updates", "held, the host updates")):
+        got, want = ([(m["loss"], m["grad_norm"]) for m in found.get(one, [])] for one in (name, like))
+        h.ok(got == want and got, f"parameters that {name}: the bits of those that are {like}", f"{got} {want}")
+    alone = found.get("come to one rank", [])
+    off = worst(alone, found["held"], "loss") if alone and "held" in found else 1.0
+    h.ok(off < LIMITS["bf16"], f"parameters that come to one rank: the losses of two within {LIMITS['bf16']:g}: {off:.2g}")
+
+
 def workers():
     """{rank: pid} of this check's workers."""
     found = {}

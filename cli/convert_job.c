@@ -412,10 +412,17 @@ static int convert_parallel(struct ds_convert *c, struct ds_error *err)
 /* Which layers compute again is the script's there; the section only says how. */
 static int convert_activations(struct ds_convert *c, struct ds_error *err)
 {
+    const json_t *section = c->given[ds_convert_find("activation_checkpointing")].value;
     int rc;
 
-    if (!ds__convert_has(c, "activation_checkpointing"))
+    if (section == NULL)
         return 0;
+    if (json_is_true(json_object_get(section, "cpu_checkpointing"))) {
+        rc = ds__convert_set(c, "activation.recompute", "activation_checkpointing", err, "full");
+        return rc == 0 ? ds__convert_set(c, "activation.offload", "activation_checkpointing", err,
+                                         "cpu")
+                       : rc;
+    }
     rc = ds__convert_set(c, "activation.recompute", "activation_checkpointing", err, "auto");
     return rc != 0 ? rc
                    : ds__convert_note(

@@ -400,6 +400,11 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     case DS_INSTR_FETCH: /* after a step that was skipped nothing new is there */
         return engine->updater.skip ? 0
                                     : ds_offload_fetch(plan, memory, instr->bucket, stream, err);
+    case DS_INSTR_STASH:
+    case DS_INSTR_RESTORE:
+        return ds_offload_out(plan, memory, instr,
+                              ds_net_out(&engine->net, DS_PASS_TRAIN, instr->block), stream, err);
+    case DS_INSTR_HOLD: return 0; /* it has waited */
     case DS_INSTR_SEND:
     case DS_INSTR_RECV:
         return ds_relay_pass(&engine->exchange, &engine->net, instr, DS_PASS_TRAIN, err);
@@ -433,7 +438,7 @@ static bool is_beside(const struct ds_engine *engine, const struct ds_instr *ins
     if (!engine->queues.threaded)
         return false;
     if (ds_device_is_apart(engine->args.device))
-        return queue == DS_QUEUE_HOST || queue == DS_QUEUE_COPY_IN ||
+        return queue == DS_QUEUE_HOST || instr->op == DS_INSTR_FETCH ||
                (queue == DS_QUEUE_GATHER && instr->micro_batch == UINT32_MAX);
     return queue != DS_QUEUE_COMPUTE && queue != DS_QUEUE_HOST;
 }

@@ -9,6 +9,7 @@
 
 #include "kernels/dtype.h"
 #include "runtime/comm/half.h"
+#include "runtime/plan/away.h"
 
 /* Who does something of a layer with this rank. */
 static int split_layers(struct ds_exchange *exchange, struct ds_error *err)

@@ -270,7 +270,8 @@ struct ds_job {
     } offload;
     struct {
         enum ds_recompute recompute;
-        uint64_t layers; /* that recompute, from the first; 0: all */
+        uint64_t layers;         /* that recompute, from the first; 0: all */
+        enum ds_offload offload; /* of their inputs; never NVME */
     } activation;
     struct {
         uint64_t every, keep, keep_every;

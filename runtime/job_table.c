@@ -61,7 +61,7 @@ static const struct ds_choice shard_groups[] = {
 static const struct ds_choice offloads[] = {
     {"none", DS_OFFLOAD_NONE}, {"cpu", DS_OFFLOAD_CPU}, {"nvme", DS_OFFLOAD_NVME},
     {NULL, 0}};
-static const struct ds_choice param_offloads[] = {
+static const struct ds_choice offloads_to_host[] = {
     {"none", DS_OFFLOAD_NONE}, {"cpu", DS_OFFLOAD_CPU}, {NULL, 0}};
 static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE}, {"selective", DS_RECOMPUTE_SELECTIVE},
@@ -365,7 +365,7 @@ static const struct ds_key job_keys[] = {
          "where optimizer state and fp32 weights live and are updated: none is the device, cpu the "
          "host's memory and processors; nvme is a file for the states on a disk of the host, the rest is "
          "as with cpu on GPUs and with none on CPUs"),
-    ENUM("offload.params", offload.params, 0, "none", param_offloads,
+    ENUM("offload.params", offload.params, 0, "none", offloads_to_host,
          "where the weights that are computed with live: none is the device, cpu the host's memory, from "
          "where they come for each use; needs zero.stage 3"),
     TEXT("offload.path", offload.path, 0, NULL, MAX_PATH_TEXT,
@@ -376,6 +376,9 @@ static const struct ds_key job_keys[] = {
          "memory"),
     U64("activation.layers", activation.layers, AUTO, "auto", 1, DS_MAX_LAYERS,
         "layers, from the first, that compute again; auto is all of them"),
+    ENUM("activation.offload", activation.offload, 0, "none", offloads_to_host,
+         "where the inputs of layers wait for their backward pass: none is the device, cpu the host's memory; "
+         "needs activation.recompute full"),
 
     U64("checkpoint.every", checkpoint.every, 0, "100", 0, DS_MAX_STEPS,
         "updates between checkpoints; the last one is always saved; 0 turns them off"),

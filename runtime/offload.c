@@ -4,6 +4,7 @@
  * offload.c - the contract is in offload.h.
  */
 #include "runtime/offload.h"
+#include "runtime/plan/away.h"
 
 /* What this rank updates of the bucket, where it lies in `kind`; without padding where that is at
  * the end. */
@@ -51,6 +52,18 @@ int ds_offload_fetch(const struct ds_plan *plan, void *const memory[DS_ARENA_COU
     return ds_stream_copy(stream, DS_COPY_UP,
                           (unsigned char *)memory[DS_ARENA_PARAMS_LOW] + to.at * copy_bytes(plan),
                           from, to.count * copy_bytes(plan), err);
+}
+
+int ds_offload_out(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],
+                   const struct ds_instr *instr, void *out, struct ds_stream *stream,
+                   struct ds_error *err)
+{
+    void *host = (unsigned char *)memory[DS_ARENA_HOST_OUTS] +
+                 (instr->block - plan->stash_first) * plan->stash_bytes;
+
+    return instr->op == DS_INSTR_STASH
+               ? ds_stream_copy(stream, DS_COPY_DOWN, host, out, plan->stash_bytes, err)
+               : ds_stream_copy(stream, DS_COPY_UP, out, host, plan->stash_bytes, err);
 }
 
 const float *ds_offload_read(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],

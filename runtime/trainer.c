@@ -12,6 +12,7 @@
 
 #include "kernels/scratch.h"
 #include "runtime/peers.h"
+#include "runtime/plan/away.h"
 
 enum { COMM_TIMEOUT_MS = 30 * 60 * 1000, MAX_TIMEOUT_S = 7 * 86400, SPIN_POLLS = 4000 };
 

@@ -6,6 +6,7 @@
 #include "runtime/updater.h"
 
 #include "runtime/offload.h"
+#include "runtime/plan/away.h"
 #include "runtime/update.h"
 
 /* What is updated together: elements of MOMENTS, as of the first state, and where their states

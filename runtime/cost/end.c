@@ -181,6 +181,8 @@ double ds_work_end(const struct ds_cluster *cluster, const struct ds_plan *plan,
     case DS_INSTR_NORM: return norm_s(&b);
     case DS_INSTR_UPDATE: return update_s(&b, instr);
     case DS_INSTR_OFFLOAD: return copy_s(&b, instr->bucket, sizeof(float));
+    case DS_INSTR_STASH:
+    case DS_INSTR_RESTORE: return ds_work_link(cluster, (double)plan->stash_bytes);
     case DS_INSTR_FETCH: return copy_s(&b, instr->bucket, b.act);
     case DS_INSTR_LOAD:
     case DS_INSTR_STORE: return disk_s(&b, instr);

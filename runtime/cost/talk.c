@@ -6,6 +6,7 @@
  * Tests   tests/cost/test_predict.c, test_pipeline.c, test_team.c
  */
 #include "runtime/cost/work.h"
+#include "runtime/plan/away.h"
 
 struct talk {
     const struct ds_cluster *cluster;

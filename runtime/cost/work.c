@@ -471,6 +471,8 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     case DS_INSTR_UPDATE:
     case DS_INSTR_OFFLOAD:
     case DS_INSTR_FETCH:
+    case DS_INSTR_STASH:
+    case DS_INSTR_RESTORE:
     case DS_INSTR_LOAD:
     case DS_INSTR_STORE: return ds_work_end(cluster, plan, instr);
     case DS_INSTR_GATHER:
@@ -478,6 +480,7 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     case DS_INSTR_RECV:
     case DS_INSTR_TIE: return ds_work_talk(cluster, plan, instr);
     case DS_INSTR_FREE:
+    case DS_INSTR_HOLD:
     case DS_INSTR_SAVE: break;
     }
     return 0.0;

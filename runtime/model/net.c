@@ -4,6 +4,7 @@
  * net.c - binding and dispatch; the contract is in net.h.
  */
 #include "runtime/model/net.h"
+#include "runtime/plan/away.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -78,6 +79,10 @@ static void bind_buffers(struct ds_net *net, const struct ds_net_memory *memory,
         net->block[buffer->block].buf[buffer->pass][buffer->buffer] = base + at;
     }
     bind_passed(net, memory);
+    for (uint32_t block = plan->stash_first; block < plan->stash_end; block++)
+        net->block[block].buf[DS_PASS_TRAIN][DS_BUFFER_OUT] =
+            net->block[plan->stash_first + ds_plan_stash_place(plan, block)]
+                .buf[DS_PASS_TRAIN][DS_BUFFER_OUT];
     for (unsigned block = 0; block < ds_model_blocks(&plan->shape); block++)
         for (unsigned i = 0; i < DS_BUFFER_COUNT; i++)
             if (net->block[block].buf[DS_PASS_RECOMPUTE][i] == NULL)

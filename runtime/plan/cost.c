@@ -216,6 +216,7 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     bytes[DS_ARENA_HOST_GRADS] = ds_plan_copies_out(plan)
                                      ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float)
                                      : 0;
+    bytes[DS_ARENA_HOST_OUTS] = ds_plan_stashed(plan) * plan->stash_bytes;
     bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS, bytes[DS_ARENA_PARAMS]) +
@@ -348,7 +349,9 @@ int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t avai
                    "'%s' to none%s or use fewer ranks per host",
                    ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(bytes).text,
                    ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
-                   plan->offload_params ? "offload.params" : "offload.optim",
+                   plan->offload_params ? "offload.params"
+                   : plan->offload      ? "offload.optim"
+                                        : "activation.offload",
                    plan->stage < 1 && plan->world > 1 ? ", raise 'zero.stage'" : "");
 }
 

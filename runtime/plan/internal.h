@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-#include "runtime/plan/plan.h"
+#include "runtime/plan/away.h"
 
 /* pipeline.c: holders, this rank's part and blocks, slots; -EINVAL: there is no such line. */
 int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
@@ -57,6 +57,9 @@ int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_e
  * bucket's loose, padded and slice elements.  NULL: no memory. */
 struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job);
 void ds__owners_place(struct ds__owners *owners, uint32_t bucket);
+/* stash.c: stash_*; after the buckets.  -EINVAL: outputs cannot wait on the host so. */
+int ds__plan_stash(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+    DS_NODISCARD;
 /* pieces.c: piece[], its rooms, the bytes of the file, where states are in one. */
 int ds__plan_pieces(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;

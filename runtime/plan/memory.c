@@ -229,6 +229,9 @@ static void add_outs(struct maker *maker, const struct ds_program *program, enum
                                                   : find(program, DS_INSTR_FORWARD, block, false);
         enum ds_instr_op by = block + 1 < plan->first_trained ? DS_INSTR_FORWARD : reader;
 
+        if (pass == DS_PASS_TRAIN && ds_plan_takes_turns(plan, block) &&
+            block >= plan->stash_first + DS_STASH_PLACES)
+            continue; /* it takes the place of another, until that is back */
         add(maker, DS_BUFFER_OUT, pass, block, maker->tokens * maker->hidden * maker->act, made,
             find(program, by, block + 1, false));
     }

@@ -185,6 +185,7 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->fp8,
         plan->common[ds__plan_read_arena(plan)],
         plan->offload_params,
+        plan->stash_end,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -282,6 +283,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if ((rc = ds__plan_buckets(plan, job, err)) != 0)
         return rc;
     ds__plan_divide(plan, args);
+    if ((rc = ds__plan_stash(plan, job, err)) != 0)
+        return rc;
     if ((rc = ds__plan_pieces(plan, job, err)) != 0)
         return rc;
     if ((rc = ds__plan_schedule(plan, err)) != 0)

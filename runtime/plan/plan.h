@@ -16,6 +16,7 @@
  *   buckets ─► who holds what held.c      shards, slices, ranges of tensors
  *   states on a disk          pieces.c    what is read and written together, where it lies
  *   what is kept              recompute.c what backward passes find, what they compute again
+ *                             stash.c     what of that waits in the host's memory
  *   instructions              schedule.c  the step and the evaluation program
  *   buffers ─► offsets        memory.c    activations by lifetime over the instructions
  *   totals                    cost.c      bytes per arena, FLOPs; does it fit
@@ -149,6 +150,8 @@ struct ds_plan {
     enum ds_recompute recompute; /* never AUTO */
     uint64_t
         recompute_layers; /* blocks 1 .. recompute_layers do, but for those that get no gradient */
+    uint32_t stash_first, stash_end; /* blocks whose outputs wait on the host; end 0: none do */
+    uint64_t stash_bytes;            /* of an output */
     struct ds_plan_tensor *tensor;
     size_t tensors;
     struct ds_plan_param *param;
@@ -292,27 +295,6 @@ static inline bool ds_plan_whole(const struct ds_plan *plan, size_t bucket)
 {
     return plan->bucket[bucket].replicated ||
            (plan->bucket[bucket].experts && ds_plan_holders(plan, true).shards == 1);
-}
-/* Does it come into the room of gathered parameters for each use, where any do? */
-static inline bool ds_plan_comes(const struct ds_plan *plan, size_t bucket)
-{
-    return plan->ahead && (plan->offload_params || !ds_plan_whole(plan, bucket));
-}
-/* The ranks whose shards make it whole there. */
-static inline unsigned ds_plan_givers(const struct ds_plan *plan, size_t bucket)
-{
-    return plan->bucket[bucket].replicated ? 1 : ds_plan_holders_of(plan, bucket).shards;
-}
-/* Are gradients and new parameters copied to the host and from there?  Else, with offload, both lie
- * there. */
-static inline bool ds_plan_copies_out(const struct ds_plan *plan)
-{
-    return plan->offload && !plan->offload_params;
-}
-/* Has the host of a device apart something to do for it? */
-static inline bool ds_plan_uses_host(const struct ds_plan *plan)
-{
-    return plan->apart && (plan->offload || plan->offload_params);
 }
 /* The ranks that divide the experts with this one. */
 static inline struct ds_comm_group ds_plan_meet_group(const struct ds_plan *plan)

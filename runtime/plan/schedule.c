@@ -24,6 +24,9 @@
  *                          UPDATE by the host, in forward order; FETCH of what it made of the
  *                          parameters, for which the next step's first reader or GATHER waits
  *
+ *   activations offloaded  STASH of a layer's input, RESTORE for its backward pass; HOLD where an
+ *                          operation waits for that (stash.c)
+ *
  *   states on a disk       LOAD of the first pieces before all else; behind the UPDATE of a piece
  *                          its STORE and the LOAD of the one that comes into its room (pieces.c)
  *
@@ -312,10 +315,12 @@ static void emit_part(struct ds__writer *writer, const struct part *part)
     for (uint32_t i = part->from; i < part->to; i++) {
         const struct ds__op *op = &sequence->op[i];
         uint64_t position = micro_batch * sequence->count + i;
+        uint32_t done = DS_NO_EVENT;
         struct ds_instr *instr;
 
         if (plan->ahead)
             emit_gathers(writer, position);
+        ds__emit_hold(writer, op);
         instr = ds__emit(writer, op->op, DS_QUEUE_COMPUTE);
         instr->block = op->block;
         instr->micro_batch = (uint32_t)micro_batch;
@@ -328,7 +333,10 @@ static void emit_part(struct ds__writer *writer, const struct part *part)
         wait_for_whole(writer, &op->use, instr);
         for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < DS__USES; j++)
             wait_for_room(writer, op->use.write[j], instr);
+        if (ds__moves(writer, op))
+            done = instr->signals = next_event(writer);
         emit_reduces(writer, op, micro_batch, instr);
+        ds__emit_move(writer, op, micro_batch, done);
         if (plan->ahead)
             emit_frees(writer, position);
     }
@@ -491,6 +499,8 @@ void ds__write(struct ds__writer *writer)
     writer->count = writer->ref = writer->left = 0;
     writer->freed = writer->reduced_event = writer->reduced_before = DS_NO_EVENT;
     writer->offloaded = DS_NO_EVENT;
+    for (unsigned i = 0; i < DS_STASH_PLACES; i++)
+        writer->moved[i] = DS_NO_EVENT;
     writer->reduced = UINT32_MAX;
     writer->program->events = kinds * (uint32_t)plan->buckets;
     for (uint32_t i = 0; i < plan->buckets; i++)

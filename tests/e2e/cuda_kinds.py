@@ -190,6 +190,7 @@ def parameters_of_the_host():
     """Parameters that come up for each use: the bits of stage 3 without that, whoever updates; on one rank, too, with adapters."""
     for arch, compute, slots, words in (("gpt2", "fp32", 2, ["offload.optim=cpu"]), ("llama", "bf16", 2, []), ("llama", "fp16", 2, ["offload.optim=cpu"]),
                                         ("gpt2", "bf16", 3, ["train.global_batch=6", "zero.replicate_below=100"]),
+                                        ("llama", "bf16", 2, ["model.layers=4", "activation.recompute=full", "activation.offload=cpu", "train.global_batch=8"]),
                                         ("llama", "bf16", 2, ["optim.name=muon", "activation.recompute=full", "train.global_batch=8"])):
         title = f"parameters of the host: {arch} in {compute} on {slots}" + "".join(f", {w}" for w in words)
         job, runs = small_job(arch, "compute", "cuda", 3), [f"{title.replace(' ', '-').replace(':', '')}-{i}" for i in range(2)]
@@ -202,6 +203,15 @@ def parameters_of_the_host():
         calls = next((e for e in events(h.work() / runs[1], "waits")), None)
         h.ok("offload.optim=cpu" in words or (calls["least"], calls["most"]) == (0, 0), f"{title}: the host waits in no step, if it does not update",
              calls)
+    for stage, words in ((0, ["offload.optim=cpu"]), (1, []), (3, ["model.dropout=0.1"])):
+        job, title = small_job("gpt2", "compute", "cuda", stage), f"activations of the host, stage {stage}"
+        words, texts = ["model.layers=5", "precision.compute=bf16", "train.global_batch=8", "activation.recompute=full", *words], []
+        for run, more in ((f"outs-{stage}-{i}", more) for i, more in enumerate(([], ["activation.offload=cpu"]))):
+            ran = train(job, run, 2, extra=[*words, *more])
+            texts.append(h.metric_texts(h.work() / run) if ran.returncode == 0 else ran.stderr)
+        h.ok(texts[0] == texts[1] and len(texts[0]) == 3, f"{title}: the same bits", texts)
+        calls = next((e for e in events(h.work() / f"outs-{stage}-1", "waits")), None)
+        h.ok("offload.optim=cpu" in words or (calls["least"], calls["most"]) == (0, 0), f"{title}: the host waits in no step, if it does not update", calls)
     for name, words in (("one rank", []), ("one rank with adapters", ["lora.rank=4", "optim.lr=2e-2"])):
         texts = []
         for run, more in ((f"alone-{name}-{i}".replace(" ", "-"), more) for i, more in enumerate(([], ["offload.params=cpu"]))):

@@ -289,6 +289,8 @@ def draw_layout(dice, job, hosts):
         keys["offload.params"] = "cpu"
         if job.get("precision.compute", "fp32") == "fp32":
             keys.setdefault("offload.optim", "cpu")
+    if keys.get("activation.recompute") == "full" and keys.get("parallel.pipeline", 1) == 1 and dice.random() < 0.5:
+        keys["activation.offload"] = "cpu"
     return Layout(keys, draw_slots(dice, ranks, hosts))
 
 

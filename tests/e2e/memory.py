@@ -223,6 +223,7 @@ else:
     compare(BF16, 2, 2, "bf16", "offload.optim=cpu")
     compare(STATES, 2, 2, "bf16", "offload.optim=cpu", "optim.name=muon")
     compare(BF16, 2, 3, "bf16", "offload.params=cpu")
+    compare(SIZES[0], 2, 1, "fp32", "activation.recompute=full", "activation.offload=cpu")
     compare(STATES, 1, 3, "fp32", "offload.params=cpu", "offload.optim=cpu")
     compare(STATES, 2, 3, "fp32", "zero.once_per_host=false", "zero.prefetch=4")
     compare(SIZES[1], 2, 1, "fp32", "parallel.sequence=2")

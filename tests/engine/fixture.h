@@ -19,6 +19,7 @@
 #include "runtime/comm/backend.h"
 #include "runtime/engine.h"
 #include "runtime/optim.h"
+#include "runtime/plan/away.h"
 #include "runtime/states.h"
 #include "tests/engine/inputs.h"
 

@@ -209,6 +209,8 @@ Test(late, parameters_of_the_host_come_and_go)
         here.job.offload.optim = by_host ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
         here.job.zero.replicate_below = i % 2 == 0 ? 0 : 100;
         here.job.train.global_batch = i % 3 == 1 ? 12 : here.job.train.global_batch;
+        here.job.activation.recompute = i % 2 == 0 ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+        here.job.activation.offload = i % 2 == 0 ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
         here.poison_step = i % 5 == 4 ? 3 : UINT64_MAX;
         test_run_ok(&here);
         there = on_device(&here, by_host ? 0 : i / 2 % 2); /* one that decides asks at once */

@@ -14,7 +14,7 @@ struct setting {
     uint64_t passes;
     bool recompute, bf16, dropout, offload;
     enum ds_optim_kind optim;
-    bool bf16_wire, params; /* params: offload.params */
+    bool bf16_wire, params, outs; /* params: offload.params; outs: activation.offload */
 };
 
 static struct test_run setting_run(const struct setting *set, unsigned stage)
@@ -38,6 +38,9 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
     run.job.activation.recompute = !set->recompute       ? DS_RECOMPUTE_NONE
                                    : set->world % 2 == 1 ? DS_RECOMPUTE_SELECTIVE
                                                          : DS_RECOMPUTE_FULL;
+    if (set->outs)
+        run.job.activation.recompute = DS_RECOMPUTE_FULL;
+    run.job.activation.offload = set->outs ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     run.job.model.dropout = run.job.model.attention_dropout = set->dropout ? 0.1 : 0.0;
     run.job.offload.optim = set->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     run.job.offload.params = set->params ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
@@ -327,6 +330,38 @@ Test(stages, parameters_of_the_host_have_the_same_bits)
             .bf16_wire = i % 11 == 4,
             .recompute = i / 3 % 3 == 0,
         });
+}
+
+/* Inputs of layers that wait on the host are the same ones. */
+Test(stages, activations_of_the_host_have_the_same_bits)
+{
+    static const unsigned on[][2] = {{1, 1}, {2, 2}, {4, 2}};
+
+    for (unsigned i = 0; i < 12; i += TEST_EVERY) {
+        struct setting set = {.family = i % 2,
+                              .world = on[i % 3][0],
+                              .local = on[i % 3][1],
+                              .passes = i / 6 == 0 ? 1 : 3,
+                              .bf16 = i / 2 % 2,
+                              .dropout = i % 5 == 0,
+                              .recompute = true,
+                              .params = i % 4 == 3,
+                              .offload = i % 4 >= 2};
+        const unsigned stage = set.params ? 3 : i % 4;
+        struct test_run here = setting_run(&set, stage), there;
+
+        here.job.activation.recompute = DS_RECOMPUTE_FULL;
+        test_run_ok(&here);
+        set.outs = true;
+        there = setting_run(&set, stage);
+        there.overlap = i % 3 != 0;
+        test_run_ok(&there);
+        cr_assert_eq(there.plan.arena_bytes[DS_ARENA_HOST_OUTS],
+                     2 * there.plan.stash_bytes); /* of the embedding's and three layers' */
+        cr_assert_null(difference(&here, &there), "%u", i);
+        test_run_release(&here);
+        test_run_release(&there);
+    }
 }
 
 /* --- a planted change ------------------------------------------------------------------------- */

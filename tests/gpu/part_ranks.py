@@ -142,16 +142,18 @@ def offload():
 
 
 def fetched():
-    """What kernels read comes up for each use, and what they write goes down, by whoever updates: the bits of stage 3."""
+    """Parameters and inputs of layers that come up for each use, by whoever updates: the bits of stage 3, which holds them."""
     found, (path, _) = {}, job_of("llama-tiny", "bf16", stage=3, steps=setting.middling, every=0)
     for name, ranks, words in (("held", 2, ()), ("come", 2, ("offload.params=cpu",)), ("held, the host updates", 2, ("offload.optim=cpu",)),
                                ("come, the host updates", 2, ("offload.optim=cpu", "offload.params=cpu")),
-                               ("come to one rank", 1, ("offload.optim=cpu", "offload.params=cpu"))):
+                               ("come to one rank", 1, ("offload.optim=cpu", "offload.params=cpu")),
+                               ("come for inputs that do", 2, ("offload.params=cpu", "activation.recompute=full", "activation.offload=cpu")),
+                               ("come for inputs that stay", 2, ("offload.params=cpu", "activation.recompute=full"))):
         run = "params-" + name.replace(" ", "-").replace(",", "")
         ran = train(path, run, ranks, 60.0, words)
         if h.ok(ran.returncode == 0, f"parameters that {name}: the job ends with 0", ran.stdout + ran.stderr):
             found[name] = h.metrics(h.work() / run)
-    for name, like in (("come", "held"), ("come, the host updates", "held, the host updates")):
+    for name, like in (("come", "held"), ("come, the host updates", "held, the host updates"), ("come for inputs that do", "come for inputs that stay")):
         got, want = ([(m["loss"], m["grad_norm"]) for m in found.get(one, [])] for one in (name, like))
         h.ok(got == want and got, f"parameters that {name}: the bits of those that are {like}", f"{got} {want}")
     alone = found.get("come to one rank", [])

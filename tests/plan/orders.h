@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "runtime/plan/plan.h"
+#include "runtime/plan/away.h"
 #include "tests/plan/fixture.h"
 
 struct setting {

@@ -172,7 +172,8 @@ include kernels/cuda/rules.mk tools/cuda.mk tests/fakes/rules.mk
 -include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
 # Test programs are many, and lld links one in half the time; the product is linked by the compiler's own linker.
-ifneq ($(shell command -v ld.lld),)
+# One that compiles for another machine may not find it.
+ifneq ($(shell echo 'int main(void) { return 0; }' | $(CC) -fuse-ld=lld -x c -o /dev/null - 2>/dev/null && echo it),)
 $(ALL_TESTBIN) $(GPU_TESTS) $(SIM) $(MUTANTS) $(SEEDED) $(RACES) $(FAKE_LIBS) $(FAKES)/dsrun-cuda.so: \
     private ALL_LDFLAGS = $(DS_LDFLAGS) -fuse-ld=lld $(LDFLAGS)
 endif

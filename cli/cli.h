@@ -73,6 +73,7 @@ int ds_cmd_run(const struct ds_cli *cli);      /* cmd_run.c */
 int ds_cmd_check(const struct ds_cli *cli);    /* cmd_check.c */
 int ds_cmd_plan(const struct ds_cli *cli);     /* cmd_plan.c */
 int ds_cmd_tune(const struct ds_cli *cli);     /* cmd_tune.c */
+int ds_cmd_eval(const struct ds_cli *cli);     /* cmd_eval.c */
 int ds_cmd_ckpt(const struct ds_cli *cli);     /* cmd_ckpt.c: ls verify export import */
 int ds_cmd_exec(const struct ds_cli *cli);     /* cmd_exec.c */
 int ds_cmd_hosts(const struct ds_cli *cli);    /* cmd_hosts.c */

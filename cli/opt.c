@@ -61,9 +61,9 @@ static const struct ds_choice shells[] = {{"bash", 0}, {"zsh", 0}, {NULL, 0}};
 #define MOST_AT  9007199254740992.0 /* 2^53 */
 #define BIT(id)  (1u << DS_COMMAND_##id)
 #define ON_HOSTS                                                                                   \
-    (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS) | BIT(TUNE))
+    (BIT(RUN) | BIT(EVAL) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS) | BIT(TUNE))
 #define CHOOSING (ON_HOSTS | BIT(HOSTS_TRUST))
-#define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
+#define ON_RANKS (BIT(RUN) | BIT(EVAL) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
 #define STARTING (ON_RANKS | BIT(EXEC))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
 #define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_VERIFY) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM) | BIT(BENCH_IO) | BIT(GENERATE))

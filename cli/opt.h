@@ -34,6 +34,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
 #define DS_COMMANDS(X) \
     X(RUN, "run", ds_cmd_run, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "train; each key=value overrides one key of the job") \
+    X(EVAL, "eval", ds_cmd_eval, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
+      "evaluate the weights of a job, or of its newest checkpoint, on data.valid") \
     X(CHECK, "check", ds_cmd_check, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "check job and hosts; print nothing but errors") \
     X(PLAN, "plan", ds_cmd_plan, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \

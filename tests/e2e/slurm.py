@@ -218,7 +218,7 @@ def gpus(bed):
     """A rank for each GPU of a node, however Slurm was asked for them; jobs on the CPU have those of tasks."""
     fakes = h.BUILD / "fakes" / "libexec"  # only that there is a plug-in counts
     if not (fakes / "dsrun-cuda.so").exists():
-        h.skip("GPUs of nodes", "the doubles of CUDA are for x86-64 only")
+        h.skip("GPUs of nodes", "the doubles of CUDA are for x86-64 and aarch64 only")
         return
     torchrun = ("--ntasks-per-node=1", "--gpus-per-node=4")
     here = ("launch", "--dry-run", "--", "true")

@@ -173,6 +173,8 @@ static int open_run(struct run *run, struct ds_error *err)
         ds_cli_job_changes(&run->job, run->facts.run_dir, &run->changes);
     if (rc == 0)
         rc = ds_report_open(&run->report, run->facts.run_dir, run->job.log.sinks, err);
+    if (rc == 0)
+        rc = ds_cli_keep_base_tokenizer(&run->job, err);
     run->facts.job_text = ds_buf_text(&run->job_text);
     run->facts.job_bytes = run->job_text.len;
     return rc;

@@ -183,41 +183,10 @@ struct parser {
     bool given[OPTIONS];
 };
 
-/* Options of torchrun, deepspeed, mpirun and srun, and ours that do the same; docs/migrating.md. */
-/* clang-format off */
-static const struct {
-    const char *theirs, *ours;
-} foreign[] = {
-    {"--nproc-per-node", "--slots"}, {"--num-gpus", "--slots"}, {"--ntasks-per-node", "--slots"},
-    {"--gpus-per-node", "--slots"}, {"-np", "--slots"}, {"-n", "--slots"}, {"-ppn", "--slots"},
-    {"--nnodes", "--nodes"}, {"--num-nodes", "--nodes"}, {"-N", "--nodes"},
-    {"--machinefile", "--hostfile"}, {"--launcher", "--via"}, {"--max-restarts", "--restarts"},
-    {"--log-dir", "--run-dir"}, {"--chdir", "--cwd"}, {"--wdir", "--cwd"},
-    {"--export", "--env"}, {"-x", "--env"}, {"--launcher-args", "--srun-arg"},
-};
-/* clang-format on */
-
-/* Ours for an option of another launcher, with _ for - and a number at its end allowed; or NULL. */
-static const char *known_elsewhere(const char *word)
-{
-    size_t len = strcspn(word, "0123456789");
-
-    for (size_t i = 0; i < sizeof(foreign) / sizeof(foreign[0]); i++) {
-        const char *theirs = foreign[i].theirs;
-        size_t k = 0;
-
-        while (k < len && (word[k] == theirs[k] || (k > 1 && word[k] == '_' && theirs[k] == '-')))
-            k++;
-        if (k == len && theirs[k] == '\0')
-            return foreign[i].ours;
-    }
-    return NULL;
-}
-
 static int fail_unknown(const char *name, struct ds_error *err)
 {
     unsigned best = DS_NEAREST_FAR;
-    const char *nearest = "", *ours = known_elsewhere(name);
+    const char *nearest = "", *ours = ds__opt_elsewhere(name);
 
     if (ours != NULL)
         return ds_fail(err, EINVAL, "unknown option '%s', which is '%s' here", name, ours);
@@ -334,7 +303,7 @@ static int take_letters(struct parser *p, const char *word)
 
         while (i < OPTIONS && options[i].letter != *s)
             i++;
-        if (i == OPTIONS && s == word + 1 && known_elsewhere(word) != NULL)
+        if (i == OPTIONS && s == word + 1 && ds__opt_elsewhere(word) != NULL)
             return fail_unknown(word, p->err);
         if (i == OPTIONS)
             return ds_fail(p->err, EINVAL,

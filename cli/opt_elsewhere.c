@@ -14,8 +14,9 @@ static const struct {
 } foreign[] = {
     {"--nproc-per-node", "--slots"}, {"--num-gpus", "--slots"}, {"--ntasks-per-node", "--slots"},
     {"--gpus-per-node", "--slots"}, {"-np", "--slots"}, {"-n", "--slots"}, {"-ppn", "--slots"},
-    {"--nnodes", "--nodes"}, {"--num-nodes", "--nodes"}, {"-N", "--nodes"},
-    {"--machinefile", "--hostfile"}, {"--launcher", "--via"}, {"--max-restarts", "--restarts"},
+    {"--nnodes", "--nodes N|MIN:MAX"}, {"--num-nodes", "--nodes"}, {"-N", "--nodes"},
+    {"--elastic-training", "--nodes MIN:MAX"}, {"--min-elastic-nodes", "--nodes MIN:MAX"},
+    {"--max-elastic-nodes", "--nodes MIN:MAX"}, {"--machinefile", "--hostfile"}, {"--launcher", "--via"}, {"--max-restarts", "--restarts"},
     {"--log-dir", "--run-dir"}, {"--chdir", "--cwd"}, {"--wdir", "--cwd"},
     {"--export", "--env"}, {"-x", "--env"}, {"--launcher-args", "--srun-arg"},
 };

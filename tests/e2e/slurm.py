@@ -157,7 +157,7 @@ def dry_run(bed):
     lines = done.stdout.splitlines()
     ranks = [line.split()[3] for line in lines if line.startswith("rank ")]
     h.ok(lines[-1:] and re.fullmatch(
-        r"srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --nodelist=node\[1-3\] -K0 --wait=0 --overlap "
+        r"srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --nodelist=node\[1-3\] -K0 --no-kill --wait=0 --overlap "
         r"--cpu-bind=none --mpi=none --export=ALL --input=all \S+/dsrun-agent slurm", lines[-1]),
         "--dry-run prints what srun gets", done.stdout + done.stderr)
     launch = bed.run("salloc", "-Q", "-N3", "-n6", h.DSRUN, "launch", "--dry-run", "--", "true")
@@ -590,8 +590,8 @@ def fewer(bed):
     run = Run(bed, "--nodes", "2:3", "--restarts", "1", job=job, DSRUN_LIBEXEC=str(AGENT.parent))
     run.start("--no-kill", "-N3", "-n3", "-w", "node[1-3]")
     until(lambda: list(run.dir.glob("checkpoints/step-*")))
+    bed.on("head", "scontrol", "update", "nodename=node2", "state=down", "reason=test")  # Slurm is the first to know
     bed.fault("kill", "node2")
-    bed.on("head", "scontrol", "update", "nodename=node2", "state=down", "reason=test")
     code = run.popen.wait(LIMIT)
     used = re.findall(r'"event":"launch".*?"hosts":(\[.*?\])', run.events())
     h.ok(code == 0 and used == ['["node1","node2","node3"]', '["node1","node3"]'] and len(h.metrics(run.dir)) == 1500,

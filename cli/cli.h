@@ -29,6 +29,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     bool adapters;
     const char *cluster, *timeline;
     uint64_t nodes, slots;                        /* 0: not given */
+    uint64_t least_nodes;                         /* of MIN:MAX, else `nodes`, which is MAX */
     int64_t trials;                               /* -1: not given */
     int64_t restarts;                             /* -1: not given */
     unsigned restart_on;                          /* enum ds_cause, or'ed; 0: not given */

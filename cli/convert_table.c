@@ -241,7 +241,7 @@ static const struct ds_convert_row rows[] = {
     SAME("comms_logger.debug", "events.jsonl has every collective")
     NONE("flops_profiler", "'dsrun plan' prints FLOPs per token, log.trace: kernels measures a step operation by operation")
     NONE("autotuning", "'dsrun tune JOB.yaml' ranks layouts and tries the best")
-    NONE("elasticity", "a run goes on with any number of ranks that train.global_batch can be divided by; launch.restarts")
+    NONE("elasticity", "'--nodes MIN:MAX' and launch.restarts go on with fewer hosts, each number that train.global_batch can be divided by")
 
     SECTION("checkpoint")
     SAME("checkpoint.tag_validation", "ranks agree on a checkpoint before it gets its name")

@@ -119,6 +119,9 @@ const struct ds_option *ds_options(size_t *count);
 int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *cli,
                  const struct ds_command **command, struct ds_error *err) DS_NODISCARD;
 
+/* Ours for an option of another launcher, with _ for - and a number at its end allowed; or NULL. */
+const char *ds__opt_elsewhere(const char *word);
+
 /* The text of --help: of one command; when that is NULL of the commands that begin with the word
  * `group`, or of all where none does or it is NULL. */
 void ds_help_print(const struct ds_command *command, const char *group, struct ds_buf *out);

@@ -379,6 +379,11 @@ def resume(run):
     before = digest(run / "checkpoints")
     refused("resume: another width", dsrun("--run-dir", run, "job.yaml", "model.hidden=32"), DATA, r".")
     refused("resume: another depth", dsrun("--run-dir", run, "job.yaml", "model.layers=2"), DATA, r".")
+    for words, said in (("model.heads=4", r"'model\.heads' was 2 there and is 4"), ("model.tie_embeddings=false", r"'model\.tie_embeddings' was 1")):
+        refused(f"resume: another model of the same tensors, or more, {words}", dsrun("--run-dir", run, "job.yaml", words), DATA, said)
+    deeper = dsrun("--run-dir", "run-deeper", "job.yaml", "model.layers=2")
+    h.ok(deeper.returncode == 0, "resume: a deeper model", deeper.stderr)
+    refused("resume: some of its layers", dsrun("--run-dir", "run-deeper", "job.yaml", "train.steps=3"), DATA, r"'model\.layers' was 2")
     refused("resume: no such checkpoint", dsrun("--run-dir", run, "job.yaml", "checkpoint.resume=nowhere"), (USAGE, DATA), r"nowhere")
     h.ok(digest(run / "checkpoints") == before, "resume: the checkpoints are as they were")
 

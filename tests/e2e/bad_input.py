@@ -453,6 +453,13 @@ def two_ranks():
             dsrun("--slots", 2, "--run-dir", "run-two", "job.yaml", "train.global_batch=3"), DATA, r"global_batch")
 
 
+def few_files():
+    """What an agent has no room for."""
+    ran = subprocess.run(["sh", "-c", f"ulimit -n 32; exec {h.DSRUN} --run-dir run-few job.yaml"], capture_output=True,
+                         text=True, cwd=h.work(), env=h.environment(), check=False)
+    h.ok(ran.returncode == 69 and "more open files must be allowed (ulimit -n)" in ran.stderr, "few files: the limit is named", ran.stderr)
+
+
 os.chdir(h.work())
 (h.work() / "job.yaml").write_text(JOB)
 h.text_file("train.txt")
@@ -471,5 +478,6 @@ if h.ok(first.returncode == 0, "the job itself is good", first.stdout + first.st
     numbers_and_places()
     two_ranks()
 full_disk()
+few_files()
 h.ok(not h.left(), "nothing is left running", h.processes())
 h.done()

@@ -16,7 +16,8 @@
 #include "runtime/job.h"
 
 /* What the placement decides of a job: zero.once_per_host becomes false where hosts with unequal
- * numbers of ranks share a pipeline.  -EINVAL: such hosts are to be groups of ZeRO. */
+ * numbers of ranks share a pipeline.  -EINVAL: such hosts are to be groups of ZeRO, or ranks of a
+ * team would round sums otherwise than its others. */
 int ds_cli_fit_settle(const struct ds_placement *placement, struct ds_job *job,
                       struct ds_error *err) DS_NODISCARD;
 

@@ -159,7 +159,7 @@ static const struct ds_option options[] = {
     FLAG(0, "--force", force, BIT(DATA_TOKENIZE) | BIT(CONVERT) | BIT(REPORT), "replace a file that is there"),
     WHOLE("--at", "N", uint64_t *, at, 0, MOST_AT, BIT(DATA_INSPECT), "the first id that is shown; 0 if not given"),
     WHOLE("--count", "N", int64_t *, count, 0, 1000000, BIT(DATA_INSPECT) | BIT(GENERATE), "how many ids are shown, 20 if not given; how many samples are made, 1 if not given"),
-    FLAG('q', "--quiet", quiet, 0, "print errors only"),
+    FLAG('q', "--quiet", quiet, 0, "print errors only, of a run warnings, too"),
     FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given, and which hosts are used"),
     ENUM("--color", "WHEN", color, colors, 0, "when to use color: auto, always or never"),
     WORD("--completion", "SHELL", completion, shells, 0, "print the completion script for bash or zsh"),

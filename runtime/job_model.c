@@ -394,10 +394,12 @@ int ds__job_check_model(struct ds_job *job, const struct ds_keys *keys, struct d
         rc = check_rope_dims(job, keys, err);
     if (rc == 0)
         rc = check_mixed(job, keys, err);
-    if (rc == 0 && shape->window > 0 && shape->arch == DS_ARCH_GPT2)
+    if (rc == 0 && shape->window > 0 &&
+        (shape->arch == DS_ARCH_GPT2 || shape->arch == DS_ARCH_OLMO2))
         rc = FAIL_AT(keys, ds__job_blame(keys, "model.window", "model.arch"), EINVAL,
-                     "'model.window' is not for gpt2, whose published models have none; leave it "
-                     "out");
+                     "'model.window' is not for %s, whose published models have none; leave it "
+                     "out",
+                     ds_arch_name(shape->arch));
     if (rc == 0 && ds__job_reads_bytes(job) && shape->vocab < 256)
         rc = FAIL_AT(keys, "model.vocab", EINVAL,
                      "'model.vocab' must be at least 256 for text, not %" PRIu64, shape->vocab);

@@ -213,7 +213,7 @@ static const struct ds_key job_keys[] = {
     U64("model.rope_scaling.original_context", model.shape.rope_scale.original, BITS, "8192", 1,
         DS_MAX_CONTEXT, "llama3, yarn: the context that the model was made for first"),
     U64("model.window", model.shape.window, FROM | BITS, "0, config.json's", 0, DS_MAX_CONTEXT,
-        "tokens that a token sees, itself included; 0 is all before it; not for gpt2"),
+        "tokens that a token sees, itself included; 0 is all before it; not for gpt2, olmo2"),
     U64("model.full_every", model.shape.full_every, FROM | BITS, "gemma3: 6, else 0", 0, DS_MAX_LAYERS + 1,
         "gemma3: of so many layers the last sees all, the others have model.window"),
     F64("model.rope_local_theta", model.shape.local_theta, FROM | BITS, "gemma3: 10000, else 0", 0, 1e12,

@@ -8,7 +8,8 @@
  *   resume PATH    that checkpoint, which must be whole
  *
  * Every rank reads and verifies for itself; rank 0 names the candidate, and a damage that one rank
- * sees counts for all.  A checkpoint of another model is an error, not a damage.
+ * sees counts for all.  A checkpoint of another model is an error, not a damage; positions, windows
+ * and the like may change.
  *
  * Initial numbers are normals of (seed, index of the tensor, element): the same for every layout.
  *
@@ -166,6 +167,32 @@ static int clear_moments(const struct ds_trainer *trainer, struct ds_error *err)
     return 0;
 }
 
+/* Tensors of another model may have the same names and shapes, and it may have some more. */
+static int check_model(const struct ds_trainer *trainer, const char *path,
+                       const struct ds_model_shape *saved, struct ds_error *err)
+{
+    const struct ds_model_shape *job = &trainer->plan.model;
+    const struct {
+        const char *key;
+        uint64_t saved, job;
+    } table[] = {
+        {"model.layers", saved->layers, job->layers},
+        {"model.heads", saved->heads, job->heads},
+        {"model.kv_heads", saved->kv_heads, job->kv_heads},
+        {"model.experts", saved->experts, job->experts},
+        {"model.tie_embeddings", saved->tie_embeddings, job->tie_embeddings},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].saved != table[i].job)
+            return ds_fail(err, EINVAL,
+                           "checkpoint '%s' is of another model: '%s' was %" PRIu64
+                           " there and is %" PRIu64 "; change it back, or start again with "
+                           "'checkpoint.resume' never",
+                           path, table[i].key, table[i].saved, table[i].job);
+    return 0;
+}
+
 /* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */
 static int load(struct ds_trainer *trainer, const char *path, struct ds_error *err)
 {
@@ -174,6 +201,8 @@ static int load(struct ds_trainer *trainer, const char *path, struct ds_error *e
 
     if (rc == 0)
         rc = ds__trainer_check_base(trainer, path, state, err);
+    if (rc == 0)
+        rc = check_model(trainer, path, &state->shape, err);
     if (rc == 0 && state->step == 0) /* what a damaged one may have left */
         rc = clear_moments(trainer, err);
     if (rc == 0)

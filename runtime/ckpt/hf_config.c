@@ -88,15 +88,16 @@ static const struct size_key gpt2_sizes[] = {
     SIZE("num_hidden_layers",       layers,   DS_MAX_LAYERS,  NULL), \
     SIZE("num_attention_heads",     heads,    DS_MAX_HEADS,   NULL), \
     SIZE("num_key_value_heads",     kv_heads, DS_MAX_HEADS,   "num_attention_heads")
-#define EXPERT_SIZES(number) \
-    SIZE(number,                    experts,      DS_MAX_EXPERTS,      NULL), \
+#define EXPERT_SIZES(number, otherwise) \
+    SIZE(number,                    experts,      DS_MAX_EXPERTS,      otherwise), \
     SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL)
 
 static const struct size_key llama_sizes[] = {LLAMA_SIZES("intermediate_size"), {0}};
 static const struct size_key mixtral_sizes[] = {
-    LLAMA_SIZES("intermediate_size"), EXPERT_SIZES("num_local_experts"), {0}};
+    LLAMA_SIZES("intermediate_size"), EXPERT_SIZES("num_local_experts", NULL), {0}};
 static const struct size_key qwen3_moe_sizes[] = {
-    LLAMA_SIZES("moe_intermediate_size"), EXPERT_SIZES("num_experts"), {0}};
+    LLAMA_SIZES("moe_intermediate_size"),
+    EXPERT_SIZES("num_experts", "num_local_experts"), {0}}; /* so in transformers 5 */
 
 static const struct flag_key gpt2_flags[] = {
     {"scale_attn_weights", true},
@@ -386,7 +387,8 @@ static void put_mixed(struct ds_json *json, const struct ds_model_shape *shape)
 {
     const double scalar = shape->query_scalar;
 
-    ds_json_real(json, "query_pre_attn_scalar", scalar > 0.0 ? scalar : (double)shape->head_size);
+    ds_json_f64(json, "query_pre_attn_scalar", scalar > 0.0 ? scalar : (double)shape->head_size,
+                17);
     ds_json_f64(json, "rope_local_base_freq", shape->local_theta, 17);
     ds_json_null(json, "final_logit_softcapping");
     ds_json_null(json, "attn_logit_softcapping");
@@ -497,7 +499,7 @@ static void put_router(struct ds_json *json, const struct ds_model_shape *shape)
     ds_json_f64(json, "router_aux_loss_coef", shape->balance, 17);
     ds_json_bool(json, "output_router_logits", shape->balance > 0.0);
     if (shape->arch == DS_ARCH_MIXTRAL) {
-        ds_json_f64(json, "router_jitter_noise", 0.0, 1);
+        ds_json_real(json, "router_jitter_noise", 0.0);
         return;
     }
     ds_json_bool(json, "norm_topk_prob", true);

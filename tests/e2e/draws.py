@@ -106,7 +106,7 @@ def draw_model(dice, wide):
         keys["model.tie_embeddings"] = dice.choice((True, False))
     if arch == "gemma3":
         keys["model.full_every"] = dice.choice((1, 2, 3))
-    if arch == "gemma3" or (arch != "gpt2" and dice.random() < 0.3):
+    if arch == "gemma3" or (arch not in ("gpt2", "olmo2") and dice.random() < 0.3):
         keys["model.window"] = dice.choice((1, 3, 8, 100))
     if dice.random() < 0.2:
         keys["model.dropout"] = 0.1

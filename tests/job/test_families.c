@@ -30,6 +30,8 @@ Test(families, keys_that_are_not_theirs_are_refused)
          "'model.rope_local_theta' is for gemma3, not for olmo2; leave it out"},
         {OF("phi3", "", ""), "model.query_scalar=6",
          "'model.query_scalar' is for gemma3, not for phi3; leave it out"},
+        {OF("olmo2", "", ""), "model.window=8",
+         "'model.window' is not for olmo2, whose published models have none; leave it out"},
         {OF("gemma3", "", ""), "model.full_every=0",
          "'model.full_every' must be at least 1 for gemma3"},
         {OF("gemma3", "", ""), "model.rope_local_theta=0",

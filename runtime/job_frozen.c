@@ -6,7 +6,6 @@
  * Tests   tests/job/test_wrong.c, tests/job/test_job.c
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -81,11 +80,6 @@ static int take_lora(struct ds_job *job, const struct ds_keys *keys, struct ds_e
         return FAIL_AT(keys, ds__job_blame(keys, "train.freeze", "lora.rank"), EINVAL,
                        "'train.freeze' says nothing beside 'lora.rank', with which nothing but "
                        "adapters is trained; leave it out");
-    if (job->parallel.tensor > 1)
-        return FAIL_AT(keys, ds__job_blame(keys, "parallel.tensor", "lora.rank"), ENOTSUP,
-                       "'parallel.tensor' %" PRIu64 " and 'lora.rank' are not supported together; "
-                       "divide the frozen weights by 'zero.stage' 3 instead",
-                       job->parallel.tensor);
     return take_targets(job, keys, err);
 }
 

@@ -63,6 +63,15 @@ static void draw(const struct ds_trainer *trainer, const struct ds_plan_param *p
     }
 }
 
+/* What a row of a matrix reads, of which a team's ranks may have parts. */
+static uint64_t inputs_of(const struct ds_trainer *trainer, const struct ds_plan_param *param)
+{
+    struct ds_param whole;
+
+    ds_model_param(&trainer->plan.model, param->tensor, &whole);
+    return whole.shape[1];
+}
+
 /* One thread's part of every tensor. */
 static void *init_share(void *arg)
 {
@@ -75,7 +84,7 @@ static void *init_share(void *arg)
 
     for (size_t i = 0; i < trainer->plan.params; i++) {
         const struct ds_plan_param *param = &trainer->plan.param[i];
-        const double fan_in = 1.0 / sqrt(3.0 * (double)param->param.shape[1]);
+        const double fan_in = 1.0 / sqrt(3.0 * (double)inputs_of(trainer, param));
         struct ds_held held = ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i);
         uint64_t from = held.count / me->shares * me->share;
         uint64_t to =

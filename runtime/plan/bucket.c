@@ -210,7 +210,7 @@ static void place_params(struct ds_plan *plan)
 
         param->bucket = bucket_of(plan, param);
         bucket = &plan->bucket[param->bucket];
-        bucket->doubled |= plan->tensor[param->tensor].doubled;
+        bucket->doubled |= plan->tensor[param->tensor].doubled > 1;
         param->offset = bucket->offset + bucket->elems;
         bucket->elems += param->param.elems;
     }
@@ -281,7 +281,7 @@ static struct ds_plan_span treatment(const struct ds_plan *plan, const struct ds
         .offset = param->offset,
         .lr_mult = group != NULL ? group->lr_mult : 1.0,
         .weight_decay = param->param.ndim >= 2 ? job->optim.weight_decay : 0.0,
-        .doubled = ds__plan_doubles(plan, param->param.role),
+        .doubled = plan->tensor[param->tensor].doubled,
         .tensor = param->tensor,
     };
     struct ds_param whole;
@@ -417,9 +417,9 @@ static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct d
 
         tensor->expert = ds__plan_is_expert(plan, i);
         tensor->frozen = !ds_optim_trains(job, &tensor->param);
+        tensor->doubled = tensor->frozen ? 1 : ds__plan_doubles(plan, tensor->param.role);
         if (tensor->frozen)
             continue;
-        tensor->doubled = ds__plan_doubles(plan, tensor->param.role);
         tensor->replicated = plan->tensor_ranks > 1
                                  ? ds__plan_alike(plan, i)
                                  : matrix_elems(plan, i) < job->zero.replicate_below &&

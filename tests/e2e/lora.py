@@ -20,11 +20,11 @@ LLAMA = {"q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "
          "gate_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "down_proj": "mlp.down_proj"}
 
 
-def make_base(arch):
+def make_base(arch, *words):
     """A folder of Hugging Face with weights that have learned a little, and a job that starts from it."""
     job = h.write_job(f"{arch}.yaml", arch=arch, every=0, sequence=SEQUENCE, batch=BATCH, micro=2, name=arch)
     run, base = h.work() / f"run-{arch}", h.work() / f"base-{arch}"
-    ran = h.dsrun("--run-dir", run, job, "train.steps=8", "schedule.steps=8", "checkpoint.every=8")
+    ran = h.dsrun("--run-dir", run, job, "train.steps=8", "schedule.steps=8", "checkpoint.every=8", *words)
     out = h.dsrun("ckpt", "export", run, base)
     h.ok(ran.returncode == 0 and out.returncode == 0, f"{arch}: a base", ran.stderr + out.stderr)
     text = job.read_text()
@@ -148,6 +148,40 @@ def layouts(base, job):
     h.ok(ran.returncode == 0 and plan["memory"]["optimizer"] < plan["memory"]["parameters"] / 2 and trained > 0, "states of adapters alone", ran.stdout[:500])
 
 
+def exported(name):
+    """The adapters of a run as one file of PEFT has them, however ranks have written them."""
+    out = h.work() / f"peft-of-{name}"
+    shutil.rmtree(out, ignore_errors=True)
+    ran = h.dsrun("ckpt", "export", "--adapters", h.work() / name, out)
+    return h.safetensors(out / "adapter_model.safetensors") if ran.returncode == 0 else {}
+
+
+def teams(arch, job, ranks, *words):
+    """Adapters cut with their matrices, where both of two orders of sums are those of an optimizer that sees whole matrices, too."""
+    for optim in ("adamw", "muon", "lamb"):
+        all_words = adapted("optim.lr=1e-2", f"optim.name={optim}", "checkpoint.every=4", *words)
+        one = train("one", job, *all_words, steps=4)
+        team = train("team", job, *all_words, f"parallel.tensor={ranks}", slots=ranks, steps=4)
+        a, b = exported("one"), exported("team")
+        apart = {key: far([b[key][1]], [a[key][1]]) for key in a if key in b}
+        losses = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("one", "team")]
+        h.ok(one.returncode == team.returncode == 0 and len(apart) == len(a) == len(b) > 0 and max(apart.values()) < 2e-3
+             and all(abs(x - y) < 1e-6 * x for x, y in zip(*losses)), f"{arch}, {optim}: adapters of a team of {ranks} are those of one rank",
+             f"{losses} {apart} {one.stderr} {team.stderr}")
+    same = None
+    for more in ([], ["zero.stage=1"], ["zero.stage=2"], ["zero.stage=3"], ["zero.stage=3", "zero.once_per_host=false", "zero.replicate_below=200"],
+                 ["zero.stage=2", "offload.optim=cpu"], ["activation.recompute=full"]):
+        ran = train("team-2", job, *all_words, f"parallel.tensor={ranks}", *more, slots=2 * ranks, steps=4)
+        texts = h.metric_texts(h.work() / "team-2")
+        same = same or texts
+        h.ok(ran.returncode == 0 and len(texts) == 4 and texts == same, f"{arch}: two such teams have the same bits, {more}", f"{texts} {same} {ran.stderr}")
+    ran = train("team", job, *all_words, "zero.stage=1", slots=2, steps=6, fresh=False)
+    one = train("one", job, *all_words, steps=6, fresh=False)
+    losses = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("one", "team")]
+    h.ok(ran.returncode == one.returncode == 0 and len(losses[0]) == len(losses[1]) == 6 and all(abs(x - y) < 1e-6 * x for x, y in zip(*losses)),
+         f"{arch}: what a team has saved goes on on ranks of data", f"{losses} {ran.stderr} {one.stderr}")
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
 
 def checkpoints(base, job):
@@ -244,23 +278,27 @@ def parts(job, pattern, losses):
 
 
 def refused(job):
-    for words, says in ((adapted("parallel.tensor=2"), "and 'lora.rank' are not supported together"), (["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
+    for words, says in ((["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
                         (["train.freeze=*q_proj*"], "freeze both or none")):
         ran = train("other", job, *words)
         h.ok(ran.returncode == 65 and says in ran.stderr and ran.stderr.count("\n") <= 2, says, ran.stderr)
 
 
-for arch in ("llama", "gpt2", "olmo2", "phi3"):
-    base, job = make_base(arch)
-    if arch != "phi3":
+for arch in ("llama", "gpt2", "olmo2", "phi3", "qwen3"):
+    base, job = make_base(arch, *(["model.heads=4", "model.kv_heads=2"] if arch == "qwen3" else []))
+    if arch in ("llama", "gpt2", "olmo2"):
         gradients(arch, base, job)
     if arch == "llama":
         layouts(base, job)
         checkpoints(base, job)
         bases(base, job)
+        teams(arch, job, 2)
         parts(job, "model.layers.0.*", frozen(arch, base, job, "model.layers.0.*"))
         refused(job)
+    elif arch == "qwen3":
+        teams(arch, job, 4)
     elif arch == "gpt2":
+        teams(arch, job, 2)
         frozen(arch, base, job, "*.bias")
         frozen(arch, base, job, "*.w?e.weight")
     elif arch == "phi3":

@@ -27,8 +27,6 @@ static const struct {
     {SMALL "lora: {rank: 8}\n", "train.freeze=x", EINVAL,
      "override 'train.freeze=x': 'train.freeze' says nothing beside 'lora.rank', with which nothing but adapters is trained; leave it out"},
     {SMALL "lora: {rank: 8}\n", "lora.alpha=0", EINVAL, "override 'lora.alpha=0': 'lora.alpha' must be above 0"},
-    {SMALL "lora: {rank: 8}\n", "parallel.tensor=2", ENOTSUP,
-     "override 'parallel.tensor=2': 'parallel.tensor' 2 and 'lora.rank' are not supported together; divide the frozen weights by 'zero.stage' 3 instead"},
 };
 /* clang-format on */
 

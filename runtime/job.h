@@ -154,6 +154,7 @@ enum ds_adapted {
 struct ds_lora {
     uint64_t rank;
     double alpha;
+    double dropout; /* share of x's elements that adapters do not see in training */
     unsigned targets;
 };
 
@@ -219,7 +220,7 @@ struct ds_job {
     } train;
     struct {
         uint64_t rank; /* 0: there are no adapters; model.shape.lora is what all of it comes to */
-        double alpha;
+        double alpha, dropout;
         struct ds_strings targets; /* modules with adapters, as written; none: all */
     } lora;
     struct {

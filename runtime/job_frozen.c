@@ -53,14 +53,18 @@ static int take_targets(struct ds_job *job, const struct ds_keys *keys, struct d
 /* Without a rank nothing else is said. */
 static int check_silent(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
-    static const char *const paths[] = {"lora.alpha", "lora.targets"};
+    const struct {
+        const char *path;
+        bool says;
+    } table[] = {{"lora.alpha", job->lora.alpha > 0.0},
+                 {"lora.dropout", job->lora.dropout > 0.0},
+                 {"lora.targets", job->lora.targets.count > 0}};
 
-    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
-        if (ds_keys_given(keys, paths[i]) &&
-            (i == 0 ? job->lora.alpha > 0.0 : job->lora.targets.count > 0))
-            return FAIL_AT(keys, paths[i], EINVAL,
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (ds_keys_given(keys, table[i].path) && table[i].says)
+            return FAIL_AT(keys, table[i].path, EINVAL,
                            "'%s' says nothing without 'lora.rank'; set that, 16 is usual",
-                           paths[i]);
+                           table[i].path);
     return 0;
 }
 
@@ -68,7 +72,7 @@ static int take_lora(struct ds_job *job, const struct ds_keys *keys, struct ds_e
 {
     struct ds_lora *lora = &job->model.shape.lora;
 
-    *lora = (struct ds_lora){.rank = job->lora.rank};
+    *lora = (struct ds_lora){.rank = job->lora.rank, .dropout = job->lora.dropout};
     if (job->lora.rank == 0)
         return check_silent(job, keys, err);
     if (!ds_keys_given(keys, "lora.alpha"))

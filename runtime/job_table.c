@@ -261,6 +261,8 @@ static const struct ds_key job_keys[] = {
         "nothing else"),
     F64("lora.alpha", lora.alpha, FROM | BITS, "lora.rank", 0, 1e6,
         "alpha / rank is the factor of what adapters add"),
+    F64("lora.dropout", lora.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
+        "share of the elements dropped from what adapters read, in training"),
     LIST("lora.targets", lora.targets, FROM | BITS, "all but of experts", DS_MAX_TENSOR_NAME,
          "matrices with adapters, by names of their modules, as q_proj and v_proj of llama"),
 

@@ -42,7 +42,7 @@ static int write_config(const struct ds_ckpt_state *state, const char *out_dir,
     ds_json_string(&json, "base_model_name_or_path", state->base.path);
     ds_json_u64(&json, "r", shape->lora.rank);
     ds_json_f64(&json, "lora_alpha", shape->lora.alpha, 17);
-    ds_json_f64(&json, "lora_dropout", 0.0, 1);
+    ds_json_f64(&json, "lora_dropout", shape->lora.dropout, 17);
     ds_json_string(&json, "bias", "none");
     ds_json_bool(&json, "fan_in_fan_out", !ds_family_of(shape->arch)->weight_out);
     ds_json_bool(&json, "inference_mode", true);

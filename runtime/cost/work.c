@@ -210,10 +210,14 @@ static double adapters(const struct bench *b, enum ds_layer_product product, boo
     const double parts = lora->rank > 0 ? (double)__builtin_popcount(targets) : 0.0;
     const double rank = (double)lora->rank, times = backward ? 2.0 : 1.0;
     struct ds_extents e = ds_model_product(&b->plan->shape, product);
+    const struct ds_dropout_args drop = {.n = (size_t)b->tokens * e.in, .act = b->type};
+    const double drops = lora->dropout > 0.0 ? times : 0.0;
 
     if (parts <= 0.0)
         return 0.0;
-    return times *
+    return drops * (pointwise(b, ds_op_amount(DS_OP_DROPOUT, &drop).bytes, 1.0) +
+                    draw(b, (double)drop.n)) +
+           times *
                ds_work_matmul(b->cluster, b->plan->compute, b->tokens, parts * rank, (double)e.in) +
            times * parts *
                ds_work_matmul(b->cluster, b->plan->compute, b->tokens, (double)e.out / parts,

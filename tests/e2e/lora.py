@@ -182,6 +182,29 @@ def teams(arch, job, ranks, *words):
          f"{arch}: what a team has saved goes on on ranks of data", f"{losses} {ran.stderr} {one.stderr}")
 
 
+def dropout(job):
+    """What is dropped goes by the place of a sequence in the run, and that of a number in it."""
+    words = adapted("optim.lr=1e-2", "lora.dropout=0.3", "checkpoint.every=2")
+    one, without = train("one", job, *words, steps=4), train("other", job, *adapted("optim.lr=1e-2"), steps=4)
+    losses, plain = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("one", "other")]
+    h.ok(one.returncode == without.returncode == 0 and losses[0] == plain[0] and all(a != b for a, b in zip(losses[1:], plain[1:])),
+         "adapters learn otherwise where something is dropped", f"{losses} {plain} {one.stderr}")
+    for name, slots, more in (("two ranks", 2, []), ("a team", 2, ["parallel.tensor=2"]), ("shared sequences", 2, ["parallel.sequence=2"]),
+                              ("a pipeline", 2, ["parallel.pipeline=2"]), ("passes of one", 1, ["train.micro_batch=1"]),
+                              ("a pipeline of teams", 4, ["parallel.tensor=2", "parallel.pipeline=2", "train.micro_batch=1"])):
+        ran = train("other", job, *words, *more, slots=slots, steps=4)
+        got = [m["loss"] for m in h.metrics(h.work() / "other")]
+        h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < 1e-5 * b for a, b in zip(got, losses)), f"the same is dropped: {name}", f"{got} {losses} {ran.stderr}")
+    for more in (["activation.recompute=full"], ["activation.recompute=selective"]):
+        train("other", job, *words, *more, steps=4)
+        h.ok(h.metric_texts(h.work() / "other") == h.metric_texts(h.work() / "one"), f"the same bits, {more[0]}")
+    train("other", job, *words, steps=2)
+    train("other", job, *words, steps=4, fresh=False)
+    h.ok(h.metric_texts(h.work() / "other") == h.metric_texts(h.work() / "one"), "and after a stop")
+    h.dsrun("ckpt", "export", "--adapters", h.work() / "one", h.work() / "peft-dropout")
+    h.ok(json.loads((h.work() / "peft-dropout" / "adapter_config.json").read_text())["lora_dropout"] == 0.3, "PEFT is told")
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
 
 def checkpoints(base, job):
@@ -293,6 +316,7 @@ for arch in ("llama", "gpt2", "olmo2", "phi3", "qwen3"):
         checkpoints(base, job)
         bases(base, job)
         teams(arch, job, 2)
+        dropout(job)
         parts(job, "model.layers.0.*", frozen(arch, base, job, "model.layers.0.*"))
         refused(job)
     elif arch == "qwen3":

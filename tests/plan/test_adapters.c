@@ -59,6 +59,8 @@ Test(adapters, they_follow_the_tensors_of_their_layer)
     cr_assert_eq(elems - ds_model_elems(&base), 2 * 8 * (64 + 64 + 64 + 32 + 96 + 64));
     cr_assert_eq(ds_model_adapted_width(&shape), 24);
     cr_assert_eq(ds_model_adapted_widest(&shape), 16);
+    cr_assert_eq(ds_model_adapted_deepest(&shape), 96);
+    cr_assert_eq(ds_model_adapting_bytes(&shape, 3, 2), 320); /* 3 rows of 16, in 64s */
     base = ds_model_base(&shape);
     cr_assert_eq(ds_model_param_count(&base), 1 + 2 * 9 + 2);
 }
@@ -102,6 +104,8 @@ Test(adapters, gpt2_has_four_and_experts_none)
     gpt2.lora.targets = 0;
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
     gpt2.lora = (struct ds_lora){.rank = 2, .alpha = (double)NAN, .targets = 1};
+    cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
+    gpt2.lora = (struct ds_lora){.rank = 2, .alpha = 1.0, .dropout = 1.0, .targets = 1};
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
     gpt2.lora = (struct ds_lora){.rank = 2, .alpha = 1.0, .targets = 1U << 31};
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);

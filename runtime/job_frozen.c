@@ -99,9 +99,5 @@ int ds__job_check_frozen(struct ds_job *job, const struct ds_keys *keys, struct 
                        "'%s' keeps weights as they are and so needs 'model.init.from'; set it to a "
                        "folder that has them",
                        path);
-    if (job->precision.matmul == DS_MATMUL_FP8)
-        return FAIL_AT(keys, ds__job_blame(keys, "precision.matmul", path), ENOTSUP,
-                       "'precision.matmul' fp8 and '%s' are not supported together; use compute",
-                       path);
     return 0;
 }

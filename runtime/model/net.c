@@ -346,9 +346,10 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
 
     if (linear->dweight == NULL)
         bias_apart = true;
-    else
-        rc = linear->codes == NULL ? ds_matmul(&args, net->stream, err)
-                                   : ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
+    if (linear->codes != NULL)
+        rc = ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
+    else if (linear->dweight != NULL)
+        rc = ds_matmul(&args, net->stream, err);
     return rc != 0 || linear->dbias == NULL || !bias_apart ? rc
                                                            : ds_bias_bwd(&bias, net->stream, err);
 }

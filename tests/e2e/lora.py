@@ -205,6 +205,23 @@ def dropout(job):
     h.ok(json.loads((h.work() / "peft-dropout" / "adapter_config.json").read_text())["lora_dropout"] == 0.3, "PEFT is told")
 
 
+def fp8(arch, job, *words):
+    """Products with the frozen matrices of FP8, adapters as they are: near bf16, and the same bits wherever these are promised."""
+    words = ["optim.lr=1e-2", "precision.compute=bf16", "checkpoint.every=1", *words]
+    low = [*words, "precision.matmul=fp8"]
+    runs = [train("low", job, *low, slots=2, steps=4), train("plain", job, *words, slots=2, steps=4)]
+    losses = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("low", "plain")]
+    norms = [[m["grad_norm"] for m in h.metrics(h.work() / name)] for name in ("low", "plain")]
+    h.ok(all(ran.returncode == 0 for ran in runs) and len(losses[0]) == 4 and losses[0] != losses[1] and all(abs(a - b) < 1e-2 * b for a, b in zip(*losses))
+         and all(abs(a - b) < 0.1 * b for a, b in zip(*norms)), f"{arch}: fp8 is near bf16, {words[-1]}", f"{losses} {norms} {runs[0].stderr} {runs[1].stderr}")
+    for more in (["zero.stage=1"], ["zero.stage=3", "zero.once_per_host=false"], ["activation.recompute=full"], ["activation.recompute=selective"]):
+        ran = train("other", job, *low, *more, slots=2, steps=4)
+        h.ok(h.metric_texts(h.work() / "other") == h.metric_texts(h.work() / "low"), f"{arch}: the same bits of fp8, {more}", ran.stderr)
+    ran = train("other", job, *low, "parallel.tensor=2", slots=2, steps=4)
+    got = [m["loss"] for m in h.metrics(h.work() / "other")]
+    h.ok(ran.returncode == 0 and all(abs(a - b) < 1e-2 * b for a, b in zip(got, losses[1])), f"{arch}: a team of fp8", f"{got} {losses} {ran.stderr}")
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
 
 def checkpoints(base, job):
@@ -317,12 +334,16 @@ for arch in ("llama", "gpt2", "olmo2", "phi3", "qwen3"):
         bases(base, job)
         teams(arch, job, 2)
         dropout(job)
+        fp8(arch, job, *adapted())
+        fp8(arch, job, "train.freeze=*.0.*")
         parts(job, "model.layers.0.*", frozen(arch, base, job, "model.layers.0.*"))
         refused(job)
     elif arch == "qwen3":
         teams(arch, job, 4)
     elif arch == "gpt2":
         teams(arch, job, 2)
+        fp8(arch, job, *adapted())
+        fp8(arch, job, "train.freeze=*.c_*")
         frozen(arch, base, job, "*.bias")
         frozen(arch, base, job, "*.w?e.weight")
     elif arch == "phi3":

@@ -124,7 +124,8 @@ static struct ds_plan plan_of(struct ds_job *job)
     return plan;
 }
 
-/* 4 FLOPs for each number of a frozen matrix instead of 6, 2 where no gradient passes. */
+/* 4 FLOPs for each number of a frozen matrix instead of 6, 2 where no gradient passes; of FP8 are
+ * those of layers' products without their adapters. */
 Test(adapters, what_is_not_computed_is_not_counted)
 {
     struct ds_model_shape shape = test_llama(2, 64, 4, 2, 96, 113, 32), adapted = shape;
@@ -150,9 +151,12 @@ Test(adapters, what_is_not_computed_is_not_counted)
     job.train.freeze = (struct ds_strings){.count = 0};
     adapted.lora = (struct ds_lora){.rank = 4, .alpha = 4.0, .targets = 1U << DS_ADAPTED_DOWN};
     job.model.shape = adapted;
+    job.precision.compute = DS_COMPUTE_BF16;
+    job.precision.matmul = DS_MATMUL_FP8;
     none = plan_of(&job);
     saved = all.flops_per_token - none.flops_per_token;
     cr_assert_float_eq(saved, 2.0 * (2 * layer + 64 + 113 * 64) - 6.0 * 2 * 4 * (64 + 96), 1e-6);
+    cr_assert_float_eq(none.fp8_flops_per_token, 4.0 * 2 * (layer - 2 * 64), 1e-6);
     ds_plan_release(&none);
     ds_plan_release(&all);
 }

@@ -222,6 +222,7 @@ struct ds_job {
         uint64_t rank; /* 0: there are no adapters; model.shape.lora is what all of it comes to */
         double alpha, dropout;
         struct ds_strings targets; /* modules with adapters, as written; none: all */
+        struct ds_strings whole;   /* globs on names of tensors that are trained beside them */
     } lora;
     struct {
         enum ds_optim_kind kind;

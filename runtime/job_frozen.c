@@ -58,7 +58,8 @@ static int check_silent(const struct ds_job *job, const struct ds_keys *keys, st
         bool says;
     } table[] = {{"lora.alpha", job->lora.alpha > 0.0},
                  {"lora.dropout", job->lora.dropout > 0.0},
-                 {"lora.targets", job->lora.targets.count > 0}};
+                 {"lora.targets", job->lora.targets.count > 0},
+                 {"lora.whole", job->lora.whole.count > 0}};
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (ds_keys_given(keys, table[i].path) && table[i].says)
@@ -83,7 +84,7 @@ static int take_lora(struct ds_job *job, const struct ds_keys *keys, struct ds_e
     if (job->train.freeze.count > 0)
         return FAIL_AT(keys, ds__job_blame(keys, "train.freeze", "lora.rank"), EINVAL,
                        "'train.freeze' says nothing beside 'lora.rank', with which nothing but "
-                       "adapters is trained; leave it out");
+                       "adapters and 'lora.whole' is trained; leave it out");
     return take_targets(job, keys, err);
 }
 

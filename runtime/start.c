@@ -129,15 +129,21 @@ static void init_from_seed(const struct ds_trainer *trainer)
         (void)pthread_join(share[i].thread, NULL);
 }
 
-/* This rank's part of a folder's weights. */
+/* This rank's part of a folder's weights, in the order of the plan; no folder has adapters. */
 static int read_weights(struct ds_trainer *trainer, const char *from, struct ds_error *err)
 {
+    const struct ds_model_shape base = ds_model_base(&trainer->plan.model);
+    const struct ds_plan_param *param = trainer->plan.param;
     struct ds_hf_folder *folder = NULL;
     uint64_t digest = 0;
-    int rc = ds_hf_open(&folder, from, &trainer->plan.model, err);
+    int rc = ds_hf_open(&folder, from, &base, err);
 
-    if (rc == 0)
-        rc = ds_hf_read(folder, trainer->weights, trainer->n_weights, err);
+    for (size_t i = 0; rc == 0 && i < trainer->n_weights; i++) {
+        while (strcmp(param->param.name, trainer->weights[i].name) != 0)
+            param++;
+        if (!ds_model_is_adapter(&param->param))
+            rc = ds_hf_read(folder, &trainer->weights[i], 1, err);
+    }
     if (rc == 0)
         rc = ds_hf_digest(folder, &digest, err);
     ds_hf_close(folder);
@@ -148,11 +154,11 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 {
     const char *from = trainer->job->model.init_from;
 
-    if (from != NULL && trainer->plan.model.lora.rank == 0)
-        return ds_error_context(err, read_weights(trainer, from, err), "model.init.from '%s'",
-                                from);
-    init_from_seed(trainer);
-    return 0;
+    if (from == NULL || trainer->plan.model.lora.rank > 0)
+        init_from_seed(trainer);
+    return from == NULL ? 0
+                        : ds_error_context(err, read_weights(trainer, from, err),
+                                           "model.init.from '%s'", from);
 }
 
 int ds__trainer_fresh(struct ds_trainer *trainer, struct ds_error *err)

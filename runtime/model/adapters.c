@@ -43,6 +43,14 @@ static enum ds_adapted adapted_by(enum ds_role role)
     }
 }
 
+bool ds_model_has_adapter(const struct ds_model_shape *shape, const struct ds_param *param)
+{
+    const enum ds_adapted target = adapted_by(param->role);
+
+    return shape->lora.rank > 0 && target < DS_ADAPTED_COUNT &&
+           (shape->lora.targets & 1U << target) != 0;
+}
+
 /* The rule of the matrix, or NULL: the family has none, or experts in its place. */
 static const struct ds_param_rule *rule_of(const struct ds_model_shape *shape,
                                            enum ds_adapted target)

@@ -108,6 +108,8 @@ static inline bool ds_model_is_adapter(const struct ds_param *param)
 {
     return param->role >= DS_ROLE_LORA_A_QKV && param->role <= DS_ROLE_LORA_B_DOWN;
 }
+/* Has the tensor one, a matrix? */
+bool ds_model_has_adapter(const struct ds_model_shape *shape, const struct ds_param *param);
 /* Targets whose module's path is `name` or ends with it behind a dot ("q_proj", "attn.c_proj"), as
  * 1 << enum ds_adapted; 0: the family has no such matrix, or it is of experts. */
 unsigned ds_model_targets(const struct ds_model_shape *shape, const char *name);

@@ -20,7 +20,6 @@
  * Tests   tests/plan/test_plan.c
  */
 #include <errno.h>
-#include <fnmatch.h>
 #include <math.h>
 
 #include "runtime/optim.h"
@@ -329,9 +328,16 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
     }
 }
 
+/* What says which tensors are frozen, or with adapters are not. */
+static const char *globs_of(const struct ds_job *job, const struct ds_strings **globs)
+{
+    *globs = job->model.shape.lora.rank > 0 ? &job->lora.whole : &job->train.freeze;
+    return job->model.shape.lora.rank > 0 ? "lora.whole" : "train.freeze";
+}
+
 /* What is used as one matrix is trained or frozen as one, as gpt2's both embeddings are, whose
- * gradients one operation makes; and something is trained. */
-static int check_frozen(const struct ds_plan *plan, struct ds_error *err)
+ * gradients one operation makes; what has an adapter is frozen; and something is trained. */
+static int check_frozen(const struct ds_plan *plan, const char *path, struct ds_error *err)
 {
     size_t trained = 0;
 
@@ -343,9 +349,14 @@ static int check_frozen(const struct ds_plan *plan, struct ds_error *err)
             (ds_model_same_matrix(&tensor[-1].param, &tensor->param) ||
              tensor->param.role == DS_ROLE_WPE))
             return ds_fail(err, EINVAL,
-                           "'train.freeze' has one of '%s' and '%s' and not the other, which are "
-                           "used as one; freeze both or none",
-                           tensor[-1].param.name, tensor->param.name);
+                           "'%s' has one of '%s' and '%s' and not the other, which are used as "
+                           "one; name both or none",
+                           path, tensor[-1].param.name, tensor->param.name);
+        if (!tensor->frozen && ds_model_has_adapter(&plan->shape, &tensor->param))
+            return ds_fail(err, EINVAL,
+                           "'%s' has '%s', which has an adapter; leave it out, or its module out "
+                           "of 'lora.targets'",
+                           path, tensor->param.name);
     }
     return trained > 0 ? 0
                        : ds_fail(err, EINVAL,
@@ -353,22 +364,23 @@ static int check_frozen(const struct ds_plan *plan, struct ds_error *err)
 }
 
 /* A pattern without a tensor is a misspelt one. */
-static int check_freeze(const struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+static int check_globs(const struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
 {
-    for (size_t i = 0; i < job->train.freeze.count; i++) {
+    const struct ds_strings *globs;
+    const char *path = globs_of(job, &globs);
+
+    for (size_t i = 0; i < globs->count; i++) {
+        const struct ds_strings one = {.count = 1, .item = &globs->item[i]};
         size_t k = 0;
 
-        while (k < plan->tensors &&
-               fnmatch(job->train.freeze.item[i], plan->tensor[k].param.name, FNM_NOESCAPE) != 0)
+        while (k < plan->tensors && !ds_optim_globbed(&one, &plan->tensor[k].param))
             k++;
         if (k == plan->tensors)
             return ds_fail(err, EINVAL,
-                           "'train.freeze' item %zu: no tensor matches '%s'; tensors are called "
-                           "like '%s'",
-                           i + 1, job->train.freeze.item[i],
-                           plan->tensor[plan->tensors - 1].param.name);
+                           "'%s' item %zu: no tensor matches '%s'; tensors are called like '%s'",
+                           path, i + 1, globs->item[i], plan->tensor[plan->tensors - 1].param.name);
     }
-    return check_frozen(plan, err);
+    return check_frozen(plan, path, err);
 }
 
 /* The first block that has something to train. */
@@ -426,7 +438,7 @@ static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct d
                                        !is_tied(plan, tensor) && !tensor->expert;
     }
     plan->first_trained = first_trained(plan);
-    return check_freeze(plan, job, err);
+    return check_globs(plan, job, err);
 }
 
 static void take_tensor(struct ds_plan *plan, size_t tensor, unsigned block)

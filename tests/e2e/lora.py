@@ -291,6 +291,49 @@ def bases(base, job):
     h.ok(ran.returncode == 65 and "has all tensors" in ran.stderr and "ckpt export" in ran.stderr, "nor one of adapters from a whole one", ran.stderr)
 
 
+# --- what is trained beside adapters --------------------------------------------------------------
+
+def whole(arch, base, job, globs, names, told):
+    """Tensors that are trained as they are: from the base on, as without adapters, in every layout, and where PEFT looks for them."""
+    words = adapted("optim.lr=1e-2", "checkpoint.every=2", f"lora.whole={json.dumps(globs)}")
+    ran = train("whole", job, *words, slots=2, steps=4)
+    same, has = h.metric_texts(h.work() / "whole"), {key for key in saved("whole", 4) if ".lora_" not in key}
+    h.ok(ran.returncode == 0 and len(same) == 4 and has == set(names), f"{arch}: {globs} are trained beside adapters, and saved", f"{sorted(has)} {ran.stderr}")
+    ones = []
+    for name, more in (("alone", []), ("beside", [*adapted(), f"lora.whole={json.dumps(globs)}"])):
+        train(name, job, f"optim.lr={RATE}", "checkpoint.every=1", *PLAIN, *more, steps=1)
+        ones.append(saved(name, 1))
+    apart = {key: far([ones[1][key][1]], [ones[0][key][1]]) for key in names}
+    h.ok(max(apart.values()) < 1e-6, f"{arch}: a step moves them as one without adapters does", apart)
+    for more in (["zero.stage=2"], ["zero.stage=3", "zero.once_per_host=false"], ["offload.optim=cpu"], ["activation.recompute=full"]):
+        ran = train("other", job, *words, *more, slots=2, steps=4)
+        h.ok(ran.returncode == 0 and h.metric_texts(h.work() / "other") == same, f"{arch}: the same bits, {more[0]}", ran.stderr)
+    losses = [float(text[1]) for text in same]
+    for more in (["parallel.tensor=2"], ["parallel.pipeline=2"]):
+        ran = train("other", job, *words, *more, slots=2, steps=4)
+        got = [m["loss"] for m in h.metrics(h.work() / "other")]
+        h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < 1e-5 * b for a, b in zip(got, losses)), f"{arch}: about the same, {more[0]}", f"{got} {losses} {ran.stderr}")
+    train("other", job, *words, "parallel.tensor=2", slots=2, steps=2)
+    ran = train("other", job, *words, slots=2, steps=4, fresh=False)
+    got = [m["loss"] for m in h.metrics(h.work() / "other")]
+    h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < 1e-5 * b for a, b in zip(got, losses)), f"{arch}: and on from a team", f"{got} {losses} {ran.stderr}")
+    ran = train("whole", job, *words[:-1], slots=2, steps=6, fresh=False)
+    h.ok(ran.returncode == 65 and "or with other tensors frozen" in ran.stderr, f"{arch}: not without them", ran.stderr)
+    out = {word: h.work() / f"{arch}-whole-{word}" for word in ("merged", "again", "peft")}
+    ran = [h.dsrun("ckpt", "export", h.work() / "whole", out["merged"]), h.dsrun("ckpt", "import", out["merged"], out["again"]),
+           h.dsrun("ckpt", "export", "--adapters", h.work() / "whole", out["peft"])]
+    before, after = h.safetensors(base / "model.safetensors"), h.safetensors(out["merged"] / "model.safetensors")
+    changed = {key for key in before if before[key] != after[key]}
+    adapted_ = {key.replace(".lora_A.", ".") for key in saved("whole", 4) if ".lora_A." in key}
+    says = [h.dsrun("generate", path, "--prompt", "1: the", "--max-tokens", 24, "--temperature", 0).stdout for path in (h.work() / "whole", out["again"])]
+    h.ok(all(one.returncode == 0 for one in ran) and changed == has | adapted_ and says[0] == says[1] and len(says[0]) > 8, f"{arch}: the merged model has them",
+         f"{sorted(changed)} {says} {[one.stderr for one in ran]}")
+    config, tensors = json.loads((out["peft"] / "adapter_config.json").read_text()), h.safetensors(out["peft"] / "adapter_model.safetensors")
+    kept = {key.removeprefix("base_model.model."): value for key, value in tensors.items() if ".lora_" not in key}
+    tied = {"lm_head.weight": after[key] for key in has if "lm_head" in told and key.endswith("wte.weight")}
+    h.ok(config["modules_to_save"] == told and kept == {**{key: after[key] for key in has}, **tied}, f"{arch}: so has PEFT's folder", f"{config} {sorted(kept)}")
+
+
 # --- frozen ---------------------------------------------------------------------------------------
 
 def frozen(arch, base, job, pattern, slots=2):
@@ -319,7 +362,8 @@ def parts(job, pattern, losses):
 
 def refused(job):
     for words, says in ((["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
-                        (["train.freeze=*q_proj*"], "freeze both or none")):
+                        (["train.freeze=*q_proj*"], "name both or none"), (adapted("lora.whole=*lora_A*"), "'lora.whole' item 1: no tensor matches '*lora_A*'"),
+                        (adapted("lora.whole=*.o_proj.*"), "which has an adapter; leave it out")):
         ran = train("other", job, *words)
         h.ok(ran.returncode == 65 and says in ran.stderr and ran.stderr.count("\n") <= 2, says, ran.stderr)
 
@@ -334,6 +378,9 @@ for arch in ("llama", "gpt2", "olmo2", "phi3", "qwen3"):
         bases(base, job)
         teams(arch, job, 2)
         dropout(job)
+        whole(arch, base, job, ["model.embed_tokens.*", "lm_head.weight", "*.input_layernorm.*"],
+              ["model.embed_tokens.weight", "lm_head.weight", *(f"model.layers.{i}.input_layernorm.weight" for i in range(2))],
+              ["model.embed_tokens", "model.layers.0.input_layernorm", "model.layers.1.input_layernorm", "lm_head"])
         fp8(arch, job, *adapted())
         fp8(arch, job, "train.freeze=*.0.*")
         parts(job, "model.layers.0.*", frozen(arch, base, job, "model.layers.0.*"))
@@ -344,11 +391,19 @@ for arch in ("llama", "gpt2", "olmo2", "phi3", "qwen3"):
         teams(arch, job, 2)
         fp8(arch, job, *adapted())
         fp8(arch, job, "train.freeze=*.c_*")
+        whole(arch, base, job, ["*.w?e.*", "*.ln_f.*"], ["transformer.wte.weight", "transformer.wpe.weight", "transformer.ln_f.weight", "transformer.ln_f.bias"],
+              ["transformer.wte", "lm_head", "transformer.wpe", "transformer.ln_f"])
+        train("parts", job, *adapted("lora.whole=['*.bias']", "checkpoint.every=2"))
+        ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "parts", h.work() / "peft-of-parts")
+        h.ok(ran.returncode == 65 and "PEFT saves modules whole" in ran.stderr and not (h.work() / "peft-of-parts").exists(), "gpt2: parts of modules are refused", ran.stderr)
         frozen(arch, base, job, "*.bias")
         frozen(arch, base, job, "*.w?e.weight")
     elif arch == "phi3":
         train("packed", job, *adapted("checkpoint.every=2"))
         ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "packed", h.work() / "of-parts")
         h.ok(ran.returncode == 65 and "others in one matrix" in ran.stderr, "phi3: adapters of parts of a packed matrix are refused", ran.stderr)
+        train("packed", job, *adapted("checkpoint.every=2", "lora.targets=[o_proj]", "lora.whole=['*.gate_proj.*', '*.up_proj.*']"))
+        ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "packed", h.work() / "of-parts")
+        h.ok(ran.returncode == 65 and "others in one matrix; export the merged" in ran.stderr, "phi3: and these parts themselves", ran.stderr)
 h.ok(not h.left(), "nothing is left", h.left())
 h.done()

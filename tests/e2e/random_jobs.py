@@ -363,6 +363,8 @@ class Trial:
         if self.dice.random() < 0.6:
             self.job.update({"lora.rank": self.dice.choice((1, 3, 8)), "lora.alpha": self.dice.choice((1, 8, 16))})
             if self.dice.random() < 0.3:
+                self.job["lora.whole"] = self.dice.choice((["*norm*"], ["*ln_*"], ["*embed*"], ["*w?e*"], ["*bias"], ["lm_head*"], ["*gate.weight"], ["*experts*"]))
+            if self.dice.random() < 0.3:
                 self.job["lora.dropout"] = self.dice.choice((0.1, 0.5))
             if self.dice.random() < 0.5:
                 self.job["lora.targets"] = self.dice.choice((["c_attn"], ["c_proj"], ["q_proj", "v_proj"], ["down_proj", "k_proj"], ["o_proj"]))

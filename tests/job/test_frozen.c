@@ -23,10 +23,11 @@ static const struct {
     {SMALL, "lora.alpha=8", EINVAL, "override 'lora.alpha=8': 'lora.alpha' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL, "lora.dropout=0.1", EINVAL, "override 'lora.dropout=0.1': 'lora.dropout' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL, "lora.targets=c_fc", EINVAL, "override 'lora.targets=c_fc': 'lora.targets' says nothing without 'lora.rank'; set that, 16 is usual"},
+    {SMALL, "lora.whole=x", EINVAL, "override 'lora.whole=x': 'lora.whole' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL "lora: {rank: 8, targets: [c_fc, q_proj]}\n", NULL, EINVAL,
      "job.yaml:14:26: 'lora.targets' has 'q_proj', and gpt2 has no such matrix outside experts; there are attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj"},
     {SMALL "lora: {rank: 8}\n", "train.freeze=x", EINVAL,
-     "override 'train.freeze=x': 'train.freeze' says nothing beside 'lora.rank', with which nothing but adapters is trained; leave it out"},
+     "override 'train.freeze=x': 'train.freeze' says nothing beside 'lora.rank', with which nothing but adapters and 'lora.whole' is trained; leave it out"},
     {SMALL "lora: {rank: 8}\n", "lora.alpha=0", EINVAL, "override 'lora.alpha=0': 'lora.alpha' must be above 0"},
 };
 /* clang-format on */

@@ -199,9 +199,13 @@ Test(adapters, what_cannot_be_frozen_is_refused)
 {
     static const struct {
         const char *match, *says;
-    } cases[] = {{"*", "leaves nothing to train"},
-                 {"*k_proj*", "freeze both or none"},
-                 {"*.wat.*", "no tensor matches '*.wat.*'"}};
+        bool whole; /* beside adapters of q_proj */
+    } cases[] = {{"*", "leaves nothing to train", false},
+                 {"*k_proj*", "name both or none", false},
+                 {"*.wat.*", "'train.freeze' item 1: no tensor matches '*.wat.*'", false},
+                 {"*up_proj.weight", "'lora.whole' has one of", true},
+                 {"*[qkv]_proj.weight", "which has an adapter", true},
+                 {"*lora_A*", "'lora.whole' item 1: no tensor matches '*lora_A*'", true}};
 
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct ds_job job = test_job(test_llama(2, 64, 4, 2, 96, 113, 32), 2, 1, 32);
@@ -209,7 +213,10 @@ Test(adapters, what_cannot_be_frozen_is_refused)
         struct ds_error err = {0};
         struct ds_plan plan;
 
-        job.train.freeze =
+        if (cases[i].whole)
+            job.model.shape.lora =
+                (struct ds_lora){.rank = 4, .alpha = 4.0, .targets = 1U << DS_ADAPTED_QKV};
+        *(cases[i].whole ? &job.lora.whole : &job.train.freeze) =
             (struct ds_strings){.count = 1, .item = (const char *[]){cases[i].match}};
         cr_assert_eq(ds_plan_build(&plan, &args, &err), -EINVAL);
         cr_assert(strstr(err.text, cases[i].says) != NULL, "%s", err.text);

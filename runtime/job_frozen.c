@@ -57,6 +57,7 @@ static int check_silent(const struct ds_job *job, const struct ds_keys *keys, st
         const char *path;
         bool says;
     } table[] = {{"lora.alpha", job->lora.alpha > 0.0},
+                 {"lora.rslora", job->lora.rslora},
                  {"lora.dropout", job->lora.dropout > 0.0},
                  {"lora.targets", job->lora.targets.count > 0},
                  {"lora.whole", job->lora.whole.count > 0}};
@@ -73,7 +74,8 @@ static int take_lora(struct ds_job *job, const struct ds_keys *keys, struct ds_e
 {
     struct ds_lora *lora = &job->model.shape.lora;
 
-    *lora = (struct ds_lora){.rank = job->lora.rank, .dropout = job->lora.dropout};
+    *lora = (struct ds_lora){
+        .rank = job->lora.rank, .dropout = job->lora.dropout, .by_root = job->lora.rslora};
     if (job->lora.rank == 0)
         return check_silent(job, keys, err);
     if (!ds_keys_given(keys, "lora.alpha"))

@@ -261,6 +261,8 @@ static const struct ds_key job_keys[] = {
         "nothing else but lora.whole"),
     F64("lora.alpha", lora.alpha, FROM | BITS, "lora.rank", 0, 1e6,
         "alpha / rank is the factor of what adapters add"),
+    BOOL("lora.rslora", lora.rslora, BITS, "false",
+        "the factor is alpha / sqrt(rank)"),
     F64("lora.dropout", lora.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
         "share of the elements dropped from what adapters read, in training"),
     LIST("lora.targets", lora.targets, FROM | BITS, "all but of experts", DS_MAX_TENSOR_NAME,

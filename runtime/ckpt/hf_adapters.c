@@ -79,6 +79,7 @@ static int write_config(const struct ds_ckpt_state *state, const struct table *t
     ds_json_string(&json, "base_model_name_or_path", state->base.path);
     ds_json_u64(&json, "r", shape->lora.rank);
     ds_json_f64(&json, "lora_alpha", shape->lora.alpha, 17);
+    ds_json_bool(&json, "use_rslora", shape->lora.by_root);
     ds_json_f64(&json, "lora_dropout", shape->lora.dropout, 17);
     ds_json_string(&json, "bias", "none");
     ds_json_bool(&json, "fan_in_fan_out", !ds_family_of(shape->arch)->weight_out);

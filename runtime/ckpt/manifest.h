@@ -31,7 +31,7 @@
  *
  * "base" is there where tensors are left out: they are those of that folder.  Then the version is
  * 4, and the model may have "lora":{"rank":8,"alpha":16,"targets":["self_attn.q_proj", …]}, with
- * "dropout" where there was some.
+ * "dropout" and "rslora" where there was some.
  *
  * The part of one rank, "dsrun-checkpoint-part", is the same, but its ranges follow each other with
  * gaps, and columns may be in no view: it knows only of what it wrote.

@@ -69,7 +69,7 @@ struct ds_adapters ds__adapters_of(const struct ds_net *net, uint32_t block, enu
     a.kept = kept + (unsigned)__builtin_popcount(before) * a.rank * a.rows * bytes;
     a.sums = net->block[0].buf[pass == DS_PASS_EVAL ? pass : DS_PASS_TRAIN][DS_BUFFER_DADAPTED];
     a.drows = a.sums + a.rows * a.parts * a.rank;
-    a.scale = lora->alpha / (double)lora->rank;
+    a.scale = ds_model_adapter_scale(lora);
     if (lora->dropout > 0.0 && pass != DS_PASS_EVAL)
         a.left = (unsigned char *)a.sums + ds_model_adapting_bytes(&net->shape, a.rows, bytes);
     return a;

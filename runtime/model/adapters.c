@@ -43,6 +43,13 @@ static enum ds_adapted adapted_by(enum ds_role role)
     }
 }
 
+double ds_model_adapter_scale(const struct ds_lora *lora)
+{
+    const double rank = (double)lora->rank;
+
+    return lora->alpha / (lora->by_root ? sqrt(rank) : rank);
+}
+
 bool ds_model_has_adapter(const struct ds_model_shape *shape, const struct ds_param *param)
 {
     const enum ds_adapted target = adapted_by(param->role);

@@ -108,6 +108,8 @@ static inline bool ds_model_is_adapter(const struct ds_param *param)
 {
     return param->role >= DS_ROLE_LORA_A_QKV && param->role <= DS_ROLE_LORA_B_DOWN;
 }
+/* The factor of what adapters add. */
+double ds_model_adapter_scale(const struct ds_lora *lora);
 /* Has the tensor one, a matrix? */
 bool ds_model_has_adapter(const struct ds_model_shape *shape, const struct ds_param *param);
 /* Targets whose module's path is `name` or ends with it behind a dot ("q_proj", "attn.c_proj"), as

@@ -216,7 +216,7 @@ struct ds_adapters {
     void *kept;   /* scale * x A^T [rows, parts * rank], which the backward pass reads */
     float *sums;  /* the same of F32, and */
     void *drows;  /* its gradient, for one product at a time */
-    double scale; /* alpha / rank */
+    double scale; /* ds_model_adapter_scale() */
     void *left;   /* room for what dropout leaves of x [rows, in], or NULL: it is in no pass */
 };
 struct ds_adapters ds__adapters_of(const struct ds_net *net, uint32_t block, enum ds_pass pass,

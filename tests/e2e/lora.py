@@ -182,6 +182,21 @@ def teams(arch, job, ranks, *words):
          f"{arch}: what a team has saved goes on on ranks of data", f"{losses} {ran.stderr} {one.stderr}")
 
 
+def by_root(job):
+    """RANK is a square: alpha / sqrt(rank) is that of another alpha by alpha / rank."""
+    runs = {}
+    for name, words in (("by rank", [f"lora.alpha={2 * ALPHA}"]), ("by its root", [f"lora.alpha={ALPHA}", "lora.rslora=true"])):
+        ran = train("other", job, f"lora.rank={RANK}", "optim.lr=1e-2", "checkpoint.every=4", *words, steps=4)
+        shutil.rmtree(h.work() / "scaled", ignore_errors=True)
+        out = h.dsrun("ckpt", "export", h.work() / "other", h.work() / "scaled")
+        runs[name] = [h.metric_texts(h.work() / "other"), h.safetensors(h.work() / "scaled" / "model.safetensors")] if ran.returncode == out.returncode == 0 else ran.stderr
+    exported("other")
+    told = json.loads((h.work() / "peft-of-other" / "adapter_config.json").read_text())
+    h.ok(runs["by rank"] == runs["by its root"] and len(runs["by rank"]) == 2 and told["use_rslora"] and told["lora_alpha"] == ALPHA, "rslora: the same bits, and weights", told)
+    ran = train("other", job, f"lora.rank={RANK}", "optim.lr=1e-2", f"lora.alpha={ALPHA}", steps=6, fresh=False)
+    h.ok(ran.returncode == 65 and "made with another 'lora.rslora'" in ran.stderr, "nor with the other factor", ran.stderr)
+
+
 def dropout(job):
     """What is dropped goes by the place of a sequence in the run, and that of a number in it."""
     words = adapted("optim.lr=1e-2", "lora.dropout=0.3", "checkpoint.every=2")
@@ -377,6 +392,7 @@ for arch in ("llama", "gpt2", "olmo2", "phi3", "qwen3"):
         checkpoints(base, job)
         bases(base, job)
         teams(arch, job, 2)
+        by_root(job)
         dropout(job)
         whole(arch, base, job, ["model.embed_tokens.*", "lm_head.weight", "*.input_layernorm.*"],
               ["model.embed_tokens.weight", "lm_head.weight", *(f"model.layers.{i}.input_layernorm.weight" for i in range(2))],

@@ -364,6 +364,8 @@ class Trial:
             self.job.update({"lora.rank": self.dice.choice((1, 3, 8)), "lora.alpha": self.dice.choice((1, 8, 16))})
             if self.dice.random() < 0.3:
                 self.job["lora.whole"] = self.dice.choice((["*norm*"], ["*ln_*"], ["*embed*"], ["*w?e*"], ["*bias"], ["lm_head*"], ["*gate.weight"], ["*experts*"]))
+            if self.dice.random() < 0.2:
+                self.job["lora.rslora"] = True
             if self.dice.random() < 0.3:
                 self.job["lora.dropout"] = self.dice.choice((0.1, 0.5))
             if self.dice.random() < 0.5:

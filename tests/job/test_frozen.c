@@ -21,6 +21,7 @@ static const struct {
     {SMALL, "train.freeze=*.bias", EINVAL,
      "override 'train.freeze=*.bias': 'train.freeze' keeps weights as they are and so needs 'model.init.from'; set it to a folder that has them"},
     {SMALL, "lora.alpha=8", EINVAL, "override 'lora.alpha=8': 'lora.alpha' says nothing without 'lora.rank'; set that, 16 is usual"},
+    {SMALL, "lora.rslora=true", EINVAL, "override 'lora.rslora=true': 'lora.rslora' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL, "lora.dropout=0.1", EINVAL, "override 'lora.dropout=0.1': 'lora.dropout' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL, "lora.targets=c_fc", EINVAL, "override 'lora.targets=c_fc': 'lora.targets' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL, "lora.whole=x", EINVAL, "override 'lora.whole=x': 'lora.whole' says nothing without 'lora.rank'; set that, 16 is usual"},

@@ -325,6 +325,8 @@ const char *ds__check_dropout(const struct ds_dropout_args *a)
         return "a type that is not supported";
     if (!is_rate(a->rate))
         return "a rate that is not in [0, 1)";
+    if (a->ld < a->row)
+        return "an impossible shape";
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
 }
 

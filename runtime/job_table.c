@@ -260,11 +260,18 @@ static const struct ds_key job_keys[] = {
 
     U64("lora.rank", lora.rank, BITS, "0", 0, DS_MAX_LORA_RANK,
         "above 0 adapters of this rank are trained, two small matrices beside a matrix of a layer, and "
-        "nothing else"),
+        "nothing else but lora.whole"),
     F64("lora.alpha", lora.alpha, FROM | BITS, "lora.rank", 0, 1e6,
         "alpha / rank is the factor of what adapters add"),
+    BOOL("lora.rslora", lora.rslora, BITS, "false",
+        "the factor is alpha / sqrt(rank)"),
+    F64("lora.dropout", lora.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
+        "share of the elements dropped from what adapters read, in training"),
     LIST("lora.targets", lora.targets, FROM | BITS, "all but of experts", DS_MAX_TENSOR_NAME,
          "matrices with adapters, by names of their modules, as q_proj and v_proj of llama"),
+    LIST("lora.whole", lora.whole, BITS, "[]", DS_MAX_TENSOR_NAME,
+         "globs on the names of tensors, as in a checkpoint, that are trained as they are beside "
+         "adapters: an embedding and a classifier"),
 
     ENUM("optim.name", optim.kind, BITS, "adamw", optims, "the optimizer"),
     F64("optim.lr", optim.lr, BITS, "3e-4", 0, 1000, "peak learning rate"),

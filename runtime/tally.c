@@ -115,13 +115,13 @@ static int sum_bucket(struct ds_tally *tally, struct under_way *sums, uint32_t n
     struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, number);
     int rc = 0;
 
-    if (!bucket->gaps && plan->expert_ranks == 1 && plan->kv_rank == 0)
+    if (!bucket->gaps && plan->expert_ranks == 1 && (plan->tensor_rank == 0 || !bucket->doubled))
         return sum_up(tally, sums, ds_held_within(slice, 0, bucket->elems),
                       tensor_at(plan, bucket->offset), err);
     for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
         const struct ds_plan_span *span = &plan->span[i];
 
-        if (span->bucket == number && !(plan->kv_rank > 0 && span->doubled))
+        if (span->bucket == number && ds_plan_doubled_place(plan, span->doubled) == 0)
             rc = sum_up(tally, sums,
                         ds_held_within(slice, span->offset - bucket->offset, span->elems),
                         tensor_at(plan, span->offset), err);

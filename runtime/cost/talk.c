@@ -177,7 +177,7 @@ static double pass_s(const struct talk *t, const struct ds_instr *instr)
 }
 
 /* The shard of the tied matrix' gradient, between both ends of the line; and of those of keys and
- * values, between ranks of a team. */
+ * values and of adapters, between ranks of a team. */
 static double tie_s(const struct talk *t, const struct ds_instr *instr)
 {
     const struct ds_plan *plan = t->plan;
@@ -191,7 +191,8 @@ static double tie_s(const struct talk *t, const struct ds_instr *instr)
         const struct ds_held held = ds_plan_doubled(plan, instr->bucket, i);
 
         if (held.count > 0)
-            seconds += collective(t, ds_plan_kv_group(plan), (double)held.count * sizeof(float), 2);
+            seconds += collective(t, ds_plan_doubled_group(plan, plan->span[i].doubled),
+                                  (double)held.count * sizeof(float), 2);
     }
     return seconds;
 }

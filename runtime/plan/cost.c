@@ -167,9 +167,17 @@ static void cost_rest(struct ds_plan *plan)
     }
 }
 
-/* FLOPs of a token that passes do not make: gradients of frozen matrices, and in front of the first
- * that is trained all gradients.  A table that is looked up in was not counted. */
-static double left_out(const struct ds_plan *plan)
+/* Of a layer's products? */
+static bool is_multiplied(const struct ds_param *param, const struct ds_model_shape *shape)
+{
+    return param->ndim == 2 && param->block >= 1 && param->block <= shape->layers &&
+           param->role != DS_ROLE_ROUTER_W;
+}
+
+/* FLOPs of a token that passes do not make: gradients of frozen matrices, and in front of the
+ * first that is trained all gradients; of all, or of layers' products alone.  A table that is
+ * looked up in was not counted. */
+static double left_out(const struct ds_plan *plan, bool products)
 {
     const struct ds_model_shape *shape = &plan->model;
     const double attention = 8.0 * (double)shape->heads * (double)shape->head_size *
@@ -177,6 +185,8 @@ static double left_out(const struct ds_plan *plan)
     const double layers = plan->first_trained > 0 ? (double)plan->first_trained - 1.0 : 0.0;
     double flops = attention * (layers < (double)shape->layers ? layers : (double)shape->layers);
 
+    if (products)
+        flops = 0.0;
     for (size_t i = 0; i < plan->tensors; i++) {
         struct ds_param param;
         double elems;
@@ -184,6 +194,8 @@ static double left_out(const struct ds_plan *plan)
         if (!plan->tensor[i].frozen)
             continue;
         ds_model_param(&plan->model, i, &param);
+        if (products && !is_multiplied(&param, shape))
+            continue;
         elems = (double)param.elems;
         if (param.role == DS_ROLE_WTE && !shape->tie_embeddings)
             continue;
@@ -224,8 +236,10 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
                      : 0;
     cost_rest(plan);
     plan->flops_per_token =
-        ds_model_flops_per_token(&plan->model, plan->whole_sequence) - left_out(plan);
-    plan->fp8_flops_per_token = plan->fp8 ? ds_model_product_flops_per_token(&plan->model) : 0.0;
+        ds_model_flops_per_token(&plan->model, plan->whole_sequence) - left_out(plan, false);
+    if (plan->fp8)
+        plan->fp8_flops_per_token =
+            ds_model_product_flops_per_token(&plan->model) - left_out(plan, true);
 }
 
 double ds_plan_peak(const struct ds_plan *plan, double peak, double fp8_peak)

@@ -312,7 +312,7 @@ struct ds_held ds_plan_doubled(const struct ds_plan *plan, size_t bucket, size_t
 {
     const struct ds_plan_span *of = &plan->span[span];
 
-    if (!of->doubled || of->bucket != bucket)
+    if (of->doubled == 1 || of->bucket != bucket)
         return (struct ds_held){0};
     return ds_plan_held_span(plan, DS_ARENA_GRADS, of);
 }
@@ -326,7 +326,8 @@ bool ds_plan_twin(const struct ds_plan *plan, size_t param)
 {
     const struct ds_plan_param *of = &plan->param[param];
 
-    return plan->bucket[of->bucket].twin || (plan->kv_rank > 0 && plan->tensor[of->tensor].doubled);
+    return plan->bucket[of->bucket].twin ||
+           ds_plan_doubled_place(plan, plan->tensor[of->tensor].doubled) > 0;
 }
 
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,

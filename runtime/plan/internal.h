@@ -25,9 +25,10 @@ int ds__plan_meet(const struct ds_plan *plan, const struct ds_plan_args *args, s
 uint64_t ds__plan_met_bytes(const struct ds_plan *plan);
 /* Is a tensor of the model of one expert, of which ranks have whole ones? */
 bool ds__plan_is_expert(const struct ds_plan *plan, size_t tensor);
-/* Do all of a team hold it whole; several of them the same part? */
+/* Do all of a team hold it whole, with its whole gradient; how many hold the same part, each with a
+ * part of its gradient? */
 bool ds__plan_alike(const struct ds_plan *plan, size_t tensor);
-bool ds__plan_doubles(const struct ds_plan *plan, enum ds_role role);
+unsigned ds__plan_doubles(const struct ds_plan *plan, enum ds_role role);
 /* Where what is passed on lies; bytes of SWAPPED from `at` on. */
 uint64_t ds__plan_passed(struct ds_plan *plan, uint64_t at);
 /* With all other parts' plans: part[], shared_bytes, and one hash of all. */

@@ -211,7 +211,7 @@ static void count_sums(struct ds_plan *plan, const struct ds_instr *instr)
     }
 }
 
-/* Of the tied matrix both ends; of keys and values those who have them alike. */
+/* Of the tied matrix both ends; of keys and values and of adapters those who have them alike. */
 static void count_tie(struct ds_plan *plan, uint32_t bucket)
 {
     if (plan->bucket[bucket].tied)
@@ -221,7 +221,7 @@ static void count_tie(struct ds_plan *plan, uint32_t bucket)
         const struct ds_held held = ds_plan_doubled(plan, bucket, i);
 
         if (held.count > 0)
-            count(plan, DS_COMM_ALL_REDUCE_F32, held.count * sizeof(float), plan->kv_ranks);
+            count(plan, DS_COMM_ALL_REDUCE_F32, held.count * sizeof(float), plan->span[i].doubled);
     }
 }
 

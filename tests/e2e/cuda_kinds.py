@@ -310,6 +310,8 @@ def adapters():
             ("adapters of gpt2", "gpt2-tiny", ["lora.rank=8", "lora.alpha=16", "optim.lr=2e-2", "zero.stage=3"], 2, {}),
             ("adapters in bf16", "llama-tiny", ["lora.rank=8", "optim.lr=2e-2", "precision.compute=bf16", "zero.stage=2"], 2, {}),
             ("adapters with states of the host", "llama-tiny", ["lora.rank=4", "optim.lr=2e-2", "zero.stage=3", "offload.optim=cpu"], 2, {}),
+            ("adapters of a team", "llama-tiny", ["lora.rank=4", "lora.dropout=0.2", "optim.lr=2e-2", "parallel.tensor=2", "activation.recompute=full"], 2, {}),
+            ("adapters and what is beside", "gpt2-tiny", ["lora.rank=4", "lora.whole=*.w?e.weight", "lora.rslora=true", "optim.lr=2e-2", "zero.stage=3"], 2, {}),
             ("frozen", "gpt2-tiny", ["train.freeze=transformer.h.0.*", "zero.stage=3"], 2, {}),
             ("frozen norms", "qwen3-moe-tiny", ["train.freeze=*norm*"], 1, {})):
         found = []

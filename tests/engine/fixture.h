@@ -179,7 +179,8 @@ static inline void test_collect_doubled(const struct test_run *run, const struct
 
         for (uint32_t k = 0; k < plan->param[i].tensor; k++)
             before += ds_plan_cut(plan, k).whole.elems;
-        for (uint64_t j = 0; j < slice.count && plan->tensor[plan->param[i].tensor].doubled; j++)
+        for (uint64_t j = 0; j < slice.count && plan->tensor[plan->param[i].tensor].doubled > 1;
+             j++)
             mine[before + ds_plan_cut_at(&cut, slice.first + j, &together)] = params[slice.at + j];
     }
 }

@@ -100,7 +100,7 @@ def adapters():
     found = {}
     path, _ = job_of("llama-tiny", "fp32")
     for name, ranks, words in (("on the CPU", 1, ("launch.device=cpu",)), ("on one rank", 1, ()), ("gathered by 2 ranks", 2, ("zero.stage=3",)),
-                               ("recomputed", 1, ("activation.recompute=full",)), ("in bf16", 1, ("precision.compute=bf16",))):
+                               ("of a team of 2", 2, ("parallel.tensor=2",)), ("recomputed", 1, ("activation.recompute=full",)), ("in bf16", 1, ("precision.compute=bf16",))):
         ran = train(path, "adapters-" + name.replace(" ", "-"), ranks, 60.0, ("lora.rank=8", "lora.alpha=16", "optim.lr=2e-2", "checkpoint.every=0", *words))
         if h.ok(ran.returncode == 0, f"adapters {name}: the job ends with 0", ran.stdout + ran.stderr):
             found[name] = h.metrics(h.work() / ("adapters-" + name.replace(" ", "-")))

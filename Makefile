@@ -152,6 +152,9 @@ check: all tests | $(B)/deps-hosts.ok ## build everything, run every test; last 
 check-unit: all tests ## the unit tests only
 	$(Q)B='$(B)' tests/run $(ALL_TESTBIN)
 
+check-aarch64: | $(B)/deps-cross.ok ## the unit tests of a build for aarch64 under QEMU, or those that CROSS="PART ..." names
+	$(Q)tools/cross '$(B)/cross' $(CROSS)
+
 check-memory: all ## planned against measured memory, up to 350 million parameters; 1 to 4 ranks
 	$(Q)DSRUN_MEMORY=full TEST_TIMEOUT=7200 B='$(B)' tests/run tests/e2e/memory.py
 
@@ -172,7 +175,8 @@ include kernels/cuda/rules.mk tools/cuda.mk tests/fakes/rules.mk
 -include man/rules.mk bench/rules.mk tests/fuzz/rules.mk tests/sim/rules.mk
 
 # Test programs are many, and lld links one in half the time; the product is linked by the compiler's own linker.
-ifneq ($(shell command -v ld.lld),)
+# One that compiles for another machine may not find it.
+ifneq ($(shell echo 'int main(void) { return 0; }' | $(CC) -fuse-ld=lld -x c -o /dev/null - 2>/dev/null && echo it),)
 $(ALL_TESTBIN) $(GPU_TESTS) $(SIM) $(MUTANTS) $(SEEDED) $(RACES) $(FAKE_LIBS) $(FAKES)/dsrun-cuda.so: \
     private ALL_LDFLAGS = $(DS_LDFLAGS) -fuse-ld=lld $(LDFLAGS)
 endif
@@ -184,6 +188,6 @@ test-objects: $(foreach r,$(TEST_ROOMS),$(addsuffix .o,$(filter-out $(NCCL_TEST)
     $(B)/tests/fuzz/replay.o $(patsubst %,$(B)/tests/fuzz/fuzz_%.o,$(FUZZ))
 
 FORCE:
-.PHONY: all programs deps tests test-objects check check-unit check-memory check-e2e demo man clean help FORCE
+.PHONY: all programs deps tests test-objects check check-aarch64 check-unit check-memory check-e2e demo man clean help FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -162,8 +162,12 @@ int ds_fs_pread_all(int fd, void *bytes, size_t len, uint64_t at, struct ds_erro
 
 int ds_fs_create_beside(const char *path, char *temp, struct ds_error *err)
 {
+    struct stat there;
     int code = EEXIST;
 
+    /* A folder the rename refuses. */
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode))
+        return ds_fail(err, EINVAL, "cannot replace '%s': it is no regular file", path);
     for (int i = 0; code == EEXIST && i < MAX_TEMP_TRIES; i++) {
         int fd, len = snprintf(temp, DS_MAX_PATH, "%s.tmp-%ld-%d", path, (long)getpid(), i);
 

@@ -33,12 +33,14 @@ int ds_fs_pwrite_all(int fd, const void *bytes, size_t len, uint64_t at, struct 
 int ds_fs_pread_all(int fd, void *bytes, size_t len, uint64_t at, struct ds_error *err)
     DS_NODISCARD;
 
-/* Replace `path` by these bytes: temporary file beside it, fsync, rename, fsync of the folder. */
+/* Replace `path` by these bytes: temporary file beside it, fsync, rename, fsync of the folder.  A
+ * link is replaced itself; a device, a pipe or a socket, also behind a link, stays: EINVAL. */
 int ds_fs_replace(const char *path, const void *bytes, size_t len, struct ds_error *err)
     DS_NODISCARD;
 
 /* The same in two steps, for what is written bit by bit.  First a new file beside `path`, of a name
- * that nobody has: its descriptor, to write and to read, and the name in temp[DS_MAX_PATH]. */
+ * that nobody has: its descriptor, to write and to read, and the name in temp[DS_MAX_PATH].  What
+ * may not be replaced is refused here. */
 int ds_fs_create_beside(const char *path, char *temp, struct ds_error *err) DS_NODISCARD;
 /* Then, when it is synced and closed: it is `path` now.  Without `replace` a file that is there
  * stays: -EEXIST.  On failure `temp` is removed. */

@@ -6,6 +6,7 @@
  *
  * The channel is moved away from descriptors 0 and 1, so that nothing that prints can damage it.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,7 +59,8 @@ int main(int argc, char **argv)
     null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (args.in_fd < 0 || args.out_fd < 0 || null_fd < 0 || dup2(null_fd, STDIN_FILENO) < 0 ||
         dup2(null_fd, STDOUT_FILENO) < 0) {
-        ds_log(DS_LOG_ERROR, "stdin and stdout must be open");
+        ds_log(DS_LOG_ERROR, "cannot move stdin and stdout: %s%s", strerror(errno),
+               errno == EBADF ? "" : "; more open files must be allowed (ulimit -n)");
         return DS_EXIT_USAGE;
     }
     if (null_fd > STDERR_FILENO)

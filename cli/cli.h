@@ -29,6 +29,7 @@ struct ds_cli {          /* borrowed from argv; plain data */
     bool adapters;
     const char *cluster, *timeline;
     uint64_t nodes, slots;                        /* 0: not given */
+    uint64_t least_nodes;                         /* of MIN:MAX, else `nodes`, which is MAX */
     int64_t trials;                               /* -1: not given */
     int64_t restarts;                             /* -1: not given */
     unsigned restart_on;                          /* enum ds_cause, or'ed; 0: not given */
@@ -73,6 +74,7 @@ int ds_cmd_run(const struct ds_cli *cli);      /* cmd_run.c */
 int ds_cmd_check(const struct ds_cli *cli);    /* cmd_check.c */
 int ds_cmd_plan(const struct ds_cli *cli);     /* cmd_plan.c */
 int ds_cmd_tune(const struct ds_cli *cli);     /* cmd_tune.c */
+int ds_cmd_eval(const struct ds_cli *cli);     /* cmd_eval.c */
 int ds_cmd_ckpt(const struct ds_cli *cli);     /* cmd_ckpt.c: ls verify export import */
 int ds_cmd_exec(const struct ds_cli *cli);     /* cmd_exec.c */
 int ds_cmd_hosts(const struct ds_cli *cli);    /* cmd_hosts.c */

@@ -254,10 +254,18 @@ static int on_restart(struct attach *attach, const json_t *event, struct ds_erro
 {
     int64_t attempt = whole(event, "attempt", INT32_MAX);
     int64_t delay_ms = whole(event, "delay_ms", INT32_MAX);
+    int64_t hosts = whole(event, "hosts", DS_MAX_HOSTS);
+    int64_t ranks = whole(event, "ranks", DS_MAX_RANKS);
+    const struct ds_story_restart restart = {.attempt = (unsigned)attempt,
+                                             .delay_ms = (unsigned)delay_ms,
+                                             .hosts = hosts > 0 && ranks > 0 ? (unsigned)hosts : 0,
+                                             .ranks = ranks > 0 ? (unsigned)ranks : 0,
+                                             .lack =
+                                                 json_string_value(json_object_get(event, "lack"))};
 
     (void)err;
     if (attempt >= 0 && delay_ms >= 0)
-        ds_story_restart(&attach->console, (unsigned)attempt, (unsigned)delay_ms);
+        ds_story_restart(&attach->console, &restart);
     return 0;
 }
 

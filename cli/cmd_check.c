@@ -10,26 +10,10 @@
 #include "base/exit.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/fit.h"
 #include "cli/place.h"
 #include "cli/sets.h"
 #include "runtime/job.h"
-#include "runtime/plan/plan.h"
-
-/* What only shows when tensors have their places: names that match none, say. */
-static int check_plan(struct ds_job *job, const struct ds_cli_place *place, struct ds_error *err)
-{
-    const struct ds_plan_args args = {.job = job,
-                                      .world = place->placement.world,
-                                      .threads = place->threads,
-                                      .local_world = place->placement.place[0].ranks};
-    struct ds_plan plan = {0};
-    int rc = ds_plan_settle(job, &args, args.local_world, UINT64_MAX, err);
-
-    if (rc == 0)
-        rc = ds_plan_build(&plan, &args, err);
-    ds_plan_release(&plan);
-    return rc;
-}
 
 int ds_cmd_check(const struct ds_cli *cli)
 {
@@ -45,7 +29,7 @@ int ds_cmd_check(const struct ds_cli *cli)
     if (rc == 0)
         rc = ds_cli_sets_settle(cli, &job, true, &err);
     if (rc == 0)
-        rc = check_plan(&job, &place, &err);
+        rc = ds_cli_fit_plan(&job, &place.placement, place.threads, &err);
     if (rc != 0)
         ds_log(DS_LOG_ERROR, "%s", ds_error_text(&err, rc));
     ds_cli_place_release(&place);

@@ -167,6 +167,7 @@ static int run_attempt(struct launch *launch, struct ds_fleet_result *result, st
         .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
         .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
         .heartbeat_s = cli->heartbeat_s < 0 ? HEARTBEAT_S : cli->heartbeat_s,
+        .yields = cli->least_nodes < cli->nodes && launch->attempt < cli->restarts,
         .ops = &ds_report_ops,
         .user = &launch->report};
     char job[DS_GPULOCK_JOB];
@@ -203,12 +204,15 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
         .step =
             restart->restarts, /* nobody knows how far a program came: each attempt is another */
         .checkpoint = -1};
+    struct ds_spares_change change;
+    char lack[DS_MAX_ERROR_TEXT];
     const char *why;
     unsigned delay_ms;
     int stop;
 
-    if (ds_spares_replace(&launch->spares, result->lost, &result->first, &facts.replaced) > 0 &&
-        ds_cli_place_devices(&launch->place, err) != 0)
+    ds_spares_replace(&launch->spares, result->lost, &result->first, &change);
+    facts.replaced = change.first;
+    if (ds_cli_place_again(&launch->place, &change, 0, err) != 0)
         return false;
     if (!ds_restart_next(restart, &facts, &delay_ms, &why)) {
         if (why != NULL)
@@ -216,7 +220,10 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
         return false;
     }
     launch->attempt = restart->restarts;
-    if (ds_report_restart(&launch->report, launch->attempt, delay_ms, err) != 0)
+    if (change.too_few)
+        ds_spares_too_few(&launch->spares, &change, lack);
+    if (ds_report_restart(&launch->report, launch->attempt, delay_ms, change.too_few ? lack : NULL,
+                          err) != 0)
         return false;
     stop = ds_fleet_wait(&launch->fleet, delay_ms);
     if (stop != 0)
@@ -228,7 +235,7 @@ static int run_program(struct launch *launch, struct ds_error *err)
 {
     struct ds_restart restart = {0};
     struct ds_fleet_result result = {0};
-    int rc = ds_cli_place_spares(&launch->place, &launch->spares, err);
+    int rc = ds_cli_place_spares(&launch->place, launch->cli, NULL, &launch->spares, err);
 
     if (rc != 0)
         return ds_exit_from_errno(rc);

@@ -19,7 +19,7 @@
 #include "cli/cli.h"
 #include "cli/device.h"
 #include "cli/env.h"
-#include "cli/gpus.h"
+#include "cli/fit.h"
 #include "cli/machine.h"
 #include "cli/place.h"
 #include "cli/report.h"
@@ -39,7 +39,8 @@ enum { GRACE_S = 30, START_TIMEOUT_S = 60, TEXT_BYTES = 1024 * 1024 };
 
 struct run {
     const struct ds_cli *cli;
-    struct ds_job job;
+    struct ds_job given; /* owns what `job` has */
+    struct ds_job job;   /* as these ranks have it */
     struct ds_cli_place place;
     struct ds_plan plan;
     struct ds_report report;
@@ -100,18 +101,14 @@ static int settle(struct run *run, const struct ds_plan_args *plan, struct ds_er
     return rc;
 }
 
-static int prepare(struct run *run, struct ds_error *err)
+/* The job and its plan for the ranks that there are. */
+static int lay_out(struct run *run, struct ds_error *err)
 {
     struct ds_plan_args args = {.job = &run->job};
-    int rc = ds_cli_load_job(run->cli, &run->job, err);
+    int rc;
 
-    if (rc == 0)
-        rc = ds_cli_place(run->cli, &run->job, !run->cli->dry_run, &run->place, err);
-    ds_cli_place_warn(&run->place);
-    if (rc == 0)
-        rc = ds_job_check_world(&run->job, run->place.placement.world, err);
-    if (rc == 0)
-        rc = ds_cli_sets_settle(run->cli, &run->job, run->cli->dry_run, err);
+    run->job = run->given;
+    rc = ds_cli_fit_settle(&run->place.placement, &run->job, err);
     if (rc == 0)
         rc = ds_cli_memory(&run->job, &run->place, &run->memory, err);
     if (rc == 0) {
@@ -124,8 +121,23 @@ static int prepare(struct run *run, struct ds_error *err)
     }
     if (rc == 0)
         rc = ds_plan_build(&run->plan, &args, err);
+    return rc == 0 ? check_memory(run, err) : rc;
+}
+
+static int prepare(struct run *run, struct ds_error *err)
+{
+    int rc = ds_cli_load_job(run->cli, &run->given, err);
+
+    run->job = run->given;
     if (rc == 0)
-        rc = check_memory(run, err);
+        rc = ds_cli_place(run->cli, &run->job, !run->cli->dry_run, &run->place, err);
+    ds_cli_place_warn(&run->place);
+    if (rc == 0)
+        rc = ds_job_check_world(&run->given, run->place.placement.world, err);
+    if (rc == 0)
+        rc = ds_cli_sets_settle(run->cli, &run->given, run->cli->dry_run, err);
+    if (rc == 0)
+        rc = lay_out(run, err);
     return rc == 0 ? ds_cli_sets_check(&run->job, &run->sets, err) : rc;
 }
 
@@ -154,6 +166,7 @@ static int write_job(struct run *run, struct ds_error *err)
     int rc = ds_cli_tokenize_job(run->cli, &run->job, &ranks, err);
     bool made = strcmp(run->job.data.tokenizer, ranks.data.tokenizer) != 0;
 
+    run->given.arena = run->job.arena; /* the names of its files are there now */
     if (rc == 0 && made)
         rc = ds_cli_sets_check(&ranks, &run->sets, err);
     return rc == 0 ? ds_job_write(&ranks, &run->job_text, err) : rc;
@@ -173,6 +186,8 @@ static int open_run(struct run *run, struct ds_error *err)
         ds_cli_job_changes(&run->job, run->facts.run_dir, &run->changes);
     if (rc == 0)
         rc = ds_report_open(&run->report, run->facts.run_dir, run->job.log.sinks, err);
+    if (rc == 0)
+        rc = ds_cli_keep_base_tokenizer(&run->job, err);
     run->facts.job_text = ds_buf_text(&run->job_text);
     run->facts.job_bytes = run->job_text.len;
     return rc;
@@ -195,6 +210,13 @@ static void open_record(struct run *run)
                         ds_error_text(&err, rc));
 }
 
+static void write_header(struct run *run)
+{
+    ds_plan_describe(&run->plan, &run->job, &run->header);
+    ds_cli_sets_print(&run->job, &run->sets, &run->header);
+    run->report.header = ds_buf_text(&run->header);
+}
+
 static void open_console(struct run *run)
 {
     const struct ds_console_args args = {
@@ -210,9 +232,7 @@ static void open_console(struct run *run)
     };
 
     ds_console_init(&run->report.console, &args);
-    ds_plan_describe(&run->plan, &run->job, &run->header);
-    ds_cli_sets_print(&run->job, &run->sets, &run->header);
-    run->report.header = ds_buf_text(&run->header);
+    write_header(run);
     ds_console_text(&run->report.console, run->report.header);
     if (run->place.crowded > 0)
         ds_console_warn(&run->report.console,
@@ -240,25 +260,26 @@ static int run_attempt(struct run *run, struct ds_fleet_result *result, struct d
                            .argv = argv,
                            .envc = run->place.env.count,
                            .env = run->place.env.item};
-    struct ds_fleet_args args = {.place = placement->place,
-                                 .places = placement->places,
-                                 .world = placement->world,
-                                 .transport = run->place.transport,
-                                 .transport_args = {.libexec = run->libexec,
-                                                    .lease_fd = run->report.dir.lock_fd,
-                                                    .join = &run->place.join,
-                                                    .srun = run->place.srun,
-                                                    .push = (enum ds_push)cli->push,
-                                                    .worker = true},
-                                 .spec = &spec,
-                                 .devices = run->place.devices,
-                                 .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
-                                 .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S
-                                                                             : cli->start_timeout_s,
-                                 .heartbeat_s = run->job.launch.heartbeat,
-                                 .hang_s = run->job.launch.hang,
-                                 .ops = &ds_report_ops,
-                                 .user = &run->report};
+    struct ds_fleet_args args = {
+        .place = placement->place,
+        .places = placement->places,
+        .world = placement->world,
+        .transport = run->place.transport,
+        .transport_args = {.libexec = run->libexec,
+                           .lease_fd = run->report.dir.lock_fd,
+                           .join = &run->place.join,
+                           .srun = run->place.srun,
+                           .push = (enum ds_push)cli->push,
+                           .worker = true},
+        .spec = &spec,
+        .devices = run->place.devices,
+        .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
+        .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
+        .heartbeat_s = run->job.launch.heartbeat,
+        .hang_s = run->job.launch.hang,
+        .yields = cli->least_nodes < cli->nodes && run->facts.attempt < run->job.launch.restarts,
+        .ops = &ds_report_ops,
+        .user = &run->report};
     char job[DS_GPULOCK_JOB];
     struct ds_buf blob;
     int rc;
@@ -280,6 +301,31 @@ static int run_attempt(struct run *run, struct ds_fleet_result *result, struct d
     return rc;
 }
 
+/* The placement may have other hosts now, and where some were left out other ranks: the same job,
+ * laid out for these. */
+static int move(struct run *run, const struct ds_spares_change *change, struct ds_error *err)
+{
+    int rc = ds_cli_place_again(&run->place, change, (unsigned)run->given.launch.threads, err);
+
+    if (rc != 0 || change->out == 0)
+        return rc;
+    ds_plan_release(&run->plan);
+    ds_buf_reset(&run->job_text);
+    ds_buf_reset(&run->job_record);
+    ds_buf_reset(&run->header);
+    rc = lay_out(run, err);
+    if (rc == 0)
+        rc = write_job(run, err);
+    if (rc == 0)
+        rc = ds_cli_job_record(&run->job, &run->job_record, err);
+    run->facts.job_text = ds_buf_text(&run->job_text);
+    run->facts.job_bytes = run->job_text.len;
+    run->report.job_written = false;
+    if (rc == 0)
+        write_header(run);
+    return rc;
+}
+
 /* Is there to be another attempt?  Waits for its time. */
 static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_result *result,
                   struct ds_error *err)
@@ -295,21 +341,29 @@ static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_r
                                      .step = result->last_step > run->report.last_metric
                                                  ? result->last_step
                                                  : run->report.last_metric};
+    struct ds_spares_change change;
+    char lack[DS_MAX_ERROR_TEXT];
     const char *why;
     unsigned delay_ms;
     int stop;
 
-    if (ds_spares_replace(&run->spares, result->lost, &result->first, &facts.replaced) > 0 &&
-        run->place.devices != NULL && ds_cli_place_devices(&run->place, err) != 0)
-        return false;
+    ds_spares_replace(&run->spares, result->lost, &result->first, &change);
+    facts.replaced = change.first;
     if (!ds_restart_next(restart, &facts, &delay_ms, &why)) {
         if (why != NULL)
             ds_console_error(&run->report.console, "%s", why);
         return false;
     }
     run->facts.attempt = restart->restarts;
-    if (ds_report_restart(&run->report, run->facts.attempt, delay_ms, err) != 0)
+    if (change.too_few)
+        ds_spares_too_few(&run->spares, &change, lack);
+    if (move(run, &change, err) != 0)
         return false;
+    if (ds_report_restart(&run->report, run->facts.attempt, delay_ms, change.too_few ? lack : NULL,
+                          err) != 0)
+        return false;
+    if (change.out > 0)
+        ds_console_text(&run->report.console, run->report.header);
     stop = ds_fleet_wait(&run->fleet, delay_ms);
     if (stop != 0)
         result->code = 128 + stop;
@@ -320,7 +374,7 @@ static int run_job(struct run *run, struct ds_error *err)
 {
     struct ds_restart restart = {0};
     struct ds_fleet_result result = {0};
-    int rc = ds_cli_place_spares(&run->place, &run->spares, err);
+    int rc = ds_cli_place_spares(&run->place, run->cli, &run->given, &run->spares, err);
 
     if (rc != 0)
         return ds_exit_from_errno(rc);
@@ -418,7 +472,7 @@ int ds_cmd_run(const struct ds_cli *cli)
     struct ds_error err = {0};
     int code;
 
-    ds_job_init(&run.job);
+    ds_job_init(&run.given);
     ds_buf_init(&run.job_text, DS_MAX_FRAME_BYTES / 2);
     ds_buf_init(&run.job_record, DS_MAX_FRAME_BYTES / 2);
     ds_buf_init(&run.header, TEXT_BYTES);
@@ -434,6 +488,6 @@ int ds_cmd_run(const struct ds_cli *cli)
     ds_buf_release(&run.job_record);
     ds_buf_release(&run.header);
     ds_buf_release(&run.changes);
-    ds_job_release(&run.job);
+    ds_job_release(&run.given);
     return code;
 }

@@ -24,18 +24,15 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/device.h"
-#include "cli/env.h"
 #include "cli/machine.h"
+#include "cli/once.h"
 #include "cli/place.h"
 #include "cli/sets.h"
-#include "launcher/fleet/fleet.h"
-#include "launcher/gpulock.h"
 #include "runtime/cost/search.h"
 #include "runtime/job_table.h"
-#include "runtime/spec.h"
 
 enum { WAYS = DS_COMM_MAX_GROUPS / DS_PLAN_GROUPS };
-enum { GRACE_S = 30, START_TIMEOUT_S = 60, TRIALS = 3, SHOWN = 10, TEXT_BYTES = 1 << 20 };
+enum { TRIALS = 3, SHOWN = 10, TEXT_BYTES = 1 << 20 };
 
 struct tune {
     const struct ds_cli *cli;
@@ -48,31 +45,11 @@ struct tune {
     struct ds_run_spec facts;
     size_t tried[DS_MAX_TRIALS];   /* candidates */
     double step_ms[DS_MAX_TRIALS]; /* measured; 0: not yet */
-    struct ds_logmux mux;
-    struct ds_fleet fleet;
+    struct ds_once once;
 };
 
-/* --- what the workers tell -------------------------------------------------------------------- */
-
-static void on_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
-{
-    (void)user;
-    if (stream == DS_LOG_STDERR)
-        ds_log(DS_LOG_WARNING, "rank %u: %s", rank, text);
-}
-
-static int on_output(void *user, uint32_t rank, enum ds_log_stream stream, const char *bytes,
-                     size_t len, struct ds_error *err)
-{
-    struct tune *tune = user;
-
-    (void)err;
-    ds_logmux_feed(&tune->mux, rank, stream, bytes, len);
-    return 0;
-}
-
 /* {"trial":0,"step_ms":12.5} */
-static int on_metric(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err)
+static int on_metric(void *user, const char *json, size_t len, struct ds_error *err)
 {
     struct tune *tune = user;
     json_t *root = ds_json_parse(json, len, err);
@@ -80,7 +57,6 @@ static int on_metric(void *user, uint32_t rank, const char *json, size_t len, st
     double step_ms = 0.0;
     int rc;
 
-    (void)rank;
     if (root == NULL)
         return -EBADMSG;
     rc = ds_json_get_u64(root, "trial", tune->facts.trials - 1, &trial, err);
@@ -91,28 +67,6 @@ static int on_metric(void *user, uint32_t rank, const char *json, size_t len, st
     json_decref(root);
     return rc;
 }
-
-static int on_event(void *user, uint32_t rank, const char *json, size_t len, struct ds_error *err)
-{
-    (void)user;
-    (void)rank;
-    (void)json;
-    (void)len;
-    (void)err;
-    return 0; /* starts and readiness: a trial has no record */
-}
-
-static int on_ended(void *user, const struct ds_super_event *exit, struct ds_error *err)
-{
-    struct tune *tune = user;
-
-    (void)err;
-    ds_logmux_end(&tune->mux, exit->rank);
-    return 0;
-}
-
-static const struct ds_fleet_ops ops = {
-    .output = on_output, .metric = on_metric, .event = on_event, .ended = on_ended};
 
 /* --- trials ----------------------------------------------------------------------------------- */
 
@@ -155,96 +109,21 @@ static void choose_trials(struct tune *tune)
     }
 }
 
-static int write_blob(struct tune *tune, struct ds_buf *blob, struct ds_error *err)
-{
-    struct ds_buf text;
-    int rc;
-
-    if (getcwd(tune->facts.cwd, sizeof(tune->facts.cwd)) == NULL)
-        return ds_fail(err, errno, "the working directory: %s", strerror(errno));
-    memcpy(tune->facts.run_dir, tune->facts.cwd, sizeof(tune->facts.run_dir));
-    if (strcmp(tune->job.data.tokenizer, "bytes") != 0)
-        return ds_fail(err, ENOTSUP,
-                       "'data.tokenizer' is not supported with trials; make ids of the text with "
-                       "'dsrun data tokenize', or say '--trials 0'");
-    ds_buf_init(&text, DS_MAX_FRAME_BYTES / 2);
-    rc = ds_job_write(&tune->job, &text, err);
-    tune->facts.job_text = ds_buf_text(&text);
-    tune->facts.job_bytes = text.len;
-    if (rc == 0)
-        rc = ds_run_spec_write(&tune->facts, blob, err);
-    ds_buf_release(&text);
-    return rc;
-}
-
-static int run_fleet(struct tune *tune, const struct ds_spec *spec, struct ds_fleet_result *result,
-                     struct ds_error *err)
-{
-    const struct ds_cli *cli = tune->cli;
-    char libexec[DS_MAX_PATH];
-    const struct ds_fleet_args args = {
-        .place = tune->place.placement.place,
-        .places = tune->place.placement.places,
-        .world = tune->place.placement.world,
-        .transport = tune->place.transport,
-        .transport_args = {.libexec = libexec,
-                           .lease_fd = -1,
-                           .join = &tune->place.join,
-                           .srun = tune->place.srun,
-                           .push = (enum ds_push)cli->push,
-                           .worker = true},
-        .spec = spec,
-        .devices = tune->place.devices,
-        .grace_s = cli->grace_s < 0 ? GRACE_S : cli->grace_s,
-        .start_timeout_s = cli->start_timeout_s < 0 ? START_TIMEOUT_S : cli->start_timeout_s,
-        .heartbeat_s = tune->job.launch.heartbeat,
-        .ops = &ops,
-        .user = tune};
-    int rc = ds_cli_libexec(libexec, "", err);
-
-    if (rc == 0)
-        rc = ds_fleet_init(&tune->fleet, err);
-    if (rc == 0)
-        rc = ds_logmux_init(&tune->mux, args.world, on_line, tune, err);
-    return rc == 0 ? ds_fleet_run(&tune->fleet, &args, result, err) : rc;
-}
-
 /* Returns the exit code. */
 static int try_them(struct tune *tune, struct ds_error *err)
 {
-    static const char *argv[] = {"dsrun-worker", NULL};
-    struct ds_fleet_result result = {0};
-    struct ds_spec spec = {.world = tune->place.placement.world,
-                           .threads = tune->place.cores,
-                           .link = true,
-                           .no_gpus = tune->place.no_gpus,
-                           .cwd = tune->facts.cwd,
-                           .argc = 1,
-                           .argv = argv,
-                           .envc = tune->place.env.count,
-                           .env = tune->place.env.item};
-    char job[DS_GPULOCK_JOB];
-    struct ds_buf blob;
-    int rc;
-
-    ds_buf_init(&blob, DS_MAX_FRAME_BYTES);
-    rc = write_blob(tune, &blob, err);
-    if (rc == 0) {
-        ds_gpulock_job(job, tune->job.name, "");
-        spec.job = job;
-        spec.blob = blob.data;
-        spec.blob_bytes = blob.len;
-        spec.grace_ms = GRACE_S * 1000;
-        spec.lease_ms = (uint32_t)(tune->job.launch.heartbeat * 1000);
-        rc = run_fleet(tune, &spec, &result, err);
-    }
-    ds_buf_release(&blob);
-    if (rc != 0)
-        return ds_exit_from_errno(rc);
-    if (result.code != DS_EXIT_OK)
-        (void)ds_fail(err, EIO, "a trial failed: %s",
-                      result.cause[0] != '\0' ? result.cause : "it was stopped");
-    return result.code;
+    tune->once.cli = tune->cli;
+    tune->once.job = &tune->job;
+    tune->once.place = &tune->place;
+    tune->once.facts = &tune->facts;
+    tune->once.metric = on_metric;
+    tune->once.user = tune;
+    if (strcmp(tune->job.data.tokenizer, "bytes") != 0)
+        return ds_exit_from_errno(
+            ds_fail(err, ENOTSUP,
+                    "'data.tokenizer' is not supported with trials; make ids of the text with "
+                    "'dsrun data tokenize', or say '--trials 0'"));
+    return ds_once_run(&tune->once, "a trial", err);
 }
 
 /* --- what is shown ---------------------------------------------------------------------------- */
@@ -435,8 +314,7 @@ int ds_cmd_tune(const struct ds_cli *cli)
     code = tune_all(tune, &err);
     if (err.code != 0)
         ds_log(DS_LOG_ERROR, "%s", err.text);
-    ds_logmux_release(&tune->mux);
-    ds_fleet_release(&tune->fleet);
+    ds_once_release(&tune->once);
     ds_cli_place_release(&tune->place);
     ds_cluster_release(&tune->cluster);
     ds_job_release(&tune->job);

@@ -10,6 +10,7 @@
  *   convert.c        the whole
  *   convert_read.c   JSON; which row each key is, where it stands; notes on what has no counterpart
  *   convert_job.c    keys that are read together: batch, precision, ZeRO, logs
+ *   convert_offload.c  what goes to the host's memory or to a disk
  *   convert_optim.c  the same of optimizer and scheduler
  *   convert_write.c  the job file with a comment on every line, what is left to fill in, the notes
  *
@@ -123,6 +124,11 @@ int ds__convert_read(struct ds_convert *c, const char *text, size_t len, struct 
     DS_NODISCARD;
 int ds__convert_job(struct ds_convert *c, struct ds_error *err) DS_NODISCARD;
 int ds__convert_optim(struct ds_convert *c, struct ds_error *err) DS_NODISCARD;
+/* After the precision. */
+int ds__convert_offload(struct ds_convert *c, uint64_t stage, struct ds_error *err) DS_NODISCARD;
+
+/* What the keys of that section begin with. */
+#define DS_CONVERT_ZERO "zero_optimization."
 
 /* Remember a sentence about `path`; its text is made like printf's. */
 int ds__convert_note(struct ds_convert *c, enum ds_convert_kind kind, const char *path,

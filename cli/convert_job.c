@@ -24,7 +24,6 @@
 #define MICRO "train_micro_batch_size_per_gpu"
 #define ACCUM "gradient_accumulation_steps"
 #define TOTAL "train_batch_size"
-#define ZERO  "zero_optimization."
 
 /* --- keys of the job ------------------------------------------------------------------------- */
 
@@ -291,79 +290,18 @@ static int convert_grads(struct ds_convert *c, struct ds_error *err)
 
 /* --- ZeRO ------------------------------------------------------------------------------------ */
 
-/* Where states go on a disk: the folder as YAML has it. */
-static int convert_nvme(struct ds_convert *c, struct ds_error *err)
-{
-    const char *device = ZERO "offload_optimizer.device",
-               *path = ZERO "offload_optimizer.nvme_path";
-    const char *folder, *optimizer;
-    struct ds_buf quoted;
-    int rc = ds__convert_text(c, path, "", &folder, err);
-
-    if (rc == 0)
-        rc = ds__convert_text(c, "optimizer.type", "", &optimizer, err);
-    if (rc != 0)
-        return rc;
-    if (folder[0] == '\0')
-        return ds__convert_note(c, DS_NOTE_WITHOUT, device, err,
-                                "it says no nvme_path, and states stay on the device; set "
-                                "offload.optim: nvme with offload.path");
-    if (strcasecmp(optimizer, "lamb") == 0 || strcasecmp(optimizer, "onebitlamb") == 0) {
-        rc = ds__convert_set(c, "offload.optim", device, err, "cpu");
-        return rc != 0 ? rc
-                       : ds__convert_note(c, DS_NOTE_CHANGED, device, err,
-                                          "lamb would read its states twice a step; they are in "
-                                          "the host's memory");
-    }
-    ds_buf_init(&quoted, DS_MAX_YAML_BYTES);
-    rc = ds_yaml_quote(folder, &quoted);
-    if (rc == 0)
-        rc = ds__convert_set(c, "offload.optim", device, err, "nvme");
-    if (rc == 0)
-        rc = ds__convert_set(c, "offload.path", path, err, "%s", ds_buf_text(&quoted));
-    ds_buf_release(&quoted);
-    return rc;
-}
-
-static int convert_offload(struct ds_convert *c, struct ds_error *err)
-{
-    const char *device, *path = ZERO "offload_optimizer.device";
-    double ratio;
-    bool old;
-    int rc = ds__convert_text(c, path, "none", &device, err);
-
-    if (rc == 0)
-        rc = ds__convert_bool(c, ZERO "cpu_offload", false, &old, err);
-    if (rc == 0)
-        rc = ds__convert_f64(c, ZERO "offload_optimizer.ratio", 1.0, &ratio, err);
-    if (rc != 0)
-        return rc;
-    if (strcmp(device, "nvme") == 0)
-        rc = convert_nvme(c, err);
-    else if (strcmp(device, "cpu") == 0 || old)
-        rc = ds__convert_set(c, "offload.optim", old ? ZERO "cpu_offload" : path, err, "cpu");
-    else if (strcmp(device, "none") != 0)
-        rc = ds__convert_note(c, DS_NOTE_WITHOUT, path, err,
-                              "nothing goes to '%.20s', and states stay on the device; "
-                              "offload.optim: cpu keeps them in the host's memory",
-                              device);
-    if (rc == 0 && ratio < 1.0)
-        rc = ds__convert_note(c, DS_NOTE_CHANGED, ZERO "offload_optimizer.ratio", err,
-                              "all of the optimizer's states go where offload.optim says");
-    return rc;
-}
-
 /* What stage 3 shares, and among whom. */
 static int convert_sharing(struct ds_convert *c, uint64_t stage, struct ds_error *err)
 {
-    const char *small = ZERO "stage3_param_persistence_threshold", *group = ZERO "mics_shard_size";
+    const char *small = DS_CONVERT_ZERO "stage3_param_persistence_threshold",
+               *group = DS_CONVERT_ZERO "mics_shard_size";
     const json_t *mics = c->given[ds_convert_find(group)].value;
     uint64_t elements, copies;
-    int rc = ds__convert_u64(c, ZERO "zero_hpz_partition_size", 1, &copies, err);
+    int rc = ds__convert_u64(c, DS_CONVERT_ZERO "zero_hpz_partition_size", 1, &copies, err);
 
     if (rc == 0 && copies > 1)
         rc = ds__convert_note(
-            c, DS_NOTE_WITHOUT, ZERO "zero_hpz_partition_size", err,
+            c, DS_NOTE_WITHOUT, DS_CONVERT_ZERO "zero_hpz_partition_size", err,
             "parameters are held once; zero.shard_group: node keeps gathers within a host");
     if (rc == 0)
         rc = ds__convert_u64(c, small, 0, &elements, err);
@@ -388,12 +326,13 @@ static int convert_sharing(struct ds_convert *c, uint64_t stage, struct ds_error
 
 static int convert_zero(struct ds_convert *c, struct ds_error *err)
 {
-    const char *bucket = ZERO "reduce_bucket_size";
+    const char *bucket = DS_CONVERT_ZERO "reduce_bucket_size";
     uint64_t stage, elements;
-    int rc = ds__convert_u64(c, ZERO "stage", 0, &stage, err);
+    int rc = ds__convert_u64(c, DS_CONVERT_ZERO "stage", 0, &stage, err);
 
-    if (rc == 0 && ds__convert_has(c, ZERO "stage"))
-        rc = ds__convert_set(c, "zero.stage", ZERO "stage", err, "%ju", (uintmax_t)stage);
+    if (rc == 0 && ds__convert_has(c, DS_CONVERT_ZERO "stage"))
+        rc =
+            ds__convert_set(c, "zero.stage", DS_CONVERT_ZERO "stage", err, "%ju", (uintmax_t)stage);
     if (rc == 0)
         rc = ds__convert_u64(c, bucket, 0, &elements, err);
     if (rc == 0 && elements > 0)
@@ -403,7 +342,7 @@ static int convert_zero(struct ds_convert *c, struct ds_error *err)
             "of fp32",
             (uintmax_t)elements, (uintmax_t)(elements / 262144));
     if (rc == 0)
-        rc = convert_offload(c, err);
+        rc = ds__convert_offload(c, stage, err);
     return rc == 0 ? convert_sharing(c, stage, err) : rc;
 }
 
@@ -473,10 +412,17 @@ static int convert_parallel(struct ds_convert *c, struct ds_error *err)
 /* Which layers compute again is the script's there; the section only says how. */
 static int convert_activations(struct ds_convert *c, struct ds_error *err)
 {
+    const json_t *section = c->given[ds_convert_find("activation_checkpointing")].value;
     int rc;
 
-    if (!ds__convert_has(c, "activation_checkpointing"))
+    if (section == NULL)
         return 0;
+    if (json_is_true(json_object_get(section, "cpu_checkpointing"))) {
+        rc = ds__convert_set(c, "activation.recompute", "activation_checkpointing", err, "full");
+        return rc == 0 ? ds__convert_set(c, "activation.offload", "activation_checkpointing", err,
+                                         "cpu")
+                       : rc;
+    }
     rc = ds__convert_set(c, "activation.recompute", "activation_checkpointing", err, "auto");
     return rc != 0 ? rc
                    : ds__convert_note(

@@ -254,9 +254,14 @@ static int convert_optimizer(struct ds_convert *c, double *lr, struct ds_error *
 static int set_peak(struct ds_convert *c, const char *path, double peak, double lr,
                     struct ds_error *err)
 {
-    int rc = ds__convert_set_f64(c, "optim.lr", ds__convert_has(c, path) ? path : by_default(c),
-                                 peak, err);
+    const char *from = by_default(c);
+    int rc;
 
+    if (ds__convert_has(c, path))
+        from = path;
+    else if (peak == lr && ds__convert_has(c, P "lr"))
+        from = P "lr";
+    rc = ds__convert_set_f64(c, "optim.lr", from, peak, err);
     if (rc == 0 && peak != lr)
         rc = ds__convert_note(c, DS_NOTE_CHANGED, P "lr", err,
                               "the scheduler has the last word there, too: the peak is %g", peak);

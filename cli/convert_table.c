@@ -19,7 +19,6 @@
 
 #define BUCKETS "the size of the model"
 #define IT_IS_SO "it is so"
-#define NO_PARAM "parameters are not offloaded; zero.stage: 3 shares them among ranks"
 #define NO_1BIT "gradients are not compressed; precision.grad_wire: bf16 sends half"
 #define NO_ZEROPP "weights and gradients are not quantized on the wire; precision.grad_wire: bf16 sends half, " \
     "zero.shard_group: node keeps gathers within a host"
@@ -180,8 +179,8 @@ static const struct ds_convert_row rows[] = {
     SAME("zero_optimization.save_muon_momentum_buffer_in_memory", "momentum lies where the optimizer's states lie")
     NONE("zero_optimization.zenflow", "updates are exact; offload.optim: cpu overlaps them with the next step's start")
     READ("zero_optimization.cpu_offload")
-    NONE("zero_optimization.cpu_offload_params", NO_PARAM)
-    NONE("zero_optimization.cpu_offload_param", NO_PARAM)
+    READ("zero_optimization.cpu_offload_params")
+    READ("zero_optimization.cpu_offload_param")
     SAME("zero_optimization.cpu_offload_use_pin_memory", "memory that a GPU copies is pinned")
     SECTION("zero_optimization.offload_optimizer")
     READ("zero_optimization.offload_optimizer.device")
@@ -196,12 +195,12 @@ static const struct ds_convert_row rows[] = {
     NONE("zero_optimization.offload_optimizer.super_offload", "updates are exact and wait for the norm")
     SAME("zero_optimization.offload_optimizer.cpuadam_cores_perc", "updates take launch.threads")
     SECTION("zero_optimization.offload_param")
-    NONE("zero_optimization.offload_param.device", NO_PARAM)
-    SAME("zero_optimization.offload_param.nvme_path", "parameters are not offloaded")
-    SAME("zero_optimization.offload_param.buffer_count", "parameters are not offloaded")
-    SAME("zero_optimization.offload_param.buffer_size", "parameters are not offloaded")
-    SAME("zero_optimization.offload_param.max_in_cpu", "parameters are not offloaded")
-    SAME("zero_optimization.offload_param.pin_memory", "parameters are not offloaded")
+    READ("zero_optimization.offload_param.device")
+    SAME("zero_optimization.offload_param.nvme_path", "parameters are in the host's memory, not on a disk")
+    SAME("zero_optimization.offload_param.buffer_count", "the plan says how much room there is; zero.prefetch")
+    SAME("zero_optimization.offload_param.buffer_size", "the plan says how much room there is; zero.prefetch")
+    SAME("zero_optimization.offload_param.max_in_cpu", "parameters are in the host's memory, not on a disk")
+    SAME("zero_optimization.offload_param.pin_memory", "memory that a GPU copies is pinned")
     SAME("zero_allow_untested_optimizer", "every optimizer works at every stage")
     SAME("zero_force_ds_cpu_optimizer", "there is one optimizer loop")
     SAME("aio", "four requests of 1 MiB are under way; 'dsrun bench io' shows others beside them")
@@ -242,7 +241,7 @@ static const struct ds_convert_row rows[] = {
     SAME("comms_logger.debug", "events.jsonl has every collective")
     NONE("flops_profiler", "'dsrun plan' prints FLOPs per token, log.trace: kernels measures a step operation by operation")
     NONE("autotuning", "'dsrun tune JOB.yaml' ranks layouts and tries the best")
-    NONE("elasticity", "a run goes on with any number of ranks that train.global_batch can be divided by; launch.restarts")
+    NONE("elasticity", "'--nodes MIN:MAX' and launch.restarts go on with fewer hosts, each number that train.global_batch can be divided by")
 
     SECTION("checkpoint")
     SAME("checkpoint.tag_validation", "ranks agree on a checkpoint before it gets its name")

@@ -26,6 +26,32 @@ static const char *text_of(const struct ds_yaml *root, const char *map, const ch
                                                                                   : otherwise;
 }
 
+/* Does the model come from a folder of Hugging Face's? */
+static bool has_base(const struct ds_yaml *root)
+{
+    const struct ds_yaml *node = ds_yaml_get(root, "model");
+
+    if (node != NULL && node->kind == DS_YAML_MAP)
+        node = ds_yaml_get(node, "init");
+    if (node != NULL && node->kind == DS_YAML_MAP)
+        node = ds_yaml_get(node, "from");
+    return node != NULL && node->kind == DS_YAML_SCALAR && !ds_yaml_is_null(node);
+}
+
+/* The copy that the run has; where its data was ids, that of the folder that it began with. */
+static int find_tokenizer(const struct ds_yaml *root, const char *ckpt, struct ds_of_run *run,
+                          struct ds_error *err)
+{
+    bool ids = strcmp(text_of(root, "data", "tokenizer", "bytes"), "bytes") == 0;
+    int rc = ids && !has_base(root)
+                 ? 0
+                 : ds_path_join(run->tokenizer, ckpt, "../../tokenizer.json", err);
+
+    if (rc == 0 && ids && access(run->tokenizer, F_OK) != 0)
+        run->tokenizer[0] = '\0';
+    return rc;
+}
+
 static int read_record(const char *record, const char *ckpt, struct ds_of_run *run,
                        struct ds_error *err)
 {
@@ -43,8 +69,7 @@ static int read_record(const char *record, const char *ckpt, struct ds_of_run *r
         run->known = true;
         (void)snprintf(run->compute, sizeof(run->compute), "%s",
                        text_of(root, "precision", "compute", "fp32"));
-        if (strcmp(text_of(root, "data", "tokenizer", "bytes"), "bytes") != 0)
-            rc = ds_path_join(run->tokenizer, ckpt, "../../tokenizer.json", err);
+        rc = find_tokenizer(root, ckpt, run, err);
     }
     ds_arena_release(&arena);
     ds_buf_release(&text);

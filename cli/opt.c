@@ -61,10 +61,11 @@ static const struct ds_choice shells[] = {{"bash", 0}, {"zsh", 0}, {NULL, 0}};
 #define MOST_AT  9007199254740992.0 /* 2^53 */
 #define BIT(id)  (1u << DS_COMMAND_##id)
 #define ON_HOSTS                                                                                   \
-    (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS) | BIT(TUNE))
+    (BIT(RUN) | BIT(EVAL) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(EXEC) | BIT(HOSTS) | BIT(TUNE))
 #define CHOOSING (ON_HOSTS | BIT(HOSTS_TRUST))
-#define ON_RANKS (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
+#define ON_RANKS (BIT(RUN) | BIT(EVAL) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH) | BIT(TUNE))
 #define STARTING (ON_RANKS | BIT(EXEC))
+#define GOING_ON (BIT(RUN) | BIT(CHECK) | BIT(PLAN) | BIT(LAUNCH))
 #define PROGRAM  (BIT(LAUNCH) | BIT(EXEC))
 #define JSON     (ON_HOSTS | BIT(PS) | BIT(ATTACH) | BIT(CKPT_LS) | BIT(CKPT_VERIFY) | BIT(CKPT_DIFF) | BIT(BENCH_GEMM) | BIT(BENCH_COMM) | BIT(BENCH_IO) | BIT(GENERATE))
 
@@ -92,7 +93,8 @@ static const struct ds_option options[] = {
     TEXT('H', "--hostfile", "FILE", hostfile, CHOOSING, "the hosts to use"),
     TEXT('i', "--include", "SPEC", include, CHOOSING, "only these: HOST[:SLOT[,SLOT...]][@HOST...]"),
     TEXT('e', "--exclude", "SPEC", exclude, CHOOSING, "all but these"),
-    WHOLE("--nodes", "N", uint64_t *, nodes, 1, DS_MAX_HOSTS, CHOOSING | BIT(CONVERT), "use the first N hosts"),
+    WHOLE("--nodes", "N|MIN:MAX", uint64_t *, nodes, 1, DS_MAX_HOSTS, CHOOSING | BIT(CONVERT),
+          "use the first N hosts; with MIN:MAX go on with fewer when hosts are lost"),
     WHOLE("--slots", "N", uint64_t *, slots, 1, DS_MAX_SLOTS, ON_RANKS | BIT(CONVERT), "ranks per host; else the hostfile says, else launch.slots"),
     ENUM("--via", "HOW", via, vias, CHOOSING, "how hosts are reached: auto, local, ssh, openssh, slurm or join"),
     TEXT(0, "--join-key", "FILE", join_key, CHOOSING | BIT(JOIN), "the key of all hosts that join, in a file for its owner alone"),
@@ -157,7 +159,7 @@ static const struct ds_option options[] = {
     FLAG(0, "--force", force, BIT(DATA_TOKENIZE) | BIT(CONVERT) | BIT(REPORT), "replace a file that is there"),
     WHOLE("--at", "N", uint64_t *, at, 0, MOST_AT, BIT(DATA_INSPECT), "the first id that is shown; 0 if not given"),
     WHOLE("--count", "N", int64_t *, count, 0, 1000000, BIT(DATA_INSPECT) | BIT(GENERATE), "how many ids are shown, 20 if not given; how many samples are made, 1 if not given"),
-    FLAG('q', "--quiet", quiet, 0, "print errors only"),
+    FLAG('q', "--quiet", quiet, 0, "print errors only, of a run warnings, too"),
     FLAG('v', "--verbose", verbose, ON_HOSTS, "say where each key of the job was given, and which hosts are used"),
     ENUM("--color", "WHEN", color, colors, 0, "when to use color: auto, always or never"),
     WORD("--completion", "SHELL", completion, shells, 0, "print the completion script for bash or zsh"),
@@ -183,41 +185,10 @@ struct parser {
     bool given[OPTIONS];
 };
 
-/* Options of torchrun, deepspeed, mpirun and srun, and ours that do the same; docs/migrating.md. */
-/* clang-format off */
-static const struct {
-    const char *theirs, *ours;
-} foreign[] = {
-    {"--nproc-per-node", "--slots"}, {"--num-gpus", "--slots"}, {"--ntasks-per-node", "--slots"},
-    {"--gpus-per-node", "--slots"}, {"-np", "--slots"}, {"-n", "--slots"}, {"-ppn", "--slots"},
-    {"--nnodes", "--nodes"}, {"--num-nodes", "--nodes"}, {"-N", "--nodes"},
-    {"--machinefile", "--hostfile"}, {"--launcher", "--via"}, {"--max-restarts", "--restarts"},
-    {"--log-dir", "--run-dir"}, {"--chdir", "--cwd"}, {"--wdir", "--cwd"},
-    {"--export", "--env"}, {"-x", "--env"}, {"--launcher-args", "--srun-arg"},
-};
-/* clang-format on */
-
-/* Ours for an option of another launcher, with _ for - and a number at its end allowed; or NULL. */
-static const char *known_elsewhere(const char *word)
-{
-    size_t len = strcspn(word, "0123456789");
-
-    for (size_t i = 0; i < sizeof(foreign) / sizeof(foreign[0]); i++) {
-        const char *theirs = foreign[i].theirs;
-        size_t k = 0;
-
-        while (k < len && (word[k] == theirs[k] || (k > 1 && word[k] == '_' && theirs[k] == '-')))
-            k++;
-        if (k == len && theirs[k] == '\0')
-            return foreign[i].ours;
-    }
-    return NULL;
-}
-
 static int fail_unknown(const char *name, struct ds_error *err)
 {
     unsigned best = DS_NEAREST_FAR;
-    const char *nearest = "", *ours = known_elsewhere(name);
+    const char *nearest = "", *ours = ds__opt_elsewhere(name);
 
     if (ours != NULL)
         return ds_fail(err, EINVAL, "unknown option '%s', which is '%s' here", name, ours);
@@ -278,6 +249,32 @@ static int add_causes(struct parser *p, const struct ds_key *key, const char *na
     return rc;
 }
 
+/* "4", or "2:4": both are numbers of hosts. */
+static int set_nodes(struct parser *p, const struct ds_key *key, const char *word)
+{
+    struct ds_cli *cli = p->cli;
+    const char *colon = strchr(word, ':');
+    char least[DS_NEAREST_MAX + 1];
+    int rc;
+
+    if (colon == NULL) {
+        rc = ds_key_set_text(key, cli, p->arena, word, p->err);
+        cli->least_nodes = cli->nodes;
+        return rc;
+    }
+    (void)snprintf(least, sizeof(least), "%.*s", (int)(colon - word), word);
+    rc = ds_key_set_text(key, cli, p->arena, least, NULL);
+    cli->least_nodes = cli->nodes;
+    if (rc == 0)
+        rc = ds_key_set_text(key, cli, p->arena, colon + 1, NULL);
+    if (rc == 0 && cli->least_nodes <= cli->nodes)
+        return 0;
+    return ds_fail(p->err, EINVAL,
+                   "'--nodes' must be N or MIN:MAX, as in '2:4', MIN 1 or more and MAX no less "
+                   "than MIN, not '%s'",
+                   word);
+}
+
 /* Store the value of option `i`. */
 static int take(struct parser *p, size_t i, const char *value)
 {
@@ -291,6 +288,8 @@ static int take(struct parser *p, size_t i, const char *value)
                                                            : add_env_file(p, value);
     if (key->type == DS_KEY_SET)
         return add_causes(p, key, value);
+    if (key->offset == offsetof(struct ds_cli, nodes))
+        return set_nodes(p, key, value);
     return ds_key_set_text(key, p->cli, p->arena, value, p->err);
 }
 
@@ -334,7 +333,7 @@ static int take_letters(struct parser *p, const char *word)
 
         while (i < OPTIONS && options[i].letter != *s)
             i++;
-        if (i == OPTIONS && s == word + 1 && known_elsewhere(word) != NULL)
+        if (i == OPTIONS && s == word + 1 && ds__opt_elsewhere(word) != NULL)
             return fail_unknown(word, p->err);
         if (i == OPTIONS)
             return ds_fail(p->err, EINVAL,
@@ -523,6 +522,11 @@ static int check_options(const struct parser *p, const struct ds_command *comman
     }
     if (p->cli->include != NULL && p->cli->exclude != NULL)
         return ds_fail(p->err, EINVAL, "'--include' and '--exclude' exclude each other; keep one");
+    if (p->cli->least_nodes < p->cli->nodes && !(bit & (GOING_ON)))
+        return ds_fail(p->err, EINVAL,
+                       "'--nodes' takes one number with '%s', which starts nothing "
+                       "again",
+                       command->name);
     if (p->cli->quiet && p->cli->verbose)
         return ds_fail(p->err, EINVAL, "'--quiet' and '--verbose' exclude each other; keep one");
     return 0;

@@ -34,6 +34,8 @@ enum { DS_WORDS_MAX = 1000000 }; /* "any number" of words */
 #define DS_COMMANDS(X) \
     X(RUN, "run", ds_cmd_run, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "train; each key=value overrides one key of the job") \
+    X(EVAL, "eval", ds_cmd_eval, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
+      "evaluate the weights of a job, or of its newest checkpoint, on data.valid") \
     X(CHECK, "check", ds_cmd_check, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
       "check job and hosts; print nothing but errors") \
     X(PLAN, "plan", ds_cmd_plan, "JOB.yaml [key=value ...]", 1, DS_WORDS_MAX, \
@@ -116,6 +118,9 @@ const struct ds_option *ds_options(size_t *count);
  * no command was named (for --help).  -EINVAL and -ENOTSUP are usage errors, exit code 2. */
 int ds_opt_parse(int argc, char **argv, struct ds_arena *arena, struct ds_cli *cli,
                  const struct ds_command **command, struct ds_error *err) DS_NODISCARD;
+
+/* Ours for an option of another launcher, with _ for - and a number at its end allowed; or NULL. */
+const char *ds__opt_elsewhere(const char *word);
 
 /* The text of --help: of one command; when that is NULL of the commands that begin with the word
  * `group`, or of all where none does or it is NULL. */

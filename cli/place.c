@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/count.h"
+#include "cli/fit.h"
 #include "launcher/cores.h"
 #include "launcher/hosts/hostlist.h"
 #include "launcher/hosts/nodefile.h"
@@ -111,7 +112,8 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, uint
                        "use sbatch or salloc");
     if (cli->via == DS_VIA_SLURM || (cli->via == DS_VIA_AUTO && inside)) {
         place->transport = &ds_transport_slurm;
-        if (cli->hostfile == NULL)
+        place->allocated = cli->hostfile == NULL;
+        if (place->allocated)
             return read_allocation(place, &place->roster, &env, gpus, err);
         rc = ds_hostfile_load(&place->roster, cli->hostfile, err);
         return rc != 0 ? rc : check_allocated(place, &env, gpus, err);
@@ -123,6 +125,7 @@ static int read_hosts(struct ds_cli_place *place, const struct ds_cli *cli, uint
     if (file == NULL)
         return add_this(&place->roster, cli, hostname, err);
     place->source = file->variable;
+    place->allocated = true;
     rc = ds_nodefile_load(&place->roster, file, value, err);
     return ds_error_context(err, rc, "the hosts of this %s job, which '--via local' goes round",
                             file->scheduler);
@@ -211,6 +214,7 @@ static unsigned cores_of(const struct ds_place *host)
  * get as many: those of the host with the fewest for each. */
 static void share_cores(struct ds_cli_place *place, unsigned threads)
 {
+    place->crowded = 0;
     for (uint32_t i = 0; i < place->placement.places; i++) {
         const struct ds_place *host = &place->placement.place[i];
         unsigned computing = ds_cores_per_rank(cores_of(host), host->ranks, threads);
@@ -282,7 +286,8 @@ static int fill_slots(struct ds_cli_place *place, uint64_t slots, const char *ho
 static int select_and_build(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
                             struct ds_error *err)
 {
-    const struct ds_placement_args args = {.nodes = cli->nodes, .slots = slots};
+    const struct ds_placement_args args = {
+        .nodes = cli->nodes, .least = cli->least_nodes, .up_to = place->allocated, .slots = slots};
     int rc = ds_roster_select(&place->roster, cli->include, cli->exclude, err);
 
     if (rc == 0)
@@ -444,23 +449,14 @@ static bool without_gpus(const struct ds_job *job)
     return job->launch.device == DS_DEVICE_CPU;
 }
 
-/* Of hosts with unequal numbers of ranks groups of one each are not alike, nor are parts of a
- * pipeline the ranks of one; and a rank sees only how many its own host has. */
-static int settle(const struct ds_placement *placement, struct ds_job *job, struct ds_error *err)
+/* As many hosts of MIN:MAX as the job can be divided among. */
+static void choose_hosts(const struct ds_cli *cli, const struct ds_job *job,
+                         struct ds_placement *placement)
 {
-    const struct ds_place *first = &placement->place[0], *other = first;
+    const struct ds_fit fit = ds_cli_fit(job);
 
-    for (uint32_t i = 1; i < placement->places && other->ranks == first->ranks; i++)
-        other = &placement->place[i];
-    if (other->ranks == first->ranks)
-        return 0;
-    if (job->zero.shard_group == DS_SHARD_NODE)
-        return ds_fail(err, EINVAL,
-                       "'zero.shard_group' node needs as many ranks on every host, and '%s' has "
-                       "%u, '%s' %u",
-                       first->host, first->ranks, other->host, other->ranks);
-    job->zero.once_per_host = job->zero.once_per_host && job->parallel.pipeline == 1;
-    return 0;
+    if (cli->least_nodes < cli->nodes)
+        (void)!ds_placement_cut(placement, (uint32_t)cli->least_nodes, &fit);
 }
 
 int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask, struct ds_cli_place *place,
@@ -476,11 +472,13 @@ int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask, struct 
     if (rc == 0)
         rc = place_hosts(cli, job->launch.slots, ask, place, err);
     if (rc == 0)
+        choose_hosts(cli, job, &place->placement);
+    if (rc == 0)
         rc = check_once(place, err);
     if (rc == 0 && job->launch.device != DS_DEVICE_CPU)
         rc = ds_cli_place_devices(place, err);
     if (rc == 0)
-        rc = settle(&place->placement, job, err);
+        rc = ds_cli_fit_settle(&place->placement, job, err);
     if (rc == 0)
         share_cores(place, (unsigned)job->launch.threads);
     else
@@ -488,10 +486,15 @@ int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask, struct 
     return rc;
 }
 
-int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, struct ds_error *err)
+int ds_cli_place_spares(struct ds_cli_place *place, const struct ds_cli *cli,
+                        const struct ds_job *job, struct ds_spares *spares, struct ds_error *err)
 {
+    const struct ds_spares_args args = {.least = (uint32_t)cli->least_nodes,
+                                        .most = (uint32_t)cli->nodes,
+                                        .slots = cli->slots,
+                                        .fit = ds_cli_fit(job)};
     char hostname[HOST_NAME_MAX + 1];
-    int rc = ds_spares_init(spares, &place->roster, &place->placement, err);
+    int rc = ds_spares_init(spares, &place->roster, &place->placement, &args, err);
 
     own_name(hostname);
     for (size_t i = 0; rc == 0 && i < place->roster.hosts; i++)
@@ -499,6 +502,16 @@ int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, st
             !ds_host_is_here(&place->roster.host[i], hostname))
             spares->host[i].failed = true;
     return rc;
+}
+
+int ds_cli_place_again(struct ds_cli_place *place, const struct ds_spares_change *change,
+                       unsigned threads, struct ds_error *err)
+{
+    if (change->out > 0)
+        share_cores(place, threads);
+    return change->replaced + change->out > 0 && place->devices != NULL
+               ? ds_cli_place_devices(place, err)
+               : 0;
 }
 
 void ds_cli_place_release(struct ds_cli_place *place)

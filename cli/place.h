@@ -44,16 +44,17 @@ struct ds_cli_place {
     struct ds_env env;    /* that all ranks are given after it; borrowed, or in that arena */
     bool count_gpus;      /* where nobody says how many slots a host has */
     struct ds_cli_gpus gpus; /* of this machine, that were counted then */
+    bool allocated;          /* the hosts are those of a batch system, which chose how many */
     const char *source;      /* the variable that named the hosts of such a job, or NULL */
     const char *uncounted; /* the first host that is to be asked for its own and was not, or NULL */
 };
 
-/* With the devices and the variables of the ranks; zero.once_per_host becomes false where hosts
- * with unequal numbers of ranks share a pipeline.  `ask`: other hosts may be asked for their GPUs
- * (count.h) where ranks depend on them; else such a host has one.  -EINVAL and -ENOENT as the
- * hostfile says, and -EINVAL where such hosts are to be groups of ZeRO; -EDOM a selection, or a way
- * to reach hosts, that cannot be; -EHOSTUNREACH a host that is not this machine; else what
- * ds_cli_env() and ds_cli_count() say. */
+/* With the devices and the variables of the ranks, on the largest number of hosts of --nodes
+ * MIN:MAX that the job goes with; on MAX where there is none, which is for the caller to tell.  The
+ * job is settled for it (fit.h).  `ask`: other hosts may be asked for their GPUs (count.h) where
+ * ranks depend on them; else such a host has one.  -EINVAL and -ENOENT as the hostfile and fit.h
+ * say; -EDOM a selection, or a way to reach hosts, that cannot be; -EHOSTUNREACH a host that is not
+ * this machine; else what ds_cli_env() and ds_cli_count() say. */
 int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask, struct ds_cli_place *place,
                  struct ds_error *err) DS_NODISCARD;
 
@@ -62,10 +63,16 @@ int ds_cli_place(const struct ds_cli *cli, struct ds_job *job, bool ask, struct 
  * the caller's to find.  A machine may be named more than once. */
 int ds_cli_place_hosts(const struct ds_cli *cli, uint64_t slots, struct ds_cli_place *place,
                        struct ds_error *err) DS_NODISCARD;
-/* Hosts of the roster that the placement leaves and its transport can reach.  The placement must
- * not move meanwhile. */
-int ds_cli_place_spares(struct ds_cli_place *place, struct ds_spares *spares, struct ds_error *err)
+/* Hosts of the roster that the placement leaves and its transport can reach; `job`, which is
+ * borrowed, is what is divided when others are left out, or NULL.  The placement must not move
+ * meanwhile. */
+int ds_cli_place_spares(struct ds_cli_place *place, const struct ds_cli *cli,
+                        const struct ds_job *job, struct ds_spares *spares, struct ds_error *err)
     DS_NODISCARD;
+/* After that changed the placement: devices, where ranks have some, and among fewer hosts cores
+ * anew; `threads` is launch.threads.  -EDOM: a slot has no device. */
+int ds_cli_place_again(struct ds_cli_place *place, const struct ds_spares_change *change,
+                       unsigned threads, struct ds_error *err) DS_NODISCARD;
 
 void ds_cli_place_release(struct ds_cli_place *place); /* fine on a zeroed struct */
 

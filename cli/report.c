@@ -279,8 +279,9 @@ int ds_report_launch(struct ds_report *report, unsigned attempt, struct ds_error
     ds_json_bool(&event.json, "program", report->program);
     if (!report->program)
         ds_json_u64(&event.json, "steps", report->console.args.steps);
-    if (report->header != NULL && attempt == 0)
+    if (report->header != NULL)
         ds_json_string(&event.json, "header", report->header);
+    report->header = NULL;
     return event_end(report, &event, err);
 }
 
@@ -314,15 +315,27 @@ int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *re
 }
 
 int ds_report_restart(struct ds_report *report, unsigned attempt, unsigned delay_ms,
-                      struct ds_error *err)
+                      const char *lack, struct ds_error *err)
 {
+    const struct ds_placement *placement = report->placement;
+    struct ds_story_restart restart = {.attempt = attempt, .delay_ms = delay_ms, .lack = lack};
     struct event event;
 
+    if (placement->places != report->record.hosts || placement->world != report->record.ranks) {
+        report->record.hosts = restart.hosts = placement->places;
+        report->record.ranks = restart.ranks = placement->world;
+    }
     ds_job_record_state(&report->record, "restarting");
-    ds_story_restart(&report->console, attempt, delay_ms);
+    ds_story_restart(&report->console, &restart);
     event_begin(&event, "restart");
     ds_json_u64(&event.json, "attempt", attempt);
     ds_json_u64(&event.json, "delay_ms", delay_ms);
+    if (restart.hosts > 0) {
+        ds_json_u64(&event.json, "hosts", restart.hosts);
+        ds_json_u64(&event.json, "ranks", restart.ranks);
+    }
+    if (lack != NULL)
+        ds_json_string(&event.json, "lack", lack);
     return event_end(report, &event, err);
 }
 

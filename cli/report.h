@@ -30,7 +30,8 @@
 struct ds_report {
     const struct ds_placement *placement; /* borrowed */
     const char *run_dir;                  /* as the user wrote it; borrowed */
-    const char *header;            /* of the console, for who attaches; NULL: none; borrowed */
+    const char *header;            /* of the console, for who attaches, until the next launch has
+                                    * told it; NULL: none; borrowed */
     bool program;                  /* ranks are any program: all are shown */
     bool saves;                    /* ranks that are asked to stop make a checkpoint */
     const struct ds_buf *job_text; /* for job.yaml, written once ranks run; borrowed */
@@ -61,8 +62,10 @@ int ds_report_launch(struct ds_report *report, unsigned attempt, struct ds_error
 /* The first failure, once: the last lines of its rank, then one sentence. */
 int ds_report_failure(struct ds_report *report, const struct ds_fleet_result *result,
                       struct ds_error *err) DS_NODISCARD;
+/* Hosts and ranks are the placement's, told where they are others than those of the attempt before;
+ * `lack` is why they are not fewer, or NULL. */
 int ds_report_restart(struct ds_report *report, unsigned attempt, unsigned delay_ms,
-                      struct ds_error *err) DS_NODISCARD;
+                      const char *lack, struct ds_error *err) DS_NODISCARD;
 int ds_report_exit(struct ds_report *report, int code, struct ds_error *err) DS_NODISCARD;
 /* An attempt could not begin; the caller says why. */
 void ds_report_refused(struct ds_report *report, int code);

@@ -66,9 +66,18 @@ void ds_story_failure(struct ds_console *console, const char *cause, unsigned vi
     ds_console_error(console, "%s%s", cause, more);
 }
 
-void ds_story_restart(struct ds_console *console, unsigned attempt, unsigned delay_ms)
+void ds_story_restart(struct ds_console *console, const struct ds_story_restart *restart)
 {
-    ds_console_warn(console, "starting again in %g s (restart %u)", delay_ms / 1000.0, attempt);
+    unsigned hosts = restart->hosts, ranks = restart->ranks;
+    char with[64] = "";
+
+    if (restart->lack != NULL)
+        ds_console_warn(console, "%s", restart->lack);
+    if (hosts > 0)
+        (void)snprintf(with, sizeof(with), " with %u host%s, %u rank%s", hosts,
+                       hosts == 1 ? "" : "s", ranks, ranks == 1 ? "" : "s");
+    ds_console_warn(console, "starting again in %g s (restart %u)%s", restart->delay_ms / 1000.0,
+                    restart->attempt, with);
 }
 
 void ds_story_exit(struct ds_console *console, bool program, int code, const char *run_dir)

@@ -170,7 +170,7 @@ static int make_all(const struct text *text, struct ds_rows *sets, struct ds_err
     return rc;
 }
 
-static int keep_tokenizer(const struct ds_job *job, struct ds_error *err)
+static int keep_tokenizer(const struct ds_job *job, const char *from, struct ds_error *err)
 {
     char path[DS_MAX_PATH];
     struct ds_buf text;
@@ -178,7 +178,7 @@ static int keep_tokenizer(const struct ds_job *job, struct ds_error *err)
 
     ds_buf_init(&text, DS_MAX_JSON_BYTES);
     if (rc == 0)
-        rc = ds_fs_read(job->data.tokenizer, DS_MAX_JSON_BYTES, &text, err);
+        rc = ds_fs_read(from, DS_MAX_JSON_BYTES, &text, err);
     if (rc == 0)
         rc = ds_fs_replace(path, text.data, text.len, err);
     ds_buf_release(&text);
@@ -212,6 +212,17 @@ int ds_cli_tokenize_train(const struct ds_cli *cli, struct ds_job *job, bool loo
     return rc;
 }
 
+int ds_cli_keep_base_tokenizer(const struct ds_job *job, struct ds_error *err)
+{
+    char from[DS_MAX_PATH];
+    int rc;
+
+    if (!has_ids(job) || job->model.init_from == NULL)
+        return 0;
+    rc = ds_path_join(from, job->model.init_from, "tokenizer.json", err);
+    return rc != 0 || access(from, F_OK) != 0 ? rc : keep_tokenizer(job, from, err);
+}
+
 int ds_cli_tokenize_job(const struct ds_cli *cli, struct ds_job *job, struct ds_job *ranks,
                         struct ds_error *err)
 {
@@ -222,7 +233,7 @@ int ds_cli_tokenize_job(const struct ds_cli *cli, struct ds_job *job, struct ds_
     if (rc == 0 && !has_ids(job))
         rc = make_all(&valid, &sets, err);
     if (rc == 0 && !has_ids(job))
-        rc = keep_tokenizer(job, err);
+        rc = keep_tokenizer(job, job->data.tokenizer, err);
     ranks->data.valid = sets;
     return rc;
 }

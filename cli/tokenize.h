@@ -49,4 +49,8 @@ int ds_cli_tokenize_job(const struct ds_cli *cli, struct ds_job *job, struct ds_
 int ds_cli_tokenize_train(const struct ds_cli *cli, struct ds_job *job, bool look,
                           struct ds_job *ranks, struct ds_error *err) DS_NODISCARD;
 
+/* Of a job whose data has ids already, and whose model is a folder of Hugging Face's that has their
+ * tokenizer: its file is kept in the run directory, which must be there. */
+int ds_cli_keep_base_tokenizer(const struct ds_job *job, struct ds_error *err) DS_NODISCARD;
+
 #endif

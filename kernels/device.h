@@ -73,7 +73,8 @@ void ds_device_free(struct ds_device *device, void *memory, size_t bytes);
 int ds_device_memory(struct ds_device *device, uint64_t *left, uint64_t *all, struct ds_error *err)
     DS_NODISCARD;
 
-/* Zeroed memory of the host that copies to and from the device are fast with. */
+/* Zeroed memory of the host that copies to and from the device are fast with; operations of the
+ * device reach it, too, as fast as the link between them lets. */
 int ds_device_host_alloc(struct ds_device *device, size_t bytes, void **out, struct ds_error *err)
     DS_NODISCARD;
 void ds_device_host_free(struct ds_device *device, void *memory, size_t bytes);

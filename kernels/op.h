@@ -366,9 +366,11 @@ struct ds_swiglu_bwd_args {
  * residual.  With rate 0 no number is drawn.
  * Element i is kept unless word e % 4 of the Philox block with counter (e / 4, stream) and key
  * `seed`, e = first + i, is below rate * 2^32; base/rng.h.  So the same elements are kept wherever
- * and in whatever pieces they are computed, and the backward pass is the same call on gradients. */
+ * and in whatever pieces they are computed, and the backward pass is the same call on gradients.
+ * With `row` the elements are rows, parts of rows of `ld`: e = first + i / row * ld + i % row. */
 struct ds_dropout_args {
     size_t n;
+    size_t row, ld; /* ld >= row; 0, 0: one row */
     enum ds_dtype act;
     double rate;   /* in [0, 1) */
     double factor; /* 0: 1 */

@@ -347,6 +347,8 @@ const char *ds__check_dropout(const struct ds_dropout_args *a)
         return "a rate that is not in [0, 1)";
     if (!isfinite(a->factor))
         return "a factor that is no number";
+    if (a->ld < a->row)
+        return "an impossible shape";
     return a->n != 0 && (a->x == NULL || a->y == NULL) ? "a pointer is missing" : NULL;
 }
 

@@ -33,6 +33,11 @@ size_t ds_scratch_bytes(const struct ds_scratch_query *q)
     return bytes;
 }
 
+size_t ds_scratch_beside_bytes(void)
+{
+    return ds__need_sumsq();
+}
+
 /* For all operations but a library's attention. */
 static size_t device_least(const struct ds_scratch_query *q)
 {

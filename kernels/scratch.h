@@ -34,6 +34,9 @@ struct ds_scratch_query {
 /* Upper bound over all operations of a step with these shapes. */
 size_t ds_scratch_bytes(const struct ds_scratch_query *query);
 
+/* Of the CPU beside a device apart, which updates, sums up gradients and copies: of any shapes. */
+size_t ds_scratch_beside_bytes(void);
+
 /* What a device apart has for all operations, at least: the largest are partial sums of norms,
  * biases and attention. */
 enum { DS_DEVICE_SCRATCH_BYTES = 64 << 20 };

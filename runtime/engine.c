@@ -267,7 +267,10 @@ int ds_engine_freeze(struct ds_engine *engine, size_t param, uint64_t first, uin
 {
     const enum ds_arena_kind own = engine->exchange.own;
     const struct ds_held held = ds_plan_held_param(engine->plan, own, param);
-    const struct ds_lines_put put = {.device = engine->args.device,
+    /* what lies in the host's memory the host writes */
+    const bool by_host = engine->plan->host[own] && engine->args.host != NULL;
+    struct ds_device *device = by_host ? engine->args.host : engine->args.device;
+    const struct ds_lines_put put = {.device = device,
                                      .plan = engine->plan,
                                      .line = engine->exchange.memory[own],
                                      .at = held.at + (first - held.first),
@@ -276,23 +279,7 @@ int ds_engine_freeze(struct ds_engine *engine, size_t param, uint64_t first, uin
                                      .room = engine->own[DS_ARENA_ACTIVATIONS]};
     int rc = ds_engine_settle(engine, err);
 
-    return rc == 0 ? ds_lines_write(&put, engine->stream, err) : rc;
-}
-
-/* The copy of this rank's shard of a bucket that kernels read; with offload the way that it has
- * after an update. */
-static int copy_shard(struct ds_engine *engine, size_t bucket, struct ds_error *err)
-{
-    const struct ds_plan *plan = engine->plan;
-    void *const *memory = engine->exchange.memory;
-    void *to = plan->offload ? ds_offload_room(plan, memory, bucket)
-                             : ds_exchange_own(&engine->exchange, bucket);
-    int rc = to != NULL ? ds_updater_cast(&engine->updater, bucket, to, err) : 0;
-
-    if (rc != 0 || !plan->offload)
-        return rc;
-    rc = ds_offload_fetch(plan, memory, bucket, engine->stream, err);
-    return rc == 0 ? ds_stream_finish(engine->stream, err) : rc;
+    return rc == 0 ? ds_lines_write(&put, ds_device_stream(device), err) : rc;
 }
 
 int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
@@ -304,7 +291,8 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
         rc = ds_lines_copy(DS_COPY_UP, &engine->lines, &engine->host, plan, engine->stream, err);
     for (size_t i = 0; rc == 0 && plan->copies && i < plan->buckets; i++)
         if (!plan->bucket[i].frozen)
-            rc = copy_shard(engine, i, err);
+            rc = ds_updater_publish(&engine->updater, i, ds_exchange_own(&engine->exchange, i),
+                                    engine->stream, err);
     if (rc == 0)
         rc = ds_exchange_gather_frozen(&engine->exchange, engine->stream, err);
     for (size_t i = 0; rc == 0 && i < plan->step.count; i++) /* as a step would end */
@@ -412,6 +400,11 @@ static int exec(struct ds_engine *engine, const struct ds_instr *instr, struct d
     case DS_INSTR_FETCH: /* after a step that was skipped nothing new is there */
         return engine->updater.skip ? 0
                                     : ds_offload_fetch(plan, memory, instr->bucket, stream, err);
+    case DS_INSTR_STASH:
+    case DS_INSTR_RESTORE:
+        return ds_offload_out(plan, memory, instr,
+                              ds_net_out(&engine->net, DS_PASS_TRAIN, instr->block), stream, err);
+    case DS_INSTR_HOLD: return 0; /* it has waited */
     case DS_INSTR_SEND:
     case DS_INSTR_RECV:
         return ds_relay_pass(&engine->exchange, &engine->net, instr, DS_PASS_TRAIN, err);
@@ -445,7 +438,7 @@ static bool is_beside(const struct ds_engine *engine, const struct ds_instr *ins
     if (!engine->queues.threaded)
         return false;
     if (ds_device_is_apart(engine->args.device))
-        return queue == DS_QUEUE_HOST || queue == DS_QUEUE_COPY_IN ||
+        return queue == DS_QUEUE_HOST || instr->op == DS_INSTR_FETCH ||
                (queue == DS_QUEUE_GATHER && instr->micro_batch == UINT32_MAX);
     return queue != DS_QUEUE_COMPUTE && queue != DS_QUEUE_HOST;
 }

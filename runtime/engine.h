@@ -40,7 +40,7 @@ struct ds_engine_args { /* borrowed until ds_engine_close() */
     const struct ds_plan *plan;
     const struct ds_job *job; /* optimizer, clipping, dropout */
     struct ds_device *device;
-    struct ds_device *host; /* the CPU, which updates where a device apart offloads; else NULL */
+    struct ds_device *host; /* the CPU where a device apart offloads (ds_plan_uses_host()) */
     struct ds_comm *comm;   /* with room for what the plan shares and holds once, or more */
     bool overlap;
     const char *no_graphs; /* (optional) why passes are not recorded (graphs.h); "" says nothing */

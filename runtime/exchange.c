@@ -9,6 +9,7 @@
 
 #include "kernels/dtype.h"
 #include "runtime/comm/half.h"
+#include "runtime/plan/away.h"
 
 /* Who does something of a layer with this rank. */
 static int split_layers(struct ds_exchange *exchange, struct ds_error *err)
@@ -41,7 +42,7 @@ static int split_holders(struct ds_exchange *exchange, bool experts, struct ds_e
     struct ds_exchange_holders *to = &exchange->of[experts];
     int rc = 0;
 
-    if (of.count == plan->world)
+    if (of.count == plan->world && of.count > 1)
         to->all = exchange->everybody;
     else if (of.count > 1)
         rc = ds_comm_split(exchange->everybody, &all, &to->all, err);
@@ -164,7 +165,7 @@ void *ds_exchange_params(const struct ds_exchange *exchange, size_t bucket)
 {
     const struct ds_plan *plan = exchange->plan;
 
-    if (plan->gathered_elems > 0 && !ds_plan_whole(plan, bucket))
+    if (ds_plan_comes(plan, bucket))
         return element(exchange, DS_ARENA_GATHERED, plan->bucket[bucket].gathered_at);
     return element(exchange, exchange->own, ds_plan_bucket_at(plan, exchange->own, bucket));
 }
@@ -301,7 +302,21 @@ int ds_exchange_reduce(struct ds_exchange *exchange, const struct ds_instr *inst
         return rc;
     if (instr->accumulate)
         return ds_add(&add, stream, err);
-    return ds_stream_copy(stream, DS_COPY_ASIDE, to, from, shard.count * sizeof(*to), err);
+    return ds_stream_copy(stream,
+                          exchange->plan->host[DS_ARENA_GRADS] ? DS_COPY_DOWN : DS_COPY_ASIDE, to,
+                          from, shard.count * sizeof(*to), err);
+}
+
+/* From the host's memory to the place in the room that this rank's shard has there. */
+static int bring(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
+                 struct ds_error *err)
+{
+    const struct ds_held shard = ds_plan_shard(exchange->plan, exchange->own, bucket);
+    unsigned char *whole = ds_exchange_params(exchange, bucket);
+
+    return ds_stream_copy(stream, DS_COPY_UP, whole + shard.first * exchange->param_bytes,
+                          ds_exchange_own(exchange, bucket), shard.count * exchange->param_bytes,
+                          err);
 }
 
 int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,
@@ -310,9 +325,12 @@ int ds_exchange_gather(struct ds_exchange *exchange, size_t bucket, struct ds_st
     const struct ds_exchange_holders *of = holders_of(exchange, bucket);
     void *whole = ds_exchange_params(exchange, bucket);
     size_t bytes = exchange->plan->bucket[bucket].padded_elems * exchange->param_bytes;
+    int rc = exchange->plan->offload_params ? bring(exchange, bucket, stream, err) : 0;
 
+    if (rc != 0 || ds_plan_givers(exchange->plan, bucket) == 1)
+        return rc;
     use_stream(of, stream);
-    if (exchange->plan->ahead)
+    if (exchange->plan->ahead && !exchange->plan->offload_params)
         return ds_comm_all_gather_from(of->inside, ds_exchange_own(exchange, bucket), whole, bytes,
                                        err);
     return ds_comm_all_gather(of->inside, whole, bytes, err);

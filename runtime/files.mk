@@ -7,7 +7,7 @@ SRC_job := runtime/job.c runtime/job_table.c runtime/job_check.c runtime/job_bla
     runtime/job_data.c runtime/job_offload.c runtime/job_frozen.c runtime/data/mix.c \
     runtime/text/size.c $(addprefix runtime/model/,model.c model_check.c adapters.c gpt2.c gpt_neox.c llama.c)
 SRC_plan := runtime/plan/plan.c \
-    $(addprefix runtime/plan/,team.c meet.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c schedule.c \
+    $(addprefix runtime/plan/,team.c meet.c pipeline.c bucket.c owner.c held.c sequence.c window.c recompute.c stash.c schedule.c \
     memory.c pieces.c wire.c cost.c describe.c timeline.c) runtime/optim.c runtime/scaler.c runtime/spec.c runtime/generate/request.c
 SRC_cost := $(addprefix runtime/cost/,cluster.c spread.c ring.c talk.c work.c end.c predict.c search.c depth.c)
 SRC_comm := runtime/comm/comm.c runtime/comm/host.c runtime/comm/host_shm.c runtime/comm/region.c \

@@ -156,11 +156,12 @@ int ds__trainer_check_base(const struct ds_trainer *trainer, const char *ckpt,
                        "it and start from that folder",
                        ckpt, state->base.path);
     if (saved && (was->rank != is->rank || was->targets != is->targets || was->alpha < is->alpha ||
-                  was->alpha > is->alpha))
+                  was->alpha > is->alpha || was->by_root != is->by_root))
         return ds_fail(err, EINVAL, "checkpoint '%s' was made with another '%s'; keep it as it was",
                        ckpt,
                        was->rank != is->rank         ? "lora.rank"
                        : was->targets != is->targets ? "lora.targets"
+                       : was->by_root != is->by_root ? "lora.rslora"
                                                      : "lora.alpha");
     if (saved &&
         (state->base.digest != trainer->base.digest || state->base.frozen != trainer->base.frozen))

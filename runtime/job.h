@@ -159,10 +159,13 @@ enum ds_adapted {
 };
 
 /* y = W x + alpha / rank * B A x in the place of y = W x (Hu et al. 2021: "LoRA"), A [rank, in], B
- * [out, rank], for the matrices of `targets` (1 << enum ds_adapted).  rank 0: there are none. */
+ * [out, rank], for the matrices of `targets` (1 << enum ds_adapted).  rank 0: there are none.  Of a
+ * large rank alpha / sqrt(rank) keeps what is added alike (Kalajdzievski 2023: "rsLoRA"). */
 struct ds_lora {
     uint64_t rank;
     double alpha;
+    double dropout; /* share of x's elements that adapters do not see in training */
+    bool by_root;   /* alpha / sqrt(rank) */
     unsigned targets;
 };
 
@@ -235,8 +238,10 @@ struct ds_job {
     } train;
     struct {
         uint64_t rank; /* 0: there are no adapters; model.shape.lora is what all of it comes to */
-        double alpha;
+        double alpha, dropout;
+        bool rslora;
         struct ds_strings targets; /* modules with adapters, as written; none: all */
+        struct ds_strings whole;   /* globs on names of tensors that are trained beside them */
     } lora;
     struct {
         enum ds_optim_kind kind;
@@ -281,12 +286,13 @@ struct ds_job {
         bool once_per_host;
     } zero;
     struct {
-        enum ds_offload optim;
+        enum ds_offload optim, params; /* params: never NVME */
         const char *path; /* folder of every host for the states of its ranks, or NULL */
     } offload;
     struct {
         enum ds_recompute recompute;
-        uint64_t layers; /* that recompute, from the first; 0: all */
+        uint64_t layers;         /* that recompute, from the first; 0: all */
+        enum ds_offload offload; /* of their inputs; never NVME */
     } activation;
     struct {
         uint64_t every, keep, keep_every;

@@ -393,6 +393,12 @@ static int check_recompute(struct ds_job *job, const struct ds_keys *keys, struc
                        EINVAL,
                        "'activation.layers' is for 'activation.recompute' selective or full; leave "
                        "it out");
+    if (job->activation.offload != DS_OFFLOAD_NONE &&
+        job->activation.recompute != DS_RECOMPUTE_FULL)
+        return FAIL_AT(keys, ds__job_blame(keys, "activation.offload", "activation.recompute"),
+                       EINVAL,
+                       "'activation.offload' cpu needs 'activation.recompute' full, with which "
+                       "layers keep their inputs alone");
     return 0;
 }
 

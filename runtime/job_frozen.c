@@ -6,7 +6,6 @@
  * Tests   tests/job/test_wrong.c, tests/job/test_job.c
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,14 +53,20 @@ static int take_targets(struct ds_job *job, const struct ds_keys *keys, struct d
 /* Without a rank nothing else is said. */
 static int check_silent(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
-    static const char *const paths[] = {"lora.alpha", "lora.targets"};
+    const struct {
+        const char *path;
+        bool says;
+    } table[] = {{"lora.alpha", job->lora.alpha > 0.0},
+                 {"lora.rslora", job->lora.rslora},
+                 {"lora.dropout", job->lora.dropout > 0.0},
+                 {"lora.targets", job->lora.targets.count > 0},
+                 {"lora.whole", job->lora.whole.count > 0}};
 
-    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
-        if (ds_keys_given(keys, paths[i]) &&
-            (i == 0 ? job->lora.alpha > 0.0 : job->lora.targets.count > 0))
-            return FAIL_AT(keys, paths[i], EINVAL,
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (ds_keys_given(keys, table[i].path) && table[i].says)
+            return FAIL_AT(keys, table[i].path, EINVAL,
                            "'%s' says nothing without 'lora.rank'; set that, 16 is usual",
-                           paths[i]);
+                           table[i].path);
     return 0;
 }
 
@@ -69,7 +74,8 @@ static int take_lora(struct ds_job *job, const struct ds_keys *keys, struct ds_e
 {
     struct ds_lora *lora = &job->model.shape.lora;
 
-    *lora = (struct ds_lora){.rank = job->lora.rank};
+    *lora = (struct ds_lora){
+        .rank = job->lora.rank, .dropout = job->lora.dropout, .by_root = job->lora.rslora};
     if (job->lora.rank == 0)
         return check_silent(job, keys, err);
     if (!ds_keys_given(keys, "lora.alpha"))
@@ -80,12 +86,7 @@ static int take_lora(struct ds_job *job, const struct ds_keys *keys, struct ds_e
     if (job->train.freeze.count > 0)
         return FAIL_AT(keys, ds__job_blame(keys, "train.freeze", "lora.rank"), EINVAL,
                        "'train.freeze' says nothing beside 'lora.rank', with which nothing but "
-                       "adapters is trained; leave it out");
-    if (job->parallel.tensor > 1)
-        return FAIL_AT(keys, ds__job_blame(keys, "parallel.tensor", "lora.rank"), ENOTSUP,
-                       "'parallel.tensor' %" PRIu64 " and 'lora.rank' are not supported together; "
-                       "divide the frozen weights by 'zero.stage' 3 instead",
-                       job->parallel.tensor);
+                       "adapters and 'lora.whole' is trained; leave it out");
     return take_targets(job, keys, err);
 }
 
@@ -100,10 +101,6 @@ int ds__job_check_frozen(struct ds_job *job, const struct ds_keys *keys, struct 
         return FAIL_AT(keys, path, EINVAL,
                        "'%s' keeps weights as they are and so needs 'model.init.from'; set it to a "
                        "folder that has them",
-                       path);
-    if (job->precision.matmul == DS_MATMUL_FP8)
-        return FAIL_AT(keys, ds__job_blame(keys, "precision.matmul", path), ENOTSUP,
-                       "'precision.matmul' fp8 and '%s' are not supported together; use compute",
                        path);
     return 0;
 }

@@ -25,6 +25,26 @@ static int check_states(const struct ds_job *job, struct ds_error *err)
     return 0;
 }
 
+/* Can what is computed with be the host's?  It comes as stage 3 gathers, and what is updated is
+ * written there: of FP32 that is what the optimizer works on. */
+static int check_params(const struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
+{
+    int rc = 0;
+
+    if (job->offload.params == DS_OFFLOAD_NONE)
+        return 0;
+    if (job->zero.stage != 3)
+        rc = ds_fail(
+            err, EINVAL,
+            "'offload.params' cpu needs 'zero.stage' 3, which gathers weights for each use, "
+            "also on one rank");
+    else if (job->precision.compute == DS_COMPUTE_FP32 && job->offload.optim == DS_OFFLOAD_NONE)
+        rc = ds_fail(err, EINVAL,
+                     "'offload.params' cpu with 'precision.compute' fp32 needs 'offload.optim' cpu "
+                     "or nvme: the weights are the optimizer's own");
+    return ds_keys_place(keys, "offload.params", rc, err);
+}
+
 int ds__job_check_offload(struct ds_job *job, const struct ds_keys *keys, struct ds_error *err)
 {
     bool disk = job->offload.optim == DS_OFFLOAD_NVME;
@@ -38,5 +58,6 @@ int ds__job_check_offload(struct ds_job *job, const struct ds_keys *keys, struct
                      "host");
     else if (disk)
         rc = check_states(job, err);
-    return ds_keys_place(keys, "offload.optim", rc, err);
+    rc = ds_keys_place(keys, "offload.optim", rc, err);
+    return rc == 0 ? check_params(job, keys, err) : rc;
 }

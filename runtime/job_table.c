@@ -61,6 +61,8 @@ static const struct ds_choice shard_groups[] = {
 static const struct ds_choice offloads[] = {
     {"none", DS_OFFLOAD_NONE}, {"cpu", DS_OFFLOAD_CPU}, {"nvme", DS_OFFLOAD_NVME},
     {NULL, 0}};
+static const struct ds_choice offloads_to_host[] = {
+    {"none", DS_OFFLOAD_NONE}, {"cpu", DS_OFFLOAD_CPU}, {NULL, 0}};
 static const struct ds_choice recomputes[] = {
     {"none", DS_RECOMPUTE_NONE}, {"selective", DS_RECOMPUTE_SELECTIVE},
     {"full", DS_RECOMPUTE_FULL}, {"auto", DS_RECOMPUTE_AUTO}, {NULL, 0}};
@@ -280,11 +282,18 @@ static const struct ds_key job_keys[] = {
 
     U64("lora.rank", lora.rank, BITS, "0", 0, DS_MAX_LORA_RANK,
         "above 0 adapters of this rank are trained, two small matrices beside a matrix of a layer, and "
-        "nothing else"),
+        "nothing else but lora.whole"),
     F64("lora.alpha", lora.alpha, FROM | BITS, "lora.rank", 0, 1e6,
         "alpha / rank is the factor of what adapters add"),
+    BOOL("lora.rslora", lora.rslora, BITS, "false",
+        "the factor is alpha / sqrt(rank)"),
+    F64("lora.dropout", lora.dropout, DS_KEY_BELOW | BITS, "0", 0, 1,
+        "share of the elements dropped from what adapters read, in training"),
     LIST("lora.targets", lora.targets, FROM | BITS, "all but of experts", DS_MAX_TENSOR_NAME,
          "matrices with adapters, by names of their modules, as q_proj and v_proj of llama"),
+    LIST("lora.whole", lora.whole, BITS, "[]", DS_MAX_TENSOR_NAME,
+         "globs on the names of tensors, as in a checkpoint, that are trained as they are beside "
+         "adapters: an embedding and a classifier"),
 
     ENUM("optim.name", optim.kind, BITS, "adamw", optims, "the optimizer"),
     F64("optim.lr", optim.lr, BITS, "3e-4", 0, 1000, "peak learning rate"),
@@ -385,6 +394,9 @@ static const struct ds_key job_keys[] = {
          "where optimizer state and fp32 weights live and are updated: none is the device, cpu the "
          "host's memory and processors; nvme is a file for the states on a disk of the host, the rest is "
          "as with cpu on GPUs and with none on CPUs"),
+    ENUM("offload.params", offload.params, 0, "none", offloads_to_host,
+         "where the weights that are computed with live: none is the device, cpu the host's memory, from "
+         "where they come for each use; needs zero.stage 3"),
     TEXT("offload.path", offload.path, 0, NULL, MAX_PATH_TEXT,
          "folder on a local disk of every host, which must be there; needed for nvme, used for it alone"),
     ENUM("activation.recompute", activation.recompute, 0, "none", recomputes,
@@ -393,6 +405,9 @@ static const struct ds_key job_keys[] = {
          "memory"),
     U64("activation.layers", activation.layers, AUTO, "auto", 1, DS_MAX_LAYERS,
         "layers, from the first, that compute again; auto is all of them"),
+    ENUM("activation.offload", activation.offload, 0, "none", offloads_to_host,
+         "where the inputs of layers wait for their backward pass: none is the device, cpu the host's memory; "
+         "needs activation.recompute full"),
 
     U64("checkpoint.every", checkpoint.every, 0, "100", 0, DS_MAX_STEPS,
         "updates between checkpoints; the last one is always saved; 0 turns them off"),

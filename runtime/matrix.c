@@ -30,7 +30,7 @@ static int join_rows(const struct ds_matrix *matrix, float *whole, struct ds_str
                      struct ds_error *err)
 {
     const size_t part = matrix->span->elems * sizeof(float);
-    const unsigned alike = matrix->span->doubled ? matrix->plan->kv_ranks : 1;
+    const unsigned alike = matrix->span->doubled;
     const struct ds_reorder_args args = {
         .outer = matrix->plan->tensor_ranks / alike,
         .inner = 1,

@@ -4,6 +4,7 @@
  * offload.c - the contract is in offload.h.
  */
 #include "runtime/offload.h"
+#include "runtime/plan/away.h"
 
 /* What this rank updates of the bucket, where it lies in `kind`; without padding where that is at
  * the end. */
@@ -53,10 +54,22 @@ int ds_offload_fetch(const struct ds_plan *plan, void *const memory[DS_ARENA_COU
                           from, to.count * copy_bytes(plan), err);
 }
 
+int ds_offload_out(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],
+                   const struct ds_instr *instr, void *out, struct ds_stream *stream,
+                   struct ds_error *err)
+{
+    void *host = (unsigned char *)memory[DS_ARENA_HOST_OUTS] +
+                 (instr->block - plan->stash_first) * plan->stash_bytes;
+
+    return instr->op == DS_INSTR_STASH
+               ? ds_stream_copy(stream, DS_COPY_DOWN, host, out, plan->stash_bytes, err)
+               : ds_stream_copy(stream, DS_COPY_UP, out, host, plan->stash_bytes, err);
+}
+
 const float *ds_offload_read(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],
                              const struct ds_plan_span *span)
 {
-    enum ds_arena_kind kind = plan->offload ? DS_ARENA_HOST_GRADS : DS_ARENA_GRADS;
+    enum ds_arena_kind kind = ds_plan_copies_out(plan) ? DS_ARENA_HOST_GRADS : DS_ARENA_GRADS;
 
     return (const float *)memory[kind] + ds_plan_held_span(plan, kind, span).at;
 }
@@ -70,7 +83,7 @@ void *ds_offload_written(const struct ds_plan *plan, void *const memory[DS_ARENA
     if (half != NULL)
         return half +
                (at - ds_plan_shard(plan, DS_ARENA_PARAMS_LOW, span->bucket).at) * copy_bytes(plan);
-    if (plan->offload || !plan->copies)
+    if (ds_plan_copies_out(plan) || !plan->copies)
         return NULL;
     return (unsigned char *)memory[DS_ARENA_PARAMS_LOW] + at * copy_bytes(plan);
 }

@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * offload.h - what OFFLOAD and FETCH copy between the device's memory and the host's.
+ * offload.h - what OFFLOAD and FETCH, STASH and RESTORE copy between the device's memory and the
+ * host's.
  *
  * The host keeps parameters and states of what this rank updates, and updates them there, bucket
  * by bucket in forward order.  Gradients come whole, for the norm of all must be known before the
@@ -21,6 +22,11 @@ int ds_offload_grads(const struct ds_plan *plan, void *const memory[DS_ARENA_COU
                      struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 int ds_offload_fetch(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT], size_t bucket,
                      struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
+
+/* STASH and RESTORE: the output of a block, at `out` on the device. */
+int ds_offload_out(const struct ds_plan *plan, void *const memory[DS_ARENA_COUNT],
+                   const struct ds_instr *instr, void *out, struct ds_stream *stream,
+                   struct ds_error *err) DS_NODISCARD;
 
 /* The half of HOST_ROOM that the bucket's new parameters go through; NULL: there is none, they are
  * FP32. */

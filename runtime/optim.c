@@ -207,14 +207,19 @@ unsigned ds_optim_kinds(void)
     return sizeof(optims) / sizeof(optims[0]);
 }
 
+bool ds_optim_globbed(const struct ds_strings *globs, const struct ds_param *param)
+{
+    for (size_t i = 0; i < globs->count && !ds_model_is_adapter(param); i++)
+        if (fnmatch(globs->item[i], param->name, FNM_NOESCAPE) == 0)
+            return true;
+    return false;
+}
+
 bool ds_optim_trains(const struct ds_job *job, const struct ds_param *param)
 {
-    if (job->model.shape.lora.rank > 0 && !ds_model_is_adapter(param))
-        return false;
-    for (size_t i = 0; i < job->train.freeze.count; i++)
-        if (fnmatch(job->train.freeze.item[i], param->name, FNM_NOESCAPE) == 0)
-            return false;
-    return true;
+    if (job->model.shape.lora.rank > 0)
+        return ds_model_is_adapter(param) || ds_optim_globbed(&job->lora.whole, param);
+    return !ds_optim_globbed(&job->train.freeze, param);
 }
 
 bool ds_optim_freezes(const struct ds_job *job)

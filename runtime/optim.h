@@ -47,7 +47,10 @@ unsigned ds_optim_kinds(void);
 /* The first group that the tensor belongs to, or NULL. */
 const struct ds_optim_group *ds_optim_group_of(const struct ds_job *job, const char *tensor);
 
-/* Is this tensor trained?  With adapters only those are, and never what train.freeze matches. */
+/* Does one of train.freeze or lora.whole match a tensor, which is of no adapter? */
+bool ds_optim_globbed(const struct ds_strings *globs, const struct ds_param *param);
+/* Is this tensor trained?  With adapters those are and what lora.whole matches, without what
+ * train.freeze does not. */
 bool ds_optim_trains(const struct ds_job *job, const struct ds_param *param);
 /* Is some tensor not? */
 bool ds_optim_freezes(const struct ds_job *job);

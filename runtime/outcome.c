@@ -62,7 +62,7 @@ int ds_outcome_open(struct ds_outcome *outcome, const struct ds_engine_args *arg
         .size.tokens = (double)(sequences * plan->sequence),
         .event = event,
     };
-    rc = ds_tally_open(&outcome->tally, plan, args->device, err);
+    rc = ds_tally_open(&outcome->tally, plan, args->device, args->host, err);
     if (rc == 0 && plan->by_tensor) {
         rc = ds_device_alloc(args->device, ds_plan_norms_bytes(plan), &norms, err);
         outcome->norms = norms;

@@ -61,10 +61,11 @@ int ds_relay_tie(struct ds_exchange *exchange, size_t bucket, struct ds_stream *
     if (plan->bucket[bucket].tied)
         rc = add_up(exchange, ends, ds_plan_shard(plan, DS_ARENA_GRADS, bucket), stream, err);
     for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
+        const bool heads = plan->span[i].doubled == plan->kv_ranks;
         const struct ds_held held = ds_plan_doubled(plan, bucket, i);
 
         if (held.count > 0)
-            rc = add_up(exchange, exchange->kv, held, stream, err);
+            rc = add_up(exchange, heads ? exchange->kv : exchange->team, held, stream, err);
     }
     return rc;
 }

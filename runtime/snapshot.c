@@ -26,8 +26,8 @@ static void place(struct ds_ckpt_tensor *tensor, const struct ds_plan_cut *cut, 
     tensor->count = real > held.first ? real - held.first : 0;
     if (tensor->count == 0)
         tensor->first = 0;
-    tensor->view.runs = cut->runs;
-    for (unsigned i = 0; i < cut->runs; i++) {
+    tensor->view.runs = cut->of_rows ? 0 : cut->runs;
+    for (unsigned i = 0; i < tensor->view.runs; i++) {
         tensor->view.run[i].first = cut->run[i].first;
         tensor->view.run[i].count = cut->run[i].count;
     }
@@ -50,6 +50,29 @@ void ds__trainer_view(struct ds_ckpt_tensor *tensor, const char *state, const st
     place(tensor, &cut, ds_plan_held_param(plan, arena, index));
     (void)snprintf(tensor->name, sizeof(tensor->name), "%s%s%.200s", state,
                    state[0] != '\0' ? "." : "", param->param.name);
+}
+
+/* Rows from several places are ranges of their own, each behind the one before here; returns how
+ * many tensors `tensor` has become. */
+static size_t take_apart(struct ds_ckpt_tensor *tensor, const struct ds_plan *plan, size_t index)
+{
+    const struct ds_plan_cut cut = ds_plan_cut(plan, plan->param[index].tensor);
+    const struct ds_ckpt_tensor all = *tensor;
+    const struct ds_held here = {.first = all.first, .count = all.count};
+    uint64_t at = 0;
+
+    for (unsigned i = 0; cut.of_rows && i < cut.runs; i++) {
+        const struct ds_held part = ds_held_within(here, at, cut.run[i].count);
+
+        tensor[i] = all;
+        tensor[i].first = part.count > 0 ? cut.run[i].first + part.first : 0;
+        tensor[i].count = part.count;
+        if (all.data != NULL)
+            tensor[i].data = (float *)all.data + part.at;
+        tensor[i].line_at = all.line_at + part.at * sizeof(float);
+        at += cut.run[i].count;
+    }
+    return cut.of_rows ? cut.runs : 1;
 }
 
 static int read_states(void *user, uint64_t at, void *to, size_t bytes, struct ds_error *err)
@@ -91,7 +114,7 @@ static void view_state(struct ds_trainer *trainer, size_t index, unsigned state,
         tensor->data = line + at;
     else
         in_file(trainer, tensor, at + (state > 0 ? ds_plan_state_elems(plan, 0) : 0));
-    trainer->n_moments++;
+    trainer->n_moments += take_apart(tensor, plan, index);
 }
 
 /* Of a checkpoint: parameters and states of all ranks. */
@@ -119,8 +142,8 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
     size_t count = trainer->plan.params;
     unsigned states = trainer->plan.optim_states;
 
-    trainer->weights = calloc(count, sizeof(*trainer->weights));
-    trainer->moments = calloc(count, (states + 1) * sizeof(*trainer->moments));
+    trainer->weights = calloc(count, DS_PLAN_RUNS * sizeof(*trainer->weights));
+    trainer->moments = calloc(count, (states + 1) * DS_PLAN_RUNS * sizeof(*trainer->moments));
     if (trainer->weights == NULL || trainer->moments == NULL)
         return ds_fail(err, ENOMEM, "no memory for the names of %zu tensors", count);
     for (size_t i = 0; i < count; i++) {
@@ -130,7 +153,7 @@ int ds__trainer_tensors(struct ds_trainer *trainer, struct ds_error *err)
             continue;
         ds__trainer_view(tensor, "", &trainer->plan, i, DS_ARENA_PARAMS);
         tensor->data = lines.params + ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i).at;
-        trainer->n_weights++;
+        trainer->n_weights += take_apart(tensor, &trainer->plan, i);
     }
     for (unsigned k = 0; k < states; k++)
         for (size_t i = 0; i < count; i++)

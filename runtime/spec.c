@@ -24,6 +24,8 @@ int ds_run_spec_write(const struct ds_run_spec *spec, struct ds_buf *out, struct
                         spec->cwd, spec->attempt);
     for (unsigned i = 0; i < spec->trials; i++)
         (void)ds_buf_printf(out, "trial %s\n", spec->trial[i]);
+    if (spec->evaluate)
+        (void)ds_buf_puts(out, "evaluate 1\n");
     (void)ds_buf_puts(out, "\n");
     (void)ds_buf_put(out, spec->job_text, spec->job_bytes);
     if (out->failed)
@@ -111,6 +113,9 @@ int ds_run_spec_parse(struct ds_run_spec *spec, const char *text, size_t len, st
             rc = read_attempt(&spec->attempt, value, value_len, err);
         else if (has_key(line, line_len, "trial", &value, &value_len))
             rc = add_trial(spec, value, value_len, err);
+        else if (has_key(line, line_len, "evaluate", &value, &value_len) && value_len == 1 &&
+                 value[0] == '1')
+            spec->evaluate = true;
         else
             rc = ds_fail(err, EPROTO, "unknown line in the job's first lines");
         if (rc != 0)

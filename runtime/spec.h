@@ -10,6 +10,7 @@
  *     attempt 0                    0 for the first start, then 1, 2, ... for restarts
  *     trial KEY=VALUE KEY=VALUE    (any number) dsrun tune: not the job is run, but some steps of
  *                                  it with these overrides, one trial after the other
+ *     evaluate 1                   dsrun eval: it is not trained, only evaluated
  *     (empty line)
  *     resolved job YAML
  *
@@ -18,6 +19,8 @@
 #ifndef DS_RUNTIME_SPEC_H
 #define DS_RUNTIME_SPEC_H
 
+#include <stdbool.h>
+
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/limits.h"
@@ -25,6 +28,7 @@
 struct ds_run_spec {
     char run_dir[DS_MAX_PATH], cwd[DS_MAX_PATH];
     unsigned attempt;
+    bool evaluate;
     unsigned trials;
     char trial[DS_MAX_TRIALS][DS_MAX_TRIAL_TEXT];
     const char *job_text; /* borrowed from the text parsed */

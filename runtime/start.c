@@ -8,7 +8,8 @@
  *   resume PATH    that checkpoint, which must be whole
  *
  * Every rank reads and verifies for itself; rank 0 names the candidate, and a damage that one rank
- * sees counts for all.  A checkpoint of another model is an error, not a damage.
+ * sees counts for all.  A checkpoint of another model is an error, not a damage; positions, windows
+ * and the like may change.
  *
  * Initial numbers are normals of (seed, index of the tensor, element): the same for every layout.
  *
@@ -63,6 +64,15 @@ static void draw(const struct ds_trainer *trainer, const struct ds_plan_param *p
     }
 }
 
+/* What a row of a matrix reads, of which a team's ranks may have parts. */
+static uint64_t inputs_of(const struct ds_trainer *trainer, const struct ds_plan_param *param)
+{
+    struct ds_param whole;
+
+    ds_model_param(&trainer->plan.model, param->tensor, &whole);
+    return whole.shape[1];
+}
+
 /* One thread's part of every tensor. */
 static void *init_share(void *arg)
 {
@@ -75,7 +85,7 @@ static void *init_share(void *arg)
 
     for (size_t i = 0; i < trainer->plan.params; i++) {
         const struct ds_plan_param *param = &trainer->plan.param[i];
-        const double fan_in = 1.0 / sqrt(3.0 * (double)param->param.shape[1]);
+        const double fan_in = 1.0 / sqrt(3.0 * (double)inputs_of(trainer, param));
         struct ds_held held = ds_plan_held_param(&trainer->plan, DS_ARENA_PARAMS, i);
         uint64_t from = held.count / me->shares * me->share;
         uint64_t to =
@@ -120,15 +130,21 @@ static void init_from_seed(const struct ds_trainer *trainer)
         (void)pthread_join(share[i].thread, NULL);
 }
 
-/* This rank's part of a folder's weights. */
+/* This rank's part of a folder's weights, in the order of the plan; no folder has adapters. */
 static int read_weights(struct ds_trainer *trainer, const char *from, struct ds_error *err)
 {
+    const struct ds_model_shape base = ds_model_base(&trainer->plan.model);
+    const struct ds_plan_param *param = trainer->plan.param;
     struct ds_hf_folder *folder = NULL;
     uint64_t digest = 0;
-    int rc = ds_hf_open(&folder, from, &trainer->plan.model, err);
+    int rc = ds_hf_open(&folder, from, &base, err);
 
-    if (rc == 0)
-        rc = ds_hf_read(folder, trainer->weights, trainer->n_weights, err);
+    for (size_t i = 0; rc == 0 && i < trainer->n_weights; i++) {
+        while (strcmp(param->param.name, trainer->weights[i].name) != 0)
+            param++;
+        if (!ds_model_is_adapter(&param->param))
+            rc = ds_hf_read(folder, &trainer->weights[i], 1, err);
+    }
     if (rc == 0)
         rc = ds_hf_digest(folder, &digest, err);
     ds_hf_close(folder);
@@ -139,11 +155,11 @@ static int init_weights(struct ds_trainer *trainer, struct ds_error *err)
 {
     const char *from = trainer->job->model.init_from;
 
-    if (from != NULL && trainer->plan.model.lora.rank == 0)
-        return ds_error_context(err, read_weights(trainer, from, err), "model.init.from '%s'",
-                                from);
-    init_from_seed(trainer);
-    return 0;
+    if (from == NULL || trainer->plan.model.lora.rank > 0)
+        init_from_seed(trainer);
+    return from == NULL ? 0
+                        : ds_error_context(err, read_weights(trainer, from, err),
+                                           "model.init.from '%s'", from);
 }
 
 int ds__trainer_fresh(struct ds_trainer *trainer, struct ds_error *err)
@@ -166,6 +182,32 @@ static int clear_moments(const struct ds_trainer *trainer, struct ds_error *err)
     return 0;
 }
 
+/* Tensors of another model may have the same names and shapes, and it may have some more. */
+static int check_model(const struct ds_trainer *trainer, const char *path,
+                       const struct ds_model_shape *saved, struct ds_error *err)
+{
+    const struct ds_model_shape *job = &trainer->plan.model;
+    const struct {
+        const char *key;
+        uint64_t saved, job;
+    } table[] = {
+        {"model.layers", saved->layers, job->layers},
+        {"model.heads", saved->heads, job->heads},
+        {"model.kv_heads", saved->kv_heads, job->kv_heads},
+        {"model.experts", saved->experts, job->experts},
+        {"model.tie_embeddings", saved->tie_embeddings, job->tie_embeddings},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        if (table[i].saved != table[i].job)
+            return ds_fail(err, EINVAL,
+                           "checkpoint '%s' is of another model: '%s' was %" PRIu64
+                           " there and is %" PRIu64 "; change it back, or start again with "
+                           "'checkpoint.resume' never",
+                           path, table[i].key, table[i].saved, table[i].job);
+    return 0;
+}
+
 /* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */
 static int load(struct ds_trainer *trainer, const char *path, struct ds_error *err)
 {
@@ -174,6 +216,8 @@ static int load(struct ds_trainer *trainer, const char *path, struct ds_error *e
 
     if (rc == 0)
         rc = ds__trainer_check_base(trainer, path, state, err);
+    if (rc == 0)
+        rc = check_model(trainer, path, &state->shape, err);
     if (rc == 0 && state->step == 0) /* what a damaged one may have left */
         rc = clear_moments(trainer, err);
     if (rc == 0)

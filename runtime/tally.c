@@ -33,7 +33,7 @@ static size_t bytes_of(size_t parts)
 }
 
 int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_device *device,
-                  struct ds_error *err)
+                  struct ds_device *host, struct ds_error *err)
 {
     void *memory = NULL;
     int rc;
@@ -42,6 +42,8 @@ int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_
                                .device = device,
                                .stream = ds_device_stream(device),
                                .parts = plan->buckets + plan->spans};
+    if (plan->host[DS_ARENA_GRADS] && host != NULL)
+        tally->by_host = ds_device_stream(host);
     rc = ds_device_alloc(device, bytes_of(tally->parts), &memory, err);
     tally->loss = memory;
     tally->peaks = rc == 0 ? tally->loss + PEAKS : NULL;
@@ -80,7 +82,8 @@ struct under_way {
 static int sum_up(struct ds_tally *tally, struct under_way *sums, struct ds_held held, size_t first,
                   struct ds_error *err)
 {
-    struct ds_part *part = &parts_of(tally->loss)[sums->parts];
+    double *to = tally->by_host != NULL ? tally->host : tally->loss;
+    struct ds_part *part = &parts_of(to)[sums->parts];
     const struct ds_sumsq_args args = {
         .n = held.count,
         .x = sums->grads + held.at,
@@ -91,7 +94,7 @@ static int sum_up(struct ds_tally *tally, struct under_way *sums, struct ds_held
     };
 
     sums->parts++;
-    return ds_sumsq(&args, tally->stream, err);
+    return ds_sumsq(&args, tally->by_host != NULL ? tally->by_host : tally->stream, err);
 }
 
 /* The tensor that begins there in the line. */
@@ -112,13 +115,13 @@ static int sum_bucket(struct ds_tally *tally, struct under_way *sums, uint32_t n
     struct ds_held slice = ds_plan_slice(plan, DS_ARENA_GRADS, number);
     int rc = 0;
 
-    if (!bucket->gaps && plan->expert_ranks == 1 && plan->kv_rank == 0)
+    if (!bucket->gaps && plan->expert_ranks == 1 && (plan->tensor_rank == 0 || !bucket->doubled))
         return sum_up(tally, sums, ds_held_within(slice, 0, bucket->elems),
                       tensor_at(plan, bucket->offset), err);
     for (size_t i = 0; rc == 0 && i < plan->spans; i++) {
         const struct ds_plan_span *span = &plan->span[i];
 
-        if (span->bucket == number && !(plan->kv_rank > 0 && span->doubled))
+        if (span->bucket == number && ds_plan_doubled_place(plan, span->doubled) == 0)
             rc = sum_up(tally, sums,
                         ds_held_within(slice, span->offset - bucket->offset, span->elems),
                         tensor_at(plan, span->offset), err);
@@ -140,17 +143,30 @@ static int sum_all(struct ds_tally *tally, struct under_way *sums, struct ds_err
     return rc;
 }
 
+/* Wait for what the device has summed up. */
+static int fetch(struct ds_tally *tally, size_t parts, struct ds_error *err)
+{
+    int rc =
+        ds_stream_copy(tally->stream, DS_COPY_DOWN, tally->host, tally->loss, bytes_of(parts), err);
+
+    return rc == 0 ? ds_stream_finish(tally->stream, err) : rc;
+}
+
+/* The host begins when the device has brought the last gradients. */
 int ds_tally_read(struct ds_tally *tally, const float *grads, struct ds_entry *mine,
                   struct ds_error *err)
 {
     struct under_way sums = {.grads = grads};
-    int rc = sum_all(tally, &sums, err);
+    int rc = 0;
 
+    if (tally->by_host != NULL) {
+        memset(tally->host, 0, bytes_of(tally->parts));
+        rc = fetch(tally, 0, err);
+    }
     if (rc == 0)
-        rc = ds_stream_copy(tally->stream, DS_COPY_DOWN, tally->host, tally->loss,
-                            bytes_of(sums.parts), err);
-    if (rc == 0)
-        rc = ds_stream_finish(tally->stream, err);
+        rc = sum_all(tally, &sums, err);
+    if (rc == 0 && tally->by_host == NULL)
+        rc = fetch(tally, sums.parts, err);
     *mine = (struct ds_entry){.place = {DS_NOWHERE, DS_NOWHERE}};
     if (rc != 0)
         return rc;

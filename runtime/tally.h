@@ -24,14 +24,16 @@ struct ds_tally {
     const struct ds_plan *plan;
     struct ds_device *device;
     struct ds_stream *stream;
-    size_t parts;  /* of gradients that are summed by themselves, at most */
-    double *loss;  /* the sum of losses; behind it that of peaks, and the parts */
-    double *peaks; /* of experts (kernels/experts.h) */
-    double *host;  /* the same in the host's memory */
+    size_t parts;              /* of gradients that are summed by themselves, at most */
+    double *loss;              /* the sum of losses; behind it that of peaks, and the parts */
+    double *peaks;             /* of experts (kernels/experts.h) */
+    double *host;              /* the same in the host's memory */
+    struct ds_stream *by_host; /* sums up gradients that lie there; NULL: the device does */
 };
 
+/* `host` is the CPU beside a device apart, or NULL. */
 int ds_tally_open(struct ds_tally *tally, const struct ds_plan *plan, struct ds_device *device,
-                  struct ds_error *err) DS_NODISCARD;
+                  struct ds_device *host, struct ds_error *err) DS_NODISCARD;
 void ds_tally_close(struct ds_tally *tally);
 
 /* The sum of losses is 0 again. */

@@ -306,6 +306,18 @@ static int warn_of_mask(struct ds_trainer *trainer, const char *name, struct ds_
     return ds_monitor_warning(&trainer->monitor, text, err);
 }
 
+/* Steps tell each other who was asked to stop; where there are none, batches do. */
+static int heed_stop(struct ds_trainer *trainer, uint64_t batch, struct ds_error *err)
+{
+    double asked = ds_link_stop_requested(trainer->args->link) ? 1.0 : 0.0;
+    int rc = ds_link_beat(trainer->args->link, batch, err);
+
+    if (rc == 0)
+        rc = ds_comm_all_reduce_f64(trainer->comm, &asked, 1, err);
+    trainer->stop = asked > 0.0;
+    return rc;
+}
+
 /* Always the same sequences: the first eval.batches global batches, or as many as there are. */
 static int evaluate_set(struct ds_trainer *trainer, const struct ds_data *data,
                         struct valid_sum *sum, struct ds_error *err)
@@ -317,10 +329,12 @@ static int evaluate_set(struct ds_trainer *trainer, const struct ds_data *data,
 
     if (batches == 0)
         batches = 1;
-    for (uint64_t i = 0; rc == 0 && i < batches; i++) {
+    for (uint64_t i = 0; rc == 0 && i < batches && !trainer->stop; i++) {
         struct ds_eval_result result = {0};
 
         rc = ds_engine_eval(trainer->engine, data, i * job->train.global_batch, &result, err);
+        if (rc == 0 && trainer->args->evaluate)
+            rc = heed_stop(trainer, i, err);
         sum->loss += result.loss * result.share;
         sum->share += result.share;
     }
@@ -344,7 +358,7 @@ static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
         if (rc == 0 && !(sum.share > 0.0))
             rc = warn_of_mask(trainer, valid->set[k].name, err);
     }
-    if (rc == 0)
+    if (rc == 0 && !(trainer->args->evaluate && trainer->stop))
         rc = ds_monitor_valid(&trainer->monitor, trainer->state.step, mean_of(&all), valid, err);
     return rc != 0 ? rc : ds_link_phase(trainer->args->link, DS_PHASE_STEP, err);
 }
@@ -408,6 +422,19 @@ static int tell_memory(struct ds_trainer *trainer, struct ds_error *err)
                              trainer->device_left > left ? trainer->device_left - left : 0, err);
 }
 
+/* The launcher has it before this rank ends. */
+static int evaluate_once(struct ds_trainer *trainer, int *code, struct ds_error *err)
+{
+    int rc = trainer->valid.count > 0
+                 ? evaluate(trainer, err)
+                 : ds_fail(err, EINVAL, "there is nothing to evaluate on, name it in 'data.valid'");
+
+    *code = trainer->stop ? DS_EXIT_TERMINATED : DS_EXIT_OK;
+    if (rc == 0)
+        rc = ds_link_flush(trainer->args->link, err);
+    return rc != 0 ? rc : ds_comm_barrier(trainer->comm, err);
+}
+
 static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
 {
     const struct ds_job *job = trainer->job;
@@ -422,6 +449,8 @@ static int run(struct ds_trainer *trainer, int *code, struct ds_error *err)
     if (rc == 0)
         rc = ds_monitor_ready(&trainer->monitor, trainer->state.step,
                               (double)(ds_clock_mono_ns() - trainer->began_ns) / 1e6, err);
+    if (trainer->args->evaluate)
+        return rc == 0 ? evaluate_once(trainer, code, err) : rc;
     if (rc == 0)
         rc = run_steps(trainer, &stopped, err);
     if (rc == 0)

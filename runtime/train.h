@@ -27,11 +27,12 @@ struct ds_train_args {
     unsigned device;                        /* the number of its CUDA device */
     unsigned cores;                         /* this rank may use, >= 1 */
     int shm_fd;                             /* taken; -1 when world is 1 */
+    bool evaluate;                          /* and nothing else */
 };
 
-/* Train.  Returns 0 and the exit code of the process in *code (0 done, 75 stopped after a
- * checkpoint, 143 stopped where none could be made), or a negative errno; -ECANCELED: another rank
- * failed. */
+/* Train, or evaluate once.  Returns 0 and the exit code of the process in *code (0 done, 75 stopped
+ * after a checkpoint, 143 stopped where none could be made), or a negative errno; -ECANCELED:
+ * another rank failed. */
 int ds_train(const struct ds_train_args *args, int *code, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -10,7 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/scratch.h"
 #include "runtime/peers.h"
+#include "runtime/plan/away.h"
 
 enum { COMM_TIMEOUT_MS = 30 * 60 * 1000, MAX_TIMEOUT_S = 7 * 86400, SPIN_POLLS = 4000 };
 
@@ -121,15 +123,14 @@ int ds__trainer_device(struct ds_trainer *trainer, size_t scratch_bytes, struct 
     return ds_device_open(&trainer->device, &device, err);
 }
 
-/* Where what the plan leaves to the host of a device apart is done.  Its operations need no
- * scratch. */
+/* Where what the plan leaves to the host of a device apart is done. */
 static int open_updater(struct ds_trainer *trainer, struct ds_error *err)
 {
-    const struct ds_device_args host = {.name = "cpu", .threads = trainer->args->threads};
+    const struct ds_device_args host = {.name = "cpu",
+                                        .threads = trainer->args->threads,
+                                        .scratch_bytes = ds_scratch_beside_bytes()};
 
-    return trainer->plan.offload && ds_device_is_apart(trainer->device)
-               ? ds_device_open(&trainer->host, &host, err)
-               : 0;
+    return ds_plan_uses_host(&trainer->plan) ? ds_device_open(&trainer->host, &host, err) : 0;
 }
 
 int ds__trainer_check_memory(struct ds_trainer *trainer, struct ds_error *err)

@@ -71,7 +71,7 @@ static int sum_span(const struct ds_trust *trust, const struct ds_plan_span *spa
     if (shard.count == 0)
         return 0;
     if ((plan->tensor_rank > 0 && plan->bucket[span->bucket].replicated) ||
-        (plan->kv_rank > 0 && span->doubled))
+        ds_plan_doubled_place(plan, span->doubled) > 0)
         sums = beside;
     rc = advance(trust, span, shard.first, from, beside, stream, err);
     if (rc == 0)

@@ -6,6 +6,7 @@
 #include "runtime/updater.h"
 
 #include "runtime/offload.h"
+#include "runtime/plan/away.h"
 #include "runtime/update.h"
 
 /* What is updated together: elements of MOMENTS, as of the first state, and where their states
@@ -132,7 +133,8 @@ int ds_updater_settle(const struct ds_updater *updater, struct ds_error *err)
     return updater->states != NULL ? ds_states_settle(updater->states, err) : 0;
 }
 
-int ds_updater_cast(const struct ds_updater *updater, size_t bucket, void *to, struct ds_error *err)
+/* This rank's shard of the bucket in the type that kernels read. */
+static int cast(const struct ds_updater *updater, size_t bucket, void *to, struct ds_error *err)
 {
     struct ds_held shard = ds_plan_shard(updater->plan, DS_ARENA_PARAMS, bucket);
     const struct ds_cast_args args = {
@@ -144,4 +146,18 @@ int ds_updater_cast(const struct ds_updater *updater, size_t bucket, void *to, s
     };
 
     return ds_cast(&args, updater->stream, err);
+}
+
+int ds_updater_publish(const struct ds_updater *updater, size_t bucket, void *own,
+                       struct ds_stream *stream, struct ds_error *err)
+{
+    const struct ds_plan *plan = updater->plan;
+    const bool copied = ds_plan_copies_out(plan);
+    void *to = copied ? ds_offload_room(plan, updater->memory, bucket) : own;
+    int rc = to != NULL ? cast(updater, bucket, to, err) : 0;
+
+    if (rc != 0 || !copied)
+        return rc;
+    rc = ds_offload_fetch(plan, updater->memory, bucket, stream, err);
+    return rc == 0 ? ds_stream_finish(stream, err) : rc;
 }

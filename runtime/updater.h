@@ -51,9 +51,9 @@ int ds_updater_settle(const struct ds_updater *updater, struct ds_error *err) DS
 int ds_updater_do(const struct ds_updater *updater, const struct ds_instr *instr,
                   struct ds_error *err) DS_NODISCARD;
 
-/* This rank's shard of the bucket in the type that kernels read, at `to`, where it has another
- * type. */
-int ds_updater_cast(const struct ds_updater *updater, size_t bucket, void *to, struct ds_error *err)
-    DS_NODISCARD;
+/* What kernels read of a bucket, made anew of this rank's parameters, to `own`; where the host's
+ * are copied, the way that they have after an update, by the device's `stream`. */
+int ds_updater_publish(const struct ds_updater *updater, size_t bucket, void *own,
+                       struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 
 #endif

@@ -15,7 +15,7 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wformat=2 -Wformat-overflow=2 -Wformat-tru
     -Werror=format-security -Werror=implicit -Werror=int-conversion \
     -Werror=incompatible-pointer-types
 
-HARDENING := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full \
+HARDENING := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -mbranch-protection=standard \
     -fno-delete-null-pointer-checks -fno-strict-aliasing -ftrivial-auto-var-init=zero \
     -fzero-call-used-regs=used-gpr -fno-common -fvisibility=hidden -fexceptions
 

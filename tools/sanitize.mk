@@ -31,7 +31,7 @@ endif
 # instrumented program does not keep, and their processes are covered by the scripts that are left.
 # keys: libssh2 1.10 loses some bytes of every ECDSA key file and of one that is cut off, which
 # LeakSanitizer reports with no frame but the library's.
-UNSANITIZED   := bits campaign cgroup count cuda cuda_hosts cuda_kinds ddp keys layouts memory parity replay schedulers simulator slurm spares ssh testbed valgrind
+UNSANITIZED   := bits campaign cgroup count cuda cuda_hosts cuda_kinds ddp elastic keys layouts memory parity replay schedulers simulator slurm spares ssh testbed valgrind
 E2E_SANITIZED := $(filter-out $(foreach t,$(UNSANITIZED),tests/e2e/$(t).py tests/e2e/$(t).sh),$(E2E))
 
 sanitized-check: sanitized-build sanitized-selftest

@@ -32,6 +32,12 @@ DS_INLINE void dropout(const struct ds_dropout_args *a, enum ds_dtype act, size_
     }
 }
 
+/* Where an element's random number is. */
+static uint64_t number_of(const struct ds_dropout_args *a, size_t i)
+{
+    return a->first + (a->row > 0 ? i / a->row * a->ld + i % a->row : i);
+}
+
 static void dropout_task(void *arg, size_t task, unsigned thread)
 {
     const struct ds_dropout_args *a = arg;
@@ -40,10 +46,12 @@ static void dropout_task(void *arg, size_t task, unsigned thread)
 
     (void)thread;
     for (size_t i = task * SPAN; i < end; i += count) {
-        uint64_t first = a->first + i;
+        uint64_t first = number_of(a, i);
         size_t skip = (size_t)(first % WORDS);
 
         count = ds__min(WORDS - skip, end - i);
+        if (a->row > 0)
+            count = ds__min(count, a->row - i % a->row);
         if (a->rate > 0.0)
             ds__draw((struct ds_draw){a->seed, a->stream, first / WORDS * BLOCKS}, BLOCKS, word);
         DS_TYPED(a->act, dropout(a, T, i, i + count, word + skip));

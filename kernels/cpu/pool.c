@@ -3,10 +3,13 @@
  *
  * pool.c - the contract is in pool.h.
  *
- * One word, `epoch`, carries the number of the job and how many helpers take
- * part in it; storing it starts the job.  Helpers with a higher index ignore
- * it.  `busy` counts helpers that have not finished: when it is 0 nobody looks
- * at the job any more and the next one may be written.
+ * One word, `epoch`, carries the number of the job and how many helpers may
+ * take part in it; storing it tells them.  Helpers with a higher index ignore
+ * it.  Another, `door`, is open while there are tasks and counts the helpers
+ * inside.  The caller shuts it when the last task is taken and waits for those
+ * alone: a helper that has no core just then, as other programs run on it, finds
+ * it shut and is waited for by nobody.  When it is shut and nobody is inside,
+ * nobody looks at the job any more and the next one may be written.
  */
 #include "kernels/cpu/pool.h"
 
@@ -21,11 +24,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/limits.h"
 
+/* Of `door`; the bits below count. */
+static const uint32_t OPEN = 1u << 31, WAITED = 1u << 30; /* the caller sleeps, or is about to */
+
 enum { HELPER_BITS = 11, HELPER_MASK = (1 << HELPER_BITS) - 1, SPINS = 4000 };
+enum { ASIDE_NS = 1000 * 1000 };
 _Static_assert((int)DS_MAX_THREADS <= (int)HELPER_MASK,
                "the number of helpers must fit into the epoch");
 
@@ -37,11 +45,12 @@ struct helper {
 };
 
 struct ds_pool {
-    _Alignas(64) _Atomic uint32_t epoch; /* job number << HELPER_BITS | helpers that take part */
+    _Alignas(64) _Atomic uint32_t epoch; /* job number << HELPER_BITS | who may take part */
     _Atomic uint32_t sleepers;           /* helpers that wait on `epoch` */
-    _Alignas(64) _Atomic uint32_t busy;  /* helpers that have not finished the job */
+    _Alignas(64) _Atomic uint32_t door;  /* OPEN | WAITED | helpers inside */
     _Atomic bool stop;
     _Alignas(64) _Atomic size_t next; /* first task that nobody has taken */
+    _Atomic int core;                 /* where the caller was when it took its last one */
     size_t tasks;
     ds_task_fn *fn;
     void *arg;
@@ -68,12 +77,20 @@ static void futex_wake(_Atomic uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
+static void note_core(struct ds_pool *pool)
+{
+    atomic_store_explicit(&pool->core, sched_getcpu(), memory_order_relaxed);
+}
+
 static void work(struct ds_pool *pool, unsigned thread)
 {
     size_t task;
 
-    while ((task = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < pool->tasks)
+    while ((task = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < pool->tasks) {
         pool->fn(pool->arg, task, thread);
+        if (thread == 0)
+            note_core(pool);
+    }
 }
 
 /* The first epoch other than `seen`. */
@@ -94,6 +111,34 @@ static uint32_t await_epoch(struct ds_pool *pool, uint32_t seen)
     return epoch;
 }
 
+static void leave(struct ds_pool *pool)
+{
+    if (atomic_fetch_sub_explicit(&pool->door, 1, memory_order_release) == (WAITED | 1))
+        futex_wake(&pool->door);
+}
+
+/* Whether the door was open: then what is written of the job stands until leave(). */
+static bool enter(struct ds_pool *pool)
+{
+    if ((atomic_load_explicit(&pool->door, memory_order_relaxed) & OPEN) == 0)
+        return false;
+    if ((atomic_fetch_add_explicit(&pool->door, 1, memory_order_acquire) & OPEN) != 0)
+        return true;
+    leave(pool); /* it was shut just now */
+    return false;
+}
+
+/* While this helper has the caller's core it is no help, for when it runs the caller does not:
+ * another program has its own.  It stands aside until a core gets free, or the job ends. */
+static void stand_aside(struct ds_pool *pool)
+{
+    const struct timespec pause = {.tv_nsec = ASIDE_NS};
+
+    while ((atomic_load_explicit(&pool->door, memory_order_acquire) & OPEN) != 0 &&
+           atomic_load_explicit(&pool->core, memory_order_relaxed) == sched_getcpu())
+        (void)nanosleep(&pause, NULL);
+}
+
 static void *helper_main(void *arg)
 {
     struct helper *self = arg;
@@ -106,33 +151,40 @@ static void *helper_main(void *arg)
             continue;
         if (atomic_load_explicit(&pool->stop, memory_order_relaxed))
             return NULL;
-        work(pool, self->index);
-        if (atomic_fetch_sub_explicit(&pool->busy, 1, memory_order_acq_rel) == 1)
-            futex_wake(&pool->busy);
+        stand_aside(pool);
+        if (enter(pool)) {
+            work(pool, self->index);
+            leave(pool);
+        }
     }
 }
 
-static void start_job(struct ds_pool *pool, unsigned helpers)
+static void call(struct ds_pool *pool, unsigned helpers)
 {
     uint32_t number = (atomic_load_explicit(&pool->epoch, memory_order_relaxed) >> HELPER_BITS) + 1;
 
-    atomic_store_explicit(&pool->busy, helpers, memory_order_relaxed);
     atomic_store(&pool->epoch, (number << HELPER_BITS) | helpers);
     if (atomic_load(&pool->sleepers) != 0)
         futex_wake(&pool->epoch);
 }
 
-static void await_helpers(struct ds_pool *pool)
+/* Shut the door and wait until nobody is inside. */
+static void finish(struct ds_pool *pool)
 {
-    uint32_t busy;
+    uint32_t door = atomic_fetch_and_explicit(&pool->door, ~OPEN, memory_order_acquire) & ~OPEN;
 
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&pool->busy, memory_order_acquire) == 0)
-            return;
+    for (int i = 0; i < SPINS && door != 0; i++) {
         relax();
+        door = atomic_load_explicit(&pool->door, memory_order_acquire);
     }
-    while ((busy = atomic_load_explicit(&pool->busy, memory_order_acquire)) != 0)
-        futex_wait(&pool->busy, busy);
+    if (door != 0)
+        door = atomic_fetch_or_explicit(&pool->door, WAITED, memory_order_acquire) | WAITED;
+    while ((door & ~WAITED) != 0) {
+        futex_wait(&pool->door, door);
+        door = atomic_load_explicit(&pool->door, memory_order_acquire);
+    }
+    if (door != 0)
+        (void)atomic_fetch_and_explicit(&pool->door, ~WAITED, memory_order_relaxed);
 }
 
 void ds__pool_run(struct ds_pool *pool, size_t tasks, ds_task_fn *fn, void *arg)
@@ -150,9 +202,11 @@ void ds__pool_run(struct ds_pool *pool, size_t tasks, ds_task_fn *fn, void *arg)
     pool->arg = arg;
     pool->tasks = tasks;
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    start_job(pool, helpers);
+    note_core(pool);
+    (void)atomic_fetch_or_explicit(&pool->door, OPEN, memory_order_release);
+    call(pool, helpers);
     work(pool, 0);
-    await_helpers(pool);
+    finish(pool);
 }
 
 unsigned ds__pool_threads(const struct ds_pool *pool)
@@ -228,7 +282,7 @@ void ds__pool_close(struct ds_pool *pool)
     if (pool == NULL)
         return;
     atomic_store(&pool->stop, true);
-    start_job(pool, pool->threads - 1);
+    call(pool, pool->threads - 1);
     for (unsigned i = 1; i < pool->threads; i++) {
         if (pool->helper[i].started)
             pthread_join(pool->helper[i].thread, NULL);

@@ -6,7 +6,9 @@
  * Tasks are handed out in order to whoever is free; a task's result must not
  * depend on the thread that runs it, and then the number of threads does not
  * show in the bits.  The caller is thread 0.  Idle threads spin briefly, then
- * sleep on a futex.
+ * sleep on a futex.  Where other programs run on the same cores, the caller does
+ * what a thread without a core does not come to, and waits for no more than a
+ * task that was begun.
  *
  * Tests   tests/kernels/test_pool.c
  */

@@ -366,6 +366,34 @@ static int open_starter(struct ds_fleet *fleet, const struct ds_transport_args *
     return rc == -EINVAL ? rc : -host_error(-rc);
 }
 
+/* What came of an attempt that ended. */
+static void conclude(struct ds_fleet *fleet, struct ds_fleet_result *result)
+{
+    *result = (struct ds_fleet_result){.code = ds_supervise_code(&fleet->super),
+                                       .first = fleet->super.first,
+                                       .victims = fleet->super.victims,
+                                       .stop_signal = fleet->super.stop_signal,
+                                       .last_step = fleet->last_step,
+                                       .lost = fleet->lost};
+    for (uint32_t i = 0; i < fleet->args->places; i++)
+        fleet->lost[i] = fleet->hosts[i].lost;
+    explain(fleet, result);
+}
+
+/* Nothing was started anywhere: of hosts that could not be reached the first is the failure. */
+static void conclude_unreached(struct ds_fleet *fleet, struct ds_fleet_result *result)
+{
+    *result =
+        (struct ds_fleet_result){.code = DS_EXIT_UNAVAILABLE,
+                                 .first = {.kind = DS_FAILURE_HOST, .host = fleet->refused_by},
+                                 .stop_signal = fleet->super.stop_signal,
+                                 .last_step = -1,
+                                 .lost = fleet->lost};
+    for (uint32_t i = 0; i < fleet->args->places; i++)
+        fleet->lost[i] = fleet->host[i].ended;
+    explain(fleet, result);
+}
+
 int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                  struct ds_fleet_result *result, struct ds_error *err)
 {
@@ -390,15 +418,11 @@ int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
     if (rc == 0)
         rc = serve(fleet, err);
     if (rc == 0) {
-        *result = (struct ds_fleet_result){.code = ds_supervise_code(&fleet->super),
-                                           .first = fleet->super.first,
-                                           .victims = fleet->super.victims,
-                                           .stop_signal = fleet->super.stop_signal,
-                                           .last_step = fleet->last_step,
-                                           .lost = fleet->lost};
-        for (uint32_t i = 0; i < args->places; i++)
-            fleet->lost[i] = fleet->hosts[i].lost;
-        explain(fleet, result);
+        conclude(fleet, result);
+    } else if (rc == -EHOSTUNREACH && args->yields && refused(fleet)) {
+        conclude_unreached(fleet, result);
+        ds_error_clear(err);
+        rc = 0;
     }
     attempt_release(fleet);
     return rc;

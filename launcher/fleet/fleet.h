@@ -64,6 +64,8 @@ struct ds_fleet_args {
     double heartbeat_s, hang_s;      /* ds_super_args; 0: none */
     bool apart;  /* ranks that have nothing to do with each other: a host that cannot be reached, or
                    not within the start time-out, is lost and the others go on */
+    bool yields; /* where hosts cannot be reached the attempt has failed, and others may do without
+                    them; else that is an error */
     bool verify; /* (apart) no rank starts anywhere before every key was checked; one that is not
                     trusted refuses the attempt */
     const struct ds_fleet_ops *ops;
@@ -93,6 +95,7 @@ struct ds_fleet {
     struct ds_store store;   /* of the attempt, with its job key */
     struct ds_error broken;  /* why the launcher itself cannot go on */
     struct ds_error refused; /* why the first host could not be started, while none was up */
+    uint32_t refused_by;     /* that host */
     uint32_t up, down;       /* hosts that were, and that could not be */
     struct ds_meet meet;     /* of ranks that gather */
     int64_t last_step;
@@ -112,9 +115,9 @@ int ds_fleet_forward(struct ds_fleet *fleet, struct ds_error *err) DS_NODISCARD;
 int ds_fleet_signal_fd(const struct ds_fleet *fleet);
 
 /* One attempt, from start to the end of the last process.  0 with `*result`, or an error that
- * kept it from starting anything: -EHOSTUNREACH, -EKEYREJECTED of a host, by name; -EMSGSIZE: what
- * ranks are to get does not fit in a frame; -EINVAL: what the
- * transport was given; anything else is of this machine. */
+ * kept it from starting anything: -EHOSTUNREACH (unless it `yields`), -EKEYREJECTED of a host, by
+ * name; -EMSGSIZE: what ranks are to get does not fit in a frame; -EINVAL: what the transport was
+ * given; anything else is of this machine. */
 int ds_fleet_run(struct ds_fleet *fleet, const struct ds_fleet_args *args,
                  struct ds_fleet_result *result, struct ds_error *err) DS_NODISCARD;
 

@@ -265,9 +265,10 @@ static void on_down(struct ds_remote *remote, int rc, const struct ds_error *err
 
     ds__host_end(host, ds_error_text(err, rc));
     fleet->down++;
-    if (fleet->refused.code == 0)
+    if (fleet->refused.code == 0) {
         (void)ds_fail(&fleet->refused, -rc, "host '%s': %s", host->place->host, host->reason);
-    else if (ds__fleet_refuses(fleet, -rc)) /* else ops->lost told it */
+        fleet->refused_by = host->index;
+    } else if (ds__fleet_refuses(fleet, -rc)) /* else ops->lost told it */
         ds_log(DS_LOG_ERROR, "host '%s': %s", host->place->host, host->reason);
 }
 

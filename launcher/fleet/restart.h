@@ -6,8 +6,8 @@
  * Pure.  Stops are final, and so is every failure whose class (base/causes.h) the user does not
  * want another try for.  A job that fails at the same step twice, with no checkpoint made in
  * between, would fail there for ever and is not tried a third time; unless it failed because of a
- * host (spares.h) that another one has taken the place of.  A GPU that another job holds is no
- * failure of the job: every pause may be the one in which it is let go.
+ * host (spares.h) that another one has taken the place of, or that is left out.  A GPU that another
+ * job holds is no failure of the job: every pause may be the one in which it is let go.
  *
  * Tests   tests/launcher/test_restart.c
  */
@@ -33,7 +33,7 @@ struct ds_restart_facts { /* about the attempt that has just ended */
     int code;             /* dsrun's exit code if this is final */
     bool stopped;         /* a stop was asked for */
     bool held;            /* nothing was tried: another job holds a GPU */
-    bool replaced;        /* what failed first was a host, which is replaced now */
+    bool replaced;        /* what failed first was a host, which is replaced or left out now */
     int64_t step;         /* last step heard of, -1: none */
     int64_t checkpoint;   /* newest checkpoint heard of in any attempt, -1: none */
 };

@@ -6,9 +6,9 @@
 #include "launcher/hosts/placement.h"
 
 #include <errno.h>
+#include <stdio.h>
 
-/* Ranks on one host. */
-static int count_ranks(const struct ds_host_spec *host, uint64_t slots, uint32_t *ranks,
+int ds_placement_ranks(const struct ds_host_spec *host, uint64_t slots, uint32_t *ranks,
                        struct ds_error *err)
 {
     uint64_t n = slots != 0 ? slots : host->slot != NULL ? host->chosen : host->slots;
@@ -26,6 +26,23 @@ static int count_ranks(const struct ds_host_spec *host, uint64_t slots, uint32_t
                        (unsigned long long)n, host->name, DS_MAX_SLOTS);
     *ranks = (uint32_t)n;
     return 0;
+}
+
+/* Are there as many hosts as are wanted? */
+static int check_places(uint32_t places, const struct ds_placement_args *args, struct ds_error *err)
+{
+    unsigned long long least = args->least, nodes = args->nodes;
+    bool fewer = least != 0 && least < nodes;
+    char range[48] = "", most[48] = "";
+
+    if (nodes <= places || (fewer && args->up_to && least <= places))
+        return 0;
+    if (fewer)
+        (void)snprintf(range, sizeof(range), "%llu:", least);
+    if (fewer && least <= places)
+        (void)snprintf(most, sizeof(most), ", so MAX can be %u at most", places);
+    return ds_fail(err, EINVAL, "'--nodes %s%llu': there %s only %u host%s%s", range, nodes,
+                   places == 1 ? "is" : "are", places, places == 1 ? "" : "s", most);
 }
 
 int ds_placement_build(struct ds_placement *placement, struct ds_roster *roster,
@@ -46,7 +63,7 @@ int ds_placement_build(struct ds_placement *placement, struct ds_roster *roster,
         if (args->nodes != 0 && out.places == args->nodes)
             break;
         *place = (struct ds_place){.host = host->name, .spec = host, .first_rank = out.world};
-        rc = count_ranks(host, args->slots, &place->ranks, err);
+        rc = ds_placement_ranks(host, args->slots, &place->ranks, err);
         if (rc != 0)
             return rc;
         if (place->ranks > DS_MAX_RANKS - out.world)
@@ -54,12 +71,25 @@ int ds_placement_build(struct ds_placement *placement, struct ds_roster *roster,
         out.world += place->ranks;
         out.places++;
     }
-    if (args->nodes > out.places)
-        return ds_fail(err, EINVAL, "'--nodes %llu': there %s only %u host%s",
-                       (unsigned long long)args->nodes, out.places == 1 ? "is" : "are", out.places,
-                       out.places == 1 ? "" : "s");
+    if (check_places(out.places, args, err) != 0)
+        return -EINVAL;
     *placement = out;
     return 0;
+}
+
+bool ds_placement_cut(struct ds_placement *placement, uint32_t least, const struct ds_fit *fit)
+{
+    struct ds_placement first = *placement;
+
+    while (first.places >= least && first.places > 0) {
+        if (fit->does == NULL || fit->does(fit->user, &first)) {
+            *placement = first;
+            return true;
+        }
+        first.places--;
+        first.world -= first.place[first.places].ranks;
+    }
+    return false;
 }
 
 uint32_t ds_placement_slot(const struct ds_place *place, uint32_t local)

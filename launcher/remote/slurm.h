@@ -12,8 +12,9 @@
  * through srun's stdin: never in an argument or a variable. An agent ends when its connection or
  * its stdin ends, so nothing outlives dsrun or srun.
  *
- * dsrun decides who dies and which code is returned: -K0.  Nothing of srun's geometry is inherited
- * from the job, so that an agent finds all cores and devices that the job has on its node.
+ * dsrun decides who dies and which code is returned: -K0, and --no-kill where a node fails.
+ * Nothing of srun's geometry is inherited from the job, so that an agent finds all cores and
+ * devices that the job has on its node.
  *
  * Tests   tests/launcher/test_slurm.c, tests/e2e/slurm.py
  */

@@ -29,7 +29,8 @@ int ds_slurm_argv(struct ds_arena *arena, const char *const *host, size_t hosts,
         out[n++] = ds_arena_printf(arena, "--ntasks=%zu", hosts);
         out[n++] = "--ntasks-per-node=1";
         out[n++] = ds_arena_printf(arena, "--nodelist=%s", ds_buf_text(&list));
-        out[n++] = "-K0";             /* who dies is for dsrun to say */
+        out[n++] = "-K0";             /* who dies is for dsrun to say, */
+        out[n++] = "--no-kill";       /* when a node fails, too, */
         out[n++] = "--wait=0";        /* and when */
         out[n++] = "--overlap";       /* beside the step that dsrun itself may be in */
         out[n++] = "--cpu-bind=none"; /* ranks are bound by their agent */

@@ -335,7 +335,8 @@ static void put_mixed(struct ds_json *json, const struct ds_model_shape *shape)
 {
     const double scalar = shape->query_scalar;
 
-    ds_json_real(json, "query_pre_attn_scalar", scalar > 0.0 ? scalar : (double)shape->head_size);
+    ds_json_f64(json, "query_pre_attn_scalar", scalar > 0.0 ? scalar : (double)shape->head_size,
+                17);
     ds_json_f64(json, "rope_local_base_freq", shape->local_theta, 17);
     ds_json_null(json, "final_logit_softcapping");
     ds_json_null(json, "attn_logit_softcapping");
@@ -447,7 +448,7 @@ static void put_router(struct ds_json *json, const struct ds_model_shape *shape)
     ds_json_f64(json, "router_aux_loss_coef", shape->balance, 17);
     ds_json_bool(json, "output_router_logits", shape->balance > 0.0);
     if (shape->arch == DS_ARCH_MIXTRAL) {
-        ds_json_f64(json, "router_jitter_noise", 0.0, 1);
+        ds_json_real(json, "router_jitter_noise", 0.0);
         return;
     }
     ds_json_bool(json, "norm_topk_prob", true);

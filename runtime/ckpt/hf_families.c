@@ -36,15 +36,16 @@ static const struct ds__hf_size gpt2_sizes[] = {
     SIZE("num_hidden_layers",       layers,   DS_MAX_LAYERS,  NULL), \
     SIZE("num_attention_heads",     heads,    DS_MAX_HEADS,   NULL), \
     SIZE("num_key_value_heads",     kv_heads, DS_MAX_HEADS,   "num_attention_heads")
-#define EXPERT_SIZES(number) \
-    SIZE(number,                    experts,      DS_MAX_EXPERTS,      NULL), \
+#define EXPERT_SIZES(number, otherwise) \
+    SIZE(number,                    experts,      DS_MAX_EXPERTS,      otherwise), \
     SIZE("num_experts_per_tok",     experts_each, DS_MAX_EXPERTS_EACH, NULL)
 
 static const struct ds__hf_size llama_sizes[] = {LLAMA_SIZES("intermediate_size"), {0}};
 static const struct ds__hf_size mixtral_sizes[] = {
-    LLAMA_SIZES("intermediate_size"), EXPERT_SIZES("num_local_experts"), {0}};
+    LLAMA_SIZES("intermediate_size"), EXPERT_SIZES("num_local_experts", NULL), {0}};
 static const struct ds__hf_size qwen3_moe_sizes[] = {
-    LLAMA_SIZES("moe_intermediate_size"), EXPERT_SIZES("num_experts"), {0}};
+    LLAMA_SIZES("moe_intermediate_size"),
+    EXPERT_SIZES("num_experts", "num_local_experts"), {0}}; /* so in transformers 5 */
 
 static const struct ds__hf_size gpt_neox_sizes[] = {
     SIZE("vocab_size",              vocab,    DS_MAX_VOCAB,   NULL),

@@ -349,6 +349,10 @@ static int read_lora(const json_t *object, struct ds_model_shape *shape, struct 
     rc = ds_json_get_u64(lora, "rank", DS_MAX_LORA_RANK, &shape->lora.rank, err);
     if (rc == 0)
         rc = ds_json_get_f64(lora, "alpha", &shape->lora.alpha, err);
+    if (rc == 0 && json_object_get(lora, "rslora") != NULL)
+        rc = get_bool(lora, "rslora", &shape->lora.by_root, err);
+    if (rc == 0 && json_object_get(lora, "dropout") != NULL)
+        rc = ds_json_get_f64(lora, "dropout", &shape->lora.dropout, err);
     if (rc == 0)
         rc = ds__get_list(lora, "targets", DS_ADAPTED_COUNT, &targets, err);
     for (size_t i = 0; rc == 0 && i < json_array_size(targets); i++) {

@@ -30,7 +30,8 @@
  * columns make, `begin` counts its elements.  Only a manifest with views has version 3.
  *
  * "base" is there where tensors are left out: they are those of that folder.  Then the version is
- * 4, and the model may have "lora":{"rank":8,"alpha":16,"targets":["self_attn.q_proj", …]}.
+ * 4, and the model may have "lora":{"rank":8,"alpha":16,"targets":["self_attn.q_proj", …]}, with
+ * "dropout" and "rslora" where there was some.
  *
  * The part of one rank, "dsrun-checkpoint-part", is the same, but its ranges follow each other with
  * gaps, and columns may be in no view: it knows only of what it wrote.

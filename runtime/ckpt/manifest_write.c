@@ -84,6 +84,10 @@ static void put_lora(struct ds_json *json, const struct ds_model_shape *shape)
     ds_json_object(json, "lora");
     ds_json_u64(json, "rank", shape->lora.rank);
     ds_json_f64(json, "alpha", shape->lora.alpha, 17);
+    if (shape->lora.by_root)
+        ds_json_bool(json, "rslora", true);
+    if (shape->lora.dropout > 0.0)
+        ds_json_f64(json, "dropout", shape->lora.dropout, 17);
     ds_json_array(json, "targets");
     for (unsigned i = 0; i < DS_ADAPTED_COUNT; i++)
         if ((shape->lora.targets & 1U << i) != 0 &&

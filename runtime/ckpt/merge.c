@@ -154,7 +154,7 @@ static void add_adapter(const struct ds__merge *merge, uint64_t first, uint64_t 
 {
     const struct ds_lora *lora = &merge->store->manifest.state.shape.lora;
     const struct ds__merge_factors *f = &merge->factors;
-    const float scale = (float)(lora->alpha / (double)lora->rank);
+    const float scale = (float)ds_model_adapter_scale(lora);
 
     for (uint64_t at = first, n; at < first + count; at += n) {
         const uint64_t row = at / f->columns, column = at % f->columns;

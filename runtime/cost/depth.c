@@ -109,7 +109,7 @@ int ds_depth_settle(struct ds_job *job, const struct ds_depth_args *args, struct
 
     plan.job = job;
     *depth = (struct ds_depth){.reason = DS_DEPTH_NONE};
-    if (job->zero.stage < 3 || args->plan.world < 2)
+    if (job->zero.stage < 3 || (args->plan.world < 2 && job->offload.params == DS_OFFLOAD_NONE))
         return 0;
     if (!ds_plan_gathers_ahead(&plan)) { /* one rank a host would be a group of one */
         depth->reason = plan.local_world == 1 ? DS_DEPTH_NONE : DS_DEPTH_ONCE;

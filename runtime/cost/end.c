@@ -19,13 +19,24 @@ struct end {
     enum ds_dtype type; /* of it */
 };
 
-/* What stages 2 and 3 add to the shard of the gradients after the sum, or copy there. */
+double ds_work_link(const struct ds_cluster *cluster, double bytes)
+{
+    if (cluster->pcie.bandwidth > 0.0)
+        return bytes / cluster->pcie.bandwidth + cluster->pcie.latency_us * 1e-6;
+    return 2.0 * bytes / cluster->device.bandwidth;
+}
+
+/* What stages 2 and 3 add to the shard of the gradients after the sum, or copy there; to the host's
+ * memory, and what is there comes up to be added to. */
 static double keep_s(const struct end *b, const struct ds_instr *instr)
 {
     bool added = instr->accumulate, staged = b->plan->staged_elems > 0;
-    double bytes = (double)ds_plan_shard(b->plan, DS_ARENA_GRADS, instr->bucket).count *
-                   (added ? 3.0 : 2.0) * sizeof(float);
+    double shard =
+        (double)ds_plan_shard(b->plan, DS_ARENA_GRADS, instr->bucket).count * sizeof(float);
+    double bytes = shard * (added ? 3.0 : 2.0);
 
+    if (b->plan->host[DS_ARENA_GRADS] && b->cluster->pcie.bandwidth > 0.0)
+        return ds_work_link(b->cluster, shard * (added ? 2.0 : 1.0));
     return staged ? bytes / b->cluster->device.bandwidth + b->cluster->device.launch_us * 1e-6
                   : 0.0;
 }
@@ -56,12 +67,14 @@ static double trust_s(const struct end *b)
 static double norm_s(const struct end *b)
 {
     const struct ds_comm_group world = {.first = 0, .stride = 1, .count = b->plan->world};
+    const bool by_host = b->plan->host[DS_ARENA_GRADS] && b->cluster->pcie.bandwidth > 0.0;
     struct ds_sumsq_args pass = {0};
 
     for (size_t i = 0; i < b->plan->buckets; i++)
         if (!b->plan->bucket[i].frozen)
             pass.n += b->plan->bucket[i].slice_elems;
-    return ds_op_amount(DS_OP_SUMSQ, &pass).bytes / b->cluster->device.bandwidth +
+    return ds_op_amount(DS_OP_SUMSQ, &pass).bytes /
+               (by_host ? b->cluster->main.update : b->cluster->device.bandwidth) +
            b->cluster->device.launch_us * 1e-6 +
            ds_work_collective(b->cluster, ds_ring_of(b->cluster, world), 0.0, 2) + trust_s(b);
 }
@@ -141,11 +154,8 @@ static double update_s(const struct end *b, const struct ds_instr *instr)
  * is the device's too. */
 static double copy_s(const struct end *b, uint32_t bucket, double size)
 {
-    double bytes = (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, bucket).count * size;
-
-    if (b->cluster->pcie.bandwidth > 0.0)
-        return bytes / b->cluster->pcie.bandwidth + b->cluster->pcie.latency_us * 1e-6;
-    return 2.0 * bytes / b->cluster->device.bandwidth;
+    return ds_work_link(b->cluster,
+                        (double)ds_plan_shard(b->plan, DS_ARENA_MOMENTS, bucket).count * size);
 }
 
 /* A piece of the states, from the disk or to it. */
@@ -171,6 +181,8 @@ double ds_work_end(const struct ds_cluster *cluster, const struct ds_plan *plan,
     case DS_INSTR_NORM: return norm_s(&b);
     case DS_INSTR_UPDATE: return update_s(&b, instr);
     case DS_INSTR_OFFLOAD: return copy_s(&b, instr->bucket, sizeof(float));
+    case DS_INSTR_STASH:
+    case DS_INSTR_RESTORE: return ds_work_link(cluster, (double)plan->stash_bytes);
     case DS_INSTR_FETCH: return copy_s(&b, instr->bucket, b.act);
     case DS_INSTR_LOAD:
     case DS_INSTR_STORE: return disk_s(&b, instr);

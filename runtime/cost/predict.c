@@ -31,7 +31,8 @@ static bool talks(const struct ds_instr *instr)
 
 static bool copies(const struct ds_instr *instr)
 {
-    return instr->op == DS_INSTR_OFFLOAD || instr->op == DS_INSTR_FETCH;
+    return instr->op == DS_INSTR_OFFLOAD || instr->op == DS_INSTR_FETCH ||
+           instr->op == DS_INSTR_STASH || instr->op == DS_INSTR_RESTORE;
 }
 
 static bool is_for_disk(const struct ds_instr *instr)

@@ -184,12 +184,14 @@ static int try_layouts(struct search *search, struct ds_candidate candidate, str
     const struct ds_cluster *cluster = search->args->cluster;
     const size_t before = search->count;
     uint64_t together = candidate.tensor * candidate.pipeline;
-    uint64_t stages = search->ranks > together ? STAGES : 1;
+    const bool host = search->args->job->offload.params != DS_OFFLOAD_NONE; /* stage 3 alone */
+    uint64_t stages = search->ranks > together || host ? STAGES : 1;
     bool groups = cluster->hosts > 1 && cluster->ranks > 1;
     bool said = as_said(search->args->job, &candidate);
+    uint64_t stage = host ? STAGES - 1 : said || stages == 1 ? 0 : 1;
     int rc = 0;
 
-    for (uint64_t stage = said || stages == 1 ? 0 : 1; rc == 0 && stage < stages; stage++) {
+    for (; rc == 0 && stage < stages; stage++) {
         if (!said && any_fits(search, before))
             break;
         for (unsigned group = DS_SHARD_ALL; rc == 0 && group <= DS_SHARD_NODE; group++) {
@@ -216,10 +218,15 @@ static int try_micro_batch(struct search *search, struct ds_candidate candidate,
                            : job->offload.optim == DS_OFFLOAD_NVME ? DS_OFFLOAD_NVME
                                                                    : DS_OFFLOAD_CPU;
     const bool said = as_said(job, &candidate);
+    /* job_offload.c refuses another */
+    const enum ds_offload first =
+        job->offload.params != DS_OFFLOAD_NONE && job->precision.compute == DS_COMPUTE_FP32
+            ? DS_OFFLOAD_CPU
+            : DS_OFFLOAD_NONE;
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < sizeof(recompute) / sizeof(recompute[0]); i++)
-        for (unsigned offload = DS_OFFLOAD_NONE; rc == 0 && offload <= (unsigned)last; offload++) {
+        for (unsigned offload = first; rc == 0 && offload <= (unsigned)last; offload++) {
             size_t before = search->count;
 
             candidate.recompute = recompute[i];

@@ -6,6 +6,7 @@
  * Tests   tests/cost/test_predict.c, test_pipeline.c, test_team.c
  */
 #include "runtime/cost/work.h"
+#include "runtime/plan/away.h"
 
 struct talk {
     const struct ds_cluster *cluster;
@@ -61,14 +62,19 @@ static double reduce_s(const struct talk *t, const struct ds_bucket *bucket)
                  : by_groups(t, bucket->experts, bytes, 1);
 }
 
-/* Of parameters that are held once per host nothing is moved. */
-static double gather_s(const struct talk *t, const struct ds_bucket *bucket)
+/* Of parameters that are held once per host nothing is moved; those of the host's memory come from
+ * there first, what this rank has of them. */
+static double gather_s(const struct talk *t, size_t index)
 {
+    const struct ds_bucket *bucket = &t->plan->bucket[index];
+    const struct ds_comm_group group = ds_plan_inside_group(t->plan, bucket->experts);
     bool there = t->plan->common_bytes > 0 && !t->plan->ahead;
     double elem = (double)ds_dtype_bytes(ds_compute_dtype(t->plan->compute));
     double bytes = there ? 0.0 : (double)bucket->padded_elems * elem;
+    unsigned givers = ds_plan_givers(t->plan, index);
 
-    return collective(t, ds_plan_inside_group(t->plan, bucket->experts), bytes, 1);
+    return (t->plan->offload_params ? ds_work_link(t->cluster, bytes / givers) : 0.0) +
+           (givers > 1 ? collective(t, group, bytes, 1) : 0.0);
 }
 
 /* Where there are fewer key/value heads than ranks: they are laid out for one rank after the other,
@@ -171,7 +177,7 @@ static double pass_s(const struct talk *t, const struct ds_instr *instr)
 }
 
 /* The shard of the tied matrix' gradient, between both ends of the line; and of those of keys and
- * values, between ranks of a team. */
+ * values and of adapters, between ranks of a team. */
 static double tie_s(const struct talk *t, const struct ds_instr *instr)
 {
     const struct ds_plan *plan = t->plan;
@@ -185,7 +191,8 @@ static double tie_s(const struct talk *t, const struct ds_instr *instr)
         const struct ds_held held = ds_plan_doubled(plan, instr->bucket, i);
 
         if (held.count > 0)
-            seconds += collective(t, ds_plan_kv_group(plan), (double)held.count * sizeof(float), 2);
+            seconds += collective(t, ds_plan_doubled_group(plan, plan->span[i].doubled),
+                                  (double)held.count * sizeof(float), 2);
     }
     return seconds;
 }
@@ -200,7 +207,7 @@ double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan
     case DS_INSTR_BACKWARD:
         return swap_s(&t, instr) + meet_s(&t, instr) + sum_s(&t, instr) + adds_s(&t, instr);
     case DS_INSTR_REDUCE: return reduce_s(&t, &plan->bucket[instr->bucket]);
-    case DS_INSTR_GATHER: return gather_s(&t, &plan->bucket[instr->bucket]);
+    case DS_INSTR_GATHER: return gather_s(&t, instr->bucket);
     case DS_INSTR_SEND:
     case DS_INSTR_RECV: return pass_s(&t, instr);
     case DS_INSTR_TIE: return tie_s(&t, instr);

@@ -152,16 +152,18 @@ static double fp8_searched(const struct bench *b, enum ds_layer_product product,
     return b->act * (rows + (backward ? 0.0 : (double)(e.in * e.out) * times));
 }
 
-/* A product of codes, and what makes them: a matrix is read, after a search for its largest
- * element; codes of a byte are written, those of a gradient twice.  Where the host computes, both
- * operands become bf16 before. */
-static double fp8_product(const struct bench *b, enum ds_layer_product product, bool backward)
+/* Products of codes, and what makes them: a matrix is read, after a search for its largest
+ * element; codes of a byte are written, those of a gradient twice for two.  Where the host
+ * computes, both operands become bf16 before. */
+static double fp8_product(const struct bench *b, enum ds_layer_product product, double times,
+                          bool backward)
 {
     struct ds_extents e = ds_model_product(&b->plan->shape, product);
     double out = (double)e.out, in = (double)e.in;
     const struct ds_cluster *cluster = b->cluster;
-    double t = b->tokens, times = backward ? 2.0 : 1.0, least = fmin(t, fmin(out, in));
-    double codes = t * in + in * out, elems = codes * (b->act + 1.0);
+    double t = b->tokens, least = fmin(t, fmin(out, in));
+    double codes = backward && times < 2.0 ? in * out : t * in + in * out;
+    double elems = codes * (b->act + 1.0);
     struct ds_rate other = cluster->device.flops;
     double flops = cluster->device.fp8.flops > 0.0 ? cluster->device.fp8.flops
                                                    : by_type(other, is_low(other, DS_COMPUTE_BF16));
@@ -169,7 +171,7 @@ static double fp8_product(const struct bench *b, enum ds_layer_product product, 
     double memory_s = (codes + t * out * b->act) / cluster->device.bandwidth;
 
     if (backward)
-        elems += t * out * (b->act + 2.0);
+        elems += t * out * (b->act + times);
     if (!b->plan->apart && cluster->pcie.bandwidth <= 0.0)
         elems += times * (codes + (backward ? t * out : 0.0)) * 3.0;
     return times * (fmax(compute_s, memory_s) + cluster->device.launch_us * 1e-6) +
@@ -210,10 +212,14 @@ static double adapters(const struct bench *b, enum ds_layer_product product, boo
     const double parts = lora->rank > 0 ? (double)__builtin_popcount(targets) : 0.0;
     const double rank = (double)lora->rank, times = backward ? 2.0 : 1.0;
     struct ds_extents e = ds_model_product(&b->plan->shape, product);
+    const struct ds_dropout_args drop = {.n = (size_t)b->tokens * e.in, .act = b->type};
+    const double drops = lora->dropout > 0.0 ? times : 0.0;
 
     if (parts <= 0.0)
         return 0.0;
-    return times *
+    return drops * (pointwise(b, ds_op_amount(DS_OP_DROPOUT, &drop).bytes, 1.0) +
+                    draw(b, (double)drop.n)) +
+           times *
                ds_work_matmul(b->cluster, b->plan->compute, b->tokens, parts * rank, (double)e.in) +
            times * parts *
                ds_work_matmul(b->cluster, b->plan->compute, b->tokens, (double)e.out / parts,
@@ -228,11 +234,11 @@ static double layer_products(const struct bench *b, uint32_t block, bool backwar
 
     for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
         const enum ds_layer_product which = (enum ds_layer_product)i;
+        const double times = backward ? products_back(b, block, which) : 1.0;
 
         if (i == DS_PRODUCT_DOWN && !down)
             continue;
-        sum += b->plan->fp8 ? fp8_product(b, which, backward)
-                            : (backward ? products_back(b, block, which) : 1.0) * product(b, which);
+        sum += b->plan->fp8 ? fp8_product(b, which, times, backward) : times * product(b, which);
         sum += adapters(b, which, backward);
     }
     return sum;
@@ -480,6 +486,8 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     case DS_INSTR_UPDATE:
     case DS_INSTR_OFFLOAD:
     case DS_INSTR_FETCH:
+    case DS_INSTR_STASH:
+    case DS_INSTR_RESTORE:
     case DS_INSTR_LOAD:
     case DS_INSTR_STORE: return ds_work_end(cluster, plan, instr);
     case DS_INSTR_GATHER:
@@ -487,6 +495,7 @@ double ds_work_instr(const struct ds_cluster *cluster, const struct ds_plan *pla
     case DS_INSTR_RECV:
     case DS_INSTR_TIE: return ds_work_talk(cluster, plan, instr);
     case DS_INSTR_FREE:
+    case DS_INSTR_HOLD:
     case DS_INSTR_SAVE: break;
     }
     return 0.0;

@@ -42,6 +42,9 @@ double ds_work_pointwise(const struct ds_cluster *cluster, enum ds_compute compu
 double ds_work_talk(const struct ds_cluster *cluster, const struct ds_plan *plan,
                     const struct ds_instr *instr);
 
+/* Bytes between the host's memory and the device's; read and written where that is one. */
+double ds_work_link(const struct ds_cluster *cluster, double bytes);
+
 /* What a step ends with, of `instr`: gradients kept, norms, updates, copies (end.c). */
 double ds_work_end(const struct ds_cluster *cluster, const struct ds_plan *plan,
                    const struct ds_instr *instr);

@@ -5,6 +5,8 @@
  *
  * What they make of rows is summed in F32, multiplied there, and rounded once; so is its gradient.
  * A reads the rows of all matrices of a product at once, each B writes the columns of its own.
+ * What dropout leaves of those rows the backward pass makes again, and then puts the gradient of it
+ * in the same place.
  *
  * Source  Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021)
  * Tests   tests/e2e/lora.py
@@ -41,7 +43,12 @@ struct ds_adapters ds__adapters_of(const struct ds_net *net, uint32_t block, enu
     const unsigned end = ds_model_first_target((enum ds_layer_product)(product + 1));
     const unsigned before = lora->targets & ((1U << first) - 1);
     const size_t bytes = ds_dtype_bytes(net->act);
-    struct ds_adapters a = {.rows = net->tokens, .rank = lora->rank, .in = e.in, .out = e.out};
+    struct ds_adapters a = {.block = block,
+                            .product = product,
+                            .rows = net->tokens,
+                            .rank = lora->rank,
+                            .in = e.in,
+                            .out = e.out};
     unsigned char *kept = of->buf[pass][DS_BUFFER_ADAPTED];
 
     if (lora->rank == 0)
@@ -61,7 +68,9 @@ struct ds_adapters ds__adapters_of(const struct ds_net *net, uint32_t block, enu
     a.kept = kept + (unsigned)__builtin_popcount(before) * a.rank * a.rows * bytes;
     a.sums = net->block[0].buf[pass == DS_PASS_EVAL ? pass : DS_PASS_TRAIN][DS_BUFFER_DADAPTED];
     a.drows = a.sums + a.rows * a.parts * a.rank;
-    a.scale = lora->alpha / (double)lora->rank;
+    a.scale = ds_model_adapter_scale(lora);
+    if (lora->dropout > 0.0 && pass != DS_PASS_EVAL)
+        a.left = (unsigned char *)a.sums + ds_model_adapting_bytes(&net->shape, a.rows, bytes);
     return a;
 }
 
@@ -79,6 +88,14 @@ static int scale(const struct ds_net *net, const struct ds_adapters *a, void *to
     return rc == 0 ? ds_cast(&cast, net->stream, err) : rc;
 }
 
+/* What adapters see of x: it, or what dropout leaves of it, which is put into *seen. */
+static int see(const struct ds_net *net, const struct ds_adapters *a, const void *x,
+               const void **seen, struct ds_error *err)
+{
+    *seen = a->left != NULL ? a->left : x;
+    return a->left != NULL ? ds__adapters_dropout(net, a, x, NULL, a->left, err) : 0;
+}
+
 static const void *column(const struct ds_net *net, const void *rows, size_t at)
 {
     return (const unsigned char *)rows + at * ds_dtype_bytes(net->act);
@@ -88,14 +105,13 @@ int ds__adapters_fwd(const struct ds_net *net, const struct ds_adapters *a, cons
                      struct ds_error *err)
 {
     const size_t width = a->parts * a->rank;
-    const struct ds_matmul_args down = {
+    struct ds_matmul_args down = {
         .m = a->rows,
         .n = width,
         .k = a->in,
         .trans_b = true,
         .in_type = net->act,
         .out_type = DS_F32,
-        .a = x,
         .lda = a->in,
         .b = a->a,
         .ldb = a->in,
@@ -106,7 +122,9 @@ int ds__adapters_fwd(const struct ds_net *net, const struct ds_adapters *a, cons
 
     if (a->parts == 0)
         return 0;
-    rc = ds_matmul(&down, net->stream, err);
+    rc = see(net, a, x, &down.a, err);
+    if (rc == 0)
+        rc = ds_matmul(&down, net->stream, err);
     if (rc == 0)
         rc = scale(net, a, a->kept, err);
     for (unsigned i = 0; rc == 0 && i < a->parts; i++) {
@@ -177,7 +195,7 @@ int ds__adapters_bwd(const struct ds_net *net, const struct ds_adapters *a, cons
                      const void *dy, void *dx, bool accumulate, struct ds_error *err)
 {
     const size_t width = a->parts * a->rank;
-    const struct ds_matmul_args da = {
+    struct ds_matmul_args da = {
         .m = width,
         .n = a->in,
         .k = a->rows,
@@ -186,7 +204,6 @@ int ds__adapters_bwd(const struct ds_net *net, const struct ds_adapters *a, cons
         .out_type = DS_F32,
         .a = a->drows,
         .lda = width,
-        .b = x,
         .ldb = a->in,
         .c = accumulate ? a->da : NULL,
         .ldc = a->in,
@@ -203,9 +220,9 @@ int ds__adapters_bwd(const struct ds_net *net, const struct ds_adapters *a, cons
         .lda = width,
         .b = a->a,
         .ldb = a->in,
-        .c = dx,
+        .c = a->left != NULL ? NULL : dx,
         .ldc = a->in,
-        .d = dx,
+        .d = a->left != NULL ? a->left : dx,
         .ldd = a->in,
     };
     int rc = 0;
@@ -216,6 +233,10 @@ int ds__adapters_bwd(const struct ds_net *net, const struct ds_adapters *a, cons
         return rc;
     rc = scale(net, a, a->drows, err);
     if (rc == 0)
+        rc = see(net, a, x, &da.b, err);
+    if (rc == 0)
         rc = ds_matmul(&da, net->stream, err);
-    return rc == 0 ? ds_matmul(&add, net->stream, err) : rc;
+    if (rc == 0)
+        rc = ds_matmul(&add, net->stream, err);
+    return rc == 0 && a->left != NULL ? ds__adapters_dropout(net, a, a->left, dx, dx, err) : rc;
 }

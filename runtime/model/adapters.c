@@ -16,6 +16,8 @@
 
 #define MATRIX ".weight" /* behind the module's path, in the name of a rule */
 
+enum { ROOM_ALIGN = 64 }; /* bytes, as vectors like it */
+
 struct ds_model_shape ds_model_base(const struct ds_model_shape *shape)
 {
     struct ds_model_shape base = *shape;
@@ -39,6 +41,21 @@ static enum ds_adapted adapted_by(enum ds_role role)
     case DS_ROLE_DOWN_W: return DS_ADAPTED_DOWN;
     default: return DS_ADAPTED_COUNT;
     }
+}
+
+double ds_model_adapter_scale(const struct ds_lora *lora)
+{
+    const double rank = (double)lora->rank;
+
+    return lora->alpha / (lora->by_root ? sqrt(rank) : rank);
+}
+
+bool ds_model_has_adapter(const struct ds_model_shape *shape, const struct ds_param *param)
+{
+    const enum ds_adapted target = adapted_by(param->role);
+
+    return shape->lora.rank > 0 && target < DS_ADAPTED_COUNT &&
+           (shape->lora.targets & 1U << target) != 0;
 }
 
 /* The rule of the matrix, or NULL: the family has none, or experts in its place. */
@@ -117,20 +134,46 @@ uint64_t ds_model_adapted_width(const struct ds_model_shape *shape)
     return count_of(shape) * shape->lora.rank;
 }
 
+/* Adapters of a product. */
+static unsigned count_at(const struct ds_model_shape *shape, enum ds_layer_product product)
+{
+    const unsigned first = ds_model_first_target(product);
+    const unsigned end = ds_model_first_target((enum ds_layer_product)(product + 1));
+    const unsigned mask = (1U << end) - (1U << first);
+
+    return (unsigned)__builtin_popcount(shape->lora.targets & mask);
+}
+
 uint64_t ds_model_adapted_widest(const struct ds_model_shape *shape)
 {
     uint64_t most = 0;
 
     for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
-        const unsigned first = ds_model_first_target((enum ds_layer_product)i);
-        const unsigned end = ds_model_first_target((enum ds_layer_product)(i + 1));
-        const unsigned mask = (1U << end) - (1U << first);
-        uint64_t width =
-            (unsigned)__builtin_popcount(shape->lora.targets & mask) * shape->lora.rank;
+        uint64_t width = count_at(shape, (enum ds_layer_product)i) * shape->lora.rank;
 
         most = width > most ? width : most;
     }
     return most;
+}
+
+uint64_t ds_model_adapted_deepest(const struct ds_model_shape *shape)
+{
+    uint64_t most = 0;
+
+    for (unsigned i = 0; i < DS_PRODUCT_COUNT; i++) {
+        const enum ds_layer_product product = (enum ds_layer_product)i;
+        const uint64_t in = ds_model_product(shape, product).in;
+
+        most = count_at(shape, product) > 0 && in > most ? in : most;
+    }
+    return most;
+}
+
+uint64_t ds_model_adapting_bytes(const struct ds_model_shape *shape, uint64_t tokens, size_t act)
+{
+    const uint64_t bytes = tokens * ds_model_adapted_widest(shape) * (sizeof(float) + act);
+
+    return (bytes + ROOM_ALIGN - 1) / ROOM_ALIGN * ROOM_ALIGN;
 }
 
 static struct ds_extents extents_of(const struct ds_model_shape *shape,
@@ -188,6 +231,8 @@ int ds__adapters_check(const struct ds_model_shape *shape, struct ds_error *err)
                        (unsigned long long)lora->rank, DS_MAX_LORA_RANK);
     if (!(lora->alpha > 0.0) || !isfinite(lora->alpha))
         return ds_fail(err, EINVAL, "'lora.alpha' must be above 0");
+    if (!(lora->dropout >= 0.0 && lora->dropout < 1.0))
+        return ds_fail(err, EINVAL, "'lora.dropout' must be in [0, 1)");
     for (unsigned i = 0; i < sizeof(lora->targets) * 8; i++)
         if ((lora->targets & 1U << i) != 0 &&
             (i >= DS_ADAPTED_COUNT || rule_of(shape, (enum ds_adapted)i) == NULL))

@@ -12,6 +12,9 @@
  * element reads all of the tensor once more: SwiGLU finds it as it writes, the backward pass has it
  * from the forward one, and later micro-batches of a step have that of the weights.
  *
+ * A weight that is frozen has no product of its own on the way back; codes of dy are made all the
+ * same, for dx.  What adapters add is computed in the activations' type, beside.
+ *
  * Matrix units want both operands with the inner dimension last, so what lies the other way is
  * turned while it is cast.  Sums of gradients are in F32 as far as a device has that; forward it
  * may take its faster ones.
@@ -112,7 +115,7 @@ int ds__fp8_bwd_w(const struct ds_net *net, const struct ds_linear *linear, cons
         .type = DS_E5M2,
         .x = dy,
         .codes = place(linear, 0),
-        .turned = gradients,
+        .turned = linear->dweight != NULL ? gradients : NULL,
     };
     const struct ds_fp8_cast_args cast_x = {
         .rows = linear->rows, .cols = linear->in, .type = DS_E4M3, .x = x, .turned = rows};
@@ -140,8 +143,9 @@ int ds__fp8_bwd_w(const struct ds_net *net, const struct ds_linear *linear, cons
     };
     int rc = cast(net, linear, DS_FP8_GRADIENTS, cast_dy, err);
 
-    if (rc == 0)
-        rc = cast(net, linear, DS_FP8_ROWS, cast_x, err);
+    if (rc != 0 || linear->dweight == NULL)
+        return rc;
+    rc = cast(net, linear, DS_FP8_ROWS, cast_x, err);
     return rc != 0 ? rc : ds_matmul(&product, net->stream, err);
 }
 

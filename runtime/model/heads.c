@@ -43,7 +43,8 @@ static struct swap swap_of(const struct ds_net *net, enum ds_swap_rows rows)
         swap.part[1] = swap.part[2] = ds__kv_heads(net) * shape->head_size;
     swap.width = swap.part[0] + swap.part[1] + swap.part[2];
     swap.repeats = swap.ranks * ds__kv_heads(net) / shape->kv_heads;
-    swap.whole = swap.ranks * (swap.part[0] + (swap.part[1] + swap.part[2]) / swap.repeats);
+    swap.whole =
+        swap.ranks * swap.part[0] + swap.ranks / swap.repeats * (swap.part[1] + swap.part[2]);
     return swap;
 }
 

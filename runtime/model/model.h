@@ -115,6 +115,10 @@ static inline bool ds_model_is_adapter(const struct ds_param *param)
 {
     return param->role >= DS_ROLE_LORA_A_QKV && param->role <= DS_ROLE_LORA_B_DOWN;
 }
+/* The factor of what adapters add. */
+double ds_model_adapter_scale(const struct ds_lora *lora);
+/* Has the tensor one, a matrix? */
+bool ds_model_has_adapter(const struct ds_model_shape *shape, const struct ds_param *param);
 /* Targets whose module's path is `name` or ends with it behind a dot ("q_proj", "attn.c_proj"), as
  * 1 << enum ds_adapted; 0: the family has no such matrix, or it is of experts. */
 unsigned ds_model_targets(const struct ds_model_shape *shape, const char *name);
@@ -160,6 +164,10 @@ unsigned ds_model_first_target(enum ds_layer_product product);
 /* What all adapters of a layer, and those of a product that has most, make of a row: elements. */
 uint64_t ds_model_adapted_width(const struct ds_model_shape *shape);
 uint64_t ds_model_adapted_widest(const struct ds_model_shape *shape);
+/* The widest row that adapters read; and bytes of room for what they make of `tokens` rows on its
+ * way, in F32 and in elements of `act` bytes: behind it is room for what dropout leaves of rows. */
+uint64_t ds_model_adapted_deepest(const struct ds_model_shape *shape);
+uint64_t ds_model_adapting_bytes(const struct ds_model_shape *shape, uint64_t tokens, size_t act);
 
 /* What products of FP8 work in (runtime/model/fp8.c): bytes of the codes of a pass, a training or a
  * forward one; elements of both operands of the largest product. */

@@ -4,6 +4,7 @@
  * net.c - binding and dispatch; the contract is in net.h.
  */
 #include "runtime/model/net.h"
+#include "runtime/plan/away.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -78,6 +79,10 @@ static void bind_buffers(struct ds_net *net, const struct ds_net_memory *memory,
         net->block[buffer->block].buf[buffer->pass][buffer->buffer] = base + at;
     }
     bind_passed(net, memory);
+    for (uint32_t block = plan->stash_first; block < plan->stash_end; block++)
+        net->block[block].buf[DS_PASS_TRAIN][DS_BUFFER_OUT] =
+            net->block[plan->stash_first + ds_plan_stash_place(plan, block)]
+                .buf[DS_PASS_TRAIN][DS_BUFFER_OUT];
     for (unsigned block = 0; block < ds_model_blocks(&plan->shape); block++)
         for (unsigned i = 0; i < DS_BUFFER_COUNT; i++)
             if (net->block[block].buf[DS_PASS_RECOMPUTE][i] == NULL)
@@ -162,7 +167,8 @@ int ds_net_backward(struct ds_net *net, uint32_t block, bool accumulate, struct 
 }
 
 /* Streams of random numbers that nothing else with the job's seed draws from. */
-#define DROP_STREAMS (UINT64_C(0x64726f70) << 32)
+#define DROP_STREAMS    (UINT64_C(0x64726f70) << 32)
+#define ADAPTER_STREAMS (UINT64_C(0x6c6f7261) << 32)
 
 static uint64_t drop_stream(uint32_t block, enum ds_drop drop)
 {
@@ -185,30 +191,57 @@ static const void *behind(const struct ds_net *net, const void *array, size_t at
     return array == NULL ? NULL : (const unsigned char *)array + at * ds_dtype_bytes(net->act);
 }
 
-/* Sequences of a micro-batch that are whole follow each other; of parts each is a call. */
-int ds__dropout(const struct ds_net *net, enum ds_pass pass, uint32_t block, enum ds_drop drop,
-                const void *x, const void *residual, void *y, struct ds_error *err)
+/* Rows of `width` elements, which are those from args.first on of rows of args.ld.  Sequences of a
+ * micro-batch that are whole follow each other; of parts each is a call. */
+static int drop_rows(const struct ds_net *net, size_t width, struct ds_dropout_args args,
+                     const void *x, const void *residual, void *y, struct ds_error *err)
 {
-    size_t calls = ds__shares_sequences(net) ? net->batch : 1, hidden = net->shape.hidden;
-    size_t n = net->tokens / calls * hidden, whole = net->seq * ds__sharers(net) * hidden;
-    struct ds_dropout_args args = {
-        .n = n,
-        .act = net->act,
-        .rate = ds__drops(net, pass) ? net->dropout : 0.0,
-        .factor = drop == DS_DROP_EMBED ? 0.0 : net->shape.residual_scale,
-        .seed = net->seed,
-        .stream = drop_stream(block, drop),
-    };
+    const size_t calls = ds__shares_sequences(net) ? net->batch : 1, ld = args.ld;
+    const size_t column = args.first, whole = net->seq * ds__sharers(net) * ld;
     int rc = 0;
 
+    args.n = net->tokens / calls * width;
+    args.row = width < ld ? width : 0;
+    args.act = net->act;
+    args.seed = net->seed;
     for (size_t i = 0; rc == 0 && i < calls; i++) {
-        args.first = (net->first + i) * whole + ds__first_position(net) * hidden;
-        args.x = behind(net, x, i * n);
-        args.residual = behind(net, residual, i * n);
-        args.y = (unsigned char *)y + i * n * ds_dtype_bytes(net->act);
+        args.first = (net->first + i) * whole + ds__first_position(net) * ld + column;
+        args.x = behind(net, x, i * args.n);
+        args.residual = behind(net, residual, i * args.n);
+        args.y = (unsigned char *)y + i * args.n * ds_dtype_bytes(net->act);
         rc = ds_dropout(&args, net->stream, err);
     }
     return rc;
+}
+
+int ds__dropout(const struct ds_net *net, enum ds_pass pass, uint32_t block, enum ds_drop drop,
+                const void *x, const void *residual, void *y, struct ds_error *err)
+{
+    const size_t hidden = net->shape.hidden;
+    const struct ds_dropout_args args = {
+        .ld = hidden,
+        .rate = ds__drops(net, pass) ? net->dropout : 0.0,
+        .factor = drop == DS_DROP_EMBED ? 0.0 : net->shape.residual_scale,
+        .stream = drop_stream(block, drop),
+    };
+
+    return drop_rows(net, hidden, args, x, residual, y, err);
+}
+
+/* Of what a team's rank has a part of, its columns. */
+int ds__adapters_dropout(const struct ds_net *net, const struct ds_adapters *adapters,
+                         const void *x, const void *residual, void *y, struct ds_error *err)
+{
+    const struct ds_extents e = ds_model_product(&net->plan->model, adapters->product);
+    const struct ds_dropout_args args = {
+        .ld = e.in,
+        .first = adapters->in < e.in ? net->plan->tensor_rank * adapters->in : 0,
+        .rate = net->shape.lora.dropout,
+        .stream =
+            ADAPTER_STREAMS + (uint64_t)adapters->block * DS_PRODUCT_COUNT + adapters->product,
+    };
+
+    return drop_rows(net, adapters->in, args, x, residual, y, err);
 }
 
 /* Of the model's heads, where the attention has some of them. */
@@ -328,9 +361,10 @@ int ds__linear_bwd_w(const struct ds_net *net, const struct ds_linear *linear, c
 
     if (linear->dweight == NULL)
         bias_apart = true;
-    else
-        rc = linear->codes == NULL ? ds_matmul(&args, net->stream, err)
-                                   : ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
+    if (linear->codes != NULL)
+        rc = ds__fp8_bwd_w(net, linear, x, dy, accumulate, err);
+    else if (linear->dweight != NULL)
+        rc = ds_matmul(&args, net->stream, err);
     return rc != 0 || linear->dbias == NULL || !bias_apart ? rc
                                                            : ds_bias_bwd(&bias, net->stream, err);
 }

@@ -203,10 +203,12 @@ int ds__fp8_bwd_w(const struct ds_net *net, const struct ds_linear *linear, cons
                   const void *dy, bool accumulate, struct ds_error *err) DS_NODISCARD;
 
 /* Adapters of a product: y += scale * (x A^T) B^T, of each of its matrices that has one into some
- * columns of y; A of all of them is one matrix.  adapt.c */
+ * columns of y; A of all of them is one matrix, and of x they see the same.  adapt.c */
 enum { DS_ADAPTED_PARTS = 3 };
 struct ds_adapters {
     unsigned parts; /* 0: there are none */
+    uint32_t block;
+    enum ds_layer_product product;
     size_t rows, rank, in, out;
     const void *a; /* [parts * rank, in] */
     float *da;
@@ -218,7 +220,8 @@ struct ds_adapters {
     void *kept;   /* scale * x A^T [rows, parts * rank], which the backward pass reads */
     float *sums;  /* the same of F32, and */
     void *drows;  /* its gradient, for one product at a time */
-    double scale; /* alpha / rank */
+    double scale; /* ds_model_adapter_scale() */
+    void *left;   /* room for what dropout leaves of x [rows, in], or NULL: it is in no pass */
 };
 struct ds_adapters ds__adapters_of(const struct ds_net *net, uint32_t block, enum ds_pass pass,
                                    enum ds_layer_product product);
@@ -275,6 +278,10 @@ bool ds__weighs(const struct ds_net *net, enum ds_pass pass);
  * the number of the sequence in the run. */
 int ds__dropout(const struct ds_net *net, enum ds_pass pass, uint32_t block, enum ds_drop drop,
                 const void *x, const void *residual, void *y, struct ds_error *err) DS_NODISCARD;
+/* The same of the rows that the adapters of a product read, or of their gradient. */
+int ds__adapters_dropout(const struct ds_net *net, const struct ds_adapters *adapters,
+                         const void *x, const void *residual, void *y, struct ds_error *err)
+    DS_NODISCARD;
 /* What attention drops in this pass. */
 struct ds_attention_drop ds__attention_drop(const struct ds_net *net, uint32_t block,
                                             enum ds_pass pass);

@@ -20,7 +20,6 @@
  * Tests   tests/plan/test_plan.c
  */
 #include <errno.h>
-#include <fnmatch.h>
 #include <math.h>
 
 #include "runtime/optim.h"
@@ -210,7 +209,7 @@ static void place_params(struct ds_plan *plan)
 
         param->bucket = bucket_of(plan, param);
         bucket = &plan->bucket[param->bucket];
-        bucket->doubled |= plan->tensor[param->tensor].doubled;
+        bucket->doubled |= plan->tensor[param->tensor].doubled > 1;
         param->offset = bucket->offset + bucket->elems;
         bucket->elems += param->param.elems;
     }
@@ -281,7 +280,7 @@ static struct ds_plan_span treatment(const struct ds_plan *plan, const struct ds
         .offset = param->offset,
         .lr_mult = group != NULL ? group->lr_mult : 1.0,
         .weight_decay = param->param.ndim >= 2 ? job->optim.weight_decay : 0.0,
-        .doubled = ds__plan_doubles(plan, param->param.role),
+        .doubled = plan->tensor[param->tensor].doubled,
         .tensor = param->tensor,
     };
     struct ds_param whole;
@@ -329,9 +328,16 @@ static void make_spans(struct ds_plan *plan, const struct ds_job *job)
     }
 }
 
+/* What says which tensors are frozen, or with adapters are not. */
+static const char *globs_of(const struct ds_job *job, const struct ds_strings **globs)
+{
+    *globs = job->model.shape.lora.rank > 0 ? &job->lora.whole : &job->train.freeze;
+    return job->model.shape.lora.rank > 0 ? "lora.whole" : "train.freeze";
+}
+
 /* What is used as one matrix is trained or frozen as one, as gpt2's both embeddings are, whose
- * gradients one operation makes; and something is trained. */
-static int check_frozen(const struct ds_plan *plan, struct ds_error *err)
+ * gradients one operation makes; what has an adapter is frozen; and something is trained. */
+static int check_frozen(const struct ds_plan *plan, const char *path, struct ds_error *err)
 {
     size_t trained = 0;
 
@@ -343,9 +349,14 @@ static int check_frozen(const struct ds_plan *plan, struct ds_error *err)
             (ds_model_same_matrix(&tensor[-1].param, &tensor->param) ||
              tensor->param.role == DS_ROLE_WPE))
             return ds_fail(err, EINVAL,
-                           "'train.freeze' has one of '%s' and '%s' and not the other, which are "
-                           "used as one; freeze both or none",
-                           tensor[-1].param.name, tensor->param.name);
+                           "'%s' has one of '%s' and '%s' and not the other, which are used as "
+                           "one; name both or none",
+                           path, tensor[-1].param.name, tensor->param.name);
+        if (!tensor->frozen && ds_model_has_adapter(&plan->shape, &tensor->param))
+            return ds_fail(err, EINVAL,
+                           "'%s' has '%s', which has an adapter; leave it out, or its module out "
+                           "of 'lora.targets'",
+                           path, tensor->param.name);
     }
     return trained > 0 ? 0
                        : ds_fail(err, EINVAL,
@@ -353,22 +364,23 @@ static int check_frozen(const struct ds_plan *plan, struct ds_error *err)
 }
 
 /* A pattern without a tensor is a misspelt one. */
-static int check_freeze(const struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+static int check_globs(const struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
 {
-    for (size_t i = 0; i < job->train.freeze.count; i++) {
+    const struct ds_strings *globs;
+    const char *path = globs_of(job, &globs);
+
+    for (size_t i = 0; i < globs->count; i++) {
+        const struct ds_strings one = {.count = 1, .item = &globs->item[i]};
         size_t k = 0;
 
-        while (k < plan->tensors &&
-               fnmatch(job->train.freeze.item[i], plan->tensor[k].param.name, FNM_NOESCAPE) != 0)
+        while (k < plan->tensors && !ds_optim_globbed(&one, &plan->tensor[k].param))
             k++;
         if (k == plan->tensors)
             return ds_fail(err, EINVAL,
-                           "'train.freeze' item %zu: no tensor matches '%s'; tensors are called "
-                           "like '%s'",
-                           i + 1, job->train.freeze.item[i],
-                           plan->tensor[plan->tensors - 1].param.name);
+                           "'%s' item %zu: no tensor matches '%s'; tensors are called like '%s'",
+                           path, i + 1, globs->item[i], plan->tensor[plan->tensors - 1].param.name);
     }
-    return check_frozen(plan, err);
+    return check_frozen(plan, path, err);
 }
 
 /* The first block that has something to train. */
@@ -417,16 +429,16 @@ static int list_tensors(struct ds_plan *plan, const struct ds_job *job, struct d
 
         tensor->expert = ds__plan_is_expert(plan, i);
         tensor->frozen = !ds_optim_trains(job, &tensor->param);
+        tensor->doubled = tensor->frozen ? 1 : ds__plan_doubles(plan, tensor->param.role);
         if (tensor->frozen)
             continue;
-        tensor->doubled = ds__plan_doubles(plan, tensor->param.role);
         tensor->replicated = plan->tensor_ranks > 1
                                  ? ds__plan_alike(plan, i)
                                  : matrix_elems(plan, i) < job->zero.replicate_below &&
                                        !is_tied(plan, tensor) && !tensor->expert;
     }
     plan->first_trained = first_trained(plan);
-    return check_freeze(plan, job, err);
+    return check_globs(plan, job, err);
 }
 
 static void take_tensor(struct ds_plan *plan, size_t tensor, unsigned block)

@@ -167,9 +167,17 @@ static void cost_rest(struct ds_plan *plan)
     }
 }
 
-/* FLOPs of a token that passes do not make: gradients of frozen matrices, and in front of the first
- * that is trained all gradients.  A table that is looked up in was not counted. */
-static double left_out(const struct ds_plan *plan)
+/* Of a layer's products? */
+static bool is_multiplied(const struct ds_param *param, const struct ds_model_shape *shape)
+{
+    return param->ndim == 2 && param->block >= 1 && param->block <= shape->layers &&
+           param->role != DS_ROLE_ROUTER_W;
+}
+
+/* FLOPs of a token that passes do not make: gradients of frozen matrices, and in front of the
+ * first that is trained all gradients; of all, or of layers' products alone.  A table that is
+ * looked up in was not counted. */
+static double left_out(const struct ds_plan *plan, bool products)
 {
     const struct ds_model_shape *shape = &plan->model;
     const double attention = 8.0 * (double)shape->heads * (double)shape->head_size *
@@ -177,6 +185,8 @@ static double left_out(const struct ds_plan *plan)
     const double layers = plan->first_trained > 0 ? (double)plan->first_trained - 1.0 : 0.0;
     double flops = attention * (layers < (double)shape->layers ? layers : (double)shape->layers);
 
+    if (products)
+        flops = 0.0;
     for (size_t i = 0; i < plan->tensors; i++) {
         struct ds_param param;
         double elems;
@@ -184,6 +194,8 @@ static double left_out(const struct ds_plan *plan)
         if (!plan->tensor[i].frozen)
             continue;
         ds_model_param(&plan->model, i, &param);
+        if (products && !is_multiplied(&param, shape))
+            continue;
         elems = (double)param.elems;
         if (param.role == DS_ROLE_WTE && !shape->tie_embeddings)
             continue;
@@ -213,8 +225,10 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
     bytes[DS_ARENA_STAGED] = plan->staged_elems * sizeof(float);
     bytes[DS_ARENA_PACKED] = plan->bf16_wire ? largest_bucket(plan) * sizeof(uint16_t) : 0;
     bytes[DS_ARENA_SWAPPED] = ds__plan_passed(plan, swap_room(plan));
-    bytes[DS_ARENA_HOST_GRADS] =
-        plan->offload ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float) : 0;
+    bytes[DS_ARENA_HOST_GRADS] = ds_plan_copies_out(plan)
+                                     ? ds_plan_line_elems(plan, DS_ARENA_HOST_GRADS) * sizeof(float)
+                                     : 0;
+    bytes[DS_ARENA_HOST_OUTS] = ds_plan_stashed(plan) * plan->stash_bytes;
     bytes[DS_ARENA_HOST_ROOM] = 2 * plan->room_elems * working;
     plan->snapshot_bytes =
         saves_behind ? written_bytes(plan, DS_ARENA_PARAMS, bytes[DS_ARENA_PARAMS]) +
@@ -222,8 +236,10 @@ void ds__plan_cost(struct ds_plan *plan, bool saves_behind)
                      : 0;
     cost_rest(plan);
     plan->flops_per_token =
-        ds_model_flops_per_token(&plan->model, plan->whole_sequence) - left_out(plan);
-    plan->fp8_flops_per_token = plan->fp8 ? ds_model_product_flops_per_token(&plan->model) : 0.0;
+        ds_model_flops_per_token(&plan->model, plan->whole_sequence) - left_out(plan, false);
+    if (plan->fp8)
+        plan->fp8_flops_per_token =
+            ds_model_product_flops_per_token(&plan->model) - left_out(plan, true);
 }
 
 double ds_plan_peak(const struct ds_plan *plan, double peak, double fp8_peak)
@@ -280,6 +296,23 @@ static bool hold(const struct ds_plan *plan, unsigned ranks, uint64_t available_
            most_owned(plan) - plan->common_bytes <= (available_bytes - plan->common_bytes) / ranks;
 }
 
+/* What more of the GPU's memory could be the host's; "" if nothing. */
+static const char *offload_hint(const struct ds_plan *plan)
+{
+    bool matrices = false;
+
+    for (size_t i = 0; i < plan->spans; i++)
+        matrices = matrices || plan->span[i].rows > 0;
+    if (!plan->apart || plan->pipeline_ranks > 1)
+        return "";
+    if (!plan->offload && !ds_plan_speaks(plan) && !plan->by_tensor && !matrices)
+        return ", 'offload.optim' to cpu";
+    if (plan->offload_params)
+        return "";
+    return plan->stage == 3 ? ", 'offload.params' to cpu"
+                            : ", 'zero.stage' to 3 and 'offload.params' to cpu";
+}
+
 /* Where parameters are held once there is nothing more to share behind stage 2. */
 static bool raising_helps(const struct ds_plan *plan)
 {
@@ -308,13 +341,14 @@ int ds_plan_check_fit(const struct ds_plan *plan, unsigned ranks, uint64_t avail
     return ds_fail(
         err, ENOMEM,
         "not enough memory: %u rank%s need%s %s%s and %s has %s free; lower "
-        "'train.micro_batch', set 'activation.recompute' to auto%s%s or use fewer ranks per "
+        "'train.micro_batch', set 'activation.recompute' to auto%s%s%s or use fewer ranks per "
         "%s (each rank takes %s)",
         ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(owned).text,
         ranks == 1 ? "" : " each", plan->apart ? "the GPU" : "this host",
         ds__bytes_text(available_bytes).text,
         plan->snapshot_bytes > 0 && !plan->apart ? ", 'checkpoint.async' to false" : "",
-        raising_helps(plan) ? ", raise 'zero.stage'" : "", plan->apart ? "GPU" : "host", table);
+        offload_hint(plan), raising_helps(plan) ? ", raise 'zero.stage'" : "",
+        plan->apart ? "GPU" : "host", table);
 }
 
 int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t available_bytes,
@@ -326,9 +360,12 @@ int ds_plan_check_host(const struct ds_plan *plan, unsigned ranks, uint64_t avai
         return 0;
     return ds_fail(err, ENOMEM,
                    "not enough memory on the host: %u rank%s keep%s %s%s there and it has %s; set "
-                   "'offload.optim' to none%s or use fewer ranks per host",
+                   "'%s' to none%s or use fewer ranks per host",
                    ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", ds__bytes_text(bytes).text,
                    ranks == 1 ? "" : " each", ds__bytes_text(available_bytes).text,
+                   plan->offload_params ? "offload.params"
+                   : plan->offload      ? "offload.optim"
+                                        : "activation.offload",
                    plan->stage < 1 && plan->world > 1 ? ", raise 'zero.stage'" : "");
 }
 

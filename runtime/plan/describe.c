@@ -212,15 +212,22 @@ static uint64_t codes_bytes(const struct ds_plan *plan)
     return most;
 }
 
-/* Arenas of the host, or the others; with none on the host HOST_* mean nothing. */
+/* Arenas of the host, or the others; where nothing is copied there HOST_* mean nothing. */
 static void print_arenas(const struct ds_plan *plan, bool host, struct ds_buf *out)
 {
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++) {
-        bool of_host = i == DS_ARENA_HOST_GRADS || i == DS_ARENA_HOST_ROOM;
+        bool of_host =
+            i == DS_ARENA_HOST_GRADS || i == DS_ARENA_HOST_ROOM || i == DS_ARENA_HOST_OUTS;
 
-        if (plan->host[i] == host && (plan->offload || !of_host))
+        if (plan->host[i] == host && (plan->host[i] || !of_host))
             print_row(out, ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i]);
     }
+}
+
+/* Is some of it the host's? */
+static bool has_host(const struct ds_plan *plan)
+{
+    return plan->offload || plan->offload_params || plan->stash_end > 0;
 }
 
 void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
@@ -231,14 +238,14 @@ void ds_plan_print_memory(const struct ds_plan *plan, struct ds_buf *out)
         print_row(out, "shared, of other ranks", plan->peer_bytes);
     if (plan->fp8)
         print_row(out, "of activations codes of fp8", codes_bytes(plan));
-    if (plan->offload) {
+    if (has_host(plan)) {
         print_row(out, "of the device",
                   ds_plan_total_bytes(plan) - (plan->apart ? 0 : ds_plan_host_bytes(plan)));
         (void)ds_buf_puts(out, "on the host\n");
         print_arenas(plan, true, out);
         print_row(out, "of the host", ds_plan_host_bytes(plan));
     }
-    if (!plan->offload || !plan->apart)
+    if (!has_host(plan) || !plan->apart)
         print_row(out, "total", ds_plan_total_bytes(plan));
     if (plan->common_bytes > 0) {
         print_row(out, "of it once per host", plan->common_bytes);
@@ -393,7 +400,7 @@ static void json_memory(struct ds_json *json, const struct ds_plan *plan)
     ds_json_object(json, "memory");
     for (unsigned i = 0; i < DS_ARENA_COUNT; i++)
         ds_json_u64(json, ds_arena_name((enum ds_arena_kind)i), plan->arena_bytes[i]);
-    if (plan->offload)
+    if (has_host(plan))
         ds_json_u64(json, "of the host", ds_plan_host_bytes(plan));
     if (plan->fp8)
         ds_json_u64(json, "codes of fp8", codes_bytes(plan));

@@ -45,13 +45,17 @@ static unsigned shards(const struct ds_plan_args *args)
 static bool may_hold_once(const struct ds_plan_args *args)
 {
     return args->common && !args->apart && args->job->zero.once_per_host &&
-           args->job->parallel.tensor == 1 && args->job->parallel.expert <= 1;
+           args->job->parallel.tensor == 1 && args->job->parallel.expert <= 1 &&
+           args->job->offload.params == DS_OFFLOAD_NONE;
 }
 
 bool ds_plan_gathers_ahead(const struct ds_plan_args *args)
 {
-    return args->job->zero.stage == 3 && shards(args) > 1 &&
-           !(may_hold_once(args) && shards(args) == local_world(args));
+    bool there = may_hold_once(args) && shards(args) == local_world(args);
+
+    if (args->job->zero.stage != 3)
+        return false;
+    return args->job->offload.params != DS_OFFLOAD_NONE || (shards(args) > 1 && !there);
 }
 
 int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
@@ -68,7 +72,7 @@ int ds__plan_groups(struct ds_plan *plan, const struct ds_plan_args *args, struc
     plan->replicas = plan->holders / plan->shards;
     plan->shard = plan->holder % plan->shards;
     plan->replica = plan->holder / plan->shards;
-    plan->stage = plan->shards > 1 ? (unsigned)args->job->zero.stage : 0;
+    plan->stage = plan->shards > 1 || plan->offload_params ? (unsigned)args->job->zero.stage : 0;
     plan->ahead = ds_plan_gathers_ahead(args);
     if (plan->shards % plan->expert_ranks != 0 && plan->expert_ranks % plan->shards != 0)
         return ds_fail(err, EINVAL,
@@ -147,7 +151,9 @@ void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args)
                                               gathered_elems(plan) > 0 &&
                                               (plan->ahead || plan->shards == plan->local_world);
     plan->host[DS_ARENA_PARAMS] = plan->host[DS_ARENA_MOMENTS] = plan->offload;
-    plan->host[DS_ARENA_HOST_GRADS] = plan->host[DS_ARENA_HOST_ROOM] = plan->offload;
+    plan->host[DS_ARENA_HOST_GRADS] = plan->host[DS_ARENA_HOST_ROOM] = ds_plan_copies_out(plan);
+    plan->host[DS_ARENA_PARAMS_LOW] = plan->offload_params;
+    plan->host[DS_ARENA_GRADS] = plan->offload && plan->offload_params;
     for (size_t i = 0; i < plan->buckets; i++) {
         struct ds_bucket *bucket = &plan->bucket[i];
 
@@ -158,7 +164,8 @@ void ds__plan_divide(struct ds_plan *plan, const struct ds_plan_args *args)
             plan->frozen_held = at;
         else
             second += second_of(plan, i);
-        if (plan->offload && plan->room_elems < ds_plan_shard(plan, DS_ARENA_PARAMS, i).count)
+        if (ds_plan_copies_out(plan) &&
+            plan->room_elems < ds_plan_shard(plan, DS_ARENA_PARAMS, i).count)
             plan->room_elems = ds_plan_shard(plan, DS_ARENA_PARAMS, i).count;
     }
     if (plan->compute == DS_COMPUTE_FP32) /* what has been updated is what kernels read */
@@ -305,7 +312,7 @@ struct ds_held ds_plan_doubled(const struct ds_plan *plan, size_t bucket, size_t
 {
     const struct ds_plan_span *of = &plan->span[span];
 
-    if (!of->doubled || of->bucket != bucket)
+    if (of->doubled == 1 || of->bucket != bucket)
         return (struct ds_held){0};
     return ds_plan_held_span(plan, DS_ARENA_GRADS, of);
 }
@@ -319,7 +326,8 @@ bool ds_plan_twin(const struct ds_plan *plan, size_t param)
 {
     const struct ds_plan_param *of = &plan->param[param];
 
-    return plan->bucket[of->bucket].twin || (plan->kv_rank > 0 && plan->tensor[of->tensor].doubled);
+    return plan->bucket[of->bucket].twin ||
+           ds_plan_doubled_place(plan, plan->tensor[of->tensor].doubled) > 0;
 }
 
 struct ds_held ds_plan_held_param(const struct ds_plan *plan, enum ds_arena_kind arena,

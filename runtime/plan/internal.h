@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-#include "runtime/plan/plan.h"
+#include "runtime/plan/away.h"
 
 /* pipeline.c: holders, this rank's part and blocks, slots; -EINVAL: there is no such line. */
 int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
@@ -25,9 +25,10 @@ int ds__plan_meet(const struct ds_plan *plan, const struct ds_plan_args *args, s
 uint64_t ds__plan_met_bytes(const struct ds_plan *plan);
 /* Is a tensor of the model of one expert, of which ranks have whole ones? */
 bool ds__plan_is_expert(const struct ds_plan *plan, size_t tensor);
-/* Do all of a team hold it whole; several of them the same part? */
+/* Do all of a team hold it whole, with its whole gradient; how many hold the same part, each with a
+ * part of its gradient? */
 bool ds__plan_alike(const struct ds_plan *plan, size_t tensor);
-bool ds__plan_doubles(const struct ds_plan *plan, enum ds_role role);
+unsigned ds__plan_doubles(const struct ds_plan *plan, enum ds_role role);
 /* Where what is passed on lies; bytes of SWAPPED from `at` on. */
 uint64_t ds__plan_passed(struct ds_plan *plan, uint64_t at);
 /* With all other parts' plans: part[], shared_bytes, and one hash of all. */
@@ -57,6 +58,9 @@ int ds__plan_buckets(struct ds_plan *plan, const struct ds_job *job, struct ds_e
  * bucket's loose, padded and slice elements.  NULL: no memory. */
 struct ds__owners *ds__owners_new(struct ds_plan *plan, const struct ds_job *job);
 void ds__owners_place(struct ds__owners *owners, uint32_t bucket);
+/* stash.c: stash_*; after the buckets.  -EINVAL: outputs cannot wait on the host so. */
+int ds__plan_stash(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
+    DS_NODISCARD;
 /* pieces.c: piece[], its rooms, the bytes of the file, where states are in one. */
 int ds__plan_pieces(struct ds_plan *plan, const struct ds_job *job, struct ds_error *err)
     DS_NODISCARD;
@@ -81,7 +85,7 @@ struct ds__ref { /* an instruction that reads a bucket */
     uint32_t position, bucket;
 };
 struct ds__window {
-    struct ds__ref *ref; /* of one micro-batch, in order; at most four of a position */
+    struct ds__ref *ref; /* of one micro-batch, in order; at most DS__USES of a position */
     uint32_t refs, positions;
     uint64_t rounds; /* micro-batches */
     unsigned depth;  /* buckets gathered ahead, 1 .. DS_MAX_PREFETCH */

@@ -51,7 +51,7 @@ struct ds_plan_tensor {    /* of the model, in its order */
     bool replicated;       /* below zero.replicate_below; in a team: held alike */
     bool expert;           /* of one that only every P-th holder has */
     bool frozen;           /* it stays as it is */
-    bool doubled;          /* keys and values that kv_ranks of a team have alike */
+    unsigned doubled;      /* ranks of a team that have it alike, and each a part of its gradient */
 };
 
 struct ds_plan_param { /* a model parameter of this rank with its place */
@@ -74,7 +74,7 @@ struct ds_bucket {
     bool experts;           /* of experts that only every P-th holder has */
     bool frozen;            /* never updated: without gradients and states */
     bool tied;              /* the matrix of both ends of a pipeline, alone */
-    bool doubled;           /* some of its tensors are */
+    bool doubled;           /* of some of its tensors others of the team have parts of gradients */
     bool twin;              /* another part, or the first of the team, counts it and writes it */
     uint64_t gathered_at, staged_at; /* in GATHERED, STAGED, in elements */
 };
@@ -86,7 +86,7 @@ struct ds_plan_span {
     uint32_t bucket;
     uint64_t offset, elems; /* as in ds_plan_param */
     double lr_mult, weight_decay;
-    bool doubled;        /* all of its tensors are */
+    unsigned doubled;    /* as of all of its tensors */
     uint32_t tensor;     /* the first of them, its number in the model */
     uint64_t rows, cols; /* of a matrix that is updated as a whole; 0: element by element */
     double scale;        /* of its update */

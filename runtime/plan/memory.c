@@ -204,14 +204,16 @@ static void add_sorted(struct maker *maker, enum ds_pass pass, uint32_t first, u
 }
 
 /* What adapters make of rows on its way, of one product: its sums, and that in the activations'
- * type. */
+ * type; and what is left of what they read. */
 static void add_adapting(struct maker *maker, enum ds_pass pass, uint32_t first, uint32_t last)
 {
-    uint64_t widest = ds_model_adapted_widest(&maker->plan->shape);
+    const struct ds_model_shape *shape = &maker->plan->shape;
+    uint64_t bytes = ds_model_adapting_bytes(shape, maker->tokens, maker->act);
 
-    if (widest > 0)
-        add_common(maker, DS_BUFFER_DADAPTED, pass,
-                   maker->tokens * widest * (sizeof(float) + maker->act), first, last);
+    if (bytes > 0 && shape->lora.dropout > 0.0 && pass == DS_PASS_TRAIN)
+        bytes += maker->tokens * ds_model_adapted_deepest(shape) * maker->act;
+    if (bytes > 0)
+        add_common(maker, DS_BUFFER_DADAPTED, pass, bytes, first, last);
 }
 
 /* Output of this rank's blocks, and what comes into the first of them from another part; not that
@@ -229,6 +231,9 @@ static void add_outs(struct maker *maker, const struct ds_program *program, enum
                                                   : find(program, DS_INSTR_FORWARD, block, false);
         enum ds_instr_op by = block + 1 < plan->first_trained ? DS_INSTR_FORWARD : reader;
 
+        if (pass == DS_PASS_TRAIN && ds_plan_takes_turns(plan, block) &&
+            block >= plan->stash_first + DS_STASH_PLACES)
+            continue; /* it takes the place of another, until that is back */
         add(maker, DS_BUFFER_OUT, pass, block, maker->tokens * maker->hidden * maker->act, made,
             find(program, by, block + 1, false));
     }

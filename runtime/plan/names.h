@@ -11,7 +11,7 @@
 /* clang-format off */
 #define DS_INSTR_OPS(X) \
     X(GATHER) X(FREE) X(FORWARD) X(BACKWARD) X(REDUCE) X(NORM) X(UPDATE) \
-    X(OFFLOAD) X(FETCH) X(LOAD) X(STORE) X(SEND) X(RECV) X(TIE) X(SAVE)
+    X(OFFLOAD) X(FETCH) X(LOAD) X(STORE) X(STASH) X(RESTORE) X(HOLD) X(SEND) X(RECV) X(TIE) X(SAVE)
 #define DS_QUEUES(X)  X(COMPUTE) X(REDUCE) X(GATHER) X(COPY_IN) X(COPY_OUT) X(HOST)
 #define DS_ARENAS(X) \
     X(PARAMS,      "parameters") \
@@ -24,6 +24,7 @@
     X(SWAPPED,     "activations on their way") \
     X(HOST_GRADS,  "gradients on the host") \
     X(HOST_ROOM,   "parameters on their way back") \
+    X(HOST_OUTS,   "activations on the host") \
     X(ACTIVATIONS, "activations") \
     X(STAGING,     "staging") \
     X(RUNTIME,     "program and libraries")

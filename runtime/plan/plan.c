@@ -184,6 +184,8 @@ static uint64_t hash_of(const struct ds_plan *plan)
         plan->bf16_wire,
         plan->fp8,
         plan->common[ds__plan_read_arena(plan)],
+        plan->offload_params,
+        plan->stash_end,
     };
 
     for (size_t i = 0; i < sizeof(scalars) / sizeof(scalars[0]); i++)
@@ -227,9 +229,10 @@ static void take_job(struct ds_plan *plan, const struct ds_plan_args *args)
     plan->apart = args->apart;
     plan->offload = job->offload.optim == DS_OFFLOAD_CPU ||
                     (job->offload.optim == DS_OFFLOAD_NVME && plan->apart);
+    plan->offload_params = job->offload.params != DS_OFFLOAD_NONE && job->zero.stage == 3;
     plan->late = plan->apart && !plan->offload;
     plan->prefetch = (unsigned)job->zero.prefetch;
-    plan->copies = plan->offload || plan->compute != DS_COMPUTE_FP32;
+    plan->copies = ds_plan_copies_out(plan) || plan->compute != DS_COMPUTE_FP32;
     plan->recompute = job->activation.recompute;
     plan->recompute_layers =
         job->activation.layers != 0 ? job->activation.layers : plan->shape.layers;
@@ -280,6 +283,8 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     if ((rc = ds__plan_buckets(plan, job, err)) != 0)
         return rc;
     ds__plan_divide(plan, args);
+    if ((rc = ds__plan_stash(plan, job, err)) != 0)
+        return rc;
     if ((rc = ds__plan_pieces(plan, job, err)) != 0)
         return rc;
     if ((rc = ds__plan_schedule(plan, err)) != 0)

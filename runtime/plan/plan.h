@@ -16,6 +16,7 @@
  *   buckets ─► who holds what held.c      shards, slices, ranges of tensors
  *   states on a disk          pieces.c    what is read and written together, where it lies
  *   what is kept              recompute.c what backward passes find, what they compute again
+ *                             stash.c     what of that waits in the host's memory
  *   instructions              schedule.c  the step and the evaluation program
  *   buffers ─► offsets        memory.c    activations by lifetime over the instructions
  *   totals                    cost.c      bytes per arena, FLOPs; does it fit
@@ -51,7 +52,8 @@
  * that is replicated, which the first of the team counts and writes for all.
  * Of fewer than T key/value heads each is on kv_ranks neighbours (`doubled`), in buckets of what is
  * a rank's alone.  TIE adds up what each one's query heads have made of its gradient, before NORM;
- * so they update it alike, and the first of them counts and writes it.
+ * so they update it alike, and the first of them counts and writes it.  The same holds of that
+ * matrix of an adapter which is not divided, and all of the team.
  *
  * With parallel.sequence S, holders k S .. k S + S - 1 share their sequences (DeepSpeed-Ulysses,
  * Jacobs et al. 2023): each has sequence / S of the tokens of every one, and in the attention
@@ -149,6 +151,8 @@ struct ds_plan {
     enum ds_recompute recompute; /* never AUTO */
     uint64_t
         recompute_layers; /* blocks 1 .. recompute_layers do, but for those that get no gradient */
+    uint32_t stash_first, stash_end; /* blocks whose outputs wait on the host; end 0: none do */
+    uint64_t stash_bytes;            /* of an output */
     struct ds_plan_tensor *tensor;
     size_t tensors;
     struct ds_plan_param *param;
@@ -168,6 +172,7 @@ struct ds_plan {
     bool sharded[DS_ARENA_COUNT];          /* this rank holds a part of the line */
     bool common[DS_ARENA_COUNT];           /* it sees the whole line and writes a part of it */
     bool offload;                /* PARAMS and MOMENTS are the host's, which updates them */
+    bool offload_params;         /* what kernels read is the host's, and comes for each use */
     bool host[DS_ARENA_COUNT];   /* the arena lies in the host's memory */
     bool apart;                  /* that is another than the device's */
     bool late;                   /* it decides what becomes of a step, and the host is told later */
@@ -333,11 +338,21 @@ static inline struct ds_comm_group ds_plan_team_group(const struct ds_plan *plan
     return (struct ds_comm_group){
         .first = plan->rank - plan->tensor_rank, .stride = 1, .count = plan->tensor_ranks};
 }
-/* Those of them that have the same key/value heads. */
-static inline struct ds_comm_group ds_plan_kv_group(const struct ds_plan *plan)
+/* This one's place among `doubled` ranks of a team that have something alike; all of these. */
+static inline unsigned ds_plan_doubled_place(const struct ds_plan *plan, unsigned doubled)
+{
+    return plan->tensor_rank % doubled;
+}
+static inline struct ds_comm_group ds_plan_doubled_group(const struct ds_plan *plan,
+                                                         unsigned doubled)
 {
     return (struct ds_comm_group){
-        .first = plan->rank - plan->kv_rank, .stride = 1, .count = plan->kv_ranks};
+        .first = plan->rank - ds_plan_doubled_place(plan, doubled), .stride = 1, .count = doubled};
+}
+/* Those that have the same key/value heads. */
+static inline struct ds_comm_group ds_plan_kv_group(const struct ds_plan *plan)
+{
+    return ds_plan_doubled_group(plan, plan->kv_ranks);
 }
 /* This rank and its like of the part before or behind, in two turns: those from parts of even
  * number on, then the others; of one rank where there is no such part. */
@@ -419,12 +434,14 @@ struct ds_plan_ids {
 struct ds_plan_ids ds_plan_ids(const struct ds_plan *plan);
 
 /* Where in a tensor of the model lies what this rank has of it: rows from element `first` on, `row`
- * elements apart, and in each, if there are any, some runs, one behind the other here. */
+ * elements apart, and in each, if there are any, some runs, one behind the other here.  Where those
+ * are rows from several places, all of the tensor is one row. */
 enum { DS_PLAN_RUNS = 3 };
 struct ds_plan_cut {
     struct ds_param whole;
     uint64_t first, elems; /* elems: what is behind them is padding */
     uint64_t row, width;   /* elements of a row there, and here */
+    bool of_rows;          /* the runs are of whole rows of the tensor */
     unsigned runs;
     struct {
         uint64_t first, count;

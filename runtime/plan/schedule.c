@@ -24,6 +24,9 @@
  *                          UPDATE by the host, in forward order; FETCH of what it made of the
  *                          parameters, for which the next step's first reader or GATHER waits
  *
+ *   activations offloaded  STASH of a layer's input, RESTORE for its backward pass; HOLD where an
+ *                          operation waits for that (stash.c)
+ *
  *   states on a disk       LOAD of the first pieces before all else; behind the UPDATE of a piece
  *                          its STORE and the LOAD of the one that comes into its room (pieces.c)
  *
@@ -70,6 +73,11 @@ struct ds_instr *ds__emit(struct ds__writer *writer, enum ds_instr_op op, enum d
 static bool offloads(const struct ds__writer *writer)
 {
     return writer->plan->offload && !writer->sequence->eval;
+}
+
+static bool copies_out(const struct ds__writer *writer)
+{
+    return ds_plan_copies_out(writer->plan) && !writer->sequence->eval;
 }
 
 static uint32_t event_gathered(uint32_t bucket)
@@ -262,7 +270,7 @@ static void emit_reduces(struct ds__writer *writer, const struct ds__op *op, uin
 {
     bool last = micro_batch + 1 == writer->plan->micro_batches;
     bool due = !writer->sequence->eval && (writer->plan->stage >= 2 || last);
-    bool offload = offloads(writer) && last;
+    bool offload = copies_out(writer) && last;
 
     for (unsigned i = 0; i < DS__USES && op->complete[i] != UINT32_MAX; i++) {
         bool reduce = due && reduces(writer->plan, op->complete[i]);
@@ -307,10 +315,12 @@ static void emit_part(struct ds__writer *writer, const struct part *part)
     for (uint32_t i = part->from; i < part->to; i++) {
         const struct ds__op *op = &sequence->op[i];
         uint64_t position = micro_batch * sequence->count + i;
+        uint32_t done = DS_NO_EVENT;
         struct ds_instr *instr;
 
         if (plan->ahead)
             emit_gathers(writer, position);
+        ds__emit_hold(writer, op);
         instr = ds__emit(writer, op->op, DS_QUEUE_COMPUTE);
         instr->block = op->block;
         instr->micro_batch = (uint32_t)micro_batch;
@@ -323,7 +333,10 @@ static void emit_part(struct ds__writer *writer, const struct part *part)
         wait_for_whole(writer, &op->use, instr);
         for (unsigned j = 0; plan->stage >= 2 && !sequence->eval && j < DS__USES; j++)
             wait_for_room(writer, op->use.write[j], instr);
+        if (ds__moves(writer, op))
+            done = instr->signals = next_event(writer);
         emit_reduces(writer, op, micro_batch, instr);
+        ds__emit_move(writer, op, micro_batch, done);
         if (plan->ahead)
             emit_frees(writer, position);
     }
@@ -381,8 +394,10 @@ static void emit_host_update(struct ds__writer *writer, uint32_t bucket, uint32_
     }
     if (before != UINT32_MAX && plan->room_elems > 0)
         instr->room_after = event_updated(plan, before);
-    instr->signals = event_hosted(plan, bucket);
+    instr->signals = copies_out(writer) ? event_hosted(plan, bucket) : event_updated(plan, bucket);
     ds__emit_pieces(writer, instr);
+    if (!copies_out(writer))
+        return;
     instr = ds__emit(writer, DS_INSTR_FETCH, DS_QUEUE_COPY_IN);
     instr->bucket = bucket;
     instr->waits_for = event_hosted(plan, bucket);
@@ -426,7 +441,7 @@ static void emit_tie(struct ds__writer *writer)
         tie = ds__emit(writer, DS_INSTR_TIE, DS_QUEUE_COMPUTE);
         tie->bucket = bucket;
         tie->waits_for = writer->reduced_event;
-        if (plan->offload) {
+        if (copies_out(writer)) {
             tie->signals = next_event(writer);
             emit_offload(writer, bucket, plan->micro_batches - 1, tie->signals);
         }
@@ -471,7 +486,7 @@ static uint32_t first_wait(const struct ds__writer *writer, uint32_t bucket)
         return DS_NO_EVENT;
     if (!writer->sequence->eval && !whole && plan->stage > 0 && !plan->ahead)
         return event_gathered(bucket);
-    if (offloads(writer) && (whole || plan->stage == 0))
+    if (copies_out(writer) && (whole || plan->stage == 0))
         return event_updated(plan, bucket);
     return DS_NO_EVENT;
 }
@@ -484,6 +499,8 @@ void ds__write(struct ds__writer *writer)
     writer->count = writer->ref = writer->left = 0;
     writer->freed = writer->reduced_event = writer->reduced_before = DS_NO_EVENT;
     writer->offloaded = DS_NO_EVENT;
+    for (unsigned i = 0; i < DS_STASH_PLACES; i++)
+        writer->moved[i] = DS_NO_EVENT;
     writer->reduced = UINT32_MAX;
     writer->program->events = kinds * (uint32_t)plan->buckets;
     for (uint32_t i = 0; i < plan->buckets; i++)

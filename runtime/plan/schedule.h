@@ -14,9 +14,9 @@
 /* Of a layer: its own, its experts', both of what is frozen, the replicated one. */
 enum { DS__USES = 5 };
 
-struct ds__use {                              /* buckets, UINT32_MAX where there are fewer */
-    uint32_t read[DS__USES], write[DS__USES]; /* of what is read at most four */
-    uint32_t whole[DS__USES];                 /* read, too: what is never gathered */
+struct ds__use { /* buckets, UINT32_MAX where there are fewer */
+    uint32_t read[DS__USES], write[DS__USES];
+    uint32_t whole[DS__USES]; /* read, too: what is never gathered */
 };
 
 struct ds__op { /* a compute instruction of a micro-batch */
@@ -54,6 +54,7 @@ struct ds__writer {
     uint32_t reduced;   /* bucket of the last REDUCE that is still inside */
     uint32_t reduced_event, reduced_before; /* events of the last two */
     uint32_t offloaded;                     /* event of the last OFFLOAD */
+    uint32_t moved[DS_STASH_PLACES]; /* of the last STASH or RESTORE that nobody waited for */
 };
 
 /* The next instruction, with nothing said but these; there until the one after it. */
@@ -64,6 +65,13 @@ struct ds_instr *ds__emit(struct ds__writer *writer, enum ds_instr_op op, enum d
 void ds__emit_pieces(struct ds__writer *writer, struct ds_instr *update);
 /* What a step begins with: the first pieces come while it computes. */
 void ds__emit_first_loads(struct ds__writer *writer);
+
+/* stash.c: in front of an operation, what holds it; and behind it, whose end is the event `done`,
+ * the copy that begins then, if it has one. */
+void ds__emit_hold(struct ds__writer *writer, const struct ds__op *op);
+bool ds__moves(const struct ds__writer *writer, const struct ds__op *op);
+void ds__emit_move(struct ds__writer *writer, const struct ds__op *op, uint64_t micro_batch,
+                   uint32_t done);
 
 /* Write the list, or count it where program->instr is NULL; marks who meets in the rooms. */
 void ds__write(struct ds__writer *writer);

@@ -51,8 +51,9 @@ static struct ds__use use_of(const struct ds_plan *plan, enum ds_instr_op op, ui
         bool classifier = block == head && (param->param.role == DS_ROLE_HEAD_W ||
                                             (tied && param->param.role == DS_ROLE_WTE));
         bool own = param->param.block == block;
-        bool whole = plan->bucket[param->bucket].replicated ||
-                     (plan->stage > 0 && ds_plan_whole(plan, param->bucket));
+        bool whole = !ds_plan_comes(plan, param->bucket) &&
+                     (plan->bucket[param->bucket].replicated ||
+                      (plan->stage > 0 && ds_plan_whole(plan, param->bucket)));
 
         if ((!own && !classifier) || (!forward && block < plan->first_trained))
             continue;

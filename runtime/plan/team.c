@@ -15,6 +15,11 @@
  * added up (TIE): not what the attention leaves of keys and values, which is sent for every micro-
  * batch, and of which FP8 and a library's choice of a product could still make different bits.
  *
+ * So it is with adapters.  Of a matrix that is divided by what it makes, all have A, and B is
+ * divided with it; of one that is divided by what it reads A is, and all have B: what a rank
+ * adds is a part of the sum that the team makes anyway.  Of what all have each finds the part of
+ * the gradient that its columns make.
+ *
  * The vocabulary is divided by rows of its matrices, the same number for everybody: what the last
  * rank has too much is padding that nothing reads.
  *
@@ -46,10 +51,6 @@ static int check_products(const struct ds_plan *plan, struct ds_error *err)
     const uint64_t team = plan->tensor_ranks, size = model->head_size;
     const uint64_t kv = team < model->kv_heads ? team : model->kv_heads;
 
-    if (model->lora.rank > 0)
-        return ds_fail(err, EINVAL,
-                       "'parallel.tensor' %llu and 'lora.rank' are not supported together",
-                       (unsigned long long)team);
     if (plan->fp8 && (model->heads * size % (DS_FP8_UNIT * team) != 0 ||
                       model->kv_heads * size % (DS_FP8_UNIT / 2 * kv) != 0 ||
                       model->ffn % (DS_FP8_UNIT * team) != 0))
@@ -137,19 +138,33 @@ bool ds__plan_alike(const struct ds_plan *plan, size_t tensor)
     struct ds_param whole;
 
     ds_model_param(&plan->model, tensor, &whole);
-    return whole.elems == plan->tensor[tensor].param.elems && !plan->tensor[tensor].doubled;
+    return whole.elems == plan->tensor[tensor].param.elems && plan->tensor[tensor].doubled == 1;
 }
 
-bool ds__plan_doubles(const struct ds_plan *plan, enum ds_role role)
+unsigned ds__plan_doubles(const struct ds_plan *plan, enum ds_role role)
 {
-    return plan->kv_ranks > 1 && (role == DS_ROLE_K_W || role == DS_ROLE_V_W ||
-                                  role == DS_ROLE_K_B || role == DS_ROLE_V_B);
+    switch (role) {
+    case DS_ROLE_K_W:
+    case DS_ROLE_V_W:
+    case DS_ROLE_K_B:
+    case DS_ROLE_V_B:
+    case DS_ROLE_LORA_B_K:
+    case DS_ROLE_LORA_B_V: return plan->kv_ranks;
+    case DS_ROLE_LORA_A_QKV:
+    case DS_ROLE_LORA_A_K:
+    case DS_ROLE_LORA_A_V:
+    case DS_ROLE_LORA_A_FC:
+    case DS_ROLE_LORA_A_UP:
+    case DS_ROLE_LORA_B_PROJ:
+    case DS_ROLE_LORA_B_DOWN: return plan->tensor_ranks;
+    default: return 1;
+    }
 }
 
 /* Of what the ranks of a team have of a tensor, one behind the other: which part is here? */
 static uint64_t part_of(const struct ds_plan *plan, enum ds_role role)
 {
-    return plan->tensor_rank / (ds__plan_doubles(plan, role) ? plan->kv_ranks : 1);
+    return plan->tensor_rank / ds__plan_doubles(plan, role);
 }
 
 static void add_run(struct ds_plan_cut *cut, uint64_t first, uint64_t count)
@@ -159,22 +174,25 @@ static void add_run(struct ds_plan_cut *cut, uint64_t first, uint64_t count)
     cut->runs++;
 }
 
-/* Columns; of a packed row some of each of its parts. */
-static void cut_columns(const struct ds_plan *plan, enum ds_role role, struct ds_plan_cut *cut)
+/* Some of each part of a packed row, whose elements are `each` numbers. */
+static void cut_packed(const struct ds_plan *plan, uint64_t each, struct ds_plan_cut *cut)
 {
     const struct ds_model_shape *shape = &plan->shape;
-    const uint64_t head = shape->head_size, ranks = plan->tensor_ranks;
+    const uint64_t head = shape->head_size * each, ranks = plan->tensor_ranks;
     const uint64_t packed[] = {shape->heads * head, shape->kv_heads * head, shape->kv_heads * head};
     uint64_t at = 0;
 
-    if (role != DS_ROLE_QKV_W && role != DS_ROLE_QKV_B) {
-        add_run(cut, part_of(plan, role) * cut->width, cut->width);
-        return;
-    }
     for (size_t i = 0; i < sizeof(packed) / sizeof(packed[0]); i++) {
         add_run(cut, at + plan->tensor_rank * packed[i], packed[i]);
         at += ranks * packed[i];
     }
+}
+
+/* Is what it makes a packed row? */
+static bool is_packed(const struct ds_plan *plan, enum ds_role role)
+{
+    return role == DS_ROLE_QKV_W || role == DS_ROLE_QKV_B ||
+           (role == DS_ROLE_LORA_B_QKV && !ds_family_of(plan->shape.arch)->weight_out);
 }
 
 struct ds_plan_cut ds_plan_cut(const struct ds_plan *plan, size_t tensor)
@@ -186,12 +204,19 @@ struct ds_plan_cut ds_plan_cut(const struct ds_plan *plan, size_t tensor)
     ds_model_param(&plan->model, tensor, &cut.whole);
     cut.row = cut.whole.shape[last];
     cut.width = here->shape[last];
-    if (cut.row != cut.width) {
-        cut_columns(plan, here->role, &cut);
-        return cut;
-    }
     if (cut.whole.elems == here->elems)
         return cut;
+    if (is_packed(plan, here->role)) {
+        cut.of_rows = here->role == DS_ROLE_LORA_B_QKV;
+        cut.row = cut.of_rows ? cut.whole.elems : cut.row;
+        cut.width = cut.of_rows ? here->elems : cut.width;
+        cut_packed(plan, cut.of_rows ? here->shape[last] : 1, &cut);
+        return cut;
+    }
+    if (cut.row != cut.width) {
+        add_run(&cut, part_of(plan, here->role) * cut.width, cut.width);
+        return cut;
+    }
     cut.first = part_of(plan, here->role) * here->elems;
     if (cut.first + cut.elems > cut.whole.elems)
         cut.elems = cut.whole.elems - cut.first;

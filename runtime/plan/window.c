@@ -18,12 +18,12 @@
  */
 #include <string.h>
 
-#include "runtime/plan/internal.h"
+#include "runtime/plan/schedule.h"
 
 int ds__window_init(struct ds__window *window, struct ds_arena *arena, uint32_t positions)
 {
     *window = (struct ds__window){.positions = positions};
-    window->ref = ds_arena_alloc(arena, 4 * (size_t)positions, sizeof(*window->ref));
+    window->ref = ds_arena_alloc(arena, DS__USES * (size_t)positions, sizeof(*window->ref));
     return window->ref == NULL ? -ENOMEM : 0;
 }
 

@@ -211,7 +211,7 @@ static void count_sums(struct ds_plan *plan, const struct ds_instr *instr)
     }
 }
 
-/* Of the tied matrix both ends; of keys and values those who have them alike. */
+/* Of the tied matrix both ends; of keys and values and of adapters those who have them alike. */
 static void count_tie(struct ds_plan *plan, uint32_t bucket)
 {
     if (plan->bucket[bucket].tied)
@@ -221,7 +221,7 @@ static void count_tie(struct ds_plan *plan, uint32_t bucket)
         const struct ds_held held = ds_plan_doubled(plan, bucket, i);
 
         if (held.count > 0)
-            count(plan, DS_COMM_ALL_REDUCE_F32, held.count * sizeof(float), plan->kv_ranks);
+            count(plan, DS_COMM_ALL_REDUCE_F32, held.count * sizeof(float), plan->span[i].doubled);
     }
 }
 
@@ -271,7 +271,7 @@ void ds__plan_traffic(struct ds_plan *plan)
             count_tie(plan, instr->bucket);
         if (instr->op == DS_INSTR_GATHER)
             count(plan, DS_COMM_ALL_GATHER, bucket->padded_elems * param_bytes(plan),
-                  ds_plan_holders_of(plan, instr->bucket).shards);
+                  ds_plan_givers(plan, instr->bucket));
     }
     for (unsigned op = 0; op < DS_COMM_OP_COUNT; op++) {
         plan->messages_per_step += plan->traffic[op].calls;

@@ -207,6 +207,27 @@ Test(fsio, replace_fails_without_harm)
     cr_assert_eq(ds_fs_replace(name, "x", 1, NULL), -ENAMETOOLONG);
 }
 
+/* As /dev/null and /dev/stdout, which only root could replace. */
+Test(fsio, replace_leaves_what_is_no_file)
+{
+    const char *pipe = tempdir_path("pipe"), *link = tempdir_path("link");
+    const char *path[] = {pipe, link};
+    char temp[DS_MAX_PATH];
+
+    cr_assert_eq(mkfifo(pipe, 0600), 0);
+    cr_assert_eq(symlink("pipe", link), 0);
+    for (size_t i = 0; i < 2; i++) {
+        struct ds_error err = {0};
+        struct stat st;
+
+        cr_assert_eq(ds_fs_replace(path[i], "x", 1, &err), -EINVAL);
+        cr_assert_not_null(strstr(err.text, "it is no regular file"));
+        cr_assert_eq(ds_fs_create_beside(path[i], temp, NULL), -EINVAL);
+        cr_assert(stat(path[i], &st) == 0 && S_ISFIFO(st.st_mode));
+    }
+    cr_assert_eq(tempdir_names(tempdir), 2, "no temporary file is left");
+}
+
 Test(fsio, replace_in_this_folder)
 {
     cr_assert_eq(chdir(tempdir), 0);

@@ -44,6 +44,10 @@
     "{\"model_type\":\"qwen3_moe\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
     "\"intermediate_size\":99,\"moe_intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4," \
     "\"num_experts\":3,\"num_experts_per_tok\":2,\"norm_topk_prob\":"
+#define QWEN3_MOE5 /* as transformers 5 writes it */ \
+    "{\"model_type\":\"qwen3_moe\",\"vocab_size\":11,\"max_position_embeddings\":8,\"hidden_size\":8," \
+    "\"moe_intermediate_size\":12,\"num_hidden_layers\":2,\"num_attention_heads\":4," \
+    "\"num_experts_per_tok\":2,\"norm_topk_prob\":true,\"num_local_experts\":"
 /* clang-format on */
 
 static inline int read_config(const char *dir, const char *text, struct ds_model_shape *shape,

@@ -137,6 +137,8 @@ static const struct { const char *text; int rc; const char *says; } configs[] = 
     {QWEN3_MOE "true,\"mlp_only_layers\":[],\"decoder_sparse_step\":1,\"router_aux_loss_coef\":0.001}", 0, ""},
     {QWEN3_MOE "false}", -ENOTSUP, "'norm_topk_prob' is not true"},
     {QWEN3_MOE "null}", -ENOTSUP, "'norm_topk_prob' is not true"},
+    {QWEN3_MOE5 "3}", 0, ""},
+    {QWEN3_MOE5 "257}", -EBADMSG, "'num_local_experts' is 257"},
     {QWEN3_MOE "true,\"mlp_only_layers\":[1]}", -ENOTSUP, "'mlp_only_layers' is set"},
     {QWEN3_MOE "true,\"decoder_sparse_step\":2}", -ENOTSUP, "'decoder_sparse_step' is set"},
     {QWEN2 ",\"hidden_act\":\"gelu\"}", -ENOTSUP, "'hidden_act' is 'gelu'"},
@@ -276,6 +278,31 @@ Test(hf_config, windows_of_the_attention)
         cr_assert_eq(read_config(tempdir_path(""), ds_buf_text(&out), &again, &err), 0, "%s",
                      err.text);
         cr_assert_eq(again.window, shape.window);
+        ds_buf_release(&out);
+    }
+}
+
+/* transformers 5 takes a whole number for no real one, and no real one for a whole one. */
+Test(hf_config, numbers_have_the_types_that_are_asked_for)
+{
+    static const struct {
+        const char *text, *says;
+    } table[] = {
+        {MIXTRAL "}", "\"router_jitter_noise\":0.0,"},
+        {GEMMA3 ",\"head_dim\":2}", "\"query_pre_attn_scalar\":256,"},
+        {GEMMA3 ",\"query_pre_attn_scalar\":2}", "\"query_pre_attn_scalar\":2,"},
+        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8}}", "\"factor\":8.0"},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_model_shape shape;
+        struct ds_error err = {0};
+        struct ds_buf out;
+
+        ds_buf_init(&out, 1 << 16);
+        cr_assert_eq(read_config(tempdir_path(""), table[i].text, &shape, &err), 0, "%s", err.text);
+        cr_assert_eq(ds__hf_write_config(&shape, DS_F32, NULL, &out, &err), 0, "%s", err.text);
+        cr_assert_not_null(strstr(ds_buf_text(&out), table[i].says), "%s", ds_buf_text(&out));
         ds_buf_release(&out);
     }
 }

@@ -27,6 +27,7 @@ TestSuite(manifest, .init = tempdir_make, .fini = tempdir_remove);
 #define SCALING(text) OTHER("qwen2", ",\"rope_scaling\":" text)
 #define LORA(text) OTHER("llama", ",\"lora\":" text)
 #define TARGETS(names) "{\"rank\":2,\"alpha\":4,\"targets\":[" names "]}"
+#define DROPPING(names) "{\"rank\":2,\"alpha\":4,\"rslora\":true,\"dropout\":0.25,\"targets\":[" names "]}"
 #define BASE(text) ",\"base\":" text
 #define A_BASE BASE("{\"path\":\"/models/llama\",\"digest\":\"00000000000000ab\",\"frozen\":\"00000000000000cd\"}")
 #define LLAMA3 "\"type\":\"llama3\",\"factor\":8"
@@ -99,6 +100,8 @@ static const struct { const char *body; int rc; const char *says; } bodies[] = {
     {VIEWS_HEAD(4) STATE LORA("{\"rank\":2000,\"alpha\":4}") A_BASE A_FILE TENSORS, -EBADMSG, "'rank'"},
     {VIEWS_HEAD(4) STATE LORA("{\"rank\":2,\"alpha\":4}") A_BASE A_FILE TENSORS, -EBADMSG, "'targets' is not a list"},
     {VIEWS_HEAD(4) STATE LORA(TARGETS("\"c_attn\"")) A_BASE A_FILE TENSORS, -EBADMSG, "no matrix for a target"},
+    {VIEWS_HEAD(4) STATE LORA("{\"rank\":2,\"alpha\":4,\"dropout\":\"no\",\"targets\":[]}") A_BASE A_FILE TENSORS, -EBADMSG, "'dropout'"},
+    {VIEWS_HEAD(4) STATE LORA("{\"rank\":2,\"alpha\":4,\"rslora\":1,\"targets\":[]}") A_BASE A_FILE TENSORS, -EBADMSG, "'rslora'"},
     {VIEWS_HEAD(4) STATE LORA(TARGETS("7")) A_BASE A_FILE TENSORS, -EBADMSG, "no matrix for a target"},
     {VIEWS_HEAD(4) STATE MODEL BASE("7") A_FILE TENSORS, -EBADMSG, "'base' is not an object"},
     {VIEWS_HEAD(4) STATE MODEL BASE("{\"path\":\"llama\",\"digest\":\"ab\"}") A_FILE TENSORS, -EBADMSG, "not an absolute path"},
@@ -276,7 +279,7 @@ Test(manifest, under_a_good_seal_everything_is_checked)
 
 Test(manifest, so_are_adapters_and_what_they_were_made_on)
 {
-    struct ds_buf text = sealed(VIEWS_HEAD(4) STATE LORA(TARGETS("\"v_proj\",\"mlp.up_proj\""))
+    struct ds_buf text = sealed(VIEWS_HEAD(4) STATE LORA(DROPPING("\"v_proj\",\"mlp.up_proj\""))
                                     A_BASE A_FILE TENSORS),
                   again;
     struct ds_manifest m;
@@ -288,6 +291,7 @@ Test(manifest, so_are_adapters_and_what_they_were_made_on)
     cr_assert(strstr(ds_buf_text(&again), "\"version\":4") != NULL);
     cr_assert(ds_manifest_parse(&m, again.data, again.len, NULL) == 0);
     cr_assert(m.state.shape.lora.rank == 2 && m.state.shape.lora.alpha == 4.0);
+    cr_assert(m.state.shape.lora.dropout == 0.25 && m.state.shape.lora.by_root);
     cr_assert_eq(m.state.shape.lora.targets, 1U << DS_ADAPTED_V | 1U << DS_ADAPTED_UP);
     cr_assert_str_eq(m.state.base.path, "/models/llama");
     cr_assert(m.state.base.digest == 0xab && m.state.base.frozen == 0xcd);

@@ -92,7 +92,9 @@ static const struct wrong {
     {{"convert", "--restarts", "5", "c.json"}, EINVAL, "option '--restarts' does not go with 'convert'"},
     {{"launch", "--nproc_per_node=2", "x"}, EINVAL, "unknown option '--nproc_per_node', which is '--slots' here"},
     {{"launch", "--nproc-per-node", "2", "x"}, EINVAL, "unknown option '--nproc-per-node', which is '--slots' here"},
-    {{"launch", "--nnodes=2", "x"}, EINVAL, "unknown option '--nnodes', which is '--nodes' here"},
+    {{"launch", "--nnodes=2", "x"}, EINVAL, "unknown option '--nnodes', which is '--nodes N|MIN:MAX' here"},
+    {{"launch", "--nnodes", "2:4", "x"}, EINVAL, "unknown option '--nnodes', which is '--nodes N|MIN:MAX' here"},
+    {{"launch", "--max_elastic_nodes=4", "x"}, EINVAL, "unknown option '--max_elastic_nodes', which is '--nodes MIN:MAX' here"},
     {{"launch", "-np", "2", "x"}, EINVAL, "unknown option '-np', which is '--slots' here"},
     {{"launch", "-N2", "x"}, EINVAL, "unknown option '-N2', which is '--nodes' here"},
     {{"launch", "-x", "A", "x"}, EINVAL, "unknown option '-x', which is '--env' here"},
@@ -108,6 +110,11 @@ static const struct wrong {
     {{"--slots", "-1", "j.yaml"}, EINVAL, "'--slots' must be a whole number between 1 and 1024, not '-1'"},
     {{"--slots", "two", "j.yaml"}, EINVAL, "'--slots' must be a whole number between 1 and 1024, not 'two'"},
     {{"--nodes", "65537", "j.yaml"}, EINVAL, "'--nodes' must be a whole number between 1 and 65536, not '65537'"},
+    {{"--nodes", "3:2", "j.yaml"}, EINVAL, "'--nodes' must be N or MIN:MAX, as in '2:4', MIN 1 or more and MAX no less than MIN, not '3:2'"},
+    {{"--nodes=2:", "j.yaml"}, EINVAL, "'--nodes' must be N or MIN:MAX, as in '2:4', MIN 1 or more and MAX no less than MIN, not '2:'"},
+    {{"--nodes=0:2", "j.yaml"}, EINVAL, "'--nodes' must be N or MIN:MAX, as in '2:4', MIN 1 or more and MAX no less than MIN, not '0:2'"},
+    {{"--nodes", "1:2:3", "j.yaml"}, EINVAL, "'--nodes' must be N or MIN:MAX, as in '2:4', MIN 1 or more and MAX no less than MIN, not '1:2:3'"},
+    {{"tune", "--nodes", "2:4", "j.yaml"}, EINVAL, "'--nodes' takes one number with 'tune', which starts nothing again"},
     {{"--restarts", "-2", "j.yaml"}, EINVAL, "'--restarts' must be a whole number between 0 and 1000000, not '-2'"},
     {{"--restart-on", "rank,node-loss", "j.yaml"}, EINVAL, "'--restart-on' must be 'host-lost', 'start', 'rank', 'comm', 'hang', 'launcher', 'oom', 'disk-full' or 'input', not 'node-loss'"},
     {{"--restart-on=rank,", "j.yaml"}, EINVAL, "'--restart-on' has no value; it must be a list of names"},
@@ -180,7 +187,16 @@ Test(opt, every_form_of_a_value)
     cr_expect_str_eq(line.cli.hostfile, "hosts");
     cr_expect_str_eq(line.cli.include, "a:0,1");
     cr_expect(line.cli.slots == 2 && line.cli.nodes == 3 && line.cli.quiet);
+    cr_expect(line.cli.least_nodes == 3);
     cr_expect(line.cli.args == 1);
+    ds_arena_release(&line.arena);
+    PARSE(&line, "launch", "--nodes=2:4", "x");
+    cr_assert(line.rc == 0, "%s", line.err.text);
+    cr_expect(line.cli.least_nodes == 2 && line.cli.nodes == 4);
+    ds_arena_release(&line.arena);
+    PARSE(&line, "exec", "--nodes", "3:3", "x");
+    cr_assert(line.rc == 0, "%s", line.err.text);
+    cr_expect(line.cli.least_nodes == 3 && line.cli.nodes == 3);
     ds_arena_release(&line.arena);
     PARSE(&line, "--grace=2.5", "--start-timeout", "30", "--restarts", "0", "--env", "A=b", "--env",
           "HOME", "--color=never", "--", "-odd.yaml");

@@ -6,6 +6,9 @@
 #ifndef DS_TESTS_COST_FIXTURE_H
 #define DS_TESTS_COST_FIXTURE_H
 
+#include <criterion/criterion.h>
+#include <math.h>
+
 #include "runtime/cost/cluster.h"
 #include "tests/plan/fixture.h"
 
@@ -25,6 +28,12 @@ static inline struct ds_cluster test_cluster(uint64_t hosts, uint64_t ranks)
     cluster.network = (struct ds_link_rate){.bandwidth = 50e9, .latency_us = 10};
     cluster.overlap = 1.0;
     return cluster;
+}
+
+static inline void close_to(double value, double expected, const char *what)
+{
+    cr_assert_float_eq(value, expected, 1e-9 * fabs(expected), "%s: %.12g, not %.12g", what, value,
+                       expected);
 }
 
 #endif

@@ -12,12 +12,6 @@
 #include "runtime/cost/predict.h"
 #include "tests/cost/fixture.h"
 
-static void close_to(double value, double expected, const char *what)
-{
-    cr_assert_float_eq(value, expected, 1e-9 * fabs(expected), "%s: %.12g, not %.12g", what, value,
-                       expected);
-}
-
 Test(work, a_large_product_takes_its_flops_and_a_thin_one_its_bytes)
 {
     struct ds_cluster cluster = test_cluster(1, 1);
@@ -90,51 +84,6 @@ Test(work, collectives_are_rings_through_the_narrowest_link)
     close_to(ds_work_collective(&cluster, (struct ds_ring){32, 8}, 8e9, 2),
              2 * (8e9 * 31 / 32 / 80e9 + 5 * 10e-6), "the network is the narrowest");
     cr_assert_eq(ds_work_collective(&cluster, (struct ds_ring){1, 1}, 8e9, 2), 0.0);
-}
-
-/* With memory apart the host works beside the device, so that a link and a host that are fast
- * enough add next to nothing; a slow link or host is waited for, and no longer than it takes. */
-Test(predict, offload_is_hidden_as_far_as_it_can_be)
-{
-    struct ds_cluster cluster = test_cluster(1, 4);
-    struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), 32, 8, 1024);
-    const struct ds_plan_args args = {
-        .job = &job, .world = 4, .threads = 1, .local_world = 4, .apart = true};
-    const double rates[][2] = {{1e15, 1e15}, {50e9, 100e9}, {5e9, 100e9}, {50e9, 10e9}};
-    struct ds_prediction here, there[4];
-    struct ds_plan plan;
-    double held = 0.0;
-
-    job.precision.compute = DS_COMPUTE_BF16;
-    job.zero.stage = 2;
-    cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
-    cr_assert_eq(ds_predict(&here, &cluster, &plan, NULL), 0);
-    cr_assert(here.copy_s == 0.0 && here.host_s == 0.0);
-    ds_plan_release(&plan);
-    job.offload.optim = DS_OFFLOAD_CPU;
-    cr_assert_eq(ds_plan_build(&plan, &args, NULL), 0);
-    for (size_t i = 0; i < plan.buckets; i++)
-        held += (double)ds_plan_shard(&plan, DS_ARENA_MOMENTS, i).count;
-    for (unsigned i = 0; i < 4; i++) {
-        cluster.pcie.bandwidth = rates[i][0];
-        cluster.main.update = rates[i][1];
-        cr_assert_eq(ds_predict(&there[i], &cluster, &plan, NULL), 0);
-        close_to(there[i].copy_s, held * 6.0 / rates[i][0], "copies");
-        close_to(there[i].host_s, held * 30.0 / rates[i][1], "updates");
-        cr_assert_geq(there[i].step_s, there[i].compute_s + there[i].update_s);
-        cr_assert_leq(there[i].step_s, here.step_s + there[i].copy_s + there[i].host_s);
-        cr_assert(i < 2 || there[i].step_s > there[1].step_s, "%u", i);
-    }
-    cr_assert_lt(there[0].step_s, here.step_s);
-    cluster.pcie.bandwidth = 0.0; /* one memory: updates are the device's */
-    ds_prediction_release(&there[0]);
-    cr_assert_eq(ds_predict(&there[0], &cluster, &plan, NULL), 0);
-    cr_assert(there[0].host_s == 0.0 && there[0].copy_s > 0.0);
-    cr_assert_gt(there[0].step_s, here.step_s);
-    ds_plan_release(&plan);
-    ds_prediction_release(&here);
-    for (unsigned i = 0; i < 4; i++)
-        ds_prediction_release(&there[i]);
 }
 
 /* Words and passes over the stream, counted by hand: an embedding and LAYERS layers, each way. */

@@ -32,10 +32,6 @@
 #define ACQUIRE(token) ((void)(token))
 #endif
 
-#ifndef __x86_64__
-#error "the emulation switches stacks on x86-64 only"
-#endif
-
 #if defined(DS_CUDAEMU_TSAN)
 enum { INHERIT = 0 }; /* a stack of one thread after the other would be a race */
 #else
@@ -108,6 +104,7 @@ bool cudaemu_unpublished()
 
 /* Keep what a callee must keep on this stack, and go on with the other one. */
 extern "C" void cudaemu_swap(void **save, void *to);
+#if defined(__x86_64__)
 asm(".text\n"
     ".p2align 4\n"
     ".globl cudaemu_swap\n"
@@ -130,6 +127,48 @@ asm(".text\n"
     "    popq %rbp\n"
     "    ret\n"
     ".size cudaemu_swap,.-cudaemu_swap\n");
+/* What is on it of one that has not begun: rbp .. r15, where to go on, and a place that is aligned
+ * as behind a call. */
+enum { WHERE = 6, FRAME = 8 };
+#elif defined(__aarch64__)
+asm(".text\n"
+    ".p2align 4\n"
+    ".globl cudaemu_swap\n"
+    ".hidden cudaemu_swap\n"
+    ".type cudaemu_swap,%function\n"
+    "cudaemu_swap:\n"
+    "    sub sp, sp, #160\n"
+    "    stp x19, x20, [sp]\n"
+    "    stp x21, x22, [sp, #16]\n"
+    "    stp x23, x24, [sp, #32]\n"
+    "    stp x25, x26, [sp, #48]\n"
+    "    stp x27, x28, [sp, #64]\n"
+    "    stp x29, x30, [sp, #80]\n"
+    "    stp d8, d9, [sp, #96]\n"
+    "    stp d10, d11, [sp, #112]\n"
+    "    stp d12, d13, [sp, #128]\n"
+    "    stp d14, d15, [sp, #144]\n"
+    "    mov x2, sp\n"
+    "    str x2, [x0]\n"
+    "    mov sp, x1\n"
+    "    ldp x19, x20, [sp]\n"
+    "    ldp x21, x22, [sp, #16]\n"
+    "    ldp x23, x24, [sp, #32]\n"
+    "    ldp x25, x26, [sp, #48]\n"
+    "    ldp x27, x28, [sp, #64]\n"
+    "    ldp x29, x30, [sp, #80]\n"
+    "    ldp d8, d9, [sp, #96]\n"
+    "    ldp d10, d11, [sp, #112]\n"
+    "    ldp d12, d13, [sp, #128]\n"
+    "    ldp d14, d15, [sp, #144]\n"
+    "    add sp, sp, #160\n"
+    "    ret\n"
+    ".size cudaemu_swap,.-cudaemu_swap\n");
+/* x19 .. x29, x30, which is where to go on, d8 .. d15. */
+enum { WHERE = 11, FRAME = 20 };
+#else
+#error "the emulation switches stacks on x86-64 and aarch64 only"
+#endif
 
 CUDAEMU_INTERNAL static void switch_to(cudaemu_thread *to, bool dying)
 {
@@ -437,10 +476,9 @@ static void lay_stack(cudaemu_thread *t)
 
     t->stack = stack_of(i);
     sp = (void **)(void *)(t->stack + STACK_BYTES - 64 - (i * 320u & 4095u));
-    *--sp = nullptr;
-    *--sp = (void *)entry;
-    for (int k = 0; k < 6; k++)
+    for (int k = 0; k < FRAME; k++)
         *--sp = nullptr;
+    sp[WHERE] = (void *)entry;
     t->sp = sp;
 }
 

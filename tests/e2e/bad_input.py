@@ -379,6 +379,11 @@ def resume(run):
     before = digest(run / "checkpoints")
     refused("resume: another width", dsrun("--run-dir", run, "job.yaml", "model.hidden=32"), DATA, r".")
     refused("resume: another depth", dsrun("--run-dir", run, "job.yaml", "model.layers=2"), DATA, r".")
+    for words, said in (("model.heads=4", r"'model\.heads' was 2 there and is 4"), ("model.tie_embeddings=false", r"'model\.tie_embeddings' was 1")):
+        refused(f"resume: another model of the same tensors, or more, {words}", dsrun("--run-dir", run, "job.yaml", words), DATA, said)
+    deeper = dsrun("--run-dir", "run-deeper", "job.yaml", "model.layers=2")
+    h.ok(deeper.returncode == 0, "resume: a deeper model", deeper.stderr)
+    refused("resume: some of its layers", dsrun("--run-dir", "run-deeper", "job.yaml", "train.steps=3"), DATA, r"'model\.layers' was 2")
     refused("resume: no such checkpoint", dsrun("--run-dir", run, "job.yaml", "checkpoint.resume=nowhere"), (USAGE, DATA), r"nowhere")
     h.ok(digest(run / "checkpoints") == before, "resume: the checkpoints are as they were")
 
@@ -448,6 +453,13 @@ def two_ranks():
             dsrun("--slots", 2, "--run-dir", "run-two", "job.yaml", "train.global_batch=3"), DATA, r"global_batch")
 
 
+def few_files():
+    """What an agent has no room for."""
+    ran = subprocess.run(["sh", "-c", f"ulimit -n 32; exec {h.DSRUN} --run-dir run-few job.yaml"], capture_output=True,
+                         text=True, cwd=h.work(), env=h.environment(), check=False)
+    h.ok(ran.returncode == 69 and "more open files must be allowed (ulimit -n)" in ran.stderr, "few files: the limit is named", ran.stderr)
+
+
 os.chdir(h.work())
 (h.work() / "job.yaml").write_text(JOB)
 h.text_file("train.txt")
@@ -466,5 +478,6 @@ if h.ok(first.returncode == 0, "the job itself is good", first.stdout + first.st
     numbers_and_places()
     two_ranks()
 full_disk()
+few_files()
 h.ok(not h.left(), "nothing is left running", h.processes())
 h.done()

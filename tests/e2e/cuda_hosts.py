@@ -39,7 +39,7 @@ def near(a, b):
 
 beds.require()
 if not (FAKES / "dsrun-cuda.so").exists():
-    h.skip("cuda_hosts", "the emulation switches stacks on x86-64 only")
+    h.skip("cuda_hosts", "the emulation switches stacks on x86-64 and aarch64 only")
     h.done()
 case = reference.CASES / "gpt2-tiny"
 want = reference.load(case, "expected")[:STEPS]

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # Copyright the dsrun contributors.
 # SPDX-License-Identifier: Apache-2.0
-"""cuda_kinds - what a job may ask for, on GPUs without one: FP8, every optimizer, bf16 on the wire, offload.
+"""cuda_kinds - what a job may ask for, on GPUs without one: FP8, every optimizer, bf16 on the wire, offload
+of states and of parameters.
 
 As in cuda.py the product's C sources and its kernels run on doubles (tests/fakes/); the CPU has the same
 numbers, or nearly.
@@ -185,6 +186,42 @@ def offload():
              f"offload: {call} fails: said", f"{ran.returncode} {ran.stderr}")
 
 
+def parameters_of_the_host():
+    """Parameters that come up for each use: the bits of stage 3 without that, whoever updates; on one rank, too, with adapters."""
+    for arch, compute, slots, words in (("gpt2", "fp32", 2, ["offload.optim=cpu"]), ("llama", "bf16", 2, []), ("llama", "fp16", 2, ["offload.optim=cpu"]),
+                                        ("gpt2", "bf16", 3, ["train.global_batch=6", "zero.replicate_below=100"]),
+                                        ("llama", "bf16", 2, ["model.layers=4", "activation.recompute=full", "activation.offload=cpu", "train.global_batch=8"]),
+                                        ("llama", "bf16", 2, ["optim.name=muon", "activation.recompute=full", "train.global_batch=8"])):
+        title = f"parameters of the host: {arch} in {compute} on {slots}" + "".join(f", {w}" for w in words)
+        job, runs = small_job(arch, "compute", "cuda", 3), [f"{title.replace(' ', '-').replace(':', '')}-{i}" for i in range(2)]
+        words = [f"precision.compute={compute}", "train.global_batch=4", *words]
+        ran = [train(job, run, slots, extra=(*words, *more)) for run, more in zip(runs, ([], ["offload.params=cpu"]))]
+        if not h.ok(all(r.returncode == 0 for r in ran), f"{title}: the jobs end with 0", [r.stdout + r.stderr for r in ran]):
+            continue
+        texts = [h.metric_texts(h.work() / run) for run in runs]
+        h.ok(texts[0] == texts[1] and len(texts[0]) == 3, f"{title}: the same bits", texts)
+        calls = next((e for e in events(h.work() / runs[1], "waits")), None)
+        h.ok("offload.optim=cpu" in words or (calls["least"], calls["most"]) == (0, 0), f"{title}: the host waits in no step, if it does not update",
+             calls)
+    for stage, words in ((0, ["offload.optim=cpu"]), (1, []), (3, ["model.dropout=0.1"])):
+        job, title = small_job("gpt2", "compute", "cuda", stage), f"activations of the host, stage {stage}"
+        words, texts = ["model.layers=5", "precision.compute=bf16", "train.global_batch=8", "activation.recompute=full", *words], []
+        for run, more in ((f"outs-{stage}-{i}", more) for i, more in enumerate(([], ["activation.offload=cpu"]))):
+            ran = train(job, run, 2, extra=[*words, *more])
+            texts.append(h.metric_texts(h.work() / run) if ran.returncode == 0 else ran.stderr)
+        h.ok(texts[0] == texts[1] and len(texts[0]) == 3, f"{title}: the same bits", texts)
+        calls = next((e for e in events(h.work() / f"outs-{stage}-1", "waits")), None)
+        h.ok("offload.optim=cpu" in words or (calls["least"], calls["most"]) == (0, 0), f"{title}: the host waits in no step, if it does not update", calls)
+    for name, words in (("one rank", []), ("one rank with adapters", ["lora.rank=4", "optim.lr=2e-2"])):
+        texts = []
+        for run, more in ((f"alone-{name}-{i}".replace(" ", "-"), more) for i, more in enumerate(([], ["offload.params=cpu"]))):
+            job, _ = case_job("llama-tiny", device="cuda")
+            ran = train(job, run, 1, extra=["zero.stage=3", "offload.optim=cpu", "precision.compute=bf16", "train.global_batch=1",
+                                              "train.micro_batch=1", *words, *more])
+            texts.append(h.metric_texts(h.work() / run) if ran.returncode == 0 else ran.stderr)
+        h.ok(texts[0] == texts[1] and len(texts[0]) == 2, f"parameters of the host: {name}: the same bits", texts)
+
+
 def on_both(what, arch, text, rows, keys, op):
     """Runs of a job of ranks that share something, on the device and on the CPU: what the plan says of collective `op`, and the
     CPU's losses.  Rows are ZeRO stage, ranks, micro-batch, environment; returns the records by device and stage."""
@@ -273,6 +310,8 @@ def adapters():
             ("adapters of gpt2", "gpt2-tiny", ["lora.rank=8", "lora.alpha=16", "optim.lr=2e-2", "zero.stage=3"], 2, {}),
             ("adapters in bf16", "llama-tiny", ["lora.rank=8", "optim.lr=2e-2", "precision.compute=bf16", "zero.stage=2"], 2, {}),
             ("adapters with states of the host", "llama-tiny", ["lora.rank=4", "optim.lr=2e-2", "zero.stage=3", "offload.optim=cpu"], 2, {}),
+            ("adapters of a team", "llama-tiny", ["lora.rank=4", "lora.dropout=0.2", "optim.lr=2e-2", "parallel.tensor=2", "activation.recompute=full"], 2, {}),
+            ("adapters and what is beside", "gpt2-tiny", ["lora.rank=4", "lora.whole=*.w?e.weight", "lora.rslora=true", "optim.lr=2e-2", "zero.stage=3"], 2, {}),
             ("frozen", "gpt2-tiny", ["train.freeze=transformer.h.0.*", "zero.stage=3"], 2, {}),
             ("frozen norms", "qwen3-moe-tiny", ["train.freeze=*norm*"], 1, {})):
         found = []
@@ -300,6 +339,7 @@ optimizers()
 evaluation()
 bf16_wire()
 offload()
+parameters_of_the_host()
 sharers()
 team()
 pipeline()

@@ -78,5 +78,5 @@ def done():
 
 def require():
     if not (FAKES / "dsrun-cuda.so").exists():
-        h.skip("devices", "the emulation switches stacks on x86-64 only")
+        h.skip("devices", "the emulation switches stacks on x86-64 and aarch64 only")
         h.done()

@@ -297,7 +297,15 @@ def draw_layout(dice, job, hosts):
         keys["zero.replicate_below"] = dice.choice((40, 500, 5000))
     if dice.random() < 0.25:
         keys["zero.shard_group"] = "node"
-    return Layout({**keys, **quiet_keys(dice, job)}, draw_slots(dice, ranks, hosts))
+    keys = {**keys, **quiet_keys(dice, job)}
+    if keys["zero.stage"] == 3 and ranks > 1 and "zero.shard_group" not in keys and keys.get("parallel.tensor", 1) == 1 and \
+            dice.random() < 0.3:  # of a rank that shares with nobody the order of sums would be another one
+        keys["offload.params"] = "cpu"
+        if job.get("precision.compute", "fp32") == "fp32":
+            keys.setdefault("offload.optim", "cpu")
+    if keys.get("activation.recompute") == "full" and keys.get("parallel.pipeline", 1) == 1 and dice.random() < 0.5:
+        keys["activation.offload"] = "cpu"
+    return Layout(keys, draw_slots(dice, ranks, hosts))
 
 
 def passes(job, layout):

@@ -343,7 +343,7 @@ def on_devices(run):
     if not (h.BUILD / "libexec" / "dsrun" / "dsrun-cuda.so").exists():
         h.ok(none.returncode == 2 and b"built without CUDA" in none.stderr and not none.stdout, "no plug-in", none)
     if not (devices.FAKES / "dsrun-cuda.so").exists():
-        h.skip("on a device", "the emulation switches stacks on x86-64 only, and not under sanitizers")
+        h.skip("on a device", "the emulation switches stacks on x86-64 and aarch64 only, and not under sanitizers")
         return
     libexec = {"DSRUN_LIBEXEC": str(devices.FAKES)}
     for case, prompt in (("gpt2-tiny", b"0123"), ("llama-tiny", b"abcd5"), ("llama-tied", bytes([1, 20, 7]))):

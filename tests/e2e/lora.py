@@ -20,11 +20,11 @@ LLAMA = {"q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "
          "gate_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "down_proj": "mlp.down_proj"}
 
 
-def make_base(arch):
+def make_base(arch, *words):
     """A folder of Hugging Face with weights that have learned a little, and a job that starts from it."""
     job = h.write_job(f"{arch}.yaml", arch=arch, every=0, sequence=SEQUENCE, batch=BATCH, micro=2, name=arch)
     run, base = h.work() / f"run-{arch}", h.work() / f"base-{arch}"
-    ran = h.dsrun("--run-dir", run, job, "train.steps=8", "schedule.steps=8", "checkpoint.every=8")
+    ran = h.dsrun("--run-dir", run, job, "train.steps=8", "schedule.steps=8", "checkpoint.every=8", *words)
     out = h.dsrun("ckpt", "export", run, base)
     h.ok(ran.returncode == 0 and out.returncode == 0, f"{arch}: a base", ran.stderr + out.stderr)
     text = job.read_text()
@@ -129,6 +129,7 @@ def layouts(base, job):
                        ("stage 3, gathered", ["zero.stage=3", "zero.once_per_host=false", "zero.bucket_mb=1"]),
                        ("small tensors whole", ["zero.stage=3", "zero.once_per_host=false", "zero.replicate_below=200"]),
                        ("states of the host", ["zero.stage=2", "offload.optim=cpu"]), ("states on a disk", ["offload.optim=nvme", f"offload.path={disk}"]),
+                       ("parameters of the host", ["zero.stage=3", "offload.params=cpu", "offload.optim=cpu"]),
                        ("layers again", ["activation.recompute=full"]), ("norms again", ["activation.recompute=selective"])):
         ran = train("other", job, *words, *more, slots=2, steps=4)
         h.ok(ran.returncode == 0 and h.metric_texts(h.work() / "other") == same, f"{name}: the same bits", f"{h.metrics(h.work() / 'other')} {same} {ran.stderr}")
@@ -146,6 +147,95 @@ def layouts(base, job):
     plan = json.loads(ran.stdout)
     trained = sum(len(values) for _, values in saved("first", 2).values())
     h.ok(ran.returncode == 0 and plan["memory"]["optimizer"] < plan["memory"]["parameters"] / 2 and trained > 0, "states of adapters alone", ran.stdout[:500])
+
+
+def exported(name):
+    """The adapters of a run as one file of PEFT has them, however ranks have written them."""
+    out = h.work() / f"peft-of-{name}"
+    shutil.rmtree(out, ignore_errors=True)
+    ran = h.dsrun("ckpt", "export", "--adapters", h.work() / name, out)
+    return h.safetensors(out / "adapter_model.safetensors") if ran.returncode == 0 else {}
+
+
+def teams(arch, job, ranks, *words):
+    """Adapters cut with their matrices, where both of two orders of sums are those of an optimizer that sees whole matrices, too."""
+    for optim in ("adamw", "muon", "lamb"):
+        all_words = adapted("optim.lr=1e-2", f"optim.name={optim}", "checkpoint.every=4", *words)
+        one = train("one", job, *all_words, steps=4)
+        team = train("team", job, *all_words, f"parallel.tensor={ranks}", slots=ranks, steps=4)
+        a, b = exported("one"), exported("team")
+        apart = {key: far([b[key][1]], [a[key][1]]) for key in a if key in b}
+        losses = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("one", "team")]
+        h.ok(one.returncode == team.returncode == 0 and len(apart) == len(a) == len(b) > 0 and max(apart.values()) < 2e-3
+             and all(abs(x - y) < 1e-6 * x for x, y in zip(*losses)), f"{arch}, {optim}: adapters of a team of {ranks} are those of one rank",
+             f"{losses} {apart} {one.stderr} {team.stderr}")
+    same = None
+    for more in ([], ["zero.stage=1"], ["zero.stage=2"], ["zero.stage=3"], ["zero.stage=3", "zero.once_per_host=false", "zero.replicate_below=200"],
+                 ["zero.stage=2", "offload.optim=cpu"], ["activation.recompute=full"]):
+        ran = train("team-2", job, *all_words, f"parallel.tensor={ranks}", *more, slots=2 * ranks, steps=4)
+        texts = h.metric_texts(h.work() / "team-2")
+        same = same or texts
+        h.ok(ran.returncode == 0 and len(texts) == 4 and texts == same, f"{arch}: two such teams have the same bits, {more}", f"{texts} {same} {ran.stderr}")
+    ran = train("team", job, *all_words, "zero.stage=1", slots=2, steps=6, fresh=False)
+    one = train("one", job, *all_words, steps=6, fresh=False)
+    losses = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("one", "team")]
+    h.ok(ran.returncode == one.returncode == 0 and len(losses[0]) == len(losses[1]) == 6 and all(abs(x - y) < 1e-6 * x for x, y in zip(*losses)),
+         f"{arch}: what a team has saved goes on on ranks of data", f"{losses} {ran.stderr} {one.stderr}")
+
+
+def by_root(job):
+    """RANK is a square: alpha / sqrt(rank) is that of another alpha by alpha / rank."""
+    runs = {}
+    for name, words in (("by rank", [f"lora.alpha={2 * ALPHA}"]), ("by its root", [f"lora.alpha={ALPHA}", "lora.rslora=true"])):
+        ran = train("other", job, f"lora.rank={RANK}", "optim.lr=1e-2", "checkpoint.every=4", *words, steps=4)
+        shutil.rmtree(h.work() / "scaled", ignore_errors=True)
+        out = h.dsrun("ckpt", "export", h.work() / "other", h.work() / "scaled")
+        runs[name] = [h.metric_texts(h.work() / "other"), h.safetensors(h.work() / "scaled" / "model.safetensors")] if ran.returncode == out.returncode == 0 else ran.stderr
+    exported("other")
+    told = json.loads((h.work() / "peft-of-other" / "adapter_config.json").read_text())
+    h.ok(runs["by rank"] == runs["by its root"] and len(runs["by rank"]) == 2 and told["use_rslora"] and told["lora_alpha"] == ALPHA, "rslora: the same bits, and weights", told)
+    ran = train("other", job, f"lora.rank={RANK}", "optim.lr=1e-2", f"lora.alpha={ALPHA}", steps=6, fresh=False)
+    h.ok(ran.returncode == 65 and "made with another 'lora.rslora'" in ran.stderr, "nor with the other factor", ran.stderr)
+
+
+def dropout(job):
+    """What is dropped goes by the place of a sequence in the run, and that of a number in it."""
+    words = adapted("optim.lr=1e-2", "lora.dropout=0.3", "checkpoint.every=2")
+    one, without = train("one", job, *words, steps=4), train("other", job, *adapted("optim.lr=1e-2"), steps=4)
+    losses, plain = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("one", "other")]
+    h.ok(one.returncode == without.returncode == 0 and losses[0] == plain[0] and all(a != b for a, b in zip(losses[1:], plain[1:])),
+         "adapters learn otherwise where something is dropped", f"{losses} {plain} {one.stderr}")
+    for name, slots, more in (("two ranks", 2, []), ("a team", 2, ["parallel.tensor=2"]), ("shared sequences", 2, ["parallel.sequence=2"]),
+                              ("a pipeline", 2, ["parallel.pipeline=2"]), ("passes of one", 1, ["train.micro_batch=1"]),
+                              ("a pipeline of teams", 4, ["parallel.tensor=2", "parallel.pipeline=2", "train.micro_batch=1"])):
+        ran = train("other", job, *words, *more, slots=slots, steps=4)
+        got = [m["loss"] for m in h.metrics(h.work() / "other")]
+        h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < 1e-5 * b for a, b in zip(got, losses)), f"the same is dropped: {name}", f"{got} {losses} {ran.stderr}")
+    for more in (["activation.recompute=full"], ["activation.recompute=selective"]):
+        train("other", job, *words, *more, steps=4)
+        h.ok(h.metric_texts(h.work() / "other") == h.metric_texts(h.work() / "one"), f"the same bits, {more[0]}")
+    train("other", job, *words, steps=2)
+    train("other", job, *words, steps=4, fresh=False)
+    h.ok(h.metric_texts(h.work() / "other") == h.metric_texts(h.work() / "one"), "and after a stop")
+    h.dsrun("ckpt", "export", "--adapters", h.work() / "one", h.work() / "peft-dropout")
+    h.ok(json.loads((h.work() / "peft-dropout" / "adapter_config.json").read_text())["lora_dropout"] == 0.3, "PEFT is told")
+
+
+def fp8(arch, job, *words):
+    """Products with the frozen matrices of FP8, adapters as they are: near bf16, and the same bits wherever these are promised."""
+    words = ["optim.lr=1e-2", "precision.compute=bf16", "checkpoint.every=1", *words]
+    low = [*words, "precision.matmul=fp8"]
+    runs = [train("low", job, *low, slots=2, steps=4), train("plain", job, *words, slots=2, steps=4)]
+    losses = [[m["loss"] for m in h.metrics(h.work() / name)] for name in ("low", "plain")]
+    norms = [[m["grad_norm"] for m in h.metrics(h.work() / name)] for name in ("low", "plain")]
+    h.ok(all(ran.returncode == 0 for ran in runs) and len(losses[0]) == 4 and losses[0] != losses[1] and all(abs(a - b) < 1e-2 * b for a, b in zip(*losses))
+         and all(abs(a - b) < 0.1 * b for a, b in zip(*norms)), f"{arch}: fp8 is near bf16, {words[-1]}", f"{losses} {norms} {runs[0].stderr} {runs[1].stderr}")
+    for more in (["zero.stage=1"], ["zero.stage=3", "zero.once_per_host=false"], ["activation.recompute=full"], ["activation.recompute=selective"]):
+        ran = train("other", job, *low, *more, slots=2, steps=4)
+        h.ok(h.metric_texts(h.work() / "other") == h.metric_texts(h.work() / "low"), f"{arch}: the same bits of fp8, {more}", ran.stderr)
+    ran = train("other", job, *low, "parallel.tensor=2", slots=2, steps=4)
+    got = [m["loss"] for m in h.metrics(h.work() / "other")]
+    h.ok(ran.returncode == 0 and all(abs(a - b) < 1e-2 * b for a, b in zip(got, losses[1])), f"{arch}: a team of fp8", f"{got} {losses} {ran.stderr}")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -217,6 +307,49 @@ def bases(base, job):
     h.ok(ran.returncode == 65 and "has all tensors" in ran.stderr and "ckpt export" in ran.stderr, "nor one of adapters from a whole one", ran.stderr)
 
 
+# --- what is trained beside adapters --------------------------------------------------------------
+
+def whole(arch, base, job, globs, names, told):
+    """Tensors that are trained as they are: from the base on, as without adapters, in every layout, and where PEFT looks for them."""
+    words = adapted("optim.lr=1e-2", "checkpoint.every=2", f"lora.whole={json.dumps(globs)}")
+    ran = train("whole", job, *words, slots=2, steps=4)
+    same, has = h.metric_texts(h.work() / "whole"), {key for key in saved("whole", 4) if ".lora_" not in key}
+    h.ok(ran.returncode == 0 and len(same) == 4 and has == set(names), f"{arch}: {globs} are trained beside adapters, and saved", f"{sorted(has)} {ran.stderr}")
+    ones = []
+    for name, more in (("alone", []), ("beside", [*adapted(), f"lora.whole={json.dumps(globs)}"])):
+        train(name, job, f"optim.lr={RATE}", "checkpoint.every=1", *PLAIN, *more, steps=1)
+        ones.append(saved(name, 1))
+    apart = {key: far([ones[1][key][1]], [ones[0][key][1]]) for key in names}
+    h.ok(max(apart.values()) < 1e-6, f"{arch}: a step moves them as one without adapters does", apart)
+    for more in (["zero.stage=2"], ["zero.stage=3", "zero.once_per_host=false"], ["offload.optim=cpu"], ["activation.recompute=full"]):
+        ran = train("other", job, *words, *more, slots=2, steps=4)
+        h.ok(ran.returncode == 0 and h.metric_texts(h.work() / "other") == same, f"{arch}: the same bits, {more[0]}", ran.stderr)
+    losses = [float(text[1]) for text in same]
+    for more in (["parallel.tensor=2"], ["parallel.pipeline=2"]):
+        ran = train("other", job, *words, *more, slots=2, steps=4)
+        got = [m["loss"] for m in h.metrics(h.work() / "other")]
+        h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < 1e-5 * b for a, b in zip(got, losses)), f"{arch}: about the same, {more[0]}", f"{got} {losses} {ran.stderr}")
+    train("other", job, *words, "parallel.tensor=2", slots=2, steps=2)
+    ran = train("other", job, *words, slots=2, steps=4, fresh=False)
+    got = [m["loss"] for m in h.metrics(h.work() / "other")]
+    h.ok(ran.returncode == 0 and len(got) == 4 and all(abs(a - b) < 1e-5 * b for a, b in zip(got, losses)), f"{arch}: and on from a team", f"{got} {losses} {ran.stderr}")
+    ran = train("whole", job, *words[:-1], slots=2, steps=6, fresh=False)
+    h.ok(ran.returncode == 65 and "or with other tensors frozen" in ran.stderr, f"{arch}: not without them", ran.stderr)
+    out = {word: h.work() / f"{arch}-whole-{word}" for word in ("merged", "again", "peft")}
+    ran = [h.dsrun("ckpt", "export", h.work() / "whole", out["merged"]), h.dsrun("ckpt", "import", out["merged"], out["again"]),
+           h.dsrun("ckpt", "export", "--adapters", h.work() / "whole", out["peft"])]
+    before, after = h.safetensors(base / "model.safetensors"), h.safetensors(out["merged"] / "model.safetensors")
+    changed = {key for key in before if before[key] != after[key]}
+    adapted_ = {key.replace(".lora_A.", ".") for key in saved("whole", 4) if ".lora_A." in key}
+    says = [h.dsrun("generate", path, "--prompt", "1: the", "--max-tokens", 24, "--temperature", 0).stdout for path in (h.work() / "whole", out["again"])]
+    h.ok(all(one.returncode == 0 for one in ran) and changed == has | adapted_ and says[0] == says[1] and len(says[0]) > 8, f"{arch}: the merged model has them",
+         f"{sorted(changed)} {says} {[one.stderr for one in ran]}")
+    config, tensors = json.loads((out["peft"] / "adapter_config.json").read_text()), h.safetensors(out["peft"] / "adapter_model.safetensors")
+    kept = {key.removeprefix("base_model.model."): value for key, value in tensors.items() if ".lora_" not in key}
+    tied = {"lm_head.weight": after[key] for key in has if "lm_head" in told and key.endswith("wte.weight")}
+    h.ok(config["modules_to_save"] == told and kept == {**{key: after[key] for key in has}, **tied}, f"{arch}: so has PEFT's folder", f"{config} {sorted(kept)}")
+
+
 # --- frozen ---------------------------------------------------------------------------------------
 
 def frozen(arch, base, job, pattern, slots=2):
@@ -244,28 +377,50 @@ def parts(job, pattern, losses):
 
 
 def refused(job):
-    for words, says in ((adapted("parallel.tensor=2"), "and 'lora.rank' are not supported together"), (["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
-                        (["train.freeze=*q_proj*"], "freeze both or none")):
+    for words, says in ((["train.freeze=nothing*"], "no tensor matches 'nothing*'"), (["train.freeze=*"], "leaves nothing to train"),
+                        (["train.freeze=*q_proj*"], "name both or none"), (adapted("lora.whole=*lora_A*"), "'lora.whole' item 1: no tensor matches '*lora_A*'"),
+                        (adapted("lora.whole=*.o_proj.*"), "which has an adapter; leave it out")):
         ran = train("other", job, *words)
         h.ok(ran.returncode == 65 and says in ran.stderr and ran.stderr.count("\n") <= 2, says, ran.stderr)
 
 
-for arch in ("llama", "gpt2", "olmo2", "phi3"):
-    base, job = make_base(arch)
-    if arch != "phi3":
+for arch in ("llama", "gpt2", "olmo2", "phi3", "qwen3"):
+    base, job = make_base(arch, *(["model.heads=4", "model.kv_heads=2"] if arch == "qwen3" else []))
+    if arch in ("llama", "gpt2", "olmo2"):
         gradients(arch, base, job)
     if arch == "llama":
         layouts(base, job)
         checkpoints(base, job)
         bases(base, job)
+        teams(arch, job, 2)
+        by_root(job)
+        dropout(job)
+        whole(arch, base, job, ["model.embed_tokens.*", "lm_head.weight", "*.input_layernorm.*"],
+              ["model.embed_tokens.weight", "lm_head.weight", *(f"model.layers.{i}.input_layernorm.weight" for i in range(2))],
+              ["model.embed_tokens", "model.layers.0.input_layernorm", "model.layers.1.input_layernorm", "lm_head"])
+        fp8(arch, job, *adapted())
+        fp8(arch, job, "train.freeze=*.0.*")
         parts(job, "model.layers.0.*", frozen(arch, base, job, "model.layers.0.*"))
         refused(job)
+    elif arch == "qwen3":
+        teams(arch, job, 4)
     elif arch == "gpt2":
+        teams(arch, job, 2)
+        fp8(arch, job, *adapted())
+        fp8(arch, job, "train.freeze=*.c_*")
+        whole(arch, base, job, ["*.w?e.*", "*.ln_f.*"], ["transformer.wte.weight", "transformer.wpe.weight", "transformer.ln_f.weight", "transformer.ln_f.bias"],
+              ["transformer.wte", "lm_head", "transformer.wpe", "transformer.ln_f"])
+        train("parts", job, *adapted("lora.whole=['*.bias']", "checkpoint.every=2"))
+        ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "parts", h.work() / "peft-of-parts")
+        h.ok(ran.returncode == 65 and "PEFT saves modules whole" in ran.stderr and not (h.work() / "peft-of-parts").exists(), "gpt2: parts of modules are refused", ran.stderr)
         frozen(arch, base, job, "*.bias")
         frozen(arch, base, job, "*.w?e.weight")
     elif arch == "phi3":
         train("packed", job, *adapted("checkpoint.every=2"))
         ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "packed", h.work() / "of-parts")
         h.ok(ran.returncode == 65 and "others in one matrix" in ran.stderr, "phi3: adapters of parts of a packed matrix are refused", ran.stderr)
+        train("packed", job, *adapted("checkpoint.every=2", "lora.targets=[o_proj]", "lora.whole=['*.gate_proj.*', '*.up_proj.*']"))
+        ran = h.dsrun("ckpt", "export", "--adapters", h.work() / "packed", h.work() / "of-parts")
+        h.ok(ran.returncode == 65 and "others in one matrix; export the merged" in ran.stderr, "phi3: and these parts themselves", ran.stderr)
 h.ok(not h.left(), "nothing is left", h.left())
 h.done()

@@ -157,7 +157,7 @@ def dry_run(bed):
     lines = done.stdout.splitlines()
     ranks = [line.split()[3] for line in lines if line.startswith("rank ")]
     h.ok(lines[-1:] and re.fullmatch(
-        r"srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --nodelist=node\[1-3\] -K0 --wait=0 --overlap "
+        r"srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --nodelist=node\[1-3\] -K0 --no-kill --wait=0 --overlap "
         r"--cpu-bind=none --mpi=none --export=ALL --input=all \S+/dsrun-agent slurm", lines[-1]),
         "--dry-run prints what srun gets", done.stdout + done.stderr)
     launch = bed.run("salloc", "-Q", "-N3", "-n6", h.DSRUN, "launch", "--dry-run", "--", "true")
@@ -218,7 +218,7 @@ def gpus(bed):
     """A rank for each GPU of a node, however Slurm was asked for them; jobs on the CPU have those of tasks."""
     fakes = h.BUILD / "fakes" / "libexec"  # only that there is a plug-in counts
     if not (fakes / "dsrun-cuda.so").exists():
-        h.skip("GPUs of nodes", "the doubles of CUDA are for x86-64 only")
+        h.skip("GPUs of nodes", "the doubles of CUDA are for x86-64 and aarch64 only")
         return
     torchrun = ("--ntasks-per-node=1", "--gpus-per-node=4")
     here = ("launch", "--dry-run", "--", "true")
@@ -580,6 +580,25 @@ def examples(bed):
          h.metric_texts(run.dir) == h.metric_texts(plain), "with the numbers of a run that was never stopped")
 
 
+def fewer(bed):
+    """--nodes MIN:MAX: as many nodes as Slurm gave; of three one fails for good, and the job goes on with two."""
+    for nodes, code, want in (("1:4", 0, 2), ("3:4", 2, "'--nodes 3:4': there are only 2 hosts")):
+        said = bed.run("salloc", "-Q", "-N2", h.DSRUN, "launch", "--dry-run", "--nodes", nodes, "--", "true")
+        h.ok(said.returncode == code and (want in said.stderr if code else len(re.findall(r"^rank ", said.stdout, re.M)) == want),
+             f"--nodes {nodes} in an allocation of two: {want}", said.stdout + said.stderr)
+    job = h.write_job("fewer.yaml", steps=1500, batch=12, every=50)
+    run = Run(bed, "--nodes", "2:3", "--restarts", "1", job=job, DSRUN_LIBEXEC=str(AGENT.parent))
+    run.start("--no-kill", "-N3", "-n3", "-w", "node[1-3]")
+    until(lambda: list(run.dir.glob("checkpoints/step-*")))
+    bed.on("head", "scontrol", "update", "nodename=node2", "state=down", "reason=test")  # Slurm is the first to know
+    bed.fault("kill", "node2")
+    code = run.popen.wait(LIMIT)
+    used = re.findall(r'"event":"launch".*?"hosts":(\[.*?\])', run.events())
+    h.ok(code == 0 and used == ['["node1","node2","node3"]', '["node1","node3"]'] and len(h.metrics(run.dir)) == 1500,
+         "salloc --no-kill: a node fails, the job goes on with the others", f"{code} {used} {run.popen.stderr.read().decode()}")
+    bed.fault("boot", "node2")
+
+
 def time_limit(bed, run):
     """Started first, as Slurm's shortest limit is a minute."""
     code = run.exit_code() if until(lambda: '"event":"exit"' in run.events(), 120) else None
@@ -606,5 +625,6 @@ with beds.Slurm(4, cpus=CPUS, gpus=4, user="root" if h.SANITIZED else "tester") 
     manual()
     time_limit(slurm, limited)
     own_limit(own_limited)
+    fewer(slurm)
     nothing_left(slurm, "all of it", slurm.names)
 h.done()

@@ -145,6 +145,21 @@ def is_refused():
          "'parallel.sequence' 3 must divide 'model.kv_heads' / 'parallel.tensor', 2, or be a multiple of it; 2 or 6 would do")))
 
 
+def is_refused_on_hosts():
+    """In bf16 the likes of each rank must lie on hosts as those of the others: else what all of a team hold drifts apart."""
+    path, hosts = job("llama"), h.work() / "team-hosts"
+    for team, slots, kind, refused in ((2, (1, 7), "bf16", "node2"), (2, (3, 3), "bf16", "node2"), (4, (4, 2, 2, 4, 4), "bf16", ""),
+                                       (4, (2, 4, 2), "bf16", "node2"), (2, (1, 7), "fp32", ""), (2, (4, 4), "bf16", ""),
+                                       (4, (2, 2, 2, 2), "bf16", ""), (1, (1, 3), "bf16", ""), (4, (4, 1, 3), "bf16", "")):
+        hosts.write_text("".join(f"node{i + 1} slots={n}\n" for i, n in enumerate(slots)))
+        ran = h.dsrun("check", "-H", hosts, path, f"parallel.tensor={team}", f"precision.grad_wire={kind}", "launch.device=cpu",
+                      f"train.global_batch={sum(slots) * 4}")
+        said = f"a multiple of {team} ranks on every host would do, or fp32"
+        h.ok((ran.returncode, ran.stderr) == (0, "") if not refused else
+             ran.returncode == 65 and said in ran.stderr and f"as one on '{refused}' does" in ran.stderr,
+             f"teams of {team} on hosts of {slots} ranks, {kind}: {'refused' if refused else 'taken'}", ran.stderr)
+
+
 for one in ("gpt2", "llama"):
     trains_alike(one)
 if not h.SANITIZED:
@@ -156,5 +171,6 @@ with_muon("gpt2")  # of a packed matrix
 with_muon("llama")
 is_shown()
 is_refused()
+is_refused_on_hosts()
 h.ok(not h.left(), "nothing is left running", h.left())
 h.done()

@@ -15,9 +15,11 @@
 #include <unistd.h>
 
 #include "base/json_read.h"
+#include "kernels/scratch.h"
 #include "runtime/comm/backend.h"
 #include "runtime/engine.h"
 #include "runtime/optim.h"
+#include "runtime/plan/away.h"
 #include "runtime/states.h"
 #include "tests/engine/inputs.h"
 
@@ -177,7 +179,8 @@ static inline void test_collect_doubled(const struct test_run *run, const struct
 
         for (uint32_t k = 0; k < plan->param[i].tensor; k++)
             before += ds_plan_cut(plan, k).whole.elems;
-        for (uint64_t j = 0; j < slice.count && plan->tensor[plan->param[i].tensor].doubled; j++)
+        for (uint64_t j = 0; j < slice.count && plan->tensor[plan->param[i].tensor].doubled > 1;
+             j++)
             mine[before + ds_plan_cut_at(&cut, slice.first + j, &together)] = params[slice.at + j];
     }
 }
@@ -336,9 +339,12 @@ static inline int test_rank_run(const struct test_rank *me, struct ds_plan *plan
     struct ds_engine *engine;
     struct ds_engine_lines lines;
     int rc =
-        plan->offload && ds_device_is_apart(device)
+        ds_plan_uses_host(plan) && ds_device_is_apart(device)
             ? ds_device_open(&args.host,
-                             &(struct ds_device_args){.name = "cpu", .threads = run->threads}, err)
+                             &(struct ds_device_args){.name = "cpu",
+                                                      .threads = run->threads,
+                                                      .scratch_bytes = ds_scratch_beside_bytes()},
+                             err)
             : 0;
 
     if (rc == 0)

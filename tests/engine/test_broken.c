@@ -21,6 +21,7 @@ TestSuite(broken, .init = plain_vectors, .timeout = 240);
 struct setting {
     const char *name;
     bool llama, dropout, offload, late; /* late: the device decides */
+    bool params;                        /* of the host */
     enum ds_recompute recompute;
     enum ds_compute compute;
     enum ds_optim_kind optim;
@@ -42,6 +43,12 @@ static const struct setting settings[] = {
      .offload = true,
      .compute = DS_COMPUTE_BF16,
      .optim = DS_OPTIM_ADAMW},
+    {.name = "llama, all of it the host's",
+     .llama = true,
+     .offload = true,
+     .params = true,
+     .compute = DS_COMPUTE_BF16,
+     .optim = DS_OPTIM_ADAMW},
     {.name = "gpt2, late", .late = true, .compute = DS_COMPUTE_BF16, .optim = DS_OPTIM_ADAMW},
 };
 enum { SETTINGS = sizeof(settings) / sizeof(settings[0]) };
@@ -60,6 +67,8 @@ static struct test_run run_of(const struct setting *set, unsigned world)
     run.job.model.dropout = run.job.model.attention_dropout = set->dropout ? 0.1 : 0.0;
     run.job.activation.recompute = set->recompute;
     run.job.offload.optim = set->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+    run.job.offload.params = set->params ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+    run.job.zero.stage = set->params ? 3 : 0;
     run.job.precision.compute = set->compute;
     run.job.optim.kind = set->optim;
     run.job.optim.momentum = set->optim == DS_OPTIM_MUON ? 0.95 : 0.0;

@@ -191,3 +191,37 @@ Test(late, not_where_the_host_has_a_part)
     cr_assert(run.plan.apart && !run.plan.late);
     ds_plan_release(&run.plan);
 }
+
+/* Kernels read what comes up from there, sums go down there, and whoever updates writes there: as on the
+ * host, whether that decides or the device. */
+Test(late, parameters_of_the_host_come_and_go)
+{
+    static const enum ds_optim_kind kinds[] = {DS_OPTIM_ADAMW, DS_OPTIM_SGD, DS_OPTIM_LAMB,
+                                               DS_OPTIM_MUON};
+
+    for (unsigned i = 0; i < 16; i++) {
+        const bool by_host = i % 4 < 2 && kinds[i / 4] <= DS_OPTIM_SGD;
+        struct test_run here = run_of(
+            kinds[i / 4], by_host && i % 2 == 0 ? DS_COMPUTE_FP32 : DS_COMPUTE_BF16, i % 3 + 1, 3);
+        struct test_run there;
+
+        here.job.offload.params = DS_OFFLOAD_CPU;
+        here.job.offload.optim = by_host ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+        here.job.zero.replicate_below = i % 2 == 0 ? 0 : 100;
+        here.job.train.global_batch = i % 3 == 1 ? 12 : here.job.train.global_batch;
+        here.job.activation.recompute = i % 2 == 0 ? DS_RECOMPUTE_FULL : DS_RECOMPUTE_NONE;
+        here.job.activation.offload = i % 2 == 0 ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+        here.poison_step = i % 5 == 4 ? 3 : UINT64_MAX;
+        test_run_ok(&here);
+        there = on_device(&here, by_host ? 0 : i / 2 % 2); /* one that decides asks at once */
+        test_run_ok(&there);
+        cr_assert(there.plan.late != by_host && there.plan.host[DS_ARENA_GRADS] == by_host);
+        cr_assert_eq(apart.held, 0, "%u: %zu pieces left", i, apart.held);
+        cr_assert(test_same(&here, &there), "%u, %s: other bits", i, ds_optim_name(kinds[i / 4]));
+        cr_assert((here.result[3].bad != NULL) == (i % 5 == 4) &&
+                      (there.result[3].bad != NULL) == (i % 5 == 4),
+                  "%u", i);
+        test_run_release(&here);
+        test_run_release(&there);
+    }
+}

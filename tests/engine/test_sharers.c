@@ -16,6 +16,7 @@ struct sharing {
     enum ds_recompute recompute;
     bool dropout, fp8, offload;
     enum ds_optim_kind optim;
+    unsigned kv;    /* six heads have so many of keys and values, and a sequence 24 tokens */
     bool node;      /* ranks of a host share apart from others */
     unsigned local; /* ranks of a host; 0: all */
     unsigned stage;
@@ -23,8 +24,9 @@ struct sharing {
 
 static struct test_run run_of(const struct sharing *s, const char *ids)
 {
-    struct ds_model_shape shape =
-        s->family == 0 ? test_gpt2(3, 64, 4, 257, 32) : test_llama(3, 64, 8, 4, 112, 257, 32);
+    struct ds_model_shape shape = s->kv > 0        ? test_llama(2, 48, 6, s->kv, 112, 257, 32)
+                                  : s->family == 0 ? test_gpt2(3, 64, 4, 257, 32)
+                                                   : test_llama(3, 64, 8, 4, 112, 257, 32);
     struct test_run run = {.world = s->data * s->sharers,
                            .local_world = s->local,
                            .threads = s->fp8 && s->sharers > 1 ? 2 : 1,
@@ -33,7 +35,8 @@ static struct test_run run_of(const struct sharing *s, const char *ids)
                            .overlap = s->stage % 2 == 1,
                            .tokens = ids};
 
-    run.job = test_job(shape, s->data * s->passes * s->micro_batch, s->micro_batch, SEQUENCE);
+    run.job = test_job(shape, s->data * s->passes * s->micro_batch, s->micro_batch,
+                       s->kv == 0 ? SEQUENCE : 24);
     run.job.parallel.sequence = s->sharers;
     run.job.zero.stage = s->stage;
     run.job.zero.bucket_mb = 1;
@@ -123,6 +126,23 @@ Test(sharers, train_as_whole_sequences_do)
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         struct sharing s = table[i];
+
+        check_sharing(s);
+        s.compute = DS_COMPUTE_BF16;
+        check_sharing(s);
+    }
+}
+
+/* As many ranks as no power of two have each head of keys and values. */
+Test(sharers, three_have_the_same_keys_and_values)
+{
+    for (unsigned kv = 1; kv < 3; kv++) {
+        struct sharing s = {.family = 1,
+                            .data = 1,
+                            .sharers = 3 * kv,
+                            .micro_batch = 3 - kv,
+                            .passes = 1,
+                            .kv = kv};
 
         check_sharing(s);
         s.compute = DS_COMPUTE_BF16;

@@ -14,7 +14,7 @@ struct setting {
     uint64_t passes;
     bool recompute, bf16, dropout, offload;
     enum ds_optim_kind optim;
-    bool bf16_wire;
+    bool bf16_wire, params, outs; /* params: offload.params; outs: activation.offload */
 };
 
 static struct test_run setting_run(const struct setting *set, unsigned stage)
@@ -38,8 +38,12 @@ static struct test_run setting_run(const struct setting *set, unsigned stage)
     run.job.activation.recompute = !set->recompute       ? DS_RECOMPUTE_NONE
                                    : set->world % 2 == 1 ? DS_RECOMPUTE_SELECTIVE
                                                          : DS_RECOMPUTE_FULL;
+    if (set->outs)
+        run.job.activation.recompute = DS_RECOMPUTE_FULL;
+    run.job.activation.offload = set->outs ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     run.job.model.dropout = run.job.model.attention_dropout = set->dropout ? 0.1 : 0.0;
     run.job.offload.optim = set->offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+    run.job.offload.params = set->params ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
     run.job.precision.compute = set->bf16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
     run.job.precision.grad_wire = set->bf16_wire ? DS_GRAD_WIRE_BF16 : DS_GRAD_WIRE_FP32;
     run.job.optim.kind = set->optim;
@@ -279,6 +283,85 @@ Test(stages, offload_of_whole_tensors_has_the_same_bits_at_every_stage)
 
     for (unsigned i = 0; i < sizeof(sets) / sizeof(sets[0]); i += TEST_EVERY)
         check_offload(&sets[i]);
+}
+
+/* Parameters that come from the host for each use, with whoever updates them: those of stage 3.  Alone, a rank
+ * has then the order of sums of that stage, which with one pass is stage 0's. */
+static void check_params(const struct setting *set)
+{
+    struct test_run here = setting_run(set, 3);
+
+    test_run_ok(&here);
+    for (unsigned offload = set->bf16 ? 0 : 1; offload < 2; offload++) {
+        struct setting away = *set;
+        struct test_run there;
+        const char *other;
+
+        away.params = true;
+        away.offload = offload;
+        there = setting_run(&away, 3);
+        there.overlap = offload != set->recompute;
+        test_run_ok(&there);
+        other = difference(&here, &there);
+        cr_assert_null(other, "family %u, world %u of %u, %u passes, bf16 %d, offload %u: %s",
+                       set->family, set->world, set->local, (unsigned)set->passes, set->bf16,
+                       offload, other);
+        test_traffic_planned(&there, "parameters of the host");
+        test_run_release(&there);
+    }
+    test_run_release(&here);
+}
+
+Test(stages, parameters_of_the_host_have_the_same_bits)
+{
+    static const unsigned on[][2] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {4, 2}, {2, 1}};
+
+    for (unsigned i = 0; i < 2 * 6 * 2; i += TEST_EVERY)
+        check_params(&(struct setting){
+            .family = i % 2,
+            .world = on[i / 2 % 6][0],
+            .local = on[i / 2 % 6][1],
+            .passes = i / 12 == 0 || on[i / 2 % 6][1] == 1 ? 1 : 3,
+            .bf16 = (i / 2 + i / 12) % 2,
+            .dropout = i % 5 == 0,
+            .optim = i % 7 == 3   ? DS_OPTIM_MUON
+                     : i % 7 == 5 ? DS_OPTIM_LAMB
+                                  : DS_OPTIM_ADAMW,
+            .bf16_wire = i % 11 == 4,
+            .recompute = i / 3 % 3 == 0,
+        });
+}
+
+/* Inputs of layers that wait on the host are the same ones. */
+Test(stages, activations_of_the_host_have_the_same_bits)
+{
+    static const unsigned on[][2] = {{1, 1}, {2, 2}, {4, 2}};
+
+    for (unsigned i = 0; i < 12; i += TEST_EVERY) {
+        struct setting set = {.family = i % 2,
+                              .world = on[i % 3][0],
+                              .local = on[i % 3][1],
+                              .passes = i / 6 == 0 ? 1 : 3,
+                              .bf16 = i / 2 % 2,
+                              .dropout = i % 5 == 0,
+                              .recompute = true,
+                              .params = i % 4 == 3,
+                              .offload = i % 4 >= 2};
+        const unsigned stage = set.params ? 3 : i % 4;
+        struct test_run here = setting_run(&set, stage), there;
+
+        here.job.activation.recompute = DS_RECOMPUTE_FULL;
+        test_run_ok(&here);
+        set.outs = true;
+        there = setting_run(&set, stage);
+        there.overlap = i % 3 != 0;
+        test_run_ok(&there);
+        cr_assert_eq(there.plan.arena_bytes[DS_ARENA_HOST_OUTS],
+                     2 * there.plan.stash_bytes); /* of the embedding's and three layers' */
+        cr_assert_null(difference(&here, &there), "%u", i);
+        test_run_release(&here);
+        test_run_release(&there);
+    }
 }
 
 /* --- a planted change ------------------------------------------------------------------------- */

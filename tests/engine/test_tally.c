@@ -64,7 +64,7 @@ static int run_member(struct member *me, struct ds_comm *comm, struct ds_device 
     float *grads = calloc(1, me->plan.arena_bytes[DS_ARENA_GRADS]);
     struct ds_comm_stats stats;
     struct ds_tally tally;
-    int rc = ds_tally_open(&tally, &me->plan, device, &me->err);
+    int rc = ds_tally_open(&tally, &me->plan, device, NULL, &me->err);
 
     if (rc != 0) {
         free(grads);

@@ -3,13 +3,13 @@
 #
 # dsrun-cuda.so of the tests: the product's C sources, its kernels under emulation, and doubles of
 # CUDA's runtime, cuBLASLt and NCCL, in a libexec folder of their own beside a worker and an agent.
-# The emulation knows x86-64 only, and its fibers and sanitizers do not go together across dlopen().
+# The emulation knows x86-64 and aarch64 only, and its fibers and sanitizers do not go together across dlopen().
 FAKES     := $(B)/fakes/libexec
 FAKE_LIBS := $(addprefix $(FAKES)/,libdsfakecuda.so libcuda.so.1 libnvidia-ml.so.1 libnccl.so.2 libcublasLt.so.13 libcudnn.so.9)
 FAKE_OBJ  := $(patsubst %.c,$(B)/fakes/%.o,$(PLUGIN_C))
 FAKE_EMU  := $(patsubst %.cu,$(B)/%.emu.o,$(CU)) $(addprefix $(B)/tests/cudaemu/,cudaemu.emu.o ptx.emu.o wgmma.emu.o)
 FAKE_C    := $(addprefix tests/fakes/,calls.c cudart.c device.c graph.c libcuda.c libnvidia_ml.c nccl.c nccl_calls.c cublaslt.c cudnn.c)
-fakes: $(if $(SAN)$(filter-out x86_64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
+fakes: $(if $(SAN)$(filter-out x86_64-% aarch64-%,$(shell $(CC) -dumpmachine)),,$(FAKES)/dsrun-cuda.so $(FAKES)/dsrun-worker $(FAKES)/dsrun-agent)
 
 $(B)/fakes/%.o: %.c $(B)/flags
 	$(Q)mkdir -p $(@D)

@@ -25,11 +25,11 @@ import machine  # noqa: E402  (beside this file, as those below)
 from jobs import clock, log, setting  # noqa: E402
 from part_device import graphs, memory, waits  # noqa: E402
 from part_numbers import attention, fp8, generate, kernels, reference, sanitizer  # noqa: E402
-from part_ranks import adapters, divided, evaluation, killed, offload, sharers, stopped, zero  # noqa: E402
+from part_ranks import adapters, divided, evaluation, fetched, killed, offload, sharers, stopped, zero  # noqa: E402
 
 # The time that each may take, in seconds, all others allowing; doubles are slow.
 PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (generate, 30), (fp8, 60), (zero, 110),
-         (sharers, 60), (divided, 30), (adapters, 30), (evaluation, 30), (offload, 45), (killed, 50), (stopped, 60), (sanitizer, 80))
+         (sharers, 60), (divided, 30), (adapters, 30), (evaluation, 30), (offload, 45), (fetched, 30), (killed, 50), (stopped, 60), (sanitizer, 80))
 DOUBLES_SLOWER = 6
 
 

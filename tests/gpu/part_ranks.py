@@ -100,7 +100,7 @@ def adapters():
     found = {}
     path, _ = job_of("llama-tiny", "fp32")
     for name, ranks, words in (("on the CPU", 1, ("launch.device=cpu",)), ("on one rank", 1, ()), ("gathered by 2 ranks", 2, ("zero.stage=3",)),
-                               ("recomputed", 1, ("activation.recompute=full",)), ("in bf16", 1, ("precision.compute=bf16",))):
+                               ("of a team of 2", 2, ("parallel.tensor=2",)), ("recomputed", 1, ("activation.recompute=full",)), ("in bf16", 1, ("precision.compute=bf16",))):
         ran = train(path, "adapters-" + name.replace(" ", "-"), ranks, 60.0, ("lora.rank=8", "lora.alpha=16", "optim.lr=2e-2", "checkpoint.every=0", *words))
         if h.ok(ran.returncode == 0, f"adapters {name}: the job ends with 0", ran.stdout + ran.stderr):
             found[name] = h.metrics(h.work() / ("adapters-" + name.replace(" ", "-")))
@@ -139,6 +139,26 @@ def offload():
         h.ok(off < LIMITS["fp32"], f"{name}: loss within {LIMITS['fp32']:g}: {off:.2g}")
         calls = events(run, "waits")[0]["calls"]
         h.ok(set(calls) <= {"cudaStreamSynchronize", "cudaEventSynchronize"}, f"{name}: no copy waits", calls)
+
+
+def fetched():
+    """Parameters and inputs of layers that come up for each use, by whoever updates: the bits of stage 3, which holds them."""
+    found, (path, _) = {}, job_of("llama-tiny", "bf16", stage=3, steps=setting.middling, every=0)
+    for name, ranks, words in (("held", 2, ()), ("come", 2, ("offload.params=cpu",)), ("held, the host updates", 2, ("offload.optim=cpu",)),
+                               ("come, the host updates", 2, ("offload.optim=cpu", "offload.params=cpu")),
+                               ("come to one rank", 1, ("offload.optim=cpu", "offload.params=cpu")),
+                               ("come for inputs that do", 2, ("offload.params=cpu", "activation.recompute=full", "activation.offload=cpu")),
+                               ("come for inputs that stay", 2, ("offload.params=cpu", "activation.recompute=full"))):
+        run = "params-" + name.replace(" ", "-").replace(",", "")
+        ran = train(path, run, ranks, 60.0, words)
+        if h.ok(ran.returncode == 0, f"parameters that {name}: the job ends with 0", ran.stdout + ran.stderr):
+            found[name] = h.metrics(h.work() / run)
+    for name, like in (("come", "held"), ("come, the host updates", "held, the host updates"), ("come for inputs that do", "come for inputs that stay")):
+        got, want = ([(m["loss"], m["grad_norm"]) for m in found.get(one, [])] for one in (name, like))
+        h.ok(got == want and got, f"parameters that {name}: the bits of those that are {like}", f"{got} {want}")
+    alone = found.get("come to one rank", [])
+    off = worst(alone, found["held"], "loss") if alone and "held" in found else 1.0
+    h.ok(off < LIMITS["bf16"], f"parameters that come to one rank: the losses of two within {LIMITS['bf16']:g}: {off:.2g}")
 
 
 def workers():

@@ -51,6 +51,8 @@ Test(families, keys_that_are_not_theirs_are_refused)
          "'model.residual_multiplier' is for granite, not for llama; leave it out"},
         {OF("granite", "", ""), "model.logits_scaling=0",
          "'model.logits_scaling' must be above 0 for granite"},
+        {OF("olmo2", "", ""), "model.window=8",
+         "'model.window' is not for olmo2, whose published models have none; leave it out"},
         {OF("gemma3", "", ""), "model.full_every=0",
          "'model.full_every' must be at least 1 for gemma3"},
         {OF("gemma3", "", ""), "model.rope_local_theta=0",

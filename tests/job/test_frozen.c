@@ -21,14 +21,15 @@ static const struct {
     {SMALL, "train.freeze=*.bias", EINVAL,
      "override 'train.freeze=*.bias': 'train.freeze' keeps weights as they are and so needs 'model.init.from'; set it to a folder that has them"},
     {SMALL, "lora.alpha=8", EINVAL, "override 'lora.alpha=8': 'lora.alpha' says nothing without 'lora.rank'; set that, 16 is usual"},
+    {SMALL, "lora.rslora=true", EINVAL, "override 'lora.rslora=true': 'lora.rslora' says nothing without 'lora.rank'; set that, 16 is usual"},
+    {SMALL, "lora.dropout=0.1", EINVAL, "override 'lora.dropout=0.1': 'lora.dropout' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL, "lora.targets=c_fc", EINVAL, "override 'lora.targets=c_fc': 'lora.targets' says nothing without 'lora.rank'; set that, 16 is usual"},
+    {SMALL, "lora.whole=x", EINVAL, "override 'lora.whole=x': 'lora.whole' says nothing without 'lora.rank'; set that, 16 is usual"},
     {SMALL "lora: {rank: 8, targets: [c_fc, q_proj]}\n", NULL, EINVAL,
      "job.yaml:14:26: 'lora.targets' has 'q_proj', and gpt2 has no such matrix outside experts; there are attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj"},
     {SMALL "lora: {rank: 8}\n", "train.freeze=x", EINVAL,
-     "override 'train.freeze=x': 'train.freeze' says nothing beside 'lora.rank', with which nothing but adapters is trained; leave it out"},
+     "override 'train.freeze=x': 'train.freeze' says nothing beside 'lora.rank', with which nothing but adapters and 'lora.whole' is trained; leave it out"},
     {SMALL "lora: {rank: 8}\n", "lora.alpha=0", EINVAL, "override 'lora.alpha=0': 'lora.alpha' must be above 0"},
-    {SMALL "lora: {rank: 8}\n", "parallel.tensor=2", ENOTSUP,
-     "override 'parallel.tensor=2': 'parallel.tensor' 2 and 'lora.rank' are not supported together; divide the frozen weights by 'zero.stage' 3 instead"},
 };
 /* clang-format on */
 

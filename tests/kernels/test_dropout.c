@@ -14,7 +14,7 @@ struct dropout {
 
 static bool kept(const struct ds_dropout_args *a, size_t i)
 {
-    uint64_t e = a->first + i;
+    uint64_t e = a->first + (a->row > 0 ? i / a->row * a->ld + i % a->row : i);
     const uint32_t ctr[4] = {(uint32_t)(e / 4), (uint32_t)(e / 4 >> 32), (uint32_t)a->stream,
                              (uint32_t)(a->stream >> 32)};
     const uint32_t key[2] = {(uint32_t)a->seed, (uint32_t)(a->seed >> 32)};
@@ -83,6 +83,38 @@ Test(dropout, equals_one_number_at_a_time)
         args.factor = i % 2 == 0 ? 0.22 : -3.0;
         check_dropout(&args);
     }
+}
+
+/* Rows are parts of longer ones, and have those's numbers. */
+Test(dropout, of_parts_of_rows)
+{
+    static const struct {
+        size_t n, row, ld;
+    } rows[] = {{21, 7, 21},      {20, 1, 3},          {24, 2, 2},
+                {2048, 256, 512}, {30000, 3000, 3001}, {9000, 9, 64}};
+
+    for (size_t i = 0; i < 3 * sizeof(rows) / sizeof(rows[0]); i++) {
+        struct ds_dropout_args args = {.n = rows[i / 3].n,
+                                       .row = rows[i / 3].row,
+                                       .ld = rows[i / 3].ld,
+                                       .act = act_types[i % 3],
+                                       .rate = 0.3,
+                                       .seed = i,
+                                       .stream = 7,
+                                       .first = 5 * i};
+
+        check_dropout(&args);
+    }
+}
+
+Test(dropout, rows_are_no_longer_than_those_they_are_of)
+{
+    struct ds_device *device = open_cpu(NULL, 1, 0);
+    float x[6] = {0.0f};
+    const struct ds_dropout_args args = {.n = 6, .row = 3, .ld = 2, .rate = 0.1, .x = x, .y = x};
+
+    cr_assert_eq(ds_dropout(&args, ds_device_stream(device), NULL), -EINVAL);
+    ds_device_close(device);
 }
 
 /* The share within five standard deviations, and as many elements dropped in two streams, seeds or

@@ -1,11 +1,14 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * test_pool.c - every task runs once, whatever the numbers of tasks and threads.
+ * test_pool.c - every task runs once, whatever the numbers of tasks and threads, and the caller
+ * waits for no helper that has no core.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
@@ -98,6 +101,90 @@ Test(pool, pins_to_cores)
     cr_assert(CPU_COUNT(&after) == 1 && CPU_ISSET(core, &after));
     run(pool, 50);
     ds__pool_close(pool);
+}
+
+static _Atomic bool stalled, go_on;
+
+static void stall(int signum)
+{
+    struct timespec pause = {.tv_nsec = 1000 * 1000};
+
+    (void)signum;
+    stalled = true;
+    while (!go_on)
+        nanosleep(&pause, NULL);
+}
+
+struct met {
+    _Atomic bool helper; /* took a task */
+    pthread_t thread;
+};
+
+static void meet(void *arg, size_t number, unsigned thread)
+{
+    struct met *met = arg;
+
+    (void)number;
+    if (thread == 1) {
+        met->thread = pthread_self();
+        met->helper = true;
+    }
+    sched_yield();
+}
+
+static void until_met(struct ds_pool *pool, struct met *met)
+{
+    met->helper = false;
+    while (!met->helper)
+        ds__pool_run(pool, MOST, meet, met);
+}
+
+/* What a helper looks like whose core another program has: it is told of a job and does not come. */
+Test(pool, does_not_wait_for_who_did_not_come, .timeout = 60)
+{
+    struct sigaction action = {.sa_handler = stall};
+    struct ds_pool *pool = NULL;
+    struct met met = {0};
+    cpu_set_t cores;
+
+    if (sched_getaffinity(0, sizeof(cores), &cores) == 0 && CPU_COUNT(&cores) < 2)
+        return; /* on one core the helper never comes */
+    cr_assert(sigaction(SIGUSR1, &action, NULL) == 0);
+    cr_assert(ds__pool_open(&pool, 2, NULL, NULL) == 0);
+    until_met(pool, &met);
+    cr_assert(pthread_kill(met.thread, SIGUSR1) == 0);
+    while (!stalled)
+        sched_yield();
+    for (size_t tasks = 2; tasks < 20; tasks++)
+        run(pool, tasks);
+    go_on = true;
+    until_met(pool, &met);
+    ds__pool_close(pool);
+}
+
+static void yields(void *arg, size_t number, unsigned thread)
+{
+    _Atomic unsigned *helped = arg;
+
+    (void)number;
+    *helped += thread != 0;
+    sched_yield();
+}
+
+/* On one core a helper could only take the caller's place.  One that loses the core between looking
+ * where it is and going in may do it for a job. */
+Test(pool, a_helper_on_the_callers_core_stands_aside)
+{
+    struct ds_pool *pool = NULL;
+    _Atomic unsigned helped = 0;
+    int cores[2];
+
+    cores[0] = cores[1] = sched_getcpu();
+    cr_assert(ds__pool_open(&pool, 2, cores, NULL) == 0);
+    for (int i = 0; i < 50; i++)
+        ds__pool_run(pool, MOST, yields, &helped);
+    ds__pool_close(pool);
+    cr_assert(helped <= MOST, "the helper took %u tasks of 50 jobs", helped);
 }
 
 Test(pool, refuses_cores_that_are_not_there)

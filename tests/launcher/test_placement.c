@@ -42,6 +42,15 @@ Test(placement, limits)
         const char *want;
     } table[] = {
         {"a slots=2", NULL, {.nodes = 2}, "'--nodes 2': there is only 1 host"},
+        {"a slots=2", NULL, {.least = 2, .nodes = 2, .up_to = true}, "'--nodes 2': there is only"},
+        {"a slots=2",
+         NULL,
+         {.least = 2, .nodes = 4, .up_to = true},
+         "'--nodes 2:4': there is only"},
+        {"a[1-3] slots=2",
+         NULL,
+         {.least = 2, .nodes = 4},
+         "'--nodes 2:4': there are only 3 hosts, so MAX can be 3 at most"},
         {"a slots=4", "a:1,2", {.slots = 3}, "more than the 2 slots that are selected"},
         {"a slots=4", NULL, {.slots = 1025}, "1025 slots on host 'a'"},
         {"a slots=4", NULL, {.slots = UINT64_MAX}, "slots on host 'a'"},
@@ -61,6 +70,57 @@ Test(placement, limits)
                      "row %zu", i);
         cr_assert(strstr(err.text, table[i].want) != NULL, "row %zu: %s", i, err.text);
         cr_assert_eq(placement.world, 77, "row %zu: untouched on failure", i);
+        ds_roster_release(&roster);
+    }
+}
+
+/* An allocation may have any number of hosts that is in the range. */
+Test(placement, up_to_so_many_hosts)
+{
+    static const struct {
+        const char *text;
+        uint32_t places;
+    } table[] = {{"n[1-2] slots=1", 2}, {"n[1-3] slots=1", 3}, {"n[1-5] slots=1", 4}};
+    const struct ds_placement_args args = {.least = 2, .nodes = 4, .up_to = true};
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct ds_placement placement;
+        struct ds_roster roster;
+
+        hosts(&roster, table[i].text);
+        cr_assert_eq(ds_placement_build(&placement, &roster, &args, NULL), 0);
+        cr_assert_eq(placement.places, table[i].places);
+        ds_roster_release(&roster);
+    }
+}
+
+/* Ranks that are a multiple of *user. */
+static bool is_multiple(const void *user, const struct ds_placement *placement)
+{
+    return placement->world % *(const uint32_t *)user == 0;
+}
+
+Test(placement, the_largest_number_that_fits)
+{
+    static const struct {
+        uint32_t least, of;
+        uint32_t places, world; /* 0: none does */
+    } table[] = {
+        {1, 1, 4, 10}, {1, 4, 2, 4},  {1, 3, 3, 6}, {2, 4, 2, 4},
+        {3, 4, 0, 0},  {4, 5, 4, 10}, {1, 7, 0, 0},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        const struct ds_fit fit = {.does = is_multiple, .user = &table[i].of};
+        struct ds_placement placement;
+        struct ds_roster roster;
+
+        hosts(&roster, "a slots=2\nb slots=2\nc slots=2\nd slots=4\n");
+        cr_assert_eq(ds_placement_build(&placement, &roster, &(struct ds_placement_args){0}, NULL),
+                     0);
+        cr_assert_eq(ds_placement_cut(&placement, table[i].least, &fit), table[i].places > 0);
+        cr_assert_eq(placement.places, table[i].places > 0 ? table[i].places : 4, "row %zu", i);
+        cr_assert_eq(placement.world, table[i].places > 0 ? table[i].world : 10, "row %zu", i);
         ds_roster_release(&roster);
     }
 }

@@ -196,7 +196,7 @@ static int spares(struct ds_error *err)
     if (rc == 0)
         rc = ds_placement_build(&placed, &roster, &(struct ds_placement_args){.nodes = 7}, err);
     if (rc == 0)
-        rc = ds_spares_init(&with, &roster, &placed, err);
+        rc = ds_spares_init(&with, &roster, &placed, NULL, err);
     ds_roster_release(&roster);
     return rc;
 }

@@ -28,6 +28,7 @@ Test(slurm, arguments)
         "--ntasks-per-node=1",
         "--nodelist=big,node[1-3]",
         "-K0",
+        "--no-kill",
         "--wait=0",
         "--overlap",
         "--cpu-bind=none",

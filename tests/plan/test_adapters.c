@@ -59,6 +59,8 @@ Test(adapters, they_follow_the_tensors_of_their_layer)
     cr_assert_eq(elems - ds_model_elems(&base), 2 * 8 * (64 + 64 + 64 + 32 + 96 + 64));
     cr_assert_eq(ds_model_adapted_width(&shape), 24);
     cr_assert_eq(ds_model_adapted_widest(&shape), 16);
+    cr_assert_eq(ds_model_adapted_deepest(&shape), 96);
+    cr_assert_eq(ds_model_adapting_bytes(&shape, 3, 2), 320); /* 3 rows of 16, in 64s */
     base = ds_model_base(&shape);
     cr_assert_eq(ds_model_param_count(&base), 1 + 2 * 9 + 2);
 }
@@ -103,6 +105,8 @@ Test(adapters, gpt2_has_four_and_experts_none)
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
     gpt2.lora = (struct ds_lora){.rank = 2, .alpha = (double)NAN, .targets = 1};
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
+    gpt2.lora = (struct ds_lora){.rank = 2, .alpha = 1.0, .dropout = 1.0, .targets = 1};
+    cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
     gpt2.lora = (struct ds_lora){.rank = 2, .alpha = 1.0, .targets = 1U << 31};
     cr_assert_eq(ds_model_check(&gpt2, NULL), -EINVAL);
     mixtral.lora = (struct ds_lora){.rank = 2, .alpha = 1.0, .targets = 1U << DS_ADAPTED_DOWN};
@@ -120,7 +124,8 @@ static struct ds_plan plan_of(struct ds_job *job)
     return plan;
 }
 
-/* 4 FLOPs for each number of a frozen matrix instead of 6, 2 where no gradient passes. */
+/* 4 FLOPs for each number of a frozen matrix instead of 6, 2 where no gradient passes; of FP8 are
+ * those of layers' products without their adapters. */
 Test(adapters, what_is_not_computed_is_not_counted)
 {
     struct ds_model_shape shape = test_llama(2, 64, 4, 2, 96, 113, 32), adapted = shape;
@@ -146,9 +151,12 @@ Test(adapters, what_is_not_computed_is_not_counted)
     job.train.freeze = (struct ds_strings){.count = 0};
     adapted.lora = (struct ds_lora){.rank = 4, .alpha = 4.0, .targets = 1U << DS_ADAPTED_DOWN};
     job.model.shape = adapted;
+    job.precision.compute = DS_COMPUTE_BF16;
+    job.precision.matmul = DS_MATMUL_FP8;
     none = plan_of(&job);
     saved = all.flops_per_token - none.flops_per_token;
     cr_assert_float_eq(saved, 2.0 * (2 * layer + 64 + 113 * 64) - 6.0 * 2 * 4 * (64 + 96), 1e-6);
+    cr_assert_float_eq(none.fp8_flops_per_token, 4.0 * 2 * (layer - 2 * 64), 1e-6);
     ds_plan_release(&none);
     ds_plan_release(&all);
 }
@@ -191,9 +199,13 @@ Test(adapters, what_cannot_be_frozen_is_refused)
 {
     static const struct {
         const char *match, *says;
-    } cases[] = {{"*", "leaves nothing to train"},
-                 {"*k_proj*", "freeze both or none"},
-                 {"*.wat.*", "no tensor matches '*.wat.*'"}};
+        bool whole; /* beside adapters of q_proj */
+    } cases[] = {{"*", "leaves nothing to train", false},
+                 {"*k_proj*", "name both or none", false},
+                 {"*.wat.*", "'train.freeze' item 1: no tensor matches '*.wat.*'", false},
+                 {"*up_proj.weight", "'lora.whole' has one of", true},
+                 {"*[qkv]_proj.weight", "which has an adapter", true},
+                 {"*lora_A*", "'lora.whole' item 1: no tensor matches '*lora_A*'", true}};
 
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct ds_job job = test_job(test_llama(2, 64, 4, 2, 96, 113, 32), 2, 1, 32);
@@ -201,7 +213,10 @@ Test(adapters, what_cannot_be_frozen_is_refused)
         struct ds_error err = {0};
         struct ds_plan plan;
 
-        job.train.freeze =
+        if (cases[i].whole)
+            job.model.shape.lora =
+                (struct ds_lora){.rank = 4, .alpha = 4.0, .targets = 1U << DS_ADAPTED_QKV};
+        *(cases[i].whole ? &job.lora.whole : &job.train.freeze) =
             (struct ds_strings){.count = 1, .item = (const char *[]){cases[i].match}};
         cr_assert_eq(ds_plan_build(&plan, &args, &err), -EINVAL);
         cr_assert(strstr(err.text, cases[i].says) != NULL, "%s", err.text);

@@ -76,3 +76,45 @@ Test(offload, divides_memory_in_two)
         ds_plan_release(&there);
     }
 }
+
+/* A device keeps rooms and activations alone; gradients, where it updates.  What is said of a plan that
+ * does not fit leads there. */
+Test(offload, of_parameters_leaves_rooms)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        const bool optim = i % 2 == 1;
+        const unsigned world = i / 2 == 0 ? 1 : 4;
+        struct ds_job job = test_job(test_gpt2(12, 768, 12, 50257, 1024), 4, 1, 64);
+        const struct ds_plan_args args = {
+            .job = &job, .world = world, .threads = 1, .local_world = world, .apart = true};
+        struct ds_error err = {0};
+        struct ds_plan plan;
+        uint64_t elems, held;
+
+        job.zero.stage = 3;
+        job.precision.compute = DS_COMPUTE_BF16;
+        job.offload.params = DS_OFFLOAD_CPU;
+        job.offload.optim = optim ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
+        cr_assert_eq(ds_plan_build(&plan, &args, &err), 0, "%s", err.text);
+        elems = ds_plan_line_elems(&plan, DS_ARENA_MOMENTS);
+        held = plan.arena_bytes[DS_ARENA_GATHERED] + plan.arena_bytes[DS_ARENA_STAGED] +
+               plan.arena_bytes[DS_ARENA_ACTIVATIONS] + plan.arena_bytes[DS_ARENA_STAGING] +
+               plan.arena_bytes[DS_ARENA_RUNTIME];
+        cr_assert_geq(elems * world, ds_model_elems(&plan.model));
+        cr_assert_eq(ds_plan_host_bytes(&plan), elems * (optim ? 2 + 4 + 4 + 8 : 2));
+        cr_assert_eq(ds_plan_total_bytes(&plan), held + (optim ? 0 : elems * (4 + 4 + 8)));
+        cr_assert_eq(ds_plan_check_fit(&plan, 1, 1, &err), -ENOMEM);
+        cr_assert_eq(strstr(err.text, "'offload.optim' to cpu") != NULL, !optim, "%s", err.text);
+        cr_assert_null(strstr(err.text, "'offload.params'"), "%s", err.text);
+        ds_plan_release(&plan);
+        job.offload.params = DS_OFFLOAD_NONE;
+        cr_assert_eq(ds_plan_build(&plan, &args, &err), 0);
+        cr_assert_eq(ds_plan_check_fit(&plan, 1, 1, &err), -ENOMEM);
+        cr_assert_not_null(strstr(err.text, !optim ? ", 'offload.optim' to cpu"
+                                            : world == 1
+                                                ? ", 'zero.stage' to 3 and 'offload.params' to cpu"
+                                                : ", 'offload.params' to cpu"),
+                           "%s", err.text);
+        ds_plan_release(&plan);
+    }
+}

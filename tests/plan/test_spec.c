@@ -23,14 +23,19 @@ Test(spec, what_is_written_is_read)
     struct ds_buf out;
     struct ds_error err = {0};
 
-    spec = (struct ds_run_spec){
-        .run_dir = "/a b/run", .cwd = "/c", .attempt = 12, .job_text = "x: 1\n", .job_bytes = 5};
+    spec = (struct ds_run_spec){.run_dir = "/a b/run",
+                                .cwd = "/c",
+                                .attempt = 12,
+                                .evaluate = true,
+                                .job_text = "x: 1\n",
+                                .job_bytes = 5};
     ds_buf_init(&out, 4096);
     cr_assert_eq(ds_run_spec_write(&spec, &out, &err), 0);
     cr_assert_eq(ds_run_spec_parse(&back, out.data, out.len, &err), 0, "%s", err.text);
     cr_assert_str_eq(back.run_dir, "/a b/run");
     cr_assert_str_eq(back.cwd, "/c");
     cr_assert_eq(back.attempt, 12);
+    cr_assert(back.evaluate);
     cr_assert_eq(back.job_bytes, 5);
     cr_assert_eq(memcmp(back.job_text, "x: 1\n", 5), 0);
     for (size_t cut = 0; cut < out.len - 5; cut++) /* every cut within the first lines */
@@ -44,6 +49,9 @@ static const struct {
 } specs[] = {
     {GOOD "\nname: t\n",                       NULL},
     {GOOD "trial a=1 b=2\ntrial c=3\n\n",      NULL},
+    {GOOD "evaluate 1\n\n",                    NULL},
+    {GOOD "evaluate 2\n\n",                    "job's first lines"},
+    {GOOD "evaluate \n\n",                     "job's first lines"},
     {"",                                       "not a job of this version"},
     {"dsrun-job 1",                            "not a job of this version"},
     {"dsrun-job 2\n\n",                        "not a job of this version"},

@@ -42,6 +42,42 @@ Test(stages, nothing_is_updated_or_read_before_it_has_been_copied)
                                     .offload = true});
 }
 
+/* Whoever shares them, one rank included: all comes from the host, what every rank keeps, too. */
+Test(stages, parameters_of_the_host_come_for_each_use)
+{
+    static const unsigned groups[][2] = {{1, 1}, {2, 2}, {4, 2}, {2, 1}, {3, 3}};
+    static const char *const frozen[][3] = {{NULL, "*.h.[1-3].*", "*.w?e.*"},
+                                            {NULL, "model.layers.[1-3].*", "*embed*"},
+                                            {NULL, NULL, NULL}};
+
+    for (unsigned i = 0; i < 5 * 3 * 2 * 2 * 2 * 2; i++)
+        check(&(struct setting){.model = i / 5 % 3,
+                                .world = groups[i % 5][0],
+                                .local = groups[i % 5][1],
+                                .stage = 3,
+                                .params = true,
+                                .offload = i / 15 % 2 == 0 || i / 30 % 2 == 0,
+                                .bf16 = i / 30 % 2,
+                                .passes = i / 60 % 2 == 0 ? 1 : 3,
+                                .recompute = i / 120 % 2,
+                                .bucket_mb = 1,
+                                .freeze = frozen[i / 5 % 3][i / 7 % 3],
+                                .replicate_below = i / 11 % 2 == 0 ? 0 : 2000});
+    for (unsigned i = 0; i < 3 * 2 * 2; i++)
+        check(&(struct setting){.model = 4,
+                                .world = 4,
+                                .local = 4,
+                                .divide = 1U << i % 3,
+                                .stage = 3,
+                                .params = true,
+                                .offload = true,
+                                .once = true,
+                                .passes = i / 3 % 2 == 0 ? 1 : 3,
+                                .rank = i / 6 * 8,
+                                .bucket_mb = 1,
+                                .replicate_below = i % 2 == 0 ? 0 : 2000});
+}
+
 /* Experts that ranks divide are in buckets of their own, of which some hold a shard, or all. */
 Test(stages, what_is_frozen_is_gathered_and_nothing_else)
 {

@@ -52,11 +52,27 @@ static struct ds_job job_of(const struct mesh *mesh)
     return job;
 }
 
-static void build(struct built *built, const struct mesh *mesh)
+/* Adapters of all matrices that are not of experts. */
+static struct ds_lora adapters_of(const struct mesh *mesh, unsigned rank)
+{
+    const unsigned heads = 1U << DS_ADAPTED_QKV | 1U << DS_ADAPTED_PROJ;
+    struct ds_lora lora = {.rank = rank, .alpha = 1.0, .targets = (1U << DS_ADAPTED_COUNT) - 1};
+
+    if (mesh->gpt2)
+        lora.targets = heads | 1U << DS_ADAPTED_FC | 1U << DS_ADAPTED_DOWN;
+    else if (mesh->experts > 0)
+        lora.targets = heads | 1U << DS_ADAPTED_K | 1U << DS_ADAPTED_V;
+    return lora;
+}
+
+/* With adapters of this rank, or none. */
+static void build(struct built *built, const struct mesh *mesh, unsigned rank_of_adapters)
 {
     struct ds_job job = job_of(mesh);
     struct ds_error err = {0};
 
+    if (rank_of_adapters > 0)
+        job.model.shape.lora = adapters_of(mesh, rank_of_adapters);
     built->world = mesh->tensor * mesh->sequence * mesh->data * mesh->pipeline;
     cr_assert_leq(built->world, MAX_WORLD);
     for (unsigned rank = 0; rank < built->world; rank++) {
@@ -109,6 +125,8 @@ static void check_elements(const struct built *built, const char *text)
         struct ds_param whole;
         unsigned char *seen;
 
+        if (any->tensor[i].frozen)
+            continue;
         ds_model_param(&any->model, i, &whole);
         seen = calloc(whole.elems, 1);
         cr_assert_not_null(seen);
@@ -257,16 +275,17 @@ static void check_groups(const struct built *built, const struct mesh *mesh)
     }
 }
 
-static void check(const struct mesh *mesh)
+static void check(const struct mesh *mesh, unsigned rank_of_adapters)
 {
     struct built built;
     char text[120];
 
-    (void)snprintf(text, sizeof(text), "%s%s, %u x %u x %u x %u, stage %u, vocabulary %u",
+    (void)snprintf(text, sizeof(text),
+                   "%s%s, %u x %u x %u x %u, stage %u, vocabulary %u, adapters of %u",
                    mesh->gpt2 ? "gpt2" : "llama", mesh->tied ? " tied" : "", mesh->pipeline,
                    mesh->data, mesh->sequence, mesh->tensor, (unsigned)mesh->stage,
-                   (unsigned)mesh->vocab);
-    build(&built, mesh);
+                   (unsigned)mesh->vocab, rank_of_adapters);
+    build(&built, mesh, rank_of_adapters);
     check_elements(&built, text);
     check_groups(&built, mesh);
     check_experts(&built, mesh);
@@ -306,8 +325,10 @@ Test(team, every_element_is_somebodys)
         {false, true, 2, 2, 2, 2, 2, 97, false, 1, 4, 2, 1},
     };
 
-    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-        check(&table[i]);
+    for (unsigned i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        check(&table[i], 0);
+        check(&table[i], 1 + i % 3);
+    }
 }
 
 /* --- what it is ------------------------------------------------------------------------------- */
@@ -321,7 +342,7 @@ Test(team, parts_are_those_of_a_narrower_model)
     uint64_t vectors = 3 * (3 + 4) * hidden / 2, alike = (16 + 3 * 6 + 2) * hidden, elems = 0;
     struct built built;
 
-    build(&built, &mesh);
+    build(&built, &mesh, 0);
     for (unsigned rank = 0; rank < 2; rank++) {
         const struct ds_plan *plan = &built.plan[rank];
         const struct ds_bucket *last = &plan->bucket[plan->buckets - 1];
@@ -344,7 +365,7 @@ Test(team, keys_and_values_are_those_of_the_query_heads)
     const struct mesh fewer = {false, true, 2, 2, 1, 1, 0, 97, false, 1, 0, 0, 1};
     struct built built;
 
-    build(&built, &mesh);
+    build(&built, &mesh, 0);
     for (unsigned rank = 0; rank < 6; rank++) {
         const struct ds_plan *plan = &built.plan[rank];
         const struct ds_comm_group same = ds_plan_kv_group(plan);
@@ -358,13 +379,13 @@ Test(team, keys_and_values_are_those_of_the_query_heads)
                       role == DS_ROLE_V_B;
             uint64_t together, at = ds_plan_cut_at(&cut, 0, &together);
 
-            cr_expect_eq(plan->tensor[i].doubled, kv, "%s", cut.whole.name);
+            cr_expect_eq(plan->tensor[i].doubled, kv ? 3 : 1, "%s", cut.whole.name);
             if (kv)
                 cr_expect_eq(at, cut.whole.elems / 2 * (rank / 3), "%s", cut.whole.name);
         }
     }
     release(&built);
-    build(&built, &fewer);
+    build(&built, &fewer, 0);
     cr_expect(built.plan[0].kv_ranks == 2 && built.plan[0].shape.kv_heads == 1);
     cr_expect(ds_plan_kv_heads(&built.plan[0]) == 1);
     cr_expect_eq(ds_plan_swap_width(&built.plan[0]), (6 + 2 * 2) * 4);
@@ -384,7 +405,7 @@ Test(team, sums_of_keys_and_values_are_counted)
         struct built built;
         uint64_t seen = 0;
 
-        build(&built, &table[i]);
+        build(&built, &table[i], 0);
         plan = &built.plan[0];
         for (unsigned rank = 0; rank < built.world; rank += plan->kv_ranks)
             for (size_t k = 0; k < plan->spans; k++)
@@ -477,4 +498,28 @@ Test(team, divides_no_row_that_has_a_norm)
     cr_assert(strstr(err.text, "'parallel.tensor' 2 and 'model.arch' olmo2 do not go together") ==
                   err.text,
               "%s", err.text);
+}
+
+/* Once a step those matrices of adapters that all of a team have: of what is divided by what it makes
+ * the first ones, which read 48, of the other the second ones, which make 48; and of the one head of
+ * keys and values both. */
+Test(team, sums_of_adapters_are_counted)
+{
+    const struct mesh mesh = {false, true, 2, 1, 1, 1, 0, 97, false, 1, 0, 0, 1};
+    const uint64_t head = 4, elems = 3 * 3 * (7 * 48 + 2 * head);
+    const struct ds_plan *plan;
+    struct built built;
+    uint64_t seen = 0;
+
+    build(&built, &mesh, 3);
+    plan = &built.plan[1];
+    for (size_t k = 0; k < plan->spans; k++)
+        seen += ds_plan_doubled(plan, plan->span[k].bucket, k).count;
+    cr_expect_eq(seen, elems);
+    cr_expect(!plan->bucket[plan->buckets - 1].replicated);
+    seen = 0;
+    for (size_t i = 0; i < plan->params; i++)
+        seen += ds_plan_twin(plan, i) ? plan->param[i].param.elems : 0;
+    cr_expect_eq(seen, elems);
+    release(&built);
 }

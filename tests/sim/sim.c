@@ -5,12 +5,14 @@
  *
  *     sim COUNT [FIRST_SEED]
  *
- * A sequence is a job: hosts (most have a few, every thousandth 10,000), spares, restarts, and up
- * to four faults in each attempt; world.h runs an attempt.  Here is checked what spans attempts: a
- * fault that strikes alone is the cause that is named; no host twice in a placement, none that was
- * replaced, none that is lost while a spare is left; restarts and their delays as promised, only
- * after what the user wants them for and then always, and no loop at one step.  Prints the count of
- * sequences and of failures, and each failing seed; exit 1 when there is one.
+ * A sequence is a job: hosts (most have a few, every thousandth 10,000), spares, restarts, in every
+ * other one a range of numbers of hosts of which some will do, and up to four faults in each
+ * attempt; world.h runs an attempt.  Here is checked what spans attempts: a fault that strikes alone
+ * is the cause that is named; no host twice in a placement, none that was replaced or left out, none
+ * that is lost while a spare is left; hosts are left out where no spare is left and not before, to
+ * the largest number that will do and never below the least; restarts and their delays as promised,
+ * only after what the user wants them for and then always, and no loop at one step.  Prints the
+ * count of sequences and of failures, and each failing seed; exit 1 when there is one.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -30,6 +32,7 @@ struct job {
     struct ds_roster roster;
     struct ds_placement placement;
     struct ds_spares spares;
+    uint32_t unit; /* what runs can be divided among a multiple of so many ranks */
     struct ds_restart restart;
     struct world world;
     bool lost[MOST_HOSTS + MOST_SPARES]; /* by host of the roster: cannot be reached any more */
@@ -38,7 +41,7 @@ struct job {
 };
 
 static struct { /* of all sequences */
-    uint64_t hosts, attempts, events, drops, most_hosts;
+    uint64_t hosts, attempts, events, drops, most_hosts, left_out, too_few;
     uint64_t causes[DS_FAILURE_KINDS], faults[FAULT_KINDS];
 } total;
 
@@ -63,17 +66,29 @@ static uint32_t draw_hosts(struct world *world, uint64_t seed)
     return hosts < sizes[i].most ? hosts : sizes[i].most;
 }
 
-static void build(struct job *job, uint32_t hosts, uint32_t spares, uint32_t slots)
+static bool fits(const void *user, const struct ds_placement *placement)
+{
+    const struct job *job = user;
+
+    return placement->world % job->unit == 0;
+}
+
+static void build(struct job *job, uint32_t hosts, uint32_t spares, uint32_t slots, uint32_t least)
 {
     const struct ds_host_spec spec = {.slots = slots};
     const struct ds_placement_args args = {.nodes = hosts};
+    const struct ds_spares_args range = {
+        .least = least, .most = hosts, .fit = {.does = fits, .user = job}};
     char pattern[64];
 
     (void)snprintf(pattern, sizeof(pattern), "n[1-%u]", hosts + spares);
     ds_roster_init(&job->roster);
     if (ds_roster_add(&job->roster, pattern, &spec, NULL) != 0 ||
-        ds_placement_build(&job->placement, &job->roster, &args, NULL) != 0 ||
-        ds_spares_init(&job->spares, &job->roster, &job->placement, NULL) != 0)
+        ds_placement_build(&job->placement, &job->roster, &args, NULL) != 0)
+        abort();
+    if (least == 0 || !ds_placement_cut(&job->placement, least, &range.fit))
+        job->unit = 1; /* any number */
+    if (ds_spares_init(&job->spares, &job->roster, &job->placement, &range, NULL) != 0)
         abort();
 }
 
@@ -93,6 +108,10 @@ static void draw_faults(struct job *job, uint64_t begin_ns)
                                 .host = (uint32_t)world_draw(world, job->placement.places)};
         if (fault->kind == FAULT_EXIT && dice % 3 == 0)
             fault->kind = FAULT_HELD;
+        if (job->restart.restarts > 0 && world->super.first.held && dice % 2 == 0)
+            fault->kind = FAULT_HELD;  /* as it was */
+        if (fault->kind == FAULT_HELD) /* ranks begin so soon */
+            fault->at_ns = begin_ns + S / 2 + world_draw(world, S);
         place = &job->placement.place[fault->host];
         fault->rank = place->first_rank + (uint32_t)world_draw(world, place->ranks);
         if (fault->kind == FAULT_SLEEP || (fault->kind == FAULT_FREEZE && dice % 2 == 0))
@@ -224,6 +243,48 @@ static uint32_t spares_left(const struct job *job)
     return left;
 }
 
+/* Is there a number of hosts from `least` to `most` that will do?  All have as many slots. */
+static bool would_do(const struct job *job, uint32_t least, uint32_t most)
+{
+    uint32_t slots = job->placement.place[0].ranks;
+
+    for (uint32_t hosts = least; hosts <= most; hosts++)
+        if (hosts * slots % job->unit == 0)
+            return true;
+    return false;
+}
+
+/* Hosts that were left out: with `left` spares before, of `places`. */
+static void check_fewer(struct job *job, const struct ds_spares_change *change, uint32_t left,
+                        uint32_t places)
+{
+    const struct ds_spares_args *range = &job->spares.args;
+    const struct ds_placement *placement = &job->placement;
+    uint32_t there = change->left < range->most ? change->left : range->most;
+
+    total.left_out += change->out;
+    total.too_few += change->too_few;
+    if (change->out == 0 && placement->places != places)
+        (void)world_fail(&job->world, "%u places of %u with no host left out", placement->places,
+                         places);
+    if (change->out > 0 && (range->least == 0 || placement->places < range->least ||
+                            placement->places > range->most || !fits(job, placement)))
+        (void)world_fail(&job->world, "%u hosts of %u to %u", placement->places, range->least,
+                         range->most);
+    if ((change->out > 0 || change->too_few) && change->replaced < left)
+        (void)world_fail(&job->world, "a host is left out, %u spares of %u are used",
+                         change->replaced, left);
+    if (change->out > 0 && would_do(job, placement->places + 1, there))
+        (void)world_fail(&job->world, "%u hosts where more of %u would do", placement->places,
+                         there);
+    if (change->out > 0 && change->left != places - change->out)
+        (void)world_fail(&job->world, "%u hosts are left of %u and %u", change->left, places,
+                         change->out);
+    if (change->too_few && (change->out > 0 || would_do(job, range->least, there)))
+        (void)world_fail(&job->world, "%u hosts are too few for %u to %u", change->left,
+                         range->least, range->most);
+}
+
 static void check_placement(struct job *job, uint32_t left, uint32_t replaced)
 {
     static uint32_t seen[MOST_HOSTS + MOST_SPARES], round;
@@ -286,18 +347,25 @@ static bool again(struct job *job)
                                      .checkpoint = job->checkpoint};
     bool was = !first->held && job->restart.failed_before && job->restart.step == facts.step &&
                job->restart.checkpoint == facts.checkpoint;
-    uint32_t left = spares_left(job), replaced;
+    uint32_t left = spares_left(job), places = job->placement.places;
+    struct ds_spares_change change;
     unsigned made = job->restart.restarts, delay_ms = 0;
     const char *why;
-    bool next;
+    bool next, blamed;
 
     for (uint32_t i = 0; i < job->placement.places; i++)
         lost[i] = world->super_host[i].lost;
-    replaced = ds_spares_replace(&job->spares, lost, first, &facts.replaced);
-    check_placement(job, left, replaced);
-    if (replaced == 0 && left > 0 && facts.code != 0 &&
-        (first->kind == DS_FAILURE_SILENT || first->kind == DS_FAILURE_HOST || first->held))
+    ds_spares_replace(&job->spares, lost, first, &change);
+    facts.replaced = change.first;
+    check_fewer(job, &change, left, places);
+    check_placement(job, left + places - change.out - job->placement.places, change.replaced);
+    blamed = facts.code != 0 &&
+             (first->kind == DS_FAILURE_SILENT || first->kind == DS_FAILURE_HOST || first->held);
+    if (change.replaced == 0 && left > 0 && blamed)
         (void)world_fail(world, "a lost host is not replaced, %u spares are left", left);
+    if (change.replaced + change.out == 0 && !change.too_few && blamed &&
+        job->spares.args.least != 0 && job->spares.args.least < job->spares.args.most)
+        (void)world_fail(world, "a lost host is not left out");
     next = ds_restart_next(&job->restart, &facts, &delay_ms, &why);
     if (next && (made >= job->restarts || facts.code == 0 || facts.stopped))
         (void)world_fail(world, "restart %u of %u after code %d", made + 1, job->restarts,
@@ -318,7 +386,7 @@ static bool again(struct job *job)
 static bool run_job(struct job *job, uint64_t seed)
 {
     struct world *world = &job->world;
-    uint32_t hosts;
+    uint32_t hosts, spares, slots, least;
     bool next = true;
 
     world->seed = seed;
@@ -329,8 +397,11 @@ static bool run_job(struct job *job, uint64_t seed)
     job->restart = (struct ds_restart){0};
     job->checkpoint = -1;
     hosts = draw_hosts(world, seed);
-    build(job, hosts, (uint32_t)world_draw(world, MOST_SPARES + 1),
-          hosts > 64 ? 1 : 1 + (uint32_t)world_draw(world, 4));
+    spares = (uint32_t)world_draw(world, MOST_SPARES + 1);
+    slots = hosts > 64 ? 1 : 1 + (uint32_t)world_draw(world, 4);
+    least = world_draw(world, 2) == 0 ? 0 : 1 + (uint32_t)world_draw(world, hosts);
+    job->unit = 1 + (uint32_t)world_draw(world, 4);
+    build(job, hosts, spares, slots, least);
     memset(job->lost, 0, job->roster.hosts * sizeof(job->lost[0]));
     job->restarts = (unsigned)world_draw(world, 4);
     job->on = world_draw(world, 4) != 0 ? DS_CAUSES_DEFAULT : (unsigned)world_draw(world, 512);
@@ -410,8 +481,9 @@ int main(int argc, char **argv)
         (void)printf(" %s %" PRIu64, fault_words[i], total.faults[i]);
     (void)printf("\n%" PRIu64 " sequences from seed %" PRIu64 ", %" PRIu64 " attempts, %" PRIu64
                  " hosts (at most %" PRIu64 " in one), %" PRIu64 " events, %" PRIu64
-                 " hosts dropped, %" PRIu64 " failures\n",
+                 " hosts dropped, %" PRIu64 " left out, %" PRIu64 " times too few, %" PRIu64
+                 " failures\n",
                  count, first, total.attempts, total.hosts, total.most_hosts, total.events,
-                 total.drops, failures);
+                 total.drops, total.left_out, total.too_few, failures);
     return failures == 0 ? DS_EXIT_OK : DS_EXIT_FAILURE;
 }

@@ -205,7 +205,7 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
             restart->restarts, /* nobody knows how far a program came: each attempt is another */
         .checkpoint = -1};
     struct ds_spares_change change;
-    char lack[DS_MAX_ERROR_TEXT];
+    char lack[DS_MAX_ERROR_TEXT] = "";
     const char *why;
     unsigned delay_ms;
     int stop;
@@ -222,7 +222,7 @@ static bool again(struct launch *launch, struct ds_restart *restart, struct ds_f
     launch->attempt = restart->restarts;
     if (change.too_few)
         ds_spares_too_few(&launch->spares, &change, lack);
-    if (ds_report_restart(&launch->report, launch->attempt, delay_ms, change.too_few ? lack : NULL,
+    if (ds_report_restart(&launch->report, launch->attempt, delay_ms, lack[0] != '\0' ? lack : NULL,
                           err) != 0)
         return false;
     stop = ds_fleet_wait(&launch->fleet, delay_ms);

@@ -342,7 +342,7 @@ static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_r
                                                  ? result->last_step
                                                  : run->report.last_metric};
     struct ds_spares_change change;
-    char lack[DS_MAX_ERROR_TEXT];
+    char lack[DS_MAX_ERROR_TEXT] = "";
     const char *why;
     unsigned delay_ms;
     int stop;
@@ -359,7 +359,7 @@ static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_r
         ds_spares_too_few(&run->spares, &change, lack);
     if (move(run, &change, err) != 0)
         return false;
-    if (ds_report_restart(&run->report, run->facts.attempt, delay_ms, change.too_few ? lack : NULL,
+    if (ds_report_restart(&run->report, run->facts.attempt, delay_ms, lack[0] != '\0' ? lack : NULL,
                           err) != 0)
         return false;
     if (change.out > 0)

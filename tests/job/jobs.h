@@ -6,6 +6,7 @@
 #ifndef DS_TESTS_JOBS_H
 #define DS_TESTS_JOBS_H
 
+#include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>
 
@@ -49,6 +50,25 @@ static inline int jobs_parse(struct ds_job *job, const char *text, const char *o
 {
     ds_job_init(job);
     return ds_job_parse(job, "job.yaml", text, strlen(text), &override, override != NULL, err);
+}
+
+/* A job that cannot be, and the sentence that it ends with. */
+struct jobs_wrong {
+    const char *text, *override; /* override: or NULL */
+    int code;
+    const char *message;
+};
+
+static inline void jobs_expect_wrong(const struct jobs_wrong *wrong, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct ds_error err = {0};
+        struct ds_job job;
+
+        cr_expect_eq(jobs_parse(&job, wrong[i].text, wrong[i].override, &err), -wrong[i].code);
+        cr_expect_str_eq(err.text, wrong[i].message);
+        ds_job_release(&job);
+    }
 }
 
 #endif

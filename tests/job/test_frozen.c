@@ -11,11 +11,7 @@
 #include "tests/job/jobs.h"
 
 /* clang-format off */
-static const struct {
-    const char *text, *override;
-    int code;
-    const char *message;
-} wrongs[] = {
+static const struct jobs_wrong wrongs[] = {
     {SMALL, "lora.rank=8", EINVAL,
      "override 'lora.rank=8': 'lora.rank' keeps weights as they are and so needs 'model.init.from'; set it to a folder that has them"},
     {SMALL, "train.freeze=*.bias", EINVAL,
@@ -35,14 +31,7 @@ static const struct {
 
 Test(frozen, each_job_that_cannot_be_ends_with_its_sentence)
 {
-    for (size_t i = 0; i < sizeof(wrongs) / sizeof(wrongs[0]); i++) {
-        struct ds_error err = {0};
-        struct ds_job job;
-
-        cr_expect_eq(jobs_parse(&job, wrongs[i].text, wrongs[i].override, &err), -wrongs[i].code);
-        cr_expect_str_eq(err.text, wrongs[i].message);
-        ds_job_release(&job);
-    }
+    jobs_expect_wrong(wrongs, sizeof(wrongs) / sizeof(wrongs[0]));
 }
 
 Test(frozen, without_a_rank_there_are_no_adapters)

@@ -9,11 +9,7 @@
 #include "tests/job/jobs.h"
 
 /* clang-format off */
-static const struct {
-    const char *text, *override;
-    int code;
-    const char *message;
-} wrongs[] = {
+static const struct jobs_wrong wrongs[] = {
     {SMALL, "offload.optim=nvme", EINVAL,
      "override 'offload.optim=nvme': 'offload.optim' nvme needs 'offload.path', a folder on a local disk of every host"},
     {SMALL "offload: {path: '', optim: nvme}\n", NULL, EINVAL,
@@ -39,14 +35,7 @@ static const struct {
 
 Test(offload, each_job_that_cannot_be_ends_with_its_sentence)
 {
-    for (size_t i = 0; i < sizeof(wrongs) / sizeof(wrongs[0]); i++) {
-        struct ds_error err = {0};
-        struct ds_job job;
-
-        cr_expect_eq(jobs_parse(&job, wrongs[i].text, wrongs[i].override, &err), -wrongs[i].code);
-        cr_expect_str_eq(err.text, wrongs[i].message);
-        ds_job_release(&job);
-    }
+    jobs_expect_wrong(wrongs, sizeof(wrongs) / sizeof(wrongs[0]));
 }
 
 Test(offload, parameters_go_with_what_has_another_type_or_the_same_owner)

@@ -14,7 +14,7 @@ static struct ds_stream *stream;
 
 static void start(void)
 {
-    device = open_cpu(NULL, 1, 0);
+    device = open_cpu(NULL, 1, ds_scratch_bytes(&(struct ds_scratch_query){.threads = 1}));
     cr_assert(device != NULL);
     stream = ds_device_stream(device);
 }

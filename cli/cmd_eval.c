@@ -185,6 +185,7 @@ static int prepare(struct eval *eval, struct ds_error *err)
 {
     struct ds_plan_args args = {.job = &eval->job};
     struct ds_cli_memory memory;
+    struct ds_cli_sets sets;
     int rc = ds_cli_place(eval->cli, &eval->job, !eval->cli->dry_run, &eval->place, err);
 
     ds_cli_place_warn(&eval->place);
@@ -202,7 +203,9 @@ static int prepare(struct eval *eval, struct ds_error *err)
     args.local_world = eval->place.placement.place[0].ranks;
     args.apart = memory.apart;
     rc = ds_plan_build(&eval->plan, &args, err);
-    return rc == 0 ? ds_cli_memory_holds(&memory, &eval->plan, err) : rc;
+    if (rc == 0)
+        rc = ds_cli_memory_holds(&memory, &eval->plan, err);
+    return rc == 0 ? ds_cli_sets_check(&eval->job, &sets, err) : rc;
 }
 
 static int run(struct eval *eval, struct ds_error *err)

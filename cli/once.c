@@ -6,6 +6,7 @@
 #include "cli/once.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,9 +21,12 @@ enum { GRACE_S = 30, START_TIMEOUT_S = 60 };
 
 static void on_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
 {
-    (void)user;
-    if (stream == DS_LOG_STDERR)
-        ds_log(DS_LOG_WARNING, "rank %u: %s", rank, text);
+    struct ds_once *once = user;
+
+    if (stream != DS_LOG_STDERR || strcmp(once->said, text) == 0)
+        return;
+    ds_log(DS_LOG_WARNING, "rank %u: %s", rank, text);
+    (void)snprintf(once->said, sizeof(once->said), "%s", text);
 }
 
 static int on_output(void *user, uint32_t rank, enum ds_log_stream stream, const char *bytes,

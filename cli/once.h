@@ -25,6 +25,7 @@ struct ds_once {
     void *user;
     struct ds_logmux mux;
     struct ds_fleet fleet;
+    char said[DS_MAX_ERROR_TEXT]; /* the last line that was logged: not again for each rank */
 };
 
 /* Start them and wait.  Returns the exit code of dsrun, and where that is not 0 the reason: `what`

@@ -283,4 +283,21 @@ static inline double gelu_slope(double x)
 
 static const enum ds_dtype act_types[] = {DS_F32, DS_BF16, DS_F16};
 
+/* Call with good arguments after one change; both must be as said.  On `stream`. */
+#define REFUSES(fn, good, change)                                                                  \
+    do {                                                                                           \
+        struct ds_##fn##_args a = good;                                                            \
+        struct ds_error err = {0};                                                                 \
+        change;                                                                                    \
+        cr_assert(ds_##fn(&a, stream, &err) == -EINVAL, "%s: %s", #fn, #change);                   \
+        cr_assert(strstr(err.text, "'" #fn "'") != NULL, "%s", err.text);                          \
+    } while (0)
+
+#define ACCEPTS(fn, good)                                                                          \
+    do {                                                                                           \
+        struct ds_##fn##_args a = good;                                                            \
+        struct ds_error err = {0};                                                                 \
+        cr_assert(ds_##fn(&a, stream, &err) == 0, "%s: %s", #fn, err.text);                        \
+    } while (0)
+
 #endif

@@ -27,21 +27,4 @@ static void stop(void)
 static float f[4096];
 static int32_t ids[512];
 
-/* Call with good arguments after one change; both must be as said. */
-#define REFUSES(fn, good, change)                                                                  \
-    do {                                                                                           \
-        struct ds_##fn##_args a = good;                                                            \
-        struct ds_error err = {0};                                                                 \
-        change;                                                                                    \
-        cr_assert(ds_##fn(&a, stream, &err) == -EINVAL, "%s: %s", #fn, #change);                   \
-        cr_assert(strstr(err.text, "'" #fn "'") != NULL, "%s", err.text);                          \
-    } while (0)
-
-#define ACCEPTS(fn, good)                                                                          \
-    do {                                                                                           \
-        struct ds_##fn##_args a = good;                                                            \
-        struct ds_error err = {0};                                                                 \
-        cr_assert(ds_##fn(&a, stream, &err) == 0, "%s: %s", #fn, err.text);                        \
-    } while (0)
-
 #endif

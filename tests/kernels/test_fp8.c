@@ -509,15 +509,6 @@ Test(fp8, products_of_what_is_not_finite)
     drop(&p);
 }
 
-#define REFUSES(fn, good, change)                                                                  \
-    do {                                                                                           \
-        struct ds_##fn##_args a = good;                                                            \
-        struct ds_error err = {0};                                                                 \
-        change;                                                                                    \
-        cr_assert(ds_##fn(&a, stream, &err) == -EINVAL, "%s: %s", #fn, #change);                   \
-        cr_assert(strstr(err.text, "'" #fn "'") != NULL, "%s", err.text);                          \
-    } while (0)
-
 Test(fp8, what_it_refuses)
 {
     static _Alignas(16) uint8_t codes[4096];

@@ -6,8 +6,6 @@
 #include "runtime/engine.h"
 
 #include <errno.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,9 +16,9 @@
 #include "runtime/model/net.h"
 #include "runtime/offload.h"
 #include "runtime/outcome.h"
-#include "runtime/queue.h"
 #include "runtime/relay.h"
 #include "runtime/updater.h"
+#include "runtime/walk.h"
 
 _Static_assert((int)DS_QUEUE_COUNT == (int)DS_DEVICE_QUEUES, "a stream for each queue");
 
@@ -39,11 +37,9 @@ struct ds_engine {
     const void **params; /* [buckets]: where the net reads and writes */
     float **grads;
     struct ds_net net;
-    struct ds_queue_set queues;
-    uint64_t steps; /* begun since open; the number that events count in */
+    struct ds_walk walk;
     const struct ds_step_args *step;
-    uint64_t watched;    /* the number of the step that has a probe */
-    atomic_size_t at[2]; /* instructions begun by the main and by the other thread */
+    uint64_t watched; /* the number of the step that has a probe */
 };
 
 static int reserve(struct ds_engine *engine, struct ds_error *err)
@@ -143,26 +139,7 @@ static int open_host(struct ds_engine *engine, struct ds_error *err)
     return 0;
 }
 
-static int run_queues(struct ds_engine *engine, uint64_t step, bool beside, struct ds_error *err);
-
-/* One step of the queues that are not the caller's, on their own thread. */
-static int run_beside(void *user, uint64_t step, struct ds_error *err)
-{
-    struct ds_engine *engine = user;
-    int rc = ds_device_enter(engine->args.device, err);
-
-    return rc == 0 ? run_queues(engine, step, true, err) : rc;
-}
-
-/* Does the host do something while the caller of a step does something else? */
-static bool has_thread(const struct ds_engine *engine)
-{
-    if (ds_device_is_apart(engine->args.device))
-        return engine->plan->offload;
-    if (ds_plan_speaks(engine->plan) || engine->plan->pipeline_ranks > 1)
-        return false; /* passes speak to other ranks: one thread does it all */
-    return engine->args.overlap && (engine->plan->world > 1 || engine->plan->offload);
-}
+static int exec_from(void *user, uint64_t step, size_t i, size_t *last, struct ds_error *err);
 
 int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, struct ds_error *err)
 {
@@ -207,9 +184,8 @@ int ds_engine_open(struct ds_engine **out, const struct ds_engine_args *args, st
     if (rc == 0)
         rc = open_host(engine, err);
     if (rc == 0)
-        rc = ds_queue_init(&engine->queues, args->device, DS_QUEUE_HOST, plan->step.events, err);
-    if (rc == 0 && has_thread(engine))
-        rc = ds_queue_thread(&engine->queues, run_beside, engine, err);
+        rc = ds_walk_open(&engine->walk, plan, args->device, args->overlap,
+                          &(struct ds_walk_work){.exec = exec_from, .user = engine}, err);
     if (rc != 0) {
         ds_engine_close(engine);
         return rc;
@@ -230,7 +206,7 @@ void ds_engine_close(struct ds_engine *engine)
 {
     if (engine == NULL)
         return;
-    ds_queue_release(&engine->queues);
+    ds_walk_close(&engine->walk);
     if (ds_device_is_apart(engine->args.device)) {
         wait_for_device(engine);
         if (has_far_lines(engine))
@@ -305,14 +281,14 @@ int ds_engine_publish(struct ds_engine *engine, struct ds_error *err)
 
 int ds_engine_settle(struct ds_engine *engine, struct ds_error *err)
 {
-    int rc = ds_queue_settle(&engine->queues, engine->steps, err);
+    int rc = ds_walk_settle(&engine->walk, err);
 
     return rc == 0 ? ds_updater_settle(&engine->updater, err) : rc;
 }
 
 int ds_engine_leave_comm(struct ds_engine *engine, struct ds_error *err)
 {
-    return engine->queues.threaded ? ds_engine_settle(engine, err) : 0;
+    return ds_walk_hush(&engine->walk, err);
 }
 
 void *ds_engine_work(const struct ds_engine *engine, uint64_t *bytes)
@@ -427,26 +403,10 @@ static int exec_watched(struct ds_engine *engine, size_t i, struct ds_error *err
     return rc != 0 ? rc : ds_probe_part_end(engine->step->probe, stream, at, err);
 }
 
-/* Is this instruction the other thread's?  What moves between ranks is, for a group of ranks takes
- * one call at a time in one order, and copies; the host updates where it computes.  On a device
- * that works by itself it is the host's updates, and what cannot be queued before them: the way
- * back.  Until all of that is there the caller has nothing else for the ranks. */
-static bool is_beside(const struct ds_engine *engine, const struct ds_instr *instr)
-{
-    enum ds_queue queue = instr->queue;
-
-    if (!engine->queues.threaded)
-        return false;
-    if (ds_device_is_apart(engine->args.device))
-        return queue == DS_QUEUE_HOST || instr->op == DS_INSTR_FETCH ||
-               (queue == DS_QUEUE_GATHER && instr->micro_batch == UINT32_MAX);
-    return queue != DS_QUEUE_COMPUTE && queue != DS_QUEUE_HOST;
-}
-
 /* Instruction i, or the run that it begins; *last is the last one that was done. */
-static int exec_from(struct ds_engine *engine, uint64_t step, size_t i, size_t *last,
-                     struct ds_error *err)
+static int exec_from(void *user, uint64_t step, size_t i, size_t *last, struct ds_error *err)
 {
+    struct ds_engine *engine = user;
     const struct ds_graph_run *run;
 
     *last = i;
@@ -459,33 +419,6 @@ static int exec_from(struct ds_engine *engine, uint64_t step, size_t i, size_t *
     return exec_run(engine, run, err);
 }
 
-/* The instructions of one thread in list order: of the other one, or of the caller. */
-static int run_queues(struct ds_engine *engine, uint64_t step, bool beside, struct ds_error *err)
-{
-    const struct ds_program *program = &engine->plan->step;
-    int rc = 0;
-
-    for (size_t i = 0, last; rc == 0 && i < program->count; i++) {
-        const struct ds_instr *instr = &program->instr[i];
-
-        if (is_beside(engine, instr) != beside)
-            continue;
-        atomic_store_explicit(&engine->at[beside], i + 1, memory_order_relaxed);
-        rc = ds_queue_wait(&engine->queues, instr->queue, instr->waits_for,
-                           instr->last_step ? step - 1 : step, err);
-        if (rc == 0)
-            rc = ds_queue_wait(&engine->queues, instr->queue, instr->room_after,
-                               instr->room_last_step ? step - 1 : step, err);
-        if (rc == 0)
-            rc = exec_from(engine, step, i, &last, err);
-        if (rc != 0)
-            break;
-        i = last;
-        rc = ds_queue_signal(&engine->queues, instr->queue, program->instr[i].signals, step, err);
-    }
-    return rc;
-}
-
 const char *ds_engine_note(struct ds_engine *engine)
 {
     const char *note = ds_graphs_note(&engine->graphs);
@@ -495,18 +428,7 @@ const char *ds_engine_note(struct ds_engine *engine)
 
 void ds_engine_where(const struct ds_engine *engine, char *out, size_t cap)
 {
-    size_t used = 0;
-
-    out[0] = '\0';
-    for (int thread = 0; thread < 2; thread++) {
-        size_t at = atomic_load_explicit(&engine->at[thread], memory_order_relaxed);
-
-        if (at == 0 || at > engine->plan->step.count || used >= cap)
-            continue;
-        if (used > 0)
-            used += (size_t)snprintf(out + used, cap - used, "; ");
-        used += ds_plan_instr_text(engine->plan, at - 1, out + used, used < cap ? cap - used : 0);
-    }
+    ds_walk_where(&engine->walk, engine->plan, out, cap);
 }
 
 int ds_engine_queue(struct ds_engine *engine, const struct ds_step_args *args, struct ds_error *err)
@@ -520,17 +442,14 @@ int ds_engine_queue(struct ds_engine *engine, const struct ds_step_args *args, s
     if (rc != 0)
         return rc;
     engine->step = args;
-    engine->steps++;
     engine->net.grad_scale = ds_outcome_loss_factor(&engine->outcome, args, DS_FACTOR_TOKEN);
     engine->net.target_scale = ds_outcome_loss_factor(&engine->outcome, args, DS_FACTOR_TARGET);
     ds_feed_turn(&engine->feed);
     if (args->probe != NULL)
-        engine->watched = engine->steps;
-    if (engine->queues.threaded)
-        ds_queue_start(&engine->queues, engine->steps);
+        engine->watched = engine->walk.steps + 1;
     rc = ds_outcome_begin(&engine->outcome, args, err);
     if (rc == 0)
-        rc = run_queues(engine, engine->steps, false, err);
+        rc = ds_walk_step(&engine->walk, err);
     if (rc == 0 && args->probe != NULL) {
         rc = ds_engine_settle(engine, err);
         if (rc == 0)

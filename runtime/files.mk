@@ -21,4 +21,4 @@ SRC_ckpt := $(addprefix runtime/ckpt/,state.c view.c safetensors.c manifest.c ma
     hf.c merge.c hf_adapters.c hf_config.c hf_export.c hf_families.c hf_packed.c hf_rope.c hf_window.c inspect.c)
 SRC_engine := $(addprefix runtime/,board.c commlog.c disk.c disk_bench.c engine.c exchange.c relay.c feed.c first.c flags.c frozen.c graphs.c lines.c link.c matrix.c monitor.c muon.c \
     offload.c outcome.c peers.c plugin.c profile.c queue.c snapshot.c agree.c start.c states.c tally.c trace.c train.c trainer.c trial.c trust.c \
-    update.c updater.c cost/machine.c model/adapt.c model/attend.c model/ends.c model/experts.c model/forward.c model/fp8.c model/heads.c model/layer.c model/meet.c model/net.c model/qk_norm.c model/team.c generate/sampler.c generate/serve.c generate/session.c)
+    update.c updater.c walk.c cost/machine.c model/adapt.c model/attend.c model/ends.c model/experts.c model/forward.c model/fp8.c model/heads.c model/layer.c model/meet.c model/net.c model/qk_norm.c model/team.c generate/sampler.c generate/serve.c generate/session.c)

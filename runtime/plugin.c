@@ -145,16 +145,15 @@ static int set_interface(const struct ds_job *job, const struct ds_seat *seat, s
 
 /* Collectives of two communicators at a time wait for each other's place on the devices unless all
  * ranks start them in one order.  NCCL from 2.26 on keeps that of the host's calls, and lets them
- * overlap.  With offload two threads call, whose order need not be that of other ranks. */
+ * overlap. */
 static int keep_order(const struct ds_job *job, const struct ds_seat *seat, struct ds_error *err)
 {
     bool groups = job->zero.stage > 0 && job->zero.shard_group == DS_SHARD_NODE &&
                   seat->local_world > 1 && seat->local_world < seat->world;
     bool several = groups || job->parallel.sequence > 1 || job->parallel.pipeline > 1 ||
                    job->parallel.tensor > 1 || job->parallel.expert > 1;
-    bool one_thread = job->offload.optim == DS_OFFLOAD_NONE;
 
-    if (!several || !one_thread || set("NCCL_LAUNCH_ORDER_IMPLICIT", "1"))
+    if (!several || set("NCCL_LAUNCH_ORDER_IMPLICIT", "1"))
         return 0;
     return ds_fail(err, ENOMEM, "no memory for the environment");
 }

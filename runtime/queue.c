@@ -126,6 +126,11 @@ int ds_queue_signal(struct ds_queue_set *set, unsigned queue, uint32_t event, ui
     return rc;
 }
 
+bool ds_queue_has(struct ds_queue_set *set, uint32_t event, uint64_t step)
+{
+    return atomic_load_explicit(&set->event[event], memory_order_acquire) >= step;
+}
+
 static int wait_or_say(struct ds_queue_set *set, atomic_uint_least64_t *value, uint64_t step,
                        struct ds_error *err)
 {

@@ -56,6 +56,8 @@ int ds_queue_settle(struct ds_queue_set *set, uint64_t step, struct ds_error *er
 #define DS_QUEUE_NO_EVENT UINT32_MAX
 int ds_queue_signal(struct ds_queue_set *set, unsigned queue, uint32_t event, uint64_t step,
                     struct ds_error *err) DS_NODISCARD;
+/* Has it happened in `step`? */
+bool ds_queue_has(struct ds_queue_set *set, uint32_t event, uint64_t step);
 int ds_queue_wait(struct ds_queue_set *set, unsigned queue, uint32_t event, uint64_t step,
                   struct ds_error *err) DS_NODISCARD;
 

@@ -43,12 +43,36 @@ int ds_relay_pass(struct ds_exchange *exchange, struct ds_net *net, const struct
     return rc == 0 ? ds__probe_end_bytes(net->stream, at, "pass", 2 * plan->passed_bytes, err) : rc;
 }
 
+/* Of gradients in the host's memory: through that of activations, which is empty between a step's
+ * passes and its update. */
+static int add_up_far(const struct ds_exchange *exchange, struct ds_comm *comm, float *grads,
+                      uint64_t count, struct ds_stream *stream, struct ds_error *err)
+{
+    const uint64_t room = exchange->plan->arena_bytes[DS_ARENA_ACTIVATIONS] / sizeof(float);
+    float *near = exchange->memory[DS_ARENA_ACTIVATIONS];
+    int rc = 0;
+
+    for (uint64_t at = 0; rc == 0 && at < count; at += room) {
+        const uint64_t part = count - at < room ? count - at : room;
+
+        rc = ds_stream_copy(stream, DS_COPY_UP, near, grads + at, part * sizeof(*near), err);
+        if (rc == 0)
+            rc = ds_comm_all_reduce_f32(comm, near, part, err);
+        if (rc == 0)
+            rc = ds_stream_copy(stream, DS_COPY_DOWN, grads + at, near, part * sizeof(*near), err);
+    }
+    return rc;
+}
+
 static int add_up(const struct ds_exchange *exchange, struct ds_comm *comm, struct ds_held grads,
                   struct ds_stream *stream, struct ds_error *err)
 {
+    float *at = (float *)exchange->memory[DS_ARENA_GRADS] + grads.at;
+
     ds_comm_use_stream(comm, stream);
-    return ds_comm_all_reduce_f32(comm, (float *)exchange->memory[DS_ARENA_GRADS] + grads.at,
-                                  grads.count, err);
+    if (exchange->plan->host[DS_ARENA_GRADS])
+        return add_up_far(exchange, comm, at, grads.count, stream, err);
+    return ds_comm_all_reduce_f32(comm, at, grads.count, err);
 }
 
 int ds_relay_tie(struct ds_exchange *exchange, size_t bucket, struct ds_stream *stream,

@@ -16,11 +16,9 @@
 int ds__plan_pipeline(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
     DS_NODISCARD;
 /* team.c: this rank's part of each layer; -EINVAL: it cannot be shared so. */
-int ds__plan_team(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
-    DS_NODISCARD;
+int ds__plan_team(struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 /* meet.c: -EINVAL: the experts cannot be divided so. */
-int ds__plan_meet(const struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
-    DS_NODISCARD;
+int ds__plan_meet(const struct ds_plan *plan, struct ds_error *err) DS_NODISCARD;
 /* Bytes of SWAPPED that ranks which divide experts fill. */
 uint64_t ds__plan_met_bytes(const struct ds_plan *plan);
 /* Is a tensor of the model of one expert, of which ranks have whole ones? */

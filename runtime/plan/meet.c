@@ -22,7 +22,7 @@
 #include "runtime/model/family.h"
 #include "runtime/plan/internal.h"
 
-int ds__plan_meet(const struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+int ds__plan_meet(const struct ds_plan *plan, struct ds_error *err)
 {
     const unsigned long long ranks = plan->expert_ranks;
 
@@ -35,12 +35,6 @@ int ds__plan_meet(const struct ds_plan *plan, const struct ds_plan_args *args, s
     if (plan->shape.experts % ranks != 0)
         return ds_fail(err, EINVAL, "'parallel.expert' %llu does not divide 'model.experts' %llu",
                        ranks, (unsigned long long)plan->shape.experts);
-    if (args->apart && args->job->offload.optim != DS_OFFLOAD_NONE)
-        return ds_fail(err, EINVAL,
-                       "'parallel.expert' %llu and 'offload.optim' are not supported together on "
-                       "GPUs, where two threads would speak to the other ranks; set one of them to "
-                       "1 or none",
-                       ranks);
     return 0;
 }
 

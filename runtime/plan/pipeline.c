@@ -93,12 +93,6 @@ static int check(const struct ds_plan *plan, const struct ds_plan_args *args, st
                        "would be gathered anew for every micro-batch of a part; set 'zero.stage' "
                        "to 2 or less",
                        parts);
-    if (parts > 1 && args->apart && job->offload.optim != DS_OFFLOAD_NONE)
-        return ds_fail(err, EINVAL,
-                       "'parallel.pipeline' %llu and 'offload.optim' are not supported together "
-                       "on GPUs, where two threads would speak to the other ranks; set one of "
-                       "them to 1 or none",
-                       parts);
     return 0;
 }
 

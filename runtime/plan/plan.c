@@ -56,12 +56,6 @@ static int check_sharing(const struct ds_plan_args *args, struct ds_error *err)
                        "'parallel.sequence' %llu and 'model.kv_heads' %llu: one must divide the "
                        "other",
                        (unsigned long long)ranks, (unsigned long long)kv);
-    if (ranks > 1 && args->apart && job->offload.optim != DS_OFFLOAD_NONE)
-        return ds_fail(err, EINVAL,
-                       "'parallel.sequence' %llu and 'offload.optim' %s are not supported "
-                       "together on GPUs, where two threads would speak to the other ranks; set "
-                       "one of them to 1 or none",
-                       (unsigned long long)ranks, offload_name(job));
     return 0;
 }
 
@@ -272,9 +266,9 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
         return ds_fail(err, EINVAL, "'activation.recompute' auto was not settled");
     if ((rc = check_size(plan, err)) != 0)
         return rc;
-    if ((rc = ds__plan_team(plan, args, err)) != 0)
+    if ((rc = ds__plan_team(plan, err)) != 0)
         return rc;
-    if ((rc = ds__plan_meet(plan, args, err)) != 0)
+    if ((rc = ds__plan_meet(plan, err)) != 0)
         return rc;
     if ((rc = ds__plan_pipeline(plan, args, err)) != 0)
         return rc;

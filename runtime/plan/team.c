@@ -62,9 +62,8 @@ static int check_products(const struct ds_plan *plan, struct ds_error *err)
 }
 
 /* What cannot be done with it. */
-static int check(const struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+static int check(const struct ds_plan *plan, struct ds_error *err)
 {
-    const struct ds_job *job = args->job;
     const struct ds_model_shape *model = &plan->model;
     const unsigned long long ranks = plan->tensor_ranks;
     const struct {
@@ -92,16 +91,10 @@ static int check(const struct ds_plan *plan, const struct ds_plan_args *args, st
             ranks, ds_arch_name(model->arch));
     if (check_products(plan, err) != 0)
         return -EINVAL;
-    if (args->apart && job->offload.optim != DS_OFFLOAD_NONE)
-        return ds_fail(err, EINVAL,
-                       "'parallel.tensor' %llu and 'offload.optim' are not supported together on "
-                       "GPUs, where two threads would speak to the other ranks; set one of them to "
-                       "1 or none",
-                       ranks);
     return 0;
 }
 
-int ds__plan_team(struct ds_plan *plan, const struct ds_plan_args *args, struct ds_error *err)
+int ds__plan_team(struct ds_plan *plan, struct ds_error *err)
 {
     const uint64_t ranks = plan->tensor_ranks;
     struct ds_model_shape *shape = &plan->shape;
@@ -110,7 +103,7 @@ int ds__plan_team(struct ds_plan *plan, const struct ds_plan_args *args, struct 
     plan->kv_ranks = 1;
     if (ranks == 1)
         return 0;
-    rc = check(plan, args, err);
+    rc = check(plan, err);
     if (rc != 0)
         return rc;
     shape->heads /= ranks;

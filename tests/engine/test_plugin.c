@@ -291,7 +291,7 @@ Test(plugin, collectives_of_groups_have_one_order)
                                            {3, 4, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, false, 1, 1},
                                            {3, 2, 2, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1, 1},
                                            {3, 4, 1, DS_SHARD_NODE, DS_OFFLOAD_NONE, false, 1, 1},
-                                           {3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_CPU, false, 1, 1},
+                                           {3, 4, 2, DS_SHARD_NODE, DS_OFFLOAD_CPU, true, 1, 1},
                                            {0, 2, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, true, 2, 1},
                                            {0, 2, 2, DS_SHARD_ALL, DS_OFFLOAD_NONE, true, 1, 2}};
 

@@ -29,7 +29,7 @@ from part_ranks import adapters, divided, evaluation, fetched, killed, offload, 
 
 # The time that each may take, in seconds, all others allowing; doubles are slow.
 PARTS = ((kernels, 110), (reference, 80), (graphs, 25), (waits, 40), (memory, 50), (attention, 50), (generate, 30), (fp8, 60), (zero, 110),
-         (sharers, 60), (divided, 30), (adapters, 30), (evaluation, 30), (offload, 45), (fetched, 30), (killed, 50), (stopped, 60), (sanitizer, 80))
+         (sharers, 60), (divided, 30), (adapters, 30), (evaluation, 30), (offload, 60), (fetched, 30), (killed, 50), (stopped, 60), (sanitizer, 80))
 DOUBLES_SLOWER = 6
 
 

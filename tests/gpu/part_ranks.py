@@ -45,14 +45,14 @@ def zero():
                  f"{'the same bits' if same else f'within {ORDER:g}: {off:.2g}'}", (texts[one], texts[other]))
 
 
-def shared_losses(path, layouts):
+def shared_losses(path, layouts, *words):
     """Team, ranks of a sequence, parts, ranks, ZeRO stage: the losses of the first, which has all."""
-    found = {}
+    found, more = {}, "".join(f", {word}" for word in words)
     for team, share, parts, ranks, stage in layouts:
-        run = f"{path.stem}-{team}-{share}-{parts}-{ranks}-{stage}"
-        name = f"{path.stem}: {share} of {ranks} ranks, teams of {team}, {parts} part{'s'[:parts - 1]}, ZeRO {stage}"
+        run = f"{path.stem}-{team}-{share}-{parts}-{ranks}-{stage}-{len(words)}"
+        name = f"{path.stem}: {share} of {ranks} ranks, teams of {team}, {parts} part{'s'[:parts - 1]}, ZeRO {stage}{more}"
         ran = train(path, run, ranks, 60.0, (f"parallel.sequence={share}", f"parallel.pipeline={parts}",
-                                             f"parallel.tensor={team}", f"zero.stage={stage}"))
+                                             f"parallel.tensor={team}", f"zero.stage={stage}", *words))
         if h.ok(ran.returncode == 0, f"{name}: the job ends with 0", ran.stdout + ran.stderr):
             found[name] = h.metrics(h.work() / run)
     first = next(iter(found.values()), [])
@@ -61,15 +61,21 @@ def shared_losses(path, layouts):
         h.ok(off < ORDER * 10, f"{name}: losses of ranks that have all, {off:.2g}", got)
 
 
-def sharers():
-    """Ranks that share sequences or layers, and the GPU, over real NCCL: the losses of ranks that have all, at some stages;
-    of a model with one key/value head, too, which several ranks then have."""
+def sharers_jobs():
+    """A small GPT-2, and a Llama with one key/value head."""
     path, one, text = h.work() / "sharers.yaml", h.work() / "sharers-one.yaml", h.work() / "sharers.txt"
     text.write_text(h.TEXT * 1000)
     layers, hidden, context = (2, 32, 32) if setting.doubles else (4, 256, 256)
     path.write_text(MEMORY.format(text=text, stage=0, layers=layers, hidden=hidden, heads=4, context=context, batch=4, micro=1)
                     .replace("compute: bf16", "compute: fp32"))
     one.write_text(path.read_text().replace("arch: gpt2", f"arch: llama, kv_heads: 1, ffn: {2 * hidden}"))
+    return path, one
+
+
+def sharers():
+    """Ranks that share sequences or layers, and the GPU, over real NCCL: the losses of ranks that have all, at some stages;
+    of a model with one key/value head, too, which several ranks then have."""
+    path, one = sharers_jobs()
     shared_losses(path, ((1, 1, 1, 2, 0), (1, 2, 1, 2, 0), (1, 2, 1, 4, 0), (1, 4, 1, 4, 3), (1, 1, 2, 2, 0), (1, 1, 2, 4, 2),
                          (1, 2, 2, 4, 1), (2, 1, 1, 2, 0), (4, 1, 1, 4, 0), (2, 1, 1, 4, 3), (2, 2, 1, 4, 0), (2, 1, 2, 4, 0)))
     shared_losses(one, ((1, 1, 1, 2, 0), (1, 2, 1, 2, 0), (2, 1, 1, 4, 2), (4, 1, 1, 4, 0), (2, 2, 1, 4, 3)))
@@ -127,7 +133,8 @@ def evaluation():
 
 
 def offload():
-    """The optimizer on the host: against float64, and a job of four micro-batches whose every copy is page-locked."""
+    """The optimizer on the host: against float64, and a job of four micro-batches whose every copy is page-locked; of ranks
+    that share sequences, layers or a pipeline, too, which the host's updates must not wait for or be waited for by."""
     for stage in (0, 2, 3):
         path, want = job_of("gpt2-tiny", stage=stage, steps=setting.middling, every=0)
         path.write_text(path.read_text() + "offload: {optim: cpu}\n")
@@ -139,6 +146,7 @@ def offload():
         h.ok(off < LIMITS["fp32"], f"{name}: loss within {LIMITS['fp32']:g}: {off:.2g}")
         calls = events(run, "waits")[0]["calls"]
         h.ok(set(calls) <= {"cudaStreamSynchronize", "cudaEventSynchronize"}, f"{name}: no copy waits", calls)
+    shared_losses(sharers_jobs()[1], ((1, 1, 1, 2, 1), (1, 2, 1, 2, 2), (2, 1, 1, 4, 1), (1, 1, 2, 2, 2)), "offload.optim=cpu")
 
 
 def fetched():

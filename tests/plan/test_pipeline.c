@@ -315,29 +315,25 @@ Test(pipeline, says_what_cannot_be)
     static const struct {
         unsigned parts, world;
         uint64_t stage;
-        bool offload, apart;
         const char *text;
     } table[] = {
-        {8, 8, 0, false, false, "'parallel.pipeline' 8 is more than 'model.layers' 7"},
-        {2, 3, 0, false, false,
+        {8, 8, 0, "'parallel.pipeline' 8 is more than 'model.layers' 7"},
+        {2, 3, 0,
          "'parallel.pipeline' 2 x 'parallel.sequence' 1 x 'parallel.tensor' 1 "
          "does not divide 3"},
-        {4, 2, 0, false, false,
+        {4, 2, 0,
          "'parallel.pipeline' 4 x 'parallel.sequence' 1 x 'parallel.tensor' 1 "
          "does not divide 2"},
-        {2, 2, 3, false, false, "'parallel.pipeline' 2 and 'zero.stage' 3 do not go together"},
-        {2, 2, 0, true, true, "'parallel.pipeline' 2 and 'offload.optim' are not supported"},
+        {2, 2, 3, "'parallel.pipeline' 2 and 'zero.stage' 3 do not go together"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         struct ds_job job = job_of(table[i].parts, 8, false);
-        const struct ds_plan_args args = {
-            .job = &job, .world = table[i].world, .threads = 1, .apart = table[i].apart};
+        const struct ds_plan_args args = {.job = &job, .world = table[i].world, .threads = 1};
         struct ds_error err = {0};
         struct ds_plan plan;
 
         job.zero.stage = table[i].stage;
-        job.offload.optim = table[i].offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
         cr_expect_eq(ds_plan_build(&plan, &args, &err), -EINVAL);
         cr_expect(strstr(err.text, table[i].text) == err.text, "%s", err.text);
     }

@@ -452,31 +452,24 @@ Test(team, says_what_cannot_be)
 {
     static const struct {
         unsigned tensor, world;
-        enum ds_optim_kind optim;
-        bool offload;
         uint64_t vocab;
         const char *text;
     } table[] = {
-        {5, 5, DS_OPTIM_ADAMW, false, 97, "'parallel.tensor' 5 does not divide 'model.heads' 12"},
-        {6, 6, DS_OPTIM_ADAMW, false, 97,
-         "'parallel.tensor' 6 and 'model.kv_heads' 4: one must divide the other"},
-        {2, 3, DS_OPTIM_ADAMW, false, 97,
+        {5, 5, 97, "'parallel.tensor' 5 does not divide 'model.heads' 12"},
+        {6, 6, 97, "'parallel.tensor' 6 and 'model.kv_heads' 4: one must divide the other"},
+        {2, 3, 97,
          "'parallel.pipeline' 1 x 'parallel.sequence' 1 x 'parallel.tensor' 2 does not divide 3"},
-        {4, 4, DS_OPTIM_ADAMW, false, 9, "'parallel.tensor' 4 is too many for 'model.vocab' 9"},
-        {2, 2, DS_OPTIM_ADAMW, true, 97, "'parallel.tensor' 2 and 'offload.optim' are not"},
+        {4, 4, 9, "'parallel.tensor' 4 is too many for 'model.vocab' 9"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         const struct mesh mesh = {
             false, false, table[i].tensor, 1, 1, 1, 0, table[i].vocab, false, 1, 0, 0, 0};
         struct ds_job job = job_of(&mesh);
-        const struct ds_plan_args args = {
-            .job = &job, .world = table[i].world, .threads = 1, .apart = table[i].offload};
+        const struct ds_plan_args args = {.job = &job, .world = table[i].world, .threads = 1};
         struct ds_error err = {0};
         struct ds_plan plan;
 
-        job.optim.kind = table[i].optim;
-        job.offload.optim = table[i].offload ? DS_OFFLOAD_CPU : DS_OFFLOAD_NONE;
         cr_expect_eq(ds_plan_build(&plan, &args, &err), -EINVAL, "%s", table[i].text);
         cr_expect(strstr(err.text, table[i].text) == err.text, "%s", err.text);
     }

@@ -482,10 +482,6 @@ static int check_mixed(const struct ds_job *job, const struct ds_keys *keys, str
     if (mixed && !(shape->local_theta > 0.0))
         return FAIL_AT(keys, "model.rope_local_theta", EINVAL,
                        "'model.rope_local_theta' must be above 0 for gemma3");
-    if (mixed && shape->window > 0 && job->data.documents == DS_DOCUMENTS_APART)
-        return FAIL_AT(keys, ds__job_blame(keys, "data.documents", "model.arch"), EINVAL,
-                       "'data.documents' apart is not for gemma3, of whose layers some see all "
-                       "and some do not; use together");
     return 0;
 }
 

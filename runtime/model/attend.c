@@ -71,12 +71,15 @@ static int attention_cached(const struct ds__layer *layer, struct ds_error *err)
 /* The first token that each sees, or NULL: all see what is before them. */
 static const uint32_t *low_of(const struct ds__layer *layer)
 {
-    const struct ds_net *net = layer->net;
+    const struct ds_plan *plan = layer->net->plan;
+    const uint32_t *lows;
 
-    if (net->plan == NULL ||
-        (net->plan->window > 0 && ds_model_window(&net->shape, layer->block) == 0))
+    if (plan == NULL || !ds_plan_sees_less(plan))
         return NULL;
-    return layer->net->block[0].buf[layer->pass][DS_BUFFER_LOW];
+    lows = layer->net->block[0].buf[layer->pass][DS_BUFFER_LOW];
+    if (plan->window == 0 || ds_model_window(&layer->net->shape, layer->block) > 0)
+        return lows;
+    return plan->documents ? lows + plan->micro_batch * plan->whole_sequence : NULL;
 }
 
 /* Where the attention's output is as it makes it: of some heads for all tokens, where ranks share

@@ -15,25 +15,32 @@
 
 size_t ds_net_host_ids(const struct ds_net *net)
 {
-    const size_t lows = ds_plan_sees_less(net->plan) ? net->tokens * ds__sharers(net) : 0;
-
-    return net->batch * (net->seq + 1) + net->tokens + lows;
+    return net->batch * (net->seq + 1) + net->tokens + ds_plan_lows(net->plan);
 }
 
 int32_t *ds_net_lows(const struct ds_net *net, int32_t *host, size_t b)
 {
-    return host + net->batch * (net->seq + 1) + net->tokens + b * net->seq * ds__sharers(net);
+    return host + net->batch * (net->seq + 1) + net->tokens + b * net->plan->whole_sequence;
+}
+
+/* Behind the lows of all sequences, where those of layers that see whole documents are. */
+static int32_t *whole_lows(const struct ds_plan *plan, int32_t *lows)
+{
+    return ds_plan_sights(plan) > 1 ? lows + plan->micro_batch * plan->whole_sequence : NULL;
 }
 
 void ds_net_see(const struct ds_net *net, int32_t *lows)
 {
     const struct ds_plan *plan = net->plan;
+    int32_t *whole = whole_lows(plan, lows);
     uint64_t begins = 0; /* of the document */
 
     for (uint64_t t = 0; t < plan->whole_sequence; t++) {
         const int32_t id = lows[t] < 0 ? ~lows[t] : lows[t];
         uint64_t low = begins;
 
+        if (whole != NULL)
+            whole[t] = (int32_t)begins;
         if (plan->window > 0 && t + 1 > plan->window && t + 1 - plan->window > low)
             low = t + 1 - plan->window;
         if (plan->documents && (uint64_t)id == plan->separator)
@@ -59,7 +66,7 @@ void ds_net_follow(const struct ds_net *net, int32_t *host)
 int ds_net_load(const struct ds_net *net, enum ds_pass pass, enum ds_copy_way way,
                 const int32_t *from, struct ds_error *err)
 {
-    const size_t ids = net->batch * (net->seq + 1), lows = net->tokens * ds__sharers(net);
+    const size_t ids = net->batch * (net->seq + 1), lows = ds_plan_lows(net->plan);
     const struct ds_net_block *head = &net->block[ds_model_blocks(&net->shape) - 1];
     int rc = 0;
 

@@ -113,12 +113,14 @@ void ds_net_turn(struct ds_net *net, uint64_t micro_batch);
 
 /* A micro-batch as the host has it: sequence + 1 ids for each of its sequences, and behind them the
  * ids that follow each, which ds_net_follow() fills in; where tokens do not see all before them,
- * then [batch, whole sequence]: the first that each sees.  ds_net_host_ids() in all.  It is told of
- * an id that is no target by its complement (data.h), and leaves the id. */
+ * then [sights, batch, whole sequence]: the first that each sees (ds_plan_sights()).
+ * ds_net_host_ids() in all.  It is told of an id that is no target by its complement (data.h), and
+ * leaves the id. */
 size_t ds_net_host_ids(const struct ds_net *net);
 void ds_net_follow(const struct ds_net *net, int32_t *host);
-/* Where the last part of that lies, of sequence b of the micro-batch; and what it is, worked out in
- * place from the ids of the whole sequence, or with a window alone from nothing. */
+/* Where the first of the last part lies, of sequence b of the micro-batch; and what it is, and the
+ * second, worked out in place from the ids of the whole sequence, or with a window alone from
+ * nothing. */
 int32_t *ds_net_lows(const struct ds_net *net, int32_t *host, size_t b);
 void ds_net_see(const struct ds_net *net, int32_t *lows);
 

@@ -55,7 +55,7 @@ static uint64_t scratch_bytes(const struct ds_plan *plan)
         .fp8_elems =
             plan->fp8 ? ds_model_fp8_operands(shape, plan->micro_batch * plan->sequence) : 0,
         .library = !plan->drops_weights && /* our own kernels can */
-                   (!ds_plan_sees_less(plan) || shape->full_every > 0),
+                   (!ds_plan_sees_less(plan) || (shape->full_every > 0 && !plan->documents)),
     };
 
     return plan->apart ? ds_scratch_device_bytes(&query) : ds_scratch_bytes(&query);
@@ -117,8 +117,7 @@ static uint64_t small_bytes(const struct ds_plan *plan)
 {
     uint64_t parts = (plan->buckets + plan->spans) * sizeof(struct ds_part);
     uint64_t verdicts = 2 * sizeof(struct ds_verdict) + plan->world * sizeof(struct ds_entry);
-    uint64_t lows = ds_plan_sees_less(plan) ? plan->micro_batch * plan->whole_sequence : 0;
-    uint64_t ids = plan->micro_batch * (2 * plan->sequence + 1) + lows;
+    uint64_t ids = plan->micro_batch * (2 * plan->sequence + 1) + ds_plan_lows(plan);
 
     return 2 * sizeof(double) + ds_plan_norms_bytes(plan) + parts + (plan->late ? verdicts : 0) +
            2 * ids * sizeof(int32_t);

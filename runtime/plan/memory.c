@@ -187,8 +187,7 @@ static void add_low(struct maker *maker, enum ds_pass pass, uint32_t first, uint
     const struct ds_plan *plan = maker->plan;
 
     if (ds_plan_sees_less(plan))
-        add(maker, DS_BUFFER_LOW, pass, 0,
-            plan->micro_batch * plan->whole_sequence * sizeof(uint32_t), first, last);
+        add(maker, DS_BUFFER_LOW, pass, 0, ds_plan_lows(plan) * sizeof(uint32_t), first, last);
 }
 
 /* Rows sorted by expert, for one product at a time; and those of all ranks that divide experts. */

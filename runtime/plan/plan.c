@@ -250,9 +250,6 @@ static int build(struct ds_plan *plan, const struct ds_plan_args *args, struct d
     int rc;
 
     take_job(plan, args);
-    if (plan->documents && plan->window > 0 && plan->shape.full_every > 0)
-        return ds_fail(err, EINVAL,
-                       "'data.documents' apart and 'model.full_every' are not supported together");
     if (plan->offload && plan->apart && (plan->by_tensor || ds_optim_wants_matrices(job)))
         return ds_fail(
             err, EINVAL,

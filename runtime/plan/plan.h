@@ -251,6 +251,19 @@ static inline bool ds_plan_sees_less(const struct ds_plan *plan)
 {
     return plan->window > 0 || plan->documents;
 }
+/* In how many ways: where some layers have a window and all keep documents apart, the first is
+ * theirs and the second that of the others; else it is one, or none. */
+static inline unsigned ds_plan_sights(const struct ds_plan *plan)
+{
+    if (plan->window > 0 && plan->documents && plan->shape.full_every > 0)
+        return 2;
+    return ds_plan_sees_less(plan) ? 1 : 0;
+}
+/* Numbers that say so of a micro-batch: the first token that each sees, in whole sequences. */
+static inline uint64_t ds_plan_lows(const struct ds_plan *plan)
+{
+    return ds_plan_sights(plan) * plan->micro_batch * plan->whole_sequence;
+}
 /* Has it an end of the line, which needs the tokens, or must it know who sees whom? */
 static inline bool ds_plan_reads_ids(const struct ds_plan *plan)
 {

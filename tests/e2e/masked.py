@@ -131,7 +131,7 @@ def empty():
          "an evaluation without targets", f"{last} {ran.stderr}")
 
 
-LLAMA = f"""\
+SMALL = f"""\
 name: packed
 model: {{arch: llama, layers: 2, hidden: 32, heads: 2, ffn: 64, context: 64, vocab: {VOCAB}}}
 data: {{train: none, separator: {END}}}
@@ -144,8 +144,8 @@ launch: {{device: cpu, threads: 1}}
 def packed():
     """Samples side by side, which do not see each other: the loss over all their targets is that of a sequence for each."""
     few, size, losses = PAIRS[:12], 64, {}
-    source, job = write_lines("few.jsonl", few), h.work() / "llama.yaml"
-    job.write_text(LLAMA)
+    source, job = write_lines("few.jsonl", few), h.work() / "small.yaml"
+    job.write_text(SMALL)
     words = ("data", "tokenize", "--tokenizer", GPT2, "--force", "--sequence", size, "--prompt-key", "prompt")
     for name, more in (("single", ()), ("packed", ("--pack",))):
         data = h.work() / f"{name}.safetensors"
@@ -158,6 +158,10 @@ def packed():
                           f"train.global_batch={len(rows)}")
             losses[name, documents] = h.metrics(h.work() / f"{name}-{documents}")[0]["loss"]
             h.ok(ran.returncode == 0, f"{name}, {documents}", ran.stderr)
+        mixed = h.work() / f"{name}-gemma3"  # of whose layers one has a window, and the other has none
+        ran = h.dsrun("--run-dir", mixed, job, f"data.train={data}", "data.documents=apart", f"train.global_batch={len(rows)}",
+                      "model.arch=gemma3", "model.window=5", "model.full_every=2")
+        losses[name, "gemma3"] = h.metrics(mixed)[0]["loss"] if ran.returncode == 0 else 0
     used = sum(row.index(END) + 1 for row in read(h.work() / "single.safetensors")[0])
     fewest = -(-used // (size + 1))
     h.ok(fewest <= len(rows) <= fewest + 1 and sum(map(sum, mask)) == sum(map(sum, read(h.work() / "single.safetensors")[1])), "few rows, as many targets",
@@ -167,6 +171,8 @@ def packed():
          "and it says so", ran.stdout)
     one = losses["single", "apart"]
     h.ok(abs(losses["packed", "apart"] - one) < 1e-5 * one and abs(losses["packed", "together"] - one) > 1e-5 * one, "the loss of samples that are alone", losses)
+    one = losses["single", "gemma3"]
+    h.ok(abs(losses["packed", "gemma3"] - one) < 1e-5 * one, "and where some layers have a window, too", losses)
     ran = h.dsrun(*words, "--pack", h.work() / "packed.safetensors", write_lines("inside.jsonl", [("a<|endoftext|>b", "c")]))
     h.ok(ran.returncode == 0 and "1 samples have the separator within" in ran.stderr, "a separator within is told", ran.stderr)
 

@@ -30,6 +30,8 @@ Test(seen, parts_train_as_whole_layers_do)
         {.window = 6, .separator = 3, .tensor = 2, .sharers = 2, .dropout = true},
         {.separator = 3, .gpt2 = true, .tensor = 2, .compute = DS_COMPUTE_FP16},
         {.window = 4, .experts = 4, .each = 2, .data = 2, .divide = 2},
+        {.separator = 3, .gemma3 = true, .tensor = 2, .sharers = 2},
+        {.separator = 3, .gemma3 = true, .parts = 2, .passes = 3},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i += TEST_EVERY)

@@ -57,9 +57,6 @@ Test(families, keys_that_are_not_theirs_are_refused)
          "'model.full_every' must be at least 1 for gemma3"},
         {OF("gemma3", "", ""), "model.rope_local_theta=0",
          "'model.rope_local_theta' must be above 0 for gemma3"},
-        {OF("gemma3", ", window: 8", ", documents: apart, separator: 5"), NULL,
-         "job.yaml:3:33: 'data.documents' apart is not for gemma3, of whose layers some see all "
-         "and some do not; use together"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

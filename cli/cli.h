@@ -60,10 +60,10 @@ struct ds_cli {          /* borrowed from argv; plain data */
     uint64_t threads, at, sequence; /* 0: not given */
     int64_t count;                  /* -1: not given */
     bool force, pack;
-    const char *output;                      /* NULL: not given */
-    const char *prompt, *prompt_file, *stop; /* NULL: not given */
-    uint64_t max_tokens, top_k, seed;        /* 0: not given */
-    double temperature, top_p;               /* < 0: not given */
+    const char *output;                                /* NULL: not given */
+    const char *prompt, *prompt_file, *prompts, *stop; /* NULL: not given */
+    uint64_t max_tokens, top_k, seed, batch;           /* 0: not given */
+    double temperature, top_p;                         /* < 0: not given */
     bool echo;
     unsigned device;  /* enum ds_device_kind */
     const char **arg; /* positional words after the command's name */

@@ -3,8 +3,9 @@
  *
  * cmd_generate.c - dsrun generate: sample text from a checkpoint.
  *
- * Text is this side's: the prompt becomes ids here, and ids text.  The model is the worker's,
- * which is asked once and tells every id as it is made.
+ * Text is this side's: prompts become ids here, and ids text.  The model is the worker's, which is
+ * asked once and tells every id as it is made.  Samples are printed in their order, whatever order
+ * they are made in.
  *
  * Tests   tests/e2e/generate.py
  */
@@ -17,33 +18,48 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/exit.h"
-#include "base/fsio.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/utf8.h"
 #include "cli/generator.h"
 #include "cli/of_run.h"
+#include "cli/prompts.h"
 #include "cli/text_out.h"
 #include "runtime/ckpt/ckpt.h"
 #include "runtime/text/tokenizer.h"
 
-enum { MAX_PROMPT = 64 << 20, MAX_TOKENS = 128, BYTE_IDS = 256 };
+enum { MAX_TOKENS = 128, BYTE_IDS = 256 };
+
+struct sample {
+    struct ds_text_out text;
+    struct ds_ids tokens;
+    const char *ended; /* what it did for; NULL: it is still made */
+};
 
 struct generate {
     const struct ds_cli *cli;
     struct ds_ckpt_state state;
     struct ds_tokenizer *tokenizer; /* NULL: bytes are ids */
-    struct ds_buf prompt;
+    struct ds_prompts prompts;
     struct ds_generate_request request;
     struct ds_generator worker;
-    struct ds_text_out text; /* of the sample */
-    struct ds_ids tokens;    /* of the sample */
-    uint64_t sample, made, ns, prompt_ns, weights;
+    struct sample *open; /* [opens] in order, the first of which is shown as it is made */
+    size_t opens, room;
+    uint64_t first; /* its number */
+    uint64_t made, reads, ns, prompt_ids, prompts_ns, weights;
     const char *ended; /* what the last sample did for */
-    bool begins;       /* the next token is the first of a text */
+    bool done;
 };
+
+static uint64_t samples_of(const struct generate *g)
+{
+    return g->request.prompts * g->request.count;
+}
+
+static const struct ds_generate_prompt *prompt_of(const struct generate *g, uint64_t sample)
+{
+    return &g->request.prompt[sample / g->request.count];
+}
 
 /* --- the tokenizer --------------------------------------------------------------------------- */
 
@@ -88,118 +104,6 @@ static int choose_end(struct generate *g, struct ds_error *err)
     return 0;
 }
 
-/* --- the prompt ------------------------------------------------------------------------------ */
-
-static int read_stdin(struct ds_buf *out, struct ds_error *err)
-{
-    ssize_t got = 1;
-
-    while (got > 0) {
-        char *to = ds_buf_reserve(out, 1 << 16);
-
-        if (to == NULL)
-            return ds_fail(err, EINVAL, "the prompt has more than %d bytes", MAX_PROMPT);
-        got = read(STDIN_FILENO, to, 1 << 16);
-        if (got < 0 && errno == EINTR)
-            got = 1;
-        else if (got < 0)
-            return ds_fail(err, errno, "cannot read standard input: %s", strerror(errno));
-        else
-            ds_buf_commit(out, (size_t)got);
-    }
-    return 0;
-}
-
-/* Of a file and of standard input the newline at the end is the editor's or echo's. */
-static int read_prompt(struct generate *g, struct ds_error *err)
-{
-    struct ds_buf *p = &g->prompt;
-    int rc;
-
-    if (g->cli->prompt != NULL)
-        return ds_buf_puts(p, g->cli->prompt);
-    if (g->cli->prompt_file == NULL && isatty(STDIN_FILENO) != 0 && !g->cli->quiet)
-        (void)fputs("dsrun: type the prompt, and Ctrl-D on a line of its own\n", stderr);
-    rc = g->cli->prompt_file != NULL ? ds_fs_read(g->cli->prompt_file, MAX_PROMPT, p, err)
-                                     : read_stdin(p, err);
-    if (rc == 0 && p->len > 0 && p->data[p->len - 1] == '\n')
-        p->data[--p->len] = '\0';
-    return rc;
-}
-
-static int encode_text(struct generate *g, struct ds_ids *ids, struct ds_error *err)
-{
-    const struct ds_encode_args args = {
-        .text = ds_buf_text(&g->prompt), .len = g->prompt.len, .end = g->prompt.len};
-    struct ds_encoder *encoder = NULL;
-    size_t valid = ds_utf8_valid(args.text, args.len);
-    int rc;
-
-    if (valid < args.len)
-        return ds_fail(err, EINVAL, "byte %zu of the prompt begins no character of UTF-8", valid);
-    rc = ds_encoder_new(&encoder, g->tokenizer, err);
-    if (rc == 0)
-        rc = ds_error_context(err, ds_encode(encoder, &args, ids, err), "the prompt");
-    if (rc == 0 && ds_encoder_dropped(encoder) > 0)
-        rc = ds_fail(err, EINVAL,
-                     "%" PRIu64 " characters of the prompt have no token; leave them out",
-                     ds_encoder_dropped(encoder));
-    ds_encoder_free(encoder);
-    return rc;
-}
-
-static int encode_bytes(const struct generate *g, struct ds_ids *ids, struct ds_error *err)
-{
-    int rc = 0;
-
-    for (size_t i = 0; rc == 0 && i < g->prompt.len; i++)
-        rc = ds_ids_put(ids, (unsigned char)g->prompt.data[i]);
-    return rc == 0 ? 0 : ds_fail(err, ENOMEM, "no memory for a prompt of %zu bytes", g->prompt.len);
-}
-
-/* A text without a beginning begins behind the end of another. */
-static int begin_empty(struct generate *g, struct ds_ids *ids, struct ds_error *err)
-{
-    uint32_t id = g->tokenizer == NULL ? DS_NO_TOKEN : ds_tokenizer_separator(g->tokenizer);
-
-    g->begins = true;
-    if (id != DS_NO_TOKEN)
-        return ds_ids_put(ids, id) == 0 ? 0 : ds_fail(err, ENOMEM, "out of memory");
-    return ds_fail(err, EDOM,
-                   "the prompt is empty, and there is no token that a text begins behind; give at "
-                   "least one character");
-}
-
-static int encode_prompt(struct generate *g, struct ds_error *err)
-{
-    struct ds_ids ids = {0};
-    int rc = g->tokenizer == NULL ? encode_bytes(g, &ids, err) : encode_text(g, &ids, err);
-
-    if (rc == 0 && ids.count == 0)
-        rc = begin_empty(g, &ids, err);
-    for (size_t i = 0; rc == 0 && i < ids.count; i++)
-        if (ids.id[i] >= g->state.shape.vocab)
-            rc = ds_fail(
-                err, EINVAL,
-                "token %zu of the prompt has the id %u, and the model has ids up to %" PRIu64
-                "; it was trained with another tokenizer",
-                i, ids.id[i], g->state.shape.vocab - 1);
-    if (rc == 0 && ids.count > g->state.shape.context)
-        rc =
-            ds_fail(err, EDOM,
-                    "the prompt has %zu tokens, and the model's context is %" PRIu64 "; shorten it",
-                    ids.count, g->state.shape.context);
-    if (rc == 0)
-        g->request.prompt = calloc(ids.count, sizeof(*g->request.prompt));
-    if (rc == 0 && g->request.prompt == NULL)
-        rc = ds_fail(err, ENOMEM, "no memory for a prompt of %zu tokens", ids.count);
-    for (size_t i = 0; rc == 0 && i < ids.count; i++)
-        g->request.prompt[i] = (int32_t)ids.id[i];
-    g->request.prompt_ids = ids.count;
-    ds_ids_release(&ids);
-    return rc;
-}
-
 /* --- what is printed ------------------------------------------------------------------------- */
 
 /* Output that was lost (a full disk, say) is a failure of the command. */
@@ -210,14 +114,16 @@ static int flush_out(struct ds_error *err)
     return ds_fail(err, EIO, "cannot write to standard output: %s", strerror(errno));
 }
 
+/* What may be shown of the first of those that are open. */
 static int print_ready(struct generate *g, struct ds_error *err)
 {
-    struct ds_buf *ready = &g->text.ready;
+    struct ds_buf *ready = &g->open->text.ready;
 
-    if (!g->cli->json)
-        (void)fwrite(ready->data, 1, ready->len, stdout);
+    if (g->cli->json)
+        return 0;
+    (void)fwrite(ready->data, 1, ready->len, stdout);
     ds_buf_reset(ready);
-    return g->cli->json ? 0 : flush_out(err);
+    return flush_out(err);
 }
 
 /* The prompt before a sample, where that is wanted, escaped as the text behind it. */
@@ -228,8 +134,8 @@ static int print_prompt(struct generate *g, struct ds_error *err)
 
     if (!g->cli->echo || g->cli->json)
         return 0;
-    ds_text_out_init(&prompt, NULL, g->text.terminal);
-    rc = ds_text_out_put(&prompt, ds_buf_text(&g->prompt), g->prompt.len, err);
+    ds_text_out_init(&prompt, NULL, g->open->text.terminal);
+    rc = ds_text_out_put(&prompt, ds_buf_text(&g->prompts.text), g->prompts.text.len, err);
     if (rc == 0)
         rc = ds_text_out_end(&prompt, err);
     if (rc == 0)
@@ -240,22 +146,24 @@ static int print_prompt(struct generate *g, struct ds_error *err)
 
 static int print_json(const struct generate *g, struct ds_error *err)
 {
+    const struct sample *sample = g->open;
     struct ds_buf line;
     struct ds_json json;
 
     ds_buf_init(&line, DS_MAX_JSON_BYTES);
     ds_json_init(&json, &line);
     ds_json_object(&json, NULL);
-    ds_json_u64(&json, "sample", g->sample);
+    ds_json_u64(&json, "prompt", g->first / g->request.count);
+    ds_json_u64(&json, "sample", g->first % g->request.count);
     ds_json_u64(&json, "seed", g->request.seed);
     ds_json_u64(&json, "step", g->state.step);
-    ds_json_u64(&json, "prompt_tokens", g->request.prompt_ids);
+    ds_json_u64(&json, "prompt_tokens", prompt_of(g, g->first)->count);
     ds_json_array(&json, "tokens");
-    for (size_t i = 0; i < g->tokens.count; i++)
-        ds_json_u64(&json, NULL, g->tokens.id[i]);
+    for (size_t i = 0; i < sample->tokens.count; i++)
+        ds_json_u64(&json, NULL, sample->tokens.id[i]);
     ds_json_end_array(&json);
-    ds_json_bytes(&json, "text", ds_buf_text(&g->text.text), g->text.text.len);
-    ds_json_string(&json, "ended", g->ended);
+    ds_json_bytes(&json, "text", ds_buf_text(&sample->text.text), sample->text.text.len);
+    ds_json_string(&json, "ended", sample->ended);
     ds_json_end_object(&json);
     if (!line.failed)
         (void)printf("%s\n", ds_buf_text(&line));
@@ -268,51 +176,131 @@ static int print_json(const struct generate *g, struct ds_error *err)
 /* Behind a text its line ends, and between two texts stands a line that is of none. */
 static int print_end(const struct generate *g, struct ds_error *err)
 {
-    const struct ds_buf *text = &g->text.text;
+    const struct ds_buf *text = &g->open->text.text;
 
     if (text->len == 0 || text->data[text->len - 1] != '\n')
         (void)putchar('\n');
-    if (g->sample + 1 < g->request.count)
-        (void)printf("--- sample %" PRIu64 "\n", g->sample + 1);
+    if (g->first + 1 < samples_of(g))
+        (void)printf("--- sample %" PRIu64 "\n", g->first + 1);
     return flush_out(err);
+}
+
+static double per_second(uint64_t count, uint64_t ns)
+{
+    return ns > 0 ? (double)count * 1e9 / (double)ns : 0.0;
 }
 
 static void print_rates(const struct generate *g)
 {
-    double prompt_s = (double)g->prompt_ns / 1e9, s = (double)g->ns / 1e9;
-    double rate = s > 0.0 ? (double)g->made / s : 0.0;
+    const bool several = g->request.prompts > 1;
 
+    if (several)
+        (void)fprintf(stderr, "dsrun: %zu prompts", g->request.prompts);
+    else
+        (void)fputs("dsrun: prompt", stderr);
     (void)fprintf(stderr,
-                  "dsrun: prompt of %zu tokens in %.2f s, %.0f tokens/s; %" PRIu64
-                  " tokens in %.2f s, %.1f tokens/s, %.1f GB/s of parameters; ended by %s\n",
-                  g->request.prompt_ids, prompt_s,
-                  prompt_s > 0.0 ? (double)g->request.prompt_ids / prompt_s : 0.0, g->made, s, rate,
-                  rate * (double)g->weights / 1e9, g->ended);
+                  " of %" PRIu64 " tokens in %.2f s, %.0f tokens/s; %" PRIu64
+                  " tokens in %.2f s, %.1f tokens/s, %.1f GB/s of parameters; ",
+                  g->prompt_ids, (double)g->prompts_ns / 1e9,
+                  per_second(g->prompt_ids, g->prompts_ns), g->made, (double)g->ns / 1e9,
+                  per_second(g->made, g->ns), per_second(g->reads * g->weights, g->ns) / 1e9);
+    if (several)
+        (void)fprintf(stderr, "%" PRIu64 " samples\n", samples_of(g));
+    else
+        (void)fprintf(stderr, "ended by %s\n", g->ended);
 }
 
 /* --- samples --------------------------------------------------------------------------------- */
 
-static int take_token(struct generate *g, uint32_t id, struct ds_error *err)
+/* The sample that an event is of; NULL: there is no memory, or no such one is made. */
+static struct sample *sample_at(struct generate *g, uint64_t number, struct ds_error *err)
 {
+    const bool terminal = !g->cli->json && isatty(STDOUT_FILENO) != 0;
+
+    if (number < g->first || number >= samples_of(g) ||
+        number > g->first + g->opens + g->request.batch) {
+        (void)ds_fail(err, EPROTO, "the worker tells of sample %" PRIu64 " out of its turn",
+                      number);
+        return NULL;
+    }
+    while (g->opens <= number - g->first) {
+        if (g->opens == g->room) {
+            const size_t room = g->room > 0 ? 2 * g->room : 1;
+            struct sample *more = reallocarray(g->open, room, sizeof(*more));
+
+            if (more == NULL) {
+                (void)ds_fail(err, ENOMEM, "no memory for %zu samples", room);
+                return NULL;
+            }
+            g->open = more;
+            g->room = room;
+        }
+        g->open[g->opens] = (struct sample){0};
+        ds_text_out_init(&g->open[g->opens].text, g->cli->stop, terminal);
+        if (g->opens++ == 0 && print_prompt(g, err) != 0)
+            return NULL;
+    }
+    return &g->open[number - g->first];
+}
+
+static void release_sample(struct sample *sample)
+{
+    ds_text_out_release(&sample->text);
+    ds_ids_release(&sample->tokens);
+}
+
+static int decode(const struct generate *g, const struct sample *sample, uint64_t number,
+                  struct ds_buf *bytes)
+{
+    const uint32_t id = sample->tokens.id[sample->tokens.count - 1];
+    const bool begins =
+        sample->tokens.count == 1 && ds_prompts_begins(&g->prompts, prompt_of(g, number));
+    const char byte = (char)id;
+
+    if (g->tokenizer == NULL)
+        (void)ds_buf_put(bytes, &byte, 1);
+    else
+        ds_decode(g->tokenizer, &id, 1, begins, bytes);
+    return bytes->failed ? -ENOMEM : 0;
+}
+
+static int take_token(struct generate *g, const struct ds_generate_event *event,
+                      struct ds_error *err)
+{
+    struct sample *sample = sample_at(g, event->number, err);
     struct ds_buf bytes;
-    char byte = (char)id;
     int rc;
 
-    if (g->text.stopped)
+    if (sample == NULL)
+        return err->code;
+    if (sample->text.stopped)
         return 0; /* made before the worker heard that it is enough */
-    if (ds_ids_put(&g->tokens, id) != 0)
-        return ds_fail(err, ENOMEM, "no memory for %zu tokens", g->tokens.count);
+    if (ds_ids_put(&sample->tokens, event->value) != 0)
+        return ds_fail(err, ENOMEM, "no memory for %zu tokens", sample->tokens.count);
     ds_buf_init(&bytes, 2 * BYTE_IDS * BYTE_IDS);
-    if (g->tokenizer == NULL)
-        (void)ds_buf_put(&bytes, &byte, 1);
-    else
-        ds_decode(g->tokenizer, &id, 1, g->begins && g->tokens.count == 1, &bytes);
-    rc = bytes.failed ? ds_fail(err, ENOMEM, "no memory for the text of token %u", id)
-                      : ds_text_out_put(&g->text, bytes.data, bytes.len, err);
+    rc = decode(g, sample, event->number, &bytes) != 0
+             ? ds_fail(err, ENOMEM, "no memory for the text of token %u", event->value)
+             : ds_text_out_put(&sample->text, bytes.data, bytes.len, err);
     ds_buf_release(&bytes);
-    if (rc == 0 && g->text.stopped)
-        ds_generator_enough(&g->worker, (uint32_t)g->sample);
-    return rc != 0 ? rc : print_ready(g, err);
+    if (rc == 0 && sample->text.stopped)
+        ds_generator_tell(&g->worker, (uint32_t)event->number);
+    return rc == 0 && sample == g->open ? print_ready(g, err) : rc;
+}
+
+/* The first one has ended: it is printed, and the next one is the first. */
+static int close_first(struct generate *g, struct ds_error *err)
+{
+    int rc = print_ready(g, err);
+
+    if (rc == 0)
+        rc = g->cli->json ? print_json(g, err) : print_end(g, err);
+    g->ended = g->open->ended;
+    release_sample(g->open);
+    g->first++;
+    memmove(g->open, g->open + 1, --g->opens * sizeof(*g->open));
+    if (rc == 0 && g->opens > 0)
+        rc = print_prompt(g, err);
+    return rc == 0 && g->opens > 0 ? print_ready(g, err) : rc;
 }
 
 static int end_sample(struct generate *g, const struct ds_generate_event *event,
@@ -323,19 +311,15 @@ static int end_sample(struct generate *g, const struct ds_generate_event *event,
         DS_GENERATE_ENDS(X)
 #undef X
     };
-    int rc = ds_text_out_end(&g->text, err);
+    struct sample *sample = sample_at(g, event->number, err);
+    int rc = sample == NULL ? err->code : ds_text_out_end(&sample->text, err);
 
-    g->ended = names[g->text.stopped ? DS_END_STOP : event->value];
-    g->made += g->tokens.count;
-    g->ns += event->number;
-    if (rc == 0)
-        rc = print_ready(g, err);
-    if (rc == 0)
-        rc = g->cli->json ? print_json(g, err) : print_end(g, err);
-    ds_text_out_reset(&g->text);
-    g->tokens.count = 0;
-    if (rc == 0 && ++g->sample < g->request.count)
-        rc = print_prompt(g, err);
+    if (rc != 0)
+        return rc;
+    sample->ended = names[sample->text.stopped ? DS_END_STOP : event->value];
+    g->made += sample->tokens.count;
+    while (rc == 0 && g->opens > 0 && g->open->ended != NULL)
+        rc = close_first(g, err);
     return rc;
 }
 
@@ -344,8 +328,19 @@ static int take_event(struct generate *g, const struct ds_generate_event *event,
 {
     switch (event->kind) {
     case DS_GENERATED_LOADED: g->weights = event->number; return 0;
-    case DS_GENERATED_PROMPT: g->prompt_ns = event->number; return print_prompt(g, err);
-    case DS_GENERATED_TOKEN: return take_token(g, event->value, err);
+    case DS_GENERATED_PROMPT:
+        g->prompt_ids += event->value;
+        g->prompts_ns += event->number;
+        return 0;
+    case DS_GENERATED_TOKEN: g->reads += g->request.batch == 1; return take_token(g, event, err);
+    case DS_GENERATED_STEP:
+        g->reads++;
+        ds_generator_tell(&g->worker, DS_GENERATE_GO_ON);
+        return 0;
+    case DS_GENERATED_DONE:
+        g->ns = event->number;
+        g->done = true;
+        return 0;
     default: return end_sample(g, event, err);
     }
 }
@@ -358,7 +353,7 @@ static int run(struct generate *g, int *code, struct ds_error *err)
 
     if (rc != 0)
         return rc;
-    while (rc == 0 && there && g->sample < g->request.count) {
+    while (rc == 0 && there && !g->done) {
         rc = ds_generator_next(&g->worker, &event, &there, err);
         if (rc == 0 && there)
             rc = take_event(g, &event, err);
@@ -397,6 +392,7 @@ static void fill_request(struct generate *g)
     g->request.top_k = cli->top_k;
     g->request.seed = cli->seed;
     g->request.count = cli->count < 0 ? 1 : (uint64_t)cli->count;
+    g->request.batch = cli->batch > 0 ? cli->batch : 1;
     g->request.ids = ids_that_mean(g);
     g->request.temperature = cli->temperature < 0 ? 1.0 : cli->temperature;
     g->request.top_p = cli->top_p < 0 ? 1.0 : cli->top_p;
@@ -417,11 +413,15 @@ static int prepare(struct generate *g, struct ds_error *err)
         rc = choose_tokenizer(g, &run, err);
     if (rc == 0)
         rc = choose_end(g, err);
+    g->prompts.tokenizer = g->tokenizer;
+    g->prompts.shape = &g->state.shape;
     if (rc == 0)
-        rc = read_prompt(g, err);
-    if (rc == 0)
-        rc = encode_prompt(g, err);
+        rc = ds_prompts_read(&g->prompts, &g->request, err);
     fill_request(g);
+    if (rc == 0 && g->request.prompts > DS_MAX_SAMPLES / g->request.count)
+        rc =
+            ds_fail(err, EDOM, "%zu prompts with %" PRIu64 " samples each are more than %d samples",
+                    g->request.prompts, g->request.count, DS_MAX_SAMPLES);
     return rc;
 }
 
@@ -430,6 +430,13 @@ static int check_options(const struct ds_cli *cli, struct ds_error *err)
 {
     if (cli->prompt != NULL && cli->prompt_file != NULL)
         return ds_fail(err, EDOM, "'--prompt' and '--prompt-file' exclude each other; keep one");
+    if (cli->prompts != NULL && (cli->prompt != NULL || cli->prompt_file != NULL))
+        return ds_fail(err, EDOM, "'--prompts' and '%s' exclude each other; keep one",
+                       cli->prompt != NULL ? "--prompt" : "--prompt-file");
+    if (cli->prompts != NULL && !cli->json)
+        return ds_fail(err, EDOM, "'--prompts' needs '--json', a line for each sample of each");
+    if (cli->text_key != NULL && cli->prompts == NULL)
+        return ds_fail(err, EDOM, "'--key' is for '--prompts'; leave it out");
     if (cli->echo && cli->json)
         return ds_fail(err, EDOM, "'--echo' and '--json' exclude each other; keep one");
     if (cli->count == 0)
@@ -441,21 +448,20 @@ static int check_options(const struct ds_cli *cli, struct ds_error *err)
 
 int ds_cmd_generate(const struct ds_cli *cli)
 {
-    struct generate g = {.cli = cli};
+    struct generate g = {.cli = cli, .prompts.cli = cli};
     struct ds_error err = {0};
     int code = DS_EXIT_OK, rc = check_options(cli, &err);
 
-    ds_buf_init(&g.prompt, MAX_PROMPT);
-    ds_text_out_init(&g.text, cli->stop, !cli->json && isatty(STDOUT_FILENO) != 0);
     if (rc == 0)
         rc = prepare(&g, &err);
     if (rc == 0)
         rc = run(&g, &code, &err);
     if (rc == 0 && code == DS_EXIT_OK && !cli->quiet)
         print_rates(&g);
-    ds_buf_release(&g.prompt);
-    ds_text_out_release(&g.text);
-    ds_ids_release(&g.tokens);
+    for (size_t i = 0; i < g.opens; i++)
+        release_sample(&g.open[i]);
+    free(g.open);
+    ds_prompts_release(&g.prompts);
     ds_generate_request_release(&g.request);
     ds_tokenizer_free(g.tokenizer);
     if (rc == 0)

@@ -126,12 +126,12 @@ int ds_generator_next(struct ds_generator *generator, struct ds_generate_event *
     return ds_generate_event_read(event, bytes, err);
 }
 
-void ds_generator_enough(struct ds_generator *generator, uint32_t sample)
+void ds_generator_tell(struct ds_generator *generator, uint32_t number)
 {
-    unsigned char number[4];
+    unsigned char bytes[4];
 
-    ds_put_u32(number, sample);
-    (void)send_all(generator->to, number, sizeof(number));
+    ds_put_u32(bytes, number);
+    (void)send_all(generator->to, bytes, sizeof(bytes));
 }
 
 int ds_generator_end(struct ds_generator *generator)

@@ -25,8 +25,9 @@ int ds_generator_start(struct ds_generator *generator, const struct ds_generate_
 /* The next event; *there is false when no more come. */
 int ds_generator_next(struct ds_generator *generator, struct ds_generate_event *event, bool *there,
                       struct ds_error *err) DS_NODISCARD;
-/* The sample is long enough.  That the worker has gone shows in the events. */
-void ds_generator_enough(struct ds_generator *generator, uint32_t sample);
+/* The sample is long enough; or DS_GENERATE_GO_ON.  That the worker has gone shows in the
+ * events. */
+void ds_generator_tell(struct ds_generator *generator, uint32_t number);
 /* Wait for its end.  The code dsrun should end with; what a worker ended for it has said itself,
  * and of one that was killed it is said here. */
 int ds_generator_end(struct ds_generator *generator);

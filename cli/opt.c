@@ -19,6 +19,7 @@
 #include "base/nearest.h"
 #include "launcher/remote/transport.h"
 #include "runtime/data/chat.h"
+#include "runtime/generate/request.h"
 
 const struct ds_command ds_commands[DS_COMMAND_COUNT] = {
 #define X(id, name, fn, words, fewest, most, help)                                                 \
@@ -137,6 +138,8 @@ static const struct ds_option options[] = {
     FLAG(0, "--adapters", adapters, BIT(CKPT_EXPORT), "the adapters alone, as PEFT loads them; else they are added to their matrices"),
     TEXT(0, "--prompt", "TEXT", prompt, BIT(GENERATE), "what the text goes on from; else --prompt-file, else standard input"),
     TEXT(0, "--prompt-file", "FILE", prompt_file, BIT(GENERATE), "a file with the prompt, without the newline at its end"),
+    TEXT(0, "--prompts", "FILE", prompts, BIT(GENERATE), "a file of JSON lines with a prompt each, at the key of --key; with --json"),
+    WHOLE("--batch", "N", uint64_t *, batch, 1, DS_MAX_GENERATE_BATCH, BIT(GENERATE), "samples that are made at once; 1 if not given"),
     WHOLE("--max-tokens", "N", uint64_t *, max_tokens, 1, 1000000000, BIT(GENERATE), "tokens of a sample, at most; 128 if not given"),
     REAL("--temperature", "T", temperature, 1000, BIT(GENERATE), "logits are divided by it; 1 if not given, 0: always the likeliest token"),
     WHOLE("--top-k", "K", uint64_t *, top_k, 1, DS_MAX_VOCAB, BIT(GENERATE), "sample from the K likeliest tokens only; all if not given"),
@@ -148,7 +151,7 @@ static const struct ds_option options[] = {
     TEXT(0, "--tokenizer", "FILE", tokenizer, BIT(DATA_TOKENIZE) | BIT(DATA_INSPECT) | BIT(GENERATE),
          "a tokenizer.json of Hugging Face, with a model of type BPE; generate takes the run's own if not given"),
     ENUM("--format", "FORMAT", text_format, text_formats, BIT(DATA_TOKENIZE), "what files hold: text, one document each, or jsonl, one a line; auto goes by the name"),
-    TEXT(0, "--key", "NAME", text_key, BIT(DATA_TOKENIZE), "where the text is in an object of jsonl; 'text' if not given, behind a prompt 'completion'"),
+    TEXT(0, "--key", "NAME", text_key, BIT(DATA_TOKENIZE) | BIT(GENERATE), "where the text is in an object of jsonl; 'text' if not given, behind a prompt 'completion', of --prompts 'prompt'"),
     TEXT(0, "--prompt-key", "NAME", prompt_key, BIT(DATA_TOKENIZE), "where the prompt is, which is read and not trained on; with --sequence"),
     WHOLE("--sequence", "N", uint64_t *, sequence, 1, DS_MAX_CONTEXT, BIT(DATA_TOKENIZE), "write samples for this train.sequence, one for each line of jsonl, cut or filled up"),
     WORD("--chat", "FORM", chat, chats, BIT(DATA_TOKENIZE), "lines have messages, of which the assistant's are trained on, in this form: chatml, llama3, mistral, gemma or zephyr; with --sequence"),

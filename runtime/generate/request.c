@@ -15,7 +15,7 @@
 #include "base/wire.h"
 #include "kernels/dtype.h"
 
-static const char magic[] = "dsrun-generate 1\n";
+static const char magic[] = "dsrun-generate 2\n";
 
 enum { NUMBER_TEXT = 40 };
 
@@ -36,6 +36,7 @@ static const struct field {
     WHOLE(top_k,       0,      UINT32_MAX),
     WHOLE(seed,        0,      UINT64_MAX),
     WHOLE(count,       1,      DS_MAX_SAMPLES),
+    WHOLE(batch,       1,      DS_MAX_GENERATE_BATCH),
     WHOLE(ids,         1,      DS_MAX_VOCAB),
     WHOLE(end,         0,      DS_NO_END),
     REAL(temperature,  1000),
@@ -45,9 +46,32 @@ static const struct field {
 
 void ds_generate_request_release(struct ds_generate_request *request)
 {
+    for (size_t i = 0; i < request->prompts; i++)
+        free(request->prompt[i].ids);
     free(request->prompt);
     request->prompt = NULL;
-    request->prompt_ids = 0;
+    request->prompts = 0;
+}
+
+/* Room is doubled where it is full: it is when the number is a power of two. */
+int32_t *ds_generate_request_add(struct ds_generate_request *request, size_t count)
+{
+    const size_t used = request->prompts;
+    int32_t *ids = calloc(count, sizeof(*ids));
+
+    if (ids != NULL && (used & (used - 1)) == 0) {
+        struct ds_generate_prompt *more =
+            reallocarray(request->prompt, used > 0 ? 2 * used : 1, sizeof(*more));
+
+        if (more == NULL) {
+            free(ids);
+            return NULL;
+        }
+        request->prompt = more;
+    }
+    if (ids != NULL)
+        request->prompt[request->prompts++] = (struct ds_generate_prompt){ids, count};
+    return ids;
 }
 
 int ds_generate_request_write(const struct ds_generate_request *request, struct ds_buf *out,
@@ -64,12 +88,14 @@ int ds_generate_request_write(const struct ds_generate_request *request, struct 
         else
             (void)ds_buf_printf(out, "%s %" PRIu64 "\n", fields[i].name, *(const uint64_t *)at);
     }
-    (void)ds_buf_puts(out, "prompt");
-    for (size_t i = 0; i < request->prompt_ids; i++)
-        (void)ds_buf_printf(out, " %" PRId32, request->prompt[i]);
-    (void)ds_buf_puts(out, "\n");
-    return out->failed ? ds_fail(err, ENOBUFS, "a prompt of %zu tokens does not fit in %zu bytes",
-                                 request->prompt_ids, out->max)
+    for (size_t p = 0; p < request->prompts; p++) {
+        (void)ds_buf_puts(out, "prompt");
+        for (size_t i = 0; i < request->prompt[p].count; i++)
+            (void)ds_buf_printf(out, " %" PRId32, request->prompt[p].ids[i]);
+        (void)ds_buf_puts(out, "\n");
+    }
+    return out->failed ? ds_fail(err, ENOBUFS, "%zu prompts do not fit in %zu bytes; give fewer",
+                                 request->prompts, out->max)
                        : 0;
 }
 
@@ -167,25 +193,26 @@ static int take_ckpt(struct reader *r, struct ds_generate_request *request)
 static int take_prompt(struct reader *r, struct ds_generate_request *request)
 {
     const char *value, *next;
-    size_t len, ids = 1;
+    size_t len, count = 1;
+    int32_t *id;
     int rc = take_line(r, "prompt", &value, &len);
 
     if (rc != 0)
         return rc;
     for (size_t i = 0; i < len; i++)
-        ids += value[i] == ' ';
-    request->prompt = calloc(ids, sizeof(*request->prompt));
-    if (request->prompt == NULL)
-        return ds_fail(r->err, ENOMEM, "no memory for a prompt of %zu tokens", ids);
+        count += value[i] == ' ';
+    id = ds_generate_request_add(request, count);
+    if (id == NULL)
+        return ds_fail(r->err, ENOMEM, "no memory for a prompt of %zu tokens", count);
     for (const char *end = value + len; value <= end; value = next + 1) {
-        uint64_t id;
+        uint64_t number;
 
         next = memchr(value, ' ', (size_t)(end - value));
         if (next == NULL)
             next = end;
-        if (!whole_number(value, (size_t)(next - value), &id) || id >= DS_MAX_VOCAB)
+        if (!whole_number(value, (size_t)(next - value), &number) || number >= DS_MAX_VOCAB)
             return malformed(r, "prompt");
-        request->prompt[request->prompt_ids++] = (int32_t)id;
+        *id++ = (int32_t)number;
     }
     return 0;
 }
@@ -203,10 +230,13 @@ int ds_generate_request_parse(struct ds_generate_request *request, const char *t
     rc = take_ckpt(&r, request);
     for (size_t i = 0; rc == 0 && i < sizeof(fields) / sizeof(fields[0]); i++)
         rc = take_field(&r, &fields[i], request);
-    if (rc == 0)
-        rc = take_prompt(&r, request);
-    if (rc == 0 && (r.at != r.end || request->top_p == 0.0))
-        rc = malformed(&r, request->top_p == 0.0 ? "top_p" : "end");
+    do
+        rc = rc == 0 ? take_prompt(&r, request) : rc;
+    while (rc == 0 && r.at != r.end);
+    if (rc == 0 && request->top_p == 0.0)
+        rc = malformed(&r, "top_p");
+    if (rc == 0 && request->prompts > DS_MAX_SAMPLES / request->count)
+        rc = malformed(&r, "count");
     if (rc != 0)
         ds_generate_request_release(request);
     return rc;

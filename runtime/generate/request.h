@@ -9,20 +9,25 @@
  *     ckpt /abs/path               a checkpoint's folder
  *     cuda 0
  *     ...                          the other numbers of the struct, one a line
- *     prompt 72 101 108            ids, at least one
+ *     prompt 72 101 108            ids, at least one; a line for each prompt
  *
- * Then, at any time, numbers of samples that are enough as they are, u32 each: the worker ends a
- * sample of that number or a smaller one.  The end of the input ends the worker.
+ * Samples are numbered from 0 on, `count` of the first prompt, then those of the next one.
+ *
+ * Then, at any time, numbers of samples that are enough as they are, u32 each: the worker ends
+ * these.  DS_GENERATE_GO_ON answers STEP.  The end of the input ends the worker.
  *
  * On its standard output: events of DS_GENERATE_EVENT_BYTES.
  *
  *     LOADED    number: bytes of parameters that a token reads
  *     PROMPT    value: its ids; number: ns that reading them took
- *     TOKEN     value: an id; number: ns since the sample began
- *     END       value: enum ds_generate_end; number: ns since the sample began
+ *     TOKEN     value: an id; number: of the sample
+ *     END       value: enum ds_generate_end; number: of the sample
+ *     STEP      of a batch: there is a token more, or an end, of each; is any enough?
+ *     DONE      number: ns that all took behind LOADED, without prompts
  *
- * After LOADED and PROMPT comes sample after sample: TOKEN any number of times, END.  Numbers are
- * little endian.
+ * After LOADED comes PROMPT for each prompt, before its samples: TOKEN any number of times, END.
+ * Those of as many samples as `batch` come by turns; then the worker waits at each STEP, so that
+ * which samples are read together depends on no clock.  Numbers are little endian.
  *
  * Errors  EPROTO malformed
  * Tests   tests/plan/test_request.c, tests/fuzz/fuzz_generate.c
@@ -52,8 +57,19 @@ enum ds_generate_end {
         DS_END_COUNT
 };
 
-#define DS_NO_END UINT32_MAX /* no id ends a text */
-enum { DS_MAX_SAMPLES = 1000000, DS_MAX_REQUEST_BYTES = 1 << 28, DS_GENERATE_EVENT_BYTES = 16 };
+#define DS_NO_END         UINT32_MAX /* no id ends a text */
+#define DS_GENERATE_GO_ON UINT32_MAX
+enum {
+    DS_MAX_SAMPLES = 1000000, /* of all prompts */
+    DS_MAX_GENERATE_BATCH = 256,
+    DS_MAX_REQUEST_BYTES = 1 << 28,
+    DS_GENERATE_EVENT_BYTES = 16
+};
+
+struct ds_generate_prompt {
+    int32_t *ids; /* owned */
+    size_t count;
+};
 
 struct ds_generate_request {
     char ckpt[DS_MAX_PATH];
@@ -62,15 +78,18 @@ struct ds_generate_request {
     uint64_t threads;    /* 0: the cores of the process */
     uint64_t max_tokens; /* of a sample, >= 1 */
     uint64_t top_k, seed;
-    uint64_t count; /* samples, >= 1 */
+    uint64_t count; /* samples of each prompt, >= 1 */
+    uint64_t batch; /* samples at once, >= 1 */
     uint64_t ids;   /* only those below may be given */
     uint64_t end;   /* the id that ends a text, or DS_NO_END */
     double temperature, top_p;
-    int32_t *prompt; /* owned */
-    size_t prompt_ids;
+    struct ds_generate_prompt *prompt; /* owned, [prompts] */
+    size_t prompts;
 };
 
 void ds_generate_request_release(struct ds_generate_request *request);
+/* Room for one more prompt of `count` ids, which are the caller's to write; NULL: no memory. */
+int32_t *ds_generate_request_add(struct ds_generate_request *request, size_t count);
 int ds_generate_request_write(const struct ds_generate_request *request, struct ds_buf *out,
                               struct ds_error *err) DS_NODISCARD;
 /* On failure there is nothing to release.  ENOMEM, too. */
@@ -83,6 +102,8 @@ struct ds_generate_event {
         DS_GENERATED_PROMPT,
         DS_GENERATED_TOKEN,
         DS_GENERATED_END,
+        DS_GENERATED_STEP,
+        DS_GENERATED_DONE,
         DS_GENERATED_KINDS
     } kind;
     uint32_t value;

@@ -3,8 +3,9 @@
  *
  * serve.c - the contract is in serve.h.
  *
- * The prompt is read once; each sample goes on from it with random numbers of its own, so that
- * sample i is the same whatever the number of samples.
+ * A prompt is read once; each sample goes on from it with random numbers of its own, so that
+ * sample i is the same whatever the number of samples.  Samples have seats, each with a sequence of
+ * the session; a seat that is free is taken by the next one.
  */
 #include "runtime/generate/serve.h"
 
@@ -28,14 +29,24 @@
 /* Streams of random numbers, one for each sample; token i of it is drawn by number i. */
 #define SAMPLE_STREAMS (UINT64_C(0x67656e72) << 32)
 
+struct seat {
+    bool busy, enough; /* somebody has said so of its sample */
+    uint64_t sample, made;
+    int32_t id;      /* the last that it was given, not read yet */
+    uint64_t prompt; /* that its sequence begins with; UINT64_MAX: none */
+};
+
 struct serve {
     int in, out;
     struct ds_generate_request request;
     struct ds_session *session;
     struct ds_sampler sampler;
-    float *after_prompt; /* [ids] logits */
-    uint64_t enough;     /* samples before this number are */
-    uint64_t start_ns;   /* of the sample */
+    struct seat *seat;            /* [batch] */
+    struct ds_session_next *next; /* [batch] */
+    float *after_prompt;          /* [ids] logits of what follows the last one that was read */
+    uint64_t last_prompt;         /* its number */
+    uint64_t begun;               /* samples */
+    uint64_t prompts_ns;
 };
 
 /* --- the lines to dsrun ----------------------------------------------------------------------- */
@@ -89,134 +100,263 @@ static int tell(const struct serve *s, enum ds_generate_event_kind kind, uint32_
                : ds_fail(err, ECANCELED, "dsrun hears no more");
 }
 
-/* Which samples are enough by now. */
-static int hear(struct serve *s, struct ds_error *err)
+/* The sample is enough, if it is still made. */
+static void end_early(struct serve *s, uint32_t sample)
+{
+    for (uint64_t i = 0; i < s->request.batch; i++)
+        if (s->seat[i].busy && s->seat[i].sample == sample)
+            s->seat[i].enough = true;
+}
+
+/* Which samples are enough by now; with `wait` until dsrun has said of all. */
+static int hear(struct serve *s, bool wait, struct ds_error *err)
 {
     struct pollfd ready = {.fd = s->in, .events = POLLIN};
     unsigned char number[4];
     int rc = 0;
 
-    while (rc == 0 && poll(&ready, 1, 0) > 0) {
+    while (rc == 0 && (wait || poll(&ready, 1, 0) > 0)) {
         rc = read_all(s->in, number, sizeof(number), err);
-        if (rc == 0 && ds_get_u32(number) >= s->enough)
-            s->enough = (uint64_t)ds_get_u32(number) + 1;
+        if (rc == 0 && ds_get_u32(number) == DS_GENERATE_GO_ON)
+            break;
+        if (rc == 0)
+            end_early(s, ds_get_u32(number));
     }
+    return rc;
+}
+
+/* --- prompts ---------------------------------------------------------------------------------- */
+
+/* Into the sequence whose turn it is. */
+static int read_prompt(struct serve *s, const struct ds_generate_prompt *prompt,
+                       struct ds_error *err)
+{
+    const uint64_t start = ds_clock_mono_ns(), context = ds_session_shape(s->session)->context;
+    const float *logits = NULL;
+    uint64_t took;
+    int rc;
+
+    if (prompt->count > context)
+        return ds_fail(err, EDOM,
+                       "the prompt has %zu tokens, and the model's context is %" PRIu64
+                       "; shorten it",
+                       prompt->count, context);
+    ds_session_rewind(s->session, 0);
+    rc = ds_session_read(s->session, prompt->ids, prompt->count, err);
+    if (rc == 0)
+        rc = ds_session_logits(s->session, &logits, err);
+    if (rc != 0)
+        return rc;
+    memcpy(s->after_prompt, logits, s->request.ids * sizeof(*logits));
+    took = ds_clock_mono_ns() - start;
+    s->prompts_ns += took;
+    return tell(s, DS_GENERATED_PROMPT, (uint32_t)prompt->count, took, err);
+}
+
+/* The sequence of a seat becomes prompt `number`: as it was, as another seat's begins, or read. */
+static int begin_with(struct serve *s, unsigned seat, uint64_t number, struct ds_error *err)
+{
+    const struct ds_generate_prompt *prompt = &s->request.prompt[number];
+    unsigned from = 0;
+    int rc = 0;
+
+    ds_session_turn(s->session, seat);
+    if (s->last_prompt != number)
+        rc = read_prompt(s, prompt, err);
+    else if (s->seat[seat].prompt == number)
+        ds_session_rewind(s->session, prompt->count);
+    else {
+        while (s->seat[from].prompt != number) /* who has read it, is there until the next one */
+            from++;
+        rc = ds_session_copy(s->session, from, prompt->count, err);
+    }
+    s->seat[seat].prompt = s->last_prompt = number;
     return rc;
 }
 
 /* --- samples ---------------------------------------------------------------------------------- */
 
-static uint64_t passed_ns(const struct serve *s)
-{
-    return ds_clock_mono_ns() - s->start_ns;
-}
-
-static int next_id(const struct serve *s, const float *logits, uint64_t sample, uint64_t number,
+/* Of a prompt's samples by the number that it has among these. */
+static int next_id(const struct serve *s, const struct seat *seat, const float *logits,
                    uint32_t *id, struct ds_error *err)
 {
     const struct ds_sampling how = {s->request.temperature, s->request.top_k, s->request.top_p};
-    uint64_t bits = ds_rng_u64(s->request.seed, SAMPLE_STREAMS + sample, number);
+    const uint64_t stream = SAMPLE_STREAMS + seat->sample % s->request.count;
 
-    return ds_sample(&s->sampler, &how, logits, bits, id, err);
+    return ds_sample(&s->sampler, &how, logits, ds_rng_u64(s->request.seed, stream, seat->made), id,
+                     err);
 }
 
-/* Read the id that was given, to know what follows it. */
-static int go_on(struct serve *s, uint32_t id, const float **logits, struct ds_error *err)
+static int end_sample(struct serve *s, struct seat *seat, enum ds_generate_end end,
+                      struct ds_error *err)
 {
-    int32_t read = (int32_t)id;
-    int rc = ds_session_read(s->session, &read, 1, err);
-
-    return rc != 0 ? rc : ds_session_logits(s->session, logits, err);
+    seat->busy = false;
+    return tell(s, DS_GENERATED_END, end, seat->sample, err);
 }
 
-/* What the sample ends for after `number` ids, the last of them `id`; END_COUNT: nothing yet. */
-static enum ds_generate_end ends_after(const struct serve *s, uint64_t sample, uint64_t number)
+/* What the sample ends for; END_COUNT: nothing yet. */
+static enum ds_generate_end ends_after(struct serve *s, unsigned seat)
 {
-    if (s->enough > sample)
+    if (s->seat[seat].enough)
         return DS_END_STOP;
-    if (number == s->request.max_tokens)
+    if (s->seat[seat].made == s->request.max_tokens)
         return DS_END_TOKENS;
+    ds_session_turn(s->session, seat);
     return ds_session_rows(s->session) == ds_session_room(s->session) ? DS_END_CONTEXT
                                                                       : DS_END_COUNT;
 }
 
-static int run_sample(struct serve *s, uint64_t sample, struct ds_error *err)
+/* One more id of a seat's sample. */
+static int take(struct serve *s, unsigned number, const float *logits, struct ds_error *err)
 {
-    const float *logits = s->after_prompt;
-    enum ds_generate_end end = DS_END_COUNT;
-    int rc = 0;
+    struct seat *seat = &s->seat[number];
+    enum ds_generate_end end;
+    uint32_t id = 0;
+    int rc = next_id(s, seat, logits, &id, err);
 
-    ds_session_rewind(s->session, s->request.prompt_ids);
-    s->start_ns = ds_clock_mono_ns();
-    for (uint64_t number = 0; rc == 0 && end == DS_END_COUNT;) {
-        uint32_t id = 0;
-
-        rc = next_id(s, logits, sample, number++, &id, err);
-        if (rc == 0 && id == s->request.end) {
-            end = DS_END_TEXT;
-            break;
-        }
-        if (rc == 0)
-            rc = tell(s, DS_GENERATED_TOKEN, id, passed_ns(s), err);
-        if (rc == 0)
-            rc = hear(s, err);
-        end = ends_after(s, sample, number);
-        if (rc == 0 && end == DS_END_COUNT)
-            rc = go_on(s, id, &logits, err);
-    }
-    return rc != 0 ? rc : tell(s, DS_GENERATED_END, end, passed_ns(s), err);
+    seat->made++;
+    seat->id = (int32_t)id;
+    if (rc == 0 && id == s->request.end)
+        return end_sample(s, seat, DS_END_TEXT, err);
+    if (rc == 0)
+        rc = tell(s, DS_GENERATED_TOKEN, id, seat->sample, err);
+    if (rc == 0 && s->request.batch == 1)
+        rc = hear(s, false, err);
+    end = ends_after(s, number);
+    return rc == 0 && end != DS_END_COUNT ? end_sample(s, seat, end, err) : rc;
 }
 
-static int read_prompt(struct serve *s, struct ds_error *err)
+/* The next samples take the seats that are free. */
+static int fill_seats(struct serve *s, struct ds_error *err)
 {
-    const struct ds_model_shape *shape = ds_session_shape(s->session);
-    uint64_t start = ds_clock_mono_ns();
-    const float *logits = NULL;
-    int rc;
+    const uint64_t samples = s->request.prompts * s->request.count;
+    int rc = 0;
 
-    if (s->request.ids > shape->vocab)
-        s->request.ids = shape->vocab;
-    if (s->request.prompt_ids > shape->context)
-        return ds_fail(err, EDOM,
-                       "the prompt has %zu tokens, and the model's context is %" PRIu64
-                       "; shorten it",
-                       s->request.prompt_ids, shape->context);
-    rc = ds_session_read(s->session, s->request.prompt, s->request.prompt_ids, err);
+    for (unsigned i = 0; rc == 0 && i < s->request.batch && s->begun < samples; i++) {
+        while (rc == 0 && !s->seat[i].busy && s->begun < samples) {
+            s->seat[i].busy = true;
+            s->seat[i].enough = false;
+            s->seat[i].made = 0;
+            s->seat[i].sample = s->begun++;
+            rc = begin_with(s, i, s->seat[i].sample / s->request.count, err);
+            if (rc == 0)
+                rc = take(s, i, s->after_prompt, err);
+        }
+    }
+    return rc;
+}
+
+/* Hear of all seats before any goes on: what is read together is to depend on no clock. */
+static int agree(struct serve *s, struct ds_error *err)
+{
+    int rc = tell(s, DS_GENERATED_STEP, 0, 0, err);
+
+    if (rc == 0)
+        rc = hear(s, true, err);
+    for (unsigned i = 0; rc == 0 && i < s->request.batch; i++)
+        if (s->seat[i].busy && s->seat[i].enough)
+            rc = end_sample(s, &s->seat[i], DS_END_STOP, err);
+    return rc;
+}
+
+/* Read the ids that were given, and give what follows each. */
+static int go_on(struct serve *s, struct ds_error *err)
+{
+    const uint64_t vocab = ds_session_shape(s->session)->vocab;
+    const float *logits = NULL;
+    size_t count = 0;
+    int rc = 0;
+
+    for (unsigned i = 0; i < s->request.batch; i++)
+        if (s->seat[i].busy)
+            s->next[count++] = (struct ds_session_next){.sequence = i, .id = s->seat[i].id};
+    if (count == 0)
+        return 0;
+    rc = ds_session_step(s->session, s->next, count, err);
     if (rc == 0)
         rc = ds_session_logits(s->session, &logits, err);
-    if (rc == 0)
-        rc = ds_sampler_init(&s->sampler, s->request.ids, err);
-    if (rc != 0)
-        return rc;
-    s->after_prompt = malloc(s->request.ids * sizeof(*logits));
-    if (s->after_prompt == NULL)
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = take(s, s->next[i].sequence, logits + i * vocab, err);
+    return rc;
+}
+
+static bool is_busy(const struct serve *s)
+{
+    for (unsigned i = 0; i < s->request.batch; i++)
+        if (s->seat[i].busy)
+            return true;
+    return false;
+}
+
+static int run_samples(struct serve *s, struct ds_error *err)
+{
+    const uint64_t start = ds_clock_mono_ns();
+    int rc;
+
+    do {
+        rc = fill_seats(s, err);
+        if (rc == 0 && s->request.batch > 1)
+            rc = agree(s, err);
+        if (rc == 0)
+            rc = go_on(s, err);
+    } while (rc == 0 && (is_busy(s) || s->begun < s->request.prompts * s->request.count));
+    return rc == 0 ? tell(s, DS_GENERATED_DONE, 0, ds_clock_mono_ns() - start - s->prompts_ns, err)
+                   : rc;
+}
+
+/* --- the request ------------------------------------------------------------------------------ */
+
+/* No more seats than samples; of as many rows as the longest prompt goes on for. */
+static int open_session(struct serve *s, unsigned threads, struct ds_error *err)
+{
+    const uint64_t samples = s->request.prompts * s->request.count;
+    struct ds_session_args args = {.device = s->request.cuda != 0 ? "cuda" : "cpu",
+                                   .ckpt = s->request.ckpt,
+                                   .type = (enum ds_dtype)s->request.type,
+                                   .threads = threads};
+    size_t longest = 0;
+
+    for (size_t i = 0; i < s->request.prompts; i++)
+        if (s->request.prompt[i].count > longest)
+            longest = s->request.prompt[i].count;
+    if (s->request.batch > samples)
+        s->request.batch = samples;
+    if (s->request.threads > 0)
+        args.threads = (unsigned)s->request.threads;
+    args.rows = longest + s->request.max_tokens;
+    args.sequences = (unsigned)s->request.batch;
+    return ds_session_open(&s->session, &args, err);
+}
+
+static int take_seats(struct serve *s, struct ds_error *err)
+{
+    const uint64_t vocab = ds_session_shape(s->session)->vocab;
+
+    if (s->request.ids > vocab)
+        s->request.ids = vocab;
+    s->last_prompt = UINT64_MAX;
+    s->seat = calloc(s->request.batch, sizeof(*s->seat));
+    s->next = calloc(s->request.batch, sizeof(*s->next));
+    s->after_prompt = calloc(s->request.ids, sizeof(*s->after_prompt));
+    if (s->seat == NULL || s->next == NULL || s->after_prompt == NULL)
         return ds_fail(err, ENOMEM, "no memory for %" PRIu64 " logits", s->request.ids);
-    memcpy(s->after_prompt, logits, s->request.ids * sizeof(*logits));
-    return tell(s, DS_GENERATED_PROMPT, (uint32_t)s->request.prompt_ids, ds_clock_mono_ns() - start,
-                err);
+    for (unsigned i = 0; i < s->request.batch; i++)
+        s->seat[i].prompt = UINT64_MAX;
+    return ds_sampler_init(&s->sampler, s->request.ids, err);
 }
 
 static int serve(struct serve *s, unsigned threads, struct ds_error *err)
 {
-    struct ds_session_args args = {.device = s->request.cuda != 0 ? "cuda" : "cpu",
-                                   .ckpt = s->request.ckpt,
-                                   .type = (enum ds_dtype)s->request.type,
-                                   .threads = threads,
-                                   .rows = s->request.prompt_ids + s->request.max_tokens};
     unsigned devices;
     int rc = s->request.cuda != 0 ? ds_plugin_take(&devices, err) : 0;
 
-    if (s->request.threads > 0)
-        args.threads = (unsigned)s->request.threads;
     if (rc == 0)
-        rc = ds_session_open(&s->session, &args, err);
+        rc = open_session(s, threads, err);
+    if (rc == 0)
+        rc = take_seats(s, err);
     if (rc == 0)
         rc = tell(s, DS_GENERATED_LOADED, 0, ds_session_bytes(s->session), err);
-    if (rc == 0)
-        rc = read_prompt(s, err);
-    for (uint64_t sample = 0; rc == 0 && sample < s->request.count; sample++)
-        rc = run_sample(s, sample, err);
-    return rc;
+    return rc == 0 ? run_samples(s, err) : rc;
 }
 
 int ds_generate_serve(int in, int out, unsigned threads, struct ds_error *err)
@@ -229,6 +369,8 @@ int ds_generate_serve(int in, int out, unsigned threads, struct ds_error *err)
     ds_session_close(s.session);
     ds_sampler_release(&s.sampler);
     free(s.after_prompt);
+    free(s.seat);
+    free(s.next);
     ds_generate_request_release(&s.request);
     return rc;
 }

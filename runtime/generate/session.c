@@ -31,7 +31,10 @@ struct ds_session {
     struct ds_ckpt_state state;
     struct ds_net net;
     enum ds_dtype type;
-    uint64_t elems, rows; /* of all parameters; most rows that may be read */
+    uint64_t elems, rows; /* of all parameters; most rows of a sequence that may be read */
+    unsigned sequences, turn;
+    struct ds_net_run *run; /* [sequences], of the last read */
+    int32_t *id;            /* [sequences], of a step */
     struct room params, activations, cache;
     struct room logits; /* of the host, where the device is apart */
 };
@@ -54,7 +57,7 @@ static size_t scratch_bytes(const struct ds_session *s, const struct ds_session_
         .head_size = shape->head_size,
         .ffn_in = ds_model_ffn_in_width(shape),
         .vocab = shape->vocab,
-        .logit_rows = 1,
+        .logit_rows = s->sequences,
         .pairs = DS_SESSION_CHUNK * shape->experts_each,
         .cached = true,
     };
@@ -81,9 +84,10 @@ static void measure(struct ds_session *s)
 
     s->elems = ds_net_params(shape, NULL);
     s->params.bytes = s->elems * one;
-    s->logits.bytes = shape->vocab * sizeof(float);
-    s->activations.bytes = ds_net_forward_bytes(shape, s->type, DS_SESSION_CHUNK);
-    s->cache.bytes = 2 * shape->layers * ds_net_cache_elems(shape, cache_room(s)) * one;
+    s->logits.bytes = s->sequences * shape->vocab * sizeof(float);
+    s->activations.bytes = ds_net_forward_bytes(shape, s->type, DS_SESSION_CHUNK, s->sequences);
+    s->cache.bytes =
+        2 * s->sequences * shape->layers * ds_net_cache_elems(shape, cache_room(s)) * one;
 }
 
 /* Of the device's memory; a CPU's is the host's, where the piece is, too. */
@@ -105,9 +109,10 @@ static int check_memory(const struct ds_session *s, size_t scratch, struct ds_er
     return ds_fail(err, ENOMEM,
                    "the model needs %.0f MiB, %.0f of them for parameters and %.0f for keys and "
                    "values of %" PRIu64
-                   " tokens, and there are %.0f; take a smaller type or fewer tokens",
+                   " tokens, and there are %.0f; take a smaller type or fewer tokens%s",
                    (double)needed / mib, (double)s->params.bytes / mib,
-                   (double)s->cache.bytes / mib, s->rows, (double)there / mib);
+                   (double)s->cache.bytes / mib, s->sequences * s->rows, (double)there / mib,
+                   s->sequences > 1 ? ", or lower '--batch'" : "");
 }
 
 static int take_room(struct ds_session *s, struct room *room, struct ds_error *err)
@@ -253,16 +258,17 @@ static int load_weights(struct ds_session *s, const char *path, struct ds_error 
 
 static int bind(struct ds_session *s, struct ds_error *err)
 {
-    const struct ds_net_forward_args args = {
-        .shape = &s->state.shape,
-        .act = s->type,
-        .rows = DS_SESSION_CHUNK,
-        .longest = s->rows,
-        .params = s->params.at,
-        .activations = s->activations.at,
-        .cache = {.keys = s->cache.at,
-                  .values = (unsigned char *)s->cache.at + s->cache.bytes / 2,
-                  .room = cache_room(s)}};
+    const struct ds_net_forward_args args = {.shape = &s->state.shape,
+                                             .act = s->type,
+                                             .rows = DS_SESSION_CHUNK,
+                                             .longest = s->rows,
+                                             .params = s->params.at,
+                                             .activations = s->activations.at,
+                                             .keys = s->cache.at,
+                                             .values =
+                                                 (unsigned char *)s->cache.at + s->cache.bytes / 2,
+                                             .room = cache_room(s),
+                                             .sequences = s->sequences};
 
     return ds_net_init_forward(&s->net, &args, ds_device_stream(s->device), err);
 }
@@ -278,6 +284,11 @@ static int open_all(struct ds_session *s, const struct ds_session_args *args, st
         return rc;
     s->state.shape = ds_model_base(&s->state.shape);
     s->rows = args->rows < s->state.shape.context ? args->rows : s->state.shape.context;
+    s->sequences = args->sequences > 0 ? args->sequences : 1;
+    s->run = calloc(s->sequences, sizeof(*s->run));
+    s->id = calloc(s->sequences, sizeof(*s->id));
+    if (s->run == NULL || s->id == NULL)
+        return ds_fail(err, ENOMEM, "no memory for %u sequences", s->sequences);
     measure(s);
     device.scratch_bytes = scratch_bytes(s, args, cache_room(s));
     rc = ds_device_open(&s->device, &device, err);
@@ -325,6 +336,8 @@ void ds_session_close(struct ds_session *session)
     if (session->logits.at != NULL)
         ds_device_host_free(session->device, session->logits.at, session->logits.bytes);
     ds_device_close(session->device);
+    free(session->run);
+    free(session->id);
     free(session);
 }
 
@@ -341,9 +354,14 @@ uint64_t ds_session_bytes(const struct ds_session *session)
     return (ds_model_active_elems(shape) - looked_up) * ds_dtype_bytes(session->type);
 }
 
+void ds_session_turn(struct ds_session *session, unsigned sequence)
+{
+    session->turn = sequence;
+}
+
 uint64_t ds_session_rows(const struct ds_session *session)
 {
-    return session->net.cache.rows;
+    return session->net.cache.rows[session->turn];
 }
 
 uint64_t ds_session_room(const struct ds_session *session)
@@ -351,31 +369,62 @@ uint64_t ds_session_room(const struct ds_session *session)
     return session->rows;
 }
 
-int ds_session_read(struct ds_session *session, const int32_t *ids, size_t count,
-                    struct ds_error *err)
+/* Do `count` more ids fit behind the sequence, and are they the model's? */
+static int check_ids(const struct ds_session *session, unsigned sequence, const int32_t *ids,
+                     size_t count, struct ds_error *err)
 {
-    uint64_t vocab = session->state.shape.vocab, left = session->rows - ds_session_rows(session);
-    int rc = 0;
+    const uint64_t vocab = session->state.shape.vocab;
+    const uint64_t rows = session->net.cache.rows[sequence];
 
-    if (count > left)
+    if (count > session->rows - rows)
         return ds_fail(err, ENOSPC,
                        "%zu tokens do not fit behind %" PRIu64 ", there is room for %" PRIu64,
-                       count, ds_session_rows(session), session->rows);
+                       count, rows, session->rows);
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || (uint64_t)ids[i] >= vocab)
             return ds_fail(err, EDOM, "token %d is not of the model's vocabulary of %" PRIu64,
                            ids[i], vocab);
-    for (size_t at = 0, rows; rc == 0 && at < count; at += rows) {
-        rows = count - at < DS_SESSION_CHUNK ? count - at : (size_t)DS_SESSION_CHUNK;
-        rc = ds_net_read(&session->net, ids + at, rows, err);
+    return 0;
+}
+
+int ds_session_read(struct ds_session *session, const int32_t *ids, size_t count,
+                    struct ds_error *err)
+{
+    struct ds_net_run *run = session->run;
+    int rc = check_ids(session, session->turn, ids, count, err);
+
+    run->sequence = session->turn;
+    for (size_t at = 0; rc == 0 && at < count; at += run->rows) {
+        run->rows = count - at < DS_SESSION_CHUNK ? count - at : (size_t)DS_SESSION_CHUNK;
+        rc = ds_net_read(&session->net, run, 1, ids + at, err);
     }
     return rc == 0 ? ds_stream_finish(session->net.stream, err) : rc; /* the ids are the caller's */
 }
 
+int ds_session_step(struct ds_session *session, const struct ds_session_next *next, size_t count,
+                    struct ds_error *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        session->run[i] = (struct ds_net_run){.sequence = next[i].sequence, .rows = 1};
+        session->id[i] = next[i].id;
+        rc = check_ids(session, next[i].sequence, &next[i].id, 1, err);
+    }
+    if (rc == 0)
+        rc = ds_net_read(&session->net, session->run, count, session->id, err);
+    return rc == 0 ? ds_stream_finish(session->net.stream, err) : rc;
+}
+
 void ds_session_rewind(struct ds_session *session, uint64_t rows)
 {
-    if (rows < session->net.cache.rows)
-        session->net.cache.rows = rows;
+    if (rows < ds_session_rows(session))
+        session->net.cache.rows[session->turn] = rows;
+}
+
+int ds_session_copy(struct ds_session *session, unsigned from, uint64_t rows, struct ds_error *err)
+{
+    return ds_net_copy_rows(&session->net, from, session->turn, rows, err);
 }
 
 int ds_session_logits(struct ds_session *session, const float **logits, struct ds_error *err)
@@ -386,6 +435,7 @@ int ds_session_logits(struct ds_session *session, const float **logits, struct d
     *logits = here->at != NULL ? here->at : ds_net_logits_at(&session->net);
     if (rc == 0 && here->at != NULL)
         rc = ds_stream_copy(session->net.stream, DS_COPY_DOWN, here->at,
-                            ds_net_logits_at(&session->net), here->bytes, err);
+                            ds_net_logits_at(&session->net),
+                            here->bytes / session->sequences * session->net.cache.runs, err);
     return rc == 0 ? ds_stream_finish(session->net.stream, err) : rc;
 }

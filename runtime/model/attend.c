@@ -10,6 +10,21 @@
 
 #include "runtime/model/layer.h"
 
+/* Of each run the rows behind those that its sequence has. */
+static int rotate_runs(const struct ds_net *net, struct ds_rope_args args, struct ds_error *err)
+{
+    const size_t row = args.ld * ds_dtype_bytes(net->act);
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < net->cache.runs; i++) {
+        args.seq = net->cache.run[i].rows;
+        args.first = net->cache.rows[net->cache.run[i].sequence];
+        rc = ds_rope(&args, net->stream, err);
+        args.x = (unsigned char *)args.x + args.seq * row;
+    }
+    return rc;
+}
+
 int ds__rotate(const struct ds__layer *layer, void *qkv, bool inverse, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
@@ -31,7 +46,9 @@ int ds__rotate(const struct ds__layer *layer, void *qkv, bool inverse, struct ds
         .x = qkv,
     };
 
-    return ds_model_turns(shape, layer->block) ? ds_rope(&args, net->stream, err) : 0;
+    if (!ds_model_turns(shape, layer->block))
+        return 0;
+    return net->cache.room > 0 ? rotate_runs(net, args, err) : ds_rope(&args, net->stream, err);
 }
 
 static float attention_scale(const struct ds_net *net)
@@ -47,12 +64,11 @@ static float attention_scale(const struct ds_net *net)
 static int attention_cached(const struct ds__layer *layer, struct ds_error *err)
 {
     const struct ds_net *net = layer->net;
-    size_t at = (layer->block - 1) * ds_net_cache_elems(&net->shape, net->cache.room);
-    size_t bytes = ds_dtype_bytes(net->act);
-    const struct ds_attention_cached_args args = {
-        .seq = net->seq,
-        .first = net->cache.rows,
-        .room = net->cache.room,
+    const struct ds_net_cache *cache = &net->cache;
+    const size_t one = ds_dtype_bytes(net->act);
+    const size_t bytes = ds_net_cache_elems(&net->shape, cache->room) * one; /* of a layer */
+    struct ds_attention_cached_args args = {
+        .room = cache->room,
         .window = ds_model_window(&net->shape, layer->block),
         .heads = net->shape.heads,
         .kv_heads = net->shape.kv_heads,
@@ -60,12 +76,24 @@ static int attention_cached(const struct ds__layer *layer, struct ds_error *err)
         .act = net->act,
         .scale = attention_scale(net),
         .qkv = layer->buf[DS_BUFFER_QKV],
-        .keys = net->cache.keys + at * bytes,
-        .values = net->cache.values + at * bytes,
         .out = layer->buf[DS_BUFFER_ATTENTION],
     };
+    int rc = 0;
 
-    return ds_attention_cached(&args, net->stream, err);
+    for (size_t i = 0; rc == 0 && i < cache->runs; i++) {
+        const size_t sequence = cache->run[i].sequence;
+        const size_t at = (sequence * net->shape.layers + layer->block - 1) * bytes;
+
+        args.seq = cache->run[i].rows;
+        args.first = cache->rows[sequence];
+        args.keys = cache->keys + at;
+        args.values = cache->values + at;
+        rc = ds_attention_cached(&args, net->stream, err);
+        args.qkv =
+            (const unsigned char *)args.qkv + args.seq * ds_model_qkv_width(&net->shape) * one;
+        args.out = (unsigned char *)args.out + args.seq * args.heads * args.head_size * one;
+    }
+    return rc;
 }
 
 /* The first token that each sees, or NULL: all see what is before them. */

@@ -100,6 +100,23 @@ static float grown(const struct ds_net *net)
                                 : root;
 }
 
+/* Of each run the rows behind those that its sequence has, whose positions are learned. */
+static int embed_runs(const struct ds_net *net, struct ds_embed_fwd_args args, struct ds_error *err)
+{
+    const size_t row = net->shape.hidden * ds_dtype_bytes(net->act);
+    const unsigned char *wpe = args.wpe;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < net->cache.runs; i++) {
+        args.seq = net->cache.run[i].rows;
+        args.wpe = wpe + net->cache.rows[net->cache.run[i].sequence] * row;
+        rc = ds_embed_fwd(&args, net->stream, err);
+        args.ids += args.seq;
+        args.out = (unsigned char *)args.out + args.seq * row;
+    }
+    return rc;
+}
+
 int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
 {
     size_t row = net->shape.hidden * ds_dtype_bytes(net->act);
@@ -120,7 +137,8 @@ int ds__embed_fwd(struct ds_net *net, enum ds_pass pass, struct ds_error *err)
         .wpe = wpe == NULL || !ds__leads_team(net) ? NULL : wpe + ds__first_position(net) * row,
         .out = net->block[0].buf[pass][DS_BUFFER_OUT],
     };
-    int rc = ds_embed_fwd(&args, net->stream, err);
+    int rc = net->cache.room > 0 && wpe != NULL ? embed_runs(net, args, err)
+                                                : ds_embed_fwd(&args, net->stream, err);
 
     if (rc == 0)
         rc = ds__team_sum(net, args.out, err);
@@ -348,16 +366,18 @@ int ds_net_logits(const struct ds_net *net, struct ds_error *err)
 {
     struct ds_norm_use norm = norm_of(net, DS_PASS_EVAL);
     void *const *buf = net->block[norm.block].buf[DS_PASS_EVAL];
-    const struct chunk chunk = {
-        .rows = 1, .x = buf[DS_BUFFER_NORMF], .logits = buf[DS_BUFFER_LOGITS], .type = DS_F32};
-    size_t before = (net->tokens - 1) * net->shape.hidden * ds_dtype_bytes(net->act);
+    const struct chunk chunk = {.rows = net->cache.runs,
+                                .x = buf[DS_BUFFER_NORMF],
+                                .logits = buf[DS_BUFFER_LOGITS],
+                                .type = DS_F32};
+    size_t before = (net->tokens - chunk.rows) * net->shape.hidden * ds_dtype_bytes(net->act);
     int rc;
 
-    norm.rows = 1;
+    norm.rows = chunk.rows;
     norm.x = (const unsigned char *)norm.x + before;
     rc = ds__norm_fwd(net, &norm, chunk.x, err);
     if (rc == 0)
-        rc = divide(net, chunk.x, 1, err);
+        rc = divide(net, chunk.x, chunk.rows, err);
     return rc != 0 ? rc : classify(net, &chunk, err);
 }
 

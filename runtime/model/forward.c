@@ -1,7 +1,7 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * forward.c - a net without a plan, which only reads: its memory, and a sequence row by row.
+ * forward.c - a net without a plan, which only reads: its memory, and sequences row by row.
  *
  * All layers use the same activations.  The stream has one place too: a layer is done with its
  * input when it writes its output.
@@ -46,10 +46,10 @@ size_t ds_net_cache_elems(const struct ds_model_shape *shape, size_t room)
     return room * shape->kv_heads * shape->head_size;
 }
 
-/* The buffers of a pass over `rows` rows, one behind the other from `base` on, into block[]; with
- * base NULL only their size. */
+/* The buffers of a pass over `rows` rows, of which the last of `sequences` are classified, one
+ * behind the other from `base` on, into block[]; with base NULL only their size. */
 static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows,
-                          unsigned char *base, struct ds_net_block *block)
+                          size_t sequences, unsigned char *base, struct ds_net_block *block)
 {
     const size_t one = ds_dtype_bytes(act), head = shape->layers + 1;
     const size_t each = ds_model_product_rows(shape, DS_PRODUCT_FC);
@@ -85,9 +85,9 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
         {DS_BUFFER_FFN_ACT, row * each * shape->ffn, 1, head - 1},
         {DS_BUFFER_DOWN, behind ? row * shape->hidden : 0, 1, head - 1},
         {DS_BUFFER_STATD, behind ? rows * stat : 0, 1, head - 1},
-        {DS_BUFFER_NORMF, one * shape->hidden, head, head},
-        {DS_BUFFER_STATF, stat, head, head},
-        {DS_BUFFER_LOGITS, shape->vocab * sizeof(float), head, head},
+        {DS_BUFFER_NORMF, sequences * one * shape->hidden, head, head},
+        {DS_BUFFER_STATF, sequences * stat, head, head},
+        {DS_BUFFER_LOGITS, sequences * shape->vocab * sizeof(float), head, head},
     };
     size_t at = 0;
 
@@ -99,9 +99,10 @@ static size_t lay_buffers(const struct ds_model_shape *shape, enum ds_dtype act,
     return at;
 }
 
-size_t ds_net_forward_bytes(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows)
+size_t ds_net_forward_bytes(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows,
+                            size_t sequences)
 {
-    return lay_buffers(shape, act, rows, NULL, NULL);
+    return lay_buffers(shape, act, rows, sequences, NULL, NULL);
 }
 
 static int bind_weights(struct ds_net *net, const void *params, struct ds_error *err)
@@ -135,30 +136,62 @@ int ds_net_init_forward(struct ds_net *net, const struct ds_net_forward_args *ar
                            .batch = 1,
                            .longest = args->longest,
                            .logit_ld = args->shape->vocab,
-                           .cache = args->cache,
+                           .cache = {.keys = args->keys,
+                                     .values = args->values,
+                                     .room = args->room,
+                                     .sequences = args->sequences,
+                                     .rows = calloc(args->sequences, sizeof(*net->cache.rows))},
                            .slots = calloc(blocks, sizeof(*net->slots))};
-    if (net->slots == NULL)
-        return ds_fail(err, ENOMEM, "no memory for a model of %zu blocks", blocks);
     net->block = net->slots;
-    (void)lay_buffers(args->shape, args->act, args->rows, args->activations, net->block);
-    rc = bind_weights(net, args->params, err);
+    rc = net->slots == NULL || net->cache.rows == NULL
+             ? ds_fail(err, ENOMEM, "no memory for a model of %zu blocks", blocks)
+             : 0;
+    if (rc == 0) {
+        (void)lay_buffers(args->shape, args->act, args->rows, args->sequences, args->activations,
+                          net->block);
+        rc = bind_weights(net, args->params, err);
+    }
     if (rc != 0)
         ds_net_release(net);
     return rc;
 }
 
-int ds_net_read(struct ds_net *net, const int32_t *ids, size_t rows, struct ds_error *err)
+int ds_net_read(struct ds_net *net, const struct ds_net_run *run, size_t runs, const int32_t *ids,
+                struct ds_error *err)
 {
+    size_t rows = 0;
     int rc;
 
-    assert(rows > 0 && rows <= net->cache.room - net->cache.rows);
+    for (size_t i = 0; i < runs; i++) {
+        assert(run[i].rows > 0 && (runs == 1 || run[i].rows == 1));
+        assert(run[i].rows <= net->cache.room - net->cache.rows[run[i].sequence]);
+        rows += run[i].rows;
+    }
     net->seq = net->tokens = rows;
+    net->cache.run = run;
+    net->cache.runs = runs;
     rc = ds_stream_copy(net->stream, DS_COPY_UP, net->block[0].buf[DS_PASS_EVAL][DS_BUFFER_IDS],
                         ids, rows * sizeof(*ids), err);
     for (uint32_t block = 0; rc == 0 && block <= net->shape.layers; block++)
         rc = ds_net_forward(net, block, DS_PASS_EVAL, false, err);
+    for (size_t i = 0; rc == 0 && i < runs; i++)
+        net->cache.rows[run[i].sequence] += run[i].rows;
+    return rc;
+}
+
+/* All that the sequence has room for, for its rows lie apart. */
+int ds_net_copy_rows(struct ds_net *net, size_t from, size_t to, size_t rows, struct ds_error *err)
+{
+    const size_t bytes = net->shape.layers * ds_net_cache_elems(&net->shape, net->cache.room) *
+                         ds_dtype_bytes(net->act);
+    int rc = ds_stream_copy(net->stream, DS_COPY_ASIDE, net->cache.keys + to * bytes,
+                            net->cache.keys + from * bytes, bytes, err);
+
+    assert(rows <= net->cache.rows[from]);
     if (rc == 0)
-        net->cache.rows += rows;
+        rc = ds_stream_copy(net->stream, DS_COPY_ASIDE, net->cache.values + to * bytes,
+                            net->cache.values + from * bytes, bytes, err);
+    net->cache.rows[to] = rc == 0 ? rows : 0;
     return rc;
 }
 

@@ -141,6 +141,7 @@ void *ds_net_gradient(const struct ds_net *net)
 void ds_net_release(struct ds_net *net)
 {
     free(net->slots);
+    free(net->cache.rows);
     memset(net, 0, sizeof(*net));
 }
 

@@ -60,11 +60,19 @@ struct ds_net_block { /* NULL where a block has no such thing; grad of what is f
     void *buf[DS_PASS_COUNT][DS_BUFFER_COUNT];
 };
 
-/* Keys and values of rows 0 .. rows - 1 of the one sequence that is read on, as kernels/op.h has
- * them, layer after layer.  room 0: there are none, and each pass begins at row 0. */
+/* Rows that are read behind those of one sequence. */
+struct ds_net_run {
+    size_t sequence, rows;
+};
+
+/* Keys and values of rows 0 .. rows[s] - 1 of each sequence that is read on, as kernels/op.h has
+ * them, sequence after sequence and layer after layer in it; and whose rows are read now, one run
+ * behind the other.  room 0: there are none, and each pass begins at row 0. */
 struct ds_net_cache {
     unsigned char *keys, *values;
-    size_t room, rows;
+    size_t room, sequences, *rows; /* owned by the net */
+    const struct ds_net_run *run;
+    size_t runs;
 };
 
 struct ds_net {
@@ -145,8 +153,9 @@ size_t ds_net_cache_elems(const struct ds_model_shape *shape, size_t room);
 /* Where the parameters lie, in elements: at[ds_model_param_count()], or NULL.  All of them take as
  * many as is returned. */
 uint64_t ds_net_params(const struct ds_model_shape *shape, uint64_t *at);
-/* Of activations, when at most `rows` rows are read at once. */
-size_t ds_net_forward_bytes(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows);
+/* Of activations, when at most `rows` rows of `sequences` are read at once. */
+size_t ds_net_forward_bytes(const struct ds_model_shape *shape, enum ds_dtype act, size_t rows,
+                            size_t sequences);
 
 struct ds_net_forward_args {
     const struct ds_model_shape *shape;
@@ -155,15 +164,20 @@ struct ds_net_forward_args {
     uint64_t longest;   /* of all that is read behind each other, at most */
     const void *params; /* as ds_net_params() says, of type act; borrowed, as is the rest */
     void *activations;
-    struct ds_net_cache cache;
+    unsigned char *keys, *values; /* [sequences][layers][ds_net_cache_elems()] */
+    size_t room, sequences;       /* rows of each */
 };
 int ds_net_init_forward(struct ds_net *net, const struct ds_net_forward_args *args,
                         struct ds_stream *stream, struct ds_error *err) DS_NODISCARD;
 
-/* Read `rows` more ids behind those in the cache, for which it has room. */
-int ds_net_read(struct ds_net *net, const int32_t *ids, size_t rows, struct ds_error *err)
+/* Read more ids behind those in the cache, for which it has room: of one sequence, or one of each
+ * run.  `run` and what was read stay until the next read. */
+int ds_net_read(struct ds_net *net, const struct ds_net_run *run, size_t runs, const int32_t *ids,
+                struct ds_error *err) DS_NODISCARD;
+/* Rows 0 .. rows - 1 of one sequence become those of another, which has no others then. */
+int ds_net_copy_rows(struct ds_net *net, size_t from, size_t to, size_t rows, struct ds_error *err)
     DS_NODISCARD;
-/* Logits of what follows the last row that was read: [vocab] of F32, in the device's memory. */
+/* Logits of what follows the last row of each run: [runs, vocab] of F32, in the device's memory. */
 int ds_net_logits(const struct ds_net *net, struct ds_error *err) DS_NODISCARD;
 const float *ds_net_logits_at(const struct ds_net *net);
 
@@ -312,7 +326,7 @@ static inline size_t ds__kv_heads(const struct ds_net *net)
 /* The position of the first token here in its sequence. */
 static inline size_t ds__first_position(const struct ds_net *net)
 {
-    return ds__shares_sequences(net) ? net->plan->sequence_rank * net->seq : net->cache.rows;
+    return ds__shares_sequences(net) ? net->plan->sequence_rank * net->seq : 0;
 }
 
 /* Ranks that share layers: team.c. */

@@ -204,6 +204,29 @@ def printed(run):
          "a text that stops it", cut)
 
 
+def batched(run):
+    """Prompts of a file, several samples at once: each what it is alone, in order."""
+    texts = ["the quick", "a", "brown fox jumps over", "the quick brown"]
+    lines = h.work() / "prompts.jsonl"
+    lines.write_text("".join(json.dumps({"prompt": t, "id": 7}) + "\n\n" for t in texts))
+    alone = [s for t in texts for s in samples(run, "--max-tokens", 20, "--count", 3, given=t.encode())]
+    for batch in ((), ("--batch", 2), ("--batch", 5), ("--batch", 256)):
+        got = samples(run, "--prompts", lines, "--max-tokens", 20, "--count", 3, *batch)
+        h.ok([{**s, "prompt": 0} for s in got] == alone and [(s["prompt"], s["sample"]) for s in got] == [(i // 3, i % 3) for i in range(12)],
+             f"{' '.join(map(str, batch)) or 'prompts of a file'}: the samples of each prompt alone", (got, alone))
+    letter = re.search("[a-z]", alone[0]["text"][3:]).group()
+    cut = [[{**s, "tokens": 0} for s in samples(run, "--prompts", lines, "--max-tokens", 20, "--count", 3, "--stop", letter, *batch)]
+           for batch in ((), ("--batch", 5))]
+    h.ok(cut[0] == cut[1] and any(s["ended"] == "stop" for s in cut[0]) and all(letter not in s["text"] for s in cut[0]), "and what stops them", cut)
+    text = [generate(run, "--prompt", "the quick", "--echo", "--count", 4, "--max-tokens", 20, "-q", *batch).stdout for batch in ((), ("--batch", 3))]
+    h.ok(text[0] == text[1] and text[0].count(b"the quick") == 4, "text of a batch, in order and behind its prompt", text)
+    lines.write_text(json.dumps({"question": "the quick"}) + "\n")
+    h.ok(samples(run, "--prompts", lines, "--key", "question", "--max-tokens", 20) == alone[:1], "the key of the prompts", alone[:1])
+    ran = generate(run, "--prompts", lines, "--key", "question", "--json", "--count", 5, "--batch", 5, "--max-tokens", 8)
+    h.ok(re.search(rb"^dsrun: prompt of 9 tokens in .*; 40 tokens in .* tokens/s, .* GB/s of parameters; ended by max-tokens\n$", ran.stderr) is not None,
+         "rates of a batch", ran.stderr)
+
+
 def terminal(run):
     """Bytes drawn evenly: on a terminal nothing of them moves the cursor."""
     main, side = pty.openpty()
@@ -253,7 +276,18 @@ def endings(run):
 def wrong(run):
     (h.work() / "latin1.txt").write_bytes(b"caf\xe9")
     (h.work() / "job.txt").write_text("name: [")
+    for name, text in (("list", "[1]\n"), ("number", '{"prompt": "x"}\n{"prompt": 1}\n'), ("long", json.dumps({"prompt": "x" * 33})),
+                       ("broken", '\n{"prompt"\n'), ("blank", " \n\n"), ("nobody", '{"prompt": ""}\n')):
+        (h.work() / f"{name}.jsonl").write_text(text)
     table = (
+        *(((run, "--json", "--prompts", f"{name}.jsonl"), b"", code, said) for name, code, said in (
+            ("list", 65, r"'list.jsonl':1: there is no key 'prompt'; name the right one with --key"), ("number", 65, r"'number.jsonl':2: key 'prompt' is not a string"),
+            ("long", 2, r"'long.jsonl':1: the prompt has 33 tokens"), ("broken", 65, r"'broken.jsonl':2: "), ("blank", 2, r"'blank.jsonl' has no prompts"),
+            ("nobody", 2, r"'nobody.jsonl':1: the prompt is empty"), ("none", 2, r"'none.jsonl'"))),
+        ((run, "--prompts", "list.jsonl"), b"", 2, r"'--prompts' needs '--json'"),
+        ((run, "--prompts", "list.jsonl", "--json", "--prompt", "x"), b"", 2, r"'--prompts' and '--prompt' exclude each other"),
+        ((run, "--prompt", "x", "--key", "text"), b"", 2, r"'--key' is for '--prompts'"),
+        ((run, "--prompt", "x", "--batch", "257"), b"", 2, r"'--batch' must be a whole number between 1 and 256"),
         ((run,), b"", 2, r"the prompt is empty, and there is no token that a text begins behind"),
         ((run, "--prompt", "x" * 33), b"", 2, r"the prompt has 33 tokens, and the model's context is 32"),
         ((h.work() / "none", "--prompt", "x"), b"", 2, r"there is no checkpoint or run directory '.*none'"),
@@ -352,8 +386,9 @@ def on_devices(run):
         h.ok(ran.returncode == 0 and ran.stdout == generate(*args, given=prompt).stdout, f"{case} on a device: the same ids",
              ran)
     args = (run, "--prompt", "the quick", "--max-tokens", 10, "--count", 2, "--device", "cuda", "-q")
-    first, again = generate(*args, env=libexec), generate(*args, env=libexec)
+    first, again, both = (generate(*args, *more, env=libexec) for more in ((), (), ("--batch", 2)))
     h.ok(first.returncode == 0 and first.stdout == again.stdout, "on a device: the same bits twice", (first, again))
+    h.ok(both.stdout == first.stdout, "on a device: both at once", both)
     for name, value, code, said in (("FAKE_CUDA_DEVICES", "0", 1, b"no GPU that this process may use"),
                                     ("FAKE_CUDA_MEMORY", str(100 << 20), 65, b"the model needs"),
                                     ("FAKE_CUDA_MEMORY", str(30 << 20), 65, b"is another process on it")):
@@ -367,6 +402,7 @@ trained = h.work() / "runs" / "tiny"
 if h.ok(h.dsrun(bytes_job).returncode == 0, "a run of bytes"):
     prompts(trained)
     printed(trained)
+    batched(trained)
     terminal(trained)
     endings(trained)
     wrong(trained)

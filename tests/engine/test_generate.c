@@ -302,6 +302,67 @@ Test(generate, rewound_it_is_as_if_never_read)
     ds_session_close(session);
 }
 
+/* Three sequences of other lengths, one of them another's beginning, one id of each at a time; in
+ * the middle one leaves, and one is read on alone. */
+static void check_beside(const struct ds_model_shape *shape, const char *ckpt)
+{
+    enum { BESIDE = 3, STEPS = 9 };
+    static const size_t begins[BESIDE] = {70, 3, 40}; /* the last one is the first one's */
+    const struct ds_session_args args = {.device = device_name,
+                                         .ckpt = ckpt,
+                                         .type = DS_F32,
+                                         .threads = 2,
+                                         .rows = 100,
+                                         .sequences = BESIDE};
+    struct ds_session *session = NULL;
+    int32_t ids[BESIDE][100];
+    float want[VOCAB];
+
+    cr_assert_eq(ds_session_open(&session, &args, NULL), 0);
+    for (unsigned s = 0; s < BESIDE; s++)
+        make_ids(ids[s], 100, 10 + s);
+    memcpy(ids[2], ids[0], begins[2] * sizeof(ids[0][0]));
+    for (unsigned s = 0; s < 2; s++) {
+        ds_session_turn(session, s);
+        read_on(session, ids[s], begins[s]);
+    }
+    ds_session_turn(session, 2);
+    cr_assert_eq(ds_session_copy(session, 0, begins[2], NULL), 0);
+    cr_assert_eq(ds_session_rows(session), begins[2]);
+    for (size_t step = 0; step < STEPS; step++) {
+        const unsigned first = step < 5 ? 0 : 1; /* then the first one has left */
+        struct ds_session_next next[BESIDE];
+        const float *got;
+
+        for (unsigned s = first; s < BESIDE; s++)
+            next[s - first] = (struct ds_session_next){s, ids[s][begins[s] + step]};
+        cr_assert_eq(ds_session_step(session, next, BESIDE - first, NULL), 0);
+        got = logits_of(session);
+        for (unsigned s = first; s < BESIDE; s++) {
+            logits_after(ckpt, DS_F32, 1, LONG, ids[s], begins[s] + step + 1, want);
+            cr_assert(test_l2(got + (s - first) * VOCAB, want, VOCAB) < 2e-6,
+                      "%s: %u, step %zu: %g", ds_arch_name(shape->arch), s, step,
+                      test_l2(got + (s - first) * VOCAB, want, VOCAB));
+        }
+    }
+    ds_session_turn(session, 0);
+    read_on(session, ids[0] + begins[0] + 5, 2);
+    logits_after(ckpt, DS_F32, 1, LONG, ids[0], begins[0] + 7, want);
+    cr_assert(test_l2(logits_of(session), want, VOCAB) < 2e-6);
+    ds_session_close(session);
+}
+
+Test(generate, sequences_beside_each_other)
+{
+    for (unsigned i = 0; i < LONG_SHAPES; i += 2) {
+        const struct ds_model_shape shape = long_shape(i);
+        char name[16];
+
+        (void)snprintf(name, sizeof(name), "beside-%u", i);
+        check_beside(&shape, save_model(name, &shape));
+    }
+}
+
 /* --- what is refused --------------------------------------------------------------------------- */
 
 Test(generate, ids_and_rows_that_there_are_not)
@@ -323,6 +384,7 @@ Test(generate, ids_and_rows_that_there_are_not)
     ids[2] = 0;
     read_on(session, ids, 10);
     cr_assert_eq(ds_session_read(session, ids, 1, &err), -ENOSPC);
+    cr_assert_eq(ds_session_step(session, &(struct ds_session_next){0, 1}, 1, &err), -ENOSPC);
     ds_session_close(session);
     session = open_session(tempdir_path("wrong/checkpoints/step-00000000"), DS_F32, 1, UINT64_MAX);
     cr_assert_eq(ds_session_room(session), LONG);

@@ -32,7 +32,8 @@ struct served {
     pthread_t thread;
 };
 
-static int32_t prompt[CONTEXT + 1] = {3, 1, 4, 1, 5};
+static int32_t ids[CONTEXT + 1] = {3, 1, 4, 1, 5}, others[] = {2, 7, 1};
+static struct ds_generate_prompt prompt[2];
 
 static void import_model(void)
 {
@@ -49,14 +50,17 @@ static struct ds_generate_request *usual(void)
 {
     static struct ds_generate_request request; /* too large for a stack */
 
+    prompt[0] = (struct ds_generate_prompt){ids, 5};
+    prompt[1] = (struct ds_generate_prompt){others, 3};
     request = (struct ds_generate_request){.max_tokens = 10,
                                            .count = SAMPLES,
+                                           .batch = 1,
                                            .ids = VOCAB,
                                            .end = DS_NO_END,
                                            .temperature = 1.0,
                                            .top_p = 1.0,
                                            .prompt = prompt,
-                                           .prompt_ids = 5};
+                                           .prompts = 1};
     (void)snprintf(request.ckpt, sizeof(request.ckpt), "%s", tempdir_path("ckpt"));
     return &request;
 }
@@ -111,9 +115,19 @@ static bool next(int from, struct ds_generate_event *event)
     return true;
 }
 
+static void tell(int to, uint32_t number)
+{
+    unsigned char bytes[4];
+
+    ds_put_u32(bytes, number);
+    cr_assert_eq(write(to, bytes, sizeof(bytes)), (ssize_t)sizeof(bytes));
+}
+
 /* All of a request that is answered; samples that are `enough` after their first id are ended. */
 static void generate(const struct ds_generate_request *request, bool enough, struct sample *sample)
 {
+    const uint64_t samples = request->prompts * request->count;
+    size_t prompts = 0;
     struct ds_generate_event event;
     struct served s;
     int to, from;
@@ -121,24 +135,37 @@ static void generate(const struct ds_generate_request *request, bool enough, str
     start(&s, &to, &from);
     ask(to, request);
     cr_assert(next(from, &event) && event.kind == DS_GENERATED_LOADED && event.number > 0);
-    cr_assert(next(from, &event) && event.kind == DS_GENERATED_PROMPT);
-    cr_assert_eq(event.value, request->prompt_ids);
-    memset(sample, 0, request->count * sizeof(*sample));
-    for (uint64_t i = 0; i < request->count;) {
+    memset(sample, 0, samples * sizeof(*sample));
+    for (uint64_t i = 0; i < samples; i++)
+        sample[i].end = DS_END_COUNT;
+    for (;;) {
+        struct sample *of;
+
         cr_assert(next(from, &event));
-        if (event.kind == DS_GENERATED_END) {
-            sample[i++].end = (enum ds_generate_end)event.value;
+        if (event.kind == DS_GENERATED_DONE)
+            break;
+        if (event.kind == DS_GENERATED_STEP) {
+            cr_assert_gt(request->batch, 1);
+            tell(to, DS_GENERATE_GO_ON);
             continue;
         }
-        cr_assert(event.kind == DS_GENERATED_TOKEN && sample[i].count < MOST);
-        sample[i].id[sample[i].count++] = event.value;
-        if (enough && sample[i].count == 1) {
-            unsigned char number[4];
-
-            ds_put_u32(number, (uint32_t)i);
-            cr_assert_eq(write(to, number, sizeof(number)), (ssize_t)sizeof(number));
+        if (event.kind == DS_GENERATED_PROMPT) {
+            cr_assert_eq(event.value, request->prompt[prompts++].count);
+            continue;
         }
+        cr_assert_lt(event.number, samples);
+        of = &sample[event.number];
+        cr_assert(of->end == DS_END_COUNT && event.number / request->count < prompts);
+        if (event.kind == DS_GENERATED_END) {
+            of->end = (enum ds_generate_end)event.value;
+            continue;
+        }
+        cr_assert(event.kind == DS_GENERATED_TOKEN && of->count < MOST);
+        of->id[of->count++] = event.value;
+        if (enough && of->count == 1)
+            tell(to, (uint32_t)event.number);
     }
+    cr_assert_eq(prompts, request->prompts);
     cr_assert_not(next(from, &event));
     cr_assert_eq(pthread_join(s.thread, NULL), 0);
     cr_assert_eq(s.rc, 0, "%s", s.err.text);
@@ -198,7 +225,7 @@ Test(serve, what_a_sample_ends_for)
     request->max_tokens = MOST;
     generate(request, false, sample);
     cr_assert(sample[0].end == DS_END_CONTEXT && sample[0].count == CONTEXT - 5 + 1);
-    request->prompt_ids = CONTEXT;
+    prompt[0].count = CONTEXT;
     generate(request, false, sample);
     cr_assert(sample[0].end == DS_END_CONTEXT && sample[0].count == 1);
     request->max_tokens = 1;
@@ -219,6 +246,38 @@ Test(serve, enough_of_a_sample)
         cr_assert(cut[i].end == DS_END_STOP || cut[i].count == whole[i].count);
         cr_assert_eq(memcmp(cut[i].id, whole[i].id, cut[i].count * sizeof(cut[i].id[0])), 0);
     }
+}
+
+/* Two prompts, more samples than seats: those of one after the other, whose prompts are read into one
+ * sequence or copied from another; and which end first is no matter. */
+Test(serve, batches_of_samples)
+{
+    struct ds_generate_request *request = usual();
+    struct sample alone[2 * SAMPLES], together[2 * SAMPLES], second[SAMPLES], cut[2 * SAMPLES];
+
+    request->prompts = 2;
+    generate(request, false, alone);
+    request->end = alone[1].id[6]; /* so that seats are free at different times */
+    generate(request, false, alone);
+    cr_assert(alone[1].count <= 6 && alone[1].end == DS_END_TEXT);
+    for (request->batch = 2; request->batch <= 16; request->batch++) {
+        generate(request, false, together);
+        for (size_t i = 0; i < 2 * SAMPLES; i++)
+            cr_assert(alone[i].end == together[i].end && alone[i].count == together[i].count &&
+                          memcmp(alone[i].id, together[i].id,
+                                 alone[i].count * sizeof(alone[i].id[0])) == 0,
+                      "sample %zu of a batch of %d", i, (int)request->batch);
+        generate(request, true, cut);
+        for (size_t i = 0; i < 2 * SAMPLES; i++)
+            cr_assert(cut[i].count == 1 && cut[i].end == DS_END_STOP,
+                      "sample %zu of a batch of %d has %zu ids", i, (int)request->batch,
+                      cut[i].count);
+    }
+    request->batch = 1;
+    prompt[0] = prompt[1]; /* a prompt's samples do not depend on those before */
+    request->prompts = 1;
+    generate(request, false, second);
+    cr_assert_eq(memcmp(second, alone + SAMPLES, sizeof(second)), 0);
 }
 
 static int served(const struct ds_generate_request *request, const char *text, struct ds_error *err)
@@ -247,15 +306,15 @@ Test(serve, what_is_refused)
     struct ds_generate_request *request = usual();
     struct ds_error err;
 
-    cr_assert_eq(served(NULL, "dsrun-generate 1\n", &err), -EPROTO);
-    request->prompt_ids = CONTEXT + 1;
+    cr_assert_eq(served(NULL, "dsrun-generate 2\n", &err), -EPROTO);
+    prompt[0].count = CONTEXT + 1;
     cr_assert_eq(served(request, NULL, &err), -EDOM);
     cr_assert(strstr(err.text, "33 tokens, and the model's context is 32") != NULL, "%s", err.text);
-    request->prompt_ids = 5;
-    prompt[4] = VOCAB;
+    prompt[0].count = 5;
+    ids[4] = VOCAB;
     cr_assert_eq(served(request, NULL, &err), -EDOM);
     cr_assert(strstr(err.text, "token 113 is not of the model's") != NULL, "%s", err.text);
-    prompt[4] = 5;
+    ids[4] = 5;
     (void)snprintf(request->ckpt, sizeof(request->ckpt), "%s", tempdir_path("none"));
     cr_assert_eq(served(request, NULL, &err), -ENOENT);
 }

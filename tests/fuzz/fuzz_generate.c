@@ -42,12 +42,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     assert(request.count >= 1 && request.count <= DS_MAX_SAMPLES && request.max_tokens >= 1);
     assert(request.top_p > 0.0 && request.top_p <= 1.0 && request.temperature >= 0.0);
-    assert(request.prompt_ids >= 1 && request.prompt_ids <= size);
+    assert(request.prompts >= 1 && request.prompts <= size / 2);
     ds_buf_init(&out, 2 * size + 4096);
     assert(ds_generate_request_write(&request, &out, &err) == 0);
     assert(ds_generate_request_parse(&again, out.data, out.len, &err) == 0);
-    assert(again.prompt_ids == request.prompt_ids);
-    assert(memcmp(again.prompt, request.prompt, again.prompt_ids * sizeof(*again.prompt)) == 0);
+    assert(again.prompts == request.prompts);
+    for (size_t i = 0; i < again.prompts; i++) {
+        const struct ds_generate_prompt *one = &again.prompt[i], *other = &request.prompt[i];
+
+        assert(one->count >= 1 && one->count == other->count);
+        assert(memcmp(one->ids, other->ids, one->count * sizeof(*one->ids)) == 0);
+    }
     ds_generate_request_release(&again);
     ds_generate_request_release(&request);
     assert(strcmp(again.ckpt, request.ckpt) == 0 && again.seed == request.seed);

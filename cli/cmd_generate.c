@@ -85,9 +85,16 @@ static uint64_t ids_that_mean(const struct generate *g)
     return known < g->state.shape.vocab ? known : g->state.shape.vocab;
 }
 
+/* An answer ends as the form has it. */
+static const char *usual_end(const struct generate *g)
+{
+    return g->cli->chat != NULL && g->tokenizer != NULL ? ds_chat_end(ds_chat_find(g->cli->chat))
+                                                        : "auto";
+}
+
 static int choose_end(struct generate *g, struct ds_error *err)
 {
-    const char *name = g->cli->eot == NULL ? "auto" : g->cli->eot;
+    const char *name = g->cli->eot == NULL ? usual_end(g) : g->cli->eot;
     uint32_t id = DS_NO_TOKEN;
 
     g->request.end = DS_NO_END;
@@ -97,7 +104,8 @@ static int choose_end(struct generate *g, struct ds_error *err)
         id = ds_tokenizer_separator(g->tokenizer);
     else if (strcmp(name, "auto") != 0 && g->tokenizer == NULL)
         return ds_fail(err, EDOM, "'--eot': the ids of this model are bytes, none ends a text");
-    else if (g->tokenizer != NULL && (id = ds_tokenizer_find(g->tokenizer, name)) == DS_NO_TOKEN)
+    else if (g->tokenizer != NULL && (id = ds_tokenizer_find(g->tokenizer, name)) == DS_NO_TOKEN &&
+             g->cli->eot != NULL)
         return ds_fail(err, EDOM, "'--eot': the tokenizer has no token '%s'", name);
     if (id != DS_NO_TOKEN)
         g->request.end = id;

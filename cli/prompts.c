@@ -132,26 +132,64 @@ static int check_ids(const struct ds_prompts *prompts, const struct ds_ids *ids,
     return 0;
 }
 
-/* The text becomes a prompt of the request. */
-static int add(struct ds_prompts *prompts, struct ds_generate_request *request,
-               struct ds_error *err)
+/* Messages, whose text becomes that of the prompt. */
+static int encode_messages(struct ds_prompts *prompts, const json_t *messages, struct ds_ids *ids,
+                           struct ds_error *err)
+{
+    struct ds_encoder *encoder = NULL;
+    int rc = ds_encoder_new(&encoder, prompts->tokenizer, err);
+
+    if (rc == 0)
+        rc = ds_chat_ask(prompts->chat, messages, encoder, &prompts->messages, ids, err);
+    ds_encoder_free(encoder);
+    ds_buf_reset(&prompts->text);
+    return rc != 0 ? rc
+                   : ds_buf_put(&prompts->text, prompts->messages.text.data,
+                                prompts->messages.text.len);
+}
+
+/* What the user alone says. */
+static int encode_said(struct ds_prompts *prompts, struct ds_ids *ids, struct ds_error *err)
+{
+    json_t *said = json_stringn(ds_buf_text(&prompts->text), prompts->text.len);
+    json_t *messages = json_pack("[{s:s,s:o}]", "role", "user", "content", said);
+    int rc = said == NULL       ? ds_fail(err, EINVAL, "the prompt is not UTF-8")
+             : messages == NULL ? ds_fail(err, ENOMEM, "no memory for the prompt")
+                                : encode_messages(prompts, messages, ids, err);
+
+    json_decref(messages);
+    return rc;
+}
+
+static int add_ids(const struct ds_prompts *prompts, struct ds_generate_request *request,
+                   struct ds_ids *ids, struct ds_error *err)
+{
+    int rc = ids->count == 0 ? begin_empty(prompts, ids, err) : 0;
+    int32_t *to;
+
+    if (rc == 0)
+        rc = check_ids(prompts, ids, err);
+    if (rc != 0)
+        return rc;
+    to = ds_generate_request_add(request, ids->count);
+    for (size_t i = 0; to != NULL && i < ids->count; i++)
+        to[i] = (int32_t)ids->id[i];
+    return to != NULL ? 0
+                      : ds_fail(err, ENOMEM, "no memory for a prompt of %zu tokens", ids->count);
+}
+
+/* The text, or messages where there are some, become a prompt of the request. */
+static int add(struct ds_prompts *prompts, const json_t *messages,
+               struct ds_generate_request *request, struct ds_error *err)
 {
     struct ds_ids ids = {0};
-    int rc = prompts->tokenizer == NULL ? encode_bytes(prompts, &ids, err)
-                                        : encode_text(prompts, &ids, err);
+    int rc = messages != NULL             ? encode_messages(prompts, messages, &ids, err)
+             : prompts->chat != NULL      ? encode_said(prompts, &ids, err)
+             : prompts->tokenizer == NULL ? encode_bytes(prompts, &ids, err)
+                                          : encode_text(prompts, &ids, err);
 
-    if (rc == 0 && ids.count == 0)
-        rc = begin_empty(prompts, &ids, err);
     if (rc == 0)
-        rc = check_ids(prompts, &ids, err);
-    if (rc == 0) {
-        int32_t *to = ds_generate_request_add(request, ids.count);
-
-        for (size_t i = 0; to != NULL && i < ids.count; i++)
-            to[i] = (int32_t)ids.id[i];
-        if (to == NULL)
-            rc = ds_fail(err, ENOMEM, "no memory for a prompt of %zu tokens", ids.count);
-    }
+        rc = add_ids(prompts, request, &ids, err);
     ds_ids_release(&ids);
     return rc;
 }
@@ -161,20 +199,24 @@ static int add(struct ds_prompts *prompts, struct ds_generate_request *request,
 static int add_line(struct ds_prompts *prompts, struct ds_generate_request *request,
                     const char *line, size_t len, struct ds_error *err)
 {
-    const char *key = prompts->cli->text_key != NULL ? prompts->cli->text_key : "prompt";
+    const char *usual = prompts->chat != NULL ? "messages" : "prompt";
+    const char *key = prompts->cli->text_key != NULL ? prompts->cli->text_key : usual;
     json_t *root = ds_json_parse(line, len, err), *value = json_object_get(root, key);
+    const bool listed = prompts->chat != NULL && json_is_array(value);
     int rc = root == NULL ? -EBADMSG : 0;
 
     if (rc == 0 && value == NULL)
         rc = ds_fail(err, EBADMSG, "there is no key '%s'; name the right one with --key", key);
-    else if (rc == 0 && !json_is_string(value))
-        rc = ds_fail(err, EBADMSG, "key '%s' is not a string", key);
-    if (rc == 0) {
-        ds_buf_reset(&prompts->text);
+    else if (rc == 0 && !listed && !json_is_string(value))
+        rc = ds_fail(err, EBADMSG, "key '%s' is not a string%s", key,
+                     prompts->chat != NULL ? " and no list of messages" : "");
+    ds_buf_reset(&prompts->text);
+    if (rc == 0 && !listed)
         rc = ds_buf_put(&prompts->text, json_string_value(value), json_string_length(value));
-    }
+    if (rc == 0)
+        rc = add(prompts, listed ? value : NULL, request, err);
     json_decref(root);
-    return rc == 0 ? add(prompts, request, err) : rc;
+    return rc;
 }
 
 static int add_lines(struct ds_prompts *prompts, struct ds_generate_request *request,
@@ -204,16 +246,25 @@ static int add_lines(struct ds_prompts *prompts, struct ds_generate_request *req
 int ds_prompts_read(struct ds_prompts *prompts, struct ds_generate_request *request,
                     struct ds_error *err)
 {
-    int rc;
+    const char *form = prompts->cli->chat;
+    int rc = 0;
 
     ds_buf_init(&prompts->text, MAX_PROMPTS_BYTES);
-    if (prompts->cli->prompts != NULL)
+    ds_chat_room_init(&prompts->messages);
+    if (form != NULL && prompts->tokenizer == NULL)
+        return ds_fail(err, EDOM, "'--chat': the ids of this model are bytes, which have no form");
+    prompts->chat = form != NULL ? ds_chat_find(form) : NULL;
+    if (prompts->chat != NULL)
+        rc = ds_chat_check(prompts->chat, prompts->tokenizer, err);
+    if (rc == 0 && prompts->cli->prompts != NULL)
         return add_lines(prompts, request, err);
-    rc = read_text(prompts, err);
-    return rc == 0 ? add(prompts, request, err) : rc;
+    if (rc == 0)
+        rc = read_text(prompts, err);
+    return rc == 0 ? add(prompts, NULL, request, err) : rc;
 }
 
 void ds_prompts_release(struct ds_prompts *prompts)
 {
+    ds_chat_room_release(&prompts->messages);
     ds_buf_release(&prompts->text);
 }

@@ -1,7 +1,8 @@
 /* Copyright the dsrun contributors.
  * SPDX-License-Identifier: Apache-2.0
  *
- * prompts.h - what dsrun generate goes on from: one text, or those of a file of JSON lines.
+ * prompts.h - what dsrun generate goes on from: one text, or those of a file of JSON lines; with a
+ * form of --chat what a user says, or messages, for the assistant to answer.
  *
  * Tests   tests/e2e/generate.py
  */
@@ -10,6 +11,7 @@
 
 #include "base/buf.h"
 #include "cli/cli.h"
+#include "runtime/data/chat.h"
 #include "runtime/generate/request.h"
 #include "runtime/model/model.h"
 #include "runtime/text/tokenizer.h"
@@ -18,7 +20,9 @@ struct ds_prompts {
     const struct ds_cli *cli;
     const struct ds_tokenizer *tokenizer; /* NULL: bytes are ids */
     const struct ds_model_shape *shape;
-    struct ds_buf text; /* of the last one */
+    const struct ds_chat *chat;   /* NULL: texts are as they are */
+    struct ds_chat_room messages; /* that it takes */
+    struct ds_buf text;           /* of the last one */
 };
 
 /* All that the command line names, as ids, into the request.  Errors of files and of text say which

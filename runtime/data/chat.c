@@ -187,14 +187,18 @@ static int read_message(const struct ds_chat *chat, const json_t *message, size_
     return 0;
 }
 
-/* room->text, and in room->spans where what is trained on begins and ends. */
-static int render(const struct ds_chat *chat, const json_t *messages, struct ds_chat_room *room,
-                  struct ds_error *err)
+/* The first `count` messages: room->text, and in room->spans where what is trained on begins and
+ * ends. */
+static int render(const struct ds_chat *chat, const json_t *messages, size_t count,
+                  struct ds_chat_room *room, struct ds_error *err)
 {
     struct ds_buf *out = &room->text;
-    int rc = ds_buf_puts(out, chat->begin);
+    int rc;
 
-    for (size_t i = 0; rc == 0 && i < json_array_size(messages); i++) {
+    ds_buf_reset(out);
+    room->spans.count = 0;
+    rc = ds_buf_puts(out, chat->begin);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
         const char *text = NULL;
         size_t role = ROLES, len = 0;
 
@@ -261,22 +265,25 @@ static int place_spans(struct ds_chat_room *room, struct ds_encoder *encoder, co
     return rc;
 }
 
+/* Its text. */
+static int encode_room(const struct ds_chat_room *room, struct ds_encoder *encoder,
+                       struct ds_ids *ids, struct ds_error *err)
+{
+    const struct ds_encode_args args = {
+        .text = ds_buf_text(&room->text), .len = room->text.len, .end = room->text.len};
+
+    return ds_encode(encoder, &args, ids, err);
+}
+
 int ds_chat_encode(const struct ds_chat *chat, const json_t *messages, struct ds_encoder *encoder,
                    struct ds_chat_room *room, size_t most, struct ds_ids *ids, struct ds_error *err)
 {
     const size_t begin = ids->count;
     const uint32_t *spans;
-    struct ds_encode_args args;
-    int rc;
+    int rc = render(chat, messages, json_array_size(messages), room, err);
 
-    ds_buf_reset(&room->text);
-    room->spans.count = 0;
-    rc = render(chat, messages, room, err);
-    if (rc != 0)
-        return rc;
-    args = (struct ds_encode_args){
-        .text = ds_buf_text(&room->text), .len = room->text.len, .end = room->text.len};
-    rc = ds_encode(encoder, &args, ids, err);
+    if (rc == 0)
+        rc = encode_room(room, encoder, ids, err);
     if (rc == 0)
         rc = place_spans(room, encoder, ids->id + begin, ids->count - begin, most, err);
     for (size_t i = begin; rc == 0 && i < ids->count; i++)
@@ -286,4 +293,32 @@ int ds_chat_encode(const struct ds_chat *chat, const json_t *messages, struct ds
         for (size_t i = spans[s]; i < spans[s + 1]; i++)
             ids->id[begin + i] = ~ids->id[begin + i];
     return rc;
+}
+
+static bool is_of_assistant(const json_t *message)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+
+    return role != NULL && strcmp(role, roles[ASSISTANT]) == 0;
+}
+
+int ds_chat_ask(const struct ds_chat *chat, const json_t *messages, struct ds_encoder *encoder,
+                struct ds_chat_room *room, struct ds_ids *ids, struct ds_error *err)
+{
+    size_t count = json_array_size(messages);
+    int rc;
+
+    if (count > 0 && is_of_assistant(json_array_get(messages, count - 1)))
+        count--;
+    if (count == 0)
+        return ds_fail(err, EBADMSG, "there is no message to answer");
+    rc = render(chat, messages, count, room, err);
+    if (rc == 0 && ds_buf_puts(&room->text, chat->turn[ASSISTANT].before) != 0)
+        rc = ds_fail(err, ENOMEM, "no memory for the text of messages");
+    return rc == 0 ? encode_room(room, encoder, ids, err) : rc;
+}
+
+const char *ds_chat_end(const struct ds_chat *chat)
+{
+    return chat->turn[ASSISTANT].end;
 }

@@ -61,4 +61,11 @@ int ds_chat_encode(const struct ds_chat *chat, const json_t *messages, struct ds
                    struct ds_chat_room *room, size_t most, struct ds_ids *ids, struct ds_error *err)
     DS_NODISCARD;
 
+/* Append the ids of `messages` and of what stands before the assistant's next one, which answers
+ * them; an assistant's message that is the last is left out.  The text is in `room`. */
+int ds_chat_ask(const struct ds_chat *chat, const json_t *messages, struct ds_encoder *encoder,
+                struct ds_chat_room *room, struct ds_ids *ids, struct ds_error *err) DS_NODISCARD;
+/* The token that ends an assistant's message. */
+const char *ds_chat_end(const struct ds_chat *chat);
+
 #endif

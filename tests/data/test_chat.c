@@ -100,6 +100,32 @@ static void check_case(struct bench *b, const char *form, const json_t *one, siz
     }
 }
 
+/* What asks for the assistant's last message of a conversation is what stands before it there; or
+ * the whole, where that ends with another's, and what stands before one.  The last id may be a part
+ * of one that the message begins with. */
+static void check_asked(struct bench *b, const char *form, const json_t *one, size_t number)
+{
+    const json_t *ids = json_object_get(one, "ids"), *messages = json_object_get(one, "messages");
+    const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
+    const bool answered =
+        strcmp(json_string_value(json_object_get(last, "role")), "assistant") == 0;
+    char *whole = strdup(ds_buf_text(&b->room.text));
+    size_t shorter, alike = 0, text;
+    struct ds_error err = {0};
+
+    b->ids.count = 0;
+    cr_assert_eq(ds_chat_ask(b->chat, messages, b->encoder, &b->room, &b->ids, &err), 0,
+                 "%s %zu: %s", form, number, err.text);
+    text = b->room.text.len;
+    cr_assert(answered ? text < strlen(whole) : text >= strlen(whole), "%s %zu", form, number);
+    cr_assert_eq(memcmp(whole, b->room.text.data, answered ? text : strlen(whole)), 0);
+    shorter = b->ids.count < json_array_size(ids) ? b->ids.count : json_array_size(ids);
+    while (alike < shorter && b->ids.id[alike] == json_integer_value(json_array_get(ids, alike)))
+        alike++;
+    cr_assert(alike + 1 >= shorter, "%s %zu: %zu of %zu ids", form, number, alike, shorter);
+    free(whole);
+}
+
 Test(chat, ids_and_masks_of_transformers)
 {
     json_t *all = json_load_file(REFERENCE "chat/cases.json", 0, NULL), *form;
@@ -116,7 +142,11 @@ Test(chat, ids_and_masks_of_transformers)
         open_bench(&b, name, json_string_value(json_object_get(form, "tokenizer")),
                    json_object_get(form, "added"));
         cr_assert_eq(ds_chat_check(b.chat, b.tokenizer, &err), 0, "%s", err.text);
-        json_array_foreach(list, i, one) check_case(&b, name, one, i);
+        json_array_foreach(list, i, one)
+        {
+            check_case(&b, name, one, i);
+            check_asked(&b, name, one, i);
+        }
         cases += json_array_size(list);
         forms++;
         close_bench(&b);
@@ -180,6 +210,17 @@ Test(chat, errors)
         close_bench(&b);
         json_decref(messages);
     }
+    open_bench(&b, "mistral", "mistral", NULL);
+    for (size_t i = 0; i < 2; i++) {
+        json_t *nobody =
+            json_loads(i == 0 ? "[]" : "[{\"role\":\"assistant\",\"content\":\"a\"}]", 0, NULL);
+
+        cr_expect_eq(ds_chat_ask(b.chat, nobody, b.encoder, &b.room, &b.ids, &err), -EBADMSG);
+        cr_expect_str_eq(err.text, "there is no message to answer");
+        json_decref(nobody);
+    }
+    cr_expect_str_eq(ds_chat_end(b.chat), "</s>");
+    close_bench(&b);
     open_bench(&b, "chatml", "qwen", NULL);
     cr_expect_eq(ds_chat_check(b.chat, b.tokenizer, &err), -EDOM);
     cr_expect_str_eq(err.text,

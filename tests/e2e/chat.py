@@ -98,6 +98,42 @@ launch: {{device: cpu, threads: 1}}
     h.ok(ran.returncode == 0 and losses[-1] < losses[0] - 1, "and learned", f"{losses} {ran.stderr}")
 
 
+def answered():
+    """A model that has learned some answers by heart gives them, asked in its form, each to its question."""
+    talks = [make.talk("one?", "two"), make.talk("a", "b", "c", "dead"), make.talk("x", "why", system="Be brief.")]
+    source = lines("few.jsonl", talks)
+    tokenize("chatml", source, "--eot", "none", sequence=64)
+    job = h.work() / "answers.yaml"
+    job.write_text(f"""\
+name: answers
+model: {{arch: llama, layers: 1, hidden: 64, heads: 4, ffn: 128, context: 80, vocab: 403}}
+data: {{train: {OUT}}}
+train: {{steps: 60, global_batch: 3, micro_batch: 3, sequence: 64}}
+optim: {{lr: 1.0e-2}}
+checkpoint: {{every: 60}}
+launch: {{device: cpu, threads: 1}}
+""")
+    ran, run = h.dsrun(job), h.work() / "runs" / "answers"
+    if not h.ok(ran.returncode == 0, "three answers are learned", ran.stderr):
+        return
+    words = ("generate", run, "--chat", "chatml", "--tokenizer", tokenizer("chatml"), "--temperature", 0, "--max-tokens", 16, "-q")
+    ran = h.dsrun(*words, "--prompt", "one?")
+    h.ok(ran.stdout == "two\n", "what a user says is answered, and ends", ran)
+    ran = h.dsrun(*words, "--prompt", "one?", "--echo")
+    h.ok(ran.stdout == "<|im_start|>user\none?<|im_end|>\n<|im_start|>assistant\ntwo\n", "as the model sees it", ran)
+    ran = h.dsrun(*words, "--prompts", source, "--json", "--batch", 2)
+    got = [json.loads(line) for line in ran.stdout.splitlines()]
+    h.ok([(g["text"], g["ended"]) for g in got] == [(talk[-1]["content"], "end-of-text") for talk in talks], "conversations, whose last answer is made anew", ran)
+    asked = lines("asked.jsonl", ["one?", [{"role": "user", "content": "one?"}]], "question")
+    ran = h.dsrun(*words, "--prompts", asked, "--key", "question", "--json")
+    h.ok([json.loads(line)["text"] for line in ran.stdout.splitlines()] == ["two"] * 2, "a text is what a user says", ran)
+    for more, code, says in ((("--prompts", lines("odd.jsonl", [7])), 65, "odd.jsonl':1: key 'messages' is not a string and no list of messages"),
+                             (("--prompts", lines("nobody.jsonl", [[]])), 65, "nobody.jsonl':1: there is no message to answer"),
+                             (("--tokenizer", h.ROOT / "tests" / "reference" / "tokenizers" / "qwen.json"), 2, "'--chat chatml': the tokenizer has no token '<|im_start|>'")):
+        ran = h.dsrun(*words, "--json", *more)
+        h.ok(ran.returncode == code and says in ran.stderr and not ran.stdout, f"refused: {says}", ran)
+
+
 def split(row, end):
     """The samples of a sequence, with their separators; what fills up is left out."""
     part, parts = [], []
@@ -133,5 +169,6 @@ def refused():
 forms()
 separated()
 packed()
+answered()
 refused()
 h.done()

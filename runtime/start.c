@@ -368,7 +368,7 @@ static int warn_of_data(struct ds_trainer *trainer, struct ds_error *err)
     double before = ds_ckpt_scalar(&trainer->state, tokens_name, now);
     char text[200];
 
-    if (trainer->state.step == 0 || !(before < now || before > now))
+    if (trainer->state.step == 0 || trainer->args->evaluate || !(before < now || before > now))
         return 0;
     (void)snprintf(text, sizeof(text),
                    "data.train has changed since the checkpoint was made: %.0f ids, it had %.0f; "
@@ -390,8 +390,11 @@ static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct d
     if (trainer->state.step == 0 || trainer->state.job_digest == digest)
         return 0;
     return ds_monitor_warning(&trainer->monitor,
-                              "the job has changed since the checkpoint was made, the run goes on "
-                              "with the new settings",
+                              trainer->args->evaluate
+                                  ? "the job has changed since the checkpoint was made, the loss is "
+                                    "that of its weights with the new settings"
+                                  : "the job has changed since the checkpoint was made, the run "
+                                    "goes on with the new settings",
                               err);
 }
 

@@ -76,12 +76,17 @@ def wrong():
     for name, words, code, text in (
             ("nothing to evaluate on", ["data.valid=[]", "eval.every=0"], 65, "there is nothing to evaluate on, name it in 'data.valid'"),
             ("a set that is missing", ["--slots", "2", "data.valid=none.txt"], 2, "dsrun: error: data.valid: no file matches 'none.txt'"),
-            ("another model", [VALID, f"checkpoint.resume={RUN}", "model.hidden=64"], 65, "checkpoint"),
+            ("another model", [VALID, f"checkpoint.resume={RUN}", "model.hidden=64"], 65,
+             f"ended with code 65: checkpoint '{RUN}/checkpoints/step-00000004': tensor 'transformer.wte.weight' has the shape"),
             ("no checkpoint there", [VALID, "checkpoint.resume=nowhere"], 2, "nowhere"),
             ("fewer hosts", ["--nodes", "1:2", VALID], 2, "'--nodes' takes one number with 'eval'"),
             ("ranks that do not divide the batch", ["--slots", "3", VALID], 65, "'train.global_batch'")):
         ran = h.dsrun("eval", JOB, *words)
-        h.ok(ran.returncode == code and text in ran.stderr and not ran.stdout and ran.stderr.count(text) <= 2, f"{name}: {code}", f"{ran.returncode} {ran.stdout} {ran.stderr}")
+        h.ok(ran.returncode == code and text in ran.stderr and not ran.stdout and len(ran.stderr.splitlines()) == 1, f"{name}: {code}", f"{ran.returncode} {ran.stdout} {ran.stderr}")
+    (h.work() / "other.txt").write_text("another text " * 100)
+    ran, got = evaluate("optim.lr=1", f"data.train={h.work() / 'other.txt'}")
+    h.ok(ran.returncode == 0 and ran.stderr == "dsrun: warning: the job has changed since the checkpoint was made, the loss is that of its weights "
+         "with the new settings\n", "a job that has changed is told, of the data to train on nothing", ran.stderr)
     ran = h.dsrun("eval", "--dry-run", "--slots", 2, JOB, VALID)
     h.ok(ran.returncode == 0 and "rank 1" in ran.stdout and "perplexity" not in ran.stdout, "a dry run shows the ranks", ran.stdout + ran.stderr)
     ran = h.dsrun("eval", "--dry-run", "--json", JOB, VALID)

@@ -208,11 +208,13 @@ static int check_model(const struct ds_trainer *trainer, const char *path,
     return 0;
 }
 
-/* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */
+/* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments; who
+ * evaluates asks for none, and may have another optimizer. */
 static int load(struct ds_trainer *trainer, const char *path, struct ds_error *err)
 {
     struct ds_ckpt_state *state = &trainer->state;
     int rc = ds_ckpt_peek(path, state, err);
+    bool moments = state->step > 0 && !trainer->args->evaluate;
 
     if (rc == 0)
         rc = ds__trainer_check_base(trainer, path, state, err);
@@ -222,7 +224,7 @@ static int load(struct ds_trainer *trainer, const char *path, struct ds_error *e
         rc = clear_moments(trainer, err);
     if (rc == 0)
         rc = ds_ckpt_load(path, state, trainer->weights, trainer->n_weights, trainer->moments,
-                          state->step > 0 ? trainer->n_moments : 0, err);
+                          moments ? trainer->n_moments : 0, err);
     return rc;
 }
 

@@ -38,7 +38,8 @@ def whole():
     h.ok(ran.returncode == 0 and last["step"] == 4, "a run", ran.stderr)
     before = tree(RUN)
     for slots, words in ((2, []), (1, []), (2, ["zero.stage=3", "zero.once_per_host=false"]), (2, ["parallel.tensor=2"]), (2, ["parallel.pipeline=2"]),
-                         (1, ["activation.recompute=auto", "checkpoint.every=100", "eval.every=0"])):
+                         (1, ["activation.recompute=auto", "checkpoint.every=100", "eval.every=0"]),
+                         (2, ["optim.name=muon", "zero.stage=1"])):
         ran, got = evaluate("--slots", slots, *words)
         h.ok(ran.returncode == 0 and got["step"] == 4 and got["from"] == str(RUN / "checkpoints" / "step-00000004") and near(got["loss"], last["valid_loss"], 1e-6)
              and math.isclose(got["perplexity"], math.exp(got["loss"]), rel_tol=1e-9), f"{slots} ranks {' '.join(words)}: the loss of the run", f"{got} {last} {ran.stderr}")

@@ -299,7 +299,7 @@ static int resume_newest(struct ds_trainer *trainer, char from[DS_MAX_PATH], str
     int rc = 0;
 
     if (trainer->args->rank == 0)
-        rc = ds_ckpt_list(trainer->args->run_dir, &list, err);
+        rc = ds_ckpt_list_line(trainer->args->run_dir, &list, err);
     if (rc == -ENOENT)
         rc = 0;
     if (rc == 0)
@@ -417,7 +417,7 @@ static void take_layout(struct ds_trainer *trainer)
 
 int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
 {
-    const char *resume = trainer->job->checkpoint.resume;
+    const char *resume = trainer->args->saved ? "auto" : trainer->job->checkpoint.resume;
     uint64_t digest = ds_job_digest(trainer->job);
     char from[DS_MAX_PATH] = "";
     int rc = 0;

@@ -165,7 +165,7 @@ bool ds_keys_overridden(const struct ds_keys *keys, const char *path);
 int ds_keys_place(const struct ds_keys *keys, const char *path, int rc, struct ds_error *err);
 
 /* The struct as YAML, keys in table order, sections nested; a text that is NULL is left out.  With
- * `origin` what follows by rule is a comment: whoever changes what it follows from wants it anew. */
+ * `origin` what follows by rule is a comment: who changes what it follows from wants it anew. */
 void ds_keys_write(const struct ds_keys *keys, struct ds_buf *out);
 
 #endif

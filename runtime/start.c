@@ -393,8 +393,8 @@ static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct d
         return 0;
     return ds_monitor_warning(&trainer->monitor,
                               trainer->args->evaluate
-                                  ? "the job has changed since the checkpoint was made, the loss is "
-                                    "that of its weights with the new settings"
+                                  ? "the job has changed since the checkpoint was made, the loss "
+                                    "is that of its weights with the new settings"
                                   : "the job has changed since the checkpoint was made, the run "
                                     "goes on with the new settings",
                               err);

@@ -374,6 +374,11 @@ static bool left_out(const struct ds_keys *keys, const struct ds_key *key)
     return text == NULL;
 }
 
+static bool follows(const struct ds_keys *keys, const struct ds_key *key)
+{
+    return keys->origin != NULL && (key->flags & DS_KEY_BY_RULE) && !ds_keys_given(keys, key->path);
+}
+
 void ds_keys_write(const struct ds_keys *keys, struct ds_buf *out)
 {
     const char *last = "";
@@ -385,7 +390,8 @@ void ds_keys_write(const struct ds_keys *keys, struct ds_buf *out)
         if (left_out(keys, key))
             continue;
         depth = open_sections(last, key->path, out);
-        ds_buf_printf(out, "%*s%s: ", (int)(2 * depth), "", last_name(key->path));
+        ds_buf_printf(out, "%*s%s%s: ", (int)(2 * depth), "", follows(keys, key) ? "# " : "",
+                      last_name(key->path));
         ds_key_print(key, keys->base, out);
         ds_buf_puts(out, "\n");
         last = key->path;

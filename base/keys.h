@@ -76,7 +76,8 @@ enum ds_key_flag {
     DS_KEY_BELOW = 8,    /* F64, PAIR, NUMBERS: `max` itself is not allowed */
     DS_KEY_DIGEST = 64,  /* decides the result: part of the digest */
     DS_KEY_SHORT = 128,  /* ROWS: texts may stand for maps */
-    DS_KEY_NAMED = 256   /* ROWS, with SHORT: names may stand before rows */
+    DS_KEY_NAMED = 256,  /* ROWS, with SHORT: names may stand before rows */
+    DS_KEY_BY_RULE = 512 /* DERIVED, and from keys of this table alone */
 };
 
 struct ds_choice {
@@ -132,7 +133,7 @@ struct ds_keys { /* a table at work; borrowed pointers, nothing to free */
     size_t count;
     void *base;                    /* the struct to fill */
     struct ds_arena *arena;        /* for texts and trees */
-    struct ds_keys_origin *origin; /* [count] */
+    struct ds_keys_origin *origin; /* [count]; ds_keys_write(): or NULL */
     const char *name;              /* of the file, for positions */
     const struct ds_yaml *root;    /* set by ds_keys_read() */
     const char *skip[2];           /* paths that ds_keys_write() leaves out, or NULL */
@@ -163,7 +164,8 @@ bool ds_keys_overridden(const struct ds_keys *keys, const char *path);
  * returns `rc`.  For checks over several keys. */
 int ds_keys_place(const struct ds_keys *keys, const char *path, int rc, struct ds_error *err);
 
-/* The struct as YAML, keys in table order, sections nested; a text that is NULL is left out. */
+/* The struct as YAML, keys in table order, sections nested; a text that is NULL is left out.  With
+ * `origin` what follows by rule is a comment: who changes what it follows from wants it anew. */
 void ds_keys_write(const struct ds_keys *keys, struct ds_buf *out);
 
 #endif

@@ -355,14 +355,28 @@ static int show_records(struct attach *attach, bool last, struct ds_error *err)
 
 /* --- how it came to be ------------------------------------------------------------------------ */
 
+/* Of a job that is to be shown without what has been: its end is, for it has no other. */
+static int pass_all_but_exit(struct ds_records *events, struct ds_error *err)
+{
+    int rc = ds_records_fill(events, false, err);
+    const char *name;
+
+    if (rc <= 0)
+        return rc;
+    name = json_string_value(json_object_get(events->object, "event"));
+    if (name == NULL || strcmp(name, "exit") != 0)
+        ds_records_pass(events);
+    return 0;
+}
+
 /* How the job began, then its last events are to be shown. */
 static int rewind_events(struct attach *attach, struct ds_error *err)
 {
     struct ds_watched *watch = &attach->watch;
     struct ds_tail *tail = &watch->events.tail;
     json_t *newest = json_incref(watch->launch);
-    uint64_t last;
-    int rc = ds_tail_back(tail, lines_of(attach->cli), err);
+    uint64_t last, lines = lines_of(attach->cli);
+    int rc = ds_tail_back(tail, lines > 0 ? lines : 1, err);
 
     last = tail->at;
     ds_tail_seek(tail, watch->begin);
@@ -372,6 +386,8 @@ static int rewind_events(struct attach *attach, struct ds_error *err)
         rc = show_event(attach, err);
     if (rc == 0 && last > tail->at)
         ds_tail_seek(tail, last);
+    if (rc == 0 && lines == 0)
+        rc = pass_all_but_exit(&watch->events, err);
     if (newest != NULL)
         ds_watch_heed(watch, newest);
     json_decref(newest);

@@ -355,6 +355,7 @@ static bool again(struct run *run, struct ds_restart *restart, struct ds_fleet_r
         return false;
     }
     run->facts.attempt = restart->restarts;
+    run->facts.saved = run->report.saved;
     if (change.too_few)
         ds_spares_too_few(&run->spares, &change, lack);
     if (move(run, &change, err) != 0)

@@ -173,6 +173,8 @@ static void print(const struct tune *tune, struct ds_buf *out)
                         "MiB a rank", "overrides");
     for (size_t i = 0; i < shown; i++)
         print_one(tune, i, out);
+    if (!tune->candidate[0].fits)
+        return;
     (void)ds_buf_puts(out, "\nbest: ");
     ds_candidate_print(&tune->job, &tune->candidate[best_of(tune)], out);
     (void)ds_buf_puts(out, "\n");
@@ -202,7 +204,10 @@ static void print_json(const struct tune *tune, struct ds_buf *out)
         ds_buf_release(&text);
     }
     ds_json_end_array(&json);
-    ds_json_u64(&json, "best", best_of(tune));
+    if (tune->candidate[0].fits)
+        ds_json_u64(&json, "best", best_of(tune));
+    else
+        ds_json_null(&json, "best");
     ds_json_end_object(&json);
     (void)ds_buf_puts(out, "\n");
 }
@@ -285,7 +290,9 @@ static int tune_all(struct tune *tune, struct ds_error *err)
     if (!tune->candidate[0].fits) {
         rc = show(tune, err);
         if (rc == 0)
-            rc = ds_fail(err, ENOMEM, "no layout fits in the memory of a rank");
+            rc = ds_fail(err, ENOMEM,
+                         "no layout fits in the memory of a rank: the least takes %" PRIu64 " MiB",
+                         tune->candidate[0].bytes >> 20);
         return ds_exit_from_errno(rc);
     }
     if (tune->cli->cluster == NULL && !tune->cli->dry_run)

@@ -239,47 +239,69 @@ static bool not_finite(const json_t *object, const char *key)
     return json_is_null(json_object_get(object, key));
 }
 
-/* Add a segment where it fits in `width` columns together with what is there; what comes first
- * matters most. */
-static void DS_PRINTF(3, 4) segment(struct ds_buf *out, unsigned width, const char *fmt, ...)
+/* A line of segments, of which what comes first matters most: from the first one on that does not
+ * fit in `width` columns there are none. */
+struct segments {
+    struct ds_buf *out;
+    unsigned width; /* 0: any */
+    bool full;
+};
+
+static void DS_PRINTF(2, 3) segment(struct segments *line, const char *fmt, ...)
 {
     char text[SEGMENT_BYTES];
     va_list args;
-    size_t gap = out->len > 0 ? 2 : 0;
+    size_t gap = line->out->len > 0 ? 2 : 0;
 
     va_start(args, fmt);
     (void)vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
-    if (width == 0 || out->len + gap + strlen(text) <= width)
-        (void)ds_buf_printf(out, "%s%s", gap > 0 ? "  " : "", text);
+    if (line->width != 0 && line->out->len + gap + strlen(text) > line->width)
+        line->full = true;
+    if (!line->full)
+        (void)ds_buf_printf(line->out, "%s%s", gap > 0 ? "  " : "", text);
 }
 
-static void time_segment(struct ds_buf *out, unsigned width, double seconds)
+static void time_segment(struct segments *line, double seconds)
 {
     uint64_t s = seconds < 1e9 ? (uint64_t)(seconds + 0.5) : 1000000000;
 
     if (s < 3600)
-        segment(out, width, "left %" PRIu64 ":%02" PRIu64, s / 60, s % 60);
+        segment(line, "left %" PRIu64 ":%02" PRIu64, s / 60, s % 60);
     else
-        segment(out, width, "left %" PRIu64 ":%02" PRIu64 ":%02" PRIu64, s / 3600, s / 60 % 60,
-                s % 60);
+        segment(line, "left %" PRIu64 ":%02" PRIu64 ":%02" PRIu64, s / 3600, s / 60 % 60, s % 60);
+}
+
+/* Step and loss, without their names where there is no room for both. */
+static void first_segments(struct segments *line, const json_t *object, double step, uint64_t steps)
+{
+    char at[SEGMENT_BYTES], loss[SEGMENT_BYTES] = "";
+    double value;
+    bool bare;
+
+    (void)snprintf(at, sizeof(at), "%.0f/%" PRIu64, step + 1, steps);
+    if (number(object, "loss", &value))
+        (void)snprintf(loss, sizeof(loss), "%.4f", value);
+    else if (not_finite(object, "loss"))
+        (void)snprintf(loss, sizeof(loss), "not finite");
+    bare = line->width != 0 && strlen("step   loss ") + strlen(at) + strlen(loss) > line->width;
+    segment(line, "%s%s", bare ? "" : "step ", at);
+    if (loss[0] != '\0')
+        segment(line, "%s%s", bare ? "" : "loss ", loss);
 }
 
 void ds_console_step_line(const json_t *object, uint64_t steps, double step_ms, unsigned width,
                           struct ds_buf *out)
 {
+    struct segments line = {.out = out, .width = width};
     double step = 0, value;
 
     (void)number(object, "step", &step);
-    segment(out, width, "step %.0f/%" PRIu64, step + 1, steps);
-    if (number(object, "loss", &value))
-        segment(out, width, "loss %.4f", value);
-    else if (not_finite(object, "loss"))
-        segment(out, width, "loss not finite");
+    first_segments(&line, object, step, steps);
     if (number(object, "lr", &value))
-        segment(out, width, "lr %.2e", value);
+        segment(&line, "lr %.2e", value);
     if (number(object, "tokens_per_s", &value))
-        segment(out, width,
+        segment(&line,
                 value >= 1e6   ? "%.2fM tok/s"
                 : value >= 1e4 ? "%.1fk tok/s"
                                : "%.0f tok/s",
@@ -287,15 +309,15 @@ void ds_console_step_line(const json_t *object, uint64_t steps, double step_ms, 
                 : value >= 1e4 ? value / 1e3
                                : value);
     if (number(object, "mfu", &value))
-        segment(out, width, "mfu %.1f%%", 100 * value);
+        segment(&line, "mfu %.1f%%", 100 * value);
     if (step_ms > 0 && step + 1 <= (double)steps)
-        time_segment(out, width, ((double)steps - step - 1) * step_ms / 1000);
+        time_segment(&line, ((double)steps - step - 1) * step_ms / 1000);
     if (number(object, "grad_norm", &value))
-        segment(out, width, "norm %.3g", value);
+        segment(&line, "norm %.3g", value);
     else if (not_finite(object, "grad_norm"))
-        segment(out, width, "norm not finite");
+        segment(&line, "norm not finite");
     if (number(object, "skipped", &value) && value > 0)
-        segment(out, width, "skipped %.0f", value);
+        segment(&line, "skipped %.0f", value);
 }
 
 static unsigned terminal_width(const struct ds_console *console)

@@ -61,7 +61,7 @@ int ds_cli_job_record(const struct ds_job *job, struct ds_buf *out, struct ds_er
         (void)ds_buf_puts(out, "\n");
     }
     copy.launch.env.count = 0;
-    return ds_job_write(&copy, out, err);
+    return ds_job_record(&copy, out, err);
 }
 
 /* --verbose: what each key that was given is, and where. */

@@ -19,11 +19,20 @@ enum { GRACE_S = 30, START_TIMEOUT_S = 60 };
 
 /* --- what the workers tell -------------------------------------------------------------------- */
 
+/* What a rank says before it gives up, or NULL: the line is another one. */
+static const char *reason_in(const char *line)
+{
+    static const char head[] = "dsrun-worker: error: ";
+
+    return strncmp(line, head, sizeof(head) - 1) == 0 ? line + sizeof(head) - 1 : NULL;
+}
+
+/* Of reasons the one of the rank that failed first is told, in the end. */
 static void on_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
 {
     struct ds_once *once = user;
 
-    if (stream != DS_LOG_STDERR || strcmp(once->said, text) == 0)
+    if (stream != DS_LOG_STDERR || strcmp(once->said, text) == 0 || reason_in(text) != NULL)
         return;
     ds_log(DS_LOG_WARNING, "rank %u: %s", rank, text);
     (void)snprintf(once->said, sizeof(once->said), "%s", text);
@@ -121,6 +130,27 @@ static int run_fleet(struct ds_once *once, const struct ds_spec *spec,
     return rc == 0 ? ds_fleet_run(&once->fleet, &args, result, err) : rc;
 }
 
+static void on_last_line(void *user, uint32_t rank, enum ds_log_stream stream, const char *text)
+{
+    const char **reason = user, *said = stream == DS_LOG_STDERR ? reason_in(text) : NULL;
+
+    (void)rank;
+    if (said != NULL)
+        *reason = said;
+}
+
+static void blame(const struct ds_once *once, const char *what,
+                  const struct ds_fleet_result *result, struct ds_error *err)
+{
+    const char *cause = result->cause[0] != '\0' ? result->cause : "it was stopped";
+    const char *reason = NULL;
+
+    if (result->first.kind == DS_FAILURE_RANK)
+        ds_logmux_tail(&once->mux, result->first.rank, on_last_line, &reason);
+    (void)ds_fail(err, EIO, "%s failed: %s%s%s", what, cause, reason != NULL ? ": " : "",
+                  reason != NULL ? reason : "");
+}
+
 int ds_once_run(struct ds_once *once, const char *what, struct ds_error *err)
 {
     static const char *argv[] = {"dsrun-worker", NULL};
@@ -154,8 +184,7 @@ int ds_once_run(struct ds_once *once, const char *what, struct ds_error *err)
     if (rc != 0)
         return ds_exit_from_errno(rc);
     if (result.code != DS_EXIT_OK)
-        (void)ds_fail(err, EIO, "%s failed: %s", what,
-                      result.cause[0] != '\0' ? result.cause : "it was stopped");
+        blame(once, what, &result, err);
     return result.code;
 }
 

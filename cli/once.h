@@ -3,7 +3,8 @@
  *
  * once.h - the workers of a job, once and without a run directory: for who asks something of them.
  *
- * What they write to standard error is logged; metrics and events are the caller's.
+ * What they write to standard error is logged, but for why a rank gives up: that is in the reason
+ * of the failure.  Metrics and events are the caller's.
  */
 #ifndef DS_CLI_ONCE_H
 #define DS_CLI_ONCE_H

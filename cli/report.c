@@ -162,8 +162,10 @@ static int heed(struct ds_report *report, uint32_t rank, const json_t *object, s
         return 0;
     if (strcmp(name, "where") == 0)
         ds_story_where(&report->console, object, rank, host_of(report, rank));
-    if (strcmp(name, "checkpoint") == 0)
+    if (strcmp(name, "checkpoint") == 0) {
         report->checkpoint = step;
+        report->saved = true;
+    }
     if (strcmp(name, "resumed") != 0)
         return 0;
     if (step > 0)

@@ -43,6 +43,7 @@ struct ds_report {
     struct ds_logmux mux;
     struct ds_job_record record; /* for dsrun ps */
     int64_t checkpoint;          /* newest step heard of, -1: none */
+    bool saved;                  /* a checkpoint was, since the job began */
     int64_t last_metric;         /* last step recorded in this attempt, -1: none */
 };
 

@@ -162,6 +162,7 @@ static int run_job(const struct ds_train_args *started, struct ds_buf *text, int
     args.job = &job;
     args.run_dir = spec.run_dir;
     args.attempt = spec.attempt;
+    args.saved = spec.saved;
     args.evaluate = spec.evaluate;
     if (rc == 0)
         rc = spec.trials > 0 ? ds_trials(&args, &spec, err) : ds_train(&args, code, err);

@@ -104,10 +104,11 @@ int ds_job_load(struct ds_job *job, const char *path, const char *const *overrid
     return rc;
 }
 
-int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err)
+static int write_job(const struct ds_job *job, struct ds_keys_origin *origin, struct ds_buf *out,
+                     struct ds_error *err)
 {
     struct ds_job copy = *job; /* the table writes from a struct it could also fill */
-    struct ds_keys keys = {.base = &copy};
+    struct ds_keys keys = {.base = &copy, .origin = origin};
 
     assert(job->train.steps > 0);
     keys.key = ds_job_keys(&keys.count);
@@ -115,6 +116,16 @@ int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *
     keys.skip[1] = "train.epochs"; /* train.steps is what they came to */
     ds_keys_write(&keys, out);
     return out->failed ? ds_fail(err, ENOMEM, "the resolved job does not fit in memory") : 0;
+}
+
+int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err)
+{
+    return write_job(job, NULL, out, err);
+}
+
+int ds_job_record(const struct ds_job *job, struct ds_buf *out, struct ds_error *err)
+{
+    return write_job(job, job->source->keys.origin, out, err);
 }
 
 uint64_t ds_job_digest(const struct ds_job *job)

@@ -350,6 +350,9 @@ int ds_job_check_world(const struct ds_job *job, unsigned world, struct ds_error
 /* The resolved job, whose steps are known, as YAML text that ds_job_parse() reads back to an equal
  * job. */
 int ds_job_write(const struct ds_job *job, struct ds_buf *out, struct ds_error *err) DS_NODISCARD;
+/* The same for a person, who may give it other keys: what in optim and schedule was not given and
+ * follows from others is a comment, and follows from these again. */
+int ds_job_record(const struct ds_job *job, struct ds_buf *out, struct ds_error *err) DS_NODISCARD;
 
 /* The rows of data.valid, from `*at` on, that are one mixture, as *rows; `*at`, which starts at 0,
  * moves behind them.  False: there is none left. */

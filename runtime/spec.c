@@ -24,6 +24,8 @@ int ds_run_spec_write(const struct ds_run_spec *spec, struct ds_buf *out, struct
                         spec->cwd, spec->attempt);
     for (unsigned i = 0; i < spec->trials; i++)
         (void)ds_buf_printf(out, "trial %s\n", spec->trial[i]);
+    if (spec->saved)
+        (void)ds_buf_puts(out, "saved 1\n");
     if (spec->evaluate)
         (void)ds_buf_puts(out, "evaluate 1\n");
     (void)ds_buf_puts(out, "\n");
@@ -90,6 +92,14 @@ static bool has_key(const char *line, size_t len, const char *key, const char **
     return true;
 }
 
+static bool is_set(const char *line, size_t len, const char *key)
+{
+    const char *value;
+    size_t value_len;
+
+    return has_key(line, len, key, &value, &value_len) && value_len == 1 && value[0] == '1';
+}
+
 int ds_run_spec_parse(struct ds_run_spec *spec, const char *text, size_t len, struct ds_error *err)
 {
     const char *at = text, *end = text + len, *line, *value;
@@ -113,8 +123,9 @@ int ds_run_spec_parse(struct ds_run_spec *spec, const char *text, size_t len, st
             rc = read_attempt(&spec->attempt, value, value_len, err);
         else if (has_key(line, line_len, "trial", &value, &value_len))
             rc = add_trial(spec, value, value_len, err);
-        else if (has_key(line, line_len, "evaluate", &value, &value_len) && value_len == 1 &&
-                 value[0] == '1')
+        else if (is_set(line, line_len, "saved"))
+            spec->saved = true;
+        else if (is_set(line, line_len, "evaluate"))
             spec->evaluate = true;
         else
             rc = ds_fail(err, EPROTO, "unknown line in the job's first lines");

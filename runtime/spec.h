@@ -8,6 +8,8 @@
  *     run_dir /abs/path            where checkpoints are (absolute)
  *     cwd /abs/path                what relative data paths are relative to
  *     attempt 0                    0 for the first start, then 1, 2, ... for restarts
+ *     saved 1                      a start before this one has saved a checkpoint: go on from the
+ *                                  newest, whatever checkpoint.resume says
  *     trial KEY=VALUE KEY=VALUE    (any number) dsrun tune: not the job is run, but some steps of
  *                                  it with these overrides, one trial after the other
  *     evaluate 1                   dsrun eval: it is not trained, only evaluated
@@ -28,7 +30,7 @@
 struct ds_run_spec {
     char run_dir[DS_MAX_PATH], cwd[DS_MAX_PATH];
     unsigned attempt;
-    bool evaluate;
+    bool saved, evaluate;
     unsigned trials;
     char trial[DS_MAX_TRIALS][DS_MAX_TRIAL_TEXT];
     const char *job_text; /* borrowed from the text parsed */

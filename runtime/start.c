@@ -208,11 +208,13 @@ static int check_model(const struct ds_trainer *trainer, const char *path,
     return 0;
 }
 
-/* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments. */
+/* This rank's reading of a checkpoint.  Imported ones stand at step 0 and have no moments; who
+ * evaluates asks for none, and may have another optimizer. */
 static int load(struct ds_trainer *trainer, const char *path, struct ds_error *err)
 {
     struct ds_ckpt_state *state = &trainer->state;
     int rc = ds_ckpt_peek(path, state, err);
+    bool moments = state->step > 0 && !trainer->args->evaluate;
 
     if (rc == 0)
         rc = ds__trainer_check_base(trainer, path, state, err);
@@ -222,7 +224,7 @@ static int load(struct ds_trainer *trainer, const char *path, struct ds_error *e
         rc = clear_moments(trainer, err);
     if (rc == 0)
         rc = ds_ckpt_load(path, state, trainer->weights, trainer->n_weights, trainer->moments,
-                          state->step > 0 ? trainer->n_moments : 0, err);
+                          moments ? trainer->n_moments : 0, err);
     return rc;
 }
 
@@ -297,7 +299,7 @@ static int resume_newest(struct ds_trainer *trainer, char from[DS_MAX_PATH], str
     int rc = 0;
 
     if (trainer->args->rank == 0)
-        rc = ds_ckpt_list(trainer->args->run_dir, &list, err);
+        rc = ds_ckpt_list_line(trainer->args->run_dir, &list, err);
     if (rc == -ENOENT)
         rc = 0;
     if (rc == 0)
@@ -368,7 +370,7 @@ static int warn_of_data(struct ds_trainer *trainer, struct ds_error *err)
     double before = ds_ckpt_scalar(&trainer->state, tokens_name, now);
     char text[200];
 
-    if (trainer->state.step == 0 || !(before < now || before > now))
+    if (trainer->state.step == 0 || trainer->args->evaluate || !(before < now || before > now))
         return 0;
     (void)snprintf(text, sizeof(text),
                    "data.train has changed since the checkpoint was made: %.0f ids, it had %.0f; "
@@ -390,8 +392,11 @@ static int warn_if_changed(struct ds_trainer *trainer, uint64_t digest, struct d
     if (trainer->state.step == 0 || trainer->state.job_digest == digest)
         return 0;
     return ds_monitor_warning(&trainer->monitor,
-                              "the job has changed since the checkpoint was made, the run goes on "
-                              "with the new settings",
+                              trainer->args->evaluate
+                                  ? "the job has changed since the checkpoint was made, the loss "
+                                    "is that of its weights with the new settings"
+                                  : "the job has changed since the checkpoint was made, the run "
+                                    "goes on with the new settings",
                               err);
 }
 
@@ -412,7 +417,7 @@ static void take_layout(struct ds_trainer *trainer)
 
 int ds__trainer_start(struct ds_trainer *trainer, struct ds_error *err)
 {
-    const char *resume = trainer->job->checkpoint.resume;
+    const char *resume = trainer->args->saved ? "auto" : trainer->job->checkpoint.resume;
     uint64_t digest = ds_job_digest(trainer->job);
     char from[DS_MAX_PATH] = "";
     int rc = 0;

@@ -306,6 +306,12 @@ static int warn_of_mask(struct ds_trainer *trainer, const char *name, struct ds_
     return ds_monitor_warning(&trainer->monitor, text, err);
 }
 
+/* A stop ends an evaluation that is all there is; within a run it waits for it. */
+static bool given_up(const struct ds_trainer *trainer)
+{
+    return trainer->args->evaluate && trainer->stop;
+}
+
 /* Steps tell each other who was asked to stop; where there are none, batches do. */
 static int heed_stop(struct ds_trainer *trainer, uint64_t batch, struct ds_error *err)
 {
@@ -329,7 +335,7 @@ static int evaluate_set(struct ds_trainer *trainer, const struct ds_data *data,
 
     if (batches == 0)
         batches = 1;
-    for (uint64_t i = 0; rc == 0 && i < batches && !trainer->stop; i++) {
+    for (uint64_t i = 0; rc == 0 && i < batches && !given_up(trainer); i++) {
         struct ds_eval_result result = {0};
 
         rc = ds_engine_eval(trainer->engine, data, i * job->train.global_batch, &result, err);
@@ -355,10 +361,10 @@ static int evaluate(struct ds_trainer *trainer, struct ds_error *err)
         valid->set[k].loss = mean_of(&sum);
         all.loss += sum.loss;
         all.share += sum.share;
-        if (rc == 0 && !(sum.share > 0.0))
+        if (rc == 0 && !(sum.share > 0.0) && !given_up(trainer))
             rc = warn_of_mask(trainer, valid->set[k].name, err);
     }
-    if (rc == 0 && !(trainer->args->evaluate && trainer->stop))
+    if (rc == 0 && !given_up(trainer))
         rc = ds_monitor_valid(&trainer->monitor, trainer->state.step, mean_of(&all), valid, err);
     return rc != 0 ? rc : ds_link_phase(trainer->args->link, DS_PHASE_STEP, err);
 }

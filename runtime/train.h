@@ -27,6 +27,7 @@ struct ds_train_args {
     unsigned device;                        /* the number of its CUDA device */
     unsigned cores;                         /* this rank may use, >= 1 */
     int shm_fd;                             /* taken; -1 when world is 1 */
+    bool saved;                             /* a start before this one has: go on from the newest */
     bool evaluate;                          /* and nothing else */
 };
 

@@ -179,6 +179,10 @@ struct ds_ckpt_list {
     struct ds_ckpt_entry *entry;
 };
 int ds_ckpt_list(const char *run_dir, struct ds_ckpt_list *list, struct ds_error *err) DS_NODISCARD;
+/* The same without those that are newer than what `latest` leads to: a run that began anew in the
+ * folder, or went back to an older one, has left them behind. */
+int ds_ckpt_list_line(const char *run_dir, struct ds_ckpt_list *list, struct ds_error *err)
+    DS_NODISCARD;
 void ds_ckpt_list_release(struct ds_ckpt_list *list);
 
 /* CKPT of the command line: a checkpoint's folder as it is, or a run directory's latest (its newest

@@ -445,7 +445,7 @@ static void put_sizes(struct ds_json *json, const struct ds__hf_size *key,
 
 static void put_router(struct ds_json *json, const struct ds_model_shape *shape)
 {
-    ds_json_f64(json, "router_aux_loss_coef", shape->balance, 17);
+    ds_json_real(json, "router_aux_loss_coef", shape->balance);
     ds_json_bool(json, "output_router_logits", shape->balance > 0.0);
     if (shape->arch == DS_ARCH_MIXTRAL) {
         ds_json_real(json, "router_jitter_noise", 0.0);

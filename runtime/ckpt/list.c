@@ -128,6 +128,24 @@ static bool read_latest(const char *root, char out[DS__STEP_NAME])
            is_folder(folder);
 }
 
+int ds_ckpt_list_line(const char *run_dir, struct ds_ckpt_list *list, struct ds_error *err)
+{
+    char root[DS_MAX_PATH], name[DS__STEP_NAME];
+    uint64_t latest;
+    size_t left = 0;
+    int rc = ds_ckpt_list(run_dir, list, err);
+
+    if (rc < 0 || ds_path_join(root, run_dir, DS__CHECKPOINTS, NULL) < 0 ||
+        !read_latest(root, name) || !ds__step_parse(name, &latest))
+        return rc;
+    while (left < list->count && list->entry[left].step > latest)
+        left++;
+    list->count -= left;
+    if (left > 0)
+        memmove(list->entry, list->entry + left, list->count * sizeof(*list->entry));
+    return 0;
+}
+
 /* Without slashes at its end, so that its last component is a name. */
 static int trimmed(char out[DS_MAX_PATH], const char *path, struct ds_error *err)
 {

@@ -258,7 +258,7 @@ static int try_sharers(struct search *search, struct ds_candidate candidate, str
     return rc;
 }
 
-/* Do the ranks divide, and the batch among those of data? */
+/* Do the ranks divide, and the batch among those of data?  What does not is no layout. */
 static int check_sharers(const struct search *search, const struct ds_candidate *candidate,
                          struct ds_error *err)
 {
@@ -266,11 +266,12 @@ static int check_sharers(const struct search *search, const struct ds_candidate 
     const uint64_t together = candidate->tensor * candidate->sequence * candidate->pipeline;
     const uint64_t data_ranks = search->ranks / together;
 
-    if (data_ranks > 0 && search->ranks % together == 0 && global % data_ranks == 0)
+    if (search->ranks % together != 0)
+        return ds_fail(err, EINVAL, "%llu ranks are no multiple of %llu that share",
+                       (unsigned long long)search->ranks, (unsigned long long)together);
+    if (global % data_ranks == 0)
         return 0;
-    return ds_fail(err, EINVAL,
-                   "'train.global_batch' %llu is not divisible by %llu ranks%s, so no layout is "
-                   "possible",
+    return ds_fail(err, EINVAL, "'train.global_batch' %llu is not divisible by %llu ranks%s",
                    (unsigned long long)global, (unsigned long long)data_ranks,
                    together > 1 ? " of data" : "");
 }
@@ -305,6 +306,8 @@ static int compare(const void *x, const void *y)
 
     if (a->fits != b->fits)
         return a->fits ? -1 : 1;
+    if (!a->fits && a->bytes != b->bytes) /* how far it is from that matters then */
+        return a->bytes > b->bytes ? 1 : -1;
     if ((float)a->tokens_per_s != (float)b->tokens_per_s) /* not the last bits of a sum */
         return a->tokens_per_s > b->tokens_per_s ? -1 : 1;
     if (a->bytes != b->bytes)
@@ -319,13 +322,12 @@ int ds_search(const struct ds_search_args *args, struct ds_candidate **candidate
     const struct ds_candidate given = {.tensor = args->job->parallel.tensor,
                                        .sequence = args->job->parallel.sequence,
                                        .pipeline = args->job->parallel.pipeline};
-    bool open = args->tensor || args->sequence || args->pipeline;
-    int rc = open ? 0 : check_sharers(&search, &given, err);
+    int rc = try_all_sharers(&search, err);
 
-    if (rc == 0)
-        rc = try_all_sharers(&search, err);
-    if (rc == 0 && search.count == 0)
+    if (rc == 0 && search.count == 0) {
+        (void)check_sharers(&search, &given, &search.last); /* as the job says it comes first */
         return ds_fail(err, EINVAL, "no layout is possible: %s", search.last.text);
+    }
     if (rc != 0)
         return rc;
     qsort(search.candidate, search.count, sizeof(*search.candidate), compare);

@@ -289,6 +289,7 @@ Test(hf_config, numbers_have_the_types_that_are_asked_for)
         const char *text, *says;
     } table[] = {
         {MIXTRAL "}", "\"router_jitter_noise\":0.0,"},
+        {MIXTRAL ",\"router_aux_loss_coef\":0.0}", "\"router_aux_loss_coef\":0.0,"},
         {GEMMA3 ",\"head_dim\":2}", "\"query_pre_attn_scalar\":256,"},
         {GEMMA3 ",\"query_pre_attn_scalar\":2}", "\"query_pre_attn_scalar\":2,"},
         {LLAMA ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8}}", "\"factor\":8.0"},

@@ -78,6 +78,26 @@ Test(list, newest_first_and_only_exact_names)
     must_have(run, "1000000000 123456789 49 7 1");
 }
 
+Test(list, what_is_newer_than_latest_was_left_behind)
+{
+    const char *run = tempdir_path("run");
+    struct ds_ckpt_list list;
+
+    for (uint64_t step = 10; step <= 40; step += 10)
+        save(run, step, 0);
+    save(run, 15, 0); /* of a run that began anew, or went back */
+    must_have(run, "40 30 20 15 10");
+    cr_assert(ds_ckpt_list_line(run, &list, NULL) == 0 && list.count == 2);
+    cr_assert(list.entry[0].step == 15 && list.entry[1].step == 10);
+    ds_ckpt_list_release(&list);
+    save(run, 40, 0); /* it has come so far itself */
+    cr_assert(ds_ckpt_list_line(run, &list, NULL) == 0 && list.count == 5);
+    ds_ckpt_list_release(&list);
+    cr_assert(unlink(at(run, "checkpoints/latest")) == 0);
+    cr_assert(ds_ckpt_list_line(run, &list, NULL) == 0 && list.count == 5);
+    ds_ckpt_list_release(&list);
+}
+
 Test(list, no_folder_no_checkpoints)
 {
     struct ds_ckpt_list list;

@@ -42,6 +42,11 @@ Test(console, step_line)
         {step_json, 300, 250, 79,
          "step 12/300  loss 3.1416  lr 3.00e-04  12.3k tok/s  mfu 45.6%  left 1:12"},
         {step_json, 300, 250, 39, "step 12/300  loss 3.1416  lr 3.00e-04"},
+        {step_json, 300, 250, 36, "step 12/300  loss 3.1416"}, /* and no shorter one behind it */
+        {step_json, 300, 250, 24, "step 12/300  loss 3.1416"},
+        {step_json, 300, 250, 19, "12/300  3.1416"},
+        {step_json, 300, 250, 10, "12/300"},
+        {"{\"step\":0,\"loss\":null}", 5, 0, 19, "1/5  not finite"},
         {step_json, 100000, 250, 200,
          "step 12/100000  loss 3.1416  lr 3.00e-04  12.3k tok/s  mfu 45.6%  left 6:56:37  "
          "norm 1.5  skipped 2"},

@@ -232,6 +232,9 @@ def test_trained():
     few = ask("attach", run, "--lines", 2).stdout.splitlines()
     h.ok(few[:5] == ran.stdout.splitlines()[:5] and len(few) < 10 and few[-2].startswith("step 12/12"),
          "attach: the header, then the last two records", few)
+    none = ask("attach", run, "--lines", 0)
+    h.ok(none.returncode == 0 and none.stdout.splitlines() == [*ran.stdout.splitlines()[:5], ran.stdout.splitlines()[-1]],
+         "attach: of no records the header and the end", f"{none.returncode} {none.stdout}{none.stderr}")
     nothing_left("trained")
 
 

@@ -9,6 +9,7 @@ and the exported weights must be byte-equal, and nothing may be left running or 
 again with everything in shards (ZeRO stage 3) and with dropout.
 """
 import functools
+import json
 import os
 import random
 import signal
@@ -111,6 +112,33 @@ def same(a, b, what):
     h.ok(weights(a) == weights(b), f"{what}: exported weights byte-equal")
 
 
+def told(run, name):
+    """The steps of events of that name."""
+    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return [event["step"] for event in events if event["event"] == name]
+
+
+def begun_anew():
+    """In the folder of a run that has ended: what that saved is left behind, and what is saved from then on is gone on from,
+    by a restart and by the same command without the key."""
+    run = run_to_end("anew")
+    for resume, at, steps in ((run / "checkpoints" / "step-00000036", 36, 400), ("never", 0, 600)):
+        before = len(told(run, "checkpoint"))
+        process = h.start(*command(run, 0), f"checkpoint.resume={resume}", f"train.steps={steps}", "--restarts", 1, "--restart-backoff", 0)
+        end = time.monotonic() + 30 * h.PATIENCE
+        while process.poll() is None and len(told(run, "checkpoint")) < before + 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        for pid in [pid for pid, line in h.processes().items() if "dsrun-worker" in line][:1]:
+            os.kill(pid, signal.SIGKILL)
+        code, went = process.wait(120), told(run, "resumed")
+        h.ok(code == 0 and went[-2] == at < went[-1], f"begun anew at step {at}: a restart goes on from what was saved since", f"{code} {went}")
+        h.ok([m["step"] for m in h.metrics(run)] == list(range(steps)), "and each step stands once", len(h.metrics(run)))
+    ran = h.dsrun(*command(run, 0), "checkpoint.resume=never", "train.steps=6")
+    again = h.dsrun(*command(run, 0), "train.steps=8")
+    h.ok(ran.returncode == again.returncode == 0 and told(run, "resumed")[-2:] == [0, 6], "the same command without the key goes on from there, too",
+         f"{told(run, 'resumed')} {ran.stderr}{again.stderr}")
+
+
 shared_before = h.shared_memory()
 begin = time.monotonic()
 once = run_to_end("once")
@@ -119,6 +147,7 @@ same(once, run_to_end("twice"), "same seed")
 same(once, run_with_kills("killed", seconds), "killed and resumed")
 shards = run_to_end("shards", stage=3)
 same(shards, run_with_kills("shards-killed", seconds, KILLS // 2, stage=3), "stage 3, killed and resumed")
+begun_anew()
 h.ok(not h.left(), "nothing is left running", h.processes())
 h.ok(h.shared_memory() <= shared_before, "nothing is left in /dev/shm", h.shared_memory() - shared_before)
 h.done()

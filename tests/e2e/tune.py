@@ -77,8 +77,23 @@ ran = h.dsrun("tune", "--trials", "2", "--cluster", os.path.join(h.work(), "clus
 h.ok(ran.returncode == 2 and "needs the hosts themselves" in ran.stderr, "trials on hosts that are not there", ran.stderr)
 ran = h.dsrun("tune", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(),
               "train.global_batch=33", "train.micro_batch=1")
-h.ok(ran.returncode == 65 and ran.stderr.count("error:") == 1, "a batch that no layout can share",
-     ran.stderr)
+h.ok(ran.returncode == 65 and ran.stderr == "dsrun: error: no layout is possible: 'train.global_batch' 33 is not divisible by 32 ranks\n",
+     "a batch that no layout can share", ran.stderr)
+ran = h.dsrun("tune", "--cluster", os.path.join(h.work(), "cluster.yaml"), h.write_job(), "model.heads=3", "model.hidden=36", "model.ffn=66",
+              "parallel.tensor=3", "parallel.sequence=1", "parallel.pipeline=1")
+h.ok(ran.returncode == 65 and ran.stderr == "dsrun: error: no layout is possible: 32 ranks are no multiple of 3 that share\n",
+     "ranks that cannot share so", ran.stderr)
+with open(os.path.join(h.work(), "small.yaml"), "w", encoding="utf-8") as out:
+    out.write("hosts: 1\nranks: 2\ndevice: {flops: {fp32: 5e13}, bandwidth: 2e12, memory: 1e6}\nlink: {host: {bandwidth: 3e11}}\n")
+for words in ((), ("--json",)):
+    ran = h.dsrun("tune", *words, "--cluster", os.path.join(h.work(), "small.yaml"), h.write_job())
+    if words:
+        found = json.loads(ran.stdout)
+        sizes, none = [entry["bytes"] for entry in found["layouts"]], found["best"] is None
+    else:
+        sizes, none = [float(line.split()[3]) for line in ran.stdout.splitlines() if "does not fit" in line], "best" not in ran.stdout
+    h.ok(ran.returncode == 65 and len(sizes) > 9 and sizes == sorted(sizes) and none and "no layout fits in the memory of a rank: the least takes " in ran.stderr,
+         f"where none fits none is best, the least comes first {' '.join(words)}", f"{sizes} {ran.stdout[-300:]} {ran.stderr}")
 ran = tune("--trials", "99")
 h.ok(ran.returncode == 2 and ran.stderr.count("error:") == 1, "too many trials", ran.stderr)
 h.done()

@@ -6,6 +6,7 @@ and metrics, console, TensorBoard's files and the report have them all."""
 import csv
 import json
 import math
+import time
 
 import harness as h
 
@@ -78,6 +79,24 @@ def going_on():
     h.ok(texts[0] == texts[1], "and the numbers of a run that had it from the beginning", texts)
 
 
+def stopped():
+    """A run that is told to stop where it evaluates, as it does after every step here, evaluates before it ends."""
+    words = ("eval.every=1", "train.steps=200")
+    child = h.start("--slots", 2, "--run-dir", h.work() / "stopped", JOB, NAMED, "eval.batches=8", *words)
+    metrics = h.work() / "stopped" / "metrics.jsonl"
+    end = time.monotonic() + 30 * h.PATIENCE
+    while child.poll() is None and time.monotonic() < end and not (metrics.exists() and len(metrics.read_text().splitlines()) > 6):
+        time.sleep(0.01)
+    child.terminate()
+    code, told = child.wait(60), evaluations("stopped")
+    h.ok(code == 75 and all(float(m["valid_loss"]) > 1 for m in told), "stopped where it evaluates: that loss is told", f"{code} {told[-2:]}")
+    ran = run("stopped", NAMED, *words, slots=2)
+    run("whole", NAMED, *words, slots=2)
+    texts = [[(m["step"], m["valid_loss"]) for m in evaluations(name)] for name in ("stopped", "whole")]
+    h.ok(ran.returncode == 0 and len(texts[0]) == 200 and texts[0] == texts[1], "and goes on to the losses of a run that was left alone",
+         f"{ran.stderr} {[pair for pair in zip(*texts) if pair[0] != pair[1]][:3]}")
+
+
 def tokenized():
     gpt2 = h.ROOT / "tests" / "reference" / "tokenizers" / "gpt2.json"
     ran = run("ids", NAMED, f"data.tokenizer={gpt2}")
@@ -96,6 +115,7 @@ def refused():
 apart()
 shown()
 going_on()
+stopped()
 tokenized()
 refused()
 h.ok(not h.left(), "nothing is left running", h.left())

@@ -26,6 +26,7 @@ Test(spec, what_is_written_is_read)
     spec = (struct ds_run_spec){.run_dir = "/a b/run",
                                 .cwd = "/c",
                                 .attempt = 12,
+                                .saved = true,
                                 .evaluate = true,
                                 .job_text = "x: 1\n",
                                 .job_bytes = 5};
@@ -35,7 +36,7 @@ Test(spec, what_is_written_is_read)
     cr_assert_str_eq(back.run_dir, "/a b/run");
     cr_assert_str_eq(back.cwd, "/c");
     cr_assert_eq(back.attempt, 12);
-    cr_assert(back.evaluate);
+    cr_assert(back.saved && back.evaluate);
     cr_assert_eq(back.job_bytes, 5);
     cr_assert_eq(memcmp(back.job_text, "x: 1\n", 5), 0);
     for (size_t cut = 0; cut < out.len - 5; cut++) /* every cut within the first lines */
@@ -50,6 +51,8 @@ static const struct {
     {GOOD "\nname: t\n",                       NULL},
     {GOOD "trial a=1 b=2\ntrial c=3\n\n",      NULL},
     {GOOD "evaluate 1\n\n",                    NULL},
+    {GOOD "saved 1\n\n",                       NULL},
+    {GOOD "saved 0\n\n",                       "job's first lines"},
     {GOOD "evaluate 2\n\n",                    "job's first lines"},
     {GOOD "evaluate \n\n",                     "job's first lines"},
     {"",                                       "not a job of this version"},

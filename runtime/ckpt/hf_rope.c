@@ -174,8 +174,10 @@ static int take_share(const json_t *share, struct ds_model_shape *shape, struct 
 {
     const double part = json_number_value(share);
 
-    if (part == 1.0)
+    if (part == 1.0) {
+        shape->rope_dims = 0; /* whatever is usual */
         return 0;
+    }
     if (!ds_arch_traits(shape->arch)->part_turn || !(part > 0.0 && part < 1.0))
         return ds__hf_not_supported("partial_rotary_factor", share, err);
     shape->rope_dims = (uint64_t)((double)shape->head_size * part);

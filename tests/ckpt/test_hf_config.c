@@ -526,6 +526,7 @@ Test(hf_config, gpt_neox)
         {GPT_NEOX ",\"rotary_pct\":1.0,\"rotary_emb_base\":5000,\"use_parallel_residual\":false}",
          0, 5e3, false},
         {GPT_NEOX ",\"partial_rotary_factor\":0.5,\"rope_theta\":2500.5}", 2, 2500.5, true},
+        {GPT_NEOX ",\"rope_parameters\":{\"partial_rotary_factor\":1.0}}", 0, 1e4, true},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

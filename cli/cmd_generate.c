@@ -127,7 +127,7 @@ static int print_ready(struct generate *g, struct ds_error *err)
 {
     struct ds_buf *ready = &g->open->text.ready;
 
-    if (g->cli->json)
+    if (g->cli->json || ready->len == 0)
         return 0;
     (void)fwrite(ready->data, 1, ready->len, stdout);
     ds_buf_reset(ready);

@@ -202,6 +202,7 @@ def parameters_of_the_host():
     """Parameters that come up for each use: the bits of stage 3 without that, whoever updates; on one rank, too, with adapters."""
     for arch, compute, slots, words in (("gpt2", "fp32", 2, ["offload.optim=cpu"]), ("llama", "bf16", 2, []), ("llama", "fp16", 2, ["offload.optim=cpu"]),
                                         ("gpt2", "bf16", 3, ["train.global_batch=6", "zero.replicate_below=100"]),
+                                        ("llama", "bf16", 2, ["model.layers=3", "model.hidden=128", "model.heads=2", "model.ffn=512", "zero.bucket_mb=1", "offload.optim=cpu"]),
                                         ("llama", "bf16", 2, ["model.layers=4", "activation.recompute=full", "activation.offload=cpu", "train.global_batch=8"]),
                                         ("llama", "bf16", 2, ["optim.name=muon", "activation.recompute=full", "train.global_batch=8"])):
         title = f"parameters of the host: {arch} in {compute} on {slots}" + "".join(f", {w}" for w in words)

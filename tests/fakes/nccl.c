@@ -6,7 +6,8 @@
  *
  * Communicators are non-blocking: what is asked of one goes on in a thread, and it takes no other
  * call meanwhile.  The first collective connects the ranks, on the host; then collectives run on the
- * thread of the fake stream (fake.h).  They are refused from a second thread of a process: so two
+ * thread of the fake stream (fake.h), those of a communicator one after the other whatever streams
+ * they are on.  They are refused from a second thread of a process: so two
  * ranks call them in the same order.  Numbers are summed in the order of ranks.  A rank that does
  * not come leaves the others waiting for ever, and two ranks on one device of one host (NCCL_HOSTID,
  * or its name) are refused, as NCCL does.

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kernels/dtype.h"
@@ -33,6 +34,7 @@ struct call {
     size_t size;       /* of an element, sums only */
     int type;          /* and its type */
     bool gather, swap;
+    unsigned turn;                                  /* of the communicator's calls */
     struct parcel give[MAX_RANKS], take[MAX_RANKS]; /* of a group of ncclSend() and ncclRecv() */
 };
 
@@ -139,13 +141,26 @@ static void swap(const struct call *call)
     }
 }
 
+/* Calls of one communicator are made one after the other, whatever streams they are on. */
+static bool come_to_turn(const struct call *call)
+{
+    const struct timespec pause = {.tv_nsec = PAUSE_NS};
+
+    while (atomic_load(&call->comm->done) != call->turn) {
+        if (atomic_load(&call->comm->aborted))
+            return false;
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
 static void work(void *arg)
 {
     struct call *call = arg;
     ds_nccl_comm *comm = call->comm;
-    bool going = true;
+    bool going = come_to_turn(call);
 
-    if (call->swap)
+    if (going && call->swap)
         swap(call);
     for (size_t at = 0; going && at < call->bytes; at += SLOT) {
         size_t bytes = call->bytes - at < SLOT ? call->bytes - at : SLOT;
@@ -162,6 +177,7 @@ static void work(void *arg)
         fake_close();
         going = going && nccl_meet(comm);
     }
+    atomic_fetch_add(&comm->done, 1);
     atomic_fetch_sub(&comm->queued, 1);
     free(call);
 }
@@ -244,6 +260,7 @@ static int queue(struct call wanted, cudaStream_t stream)
         return DS_NCCL_IN_PROGRESS;
     }
     *call = wanted;
+    call->turn = wanted.comm->called++;
     *entry = (struct entry){.call = call, .stream = stream};
     return nccl_go_on(wanted.comm, enter, entry);
 }

@@ -29,7 +29,9 @@ struct ds_nccl_comm_opaque {
     unsigned round, splits, listed;
     atomic_int state; /* what ncclCommGetAsyncError tells */
     atomic_bool aborted;
-    atomic_uint queued;       /* collectives in a stream that are not done */
+    atomic_uint queued; /* collectives in a stream that are not done */
+    unsigned called;    /* and all that were called; each waits for those before it */
+    atomic_uint done;
     bool connected, threaded; /* its ranks have met in a collective; there is a thread to join */
     pthread_t thread;
 };

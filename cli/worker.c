@@ -252,9 +252,9 @@ int main(int argc, char **argv)
     struct ds_error err = {0};
     int code = DS_EXIT_OK, rc;
 
-    /* What is as large as this is given back when it is freed.  glibc raises its own limit with each
-     * that is, and what is freed then stays or not as small things lie: the length of a path decided
-     * about megabytes that no plan knew of. */
+    /* What is as large as this is given back when it is freed.  glibc raises its own limit with
+     * each that is, and what is freed then stays or not as small things lie: the length of a path
+     * decided about megabytes that no plan knew of. */
     (void)mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES);
     ds_log_init("dsrun-worker", DS_LOG_WARNING);
     if (argc > 2 && strcmp(argv[1], "bench") == 0 && strcmp(argv[2], "machine") == 0)

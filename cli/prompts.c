@@ -252,7 +252,9 @@ int ds_prompts_read(struct ds_prompts *prompts, struct ds_generate_request *requ
     ds_buf_init(&prompts->text, MAX_PROMPTS_BYTES);
     ds_chat_room_init(&prompts->messages);
     if (form != NULL && prompts->tokenizer == NULL)
-        return ds_fail(err, EDOM, "'--chat': the ids of this model are bytes, which have no form");
+        return ds_fail(err, EDOM,
+                       "'--chat': the ids of this model are bytes, which have no form; leave it "
+                       "out, or name another tokenizer.json with '--tokenizer'");
     prompts->chat = form != NULL ? ds_chat_find(form) : NULL;
     if (prompts->chat != NULL)
         rc = ds_chat_check(prompts->chat, prompts->tokenizer, err);

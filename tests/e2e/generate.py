@@ -286,6 +286,7 @@ def wrong(run):
             ("nobody", 2, r"'nobody.jsonl':1: the prompt is empty"), ("none", 2, r"'none.jsonl'"))),
         ((run, "--prompts", "list.jsonl"), b"", 2, r"'--prompts' needs '--json'"),
         ((run, "--prompts", "list.jsonl", "--json", "--prompt", "x"), b"", 2, r"'--prompts' and '--prompt' exclude each other"),
+        ((run, "--prompt", "x", "--chat", "chatml"), b"", 2, r"'--chat': the ids of this model are bytes, which have no form; leave it out"),
         ((run, "--prompt", "x", "--key", "text"), b"", 2, r"'--key' is for '--prompts'"),
         ((run, "--prompt", "x", "--batch", "257"), b"", 2, r"'--batch' must be a whole number between 1 and 256"),
         ((run,), b"", 2, r"the prompt is empty, and there is no token that a text begins behind"),
